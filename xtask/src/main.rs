@@ -1,0 +1,3 @@
+//! Set-up, tests, benchmark and checks.
+
+fn main() {}
