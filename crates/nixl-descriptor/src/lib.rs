@@ -1,1 +1,78 @@
-//! Placeholder.
+//! What is moved: memory a program owns, checked ranges of it, and its registration with transfer engines.
+//!
+//! A transfer engine (a NIC, a GPU's copy engine, NIXL) reads and writes memory behind the compiler's back, and a peer's
+//! write can arrive long after this side lost interest. This crate makes that sound in safe Rust with four ideas:
+//!
+//! * A [`Region`] takes *ownership* of memory and never lends it: there is no `&[u8]` into a region, only copies in and
+//!   out. The memory comes back ([`Region::try_into_inner`]) when nothing else refers to it.
+//! * A [`Descriptor`] is a checked, non-empty range of a region and keeps the region alive. A [`DescriptorList`] is
+//!   what a transfer moves.
+//! * A [`LeaseSet`] says that an operation in flight may read or write some descriptors; Rust-side copies and other
+//!   operations that would get in its way are refused until it is dropped.
+//! * A [`Registration`] keeps memory known to one engine, and keeps the memory allocated until the engine has confirmed
+//!   that it let go. The [`RegistrationCache`] makes the second use of a region free.
+//!
+//! # Decided here
+//!
+//! * **Zero length**: refused. A region and a descriptor have at least one byte, a list at least one descriptor.
+//!   A *copy* of zero bytes is fine and does nothing.
+//! * **Overflow**: refused. `address + len` fits into 64 bits for every region, so no range inside it can wrap; a list's
+//!   total number of bytes fits into a `u64`.
+//! * **Overlap**: descriptors may overlap; what matters is what operations do with them. Overlapping *sources* are fine,
+//!   within one operation or between several. A *destination* must overlap nothing else that is leased, in its own list
+//!   or in another operation's: [`Leases::acquire`] refuses it.
+//! * **Bounds**: a range that is not inside its region is an error, never clamped.
+//!
+//! # What a registered region exposes
+//!
+//! An engine may give peers more than was offered: RDMA hardware protects whole registrations, and some engines cannot
+//! register memory for reading only. [`RegionSpan::access`] tells the engine what was meant. Register a region of its
+//! own for what a peer must not see.
+//!
+//! # Example
+//!
+//! ```
+//! use nixl_descriptor::{DescriptorList, LeaseMode, Leases, Region};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let region = Region::try_from(vec![7u8; 4096])?;
+//! let list = DescriptorList::try_from(vec![region.descriptor(..1024)?, region.descriptor(2048..)?])?;
+//! assert_eq!(list.total_bytes(), 3072);
+//!
+//! // An operation writes into the memory: nobody else reads or writes it meanwhile.
+//! let lease = Leases::acquire(list.as_slice(), LeaseMode::Write)?;
+//! assert!(region.copy_to_slice(0, &mut [0; 16]).is_err());
+//! drop(lease);
+//!
+//! // The operation is over and was the last user: the memory comes back.
+//! drop(list);
+//! let bytes: Vec<u8> = region.try_into_vec()?;
+//! assert_eq!(bytes.len(), 4096);
+//! # Ok(())
+//! # }
+//! ```
+
+mod access;
+mod cache;
+mod coalesce;
+mod descriptor;
+mod extent;
+mod leaked;
+mod lease;
+mod list;
+mod memory;
+mod region;
+mod registration;
+mod traffic;
+
+pub use access::{Access, AccessError};
+pub use cache::{CacheLimits, CacheStats, RegistrationCache};
+pub use coalesce::{PairError, Span, coalesce_pairs};
+pub use descriptor::{Descriptor, DescriptorError};
+pub use leaked::{Leaked, leaked};
+pub use lease::{LeaseError, LeaseMode, LeaseSet, Leases};
+pub use list::DescriptorList;
+pub use region::{Reclaim, ReclaimError, Region, RegionError, RegionId, copy, copy_range};
+pub use registration::{
+    RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Registration, Retired,
+};

@@ -1,0 +1,60 @@
+//! What may be done with memory, and why a copy was refused.
+
+use nixl_device::Device;
+
+use crate::lease::LeaseMode;
+
+/// What peers, transfers and copies may do with a region.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Access {
+    /// The memory may be read and never written, because others may hold `&[u8]` to it.
+    ReadOnly,
+    /// The memory may be read and written.
+    ReadWrite,
+}
+
+/// Why bytes of a region could not be copied. Nothing was copied.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccessError {
+    /// The range is not inside the memory.
+    #[error("bytes {offset}..{offset}+{len} are not inside the {size} bytes there are")]
+    OutOfBounds {
+        /// First byte asked for.
+        offset: usize,
+        /// Number of bytes asked for.
+        len: usize,
+        /// Number of bytes there are.
+        size: usize,
+    },
+    /// Source and destination differ in length.
+    #[error("source has {src} bytes and destination {dst}: they must be equal")]
+    LengthMismatch {
+        /// Bytes in the source.
+        src: usize,
+        /// Bytes in the destination.
+        dst: usize,
+    },
+    /// An operation in flight reads or writes some of the bytes.
+    #[error("an operation in flight holds a {mode} lease on these bytes: wait for it to complete")]
+    Leased {
+        /// What the operation may do.
+        mode: LeaseMode,
+    },
+    /// The processor cannot reach the memory.
+    #[error("memory of {device} cannot be copied by the host: use a transfer")]
+    NotHost {
+        /// Where the memory is.
+        device: Device,
+    },
+    /// The region was made from memory that must not change.
+    #[error("the region is read-only")]
+    ReadOnly,
+    /// No memory for the copy.
+    #[error("cannot allocate {len} bytes for the copy")]
+    OutOfMemory {
+        /// Bytes asked for.
+        len: usize,
+    },
+}

@@ -1,0 +1,313 @@
+//! Registers every region once per engine.
+//!
+//! The hold on a cached registration is a *slot* that the region and the cache share. The region finds its slot without
+//! a search through the cache, and empties it when it goes; the cache empties it to evict. Neither keeps the other
+//! alive, and no lock but the slot's own `registering` is held while an engine works.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::region::{ReclaimError, Region, RegionId};
+use crate::registration::{RegisterError, Registrar, Registration};
+
+/// How much a [`RegistrationCache`] may keep registered that nobody uses at the moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a plain configuration value that callers write out"
+)]
+pub struct CacheLimits {
+    /// Number of regions. Zero turns the cache off.
+    pub entries: usize,
+    /// Bytes of all those regions. A larger region is registered for each use, so leave room for the largest.
+    pub bytes: u64,
+}
+
+/// 1024 regions of any size.
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self {
+            entries: 1024,
+            bytes: u64::MAX,
+        }
+    }
+}
+
+/// What a [`RegistrationCache`] did and holds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct CacheStats {
+    /// Lookups that found a registration.
+    pub hits: u64,
+    /// Times the engine was asked to register.
+    pub misses: u64,
+    /// Registrations given up to stay within the limits.
+    pub evictions: u64,
+    /// Regions cached now.
+    pub entries: usize,
+    /// Bytes of the regions cached now.
+    pub bytes: u64,
+}
+
+/// Registrations with one engine, kept for the next use of the same region.
+///
+/// Bounded; the least recently used goes first. To evict is to give up the cache's hold: a [`Registration`] that
+/// somebody uses lives on. An entry goes when its region does, and all go when the cache does.
+#[derive(Debug)]
+pub struct RegistrationCache {
+    shared: Arc<Shared>,
+}
+
+impl RegistrationCache {
+    /// A cache in front of `registrar`.
+    #[must_use]
+    pub fn new(registrar: Arc<dyn Registrar>, limits: CacheLimits) -> Self {
+        Self {
+            shared: Arc::new(Shared::new(registrar, limits)),
+        }
+    }
+
+    /// The region's registration, if it is cached. Never blocks on the engine and does not allocate.
+    #[must_use]
+    pub fn get(&self, region: &Region) -> Option<Registration> {
+        let registration = region.attached().get(&self.shared)?;
+        self.shared.hits.fetch_add(1, Relaxed);
+        Some(registration)
+    }
+
+    /// The region's registration, registering it if it is not cached. **Blocks** in that case; threads that ask for the
+    /// same region at the same time wait for one registration.
+    ///
+    /// # Errors
+    /// What the registrar says; nothing is cached then.
+    pub fn get_or_register(&self, region: &Region) -> Result<Registration, RegisterError> {
+        if let Some(registration) = self.get(region) {
+            return Ok(registration);
+        }
+        let slot = region.attached().slot(&self.shared, region.len() as u64);
+        let _registering = lock(&slot.registering);
+        if let Some(registration) = self.get(region) {
+            return Ok(registration);
+        }
+        self.shared.misses.fetch_add(1, Relaxed);
+        let registration = Registration::new(&self.shared.registrar, region)?;
+        self.shared.admit(region.id(), &slot, &registration);
+        Ok(registration)
+    }
+
+    /// Counters since the cache was made, and what it holds now.
+    #[must_use]
+    pub fn stats(&self) -> CacheStats {
+        let entries = lock(&self.shared.entries);
+        CacheStats {
+            hits: self.shared.hits.load(Relaxed),
+            misses: self.shared.misses.load(Relaxed),
+            evictions: self.shared.evictions.load(Relaxed),
+            entries: entries.slots.len(),
+            bytes: entries.bytes,
+        }
+    }
+}
+
+impl Drop for RegistrationCache {
+    fn drop(&mut self) {
+        let slots = std::mem::take(&mut *lock(&self.shared.entries)).slots;
+        for slot in slots.into_values() {
+            slot.empty();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    registrar: Arc<dyn Registrar>,
+    limits: CacheLimits,
+    entries: Mutex<Entries>,
+    /// Counts uses; a slot's share of it says when it was used last.
+    clock: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    evictions: AtomicU64,
+}
+
+/// The slots that hold a registration, and the sum of their bytes.
+#[derive(Debug, Default)]
+struct Entries {
+    slots: HashMap<RegionId, Arc<Slot>>,
+    bytes: u64,
+}
+
+impl Shared {
+    fn new(registrar: Arc<dyn Registrar>, limits: CacheLimits) -> Self {
+        Self {
+            registrar,
+            limits,
+            entries: Mutex::default(),
+            clock: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            evictions: AtomicU64::new(0),
+        }
+    }
+
+    /// Caches a registration, evicting others as needed; not if it alone exceeds the limits.
+    fn admit(&self, region: RegionId, slot: &Arc<Slot>, registration: &Registration) {
+        if self.limits.entries == 0 || slot.bytes > self.limits.bytes {
+            return;
+        }
+        let mut evicted = Vec::new();
+        let mut entries = lock(&self.entries);
+        slot.fill(registration.clone(), self.tick());
+        entries.insert(region, Arc::clone(slot));
+        while entries.slots.len() > self.limits.entries || entries.bytes > self.limits.bytes {
+            let Some(oldest) = entries.oldest() else {
+                break;
+            };
+            evicted.extend(entries.remove(oldest));
+        }
+        drop(entries);
+        self.evictions.fetch_add(evicted.len() as u64, Relaxed);
+        // Outside the lock: the last handle may go here, and its registrar is told.
+        for slot in evicted {
+            slot.empty();
+        }
+    }
+
+    fn forget(&self, region: RegionId) {
+        let removed = lock(&self.entries).remove(region);
+        drop(removed);
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Relaxed)
+    }
+}
+
+impl Entries {
+    fn insert(&mut self, region: RegionId, slot: Arc<Slot>) {
+        self.remove(region);
+        // Cannot wrap: a sum of sizes of memory that exists at the same time.
+        self.bytes += slot.bytes;
+        self.slots.insert(region, slot);
+    }
+
+    fn remove(&mut self, region: RegionId) -> Option<Arc<Slot>> {
+        let slot = self.slots.remove(&region)?;
+        self.bytes -= slot.bytes;
+        Some(slot)
+    }
+
+    /// A scan, because it is made once per registration, which costs a thousand times as much.
+    fn oldest(&self) -> Option<RegionId> {
+        self.slots
+            .iter()
+            .min_by_key(|(_, slot)| slot.last_used.load(Relaxed))
+            .map(|(region, _)| *region)
+    }
+}
+
+/// The place of one region's registration in one cache.
+#[derive(Debug)]
+struct Slot {
+    cache: Weak<Shared>,
+    bytes: u64,
+    last_used: AtomicU64,
+    current: Mutex<Option<Registration>>,
+    /// Held while the engine registers, so that it does so once.
+    registering: Mutex<()>,
+}
+
+impl Slot {
+    fn belongs_to(&self, cache: &Arc<Shared>) -> bool {
+        Weak::as_ptr(&self.cache) == Arc::as_ptr(cache)
+    }
+
+    fn fill(&self, registration: Registration, now: u64) {
+        self.last_used.store(now, Relaxed);
+        *lock(&self.current) = Some(registration);
+    }
+
+    fn empty(&self) {
+        // Taken out first: what dropping it does must not happen under the lock.
+        let registration = lock(&self.current).take();
+        drop(registration);
+    }
+}
+
+/// A region's slots, one for each cache that it was used with.
+#[derive(Debug, Default)]
+pub(crate) struct Attached {
+    slots: Mutex<Vec<Arc<Slot>>>,
+}
+
+impl Attached {
+    fn get(&self, cache: &Arc<Shared>) -> Option<Registration> {
+        let slots = lock(&self.slots);
+        let slot = slots.iter().find(|slot| slot.belongs_to(cache))?;
+        let registration = lock(&slot.current).clone()?;
+        slot.last_used.store(cache.tick(), Relaxed);
+        Some(registration)
+    }
+
+    /// This region's slot in `cache`, made if need be.
+    fn slot(&self, cache: &Arc<Shared>, bytes: u64) -> Arc<Slot> {
+        let mut slots = lock(&self.slots);
+        if let Some(slot) = slots.iter().find(|slot| slot.belongs_to(cache)) {
+            return Arc::clone(slot);
+        }
+        slots.retain(|slot| slot.cache.strong_count() > 0);
+        let slot = Arc::new(Slot {
+            cache: Arc::downgrade(cache),
+            bytes,
+            last_used: AtomicU64::new(0),
+            current: Mutex::default(),
+            registering: Mutex::default(),
+        });
+        slots.push(Arc::clone(&slot));
+        slot
+    }
+
+    /// Gives up all registrations, because the region is going. Does not block on an engine.
+    pub(crate) fn retire_all(&mut self, region: RegionId) {
+        for slot in self.drain() {
+            if let Some(cache) = slot.cache.upgrade() {
+                cache.forget(region);
+            }
+            slot.empty();
+        }
+    }
+
+    /// Deregisters all registrations and waits for it, because the memory is to be taken back. Stops at the first that
+    /// is in use, or that an engine fails to deregister.
+    pub(crate) fn deregister_all(&mut self, region: RegionId) -> Result<(), ReclaimError> {
+        for slot in lock(&self.slots).iter() {
+            let mut current = lock(&slot.current);
+            // Nobody but the holder of this lock can make more handles of a sole one.
+            if current
+                .as_ref()
+                .is_some_and(|registration| !registration.is_sole())
+            {
+                return Err(ReclaimError::Registered);
+            }
+            let registration = current.take();
+            drop(current);
+            if let Some(cache) = slot.cache.upgrade() {
+                cache.forget(region);
+            }
+            if let Some(retired) = registration.and_then(Registration::into_retired) {
+                retired.deregister().map_err(ReclaimError::Deregister)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Vec<Arc<Slot>> {
+        std::mem::take(&mut *lock(&self.slots))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in this module leaves what a mutex guards half changed, and an engine's panic is not ours.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,175 @@
+//! Leases: what operations in flight may do to which bytes.
+
+use std::fmt;
+use std::mem;
+
+use crate::descriptor::Descriptor;
+use crate::extent::{Extent, ExtentSet};
+use crate::leaked;
+use crate::region::{Region, RegionId};
+use crate::traffic::Ticket;
+
+/// What an operation in flight does to memory.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum LeaseMode {
+    /// It reads the bytes: others may read them too.
+    Read,
+    /// It writes the bytes: nobody else may read or write them.
+    Write,
+}
+
+impl LeaseMode {
+    /// Whether two uses of the same bytes get in each other's way.
+    pub(crate) fn conflicts(self, other: Self) -> bool {
+        self == Self::Write || other == Self::Write
+    }
+}
+
+impl fmt::Display for LeaseMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        })
+    }
+}
+
+/// Why a lease was refused. Nothing was leased.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaseError {
+    /// There is nothing to lease.
+    #[error("no descriptors to lease")]
+    Empty,
+    /// Two destinations in the list share bytes, so the result would depend on the order of arrival.
+    #[error("two destination descriptors of the list overlap in {region}: make them disjoint")]
+    Overlap {
+        /// Where they overlap.
+        region: RegionId,
+    },
+    /// Another operation in flight uses some of the bytes.
+    #[error(
+        "an operation in flight holds a {held} lease on bytes of {region}: wait for it to complete"
+    )]
+    Conflict {
+        /// Where they meet.
+        region: RegionId,
+        /// What the other operation may do.
+        held: LeaseMode,
+    },
+    /// The region was made from memory that must not change.
+    #[error("{region} is read-only and cannot be written")]
+    ReadOnly {
+        /// Which region.
+        region: RegionId,
+    },
+}
+
+/// The way to get a [`LeaseSet`].
+#[derive(Debug)]
+pub enum Leases {}
+
+impl Leases {
+    /// Leases all the descriptors, or none.
+    ///
+    /// May wait for a host copy of the same bytes that is under way in another thread; not for other operations. Takes
+    /// one uncontended lock per region. Panics: never.
+    ///
+    /// # Errors
+    /// [`LeaseError`]: the list is empty; for [`LeaseMode::Write`], a region is read-only or two descriptors of the
+    /// list share bytes; another operation's lease conflicts.
+    pub fn acquire(descriptors: &[Descriptor], mode: LeaseMode) -> Result<LeaseSet, LeaseError> {
+        let mut set = LeaseSet {
+            mode,
+            parts: Vec::with_capacity(1),
+        };
+        match descriptors {
+            [] => return Err(LeaseError::Empty),
+            [one] => set.add(one.region(), ExtentSet::single(one.extent()))?,
+            many => {
+                let mut sorted: Vec<(&Region, Extent)> =
+                    many.iter().map(|d| (d.region(), d.extent())).collect();
+                // Also in the order of regions, which helps those who read the lease table in a debugger.
+                sorted.sort_unstable_by_key(|(region, extent)| (region.id(), *extent));
+                for group in sorted.chunk_by(|(a, _), (b, _)| a.id() == b.id()) {
+                    let (region, first) = group[0];
+                    if mode == LeaseMode::Write
+                        && group.windows(2).any(|pair| pair[0].1.overlaps(pair[1].1))
+                    {
+                        return Err(LeaseError::Overlap {
+                            region: region.id(),
+                        });
+                    }
+                    let rest = group[1..].iter().map(|(_, extent)| *extent);
+                    // On failure, dropping `set` releases the regions before this one.
+                    set.add(region, ExtentSet::from_sorted(first, rest))?;
+                }
+            }
+        }
+        Ok(set)
+    }
+}
+
+/// Leases on descriptors, held by an operation in flight; dropping it releases them.
+///
+/// While it lives, the regions live. `Send` and `Sync`.
+#[derive(Debug)]
+#[must_use = "dropping the set releases the leases"]
+pub struct LeaseSet {
+    mode: LeaseMode,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    region: Region,
+    ticket: Ticket,
+    bytes: usize,
+}
+
+impl LeaseSet {
+    /// What the operation may do.
+    #[must_use]
+    pub fn mode(&self) -> LeaseMode {
+        self.mode
+    }
+
+    /// Never releases the leases: the memory stays allocated and unreachable until the process ends. For an operation
+    /// whose engine did not confirm that it is done. Counted in [`leaked`](crate::leaked()).
+    pub fn leak(self) {
+        let bytes = self.parts.iter().map(|part| part.bytes as u64).sum();
+        leaked::count_lease(bytes);
+        mem::forget(self);
+    }
+
+    fn add(&mut self, region: &Region, extents: ExtentSet) -> Result<(), LeaseError> {
+        if self.mode == LeaseMode::Write && !region.is_writable() {
+            return Err(LeaseError::ReadOnly {
+                region: region.id(),
+            });
+        }
+        let bytes = extents.bytes();
+        let ticket = region
+            .traffic()
+            .begin_lease(self.mode, extents)
+            .map_err(|conflict| LeaseError::Conflict {
+                region: region.id(),
+                held: conflict.held,
+            })?;
+        self.parts.push(Part {
+            region: region.clone(),
+            ticket,
+            bytes,
+        });
+        Ok(())
+    }
+}
+
+impl Drop for LeaseSet {
+    fn drop(&mut self) {
+        for part in &self.parts {
+            part.region.traffic().end_lease(part.ticket);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The descriptors of one transfer.
+
+use std::slice;
+
+use crate::descriptor::{Descriptor, DescriptorError};
+use crate::region::Region;
+
+/// At least one descriptor, in order, with a total size that fits into 64 bits.
+///
+/// Descriptors may come from different regions and devices, and may overlap; see the crate's documentation.
+#[derive(Clone, Debug)]
+pub struct DescriptorList {
+    descriptors: Vec<Descriptor>,
+    total_bytes: u64,
+}
+
+impl DescriptorList {
+    /// The descriptors, in order.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Descriptor] {
+        &self.descriptors
+    }
+
+    /// The descriptors, in order.
+    pub fn iter(&self) -> slice::Iter<'_, Descriptor> {
+        self.descriptors.iter()
+    }
+
+    /// Number of descriptors, at least one.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a list is never empty")]
+    pub fn len(&self) -> usize {
+        self.descriptors.len()
+    }
+
+    /// Number of bytes of all descriptors together; bytes described twice count twice.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes
+    }
+
+    /// The descriptors, in order.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<Descriptor> {
+        self.descriptors
+    }
+}
+
+impl From<Descriptor> for DescriptorList {
+    fn from(descriptor: Descriptor) -> Self {
+        let total_bytes = descriptor.len() as u64;
+        Self {
+            descriptors: vec![descriptor],
+            total_bytes,
+        }
+    }
+}
+
+/// The whole region.
+impl From<Region> for DescriptorList {
+    fn from(region: Region) -> Self {
+        Descriptor::from(region).into()
+    }
+}
+
+impl TryFrom<Vec<Descriptor>> for DescriptorList {
+    type Error = DescriptorError;
+
+    fn try_from(descriptors: Vec<Descriptor>) -> Result<Self, DescriptorError> {
+        if descriptors.is_empty() {
+            return Err(DescriptorError::EmptyList);
+        }
+        let total_bytes = descriptors
+            .iter()
+            .try_fold(0u64, |sum, descriptor| {
+                sum.checked_add(descriptor.len() as u64)
+            })
+            .ok_or(DescriptorError::TotalOverflow)?;
+        Ok(Self {
+            descriptors,
+            total_bytes,
+        })
+    }
+}
+
+impl AsRef<[Descriptor]> for DescriptorList {
+    fn as_ref(&self) -> &[Descriptor] {
+        self.as_slice()
+    }
+}
+
+impl IntoIterator for DescriptorList {
+    type Item = Descriptor;
+    type IntoIter = std::vec::IntoIter<Descriptor>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.descriptors.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a DescriptorList {
+    type Item = &'a Descriptor;
+    type IntoIter = slice::Iter<'a, Descriptor>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}

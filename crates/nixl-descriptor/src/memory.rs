@@ -1,0 +1,199 @@
+//! The bytes themselves: one allocation, its owner, and raw copies in and out.
+//!
+//! This is the only place that holds a pointer to a region's memory. The pointer is derived once, when the owner moves
+//! in; the owner is not touched again until it moves out or is dropped, so nothing invalidates the pointer. Engines
+//! change the bytes outside the language's view, therefore no reference to them is ever made.
+#![allow(unsafe_code)]
+
+use std::any::Any;
+use std::mem;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nixl_device::Device;
+
+use crate::access::{Access, AccessError};
+use crate::extent::Extent;
+use crate::leaked;
+use crate::region::RegionError;
+
+pub(crate) struct Memory {
+    base: NonNull<u8>,
+    address: u64,
+    len: usize,
+    device: Device,
+    access: Access,
+    /// Registrations of which no engine has yet confirmed the end. While it is not zero the memory is not freed.
+    registrations: AtomicUsize,
+    /// `Some` until the owner is taken back.
+    owner: Option<Box<dyn Any + Send + Sync>>,
+}
+
+// SAFETY: the owner is `Send`; the pointer is only a way to reach what the owner keeps allocated.
+unsafe impl Send for Memory {}
+// SAFETY: the owner is `Sync` and never touched; the bytes are reached only by the unsafe copies below, whose callers
+// promise that no two threads race on them.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// # Safety
+    /// As [`Region::from_raw_parts`](crate::Region::from_raw_parts).
+    pub(crate) unsafe fn new(
+        base: NonNull<u8>,
+        len: usize,
+        device: Device,
+        access: Access,
+        owner: Box<dyn Any + Send + Sync>,
+    ) -> Result<Self, RegionError> {
+        if len == 0 {
+            return Err(RegionError::Empty);
+        }
+        // Engines turn the number back into a pointer, hence exposed.
+        let address = base.as_ptr().expose_provenance() as u64;
+        if address.checked_add(len as u64).is_none() || len > isize::MAX as usize {
+            return Err(RegionError::AddressOverflow { address, len });
+        }
+        let registrations = AtomicUsize::new(0);
+        Ok(Self {
+            base,
+            address,
+            len,
+            device,
+            access,
+            registrations,
+            owner: Some(owner),
+        })
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        self.device
+    }
+
+    pub(crate) fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Checks that the host may read `len` bytes at `offset`. `None` for no bytes.
+    pub(crate) fn readable(
+        &self,
+        offset: usize,
+        len: usize,
+    ) -> Result<Option<Extent>, AccessError> {
+        if self.device != Device::HOST {
+            return Err(AccessError::NotHost {
+                device: self.device,
+            });
+        }
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len => Ok((len > 0).then_some(Extent { start: offset, end })),
+            _ => Err(AccessError::OutOfBounds {
+                offset,
+                len,
+                size: self.len,
+            }),
+        }
+    }
+
+    /// Checks that the host may write `len` bytes at `offset`. `None` for no bytes.
+    pub(crate) fn writable(
+        &self,
+        offset: usize,
+        len: usize,
+    ) -> Result<Option<Extent>, AccessError> {
+        match self.access {
+            Access::ReadOnly => Err(AccessError::ReadOnly),
+            Access::ReadWrite => self.readable(offset, len),
+        }
+    }
+
+    /// Copies `from` to `to`, which has room for as many bytes.
+    ///
+    /// # Safety
+    /// `from` came from [`readable`](Self::readable); `to` is valid for writing `from.len()` bytes and not inside any
+    /// region; no other thread writes `from` by this module's functions meanwhile.
+    pub(crate) unsafe fn read(&self, from: Extent, to: *mut u8) {
+        // SAFETY: `from` is inside the allocation, the caller vouches for `to`.
+        unsafe { ptr::copy_nonoverlapping(self.at(from).cast_const(), to, from.len()) }
+    }
+
+    /// Copies `from` to `to`, which is as long.
+    ///
+    /// # Safety
+    /// `to` came from [`writable`](Self::writable); `from` is valid for reading `to.len()` bytes and not inside any
+    /// writable region; no other thread reads or writes `to` by this module's functions meanwhile.
+    pub(crate) unsafe fn write(&self, from: *const u8, to: Extent) {
+        // SAFETY: `to` is inside the allocation and writable, the caller vouches for `from`.
+        unsafe { ptr::copy_nonoverlapping(from, self.at(to), to.len()) }
+    }
+
+    /// Copies bytes between memories, or within one; the ranges may overlap.
+    ///
+    /// # Safety
+    /// `from` came from `source.readable`, `to` from `target.writable`, and they are equally long; no other thread
+    /// writes `from`, or reads or writes `to`, by this module's functions meanwhile.
+    pub(crate) unsafe fn copy(source: &Self, from: Extent, target: &Self, to: Extent) {
+        debug_assert_eq!(from.len(), to.len());
+        // SAFETY: both are inside their allocations; `ptr::copy` allows overlap.
+        unsafe { ptr::copy(source.at(from).cast_const(), target.at(to), to.len()) }
+    }
+
+    /// The first byte of `extent`, which lies inside the memory.
+    fn at(&self, extent: Extent) -> *mut u8 {
+        debug_assert!(extent.end <= self.len);
+        // The extent was checked, so this does not leave the allocation; `wrapping_add` keeps it a safe call.
+        self.base.as_ptr().wrapping_add(extent.start)
+    }
+
+    /// Counts a registration that is about to be made.
+    pub(crate) fn begin_registration(&self) {
+        self.registrations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a registration that the engine confirmed to have ended, or never made.
+    pub(crate) fn end_registration(&self) {
+        // Release: what the engine did happens before the memory is freed; pairs with the fence of dropping the `Arc`.
+        self.registrations.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Whether an engine may still know this memory.
+    pub(crate) fn is_registered(&self) -> bool {
+        self.registrations.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether the owner is a `T`.
+    pub(crate) fn owner_is<T: Any>(&self) -> bool {
+        self.owner.as_deref().is_some_and(|owner| owner.is::<T>())
+    }
+
+    /// Moves the owner out, if it is a `T` and no engine may know the memory. Exclusive access proves that nobody copies.
+    pub(crate) fn take_owner<T: Any>(&mut self) -> Option<T> {
+        if self.is_registered() {
+            return None;
+        }
+        match self.owner.take()?.downcast::<T>() {
+            Ok(owner) => Some(*owner),
+            Err(other) => {
+                self.owner = Some(other as Box<dyn Any + Send + Sync>);
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.is_registered() {
+            // An engine did not confirm the deregistration, so it may write here at any time: never reuse the memory.
+            mem::forget(self.owner.take());
+            leaked::count_region(self.len as u64);
+        }
+    }
+}

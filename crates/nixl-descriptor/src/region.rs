@@ -1,0 +1,166 @@
+//! Memory that a program owns and engines may reach.
+
+mod copy;
+mod reclaim;
+mod source;
+
+use std::fmt;
+use std::ops::RangeBounds;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nixl_device::Device;
+
+pub use self::copy::{copy, copy_range};
+pub use self::reclaim::{Reclaim, ReclaimError};
+pub use self::source::RegionError;
+
+use crate::access::Access;
+use crate::cache::Attached;
+use crate::descriptor::{Descriptor, DescriptorError};
+use crate::extent::Extent;
+use crate::memory::Memory;
+use crate::traffic::Traffic;
+
+/// Names a region; unique in this process and never reused.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RegionId(u64);
+
+impl RegionId {
+    fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+impl fmt::Display for RegionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "region {}", self.0)
+    }
+}
+
+/// A handle to one contiguous piece of memory, owned by the region; at least one byte. Cheap to clone.
+///
+/// Made by `Region::try_from` a `Vec<u8>`, `Box<[u8]>`, `bytes::BytesMut`, `memmap2::MmapMut` (read and write),
+/// `bytes::Bytes` or `memmap2::Mmap` (read only), by [`from_pod`](Self::from_pod), [`zeroed`](Self::zeroed), or
+/// [`from_raw_parts`](Self::from_raw_parts) for everything else.
+///
+/// Engines may read or write the memory at any time while it is registered, so no reference to its bytes is ever given
+/// out: use [`copy_to_slice`](Self::copy_to_slice) and [`copy_from_slice`](Self::copy_from_slice), or take the memory
+/// back with [`try_into_inner`](Self::try_into_inner) and its kin.
+///
+/// Dropping the last handle (descriptors, leases and operations hold handles too) hands the registrations to their
+/// [`Registrar`](crate::Registrar) for deregistration and never blocks on an engine; the memory is freed when the last
+/// of them is confirmed gone.
+#[derive(Clone)]
+pub struct Region(Arc<Inner>);
+
+/// Field order: registrations go before the memory.
+struct Inner {
+    id: RegionId,
+    attached: Attached,
+    traffic: Traffic,
+    /// Shared with registrations only, which must not keep the region itself alive: it holds them.
+    memory: Arc<Memory>,
+}
+
+impl Region {
+    fn from_memory(memory: Memory) -> Self {
+        Self(Arc::new(Inner {
+            id: RegionId::next(),
+            attached: Attached::default(),
+            traffic: Traffic::default(),
+            memory: Arc::new(memory),
+        }))
+    }
+
+    /// This region's name in this process.
+    #[must_use]
+    pub fn id(&self) -> RegionId {
+        self.0.id
+    }
+
+    /// Number of bytes, at least one.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a region is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.memory.len()
+    }
+
+    /// Address of the first byte in its device's address space. `address() + len()` does not wrap.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.0.memory.address()
+    }
+
+    /// Where the memory is.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.0.memory.device()
+    }
+
+    /// What peers, transfers and copies may do with the memory.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.0.memory.access()
+    }
+
+    /// A descriptor of `range`, counted in bytes from the start of the region. Panics: never.
+    ///
+    /// # Errors
+    /// [`DescriptorError::OutOfBounds`] if the range is not inside the region, [`DescriptorError::ZeroLength`] if it
+    /// has no bytes.
+    pub fn descriptor(
+        &self,
+        range: impl RangeBounds<usize>,
+    ) -> Result<Descriptor, DescriptorError> {
+        Descriptor::new(self, self.extent(), range)
+    }
+
+    /// A descriptor of the whole region.
+    #[must_use]
+    pub fn whole(&self) -> Descriptor {
+        self.clone().into()
+    }
+
+    pub(crate) fn extent(&self) -> Extent {
+        Extent {
+            start: 0,
+            end: self.len(),
+        }
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.access() == Access::ReadWrite
+    }
+
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.0.memory
+    }
+
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.0.traffic
+    }
+
+    pub(crate) fn attached(&self) -> &Attached {
+        &self.0.attached
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.attached.retire_all(self.id);
+    }
+}
+
+/// Shows where the memory is, never what is in it.
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Region")
+            .field("id", &self.id().0)
+            .field("len", &self.len())
+            .field("device", &self.device())
+            .field("access", &self.access())
+            .finish()
+    }
+}

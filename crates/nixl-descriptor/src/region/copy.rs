@@ -1,0 +1,186 @@
+//! Copies by the host between regions and slices.
+#![allow(unsafe_code)]
+
+use super::Region;
+use crate::access::AccessError;
+use crate::descriptor::Descriptor;
+use crate::extent::Extent;
+use crate::lease::LeaseMode;
+use crate::memory::Memory;
+use crate::traffic::{Conflict, Leasing, Use};
+
+impl Region {
+    /// Copies bytes from `offset` on into `target`, all of it.
+    ///
+    /// Waits for another thread's copy into the same bytes, if one is under way. What a peer writes meanwhile without a
+    /// lease, because it was offered the memory, may be seen in part. Panics: never.
+    ///
+    /// # Errors
+    /// [`AccessError::NotHost`], [`AccessError::OutOfBounds`], or [`AccessError::Leased`] if an operation in flight
+    /// writes some of the bytes.
+    pub fn copy_to_slice(&self, offset: usize, target: &mut [u8]) -> Result<(), AccessError> {
+        let Some(from) = self.memory().readable(offset, target.len())? else {
+            return Ok(());
+        };
+        let _guard = self
+            .traffic()
+            .begin_copy(&[reads(from)], Leasing::Respect)?;
+        // SAFETY: `readable` checked `from`; `target` is exclusive and as long; the guard keeps writers away.
+        unsafe { self.memory().read(from, target.as_mut_ptr()) };
+        Ok(())
+    }
+
+    /// Copies all of `source` into the region from `offset` on.
+    ///
+    /// Waits for another thread's copy of the same bytes, if one is under way. Panics: never.
+    ///
+    /// # Errors
+    /// [`AccessError::NotHost`], [`AccessError::OutOfBounds`], [`AccessError::ReadOnly`], or [`AccessError::Leased`] if
+    /// an operation in flight reads or writes some of the bytes.
+    pub fn copy_from_slice(&self, offset: usize, source: &[u8]) -> Result<(), AccessError> {
+        let Some(to) = self.memory().writable(offset, source.len())? else {
+            return Ok(());
+        };
+        let _guard = self.traffic().begin_copy(&[writes(to)], Leasing::Respect)?;
+        // SAFETY: `writable` checked `to`; `source` is as long; the guard keeps readers and writers away.
+        unsafe { self.memory().write(source.as_ptr(), to) };
+        Ok(())
+    }
+
+    /// A copy of the whole region. Panics: never.
+    ///
+    /// # Errors
+    /// As [`copy_to_slice`](Self::copy_to_slice), and [`AccessError::OutOfMemory`].
+    pub fn to_vec(&self) -> Result<Vec<u8>, AccessError> {
+        let len = self.len();
+        let Some(from) = self.memory().readable(0, len)? else {
+            return Ok(Vec::new());
+        };
+        let mut bytes: Vec<u8> = Vec::new();
+        bytes
+            .try_reserve_exact(len)
+            .map_err(|_| AccessError::OutOfMemory { len })?;
+        let _guard = self
+            .traffic()
+            .begin_copy(&[reads(from)], Leasing::Respect)?;
+        // SAFETY: `readable` checked `from`; the vector has room for `len` bytes; the guard keeps writers away.
+        unsafe { self.memory().read(from, bytes.as_mut_ptr()) };
+        // SAFETY: the first `len` bytes were just written.
+        unsafe { bytes.set_len(len) };
+        Ok(bytes)
+    }
+}
+
+/// Copies all of `source` to `target` on behalf of an operation that holds leases on them; see [`copy_range`].
+///
+/// # Errors
+/// [`AccessError::LengthMismatch`], [`AccessError::NotHost`] or [`AccessError::ReadOnly`].
+pub fn copy(source: &Descriptor, target: &Descriptor) -> Result<(), AccessError> {
+    if source.len() != target.len() {
+        return Err(AccessError::LengthMismatch {
+            src: source.len(),
+            dst: target.len(),
+        });
+    }
+    copy_range(source, 0, target, 0, source.len())
+}
+
+/// Copies `len` bytes between two descriptors in host memory, from `source_offset` bytes into the one to `target_offset`
+/// bytes into the other.
+///
+/// For transports and executors: it pays no heed to leases, because the operation it works for holds them. The ranges
+/// may overlap, also within one region. Waits for other threads' copies of the same bytes that are under way, and cannot
+/// deadlock with them. Blocks for as long as the copy takes: pass large ones in pieces. Panics: never.
+///
+/// # Errors
+/// [`AccessError::OutOfBounds`] (of the descriptor), [`AccessError::NotHost`] or [`AccessError::ReadOnly`].
+pub fn copy_range(
+    source: &Descriptor,
+    source_offset: usize,
+    target: &Descriptor,
+    target_offset: usize,
+    len: usize,
+) -> Result<(), AccessError> {
+    let (from_region, to_region) = (source.region(), target.region());
+    let from = from_region
+        .memory()
+        .readable(inside(source, source_offset, len)?, len)?;
+    let to = to_region
+        .memory()
+        .writable(inside(target, target_offset, len)?, len)?;
+    let (Some(from), Some(to)) = (from, to) else {
+        return Ok(());
+    };
+
+    let (reading, writing) = (reads(from), writes(to));
+    let _guards = if from_region.id() == to_region.id() {
+        (
+            from_region
+                .traffic()
+                .begin_copy(&[reading, writing], Leasing::Ignore)?,
+            None,
+        )
+    } else if from_region.id() < to_region.id() {
+        // In the order of ids, so that two copies in opposite directions cannot wait for each other.
+        let first = from_region
+            .traffic()
+            .begin_copy(&[reading], Leasing::Ignore)?;
+        (
+            first,
+            Some(
+                to_region
+                    .traffic()
+                    .begin_copy(&[writing], Leasing::Ignore)?,
+            ),
+        )
+    } else {
+        let first = to_region
+            .traffic()
+            .begin_copy(&[writing], Leasing::Ignore)?;
+        (
+            first,
+            Some(
+                from_region
+                    .traffic()
+                    .begin_copy(&[reading], Leasing::Ignore)?,
+            ),
+        )
+    };
+    // SAFETY: `readable` and `writable` checked the extents, both `len` long; the guards keep other copies away.
+    unsafe { Memory::copy(from_region.memory(), from, to_region.memory(), to) };
+    Ok(())
+}
+
+/// The offset in the region of `offset` in the descriptor, if `len` bytes from there are inside the descriptor.
+fn inside(descriptor: &Descriptor, offset: usize, len: usize) -> Result<usize, AccessError> {
+    match offset.checked_add(len) {
+        Some(end) if end <= descriptor.len() => Ok(descriptor.offset() + offset),
+        _ => Err(AccessError::OutOfBounds {
+            offset,
+            len,
+            size: descriptor.len(),
+        }),
+    }
+}
+
+fn reads(extent: Extent) -> Use {
+    Use {
+        extent,
+        mode: LeaseMode::Read,
+    }
+}
+
+fn writes(extent: Extent) -> Use {
+    Use {
+        extent,
+        mode: LeaseMode::Write,
+    }
+}
+
+impl From<Conflict> for AccessError {
+    fn from(conflict: Conflict) -> Self {
+        Self::Leased {
+            mode: conflict.held,
+        }
+    }
+}

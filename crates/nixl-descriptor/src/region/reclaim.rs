@@ -1,0 +1,115 @@
+//! Taking the memory back.
+
+use std::any::{Any, type_name};
+use std::sync::Arc;
+
+use bytemuck::Pod;
+use bytes::BytesMut;
+
+use super::Region;
+use crate::registration::RegisterError;
+
+/// The memory could not be taken back; here is the region again.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot take the memory back: {reason}")]
+#[non_exhaustive]
+pub struct Reclaim {
+    /// The region, as usable as before; its cached registrations may be gone.
+    pub region: Region,
+    /// Why not.
+    #[source]
+    pub reason: ReclaimError,
+}
+
+/// Why memory could not be taken back.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReclaimError {
+    /// The region was made from something else.
+    #[error("the memory was not made from a {wanted}")]
+    WrongType {
+        /// What was asked for.
+        wanted: &'static str,
+    },
+    /// Another handle exists: a clone, a descriptor, a lease or an operation.
+    #[error(
+        "other handles to the region exist: drop its clones and descriptors and wait for its operations"
+    )]
+    Shared,
+    /// Somebody holds a [`Registration`](crate::Registration) of the region.
+    #[error("a registration of the region is in use: wait for the operations that use it")]
+    Registered,
+    /// An engine is still busy deregistering the memory after its registration was evicted or dropped.
+    #[error("an engine has not finished deregistering the memory: try again shortly")]
+    Deregistering,
+    /// An engine failed to deregister the memory earlier and may write to it at any time; it will be leaked, not freed.
+    #[error(
+        "an engine failed to deregister the memory earlier: it cannot be used for anything else again"
+    )]
+    Withheld,
+    /// An engine just failed to deregister the memory. From now on it is [`Withheld`](Self::Withheld).
+    #[error("deregistering failed: {0}")]
+    Deregister(#[source] RegisterError),
+}
+
+impl Region {
+    /// Takes back what the region was made from, if this is the only handle to it.
+    ///
+    /// Cached registrations are deregistered first, which **blocks** as long as the engines take (milliseconds, or
+    /// more): do not call it on an async thread if the region was registered. Panics: never.
+    ///
+    /// # Errors
+    /// [`Reclaim`], with the region and the reason.
+    pub fn try_into_inner<T: Any>(mut self) -> Result<T, Reclaim> {
+        match self.take_owner() {
+            Ok(owner) => Ok(owner),
+            Err(reason) => Err(Reclaim {
+                region: self,
+                reason,
+            }),
+        }
+    }
+
+    /// Takes back the memory of a region made from a `Vec<u8>` or a `Box<[u8]>`; see
+    /// [`try_into_inner`](Self::try_into_inner).
+    ///
+    /// # Errors
+    /// [`Reclaim`], with the region and the reason.
+    pub fn try_into_vec(self) -> Result<Vec<u8>, Reclaim> {
+        self.try_into_inner()
+    }
+
+    /// Takes back the memory of a region made by [`from_pod`](Self::from_pod); see
+    /// [`try_into_inner`](Self::try_into_inner). The values are whatever bytes were written last.
+    ///
+    /// # Errors
+    /// [`Reclaim`], with the region and the reason.
+    pub fn try_into_pod<T: Pod>(self) -> Result<Vec<T>, Reclaim> {
+        self.try_into_inner()
+    }
+
+    /// Takes back the memory of a region made from a `BytesMut`; see [`try_into_inner`](Self::try_into_inner).
+    ///
+    /// # Errors
+    /// [`Reclaim`], with the region and the reason.
+    pub fn try_into_bytes_mut(self) -> Result<BytesMut, Reclaim> {
+        self.try_into_inner()
+    }
+
+    fn take_owner<T: Any>(&mut self) -> Result<T, ReclaimError> {
+        if !self.memory().owner_is::<T>() {
+            return Err(ReclaimError::WrongType {
+                wanted: type_name::<T>(),
+            });
+        }
+        let id = self.id();
+        // Nobody holds a weak handle, so this fails only if there is another handle.
+        let inner = Arc::get_mut(&mut self.0).ok_or(ReclaimError::Shared)?;
+        inner.attached.deregister_all(id)?;
+        if inner.memory.is_registered() && Arc::strong_count(&inner.memory) == 1 {
+            return Err(ReclaimError::Withheld);
+        }
+        let memory = Arc::get_mut(&mut inner.memory).ok_or(ReclaimError::Deregistering)?;
+        memory.take_owner().ok_or(ReclaimError::Withheld)
+    }
+}

@@ -1,0 +1,271 @@
+//! Making memory known to an engine, and keeping it allocated until the engine let go.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nixl_device::Device;
+
+use crate::access::Access;
+use crate::memory::Memory;
+use crate::region::Region;
+
+/// Names a registrar; unique in this process and never reused.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RegistrarId(u64);
+
+impl RegistrarId {
+    /// A new name.
+    #[must_use]
+    #[expect(
+        clippy::new_without_default,
+        reason = "every one is different, so none is the default"
+    )]
+    pub fn new() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+impl fmt::Display for RegistrarId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "registrar {}", self.0)
+    }
+}
+
+/// Registers memory with one engine.
+///
+/// May be dropped on any thread, by whoever drops the last registration; its `Drop` must not block on the engine either.
+pub trait Registrar: fmt::Debug + Send + Sync {
+    /// The name it got when it was made.
+    fn id(&self) -> RegistrarId;
+
+    /// Makes all of `span` known to the engine. **Blocks** (milliseconds to seconds): never called on an async thread.
+    ///
+    /// What is returned should hold a clone of `span` until the engine has let go: then no other code can free the
+    /// memory too early, whatever it does with the registration.
+    ///
+    /// # Errors
+    /// [`RegisterError`]; then the engine does not know the memory.
+    fn register(&self, span: &RegionSpan) -> Result<Box<dyn Registered>, RegisterError>;
+
+    /// Deregisters later, on another thread: that thread calls [`Retired::deregister`] and reports a failure.
+    ///
+    /// Must not block and must not panic: it runs wherever the last handle happens to be dropped.
+    fn retire(&self, retired: Retired);
+}
+
+/// Memory that an engine knows, as made by [`Registrar::register`].
+///
+/// This crate never drops one without calling [`deregister`](Self::deregister).
+pub trait Registered: fmt::Debug + Send + Sync {
+    /// Makes the engine forget the memory. **Blocks.** After `Ok`, the engine does not touch it any more.
+    ///
+    /// # Errors
+    /// [`RegisterError`]: the engine may still touch the memory, which is then never freed.
+    fn deregister(self: Box<Self>) -> Result<(), RegisterError>;
+}
+
+/// Why an engine could not register or deregister memory.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// The engine cannot use such memory.
+    #[error("the engine cannot register memory of {device}")]
+    Unsupported {
+        /// Where the memory is.
+        device: Device,
+    },
+    /// Something ran out, such as locked memory.
+    #[error("out of {what}: {hint}")]
+    OutOfResources {
+        /// What ran out.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// The engine failed.
+    #[error("{engine}: {message}")]
+    Engine {
+        /// Which engine.
+        engine: String,
+        /// What it said.
+        message: String,
+    },
+}
+
+/// All the memory of a region, as a registrar sees it. A clone keeps the memory allocated, but not the [`Region`].
+#[derive(Clone)]
+pub struct RegionSpan {
+    memory: Arc<Memory>,
+}
+
+impl RegionSpan {
+    fn of(region: &Region) -> Self {
+        Self {
+            memory: Arc::clone(region.memory()),
+        }
+    }
+
+    /// Address of the first byte in its device's address space. `address() + len()` does not wrap.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.memory.address()
+    }
+
+    /// Number of bytes, at least one.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a region is never empty")]
+    pub fn len(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Where the memory is.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.memory.device()
+    }
+
+    /// What peers may do with the memory. An engine that cannot enforce read-only access still gets to know.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.memory.access()
+    }
+}
+
+impl fmt::Debug for RegionSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegionSpan")
+            .field("address", &format_args!("{:#x}", self.address()))
+            .field("len", &self.len())
+            .field("device", &self.device())
+            .field("access", &self.access())
+            .finish()
+    }
+}
+
+/// A handle to a region's registration with one engine. Cheap to clone; the last one to go has it retired.
+///
+/// The memory stays allocated while a registration exists and until the engine has confirmed its end, even if the
+/// [`Region`] is gone. It does not keep other operations away: that is what leases are for.
+#[derive(Clone, Debug)]
+pub struct Registration(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// `Some` until retired.
+    registered: Option<Box<dyn Registered>>,
+    span: RegionSpan,
+    registrar: Arc<dyn Registrar>,
+}
+
+impl Registration {
+    /// Registers the whole of `region`, **blocking** until the engine is done. Does not look for an earlier
+    /// registration: that is what [`RegistrationCache`](crate::RegistrationCache) does.
+    ///
+    /// # Errors
+    /// What the registrar says.
+    pub fn new(registrar: &Arc<dyn Registrar>, region: &Region) -> Result<Self, RegisterError> {
+        let span = RegionSpan::of(region);
+        // Counted before the engine can know the memory, so that even a panic in the registrar leaks it at worst.
+        span.memory.begin_registration();
+        match registrar.register(&span) {
+            Ok(registered) => {
+                let registrar = Arc::clone(registrar);
+                Ok(Self(Arc::new(Inner {
+                    registered: Some(registered),
+                    span,
+                    registrar,
+                })))
+            }
+            Err(error) => {
+                span.memory.end_registration();
+                Err(error)
+            }
+        }
+    }
+
+    /// Which registrar's engine knows the memory.
+    #[must_use]
+    pub fn registrar(&self) -> RegistrarId {
+        self.0.registrar.id()
+    }
+
+    /// The memory that is registered.
+    #[must_use]
+    pub fn span(&self) -> &RegionSpan {
+        &self.0.span
+    }
+
+    /// Whether no other handle exists. Stays true while nobody else can reach this one.
+    pub(crate) fn is_sole(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    /// What is left to deregister, unless another handle exists.
+    pub(crate) fn into_retired(self) -> Option<Retired> {
+        Arc::into_inner(self.0)?.take_retired()
+    }
+}
+
+impl Inner {
+    fn take_retired(&mut self) -> Option<Retired> {
+        let registered = self.registered.take()?;
+        Some(Retired {
+            registered: Some(registered),
+            span: self.span.clone(),
+        })
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(retired) = self.take_retired() {
+            self.registrar.retire(retired);
+        }
+    }
+}
+
+/// A registration that nobody uses any more, together with the memory it covers.
+///
+/// Dropping it deregisters as well, and ignores the error.
+#[derive(Debug)]
+#[must_use = "dropping it deregisters, which blocks"]
+pub struct Retired {
+    /// `Some` until deregistered.
+    registered: Option<Box<dyn Registered>>,
+    span: RegionSpan,
+}
+
+impl Retired {
+    /// The memory to deregister.
+    #[must_use]
+    pub fn span(&self) -> &RegionSpan {
+        &self.span
+    }
+
+    /// Deregisters, **blocking** until the engine is done, then lets go of the memory. The memory is freed here if
+    /// nothing else refers to it; if the engine fails, it never is (see [`leaked`](crate::leaked())).
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn deregister(mut self) -> Result<(), RegisterError> {
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Result<(), RegisterError> {
+        let Some(registered) = self.registered.take() else {
+            return Ok(());
+        };
+        registered.deregister()?;
+        self.span.memory.end_registration();
+        Ok(())
+    }
+}
+
+impl Drop for Retired {
+    fn drop(&mut self) {
+        // The failure is not lost: it stays counted in the memory, which is therefore leaked and reported as such.
+        let _ = self.finish();
+    }
+}
