@@ -1,3 +1,52 @@
-//! Set-up, tests, benchmark and checks.
+//! Set-up, tests, benchmark and checks of this workspace: `cargo xtask help`.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line program"
+)]
 
-fn main() {}
+mod args;
+mod bench;
+mod ci;
+mod doctor;
+mod process;
+mod setup;
+mod tally;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use args::Command;
+use workspace::Workspace;
+
+fn main() -> ExitCode {
+    let command = match args::parse(std::env::args_os().skip(1)) {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("error: {error}\n\n{}", args::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match dispatch(command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    match command {
+        Command::Help => println!("{}", args::USAGE),
+        Command::Setup { interop } => setup::run(&workspace, interop)?,
+        Command::Doctor { json } => return doctor::run(&workspace, json),
+        Command::Test { cargo_args } => test::run(&workspace, &cargo_args)?,
+        Command::Bench { args } => return bench::run(&workspace, &args),
+        Command::Ci => ci::run(&workspace)?,
+        Command::Probe { paths } => return doctor::probe::child(&paths),
+    }
+    Ok(ExitCode::SUCCESS)
+}

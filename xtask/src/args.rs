@@ -1,0 +1,151 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+pub(crate) const USAGE: &str = "\
+Usage: cargo xtask <command>
+
+  setup [--interop]    provide what is missing in target/nixl: the NIXL runtime and libclang;
+                       with --interop also the Python peer of the interoperation tests
+  doctor [--json]      say what was found, what is missing and what to do about it;
+                       exit code 0 if transfers can work
+  test [-- ARGS]       set-up, then every test; ARGS go to `cargo test`
+  bench [ARGS]         set-up, then the benchmark; `cargo xtask bench --help` lists its flags
+  ci                   what CI runs: format, lints, docs, tests, smoke run of the benches
+  help                 this text";
+
+/// Hidden: loads libraries in a child of `doctor`, so that one that crashes takes nothing with it.
+pub(crate) const PROBE: &str = "__probe";
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Command {
+    Help,
+    Setup { interop: bool },
+    Doctor { json: bool },
+    Test { cargo_args: Vec<OsString> },
+    Bench { args: Vec<OsString> },
+    Ci,
+    Probe { paths: Vec<PathBuf> },
+}
+
+pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
+    let mut args = args;
+    let Some(name) = args.next() else {
+        return Ok(Command::Help);
+    };
+    let rest: Vec<OsString> = args.collect();
+    let name = name.to_string_lossy();
+    Ok(match &*name {
+        "help" | "--help" | "-h" => Command::Help,
+        // The benchmark explains its own flags.
+        "bench" => Command::Bench { args: rest },
+        PROBE => Command::Probe {
+            paths: rest.into_iter().map(PathBuf::from).collect(),
+        },
+        "setup" | "doctor" | "test" | "ci" if asks_for_help(&rest) => Command::Help,
+        "setup" => Command::Setup {
+            interop: flag("setup", "--interop", &rest)?,
+        },
+        "doctor" => Command::Doctor {
+            json: flag("doctor", "--json", &rest)?,
+        },
+        "test" => match rest.split_first() {
+            None => Command::Test { cargo_args: rest },
+            Some((dashes, cargo_args)) if dashes == "--" => Command::Test {
+                cargo_args: cargo_args.to_vec(),
+            },
+            Some((other, _)) => bail!(
+                "`test` takes arguments for `cargo test` after `--`, found `{}`",
+                other.display()
+            ),
+        },
+        "ci" => match rest.first() {
+            None => Command::Ci,
+            Some(other) => bail!("`ci` takes no arguments, found `{}`", other.display()),
+        },
+        _ => bail!("no such command: `{name}`"),
+    })
+}
+
+fn asks_for_help(args: &[OsString]) -> bool {
+    args.first()
+        .is_some_and(|arg| arg == "--help" || arg == "-h")
+}
+
+/// Whether the only flag that `command` knows was given.
+fn flag(command: &str, known: &str, args: &[OsString]) -> Result<bool> {
+    if let Some(other) = args.iter().find(|arg| *arg != known) {
+        bail!(
+            "`{command}` knows only `{known}`, found `{}`",
+            other.display()
+        );
+    }
+    Ok(!args.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn commands_and_flags() {
+        for (line, command) in [
+            ("", Command::Help),
+            ("help", Command::Help),
+            ("ci --help", Command::Help),
+            ("setup", Command::Setup { interop: false }),
+            ("setup --interop", Command::Setup { interop: true }),
+            ("doctor", Command::Doctor { json: false }),
+            ("doctor --json", Command::Doctor { json: true }),
+            ("test", Command::Test { cargo_args: vec![] }),
+            ("ci", Command::Ci),
+        ] {
+            assert_eq!(parsed(line).unwrap(), command, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn arguments_pass_through_untouched() {
+        assert_eq!(
+            parsed("bench --quick --help --json x.json").unwrap(),
+            Command::Bench {
+                args: ["--quick", "--help", "--json", "x.json"]
+                    .map(OsString::from)
+                    .to_vec()
+            }
+        );
+        assert_eq!(
+            parsed("test -- -p nixl-ops -- --nocapture").unwrap(),
+            Command::Test {
+                cargo_args: ["-p", "nixl-ops", "--", "--nocapture"]
+                    .map(OsString::from)
+                    .to_vec()
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (line, word) in [
+            ("stup", "stup"),
+            ("setup --interopp", "--interopp"),
+            ("setup interop", "interop"),
+            ("doctor --jsn", "--jsn"),
+            ("test -p nixl-ops", "-p"),
+            ("ci now", "now"),
+        ] {
+            let message = parsed(line).unwrap_err().to_string();
+            assert!(
+                message.contains(&format!("`{word}`")),
+                "{line:?}: {message}"
+            );
+        }
+    }
+}

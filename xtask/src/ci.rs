@@ -1,0 +1,88 @@
+//! `cargo xtask ci`: what CI runs, cheap things first; stops at the first failure.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use crate::process;
+use crate::setup;
+use crate::workspace::Workspace;
+
+struct Step {
+    name: &'static str,
+    args: &'static [&'static str],
+    env: Option<(&'static str, &'static str)>,
+    advice: &'static str,
+}
+
+const FORMAT: Step = Step {
+    name: "format",
+    args: &["fmt", "--all", "--check"],
+    env: None,
+    advice: "run `cargo fmt --all` (if it is missing: `rustup component add rustfmt`)",
+};
+
+const AFTER_SETUP: [Step; 4] = [
+    Step {
+        name: "lints",
+        args: &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ],
+        env: None,
+        advice: "fix what clippy says; `cargo clippy --fix --workspace --all-targets` does \
+                 some of it (if it is missing: `rustup component add clippy`)",
+    },
+    Step {
+        name: "docs",
+        args: &["doc", "--workspace", "--no-deps"],
+        env: Some(("RUSTDOCFLAGS", "-D warnings")),
+        advice: "fix the documentation comments that rustdoc names",
+    },
+    Step {
+        name: "tests",
+        args: &["xtask", "test"],
+        env: None,
+        advice: "run the failing test alone: `cargo test -p <crate> <name>`",
+    },
+    Step {
+        name: "benches",
+        args: &["test", "--package", "nixl-benches", "--benches"],
+        env: None,
+        advice: "each criterion bench runs once here; run it with `cargo bench`",
+    },
+];
+
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    let start = Instant::now();
+    step(workspace, &FORMAT)?;
+    timed("set-up", || setup::run(workspace, false))?;
+    for each in &AFTER_SETUP {
+        step(workspace, each)?;
+    }
+    println!("all passed in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn step(workspace: &Workspace, step: &Step) -> Result<()> {
+    let mut command: Command = workspace.cargo();
+    command.args(step.args).envs(step.env);
+    println!("== {}: {}", step.name, process::display(&command));
+    timed(step.name, || process::run(&mut command)).context(step.advice)
+}
+
+fn timed(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    let result = run();
+    let verdict = if result.is_ok() { "passed" } else { "FAILED" };
+    println!(
+        "== {name}: {verdict} in {:.0} s",
+        start.elapsed().as_secs_f64()
+    );
+    result
+}

@@ -1,0 +1,39 @@
+//! `cargo xtask setup`: provides what is missing, without root, in `target/nixl`.
+//!
+//! Nothing here has to be exported by the user: `.cargo/config.toml` points the builds and the
+//! programs at these folders.
+
+mod interop;
+mod libclang;
+mod pip;
+mod runtime;
+mod store;
+
+pub(crate) mod gxx;
+pub(crate) mod locate;
+
+pub(crate) use libclang::{Libclang, find as find_libclang};
+pub(crate) use pip::Pip;
+
+use anyhow::Result;
+
+use crate::workspace::Workspace;
+use store::Store;
+
+/// Brings everything that builds and programs need up to date; the Python peer of the
+/// interoperation tests only with `interop`. Does nothing, in milliseconds, where all is there.
+pub(crate) fn run(workspace: &Workspace, interop: bool) -> Result<()> {
+    let gxx_headers = gxx::headers()?;
+    let store = Store::open(&workspace.store())?;
+    report("libclang", libclang::provide(&store, &gxx_headers)?);
+    report("NIXL", runtime::provide(&store)?);
+    if interop {
+        report("interop", interop::provide(&store)?);
+    }
+    Ok(())
+}
+
+/// On stderr, as all progress: stdout belongs to what the command produces.
+fn report(what: &str, found: String) {
+    eprintln!("{:>9}  {found}", what);
+}

@@ -1,0 +1,221 @@
+//! libclang, which bindgen loads when nixl-sys is built: the system's, else the one of its wheel.
+//!
+//! `LIBCLANG_PATH` in `.cargo/config.toml` names `target/nixl/libclang/lib`. libclang looks for its
+//! own headers (`stddef.h` and the like) in `clang/<version>/include` beside itself; the wheel
+//! has none, and those of g++ serve.
+
+use std::env;
+use std::env::consts::ARCH;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use super::pip::Pip;
+use super::store::{Component, Store};
+use crate::process;
+
+const VERSION: &str = "18.1.1";
+/// The folder of its headers is named after the major version.
+const MAJOR: &str = "18";
+
+/// A libclang with its headers.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Libclang {
+    pub(crate) library: PathBuf,
+    /// The folder that has `<version>/include/stddef.h`.
+    headers: PathBuf,
+}
+
+/// Says which libclang there is.
+pub(super) fn provide(store: &Store, gxx_headers: &Path) -> Result<String> {
+    const NAME: &str = "libclang";
+    let ours = store.path(NAME).join("lib");
+    if let Some(path) = chosen_by_user(&ours) {
+        return Ok(format!("{} (by LIBCLANG_PATH)", path.display()));
+    }
+    match find() {
+        Some(system) => {
+            let component = Component {
+                name: NAME,
+                stamp: &format!("{} {}", system.library.display(), system.headers.display()),
+                files: &["lib/libclang.so", "lib/clang"],
+            };
+            store.provide(&component, |dir| link_system(dir, &system))?;
+            Ok(system.library.display().to_string())
+        }
+        None => {
+            let component = Component {
+                name: NAME,
+                stamp: &format!("libclang=={VERSION} {}", gxx_headers.display()),
+                files: &["lib/libclang.so", &header("stddef.h")],
+            };
+            store.provide(&component, |dir| install(dir, gxx_headers))?;
+            Ok(ours.join("libclang.so").display().to_string())
+        }
+    }
+}
+
+/// `LIBCLANG_PATH` unless it is what `.cargo/config.toml` sets.
+fn chosen_by_user(ours: &Path) -> Option<PathBuf> {
+    env::var_os("LIBCLANG_PATH")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
+        .filter(|path| path != ours)
+}
+
+fn link_system(dir: &Path, system: &Libclang) -> Result<()> {
+    let lib = dir.join("lib");
+    fs::create_dir(&lib)?;
+    symlink(&system.library, lib.join("libclang.so"))?;
+    Ok(symlink(&system.headers, lib.join("clang"))?)
+}
+
+fn install(dir: &Path, gxx_headers: &Path) -> Result<()> {
+    let pip = Pip::find()?;
+    eprintln!("installing libclang=={VERSION}");
+    let wheel = dir.join("wheel");
+    pip.install(&wheel, ["--no-deps", &format!("libclang=={VERSION}")])?;
+    let lib = dir.join("lib");
+    fs::create_dir_all(lib.join(format!("clang/{MAJOR}")))?;
+    fs::rename(
+        wheel.join("clang/native/libclang.so"),
+        lib.join("libclang.so"),
+    )
+    .context("the wheel has no clang/native/libclang.so; see xtask/src/setup/libclang.rs")?;
+    symlink(gxx_headers, dir.join(header("")))?;
+    Ok(fs::remove_dir_all(wheel)?)
+}
+
+fn header(name: &str) -> String {
+    format!("lib/clang/{MAJOR}/include/{name}")
+        .trim_end_matches('/')
+        .to_owned()
+}
+
+/// The system's libclang; one without its headers does not count.
+pub(crate) fn find() -> Option<Libclang> {
+    let by_config = process::output(Command::new("llvm-config").arg("--libdir"));
+    let mut folders: Vec<PathBuf> = by_config.into_iter().map(PathBuf::from).collect();
+    folders.extend(versioned("/usr/lib", "llvm-"));
+    folders.extend(versioned("/usr/lib64", "llvm"));
+    folders.extend(
+        ["/usr/lib64", "/usr/local/lib", "/usr/lib"]
+            .map(PathBuf::from)
+            .into_iter()
+            .chain([format!("/usr/lib/{ARCH}-linux-gnu").into()]),
+    );
+    folders.iter().find_map(|folder| in_folder(folder))
+}
+
+/// The `lib` folders of `<parent>/<prefix><version>`, newest first.
+fn versioned(parent: &str, prefix: &str) -> Vec<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = fs::read_dir(parent)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let version = name.to_str()?.strip_prefix(prefix)?.parse().ok()?;
+            Some((version, entry.path()))
+        })
+        .collect();
+    found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+    found
+        .into_iter()
+        .flat_map(|(_, path)| [path.join("lib"), path.join("lib64")])
+        .collect()
+}
+
+fn in_folder(folder: &Path) -> Option<Libclang> {
+    let mut libraries: Vec<PathBuf> = fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_libclang))
+        .map(|entry| entry.path())
+        .collect();
+    libraries.sort();
+    let library = libraries.into_iter().find(|library| library.is_file())?;
+    let headers = [folder.join("clang"), folder.join("../lib/clang")]
+        .into_iter()
+        .find(|headers| has_headers(headers))?;
+    Some(Libclang { library, headers })
+}
+
+/// `libclang.so`, `libclang.so.18`, `libclang-18.so.1`; not `libclang-cpp.so.18`.
+fn is_libclang(name: &str) -> bool {
+    name.strip_prefix("libclang")
+        .and_then(|rest| rest.split_once(".so"))
+        .is_some_and(|(version, suffix)| {
+            let number = |text: &str| text.split('.').all(|part| part.parse::<u32>().is_ok());
+            (version.is_empty() || version.strip_prefix('-').is_some_and(number))
+                && (suffix.is_empty() || suffix.strip_prefix('.').is_some_and(number))
+        })
+}
+
+fn has_headers(dir: &Path) -> bool {
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|version| version.path().join("include/stddef.h").is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_libclang_by_its_names() {
+        for name in [
+            "libclang.so",
+            "libclang.so.1",
+            "libclang-14.so.1",
+            "libclang.so.18.1.8",
+        ] {
+            assert!(is_libclang(name), "{name}");
+        }
+        for name in [
+            "libclang-cpp.so.14",
+            "libclang.a",
+            "libclangd.so",
+            "libclang.so.gz",
+            "clang",
+        ] {
+            assert!(!is_libclang(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_libclang_without_headers_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let lib = dir.path().join("lib");
+        fs::create_dir(&lib).unwrap();
+        fs::write(lib.join("libclang-14.so.1"), "").unwrap();
+        assert_eq!(in_folder(&lib), None);
+        fs::create_dir_all(lib.join("clang/14.0.6/include")).unwrap();
+        assert_eq!(in_folder(&lib), None);
+        fs::write(lib.join("clang/14.0.6/include/stddef.h"), "").unwrap();
+        assert_eq!(
+            in_folder(&lib),
+            Some(Libclang {
+                library: lib.join("libclang-14.so.1"),
+                headers: lib.join("clang"),
+            })
+        );
+    }
+
+    #[test]
+    fn newest_versioned_folder_first() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["llvm-9", "llvm-14", "llvm-x", "llvm"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let found = versioned(dir.path().to_str().unwrap(), "llvm-");
+        assert_eq!(found[0], dir.path().join("llvm-14/lib"));
+        assert_eq!(found[2], dir.path().join("llvm-9/lib"));
+        assert_eq!(found.len(), 4);
+    }
+}
