@@ -1,12 +1,44 @@
-//! Which memories and links a machine has.
+//! Which memories and links a machine has, found without CUDA, verbs or NIXL.
+//!
+//! - [`Device`] names a memory: the host's, or that of an accelerator.
+//! - [`Topology`] is what the file system tells: NUMA nodes, RDMA NICs, GPUs, how far apart they are, and what there is
+//!   for GPU Direct.
+//! - [`cuda`] says whether CUDA can be used, on any machine and without a panic.
 //!
 //! ```
-//! use nixl_device::Device;
+//! use nixl_device::{Device, Topology, cuda};
 //!
 //! assert_eq!("gpu:1".parse(), Ok(Device::cuda(1)));
-//! assert_eq!(Device::HOST.to_string(), "cpu");
+//!
+//! let topology = Topology::discover();
+//! println!("{} NUMA nodes, {} RDMA NICs", topology.numa_nodes.len(), topology.nics.len());
+//! match cuda::probe() {
+//!     Ok(driver) => println!("{} CUDA devices", driver.device_count),
+//!     Err(reason) => println!("no CUDA: {reason}"),
+//! }
 //! ```
 
+pub mod cuda;
+
 mod device;
+mod gpu_direct;
+mod host;
+mod nic;
+mod node;
+mod numa;
+mod pci;
+mod topology;
+mod tree;
 
 pub use device::{Device, DeviceKind, ParseDeviceError};
+pub use gpu_direct::{
+    GdrCopy, GpuDirect, ModuleVersion, NvidiaDriver, NvidiaDriverFlavor, PeerMemory,
+    PeerMemoryProvider,
+};
+pub use host::{HostIdentity, Limit, MemlockLimit};
+pub use nic::{DmaBufSupport, LinkLayer, PortState, RdmaNic, RdmaPort, VerbsDevice};
+pub use node::NodeAccess;
+pub use numa::NumaNode;
+pub use pci::{Distance, ParsePciAddressError, PciAddress, PciFunction, PcieLink};
+pub use topology::Topology;
+pub use tree::Note;

@@ -1,0 +1,83 @@
+//! The machine as a whole.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::gpu_direct::{GpuDirect, read_gpu_direct, read_gpus};
+use crate::host::{HostIdentity, MemlockLimit, read_identity, read_memlock};
+use crate::nic::{RdmaNic, read_nics};
+use crate::numa::{NumaNode, read_nodes};
+use crate::pci::PciFunction;
+use crate::tree::{Note, Tree};
+
+/// What `/sys`, `/proc` and `/dev` tell about the memories and links of this machine.
+///
+/// A snapshot: ports go up and down, modules are loaded. It serialises for people and tools to read.
+///
+/// ```
+/// use nixl_device::Topology;
+///
+/// let topology = Topology::discover();
+/// for gpu in &topology.gpus {
+///     let nearest = topology
+///         .nics
+///         .iter()
+///         .filter_map(|nic| Some((gpu.distance(nic.pci.as_ref()?), &nic.name)))
+///         .min();
+///     println!("{}: {nearest:?}", gpu.address);
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Topology {
+    /// Which machine this is.
+    pub host: HostIdentity,
+    /// The NUMA nodes, ascending. Empty if the kernel does not know of any.
+    pub numa_nodes: Vec<NumaNode>,
+    /// The RDMA NICs, in natural order of their names.
+    pub nics: Vec<RdmaNic>,
+    /// NVIDIA's GPUs, ascending by PCI address. They need no driver to be here, and being here does not make them
+    /// usable: see [`cuda::probe`](crate::cuda::probe). CUDA may count them in another order.
+    pub gpus: Vec<PciFunction>,
+    /// The kernel's side of GPU Direct.
+    pub gpu_direct: GpuDirect,
+    /// How much memory this process may lock. `None` if that could not be read.
+    pub memlock: Option<MemlockLimit>,
+    /// What could not be read or understood. What is merely not there takes no note.
+    pub notes: Vec<Note>,
+}
+
+impl Topology {
+    /// Discovers this machine.
+    ///
+    /// Reads some hundred small files, which takes milliseconds; call it off async threads. Never fails: what cannot
+    /// be read is absent, with a note in [`notes`](Self::notes).
+    #[must_use]
+    pub fn discover() -> Self {
+        Self::discover_in(Path::new("/"))
+    }
+
+    /// Discovers the machine whose `sys`, `proc` and `dev` lie below `root`, as [`discover`](Self::discover) does.
+    ///
+    /// `root` may be a copy from another machine or made up for a test. Links must stay below it.
+    #[must_use]
+    pub fn discover_in(root: &Path) -> Self {
+        let tree = Tree::new(root);
+        let host = read_identity(&tree);
+        let numa_nodes = read_nodes(&tree);
+        let only_node = match numa_nodes.as_slice() {
+            [node] => Some(node.id),
+            _ => None,
+        };
+        Self {
+            nics: read_nics(&tree, host.kernel.as_deref(), only_node),
+            gpus: read_gpus(&tree, only_node),
+            gpu_direct: read_gpu_direct(&tree),
+            memlock: read_memlock(&tree),
+            host,
+            numa_nodes,
+            notes: tree.into_notes(),
+        }
+    }
+}
