@@ -23,9 +23,9 @@ use store::Store;
 /// Brings everything that builds and programs need up to date; the Python peer of the
 /// interoperation tests only with `interop`. Does nothing, in milliseconds, where all is there.
 pub(crate) fn run(workspace: &Workspace, interop: bool) -> Result<()> {
-    let gxx_headers = gxx::headers()?;
+    gxx::version()?;
     let store = Store::open(&workspace.store())?;
-    report("libclang", libclang::provide(&store, &gxx_headers)?);
+    report("libclang", libclang::provide(&store)?);
     report("NIXL", runtime::provide(&store)?);
     if interop {
         report("interop", interop::provide(&store)?);

@@ -1,6 +1,5 @@
-//! The C++ compiler, which builds nixl-sys.
+//! The C++ compiler, which nixl-sys needs.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -25,14 +24,4 @@ pub(crate) fn version() -> Result<String> {
         "g++ {version} is too old: nixl-sys needs C++20, that is g++ {OLDEST} or newer"
     );
     Ok(version)
-}
-
-/// The folder of the headers that belong to the compiler, such as `stddef.h`.
-pub(crate) fn headers() -> Result<PathBuf> {
-    version()?;
-    let dir = process::output(Command::new("g++").arg("-print-file-name=include"))
-        .map(PathBuf::from)
-        .filter(|dir| dir.join("stddef.h").is_file())
-        .context("g++ has no headers of its own: install it anew (apt install --reinstall g++)")?;
-    Ok(dir.canonicalize()?)
 }

@@ -1,13 +1,14 @@
 //! libclang, which bindgen loads when nixl-sys is built: the system's, else the one of its wheel.
 //!
-//! `LIBCLANG_PATH` in `.cargo/config.toml` names `target/nixl/libclang/lib`. libclang looks for its
-//! own headers (`stddef.h` and the like) in `clang/<version>/include` beside itself; the wheel
-//! has none, and those of g++ serve.
+//! `.cargo/config.toml` names `target/nixl/libclang` in two variables. `LIBCLANG_PATH` is where the
+//! library is. The system's finds its own headers (`stddef.h` and the like) beside itself; the
+//! wheel's has none. So with the wheel comes `CLANG_PATH`, the compiler that bindgen asks for the folders of
+//! headers: a script that asks g++.
 
 use std::env;
 use std::env::consts::ARCH;
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,8 +19,8 @@ use super::store::{Component, Store};
 use crate::process;
 
 const VERSION: &str = "18.1.1";
-/// The folder of its headers is named after the major version.
-const MAJOR: &str = "18";
+/// Bindgen runs `clang -E -v` and reads English.
+const CLANG: &str = "#!/bin/sh\nLC_ALL=C exec g++ \"$@\"\n";
 
 /// A libclang with its headers.
 #[derive(Debug, PartialEq)]
@@ -30,7 +31,7 @@ pub(crate) struct Libclang {
 }
 
 /// Says which libclang there is.
-pub(super) fn provide(store: &Store, gxx_headers: &Path) -> Result<String> {
+pub(super) fn provide(store: &Store) -> Result<String> {
     const NAME: &str = "libclang";
     let ours = store.path(NAME).join("lib");
     if let Some(path) = chosen_by_user(&ours) {
@@ -49,10 +50,10 @@ pub(super) fn provide(store: &Store, gxx_headers: &Path) -> Result<String> {
         None => {
             let component = Component {
                 name: NAME,
-                stamp: &format!("libclang=={VERSION} {}", gxx_headers.display()),
-                files: &["lib/libclang.so", &header("stddef.h")],
+                stamp: &format!("libclang=={VERSION}"),
+                files: &["lib/libclang.so", "bin/clang"],
             };
-            store.provide(&component, |dir| install(dir, gxx_headers))?;
+            store.provide(&component, install)?;
             Ok(ours.join("libclang.so").display().to_string())
         }
     }
@@ -73,26 +74,22 @@ fn link_system(dir: &Path, system: &Libclang) -> Result<()> {
     Ok(symlink(&system.headers, lib.join("clang"))?)
 }
 
-fn install(dir: &Path, gxx_headers: &Path) -> Result<()> {
+fn install(dir: &Path) -> Result<()> {
     let pip = Pip::find()?;
     eprintln!("installing libclang=={VERSION}");
     let wheel = dir.join("wheel");
     pip.install(&wheel, ["--no-deps", &format!("libclang=={VERSION}")])?;
-    let lib = dir.join("lib");
-    fs::create_dir_all(lib.join(format!("clang/{MAJOR}")))?;
+    fs::create_dir(dir.join("lib"))?;
     fs::rename(
         wheel.join("clang/native/libclang.so"),
-        lib.join("libclang.so"),
+        dir.join("lib/libclang.so"),
     )
     .context("the wheel has no clang/native/libclang.so; see xtask/src/setup/libclang.rs")?;
-    symlink(gxx_headers, dir.join(header("")))?;
+    fs::create_dir(dir.join("bin"))?;
+    let clang = dir.join("bin/clang");
+    fs::write(&clang, CLANG)?;
+    fs::set_permissions(&clang, Permissions::from_mode(0o755))?;
     Ok(fs::remove_dir_all(wheel)?)
-}
-
-fn header(name: &str) -> String {
-    format!("lib/clang/{MAJOR}/include/{name}")
-        .trim_end_matches('/')
-        .to_owned()
 }
 
 /// The system's libclang; one without its headers does not count.

@@ -73,7 +73,8 @@ impl Store {
         if component.is_complete(&dir) {
             return Ok(dir);
         }
-        let partial = dir.with_extension(PARTIAL);
+        // The process number keeps out a pip that has outlived an interrupted set-up.
+        let partial = dir.with_extension(format!("{}.{PARTIAL}", std::process::id()));
         fs::create_dir(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
         let filled = fill(&partial).and_then(|()| {
             fs::write(partial.join(STAMP), component.stamp)?;
