@@ -4,6 +4,7 @@
 //! start and run on machines without it.
 #![allow(unsafe_code)] // Loading the driver and calling it by address.
 
+use std::error::Error as _;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
@@ -99,7 +100,7 @@ fn load(name: &str) -> Result<Calls, CudaUnavailable> {
     let library =
         unsafe { Library::new(name) }.map_err(|error| CudaUnavailable::LibraryNotFound {
             tried: name.to_owned(),
-            message: error.to_string(),
+            message: loader_message(&error),
         })?;
     let library = ManuallyDrop::new(library);
     Ok(Calls {
@@ -110,6 +111,14 @@ fn load(name: &str) -> Result<Calls, CudaUnavailable> {
         // SAFETY: the signature is `CUresult cuDeviceGetCount(int *)`.
         device_count: unsafe { symbol(&library, "cuDeviceGetCount") }?,
     })
+}
+
+/// The loader's own words, which name the file and what is wrong with it.
+fn loader_message(error: &libloading::Error) -> String {
+    match error.source() {
+        Some(source) => source.to_string(),
+        None => error.to_string(),
+    }
 }
 
 /// # Safety
@@ -296,7 +305,7 @@ mod tests {
         let name = "libnixl-device-has-no-such-library.so.1";
         let error = load(name).err();
         assert!(
-            matches!(&error, Some(CudaUnavailable::LibraryNotFound { tried, message }) if tried == name && !message.is_empty()),
+            matches!(&error, Some(CudaUnavailable::LibraryNotFound { tried, message }) if tried == name && message.contains(name)),
             "{error:?}"
         );
     }
