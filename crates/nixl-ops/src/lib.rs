@@ -1,1 +1,63 @@
-//! Placeholder.
+//! How a transfer lives.
+//!
+//! This crate knows operations, not engines: the [state machine](OperationStatus) that every transfer
+//! follows, the traits an engine ([`Transport`]) and a strategy ([`Executor`]) implement, and the
+//! [`Driver`] that brings operations to their end. It contains no NIXL, no CUDA, no sockets, and reads
+//! time only from an injected [`Clock`].
+//!
+//! What it guarantees to callers, whatever the engine does:
+//!
+//! * **Memory outlives the engine's interest in it.** A transfer that was posted is polled to a terminal
+//!   state even if its operation was dropped, cancelled or timed out; its memory stays leased until then.
+//!   If the engine is still not quiet when the drain deadline passes, the memory is leaked and
+//!   [counted](nixl_descriptor::leaked), never reused.
+//! * **Every wait ends.** Operations have deadlines; a lost notification or a stalled engine becomes
+//!   [`OperationError::TimedOut`].
+//! * **Idle costs nothing.** The driver spins for tens of microseconds, backs off, and parks when nothing
+//!   is outstanding.
+//! * **No lie about completion.** [`OperationStatus::Complete`] means the bytes are in the destination.
+//!
+//! Applications use these operations through `nixl-connector`; this crate is for those who write a
+//! transport or an executor.
+//!
+//! ```
+//! use nixl_ops::OperationStatus;
+//!
+//! let status = OperationStatus::InProgress;
+//! assert!(!status.is_terminal());
+//! assert_eq!(status.short_name(), "PROC");
+//! ```
+#![forbid(unsafe_code)]
+
+mod backoff;
+mod clock;
+mod completion;
+mod driver;
+mod error;
+mod executor;
+mod operation;
+mod options;
+mod pairing;
+mod passive;
+mod path;
+mod status;
+mod sync;
+mod task;
+mod transport;
+
+pub use backoff::Backoff;
+pub use clock::{Clock, ManualClock, SystemClock};
+use completion::CompletionCell;
+pub use driver::{Driver, DriverConfig, DriverStats, Next, Reactor};
+pub use error::{OperationError, TransportError};
+pub use executor::{Claim, Execution, Executor, Offer, Route, TransferRequest, TransportExecutor};
+pub use nixl_metadata::OperationKind;
+pub use operation::{
+    CancelOutcome, Completion, OfferSpec, ReadOperation, ReadableOperation, Reclaimed,
+    WritableOperation, WriteOperation,
+};
+pub use options::OperationOptions;
+pub use pairing::{PairingError, pair};
+pub use path::{PathKind, PathReport, Rejected};
+pub use status::{OperationStatus, StatusError};
+pub use transport::{Connected, PeerId, Transfer, TransferSpec, Transport};

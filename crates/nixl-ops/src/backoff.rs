@@ -1,0 +1,86 @@
+//! How often to look: spin, then sleep ever longer, up to a bound.
+
+use std::time::Duration;
+
+/// How the driver waits while something is outstanding.
+///
+/// After the last progress it spins for [`spin`](Self::spin), then sleeps [`first_sleep`](Self::first_sleep).
+/// From then on it sleeps a fixed share of the time since the last progress, bounded by
+/// [`max_sleep`](Self::max_sleep): what completes soon is seen within microseconds, and what has been
+/// outstanding for long is seen late only in proportion to how long it took.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Backoff {
+    spin: Duration,
+    first_sleep: Duration,
+    max_sleep: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            spin: Duration::from_micros(30),
+            first_sleep: Duration::from_micros(50),
+            max_sleep: Duration::from_micros(400),
+        }
+    }
+}
+
+impl Backoff {
+    /// The part of the time since the last progress that one sleep may take: a sixteenth.
+    const SHARE: u32 = 16;
+
+    /// Spins for this long after the last progress.
+    #[must_use]
+    pub fn spin(mut self, spin: Duration) -> Self {
+        self.spin = spin;
+        self
+    }
+
+    /// Sleeps this long once it stops spinning.
+    #[must_use]
+    pub fn first_sleep(mut self, first: Duration) -> Self {
+        self.first_sleep = first;
+        self
+    }
+
+    /// Never sleeps longer than this while something is outstanding.
+    #[must_use]
+    pub fn max_sleep(mut self, max: Duration) -> Self {
+        self.max_sleep = max;
+        self
+    }
+
+    /// How long to sleep when the last progress was `idle` ago; `None` means do not sleep.
+    pub fn sleep_after(&self, idle: Duration) -> Option<Duration> {
+        if idle < self.spin {
+            return None;
+        }
+        Some((idle / Self::SHARE).max(self.first_sleep).min(self.max_sleep))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn never_longer_than_the_bound_and_never_shorter_for_longer_idleness(a: u32, b: u32) {
+            let backoff = Backoff::default();
+            let (short, long) = (a.min(b), a.max(b));
+            let of = |us: u32| backoff.sleep_after(Duration::from_micros(us.into())).unwrap_or_default();
+            prop_assert!(of(short) <= of(long));
+            prop_assert!(of(long) <= Duration::from_micros(400));
+        }
+    }
+
+    #[test]
+    fn spins_first() {
+        assert_eq!(Backoff::default().sleep_after(Duration::from_micros(29)), None);
+        assert_eq!(
+            Backoff::default().sleep_after(Duration::from_micros(30)),
+            Some(Duration::from_micros(50))
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! Time, injected: nothing in this crate asks the operating system what time it is.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// A source of monotonic time, and the way to wait for it.
+pub trait Clock: Send + Sync + fmt::Debug + 'static {
+    /// Time since an arbitrary epoch that is fixed for this clock. Never goes back.
+    fn now(&self) -> Duration;
+
+    /// Parks the current thread until it is unparked or `timeout` has passed on this clock; for ever
+    /// without one. May return early.
+    fn park(&self, timeout: Option<Duration>);
+}
+
+/// The operating system's monotonic clock.
+#[derive(Debug)]
+pub struct SystemClock {
+    epoch: Instant,
+}
+
+impl SystemClock {
+    /// A clock whose epoch is now.
+    pub fn new() -> Self {
+        Self { epoch: Instant::now() }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn park(&self, timeout: Option<Duration>) {
+        match timeout {
+            Some(timeout) => thread::park_timeout(timeout),
+            None => thread::park(),
+        }
+    }
+}
+
+/// A clock that stands still until it is told to advance, for simulation and tests.
+///
+/// ```
+/// use std::time::Duration;
+/// use nixl_ops::{Clock, ManualClock};
+///
+/// let clock = ManualClock::new();
+/// clock.advance(Duration::from_secs(3));
+/// assert_eq!(clock.now(), Duration::from_secs(3));
+/// ```
+#[derive(Debug, Default)]
+pub struct ManualClock {
+    state: Mutex<ManualState>,
+}
+
+#[derive(Debug, Default)]
+struct ManualState {
+    now: Duration,
+    sleepers: Vec<Thread>,
+}
+
+impl ManualClock {
+    /// A clock at zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Moves time forward and wakes every thread parked on this clock.
+    pub fn advance(&self, by: Duration) {
+        let sleepers = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.now = state.now.saturating_add(by);
+            std::mem::take(&mut state.sleepers)
+        };
+        for thread in sleepers {
+            thread.unpark();
+        }
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Duration {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).now
+    }
+
+    fn park(&self, timeout: Option<Duration>) {
+        if timeout == Some(Duration::ZERO) {
+            return;
+        }
+        let me = thread::current();
+        {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.sleepers.iter().all(|t| t.id() != me.id()) {
+                state.sleepers.push(me);
+            }
+        }
+        // `advance` between the push and this line leaves a token, so no wake-up is lost.
+        thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn advancing_wakes_a_sleeper() {
+        let clock = Arc::new(ManualClock::new());
+        let sleeper = {
+            let clock = Arc::clone(&clock);
+            thread::spawn(move || {
+                let until = Duration::from_secs(10);
+                while clock.now() < until {
+                    clock.park(Some(until - clock.now()));
+                }
+                clock.now()
+            })
+        };
+        for _ in 0..10 {
+            clock.advance(Duration::from_secs(1));
+        }
+        assert_eq!(sleeper.join().unwrap(), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn system_time_does_not_go_back() {
+        let clock = SystemClock::new();
+        let earlier = clock.now();
+        clock.park(Some(Duration::from_micros(1)));
+        assert!(clock.now() >= earlier);
+    }
+}

@@ -1,0 +1,270 @@
+//! The cell in which the end of an operation meets the one who waits for it.
+
+use std::task::{Poll, Waker};
+
+use crate::OperationStatus;
+use crate::sync::{Mutex, lock};
+
+/// Holds an operation's status, its result once it has one, and the waiter's waker.
+///
+/// Any number of threads may race to end the operation; exactly one succeeds, and the waiter is woken
+/// exactly for that. Checked with loom (`tests/loom.rs`).
+#[derive(Debug)]
+pub(crate) struct CompletionCell<T> {
+    state: Mutex<State<T>>,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    status: OperationStatus,
+    outcome: Option<T>,
+    waker: Option<Waker>,
+    memory: Memory,
+}
+
+/// Where the memory of an operation is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Memory {
+    /// An engine may touch it.
+    Engaged,
+    /// The engine is done with it and the lease is gone.
+    Quiet,
+    /// The engine never became quiet; it is leaked.
+    Leaked,
+}
+
+impl<T: Clone> CompletionCell<T> {
+    /// A cell of an operation that is not initialized.
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                status: OperationStatus::Uninitialized,
+                outcome: None,
+                waker: None,
+                memory: Memory::Engaged,
+            }),
+        }
+    }
+
+    /// The status now.
+    pub(crate) fn status(&self) -> OperationStatus {
+        lock(&self.state).status
+    }
+
+    /// Moves to a state that is not terminal. Returns whether the move was legal; an operation that has
+    /// ended meanwhile stays as it is.
+    pub(crate) fn advance(&self, next: OperationStatus) -> bool {
+        debug_assert!(!next.is_terminal());
+        let mut state = lock(&self.state);
+        match state.status.advance(next) {
+            Ok(next) => {
+                state.status = next;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Ends the operation and wakes its waiter. Returns `false`, changing nothing, if it has ended before.
+    pub(crate) fn finish(&self, status: OperationStatus, outcome: T) -> bool {
+        self.end(status, outcome, Memory::Engaged)
+    }
+
+    /// Ends the operation, its memory being quiet already: one wake-up for both.
+    pub(crate) fn finish_quiet(&self, status: OperationStatus, outcome: T) -> bool {
+        self.end(status, outcome, Memory::Quiet)
+    }
+
+    fn end(&self, status: OperationStatus, outcome: T, memory: Memory) -> bool {
+        debug_assert!(status.is_terminal());
+        let (ended, waker) = {
+            let mut state = lock(&self.state);
+            if state.memory == Memory::Engaged {
+                state.memory = memory;
+            }
+            match state.status.advance(status) {
+                Ok(next) => {
+                    state.status = next;
+                    state.outcome = Some(outcome);
+                    (true, state.waker.take())
+                }
+                Err(_) if memory == Memory::Quiet => (false, state.waker.take()),
+                Err(_) => (false, None),
+            }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        ended
+    }
+
+    /// Notes that the engine is done with the memory and wakes whoever waits for that.
+    pub(crate) fn set_quiet(&self) {
+        self.set_memory(Memory::Quiet);
+    }
+
+    /// Notes that the memory will never come back and wakes whoever waits for it.
+    pub(crate) fn set_leaked(&self) {
+        self.set_memory(Memory::Leaked);
+    }
+
+    fn set_memory(&self, memory: Memory) {
+        let waker = {
+            let mut state = lock(&self.state);
+            state.memory = memory;
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The outcome, if the operation has ended.
+    #[cfg(test)]
+    pub(crate) fn outcome(&self) -> Option<T> {
+        lock(&self.state).outcome.clone()
+    }
+
+    /// Waits for the outcome. Only the latest waker is kept: one waiter at a time.
+    pub(crate) fn poll_outcome(&self, waker: &Waker) -> Poll<T> {
+        self.poll_with(waker, |state| state.outcome.clone())
+    }
+
+    /// Waits until the memory is quiet or leaked. Shares the waker with
+    /// [`poll_outcome`](Self::poll_outcome).
+    pub(crate) fn poll_memory(&self, waker: &Waker) -> Poll<Memory> {
+        self.poll_with(waker, |state| (state.memory != Memory::Engaged).then_some(state.memory))
+    }
+
+    fn poll_with<R>(&self, waker: &Waker, read: impl FnOnce(&State<T>) -> Option<R>) -> Poll<R> {
+        let mut state = lock(&self.state);
+        if let Some(ready) = read(&state) {
+            return Poll::Ready(ready);
+        }
+        if !state.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
+            state.waker = Some(waker.clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl<T: Clone> Default for CompletionCell<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn started() -> CompletionCell<u32> {
+        let cell = CompletionCell::new();
+        assert!(cell.advance(OperationStatus::Initialized));
+        assert!(cell.advance(OperationStatus::InProgress));
+        cell
+    }
+
+    #[test]
+    fn the_first_end_wins_and_wakes_once() {
+        let (cell, count) = (started(), Arc::new(Count::default()));
+        let waker = Waker::from(Arc::clone(&count));
+        assert!(cell.poll_outcome(&waker).is_pending());
+        assert!(cell.finish(OperationStatus::Cancelled, 1));
+        assert!(!cell.finish(OperationStatus::Complete, 2));
+        assert_eq!(cell.poll_outcome(&waker), Poll::Ready(1));
+        assert_eq!(cell.status(), OperationStatus::Cancelled);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_late_quiet_end_keeps_the_outcome_and_wakes_who_waits_for_the_memory() {
+        let (cell, count) = (started(), Arc::new(Count::default()));
+        let waker = Waker::from(Arc::clone(&count));
+        assert!(cell.finish(OperationStatus::Errored, 7));
+        assert!(cell.poll_memory(&waker).is_pending());
+        assert!(!cell.finish_quiet(OperationStatus::Complete, 8));
+        assert_eq!(cell.poll_memory(&waker), Poll::Ready(Memory::Quiet));
+        assert_eq!(cell.outcome(), Some(7));
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    }
+}
+
+/// Run with `RUSTFLAGS="--cfg loom" cargo test -p nixl-ops --release --lib loom`.
+#[cfg(all(test, loom))]
+mod loom_model {
+    use loom::future::block_on;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    fn started() -> Arc<CompletionCell<u32>> {
+        let cell = CompletionCell::new();
+        cell.advance(OperationStatus::Initialized);
+        cell.advance(OperationStatus::InProgress);
+        Arc::new(cell)
+    }
+
+    #[test]
+    fn loom_no_wake_up_is_lost() {
+        loom::model(|| {
+            let cell = started();
+            let engine = {
+                let cell = Arc::clone(&cell);
+                thread::spawn(move || cell.finish_quiet(OperationStatus::Complete, 1))
+            };
+            let outcome = block_on(std::future::poll_fn(|cx| cell.poll_outcome(cx.waker())));
+            assert_eq!(outcome, 1);
+            assert!(engine.join().unwrap());
+            block_on(std::future::poll_fn(|cx| cell.poll_memory(cx.waker())));
+        });
+    }
+
+    #[test]
+    fn loom_exactly_one_end_wins() {
+        loom::model(|| {
+            let cell = started();
+            let racers: Vec<_> = [(OperationStatus::Cancelled, 1), (OperationStatus::Complete, 2)]
+                .into_iter()
+                .map(|(status, outcome)| {
+                    let cell = Arc::clone(&cell);
+                    thread::spawn(move || cell.finish(status, outcome))
+                })
+                .collect();
+            let seen = block_on(std::future::poll_fn(|cx| cell.poll_outcome(cx.waker())));
+            let won: Vec<_> = racers.into_iter().map(|r| r.join().unwrap()).collect();
+            assert_eq!(won.iter().filter(|w| **w).count(), 1);
+            assert_eq!(seen, if won[0] { 1 } else { 2 });
+            assert_eq!(cell.outcome(), Some(seen));
+        });
+    }
+
+    #[test]
+    fn loom_the_memory_comes_back_after_a_cancel() {
+        loom::model(|| {
+            let cell = started();
+            let engine = {
+                let cell = Arc::clone(&cell);
+                thread::spawn(move || cell.finish_quiet(OperationStatus::Complete, 2))
+            };
+            let cancelled = cell.finish(OperationStatus::Cancelled, 1);
+            let memory = block_on(std::future::poll_fn(|cx| cell.poll_memory(cx.waker())));
+            assert_eq!(memory, Memory::Quiet);
+            assert_eq!(engine.join().unwrap(), !cancelled);
+        });
+    }
+}

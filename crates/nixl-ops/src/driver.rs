@@ -1,0 +1,367 @@
+//! Brings operations to their end, whether or not anybody awaits them.
+
+use std::fmt;
+use std::io;
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use nixl_descriptor::LeaseSet;
+
+use crate::operation::OfferSpec;
+use crate::passive::{PassiveEntry, PassiveTable};
+use crate::sync::{Mutex, lock};
+use crate::task::{Deadline, Slot, SlotState, Task};
+use crate::{Backoff, Clock, Execution, OperationError, OperationOptions, Transport};
+
+/// How a driver works.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct DriverConfig {
+    /// How often to look while something is outstanding.
+    pub backoff: Backoff,
+    /// How long to wait for an engine or a peer that nobody awaits any more, before its memory is leaked.
+    pub drain: Duration,
+    /// Bound on operations in flight; more are refused with [`OperationError::QueueFull`].
+    pub max_in_flight: usize,
+    /// Transfers up to this many bytes are posted and first polled on the caller's thread, larger ones by
+    /// the driver: some engines copy inside the post.
+    pub inline_bytes: u64,
+    /// How long the first poll of a wait may look for completion before it goes to sleep.
+    pub inline_spin: Duration,
+}
+
+impl Default for DriverConfig {
+    fn default() -> Self {
+        Self {
+            backoff: Backoff::default(),
+            drain: Duration::from_secs(60),
+            max_in_flight: 65_536,
+            inline_bytes: 512 * 1024,
+            inline_spin: Duration::from_micros(50),
+        }
+    }
+}
+
+/// What a driver has in hand.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct DriverStats {
+    /// Active operations whose engine is not quiet, abandoned ones included.
+    pub active: usize,
+    /// Passive operations that a peer may still use, abandoned ones included.
+    pub passive: usize,
+}
+
+/// What a driver does next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(clippy::exhaustive_enums, reason = "whoever drives a reactor must handle each")]
+pub enum Next {
+    /// Look again at once.
+    Spin,
+    /// Look again after this time, or when unparked.
+    Sleep(Duration),
+    /// Nothing is outstanding: wait to be unparked.
+    Park,
+    /// The driver was dropped and everything has ended.
+    Exit,
+}
+
+/// Handle to the driver of one connection. When the last clone of its owner drops it, the driver finishes
+/// what is in flight on its own and then ends.
+pub struct Driver {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    inbox: Mutex<Vec<Arc<Slot>>>,
+    active: AtomicUsize,
+    parked: AtomicBool,
+    closing: AtomicBool,
+    thread: OnceLock<Thread>,
+    pub(crate) passive: Arc<PassiveTable>,
+    transport: Arc<dyn Transport>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: DriverConfig,
+}
+
+impl Driver {
+    /// Starts a driver on a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses the thread.
+    pub fn spawn(
+        transport: Arc<dyn Transport>,
+        clock: Arc<dyn Clock>,
+        config: DriverConfig,
+    ) -> io::Result<Self> {
+        let (driver, mut reactor) = Self::manual(transport, clock, config);
+        let handle =
+            thread::Builder::new().name("nixl-driver".to_owned()).spawn(move || reactor.run())?;
+        // Set before any operation can begin, since `driver` has not been handed out.
+        let _ = driver.shared.thread.set(handle.thread().clone());
+        Ok(driver)
+    }
+
+    /// A driver that only moves when its [`Reactor`] is turned: for simulation.
+    pub fn manual(
+        transport: Arc<dyn Transport>,
+        clock: Arc<dyn Clock>,
+        config: DriverConfig,
+    ) -> (Self, Reactor) {
+        let shared = Arc::new(Shared {
+            inbox: Mutex::new(Vec::new()),
+            active: AtomicUsize::new(0),
+            parked: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            thread: OnceLock::new(),
+            passive: PassiveTable::new(Arc::clone(&clock), config.drain),
+            transport,
+            clock,
+            config,
+        });
+        let reactor = Reactor::new(Arc::clone(&shared));
+        (Self { shared }, reactor)
+    }
+
+    /// What is in hand now.
+    pub fn stats(&self) -> DriverStats {
+        DriverStats {
+            active: self.shared.active.load(Ordering::Acquire),
+            passive: self.shared.passive.len(),
+        }
+    }
+
+    /// Takes charge of an execution: posts it now if it is small, and sees it through.
+    pub(crate) fn begin(
+        &self,
+        execution: Box<dyn Execution>,
+        leases: LeaseSet,
+        bytes: u64,
+        options: OperationOptions,
+    ) -> Result<Arc<Slot>, OperationError> {
+        let shared = &self.shared;
+        let limit = shared.config.max_in_flight;
+        if shared.active.fetch_add(1, Ordering::AcqRel) >= limit {
+            shared.active.fetch_sub(1, Ordering::AcqRel);
+            return Err(OperationError::QueueFull { limit });
+        }
+        let begun = shared.clock.now();
+        let slot = Arc::new(Slot::new(Task {
+            execution,
+            leases,
+            bytes,
+            begun,
+            deadline: Deadline::starting(begun, options.deadline_after()),
+            drain_by: None,
+        }));
+        let inline = bytes <= shared.config.inline_bytes;
+        if inline && shared.poll(&slot) == SlotState::Ended {
+            return Ok(slot);
+        }
+        lock(&shared.inbox).push(Arc::clone(&slot));
+        shared.wake(!inline);
+        Ok(slot)
+    }
+
+    /// Registers a passive operation, so that its peer's notification finds it.
+    pub(crate) fn offer(
+        &self,
+        spec: OfferSpec,
+        options: OperationOptions,
+    ) -> Result<Arc<PassiveEntry>, OperationError> {
+        let limit = self.shared.config.max_in_flight;
+        if self.shared.passive.len() >= limit {
+            return Err(OperationError::QueueFull { limit });
+        }
+        let entry = self.shared.passive.insert(spec, options.deadline_after());
+        self.shared.wake(false);
+        Ok(entry)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl Shared {
+    /// Polls one slot and keeps the count of those in flight.
+    pub(crate) fn poll(&self, slot: &Slot) -> SlotState {
+        let state = slot.poll(|| self.clock.now(), self.config.drain);
+        if state == SlotState::Ended {
+            self.active.fetch_sub(1, Ordering::AcqRel);
+        }
+        state
+    }
+
+    /// Makes the driver look: at once if `urgent`, else within its current sleep, which is short unless it
+    /// is parked.
+    pub(crate) fn wake(&self, urgent: bool) {
+        if (self.parked.load(Ordering::SeqCst) || urgent)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        self.shared.wake(true);
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver")
+            .field("transport", &self.shared.transport)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The driver's loop body, free of threads and of real time.
+pub struct Reactor {
+    shared: Arc<Shared>,
+    active: Vec<Arc<Slot>>,
+    /// Where the next turn starts, so that a turn cut short does not starve anyone.
+    cursor: usize,
+    last_progress: Duration,
+    notifications_failed: bool,
+}
+
+impl Reactor {
+    /// A turn stops polling transfers after this long, to look at notifications and deadlines.
+    const TURN: Duration = Duration::from_millis(1);
+    /// Stays awake this long after the last operation ended, since another usually follows.
+    const LINGER: Duration = Duration::from_millis(2);
+
+    fn new(shared: Arc<Shared>) -> Self {
+        let last_progress = shared.clock.now();
+        Self { shared, active: Vec::new(), cursor: 0, last_progress, notifications_failed: false }
+    }
+
+    /// Looks once at everything outstanding.
+    pub fn turn(&mut self) -> Next {
+        let started = self.shared.clock.now();
+        let mut progress = self.admit();
+        progress |= self.poll_active(started);
+        progress |= self.poll_passive();
+        let now = self.shared.clock.now();
+        self.shared.passive.expire(now);
+        if progress {
+            self.last_progress = now;
+        }
+        self.next(now)
+    }
+
+    fn admit(&mut self) -> bool {
+        let mut inbox = lock(&self.shared.inbox);
+        let admitted = !inbox.is_empty();
+        self.active.append(&mut inbox);
+        admitted
+    }
+
+    fn poll_active(&mut self, started: Duration) -> bool {
+        let mut progress = false;
+        for _ in 0..self.active.len() {
+            if self.cursor >= self.active.len() {
+                self.cursor = 0;
+            }
+            let Some(slot) = self.active.get(self.cursor) else { break };
+            match self.shared.poll(slot) {
+                SlotState::Ended => {
+                    progress = true;
+                    self.active.swap_remove(self.cursor);
+                }
+                SlotState::Gone => {
+                    self.active.swap_remove(self.cursor);
+                }
+                SlotState::Busy | SlotState::Pending => self.cursor += 1,
+            }
+            if self.shared.clock.now().saturating_sub(started) > Self::TURN {
+                break;
+            }
+        }
+        progress
+    }
+
+    fn poll_passive(&mut self) -> bool {
+        let shared = &self.shared;
+        if shared.passive.len() == 0 {
+            return false;
+        }
+        let mut delivered = false;
+        let result = shared.transport.take_notifications(&mut |from, payload| {
+            if shared.passive.deliver(payload) {
+                delivered = true;
+            } else {
+                tracing::debug!(from, bytes = payload.len(), "notification for no operation");
+            }
+        });
+        if let Err(error) = &result
+            && !self.notifications_failed
+        {
+            tracing::warn!(%error, "notifications cannot be read; passive operations will time out");
+        }
+        self.notifications_failed = result.is_err();
+        delivered
+    }
+
+    fn next(&self, now: Duration) -> Next {
+        let idle = now.saturating_sub(self.last_progress);
+        let config = &self.shared.config;
+        if !self.active.is_empty() || self.shared.passive.len() > 0 {
+            return match config.backoff.sleep_after(idle) {
+                Some(sleep) => Next::Sleep(sleep),
+                None => Next::Spin,
+            };
+        }
+        if self.shared.closing.load(Ordering::SeqCst) {
+            return Next::Exit;
+        }
+        if idle < Self::LINGER {
+            return Next::Sleep(config.backoff.sleep_after(idle).unwrap_or(Duration::ZERO));
+        }
+        Next::Park
+    }
+
+    /// Turns until the driver is dropped and everything has ended.
+    fn run(&mut self) {
+        // The default slack of 50 us would double the shortest sleeps. Failing to set it costs only that.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+        let clock = Arc::clone(&self.shared.clock);
+        loop {
+            match self.turn() {
+                Next::Spin => std::hint::spin_loop(),
+                Next::Sleep(time) => clock.park(Some(time)),
+                Next::Park => {
+                    self.shared.parked.store(true, Ordering::SeqCst);
+                    // Whoever adds work after this check sees `parked` and unparks.
+                    if !self.has_work() {
+                        clock.park(None);
+                    }
+                    self.shared.parked.store(false, Ordering::SeqCst);
+                    self.last_progress = clock.now();
+                }
+                Next::Exit => return,
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        !lock(&self.shared.inbox).is_empty()
+            || self.shared.passive.len() > 0
+            || self.shared.closing.load(Ordering::SeqCst)
+    }
+}
+
+impl fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor").field("active", &self.active.len()).finish_non_exhaustive()
+    }
+}

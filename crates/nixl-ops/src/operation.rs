@@ -1,0 +1,351 @@
+//! The four operations.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nixl_descriptor::{DescriptorList, LeaseSet, Registration};
+use nixl_metadata::{OperationKind, RdmaMetadata};
+
+use crate::completion::Memory;
+use crate::passive::PassiveEntry;
+use crate::task::{Outcome, Slot, SlotState};
+use crate::{
+    Driver, Execution, Executor, Offer, OperationError, OperationOptions, OperationStatus,
+    PathReport,
+};
+
+/// A completed operation: the bytes are in the destination.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Completion {
+    bytes: u64,
+    elapsed: Duration,
+    path: Option<Arc<PathReport>>,
+}
+
+impl Completion {
+    pub(crate) fn new(bytes: u64, elapsed: Duration, path: Option<PathReport>) -> Self {
+        Self { bytes, elapsed, path: path.map(Arc::new) }
+    }
+
+    /// Bytes that were moved.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// From the begin of the operation to its observed end.
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// The path the bytes took. Known to the side that moved them, so `None` for passive operations.
+    pub fn path(&self) -> Option<&PathReport> {
+        self.path.as_deref()
+    }
+}
+
+/// What a request to cancel came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum CancelOutcome {
+    /// The operation is cancelled. Its memory comes back when the engine and the peer are quiet.
+    Cancelled,
+    /// It had ended before, in this state.
+    AlreadyEnded(OperationStatus),
+}
+
+/// What both active operations are made of.
+struct Active {
+    slot: Arc<Slot>,
+    driver: Arc<Driver>,
+    local: DescriptorList,
+    /// The first poll of a wait looks closely for a moment; later ones sleep.
+    spun: bool,
+}
+
+impl Active {
+    /// Bound on polls of one close look, for clocks that stand still.
+    const SPIN_POLLS: usize = 512;
+
+    fn status(&self) -> OperationStatus {
+        self.slot.cell.status()
+    }
+
+    async fn wait(&mut self) -> Outcome {
+        if !self.spun {
+            self.spun = true;
+            self.spin();
+        }
+        poll_fn(|cx| self.slot.cell.poll_outcome(cx.waker())).await
+    }
+
+    fn spin(&self) {
+        let shared = self.driver.shared();
+        let until = shared.clock.now().saturating_add(shared.config.inline_spin);
+        for _ in 0..Self::SPIN_POLLS {
+            match shared.poll(&self.slot) {
+                SlotState::Ended | SlotState::Gone => return,
+                SlotState::Busy | SlotState::Pending => {}
+            }
+            if shared.clock.now() >= until {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    fn cancel(&self) -> CancelOutcome {
+        let cancelled = Err(OperationError::Cancelled);
+        if !self.slot.cell.finish(OperationStatus::Cancelled, cancelled) {
+            return CancelOutcome::AlreadyEnded(self.status());
+        }
+        // What was not posted yet is released here; the rest is the driver's.
+        let shared = self.driver.shared();
+        shared.poll(&self.slot);
+        shared.wake(true);
+        CancelOutcome::Cancelled
+    }
+
+    async fn reclaim(mut self) -> Reclaimed {
+        let outcome = self.wait().await;
+        let memory = poll_fn(|cx| self.slot.cell.poll_memory(cx.waker())).await;
+        Reclaimed::new(outcome, memory, &self.local)
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+/// What both passive operations are made of.
+struct Passive {
+    entry: Arc<PassiveEntry>,
+    driver: Arc<Driver>,
+    executor: Arc<dyn Executor>,
+    metadata: RdmaMetadata,
+}
+
+impl Passive {
+    fn metadata(&self) -> &RdmaMetadata {
+        self.entry.set_exported();
+        &self.metadata
+    }
+
+    fn status(&self) -> OperationStatus {
+        self.entry.cell.status()
+    }
+
+    async fn wait(&self) -> Outcome {
+        poll_fn(|cx| self.entry.cell.poll_outcome(cx.waker())).await
+    }
+
+    fn cancel(&self) -> CancelOutcome {
+        if self.entry.abandon(OperationError::Cancelled) {
+            self.driver.shared().wake(true);
+            CancelOutcome::Cancelled
+        } else {
+            CancelOutcome::AlreadyEnded(self.status())
+        }
+    }
+
+    async fn reclaim(self) -> Reclaimed {
+        let outcome = self.wait().await;
+        let memory = poll_fn(|cx| self.entry.cell.poll_memory(cx.waker())).await;
+        Reclaimed::new(outcome, memory, self.entry.descriptors())
+    }
+}
+
+impl Drop for Passive {
+    fn drop(&mut self) {
+        self.executor.withdraw(self.entry.key());
+        self.cancel();
+    }
+}
+
+/// An operation's outcome together with its memory.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Reclaimed {
+    /// How the operation ended.
+    pub outcome: Result<Completion, OperationError>,
+    /// The memory; `None` if the engine or the peer never became quiet and it had to be leaked.
+    pub memory: Option<DescriptorList>,
+}
+
+impl Reclaimed {
+    fn new(outcome: Outcome, memory: Memory, list: &DescriptorList) -> Self {
+        let memory = (memory == Memory::Quiet).then(|| list.clone());
+        Self { outcome, memory }
+    }
+}
+
+macro_rules! operation {
+    (
+        $(#[$doc:meta])*
+        $name:ident($inner:ident), $kind:expr
+    ) => {
+        $(#[$doc])*
+        pub struct $name($inner);
+
+        impl $name {
+            /// Where the operation is in its life.
+            pub fn status(&self) -> OperationStatus {
+                self.0.status()
+            }
+
+            /// Waits for the operation to end. Once it has, every further call gives the same answer.
+            ///
+            /// Cancel safe: dropping the future loses nothing, and it can be called again.
+            ///
+            /// # Errors
+            ///
+            /// [`OperationError`]: cancelled, timed out, or failed by the engine.
+            pub async fn wait_for_completion(&mut self) -> Result<Completion, OperationError> {
+                self.0.wait().await
+            }
+
+            /// Cancels the operation unless it has ended. Waiters wake at once; the memory stays with the
+            /// library until engine and peer are quiet.
+            pub fn cancel(&mut self) -> CancelOutcome {
+                self.0.cancel()
+            }
+
+            /// Waits for the operation to end and for its memory to be quiet, and gives the memory back.
+            ///
+            /// After an error or a cancellation this takes as long as the engine needs, at most the drain
+            /// time of the connection. Dropping the future cancels the operation.
+            pub async fn reclaim(self) -> Reclaimed {
+                self.0.reclaim().await
+            }
+
+            /// `READ` or `WRITE`.
+            pub fn operation_kind(&self) -> OperationKind {
+                $kind
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).field("status", &self.status()).finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+operation! {
+    /// Reads a peer's memory into local memory. It was posted when it was made. Dropping it cancels it.
+    ReadOperation(Active), OperationKind::Read
+}
+
+operation! {
+    /// Writes local memory into a peer's. It was posted when it was made. Dropping it cancels it.
+    WriteOperation(Active), OperationKind::Write
+}
+
+operation! {
+    /// Local memory that one peer may read. Completes when the peer has. Dropping it cancels it; if its
+    /// [`metadata`](Self::metadata) was ever asked for, the memory then stays leased until the peer has
+    /// reported or the drain time has passed.
+    ReadableOperation(Passive), OperationKind::Read
+}
+
+operation! {
+    /// Local memory that one peer may write. Completes when the peer has. Dropping it cancels it; if its
+    /// [`metadata`](Self::metadata) was ever asked for, the memory then stays leased until the peer has
+    /// reported or the drain time has passed.
+    WritableOperation(Passive), OperationKind::Write
+}
+
+macro_rules! active {
+    ($name:ident) => {
+        impl $name {
+            /// Posts `execution`. For connectors; applications call `Connector::begin_read` and
+            /// `begin_write`.
+            ///
+            /// # Errors
+            ///
+            /// [`OperationError::QueueFull`].
+            pub fn begin(
+                driver: &Arc<Driver>,
+                execution: Box<dyn Execution>,
+                local: DescriptorList,
+                leases: LeaseSet,
+                options: OperationOptions,
+            ) -> Result<Self, OperationError> {
+                let slot = driver.begin(execution, leases, local.total_bytes(), options)?;
+                Ok(Self(Active { slot, driver: Arc::clone(driver), local, spun: false }))
+            }
+        }
+    };
+}
+
+active!(ReadOperation);
+active!(WriteOperation);
+
+/// What a passive operation is made of.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct OfferSpec {
+    /// What the peer will get. Its key is the one the peer's notification must carry.
+    pub metadata: RdmaMetadata,
+    /// The memory offered.
+    pub descriptors: DescriptorList,
+    /// Its leases: `Read` for a readable operation, `Write` for a writable one.
+    pub leases: LeaseSet,
+    /// Its registrations.
+    pub registrations: Vec<Registration>,
+}
+
+impl OfferSpec {
+    /// An offer of `descriptors`, described by `metadata`.
+    pub fn new(
+        metadata: RdmaMetadata,
+        descriptors: DescriptorList,
+        leases: LeaseSet,
+        registrations: Vec<Registration>,
+    ) -> Self {
+        Self { metadata, descriptors, leases, registrations }
+    }
+}
+
+macro_rules! passive {
+    ($name:ident) => {
+        impl $name {
+            /// Makes the memory of `spec` available. For connectors; applications call
+            /// `Connector::create_readable` and `create_writable`.
+            ///
+            /// # Errors
+            ///
+            /// [`OperationError::QueueFull`].
+            pub fn offer(
+                driver: &Arc<Driver>,
+                executor: &Arc<dyn Executor>,
+                spec: OfferSpec,
+                options: OperationOptions,
+            ) -> Result<Self, OperationError> {
+                let metadata = spec.metadata.clone();
+                let entry = driver.offer(spec, options)?;
+                executor.announce(Offer::new(Arc::clone(&entry)));
+                Ok(Self(Passive {
+                    entry,
+                    driver: Arc::clone(driver),
+                    executor: Arc::clone(executor),
+                    metadata,
+                }))
+            }
+
+            /// What the peer needs to reach the memory. It is a capability: whoever has it can, so carry it
+            /// over a channel that both sides trust.
+            pub fn metadata(&self) -> &RdmaMetadata {
+                self.0.metadata()
+            }
+        }
+    };
+}
+
+passive!(ReadableOperation);
+passive!(WritableOperation);

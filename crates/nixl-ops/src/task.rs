@@ -1,0 +1,119 @@
+//! A transfer in flight, shared between the one who awaits it and the driver.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use nixl_descriptor::LeaseSet;
+
+use crate::operation::Completion;
+use crate::sync::Mutex;
+use crate::{CompletionCell, Execution, OperationError, OperationStatus};
+
+pub(crate) type Outcome = Result<Completion, OperationError>;
+
+/// A deadline, and the time that was given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    pub(crate) at: Duration,
+    pub(crate) after: Duration,
+}
+
+impl Deadline {
+    pub(crate) fn starting(now: Duration, after: Option<Duration>) -> Option<Self> {
+        after.map(|after| Self { at: now.saturating_add(after), after })
+    }
+}
+
+/// Everything that must stay alive while an engine works. The execution drops before the leases: nothing
+/// can reach the memory before the engine's request is gone.
+pub(crate) struct Task {
+    pub(crate) execution: Box<dyn Execution>,
+    pub(crate) leases: LeaseSet,
+    pub(crate) bytes: u64,
+    pub(crate) begun: Duration,
+    pub(crate) deadline: Option<Deadline>,
+    /// Set once nobody wants the result: when to give up on the engine.
+    pub(crate) drain_by: Option<Duration>,
+}
+
+/// Who may poll a task: whoever gets the lock.
+pub(crate) struct Slot {
+    pub(crate) cell: Arc<CompletionCell<Outcome>>,
+    task: Mutex<Option<Task>>,
+}
+
+/// What polling a slot found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum SlotState {
+    /// Somebody else polls it at this moment.
+    Busy,
+    /// The engine still works.
+    Pending,
+    /// Ended by this poll.
+    Ended,
+    /// Had ended before.
+    Gone,
+}
+
+impl Slot {
+    pub(crate) fn new(task: Task) -> Self {
+        let cell = CompletionCell::new();
+        cell.advance(OperationStatus::Initialized);
+        cell.advance(OperationStatus::InProgress);
+        Self { cell: Arc::new(cell), task: Mutex::new(Some(task)) }
+    }
+
+    /// Moves the task on, and applies its deadline or the drain deadline of an abandoned one.
+    pub(crate) fn poll(&self, now: impl Fn() -> Duration, drain: Duration) -> SlotState {
+        let Ok(mut guard) = self.task.try_lock() else { return SlotState::Busy };
+        let Some(task) = guard.as_mut() else { return SlotState::Gone };
+        if let Poll::Ready(result) = task.execution.poll() {
+            let mut report = task.execution.report();
+            report.elapsed = now().saturating_sub(task.begun);
+            let bytes = task.bytes;
+            // The lease goes before the waiter wakes, so that it finds its memory free.
+            *guard = None;
+            drop(guard);
+            match result {
+                Ok(()) => {
+                    let completion = Completion::new(bytes, report.elapsed, Some(report));
+                    self.cell.finish_quiet(OperationStatus::Complete, Ok(completion))
+                }
+                Err(error) => self.cell.finish_quiet(OperationStatus::Errored, Err(error.into())),
+            };
+            return SlotState::Ended;
+        }
+        let now = now();
+        if let Some(deadline) = task.deadline
+            && now >= deadline.at
+        {
+            task.deadline = None;
+            let timed_out = OperationError::TimedOut { after: deadline.after };
+            self.cell.finish(OperationStatus::Errored, Err(timed_out));
+        }
+        if !self.cell.status().is_terminal() {
+            return SlotState::Pending;
+        }
+        if task.execution.abandon() {
+            *guard = None;
+            drop(guard);
+            self.cell.set_quiet();
+            return SlotState::Ended;
+        }
+        let drain_by = *task.drain_by.get_or_insert(now.saturating_add(drain));
+        if now < drain_by {
+            return SlotState::Pending;
+        }
+        if let Some(task) = guard.take() {
+            tracing::error!(
+                bytes = task.bytes,
+                "the engine did not become quiet; its memory is leaked"
+            );
+            task.leases.leak();
+        }
+        drop(guard);
+        self.cell.set_leaked();
+        SlotState::Ended
+    }
+}

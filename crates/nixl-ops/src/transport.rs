@@ -1,0 +1,170 @@
+//! What an engine must offer: registration, peers, transfers and notifications.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use nixl_descriptor::{Descriptor, Registrar, Registration};
+use nixl_metadata::{NotificationKey, OperationKind, SerializedDescriptor};
+
+use crate::TransportError;
+
+/// A peer's agent name. It carries the peer's incarnation where the peer has one: a restarted peer is a
+/// new peer.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PeerId(Arc<str>);
+
+impl PeerId {
+    /// The peer of this agent name.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// The agent name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An engine that moves bytes between memories of two agents and tells the other side.
+///
+/// # Contract
+///
+/// * The calls marked *blocking* may take milliseconds to seconds. They are made one at a time, on a
+///   thread of the connection's own. All others return within microseconds, whoever calls.
+/// * Arguments are validated by the caller: descriptor lists pair in count and size, ranges lie inside
+///   regions that the given registrations cover. What only the engine can know (is this peer connected, has
+///   it registered that range) the engine checks *before* it touches a byte.
+/// * No input makes it panic, abort or hang.
+pub trait Transport: Send + Sync + fmt::Debug + 'static {
+    /// The engine's name for reports, for instance `nixl/UCX`.
+    fn name(&self) -> &str;
+
+    /// The name under which peers know this agent.
+    fn agent_name(&self) -> &str;
+
+    /// Registers memory with this engine.
+    fn registrar(&self) -> Arc<dyn Registrar>;
+
+    /// *Blocking.* What a peer needs to reach the memory registered now.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Engine`] if the engine cannot export it.
+    fn local_metadata(&self) -> Result<Bytes, TransportError>;
+
+    /// *Blocking.* Makes a peer reachable, or brings what is known of it up to date.
+    ///
+    /// # Errors
+    ///
+    /// [`BadMetadata`](TransportError::BadMetadata), [`OwnIdentity`](TransportError::OwnIdentity),
+    /// [`IdentityConflict`](TransportError::IdentityConflict), [`PeerBusy`](TransportError::PeerBusy), or the
+    /// engine's own failure. A peer that was connected before stays usable after an error.
+    fn connect(&self, metadata: &[u8]) -> Result<Connected, TransportError>;
+
+    /// *Blocking.* Forgets a peer. Unknown peers are ignored.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerBusy`](TransportError::PeerBusy) while transfers with it are in flight.
+    fn disconnect(&self, peer: &PeerId) -> Result<(), TransportError>;
+
+    /// Prepares a transfer; nothing moves before its first [`poll`](Transfer::poll).
+    ///
+    /// # Errors
+    ///
+    /// [`UnknownPeer`](TransportError::UnknownPeer), [`NotRegistered`](TransportError::NotRegistered).
+    fn prepare(&self, spec: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError>;
+
+    /// Takes the notifications that have arrived and hands each to `sink` with its sender's agent name.
+    /// Payloads are a peer's bytes: any length, any content.
+    ///
+    /// # Errors
+    ///
+    /// The engine's failure; what was taken before it has been handed out.
+    fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError>;
+}
+
+/// What [`Transport::connect`] came to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Connected {
+    /// The peer.
+    pub peer: PeerId,
+    /// What was loaded for this peer before is void: descriptors that only the earlier metadata covers need
+    /// that metadata to be loaded again.
+    pub superseded: bool,
+}
+
+impl Connected {
+    /// `peer` is reachable, and everything loaded for it before still counts.
+    pub fn to(peer: PeerId) -> Self {
+        Self { peer, superseded: false }
+    }
+
+    /// Notes that what was loaded before is void.
+    #[must_use]
+    pub fn superseding(mut self) -> Self {
+        self.superseded = true;
+        self
+    }
+}
+
+/// What to move. `local` and `remote` pair up one to one, each pair of equal length.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct TransferSpec<'a> {
+    /// `Read` moves remote to local, `Write` local to remote.
+    pub kind: OperationKind,
+    /// The peer that owns the remote side.
+    pub peer: &'a PeerId,
+    /// Local memory.
+    pub local: &'a [Descriptor],
+    /// The peer's memory: numbers that mean something to the peer only.
+    pub remote: &'a [SerializedDescriptor],
+    /// Sent to the peer once the bytes are in place.
+    pub notification: &'a NotificationKey,
+    /// Keep the local memory registered; the transfer holds them until it ends.
+    pub registrations: Vec<Registration>,
+}
+
+impl<'a> TransferSpec<'a> {
+    /// A transfer between `local` and the memory that `remote` names at `peer`.
+    pub fn new(
+        kind: OperationKind,
+        peer: &'a PeerId,
+        local: &'a [Descriptor],
+        remote: &'a [SerializedDescriptor],
+        notification: &'a NotificationKey,
+        registrations: Vec<Registration>,
+    ) -> Self {
+        Self { kind, peer, local, remote, notification, registrations }
+    }
+}
+
+/// One transfer of an engine.
+///
+/// Dropping it while [`in_flight`](Self::in_flight) leaks the engine's request and the registrations, never
+/// releases them: the engine may still write.
+pub trait Transfer: Send {
+    /// Posts the transfer at the first call, afterwards asks how it stands. Engines that send the
+    /// completion notification from here do so: a posted transfer must be polled until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// How the transfer failed. After `Ready` it must not be polled again.
+    fn poll(&mut self) -> Poll<Result<(), TransportError>>;
+
+    /// Whether the engine may touch the memory now.
+    fn in_flight(&self) -> bool;
+
+    /// Descriptor pairs handed to the engine, after neighbours were merged.
+    fn descriptors(&self) -> usize;
+}
