@@ -42,21 +42,15 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
         "help" | "--help" | "-h" => Command::Help,
         // The benchmark explains its own flags.
         "bench" => Command::Bench { args: rest },
-        PROBE => Command::Probe {
-            paths: rest.into_iter().map(PathBuf::from).collect(),
-        },
+        PROBE => Command::Probe { paths: rest.into_iter().map(PathBuf::from).collect() },
         "setup" | "doctor" | "test" | "ci" if asks_for_help(&rest) => Command::Help,
-        "setup" => Command::Setup {
-            interop: flag("setup", "--interop", &rest)?,
-        },
-        "doctor" => Command::Doctor {
-            json: flag("doctor", "--json", &rest)?,
-        },
+        "setup" => Command::Setup { interop: flag("setup", "--interop", &rest)? },
+        "doctor" => Command::Doctor { json: flag("doctor", "--json", &rest)? },
         "test" => match rest.split_first() {
             None => Command::Test { cargo_args: rest },
-            Some((dashes, cargo_args)) if dashes == "--" => Command::Test {
-                cargo_args: cargo_args.to_vec(),
-            },
+            Some((dashes, cargo_args)) if dashes == "--" => {
+                Command::Test { cargo_args: cargo_args.to_vec() }
+            }
             Some((other, _)) => bail!(
                 "`test` takes arguments for `cargo test` after `--`, found `{}`",
                 other.display()
@@ -71,17 +65,13 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
 }
 
 fn asks_for_help(args: &[OsString]) -> bool {
-    args.first()
-        .is_some_and(|arg| arg == "--help" || arg == "-h")
+    args.first().is_some_and(|arg| arg == "--help" || arg == "-h")
 }
 
 /// Whether the only flag that `command` knows was given.
 fn flag(command: &str, known: &str, args: &[OsString]) -> Result<bool> {
     if let Some(other) = args.iter().find(|arg| *arg != known) {
-        bail!(
-            "`{command}` knows only `{known}`, found `{}`",
-            other.display()
-        );
+        bail!("`{command}` knows only `{known}`, found `{}`", other.display());
     }
     Ok(!args.is_empty())
 }
@@ -116,17 +106,13 @@ mod tests {
         assert_eq!(
             parsed("bench --quick --help --json x.json").unwrap(),
             Command::Bench {
-                args: ["--quick", "--help", "--json", "x.json"]
-                    .map(OsString::from)
-                    .to_vec()
+                args: ["--quick", "--help", "--json", "x.json"].map(OsString::from).to_vec()
             }
         );
         assert_eq!(
             parsed("test -- -p nixl-ops -- --nocapture").unwrap(),
             Command::Test {
-                cargo_args: ["-p", "nixl-ops", "--", "--nocapture"]
-                    .map(OsString::from)
-                    .to_vec()
+                cargo_args: ["-p", "nixl-ops", "--", "--nocapture"].map(OsString::from).to_vec()
             }
         );
     }
@@ -142,10 +128,7 @@ mod tests {
             ("ci now", "now"),
         ] {
             let message = parsed(line).unwrap_err().to_string();
-            assert!(
-                message.contains(&format!("`{word}`")),
-                "{line:?}: {message}"
-            );
+            assert!(message.contains(&format!("`{word}`")), "{line:?}: {message}");
         }
     }
 }

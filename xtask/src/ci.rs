@@ -26,14 +26,7 @@ const FORMAT: Step = Step {
 const AFTER_SETUP: [Step; 4] = [
     Step {
         name: "lints",
-        args: &[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ],
+        args: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
         env: None,
         advice: "fix what clippy says; `cargo clippy --fix --workspace --all-targets` does \
                  some of it (if it is missing: `rustup component add clippy`)",
@@ -80,9 +73,6 @@ fn timed(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
     let start = Instant::now();
     let result = run();
     let verdict = if result.is_ok() { "passed" } else { "FAILED" };
-    println!(
-        "== {name}: {verdict} in {:.0} s",
-        start.elapsed().as_secs_f64()
-    );
+    println!("== {name}: {verdict} in {:.0} s", start.elapsed().as_secs_f64());
     result
 }

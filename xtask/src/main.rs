@@ -1,9 +1,5 @@
 //! Set-up, tests, benchmark and checks of this workspace: `cargo xtask help`.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command-line program"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
 mod args;
 mod bench;

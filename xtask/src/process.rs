@@ -8,25 +8,21 @@ use anyhow::{Context as _, Result, bail};
 pub(crate) fn display(command: &Command) -> String {
     let program = command.get_program().to_string_lossy();
     let name = program.rsplit('/').next().unwrap_or(&program).to_owned();
-    command
-        .get_args()
-        .map(|arg| arg.to_string_lossy())
-        .fold(name, |mut line, arg| {
-            line.push(' ');
-            if arg.contains(char::is_whitespace) {
-                line.push_str(&format!("'{arg}'"));
-            } else {
-                line.push_str(&arg);
-            }
-            line
-        })
+    command.get_args().map(|arg| arg.to_string_lossy()).fold(name, |mut line, arg| {
+        line.push(' ');
+        if arg.contains(char::is_whitespace) {
+            line.push_str(&format!("'{arg}'"));
+        } else {
+            line.push_str(&arg);
+        }
+        line
+    })
 }
 
 /// Runs the command with our standard streams; a failure names it.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start `{}`", display(command)))?;
+    let status =
+        command.status().with_context(|| format!("cannot start `{}`", display(command)))?;
     if !status.success() {
         bail!("`{}` failed: {status}", display(command));
     }
@@ -57,10 +53,7 @@ mod tests {
 
     #[test]
     fn output_of_a_missing_or_failing_command_is_none() {
-        assert_eq!(
-            output(Command::new("/bin/echo").arg("x")).as_deref(),
-            Some("x")
-        );
+        assert_eq!(output(Command::new("/bin/echo").arg("x")).as_deref(), Some("x"));
         assert_eq!(output(&mut Command::new("/nonexistent/tool")), None);
         assert_eq!(output(Command::new("/bin/sh").args(["-c", "exit 1"])), None);
     }

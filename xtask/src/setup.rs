@@ -12,7 +12,7 @@ mod store;
 pub(crate) mod gxx;
 pub(crate) mod locate;
 
-pub(crate) use libclang::{Libclang, find as find_libclang};
+pub(crate) use libclang::find as find_libclang;
 pub(crate) use pip::Pip;
 
 use anyhow::Result;

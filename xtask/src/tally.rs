@@ -16,9 +16,8 @@ impl Tally {
     /// Takes note of a line if it is a test program's summary:
     /// `test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; …`.
     pub(crate) fn add_output(&mut self, line: &str) {
-        let Some((_, counts)) = line
-            .strip_prefix("test result: ")
-            .and_then(|rest| rest.split_once(". "))
+        let Some((_, counts)) =
+            line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
         else {
             return;
         };
@@ -39,14 +38,10 @@ impl Tally {
     /// Takes note of the log that tests append to: lines `SKIPPED(reason): name`.
     pub(crate) fn add_skips(&mut self, log: &str) {
         for line in log.lines() {
-            if let Some((reason, name)) = line
-                .strip_prefix("SKIPPED(")
-                .and_then(|rest| rest.split_once("): "))
+            if let Some((reason, name)) =
+                line.strip_prefix("SKIPPED(").and_then(|rest| rest.split_once("): "))
             {
-                self.skipped
-                    .entry(reason.to_owned())
-                    .or_default()
-                    .insert(name.to_owned());
+                self.skipped.entry(reason.to_owned()).or_default().insert(name.to_owned());
             }
         }
     }

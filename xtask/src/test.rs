@@ -62,10 +62,8 @@ fn loom(workspace: &Workspace) -> Command {
 /// Runs the command, passes its output on as it comes and counts; says whether it succeeded.
 fn counted(command: &mut Command, tally: &mut Tally) -> Result<bool> {
     let name = process::display(command);
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start `{name}`"))?;
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{name}`"))?;
     if let Some(stdout) = child.stdout.take() {
         let mut stdout = BufReader::new(stdout);
         let mut line = Vec::new();

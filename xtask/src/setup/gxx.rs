@@ -15,10 +15,7 @@ pub(crate) fn version() -> Result<String> {
         "g++ is missing and nixl-sys needs it: install it \
          (apt install g++, dnf install gcc-c++, zypper install gcc-c++)",
     )?;
-    let major = version
-        .split('.')
-        .next()
-        .and_then(|major| major.parse().ok());
+    let major = version.split('.').next().and_then(|major| major.parse().ok());
     ensure!(
         major.is_some_and(|major: u32| major >= OLDEST),
         "g++ {version} is too old: nixl-sys needs C++20, that is g++ {OLDEST} or newer"

@@ -34,12 +34,7 @@ pub(super) fn provide(store: &Store) -> Result<String> {
         let pip = Pip::find()?;
         eprintln!("installing {PEER} and NIXL's Python binding");
         pip.install(dir, WITH_DEPENDENCIES)?;
-        pip.install(
-            dir,
-            ["--no-deps", PEER]
-                .into_iter()
-                .chain(nixl.iter().map(String::as_str)),
-        )?;
+        pip.install(dir, ["--no-deps", PEER].into_iter().chain(nixl.iter().map(String::as_str)))?;
         symlink(TORCH, dir.join("torch"))?;
         check(dir)
     })?;

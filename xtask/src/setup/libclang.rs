@@ -1,9 +1,8 @@
 //! libclang, which bindgen loads when nixl-sys is built: the system's, else the one of its wheel.
 //!
 //! `.cargo/config.toml` names `target/nixl/libclang` in two variables. `LIBCLANG_PATH` is where the
-//! library is. The system's finds its own headers (`stddef.h` and the like) beside itself; the
-//! wheel's has none. So with the wheel comes `CLANG_PATH`, the compiler that bindgen asks for the folders of
-//! headers: a script that asks g++.
+//! library is. `CLANG_PATH` is the compiler that bindgen asks where headers such as `stddef.h` are: a
+//! script that asks g++, since a libclang without a clang often comes without them.
 
 use std::env;
 use std::env::consts::ARCH;
@@ -22,14 +21,6 @@ const VERSION: &str = "18.1.1";
 /// Bindgen runs `clang -E -v` and reads English.
 const CLANG: &str = "#!/bin/sh\nLC_ALL=C exec g++ \"$@\"\n";
 
-/// A libclang with its headers.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Libclang {
-    pub(crate) library: PathBuf,
-    /// The folder that has `<version>/include/stddef.h`.
-    headers: PathBuf,
-}
-
 /// Says which libclang there is.
 pub(super) fn provide(store: &Store) -> Result<String> {
     const NAME: &str = "libclang";
@@ -37,26 +28,29 @@ pub(super) fn provide(store: &Store) -> Result<String> {
     if let Some(path) = chosen_by_user(&ours) {
         return Ok(format!("{} (by LIBCLANG_PATH)", path.display()));
     }
-    match find() {
-        Some(system) => {
-            let component = Component {
-                name: NAME,
-                stamp: &format!("{} {}", system.library.display(), system.headers.display()),
-                files: &["lib/libclang.so", "lib/clang"],
-            };
-            store.provide(&component, |dir| link_system(dir, &system))?;
-            Ok(system.library.display().to_string())
+    let system = find();
+    let component = Component {
+        name: NAME,
+        stamp: &match &system {
+            Some(library) => library.display().to_string(),
+            None => format!("libclang=={VERSION}"),
+        },
+        files: &["lib/libclang.so", "bin/clang"],
+    };
+    store.provide(&component, |dir| {
+        fs::create_dir(dir.join("lib"))?;
+        let library = dir.join("lib/libclang.so");
+        match &system {
+            Some(system) => symlink(system, library)?,
+            None => install(dir, &library)?,
         }
-        None => {
-            let component = Component {
-                name: NAME,
-                stamp: &format!("libclang=={VERSION}"),
-                files: &["lib/libclang.so", "bin/clang"],
-            };
-            store.provide(&component, install)?;
-            Ok(ours.join("libclang.so").display().to_string())
-        }
-    }
+        fs::create_dir(dir.join("bin"))?;
+        let clang = dir.join("bin/clang");
+        fs::write(&clang, CLANG)?;
+        Ok(fs::set_permissions(&clang, Permissions::from_mode(0o755))?)
+    })?;
+    let library = system.unwrap_or_else(|| ours.join("libclang.so"));
+    Ok(library.display().to_string())
 }
 
 /// `LIBCLANG_PATH` unless it is what `.cargo/config.toml` sets.
@@ -67,33 +61,18 @@ fn chosen_by_user(ours: &Path) -> Option<PathBuf> {
         .filter(|path| path != ours)
 }
 
-fn link_system(dir: &Path, system: &Libclang) -> Result<()> {
-    let lib = dir.join("lib");
-    fs::create_dir(&lib)?;
-    symlink(&system.library, lib.join("libclang.so"))?;
-    Ok(symlink(&system.headers, lib.join("clang"))?)
-}
-
-fn install(dir: &Path) -> Result<()> {
+fn install(dir: &Path, library: &Path) -> Result<()> {
     let pip = Pip::find()?;
     eprintln!("installing libclang=={VERSION}");
     let wheel = dir.join("wheel");
     pip.install(&wheel, ["--no-deps", &format!("libclang=={VERSION}")])?;
-    fs::create_dir(dir.join("lib"))?;
-    fs::rename(
-        wheel.join("clang/native/libclang.so"),
-        dir.join("lib/libclang.so"),
-    )
-    .context("the wheel has no clang/native/libclang.so; see xtask/src/setup/libclang.rs")?;
-    fs::create_dir(dir.join("bin"))?;
-    let clang = dir.join("bin/clang");
-    fs::write(&clang, CLANG)?;
-    fs::set_permissions(&clang, Permissions::from_mode(0o755))?;
+    fs::rename(wheel.join("clang/native/libclang.so"), library)
+        .context("the wheel has no clang/native/libclang.so; see xtask/src/setup/libclang.rs")?;
     Ok(fs::remove_dir_all(wheel)?)
 }
 
-/// The system's libclang; one without its headers does not count.
-pub(crate) fn find() -> Option<Libclang> {
+/// The system's libclang.
+pub(crate) fn find() -> Option<PathBuf> {
     let by_config = process::output(Command::new("llvm-config").arg("--libdir"));
     let mut folders: Vec<PathBuf> = by_config.into_iter().map(PathBuf::from).collect();
     folders.extend(versioned("/usr/lib", "llvm-"));
@@ -120,44 +99,31 @@ fn versioned(parent: &str, prefix: &str) -> Vec<PathBuf> {
         })
         .collect();
     found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
-    found
-        .into_iter()
-        .flat_map(|(_, path)| [path.join("lib"), path.join("lib64")])
-        .collect()
+    found.into_iter().flat_map(|(_, path)| [path.join("lib"), path.join("lib64")]).collect()
 }
 
-fn in_folder(folder: &Path) -> Option<Libclang> {
+fn in_folder(folder: &Path) -> Option<PathBuf> {
     let mut libraries: Vec<PathBuf> = fs::read_dir(folder)
         .ok()?
         .flatten()
         .filter(|entry| entry.file_name().to_str().is_some_and(is_libclang))
         .map(|entry| entry.path())
+        // Not a link that dangles.
+        .filter(|library| library.is_file())
         .collect();
     libraries.sort();
-    let library = libraries.into_iter().find(|library| library.is_file())?;
-    let headers = [folder.join("clang"), folder.join("../lib/clang")]
-        .into_iter()
-        .find(|headers| has_headers(headers))?;
-    Some(Libclang { library, headers })
+    libraries.pop()
 }
 
 /// `libclang.so`, `libclang.so.18`, `libclang-18.so.1`; not `libclang-cpp.so.18`.
 fn is_libclang(name: &str) -> bool {
-    name.strip_prefix("libclang")
-        .and_then(|rest| rest.split_once(".so"))
-        .is_some_and(|(version, suffix)| {
+    name.strip_prefix("libclang").and_then(|rest| rest.split_once(".so")).is_some_and(
+        |(version, suffix)| {
             let number = |text: &str| text.split('.').all(|part| part.parse::<u32>().is_ok());
             (version.is_empty() || version.strip_prefix('-').is_some_and(number))
                 && (suffix.is_empty() || suffix.strip_prefix('.').is_some_and(number))
-        })
-}
-
-fn has_headers(dir: &Path) -> bool {
-    fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .any(|version| version.path().join("include/stddef.h").is_file())
+        },
+    )
 }
 
 #[cfg(test)]
@@ -166,42 +132,23 @@ mod tests {
 
     #[test]
     fn knows_libclang_by_its_names() {
-        for name in [
-            "libclang.so",
-            "libclang.so.1",
-            "libclang-14.so.1",
-            "libclang.so.18.1.8",
-        ] {
+        for name in ["libclang.so", "libclang.so.1", "libclang-14.so.1", "libclang.so.18.1.8"] {
             assert!(is_libclang(name), "{name}");
         }
-        for name in [
-            "libclang-cpp.so.14",
-            "libclang.a",
-            "libclangd.so",
-            "libclang.so.gz",
-            "clang",
-        ] {
+        for name in ["libclang-cpp.so.14", "libclang.a", "libclangd.so", "libclang.so.gz", "clang"]
+        {
             assert!(!is_libclang(name), "{name}");
         }
     }
 
     #[test]
-    fn a_libclang_without_headers_does_not_count() {
+    fn a_dangling_link_does_not_count() {
         let dir = tempfile::tempdir().unwrap();
-        let lib = dir.path().join("lib");
-        fs::create_dir(&lib).unwrap();
-        fs::write(lib.join("libclang-14.so.1"), "").unwrap();
-        assert_eq!(in_folder(&lib), None);
-        fs::create_dir_all(lib.join("clang/14.0.6/include")).unwrap();
-        assert_eq!(in_folder(&lib), None);
-        fs::write(lib.join("clang/14.0.6/include/stddef.h"), "").unwrap();
-        assert_eq!(
-            in_folder(&lib),
-            Some(Libclang {
-                library: lib.join("libclang-14.so.1"),
-                headers: lib.join("clang"),
-            })
-        );
+        let library = dir.path().join("libclang.so");
+        symlink(dir.path().join("libclang-14.so.1"), &library).unwrap();
+        assert_eq!(in_folder(dir.path()), None);
+        fs::write(dir.path().join("libclang-14.so.1"), "").unwrap();
+        assert_eq!(in_folder(dir.path()), Some(library));
     }
 
     #[test]

@@ -54,31 +54,16 @@ pub(crate) fn installed() -> Result<Option<Found>> {
                 folders = folders().join(", "),
             );
         };
-        return Ok(Some(Found {
-            library,
-            by: By::Prefix,
-        }));
+        return Ok(Some(Found { library, by: By::Prefix }));
     }
-    let usual = below(Path::new(USUAL_PREFIX)).map(|library| Found {
-        library,
-        by: By::UsualPlace,
-    });
-    Ok(usual.or_else(|| {
-        Some(Found {
-            library: by_loader()?,
-            by: By::Loader,
-        })
-    }))
+    let usual = below(Path::new(USUAL_PREFIX)).map(|library| Found { library, by: By::UsualPlace });
+    Ok(usual.or_else(|| Some(Found { library: by_loader()?, by: By::Loader })))
 }
 
 /// The NIXL that programs of this workspace will use, if any.
 pub(crate) fn in_use(store: &Path) -> Result<Option<Found>> {
-    Ok(installed()?.or_else(|| {
-        Some(Found {
-            library: below(&store.join("runtime"))?,
-            by: By::Setup,
-        })
-    }))
+    Ok(installed()?
+        .or_else(|| Some(Found { library: below(&store.join("runtime"))?, by: By::Setup })))
 }
 
 /// The library below an installation's prefix, or below the folder of an unpacked wheel.
@@ -147,14 +132,8 @@ mod tests {
         let cache = "2 libs found in cache `/etc/ld.so.cache'\n\
                      \tlibnixl_capi.so.1 (libc6,x86-64) => /opt/old/libnixl_capi.so.1\n\
                      \tlibnixl_capi.so (libc6,x86-64) => /opt/nixl/lib/libnixl_capi.so\n";
-        assert_eq!(
-            in_loader_cache(cache),
-            Some(PathBuf::from("/opt/nixl/lib/libnixl_capi.so"))
-        );
-        assert_eq!(
-            in_loader_cache("\tlibc.so.6 (libc6) => /lib/libc.so.6\n"),
-            None
-        );
+        assert_eq!(in_loader_cache(cache), Some(PathBuf::from("/opt/nixl/lib/libnixl_capi.so")));
+        assert_eq!(in_loader_cache("\tlibc.so.6 (libc6) => /lib/libc.so.6\n"), None);
         assert_eq!(in_loader_cache(""), None);
     }
 }

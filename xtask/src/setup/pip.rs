@@ -42,22 +42,16 @@ impl Pip {
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Result<()> {
         let mut pip = Command::new(PYTHON);
-        pip.args([
-            "-m",
-            "pip",
-            "install",
-            "--only-binary=:all:",
-            "--no-compile",
-        ])
-        .args(["--disable-pip-version-check", "--no-input", "--target"])
-        .arg(target)
-        .args(args)
-        // Settings that pip refuses together with `--target`.
-        .env("PIP_USER", "0")
-        .env("PIP_REQUIRE_VIRTUALENV", "0")
-        .env("PIP_ROOT_USER_ACTION", "ignore")
-        // Its progress is not what our caller's stdout is for.
-        .stdout(io::stderr().as_fd().try_clone_to_owned()?);
+        pip.args(["-m", "pip", "install", "--only-binary=:all:", "--no-compile"])
+            .args(["--disable-pip-version-check", "--no-input", "--target"])
+            .arg(target)
+            .args(args)
+            // Settings that pip refuses together with `--target`.
+            .env("PIP_USER", "0")
+            .env("PIP_REQUIRE_VIRTUALENV", "0")
+            .env("PIP_ROOT_USER_ACTION", "ignore")
+            // Its progress is not what our caller's stdout is for.
+            .stdout(io::stderr().as_fd().try_clone_to_owned()?);
         process::run(&mut pip).context(
             "pip could not install (its message is above): check the network, the proxy and \
              `python3 -m pip config list`, then run this again",

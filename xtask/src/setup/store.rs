@@ -42,17 +42,13 @@ impl Store {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 eprintln!("waiting for another set-up of this checkout to end");
-                lock.lock()
-                    .with_context(|| format!("cannot lock {}", path.display()))?;
+                lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
             }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }
         }
-        let store = Self {
-            dir: dir.to_owned(),
-            _lock: lock,
-        };
+        let store = Self { dir: dir.to_owned(), _lock: lock };
         store.sweep()?;
         Ok(store)
     }
@@ -101,10 +97,7 @@ impl Store {
     fn sweep(&self) -> Result<()> {
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == PARTIAL || extension == OLD)
-            {
+            if path.extension().is_some_and(|extension| extension == PARTIAL || extension == OLD) {
                 remove(&path)?;
             }
         }
@@ -146,11 +139,8 @@ fn remove(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    const COMPONENT: Component<'_> = Component {
-        name: "tool",
-        stamp: "tool 1",
-        files: &["lib/tool.so"],
-    };
+    const COMPONENT: Component<'_> =
+        Component { name: "tool", stamp: "tool 1", files: &["lib/tool.so"] };
 
     fn fill(dir: &Path) -> Result<()> {
         fs::create_dir(dir.join("lib"))?;
@@ -173,9 +163,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let path = store.provide(&COMPONENT, fill).unwrap();
         assert!(path.join("lib/tool.so").exists());
-        store
-            .provide(&COMPONENT, |_| panic!("filled twice"))
-            .unwrap();
+        store.provide(&COMPONENT, |_| panic!("filled twice")).unwrap();
         assert_eq!(entries(dir.path()), [".lock", "tool"]);
     }
 
@@ -185,10 +173,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let path = store.provide(&COMPONENT, fill).unwrap();
         fs::write(path.join("leftover"), "").unwrap();
-        let newer = Component {
-            stamp: "tool 2",
-            ..COMPONENT
-        };
+        let newer = Component { stamp: "tool 2", ..COMPONENT };
         store.provide(&newer, fill).unwrap();
         assert!(!path.join("leftover").exists());
         fs::remove_file(path.join("lib/tool.so")).unwrap();
@@ -201,13 +186,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.provide(&COMPONENT, fill).unwrap();
-        let newer = Component {
-            stamp: "tool 2",
-            ..COMPONENT
-        };
-        let error = store
-            .provide(&newer, |_| anyhow::bail!("no network"))
-            .unwrap_err();
+        let newer = Component { stamp: "tool 2", ..COMPONENT };
+        let error = store.provide(&newer, |_| anyhow::bail!("no network")).unwrap_err();
         assert_eq!(error.to_string(), "no network");
         let error = store.provide(&newer, |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains("lib/tool.so"), "{error}");
