@@ -13,10 +13,7 @@ use crate::registration::{RegisterError, Registrar, Registration};
 
 /// How much a [`RegistrationCache`] may keep registered that nobody uses at the moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "a plain configuration value that callers write out"
-)]
+#[expect(clippy::exhaustive_structs, reason = "a plain configuration value that callers write out")]
 pub struct CacheLimits {
     /// Number of regions. Zero turns the cache off.
     pub entries: usize,
@@ -27,10 +24,7 @@ pub struct CacheLimits {
 /// 1024 regions of any size.
 impl Default for CacheLimits {
     fn default() -> Self {
-        Self {
-            entries: 1024,
-            bytes: u64::MAX,
-        }
+        Self { entries: 1024, bytes: u64::MAX }
     }
 }
 
@@ -63,9 +57,7 @@ impl RegistrationCache {
     /// A cache in front of `registrar`.
     #[must_use]
     pub fn new(registrar: Arc<dyn Registrar>, limits: CacheLimits) -> Self {
-        Self {
-            shared: Arc::new(Shared::new(registrar, limits)),
-        }
+        Self { shared: Arc::new(Shared::new(registrar, limits)) }
     }
 
     /// The region's registration, if it is cached. Never blocks on the engine and does not allocate.
@@ -284,10 +276,7 @@ impl Attached {
         for slot in lock(&self.slots).iter() {
             let mut current = lock(&slot.current);
             // Nobody but the holder of this lock can make more handles of a sole one.
-            if current
-                .as_ref()
-                .is_some_and(|registration| !registration.is_sole())
-            {
+            if current.as_ref().is_some_and(|registration| !registration.is_sole()) {
                 return Err(ReclaimError::Registered);
             }
             let registration = current.take();

@@ -7,10 +7,7 @@ use crate::region::RegionId;
 
 /// A range of some device's memory, as numbers: it owns nothing and may be a peer's.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "it is these three numbers and will stay so"
-)]
+#[expect(clippy::exhaustive_structs, reason = "it is these three numbers and will stay so")]
 pub struct Span {
     /// Address of the first byte.
     pub address: u64,
@@ -80,21 +77,14 @@ pub fn coalesce_pairs(
     remote_may_merge: impl Fn(&Span, &Span) -> bool,
 ) -> Result<Vec<(Span, Span)>, PairError> {
     if local.len() != remote.len() {
-        return Err(PairError::Count {
-            local: local.len(),
-            remote: remote.len(),
-        });
+        return Err(PairError::Count { local: local.len(), remote: remote.len() });
     }
     let mut merged: Vec<(Span, Span)> = Vec::with_capacity(local.len());
     let mut last_region: Option<RegionId> = None;
     for (index, (descriptor, &there)) in local.iter().zip(remote).enumerate() {
         let here = Span::from(descriptor);
         if here.len != there.len {
-            return Err(PairError::Length {
-                index,
-                local: here.len,
-                remote: there.len,
-            });
+            return Err(PairError::Length { index, local: here.len, remote: there.len });
         }
         let region = descriptor.region().id();
         let same_region = last_region.replace(region) == Some(region);

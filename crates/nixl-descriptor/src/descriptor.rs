@@ -75,14 +75,8 @@ impl Descriptor {
             return Err(DescriptorError::ZeroLength { start, end });
         }
         // `end <= within.len()`, so neither sum passes `within.end`.
-        let extent = Extent {
-            start: within.start + start,
-            end: within.start + end,
-        };
-        Ok(Self {
-            region: region.clone(),
-            extent,
-        })
+        let extent = Extent { start: within.start + start, end: within.start + end };
+        Ok(Self { region: region.clone(), extent })
     }
 
     pub(crate) fn extent(&self) -> Extent {

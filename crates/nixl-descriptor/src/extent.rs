@@ -27,10 +27,7 @@ pub(crate) struct ExtentSet {
 
 impl ExtentSet {
     pub(crate) fn single(extent: Extent) -> Self {
-        Self {
-            bounds: extent,
-            parts: None,
-        }
+        Self { bounds: extent, parts: None }
     }
 
     /// The union of extents given in ascending order, at least one. Those that touch or overlap become one.
@@ -51,10 +48,7 @@ impl ExtentSet {
         }
         parts.push(last);
         Self {
-            bounds: Extent {
-                start: first.start,
-                end: last.end,
-            },
+            bounds: Extent { start: first.start, end: last.end },
             parts: Some(parts.into_boxed_slice()),
         }
     }
@@ -77,15 +71,11 @@ impl ExtentSet {
         small.iter().any(|&part| {
             // Skip what ends before this part; what remains is all the following parts can meet.
             large = &large[large.partition_point(|candidate| candidate.end <= part.start)..];
-            large
-                .first()
-                .is_some_and(|candidate| candidate.overlaps(part))
+            large.first().is_some_and(|candidate| candidate.overlaps(part))
         })
     }
 
     fn parts(&self) -> &[Extent] {
-        self.parts
-            .as_deref()
-            .unwrap_or(std::slice::from_ref(&self.bounds))
+        self.parts.as_deref().unwrap_or(std::slice::from_ref(&self.bounds))
     }
 }

@@ -68,7 +68,8 @@ pub enum LeaseError {
 
 /// The way to get a [`LeaseSet`].
 #[derive(Debug)]
-pub enum Leases {}
+#[non_exhaustive]
+pub struct Leases;
 
 impl Leases {
     /// Leases all the descriptors, or none.
@@ -80,10 +81,7 @@ impl Leases {
     /// [`LeaseError`]: the list is empty; for [`LeaseMode::Write`], a region is read-only or two descriptors of the
     /// list share bytes; another operation's lease conflicts.
     pub fn acquire(descriptors: &[Descriptor], mode: LeaseMode) -> Result<LeaseSet, LeaseError> {
-        let mut set = LeaseSet {
-            mode,
-            parts: Vec::with_capacity(1),
-        };
+        let mut set = LeaseSet { mode, parts: Vec::with_capacity(1) };
         match descriptors {
             [] => return Err(LeaseError::Empty),
             [one] => set.add(one.region(), ExtentSet::single(one.extent()))?,
@@ -97,9 +95,7 @@ impl Leases {
                     if mode == LeaseMode::Write
                         && group.windows(2).any(|pair| pair[0].1.overlaps(pair[1].1))
                     {
-                        return Err(LeaseError::Overlap {
-                            region: region.id(),
-                        });
+                        return Err(LeaseError::Overlap { region: region.id() });
                     }
                     let rest = group[1..].iter().map(|(_, extent)| *extent);
                     // On failure, dropping `set` releases the regions before this one.
@@ -145,23 +141,13 @@ impl LeaseSet {
 
     fn add(&mut self, region: &Region, extents: ExtentSet) -> Result<(), LeaseError> {
         if self.mode == LeaseMode::Write && !region.is_writable() {
-            return Err(LeaseError::ReadOnly {
-                region: region.id(),
-            });
+            return Err(LeaseError::ReadOnly { region: region.id() });
         }
         let bytes = extents.bytes();
-        let ticket = region
-            .traffic()
-            .begin_lease(self.mode, extents)
-            .map_err(|conflict| LeaseError::Conflict {
-                region: region.id(),
-                held: conflict.held,
-            })?;
-        self.parts.push(Part {
-            region: region.clone(),
-            ticket,
-            bytes,
-        });
+        let ticket = region.traffic().begin_lease(self.mode, extents).map_err(|conflict| {
+            LeaseError::Conflict { region: region.id(), held: conflict.held }
+        })?;
+        self.parts.push(Part { region: region.clone(), ticket, bytes });
         Ok(())
     }
 }

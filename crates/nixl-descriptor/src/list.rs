@@ -49,10 +49,7 @@ impl DescriptorList {
 impl From<Descriptor> for DescriptorList {
     fn from(descriptor: Descriptor) -> Self {
         let total_bytes = descriptor.len() as u64;
-        Self {
-            descriptors: vec![descriptor],
-            total_bytes,
-        }
+        Self { descriptors: vec![descriptor], total_bytes }
     }
 }
 
@@ -72,14 +69,9 @@ impl TryFrom<Vec<Descriptor>> for DescriptorList {
         }
         let total_bytes = descriptors
             .iter()
-            .try_fold(0u64, |sum, descriptor| {
-                sum.checked_add(descriptor.len() as u64)
-            })
+            .try_fold(0u64, |sum, descriptor| sum.checked_add(descriptor.len() as u64))
             .ok_or(DescriptorError::TotalOverflow)?;
-        Ok(Self {
-            descriptors,
-            total_bytes,
-        })
+        Ok(Self { descriptors, total_bytes })
     }
 }
 

@@ -54,15 +54,7 @@ impl Memory {
             return Err(RegionError::AddressOverflow { address, len });
         }
         let registrations = AtomicUsize::new(0);
-        Ok(Self {
-            base,
-            address,
-            len,
-            device,
-            access,
-            registrations,
-            owner: Some(owner),
-        })
+        Ok(Self { base, address, len, device, access, registrations, owner: Some(owner) })
     }
 
     pub(crate) fn address(&self) -> u64 {
@@ -88,17 +80,11 @@ impl Memory {
         len: usize,
     ) -> Result<Option<Extent>, AccessError> {
         if self.device != Device::HOST {
-            return Err(AccessError::NotHost {
-                device: self.device,
-            });
+            return Err(AccessError::NotHost { device: self.device });
         }
         match offset.checked_add(len) {
             Some(end) if end <= self.len => Ok((len > 0).then_some(Extent { start: offset, end })),
-            _ => Err(AccessError::OutOfBounds {
-                offset,
-                len,
-                size: self.len,
-            }),
+            _ => Err(AccessError::OutOfBounds { offset, len, size: self.len }),
         }
     }
 

@@ -124,10 +124,7 @@ impl Region {
     }
 
     pub(crate) fn extent(&self) -> Extent {
-        Extent {
-            start: 0,
-            end: self.len(),
-        }
+        Extent { start: 0, end: self.len() }
     }
 
     pub(crate) fn is_writable(&self) -> bool {

@@ -102,9 +102,7 @@ pub struct RegionSpan {
 
 impl RegionSpan {
     fn of(region: &Region) -> Self {
-        Self {
-            memory: Arc::clone(region.memory()),
-        }
+        Self { memory: Arc::clone(region.memory()) }
     }
 
     /// Address of the first byte in its device's address space. `address() + len()` does not wrap.
@@ -172,11 +170,7 @@ impl Registration {
         match registrar.register(&span) {
             Ok(registered) => {
                 let registrar = Arc::clone(registrar);
-                Ok(Self(Arc::new(Inner {
-                    registered: Some(registered),
-                    span,
-                    registrar,
-                })))
+                Ok(Self(Arc::new(Inner { registered: Some(registered), span, registrar })))
             }
             Err(error) => {
                 span.memory.end_registration();
@@ -211,10 +205,7 @@ impl Registration {
 impl Inner {
     fn take_retired(&mut self) -> Option<Retired> {
         let registered = self.registered.take()?;
-        Some(Retired {
-            registered: Some(registered),
-            span: self.span.clone(),
-        })
+        Some(Retired { registered: Some(registered), span: self.span.clone() })
     }
 }
 

@@ -114,10 +114,7 @@ impl Traffic {
         }
         let ticket = state.next_ticket();
         state.copies.extend(uses.iter().map(|used| (ticket, *used)));
-        Ok(CopyGuard {
-            traffic: self,
-            ticket,
-        })
+        Ok(CopyGuard { traffic: self, ticket })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -127,10 +124,7 @@ impl Traffic {
 
     fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         state.waiting += 1;
-        let mut state = self
-            .copy_ended
-            .wait(state)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.copy_ended.wait(state).unwrap_or_else(PoisonError::into_inner);
         state.waiting -= 1;
         state
     }

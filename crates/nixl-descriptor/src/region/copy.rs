@@ -22,9 +22,7 @@ impl Region {
         let Some(from) = self.memory().readable(offset, target.len())? else {
             return Ok(());
         };
-        let _guard = self
-            .traffic()
-            .begin_copy(&[reads(from)], Leasing::Respect)?;
+        let _guard = self.traffic().begin_copy(&[reads(from)], Leasing::Respect)?;
         // SAFETY: `readable` checked `from`; `target` is exclusive and as long; the guard keeps writers away.
         unsafe { self.memory().read(from, target.as_mut_ptr()) };
         Ok(())
@@ -57,12 +55,8 @@ impl Region {
             return Ok(Vec::new());
         };
         let mut bytes: Vec<u8> = Vec::new();
-        bytes
-            .try_reserve_exact(len)
-            .map_err(|_| AccessError::OutOfMemory { len })?;
-        let _guard = self
-            .traffic()
-            .begin_copy(&[reads(from)], Leasing::Respect)?;
+        bytes.try_reserve_exact(len).map_err(|_| AccessError::OutOfMemory { len })?;
+        let _guard = self.traffic().begin_copy(&[reads(from)], Leasing::Respect)?;
         // SAFETY: `readable` checked `from`; the vector has room for `len` bytes; the guard keeps writers away.
         unsafe { self.memory().read(from, bytes.as_mut_ptr()) };
         // SAFETY: the first `len` bytes were just written.
@@ -77,10 +71,7 @@ impl Region {
 /// [`AccessError::LengthMismatch`], [`AccessError::NotHost`] or [`AccessError::ReadOnly`].
 pub fn copy(source: &Descriptor, target: &Descriptor) -> Result<(), AccessError> {
     if source.len() != target.len() {
-        return Err(AccessError::LengthMismatch {
-            src: source.len(),
-            dst: target.len(),
-        });
+        return Err(AccessError::LengthMismatch { src: source.len(), dst: target.len() });
     }
     copy_range(source, 0, target, 0, source.len())
 }
@@ -102,49 +93,22 @@ pub fn copy_range(
     len: usize,
 ) -> Result<(), AccessError> {
     let (from_region, to_region) = (source.region(), target.region());
-    let from = from_region
-        .memory()
-        .readable(inside(source, source_offset, len)?, len)?;
-    let to = to_region
-        .memory()
-        .writable(inside(target, target_offset, len)?, len)?;
+    let from = from_region.memory().readable(inside(source, source_offset, len)?, len)?;
+    let to = to_region.memory().writable(inside(target, target_offset, len)?, len)?;
     let (Some(from), Some(to)) = (from, to) else {
         return Ok(());
     };
 
     let (reading, writing) = (reads(from), writes(to));
     let _guards = if from_region.id() == to_region.id() {
-        (
-            from_region
-                .traffic()
-                .begin_copy(&[reading, writing], Leasing::Ignore)?,
-            None,
-        )
+        (from_region.traffic().begin_copy(&[reading, writing], Leasing::Ignore)?, None)
     } else if from_region.id() < to_region.id() {
         // In the order of ids, so that two copies in opposite directions cannot wait for each other.
-        let first = from_region
-            .traffic()
-            .begin_copy(&[reading], Leasing::Ignore)?;
-        (
-            first,
-            Some(
-                to_region
-                    .traffic()
-                    .begin_copy(&[writing], Leasing::Ignore)?,
-            ),
-        )
+        let first = from_region.traffic().begin_copy(&[reading], Leasing::Ignore)?;
+        (first, Some(to_region.traffic().begin_copy(&[writing], Leasing::Ignore)?))
     } else {
-        let first = to_region
-            .traffic()
-            .begin_copy(&[writing], Leasing::Ignore)?;
-        (
-            first,
-            Some(
-                from_region
-                    .traffic()
-                    .begin_copy(&[reading], Leasing::Ignore)?,
-            ),
-        )
+        let first = to_region.traffic().begin_copy(&[writing], Leasing::Ignore)?;
+        (first, Some(from_region.traffic().begin_copy(&[reading], Leasing::Ignore)?))
     };
     // SAFETY: `readable` and `writable` checked the extents, both `len` long; the guards keep other copies away.
     unsafe { Memory::copy(from_region.memory(), from, to_region.memory(), to) };
@@ -155,32 +119,20 @@ pub fn copy_range(
 fn inside(descriptor: &Descriptor, offset: usize, len: usize) -> Result<usize, AccessError> {
     match offset.checked_add(len) {
         Some(end) if end <= descriptor.len() => Ok(descriptor.offset() + offset),
-        _ => Err(AccessError::OutOfBounds {
-            offset,
-            len,
-            size: descriptor.len(),
-        }),
+        _ => Err(AccessError::OutOfBounds { offset, len, size: descriptor.len() }),
     }
 }
 
 fn reads(extent: Extent) -> Use {
-    Use {
-        extent,
-        mode: LeaseMode::Read,
-    }
+    Use { extent, mode: LeaseMode::Read }
 }
 
 fn writes(extent: Extent) -> Use {
-    Use {
-        extent,
-        mode: LeaseMode::Write,
-    }
+    Use { extent, mode: LeaseMode::Write }
 }
 
 impl From<Conflict> for AccessError {
     fn from(conflict: Conflict) -> Self {
-        Self::Leased {
-            mode: conflict.held,
-        }
+        Self::Leased { mode: conflict.held }
     }
 }

@@ -36,12 +36,12 @@ pub enum ReclaimError {
         "other handles to the region exist: drop its clones and descriptors and wait for its operations"
     )]
     Shared,
-    /// Somebody holds a [`Registration`](crate::Registration) of the region.
-    #[error("a registration of the region is in use: wait for the operations that use it")]
+    /// Somebody holds a [`Registration`](crate::Registration) of the region, or an engine is still busy deregistering
+    /// one that was evicted or dropped.
+    #[error(
+        "the memory is still registered: wait for the operations that use it, or for the engine to finish deregistering"
+    )]
     Registered,
-    /// An engine is still busy deregistering the memory after its registration was evicted or dropped.
-    #[error("an engine has not finished deregistering the memory: try again shortly")]
-    Deregistering,
     /// An engine failed to deregister the memory earlier and may write to it at any time; it will be leaked, not freed.
     #[error(
         "an engine failed to deregister the memory earlier: it cannot be used for anything else again"
@@ -63,10 +63,7 @@ impl Region {
     pub fn try_into_inner<T: Any>(mut self) -> Result<T, Reclaim> {
         match self.take_owner() {
             Ok(owner) => Ok(owner),
-            Err(reason) => Err(Reclaim {
-                region: self,
-                reason,
-            }),
+            Err(reason) => Err(Reclaim { region: self, reason }),
         }
     }
 
@@ -98,18 +95,14 @@ impl Region {
 
     fn take_owner<T: Any>(&mut self) -> Result<T, ReclaimError> {
         if !self.memory().owner_is::<T>() {
-            return Err(ReclaimError::WrongType {
-                wanted: type_name::<T>(),
-            });
+            return Err(ReclaimError::WrongType { wanted: type_name::<T>() });
         }
         let id = self.id();
         // Nobody holds a weak handle, so this fails only if there is another handle.
         let inner = Arc::get_mut(&mut self.0).ok_or(ReclaimError::Shared)?;
         inner.attached.deregister_all(id)?;
-        if inner.memory.is_registered() && Arc::strong_count(&inner.memory) == 1 {
-            return Err(ReclaimError::Withheld);
-        }
-        let memory = Arc::get_mut(&mut inner.memory).ok_or(ReclaimError::Deregistering)?;
+        let memory = Arc::get_mut(&mut inner.memory).ok_or(ReclaimError::Registered)?;
+        // The type was checked above, so only a failed deregistration is left as a reason.
         memory.take_owner().ok_or(ReclaimError::Withheld)
     }
 }

@@ -96,10 +96,8 @@ impl Region {
         if len == 0 {
             return Err(RegionError::Empty);
         }
-        let map = MmapMut::map_anon(len).map_err(|error| RegionError::OutOfMemory {
-            len,
-            message: error.to_string(),
-        })?;
+        let map = MmapMut::map_anon(len)
+            .map_err(|error| RegionError::OutOfMemory { len, message: error.to_string() })?;
         Self::try_from(map)
     }
 }
@@ -141,14 +139,7 @@ impl TryFrom<Bytes> for Region {
 
     fn try_from(owner: Bytes) -> Result<Self, RegionError> {
         // SAFETY: moving `Bytes` does not move its bytes, and they never change while one refers to them.
-        unsafe {
-            host(
-                owner.as_ptr().cast_mut(),
-                owner.len(),
-                Access::ReadOnly,
-                owner,
-            )
-        }
+        unsafe { host(owner.as_ptr().cast_mut(), owner.len(), Access::ReadOnly, owner) }
     }
 }
 
@@ -179,13 +170,6 @@ impl TryFrom<Mmap> for Region {
 
     fn try_from(owner: Mmap) -> Result<Self, RegionError> {
         // SAFETY: as for `MmapMut`, and the mapping is never written.
-        unsafe {
-            host(
-                owner.as_ptr().cast_mut(),
-                owner.len(),
-                Access::ReadOnly,
-                owner,
-            )
-        }
+        unsafe { host(owner.as_ptr().cast_mut(), owner.len(), Access::ReadOnly, owner) }
     }
 }

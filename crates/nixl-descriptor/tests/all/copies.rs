@@ -1,0 +1,96 @@
+//! Copies move the right bytes, and threads do not see each other's half done.
+
+use std::sync::Arc;
+use std::thread;
+
+use nixl_descriptor::{AccessError, Region, copy, copy_range};
+use proptest::prelude::*;
+
+const LEN: usize = 40;
+
+proptest! {
+    #[test]
+    fn a_copy_is_what_a_slice_would_do(
+        same_region: bool, from in (0..LEN, 0..LEN), to in (0..LEN, 0..LEN),
+        offsets in (0..LEN, 0..LEN), len in 0..LEN,
+    ) {
+        let (from, to) = (from.0..(from.0 + from.1 + 1).min(LEN), to.0..(to.0 + to.1 + 1).min(LEN));
+        let source: Vec<u8> = (0..LEN as u8).collect();
+        let mut expected = if same_region { source.clone() } else { vec![0xff; LEN] };
+        let a = Region::try_from(source.clone()).unwrap();
+        let b = if same_region { a.clone() } else { Region::try_from(expected.clone()).unwrap() };
+        let (src, dst) = (a.descriptor(from.clone()).unwrap(), b.descriptor(to.clone()).unwrap());
+
+        let read = source[from].get(offsets.0..offsets.0 + len);
+        let written = expected[to].get_mut(offsets.1..offsets.1 + len);
+        let fits = read.is_some() && written.is_some();
+        if let (Some(read), Some(written)) = (read, written) {
+            written.copy_from_slice(read);
+        }
+        let result = copy_range(&src, offsets.0, &dst, offsets.1, len);
+        prop_assert_eq!(result.is_ok(), fits);
+        let outside = matches!(result, Err(AccessError::OutOfBounds { .. }));
+        prop_assert!(fits || outside);
+        prop_assert_eq!(b.to_vec().unwrap(), expected);
+
+        let whole = copy(&src, &dst);
+        prop_assert_eq!(whole.is_ok(), src.len() == dst.len());
+    }
+
+    #[test]
+    fn slices_must_fit(offset in prop_oneof![0..2 * LEN, Just(usize::MAX)], len in 0..2 * LEN) {
+        let region = Region::try_from(vec![3; LEN]).unwrap();
+        let fits = offset.checked_add(len).is_some_and(|end| end <= LEN);
+        let mut target = vec![0; len];
+        let outside = AccessError::OutOfBounds { offset, len, size: LEN };
+        let expected = if fits { Ok(()) } else { Err(outside) };
+        prop_assert_eq!(region.copy_to_slice(offset, &mut target), expected.clone());
+        prop_assert_eq!(target, vec![if fits { 3 } else { 0 }; len]);
+        prop_assert_eq!(region.copy_from_slice(offset, &vec![4; len]), expected);
+    }
+}
+
+/// Copies in opposite directions neither deadlock nor tear: every copy writes one value everywhere.
+#[test]
+fn threads_see_whole_copies() {
+    let (len, rounds) = if cfg!(miri) { (64, 10) } else { (4096, 2000) };
+    let a = Region::try_from(vec![1; len]).unwrap();
+    let b = Region::try_from(vec![2; len]).unwrap();
+    let uniform = |region: &Region| {
+        let bytes = region.to_vec().unwrap();
+        assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a copy was seen half done");
+    };
+    let (there, back) = ((a.whole(), b.whole()), (b.whole(), a.whole()));
+    thread::scope(|scope| {
+        for (source, target) in [&there, &back] {
+            scope.spawn(move || (0..rounds).for_each(|_| copy(source, target).unwrap()));
+        }
+        scope
+            .spawn(|| (0..rounds).for_each(|i| a.copy_from_slice(0, &vec![i as u8; len]).unwrap()));
+        scope.spawn(|| {
+            (0..rounds).for_each(|_| {
+                uniform(&a);
+                uniform(&b)
+            })
+        });
+    });
+}
+
+/// Writers of disjoint halves do not disturb each other.
+#[test]
+fn threads_write_disjoint_parts() {
+    let region = Arc::new(Region::zeroed(64).unwrap());
+    thread::scope(|scope| {
+        for part in 0..4u8 {
+            let region = &region;
+            scope.spawn(move || {
+                for round in 0..50 {
+                    region.copy_from_slice(16 * usize::from(part), &[part + round; 16]).unwrap();
+                }
+            });
+        }
+    });
+    let bytes = region.to_vec().unwrap();
+    let expected: Vec<u8> = (0..4u8).flat_map(|part| [part + 49; 16]).collect();
+    assert_eq!(bytes, expected);
+}
