@@ -1,1 +1,85 @@
-//! Placeholder.
+//! What two peers tell each other before a transfer: where the memory is, how to reach its owner, and which
+//! notification says that the transfer is done.
+//!
+//! [`RdmaMetadata`] is that message. The owner of the memory (the *target*) makes one and hands it to its peer (the
+//! *initiator*) over a channel of the application's choice. Whoever holds it can read or write the memory it names, so
+//! the channel has to be trusted, and nothing here prints it: `Debug` shows lengths and counts only.
+//!
+//! # Two encodings
+//!
+//! | profile | for | carries |
+//! |---|---|---|
+//! | Dynamo | peers that run Dynamo's `nixl_connect` (Python) as well as this library | [`RdmaMetadata`] without its [`PeerInfo`] |
+//! | native | peers that both run this library | all of it |
+//!
+//! The Dynamo profile is one JSON object, byte for byte as Dynamo prints it:
+//!
+//! ```json
+//! {"descriptors":[{"device":"cpu","ptr":140737353629696,"size":4096}],
+//!  "nixl_metadata":"b64:eJwr…","notification_key":"0f6b4f0e-8a1d-4c1b-9a53-4a7c0d9f2b11","operation_kind":1}
+//! ```
+//!
+//! The native profile is a binary envelope with a version, a length and a checksum. [`RdmaMetadata::decode`] reads
+//! either and tells them apart by the first byte.
+//!
+//! # Hostile input
+//!
+//! The decoders assume that the sender is an enemy: they never panic, read nothing beyond the [`Limits`] and allocate
+//! in proportion to what arrived, not to what it claims. What they return holds the same invariants as what the
+//! constructors accept: at least one descriptor, none null, empty or wrapping around, a total that fits 64 bits, names
+//! without control characters. The agent's own metadata stays compressed until [`AgentMetadata::inflate`]; that too is
+//! bounded. The checksum of the native profile finds accidents, not forgeries.
+//!
+//! # Example
+//!
+//! ```
+//! use nixl_device::Device;
+//! use nixl_metadata::{
+//!     AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata, SerializedDescriptor,
+//! };
+//!
+//! # fn main() -> Result<(), nixl_metadata::MetadataError> {
+//! // The target offers 4 KiB for reading.
+//! let offer = RdmaMetadata::new(
+//!     OperationKind::Read,
+//!     vec![SerializedDescriptor::new(Device::HOST, 0x7f00_0000_1000, 4096)?],
+//!     AgentMetadata::compress(b"what the engine says about itself")?,
+//!     NotificationKey::random(),
+//! )?;
+//! let line = offer.to_dynamo_json();
+//!
+//! // The initiator takes it from there.
+//! let received = RdmaMetadata::decode(line.as_bytes())?;
+//! assert_eq!(received, offer);
+//! assert_eq!(received.total_bytes(), 4096);
+//! let engine_metadata = received.agent_metadata().inflate(&Limits::default())?;
+//! assert_eq!(&engine_metadata[..], b"what the engine says about itself");
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod codec;
+mod descriptor;
+mod dynamo;
+mod error;
+mod field;
+mod key;
+mod kind;
+mod limits;
+mod name;
+mod native;
+mod peer;
+mod rdma;
+
+pub use agent::AgentMetadata;
+pub use descriptor::SerializedDescriptor;
+pub use error::MetadataError;
+pub use field::Field;
+pub use key::NotificationKey;
+pub use kind::OperationKind;
+pub use limits::Limits;
+pub use peer::{Capabilities, HostIdentity, PeerInfo};
+pub use rdma::RdmaMetadata;

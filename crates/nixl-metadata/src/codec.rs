@@ -1,0 +1,45 @@
+//! bincode, and nothing else that knows it.
+//!
+//! Integers have a fixed width and are little-endian, so every value has exactly one encoding. bincode consults its limit
+//! while encoding; decoding from a slice it does not, but then checks every length against what is left of the slice.
+
+use bincode::{DefaultOptions, ErrorKind, Options};
+use serde::{Deserialize, Serialize};
+
+use crate::{Field, MetadataError};
+
+/// The most bytes in an encoding: what the envelope can count.
+const LIMIT: u32 = u32::MAX;
+
+fn options() -> impl Options {
+    DefaultOptions::new()
+        .with_fixint_encoding()
+        .with_little_endian()
+        .with_limit(LIMIT.into())
+        .reject_trailing_bytes()
+}
+
+/// Appends the encoding of a value to `out`.
+pub(crate) fn encode_to<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), MetadataError> {
+    options().serialize_into(out, value).map_err(|error| explain(&error))
+}
+
+/// Decodes a value that takes up all of `bytes` and may borrow from them.
+pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, MetadataError> {
+    options().deserialize(bytes).map_err(|error| explain(&error))
+}
+
+fn explain(error: &ErrorKind) -> MetadataError {
+    let field = Field::Payload;
+    match error {
+        ErrorKind::Io(_) => MetadataError::Truncated { field },
+        ErrorKind::SizeLimit => MetadataError::TooLarge {
+            field,
+            len: (LIMIT as usize).saturating_add(1),
+            limit: LIMIT as usize,
+        },
+        // The types on the wire raise none of their own; bincode does for what is left at the end.
+        ErrorKind::Custom(_) => MetadataError::TrailingBytes { field },
+        _ => MetadataError::Malformed,
+    }
+}

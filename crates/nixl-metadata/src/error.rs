@@ -1,0 +1,194 @@
+//! Why metadata was refused.
+
+use nixl_device::ParseDeviceError;
+
+use crate::Field;
+
+/// Metadata could not be built, encoded, decoded or inflated.
+///
+/// Every variant names the field. None quotes an address, a key or the agent's metadata; text that came from the peer
+/// is quoted only where it is needed, cut short and escaped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MetadataError {
+    /// The message is neither JSON nor in the native profile.
+    #[error(
+        "the message is not JSON (line {line}, column {column}): pass it on exactly as the peer printed it"
+    )]
+    NotJson {
+        /// Line of the first fault, from 1.
+        line: usize,
+        /// Column of the first fault in bytes; 0 if the fault is at the end of the line before.
+        column: usize,
+    },
+    /// A field holds a value of another type.
+    #[error("{field} must be {expected}: the peer does not speak this protocol")]
+    WrongType {
+        /// The field.
+        field: Field,
+        /// What it has to be.
+        expected: &'static str,
+    },
+    /// A number is negative, fractional, or does not fit 64 bits.
+    #[error("{field} must be an integer from 0 to 18446744073709551615")]
+    NotUnsigned {
+        /// The field.
+        field: Field,
+    },
+    /// An object has a field that does not exist in this protocol.
+    #[error("unknown field {name:?} in {parent}: remove it, receivers refuse additions")]
+    UnknownField {
+        /// The object that has the field.
+        parent: Field,
+        /// The start of the field's name, as far as it consists of letters and underscores.
+        name: String,
+    },
+    /// A field is given twice.
+    #[error("{field} is given more than once: give it once")]
+    DuplicateField {
+        /// The field.
+        field: Field,
+    },
+    /// A field is not there.
+    #[error("{field} is missing: the peer has to send it")]
+    MissingField {
+        /// The field.
+        field: Field,
+    },
+    /// A text or blob that must have content has none.
+    #[error("{field} is empty: it needs at least one byte")]
+    Empty {
+        /// The field.
+        field: Field,
+    },
+    /// The operation is neither READ nor WRITE.
+    #[error("operation_kind {value} is unknown: it is 1 to offer reading or 2 to offer writing")]
+    WrongKind {
+        /// What was given.
+        value: u64,
+    },
+    /// Something is bigger than the receiver allows.
+    #[error("{field} has {len} bytes, more than the {limit} allowed: send less or raise the limit")]
+    TooLarge {
+        /// The field.
+        field: Field,
+        /// Its size in bytes; a lower bound where reading stopped at the limit.
+        len: usize,
+        /// The most that is allowed, in bytes.
+        limit: usize,
+    },
+    /// There are more descriptors than the receiver allows.
+    #[error(
+        "more than {limit} descriptors: merge neighbours, split the transfer or raise the limit"
+    )]
+    TooManyDescriptors {
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// The peer lists more transports than exist.
+    #[error("more than {limit} transports: list only those that the peer can use")]
+    TooManyTransports {
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// There is no descriptor.
+    #[error("the list of descriptors is empty: offer at least one")]
+    NoDescriptors,
+    /// A descriptor's address is null.
+    #[error("descriptors[{index}].ptr is null: give the address of registered memory")]
+    NullPointer {
+        /// Position of the descriptor in its list; 0 for one that is in no list yet.
+        index: usize,
+    },
+    /// A descriptor has no bytes.
+    #[error("descriptors[{index}].size is zero: leave empty descriptors out")]
+    ZeroSize {
+        /// Position of the descriptor in its list; 0 for one that is in no list yet.
+        index: usize,
+    },
+    /// A descriptor reaches past the end of the address space.
+    #[error("descriptors[{index}] wraps around: ptr + size must fit 64 bits")]
+    WrapAround {
+        /// Position of the descriptor in its list; 0 for one that is in no list yet.
+        index: usize,
+    },
+    /// The sizes of all descriptors together do not fit 64 bits.
+    #[error(
+        "the sizes of the descriptors add up to more than 64 bits can count: split the transfer"
+    )]
+    TotalOverflow,
+    /// A descriptor's device is not one.
+    #[error("descriptors[{index}].device is not a device")]
+    BadDevice {
+        /// Position of the descriptor.
+        index: usize,
+        /// What is wrong with it.
+        source: ParseDeviceError,
+    },
+    /// A descriptor's device does not exist in the native profile.
+    #[error(
+        "descriptors[{index}].device is unknown (kind {kind}, ordinal {ordinal}): both sides need a release that knows it"
+    )]
+    UnsupportedDevice {
+        /// Position of the descriptor.
+        index: usize,
+        /// The number of the kind on the wire; 0 if it has none.
+        kind: u8,
+        /// Which device of the kind.
+        ordinal: u32,
+    },
+    /// A name or key holds control characters.
+    #[error("{field} contains a control character: use printable text")]
+    BadName {
+        /// The field.
+        field: Field,
+    },
+    /// `nixl_metadata` starts with `b64:` but does not go on with base64.
+    #[error("nixl_metadata is not padded standard base64 after `b64:`")]
+    BadBase64,
+    /// `nixl_metadata` has no prefix and is not hexadecimal.
+    #[error("nixl_metadata has no `b64:` prefix and is not hexadecimal: send one or the other")]
+    BadHex,
+    /// The agent's metadata is not a zlib stream, or a damaged one.
+    #[error(
+        "nixl_metadata is not a valid zlib stream: it was damaged or compressed by other means"
+    )]
+    BadZlib,
+    /// Something ends too early.
+    #[error("{field} ends too early: the rest was lost on the way")]
+    Truncated {
+        /// What ends too early.
+        field: Field,
+    },
+    /// Something goes on after its end.
+    #[error("{field} is followed by other bytes: pass on exactly one message")]
+    TrailingBytes {
+        /// What should have ended.
+        field: Field,
+    },
+    /// The first bytes are not those of the native profile.
+    #[error("the message is not in the native profile: its first bytes are others")]
+    BadMagic,
+    /// The native profile has a version that this release does not read.
+    #[error(
+        "version {version} of the native profile is unknown: use the same release on both sides"
+    )]
+    UnsupportedVersion {
+        /// The version of the message.
+        version: u16,
+    },
+    /// The native profile has flags that this release does not know.
+    #[error(
+        "flags {flags:#06x} of the native profile are unknown: use the same release on both sides"
+    )]
+    UnsupportedFlags {
+        /// The flags of the message.
+        flags: u16,
+    },
+    /// The native profile's checksum does not match.
+    #[error("the checksum does not match: the message was damaged on the way")]
+    Checksum,
+    /// The native profile's payload is not laid out as its version says.
+    #[error("the payload is malformed: the peer does not follow the native profile")]
+    Malformed,
+}

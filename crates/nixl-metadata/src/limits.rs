@@ -1,0 +1,93 @@
+//! How much a peer may make us read and allocate.
+
+use crate::{Field, MetadataError, PeerInfo};
+
+/// Bounds on what the decoders accept. Raise them only for peers that need it.
+///
+/// | limit | default | what it bounds |
+/// |---|---|---|
+/// | [`encoded_bytes`](Self::encoded_bytes) | 12 MiB | the message as it arrives; checked before anything is parsed |
+/// | [`compressed_bytes`](Self::compressed_bytes) | 4 MiB | the agent's metadata as it travels |
+/// | [`inflated_bytes`](Self::inflated_bytes) | 16 MiB | the agent's metadata as the engine gets it |
+/// | [`descriptors`](Self::descriptors) | 65 536 | descriptors in one message |
+/// | [`name_bytes`](Self::name_bytes) | 255 | each name in the native profile's [`PeerInfo`] |
+///
+/// # Memory
+///
+/// Beyond the message itself, which the caller holds, decoding allocates at most about `4/3 × compressed_bytes` for the
+/// blob, 64 bytes for each descriptor and, where a JSON text has escapes, a copy of that text: 20 MiB at the default, and no more than
+/// three times the size of the message that really arrived. Inflating allocates at most `2 × inflated_bytes`, transiently,
+/// and 64 KiB of state.
+///
+/// ```
+/// use nixl_metadata::Limits;
+///
+/// let tight = Limits::default().descriptors(64).inflated_bytes(64 * 1024);
+/// # let _ = tight;
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub(crate) encoded_bytes: usize,
+    pub(crate) compressed_bytes: usize,
+    pub(crate) inflated_bytes: usize,
+    pub(crate) descriptors: usize,
+    pub(crate) name_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            encoded_bytes: 12 << 20,
+            compressed_bytes: 4 << 20,
+            inflated_bytes: 16 << 20,
+            descriptors: 1 << 16,
+            name_bytes: PeerInfo::MAX_NAME_BYTES,
+        }
+    }
+}
+
+impl Limits {
+    /// Sets the largest message, in bytes. JSON needs up to twice `compressed_bytes` (hexadecimal) and about 80 bytes
+    /// for each descriptor.
+    #[must_use]
+    pub const fn encoded_bytes(mut self, bytes: usize) -> Self {
+        self.encoded_bytes = bytes;
+        self
+    }
+
+    /// Sets the largest agent metadata as it travels, in bytes.
+    #[must_use]
+    pub const fn compressed_bytes(mut self, bytes: usize) -> Self {
+        self.compressed_bytes = bytes;
+        self
+    }
+
+    /// Sets the largest agent metadata after inflating, in bytes.
+    #[must_use]
+    pub const fn inflated_bytes(mut self, bytes: usize) -> Self {
+        self.inflated_bytes = bytes;
+        self
+    }
+
+    /// Sets the largest number of descriptors in a message.
+    #[must_use]
+    pub const fn descriptors(mut self, count: usize) -> Self {
+        self.descriptors = count;
+        self
+    }
+
+    /// Sets the longest name in a [`PeerInfo`], in bytes. More than [`PeerInfo::MAX_NAME_BYTES`] is taken as that.
+    #[must_use]
+    pub const fn name_bytes(mut self, bytes: usize) -> Self {
+        self.name_bytes = bytes;
+        self
+    }
+}
+
+/// Refuses a field that is longer than its limit.
+pub(crate) fn at_most(field: Field, len: usize, limit: usize) -> Result<(), MetadataError> {
+    if len > limit {
+        return Err(MetadataError::TooLarge { field, len, limit });
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! The envelope, checked before a byte of the payload is looked at.
+//!
+//! | offset | bytes | content |
+//! |---|---|---|
+//! | 0 | 4 | magic: `0x89`, `NXM`; the first byte can start neither JSON nor UTF-8 |
+//! | 4 | 2 | version: 1 |
+//! | 6 | 2 | flags: 0 |
+//! | 8 | 4 | length of the payload |
+//! | 12 | 4 | CRC-32 (as in zlib) of the 12 bytes before and of the payload |
+//! | 16 | | payload |
+//!
+//! Integers are little-endian. These 16 bytes stay where they are in every version.
+
+use crate::{Field, MetadataError};
+
+const MAGIC: [u8; 4] = *b"\x89NXM";
+const VERSION: u16 = 1;
+const FLAGS: u16 = 0;
+const HEADER_BYTES: usize = 16;
+
+/// Whether a message is in the native profile rather than in JSON.
+pub(crate) fn is_native(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC)
+}
+
+/// Wraps the payload that `write` appends.
+pub(super) fn seal(
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), MetadataError>,
+) -> Result<Vec<u8>, MetadataError> {
+    let mut out = vec![0; HEADER_BYTES];
+    write(&mut out)?;
+    let len = out.len() - HEADER_BYTES;
+    let len = u32::try_from(len).map_err(|_| MetadataError::TooLarge {
+        field: Field::Payload,
+        len,
+        limit: u32::MAX as usize,
+    })?;
+    out[..4].copy_from_slice(&MAGIC);
+    out[4..6].copy_from_slice(&VERSION.to_le_bytes());
+    out[6..8].copy_from_slice(&FLAGS.to_le_bytes());
+    out[8..12].copy_from_slice(&len.to_le_bytes());
+    let checksum = checksum(&out[..12], &out[HEADER_BYTES..]);
+    out[12..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    Ok(out)
+}
+
+/// Unwraps the payload.
+pub(super) fn open(bytes: &[u8]) -> Result<&[u8], MetadataError> {
+    if !is_native(bytes) {
+        return Err(MetadataError::BadMagic);
+    }
+    let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+        return Err(MetadataError::Truncated { field: Field::Header });
+    };
+    let [_, _, _, _, v0, v1, f0, f1, l0, l1, l2, l3, c0, c1, c2, c3] = *header;
+    let version = u16::from_le_bytes([v0, v1]);
+    if version != VERSION {
+        return Err(MetadataError::UnsupportedVersion { version });
+    }
+    let flags = u16::from_le_bytes([f0, f1]);
+    if flags != FLAGS {
+        return Err(MetadataError::UnsupportedFlags { flags });
+    }
+    let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    let Some((payload, trailing)) = rest.split_at_checked(len) else {
+        return Err(MetadataError::Truncated { field: Field::Payload });
+    };
+    if !trailing.is_empty() {
+        return Err(MetadataError::TrailingBytes { field: Field::Document });
+    }
+    if checksum(&header[..12], payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
+        return Err(MetadataError::Checksum);
+    }
+    Ok(payload)
+}
+
+fn checksum(header: &[u8], payload: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(header);
+    crc.update(payload);
+    crc.finalize()
+}

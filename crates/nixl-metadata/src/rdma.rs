@@ -1,0 +1,186 @@
+//! The message itself.
+
+use std::fmt;
+
+use crate::{
+    AgentMetadata, Limits, MetadataError, NotificationKey, OperationKind, PeerInfo,
+    SerializedDescriptor, dynamo, native,
+};
+
+/// An offer: memory that the peer may read or write once, how to reach its owner, and the key that says it is done.
+///
+/// Whoever holds it has that access. `Debug` shows no address, key or agent metadata.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RdmaMetadata {
+    operation_kind: OperationKind,
+    descriptors: Vec<SerializedDescriptor>,
+    total_bytes: u64,
+    agent_metadata: AgentMetadata,
+    notification_key: NotificationKey,
+    peer: Option<PeerInfo>,
+}
+
+impl RdmaMetadata {
+    /// Offers the memory that the descriptors name.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError::NoDescriptors`] or [`MetadataError::TotalOverflow`].
+    pub fn new(
+        operation_kind: OperationKind,
+        descriptors: Vec<SerializedDescriptor>,
+        agent_metadata: AgentMetadata,
+        notification_key: NotificationKey,
+    ) -> Result<Self, MetadataError> {
+        if descriptors.is_empty() {
+            return Err(MetadataError::NoDescriptors);
+        }
+        let total_bytes = descriptors
+            .iter()
+            .try_fold(0u64, |total, descriptor| total.checked_add(descriptor.size()))
+            .ok_or(MetadataError::TotalOverflow)?;
+        Ok(Self {
+            operation_kind,
+            descriptors,
+            total_bytes,
+            agent_metadata,
+            notification_key,
+            peer: None,
+        })
+    }
+
+    /// Adds who makes the offer. Only the native profile carries it.
+    #[must_use]
+    pub fn with_peer(mut self, peer: PeerInfo) -> Self {
+        self.peer = Some(peer);
+        self
+    }
+
+    /// What the peer may do.
+    #[must_use]
+    pub const fn operation_kind(&self) -> OperationKind {
+        self.operation_kind
+    }
+
+    /// The memory, in the order in which it pairs with the initiator's; at least one.
+    #[must_use]
+    pub fn descriptors(&self) -> &[SerializedDescriptor] {
+        &self.descriptors
+    }
+
+    /// The size of all descriptors together, in bytes.
+    #[must_use]
+    pub const fn total_bytes(&self) -> u64 {
+        self.total_bytes
+    }
+
+    /// What the owner's engine says about itself.
+    #[must_use]
+    pub const fn agent_metadata(&self) -> &AgentMetadata {
+        &self.agent_metadata
+    }
+
+    /// What the completion notification has to carry.
+    #[must_use]
+    pub const fn notification_key(&self) -> &NotificationKey {
+        &self.notification_key
+    }
+
+    /// Who makes the offer; none if it came in the Dynamo profile.
+    #[must_use]
+    pub const fn peer(&self) -> Option<&PeerInfo> {
+        self.peer.as_ref()
+    }
+
+    /// Encodes as Dynamo's `nixl_connect` does: one line of JSON, no field added, the same text for the same value.
+    #[must_use]
+    pub fn to_dynamo_json(&self) -> String {
+        dynamo::encode(self)
+    }
+
+    /// Decodes what Dynamo's `nixl_connect` or [`to_dynamo_json`](Self::to_dynamo_json) printed, within the default
+    /// [`Limits`].
+    ///
+    /// A `nixl_metadata` without the prefix `b64:` is read as hexadecimal, and a descriptor without `device` is in host memory:
+    /// Dynamo takes both. It also takes numbers written as text, zero sizes and repeated fields, and never prints them; those
+    /// are refused.
+    ///
+    /// # Errors
+    ///
+    /// The [`MetadataError`] that names the first fault. Panics: never.
+    pub fn from_dynamo_json(json: &[u8]) -> Result<Self, MetadataError> {
+        Self::from_dynamo_json_with(json, &Limits::default())
+    }
+
+    /// [`from_dynamo_json`](Self::from_dynamo_json) within limits of your own.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn from_dynamo_json_with(json: &[u8], limits: &Limits) -> Result<Self, MetadataError> {
+        dynamo::decode(json, limits)
+    }
+
+    /// Encodes in the native profile: compact, with a checksum and the [`PeerInfo`]. The same bytes for the same value.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError::TooLarge`] beyond 4 GiB, and [`MetadataError::UnsupportedDevice`] for a kind of device that the
+    /// profile does not know yet.
+    pub fn to_native_bytes(&self) -> Result<Vec<u8>, MetadataError> {
+        native::encode(self)
+    }
+
+    /// Decodes the native profile within the default [`Limits`].
+    ///
+    /// # Errors
+    ///
+    /// The [`MetadataError`] that names the first fault. Panics: never.
+    pub fn from_native_bytes(bytes: &[u8]) -> Result<Self, MetadataError> {
+        Self::from_native_bytes_with(bytes, &Limits::default())
+    }
+
+    /// [`from_native_bytes`](Self::from_native_bytes) within limits of your own.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn from_native_bytes_with(bytes: &[u8], limits: &Limits) -> Result<Self, MetadataError> {
+        native::decode(bytes, limits)
+    }
+
+    /// Decodes either profile within the default [`Limits`]; the first bytes tell which it is.
+    ///
+    /// # Errors
+    ///
+    /// The [`MetadataError`] that names the first fault. Panics: never.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MetadataError> {
+        Self::decode_with(bytes, &Limits::default())
+    }
+
+    /// [`decode`](Self::decode) within limits of your own.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn decode_with(bytes: &[u8], limits: &Limits) -> Result<Self, MetadataError> {
+        if native::is_native(bytes) {
+            native::decode(bytes, limits)
+        } else {
+            dynamo::decode(bytes, limits)
+        }
+    }
+}
+
+impl fmt::Debug for RdmaMetadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RdmaMetadata")
+            .field("operation_kind", &format_args!("{}", self.operation_kind))
+            .field("descriptors", &self.descriptors.len())
+            .field("total_bytes", &self.total_bytes)
+            .field("agent_metadata", &self.agent_metadata)
+            .field("notification_key", &self.notification_key)
+            .field("peer", &self.peer)
+            .finish()
+    }
+}

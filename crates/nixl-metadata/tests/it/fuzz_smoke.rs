@@ -1,0 +1,129 @@
+//! A short run of the fuzz targets without a fuzzer: seeds, and damage to them drawn from a fixed sequence.
+
+use std::panic;
+
+use crate::support::{BLOB, DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, golden};
+use crate::targets;
+use nixl_metadata::{AgentMetadata, RdmaMetadata};
+
+const INPUTS_PER_TARGET: u64 = 4000;
+
+/// Text that means something to a decoder.
+const DICTIONARY: &[&[u8]] = &[
+    b"\x89NXM\x01\x00\x00\x00",
+    b"\"descriptors\":[",
+    b"{\"device\":\"cuda:0\",\"ptr\":1,\"size\":1},",
+    b"\"nixl_metadata\":\"b64:",
+    b"\"notification_key\":\"",
+    b"\"operation_kind\":2",
+    b"18446744073709551615",
+    b"-1",
+    b"1e9",
+    b"\\u0000",
+    b"[[[[[[[[",
+    b"}",
+    b"\xff\xff\xff\xff\xff\xff\xff\xff",
+    b"\x00\x00\x00\x00\x00\x01\x00\x00",
+    b"\x78\x9c",
+];
+
+/// `SplitMix64`: small, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Below `bound`, which is not zero.
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+}
+
+fn mutate(corpus: &[Vec<u8>], seed: u64) -> Vec<u8> {
+    let mut random = Random(seed);
+    let mut input = corpus[random.below(corpus.len())].clone();
+    for _ in 0..=random.below(4) {
+        let at = random.below(input.len() + 1);
+        match random.below(7) {
+            0 => input.truncate(at),
+            1 if at < input.len() => input[at] ^= 1 << random.below(8),
+            2 if at < input.len() => input[at] = random.next().to_le_bytes()[0],
+            3 => {
+                let end = at + random.below(input.len() - at + 1);
+                input.drain(at..end);
+            }
+            4 => {
+                let word = DICTIONARY[random.below(DICTIONARY.len())];
+                input.splice(at..at, word.iter().copied());
+            }
+            5 => {
+                let end = at + random.below(input.len() - at + 1).min(64);
+                let copy = input[at..end].to_vec();
+                input.splice(at..at, copy);
+            }
+            _ => {
+                // The start of one message and the end of another.
+                let other = &corpus[random.below(corpus.len())];
+                let from = random.below(other.len() + 1);
+                input.truncate(at);
+                input.extend(&other[from..]);
+            }
+        }
+    }
+    input
+}
+
+fn run(target: fn(&[u8]), corpus: &[Vec<u8>]) {
+    for seed in 0..INPUTS_PER_TARGET {
+        let input = match corpus.get(seed as usize) {
+            Some(seed_input) => seed_input.clone(),
+            None => mutate(corpus, seed),
+        };
+        if panic::catch_unwind(|| target(&input)).is_err() {
+            panic!("seed {seed} fails with the input {}", input.escape_ascii());
+        }
+    }
+}
+
+fn json_corpus() -> Vec<Vec<u8>> {
+    [DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, "", "{}", "[]"]
+        .map(|text| text.as_bytes().to_vec())
+        .to_vec()
+}
+
+fn native_corpus() -> Vec<Vec<u8>> {
+    let plain = RdmaMetadata::decode(DYNAMO_READ.as_bytes()).unwrap();
+    let messages = [golden(), plain].map(|metadata| metadata.to_native_bytes().unwrap());
+    let payloads = messages.clone().map(|message| message[16..].to_vec());
+    messages.into_iter().chain(payloads).collect()
+}
+
+#[test]
+fn dynamo() {
+    run(targets::dynamo, &json_corpus());
+}
+
+#[test]
+fn native() {
+    run(targets::native, &native_corpus());
+}
+
+#[test]
+fn decode() {
+    run(targets::decode, &[json_corpus(), native_corpus()].concat());
+}
+
+#[test]
+fn inflate() {
+    let raws: [&[u8]; 4] = [b"x", BLOB, &[0; 70_000], &[7; 3000]];
+    let corpus: Vec<_> = raws
+        .iter()
+        .map(|raw| AgentMetadata::compress(raw).unwrap().compressed().to_vec())
+        .collect();
+    run(targets::inflate, &corpus);
+}

@@ -1,0 +1,9 @@
+//! Tests through the public interface, in one program.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is the test's failure")]
+
+mod fuzz_smoke;
+mod refusals;
+mod round_trip;
+mod support;
+mod targets;

@@ -1,0 +1,116 @@
+//! What the fuzzers run, one function for each decoder. `fuzz_smoke.rs` runs them too, on any toolchain.
+//!
+//! They use the public interface only: each feeds a decoder and then checks that what it let through is sound.
+
+use bytes::Bytes;
+use nixl_metadata::{AgentMetadata, Limits, MetadataError, RdmaMetadata};
+
+/// The JSON decoder.
+pub(crate) fn dynamo(input: &[u8]) {
+    check(RdmaMetadata::from_dynamo_json(input), &Limits::default());
+    check(RdmaMetadata::from_dynamo_json_with(input, &tight()), &tight());
+}
+
+/// The binary decoder, on the input as it is and as the payload of an intact envelope.
+pub(crate) fn native(input: &[u8]) {
+    let sealed = seal(input);
+    for message in [input, &sealed] {
+        check(RdmaMetadata::from_native_bytes(message), &Limits::default());
+        check(RdmaMetadata::from_native_bytes_with(message, &tight()), &tight());
+    }
+}
+
+/// The decoder that takes either.
+pub(crate) fn decode(input: &[u8]) {
+    let either = RdmaMetadata::decode(input);
+    match &either {
+        Ok(_) => assert!(
+            either == RdmaMetadata::from_dynamo_json(input)
+                || either == RdmaMetadata::from_native_bytes(input)
+        ),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    check(either, &Limits::default());
+}
+
+/// Inflating the agent's metadata.
+pub(crate) fn inflate(input: &[u8]) {
+    const MOST: usize = 64 * 1024;
+    let limits = Limits::default().inflated_bytes(MOST);
+    let Ok(agent) = AgentMetadata::from_compressed(Bytes::copy_from_slice(input), &limits) else {
+        return;
+    };
+    if let Ok(raw) = agent.inflate(&limits) {
+        assert!((1..=MOST).contains(&raw.len()));
+        // The limit is exact: what fits, fits; one byte less does not.
+        let exact = limits.inflated_bytes(raw.len());
+        assert_eq!(agent.inflate(&exact).as_ref(), Ok(&raw));
+        let short = limits.inflated_bytes(raw.len() - 1);
+        assert!(matches!(agent.inflate(&short), Err(MetadataError::TooLarge { .. })));
+        let again = AgentMetadata::compress(&raw).expect("it is not empty");
+        assert_eq!(again.inflate(&exact), Ok(raw));
+    }
+}
+
+fn tight() -> Limits {
+    Limits::default().encoded_bytes(2048).compressed_bytes(512).descriptors(2).name_bytes(16)
+}
+
+/// Wraps a payload as `native/envelope.rs` documents it.
+pub(crate) fn seal(payload: &[u8]) -> Vec<u8> {
+    let mut out = b"\x89NXM\x01\x00\x00\x00".to_vec();
+    let len = u32::try_from(payload.len()).expect("fuzzed inputs are small");
+    out.extend(len.to_le_bytes());
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&out);
+    crc.update(payload);
+    out.extend(crc.finalize().to_le_bytes());
+    out.extend(payload);
+    out
+}
+
+/// Checks everything that the documentation promises of a decoded message.
+pub(crate) fn check(decoded: Result<RdmaMetadata, MetadataError>, limits: &Limits) {
+    let metadata = match decoded {
+        Ok(metadata) => metadata,
+        Err(error) => {
+            assert!((10..1000).contains(&error.to_string().len()), "{error}");
+            return;
+        }
+    };
+    assert!(!metadata.descriptors().is_empty());
+    let mut total = 0u64;
+    for descriptor in metadata.descriptors() {
+        assert_ne!(descriptor.ptr(), 0);
+        assert_ne!(descriptor.size(), 0);
+        assert!(descriptor.ptr().checked_add(descriptor.size()).is_some());
+        total = total.checked_add(descriptor.size()).expect("total overflows");
+    }
+    assert_eq!(total, metadata.total_bytes());
+    let key = metadata.notification_key().as_str();
+    assert!((1..=200).contains(&key.len()) && !key.contains(char::is_control));
+    if let Some(peer) = metadata.peer() {
+        let host = peer.host();
+        let fixed = [peer.agent_name(), host.hostname(), host.boot_id()];
+        for name in fixed.into_iter().chain(peer.transports().iter().map(String::as_str)) {
+            assert!((1..=255).contains(&name.len()) && !name.contains(char::is_control));
+        }
+    }
+
+    // What was accepted can be sent on, and arrives as it is. The encodings may be longer than the input was, but not
+    // than what the other limits let through.
+    let limits = limits.encoded_bytes(usize::MAX);
+    let native = metadata.to_native_bytes().expect("all devices are known");
+    let again = RdmaMetadata::from_native_bytes_with(&native, &limits).expect("own encoding");
+    assert_eq!(again, metadata);
+    assert_eq!(again.to_native_bytes().as_ref(), Ok(&native));
+
+    let json = metadata.to_dynamo_json();
+    let again = RdmaMetadata::from_dynamo_json_with(json.as_bytes(), &limits).expect("own JSON");
+    assert_eq!(again.to_dynamo_json(), json);
+    let again = match metadata.peer() {
+        Some(peer) => again.with_peer(peer.clone()),
+        None => again,
+    };
+    assert_eq!(again, metadata);
+}
