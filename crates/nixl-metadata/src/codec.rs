@@ -1,7 +1,7 @@
 //! bincode, and nothing else that knows it.
 //!
-//! Integers have a fixed width and are little-endian, so every value has exactly one encoding. bincode consults its limit
-//! while encoding; decoding from a slice it does not, but then checks every length against what is left of the slice.
+//! Integers have a fixed width and are little-endian, so every value has exactly one encoding. bincode consults its
+//! limit while encoding; decoding from a slice it does not, but then checks every length against what is left of it.
 
 use bincode::{DefaultOptions, ErrorKind, Options};
 use serde::{Deserialize, Serialize};

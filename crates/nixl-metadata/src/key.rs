@@ -8,8 +8,8 @@ use crate::{Field, MetadataError, name};
 
 /// The text that the completion notification carries: 1 to 200 bytes without control characters.
 ///
-/// Whoever knows it can claim that the operation is complete, so `Debug` does not show it. Clones share the text. It borrows as
-/// `str` with the same hash, so a map from keys to waiters can be asked for the payload of a notification as it came.
+/// Whoever knows it can claim that the operation is complete, so `Debug` does not show it. Clones share the text. It
+/// borrows as `str` with the same hash, so a map from keys to waiters can be asked with the payload of a notification.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct NotificationKey(Arc<str>);
 

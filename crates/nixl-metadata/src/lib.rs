@@ -9,7 +9,7 @@
 //!
 //! | profile | for | carries |
 //! |---|---|---|
-//! | Dynamo | peers that run Dynamo's `nixl_connect` (Python) as well as this library | [`RdmaMetadata`] without its [`PeerInfo`] |
+//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without its [`PeerInfo`] |
 //! | native | peers that both run this library | all of it |
 //!
 //! The Dynamo profile is one JSON object, byte for byte as Dynamo prints it:

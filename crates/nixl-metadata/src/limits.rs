@@ -14,10 +14,10 @@ use crate::{Field, MetadataError, PeerInfo};
 ///
 /// # Memory
 ///
-/// Beyond the message itself, which the caller holds, decoding allocates at most about `4/3 × compressed_bytes` for the
-/// blob, 64 bytes for each descriptor and, where a JSON text has escapes, a copy of that text: 20 MiB at the default, and no more than
-/// three times the size of the message that really arrived. Inflating allocates at most `2 × inflated_bytes`, transiently,
-/// and 64 KiB of state.
+/// Decoding allocates no more than three and a half times the size of the message that really arrived, 42 MiB at the
+/// default, for the worst that a hostile peer can make up; for an honest one less than one and a half times.
+/// Inflating allocates up to twice `inflated_bytes` for a moment, and about 40 KiB of state; the result keeps at most
+/// `inflated_bytes`.
 ///
 /// ```
 /// use nixl_metadata::Limits;

@@ -101,9 +101,9 @@ impl RdmaMetadata {
     /// Decodes what Dynamo's `nixl_connect` or [`to_dynamo_json`](Self::to_dynamo_json) printed, within the default
     /// [`Limits`].
     ///
-    /// A `nixl_metadata` without the prefix `b64:` is read as hexadecimal, and a descriptor without `device` is in host memory:
-    /// Dynamo takes both. It also takes numbers written as text, zero sizes and repeated fields, and never prints them; those
-    /// are refused.
+    /// A `nixl_metadata` without the prefix `b64:` is read as hexadecimal, and a descriptor without `device` is in host
+    /// memory: Dynamo takes both. It also takes numbers written as text, zero sizes and repeated fields, and never
+    /// prints them; those are refused.
     ///
     /// # Errors
     ///
