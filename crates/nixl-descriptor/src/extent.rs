@@ -1,5 +1,7 @@
 //! Half-open ranges of a region's bytes, and sets of them.
 
+use std::slice;
+
 /// A non-empty range of bytes, `start < end`, inside one region.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Extent {
@@ -17,20 +19,15 @@ impl Extent {
     }
 }
 
-/// A non-empty set of extents, cheap to compare: most pairs are told apart by their bounds.
+/// A non-empty set of bytes as sorted extents that neither overlap nor touch.
 #[derive(Debug)]
-pub(crate) struct ExtentSet {
-    bounds: Extent,
-    /// Sorted and disjoint; `None` when the bounds are the set.
-    parts: Option<Box<[Extent]>>,
+pub(crate) enum ExtentSet {
+    One(Extent),
+    Many(Box<[Extent]>),
 }
 
 impl ExtentSet {
-    pub(crate) fn single(extent: Extent) -> Self {
-        Self { bounds: extent, parts: None }
-    }
-
-    /// The union of extents given in ascending order, at least one. Those that touch or overlap become one.
+    /// The union of extents given in ascending order, at least one.
     pub(crate) fn from_sorted(first: Extent, rest: impl ExactSizeIterator<Item = Extent>) -> Self {
         let mut parts = Vec::with_capacity(rest.len() + 1);
         let mut last = first;
@@ -44,38 +41,21 @@ impl ExtentSet {
             }
         }
         if parts.is_empty() {
-            return Self::single(last);
+            return Self::One(last);
         }
         parts.push(last);
-        Self {
-            bounds: Extent { start: first.start, end: last.end },
-            parts: Some(parts.into_boxed_slice()),
+        Self::Many(parts.into_boxed_slice())
+    }
+
+    pub(crate) fn extents(&self) -> &[Extent] {
+        match self {
+            Self::One(extent) => slice::from_ref(extent),
+            Self::Many(extents) => extents,
         }
     }
 
-    /// Bytes in the set.
+    /// Number of bytes in the set.
     pub(crate) fn bytes(&self) -> usize {
-        self.parts().iter().map(|part| part.len()).sum()
-    }
-
-    pub(crate) fn overlaps(&self, other: &Self) -> bool {
-        if !self.bounds.overlaps(other.bounds) {
-            return false;
-        }
-        let (small, large) = if self.parts().len() <= other.parts().len() {
-            (self.parts(), other.parts())
-        } else {
-            (other.parts(), self.parts())
-        };
-        let mut large = large;
-        small.iter().any(|&part| {
-            // Skip what ends before this part; what remains is all the following parts can meet.
-            large = &large[large.partition_point(|candidate| candidate.end <= part.start)..];
-            large.first().is_some_and(|candidate| candidate.overlaps(part))
-        })
-    }
-
-    fn parts(&self) -> &[Extent] {
-        self.parts.as_deref().unwrap_or(std::slice::from_ref(&self.bounds))
+        self.extents().iter().map(|extent| extent.len()).sum()
     }
 }

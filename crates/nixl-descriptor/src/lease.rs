@@ -7,7 +7,6 @@ use crate::descriptor::Descriptor;
 use crate::extent::{Extent, ExtentSet};
 use crate::leaked;
 use crate::region::{Region, RegionId};
-use crate::traffic::Ticket;
 
 /// What an operation in flight does to memory.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -84,11 +83,11 @@ impl Leases {
         let mut set = LeaseSet { mode, parts: Vec::with_capacity(1) };
         match descriptors {
             [] => return Err(LeaseError::Empty),
-            [one] => set.add(one.region(), ExtentSet::single(one.extent()))?,
+            [one] => set.add(one.region(), ExtentSet::One(one.extent()))?,
             many => {
                 let mut sorted: Vec<(&Region, Extent)> =
                     many.iter().map(|d| (d.region(), d.extent())).collect();
-                // Also in the order of regions, which helps those who read the lease table in a debugger.
+                // By region, and within it by start.
                 sorted.sort_unstable_by_key(|(region, extent)| (region.id(), *extent));
                 for group in sorted.chunk_by(|(a, _), (b, _)| a.id() == b.id()) {
                     let (region, first) = group[0];
@@ -120,8 +119,7 @@ pub struct LeaseSet {
 #[derive(Debug)]
 struct Part {
     region: Region,
-    ticket: Ticket,
-    bytes: usize,
+    extents: ExtentSet,
 }
 
 impl LeaseSet {
@@ -134,7 +132,7 @@ impl LeaseSet {
     /// Never releases the leases: the memory stays allocated and unreachable until the process ends. For an operation
     /// whose engine did not confirm that it is done. Counted in [`leaked`](crate::leaked()).
     pub fn leak(self) {
-        let bytes = self.parts.iter().map(|part| part.bytes as u64).sum();
+        let bytes = self.parts.iter().map(|part| part.extents.bytes() as u64).sum();
         leaked::count_lease(bytes);
         mem::forget(self);
     }
@@ -143,11 +141,10 @@ impl LeaseSet {
         if self.mode == LeaseMode::Write && !region.is_writable() {
             return Err(LeaseError::ReadOnly { region: region.id() });
         }
-        let bytes = extents.bytes();
-        let ticket = region.traffic().begin_lease(self.mode, extents).map_err(|conflict| {
+        region.traffic().begin_lease(self.mode, &extents).map_err(|conflict| {
             LeaseError::Conflict { region: region.id(), held: conflict.held }
         })?;
-        self.parts.push(Part { region: region.clone(), ticket, bytes });
+        self.parts.push(Part { region: region.clone(), extents });
         Ok(())
     }
 }
@@ -155,7 +152,7 @@ impl LeaseSet {
 impl Drop for LeaseSet {
     fn drop(&mut self) {
         for part in &self.parts {
-            part.region.traffic().end_lease(part.ticket);
+            part.region.traffic().end_lease(self.mode, &part.extents);
         }
     }
 }

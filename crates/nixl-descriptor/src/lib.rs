@@ -55,6 +55,7 @@
 mod access;
 mod cache;
 mod coalesce;
+mod coverage;
 mod descriptor;
 mod extent;
 mod leaked;

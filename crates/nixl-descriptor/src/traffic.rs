@@ -6,12 +6,9 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::coverage::Coverage;
 use crate::extent::{Extent, ExtentSet};
 use crate::lease::LeaseMode;
-
-/// Names a lease or a copy within one region.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Ticket(u64);
 
 /// A host copy's use of some bytes.
 #[derive(Clone, Copy, Debug)]
@@ -43,44 +40,36 @@ pub(crate) struct Traffic {
 
 #[derive(Debug, Default)]
 struct State {
-    last_ticket: u64,
-    leases: Vec<(Ticket, LeaseMode, ExtentSet)>,
-    copies: Vec<(Ticket, Use)>,
+    leases: Coverage,
+    /// Uses by copies under way, with the number of the copy. Few: one thread has one copy.
+    copies: Vec<(u64, Use)>,
+    last_copy: u64,
     /// Threads that wait for a copy to end.
     waiting: usize,
 }
 
 impl Traffic {
     /// Notes a lease until [`end_lease`](Self::end_lease), or says which kind of lease is in the way.
-    pub(crate) fn begin_lease(&self, mode: LeaseMode, set: ExtentSet) -> Result<Ticket, Conflict> {
+    pub(crate) fn begin_lease(&self, mode: LeaseMode, set: &ExtentSet) -> Result<(), Conflict> {
         let mut state = self.lock();
         loop {
-            let conflict = state
-                .leases
-                .iter()
-                .find(|(_, held, other)| mode.conflicts(*held) && set.overlaps(other));
-            if let Some((_, held, _)) = conflict {
-                return Err(Conflict { held: *held });
+            let mut conflicts =
+                set.extents().iter().filter_map(|extent| state.leases.conflict(mode, *extent));
+            if let Some(held) = conflicts.next() {
+                return Err(Conflict { held });
             }
-            let copying = |(_, copy): &(Ticket, Use)| {
-                mode.conflicts(copy.mode) && set.overlaps(&ExtentSet::single(copy.extent))
-            };
-            if !state.copies.iter().any(copying) {
+            if !state.is_copied(set.extents().iter().map(|&extent| Use { extent, mode })) {
                 break;
             }
             state = self.wait(state);
         }
-        let ticket = state.next_ticket();
-        state.leases.push((ticket, mode, set));
-        Ok(ticket)
+        state.leases.add(mode, set.extents());
+        Ok(())
     }
 
-    pub(crate) fn end_lease(&self, ticket: Ticket) {
-        let mut state = self.lock();
-        // The newest first: operations tend to be short.
-        if let Some(index) = state.leases.iter().rposition(|(held, ..)| *held == ticket) {
-            state.leases.swap_remove(index);
-        }
+    /// Ends a lease that began with the same arguments.
+    pub(crate) fn end_lease(&self, mode: LeaseMode, set: &ExtentSet) {
+        self.lock().leases.remove(mode, set.extents());
     }
 
     /// Notes a copy until the guard is dropped; all its uses at once, so that it cannot deadlock with another.
@@ -92,29 +81,21 @@ impl Traffic {
         let mut state = self.lock();
         loop {
             if leasing == Leasing::Respect {
-                let conflict = state.leases.iter().find(|(_, held, set)| {
-                    uses.iter().any(|wanted| {
-                        wanted.mode.conflicts(*held)
-                            && set.overlaps(&ExtentSet::single(wanted.extent))
-                    })
-                });
-                if let Some((_, held, _)) = conflict {
-                    return Err(Conflict { held: *held });
+                let mut conflicts =
+                    uses.iter().filter_map(|used| state.leases.conflict(used.mode, used.extent));
+                if let Some(held) = conflicts.next() {
+                    return Err(Conflict { held });
                 }
             }
-            let copying = |(_, other): &(Ticket, Use)| {
-                uses.iter().any(|wanted| {
-                    wanted.mode.conflicts(other.mode) && wanted.extent.overlaps(other.extent)
-                })
-            };
-            if !state.copies.iter().any(copying) {
+            if !state.is_copied(uses.iter().copied()) {
                 break;
             }
             state = self.wait(state);
         }
-        let ticket = state.next_ticket();
-        state.copies.extend(uses.iter().map(|used| (ticket, *used)));
-        Ok(CopyGuard { traffic: self, ticket })
+        state.last_copy += 1;
+        let copy = state.last_copy;
+        state.copies.extend(uses.iter().map(|used| (copy, *used)));
+        Ok(CopyGuard { traffic: self, copy })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -131,9 +112,15 @@ impl Traffic {
 }
 
 impl State {
-    fn next_ticket(&mut self) -> Ticket {
-        self.last_ticket += 1;
-        Ticket(self.last_ticket)
+    /// Whether a copy under way gets in the way of any of these uses.
+    fn is_copied(&self, mut uses: impl Iterator<Item = Use>) -> bool {
+        !self.copies.is_empty()
+            && uses.any(|wanted| {
+                let blocks = |used: &Use| {
+                    wanted.mode.conflicts(used.mode) && wanted.extent.overlaps(used.extent)
+                };
+                self.copies.iter().any(|(_, used)| blocks(used))
+            })
     }
 }
 
@@ -141,13 +128,13 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct CopyGuard<'a> {
     traffic: &'a Traffic,
-    ticket: Ticket,
+    copy: u64,
 }
 
 impl Drop for CopyGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.traffic.lock();
-        state.copies.retain(|(ticket, _)| *ticket != self.ticket);
+        state.copies.retain(|(copy, _)| *copy != self.copy);
         if state.waiting > 0 {
             self.traffic.copy_ended.notify_all();
         }

@@ -1,5 +1,7 @@
 //! The crate's behaviour, seen from outside.
 
+#![allow(clippy::unwrap_used, reason = "a failed test says where")]
+
 mod cache;
 mod coalescing;
 mod copies;
