@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::process;
 use crate::setup;
@@ -66,7 +66,7 @@ fn step(workspace: &Workspace, step: &Step) -> Result<()> {
     let mut command: Command = workspace.cargo();
     command.args(step.args).envs(step.env);
     println!("== {}: {}", step.name, process::display(&command));
-    timed(step.name, || process::run(&mut command)).context(step.advice)
+    timed(step.name, || process::run_or_advise(&mut command, step.advice))
 }
 
 fn timed(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {

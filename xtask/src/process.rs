@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 /// How the command would be typed.
 pub(crate) fn display(command: &Command) -> String {
@@ -29,6 +29,11 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs the command as [`run`] does; a failure also says what to do.
+pub(crate) fn run_or_advise(command: &mut Command, advice: &str) -> Result<()> {
+    run(command).map_err(|error| anyhow!("{error:#}\n  -> {advice}"))
+}
+
 /// What the command prints; `None` where it is missing or fails.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     match command.output() {
@@ -49,6 +54,8 @@ mod tests {
         assert_eq!(error.to_string(), "`sh -c 'exit 3'` failed: exit status: 3");
         let error = run(&mut Command::new("/nonexistent/tool")).unwrap_err();
         assert_eq!(error.to_string(), "cannot start `tool`");
+        let error = run_or_advise(Command::new("/bin/sh").args(["-c", "exit 3"]), "try again");
+        assert!(error.unwrap_err().to_string().ends_with("\n  -> try again"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::pip::{Pip, python_version};
 use super::runtime;
@@ -43,11 +43,11 @@ pub(super) fn provide(store: &Store) -> Result<String> {
 
 /// Installed is not yet importable: a stamp is set only on what works.
 fn check(dir: &Path) -> Result<()> {
-    process::run(
+    process::run_or_advise(
         Command::new("python3")
             .args(["-c", "import dynamo.nixl_connect"])
             .env("PYTHONPATH", dir)
             .env("PYTHONDONTWRITEBYTECODE", "1"),
+        "the Python peer was installed but cannot be imported: its message is above",
     )
-    .context("the Python peer was installed but cannot be imported (its message is above)")
 }

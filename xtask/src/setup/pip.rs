@@ -52,9 +52,9 @@ impl Pip {
             .env("PIP_ROOT_USER_ACTION", "ignore")
             // Its progress is not what our caller's stdout is for.
             .stdout(io::stderr().as_fd().try_clone_to_owned()?);
-        process::run(&mut pip).context(
-            "pip could not install (its message is above): check the network, the proxy and \
-             `python3 -m pip config list`, then run this again",
+        process::run_or_advise(
+            &mut pip,
+            "pip's message is above: check the network, the proxy and `python3 -m pip config list`, then run this again",
         )
     }
 }

@@ -13,25 +13,14 @@ use super::store::{Component, Store};
 pub(super) const PACKAGE: &str = "nixl-cu12";
 pub(super) const VERSION: &str = "1.5.1";
 
-/// What is kept of the wheel, and as what. The libraries find each other by paths relative to
-/// their own, so the folders must stay side by side; the name of the first is free.
-const KEPT: [(&str, &str); 3] = [
-    (".nixl_cu12.mesonpy.libs", "lib"),
-    ("nixl_cu12.libs", "nixl_cu12.libs"),
-    ("nixl_cu12-1.5.1.dist-info", "nixl_cu12-1.5.1.dist-info"),
-];
-
 /// Says which NIXL there is.
 pub(super) fn provide(store: &Store) -> Result<String> {
-    const NAME: &str = "runtime";
     if let Some(found) = locate::installed()? {
-        // So that nobody wonders which of the two is used.
-        store.remove(NAME)?;
         return Ok(format!("{} (by {})", found.library.display(), found.by));
     }
     let requirement = format!("{PACKAGE}=={VERSION}");
     let component = Component {
-        name: NAME,
+        name: "runtime",
         stamp: &requirement,
         files: &["lib/libnixl_capi.so", "lib/plugins/libplugin_UCX.so"],
     };
@@ -45,8 +34,15 @@ pub(super) fn provide(store: &Store) -> Result<String> {
     Ok(dir.join("lib").join(locate::LIBRARY).display().to_string())
 }
 
+/// Keeps of the wheel what runs. The libraries find each other by paths relative to their own, so the two folders must
+/// stay side by side; the name of the first is free.
 fn keep(wheel: &Path, dir: &Path) -> Result<()> {
-    for (from, to) in KEPT {
+    let licences = format!("nixl_cu12-{VERSION}.dist-info");
+    for (from, to) in [
+        (".nixl_cu12.mesonpy.libs", "lib"),
+        ("nixl_cu12.libs", "nixl_cu12.libs"),
+        (&*licences, &*licences),
+    ] {
         fs::rename(wheel.join(from), dir.join(to))
             .with_context(|| format!("the wheel has no {from}; see xtask/src/setup/runtime.rs"))?;
     }

@@ -88,11 +88,6 @@ impl Store {
         filled.map(|()| dir)
     }
 
-    /// Removes the component if it is there.
-    pub(super) fn remove(&self, name: &str) -> Result<()> {
-        remove(&self.path(name))
-    }
-
     /// Removes what interrupted set-ups left.
     fn sweep(&self) -> Result<()> {
         for entry in fs::read_dir(&self.dir)? {
@@ -198,7 +193,7 @@ mod tests {
     #[test]
     fn leftovers_of_an_interrupted_set_up_are_swept_and_never_taken_for_done() {
         let dir = tempfile::tempdir().unwrap();
-        for leftover in ["tool.partial", "tool.old"] {
+        for leftover in ["tool.77.partial", "tool.old"] {
             fs::create_dir(dir.path().join(leftover)).unwrap();
             fs::write(dir.path().join(leftover).join(STAMP), COMPONENT.stamp).unwrap();
         }
