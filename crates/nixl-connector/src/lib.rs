@@ -1,1 +1,67 @@
-//! Placeholder.
+//! Who talks to whom: connectors and the transports that carry their operations.
+//!
+//! A [`Connector`] offers memory to peers and reads or writes what peers offer. Over NIXL (feature `nixl`, on by
+//! default) the peer is another process, here or on another machine; over the [`simulated`] transport it is
+//! another connector of this process, with faults to order. NIXL itself is found at run time: without it,
+//! building a connector is an error that says what was looked for.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! use std::sync::Arc;
+//! use nixl_connector::{Connector, simulated::Fabric};
+//! use nixl_descriptor::Region;
+//! use nixl_metadata::RdmaMetadata;
+//! use nixl_ops::SystemClock;
+//!
+//! // Two connectors, as two processes would have them; leave out `transport` to use NIXL.
+//! let fabric = Fabric::new(Arc::new(SystemClock::new()));
+//! let source = Connector::builder().transport(fabric.transport("source")).build().await?;
+//! let sink = Connector::builder().transport(fabric.transport("sink")).build().await?;
+//!
+//! // One side offers memory; its metadata travels over a channel that both trust.
+//! let mut offered = source.create_readable(Region::try_from(vec![7u8; 4096])?).await?;
+//! let message = offered.metadata().to_dynamo_json();
+//!
+//! // The other side reads it.
+//! let local = Region::zeroed(4096)?;
+//! let remote = RdmaMetadata::decode(message.as_bytes())?;
+//! let mut read = sink.begin_read(&remote, local.clone()).await?;
+//! let completion = read.wait_for_completion().await?;
+//! assert_eq!(completion.bytes(), 4096);
+//! assert_eq!(local.to_vec()?, [7u8; 4096]);
+//!
+//! // And the first learns of it.
+//! offered.wait_for_completion().await?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+//!
+//! # What a peer can do
+//!
+//! Metadata is a capability: NIXL's covers all memory that the connector has registered when it is made, not only
+//! what the operation offers. Give it to peers that you trust with that, over a channel that you trust. What a
+//! peer sends is validated before NIXL sees it, apart from the inside of NIXL's own connection details and keys,
+//! which only NIXL can read.
+
+mod builder;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod connection;
+mod connector;
+mod control;
+mod error;
+#[cfg(feature = "nixl")]
+pub mod nixl;
+mod peers;
+pub mod simulated;
+
+pub use builder::ConnectorBuilder;
+pub use connection::ConnectionStats;
+pub use connector::Connector;
+pub use control::ControlThread;
+pub use error::ConnectorError;
+pub use nixl_ops::{
+    CancelOutcome, Completion, DriverConfig, OperationError, OperationKind, OperationOptions,
+    OperationStatus, PathKind, PathReport, ReadOperation, ReadableOperation, Reclaimed,
+    TransportError, WritableOperation, WriteOperation,
+};

@@ -1,5 +1,7 @@
 //! Which machine this is, and what it allows this process.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use crate::tree::Tree;
@@ -15,6 +17,14 @@ pub struct HostIdentity {
     pub boot_id: Option<String>,
     /// The release of the kernel, such as `6.8.0-45-generic`.
     pub kernel: Option<String>,
+}
+
+impl HostIdentity {
+    /// Identifies this machine from three small files. Never fails: what cannot be read is `None`.
+    #[must_use]
+    pub fn discover() -> Self {
+        read_identity(&Tree::new(Path::new("/")))
+    }
 }
 
 /// How much memory this process may lock, and thus register with a NIC, unless it is privileged (`CAP_IPC_LOCK`).

@@ -1,0 +1,164 @@
+//! How a connector is configured.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nixl_device::HostIdentity as LocalHost;
+use nixl_metadata::HostIdentity;
+use nixl_ops::{Clock, DriverConfig, Executor, SystemClock, Transport, TransportExecutor};
+use uuid::Uuid;
+
+use crate::connection::Connection;
+use crate::control::ControlThread;
+use crate::{Connector, ConnectorError};
+
+/// Configures a [`Connector`].
+#[derive(Debug)]
+pub struct ConnectorBuilder {
+    name: Option<String>,
+    timeout: Option<Duration>,
+    executor: Arc<dyn Executor>,
+    clock: Arc<dyn Clock>,
+    driver: DriverConfig,
+    transport: Option<Arc<dyn Transport>>,
+}
+
+impl ConnectorBuilder {
+    /// The deadline of operations unless told otherwise.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+    /// The longest name, in bytes.
+    pub const MAX_NAME: usize = 128;
+
+    pub(crate) fn new() -> Self {
+        Self {
+            name: None,
+            timeout: Some(Self::DEFAULT_TIMEOUT),
+            executor: Arc::new(TransportExecutor),
+            clock: Arc::new(SystemClock::new()),
+            driver: DriverConfig::default(),
+            transport: None,
+        }
+    }
+
+    /// What the connector's name begins with; by default the name of the machine. An incarnation is added,
+    /// so that two connectors never have the same name. At most [`MAX_NAME`](Self::MAX_NAME) bytes of
+    /// printable ASCII.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The deadline of operations that are not given one; by default
+    /// [30 seconds](Self::DEFAULT_TIMEOUT).
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Operations that are not given a deadline have none: a peer that never reports is waited for for ever.
+    #[must_use]
+    pub fn no_timeout(mut self) -> Self {
+        self.timeout = None;
+        self
+    }
+
+    /// Decides how the bytes travel; by default everything is handed to the transport.
+    #[must_use]
+    pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
+        self.executor = executor;
+        self
+    }
+
+    /// The clock of deadlines and waits; by default the system's.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// How the completion driver works.
+    #[must_use]
+    pub fn driver(mut self, config: DriverConfig) -> Self {
+        self.driver = config;
+        self
+    }
+
+    /// The engine; by default NIXL with its UCX backend. A transport belongs to one connector.
+    #[must_use]
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
+    /// Builds the connector. The engine is started on a thread of the connection's own.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError::BadName`], [`ConnectorError::Thread`], [`ConnectorError::NoTransport`], or, without
+    /// NIXL on the machine, `ConnectorError::Nixl` with what was looked for.
+    pub async fn build(self) -> Result<Connector, ConnectorError> {
+        let local = LocalHost::discover();
+        let hostname = local.hostname.unwrap_or_else(|| "unknown".to_owned());
+        let boot_id = local.boot_id.unwrap_or_else(|| "unknown".to_owned());
+        let host = HostIdentity::new(&hostname, &boot_id, std::process::id())?;
+        let incarnation = Uuid::new_v4().as_u128();
+        let prefix = self.name.unwrap_or(hostname);
+        check_name(&prefix)?;
+        let control = ControlThread::spawn()?;
+        let transport = match self.transport {
+            Some(transport) => transport,
+            None => default_transport(format!("{prefix}-{incarnation:032x}"), &control).await?,
+        };
+        let connection =
+            Connection::new(transport, control, self.clock, self.driver, host, incarnation)?;
+        Ok(Connector::new(connection, self.executor, self.timeout))
+    }
+}
+
+#[cfg(feature = "nixl")]
+async fn default_transport(
+    name: String,
+    control: &ControlThread,
+) -> Result<Arc<dyn Transport>, ConnectorError> {
+    let thread = control.clone();
+    let open = move || crate::nixl::NixlTransport::open(&name, thread);
+    let transport: Arc<dyn Transport> = Arc::new(control.run(open).await??);
+    Ok(transport)
+}
+
+#[cfg(not(feature = "nixl"))]
+async fn default_transport(
+    _name: String,
+    _control: &ControlThread,
+) -> Result<Arc<dyn Transport>, ConnectorError> {
+    Err(ConnectorError::NoTransport)
+}
+
+fn check_name(name: &str) -> Result<(), ConnectorError> {
+    let reason = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > ConnectorBuilder::MAX_NAME {
+        "it is longer than 128 bytes"
+    } else if !name.bytes().all(|b| b.is_ascii_graphic()) {
+        "it must be printable ASCII without spaces"
+    } else {
+        return Ok(());
+    };
+    let shown = name.chars().take(40).collect();
+    Err(ConnectorError::BadName { name: shown, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        assert_eq!(check_name("worker-0"), Ok(()));
+        for bad in ["", "a b", "a\0b", "ä", &"x".repeat(129)] {
+            assert!(matches!(check_name(bad), Err(ConnectorError::BadName { .. })), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! One engine, its driver and its caches.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nixl_descriptor::{
+    CacheLimits, CacheStats, DescriptorList, RegisterError, Registration, RegistrationCache,
+};
+use nixl_metadata::{AgentMetadata, HostIdentity, Limits, PeerInfo};
+use nixl_ops::{Clock, Driver, DriverConfig, PeerId, Transport, TransportError};
+
+use crate::ConnectorError;
+use crate::control::ControlThread;
+use crate::peers::PeerCache;
+
+/// What a connector shares between all its operations.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    transport: Arc<dyn Transport>,
+    driver: Arc<Driver>,
+    control: ControlThread,
+    registrations: Arc<RegistrationCache>,
+    peers: Arc<PeerCache>,
+    exported: Arc<Mutex<Option<Exported>>>,
+    info: PeerInfo,
+}
+
+/// The engine's metadata as it was exported last.
+#[derive(Debug)]
+struct Exported {
+    /// How many registrations the cache had made by then: a later one is not in it.
+    registered: u64,
+    metadata: AgentMetadata,
+}
+
+/// What a connection has in hand.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct ConnectionStats {
+    /// Active operations whose engine is not quiet.
+    pub active: usize,
+    /// Passive operations that a peer may still use.
+    pub passive: usize,
+    /// The registration cache.
+    pub registrations: CacheStats,
+    /// Peers whose metadata is loaded.
+    pub peers: usize,
+}
+
+impl Connection {
+    /// Peers whose metadata is kept loaded.
+    const PEERS: usize = 1024;
+
+    pub(crate) fn new(
+        transport: Arc<dyn Transport>,
+        control: ControlThread,
+        clock: Arc<dyn Clock>,
+        config: DriverConfig,
+        host: HostIdentity,
+        incarnation: u128,
+    ) -> Result<Self, ConnectorError> {
+        let driver = Driver::spawn(Arc::clone(&transport), clock, config)
+            .map_err(|e| ConnectorError::Thread { reason: e.to_string() })?;
+        let registrations =
+            Arc::new(RegistrationCache::new(transport.registrar(), CacheLimits::default()));
+        let info = PeerInfo::new(transport.agent_name(), incarnation, host)?
+            .with_transports([transport.name()])?;
+        Ok(Self {
+            transport,
+            driver: Arc::new(driver),
+            control,
+            registrations,
+            peers: Arc::new(PeerCache::new(Self::PEERS)),
+            exported: Arc::default(),
+            info,
+        })
+    }
+
+    pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
+        &self.transport
+    }
+
+    pub(crate) fn driver(&self) -> &Arc<Driver> {
+        &self.driver
+    }
+
+    pub(crate) fn info(&self) -> &PeerInfo {
+        &self.info
+    }
+
+    pub(crate) fn stats(&self) -> ConnectionStats {
+        let driver = self.driver.stats();
+        ConnectionStats {
+            active: driver.active,
+            passive: driver.passive,
+            registrations: self.registrations.stats(),
+            peers: self.peers.len(),
+        }
+    }
+
+    /// Registers the regions under `list`; those in the cache cost a look-up each.
+    pub(crate) async fn register(
+        &self,
+        list: &DescriptorList,
+    ) -> Result<Vec<Registration>, ConnectorError> {
+        let mut held: Vec<Registration> = Vec::with_capacity(1);
+        let mut last = None;
+        for descriptor in list.iter() {
+            let region = descriptor.region();
+            // Lists usually walk one region; a region seen earlier is a cache hit.
+            if last.replace(region.id()) == Some(region.id()) {
+                continue;
+            }
+            let registration = match self.registrations.get(region) {
+                Some(registration) => registration,
+                None => {
+                    let (cache, region) = (Arc::clone(&self.registrations), region.clone());
+                    let register = move || -> Result<Registration, RegisterError> {
+                        cache.get_or_register(&region)
+                    };
+                    self.control.run(register).await??
+                }
+            };
+            held.push(registration);
+        }
+        Ok(held)
+    }
+
+    /// This agent's metadata, covering everything registered before the call.
+    pub(crate) async fn local_metadata(&self) -> Result<AgentMetadata, ConnectorError> {
+        let registered = self.registrations.stats().misses;
+        if let Some(exported) = lock(&self.exported).as_ref()
+            && exported.registered == registered
+        {
+            return Ok(exported.metadata.clone());
+        }
+        let (transport, registrations) =
+            (Arc::clone(&self.transport), Arc::clone(&self.registrations));
+        let slot = Arc::clone(&self.exported);
+        let export = move || -> Result<AgentMetadata, ConnectorError> {
+            // Registrations are made on this thread too, so none comes between these two lines.
+            let registered = registrations.stats().misses;
+            let metadata = AgentMetadata::compress(&transport.local_metadata()?)?;
+            *lock(&slot) = Some(Exported { registered, metadata: metadata.clone() });
+            Ok(metadata)
+        };
+        self.control.run(export).await?
+    }
+
+    /// Makes the owner of `metadata` reachable.
+    pub(crate) async fn connect(&self, metadata: &AgentMetadata) -> Result<PeerId, ConnectorError> {
+        match self.peers.get(metadata) {
+            Some(peer) => Ok(peer),
+            None => self.reconnect(metadata).await,
+        }
+    }
+
+    /// As [`connect`](Self::connect), whatever the cache says.
+    pub(crate) async fn reconnect(
+        &self,
+        metadata: &AgentMetadata,
+    ) -> Result<PeerId, ConnectorError> {
+        let (transport, peers) = (Arc::clone(&self.transport), Arc::clone(&self.peers));
+        let metadata = metadata.clone();
+        let load = move || -> Result<PeerId, ConnectorError> {
+            let blob = metadata.inflate(&Limits::default())?;
+            let connected = transport.connect(&blob)?;
+            if let Some(evicted) = peers.insert(metadata, &connected) {
+                // A busy peer stays loaded; it is found again when it is next named.
+                let _ = transport.disconnect(&evicted);
+            }
+            Ok(connected.peer)
+        };
+        self.control.run(load).await?
+    }
+
+    /// Drops what the cache says about a peer that the engine has given up.
+    pub(crate) fn forget(&self, peer: &PeerId) {
+        self.peers.remove(peer);
+    }
+}
+
+/// Locks, ignoring poison: the critical sections leave their data consistent.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether an engine's refusal means that the peer must be connected anew.
+pub(crate) fn wants_reconnect(error: &TransportError) -> bool {
+    matches!(
+        error,
+        TransportError::UnknownPeer { .. }
+            | TransportError::PeerGone { .. }
+            | TransportError::NotRegistered { .. }
+    )
+}

@@ -1,0 +1,72 @@
+//! Why a connector refused.
+
+use std::convert::Infallible;
+
+use nixl_descriptor::{DescriptorError, LeaseError, RegisterError};
+use nixl_metadata::MetadataError;
+use nixl_ops::{OperationError, PairingError, TransportError};
+use thiserror::Error;
+
+/// Why an operation could not begin, or a connector not be built.
+#[derive(Clone, Debug, Error, PartialEq)]
+#[non_exhaustive]
+pub enum ConnectorError {
+    /// The two sides do not fit together.
+    #[error(transparent)]
+    Pairing(#[from] PairingError),
+    /// The peer's metadata is unusable.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// The local descriptors are unusable.
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    /// Another operation uses the memory.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// A writable operation was asked for on memory that must not change.
+    #[error("descriptor {index} is read-only and cannot be offered for writing")]
+    ReadOnly {
+        /// Its place in the list.
+        index: usize,
+    },
+    /// The engine could not register the memory.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// The operation could not be started.
+    #[error(transparent)]
+    Operation(#[from] OperationError),
+    /// The engine refused.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The operating system refused a thread.
+    #[error(
+        "cannot start a thread of the connection: {reason}; check the limits on processes and memory"
+    )]
+    Thread {
+        /// The operating system's word for it.
+        reason: String,
+    },
+    /// The connector's name cannot be used.
+    #[error("{name:?} cannot name a connector: {reason}")]
+    BadName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// No transport was given, and this build has none of its own.
+    #[error(
+        "no transport: build nixl-connector with its feature `nixl`, or pass one to the builder"
+    )]
+    NoTransport,
+    /// NIXL cannot be used on this machine.
+    #[cfg(feature = "nixl")]
+    #[error(transparent)]
+    Nixl(#[from] crate::nixl::NixlUnavailable),
+}
+
+impl From<Infallible> for ConnectorError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}

@@ -1,0 +1,144 @@
+//! Ownership of the NIXL agent, and the gate through which every call to it goes.
+#![allow(
+    unsafe_code,
+    reason = "a notification map may move between threads, though its type does not say so"
+)]
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use nixl_sys::{AgentConfig, Backend, NotificationMap, ThreadSync};
+
+use super::library::{NixlLibrary, NixlUnavailable};
+use crate::control::ControlThread;
+
+/// The backend that moves bytes between agents.
+const BACKEND: &str = "UCX";
+
+/// A NIXL agent.
+///
+/// Calls that register memory or meet a peer block, and hold the gate meanwhile. Everybody else only
+/// [tries](Self::try_enter) it, and comes back later if it is shut.
+pub(super) struct Agent {
+    name: String,
+    control: ControlThread,
+    gate: Mutex<Option<Inside>>,
+}
+
+/// Behind the gate. Field order: what points into the agent goes before it.
+pub(super) struct Inside {
+    notifications: Option<Movable<NotificationMap>>,
+    pub(super) backend: Backend,
+    pub(super) agent: nixl_sys::Agent,
+}
+
+struct Movable<T>(T);
+
+// SAFETY: only `NotificationMap` is wrapped. It owns a heap object of the C API that has no tie to the thread
+// that made it; it is used and dropped by one thread at a time, behind the gate.
+unsafe impl Send for Movable<NotificationMap> {}
+
+impl Agent {
+    /// Starts an agent with its backend. **Blocks.**
+    pub(super) fn start(name: &str, control: ControlThread) -> Result<Self, NixlUnavailable> {
+        NixlLibrary::open()?;
+        let failed = |what| {
+            move |e: nixl_sys::NixlError| NixlUnavailable::Start { what, reason: e.to_string() }
+        };
+        let config = AgentConfig {
+            enable_prog_thread: true,
+            // The progress thread sleeps in poll(2) on the backend's own events, so a long delay costs no
+            // latency; a delay of zero would make it spin.
+            pthr_delay_us: 100_000,
+            thread_sync: ThreadSync::Strict,
+            ..AgentConfig::default()
+        };
+        let agent = nixl_sys::Agent::new_configured(name, &config).map_err(failed("agent"))?;
+        let (_, params) = agent.get_plugin_params(BACKEND).map_err(failed("UCX plugin"))?;
+        let backend = agent.create_backend(BACKEND, &params).map_err(failed("UCX backend"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            control,
+            gate: Mutex::new(Some(Inside { notifications: None, backend, agent })),
+        })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn control(&self) -> &ControlThread {
+        &self.control
+    }
+
+    /// Waits for the gate. **Blocks** as long as whoever is inside.
+    pub(super) fn enter(&self) -> Entered<'_> {
+        let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        Entered { gate }
+    }
+
+    /// Enters if nobody is inside.
+    pub(super) fn try_enter(&self) -> Option<Entered<'_>> {
+        let gate = match self.gate.try_lock() {
+            Ok(gate) => gate,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(Entered { gate })
+    }
+}
+
+/// The gate, entered.
+pub(super) struct Entered<'a> {
+    gate: MutexGuard<'a, Option<Inside>>,
+}
+
+impl Entered<'_> {
+    /// `None` only while the agent is being dropped, when nobody can enter any more.
+    pub(super) fn inside(&mut self) -> Option<&mut Inside> {
+        self.gate.as_mut()
+    }
+}
+
+impl Inside {
+    /// Takes the notifications that have arrived. Names and payloads are a peer's bytes.
+    pub(super) fn take_notifications(
+        &mut self,
+        sink: &mut dyn FnMut(&str, &[u8]),
+    ) -> Result<(), nixl_sys::NixlError> {
+        // The binding cannot clear a map that holds a payload it cannot read, so a map is used until it is
+        // first filled.
+        let map = match self.notifications.take() {
+            Some(map) => map,
+            None => Movable(NotificationMap::new()?),
+        };
+        let mut map = map;
+        self.agent.get_notifications(&mut map.0, None)?;
+        if map.0.is_empty()? {
+            self.notifications = Some(map);
+            return Ok(());
+        }
+        for from in map.0.agents() {
+            // A peer whose name is not UTF-8 cannot have been connected; its payloads are for nobody.
+            let Ok(from) = from else { continue };
+            for payload in map.0.get_notifications(from)? {
+                sink(from, &payload?);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let inside = self.gate.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // Destroying an agent joins its threads, which blocks.
+        self.control.post(move || drop(inside));
+    }
+}
+
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agent").field("name", &self.name).finish_non_exhaustive()
+    }
+}

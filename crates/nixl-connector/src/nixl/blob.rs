@@ -1,0 +1,271 @@
+//! Reading NIXL's metadata blob, strictly, before NIXL does.
+//!
+//! NIXL's own reader trusts lengths and panics through its Rust binding on names that are not UTF-8. A blob
+//! passes here only if every length is in bounds, every tag is where NIXL puts it, and nothing follows. What
+//! cannot be checked is the inside of the backends' own parts: their connection details and memory keys.
+//!
+//! The layout is NIXL 1.5's: an intro, then records of tag, 8-byte length, value and `|`.
+
+use std::str;
+
+const INTRO: &[u8] = b"nixlSerDes|";
+
+/// The longest agent name that is accepted, in bytes.
+const MAX_NAME: usize = 255;
+
+/// What a peer's blob says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Blob<'a> {
+    /// The agent's name.
+    pub(super) name: &'a str,
+    /// Connection details of each backend.
+    pub(super) connections: Vec<(&'a str, &'a [u8])>,
+    /// The memory that is registered.
+    pub(super) memories: Vec<Memory<'a>>,
+}
+
+/// One registration of the peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Memory<'a> {
+    pub(super) backend: &'a str,
+    /// NIXL's number for the kind of memory.
+    pub(super) kind: u32,
+    pub(super) device: u64,
+    pub(super) address: u64,
+    pub(super) len: u64,
+    /// The backend's key.
+    pub(super) key: &'a [u8],
+}
+
+impl<'a> Blob<'a> {
+    /// Reads a whole blob.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, and where.
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
+        let rest = bytes.strip_prefix(INTRO).ok_or("it does not begin as NIXL's metadata does")?;
+        let mut reader = Reader { bytes, at: bytes.len() - rest.len() };
+        let name = reader.text("Agent", MAX_NAME)?;
+        let count = reader.number("Conns")?;
+        let mut connections = Vec::new();
+        for _ in 0..count {
+            connections.push((reader.text("t", MAX_NAME)?, reader.value("c")?));
+        }
+        if reader.value("")? != b"MemSection" {
+            return Err(reader.fault("expected the memory section"));
+        }
+        let count = reader.number("nixlSecElms")?;
+        let mut memories = Vec::new();
+        for _ in 0..count {
+            let backend = reader.text("bknd", MAX_NAME)?;
+            reader.memories(backend, &mut memories)?;
+        }
+        if reader.at != bytes.len() {
+            return Err(reader.fault("something follows the end"));
+        }
+        Ok(Self { name, connections, memories })
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], String> {
+        let end = self.at.checked_add(len).filter(|end| *end <= self.bytes.len());
+        let end = end.ok_or_else(|| self.fault("it ends too early"))?;
+        let taken = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn value(&mut self, tag: &str) -> Result<&'a [u8], String> {
+        if self.take(tag.len())? != tag.as_bytes() {
+            return Err(self.fault(&format!("expected the tag {tag:?}")));
+        }
+        let len = self.word()?;
+        let len = usize::try_from(len).map_err(|_| self.fault("a length is absurd"))?;
+        let value = self.take(len)?;
+        if self.take(1)? != b"|" {
+            return Err(self.fault("a separator is missing"));
+        }
+        Ok(value)
+    }
+
+    fn word(&mut self) -> Result<u64, String> {
+        self.take(8)?.try_into().map(u64::from_le_bytes).map_err(|_| self.fault("a word is short"))
+    }
+
+    fn number(&mut self, tag: &str) -> Result<u64, String> {
+        let value = self.value(tag)?;
+        value
+            .try_into()
+            .map(u64::from_le_bytes)
+            .map_err(|_| self.fault(&format!("the value of {tag:?} is not 8 bytes")))
+    }
+
+    fn text(&mut self, tag: &str, max: usize) -> Result<&'a str, String> {
+        let value = self.value(tag)?;
+        let text = str::from_utf8(value)
+            .map_err(|_| self.fault(&format!("the value of {tag:?} is not UTF-8")))?;
+        if text.is_empty() || text.len() > max || text.contains('\0') {
+            return Err(
+                self.fault(&format!("the value of {tag:?} is empty, too long or has a NUL"))
+            );
+        }
+        Ok(text)
+    }
+
+    fn memories(&mut self, backend: &'a str, into: &mut Vec<Memory<'a>>) -> Result<(), String> {
+        if self.value("nixlDList")? != b"nixlSDList" {
+            return Err(self.fault("expected a list of registered memory"));
+        }
+        let kind = self.value("t")?;
+        let kind = kind
+            .try_into()
+            .map(u32::from_le_bytes)
+            .map_err(|_| self.fault("the kind of memory is not 4 bytes"))?;
+        let count = self.number("n")?;
+        for _ in 0..count {
+            let mut record = Reader { bytes: self.value("")?, at: 0 };
+            let (address, len, device) = (record.word()?, record.word()?, record.word()?);
+            if address == 0 || len == 0 || address.checked_add(len).is_none() {
+                return Err(self.fault("a memory is null, empty or wraps around"));
+            }
+            let key = &record.bytes[record.at..];
+            into.push(Memory { backend, kind, device, address, len, key });
+        }
+        Ok(())
+    }
+
+    fn fault(&self, what: &str) -> String {
+        format!("{what} (at byte {} of {})", self.at, self.bytes.len())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(out: &mut Vec<u8>, tag: &str, value: &[u8]) {
+        out.extend_from_slice(tag.as_bytes());
+        out.extend_from_slice(&(value.len() as u64).to_le_bytes());
+        out.extend_from_slice(value);
+        out.push(b'|');
+    }
+
+    /// Writes a blob as NIXL does.
+    pub(in super::super) fn encode(blob: &Blob<'_>) -> Vec<u8> {
+        let mut out = INTRO.to_vec();
+        record(&mut out, "Agent", blob.name.as_bytes());
+        record(&mut out, "Conns", &(blob.connections.len() as u64).to_le_bytes());
+        for (kind, details) in &blob.connections {
+            record(&mut out, "t", kind.as_bytes());
+            record(&mut out, "c", details);
+        }
+        record(&mut out, "", b"MemSection");
+        record(&mut out, "nixlSecElms", &(blob.memories.len() as u64).to_le_bytes());
+        for memory in &blob.memories {
+            record(&mut out, "bknd", memory.backend.as_bytes());
+            record(&mut out, "nixlDList", b"nixlSDList");
+            record(&mut out, "t", &memory.kind.to_le_bytes());
+            record(&mut out, "n", &1u64.to_le_bytes());
+            let mut value = Vec::new();
+            for word in [memory.address, memory.len, memory.device] {
+                value.extend_from_slice(&word.to_le_bytes());
+            }
+            value.extend_from_slice(memory.key);
+            record(&mut out, "", &value);
+        }
+        out
+    }
+
+    fn sample() -> Vec<u8> {
+        encode(&Blob {
+            name: "peer-1",
+            connections: vec![("UCX", b"\x00\x01|details")],
+            memories: vec![
+                Memory { backend: "UCX", kind: 0, device: 0, address: 0x1000, len: 64, key: b"k" },
+                Memory { backend: "UCX", kind: 1, device: 3, address: 0x2000, len: 1, key: b"" },
+            ],
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(
+            name in "[!-~]{1,40}",
+            details in proptest::collection::vec(any::<u8>(), 0..80),
+            memories in proptest::collection::vec(
+                (0u32..5, any::<u64>(), 1u64..u64::MAX / 2, 1u64..u64::MAX / 2, any::<[u8; 5]>()), 0..9),
+        ) {
+            let blob = Blob {
+                name: &name,
+                connections: vec![("UCX", &details)],
+                memories: memories
+                    .iter()
+                    .map(|(kind, device, address, len, key)| Memory {
+                        backend: "UCX", kind: *kind, device: *device, address: *address, len: *len, key,
+                    })
+                    .collect(),
+            };
+            let bytes = encode(&blob);
+            prop_assert_eq!(Blob::parse(&bytes), Ok(blob));
+        }
+
+        #[test]
+        fn mutations_are_refused_or_stay_in_bounds(
+            at in any::<prop::sample::Index>(), value in any::<u8>(), cut in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = sample();
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+            let _ = Blob::parse(&bytes);
+            bytes.truncate(cut.index(bytes.len()));
+            prop_assert!(Blob::parse(&bytes).is_err());
+        }
+
+        #[test]
+        fn noise_is_refused(noise in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut bytes = INTRO.to_vec();
+            bytes.extend(noise);
+            prop_assert!(Blob::parse(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn absurd_lengths_and_counts_are_refused_at_once() {
+        for absurd in [u64::MAX, u64::MAX - 40, 1 << 40] {
+            let mut bytes = INTRO.to_vec();
+            bytes.extend_from_slice(b"Agent");
+            bytes.extend_from_slice(&absurd.to_le_bytes());
+            assert!(Blob::parse(&bytes).is_err());
+
+            let mut bytes = INTRO.to_vec();
+            record(&mut bytes, "Agent", b"a");
+            record(&mut bytes, "Conns", &absurd.to_le_bytes());
+            assert!(Blob::parse(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn names_that_would_panic_in_the_binding_are_refused() {
+        for name in [&b"\xff\xfe"[..], b"", b"a\0b", &[b'a'; 256]] {
+            let mut bytes = INTRO.to_vec();
+            record(&mut bytes, "Agent", name);
+            assert!(Blob::parse(&bytes).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_end_is_refused() {
+        let mut bytes = sample();
+        bytes.push(b'|');
+        assert!(Blob::parse(&bytes).unwrap_err().contains("follows"));
+    }
+}

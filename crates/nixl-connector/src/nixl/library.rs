@@ -1,0 +1,254 @@
+//! Finding NIXL's library, and making sure that calling it cannot abort the process.
+#![allow(unsafe_code, reason = "opening a shared library runs its constructors")]
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use thiserror::Error;
+
+/// The library that holds NIXL's C API.
+const LIBRARY: &str = "libnixl_capi.so";
+
+/// The folder inside NIXL's Python wheels that holds the libraries, for each wheel.
+const WHEEL_FOLDERS: [&str; 2] = [".nixl_cu12.mesonpy.libs", ".nixl_cu13.mesonpy.libs"];
+
+/// Every symbol that this crate makes nixl-sys call. nixl-sys aborts the process if one is missing.
+const SYMBOLS: [&str; 39] = [
+    "nixl_capi_is_stub",
+    "nixl_capi_create_configured_agent",
+    "nixl_capi_destroy_agent",
+    "nixl_capi_get_plugin_params",
+    "nixl_capi_destroy_mem_list",
+    "nixl_capi_destroy_params",
+    "nixl_capi_create_backend",
+    "nixl_capi_destroy_backend",
+    "nixl_capi_create_opt_args",
+    "nixl_capi_destroy_opt_args",
+    "nixl_capi_opt_args_add_backend",
+    "nixl_capi_opt_args_set_notif_msg",
+    "nixl_capi_opt_args_set_has_notif",
+    "nixl_capi_create_reg_dlist",
+    "nixl_capi_destroy_reg_dlist",
+    "nixl_capi_reg_dlist_clear",
+    "nixl_capi_reg_dlist_add_desc",
+    "nixl_capi_register_mem",
+    "nixl_capi_deregister_mem",
+    "nixl_capi_get_local_md",
+    "nixl_capi_load_remote_md",
+    "nixl_capi_invalidate_remote_md",
+    "nixl_capi_agent_make_connection",
+    "nixl_capi_create_xfer_dlist",
+    "nixl_capi_destroy_xfer_dlist",
+    "nixl_capi_xfer_dlist_clear",
+    "nixl_capi_xfer_dlist_add_desc",
+    "nixl_capi_create_xfer_req",
+    "nixl_capi_post_xfer_req",
+    "nixl_capi_get_xfer_status",
+    "nixl_capi_release_xfer_req",
+    "nixl_capi_destroy_xfer_req",
+    "nixl_capi_get_notifs",
+    "nixl_capi_create_notif_map",
+    "nixl_capi_destroy_notif_map",
+    "nixl_capi_notif_map_size",
+    "nixl_capi_notif_map_get_agent_at",
+    "nixl_capi_notif_map_get_notifs_size",
+    "nixl_capi_notif_map_get_notif",
+];
+
+/// NIXL's library, opened and checked. It stays open until the process ends.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct NixlLibrary {
+    /// Where it was found; only the file's name if the system's loader found it.
+    pub path: PathBuf,
+}
+
+/// Why NIXL cannot be used.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum NixlUnavailable {
+    /// No library was found.
+    #[error(
+        "NIXL was not found: looked for {LIBRARY} in {}; install NIXL, or set NIXL_PREFIX to the folder that it \
+         is installed in (`pip install --no-deps --target DIR nixl-cu12` makes one)",
+        join(searched)
+    )]
+    NotFound {
+        /// Where it was looked for.
+        searched: Vec<PathBuf>,
+    },
+    /// A library was found but the loader refused it.
+    #[error("{} cannot be loaded: {reason}", path.display())]
+    NotLoadable {
+        /// The file.
+        path: PathBuf,
+        /// The loader's word for it.
+        reason: String,
+    },
+    /// The library is too old, or something else.
+    #[error("{} has no {symbol}; NIXL 1.5 or newer is needed", path.display())]
+    MissingSymbol {
+        /// The file.
+        path: PathBuf,
+        /// What it lacks.
+        symbol: &'static str,
+    },
+    /// The library loads but cannot be reached under its name.
+    #[error("{} is loaded, but not found again as {LIBRARY}; it was renamed or built with another name", path.display())]
+    WrongName {
+        /// The file.
+        path: PathBuf,
+    },
+    /// NIXL refused to start.
+    #[error(
+        "NIXL could not start its {what}: {reason}; `cargo xtask doctor` in this project's repository tells more"
+    )]
+    Start {
+        /// What it was to start.
+        what: &'static str,
+        /// NIXL's word for it.
+        reason: String,
+    },
+}
+
+fn join(paths: &[PathBuf]) -> String {
+    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+impl NixlLibrary {
+    /// Finds and opens the library; later calls return the first result.
+    ///
+    /// It is looked for below `NIXL_PREFIX`, in `/opt/nvidia/nvda_nixl`, where the system's loader looks, and
+    /// last in `NIXL_RUNTIME_DIR`, which this project's own commands fill.
+    ///
+    /// # Errors
+    ///
+    /// [`NixlUnavailable`], with what was tried.
+    pub fn open() -> Result<&'static Self, NixlUnavailable> {
+        static LIBRARY: OnceLock<Result<NixlLibrary, NixlUnavailable>> = OnceLock::new();
+        LIBRARY
+            .get_or_init(|| Self::find(&candidates(|name| env::var_os(name))))
+            .as_ref()
+            .map_err(Clone::clone)
+    }
+
+    fn find(candidates: &[PathBuf]) -> Result<Self, NixlUnavailable> {
+        for path in candidates {
+            // A bare name is for the loader to find; it fails quietly when there is none.
+            let bare = path.components().count() == 1;
+            if !bare && !path.is_file() {
+                continue;
+            }
+            match Self::load(path) {
+                Err(NixlUnavailable::NotLoadable { .. }) if bare => {}
+                done => return done,
+            }
+        }
+        Err(NixlUnavailable::NotFound { searched: candidates.to_vec() })
+    }
+
+    fn load(path: &Path) -> Result<Self, NixlUnavailable> {
+        // SAFETY: opening runs the library's constructors. NIXL's set up logging and read the environment; they
+        // have no other preconditions. The library is never closed, so nothing of it can dangle.
+        let library =
+            unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map_err(|e| {
+                let reason =
+                    std::error::Error::source(&e).map_or(e.to_string(), ToString::to_string);
+                NixlUnavailable::NotLoadable { path: path.to_owned(), reason }
+            })?;
+        for symbol in SYMBOLS {
+            // SAFETY: only the presence of the symbol matters; the pointer is dropped unused.
+            let found = unsafe { library.get::<*const ()>(symbol.as_bytes()) };
+            if found.is_err() {
+                return Err(NixlUnavailable::MissingSymbol { path: path.to_owned(), symbol });
+            }
+        }
+        std::mem::forget(library);
+        // nixl-sys looks the library up by its name from here on; the open above satisfies that.
+        if !reachable_by_name() {
+            return Err(NixlUnavailable::WrongName { path: path.to_owned() });
+        }
+        Ok(Self { path: path.to_owned() })
+    }
+}
+
+/// Whether the loader finds the library by name, as nixl-sys will ask it to.
+fn reachable_by_name() -> bool {
+    // SAFETY: as in `load`; the library is open already or this is the very open that nixl-sys would do.
+    match unsafe { Library::open(Some(LIBRARY), RTLD_NOW) } {
+        Ok(library) => {
+            std::mem::forget(library);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+fn candidates(var: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    if let Some(prefix) = var("NIXL_PREFIX") {
+        found.extend(layouts(Path::new(&prefix)));
+    }
+    found.extend(layouts(Path::new("/opt/nvidia/nvda_nixl")));
+    found.push(PathBuf::from(LIBRARY));
+    if let Some(runtime) = var("NIXL_RUNTIME_DIR") {
+        found.extend(layouts(Path::new(&runtime)));
+    }
+    found
+}
+
+/// The places below a prefix in which installers and wheels put the library.
+fn layouts(prefix: &Path) -> Vec<PathBuf> {
+    let triplet = format!("lib/{}-linux-gnu", env::consts::ARCH);
+    [triplet.as_str(), "lib64", "lib", ""]
+        .into_iter()
+        .chain(WHEEL_FOLDERS)
+        .map(|folder| prefix.join(folder).join(LIBRARY))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_comes_first_and_the_runtime_folder_last() {
+        let found = candidates(|name| Some(OsString::from(format!("/{name}"))));
+        assert!(found.first().unwrap().starts_with("/NIXL_PREFIX"));
+        assert!(found.last().unwrap().starts_with("/NIXL_RUNTIME_DIR"));
+        assert!(found.contains(&PathBuf::from(LIBRARY)));
+    }
+
+    #[test]
+    fn what_was_searched_is_told() {
+        let nowhere = vec![PathBuf::from("/nonexistent/libnixl_capi.so")];
+        let error = NixlLibrary::find(&nowhere).unwrap_err();
+        assert_eq!(error, NixlUnavailable::NotFound { searched: nowhere });
+        assert!(error.to_string().contains("/nonexistent/libnixl_capi.so"), "{error}");
+        assert!(error.to_string().contains("NIXL_PREFIX"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_library_is_an_error() {
+        let file = std::env::current_exe().unwrap().with_extension("d");
+        let file = if file.is_file() { file } else { PathBuf::from("/etc/passwd") };
+        let error = NixlLibrary::find(&[file]).unwrap_err();
+        assert!(matches!(error, NixlUnavailable::NotLoadable { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn another_library_is_told_apart() {
+        // The C library is there on every machine and is not NIXL.
+        let libc = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6", "/usr/lib/libc.so.6"]
+            .into_iter()
+            .map(PathBuf::from)
+            .find(|p| p.is_file());
+        if let Some(libc) = libc {
+            let error = NixlLibrary::find(&[libc]).unwrap_err();
+            assert!(matches!(error, NixlUnavailable::MissingSymbol { .. }), "{error:?}");
+        }
+    }
+}

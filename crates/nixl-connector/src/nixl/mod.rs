@@ -1,0 +1,28 @@
+//! The NIXL transport: a guarded wrapper around `nixl-sys`.
+//!
+//! `nixl-sys` is safe in name only: a missing library aborts the process, a request dropped in flight lets the
+//! peer write into reused memory, changed metadata can lock a peer out for good. Everything that could go
+//! wrong is decided here, before NIXL is called, so that what remains of its one error code means that the
+//! transport failed. The hazards and their guards:
+//!
+//! | hazard of NIXL or nixl-sys | guard |
+//! |---|---|
+//! | any call aborts if the library or a symbol is missing | [`library`] opens and checks it first |
+//! | a request released in flight is written later | [`transfer`] never releases one that is not terminal |
+//! | calls block while memory is registered | [`agent`]: callers only ever *try* its gate |
+//! | a request, list or notification map used with the wrong agent or after it | [`agent`] owns the agent; nothing of it leaves this module |
+//! | a blob with a bad name panics, a forged one evicts a healthy peer, a changed one wedges it | [`blob`] parses every blob strictly, [`peers`] compares it with what is loaded |
+//! | deregistering under a running request dangles | registrations are held by the transfer |
+//! | a non-UTF-8 notification blocks all later ones | read as bytes, one by one |
+//! | the agent is destroyed on whatever thread drops it last | [`agent`] sends it to the control thread |
+
+mod agent;
+mod blob;
+mod library;
+mod peers;
+mod registrar;
+mod transfer;
+mod transport;
+
+pub use library::{NixlLibrary, NixlUnavailable};
+pub use transport::NixlTransport;

@@ -1,0 +1,150 @@
+//! Registering memory with NIXL.
+#![allow(unsafe_code, reason = "nixl-sys asks for a pointer through an unsafe trait method")]
+
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+
+use nixl_descriptor::{RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Retired};
+use nixl_device::DeviceKind;
+use nixl_sys::{MemType, MemoryRegion, NixlDescriptor, OptArgs, RegistrationHandle};
+
+use super::agent::Agent;
+
+/// NIXL's number for the memory of a device, and the device's number.
+pub(super) fn memory_kind(device: nixl_device::Device) -> (MemType, u64) {
+    match device.kind() {
+        DeviceKind::Host => (MemType::Dram, 0),
+        _ => (MemType::Vram, device.index().into()),
+    }
+}
+
+/// NIXL's wire number of a kind of memory. Not `MemType::fmt`, which calls the library.
+pub(super) fn wire_kind(kind: MemType) -> u32 {
+    match kind {
+        MemType::Dram => 0,
+        _ => 1,
+    }
+}
+
+/// Registers with one agent.
+#[derive(Debug)]
+pub(super) struct NixlRegistrar {
+    id: RegistrarId,
+    agent: Arc<Agent>,
+}
+
+impl NixlRegistrar {
+    pub(super) fn new(agent: Arc<Agent>) -> Self {
+        Self { id: RegistrarId::new(), agent }
+    }
+}
+
+impl Registrar for NixlRegistrar {
+    fn id(&self) -> RegistrarId {
+        self.id
+    }
+
+    fn register(&self, span: &RegionSpan) -> Result<Box<dyn Registered>, RegisterError> {
+        let mut entered = self.agent.enter();
+        let inside = entered.inside().ok_or_else(closed)?;
+        let failed = |e: nixl_sys::NixlError| match memory_kind(span.device()).0 {
+            MemType::Dram => RegisterError::OutOfResources {
+                what: format!("registering {} bytes of host memory ({e})", span.len()),
+                hint: "raise the limit on locked memory (`ulimit -l`), or register less".to_owned(),
+            },
+            _ => RegisterError::Engine { engine: "nixl".to_owned(), message: e.to_string() },
+        };
+        let mut options = OptArgs::new().map_err(failed)?;
+        options.add_backend(&inside.backend).map_err(failed)?;
+        let handle =
+            inside.agent.register_memory(&Spanned(span), Some(&options)).map_err(failed)?;
+        Ok(Box::new(Handle {
+            agent: Arc::clone(&self.agent),
+            handle: Some(handle),
+            _span: span.clone(),
+        }))
+    }
+
+    fn retire(&self, retired: Retired) {
+        self.agent.control().post(move || {
+            if let Err(error) = retired.deregister() {
+                tracing::error!(%error, "memory cannot be deregistered and is leaked");
+            }
+        });
+    }
+}
+
+fn closed() -> RegisterError {
+    RegisterError::Engine { engine: "nixl".to_owned(), message: "the agent is closed".to_owned() }
+}
+
+/// Shows a span to nixl-sys.
+struct Spanned<'a>(&'a RegionSpan);
+
+impl fmt::Debug for Spanned<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl MemoryRegion for Spanned<'_> {
+    unsafe fn as_ptr(&self) -> *const u8 {
+        // Only a number to nixl-sys; the span keeps the memory allocated until it is deregistered.
+        self.0.address() as *const u8
+    }
+
+    fn size(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl NixlDescriptor for Spanned<'_> {
+    fn mem_type(&self) -> MemType {
+        memory_kind(self.0.device()).0
+    }
+
+    fn device_id(&self) -> u64 {
+        memory_kind(self.0.device()).1
+    }
+}
+
+/// A registration of NIXL's.
+struct Handle {
+    agent: Arc<Agent>,
+    /// `Some` until deregistered.
+    handle: Option<RegistrationHandle>,
+    /// The memory outlives the registration.
+    _span: RegionSpan,
+}
+
+impl Registered for Handle {
+    fn deregister(mut self: Box<Self>) -> Result<(), RegisterError> {
+        let Some(mut handle) = self.handle.take() else { return Ok(()) };
+        let entered = self.agent.enter();
+        let result = handle.deregister().map_err(|e| RegisterError::Engine {
+            engine: "nixl".to_owned(),
+            message: e.to_string(),
+        });
+        drop(handle);
+        drop(entered);
+        result
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Never reached with a handle in normal operation: registrations end in `deregister`. Deregistering here
+        // would block this thread, so the handle stays registered, and its span keeps the memory.
+        if let Some(handle) = self.handle.take() {
+            mem::forget(handle);
+            mem::forget(self._span.clone());
+        }
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("span", &self._span).finish_non_exhaustive()
+    }
+}

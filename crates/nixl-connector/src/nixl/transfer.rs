@@ -1,0 +1,178 @@
+//! One transfer of NIXL's, which is never released before it has ended.
+
+use std::mem;
+use std::sync::Arc;
+use std::task::Poll;
+
+use nixl_descriptor::{Registration, Span};
+use nixl_metadata::{NotificationKey, OperationKind};
+use nixl_ops::{Transfer, TransportError};
+use nixl_sys::{MemType, NixlError, OptArgs, XferDescList, XferOp, XferRequest, XferStatus};
+
+use super::agent::{Agent, Inside};
+use super::peers::Peer;
+use super::registrar::memory_kind;
+
+/// A transfer on its way through NIXL.
+pub(super) struct NixlTransfer {
+    agent: Arc<Agent>,
+    peer: Arc<Peer>,
+    kind: OperationKind,
+    pairs: Vec<(Span, Span)>,
+    notification: NotificationKey,
+    state: State,
+    /// Field order: the request goes before what keeps its memory registered.
+    registrations: Vec<Registration>,
+}
+
+enum State {
+    /// NIXL does not know of it yet.
+    Prepared,
+    /// NIXL may touch the memory.
+    Posted(XferRequest),
+    /// NIXL is done with it.
+    Ended,
+}
+
+impl NixlTransfer {
+    pub(super) fn new(
+        agent: Arc<Agent>,
+        peer: Arc<Peer>,
+        kind: OperationKind,
+        pairs: Vec<(Span, Span)>,
+        notification: NotificationKey,
+        registrations: Vec<Registration>,
+    ) -> Self {
+        let state = State::Prepared;
+        Self { agent, peer, kind, pairs, notification, state, registrations }
+    }
+
+    /// Posts. The order of what may fail and what may not: a request that exists is posted, and one that was
+    /// posted is kept until it ends.
+    fn post(&mut self, inside: &Inside) -> Poll<Result<(), TransportError>> {
+        if self.peer.is_broken() {
+            return self.end(Err(TransportError::PeerGone { name: self.peer.id.to_string() }));
+        }
+        let request = match self.create(inside) {
+            Ok(request) => request,
+            Err(error) => return self.end(Err(failed("create_xfer_req", &error))),
+        };
+        match inside.agent.post_xfer_req(&request, None) {
+            Ok(in_progress) => {
+                self.peer.enter();
+                if in_progress {
+                    self.state = State::Posted(request);
+                    return Poll::Pending;
+                }
+                self.peer.leave();
+                drop(request);
+                self.end(Ok(()))
+            }
+            Err(_) => {
+                drop(request);
+                self.end(Err(self.gone()))
+            }
+        }
+    }
+
+    fn create(&self, inside: &Inside) -> Result<XferRequest, NixlError> {
+        let (mut local, mut remote) = (list(&self.pairs, |p| &p.0)?, list(&self.pairs, |p| &p.1)?);
+        for (here, there) in &self.pairs {
+            local.add_desc(address(here), length(here), memory_kind(here.device).1);
+            remote.add_desc(address(there), length(there), memory_kind(there.device).1);
+        }
+        let mut options = OptArgs::new()?;
+        options.set_has_notification(true)?;
+        options.set_notification_message(self.notification.as_bytes())?;
+        let kind = match self.kind {
+            OperationKind::Read => XferOp::Read,
+            OperationKind::Write => XferOp::Write,
+        };
+        let peer = self.peer.id.as_str();
+        inside.agent.create_xfer_req(kind, &local, &remote, peer, Some(&options))
+    }
+
+    fn status(&mut self, inside: &Inside) -> Poll<Result<(), TransportError>> {
+        let State::Posted(request) = &self.state else { return Poll::Pending };
+        let result = match inside.agent.get_xfer_status(request) {
+            Ok(XferStatus::InProgress) => return Poll::Pending,
+            Ok(XferStatus::Success) => Ok(()),
+            // The peer is loaded as long as a transfer is in flight, so this is not about the transfer: the data
+            // is in place, and only the message about it failed.
+            Err(NixlError::NotFound) => Err(TransportError::NotificationFailed {
+                reason: "the peer cannot be reached any more".into(),
+            }),
+            Err(_) => Err(self.gone()),
+        };
+        self.peer.leave();
+        self.end(result)
+    }
+
+    /// NIXL tells only that the backend failed. Everything that could be wrong on this side was checked before,
+    /// so it is the peer or the way to it.
+    fn gone(&self) -> TransportError {
+        self.peer.set_broken();
+        TransportError::PeerGone { name: self.peer.id.to_string() }
+    }
+
+    fn end(&mut self, result: Result<(), TransportError>) -> Poll<Result<(), TransportError>> {
+        // Dropped behind the gate: the caller has entered.
+        self.state = State::Ended;
+        Poll::Ready(result)
+    }
+}
+
+impl Transfer for NixlTransfer {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        let agent = Arc::clone(&self.agent);
+        // Shut while memory is registered or a peer is met: whoever polls comes back.
+        let Some(mut entered) = agent.try_enter() else { return Poll::Pending };
+        let Some(inside) = entered.inside() else { return self.end(Err(TransportError::Closed)) };
+        match self.state {
+            State::Prepared => self.post(inside),
+            State::Posted(_) => self.status(inside),
+            State::Ended => Poll::Ready(Err(TransportError::Closed)),
+        }
+    }
+
+    fn in_flight(&self) -> bool {
+        matches!(self.state, State::Posted(_))
+    }
+
+    fn descriptors(&self) -> usize {
+        self.pairs.len()
+    }
+}
+
+impl Drop for NixlTransfer {
+    fn drop(&mut self) {
+        // Releasing a request in flight returns at once, and the peer's bytes arrive later all the same. So it is
+        // never released: its memory is leaked by whoever gave up, and stays registered.
+        if let State::Posted(request) = mem::replace(&mut self.state, State::Ended) {
+            mem::forget(request);
+            mem::forget(mem::take(&mut self.registrations));
+        }
+    }
+}
+
+fn list<'a>(
+    pairs: &[(Span, Span)],
+    side: impl Fn(&(Span, Span)) -> &Span,
+) -> Result<XferDescList<'a>, NixlError> {
+    let kind = pairs.first().map_or(MemType::Dram, |pair| memory_kind(side(pair).device).0);
+    XferDescList::new(kind)
+}
+
+/// Addresses and lengths of this process fit its word; a peer's were checked against its registrations, which
+/// came from a machine of the same word size.
+fn address(span: &Span) -> usize {
+    span.address as usize
+}
+
+fn length(span: &Span) -> usize {
+    span.len as usize
+}
+
+fn failed(call: &'static str, error: &NixlError) -> TransportError {
+    TransportError::Engine { engine: "nixl", call, reason: error.to_string().into() }
+}

@@ -1,0 +1,1 @@
+//! A transport that needs no engine.
