@@ -81,7 +81,11 @@ impl PassiveEntry {
         let Some(hold) = hold else { return };
         drop(hold.leases);
         drop(hold.registrations);
-        let elapsed = self.table.upgrade().map_or(Duration::ZERO, |t| t.clock.now()) - self.begun;
+        // A claim may outlive the driver, and with it the table.
+        let elapsed = self
+            .table
+            .upgrade()
+            .map_or(Duration::ZERO, |table| table.clock.now().saturating_sub(self.begun));
         let completion = Completion::new(self.descriptors.total_bytes(), elapsed, None);
         self.cell.finish_quiet(OperationStatus::Complete, Ok(completion));
     }
