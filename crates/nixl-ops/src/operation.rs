@@ -276,8 +276,11 @@ macro_rules! active {
                 leases: LeaseSet,
                 options: OperationOptions,
             ) -> Result<Self, OperationError> {
-                let slot = driver.begin(execution, leases, local.total_bytes(), options)?;
-                Ok(Self(Active { slot, driver: Arc::clone(driver), local, spun: false }))
+                let bytes = local.total_bytes();
+                let slot = driver.begin(execution, leases, bytes, options)?;
+                // What the driver posts must not be posted by a waiter that polls first.
+                let spun = bytes > driver.shared().config.inline_bytes;
+                Ok(Self(Active { slot, driver: Arc::clone(driver), local, spun }))
             }
         }
     };
