@@ -155,6 +155,7 @@ impl Driver {
             leases,
             bytes,
             begun,
+            posted: false,
             deadline: Deadline::starting(begun, options.deadline_after()),
             drain_by: None,
         }));
@@ -228,7 +229,7 @@ impl fmt::Debug for Driver {
 pub struct Reactor {
     shared: Arc<Shared>,
     active: Vec<Arc<Slot>>,
-    /// Where the next turn starts, so that a turn cut short does not starve anyone.
+    /// How far the last turn came if it was cut short, else zero: at most the length of `active`.
     cursor: usize,
     last_progress: Duration,
     notifications_failed: bool,
@@ -267,26 +268,25 @@ impl Reactor {
     }
 
     fn poll_active(&mut self, started: Duration) -> bool {
-        let mut progress = false;
-        for _ in 0..self.active.len() {
-            if self.cursor >= self.active.len() {
-                self.cursor = 0;
-            }
-            let Some(slot) = self.active.get(self.cursor) else { break };
+        // Those whom the last turn did not reach come first.
+        self.active.rotate_left(self.cursor);
+        let (mut progress, mut at) = (false, 0);
+        while let Some(slot) = self.active.get(at) {
             match self.shared.poll(slot) {
                 SlotState::Ended => {
                     progress = true;
-                    self.active.swap_remove(self.cursor);
+                    self.active.swap_remove(at);
                 }
                 SlotState::Gone => {
-                    self.active.swap_remove(self.cursor);
+                    self.active.swap_remove(at);
                 }
-                SlotState::Busy | SlotState::Pending => self.cursor += 1,
+                SlotState::Busy | SlotState::Pending => at += 1,
             }
             if self.shared.clock.now().saturating_sub(started) > Self::TURN {
                 break;
             }
         }
+        self.cursor = if at < self.active.len() { at } else { 0 };
         progress
     }
 

@@ -32,6 +32,8 @@ pub(crate) struct Task {
     pub(crate) leases: LeaseSet,
     pub(crate) bytes: u64,
     pub(crate) begun: Duration,
+    /// Whether the execution was polled before.
+    pub(crate) posted: bool,
     pub(crate) deadline: Option<Deadline>,
     /// Set once nobody wants the result: when to give up on the engine.
     pub(crate) drain_by: Option<Duration>,
@@ -68,6 +70,17 @@ impl Slot {
     pub(crate) fn poll(&self, now: impl Fn() -> Duration, drain: Duration) -> SlotState {
         let Ok(mut guard) = self.task.try_lock() else { return SlotState::Busy };
         let Some(task) = guard.as_mut() else { return SlotState::Gone };
+        if !task.posted {
+            // The first poll posts, which must not happen for a result that nobody wants.
+            self.apply_deadline(task, &now);
+            if self.cell.status().is_terminal() && task.execution.abandon() {
+                *guard = None;
+                drop(guard);
+                self.cell.set_quiet();
+                return SlotState::Ended;
+            }
+            task.posted = true;
+        }
         if let Poll::Ready(result) = task.execution.poll() {
             let mut report = task.execution.report();
             report.elapsed = now().saturating_sub(task.begun);
@@ -84,14 +97,7 @@ impl Slot {
             };
             return SlotState::Ended;
         }
-        let now = now();
-        if let Some(deadline) = task.deadline
-            && now >= deadline.at
-        {
-            task.deadline = None;
-            let timed_out = OperationError::TimedOut { after: deadline.after };
-            self.cell.finish(OperationStatus::Errored, Err(timed_out));
-        }
+        self.apply_deadline(task, &now);
         if !self.cell.status().is_terminal() {
             return SlotState::Pending;
         }
@@ -101,6 +107,7 @@ impl Slot {
             self.cell.set_quiet();
             return SlotState::Ended;
         }
+        let now = now();
         let drain_by = *task.drain_by.get_or_insert(now.saturating_add(drain));
         if now < drain_by {
             return SlotState::Pending;
@@ -115,5 +122,15 @@ impl Slot {
         drop(guard);
         self.cell.set_leaked();
         SlotState::Ended
+    }
+
+    fn apply_deadline(&self, task: &mut Task, now: impl Fn() -> Duration) {
+        if let Some(deadline) = task.deadline
+            && now() >= deadline.at
+        {
+            task.deadline = None;
+            let timed_out = OperationError::TimedOut { after: deadline.after };
+            self.cell.finish(OperationStatus::Errored, Err(timed_out));
+        }
     }
 }
