@@ -1,0 +1,78 @@
+//! What the reactor does when there is nothing, or nothing new, to do.
+
+use std::time::Duration;
+
+use nixl_ops::{Next, OperationOptions};
+
+use crate::world::{Engine, Memory, World};
+
+const MICRO: Duration = Duration::from_micros(1);
+
+#[test]
+fn it_spins_then_sleeps_ever_longer_then_parks() {
+    let mut world = World::new();
+    let engine = Engine::pending();
+    let read = world.read(&engine, &Memory::small(), OperationOptions::new()).unwrap();
+    assert_eq!(world.reactor.turn(), Next::Spin);
+    world.clock.advance(29 * MICRO);
+    assert_eq!(world.reactor.turn(), Next::Spin);
+    let mut last = Duration::ZERO;
+    for _ in 0..1000 {
+        world.clock.advance(10 * MICRO);
+        let Next::Sleep(sleep) = world.reactor.turn() else { panic!("it should sleep") };
+        assert!(sleep >= last && sleep <= 400 * MICRO);
+        last = sleep;
+    }
+    assert_eq!(last, 400 * MICRO);
+
+    // The end is progress: it stays awake for a moment, then parks.
+    engine.end(Ok(()));
+    assert!(matches!(world.reactor.turn(), Next::Sleep(_)));
+    world.clock.advance(Duration::from_millis(1));
+    assert!(matches!(world.reactor.turn(), Next::Sleep(_)));
+    world.clock.advance(Duration::from_millis(1));
+    assert_eq!(world.reactor.turn(), Next::Park);
+    drop(read);
+}
+
+#[test]
+fn new_work_makes_it_spin_again() {
+    let mut world = World::new();
+    let _first = world.read(&Engine::pending(), &Memory::small(), OperationOptions::new()).unwrap();
+    world.reactor.turn();
+    world.clock.advance(Duration::from_secs(1));
+    assert!(matches!(world.reactor.turn(), Next::Sleep(_)));
+    let _second =
+        world.read(&Engine::pending(), &Memory::small(), OperationOptions::new()).unwrap();
+    assert_eq!(world.reactor.turn(), Next::Spin);
+}
+
+#[test]
+fn a_waiting_target_sleeps_and_does_not_park() {
+    let mut world = World::new();
+    let writable = world.writable(&Memory::small(), OperationOptions::new()).unwrap();
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(world.reactor.turn(), Next::Sleep(400 * MICRO));
+    drop(writable);
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(world.reactor.turn(), Next::Park);
+}
+
+#[test]
+fn it_exits_when_the_driver_is_gone_and_all_has_ended() {
+    let mut world = World::new();
+    let (engine, memory) = (Engine::pending(), Memory::small());
+    let read = world.read(&engine, &memory, OperationOptions::new()).unwrap();
+    let writable = world.writable(&Memory::small(), OperationOptions::new()).unwrap();
+    let key = writable.metadata().notification_key().clone();
+    drop(world.driver);
+    assert_ne!(world.reactor.turn(), Next::Exit, "operations hold the driver");
+    drop(read);
+    drop(writable);
+    assert_ne!(world.reactor.turn(), Next::Exit, "engine and peer are not quiet");
+    engine.end(Ok(()));
+    assert_ne!(world.reactor.turn(), Next::Exit, "the peer is not quiet");
+    assert!(!memory.is_leased());
+    world.inbox.push(key.as_bytes());
+    assert_eq!(world.reactor.turn(), Next::Exit);
+}

@@ -1,0 +1,9 @@
+//! The life of operations, seen from outside: a manual driver, a clock that stands still, scripted engines.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod active;
+mod back_off;
+mod passive;
+mod random;
+mod threads;
+mod world;

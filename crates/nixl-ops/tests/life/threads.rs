@@ -1,0 +1,76 @@
+//! The driver on a thread of its own, with real time.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+
+use nixl_descriptor::{DescriptorList, LeaseMode, Leases, Region};
+use nixl_ops::{
+    Driver, OperationError, OperationOptions, OperationStatus, ReadOperation, SystemClock,
+};
+
+use crate::world::{Engine, Inbox, config};
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+fn begin(driver: &Arc<Driver>, engine: &Arc<Engine>, len: usize) -> ReadOperation {
+    let list = DescriptorList::from(Region::try_from(vec![0; len]).unwrap());
+    let leases = Leases::acquire(list.as_slice(), LeaseMode::Write).unwrap();
+    ReadOperation::begin(driver, engine.execution(), list, leases, OperationOptions::new()).unwrap()
+}
+
+/// Waiters on several threads, engines ended and operations cancelled from others: no wake-up is lost.
+#[test]
+fn every_waiter_wakes() {
+    let inbox = Arc::new(Inbox::default());
+    let driver = Arc::new(Driver::spawn(inbox, Arc::new(SystemClock::new()), config()).unwrap());
+    thread::scope(|scope| {
+        for lane in 0..4 {
+            let driver = &driver;
+            scope.spawn(move || {
+                for round in 0..200 {
+                    let engine = Engine::pending();
+                    // Small and large, so that both the caller and the driver post.
+                    let mut read = begin(driver, &engine, 1 + (round + lane) % 2 * 100);
+                    scope.spawn(move || engine.end(Ok(())));
+                    block_on(read.wait_for_completion()).unwrap();
+                    assert_eq!(read.status(), OperationStatus::Complete);
+                }
+            });
+        }
+    });
+    assert_eq!(driver.stats().active, 0);
+}
+
+#[test]
+fn a_cancelled_operation_gives_its_memory_back_once_the_engine_is_quiet() {
+    let inbox = Arc::new(Inbox::default());
+    let driver = Arc::new(Driver::spawn(inbox, Arc::new(SystemClock::new()), config()).unwrap());
+    let engine = Engine::pending();
+    let mut read = begin(&driver, &engine, 1);
+    read.cancel();
+    let other = thread::spawn(move || engine.end(Ok(())));
+    let reclaimed = block_on(read.reclaim());
+    assert_eq!(reclaimed.outcome, Err(OperationError::Cancelled));
+    assert!(reclaimed.memory.is_some());
+    other.join().unwrap();
+}

@@ -1,0 +1,332 @@
+//! A driver, its reactor, and engines that do what the test says.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use nixl_descriptor::{
+    DescriptorList, LeaseMode, LeaseSet, Leases, Region, RegionSpan, RegisterError, Registered,
+    Registrar, RegistrarId, Retired,
+};
+use nixl_metadata::{AgentMetadata, NotificationKey, RdmaMetadata, SerializedDescriptor};
+use nixl_ops::{
+    Connected, Driver, DriverConfig, Execution, Executor, ManualClock, Offer, OfferSpec,
+    OperationError, OperationKind, OperationOptions, PathKind, PathReport, PeerId, Reactor,
+    ReadOperation, Transfer, TransferRequest, TransferSpec, Transport, TransportError,
+    WritableOperation,
+};
+
+pub(crate) const DRAIN: Duration = Duration::from_secs(60);
+pub(crate) const INLINE: usize = 64;
+
+pub(crate) fn config() -> DriverConfig {
+    let mut config = DriverConfig::default();
+    config.drain = DRAIN;
+    config.inline_bytes = INLINE as u64;
+    config
+}
+
+/// The script of one execution, and what became of it.
+#[derive(Debug, Default)]
+pub(crate) struct Engine {
+    polls: AtomicUsize,
+    in_flight: AtomicBool,
+    dropped: AtomicBool,
+    result: Mutex<Option<Result<(), TransportError>>>,
+    /// Time that each poll takes.
+    poll_takes: Mutex<Option<(Arc<ManualClock>, Duration)>>,
+}
+
+impl Engine {
+    pub(crate) fn pending() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    pub(crate) fn ready(result: Result<(), TransportError>) -> Arc<Self> {
+        let engine = Self::pending();
+        engine.end(result);
+        engine
+    }
+
+    pub(crate) fn slow(clock: &Arc<ManualClock>, poll_takes: Duration) -> Arc<Self> {
+        let engine = Self::pending();
+        *engine.poll_takes.lock().unwrap() = Some((Arc::clone(clock), poll_takes));
+        engine
+    }
+
+    /// What the next poll answers.
+    pub(crate) fn end(&self, result: Result<(), TransportError>) {
+        *self.result.lock().unwrap() = Some(result);
+    }
+
+    pub(crate) fn polls(&self) -> usize {
+        self.polls.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn was_posted(&self) -> bool {
+        self.polls() > 0
+    }
+
+    pub(crate) fn in_flight(&self) -> bool {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.dropped.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn execution(self: &Arc<Self>) -> Box<dyn Execution> {
+        Box::new(Scripted(Arc::clone(self)))
+    }
+}
+
+struct Scripted(Arc<Engine>);
+
+impl Execution for Scripted {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        let engine = &self.0;
+        engine.polls.fetch_add(1, Ordering::SeqCst);
+        if let Some((clock, takes)) = &*engine.poll_takes.lock().unwrap() {
+            clock.advance(*takes);
+        }
+        let result = engine.result.lock().unwrap().clone();
+        engine.in_flight.store(result.is_none(), Ordering::SeqCst);
+        result.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn abandon(&mut self) -> bool {
+        !self.0.in_flight()
+    }
+
+    fn report(&self) -> PathReport {
+        PathReport::new(PathKind::Direct, "scripted", 0, 1)
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.0.dropped.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A transport whose only working part is its inbox.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    waiting: Mutex<VecDeque<Vec<u8>>>,
+    broken: AtomicBool,
+}
+
+impl Inbox {
+    pub(crate) fn push(&self, payload: &[u8]) {
+        self.waiting.lock().unwrap().push_back(payload.to_vec());
+    }
+
+    pub(crate) fn set_broken(&self, broken: bool) {
+        self.broken.store(broken, Ordering::SeqCst);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.lock().unwrap().len()
+    }
+}
+
+#[derive(Debug)]
+struct NoRegistrar(RegistrarId);
+
+impl Registrar for NoRegistrar {
+    fn id(&self) -> RegistrarId {
+        self.0
+    }
+
+    fn register(&self, span: &RegionSpan) -> Result<Box<dyn Registered>, RegisterError> {
+        Err(RegisterError::Unsupported { device: span.device() })
+    }
+
+    fn retire(&self, _: Retired) {}
+}
+
+impl Transport for Inbox {
+    fn name(&self) -> &str {
+        "inbox"
+    }
+
+    fn agent_name(&self) -> &str {
+        "inbox-1"
+    }
+
+    fn registrar(&self) -> Arc<dyn Registrar> {
+        Arc::new(NoRegistrar(RegistrarId::new()))
+    }
+
+    fn local_metadata(&self) -> Result<Bytes, TransportError> {
+        Err(TransportError::Closed)
+    }
+
+    fn connect(&self, _: &[u8]) -> Result<Connected, TransportError> {
+        Err(TransportError::Closed)
+    }
+
+    fn disconnect(&self, _: &PeerId) -> Result<(), TransportError> {
+        Err(TransportError::Closed)
+    }
+
+    fn prepare(&self, _: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError> {
+        Err(TransportError::Closed)
+    }
+
+    fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError> {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap());
+        for payload in waiting {
+            sink("peer-1", &payload);
+        }
+        if self.broken.load(Ordering::SeqCst) { Err(TransportError::Closed) } else { Ok(()) }
+    }
+}
+
+/// Keeps the offers that were announced.
+#[derive(Debug, Default)]
+pub(crate) struct Announced {
+    pub(crate) offers: Mutex<Vec<Offer>>,
+}
+
+impl Executor for Announced {
+    fn announce(&self, offer: Offer) {
+        self.offers.lock().unwrap().push(offer);
+    }
+
+    fn withdraw(&self, key: &NotificationKey) {
+        self.offers.lock().unwrap().retain(|offer| offer.key() != key);
+    }
+
+    fn execute(&self, _: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        Err(TransportError::Closed)
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) announced: Arc<Announced>,
+    pub(crate) driver: Arc<Driver>,
+    pub(crate) reactor: Reactor,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(config())
+    }
+
+    pub(crate) fn with(config: DriverConfig) -> Self {
+        let clock = Arc::new(ManualClock::new());
+        let inbox = Arc::new(Inbox::default());
+        let (driver, reactor) = Driver::manual(inbox.clone(), clock.clone(), config);
+        let announced = Arc::new(Announced::default());
+        Self { clock, inbox, announced, driver: Arc::new(driver), reactor }
+    }
+
+    pub(crate) fn read(
+        &self,
+        engine: &Arc<Engine>,
+        memory: &Memory,
+        options: OperationOptions,
+    ) -> Result<ReadOperation, OperationError> {
+        let (list, leases) = memory.leased();
+        ReadOperation::begin(&self.driver, engine.execution(), list, leases, options)
+    }
+
+    pub(crate) fn writable(
+        &self,
+        memory: &Memory,
+        options: OperationOptions,
+    ) -> Result<WritableOperation, OperationError> {
+        let (list, leases) = memory.leased();
+        let spec = OfferSpec::new(metadata(&list), list, leases, Vec::new());
+        let executor: Arc<dyn Executor> = self.announced.clone();
+        WritableOperation::offer(&self.driver, &executor, spec, options)
+    }
+}
+
+fn metadata(list: &DescriptorList) -> RdmaMetadata {
+    let descriptors = list
+        .iter()
+        .map(|d| SerializedDescriptor::new(d.device(), d.address(), d.len() as u64).unwrap())
+        .collect();
+    let agent = AgentMetadata::compress(b"inbox").unwrap();
+    RdmaMetadata::new(OperationKind::Write, descriptors, agent, NotificationKey::random()).unwrap()
+}
+
+/// One destination.
+pub(crate) struct Memory(DescriptorList);
+
+impl Memory {
+    /// Posted on the caller's thread.
+    pub(crate) fn small() -> Self {
+        Self::of(INLINE)
+    }
+
+    /// Posted by the driver.
+    pub(crate) fn large() -> Self {
+        Self::of(INLINE + 1)
+    }
+
+    pub(crate) fn of(len: usize) -> Self {
+        Self(Region::try_from(vec![0; len]).unwrap().into())
+    }
+
+    fn leased(&self) -> (DescriptorList, LeaseSet) {
+        (self.0.clone(), Leases::acquire(self.0.as_slice(), LeaseMode::Write).unwrap())
+    }
+
+    pub(crate) fn is_leased(&self) -> bool {
+        Leases::acquire(self.0.as_slice(), LeaseMode::Write).is_err()
+    }
+}
+
+pub(crate) fn timeout(after: Duration) -> OperationOptions {
+    OperationOptions::new().timeout(after)
+}
+
+pub(crate) fn broken() -> TransportError {
+    TransportError::PeerGone { name: "peer-1".into() }
+}
+
+/// Counts wake-ups.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes(AtomicUsize);
+
+impl Wakes {
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Polls `future` once with `wakes`.
+pub(crate) fn poll<F: Future + Unpin>(future: &mut F, wakes: &Arc<Wakes>) -> Poll<F::Output> {
+    let waker = Waker::from(Arc::clone(wakes));
+    pin!(future).poll(&mut Context::from_waker(&waker))
+}
+
+/// The output of a future that is ready at its first poll.
+pub(crate) fn now<F: Future<Output: fmt::Debug>>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("still pending"),
+    }
+}
+
+/// Whether a future is pending at its first poll.
+pub(crate) fn is_pending<F: Future>(future: F) -> bool {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+}
