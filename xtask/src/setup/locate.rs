@@ -1,4 +1,5 @@
-//! Where NIXL is: an installed one comes first, then the one that set-up provides.
+//! Where NIXL is: an installed one comes first, then the one that set-up provides. nixl-connector looks in the same
+//! places in the same order.
 
 use std::env::{self, consts::ARCH};
 use std::fmt;
@@ -76,8 +77,8 @@ fn below(prefix: &Path) -> Option<PathBuf> {
 
 fn folders() -> [String; 6] {
     [
-        "lib64".to_owned(),
         format!("lib/{ARCH}-linux-gnu"),
+        "lib64".to_owned(),
         "lib".to_owned(),
         ".".to_owned(),
         ".nixl_cu12.mesonpy.libs".to_owned(),
