@@ -271,7 +271,7 @@ impl Connector {
         };
         let leases = Leases::acquire(local.as_slice(), mode)?;
         let Shared { connection, executor, .. } = &*self.shared;
-        if executor.is_local(remote) {
+        if executor.is_local(local, remote) {
             return Ok((executor.execute(TransferRequest::local(kind, local, remote))?, leases));
         }
         let peer = connection.connect(remote.agent_metadata()).await?;

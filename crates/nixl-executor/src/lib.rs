@@ -1,1 +1,39 @@
-//! Placeholder.
+//! Which way the bytes go.
+//!
+//! A connector hands every operation to an executor. Its built-in one passes everything to the transport; the
+//! [`DirectExecutor`] of this crate first looks whether both sides are memory of this very process, and copies
+//! there. Each completed operation can say [which path](PathReport) it took and why not a better one.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! use std::sync::Arc;
+//! use nixl_connector::{Connector, simulated::Fabric};
+//! use nixl_descriptor::Region;
+//! use nixl_executor::{DirectExecutor, PathKind};
+//! use nixl_ops::SystemClock;
+//!
+//! let fabric = Fabric::new(Arc::new(SystemClock::new()));
+//! let connector = |name: &str| {
+//!     Connector::builder().transport(fabric.transport(name)).executor(Arc::new(DirectExecutor::new())).build()
+//! };
+//! let (source, sink) = (connector("source").await?, connector("sink").await?);
+//!
+//! let mut offered = source.create_readable(Region::try_from(vec![7u8; 4096])?).await?;
+//! let remote = offered.metadata().clone();
+//! let local = Region::zeroed(4096)?;
+//! let completion = sink.begin_read(&remote, local.clone()).await?.wait_for_completion().await?;
+//!
+//! assert_eq!(completion.path().map(|p| p.kind), Some(PathKind::SameProcessCopy));
+//! assert_eq!(local.to_vec()?, [7u8; 4096]);
+//! offered.wait_for_completion().await?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+#![forbid(unsafe_code)]
+
+mod direct;
+mod memcpy;
+mod offers;
+
+pub use direct::DirectExecutor;
+pub use nixl_ops::{PathKind, PathReport, Rejected};

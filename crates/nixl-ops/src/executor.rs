@@ -28,9 +28,9 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
         let _ = key;
     }
 
-    /// Whether this executor can serve `remote` from memory of this process, with neither peer nor engine.
-    fn is_local(&self, remote: &RdmaMetadata) -> bool {
-        let _ = remote;
+    /// Whether this executor can serve the pair from memory of this process, with neither peer nor engine.
+    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        let _ = (local, remote);
         false
     }
 

@@ -1,0 +1,108 @@
+//! Memory to memory: by the CPU inside the process, by the transport to anywhere else.
+
+use std::task::Poll;
+
+use nixl_descriptor::DescriptorList;
+use nixl_metadata::{NotificationKey, RdmaMetadata};
+use nixl_ops::{
+    Execution, Executor, Offer, PathKind, PathReport, Rejected, TransferRequest, TransportError,
+    TransportExecutor,
+};
+
+use crate::memcpy::Memcpy;
+use crate::offers::Offers;
+
+/// Copies inside the process where both sides are its own host memory, and hands everything else to the
+/// transport as it is.
+///
+/// The other side is recognised by the key in its metadata, and copied through the descriptors that the
+/// offering connector announced: addresses in metadata are never used.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct DirectExecutor {}
+
+impl DirectExecutor {
+    /// An executor. All of a process share what they know of its offers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {}
+    }
+
+    fn local_offer(remote: &RdmaMetadata) -> Option<Offer> {
+        Offers::of_this_process().get(remote.notification_key())
+    }
+}
+
+impl Executor for DirectExecutor {
+    fn announce(&self, offer: Offer) {
+        if is_host(offer.descriptors()) {
+            Offers::of_this_process().insert(offer);
+        }
+    }
+
+    fn withdraw(&self, key: &NotificationKey) {
+        Offers::of_this_process().remove(key);
+    }
+
+    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        is_host(local) && Self::local_offer(remote).is_some()
+    }
+
+    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        if request.route.is_some() {
+            let execution = TransportExecutor.execute(request)?;
+            return Ok(Box::new(Elsewhere { execution }));
+        }
+        let ended = || TransportError::BadMetadata {
+            reason: "the operation of this process that it names has ended or is being served"
+                .to_owned(),
+        };
+        let offer = Self::local_offer(request.remote).ok_or_else(ended)?;
+        agree(&offer, request.remote)?;
+        let claim = offer.claim().ok_or_else(ended)?;
+        Ok(Box::new(Memcpy::new(request.kind, request.local.clone(), claim)))
+    }
+}
+
+/// Only the host's memory can be copied by the host.
+fn is_host(list: &DescriptorList) -> bool {
+    list.iter().all(|d| d.device().is_host())
+}
+
+/// The metadata was paired with the local side; the copy uses the offer's memory. So the two must agree.
+fn agree(offer: &Offer, remote: &RdmaMetadata) -> Result<(), TransportError> {
+    let same = offer.kind() == remote.operation_kind()
+        && offer.descriptors().len() == remote.descriptors().len()
+        && offer.descriptors().iter().zip(remote.descriptors()).all(|(ours, theirs)| {
+            ours.address() == theirs.ptr()
+                && ours.len() as u64 == theirs.size()
+                && ours.device() == theirs.device()
+        });
+    if same {
+        return Ok(());
+    }
+    Err(TransportError::BadMetadata {
+        reason: "it carries the key of an operation of this process, but describes another one"
+            .to_owned(),
+    })
+}
+
+/// The transport's execution, with a word on why it was not a copy.
+struct Elsewhere {
+    execution: Box<dyn Execution>,
+}
+
+impl Execution for Elsewhere {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        self.execution.poll()
+    }
+
+    fn abandon(&mut self) -> bool {
+        self.execution.abandon()
+    }
+
+    fn report(&self) -> PathReport {
+        let why = "the other side is not host memory that this process offers";
+        self.execution.report().rejecting(Rejected::new(PathKind::SameProcessCopy, why))
+    }
+}
