@@ -140,3 +140,65 @@ impl Drop for CopyGuard<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    use std::thread;
+
+    use super::*;
+
+    const WRITE: LeaseMode = LeaseMode::Write;
+    const READ: LeaseMode = LeaseMode::Read;
+
+    fn used(mode: LeaseMode) -> Use {
+        Use { extent: Extent { start: 0, end: 8 }, mode }
+    }
+
+    /// Whether `second` waits for a copy in mode `first` to end.
+    fn waits(first: LeaseMode, second: impl FnOnce(&Traffic) + Send) -> bool {
+        let traffic = Traffic::default();
+        let begun = AtomicBool::new(false);
+        let guard = traffic.begin_copy(&[used(first)], Leasing::Respect);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                second(&traffic);
+                begun.store(true, SeqCst);
+            });
+            // It either begins or waits; nothing else can happen while the guard is held.
+            while !begun.load(SeqCst) && traffic.lock().waiting == 0 {
+                thread::yield_now();
+            }
+            let waited = !begun.load(SeqCst);
+            drop(guard);
+            waited
+        })
+    }
+
+    #[test]
+    fn copies_wait_for_copies_of_the_same_bytes() {
+        for leasing in [Leasing::Respect, Leasing::Ignore] {
+            let copy = |mode| {
+                move |traffic: &Traffic| assert!(traffic.begin_copy(&[used(mode)], leasing).is_ok())
+            };
+            assert!(
+                waits(WRITE, copy(WRITE)) && waits(WRITE, copy(READ)) && waits(READ, copy(WRITE))
+            );
+            assert!(!waits(READ, copy(READ)));
+        }
+    }
+
+    #[test]
+    fn leases_wait_for_copies_of_the_same_bytes() {
+        let lease = |mode| {
+            move |traffic: &Traffic| {
+                let set = ExtentSet::One(used(mode).extent);
+                assert!(traffic.begin_lease(mode, &set).is_ok());
+            }
+        };
+        assert!(
+            waits(WRITE, lease(WRITE)) && waits(WRITE, lease(READ)) && waits(READ, lease(WRITE))
+        );
+        assert!(!waits(READ, lease(READ)));
+    }
+}

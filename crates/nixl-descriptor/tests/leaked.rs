@@ -1,5 +1,6 @@
 //! Memory that an engine may still write to is leaked and counted. The counters belong to the process, so this test has
 //! one of its own.
+#![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 use std::sync::{Arc, Mutex};
 

@@ -122,6 +122,16 @@ proptest! {
 }
 
 #[test]
+fn neighbours_in_different_regions_stay_apart() {
+    let [first, second] = regions();
+    assert_eq!(first.address() + LEN as u64, second.address());
+    let remote =
+        [0, LEN as u64].map(|address| Span { address, len: LEN as u64, device: Device::HOST });
+    let merged = coalesce_pairs(&[first.whole(), second.whole()], &remote, |_, _| true).unwrap();
+    assert_eq!(merged.len(), 2);
+}
+
+#[test]
 fn remote_ranges_that_would_wrap_do_not_merge() {
     let region = Region::zeroed(16).unwrap();
     let local = [region.descriptor(..8).unwrap(), region.descriptor(8..).unwrap()];

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use bytes::Bytes;
 use nixl_descriptor::{
@@ -135,6 +136,8 @@ impl Registrar for Engine {
         if self.refuse_register.load(Ordering::SeqCst) {
             return Err(refusal());
         }
+        // As an engine does, give other threads time to get in the way.
+        (0..20).for_each(|_| thread::yield_now());
         self.log.push(Event::Registered(span.address()));
         // Holds no clone of the span: that the memory lives is this crate's doing.
         Ok(Box::new(Known {
