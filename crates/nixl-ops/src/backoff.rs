@@ -7,7 +7,8 @@ use std::time::Duration;
 /// After the last progress it spins for [`spin`](Self::spin), then sleeps [`first_sleep`](Self::first_sleep).
 /// From then on it sleeps a fixed share of the time since the last progress, bounded by
 /// [`max_sleep`](Self::max_sleep): what completes soon is seen within microseconds, and what has been
-/// outstanding for long is seen late only in proportion to how long it took.
+/// outstanding for long is seen late only in proportion to how long it took. The default bound of 1.2 ms keeps a
+/// wait under 3 % of a core even where one timed wake-up costs 28 us of CPU, as it does in a virtual machine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Backoff {
     spin: Duration,
@@ -20,7 +21,7 @@ impl Default for Backoff {
         Self {
             spin: Duration::from_micros(30),
             first_sleep: Duration::from_micros(50),
-            max_sleep: Duration::from_micros(400),
+            max_sleep: Duration::from_micros(1200),
         }
     }
 }
@@ -71,7 +72,7 @@ mod tests {
             let (short, long) = (a.min(b), a.max(b));
             let of = |us: u32| backoff.sleep_after(Duration::from_micros(us.into())).unwrap_or_default();
             prop_assert!(of(short) <= of(long));
-            prop_assert!(of(long) <= Duration::from_micros(400));
+            prop_assert!(of(long) <= Backoff::default().max_sleep);
         }
     }
 
