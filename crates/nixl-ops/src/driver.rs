@@ -5,6 +5,7 @@ use std::io;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
@@ -82,7 +83,8 @@ pub(crate) struct Shared {
     closing: AtomicBool,
     thread: OnceLock<Thread>,
     pub(crate) passive: Arc<PassiveTable>,
-    transport: Arc<dyn Transport>,
+    /// Read for notifications; a driver of copies inside the process has none.
+    transport: Option<Arc<dyn Transport>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: DriverConfig,
 }
@@ -98,7 +100,24 @@ impl Driver {
         clock: Arc<dyn Clock>,
         config: DriverConfig,
     ) -> io::Result<Self> {
-        let (driver, mut reactor) = Self::manual(transport, clock, config);
+        Self::start(Some(transport), clock, config)
+    }
+
+    /// Starts a driver for copies inside this process, which need no transport.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses the thread.
+    pub fn spawn_local(clock: Arc<dyn Clock>, config: DriverConfig) -> io::Result<Self> {
+        Self::start(None, clock, config)
+    }
+
+    fn start(
+        transport: Option<Arc<dyn Transport>>,
+        clock: Arc<dyn Clock>,
+        config: DriverConfig,
+    ) -> io::Result<Self> {
+        let (driver, mut reactor) = Self::assemble(transport, clock, config);
         let handle =
             thread::Builder::new().name("nixl-driver".to_owned()).spawn(move || reactor.run())?;
         // Set before any operation can begin, since `driver` has not been handed out.
@@ -109,6 +128,14 @@ impl Driver {
     /// A driver that only moves when its [`Reactor`] is turned: for simulation.
     pub fn manual(
         transport: Arc<dyn Transport>,
+        clock: Arc<dyn Clock>,
+        config: DriverConfig,
+    ) -> (Self, Reactor) {
+        Self::assemble(Some(transport), clock, config)
+    }
+
+    fn assemble(
+        transport: Option<Arc<dyn Transport>>,
         clock: Arc<dyn Clock>,
         config: DriverConfig,
     ) -> (Self, Reactor) {
@@ -133,6 +160,12 @@ impl Driver {
             active: self.shared.active.load(Ordering::Acquire),
             passive: self.shared.passive.len(),
         }
+    }
+
+    /// Wakes the driver's thread, so that it looks at once. For executions that learn of their end elsewhere, in a
+    /// callback say.
+    pub fn waker(&self) -> Waker {
+        Waker::from(Arc::clone(&self.shared))
     }
 
     /// Takes charge of an execution: posts it now if it is small, and sees it through.
@@ -164,7 +197,7 @@ impl Driver {
             return Ok(slot);
         }
         lock(&shared.inbox).push(Arc::clone(&slot));
-        shared.wake(!inline);
+        shared.nudge(!inline);
         Ok(slot)
     }
 
@@ -179,7 +212,7 @@ impl Driver {
             return Err(OperationError::QueueFull { limit });
         }
         let entry = self.shared.passive.insert(spec, options.deadline_after());
-        self.shared.wake(false);
+        self.shared.nudge(false);
         Ok(entry)
     }
 
@@ -200,7 +233,7 @@ impl Shared {
 
     /// Makes the driver look: at once if `urgent`, else within its current sleep, which is short unless it
     /// is parked.
-    pub(crate) fn wake(&self, urgent: bool) {
+    pub(crate) fn nudge(&self, urgent: bool) {
         if (self.parked.load(Ordering::SeqCst) || urgent)
             && let Some(thread) = self.thread.get()
         {
@@ -209,10 +242,16 @@ impl Shared {
     }
 }
 
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.nudge(true);
+    }
+}
+
 impl Drop for Driver {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::SeqCst);
-        self.shared.wake(true);
+        self.shared.nudge(true);
     }
 }
 
@@ -292,11 +331,12 @@ impl Reactor {
 
     fn poll_passive(&mut self) -> bool {
         let shared = &self.shared;
+        let Some(transport) = &shared.transport else { return false };
         if shared.passive.len() == 0 {
             return false;
         }
         let mut delivered = false;
-        let result = shared.transport.take_notifications(&mut |from, payload| {
+        let result = transport.take_notifications(&mut |from, payload| {
             if shared.passive.deliver(payload) {
                 delivered = true;
             } else {

@@ -53,8 +53,8 @@ pub use error::{OperationError, TransportError};
 pub use executor::{Claim, Execution, Executor, Offer, Route, TransferRequest, TransportExecutor};
 pub use nixl_metadata::OperationKind;
 pub use operation::{
-    CancelOutcome, Completion, OfferSpec, ReadOperation, ReadableOperation, Reclaimed,
-    WritableOperation, WriteOperation,
+    CancelOutcome, Completion, CopyOperation, OfferSpec, ReadOperation, ReadableOperation,
+    Reclaimed, WritableOperation, WriteOperation,
 };
 pub use options::OperationOptions;
 pub use pairing::{PairingError, pair};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, LeaseSet, Registration};
-use nixl_metadata::{OperationKind, RdmaMetadata};
+use nixl_metadata::RdmaMetadata;
 
 use crate::completion::Memory;
 use crate::passive::PassiveEntry;
@@ -104,7 +104,7 @@ impl Active {
         // What was not posted yet is released here; the rest is the driver's.
         let shared = self.driver.shared();
         shared.poll(&self.slot);
-        shared.wake(true);
+        shared.nudge(true);
         CancelOutcome::Cancelled
     }
 
@@ -145,7 +145,7 @@ impl Passive {
 
     fn cancel(&self) -> CancelOutcome {
         if self.entry.abandon(OperationError::Cancelled) {
-            self.driver.shared().wake(true);
+            self.driver.shared().nudge(true);
             CancelOutcome::Cancelled
         } else {
             CancelOutcome::AlreadyEnded(self.status())
@@ -186,7 +186,7 @@ impl Reclaimed {
 macro_rules! operation {
     (
         $(#[$doc:meta])*
-        $name:ident($inner:ident), $kind:expr
+        $name:ident($inner:ident)
     ) => {
         $(#[$doc])*
         pub struct $name($inner);
@@ -222,10 +222,6 @@ macro_rules! operation {
                 self.0.reclaim().await
             }
 
-            /// `READ` or `WRITE`.
-            pub fn operation_kind(&self) -> OperationKind {
-                $kind
-            }
         }
 
         impl fmt::Debug for $name {
@@ -238,26 +234,31 @@ macro_rules! operation {
 
 operation! {
     /// Reads a peer's memory into local memory. It was posted when it was made. Dropping it cancels it.
-    ReadOperation(Active), OperationKind::Read
+    ReadOperation(Active)
 }
 
 operation! {
     /// Writes local memory into a peer's. It was posted when it was made. Dropping it cancels it.
-    WriteOperation(Active), OperationKind::Write
+    WriteOperation(Active)
+}
+
+operation! {
+    /// Copies between memories of this process. Dropping it cancels it.
+    CopyOperation(Active)
 }
 
 operation! {
     /// Local memory that one peer may read. Completes when the peer has. Dropping it cancels it; if its
     /// [`metadata`](Self::metadata) was ever asked for, the memory then stays leased until the peer has
     /// reported or the drain time has passed.
-    ReadableOperation(Passive), OperationKind::Read
+    ReadableOperation(Passive)
 }
 
 operation! {
     /// Local memory that one peer may write. Completes when the peer has. Dropping it cancels it; if its
     /// [`metadata`](Self::metadata) was ever asked for, the memory then stays leased until the peer has
     /// reported or the drain time has passed.
-    WritableOperation(Passive), OperationKind::Write
+    WritableOperation(Passive)
 }
 
 macro_rules! active {
@@ -288,6 +289,7 @@ macro_rules! active {
 
 active!(ReadOperation);
 active!(WriteOperation);
+active!(CopyOperation);
 
 /// What a passive operation is made of.
 #[derive(Debug)]
