@@ -1,0 +1,74 @@
+//! Messages between the two processes: lines of JSON over a socket pair, which the target has as its standard input.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+#[derive(Debug)]
+pub(crate) struct Sender(UnixStream);
+
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    stream: BufReader<UnixStream>,
+    line: Vec<u8>,
+}
+
+/// Both directions of a socket.
+pub(crate) fn open(stream: UnixStream) -> Result<(Sender, Receiver)> {
+    let reader = stream.try_clone().context("cannot share the control channel")?;
+    Ok((Sender(stream), Receiver { stream: BufReader::new(reader), line: Vec::new() }))
+}
+
+impl Sender {
+    pub(crate) fn send(&mut self, message: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        self.0.write_all(&line).context("the other process is gone")
+    }
+}
+
+impl Receiver {
+    /// Waits for a message; `None` once the other side is gone.
+    pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        self.line.clear();
+        // A process that dies with messages unread resets the channel instead of ending it.
+        let read = self.stream.read_until(b'\n', &mut self.line).unwrap_or(0);
+        if read == 0 {
+            return Ok(None);
+        }
+        let message = serde_json::from_slice(&self.line);
+        message.map(Some).context("a message between the two processes is broken")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::{Reply, Request};
+
+    #[test]
+    fn messages_arrive_in_order_and_the_end_is_seen() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let (mut sender, receiver) = open(here).unwrap();
+        let (there_sender, mut there) = open(there).unwrap();
+        sender.send(&Request::Finish).unwrap();
+        sender.send(&Request::Quit).unwrap();
+        assert!(matches!(there.receive().unwrap(), Some(Request::Finish)));
+        assert!(matches!(there.receive().unwrap(), Some(Request::Quit)));
+        drop((sender, receiver));
+        assert!(matches!(there.receive::<Reply>(), Ok(None)));
+        drop(there_sender);
+    }
+
+    #[test]
+    fn what_is_no_message_is_an_error() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let (mut sender, _receiver) = open(here).unwrap();
+        let (_sender, mut there) = open(there).unwrap();
+        sender.send(&"nonsense").unwrap();
+        assert!(there.receive::<Request>().is_err());
+    }
+}

@@ -1,0 +1,118 @@
+//! The initiator process: runs the cases and reports.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use nixl_connector::Connector;
+use tokio::runtime::{self, Runtime};
+
+use crate::args::Args;
+use crate::baseline::{Baseline, Registered};
+use crate::cases::{self, Effort, MEMORY_BYTES};
+use crate::compare;
+use crate::environment::Environment;
+use crate::memory::{Memory, Side};
+use crate::messages::{Reply, Request};
+use crate::peer::{Peer, expect_reply};
+use crate::report::{Gauge, Report, Row};
+use crate::table;
+
+/// Everything that a measurement uses. Field order: what uses the memory and the agents goes before them.
+pub(crate) struct Session {
+    pub(crate) peer: Peer,
+    _registered: Registered,
+    pub(crate) connector: Connector,
+    pub(crate) memory: Memory,
+    pub(crate) baseline: Baseline,
+    /// The target's name and memory, for the plain engine.
+    pub(crate) target_name: String,
+    pub(crate) target_address: u64,
+    pub(crate) runtime: Runtime,
+    pub(crate) effort: Effort,
+    pub(crate) progress: ProgressBar,
+}
+
+/// What a case found.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) gauges: Vec<Gauge>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let earlier = args.baseline.as_deref().map(Report::read).transpose()?;
+    let cases = cases::select(args.filter.as_deref());
+    if cases.is_empty() {
+        let names: Vec<_> = cases::select(None).iter().map(|c| c.name()).collect();
+        bail!("no case matches the filter; there are: {}", names.join(", "));
+    }
+    let effort = if args.quick { Effort::Quick } else { Effort::Full };
+    let mut session = Session::start(effort, cases.len())?;
+    let mut findings = Findings::default();
+    for case in &cases {
+        session.progress.set_message(case.name());
+        if let Err(error) = case.measure(&mut session, &mut findings) {
+            let error = session.peer.explain(error);
+            return Err(error.context(format!("{} failed", case.name())));
+        }
+        session.progress.inc(1);
+    }
+    session.end()?;
+    let report = Report::new(Environment::discover()?, findings);
+    let path = args.report_path();
+    report.write(&path)?;
+    println!("{}", table::terminal(&report));
+    if let Some(earlier) = earlier {
+        println!("{}", compare::table(&compare::differences(&earlier, &report)));
+    }
+    println!("{}", written(&path));
+    Ok(())
+}
+
+fn written(path: &Path) -> String {
+    format!("Written: {} and {}", path.display(), path.with_extension("md").display())
+}
+
+impl Session {
+    fn start(effort: Effort, cases: usize) -> Result<Self> {
+        let mut peer = Peer::start()?;
+        let runtime = runtime::Builder::new_current_thread().build()?;
+        let memory = Memory::new(Side::Initiator, MEMORY_BYTES)?;
+        let connector = runtime.block_on(Connector::builder().name("bench-initiator").build())?;
+        let baseline = Baseline::start(&format!("bench-initiator-plain-{}", std::process::id()))?;
+        let registered = baseline.register(memory.region())?;
+        let met = peer
+            .ask(&Request::Meet { metadata: baseline.metadata()? })
+            .context("the two processes cannot meet")?;
+        let (metadata, address) =
+            expect_reply!(met, Reply::Met { metadata, address } => (metadata, address));
+        let target_name = baseline.meet(&metadata)?;
+        Ok(Self {
+            peer,
+            _registered: registered,
+            connector,
+            memory,
+            baseline,
+            target_name,
+            target_address: address,
+            runtime,
+            effort,
+            progress: progress(cases)?,
+        })
+    }
+
+    fn end(self) -> Result<()> {
+        self.progress.finish_and_clear();
+        self.peer.quit()
+    }
+}
+
+/// Shows only if standard error is a terminal.
+fn progress(cases: usize) -> Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?;
+    let bar = ProgressBar::new(cases as u64).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(500));
+    Ok(bar)
+}

@@ -1,0 +1,109 @@
+//! The target, as the initiator sees it.
+
+use std::env;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Error, Result, anyhow, bail};
+
+use crate::channel::{self, Receiver, Sender};
+use crate::messages::{Reply, Request};
+
+/// The child process. It ends with this value, whatever happens: it sees its channel close, and is killed here.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    sender: Sender,
+    receiver: Receiver,
+    child: Child,
+}
+
+impl Peer {
+    /// How long the target may take to tidy up.
+    const FAREWELL: Duration = Duration::from_secs(10);
+
+    pub(crate) fn start() -> Result<Self> {
+        let (ours, theirs) = UnixStream::pair().context("cannot make the control channel")?;
+        let program = env::current_exe().context("cannot find this program")?;
+        // Libraries log to standard output, which is the table's here.
+        let output = io::stderr().as_fd().try_clone_to_owned().context("cannot share stderr")?;
+        let child = Command::new(program)
+            .arg("target")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::from(output))
+            .spawn()
+            .context("cannot start the target process")?;
+        let (sender, receiver) = channel::open(ours)?;
+        Ok(Self { sender, receiver, child })
+    }
+
+    /// Sends a request and waits for its answer.
+    pub(crate) fn ask(&mut self, request: &Request) -> Result<Reply> {
+        if self.sender.send(request).is_err() {
+            return Err(self.ended());
+        }
+        match self.receiver.receive()? {
+            Some(Reply::Failed { error }) => bail!("the target process failed: {error}"),
+            Some(reply) => Ok(reply),
+            None => Err(self.ended()),
+        }
+    }
+
+    /// What a failure of ours may really be about: that the target has said something or has ended.
+    pub(crate) fn explain(&mut self, error: Error) -> Error {
+        match self.child.try_wait() {
+            Ok(Some(status)) => error.context(ended(status)),
+            _ => error,
+        }
+    }
+
+    /// Lets the target end by itself.
+    pub(crate) fn quit(mut self) -> Result<()> {
+        if self.sender.send(&Request::Quit).is_err() {
+            return Err(self.ended());
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < Self::FAREWELL {
+            match self.child.try_wait().context("cannot wait for the target process")? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!(ended(status)),
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        bail!("the target process did not end within {:?} and was killed", Self::FAREWELL)
+    }
+
+    fn ended(&mut self) -> Error {
+        // Its channel is closed, so it is ending if it has not ended yet.
+        match self.child.wait() {
+            Ok(status) => anyhow!(ended(status)),
+            Err(error) => anyhow!("the target process is gone: {error}"),
+        }
+    }
+}
+
+fn ended(status: ExitStatus) -> String {
+    format!("the target process ended early ({status}); what it printed is above")
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // Both fail only if it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The answer that the protocol asks for here.
+macro_rules! expect_reply {
+    ($reply:expr, $pattern:pat => $value:expr) => {
+        match $reply {
+            $pattern => $value,
+            other => anyhow::bail!("the target process answered out of turn: {other:?}"),
+        }
+    };
+}
+pub(crate) use expect_reply;

@@ -1,0 +1,167 @@
+//! The report as a table: one line for each case, the engines side by side.
+
+use std::fmt::Write as _;
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, Table};
+
+use crate::messages::Engine;
+use crate::report::{Report, Row};
+
+const HEADINGS: [&str; 10] = [
+    "case",
+    "size",
+    "connector p50",
+    "p99",
+    "max",
+    "GB/s",
+    "nixl-sys p50",
+    "p99",
+    "GB/s",
+    "time ratio",
+];
+
+/// For the terminal.
+pub(crate) fn terminal(report: &Report) -> String {
+    let mut text = aligned(&HEADINGS, lines(report)).to_string();
+    for gauge in &report.gauges {
+        let _ = write!(text, "\n{}: {} {}", gauge.name, gauge.value, gauge.unit);
+    }
+    text
+}
+
+/// For `report.md`.
+pub(crate) fn markdown(report: &Report) -> String {
+    let mut text = String::from("# Transfers between two processes of one machine, over NIXL\n\n");
+    let mut line = |cells: &[String]| {
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    };
+    line(&HEADINGS.map(str::to_owned));
+    line(&HEADINGS.map(|heading| if heading == "case" { ":--" } else { "--:" }.to_owned()));
+    for cells in lines(report) {
+        line(&cells);
+    }
+    text.push_str(
+        "\nThe time ratio is the connector's median over that of plain nixl-sys, measured in turns on the same memory. \
+         GB/s are 10^9 bytes a second at the median. The data of every iteration of a transfer was checked.\n",
+    );
+    if !report.gauges.is_empty() {
+        text.push_str("\n| figure | value | unit |\n| :-- | --: | :-- |\n");
+        for gauge in &report.gauges {
+            let _ = writeln!(text, "| {} | {} | {} |", gauge.name, gauge.value, gauge.unit);
+        }
+    }
+    text.push('\n');
+    for (name, value) in report.environment.facts() {
+        let _ = writeln!(text, "- {name}: {value}");
+    }
+    text
+}
+
+/// A table with a left-aligned first column and right-aligned others.
+pub(crate) fn aligned(headings: &[&str], lines: Vec<Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header(headings);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.add_rows(lines);
+    table
+}
+
+fn lines(report: &Report) -> Vec<Vec<String>> {
+    let rows = &report.rows;
+    let plain = |row: &Row| row.engine == Engine::NixlSys;
+    let ours = rows.iter().filter(|row| !plain(row));
+    ours.map(|row| cells(row, rows.iter().find(|r| plain(r) && r.is_beside(row)))).collect()
+}
+
+fn cells(ours: &Row, plain: Option<&Row>) -> Vec<String> {
+    let throughput = |row: &Row| row.gbps.map_or_else(String::new, |gbps| format!("{gbps:.2}"));
+    let mut cells = vec![
+        ours.case.clone(),
+        shape(ours),
+        duration(ours.p50_ns),
+        duration(ours.p99_ns),
+        duration(ours.max_ns),
+        throughput(ours),
+    ];
+    match plain {
+        Some(plain) => cells.extend([
+            duration(plain.p50_ns),
+            duration(plain.p99_ns),
+            throughput(plain),
+            format!("{:.2}", ours.p50_ns as f64 / plain.p50_ns.max(1) as f64),
+        ]),
+        None => cells.extend(std::iter::repeat_n(String::new(), 4)),
+    }
+    cells
+}
+
+/// The size of what a row measured.
+pub(crate) fn shape(row: &Row) -> String {
+    match (row.bytes, row.batch) {
+        (0, _) => String::new(),
+        (bytes, 1) => size(bytes),
+        (bytes, batch) => format!("{batch}x{}", size(bytes)),
+    }
+}
+
+/// Bytes in the largest unit that divides them.
+pub(crate) fn size(bytes: usize) -> String {
+    match bytes {
+        b if b >= 1 << 20 && b.is_multiple_of(1 << 20) => format!("{}MiB", b >> 20),
+        b if b >= 1 << 10 && b.is_multiple_of(1 << 10) => format!("{}KiB", b >> 10),
+        b => format!("{b}B"),
+    }
+}
+
+/// Nanoseconds, to three figures.
+pub(crate) fn duration(nanos: u64) -> String {
+    let (value, unit) = match nanos {
+        0..1_000 => return format!("{nanos} ns"),
+        1_000..1_000_000 => (nanos as f64 / 1e3, "us"),
+        1_000_000..1_000_000_000 => (nanos as f64 / 1e6, "ms"),
+        _ => (nanos as f64 / 1e9, "s"),
+    };
+    match value {
+        v if v < 10.0 => format!("{v:.2} {unit}"),
+        v if v < 100.0 => format!("{v:.1} {unit}"),
+        v => format!("{v:.0} {unit}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Gauge;
+    use crate::report::tests::{report, row};
+
+    #[test]
+    fn engines_stand_side_by_side() {
+        let rows = vec![
+            row("read", Engine::Connector, 3000),
+            row("read", Engine::NixlSys, 2000),
+            row("metadata", Engine::Connector, 10),
+        ];
+        let report = report(rows, vec![Gauge::new("idle", 0.25, "%")]);
+        let lines = lines(&report);
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0][1..3], ["4KiB", "3.00 us"]);
+        assert_eq!(lines[0][9], "1.50");
+        assert_eq!(lines[1][9], "");
+        let markdown = markdown(&report);
+        assert!(markdown.contains("| read | 4KiB | 3.00 us |"), "{markdown}");
+        assert!(markdown.contains("| idle | 0.25 | % |"), "{markdown}");
+        assert!(terminal(&report).contains("idle: 0.25 %"));
+    }
+
+    #[test]
+    fn figures_are_short() {
+        assert_eq!(
+            [999, 1000, 12_345, 123_456, 1_500_000].map(duration),
+            ["999 ns", "1.00 us", "12.3 us", "123 us", "1.50 ms"]
+        );
+        assert_eq!([1, 1000, 4096, 5 << 20].map(size), ["1B", "1000B", "4KiB", "5MiB"]);
+    }
+}

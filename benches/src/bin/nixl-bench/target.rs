@@ -1,0 +1,244 @@
+//! The target process: offers memory and says when it learnt that it was used.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use nixl_connector::{Connector, OperationError, ReadableOperation, WritableOperation};
+use nixl_metadata::RdmaMetadata;
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::runtime::{self, Runtime};
+use tokio::time::timeout;
+
+use crate::baseline::{Baseline, PATIENCE, Registered};
+use crate::cases::MEMORY_BYTES;
+use crate::channel::{self, Sender};
+use crate::clock;
+use crate::memory::{Memory, Side};
+use crate::messages::{Engine, Kind, Offer, Reply, Request};
+use crate::pattern::Pattern;
+
+/// Serves the initiator until it says quit. If the initiator is gone, this process ends on the spot.
+pub(crate) fn run() -> Result<()> {
+    let stdin = io::stdin().as_fd().try_clone_to_owned().context("no control channel")?;
+    let (sender, mut receiver) = channel::open(UnixStream::from(stdin))?;
+    let (forward, requests) = mpsc::channel();
+    thread::Builder::new().name("control".to_owned()).spawn(move || {
+        loop {
+            match receiver.receive() {
+                Ok(Some(Request::Quit)) => return,
+                Ok(Some(request)) => {
+                    // The main thread may have given up; it is ending the process then.
+                    let _ = forward.send(request);
+                }
+                // Whatever this process is doing, nobody wants it any more. No destructors: they may wait for peers.
+                Ok(None) | Err(_) => {
+                    let _ = kill_process(getpid(), Signal::KILL);
+                    return;
+                }
+            }
+        }
+    })?;
+    let mut target = Target::start(sender, requests)?;
+    match target.serve() {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            target.sender.send(&Reply::Failed { error: format!("{error:#}") })?;
+            // Whoever started this process tells the user.
+            std::process::exit(1)
+        }
+    }
+}
+
+/// Field order: what uses the memory and the agents goes before them.
+struct Target {
+    sender: Sender,
+    requests: mpsc::Receiver<Request>,
+    _registered: Registered,
+    connector: Connector,
+    memory: Memory,
+    baseline: Baseline,
+    initiator: Option<String>,
+    runtime: Runtime,
+}
+
+enum Offered {
+    Readable(ReadableOperation),
+    Writable(WritableOperation),
+}
+
+impl Target {
+    fn start(sender: Sender, requests: mpsc::Receiver<Request>) -> Result<Self> {
+        let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
+        let memory = Memory::new(Side::Target, MEMORY_BYTES)?;
+        let connector = runtime.block_on(Connector::builder().name("bench-target").build())?;
+        let baseline = Baseline::start(&format!("bench-target-plain-{}", std::process::id()))?;
+        let registered = baseline.register(memory.region())?;
+        Ok(Self {
+            sender,
+            requests,
+            _registered: registered,
+            connector,
+            memory,
+            baseline,
+            initiator: None,
+            runtime,
+        })
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        while let Ok(request) = self.requests.recv() {
+            let reply = match request {
+                Request::Meet { metadata } => {
+                    self.initiator = Some(self.baseline.meet(&metadata)?);
+                    let address = self.memory.region().address();
+                    Reply::Met { metadata: self.baseline.metadata()?, address }
+                }
+                Request::Offer(offer) => self.offer(offer)?,
+                Request::Ping { engine: Engine::Connector, metadata } => self.pong(&metadata)?,
+                Request::Ping { engine: Engine::NixlSys, .. } => self.plain_pong()?,
+                Request::Idle { outstanding, millis } => {
+                    self.idle(outstanding, Duration::from_millis(millis))?
+                }
+                Request::Finish | Request::Quit => bail!("a request out of turn: {request:?}"),
+            };
+            self.sender.send(&reply)?;
+        }
+        Ok(())
+    }
+
+    fn await_finish(&self) -> Result<()> {
+        match self.requests.recv()? {
+            Request::Finish => Ok(()),
+            other => bail!("a request out of turn: {other:?}"),
+        }
+    }
+
+    /// One iteration. The connector's waiter waits throughout; the plain engine looks only afterwards unless it is to
+    /// watch, so that it does not take the initiator's processor.
+    fn offer(&mut self, offer: Offer) -> Result<Reply> {
+        let pieces = offer.layout.pieces();
+        let pattern = Pattern::new(offer.seed);
+        let operations = if offer.split { pieces.len() } else { 1 };
+        let initial = match offer.kind {
+            Kind::Read => pattern,
+            Kind::Write => pattern.poison(),
+        };
+        self.memory.fill(&pieces, initial)?;
+        let at = match offer.engine {
+            Engine::Connector => {
+                let (mut offered, mut metadata) = (Vec::new(), Vec::new());
+                for part in pieces.chunks(pieces.len() / operations) {
+                    let list = self.memory.descriptors(part)?;
+                    let (operation, json) = self.runtime.block_on(async {
+                        anyhow::Ok(match offer.kind {
+                            Kind::Read => {
+                                let operation = self.connector.create_readable(list).await?;
+                                let json = operation.metadata().to_dynamo_json();
+                                (Offered::Readable(operation), json)
+                            }
+                            Kind::Write => {
+                                let operation = self.connector.create_writable(list).await?;
+                                let json = operation.metadata().to_dynamo_json();
+                                (Offered::Writable(operation), json)
+                            }
+                        })
+                    })?;
+                    offered.push(operation);
+                    metadata.push(json);
+                }
+                self.sender.send(&Reply::Offered { metadata })?;
+                let at = self.runtime.block_on(async {
+                    for operation in &mut offered {
+                        match operation {
+                            Offered::Readable(operation) => operation.wait_for_completion().await?,
+                            Offered::Writable(operation) => operation.wait_for_completion().await?,
+                        };
+                    }
+                    Ok::<_, OperationError>(clock::now())
+                })?;
+                self.await_finish()?;
+                at
+            }
+            Engine::NixlSys => {
+                self.sender.send(&Reply::Offered { metadata: Vec::new() })?;
+                if !offer.watch {
+                    self.await_finish()?;
+                }
+                for index in 0..operations {
+                    self.baseline.wait_notified(&notification(offer.seed, index))?;
+                }
+                let at = clock::now();
+                if offer.watch {
+                    self.await_finish()?;
+                }
+                at
+            }
+        };
+        let correct = offer.kind == Kind::Read || self.memory.matches(&pieces, pattern)?;
+        Ok(Reply::Finished { at, correct })
+    }
+
+    fn pong(&mut self, metadata: &str) -> Result<Reply> {
+        let remote = RdmaMetadata::decode(metadata.as_bytes())?;
+        let region = self.memory.region();
+        let (byte, answer) = (region.descriptor(..1)?, region.descriptor(8..9)?);
+        let mut offered = self.runtime.block_on(self.connector.create_readable(byte))?;
+        let metadata = vec![offered.metadata().to_dynamo_json()];
+        self.sender.send(&Reply::Offered { metadata })?;
+        self.runtime.block_on(async {
+            offered.wait_for_completion().await?;
+            self.connector.begin_read(&remote, answer).await?.wait_for_completion().await?;
+            anyhow::Ok(())
+        })?;
+        self.await_finish()?;
+        Ok(Reply::Finished { at: clock::now(), correct: true })
+    }
+
+    fn plain_pong(&mut self) -> Result<Reply> {
+        self.sender.send(&Reply::Offered { metadata: Vec::new() })?;
+        let initiator = self.initiator.as_deref().ok_or_else(|| anyhow!("not met yet"))?;
+        self.baseline.wait_notified(b"ping")?;
+        self.baseline.notify(initiator, b"pong")?;
+        self.await_finish()?;
+        Ok(Reply::Finished { at: clock::now(), correct: true })
+    }
+
+    /// The connector only: a program on plain nixl-sys chooses itself how often it looks.
+    fn idle(&mut self, outstanding: bool, time: Duration) -> Result<Reply> {
+        let byte = self.memory.region().descriptor(..1)?;
+        let operation = match outstanding {
+            true => Some(self.runtime.block_on(self.connector.create_readable(byte))?),
+            false => None,
+        };
+        // What went before comes to rest first.
+        thread::sleep(Duration::from_millis(50));
+        let (cpu, wall) = (clock::cpu_time(), clock::now());
+        match operation {
+            // Its metadata went nowhere, so it cannot complete.
+            Some(mut operation) => {
+                let end = self
+                    .runtime
+                    .block_on(async { timeout(time, operation.wait_for_completion()).await });
+                if let Ok(end) = end {
+                    bail!("an operation that nobody knows has ended: {end:?}");
+                }
+            }
+            None => thread::sleep(time),
+        }
+        Ok(Reply::Idled { cpu: clock::cpu_time() - cpu, wall: clock::now() - wall })
+    }
+}
+
+/// What a transfer of the plain engine notifies with.
+pub(crate) fn notification(seed: u64, index: usize) -> Vec<u8> {
+    // As long as the connector's key, which is a UUID.
+    format!("{seed:016x}-{index:019}").into_bytes()
+}
+
+const _: () =
+    assert!(PATIENCE.as_secs() < 30, "the plain engine gives up before the connector's deadline");
