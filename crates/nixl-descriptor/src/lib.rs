@@ -12,6 +12,9 @@
 //! * A [`Registration`] keeps memory known to one engine, and keeps the memory allocated until the engine has confirmed
 //!   that it let go. The [`RegistrationCache`] makes the second use of a region free.
 //!
+//! Above them, the [`layout`] module says where the blocks of a KV cache lie in such memory, and pairs the bytes of
+//! blocks in two layouts for a copy.
+//!
 //! # Decided here
 //!
 //! * **Zero length**: refused. A region and a descriptor have at least one byte, a list at least one descriptor.
@@ -51,6 +54,8 @@
 //! # Ok(())
 //! # }
 //! ```
+
+pub mod layout;
 
 mod access;
 mod cache;

@@ -1,0 +1,75 @@
+//! Where the bytes of KV-cache blocks lie, and which bytes of one layout belong to which of another.
+//!
+//! A cache holds *blocks*; a block holds, for each *layer* and each *outer* part (K and V, or one fused part), the
+//! *page* of some tokens with *inner* elements each. A chunk is the bytes of one (block, layer, outer): it is contiguous
+//! in every layout, and its inside, `[page][inner]`, is the same in all. Layouts differ in where they put the chunks:
+//!
+//! | [`LayoutKind`] | parts | order inside a part |
+//! |---|---|---|
+//! | [`FullyContiguous`](LayoutKind::FullyContiguous) | one | `[block][layer][outer]` chunks |
+//! | [`PerLayer`](LayoutKind::PerLayer)([`BlockFirst`](LayerOrder::BlockFirst)) | one for each layer | `[block][outer]` chunks |
+//! | [`PerLayer`](LayoutKind::PerLayer)([`OuterFirst`](LayerOrder::OuterFirst)) | one for each layer | `[outer][block]` chunks |
+//!
+//! A [`Layout`] lies over [`Descriptor`](crate::Descriptor)s of memory that this process owns or borrowed from a framework, on any one
+//! device. A [`RemoteLayout`] is a peer's, as numbers. [`pair_chunks`] says what to copy where; it checks everything
+//! that could make a copy between two layouts go wrong, in every build.
+//!
+//! # Decided here
+//!
+//! * **Padding**: blocks may lie further apart than they are long, because paged frameworks pad them
+//!   ([`Layout::with_block_stride`]). What is between blocks and after the last one belongs to nobody and is never
+//!   touched.
+//! * **Number of blocks**: may differ between two layouts that exchange blocks. Everything else must be equal
+//!   ([`same_geometry`]).
+//! * **Nothing to do**: no blocks, or an empty range of layers, is an error, as an empty list of descriptors is.
+//! * **Repetition**: a block may be the source of several copies, and the destination of one.
+//! * **Overlap**: the parts of a layout are disjoint. Source and destination may be one layout or share memory, as long
+//!   as no byte that is written is also read. Memory is told apart by device and address, not by region.
+//! * **Alignment**: none is required, of addresses or strides.
+//!
+//! # Example
+//!
+//! ```
+//! use nixl_descriptor::Region;
+//! use nixl_descriptor::layout::{
+//!     Dimensions, Inner, LayerOrder, Layout, LayoutGeometry, pair_chunks,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let geometry = LayoutGeometry::try_from(Dimensions {
+//!     blocks: 4,
+//!     layers: 3,
+//!     outer: 2,
+//!     page_size: 16,
+//!     inner: Inner::Heads { heads: 8, head_size: 128 },
+//!     element_width: 2,
+//! })?;
+//! let one_layer = geometry.blocks() * geometry.layer_len();
+//! let layers = (0..3).map(|_| Ok(Region::zeroed(one_layer)?.into())).collect::<Result<_, Box<dyn std::error::Error>>>()?;
+//! let cache = Layout::per_layer(geometry, LayerOrder::BlockFirst, layers)?;
+//! let store = Layout::fully_contiguous(geometry, Region::zeroed(geometry.bytes())?)?;
+//!
+//! // Blocks 3 and 1 of the cache go to blocks 0 and 2 of the store: K and V of a layer in one piece.
+//! let pairs = pair_chunks(&cache, &[3, 1], &store, &[0, 2], 0..3)?;
+//! assert_eq!(pairs.bytes(), 2 * geometry.block_len());
+//! assert_eq!(pairs.count(), 2 * 3);
+//! # Ok(())
+//! # }
+//! ```
+
+mod chunks;
+mod description;
+mod geometry;
+mod local;
+mod overlap;
+mod pair;
+mod placement;
+
+pub use self::chunks::{ChunkPair, ChunkPairs};
+pub use self::description::{LayoutDescription, PartDescription, RemoteLayout};
+pub use self::geometry::{
+    Dimension, Dimensions, GeometryError, GeometryMismatch, Inner, LayoutGeometry, same_geometry,
+};
+pub use self::local::Layout;
+pub use self::pair::{ChunkPairError, pair_chunks};
+pub use self::placement::{ByteSpan, LayerOrder, LayoutError, LayoutKind, SelectionError};

@@ -1,0 +1,296 @@
+//! Where chunks lie, as numbers: what local and remote layouts have in common.
+//!
+//! Every kind of layout is the same linear map with other strides, so nothing after the constructor looks at the kind.
+
+use std::ops::Range;
+
+use nixl_device::Device;
+use serde::{Deserialize, Serialize};
+
+use super::geometry::LayoutGeometry;
+use super::overlap::{Interval, overlapping};
+
+/// How a layout arranges the chunks.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum LayoutKind {
+    /// One part: `[block][layer][outer]` chunks.
+    FullyContiguous,
+    /// One part for each layer.
+    PerLayer(LayerOrder),
+}
+
+/// How a layout with a part for each layer arranges the chunks of a layer.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum LayerOrder {
+    /// `[block][outer]`: K and V of a block are neighbours.
+    BlockFirst,
+    /// `[outer][block]`: K of all blocks, then V of all blocks.
+    OuterFirst,
+}
+
+/// Bytes of one part of a layout.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[expect(clippy::exhaustive_structs, reason = "it is these three numbers and will stay so")]
+pub struct ByteSpan {
+    /// Which part; the layer, if the layout has a part for each.
+    pub part: usize,
+    /// First byte, counted from the start of the part.
+    pub offset: usize,
+    /// Number of bytes.
+    pub len: usize,
+}
+
+/// Why a layout cannot lie over the given memory.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// The number of parts is not that of the kind of layout.
+    #[error("the layout has {parts} parts and needs {needed}: one, or one for each layer")]
+    PartCount {
+        /// Parts given.
+        parts: usize,
+        /// Parts needed.
+        needed: usize,
+    },
+    /// Parts are on different devices.
+    #[error("part {part} is on {device} and part 0 on {first}: a layout is on one device")]
+    MixedDevices {
+        /// The first part that differs.
+        part: usize,
+        /// Where it is.
+        device: Device,
+        /// Where part 0 is.
+        first: Device,
+    },
+    /// A part does not hold all blocks.
+    #[error("part {part} has {len} bytes and needs {needed} for all blocks")]
+    TooShort {
+        /// Which part.
+        part: usize,
+        /// Bytes it has.
+        len: u64,
+        /// Bytes it needs.
+        needed: usize,
+    },
+    /// Blocks would overlap.
+    #[error(
+        "the block stride is {stride} bytes: it must be at least {least}, the bytes of a block in a part"
+    )]
+    BlockStride {
+        /// What was given.
+        stride: usize,
+        /// Bytes of a block, or of one layer or chunk of it, that lie together.
+        least: usize,
+    },
+    /// A part has more bytes, or a higher end, than can be addressed.
+    #[error(
+        "part {part} is larger than can be addressed: reduce the block stride or the number of blocks"
+    )]
+    Overflow {
+        /// Which part.
+        part: usize,
+    },
+    /// Two layers share bytes.
+    #[error("parts {first} and {second} overlap: each layer needs memory of its own")]
+    PartsOverlap {
+        /// The one at the lower address.
+        first: usize,
+        /// The other.
+        second: usize,
+    },
+    /// An imported layout has more parts than this process accepts.
+    #[error("the layout has {parts} parts: at most {most} are accepted")]
+    TooManyParts {
+        /// Parts given.
+        parts: usize,
+        /// Parts accepted.
+        most: usize,
+    },
+}
+
+/// Why there are no such blocks, layers or chunks in a layout.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SelectionError {
+    /// There is no such block.
+    #[error("block {block} is out of range: the layout has {blocks} blocks")]
+    Block {
+        /// Block asked for.
+        block: usize,
+        /// Number of blocks.
+        blocks: usize,
+    },
+    /// There are no such layers, or none at all in the range.
+    #[error("layers {start}..{end} are out of range or empty: the layout has {layers} layers")]
+    Layers {
+        /// First layer asked for.
+        start: usize,
+        /// One past the last.
+        end: usize,
+        /// Number of layers.
+        layers: usize,
+    },
+    /// There is no such outer part.
+    #[error("outer index {outer} is out of range: the layout has {count}")]
+    Outer {
+        /// Index asked for.
+        outer: usize,
+        /// 1 or 2.
+        count: usize,
+    },
+    /// No block is selected.
+    #[error("no blocks are selected: give at least one block id")]
+    NoBlocks,
+}
+
+/// Where to find a chunk: linear in block, layer and outer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Strides {
+    pub(super) block: usize,
+    /// Meaningless if layers have parts of their own.
+    pub(super) layer: usize,
+    pub(super) outer: usize,
+    pub(super) part_per_layer: bool,
+}
+
+impl Strides {
+    /// Part and offset of a chunk that exists; therefore nothing wraps.
+    pub(super) fn locate(&self, block: usize, layer: usize, outer: usize) -> (usize, usize) {
+        let in_part = block * self.block + outer * self.outer;
+        if self.part_per_layer { (layer, in_part) } else { (0, in_part + layer * self.layer) }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Placement {
+    pub(super) geometry: LayoutGeometry,
+    pub(super) kind: LayoutKind,
+    pub(super) device: Device,
+    pub(super) strides: Strides,
+    /// From the first to the last byte that a block may have in the part, sorted by address. They do not overlap.
+    used: Vec<Interval>,
+}
+
+impl Placement {
+    /// Checks that all blocks lie inside `parts` (address and length, all on `device`), and nothing overlaps. Without
+    /// a block stride, blocks lie as close as they can.
+    pub(super) fn new(
+        geometry: LayoutGeometry,
+        kind: LayoutKind,
+        block_stride: Option<usize>,
+        device: Device,
+        parts: impl ExactSizeIterator<Item = (u64, u64)>,
+    ) -> Result<Self, LayoutError> {
+        let needed = match kind {
+            LayoutKind::FullyContiguous => 1,
+            LayoutKind::PerLayer(_) => geometry.layers(),
+        };
+        if parts.len() != needed {
+            return Err(LayoutError::PartCount { parts: parts.len(), needed });
+        }
+        let (chunk, blocks) = (geometry.chunk_len(), geometry.blocks());
+        // Bytes of a block that lie together, and how many times such bytes follow at the distance of the stride.
+        let (least, times) = match kind {
+            LayoutKind::FullyContiguous => (geometry.block_len(), blocks),
+            LayoutKind::PerLayer(LayerOrder::BlockFirst) => (geometry.layer_len(), blocks),
+            // Does not wrap: a product of some of the dimensions.
+            LayoutKind::PerLayer(LayerOrder::OuterFirst) => (chunk, blocks * geometry.outer()),
+        };
+        let block = block_stride.unwrap_or(least);
+        if block < least {
+            return Err(LayoutError::BlockStride { stride: block, least });
+        }
+        let Some(extent) = (times - 1).checked_mul(block).and_then(|n| n.checked_add(least)) else {
+            return Err(LayoutError::Overflow { part: 0 });
+        };
+        let outer = match kind {
+            // Does not wrap: it is at most the start of the last chunk.
+            LayoutKind::PerLayer(LayerOrder::OuterFirst) if geometry.outer() > 1 => blocks * block,
+            _ => chunk,
+        };
+        let strides = Strides {
+            block,
+            layer: geometry.layer_len(),
+            outer,
+            part_per_layer: kind != LayoutKind::FullyContiguous,
+        };
+
+        let mut used = Vec::with_capacity(needed);
+        for (part, (start, len)) in parts.enumerate() {
+            if len < extent as u64 {
+                return Err(LayoutError::TooShort { part, len, needed: extent });
+            }
+            if start.checked_add(len).is_none() {
+                return Err(LayoutError::Overflow { part });
+            }
+            used.push(Interval { start, end: start + extent as u64, part });
+        }
+        used.sort_unstable_by_key(|interval| interval.start);
+        if let Some(pair) = used.windows(2).find(|pair| pair[1].start < pair[0].end) {
+            return Err(LayoutError::PartsOverlap { first: pair[0].part, second: pair[1].part });
+        }
+        Ok(Self { geometry, kind, device, strides, used })
+    }
+
+    pub(super) fn chunk(
+        &self,
+        block: usize,
+        layer: usize,
+        outer: usize,
+    ) -> Result<ByteSpan, SelectionError> {
+        self.check_blocks(&[block])?;
+        self.check_layers(&(layer..layer.saturating_add(1)))?;
+        let count = self.geometry.outer();
+        if outer >= count {
+            return Err(SelectionError::Outer { outer, count });
+        }
+        let (part, offset) = self.strides.locate(block, layer, outer);
+        Ok(ByteSpan { part, offset, len: self.geometry.chunk_len() })
+    }
+
+    pub(super) fn check_blocks(&self, ids: &[usize]) -> Result<(), SelectionError> {
+        let blocks = self.geometry.blocks();
+        if ids.is_empty() {
+            return Err(SelectionError::NoBlocks);
+        }
+        match ids.iter().find(|&&block| block >= blocks) {
+            Some(&block) => Err(SelectionError::Block { block, blocks }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn check_layers(&self, range: &Range<usize>) -> Result<(), SelectionError> {
+        let layers = self.geometry.layers();
+        if range.is_empty() || range.end > layers {
+            return Err(SelectionError::Layers { start: range.start, end: range.end, layers });
+        }
+        Ok(())
+    }
+
+    /// The parts that `layers` lie in, by address.
+    fn parts_of(&self, layers: &Range<usize>) -> impl Iterator<Item = Interval> {
+        let per_layer = self.strides.part_per_layer;
+        self.used.iter().copied().filter(move |used| !per_layer || layers.contains(&used.part))
+    }
+
+    /// Parts of two layouts that share bytes, if `layers` of each are looked at.
+    pub(super) fn shared_parts(
+        &self,
+        other: &Self,
+        layers: &Range<usize>,
+    ) -> impl Iterator<Item = (Interval, Interval)> {
+        let same_device = self.device == other.device;
+        let mine = self.parts_of(layers).filter(move |_| same_device);
+        overlapping(mine, other.parts_of(layers))
+    }
+
+    /// The block that the byte at `offset` of a part belongs to.
+    pub(super) fn block_at(&self, offset: usize) -> usize {
+        // With K of all blocks before V of all blocks, the remainder takes V back to the block's number.
+        offset / self.strides.block % self.geometry.blocks()
+    }
+}
