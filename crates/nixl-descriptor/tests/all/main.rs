@@ -7,6 +7,7 @@ mod coalescing;
 mod copies;
 mod descriptors;
 mod fake;
+mod layouts;
 mod leases;
 mod reclaiming;
 mod regions;

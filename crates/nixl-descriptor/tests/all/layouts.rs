@@ -1,0 +1,8 @@
+//! Layouts of blocks, against models that count bytes one by one.
+
+mod descriptions;
+mod geometry;
+mod map;
+mod model;
+mod overlap;
+mod pairs;
