@@ -13,7 +13,7 @@ use super::library::{NixlLibrary, NixlUnavailable};
 use crate::control::ControlThread;
 
 /// The backend that moves bytes between agents.
-const BACKEND: &str = "UCX";
+pub(super) const BACKEND: &str = super::blob::UCX;
 
 /// A NIXL agent.
 ///

@@ -1,14 +1,22 @@
 //! Reading NIXL's metadata blob, strictly, before NIXL does.
 //!
 //! NIXL's own reader trusts lengths and panics through its Rust binding on names that are not UTF-8. A blob
-//! passes here only if every length is in bounds, every tag is where NIXL puts it, and nothing follows. What
-//! cannot be checked is the inside of the backends' own parts: their connection details and memory keys.
+//! passes here only if every length is in bounds, every tag is where NIXL puts it, and nothing follows. UCX is not told
+//! how long a memory key is, and would read past a short one: so the parts of its keys are counted too. What cannot be
+//! checked is the inside of the backends' own parts: their connection details, and what hardware put into the keys.
 //!
-//! The layout is NIXL 1.5's: an intro, then records of tag, 8-byte length, value and `|`.
+//! The layout is NIXL 1.5's: an intro, then records of tag, 8-byte length, value and `|`. That of UCX's keys: a map of
+//! 8 bytes, a byte for the kind of memory, for each bit of the map a byte of length and a value, and what may follow.
 
 use std::str;
 
 const INTRO: &[u8] = b"nixlSerDes|";
+
+/// The backend whose keys are looked into.
+pub(super) const UCX: &str = "UCX";
+
+/// The kinds of memory that UCX knows. It looks them up in tables.
+const UCX_MEMORY_KINDS: u8 = 9;
 
 /// The longest agent name that is accepted, in bytes.
 const MAX_NAME: usize = 255;
@@ -136,6 +144,9 @@ impl<'a> Reader<'a> {
                 return Err(self.fault("a memory is null, empty or wraps around"));
             }
             let key = &record.bytes[record.at..];
+            if backend == UCX && !is_whole(key) {
+                return Err(self.fault("a key ends too early, or is for memory of no known kind"));
+            }
             into.push(Memory { backend, kind, device, address, len, key });
         }
         Ok(())
@@ -144,6 +155,21 @@ impl<'a> Reader<'a> {
     fn fault(&self, what: &str) -> String {
         format!("{what} (at byte {} of {})", self.at, self.bytes.len())
     }
+}
+
+/// Whether one of UCX's keys has all the parts that it announces.
+fn is_whole(key: &[u8]) -> bool {
+    let mut reader = Reader { bytes: key, at: 0 };
+    let mut whole = || -> Result<bool, String> {
+        let parts = reader.word()?.count_ones();
+        let kind = reader.take(1)?[0];
+        for _ in 0..parts {
+            let len = reader.take(1)?[0];
+            reader.take(len.into())?;
+        }
+        Ok(kind < UCX_MEMORY_KINDS)
+    };
+    whole().unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -185,13 +211,16 @@ pub(super) mod tests {
         out
     }
 
+    /// A key of two parts, of 0 and 3 bytes.
+    const KEY: [u8; 14] = [0b101, 0, 0, 0, 0, 0, 0, 0, 1, 0, 3, b'a', b'b', b'c'];
+
     fn sample() -> Vec<u8> {
         encode(&Blob {
             name: "peer-1",
             connections: vec![("UCX", b"\x00\x01|details")],
             memories: vec![
-                Memory { backend: "UCX", kind: 0, device: 0, address: 0x1000, len: 64, key: b"k" },
-                Memory { backend: "UCX", kind: 1, device: 3, address: 0x2000, len: 1, key: b"" },
+                Memory { backend: "UCX", kind: 0, device: 0, address: 0x1000, len: 64, key: &KEY },
+                Memory { backend: "UCX", kind: 1, device: 3, address: 0x2000, len: 1, key: &KEY },
             ],
         })
     }
@@ -210,7 +239,7 @@ pub(super) mod tests {
                 memories: memories
                     .iter()
                     .map(|(kind, device, address, len, key)| Memory {
-                        backend: "UCX", kind: *kind, device: *device, address: *address, len: *len, key,
+                        backend: "ANY", kind: *kind, device: *device, address: *address, len: *len, key,
                     })
                     .collect(),
             };
@@ -260,6 +289,24 @@ pub(super) mod tests {
             record(&mut bytes, "Agent", name);
             assert!(Blob::parse(&bytes).is_err(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn keys_that_ucx_would_read_beyond_are_refused() {
+        let with = |key: &[u8]| {
+            let memory = Memory { backend: UCX, kind: 0, device: 0, address: 0x1000, len: 64, key };
+            let bytes = encode(&Blob { name: "p", connections: vec![], memories: vec![memory] });
+            Blob::parse(&bytes).map(|_| ())
+        };
+        assert_eq!(with(&KEY), Ok(()));
+        assert_eq!(with(&[&KEY[..], b"more"].concat()), Ok(()));
+        for len in 0..KEY.len() {
+            assert!(with(&KEY[..len]).unwrap_err().contains("key"), "{len}");
+        }
+        assert!(with(&[0xff; 300]).is_err());
+        let mut kind = KEY;
+        kind[8] = UCX_MEMORY_KINDS;
+        assert!(with(&kind).is_err());
     }
 
     #[test]

@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_library_is_an_error() {
-        let file = std::env::current_exe().unwrap().with_extension("d");
+        let file = env::current_exe().unwrap().with_extension("d");
         let file = if file.is_file() { file } else { PathBuf::from("/etc/passwd") };
         let error = NixlLibrary::find(&[file]).unwrap_err();
         assert!(matches!(error, NixlUnavailable::NotLoadable { .. }), "{error:?}");
