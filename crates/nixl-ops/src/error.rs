@@ -45,8 +45,10 @@ pub enum TransportError {
         /// The peer's agent name.
         name: String,
     },
-    /// The peer died or its connection broke.
-    #[error("the peer {name} is gone; nothing more can be moved to or from it under this name")]
+    /// The peer died, its connection broke, or it cannot be reached at all.
+    #[error(
+        "the peer {name} is gone or cannot be reached; check that it runs, and ask it for fresh metadata"
+    )]
     PeerGone {
         /// The peer's agent name.
         name: String,

@@ -9,13 +9,14 @@ use nixl_metadata::{NotificationKey, OperationKind};
 use nixl_ops::{Transfer, TransportError};
 use nixl_sys::{MemType, NixlError, OptArgs, XferDescList, XferOp, XferRequest, XferStatus};
 
-use super::agent::{Agent, Inside};
+use super::agent::Inside;
+use super::directory::{Directory, failed};
 use super::peers::Peer;
 use super::registrar::memory_kind;
 
 /// A transfer on its way through NIXL.
 pub(super) struct NixlTransfer {
-    agent: Arc<Agent>,
+    directory: Arc<Directory>,
     peer: Arc<Peer>,
     kind: OperationKind,
     pairs: Vec<(Span, Span)>,
@@ -36,7 +37,7 @@ enum State {
 
 impl NixlTransfer {
     pub(super) fn new(
-        agent: Arc<Agent>,
+        directory: Arc<Directory>,
         peer: Arc<Peer>,
         kind: OperationKind,
         pairs: Vec<(Span, Span)>,
@@ -44,7 +45,7 @@ impl NixlTransfer {
         registrations: Vec<Registration>,
     ) -> Self {
         let state = State::Prepared;
-        Self { agent, peer, kind, pairs, notification, state, registrations }
+        Self { directory, peer, kind, pairs, notification, state, registrations }
     }
 
     /// Posts. The order of what may fail and what may not: a request that exists is posted, and one that was
@@ -99,9 +100,11 @@ impl NixlTransfer {
             Ok(XferStatus::Success) => Ok(()),
             // The peer is loaded as long as a transfer is in flight, so this is not about the transfer: the data
             // is in place, and only the message about it failed.
-            Err(NixlError::NotFound) => Err(TransportError::NotificationFailed {
-                reason: "the peer cannot be reached any more".into(),
-            }),
+            Err(NixlError::NotFound) if !self.peer.is_broken() => {
+                Err(TransportError::NotificationFailed {
+                    reason: "the peer cannot be reached any more".into(),
+                })
+            }
             Err(_) => Err(self.gone()),
         };
         self.peer.leave();
@@ -118,15 +121,16 @@ impl NixlTransfer {
     fn end(&mut self, result: Result<(), TransportError>) -> Poll<Result<(), TransportError>> {
         // Dropped behind the gate: the caller has entered.
         self.state = State::Ended;
+        self.directory.ended(&self.peer);
         Poll::Ready(result)
     }
 }
 
 impl Transfer for NixlTransfer {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        let agent = Arc::clone(&self.agent);
+        let directory = Arc::clone(&self.directory);
         // Shut while memory is registered or a peer is met: whoever polls comes back.
-        let Some(mut entered) = agent.try_enter() else { return Poll::Pending };
+        let Some(mut entered) = directory.agent().try_enter() else { return Poll::Pending };
         let Some(inside) = entered.inside() else { return self.end(Err(TransportError::Closed)) };
         match self.state {
             State::Prepared => self.post(inside),
@@ -171,8 +175,4 @@ fn address(span: &Span) -> usize {
 
 fn length(span: &Span) -> usize {
     span.len as usize
-}
-
-fn failed(call: &'static str, error: &NixlError) -> TransportError {
-    TransportError::Engine { engine: "nixl", call, reason: error.to_string().into() }
 }

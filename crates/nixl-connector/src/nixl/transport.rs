@@ -1,18 +1,16 @@
 //! NIXL as a transport.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use nixl_descriptor::{Registrar, Span, coalesce_pairs};
 use nixl_ops::{Connected, PeerId, Transfer, TransferSpec, Transport, TransportError};
-use nixl_sys::NixlError;
 
 use super::agent::Agent;
-use super::blob::Blob;
+use super::directory::{Directory, failed};
 use super::library::NixlUnavailable;
-use super::peers::{Change, Loaded, Peer};
+use super::peers::Loaded;
 use super::registrar::{NixlRegistrar, memory_kind, wire_kind};
 use super::transfer::NixlTransfer;
 use crate::control::ControlThread;
@@ -21,7 +19,7 @@ use crate::control::ControlThread;
 pub struct NixlTransport {
     agent: Arc<Agent>,
     registrar: Arc<NixlRegistrar>,
-    peers: Mutex<HashMap<String, Loaded>>,
+    directory: Arc<Directory>,
 }
 
 impl NixlTransport {
@@ -35,33 +33,8 @@ impl NixlTransport {
     pub fn open(name: &str, control: ControlThread) -> Result<Self, NixlUnavailable> {
         let agent = Arc::new(Agent::start(name, control)?);
         let registrar = Arc::new(NixlRegistrar::new(Arc::clone(&agent)));
-        Ok(Self { agent, registrar, peers: Mutex::default() })
-    }
-
-    fn peers(&self) -> MutexGuard<'_, HashMap<String, Loaded>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Tells NIXL of a peer that it does not know. Called behind the gate's control thread only.
-    fn load(&self, metadata: &[u8], name: &str) -> Result<(), TransportError> {
-        let mut entered = self.agent.enter();
-        let inside = entered.inside().ok_or(TransportError::Closed)?;
-        inside.agent.load_remote_md(metadata).map_err(|e| match e {
-            NixlError::InvalidParam | NixlError::NotFound => TransportError::BadMetadata {
-                reason: format!(
-                    "NIXL does not accept it ({e}); perhaps no backend is common to both sides"
-                ),
-            },
-            e => failed("load_remote_md", &e),
-        })?;
-        // Wires up now, here, rather than in the first transfer.
-        inside.agent.make_connection(name, None).map_err(|e| failed("make_connection", &e))
-    }
-
-    fn invalidate(&self, name: &str) -> Result<(), TransportError> {
-        let mut entered = self.agent.enter();
-        let inside = entered.inside().ok_or(TransportError::Closed)?;
-        inside.agent.invalidate_remote_md(name).map_err(|e| failed("invalidate_remote_md", &e))
+        let directory = Arc::new(Directory::new(Arc::clone(&agent)));
+        Ok(Self { agent, registrar, directory })
     }
 }
 
@@ -85,68 +58,18 @@ impl Transport for NixlTransport {
     }
 
     fn connect(&self, metadata: &[u8]) -> Result<Connected, TransportError> {
-        let blob =
-            Blob::parse(metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
-        if blob.name == self.agent.name() {
-            return Err(TransportError::OwnIdentity { name: blob.name.to_owned() });
-        }
-        // Taken out, so that the map is not locked while NIXL blocks; calls to `connect` do not overlap.
-        let known = self.peers().get(blob.name).map(|l| (Arc::clone(&l.peer), l.change(&blob)));
-        let id = match &known {
-            Some((peer, _)) => peer.id.clone(),
-            None => PeerId::new(blob.name),
-        };
-        let name = || blob.name.to_owned();
-        match known {
-            Some((_, Change::Known)) => return Ok(Connected::to(id)),
-            Some((_, Change::Conflict)) => {
-                return Err(TransportError::IdentityConflict { name: name() });
-            }
-            Some((_, Change::Merge)) => {
-                self.load(metadata, blob.name)?;
-                if let Some(loaded) = self.peers().get_mut(blob.name) {
-                    loaded.merge(&blob);
-                }
-                return Ok(Connected::to(id));
-            }
-            Some((peer, Change::Replace)) => {
-                if peer.is_busy() {
-                    return Err(TransportError::PeerBusy { name: name() });
-                }
-                // From here no transfer can begin until the peer is loaded anew.
-                self.peers().remove(blob.name);
-                peer.set_broken();
-                self.invalidate(blob.name)?;
-            }
-            None => {}
-        }
-        if let Err(error) = self.load(metadata, blob.name) {
-            // Whatever was loaded halfway must not linger; an unknown peer is no error here.
-            let _ = self.invalidate(blob.name);
-            return Err(error);
-        }
-        self.peers().insert(name(), Loaded::new(Peer::new(id.clone()), &blob));
-        Ok(Connected::to(id).superseding())
+        self.directory.connect(metadata)
     }
 
     fn disconnect(&self, peer: &PeerId) -> Result<(), TransportError> {
-        let Some(known) = self.peers().get(peer.as_str()).map(|l| Arc::clone(&l.peer)) else {
-            return Ok(());
-        };
-        if known.is_busy() {
-            return Err(TransportError::PeerBusy { name: peer.to_string() });
-        }
-        known.set_broken();
-        self.peers().remove(peer.as_str());
-        self.invalidate(peer.as_str())
+        self.directory.disconnect(peer)
     }
 
     fn prepare(&self, spec: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError> {
-        let peers = self.peers();
-        let loaded = peers
-            .get(spec.peer.as_str())
-            .filter(|l| !l.peer.is_broken())
-            .ok_or_else(|| TransportError::UnknownPeer { name: spec.peer.to_string() })?;
+        let unknown = || TransportError::UnknownPeer { name: spec.peer.to_string() };
+        let loaded = self.directory.loaded();
+        let loaded =
+            loaded.get(spec.peer.as_str()).filter(|l| !l.peer.is_broken()).ok_or_else(unknown)?;
         let mut remote = Vec::with_capacity(spec.remote.len());
         for (index, descriptor) in spec.remote.iter().enumerate() {
             let span = Span {
@@ -170,7 +93,7 @@ impl Transport for NixlTransport {
             .map_err(|e| TransportError::BadMetadata { reason: e.to_string() })?;
         one_kind(&pairs)?;
         Ok(Box::new(NixlTransfer::new(
-            Arc::clone(&self.agent),
+            Arc::clone(&self.directory),
             Arc::clone(&loaded.peer),
             spec.kind,
             pairs,
@@ -190,7 +113,7 @@ impl fmt::Debug for NixlTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NixlTransport")
             .field("agent", &self.agent.name())
-            .field("peers", &self.peers().len())
+            .field("peers", &self.directory.loaded().len())
             .finish_non_exhaustive()
     }
 }
@@ -213,8 +136,4 @@ fn one_kind(pairs: &[(Span, Span)]) -> Result<(), TransportError> {
         });
     }
     Ok(())
-}
-
-fn failed(call: &'static str, error: &NixlError) -> TransportError {
-    TransportError::Engine { engine: "nixl", call, reason: error.to_string().into() }
 }

@@ -1,0 +1,199 @@
+//! The peers that NIXL knows: meeting them, and forgetting them.
+//!
+//! Everything here that changes something runs on the connection's control thread, so no two such calls overlap.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nixl_ops::{Connected, PeerId, TransportError};
+use nixl_sys::NixlError;
+
+use super::agent::{Agent, BACKEND};
+use super::blob::Blob;
+use super::peers::{Change, Loaded, Peer};
+
+/// The peers of one agent.
+#[derive(Debug)]
+pub(super) struct Directory {
+    agent: Arc<Agent>,
+    loaded: Mutex<HashMap<String, Loaded>>,
+    lost: Mutex<HashMap<String, Lost>>,
+}
+
+/// A peer whose connection broke, or that could not be reached. UCX leaks a socket with each attempt that is refused, so
+/// such peers are not tried often; and NIXL may refuse the name as invalid from then on.
+#[derive(Debug)]
+struct Lost {
+    /// Not to be tried before.
+    until: Instant,
+    wait: Duration,
+}
+
+impl Lost {
+    const FIRST_WAIT: Duration = Duration::from_secs(1);
+    const MAX_WAIT: Duration = Duration::from_secs(60);
+}
+
+impl Directory {
+    pub(super) fn new(agent: Arc<Agent>) -> Self {
+        Self { agent, loaded: Mutex::default(), lost: Mutex::default() }
+    }
+
+    pub(super) fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// The peers that are loaded. Not to be held while NIXL blocks.
+    pub(super) fn loaded(&self) -> MutexGuard<'_, HashMap<String, Loaded>> {
+        lock(&self.loaded)
+    }
+
+    /// Makes sure that NIXL knows what a blob says. **Blocks.**
+    pub(super) fn connect(self: &Arc<Self>, metadata: &[u8]) -> Result<Connected, TransportError> {
+        let blob =
+            Blob::parse(metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
+        if blob.name == self.agent.name() {
+            return Err(TransportError::OwnIdentity { name: blob.name.to_owned() });
+        }
+        if !blob.connections.iter().any(|(backend, _)| *backend == BACKEND) {
+            let reason = format!("it has no connection details for the {BACKEND} backend");
+            return Err(TransportError::BadMetadata { reason });
+        }
+        let known = self.loaded().get(blob.name).map(|l| (Arc::clone(&l.peer), l.change(&blob)));
+        let id = match &known {
+            Some((peer, _)) => peer.id.clone(),
+            None => PeerId::new(blob.name),
+        };
+        match known {
+            Some((_, Change::Known)) => return Ok(Connected::to(id)),
+            Some((_, Change::Conflict)) => {
+                return Err(TransportError::IdentityConflict { name: blob.name.to_owned() });
+            }
+            Some((peer, Change::Merge)) => {
+                if let Err(error) = self.load(metadata, blob.name) {
+                    // NIXL may have dropped what it knew of the peer.
+                    peer.set_broken();
+                    self.ended(&peer);
+                    return Err(error);
+                }
+                if let Some(loaded) = self.loaded().get_mut(blob.name) {
+                    loaded.merge(&blob);
+                }
+                return Ok(Connected::to(id));
+            }
+            Some((peer, Change::Replace)) => self.retire(&peer)?,
+            None => {}
+        }
+        self.meet(metadata, blob.name)?;
+        self.loaded().insert(blob.name.to_owned(), Loaded::new(Peer::new(id.clone()), &blob));
+        Ok(Connected::to(id).superseding())
+    }
+
+    /// Forgets a peer, if it is known. **Blocks.**
+    pub(super) fn disconnect(&self, peer: &PeerId) -> Result<(), TransportError> {
+        let known = self.loaded().get(peer.as_str()).map(|l| Arc::clone(&l.peer));
+        known.map_or(Ok(()), |known| self.retire(&known))
+    }
+
+    /// A transfer with `peer` has ended: if the peer is gone and this was the last, NIXL is made to forget it. Does not
+    /// block.
+    pub(super) fn ended(self: &Arc<Self>, peer: &Arc<Peer>) {
+        if !peer.is_broken() || peer.is_busy() {
+            return;
+        }
+        let (directory, peer) = (Arc::clone(self), Arc::clone(peer));
+        let agent = Arc::clone(&self.agent);
+        agent.control().post(move || {
+            let current = directory
+                .loaded()
+                .get(peer.id.as_str())
+                .is_some_and(|l| Arc::ptr_eq(&l.peer, &peer));
+            if current && let Err(error) = directory.retire(&peer) {
+                tracing::debug!(%error, "a peer that is gone stays known to NIXL");
+            }
+        });
+    }
+
+    /// Forgets a peer with which no transfer is in flight.
+    fn retire(&self, peer: &Peer) -> Result<(), TransportError> {
+        let name = || peer.id.to_string();
+        let mut entered = self.agent.enter();
+        let inside = entered.inside().ok_or(TransportError::Closed)?;
+        // Decided behind the gate, where transfers are posted: none can begin between here and the end, and one that
+        // was prepared before finds its peer broken. NIXL would lie about a transfer whose peer it has forgotten.
+        if peer.is_busy() {
+            return Err(match peer.is_broken() {
+                true => TransportError::PeerGone { name: name() },
+                false => TransportError::PeerBusy { name: name() },
+            });
+        }
+        if peer.is_broken() {
+            self.note_lost(peer.id.as_str(), Duration::ZERO);
+        }
+        peer.set_broken();
+        self.loaded().remove(peer.id.as_str());
+        inside
+            .agent
+            .invalidate_remote_md(peer.id.as_str())
+            .map_err(|e| failed("invalidate_remote_md", &e))
+    }
+
+    /// Loads a peer that NIXL does not know, unless that failed not long ago.
+    fn meet(&self, metadata: &[u8], name: &str) -> Result<(), TransportError> {
+        let gone = || TransportError::PeerGone { name: name.to_owned() };
+        let lost = lock(&self.lost).get(name).map(|lost| (lost.until, lost.wait));
+        if lost.is_some_and(|(until, _)| Instant::now() < until) {
+            return Err(gone());
+        }
+        let error = match self.load(metadata, name) {
+            Ok(()) => {
+                lock(&self.lost).remove(name);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        // Whatever was loaded halfway must not linger; an unknown peer is no error here.
+        if let Some(inside) = self.agent.enter().inside() {
+            let _ = inside.agent.invalidate_remote_md(name);
+        }
+        if lost.is_none() && error != gone() {
+            return Err(error);
+        }
+        let wait = lost.map_or(Duration::ZERO, |(_, wait)| wait * 2);
+        self.note_lost(name, wait.clamp(Lost::FIRST_WAIT, Lost::MAX_WAIT));
+        Err(gone())
+    }
+
+    fn note_lost(&self, name: &str, wait: Duration) {
+        let now = Instant::now();
+        let mut lost = lock(&self.lost);
+        lost.retain(|_, lost| now < lost.until + Lost::MAX_WAIT);
+        lost.insert(name.to_owned(), Lost { until: now + wait, wait });
+    }
+
+    fn load(&self, metadata: &[u8], name: &str) -> Result<(), TransportError> {
+        let failed = |call, error| match error {
+            NixlError::BackendError => TransportError::PeerGone { name: name.to_owned() },
+            NixlError::InvalidParam | NixlError::NotFound => TransportError::BadMetadata {
+                reason: format!(
+                    "NIXL does not accept it ({error}); perhaps the peer broke off before"
+                ),
+            },
+            error => failed(call, &error),
+        };
+        let mut entered = self.agent.enter();
+        let inside = entered.inside().ok_or(TransportError::Closed)?;
+        inside.agent.load_remote_md(metadata).map_err(|e| failed("load_remote_md", e))?;
+        // Wires up now, here, rather than in the first transfer.
+        inside.agent.make_connection(name, None).map_err(|e| failed("make_connection", e))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn failed(call: &'static str, error: &NixlError) -> TransportError {
+    TransportError::Engine { engine: "nixl", call, reason: error.to_string().into() }
+}
