@@ -153,7 +153,7 @@ impl Claim {
 
     /// The copy is complete: ends the passive operation and wakes its waiter.
     pub fn complete(self) {
-        self.entry.complete();
+        Arc::clone(&self.entry).complete();
     }
 }
 

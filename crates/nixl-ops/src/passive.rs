@@ -19,7 +19,7 @@ pub(crate) struct PassiveEntry {
     kind: OperationKind,
     key: NotificationKey,
     descriptors: DescriptorList,
-    pub(crate) cell: CompletionCell<Outcome>,
+    pub(crate) cell: Arc<CompletionCell<Outcome>>,
     begun: Duration,
     table: Weak<PassiveTable>,
     state: Mutex<State>,
@@ -73,7 +73,7 @@ impl PassiveEntry {
     }
 
     /// The peer is done: gives the memory back and wakes the waiter.
-    pub(crate) fn complete(&self) {
+    pub(crate) fn complete(self: Arc<Self>) {
         if let Some(table) = self.table.upgrade() {
             table.remove(self.key.as_bytes());
         }
@@ -87,7 +87,10 @@ impl PassiveEntry {
             .upgrade()
             .map_or(Duration::ZERO, |table| table.clock.now().saturating_sub(self.begun));
         let completion = Completion::new(self.descriptors.total_bytes(), elapsed, None);
-        self.cell.finish_quiet(OperationStatus::Complete, Ok(completion));
+        let cell = Arc::clone(&self.cell);
+        // The waiter may take its memory back as soon as it wakes, so this must not hold a descriptor of it.
+        drop(self);
+        cell.finish_quiet(OperationStatus::Complete, Ok(completion));
     }
 
     /// Nobody waits any more. The memory comes back at once if no peer can know of it, else when the peer
@@ -183,7 +186,7 @@ impl PassiveTable {
             kind: spec.metadata.operation_kind(),
             key: spec.metadata.notification_key().clone(),
             descriptors: spec.descriptors,
-            cell: CompletionCell::new(),
+            cell: Arc::new(CompletionCell::new()),
             begun: now,
             table: Arc::downgrade(self),
             state: Mutex::new(State {

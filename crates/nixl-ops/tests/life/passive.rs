@@ -1,11 +1,12 @@
 //! Operations that wait for a peer.
 
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use nixl_ops::{CancelOutcome, OperationError, OperationOptions, OperationStatus};
+use nixl_descriptor::Region;
+use nixl_ops::{CancelOutcome, OperationError, OperationOptions, OperationStatus, Reclaimed};
 
 use crate::world::{DRAIN, Memory, Wakes, World, config, now, poll, timeout};
 
@@ -258,4 +259,50 @@ fn a_claim_may_outlive_the_driver() {
     drop(world);
     claim.complete();
     assert!(!memory.is_leased());
+}
+
+/// Polls a reclaim right inside its wake-up, and takes the memory back from there.
+struct TakesBack {
+    reclaim: Mutex<Option<Pin<Box<dyn Future<Output = Reclaimed> + Send>>>>,
+    region: Mutex<Option<Region>>,
+    taken: Mutex<Option<bool>>,
+}
+
+impl TakesBack {
+    fn poll(self: &Arc<Self>) {
+        let waker = Waker::from(Arc::clone(self));
+        let mut reclaim = self.reclaim.lock().unwrap();
+        let Some(future) = reclaim.as_mut() else { return };
+        if let Poll::Ready(reclaimed) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            drop(reclaimed);
+            *reclaim = None;
+            let region = self.region.lock().unwrap().take().unwrap();
+            *self.taken.lock().unwrap() = Some(region.try_into_vec().is_ok());
+        }
+    }
+}
+
+impl Wake for TakesBack {
+    fn wake(self: Arc<Self>) {
+        self.poll();
+    }
+}
+
+#[test]
+fn whoever_wakes_can_take_the_memory_back_at_once() {
+    let mut world = World::new();
+    let (memory, region) = Memory::over(vec![0; 8]);
+    let writable = world.writable(&memory, OperationOptions::new()).unwrap();
+    drop(memory);
+    world.announced.offers.lock().unwrap().clear();
+    let key = writable.metadata().notification_key().clone();
+    let waiter = Arc::new(TakesBack {
+        reclaim: Mutex::new(Some(Box::pin(writable.reclaim()))),
+        region: Mutex::new(Some(region)),
+        taken: Mutex::default(),
+    });
+    waiter.poll();
+    world.inbox.push(key.as_bytes());
+    world.reactor.turn();
+    assert_eq!(*waiter.taken.lock().unwrap(), Some(true));
 }

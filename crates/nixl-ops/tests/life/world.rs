@@ -275,6 +275,12 @@ impl Memory {
         Self::of(INLINE + 1)
     }
 
+    /// Over a region that the test may take back.
+    pub(crate) fn over(bytes: Vec<u8>) -> (Self, Region) {
+        let region = Region::try_from(bytes).unwrap();
+        (Self(region.clone().into()), region)
+    }
+
     pub(crate) fn of(len: usize) -> Self {
         Self(Region::try_from(vec![0; len]).unwrap().into())
     }
