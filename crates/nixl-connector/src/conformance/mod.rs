@@ -1,1 +1,151 @@
-//! The suite that every transport must pass.
+//! What every transport must do, as cases that any transport can run.
+//!
+//! A [`Harness`] makes pairs of connectors over the transport under test; each [`Case`] is one promise,
+//! checked byte for byte. The cases need no particular async runtime, and wait for nothing but the
+//! connectors' own deadlines.
+//!
+//! ```no_run
+//! use nixl_connector::Connector;
+//! use nixl_connector::conformance::{CASES, Harness, Setup};
+//!
+//! struct OverNixl;
+//!
+//! impl Harness for OverNixl {
+//!     fn pair(&self) -> Setup<'_> {
+//!         Box::pin(async {
+//!             let target = Connector::builder().name("t").build().await?;
+//!             let initiator = Connector::builder().name("i").build().await?;
+//!             Ok((target, initiator))
+//!         })
+//!     }
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! for case in CASES {
+//!     case.run(&OverNixl).await.unwrap_or_else(|failure| panic!("{}: {failure}", case.name()));
+//! }
+//! # });
+//! ```
+
+mod endings;
+mod failure;
+mod metadata;
+mod pairing;
+mod support;
+mod transfers;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+pub use failure::Failure;
+use support::Pair;
+
+use crate::{Connector, ConnectorError};
+
+/// A future that makes a pair of connectors.
+pub type Setup<'a> =
+    Pin<Box<dyn Future<Output = Result<(Connector, Connector), ConnectorError>> + 'a>>;
+
+/// Makes connectors over the transport under test.
+pub trait Harness {
+    /// Two new connectors that can reach each other, the target and the initiator of most cases.
+    ///
+    /// They run on real time and hand everything to the transport (the default executor). Their names are
+    /// as long as those of any other pair, or `metadata_under_a_foreign_name` cannot forge them.
+    fn pair(&self) -> Setup<'_>;
+}
+
+/// One promise, and how to check it.
+#[derive(Clone, Copy)]
+pub struct Case {
+    name: &'static str,
+    check: Check,
+}
+
+type Outcome<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
+
+#[derive(Clone, Copy)]
+enum Check {
+    /// Uses one pair.
+    Pair(for<'a> fn(&'a Pair) -> Outcome<'a>),
+    /// Needs an outsider too, the target of another pair.
+    Outsider(for<'a> fn(&'a Pair, &'a Connector) -> Outcome<'a>),
+}
+
+impl Case {
+    /// Its name, like that of a function.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Checks it with a new pair.
+    ///
+    /// # Errors
+    ///
+    /// What was promised and not kept, or why the pair could not be made.
+    pub async fn run(&self, harness: &dyn Harness) -> Result<(), Failure> {
+        let (target, initiator) = harness.pair().await?;
+        let pair = Pair { target, initiator };
+        match self.check {
+            Check::Pair(check) => check(&pair).await,
+            Check::Outsider(check) => {
+                let (outsider, _) = harness.pair().await?;
+                check(&pair, &outsider).await
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Case").field(&self.name).finish()
+    }
+}
+
+const fn of_pair(name: &'static str, check: for<'a> fn(&'a Pair) -> Outcome<'a>) -> Case {
+    Case { name, check: Check::Pair(check) }
+}
+
+const fn with_outsider(
+    name: &'static str,
+    check: for<'a> fn(&'a Pair, &'a Connector) -> Outcome<'a>,
+) -> Case {
+    Case { name, check: Check::Outsider(check) }
+}
+
+/// All cases.
+pub const CASES: &[Case] = &[
+    of_pair("one_byte", |p| Box::pin(transfers::contiguous(p, 1))),
+    of_pair("four_kibibytes", |p| Box::pin(transfers::contiguous(p, 4 << 10))),
+    of_pair("odd_size", |p| Box::pin(transfers::contiguous(p, (64 << 10) + 1))),
+    of_pair("four_mebibytes", |p| Box::pin(transfers::contiguous(p, 4 << 20))),
+    of_pair("neighbours", |p| Box::pin(transfers::neighbours(p))),
+    of_pair("scattered", |p| Box::pin(transfers::scattered(p))),
+    of_pair("several_regions", |p| Box::pin(transfers::several_regions(p))),
+    of_pair("concurrent", |p| Box::pin(transfers::concurrent(p))),
+    of_pair("both_directions", |p| Box::pin(transfers::both_directions(p))),
+    of_pair("registered_once", |p| Box::pin(transfers::registered_once(p))),
+    of_pair("dynamo_metadata", |p| Box::pin(metadata::dynamo(p))),
+    of_pair("native_metadata", |p| Box::pin(metadata::native(p))),
+    of_pair("repeated_metadata", |p| Box::pin(metadata::repeated(p))),
+    of_pair("changed_registrations", |p| Box::pin(metadata::changed_registrations(p))),
+    of_pair("stale_metadata", |p| Box::pin(metadata::stale(p))),
+    of_pair("memory_never_registered", |p| Box::pin(metadata::never_registered(p))),
+    of_pair("own_metadata", |p| Box::pin(metadata::own(p))),
+    of_pair("garbage_metadata", |p| Box::pin(metadata::garbage(p))),
+    of_pair("truncated_metadata", |p| Box::pin(metadata::truncated(p))),
+    with_outsider("metadata_under_our_name", |p, o| Box::pin(metadata::under_our_name(p, o))),
+    with_outsider("metadata_under_a_foreign_name", |p, o| {
+        Box::pin(metadata::under_a_foreign_name(p, o))
+    }),
+    of_pair("wrong_kind", |p| Box::pin(pairing::wrong_kind(p))),
+    of_pair("count_mismatch", |p| Box::pin(pairing::count_mismatch(p))),
+    of_pair("size_mismatch", |p| Box::pin(pairing::size_mismatch(p))),
+    of_pair("read_only_destination", |p| Box::pin(pairing::read_only_destination(p))),
+    of_pair("leased_destination", |p| Box::pin(pairing::leased_destination(p))),
+    of_pair("passive_completion", |p| Box::pin(endings::passive_completion(p))),
+    of_pair("passive_timeout", |p| Box::pin(endings::passive_timeout(p))),
+    of_pair("cancelled", |p| Box::pin(endings::cancelled(p))),
+    of_pair("dropped", |p| Box::pin(endings::dropped(p))),
+];
