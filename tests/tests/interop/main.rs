@@ -1,0 +1,11 @@
+//! Other software as the peer: Dynamo's Python `nixl_connect`, and the examples as programs.
+#![allow(clippy::unwrap_used, reason = "a test says by failing")]
+
+mod child;
+mod examples;
+mod memory;
+mod peer;
+mod python;
+
+/// The longest that anything here may take.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
