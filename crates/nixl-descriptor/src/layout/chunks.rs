@@ -1,5 +1,6 @@
-//! The walk over the chunks of two layouts, in pieces as long as both allow.
+//! The chunks of two layouts, in pieces as long as both allow.
 
+use std::iter::FusedIterator;
 use std::ops::Range;
 
 use super::geometry::LayoutGeometry;
@@ -22,46 +23,35 @@ impl ChunkPair {
     pub fn len(&self) -> usize {
         self.src.len
     }
-
-    /// Appends `next`, if it continues this pair on both sides.
-    fn join(&mut self, next: &Self) -> bool {
-        let continues =
-            |a: &ByteSpan, b: &ByteSpan| a.part == b.part && a.offset + a.len == b.offset;
-        let joined = continues(&self.src, &next.src) && continues(&self.dst, &next.dst);
-        if joined {
-            self.src.len += next.src.len;
-            self.dst.len += next.dst.len;
-        }
-        joined
-    }
 }
 
 /// What to copy where, made by [`pair_chunks`](super::pair_chunks).
 ///
 /// No two pairs could be merged into one. The order depends on nothing but the arguments: by layer, by outer, by the
-/// destination's block id. An iterator that does not allocate; cloning it copies the block ids.
+/// destination's block id. Knows its length and does not allocate.
 #[derive(Clone, Debug)]
 #[must_use = "an iterator does nothing until it is used"]
 pub struct ChunkPairs {
     src: Strides,
     dst: Strides,
-    /// Source and destination, sorted by destination.
-    blocks: Vec<(usize, usize)>,
-    /// Bytes that both sides keep together.
-    unit: usize,
-    /// Steps over layers and outers; what is inside a unit is one step.
+    /// Every layer has the same.
+    runs: Vec<Run>,
+    /// The next run in layer `layers.start`.
+    next: usize,
     layers: Range<usize>,
-    outers: usize,
-    /// The next outer and block to visit in `layers.start`.
-    outer: usize,
-    block: usize,
-    /// Visited, and not part of what was returned last.
-    pending: Option<ChunkPair>,
     bytes: usize,
 }
 
+/// Bytes that follow each other on both sides. The offsets are those of layer 0.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    src: usize,
+    dst: usize,
+    len: usize,
+}
+
 impl ChunkPairs {
-    /// `blocks` and `layers` exist on both sides, which have the same geometry.
+    /// `blocks` (source and destination) and `layers` exist on both sides, which have the same geometry.
     pub(super) fn new(
         src: &Placement,
         dst: &Placement,
@@ -72,8 +62,21 @@ impl ChunkPairs {
         let geometry = &dst.geometry;
         let bytes = blocks.len().saturating_mul(layers.len() * geometry.layer_len());
         let (src, dst) = (src.strides, dst.strides);
-        let (unit, layers, outers) = fold(geometry, [&src, &dst], layers);
-        Self { src, dst, blocks, unit, layers, outers, outer: 0, block: 0, pending: None, bytes }
+        let Fold { len, outers, layers } = Fold::new(geometry, [&src, &dst], layers);
+
+        // In this order, everything that continues on both sides is a neighbour. Nothing continues from one layer to
+        // the next, because one of the sides has other parts for it, or else both keep their layers together.
+        let mut runs: Vec<Run> = Vec::with_capacity(blocks.len() * outers);
+        for outer in 0..outers {
+            for &(from, to) in &blocks {
+                let run = Run { src: src.in_layer(from, outer), dst: dst.in_layer(to, outer), len };
+                match runs.last_mut() {
+                    Some(last) if last.continues_with(&run) => last.len += len,
+                    _ => runs.push(run),
+                }
+            }
+        }
+        Self { src, dst, runs, next: 0, layers, bytes }
     }
 
     /// Number of bytes of all pairs, also of those already returned.
@@ -81,27 +84,11 @@ impl ChunkPairs {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+}
 
-    /// The next unit of the walk: blocks innermost, because their order may continue on both sides.
-    fn step(&mut self) -> Option<ChunkPair> {
-        if self.block == self.blocks.len() {
-            self.block = 0;
-            self.outer += 1;
-            if self.outer == self.outers {
-                self.outer = 0;
-                self.layers.start += 1;
-            }
-        }
-        if self.layers.is_empty() {
-            return None;
-        }
-        let &(src, dst) = self.blocks.get(self.block)?;
-        self.block += 1;
-        let span = |strides: &Strides, block| {
-            let (part, offset) = strides.locate(block, self.layers.start, self.outer);
-            ByteSpan { part, offset, len: self.unit }
-        };
-        Some(ChunkPair { src: span(&self.src, src), dst: span(&self.dst, dst) })
+impl Run {
+    fn continues_with(&self, next: &Self) -> bool {
+        self.src + self.len == next.src && self.dst + self.len == next.dst
     }
 }
 
@@ -109,32 +96,51 @@ impl Iterator for ChunkPairs {
     type Item = ChunkPair;
 
     fn next(&mut self) -> Option<ChunkPair> {
-        let mut pair = self.pending.take().or_else(|| self.step())?;
-        while let Some(next) = self.step() {
-            if !pair.join(&next) {
-                self.pending = Some(next);
-                break;
-            }
+        if self.next == self.runs.len() {
+            self.next = 0;
+            self.layers.next();
         }
-        Some(pair)
+        if self.layers.is_empty() {
+            return None;
+        }
+        let &Run { src, dst, len } = self.runs.get(self.next)?;
+        self.next += 1;
+        let span = |strides: &Strides, in_layer| {
+            let (part, offset) = strides.of_layer(self.layers.start, in_layer);
+            ByteSpan { part, offset, len }
+        };
+        Some(ChunkPair { src: span(&self.src, src), dst: span(&self.dst, dst) })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = (self.runs.len() * self.layers.len()).saturating_sub(self.next);
+        (left, Some(left))
     }
 }
 
-impl std::iter::FusedIterator for ChunkPairs {}
+impl ExactSizeIterator for ChunkPairs {}
 
-/// The bytes that both sides keep together, and the steps over layers and outers that are left.
-fn fold(
-    geometry: &LayoutGeometry,
-    sides: [&Strides; 2],
+impl FusedIterator for ChunkPairs {}
+
+/// What both sides keep together.
+struct Fold {
+    /// Bytes of it.
+    len: usize,
+    /// Steps that are left over outers and layers.
+    outers: usize,
     layers: Range<usize>,
-) -> (usize, Range<usize>, usize) {
-    let chunk = geometry.chunk_len();
-    if geometry.outer() > 1 && sides.iter().any(|side| side.outer != chunk) {
-        return (chunk, layers, geometry.outer());
+}
+
+impl Fold {
+    fn new(geometry: &LayoutGeometry, sides: [&Strides; 2], layers: Range<usize>) -> Self {
+        let chunk = geometry.chunk_len();
+        if geometry.outer() > 1 && sides.iter().any(|side| side.outer != chunk) {
+            return Self { len: chunk, outers: geometry.outer(), layers };
+        }
+        if sides.iter().any(|side| side.part_per_layer) {
+            return Self { len: geometry.layer_len(), outers: 1, layers };
+        }
+        let len = geometry.layer_len() * layers.len();
+        Self { len, outers: 1, layers: layers.start..layers.start + 1 }
     }
-    if sides.iter().any(|side| side.part_per_layer) {
-        return (geometry.layer_len(), layers, 1);
-    }
-    // No part per layer on either side: the layers of a block follow each other.
-    (geometry.layer_len() * layers.len(), layers.start..layers.start + 1, 1)
 }

@@ -158,10 +158,14 @@ pub(super) struct Strides {
 }
 
 impl Strides {
-    /// Part and offset of a chunk that exists; therefore nothing wraps.
-    pub(super) fn locate(&self, block: usize, layer: usize, outer: usize) -> (usize, usize) {
-        let in_part = block * self.block + outer * self.outer;
-        if self.part_per_layer { (layer, in_part) } else { (0, in_part + layer * self.layer) }
+    /// Where a chunk is if it is in layer 0. Nothing wraps for what exists, here and below.
+    pub(super) fn in_layer(&self, block: usize, outer: usize) -> usize {
+        block * self.block + outer * self.outer
+    }
+
+    /// Part and offset of what is at `in_layer` in layer 0.
+    pub(super) fn of_layer(&self, layer: usize, in_layer: usize) -> (usize, usize) {
+        if self.part_per_layer { (layer, in_layer) } else { (0, in_layer + layer * self.layer) }
     }
 }
 
@@ -248,7 +252,7 @@ impl Placement {
         if outer >= count {
             return Err(SelectionError::Outer { outer, count });
         }
-        let (part, offset) = self.strides.locate(block, layer, outer);
+        let (part, offset) = self.strides.of_layer(layer, self.strides.in_layer(block, outer));
         Ok(ByteSpan { part, offset, len: self.geometry.chunk_len() })
     }
 
