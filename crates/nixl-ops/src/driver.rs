@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use nixl_descriptor::LeaseSet;
 
-use crate::operation::OfferSpec;
-use crate::passive::{PassiveEntry, PassiveTable};
+use crate::deadline::Deadline;
+use crate::passive::{OfferSpec, PassiveEntry, PassiveTable};
 use crate::sync::{Mutex, lock};
-use crate::task::{Deadline, Slot, SlotState, Task};
+use crate::task::{Slot, SlotState, Task};
 use crate::{Backoff, Clock, Execution, OperationError, OperationOptions, Transport};
 
 /// How a driver works.

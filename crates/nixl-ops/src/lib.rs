@@ -32,11 +32,13 @@
 mod backoff;
 mod clock;
 mod completion;
+mod deadline;
 mod driver;
 mod error;
 mod executor;
 mod operation;
 mod options;
+mod outcome;
 mod pairing;
 mod passive;
 mod path;
@@ -53,11 +55,13 @@ pub use error::{OperationError, TransportError};
 pub use executor::{Claim, Execution, Executor, Offer, Route, TransferRequest, TransportExecutor};
 pub use nixl_metadata::OperationKind;
 pub use operation::{
-    CancelOutcome, Completion, CopyOperation, OfferSpec, ReadOperation, ReadableOperation,
-    Reclaimed, WritableOperation, WriteOperation,
+    CancelOutcome, CopyOperation, ReadOperation, ReadableOperation, Reclaimed, WritableOperation,
+    WriteOperation,
 };
 pub use options::OperationOptions;
+pub use outcome::Completion;
 pub use pairing::{PairingError, pair};
+pub use passive::OfferSpec;
 pub use path::{PathKind, PathReport, Rejected};
 pub use status::{OperationStatus, StatusError};
 pub use transport::{Connected, PeerId, Transfer, TransferSpec, Transport};

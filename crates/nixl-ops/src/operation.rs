@@ -3,48 +3,18 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
 
-use nixl_descriptor::{DescriptorList, LeaseSet, Registration};
+use nixl_descriptor::{DescriptorList, LeaseSet};
 use nixl_metadata::RdmaMetadata;
 
 use crate::completion::Memory;
+use crate::outcome::{Completion, Outcome};
+use crate::passive::OfferSpec;
 use crate::passive::PassiveEntry;
-use crate::task::{Outcome, Slot, SlotState};
+use crate::task::{Slot, SlotState};
 use crate::{
     Driver, Execution, Executor, Offer, OperationError, OperationOptions, OperationStatus,
-    PathReport,
 };
-
-/// A completed operation: the bytes are in the destination.
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct Completion {
-    bytes: u64,
-    elapsed: Duration,
-    path: Option<Arc<PathReport>>,
-}
-
-impl Completion {
-    pub(crate) fn new(bytes: u64, elapsed: Duration, path: Option<PathReport>) -> Self {
-        Self { bytes, elapsed, path: path.map(Arc::new) }
-    }
-
-    /// Bytes that were moved.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// From the begin of the operation to its observed end.
-    pub fn elapsed(&self) -> Duration {
-        self.elapsed
-    }
-
-    /// The path the bytes took. Known to the side that moved them, so `None` for passive operations.
-    pub fn path(&self) -> Option<&PathReport> {
-        self.path.as_deref()
-    }
-}
 
 /// What a request to cancel came to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -290,32 +260,6 @@ macro_rules! active {
 active!(ReadOperation);
 active!(WriteOperation);
 active!(CopyOperation);
-
-/// What a passive operation is made of.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct OfferSpec {
-    /// What the peer will get. Its key is the one the peer's notification must carry.
-    pub metadata: RdmaMetadata,
-    /// The memory offered.
-    pub descriptors: DescriptorList,
-    /// Its leases: `Read` for a readable operation, `Write` for a writable one.
-    pub leases: LeaseSet,
-    /// Its registrations.
-    pub registrations: Vec<Registration>,
-}
-
-impl OfferSpec {
-    /// An offer of `descriptors`, described by `metadata`.
-    pub fn new(
-        metadata: RdmaMetadata,
-        descriptors: DescriptorList,
-        leases: LeaseSet,
-        registrations: Vec<Registration>,
-    ) -> Self {
-        Self { metadata, descriptors, leases, registrations }
-    }
-}
 
 macro_rules! passive {
     ($name:ident) => {

@@ -6,12 +6,38 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, LeaseSet, Registration};
-use nixl_metadata::{NotificationKey, OperationKind};
+use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata};
 
-use crate::operation::{Completion, OfferSpec};
+use crate::deadline::Deadline;
+use crate::outcome::{Completion, Outcome};
 use crate::sync::{Mutex, lock};
-use crate::task::{Deadline, Outcome};
 use crate::{Clock, CompletionCell, OperationError, OperationStatus};
+
+/// What a passive operation is made of.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct OfferSpec {
+    /// What the peer will get. Its key is the one the peer's notification must carry.
+    pub metadata: RdmaMetadata,
+    /// The memory offered.
+    pub descriptors: DescriptorList,
+    /// Its leases: `Read` for a readable operation, `Write` for a writable one.
+    pub leases: LeaseSet,
+    /// Its registrations.
+    pub registrations: Vec<Registration>,
+}
+
+impl OfferSpec {
+    /// An offer of `descriptors`, described by `metadata`.
+    pub fn new(
+        metadata: RdmaMetadata,
+        descriptors: DescriptorList,
+        leases: LeaseSet,
+        registrations: Vec<Registration>,
+    ) -> Self {
+        Self { metadata, descriptors, leases, registrations }
+    }
+}
 
 /// One passive operation.
 #[derive(Debug)]

@@ -6,24 +6,10 @@ use std::time::Duration;
 
 use nixl_descriptor::LeaseSet;
 
-use crate::operation::Completion;
+use crate::deadline::Deadline;
+use crate::outcome::{Completion, Outcome};
 use crate::sync::Mutex;
 use crate::{CompletionCell, Execution, OperationError, OperationStatus};
-
-pub(crate) type Outcome = Result<Completion, OperationError>;
-
-/// A deadline, and the time that was given.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline {
-    pub(crate) at: Duration,
-    pub(crate) after: Duration,
-}
-
-impl Deadline {
-    pub(crate) fn starting(now: Duration, after: Option<Duration>) -> Option<Self> {
-        after.map(|after| Self { at: now.saturating_add(after), after })
-    }
-}
 
 /// Everything that must stay alive while an engine works. The execution drops before the leases: nothing
 /// can reach the memory before the engine's request is gone.
