@@ -80,6 +80,8 @@ pub(crate) struct Shared {
     inbox: Mutex<Vec<Arc<Slot>>>,
     active: AtomicUsize,
     parked: AtomicBool,
+    /// Somebody has begun to wait: the next turn counts as progress, so that the back-off starts anew.
+    fresh: AtomicBool,
     closing: AtomicBool,
     thread: OnceLock<Thread>,
     pub(crate) passive: Arc<PassiveTable>,
@@ -143,6 +145,7 @@ impl Driver {
             inbox: Mutex::new(Vec::new()),
             active: AtomicUsize::new(0),
             parked: AtomicBool::new(false),
+            fresh: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             thread: OnceLock::new(),
             passive: PassiveTable::new(Arc::clone(&clock), config.drain),
@@ -212,7 +215,7 @@ impl Driver {
             return Err(OperationError::QueueFull { limit });
         }
         let entry = self.shared.passive.insert(spec, options.deadline_after());
-        self.shared.nudge(false);
+        self.shared.attend();
         Ok(entry)
     }
 
@@ -229,6 +232,12 @@ impl Shared {
             self.active.fetch_sub(1, Ordering::AcqRel);
         }
         state
+    }
+
+    /// Makes the driver look at once and closely for a while, whatever it was waiting for so far.
+    pub(crate) fn attend(&self) {
+        self.fresh.store(true, Ordering::SeqCst);
+        self.nudge(true);
     }
 
     /// Makes the driver look: at once if `urgent`, else within its current sleep, which is short unless it
@@ -288,7 +297,7 @@ impl Reactor {
     /// Looks once at everything outstanding.
     pub fn turn(&mut self) -> Next {
         let started = self.shared.clock.now();
-        let mut progress = self.admit();
+        let mut progress = self.admit() | self.shared.fresh.swap(false, Ordering::SeqCst);
         progress |= self.poll_active(started);
         progress |= self.poll_passive();
         let now = self.shared.clock.now();

@@ -46,24 +46,29 @@ impl Active {
     async fn wait(&mut self) -> Outcome {
         if !self.spun {
             self.spun = true;
-            self.spin();
+            if !self.spin() {
+                // From here on the driver is waited for, which may be asleep over something older.
+                self.driver.shared().attend();
+            }
         }
         poll_fn(|cx| self.slot.cell.poll_outcome(cx.waker())).await
     }
 
-    fn spin(&self) {
+    /// Looks closely for a moment. Returns whether the operation has ended.
+    fn spin(&self) -> bool {
         let shared = self.driver.shared();
         let until = shared.clock.now().saturating_add(shared.config.inline_spin);
         for _ in 0..Self::SPIN_POLLS {
             match shared.poll(&self.slot) {
-                SlotState::Ended | SlotState::Gone => return,
+                SlotState::Ended | SlotState::Gone => return true,
                 SlotState::Busy | SlotState::Pending => {}
             }
             if shared.clock.now() >= until {
-                return;
+                return false;
             }
             std::hint::spin_loop();
         }
+        false
     }
 
     fn cancel(&self) -> CancelOutcome {

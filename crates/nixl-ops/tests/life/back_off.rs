@@ -53,8 +53,13 @@ fn new_work_makes_it_spin_again() {
 fn a_waiting_target_sleeps_and_does_not_park() {
     let mut world = World::new();
     let writable = world.writable(&Memory::small(), OperationOptions::new()).unwrap();
+    assert_eq!(world.reactor.turn(), Next::Spin);
     world.clock.advance(Duration::from_secs(1));
     assert_eq!(world.reactor.turn(), Next::Sleep(LONGEST));
+    // One that begins to wait now is not made to pay for how long the other has waited.
+    let second = world.writable(&Memory::small(), OperationOptions::new()).unwrap();
+    assert_eq!(world.reactor.turn(), Next::Spin);
+    drop(second);
     drop(writable);
     world.clock.advance(Duration::from_secs(1));
     assert_eq!(world.reactor.turn(), Next::Park);
