@@ -13,7 +13,7 @@
 //!   that it let go. The [`RegistrationCache`] makes the second use of a region free.
 //!
 //! Above them, the [`layout`] module says where the blocks of a KV cache lie in such memory, and pairs the bytes of
-//! blocks in two layouts for a copy.
+//! blocks in two layouts for a copy. With the feature `dlpack`, tensors of other frameworks become regions.
 //!
 //! # Decided here
 //!
@@ -55,6 +55,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "dlpack")]
+pub mod dlpack;
 pub mod layout;
 
 mod access;

@@ -6,6 +6,8 @@ mod cache;
 mod coalescing;
 mod copies;
 mod descriptors;
+#[cfg(feature = "dlpack")]
+mod dlpack;
 mod fake;
 mod layouts;
 mod leases;
