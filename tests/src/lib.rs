@@ -1,1 +1,10 @@
 //! Helpers shared by the whole-workspace tests.
+
+pub mod forge;
+mod pattern;
+mod process;
+mod skip;
+
+pub use pattern::{Random, crc32, pattern};
+pub use process::{Offer, Peer, PeerError, Resources, alone, eventually, resources, within};
+pub use skip::skip;

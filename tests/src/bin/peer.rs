@@ -1,0 +1,130 @@
+//! The other process of a test: a connector over NIXL, driven by lines on stdin.
+//!
+//! Each line is a command, and each is answered by one line on stdout: `ok …`, or `error …` with the error as
+//! `Debug` prints it. The first line is printed unasked: whether the connector was built, and its name.
+//!
+//! | command | answer |
+//! |---|---|
+//! | `readable LEN SEED`, `writable LEN SEED` | an operation's number and its metadata: memory filled from the seed |
+//! | `read JSON`, `write SEED JSON` | the number of the operation, which has begun |
+//! | `wait N` | once it is complete, the CRC-32 of its memory |
+//! | `cancel N` | what came of it |
+//! | `stats` | what is in hand |
+//!
+//! It ends when stdin does.
+#![allow(clippy::print_stdout, reason = "stdout is its interface")]
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::io::{self, BufRead as _};
+
+use nixl_connector::{
+    Connector, ReadOperation, ReadableOperation, WritableOperation, WriteOperation,
+};
+use nixl_descriptor::Region;
+use nixl_metadata::RdmaMetadata;
+use nixl_tests::{crc32, pattern};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+enum Operation {
+    Readable(ReadableOperation),
+    Writable(WritableOperation),
+    Read(ReadOperation),
+    Write(WriteOperation),
+}
+
+struct Server {
+    connector: Connector,
+    operations: HashMap<u64, (Operation, Region)>,
+    last: u64,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let connector = match Connector::builder().name("peer").build().await {
+        Ok(connector) => connector,
+        Err(error) => return println!("error {error:?}"),
+    };
+    println!("ok {}", connector.name());
+    let mut server = Server { connector, operations: HashMap::new(), last: 0 };
+    for line in io::stdin().lock().lines() {
+        let Ok(line) = line else { return };
+        match server.obey(&line).await {
+            Ok(answer) => println!("ok {answer}"),
+            Err(error) => println!("error {error:?}"),
+        }
+    }
+}
+
+impl Server {
+    async fn obey(&mut self, line: &str) -> Result<String> {
+        let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match command {
+            "readable" => {
+                let region = filled(rest)?;
+                let operation = self.connector.create_readable(region.clone()).await?;
+                let json = operation.metadata().to_dynamo_json();
+                Ok(format!("{} {json}", self.keep(Operation::Readable(operation), region)))
+            }
+            "writable" => {
+                let region = filled(rest)?;
+                let operation = self.connector.create_writable(region.clone()).await?;
+                let json = operation.metadata().to_dynamo_json();
+                Ok(format!("{} {json}", self.keep(Operation::Writable(operation), region)))
+            }
+            "read" => {
+                let remote = RdmaMetadata::decode(rest.as_bytes())?;
+                let region = Region::zeroed(usize::try_from(remote.total_bytes())?)?;
+                let operation = self.connector.begin_read(&remote, region.clone()).await?;
+                Ok(self.keep(Operation::Read(operation), region).to_string())
+            }
+            "write" => {
+                let (seed, json) = rest.split_once(' ').ok_or("write SEED JSON")?;
+                let remote = RdmaMetadata::decode(json.as_bytes())?;
+                let bytes = pattern(seed.parse()?, usize::try_from(remote.total_bytes())?);
+                let region = Region::try_from(bytes)?;
+                let operation = self.connector.begin_write(region.clone(), &remote).await?;
+                Ok(self.keep(Operation::Write(operation), region).to_string())
+            }
+            "wait" => {
+                let number = rest.parse()?;
+                let (operation, region) =
+                    self.operations.get_mut(&number).ok_or("no such operation")?;
+                match operation {
+                    Operation::Readable(operation) => operation.wait_for_completion().await?,
+                    Operation::Writable(operation) => operation.wait_for_completion().await?,
+                    Operation::Read(operation) => operation.wait_for_completion().await?,
+                    Operation::Write(operation) => operation.wait_for_completion().await?,
+                };
+                let crc = crc32(&region.to_vec()?);
+                self.operations.remove(&number);
+                Ok(crc)
+            }
+            "cancel" => {
+                let number = rest.parse()?;
+                let (operation, _) = self.operations.get_mut(&number).ok_or("no such operation")?;
+                let outcome = match operation {
+                    Operation::Readable(operation) => operation.cancel(),
+                    Operation::Writable(operation) => operation.cancel(),
+                    Operation::Read(operation) => operation.cancel(),
+                    Operation::Write(operation) => operation.cancel(),
+                };
+                Ok(format!("{outcome:?}"))
+            }
+            "stats" => Ok(format!("{:?}", self.connector.stats())),
+            _ => Err(format!("no command {command:?}").into()),
+        }
+    }
+
+    fn keep(&mut self, operation: Operation, region: Region) -> u64 {
+        self.last += 1;
+        self.operations.insert(self.last, (operation, region));
+        self.last
+    }
+}
+
+fn filled(arguments: &str) -> Result<Region> {
+    let (len, seed) = arguments.split_once(' ').ok_or("LEN SEED")?;
+    Ok(Region::try_from(pattern(seed.parse()?, len.parse()?))?)
+}
