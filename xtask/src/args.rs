@@ -14,7 +14,9 @@ Usage: cargo xtask <command>
                        exit code 0 if transfers can work
   test [-- ARGS]       set-up, then every test; ARGS go to `cargo test`
   bench [ARGS]         set-up, then the benchmark; `cargo xtask bench --help` lists its flags
-  ci                   what CI runs: format, lints, docs, tests, smoke run of the benches
+  ptx [--check]        compile the CUDA kernels to the PTX that is committed;
+                       with --check only see whether it is up to date
+  ci                   what CI runs: format, kernels, lints, docs, tests, smoke run of the benches
   help                 this text";
 
 /// Hidden: loads libraries in a child of `doctor`, so that one that crashes takes nothing with it.
@@ -27,6 +29,7 @@ pub(crate) enum Command {
     Doctor { json: bool },
     Test { cargo_args: Vec<OsString> },
     Bench { args: Vec<OsString> },
+    Ptx { check: bool },
     Ci,
     Probe { paths: Vec<PathBuf> },
 }
@@ -43,9 +46,10 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
         // The benchmark explains its own flags.
         "bench" => Command::Bench { args: rest },
         PROBE => Command::Probe { paths: rest.into_iter().map(PathBuf::from).collect() },
-        "setup" | "doctor" | "test" | "ci" if asks_for_help(&rest) => Command::Help,
+        "setup" | "doctor" | "test" | "ptx" | "ci" if asks_for_help(&rest) => Command::Help,
         "setup" => Command::Setup { interop: flag("setup", "--interop", &rest)? },
         "doctor" => Command::Doctor { json: flag("doctor", "--json", &rest)? },
+        "ptx" => Command::Ptx { check: flag("ptx", "--check", &rest)? },
         "test" => match rest.split_first() {
             None => Command::Test { cargo_args: rest },
             Some((dashes, cargo_args)) if dashes == "--" => {
@@ -95,6 +99,8 @@ mod tests {
             ("doctor", Command::Doctor { json: false }),
             ("doctor --json", Command::Doctor { json: true }),
             ("test", Command::Test { cargo_args: vec![] }),
+            ("ptx", Command::Ptx { check: false }),
+            ("ptx --check", Command::Ptx { check: true }),
             ("ci", Command::Ci),
         ] {
             assert_eq!(parsed(line).unwrap(), command, "{line:?}");
@@ -124,6 +130,7 @@ mod tests {
             ("setup --interopp", "--interopp"),
             ("setup interop", "interop"),
             ("doctor --jsn", "--jsn"),
+            ("ptx check", "check"),
             ("test -p nixl-ops", "-p"),
             ("ci now", "now"),
         ] {

@@ -23,7 +23,13 @@ const FORMAT: Step = Step {
     advice: "run `cargo fmt --all` (if it is missing: `rustup component add rustfmt`)",
 };
 
-const AFTER_SETUP: [Step; 4] = [
+const AFTER_SETUP: [Step; 5] = [
+    Step {
+        name: "kernels",
+        args: &["xtask", "ptx", "--check"],
+        env: None,
+        advice: "what to do is said above; after a change of a kernel: `cargo xtask ptx`",
+    },
     Step {
         name: "lints",
         args: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],

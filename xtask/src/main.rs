@@ -6,6 +6,7 @@ mod bench;
 mod ci;
 mod doctor;
 mod process;
+mod ptx;
 mod setup;
 mod tally;
 mod test;
@@ -41,6 +42,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor { json } => return doctor::run(&workspace, json),
         Command::Test { cargo_args } => test::run(&workspace, &cargo_args)?,
         Command::Bench { args } => return bench::run(&workspace, &args),
+        Command::Ptx { check } => ptx::run(&workspace, check)?,
         Command::Ci => ci::run(&workspace)?,
         Command::Probe { paths } => return doctor::probe::child(&paths),
     }

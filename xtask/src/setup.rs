@@ -5,6 +5,7 @@
 
 mod interop;
 mod libclang;
+mod nvrtc;
 mod pip;
 mod runtime;
 mod store;
@@ -14,6 +15,8 @@ pub(crate) mod locate;
 
 pub(crate) use libclang::find as find_libclang;
 pub(crate) use pip::Pip;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 
@@ -31,6 +34,11 @@ pub(crate) fn run(workspace: &Workspace, interop: bool) -> Result<()> {
         report("interop", interop::provide(&store)?);
     }
     Ok(())
+}
+
+/// The library of the compiler for the kernels, which only `cargo xtask ptx` needs.
+pub(crate) fn provide_nvrtc(workspace: &Workspace) -> Result<PathBuf> {
+    nvrtc::provide(&Store::open(&workspace.store())?)
 }
 
 /// On stderr, as all progress: stdout belongs to what the command produces.
