@@ -5,10 +5,12 @@
 )]
 
 use std::fmt;
+use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use nixl_sys::{AgentConfig, Backend, NotificationMap, ThreadSync};
 
+use super::exit::{self, Busy};
 use super::library::{NixlLibrary, NixlUnavailable};
 use crate::control::ControlThread;
 
@@ -45,6 +47,10 @@ impl Agent {
         let failed = |what| {
             move |e: nixl_sys::NixlError| NixlUnavailable::Start { what, reason: e.to_string() }
         };
+        let _busy = exit::enter().ok_or_else(|| {
+            let reason = "the process is exiting".to_owned();
+            NixlUnavailable::Start { what: "agent", reason }
+        })?;
         let config = AgentConfig {
             enable_prog_thread: true,
             // The progress thread sleeps in poll(2) on the backend's own events, so a long delay costs no
@@ -56,6 +62,7 @@ impl Agent {
         let agent = nixl_sys::Agent::new_configured(name, &config).map_err(failed("agent"))?;
         let (_, params) = agent.get_plugin_params(BACKEND).map_err(failed("UCX plugin"))?;
         let backend = agent.create_backend(BACKEND, &params).map_err(failed("UCX backend"))?;
+        exit::arm()?;
         Ok(Self {
             name: name.to_owned(),
             control,
@@ -74,28 +81,31 @@ impl Agent {
     /// Waits for the gate. **Blocks** as long as whoever is inside.
     pub(super) fn enter(&self) -> Entered<'_> {
         let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        Entered { gate }
+        Entered { gate, busy: exit::enter() }
     }
 
-    /// Enters if nobody is inside.
+    /// Enters if nobody is inside, and the process is not exiting.
     pub(super) fn try_enter(&self) -> Option<Entered<'_>> {
         let gate = match self.gate.try_lock() {
             Ok(gate) => gate,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        Some(Entered { gate })
+        let busy = Some(exit::enter()?);
+        Some(Entered { gate, busy })
     }
 }
 
-/// The gate, entered.
+/// The gate, entered. Field order: nobody else gets in before this thread is out of NIXL.
 pub(super) struct Entered<'a> {
+    busy: Option<Busy<'static>>,
     gate: MutexGuard<'a, Option<Inside>>,
 }
 
 impl Entered<'_> {
-    /// `None` only while the agent is being dropped, when nobody can enter any more.
+    /// `None` only while the agent is being dropped, when nobody can enter any more, or the process exits.
     pub(super) fn inside(&mut self) -> Option<&mut Inside> {
+        self.busy.as_ref()?;
         self.gate.as_mut()
     }
 }
@@ -133,7 +143,10 @@ impl Drop for Agent {
     fn drop(&mut self) {
         let inside = self.gate.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         // Destroying an agent joins its threads, which blocks.
-        self.control.post(move || drop(inside));
+        self.control.post(move || match exit::enter() {
+            Some(_busy) => drop(inside),
+            None => mem::forget(inside),
+        });
     }
 }
 

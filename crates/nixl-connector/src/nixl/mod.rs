@@ -16,10 +16,12 @@
 //! | deregistering under a running request dangles | registrations are held by the transfer |
 //! | a non-UTF-8 notification blocks all later ones | read as bytes, one by one |
 //! | the agent is destroyed on whatever thread drops it last | [`agent`] sends it to the control thread |
+//! | a thread inside NIXL while the process exits crashes | [`exit`] waits for it, and lets nobody in again |
 
 mod agent;
 mod blob;
 mod directory;
+mod exit;
 mod library;
 mod peers;
 mod registrar;

@@ -121,7 +121,11 @@ struct Handle {
 impl Registered for Handle {
     fn deregister(mut self: Box<Self>) -> Result<(), RegisterError> {
         let Some(mut handle) = self.handle.take() else { return Ok(()) };
-        let entered = self.agent.enter();
+        let mut entered = self.agent.enter();
+        if entered.inside().is_none() {
+            mem::forget(handle);
+            return Err(closed());
+        }
         let result = handle.deregister().map_err(|e| RegisterError::Engine {
             engine: "nixl".to_owned(),
             message: e.to_string(),
