@@ -180,8 +180,8 @@ impl Region {
         unsafe { import(&dl_tensor, Access::ReadWrite, owner) }
     }
 
-    /// As [`from_dlpack`](Self::from_dlpack), for producers that follow DLPack 1.0 or later. A tensor that is flagged so
-    /// becomes a read-only region.
+    /// As [`from_dlpack`](Self::from_dlpack), for producers that follow DLPack 1.0 or later. A tensor that is flagged
+    /// as read-only becomes a read-only region.
     ///
     /// # Errors
     /// [`DlpackError`]

@@ -1,8 +1,9 @@
 //! Where the bytes of KV-cache blocks lie, and which bytes of one layout belong to which of another.
 //!
 //! A cache holds *blocks*; a block holds, for each *layer* and each *outer* part (K and V, or one fused part), the
-//! *page* of some tokens with *inner* elements each. A chunk is the bytes of one (block, layer, outer): it is contiguous
-//! in every layout, and its inside, `[page][inner]`, is the same in all. Layouts differ in where they put the chunks:
+//! *page* of some tokens with *inner* elements each. A chunk is the bytes of one (block, layer, outer): it is
+//! contiguous in every layout, and its inside, `[page][inner]`, is the same in all. Layouts differ in where they put
+//! the chunks:
 //!
 //! | [`LayoutKind`] | parts | order inside a part |
 //! |---|---|---|
@@ -10,9 +11,9 @@
 //! | [`PerLayer`](LayoutKind::PerLayer)([`BlockFirst`](LayerOrder::BlockFirst)) | one for each layer | `[block][outer]` chunks |
 //! | [`PerLayer`](LayoutKind::PerLayer)([`OuterFirst`](LayerOrder::OuterFirst)) | one for each layer | `[outer][block]` chunks |
 //!
-//! A [`Layout`] lies over [`Descriptor`](crate::Descriptor)s of memory that this process owns or borrowed from a framework, on any one
-//! device. A [`RemoteLayout`] is a peer's, as numbers. [`pair_chunks`] says what to copy where; it checks everything
-//! that could make a copy between two layouts go wrong, in every build.
+//! A [`Layout`] lies over [`Descriptor`](crate::Descriptor)s of memory that this process owns or borrowed from a
+//! framework, on any one device. A [`RemoteLayout`] is a peer's, as numbers. [`pair_chunks`] says what to copy where;
+//! it checks everything that could make a copy between two layouts go wrong, in every build.
 //!
 //! # Decided here
 //!
@@ -45,8 +46,11 @@
 //!     element_width: 2,
 //! })?;
 //! let one_layer = geometry.blocks() * geometry.layer_len();
-//! let layers = (0..3).map(|_| Ok(Region::zeroed(one_layer)?.into())).collect::<Result<_, Box<dyn std::error::Error>>>()?;
-//! let cache = Layout::per_layer(geometry, LayerOrder::BlockFirst, layers)?;
+//! let mut parts = Vec::new();
+//! for _ in 0..geometry.layers() {
+//!     parts.push(Region::zeroed(one_layer)?.into());
+//! }
+//! let cache = Layout::per_layer(geometry, LayerOrder::BlockFirst, parts)?;
 //! let store = Layout::fully_contiguous(geometry, Region::zeroed(geometry.bytes())?)?;
 //!
 //! // Blocks 3 and 1 of the cache go to blocks 0 and 2 of the store: K and V of a layer in one piece.

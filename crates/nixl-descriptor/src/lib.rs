@@ -80,7 +80,9 @@ pub use descriptor::{Descriptor, DescriptorError};
 pub use leaked::{Leaked, leaked};
 pub use lease::{LeaseError, LeaseMode, LeaseSet, Leases};
 pub use list::DescriptorList;
-pub use region::{Reclaim, ReclaimError, Region, RegionError, RegionId, copy, copy_range};
+pub use region::{
+    Reclaim, ReclaimError, Region, RegionError, RegionId, copy, copy_range, copy_spans,
+};
 pub use registration::{
     RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Registration, Retired,
 };

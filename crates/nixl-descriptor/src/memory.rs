@@ -16,6 +16,7 @@ use crate::access::{Access, AccessError};
 use crate::extent::Extent;
 use crate::leaked;
 use crate::region::RegionError;
+use crate::traffic::Traffic;
 
 pub(crate) struct Memory {
     base: NonNull<u8>,
@@ -23,6 +24,7 @@ pub(crate) struct Memory {
     len: usize,
     device: Device,
     access: Access,
+    traffic: Traffic,
     /// Registrations of which no engine has yet confirmed the end. While it is not zero the memory is not freed.
     registrations: AtomicUsize,
     /// `Some` until the owner is taken back.
@@ -54,7 +56,8 @@ impl Memory {
             return Err(RegionError::AddressOverflow { address, len });
         }
         let registrations = AtomicUsize::new(0);
-        Ok(Self { base, address, len, device, access, registrations, owner: Some(owner) })
+        let traffic = Traffic::default();
+        Ok(Self { base, address, len, device, access, traffic, registrations, owner: Some(owner) })
     }
 
     pub(crate) fn address(&self) -> u64 {
@@ -71,6 +74,11 @@ impl Memory {
 
     pub(crate) fn access(&self) -> Access {
         self.access
+    }
+
+    /// Who is using which of the bytes.
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// Checks that the host may read `len` bytes at `offset`. `None` for no bytes.

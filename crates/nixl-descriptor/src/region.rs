@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nixl_device::Device;
 
-pub use self::copy::{copy, copy_range};
+pub use self::copy::{copy, copy_range, copy_spans};
 pub use self::reclaim::{Reclaim, ReclaimError};
 pub use self::source::RegionError;
 
@@ -59,7 +59,6 @@ pub struct Region(Arc<Inner>);
 struct Inner {
     id: RegionId,
     attached: Attached,
-    traffic: Traffic,
     /// Shared with registrations only, which must not keep the region itself alive: it holds them.
     memory: Arc<Memory>,
 }
@@ -69,7 +68,6 @@ impl Region {
         Self(Arc::new(Inner {
             id: RegionId::next(),
             attached: Attached::default(),
-            traffic: Traffic::default(),
             memory: Arc::new(memory),
         }))
     }
@@ -136,7 +134,7 @@ impl Region {
     }
 
     pub(crate) fn traffic(&self) -> &Traffic {
-        &self.0.traffic
+        self.0.memory.traffic()
     }
 
     pub(crate) fn attached(&self) -> &Attached {

@@ -105,6 +105,10 @@ impl RegionSpan {
         Self { memory: Arc::clone(region.memory()) }
     }
 
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
     /// Address of the first byte in its device's address space. `address() + len()` does not wrap.
     #[must_use]
     pub fn address(&self) -> u64 {

@@ -48,8 +48,8 @@ impl Layout {
 
     /// A layout of any kind whose blocks begin `block_stride` bytes apart in a part, for frameworks that pad blocks.
     ///
-    /// With [`LayerOrder::OuterFirst`] that is the distance from K to K of the next block, and V of block 0 begins where
-    /// K of a block after the last would. The last block needs no padding after it. Panics: never.
+    /// With [`LayerOrder::OuterFirst`] that is the distance from K to K of the next block, and V of block 0 begins
+    /// where K of a block after the last would. The last block needs no padding after it. Panics: never.
     ///
     /// # Errors
     /// As [`per_layer`](Self::per_layer), and [`LayoutError::BlockStride`] if blocks would overlap,
@@ -121,7 +121,7 @@ impl Layout {
         self.0.placement.chunk(block, layer, outer)
     }
 
-    /// The memory of some blocks and layers, to be leased: disjoint descriptors, as few as possible, by layer and block.
+    /// The memory of some blocks and layers, to be leased: disjoint descriptors, as few as possible, in a fixed order.
     ///
     /// A block id that is there more than once counts once. Panics: never.
     ///

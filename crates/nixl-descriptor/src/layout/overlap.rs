@@ -10,7 +10,8 @@ pub(super) struct Interval {
     pub(super) part: usize,
 }
 
-/// Every pair of intervals that share an address, in one pass. Each side is sorted and free of overlap.
+/// Pairs of intervals that share an address, in one pass; all of them, if no side overlaps itself, and at least one, if
+/// there is one. Starts and ends ascend on each side.
 pub(super) fn overlapping(
     a: impl Iterator<Item = Interval>,
     b: impl Iterator<Item = Interval>,

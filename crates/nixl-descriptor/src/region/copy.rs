@@ -1,12 +1,15 @@
 //! Copies by the host between regions and slices.
 #![allow(unsafe_code)]
 
+use std::sync::Arc;
+
 use super::Region;
 use crate::access::AccessError;
 use crate::descriptor::Descriptor;
 use crate::extent::Extent;
 use crate::lease::LeaseMode;
 use crate::memory::Memory;
+use crate::registration::RegionSpan;
 use crate::traffic::{Conflict, Leasing, Use};
 
 impl Region {
@@ -92,26 +95,55 @@ pub fn copy_range(
     target_offset: usize,
     len: usize,
 ) -> Result<(), AccessError> {
-    let (from_region, to_region) = (source.region(), target.region());
-    let from = from_region.memory().readable(inside(source, source_offset, len)?, len)?;
-    let to = to_region.memory().writable(inside(target, target_offset, len)?, len)?;
+    let source_offset = inside(source, source_offset, len)?;
+    let target_offset = inside(target, target_offset, len)?;
+    let (source, target) = (source.region().memory(), target.region().memory());
+    copy_memories(source, source_offset, target, target_offset, len)
+}
+
+/// Copies `len` bytes between registered regions in host memory, from `source_offset` bytes into the one to
+/// `target_offset` bytes into the other.
+///
+/// For engines inside this process, which know memory by its registration; otherwise as [`copy_range`].
+///
+/// # Errors
+/// [`AccessError::OutOfBounds`], [`AccessError::NotHost`] or [`AccessError::ReadOnly`].
+pub fn copy_spans(
+    source: &RegionSpan,
+    source_offset: usize,
+    target: &RegionSpan,
+    target_offset: usize,
+    len: usize,
+) -> Result<(), AccessError> {
+    copy_memories(source.memory(), source_offset, target.memory(), target_offset, len)
+}
+
+fn copy_memories(
+    source: &Arc<Memory>,
+    source_offset: usize,
+    target: &Arc<Memory>,
+    target_offset: usize,
+    len: usize,
+) -> Result<(), AccessError> {
+    let from = source.readable(source_offset, len)?;
+    let to = target.writable(target_offset, len)?;
     let (Some(from), Some(to)) = (from, to) else {
         return Ok(());
     };
 
     let (reading, writing) = (reads(from), writes(to));
-    let _guards = if from_region.id() == to_region.id() {
-        (from_region.traffic().begin_copy(&[reading, writing], Leasing::Ignore)?, None)
-    } else if from_region.id() < to_region.id() {
-        // In the order of ids, so that two copies in opposite directions cannot wait for each other.
-        let first = from_region.traffic().begin_copy(&[reading], Leasing::Ignore)?;
-        (first, Some(to_region.traffic().begin_copy(&[writing], Leasing::Ignore)?))
+    let _guards = if Arc::ptr_eq(source, target) {
+        (source.traffic().begin_copy(&[reading, writing], Leasing::Ignore)?, None)
+    } else if Arc::as_ptr(source) < Arc::as_ptr(target) {
+        // In the order of addresses, so that two copies in opposite directions cannot wait for each other.
+        let first = source.traffic().begin_copy(&[reading], Leasing::Ignore)?;
+        (first, Some(target.traffic().begin_copy(&[writing], Leasing::Ignore)?))
     } else {
-        let first = to_region.traffic().begin_copy(&[writing], Leasing::Ignore)?;
-        (first, Some(from_region.traffic().begin_copy(&[reading], Leasing::Ignore)?))
+        let first = target.traffic().begin_copy(&[writing], Leasing::Ignore)?;
+        (first, Some(source.traffic().begin_copy(&[reading], Leasing::Ignore)?))
     };
     // SAFETY: `readable` and `writable` checked the extents, both `len` long; the guards keep other copies away.
-    unsafe { Memory::copy(from_region.memory(), from, to_region.memory(), to) };
+    unsafe { Memory::copy(source, from, target, to) };
     Ok(())
 }
 

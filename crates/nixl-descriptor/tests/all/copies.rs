@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::thread;
 
-use nixl_descriptor::{AccessError, Region, copy, copy_range};
+use nixl_descriptor::{AccessError, Region, Registrar, Registration, copy, copy_range, copy_spans};
 use proptest::prelude::*;
+
+use crate::fake::{Engine, Log};
 
 const LEN: usize = 40;
 
@@ -93,4 +95,23 @@ fn threads_write_disjoint_parts() {
     let bytes = region.to_vec().unwrap();
     let expected: Vec<u8> = (0..4u8).flat_map(|part| [part + 49; 16]).collect();
     assert_eq!(bytes, expected);
+}
+
+#[test]
+fn engines_copy_between_registrations_within_bounds() {
+    let registrar: Arc<dyn Registrar> = Engine::new(&Log::default());
+    let source = Region::try_from((0..40).collect::<Vec<u8>>()).unwrap();
+    let target = Region::zeroed(40).unwrap();
+    let read_only = Region::try_from(bytes::Bytes::from_static(&[9; 40])).unwrap();
+    let [from, to, fixed] =
+        [&source, &target, &read_only].map(|region| Registration::new(&registrar, region).unwrap());
+    copy_spans(from.span(), 10, to.span(), 2, 3).unwrap();
+    assert_eq!(target.to_vec().unwrap()[..6], [0, 0, 10, 11, 12, 0]);
+    copy_spans(from.span(), 0, from.span(), 1, 39).unwrap();
+    assert_eq!(source.to_vec().unwrap()[..4], [0, 0, 1, 2]);
+    for (a, b, len) in [(1, 0, 40), (0, 1, 40), (usize::MAX, 0, 1), (0, 0, usize::MAX)] {
+        let refused = copy_spans(from.span(), a, to.span(), b, len);
+        assert!(matches!(refused, Err(AccessError::OutOfBounds { .. })));
+    }
+    assert_eq!(copy_spans(from.span(), 0, fixed.span(), 0, 1), Err(AccessError::ReadOnly));
 }
