@@ -4,25 +4,28 @@
 //! checked byte for byte. The cases need no particular async runtime, and wait for nothing but the
 //! connectors' own deadlines.
 //!
-//! ```no_run
-//! use nixl_connector::Connector;
+//! ```
+//! use std::sync::Arc;
 //! use nixl_connector::conformance::{CASES, Harness, Setup};
+//! use nixl_connector::{Connector, simulated::Fabric};
+//! use nixl_ops::SystemClock;
 //!
-//! struct OverNixl;
+//! struct Simulated(Fabric);
 //!
-//! impl Harness for OverNixl {
+//! impl Harness for Simulated {
 //!     fn pair(&self) -> Setup<'_> {
 //!         Box::pin(async {
-//!             let target = Connector::builder().name("t").build().await?;
-//!             let initiator = Connector::builder().name("i").build().await?;
+//!             let target = Connector::builder().transport(self.0.transport("t")).build().await?;
+//!             let initiator = Connector::builder().transport(self.0.transport("i")).build().await?;
 //!             Ok((target, initiator))
 //!         })
 //!     }
 //! }
 //!
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! let harness = Simulated(Fabric::new(Arc::new(SystemClock::new())));
 //! for case in CASES {
-//!     case.run(&OverNixl).await.unwrap_or_else(|failure| panic!("{}: {failure}", case.name()));
+//!     case.run(&harness).await.unwrap_or_else(|failure| panic!("{}: {failure}", case.name()));
 //! }
 //! # });
 //! ```

@@ -1,1 +1,53 @@
-//! A transport that needs no engine.
+//! A transport that needs no engine: a network inside this process, with faults to order.
+//!
+//! A [`Fabric`] is the network; each [`transport`](Fabric::transport) is one agent on it. Transfers really
+//! move the bytes, between whatever memory the agents registered, and follow the rules that a real engine
+//! imposes: peers must be connected, ranges must be registered, re-registered memory needs fresh metadata.
+//! Time comes from the fabric's clock, so that on a [`ManualClock`](nixl_ops::ManualClock) nothing depends
+//! on the machine.
+//!
+//! Faults are ordered through [`Faults`], for the whole fabric or for one agent, and strike at a given
+//! transfer and a given byte. A test of what an application does when the peer's word gets lost:
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//! use nixl_connector::simulated::{Fabric, Fault};
+//! use nixl_connector::{Connector, OperationError, OperationOptions};
+//! use nixl_descriptor::Region;
+//! use nixl_ops::SystemClock;
+//!
+//! let fabric = Fabric::new(Arc::new(SystemClock::new()));
+//! let source = Connector::builder().transport(fabric.transport("source")).build().await?;
+//! let sink = Connector::builder().transport(fabric.transport("sink")).build().await?;
+//! fabric.faults().next([Fault::NotificationLost]);
+//!
+//! let after = Duration::from_millis(20);
+//! let offered = Region::try_from(vec![7u8; 64])?;
+//! let mut offer =
+//!     source.create_readable_with(offered, OperationOptions::new().timeout(after)).await?;
+//! let local = Region::zeroed(64)?;
+//! sink.begin_read(offer.metadata(), local.clone()).await?.wait_for_completion().await?;
+//!
+//! // The bytes are there, but the source never hears of it.
+//! assert_eq!(local.to_vec()?, [7; 64]);
+//! assert_eq!(offer.wait_for_completion().await, Err(OperationError::TimedOut { after }));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+//!
+//! Host memory only.
+
+mod agent;
+mod blob;
+mod fabric;
+mod faults;
+mod job;
+mod peer;
+mod registrar;
+mod transfer;
+mod transport;
+
+pub use fabric::Fabric;
+pub use faults::{Fault, Faults};

@@ -1,0 +1,60 @@
+//! One agent: its memory, its inbox, and what it knows of others.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use nixl_descriptor::{RegionSpan, Span};
+use nixl_metadata::NotificationKey;
+
+use super::blob::Entry;
+use super::faults::Plan;
+use super::peer::Peer;
+
+pub(super) struct Agent {
+    pub(super) incarnation: u64,
+    pub(super) alive: bool,
+    pub(super) plan: Plan,
+    /// By sender and payload.
+    pub(super) inbox: VecDeque<(Arc<str>, NotificationKey)>,
+    pub(super) peers: HashMap<Arc<str>, Peer>,
+    /// Registered memory by its number.
+    memory: BTreeMap<u64, RegionSpan>,
+}
+
+impl Agent {
+    pub(super) fn new(incarnation: u64) -> Self {
+        Self {
+            incarnation,
+            alive: true,
+            plan: Plan::default(),
+            inbox: VecDeque::new(),
+            peers: HashMap::new(),
+            memory: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn register(&mut self, number: u64, span: RegionSpan) {
+        self.memory.insert(number, span);
+    }
+
+    /// The caller drops the span, and perhaps the memory, without the network's lock.
+    #[must_use]
+    pub(super) fn deregister(&mut self, number: u64) -> Option<RegionSpan> {
+        self.memory.remove(&number)
+    }
+
+    /// What its metadata lists.
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        self.memory.iter().map(|(number, span)| Entry::of(*number, span)).collect()
+    }
+
+    /// The registration of this number, if it still is one.
+    pub(super) fn registered(&self, number: u64) -> Option<&RegionSpan> {
+        self.memory.get(&number)
+    }
+
+    /// A registration that covers `range`.
+    pub(super) fn covering(&self, range: &Span) -> Option<&RegionSpan> {
+        self.memory.iter().find(|(n, span)| Entry::of(**n, span).covers(range)).map(|(_, s)| s)
+    }
+}

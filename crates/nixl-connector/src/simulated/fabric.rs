@@ -1,0 +1,135 @@
+//! The network and who is on it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use nixl_ops::{Clock, Transport};
+
+use super::agent::Agent;
+use super::faults::{Faults, Plan};
+use super::job::Job;
+use super::transport::SimulatedTransport;
+
+/// A network inside this process. Cheap to clone; all clones are the same network.
+#[derive(Clone)]
+pub struct Fabric {
+    network: Arc<Network>,
+}
+
+impl Fabric {
+    /// A network on which nobody is yet. Delays are measured on `clock`, which should be that of the
+    /// connectors too.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { network: Arc::new(Network { clock, state: Mutex::default() }) }
+    }
+
+    /// A new agent, named `{name}-{incarnation}`. Like the process that it stands for, it is gone from the
+    /// network when the transport is dropped.
+    pub fn transport(&self, name: &str) -> Arc<dyn Transport> {
+        let mut state = self.network.lock();
+        state.incarnations += 1;
+        let incarnation = state.incarnations;
+        let name: Arc<str> = format!("{name}-{incarnation}").into();
+        state.agents.insert(Arc::clone(&name), Agent::new(incarnation));
+        drop(state);
+        Arc::new(SimulatedTransport::new(Arc::clone(&self.network), name, incarnation))
+    }
+
+    /// Orders faults for transfers and registrations of any agent.
+    pub fn faults(&self) -> Faults {
+        Faults::new(Arc::clone(&self.network), None)
+    }
+
+    /// Orders faults for the transfers that one agent starts, and for its registrations. `None` if no such
+    /// agent is on the network. A connector's name is its agent's.
+    pub fn faults_of(&self, agent: &str) -> Option<Faults> {
+        let name = Arc::clone(self.network.lock().agents.get_key_value(agent)?.0);
+        Some(Faults::new(Arc::clone(&self.network), Some(name)))
+    }
+
+    /// Ends an agent as if its process had died: nothing moves to or from its memory any more, and nobody
+    /// hears of it. Returns whether it was alive.
+    pub fn kill(&self, agent: &str) -> bool {
+        self.network.lock().kill(agent)
+    }
+}
+
+impl fmt::Debug for Fabric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.network.fmt(f)
+    }
+}
+
+/// What agents, transfers and fault handles share.
+pub(super) struct Network {
+    pub(super) clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+/// Everything that changes. Nothing of a user's is ever dropped, and nothing is copied, under its lock.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) agents: HashMap<Arc<str>, Agent>,
+    pub(super) plan: Plan,
+    /// Transfers that were dropped in flight: the engine does not know that nobody cares any more.
+    orphans: Vec<Job>,
+    /// The last registration on the network; no two have the same number.
+    pub(super) registrations: u64,
+    incarnations: u64,
+}
+
+impl Network {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Every critical section leaves the state consistent.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over a transfer that was dropped in flight.
+    pub(super) fn adopt(&self, job: Job) {
+        self.lock().orphans.push(job);
+    }
+
+    /// Moves the transfers that were dropped in flight until each has ended or waits for something.
+    pub(super) fn move_orphans(&self) {
+        let orphans = std::mem::take(&mut self.lock().orphans);
+        for mut job in orphans {
+            let ended = loop {
+                let before = job.moved();
+                match job.advance(self) {
+                    Poll::Ready(_) => break true,
+                    Poll::Pending if job.moved() == before => break false,
+                    Poll::Pending => {}
+                }
+            };
+            if !ended {
+                self.adopt(job);
+            }
+        }
+    }
+}
+
+impl State {
+    /// The agent, unless it is dead.
+    pub(super) fn living(&mut self, name: &str) -> Option<&mut Agent> {
+        self.agents.get_mut(name).filter(|agent| agent.alive)
+    }
+
+    pub(super) fn kill(&mut self, name: &str) -> bool {
+        self.living(name).is_some_and(|agent| {
+            agent.alive = false;
+            true
+        })
+    }
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        f.debug_struct("Fabric")
+            .field("agents", &state.agents.keys().collect::<Vec<_>>())
+            .field("orphans", &state.orphans.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,202 @@
+//! The engine's side of a transfer: what is left to move, and what goes wrong on the way.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use nixl_descriptor::{Registration, Span, copy_spans};
+use nixl_metadata::{NotificationKey, OperationKind};
+use nixl_ops::TransportError;
+
+use super::fabric::{Network, State};
+use super::faults::{Fault, Strikes};
+use super::transport::failed;
+
+/// A range here, and a range of one registration there.
+pub(super) struct Pair {
+    pub(super) local: Span,
+    /// The number of the peer's registration.
+    pub(super) registration: u64,
+    /// Where in it.
+    pub(super) offset: u64,
+}
+
+/// A transfer as it was prepared.
+pub(super) struct Request {
+    pub(super) kind: OperationKind,
+    pub(super) agent: Arc<str>,
+    pub(super) peer: Arc<str>,
+    pub(super) pairs: Vec<Pair>,
+    pub(super) notification: NotificationKey,
+    /// Held, so that the local memory stays registered.
+    #[expect(dead_code, reason = "only its drop matters")]
+    pub(super) registrations: Vec<Registration>,
+}
+
+/// A transfer that was posted. Must be advanced until it is ready.
+pub(super) struct Job {
+    request: Request,
+    strikes: Strikes,
+    not_before: Duration,
+    total: u64,
+    moved: u64,
+    /// The pair that moves now, and how much of it has moved.
+    pair: usize,
+    within: u64,
+}
+
+impl Job {
+    /// The most bytes that one call moves.
+    const BURST: u64 = 1 << 20;
+
+    pub(super) fn post(network: &Network, request: Request) -> Result<Self, TransportError> {
+        let now = network.clock.now();
+        let mut state = network.lock();
+        state.check_alive(&request.agent, &request.peer)?;
+        let strikes = state.strikes(&request.agent);
+        if strikes.has(&Fault::PostFails) {
+            return Err(failed("post", "a fault was ordered"));
+        }
+        let me = state.living(&request.agent).ok_or(TransportError::Closed)?;
+        let peer = me.peers.get_mut(&request.peer).ok_or_else(|| unknown(&request.peer))?;
+        peer.in_flight += 1;
+        if strikes.has(&Fault::NotificationEarly) {
+            state.notify(&request);
+        }
+        let total = request.pairs.iter().map(|pair| pair.local.len).sum();
+        let not_before = now.saturating_add(strikes.delay());
+        Ok(Self { request, strikes, not_before, total, moved: 0, pair: 0, within: 0 })
+    }
+
+    /// Bytes moved so far.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Moves on, by a bounded number of bytes.
+    pub(super) fn advance(&mut self, network: &Network) -> Poll<Result<(), TransportError>> {
+        let result = self.burst(network);
+        if result.is_ready() {
+            let mut state = network.lock();
+            let me = state.agents.get_mut(&self.request.agent);
+            if let Some(peer) = me.and_then(|me| me.peers.get_mut(&self.request.peer)) {
+                peer.in_flight = peer.in_flight.saturating_sub(1);
+            }
+        }
+        result
+    }
+
+    fn burst(&mut self, network: &Network) -> Poll<Result<(), TransportError>> {
+        let end = self.moved.saturating_add(Self::BURST);
+        loop {
+            let now = network.clock.now();
+            let mut state = network.lock();
+            state.check_alive(&self.request.agent, &self.request.peer)?;
+            if now < self.not_before {
+                return Poll::Pending;
+            }
+            let stalling = !state.is_released(&self.request.agent, &self.strikes);
+            let mut until = self.total;
+            if let Some((byte, fault)) = self.strikes.at_byte(stalling) {
+                until = until.min(byte);
+                if self.moved >= until {
+                    return match fault {
+                        Fault::Stalls { .. } => Poll::Pending,
+                        Fault::PeerDies { .. } => {
+                            state.kill(&self.request.peer);
+                            Poll::Ready(Err(gone(&self.request.peer)))
+                        }
+                        _ => Poll::Ready(Err(failed("transfer", "a fault was ordered"))),
+                    };
+                }
+            }
+            if self.moved == self.total {
+                return Poll::Ready(self.tell(&mut state));
+            }
+            if self.moved == end {
+                return Poll::Pending;
+            }
+            drop(state);
+            self.copy(network, until.min(end) - self.moved)?;
+        }
+    }
+
+    /// Copies at most `most` bytes, of one pair.
+    fn copy(&mut self, network: &Network, most: u64) -> Result<(), TransportError> {
+        let Some(pair) = self.request.pairs.get(self.pair) else {
+            return Err(failed("transfer", "it is longer than its descriptors"));
+        };
+        let len = most.min(pair.local.len - self.within);
+        let address = pair.local.address + self.within;
+        let here = Span { address, len, device: pair.local.device };
+        let (local, remote) = {
+            let state = network.lock();
+            let registered = |name| state.agents.get(name);
+            let local = registered(&self.request.agent).and_then(|a| a.covering(&here)).cloned();
+            let remote = registered(&self.request.peer)
+                .and_then(|a| a.registered(pair.registration))
+                .cloned();
+            (local, remote)
+        };
+        let local = local.ok_or_else(|| failed("transfer", "the local memory was deregistered"))?;
+        let remote =
+            remote.ok_or_else(|| failed("transfer", "the peer deregistered the memory"))?;
+        let bytes = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let local_offset = bytes(address - local.address());
+        let remote_offset = bytes(pair.offset + self.within);
+        match self.request.kind {
+            OperationKind::Read => {
+                copy_spans(&remote, remote_offset, &local, local_offset, bytes(len))
+            }
+            OperationKind::Write => {
+                copy_spans(&local, local_offset, &remote, remote_offset, bytes(len))
+            }
+        }
+        .map_err(|error| failed("transfer", error.to_string()))?;
+        self.moved += len;
+        self.within += len;
+        if self.within == pair.local.len {
+            (self.pair, self.within) = (self.pair + 1, 0);
+        }
+        Ok(())
+    }
+
+    /// All bytes are in place: tells the peer.
+    fn tell(&self, state: &mut State) -> Result<(), TransportError> {
+        if self.strikes.has(&Fault::NotificationFails) {
+            return Err(TransportError::NotificationFailed {
+                reason: "a fault was ordered".into(),
+            });
+        }
+        if self.strikes.has(&Fault::NotificationLost) || self.strikes.has(&Fault::NotificationEarly)
+        {
+            return Ok(());
+        }
+        state.notify(&self.request);
+        if self.strikes.has(&Fault::NotificationTwice) {
+            state.notify(&self.request);
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn check_alive(&mut self, agent: &str, peer: &str) -> Result<(), TransportError> {
+        self.living(agent).ok_or(TransportError::Closed)?;
+        self.living(peer).map(|_| ()).ok_or_else(|| gone(peer))
+    }
+
+    fn notify(&mut self, request: &Request) {
+        if let Some(peer) = self.living(&request.peer) {
+            peer.inbox.push_back((Arc::clone(&request.agent), request.notification.clone()));
+        }
+    }
+}
+
+fn gone(peer: &str) -> TransportError {
+    TransportError::PeerGone { name: peer.to_owned() }
+}
+
+fn unknown(peer: &str) -> TransportError {
+    TransportError::UnknownPeer { name: peer.to_owned() }
+}

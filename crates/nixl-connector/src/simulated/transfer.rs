@@ -1,0 +1,60 @@
+//! The caller's side of a transfer.
+
+use std::sync::Arc;
+use std::task::Poll;
+
+use nixl_ops::{Transfer, TransportError};
+
+use super::fabric::Network;
+use super::job::{Job, Request};
+
+pub(super) struct SimulatedTransfer {
+    network: Arc<Network>,
+    stage: Stage,
+    descriptors: usize,
+}
+
+enum Stage {
+    Prepared(Request),
+    Posted(Job),
+    Ended,
+}
+
+impl SimulatedTransfer {
+    pub(super) fn new(network: Arc<Network>, request: Request) -> Self {
+        let descriptors = request.pairs.len();
+        Self { network, stage: Stage::Prepared(request), descriptors }
+    }
+}
+
+impl Transfer for SimulatedTransfer {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        let mut job = match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Prepared(request) => Job::post(&self.network, request)?,
+            Stage::Posted(job) => job,
+            Stage::Ended => return Poll::Ready(Err(TransportError::Closed)),
+        };
+        let result = job.advance(&self.network);
+        if result.is_pending() {
+            self.stage = Stage::Posted(job);
+        }
+        result
+    }
+
+    fn in_flight(&self) -> bool {
+        matches!(self.stage, Stage::Posted(_))
+    }
+
+    fn descriptors(&self) -> usize {
+        self.descriptors
+    }
+}
+
+impl Drop for SimulatedTransfer {
+    fn drop(&mut self) {
+        // The engine goes on without us, as engines do.
+        if let Stage::Posted(job) = std::mem::replace(&mut self.stage, Stage::Ended) {
+            self.network.adopt(job);
+        }
+    }
+}

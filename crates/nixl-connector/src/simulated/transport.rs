@@ -1,0 +1,172 @@
+//! An agent as its connector sees it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nixl_descriptor::{Registrar, Span, coalesce_pairs};
+use nixl_ops::{Connected, PeerId, Transfer, TransferSpec, Transport, TransportError};
+
+use super::blob::Blob;
+use super::fabric::Network;
+use super::job::{Pair, Request};
+use super::peer::{Peer, Update};
+use super::registrar::SimulatedRegistrar;
+use super::transfer::SimulatedTransfer;
+
+pub(super) struct SimulatedTransport {
+    network: Arc<Network>,
+    agent: Arc<str>,
+    incarnation: u64,
+    registrar: Arc<SimulatedRegistrar>,
+}
+
+impl SimulatedTransport {
+    pub(super) fn new(network: Arc<Network>, agent: Arc<str>, incarnation: u64) -> Self {
+        let registrar = SimulatedRegistrar::new(Arc::clone(&network), Arc::clone(&agent));
+        Self { network, agent, incarnation, registrar: Arc::new(registrar) }
+    }
+}
+
+impl Transport for SimulatedTransport {
+    fn name(&self) -> &str {
+        "simulated"
+    }
+
+    fn agent_name(&self) -> &str {
+        &self.agent
+    }
+
+    fn registrar(&self) -> Arc<dyn Registrar> {
+        Arc::clone(&self.registrar) as Arc<dyn Registrar>
+    }
+
+    fn local_metadata(&self) -> Result<Bytes, TransportError> {
+        let entries =
+            self.network.lock().living(&self.agent).ok_or(TransportError::Closed)?.entries();
+        let blob = Blob { agent: Arc::clone(&self.agent), incarnation: self.incarnation, entries };
+        blob.encode().map_err(|reason| failed("local_metadata", reason))
+    }
+
+    fn connect(&self, metadata: &[u8]) -> Result<Connected, TransportError> {
+        let blob =
+            Blob::decode(metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
+        let name = || blob.agent.as_ref().to_owned();
+        if blob.agent == self.agent {
+            return Err(TransportError::OwnIdentity { name: name() });
+        }
+        let mut state = self.network.lock();
+        match state.agents.get(&blob.agent) {
+            Some(peer) if peer.incarnation != blob.incarnation => {
+                return Err(TransportError::IdentityConflict { name: name() });
+            }
+            Some(peer) if peer.alive => {}
+            _ => return Err(TransportError::PeerGone { name: name() }),
+        }
+        let me = state.living(&self.agent).ok_or(TransportError::Closed)?;
+        let connected = Connected::to(PeerId::new(Arc::clone(&blob.agent)));
+        let Some(known) = me.peers.get_mut(&blob.agent) else {
+            me.peers.insert(Arc::clone(&blob.agent), Peer::new(blob));
+            return Ok(connected);
+        };
+        let busy = TransportError::PeerBusy { name: name() };
+        match known.update(blob) {
+            Update::Merged => Ok(connected),
+            Update::Replaced => Ok(connected.superseding()),
+            Update::Busy => Err(busy),
+        }
+    }
+
+    fn disconnect(&self, peer: &PeerId) -> Result<(), TransportError> {
+        let mut state = self.network.lock();
+        let Some(me) = state.living(&self.agent) else { return Ok(()) };
+        match me.peers.get(peer.as_str()) {
+            Some(known) if known.in_flight > 0 => {
+                Err(TransportError::PeerBusy { name: peer.as_str().to_owned() })
+            }
+            _ => {
+                me.peers.remove(peer.as_str());
+                Ok(())
+            }
+        }
+    }
+
+    fn prepare(&self, spec: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError> {
+        let name = || spec.peer.as_str().to_owned();
+        let mut state = self.network.lock();
+        let alive = state.living(spec.peer.as_str()).is_some();
+        let me = state.living(&self.agent).ok_or(TransportError::Closed)?;
+        let Some((peer, known)) = me.peers.get_key_value(spec.peer.as_str()) else {
+            return Err(TransportError::UnknownPeer { name: name() });
+        };
+        if !alive {
+            return Err(TransportError::PeerGone { name: name() });
+        }
+        let remote: Vec<Span> = spec
+            .remote
+            .iter()
+            .map(|d| Span { address: d.ptr(), len: d.size(), device: d.device() })
+            .collect();
+        if let Some(index) = remote.iter().position(|range| known.covering(range).is_none()) {
+            let len = remote.get(index).map_or(0, |range| range.len);
+            return Err(TransportError::NotRegistered { name: name(), index, len });
+        }
+        let one_covers_both = |first: &Span, second: &Span| {
+            let both = Span { len: first.len.saturating_add(second.len), ..*first };
+            known.covering(&both).is_some()
+        };
+        let pairs = coalesce_pairs(spec.local, &remote, one_covers_both)
+            .map_err(|error| failed("prepare", error.to_string()))?
+            .into_iter()
+            .filter_map(|(local, there)| {
+                let entry = known.covering(&there)?;
+                let offset = there.address - entry.address;
+                Some(Pair { local, registration: entry.number, offset })
+            })
+            .collect();
+        let request = Request {
+            kind: spec.kind,
+            agent: Arc::clone(&self.agent),
+            peer: Arc::clone(peer),
+            pairs,
+            notification: spec.notification.clone(),
+            registrations: spec.registrations,
+        };
+        drop(state);
+        Ok(Box::new(SimulatedTransfer::new(Arc::clone(&self.network), request)))
+    }
+
+    fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError> {
+        self.network.move_orphans();
+        let arrived = {
+            let mut state = self.network.lock();
+            let me = state.living(&self.agent).ok_or(TransportError::Closed)?;
+            std::mem::take(&mut me.inbox)
+        };
+        for (from, payload) in arrived {
+            sink(&from, payload.as_bytes());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SimulatedTransport {
+    fn drop(&mut self) {
+        let agent = self.network.lock().agents.remove(&self.agent);
+        // Not under the lock: its registered memory may be freed here.
+        drop(agent);
+        // Ends the transfers of this agent that nobody polls any more.
+        self.network.move_orphans();
+    }
+}
+
+impl fmt::Debug for SimulatedTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimulatedTransport").field("agent", &self.agent).finish_non_exhaustive()
+    }
+}
+
+pub(super) fn failed(call: &'static str, reason: impl Into<Cow<'static, str>>) -> TransportError {
+    TransportError::Engine { engine: "simulated", call, reason: reason.into() }
+}

@@ -1,0 +1,49 @@
+//! Every case of the conformance suite, each as a test of its own.
+
+use std::sync::Arc;
+
+use nixl_connector::Connector;
+use nixl_connector::conformance::{CASES, Harness, Setup};
+use nixl_connector::simulated::Fabric;
+use nixl_ops::SystemClock;
+
+struct Simulated(Fabric);
+
+impl Harness for Simulated {
+    fn pair(&self) -> Setup<'_> {
+        Box::pin(async {
+            let target = Connector::builder().transport(self.0.transport("a")).build().await?;
+            let initiator = Connector::builder().transport(self.0.transport("b")).build().await?;
+            Ok((target, initiator))
+        })
+    }
+}
+
+macro_rules! cases {
+    ($($name:ident)*) => {
+        const NAMES: &[&str] = &[$(stringify!($name)),*];
+
+        $(
+            #[tokio::test]
+            async fn $name() {
+                let case = CASES.iter().find(|case| case.name() == stringify!($name)).unwrap();
+                case.run(&Simulated(Fabric::new(Arc::new(SystemClock::new())))).await.unwrap();
+            }
+        )*
+    };
+}
+
+cases! {
+    one_byte four_kibibytes odd_size four_mebibytes
+    neighbours scattered several_regions concurrent both_directions registered_once
+    dynamo_metadata native_metadata repeated_metadata changed_registrations stale_metadata
+    memory_never_registered own_metadata garbage_metadata truncated_metadata
+    metadata_under_our_name metadata_under_a_foreign_name
+    wrong_kind count_mismatch size_mismatch read_only_destination leased_destination
+    passive_completion passive_timeout cancelled dropped
+}
+
+#[test]
+fn no_case_is_left_out() {
+    assert!(CASES.iter().map(|case| case.name()).eq(NAMES.iter().copied()));
+}

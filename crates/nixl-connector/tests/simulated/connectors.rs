@@ -1,0 +1,81 @@
+//! Faults as an application sees them, through connectors on real time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nixl_connector::simulated::{Fabric, Fault};
+use nixl_connector::{Connector, ConnectorError, OperationError, OperationOptions, TransportError};
+use nixl_descriptor::{LeaseMode, Leases, Region};
+use nixl_ops::SystemClock;
+
+struct Net {
+    fabric: Fabric,
+    target: Connector,
+    initiator: Connector,
+}
+
+async fn net() -> Net {
+    let fabric = Fabric::new(Arc::new(SystemClock::new()));
+    let build = |name| Connector::builder().transport(fabric.transport(name)).build();
+    let (target, initiator) = (build("target").await.unwrap(), build("initiator").await.unwrap());
+    Net { fabric, target, initiator }
+}
+
+#[tokio::test]
+async fn a_refused_registration_is_an_error_of_that_operation_only() {
+    let net = net().await;
+    let faults = net.fabric.faults_of(net.target.name()).unwrap();
+    faults.refuse_registrations(true);
+    let region = Region::zeroed(64).unwrap();
+    let refused = net.target.create_readable(region.clone()).await.unwrap_err();
+    assert!(matches!(refused, ConnectorError::Register(_)));
+    faults.refuse_registrations(false);
+    let mut offer = net.target.create_readable(region).await.unwrap();
+    let local = Region::zeroed(64).unwrap();
+    let mut read = net.initiator.begin_read(offer.metadata(), local).await.unwrap();
+    read.wait_for_completion().await.unwrap();
+    offer.wait_for_completion().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dead_peer_is_an_error_and_others_are_not_concerned() {
+    let net = net().await;
+    let offer = net.target.create_readable(Region::zeroed(64).unwrap()).await.unwrap();
+    let local = Region::zeroed(64).unwrap();
+    net.fabric.faults().next([Fault::PeerDies { after: 32 }]);
+    let mut read = net.initiator.begin_read(offer.metadata(), local.clone()).await.unwrap();
+    let gone = TransportError::PeerGone { name: net.target.name().to_owned() };
+    let ended = read.wait_for_completion().await;
+    assert_eq!(ended, Err(OperationError::Transport(gone.clone())));
+    drop(read);
+    let refused = net.initiator.begin_read(offer.metadata(), local.clone()).await.unwrap_err();
+    assert_eq!(refused, ConnectorError::Transport(gone));
+
+    let other =
+        Connector::builder().transport(net.fabric.transport("other")).build().await.unwrap();
+    let offer = other.create_readable(Region::try_from(vec![3; 64]).unwrap()).await.unwrap();
+    let mut read = net.initiator.begin_read(offer.metadata(), local.clone()).await.unwrap();
+    read.wait_for_completion().await.unwrap();
+    assert_eq!(local.to_vec().unwrap(), [3; 64]);
+}
+
+#[tokio::test]
+async fn a_stalled_read_times_out_and_gives_its_memory_back_late() {
+    let net = net().await;
+    let faults = net.fabric.faults();
+    let offer = net.target.create_readable(Region::try_from(vec![3; 64]).unwrap()).await.unwrap();
+    let local = Region::zeroed(64).unwrap();
+    faults.next([Fault::Stalls { after: 32 }]);
+    let after = Duration::from_millis(20);
+    let options = OperationOptions::new().timeout(after);
+    let mut read =
+        net.initiator.begin_read_with(offer.metadata(), local.clone(), options).await.unwrap();
+    assert_eq!(read.wait_for_completion().await, Err(OperationError::TimedOut { after }));
+    let leased = || Leases::acquire(&[local.whole()], LeaseMode::Write).is_err();
+    assert!(leased());
+    faults.release();
+    let reclaimed = read.reclaim().await;
+    assert!(reclaimed.memory.is_some());
+    assert!(!leased());
+    assert_eq!(local.to_vec().unwrap(), [3; 64], "written after the wait had ended");
+}

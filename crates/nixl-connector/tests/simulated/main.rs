@@ -1,0 +1,9 @@
+//! The simulated transport: it keeps the promises of every transport, and breaks them as ordered.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[cfg(feature = "conformance")]
+mod cases;
+mod connectors;
+mod faults;
+mod peers;
+mod side;
