@@ -1,27 +1,28 @@
-//! The NIXL transport, two connectors in one process.
-#![cfg(feature = "nixl")]
+//! The NIXL transport keeps every promise of the conformance suite, between two connectors of one process.
+#![cfg(all(feature = "nixl", feature = "conformance"))]
 
 use nixl_connector::Connector;
-use nixl_descriptor::Region;
-use nixl_metadata::RdmaMetadata;
+use nixl_connector::conformance::{CASES, Harness, Setup};
+
+struct OverNixl;
+
+impl Harness for OverNixl {
+    fn pair(&self) -> Setup<'_> {
+        Box::pin(async {
+            let target = Connector::builder().name("target--").build().await?;
+            let initiator = Connector::builder().name("initiate").build().await?;
+            Ok((target, initiator))
+        })
+    }
+}
 
 #[tokio::test]
-async fn smoke() {
-    let a = Connector::builder().name("a").build().await.unwrap();
-    let b = Connector::builder().name("b").build().await.unwrap();
-    for len in [1usize, 4096, 1 << 20, 16 << 20] {
-        let source: Vec<u8> = (0..len).map(|i| (i * 7 + 3) as u8).collect();
-        let mut offered =
-            a.create_readable(Region::try_from(source.clone()).unwrap()).await.unwrap();
-        let json = offered.metadata().to_dynamo_json();
-        let remote = RdmaMetadata::decode(json.as_bytes()).unwrap();
-        let local = Region::zeroed(len).unwrap();
-        let mut read = b.begin_read(&remote, local.clone()).await.unwrap();
-        let done = read.wait_for_completion().await.unwrap();
-        eprintln!("{}", done.path().unwrap());
-        let passive = offered.wait_for_completion().await.unwrap();
-        eprintln!("passive {:?}", passive.elapsed());
-        assert!(local.to_vec().unwrap() == source);
+async fn conformance() {
+    let mut broken = Vec::new();
+    for case in CASES {
+        if let Err(failure) = case.run(&OverNixl).await {
+            broken.push(format!("{}: {failure}", case.name()));
+        }
     }
-    eprintln!("{:?}", a.stats());
+    assert!(broken.is_empty(), "{} of {}:\n{}", broken.len(), CASES.len(), broken.join("\n"));
 }
