@@ -82,27 +82,18 @@ pub struct Device {
 
 impl Device {
     /// Host memory.
-    pub const HOST: Self = Self {
-        kind: DeviceKind::Host,
-        index: 0,
-    };
+    pub const HOST: Self = Self { kind: DeviceKind::Host, index: 0 };
 
     /// The CUDA device with this ordinal.
     #[must_use]
     pub const fn cuda(index: u32) -> Self {
-        Self {
-            kind: DeviceKind::Cuda,
-            index,
-        }
+        Self { kind: DeviceKind::Cuda, index }
     }
 
     /// The XPU device with this ordinal.
     #[must_use]
     pub const fn xpu(index: u32) -> Self {
-        Self {
-            kind: DeviceKind::Xpu,
-            index,
-        }
+        Self { kind: DeviceKind::Xpu, index }
     }
 
     /// The kind of memory.
@@ -152,20 +143,15 @@ impl FromStr for Device {
         } else if is("xpu") {
             DeviceKind::Xpu
         } else {
-            return Err(ParseDeviceError::UnknownKind {
-                input: excerpt(text),
-            });
+            return Err(ParseDeviceError::UnknownKind { input: excerpt(text) });
         };
         let index = match index {
             None => 0,
-            Some(digits) => parse_index(digits).ok_or_else(|| ParseDeviceError::InvalidIndex {
-                input: excerpt(text),
-            })?,
+            Some(digits) => parse_index(digits)
+                .ok_or_else(|| ParseDeviceError::InvalidIndex { input: excerpt(text) })?,
         };
         if kind == DeviceKind::Host && index != 0 {
-            return Err(ParseDeviceError::HostIndex {
-                input: excerpt(text),
-            });
+            return Err(ParseDeviceError::HostIndex { input: excerpt(text) });
         }
         Ok(Self { kind, index })
     }
@@ -173,11 +159,7 @@ impl FromStr for Device {
 
 /// Decimal digits only: `u32`'s own parser would take a plus sign.
 fn parse_index(digits: &str) -> Option<u32> {
-    if digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        digits.parse().ok()
-    } else {
-        None
-    }
+    if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
 
 /// The start of an input that may be long or hostile, for an error message.
@@ -331,24 +313,11 @@ mod tests {
 
     #[test]
     fn refused_texts_name_the_reason_and_the_input() {
-        let unknown = |input: &str| ParseDeviceError::UnknownKind {
-            input: input.to_owned(),
-        };
-        let index = |input: &str| ParseDeviceError::InvalidIndex {
-            input: input.to_owned(),
-        };
-        for text in [
-            "",
-            " ",
-            ":",
-            ":0",
-            "cudax:0",
-            "cuda0",
-            "cuda-7",
-            "c uda",
-            "tpu:1",
-            "<invalid>",
-        ] {
+        let unknown = |input: &str| ParseDeviceError::UnknownKind { input: input.to_owned() };
+        let index = |input: &str| ParseDeviceError::InvalidIndex { input: input.to_owned() };
+        for text in
+            ["", " ", ":", ":0", "cudax:0", "cuda0", "cuda-7", "c uda", "tpu:1", "<invalid>"]
+        {
             assert_eq!(text.parse::<Device>(), Err(unknown(text)));
         }
         for text in [
@@ -359,9 +328,7 @@ mod tests {
         }
         assert_eq!(
             "host:1".parse::<Device>(),
-            Err(ParseDeviceError::HostIndex {
-                input: "host:1".to_owned()
-            })
+            Err(ParseDeviceError::HostIndex { input: "host:1".to_owned() })
         );
     }
 
@@ -370,9 +337,7 @@ mod tests {
         let error = "é".repeat(1000).parse::<Device>();
         assert_eq!(
             error,
-            Err(ParseDeviceError::UnknownKind {
-                input: format!("{}…", "é".repeat(40))
-            })
+            Err(ParseDeviceError::UnknownKind { input: format!("{}…", "é".repeat(40)) })
         );
     }
 
@@ -392,22 +357,13 @@ mod tests {
             assert_eq!(json, format!("\"{kind}\""));
             assert_eq!(serde_json::from_str::<DeviceKind>(&json)?, kind);
         }
-        assert_eq!(
-            serde_json::from_str::<DeviceKind>("\"gpu\"")?,
-            DeviceKind::Cuda
-        );
-        assert_eq!(
-            serde_json::from_str::<DeviceKind>("\"host\"")?,
-            DeviceKind::Host
-        );
+        assert_eq!(serde_json::from_str::<DeviceKind>("\"gpu\"")?, DeviceKind::Cuda);
+        assert_eq!(serde_json::from_str::<DeviceKind>("\"host\"")?, DeviceKind::Host);
         Ok(())
     }
 
     #[test]
     fn padding_applies_to_the_whole_name() {
-        assert_eq!(
-            format!("{:>8}|{:<6}|", Device::cuda(1), Device::HOST),
-            "  cuda:1|cpu   |"
-        );
+        assert_eq!(format!("{:>8}|{:<6}|", Device::cuda(1), Device::HOST), "  cuda:1|cpu   |");
     }
 }

@@ -93,27 +93,15 @@ pub struct GdrCopy {
 
 pub(crate) fn read_gpu_direct(tree: &Tree) -> GpuDirect {
     const PROVIDERS: [(PeerMemoryProvider, &str); 4] = [
-        (
-            PeerMemoryProvider::NvMem,
-            "sys/kernel/mm/memory_peers/nv_mem",
-        ),
-        (
-            PeerMemoryProvider::NvidiaPeermem,
-            "sys/module/nvidia_peermem",
-        ),
+        (PeerMemoryProvider::NvMem, "sys/kernel/mm/memory_peers/nv_mem"),
+        (PeerMemoryProvider::NvidiaPeermem, "sys/module/nvidia_peermem"),
         (PeerMemoryProvider::NvPeerMem, "sys/module/nv_peer_mem"),
-        (
-            PeerMemoryProvider::EfaNvPeermem,
-            "sys/module/efa_nv_peermem",
-        ),
+        (PeerMemoryProvider::EfaNvPeermem, "sys/module/efa_nv_peermem"),
     ];
     GpuDirect {
         nvidia_driver: module(tree, "sys/module/nvidia").map(|version| NvidiaDriver {
             version,
-            flavor: tree
-                .text("proc/driver/nvidia/version")
-                .as_deref()
-                .and_then(parse_flavor),
+            flavor: tree.text("proc/driver/nvidia/version").as_deref().and_then(parse_flavor),
         }),
         peer_memory: PROVIDERS
             .iter()
@@ -121,10 +109,8 @@ pub(crate) fn read_gpu_direct(tree: &Tree) -> GpuDirect {
                 module(tree, folder).map(|version| PeerMemory { provider, version })
             })
             .collect(),
-        gdrcopy: module(tree, "sys/module/gdrdrv").map(|version| GdrCopy {
-            version,
-            access: node_access(tree, "dev/gdrdrv"),
-        }),
+        gdrcopy: module(tree, "sys/module/gdrdrv")
+            .map(|version| GdrCopy { version, access: node_access(tree, "dev/gdrdrv") }),
         nvidia_fs: module(tree, "sys/module/nvidia_fs"),
     }
 }
@@ -142,9 +128,7 @@ fn module(tree: &Tree, folder: &str) -> Option<ModuleVersion> {
 
 /// The first line says `NVIDIA UNIX Open Kernel Module for x86_64` or `NVIDIA UNIX x86_64 Kernel Module`.
 fn parse_flavor(text: &str) -> Option<NvidiaDriverFlavor> {
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("NVRM version:"))?;
+    let line = text.lines().find(|line| line.starts_with("NVRM version:"))?;
     Some(if line.contains("Open Kernel Module") {
         NvidiaDriverFlavor::Open
     } else {

@@ -61,11 +61,7 @@ pub(crate) fn read_identity(tree: &Tree) -> HostIdentity {
 }
 
 pub(crate) fn read_memlock(tree: &Tree) -> Option<MemlockLimit> {
-    tree.value(
-        "proc/self/limits",
-        "a line with `Max locked memory`",
-        parse_memlock,
-    )
+    tree.value("proc/self/limits", "a line with `Max locked memory`", parse_memlock)
 }
 
 fn parse_boot_id(text: &str) -> Option<String> {
@@ -75,16 +71,11 @@ fn parse_boot_id(text: &str) -> Option<String> {
 
 /// Finds `Max locked memory         8388608              unlimited            bytes`.
 fn parse_memlock(text: &str) -> Option<MemlockLimit> {
-    let mut columns = text
-        .lines()
-        .find_map(|line| line.strip_prefix("Max locked memory"))?
-        .split_whitespace();
+    let mut columns =
+        text.lines().find_map(|line| line.strip_prefix("Max locked memory"))?.split_whitespace();
     let mut limit = || match columns.next()? {
         "unlimited" => Some(Limit::Unlimited),
         bytes => bytes.parse().ok().map(Limit::Bytes),
     };
-    Some(MemlockLimit {
-        soft: limit()?,
-        hard: limit()?,
-    })
+    Some(MemlockLimit { soft: limit()?, hard: limit()? })
 }

@@ -1,9 +1,9 @@
-//! Which memories and links a machine has, found without CUDA, verbs or NIXL.
+//! Which memories and links a machine has, found without verbs or NIXL; and the memory of CUDA devices.
 //!
 //! - [`Device`] names a memory: the host's, or that of an accelerator.
 //! - [`Topology`] is what the file system tells: NUMA nodes, RDMA NICs, GPUs, how far apart they are, and what there is
 //!   for GPU Direct.
-//! - [`cuda`] says whether CUDA can be used, on any machine and without a panic.
+//! - [`cuda`] is CUDA: whether it can be used, on any machine and without a panic; devices, memory, streams and copies.
 //!
 //! ```
 //! use nixl_device::{Device, Topology, cuda};

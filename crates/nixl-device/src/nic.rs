@@ -116,13 +116,7 @@ pub(crate) fn read_nics(tree: &Tree, kernel: Option<&str>, only_node: Option<u32
                 .map(|(_, device)| device.clone());
             let pci = PciFunction::read(tree, &format!("{FOLDER}/{name}/device"), only_node);
             let dma_buf = dma_buf_support(kernel, verbs.is_some(), pci.as_ref());
-            RdmaNic {
-                ports: read_ports(tree, &name),
-                name,
-                pci,
-                verbs,
-                dma_buf,
-            }
+            RdmaNic { ports: read_ports(tree, &name), name, pci, verbs, dma_buf }
         })
         .collect()
 }
@@ -131,16 +125,12 @@ pub(crate) fn read_nics(tree: &Tree, kernel: Option<&str>, only_node: Option<u32
 fn read_verbs(tree: &Tree) -> Vec<(Option<String>, VerbsDevice)> {
     const NODES: &str = "dev/infiniband";
     let is_verbs = |name: &String| {
-        name.strip_prefix("uverbs")
-            .is_some_and(|number| number.parse::<u32>().is_ok())
+        name.strip_prefix("uverbs").is_some_and(|number| number.parse::<u32>().is_ok())
     };
     let known = tree.names(VERBS_FOLDER);
     for name in tree.names(NODES).iter().filter(|name| is_verbs(name)) {
         if !known.contains(name) {
-            tree.note(
-                &format!("{NODES}/{name}"),
-                "belongs to no NIC that sysfs shows",
-            );
+            tree.note(&format!("{NODES}/{name}"), "belongs to no NIC that sysfs shows");
         }
     }
     known
@@ -160,10 +150,7 @@ fn read_ports(tree: &Tree, nic: &str) -> Vec<RdmaPort> {
     for name in tree.names(&folder) {
         match name.parse() {
             Ok(number) => numbers.push(number),
-            Err(_) => tree.note(
-                &format!("{folder}/{name}"),
-                "is not named by a port's number",
-            ),
+            Err(_) => tree.note(&format!("{folder}/{name}"), "is not named by a port's number"),
         }
     }
     numbers.sort_unstable();
@@ -238,11 +225,7 @@ fn parse_link_layer(text: &str) -> Option<LinkLayer> {
 /// Parses `2.5 Gb/sec (1X SDR)` into Mbit/s.
 fn parse_rate(text: &str) -> Option<u64> {
     let (number, unit) = text.split_once(' ')?;
-    if unit.starts_with("Gb/sec") {
-        parse_thousandths(number).map(u64::from)
-    } else {
-        None
-    }
+    if unit.starts_with("Gb/sec") { parse_thousandths(number).map(u64::from) } else { None }
 }
 
 fn dma_buf_support(
@@ -273,9 +256,7 @@ fn dma_buf_support(
                 ),
             }
         } else {
-            DmaBufSupport::Unsupported {
-                reason: format!("kernel {release} is older than 5.12"),
-            }
+            DmaBufSupport::Unsupported { reason: format!("kernel {release} is older than 5.12") }
         };
     }
     let driver = match pci.and_then(|pci| pci.driver.as_deref()) {
@@ -292,9 +273,7 @@ fn dma_buf_support(
 /// Parses the first two numbers of `6.8.0-45-generic`.
 fn kernel_version(release: &str) -> Option<(u32, u32)> {
     let (major, rest) = release.split_once('.')?;
-    let end = rest
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(rest.len());
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     Some((major.parse().ok()?, rest[..end].parse().ok()?))
 }
 
@@ -331,10 +310,7 @@ mod tests {
     #[test]
     fn dma_buf_is_ruled_out_only_for_a_reason_that_holds() {
         let excluded = |kernel, has_verbs| {
-            matches!(
-                dma_buf_support(kernel, has_verbs, None),
-                DmaBufSupport::Unsupported { .. }
-            )
+            matches!(dma_buf_support(kernel, has_verbs, None), DmaBufSupport::Unsupported { .. })
         };
         assert!(excluded(Some("5.11.22"), true));
         assert!(excluded(Some("4.15.0-213-generic"), true));

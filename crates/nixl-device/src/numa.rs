@@ -75,20 +75,15 @@ fn parse_cpus(text: &str) -> Option<Vec<u32>> {
 
 /// Finds `Node 0 MemTotal:  4942028 kB`.
 fn parse_memory(text: &str) -> Option<u64> {
-    let value = text
-        .lines()
-        .find_map(|line| line.split_once("MemTotal:"))?
-        .1;
+    let value = text.lines().find_map(|line| line.split_once("MemTotal:"))?.1;
     let kibibytes: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
 }
 
 /// The kernel prints one number for each node that is online, in ascending order.
 fn parse_distances(text: &str, ids: &[u32]) -> Option<BTreeMap<u32, u32>> {
-    let numbers: Vec<u32> = text
-        .split_whitespace()
-        .map(|number| number.parse().ok())
-        .collect::<Option<_>>()?;
+    let numbers: Vec<u32> =
+        text.split_whitespace().map(|number| number.parse().ok()).collect::<Option<_>>()?;
     (numbers.len() == ids.len()).then(|| ids.iter().copied().zip(numbers).collect())
 }
 
@@ -128,17 +123,7 @@ mod tests {
 
     #[test]
     fn absurd_or_unordered_processors_are_refused() {
-        for text in [
-            "0-4294967295",
-            "70000",
-            "3-0",
-            "4,1",
-            "0-3,3",
-            "1-",
-            "-1",
-            "a",
-            "0,,1",
-        ] {
+        for text in ["0-4294967295", "70000", "3-0", "4,1", "0-3,3", "1-", "-1", "a", "0,,1"] {
             assert_eq!(parse_cpus(text), None, "{text:?}");
         }
     }
@@ -146,10 +131,7 @@ mod tests {
     #[test]
     fn memory_that_overflows_is_refused() {
         assert_eq!(parse_memory("Node 0 MemTotal: 4 kB"), Some(4096));
-        assert_eq!(
-            parse_memory(&format!("Node 0 MemTotal: {} kB", u64::MAX)),
-            None
-        );
+        assert_eq!(parse_memory(&format!("Node 0 MemTotal: {} kB", u64::MAX)), None);
         assert_eq!(parse_memory("Node 0 MemTotal: 4 MB"), None);
     }
 }

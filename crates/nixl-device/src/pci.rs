@@ -55,11 +55,7 @@ impl PciAddress {
 
 impl fmt::Display for PciAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:04x}:{:02x}:{:02x}.{:x}",
-            self.domain, self.bus, self.device, self.function
-        )
+        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.device, self.function)
     }
 }
 
@@ -73,9 +69,8 @@ impl FromStr for PciAddress {
     type Err = ParsePciAddressError;
 
     fn from_str(text: &str) -> Result<Self, ParsePciAddressError> {
-        parse_address(text).ok_or_else(|| ParsePciAddressError {
-            input: text.chars().take(40).collect(),
-        })
+        parse_address(text)
+            .ok_or_else(|| ParsePciAddressError { input: text.chars().take(40).collect() })
     }
 }
 
@@ -190,23 +185,14 @@ impl PciFunction {
                 _ => Distance::Sys,
             };
         }
-        let shared = self
-            .bridges
-            .iter()
-            .zip(&other.bridges)
-            .take_while(|(a, b)| a == b)
-            .count();
+        let shared = self.bridges.iter().zip(&other.bridges).take_while(|(a, b)| a == b).count();
         if shared == 0 {
             return Distance::Phb;
         }
         // A switch shows as two bridges in a row: its upstream port, which functions below it share, and one
         // downstream port for each. So a single switch leaves at most one bridge to each function.
         let deepest = self.bridges.len().max(other.bridges.len());
-        if deepest - shared <= 1 {
-            Distance::Pix
-        } else {
-            Distance::Pxb
-        }
+        if deepest - shared <= 1 { Distance::Pix } else { Distance::Pxb }
     }
 
     /// The function that a link in sysfs leads to, or the nearest one above where it leads (network functions may
@@ -214,10 +200,8 @@ impl PciFunction {
     pub(crate) fn read(tree: &Tree, link: &str, only_node: Option<u32>) -> Option<Self> {
         let path = tree.resolve(link)?;
         let bridge_at = path.iter().rposition(|name| is_host_bridge(name))?;
-        let mut chain: Vec<PciAddress> = path[bridge_at + 1..]
-            .iter()
-            .map_while(|name| name.parse().ok())
-            .collect();
+        let mut chain: Vec<PciAddress> =
+            path[bridge_at + 1..].iter().map_while(|name| name.parse().ok()).collect();
         let folder = path[..=bridge_at + chain.len()].join("/");
         let address = chain.pop()?;
         let id = |name: &str| {
@@ -233,9 +217,7 @@ impl PciFunction {
             vendor: id("vendor"),
             device: id("device"),
             class: tree.value(&format!("{folder}/class"), "a PCI class", parse_hex),
-            driver: tree
-                .resolve(&format!("{folder}/driver"))
-                .and_then(|path| path.last().cloned()),
+            driver: tree.resolve(&format!("{folder}/driver")).and_then(|path| path.last().cloned()),
             link: PcieLink::read(tree, &folder, "current"),
             max_link: PcieLink::read(tree, &folder, "max"),
         })
@@ -244,42 +226,32 @@ impl PciFunction {
 
 /// `pci` and a domain and bus, as in `pci0000:3a`.
 fn is_host_bridge(name: &str) -> bool {
-    name.strip_prefix("pci")
-        .and_then(|rest| rest.split_once(':'))
-        .is_some_and(|(domain, bus)| {
-            let hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            domain.len() >= 4 && hex(domain) && bus.len() == 2 && hex(bus)
-        })
+    name.strip_prefix("pci").and_then(|rest| rest.split_once(':')).is_some_and(|(domain, bus)| {
+        let hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        domain.len() >= 4 && hex(domain) && bus.len() == 2 && hex(bus)
+    })
 }
 
 fn host_bridge_name(path: &[String]) -> String {
-    path.strip_prefix(["sys".to_owned(), "devices".to_owned()].as_slice())
-        .unwrap_or(path)
-        .join("/")
+    path.strip_prefix(["sys".to_owned(), "devices".to_owned()].as_slice()).unwrap_or(path).join("/")
 }
 
 /// The kernel prints -1 for a device whose node the firmware does not tell.
 fn numa_node(tree: &Tree, folder: &str) -> Option<u32> {
-    let node: i32 = tree.value(
-        &format!("{folder}/numa_node"),
-        "a NUMA node or -1",
-        |text| text.parse().ok().filter(|node| *node >= -1),
-    )?;
+    let node: i32 = tree.value(&format!("{folder}/numa_node"), "a NUMA node or -1", |text| {
+        text.parse().ok().filter(|node| *node >= -1)
+    })?;
     u32::try_from(node).ok()
 }
 
 impl PcieLink {
     fn read(tree: &Tree, folder: &str, which: &str) -> Self {
-        let speed = tree.value(
-            &format!("{folder}/{which}_link_speed"),
-            "a speed in GT/s",
-            parse_speed,
-        );
-        let lanes = tree.value(
-            &format!("{folder}/{which}_link_width"),
-            "a number of lanes",
-            |text| text.parse::<u8>().ok(),
-        );
+        let speed =
+            tree.value(&format!("{folder}/{which}_link_speed"), "a speed in GT/s", parse_speed);
+        let lanes =
+            tree.value(&format!("{folder}/{which}_link_width"), "a number of lanes", |text| {
+                text.parse::<u8>().ok()
+            });
         Self {
             speed_mt_s: speed.flatten(),
             // 0 stands for no link, 255 for a link that cannot be read.
@@ -294,11 +266,7 @@ fn parse_speed(text: &str) -> Option<Option<u32>> {
         return Some(None);
     }
     let (number, unit) = text.split_once(' ')?;
-    if unit.starts_with("GT/s") {
-        parse_thousandths(number).map(Some)
-    } else {
-        None
-    }
+    if unit.starts_with("GT/s") { parse_thousandths(number).map(Some) } else { None }
 }
 
 #[cfg(test)]
@@ -309,23 +277,13 @@ mod tests {
 
     fn any_address() -> impl Strategy<Value = PciAddress> {
         (any::<u32>(), any::<u8>(), 0..32_u8, 0..8_u8).prop_map(
-            |(domain, bus, device, function)| PciAddress {
-                domain,
-                bus,
-                device,
-                function,
-            },
+            |(domain, bus, device, function)| PciAddress { domain, bus, device, function },
         )
     }
 
     /// Few enough bridges and nodes that all distances occur.
     fn any_function() -> impl Strategy<Value = PciFunction> {
-        let few = (0..2_u8).prop_map(|bus| PciAddress {
-            domain: 0,
-            bus,
-            device: 0,
-            function: 0,
-        });
+        let few = (0..2_u8).prop_map(|bus| PciAddress { domain: 0, bus, device: 0, function: 0 });
         (
             any_address(),
             0..3_u8,
@@ -341,14 +299,8 @@ mod tests {
                 device: None,
                 class: None,
                 driver: None,
-                link: PcieLink {
-                    speed_mt_s: None,
-                    lanes: None,
-                },
-                max_link: PcieLink {
-                    speed_mt_s: None,
-                    lanes: None,
-                },
+                link: PcieLink { speed_mt_s: None, lanes: None },
+                max_link: PcieLink { speed_mt_s: None, lanes: None },
             })
     }
 

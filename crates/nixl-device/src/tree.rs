@@ -27,10 +27,7 @@ pub(crate) struct Tree {
 
 impl Tree {
     pub(crate) fn new(root: &Path) -> Self {
-        let tree = Self {
-            root: root.to_owned(),
-            notes: RefCell::default(),
-        };
+        let tree = Self { root: root.to_owned(), notes: RefCell::default() };
         // Links resolve to canonical paths, so the root must be one to be found as their prefix.
         match fs::canonicalize(root) {
             Ok(root) => Self { root, ..tree },
@@ -46,10 +43,7 @@ impl Tree {
     }
 
     pub(crate) fn note(&self, path: &str, message: impl Into<String>) {
-        self.notes.borrow_mut().push(Note {
-            path: format!("/{path}"),
-            message: message.into(),
-        });
+        self.notes.borrow_mut().push(Note { path: format!("/{path}"), message: message.into() });
     }
 
     pub(crate) fn exists(&self, path: &str) -> bool {
@@ -160,19 +154,14 @@ impl Tree {
 
 /// A missing file, or one below something that is a file where a folder should be.
 fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn read_bounded(path: &Path) -> io::Result<String> {
     // The longest file read here is a node's meminfo, with less than 4 KiB.
     const MAX_BYTES: u64 = 64 * 1024;
     let mut bytes = Vec::new();
-    File::open(path)?
-        .take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)?;
+    File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(io::Error::other("is longer than 64 KiB"));
     }
@@ -199,11 +188,7 @@ pub(crate) fn parse_thousandths(text: &str) -> Option<u32> {
         return None;
     }
     let thousandths: u32 = format!("{fraction:0<3}").parse().ok()?;
-    whole
-        .parse::<u32>()
-        .ok()?
-        .checked_mul(1000)?
-        .checked_add(thousandths)
+    whole.parse::<u32>().ok()?.checked_mul(1000)?.checked_add(thousandths)
 }
 
 #[cfg(test)]

@@ -48,10 +48,7 @@ fn functions_on_one_bus_are_pix() {
 fn a_switch_below_a_switch_is_pxb() {
     assert_eq!(
         distance(
-            (
-                &format!("{SWITCH}/0000:02:00.0/0000:03:00.0/0000:04:00.0/0000:05:00.0"),
-                0
-            ),
+            (&format!("{SWITCH}/0000:02:00.0/0000:03:00.0/0000:04:00.0/0000:05:00.0"), 0),
             (&format!("{SWITCH}/0000:02:01.0/0000:06:00.0"), 0),
         ),
         Distance::Pxb
@@ -107,9 +104,11 @@ fn an_unknown_node_is_sys_on_a_machine_with_several() {
 #[test]
 fn an_unknown_node_is_the_only_node() {
     let tree = FakeTree::new();
-    tree.node(0, "0-3", 1024, "10")
-        .gpu("pci0000:00/0000:00:01.0/0000:01:00.0", -1)
-        .nic("mlx5_0", "pci0000:80/0000:80:01.0/0000:81:00.0", -1);
+    tree.node(0, "0-3", 1024, "10").gpu("pci0000:00/0000:00:01.0/0000:01:00.0", -1).nic(
+        "mlx5_0",
+        "pci0000:80/0000:80:01.0/0000:81:00.0",
+        -1,
+    );
     let topology = tree.discover();
     let nic = topology.nics[0].pci.as_ref().unwrap();
     assert_eq!(nic.numa_node, Some(0));

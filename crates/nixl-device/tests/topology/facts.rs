@@ -38,39 +38,24 @@ fn gpus_are_nvidias_display_and_3d_controllers() {
         .collect();
     assert_eq!(
         gpus,
-        [
-            ("0000:3b:00.0".to_owned(), Some(0), None),
-            ("0000:5e:00.0".to_owned(), Some(1), None),
-        ]
+        [("0000:3b:00.0".to_owned(), Some(0), None), ("0000:5e:00.0".to_owned(), Some(1), None),]
     );
 }
 
 #[test]
 fn each_way_of_peer_memory_is_found() {
     for (folder, provider) in [
-        (
-            "sys/kernel/mm/memory_peers/nv_mem",
-            PeerMemoryProvider::NvMem,
-        ),
-        (
-            "sys/module/nvidia_peermem",
-            PeerMemoryProvider::NvidiaPeermem,
-        ),
+        ("sys/kernel/mm/memory_peers/nv_mem", PeerMemoryProvider::NvMem),
+        ("sys/module/nvidia_peermem", PeerMemoryProvider::NvidiaPeermem),
         ("sys/module/nv_peer_mem", PeerMemoryProvider::NvPeerMem),
-        (
-            "sys/module/efa_nv_peermem",
-            PeerMemoryProvider::EfaNvPeermem,
-        ),
+        ("sys/module/efa_nv_peermem", PeerMemoryProvider::EfaNvPeermem),
     ] {
         let tree = FakeTree::new();
         tree.file(&format!("{folder}/version"), "570.86.15\n");
         let found = tree.discover().gpu_direct.peer_memory;
         assert_eq!(found.len(), 1, "{folder}");
         assert_eq!(found[0].provider, provider);
-        assert_eq!(
-            found[0].version,
-            ModuleVersion::Known("570.86.15".to_owned())
-        );
+        assert_eq!(found[0].version, ModuleVersion::Known("570.86.15".to_owned()));
     }
 }
 
@@ -82,10 +67,7 @@ fn a_module_without_a_version_is_still_loaded() {
         .folder("sys/module/gdrdrv");
     let facts = tree.discover().gpu_direct;
     assert_eq!(facts.peer_memory[0].version, ModuleVersion::Unknown);
-    assert_eq!(
-        facts.nvidia_fs,
-        Some(ModuleVersion::Known("2.24".to_owned()))
-    );
+    assert_eq!(facts.nvidia_fs, Some(ModuleVersion::Known("2.24".to_owned())));
     let gdrcopy = facts.gdrcopy.unwrap();
     assert_eq!(gdrcopy.version, ModuleVersion::Unknown);
     assert_eq!(gdrcopy.access, NodeAccess::Missing);
@@ -94,8 +76,7 @@ fn a_module_without_a_version_is_still_loaded() {
 #[test]
 fn gdrcopy_has_its_node() {
     let tree = FakeTree::new();
-    tree.file("sys/module/gdrdrv/version", "2.5\n")
-        .file("dev/gdrdrv", "");
+    tree.file("sys/module/gdrdrv/version", "2.5\n").file("dev/gdrdrv", "");
     let gdrcopy = tree.discover().gpu_direct.gdrcopy.unwrap();
     assert_eq!(gdrcopy.access, NodeAccess::Granted);
 }
@@ -142,24 +123,22 @@ fn the_identity_of_the_host_is_read() {
     let tree = FakeTree::new();
     tree.file("proc/sys/kernel/hostname", "worker-7\n")
         .file("proc/sys/kernel/osrelease", "6.8.0-45-generic\n")
-        .file(
-            "proc/sys/kernel/random/boot_id",
-            "0f0e0d0c-0b0a-4908-8706-050403020100\n",
-        );
+        .file("proc/sys/kernel/random/boot_id", "0f0e0d0c-0b0a-4908-8706-050403020100\n");
     let host = tree.discover().host;
     assert_eq!(host.hostname.as_deref(), Some("worker-7"));
     assert_eq!(host.kernel.as_deref(), Some("6.8.0-45-generic"));
-    assert_eq!(
-        host.boot_id.as_deref(),
-        Some("0f0e0d0c-0b0a-4908-8706-050403020100")
-    );
+    assert_eq!(host.boot_id.as_deref(), Some("0f0e0d0c-0b0a-4908-8706-050403020100"));
 }
 
 #[test]
 fn a_snapshot_serialises_with_plain_names() {
     let tree = FakeTree::new();
-    tree.nic("mlx5_0", "pci0000:00/0000:00:01.0/0000:3b:00.0", 0)
-        .port("mlx5_0", 1, "InfiniBand", "400 Gb/sec (4X NDR)");
+    tree.nic("mlx5_0", "pci0000:00/0000:00:01.0/0000:3b:00.0", 0).port(
+        "mlx5_0",
+        1,
+        "InfiniBand",
+        "400 Gb/sec (4X NDR)",
+    );
     let json = serde_json::to_value(tree.discover()).unwrap();
     let nic = &json["nics"][0];
     assert_eq!(nic["pci"]["address"], "0000:3b:00.0");

@@ -13,9 +13,7 @@ pub(crate) struct FakeTree {
 
 impl FakeTree {
     pub(crate) fn new() -> Self {
-        Self {
-            root: tempfile::tempdir().unwrap(),
-        }
+        Self { root: tempfile::tempdir().unwrap() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -91,10 +89,7 @@ impl FakeTree {
 
     /// The verbs device of a NIC as sysfs shows it, without the node below `/dev`.
     pub(crate) fn verbs(&self, name: &str, nic: &str) -> &Self {
-        self.file(
-            &format!("sys/class/infiniband_verbs/{name}/ibdev"),
-            format!("{nic}\n"),
-        )
+        self.file(&format!("sys/class/infiniband_verbs/{name}/ibdev"), format!("{nic}\n"))
     }
 
     /// A NUMA node; `cpus` and `distances` are the texts of the files.

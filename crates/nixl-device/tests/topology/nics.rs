@@ -14,10 +14,7 @@ fn a_nic_has_its_place_and_link() {
     let tree = FakeTree::new();
     tree.nic("mlx5_0", SLOT, 1)
         .folder("sys/bus/pci/drivers/mlx5_core")
-        .link(
-            &format!("sys/devices/{SLOT}/driver"),
-            "sys/bus/pci/drivers/mlx5_core",
-        );
+        .link(&format!("sys/devices/{SLOT}/driver"), "sys/bus/pci/drivers/mlx5_core");
     let topology = tree.discover();
     assert_eq!(topology.notes, []);
     let nic = &topology.nics[0];
@@ -29,14 +26,8 @@ fn a_nic_has_its_place_and_link() {
     assert_eq!((pci.vendor, pci.device), (Some(0x15b3), Some(0x1021)));
     assert_eq!(pci.class, Some(0x02_0700));
     assert_eq!(pci.driver.as_deref(), Some("mlx5_core"));
-    assert_eq!(
-        (pci.link.speed_mt_s, pci.link.lanes),
-        (Some(16_000), Some(8))
-    );
-    assert_eq!(
-        (pci.max_link.speed_mt_s, pci.max_link.lanes),
-        (Some(32_000), Some(16))
-    );
+    assert_eq!((pci.link.speed_mt_s, pci.link.lanes), (Some(16_000), Some(8)));
+    assert_eq!((pci.max_link.speed_mt_s, pci.max_link.lanes), (Some(32_000), Some(16)));
 }
 
 #[test]
@@ -57,24 +48,9 @@ fn each_port_has_its_own_state_layer_and_rate() {
     assert_eq!(
         ports,
         [
-            (
-                1,
-                Some(PortState::Active),
-                Some(LinkLayer::InfiniBand),
-                Some(400_000)
-            ),
-            (
-                2,
-                Some(PortState::Down),
-                Some(LinkLayer::Ethernet),
-                Some(2_500)
-            ),
-            (
-                10,
-                Some(PortState::Active),
-                Some(LinkLayer::Unspecified),
-                Some(100_000)
-            ),
+            (1, Some(PortState::Active), Some(LinkLayer::InfiniBand), Some(400_000)),
+            (2, Some(PortState::Down), Some(LinkLayer::Ethernet), Some(2_500)),
+            (10, Some(PortState::Active), Some(LinkLayer::Unspecified), Some(100_000)),
         ]
     );
 }
@@ -121,10 +97,7 @@ fn the_only_port_has_all_interfaces() {
 fn a_device_in_software_has_no_pci_function() {
     let tree = FakeTree::new();
     tree.folder("sys/devices/virtual/infiniband/rxe0")
-        .link(
-            "sys/class/infiniband/rxe0",
-            "sys/devices/virtual/infiniband/rxe0",
-        )
+        .link("sys/class/infiniband/rxe0", "sys/devices/virtual/infiniband/rxe0")
         .port("rxe0", 1, "Ethernet", "10 Gb/sec (4X SDR)");
     let topology = tree.discover();
     assert_eq!(topology.notes, []);
@@ -138,10 +111,7 @@ fn a_subfunction_has_the_pci_function_above_it() {
     tree.function(SLOT, "0x15b3", "0x020000", 0)
         .rdma_device("mlx5_2", &format!("{SLOT}/mlx5_core.sf.4"));
     let nic = &tree.discover().nics[0];
-    assert_eq!(
-        nic.pci.as_ref().unwrap().address.to_string(),
-        "0000:3b:00.0"
-    );
+    assert_eq!(nic.pci.as_ref().unwrap().address.to_string(), "0000:3b:00.0");
 }
 
 #[test]
@@ -160,19 +130,11 @@ fn a_verbs_device_belongs_to_the_nic_it_names() {
     let verbs: Vec<_> = topology
         .nics
         .iter()
-        .map(|nic| {
-            nic.verbs
-                .as_ref()
-                .map(|verbs| (verbs.name.as_str(), verbs.access))
-        })
+        .map(|nic| nic.verbs.as_ref().map(|verbs| (verbs.name.as_str(), verbs.access)))
         .collect();
     assert_eq!(
         verbs,
-        [
-            Some(("uverbs1", NodeAccess::Granted)),
-            Some(("uverbs0", NodeAccess::Missing)),
-            None
-        ]
+        [Some(("uverbs1", NodeAccess::Granted)), Some(("uverbs0", NodeAccess::Missing)), None]
     );
 }
 
@@ -191,10 +153,7 @@ fn dma_buf(kernel: &str) -> DmaBufSupport {
         .verbs("uverbs0", "mlx5_0")
         .file("proc/sys/kernel/osrelease", format!("{kernel}\n"))
         .folder("sys/bus/pci/drivers/mlx5_core")
-        .link(
-            &format!("sys/devices/{SLOT}/driver"),
-            "sys/bus/pci/drivers/mlx5_core",
-        );
+        .link(&format!("sys/devices/{SLOT}/driver"), "sys/bus/pci/drivers/mlx5_core");
     tree.discover().nics[0].dma_buf.clone()
 }
 

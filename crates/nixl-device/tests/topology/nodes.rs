@@ -7,8 +7,7 @@ use crate::fake_tree::FakeTree;
 #[test]
 fn nodes_have_processors_memory_and_distances() {
     let tree = FakeTree::new();
-    tree.node(0, "0-3,16-17", 4_942_028, "10 21")
-        .node(1, "4-7", 1024, "21 10");
+    tree.node(0, "0-3,16-17", 4_942_028, "10 21").node(1, "4-7", 1024, "21 10");
     let topology = tree.discover();
     assert_eq!(topology.notes, []);
     let [first, second] = topology.numa_nodes.as_slice() else {
@@ -24,8 +23,7 @@ fn nodes_have_processors_memory_and_distances() {
 #[test]
 fn a_node_of_memory_alone_has_no_processors_and_no_note() {
     let tree = FakeTree::new();
-    tree.node(0, "0-71", 1024, "10 80")
-        .node(2, "", 2048, "80 10");
+    tree.node(0, "0-71", 1024, "10 80").node(2, "", 2048, "80 10");
     let topology = tree.discover();
     assert_eq!(topology.notes, []);
     assert_eq!(topology.numa_nodes[1].cpus, Some(vec![]));
@@ -46,14 +44,8 @@ fn distances_go_by_the_numbers_of_the_nodes_that_exist() {
         tree.node(id, &id.to_string(), 1024, distances);
     }
     let nodes = tree.discover().numa_nodes;
-    assert_eq!(
-        nodes.iter().map(|node| node.id).collect::<Vec<_>>(),
-        [0, 2, 10]
-    );
-    assert_eq!(
-        nodes[1].distances,
-        Some(BTreeMap::from([(0, 12), (2, 10), (10, 40)]))
-    );
+    assert_eq!(nodes.iter().map(|node| node.id).collect::<Vec<_>>(), [0, 2, 10]);
+    assert_eq!(nodes[1].distances, Some(BTreeMap::from([(0, 12), (2, 10), (10, 40)])));
 }
 
 #[test]
@@ -69,17 +61,10 @@ fn each_broken_file_costs_one_value_and_leaves_a_note() {
     let [first, second] = topology.numa_nodes.as_slice() else {
         panic!("{:?}", topology.numa_nodes);
     };
-    assert_eq!(
-        (&first.cpus, first.memory_bytes, &first.distances),
-        (&None, Some(1 << 20), &None)
-    );
+    assert_eq!((&first.cpus, first.memory_bytes, &first.distances), (&None, Some(1 << 20), &None));
     assert_eq!((&second.cpus, second.memory_bytes), (&None, None));
     assert!(second.distances.is_some());
-    let mut paths: Vec<_> = topology
-        .notes
-        .iter()
-        .map(|note| note.path.as_str())
-        .collect();
+    let mut paths: Vec<_> = topology.notes.iter().map(|note| note.path.as_str()).collect();
     paths.sort_unstable();
     assert_eq!(
         paths,

@@ -10,11 +10,7 @@ use crate::fake_tree::FakeTree;
 const SLOT: &str = "pci0000:00/0000:00:01.0/0000:3b:00.0";
 
 fn note_paths(topology: &Topology) -> Vec<&str> {
-    topology
-        .notes
-        .iter()
-        .map(|note| note.path.as_str())
-        .collect()
+    topology.notes.iter().map(|note| note.path.as_str()).collect()
 }
 
 #[test]
@@ -35,10 +31,7 @@ fn broken_files_of_one_nic_hide_neither_it_nor_others() {
         .file(&format!("sys/devices/{SLOT}/numa_node"), "\n")
         .file(&format!("sys/devices/{SLOT}/vendor"), [0xff, 0xfe])
         .file(&format!("sys/devices/{SLOT}/current_link_width"), "255\n")
-        .file(
-            &format!("sys/devices/{SLOT}/current_link_speed"),
-            "Unknown\n",
-        )
+        .file(&format!("sys/devices/{SLOT}/current_link_speed"), "Unknown\n")
         .nic("mlx5_1", "pci0000:00/0000:00:02.0/0000:5e:00.0", 1)
         .port("mlx5_1", 1, "Ethernet", "100 Gb/sec (4X EDR)");
     let topology = tree.discover();
@@ -52,10 +45,7 @@ fn broken_files_of_one_nic_hide_neither_it_nor_others() {
     let [port] = broken.ports.as_slice() else {
         panic!("{:?}", broken.ports);
     };
-    assert_eq!(
-        (port.state, port.link_layer, port.rate_mbit_s),
-        (None, None, None)
-    );
+    assert_eq!((port.state, port.link_layer, port.rate_mbit_s), (None, None, None));
     assert!(whole.ports[0].state.is_some());
     let mut paths = note_paths(&topology);
     paths.sort_unstable();
@@ -78,10 +68,7 @@ fn links_that_lead_nowhere_or_out_are_noted() {
     outside.function(SLOT, "0x15b3", "0x020700", 0);
     let tree = FakeTree::new();
     tree.raw_link("sys/class/infiniband/a/device", "../../../devices/gone")
-        .raw_link(
-            "sys/class/infiniband/b/device",
-            outside.path().join("sys/devices").join(SLOT),
-        )
+        .raw_link("sys/class/infiniband/b/device", outside.path().join("sys/devices").join(SLOT))
         .raw_link("sys/class/infiniband/c/device", "device");
     let topology = tree.discover();
     assert_eq!(topology.nics.len(), 3);

@@ -1,0 +1,197 @@
+//! Memory of a device.
+
+use super::api::{Address, IpcBytes};
+use super::context::Context;
+use super::error::CudaError;
+use super::ipc::IpcMemoryHandle;
+use super::memory_error::{MemoryError, checked_len};
+use super::pool::{Block, Loan};
+
+/// Memory of a device, freed (or given back to its [`DevicePool`](super::DevicePool)) when dropped.
+///
+/// Its content is unspecified until something is copied into it. Freeing waits for all work of the device; use a pool
+/// where that hurts. To copy from safe code, share it in an [`Arc`](std::sync::Arc) and see
+/// [`Stream::copy`](super::Stream::copy), which keeps it until the device has passed.
+#[derive(Debug)]
+pub struct DeviceMemory {
+    context: Context,
+    address: Address,
+    len: usize,
+    _block: Loan<DeviceBlock>,
+}
+
+impl DeviceMemory {
+    /// Allocates `len` bytes on the context's device, aligned to at least 256 bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`]: no bytes asked for, too little memory, or what the driver says.
+    pub fn new(context: &Context, len: usize) -> Result<Self, MemoryError> {
+        Ok(Self::from_loan(Loan::owned(DeviceBlock::new(context, len)?), len))
+    }
+
+    /// The first `len` bytes of a block, which has at least as many.
+    pub(super) fn from_loan(loan: Loan<DeviceBlock>, len: usize) -> Self {
+        let (context, address) = (loan.block().context, loan.block().address);
+        Self { context, address, len, _block: loan }
+    }
+
+    /// Address of the first byte, a `CUdeviceptr`. The host cannot dereference it.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Number of bytes, at least 1.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The context it belongs to.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        self.context
+    }
+
+    /// A name by which another process of this machine can [open](super::ImportedMemory::open) the memory.
+    ///
+    /// Keep the memory until the other process has closed it: what it reads and writes afterwards is undefined, though
+    /// only on the device. Memory of a pool is reused when dropped, and the other process sees that.
+    ///
+    /// # Errors
+    ///
+    /// What the driver says. Some virtual machines and containers do not support it.
+    pub fn export(&self) -> Result<IpcMemoryHandle, CudaError> {
+        let mut bytes = IpcBytes([0; 64]);
+        // SAFETY: the memory is alive; the pointer is to a live variable, written during the call only.
+        self.context.call("cuIpcGetMemHandle", |api| unsafe {
+            (api.ipc_get_mem_handle)(&raw mut bytes, self.address)
+        })?;
+        Ok(IpcMemoryHandle::new(bytes.0, self.len as u64))
+    }
+
+    /// A file descriptor by which a NIC, or another driver of the kernel, can reach the memory: a DMA-BUF. It keeps
+    /// the memory from being reused as long as it is open.
+    ///
+    /// The length must be a multiple of the page size of the host.
+    ///
+    /// # Errors
+    ///
+    /// `CUDA_ERROR_NOT_SUPPORTED` if the driver, its flavor or the device cannot; else what the driver says.
+    #[cfg(unix)]
+    pub fn export_dma_buf(&self) -> Result<std::os::fd::OwnedFd, CudaError> {
+        use std::os::fd::{FromRawFd, OwnedFd};
+        const CALL: &str = "cuMemGetHandleForAddressRange";
+        const DMA_BUF_FD: i32 = 1;
+        let Some(export) = self.context.api().mem_get_handle_for_address_range else {
+            return Err(CudaError::not_supported(CALL));
+        };
+        let mut descriptor: i32 = -1;
+        let out = (&raw mut descriptor).cast();
+        // SAFETY: the memory is alive; for this kind of handle the call writes an `int`, during the call only.
+        self.context
+            .call(CALL, |_| unsafe { export(out, self.address, self.len, DMA_BUF_FD, 0) })?;
+        // SAFETY: the driver made it for the caller, who owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    }
+}
+
+/// One allocation.
+#[derive(Debug)]
+pub(super) struct DeviceBlock {
+    context: Context,
+    address: Address,
+    len: usize,
+}
+
+impl DeviceBlock {
+    pub(super) fn new(context: &Context, len: usize) -> Result<Self, MemoryError> {
+        let len = checked_len(len)?;
+        let mut address = 0;
+        // SAFETY: the pointer is to a live variable, written during the call only.
+        let allocated =
+            context.call("cuMemAlloc", |api| unsafe { (api.mem_alloc)(&raw mut address, len) });
+        allocated.map_err(|error| MemoryError::device(context.ordinal(), len, error))?;
+        Ok(Self { context: *context, address, len })
+    }
+}
+
+impl Block for DeviceBlock {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn is_usable(&self) -> bool {
+        self.context.health().is_ok()
+    }
+}
+
+impl Drop for DeviceBlock {
+    fn drop(&mut self) {
+        let address = self.address;
+        // SAFETY: nobody else frees it, and whoever queued work on it kept it until the device had passed.
+        self.context.release("cuMemFree", move |api| unsafe { (api.mem_free)(address) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::Fake;
+    use super::*;
+
+    #[test]
+    fn memory_is_freed_once() {
+        let fake = Fake::new();
+        let memory = DeviceMemory::new(&fake.context(1), 1 << 20).unwrap();
+        assert_eq!(fake.live_bytes(), 1 << 20);
+        assert_eq!((memory.len(), memory.context().ordinal()), (1 << 20, 1));
+        drop(memory);
+        assert_eq!(fake.live_bytes(), 0);
+        assert_eq!(fake.faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_cannot_be_allocated_is_a_specific_error() {
+        let fake = Fake::new();
+        let context = fake.context(0);
+        assert_eq!(DeviceMemory::new(&context, 0).err(), Some(MemoryError::Empty));
+        assert_eq!(
+            DeviceMemory::new(&context, usize::MAX).err(),
+            Some(MemoryError::TooLarge { len: usize::MAX })
+        );
+        fake.fail("cuMemAlloc", 2, 1);
+        let error = DeviceMemory::new(&context, 64).unwrap_err();
+        assert!(
+            matches!(error, MemoryError::OutOfDeviceMemory { ordinal: 0, len: 64, .. }),
+            "{error:?}"
+        );
+        fake.fail("cuMemAlloc", 1, 1);
+        let error = DeviceMemory::new(&context, 64).unwrap_err();
+        assert!(matches!(error, MemoryError::Cuda(error) if error.code == 1), "{error:?}");
+        assert_eq!(fake.live_bytes(), 0);
+    }
+
+    #[test]
+    fn memory_of_a_broken_context_is_leaked_and_counted() {
+        let fake = Fake::new();
+        let context = fake.context(0);
+        let memory = DeviceMemory::new(&context, 64).unwrap();
+        fake.fail("cuCtxSynchronize", 700, 1);
+        assert!(context.synchronize().is_err());
+        drop(memory);
+        assert_eq!((fake.count("cuMemFree"), context.leaked()), (0, 1));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_driver_without_dma_buf_says_so() {
+        use super::super::api::Api;
+        use super::super::fake;
+        let fake = Fake::with(Api { mem_get_handle_for_address_range: None, ..fake::api() });
+        let memory = DeviceMemory::new(&fake.context(0), 4096).unwrap();
+        let error = memory.export_dma_buf().unwrap_err();
+        assert!(error.is_not_supported(), "{error}");
+    }
+}

@@ -1,0 +1,674 @@
+//! A driver made of functions, for tests: it takes notes of what it is told and finds fault with misuse.
+//!
+//! Work that is queued stays queued until [`Fake::finish`]. Each [`Fake`] is a world of its own; handles lead to it.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{c_char, c_void};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::api::{Address, Api, CopyAttributes, DeviceNumber, Handle, IpcBytes, StreamCallback};
+use super::context::Context;
+use super::driver::Driver;
+use super::lock::lock;
+use super::probe::query;
+
+pub(super) struct Fake {
+    world: &'static World,
+    driver: &'static Driver,
+}
+
+#[derive(Default)]
+struct World(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    counts: HashMap<&'static str, u64>,
+    failures: Vec<(&'static str, i32, u32)>,
+    faults: Vec<String>,
+    calls_in_callbacks: u64,
+    contexts: HashMap<DeviceNumber, Handle>,
+    peers_refused: bool,
+    device: BTreeMap<Address, usize>,
+    next_address: Address,
+    host: HashMap<usize, Box<[u8]>>,
+    registered: HashMap<usize, usize>,
+    opened: HashMap<Address, usize>,
+    copies: Vec<(u64, u64, usize)>,
+    /// Copies that the device has not passed.
+    running: Vec<(u64, u64, usize)>,
+    /// Events that are recorded and not passed.
+    recorded: Vec<Handle>,
+    live: Vec<Handle>,
+    callbacks: Vec<(StreamCallback, usize)>,
+    called: Vec<(StreamCallback, usize)>,
+}
+
+thread_local! {
+    /// Whose devices this thread sees.
+    static WORLD: Cell<Option<&'static World>> = const { Cell::new(None) };
+    static CURRENT: Cell<Handle> = const { Cell::new(0) };
+    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Fake {
+    pub(super) fn new() -> Self {
+        Self::with(api())
+    }
+
+    pub(super) fn with(api: Api) -> Self {
+        let world: &'static World = Box::leak(Box::default());
+        WORLD.set(Some(world));
+        let facts = query(&api).unwrap();
+        let driver = Box::leak(Box::new(Driver::new(api, facts)));
+        Self { world, driver }
+    }
+
+    pub(super) fn driver(&self) -> &'static Driver {
+        WORLD.set(Some(self.world));
+        self.driver
+    }
+
+    pub(super) fn context(&self, ordinal: u32) -> Context {
+        let context = self.driver().context(ordinal).unwrap();
+        context.placement();
+        context
+    }
+
+    pub(super) fn current(&self) -> Handle {
+        CURRENT.get()
+    }
+
+    /// Lets the next calls of a function fail.
+    pub(super) fn fail(&self, call: &'static str, code: i32, times: u32) {
+        self.state(|state| state.failures.push((call, code, times)));
+    }
+
+    pub(super) fn refuse_peers(&self) {
+        self.state(|state| state.peers_refused = true);
+    }
+
+    pub(super) fn count(&self, call: &'static str) -> u64 {
+        self.state(|state| state.counts.get(call).copied().unwrap_or(0))
+    }
+
+    pub(super) fn faults(&self) -> Vec<String> {
+        self.state(|state| state.faults.clone())
+    }
+
+    pub(super) fn calls_in_callbacks(&self) -> u64 {
+        self.state(|state| state.calls_in_callbacks)
+    }
+
+    pub(super) fn copies(&self) -> Vec<(u64, u64, usize)> {
+        self.state(|state| state.copies.clone())
+    }
+
+    pub(super) fn forget_registrations(&self) {
+        self.state(|state| state.registered.clear());
+    }
+
+    pub(super) fn live_bytes(&self) -> usize {
+        self.state(|state| {
+            let device: usize = state.device.values().sum();
+            let host: usize = state.host.values().map(|bytes| bytes.len()).sum();
+            let registered: usize = state.registered.values().sum();
+            device + host + registered
+        })
+    }
+
+    /// The device does everything that is queued.
+    pub(super) fn finish(&self) {
+        self.finish_with(0);
+    }
+
+    /// The same, and callbacks get this code.
+    pub(super) fn finish_with(&self, code: i32) {
+        finish(self.world, code);
+    }
+
+    /// Calls callbacks again that were called, which a driver never should.
+    pub(super) fn repeat_callbacks(&self) {
+        let called = self.state(|state| std::mem::take(&mut state.called));
+        run_callbacks(called, 0);
+    }
+
+    pub(super) fn wait_until(&self, done: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !done(self) {
+            assert!(Instant::now() < deadline, "it never happens");
+            thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    fn state<T>(&self, read: impl FnOnce(&mut State) -> T) -> T {
+        read(&mut lock(&self.world.0))
+    }
+}
+
+fn finish(world: &World, code: i32) {
+    let callbacks = {
+        let mut state = lock(&world.0);
+        state.running.clear();
+        state.recorded.clear();
+        let callbacks = std::mem::take(&mut state.callbacks);
+        state.called.extend(&callbacks);
+        callbacks
+    };
+    run_callbacks(callbacks, code);
+}
+
+/// On another thread, as the driver does.
+fn run_callbacks(callbacks: Vec<(StreamCallback, usize)>, code: i32) {
+    let run = move || {
+        IN_CALLBACK.set(true);
+        for (callback, data) in callbacks {
+            // SAFETY: registered with this data.
+            unsafe { callback(0, code, std::ptr::without_provenance_mut(data)) };
+        }
+    };
+    thread::spawn(run).join().unwrap();
+}
+
+/// What a context, stream, event, module or function leads to.
+struct Object {
+    world: &'static World,
+}
+
+fn new_handle(world: &'static World, state: &mut State) -> Handle {
+    let object: &'static Object = Box::leak(Box::new(Object { world }));
+    let handle = std::ptr::from_ref(object).expose_provenance();
+    state.live.push(handle);
+    handle
+}
+
+fn world_of(handle: Handle) -> &'static World {
+    assert_ne!(handle, 0, "a handle is null");
+    // SAFETY: all handles are made by `new_handle`, and objects are never freed.
+    let object = unsafe { &*std::ptr::with_exposed_provenance::<Object>(handle) };
+    object.world
+}
+
+fn current_world() -> &'static World {
+    world_of(CURRENT.get())
+}
+
+fn device_world() -> &'static World {
+    WORLD.get().unwrap()
+}
+
+/// What all functions have in common.
+fn call(world: &World, name: &'static str, run: impl FnOnce(&mut State) -> i32) -> i32 {
+    let mut state = lock(&world.0);
+    *state.counts.entry(name).or_default() += 1;
+    state.calls_in_callbacks += u64::from(IN_CALLBACK.get());
+    if let Some(failure) =
+        state.failures.iter_mut().find(|(call, _, times)| *call == name && *times > 0)
+    {
+        failure.2 -= 1;
+        return failure.1;
+    }
+    run(&mut state)
+}
+
+impl State {
+    fn kill(&mut self, what: &str, handle: Handle) -> i32 {
+        match self.live.iter().position(|live| *live == handle) {
+            Some(index) => {
+                self.live.swap_remove(index);
+                0
+            }
+            None => self.fault(format!("{what} {handle:#x} is destroyed twice")),
+        }
+    }
+
+    fn fault(&mut self, message: String) -> i32 {
+        self.faults.push(message);
+        400
+    }
+
+    fn check_idle(&mut self, start: u64, len: usize) {
+        let overlaps = |other: u64, other_len: usize| {
+            start < other + other_len as u64 && other < start + len as u64
+        };
+        if self.running.iter().any(|(dst, src, len)| overlaps(*dst, *len) || overlaps(*src, *len)) {
+            self.fault(format!("{start:#x} is freed while a copy is queued"));
+        }
+    }
+}
+
+fn put<T>(out: *mut T, value: T) -> i32 {
+    // SAFETY: callers pass live variables.
+    unsafe { out.write(value) };
+    0
+}
+
+fn put_text(out: *mut c_char, len: i32, text: &str) -> i32 {
+    assert!(text.len() < len as usize);
+    let out = out.cast::<u8>();
+    // SAFETY: callers pass a buffer of this length.
+    unsafe { out.copy_from_nonoverlapping(text.as_ptr(), text.len()) };
+    put(out.wrapping_add(text.len()), 0)
+}
+
+const OPENED_AT: u64 = 1 << 50;
+
+pub(super) fn api() -> Api {
+    unsafe extern "C" fn init(_: u32) -> i32 {
+        0
+    }
+    unsafe extern "C" fn driver_get_version(out: *mut i32) -> i32 {
+        put(out, 12_080)
+    }
+    unsafe extern "C" fn device_get_count(out: *mut i32) -> i32 {
+        put(out, 2)
+    }
+    unsafe extern "C" fn get_error_name(code: i32, out: *mut *const c_char) -> i32 {
+        let name = match code {
+            2 => c"CUDA_ERROR_OUT_OF_MEMORY",
+            700 => c"CUDA_ERROR_ILLEGAL_ADDRESS",
+            719 => c"CUDA_ERROR_LAUNCH_FAILED",
+            _ => return 1,
+        };
+        put(out, name.as_ptr())
+    }
+    unsafe extern "C" fn device_get(out: *mut DeviceNumber, ordinal: i32) -> i32 {
+        call(device_world(), "cuDeviceGet", |_| put(out, ordinal))
+    }
+    unsafe extern "C" fn device_get_name(out: *mut c_char, len: i32, device: i32) -> i32 {
+        call(device_world(), "cuDeviceGetName", |_| put_text(out, len, &format!("Fake {device}")))
+    }
+    unsafe extern "C" fn device_get_uuid(out: *mut [u8; 16], device: DeviceNumber) -> i32 {
+        put(out, [device as u8; 16])
+    }
+    unsafe extern "C" fn device_get_attribute(out: *mut i32, which: i32, _: DeviceNumber) -> i32 {
+        match which {
+            16 => put(out, 132),
+            40 => put(out, 3),
+            75 => put(out, 9),
+            76 => put(out, 0),
+            _ => 1,
+        }
+    }
+    unsafe extern "C" fn device_get_pci_bus_id(out: *mut c_char, len: i32, device: i32) -> i32 {
+        put_text(out, len, &format!("0000:0{}:00.0", device + 1))
+    }
+    unsafe extern "C" fn device_total_mem(out: *mut usize, _: DeviceNumber) -> i32 {
+        put(out, 1 << 30)
+    }
+    unsafe extern "C" fn device_can_access_peer(out: *mut i32, _: i32, _: i32) -> i32 {
+        call(device_world(), "cuDeviceCanAccessPeer", |state| {
+            put(out, i32::from(!state.peers_refused))
+        })
+    }
+    unsafe extern "C" fn device_get_p2p_attribute(out: *mut i32, _: i32, _: i32, _: i32) -> i32 {
+        put(out, 0)
+    }
+    unsafe extern "C" fn device_primary_ctx_retain(out: *mut Handle, device: DeviceNumber) -> i32 {
+        let world = device_world();
+        call(world, "cuDevicePrimaryCtxRetain", |state| {
+            let handle = match state.contexts.get(&device) {
+                Some(handle) => *handle,
+                None => new_handle(world, state),
+            };
+            state.contexts.insert(device, handle);
+            put(out, handle)
+        })
+    }
+    unsafe extern "C" fn ctx_get_current(out: *mut Handle) -> i32 {
+        put(out, CURRENT.get())
+    }
+    unsafe extern "C" fn ctx_set_current(context: Handle) -> i32 {
+        CURRENT.set(context);
+        0
+    }
+    unsafe extern "C" fn ctx_synchronize() -> i32 {
+        let code = call(current_world(), "cuCtxSynchronize", |_| 0);
+        if code == 0 {
+            finish(current_world(), 0);
+        }
+        code
+    }
+    unsafe extern "C" fn ctx_get_stream_priority_range(least: *mut i32, greatest: *mut i32) -> i32 {
+        put(least, 0) + put(greatest, -5)
+    }
+    unsafe extern "C" fn ctx_enable_peer_access(_: Handle, _: u32) -> i32 {
+        call(current_world(), "cuCtxEnablePeerAccess", |_| 0)
+    }
+    unsafe extern "C" fn mem_get_info(free: *mut usize, total: *mut usize) -> i32 {
+        call(current_world(), "cuMemGetInfo", |_| put(free, 1 << 29) + put(total, 1 << 30))
+    }
+    unsafe extern "C" fn mem_alloc(out: *mut Address, len: usize) -> i32 {
+        call(current_world(), "cuMemAlloc", |state| {
+            let address = (state.next_address + 1).next_multiple_of(1 << 30);
+            state.next_address = address + len as u64;
+            state.device.insert(address, len);
+            put(out, address)
+        })
+    }
+    unsafe extern "C" fn mem_free(address: Address) -> i32 {
+        call(current_world(), "cuMemFree", |state| match state.device.remove(&address) {
+            Some(len) => {
+                state.check_idle(address, len);
+                0
+            }
+            None => state.fault(format!("{address:#x} is freed twice")),
+        })
+    }
+    unsafe extern "C" fn mem_get_address_range(
+        base: *mut Address,
+        len: *mut usize,
+        address: Address,
+    ) -> i32 {
+        call(current_world(), "cuMemGetAddressRange", |state| match state.opened.get(&address) {
+            Some(&found) => put(base, address) + put(len, found),
+            None => 1,
+        })
+    }
+    unsafe extern "C" fn mem_host_alloc(out: *mut *mut c_void, len: usize, _: u32) -> i32 {
+        call(current_world(), "cuMemHostAlloc", |state| {
+            let mut bytes = vec![0xAA; len].into_boxed_slice();
+            let start = bytes.as_mut_ptr();
+            state.host.insert(start.expose_provenance(), bytes);
+            put(out, start.cast())
+        })
+    }
+    unsafe extern "C" fn mem_free_host(start: *mut c_void) -> i32 {
+        call(current_world(), "cuMemFreeHost", |state| match state.host.remove(&start.addr()) {
+            Some(bytes) => {
+                state.check_idle(start.addr() as u64, bytes.len());
+                0
+            }
+            None => state.fault(format!("{start:?} is freed twice")),
+        })
+    }
+    unsafe extern "C" fn mem_host_register(start: *mut c_void, len: usize, _: u32) -> i32 {
+        call(current_world(), "cuMemHostRegister", |state| {
+            match state.registered.insert(start.addr(), len) {
+                None => 0,
+                Some(_) => state.fault(format!("{start:?} is registered twice")),
+            }
+        })
+    }
+    unsafe extern "C" fn mem_host_unregister(start: *mut c_void) -> i32 {
+        call(current_world(), "cuMemHostUnregister", |state| {
+            match state.registered.remove(&start.addr()) {
+                Some(len) => {
+                    state.check_idle(start.addr() as u64, len);
+                    0
+                }
+                None => state.fault(format!("{start:?} is unregistered twice")),
+            }
+        })
+    }
+    unsafe extern "C" fn memcpy_async(dst: u64, src: u64, len: usize, stream: Handle) -> i32 {
+        call(world_of(stream), "cuMemcpyAsync", |state| {
+            state.copies.push((dst, src, len));
+            state.running.push((dst, src, len));
+            0
+        })
+    }
+    unsafe extern "C" fn memcpy_peer_async(
+        dst: u64,
+        _: Handle,
+        src: u64,
+        _: Handle,
+        len: usize,
+        stream: Handle,
+    ) -> i32 {
+        call(world_of(stream), "cuMemcpyPeerAsync", |state| {
+            state.copies.push((dst, src, len));
+            0
+        })
+    }
+    unsafe extern "C" fn memset_d8_async(dst: u64, _: u8, len: usize, stream: Handle) -> i32 {
+        call(world_of(stream), "cuMemsetD8Async", |state| {
+            state.running.push((dst, dst, len));
+            0
+        })
+    }
+    unsafe extern "C" fn stream_create_with_priority(out: *mut Handle, _: u32, _: i32) -> i32 {
+        let world = current_world();
+        call(world, "cuStreamCreate", |state| put(out, new_handle(world, state)))
+    }
+    unsafe extern "C" fn stream_destroy(stream: Handle) -> i32 {
+        call(world_of(stream), "cuStreamDestroy", |state| state.kill("stream", stream))
+    }
+    unsafe extern "C" fn stream_query(stream: Handle) -> i32 {
+        call(world_of(stream), "cuStreamQuery", |state| {
+            if state.running.is_empty() && state.recorded.is_empty() { 0 } else { 600 }
+        })
+    }
+    unsafe extern "C" fn stream_synchronize(stream: Handle) -> i32 {
+        let code = call(world_of(stream), "cuStreamSynchronize", |_| 0);
+        if code == 0 {
+            finish(world_of(stream), 0);
+        }
+        code
+    }
+    unsafe extern "C" fn stream_wait_event(stream: Handle, _: Handle, _: u32) -> i32 {
+        call(world_of(stream), "cuStreamWaitEvent", |_| 0)
+    }
+    unsafe extern "C" fn stream_add_callback(
+        stream: Handle,
+        callback: StreamCallback,
+        data: *mut c_void,
+        _: u32,
+    ) -> i32 {
+        call(world_of(stream), "cuStreamAddCallback", |state| {
+            state.callbacks.push((callback, data.addr()));
+            0
+        })
+    }
+    unsafe extern "C" fn event_create(out: *mut Handle, _: u32) -> i32 {
+        let world = current_world();
+        call(world, "cuEventCreate", |state| put(out, new_handle(world, state)))
+    }
+    unsafe extern "C" fn event_destroy(event: Handle) -> i32 {
+        call(world_of(event), "cuEventDestroy", |state| state.kill("event", event))
+    }
+    unsafe extern "C" fn event_record(event: Handle, _: Handle) -> i32 {
+        call(world_of(event), "cuEventRecord", |state| {
+            state.recorded.push(event);
+            0
+        })
+    }
+    unsafe extern "C" fn event_query(event: Handle) -> i32 {
+        call(
+            world_of(event),
+            "cuEventQuery",
+            |state| {
+                if state.recorded.contains(&event) { 600 } else { 0 }
+            },
+        )
+    }
+    unsafe extern "C" fn event_synchronize(event: Handle) -> i32 {
+        finish(world_of(event), 0);
+        0
+    }
+    unsafe extern "C" fn event_elapsed_time(out: *mut f32, _: Handle, _: Handle) -> i32 {
+        put(out, 1.5)
+    }
+    unsafe extern "C" fn ipc_get_mem_handle(out: *mut IpcBytes, address: Address) -> i32 {
+        let mut bytes = IpcBytes([0xA5; 64]);
+        bytes.0[..8].copy_from_slice(&address.to_le_bytes());
+        put(out, bytes)
+    }
+    unsafe extern "C" fn ipc_open_mem_handle(out: *mut Address, handle: IpcBytes, _: u32) -> i32 {
+        call(current_world(), "cuIpcOpenMemHandle", |state| {
+            let mut address = [0; 8];
+            address.copy_from_slice(&handle.0[..8]);
+            let address = u64::from_le_bytes(address);
+            let Some(&len) = state.device.get(&address) else {
+                return 1;
+            };
+            match state.opened.insert(address + OPENED_AT, len) {
+                None => put(out, address + OPENED_AT),
+                Some(_) => state.fault(format!("{address:#x} is opened twice")),
+            }
+        })
+    }
+    unsafe extern "C" fn ipc_close_mem_handle(address: Address) -> i32 {
+        call(current_world(), "cuIpcCloseMemHandle", |state| match state.opened.remove(&address) {
+            Some(_) => 0,
+            None => state.fault(format!("{address:#x} is closed twice")),
+        })
+    }
+    unsafe extern "C" fn ipc_get_event_handle(out: *mut IpcBytes, _: Handle) -> i32 {
+        put(out, IpcBytes([1; 64]))
+    }
+    unsafe extern "C" fn ipc_open_event_handle(_: *mut Handle, _: IpcBytes) -> i32 {
+        201
+    }
+    unsafe extern "C" fn module_load_data_ex(
+        out: *mut Handle,
+        _: *const c_void,
+        _: u32,
+        _: *mut i32,
+        values: *mut *mut c_void,
+    ) -> i32 {
+        let world = current_world();
+        // SAFETY: the list has two elements, of which the first is the buffer for the log.
+        let log = unsafe { values.read() };
+        put_text(log.cast(), 100, "line 1: no\n");
+        call(world, "cuModuleLoadDataEx", |state| put(out, new_handle(world, state)))
+    }
+    unsafe extern "C" fn module_unload(module: Handle) -> i32 {
+        call(world_of(module), "cuModuleUnload", |state| state.kill("module", module))
+    }
+    unsafe extern "C" fn module_get_function(
+        out: *mut Handle,
+        module: Handle,
+        _: *const c_char,
+    ) -> i32 {
+        let world = world_of(module);
+        call(world, "cuModuleGetFunction", |state| put(out, new_handle(world, state)))
+    }
+    unsafe extern "C" fn launch_kernel(
+        _: Handle,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: u32,
+        stream: Handle,
+        _: *mut *mut c_void,
+        _: *mut *mut c_void,
+    ) -> i32 {
+        call(world_of(stream), "cuLaunchKernel", |_| 0)
+    }
+    unsafe extern "C" fn mem_get_handle_for_address_range(
+        _: *mut c_void,
+        _: Address,
+        _: usize,
+        _: i32,
+        _: u64,
+    ) -> i32 {
+        801
+    }
+    fn batch(
+        name: &'static str,
+        lists: [*const u64; 2],
+        lens: *const usize,
+        count: usize,
+        stream: Handle,
+    ) -> i32 {
+        call(world_of(stream), name, |state| {
+            for index in 0..count {
+                let at = |list: *const u64| {
+                    // SAFETY: the lists have `count` elements.
+                    unsafe { list.wrapping_add(index).read() }
+                };
+                // SAFETY: as above.
+                let len = unsafe { lens.wrapping_add(index).read() };
+                state.copies.push((at(lists[0]), at(lists[1]), len));
+            }
+            0
+        })
+    }
+    unsafe extern "C" fn memcpy_batch_async(
+        dsts: *const Address,
+        srcs: *const Address,
+        lens: *const usize,
+        count: usize,
+        _: *const CopyAttributes,
+        _: *const usize,
+        _: usize,
+        _: *mut usize,
+        stream: Handle,
+    ) -> i32 {
+        batch("cuMemcpyBatchAsync", [dsts, srcs], lens, count, stream)
+    }
+    unsafe extern "C" fn memcpy_batch_async_v2(
+        dsts: *const Address,
+        srcs: *const Address,
+        lens: *const usize,
+        count: usize,
+        _: *const CopyAttributes,
+        _: *const usize,
+        _: usize,
+        stream: Handle,
+    ) -> i32 {
+        batch("cuMemcpyBatchAsync_v2", [dsts, srcs], lens, count, stream)
+    }
+    Api {
+        init,
+        driver_get_version,
+        device_get_count,
+        get_error_name,
+        device_get,
+        device_get_name,
+        device_get_uuid,
+        device_get_attribute,
+        device_get_pci_bus_id,
+        device_total_mem,
+        device_can_access_peer,
+        device_get_p2p_attribute,
+        device_primary_ctx_retain,
+        ctx_get_current,
+        ctx_set_current,
+        ctx_synchronize,
+        ctx_get_stream_priority_range,
+        ctx_enable_peer_access,
+        mem_get_info,
+        mem_alloc,
+        mem_free,
+        mem_get_address_range,
+        mem_host_alloc,
+        mem_free_host,
+        mem_host_register,
+        mem_host_unregister,
+        memcpy_async,
+        memcpy_peer_async,
+        memset_d8_async,
+        stream_create_with_priority,
+        stream_destroy,
+        stream_query,
+        stream_synchronize,
+        stream_wait_event,
+        stream_add_callback,
+        event_create,
+        event_destroy,
+        event_record,
+        event_query,
+        event_synchronize,
+        event_elapsed_time,
+        ipc_get_mem_handle,
+        ipc_open_mem_handle,
+        ipc_close_mem_handle,
+        ipc_get_event_handle,
+        ipc_open_event_handle,
+        module_load_data_ex,
+        module_unload,
+        module_get_function,
+        launch_kernel,
+        device_get_uuid_v2: None,
+        mem_get_handle_for_address_range: Some(mem_get_handle_for_address_range),
+        memcpy_batch_async: Some(memcpy_batch_async),
+        memcpy_batch_async_v2: Some(memcpy_batch_async_v2),
+    }
+}

@@ -1,0 +1,101 @@
+//! Why memory cannot be had.
+
+use super::error::CudaError;
+
+/// Why memory cannot be allocated, registered or opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// No bytes were asked for.
+    #[error("memory of 0 bytes was asked for: it has at least one")]
+    Empty,
+    /// The bytes do not fit into the address space.
+    #[error("{len} bytes are more than the address space has")]
+    TooLarge {
+        /// Bytes asked for.
+        len: usize,
+    },
+    /// The device has too little free memory.
+    #[error("cuda:{ordinal} has no {len} bytes left: {error}")]
+    OutOfDeviceMemory {
+        /// The device.
+        ordinal: u32,
+        /// Bytes asked for.
+        len: usize,
+        /// What the driver said.
+        error: CudaError,
+    },
+    /// The system has too little host memory that may be pinned.
+    #[error(
+        "cannot pin {len} bytes of host memory: {message}; check free memory, the container's limit and `ulimit -l`"
+    )]
+    OutOfPinnedMemory {
+        /// Bytes asked for.
+        len: usize,
+        /// What the driver or the system said.
+        message: String,
+    },
+    /// The limit of a pool is reached. Wait until some of its memory is dropped, or raise the limit.
+    #[error("the pool has no {len} bytes left: {in_use} of at most {limit} bytes are in use")]
+    PoolExhausted {
+        /// Bytes asked for, rounded up to the pool's size class.
+        len: usize,
+        /// Bytes in use, likewise.
+        in_use: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// Memory of another process is smaller than its handle says.
+    #[error(
+        "the memory behind the handle has {actual} bytes, not the {claimed} that the handle claims"
+    )]
+    HandleTooLong {
+        /// Bytes that the handle claims.
+        claimed: u64,
+        /// Bytes that there are.
+        actual: u64,
+    },
+    /// Another failure of the driver.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+}
+
+impl MemoryError {
+    /// Whether freeing memory and trying again may help.
+    #[must_use]
+    pub const fn is_out_of_memory(&self) -> bool {
+        matches!(
+            self,
+            Self::OutOfDeviceMemory { .. }
+                | Self::OutOfPinnedMemory { .. }
+                | Self::PoolExhausted { .. }
+        )
+    }
+
+    pub(super) fn device(ordinal: u32, len: usize, error: CudaError) -> Self {
+        if error.is_out_of_memory() {
+            Self::OutOfDeviceMemory { ordinal, len, error }
+        } else {
+            Self::Cuda(error)
+        }
+    }
+
+    pub(super) fn pinned(len: usize, error: CudaError) -> Self {
+        /// What pinning beyond a limit of the system gives.
+        const OPERATING_SYSTEM: i32 = 304;
+        if error.is_out_of_memory() || error.code == OPERATING_SYSTEM {
+            Self::OutOfPinnedMemory { len, message: error.to_string() }
+        } else {
+            Self::Cuda(error)
+        }
+    }
+}
+
+/// The bytes of an allocation: at least one, and few enough for a pointer's offset.
+pub(super) fn checked_len(len: usize) -> Result<usize, MemoryError> {
+    match len {
+        0 => Err(MemoryError::Empty),
+        _ if isize::try_from(len).is_err() => Err(MemoryError::TooLarge { len }),
+        _ => Ok(len),
+    }
+}

@@ -1,0 +1,82 @@
+//! A thread that does what other threads may not: calls CUDA after a callback, waits without blocking anyone.
+//!
+//! It is started when it is first needed and sleeps while there is nothing to do. If it cannot be started, what it is
+//! given is leaked: that is safe.
+
+use std::collections::VecDeque;
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use super::callback::catch;
+use super::hold::{Hold, Verdict};
+
+enum Task {
+    Run(Box<dyn FnOnce() + Send>),
+    Await(VecDeque<Hold>),
+}
+
+/// Runs a job soon.
+pub(super) fn run(job: Box<dyn FnOnce() + Send>) {
+    submit(Task::Run(job));
+}
+
+/// Drops each of these, in order, when the device has passed it.
+pub(super) fn wait_for(holds: VecDeque<Hold>) {
+    submit(Task::Await(holds));
+}
+
+fn submit(task: Task) {
+    static THREAD: OnceLock<Option<Sender<Task>>> = OnceLock::new();
+    let thread = THREAD.get_or_init(|| {
+        let (sender, receiver) = channel();
+        thread::Builder::new()
+            .name("nixl-cuda-reaper".to_owned())
+            .spawn(move || work(&receiver))
+            .ok()
+            .map(|_| sender)
+    });
+    let lost = match thread {
+        Some(sender) => sender.send(task).err().map(|error| error.0),
+        None => Some(task),
+    };
+    match lost {
+        Some(Task::Await(holds)) => holds.into_iter().for_each(Hold::leak),
+        // What the job would free is leaked with it.
+        Some(Task::Run(job)) => std::mem::forget(job),
+        None => {}
+    }
+}
+
+fn work(tasks: &Receiver<Task>) {
+    const POLL: Duration = Duration::from_micros(200);
+    let mut queues: Vec<VecDeque<Hold>> = Vec::new();
+    loop {
+        let task = if queues.is_empty() {
+            tasks.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            tasks.recv_timeout(POLL)
+        };
+        match task {
+            // A value's own drop may panic. The next one must still be dropped.
+            Ok(Task::Run(job)) => catch(job),
+            Ok(Task::Await(holds)) => queues.push(holds),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        queues.retain_mut(|holds| {
+            while let Some(hold) = holds.pop_front() {
+                match hold.verdict() {
+                    Verdict::Passed => catch(move || drop(hold)),
+                    Verdict::Unknown(_) => hold.leak(),
+                    Verdict::Pending => {
+                        holds.push_front(hold);
+                        return true;
+                    }
+                }
+            }
+            false
+        });
+    }
+}
