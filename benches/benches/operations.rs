@@ -125,7 +125,7 @@ fn active(c: &mut Criterion) {
                 let leases = Leases::acquire(list.as_slice(), LeaseMode::Write).unwrap();
                 let (execution, options) = (Box::new(Instantly), OperationOptions::new());
                 let mut read =
-                    ReadOperation::begin(&driver, execution, list.clone(), leases, options)
+                    ReadOperation::begin(&driver, execution, list.clone(), vec![leases], options)
                         .unwrap();
                 block_on(read.wait_for_completion()).unwrap()
             });

@@ -1,9 +1,10 @@
 //! Messages between the two processes: lines of JSON over a socket pair, which the target has as its standard input.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -31,13 +32,24 @@ impl Sender {
 }
 
 impl Receiver {
+    /// Bounds every later wait for a message.
+    pub(crate) fn set_patience(&self, patience: Duration) -> Result<()> {
+        let stream = self.stream.get_ref();
+        stream.set_read_timeout(Some(patience)).context("cannot bound the waits for the target")
+    }
+
     /// Waits for a message; `None` once the other side is gone.
     pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
         self.line.clear();
-        // A process that dies with messages unread resets the channel instead of ending it.
-        let read = self.stream.read_until(b'\n', &mut self.line).unwrap_or(0);
-        if read == 0 {
-            return Ok(None);
+        match self.stream.read_until(b'\n', &mut self.line) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            // A process that dies with messages unread resets the channel instead of ending it.
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                bail!("the other process does not answer")
+            }
+            Err(e) => return Err(e).context("the control channel is broken"),
         }
         let message = serde_json::from_slice(&self.line);
         message.map(Some).context("a message between the two processes is broken")
@@ -61,6 +73,16 @@ mod tests {
         drop((sender, receiver));
         assert!(matches!(there.receive::<Reply>(), Ok(None)));
         drop(there_sender);
+    }
+
+    #[test]
+    fn silence_is_an_error_once_patience_is_over() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let (_sender, mut receiver) = open(here).unwrap();
+        receiver.set_patience(Duration::from_millis(1)).unwrap();
+        assert!(receiver.receive::<Reply>().is_err());
+        drop(there);
+        assert!(matches!(receiver.receive::<Reply>(), Ok(None)));
     }
 
     #[test]

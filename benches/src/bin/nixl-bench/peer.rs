@@ -8,7 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Error, Result, anyhow, bail};
+use anyhow::{Context as _, Error, Result, bail};
+use thiserror::Error as ThisError;
 
 use crate::channel::{self, Receiver, Sender};
 use crate::messages::{Reply, Request};
@@ -21,7 +22,14 @@ pub(crate) struct Peer {
     child: Child,
 }
 
+/// The target is no more.
+#[derive(Debug, ThisError)]
+#[error("the target process ended early ({0}); what it printed is above")]
+struct Ended(ExitStatus);
+
 impl Peer {
+    /// How long an answer may take. Longer than the engines give a transfer.
+    const PATIENCE: Duration = Duration::from_secs(60);
     /// How long the target may take to tidy up.
     const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -37,7 +45,10 @@ impl Peer {
             .spawn()
             .context("cannot start the target process")?;
         let (sender, receiver) = channel::open(ours)?;
-        Ok(Self { sender, receiver, child })
+        // From here on the child ends with this value.
+        let peer = Self { sender, receiver, child };
+        peer.receiver.set_patience(Self::PATIENCE)?;
+        Ok(peer)
     }
 
     /// Sends a request and waits for its answer.
@@ -52,10 +63,10 @@ impl Peer {
         }
     }
 
-    /// What a failure of ours may really be about: that the target has said something or has ended.
+    /// What a failure of ours may really be about: that the target has ended.
     pub(crate) fn explain(&mut self, error: Error) -> Error {
         match self.child.try_wait() {
-            Ok(Some(status)) => error.context(ended(status)),
+            Ok(Some(status)) if !error.is::<Ended>() => error.context(Ended(status)),
             _ => error,
         }
     }
@@ -69,7 +80,7 @@ impl Peer {
         while begun.elapsed() < Self::FAREWELL {
             match self.child.try_wait().context("cannot wait for the target process")? {
                 Some(status) if status.success() => return Ok(()),
-                Some(status) => bail!(ended(status)),
+                Some(status) => bail!(Ended(status)),
                 None => thread::sleep(Duration::from_millis(5)),
             }
         }
@@ -79,14 +90,10 @@ impl Peer {
     fn ended(&mut self) -> Error {
         // Its channel is closed, so it is ending if it has not ended yet.
         match self.child.wait() {
-            Ok(status) => anyhow!(ended(status)),
-            Err(error) => anyhow!("the target process is gone: {error}"),
+            Ok(status) => Error::new(Ended(status)),
+            Err(error) => Error::new(error).context("the target process is gone"),
         }
     }
-}
-
-fn ended(status: ExitStatus) -> String {
-    format!("the target process ended early ({status}); what it printed is above")
 }
 
 impl Drop for Peer {
