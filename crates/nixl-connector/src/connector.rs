@@ -183,7 +183,7 @@ impl Connector {
         let local = local.try_into()?;
         let (execution, leases) = self.prepare(OperationKind::Read, &local, remote).await?;
         let driver = self.shared.connection.driver();
-        Ok(ReadOperation::begin(driver, execution, local, leases, options)?)
+        Ok(ReadOperation::begin(driver, execution, local, vec![leases], options)?)
     }
 
     /// Writes local memory into the memory that a peer offered. The transfer has begun when this returns.
@@ -226,7 +226,7 @@ impl Connector {
         let local = local.try_into()?;
         let (execution, leases) = self.prepare(OperationKind::Write, &local, remote).await?;
         let driver = self.shared.connection.driver();
-        Ok(WriteOperation::begin(driver, execution, local, leases, options)?)
+        Ok(WriteOperation::begin(driver, execution, local, vec![leases], options)?)
     }
 
     fn options(&self) -> OperationOptions {

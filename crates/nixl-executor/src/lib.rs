@@ -29,11 +29,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # }).unwrap();
 //! ```
-#![forbid(unsafe_code)]
 
 mod direct;
+mod local;
 mod memcpy;
 mod offers;
 
 pub use direct::DirectExecutor;
+pub use local::{
+    Abilities, BlockError, BlockExecutor, BlockOptions, Buffer, CopyOp, Cost, Costs, CostsError,
+    GpuError, Gpus, Lane, Mark, MemoryKind, PathPolicy, Plan, Route, SimulatedGpus, Strategy,
+    StreamHandle,
+};
 pub use nixl_ops::{PathKind, PathReport, Rejected};

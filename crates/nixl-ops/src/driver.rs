@@ -175,7 +175,7 @@ impl Driver {
     pub(crate) fn begin(
         &self,
         execution: Box<dyn Execution>,
-        leases: LeaseSet,
+        leases: Vec<LeaseSet>,
         bytes: u64,
         options: OperationOptions,
     ) -> Result<Arc<Slot>, OperationError> {

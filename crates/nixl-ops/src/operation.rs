@@ -239,8 +239,8 @@ operation! {
 macro_rules! active {
     ($name:ident) => {
         impl $name {
-            /// Posts `execution`. For connectors; applications call `Connector::begin_read` and
-            /// `begin_write`.
+            /// Begins `execution`, which may touch what `leases` cover until it has ended. For connectors and
+            /// executors; applications call theirs.
             ///
             /// # Errors
             ///
@@ -249,7 +249,7 @@ macro_rules! active {
                 driver: &Arc<Driver>,
                 execution: Box<dyn Execution>,
                 local: DescriptorList,
-                leases: LeaseSet,
+                leases: Vec<LeaseSet>,
                 options: OperationOptions,
             ) -> Result<Self, OperationError> {
                 let bytes = local.total_bytes();

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub enum PathKind {
     /// Both sides are memory of this process; copied by the CPU.
     SameProcessCopy,
+    /// Between memories of this process, by the executor's strategy of this name.
+    Local(&'static str),
     /// Handed to the transport's engine in one request, memory to memory.
     Direct,
 }
@@ -18,6 +20,7 @@ impl fmt::Display for PathKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SameProcessCopy => "same-process-copy",
+            Self::Local(strategy) => strategy,
             Self::Direct => "direct",
         })
     }

@@ -15,7 +15,7 @@ use crate::{CompletionCell, Execution, OperationError, OperationStatus};
 /// can reach the memory before the engine's request is gone.
 pub(crate) struct Task {
     pub(crate) execution: Box<dyn Execution>,
-    pub(crate) leases: LeaseSet,
+    pub(crate) leases: Vec<LeaseSet>,
     pub(crate) bytes: u64,
     pub(crate) begun: Duration,
     /// Whether the execution was polled before.
@@ -103,7 +103,7 @@ impl Slot {
                 bytes = task.bytes,
                 "the engine did not become quiet; its memory is leaked"
             );
-            task.leases.leak();
+            task.leases.into_iter().for_each(LeaseSet::leak);
         }
         drop(guard);
         self.cell.set_leaked();

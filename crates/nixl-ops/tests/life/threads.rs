@@ -35,7 +35,8 @@ fn block_on<F: Future>(future: F) -> F::Output {
 fn begin(driver: &Arc<Driver>, engine: &Arc<Engine>, len: usize) -> ReadOperation {
     let list = DescriptorList::from(Region::try_from(vec![0; len]).unwrap());
     let leases = Leases::acquire(list.as_slice(), LeaseMode::Write).unwrap();
-    ReadOperation::begin(driver, engine.execution(), list, leases, OperationOptions::new()).unwrap()
+    ReadOperation::begin(driver, engine.execution(), list, vec![leases], OperationOptions::new())
+        .unwrap()
 }
 
 /// Waiters on several threads, engines ended and operations cancelled from others: no wake-up is lost.

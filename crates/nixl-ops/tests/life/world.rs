@@ -237,7 +237,7 @@ impl World {
         options: OperationOptions,
     ) -> Result<ReadOperation, OperationError> {
         let (list, leases) = memory.leased();
-        ReadOperation::begin(&self.driver, engine.execution(), list, leases, options)
+        ReadOperation::begin(&self.driver, engine.execution(), list, vec![leases], options)
     }
 
     pub(crate) fn writable(

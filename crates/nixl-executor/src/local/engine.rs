@@ -1,0 +1,122 @@
+//! GPUs as the strategies see them: the driver's, or simulated ones.
+#![allow(unsafe_code, reason = "copies by address are unsafe to ask for")]
+
+use std::fmt;
+use std::task::Waker;
+
+use nixl_device::Device;
+
+use super::plan::CopyOp;
+use super::strategy::Abilities;
+use super::{GpuError, MemoryKind};
+
+/// The GPUs of a machine.
+pub trait Gpus: Send + Sync + fmt::Debug + 'static {
+    /// What they can do.
+    fn abilities(&self) -> &Abilities;
+
+    /// What kind of memory an address of a device is.
+    fn memory_kind(&self, device: Device, address: u64) -> MemoryKind;
+
+    /// A queue of work on one GPU, for one transfer.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`]: no such GPU, or it is lost.
+    fn lane(&self, gpu: u32) -> Result<Box<dyn Lane>, GpuError>;
+
+    /// Pinned memory near a GPU, from a pool; it returns when dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the pool's bound is reached or the machine has no more.
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError>;
+
+    /// Memory of a GPU, from a pool; it returns when dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the pool's bound is reached or the GPU has no more.
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError>;
+}
+
+/// Memory that a transfer uses on its way.
+pub trait Buffer: Send + Sync {
+    /// Where it is, for copies.
+    fn address(&self) -> u64;
+}
+
+/// A queue of work on one GPU; what is queued runs in order. Dropping it with work queued lets the work run on: whoever
+/// drops it keeps the memory until a [`Mark`] after the work has been reached.
+pub trait Lane: Send {
+    /// Queues one copy for each of `ops`.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`]. Some of the copies may have been queued.
+    ///
+    /// # Safety
+    ///
+    /// Both ranges of each copy are memory that the GPU can reach, nobody writes what is read or touches what is
+    /// written, and all of it stays so until a [`mark`](Self::mark) made later is reached, or the GPU is lost.
+    unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError>;
+
+    /// Queues all of `ops` with one call. As [`copies`](Self::copies) otherwise.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn batch(&mut self, ops: &[CopyOp]) -> Result<(), GpuError>;
+
+    /// Queues a kernel that copies all of `ops`, cut into pieces of `unit` bytes, which divides every length. As
+    /// [`copies`](Self::copies) otherwise.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn kernel(&mut self, ops: &[CopyOp], unit: u64) -> Result<(), GpuError>;
+
+    /// Makes what is queued from here on wait for what `stream` has queued until now.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the handle is not of this GPU's context.
+    fn after(&mut self, stream: StreamHandle) -> Result<(), GpuError>;
+
+    /// A point after everything queued so far.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the GPU is lost.
+    fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError>;
+
+    /// Wakes `waker` once everything queued so far is done.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the GPU is lost.
+    fn wake(&mut self, waker: Waker) -> Result<(), GpuError>;
+}
+
+/// A point in a lane's work.
+pub trait Mark: Send {
+    /// Whether the work before it is done.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the work failed or the GPU is lost.
+    fn reached(&self) -> Result<bool, GpuError>;
+}
+
+/// A stream of the caller's: a `CUstream` as a number.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(clippy::exhaustive_structs, reason = "a foreign handle is one number")]
+pub struct StreamHandle(pub u64);

@@ -1,0 +1,87 @@
+//! Why blocks cannot be copied.
+
+use std::borrow::Cow;
+
+use nixl_descriptor::layout::ChunkPairError;
+use nixl_descriptor::{DescriptorError, LeaseError};
+use nixl_ops::OperationError;
+use thiserror::Error;
+
+use super::{MemoryKind, Strategy};
+
+/// A GPU refused or failed.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum GpuError {
+    /// There is no such GPU.
+    #[error("there is no cuda:{ordinal}: {reason}")]
+    NoDevice {
+        /// Its ordinal.
+        ordinal: u32,
+        /// What the driver or the machine says.
+        reason: String,
+    },
+    /// A pool's bound is reached, or memory ran out.
+    #[error("out of {what} memory: {reason}")]
+    OutOfMemory {
+        /// Which memory.
+        what: &'static str,
+        /// What ran out.
+        reason: String,
+    },
+    /// A call is not there or does not take this.
+    #[error("the driver cannot do this: {reason}")]
+    Unsupported {
+        /// What.
+        reason: String,
+    },
+    /// The driver failed. A sticky failure ends every further use of that GPU in this process.
+    #[error("{reason}")]
+    Driver {
+        /// Call, code and name.
+        reason: String,
+        /// Nothing on this GPU can work any more in this process.
+        sticky: bool,
+    },
+}
+
+/// Why a block transfer could not begin.
+#[derive(Clone, Debug, Error, PartialEq)]
+#[non_exhaustive]
+pub enum BlockError {
+    /// The two sides do not fit together.
+    #[error(transparent)]
+    Pairing(#[from] ChunkPairError),
+    /// The blocks' memory makes no list of descriptors.
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    /// Another operation uses the memory.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// No strategy can carry it.
+    #[error("nothing can copy from {src} to {dst}: {}", reasons(rejected))]
+    NoStrategy {
+        /// Memory of the source.
+        src: MemoryKind,
+        /// Memory of the destination.
+        dst: MemoryKind,
+        /// Why each strategy was turned down.
+        rejected: Vec<(Strategy, Cow<'static, str>)>,
+    },
+    /// A GPU refused.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// The operation could not be started.
+    #[error(transparent)]
+    Operation(#[from] OperationError),
+    /// The operating system refused a thread.
+    #[error("cannot start a thread of the executor: {reason}")]
+    Thread {
+        /// Its word for it.
+        reason: String,
+    },
+}
+
+fn reasons(rejected: &[(Strategy, Cow<'static, str>)]) -> String {
+    rejected.iter().map(|(s, why)| format!("{s}: {why}")).collect::<Vec<_>>().join("; ")
+}

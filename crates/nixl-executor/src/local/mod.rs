@@ -1,0 +1,24 @@
+//! Copies of KV-cache blocks between memories of this process.
+
+mod costs;
+mod engine;
+mod error;
+mod execution;
+mod executor;
+mod host_copy;
+mod memory;
+mod plan;
+mod policy;
+mod ring;
+mod simulated;
+mod strategy;
+
+pub use costs::{Cost, Costs, CostsError, Route};
+pub use engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
+pub use error::{BlockError, GpuError};
+pub use executor::{BlockExecutor, BlockOptions};
+pub use memory::MemoryKind;
+pub use plan::{CopyOp, Plan};
+pub use policy::PathPolicy;
+pub use simulated::SimulatedGpus;
+pub use strategy::{Abilities, Strategy};

@@ -1,0 +1,241 @@
+//! GPUs that are host memory with a label: for tests of executors on machines without any.
+#![allow(unsafe_code, reason = "copies by address, as a GPU does")]
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::thread;
+
+use nixl_descriptor::{Access, Region, RegionError};
+use nixl_device::{Device, DeviceKind};
+
+use super::engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
+use super::host_copy::{copy, cut};
+use super::plan::CopyOp;
+use super::strategy::Abilities;
+use super::{GpuError, MemoryKind};
+
+/// Simulated GPUs. What they copy is copied by one thread, in the order in which it was queued; the thread can be
+/// [paused](Self::pause), and told to [fail](Self::fail).
+pub struct SimulatedGpus {
+    abilities: Abilities,
+    shared: Arc<Shared>,
+    work: Sender<Work>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Ranges of addresses that count as pinned.
+    pinned: Mutex<Vec<(u64, u64)>>,
+    /// Held by whoever pauses the GPUs.
+    running: Mutex<()>,
+    failed: AtomicBool,
+}
+
+enum Work {
+    Copies(Vec<CopyOp>),
+    Reach(Arc<AtomicBool>),
+    Wake(Waker),
+}
+
+impl SimulatedGpus {
+    /// GPUs with these abilities.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses the thread.
+    pub fn new(abilities: Abilities) -> std::io::Result<Self> {
+        let (work, queue) = channel::<Work>();
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        thread::Builder::new().name("simulated-gpu".to_owned()).spawn(move || {
+            for work in queue {
+                let _running = lock(&theirs.running);
+                match work {
+                    Work::Copies(ops) => {
+                        for op in ops {
+                            // SAFETY: whoever queued it vouched for the ranges until a later mark is reached.
+                            unsafe { copy(op) };
+                        }
+                    }
+                    Work::Reach(mark) => mark.store(true, Ordering::Release),
+                    Work::Wake(waker) => waker.wake(),
+                }
+            }
+        })?;
+        Ok(Self { abilities, shared, work })
+    }
+
+    /// Memory of a kind, as a region of the device that it stands for.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError`].
+    pub fn region(&self, kind: MemoryKind, len: usize) -> Result<Region, RegionError> {
+        let mut bytes = vec![0u8; len];
+        let base = NonNull::new(bytes.as_mut_ptr()).ok_or(RegionError::Empty)?;
+        let device = match kind {
+            MemoryKind::Gpu(ordinal) => Device::cuda(ordinal),
+            MemoryKind::Pageable | MemoryKind::Pinned => Device::HOST,
+        };
+        if kind == MemoryKind::Pinned {
+            let start = base.as_ptr() as u64;
+            lock(&self.shared.pinned).push((start, start + len as u64));
+        }
+        // SAFETY: the vector owns `len` bytes at `base`, is not touched any more, and lives as long as the region.
+        unsafe { Region::from_raw_parts(base, len, device, Access::ReadWrite, bytes) }
+    }
+
+    /// Stops all work until the guard is dropped.
+    pub fn pause(&self) -> impl Drop + '_ {
+        lock(&self.shared.running)
+    }
+
+    /// Makes all that is queued or asked from here on fail, as after a sticky error.
+    pub fn fail(&self) {
+        self.shared.failed.store(true, Ordering::Release);
+    }
+
+    fn check(&self, gpu: u32) -> Result<(), GpuError> {
+        healthy(&self.shared)?;
+        if gpu < self.abilities.gpus {
+            return Ok(());
+        }
+        let reason = format!("{} are simulated", self.abilities.gpus);
+        Err(GpuError::NoDevice { ordinal: gpu, reason })
+    }
+}
+
+fn healthy(shared: &Shared) -> Result<(), GpuError> {
+    if shared.failed.load(Ordering::Acquire) {
+        let reason = "simulated failure".to_owned();
+        return Err(GpuError::Driver { reason, sticky: true });
+    }
+    Ok(())
+}
+
+impl Gpus for SimulatedGpus {
+    fn abilities(&self) -> &Abilities {
+        &self.abilities
+    }
+
+    fn memory_kind(&self, device: Device, address: u64) -> MemoryKind {
+        if device.kind() == DeviceKind::Cuda {
+            return MemoryKind::Gpu(device.index());
+        }
+        let pinned = lock(&self.shared.pinned);
+        match pinned.iter().any(|(start, end)| (*start..*end).contains(&address)) {
+            true => MemoryKind::Pinned,
+            false => MemoryKind::Pageable,
+        }
+    }
+
+    fn lane(&self, gpu: u32) -> Result<Box<dyn Lane>, GpuError> {
+        self.check(gpu)?;
+        Ok(Box::new(SimulatedLane { shared: Arc::clone(&self.shared), work: self.work.clone() }))
+    }
+
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+        self.check(gpu)?;
+        Ok(Box::new(Bytes::new(len)))
+    }
+
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+        self.check(gpu)?;
+        Ok(Box::new(Bytes::new(len)))
+    }
+}
+
+/// A buffer that is only ever reached by address.
+struct Bytes {
+    address: u64,
+    _bytes: Vec<u8>,
+}
+
+impl Bytes {
+    fn new(len: usize) -> Self {
+        let mut bytes = vec![0u8; len];
+        Self { address: bytes.as_mut_ptr() as u64, _bytes: bytes }
+    }
+}
+
+impl Buffer for Bytes {
+    fn address(&self) -> u64 {
+        self.address
+    }
+}
+
+struct SimulatedLane {
+    shared: Arc<Shared>,
+    work: Sender<Work>,
+}
+
+impl SimulatedLane {
+    fn queue(&self, work: Work) -> Result<(), GpuError> {
+        healthy(&self.shared)?;
+        self.work.send(work).map_err(|_| GpuError::Driver {
+            reason: "the simulated GPUs are gone".to_owned(),
+            sticky: true,
+        })
+    }
+}
+
+impl Lane for SimulatedLane {
+    unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+        self.queue(Work::Copies(ops.to_vec()))
+    }
+
+    unsafe fn batch(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+        self.queue(Work::Copies(ops.to_vec()))
+    }
+
+    unsafe fn kernel(&mut self, ops: &[CopyOp], unit: u64) -> Result<(), GpuError> {
+        // A unit that does not divide the lengths would leave bytes out on a GPU; it does here too.
+        let whole = |piece: &CopyOp| piece.len == unit;
+        let pieces = ops.iter().flat_map(|op| cut(*op, unit)).filter(whole).collect();
+        self.queue(Work::Copies(pieces))
+    }
+
+    fn after(&mut self, _stream: StreamHandle) -> Result<(), GpuError> {
+        // There are no streams but these, and all work is in one order.
+        healthy(&self.shared)
+    }
+
+    fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {
+        let reached = Arc::new(AtomicBool::new(false));
+        self.queue(Work::Reach(Arc::clone(&reached)))?;
+        Ok(Box::new(SimulatedMark { reached, shared: Arc::clone(&self.shared) }))
+    }
+
+    fn wake(&mut self, waker: Waker) -> Result<(), GpuError> {
+        self.queue(Work::Wake(waker))
+    }
+}
+
+struct SimulatedMark {
+    reached: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+impl Mark for SimulatedMark {
+    fn reached(&self) -> Result<bool, GpuError> {
+        if self.reached.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        healthy(&self.shared)?;
+        Ok(false)
+    }
+}
+
+impl fmt::Debug for SimulatedGpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimulatedGpus").field("abilities", &self.abilities).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
