@@ -14,7 +14,7 @@ use nixl_descriptor::LeaseSet;
 use crate::deadline::Deadline;
 use crate::passive::{OfferSpec, PassiveEntry, PassiveTable};
 use crate::sync::{Mutex, lock};
-use crate::task::{Slot, SlotState, Task};
+use crate::task::{InFlight, Slot, SlotState, Task};
 use crate::{Backoff, Clock, Execution, OperationError, OperationOptions, Transport};
 
 /// How a driver works.
@@ -78,7 +78,7 @@ pub struct Driver {
 
 pub(crate) struct Shared {
     inbox: Mutex<Vec<Arc<Slot>>>,
-    active: AtomicUsize,
+    active: Arc<AtomicUsize>,
     parked: AtomicBool,
     /// Somebody has begun to wait: the next turn counts as progress, so that the back-off starts anew.
     fresh: AtomicBool,
@@ -143,7 +143,7 @@ impl Driver {
     ) -> (Self, Reactor) {
         let shared = Arc::new(Shared {
             inbox: Mutex::new(Vec::new()),
-            active: AtomicUsize::new(0),
+            active: Arc::default(),
             parked: AtomicBool::new(false),
             fresh: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -181,10 +181,8 @@ impl Driver {
     ) -> Result<Arc<Slot>, OperationError> {
         let shared = &self.shared;
         let limit = shared.config.max_in_flight;
-        if shared.active.fetch_add(1, Ordering::AcqRel) >= limit {
-            shared.active.fetch_sub(1, Ordering::AcqRel);
-            return Err(OperationError::QueueFull { limit });
-        }
+        let count =
+            InFlight::count(&shared.active, limit).ok_or(OperationError::QueueFull { limit })?;
         let begun = shared.clock.now();
         let slot = Arc::new(Slot::new(Task {
             execution,
@@ -192,6 +190,7 @@ impl Driver {
             bytes,
             begun,
             posted: false,
+            _count: count,
             deadline: Deadline::starting(begun, options.deadline_after()),
             drain_by: None,
         }));
@@ -225,13 +224,8 @@ impl Driver {
 }
 
 impl Shared {
-    /// Polls one slot and keeps the count of those in flight.
     pub(crate) fn poll(&self, slot: &Slot) -> SlotState {
-        let state = slot.poll(|| self.clock.now(), self.config.drain);
-        if state == SlotState::Ended {
-            self.active.fetch_sub(1, Ordering::AcqRel);
-        }
-        state
+        slot.poll(|| self.clock.now(), self.config.drain)
     }
 
     /// Makes the driver look at once and closely for a while, whatever it was waiting for so far.

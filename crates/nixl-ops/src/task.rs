@@ -1,6 +1,7 @@
 //! A transfer in flight, shared between the one who awaits it and the driver.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -18,11 +19,30 @@ pub(crate) struct Task {
     pub(crate) leases: Vec<LeaseSet>,
     pub(crate) bytes: u64,
     pub(crate) begun: Duration,
+    pub(crate) _count: InFlight,
     /// Whether the execution was polled before.
     pub(crate) posted: bool,
     pub(crate) deadline: Option<Deadline>,
     /// Set once nobody wants the result: when to give up on the engine.
     pub(crate) drain_by: Option<Duration>,
+}
+
+/// One of those in flight, counted until it is dropped.
+pub(crate) struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    /// Counts one more, unless there are `limit`.
+    pub(crate) fn count(active: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        let counted = Self(Arc::clone(active));
+        // Dropping it on the way out takes the surplus one back.
+        (active.fetch_add(1, Ordering::AcqRel) < limit).then_some(counted)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Who may poll a task: whoever gets the lock.

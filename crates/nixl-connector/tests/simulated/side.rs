@@ -153,7 +153,7 @@ impl Side {
             registrations,
         );
         let execution = TransportExecutor.execute(request)?;
-        Ok(ReadOperation::begin(&self.driver, execution, list, leases, options).unwrap())
+        Ok(ReadOperation::begin(&self.driver, execution, list, vec![leases], options).unwrap())
     }
 }
 
