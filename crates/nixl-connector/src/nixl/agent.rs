@@ -60,7 +60,9 @@ impl Agent {
             ..AgentConfig::default()
         };
         let agent = nixl_sys::Agent::new_configured(name, &config).map_err(failed("agent"))?;
-        let (_, params) = agent.get_plugin_params(BACKEND).map_err(failed("UCX plugin"))?;
+        let (_, mut params) = agent.get_plugin_params(BACKEND).map_err(failed("UCX plugin"))?;
+        // UCX would wait for its connections to be accepted, for minutes if nobody is there, and hold its locks.
+        params.set("engine_config", "TCP_CONN_NB=y").map_err(failed("UCX backend"))?;
         let backend = agent.create_backend(BACKEND, &params).map_err(failed("UCX backend"))?;
         exit::arm()?;
         Ok(Self {

@@ -21,8 +21,8 @@ pub(super) struct Directory {
     lost: Mutex<HashMap<String, Lost>>,
 }
 
-/// A peer whose connection broke, or that could not be reached. UCX leaks a socket with each attempt that is refused, so
-/// such peers are not tried often; and NIXL may refuse the name as invalid from then on.
+/// A peer whose connection broke, or that could not be reached. UCX may leak a file with each attempt that is
+/// refused, so such peers are not tried often; and NIXL may refuse the name as invalid from then on.
 #[derive(Debug)]
 struct Lost {
     /// Not to be tried before.

@@ -16,13 +16,14 @@ const LIBRARY: &str = "libnixl_capi.so";
 const WHEEL_FOLDERS: [&str; 2] = [".nixl_cu12.mesonpy.libs", ".nixl_cu13.mesonpy.libs"];
 
 /// Every symbol that this crate makes nixl-sys call. nixl-sys aborts the process if one is missing.
-const SYMBOLS: [&str; 39] = [
+const SYMBOLS: [&str; 40] = [
     "nixl_capi_is_stub",
     "nixl_capi_create_configured_agent",
     "nixl_capi_destroy_agent",
     "nixl_capi_get_plugin_params",
     "nixl_capi_destroy_mem_list",
     "nixl_capi_destroy_params",
+    "nixl_capi_params_add",
     "nixl_capi_create_backend",
     "nixl_capi_destroy_backend",
     "nixl_capi_create_opt_args",
