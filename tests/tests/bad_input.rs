@@ -2,15 +2,19 @@
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
 use std::fs;
+use std::iter;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nixl_connector::{Connector, ConnectorError, OperationError, OperationKind, TransportError};
+use nixl_connector::{
+    Connector, ConnectorError, OperationError, OperationKind, OperationOptions, TransportError,
+};
 use nixl_descriptor::{Descriptor, DescriptorError, LeaseError, Region, leaked};
 use nixl_metadata::{Field, MetadataError, NotificationKey, RdmaMetadata, SerializedDescriptor};
 use nixl_ops::PairingError;
 use nixl_tests::forge::{Blob, KEY, inflate, with_blob};
-use nixl_tests::{Offer, Peer, eventually, pattern, within};
+use nixl_tests::{Offer, Peer, alone, eventually, pattern, skip, within};
 use serde_json::{Value, json};
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
@@ -471,6 +475,80 @@ fn peers_that_are_gone() {
             assert!(gone(&error), "{error:?}");
             stage.still_works().await;
         }
+    });
+}
+
+/// Listens, but so badly that whoever connects gets no answer, not even a refusal. Lives as long as what it returns.
+fn deaf(address: Ipv4Addr) -> (TcpListener, Vec<TcpStream>) {
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let here = listener.local_addr().unwrap();
+    let connect = || TcpStream::connect_timeout(&here, Duration::from_millis(300)).ok();
+    let waiting: Vec<_> = iter::from_fn(connect).take(64).collect();
+    assert!(waiting.len() < 64, "the system answers for the listener");
+    (listener, waiting)
+}
+
+/// The ports on which this machine listens, as UCX writes them.
+fn listening() -> Vec<[u8; 2]> {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut ports = Vec::new();
+    for line in table.lines().skip(1) {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, state) = (fields.next().unwrap(), fields.nth(1).unwrap());
+        if state == "0A" {
+            let port = local.split_once(':').unwrap().1;
+            ports.push(u16::from_str_radix(port, 16).unwrap().to_be_bytes());
+        }
+    }
+    ports
+}
+
+/// A peer that does not answer. By itself UCX waits for it for minutes, and lets nothing else happen meanwhile.
+#[test]
+fn peers_that_do_not_answer() {
+    // The address by which peers know us. Nothing is sent to that one, which is reserved for documentation.
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let ours = socket.connect(("203.0.113.1", 9)).and_then(|()| socket.local_addr());
+    let Ok(IpAddr::V4(ours)) = ours.map(|a| a.ip()) else {
+        return skip("a network", "peers_that_do_not_answer");
+    };
+    alone("peers_that_do_not_answer", &[("UCX_TLS", Path::new("tcp"))], || {
+        within(LIMIT, async {
+            let mut stage = Stage::new().await;
+            let (offer, honest) = stage.offer("readable");
+            let mut forged = Blob::of(&honest);
+            forged.name = b"deaf".to_vec();
+            let details = &mut forged.connections[0].1;
+            let theirs = listening();
+            let (listener, _waiting) = deaf(ours);
+            let port = listener.local_addr().unwrap().port().to_be_bytes();
+            let at = details.windows(2).position(|w| theirs.contains(&[w[0], w[1]])).unwrap();
+            details[at..at + 2].copy_from_slice(&port);
+            let forged = with_blob(&honest, &forged.bytes()).unwrap();
+
+            let started = Instant::now();
+            let timeout = Duration::from_secs(1);
+            let options = OperationOptions::new().timeout(timeout);
+            let region = Region::zeroed(LEN).unwrap();
+            let begun = stage.connector.begin_read_with(&forged, region, options).await;
+            // Others are not kept waiting.
+            stage.serve(&offer).await;
+            assert!(started.elapsed() < timeout, "others waited for {:?}", started.elapsed());
+            let error = match begun {
+                Err(error) => error,
+                Ok(mut read) => read.wait_for_completion().await.unwrap_err().into(),
+            };
+            assert_matches!(
+                error,
+                ConnectorError::Transport(TransportError::PeerGone { .. })
+                    | ConnectorError::Operation(
+                        OperationError::TimedOut { .. }
+                            | OperationError::Transport(TransportError::PeerGone { .. })
+                    )
+            );
+            assert!(started.elapsed() < 2 * timeout, "it took {:?}", started.elapsed());
+        });
     });
 }
 

@@ -287,9 +287,9 @@ fn settled(connector: &Connector, threads: usize, files: usize) -> Resources {
     })
 }
 
-/// What NIXL and UCX keep, seen with NIXL 1.5.1: some 8 KiB for each peer that died over TCP and 31 KiB over shared
-/// memory, and a socket for each attempt to connect that was refused because the peer was dead already. Of those there
-/// are few, because such a peer is not tried again soon.
+/// What NIXL and UCX keep, seen with NIXL 1.5.1: some 30 KiB for each peer that died; and over shared memory a file for
+/// some of the attempts to connect to a peer that was dead already, which are few, because such a peer is not tried
+/// again soon.
 fn kill_many(times: usize, variables: &[(&str, &Path)], name: &str) {
     alone(name, variables, || {
         within(LIMIT, async {
