@@ -301,4 +301,38 @@ mod tests {
         stream.reclaim();
         assert_eq!(pinned.write(0, &[1; 64]), Ok(()));
     }
+
+    #[test]
+    fn threads_that_share_a_stream_free_nothing_early_or_twice() {
+        let fake = Fake::new();
+        let context = fake.context(0);
+        let stream = Stream::new(&context).unwrap();
+        let pool = DevicePool::new(&context, PoolLimits::new(1 << 20));
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (stream, pool, fake) = (&stream, &pool, &fake);
+                scope.spawn(move || {
+                    for round in 0..200 {
+                        let from = PinnedMemory::new(&context, 512).unwrap().into();
+                        let Ok(memory) = pool.allocate(512 + round) else {
+                            stream.synchronize().unwrap();
+                            continue;
+                        };
+                        stream.copy(&memory.into(), 0, &from, 0, 512).unwrap();
+                        drop(from);
+                        match (round + thread) % 8 {
+                            0 => fake.finish(),
+                            1 => stream.reclaim(),
+                            2 => pool.trim(0),
+                            _ => {}
+                        }
+                    }
+                });
+            }
+        });
+        stream.synchronize().unwrap();
+        pool.trim(0);
+        assert_eq!(fake.live_bytes(), 0);
+        assert_eq!(fake.faults(), Vec::<String>::new());
+    }
 }

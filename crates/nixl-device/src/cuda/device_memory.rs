@@ -90,9 +90,13 @@ impl DeviceMemory {
         };
         let mut descriptor: i32 = -1;
         let out = (&raw mut descriptor).cast();
+        let (address, len) = (self.address, self.len);
         // SAFETY: the memory is alive; for this kind of handle the call writes an `int`, during the call only.
-        self.context
-            .call(CALL, |_| unsafe { export(out, self.address, self.len, DMA_BUF_FD, 0) })?;
+        let export = |_: &_| unsafe { export(out, address, len, DMA_BUF_FD, 0) };
+        self.context.call(CALL, export)?;
+        if descriptor < 0 {
+            return Err(CudaError::not_supported(CALL));
+        }
         // SAFETY: the driver made it for the caller, who owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
     }

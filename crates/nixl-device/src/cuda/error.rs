@@ -36,7 +36,8 @@ pub struct CudaError {
 pub enum CudaErrorClass {
     /// There is not enough memory of the kind asked for. Free some and try again.
     OutOfMemory,
-    /// The context is broken for good: all later calls on its device fail, until the process ends.
+    /// The context is broken for good: all later calls on its device fail until the process ends. No context of
+    /// another device can be made any more either, and those that exist may fail too.
     Sticky,
     /// This driver, device or system cannot do it. Use another way.
     NotSupported,
@@ -87,7 +88,7 @@ impl CudaError {
 
     const fn advice(&self) -> &'static str {
         match self.class() {
-            CudaErrorClass::Sticky => "; the device cannot be used again by this process",
+            CudaErrorClass::Sticky => "; restart the process to use the device again",
             _ => "",
         }
     }
@@ -163,7 +164,7 @@ mod tests {
             let message = error(code).to_string();
             let start = format!("cuTest failed with code {code}");
             prop_assert!(message.starts_with(&start), "{message}");
-            prop_assert_eq!(message.contains("cannot be used again"), error(code).is_sticky());
+            prop_assert_eq!(message.contains("restart the process"), error(code).is_sticky());
         }
     }
 }

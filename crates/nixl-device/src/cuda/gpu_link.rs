@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::device::CudaDevice;
 use super::driver::Driver;
 use super::error::{CudaError, DeviceError};
-use super::nvml::{Link, Nvml};
+use super::nvml::{LinkKind, Nvml};
 use super::probe::loaded;
 use crate::pci::PciAddress;
 
@@ -52,7 +52,7 @@ pub enum Interconnect {
 ///
 /// [`DeviceError`]. Without NVML only [`GpuLink::interconnect`] is unknown.
 pub fn gpu_links(devices: &[CudaDevice]) -> Result<Vec<GpuLink>, DeviceError> {
-    Ok(links(loaded()?, devices, interconnect)?)
+    links(loaded()?, devices, interconnect)
 }
 
 fn links(
@@ -105,9 +105,9 @@ fn interconnect(from: Option<PciAddress>, to: Option<PciAddress>) -> Interconnec
         return unknown("a device has no known PCI address");
     };
     match nvml.link(from, to) {
-        Some(Link::NvLink) => Interconnect::NvLink,
-        Some(Link::Pcie) => Interconnect::Pcie,
-        Some(Link::None) => Interconnect::None,
+        Some(LinkKind::Nvidia) => Interconnect::NvLink,
+        Some(LinkKind::Pcie) => Interconnect::Pcie,
+        Some(LinkKind::None) => Interconnect::None,
         None => unknown("NVML does not tell for these devices"),
     }
 }

@@ -30,8 +30,8 @@ pub(super) struct Nvml {
 
 /// How two devices are linked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Link {
-    NvLink,
+pub(super) enum LinkKind {
+    Nvidia,
     Pcie,
     None,
 }
@@ -80,7 +80,7 @@ impl Nvml {
     }
 
     /// How two devices are linked; `None` if that cannot be told.
-    pub(super) fn link(&self, a: PciAddress, b: PciAddress) -> Option<Link> {
+    pub(super) fn link(&self, a: PciAddress, b: PciAddress) -> Option<LinkKind> {
         const NVLINK: i32 = 2;
         const PCI: i32 = 4;
         let (a, b) = (self.device(a)?, self.device(b)?);
@@ -92,9 +92,9 @@ impl Nvml {
             (code == 0).then_some(status == 0)
         };
         match (has(NVLINK), has(PCI)) {
-            (Some(true), _) => Some(Link::NvLink),
-            (Some(false), Some(true)) => Some(Link::Pcie),
-            (Some(false), Some(false)) => Some(Link::None),
+            (Some(true), _) => Some(LinkKind::Nvidia),
+            (Some(false), Some(true)) => Some(LinkKind::Pcie),
+            (Some(false), Some(false)) => Some(LinkKind::None),
             _ => None,
         }
     }

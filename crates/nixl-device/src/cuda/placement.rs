@@ -128,6 +128,41 @@ mod tests {
 
     use super::*;
 
+    /// Two nodes with two processors each, and a GPU on the second.
+    #[cfg(unix)]
+    fn two_nodes() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let file = |path: &str, content: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        };
+        file("sys/devices/system/node/node0/cpulist", "0-1\n");
+        file("sys/devices/system/node/node1/cpulist", "2-3\n");
+        let gpu = "sys/devices/pci0000:00/0000:01:00.0";
+        file(&format!("{gpu}/vendor"), "0x10de\n");
+        file(&format!("{gpu}/class"), "0x030200\n");
+        file(&format!("{gpu}/numa_node"), "1\n");
+        let links = root.path().join("sys/bus/pci/devices");
+        std::fs::create_dir_all(&links).unwrap();
+        std::os::unix::fs::symlink(
+            "../../../devices/pci0000:00/0000:01:00.0",
+            links.join("0000:01:00.0"),
+        )
+        .unwrap();
+        root
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn the_node_of_the_device_is_found() {
+        let root = two_nodes();
+        let near = |address: &str| Placement::near_in(root.path(), address.parse().ok());
+        assert_eq!(near("0000:01:00.0"), Placement { node: Some(1), cpus: vec![2, 3] });
+        assert_eq!(near("0000:02:00.0"), Placement::default());
+        assert_eq!(near(""), Placement::default());
+    }
+
     #[test]
     fn work_runs_once_near_and_far() {
         for cpus in [Vec::new(), vec![0], vec![60_000]] {

@@ -120,6 +120,8 @@ impl Stream {
     /// Runs a function on a thread of the driver when everything queued before it is done, with `Ok`; or when the
     /// context breaks, with the error. What is queued later waits for the function, so keep it short: wake somebody.
     ///
+    /// The way takes about 15 µs; who polls an [`Event`] instead knows 2 µs after the device has passed.
+    ///
     /// It runs exactly once, and a panic in it goes no further. Calls of CUDA in it fail with
     /// `CUDA_ERROR_NOT_PERMITTED`; memory, streams and events may be dropped there.
     ///
