@@ -280,8 +280,9 @@ pub struct Reactor {
 impl Reactor {
     /// A turn stops polling transfers after this long, to look at notifications and deadlines.
     const TURN: Duration = Duration::from_millis(1);
-    /// Stays awake this long after the last operation ended, since another usually follows.
-    const LINGER: Duration = Duration::from_millis(2);
+    /// Sleeps rather than parks this long after the last operation ended, since another usually follows, and need then
+    /// not wake it. One that nobody awaits is posted, but seen to its end only then.
+    const LINGER: Duration = Duration::from_millis(1);
 
     fn new(shared: Arc<Shared>) -> Self {
         let last_progress = shared.clock.now();
@@ -367,10 +368,12 @@ impl Reactor {
         if self.shared.closing.load(Ordering::SeqCst) {
             return Next::Exit;
         }
-        if idle < Self::LINGER {
-            return Next::Sleep(config.backoff.sleep_after(idle).unwrap_or(Duration::ZERO));
+        match Self::LINGER.checked_sub(idle) {
+            // One sleep, not ticks: whoever waits for an operation looks at it, and wakes the driver only if that
+            // does not help.
+            Some(rest) if !rest.is_zero() => Next::Sleep(rest),
+            _ => Next::Park,
         }
-        Next::Park
     }
 
     /// Turns until the driver is dropped and everything has ended.
