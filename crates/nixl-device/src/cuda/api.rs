@@ -136,6 +136,7 @@ api! {
         );
     }
     optional {
+        pointer_get_attribute = c"cuPointerGetAttribute" (*mut c_void, i32, Address);
         // Since 11.4; tells MIG devices of one GPU apart.
         device_get_uuid_v2 = c"cuDeviceGetUuid_v2" (*mut [u8; 16], DeviceNumber);
         // Since 11.7.

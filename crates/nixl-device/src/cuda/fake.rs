@@ -616,6 +616,7 @@ pub(super) fn api() -> Api {
         batch("cuMemcpyBatchAsync_v2", [dsts, srcs], lens, count, stream)
     }
     Api {
+        pointer_get_attribute: None,
         init,
         driver_get_version,
         device_get_count,

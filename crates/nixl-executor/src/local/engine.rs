@@ -116,7 +116,23 @@ pub trait Mark: Send {
     fn reached(&self) -> Result<bool, GpuError>;
 }
 
-/// A stream of the caller's: a `CUstream` as a number.
+/// A stream of the caller's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[allow(clippy::exhaustive_structs, reason = "a foreign handle is one number")]
-pub struct StreamHandle(pub u64);
+pub struct StreamHandle(usize);
+
+impl StreamHandle {
+    /// The stream behind a `CUstream`; 0 is the default stream.
+    ///
+    /// # Safety
+    ///
+    /// `stream` is a `CUstream` of the primary context of the GPU that a transfer with this handle uses, and stays alive
+    /// until that transfer has begun.
+    #[must_use]
+    pub unsafe fn from_raw(stream: usize) -> Self {
+        Self(stream)
+    }
+
+    pub(crate) fn as_raw(self) -> usize {
+        self.0
+    }
+}

@@ -1,6 +1,7 @@
 //! Carrying a plan out.
 #![allow(unsafe_code, reason = "queues copies by address")]
 
+use std::mem;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
@@ -152,6 +153,17 @@ impl PlanExecution {
                 self.state = State::Ended;
                 Poll::Ready(Err(error))
             }
+        }
+    }
+}
+
+impl Drop for PlanExecution {
+    fn drop(&mut self) {
+        // In flight only if the GPU never became quiet, when the operation's memory is leaked too: nothing that the GPU
+        // may still use goes back to a pool.
+        match mem::replace(&mut self.state, State::Ended) {
+            State::Planned | State::Ended => {}
+            in_flight => mem::forget(in_flight),
         }
     }
 }

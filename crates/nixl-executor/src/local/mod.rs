@@ -1,6 +1,7 @@
 //! Copies of KV-cache blocks between memories of this process.
 
 mod costs;
+mod cuda;
 mod engine;
 mod error;
 mod execution;
@@ -12,8 +13,10 @@ mod policy;
 mod ring;
 mod simulated;
 mod strategy;
+mod table;
 
 pub use costs::{Cost, Costs, CostsError, Route};
+pub use cuda::CudaGpus;
 pub use engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
 pub use error::{BlockError, GpuError};
 pub use executor::{BlockExecutor, BlockOptions};

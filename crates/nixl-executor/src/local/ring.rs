@@ -183,7 +183,12 @@ unsafe fn start(
             let queued = unsafe { lane.copies(ops) };
             // Even if some could not be queued, what was must be waited for.
             let mark = lane.mark()?;
-            queued?;
+            if let Err(error) = queued {
+                while !mark.reached()? {
+                    std::thread::yield_now();
+                }
+                return Err(error);
+            }
             lane.wake(waker.clone())?;
             Ok(Done::Gpu(mark))
         }

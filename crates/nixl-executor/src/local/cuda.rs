@@ -1,0 +1,396 @@
+//! The driver's GPUs.
+#![allow(unsafe_code, reason = "queues copies and kernels by address")]
+
+use std::ffi::c_void;
+use std::fmt;
+use std::ptr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use nixl_device::cuda::{
+    Context, CudaError, DeviceError, DeviceMemory, DevicePool, Event, Function, MemoryError,
+    Module, PinnedMemory, PinnedPool, PoolLimits, Stream, devices, gpu_links,
+};
+use nixl_device::{Device, DeviceKind};
+
+use super::engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
+use super::plan::CopyOp;
+use super::strategy::Abilities;
+use super::table::{Form, Side, Table};
+use super::{GpuError, MemoryKind};
+
+/// The kernel that copies scattered pieces; see `kernels/README.md`.
+const KERNEL: &str = include_str!("../../kernels/copy.ptx");
+/// Its entries, by the width of their accesses.
+const ENTRIES: [(u32, &str); 5] = [
+    (16, "nixl_copy_16"),
+    (8, "nixl_copy_8"),
+    (4, "nixl_copy_4"),
+    (2, "nixl_copy_2"),
+    (1, "nixl_copy_1"),
+];
+
+/// All GPUs of this process, with pools of streams and memory. Its parts are made when they are first used, but for
+/// the contexts and the kernel, which take some hundred milliseconds.
+#[derive(Debug)]
+pub struct CudaGpus {
+    abilities: Abilities,
+    gpus: Vec<Arc<Gpu>>,
+}
+
+struct Gpu {
+    context: Context,
+    multiprocessors: u32,
+    /// By width, as [`ENTRIES`]. Empty if the kernel could not be loaded.
+    entries: Vec<(u32, Function)>,
+    pinned: PinnedPool,
+    scratch: DevicePool,
+    streams: Mutex<Vec<Stream>>,
+    events: Mutex<Vec<Event>>,
+}
+
+impl CudaGpus {
+    /// Pinned memory that transfers may take for each GPU: slots of rings, and tables of the kernel.
+    pub const PINNED_BYTES: usize = 512 << 20;
+    /// Device memory that transfers may take on each GPU.
+    pub const SCRATCH_BYTES: usize = 512 << 20;
+
+    /// The GPUs of this process. **Blocks** while their contexts are made.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`]: CUDA is not there, or a context cannot be made. A kernel that cannot be loaded or peers that cannot
+    /// be reached are no error: plans say so.
+    pub fn new() -> Result<Self, GpuError> {
+        let described = devices().map_err(|e| no_device(0, &e))?;
+        let mut gpus = Vec::with_capacity(described.len());
+        for device in &described {
+            gpus.push(Arc::new(Gpu::new(device.ordinal, device.multiprocessors)?));
+        }
+        let mut peers = Vec::new();
+        for link in gpu_links(&described).map_err(|e| no_device(0, &e))? {
+            let (Some(from), Some(to)) = (gpus.get(link.from as usize), gpus.get(link.to as usize))
+            else {
+                continue;
+            };
+            let both = link.peer_access
+                && from.context.enable_peer_access(&to.context).is_ok()
+                && to.context.enable_peer_access(&from.context).is_ok();
+            let pair = (link.from.min(link.to), link.from.max(link.to));
+            if both && !peers.contains(&pair) {
+                peers.push(pair);
+            }
+        }
+        let abilities = Abilities {
+            gpus: gpus.len() as u32,
+            batch: gpus.iter().all(|gpu| gpu.context.has_batch_copy()),
+            kernel: gpus.iter().all(|gpu| !gpu.entries.is_empty()),
+            peers,
+        };
+        Ok(Self { abilities, gpus })
+    }
+
+    fn gpu(&self, ordinal: u32) -> Result<&Arc<Gpu>, GpuError> {
+        self.gpus.get(ordinal as usize).ok_or_else(|| GpuError::NoDevice {
+            ordinal,
+            reason: format!("{} are there", self.gpus.len()),
+        })
+    }
+}
+
+impl Gpu {
+    fn new(ordinal: u32, multiprocessors: u32) -> Result<Self, GpuError> {
+        let context = Context::primary(ordinal).map_err(|e| no_device(ordinal, &e))?;
+        let entries = match Module::load_ptx(&context, KERNEL) {
+            Ok(module) => ENTRIES
+                .iter()
+                .filter_map(|(width, name)| Some((*width, module.function(name).ok()?)))
+                .collect(),
+            Err(_) => Vec::new(),
+        };
+        let entries = if entries.len() == ENTRIES.len() { entries } else { Vec::new() };
+        Ok(Self {
+            pinned: PinnedPool::new(&context, PoolLimits::new(CudaGpus::PINNED_BYTES)),
+            scratch: DevicePool::new(&context, PoolLimits::new(CudaGpus::SCRATCH_BYTES)),
+            streams: Mutex::default(),
+            events: Mutex::default(),
+            context,
+            multiprocessors,
+            entries,
+        })
+    }
+}
+
+impl Gpu {
+    /// An event from the pool, or a new one.
+    fn event(&self) -> Result<Event, GpuError> {
+        let pooled = lock(&self.events).pop();
+        pooled.map_or_else(|| Event::new(&self.context).map_err(driver), Ok)
+    }
+}
+
+impl Gpus for CudaGpus {
+    fn abilities(&self) -> &Abilities {
+        &self.abilities
+    }
+
+    fn memory_kind(&self, device: Device, address: u64) -> MemoryKind {
+        match device.kind() {
+            DeviceKind::Cuda => MemoryKind::Gpu(device.index()),
+            // Pinned memory is pinned for all contexts.
+            _ if self.gpus.first().is_some_and(|gpu| gpu.context.is_pinned(address)) => {
+                MemoryKind::Pinned
+            }
+            _ => MemoryKind::Pageable,
+        }
+    }
+
+    fn lane(&self, gpu: u32) -> Result<Box<dyn Lane>, GpuError> {
+        let gpu = self.gpu(gpu)?;
+        let pooled = lock(&gpu.streams).pop();
+        let stream = match pooled {
+            Some(stream) => stream,
+            None => Stream::new(&gpu.context).map_err(driver)?,
+        };
+        Ok(Box::new(CudaLane { gpu: Arc::clone(gpu), stream: Some(stream), tables: Vec::new() }))
+    }
+
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+        Ok(Box::new(self.gpu(gpu)?.pinned.allocate(len).map_err(memory)?))
+    }
+
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+        Ok(Box::new(self.gpu(gpu)?.scratch.allocate(len).map_err(memory)?))
+    }
+}
+
+impl Buffer for PinnedMemory {
+    fn address(&self) -> u64 {
+        self.address()
+    }
+}
+
+impl Buffer for DeviceMemory {
+    fn address(&self) -> u64 {
+        self.address()
+    }
+}
+
+/// A stream from the pool, which takes it back. Whoever drops a lane has seen a mark after its work, or forgets it.
+struct CudaLane {
+    gpu: Arc<Gpu>,
+    /// `Some` until dropped.
+    stream: Option<Stream>,
+    /// Read by kernels that may not have run yet.
+    tables: Vec<PinnedMemory>,
+}
+
+impl CudaLane {
+    fn stream(&self) -> Result<&Stream, GpuError> {
+        self.stream.as_ref().ok_or_else(|| GpuError::Unsupported {
+            reason: "the lane has been given back".to_owned(),
+        })
+    }
+}
+
+/// The kernel's parameter: laid out as C does, every field eight bytes.
+#[repr(C)]
+struct Parameter {
+    length: u64,
+    blocks: u64,
+    pieces: u64,
+    source: ParameterSide,
+    destination: ParameterSide,
+    offsets: u64,
+}
+
+#[repr(C)]
+struct ParameterSide {
+    base: u64,
+    stride: u64,
+    ids: u64,
+}
+
+impl Lane for CudaLane {
+    unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+        let stream = self.stream()?;
+        for op in ops {
+            // SAFETY: the caller vouches for both ranges until a later mark is reached.
+            unsafe { stream.copy_async(op.dst, op.src, op.len as usize) }.map_err(driver)?;
+        }
+        Ok(())
+    }
+
+    unsafe fn batch(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+        let dsts: Vec<_> = ops.iter().map(|op| op.dst).collect();
+        let srcs: Vec<_> = ops.iter().map(|op| op.src).collect();
+        let lens: Vec<_> = ops.iter().map(|op| op.len as usize).collect();
+        // SAFETY: the caller vouches for all ranges until a later mark is reached; plans have no overlapping targets.
+        unsafe { self.stream()?.copy_batch_async(&dsts, &srcs, &lens) }.map_err(driver)
+    }
+
+    unsafe fn kernel(&mut self, ops: &[CopyOp], unit: u64) -> Result<(), GpuError> {
+        let table = Table::new(ops, unit);
+        let width = table.width();
+        let entry = self.gpu.entries.iter().find(|(w, _)| *w == width);
+        let Some((_, function)) = entry else {
+            return Err(GpuError::Unsupported { reason: "the kernel is not loaded".to_owned() });
+        };
+        let (parameter, pinned) = lay_out(&self.gpu.pinned, &table)?;
+        let bytes = table.length.saturating_mul(table.count);
+        let pinned_side = |address| self.gpu.context.is_pinned(address);
+        let host = ops.first().is_some_and(|op| pinned_side(op.src) || pinned_side(op.dst));
+        let grid = grid(host, bytes, self.gpu.multiprocessors);
+        let mut parameter = parameter;
+        let mut parameters = [ptr::from_mut(&mut parameter).cast::<c_void>()];
+        // SAFETY: the entries take one such parameter by value. The caller vouches for all ranges until a later mark
+        // is reached; the table lies in pinned memory that this lane keeps until then, and the module is the GPU's.
+        unsafe {
+            function.launch([grid, 1, 1], [THREADS, 1, 1], 0, &mut parameters, self.stream()?)
+        }
+        .map_err(driver)?;
+        self.tables.push(pinned);
+        Ok(())
+    }
+
+    fn after(&mut self, stream: StreamHandle) -> Result<(), GpuError> {
+        let event = self.gpu.event()?;
+        // SAFETY: whoever made the handle vouched for the stream.
+        unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(driver)?;
+        self.stream()?.wait(&event).map_err(driver)?;
+        lock(&self.gpu.events).push(event);
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {
+        let event = self.gpu.event()?;
+        event.record(self.stream()?).map_err(driver)?;
+        Ok(Box::new(CudaMark { gpu: Arc::clone(&self.gpu), event: Some(event) }))
+    }
+
+    fn wake(&mut self, waker: Waker) -> Result<(), GpuError> {
+        self.stream()?.host_callback(Box::new(move |_| waker.wake())).map_err(driver)
+    }
+}
+
+impl Drop for CudaLane {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            lock(&self.gpu.streams).push(stream);
+        }
+    }
+}
+
+struct CudaMark {
+    gpu: Arc<Gpu>,
+    /// `Some` until dropped.
+    event: Option<Event>,
+}
+
+impl Mark for CudaMark {
+    fn reached(&self) -> Result<bool, GpuError> {
+        self.event.as_ref().map_or(Ok(true), |event| event.query().map_err(driver))
+    }
+}
+
+impl Drop for CudaMark {
+    fn drop(&mut self) {
+        if let Some(event) = self.event.take() {
+            lock(&self.gpu.events).push(event);
+        }
+    }
+}
+
+/// Threads of a block of the kernel.
+const THREADS: u32 = 256;
+
+/// Blocks of the kernel. Enough to fill the GPU's memory, or, where the host's takes part, to fill PCIe and leave the
+/// other multiprocessors to the model (16 reach 51.5 and 50.2 GB/s on PCIe 5 x16, as many as do not matter more).
+fn grid(host: bool, bytes: u64, multiprocessors: u32) -> u32 {
+    const OVER_PCIE: u32 = 16;
+    const PER_MULTIPROCESSOR: u32 = 16;
+    const BYTES_PER_BLOCK: u64 = 16 * 1024;
+    let most = if host { OVER_PCIE } else { multiprocessors.saturating_mul(PER_MULTIPROCESSOR) };
+    let useful = u32::try_from(bytes.div_ceil(BYTES_PER_BLOCK)).unwrap_or(u32::MAX);
+    most.min(useful).max(1)
+}
+
+/// Writes the table to pinned memory, which the kernel reads.
+fn lay_out(pool: &PinnedPool, table: &Table) -> Result<(Parameter, PinnedMemory), GpuError> {
+    let count = table.count as usize;
+    // Both forms take eight or sixteen bytes a piece; ids of the two sides follow each other.
+    let each = match &table.form {
+        Form::Ids { .. } => 8,
+        Form::Addresses(_) => 16,
+    };
+    let mut pinned = pool.allocate(each * count.max(1)).map_err(memory)?;
+    let address = pinned.address();
+    let bytes = pinned.as_mut_slice();
+    match &table.form {
+        Form::Ids { src, dst } => {
+            write_words(bytes, src.ids.iter().chain(&dst.ids).map(|id| id.to_ne_bytes()));
+        }
+        Form::Addresses(pairs) => {
+            write_words(bytes, pairs.iter().flatten().map(|a| a.to_ne_bytes()));
+        }
+    }
+    let side = |side: &Side, ids| ParameterSide { base: side.base, stride: side.stride, ids };
+    let none = || ParameterSide { base: 0, stride: 0, ids: 0 };
+    let parameter = match &table.form {
+        Form::Ids { src, dst } => Parameter {
+            length: table.length,
+            blocks: table.count,
+            pieces: 1,
+            source: side(src, address),
+            destination: side(dst, address + 4 * table.count),
+            offsets: 0,
+        },
+        Form::Addresses(_) => Parameter {
+            length: table.length,
+            blocks: 1,
+            pieces: table.count,
+            source: none(),
+            destination: none(),
+            offsets: address,
+        },
+    };
+    Ok((parameter, pinned))
+}
+
+fn write_words<const N: usize>(bytes: &mut [u8], words: impl Iterator<Item = [u8; N]>) {
+    for (slot, word) in bytes.as_chunks_mut::<N>().0.iter_mut().zip(words) {
+        *slot = word;
+    }
+}
+
+fn driver(error: CudaError) -> GpuError {
+    match error.is_not_supported() {
+        true => GpuError::Unsupported { reason: error.to_string() },
+        false => GpuError::Driver { reason: error.to_string(), sticky: error.is_sticky() },
+    }
+}
+
+fn memory(error: MemoryError) -> GpuError {
+    let what = match &error {
+        MemoryError::OutOfDeviceMemory { .. } => "device",
+        _ => "pinned",
+    };
+    GpuError::OutOfMemory { what, reason: error.to_string() }
+}
+
+fn no_device(ordinal: u32, error: &DeviceError) -> GpuError {
+    GpuError::NoDevice { ordinal, reason: error.to_string() }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gpu")
+            .field("context", &self.context)
+            .field("kernel", &!self.entries.is_empty())
+            .finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
