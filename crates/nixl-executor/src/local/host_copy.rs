@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn a_pool_copies_everything() {
         let pool = CopyPool::new(3).unwrap();
-        let src: Vec<u8> = (0..3_000_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let src: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
         let mut dst = vec![0u8; src.len()];
         let op = CopyOp {
             src: src.as_ptr() as u64,

@@ -1,0 +1,169 @@
+//! What the tests on simulated and on real GPUs share: caches with a pattern, and the check of every byte.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry, LayoutKind};
+use nixl_descriptor::{Descriptor, Region};
+use nixl_executor::{
+    BlockError, BlockExecutor, BlockOptions, MemoryKind, PathKind, PathPolicy, Strategy,
+};
+use nixl_ops::{Completion, CopyOperation, OperationError};
+
+pub const LAYOUTS: [LayoutKind; 3] = [
+    LayoutKind::FullyContiguous,
+    LayoutKind::PerLayer(LayerOrder::BlockFirst),
+    LayoutKind::PerLayer(LayerOrder::OuterFirst),
+];
+
+/// Memory of each kind, and ways to look into it.
+pub trait Machine {
+    fn region(&self, kind: MemoryKind, len: usize) -> Region;
+    fn upload(&self, region: &Region, bytes: &[u8]);
+    fn download(&self, region: &Region) -> Vec<u8>;
+}
+
+pub fn geometry(blocks: usize, layers: usize, inner: usize, width: usize) -> LayoutGeometry {
+    LayoutGeometry::try_from(Dimensions {
+        blocks,
+        layers,
+        outer: 2,
+        page_size: 4,
+        inner: Inner::Elements(inner),
+        element_width: width,
+    })
+    .unwrap()
+}
+
+/// A layout over regions of its own, with guard bytes before and after each part.
+pub struct Cache {
+    pub layout: Layout,
+    regions: Vec<Region>,
+    guard: usize,
+}
+
+impl Cache {
+    /// Parts begin `guard` bytes into their regions: an odd number makes every access unaligned.
+    pub fn new(
+        machine: &impl Machine,
+        kind: MemoryKind,
+        shape: LayoutKind,
+        g: LayoutGeometry,
+        guard: usize,
+    ) -> Self {
+        let part = |len: usize| {
+            let region = machine.region(kind, len + 2 * guard);
+            let part: Descriptor = region.descriptor(guard..guard + len).unwrap();
+            (region, part)
+        };
+        let (regions, layout) = match shape {
+            LayoutKind::PerLayer(order) => {
+                let len = g.blocks() * g.layer_len();
+                let (regions, parts) = (0..g.layers()).map(|_| part(len)).unzip();
+                (regions, Layout::per_layer(g, order, parts).unwrap())
+            }
+            _ => {
+                let (region, part) = part(g.bytes());
+                (vec![region], Layout::fully_contiguous(g, part).unwrap())
+            }
+        };
+        Self { layout, regions, guard }
+    }
+
+    /// What every region should hold, if chunk `(block, layer, outer)` holds what `source` says.
+    fn expected(
+        &self,
+        source: impl Fn((usize, usize, usize)) -> (u64, (usize, usize, usize)),
+    ) -> Vec<Vec<u8>> {
+        let mut images: Vec<_> = self.regions.iter().map(|r| vec![0xEE; r.len()]).collect();
+        let g = *self.layout.geometry();
+        for block in 0..g.blocks() {
+            for layer in 0..g.layers() {
+                for outer in 0..g.outer() {
+                    let span = self.layout.chunk(block, layer, outer).unwrap();
+                    let (seed, key) = source((block, layer, outer));
+                    let from = self.guard + span.offset;
+                    for (at, byte) in
+                        images[span.part][from..from + span.len].iter_mut().enumerate()
+                    {
+                        *byte = pattern(seed, key, at);
+                    }
+                }
+            }
+        }
+        images
+    }
+
+    pub fn fill(&self, machine: &impl Machine, seed: u64) {
+        let images = self.expected(|key| (seed, key));
+        for (region, image) in self.regions.iter().zip(images) {
+            machine.upload(region, &image);
+        }
+    }
+
+    /// Every byte, guards included.
+    pub fn check(
+        &self,
+        machine: &impl Machine,
+        what: &str,
+        source: impl Fn((usize, usize, usize)) -> (u64, (usize, usize, usize)),
+    ) {
+        for (part, image) in self.expected(source).into_iter().enumerate() {
+            let found = machine.download(&self.regions[part]);
+            if found != image {
+                let at = found.iter().zip(&image).position(|(f, i)| f != i);
+                panic!("{what}: part {part} differs first at byte {at:?} of {}", image.len());
+            }
+        }
+    }
+}
+
+/// Differs for every block, layer, K or V, and place: a swap or a shift of any of them is seen.
+pub fn pattern(seed: u64, (block, layer, outer): (usize, usize, usize), at: usize) -> u8 {
+    let key = [block as u64, layer as u64, outer as u64, at as u64]
+        .into_iter()
+        .fold(seed, |h, x| (h ^ x).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29));
+    (key >> 32) as u8
+}
+
+pub fn wait(mut operation: CopyOperation) -> Result<Completion, OperationError> {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(operation.wait_for_completion())
+}
+
+/// Copies with every strategy that can, and checks every byte of the destination. Returns those that could.
+pub fn copy_and_check(
+    machine: &impl Machine,
+    executor: &BlockExecutor,
+    (from, to): (&Cache, &Cache),
+    (src, dst): (&[usize], &[usize]),
+    layers: Range<usize>,
+) -> Vec<Strategy> {
+    let mut used = Vec::new();
+    for strategy in Strategy::ALL {
+        let options = BlockOptions::new()
+            .policy(PathPolicy::Require(strategy))
+            .layers(layers.clone())
+            .timeout(Duration::from_secs(60));
+        match executor.plan(&from.layout, src, &to.layout, dst, &options) {
+            Ok(_) => {}
+            Err(BlockError::NoStrategy { .. }) => continue,
+            Err(other) => panic!("{strategy}: {other}"),
+        }
+        from.fill(machine, 3);
+        to.fill(machine, 4);
+        let operation = executor.execute(&from.layout, src, &to.layout, dst, &options).unwrap();
+        let done = wait(operation).unwrap_or_else(|e| panic!("{strategy}: {e}"));
+        assert_eq!(done.path().unwrap().kind, PathKind::Local(strategy.name()));
+        to.check(machine, strategy.name(), |(block, layer, outer)| {
+            match dst.iter().position(|b| *b == block).filter(|_| layers.contains(&layer)) {
+                Some(index) => (3, (src[index], layer, outer)),
+                None => (4, (block, layer, outer)),
+            }
+        });
+        used.push(strategy);
+    }
+    used
+}

@@ -1,0 +1,173 @@
+//! Block transfers on real GPUs: every pair of memories, of layouts and every strategy, byte for byte. Without a GPU they
+//! are skipped, loudly.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(unsafe_code, reason = "fills and reads GPU memory by address")]
+
+mod common;
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::sync::Arc;
+
+use common::{Cache, LAYOUTS, Machine, copy_and_check, geometry, wait};
+use nixl_descriptor::Region;
+use nixl_descriptor::layout::{LayerOrder, LayoutKind};
+use nixl_device::Device;
+use nixl_device::cuda::{Context, DeviceMemory, PinnedMemory, Stream};
+use nixl_executor::{BlockExecutor, BlockOptions, Costs, CudaGpus, Gpus, MemoryKind, Strategy};
+
+struct Cuda {
+    gpus: Arc<CudaGpus>,
+    stream: Stream,
+    context: Context,
+}
+
+impl Cuda {
+    /// The GPUs, if there are at least `wanted`; else the test is noted as skipped.
+    fn new(wanted: u32, test: &str) -> Option<(Self, BlockExecutor)> {
+        let found = nixl_device::cuda::probe().as_ref().map_or(0, |driver| driver.device_count);
+        if found < wanted {
+            let want = if wanted == 1 { "a GPU" } else { "two GPUs" };
+            let line = format!("SKIPPED({want}): {test}\n");
+            print!("{line}");
+            if let Some(log) = std::env::var_os("NIXL_TEST_SKIP_LOG") {
+                let mut log = OpenOptions::new().append(true).create(true).open(log).unwrap();
+                log.write_all(line.as_bytes()).unwrap();
+            }
+            return None;
+        }
+        let gpus = Arc::new(CudaGpus::new().unwrap());
+        let executor =
+            BlockExecutor::new(Arc::clone(&gpus) as Arc<dyn Gpus>, Costs::default()).unwrap();
+        let context = Context::primary(0).unwrap();
+        let stream = Stream::new(&context).unwrap();
+        Some((Self { gpus, stream, context }, executor))
+    }
+
+    fn copy(&self, dst: u64, src: u64, len: usize) {
+        // SAFETY: whoever calls this waits right here, for memory that no transfer uses now.
+        unsafe { self.stream.copy_async(dst, src, len) }.unwrap();
+        self.stream.synchronize().unwrap();
+    }
+}
+
+impl Machine for Cuda {
+    fn region(&self, kind: MemoryKind, len: usize) -> Region {
+        let region = match kind {
+            MemoryKind::Gpu(ordinal) => {
+                let context = Context::primary(ordinal).unwrap();
+                Region::try_from(DeviceMemory::new(&context, len).unwrap()).unwrap()
+            }
+            MemoryKind::Pinned => {
+                Region::try_from(PinnedMemory::new(&self.context, len).unwrap()).unwrap()
+            }
+            MemoryKind::Pageable => Region::try_from(vec![0; len]).unwrap(),
+        };
+        assert_eq!(self.gpus.memory_kind(region.device(), region.address()), kind);
+        region
+    }
+
+    fn upload(&self, region: &Region, bytes: &[u8]) {
+        if region.device() == Device::HOST {
+            return region.copy_from_slice(0, bytes).unwrap();
+        }
+        self.copy(region.address(), bytes.as_ptr() as u64, bytes.len());
+    }
+
+    fn download(&self, region: &Region) -> Vec<u8> {
+        if region.device() == Device::HOST {
+            return region.to_vec().unwrap();
+        }
+        let mut bytes = vec![0; region.len()];
+        self.copy(bytes.as_mut_ptr() as u64, region.address(), bytes.len());
+        bytes
+    }
+}
+
+fn matrix(machine: &Cuda, executor: &BlockExecutor, kinds: &[MemoryKind]) {
+    // Aligned, and so odd that every access is one byte.
+    for (inner, width, guard) in [(64, 2, 64), (7, 1, 13), (6, 2, 2)] {
+        let g = geometry(5, 3, inner, width);
+        for src in kinds {
+            for dst in kinds {
+                for (a, b) in LAYOUTS.into_iter().flat_map(|a| LAYOUTS.map(|b| (a, b))) {
+                    let from = Cache::new(machine, *src, a, g, guard);
+                    let to = Cache::new(machine, *dst, b, g, guard);
+                    let ends = (&from, &to);
+                    let all = copy_and_check(machine, executor, ends, (&[3, 0], &[1, 4]), 0..3);
+                    assert!(!all.is_empty(), "{src} to {dst}");
+                    copy_and_check(machine, executor, ends, (&[2], &[2]), 1..2);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_pair_of_memories_and_layouts_on_one_gpu() {
+    let Some((machine, executor)) = Cuda::new(1, "every_pair_of_memories_and_layouts_on_one_gpu")
+    else {
+        return;
+    };
+    let kinds = [MemoryKind::Pageable, MemoryKind::Pinned, MemoryKind::Gpu(0)];
+    matrix(&machine, &executor, &kinds);
+}
+
+#[test]
+fn every_pair_of_memories_and_layouts_on_two_gpus() {
+    let Some((machine, executor)) = Cuda::new(2, "every_pair_of_memories_and_layouts_on_two_gpus")
+    else {
+        return;
+    };
+    let kinds = [MemoryKind::Pinned, MemoryKind::Gpu(0), MemoryKind::Gpu(1)];
+    matrix(&machine, &executor, &kinds);
+}
+
+#[test]
+fn large_blocks_through_every_strategy() {
+    let Some((machine, executor)) = Cuda::new(1, "large_blocks_through_every_strategy") else {
+        return;
+    };
+    // 30 MiB in three blocks, at a length that no slot divides.
+    let g = geometry(3, 2, 655_367, 2);
+    let per_layer = LayoutKind::PerLayer(LayerOrder::OuterFirst);
+    let kinds = [MemoryKind::Pageable, MemoryKind::Pinned, MemoryKind::Gpu(0)];
+    for (src, dst) in kinds.into_iter().flat_map(|s| kinds.map(|d| (s, d))) {
+        let from = Cache::new(&machine, src, LayoutKind::FullyContiguous, g, 16);
+        let to = Cache::new(&machine, dst, per_layer, g, 16);
+        let used =
+            copy_and_check(&machine, &executor, (&from, &to), (&[0, 1, 2], &[2, 0, 1]), 0..2);
+        assert!(!used.is_empty(), "{src} to {dst}");
+    }
+}
+
+#[test]
+fn many_in_flight() {
+    let Some((machine, executor)) = Cuda::new(1, "many_in_flight") else { return };
+    let g = geometry(2000, 1, 8, 1);
+    let from = Cache::new(&machine, MemoryKind::Pinned, LAYOUTS[0], g, 0);
+    let to = Cache::new(&machine, MemoryKind::Gpu(0), LAYOUTS[0], g, 0);
+    from.fill(&machine, 1);
+    to.fill(&machine, 2);
+    let options = BlockOptions::new();
+    let all: Vec<_> = (0..2000)
+        .map(|b| executor.execute(&from.layout, &[b], &to.layout, &[b], &options).unwrap())
+        .collect();
+    for operation in all {
+        wait(operation).unwrap();
+    }
+    assert_eq!(executor.in_flight(), 0);
+    to.check(&machine, "many", |key| (1, key));
+}
+
+#[test]
+fn the_kernel_and_the_batch_call_are_there() {
+    let Some((machine, _)) = Cuda::new(1, "the_kernel_and_the_batch_call_are_there") else {
+        return;
+    };
+    let can = machine.gpus.abilities();
+    println!("{can:?}");
+    assert!(can.kernel, "the PTX was not accepted");
+    let pinned = MemoryKind::Pinned;
+    assert_eq!(Strategy::Kernel.check(MemoryKind::Gpu(0), pinned, can), Ok(()));
+}
