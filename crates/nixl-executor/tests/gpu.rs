@@ -1,6 +1,6 @@
 //! Block transfers on real GPUs: every pair of memories, of layouts and every strategy, byte for byte. Without a GPU they
 //! are skipped, loudly.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 #![allow(unsafe_code, reason = "fills and reads GPU memory by address")]
 
 mod common;
@@ -29,7 +29,7 @@ impl Cuda {
         if found < wanted {
             let want = if wanted == 1 { "a GPU" } else { "two GPUs" };
             let line = format!("SKIPPED({want}): {test}\n");
-            print!("{line}");
+            println!("{}", line.trim_end());
             if let Some(log) = std::env::var_os("NIXL_TEST_SKIP_LOG") {
                 let mut log = OpenOptions::new().append(true).create(true).open(log).unwrap();
                 log.write_all(line.as_bytes()).unwrap();

@@ -10,20 +10,20 @@ use nixl_executor::{
 };
 use nixl_ops::{Completion, CopyOperation, OperationError};
 
-pub const LAYOUTS: [LayoutKind; 3] = [
+pub(crate) const LAYOUTS: [LayoutKind; 3] = [
     LayoutKind::FullyContiguous,
     LayoutKind::PerLayer(LayerOrder::BlockFirst),
     LayoutKind::PerLayer(LayerOrder::OuterFirst),
 ];
 
 /// Memory of each kind, and ways to look into it.
-pub trait Machine {
+pub(crate) trait Machine {
     fn region(&self, kind: MemoryKind, len: usize) -> Region;
     fn upload(&self, region: &Region, bytes: &[u8]);
     fn download(&self, region: &Region) -> Vec<u8>;
 }
 
-pub fn geometry(blocks: usize, layers: usize, inner: usize, width: usize) -> LayoutGeometry {
+pub(crate) fn geometry(blocks: usize, layers: usize, inner: usize, width: usize) -> LayoutGeometry {
     LayoutGeometry::try_from(Dimensions {
         blocks,
         layers,
@@ -36,15 +36,15 @@ pub fn geometry(blocks: usize, layers: usize, inner: usize, width: usize) -> Lay
 }
 
 /// A layout over regions of its own, with guard bytes before and after each part.
-pub struct Cache {
-    pub layout: Layout,
+pub(crate) struct Cache {
+    pub(crate) layout: Layout,
     regions: Vec<Region>,
     guard: usize,
 }
 
 impl Cache {
     /// Parts begin `guard` bytes into their regions: an odd number makes every access unaligned.
-    pub fn new(
+    pub(crate) fn new(
         machine: &impl Machine,
         kind: MemoryKind,
         shape: LayoutKind,
@@ -94,7 +94,7 @@ impl Cache {
         images
     }
 
-    pub fn fill(&self, machine: &impl Machine, seed: u64) {
+    pub(crate) fn fill(&self, machine: &impl Machine, seed: u64) {
         let images = self.expected(|key| (seed, key));
         for (region, image) in self.regions.iter().zip(images) {
             machine.upload(region, &image);
@@ -102,7 +102,7 @@ impl Cache {
     }
 
     /// Every byte, guards included.
-    pub fn check(
+    pub(crate) fn check(
         &self,
         machine: &impl Machine,
         what: &str,
@@ -119,14 +119,14 @@ impl Cache {
 }
 
 /// Differs for every block, layer, K or V, and place: a swap or a shift of any of them is seen.
-pub fn pattern(seed: u64, (block, layer, outer): (usize, usize, usize), at: usize) -> u8 {
+pub(crate) fn pattern(seed: u64, (block, layer, outer): (usize, usize, usize), at: usize) -> u8 {
     let key = [block as u64, layer as u64, outer as u64, at as u64]
         .into_iter()
         .fold(seed, |h, x| (h ^ x).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29));
     (key >> 32) as u8
 }
 
-pub fn wait(mut operation: CopyOperation) -> Result<Completion, OperationError> {
+pub(crate) fn wait(mut operation: CopyOperation) -> Result<Completion, OperationError> {
     tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap()
@@ -134,7 +134,7 @@ pub fn wait(mut operation: CopyOperation) -> Result<Completion, OperationError> 
 }
 
 /// Copies with every strategy that can, and checks every byte of the destination. Returns those that could.
-pub fn copy_and_check(
+pub(crate) fn copy_and_check(
     machine: &impl Machine,
     executor: &BlockExecutor,
     (from, to): (&Cache, &Cache),
