@@ -19,6 +19,8 @@ use crate::{ConnectorBuilder, ConnectorError};
 /// Cheap to clone; all clones share one connection, which ends when the last clone and the last operation
 /// are gone.
 ///
+/// Deadlines count from the call: they bound registering memory and meeting the peer as well as the transfer.
+///
 /// None of its calls blocks the thread: what blocks in the engine (registering memory, meeting a peer for
 /// the first time) runs on a thread of the connection's own, and once that is cached an operation begins
 /// without a task switch.
@@ -98,8 +100,11 @@ impl Connector {
         L: TryInto<DescriptorList>,
         ConnectorError: From<L::Error>,
     {
-        let spec = self.offer(OperationKind::Read, local.try_into()?).await?;
+        let local = local.try_into()?;
         let Shared { connection, executor, .. } = &*self.shared;
+        let offer = self.offer(OperationKind::Read, local);
+        let (spec, options) = connection.driver().within(options, offer).await?;
+        let spec = spec?;
         Ok(ReadableOperation::offer(connection.driver(), executor, spec, options)?)
     }
 
@@ -138,8 +143,10 @@ impl Connector {
         if let Some(index) = local.iter().position(|d| d.access() != Access::ReadWrite) {
             return Err(ConnectorError::ReadOnly { index });
         }
-        let spec = self.offer(OperationKind::Write, local).await?;
         let Shared { connection, executor, .. } = &*self.shared;
+        let offer = self.offer(OperationKind::Write, local);
+        let (spec, options) = connection.driver().within(options, offer).await?;
+        let spec = spec?;
         Ok(WritableOperation::offer(connection.driver(), executor, spec, options)?)
     }
 
@@ -181,8 +188,10 @@ impl Connector {
         ConnectorError: From<L::Error>,
     {
         let local = local.try_into()?;
-        let (execution, leases) = self.prepare(OperationKind::Read, &local, remote).await?;
         let driver = self.shared.connection.driver();
+        let prepare = self.prepare(OperationKind::Read, &local, remote);
+        let (prepared, options) = driver.within(options, prepare).await?;
+        let (execution, leases) = prepared?;
         Ok(ReadOperation::begin(driver, execution, local, vec![leases], options)?)
     }
 
@@ -224,8 +233,10 @@ impl Connector {
         ConnectorError: From<L::Error>,
     {
         let local = local.try_into()?;
-        let (execution, leases) = self.prepare(OperationKind::Write, &local, remote).await?;
         let driver = self.shared.connection.driver();
+        let prepare = self.prepare(OperationKind::Write, &local, remote);
+        let (prepared, options) = driver.within(options, prepare).await?;
+        let (execution, leases) = prepared?;
         Ok(WriteOperation::begin(driver, execution, local, vec![leases], options)?)
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::OperationOptions;
+
 /// A deadline, and the time that was given.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
@@ -10,7 +12,9 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    pub(crate) fn starting(now: Duration, after: Option<Duration>) -> Option<Self> {
-        after.map(|after| Self { at: now.saturating_add(after), after })
+    pub(crate) fn starting(now: Duration, options: &OperationOptions) -> Option<Self> {
+        let after = options.deadline_after()?;
+        let left = after.saturating_sub(options.spent());
+        Some(Self { at: now.saturating_add(left), after })
     }
 }

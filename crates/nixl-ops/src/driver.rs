@@ -191,7 +191,7 @@ impl Driver {
             begun,
             posted: false,
             _count: count,
-            deadline: Deadline::starting(begun, options.deadline_after()),
+            deadline: Deadline::starting(begun, &options),
             drain_by: None,
         }));
         let inline = bytes <= shared.config.inline_bytes;
@@ -213,7 +213,7 @@ impl Driver {
         if self.shared.passive.len() >= limit {
             return Err(OperationError::QueueFull { limit });
         }
-        let entry = self.shared.passive.insert(spec, options.deadline_after());
+        let entry = self.shared.passive.insert(spec, &options);
         self.shared.attend();
         Ok(entry)
     }

@@ -46,6 +46,7 @@ mod status;
 mod sync;
 mod task;
 mod transport;
+mod within;
 
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};

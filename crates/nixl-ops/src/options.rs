@@ -14,6 +14,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct OperationOptions {
     timeout: Option<Duration>,
+    /// What of it has gone before the operation began.
+    spent: Duration,
 }
 
 impl OperationOptions {
@@ -28,6 +30,16 @@ impl OperationOptions {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
+    }
+
+    /// Notes that some of the time has gone.
+    pub(crate) fn spending(mut self, time: Duration) -> Self {
+        self.spent = self.spent.saturating_add(time);
+        self
+    }
+
+    pub(crate) fn spent(&self) -> Duration {
+        self.spent
     }
 
     /// The time the operation is given, if it is bounded.

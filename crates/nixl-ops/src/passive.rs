@@ -11,7 +11,7 @@ use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata};
 use crate::deadline::Deadline;
 use crate::outcome::{Completion, Outcome};
 use crate::sync::{Mutex, lock};
-use crate::{Clock, CompletionCell, OperationError, OperationStatus};
+use crate::{Clock, CompletionCell, OperationError, OperationOptions, OperationStatus};
 
 /// What a passive operation is made of.
 #[derive(Debug)]
@@ -204,10 +204,10 @@ impl PassiveTable {
     pub(crate) fn insert(
         self: &Arc<Self>,
         spec: OfferSpec,
-        timeout: Option<Duration>,
+        options: &OperationOptions,
     ) -> Arc<PassiveEntry> {
         let now = self.clock.now();
-        let deadline = Deadline::starting(now, timeout);
+        let deadline = Deadline::starting(now, options);
         let entry = Arc::new(PassiveEntry {
             kind: spec.metadata.operation_kind(),
             key: spec.metadata.notification_key().clone(),

@@ -79,3 +79,23 @@ async fn a_stalled_read_times_out_and_gives_its_memory_back_late() {
     assert!(!leased());
     assert_eq!(local.to_vec().unwrap(), [3; 64], "written after the wait had ended");
 }
+
+/// Registering takes three seconds of real time here, so the deadline of the call must end it.
+#[tokio::test]
+async fn the_deadline_bounds_what_comes_before_the_transfer() {
+    let fabric =
+        nixl_connector::simulated::Fabric::new(std::sync::Arc::new(nixl_ops::SystemClock::new()));
+    let connector = nixl_connector::Connector::builder()
+        .transport(fabric.transport("slow"))
+        .build()
+        .await
+        .unwrap();
+    fabric.faults().delay_registrations(std::time::Duration::from_secs(3));
+    let timeout = std::time::Duration::from_millis(50);
+    let options = nixl_connector::OperationOptions::new().timeout(timeout);
+    let region = nixl_descriptor::Region::zeroed(64).unwrap();
+    let error = connector.create_readable_with(region, options).await.unwrap_err();
+    let timed_out = nixl_connector::OperationError::TimedOut { after: timeout };
+    assert_eq!(error, nixl_connector::ConnectorError::Operation(timed_out));
+    assert_eq!(connector.stats().active, 0);
+}

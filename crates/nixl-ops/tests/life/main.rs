@@ -6,4 +6,5 @@ mod back_off;
 mod passive;
 mod random;
 mod threads;
+mod within;
 mod world;

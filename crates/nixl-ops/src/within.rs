@@ -1,0 +1,81 @@
+//! Deadlines for what comes before an operation: registering memory, meeting a peer.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use crate::task::Slot;
+use crate::{
+    Driver, Execution, OperationError, OperationOptions, OperationStatus, PathKind, PathReport,
+    TransportError,
+};
+
+impl Driver {
+    /// Awaits `future` for as long as `options` give, and returns the options for the operation that follows,
+    /// which has what is left. Costs
+    /// nothing if the future is ready at once.
+    ///
+    /// Cancel safe as far as `future` is.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::TimedOut`]; what the future began goes on without it.
+    pub async fn within<F: Future>(
+        &self,
+        options: OperationOptions,
+        future: F,
+    ) -> Result<(F::Output, OperationOptions), OperationError> {
+        let mut future = pin!(future);
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return Ok((output, options));
+        }
+        let Some(after) = options.deadline_after() else { return Ok((future.await, options)) };
+        let begun = self.shared().clock.now();
+        let timer = Timer {
+            slot: self.begin(Box::new(Never), Vec::new(), u64::MAX, options)?,
+            driver: self,
+        };
+        let output = poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => timer.slot.cell.poll_outcome(cx.waker()).map(Err),
+        });
+        match output.await {
+            Ok(output) => {
+                let spent = self.shared().clock.now().saturating_sub(begun);
+                Ok((output, options.spending(spent)))
+            }
+            // The timer ends in no other way.
+            Err(_) => Err(OperationError::TimedOut { after }),
+        }
+    }
+}
+
+/// A task of the driver's that only ever times out.
+struct Timer<'a> {
+    slot: Arc<Slot>,
+    driver: &'a Driver,
+}
+
+impl Drop for Timer<'_> {
+    fn drop(&mut self) {
+        self.slot.cell.finish(OperationStatus::Cancelled, Err(OperationError::Cancelled));
+        self.driver.shared().poll(&self.slot);
+    }
+}
+
+struct Never;
+
+impl Execution for Never {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        Poll::Pending
+    }
+
+    fn abandon(&mut self) -> bool {
+        true
+    }
+
+    fn report(&self) -> PathReport {
+        PathReport::new(PathKind::Direct, "timer", 0, 0)
+    }
+}
