@@ -98,7 +98,7 @@ impl Plan {
 
     /// The longest run of equal lengths that all copies can be cut into: the greatest common divisor.
     pub(crate) fn unit(&self) -> u64 {
-        self.ops.iter().fold(0, |unit, op| gcd(unit, op.len))
+        self.ops.iter().fold(0, |unit, op| if op.len == unit { unit } else { gcd(unit, op.len) })
     }
 }
 

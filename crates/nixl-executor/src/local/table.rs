@@ -31,22 +31,27 @@ pub(crate) struct Side {
 impl Table {
     /// Cuts `ops` into pieces of `unit` bytes, which divides every length.
     pub(crate) fn new(ops: &[CopyOp], unit: u64) -> Self {
-        let pieces = || ops.iter().flat_map(|op| cut(*op, unit));
-        let count = ops.iter().map(|op| op.len / unit.max(1)).sum();
+        if ops.iter().all(|op| op.len == unit) {
+            return Self::of_pieces(ops, unit);
+        }
+        let pieces: Vec<_> = ops.iter().flat_map(|op| cut(*op, unit)).collect();
+        Self::of_pieces(&pieces, unit)
+    }
+
+    fn of_pieces(pieces: &[CopyOp], length: u64) -> Self {
         let form = match (Side::of(pieces, |op| op.src), Side::of(pieces, |op| op.dst)) {
             (Some(src), Some(dst)) => Form::Ids { src, dst },
-            _ => Form::Addresses(pieces().map(|op| [op.src, op.dst]).collect()),
+            _ => Form::Addresses(pieces.iter().map(|op| [op.src, op.dst]).collect()),
         };
-        Self { length: unit, count, form }
+        Self { length, count: pieces.len() as u64, form }
     }
 
     /// The widest access, up to 16 bytes, that every address allows.
     pub(crate) fn width(&self) -> u32 {
         let all = match &self.form {
-            Form::Ids { src, dst } => [src, dst].iter().fold(0, |all, side| {
-                // A stride of zero, with a single id, is no constraint.
-                all | side.base | side.stride
-            }),
+            Form::Ids { src, dst } => {
+                [src, dst].iter().fold(0, |all, side| all | side.base | side.stride)
+            }
             Form::Addresses(addresses) => {
                 addresses.iter().fold(0, |all, [src, dst]| all | src | dst)
             }
@@ -56,37 +61,21 @@ impl Table {
 }
 
 impl Side {
-    /// `None` if the distances are too irregular for 32-bit ids.
-    fn of<I: Iterator<Item = CopyOp>>(
-        pieces: impl Fn() -> I,
-        address: impl Fn(&CopyOp) -> u64,
-    ) -> Option<Self> {
-        let (mut base, mut last) = (u64::MAX, 0);
-        for op in pieces() {
-            base = base.min(address(&op));
-            last = last.max(address(&op));
-        }
-        let mut stride = 0;
-        for op in pieces() {
-            stride = gcd(address(&op) - base, stride);
-        }
-        if stride != 0 && (last - base) / stride > u64::from(u32::MAX) {
+    /// `None` if the distances are too irregular for 32-bit ids. The stride is the largest power of two that fits: found
+    /// and applied without a division for each piece.
+    fn of(pieces: &[CopyOp], address: impl Fn(&CopyOp) -> u64) -> Option<Self> {
+        let base = pieces.iter().map(&address).min()?;
+        let distances = || pieces.iter().map(|op| address(op) - base);
+        let (all, furthest) =
+            distances().fold((0, 0), |(all, furthest), d| (all | d, d.max(furthest)));
+        let shift = if all == 0 { 0 } else { all.trailing_zeros() };
+        if furthest >> shift > u64::from(u32::MAX) {
             return None;
         }
-        let id = |op: CopyOp| match stride {
-            0 => 0,
-            _ => ((address(&op) - base) / stride) as u32,
-        };
-        Some(Self { base, stride, ids: pieces().map(id).collect() })
+        let ids = distances().map(|distance| (distance >> shift) as u32).collect();
+        let stride = if all == 0 { 0 } else { 1 << shift };
+        Some(Self { base, stride, ids })
     }
-}
-
-/// The greatest common divisor; quick where `b` divides `a`, as it soon does for regular addresses.
-fn gcd(mut a: u64, mut b: u64) -> u64 {
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    a
 }
 
 #[cfg(test)]
