@@ -8,3 +8,8 @@ mod skip;
 pub use pattern::{Random, crc32, pattern};
 pub use process::{Offer, Peer, PeerError, Resources, alone, eventually, resources, within};
 pub use skip::skip;
+
+/// The example in the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

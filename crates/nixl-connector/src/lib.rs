@@ -41,7 +41,11 @@
 //! Metadata is a capability: NIXL's covers all memory that the connector has registered when it is made, not only
 //! what the operation offers. Give it to peers that you trust with that, over a channel that you trust. What a
 //! peer sends is validated before NIXL sees it, apart from the inside of NIXL's own connection details and keys,
-//! which only NIXL can read.
+//! which only NIXL can read. Read-only memory (`bytes::Bytes`, say) is offered for reading only, but NIXL registers all
+//! memory for both: a peer that breaks the rules could still write to it.
+//!
+//! NIXL's transport layer, UCX, prints its warnings on standard output; set `UCX_LOG_FILE=/dev/stderr` if yours is a
+//! protocol.
 
 mod builder;
 #[cfg(feature = "conformance")]

@@ -83,19 +83,14 @@ async fn a_stalled_read_times_out_and_gives_its_memory_back_late() {
 /// Registering takes three seconds of real time here, so the deadline of the call must end it.
 #[tokio::test]
 async fn the_deadline_bounds_what_comes_before_the_transfer() {
-    let fabric =
-        nixl_connector::simulated::Fabric::new(std::sync::Arc::new(nixl_ops::SystemClock::new()));
-    let connector = nixl_connector::Connector::builder()
-        .transport(fabric.transport("slow"))
-        .build()
-        .await
-        .unwrap();
-    fabric.faults().delay_registrations(std::time::Duration::from_secs(3));
-    let timeout = std::time::Duration::from_millis(50);
-    let options = nixl_connector::OperationOptions::new().timeout(timeout);
-    let region = nixl_descriptor::Region::zeroed(64).unwrap();
+    let fabric = Fabric::new(Arc::new(SystemClock::new()));
+    let connector = Connector::builder().transport(fabric.transport("slow")).build().await.unwrap();
+    fabric.faults().delay_registrations(Duration::from_secs(3));
+    let timeout = Duration::from_millis(50);
+    let options = OperationOptions::new().timeout(timeout);
+    let region = Region::zeroed(64).unwrap();
     let error = connector.create_readable_with(region, options).await.unwrap_err();
-    let timed_out = nixl_connector::OperationError::TimedOut { after: timeout };
-    assert_eq!(error, nixl_connector::ConnectorError::Operation(timed_out));
+    let timed_out = OperationError::TimedOut { after: timeout };
+    assert_eq!(error, ConnectorError::Operation(timed_out));
     assert_eq!(connector.stats().active, 0);
 }
