@@ -14,6 +14,8 @@ Usage: cargo xtask <command>
                        exit code 0 if transfers can work
   test [-- ARGS]       set-up, then every test; ARGS go to `cargo test`
   bench [ARGS]         set-up, then the benchmark; `cargo xtask bench --help` lists its flags
+  bundle               pack the benchmark, the GPU tests, the doctor and the NIXL runtime into one
+                       archive in target/bundle, for machines without a toolchain or a network
   ptx [--check]        compile the CUDA kernels to the PTX that is committed;
                        with --check only see whether it is up to date
   ci                   what CI runs: format, kernels, lints, docs, tests, smoke run of the benches
@@ -21,6 +23,8 @@ Usage: cargo xtask <command>
 
 /// Hidden: loads libraries in a child of `doctor`, so that one that crashes takes nothing with it.
 pub(crate) const PROBE: &str = "__probe";
+/// Hidden: `./run test-gpu` of a bundle.
+const TEST_GPU: &str = "__test-gpu";
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
@@ -29,9 +33,11 @@ pub(crate) enum Command {
     Doctor { json: bool },
     Test { cargo_args: Vec<OsString> },
     Bench { args: Vec<OsString> },
+    Bundle,
     Ptx { check: bool },
     Ci,
     Probe { paths: Vec<PathBuf> },
+    TestGpu { folder: PathBuf, args: Vec<OsString> },
 }
 
 pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
@@ -46,7 +52,13 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
         // The benchmark explains its own flags.
         "bench" => Command::Bench { args: rest },
         PROBE => Command::Probe { paths: rest.into_iter().map(PathBuf::from).collect() },
-        "setup" | "doctor" | "test" | "ptx" | "ci" if asks_for_help(&rest) => Command::Help,
+        TEST_GPU => match rest.split_first() {
+            Some((folder, args)) => Command::TestGpu { folder: folder.into(), args: args.to_vec() },
+            None => bail!("`{TEST_GPU}` takes the folder of the test programs"),
+        },
+        "setup" | "doctor" | "test" | "bundle" | "ptx" | "ci" if asks_for_help(&rest) => {
+            Command::Help
+        }
         "setup" => Command::Setup { interop: flag("setup", "--interop", &rest)? },
         "doctor" => Command::Doctor { json: flag("doctor", "--json", &rest)? },
         "ptx" => Command::Ptx { check: flag("ptx", "--check", &rest)? },
@@ -60,16 +72,22 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
                 other.display()
             ),
         },
-        "ci" => match rest.first() {
-            None => Command::Ci,
-            Some(other) => bail!("`ci` takes no arguments, found `{}`", other.display()),
-        },
+        "bundle" => alone("bundle", Command::Bundle, &rest)?,
+        "ci" => alone("ci", Command::Ci, &rest)?,
         _ => bail!("no such command: `{name}`"),
     })
 }
 
 fn asks_for_help(args: &[OsString]) -> bool {
     args.first().is_some_and(|arg| arg == "--help" || arg == "-h")
+}
+
+/// The command, which knows no arguments.
+fn alone(name: &str, command: Command, args: &[OsString]) -> Result<Command> {
+    if let Some(other) = args.first() {
+        bail!("`{name}` takes no arguments, found `{}`", other.display());
+    }
+    Ok(command)
 }
 
 /// Whether the only flag that `command` knows was given.
@@ -101,6 +119,7 @@ mod tests {
             ("test", Command::Test { cargo_args: vec![] }),
             ("ptx", Command::Ptx { check: false }),
             ("ptx --check", Command::Ptx { check: true }),
+            ("bundle", Command::Bundle),
             ("ci", Command::Ci),
         ] {
             assert_eq!(parsed(line).unwrap(), command, "{line:?}");
@@ -132,6 +151,7 @@ mod tests {
             ("doctor --jsn", "--jsn"),
             ("ptx check", "check"),
             ("test -p nixl-ops", "-p"),
+            ("bundle --quick", "--quick"),
             ("ci now", "now"),
         ] {
             let message = parsed(line).unwrap_err().to_string();

@@ -13,17 +13,31 @@ use anyhow::Result;
 use nixl_device::{Topology, cuda};
 use serde_json::json;
 
+use crate::bundle;
 use crate::workspace::Workspace;
 use report::Report;
 
+/// What brings a missing NIXL: in a checkout, and in an unpacked bundle.
+const SETUP: &str = "run `cargo xtask setup`";
+const UNPACK: &str = "unpack the bundle anew";
+
 /// Exit code 0 if transfers can work here.
-pub(crate) fn run(workspace: &Workspace, as_json: bool) -> Result<ExitCode> {
-    let store = workspace.store();
+pub(crate) fn run(as_json: bool) -> Result<ExitCode> {
     let topology = Topology::discover();
     let mut report = Report::default();
-    nixl::check(&mut report, &store);
-    machine::check(&mut report, &topology);
-    tools::check(&mut report, &store);
+    if let Some(bundle) = bundle::unpacked() {
+        match bundle::version(&bundle) {
+            Ok(version) => report.ok_for("bundle", "version", version),
+            Err(error) => report.missing("bundle", "version", format!("{error:#}"), UNPACK),
+        }
+        nixl::check(&mut report, &bundle, UNPACK);
+        machine::check(&mut report, &topology);
+    } else {
+        let store = Workspace::find()?.store();
+        nixl::check(&mut report, &store, SETUP);
+        machine::check(&mut report, &topology);
+        tools::check(&mut report, &store);
+    }
 
     if as_json {
         let object = json!({

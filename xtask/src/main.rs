@@ -3,6 +3,7 @@
 
 mod args;
 mod bench;
+mod bundle;
 mod ci;
 mod doctor;
 mod process;
@@ -35,16 +36,18 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
-    let workspace = Workspace::find()?;
+    let workspace = Workspace::find;
     match command {
         Command::Help => println!("{}", args::USAGE),
-        Command::Setup { interop } => setup::run(&workspace, interop)?,
-        Command::Doctor { json } => return doctor::run(&workspace, json),
-        Command::Test { cargo_args } => test::run(&workspace, &cargo_args)?,
-        Command::Bench { args } => return bench::run(&workspace, &args),
-        Command::Ptx { check } => ptx::run(&workspace, check)?,
-        Command::Ci => ci::run(&workspace)?,
+        Command::Setup { interop } => setup::run(&workspace()?, interop)?,
+        Command::Doctor { json } => return doctor::run(json),
+        Command::Test { cargo_args } => test::run(&workspace()?, &cargo_args)?,
+        Command::Bench { args } => return bench::run(&workspace()?, &args),
+        Command::Bundle => bundle::run(&workspace()?)?,
+        Command::Ptx { check } => ptx::run(&workspace()?, check)?,
+        Command::Ci => ci::run(&workspace()?)?,
         Command::Probe { paths } => return doctor::probe::child(&paths),
+        Command::TestGpu { folder, args } => return bundle::run_gpu_tests(&folder, &args),
     }
     Ok(ExitCode::SUCCESS)
 }

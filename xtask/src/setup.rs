@@ -15,6 +15,7 @@ pub(crate) mod locate;
 
 pub(crate) use libclang::find as find_libclang;
 pub(crate) use pip::Pip;
+pub(crate) use runtime::VERSION as RUNTIME_VERSION;
 
 use std::path::PathBuf;
 
@@ -34,6 +35,11 @@ pub(crate) fn run(workspace: &Workspace, interop: bool) -> Result<()> {
         report("interop", interop::provide(&store)?);
     }
     Ok(())
+}
+
+/// The folder of the NIXL runtime that can be carried to another machine: always the wheel's.
+pub(crate) fn provide_runtime(workspace: &Workspace) -> Result<PathBuf> {
+    runtime::provide_wheel(&Store::open(&workspace.store())?)
 }
 
 /// The library of the compiler for the kernels, which only `cargo xtask ptx` needs.

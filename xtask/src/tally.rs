@@ -35,6 +35,15 @@ impl Tally {
         }
     }
 
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed
+    }
+
+    /// Takes note of a test program that ended before its summary.
+    pub(crate) fn add_crash(&mut self) {
+        self.failed += 1;
+    }
+
     /// Takes note of the log that tests append to: lines `SKIPPED(reason): name`.
     pub(crate) fn add_skips(&mut self, log: &str) {
         for line in log.lines() {

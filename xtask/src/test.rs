@@ -18,13 +18,14 @@ use crate::setup;
 use crate::tally::Tally;
 use crate::workspace::Workspace;
 
-const SKIP_LOG: &str = "NIXL_TEST_SKIP_LOG";
+/// Tells tests where to log that they ended early.
+pub(crate) const SKIP_LOG: &str = "NIXL_TEST_SKIP_LOG";
 
 /// With `cargo_args` only what they select, without them all there is.
 pub(crate) fn run(workspace: &Workspace, cargo_args: &[OsString]) -> Result<()> {
     setup::run(workspace, true)?;
     let skip_log = workspace.root.join("target/skipped-tests.log");
-    fs::write(&skip_log, "").with_context(|| format!("cannot write {}", skip_log.display()))?;
+    start_skip_log(&skip_log)?;
 
     // The root is a virtual workspace: this means all members, their doc tests and examples too.
     let mut tests = workspace.cargo();
@@ -58,8 +59,13 @@ fn loom(workspace: &Workspace) -> Command {
     loom
 }
 
+/// Empties the log, so that only what comes from here on counts.
+pub(crate) fn start_skip_log(skip_log: &Path) -> Result<()> {
+    fs::write(skip_log, "").with_context(|| format!("cannot write {}", skip_log.display()))
+}
+
 /// Runs the command, passes its output on as it comes and counts; says whether it succeeded.
-fn counted(command: &mut Command, tally: &mut Tally) -> Result<bool> {
+pub(crate) fn counted(command: &mut Command, tally: &mut Tally) -> Result<bool> {
     let name = process::display(command);
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{name}`"))?;
@@ -75,7 +81,8 @@ fn counted(command: &mut Command, tally: &mut Tally) -> Result<bool> {
     Ok(child.wait()?.success())
 }
 
-fn finish(tally: &mut Tally, skip_log: &Path) -> Result<()> {
+/// Adds what the log says and prints the sums; the last line is for scripts.
+pub(crate) fn finish(tally: &mut Tally, skip_log: &Path) -> Result<()> {
     let log = fs::read(skip_log).with_context(|| format!("cannot read {}", skip_log.display()))?;
     tally.add_skips(&String::from_utf8_lossy(&log));
     println!();

@@ -8,23 +8,23 @@ use super::probe;
 use super::report::Report;
 use crate::setup::locate;
 
-const SETUP: &str = "run `cargo xtask setup`";
 /// The plugin that moves bytes between processes.
 const NEEDED_PLUGIN: &str = "UCX";
 
-pub(super) fn check(report: &mut Report, store: &Path) {
-    if let Some(library) = check_library(report, store) {
-        let ucx = check_plugins(report, &library);
+/// `remedy` is what brings NIXL where it is missing.
+pub(super) fn check(report: &mut Report, store: &Path, remedy: &str) {
+    if let Some(library) = check_library(report, store, remedy) {
+        let ucx = check_plugins(report, &library, remedy);
         check_ucx(report, &library, ucx.as_ref());
     }
 }
 
-fn check_library(report: &mut Report, store: &Path) -> Option<PathBuf> {
+fn check_library(report: &mut Report, store: &Path, remedy: &str) -> Option<PathBuf> {
     const SECTION: &str = "NIXL";
     let found = match locate::in_use(store) {
         Ok(Some(found)) => found,
         Ok(None) => {
-            report.missing(SECTION, "library", "not found", SETUP);
+            report.missing(SECTION, "library", "not found", remedy);
             return None;
         }
         Err(error) => {
@@ -32,7 +32,7 @@ fn check_library(report: &mut Report, store: &Path) -> Option<PathBuf> {
                 SECTION,
                 "library",
                 error.to_string(),
-                format!("unset NIXL_PREFIX, then {SETUP}"),
+                format!("unset NIXL_PREFIX, then {remedy}"),
             );
             return None;
         }
@@ -92,7 +92,7 @@ fn version(library: &Path) -> Option<String> {
 }
 
 /// Returns the UCX that NIXL's plugin uses: version and file.
-fn check_plugins(report: &mut Report, library: &Path) -> Option<(String, PathBuf)> {
+fn check_plugins(report: &mut Report, library: &Path, remedy: &str) -> Option<(String, PathBuf)> {
     const SECTION: &str = "plugins";
     let dir = env::var_os("NIXL_PLUGIN_DIR")
         .map_or_else(|| library.with_file_name("plugins"), PathBuf::from);
@@ -121,7 +121,7 @@ fn check_plugins(report: &mut Report, library: &Path) -> Option<(String, PathBuf
             SECTION,
             NEEDED_PLUGIN,
             format!("not in {}", dir.display()),
-            format!("set NIXL_PLUGIN_DIR to where the plugins are, or unset it; else {SETUP}"),
+            format!("set NIXL_PLUGIN_DIR to where the plugins are, or unset it; else {remedy}"),
         );
     }
     ucx

@@ -1,7 +1,7 @@
 //! The NIXL runtime, from its wheel: the C library, its plugins, and the UCX they bring along.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -11,27 +11,32 @@ use super::store::{Component, Store};
 
 /// Works on machines with CUDA 12 or 13 and on those without CUDA.
 pub(super) const PACKAGE: &str = "nixl-cu12";
-pub(super) const VERSION: &str = "1.5.1";
+pub(crate) const VERSION: &str = "1.5.1";
 
 /// Says which NIXL there is.
 pub(super) fn provide(store: &Store) -> Result<String> {
     if let Some(found) = locate::installed()? {
         return Ok(format!("{} (by {})", found.library.display(), found.by));
     }
+    let dir = provide_wheel(store)?;
+    Ok(dir.join("lib").join(locate::LIBRARY).display().to_string())
+}
+
+/// The folder with the wheel's libraries, whatever else is installed.
+pub(super) fn provide_wheel(store: &Store) -> Result<PathBuf> {
     let requirement = format!("{PACKAGE}=={VERSION}");
     let component = Component {
         name: "runtime",
         stamp: &requirement,
         files: &["lib/libnixl_capi.so", "lib/plugins/libplugin_UCX.so"],
     };
-    let dir = store.provide(&component, |dir| {
+    store.provide(&component, |dir| {
         let pip = Pip::find()?;
         eprintln!("installing {requirement}");
         let wheel = dir.join("wheel");
         pip.install(&wheel, any_python()?.iter().chain([&requirement]))?;
         keep(&wheel, dir)
-    })?;
-    Ok(dir.join("lib").join(locate::LIBRARY).display().to_string())
+    })
 }
 
 /// Keeps of the wheel what runs. The libraries find each other by paths relative to their own, so the two folders must
