@@ -16,6 +16,8 @@ Usage: cargo xtask <command>
   bench [ARGS]         set-up, then the benchmark; `cargo xtask bench --help` lists its flags
   bundle               pack the benchmark, the GPU tests, the doctor and the NIXL runtime into one
                        archive in target/bundle, for machines without a toolchain or a network
+  tune [ARGS]          measure what each way to copy costs on this machine and write costs.json,
+                       which the executor and `bench --costs` read; `cargo xtask tune --help`
   ptx [--check]        compile the CUDA kernels to the PTX that is committed;
                        with --check only see whether it is up to date
   ci                   what CI runs: format, kernels, lints, docs, tests, smoke run of the benches
@@ -34,6 +36,7 @@ pub(crate) enum Command {
     Test { cargo_args: Vec<OsString> },
     Bench { args: Vec<OsString> },
     Bundle,
+    Tune { args: Vec<OsString> },
     Ptx { check: bool },
     Ci,
     Probe { paths: Vec<PathBuf> },
@@ -49,8 +52,9 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
     let name = name.to_string_lossy();
     Ok(match &*name {
         "help" | "--help" | "-h" => Command::Help,
-        // The benchmark explains its own flags.
+        // The benchmark explains its own flags, those of `tune` included.
         "bench" => Command::Bench { args: rest },
+        "tune" => Command::Tune { args: rest },
         PROBE => Command::Probe { paths: rest.into_iter().map(PathBuf::from).collect() },
         TEST_GPU => match rest.split_first() {
             Some((folder, args)) => Command::TestGpu { folder: folder.into(), args: args.to_vec() },
@@ -117,6 +121,7 @@ mod tests {
             ("doctor", Command::Doctor { json: false }),
             ("doctor --json", Command::Doctor { json: true }),
             ("test", Command::Test { cargo_args: vec![] }),
+            ("tune --quick", Command::Tune { args: vec!["--quick".into()] }),
             ("ptx", Command::Ptx { check: false }),
             ("ptx --check", Command::Ptx { check: true }),
             ("bundle", Command::Bundle),

@@ -44,6 +44,10 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Test { cargo_args } => test::run(&workspace()?, &cargo_args)?,
         Command::Bench { args } => return bench::run(&workspace()?, &args),
         Command::Bundle => bundle::run(&workspace()?)?,
+        Command::Tune { args } => {
+            let args: Vec<_> = ["tune".into()].into_iter().chain(args).collect();
+            return bench::run(&workspace, &args);
+        }
         Command::Ptx { check } => ptx::run(&workspace()?, check)?,
         Command::Ci => ci::run(&workspace()?)?,
         Command::Probe { paths } => return doctor::probe::child(&paths),

@@ -31,6 +31,10 @@ pub(crate) enum Effort {
 }
 
 impl Effort {
+    pub(crate) fn new(quick: bool) -> Self {
+        if quick { Self::Quick } else { Self::Full }
+    }
+
     /// Picks a number of iterations.
     pub(crate) fn pick(self, quick: usize, full: usize) -> usize {
         match self {

@@ -9,7 +9,7 @@ use crate::table::{aligned, duration, shape};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Difference {
     name: String,
-    engine: &'static str,
+    engine: String,
     before: String,
     now: String,
     /// From before to now, as a share of before; none if that was zero.
@@ -22,7 +22,7 @@ pub(crate) fn differences(before: &Report, now: &Report) -> Vec<Difference> {
         let was = before.rows.iter().find(|w| w.engine == row.engine && w.is_beside(row))?;
         Some(Difference {
             name: name(row),
-            engine: row.engine.name(),
+            engine: row.engine.clone(),
             before: duration(was.p50_ns),
             now: duration(row.p50_ns),
             change: change(was.p50_ns as f64, row.p50_ns as f64),
@@ -32,7 +32,7 @@ pub(crate) fn differences(before: &Report, now: &Report) -> Vec<Difference> {
         let was = before.gauges.iter().find(|w| w.name == gauge.name && w.unit == gauge.unit)?;
         Some(Difference {
             name: gauge.name.clone(),
-            engine: "",
+            engine: String::new(),
             before: format!("{} {}", was.value, was.unit),
             now: format!("{} {}", gauge.value, gauge.unit),
             change: change(was.value, gauge.value),
@@ -44,7 +44,7 @@ pub(crate) fn differences(before: &Report, now: &Report) -> Vec<Difference> {
 pub(crate) fn table(differences: &[Difference]) -> Table {
     let lines = differences.iter().map(|d| {
         let change = d.change.map_or_else(String::new, |c| format!("{:+.1} %", c * 100.0));
-        vec![d.name.clone(), d.engine.to_owned(), d.before.clone(), d.now.clone(), change]
+        vec![d.name.clone(), d.engine.clone(), d.before.clone(), d.now.clone(), change]
     });
     aligned(&["median", "engine", "before", "now", "change"], lines.collect())
 }

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
 use nixl_connector::nixl::NixlLibrary;
 use nixl_device::{HostIdentity, Topology, cuda};
 use serde::{Deserialize, Serialize};
@@ -30,25 +29,25 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    pub(crate) fn discover() -> Result<Self> {
+    pub(crate) fn discover() -> Self {
         let unknown = || "unknown".to_owned();
-        let library = &NixlLibrary::open()?.path;
-        let name = library.file_name().context("NIXL's library has no name")?;
-        let gpus = cuda::probe().as_ref().map_or(0, |driver| driver.device_count as usize);
+        let library = NixlLibrary::open().ok().map(|library| library.path.as_path());
+        let name = library.and_then(Path::file_name);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Ok(Self {
+        Self {
             date: rfc3339(now),
             commit: commit().unwrap_or_else(unknown),
             kernel: HostIdentity::discover().kernel.unwrap_or_else(unknown),
             cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(unknown),
             cores: std::thread::available_parallelism().map_or(0, Into::into),
             memory_bytes: memory(),
-            nixl_library: name.to_string_lossy().into_owned(),
-            nixl_version: wheel_version(library).unwrap_or_else(unknown),
+            nixl_library: name
+                .map_or_else(|| "none".to_owned(), |n| n.to_string_lossy().into_owned()),
+            nixl_version: library.and_then(wheel_version).unwrap_or_else(unknown),
             ucx_tls: env::var("UCX_TLS").unwrap_or_else(|_| "default".to_owned()),
-            gpus: count(gpus),
+            gpus: gpus(),
             nics: count(Topology::discover().nics.len()),
-        })
+        }
     }
 
     /// For a list.
@@ -71,6 +70,15 @@ impl Environment {
 
 fn count(number: usize) -> String {
     if number == 0 { "none".to_owned() } else { number.to_string() }
+}
+
+/// Their number, the model of the first, and the newest CUDA that the driver knows.
+fn gpus() -> String {
+    let Ok(driver) = cuda::probe() else { return count(0) };
+    let devices = cuda::devices().unwrap_or_default();
+    let model = devices.first().map_or("GPU", |device| device.name.as_str());
+    let (major, minor) = (driver.driver_version / 1000, driver.driver_version % 1000 / 10);
+    format!("{} x {model}, driver for CUDA {major}.{minor}", driver.device_count)
 }
 
 /// The first value of a field in one of the kernel's lists.

@@ -1,23 +1,18 @@
-//! The initiator process: runs the cases and reports.
+//! The initiator process of the suite `host`: runs the cases.
 
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use nixl_connector::Connector;
 use tokio::runtime::{self, Runtime};
 
-use crate::args::Args;
 use crate::baseline::{Baseline, Registered};
-use crate::cases::{self, Effort, MEMORY_BYTES};
-use crate::compare;
-use crate::environment::Environment;
+use crate::cases::{Case, Effort, MEMORY_BYTES};
 use crate::memory::{Memory, Side};
 use crate::messages::{Reply, Request};
 use crate::peer::{Peer, expect_reply};
-use crate::report::{Gauge, Report, Row};
-use crate::table;
+use crate::report::{Gauge, Row};
 
 /// Everything that a measurement uses. Field order: what uses the memory and the agents goes before them.
 pub(crate) struct Session {
@@ -41,17 +36,11 @@ pub(crate) struct Findings {
     pub(crate) gauges: Vec<Gauge>,
 }
 
-pub(crate) fn run(args: &Args) -> Result<()> {
-    let earlier = args.baseline.as_deref().map(Report::read).transpose()?;
-    let cases = cases::select(args.filter.as_deref());
-    if cases.is_empty() {
-        let names: Vec<_> = cases::select(None).iter().map(|c| c.name()).collect();
-        bail!("no case matches the filter; there are: {}", names.join(", "));
-    }
-    let effort = if args.quick { Effort::Quick } else { Effort::Full };
+/// Measures these cases, one after the other.
+pub(crate) fn run(cases: &[Case], effort: Effort) -> Result<Findings> {
     let mut session = Session::start(effort, cases.len())?;
     let mut findings = Findings::default();
-    for case in &cases {
+    for case in cases {
         session.progress.set_message(case.name());
         if let Err(error) = case.measure(&mut session, &mut findings) {
             let error = session.peer.explain(error);
@@ -60,19 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         session.progress.inc(1);
     }
     session.end()?;
-    let report = Report::new(Environment::discover()?, findings);
-    let path = args.report_path();
-    report.write(&path)?;
-    println!("{}", table::terminal(&report));
-    if let Some(earlier) = earlier {
-        println!("{}", compare::table(&compare::differences(&earlier, &report)));
-    }
-    println!("{}", written(&path));
-    Ok(())
-}
-
-fn written(path: &Path) -> String {
-    format!("Written: {} and {}", path.display(), path.with_extension("md").display())
+    Ok(findings)
 }
 
 impl Session {

@@ -1,7 +1,8 @@
-//! Two processes, one machine: what transfers over NIXL cost with our connector and with plain nixl-sys.
+//! What transfers cost, with our crates and with plain calls beside them.
 //!
-//! `cargo xtask bench` builds and runs it. The process that is started is the initiator; it starts itself once more as
-//! the target.
+//! `cargo xtask bench` builds and runs it. In the suite `host` two processes of one machine exchange memory over NIXL: the
+//! process that is started is the initiator, and starts itself once more as the target. In the suite `local` one process
+//! copies blocks between host, pinned and GPU memory.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
 mod args;
@@ -12,12 +13,14 @@ mod clock;
 mod compare;
 mod environment;
 mod initiator;
+mod local;
 mod measure;
 mod memory;
 mod messages;
 mod pattern;
 mod peer;
 mod report;
+mod run;
 mod samples;
 mod table;
 mod target;
@@ -27,12 +30,14 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use args::{Args, Role};
+use cases::Effort;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let result = match args.role {
+    let result = match &args.role {
         Some(Role::Target) => target::run(),
-        None => initiator::run(&args),
+        Some(Role::Tune { quick, out }) => local::tune(Effort::new(*quick), out),
+        None => run::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

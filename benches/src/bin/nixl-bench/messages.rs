@@ -8,9 +8,7 @@ use nixl_connector::OperationKind;
 /// Who moves the bytes.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Engine {
-    #[serde(rename = "nixl-connector")]
     Connector,
-    #[serde(rename = "nixl-sys")]
     NixlSys,
 }
 
@@ -22,6 +20,12 @@ impl Engine {
             Self::Connector => "nixl-connector",
             Self::NixlSys => "nixl-sys",
         }
+    }
+}
+
+impl From<Engine> for &'static str {
+    fn from(engine: Engine) -> Self {
+        engine.name()
     }
 }
 

@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use nixl_benches::Layout;
+use nixl_executor::MemoryKind;
 
 use crate::environment::Environment;
 use crate::initiator::Findings;
-use crate::messages::Engine;
 use crate::samples::Samples;
 use crate::table;
 
@@ -30,14 +30,15 @@ pub(crate) struct Report {
 pub(crate) struct Row {
     pub(crate) suite: String,
     pub(crate) case: String,
-    pub(crate) engine: Engine,
+    /// Who moved the bytes.
+    pub(crate) engine: String,
     /// What carried the bytes; `none` if nothing was carried.
     pub(crate) transport: String,
     /// The way they took; `none` likewise.
     pub(crate) path: String,
-    /// The initiator's memory.
+    /// The initiator's memory; in the suite `local` the source.
     pub(crate) local: String,
-    /// The target's memory.
+    /// The target's memory; in the suite `local` the destination.
     pub(crate) remote: String,
     /// Of each descriptor.
     pub(crate) bytes: usize,
@@ -51,7 +52,8 @@ pub(crate) struct Row {
     pub(crate) max_ns: u64,
     /// 10^9 bytes a second at the median; none if no bytes were moved.
     pub(crate) gbps: Option<f64>,
-    /// The data of every iteration was checked; none if there was no data.
+    /// The data was checked, always after the destination had been poisoned; none if there was no data. That of every
+    /// iteration, but for copies of more than 64 MiB in the suite `local`: there of the first, the middle and the last.
     pub(crate) verified: Option<bool>,
 }
 
@@ -95,12 +97,16 @@ impl Report {
 
 impl Row {
     /// A row without data between host memories; the rest is added by what follows.
-    pub(crate) fn new(case: &str, engine: Engine, samples: &Samples) -> Result<Self> {
+    pub(crate) fn new(
+        case: &str,
+        engine: impl Into<&'static str>,
+        samples: &Samples,
+    ) -> Result<Self> {
         let p = samples.percentiles().context("no iteration was measured")?;
         Ok(Self {
             suite: "host".to_owned(),
             case: case.to_owned(),
-            engine,
+            engine: engine.into().to_owned(),
             transport: "none".to_owned(),
             path: "none".to_owned(),
             local: "host".to_owned(),
@@ -124,6 +130,16 @@ impl Row {
 
     pub(crate) fn of(self, bytes: usize) -> Self {
         Self { bytes, ..self }
+    }
+
+    pub(crate) fn in_batches_of(self, batch: usize) -> Self {
+        Self { batch, ..self }
+    }
+
+    /// A row of another suite, between memories of other kinds.
+    pub(crate) fn between(self, suite: &str, local: MemoryKind, remote: MemoryKind) -> Self {
+        let (local, remote) = (local.to_string(), remote.to_string());
+        Self { suite: suite.to_owned(), local, remote, ..self }
     }
 
     pub(crate) fn over(self, transport: &str, path: &str) -> Self {
@@ -157,6 +173,7 @@ impl Gauge {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::messages::Engine;
 
     pub(crate) fn row(case: &str, engine: Engine, p50: u64) -> Row {
         let mut samples = Samples::default();

@@ -19,7 +19,9 @@ pub struct Cost {
 }
 
 impl Cost {
-    const fn new(fixed_us: f64, per_chunk_us: f64, gbps: f64) -> Self {
+    /// A cost with these figures.
+    #[must_use]
+    pub const fn new(fixed_us: f64, per_chunk_us: f64, gbps: f64) -> Self {
         Self { fixed_us, per_chunk_us, gbps }
     }
 
@@ -148,6 +150,16 @@ impl Default for Costs {
 }
 
 impl Costs {
+    /// A table of what was measured on a machine.
+    #[must_use]
+    pub fn new(
+        machine: impl Into<String>,
+        rows: impl IntoIterator<Item = (Route, Strategy, Cost)>,
+    ) -> Self {
+        let row = |(route, strategy, cost)| Row { route, strategy, cost };
+        Self { machine: machine.into(), rows: rows.into_iter().map(row).collect() }
+    }
+
     /// Reads what `cargo xtask tune` wrote.
     ///
     /// # Errors
