@@ -46,7 +46,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bundle => bundle::run(&workspace()?)?,
         Command::Tune { args } => {
             let args: Vec<_> = ["tune".into()].into_iter().chain(args).collect();
-            return bench::run(&workspace, &args);
+            return bench::run(&workspace()?, &args);
         }
         Command::Ptx { check } => ptx::run(&workspace()?, check)?,
         Command::Ci => ci::run(&workspace()?)?,
