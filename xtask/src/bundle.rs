@@ -119,3 +119,91 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     files.sort();
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use std::process::Output;
+
+    /// Makes a program of a few lines of shell. Another process writes it: this one could be forked by a test beside
+    /// us while it has the file open, and a file that is open for writing cannot be run.
+    pub(super) fn script(path: &Path, text: &str) {
+        let write = r#"printf '#!/bin/sh\n%s\n' "$2" > "$1" && chmod +x "$1""#;
+        let status =
+            Command::new("sh").args(["-c", write, "sh"]).arg(path).arg(text).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// A bundle whose programs say how they were called; `probe` stands for loading NIXL.
+    fn stand_in(probe: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = dir.path().join("a bundle");
+        fs::create_dir_all(bundle.join("bin")).unwrap();
+        script(&bundle.join("run"), RUN);
+        let says = r#"echo "$NIXL_BUNDLE,$NIXL_PREFIX,${NIXL_BENCH_DIR-},${LD_LIBRARY_PATH-},$*""#;
+        script(
+            &bundle.join("bin/xtask"),
+            &format!("if [ \"$1\" = __probe ]; then {probe}; else {says}; fi"),
+        );
+        script(&bundle.join("bin/nixl-bench"), says);
+        fs::create_dir(dir.path().join("elsewhere")).unwrap();
+        symlink(bundle.join("run"), dir.path().join("link")).unwrap();
+        symlink("../link", dir.path().join("elsewhere/link")).unwrap();
+        dir
+    }
+
+    /// Calls the bundle's `run` by way of links, from another folder.
+    fn call(dir: &Path, args: &[&str]) -> Output {
+        Command::new("./link")
+            .args(args)
+            .current_dir(dir.join("elsewhere"))
+            .env_remove("LD_LIBRARY_PATH")
+            .env_remove("NIXL_BENCH_DIR")
+            .env("NIXL_PREFIX", "/another")
+            .output()
+            .unwrap()
+    }
+
+    fn said(output: &Output) -> Vec<String> {
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout.clone()).unwrap();
+        text.trim_end().split(',').map(String::from).collect()
+    }
+
+    #[test]
+    fn the_script_finds_its_bundle_from_everywhere() {
+        let dir = stand_in(r#"echo '{"lacks":[]}'"#);
+        let root = dir.path().canonicalize().unwrap();
+        let bundle = root.join("a bundle").display().to_string();
+        let nixl = format!("{bundle}/nixl");
+        let tests = format!("__test-gpu {bundle}/tests one two");
+        let reports = root.join("elsewhere/report").display().to_string();
+        for (args, bench_dir, call_of) in [
+            (["doctor", "--json"].as_slice(), "", "doctor --json"),
+            (&["test-gpu", "one", "two"], "", &tests),
+            (&["bench", "--quick"], &reports, "--quick"),
+        ] {
+            assert_eq!(said(&call(&root, args)), [&*bundle, &nixl, bench_dir, "", call_of]);
+        }
+    }
+
+    #[test]
+    fn the_bundles_libraries_stand_in_only_where_nixl_does_not_load() {
+        for probe in [r#"echo '{"error":"libssl.so.3: cannot open"}'"#, "exit 127"] {
+            let dir = stand_in(probe);
+            let root = dir.path().canonicalize().unwrap();
+            let system = root.join("a bundle/system").display().to_string();
+            assert_eq!(said(&call(&root, &["doctor"])).get(3), Some(&system), "{probe}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_command_is_named() {
+        let dir = stand_in("exit 1");
+        let output = call(dir.path(), &["benhc"]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("`benhc`"));
+        assert!(call(dir.path(), &[]).status.success());
+    }
+}

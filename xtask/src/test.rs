@@ -7,7 +7,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -39,7 +39,7 @@ pub(crate) fn run(workspace: &Workspace, cargo_args: &[OsString]) -> Result<()> 
     let mut failed = Vec::new();
     for command in &mut commands {
         println!("$ {}", process::display(command));
-        if !counted(command.env(SKIP_LOG, &skip_log), &mut tally)? {
+        if !counted(command.env(SKIP_LOG, &skip_log), &mut tally, &mut io::stdout())? {
             failed.push(format!("`{}`", process::display(command)));
         }
     }
@@ -65,7 +65,11 @@ pub(crate) fn start_skip_log(skip_log: &Path) -> Result<()> {
 }
 
 /// Runs the command, passes its output on as it comes and counts; says whether it succeeded.
-pub(crate) fn counted(command: &mut Command, tally: &mut Tally) -> Result<bool> {
+pub(crate) fn counted(
+    command: &mut Command,
+    tally: &mut Tally,
+    out: &mut impl Write,
+) -> Result<bool> {
     let name = process::display(command);
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{name}`"))?;
@@ -73,7 +77,7 @@ pub(crate) fn counted(command: &mut Command, tally: &mut Tally) -> Result<bool> 
         let mut stdout = BufReader::new(stdout);
         let mut line = Vec::new();
         while stdout.read_until(b'\n', &mut line)? > 0 {
-            io::stdout().write_all(&line)?;
+            out.write_all(&line)?;
             tally.add_output(&String::from_utf8_lossy(&line));
             line.clear();
         }
