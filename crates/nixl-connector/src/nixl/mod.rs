@@ -7,17 +7,17 @@
 //!
 //! | hazard of NIXL or nixl-sys | guard |
 //! |---|---|
-//! | any call aborts if the library or a symbol is missing | [`library`] opens and checks it first |
-//! | a request released in flight is written later | [`transfer`] never releases one that is not terminal |
-//! | calls block while memory is registered | [`agent`]: callers only ever *try* its gate |
-//! | a request, list or notification map used with the wrong agent or after it | [`agent`] owns the agent; nothing of it leaves this module |
-//! | a blob with a bad name panics, a forged one evicts a healthy peer, a changed one wedges it | [`blob`] parses every blob strictly, [`peers`] compares it with what is loaded |
-//! | a peer that died keeps its endpoints, attempts to reach it leak files | [`directory`] has NIXL forget it, and does not let it be tried often |
-//! | a peer that does not answer blocks everything for minutes | [`agent`] has UCX connect without waiting |
+//! | any call aborts if the library or a symbol is missing | `library` opens and checks it first |
+//! | a request released in flight is written later | `transfer` never releases one that is not terminal |
+//! | calls block while memory is registered | `agent`: callers only ever *try* its gate |
+//! | a request, list or notification map used with the wrong agent or after it | `agent` owns the agent; nothing of it leaves this module |
+//! | a blob with a bad name panics, a forged one evicts a healthy peer, a changed one wedges it | `blob` parses every blob strictly, `peers` compares it with what is loaded |
+//! | a peer that died keeps its endpoints, attempts to reach it leak files | `directory` has NIXL forget it, and does not let it be tried often |
+//! | a peer that does not answer blocks everything for minutes | `agent` has UCX connect without waiting |
 //! | deregistering under a running request dangles | registrations are held by the transfer |
 //! | a non-UTF-8 notification blocks all later ones | read as bytes, one by one |
-//! | the agent is destroyed on whatever thread drops it last | [`agent`] sends it to the control thread |
-//! | a thread inside NIXL while the process exits crashes | [`exit`] waits for it, and lets nobody in again |
+//! | the agent is destroyed on whatever thread drops it last | `agent` sends it to the control thread |
+//! | a thread inside NIXL while the process exits crashes | `exit` waits for it, and lets nobody in again |
 
 mod agent;
 mod blob;
