@@ -2,6 +2,7 @@
 
 use comfy_table::Table;
 
+use crate::local;
 use crate::report::{Report, Row};
 use crate::table::{aligned, duration, shape};
 
@@ -50,7 +51,11 @@ pub(crate) fn table(differences: &[Difference]) -> Table {
 }
 
 fn name(row: &Row) -> String {
-    format!("{} {}", row.case, shape(row)).trim_end().to_owned()
+    let case = match row.suite == local::SUITE {
+        true => format!("{} {} -> {}", row.case, row.local, row.remote),
+        false => row.case.clone(),
+    };
+    format!("{case} {}", shape(row)).trim_end().to_owned()
 }
 
 fn change(before: f64, now: f64) -> Option<f64> {

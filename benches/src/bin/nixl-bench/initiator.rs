@@ -34,6 +34,8 @@ pub(crate) struct Session {
 pub(crate) struct Findings {
     pub(crate) rows: Vec<Row>,
     pub(crate) gauges: Vec<Gauge>,
+    /// What could not be measured, or came out wrong, and why.
+    pub(crate) left_out: Vec<String>,
 }
 
 /// Measures these cases, one after the other.
@@ -87,7 +89,7 @@ impl Session {
 }
 
 /// Shows only if standard error is a terminal.
-fn progress(cases: usize) -> Result<ProgressBar> {
+pub(crate) fn progress(cases: usize) -> Result<ProgressBar> {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?;
     let bar = ProgressBar::new(cases as u64).with_style(style);
     bar.enable_steady_tick(Duration::from_millis(500));

@@ -67,7 +67,7 @@ pub(crate) struct Gauge {
 
 impl Report {
     pub(crate) fn new(environment: Environment, findings: Findings) -> Self {
-        let Findings { rows, gauges } = findings;
+        let Findings { rows, gauges, left_out: _ } = findings;
         Self { schema: SCHEMA, environment, rows, gauges }
     }
 
@@ -182,7 +182,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn report(rows: Vec<Row>, gauges: Vec<Gauge>) -> Report {
-        Report::new(Environment::default(), Findings { rows, gauges })
+        Report::new(Environment::default(), Findings { rows, gauges, left_out: Vec::new() })
     }
 
     #[test]

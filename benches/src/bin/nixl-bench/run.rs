@@ -1,5 +1,6 @@
 //! Runs the suites and reports.
 
+use std::mem;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -30,12 +31,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         findings = initiator::run(&cases, effort)?;
     }
     if within {
-        let Findings { rows, gauges } = local::run(effort, filter, costs)?;
-        findings.rows.extend(rows);
-        findings.gauges.extend(gauges);
+        match local::run(effort, filter, costs) {
+            Ok(Findings { rows, gauges, left_out }) => {
+                findings.rows.extend(rows);
+                findings.gauges.extend(gauges);
+                findings.left_out.extend(left_out);
+            }
+            // What was measured until here is not lost.
+            Err(error) => findings.left_out.push(format!("the suite `local`: {error:#}")),
+        }
     }
+    let left_out = mem::take(&mut findings.left_out);
     if findings.rows.is_empty() && findings.gauges.is_empty() {
-        bail!("nothing was measured: no case matches the filter, or all failed");
+        bail!("nothing was measured: {}", reasons(&left_out));
     }
     let report = Report::new(Environment::discover(), findings);
     let path = args.report_path();
@@ -48,7 +56,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("{}", compare::table(&compare::differences(&earlier, &report)));
     }
     println!("{}", written(&path));
+    if !left_out.is_empty() {
+        bail!("not everything could be measured:\n{}", reasons(&left_out));
+    }
     Ok(())
+}
+
+fn reasons(left_out: &[String]) -> String {
+    match left_out {
+        [] => "no case matches the filter".to_owned(),
+        some => some.join("\n"),
+    }
 }
 
 fn written(path: &Path) -> String {

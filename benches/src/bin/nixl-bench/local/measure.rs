@@ -66,7 +66,8 @@ pub(crate) fn measure(
                 Ok(_) => {}
                 // What cannot do it leaves the others their row; the round goes on without its turn.
                 Err(error) => {
-                    eprintln!("local: {case}, {}, is left out: {error:#}", subject.engine.name());
+                    let name = subject.engine.name();
+                    findings.left_out.push(format!("{case} by {name}: {error:#}"));
                     subjects.remove(index);
                     if subjects.is_empty() {
                         return Ok(());

@@ -16,7 +16,7 @@ use anyhow::Result;
 use nixl_executor::Costs;
 
 use crate::cases::Effort;
-use crate::initiator::Findings;
+use crate::initiator::{Findings, progress};
 
 use self::case::Case;
 use self::machine::Machine;
@@ -28,20 +28,22 @@ pub(crate) use self::verdict::verdicts;
 /// The name of this suite in reports.
 pub(crate) const SUITE: &str = "local";
 
-/// Measures all cases whose name contains `filter`. A case that fails is left out, and the error printed.
+/// Measures all cases whose name contains `filter`. A case that fails is left out, with its error, and the others go on.
 ///
 /// Without a GPU it says so, and measures what the host can do.
 pub(crate) fn run(effort: Effort, filter: Option<&str>, costs: Costs) -> Result<Findings> {
     let machine = Machine::open(costs)?;
+    let mut cases = Case::all(&machine, effort);
+    cases.retain(|case| filter.is_none_or(|filter| case.to_string().contains(filter)));
     let mut findings = Findings::default();
-    for case in Case::all(&machine, effort) {
-        let name = case.to_string();
-        if filter.is_some_and(|filter| !name.contains(filter)) {
-            continue;
-        }
+    let progress = progress(cases.len())?;
+    for case in cases {
+        progress.set_message(case.to_string());
         if let Err(error) = case.measure(&machine, effort, &mut findings) {
-            eprintln!("local: {name} is left out: {error:#}");
+            findings.left_out.push(format!("{case}: {error:#}"));
         }
+        progress.inc(1);
     }
+    progress.finish_and_clear();
     Ok(findings)
 }

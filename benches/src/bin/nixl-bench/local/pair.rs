@@ -97,7 +97,35 @@ fn shuffled(blocks: usize, count: usize, seed: u64) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use nixl_descriptor::layout::{Inner, LayerOrder};
+    use nixl_executor::Costs;
+
     use super::*;
+    use crate::local::measure::{execute, options};
+
+    #[test]
+    fn what_was_copied_is_right_and_anything_else_is_not() {
+        let machine = Machine::open(Costs::default()).unwrap();
+        let inner = Inner::Elements(24);
+        let moved =
+            Dimensions { blocks: 5, layers: 3, outer: 2, page_size: 700, inner, element_width: 2 };
+        let src = (MemoryKind::Pageable, LayoutKind::PerLayer(LayerOrder::OuterFirst));
+        let dst = (MemoryKind::Pageable, LayoutKind::FullyContiguous);
+        let mut pair = Pair::new(&machine, Shape { src, dst, moved }).unwrap();
+        assert!(pair.check(&machine).is_err(), "nothing was copied");
+        execute(&machine, &pair, &options()).unwrap();
+        pair.check(&machine).unwrap();
+        pair.dst_blocks.swap(1, 3);
+        execute(&machine, &pair, &options()).unwrap();
+        assert!(pair.check(&machine).is_err(), "two blocks are in each other's place");
+        pair.dst_blocks.swap(1, 3);
+        pair.dst.poison(&machine).unwrap();
+        execute(&machine, &pair, &options().layers(0..2)).unwrap();
+        assert!(pair.check(&machine).is_err(), "a layer is missing");
+        pair.dst.fill(&machine).unwrap();
+        execute(&machine, &pair, &options()).unwrap();
+        assert!(pair.check(&machine).is_err(), "a block beside was written");
+    }
 
     #[test]
     fn copies_do_not_merge() {

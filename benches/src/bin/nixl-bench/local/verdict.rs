@@ -135,3 +135,48 @@ impl Report {
         Some(Figure { text, passes: Some(grown <= GROWTH_KIB) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::{report, row};
+
+    fn measured(case: &str, engine: Engine, src: MemoryKind, dst: MemoryKind, p50: u64) -> Row {
+        Row {
+            engine: engine.name().to_owned(),
+            ..row(case, crate::messages::Engine::Connector, p50)
+        }
+        .between(SUITE, src, dst)
+    }
+
+    #[test]
+    fn each_promise_passes_fails_or_was_not_measured() {
+        let one = |src, dst, p50| measured("blocks-1", Engine::Executor, src, dst, p50);
+        let mut rows = vec![one(Pinned, Gpu(0), 120_000), one(Gpu(0), Pinned, 99_000)];
+        let first = |rows: &[Row]| verdicts(&report(rows.to_vec(), vec![])).remove(0);
+        assert!(first(&rows).starts_with("NOT MEASURED  1."), "{}", first(&rows));
+        rows.push(one(Gpu(0), Gpu(0), 25_000));
+        assert!(first(&rows).starts_with("PASS  1."), "{}", first(&rows));
+        rows[1].p50_ns = 120_001;
+        assert!(first(&rows).starts_with("FAIL  1."), "{}", first(&rows));
+    }
+
+    #[test]
+    fn pageable_copies_are_measured_against_plain_ones() {
+        let rows = ["pageable-64MiB", "pageable-256MiB"]
+            .into_iter()
+            .flat_map(|case| [(case, Pageable, Gpu(0)), (case, Gpu(0), Pageable)])
+            .flat_map(|(case, src, dst)| {
+                [(Engine::Executor, 100), (Engine::CudaPageable, 310)]
+                    .map(|(engine, p50)| measured(case, engine, src, dst, p50))
+            });
+        let lines = verdicts(&report(rows.collect(), vec![]));
+        assert!(lines[4].starts_with("PASS") && lines[4].contains("3.10 times"), "{}", lines[4]);
+    }
+
+    #[test]
+    fn a_report_without_the_suite_promises_nothing() {
+        let rows = vec![row("read", crate::messages::Engine::Connector, 1)];
+        assert!(verdicts(&report(rows, vec![])).is_empty());
+    }
+}
