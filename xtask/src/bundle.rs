@@ -11,7 +11,7 @@ mod system;
 pub(crate) use gpu_tests::run as run_gpu_tests;
 
 use std::env::{self, consts::ARCH};
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -50,6 +50,10 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let name = format!("nixl-rs-{}-{ARCH}", env!("CARGO_PKG_VERSION"));
     let folder = workspace.root.join("target/bundle");
     let bundle = folder.join(&name);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    // Until the end: two at a time would pack each other's files.
+    let lock = File::create(folder.join(".lock"))?;
+    lock.lock().with_context(|| format!("cannot lock {}", folder.display()))?;
     if bundle.exists() {
         fs::remove_dir_all(&bundle)
             .with_context(|| format!("cannot remove {}", bundle.display()))?;
