@@ -65,6 +65,7 @@ mod chunks;
 mod description;
 mod geometry;
 mod local;
+mod order;
 mod overlap;
 mod pair;
 mod placement;

@@ -4,6 +4,7 @@ use std::iter::FusedIterator;
 use std::ops::Range;
 
 use super::geometry::LayoutGeometry;
+use super::order::by_second;
 use super::placement::{ByteSpan, Placement, Strides};
 
 /// The same bytes of a block in two layouts; both spans are equally long.
@@ -55,11 +56,11 @@ impl ChunkPairs {
     pub(super) fn new(
         src: &Placement,
         dst: &Placement,
-        mut blocks: Vec<(usize, usize)>,
+        blocks: Vec<(usize, usize)>,
         layers: Range<usize>,
     ) -> Self {
-        blocks.sort_unstable_by_key(|&(_, dst)| dst);
         let geometry = &dst.geometry;
+        let blocks = by_second(blocks, geometry.blocks());
         let bytes = blocks.len().saturating_mul(layers.len() * geometry.layer_len());
         let (src, dst) = (src.strides, dst.strides);
         let Fold { len, outers, layers } = Fold::new(geometry, [&src, &dst], layers);

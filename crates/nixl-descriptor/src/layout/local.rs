@@ -135,9 +135,8 @@ impl Layout {
         let Inner { placement, parts } = &*self.0;
         placement.check_blocks(blocks)?;
         placement.check_layers(&layers)?;
-        let mut pairs: Vec<_> = blocks.iter().map(|&block| (block, block)).collect();
-        pairs.sort_unstable();
-        pairs.dedup();
+        // Sorted, and each id once, by the walk.
+        let pairs: Vec<_> = blocks.iter().map(|&block| (block, block)).collect();
         // A layout paired with itself has its own runs. They lie inside the parts, which the constructor checked.
         let runs = ChunkPairs::new(placement, placement, pairs, layers);
         Ok(runs.map(|run| parts[run.src.part].part(run.src.offset, run.src.len)).collect())

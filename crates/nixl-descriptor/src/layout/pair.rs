@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::chunks::ChunkPairs;
 use super::geometry::{GeometryMismatch, same_geometry};
 use super::local::Layout;
+use super::order::by_second;
 use super::overlap::{Interval, overlapping};
 use super::placement::{Placement, SelectionError};
 
@@ -73,16 +74,22 @@ pub fn pair_chunks(
     // Both have the same layers.
     src.check_layers(&layers).map_err(ChunkPairError::Source)?;
 
-    let mut written = dst_blocks.to_vec();
-    written.sort_unstable();
-    if let Some(twice) = written.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(ChunkPairError::Duplicate { block: twice[0] });
+    let blocks: Vec<_> = src_blocks.iter().copied().zip(dst_blocks.iter().copied()).collect();
+    let blocks = by_second(blocks, dst.geometry.blocks());
+    if blocks.len() < dst_blocks.len() {
+        return Err(ChunkPairError::Duplicate { block: duplicate(dst_blocks) });
     }
-    if let Some((src, dst)) = first_overlap(src, src_blocks, dst, &written, &layers) {
+    if let Some((src, dst)) = first_overlap(src, src_blocks, dst, &blocks, &layers) {
         return Err(ChunkPairError::Overlap { src, dst });
     }
-    let blocks = src_blocks.iter().copied().zip(dst_blocks.iter().copied()).collect();
     Ok(ChunkPairs::new(src, dst, blocks, layers))
+}
+
+/// The lowest of the ids that are there more than once.
+fn duplicate(ids: &[usize]) -> usize {
+    let mut sorted = ids.to_vec();
+    sorted.sort_unstable();
+    sorted.windows(2).find(|pair| pair[0] == pair[1]).map_or(0, |pair| pair[0])
 }
 
 /// Blocks of source and destination that share bytes of `layers`.
@@ -90,7 +97,7 @@ fn first_overlap(
     src: &Placement,
     src_blocks: &[usize],
     dst: &Placement,
-    written: &[usize],
+    blocks: &[(usize, usize)],
     layers: &Range<usize>,
 ) -> Option<(usize, usize)> {
     let mut shared = src.shared_parts(dst, layers).peekable();
@@ -99,9 +106,10 @@ fn first_overlap(
     // Sorted once, and not for every part.
     let mut read = src_blocks.to_vec();
     read.sort_unstable();
+    let written: Vec<_> = blocks.iter().map(|&(_, dst)| dst).collect();
     shared.find_map(|(from, to)| {
         let read = runs(src, from, &read, layers);
-        let written = runs(dst, to, written, layers);
+        let written = runs(dst, to, &written, layers);
         let (read, written) = overlapping(read, written).next()?;
         let address = read.start.max(written.start);
         let block = |layout: &Placement, part: Interval| {

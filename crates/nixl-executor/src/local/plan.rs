@@ -80,7 +80,11 @@ impl Plan {
             };
             match verdict {
                 Ok(()) => {
-                    let estimate = inputs.costs.cost(route, strategy).estimate(ops.len(), bytes);
+                    let chunks = match strategy {
+                        Strategy::PackedCopy => runs(&ops, src),
+                        _ => ops.len(),
+                    };
+                    let estimate = inputs.costs.cost(route, strategy).estimate(chunks, bytes);
                     able.push((strategy, estimate));
                 }
                 Err(reason) => unable.push((strategy, reason)),
@@ -100,6 +104,13 @@ impl Plan {
     pub(crate) fn unit(&self) -> u64 {
         self.ops.iter().fold(0, |unit, op| if op.len == unit { unit } else { gcd(unit, op.len) })
     }
+}
+
+/// How many copies the host's side of a packed transfer takes: one for each run of neighbours.
+fn runs(ops: &[CopyOp], src: MemoryKind) -> usize {
+    let on_host = |op: &CopyOp| if src.is_host() { op.src } else { op.dst };
+    let breaks = ops.windows(2).filter(|w| on_host(&w[0]) + w[0].len != on_host(&w[1])).count();
+    breaks + ops.len().min(1)
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
