@@ -199,7 +199,10 @@ impl Driver {
             return Ok(slot);
         }
         lock(&shared.inbox).push(Arc::clone(&slot));
-        shared.nudge(!inline);
+        match inline {
+            true => shared.nudge(false),
+            false => shared.attend(),
+        }
         Ok(slot)
     }
 
@@ -274,6 +277,9 @@ pub struct Reactor {
     /// How far the last turn came if it was cut short, else zero: at most the length of `active`.
     cursor: usize,
     last_progress: Duration,
+    /// Until when those just begun are left to their callers, who usually wait and look closely: two threads that ask an
+    /// engine at once get in each other's way.
+    head_start: Option<Duration>,
     notifications_failed: bool,
 }
 
@@ -286,14 +292,31 @@ impl Reactor {
 
     fn new(shared: Arc<Shared>) -> Self {
         let last_progress = shared.clock.now();
-        Self { shared, active: Vec::new(), cursor: 0, last_progress, notifications_failed: false }
+        Self {
+            shared,
+            active: Vec::new(),
+            cursor: 0,
+            last_progress,
+            head_start: None,
+            notifications_failed: false,
+        }
     }
 
     /// Looks once at everything outstanding.
     pub fn turn(&mut self) -> Next {
         let started = self.shared.clock.now();
-        let mut progress = self.admit() | self.shared.fresh.swap(false, Ordering::SeqCst);
-        progress |= self.poll_active(started);
+        let idle = self.active.is_empty();
+        let fresh = self.shared.fresh.swap(false, Ordering::SeqCst);
+        let mut progress = self.admit() | fresh;
+        if fresh {
+            self.head_start = None;
+        } else if idle && progress {
+            self.head_start = Some(started.saturating_add(self.shared.config.inline_spin));
+        }
+        if self.head_start.is_none_or(|until| started >= until) {
+            progress |= self.head_start.take().is_some();
+            progress |= self.poll_active(started);
+        }
         progress |= self.poll_passive();
         let now = self.shared.clock.now();
         self.shared.passive.expire(now);
@@ -360,9 +383,11 @@ impl Reactor {
         let idle = now.saturating_sub(self.last_progress);
         let config = &self.shared.config;
         if !self.active.is_empty() || self.shared.passive.len() > 0 {
-            return match config.backoff.sleep_after(idle) {
-                Some(sleep) => Next::Sleep(sleep),
-                None => Next::Spin,
+            let rest = self.head_start.map(|until| until.saturating_sub(now));
+            return match (config.backoff.sleep_after(idle), rest) {
+                (None, Some(rest)) if self.shared.passive.len() == 0 => Next::Sleep(rest),
+                (None, _) => Next::Spin,
+                (Some(sleep), rest) => Next::Sleep(rest.map_or(sleep, |rest| rest.min(sleep))),
             };
         }
         if self.shared.closing.load(Ordering::SeqCst) {

@@ -120,11 +120,10 @@ impl Inside {
     ) -> Result<(), nixl_sys::NixlError> {
         // The binding cannot clear a map that holds a payload it cannot read, so a map is used until it is
         // first filled.
-        let map = match self.notifications.take() {
+        let mut map = match self.notifications.take() {
             Some(map) => map,
             None => Movable(NotificationMap::new()?),
         };
-        let mut map = map;
         self.agent.get_notifications(&mut map.0, None)?;
         if map.0.is_empty()? {
             self.notifications = Some(map);

@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "the C library must be told of the handler")]
 
 use std::ffi::c_int;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,20 +23,19 @@ pub(super) fn enter() -> Option<Busy<'static>> {
     GUARD.enter()
 }
 
-/// To be called once an agent has started: handlers run in reverse order, and what the agent has set up by then
+/// To be called when an agent has started: handlers run in reverse order, and what the first agent has set up by then
 /// must be torn down after ours.
 pub(super) fn arm() -> Result<(), NixlUnavailable> {
     // SAFETY: this is the C library's function, with its signature.
     unsafe extern "C" {
         safe fn atexit(handler: extern "C" fn()) -> c_int;
     }
-    match atexit(before_exit) {
-        0 => Ok(()),
-        _ => {
-            let reason = "the C library has no memory for it".to_owned();
-            Err(NixlUnavailable::Start { what: "exit handler", reason })
-        }
+    static ARMED: OnceLock<bool> = OnceLock::new();
+    if *ARMED.get_or_init(|| atexit(before_exit) == 0) {
+        return Ok(());
     }
+    let reason = "the C library has no memory for it".to_owned();
+    Err(NixlUnavailable::Start { what: "exit handler", reason })
 }
 
 extern "C" fn before_exit() {

@@ -62,7 +62,7 @@ impl Registrar for NixlRegistrar {
         Ok(Box::new(Handle {
             agent: Arc::clone(&self.agent),
             handle: Some(handle),
-            _span: span.clone(),
+            span: span.clone(),
         }))
     }
 
@@ -115,7 +115,7 @@ struct Handle {
     /// `Some` until deregistered.
     handle: Option<RegistrationHandle>,
     /// The memory outlives the registration.
-    _span: RegionSpan,
+    span: RegionSpan,
 }
 
 impl Registered for Handle {
@@ -142,13 +142,13 @@ impl Drop for Handle {
         // would block this thread, so the handle stays registered, and its span keeps the memory.
         if let Some(handle) = self.handle.take() {
             mem::forget(handle);
-            mem::forget(self._span.clone());
+            mem::forget(self.span.clone());
         }
     }
 }
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("span", &self._span).finish_non_exhaustive()
+        f.debug_struct("Handle").field("span", &self.span).finish_non_exhaustive()
     }
 }

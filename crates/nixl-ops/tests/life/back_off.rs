@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nixl_ops::{Next, OperationOptions};
 
-use crate::world::{Engine, Memory, World};
+use crate::world::{Engine, Memory, World, config};
 
 const MICRO: Duration = Duration::from_micros(1);
 /// The default bound on one sleep.
@@ -82,4 +82,51 @@ fn it_exits_when_the_driver_is_gone_and_all_has_ended() {
     assert!(!memory.is_leased());
     world.inbox.push(key.as_bytes());
     assert_eq!(world.reactor.turn(), Next::Exit);
+}
+
+fn with_head_start() -> World {
+    let mut config = config();
+    config.inline_spin = 50 * MICRO;
+    World::with(config)
+}
+
+#[test]
+fn callers_look_first_and_the_driver_after_them() {
+    let mut world = with_head_start();
+    let engine = Engine::pending();
+    let _read = world.read(&engine, &Memory::small(), OperationOptions::new()).unwrap();
+    assert_eq!(engine.polls(), 1, "it was posted");
+    assert_eq!(world.reactor.turn(), Next::Sleep(50 * MICRO));
+    world.clock.advance(20 * MICRO);
+    assert_eq!(world.reactor.turn(), Next::Sleep(30 * MICRO));
+    assert_eq!(engine.polls(), 1);
+    world.clock.advance(30 * MICRO);
+    assert_eq!(world.reactor.turn(), Next::Spin);
+    assert_eq!(engine.polls(), 2, "nobody else may be waiting");
+}
+
+#[test]
+fn whoever_is_waiting_already_is_not_made_to_wait_for_others_callers() {
+    let mut world = with_head_start();
+    let first = Engine::pending();
+    let _first = world.read(&first, &Memory::small(), OperationOptions::new()).unwrap();
+    world.reactor.turn();
+    world.clock.advance(50 * MICRO);
+    world.reactor.turn();
+    let polls = first.polls();
+    for more in 1..5 {
+        let _other = world.read(&Engine::pending(), &Memory::small(), OperationOptions::new());
+        world.reactor.turn();
+        assert_eq!(first.polls(), polls + more);
+    }
+}
+
+#[test]
+fn what_the_driver_posts_gets_no_head_start() {
+    let mut world = with_head_start();
+    let engine = Engine::pending();
+    let _read = world.read(&engine, &Memory::large(), OperationOptions::new()).unwrap();
+    assert_eq!(engine.polls(), 0);
+    assert_eq!(world.reactor.turn(), Next::Spin);
+    assert_eq!(engine.polls(), 1);
 }

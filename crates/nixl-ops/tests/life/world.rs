@@ -29,6 +29,8 @@ pub(crate) fn config() -> DriverConfig {
     let mut config = DriverConfig::default();
     config.drain = DRAIN;
     config.inline_bytes = INLINE as u64;
+    // No head start for callers: a turn looks at everything.
+    config.inline_spin = Duration::ZERO;
     config
 }
 
