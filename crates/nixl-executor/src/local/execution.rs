@@ -42,7 +42,7 @@ impl PlanExecution {
     /// Host copies up to this many bytes are done in the first poll: 20 us at 12 GB/s.
     const INLINE: u64 = 256 * 1024;
     /// What is expected to end within this wakes nobody by a callback, which takes the driver 14 us: it is polled.
-    const POLLED: Duration = Duration::from_micros(200);
+    const POLLED: Duration = Duration::from_micros(250);
 
     pub(crate) fn new(
         plan: Plan,

@@ -81,7 +81,7 @@ impl BlockExecutor {
     pub const MAX_IN_FLIGHT: usize = 4096;
     /// Threads that copy host memory, unless there are fewer cores. Eight reach three times what one does (36 against
     /// 12 GB/s on a 32-core host).
-    const COPY_THREADS: usize = 12;
+    const COPY_THREADS: usize = 8;
 
     /// An executor on these GPUs with these costs.
     ///
@@ -96,10 +96,10 @@ impl BlockExecutor {
         config.max_in_flight = Self::MAX_IN_FLIGHT;
         // Submitting never blocks, whatever the size.
         config.inline_bytes = u64::MAX;
-        // A few MiB over PCIe end within this: whoever awaits them looks on, and holds its thread so long. What takes
+        // Some MiB over PCIe, 64 over NVLink, end within this: whoever awaits them looks on, and holds its thread so long. What takes
         // longer wakes the driver by a callback.
-        config.inline_spin = Duration::from_micros(150);
-        config.backoff = Backoff::default().spin(Duration::from_micros(250));
+        config.inline_spin = Duration::from_micros(250);
+        config.backoff = Backoff::default().spin(Duration::from_micros(300));
         let driver = Driver::spawn_local(Arc::new(SystemClock::new()), config).map_err(thread)?;
         let shared = Shared { gpus, pool: Arc::new(pool), driver: Arc::new(driver), costs };
         Ok(Self { shared: Arc::new(shared) })
