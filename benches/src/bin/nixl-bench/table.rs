@@ -133,7 +133,7 @@ fn local_cells(ours: &Row, rows: &[&Row]) -> Vec<String> {
     };
     let whole = median(CudaOneCopy).or(median(CudaPageable)).or(median(Memcpy));
     let cell = |median: Option<u64>| median.map_or_else(String::new, duration);
-    let ratio = whole.map(|whole| format!("{:.2}", ours.p50_ns as f64 / whole.max(1) as f64));
+    let ratio = whole.and_then(|whole| ratio(ours.p50_ns, whole));
     vec![
         ours.case.clone(),
         format!("{} -> {}", ours.local, ours.remote),
@@ -147,6 +147,11 @@ fn local_cells(ours: &Row, rows: &[&Row]) -> Vec<String> {
         cell(whole),
         ratio.unwrap_or_default(),
     ]
+}
+
+/// `None` where the other took no time that could be measured.
+fn ratio(ours: u64, other: u64) -> Option<String> {
+    (other > 0).then(|| format!("{:.2}", ours as f64 / other as f64))
 }
 
 fn cells(ours: &Row, plain: Option<&Row>) -> Vec<String> {
@@ -164,7 +169,7 @@ fn cells(ours: &Row, plain: Option<&Row>) -> Vec<String> {
             duration(plain.p50_ns),
             duration(plain.p99_ns),
             throughput(plain),
-            format!("{:.2}", ours.p50_ns as f64 / plain.p50_ns.max(1) as f64),
+            ratio(ours.p50_ns, plain.p50_ns).unwrap_or_default(),
         ]),
         None => cells.extend(std::iter::repeat_n(String::new(), 4)),
     }
