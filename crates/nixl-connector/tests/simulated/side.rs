@@ -39,6 +39,8 @@ impl World {
         let transport = self.fabric.transport(name);
         let mut config = DriverConfig::default();
         config.drain = DRAIN;
+        // No head start for callers: a turn looks at everything.
+        config.inline_spin = Duration::ZERO;
         let (driver, reactor) = Driver::manual(transport.clone(), self.clock.clone(), config);
         let registrar = transport.registrar();
         let cache = RegistrationCache::new(Arc::clone(&registrar), CacheLimits::default());
