@@ -46,7 +46,7 @@ fn driver() -> Library {
 }
 
 #[test]
-#[ignore = "figures"]
+#[ignore = "prints figures, checks nothing: run with `--ignored --nocapture figures`"]
 fn pinned_allocation() {
     let Some(context) = one_gpu("figures::pinned_allocation") else { return };
     let library = driver();
@@ -80,7 +80,7 @@ fn pinned_allocation() {
 
 /// Where the time of a large allocation goes.
 #[test]
-#[ignore = "figures"]
+#[ignore = "prints figures, checks nothing: run with `--ignored --nocapture figures`"]
 #[cfg(target_os = "linux")]
 fn pinned_stages() {
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
@@ -151,7 +151,7 @@ fn pinned_stages() {
 }
 
 #[test]
-#[ignore = "figures"]
+#[ignore = "prints figures, checks nothing: run with `--ignored --nocapture figures`"]
 fn latencies() {
     let Some(context) = one_gpu("figures::latencies") else { return };
     let stream = Stream::new(&context).unwrap();
@@ -235,7 +235,7 @@ fn latencies() {
 }
 
 #[test]
-#[ignore = "figures"]
+#[ignore = "prints figures, checks nothing: run with `--ignored --nocapture figures`"]
 fn bandwidth() {
     let Some(context) = one_gpu("figures::bandwidth") else { return };
     let stream = Stream::new(&context).unwrap();
