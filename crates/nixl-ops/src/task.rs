@@ -27,6 +27,14 @@ pub(crate) struct Task {
     pub(crate) drain_by: Option<Duration>,
 }
 
+impl Task {
+    /// The error of a deadline that has passed, once.
+    fn expired(&mut self, now: impl Fn() -> Duration) -> Option<OperationError> {
+        let deadline = self.deadline.take_if(|deadline| now() >= deadline.at)?;
+        Some(OperationError::TimedOut { after: deadline.after })
+    }
+}
+
 /// One of those in flight, counted until it is dropped.
 pub(crate) struct InFlight(Arc<AtomicUsize>);
 
@@ -78,12 +86,15 @@ impl Slot {
         let Some(task) = guard.as_mut() else { return SlotState::Gone };
         if !task.posted {
             // The first poll posts, which must not happen for a result that nobody wants.
-            self.apply_deadline(task, &now);
-            if self.cell.status().is_terminal() && task.execution.abandon() {
+            let expired = task.expired(&now);
+            if (expired.is_some() || self.cell.status().is_terminal()) && task.execution.abandon() {
                 *guard = None;
                 drop(guard);
-                self.cell.set_quiet();
+                self.end_quietly(expired);
                 return SlotState::Ended;
+            }
+            if let Some(timed_out) = expired {
+                self.cell.finish(OperationStatus::Errored, Err(timed_out));
             }
             task.posted = true;
         }
@@ -103,15 +114,18 @@ impl Slot {
             };
             return SlotState::Ended;
         }
-        self.apply_deadline(task, &now);
-        if !self.cell.status().is_terminal() {
+        let expired = task.expired(&now);
+        if expired.is_none() && !self.cell.status().is_terminal() {
             return SlotState::Pending;
         }
         if task.execution.abandon() {
             *guard = None;
             drop(guard);
-            self.cell.set_quiet();
+            self.end_quietly(expired);
             return SlotState::Ended;
+        }
+        if let Some(timed_out) = expired {
+            self.cell.finish(OperationStatus::Errored, Err(timed_out));
         }
         let now = now();
         let drain_by = *task.drain_by.get_or_insert(now.saturating_add(drain));
@@ -130,13 +144,13 @@ impl Slot {
         SlotState::Ended
     }
 
-    fn apply_deadline(&self, task: &mut Task, now: impl Fn() -> Duration) {
-        if let Some(deadline) = task.deadline
-            && now() >= deadline.at
-        {
-            task.deadline = None;
-            let timed_out = OperationError::TimedOut { after: deadline.after };
-            self.cell.finish(OperationStatus::Errored, Err(timed_out));
+    /// Ends what its engine has given up; as above, only after the lease has gone.
+    fn end_quietly(&self, expired: Option<OperationError>) {
+        match expired {
+            Some(error) => {
+                self.cell.finish_quiet(OperationStatus::Errored, Err(error));
+            }
+            None => self.cell.set_quiet(),
         }
     }
 }

@@ -187,7 +187,7 @@ fn a_peer_that_is_gone_is_an_error() {
         let mut one = start(offers, &["--bytes", "4096"]);
         let line = one.line().unwrap();
         one.kill();
-        failed(&run(takes, &["--timeout", "5"], &[&line]), "gone");
+        failed(&run(takes, &["--timeout", "60"], &[&line]), "gone");
     }
 }
 
