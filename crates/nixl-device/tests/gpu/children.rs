@@ -76,9 +76,9 @@ fn import() {
     let Some(task) = task() else { return };
     let handle = IpcMemoryHandle::from_bytes(&from_hex(&task[..144]));
     let event = IpcEventHandle::from_bytes(from_hex(&task[144..]));
-    // On another device, if there is one.
+    // On another device too, if there is one.
     let last = probe().as_ref().unwrap().device_count - 1;
-    for ordinal in [0, last] {
+    for ordinal in [Some(0), (last > 0).then_some(last)].into_iter().flatten() {
         let context = Context::primary(ordinal).unwrap();
         let stream = Stream::new(&context).unwrap();
         let memory = match ImportedMemory::open(&context, &handle) {
