@@ -69,6 +69,10 @@ impl Transport for Nowhere {
         Err(TransportError::Closed)
     }
 
+    fn notify(&self, _: &PeerId, _: &[u8]) -> Poll<Result<(), TransportError>> {
+        Poll::Ready(Err(TransportError::Closed))
+    }
+
     fn take_notifications(&self, _: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError> {
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_device::HostIdentity as LocalHost;
-use nixl_metadata::HostIdentity;
+use nixl_metadata::{HostIdentity, PeerInfo};
 use nixl_ops::{Clock, DriverConfig, Executor, SystemClock, Transport, TransportExecutor};
 use uuid::Uuid;
 
@@ -111,9 +111,11 @@ impl ConnectorBuilder {
             Some(transport) => transport,
             None => default_transport(format!("{prefix}-{incarnation:032x}"), &control).await?,
         };
-        let connection =
-            Connection::new(transport, control, self.clock, self.driver, host, incarnation)?;
-        Ok(Connector::new(connection, self.executor, self.timeout))
+        let info = PeerInfo::new(transport.agent_name(), incarnation, host)?
+            .with_transports([transport.name()])?;
+        let Self { executor, clock, driver, timeout, .. } = self;
+        let connection = Connection::new(transport, control, executor, clock, driver, info)?;
+        Ok(Connector::new(connection, timeout))
     }
 }
 

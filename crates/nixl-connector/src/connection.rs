@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nixl_descriptor::{
     CacheLimits, CacheStats, DescriptorList, RegisterError, Registration, RegistrationCache,
 };
-use nixl_metadata::{AgentMetadata, HostIdentity, Limits, PeerInfo};
-use nixl_ops::{Clock, Driver, DriverConfig, PeerId, Transport, TransportError};
+use nixl_metadata::{AgentMetadata, Limits, PeerInfo};
+use nixl_ops::{
+    Clock, Driver, DriverConfig, Executor, Link, PeerId, Preparation, Transport, TransportError,
+};
 
 use crate::ConnectorError;
 use crate::control::ControlThread;
@@ -16,6 +18,7 @@ use crate::peers::PeerCache;
 #[derive(Debug)]
 pub(crate) struct Connection {
     transport: Arc<dyn Transport>,
+    executor: Arc<dyn Executor>,
     driver: Arc<Driver>,
     control: ControlThread,
     registrations: Arc<RegistrationCache>,
@@ -53,19 +56,28 @@ impl Connection {
     pub(crate) fn new(
         transport: Arc<dyn Transport>,
         control: ControlThread,
+        executor: Arc<dyn Executor>,
         clock: Arc<dyn Clock>,
         config: DriverConfig,
-        host: HostIdentity,
-        incarnation: u128,
+        info: PeerInfo,
     ) -> Result<Self, ConnectorError> {
-        let driver = Driver::spawn(Arc::clone(&transport), clock, config)
+        let driver = Driver::spawn(Arc::clone(&transport), Arc::clone(&clock), config)
             .map_err(|e| ConnectorError::Thread { reason: e.to_string() })?;
         let registrations =
             Arc::new(RegistrationCache::new(transport.registrar(), CacheLimits::default()));
-        let info = PeerInfo::new(transport.agent_name(), incarnation, host)?
-            .with_transports([transport.name()])?;
+        let link = Link::new(
+            Arc::clone(&transport),
+            Arc::clone(&registrations),
+            Arc::new(control.clone()),
+            clock,
+            driver.waker(),
+        );
+        let executor = executor.attach(link).unwrap_or(executor);
+        driver.set_executor(Arc::clone(&executor));
+        let info = executor.describe(info);
         Ok(Self {
             transport,
+            executor,
             driver: Arc::new(driver),
             control,
             registrations,
@@ -77,6 +89,11 @@ impl Connection {
 
     pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
         &self.transport
+    }
+
+    /// The executor as it is attached to this connection.
+    pub(crate) fn executor(&self) -> &Arc<dyn Executor> {
+        &self.executor
     }
 
     pub(crate) fn driver(&self) -> &Arc<Driver> {
@@ -94,6 +111,14 @@ impl Connection {
             passive: driver.passive,
             registrations: self.registrations.stats(),
             peers: self.peers.len(),
+        }
+    }
+
+    /// Does what must be done first, if anything.
+    pub(crate) async fn run(&self, preparation: Option<Preparation>) -> Result<(), ConnectorError> {
+        match preparation {
+            Some(job) => Ok(self.control.run(job).await??),
+            None => Ok(()),
         }
     }
 
@@ -117,7 +142,14 @@ impl Connection {
                     let register = move || -> Result<Registration, RegisterError> {
                         cache.get_or_register(&region)
                     };
-                    self.control.run(register).await??
+                    match self.control.run(register).await? {
+                        Ok(registration) => registration,
+                        Err(error) if self.executor.reaches(descriptor.device()) => {
+                            tracing::debug!(%error, "memory that only the executor will reach");
+                            continue;
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
                 }
             };
             held.push(registration);

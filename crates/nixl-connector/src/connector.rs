@@ -7,7 +7,7 @@ use std::time::Duration;
 use nixl_descriptor::{Access, DescriptorList, LeaseMode, LeaseSet, Leases};
 use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata, SerializedDescriptor};
 use nixl_ops::{
-    Execution, Executor, OfferSpec, OperationOptions, ReadOperation, ReadableOperation,
+    Execution, OfferSpec, OperationOptions, PathPolicy, ReadOperation, ReadableOperation,
     TransferRequest, WritableOperation, WriteOperation, pair,
 };
 
@@ -31,7 +31,6 @@ pub struct Connector {
 
 struct Shared {
     connection: Connection,
-    executor: Arc<dyn Executor>,
     timeout: Option<Duration>,
 }
 
@@ -41,12 +40,8 @@ impl Connector {
         ConnectorBuilder::new()
     }
 
-    pub(crate) fn new(
-        connection: Connection,
-        executor: Arc<dyn Executor>,
-        timeout: Option<Duration>,
-    ) -> Self {
-        Self { shared: Arc::new(Shared { connection, executor, timeout }) }
+    pub(crate) fn new(connection: Connection, timeout: Option<Duration>) -> Self {
+        Self { shared: Arc::new(Shared { connection, timeout }) }
     }
 
     /// The name under which peers know this connector. It differs with every connector ever built.
@@ -101,11 +96,11 @@ impl Connector {
         ConnectorError: From<L::Error>,
     {
         let local = local.try_into()?;
-        let Shared { connection, executor, .. } = &*self.shared;
+        let connection = &self.shared.connection;
         let offer = self.offer(OperationKind::Read, local);
         let (spec, options) = connection.driver().within(options, offer).await?;
         let spec = spec?;
-        Ok(ReadableOperation::offer(connection.driver(), executor, spec, options)?)
+        Ok(ReadableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
     }
 
     /// Offers memory to be written by one peer, which gets [`metadata`](WritableOperation::metadata).
@@ -143,11 +138,11 @@ impl Connector {
         if let Some(index) = local.iter().position(|d| d.access() != Access::ReadWrite) {
             return Err(ConnectorError::ReadOnly { index });
         }
-        let Shared { connection, executor, .. } = &*self.shared;
+        let connection = &self.shared.connection;
         let offer = self.offer(OperationKind::Write, local);
         let (spec, options) = connection.driver().within(options, offer).await?;
         let spec = spec?;
-        Ok(WritableOperation::offer(connection.driver(), executor, spec, options)?)
+        Ok(WritableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
     }
 
     /// Reads the memory that a peer offered into local memory. The transfer has begun when this returns.
@@ -189,7 +184,7 @@ impl Connector {
     {
         let local = local.try_into()?;
         let driver = self.shared.connection.driver();
-        let prepare = self.prepare(OperationKind::Read, &local, remote);
+        let prepare = self.prepare(OperationKind::Read, &local, remote, options.path_policy());
         let (prepared, options) = driver.within(options, prepare).await?;
         let (execution, leases) = prepared?;
         Ok(ReadOperation::begin(driver, execution, local, vec![leases], options)?)
@@ -234,7 +229,7 @@ impl Connector {
     {
         let local = local.try_into()?;
         let driver = self.shared.connection.driver();
-        let prepare = self.prepare(OperationKind::Write, &local, remote);
+        let prepare = self.prepare(OperationKind::Write, &local, remote, options.path_policy());
         let (prepared, options) = driver.within(options, prepare).await?;
         let (execution, leases) = prepared?;
         Ok(WriteOperation::begin(driver, execution, local, vec![leases], options)?)
@@ -258,6 +253,7 @@ impl Connector {
             OperationKind::Write => LeaseMode::Write,
         };
         let leases = Leases::acquire(local.as_slice(), mode)?;
+        connection.run(connection.executor().prepare(&local, None)).await?;
         let registrations = connection.register(&local).await?;
         let descriptors: Vec<_> = local
             .iter()
@@ -274,6 +270,7 @@ impl Connector {
         kind: OperationKind,
         local: &DescriptorList,
         remote: &RdmaMetadata,
+        policy: PathPolicy,
     ) -> Result<(Box<dyn Execution>, LeaseSet), ConnectorError> {
         pair(kind, local, remote)?;
         let mode = match kind {
@@ -281,16 +278,26 @@ impl Connector {
             OperationKind::Write => LeaseMode::Read,
         };
         let leases = Leases::acquire(local.as_slice(), mode)?;
-        let Shared { connection, executor, .. } = &*self.shared;
+        let connection = &self.shared.connection;
+        let executor = connection.executor();
         if executor.is_local(local, remote) {
-            return Ok((executor.execute(TransferRequest::local(kind, local, remote))?, leases));
+            let request = TransferRequest::local(kind, local, remote).under(policy);
+            return Ok((executor.execute(request)?, leases));
         }
+        connection.run(executor.prepare(local, Some(remote))).await?;
         let peer = connection.connect(remote.agent_metadata()).await?;
         let registrations = connection.register(local).await?;
-        let transport = &**connection.transport();
-        let request =
-            TransferRequest::remote(kind, local, remote, transport, &peer, registrations.clone());
-        let error = match executor.execute(request) {
+        let introduction = match executor.introduces(local, remote) {
+            true => Some(connection.local_metadata().await?),
+            false => None,
+        };
+        let transport = connection.transport();
+        let request = |peer, registrations| {
+            TransferRequest::remote(kind, local, remote, transport, peer, registrations)
+                .introducing(introduction.clone())
+                .under(policy)
+        };
+        let error = match executor.execute(request(&peer, registrations.clone())) {
             Ok(execution) => return Ok((execution, leases)),
             Err(error) => error,
         };
@@ -300,8 +307,7 @@ impl Connector {
         }
         connection.forget(&peer);
         let peer = connection.reconnect(remote.agent_metadata()).await?;
-        let request = TransferRequest::remote(kind, local, remote, transport, &peer, registrations);
-        Ok((executor.execute(request)?, leases))
+        Ok((executor.execute(request(&peer, registrations))?, leases))
     }
 }
 
@@ -309,7 +315,7 @@ impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector")
             .field("name", &self.name())
-            .field("executor", &self.shared.executor)
+            .field("executor", self.shared.connection.executor())
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use nixl_ops::TransportError;
+use nixl_ops::{Background, TransportError};
 use tokio::sync::oneshot;
 
 use crate::ConnectorError;
@@ -61,6 +61,12 @@ impl ControlThread {
             let _ = reply.send(job());
         });
         result.await.map_err(|_| TransportError::Closed)
+    }
+}
+
+impl Background for ControlThread {
+    fn run(&self, job: Box<dyn FnOnce() + Send>) {
+        self.post(job);
     }
 }
 

@@ -53,6 +53,10 @@ impl Executor for DirectExecutor {
             let execution = TransportExecutor.execute(request)?;
             return Ok(Box::new(Elsewhere { execution }));
         }
+        let kind = PathKind::SameProcessCopy;
+        if let Err(reason) = request.policy.check(kind, None, None) {
+            return Err(TransportError::NoPath { rejected: vec![Rejected::new(kind, reason)] });
+        }
         let ended = || TransportError::BadMetadata {
             reason: "the operation of this process that it names has ended or is being served"
                 .to_owned(),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -15,7 +15,10 @@ use crate::deadline::Deadline;
 use crate::passive::{OfferSpec, PassiveEntry, PassiveTable};
 use crate::sync::{Mutex, lock};
 use crate::task::{InFlight, Slot, SlotState, Task};
-use crate::{Backoff, Clock, Execution, OperationError, OperationOptions, Transport};
+use crate::{
+    Backoff, Clock, Execution, Executor, OperationError, OperationOptions, OperationStatus,
+    Received, Transport,
+};
 
 /// How a driver works.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -74,7 +77,11 @@ pub enum Next {
 /// what is in flight on its own and then ends.
 pub struct Driver {
     shared: Arc<Shared>,
+    bell: Arc<Bell>,
 }
+
+/// Wakes a driver's thread without keeping the driver.
+struct Bell(Weak<Shared>);
 
 pub(crate) struct Shared {
     inbox: Mutex<Vec<Arc<Slot>>>,
@@ -85,6 +92,8 @@ pub(crate) struct Shared {
     closing: AtomicBool,
     thread: OnceLock<Thread>,
     pub(crate) passive: Arc<PassiveTable>,
+    /// Gets the messages that end no passive operation.
+    executor: OnceLock<Arc<dyn Executor>>,
     /// Read for notifications; a driver of copies inside the process has none.
     transport: Option<Arc<dyn Transport>>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -148,13 +157,15 @@ impl Driver {
             fresh: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             thread: OnceLock::new(),
+            executor: OnceLock::new(),
             passive: PassiveTable::new(Arc::clone(&clock), config.drain),
             transport,
             clock,
             config,
         });
         let reactor = Reactor::new(Arc::clone(&shared));
-        (Self { shared }, reactor)
+        let bell = Arc::new(Bell(Arc::downgrade(&shared)));
+        (Self { shared, bell }, reactor)
     }
 
     /// What is in hand now.
@@ -168,7 +179,12 @@ impl Driver {
     /// Wakes the driver's thread, so that it looks at once. For executions that learn of their end elsewhere, in a
     /// callback say.
     pub fn waker(&self) -> Waker {
-        Waker::from(Arc::clone(&self.shared))
+        Waker::from(Arc::clone(&self.bell))
+    }
+
+    /// Hands messages that end no passive operation to this executor from now on. Only the first call counts.
+    pub fn set_executor(&self, executor: Arc<dyn Executor>) {
+        let _ = self.shared.executor.set(executor);
     }
 
     /// Takes charge of an execution: posts it now if it is small, and sees it through.
@@ -190,7 +206,8 @@ impl Driver {
             bytes,
             begun,
             posted: false,
-            _count: count,
+            steps: 0,
+            count,
             deadline: Deadline::starting(begun, &options),
             drain_by: None,
         }));
@@ -231,6 +248,23 @@ impl Shared {
         slot.poll(|| self.clock.now(), self.config.drain)
     }
 
+    /// A slot for what a peer has asked for.
+    fn serve(&self, execution: Box<dyn Execution>) -> Arc<Slot> {
+        let task = Task {
+            execution,
+            leases: Vec::new(),
+            bytes: 0,
+            begun: self.clock.now(),
+            posted: false,
+            steps: 0,
+            // There are no more of them than offers, which are bounded.
+            count: InFlight::beyond_limit(&self.active),
+            deadline: None,
+            drain_by: None,
+        };
+        Arc::new(Slot::serving(task))
+    }
+
     /// Makes the driver look at once and closely for a while, whatever it was waiting for so far.
     pub(crate) fn attend(&self) {
         self.fresh.store(true, Ordering::SeqCst);
@@ -248,9 +282,15 @@ impl Shared {
     }
 }
 
-impl Wake for Shared {
+impl Wake for Bell {
     fn wake(self: Arc<Self>) {
-        self.nudge(true);
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.nudge(true);
+        }
     }
 }
 
@@ -308,6 +348,9 @@ impl Reactor {
         let idle = self.active.is_empty();
         let fresh = self.shared.fresh.swap(false, Ordering::SeqCst);
         let mut progress = self.admit() | fresh;
+        if self.shared.closing.load(Ordering::SeqCst) {
+            self.dismiss();
+        }
         if fresh {
             self.head_start = None;
         } else if idle && progress {
@@ -324,6 +367,13 @@ impl Reactor {
             self.last_progress = now;
         }
         self.next(now)
+    }
+
+    /// Ends what peers have asked for, once nobody here can ask for anything any more.
+    fn dismiss(&self) {
+        for slot in self.active.iter().filter(|slot| slot.is_served()) {
+            slot.cell.finish(OperationStatus::Cancelled, Err(OperationError::Cancelled));
+        }
     }
 
     fn admit(&mut self) -> bool {
@@ -346,6 +396,10 @@ impl Reactor {
                 SlotState::Gone => {
                     self.active.swap_remove(at);
                 }
+                SlotState::Stepped => {
+                    progress = true;
+                    at += 1;
+                }
                 SlotState::Busy | SlotState::Pending => at += 1,
             }
             if self.shared.clock.now().saturating_sub(started) > Self::TURN {
@@ -359,15 +413,26 @@ impl Reactor {
     fn poll_passive(&mut self) -> bool {
         let shared = &self.shared;
         let Some(transport) = &shared.transport else { return false };
-        if shared.passive.len() == 0 {
+        let executor = shared.executor.get();
+        if shared.passive.len() == 0 && !executor.is_some_and(|e| e.listens()) {
             return false;
         }
         let mut delivered = false;
+        let active = &mut self.active;
         let result = transport.take_notifications(&mut |from, payload| {
             if shared.passive.deliver(payload) {
                 delivered = true;
-            } else {
-                tracing::debug!(from, bytes = payload.len(), "notification for no operation");
+                return;
+            }
+            match executor.map_or(Received::Ignored, |e| e.receive(from, payload)) {
+                Received::Serve(execution) => {
+                    active.push(shared.serve(execution));
+                    delivered = true;
+                }
+                Received::Taken => delivered = true,
+                Received::Ignored => {
+                    tracing::debug!(from, bytes = payload.len(), "notification for no operation");
+                }
             }
         });
         if let Err(error) = &result

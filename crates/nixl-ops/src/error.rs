@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::Rejected;
+
 /// An engine refused or failed a call.
 #[derive(Clone, Debug, Error, Eq, PartialEq)]
 #[non_exhaustive]
@@ -81,6 +83,12 @@ pub enum TransportError {
         /// The engine's word for it.
         reason: Cow<'static, str>,
     },
+    /// No path is there that the policy allows.
+    #[error("no path is there that the policy allows: {}", list(.rejected))]
+    NoPath {
+        /// Each path, and why not.
+        rejected: Vec<Rejected>,
+    },
     /// The connection has been shut down.
     #[error("the connection is closed")]
     Closed,
@@ -108,4 +116,9 @@ pub enum OperationError {
     /// The engine failed.
     #[error(transparent)]
     Transport(#[from] TransportError),
+}
+
+fn list(rejected: &[Rejected]) -> String {
+    let each = rejected.iter().map(|path| format!("{}: {}", path.kind, path.reason));
+    each.collect::<Vec<_>>().join("; ")
 }

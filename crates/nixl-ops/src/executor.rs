@@ -2,13 +2,18 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
-use nixl_descriptor::{DescriptorList, Registration};
-use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata};
+use bytes::Bytes;
+use nixl_descriptor::{DescriptorList, Registration, RegistrationCache};
+use nixl_device::Device;
+use nixl_metadata::{AgentMetadata, NotificationKey, OperationKind, PeerInfo, RdmaMetadata};
 
 use crate::passive::PassiveEntry;
-use crate::{PathKind, PathReport, PeerId, TransferSpec, Transport, TransportError};
+use crate::{
+    Clock, PathKind, PathPolicy, PathReport, PeerId, Rejected, TransferSpec, Transport,
+    TransportError,
+};
 
 /// Decides how the bytes of an operation travel.
 ///
@@ -28,6 +33,54 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
         let _ = key;
     }
 
+    /// This executor for one connection, whose engine it may then use by itself. `None`, the default, if it does not.
+    fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
+        let _ = link;
+        None
+    }
+
+    /// Adds to what peers are told about this side.
+    fn describe(&self, info: PeerInfo) -> PeerInfo {
+        info
+    }
+
+    /// What must be done, on the connection's own thread, before an operation with this memory: `remote` is what a peer
+    /// offered, or none if this side offers. `None` if nothing, which must cost no more than a look.
+    fn prepare(
+        &self,
+        local: &DescriptorList,
+        remote: Option<&RdmaMetadata>,
+    ) -> Option<Preparation> {
+        let _ = (local, remote);
+        None
+    }
+
+    /// Whether this executor reaches memory of this device without the engine, so that failing to register it with the
+    /// engine is no reason to give up.
+    fn reaches(&self, device: Device) -> bool {
+        let _ = device;
+        false
+    }
+
+    /// Whether the peer will have to reach this side, so that the request must carry
+    /// [what it needs](Route::introduction).
+    fn introduces(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        let _ = (local, remote);
+        false
+    }
+
+    /// Whether messages are expected now, so that somebody must look for them.
+    fn listens(&self) -> bool {
+        false
+    }
+
+    /// A notification that ends no passive operation, or one of an offer that is [claimed](Offer::claim). Sender and
+    /// payload are a peer's bytes.
+    fn receive(&self, from: &str, payload: &[u8]) -> Received {
+        let _ = (from, payload);
+        Received::Ignored
+    }
+
     /// Whether this executor can serve the pair from memory of this process, with neither peer nor engine.
     fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
         let _ = (local, remote);
@@ -42,6 +95,66 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError>;
 }
 
+/// What an executor may use of a connection.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Link {
+    /// The engine.
+    pub transport: Arc<dyn Transport>,
+    /// Memory that the executor registers is registered through this.
+    pub registrations: Arc<RegistrationCache>,
+    /// Where blocking calls are made.
+    pub background: Arc<dyn Background>,
+    /// The connection's time.
+    pub clock: Arc<dyn Clock>,
+    /// Makes the connection's driver look at its executions.
+    pub waker: Waker,
+}
+
+impl Link {
+    /// The parts of a connection.
+    pub fn new(
+        transport: Arc<dyn Transport>,
+        registrations: Arc<RegistrationCache>,
+        background: Arc<dyn Background>,
+        clock: Arc<dyn Clock>,
+        waker: Waker,
+    ) -> Self {
+        Self { transport, registrations, background, clock, waker }
+    }
+}
+
+/// Runs jobs that block, one after the other, on a thread of a connection's own.
+pub trait Background: Send + Sync + fmt::Debug {
+    /// Queues a job.
+    fn run(&self, job: Box<dyn FnOnce() + Send>);
+}
+
+/// A blocking job that an operation waits for.
+pub type Preparation = Box<dyn FnOnce() -> Result<(), TransportError> + Send>;
+
+/// What an executor makes of a message.
+#[allow(clippy::exhaustive_enums, reason = "the driver must handle each")]
+pub enum Received {
+    /// It means nothing to it.
+    Ignored,
+    /// It was for something under way.
+    Taken,
+    /// It asks for something that the driver is to carry out from now on. Nobody awaits it; it must end by itself, soon
+    /// after [`abandon`](Execution::abandon) at the latest.
+    Serve(Box<dyn Execution>),
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ignored => "Ignored",
+            Self::Taken => "Taken",
+            Self::Serve(_) => "Serve",
+        })
+    }
+}
+
 /// An operation to carry out. The lists have been [paired](crate::pair).
 #[derive(Debug)]
 #[non_exhaustive]
@@ -54,6 +167,8 @@ pub struct TransferRequest<'a> {
     pub remote: &'a RdmaMetadata,
     /// The peer and the engine that reaches it; `None` if [`Executor::is_local`] said so.
     pub route: Option<Route<'a>>,
+    /// Which ways are allowed.
+    pub policy: PathPolicy,
 }
 
 /// How an engine reaches the other side.
@@ -61,17 +176,35 @@ pub struct TransferRequest<'a> {
 #[non_exhaustive]
 pub struct Route<'a> {
     /// The engine.
-    pub transport: &'a dyn Transport,
+    pub transport: &'a Arc<dyn Transport>,
     /// The connected peer.
     pub peer: &'a PeerId,
     /// Registrations of the local memory.
     pub registrations: Vec<Registration>,
+    /// What the peer needs to reach this side, if [`Executor::introduces`] asked for it. Covers the local memory.
+    pub introduction: Option<AgentMetadata>,
 }
 
 impl<'a> TransferRequest<'a> {
     /// A request that is served inside this process.
     pub fn local(kind: OperationKind, local: &'a DescriptorList, remote: &'a RdmaMetadata) -> Self {
-        Self { kind, local, remote, route: None }
+        Self { kind, local, remote, route: None, policy: PathPolicy::auto() }
+    }
+
+    /// The same request, with what the peer needs to reach this side.
+    #[must_use]
+    pub fn introducing(mut self, metadata: Option<AgentMetadata>) -> Self {
+        if let Some(route) = &mut self.route {
+            route.introduction = metadata;
+        }
+        self
+    }
+
+    /// The same request, with only these ways allowed.
+    #[must_use]
+    pub fn under(mut self, policy: PathPolicy) -> Self {
+        self.policy = policy;
+        self
     }
 
     /// A request to a connected peer.
@@ -79,11 +212,12 @@ impl<'a> TransferRequest<'a> {
         kind: OperationKind,
         local: &'a DescriptorList,
         remote: &'a RdmaMetadata,
-        transport: &'a dyn Transport,
+        transport: &'a Arc<dyn Transport>,
         peer: &'a PeerId,
         registrations: Vec<Registration>,
     ) -> Self {
-        Self { kind, local, remote, route: Some(Route { transport, peer, registrations }) }
+        let route = Some(Route { transport, peer, registrations, introduction: None });
+        Self { kind, local, remote, route, policy: PathPolicy::auto() }
     }
 }
 
@@ -103,6 +237,12 @@ pub trait Execution: Send {
 
     /// The path taken.
     fn report(&self) -> PathReport;
+
+    /// A number that grows with every step. The driver looks closely as long as it does; executions of one step, as by
+    /// default, need none.
+    fn steps(&self) -> u64 {
+        0
+    }
 }
 
 /// A passive operation of this process that an executor may serve directly.
@@ -171,16 +311,20 @@ pub struct TransportExecutor;
 impl Executor for TransportExecutor {
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
         let Some(route) = request.route else { return Err(TransportError::Closed) };
+        let kind = PathKind::Direct;
+        if let Err(reason) = request.policy.check(kind, None, None) {
+            return Err(TransportError::NoPath { rejected: vec![Rejected::new(kind, reason)] });
+        }
         let transfer = route.transport.prepare(TransferSpec::new(
             request.kind,
             route.peer,
             request.local.as_slice(),
             request.remote.descriptors(),
-            request.remote.notification_key(),
+            Some(Bytes::copy_from_slice(request.remote.notification_key().as_bytes())),
             route.registrations,
         ))?;
         let report = PathReport::new(
-            PathKind::Direct,
+            kind,
             route.transport.name().to_owned(),
             request.local.total_bytes(),
             transfer.descriptors(),

@@ -42,6 +42,7 @@ mod outcome;
 mod pairing;
 mod passive;
 mod path;
+mod policy;
 mod status;
 mod sync;
 mod task;
@@ -53,7 +54,10 @@ pub use clock::{Clock, ManualClock, SystemClock};
 use completion::CompletionCell;
 pub use driver::{Driver, DriverConfig, DriverStats, Next, Reactor};
 pub use error::{OperationError, TransportError};
-pub use executor::{Claim, Execution, Executor, Offer, Route, TransferRequest, TransportExecutor};
+pub use executor::{
+    Background, Claim, Execution, Executor, Link, Offer, Preparation, Received, Route,
+    TransferRequest, TransportExecutor,
+};
 pub use nixl_metadata::OperationKind;
 pub use operation::{
     CancelOutcome, CopyOperation, ReadOperation, ReadableOperation, Reclaimed, WritableOperation,
@@ -63,6 +67,7 @@ pub use options::OperationOptions;
 pub use outcome::Completion;
 pub use pairing::{PairingError, pair};
 pub use passive::OfferSpec;
-pub use path::{PathKind, PathReport, Rejected};
+pub use path::{Carrier, Hop, PathKind, PathReport, Rejected};
+pub use policy::PathPolicy;
 pub use status::{OperationStatus, StatusError};
 pub use transport::{Connected, PeerId, Transfer, TransferSpec, Transport};

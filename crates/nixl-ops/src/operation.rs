@@ -61,7 +61,7 @@ impl Active {
         for _ in 0..Self::SPIN_POLLS {
             match shared.poll(&self.slot) {
                 SlotState::Ended | SlotState::Gone => return true,
-                SlotState::Busy | SlotState::Pending => {}
+                SlotState::Busy | SlotState::Pending | SlotState::Stepped => {}
             }
             if shared.clock.now() >= until {
                 return false;

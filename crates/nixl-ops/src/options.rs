@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::PathPolicy;
+
 /// Options of one operation.
 ///
 /// ```
@@ -11,11 +13,12 @@ use std::time::Duration;
 /// let options = OperationOptions::new().timeout(Duration::from_secs(5));
 /// assert_eq!(options.deadline_after(), Some(Duration::from_secs(5)));
 /// ```
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct OperationOptions {
     timeout: Option<Duration>,
     /// What of it has gone before the operation began.
     spent: Duration,
+    policy: PathPolicy,
 }
 
 impl OperationOptions {
@@ -30,6 +33,18 @@ impl OperationOptions {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
+    }
+
+    /// Which ways the bytes may go. For active operations: whoever begins the transfer chooses.
+    #[must_use]
+    pub fn policy(mut self, policy: PathPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Which ways the bytes may go.
+    pub fn path_policy(&self) -> PathPolicy {
+        self.policy
     }
 
     /// Notes that some of the time has gone.

@@ -235,10 +235,12 @@ impl PassiveTable {
         lock(&self.entries).len()
     }
 
-    /// A notification arrived. Returns whether an operation was waiting for it.
+    /// A notification arrived. Returns whether an operation was waiting for it. One that is claimed is ended by whoever
+    /// claimed it.
     pub(crate) fn deliver(&self, payload: &[u8]) -> bool {
         let entry = lock(&self.entries).get(payload).cloned();
         match entry {
+            Some(entry) if lock(&entry.state).claimed => false,
             Some(entry) => {
                 entry.complete();
                 true

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-/// The kind of path that bytes took.
+/// The kind of path that bytes took. Those between processes from the best to the last.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum PathKind {
@@ -12,17 +12,129 @@ pub enum PathKind {
     SameProcessCopy,
     /// Between memories of this process, by the executor's strategy of this name.
     Local(&'static str),
-    /// Handed to the transport's engine in one request, memory to memory.
+    /// Copied by this process's GPU to or from GPU memory that the peer shares (CUDA IPC).
+    CudaIpc,
+    /// Copied by this process to or from host memory that the peer shares.
+    SharedMemory,
+    /// By the transport's engine, whose network adapter reaches GPU memory itself.
+    GpuDirect,
+    /// By the transport's engine in one request, host memory to host memory.
     Direct,
+    /// In chunks through pinned memory on the side that has GPU memory.
+    StagedOneSide,
+    /// In chunks through pinned memory on both sides.
+    StagedBothSides,
+    /// By the transport's engine in one request, which copies GPU memory by means of its own: slowly.
+    Emulated,
+}
+
+impl PathKind {
+    /// All kinds, `Local` with no strategy's name.
+    pub const ALL: [Self; 9] = [
+        Self::SameProcessCopy,
+        Self::Local("local"),
+        Self::CudaIpc,
+        Self::SharedMemory,
+        Self::GpuDirect,
+        Self::Direct,
+        Self::StagedOneSide,
+        Self::StagedBothSides,
+        Self::Emulated,
+    ];
+
+    /// A number below 16 for each kind, whatever a local strategy's name.
+    pub(crate) fn index(self) -> u8 {
+        match self {
+            Self::SameProcessCopy => 0,
+            Self::Local(_) => 1,
+            Self::CudaIpc => 2,
+            Self::SharedMemory => 3,
+            Self::GpuDirect => 4,
+            Self::Direct => 5,
+            Self::StagedOneSide => 6,
+            Self::StagedBothSides => 7,
+            Self::Emulated => 8,
+        }
+    }
+
+    /// The name, without a local strategy's.
+    pub(crate) fn class(self) -> &'static str {
+        match self {
+            Self::SameProcessCopy => "same-process-copy",
+            Self::Local(_) => "local",
+            Self::CudaIpc => "cuda-ipc",
+            Self::SharedMemory => "shared-memory",
+            Self::GpuDirect => "gpu-direct",
+            Self::Direct => "direct",
+            Self::StagedOneSide => "staged-one-side",
+            Self::StagedBothSides => "staged-both-sides",
+            Self::Emulated => "emulated",
+        }
+    }
 }
 
 impl fmt::Display for PathKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(strategy) => f.write_str(strategy),
+            other => f.write_str(other.class()),
+        }
+    }
+}
+
+/// What carries bytes from process to process.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Carrier {
+    /// A GPU's copy engine or kernel, over NVLink or PCIe.
+    Gpu,
+    /// Memory of one host.
+    SharedMemory,
+    /// InfiniBand, RoCE or EFA.
+    Rdma,
+    /// Sockets.
+    Tcp,
+}
+
+impl Carrier {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Gpu, Self::SharedMemory, Self::Rdma, Self::Tcp];
+
+    pub(crate) fn index(self) -> u8 {
+        match self {
+            Self::Gpu => 0,
+            Self::SharedMemory => 1,
+            Self::Rdma => 2,
+            Self::Tcp => 3,
+        }
+    }
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::SameProcessCopy => "same-process-copy",
-            Self::Local(strategy) => strategy,
-            Self::Direct => "direct",
+            Self::Gpu => "gpu",
+            Self::SharedMemory => "shared-memory",
+            Self::Rdma => "rdma",
+            Self::Tcp => "tcp",
         })
+    }
+}
+
+/// One leg of a path.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Hop {
+    /// What moved the bytes and where, for instance `gpu to slot`.
+    pub name: Cow<'static, str>,
+    /// The time during which at least one chunk was on this leg.
+    pub busy: Duration,
+}
+
+impl Hop {
+    /// A leg that was busy so long.
+    pub fn new(name: impl Into<Cow<'static, str>>, busy: Duration) -> Self {
+        Self { name: name.into(), busy }
     }
 }
 
@@ -55,6 +167,16 @@ pub struct PathReport {
     pub bytes: u64,
     /// Descriptor pairs handed to the engine, after neighbours were merged.
     pub descriptors: usize,
+    /// What carried the bytes between the processes, if they left this one and it is known.
+    pub carrier: Option<Carrier>,
+    /// Pieces that moved one after the other; one if the path does not cut.
+    pub chunks: u64,
+    /// Links used side by side.
+    pub rails: u32,
+    /// The legs of a path that has several.
+    pub hops: Vec<Hop>,
+    /// Why this is not what the hardware could do, if the peer is the reason.
+    pub degraded: Option<Cow<'static, str>>,
     /// From post to the observed end. Zero while the operation has not ended.
     pub elapsed: Duration,
     /// Better paths that were not taken, best first.
@@ -74,6 +196,11 @@ impl PathReport {
             transport: transport.into(),
             bytes,
             descriptors,
+            carrier: None,
+            chunks: 1,
+            rails: 1,
+            hops: Vec::new(),
+            degraded: None,
             elapsed: Duration::ZERO,
             rejected: Vec::new(),
         }
@@ -94,6 +221,18 @@ impl fmt::Display for PathReport {
             "{} over {}: {} bytes in {} descriptors, {:?}",
             self.kind, self.transport, self.bytes, self.descriptors, self.elapsed
         )?;
+        if let Some(carrier) = self.carrier {
+            write!(f, "; carried by {carrier}")?;
+        }
+        if self.chunks > 1 {
+            write!(f, "; {} chunks", self.chunks)?;
+        }
+        for hop in &self.hops {
+            write!(f, "; {} {:?}", hop.name, hop.busy)?;
+        }
+        if let Some(why) = &self.degraded {
+            write!(f, "; degraded: {why}")?;
+        }
         for rejected in &self.rejected {
             write!(f, "; not {}: {}", rejected.kind, rejected.reason)?;
         }

@@ -1,5 +1,6 @@
 //! A transfer in flight, shared between the one who awaits it and the driver.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -19,9 +20,12 @@ pub(crate) struct Task {
     pub(crate) leases: Vec<LeaseSet>,
     pub(crate) bytes: u64,
     pub(crate) begun: Duration,
-    pub(crate) _count: InFlight,
+    #[expect(dead_code, reason = "only its drop matters")]
+    pub(crate) count: InFlight,
     /// Whether the execution was polled before.
     pub(crate) posted: bool,
+    /// Its steps when it was polled last.
+    pub(crate) steps: u64,
     pub(crate) deadline: Option<Deadline>,
     /// Set once nobody wants the result: when to give up on the engine.
     pub(crate) drain_by: Option<Duration>,
@@ -39,6 +43,12 @@ impl Task {
 pub(crate) struct InFlight(Arc<AtomicUsize>);
 
 impl InFlight {
+    /// Counts one more, however many there are.
+    pub(crate) fn beyond_limit(active: &Arc<AtomicUsize>) -> Self {
+        active.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(active))
+    }
+
     /// Counts one more, unless there are `limit`.
     pub(crate) fn count(active: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
         let counted = Self(Arc::clone(active));
@@ -57,6 +67,8 @@ impl Drop for InFlight {
 pub(crate) struct Slot {
     pub(crate) cell: Arc<CompletionCell<Outcome>>,
     task: Mutex<Option<Task>>,
+    /// For a peer; nobody here awaits it.
+    served: bool,
 }
 
 /// What polling a slot found.
@@ -66,6 +78,8 @@ pub(crate) enum SlotState {
     Busy,
     /// The engine still works.
     Pending,
+    /// It still works, and has come further.
+    Stepped,
     /// Ended by this poll.
     Ended,
     /// Had ended before.
@@ -74,10 +88,22 @@ pub(crate) enum SlotState {
 
 impl Slot {
     pub(crate) fn new(task: Task) -> Self {
+        Self::with(task, false)
+    }
+
+    pub(crate) fn serving(task: Task) -> Self {
+        Self::with(task, true)
+    }
+
+    pub(crate) fn is_served(&self) -> bool {
+        self.served
+    }
+
+    fn with(task: Task, served: bool) -> Self {
         let cell = CompletionCell::new();
         cell.advance(OperationStatus::Initialized);
         cell.advance(OperationStatus::InProgress);
-        Self { cell: Arc::new(cell), task: Mutex::new(Some(task)) }
+        Self { cell: Arc::new(cell), task: Mutex::new(Some(task)), served }
     }
 
     /// Moves the task on, and applies its deadline or the drain deadline of an abandoned one.
@@ -116,7 +142,9 @@ impl Slot {
         }
         let expired = task.expired(&now);
         if expired.is_none() && !self.cell.status().is_terminal() {
-            return SlotState::Pending;
+            let steps = task.execution.steps();
+            let before = mem::replace(&mut task.steps, steps);
+            return if steps == before { SlotState::Pending } else { SlotState::Stepped };
         }
         if task.execution.abandon() {
             *guard = None;

@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use nixl_descriptor::{Descriptor, Registrar, Registration};
-use nixl_metadata::{NotificationKey, OperationKind, SerializedDescriptor};
+use nixl_metadata::{OperationKind, SerializedDescriptor};
 
 use crate::TransportError;
 
@@ -83,6 +83,15 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     /// [`UnknownPeer`](TransportError::UnknownPeer), [`NotRegistered`](TransportError::NotRegistered).
     fn prepare(&self, spec: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError>;
 
+    /// Sends a few hundred bytes to a connected peer, which finds them among its notifications. `Pending`: not now, ask
+    /// again. Messages to one peer may overtake each other and transfers.
+    ///
+    /// # Errors
+    ///
+    /// [`UnknownPeer`](TransportError::UnknownPeer), [`PeerGone`](TransportError::PeerGone), or the engine's failure.
+    /// Without an error the message may be lost all the same, with its receiver.
+    fn notify(&self, peer: &PeerId, payload: &[u8]) -> Poll<Result<(), TransportError>>;
+
     /// Takes the notifications that have arrived and hands each to `sink` with its sender's agent name.
     /// Payloads are a peer's bytes: any length, any content.
     ///
@@ -130,7 +139,7 @@ pub struct TransferSpec<'a> {
     /// The peer's memory: numbers that mean something to the peer only.
     pub remote: &'a [SerializedDescriptor],
     /// Sent to the peer once the bytes are in place.
-    pub notification: &'a NotificationKey,
+    pub notification: Option<Bytes>,
     /// Keep the local memory registered; the transfer holds them until it ends.
     pub registrations: Vec<Registration>,
 }
@@ -142,7 +151,7 @@ impl<'a> TransferSpec<'a> {
         peer: &'a PeerId,
         local: &'a [Descriptor],
         remote: &'a [SerializedDescriptor],
-        notification: &'a NotificationKey,
+        notification: Option<Bytes>,
         registrations: Vec<Registration>,
     ) -> Self {
         Self { kind, peer, local, remote, notification, registrations }

@@ -4,8 +4,9 @@ use std::mem;
 use std::sync::Arc;
 use std::task::Poll;
 
+use bytes::Bytes;
 use nixl_descriptor::{Registration, Span};
-use nixl_metadata::{NotificationKey, OperationKind};
+use nixl_metadata::OperationKind;
 use nixl_ops::{Transfer, TransportError};
 use nixl_sys::{MemType, NixlError, OptArgs, XferDescList, XferOp, XferRequest, XferStatus};
 
@@ -20,7 +21,7 @@ pub(super) struct NixlTransfer {
     peer: Arc<Peer>,
     kind: OperationKind,
     pairs: Vec<(Span, Span)>,
-    notification: NotificationKey,
+    notification: Option<Bytes>,
     state: State,
     /// Field order: the request goes before what keeps its memory registered.
     registrations: Vec<Registration>,
@@ -41,7 +42,7 @@ impl NixlTransfer {
         peer: Arc<Peer>,
         kind: OperationKind,
         pairs: Vec<(Span, Span)>,
-        notification: NotificationKey,
+        notification: Option<Bytes>,
         registrations: Vec<Registration>,
     ) -> Self {
         let state = State::Prepared;
@@ -83,8 +84,10 @@ impl NixlTransfer {
             remote.add_desc(address(there), length(there), memory_kind(there.device).1);
         }
         let mut options = OptArgs::new()?;
-        options.set_has_notification(true)?;
-        options.set_notification_message(self.notification.as_bytes())?;
+        if let Some(notification) = &self.notification {
+            options.set_has_notification(true)?;
+            options.set_notification_message(notification)?;
+        }
         let kind = match self.kind {
             OperationKind::Read => XferOp::Read,
             OperationKind::Write => XferOp::Write,

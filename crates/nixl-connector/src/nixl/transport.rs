@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use nixl_descriptor::{Registrar, Span, coalesce_pairs};
@@ -97,9 +98,32 @@ impl Transport for NixlTransport {
             Arc::clone(&loaded.peer),
             spec.kind,
             pairs,
-            spec.notification.clone(),
+            spec.notification,
             spec.registrations,
         )))
+    }
+
+    fn notify(&self, peer: &PeerId, payload: &[u8]) -> Poll<Result<(), TransportError>> {
+        {
+            let loaded = self.directory.loaded();
+            match loaded.get(peer.as_str()) {
+                None => {
+                    return Poll::Ready(Err(TransportError::UnknownPeer {
+                        name: peer.to_string(),
+                    }));
+                }
+                Some(loaded) if loaded.peer.is_broken() => {
+                    return Poll::Ready(Err(TransportError::PeerGone { name: peer.to_string() }));
+                }
+                Some(_) => {}
+            }
+        }
+        let Some(mut entered) = self.agent.try_enter() else { return Poll::Pending };
+        let Some(inside) = entered.inside() else {
+            return Poll::Ready(Err(TransportError::Closed));
+        };
+        let sent = inside.agent.send_notification(peer.as_str(), payload, Some(&inside.backend));
+        Poll::Ready(sent.map_err(|e| failed("gen_notif", &e)))
     }
 
     fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError> {

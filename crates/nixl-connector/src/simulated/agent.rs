@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use nixl_descriptor::{RegionSpan, Span};
-use nixl_metadata::NotificationKey;
 
 use super::blob::Entry;
 use super::faults::Plan;
@@ -15,7 +15,7 @@ pub(super) struct Agent {
     pub(super) alive: bool,
     pub(super) plan: Plan,
     /// By sender and payload.
-    pub(super) inbox: VecDeque<(Arc<str>, NotificationKey)>,
+    pub(super) inbox: VecDeque<(Arc<str>, Bytes)>,
     pub(super) peers: HashMap<Arc<str>, Peer>,
     /// Registered memory by its number.
     memory: BTreeMap<u64, RegionSpan>,

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use nixl_descriptor::{Registration, Span, copy_spans};
-use nixl_metadata::{NotificationKey, OperationKind};
+use nixl_metadata::OperationKind;
 use nixl_ops::TransportError;
 
 use super::fabric::{Network, State};
@@ -27,7 +28,7 @@ pub(super) struct Request {
     pub(super) agent: Arc<str>,
     pub(super) peer: Arc<str>,
     pub(super) pairs: Vec<Pair>,
-    pub(super) notification: NotificationKey,
+    pub(super) notification: Option<Bytes>,
     /// Held, so that the local memory stays registered.
     #[expect(dead_code, reason = "only its drop matters")]
     pub(super) registrations: Vec<Registration>,
@@ -187,8 +188,10 @@ impl State {
     }
 
     fn notify(&mut self, request: &Request) {
-        if let Some(peer) = self.living(&request.peer) {
-            peer.inbox.push_back((Arc::clone(&request.agent), request.notification.clone()));
+        if let Some(payload) = request.notification.clone()
+            && let Some(peer) = self.living(&request.peer)
+        {
+            peer.inbox.push_back((Arc::clone(&request.agent), payload));
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use nixl_descriptor::{Registrar, Span, coalesce_pairs};
@@ -130,11 +131,27 @@ impl Transport for SimulatedTransport {
             agent: Arc::clone(&self.agent),
             peer: Arc::clone(peer),
             pairs,
-            notification: spec.notification.clone(),
+            notification: spec.notification,
             registrations: spec.registrations,
         };
         drop(state);
         Ok(Box::new(SimulatedTransfer::new(Arc::clone(&self.network), request)))
+    }
+
+    fn notify(&self, peer: &PeerId, payload: &[u8]) -> Poll<Result<(), TransportError>> {
+        let name = || peer.as_str().to_owned();
+        let mut state = self.network.lock();
+        let Some(me) = state.living(&self.agent) else {
+            return Poll::Ready(Err(TransportError::Closed));
+        };
+        if !me.peers.contains_key(peer.as_str()) {
+            return Poll::Ready(Err(TransportError::UnknownPeer { name: name() }));
+        }
+        let Some(them) = state.living(peer.as_str()) else {
+            return Poll::Ready(Err(TransportError::PeerGone { name: name() }));
+        };
+        them.inbox.push_back((Arc::clone(&self.agent), Bytes::copy_from_slice(payload)));
+        Poll::Ready(Ok(()))
     }
 
     fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError> {
@@ -145,7 +162,7 @@ impl Transport for SimulatedTransport {
             std::mem::take(&mut me.inbox)
         };
         for (from, payload) in arrived {
-            sink(&from, payload.as_bytes());
+            sink(&from, &payload);
         }
         Ok(())
     }

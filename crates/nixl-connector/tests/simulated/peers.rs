@@ -149,7 +149,7 @@ proptest! {
                 &peer,
                 &list,
                 remote.descriptors(),
-                remote.notification_key(),
+                None,
                 vec![registration],
             ))
             .unwrap();

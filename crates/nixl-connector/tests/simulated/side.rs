@@ -150,7 +150,7 @@ impl Side {
             OperationKind::Read,
             &list,
             remote,
-            &*self.transport,
+            &self.transport,
             &peer,
             registrations,
         );

@@ -182,6 +182,10 @@ impl Transport for Inbox {
         Err(TransportError::Closed)
     }
 
+    fn notify(&self, _: &PeerId, _: &[u8]) -> Poll<Result<(), TransportError>> {
+        Poll::Ready(Err(TransportError::Closed))
+    }
+
     fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError> {
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap());
         for payload in waiting {

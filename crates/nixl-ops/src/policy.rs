@@ -1,0 +1,166 @@
+//! Which paths a caller allows.
+
+use std::borrow::Cow;
+
+use crate::{Carrier, PathKind};
+
+/// Which ways the bytes of an operation may go. A policy that leaves none is an error before any byte moves.
+///
+/// ```
+/// use nixl_ops::{Carrier, PathKind, PathPolicy};
+///
+/// let policy = PathPolicy::auto().forbid_carrier(Carrier::Tcp).at_least_gbps(1.0);
+/// assert!(policy.check(PathKind::Direct, Some(Carrier::Tcp), None).is_err());
+/// assert!(policy.check(PathKind::Direct, Some(Carrier::Rdma), None).is_ok());
+/// assert!(policy.check(PathKind::Emulated, None, Some(0.5)).is_err());
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PathPolicy {
+    required: Option<PathKind>,
+    preferred: Option<PathKind>,
+    forbidden: u16,
+    required_carrier: Option<Carrier>,
+    forbidden_carriers: u8,
+    floor_gbps: Option<f64>,
+}
+
+impl PathPolicy {
+    /// Whatever is best.
+    #[must_use]
+    pub fn auto() -> Self {
+        Self::default()
+    }
+
+    /// This kind of path or none. For [`PathKind::Local`] any strategy.
+    #[must_use]
+    pub fn require(mut self, kind: PathKind) -> Self {
+        self.required = Some(kind);
+        self
+    }
+
+    /// This kind of path if it is there, even if another is faster.
+    #[must_use]
+    pub fn prefer(mut self, kind: PathKind) -> Self {
+        self.preferred = Some(kind);
+        self
+    }
+
+    /// Any kind of path but this.
+    #[must_use]
+    pub fn forbid(mut self, kind: PathKind) -> Self {
+        self.forbidden |= 1 << kind.index();
+        self
+    }
+
+    /// Bytes that leave the process are carried by this or not at all.
+    #[must_use]
+    pub fn require_carrier(mut self, carrier: Carrier) -> Self {
+        self.required_carrier = Some(carrier);
+        self
+    }
+
+    /// Bytes may be carried by anything but this.
+    #[must_use]
+    pub fn forbid_carrier(mut self, carrier: Carrier) -> Self {
+        self.forbidden_carriers |= 1 << carrier.index();
+        self
+    }
+
+    /// Only paths that are estimated to carry this many 1e9 bytes a second or more, whatever the size of the operation.
+    /// A path of which nothing is known passes.
+    #[must_use]
+    pub fn at_least_gbps(mut self, gbps: f64) -> Self {
+        self.floor_gbps = Some(gbps);
+        self
+    }
+
+    /// The kind that comes before faster ones.
+    #[must_use]
+    pub fn preferred(&self) -> Option<PathKind> {
+        self.preferred
+    }
+
+    /// Whether a path of this kind may be taken, carried so (`None`: the bytes do not leave the process, or nobody knows
+    /// by what), estimated at so many 1e9 bytes a second.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn check(
+        &self,
+        kind: PathKind,
+        carrier: Option<Carrier>,
+        gbps: Option<f64>,
+    ) -> Result<(), Cow<'static, str>> {
+        if let Some(required) = self.required
+            && required.index() != kind.index()
+        {
+            return Err(format!("the policy requires {}", required.class()).into());
+        }
+        if self.forbidden & (1 << kind.index()) != 0 {
+            return Err("the policy forbids it".into());
+        }
+        if let Some(required) = self.required_carrier
+            && carrier.is_some_and(|carrier| carrier != required)
+        {
+            return Err(format!("the policy requires {required}").into());
+        }
+        if let Some(carrier) = carrier
+            && self.forbidden_carriers & (1 << carrier.index()) != 0
+        {
+            return Err(format!("the policy forbids {carrier}").into());
+        }
+        match (self.floor_gbps, gbps) {
+            (Some(floor), Some(gbps)) if gbps < floor => {
+                Err(format!("estimated at {gbps:.1} GB/s, below the policy's {floor:.1}").into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_required_kind_leaves_only_itself() {
+        let policy = PathPolicy::auto().require(PathKind::GpuDirect);
+        for kind in PathKind::ALL {
+            let verdict = policy.check(kind, None, None);
+            assert_eq!(verdict.is_ok(), kind == PathKind::GpuDirect, "{kind}");
+            if let Err(reason) = verdict {
+                assert!(reason.contains("gpu-direct"), "{reason}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_strategy_counts_as_local() {
+        let policy = PathPolicy::auto().require(PathKind::Local("any"));
+        assert_eq!(policy.check(PathKind::Local("kernel"), None, None), Ok(()));
+        let policy = PathPolicy::auto().forbid(PathKind::Local("copies"));
+        assert!(policy.check(PathKind::Local("kernel"), None, None).is_err());
+    }
+
+    #[test]
+    fn kinds_and_carriers_have_bits_of_their_own() {
+        for forbidden in PathKind::ALL {
+            let policy = PathPolicy::auto().forbid(forbidden);
+            let allowed = PathKind::ALL.iter().filter(|k| policy.check(**k, None, None).is_ok());
+            assert_eq!(allowed.count(), PathKind::ALL.len() - 1);
+        }
+        for forbidden in Carrier::ALL {
+            let policy = PathPolicy::auto().forbid_carrier(forbidden);
+            let direct = |c: &&Carrier| policy.check(PathKind::Direct, Some(**c), None).is_ok();
+            assert_eq!(Carrier::ALL.iter().filter(direct).count(), Carrier::ALL.len() - 1);
+        }
+    }
+
+    #[test]
+    fn what_stays_in_the_process_needs_no_carrier() {
+        let policy = PathPolicy::auto().require_carrier(Carrier::Rdma);
+        assert_eq!(policy.check(PathKind::SameProcessCopy, None, None), Ok(()));
+        assert!(policy.check(PathKind::Direct, Some(Carrier::Tcp), None).is_err());
+    }
+}
