@@ -1,18 +1,14 @@
 //! The NIXL transport keeps every promise of the conformance suite, between two connectors of one process.
 #![cfg(all(feature = "nixl", feature = "conformance"))]
 
-use nixl_connector::Connector;
-use nixl_connector::conformance::{CASES, Harness, Setup};
+use nixl_connector::conformance::{CASES, Harness};
+use nixl_connector::{Connector, ConnectorBuilder};
 
 struct OverNixl;
 
 impl Harness for OverNixl {
-    fn pair(&self) -> Setup<'_> {
-        Box::pin(async {
-            let target = Connector::builder().name("target--").build().await?;
-            let initiator = Connector::builder().name("initiate").build().await?;
-            Ok((target, initiator))
-        })
+    fn pair(&self) -> [ConnectorBuilder; 2] {
+        ["target--", "initiate"].map(|name| Connector::builder().name(name))
     }
 }
 

@@ -248,6 +248,11 @@ impl Shared {
         slot.poll(|| self.clock.now(), self.config.drain)
     }
 
+    /// Whether somebody waits for a peer's word.
+    fn expects_messages(&self) -> bool {
+        self.passive.len() > 0 || self.executor.get().is_some_and(|executor| executor.listens())
+    }
+
     /// A slot for what a peer has asked for.
     fn serve(&self, execution: Box<dyn Execution>) -> Arc<Slot> {
         let task = Task {
@@ -413,10 +418,10 @@ impl Reactor {
     fn poll_passive(&mut self) -> bool {
         let shared = &self.shared;
         let Some(transport) = &shared.transport else { return false };
-        let executor = shared.executor.get();
-        if shared.passive.len() == 0 && !executor.is_some_and(|e| e.listens()) {
+        if !shared.expects_messages() {
             return false;
         }
+        let executor = shared.executor.get();
         let mut delivered = false;
         let active = &mut self.active;
         let result = transport.take_notifications(&mut |from, payload| {
@@ -447,16 +452,17 @@ impl Reactor {
     fn next(&self, now: Duration) -> Next {
         let idle = now.saturating_sub(self.last_progress);
         let config = &self.shared.config;
-        if !self.active.is_empty() || self.shared.passive.len() > 0 {
+        let over = self.active.is_empty() && self.shared.passive.len() == 0;
+        if over && self.shared.closing.load(Ordering::SeqCst) {
+            return Next::Exit;
+        }
+        if !self.active.is_empty() || self.shared.expects_messages() {
             let rest = self.head_start.map(|until| until.saturating_sub(now));
             return match (config.backoff.sleep_after(idle), rest) {
-                (None, Some(rest)) if self.shared.passive.len() == 0 => Next::Sleep(rest),
+                (None, Some(rest)) if !self.shared.expects_messages() => Next::Sleep(rest),
                 (None, _) => Next::Spin,
                 (Some(sleep), rest) => Next::Sleep(rest.map_or(sleep, |rest| rest.min(sleep))),
             };
-        }
-        if self.shared.closing.load(Ordering::SeqCst) {
-            return Next::Exit;
         }
         match Self::LINGER.checked_sub(idle) {
             // One sleep, not ticks: whoever waits for an operation looks at it, and wakes the driver only if that
@@ -491,7 +497,7 @@ impl Reactor {
 
     fn has_work(&self) -> bool {
         !lock(&self.shared.inbox).is_empty()
-            || self.shared.passive.len() > 0
+            || self.shared.expects_messages()
             || self.shared.closing.load(Ordering::SeqCst)
     }
 }

@@ -6,19 +6,15 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use nixl_connector::conformance::{CASES, Harness, Setup};
-//! use nixl_connector::{Connector, simulated::Fabric};
+//! use nixl_connector::conformance::{CASES, Harness};
+//! use nixl_connector::{Connector, ConnectorBuilder, simulated::Fabric};
 //! use nixl_ops::SystemClock;
 //!
 //! struct Simulated(Fabric);
 //!
 //! impl Harness for Simulated {
-//!     fn pair(&self) -> Setup<'_> {
-//!         Box::pin(async {
-//!             let target = Connector::builder().transport(self.0.transport("t")).build().await?;
-//!             let initiator = Connector::builder().transport(self.0.transport("i")).build().await?;
-//!             Ok((target, initiator))
-//!         })
+//!     fn pair(&self) -> [ConnectorBuilder; 2] {
+//!         ["t", "i"].map(|name| Connector::builder().transport(self.0.transport(name)))
 //!     }
 //! }
 //!
@@ -32,6 +28,7 @@
 
 mod endings;
 mod failure;
+mod messages;
 mod metadata;
 mod pairing;
 mod support;
@@ -44,19 +41,16 @@ use std::pin::Pin;
 pub use failure::Failure;
 use support::Pair;
 
-use crate::{Connector, ConnectorError};
-
-/// A future that makes a pair of connectors.
-pub type Setup<'a> =
-    Pin<Box<dyn Future<Output = Result<(Connector, Connector), ConnectorError>> + 'a>>;
+use crate::{Connector, ConnectorBuilder};
 
 /// Makes connectors over the transport under test.
 pub trait Harness {
-    /// Two new connectors that can reach each other, the target and the initiator of most cases.
+    /// Two new connectors that can reach each other, the target and the initiator of most cases; the cases choose the
+    /// executor.
     ///
-    /// They run on real time and hand everything to the transport (the default executor). Their names are
-    /// as long as those of any other pair, or `metadata_under_a_foreign_name` cannot forge them.
-    fn pair(&self) -> Setup<'_>;
+    /// They run on real time. Their names are as long as those of any other pair, or `metadata_under_a_foreign_name`
+    /// cannot forge them.
+    fn pair(&self) -> [ConnectorBuilder; 2];
 }
 
 /// One promise, and how to check it.
@@ -74,6 +68,8 @@ enum Check {
     Pair(for<'a> fn(&'a Pair) -> Outcome<'a>),
     /// Needs an outsider too, the target of another pair.
     Outsider(for<'a> fn(&'a Pair, &'a Connector) -> Outcome<'a>),
+    /// Builds its own.
+    Builders(fn([ConnectorBuilder; 2]) -> Outcome<'static>),
 }
 
 impl Case {
@@ -88,14 +84,14 @@ impl Case {
     ///
     /// What was promised and not kept, or why the pair could not be made.
     pub async fn run(&self, harness: &dyn Harness) -> Result<(), Failure> {
-        let (target, initiator) = harness.pair().await?;
-        let pair = Pair { target, initiator };
         match self.check {
-            Check::Pair(check) => check(&pair).await,
+            Check::Pair(check) => check(&Pair::new(harness).await?).await,
             Check::Outsider(check) => {
-                let (outsider, _) = harness.pair().await?;
-                check(&pair, &outsider).await
+                let pair = Pair::new(harness).await?;
+                let [outsider, _] = harness.pair();
+                check(&pair, &outsider.build().await?).await
             }
+            Check::Builders(check) => check(harness.pair()).await,
         }
     }
 }
@@ -115,6 +111,13 @@ const fn with_outsider(
     check: for<'a> fn(&'a Pair, &'a Connector) -> Outcome<'a>,
 ) -> Case {
     Case { name, check: Check::Outsider(check) }
+}
+
+const fn of_builders(
+    name: &'static str,
+    check: fn([ConnectorBuilder; 2]) -> Outcome<'static>,
+) -> Case {
+    Case { name, check: Check::Builders(check) }
 }
 
 /// All cases.
@@ -151,4 +154,6 @@ pub const CASES: &[Case] = &[
     of_pair("passive_timeout", |p| Box::pin(endings::passive_timeout(p))),
     of_pair("cancelled", |p| Box::pin(endings::cancelled(p))),
     of_pair("dropped", |p| Box::pin(endings::dropped(p))),
+    of_builders("messages", |b| Box::pin(messages::arrive(b))),
+    of_builders("messages_to_nobody", |b| Box::pin(messages::to_nobody(b))),
 ];

@@ -6,14 +6,21 @@ use std::time::Duration;
 use nixl_descriptor::{Descriptor, Region};
 use nixl_metadata::RdmaMetadata;
 
-use super::Failure;
 use super::failure::ensure;
+use super::{Failure, Harness};
 use crate::{Connector, OperationKind};
 
 /// The connectors of a case.
 pub(super) struct Pair {
     pub(super) target: Connector,
     pub(super) initiator: Connector,
+}
+
+impl Pair {
+    pub(super) async fn new(harness: &dyn Harness) -> Result<Self, Failure> {
+        let [target, initiator] = harness.pair();
+        Ok(Self { target: target.build().await?, initiator: initiator.build().await? })
+    }
 }
 
 /// What destinations hold before.

@@ -2,20 +2,16 @@
 
 use std::sync::Arc;
 
-use nixl_connector::Connector;
-use nixl_connector::conformance::{CASES, Harness, Setup};
+use nixl_connector::conformance::{CASES, Harness};
 use nixl_connector::simulated::Fabric;
+use nixl_connector::{Connector, ConnectorBuilder};
 use nixl_ops::SystemClock;
 
 struct Simulated(Fabric);
 
 impl Harness for Simulated {
-    fn pair(&self) -> Setup<'_> {
-        Box::pin(async {
-            let target = Connector::builder().transport(self.0.transport("a")).build().await?;
-            let initiator = Connector::builder().transport(self.0.transport("b")).build().await?;
-            Ok((target, initiator))
-        })
+    fn pair(&self) -> [ConnectorBuilder; 2] {
+        ["a", "b"].map(|name| Connector::builder().transport(self.0.transport(name)))
     }
 }
 
@@ -41,6 +37,7 @@ cases! {
     metadata_under_our_name metadata_under_a_foreign_name
     wrong_kind count_mismatch size_mismatch read_only_destination leased_destination
     passive_completion passive_timeout cancelled dropped
+    messages messages_to_nobody
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod active;
 mod back_off;
 mod passive;
 mod random;
+mod served;
 mod threads;
 mod within;
 mod world;

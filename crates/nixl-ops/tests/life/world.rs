@@ -18,7 +18,7 @@ use nixl_metadata::{AgentMetadata, NotificationKey, RdmaMetadata, SerializedDesc
 use nixl_ops::{
     Connected, Driver, DriverConfig, Execution, Executor, ManualClock, Offer, OfferSpec,
     OperationError, OperationKind, OperationOptions, PathKind, PathReport, PeerId, Reactor,
-    ReadOperation, Transfer, TransferRequest, TransferSpec, Transport, TransportError,
+    ReadOperation, Received, Transfer, TransferRequest, TransferSpec, Transport, TransportError,
     WritableOperation,
 };
 
@@ -37,6 +37,7 @@ pub(crate) fn config() -> DriverConfig {
 /// The script of one execution, and what became of it.
 #[derive(Debug, Default)]
 pub(crate) struct Engine {
+    steps: AtomicUsize,
     polls: AtomicUsize,
     in_flight: AtomicBool,
     dropped: AtomicBool,
@@ -65,6 +66,11 @@ impl Engine {
     /// What the next poll answers.
     pub(crate) fn end(&self, result: Result<(), TransportError>) {
         *self.result.lock().unwrap() = Some(result);
+    }
+
+    /// Comes further.
+    pub(crate) fn step(&self) {
+        self.steps.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(crate) fn polls(&self) -> usize {
@@ -108,6 +114,10 @@ impl Execution for Scripted {
 
     fn report(&self) -> PathReport {
         PathReport::new(PathKind::Direct, "scripted", 0, 1)
+    }
+
+    fn steps(&self) -> u64 {
+        self.0.steps.load(Ordering::SeqCst) as u64
     }
 }
 
@@ -195,10 +205,13 @@ impl Transport for Inbox {
     }
 }
 
-/// Keeps the offers that were announced.
+/// Keeps the offers that were announced and the messages that arrived, and serves those that ask for it.
 #[derive(Debug, Default)]
 pub(crate) struct Announced {
     pub(crate) offers: Mutex<Vec<Offer>>,
+    pub(crate) messages: Mutex<Vec<Vec<u8>>>,
+    pub(crate) serves: Mutex<Option<Arc<Engine>>>,
+    pub(crate) listens: AtomicBool,
 }
 
 impl Executor for Announced {
@@ -208,6 +221,22 @@ impl Executor for Announced {
 
     fn withdraw(&self, key: &NotificationKey) {
         self.offers.lock().unwrap().retain(|offer| offer.key() != key);
+    }
+
+    fn listens(&self) -> bool {
+        self.listens.load(Ordering::SeqCst)
+    }
+
+    fn receive(&self, from: &str, payload: &[u8]) -> Received {
+        assert_eq!(from, "peer-1");
+        if payload == b"serve" {
+            return match self.serves.lock().unwrap().take() {
+                Some(engine) => Received::Serve(engine.execution()),
+                None => Received::Ignored,
+            };
+        }
+        self.messages.lock().unwrap().push(payload.to_vec());
+        Received::Taken
     }
 
     fn execute(&self, _: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
@@ -233,6 +262,7 @@ impl World {
         let inbox = Arc::new(Inbox::default());
         let (driver, reactor) = Driver::manual(inbox.clone(), clock.clone(), config);
         let announced = Arc::new(Announced::default());
+        driver.set_executor(announced.clone());
         Self { clock, inbox, announced, driver: Arc::new(driver), reactor }
     }
 

@@ -1,0 +1,136 @@
+//! Messages of executors arrive whole, and only where they were sent.
+
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Poll;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nixl_ops::{
+    Execution, Executor, Link, PeerId, Received, TransferRequest, TransportError, TransportExecutor,
+};
+
+use super::Failure;
+use super::failure::ensure;
+use super::support::{Pair, pattern, patterned, poisoned};
+use crate::ConnectorBuilder;
+
+/// Far longer than any message takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Transfers by the transport, keeps the connection's link, and collects messages.
+#[derive(Debug, Default)]
+struct Probe {
+    link: OnceLock<Link>,
+    received: Mutex<Vec<(String, Vec<u8>)>>,
+}
+
+/// The probe, as it is attached.
+#[derive(Debug)]
+struct Attached(Arc<Probe>);
+
+#[derive(Debug)]
+struct Unattached(Arc<Probe>);
+
+impl Executor for Unattached {
+    fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
+        // A connection attaches once.
+        let _ = self.0.link.set(link);
+        Some(Arc::new(Attached(Arc::clone(&self.0))))
+    }
+
+    fn execute(&self, _: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        Err(TransportError::Closed)
+    }
+}
+
+impl Executor for Attached {
+    fn listens(&self) -> bool {
+        true
+    }
+
+    fn receive(&self, from: &str, payload: &[u8]) -> Received {
+        let mut received = self.0.received.lock().unwrap_or_else(PoisonError::into_inner);
+        received.push((from.to_owned(), payload.to_vec()));
+        Received::Taken
+    }
+
+    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        TransportExecutor.execute(request)
+    }
+}
+
+impl Probe {
+    fn link(&self) -> Result<&Link, Failure> {
+        self.link.get().ok_or_else(|| Failure::new("the executor was not attached"))
+    }
+
+    /// Sends, asking as often as it takes.
+    async fn notify(
+        &self,
+        peer: &str,
+        payload: &[u8],
+    ) -> Result<Result<(), TransportError>, Failure> {
+        let (transport, peer) = (&self.link()?.transport, PeerId::new(peer));
+        let until = Instant::now() + PATIENCE;
+        let sent = poll_fn(|cx| match transport.notify(&peer, payload) {
+            Poll::Ready(sent) => Poll::Ready(Ok(sent)),
+            Poll::Pending if Instant::now() < until => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Ready(Err(Failure::new("the transport never takes a message"))),
+        });
+        sent.await
+    }
+}
+
+async fn probed(builders: [ConnectorBuilder; 2]) -> Result<(Pair, [Arc<Probe>; 2]), Failure> {
+    let probes = [Arc::<Probe>::default(), Arc::default()];
+    let [target, initiator] = builders;
+    let with = |builder: ConnectorBuilder, probe: &Arc<Probe>| {
+        builder.executor(Arc::new(Unattached(Arc::clone(probe)))).build()
+    };
+    let target = with(target, &probes[0]).await?;
+    let initiator = with(initiator, &probes[1]).await?;
+    Ok((Pair { target, initiator }, probes))
+}
+
+pub(super) async fn arrive(builders: [ConnectorBuilder; 2]) -> Result<(), Failure> {
+    let (pair, [target, initiator]) = probed(builders).await?;
+    // Meets the peer.
+    let mut offer = pair.target.create_readable(patterned(1, 64)?).await?;
+    let mut read = pair.initiator.begin_read(offer.metadata(), poisoned(64)?).await?;
+    read.wait_for_completion().await?;
+    offer.wait_for_completion().await?;
+
+    let messages: Vec<_> =
+        [1, 35, 36, 37, 1000, 8192, 65_536].iter().map(|len| pattern(*len as u64, *len)).collect();
+    for message in &messages {
+        initiator.notify(pair.target.name(), message).await??;
+    }
+    let until = Instant::now() + PATIENCE;
+    let received = || target.received.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    while received().len() < messages.len() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let mut received = received();
+    ensure(received.iter().all(|(from, _)| from == pair.initiator.name()), "the sender is named")?;
+    received.sort_by_key(|(_, payload)| payload.len());
+    ensure(
+        received.iter().map(|(_, payload)| payload).eq(&messages),
+        "every message arrives once and whole",
+    )?;
+    ensure(
+        initiator.received.lock().unwrap_or_else(PoisonError::into_inner).is_empty(),
+        "nobody else gets them",
+    )
+}
+
+pub(super) async fn to_nobody(builders: [ConnectorBuilder; 2]) -> Result<(), Failure> {
+    let (pair, [target, _]) = probed(builders).await?;
+    let sent = target.notify(pair.initiator.name(), b"x").await?;
+    let unknown = TransportError::UnknownPeer { name: pair.initiator.name().to_owned() };
+    ensure(sent == Err(unknown), "a peer that was not met cannot be written to")?;
+    ensure(pair.target.stats().active == 0, "nothing is left over")
+}
