@@ -362,9 +362,12 @@ pub(super) fn api() -> Api {
         len: *mut usize,
         address: Address,
     ) -> i32 {
-        call(current_world(), "cuMemGetAddressRange", |state| match state.opened.get(&address) {
-            Some(&found) => put(base, address) + put(len, found),
-            None => 1,
+        call(current_world(), "cuMemGetAddressRange", |state| {
+            let around = |(start, size): (&Address, &usize)| {
+                (*start..*start + *size as u64).contains(&address).then_some((*start, *size))
+            };
+            let found = state.opened.iter().chain(&state.device).find_map(around);
+            found.map_or(1, |(start, size)| put(base, start) + put(len, size))
         })
     }
     unsafe extern "C" fn mem_host_alloc(out: *mut *mut c_void, len: usize, _: u32) -> i32 {

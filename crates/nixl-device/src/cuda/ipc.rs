@@ -20,6 +20,29 @@ impl IpcMemoryHandle {
         Self { bytes, len }
     }
 
+    /// Names the allocation around an address, whoever made it: a framework's memory too. Returns how far into the
+    /// allocation the address is as well.
+    ///
+    /// What holds for [`DeviceMemory::export`](super::DeviceMemory::export) holds here.
+    ///
+    /// # Errors
+    ///
+    /// What the driver says: the address is no device memory, or of an allocator whose memory cannot be named so
+    /// (`cuMemCreate`, `cuMemAllocAsync`).
+    pub fn around(context: &Context, address: Address) -> Result<(Self, u64), CudaError> {
+        let (mut base, mut size) = (0, 0);
+        // SAFETY: the pointers are to live variables, written during the call only; the driver checks the address.
+        context.call("cuMemGetAddressRange", |api| unsafe {
+            (api.mem_get_address_range)(&raw mut base, &raw mut size, address)
+        })?;
+        let mut bytes = IpcBytes([0; 64]);
+        // SAFETY: the pointer is to a live variable, written during the call only; the driver checks the address.
+        context.call("cuIpcGetMemHandle", |api| unsafe {
+            (api.ipc_get_mem_handle)(&raw mut bytes, base)
+        })?;
+        Ok((Self::new(bytes.0, size as u64), address.saturating_sub(base)))
+    }
+
     /// Number of bytes of the memory, as the exporter says.
     #[must_use]
     #[allow(clippy::len_without_is_empty)] // a claim of a peer, checked when opened
@@ -211,6 +234,18 @@ mod tests {
         bytes[64..].fill(0);
         let error = ImportedMemory::open(&other, &IpcMemoryHandle::from_bytes(&bytes)).err();
         assert_eq!(error, Some(MemoryError::Empty));
+    }
+
+    #[test]
+    fn an_address_inside_leads_to_its_allocation() {
+        let fake = Fake::new();
+        let (context, other) = (fake.context(0), fake.context(1));
+        let memory = DeviceMemory::new(&context, 4096).unwrap();
+        let (handle, offset) = IpcMemoryHandle::around(&context, memory.address() + 100).unwrap();
+        assert_eq!((handle.len(), offset), (4096, 100));
+        assert_eq!(handle, memory.export().unwrap());
+        assert_eq!(ImportedMemory::open(&other, &handle).unwrap().len(), 4096);
+        assert!(IpcMemoryHandle::around(&context, 1).is_err());
     }
 
     #[test]
