@@ -22,6 +22,22 @@ const SCATTERED: usize = 64 * MIB;
 
 const CONTIGUOUS: LayoutKind = LayoutKind::FullyContiguous;
 const PER_LAYER: LayoutKind = LayoutKind::PerLayer(LayerOrder::BlockFirst);
+const KV_FIRST: LayoutKind = LayoutKind::PerLayer(LayerOrder::OuterFirst);
+
+/// Every way to arrange the source with every way to arrange the destination.
+const LAYOUT_PAIRS: [(LayoutKind, LayoutKind); 9] = [
+    (CONTIGUOUS, CONTIGUOUS),
+    (PER_LAYER, CONTIGUOUS),
+    (CONTIGUOUS, PER_LAYER),
+    (PER_LAYER, PER_LAYER),
+    (KV_FIRST, CONTIGUOUS),
+    (CONTIGUOUS, KV_FIRST),
+    (KV_FIRST, KV_FIRST),
+    (KV_FIRST, PER_LAYER),
+    (PER_LAYER, KV_FIRST),
+];
+/// How many of them a quick run measures.
+const QUICK_PAIRS: usize = 3;
 
 /// One line of the table.
 #[derive(Clone, Debug)]
@@ -48,11 +64,10 @@ impl Case {
             routes.push((Gpu(0), Gpu(1)));
         }
         let quick = effort == Effort::Quick;
+        let pairs = if quick { &LAYOUT_PAIRS[..QUICK_PAIRS] } else { &LAYOUT_PAIRS[..] };
         for route in &routes {
             for blocks in [1, 16, 64] {
-                for layouts in
-                    [(CONTIGUOUS, CONTIGUOUS), (PER_LAYER, CONTIGUOUS), (CONTIGUOUS, PER_LAYER)]
-                {
+                for &layouts in pairs {
                     let name = format!("blocks-{blocks}{}", suffix(layouts));
                     cases.push(Self::new(name, *route, layouts, model(blocks, 16)));
                 }
@@ -130,12 +145,18 @@ impl fmt::Display for Case {
     }
 }
 
-fn suffix(layouts: (LayoutKind, LayoutKind)) -> &'static str {
-    match layouts {
-        (LayoutKind::FullyContiguous, LayoutKind::FullyContiguous) => "",
-        (_, LayoutKind::FullyContiguous) => "-per-layer-to-contiguous",
-        (LayoutKind::FullyContiguous, _) => "-contiguous-to-per-layer",
-        _ => "-per-layer",
+fn suffix((from, to): (LayoutKind, LayoutKind)) -> String {
+    match (from, to) {
+        (CONTIGUOUS, CONTIGUOUS) => String::new(),
+        _ => format!("-{}-to-{}", word(from), word(to)),
+    }
+}
+
+fn word(kind: LayoutKind) -> &'static str {
+    match kind {
+        CONTIGUOUS => "contiguous",
+        KV_FIRST => "kv-first",
+        _ => "per-layer",
     }
 }
 
