@@ -228,7 +228,7 @@ impl Driver {
 
 impl Shared {
     pub(crate) fn poll(&self, slot: &Slot) -> SlotState {
-        slot.poll(|| self.clock.now(), self.config.drain)
+        slot.poll(|| self.clock.now(), &self.config)
     }
 
     /// Makes the driver look at once and closely for a while, whatever it was waiting for so far.
@@ -280,6 +280,8 @@ pub struct Reactor {
     /// Until when those just begun are left to their callers, who usually wait and look closely: two threads that ask an
     /// engine at once get in each other's way.
     head_start: Option<Duration>,
+    /// As long as those who await them look closely at all transfers in hand: until when the first of them does.
+    watched: Option<Duration>,
     notifications_failed: bool,
 }
 
@@ -298,6 +300,7 @@ impl Reactor {
             cursor: 0,
             last_progress,
             head_start: None,
+            watched: None,
             notifications_failed: false,
         }
     }
@@ -316,6 +319,8 @@ impl Reactor {
         if self.head_start.is_none_or(|until| started >= until) {
             progress |= self.head_start.take().is_some();
             progress |= self.poll_active(started);
+        } else {
+            self.watched = None;
         }
         progress |= self.poll_passive();
         let now = self.shared.clock.now();
@@ -323,7 +328,11 @@ impl Reactor {
         if progress {
             self.last_progress = now;
         }
-        self.next(now)
+        let early = self.active.iter().filter_map(|slot| slot.wake_early(now)).min();
+        match (self.next(now), early) {
+            (Next::Sleep(sleep), Some(at)) => Next::Sleep(sleep.min(at.saturating_sub(now))),
+            (next, _) => next,
+        }
     }
 
     fn admit(&mut self) -> bool {
@@ -337,7 +346,14 @@ impl Reactor {
         // Those whom the last turn did not reach come first.
         self.active.rotate_left(self.cursor);
         let (mut progress, mut at) = (false, 0);
+        let (mut watched, mut all_watched) = (None, true);
         while let Some(slot) = self.active.get(at) {
+            if let Some(until) = slot.watched(started) {
+                watched = Some(watched.map_or(until, |first: Duration| first.min(until)));
+                at += 1;
+                continue;
+            }
+            all_watched = false;
             match self.shared.poll(slot) {
                 SlotState::Ended => {
                     progress = true;
@@ -353,6 +369,7 @@ impl Reactor {
             }
         }
         self.cursor = if at < self.active.len() { at } else { 0 };
+        self.watched = watched.filter(|_| all_watched);
         progress
     }
 
@@ -383,7 +400,7 @@ impl Reactor {
         let idle = now.saturating_sub(self.last_progress);
         let config = &self.shared.config;
         if !self.active.is_empty() || self.shared.passive.len() > 0 {
-            let rest = self.head_start.map(|until| until.saturating_sub(now));
+            let rest = self.head_start.or(self.watched).map(|until| until.saturating_sub(now));
             return match (config.backoff.sleep_after(idle), rest) {
                 (None, Some(rest)) if self.shared.passive.len() == 0 => Next::Sleep(rest),
                 (None, _) => Next::Spin,
