@@ -181,16 +181,17 @@ impl Memory {
 
     /// Every byte, by address: "GPU" memory refuses the host's copies.
     fn set(&self, byte: impl Fn(usize) -> u8) {
-        for at in 0..self.region.len() {
-            // SAFETY: inside the region, a vector of this process that no transfer uses now.
-            unsafe { *(self.region.address() as *mut u8).add(at) = byte(at) };
-        }
+        let (base, len) = (self.region.address() as *mut u8, self.region.len());
+        // SAFETY: the region is a vector of this process, of this length, that no transfer uses now.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(base, len) };
+        bytes.iter_mut().enumerate().for_each(|(at, place)| *place = byte(at));
     }
 
     fn is(&self, byte: impl Fn(usize) -> u8) -> bool {
-        // SAFETY: the region is a vector of this process, of this length, that no transfer uses now.
-        (0..self.region.len())
-            .all(|at| unsafe { *(self.region.address() as *const u8).add(at) } == byte(at))
+        let (base, len) = (self.region.address() as *const u8, self.region.len());
+        // SAFETY: as above.
+        let bytes = unsafe { std::slice::from_raw_parts(base, len) };
+        bytes.iter().enumerate().all(|(at, found)| *found == byte(at))
     }
 }
 
@@ -218,9 +219,11 @@ fn wait(mut operation: CopyOperation) -> Result<Completion, OperationError> {
     block_on(operation.wait_for_completion())
 }
 
+type Seen = Arc<Mutex<Vec<Progress>>>;
+
 /// What a transfer reports, and the callback that it is given.
-fn recorded() -> (Arc<Mutex<Vec<Progress>>>, Arc<dyn Fn(Progress) + Send + Sync>) {
-    let seen = Arc::new(Mutex::new(Vec::new()));
+fn recorded() -> (Seen, Arc<dyn Fn(Progress) + Send + Sync>) {
+    let seen = Seen::default();
     let theirs = Arc::clone(&seen);
     (seen, Arc::new(move |progress| theirs.lock().unwrap().push(progress)))
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::hint::spin_loop;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread::Thread;
 use std::time::Duration;
@@ -211,23 +211,15 @@ impl Shared {
 
     /// The first group in the queue that has pieces left.
     fn first(&self) -> Option<Arc<Group>> {
-        while self.waiting.load(Ordering::SeqCst) > 0 {
-            // Held for moments only; to sleep for it would take longer than to try again.
-            let mut queue = match self.queue.try_lock() {
-                Ok(queue) => queue,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => {
-                    spin_loop();
-                    continue;
-                }
-            };
-            while queue.front().is_some_and(|group| group.is_taken()) {
-                queue.pop_front();
-            }
-            self.waiting.store(queue.len(), Ordering::SeqCst);
-            return queue.front().cloned();
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return None;
         }
-        None
+        let mut queue = lock(&self.queue);
+        while queue.front().is_some_and(|group| group.is_taken()) {
+            queue.pop_front();
+        }
+        self.waiting.store(queue.len(), Ordering::SeqCst);
+        queue.front().cloned()
     }
 }
 

@@ -13,7 +13,7 @@ use super::plan::CopyOp;
 use super::progress::Reporter;
 use super::{GpuError, MemoryKind};
 
-/// Bytes of a slot: 80 us at 55 GB/s, long enough that its fixed costs do not show. Eight slots of 2 MiB were slower (22
+/// Bytes of a slot at most: 80 us at 55 GB/s, long enough that its fixed costs do not show. Eight slots of 2 MiB were slower (22
 /// against 29 GB/s for 256 MiB).
 const SLOT: u64 = 4 * 1024 * 1024;
 /// Slots of one transfer: one being filled, one crossing, one being drained, one spare.
@@ -124,9 +124,12 @@ impl Ring {
         if by_host && !is_short {
             pool.rouse();
         }
+        // Few lengths, so that the pool has one.
+        let longest = loads.iter().map(|load| bytes(load)).max().unwrap_or(0);
+        let len = longest.next_power_of_two().clamp(FIRST, SLOT) as usize;
         let mut slots = Vec::with_capacity(SLOTS);
         while slots.len() < SLOTS.min(loads.len()) {
-            match gpus.pinned(near, SLOT as usize) {
+            match gpus.pinned(near, len) {
                 Ok(buffer) => slots.push(Slot { buffer, state: SlotState::Idle }),
                 Err(error) if slots.is_empty() => return Err(error),
                 // Slower with fewer, but others may hold the rest for long.
@@ -223,7 +226,7 @@ impl Ring {
                         return Ok(false);
                     }
                     let out = rebased(load, slot.buffer.address(), Towards::Target);
-                    let bytes = out.iter().map(|op| op.len).sum();
+                    let bytes = bytes(&out);
                     // SAFETY: the caller vouches for the targets; the slot is filled and nobody writes it now.
                     let begun = unsafe { start(&mut self.drain, out, &self.pool, alone) }?;
                     slot.state = SlotState::Draining { bytes, done: begun.done };
@@ -279,6 +282,10 @@ unsafe fn start(
     }
 }
 
+fn bytes(ops: &[CopyOp]) -> u64 {
+    ops.iter().map(|op| op.len).sum()
+}
+
 #[derive(Clone, Copy)]
 enum Towards {
     Slot,
@@ -308,7 +315,7 @@ fn rebased(load: &[CopyOp], slot: u64, towards: Towards) -> Vec<CopyOp> {
 
 /// Cuts and groups copies into loads of at most a slot.
 fn pack(ops: &[CopyOp]) -> VecDeque<Vec<CopyOp>> {
-    let mut left: u64 = ops.iter().map(|op| op.len).sum();
+    let mut left = bytes(ops);
     let mut loads = VecDeque::new();
     let (mut load, mut most) = (Vec::new(), FIRST);
     let mut room = length(most, left);
@@ -361,7 +368,7 @@ mod tests {
                 .collect();
             let loads = pack(&ops);
             let sizes: Vec<u64> =
-                loads.iter().map(|load| load.iter().map(|op| op.len).sum()).collect();
+                loads.iter().map(|load| bytes(load)).collect();
             prop_assert!(sizes.iter().all(|size| (1..=SLOT).contains(size)));
             // It begins and ends with short ones.
             prop_assert!(sizes[0] <= FIRST && sizes[sizes.len() - 1] <= FIRST);
