@@ -38,7 +38,7 @@ mod offers;
 pub use direct::DirectExecutor;
 pub use local::{
     Abilities, BlockError, BlockExecutor, BlockOptions, Buffer, CopyOp, Cost, Costs, CostsError,
-    CudaGpus, GpuError, Gpus, Lane, Mark, MemoryKind, PathPolicy, Plan, Route, SimulatedGpus,
-    Strategy, StreamHandle,
+    CudaGpus, GpuError, Gpus, Lane, Mark, MemoryKind, PathPolicy, Plan, Progress, Route,
+    SimulatedGpus, Strategy, StreamHandle,
 };
 pub use nixl_ops::{PathKind, PathReport, Rejected};

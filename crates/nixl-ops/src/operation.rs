@@ -3,6 +3,8 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, LeaseSet};
 use nixl_metadata::RdmaMetadata;
@@ -36,8 +38,8 @@ struct Active {
 }
 
 impl Active {
-    /// Bound on polls of one close look, for clocks that stand still.
-    const SPIN_POLLS: usize = 512;
+    /// Bound on the polls of one close look during which the clock stands still, as those of simulations do.
+    const STILL_POLLS: usize = 512;
 
     fn status(&self) -> OperationStatus {
         self.slot.cell.status()
@@ -46,29 +48,54 @@ impl Active {
     async fn wait(&mut self) -> Outcome {
         if !self.spun {
             self.spun = true;
-            if !self.spin() {
+            let shared = self.driver.shared();
+            let until = shared.clock.now().saturating_add(shared.config.inline_spin);
+            if !self.look(until) {
                 // From here on the driver is waited for, which may be asleep over something older.
-                self.driver.shared().attend();
+                shared.attend();
             }
         }
-        poll_fn(|cx| self.slot.cell.poll_outcome(cx.waker())).await
+        poll_fn(|cx| {
+            loop {
+                let polled = self.slot.cell.poll_outcome(cx.waker());
+                if polled.is_ready() {
+                    return polled;
+                }
+                // Asked only once the waker is in its place: a word that comes later wakes it.
+                let Some(until) = self.slot.cell.take_near() else { return Poll::Pending };
+                self.look(until);
+            }
+        })
+        .await
     }
 
-    /// Looks closely for a moment. Returns whether the operation has ended.
-    fn spin(&self) -> bool {
-        let shared = self.driver.shared();
-        let until = shared.clock.now().saturating_add(shared.config.inline_spin);
-        for _ in 0..Self::SPIN_POLLS {
-            match shared.poll(&self.slot) {
-                SlotState::Ended | SlotState::Gone => return true,
-                SlotState::Busy | SlotState::Pending | SlotState::Stepped => {}
-            }
-            if shared.clock.now() >= until {
-                return false;
+    /// Looks closely until then, while the driver leaves the engine alone. Returns whether the operation has ended.
+    fn look(&self, until: Duration) -> bool {
+        self.slot.watch(until);
+        let ended = self.spin(until);
+        self.slot.unwatch();
+        // What ended meanwhile may have called a driver that looked away: one look more.
+        ended || self.poll()
+    }
+
+    fn spin(&self, until: Duration) -> bool {
+        let clock = &self.driver.shared().clock;
+        let (mut last, mut still) = (clock.now(), 0);
+        while last < until && still < Self::STILL_POLLS {
+            if self.poll() {
+                return true;
             }
             std::hint::spin_loop();
+            let now = clock.now();
+            still = if now == last { still + 1 } else { 0 };
+            last = now;
         }
         false
+    }
+
+    /// Returns whether the operation has ended.
+    fn poll(&self) -> bool {
+        matches!(self.driver.shared().poll(&self.slot), SlotState::Ended | SlotState::Gone)
     }
 
     fn cancel(&self) -> CancelOutcome {

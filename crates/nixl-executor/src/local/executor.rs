@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use nixl_descriptor::layout::{Layout, pair_chunks};
 use nixl_descriptor::{DescriptorList, LeaseMode, LeaseSet, Leases};
-use nixl_ops::{Backoff, CopyOperation, Driver, DriverConfig, OperationOptions, SystemClock};
+use nixl_ops::{
+    Backoff, Clock, CopyOperation, Driver, DriverConfig, OperationOptions, SystemClock,
+};
 
 use super::costs::Costs;
 use super::engine::{Gpus, StreamHandle};
-use super::execution::PlanExecution;
+use super::execution::{PlanExecution, Threads};
 use super::host_copy::CopyPool;
 use super::plan::{Inputs, Plan};
+use super::progress::{Progress, ProgressCallback, Reporter};
+use super::rings::Rings;
 use super::{BlockError, MemoryKind, PathPolicy};
 
 /// What a caller asks of one block transfer.
@@ -23,6 +27,7 @@ pub struct BlockOptions {
     timeout: Option<Duration>,
     policy: PathPolicy,
     after: Option<StreamHandle>,
+    progress: Option<ProgressCallback>,
 }
 
 impl BlockOptions {
@@ -59,6 +64,20 @@ impl BlockOptions {
         self.after = Some(stream);
         self
     }
+
+    /// Calls back with how far the transfer has come: every few MiB where it is copied part by part, that is, between
+    /// host memories and through pinned slots, and once at its end where it is one request to a GPU.
+    ///
+    /// The calls come from threads of the executor or from the one that awaits the transfer, one at a time, each with
+    /// more bytes done. They hold the transfer up, so the callback must not block. All of them come before the
+    /// transfer ends; if it is cancelled or times out, none begins once its memory is back
+    /// ([`reclaim`](CopyOperation::reclaim)), and usually none at all. A callback that panics is not called again; the
+    /// transfer goes on.
+    #[must_use]
+    pub fn progress(mut self, callback: Arc<dyn Fn(Progress) + Send + Sync>) -> Self {
+        self.progress = Some(ProgressCallback(callback));
+        self
+    }
 }
 
 /// Copies KV-cache blocks between host, pinned and device memory of this process, on any number of GPUs.
@@ -71,7 +90,7 @@ pub struct BlockExecutor {
 
 struct Shared {
     gpus: Arc<dyn Gpus>,
-    pool: Arc<CopyPool>,
+    threads: Threads,
     driver: Arc<Driver>,
     costs: Costs,
 }
@@ -91,17 +110,22 @@ impl BlockExecutor {
     pub fn new(gpus: Arc<dyn Gpus>, costs: Costs) -> Result<Self, BlockError> {
         let thread = |e: std::io::Error| BlockError::Thread { reason: e.to_string() };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let pool = CopyPool::new(Self::COPY_THREADS.min(cores)).map_err(thread)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let copying = Self::COPY_THREADS.min(cores);
+        let threads = Threads {
+            pool: Arc::new(CopyPool::new(copying, Arc::clone(&clock)).map_err(thread)?),
+            rings: Arc::new(Rings::new(Arc::clone(&clock)).map_err(thread)?),
+        };
         let mut config = DriverConfig::default();
         config.max_in_flight = Self::MAX_IN_FLIGHT;
         // Submitting never blocks, whatever the size.
         config.inline_bytes = u64::MAX;
-        // Some MiB over PCIe, 64 over NVLink, end within this: whoever awaits them looks on, and holds its thread so long. What takes
-        // longer wakes the driver by a callback.
+        // Some MiB over PCIe, 64 over NVLink, end within this: whoever awaits them looks on, and holds its thread so long. Whoever awaits what takes
+        // longer looks again when the end is near.
         config.inline_spin = Duration::from_micros(250);
         config.backoff = Backoff::default().spin(Duration::from_micros(300));
-        let driver = Driver::spawn_local(Arc::new(SystemClock::new()), config).map_err(thread)?;
-        let shared = Shared { gpus, pool: Arc::new(pool), driver: Arc::new(driver), costs };
+        let driver = Driver::spawn_local(clock, config).map_err(thread)?;
+        let shared = Shared { gpus, threads, driver: Arc::new(driver), costs };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -150,13 +174,16 @@ impl BlockExecutor {
         let layers = layers(src, options);
         let reading = lease(src, src_blocks, layers.clone(), LeaseMode::Read)?;
         let writing = lease(dst, dst_blocks, layers, LeaseMode::Write)?;
-        let Shared { gpus, pool, driver, .. } = &*self.shared;
+        let Shared { gpus, threads, driver, .. } = &*self.shared;
+        let reporter =
+            options.progress.clone().map(|callback| Arc::new(Reporter::new(callback, plan.bytes)));
         let execution = PlanExecution::new(
             plan,
             Arc::clone(gpus),
-            Arc::clone(pool),
+            threads.clone(),
             driver.waker(),
             options.after,
+            reporter,
         );
         let timeout = options
             .timeout

@@ -13,7 +13,7 @@ use nixl_descriptor::{Access, Region, RegionError};
 use nixl_device::{Device, DeviceKind};
 
 use super::engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
-use super::host_copy::{copy, cut};
+use super::host_copy::{Target, copy, cut};
 use super::plan::CopyOp;
 use super::strategy::Abilities;
 use super::{GpuError, MemoryKind};
@@ -58,7 +58,7 @@ impl SimulatedGpus {
                     Work::Copies(ops) => {
                         for op in ops {
                             // SAFETY: whoever queued it vouched for the ranges until a later mark is reached.
-                            unsafe { copy(op) };
+                            unsafe { copy(op, Target::Cached) };
                         }
                     }
                     Work::Reach(mark) => mark.store(true, Ordering::Release),
