@@ -56,8 +56,8 @@ pub use error::{OperationError, TransportError};
 pub use executor::{Claim, Execution, Executor, Offer, Route, TransferRequest, TransportExecutor};
 pub use nixl_metadata::OperationKind;
 pub use operation::{
-    CancelOutcome, CopyOperation, ReadOperation, ReadableOperation, Reclaimed, WritableOperation,
-    WriteOperation,
+    CancelOutcome, CopyOperation, MemoryFate, ReadOperation, ReadableOperation, Reclaimed, Settled,
+    WritableOperation, WriteOperation,
 };
 pub use options::OperationOptions;
 pub use outcome::Completion;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::{fmt, io, thread};
 
-use super::plan::CopyOp;
+use super::block_copy::CopyOp;
 
 /// Threads that copy. They end when it is dropped, after the copies in hand.
 pub(crate) struct CopyPool {

@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use super::block_copy::CopyOp;
 use super::engine::{Buffer, Gpus, Lane, Mark};
 use super::host_copy::{CopyPool, Copying, cut};
-use super::plan::CopyOp;
 use super::{GpuError, MemoryKind};
 
 /// Bytes of a slot: 80 us at 55 GB/s, long enough that its fixed costs do not show. Eight slots of 2 MiB were slower (22
