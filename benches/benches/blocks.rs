@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use nixl_descriptor::LeaseMode;
 use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
 use nixl_executor::{
     Abilities, BlockExecutor, BlockOptions, Costs, Gpus, MemoryKind, PathPolicy, SimulatedGpus,
@@ -56,20 +57,16 @@ impl Scene {
         Self { gpus, executor, sides, options, runtime }
     }
 
-    /// How long it takes until the copy has begun, and until its memory is free after the GPU is done.
-    fn execute(&self) -> (Duration, Duration) {
+    /// How long it takes until the copy has begun.
+    fn execute(&self) -> Duration {
         let [(src, from), (dst, to)] = &self.sides;
         let paused = self.gpus.pause();
         let started = Instant::now();
         let mut operation = self.executor.execute(src, from, dst, to, &self.options).unwrap();
         let begun = started.elapsed();
         drop(paused);
-        // Past the copies, so that all that is left is to see it and let go.
-        let after = self.gpus.pause();
-        drop(after);
-        let started = Instant::now();
         self.runtime.block_on(operation.wait_for_completion()).unwrap();
-        (begun, started.elapsed())
+        begun
     }
 }
 
@@ -82,13 +79,36 @@ fn host_side(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("plan", &shape), |b| {
             b.iter(|| scene.executor.plan(src, from, dst, to, &scene.options).unwrap());
         });
+        let all = 0..layers;
+        group.bench_function(BenchmarkId::new("lease", &shape), |b| {
+            // Taken and given back.
+            b.iter(|| dst.lease(to, all.clone(), LeaseMode::Write).unwrap());
+        });
+        group.bench_function(BenchmarkId::new("release", &shape), |b| {
+            let lease = || dst.lease(to, all.clone(), LeaseMode::Write).unwrap();
+            b.iter_batched(lease, drop, BatchSize::PerIteration);
+        });
         group.sample_size(20);
         group.bench_function(BenchmarkId::new("execute", &shape), |b| {
-            b.iter_custom(|times| (0..times).map(|_| scene.execute().0).sum());
+            b.iter_custom(|times| (0..times).map(|_| scene.execute()).sum());
         });
     }
     group.finish();
 }
 
-criterion_group!(benches, host_side);
+/// One more block where others are held already.
+fn crowded(c: &mut Criterion) {
+    let mut group = c.benchmark_group("block_beside");
+    for held in [0, 64, 1024] {
+        let scene = Scene::new(1024, 1, 1);
+        let [_, (layout, _)] = &scene.sides;
+        let lease = |block: usize| layout.lease(&[block], 0..1, LeaseMode::Write).unwrap();
+        let others: Vec<_> = (0..held).map(lease).collect();
+        group.bench_function(BenchmarkId::from_parameter(held), |b| b.iter(|| lease(1024)));
+        drop(others);
+    }
+    group.finish();
+}
+
+criterion_group!(benches, host_side, crowded);
 criterion_main!(benches);

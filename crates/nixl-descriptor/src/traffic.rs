@@ -209,10 +209,14 @@ impl Drop for CopyGuard<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
     use std::thread;
 
     use super::*;
+    use crate::block_set::BlockSet;
+    use crate::block_use::Footprint;
+    use crate::comb::Comb;
 
     const WRITE: LeaseMode = LeaseMode::Write;
     const READ: LeaseMode = LeaseMode::Read;
@@ -266,5 +270,24 @@ mod tests {
             waits(WRITE, lease(WRITE)) && waits(WRITE, lease(READ)) && waits(READ, lease(WRITE))
         );
         assert!(!waits(READ, lease(READ)));
+    }
+
+    #[test]
+    fn leases_of_blocks_wait_for_copies_of_the_same_bytes() {
+        // The copies are of block 1.
+        let lease = |mode, block: u32| {
+            move |traffic: &Traffic| {
+                let comb = Comb { start: 0, stride: 7, len: 4 };
+                let footprint = Arc::new(Footprint::Together(comb));
+                let blocks = Arc::new(BlockSet::new(&[block]));
+                let used = BlockUse::new(footprint, 0..1, blocks);
+                assert!(traffic.begin_block_lease(mode, used).is_ok());
+            }
+        };
+        assert!(waits(WRITE, lease(WRITE, 1)));
+        assert!(waits(WRITE, lease(READ, 1)));
+        assert!(waits(READ, lease(WRITE, 1)));
+        assert!(!waits(READ, lease(READ, 1)));
+        assert!(!waits(WRITE, lease(WRITE, 2)));
     }
 }
