@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::local::Layout;
 use super::placement::SelectionError;
-use crate::block_set::BlockSet;
 use crate::lease::{LeaseError, LeaseMode, LeaseSet};
 
 /// Why blocks could not be leased. Nothing was leased.
@@ -43,9 +42,8 @@ impl Layout {
         layers: Range<usize>,
         mode: LeaseMode,
     ) -> Result<LeaseSet, BlockLeaseError> {
-        let ids = self.placement().checked_ids(blocks)?;
+        let (ids, set) = self.placement().select(blocks)?;
         self.placement().check_layers(&layers)?;
-        let set = BlockSet::new(&ids);
         if mode == LeaseMode::Write && set.len() < ids.len() {
             return Err(BlockLeaseError::Duplicate { block: duplicate(blocks) });
         }

@@ -8,7 +8,6 @@ use super::geometry::{GeometryMismatch, same_geometry};
 use super::lease::duplicate;
 use super::local::Layout;
 use super::placement::SelectionError;
-use crate::block_set::BlockSet;
 use crate::comb::meeting;
 
 /// Why blocks cannot be copied between two layouts.
@@ -70,9 +69,8 @@ pub fn pair_chunks(
         return Err(ChunkPairError::Count { src: src_blocks.len(), dst: dst_blocks.len() });
     }
     let side = |layout: &Layout, blocks| {
-        let ids = layout.placement().checked_ids(blocks)?;
-        let set = Arc::new(BlockSet::new(&ids));
-        Ok(BlockSide { layout: layout.clone(), ids, set })
+        let (ids, set) = layout.placement().select(blocks)?;
+        Ok(BlockSide { layout: layout.clone(), ids, set: Arc::new(set) })
     };
     let src = side(src, src_blocks).map_err(ChunkPairError::Source)?;
     let dst = side(dst, dst_blocks).map_err(ChunkPairError::Destination)?;

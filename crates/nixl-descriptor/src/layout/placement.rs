@@ -9,6 +9,7 @@ use nixl_device::Device;
 use serde::{Deserialize, Serialize};
 
 use super::geometry::LayoutGeometry;
+use crate::block_set::BlockSet;
 use crate::comb::Comb;
 
 /// How a layout arranges the chunks.
@@ -295,24 +296,26 @@ impl Placement {
         Ok(ByteSpan { part, offset, len: self.geometry.chunk_len() })
     }
 
-    /// The ids, which exist.
-    pub(super) fn checked_ids(&self, ids: &[usize]) -> Result<Arc<[u32]>, SelectionError> {
+    /// The ids, which exist, and the set of them.
+    pub(super) fn select(&self, ids: &[usize]) -> Result<(Arc<[u32]>, BlockSet), SelectionError> {
         let blocks = self.geometry.blocks();
         if ids.is_empty() {
             return Err(SelectionError::NoBlocks);
         }
-        let mut highest = 0;
-        // There are at most 2^32 blocks, so what exists keeps its value.
-        let narrow = |&id: &usize| {
-            highest = highest.max(id);
-            id as u32
+        let missing = || {
+            let block = ids.iter().copied().find(|&block| block >= blocks).unwrap_or(blocks);
+            SelectionError::Block { block, blocks }
         };
-        let narrowed = ids.iter().map(narrow).collect();
-        if highest >= blocks {
-            let block = ids.iter().copied().find(|&block| block >= blocks).unwrap_or(highest);
-            return Err(SelectionError::Block { block, blocks });
+        // There are at most 2^32 blocks, so what exists keeps its value. These loops take less than one that does all.
+        if u32::try_from(ids.iter().fold(0, |all, id| all | id)).is_err() {
+            return Err(missing());
         }
-        Ok(narrowed)
+        let narrowed: Arc<[u32]> = ids.iter().map(|&id| id as u32).collect();
+        let set = BlockSet::new(&narrowed);
+        if set.last() as usize >= blocks {
+            return Err(missing());
+        }
+        Ok((narrowed, set))
     }
 
     pub(super) fn check_layers(&self, range: &Range<usize>) -> Result<(), SelectionError> {
