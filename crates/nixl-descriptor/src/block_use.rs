@@ -61,6 +61,17 @@ impl BlockUse {
         self.combs().any(|comb| comb.block_in(&self.blocks, &bytes).is_some())
     }
 
+    /// Whether some of the bytes are in use; extents are sorted and do not overlap. Whichever are fewer are walked.
+    pub(crate) fn touches_any(&self, extents: &[Extent]) -> bool {
+        if extents.len() <= self.pieces() {
+            return extents.iter().any(|extent| self.touches(*extent));
+        }
+        self.extents().any(|piece| {
+            let at = extents.partition_point(|extent| extent.end <= piece.start);
+            extents.get(at).is_some_and(|extent| extent.start < piece.end)
+        })
+    }
+
     /// Whether both use some byte.
     pub(crate) fn meets(&self, other: &Self) -> bool {
         if Arc::ptr_eq(&self.footprint, &other.footprint) {

@@ -160,13 +160,12 @@ impl Traffic {
 }
 
 impl State {
-    /// The lease, if any, that a use of these extents would get in the way of.
+    /// The lease, if any, that a use of these extents would get in the way of. They are sorted and do not overlap.
     fn conflict_with_bytes(&self, mode: LeaseMode, extents: &[Extent]) -> Option<LeaseMode> {
         let bytes = extents.iter().find_map(|extent| self.leases.conflict(mode, *extent));
         bytes.or_else(|| {
-            let in_the_way = |lease: &&BlockLease| {
-                mode.conflicts(lease.mode) && extents.iter().any(|e| lease.used.touches(*e))
-            };
+            let in_the_way =
+                |lease: &&BlockLease| mode.conflicts(lease.mode) && lease.used.touches_any(extents);
             self.blocks.iter().find(in_the_way).map(|lease| lease.mode)
         })
     }

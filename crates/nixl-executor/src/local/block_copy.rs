@@ -185,7 +185,7 @@ impl BlockCopy {
         }
     }
 
-    /// Whether blocks are no longer than their distance, on both sides, as far as one piece is concerned.
+    /// Whether a piece of a block ends where that of the next id begins, on both sides.
     fn is_dense(&self) -> bool {
         self.src.stride == self.len && self.dst.stride == self.len
     }

@@ -16,9 +16,9 @@ use nixl_descriptor::{
 };
 use nixl_metadata::{AgentMetadata, NotificationKey, RdmaMetadata, SerializedDescriptor};
 use nixl_ops::{
-    Connected, Driver, DriverConfig, Execution, Executor, ManualClock, Offer, OfferSpec,
-    OperationError, OperationKind, OperationOptions, PathKind, PathReport, PeerId, Reactor,
-    ReadOperation, Transfer, TransferRequest, TransferSpec, Transport, TransportError,
+    Connected, CopyOperation, Driver, DriverConfig, Execution, Executor, ManualClock, Offer,
+    OfferSpec, OperationError, OperationKind, OperationOptions, PathKind, PathReport, PeerId,
+    Reactor, ReadOperation, Transfer, TransferRequest, TransferSpec, Transport, TransportError,
     WritableOperation,
 };
 
@@ -240,6 +240,16 @@ impl World {
     ) -> Result<ReadOperation, OperationError> {
         let (list, leases) = memory.leased();
         ReadOperation::begin(&self.driver, engine.execution(), list, vec![leases], options)
+    }
+
+    pub(crate) fn copy(
+        &self,
+        engine: &Arc<Engine>,
+        memory: &Memory,
+    ) -> Result<CopyOperation, OperationError> {
+        let (list, leases) = memory.leased();
+        let (bytes, options) = (list.total_bytes(), OperationOptions::new());
+        CopyOperation::begin(&self.driver, engine.execution(), bytes, vec![leases], options)
     }
 
     pub(crate) fn writable(
