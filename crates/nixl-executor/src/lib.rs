@@ -37,8 +37,8 @@ mod offers;
 
 pub use direct::DirectExecutor;
 pub use local::{
-    Abilities, BlockError, BlockExecutor, BlockOptions, Buffer, CopyOp, Cost, Costs, CostsError,
-    CudaGpus, GpuError, Gpus, Lane, Mark, MemoryKind, PathPolicy, Plan, Progress, Route,
-    SimulatedGpus, Strategy, StreamHandle,
+    Abilities, BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockSide, Buffer, CopyOp, Cost,
+    Costs, CostsError, CudaGpus, GpuError, Gpus, Lane, Mark, MemoryKind, PathPolicy, Piece, Plan,
+    Progress, Route, SimulatedGpus, Strategy, StreamHandle,
 };
 pub use nixl_ops::{PathKind, PathReport, Rejected};

@@ -11,10 +11,10 @@ use nixl_descriptor::Region;
 use nixl_descriptor::layout::{Dimensions, Inner, Layout, LayoutGeometry};
 use nixl_device::Device;
 use nixl_executor::{
-    Abilities, BlockExecutor, BlockOptions, Buffer, CopyOp, Costs, GpuError, Gpus, Lane, Mark,
-    MemoryKind, PathPolicy, Progress, SimulatedGpus, Strategy, StreamHandle,
+    Abilities, BlockCopy, BlockExecutor, BlockOptions, Buffer, CopyOp, Costs, GpuError, Gpus, Lane,
+    Mark, MemoryKind, PathPolicy, Progress, SimulatedGpus, Strategy, StreamHandle,
 };
-use nixl_ops::{Completion, CopyOperation, OperationError};
+use nixl_ops::{Completion, CopyOperation, MemoryFate, OperationError};
 use proptest::prelude::*;
 
 const MIB: usize = 1 << 20;
@@ -136,9 +136,9 @@ impl Lane for MoodyLane {
         unsafe { self.lane.batch(ops) }
     }
 
-    unsafe fn kernel(&mut self, ops: &[CopyOp], unit: u64) -> Result<(), GpuError> {
+    unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
         // SAFETY: the caller's promise.
-        unsafe { self.lane.kernel(ops, unit) }
+        unsafe { self.lane.kernel(copy) }
     }
 
     fn after(&mut self, stream: StreamHandle) -> Result<(), GpuError> {
@@ -321,9 +321,9 @@ fn one_that_is_cancelled_stops_early_and_keeps_its_memory_until_it_has() {
         let clash = executor.execute(&from.layout, &[0], &to.layout, &[1], &options);
         assert!(clash.is_err(), "the GPU may still use it");
         drop(paused);
-        let back = block_on(operation.reclaim());
+        let back = block_on(operation.settle());
         assert_eq!(back.outcome, Err(OperationError::Cancelled));
-        assert!(back.memory.is_some());
+        assert_eq!(back.memory, MemoryFate::Released);
         assert_eq!(gpus.mood.pinned.load(SeqCst), 0);
         assert!(gpus.mood.calls.load(SeqCst) <= 4, "no slot was used twice");
         assert!(seen.lock().unwrap().is_empty());

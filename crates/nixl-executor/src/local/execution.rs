@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use nixl_ops::{Execution, PathKind, PathReport, Rejected, TransportError};
 
+use super::block_copy::{BlockCopy, Direction};
 use super::engine::{Buffer, Gpus, Lane, Mark};
 use super::host_copy::{self, CopyPool, Copying, Target, Work};
-use super::plan::{CopyOp, Plan};
+use super::plan::Plan;
 use super::progress::Reporter;
 use super::ring::Ring;
 use super::rings::{RingTransfer, Rings};
@@ -71,15 +72,15 @@ impl PlanExecution {
         let (src, dst) = (self.plan.src, self.plan.dst);
         match self.plan.strategy {
             Strategy::Memcpy if self.plan.bytes <= Self::INLINE => {
-                for op in &self.plan.ops {
+                for op in self.plan.blocks.ops() {
                     // SAFETY: the operation leases both ranges, and they are the host's.
-                    unsafe { host_copy::copy(*op, Target::Cached) };
+                    unsafe { host_copy::copy(op, Target::Cached) };
                 }
                 Ok(State::Ended)
             }
             Strategy::Memcpy => {
                 let work = Work {
-                    ops: &self.plan.ops,
+                    ops: &self.plan.ops(),
                     target: Target::of(self.plan.bytes),
                     waker: Some(self.waker.clone()),
                     reporter: self.reporter.clone(),
@@ -89,7 +90,7 @@ impl PlanExecution {
             }
             Strategy::PinnedRing | Strategy::ThroughPinned => {
                 let (pool, reporter) = (Arc::clone(&self.threads.pool), self.reporter.clone());
-                let ops = &self.plan.ops;
+                let ops = &self.plan.ops();
                 let ring = Ring::new(&*self.gpus, (src, dst), ops, pool, reporter, self.after)?;
                 // SAFETY: the operation leases the ranges of all copies until this is ready, and if this is dropped
                 // before, they are leaked.
@@ -116,23 +117,23 @@ impl PlanExecution {
         if let Some(stream) = self.after {
             lane.after(stream)?;
         }
-        let (ops, unit) = (&self.plan.ops, self.plan.unit());
+        let plan = &self.plan;
         let mut scratch = None;
         // SAFETY (of all calls below): the operation leases both ranges of every copy until this execution has seen
         // the mark, or the GPU is lost; the plan was made for memory that this GPU reaches.
-        let queued = match self.plan.strategy {
+        let queued = match plan.strategy {
             // SAFETY: above.
-            Strategy::Batch => unsafe { lane.batch(ops) },
+            Strategy::Batch => unsafe { lane.batch(&plan.ops()) },
             // SAFETY: above.
-            Strategy::Kernel => unsafe { lane.kernel(ops, unit) },
+            Strategy::Kernel => unsafe { lane.kernel(&plan.blocks) },
             Strategy::PackedCopy => {
-                let buffer = self.gpus.scratch(gpu, self.plan.bytes as usize)?;
+                let buffer = self.gpus.scratch(gpu, plan.bytes as usize)?;
                 let address = scratch.insert(buffer).address();
-                let packing = matches!(self.plan.src, MemoryKind::Gpu(_));
-                packed(&mut *lane, ops, unit, address, packing)
+                let packing = matches!(plan.src, MemoryKind::Gpu(_));
+                packed(&mut *lane, &plan.blocks, address, packing)
             }
             // SAFETY: above.
-            _ => unsafe { lane.copies(ops) },
+            _ => unsafe { lane.copies(&plan.ops()) },
         };
         // Even if some could not be queued, what was must be waited for.
         let mark = lane.mark()?;
@@ -204,43 +205,23 @@ impl Drop for PlanExecution {
 /// unpacks. The pinned side is dense only if its chunks follow each other; it is copied in as few copies as it has runs.
 fn packed(
     lane: &mut dyn Lane,
-    ops: &[CopyOp],
-    unit: u64,
+    blocks: &BlockCopy,
     scratch: u64,
     packing: bool,
 ) -> Result<(), GpuError> {
-    let mut at = scratch;
-    let (mut first, mut second) = (Vec::with_capacity(ops.len()), Vec::<CopyOp>::new());
-    for op in ops {
-        first.push(CopyOp { src: op.src, dst: at, len: op.len });
-        second.push(CopyOp { src: at, dst: op.dst, len: op.len });
-        at += op.len;
-    }
+    let into = blocks.with_dense(Direction::Destination, scratch);
+    let out = blocks.with_dense(Direction::Source, scratch);
     if packing {
         // SAFETY: the operation leases the sources; the scratch memory is this transfer's own.
-        unsafe { lane.kernel(&first, unit) }?;
+        unsafe { lane.kernel(&into) }?;
         // SAFETY: the operation leases the targets; the scratch memory is this transfer's own.
-        unsafe { lane.copies(&merged(&second)) }
+        unsafe { lane.copies(&out.block_ops()) }
     } else {
         // SAFETY: the operation leases the sources; the scratch memory is this transfer's own.
-        unsafe { lane.copies(&merged(&first)) }?;
+        unsafe { lane.copies(&into.block_ops()) }?;
         // SAFETY: the operation leases the targets; the scratch memory is this transfer's own.
-        unsafe { lane.kernel(&second, unit) }
+        unsafe { lane.kernel(&out) }
     }
-}
-
-/// Joins copies that continue each other on both sides.
-fn merged(ops: &[CopyOp]) -> Vec<CopyOp> {
-    let mut merged: Vec<CopyOp> = Vec::new();
-    for op in ops {
-        match merged.last_mut() {
-            Some(last) if last.src + last.len == op.src && last.dst + last.len == op.dst => {
-                last.len += op.len;
-            }
-            _ => merged.push(*op),
-        }
-    }
-    merged
 }
 
 impl Execution for PlanExecution {
@@ -272,7 +253,7 @@ impl Execution for PlanExecution {
             PathKind::Local(self.plan.strategy.name()),
             self.plan.strategy.name(),
             self.plan.bytes,
-            self.plan.ops.len(),
+            self.plan.copies,
         );
         self.plan.rejected.iter().fold(report, |report, (strategy, reason)| {
             report.rejecting(Rejected::new(PathKind::Local(strategy.name()), reason.clone()))

@@ -5,8 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixl_descriptor::layout::{Layout, pair_chunks};
-use nixl_descriptor::{DescriptorList, LeaseMode, LeaseSet, Leases};
+use nixl_descriptor::layout::{BlockPairs, Layout, pair_chunks};
 use nixl_ops::{
     Backoff, Clock, CopyOperation, Driver, DriverConfig, OperationOptions, SystemClock,
 };
@@ -142,17 +141,8 @@ impl BlockExecutor {
         dst_blocks: &[usize],
         options: &BlockOptions,
     ) -> Result<Plan, BlockError> {
-        let layers = layers(src, options);
-        let pairs = pair_chunks(src, src_blocks, dst, dst_blocks, layers)?;
-        Plan::new(Inputs {
-            src,
-            dst,
-            kinds: (self.kind(src), self.kind(dst)),
-            pairs,
-            can: self.shared.gpus.abilities(),
-            costs: &self.shared.costs,
-            policy: &options.policy,
-        })
+        let pairs = pair_chunks(src, src_blocks, dst, dst_blocks, layers(src, options))?;
+        self.plan_pairs(src, dst, &pairs, options)
     }
 
     /// Copies blocks `src_blocks` of `src` to blocks `dst_blocks` of `dst`, pairwise. The copy has begun when this
@@ -170,10 +160,9 @@ impl BlockExecutor {
         dst_blocks: &[usize],
         options: &BlockOptions,
     ) -> Result<CopyOperation, BlockError> {
-        let plan = self.plan(src, src_blocks, dst, dst_blocks, options)?;
-        let layers = layers(src, options);
-        let reading = lease(src, src_blocks, layers.clone(), LeaseMode::Read)?;
-        let writing = lease(dst, dst_blocks, layers, LeaseMode::Write)?;
+        let pairs = pair_chunks(src, src_blocks, dst, dst_blocks, layers(src, options))?;
+        let plan = self.plan_pairs(src, dst, &pairs, options)?;
+        let (leases, bytes) = (pairs.lease()?, plan.bytes);
         let Shared { gpus, threads, driver, .. } = &*self.shared;
         let reporter =
             options.progress.clone().map(|callback| Arc::new(Reporter::new(callback, plan.bytes)));
@@ -188,15 +177,31 @@ impl BlockExecutor {
         let timeout = options
             .timeout
             .map_or_else(OperationOptions::new, |timeout| OperationOptions::new().timeout(timeout));
-        let target = writing.0;
-        let leases = vec![reading.1, writing.1];
-        Ok(CopyOperation::begin(driver, Box::new(execution), target, leases, timeout)?)
+        Ok(CopyOperation::begin(driver, Box::new(execution), bytes, leases.into(), timeout)?)
     }
 
     /// Transfers in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.shared.driver.stats().active
+    }
+
+    fn plan_pairs(
+        &self,
+        src: &Layout,
+        dst: &Layout,
+        pairs: &BlockPairs,
+        options: &BlockOptions,
+    ) -> Result<Plan, BlockError> {
+        Plan::new(Inputs {
+            src,
+            dst,
+            kinds: (self.kind(src), self.kind(dst)),
+            pairs,
+            can: self.shared.gpus.abilities(),
+            costs: &self.shared.costs,
+            policy: &options.policy,
+        })
     }
 
     fn kind(&self, layout: &Layout) -> MemoryKind {
@@ -207,21 +212,6 @@ impl BlockExecutor {
 
 fn layers(src: &Layout, options: &BlockOptions) -> Range<usize> {
     options.layers.clone().unwrap_or(0..src.geometry().layers())
-}
-
-fn lease(
-    layout: &Layout,
-    blocks: &[usize],
-    layers: Range<usize>,
-    mode: LeaseMode,
-) -> Result<(DescriptorList, LeaseSet), BlockError> {
-    let side = |e| match mode {
-        LeaseMode::Write => nixl_descriptor::layout::ChunkPairError::Destination(e),
-        _ => nixl_descriptor::layout::ChunkPairError::Source(e),
-    };
-    let descriptors = layout.block_descriptors(blocks, layers).map_err(side)?;
-    let leases = Leases::acquire(&descriptors, mode)?;
-    Ok((DescriptorList::try_from(descriptors)?, leases))
 }
 
 impl fmt::Debug for BlockExecutor {

@@ -13,7 +13,7 @@ use std::{fmt, io, thread};
 
 use nixl_ops::Clock;
 
-use super::plan::CopyOp;
+use super::block_copy::CopyOp;
 use super::progress::Reporter;
 use super::streaming::copy_streaming;
 

@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
 
+use super::block_copy::CopyOp;
 use super::engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
 use super::host_copy::{CopyPool, Copying, Target, Work, copy};
-use super::plan::CopyOp;
 use super::progress::Reporter;
 use super::{GpuError, MemoryKind};
 

@@ -270,8 +270,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use nixl_ops::SystemClock;
 
+    use super::super::block_copy::CopyOp;
     use super::super::host_copy::CopyPool;
-    use super::super::plan::CopyOp;
     use super::super::{Abilities, MemoryKind, SimulatedGpus};
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Copying past the caches, for what the processor that copies will not read.
 #![allow(unsafe_code, reason = "copies by address")]
 
-use super::plan::CopyOp;
+use super::block_copy::CopyOp;
 
 /// Copies on this thread with stores that go to memory without reading what they replace: twice as fast as a plain copy where
 /// the target is in no cache (16 against 9 GB/s of one thread; 23 against 15 if the source is in one), but slower where it

@@ -16,10 +16,10 @@ use nixl_descriptor::{
 };
 use nixl_metadata::{AgentMetadata, NotificationKey, RdmaMetadata, SerializedDescriptor};
 use nixl_ops::{
-    Connected, Driver, DriverConfig, Execution, Executor, ManualClock, Offer, OfferSpec,
-    OperationError, OperationKind, OperationOptions, PathKind, PathReport, PeerId, Reactor,
-    ReadOperation, Received, Transfer, TransferRequest, TransferSpec, Transport, TransportError,
-    WritableOperation,
+    Connected, CopyOperation, Driver, DriverConfig, Execution, Executor, ManualClock, Offer,
+    OfferSpec, OperationError, OperationKind, OperationOptions, PathKind, PathReport, PeerId,
+    Reactor, ReadOperation, Received, Transfer, TransferRequest, TransferSpec, Transport,
+    TransportError, WritableOperation,
 };
 
 pub(crate) const DRAIN: Duration = Duration::from_secs(60);
@@ -302,6 +302,16 @@ impl World {
     ) -> Result<ReadOperation, OperationError> {
         let (list, leases) = memory.leased();
         ReadOperation::begin(&self.driver, engine.execution(), list, vec![leases], options)
+    }
+
+    pub(crate) fn copy(
+        &self,
+        engine: &Arc<Engine>,
+        memory: &Memory,
+    ) -> Result<CopyOperation, OperationError> {
+        let (list, leases) = memory.leased();
+        let (bytes, options) = (list.total_bytes(), OperationOptions::new());
+        CopyOperation::begin(&self.driver, engine.execution(), bytes, vec![leases], options)
     }
 
     pub(crate) fn writable(
