@@ -34,6 +34,7 @@ mod direct;
 mod local;
 mod memcpy;
 mod offers;
+pub mod paths;
 
 pub use direct::DirectExecutor;
 pub use local::{
