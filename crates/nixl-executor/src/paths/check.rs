@@ -97,6 +97,11 @@ impl Check<'_> {
         };
         self.same_host()?;
         self.same_pid_namespace()?;
+        if self.peer.near.process {
+            return Err(missing(
+                "the peer is in this very process, which cannot open its own handles",
+            ));
+        }
         match self.peer.near.ipc_namespace {
             Some(true) => {}
             Some(false) => return Err(missing("separate IPC namespaces")),
@@ -258,6 +263,7 @@ impl Check<'_> {
         self.question.engine == Engine::Ucx
             && self.here.ucx.cuda_ipc
             && self.here.cuda.is_ok()
+            && !near.process
             && near.pid_namespace == Some(true)
             && near.ipc_namespace == Some(true)
     }

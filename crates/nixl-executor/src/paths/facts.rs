@@ -106,6 +106,8 @@ pub struct Nearness {
     pub pid_namespace: Option<bool>,
     /// In one IPC namespace of it.
     pub ipc_namespace: Option<bool>,
+    /// In one process, as far as that is known.
+    pub process: bool,
 }
 
 impl Nearness {
@@ -122,6 +124,7 @@ impl Nearness {
             host,
             pid_namespace: namespace(a.pid_namespace(), b.pid_namespace()),
             ipc_namespace: namespace(a.ipc_namespace(), b.ipc_namespace()),
+            process: a.same_process(b),
         }
     }
 }

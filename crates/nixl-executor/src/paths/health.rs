@@ -223,3 +223,142 @@ fn record(records: &mut Vec<Record>, subject: Subject) -> &mut Record {
     let last = records.len() - 1;
     &mut records[last]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn subject(kind: usize, local: u32) -> Subject {
+        Subject { kind: PathKind::ALL[kind], local: Device::cuda(local), remote: Device::HOST }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Succeed(usize, usize, u32),
+        Fail(usize, usize, u32),
+        Wait(u64),
+        Forget(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let key = || (0..3usize, 2..5usize, 0..2u32);
+        prop_oneof![
+            2 => key().prop_map(|(p, k, l)| Step::Succeed(p, k, l)),
+            6 => key().prop_map(|(p, k, l)| Step::Fail(p, k, l)),
+            4 => (0..400_000u64).prop_map(Step::Wait),
+            1 => (0..3usize).prop_map(Step::Forget),
+        ]
+    }
+
+    /// Failures in a row, the last one, the end of the cooldown; all in milliseconds.
+    #[derive(Default)]
+    struct Model {
+        paths: HashMap<(usize, usize, u32), (u32, u64, u64)>,
+        now: u64,
+    }
+
+    impl Model {
+        fn step(&mut self, step: &Step) {
+            match *step {
+                Step::Succeed(p, k, l) => drop(self.paths.insert((p, k, l), (0, 0, 0))),
+                Step::Fail(p, k, l) => {
+                    let (times, at, until) = self.paths.entry((p, k, l)).or_default();
+                    *at = self.now;
+                    if *times == 0 || self.now >= *until {
+                        *times += 1;
+                        let doubled = (1..*times).fold(1000, |all: u64, _| (2 * all).min(300_000));
+                        *until = self.now + doubled;
+                    }
+                }
+                Step::Wait(ms) => self.now += ms,
+                Step::Forget(p) => self.paths.retain(|key, _| key.0 != p),
+            }
+        }
+
+        fn state(&self, key: (usize, usize, u32)) -> HealthState {
+            match self.paths.get(&key) {
+                None => HealthState::Unproven,
+                Some((0, ..)) => HealthState::Proven,
+                Some((times, at, until)) => HealthState::Failed {
+                    times: *times,
+                    ago: Duration::from_millis(self.now - at),
+                    retry_in: Duration::from_millis(until.saturating_sub(self.now)),
+                    reason: "why".into(),
+                },
+            }
+        }
+    }
+
+    const PEERS: [&str; 3] = ["a", "b", "c"];
+
+    proptest! {
+        #[test]
+        fn it_remembers_as_the_model_does(steps in proptest::collection::vec(step(), 0..60)) {
+            let (health, mut model) = (Health::new(), Model::default());
+            for step in &steps {
+                let now = Duration::from_millis(model.now);
+                match *step {
+                    Step::Succeed(p, k, l) => health.succeeded(PEERS[p], subject(k, l)),
+                    Step::Fail(p, k, l) => health.failed(PEERS[p], subject(k, l), "why", now),
+                    Step::Wait(_) => {}
+                    Step::Forget(p) => health.forget(PEERS[p]),
+                }
+                model.step(step);
+                let now = Duration::from_millis(model.now);
+                for (p, peer) in PEERS.iter().enumerate() {
+                    for l in 0..2 {
+                        let standing = health.standing(peer, Device::cuda(l), Device::HOST, now);
+                        for k in 2..5 {
+                            let expected = model.state((p, k, l));
+                            prop_assert_eq!(health.state(peer, subject(k, l), now), expected.clone());
+                            let cooling = matches!(
+                                expected,
+                                HealthState::Failed { retry_in, .. } if retry_in > Duration::ZERO
+                            );
+                            prop_assert_eq!(standing.cooling(PathKind::ALL[k]).is_some(), cooling);
+                        }
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn however_many_failures_the_cooldown_is_bounded(times in any::<u32>()) {
+            let cooldown = cooldown(times);
+            prop_assert!((Health::FIRST_COOLDOWN..=Health::LONGEST_COOLDOWN).contains(&cooldown));
+        }
+    }
+
+    #[test]
+    fn the_peer_used_the_longest_ago_is_forgotten() {
+        let health = Health::with_limit(2);
+        let path = subject(2, 0);
+        let state = |peer| health.state(peer, path, Duration::ZERO);
+        health.succeeded("a", path);
+        health.succeeded("b", path);
+        assert_eq!(state("a"), HealthState::Proven);
+        health.succeeded("c", path);
+        assert_eq!(state("b"), HealthState::Unproven);
+        assert_eq!((state("a"), state("c")), (HealthState::Proven, HealthState::Proven));
+    }
+
+    #[test]
+    fn the_path_used_the_longest_ago_is_forgotten() {
+        let health = Health::new();
+        let last = u32::try_from(Health::MAX_SUBJECTS).unwrap();
+        for local in 0..last {
+            health.succeeded("a", subject(2, local));
+        }
+        health.succeeded("a", subject(2, 0));
+        health.succeeded("a", subject(2, last));
+        let state = |local| health.state("a", subject(2, local), Duration::ZERO);
+        assert_eq!(state(1), HealthState::Unproven);
+        for local in [0, 2, last] {
+            assert_eq!(state(local), HealthState::Proven, "{local}");
+        }
+    }
+}

@@ -49,6 +49,9 @@ mod standing;
 mod telemetry;
 mod ucx;
 
+#[cfg(test)]
+mod tests;
+
 pub use costs::PathCosts;
 pub use facts::{
     Engine, Fact, LocalFacts, LocalGpu, Nearness, Offered, PeerCarriers, PeerFacts, PeerGpu,

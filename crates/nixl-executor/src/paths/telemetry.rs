@@ -96,3 +96,72 @@ fn of_transport(error: &TransportError) -> &'static str {
         _ => "failed",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use metrics::{
+        Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+        with_local_recorder,
+    };
+
+    use super::*;
+
+    /// Keeps the counters, by name and labels.
+    #[derive(Default)]
+    struct Counters(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
+
+    impl Counters {
+        fn take(self) -> Vec<(String, u64)> {
+            let all = self.0.into_inner().unwrap();
+            all.into_iter().map(|(name, count)| (name, count.load(Ordering::Relaxed))).collect()
+        }
+    }
+
+    impl Recorder for Counters {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            let labels: Vec<_> = key.labels().map(|label| label.value()).collect();
+            let name = format!("{} {}", key.name(), labels.join(" "));
+            Counter::from_arc(Arc::clone(self.0.lock().unwrap().entry(name).or_default()))
+        }
+
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn requests_are_counted_apart_from_attempts() {
+        let counters = Counters::default();
+        with_local_recorder(&counters, || {
+            let gone = TransportError::PeerGone { name: "a peer's own words".to_owned() };
+            note_attempt(PathKind::CudaIpc, "cuda", Err(&gone));
+            note_attempt(PathKind::StagedBothSides, "nixl/UCX", Ok(()));
+            note_end(Some(&PathReport::new(PathKind::StagedBothSides, "nixl/UCX", 70, 1)), Ok(()));
+            let local = PathReport::new(PathKind::Local("kernel"), "whatever", 5, 1);
+            note_end(Some(&local), Err(&OperationError::Cancelled));
+            note_end(None, Err(&OperationError::Transport(gone)));
+        });
+        let expected = [
+            ("nixl_attempts_total cuda-ipc cuda peer-gone", 1),
+            ("nixl_attempts_total staged-both-sides nixl ok", 1),
+            ("nixl_bytes_total staged-both-sides nixl", 70),
+            ("nixl_requests_total local other cancelled", 1),
+            ("nixl_requests_total none other peer-gone", 1),
+            ("nixl_requests_total staged-both-sides nixl ok", 1),
+        ];
+        let expected = expected.map(|(name, count)| (name.to_owned(), count));
+        assert_eq!(counters.take(), expected);
+    }
+}
