@@ -14,8 +14,9 @@ use crate::{Field, MetadataError, PeerInfo};
 ///
 /// # Memory
 ///
-/// Decoding allocates no more than three and a half times the size of the message that really arrived, 42 MiB at the
-/// default, for the worst that a hostile peer can make up; for an honest one less than one and a half times.
+/// Decoding allocates no more than five and a quarter times the size of the message that really arrived, 63 MiB at the
+/// default, for the worst that a hostile peer can make up, which is a list of small shares; without those no more than
+/// three and a half times. For an honest one, mostly agent metadata, it is less than one and a half times.
 /// Inflating allocates up to twice `inflated_bytes` for a moment, and about 40 KiB of state; the result keeps at most
 /// `inflated_bytes`.
 ///

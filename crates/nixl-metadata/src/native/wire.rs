@@ -73,20 +73,10 @@ impl<'a> Document<'a> {
         Ok(Self {
             operation_kind: metadata.operation_kind().to_wire(),
             notification_key: metadata.notification_key().as_str(),
-            descriptors: metadata
-                .descriptors()
-                .iter()
-                .enumerate()
-                .map(|(index, descriptor)| Descriptor::new(index, descriptor))
-                .collect::<Result<_, _>>()?,
+            descriptors: each(metadata.descriptors(), Descriptor::new)?,
             agent_metadata: metadata.agent_metadata().compressed(),
             peer: metadata.peer().map(Peer::new),
-            shares: metadata
-                .shares()
-                .iter()
-                .enumerate()
-                .map(|(index, share)| Share::new(index, share))
-                .collect::<Result<_, _>>()?,
+            shares: each(metadata.shares(), Share::new)?,
         })
     }
 
@@ -96,14 +86,9 @@ impl<'a> Document<'a> {
             return Err(MetadataError::TooManyDescriptors { limit: limits.descriptors });
         }
         check_count(self.shares.len(), self.descriptors.len())?;
-        let descriptors = self
-            .descriptors
-            .iter()
-            .enumerate()
-            .map(|(index, descriptor)| descriptor.validate(index))
-            .collect::<Result<_, _>>()?;
+        let descriptors = each(self.descriptors, |index, wire| wire.validate(index))?;
         let peer = self.peer.map(|peer| peer.validate(limits)).transpose()?;
-        let shares = self.shares.iter().map(Share::validate).collect::<Result<_, _>>()?;
+        let shares = each(self.shares, |_, wire| wire.validate())?;
         let operation_kind = OperationKind::from_wire(self.operation_kind.into())?;
         let notification_key = NotificationKey::new(self.notification_key)?;
         // The blob is the big part: it is copied after all else was found good.
@@ -197,6 +182,19 @@ impl CudaDevice {
     fn validate(&self) -> PeerDevice {
         PeerDevice::cuda(self.ordinal).with_uuid(self.uuid).with_gpu_direct(self.gpu_direct)
     }
+}
+
+/// Converts a list into one that is allocated once. The old one is freed if it is given away.
+fn each<T, U>(
+    list: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>,
+    convert: impl Fn(usize, T) -> Result<U, MetadataError>,
+) -> Result<Vec<U>, MetadataError> {
+    let list = list.into_iter();
+    let mut converted = Vec::with_capacity(list.len());
+    for (index, element) in list.enumerate() {
+        converted.push(convert(index, element)?);
+    }
+    Ok(converted)
 }
 
 fn inode(known: Option<NonZeroU64>) -> u64 {
