@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use nixl_device::Device;
-use nixl_metadata::{HostIdentity, OperationKind, PeerInfo, Share, ShareKind};
+use nixl_metadata::{HostIdentity, OperationKind, PeerInfo, RdmaMetadata, Share, ShareKind};
 use nixl_ops::{Carrier, PathPolicy};
 
 use super::UcxTransports;
@@ -254,18 +254,19 @@ impl Offered {
         Self { ours: true, share: None }
     }
 
-    /// An offer of a peer, of this many descriptors with these shares. They count if they cover all descriptors and are
-    /// of one form.
+    /// An offer of a peer. Its shares count if they cover all descriptors and are of one form.
     #[must_use]
-    pub fn by_a_peer(descriptors: usize, shares: &[Share]) -> Self {
+    pub fn by_a_peer(remote: &RdmaMetadata) -> Self {
         let form = |share: &Share| match share.kind() {
             ShareKind::CudaIpc { .. } => Some(ShareForm::CudaIpc),
             ShareKind::File { .. } => Some(ShareForm::File),
             _ => None,
         };
-        let covered = shares.iter().map(|share| share.descriptors().len()).sum::<usize>();
+        let shares = remote.shares();
+        // They do not overlap, so as many as there are descriptors are all.
+        let covered: usize = shares.iter().map(|share| share.descriptors().len()).sum();
         let share = shares.first().and_then(form).filter(|first| {
-            covered == descriptors && shares.iter().all(|s| form(s) == Some(*first))
+            covered == remote.descriptors().len() && shares.iter().all(|s| form(s) == Some(*first))
         });
         Self { ours: false, share }
     }

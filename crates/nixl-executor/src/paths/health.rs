@@ -115,8 +115,7 @@ impl Health {
 
     /// The path worked.
     pub fn succeeded(&self, peer: &str, subject: Subject) {
-        let mut peers = self.lock();
-        record(peers.get_or_new(peer), subject).failure = None;
+        self.lock().update(peer, |records| record(records, subject).failure = None);
     }
 
     /// The path failed. Failures of operations that were under way together count as one: during its cooldown a path's
@@ -129,19 +128,20 @@ impl Health {
         now: Duration,
     ) {
         let reason = reason.into();
-        let mut peers = self.lock();
-        let record = record(peers.get_or_new(peer), subject);
-        match &mut record.failure {
-            Some(failure) if now < failure.until => {
-                failure.at = failure.at.max(now);
-                failure.reason = reason;
+        self.lock().update(peer, |records| {
+            let record = record(records, subject);
+            match &mut record.failure {
+                Some(failure) if now < failure.until => {
+                    failure.at = failure.at.max(now);
+                    failure.reason = reason;
+                }
+                failure => {
+                    let times = failure.as_ref().map_or(0, |f| f.times).saturating_add(1);
+                    let until = now.saturating_add(cooldown(times));
+                    *failure = Some(Failure { times, at: now, until, reason });
+                }
             }
-            failure => {
-                let times = failure.as_ref().map_or(0, |f| f.times).saturating_add(1);
-                let until = now.saturating_add(cooldown(times));
-                *failure = Some(Failure { times, at: now, until, reason });
-            }
-        }
+        });
     }
 
     /// What is known of a path.

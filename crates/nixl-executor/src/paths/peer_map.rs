@@ -30,19 +30,21 @@ impl<T: Default> PeerMap<T> {
         Some(&mut entry.value)
     }
 
-    /// What is kept for a peer, from now on at least.
-    pub(super) fn get_or_new(&mut self, peer: &str) -> &mut T {
-        self.tick += 1;
-        if !self.peers.contains_key(peer) && self.peers.len() >= self.limit {
+    /// Uses or changes what is kept for a peer, from now on at least. Allocates only for a new one.
+    pub(super) fn update<R>(&mut self, peer: &str, change: impl FnOnce(&mut T) -> R) -> R {
+        if let Some(value) = self.get(peer) {
+            return change(value);
+        }
+        if self.peers.len() >= self.limit {
             let oldest = self.peers.iter().min_by_key(|(_, entry)| entry.used);
             if let Some(name) = oldest.map(|(name, _)| name.clone()) {
                 self.peers.remove(&name);
             }
         }
-        let entry =
-            self.peers.entry(peer.into()).or_insert_with(|| Entry { used: 0, value: T::default() });
-        entry.used = self.tick;
-        &mut entry.value
+        let mut value = T::default();
+        let result = change(&mut value);
+        self.peers.insert(peer.into(), Entry { used: self.tick, value });
+        result
     }
 
     pub(super) fn remove(&mut self, peer: &str) {

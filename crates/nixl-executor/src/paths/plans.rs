@@ -44,19 +44,21 @@ impl Plans {
     #[must_use]
     pub fn get(&self, peer: &str, info: Option<&PeerInfo>, question: Question) -> Arc<PathPlan> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = peers.get_or_new(peer);
-        if kept.info.as_ref() != info {
-            *kept = PeerPlans { info: info.cloned(), plans: Vec::new() };
-        }
-        if let Some(plan) = kept.plans.iter().find(|plan| plan.question == question) {
-            return Arc::clone(plan);
-        }
-        let facts = info.map_or_else(PeerFacts::unknown, |info| PeerFacts::new(info, &self.here));
-        let plan = Arc::new(PathPlan::new(question, &self.here, &facts, &self.costs));
-        if kept.plans.len() == Self::MAX_PLANS {
-            kept.plans.remove(0);
-        }
-        kept.plans.push(Arc::clone(&plan));
-        plan
+        peers.update(peer, |kept| {
+            if kept.info.as_ref() != info {
+                *kept = PeerPlans { info: info.cloned(), plans: Vec::new() };
+            }
+            if let Some(plan) = kept.plans.iter().find(|plan| plan.question == question) {
+                return Arc::clone(plan);
+            }
+            let facts =
+                info.map_or_else(PeerFacts::unknown, |info| PeerFacts::new(info, &self.here));
+            let plan = Arc::new(PathPlan::new(question, &self.here, &facts, &self.costs));
+            if kept.plans.len() == Self::MAX_PLANS {
+                kept.plans.remove(0);
+            }
+            kept.plans.push(Arc::clone(&plan));
+            plan
+        })
     }
 }

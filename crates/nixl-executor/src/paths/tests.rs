@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 
 use nixl_device::Device;
-use nixl_metadata::{Capabilities, HostIdentity, OperationKind, PeerInfo};
+use nixl_metadata::{
+    AgentMetadata, Capabilities, HostIdentity, NotificationKey, OperationKind, PeerInfo,
+    RdmaMetadata, SerializedDescriptor, Share, ShareKind,
+};
 use nixl_ops::{Carrier, PathKind, PathPolicy, TransportError};
 use proptest::prelude::*;
 
@@ -342,6 +345,31 @@ fn what_one_side_describes_the_other_understands() {
     let silent = PeerInfo::new("agent", 1, identity("")).unwrap();
     let silent = PeerFacts::new(&silent, &facts);
     assert_eq!((silent.near.host, silent.carriers, silent.staging), (None, None, false));
+}
+
+#[test]
+fn shares_count_if_they_cover_all_in_one_form() {
+    let offer = |devices: &[Device], shares: Vec<Share>| {
+        let descriptor =
+            |(i, device): (u64, &Device)| SerializedDescriptor::new(*device, 4096 * (i + 1), 64);
+        let descriptors: Result<Vec<_>, _> = (0..).zip(devices).map(descriptor).collect();
+        let agent = AgentMetadata::compress(b"agent").unwrap();
+        let key = NotificationKey::random();
+        let remote =
+            RdmaMetadata::new(OperationKind::Read, descriptors.unwrap(), agent, key).unwrap();
+        Offered::by_a_peer(&remote.with_shares(shares).unwrap()).share
+    };
+    let mut handle = [0; 72];
+    handle[64..].copy_from_slice(&(1u64 << 20).to_le_bytes());
+    let ipc = |range| Share::new(range, ShareKind::CudaIpc { handle, ready: None }, 0);
+    let file = |range| Share::new(range, ShareKind::File { pid: 1, fd: 3, length: 1 << 20 }, 0);
+    let (gpu, host) = (Device::cuda(0), Device::HOST);
+    assert_eq!(offer(&[gpu, gpu], vec![]), None);
+    assert_eq!(offer(&[gpu, gpu], vec![ipc(0..2)]), Some(ShareForm::CudaIpc));
+    assert_eq!(offer(&[gpu, gpu], vec![ipc(0..1), ipc(1..2)]), Some(ShareForm::CudaIpc));
+    assert_eq!(offer(&[gpu, gpu], vec![ipc(1..2)]), None);
+    assert_eq!(offer(&[host], vec![file(0..1)]), Some(ShareForm::File));
+    assert_eq!(offer(&[gpu, host], vec![ipc(0..1), file(1..2)]), None);
 }
 
 #[test]
