@@ -160,8 +160,8 @@ impl PathPlan {
         rejected
     }
 
-    /// Why a path that was taken is not what the hardware could do, if the engine has to copy GPU memory by itself though
-    /// staging would be faster for this size.
+    /// Why a path that was taken is not what the hardware could do: the engine has to copy GPU memory by itself, since
+    /// staging is not there for this reason.
     #[must_use]
     pub fn degraded(&self, taken: &AblePath) -> Option<&Cow<'static, str>> {
         if taken.kind != PathKind::Emulated || taken.carrier == Some(Carrier::Gpu) {

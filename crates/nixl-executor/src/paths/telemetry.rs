@@ -64,12 +64,8 @@ fn micros(time: std::time::Duration) -> u64 {
 }
 
 fn label(transport: &str) -> &'static str {
-    match transport.split('/').next() {
-        Some("nixl") => "nixl",
-        Some("memcpy") => "memcpy",
-        Some("cuda") => "cuda",
-        _ => "other",
-    }
+    let known = ["nixl", "memcpy", "cuda"];
+    known.into_iter().find(|name| transport.starts_with(name)).unwrap_or("other")
 }
 
 fn of_operation(error: &OperationError) -> &'static str {
