@@ -3,6 +3,7 @@
 //! A connector hands every operation to an executor. Its built-in one passes everything to the transport; the
 //! [`DirectExecutor`] of this crate first looks whether both sides are memory of this very process, and copies
 //! there. Each completed operation can say [which path](PathReport) it took and why not a better one.
+//! [`paths`] knows all kinds of path and chooses among them.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -34,6 +35,7 @@ mod direct;
 mod local;
 mod memcpy;
 mod offers;
+pub mod paths;
 
 pub use direct::DirectExecutor;
 pub use local::{
