@@ -1,5 +1,34 @@
 //! Sets of block ids: small to keep, quick to compare.
 
+use std::sync::{Arc, OnceLock};
+
+/// Ids of blocks in the order in which somebody gave them, at least one, and the set of them, which is made when it is
+/// first asked for: what is only read is seldom compared with anything.
+#[derive(Debug)]
+pub(crate) struct BlockIds {
+    ids: Arc<[u32]>,
+    /// All ids are below.
+    bound: u64,
+    set: OnceLock<BlockSet>,
+}
+
+impl BlockIds {
+    /// `ids`, at least one, each below `bound`.
+    pub(crate) fn new(ids: Arc<[u32]>, bound: u64) -> Self {
+        Self { ids, bound, set: OnceLock::new() }
+    }
+
+    /// As they were given.
+    pub(crate) fn ids(&self) -> &Arc<[u32]> {
+        &self.ids
+    }
+
+    /// Each once.
+    pub(crate) fn set(&self) -> &BlockSet {
+        self.set.get_or_init(|| BlockSet::new(&self.ids, self.bound))
+    }
+}
+
 /// A non-empty set of block ids.
 #[derive(Debug)]
 pub(crate) struct BlockSet {
@@ -11,7 +40,7 @@ pub(crate) struct BlockSet {
 
 #[derive(Debug)]
 enum Ids {
-    /// A bit for each id, from that of `first` to that of `last`, counted in whole words.
+    /// A bit for each id, from the word of `first` to that of `last`.
     Bits(Box<[u64]>),
     /// Ascending.
     Listed(Box<[u32]>),
@@ -22,8 +51,13 @@ impl BlockSet {
     /// make a long bitmap.
     const WORDS_PER_ID: usize = 16;
 
-    /// The set of `ids`, at least one; an id that is there more than once counts once.
-    pub(crate) fn new(ids: &[u32]) -> Self {
+    /// The set of `ids`, at least one, each below `bound`; an id that is there more than once counts once.
+    fn new(ids: &[u32], bound: u64) -> Self {
+        let words = bound.div_ceil(64);
+        // Looking for the least and the most would take half as long again.
+        if words <= ids.len() as u64 {
+            return Self::among_few(ids, words as usize);
+        }
         let (first, last) =
             ids.iter().fold((u32::MAX, 0), |(least, most), &id| (least.min(id), most.max(id)));
         debug_assert!(first <= last, "a set of blocks is not empty");
@@ -39,8 +73,23 @@ impl BlockSet {
         for &id in ids {
             bits[word_of(id) - from] |= bit_of(id);
         }
-        let len = bits.iter().map(|word| word.count_ones() as usize).sum();
-        Self { first, last, len, ids: Ids::Bits(bits) }
+        Self { first, last, len: count(&bits), ids: Ids::Bits(bits) }
+    }
+
+    /// As [`new`](Self::new), where a bit for every block that exists takes little.
+    fn among_few(ids: &[u32], words: usize) -> Self {
+        let mut bits = vec![0u64; words];
+        for &id in ids {
+            bits[word_of(id)] |= bit_of(id);
+        }
+        let used = |word: &u64| *word != 0;
+        let from = bits.iter().position(used).unwrap_or(0);
+        bits.truncate(bits.iter().rposition(used).map_or(0, |at| at + 1));
+        bits.drain(..from);
+        let first = bits.first().map_or(0, |word| id_of(from, word.trailing_zeros()));
+        let end = from + bits.len().saturating_sub(1);
+        let last = bits.last().map_or(0, |word| id_of(end, 63 - word.leading_zeros()));
+        Self { first, last, len: count(&bits), ids: Ids::Bits(bits.into()) }
     }
 
     /// The lowest id.
@@ -128,6 +177,10 @@ impl BlockSet {
     }
 }
 
+fn count(bits: &[u64]) -> usize {
+    bits.iter().map(|word| word.count_ones() as usize).sum()
+}
+
 fn word_of(id: u32) -> usize {
     id as usize / 64
 }
@@ -163,7 +216,8 @@ mod tests {
     proptest! {
         #[test]
         fn as_a_set_of_numbers(a in ids(), b in ids(), from in any::<u32>(), width in 0..2_000_000u64) {
-            let (set, other) = (BlockSet::new(&a), BlockSet::new(&b));
+            let bound = |ids: &[u32]| ids.iter().max().map_or(0, |&id| u64::from(id) + 1 + width % 100);
+            let (set, other) = (BlockSet::new(&a, bound(&a)), BlockSet::new(&b, bound(&b)));
             let model: BTreeSet<_> = a.iter().copied().collect();
             prop_assert_eq!(set.iter().collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
             prop_assert_eq!(set.len(), model.len());

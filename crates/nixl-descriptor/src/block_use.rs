@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::block_set::BlockSet;
+use crate::block_set::BlockIds;
 use crate::comb::{Comb, meeting};
 use crate::extent::Extent;
 
@@ -39,10 +39,7 @@ pub(crate) struct BlockUse {
     /// The same for all uses of a layout in the region, and for no other layout.
     footprint: Arc<Footprint>,
     layers: Range<usize>,
-    /// Of `blocks`: kept here as well, where most comparisons end.
-    first: u32,
-    last: u32,
-    blocks: Arc<BlockSet>,
+    blocks: Arc<BlockIds>,
 }
 
 impl BlockUse {
@@ -50,15 +47,15 @@ impl BlockUse {
     pub(crate) fn new(
         footprint: Arc<Footprint>,
         layers: Range<usize>,
-        blocks: Arc<BlockSet>,
+        blocks: Arc<BlockIds>,
     ) -> Self {
-        Self { footprint, layers, first: blocks.first(), last: blocks.last(), blocks }
+        Self { footprint, layers, blocks }
     }
 
     /// Whether some of the bytes are in use.
     pub(crate) fn touches(&self, extent: Extent) -> bool {
         let bytes = extent.start as u64..extent.end as u64;
-        self.combs().any(|comb| comb.block_in(&self.blocks, &bytes).is_some())
+        self.combs().any(|comb| comb.block_in(self.blocks.set(), &bytes).is_some())
     }
 
     /// Whether some of the bytes are in use; extents are sorted and do not overlap. Whichever are fewer are walked.
@@ -75,19 +72,17 @@ impl BlockUse {
     /// Whether both use some byte.
     pub(crate) fn meets(&self, other: &Self) -> bool {
         if Arc::ptr_eq(&self.footprint, &other.footprint) {
-            return self.first <= other.last
-                && other.first <= self.last
-                && self.layers.start < other.layers.end
+            return self.layers.start < other.layers.end
                 && other.layers.start < self.layers.end
-                && self.blocks.common(&other.blocks).is_some();
+                && self.blocks.set().common(other.blocks.set()).is_some();
         }
-        meeting(self.combs(), &self.blocks, other.combs(), &other.blocks).is_some()
+        meeting(self.combs(), self.blocks.set(), other.combs(), other.blocks.set()).is_some()
     }
 
     /// The bytes, piece by piece.
     pub(crate) fn extents(&self) -> impl Iterator<Item = Extent> {
         self.combs().flat_map(|comb| {
-            self.blocks.iter().map(move |block| {
+            self.blocks.set().iter().map(move |block| {
                 let piece = comb.piece(block);
                 // Inside a region, whose length is a `usize`.
                 Extent { start: piece.start as usize, end: piece.end as usize }
@@ -97,12 +92,12 @@ impl BlockUse {
 
     /// Number of extents.
     pub(crate) fn pieces(&self) -> usize {
-        self.combs().count().saturating_mul(self.blocks.len())
+        self.combs().count().saturating_mul(self.blocks.set().len())
     }
 
     /// Number of bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.combs().map(|comb| comb.len).sum::<u64>() * self.blocks.len() as u64
+        self.combs().map(|comb| comb.len).sum::<u64>() * self.blocks.set().len() as u64
     }
 
     fn combs(&self) -> impl Iterator<Item = Comb> {

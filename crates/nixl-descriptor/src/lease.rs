@@ -130,7 +130,7 @@ enum Held {
     /// The region's number for the lease.
     Blocks {
         lease: u64,
-        bytes: u64,
+        used: BlockUse,
     },
 }
 
@@ -138,7 +138,7 @@ impl Held {
     fn bytes(&self) -> u64 {
         match self {
             Self::Bytes(extents) => extents.bytes() as u64,
-            Self::Blocks { bytes, .. } => *bytes,
+            Self::Blocks { used, .. } => used.bytes(),
         }
     }
 }
@@ -172,10 +172,9 @@ impl LeaseSet {
 
     /// Adds blocks that lie in `region`.
     pub(crate) fn add_blocks(&mut self, region: &Region, used: BlockUse) -> Result<(), LeaseError> {
-        let bytes = used.bytes();
         self.hold(region, |mode| {
-            let lease = region.traffic().begin_block_lease(mode, used)?;
-            Ok(Held::Blocks { lease, bytes })
+            let lease = region.traffic().begin_block_lease(mode, used.clone())?;
+            Ok(Held::Blocks { lease, used })
         })
     }
 

@@ -213,7 +213,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::block_set::BlockSet;
+    use crate::block_set::BlockIds;
     use crate::block_use::Footprint;
     use crate::comb::Comb;
 
@@ -278,7 +278,7 @@ mod tests {
             move |traffic: &Traffic| {
                 let comb = Comb { start: 0, stride: 7, len: 4 };
                 let footprint = Arc::new(Footprint::Together(comb));
-                let blocks = Arc::new(BlockSet::new(&[block]));
+                let blocks = Arc::new(BlockIds::new([block].into(), 10));
                 let used = BlockUse::new(footprint, 0..1, blocks);
                 assert!(traffic.begin_block_lease(mode, used).is_ok());
             }

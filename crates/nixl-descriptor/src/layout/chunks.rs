@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::geometry::LayoutGeometry;
 use super::local::Layout;
 use super::placement::{ByteSpan, Strides};
-use crate::block_set::BlockSet;
+use crate::block_set::BlockIds;
 use crate::lease::{LeaseError, LeaseMode, LeaseSet};
 
 /// The same bytes of a block in two layouts; both spans are equally long.
@@ -46,9 +46,7 @@ pub struct BlockPairs {
 #[derive(Clone, Debug)]
 pub(super) struct BlockSide {
     pub(super) layout: Layout,
-    pub(super) ids: Arc<[u32]>,
-    /// The ids, each once.
-    pub(super) set: Arc<BlockSet>,
+    pub(super) blocks: Arc<BlockIds>,
 }
 
 impl BlockSide {
@@ -67,13 +65,13 @@ impl BlockPairs {
     /// The blocks that are read, in the order given.
     #[must_use]
     pub fn src_ids(&self) -> &Arc<[u32]> {
-        &self.src.ids
+        self.src.blocks.ids()
     }
 
     /// The blocks that are written, in the order given, each once.
     #[must_use]
     pub fn dst_ids(&self) -> &Arc<[u32]> {
-        &self.dst.ids
+        self.dst.blocks.ids()
     }
 
     /// Bytes of a piece, at least one.
@@ -92,7 +90,7 @@ impl BlockPairs {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let layers = self.layers.len() * self.dst.layout.geometry().layer_len();
-        self.dst.ids.len().saturating_mul(layers)
+        self.dst.blocks.ids().len().saturating_mul(layers)
     }
 
     /// The chunks one by one: by layer, by outer, and then in the order of the ids given.
@@ -113,7 +111,7 @@ impl BlockPairs {
     /// [`LeaseError`]: another operation's lease conflicts, or the destination is read-only. Then nothing is leased.
     pub fn lease(&self) -> Result<[LeaseSet; 2], LeaseError> {
         let lease = |side: &BlockSide, mode| {
-            side.layout.lease_set(Arc::clone(&side.set), self.layers.clone(), mode)
+            side.layout.lease_set(Arc::clone(&side.blocks), self.layers.clone(), mode)
         };
         Ok([lease(&self.src, LeaseMode::Read)?, lease(&self.dst, LeaseMode::Write)?])
     }
@@ -145,7 +143,7 @@ impl Iterator for ChunkPairs<'_> {
     type Item = ChunkPair;
 
     fn next(&mut self) -> Option<ChunkPair> {
-        let (src, dst) = (&*self.pairs.src.ids, &*self.pairs.dst.ids);
+        let (src, dst) = (self.pairs.src.blocks.ids(), self.pairs.dst.blocks.ids());
         if self.at == src.len() {
             self.at = 0;
             self.piece += 1;

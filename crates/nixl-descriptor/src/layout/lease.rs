@@ -42,12 +42,12 @@ impl Layout {
         layers: Range<usize>,
         mode: LeaseMode,
     ) -> Result<LeaseSet, BlockLeaseError> {
-        let (ids, set) = self.placement().select(blocks)?;
+        let selected = self.placement().select(blocks)?;
         self.placement().check_layers(&layers)?;
-        if mode == LeaseMode::Write && set.len() < ids.len() {
+        if mode == LeaseMode::Write && selected.set().len() < selected.ids().len() {
             return Err(BlockLeaseError::Duplicate { block: duplicate(blocks) });
         }
-        Ok(self.lease_set(Arc::new(set), layers, mode)?)
+        Ok(self.lease_set(Arc::new(selected), layers, mode)?)
     }
 }
 

@@ -7,7 +7,7 @@ use nixl_device::Device;
 
 use super::geometry::LayoutGeometry;
 use super::placement::{ByteSpan, LayerOrder, LayoutError, LayoutKind, Placement, SelectionError};
-use crate::block_set::BlockSet;
+use crate::block_set::BlockIds;
 use crate::block_use::{BlockUse, Footprint};
 use crate::descriptor::Descriptor;
 use crate::lease::{LeaseError, LeaseMode, LeaseSet};
@@ -130,7 +130,7 @@ impl Layout {
     /// Leases blocks and layers that exist, or nothing.
     pub(super) fn lease_set(
         &self,
-        blocks: Arc<BlockSet>,
+        blocks: Arc<BlockIds>,
         layers: Range<usize>,
         mode: LeaseMode,
     ) -> Result<LeaseSet, LeaseError> {

@@ -69,14 +69,14 @@ pub fn pair_chunks(
         return Err(ChunkPairError::Count { src: src_blocks.len(), dst: dst_blocks.len() });
     }
     let side = |layout: &Layout, blocks| {
-        let (ids, set) = layout.placement().select(blocks)?;
-        Ok(BlockSide { layout: layout.clone(), ids, set: Arc::new(set) })
+        let blocks = Arc::new(layout.placement().select(blocks)?);
+        Ok(BlockSide { layout: layout.clone(), blocks })
     };
     let src = side(src, src_blocks).map_err(ChunkPairError::Source)?;
     let dst = side(dst, dst_blocks).map_err(ChunkPairError::Destination)?;
     // Both have the same layers.
     src.layout.placement().check_layers(&layers).map_err(ChunkPairError::Source)?;
-    if dst.set.len() < dst.ids.len() {
+    if dst.blocks.set().len() < dst.blocks.ids().len() {
         return Err(ChunkPairError::Duplicate { block: duplicate(dst_blocks) });
     }
     if let Some((src, dst)) = overlap(&src, &dst, &layers) {
@@ -88,11 +88,11 @@ pub fn pair_chunks(
 /// Blocks of source and destination that share bytes of `layers`.
 fn overlap(src: &BlockSide, dst: &BlockSide, layers: &Range<usize>) -> Option<(u32, u32)> {
     if src.layout.is(&dst.layout) {
-        return src.set.common(&dst.set).map(|block| (block, block));
+        return src.blocks.set().common(dst.blocks.set()).map(|block| (block, block));
     }
     let (a, b) = (src.layout.placement(), dst.layout.placement());
     if a.device != b.device || !a.may_overlap(b) {
         return None;
     }
-    meeting(a.combs(layers), &src.set, b.combs(layers), &dst.set)
+    meeting(a.combs(layers), src.blocks.set(), b.combs(layers), dst.blocks.set())
 }

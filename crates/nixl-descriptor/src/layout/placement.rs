@@ -9,7 +9,7 @@ use nixl_device::Device;
 use serde::{Deserialize, Serialize};
 
 use super::geometry::LayoutGeometry;
-use crate::block_set::BlockSet;
+use crate::block_set::BlockIds;
 use crate::comb::Comb;
 
 /// How a layout arranges the chunks.
@@ -296,8 +296,8 @@ impl Placement {
         Ok(ByteSpan { part, offset, len: self.geometry.chunk_len() })
     }
 
-    /// The ids, which exist, and the set of them.
-    pub(super) fn select(&self, ids: &[usize]) -> Result<(Arc<[u32]>, BlockSet), SelectionError> {
+    /// The ids, which exist.
+    pub(super) fn select(&self, ids: &[usize]) -> Result<BlockIds, SelectionError> {
         let blocks = self.geometry.blocks();
         if ids.is_empty() {
             return Err(SelectionError::NoBlocks);
@@ -311,11 +311,12 @@ impl Placement {
             return Err(missing());
         }
         let narrowed: Arc<[u32]> = ids.iter().map(|&id| id as u32).collect();
-        let set = BlockSet::new(&narrowed);
-        if set.last() as usize >= blocks {
+        // At least one block exists, and none has a number that does not fit.
+        let last = u32::try_from(blocks - 1).unwrap_or(u32::MAX);
+        if narrowed.iter().fold(false, |beyond, &id| beyond | (id > last)) {
             return Err(missing());
         }
-        Ok((narrowed, set))
+        Ok(BlockIds::new(narrowed, blocks as u64))
     }
 
     pub(super) fn check_layers(&self, range: &Range<usize>) -> Result<(), SelectionError> {
