@@ -130,7 +130,8 @@ impl Baseline {
         poll_until("a notification", || self.is_notified(payload))
     }
 
-    fn is_notified(&mut self, payload: &[u8]) -> Result<bool> {
+    /// Whether this notification has arrived.
+    pub(crate) fn is_notified(&mut self, payload: &[u8]) -> Result<bool> {
         if let Some(at) = self.arrived.iter().position(|p| p == payload) {
             self.arrived.swap_remove(at);
             return Ok(true);

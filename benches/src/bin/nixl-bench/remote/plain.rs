@@ -1,14 +1,16 @@
 //! Plain nixl-sys on one side.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nixl_device::Device;
 use nixl_device::cuda::{Context, CudaError, Current};
 
 use super::buffer::Buffer;
 use super::messages::Introduction;
-use crate::baseline::{Baseline, Registered};
+use crate::baseline::{Baseline, PATIENCE, Registered};
 use crate::clock;
 use crate::gpus::Gpus;
 use crate::messages::Kind;
@@ -70,10 +72,19 @@ impl Plain {
         Ok(clock::now() - begun)
     }
 
-    /// Waits until the peer's transfer has been notified.
-    pub(crate) fn wait_notified(&mut self, seed: u64) -> Result<()> {
+    /// Looks now and then until the peer's transfer has been notified: often enough to move on what arrives by sockets,
+    /// seldom enough to leave the processor to the initiator.
+    pub(crate) fn watch(&mut self, seed: u64) -> Result<()> {
+        const PAUSE: Duration = Duration::from_micros(20);
         let _current = enter(self.context.as_ref())?;
-        self.baseline.wait_notified(&notification(seed, 0))
+        let (notification, begun) = (notification(seed, 0), Instant::now());
+        while begun.elapsed() < PATIENCE {
+            if self.baseline.is_notified(&notification)? {
+                return Ok(());
+            }
+            thread::sleep(PAUSE);
+        }
+        bail!("nixl-sys: no notification arrived within {PATIENCE:?}")
     }
 }
 

@@ -9,6 +9,7 @@ use nixl_executor::DirectExecutor;
 
 use super::SUITE;
 use super::engine::Engine;
+use super::executor::executor;
 use super::memory::Memory;
 use super::messages::Offer;
 use super::session::Session;
@@ -21,14 +22,17 @@ use crate::report::Row;
 use crate::samples::Samples;
 
 pub(crate) const CASE: &str = "planning";
-/// The part until the read has begun, which is where the path is chosen; it depends less on who wakes whom.
-pub(crate) const BEGIN: &str = "planning-begin";
+/// The part until the read has begun, which is where the path is chosen.
+const BEGIN: &str = "planning-begin";
 /// Bytes of a read.
 const BYTES: usize = 4096;
 /// Reads for which both sides prepare at once.
 const READS: usize = 64;
 
 pub(crate) fn planning(session: &mut Session, findings: &mut Findings) -> Result<()> {
+    // Both are new, so that neither carries what went before.
+    let builder = Connector::builder().name("bench-choosing").executor(executor());
+    let choosing = session.runtime.block_on(builder.build())?;
     let builder =
         Connector::builder().name("bench-direct").executor(Arc::new(DirectExecutor::new()));
     let direct = session.runtime.block_on(builder.build())?;
@@ -38,7 +42,7 @@ pub(crate) fn planning(session: &mut Session, findings: &mut Findings) -> Result
     let mut ways = [(String::new(), String::new()), (String::new(), String::new())];
     let engines = [Engine::Auto, Engine::Direct];
     // In the first round the sides meet.
-    for round in 0..=session.effort.pick(12, 60) {
+    for round in 0..=session.effort.pick(24, 80) {
         let seed = session.next_seed();
         let pattern = Pattern::new(seed);
         pair.buffer.poison(&session.gpus, BYTES * READS)?;
@@ -48,7 +52,7 @@ pub(crate) fn planning(session: &mut Session, findings: &mut Findings) -> Result
         let lists = pair.buffer.slots(BYTES, READS)?;
         for (index, (remote, local)) in offered.iter().zip(lists).enumerate() {
             let who = turn(round, index);
-            let connector = if who == 0 { &session.connector } else { &direct };
+            let connector = if who == 0 { &choosing } else { &direct };
             let (begin, whole, completion) = session.runtime.block_on(async {
                 let options = engines[who].options();
                 let called = clock::now();

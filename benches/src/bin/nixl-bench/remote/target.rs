@@ -24,6 +24,7 @@ pub(crate) fn run() -> Result<()> {
         while let Some(request) = control.next() {
             let reply = target.serve(request)?;
             control.answer(reply)?;
+            target.watch();
         }
         Ok(())
     });
@@ -33,6 +34,8 @@ pub(crate) fn run() -> Result<()> {
 /// Field order: what uses the memory and the agents goes before them.
 struct Target {
     offered: Option<(Offer, Vec<Offered>)>,
+    /// What came of watching for the plain engine's transfer.
+    watched: Option<Result<()>>,
     connector: Connector,
     plain: Option<Plain>,
     buffer: Option<Buffer>,
@@ -51,7 +54,15 @@ impl Target {
         let gpus = open_gpus()?;
         let builder = Connector::builder().name("bench-target").executor(executor());
         let connector = runtime.block_on(builder.build())?;
-        Ok(Self { offered: None, connector, plain: None, buffer: None, gpus, runtime })
+        Ok(Self {
+            offered: None,
+            watched: None,
+            connector,
+            plain: None,
+            buffer: None,
+            gpus,
+            runtime,
+        })
     }
 
     fn serve(&mut self, request: Request) -> Result<Reply> {
@@ -63,6 +74,14 @@ impl Target {
                 self.offered = None;
                 Ok(Reply::Withdrawn)
             }
+        }
+    }
+
+    /// Waits for the plain engine's transfer. The connector does so by itself.
+    fn watch(&mut self) {
+        let (Some((offer, _)), Some(plain)) = (&self.offered, &mut self.plain) else { return };
+        if offer.plain {
+            self.watched = Some(plain.watch(offer.seed));
         }
     }
 
@@ -138,8 +157,7 @@ impl Target {
     /// enough to wait from now on.
     fn fault(&mut self, offer: Offer, offered: Vec<Offered>, check: bool) -> Result<()> {
         if offer.plain {
-            let plain = self.plain.as_mut().context("there is no plain engine")?;
-            plain.wait_notified(offer.seed)?;
+            self.watched.take().context("there is no plain engine")??;
         }
         for mut operation in offered {
             let waited = self.runtime.block_on(async {
