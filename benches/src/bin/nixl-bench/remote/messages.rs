@@ -44,9 +44,9 @@ pub(crate) enum Reply {
     Prepared {
         plain: Option<Result<Introduction, String>>,
     },
-    /// The connector's metadata of every operation; none for the plain engine.
+    /// The connector's metadata of every operation, none for the plain engine; or why nothing could be offered.
     Offered {
-        metadata: Vec<Vec<u8>>,
+        metadata: Result<Vec<Vec<u8>>, String>,
     },
     /// Where the target's side of it went wrong, if it did.
     Finished {

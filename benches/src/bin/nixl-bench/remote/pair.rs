@@ -8,7 +8,7 @@ use super::plain::Plain;
 
 /// As the initiator sees it.
 pub(crate) struct Pair {
-    /// Why there is no plain engine is told once, so it is taken out. Before the buffer, whose memory it registered.
+    /// If one is wanted, the plain engine or why there is none. Before the buffer, whose memory it has registered.
     pub(crate) plain: Option<Result<Plain>>,
     pub(crate) buffer: Buffer,
     /// The target's device and address, for the plain engine.

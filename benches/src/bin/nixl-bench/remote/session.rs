@@ -1,6 +1,6 @@
 //! The initiator process: its connector, and the target.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nixl_connector::Connector;
 use nixl_device::cuda;
 use nixl_metadata::RdmaMetadata;
@@ -91,6 +91,7 @@ impl Session {
     pub(crate) fn offer(&mut self, offer: Offer) -> Result<Vec<RdmaMetadata>> {
         let reply = self.peer.ask(&Request::Offer(offer))?;
         let metadata = expect_reply!(reply, Reply::Offered { metadata } => metadata);
+        let metadata = metadata.map_err(|reason| anyhow!("at the target: {reason}"))?;
         let expected = if offer.plain { 0 } else { offer.count };
         if metadata.len() != expected {
             bail!("the target offered {} operations, not {expected}", metadata.len());

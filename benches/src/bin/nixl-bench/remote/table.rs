@@ -1,7 +1,7 @@
 //! The suite's part of the report.
 
-use super::SUITE;
 use super::engine::Engine;
+use super::{Refusal, SUITE};
 use crate::report::{Report, Row};
 use crate::table::{duration, ratio, shape};
 
@@ -46,9 +46,9 @@ fn cells(row: &Row, plain: Option<&Row>) -> Vec<String> {
 
 /// A line for each pair of memories and path that was refused.
 pub(crate) fn refusals(report: &Report) -> Vec<String> {
-    let line = |refusal: &super::Refusal| {
+    let line = |refusal: &Refusal| {
         let instead = refusal.instead.as_deref().map(|path| format!(" (instead: {path})"));
-        let super::Refusal { from, to, path, reason, .. } = refusal;
+        let Refusal { from, to, path, reason, .. } = refusal;
         format!("{from} -> {to} not by {path}: {reason}{}", instead.unwrap_or_default())
     };
     report.refusals.iter().map(line).collect()
@@ -56,12 +56,13 @@ pub(crate) fn refusals(report: &Report) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use nixl_executor::{PathKind, Rejected};
+
     use super::*;
     use crate::messages::Engine as HostEngine;
     use crate::remote::case::Flow;
     use crate::remote::memory::Memory;
     use crate::report::tests::{report, row};
-    use nixl_executor::{PathKind, Rejected};
 
     fn measured(case: &str, engine: Engine, p50: u64) -> Row {
         Row { engine: engine.to_string(), ..row(case, HostEngine::Connector, p50) }
@@ -94,8 +95,7 @@ mod tests {
     fn refusals_name_memories_path_and_reason() {
         let flow = Flow::new(Memory::Gpu(0), Memory::Gpu(1));
         let kind = PathKind::GpuDirect;
-        let mut refusal =
-            super::super::Refusal::new(flow, kind, &[Rejected::new(kind, "no NIC")], 9);
+        let mut refusal = Refusal::new(flow, kind, &[Rejected::new(kind, "no NIC")], 9);
         refusal.instead = Some("cuda-ipc".to_owned());
         let mut report = report(vec![], vec![]);
         report.refusals.push(refusal);

@@ -68,7 +68,10 @@ impl Target {
     fn serve(&mut self, request: Request) -> Result<Reply> {
         match request {
             Request::Prepare { memory, bytes, plain } => self.prepare(memory, bytes, plain),
-            Request::Offer(offer) => self.offer(offer),
+            Request::Offer(offer) => {
+                let metadata = self.offer(offer).map_err(|error| format!("{error:#}"));
+                Ok(Reply::Offered { metadata })
+            }
             Request::Finish { check } => self.finish(check),
             Request::Withdraw => {
                 self.offered = None;
@@ -107,7 +110,7 @@ impl Target {
         Ok((plain, introduction))
     }
 
-    fn offer(&mut self, offer: Offer) -> Result<Reply> {
+    fn offer(&mut self, offer: Offer) -> Result<Vec<Vec<u8>>> {
         let buffer = self.buffer.as_ref().context("there is no memory yet")?;
         let bytes = offer.bytes.saturating_mul(offer.count);
         match offer.kind {
@@ -141,7 +144,7 @@ impl Target {
             }
         }
         self.offered = Some((offer, offered));
-        Ok(Reply::Offered { metadata })
+        Ok(metadata)
     }
 
     /// What goes wrong with a transfer is the initiator's to judge; this process goes on.

@@ -127,6 +127,9 @@ impl Transfer {
                         findings.refuse(refusal);
                         engines.retain(|e| *e != engine);
                         subjects.remove(index);
+                        if subjects.is_empty() {
+                            return Ok(());
+                        }
                     }
                 }
             }
