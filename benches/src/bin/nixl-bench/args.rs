@@ -8,8 +8,11 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use nixl_executor::Costs;
 
+use crate::transport::Transport;
+
 /// Measures transfers between two processes of this machine over NIXL (suite `host`: our connector, and plain nixl-sys
-/// beside it) and copies of blocks within a process (suite `local`: our executor, and plain CUDA calls beside it).
+/// beside it; suite `remote`: between host, pinned and GPU memory, by every path) and copies of blocks within a process
+/// (suite `local`: our executor, and plain CUDA calls beside it).
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
@@ -22,6 +25,9 @@ pub(crate) struct Args {
     /// Run only the cases whose name contains this, for instance `read/4KiB`
     #[arg(long, value_name = "SUBSTRING")]
     pub(crate) filter: Option<String>,
+    /// What UCX may use between the processes [default: what UCX_TLS says]
+    #[arg(long, value_enum)]
+    pub(crate) transport: Option<Transport>,
     /// Where the report goes; a table in Markdown goes beside it [default: target/bench/report.json]
     #[arg(long, value_name = "PATH")]
     json: Option<PathBuf>,
@@ -39,9 +45,11 @@ pub(crate) struct Args {
 pub(crate) enum Suite {
     /// Transfers between two processes
     Host,
+    /// Transfers between memories of two processes, GPUs' included, by every path
+    Remote,
     /// Copies between memories of one process
     Local,
-    /// Both
+    /// All of them
     All,
 }
 
@@ -60,16 +68,32 @@ pub(crate) enum Role {
     /// The process at the other end; the benchmark starts it itself
     #[command(hide = true)]
     Target,
+    /// The same of the suite `remote`
+    #[command(hide = true)]
+    RemoteTarget,
+}
+
+impl Suite {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Remote => "remote",
+            Self::Local => "local",
+            Self::All => "all",
+        }
+    }
 }
 
 impl Args {
-    /// Whether the suite `host` is to be measured, and whether `local` is.
-    pub(crate) fn suites(&self, gpu: bool) -> (bool, bool) {
+    /// The suites to be measured, in their order.
+    pub(crate) fn suites(&self, gpu: bool) -> &'static [Suite] {
         match self.suite {
-            Some(Suite::Host) => (true, false),
-            Some(Suite::Local) => (false, true),
-            Some(Suite::All) => (true, true),
-            None => (true, gpu),
+            Some(Suite::Host) => &[Suite::Host],
+            Some(Suite::Remote) => &[Suite::Remote],
+            Some(Suite::Local) => &[Suite::Local],
+            Some(Suite::All) => &[Suite::Host, Suite::Remote, Suite::Local],
+            None if gpu => &[Suite::Host, Suite::Local],
+            None => &[Suite::Host],
         }
     }
 
@@ -102,10 +126,22 @@ mod tests {
     #[test]
     fn without_a_suite_the_gpu_decides() {
         let suites = |line: &[&str], gpu| Args::try_parse_from(line).unwrap().suites(gpu);
-        assert_eq!(suites(&["bench"], false), (true, false));
-        assert_eq!(suites(&["bench"], true), (true, true));
-        assert_eq!(suites(&["bench", "--suite", "local"], false), (false, true));
-        assert_eq!(suites(&["bench", "--suite", "host"], true), (true, false));
+        assert_eq!(suites(&["bench"], false), [Suite::Host]);
+        assert_eq!(suites(&["bench"], true), [Suite::Host, Suite::Local]);
+        assert_eq!(suites(&["bench", "--suite", "local"], false), [Suite::Local]);
+        assert_eq!(suites(&["bench", "--suite", "host"], true), [Suite::Host]);
+        assert_eq!(suites(&["bench", "--suite", "remote"], false), [Suite::Remote]);
+        assert_eq!(suites(&["bench", "--suite", "all"], false).len(), 3);
+    }
+
+    #[test]
+    fn a_transport_is_chosen_by_name() {
+        let transport = |line: &[&str]| Args::try_parse_from(line).map(|args| args.transport);
+        assert_eq!(transport(&["bench"]).unwrap(), None);
+        assert_eq!(transport(&["bench", "--transport", "tcp"]).unwrap(), Some(Transport::Tcp));
+        assert_eq!(transport(&["bench", "--transport", "shm"]).unwrap(), Some(Transport::Shm));
+        assert_eq!(transport(&["bench", "--transport", "auto"]).unwrap(), Some(Transport::Auto));
+        assert!(transport(&["bench", "--transport", "rdma"]).is_err());
     }
 
     #[test]

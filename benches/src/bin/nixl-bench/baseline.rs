@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use nixl_connector::nixl::NixlLibrary;
 use nixl_descriptor::Region;
+use nixl_device::{Device, DeviceKind};
 use nixl_sys::{
     Agent, AgentConfig, Backend, MemType, MemoryRegion, NixlDescriptor, NotificationMap, OptArgs,
     RegistrationHandle, ThreadSync, XferDescList, XferOp, XferRequest,
@@ -82,19 +83,20 @@ impl Baseline {
         Ok(peer)
     }
 
-    /// Creates and posts a transfer. The flag says whether it is still on its way.
+    /// Creates and posts a transfer between memory here and memory there. The flag says whether it is still on its way.
     pub(crate) fn post(
         &self,
         kind: Kind,
+        (here, there): (Device, Device),
         pairs: &[Pair],
         peer: &str,
         notification: &[u8],
     ) -> Result<(XferRequest, bool)> {
-        let mut local = XferDescList::new(MemType::Dram)?;
-        let mut remote = XferDescList::new(MemType::Dram)?;
-        for &(here, there, len) in pairs {
-            local.add_desc(here as usize, len, 0);
-            remote.add_desc(there as usize, len, 0);
+        let mut local = XferDescList::new(mem_type(here))?;
+        let mut remote = XferDescList::new(mem_type(there))?;
+        for &(local_address, remote_address, len) in pairs {
+            local.add_desc(local_address as usize, len, here.index().into());
+            remote.add_desc(remote_address as usize, len, there.index().into());
         }
         let mut options = OptArgs::new()?;
         options.set_has_notification(true)?;
@@ -128,7 +130,8 @@ impl Baseline {
         poll_until("a notification", || self.is_notified(payload))
     }
 
-    fn is_notified(&mut self, payload: &[u8]) -> Result<bool> {
+    /// Whether this notification has arrived.
+    pub(crate) fn is_notified(&mut self, payload: &[u8]) -> Result<bool> {
         if let Some(at) = self.arrived.iter().position(|p| p == payload) {
             self.arrived.swap_remove(at);
             return Ok(true);
@@ -170,6 +173,13 @@ fn poll_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> 
     bail!("nixl-sys: {what} did not end within {PATIENCE:?}")
 }
 
+fn mem_type(device: Device) -> MemType {
+    match device.kind() {
+        DeviceKind::Cuda => MemType::Vram,
+        _ => MemType::Dram,
+    }
+}
+
 #[derive(Debug)]
 struct Whole<'a>(&'a Region);
 
@@ -186,10 +196,10 @@ impl MemoryRegion for Whole<'_> {
 
 impl NixlDescriptor for Whole<'_> {
     fn mem_type(&self) -> MemType {
-        MemType::Dram
+        mem_type(self.0.device())
     }
 
     fn device_id(&self) -> u64 {
-        0
+        self.0.device().index().into()
     }
 }

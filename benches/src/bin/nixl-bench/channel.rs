@@ -1,4 +1,6 @@
 //! Messages between the two processes: lines of JSON over a socket pair, which the target has as its standard input.
+//!
+//! A request is an `Option`, none of which is the last; an answer is a `Result`, whose error is that the target gives up.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
@@ -66,10 +68,10 @@ mod tests {
         let (here, there) = UnixStream::pair().unwrap();
         let (mut sender, receiver) = open(here).unwrap();
         let (there_sender, mut there) = open(there).unwrap();
-        sender.send(&Request::Finish).unwrap();
-        sender.send(&Request::Quit).unwrap();
-        assert!(matches!(there.receive().unwrap(), Some(Request::Finish)));
-        assert!(matches!(there.receive().unwrap(), Some(Request::Quit)));
+        sender.send(&Some(Request::Finish)).unwrap();
+        sender.send(&None::<Request>).unwrap();
+        assert!(matches!(there.receive().unwrap(), Some(Some(Request::Finish))));
+        assert!(matches!(there.receive::<Option<Request>>().unwrap(), Some(None)));
         drop((sender, receiver));
         assert!(matches!(there.receive::<Reply>(), Ok(None)));
         drop(there_sender);

@@ -3,6 +3,7 @@
 use comfy_table::Table;
 
 use crate::local;
+use crate::remote;
 use crate::report::{Report, Row};
 use crate::table::{aligned, duration, shape};
 
@@ -51,9 +52,9 @@ pub(crate) fn table(differences: &[Difference]) -> Table {
 }
 
 fn name(row: &Row) -> String {
-    let case = match row.suite == local::SUITE {
-        true => format!("{} {} -> {}", row.case, row.local, row.remote),
-        false => row.case.clone(),
+    let case = match row.suite.as_str() {
+        local::SUITE | remote::SUITE => format!("{} {}", row.case, row.memories()),
+        _ => row.case.clone(),
     };
     format!("{case} {}", shape(row)).trim_end().to_owned()
 }

@@ -23,7 +23,7 @@ pub(crate) struct Environment {
     nixl_library: String,
     nixl_version: String,
     /// What the variable says; `default` if it is not set.
-    ucx_tls: String,
+    pub(crate) ucx_tls: String,
     gpus: String,
     nics: String,
 }

@@ -12,11 +12,12 @@ use crate::cases::{Case, Effort, MEMORY_BYTES};
 use crate::memory::{Memory, Side};
 use crate::messages::{Reply, Request};
 use crate::peer::{Peer, expect_reply};
+use crate::remote::Refusal;
 use crate::report::{Gauge, Row};
 
 /// Everything that a measurement uses. Field order: what uses the memory and the agents goes before them.
 pub(crate) struct Session {
-    pub(crate) peer: Peer,
+    pub(crate) peer: Peer<Request, Reply>,
     _registered: Registered,
     pub(crate) connector: Connector,
     pub(crate) memory: Memory,
@@ -34,8 +35,30 @@ pub(crate) struct Session {
 pub(crate) struct Findings {
     pub(crate) rows: Vec<Row>,
     pub(crate) gauges: Vec<Gauge>,
+    /// Paths that were refused.
+    pub(crate) refusals: Vec<Refusal>,
     /// What could not be measured, or came out wrong, and why.
     pub(crate) left_out: Vec<String>,
+}
+
+impl Findings {
+    /// Adds what another suite found.
+    pub(crate) fn extend(&mut self, other: Self) {
+        let Self { rows, gauges, refusals, left_out } = other;
+        self.rows.extend(rows);
+        self.gauges.extend(gauges);
+        self.refusals.extend(refusals);
+        self.left_out.extend(left_out);
+    }
+
+    /// Notes a path that was refused, once for each pair of memories.
+    pub(crate) fn refuse(&mut self, refusal: Refusal) {
+        let Refusal { from, to, path, .. } = &refusal;
+        let known = self.refusals.iter().any(|r| (&r.from, &r.to, &r.path) == (from, to, path));
+        if !known {
+            self.refusals.push(refusal);
+        }
+    }
 }
 
 /// Measures these cases, one after the other.
@@ -56,7 +79,7 @@ pub(crate) fn run(cases: &[Case], effort: Effort) -> Result<Findings> {
 
 impl Session {
     fn start(effort: Effort, cases: usize) -> Result<Self> {
-        let mut peer = Peer::start()?;
+        let mut peer = Peer::start("target")?;
         let runtime = runtime::Builder::new_current_thread().build()?;
         let memory = Memory::new(Side::Initiator, MEMORY_BYTES)?;
         let connector = runtime.block_on(Connector::builder().name("bench-initiator").build())?;

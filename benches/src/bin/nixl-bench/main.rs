@@ -1,8 +1,8 @@
 //! What transfers cost, with our crates and with plain calls beside them.
 //!
 //! `cargo xtask bench` builds and runs it. In the suite `host` two processes of one machine exchange memory over NIXL: the
-//! process that is started is the initiator, and starts itself once more as the target. In the suite `local` one process
-//! copies blocks between host, pinned and GPU memory.
+//! process that is started is the initiator, and starts itself once more as the target. In the suite `remote` they exchange
+//! host, pinned and GPU memory by every path there is. In the suite `local` one process copies blocks between such memories.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
 mod args;
@@ -11,7 +11,10 @@ mod cases;
 mod channel;
 mod clock;
 mod compare;
+mod contents;
+mod control;
 mod environment;
+mod gpus;
 mod initiator;
 mod local;
 mod measure;
@@ -19,11 +22,14 @@ mod memory;
 mod messages;
 mod pattern;
 mod peer;
+mod remote;
 mod report;
 mod run;
 mod samples;
 mod table;
 mod target;
+mod transport;
+mod verdict;
 
 use std::process::ExitCode;
 
@@ -31,14 +37,17 @@ use clap::Parser as _;
 
 use args::{Args, Role};
 use cases::Effort;
+use transport::Transport;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let result = match &args.role {
+    let adopted = args.transport.map_or(Ok(()), Transport::adopt);
+    let result = adopted.and_then(|()| match &args.role {
         Some(Role::Target) => target::run(),
+        Some(Role::RemoteTarget) => remote::run_target(),
         Some(Role::Tune { quick, out }) => local::tune(Effort::new(*quick), out),
         None => run::run(&args),
-    };
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -23,9 +23,9 @@ impl Engine {
     }
 }
 
-impl From<Engine> for &'static str {
+impl From<Engine> for String {
     fn from(engine: Engine) -> Self {
-        engine.name()
+        engine.name().to_owned()
     }
 }
 
@@ -84,8 +84,6 @@ pub(crate) enum Request {
     Ping { engine: Engine, metadata: String },
     /// Do nothing for this long, with or without an operation outstanding.
     Idle { outstanding: bool, millis: u64 },
-    /// End.
-    Quit,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -98,6 +96,4 @@ pub(crate) enum Reply {
     Finished { at: u64, correct: bool },
     /// CPU time used, and time passed, in nanoseconds.
     Idled { cpu: u64, wall: u64 },
-    /// The target gives up.
-    Failed { error: String },
 }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,17 +10,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result, bail};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error as ThisError;
 
 use crate::channel::{self, Receiver, Sender};
-use crate::messages::{Reply, Request};
 
-/// The child process. It ends with this value, whatever happens: it sees its channel close, and is killed here.
+/// The child process, which answers requests `Q` by `R`. It ends with this value, whatever happens: it sees its channel
+/// close, and is killed here.
 #[derive(Debug)]
-pub(crate) struct Peer {
+pub(crate) struct Peer<Q, R> {
     sender: Sender,
     receiver: Receiver,
     child: Child,
+    protocol: PhantomData<fn(Q) -> R>,
 }
 
 /// The target is no more.
@@ -27,38 +31,39 @@ pub(crate) struct Peer {
 #[error("the target process ended early ({0}); what it printed is above")]
 struct Ended(ExitStatus);
 
-impl Peer {
+impl<Q: Serialize, R: DeserializeOwned> Peer<Q, R> {
     /// How long an answer may take. Longer than the engines give a transfer.
     const PATIENCE: Duration = Duration::from_secs(60);
     /// How long the target may take to tidy up.
     const FAREWELL: Duration = Duration::from_secs(10);
 
-    pub(crate) fn start() -> Result<Self> {
+    /// Starts this program in another role.
+    pub(crate) fn start(role: &str) -> Result<Self> {
         let (ours, theirs) = UnixStream::pair().context("cannot make the control channel")?;
         let program = env::current_exe().context("cannot find this program")?;
         // Libraries log to standard output, which is the table's here.
         let output = io::stderr().as_fd().try_clone_to_owned().context("cannot share stderr")?;
         let child = Command::new(program)
-            .arg("target")
+            .arg(role)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(output))
             .spawn()
             .context("cannot start the target process")?;
         let (sender, receiver) = channel::open(ours)?;
         // From here on the child ends with this value.
-        let peer = Self { sender, receiver, child };
+        let peer = Self { sender, receiver, child, protocol: PhantomData };
         peer.receiver.set_patience(Self::PATIENCE)?;
         Ok(peer)
     }
 
     /// Sends a request and waits for its answer.
-    pub(crate) fn ask(&mut self, request: &Request) -> Result<Reply> {
-        if self.sender.send(request).is_err() {
+    pub(crate) fn ask(&mut self, request: &Q) -> Result<R> {
+        if self.sender.send(&Some(request)).is_err() {
             return Err(self.ended());
         }
-        match self.receiver.receive()? {
-            Some(Reply::Failed { error }) => bail!("the target process failed: {error}"),
-            Some(reply) => Ok(reply),
+        match self.receiver.receive::<Result<R, String>>()? {
+            Some(Ok(reply)) => Ok(reply),
+            Some(Err(error)) => bail!("the target process failed: {error}"),
             None => Err(self.ended()),
         }
     }
@@ -73,7 +78,7 @@ impl Peer {
 
     /// Lets the target end by itself.
     pub(crate) fn quit(mut self) -> Result<()> {
-        if self.sender.send(&Request::Quit).is_err() {
+        if self.sender.send(&None::<Q>).is_err() {
             return Err(self.ended());
         }
         let begun = Instant::now();
@@ -96,7 +101,7 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
+impl<Q, R> Drop for Peer<Q, R> {
     fn drop(&mut self) {
         // Both fail only if it has ended.
         let _ = self.child.kill();

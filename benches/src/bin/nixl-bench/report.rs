@@ -7,10 +7,11 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use nixl_benches::Layout;
-use nixl_executor::MemoryKind;
 
 use crate::environment::Environment;
 use crate::initiator::Findings;
+use crate::messages::Kind;
+use crate::remote::{self, Refusal};
 use crate::samples::Samples;
 use crate::table;
 
@@ -23,6 +24,9 @@ pub(crate) struct Report {
     pub(crate) environment: Environment,
     pub(crate) rows: Vec<Row>,
     pub(crate) gauges: Vec<Gauge>,
+    /// Paths that the executor was told to take, and refused: once for each pair of memories.
+    #[serde(default)]
+    pub(crate) refusals: Vec<Refusal>,
 }
 
 /// What one engine took for one case.
@@ -53,7 +57,7 @@ pub(crate) struct Row {
     /// 10^9 bytes a second at the median; none if no bytes were moved.
     pub(crate) gbps: Option<f64>,
     /// The data was checked, always after the destination had been poisoned; none if there was no data. That of every
-    /// iteration, but for copies of more than 64 MiB in the suite `local`: there of the first, the middle and the last.
+    /// iteration, but for more than 64 MiB in the suites `local` and `remote`: there of the first, the middle and the last.
     pub(crate) verified: Option<bool>,
 }
 
@@ -67,8 +71,8 @@ pub(crate) struct Gauge {
 
 impl Report {
     pub(crate) fn new(environment: Environment, findings: Findings) -> Self {
-        let Findings { rows, gauges, left_out: _ } = findings;
-        Self { schema: SCHEMA, environment, rows, gauges }
+        let Findings { rows, gauges, refusals, left_out: _ } = findings;
+        Self { schema: SCHEMA, environment, rows, gauges, refusals }
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self> {
@@ -97,16 +101,12 @@ impl Report {
 
 impl Row {
     /// A row without data between host memories; the rest is added by what follows.
-    pub(crate) fn new(
-        case: &str,
-        engine: impl Into<&'static str>,
-        samples: &Samples,
-    ) -> Result<Self> {
+    pub(crate) fn new(case: &str, engine: impl Into<String>, samples: &Samples) -> Result<Self> {
         let p = samples.percentiles().context("no iteration was measured")?;
         Ok(Self {
             suite: "host".to_owned(),
             case: case.to_owned(),
-            engine: engine.into().to_owned(),
+            engine: engine.into(),
             transport: "none".to_owned(),
             path: "none".to_owned(),
             local: "host".to_owned(),
@@ -137,9 +137,19 @@ impl Row {
     }
 
     /// A row of another suite, between memories of other kinds.
-    pub(crate) fn between(self, suite: &str, local: MemoryKind, remote: MemoryKind) -> Self {
+    pub(crate) fn between(self, suite: &str, local: impl ToString, remote: impl ToString) -> Self {
         let (local, remote) = (local.to_string(), remote.to_string());
         Self { suite: suite.to_owned(), local, remote, ..self }
+    }
+
+    /// From which memory to which the bytes went.
+    pub(crate) fn memories(&self) -> String {
+        let read = self.suite == remote::SUITE && self.case != Kind::Write.name();
+        let (from, to) = match read {
+            true => (&self.remote, &self.local),
+            false => (&self.local, &self.remote),
+        };
+        format!("{from} -> {to}")
     }
 
     pub(crate) fn over(self, transport: &str, path: &str) -> Self {
@@ -182,7 +192,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn report(rows: Vec<Row>, gauges: Vec<Gauge>) -> Report {
-        Report::new(Environment::default(), Findings { rows, gauges, left_out: Vec::new() })
+        Report::new(Environment::default(), Findings { rows, gauges, ..Findings::default() })
     }
 
     #[test]
@@ -196,7 +206,7 @@ pub(crate) mod tests {
         assert_eq!(json["schema"], 1);
         let mut top = names(&json);
         top.sort_unstable();
-        assert_eq!(top, ["environment", "gauges", "rows", "schema"]);
+        assert_eq!(top, ["environment", "gauges", "refusals", "rows", "schema"]);
         let mut expected = [
             "suite",
             "case",

@@ -6,12 +6,13 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use nixl_device::cuda;
 
-use crate::args::Args;
+use crate::args::{Args, Suite};
 use crate::cases::{self, Effort};
 use crate::compare;
 use crate::environment::Environment;
 use crate::initiator::{self, Findings};
 use crate::local;
+use crate::remote;
 use crate::report::Report;
 use crate::table;
 
@@ -20,30 +21,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let costs = args.costs()?;
     let effort = Effort::new(args.quick);
     let filter = args.filter.as_deref();
-    let (host, within) = args.suites(cuda::is_available());
+    let suites = args.suites(cuda::is_available());
+    let alone = suites.len() == 1;
     let mut findings = Findings::default();
-    let cases = if host { cases::select(filter) } else { Vec::new() };
-    if host && !within && cases.is_empty() {
-        let names: Vec<_> = cases::select(None).iter().map(|c| c.name()).collect();
-        bail!("no case matches the filter; there are: {}", names.join(", "));
-    }
-    if !cases.is_empty() {
-        match initiator::run(&cases, effort) {
-            Ok(host) => findings = host,
-            // A machine without NIXL can still copy within a process.
-            Err(error) if within => findings.left_out.push(format!("the suite `host`: {error:#}")),
-            Err(error) => return Err(error),
-        }
-    }
-    if within {
-        match local::run(effort, filter, costs) {
-            Ok(Findings { rows, gauges, left_out }) => {
-                findings.rows.extend(rows);
-                findings.gauges.extend(gauges);
-                findings.left_out.extend(left_out);
+    for suite in suites {
+        let found = match suite {
+            Suite::Host => host(filter, effort, alone),
+            Suite::Remote => remote::run(effort, filter),
+            Suite::Local | Suite::All => local::run(effort, filter, costs.clone()),
+        };
+        match found {
+            Ok(found) => findings.extend(found),
+            Err(error) if alone => return Err(error),
+            // A machine without NIXL can still copy within a process, and what was measured until here is not lost.
+            Err(error) => {
+                findings.left_out.push(format!("the suite `{}`: {error:#}", suite.name()))
             }
-            // What was measured until here is not lost.
-            Err(error) => findings.left_out.push(format!("the suite `local`: {error:#}")),
         }
     }
     let left_out = mem::take(&mut findings.left_out);
@@ -54,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let path = args.report_path();
     report.write(&path)?;
     println!("{}", table::terminal(&report));
-    for line in local::verdicts(&report) {
+    for line in remote::verdicts(&report).into_iter().chain(local::verdicts(&report)) {
         println!("{line}");
     }
     if let Some(earlier) = earlier {
@@ -65,6 +58,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("not everything could be measured:\n{}", reasons(&left_out));
     }
     Ok(())
+}
+
+/// A filter that leaves nothing is an error only if nothing else is measured.
+fn host(filter: Option<&str>, effort: Effort, alone: bool) -> Result<Findings> {
+    let cases = cases::select(filter);
+    if !cases.is_empty() {
+        return initiator::run(&cases, effort);
+    }
+    if alone {
+        let names: Vec<_> = cases::select(None).iter().map(|c| c.name()).collect();
+        bail!("no case matches the filter; there are: {}", names.join(", "));
+    }
+    Ok(Findings::default())
 }
 
 fn reasons(left_out: &[String]) -> String {

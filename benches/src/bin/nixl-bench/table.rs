@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 
-use crate::local::{self, verdicts};
+use crate::local;
 use crate::messages::Engine;
+use crate::remote;
 use crate::report::{Report, Row};
 
 const HEADINGS: [&str; 10] = [
@@ -38,10 +39,17 @@ const LOCAL_HEADINGS: [&str; 11] = [
 
 /// For the terminal.
 pub(crate) fn terminal(report: &Report) -> String {
-    let tables = [aligned(&HEADINGS, lines(report)), aligned(&LOCAL_HEADINGS, local_lines(report))];
+    let tables = [
+        aligned(&HEADINGS, lines(report)),
+        aligned(&remote::HEADINGS, remote::lines(report)),
+        aligned(&LOCAL_HEADINGS, local_lines(report)),
+    ];
     let tables: Vec<_> =
         tables.iter().filter(|table| table.row_count() > 0).map(ToString::to_string).collect();
     let mut text = tables.join("\n");
+    for refusal in remote::refusals(report) {
+        let _ = write!(text, "\n{refusal}");
+    }
     for gauge in &report.gauges {
         let _ = write!(text, "\n{}: {} {}", gauge.name, gauge.value, gauge.unit);
     }
@@ -51,7 +59,7 @@ pub(crate) fn terminal(report: &Report) -> String {
 /// For `report.md`.
 pub(crate) fn markdown(report: &Report) -> String {
     let mut text = String::new();
-    let (host, local) = (lines(report), local_lines(report));
+    let (host, remote, local) = (lines(report), remote::lines(report), local_lines(report));
     if !host.is_empty() {
         text.push_str("# Transfers between two processes of one machine, over NIXL\n\n");
         push_table(&mut text, &HEADINGS, host);
@@ -59,6 +67,18 @@ pub(crate) fn markdown(report: &Report) -> String {
             "\nThe time ratio is the connector's median over that of plain nixl-sys, measured in turns on the same memory. \
              GB/s are 10^9 bytes a second at the median. The data of every iteration of a transfer was checked.\n\n",
         );
+    }
+    if !remote.is_empty() {
+        text.push_str("# Transfers between memories of two processes\n\n");
+        push_table(&mut text, &remote::HEADINGS, remote);
+        text.push_str(
+            "\nFrom begin to awaited completion, in turns on the same memory: `nixl-connector` takes the path that its \
+             executor chooses, or the one behind the slash; `nixl-sys` is plain NIXL (create, post, poll, with a \
+             notification). Every destination was poisoned; the data of all transfers up to 64 MiB was checked, of larger \
+             ones the first, the middle and the last.\n\n",
+        );
+        push_list(&mut text, remote::verdicts(report));
+        push_list(&mut text, remote::refusals(report));
     }
     if !local.is_empty() {
         text.push_str("# Copies of blocks between memories of one process\n\n");
@@ -70,9 +90,7 @@ pub(crate) fn markdown(report: &Report) -> String {
              `memcpy` on one thread. Every destination was poisoned before each copy; the data of all copies up to \
              64 MiB was checked, of larger ones the first, the middle and the last.\n\n",
         );
-        for line in verdicts(report) {
-            let _ = writeln!(text, "- {line}");
-        }
+        push_list(&mut text, local::verdicts(report));
     }
     if !report.gauges.is_empty() {
         text.push_str("\n| figure | value | unit |\n| :-- | --: | :-- |\n");
@@ -85,6 +103,15 @@ pub(crate) fn markdown(report: &Report) -> String {
         let _ = writeln!(text, "- {name}: {value}");
     }
     text
+}
+
+fn push_list(text: &mut String, lines: Vec<String>) {
+    for line in &lines {
+        let _ = writeln!(text, "- {line}");
+    }
+    if !lines.is_empty() {
+        text.push('\n');
+    }
 }
 
 fn push_table(text: &mut String, headings: &[&str], lines: Vec<Vec<String>>) {
@@ -111,7 +138,9 @@ pub(crate) fn aligned(headings: &[&str], lines: Vec<Vec<String>>) -> Table {
 }
 
 fn lines(report: &Report) -> Vec<Vec<String>> {
-    let rows: Vec<_> = report.rows.iter().filter(|row| row.suite != local::SUITE).collect();
+    /// The name of the suite.
+    const HOST: &str = "host";
+    let rows: Vec<_> = report.rows.iter().filter(|row| row.suite == HOST).collect();
     let plain = |row: &Row| row.engine == Engine::NixlSys.name();
     let beside = |row: &Row| rows.iter().copied().find(|r| plain(r) && r.is_beside(row));
     rows.iter().filter(|row| !plain(row)).map(|row| cells(row, beside(row))).collect()
@@ -136,7 +165,7 @@ fn local_cells(ours: &Row, rows: &[&Row]) -> Vec<String> {
     let ratio = whole.and_then(|whole| ratio(ours.p50_ns, whole));
     vec![
         ours.case.clone(),
-        format!("{} -> {}", ours.local, ours.remote),
+        ours.memories(),
         shape(ours),
         ours.path.clone(),
         duration(ours.p50_ns),
@@ -150,7 +179,7 @@ fn local_cells(ours: &Row, rows: &[&Row]) -> Vec<String> {
 }
 
 /// `None` where the other took no time that could be measured.
-fn ratio(ours: u64, other: u64) -> Option<String> {
+pub(crate) fn ratio(ours: u64, other: u64) -> Option<String> {
     (other > 0).then(|| format!("{:.2}", ours as f64 / other as f64))
 }
 

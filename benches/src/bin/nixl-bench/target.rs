@@ -1,63 +1,31 @@
 //! The target process: offers memory and says when it learnt that it was used.
 
-use std::io;
-use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use nixl_connector::{Connector, OperationError, ReadableOperation, WritableOperation};
 use nixl_metadata::RdmaMetadata;
-use rustix::process::{Signal, getpid, kill_process};
 use tokio::runtime::{self, Runtime};
 use tokio::time::timeout;
 
 use crate::baseline::{Baseline, PATIENCE, Registered};
 use crate::cases::MEMORY_BYTES;
-use crate::channel::{self, Sender};
 use crate::clock;
+use crate::control::Control;
 use crate::memory::{Memory, Side};
 use crate::messages::{Engine, Kind, Offer, Reply, Request};
 use crate::pattern::Pattern;
 
-/// Serves the initiator until it says quit. If the initiator is gone, this process ends on the spot.
+/// Serves the initiator until it says quit.
 pub(crate) fn run() -> Result<()> {
-    let stdin = io::stdin().as_fd().try_clone_to_owned().context("no control channel")?;
-    let (sender, mut receiver) = channel::open(UnixStream::from(stdin))?;
-    let (forward, requests) = mpsc::channel();
-    thread::Builder::new().name("control".to_owned()).spawn(move || {
-        loop {
-            match receiver.receive() {
-                Ok(Some(Request::Quit)) => return,
-                Ok(Some(request)) => {
-                    // The main thread may have given up; it is ending the process then.
-                    let _ = forward.send(request);
-                }
-                // Whatever this process is doing, nobody wants it any more. No destructors: they may wait for peers.
-                Ok(None) | Err(_) => {
-                    let _ = kill_process(getpid(), Signal::KILL);
-                    return;
-                }
-            }
-        }
-    })?;
-    let mut target = Target::start(sender, requests)?;
-    match target.serve() {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            target.sender.send(&Reply::Failed { error: format!("{error:#}") })?;
-            // Whoever started this process tells the user.
-            std::process::exit(1)
-        }
-    }
+    let mut target = Target::start(Control::open()?)?;
+    target.serve().or_else(|error| target.control.fail(&error))
 }
 
 /// Field order: what uses the memory and the agents goes before them.
 struct Target {
-    sender: Sender,
-    requests: mpsc::Receiver<Request>,
+    control: Control<Request>,
     _registered: Registered,
     connector: Connector,
     memory: Memory,
@@ -72,15 +40,14 @@ enum Offered {
 }
 
 impl Target {
-    fn start(sender: Sender, requests: mpsc::Receiver<Request>) -> Result<Self> {
+    fn start(control: Control<Request>) -> Result<Self> {
         let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
         let memory = Memory::new(Side::Target, MEMORY_BYTES)?;
         let connector = runtime.block_on(Connector::builder().name("bench-target").build())?;
         let baseline = Baseline::start(&format!("bench-target-plain-{}", std::process::id()))?;
         let registered = baseline.register(memory.region())?;
         Ok(Self {
-            sender,
-            requests,
+            control,
             _registered: registered,
             connector,
             memory,
@@ -91,7 +58,7 @@ impl Target {
     }
 
     fn serve(&mut self) -> Result<()> {
-        while let Ok(request) = self.requests.recv() {
+        while let Some(request) = self.control.next() {
             let reply = match request {
                 Request::Meet { metadata } => {
                     self.initiator = Some(self.baseline.meet(&metadata)?);
@@ -104,16 +71,16 @@ impl Target {
                 Request::Idle { outstanding, millis } => {
                     self.idle(outstanding, Duration::from_millis(millis))?
                 }
-                Request::Finish | Request::Quit => bail!("a request out of turn: {request:?}"),
+                Request::Finish => bail!("a request out of turn: {request:?}"),
             };
-            self.sender.send(&reply)?;
+            self.control.answer(reply)?;
         }
         Ok(())
     }
 
     fn await_finish(&self) -> Result<()> {
-        match self.requests.recv()? {
-            Request::Finish => Ok(()),
+        match self.control.next() {
+            Some(Request::Finish) => Ok(()),
             other => bail!("a request out of turn: {other:?}"),
         }
     }
@@ -151,7 +118,7 @@ impl Target {
                     offered.push(operation);
                     metadata.push(json);
                 }
-                self.sender.send(&Reply::Offered { metadata })?;
+                self.control.answer(Reply::Offered { metadata })?;
                 let at = self.runtime.block_on(async {
                     for operation in &mut offered {
                         match operation {
@@ -165,7 +132,7 @@ impl Target {
                 at
             }
             Engine::NixlSys => {
-                self.sender.send(&Reply::Offered { metadata: Vec::new() })?;
+                self.control.answer(Reply::Offered { metadata: Vec::new() })?;
                 if !offer.watch {
                     self.await_finish()?;
                 }
@@ -189,7 +156,7 @@ impl Target {
         let (byte, answer) = (region.descriptor(..1)?, region.descriptor(8..9)?);
         let mut offered = self.runtime.block_on(self.connector.create_readable(byte))?;
         let metadata = vec![offered.metadata().to_dynamo_json()];
-        self.sender.send(&Reply::Offered { metadata })?;
+        self.control.answer(Reply::Offered { metadata })?;
         self.runtime.block_on(async {
             offered.wait_for_completion().await?;
             self.connector.begin_read(&remote, answer).await?.wait_for_completion().await?;
@@ -200,7 +167,7 @@ impl Target {
     }
 
     fn plain_pong(&mut self) -> Result<Reply> {
-        self.sender.send(&Reply::Offered { metadata: Vec::new() })?;
+        self.control.answer(Reply::Offered { metadata: Vec::new() })?;
         let initiator = self.initiator.as_deref().ok_or_else(|| anyhow!("not met yet"))?;
         self.baseline.wait_notified(b"ping")?;
         self.baseline.notify(initiator, b"pong")?;

@@ -53,7 +53,7 @@ impl Case {
     pub(crate) fn all(machine: &Machine, effort: Effort) -> Vec<Self> {
         use MemoryKind::{Gpu, Pageable, Pinned};
         let mut cases = Vec::new();
-        let gpus = machine.gpus.len();
+        let gpus = machine.gpus.count();
         let mut routes = Vec::new();
         if gpus > 0 {
             routes.extend([(Pinned, Gpu(0)), (Gpu(0), Pinned), (Gpu(0), Gpu(0))]);

@@ -40,8 +40,8 @@ impl Engine {
     }
 }
 
-impl From<Engine> for &'static str {
+impl From<Engine> for String {
     fn from(engine: Engine) -> Self {
-        engine.name()
+        engine.name().to_owned()
     }
 }

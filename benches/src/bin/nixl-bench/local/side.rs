@@ -1,16 +1,14 @@
 //! The memory of one side of a copy: filling it, poisoning it, and checking every byte.
-#![allow(unsafe_code, reason = "fills and reads device memory by address")]
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use nixl_descriptor::Region;
 use nixl_descriptor::layout::{Layout, LayoutGeometry, LayoutKind};
 use nixl_executor::MemoryKind;
 
-use super::machine::{Machine, POISON};
+use super::machine::Machine;
+use crate::contents::{Contents, Piece, windows};
 use crate::pattern::{CHUNK, Pattern};
 
 /// Blocks in memory of one kind.
@@ -36,18 +34,6 @@ struct Span {
     outer: usize,
 }
 
-/// Bytes that one thread fills or checks.
-#[derive(Clone, Copy)]
-struct Piece {
-    /// Offset in the memory that the host works on.
-    at: usize,
-    len: usize,
-    /// Offset in the chunk.
-    address: usize,
-    /// None for the poison.
-    pattern: Option<Pattern>,
-}
-
 impl Side {
     /// Allocates the memory: one allocation, or one for each layer.
     pub(crate) fn new(
@@ -64,7 +50,7 @@ impl Side {
         };
         let regions = lens
             .iter()
-            .map(|len| machine.region(kind, *len))
+            .map(|len| machine.gpus.region(kind, *len))
             .collect::<Result<Vec<_>>>()
             .with_context(|| format!("cannot allocate {} bytes of {kind}", geometry.bytes()))?;
         let whole = regions.iter().map(Region::whole).collect();
@@ -94,44 +80,24 @@ impl Side {
         self.write(machine, |span| Some(span.pattern(span.block)))
     }
 
-    /// Makes every byte wrong. What GPUs reach is written by a GPU, so that no copy of it is in the host's caches.
+    /// Makes every byte wrong.
     pub(crate) fn poison(&self, machine: &Machine) -> Result<()> {
         if self.kind == MemoryKind::Pageable {
             return self.write(machine, |_| None);
         }
-        let gpu = machine.gpu(self.kind)?;
-        for part in &self.parts {
-            for window in windows(&part.region) {
-                let (dst, len) = (part.region.address() + window.start as u64, window.len());
-                let queued = if self.kind.is_host() {
-                    // SAFETY: the window lies inside memory of this side, which no transfer uses now; the source is as
-                    // long, and both are kept until the stream has passed, below.
-                    unsafe { gpu.stream.copy_async(dst, gpu.poison.address(), len) }
-                } else {
-                    // SAFETY: as above.
-                    unsafe { gpu.stream.memset_async(dst, POISON, len) }
-                };
-                queued?;
-            }
-        }
-        Ok(gpu.stream.synchronize()?)
+        self.parts
+            .iter()
+            .try_for_each(|part| self.contents(machine, part).poison_by_gpu(0..part.region.len()))
     }
 
     /// Checks every byte: block `b` has what block `sources[b]` of the other side was filled with, or is poisoned still.
     pub(crate) fn check(&self, machine: &Machine, sources: &[Option<usize>]) -> Result<()> {
         for (index, part) in self.parts.iter().enumerate() {
-            for window in windows(&part.region) {
+            let contents = self.contents(machine, part);
+            for window in windows(0..part.region.len()) {
                 let pieces = part
                     .pieces(&window, |span| sources[span.block].map(|block| span.pattern(block)));
-                let wrong = match self.kind {
-                    MemoryKind::Gpu(_) => {
-                        let gpu = machine.gpu(self.kind)?;
-                        self.stage(machine, part, &window, false)?;
-                        first_wrong(&gpu.staging, &pieces, 0)?
-                    }
-                    _ => first_wrong(&part.region, &pieces, window.start)?,
-                };
-                if let Some(at) = wrong {
+                if let Some(at) = contents.first_wrong(&window, &pieces)? {
                     bail!("wrong bytes in part {index} near offset {}", window.start + at);
                 }
             }
@@ -141,29 +107,15 @@ impl Side {
 
     fn write(&self, machine: &Machine, pattern: impl Fn(&Span) -> Option<Pattern>) -> Result<()> {
         for part in &self.parts {
-            for window in windows(&part.region) {
-                let pieces = part.pieces(&window, &pattern);
-                match self.kind {
-                    MemoryKind::Gpu(_) => {
-                        fill(&machine.gpu(self.kind)?.staging, &pieces, 0)?;
-                        self.stage(machine, part, &window, true)?;
-                    }
-                    _ => fill(&part.region, &pieces, window.start)?,
-                }
+            for window in windows(0..part.region.len()) {
+                self.contents(machine, part).fill(&window, &part.pieces(&window, &pattern))?;
             }
         }
         Ok(())
     }
 
-    /// Copies a window from the staging memory or to it.
-    fn stage(&self, machine: &Machine, part: &Part, at: &Range<usize>, to: bool) -> Result<()> {
-        let gpu = machine.gpu(self.kind)?;
-        let (device, host) = (part.region.address() + at.start as u64, gpu.staging.address());
-        let (dst, src) = if to { (device, host) } else { (host, device) };
-        // SAFETY: the window lies inside memory of this side and is at most as long as the staging memory. No transfer
-        // uses either now, and both are kept until the stream has passed, which is awaited.
-        unsafe { gpu.stream.copy_async(dst, src, at.len()) }?;
-        Ok(gpu.stream.synchronize()?)
+    fn contents<'a>(&self, machine: &'a Machine, part: &'a Part) -> Contents<'a> {
+        Contents { gpus: &machine.gpus, kind: self.kind, region: &part.region }
     }
 }
 
@@ -199,64 +151,4 @@ impl Part {
         }
         pieces
     }
-}
-
-fn windows(region: &Region) -> impl Iterator<Item = Range<usize>> {
-    let len = region.len();
-    (0..len).step_by(Machine::WINDOW).map(move |at| at..len.min(at + Machine::WINDOW))
-}
-
-fn fill(region: &Region, pieces: &[Piece], base: usize) -> Result<()> {
-    in_parallel(pieces, |piece, buffer| {
-        match piece.pattern {
-            Some(pattern) => pattern.fill(piece.address, buffer),
-            None => buffer.fill(POISON),
-        }
-        region.copy_from_slice(base + piece.at, buffer)?;
-        Ok(())
-    })
-}
-
-/// Where, from the start of the window, a wrong piece begins.
-fn first_wrong(region: &Region, pieces: &[Piece], base: usize) -> Result<Option<usize>> {
-    let wrong = AtomicUsize::new(usize::MAX);
-    in_parallel(pieces, |piece, buffer| {
-        region.copy_to_slice(base + piece.at, buffer)?;
-        let right = match piece.pattern {
-            Some(pattern) => pattern.matches(piece.address, buffer),
-            None => buffer.iter().all(|byte| *byte == POISON),
-        };
-        if !right {
-            wrong.fetch_min(piece.at, Ordering::Relaxed);
-        }
-        Ok(())
-    })?;
-    let at = wrong.into_inner();
-    Ok((at != usize::MAX).then_some(at))
-}
-
-/// Hands every piece to `work` with a buffer of its length, on several threads if there is much.
-fn in_parallel(
-    pieces: &[Piece],
-    work: impl Fn(&Piece, &mut [u8]) -> Result<()> + Sync,
-) -> Result<()> {
-    const BYTES_FOR_A_THREAD: usize = 1 << 20;
-    const MOST_THREADS: usize = 16;
-    let bytes: usize = pieces.iter().map(|piece| piece.len).sum();
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let threads = (bytes / BYTES_FOR_A_THREAD).clamp(1, MOST_THREADS.min(cores));
-    let serve = |share: &[Piece]| {
-        let mut buffer = [0; CHUNK];
-        share.iter().try_for_each(|piece| work(piece, &mut buffer[..piece.len]))
-    };
-    if threads == 1 {
-        return serve(pieces);
-    }
-    thread::scope(|scope| {
-        let shares = pieces.chunks(pieces.len().div_ceil(threads));
-        let workers: Vec<_> = shares.map(|share| scope.spawn(move || serve(share))).collect();
-        workers.into_iter().try_for_each(|worker| {
-            worker.join().map_err(|_| anyhow!("a thread that fills or checks memory panicked"))?
-        })
-    })
 }

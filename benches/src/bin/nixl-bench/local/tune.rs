@@ -75,7 +75,7 @@ pub(crate) fn tune(effort: Effort, out: &Path) -> Result<()> {
 fn routes(machine: &Machine) -> Vec<(MemoryKind, MemoryKind)> {
     use MemoryKind::{Gpu, Pageable, Pinned};
     let mut routes = vec![(Pageable, Pageable)];
-    if !machine.gpus.is_empty() {
+    if machine.gpus.count() > 0 {
         routes.extend([
             (Gpu(0), Pinned),
             (Pinned, Gpu(0)),
@@ -84,7 +84,7 @@ fn routes(machine: &Machine) -> Vec<(MemoryKind, MemoryKind)> {
             (Pageable, Gpu(0)),
         ]);
     }
-    if machine.gpus.len() > 1 {
+    if machine.gpus.count() > 1 {
         routes.push((Gpu(0), Gpu(1)));
     }
     routes

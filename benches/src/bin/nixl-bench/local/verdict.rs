@@ -6,6 +6,7 @@ use super::in_flight::gauge_name;
 use super::{Engine, SUITE};
 use crate::report::{Report, Row};
 use crate::table::duration;
+use crate::verdict::{Figure, line};
 
 /// Memory may grow by so much for reasons of the allocator's.
 const GROWTH_KIB: f64 = 1024.0;
@@ -65,27 +66,7 @@ pub(crate) fn verdicts(report: &Report) -> Vec<String> {
                 .collect(),
         ),
     ];
-    promises
-        .into_iter()
-        .map(|(what, figures)| {
-            let missing = figures.is_empty() || figures.iter().any(|f| f.passes.is_none());
-            let fails = figures.iter().any(|f| f.passes == Some(false));
-            let verdict = match (fails, missing) {
-                (true, _) => "FAIL",
-                (false, true) => "NOT MEASURED",
-                (false, false) => "PASS",
-            };
-            let figures: Vec<_> = figures.into_iter().map(|figure| figure.text).collect();
-            format!("{verdict}  {what}: {}", figures.join("; "))
-        })
-        .collect()
-}
-
-/// A measured value beside its limit.
-struct Figure {
-    text: String,
-    /// None if it was not measured.
-    passes: Option<bool>,
+    promises.into_iter().map(|(what, figures)| line(what, figures)).collect()
 }
 
 impl Report {

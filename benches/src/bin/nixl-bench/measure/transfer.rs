@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use nixl_connector::{Completion, ReadOperation, WriteOperation};
 use nixl_descriptor::DescriptorList;
+use nixl_device::Device;
 use nixl_metadata::RdmaMetadata;
 
 use nixl_benches::{Layout, Piece};
@@ -227,7 +228,9 @@ impl Exchange {
         let mut requests = Vec::with_capacity(work.len());
         let begun = clock::now();
         for (pairs, notification) in &work {
-            let (request, pending) = baseline.post(self.kind, pairs, peer, notification)?;
+            let devices = (Device::HOST, Device::HOST);
+            let (request, pending) =
+                baseline.post(self.kind, devices, pairs, peer, notification)?;
             requests.push((request, pending));
         }
         for (request, pending) in &requests {

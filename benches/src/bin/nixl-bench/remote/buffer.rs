@@ -1,0 +1,132 @@
+//! The memory of one side of a transfer.
+
+use std::ops::Range;
+
+use anyhow::{Context as _, Result};
+use nixl_descriptor::{DescriptorList, Region};
+
+use super::memory::Memory;
+use crate::contents::{Contents, Piece, windows};
+use crate::gpus::Gpus;
+use crate::pattern::{CHUNK, Pattern};
+
+/// One allocation. What it holds at an offset depends on the offset and on the iteration.
+pub(crate) struct Buffer {
+    pub(crate) region: Region,
+    pub(crate) memory: Memory,
+}
+
+impl Buffer {
+    /// Allocates it, and writes every byte once.
+    pub(crate) fn new(gpus: &Gpus, memory: Memory, bytes: usize) -> Result<Self> {
+        let region = gpus
+            .region(memory.kind(), bytes)
+            .with_context(|| format!("cannot allocate {bytes} bytes of {memory}"))?;
+        let buffer = Self { region, memory };
+        buffer.poison(gpus, bytes)?;
+        Ok(buffer)
+    }
+
+    /// Writes the pattern into the first `bytes`.
+    pub(crate) fn fill(&self, gpus: &Gpus, bytes: usize, pattern: Pattern) -> Result<()> {
+        self.write(gpus, bytes, Some(pattern))
+    }
+
+    /// Makes the first `bytes` wrong.
+    pub(crate) fn poison(&self, gpus: &Gpus, bytes: usize) -> Result<()> {
+        match self.memory {
+            Memory::Host => self.write(gpus, bytes, None),
+            _ => self.contents(gpus).poison_by_gpu(0..bytes),
+        }
+    }
+
+    /// Whether the first `bytes` are the pattern's.
+    pub(crate) fn matches(&self, gpus: &Gpus, bytes: usize, pattern: Pattern) -> Result<bool> {
+        let contents = self.contents(gpus);
+        for window in windows(0..bytes) {
+            if contents.first_wrong(&window, &pieces(&window, Some(pattern)))?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What `count` operations of so many bytes move.
+    pub(crate) fn slots(&self, bytes: usize, count: usize) -> Result<Vec<DescriptorList>> {
+        let slot = |index| {
+            let descriptor = self.region.descriptor(index * bytes..(index + 1) * bytes)?;
+            anyhow::Ok(DescriptorList::from(descriptor))
+        };
+        (0..count).map(slot).collect()
+    }
+
+    fn write(&self, gpus: &Gpus, bytes: usize, pattern: Option<Pattern>) -> Result<()> {
+        let contents = self.contents(gpus);
+        windows(0..bytes).try_for_each(|window| contents.fill(&window, &pieces(&window, pattern)))
+    }
+
+    fn contents<'a>(&'a self, gpus: &'a Gpus) -> Contents<'a> {
+        Contents { gpus, kind: self.memory.kind(), region: &self.region }
+    }
+}
+
+fn pieces(window: &Range<usize>, pattern: Option<Pattern>) -> Vec<Piece> {
+    let piece = |start: usize| {
+        let len = CHUNK.min(window.end - start);
+        Piece { at: start - window.start, len, address: start, pattern }
+    };
+    window.clone().step_by(CHUNK).map(piece).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::gpus::WINDOW;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn any_wrong_byte_is_found(bytes in 1usize..200_000, at: prop::sample::Index, change in 1u8.., seed: u64) {
+            let gpus = Gpus::open(0).unwrap();
+            let buffer = Buffer::new(&gpus, Memory::Host, bytes + 1).unwrap();
+            let pattern = Pattern::new(seed);
+            buffer.fill(&gpus, bytes, pattern).unwrap();
+            prop_assert!(buffer.matches(&gpus, bytes, pattern).unwrap());
+            prop_assert!(!buffer.matches(&gpus, bytes, Pattern::new(seed ^ 1)).unwrap());
+            let mut byte = [0];
+            buffer.region.copy_to_slice(at.index(bytes), &mut byte).unwrap();
+            byte[0] ^= change;
+            buffer.region.copy_from_slice(at.index(bytes), &byte).unwrap();
+            prop_assert!(!buffer.matches(&gpus, bytes, pattern).unwrap());
+        }
+    }
+
+    #[test]
+    fn poison_and_pattern_end_where_they_are_told() {
+        let gpus = Gpus::open(0).unwrap();
+        let bytes = WINDOW + CHUNK;
+        let buffer = Buffer::new(&gpus, Memory::Host, bytes).unwrap();
+        let pattern = Pattern::new(7);
+        buffer.fill(&gpus, bytes, pattern).unwrap();
+        assert!(buffer.matches(&gpus, bytes, pattern).unwrap());
+        buffer.poison(&gpus, bytes - 1).unwrap();
+        let mut last = [0; 2];
+        buffer.region.copy_to_slice(bytes - 2, &mut last).unwrap();
+        assert_eq!(last[0], crate::gpus::POISON);
+        buffer.fill(&gpus, bytes - 1, pattern).unwrap();
+        assert!(buffer.matches(&gpus, bytes, pattern).unwrap());
+    }
+
+    #[test]
+    fn operations_side_by_side_share_the_memory() {
+        let gpus = Gpus::open(0).unwrap();
+        let buffer = Buffer::new(&gpus, Memory::Host, 4096).unwrap();
+        let slots = buffer.slots(1024, 4).unwrap();
+        let offsets: Vec<_> = slots.iter().map(|list| list.as_slice()[0].offset()).collect();
+        assert_eq!(offsets, [0, 1024, 2048, 3072]);
+        assert!(buffer.slots(1024, 5).is_err());
+    }
+}

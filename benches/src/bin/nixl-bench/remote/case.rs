@@ -1,0 +1,184 @@
+//! What is measured.
+
+use std::fmt;
+
+use anyhow::Result;
+
+use super::memory::Memory;
+use super::session::Session;
+use super::{at_once, planning, transfers};
+use crate::cases::Effort;
+use crate::initiator::Findings;
+use crate::messages::Kind;
+use crate::table::size;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// From which memory to which, whoever moves the bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Flow {
+    pub(crate) src: Memory,
+    pub(crate) dst: Memory,
+}
+
+impl Flow {
+    pub(crate) const fn new(src: Memory, dst: Memory) -> Self {
+        Self { src, dst }
+    }
+
+    /// The initiator's memory, and the target's.
+    pub(crate) fn sides(self, kind: Kind) -> (Memory, Memory) {
+        match kind {
+            Kind::Read => (self.dst, self.src),
+            Kind::Write => (self.src, self.dst),
+        }
+    }
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}->{}", self.src, self.dst)
+    }
+}
+
+/// What shares the memory of both sides.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Case {
+    /// One transfer at a time, of each of these sizes.
+    Transfers { flow: Flow, kind: Kind, sizes: Vec<usize> },
+    /// Many staged transfers at once, and one alone.
+    AtOnce { flow: Flow },
+    /// What choosing a path costs.
+    Planning,
+}
+
+impl Case {
+    /// All that a machine with so many GPUs has memories for, but for the sizes whose names do not contain the filter.
+    /// Quick runs leave out what no promise is about.
+    pub(crate) fn all(gpus: usize, effort: Effort, tcp: bool, filter: Option<&str>) -> Vec<Self> {
+        let (flows, sizes) = match effort {
+            Effort::Quick => (promised(gpus, tcp), &[4 * KIB, MIB, 64 * MIB][..]),
+            Effort::Full => {
+                (every(gpus), &[4 * KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB, 256 * MIB][..])
+            }
+        };
+        let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
+        let mut cases = Vec::new();
+        for flow in flows {
+            for kind in Kind::BOTH {
+                let mut sizes = sizes.to_vec();
+                sizes.retain(|bytes| wanted(&format!("{}/{} {flow}", kind.name(), size(*bytes))));
+                if !sizes.is_empty() {
+                    cases.push(Self::Transfers { flow, kind, sizes });
+                }
+            }
+        }
+        let flow = match u32::try_from(gpus) {
+            Ok(0) | Err(_) => Flow::new(Memory::Host, Memory::Host),
+            Ok(gpus) => Flow::new(Memory::Gpu(0), Memory::Gpu(1.min(gpus - 1))),
+        };
+        let others = [Self::AtOnce { flow }, Self::Planning];
+        cases.extend(others.into_iter().filter(|case| wanted(&case.to_string())));
+        cases
+    }
+
+    pub(crate) fn measure(&self, session: &mut Session, findings: &mut Findings) -> Result<()> {
+        match self {
+            Self::Transfers { flow, kind, sizes } => {
+                transfers::transfers(session, *flow, *kind, sizes, findings)
+            }
+            Self::AtOnce { flow } => at_once::at_once(session, *flow, findings),
+            Self::Planning => planning::planning(session, findings),
+        }
+    }
+}
+
+/// For the progress, and for what `--filter` finds where there are no sizes.
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transfers { flow, kind, .. } => write!(f, "{} {flow}", kind.name()),
+            Self::AtOnce { flow } => write!(f, "{} {flow}", at_once::CASE),
+            Self::Planning => f.write_str(planning::CASE),
+        }
+    }
+}
+
+fn every(gpus: usize) -> Vec<Flow> {
+    let all = Memory::all(gpus);
+    all.iter().flat_map(|src| all.iter().map(|dst| Flow::new(*src, *dst))).collect()
+}
+
+/// The flows that the promises of a machine are about, with sockets alone or with all it has.
+fn promised(gpus: usize, tcp: bool) -> Vec<Flow> {
+    use Memory::{Gpu, Host, Pinned};
+    let flows: &[(Memory, Memory)] = match tcp {
+        true => &[(Host, Host), (Gpu(0), Gpu(1))],
+        false => &[
+            (Host, Host),
+            (Gpu(0), Host),
+            (Host, Gpu(0)),
+            (Gpu(0), Pinned),
+            (Pinned, Gpu(0)),
+            (Gpu(0), Gpu(0)),
+            (Gpu(0), Gpu(1)),
+        ],
+    };
+    let all = Memory::all(gpus);
+    let there = |memory| all.contains(memory);
+    let there = flows.iter().filter(|(src, dst)| there(src) && there(dst));
+    there.map(|(src, dst)| Flow::new(*src, *dst)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_run_measures_every_pair_of_memories_in_both_directions() {
+        for (gpus, memories) in [(0, 1), (1, 3), (2, 4), (8, 4)] {
+            let cases = Case::all(gpus, Effort::Full, false, None);
+            let transfers = cases.iter().filter(|c| matches!(c, Case::Transfers { .. }));
+            assert_eq!(transfers.count(), memories * memories * 2, "{gpus} GPUs");
+            let mut names: Vec<_> = cases.iter().map(ToString::to_string).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), cases.len());
+        }
+    }
+
+    #[test]
+    fn a_quick_run_measures_a_part_of_it() {
+        for tcp in [false, true] {
+            let every = Case::all(2, Effort::Full, tcp, None);
+            for case in Case::all(2, Effort::Quick, tcp, None) {
+                let whole = every.iter().find(|e| e.to_string() == case.to_string()).unwrap();
+                if let (Case::Transfers { sizes, .. }, Case::Transfers { sizes: all, .. }) =
+                    (&case, whole)
+                {
+                    assert!(sizes.iter().all(|size| all.contains(size)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn filters_select_sizes_and_memories() {
+        let names = |filter| {
+            let cases = Case::all(2, Effort::Full, false, Some(filter));
+            cases.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(names("read/64MiB cuda:0->cuda:1"), ["read cuda:0->cuda:1"]);
+        assert_eq!(names("pinned->host"), ["read pinned->host", "write pinned->host"]);
+        assert_eq!(names("planning"), ["planning"]);
+        assert!(names("nothing of the kind").is_empty());
+    }
+
+    #[test]
+    fn the_reader_has_the_destination_and_the_writer_the_source() {
+        let flow = Flow::new(Memory::Gpu(0), Memory::Host);
+        assert_eq!(flow.sides(Kind::Read), (Memory::Host, Memory::Gpu(0)));
+        assert_eq!(flow.sides(Kind::Write), (Memory::Gpu(0), Memory::Host));
+    }
+}

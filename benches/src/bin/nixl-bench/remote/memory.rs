@@ -1,0 +1,44 @@
+//! Kinds of memory, as the two processes and the reports name them.
+
+use std::fmt;
+
+use nixl_executor::MemoryKind;
+use serde::{Deserialize, Serialize};
+
+/// `MemoryKind`, for the channel and the reports.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub(crate) enum Memory {
+    Host,
+    Pinned,
+    Gpu(u32),
+}
+
+impl Memory {
+    /// All that a machine with so many GPUs has. Of more than two, the others are like the second.
+    pub(crate) fn all(gpus: usize) -> &'static [Self] {
+        const ALL: [Memory; 4] = [Memory::Host, Memory::Pinned, Memory::Gpu(0), Memory::Gpu(1)];
+        match gpus {
+            0 => &ALL[..1],
+            1 => &ALL[..3],
+            _ => &ALL,
+        }
+    }
+
+    pub(crate) fn kind(self) -> MemoryKind {
+        match self {
+            Self::Host => MemoryKind::Pageable,
+            Self::Pinned => MemoryKind::Pinned,
+            Self::Gpu(ordinal) => MemoryKind::Gpu(ordinal),
+        }
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Pinned => f.write_str("pinned"),
+            Self::Gpu(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}

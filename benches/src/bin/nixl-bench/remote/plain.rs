@@ -1,0 +1,93 @@
+//! Plain nixl-sys on one side.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nixl_device::Device;
+use nixl_device::cuda::{Context, CudaError, Current};
+
+use super::buffer::Buffer;
+use super::messages::Introduction;
+use crate::baseline::{Baseline, PATIENCE, Registered};
+use crate::clock;
+use crate::gpus::Gpus;
+use crate::messages::Kind;
+use crate::target::notification;
+
+/// An agent with one registered buffer. Every buffer gets an agent of its own, as NIXL keeps to the first GPU whose
+/// memory an agent registers. Field order: what points into the agent goes before it.
+pub(crate) struct Plain {
+    _registered: Registered,
+    baseline: Baseline,
+    /// NIXL wants the context of the GPU to be current.
+    context: Option<Context>,
+    device: Device,
+    address: u64,
+    peer: Option<String>,
+}
+
+impl Plain {
+    pub(crate) fn start(role: &str, gpus: &Gpus, buffer: &Buffer) -> Result<Self> {
+        static AGENTS: AtomicU64 = AtomicU64::new(0);
+        let number = AGENTS.fetch_add(1, Ordering::Relaxed);
+        let kind = buffer.memory.kind();
+        let context = if kind.is_host() { None } else { Some(gpus.of(kind)?.context) };
+        let _current = enter(context.as_ref())?;
+        let baseline = Baseline::start(&format!("{role}-{}-{number}", std::process::id()))?;
+        let registered = baseline.register(&buffer.region)?;
+        let (device, address) = (buffer.region.device(), buffer.region.address());
+        Ok(Self { _registered: registered, baseline, context, device, address, peer: None })
+    }
+
+    pub(crate) fn introduction(&self) -> Result<Introduction> {
+        Ok(Introduction { metadata: self.baseline.metadata()?, address: self.address })
+    }
+
+    pub(crate) fn meet(&mut self, metadata: &[u8]) -> Result<()> {
+        let _current = enter(self.context.as_ref())?;
+        self.peer = Some(self.baseline.meet(metadata)?);
+        Ok(())
+    }
+
+    /// Moves the beginnings of both buffers. Returns the nanoseconds that it took.
+    pub(crate) fn transfer(
+        &self,
+        kind: Kind,
+        (device, address): (Device, u64),
+        bytes: usize,
+        seed: u64,
+    ) -> Result<u64> {
+        let peer = self.peer.as_deref().context("not met yet")?;
+        let _current = enter(self.context.as_ref())?;
+        let notification = notification(seed, 0);
+        let devices = (self.device, device);
+        let pairs = [(self.address, address, bytes)];
+        let begun = clock::now();
+        let (request, pending) = self.baseline.post(kind, devices, &pairs, peer, &notification)?;
+        if pending {
+            self.baseline.wait(&request)?;
+        }
+        Ok(clock::now() - begun)
+    }
+
+    /// Looks now and then until the peer's transfer has been notified: often enough to move on what arrives by sockets,
+    /// seldom enough to leave the processor to the initiator.
+    pub(crate) fn watch(&mut self, seed: u64) -> Result<()> {
+        const PAUSE: Duration = Duration::from_micros(20);
+        let _current = enter(self.context.as_ref())?;
+        let (notification, begun) = (notification(seed, 0), Instant::now());
+        while begun.elapsed() < PATIENCE {
+            if self.baseline.is_notified(&notification)? {
+                return Ok(());
+            }
+            thread::sleep(PAUSE);
+        }
+        bail!("nixl-sys: no notification arrived within {PATIENCE:?}")
+    }
+}
+
+fn enter(context: Option<&Context>) -> Result<Option<Current>, CudaError> {
+    context.map(Context::enter).transpose()
+}
