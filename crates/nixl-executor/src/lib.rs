@@ -34,6 +34,7 @@ mod direct;
 mod local;
 mod memcpy;
 mod offers;
+mod staged;
 
 pub use direct::DirectExecutor;
 pub use local::{
@@ -42,3 +43,4 @@ pub use local::{
     Strategy, StreamHandle,
 };
 pub use nixl_ops::{PathKind, PathReport, Rejected};
+pub use staged::{SlotStats, StagedExecutor, StagingConfig, StagingStats};
