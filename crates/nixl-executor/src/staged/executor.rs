@@ -1,6 +1,6 @@
 //! Staging as an executor of its own.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nixl_descriptor::DescriptorList;
 use nixl_device::Device;
@@ -11,7 +11,7 @@ use nixl_ops::{
 };
 
 use super::StagingConfig;
-use super::staging::{Manner, Staging, StagingStats, involves_gpu};
+use super::staging::{Manner, Staging, StagingStats};
 use crate::local::Gpus;
 
 /// Stages every operation in which either side is GPU memory, and hands all others to the transport as they are.
@@ -21,43 +21,52 @@ use crate::local::Gpus;
 pub struct StagedExecutor {
     gpus: Arc<dyn Gpus>,
     config: StagingConfig,
-    /// Once it is attached to a connection.
-    staging: Option<Arc<Staging>>,
+    connections: Mutex<Vec<Weak<Staging>>>,
 }
 
 impl StagedExecutor {
     /// Stages with these GPUs.
     pub fn new(gpus: Arc<dyn Gpus>, config: StagingConfig) -> Self {
-        Self { gpus, config, staging: None }
+        Self { gpus, config, connections: Mutex::default() }
     }
 
-    pub(super) fn attached(staging: Arc<Staging>) -> Self {
-        let gpus = Arc::clone(staging.gpus());
-        Self { gpus, config: *staging.config(), staging: Some(staging) }
-    }
-
-    /// What it holds; all zero before it is attached.
+    /// What all connections that use it hold together.
     pub fn stats(&self) -> StagingStats {
-        self.staging.as_ref().map(|staging| staging.stats()).unwrap_or_default()
+        let connections = self.connections();
+        let each = connections.iter().filter_map(Weak::upgrade).map(|staging| staging.stats());
+        each.fold(StagingStats::default(), StagingStats::plus)
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Vec<Weak<Staging>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Executor for StagedExecutor {
+    fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
+        let staging = Staging::new(Arc::clone(&self.gpus), link, self.config);
+        let mut connections = self.connections();
+        connections.retain(|staging| staging.strong_count() > 0);
+        connections.push(Arc::downgrade(&staging));
+        Some(Arc::new(Attached(staging)))
+    }
+
+    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        TransportExecutor.execute(request)
+    }
+}
+
+/// The executor of one connection.
+#[derive(Debug)]
+pub(super) struct Attached(pub(super) Arc<Staging>);
+
+impl Executor for Attached {
     fn announce(&self, offer: Offer) {
-        if let Some(staging) = &self.staging {
-            staging.announce(offer);
-        }
+        self.0.announce(offer);
     }
 
     fn withdraw(&self, key: &NotificationKey) {
-        if let Some(staging) = &self.staging {
-            staging.withdraw(key);
-        }
-    }
-
-    fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
-        let staging = Staging::new(Arc::clone(&self.gpus), link, self.config);
-        Some(Arc::new(Self::attached(staging)))
+        self.0.withdraw(key);
     }
 
     fn describe(&self, info: PeerInfo) -> PeerInfo {
@@ -70,11 +79,11 @@ impl Executor for StagedExecutor {
         local: &DescriptorList,
         remote: Option<&RdmaMetadata>,
     ) -> Option<Preparation> {
-        self.staging.as_ref()?.prepare(local, remote)
+        self.0.prepare(local, remote)
     }
 
     fn reaches(&self, device: Device) -> bool {
-        self.staging.as_ref().is_some_and(|staging| staging.reaches(device))
+        self.0.reaches(device)
     }
 
     fn introduces(&self, _: &DescriptorList, remote: &RdmaMetadata) -> bool {
@@ -82,22 +91,20 @@ impl Executor for StagedExecutor {
     }
 
     fn listens(&self) -> bool {
-        self.staging.as_ref().is_some_and(|staging| staging.listens())
+        self.0.listens()
     }
 
     fn receive(&self, from: &str, payload: &[u8]) -> Received {
-        self.staging.as_ref().map_or(Received::Ignored, |staging| staging.receive(from, payload))
+        self.0.receive(from, payload)
     }
 
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        let remote = request.remote.descriptors();
-        match &self.staging {
-            Some(staging) if involves_gpu(request.local, remote) => {
-                let there = remote.iter().any(|d| !d.device().is_host());
-                let manner = if there { Manner::Together } else { Manner::Alone };
-                staging.begin(&request, manner)
-            }
-            _ => TransportExecutor.execute(request),
+        let there = request.remote.descriptors().iter().any(|d| !d.device().is_host());
+        let here = request.local.iter().any(|d| !d.device().is_host());
+        match (here, there) {
+            (_, true) => self.0.begin(&request, Manner::Together),
+            (true, false) => self.0.begin(&request, Manner::Alone),
+            (false, false) => TransportExecutor.execute(request),
         }
     }
 }

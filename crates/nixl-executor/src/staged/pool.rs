@@ -37,6 +37,17 @@ pub struct SlotStats {
     pub quarantined: usize,
 }
 
+impl SlotStats {
+    /// Both together.
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            pinned_bytes: self.pinned_bytes + other.pinned_bytes,
+            free: self.free + other.free,
+            quarantined: self.quarantined + other.quarantined,
+        }
+    }
+}
+
 impl SlotPool {
     pub(super) fn new(config: &StagingConfig) -> Arc<Self> {
         let slots = u16::try_from(config.slots).unwrap_or(u16::MAX);

@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use nixl_descriptor::{DescriptorList, Registration};
 use nixl_device::{Device, DeviceKind};
-use nixl_metadata::{
-    AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata, SerializedDescriptor,
-};
+use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata};
 use nixl_ops::{
     Execution, Link, Offer, PathReport, PeerId, Preparation, Received, TransferRequest,
     TransportError,
@@ -63,6 +61,17 @@ pub struct StagingStats {
     pub sessions: usize,
 }
 
+impl StagingStats {
+    /// Both together.
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            outgoing: self.outgoing.plus(other.outgoing),
+            incoming: self.incoming.plus(other.incoming),
+            sessions: self.sessions + other.sessions,
+        }
+    }
+}
+
 /// Where one side's memory is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Place {
@@ -89,10 +98,6 @@ impl Staging {
 
     pub(super) fn link(&self) -> &Link {
         &self.link
-    }
-
-    pub(super) fn gpus(&self) -> &Arc<dyn Gpus> {
-        &self.gpus
     }
 
     pub(super) fn config(&self) -> &StagingConfig {
@@ -430,9 +435,4 @@ impl Staging {
     fn offers(&self) -> MutexGuard<'_, HashMap<NotificationKey, Offer>> {
         self.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether a side of an operation is GPU memory.
-pub(super) fn involves_gpu(local: &DescriptorList, remote: &[SerializedDescriptor]) -> bool {
-    local.iter().any(|d| !d.device().is_host()) || remote.iter().any(|d| !d.device().is_host())
 }

@@ -203,7 +203,8 @@ impl Run {
     fn settle(&mut self, time: Duration) -> bool {
         let mut passed = Duration::ZERO;
         while passed < time {
-            for _ in 0..8 {
+            // Much may happen at first, and little after long.
+            for _ in 0..if passed < Duration::from_secs(5) { 60 } else { 6 } {
                 self.world.turn();
             }
             self.check();
@@ -230,8 +231,13 @@ fn slots() -> impl Strategy<Value = [usize; 2]> {
     [1usize..5, 1usize..5]
 }
 
+/// As many as are asked for, or as take some seconds.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(60)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 60 } else { 5000 }))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     /// No circle, no lost credit: whatever the order of things, all complete, and soon.
     #[test]

@@ -19,8 +19,9 @@ use nixl_ops::{
 };
 
 use super::gpus::{self, TestGpus};
+use crate::staged::StagingConfig;
+use crate::staged::executor::Attached;
 use crate::staged::staging::{Manner, Staging};
-use crate::staged::{StagedExecutor, StagingConfig};
 
 pub(super) const DRAIN: Duration = Duration::from_secs(60);
 
@@ -225,7 +226,7 @@ impl Side {
         );
         let gpus = TestGpus::new();
         let staging = Staging::new(gpus.clone(), link, config);
-        let executor: Arc<dyn Executor> = Arc::new(StagedExecutor::attached(staging.clone()));
+        let executor: Arc<dyn Executor> = Arc::new(Attached(staging.clone()));
         driver.set_executor(executor.clone());
         let driver = Arc::new(driver);
         Self { transport, driver, reactor, gpus, jobs, staging, executor, registrations }
