@@ -1,10 +1,9 @@
 //! A transfer in which the peer takes no part: its memory is the host's.
 
 use std::task::Poll;
-use std::time::Duration;
 
 use nixl_metadata::NotificationKey;
-use nixl_ops::{Execution, Hop, Link, PathReport, PeerId, TransportError};
+use nixl_ops::{Clock, Execution, Hop, Link, PathReport, PeerId, TransportError};
 
 use super::failed;
 use super::pull::Pull;
@@ -17,10 +16,10 @@ pub(super) enum Way {
 }
 
 impl Way {
-    fn poll(&mut self, now: Duration) -> Result<bool, TransportError> {
+    fn poll(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         match self {
-            Self::Push(source) => source.poll(now),
-            Self::Pull(pull) => pull.poll(now),
+            Self::Push(source) => source.poll(clock),
+            Self::Pull(pull) => pull.poll(clock),
         }
     }
 
@@ -84,7 +83,7 @@ impl Alone {
     }
 
     fn advance(&mut self) -> Poll<Result<(), TransportError>> {
-        match self.way.poll(self.link.clock.now()) {
+        match self.way.poll(&*self.link.clock) {
             Ok(moved) => self.steps += u64::from(moved),
             Err(error) => self.fail(error),
         }

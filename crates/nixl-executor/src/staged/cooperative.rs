@@ -129,7 +129,7 @@ impl Cooperative {
         let mut moved = self.ask();
         moved |= self.read_mail(now);
         self.watch(now);
-        match self.advance(now) {
+        match self.advance() {
             Ok(advanced) => moved |= advanced,
             Err(error) => {
                 self.fail(error, now);
@@ -173,7 +173,7 @@ impl Cooperative {
         }
         let moved = !mail.messages.is_empty();
         for message in mail.messages {
-            if let Err(error) = self.obey(message, now) {
+            if let Err(error) = self.obey(message) {
                 self.fail(error, now);
             }
         }
@@ -190,12 +190,14 @@ impl Cooperative {
         moved
     }
 
-    fn obey(&mut self, message: Message, now: Duration) -> Result<(), TransportError> {
+    fn obey(&mut self, message: Message) -> Result<(), TransportError> {
         if let Begun::Asked { answered } = &mut self.begun {
             *answered = true;
         }
         match (&mut self.role, message) {
-            (Role::Sink(sink), Message::Filled { chunk, slot }) => sink.filled(now, chunk, slot),
+            (Role::Sink(sink), Message::Filled { chunk, slot }) => {
+                sink.filled(&*self.staging.link().clock, chunk, slot)
+            }
             (Role::Sink(_), Message::Accept) => Ok(()),
             (Role::Sink(sink), Message::Stopped { reason }) => {
                 self.peer_ended = true;
@@ -243,7 +245,7 @@ impl Cooperative {
         }
     }
 
-    fn advance(&mut self, now: Duration) -> Result<bool, TransportError> {
+    fn advance(&mut self) -> Result<bool, TransportError> {
         // A target answers only the peer that it has met; a sink's further grants wait for the target's answer, since
         // they could overtake the first message.
         let may_say = match self.begun {
@@ -251,12 +253,13 @@ impl Cooperative {
             Begun::Asked { answered } => answered,
             Begun::Serving(_) => self.outbox.has_met(),
         };
+        let clock = &*self.staging.link().clock;
         match &mut self.role {
-            Role::Source(source) => source.poll(now),
+            Role::Source(source) => source.poll(clock),
             Role::Sink(sink) => {
                 let outbox = &mut self.outbox;
                 let mut say = |message| outbox.push(&message);
-                sink.poll(now, may_say, &mut say)
+                sink.poll(clock, may_say, &mut say)
             }
         }
     }

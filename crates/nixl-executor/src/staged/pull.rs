@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use nixl_metadata::{OperationKind, SerializedDescriptor};
-use nixl_ops::{Hop, PeerId, Transfer, TransferSpec, Transport, TransportError};
+use nixl_ops::{Clock, Hop, PeerId, Transfer, TransferSpec, Transport, TransportError};
 
 use super::copies::{Copier, Copying, Towards};
 use super::cut::Cut;
@@ -60,20 +59,20 @@ impl Pull {
     /// # Errors
     ///
     /// The first failure. Whatever else is on its way must be polled until [quiet](Self::is_quiet) all the same.
-    pub(super) fn poll(&mut self, now: Duration) -> Result<bool, TransportError> {
-        let landed = self.land(now)?;
-        let crossed = self.cross(now)?;
-        Ok(self.start(now)? | landed | crossed)
+    pub(super) fn poll(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
+        let landed = self.land(clock)?;
+        let crossed = self.cross(clock)?;
+        Ok(self.start(clock)? | landed | crossed)
     }
 
-    fn land(&mut self, now: Duration) -> Result<bool, TransportError> {
+    fn land(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let (mut moved, mut at) = (false, 0);
         while let Some((_, copying)) = self.landing.get_mut(at) {
             let Poll::Ready(copied) = self.copier.poll(copying) else {
                 at += 1;
                 continue;
             };
-            self.legs.1.leave(now);
+            self.legs.1.leave(clock.now());
             let (slot, _) = self.landing.swap_remove(at);
             copied.map_err(|e| engine_failed("copy", &e))?;
             slot.release();
@@ -82,7 +81,7 @@ impl Pull {
         Ok(moved)
     }
 
-    fn cross(&mut self, now: Duration) -> Result<bool, TransportError> {
+    fn cross(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let (mut moved, mut at) = (false, 0);
         while let Some((_, _, transfer)) = self.crossing.get_mut(at) {
             // One that was never posted would be now.
@@ -92,7 +91,7 @@ impl Pull {
                 at += 1;
                 continue;
             };
-            self.legs.0.leave(now);
+            self.legs.0.leave(clock.now());
             let (chunk, slot, _) = self.crossing.swap_remove(at);
             if self.stopped || crossed.is_err() {
                 slot.release();
@@ -103,14 +102,14 @@ impl Pull {
                 .copier
                 .start(&self.cut, chunk, &slot, Towards::Gpu)
                 .map_err(|e| engine_failed("copy", &e))?;
-            self.legs.1.enter(now);
+            self.legs.1.enter(clock.now());
             self.landing.push((slot, copying));
             moved = true;
         }
         Ok(moved)
     }
 
-    fn start(&mut self, now: Duration) -> Result<bool, TransportError> {
+    fn start(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let mut moved = false;
         while !self.stopped
             && self.next < self.cut.count()
@@ -125,7 +124,7 @@ impl Pull {
                     return Err(error);
                 }
             };
-            self.legs.0.enter(now);
+            self.legs.0.enter(clock.now());
             self.crossing.push((self.next, slot, transfer));
             self.next += 1;
             moved = true;
@@ -133,7 +132,7 @@ impl Pull {
         self.member.settle();
         // The first poll posts.
         if moved {
-            self.cross(now)?;
+            self.cross(clock)?;
         }
         Ok(moved)
     }

@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
-use nixl_ops::{Hop, TransportError};
+use nixl_ops::{Clock, Hop, TransportError};
 
 use super::copies::{Copier, Copying, Towards};
 use super::cut::Cut;
@@ -81,18 +80,18 @@ impl Sink {
     /// The first failure. What is on its way must be polled until [quiet](Self::is_quiet) all the same.
     pub(super) fn poll(
         &mut self,
-        now: Duration,
+        clock: &dyn Clock,
         may_grant: bool,
         say: &mut dyn FnMut(Message),
     ) -> Result<bool, TransportError> {
-        let landed = self.land(now)?;
+        let landed = self.land(clock)?;
         if !may_grant || self.stopped {
             return Ok(landed);
         }
         Ok(self.grant(say)? | landed)
     }
 
-    fn land(&mut self, now: Duration) -> Result<bool, TransportError> {
+    fn land(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let SinkMemory::Gpu(copier, _) = &mut self.memory else { return Ok(false) };
         let mut moved = false;
         let mut at = 0;
@@ -101,7 +100,7 @@ impl Sink {
                 at += 1;
                 continue;
             };
-            self.leg.leave(now);
+            self.leg.leave(clock.now());
             let (slot, _) = self.landing.swap_remove(at);
             copied.map_err(|e| engine_failed("copy", &e))?;
             slot.release();
@@ -166,7 +165,7 @@ impl Sink {
     /// If it was not asked to, there.
     pub(super) fn filled(
         &mut self,
-        now: Duration,
+        clock: &dyn Clock,
         chunk: u64,
         slot: Option<(u16, u32)>,
     ) -> Result<(), TransportError> {
@@ -201,7 +200,7 @@ impl Sink {
                     let copying = copier
                         .start(&self.cut, chunk, &slot, Towards::Gpu)
                         .map_err(|e| engine_failed("copy", &e))?;
-                    self.leg.enter(now);
+                    self.leg.enter(clock.now());
                     self.landing.push((slot, copying));
                 }
             }

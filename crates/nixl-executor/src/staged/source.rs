@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use nixl_descriptor::{Descriptor, DescriptorList, Registration};
 use nixl_metadata::OperationKind;
-use nixl_ops::{Hop, PeerId, Transfer, TransferSpec, Transport, TransportError};
+use nixl_ops::{Clock, Hop, PeerId, Transfer, TransferSpec, Transport, TransportError};
 
 use super::copies::{Copier, Copying, Towards};
 use super::cut::Cut;
@@ -102,20 +101,20 @@ impl Source {
     /// # Errors
     ///
     /// The first failure. Whatever else is on its way must be polled until [quiet](Self::is_quiet) all the same.
-    pub(super) fn poll(&mut self, now: Duration) -> Result<bool, TransportError> {
-        let moved = self.advance(now)?;
-        Ok(self.start(now)? | moved)
+    pub(super) fn poll(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
+        let moved = self.advance(clock)?;
+        Ok(self.start(clock)? | moved)
     }
 
-    fn advance(&mut self, now: Duration) -> Result<bool, TransportError> {
+    fn advance(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let mut moved = false;
         let mut at = 0;
         while at < self.flights.len() {
             let (flight, progress) = match self.flights.swap_remove(at) {
                 Flight::Copying { chunk, target, slot, copying } => {
-                    self.copied(now, chunk, target, slot, copying)?
+                    self.copied(clock, chunk, target, slot, copying)?
                 }
-                Flight::Crossing { slot, transfer } => self.crossed(now, slot, transfer)?,
+                Flight::Crossing { slot, transfer } => self.crossed(clock, slot, transfer)?,
             };
             moved |= progress;
             if let Some(flight) = flight {
@@ -130,7 +129,7 @@ impl Source {
 
     fn copied(
         &mut self,
-        now: Duration,
+        clock: &dyn Clock,
         chunk: u64,
         target: Target,
         slot: Slot,
@@ -142,7 +141,7 @@ impl Source {
                 return Ok((Some(Flight::Copying { chunk, target, slot, copying }), false));
             }
             Poll::Ready(copied) => {
-                self.copying.leave(now);
+                self.copying.leave(clock.now());
                 copied.map_err(|e| engine_failed("copy", &e))?;
             }
         }
@@ -157,34 +156,34 @@ impl Source {
                 return Err(error);
             }
         };
-        self.crossing.enter(now);
-        let (flight, _) = self.crossed(now, Some(slot), transfer)?;
+        self.crossing.enter(clock.now());
+        let (flight, _) = self.crossed(clock, Some(slot), transfer)?;
         Ok((flight, true))
     }
 
     fn crossed(
         &mut self,
-        now: Duration,
+        clock: &dyn Clock,
         slot: Option<Slot>,
         mut transfer: Box<dyn Transfer>,
     ) -> Result<(Option<Flight>, bool), TransportError> {
         if self.stopped && !transfer.in_flight() {
             // It was never posted, and would be now.
-            self.crossing.leave(now);
+            self.crossing.leave(clock.now());
             slot.into_iter().for_each(Slot::release);
             return Ok((None, true));
         }
         match transfer.poll() {
             Poll::Pending => Ok((Some(Flight::Crossing { slot, transfer }), false)),
             Poll::Ready(result) => {
-                self.crossing.leave(now);
+                self.crossing.leave(clock.now());
                 slot.into_iter().for_each(Slot::release);
                 result.map(|()| (None, true))
             }
         }
     }
 
-    fn start(&mut self, now: Duration) -> Result<bool, TransportError> {
+    fn start(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let mut moved = false;
         while !self.stopped && self.next < self.cut.count() && self.flights.len() < self.window {
             let chunk = self.next;
@@ -195,8 +194,8 @@ impl Source {
                 SourceMemory::Host(_) => {
                     let target = self.targets.take(&self.cut, chunk)?;
                     let transfer = self.push(chunk, target, None)?;
-                    self.crossing.enter(now);
-                    self.crossed(now, None, transfer)?.0
+                    self.crossing.enter(clock.now());
+                    self.crossed(clock, None, transfer)?.0
                 }
                 SourceMemory::Gpu(copier, member) => {
                     // Not settled: it waits for its turn.
@@ -211,7 +210,7 @@ impl Source {
                     let copying = copier
                         .start(&self.cut, chunk, &slot, Towards::Slot)
                         .map_err(|e| engine_failed("copy", &e))?;
-                    self.copying.enter(now);
+                    self.copying.enter(clock.now());
                     Some(Flight::Copying { chunk, target, slot, copying })
                 }
             };

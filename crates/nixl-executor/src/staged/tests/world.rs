@@ -182,6 +182,15 @@ impl World {
         }
     }
 
+    /// Takes what has arrived at a side, in its place.
+    pub(super) fn letters(&self, side: usize) -> Vec<(String, Vec<u8>)> {
+        let mut letters = Vec::new();
+        let mut take =
+            |from: &str, payload: &[u8]| letters.push((from.to_owned(), payload.to_vec()));
+        self.sides[side].transport.take_notifications(&mut take).unwrap();
+        letters
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.sides.iter().all(|side| {
             side.driver.stats().active == 0
