@@ -309,7 +309,7 @@ impl Cooperative {
             return Poll::Pending;
         }
         let unasked = matches!(self.begun, Begun::Unasked(_));
-        let told = self.said_end && (self.outbox.is_empty() || self.mute || self.peer_gone);
+        let told = self.mute || self.peer_gone || (self.said_end && self.outbox.is_empty());
         let Some(error) = &self.failure else {
             match self.role {
                 Role::Source(_) if self.peer_ended => self.complete_claim(),

@@ -153,9 +153,9 @@ impl Run {
                 running.active.as_ref().map(Active::status),
                 running.passive.as_ref().map(Passive::status),
             ];
-            for side in 0..2 {
+            for (side, status) in statuses.into_iter().enumerate() {
                 assert!(running.memory[side].guards_hold(), "written outside of the descriptors");
-                if let Some(status) = statuses[side].filter(|s| s.is_terminal()) {
+                if let Some(status) = status.filter(|s| s.is_terminal()) {
                     running.done[side] = Some(status);
                 }
                 if running.given_back[side].is_some() || running.memory[side].is_leased() {
