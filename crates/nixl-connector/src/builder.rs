@@ -101,8 +101,10 @@ impl ConnectorBuilder {
     pub async fn build(self) -> Result<Connector, ConnectorError> {
         let local = LocalHost::discover();
         let hostname = local.hostname.unwrap_or_else(|| "unknown".to_owned());
-        let boot_id = local.boot_id.unwrap_or_else(|| "unknown".to_owned());
-        let host = HostIdentity::new(&hostname, &boot_id, std::process::id())?;
+        let boot_id = local.boot_id.unwrap_or_default();
+        let host = HostIdentity::new(&hostname, boot_id, std::process::id())?
+            .with_pid_namespace(local.pid_namespace)
+            .with_ipc_namespace(local.ipc_namespace);
         let incarnation = Uuid::new_v4().as_u128();
         let prefix = self.name.unwrap_or(hostname);
         check_name(&prefix)?;

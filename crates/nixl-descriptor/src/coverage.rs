@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::block_use::BlockUse;
 use crate::extent::Extent;
 use crate::lease::LeaseMode;
 
@@ -35,6 +36,28 @@ impl Coverage {
             return Some(LeaseMode::Write);
         }
         (mode == LeaseMode::Write && self.is_read(extent)).then_some(LeaseMode::Read)
+    }
+
+    /// As [`conflict`](Self::conflict), for blocks of a layout.
+    pub(crate) fn conflict_with_blocks(
+        &self,
+        mode: LeaseMode,
+        used: &BlockUse,
+    ) -> Option<LeaseMode> {
+        let held = self.written.len() + self.read.len();
+        // Usually nothing is held, and else whichever are fewer are walked.
+        if held == 0 {
+            return None;
+        }
+        if used.pieces() < held {
+            return used.extents().find_map(|extent| self.conflict(mode, extent));
+        }
+        let touches = |start: usize, end: usize| used.touches(Extent { start, end });
+        if self.written.iter().any(|(start, end)| touches(*start, *end)) {
+            return Some(LeaseMode::Write);
+        }
+        let read = || self.read.iter().any(|(start, readers)| touches(*start, readers.end));
+        (mode == LeaseMode::Write && read()).then_some(LeaseMode::Read)
     }
 
     /// Adds a lease that does not conflict: sorted extents that neither overlap nor touch.

@@ -56,7 +56,7 @@
 //! // Blocks 3 and 1 of the cache go to blocks 0 and 2 of the store: K and V of a layer in one piece.
 //! let pairs = pair_chunks(&cache, &[3, 1], &store, &[0, 2], 0..3)?;
 //! assert_eq!(pairs.bytes(), 2 * geometry.block_len());
-//! assert_eq!(pairs.count(), 2 * 3);
+//! assert_eq!(pairs.chunks().count(), 2 * 3);
 //! # Ok(())
 //! # }
 //! ```
@@ -64,17 +64,17 @@
 mod chunks;
 mod description;
 mod geometry;
+mod lease;
 mod local;
-mod order;
-mod overlap;
 mod pair;
 mod placement;
 
-pub use self::chunks::{ChunkPair, ChunkPairs};
+pub use self::chunks::{BlockPairs, ChunkPair, ChunkPairs};
 pub use self::description::{LayoutDescription, PartDescription, RemoteLayout};
 pub use self::geometry::{
     Dimension, Dimensions, GeometryError, GeometryMismatch, Inner, LayoutGeometry, same_geometry,
 };
+pub use self::lease::BlockLeaseError;
 pub use self::local::Layout;
 pub use self::pair::{ChunkPairError, pair_chunks};
 pub use self::placement::{ByteSpan, LayerOrder, LayoutError, LayoutKind, SelectionError};

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::mem;
 
+use crate::block_use::BlockUse;
 use crate::descriptor::Descriptor;
 use crate::extent::{Extent, ExtentSet};
 use crate::leaked;
 use crate::region::{Region, RegionId};
+use crate::traffic::Conflict;
 
 /// What an operation in flight does to memory.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -65,7 +67,7 @@ pub enum LeaseError {
     },
 }
 
-/// The way to get a [`LeaseSet`].
+/// The way to get a [`LeaseSet`] for descriptors; for blocks it is [`Layout::lease`](crate::layout::Layout::lease).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Leases;
@@ -80,7 +82,7 @@ impl Leases {
     /// [`LeaseError`]: the list is empty; for [`LeaseMode::Write`], a region is read-only or two descriptors of the
     /// list share bytes; another operation's lease conflicts.
     pub fn acquire(descriptors: &[Descriptor], mode: LeaseMode) -> Result<LeaseSet, LeaseError> {
-        let mut set = LeaseSet { mode, parts: Vec::with_capacity(1) };
+        let mut set = LeaseSet::empty(mode, 1);
         match descriptors {
             [] => return Err(LeaseError::Empty),
             [one] => set.add(one.region(), ExtentSet::One(one.extent()))?,
@@ -106,7 +108,7 @@ impl Leases {
     }
 }
 
-/// Leases on descriptors, held by an operation in flight; dropping it releases them.
+/// Leases on descriptors or on blocks of a layout, held by an operation in flight; dropping it releases them.
 ///
 /// While it lives, the regions live. `Send` and `Sync`.
 #[derive(Debug)]
@@ -119,7 +121,26 @@ pub struct LeaseSet {
 #[derive(Debug)]
 struct Part {
     region: Region,
-    extents: ExtentSet,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    Bytes(ExtentSet),
+    /// The region's number for the lease.
+    Blocks {
+        lease: u64,
+        bytes: u64,
+    },
+}
+
+impl Held {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Bytes(extents) => extents.bytes() as u64,
+            Self::Blocks { bytes, .. } => *bytes,
+        }
+    }
 }
 
 impl LeaseSet {
@@ -132,19 +153,43 @@ impl LeaseSet {
     /// Never releases the leases: the memory stays allocated and unreachable until the process ends. For an operation
     /// whose engine did not confirm that it is done. Counted in [`leaked`](crate::leaked()).
     pub fn leak(self) {
-        let bytes = self.parts.iter().map(|part| part.extents.bytes() as u64).sum();
+        let bytes = self.parts.iter().map(|part| part.held.bytes()).sum();
         leaked::count_lease(bytes);
         mem::forget(self);
     }
 
+    /// No leases yet, with room for some.
+    pub(crate) fn empty(mode: LeaseMode, regions: usize) -> Self {
+        Self { mode, parts: Vec::with_capacity(regions) }
+    }
+
     fn add(&mut self, region: &Region, extents: ExtentSet) -> Result<(), LeaseError> {
+        self.hold(region, |mode| {
+            region.traffic().begin_lease(mode, &extents)?;
+            Ok(Held::Bytes(extents))
+        })
+    }
+
+    /// Adds blocks that lie in `region`.
+    pub(crate) fn add_blocks(&mut self, region: &Region, used: BlockUse) -> Result<(), LeaseError> {
+        let bytes = used.bytes();
+        self.hold(region, |mode| {
+            let lease = region.traffic().begin_block_lease(mode, used)?;
+            Ok(Held::Blocks { lease, bytes })
+        })
+    }
+
+    fn hold(
+        &mut self,
+        region: &Region,
+        begin: impl FnOnce(LeaseMode) -> Result<Held, Conflict>,
+    ) -> Result<(), LeaseError> {
         if self.mode == LeaseMode::Write && !region.is_writable() {
             return Err(LeaseError::ReadOnly { region: region.id() });
         }
-        region.traffic().begin_lease(self.mode, &extents).map_err(|conflict| {
-            LeaseError::Conflict { region: region.id(), held: conflict.held }
-        })?;
-        self.parts.push(Part { region: region.clone(), extents });
+        let held = begin(self.mode)
+            .map_err(|Conflict { held }| LeaseError::Conflict { region: region.id(), held })?;
+        self.parts.push(Part { region: region.clone(), held });
         Ok(())
     }
 }
@@ -152,7 +197,11 @@ impl LeaseSet {
 impl Drop for LeaseSet {
     fn drop(&mut self) {
         for part in &self.parts {
-            part.region.traffic().end_lease(self.mode, &part.extents);
+            let traffic = part.region.traffic();
+            match &part.held {
+                Held::Bytes(extents) => traffic.end_lease(self.mode, extents),
+                Held::Blocks { lease, .. } => traffic.end_block_lease(*lease),
+            }
         }
     }
 }

@@ -60,8 +60,11 @@ pub mod dlpack;
 pub mod layout;
 
 mod access;
+mod block_set;
+mod block_use;
 mod cache;
 mod coalesce;
+mod comb;
 mod coverage;
 mod descriptor;
 mod extent;

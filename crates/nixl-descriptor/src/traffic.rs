@@ -4,8 +4,10 @@
 //! lease is an error; only where a host copy is under way does anybody wait, and then for no longer than that copy.
 //! A copy never waits for a lease, so there is no cycle of waits.
 
+use std::slice;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::block_use::BlockUse;
 use crate::coverage::Coverage;
 use crate::extent::{Extent, ExtentSet};
 use crate::lease::LeaseMode;
@@ -40,7 +42,11 @@ pub(crate) struct Traffic {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Leases of bytes.
     leases: Coverage,
+    /// Leases of blocks: hundreds at most, each of which is compared in some nanoseconds.
+    blocks: Vec<BlockLease>,
+    last_lease: u64,
     /// Uses by copies under way, with the number of the copy. Few: one thread has one copy.
     copies: Vec<(u64, Use)>,
     last_copy: u64,
@@ -48,14 +54,19 @@ struct State {
     waiting: usize,
 }
 
+#[derive(Debug)]
+struct BlockLease {
+    id: u64,
+    mode: LeaseMode,
+    used: BlockUse,
+}
+
 impl Traffic {
     /// Notes a lease until [`end_lease`](Self::end_lease), or says which kind of lease is in the way.
     pub(crate) fn begin_lease(&self, mode: LeaseMode, set: &ExtentSet) -> Result<(), Conflict> {
         let mut state = self.lock();
         loop {
-            let mut conflicts =
-                set.extents().iter().filter_map(|extent| state.leases.conflict(mode, *extent));
-            if let Some(held) = conflicts.next() {
+            if let Some(held) = state.conflict_with_bytes(mode, set.extents()) {
                 return Err(Conflict { held });
             }
             if !state.is_copied(set.extents().iter().map(|&extent| Use { extent, mode })) {
@@ -72,6 +83,42 @@ impl Traffic {
         self.lock().leases.remove(mode, set.extents());
     }
 
+    /// Notes a lease of blocks until [`end_block_lease`](Self::end_block_lease) with the result, or says which kind of
+    /// lease is in the way.
+    pub(crate) fn begin_block_lease(
+        &self,
+        mode: LeaseMode,
+        used: BlockUse,
+    ) -> Result<u64, Conflict> {
+        let mut state = self.lock();
+        loop {
+            if let Some(held) = state.conflict_with_blocks(mode, &used) {
+                return Err(Conflict { held });
+            }
+            let in_the_way = |(_, copied): &(u64, Use)| {
+                mode.conflicts(copied.mode) && used.touches(copied.extent)
+            };
+            if !state.copies.iter().any(in_the_way) {
+                break;
+            }
+            state = self.wait(state);
+        }
+        state.last_lease += 1;
+        let id = state.last_lease;
+        state.blocks.push(BlockLease { id, mode, used });
+        Ok(id)
+    }
+
+    /// Ends a lease of blocks.
+    pub(crate) fn end_block_lease(&self, id: u64) {
+        let mut state = self.lock();
+        let ended = state.blocks.iter().position(|lease| lease.id == id);
+        let ended = ended.map(|at| state.blocks.swap_remove(at));
+        // What it refers to is freed after the lock is.
+        drop(state);
+        drop(ended);
+    }
+
     /// Notes a copy until the guard is dropped; all its uses at once, so that it cannot deadlock with another.
     pub(crate) fn begin_copy(
         &self,
@@ -81,8 +128,9 @@ impl Traffic {
         let mut state = self.lock();
         loop {
             if leasing == Leasing::Respect {
-                let mut conflicts =
-                    uses.iter().filter_map(|used| state.leases.conflict(used.mode, used.extent));
+                let mut conflicts = uses.iter().filter_map(|used| {
+                    state.conflict_with_bytes(used.mode, slice::from_ref(&used.extent))
+                });
                 if let Some(held) = conflicts.next() {
                     return Err(Conflict { held });
                 }
@@ -112,6 +160,23 @@ impl Traffic {
 }
 
 impl State {
+    /// The lease, if any, that a use of these extents would get in the way of. They are sorted and do not overlap.
+    fn conflict_with_bytes(&self, mode: LeaseMode, extents: &[Extent]) -> Option<LeaseMode> {
+        let bytes = extents.iter().find_map(|extent| self.leases.conflict(mode, *extent));
+        bytes.or_else(|| {
+            let in_the_way =
+                |lease: &&BlockLease| mode.conflicts(lease.mode) && lease.used.touches_any(extents);
+            self.blocks.iter().find(in_the_way).map(|lease| lease.mode)
+        })
+    }
+
+    /// The lease, if any, that a use of these blocks would get in the way of.
+    fn conflict_with_blocks(&self, mode: LeaseMode, used: &BlockUse) -> Option<LeaseMode> {
+        let in_the_way = |lease: &&BlockLease| mode.conflicts(lease.mode) && lease.used.meets(used);
+        let blocks = self.blocks.iter().find(in_the_way).map(|lease| lease.mode);
+        blocks.or_else(|| self.leases.conflict_with_blocks(mode, used))
+    }
+
     /// Whether a copy under way gets in the way of any of these uses.
     fn is_copied(&self, mut uses: impl Iterator<Item = Use>) -> bool {
         !self.copies.is_empty()
@@ -143,10 +208,14 @@ impl Drop for CopyGuard<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
     use std::thread;
 
     use super::*;
+    use crate::block_set::BlockSet;
+    use crate::block_use::Footprint;
+    use crate::comb::Comb;
 
     const WRITE: LeaseMode = LeaseMode::Write;
     const READ: LeaseMode = LeaseMode::Read;
@@ -200,5 +269,24 @@ mod tests {
             waits(WRITE, lease(WRITE)) && waits(WRITE, lease(READ)) && waits(READ, lease(WRITE))
         );
         assert!(!waits(READ, lease(READ)));
+    }
+
+    #[test]
+    fn leases_of_blocks_wait_for_copies_of_the_same_bytes() {
+        // The copies are of block 1.
+        let lease = |mode, block: u32| {
+            move |traffic: &Traffic| {
+                let comb = Comb { start: 0, stride: 7, len: 4 };
+                let footprint = Arc::new(Footprint::Together(comb));
+                let blocks = Arc::new(BlockSet::new(&[block]));
+                let used = BlockUse::new(footprint, 0..1, blocks);
+                assert!(traffic.begin_block_lease(mode, used).is_ok());
+            }
+        };
+        assert!(waits(WRITE, lease(WRITE, 1)));
+        assert!(waits(WRITE, lease(READ, 1)));
+        assert!(waits(READ, lease(WRITE, 1)));
+        assert!(!waits(READ, lease(READ, 1)));
+        assert!(!waits(WRITE, lease(WRITE, 2)));
     }
 }

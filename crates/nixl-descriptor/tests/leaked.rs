@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
 use nixl_descriptor::{
     AccessError, CacheLimits, LeaseMode, Leases, ReclaimError, Region, RegionSpan, RegisterError,
     Registered, Registrar, RegistrarId, Registration, RegistrationCache, Retired, leaked,
@@ -72,6 +73,23 @@ fn what_an_engine_may_touch_is_leaked_and_counted() {
     assert_eq!(region.copy_from_slice(0, &[1]), Err(AccessError::Leased { mode: LeaseMode::Read }));
     assert!(region.try_into_inner::<memmap2::MmapMut>().is_err());
 
+    // The same of blocks: two, in each of two layers, of 6 bytes.
+    let geometry = LayoutGeometry::try_from(Dimensions {
+        blocks: 4,
+        layers: 3,
+        outer: 1,
+        page_size: 2,
+        inner: Inner::Elements(3),
+        element_width: 1,
+    })
+    .unwrap();
+    let part = |_| Region::zeroed(geometry.bytes()).unwrap().whole();
+    let parts: Vec<_> = (0..3).map(part).collect();
+    let layout = Layout::per_layer(geometry, LayerOrder::BlockFirst, parts).unwrap();
+    layout.lease(&[3, 1], 1..3, LeaseMode::Write).unwrap().leak();
+    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (2, 0, 44));
+    assert!(layout.lease(&[3], 2..3, LeaseMode::Read).is_err());
+
     // A registration that cannot be ended, found out when the region is dropped.
     let engine = Arc::new(Stuck { id: RegistrarId::new(), failures: Mutex::default() });
     let registrar: Arc<dyn Registrar> = Arc::clone(&engine) as _;
@@ -79,7 +97,7 @@ fn what_an_engine_may_touch_is_leaked_and_counted() {
     drop(Registration::new(&registrar, &region).unwrap());
     assert_eq!(engine.failures.lock().unwrap().len(), 1);
     drop(region);
-    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (1, 1, 1020));
+    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (2, 1, 1044));
 
     // The same, found out when the memory is to be taken back.
     let cache = RegistrationCache::new(registrar, CacheLimits::default());
@@ -92,5 +110,5 @@ fn what_an_engine_may_touch_is_leaked_and_counted() {
     // It can still be used.
     assert_eq!(refused.region.to_vec().unwrap(), vec![0; 5000]);
     drop(refused);
-    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (1, 2, 6020));
+    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (2, 2, 6044));
 }

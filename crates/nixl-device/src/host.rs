@@ -1,12 +1,13 @@
 //! Which machine this is, and what it allows this process.
 
+use std::num::NonZeroU64;
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::tree::Tree;
 
-/// Which machine this is.
+/// Which machine this is, and which of its namespaces this process is in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HostIdentity {
@@ -17,10 +18,16 @@ pub struct HostIdentity {
     pub boot_id: Option<String>,
     /// The release of the kernel, such as `6.8.0-45-generic`.
     pub kernel: Option<String>,
+    /// The PID namespace of this process, as the number of its inode. Processes of one boot with the same number see
+    /// each other's process identifiers.
+    pub pid_namespace: Option<NonZeroU64>,
+    /// The IPC namespace of this process, as the number of its inode. Processes of one boot need the same one for CUDA
+    /// IPC.
+    pub ipc_namespace: Option<NonZeroU64>,
 }
 
 impl HostIdentity {
-    /// Identifies this machine from three small files. Never fails: what cannot be read is `None`.
+    /// Identifies this machine from three small files and two links. Never fails: what cannot be read is `None`.
     #[must_use]
     pub fn discover() -> Self {
         read_identity(&Tree::new(Path::new("/")))
@@ -57,11 +64,26 @@ pub(crate) fn read_identity(tree: &Tree) -> HostIdentity {
             parse_boot_id,
         ),
         kernel: tree.text("proc/sys/kernel/osrelease"),
+        pid_namespace: read_namespace(tree, "pid"),
+        ipc_namespace: read_namespace(tree, "ipc"),
     }
 }
 
 pub(crate) fn read_memlock(tree: &Tree) -> Option<MemlockLimit> {
     tree.value("proc/self/limits", "a line with `Max locked memory`", parse_memlock)
+}
+
+fn read_namespace(tree: &Tree, kind: &str) -> Option<NonZeroU64> {
+    tree.link_value(
+        &format!("proc/self/ns/{kind}"),
+        &format!("`{kind}:[N]`, N being the number of an inode"),
+        |target| {
+            let target = target.strip_prefix(kind)?;
+            let digits = target.strip_prefix(":[")?.strip_suffix(']')?;
+            // The parser alone would take a plus sign.
+            digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+        },
+    )
 }
 
 fn parse_boot_id(text: &str) -> Option<String> {

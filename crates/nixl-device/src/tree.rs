@@ -96,8 +96,35 @@ impl Tree {
         expected: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
-        let text = self.text(path)?;
-        let value = parse(&text);
+        self.parsed(path, &self.text(path)?, expected, parse)
+    }
+
+    /// The parsed text of a link that names something other than a file, as those of `/proc` do; `None` without a note
+    /// if there is no such link, else as [`value`](Self::value).
+    pub(crate) fn link_value<T>(
+        &self,
+        path: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        match fs::read_link(self.root.join(path)) {
+            Ok(target) => self.parsed(path, &target.to_string_lossy(), expected, parse),
+            Err(error) if is_absent(&error) => None,
+            Err(error) => {
+                self.note(path, format!("cannot be read as a link: {error}"));
+                None
+            }
+        }
+    }
+
+    fn parsed<T>(
+        &self,
+        path: &str,
+        text: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let value = parse(text);
         if value.is_none() {
             let start: String = text.chars().take(40).collect();
             self.note(path, format!("expected {expected}, found {start:?}"));

@@ -1,6 +1,7 @@
 //! Memory to memory: by the CPU inside the process, by the transport to anywhere else.
 
 use std::task::Poll;
+use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
 use nixl_metadata::{NotificationKey, RdmaMetadata};
@@ -99,6 +100,10 @@ struct Elsewhere {
 impl Execution for Elsewhere {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         self.execution.poll()
+    }
+
+    fn expected(&self) -> Option<Duration> {
+        self.execution.expected()
     }
 
     fn abandon(&mut self) -> bool {

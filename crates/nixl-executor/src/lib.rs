@@ -3,6 +3,7 @@
 //! A connector hands every operation to an executor. Its built-in one passes everything to the transport; the
 //! [`DirectExecutor`] of this crate first looks whether both sides are memory of this very process, and copies
 //! there. Each completed operation can say [which path](PathReport) it took and why not a better one.
+//! [`paths`] knows all kinds of path and chooses among them.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -34,13 +35,14 @@ mod direct;
 mod local;
 mod memcpy;
 mod offers;
+pub mod paths;
 mod staged;
 
 pub use direct::DirectExecutor;
 pub use local::{
-    Abilities, BlockError, BlockExecutor, BlockOptions, Buffer, CopyOp, Cost, Costs, CostsError,
-    CudaGpus, GpuError, Gpus, Lane, Mark, MemoryKind, PathPolicy, Plan, Route, SimulatedGpus,
-    Strategy, StreamHandle,
+    Abilities, BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockSide, Buffer, CopyOp, Cost,
+    Costs, CostsError, CudaGpus, GpuError, Gpus, Lane, Mark, MemoryKind, PathPolicy, Piece, Plan,
+    Progress, Route, SimulatedGpus, Strategy, StreamHandle,
 };
 pub use nixl_ops::{PathKind, PathReport, Rejected};
 pub use staged::{SlotStats, StagedExecutor, StagingConfig, StagingStats};

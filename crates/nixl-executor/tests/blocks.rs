@@ -13,7 +13,7 @@ use nixl_executor::{
     Abilities, BlockError, BlockExecutor, BlockOptions, Costs, Gpus, MemoryKind, PathPolicy,
     SimulatedGpus, Strategy,
 };
-use nixl_ops::{CancelOutcome, OperationError, TransportError};
+use nixl_ops::{CancelOutcome, MemoryFate, OperationError, TransportError};
 use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
 
@@ -169,9 +169,9 @@ fn a_cancelled_transfer_keeps_its_blocks_until_the_gpu_has_passed() {
     assert!(matches!(clash, BlockError::Lease(_)), "{clash}");
     drop(paused);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let back = runtime.block_on(operation.reclaim());
-    assert_eq!(back.outcome, Err(OperationError::Cancelled));
-    assert!(back.memory.is_some());
+    let settled = runtime.block_on(operation.settle());
+    assert_eq!(settled.outcome, Err(OperationError::Cancelled));
+    assert_eq!(settled.memory, MemoryFate::Released);
     wait(executor.execute(&from.layout, &[2], &to.layout, &[1], &options).unwrap()).unwrap();
 }
 

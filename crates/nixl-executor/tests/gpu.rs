@@ -171,3 +171,60 @@ fn the_kernel_and_the_batch_call_are_there() {
     let pinned = MemoryKind::Pinned;
     assert_eq!(Strategy::Kernel.check(MemoryKind::Gpu(0), pinned, can), Ok(()));
 }
+
+/// What the executor adds to the GPU's time: submitting, and learning of the end. Prints, checks nothing.
+#[test]
+#[ignore = "prints figures, checks nothing: run with `--ignored --nocapture figures`"]
+fn figures_of_the_parts() {
+    use nixl_descriptor::layout::{Dimensions, Inner, Layout, LayoutGeometry};
+    use std::time::{Duration, Instant};
+    let Some((cuda, executor)) = Cuda::new(1, "figures_of_the_parts") else { return };
+    let median = |mut times: Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let gpu = MemoryKind::Gpu(0);
+    let layout = |blocks: usize, bytes: usize| {
+        let inner = Inner::Elements(bytes);
+        let dimensions =
+            Dimensions { blocks, layers: 1, outer: 1, page_size: 1, inner, element_width: 1 };
+        let geometry = LayoutGeometry::try_from(dimensions).unwrap();
+        Layout::fully_contiguous(geometry, cuda.region(gpu, blocks * bytes)).unwrap()
+    };
+    for rest in [Duration::ZERO, Duration::from_millis(5)] {
+        for (blocks, bytes) in [(1, 1 << 20), (1, 8 << 20), (1, 64 << 20), (16_384, 4096)] {
+            let (src, dst) = (layout(2 * blocks, bytes), layout(2 * blocks, bytes));
+            let ids: Vec<_> = (0..blocks).map(|i| i * 7919 % (2 * blocks)).collect();
+            let [mut raw, mut planning, mut submit, mut total] = [const { Vec::new() }; 4];
+            for _ in 0..60 {
+                std::thread::sleep(rest);
+                let options = BlockOptions::new();
+                let begun = Instant::now();
+                let plan = executor.plan(&src, &ids, &dst, &ids, &options).unwrap();
+                planning.push(begun.elapsed());
+                if blocks == 1 {
+                    let begun = Instant::now();
+                    let mut lane = cuda.gpus.lane(0).unwrap();
+                    // SAFETY: both layouts live on, and nothing else uses their memory until the mark.
+                    unsafe { lane.copies(&plan.ops()) }.unwrap();
+                    let mark = lane.mark().unwrap();
+                    while !mark.reached().unwrap() {}
+                    raw.push(begun.elapsed());
+                    std::thread::sleep(rest);
+                }
+                let begun = Instant::now();
+                let operation = executor.execute(&src, &ids, &dst, &ids, &options).unwrap();
+                submit.push(begun.elapsed());
+                wait(operation).unwrap();
+                total.push(begun.elapsed());
+            }
+            println!(
+                "{blocks} x {bytes} bytes after {rest:?}: plan {:?}, lane {:?}, execute {:?}, in all {:?}",
+                median(planning),
+                raw.first().map(|_| median(raw.clone())),
+                median(submit),
+                median(total)
+            );
+        }
+    }
+}

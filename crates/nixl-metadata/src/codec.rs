@@ -26,7 +26,16 @@ pub(crate) fn encode_to<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<()
 
 /// Decodes a value that takes up all of `bytes` and may borrow from them.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, MetadataError> {
-    options().deserialize(bytes).map_err(|error| explain(&error))
+    options().deserialize(bytes).map_err(|error| match *error {
+        // A text is all that bincode says of bytes that are left over, and all that the types on the wire say of a
+        // variant that does not exist. What decodes without the check for the former has too many bytes.
+        ErrorKind::Custom(_)
+            if options().allow_trailing_bytes().deserialize::<T>(bytes).is_ok() =>
+        {
+            MetadataError::TrailingBytes { field: Field::Payload }
+        }
+        error => explain(&error),
+    })
 }
 
 fn explain(error: &ErrorKind) -> MetadataError {
@@ -38,8 +47,6 @@ fn explain(error: &ErrorKind) -> MetadataError {
             len: (LIMIT as usize).saturating_add(1),
             limit: LIMIT as usize,
         },
-        // The types on the wire raise none of their own; bincode does for what is left at the end.
-        ErrorKind::Custom(_) => MetadataError::TrailingBytes { field },
         _ => MetadataError::Malformed,
     }
 }

@@ -1,6 +1,6 @@
 //! Why metadata was refused.
 
-use nixl_device::ParseDeviceError;
+use nixl_device::{Device, ParseDeviceError};
 
 use crate::Field;
 
@@ -90,6 +90,62 @@ pub enum MetadataError {
     TooManyTransports {
         /// The most that is allowed.
         limit: usize,
+    },
+    /// The peer lists more devices than it may.
+    #[error("more than {limit} devices: list only those that offers name")]
+    TooManyDevices {
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// The peer lists a device twice.
+    #[error("peer.devices[{index}] is {device} once more: list each device once")]
+    DuplicateDevice {
+        /// Position of the second one.
+        index: usize,
+        /// The device.
+        device: Device,
+    },
+    /// There are more shares than descriptors.
+    #[error("more than {limit} shares: each needs a descriptor of its own")]
+    TooManyShares {
+        /// The number of descriptors.
+        limit: usize,
+    },
+    /// A share is of no descriptor, or of one that does not exist.
+    #[error("shares[{index}].descriptors must name at least one of the {count} descriptors")]
+    ShareRange {
+        /// Position of the share.
+        index: usize,
+        /// How many descriptors the offer has.
+        count: usize,
+    },
+    /// A share begins before the end of the one before it.
+    #[error(
+        "shares[{index}].descriptors does not follow that of the share before: sort the shares and leave no overlap"
+    )]
+    ShareOrder {
+        /// Position of the later share.
+        index: usize,
+    },
+    /// The descriptors of a share are not on one device, or on one whose memory is not shared this way.
+    #[error(
+        "shares[{index}].kind does not suit descriptors[{descriptor}].device: share CUDA memory by an IPC handle and host memory by a file, one device at a time"
+    )]
+    ShareDevice {
+        /// Position of the share.
+        index: usize,
+        /// Position of the first descriptor that is on a wrong device.
+        descriptor: usize,
+    },
+    /// A descriptor does not lie in the memory that is shared.
+    #[error(
+        "shares[{index}].offset puts descriptors[{descriptor}] outside the shared memory: share all of the allocation, or leave the descriptor out of the run"
+    )]
+    ShareBounds {
+        /// Position of the share.
+        index: usize,
+        /// Position of the first descriptor that does not fit.
+        descriptor: usize,
     },
     /// There is no descriptor.
     #[error("the list of descriptors is empty: offer at least one")]

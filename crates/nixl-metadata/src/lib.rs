@@ -9,7 +9,7 @@
 //!
 //! | profile | for | carries |
 //! |---|---|---|
-//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without its [`PeerInfo`] |
+//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without its [`PeerInfo`] and [`Share`]s |
 //! | native | peers that both run this library | all of it |
 //!
 //! The Dynamo profile is one JSON object, byte for byte as Dynamo prints it:
@@ -19,16 +19,21 @@
 //!  "nixl_metadata":"b64:eJwr…","notification_key":"0f6b4f0e-8a1d-4c1b-9a53-4a7c0d9f2b11","operation_kind":1}
 //! ```
 //!
-//! The native profile is a binary envelope with a version, a length and a checksum. [`RdmaMetadata::decode`] reads
-//! either and tells them apart by the first byte.
+//! The native profile is a binary envelope with a version, a length and a checksum. It also carries what the planner of
+//! the other side needs to choose a path: where the peer runs and which namespaces it is in ([`HostIdentity`]), what it
+//! can do ([`Capabilities`]), its GPUs ([`PeerDevice`]), and which of the memory can be opened by other processes of its
+//! host ([`Share`]). Its version is 2; other versions are refused, so both sides need releases that speak it.
+//!
+//! [`RdmaMetadata::decode`] reads either profile and tells them apart by the first byte.
 //!
 //! # Hostile input
 //!
 //! The decoders assume that the sender is an enemy: they never panic, read nothing beyond the [`Limits`] and allocate
 //! in proportion to what arrived, not to what it claims. What they return holds the same invariants as what the
-//! constructors accept: at least one descriptor, none null, empty or wrapping around, a total that fits 64 bits, names
-//! without control characters. The agent's own metadata stays compressed until [`AgentMetadata::inflate`]; that too is
-//! bounded. The checksum of the native profile finds accidents, not forgeries.
+//! constructors accept: at least one descriptor, none null, empty or wrapping around, a total that fits 64 bits, shares
+//! that do not overlap and hold their descriptors, names without control characters. The agent's own metadata stays
+//! compressed until [`AgentMetadata::inflate`]; that too is bounded. The checksum of the native profile finds accidents,
+//! not forgeries.
 //!
 //! # Example
 //!
@@ -61,25 +66,33 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod capabilities;
 mod codec;
 mod descriptor;
 mod dynamo;
 mod error;
 mod field;
+mod host;
 mod key;
 mod kind;
 mod limits;
 mod name;
 mod native;
 mod peer;
+mod peer_device;
 mod rdma;
+mod share;
 
 pub use agent::AgentMetadata;
+pub use capabilities::Capabilities;
 pub use descriptor::SerializedDescriptor;
 pub use error::MetadataError;
 pub use field::Field;
+pub use host::HostIdentity;
 pub use key::NotificationKey;
 pub use kind::OperationKind;
 pub use limits::Limits;
-pub use peer::{Capabilities, HostIdentity, PeerInfo};
+pub use peer::PeerInfo;
+pub use peer_device::PeerDevice;
 pub use rdma::RdmaMetadata;
+pub use share::{Share, ShareKind};

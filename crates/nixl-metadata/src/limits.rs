@@ -9,13 +9,14 @@ use crate::{Field, MetadataError, PeerInfo};
 /// | [`encoded_bytes`](Self::encoded_bytes) | 12 MiB | the message as it arrives; checked before anything is parsed |
 /// | [`compressed_bytes`](Self::compressed_bytes) | 4 MiB | the agent's metadata as it travels |
 /// | [`inflated_bytes`](Self::inflated_bytes) | 16 MiB | the agent's metadata as the engine gets it |
-/// | [`descriptors`](Self::descriptors) | 65 536 | descriptors in one message |
+/// | [`descriptors`](Self::descriptors) | 65 536 | descriptors in one message, and with them shares |
 /// | [`name_bytes`](Self::name_bytes) | 255 | each name in the native profile's [`PeerInfo`] |
 ///
 /// # Memory
 ///
-/// Decoding allocates no more than three and a half times the size of the message that really arrived, 42 MiB at the
-/// default, for the worst that a hostile peer can make up; for an honest one less than one and a half times.
+/// Decoding allocates no more than five and a quarter times the size of the message that really arrived, 63 MiB at the
+/// default, for the worst that a hostile peer can make up, which is a list of small shares; without those no more than
+/// three and a half times. For an honest one, mostly agent metadata, it is less than one and a half times.
 /// Inflating allocates up to twice `inflated_bytes` for a moment, and about 40 KiB of state; the result keeps at most
 /// `inflated_bytes`.
 ///

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     AgentMetadata, Limits, MetadataError, NotificationKey, OperationKind, PeerInfo,
-    SerializedDescriptor, dynamo, native,
+    SerializedDescriptor, Share, dynamo, native, share,
 };
 
 /// An offer: memory that the peer may read or write once, how to reach its owner, and the key that says it is done.
@@ -18,6 +18,7 @@ pub struct RdmaMetadata {
     agent_metadata: AgentMetadata,
     notification_key: NotificationKey,
     peer: Option<PeerInfo>,
+    shares: Vec<Share>,
 }
 
 impl RdmaMetadata {
@@ -46,6 +47,7 @@ impl RdmaMetadata {
             agent_metadata,
             notification_key,
             peer: None,
+            shares: Vec::new(),
         })
     }
 
@@ -54,6 +56,19 @@ impl RdmaMetadata {
     pub fn with_peer(mut self, peer: PeerInfo) -> Self {
         self.peer = Some(peer);
         self
+    }
+
+    /// Says which of the memory other processes of the host can open, in ascending order of the descriptors. Only the
+    /// native profile carries it.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError::TooManyShares`], [`MetadataError::ShareRange`], [`MetadataError::ShareOrder`],
+    /// [`MetadataError::ShareDevice`] or [`MetadataError::ShareBounds`] if they do not suit the descriptors.
+    pub fn with_shares(mut self, shares: Vec<Share>) -> Result<Self, MetadataError> {
+        share::check(&shares, &self.descriptors)?;
+        self.shares = shares;
+        Ok(self)
     }
 
     /// What the peer may do.
@@ -92,6 +107,27 @@ impl RdmaMetadata {
         self.peer.as_ref()
     }
 
+    /// What other processes of the owner's host can open: runs of descriptors, ascending and disjoint. None if the
+    /// offer came in the Dynamo profile.
+    #[must_use]
+    pub fn shares(&self) -> &[Share] {
+        &self.shares
+    }
+
+    /// The share that the descriptor at a position belongs to, and how many bytes into the shared memory the
+    /// descriptor begins. None if it is not shared, or there is no such descriptor.
+    #[must_use]
+    pub fn share_of(&self, descriptor: usize) -> Option<(&Share, u64)> {
+        let after = self.shares.partition_point(|share| share.descriptors().start <= descriptor);
+        let share = self.shares.get(after.checked_sub(1)?)?;
+        let run = share.descriptors();
+        if !run.contains(&descriptor) {
+            return None;
+        }
+        let first = self.descriptors.get(run.start)?;
+        Some((share, share.place(first, self.descriptors.get(descriptor)?)?))
+    }
+
     /// Encodes as Dynamo's `nixl_connect` does: one line of JSON, no field added, the same text for the same value.
     #[must_use]
     pub fn to_dynamo_json(&self) -> String {
@@ -121,7 +157,7 @@ impl RdmaMetadata {
         dynamo::decode(json, limits)
     }
 
-    /// Encodes in the native profile: compact, with a checksum and the [`PeerInfo`]. The same bytes for the same value.
+    /// Encodes in the native profile: compact, with a checksum, the [`PeerInfo`] and the [`Share`]s. The same bytes for the same value.
     ///
     /// # Errors
     ///
@@ -181,6 +217,7 @@ impl fmt::Debug for RdmaMetadata {
             .field("agent_metadata", &self.agent_metadata)
             .field("notification_key", &self.notification_key)
             .field("peer", &self.peer)
+            .field("shares", &self.shares)
             .finish()
     }
 }

@@ -1,6 +1,7 @@
 //! The cell in which the end of an operation meets the one who waits for it.
 
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use crate::OperationStatus;
 use crate::sync::{Mutex, lock};
@@ -20,6 +21,8 @@ struct State<T> {
     outcome: Option<T>,
     waker: Option<Waker>,
     memory: Memory,
+    /// Until when the waiter shall look closely, since the end is expected.
+    near: Option<Duration>,
 }
 
 /// Where the memory of an operation is.
@@ -42,6 +45,7 @@ impl<T: Clone> CompletionCell<T> {
                 outcome: None,
                 waker: None,
                 memory: Memory::Engaged,
+                near: None,
             }),
         }
     }
@@ -117,6 +121,31 @@ impl<T: Clone> CompletionCell<T> {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Wakes the waiter, for it to look closely `until` then: the end is near. Nothing, if the operation has ended.
+    pub(crate) fn wake_early(&self, until: Duration) {
+        let waker = {
+            let mut state = lock(&self.state);
+            if state.status.is_terminal() {
+                return;
+            }
+            state.near = Some(until);
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whether the end is said to be near, once. The waiter is awake then and polls again, so its waker goes.
+    pub(crate) fn take_near(&self) -> Option<Duration> {
+        let (near, _waker) = {
+            let mut state = lock(&self.state);
+            let near = state.near.take()?;
+            (near, state.waker.take())
+        };
+        Some(near)
     }
 
     /// The outcome, if the operation has ended.
@@ -231,6 +260,57 @@ mod loom_model {
             assert_eq!(outcome, 1);
             assert!(engine.join().unwrap());
             block_on(std::future::poll_fn(|cx| cell.poll_memory(cx.waker())));
+        });
+    }
+
+    /// A waiter as `operation.rs` has it: it looks closely, which is nothing here, whenever the end is said to be near.
+    fn wait(cell: &CompletionCell<u32>, looks: &mut usize) -> u32 {
+        block_on(std::future::poll_fn(|cx| {
+            loop {
+                let polled = cell.poll_outcome(cx.waker());
+                if polled.is_ready() || cell.take_near().is_none() {
+                    return polled;
+                }
+                *looks += 1;
+            }
+        }))
+    }
+
+    #[test]
+    fn loom_an_early_wake_loses_no_end() {
+        loom::model(|| {
+            let cell = started();
+            let engine = {
+                let cell = Arc::clone(&cell);
+                thread::spawn(move || cell.finish_quiet(OperationStatus::Complete, 1))
+            };
+            let driver = {
+                let cell = Arc::clone(&cell);
+                thread::spawn(move || cell.wake_early(Duration::ZERO))
+            };
+            let mut looks = 0;
+            assert_eq!(wait(&cell, &mut looks), 1);
+            assert!(looks <= 1);
+            assert!(engine.join().unwrap());
+            driver.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_an_early_wake_reaches_a_waiter_that_goes_to_sleep() {
+        loom::model(|| {
+            let cell = started();
+            let driver = {
+                let cell = Arc::clone(&cell);
+                thread::spawn(move || cell.wake_early(Duration::ZERO))
+            };
+            // Nothing else wakes: were this lost, the waiter would sleep for ever.
+            let looked = block_on(std::future::poll_fn(|cx| {
+                assert!(cell.poll_outcome(cx.waker()).is_pending());
+                cell.take_near().map_or(Poll::Pending, Poll::Ready)
+            }));
+            assert_eq!(looked, Duration::ZERO);
+            driver.join().unwrap();
         });
     }
 

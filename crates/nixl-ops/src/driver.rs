@@ -245,7 +245,7 @@ impl Driver {
 
 impl Shared {
     pub(crate) fn poll(&self, slot: &Slot) -> SlotState {
-        slot.poll(|| self.clock.now(), self.config.drain)
+        slot.poll(|| self.clock.now(), &self.config)
     }
 
     /// Whether somebody waits for a peer's word.
@@ -325,6 +325,8 @@ pub struct Reactor {
     /// Until when those just begun are left to their callers, who usually wait and look closely: two threads that ask an
     /// engine at once get in each other's way.
     head_start: Option<Duration>,
+    /// As long as those who await them look closely at all transfers in hand: until when the first of them does.
+    watched: Option<Duration>,
     notifications_failed: bool,
 }
 
@@ -343,6 +345,7 @@ impl Reactor {
             cursor: 0,
             last_progress,
             head_start: None,
+            watched: None,
             notifications_failed: false,
         }
     }
@@ -364,6 +367,8 @@ impl Reactor {
         if self.head_start.is_none_or(|until| started >= until) {
             progress |= self.head_start.take().is_some();
             progress |= self.poll_active(started);
+        } else {
+            self.watched = None;
         }
         progress |= self.poll_passive();
         let now = self.shared.clock.now();
@@ -371,7 +376,11 @@ impl Reactor {
         if progress {
             self.last_progress = now;
         }
-        self.next(now)
+        let early = self.active.iter().filter_map(|slot| slot.wake_early(now)).min();
+        match (self.next(now), early) {
+            (Next::Sleep(sleep), Some(at)) => Next::Sleep(sleep.min(at.saturating_sub(now))),
+            (next, _) => next,
+        }
     }
 
     /// Ends what peers have asked for, once nobody here can ask for anything any more.
@@ -392,7 +401,14 @@ impl Reactor {
         // Those whom the last turn did not reach come first.
         self.active.rotate_left(self.cursor);
         let (mut progress, mut at) = (false, 0);
+        let (mut watched, mut all_watched) = (None, true);
         while let Some(slot) = self.active.get(at) {
+            if let Some(until) = slot.watched(started) {
+                watched = Some(watched.map_or(until, |first: Duration| first.min(until)));
+                at += 1;
+                continue;
+            }
+            all_watched = false;
             match self.shared.poll(slot) {
                 SlotState::Ended => {
                     progress = true;
@@ -412,6 +428,7 @@ impl Reactor {
             }
         }
         self.cursor = if at < self.active.len() { at } else { 0 };
+        self.watched = watched.filter(|_| all_watched);
         progress
     }
 
@@ -457,7 +474,7 @@ impl Reactor {
             return Next::Exit;
         }
         if !self.active.is_empty() || self.shared.expects_messages() {
-            let rest = self.head_start.map(|until| until.saturating_sub(now));
+            let rest = self.head_start.or(self.watched).map(|until| until.saturating_sub(now));
             return match (config.backoff.sleep_after(idle), rest) {
                 (None, Some(rest)) if !self.shared.expects_messages() => Next::Sleep(rest),
                 (None, _) => Next::Spin,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nixl_descriptor::{DescriptorList, Registration, RegistrationCache};
@@ -230,6 +231,13 @@ pub trait Execution: Send {
     ///
     /// How it failed. After `Ready` it must not be polled again.
     fn poll(&mut self) -> Poll<Result<(), TransportError>>;
+
+    /// How long it is expected to take from its first poll to its end, if it can tell; asked once, before that poll.
+    /// Whoever awaits it is woken shortly before, to look closely. Only what wakes the driver at its end
+    /// ([`Driver::waker`](crate::Driver::waker)) gains by an answer.
+    fn expected(&self) -> Option<Duration> {
+        None
+    }
 
     /// Nobody wants the result any more. Returns `true` if nothing is in flight, so that the memory may be
     /// given back now; on `false` it must be polled until it is ready.

@@ -60,8 +60,8 @@ pub use executor::{
 };
 pub use nixl_metadata::OperationKind;
 pub use operation::{
-    CancelOutcome, CopyOperation, ReadOperation, ReadableOperation, Reclaimed, WritableOperation,
-    WriteOperation,
+    CancelOutcome, CopyOperation, MemoryFate, ReadOperation, ReadableOperation, Reclaimed, Settled,
+    WritableOperation, WriteOperation,
 };
 pub use options::OperationOptions;
 pub use outcome::Completion;

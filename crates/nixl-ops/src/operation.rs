@@ -3,6 +3,8 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, LeaseSet};
 use nixl_metadata::RdmaMetadata;
@@ -26,18 +28,19 @@ pub enum CancelOutcome {
     AlreadyEnded(OperationStatus),
 }
 
-/// What both active operations are made of.
-struct Active {
+/// What the active operations are made of.
+struct Active<M> {
     slot: Arc<Slot>,
     driver: Arc<Driver>,
-    local: DescriptorList,
+    /// What is given back at the end.
+    memory: M,
     /// The first poll of a wait looks closely for a moment; later ones sleep.
     spun: bool,
 }
 
-impl Active {
-    /// Bound on polls of one close look, for clocks that stand still.
-    const SPIN_POLLS: usize = 512;
+impl<M> Active<M> {
+    /// Bound on the polls of one close look during which the clock stands still, as those of simulations do.
+    const STILL_POLLS: usize = 512;
 
     fn status(&self) -> OperationStatus {
         self.slot.cell.status()
@@ -46,29 +49,54 @@ impl Active {
     async fn wait(&mut self) -> Outcome {
         if !self.spun {
             self.spun = true;
-            if !self.spin() {
+            let shared = self.driver.shared();
+            let until = shared.clock.now().saturating_add(shared.config.inline_spin);
+            if !self.look(until) {
                 // From here on the driver is waited for, which may be asleep over something older.
-                self.driver.shared().attend();
+                shared.attend();
             }
         }
-        poll_fn(|cx| self.slot.cell.poll_outcome(cx.waker())).await
+        poll_fn(|cx| {
+            loop {
+                let polled = self.slot.cell.poll_outcome(cx.waker());
+                if polled.is_ready() {
+                    return polled;
+                }
+                // Asked only once the waker is in its place: a word that comes later wakes it.
+                let Some(until) = self.slot.cell.take_near() else { return Poll::Pending };
+                self.look(until);
+            }
+        })
+        .await
     }
 
-    /// Looks closely for a moment. Returns whether the operation has ended.
-    fn spin(&self) -> bool {
-        let shared = self.driver.shared();
-        let until = shared.clock.now().saturating_add(shared.config.inline_spin);
-        for _ in 0..Self::SPIN_POLLS {
-            match shared.poll(&self.slot) {
-                SlotState::Ended | SlotState::Gone => return true,
-                SlotState::Busy | SlotState::Pending | SlotState::Stepped => {}
-            }
-            if shared.clock.now() >= until {
-                return false;
+    /// Looks closely until then, while the driver leaves the engine alone. Returns whether the operation has ended.
+    fn look(&self, until: Duration) -> bool {
+        self.slot.watch(until);
+        let ended = self.spin(until);
+        self.slot.unwatch();
+        // What ended meanwhile may have called a driver that looked away: one look more.
+        ended || self.poll()
+    }
+
+    fn spin(&self, until: Duration) -> bool {
+        let clock = &self.driver.shared().clock;
+        let (mut last, mut still) = (clock.now(), 0);
+        while last < until && still < Self::STILL_POLLS {
+            if self.poll() {
+                return true;
             }
             std::hint::spin_loop();
+            let now = clock.now();
+            still = if now == last { still + 1 } else { 0 };
+            last = now;
         }
         false
+    }
+
+    /// Returns whether the operation has ended.
+    fn poll(&self) -> bool {
+        matches!(self.driver.shared().poll(&self.slot), SlotState::Ended | SlotState::Gone)
     }
 
     fn cancel(&self) -> CancelOutcome {
@@ -83,14 +111,22 @@ impl Active {
         CancelOutcome::Cancelled
     }
 
-    async fn reclaim(mut self) -> Reclaimed {
+    /// Waits for the end, and for the memory after it.
+    async fn settle(&mut self) -> (Outcome, Memory) {
         let outcome = self.wait().await;
         let memory = poll_fn(|cx| self.slot.cell.poll_memory(cx.waker())).await;
-        Reclaimed::new(outcome, memory, &self.local)
+        (outcome, memory)
     }
 }
 
-impl Drop for Active {
+impl Active<DescriptorList> {
+    async fn reclaim(mut self) -> Reclaimed {
+        let (outcome, memory) = self.settle().await;
+        Reclaimed::new(outcome, memory, &self.memory)
+    }
+}
+
+impl<M> Drop for Active<M> {
     fn drop(&mut self) {
         self.cancel();
     }
@@ -158,10 +194,30 @@ impl Reclaimed {
     }
 }
 
+/// What became of the memory of an operation that has ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum MemoryFate {
+    /// The engine is done with it, and it is leased no longer.
+    Released,
+    /// The engine never became quiet: it stays leased until the process ends.
+    Leaked,
+}
+
+/// An operation's outcome together with what became of its memory.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Settled {
+    /// How the operation ended.
+    pub outcome: Result<Completion, OperationError>,
+    /// Where that leaves the memory.
+    pub memory: MemoryFate,
+}
+
 macro_rules! operation {
     (
         $(#[$doc:meta])*
-        $name:ident($inner:ident)
+        $name:ident($inner:ty)
     ) => {
         $(#[$doc])*
         pub struct $name($inner);
@@ -188,15 +244,6 @@ macro_rules! operation {
             pub fn cancel(&mut self) -> CancelOutcome {
                 self.0.cancel()
             }
-
-            /// Waits for the operation to end and for its memory to be quiet, and gives the memory back.
-            ///
-            /// After an error or a cancellation this takes as long as the engine needs, at most the drain
-            /// time of the connection. Dropping the future cancels the operation.
-            pub async fn reclaim(self) -> Reclaimed {
-                self.0.reclaim().await
-            }
-
         }
 
         impl fmt::Debug for $name {
@@ -209,17 +256,17 @@ macro_rules! operation {
 
 operation! {
     /// Reads a peer's memory into local memory. It was posted when it was made. Dropping it cancels it.
-    ReadOperation(Active)
+    ReadOperation(Active<DescriptorList>)
 }
 
 operation! {
     /// Writes local memory into a peer's. It was posted when it was made. Dropping it cancels it.
-    WriteOperation(Active)
+    WriteOperation(Active<DescriptorList>)
 }
 
 operation! {
     /// Copies between memories of this process. Dropping it cancels it.
-    CopyOperation(Active)
+    CopyOperation(Active<()>)
 }
 
 operation! {
@@ -234,6 +281,69 @@ operation! {
     /// [`metadata`](Self::metadata) was ever asked for, the memory then stays leased until the peer has
     /// reported or the drain time has passed.
     WritableOperation(Passive)
+}
+
+macro_rules! reclaim {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// Waits for the operation to end and for its memory to be quiet, and gives the memory back.
+            ///
+            /// After an error or a cancellation this takes as long as the engine needs, at most the drain
+            /// time of the connection. Dropping the future cancels the operation.
+            pub async fn reclaim(self) -> Reclaimed {
+                self.0.reclaim().await
+            }
+        }
+    )*};
+}
+
+reclaim!(ReadOperation, WriteOperation, ReadableOperation, WritableOperation);
+
+impl CopyOperation {
+    /// Waits for the operation to end and for its memory to be quiet, and says whether it is.
+    ///
+    /// After an error or a cancellation this takes as long as the engine needs, at most the drain time of the
+    /// executor. Dropping the future cancels the operation.
+    pub async fn settle(mut self) -> Settled {
+        let (outcome, memory) = self.0.settle().await;
+        let memory = match memory {
+            Memory::Quiet => MemoryFate::Released,
+            Memory::Engaged | Memory::Leaked => MemoryFate::Leaked,
+        };
+        Settled { outcome, memory }
+    }
+
+    /// Begins `execution`, which copies `bytes` bytes and may touch what `leases` cover until it has ended. For
+    /// executors; applications call theirs.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::QueueFull`].
+    pub fn begin(
+        driver: &Arc<Driver>,
+        execution: Box<dyn Execution>,
+        bytes: u64,
+        leases: Vec<LeaseSet>,
+        options: OperationOptions,
+    ) -> Result<Self, OperationError> {
+        Ok(Self(Active::begin(driver, execution, bytes, (), leases, options)?))
+    }
+}
+
+impl<M> Active<M> {
+    fn begin(
+        driver: &Arc<Driver>,
+        execution: Box<dyn Execution>,
+        bytes: u64,
+        memory: M,
+        leases: Vec<LeaseSet>,
+        options: OperationOptions,
+    ) -> Result<Self, OperationError> {
+        let slot = driver.begin(execution, leases, bytes, options)?;
+        // What the driver posts must not be posted by a waiter that polls first.
+        let spun = bytes > driver.shared().config.inline_bytes;
+        Ok(Self { slot, driver: Arc::clone(driver), memory, spun })
+    }
 }
 
 macro_rules! active {
@@ -253,10 +363,7 @@ macro_rules! active {
                 options: OperationOptions,
             ) -> Result<Self, OperationError> {
                 let bytes = local.total_bytes();
-                let slot = driver.begin(execution, leases, bytes, options)?;
-                // What the driver posts must not be posted by a waiter that polls first.
-                let spun = bytes > driver.shared().config.inline_bytes;
-                Ok(Self(Active { slot, driver: Arc::clone(driver), local, spun }))
+                Ok(Self(Active::begin(driver, execution, bytes, local, leases, options)?))
             }
         }
     };
@@ -264,7 +371,6 @@ macro_rules! active {
 
 active!(ReadOperation);
 active!(WriteOperation);
-active!(CopyOperation);
 
 macro_rules! passive {
     ($name:ident) => {

@@ -57,8 +57,9 @@ impl PathKind {
         }
     }
 
-    /// The name, without a local strategy's.
-    pub(crate) fn class(self) -> &'static str {
+    /// The name, whatever a local strategy's: one of a closed set, for labels.
+    #[must_use]
+    pub fn class(self) -> &'static str {
         match self {
             Self::SameProcessCopy => "same-process-copy",
             Self::Local(_) => "local",

@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use nixl_descriptor::LeaseSet;
 use crate::deadline::Deadline;
 use crate::outcome::{Completion, Outcome};
 use crate::sync::Mutex;
-use crate::{CompletionCell, Execution, OperationError, OperationStatus};
+use crate::{CompletionCell, DriverConfig, Execution, OperationError, OperationStatus};
 
 /// Everything that must stay alive while an engine works. The execution drops before the leases: nothing
 /// can reach the memory before the engine's request is gone.
@@ -69,6 +69,31 @@ pub(crate) struct Slot {
     task: Mutex<Option<Task>>,
     /// For a peer; nobody here awaits it.
     served: bool,
+    /// Until when its waiter looks closely itself.
+    watched: Moment,
+    /// When to wake its waiter, shortly before the end that is expected.
+    early: Moment,
+}
+
+/// A time of the clock that several threads set and read, or none.
+struct Moment(AtomicU64);
+
+impl Moment {
+    const NONE: u64 = u64::MAX;
+
+    const fn none() -> Self {
+        Self(AtomicU64::new(Self::NONE))
+    }
+
+    fn set(&self, time: Option<Duration>) {
+        let nanos = time.map_or(Self::NONE, |t| u64::try_from(t.as_nanos()).unwrap_or(Self::NONE));
+        self.0.store(nanos, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> Option<Duration> {
+        let nanos = self.0.load(Ordering::SeqCst);
+        (nanos != Self::NONE).then(|| Duration::from_nanos(nanos))
+    }
 }
 
 /// What polling a slot found.
@@ -87,6 +112,10 @@ pub(crate) enum SlotState {
 }
 
 impl Slot {
+    /// How long before the expected end a waiter is woken, and how long after it the waiter looks on. Two threads take some
+    /// 100 us to wake one after the other in a virtual machine; the rest is for estimates that are off.
+    pub(crate) const LEAD: Duration = Duration::from_micros(200);
+
     pub(crate) fn new(task: Task) -> Self {
         Self::with(task, false)
     }
@@ -103,11 +132,42 @@ impl Slot {
         let cell = CompletionCell::new();
         cell.advance(OperationStatus::Initialized);
         cell.advance(OperationStatus::InProgress);
-        Self { cell: Arc::new(cell), task: Mutex::new(Some(task)), served }
+        Self {
+            cell: Arc::new(cell),
+            task: Mutex::new(Some(task)),
+            served,
+            watched: Moment::none(),
+            early: Moment::none(),
+        }
+    }
+
+    /// The waiter looks closely until then, or until it says that it does not.
+    pub(crate) fn watch(&self, until: Duration) {
+        self.watched.set(Some(until));
+    }
+
+    pub(crate) fn unwatch(&self) {
+        self.watched.set(None);
+    }
+
+    /// Until when the waiter looks closely, if it does.
+    pub(crate) fn watched(&self, now: Duration) -> Option<Duration> {
+        self.watched.get().filter(|until| now < *until)
+    }
+
+    /// Wakes the waiter if it is time to. Returns when it will be.
+    pub(crate) fn wake_early(&self, now: Duration) -> Option<Duration> {
+        let at = self.early.get()?;
+        if now < at {
+            return Some(at);
+        }
+        self.early.set(None);
+        self.cell.wake_early(at.saturating_add(2 * Self::LEAD));
+        None
     }
 
     /// Moves the task on, and applies its deadline or the drain deadline of an abandoned one.
-    pub(crate) fn poll(&self, now: impl Fn() -> Duration, drain: Duration) -> SlotState {
+    pub(crate) fn poll(&self, now: impl Fn() -> Duration, config: &DriverConfig) -> SlotState {
         let Ok(mut guard) = self.task.try_lock() else { return SlotState::Busy };
         let Some(task) = guard.as_mut() else { return SlotState::Gone };
         if !task.posted {
@@ -123,6 +183,10 @@ impl Slot {
                 self.cell.finish(OperationStatus::Errored, Err(timed_out));
             }
             task.posted = true;
+            // Whoever awaits a short one looks closely all along.
+            let expected = task.execution.expected().filter(|time| *time > config.inline_spin);
+            self.early
+                .set(expected.map(|time| now().saturating_add(time).saturating_sub(Self::LEAD)));
         }
         if let Poll::Ready(result) = task.execution.poll() {
             let mut report = task.execution.report();
@@ -156,7 +220,7 @@ impl Slot {
             self.cell.finish(OperationStatus::Errored, Err(timed_out));
         }
         let now = now();
-        let drain_by = *task.drain_by.get_or_insert(now.saturating_add(drain));
+        let drain_by = *task.drain_by.get_or_insert(now.saturating_add(config.drain));
         if now < drain_by {
             return SlotState::Pending;
         }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use nixl_connector::simulated::{Fabric, Fault};
 use nixl_connector::{Connector, ConnectorError, OperationError, OperationOptions, TransportError};
 use nixl_descriptor::{LeaseMode, Leases, Region};
+use nixl_device::HostIdentity;
+use nixl_metadata::RdmaMetadata;
 use nixl_ops::SystemClock;
 
 struct Net {
@@ -19,6 +21,20 @@ async fn net() -> Net {
     let build = |name| Connector::builder().transport(fabric.transport(name)).build();
     let (target, initiator) = (build("target").await.unwrap(), build("initiator").await.unwrap());
     Net { fabric, target, initiator }
+}
+
+#[tokio::test]
+async fn an_offer_says_where_its_owner_runs() {
+    let net = net().await;
+    let offer = net.target.create_readable(Region::zeroed(64).unwrap()).await.unwrap();
+    let message = offer.metadata().to_native_bytes().unwrap();
+    let metadata = RdmaMetadata::decode(&message).unwrap();
+    let said = metadata.peer().unwrap().host();
+    let here = HostIdentity::discover();
+    assert_eq!(said.boot_id(), here.boot_id.as_deref());
+    assert_eq!(said.pid(), std::process::id());
+    assert_eq!(said.pid_namespace(), here.pid_namespace);
+    assert_eq!(said.ipc_namespace(), here.ipc_namespace);
 }
 
 #[tokio::test]

@@ -1,11 +1,14 @@
-//! The chunks of two layouts, in pieces as long as both allow.
+//! What goes where when blocks are copied: ids and pieces, and the chunks that they amount to.
 
 use std::iter::FusedIterator;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::geometry::LayoutGeometry;
-use super::order::by_second;
-use super::placement::{ByteSpan, Placement, Strides};
+use super::local::Layout;
+use super::placement::{ByteSpan, Strides};
+use crate::block_set::BlockSet;
+use crate::lease::{LeaseError, LeaseMode, LeaseSet};
 
 /// The same bytes of a block in two layouts; both spans are equally long.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -26,104 +29,145 @@ impl ChunkPair {
     }
 }
 
-/// What to copy where, made by [`pair_chunks`](super::pair_chunks).
+/// Blocks of one layout paired with those of another, made by [`pair_chunks`](super::pair_chunks). Keeps the memory of
+/// both alive.
 ///
-/// No two pairs could be merged into one. The order depends on nothing but the arguments: by layer, by outer, by the
-/// destination's block id. Knows its length and does not allocate.
+/// A copy is every block times every piece: a piece is what both layouts keep together of a block, be that a chunk, a
+/// layer or a whole block, and all pieces are equally long. Hence it takes no more room than the ids.
 #[derive(Clone, Debug)]
-#[must_use = "an iterator does nothing until it is used"]
-pub struct ChunkPairs {
-    src: Strides,
-    dst: Strides,
-    /// Every layer has the same.
-    runs: Vec<Run>,
-    /// The next run in layer `layers.start`.
-    next: usize,
+pub struct BlockPairs {
+    src: BlockSide,
+    dst: BlockSide,
     layers: Range<usize>,
-    bytes: usize,
+    fold: Fold,
 }
 
-/// Bytes that follow each other on both sides. The offsets are those of layer 0.
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    src: usize,
-    dst: usize,
-    len: usize,
+/// One side of paired blocks.
+#[derive(Clone, Debug)]
+pub(super) struct BlockSide {
+    pub(super) layout: Layout,
+    pub(super) ids: Arc<[u32]>,
+    /// The ids, each once.
+    pub(super) set: Arc<BlockSet>,
 }
 
-impl ChunkPairs {
-    /// `blocks` (source and destination) and `layers` exist on both sides, which have the same geometry.
-    pub(super) fn new(
-        src: &Placement,
-        dst: &Placement,
-        blocks: Vec<(usize, usize)>,
-        layers: Range<usize>,
-    ) -> Self {
-        let geometry = &dst.geometry;
-        let blocks = by_second(blocks, geometry.blocks());
-        let bytes = blocks.len().saturating_mul(layers.len() * geometry.layer_len());
-        let (src, dst) = (src.strides, dst.strides);
-        let Fold { len, outers, layers } = Fold::new(geometry, [&src, &dst], layers);
+impl BlockSide {
+    fn strides(&self) -> Strides {
+        self.layout.placement().strides
+    }
+}
 
-        // In this order, everything that continues on both sides is a neighbour. Nothing continues from one layer to
-        // the next, because one of the sides has other parts for it, or else both keep their layers together.
-        let mut runs: Vec<Run> = Vec::with_capacity(blocks.len() * outers);
-        for outer in 0..outers {
-            for &(from, to) in &blocks {
-                let run = Run { src: src.in_layer(from, outer), dst: dst.in_layer(to, outer), len };
-                match runs.last_mut() {
-                    Some(last) if last.continues_with(&run) => last.len += len,
-                    _ => runs.push(run),
-                }
-            }
-        }
-        Self { src, dst, runs, next: 0, layers, bytes }
+impl BlockPairs {
+    /// There are as many ids on both sides, at least one; they and the layers exist, and the geometry is the same.
+    pub(super) fn new(src: BlockSide, dst: BlockSide, layers: Range<usize>) -> Self {
+        let fold = Fold::new(dst.layout.geometry(), [src.strides(), dst.strides()], layers.clone());
+        Self { src, dst, layers, fold }
     }
 
-    /// Number of bytes of all pairs, also of those already returned.
+    /// The blocks that are read, in the order given.
+    #[must_use]
+    pub fn src_ids(&self) -> &Arc<[u32]> {
+        &self.src.ids
+    }
+
+    /// The blocks that are written, in the order given, each once.
+    #[must_use]
+    pub fn dst_ids(&self) -> &Arc<[u32]> {
+        &self.dst.ids
+    }
+
+    /// Bytes of a piece, at least one.
+    #[must_use]
+    pub fn piece_len(&self) -> usize {
+        self.fold.len
+    }
+
+    /// The pieces of block 0 of both layouts, by layer and outer. Those of block `i` lie `i` times
+    /// [`Layout::block_stride`] further on each side.
+    pub fn pieces(&self) -> impl ExactSizeIterator<Item = ChunkPair> {
+        (0..self.fold.pieces()).map(|index| self.piece(index, 0, 0, self.fold.len))
+    }
+
+    /// Number of bytes of all pairs.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        let layers = self.layers.len() * self.dst.layout.geometry().layer_len();
+        self.dst.ids.len().saturating_mul(layers)
+    }
+
+    /// The chunks one by one: by layer, by outer, and then in the order of the ids given.
+    ///
+    /// Blocks that are neighbours in that order and follow each other on both sides are one chunk. Nothing is sorted:
+    /// whoever wants the fewest chunks gives the ids in ascending order.
+    pub fn chunks(&self) -> ChunkPairs<'_> {
+        let len = self.fold.len;
+        let dense = [&self.src, &self.dst].into_iter().all(|side| side.strides().block == len);
+        ChunkPairs { pairs: self, dense, piece: 0, at: 0 }
+    }
+
+    /// Leases the source for reading and the destination for writing, each for itself.
+    ///
+    /// May wait for a host copy of the same bytes, as [`Leases::acquire`](crate::Leases::acquire). Panics: never.
+    ///
+    /// # Errors
+    /// [`LeaseError`]: another operation's lease conflicts, or the destination is read-only. Then nothing is leased.
+    pub fn lease(&self) -> Result<[LeaseSet; 2], LeaseError> {
+        let lease = |side: &BlockSide, mode| {
+            side.layout.lease_set(Arc::clone(&side.set), self.layers.clone(), mode)
+        };
+        Ok([lease(&self.src, LeaseMode::Read)?, lease(&self.dst, LeaseMode::Write)?])
+    }
+
+    fn piece(&self, index: usize, src: u32, dst: u32, len: usize) -> ChunkPair {
+        let (layer, outer) = self.fold.piece(index);
+        let span = |side: &BlockSide, block: u32| {
+            let strides = side.strides();
+            let (part, offset) = strides.of_layer(layer, strides.in_layer(block as usize, outer));
+            ByteSpan { part, offset, len }
+        };
+        ChunkPair { src: span(&self.src, src), dst: span(&self.dst, dst) }
     }
 }
 
-impl Run {
-    fn continues_with(&self, next: &Self) -> bool {
-        self.src + self.len == next.src && self.dst + self.len == next.dst
-    }
+/// The chunks of [`BlockPairs`].
+#[derive(Clone, Debug)]
+#[must_use = "an iterator does nothing until it is used"]
+pub struct ChunkPairs<'a> {
+    pairs: &'a BlockPairs,
+    /// Blocks whose ids follow each other follow each other in memory, on both sides.
+    dense: bool,
+    /// The next chunk.
+    piece: usize,
+    at: usize,
 }
 
-impl Iterator for ChunkPairs {
+impl Iterator for ChunkPairs<'_> {
     type Item = ChunkPair;
 
     fn next(&mut self) -> Option<ChunkPair> {
-        if self.next == self.runs.len() {
-            self.next = 0;
-            self.layers.next();
+        let (src, dst) = (&*self.pairs.src.ids, &*self.pairs.dst.ids);
+        if self.at == src.len() {
+            self.at = 0;
+            self.piece += 1;
         }
-        if self.layers.is_empty() {
+        if self.piece >= self.pairs.fold.pieces() {
             return None;
         }
-        let &Run { src, dst, len } = self.runs.get(self.next)?;
-        self.next += 1;
-        let span = |strides: &Strides, in_layer| {
-            let (part, offset) = strides.of_layer(self.layers.start, in_layer);
-            ByteSpan { part, offset, len }
-        };
-        Some(ChunkPair { src: span(&self.src, src), dst: span(&self.dst, dst) })
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = (self.runs.len() * self.layers.len()).saturating_sub(self.next);
-        (left, Some(left))
+        let first = self.at;
+        self.at += 1;
+        let follows = |ids: &[u32], at: usize| ids[at - 1].checked_add(1) == Some(ids[at]);
+        while self.dense && self.at < src.len() && follows(src, self.at) && follows(dst, self.at) {
+            self.at += 1;
+        }
+        let len = (self.at - first) * self.pairs.fold.len;
+        Some(self.pairs.piece(self.piece, src[first], dst[first], len))
     }
 }
 
-impl ExactSizeIterator for ChunkPairs {}
-
-impl FusedIterator for ChunkPairs {}
+impl FusedIterator for ChunkPairs<'_> {}
 
 /// What both sides keep together.
+#[derive(Clone, Debug)]
 struct Fold {
     /// Bytes of it.
     len: usize,
@@ -133,7 +177,7 @@ struct Fold {
 }
 
 impl Fold {
-    fn new(geometry: &LayoutGeometry, sides: [&Strides; 2], layers: Range<usize>) -> Self {
+    fn new(geometry: &LayoutGeometry, sides: [Strides; 2], layers: Range<usize>) -> Self {
         let chunk = geometry.chunk_len();
         if geometry.outer() > 1 && sides.iter().any(|side| side.outer != chunk) {
             return Self { len: chunk, outers: geometry.outer(), layers };
@@ -143,5 +187,15 @@ impl Fold {
         }
         let len = geometry.layer_len() * layers.len();
         Self { len, outers: 1, layers: layers.start..layers.start + 1 }
+    }
+
+    /// Number of pieces of a block.
+    fn pieces(&self) -> usize {
+        self.layers.len() * self.outers
+    }
+
+    /// Layer and outer index of a piece.
+    fn piece(&self, index: usize) -> (usize, usize) {
+        (self.layers.start + index / self.outers, index % self.outers)
     }
 }

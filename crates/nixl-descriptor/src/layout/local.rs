@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use nixl_device::Device;
 
-use super::chunks::ChunkPairs;
 use super::geometry::LayoutGeometry;
 use super::placement::{ByteSpan, LayerOrder, LayoutError, LayoutKind, Placement, SelectionError};
+use crate::block_set::BlockSet;
+use crate::block_use::{BlockUse, Footprint};
 use crate::descriptor::Descriptor;
+use crate::lease::{LeaseError, LeaseMode, LeaseSet};
+use crate::region::Region;
 
 /// Where the bytes of blocks lie in memory of this process, which it keeps alive. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -18,6 +21,8 @@ pub struct Layout(Arc<Inner>);
 struct Inner {
     placement: Placement,
     parts: Vec<Descriptor>,
+    /// What lies where, by region.
+    footprints: Vec<(Region, Arc<Footprint>)>,
 }
 
 impl Layout {
@@ -75,7 +80,8 @@ impl Layout {
         }
         let ranges = parts.iter().map(|part| (part.address(), part.len() as u64));
         let placement = Placement::new(geometry, kind, block_stride, device, ranges)?;
-        Ok(Self(Arc::new(Inner { placement, parts })))
+        let footprints = footprints(&placement, &parts);
+        Ok(Self(Arc::new(Inner { placement, parts, footprints })))
     }
 
     /// The shape of the blocks and their number.
@@ -121,28 +127,50 @@ impl Layout {
         self.0.placement.chunk(block, layer, outer)
     }
 
-    /// The memory of some blocks and layers, to be leased: disjoint descriptors, as few as possible, in a fixed order.
-    ///
-    /// A block id that is there more than once counts once. Panics: never.
-    ///
-    /// # Errors
-    /// [`SelectionError`] if there is no such block or layer, or none is asked for.
-    pub fn block_descriptors(
+    /// Leases blocks and layers that exist, or nothing.
+    pub(super) fn lease_set(
         &self,
-        blocks: &[usize],
+        blocks: Arc<BlockSet>,
         layers: Range<usize>,
-    ) -> Result<Vec<Descriptor>, SelectionError> {
-        let Inner { placement, parts } = &*self.0;
-        placement.check_blocks(blocks)?;
-        placement.check_layers(&layers)?;
-        // Sorted, and each id once, by the walk.
-        let pairs: Vec<_> = blocks.iter().map(|&block| (block, block)).collect();
-        // A layout paired with itself has its own runs. They lie inside the parts, which the constructor checked.
-        let runs = ChunkPairs::new(placement, placement, pairs, layers);
-        Ok(runs.map(|run| parts[run.src.part].part(run.src.offset, run.src.len)).collect())
+        mode: LeaseMode,
+    ) -> Result<LeaseSet, LeaseError> {
+        let footprints = &self.0.footprints;
+        let mut leases = LeaseSet::empty(mode, footprints.len().min(layers.len()));
+        for (region, footprint) in footprints.iter().filter(|(_, there)| there.has(&layers)) {
+            let used = BlockUse::new(Arc::clone(footprint), layers.clone(), Arc::clone(&blocks));
+            // On failure, dropping `leases` releases the regions before this one.
+            leases.add_blocks(region, used)?;
+        }
+        Ok(leases)
+    }
+
+    /// Whether this is a clone of the other.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     pub(super) fn placement(&self) -> &Placement {
         &self.0.placement
     }
+}
+
+/// What blocks have in each region, counted from its start, in the order of the regions.
+fn footprints(placement: &Placement, parts: &[Descriptor]) -> Vec<(Region, Arc<Footprint>)> {
+    let strides = placement.strides;
+    let mut sorted: Vec<_> = parts.iter().enumerate().collect();
+    sorted.sort_unstable_by_key(|(_, part)| (part.region().id(), part.offset()));
+    let of_region = |group: &[(usize, &Descriptor)]| {
+        let combs = group.iter().flat_map(|&(layer, part)| {
+            strides.combs(part.offset() as u64).map(move |comb| (layer, comb))
+        });
+        let combs: Vec<_> = combs.collect();
+        match combs[..] {
+            [(_, first)] if !strides.part_per_layer => Footprint::Together(first),
+            _ => Footprint::Apart(combs),
+        }
+    };
+    sorted
+        .chunk_by(|(_, a), (_, b)| a.region().id() == b.region().id())
+        .map(|group| (group[0].1.region().clone(), Arc::new(of_region(group))))
+        .collect()
 }

@@ -1,13 +1,14 @@
 //! Which bytes go where when blocks are copied between layouts.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::chunks::ChunkPairs;
+use super::chunks::{BlockPairs, BlockSide};
 use super::geometry::{GeometryMismatch, same_geometry};
+use super::lease::duplicate;
 use super::local::Layout;
-use super::order::by_second;
-use super::overlap::{Interval, overlapping};
-use super::placement::{Placement, SelectionError};
+use super::placement::SelectionError;
+use crate::comb::meeting;
 
 /// Why blocks cannot be copied between two layouts.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -50,10 +51,9 @@ pub enum ChunkPairError {
 
 /// Pairs the bytes of `src_blocks` with those of `dst_blocks`, block by block in the order given, for `layers` of each.
 ///
-/// Every pair is as long as both layouts allow: a whole block if both are contiguous and all layers are asked for,
-/// several blocks if their ids follow each other on both sides. Takes a microsecond or two; where the layouts share
-/// memory, about a hundred for ten thousand pairs. Whether the destination may be written is for
-/// [`Leases`](crate::Leases) to say. Panics: never.
+/// A piece of a block is as long as both layouts allow: the whole block if both are contiguous and all layers are asked
+/// for. Takes some nanoseconds for each block; where the layouts share memory, some ten. Whether the destination may be
+/// written is for [`BlockPairs::lease`] to say. Panics: never.
 ///
 /// # Errors
 /// [`ChunkPairError`]; whatever is wrong, nothing is returned that could be copied.
@@ -63,77 +63,36 @@ pub fn pair_chunks(
     dst: &Layout,
     dst_blocks: &[usize],
     layers: Range<usize>,
-) -> Result<ChunkPairs, ChunkPairError> {
-    let (src, dst) = (src.placement(), dst.placement());
-    same_geometry(&src.geometry, &dst.geometry)?;
+) -> Result<BlockPairs, ChunkPairError> {
+    same_geometry(src.geometry(), dst.geometry())?;
     if src_blocks.len() != dst_blocks.len() {
         return Err(ChunkPairError::Count { src: src_blocks.len(), dst: dst_blocks.len() });
     }
-    src.check_blocks(src_blocks).map_err(ChunkPairError::Source)?;
-    dst.check_blocks(dst_blocks).map_err(ChunkPairError::Destination)?;
+    let side = |layout: &Layout, blocks| {
+        let (ids, set) = layout.placement().select(blocks)?;
+        Ok(BlockSide { layout: layout.clone(), ids, set: Arc::new(set) })
+    };
+    let src = side(src, src_blocks).map_err(ChunkPairError::Source)?;
+    let dst = side(dst, dst_blocks).map_err(ChunkPairError::Destination)?;
     // Both have the same layers.
-    src.check_layers(&layers).map_err(ChunkPairError::Source)?;
-
-    let blocks: Vec<_> = src_blocks.iter().copied().zip(dst_blocks.iter().copied()).collect();
-    let blocks = by_second(blocks, dst.geometry.blocks());
-    if blocks.len() < dst_blocks.len() {
+    src.layout.placement().check_layers(&layers).map_err(ChunkPairError::Source)?;
+    if dst.set.len() < dst.ids.len() {
         return Err(ChunkPairError::Duplicate { block: duplicate(dst_blocks) });
     }
-    if let Some((src, dst)) = first_overlap(src, src_blocks, dst, &blocks, &layers) {
-        return Err(ChunkPairError::Overlap { src, dst });
+    if let Some((src, dst)) = overlap(&src, &dst, &layers) {
+        return Err(ChunkPairError::Overlap { src: src as usize, dst: dst as usize });
     }
-    Ok(ChunkPairs::new(src, dst, blocks, layers))
-}
-
-/// The lowest of the ids that are there more than once.
-fn duplicate(ids: &[usize]) -> usize {
-    let mut sorted = ids.to_vec();
-    sorted.sort_unstable();
-    sorted.windows(2).find(|pair| pair[0] == pair[1]).map_or(0, |pair| pair[0])
+    Ok(BlockPairs::new(src, dst, layers))
 }
 
 /// Blocks of source and destination that share bytes of `layers`.
-fn first_overlap(
-    src: &Placement,
-    src_blocks: &[usize],
-    dst: &Placement,
-    blocks: &[(usize, usize)],
-    layers: &Range<usize>,
-) -> Option<(usize, usize)> {
-    let mut shared = src.shared_parts(dst, layers).peekable();
-    // Nearly always, no part of one layout is in the memory of the other.
-    shared.peek()?;
-    // Sorted once, and not for every part.
-    let mut read = src_blocks.to_vec();
-    read.sort_unstable();
-    let written: Vec<_> = blocks.iter().map(|&(_, dst)| dst).collect();
-    shared.find_map(|(from, to)| {
-        let read = runs(src, from, &read, layers);
-        let written = runs(dst, to, &written, layers);
-        let (read, written) = overlapping(read, written).next()?;
-        let address = read.start.max(written.start);
-        let block = |layout: &Placement, part: Interval| {
-            layout.block_at((address - part.start) as usize) // Inside a part, hence a `usize`.
-        };
-        Some((block(src, from), block(dst, to)))
-    })
-}
-
-/// The addresses of `blocks` and `layers` in one part, in ascending order of starts and ends.
-fn runs(
-    layout: &Placement,
-    part: Interval,
-    blocks: &[usize],
-    layers: &Range<usize>,
-) -> impl Iterator<Item = Interval> {
-    let layers = match layout.strides.part_per_layer {
-        true => part.part..part.part + 1,
-        false => layers.clone(),
-    };
-    let blocks = blocks.iter().map(|&block| (block, block)).collect();
-    // A layout paired with itself has its own runs.
-    ChunkPairs::new(layout, layout, blocks, layers).map(move |pair| {
-        let start = part.start + pair.src.offset as u64;
-        Interval { start, end: start + pair.len() as u64, part: part.part }
-    })
+fn overlap(src: &BlockSide, dst: &BlockSide, layers: &Range<usize>) -> Option<(u32, u32)> {
+    if src.layout.is(&dst.layout) {
+        return src.set.common(&dst.set).map(|block| (block, block));
+    }
+    let (a, b) = (src.layout.placement(), dst.layout.placement());
+    if a.device != b.device || !a.may_overlap(b) {
+        return None;
+    }
+    meeting(a.combs(layers), &src.set, b.combs(layers), &dst.set)
 }

@@ -3,12 +3,14 @@
 //! Every kind of layout is the same linear map with other strides, so nothing after the constructor looks at the kind.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use nixl_device::Device;
 use serde::{Deserialize, Serialize};
 
 use super::geometry::LayoutGeometry;
-use super::overlap::{Interval, overlapping};
+use crate::block_set::BlockSet;
+use crate::comb::Comb;
 
 /// How a layout arranges the chunks.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
@@ -102,6 +104,12 @@ pub enum LayoutError {
         /// The other.
         second: usize,
     },
+    /// There are more blocks than can be told apart.
+    #[error("the layout has {blocks} blocks: at most 2^32 are possible")]
+    TooManyBlocks {
+        /// Number of blocks.
+        blocks: usize,
+    },
     /// An imported layout has more parts than this process accepts.
     #[error("the layout has {parts} parts: at most {most} are accepted")]
     TooManyParts {
@@ -155,6 +163,9 @@ pub(super) struct Strides {
     pub(super) layer: usize,
     pub(super) outer: usize,
     pub(super) part_per_layer: bool,
+    /// Bytes of a chunk, and how many of them a layer has.
+    chunk: usize,
+    outers: usize,
 }
 
 impl Strides {
@@ -167,6 +178,27 @@ impl Strides {
     pub(super) fn of_layer(&self, layer: usize, in_layer: usize) -> (usize, usize) {
         if self.part_per_layer { (layer, in_layer) } else { (0, in_layer + layer * self.layer) }
     }
+
+    /// What blocks have in a part that begins at `start`, in ascending order: in a part for all layers, the first layer.
+    pub(super) fn combs(self, start: u64) -> impl Iterator<Item = Comb> {
+        let (times, len) = match self.outer == self.chunk {
+            true => (1, self.layer),
+            false => (self.outers, self.chunk),
+        };
+        (0..times).map(move |outer| Comb {
+            start: start + (outer * self.outer) as u64,
+            stride: self.block as u64,
+            len: len as u64,
+        })
+    }
+}
+
+/// Addresses `start..end` in a part of a layout.
+#[derive(Clone, Copy, Debug)]
+struct Interval {
+    start: u64,
+    end: u64,
+    part: usize,
 }
 
 #[derive(Debug)]
@@ -197,6 +229,9 @@ impl Placement {
             return Err(LayoutError::PartCount { parts: parts.len(), needed });
         }
         let (chunk, blocks) = (geometry.chunk_len(), geometry.blocks());
+        if u32::try_from(blocks - 1).is_err() {
+            return Err(LayoutError::TooManyBlocks { blocks });
+        }
         // Bytes of a block that lie together, and how many times such bytes follow at the distance of the stride.
         let (least, times) = match kind {
             LayoutKind::FullyContiguous => (geometry.block_len(), blocks),
@@ -221,6 +256,8 @@ impl Placement {
             layer: geometry.layer_len(),
             outer,
             part_per_layer: kind != LayoutKind::FullyContiguous,
+            chunk,
+            outers: geometry.outer(),
         };
 
         let mut used = Vec::with_capacity(needed);
@@ -246,7 +283,10 @@ impl Placement {
         layer: usize,
         outer: usize,
     ) -> Result<ByteSpan, SelectionError> {
-        self.check_blocks(&[block])?;
+        let blocks = self.geometry.blocks();
+        if block >= blocks {
+            return Err(SelectionError::Block { block, blocks });
+        }
         self.check_layers(&(layer..layer.saturating_add(1)))?;
         let count = self.geometry.outer();
         if outer >= count {
@@ -256,15 +296,26 @@ impl Placement {
         Ok(ByteSpan { part, offset, len: self.geometry.chunk_len() })
     }
 
-    pub(super) fn check_blocks(&self, ids: &[usize]) -> Result<(), SelectionError> {
+    /// The ids, which exist, and the set of them.
+    pub(super) fn select(&self, ids: &[usize]) -> Result<(Arc<[u32]>, BlockSet), SelectionError> {
         let blocks = self.geometry.blocks();
         if ids.is_empty() {
             return Err(SelectionError::NoBlocks);
         }
-        match ids.iter().find(|&&block| block >= blocks) {
-            Some(&block) => Err(SelectionError::Block { block, blocks }),
-            None => Ok(()),
+        let missing = || {
+            let block = ids.iter().copied().find(|&block| block >= blocks).unwrap_or(blocks);
+            SelectionError::Block { block, blocks }
+        };
+        // There are at most 2^32 blocks, so what exists keeps its value. These loops take less than one that does all.
+        if u32::try_from(ids.iter().fold(0, |all, id| all | id)).is_err() {
+            return Err(missing());
         }
+        let narrowed: Arc<[u32]> = ids.iter().map(|&id| id as u32).collect();
+        let set = BlockSet::new(&narrowed);
+        if set.last() as usize >= blocks {
+            return Err(missing());
+        }
+        Ok((narrowed, set))
     }
 
     pub(super) fn check_layers(&self, range: &Range<usize>) -> Result<(), SelectionError> {
@@ -275,26 +326,26 @@ impl Placement {
         Ok(())
     }
 
-    /// The parts that `layers` lie in, by address.
-    fn parts_of(&self, layers: &Range<usize>) -> impl Iterator<Item = Interval> {
-        let per_layer = self.strides.part_per_layer;
-        self.used.iter().copied().filter(move |used| !per_layer || layers.contains(&used.part))
+    /// Whether parts of both could share bytes, if they are on one device.
+    pub(super) fn may_overlap(&self, other: &Self) -> bool {
+        let (Some(first), Some(last)) = (self.used.first(), self.used.last()) else { return false };
+        let (Some(start), Some(end)) = (other.used.first(), other.used.last()) else {
+            return false;
+        };
+        first.start < end.end && start.start < last.end
     }
 
-    /// Parts of two layouts that share bytes, if `layers` of each are looked at.
-    pub(super) fn shared_parts(
-        &self,
-        other: &Self,
-        layers: &Range<usize>,
-    ) -> impl Iterator<Item = (Interval, Interval)> {
-        let same_device = self.device == other.device;
-        let mine = self.parts_of(layers).filter(move |_| same_device);
-        overlapping(mine, other.parts_of(layers))
-    }
-
-    /// The block that the byte at `offset` of a part belongs to.
-    pub(super) fn block_at(&self, offset: usize) -> usize {
-        // With K of all blocks before V of all blocks, the remainder takes V back to the block's number.
-        offset / self.strides.block % self.geometry.blocks()
+    /// What blocks have of `layers`, by address; nothing overlaps.
+    pub(super) fn combs(&self, layers: &Range<usize>) -> impl Iterator<Item = Comb> {
+        let (strides, layers) = (self.strides, layers.clone());
+        self.used.iter().flat_map(move |used| {
+            let there = !strides.part_per_layer || layers.contains(&used.part);
+            let combs = there.then(|| strides.combs(used.start)).into_iter().flatten();
+            let layers = layers.clone();
+            combs.map(move |comb| match strides.part_per_layer {
+                true => comb,
+                false => comb.of_layers(&layers),
+            })
+        })
     }
 }

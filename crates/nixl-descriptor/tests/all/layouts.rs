@@ -2,6 +2,7 @@
 
 mod descriptions;
 mod geometry;
+mod leases;
 mod map;
 mod model;
 mod overlap;

@@ -134,6 +134,7 @@ fn ids_are_not_reused() {
 fn debug_shows_no_contents() {
     let region = Region::try_from(b"secret".to_vec()).unwrap();
     let shown = format!("{region:?} {:?}", region.whole());
-    assert!(!shown.contains("secret") && !shown.contains("115"), "{shown}");
+    // Neither as text nor as numbers; one number alone may be in the region's id.
+    assert!(!shown.contains("secret") && !shown.contains("115, 101"), "{shown}");
     assert!(shown.contains("len: 6"), "{shown}");
 }

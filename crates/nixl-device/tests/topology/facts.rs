@@ -1,5 +1,7 @@
 //! GPUs, GPU Direct, limits and identity.
 
+use std::num::NonZeroU64;
+
 use nixl_device::{Limit, ModuleVersion, NodeAccess, NvidiaDriverFlavor, PeerMemoryProvider};
 
 use crate::fake_tree::FakeTree;
@@ -13,6 +15,7 @@ fn a_bare_machine_has_nothing_and_no_notes() {
     assert_eq!(topology.numa_nodes, []);
     assert_eq!(topology.memlock, None);
     assert_eq!(topology.host.hostname, None);
+    assert_eq!((topology.host.pid_namespace, topology.host.ipc_namespace), (None, None));
     assert_eq!(topology.gpu_direct.peer_memory, []);
     assert_eq!(topology.gpu_direct.gdrcopy, None);
     assert_eq!(topology.gpu_direct.nvidia_fs, None);
@@ -123,11 +126,17 @@ fn the_identity_of_the_host_is_read() {
     let tree = FakeTree::new();
     tree.file("proc/sys/kernel/hostname", "worker-7\n")
         .file("proc/sys/kernel/osrelease", "6.8.0-45-generic\n")
-        .file("proc/sys/kernel/random/boot_id", "0f0e0d0c-0b0a-4908-8706-050403020100\n");
-    let host = tree.discover().host;
+        .file("proc/sys/kernel/random/boot_id", "0f0e0d0c-0b0a-4908-8706-050403020100\n")
+        .raw_link("proc/self/ns/pid", "pid:[4026531836]")
+        .raw_link("proc/self/ns/ipc", "ipc:[18446744073709551615]");
+    let topology = tree.discover();
+    assert_eq!(topology.notes, []);
+    let host = topology.host;
     assert_eq!(host.hostname.as_deref(), Some("worker-7"));
     assert_eq!(host.kernel.as_deref(), Some("6.8.0-45-generic"));
     assert_eq!(host.boot_id.as_deref(), Some("0f0e0d0c-0b0a-4908-8706-050403020100"));
+    assert_eq!(host.pid_namespace, NonZeroU64::new(4_026_531_836));
+    assert_eq!(host.ipc_namespace, Some(NonZeroU64::MAX));
 }
 
 #[test]

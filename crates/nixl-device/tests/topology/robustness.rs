@@ -1,6 +1,7 @@
 //! Broken, hostile and random trees.
 
 use std::fs;
+use std::num::NonZeroU64;
 
 use nixl_device::Topology;
 use proptest::prelude::*;
@@ -111,9 +112,40 @@ fn a_long_wrong_text_makes_a_short_note() {
 }
 
 #[test]
+fn namespaces_that_are_not_written_as_the_kernel_does_are_noted() {
+    for target in [
+        "pid:[0]",
+        "pid:[]",
+        "pid:[+1]",
+        "pid:[-1]",
+        "pid:[4026531836",
+        "pid:4026531836",
+        "pid:[4026531836] ",
+        "pid:[18446744073709551616]",
+        "ipc:[4026531839]",
+        "self",
+    ] {
+        let tree = FakeTree::new();
+        tree.raw_link("proc/self/ns/pid", target).raw_link("proc/self/ns/ipc", "ipc:[4026531839]");
+        let topology = tree.discover();
+        assert_eq!(topology.host.pid_namespace, None, "{target}");
+        assert_eq!(topology.host.ipc_namespace, NonZeroU64::new(4_026_531_839));
+        assert_eq!(note_paths(&topology), ["/proc/self/ns/pid"], "{target}");
+    }
+
+    // A file where a link should be, and a folder.
+    let tree = FakeTree::new();
+    tree.file("proc/self/ns/pid", "pid:[4026531836]").folder("proc/self/ns/ipc");
+    let topology = tree.discover();
+    assert_eq!((topology.host.pid_namespace, topology.host.ipc_namespace), (None, None));
+    assert_eq!(note_paths(&topology), ["/proc/self/ns/pid", "/proc/self/ns/ipc"]);
+}
+
+#[test]
 fn the_real_machine_is_described() {
     let topology = Topology::discover();
     assert!(topology.host.kernel.is_some());
+    assert!(topology.host.pid_namespace.is_some());
     assert!(topology.memlock.is_some());
     assert!(serde_json::to_string(&topology).is_ok());
 }
@@ -124,6 +156,8 @@ const PATHS: &[&str] = &[
     "dev/infiniband/uverbs0",
     "proc/driver/nvidia/version",
     "proc/self/limits",
+    "proc/self/ns/ipc",
+    "proc/self/ns/pid",
     "proc/sys/kernel/hostname",
     "proc/sys/kernel/osrelease",
     "proc/sys/kernel/random/boot_id",

@@ -14,10 +14,10 @@ use nixl_device::cuda::{
 };
 use nixl_device::{Device, DeviceKind};
 
+use super::block_copy::{BlockCopy, CopyOp};
 use super::engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
-use super::plan::CopyOp;
 use super::strategy::Abilities;
-use super::table::{Form, Side, Table};
+use super::table::{table_len, width, write_table};
 use super::{GpuError, MemoryKind};
 
 /// The kernel that copies scattered pieces; see `kernels/README.md`.
@@ -201,24 +201,6 @@ impl CudaLane {
     }
 }
 
-/// The kernel's parameter: laid out as C does, every field eight bytes.
-#[repr(C)]
-struct Parameter {
-    length: u64,
-    blocks: u64,
-    pieces: u64,
-    source: ParameterSide,
-    destination: ParameterSide,
-    offsets: u64,
-}
-
-#[repr(C)]
-struct ParameterSide {
-    base: u64,
-    stride: u64,
-    ids: u64,
-}
-
 impl Lane for CudaLane {
     unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         let stream = self.stream()?;
@@ -237,19 +219,20 @@ impl Lane for CudaLane {
         unsafe { self.stream()?.copy_batch_async(&dsts, &srcs, &lens) }.map_err(driver)
     }
 
-    unsafe fn kernel(&mut self, ops: &[CopyOp], unit: u64) -> Result<(), GpuError> {
-        let table = Table::new(ops, unit);
-        let width = table.width();
+    unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
+        let width = width(copy);
         let entry = self.gpu.entries.iter().find(|(w, _)| *w == width);
         let Some((_, function)) = entry else {
             return Err(GpuError::Unsupported { reason: "the kernel is not loaded".to_owned() });
         };
-        let (parameter, pinned) = lay_out(&self.gpu.pinned, &table)?;
-        let bytes = table.length.saturating_mul(table.count);
-        let pinned_side = |address| self.gpu.context.is_pinned(address);
-        let host = ops.first().is_some_and(|op| pinned_side(op.src) || pinned_side(op.dst));
-        let grid = grid(host, bytes, self.gpu.multiprocessors);
-        let mut parameter = parameter;
+        let len = table_len(copy);
+        // No memory has no bytes, and a dense copy needs no table.
+        let mut table = self.gpu.pinned.allocate(len.max(1)).map_err(memory)?;
+        let address = table.address();
+        let mut parameter = write_table(copy, &mut table.as_mut_slice()[..len], address);
+        let is_pinned = |address| self.gpu.context.is_pinned(address);
+        let host = is_pinned(copy.src.block(0)) || is_pinned(copy.dst.block(0));
+        let grid = grid(host, copy.bytes(), self.gpu.multiprocessors);
         let mut parameters = [ptr::from_mut(&mut parameter).cast::<c_void>()];
         // SAFETY: the entries take one such parameter by value. The caller vouches for all ranges until a later mark
         // is reached; the table lies in pinned memory that this lane keeps until then, and the module is the GPU's.
@@ -257,7 +240,7 @@ impl Lane for CudaLane {
             function.launch([grid, 1, 1], [THREADS, 1, 1], 0, &mut parameters, self.stream()?)
         }
         .map_err(driver)?;
-        self.tables.push(pinned);
+        self.tables.push(table);
         Ok(())
     }
 
@@ -321,54 +304,6 @@ fn grid(host: bool, bytes: u64, multiprocessors: u32) -> u32 {
     let most = if host { OVER_PCIE } else { multiprocessors.saturating_mul(PER_MULTIPROCESSOR) };
     let useful = u32::try_from(bytes.div_ceil(BYTES_PER_BLOCK)).unwrap_or(u32::MAX);
     most.min(useful).max(1)
-}
-
-/// Writes the table to pinned memory, which the kernel reads.
-fn lay_out(pool: &PinnedPool, table: &Table) -> Result<(Parameter, PinnedMemory), GpuError> {
-    let count = table.count as usize;
-    // Both forms take eight or sixteen bytes a piece; ids of the two sides follow each other.
-    let each = match &table.form {
-        Form::Ids { .. } => 8,
-        Form::Addresses(_) => 16,
-    };
-    let mut pinned = pool.allocate(each * count.max(1)).map_err(memory)?;
-    let address = pinned.address();
-    let bytes = pinned.as_mut_slice();
-    match &table.form {
-        Form::Ids { src, dst } => {
-            write_words(bytes, src.ids.iter().chain(&dst.ids).map(|id| id.to_ne_bytes()));
-        }
-        Form::Addresses(pairs) => {
-            write_words(bytes, pairs.iter().flatten().map(|a| a.to_ne_bytes()));
-        }
-    }
-    let side = |side: &Side, ids| ParameterSide { base: side.base, stride: side.stride, ids };
-    let none = || ParameterSide { base: 0, stride: 0, ids: 0 };
-    let parameter = match &table.form {
-        Form::Ids { src, dst } => Parameter {
-            length: table.length,
-            blocks: table.count,
-            pieces: 1,
-            source: side(src, address),
-            destination: side(dst, address + 4 * table.count),
-            offsets: 0,
-        },
-        Form::Addresses(_) => Parameter {
-            length: table.length,
-            blocks: 1,
-            pieces: table.count,
-            source: none(),
-            destination: none(),
-            offsets: address,
-        },
-    };
-    Ok((parameter, pinned))
-}
-
-fn write_words<const N: usize>(bytes: &mut [u8], words: impl Iterator<Item = [u8; N]>) {
-    for (slot, word) in bytes.as_chunks_mut::<N>().0.iter_mut().zip(words) {
-        *slot = word;
-    }
 }
 
 fn driver(error: CudaError) -> GpuError {

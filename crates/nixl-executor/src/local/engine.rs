@@ -7,7 +7,7 @@ use std::task::Waker;
 use nixl_descriptor::Region;
 use nixl_device::Device;
 
-use super::plan::CopyOp;
+use super::block_copy::{BlockCopy, CopyOp};
 use super::strategy::Abilities;
 use super::{GpuError, MemoryKind};
 
@@ -80,8 +80,7 @@ pub trait Lane: Send {
     /// As there.
     unsafe fn batch(&mut self, ops: &[CopyOp]) -> Result<(), GpuError>;
 
-    /// Queues a kernel that copies all of `ops`, cut into pieces of `unit` bytes, which divides every length. As
-    /// [`copies`](Self::copies) otherwise.
+    /// Queues a kernel that copies every piece of every block. As [`copies`](Self::copies) otherwise.
     ///
     /// # Errors
     ///
@@ -90,7 +89,7 @@ pub trait Lane: Send {
     /// # Safety
     ///
     /// As there.
-    unsafe fn kernel(&mut self, ops: &[CopyOp], unit: u64) -> Result<(), GpuError>;
+    unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError>;
 
     /// Makes what is queued from here on wait for what `stream` has queued until now.
     ///

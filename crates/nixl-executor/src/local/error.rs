@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
+use nixl_descriptor::LeaseError;
 use nixl_descriptor::layout::ChunkPairError;
-use nixl_descriptor::{DescriptorError, LeaseError};
 use nixl_ops::OperationError;
 use thiserror::Error;
 
@@ -52,9 +52,6 @@ pub enum BlockError {
     /// The two sides do not fit together.
     #[error(transparent)]
     Pairing(#[from] ChunkPairError),
-    /// The blocks' memory makes no list of descriptors.
-    #[error(transparent)]
-    Descriptor(#[from] DescriptorError),
     /// Another operation uses the memory.
     #[error(transparent)]
     Lease(#[from] LeaseError),

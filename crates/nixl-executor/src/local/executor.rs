@@ -5,15 +5,18 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixl_descriptor::layout::{Layout, pair_chunks};
-use nixl_descriptor::{DescriptorList, LeaseMode, LeaseSet, Leases};
-use nixl_ops::{Backoff, CopyOperation, Driver, DriverConfig, OperationOptions, SystemClock};
+use nixl_descriptor::layout::{BlockPairs, Layout, pair_chunks};
+use nixl_ops::{
+    Backoff, Clock, CopyOperation, Driver, DriverConfig, OperationOptions, SystemClock,
+};
 
 use super::costs::Costs;
 use super::engine::{Gpus, StreamHandle};
-use super::execution::PlanExecution;
+use super::execution::{PlanExecution, Threads};
 use super::host_copy::CopyPool;
 use super::plan::{Inputs, Plan};
+use super::progress::{Progress, ProgressCallback, Reporter};
+use super::rings::Rings;
 use super::{BlockError, MemoryKind, PathPolicy};
 
 /// What a caller asks of one block transfer.
@@ -23,6 +26,7 @@ pub struct BlockOptions {
     timeout: Option<Duration>,
     policy: PathPolicy,
     after: Option<StreamHandle>,
+    progress: Option<ProgressCallback>,
 }
 
 impl BlockOptions {
@@ -59,6 +63,20 @@ impl BlockOptions {
         self.after = Some(stream);
         self
     }
+
+    /// Calls back with how far the transfer has come: every few MiB where it is copied part by part, that is, between
+    /// host memories and through pinned slots, and once at its end where it is one request to a GPU.
+    ///
+    /// The calls come from threads of the executor or from the one that awaits the transfer, one at a time, each with
+    /// more bytes done. They hold the transfer up, so the callback must not block. All of them come before the
+    /// transfer ends; if it is cancelled or times out, none begins once its memory is back
+    /// ([`reclaim`](CopyOperation::reclaim)), and usually none at all. A callback that panics is not called again; the
+    /// transfer goes on.
+    #[must_use]
+    pub fn progress(mut self, callback: Arc<dyn Fn(Progress) + Send + Sync>) -> Self {
+        self.progress = Some(ProgressCallback(callback));
+        self
+    }
 }
 
 /// Copies KV-cache blocks between host, pinned and device memory of this process, on any number of GPUs.
@@ -71,7 +89,7 @@ pub struct BlockExecutor {
 
 struct Shared {
     gpus: Arc<dyn Gpus>,
-    pool: Arc<CopyPool>,
+    threads: Threads,
     driver: Arc<Driver>,
     costs: Costs,
 }
@@ -91,17 +109,22 @@ impl BlockExecutor {
     pub fn new(gpus: Arc<dyn Gpus>, costs: Costs) -> Result<Self, BlockError> {
         let thread = |e: std::io::Error| BlockError::Thread { reason: e.to_string() };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let pool = CopyPool::new(Self::COPY_THREADS.min(cores)).map_err(thread)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let copying = Self::COPY_THREADS.min(cores);
+        let threads = Threads {
+            pool: Arc::new(CopyPool::new(copying, Arc::clone(&clock)).map_err(thread)?),
+            rings: Arc::new(Rings::new(Arc::clone(&clock)).map_err(thread)?),
+        };
         let mut config = DriverConfig::default();
         config.max_in_flight = Self::MAX_IN_FLIGHT;
         // Submitting never blocks, whatever the size.
         config.inline_bytes = u64::MAX;
-        // Some MiB over PCIe, 64 over NVLink, end within this: whoever awaits them looks on, and holds its thread so long. What takes
-        // longer wakes the driver by a callback.
+        // Some MiB over PCIe, 64 over NVLink, end within this: whoever awaits them looks on, and holds its thread so long. Whoever awaits what takes
+        // longer looks again when the end is near.
         config.inline_spin = Duration::from_micros(250);
         config.backoff = Backoff::default().spin(Duration::from_micros(300));
-        let driver = Driver::spawn_local(Arc::new(SystemClock::new()), config).map_err(thread)?;
-        let shared = Shared { gpus, pool: Arc::new(pool), driver: Arc::new(driver), costs };
+        let driver = Driver::spawn_local(clock, config).map_err(thread)?;
+        let shared = Shared { gpus, threads, driver: Arc::new(driver), costs };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -118,17 +141,8 @@ impl BlockExecutor {
         dst_blocks: &[usize],
         options: &BlockOptions,
     ) -> Result<Plan, BlockError> {
-        let layers = layers(src, options);
-        let pairs = pair_chunks(src, src_blocks, dst, dst_blocks, layers)?;
-        Plan::new(Inputs {
-            src,
-            dst,
-            kinds: (self.kind(src), self.kind(dst)),
-            pairs,
-            can: self.shared.gpus.abilities(),
-            costs: &self.shared.costs,
-            policy: &options.policy,
-        })
+        let pairs = pair_chunks(src, src_blocks, dst, dst_blocks, layers(src, options))?;
+        self.plan_pairs(src, dst, &pairs, options)
     }
 
     /// Copies blocks `src_blocks` of `src` to blocks `dst_blocks` of `dst`, pairwise. The copy has begun when this
@@ -146,30 +160,48 @@ impl BlockExecutor {
         dst_blocks: &[usize],
         options: &BlockOptions,
     ) -> Result<CopyOperation, BlockError> {
-        let plan = self.plan(src, src_blocks, dst, dst_blocks, options)?;
-        let layers = layers(src, options);
-        let reading = lease(src, src_blocks, layers.clone(), LeaseMode::Read)?;
-        let writing = lease(dst, dst_blocks, layers, LeaseMode::Write)?;
-        let Shared { gpus, pool, driver, .. } = &*self.shared;
+        let pairs = pair_chunks(src, src_blocks, dst, dst_blocks, layers(src, options))?;
+        let plan = self.plan_pairs(src, dst, &pairs, options)?;
+        let (leases, bytes) = (pairs.lease()?, plan.bytes);
+        let Shared { gpus, threads, driver, .. } = &*self.shared;
+        let reporter =
+            options.progress.clone().map(|callback| Arc::new(Reporter::new(callback, plan.bytes)));
         let execution = PlanExecution::new(
             plan,
             Arc::clone(gpus),
-            Arc::clone(pool),
+            threads.clone(),
             driver.waker(),
             options.after,
+            reporter,
         );
         let timeout = options
             .timeout
             .map_or_else(OperationOptions::new, |timeout| OperationOptions::new().timeout(timeout));
-        let target = writing.0;
-        let leases = vec![reading.1, writing.1];
-        Ok(CopyOperation::begin(driver, Box::new(execution), target, leases, timeout)?)
+        Ok(CopyOperation::begin(driver, Box::new(execution), bytes, leases.into(), timeout)?)
     }
 
     /// Transfers in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.shared.driver.stats().active
+    }
+
+    fn plan_pairs(
+        &self,
+        src: &Layout,
+        dst: &Layout,
+        pairs: &BlockPairs,
+        options: &BlockOptions,
+    ) -> Result<Plan, BlockError> {
+        Plan::new(Inputs {
+            src,
+            dst,
+            kinds: (self.kind(src), self.kind(dst)),
+            pairs,
+            can: self.shared.gpus.abilities(),
+            costs: &self.shared.costs,
+            policy: &options.policy,
+        })
     }
 
     fn kind(&self, layout: &Layout) -> MemoryKind {
@@ -180,21 +212,6 @@ impl BlockExecutor {
 
 fn layers(src: &Layout, options: &BlockOptions) -> Range<usize> {
     options.layers.clone().unwrap_or(0..src.geometry().layers())
-}
-
-fn lease(
-    layout: &Layout,
-    blocks: &[usize],
-    layers: Range<usize>,
-    mode: LeaseMode,
-) -> Result<(DescriptorList, LeaseSet), BlockError> {
-    let side = |e| match mode {
-        LeaseMode::Write => nixl_descriptor::layout::ChunkPairError::Destination(e),
-        _ => nixl_descriptor::layout::ChunkPairError::Source(e),
-    };
-    let descriptors = layout.block_descriptors(blocks, layers).map_err(side)?;
-    let leases = Leases::acquire(&descriptors, mode)?;
-    Ok((DescriptorList::try_from(descriptors)?, leases))
 }
 
 impl fmt::Debug for BlockExecutor {

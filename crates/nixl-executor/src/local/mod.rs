@@ -1,5 +1,6 @@
 //! Copies of KV-cache blocks between memories of this process.
 
+mod block_copy;
 mod costs;
 mod cuda;
 mod engine;
@@ -10,18 +11,23 @@ mod host_copy;
 mod memory;
 mod plan;
 mod policy;
+mod progress;
 mod ring;
+mod rings;
 mod simulated;
 mod strategy;
+mod streaming;
 mod table;
 
+pub use block_copy::{BlockCopy, BlockSide, CopyOp, Piece};
 pub use costs::{Cost, Costs, CostsError, Route};
 pub use cuda::CudaGpus;
 pub use engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
 pub use error::{BlockError, GpuError};
 pub use executor::{BlockExecutor, BlockOptions};
 pub use memory::MemoryKind;
-pub use plan::{CopyOp, Plan};
+pub use plan::Plan;
 pub use policy::PathPolicy;
+pub use progress::Progress;
 pub use simulated::SimulatedGpus;
 pub use strategy::{Abilities, Strategy};

@@ -2,25 +2,15 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use nixl_descriptor::layout::{ChunkPairs, Layout};
+use nixl_descriptor::layout::{BlockPairs, ByteSpan, Layout};
 
+use super::block_copy::{BlockCopy, BlockSide, CopyOp, Direction, Piece};
 use super::costs::{Costs, Route};
 use super::strategy::{Abilities, Strategy};
 use super::{BlockError, MemoryKind, PathPolicy};
-
-/// Bytes to copy from one address to another.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[allow(clippy::exhaustive_structs, reason = "it is these three numbers and will stay so")]
-pub struct CopyOp {
-    /// Where they are read.
-    pub src: u64,
-    /// Where they are written.
-    pub dst: u64,
-    /// How many.
-    pub len: u64,
-}
 
 /// How a set of blocks will be copied.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,8 +20,10 @@ pub struct Plan {
     pub src: MemoryKind,
     /// Memory of the destination.
     pub dst: MemoryKind,
-    /// The copies, merged as far as both layouts allow.
-    pub ops: Vec<CopyOp>,
+    /// What is copied.
+    pub blocks: BlockCopy,
+    /// How many copies that is, if neighbours in the order given are one; [`ops`](Self::ops) are these.
+    pub copies: usize,
     /// Bytes of all of them.
     pub bytes: u64,
     /// How they are carried out.
@@ -47,7 +39,7 @@ pub(crate) struct Inputs<'a> {
     pub(crate) src: &'a Layout,
     pub(crate) dst: &'a Layout,
     pub(crate) kinds: (MemoryKind, MemoryKind),
-    pub(crate) pairs: ChunkPairs,
+    pub(crate) pairs: &'a BlockPairs,
     pub(crate) can: &'a Abilities,
     pub(crate) costs: &'a Costs,
     pub(crate) policy: &'a PathPolicy,
@@ -56,20 +48,8 @@ pub(crate) struct Inputs<'a> {
 impl Plan {
     pub(crate) fn new(inputs: Inputs<'_>) -> Result<Self, BlockError> {
         let (src, dst) = inputs.kinds;
-        let bytes = inputs.pairs.bytes() as u64;
-        let ops: Vec<_> = inputs
-            .pairs
-            .filter_map(|pair| {
-                // The walk stays inside the parts, which the layouts checked.
-                let from = inputs.src.parts().get(pair.src.part)?;
-                let to = inputs.dst.parts().get(pair.dst.part)?;
-                Some(CopyOp {
-                    src: from.address() + pair.src.offset as u64,
-                    dst: to.address() + pair.dst.offset as u64,
-                    len: pair.src.len as u64,
-                })
-            })
-            .collect();
+        let blocks = block_copy(&inputs);
+        let (bytes, copies) = (blocks.bytes(), blocks.op_count());
         let route = Route::between(src, dst);
         let mut able = Vec::new();
         let mut unable = Vec::new();
@@ -81,8 +61,10 @@ impl Plan {
             match verdict {
                 Ok(()) => {
                     let chunks = match strategy {
-                        Strategy::PackedCopy => runs(&ops, src),
-                        _ => ops.len(),
+                        // The host's side is copied run by run.
+                        Strategy::PackedCopy if src.is_host() => blocks.runs(Direction::Source),
+                        Strategy::PackedCopy => blocks.runs(Direction::Destination),
+                        _ => copies,
                     };
                     let estimate = inputs.costs.cost(route, strategy).estimate(chunks, bytes);
                     able.push((strategy, estimate));
@@ -97,37 +79,56 @@ impl Plan {
         };
         let dearer = able.map(|(other, cost)| (other, format!("estimated at {cost:.1?}").into()));
         let rejected = dearer.chain(unable).collect();
-        Ok(Self { src, dst, ops, bytes, strategy, estimate, rejected })
+        Ok(Self { src, dst, blocks, copies, bytes, strategy, estimate, rejected })
     }
 
-    /// The longest run of equal lengths that all copies can be cut into: the greatest common divisor.
-    pub(crate) fn unit(&self) -> u64 {
-        self.ops.iter().fold(0, |unit, op| if op.len == unit { unit } else { gcd(unit, op.len) })
+    /// The copies one by one: by layer, by K and V, and then in the order of the blocks given.
+    #[must_use]
+    pub fn ops(&self) -> Vec<CopyOp> {
+        let mut ops = Vec::with_capacity(self.copies);
+        ops.extend(self.blocks.ops());
+        ops
     }
 }
 
-/// How many copies the host's side of a packed transfer takes: one for each run of neighbours.
-fn runs(ops: &[CopyOp], src: MemoryKind) -> usize {
-    let on_host = |op: &CopyOp| if src.is_host() { op.src } else { op.dst };
-    let breaks = ops.windows(2).filter(|w| on_host(&w[0]) + w[0].len != on_host(&w[1])).count();
-    breaks + ops.len().min(1)
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
+/// The addresses of the pairs. Nothing wraps but the distances between parts: all of it lies inside the parts, which the
+/// layouts checked.
+fn block_copy(inputs: &Inputs<'_>) -> BlockCopy {
+    let pairs = inputs.pairs;
+    let address =
+        |layout: &Layout, span: ByteSpan| layout.parts()[span.part].address() + span.offset as u64;
+    let places = pairs.pieces().map(|piece| Piece {
+        src: address(inputs.src, piece.src),
+        dst: address(inputs.dst, piece.dst),
+    });
+    let mut pieces: Vec<_> = places.collect();
+    let base = pieces.first().copied().unwrap_or(Piece { src: 0, dst: 0 });
+    for piece in &mut pieces {
+        piece.src = piece.src.wrapping_sub(base.src);
+        piece.dst = piece.dst.wrapping_sub(base.dst);
+    }
+    let side = |layout: &Layout, base, ids: &Arc<[u32]>| BlockSide {
+        base,
+        stride: layout.block_stride() as u64,
+        ids: Some(Arc::clone(ids)),
+    };
+    BlockCopy {
+        blocks: pairs.dst_ids().len(),
+        src: side(inputs.src, base.src, pairs.src_ids()),
+        dst: side(inputs.dst, base.dst, pairs.dst_ids()),
+        pieces,
+        len: pairs.piece_len() as u64,
+    }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shortest = self.ops.iter().map(|op| op.len).min().unwrap_or(0);
-        let longest = self.ops.iter().map(|op| op.len).max().unwrap_or(0);
+        let lens = || self.blocks.ops().map(|op| op.len);
+        let (shortest, longest) = (lens().min().unwrap_or(0), lens().max().unwrap_or(0));
         writeln!(
             f,
             "{} -> {}: {} bytes in {} copies of {shortest} to {longest} bytes",
-            self.src,
-            self.dst,
-            self.bytes,
-            self.ops.len()
+            self.src, self.dst, self.bytes, self.copies
         )?;
         write!(f, "  by {}, estimated at {:.1?}", self.strategy, self.estimate)?;
         for (strategy, reason) in &self.rejected {

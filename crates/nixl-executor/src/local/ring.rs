@@ -5,18 +5,23 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
-use super::engine::{Buffer, Gpus, Lane, Mark};
-use super::host_copy::{CopyPool, Copying, cut};
-use super::plan::CopyOp;
+use super::block_copy::CopyOp;
+use super::engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
+use super::host_copy::{CopyPool, Copying, Target, Work, copy};
+use super::progress::Reporter;
 use super::{GpuError, MemoryKind};
 
-/// Bytes of a slot: 80 us at 55 GB/s, long enough that its fixed costs do not show. Eight slots of 2 MiB were slower (22
+/// Bytes of a slot at most: 80 us at 55 GB/s, long enough that its fixed costs do not show. Eight slots of 2 MiB were slower (22
 /// against 29 GB/s for 256 MiB).
 const SLOT: u64 = 4 * 1024 * 1024;
 /// Slots of one transfer: one being filled, one crossing, one being drained, one spare.
 const SLOTS: usize = 4;
+/// Bytes of the first load. Each later one is twice as long as the one before, up to a slot, and the last ones are short
+/// again: one side has nothing to do during the first load, and the other during the last. What fits into the first is
+/// copied by whoever moves the ring on, within 55 us: waking a thread takes longer.
+const FIRST: u64 = 512 * 1024;
 
 /// A transfer through pinned slots.
 pub(crate) struct Ring {
@@ -26,15 +31,21 @@ pub(crate) struct Ring {
     fill: Side,
     drain: Side,
     pool: Arc<CopyPool>,
-    waker: Waker,
-    /// No further load is taken: the transfer failed or nobody wants it.
-    stopped: Option<GpuError>,
+    reporter: Option<Arc<Reporter>>,
+    /// One load is all.
+    is_short: bool,
+    /// No further load is taken, and no slot drained that is filled: the transfer failed or nobody wants it.
+    stopped: bool,
+    /// The first error.
+    error: Option<GpuError>,
 }
 
 /// How one side of the slots is reached.
 enum Side {
-    Host,
-    Gpu(Box<dyn Lane>),
+    /// By the processor.
+    Host(Target),
+    /// By a lane, on which work is done in order.
+    Gpu { lane: Box<dyn Lane>, queued: u64 },
 }
 
 struct Slot {
@@ -45,21 +56,42 @@ struct Slot {
 enum SlotState {
     Idle,
     Filling { load: Vec<CopyOp>, done: Done },
-    Draining { done: Done },
+    Draining { bytes: u64, done: Done },
 }
 
 enum Done {
+    Now,
     Host(Copying),
-    Gpu(Box<dyn Mark>),
+    /// After so much work on the lane.
+    Gpu {
+        mark: Box<dyn Mark>,
+        turn: u64,
+    },
 }
 
 impl Done {
-    fn is_done(&self) -> Result<bool, GpuError> {
+    /// Asks the GPU only if this comes `first` on its lane: an answer takes 2 us.
+    fn is_done(&self, first: Option<u64>) -> Result<bool, GpuError> {
         match self {
+            Self::Now => Ok(true),
             Self::Host(copying) => Ok(copying.is_done()),
-            Self::Gpu(mark) => mark.reached(),
+            Self::Gpu { turn, .. } if Some(*turn) != first => Ok(false),
+            Self::Gpu { mark, .. } => mark.reached(),
         }
     }
+
+    fn turn(&self) -> Option<u64> {
+        match self {
+            Self::Gpu { turn, .. } => Some(*turn),
+            Self::Now | Self::Host(_) => None,
+        }
+    }
+}
+
+/// What begins a hop, and why part of it could not begin.
+struct Begun {
+    done: Done,
+    error: Option<GpuError>,
 }
 
 impl Ring {
@@ -69,100 +101,148 @@ impl Ring {
         (src, dst): (MemoryKind, MemoryKind),
         ops: &[CopyOp],
         pool: Arc<CopyPool>,
-        waker: Waker,
-        after: Option<super::StreamHandle>,
+        reporter: Option<Arc<Reporter>>,
+        after: Option<StreamHandle>,
     ) -> Result<Self, GpuError> {
         let loads = pack(ops);
-        let side = |kind| -> Result<Side, GpuError> {
-            let MemoryKind::Gpu(gpu) = kind else { return Ok(Side::Host) };
+        let side = |kind, target| -> Result<Side, GpuError> {
+            let MemoryKind::Gpu(gpu) = kind else { return Ok(Side::Host(target)) };
             let mut lane = gpus.lane(gpu)?;
             if let Some(stream) = after {
                 lane.after(stream)?;
             }
-            Ok(Side::Gpu(lane))
+            Ok(Side::Gpu { lane, queued: 0 })
         };
-        let (fill, drain) = (side(src)?, side(dst)?);
+        // A slot is read by the GPU, and best from the caches; what comes out of one is for later.
+        let (fill, drain) = (side(src, Target::Cached)?, side(dst, Target::Memory)?);
         let near = match (src, dst) {
             (MemoryKind::Gpu(gpu), _) | (_, MemoryKind::Gpu(gpu)) => gpu,
             _ => 0,
         };
-        let slots = (0..SLOTS.min(loads.len()))
-            .map(|_| {
-                let buffer = gpus.pinned(near, SLOT as usize)?;
-                Ok(Slot { buffer, state: SlotState::Idle })
-            })
-            .collect::<Result<_, GpuError>>()?;
-        Ok(Self { loads, slots, fill, drain, pool, waker, stopped: None })
+        let is_short = loads.len() <= 1;
+        let by_host = matches!(fill, Side::Host(_)) || matches!(drain, Side::Host(_));
+        if by_host && !is_short {
+            pool.rouse();
+        }
+        // Few lengths, so that the pool has one.
+        let longest = loads.iter().map(|load| bytes(load)).max().unwrap_or(0);
+        let len = longest.next_power_of_two().clamp(FIRST, SLOT) as usize;
+        let mut slots = Vec::with_capacity(SLOTS);
+        while slots.len() < SLOTS.min(loads.len()) {
+            match gpus.pinned(near, len) {
+                Ok(buffer) => slots.push(Slot { buffer, state: SlotState::Idle }),
+                Err(error) if slots.is_empty() => return Err(error),
+                // Slower with fewer, but others may hold the rest for long.
+                Err(_) => break,
+            }
+        }
+        let (stopped, error) = (false, None);
+        Ok(Self { loads, slots, fill, drain, pool, reporter, is_short, stopped, error })
     }
 
-    /// Moves every slot on as far as it goes now.
+    /// Whether one load is all.
+    pub(crate) fn is_short(&self) -> bool {
+        self.is_short
+    }
+
+    /// Moves every slot on as far as it goes now. Returns whether one moved, and the result once nothing is in flight.
     ///
     /// # Safety
     ///
-    /// The ranges of the copies stay as [`Lane::copies`] wants them until this returns `Ready`.
-    pub(crate) unsafe fn poll(&mut self) -> Poll<Result<(), GpuError>> {
-        let mut busy = false;
+    /// The ranges of the copies stay as [`Lane::copies`] wants them until there is a result.
+    pub(crate) unsafe fn poll(&mut self) -> (bool, Poll<Result<(), GpuError>>) {
+        let (mut moved, mut busy) = (false, false);
+        let first = self.first();
         for index in 0..self.slots.len() {
             // SAFETY: the caller vouches for the ranges; the slot is this ring's own.
-            match unsafe { self.advance(index) } {
+            match unsafe { self.advance(index, first, &mut moved) } {
                 Ok(in_use) => busy |= in_use,
                 Err(error) => {
-                    self.stopped.get_or_insert(error);
+                    self.fail(error);
+                    moved = true;
                     // Whether its work still runs cannot be asked any more; the driver says it is over.
                     self.slots[index].state = SlotState::Idle;
                 }
             }
         }
         if busy {
-            return Poll::Pending;
+            return (moved, Poll::Pending);
         }
-        match self.stopped.take() {
-            Some(error) => Poll::Ready(Err(error)),
-            None => Poll::Ready(Ok(())),
-        }
+        (moved, Poll::Ready(self.error.take().map_or(Ok(()), Err)))
     }
 
-    /// Takes no further load. Returns whether nothing is in flight.
-    pub(crate) fn stop(&mut self) -> bool {
-        self.loads.clear();
-        self.slots.iter().all(|slot| matches!(slot.state, SlotState::Idle))
+    /// Begins nothing further.
+    pub(crate) fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    fn fail(&mut self, error: GpuError) {
+        self.error.get_or_insert(error);
+        self.stop();
+    }
+
+    /// What comes first on the lanes of the two sides.
+    fn first(&self) -> (Option<u64>, Option<u64>) {
+        let filling = |slot: &Slot| match &slot.state {
+            SlotState::Filling { done, .. } => done.turn(),
+            _ => None,
+        };
+        let draining = |slot: &Slot| match &slot.state {
+            SlotState::Draining { done, .. } => done.turn(),
+            _ => None,
+        };
+        let slots = &self.slots;
+        (slots.iter().filter_map(filling).min(), slots.iter().filter_map(draining).min())
     }
 
     /// Moves one slot on. Returns whether it is in use.
-    unsafe fn advance(&mut self, index: usize) -> Result<bool, GpuError> {
+    unsafe fn advance(
+        &mut self,
+        index: usize,
+        first: (Option<u64>, Option<u64>),
+        moved: &mut bool,
+    ) -> Result<bool, GpuError> {
         loop {
+            let alone = self.is_short;
             let slot = &mut self.slots[index];
             match &mut slot.state {
                 SlotState::Idle => {
-                    if self.stopped.is_some() {
+                    if self.stopped {
                         return Ok(false);
                     }
                     let Some(load) = self.loads.pop_front() else { return Ok(false) };
                     let into = rebased(&load, slot.buffer.address(), Towards::Slot);
                     // SAFETY: the caller vouches for the sources; the slot is idle, so nobody else uses it.
-                    let done = unsafe { start(&mut self.fill, &into, &self.pool, &self.waker) }?;
-                    slot.state = SlotState::Filling { load, done };
+                    let begun = unsafe { start(&mut self.fill, into, &self.pool, alone) }?;
+                    slot.state = SlotState::Filling { load, done: begun.done };
+                    begun.error.into_iter().for_each(|error| self.fail(error));
                 }
                 SlotState::Filling { load, done } => {
-                    if !done.is_done()? {
+                    if !done.is_done(first.0)? {
                         return Ok(true);
                     }
-                    if self.stopped.is_some() {
+                    if self.stopped {
                         slot.state = SlotState::Idle;
                         return Ok(false);
                     }
                     let out = rebased(load, slot.buffer.address(), Towards::Target);
+                    let bytes = bytes(&out);
                     // SAFETY: the caller vouches for the targets; the slot is filled and nobody writes it now.
-                    let done = unsafe { start(&mut self.drain, &out, &self.pool, &self.waker) }?;
-                    slot.state = SlotState::Draining { done };
+                    let begun = unsafe { start(&mut self.drain, out, &self.pool, alone) }?;
+                    slot.state = SlotState::Draining { bytes, done: begun.done };
+                    begun.error.into_iter().for_each(|error| self.fail(error));
                 }
-                SlotState::Draining { done } => {
-                    if !done.is_done()? {
+                SlotState::Draining { bytes, done } => {
+                    if !done.is_done(first.1)? {
                         return Ok(true);
+                    }
+                    if let Some(reporter) = self.reporter.as_ref().filter(|_| !self.stopped) {
+                        reporter.advance(*bytes);
                     }
                     slot.state = SlotState::Idle;
                 }
             }
+            *moved = true;
         }
     }
 }
@@ -172,28 +252,38 @@ impl Ring {
 /// As for [`Lane::copies`], until the result says that it is done.
 unsafe fn start(
     side: &mut Side,
-    ops: &[CopyOp],
+    ops: Vec<CopyOp>,
     pool: &CopyPool,
-    waker: &Waker,
-) -> Result<Done, GpuError> {
+    alone: bool,
+) -> Result<Begun, GpuError> {
     match side {
-        // SAFETY: the caller vouches for the ranges; on this side they are the host's.
-        Side::Host => Ok(Done::Host(unsafe { pool.start(ops, Some(waker.clone())) })),
-        Side::Gpu(lane) => {
+        Side::Host(target) => {
+            let target = *target;
+            if alone {
+                for op in ops {
+                    // SAFETY: the caller vouches for the ranges; on this side they are the host's.
+                    unsafe { copy(op, target) };
+                }
+                return Ok(Begun { done: Done::Now, error: None });
+            }
+            let work = Work { ops: &ops, target, waker: None, reporter: None };
+            // SAFETY: the caller vouches for the ranges; on this side they are the host's.
+            let copying = unsafe { pool.start(work) };
+            Ok(Begun { done: Done::Host(copying), error: None })
+        }
+        Side::Gpu { lane, queued } => {
             // SAFETY: the caller vouches for the ranges.
-            let queued = unsafe { lane.copies(ops) };
+            let outcome = unsafe { lane.copies(&ops) };
             // Even if some could not be queued, what was must be waited for.
             let mark = lane.mark()?;
-            if let Err(error) = queued {
-                while !mark.reached()? {
-                    std::thread::yield_now();
-                }
-                return Err(error);
-            }
-            lane.wake(waker.clone())?;
-            Ok(Done::Gpu(mark))
+            *queued += 1;
+            Ok(Begun { done: Done::Gpu { mark, turn: *queued }, error: outcome.err() })
         }
     }
+}
+
+fn bytes(ops: &[CopyOp]) -> u64 {
+    ops.iter().map(|op| op.len).sum()
 }
 
 #[derive(Clone, Copy)]
@@ -225,18 +315,22 @@ fn rebased(load: &[CopyOp], slot: u64, towards: Towards) -> Vec<CopyOp> {
 
 /// Cuts and groups copies into loads of at most a slot.
 fn pack(ops: &[CopyOp]) -> VecDeque<Vec<CopyOp>> {
+    let mut left = bytes(ops);
     let mut loads = VecDeque::new();
-    let (mut load, mut room) = (Vec::new(), SLOT);
+    let (mut load, mut most) = (Vec::new(), FIRST);
+    let mut room = length(most, left);
     for op in ops {
         let mut rest = *op;
         while rest.len > 0 {
             let len = rest.len.min(room);
-            load.extend(cut(CopyOp { len, ..rest }, SLOT));
+            load.push(CopyOp { len, ..rest });
             rest = CopyOp { src: rest.src + len, dst: rest.dst + len, len: rest.len - len };
             room -= len;
+            left -= len;
             if room == 0 {
                 loads.push_back(std::mem::take(&mut load));
-                room = SLOT;
+                most = (2 * most).min(SLOT);
+                room = length(most, left);
             }
         }
     }
@@ -244,6 +338,12 @@ fn pack(ops: &[CopyOp]) -> VecDeque<Vec<CopyOp>> {
         loads.push_back(load);
     }
     loads
+}
+
+/// Bytes of the next load, when `left` are left: half of them towards the end, in whole pages.
+fn length(most: u64, left: u64) -> u64 {
+    const PAGE: u64 = 4096;
+    (left / 2).next_multiple_of(PAGE).clamp(FIRST, most)
 }
 
 #[cfg(test)]
@@ -267,9 +367,12 @@ mod tests {
                 })
                 .collect();
             let loads = pack(&ops);
-            for load in loads.iter().rev().skip(1) {
-                prop_assert_eq!(load.iter().map(|op| op.len).sum::<u64>(), SLOT);
-            }
+            let sizes: Vec<u64> =
+                loads.iter().map(|load| bytes(load)).collect();
+            prop_assert!(sizes.iter().all(|size| (1..=SLOT).contains(size)));
+            // It begins and ends with short ones.
+            prop_assert!(sizes[0] <= FIRST && sizes[sizes.len() - 1] <= FIRST);
+            prop_assert!(sizes.windows(2).all(|w| w[1] <= 2 * w[0]));
             let mut pieces = loads.into_iter().flatten();
             for op in ops {
                 let mut done = 0;

@@ -12,10 +12,11 @@ use std::thread;
 use nixl_descriptor::{Access, Region, RegionError};
 use nixl_device::{Device, DeviceKind};
 
+use super::block_copy::{BlockCopy, CopyOp};
 use super::engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
-use super::host_copy::{copy, cut};
-use super::plan::CopyOp;
+use super::host_copy::{Target, copy};
 use super::strategy::Abilities;
+use super::table::{Parameter, ParameterSide, table_len, width, write_table};
 use super::{GpuError, MemoryKind};
 
 /// Simulated GPUs. What they copy is copied by one thread, in the order in which it was queued; the thread can be
@@ -37,6 +38,7 @@ struct Shared {
 
 enum Work {
     Copies(Vec<CopyOp>),
+    Kernel(Launch),
     Reach(Arc<AtomicBool>),
     Wake(Waker),
 }
@@ -58,9 +60,11 @@ impl SimulatedGpus {
                     Work::Copies(ops) => {
                         for op in ops {
                             // SAFETY: whoever queued it vouched for the ranges until a later mark is reached.
-                            unsafe { copy(op) };
+                            unsafe { copy(op, Target::Cached) };
                         }
                     }
+                    // SAFETY: whoever queued it vouched for the ranges until a later mark is reached.
+                    Work::Kernel(launch) => unsafe { launch.run() },
                     Work::Reach(mark) => mark.store(true, Ordering::Release),
                     Work::Wake(waker) => waker.wake(),
                 }
@@ -175,6 +179,58 @@ impl Buffer for Bytes {
     }
 }
 
+/// A launch of the copy kernel, told what the real one is told, by address.
+struct Launch {
+    parameter: Parameter,
+    width: u64,
+    /// What the parameter points to.
+    _table: Vec<u8>,
+}
+
+impl Launch {
+    fn new(copy: &BlockCopy) -> Self {
+        let mut table = vec![0; table_len(copy)];
+        let address = table.as_mut_ptr() as u64;
+        let parameter = write_table(copy, &mut table, address);
+        Self { parameter, width: width(copy).into(), _table: table }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Lane::copies`], until it returns.
+    unsafe fn run(&self) {
+        let Parameter { length, blocks, pieces, source, destination, offsets } = self.parameter;
+        for index in 0..blocks * pieces {
+            let (block, piece) = (index / pieces, index % pieces);
+            // SAFETY: the table has two offsets for each piece, unless there are none.
+            let offset = |field| unsafe { read::<u64>(offsets, 2 * piece + field) };
+            // SAFETY: the table has an id for each block, unless there are none.
+            let id = |side: ParameterSide| unsafe { read::<u32>(side.ids, block) };
+            let begin = |side: ParameterSide, offset: Option<u64>| {
+                let id = id(side).map_or(block, u64::from);
+                side.base.wrapping_add(id * side.stride).wrapping_add(offset.unwrap_or(0))
+            };
+            let (src, dst) = (begin(source, offset(0)), begin(destination, offset(1)));
+            // A GPU would fault; here the bytes are left out, which is seen as well.
+            if (src | dst).is_multiple_of(self.width) {
+                // SAFETY: the caller vouches for the ranges.
+                unsafe { copy(CopyOp { src, dst, len: length }, Target::Cached) };
+            }
+        }
+    }
+}
+
+/// A number of a table, if there is a table.
+///
+/// # Safety
+///
+/// At `table` are more than `index` such numbers, or it is 0.
+unsafe fn read<T>(table: u64, index: u64) -> Option<T> {
+    let table = (table != 0).then_some(table as *const T)?;
+    // SAFETY: the caller vouches for the number. A table of bytes may lie anywhere.
+    Some(unsafe { table.wrapping_add(index as usize).read_unaligned() })
+}
+
 struct SimulatedLane {
     shared: Arc<Shared>,
     work: Sender<Work>,
@@ -199,11 +255,8 @@ impl Lane for SimulatedLane {
         self.queue(Work::Copies(ops.to_vec()))
     }
 
-    unsafe fn kernel(&mut self, ops: &[CopyOp], unit: u64) -> Result<(), GpuError> {
-        // A unit that does not divide the lengths would leave bytes out on a GPU; it does here too.
-        let whole = |piece: &CopyOp| piece.len == unit;
-        let pieces = ops.iter().flat_map(|op| cut(*op, unit)).filter(whole).collect();
-        self.queue(Work::Copies(pieces))
+    unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
+        self.queue(Work::Kernel(Launch::new(copy)))
     }
 
     fn after(&mut self, _stream: StreamHandle) -> Result<(), GpuError> {

@@ -1,6 +1,8 @@
 //! The native profile: an envelope around a bincode payload.
 
 mod envelope;
+mod sequence;
+mod share;
 mod wire;
 
 use crate::limits::at_most;

@@ -1,30 +1,35 @@
-//! The payload's layout, version 1: the structs as bincode writes them, apart from those that the program uses.
+//! The payload's layout, version 2: the structs as bincode writes them, apart from those that the program uses.
 //!
-//! bincode does not describe itself: any change of a field, its type or its order needs a new version.
+//! bincode does not describe itself: any change of a field, its type or its order needs a new version. It writes fields
+//! in the order in which they stand here, without padding and in little endian; before a text or a list its length in
+//! 8 bytes; before an optional value a byte, 0 or 1; and before a variant its number in 4 bytes.
 
-use std::fmt;
-use std::marker::PhantomData;
+use std::num::NonZeroU64;
 
 use bytes::Bytes;
 use nixl_device::{Device, DeviceKind};
-use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::sequence::sequence;
+use super::share::Share;
+use crate::share::check_count;
 use crate::{
     AgentMetadata, Capabilities, HostIdentity, Limits, MetadataError, NotificationKey,
-    OperationKind, PeerInfo, RdmaMetadata, SerializedDescriptor,
+    OperationKind, PeerDevice, PeerInfo, RdmaMetadata, SerializedDescriptor,
 };
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Document<'a> {
     operation_kind: u8,
     notification_key: &'a str,
-    #[serde(deserialize_with = "sequence")]
+    #[serde(deserialize_with = "sequence::<_, _, { usize::MAX }>")]
     descriptors: Vec<Descriptor>,
     #[serde(serialize_with = "blob")]
     agent_metadata: &'a [u8],
     #[serde(borrow)]
     peer: Option<Peer<'a>>,
+    #[serde(borrow, deserialize_with = "sequence::<_, _, { usize::MAX }>")]
+    shares: Vec<Share<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -41,11 +46,26 @@ struct Peer<'a> {
     agent_name: &'a str,
     incarnation: u128,
     hostname: &'a str,
+    /// Empty if unknown.
     boot_id: &'a str,
+    /// 0 if unknown, as are the next two.
     pid: u32,
+    pid_namespace: u64,
+    ipc_namespace: u64,
+    /// 1 staging, 2 IPC, 4 shared memory; others are ignored.
     capabilities: u32,
-    #[serde(borrow, deserialize_with = "sequence")]
+    #[serde(borrow, deserialize_with = "sequence::<_, _, { PeerInfo::MAX_TRANSPORTS }>")]
     transports: Vec<&'a str>,
+    #[serde(deserialize_with = "sequence::<_, _, { PeerInfo::MAX_DEVICES }>")]
+    devices: Vec<CudaDevice>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CudaDevice {
+    ordinal: u32,
+    /// All zero if unknown.
+    uuid: [u8; 16],
+    gpu_direct: bool,
 }
 
 impl<'a> Document<'a> {
@@ -53,14 +73,10 @@ impl<'a> Document<'a> {
         Ok(Self {
             operation_kind: metadata.operation_kind().to_wire(),
             notification_key: metadata.notification_key().as_str(),
-            descriptors: metadata
-                .descriptors()
-                .iter()
-                .enumerate()
-                .map(|(index, descriptor)| Descriptor::new(index, descriptor))
-                .collect::<Result<_, _>>()?,
+            descriptors: each(metadata.descriptors(), Descriptor::new)?,
             agent_metadata: metadata.agent_metadata().compressed(),
             peer: metadata.peer().map(Peer::new),
+            shares: each(metadata.shares(), Share::new)?,
         })
     }
 
@@ -69,20 +85,18 @@ impl<'a> Document<'a> {
         if self.descriptors.len() > limits.descriptors {
             return Err(MetadataError::TooManyDescriptors { limit: limits.descriptors });
         }
-        let descriptors = self
-            .descriptors
-            .iter()
-            .enumerate()
-            .map(|(index, descriptor)| descriptor.validate(index))
-            .collect::<Result<_, _>>()?;
+        check_count(self.shares.len(), self.descriptors.len())?;
+        let descriptors = each(self.descriptors, |index, wire| wire.validate(index))?;
         let peer = self.peer.map(|peer| peer.validate(limits)).transpose()?;
+        let shares = each(self.shares, |_, wire| wire.validate())?;
         let operation_kind = OperationKind::from_wire(self.operation_kind.into())?;
         let notification_key = NotificationKey::new(self.notification_key)?;
         // The blob is the big part: it is copied after all else was found good.
         let blob = Bytes::copy_from_slice(self.agent_metadata);
         let agent_metadata = AgentMetadata::from_compressed(blob, limits)?;
         let metadata =
-            RdmaMetadata::new(operation_kind, descriptors, agent_metadata, notification_key)?;
+            RdmaMetadata::new(operation_kind, descriptors, agent_metadata, notification_key)?
+                .with_shares(shares)?;
         Ok(match peer {
             Some(peer) => metadata.with_peer(peer),
             None => metadata,
@@ -133,52 +147,61 @@ impl<'a> Peer<'a> {
             agent_name: peer.agent_name(),
             incarnation: peer.incarnation(),
             hostname: host.hostname(),
-            boot_id: host.boot_id(),
+            boot_id: host.boot_id().unwrap_or_default(),
             pid: host.pid(),
+            pid_namespace: inode(host.pid_namespace()),
+            ipc_namespace: inode(host.ipc_namespace()),
             capabilities: peer.capabilities().to_bits(),
             transports: peer.transports().iter().map(String::as_str).collect(),
+            devices: peer.devices().iter().map(CudaDevice::new).collect(),
         }
     }
 
     fn validate(self, limits: &Limits) -> Result<PeerInfo, MetadataError> {
-        let host = HostIdentity::new(self.hostname, self.boot_id, self.pid)?;
+        let host = HostIdentity::new(self.hostname, self.boot_id, self.pid)?
+            .with_pid_namespace(NonZeroU64::new(self.pid_namespace))
+            .with_ipc_namespace(NonZeroU64::new(self.ipc_namespace));
         let peer = PeerInfo::new(self.agent_name, self.incarnation, host)?
             .with_transports(self.transports)?
+            .with_devices(self.devices.iter().map(CudaDevice::validate))?
             .with_capabilities(Capabilities::from_bits(self.capabilities));
         peer.check_names(limits)?;
         Ok(peer)
     }
 }
 
-/// The same layout as serde's for a slice, in one piece instead of byte by byte.
-fn blob<S: Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_bytes(bytes)
-}
-
-/// Reads a list whose claimed length is not believed: memory grows with the elements that are really there.
-fn sequence<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    struct Elements<T>(PhantomData<T>);
-
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for Elements<T> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
-            const TRUSTED: usize = 64;
-            let mut list = Vec::with_capacity(seq.size_hint().unwrap_or(0).min(TRUSTED));
-            while let Some(element) = seq.next_element()? {
-                list.push(element);
-            }
-            Ok(list)
+impl CudaDevice {
+    fn new(device: &PeerDevice) -> Self {
+        Self {
+            ordinal: device.device().index(),
+            uuid: device.uuid().unwrap_or_default(),
+            gpu_direct: device.gpu_direct(),
         }
     }
 
-    deserializer.deserialize_seq(Elements(PhantomData))
+    fn validate(&self) -> PeerDevice {
+        PeerDevice::cuda(self.ordinal).with_uuid(self.uuid).with_gpu_direct(self.gpu_direct)
+    }
+}
+
+/// Converts a list into one that is allocated once. The old one is freed if it is given away.
+fn each<T, U>(
+    list: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>,
+    convert: impl Fn(usize, T) -> Result<U, MetadataError>,
+) -> Result<Vec<U>, MetadataError> {
+    let list = list.into_iter();
+    let mut converted = Vec::with_capacity(list.len());
+    for (index, element) in list.enumerate() {
+        converted.push(convert(index, element)?);
+    }
+    Ok(converted)
+}
+
+fn inode(known: Option<NonZeroU64>) -> u64 {
+    known.map_or(0, NonZeroU64::get)
+}
+
+/// The same layout as serde's for a slice, in one piece instead of byte by byte.
+pub(super) fn blob<S: Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
 }

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is the test's failure")]
 
 mod fuzz_smoke;
+mod hosts;
 mod refusals;
 mod round_trip;
+mod shares;
 mod support;
 mod targets;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use nixl_device::Device;
 use nixl_metadata::{
     AgentMetadata, Field, HostIdentity, Limits, MetadataError as E, NotificationKey, OperationKind,
-    PeerInfo, RdmaMetadata, SerializedDescriptor,
+    PeerDevice, PeerInfo, RdmaMetadata, SerializedDescriptor,
 };
 
 const KEY: &str = "0f6b4f0e-8a1d-4c1b-9a53-4a7c0d9f2b11";
@@ -171,6 +171,7 @@ fn keys_and_names_that_could_do_harm() {
     assert_eq!(replaced(KEY, &long), E::TooLarge { field, len: 202, limit: 200 });
 
     assert_eq!(HostIdentity::new("", "b", 1), Err(E::Empty { field: Field::HostName }));
+    assert_eq!(HostIdentity::new("h", "", 1).unwrap().boot_id(), None);
     assert_eq!(HostIdentity::new("h", "\t", 1), Err(E::BadName { field: Field::BootId }));
     let host = HostIdentity::new("h", "b", 1).unwrap();
     assert_eq!(
@@ -182,7 +183,13 @@ fn keys_and_names_that_could_do_harm() {
         peer.clone().with_transports(["tcp", ""]),
         Err(E::Empty { field: Field::Transport(1) })
     );
-    assert_eq!(peer.with_transports(vec!["x"; 33]), Err(E::TooManyTransports { limit: 32 }));
+    assert_eq!(
+        peer.clone().with_transports(vec!["x"; 33]),
+        Err(E::TooManyTransports { limit: 32 })
+    );
+    let devices = || (0..).map(PeerDevice::cuda);
+    assert!(peer.clone().with_devices(devices().take(64)).is_ok());
+    assert_eq!(peer.with_devices(devices()), Err(E::TooManyDevices { limit: 64 }));
 }
 
 #[test]
@@ -288,7 +295,9 @@ fn native_envelopes_that_are_not_ours_or_not_whole() {
     assert_eq!(RdmaMetadata::from_native_bytes(b""), Err(E::BadMagic));
     assert_eq!(RdmaMetadata::from_native_bytes(DYNAMO_READ.as_bytes()), Err(E::BadMagic));
     assert_eq!(with(3, b'm'), E::BadMagic);
-    assert_eq!(with(4, 2), E::UnsupportedVersion { version: 2 });
+    for version in [0, 1, 3] {
+        assert_eq!(with(4, version), E::UnsupportedVersion { version: version.into() });
+    }
     assert_eq!(with(7, 1), E::UnsupportedFlags { flags: 0x100 });
     assert_eq!(with(11, 1), E::Truncated { field: Field::Payload });
     assert_eq!(with(12, !good[12]), E::Checksum);
@@ -359,11 +368,45 @@ fn intact_envelopes_around_damaged_payloads() {
     let peer_at = agent_at + 8 + golden().agent_metadata().compressed().len();
     assert_eq!(with(peer_at, &[2]), E::Malformed); // neither some nor none
     assert_eq!(with(peer_at + 9, b"\n"), E::BadName { field: Field::AgentName });
+
+    // From the end: two shares, two devices, two transports, and before them the capabilities.
+    let file_at = payload.len() - (4 + 4 + 8 + 4 + 4 + 4 + 8);
+    let ipc_at = file_at - (4 + 4 + 8 + 4 + 8 + 72 + 1 + 8 + 64);
+    let devices_at = ipc_at - 8 - 2 * (4 + 16 + 1);
+    let capabilities_at = devices_at - 8 - (8 + 8 + 4 + 8 + 3) - 4;
     // Capabilities that this release does not know are ignored.
-    let capabilities_at = payload.len() - (8 + 8 + 4 + 8 + 3) - 4;
     let mut newer = payload.to_vec();
     newer[capabilities_at + 3] = 0x80;
     assert_eq!(open(&newer), Ok(golden()));
+    // Claims of more elements than there are run into what follows, or into the end.
+    assert_eq!(with(devices_at - 8, &bomb), E::Malformed);
+    assert_eq!(with(ipc_at - 8, &bomb), E::Truncated { field });
+    assert_eq!(with(devices_at + 20, &[2]), E::Malformed); // neither yes nor no
+    let duplicate = E::DuplicateDevice { index: 1, device: Device::cuda(3) };
+    assert_eq!(with(devices_at + 21, &[3]), duplicate);
+    assert_eq!(with(ipc_at, &[3]), E::ShareRange { index: 0, count: 3 });
+    assert_eq!(with(ipc_at + 4, &[0]), E::ShareRange { index: 0, count: 3 });
+    assert_eq!(with(ipc_at + 4, &[0xff; 4]), E::ShareRange { index: 0, count: 3 });
+    assert_eq!(with(ipc_at + 4, &[2]), E::ShareDevice { index: 0, descriptor: 1 });
+    assert_eq!(with(ipc_at + 8, &[1]), E::ShareBounds { index: 0, descriptor: 0 });
+    assert_eq!(with(ipc_at + 16, &[2]), E::Malformed); // a kind that does not exist
+    assert_eq!(with(ipc_at + 20 + 8 + 72, &[2]), E::Malformed); // neither some nor none
+    assert_eq!(with(file_at, &[0]), E::ShareDevice { index: 1, descriptor: 0 });
+    assert_eq!(with(file_at + 8, &[9]), E::ShareBounds { index: 1, descriptor: 2 });
+
+    // Handles of another size.
+    let resized = |at: usize, len: usize| {
+        let old = u64::from_le_bytes(payload[at..at + 8].try_into().unwrap()) as usize;
+        let mut bad = payload[..at].to_vec();
+        bad.extend((len as u64).to_le_bytes());
+        bad.extend(vec![0; len]);
+        bad.extend(&payload[at + 8 + old..]);
+        open(&bad).unwrap_err()
+    };
+    for len in [0, 63, 71, 73] {
+        assert_eq!(resized(ipc_at + 20, len), E::Malformed, "{len}");
+        assert_eq!(resized(ipc_at + 20 + 8 + 72 + 1, len), E::Malformed, "{len}");
+    }
 }
 
 #[test]
@@ -371,7 +414,17 @@ fn debug_output_and_errors_keep_secrets() {
     let metadata = golden();
     let shown = format!("{metadata:?} {:#?}", metadata.descriptors());
     let blob = DYNAMO_WRITE.split("b64:").nth(1).unwrap();
-    let secrets = [KEY, &blob[..16], "139637976727552", "7f0000000000", "120, 156"];
+    let secrets = [
+        KEY,
+        &blob[..16],
+        "139637976727552",
+        "7f0000000000",
+        "120, 156",
+        "165, 165",
+        "90, 90",
+        "4243",
+        "fd:",
+    ];
     for secret in secrets {
         assert!(!shown.to_lowercase().contains(&secret.to_lowercase()), "{secret}: {shown}");
     }

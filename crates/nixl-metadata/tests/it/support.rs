@@ -1,9 +1,11 @@
 //! Valid values to start from.
 
+use std::num::NonZeroU64;
+
 use nixl_device::Device;
 use nixl_metadata::{
-    AgentMetadata, Capabilities, HostIdentity, NotificationKey, OperationKind, PeerInfo,
-    RdmaMetadata, SerializedDescriptor,
+    AgentMetadata, Capabilities, HostIdentity, NotificationKey, OperationKind, PeerDevice,
+    PeerInfo, RdmaMetadata, SerializedDescriptor, Share, ShareKind,
 };
 use proptest::prelude::*;
 
@@ -14,15 +16,43 @@ pub(crate) const DYNAMO_WRITE_HEX: &str = include_str!("data/dynamo_write_hex.js
 /// The agent metadata in them, before compression.
 pub(crate) const BLOB: &[u8] = include_bytes!("data/blob.bin");
 
-/// The golden values are those of `dynamo_write.json`, with a peer.
+/// The golden values are those of `dynamo_write.json`, with a peer and shares.
 pub(crate) fn golden() -> RdmaMetadata {
-    let host = HostIdentity::new("node-7", "3f0c9d52-7f5e-4f43-8a0e-8c7d1a0b6f11", 4242);
-    let peer = PeerInfo::new("worker-1", 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff, host.unwrap())
+    let host = HostIdentity::new("node-7", "3f0c9d52-7f5e-4f43-8a0e-8c7d1a0b6f11", 4242)
+        .unwrap()
+        .with_pid_namespace(NonZeroU64::new(4_026_531_836))
+        .with_ipc_namespace(NonZeroU64::new(1 << 40));
+    let devices = [
+        PeerDevice::cuda(3).with_uuid(*b"0123456789abcdef").with_gpu_direct(true),
+        PeerDevice::cuda(0),
+    ];
+    let peer = PeerInfo::new("worker-1", 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff, host)
         .unwrap()
         .with_transports(["nixl", "tcp"])
         .unwrap()
-        .with_capabilities(Capabilities::default().with_staging(true));
-    RdmaMetadata::from_dynamo_json(DYNAMO_WRITE.as_bytes()).unwrap().with_peer(peer)
+        .with_devices(devices)
+        .unwrap()
+        .with_capabilities(
+            Capabilities::default().with_staging(true).with_ipc(false).with_shared_memory(true),
+        );
+    let handle = ipc_handle([0xa5; 64], (1 << 30) + 4096);
+    let shares = vec![
+        Share::new(0..1, ShareKind::CudaIpc { handle, ready: Some([0x5a; 64]) }, 4096),
+        Share::new(2..3, ShareKind::File { pid: 4243, fd: 17, length: (1 << 62) + 8 }, 8),
+    ];
+    RdmaMetadata::from_dynamo_json(DYNAMO_WRITE.as_bytes())
+        .unwrap()
+        .with_peer(peer)
+        .with_shares(shares)
+        .unwrap()
+}
+
+/// A handle as `nixl-device` writes it.
+pub(crate) fn ipc_handle(bytes: [u8; 64], length: u64) -> [u8; 72] {
+    let mut handle = [0; 72];
+    handle[..64].copy_from_slice(&bytes);
+    handle[64..].copy_from_slice(&length.to_le_bytes());
+    handle
 }
 
 pub(crate) fn any_device() -> impl Strategy<Value = Device> {
@@ -44,34 +74,126 @@ fn any_name() -> impl Strategy<Value = String> {
     "[ -~\u{a1}-\u{2fff}]{1,80}"
 }
 
+pub(crate) fn any_host() -> impl Strategy<Value = HostIdentity> {
+    // Small numbers, so that two are often equal.
+    let inode = || {
+        prop_oneof![
+            4 => (0..3u64).prop_map(NonZeroU64::new),
+            1 => any::<u64>().prop_map(NonZeroU64::new),
+        ]
+    };
+    let boot = prop_oneof![2 => "[ab]?", 1 => any_name()];
+    let pid = prop_oneof![2 => 0..3u32, 1 => any::<u32>()];
+    (any_name(), boot, pid, inode(), inode()).prop_map(|(name, boot, pid, pids, ipcs)| {
+        HostIdentity::new(name, boot, pid)
+            .unwrap()
+            .with_pid_namespace(pids)
+            .with_ipc_namespace(ipcs)
+    })
+}
+
+fn any_devices() -> impl Strategy<Value = Vec<PeerDevice>> {
+    let uuid = prop_oneof![Just([0; 16]), any::<[u8; 16]>()];
+    let devices = proptest::collection::btree_map(
+        any::<u32>(),
+        (uuid, any::<bool>()),
+        0..=PeerInfo::MAX_DEVICES,
+    );
+    devices.prop_map(|devices| {
+        let device = |(ordinal, (uuid, direct))| {
+            PeerDevice::cuda(ordinal).with_uuid(uuid).with_gpu_direct(direct)
+        };
+        devices.into_iter().map(device).collect()
+    })
+}
+
 fn any_peer() -> impl Strategy<Value = PeerInfo> {
-    let host = (any_name(), any_name(), any::<u32>())
-        .prop_map(|(name, boot, pid)| HostIdentity::new(name, boot, pid).unwrap());
     let transports = proptest::collection::vec(any_name(), 0..=PeerInfo::MAX_TRANSPORTS);
-    let capabilities = (any::<bool>(), any::<bool>())
-        .prop_map(|(staging, ipc)| Capabilities::default().with_staging(staging).with_ipc(ipc));
-    (any_name(), any::<u128>(), host, transports, capabilities).prop_map(
-        |(name, incarnation, host, transports, capabilities)| {
-            PeerInfo::new(name, incarnation, host)
-                .and_then(|peer| peer.with_transports(transports))
-                .unwrap()
-                .with_capabilities(capabilities)
-        },
-    )
+    let capabilities = any::<[bool; 3]>().prop_map(|[staging, ipc, shared_memory]| {
+        Capabilities::default()
+            .with_staging(staging)
+            .with_ipc(ipc)
+            .with_shared_memory(shared_memory)
+    });
+    let parts = (any_name(), any::<u128>(), any_host(), transports, capabilities, any_devices());
+    parts.prop_map(|(name, incarnation, host, transports, capabilities, devices)| {
+        PeerInfo::new(name, incarnation, host)
+            .and_then(|peer| peer.with_transports(transports))
+            .and_then(|peer| peer.with_devices(devices))
+            .unwrap()
+            .with_capabilities(capabilities)
+    })
+}
+
+/// Descriptors that lie in one shared memory, in any order, and how it is shared once they are in a list.
+type Run = (Vec<SerializedDescriptor>, Option<(ShareKind, u64)>);
+
+pub(crate) fn any_share_kind(length: u64) -> impl Strategy<Value = ShareKind> {
+    let ready = proptest::option::of(any::<u8>().prop_map(|byte| [byte; 64]));
+    prop_oneof![
+        (any::<[u8; 32]>(), ready).prop_map(move |(bytes, ready)| {
+            let mut all = [0; 64];
+            all[16..48].copy_from_slice(&bytes);
+            ShareKind::CudaIpc { handle: ipc_handle(all, length), ready }
+        }),
+        any::<[u32; 2]>().prop_map(move |[pid, fd]| ShareKind::File { pid, fd, length }),
+    ]
+}
+
+fn any_run() -> impl Strategy<Value = Run> {
+    let places = proptest::collection::vec((0..1u64 << 40, 1..=1u64 << 20), 1..20);
+    // How far into the shared memory the owner has mapped it, and how much of it lies behind what is offered.
+    let before = prop_oneof![0..3u64, 0..1u64 << 62];
+    let behind = prop_oneof![0..2u64, 0..1u64 << 62];
+    let mapped_at = prop_oneof![1..3u64, 1..1u64 << 62];
+    (places, before, behind, mapped_at, any::<u32>())
+        .prop_flat_map(|(places, before, behind, mapped_at, ordinal)| {
+            let end = places.iter().map(|(at, size)| at + size).max().unwrap();
+            let kind = any_share_kind(before + end + behind);
+            (Just(places), Just(before), Just(mapped_at), Just(ordinal), kind)
+        })
+        .prop_map(|(places, before, mapped_at, ordinal, kind)| {
+            let device = match kind {
+                ShareKind::CudaIpc { .. } => Device::cuda(ordinal),
+                _ => Device::HOST,
+            };
+            let offset = before + places[0].0;
+            let descriptor =
+                |(at, size)| SerializedDescriptor::new(device, mapped_at + at, size).unwrap();
+            (places.into_iter().map(descriptor).collect(), Some((kind, offset)))
+        })
+}
+
+fn any_runs() -> impl Strategy<Value = (Vec<SerializedDescriptor>, Vec<Share>)> {
+    let unshared = proptest::collection::vec(any_descriptor(), 1..20).prop_map(|run| (run, None));
+    let runs = proptest::collection::vec(prop_oneof![unshared, any_run()], 1..6);
+    runs.prop_map(|runs| {
+        let (mut descriptors, mut shares) = (Vec::new(), Vec::new());
+        for (run, share) in runs {
+            let first = descriptors.len();
+            descriptors.extend(run);
+            if let Some((kind, offset)) = share {
+                shares.push(Share::new(first..descriptors.len(), kind, offset));
+            }
+        }
+        (descriptors, shares)
+    })
 }
 
 pub(crate) fn any_metadata() -> impl Strategy<Value = RdmaMetadata> {
     (
         prop_oneof![Just(OperationKind::Read), Just(OperationKind::Write)],
-        proptest::collection::vec(any_descriptor(), 1..100),
+        any_runs(),
         proptest::collection::vec(any::<u8>(), 1..2000),
         "[ -~\u{a1}-\u{ff}]{1,100}",
         proptest::option::of(any_peer()),
     )
-        .prop_map(|(kind, descriptors, blob, key, peer)| {
+        .prop_map(|(kind, (descriptors, shares), blob, key, peer)| {
             let agent = AgentMetadata::compress(&blob).unwrap();
             let key = NotificationKey::new(&key).unwrap();
-            let metadata = RdmaMetadata::new(kind, descriptors, agent, key).unwrap();
+            let metadata = RdmaMetadata::new(kind, descriptors, agent, key)
+                .and_then(|metadata| metadata.with_shares(shares))
+                .unwrap();
             match peer {
                 Some(peer) => metadata.with_peer(peer),
                 None => metadata,

@@ -3,7 +3,7 @@
 //! They use the public interface only: each feeds a decoder and then checks that what it let through is sound.
 
 use bytes::Bytes;
-use nixl_metadata::{AgentMetadata, Limits, MetadataError, RdmaMetadata};
+use nixl_metadata::{AgentMetadata, Limits, MetadataError, PeerInfo, RdmaMetadata, ShareKind};
 
 /// The JSON decoder.
 pub(crate) fn dynamo(input: &[u8]) {
@@ -58,7 +58,7 @@ fn tight() -> Limits {
 
 /// Wraps a payload as `native/envelope.rs` documents it.
 pub(crate) fn seal(payload: &[u8]) -> Vec<u8> {
-    let mut out = b"\x89NXM\x01\x00\x00\x00".to_vec();
+    let mut out = b"\x89NXM\x02\x00\x00\x00".to_vec();
     let len = u32::try_from(payload.len()).expect("fuzzed inputs are small");
     out.extend(len.to_le_bytes());
     let mut crc = crc32fast::Hasher::new();
@@ -90,12 +90,9 @@ pub(crate) fn check(decoded: Result<RdmaMetadata, MetadataError>, limits: &Limit
     let key = metadata.notification_key().as_str();
     assert!((1..=200).contains(&key.len()) && !key.contains(char::is_control));
     if let Some(peer) = metadata.peer() {
-        let host = peer.host();
-        let fixed = [peer.agent_name(), host.hostname(), host.boot_id()];
-        for name in fixed.into_iter().chain(peer.transports().iter().map(String::as_str)) {
-            assert!((1..=255).contains(&name.len()) && !name.contains(char::is_control));
-        }
+        check_peer(peer);
     }
+    check_shares(&metadata);
 
     // What was accepted can be sent on, and arrives as it is. The encodings may be longer than the input was, but not
     // than what the other limits let through.
@@ -112,5 +109,59 @@ pub(crate) fn check(decoded: Result<RdmaMetadata, MetadataError>, limits: &Limit
         Some(peer) => again.with_peer(peer.clone()),
         None => again,
     };
+    let again = again.with_shares(metadata.shares().to_vec()).expect("same descriptors");
     assert_eq!(again, metadata);
+}
+
+fn check_peer(peer: &PeerInfo) {
+    let host = peer.host();
+    let fixed = [peer.agent_name(), host.hostname()];
+    let names =
+        fixed.into_iter().chain(host.boot_id()).chain(peer.transports().iter().map(String::as_str));
+    for name in names {
+        assert!((1..=255).contains(&name.len()) && !name.contains(char::is_control));
+    }
+    assert!(peer.transports().len() <= 32);
+    assert!(peer.devices().len() <= 64);
+    for (index, device) in peer.devices().iter().enumerate() {
+        assert!(peer.devices()[..index].iter().all(|other| other.device() != device.device()));
+        assert_ne!(device.uuid(), Some([0; 16]));
+    }
+}
+
+fn check_shares(metadata: &RdmaMetadata) {
+    let descriptors = metadata.descriptors();
+    let mut shared = vec![false; descriptors.len()];
+    let mut free = 0;
+    for share in metadata.shares() {
+        let run = share.descriptors();
+        assert!(free <= run.start && run.start < run.end && run.end <= descriptors.len());
+        free = run.end;
+        let first = &descriptors[run.start];
+        let (suits, length) = match share.kind() {
+            ShareKind::CudaIpc { handle, .. } => (
+                first.device().kind().as_str() == "cuda",
+                u64::from_le_bytes(handle[64..].try_into().expect("8 bytes")),
+            ),
+            ShareKind::File { length, .. } => (first.device().is_host(), *length),
+            _ => (false, 0),
+        };
+        assert!(suits);
+        for at in run {
+            let descriptor = &descriptors[at];
+            assert_eq!(descriptor.device(), first.device());
+            let begin =
+                i128::from(share.offset()) + i128::from(descriptor.ptr()) - i128::from(first.ptr());
+            assert!(begin >= 0 && begin + i128::from(descriptor.size()) <= i128::from(length));
+            let (found, place) = metadata.share_of(at).expect("it is shared");
+            assert!(std::ptr::eq(found, share));
+            assert_eq!(i128::from(place), begin);
+            shared[at] = true;
+        }
+    }
+    for (at, shared) in shared.into_iter().enumerate() {
+        assert_eq!(metadata.share_of(at).is_some(), shared);
+    }
+    assert_eq!(metadata.share_of(descriptors.len()), None);
+    assert_eq!(metadata.share_of(usize::MAX), None);
 }

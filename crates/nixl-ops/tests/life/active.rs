@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use nixl_ops::{CancelOutcome, Next, OperationError, OperationOptions, OperationStatus, PathKind};
+use nixl_ops::{
+    CancelOutcome, MemoryFate, Next, OperationError, OperationOptions, OperationStatus, PathKind,
+};
 
 use crate::world::{
     DRAIN, Engine, Memory, Wakes, World, broken, config, is_pending, now, poll, timeout,
@@ -307,4 +309,28 @@ fn a_turn_that_is_cut_short_starves_nobody() {
     }
     let polls: Vec<_> = engines.iter().map(|engine| engine.polls()).collect();
     assert_eq!(polls, [3; 10]);
+}
+
+#[test]
+fn a_copy_settles_when_its_memory_is_free_or_never_will_be() {
+    let mut world = World::new();
+    let (engine, memory) = (Engine::pending(), Memory::small());
+    let mut copy = world.copy(&engine, &memory).unwrap();
+    copy.cancel();
+    let mut settle = Box::pin(copy.settle());
+    assert!(poll(&mut settle, &Arc::default()).is_pending(), "the engine still works");
+    engine.end(Ok(()));
+    world.reactor.turn();
+    let settled = now(settle);
+    assert_eq!(settled.outcome, Err(OperationError::Cancelled));
+    assert_eq!(settled.memory, MemoryFate::Released);
+    assert!(!memory.is_leased());
+
+    let mut copy = world.copy(&Engine::pending(), &memory).unwrap();
+    copy.cancel();
+    world.reactor.turn();
+    world.clock.advance(DRAIN);
+    world.reactor.turn();
+    assert_eq!(now(copy.settle()).memory, MemoryFate::Leaked);
+    assert!(memory.is_leased(), "for ever");
 }

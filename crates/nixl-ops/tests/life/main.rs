@@ -3,6 +3,7 @@
 
 mod active;
 mod back_off;
+mod looking;
 mod passive;
 mod random;
 mod served;

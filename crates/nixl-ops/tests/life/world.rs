@@ -16,10 +16,10 @@ use nixl_descriptor::{
 };
 use nixl_metadata::{AgentMetadata, NotificationKey, RdmaMetadata, SerializedDescriptor};
 use nixl_ops::{
-    Connected, Driver, DriverConfig, Execution, Executor, ManualClock, Offer, OfferSpec,
-    OperationError, OperationKind, OperationOptions, PathKind, PathReport, PeerId, Reactor,
-    ReadOperation, Received, Transfer, TransferRequest, TransferSpec, Transport, TransportError,
-    WritableOperation,
+    Connected, CopyOperation, Driver, DriverConfig, Execution, Executor, ManualClock, Offer,
+    OfferSpec, OperationError, OperationKind, OperationOptions, PathKind, PathReport, PeerId,
+    Reactor, ReadOperation, Received, Transfer, TransferRequest, TransferSpec, Transport,
+    TransportError, WritableOperation,
 };
 
 pub(crate) const DRAIN: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ pub(crate) fn config() -> DriverConfig {
 }
 
 /// The script of one execution, and what became of it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Engine {
     steps: AtomicUsize,
     polls: AtomicUsize,
@@ -44,6 +44,17 @@ pub(crate) struct Engine {
     result: Mutex<Option<Result<(), TransportError>>>,
     /// Time that each poll takes.
     poll_takes: Mutex<Option<(Arc<ManualClock>, Duration)>>,
+    expected: Mutex<Option<Duration>>,
+    /// Runs inside each poll.
+    aside: Mutex<Option<Aside>>,
+}
+
+type Aside = Box<dyn FnMut() + Send>;
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("polls", &self.polls()).finish_non_exhaustive()
+    }
 }
 
 impl Engine {
@@ -61,6 +72,16 @@ impl Engine {
         let engine = Self::pending();
         *engine.poll_takes.lock().unwrap() = Some((Arc::clone(clock), poll_takes));
         engine
+    }
+
+    /// Says how long it expects to take.
+    pub(crate) fn expect(&self, expected: Duration) {
+        *self.expected.lock().unwrap() = Some(expected);
+    }
+
+    /// What each poll does besides.
+    pub(crate) fn aside(&self, aside: impl FnMut() + Send + 'static) {
+        *self.aside.lock().unwrap() = Some(Box::new(aside));
     }
 
     /// What the next poll answers.
@@ -103,9 +124,16 @@ impl Execution for Scripted {
         if let Some((clock, takes)) = &*engine.poll_takes.lock().unwrap() {
             clock.advance(*takes);
         }
+        if let Some(aside) = &mut *engine.aside.lock().unwrap() {
+            aside();
+        }
         let result = engine.result.lock().unwrap().clone();
         engine.in_flight.store(result.is_none(), Ordering::SeqCst);
         result.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn expected(&self) -> Option<Duration> {
+        *self.0.expected.lock().unwrap()
     }
 
     fn abandon(&mut self) -> bool {
@@ -274,6 +302,16 @@ impl World {
     ) -> Result<ReadOperation, OperationError> {
         let (list, leases) = memory.leased();
         ReadOperation::begin(&self.driver, engine.execution(), list, vec![leases], options)
+    }
+
+    pub(crate) fn copy(
+        &self,
+        engine: &Arc<Engine>,
+        memory: &Memory,
+    ) -> Result<CopyOperation, OperationError> {
+        let (list, leases) = memory.leased();
+        let (bytes, options) = (list.total_bytes(), OperationOptions::new());
+        CopyOperation::begin(&self.driver, engine.execution(), bytes, vec![leases], options)
     }
 
     pub(crate) fn writable(

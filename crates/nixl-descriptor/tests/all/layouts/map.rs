@@ -56,41 +56,6 @@ proptest! {
     }
 
     #[test]
-    fn leased_are_the_bytes_of_the_blocks(
-        dimensions in dimensions(), plan in plan(),
-        picks in proptest::collection::vec(0..100usize, 1..6), range in (0..100usize, 0..100usize),
-    ) {
-        let built = Built::new(&dimensions, &plan);
-        let blocks: Vec<usize> = picks.iter().map(|pick| pick % dimensions.blocks).collect();
-        let first = range.0 % dimensions.layers;
-        let layers = first..first + 1 + range.1 % (dimensions.layers - first);
-        let mut expected = HashSet::new();
-        for &b in &blocks {
-            for l in layers.clone() {
-                for o in 0..dimensions.outer {
-                    expected.extend(built.addresses((b, l, o), chunk_len(&dimensions)));
-                }
-            }
-        }
-        let mut found = HashSet::new();
-        let descriptors = built.layout.block_descriptors(&blocks, layers).unwrap();
-        for descriptor in &descriptors {
-            for address in descriptor.address()..descriptor.address() + descriptor.len() as u64 {
-                prop_assert!(found.insert(address), "{descriptor:?} overlaps another");
-            }
-        }
-        prop_assert_eq!(found, expected);
-        for pair in descriptors.windows(2) {
-            let part = |at: usize| built.layout.parts().iter().position(|part| {
-                part.region().id() == pair[at].region().id()
-                    && (part.offset()..part.offset() + part.len()).contains(&pair[at].offset())
-            });
-            let touch = pair[0].address() + pair[0].len() as u64 == pair[1].address();
-            prop_assert!(!touch || part(0) != part(1), "{pair:?} could be one");
-        }
-    }
-
-    #[test]
     fn memory_that_is_too_small_is_refused(dimensions in dimensions(), plan in plan(), which: usize) {
         let model = model(&dimensions, plan.kind, plan.pad);
         let which = which % model.parts;

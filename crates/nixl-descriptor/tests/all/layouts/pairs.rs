@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use nixl_descriptor::copy_range;
 use nixl_descriptor::layout::{
-    ChunkPairError, Dimension, Dimensions, GeometryMismatch, SelectionError, pair_chunks,
+    ByteSpan, ChunkPairError, Dimension, Dimensions, GeometryMismatch, SelectionError, pair_chunks,
 };
+use nixl_descriptor::{LeaseMode, copy_range};
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
@@ -92,9 +92,7 @@ proptest! {
             &src.layout, &case.src_blocks, &dst.layout, &case.dst_blocks, case.layers.clone(),
         ).unwrap();
         let mut bytes = 0;
-        let mut left = pairs.len();
-        for pair in pairs.clone() {
-            left -= 1;
+        for pair in pairs.chunks() {
             prop_assert_eq!(pair.src.len, pair.dst.len);
             bytes += pair.len();
             let (from, to) = (&src.layout.parts()[pair.src.part], &dst.layout.parts()[pair.dst.part]);
@@ -102,43 +100,60 @@ proptest! {
         }
         prop_assert_eq!(dst.bytes(), expected);
         prop_assert_eq!(src.bytes(), before);
-        prop_assert_eq!((bytes, left), (pairs.bytes(), 0));
+        prop_assert_eq!(bytes, pairs.bytes());
     }
 
     #[test]
-    fn chunks_are_as_long_as_both_sides_allow(case in case()) {
+    fn neighbours_in_the_order_given_are_one_chunk(case in case()) {
         let (src, dst) = (Built::new(&case.src.0, &case.src.1), Built::new(&case.dst.0, &case.dst.1));
-        let len = chunk_len(&case.src.0);
-        // In the order of the destination, everything that could be one copy is a neighbour.
-        let mut places: Vec<_> = case
-            .keys()
-            .into_iter()
-            .map(|(from, to)| (dst.model.chunks[&to], src.model.chunks[&from]))
-            .collect();
-        places.sort_unstable();
-        let continues = |a: (usize, usize), b: (usize, usize)| a.0 == b.0 && a.1 + len == b.1;
-        let joined = places
-            .windows(2)
-            .filter(|pair| continues(pair[0].0, pair[1].0) && continues(pair[0].1, pair[1].1))
-            .count();
         let pairs = pair_chunks(
             &src.layout, &case.src_blocks, &dst.layout, &case.dst_blocks, case.layers.clone(),
         ).unwrap();
-        prop_assert_eq!(pairs.count(), places.len() - joined);
+        let chunks: Vec<_> = pairs.chunks().collect();
+        let continues = |a: ByteSpan, b: ByteSpan| a.part == b.part && a.offset + a.len == b.offset;
+        let mut blocks = 0;
+        for two in chunks.windows(2) {
+            blocks += two[0].len() / pairs.piece_len();
+            // Nothing is merged over the end of a piece, where the next one begins with the first block again.
+            let same_piece = !blocks.is_multiple_of(case.src_blocks.len());
+            let follow = continues(two[0].src, two[1].src) && continues(two[0].dst, two[1].dst);
+            prop_assert!(!(same_piece && follow), "{two:?} could be one");
+        }
+        // The same as every piece of every block, one by one.
+        let strides = (src.layout.block_stride(), dst.layout.block_stride());
+        let mut places = Vec::new();
+        for piece in pairs.pieces() {
+            prop_assert_eq!((piece.src.len, piece.dst.len), (pairs.piece_len(), pairs.piece_len()));
+            for (from, to) in case.src_blocks.iter().zip(&case.dst_blocks) {
+                let at = (piece.src.offset + from * strides.0, piece.dst.offset + to * strides.1);
+                places.push((piece.src.part, at.0, piece.dst.part, at.1));
+            }
+        }
+        let cut = chunks.iter().flat_map(|chunk| {
+            (0..chunk.len()).step_by(pairs.piece_len()).map(|at| {
+                (chunk.src.part, chunk.src.offset + at, chunk.dst.part, chunk.dst.offset + at)
+            })
+        });
+        prop_assert_eq!(cut.collect::<Vec<_>>(), places);
     }
 
     #[test]
-    fn the_order_of_the_ids_does_not_matter(case in case(), turn in 0..5usize) {
+    fn both_sides_are_leased_or_neither(case in case()) {
         let (src, dst) = (Built::new(&case.src.0, &case.src.1), Built::new(&case.dst.0, &case.dst.1));
-        let pairs = |from: &[usize], to: &[usize]| {
-            let pairs = pair_chunks(&src.layout, from, &dst.layout, to, case.layers.clone()).unwrap();
-            pairs.collect::<Vec<_>>()
-        };
-        let (mut from, mut to) = (case.src_blocks.clone(), case.dst_blocks.clone());
-        let first = pairs(&from, &to);
-        from.rotate_left(turn % case.src_blocks.len());
-        to.rotate_left(turn % case.src_blocks.len());
-        prop_assert_eq!(pairs(&from, &to), first);
+        let pairs = pair_chunks(
+            &src.layout, &case.src_blocks, &dst.layout, &case.dst_blocks, case.layers.clone(),
+        ).unwrap();
+        let lease = |built: &Built, blocks: &[usize], mode| built.layout.lease(blocks, case.layers.clone(), mode);
+        let held = pairs.lease().unwrap();
+        prop_assert_eq!(held.each_ref().map(|set| set.mode()), [LeaseMode::Read, LeaseMode::Write]);
+        prop_assert!(lease(&src, &case.src_blocks[..1], LeaseMode::Read).is_ok());
+        prop_assert!(lease(&src, &case.src_blocks[..1], LeaseMode::Write).is_err());
+        prop_assert!(lease(&dst, &case.dst_blocks[..1], LeaseMode::Read).is_err());
+        drop(held);
+        let other = lease(&dst, &case.dst_blocks[..1], LeaseMode::Read).unwrap();
+        prop_assert!(pairs.lease().is_err());
+        drop(other);
+        prop_assert!(lease(&src, &case.src_blocks[..1], LeaseMode::Write).is_ok());
     }
 
     #[test]

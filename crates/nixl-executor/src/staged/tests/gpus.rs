@@ -11,7 +11,7 @@ use nixl_descriptor::{Access, Region};
 use nixl_device::{Device, DeviceKind};
 
 use crate::local::{
-    Abilities, Buffer, CopyOp, GpuError, Gpus, Lane, Mark, MemoryKind, StreamHandle,
+    Abilities, BlockCopy, Buffer, CopyOp, GpuError, Gpus, Lane, Mark, MemoryKind, StreamHandle,
 };
 
 #[derive(Debug)]
@@ -135,9 +135,8 @@ impl Lane for TestLane {
         unsafe { self.copies(ops) }
     }
 
-    unsafe fn kernel(&mut self, ops: &[CopyOp], _: u64) -> Result<(), GpuError> {
-        // SAFETY: the caller vouches for the same.
-        unsafe { self.copies(ops) }
+    unsafe fn kernel(&mut self, _: &BlockCopy) -> Result<(), GpuError> {
+        Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
     }
 
     fn after(&mut self, _: StreamHandle) -> Result<(), GpuError> {

@@ -1,0 +1,111 @@
+//! Blocks of a layout in one region, as an operation uses them: known by their ids, not byte by byte.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::block_set::BlockSet;
+use crate::comb::{Comb, meeting};
+use crate::extent::Extent;
+
+/// Where the blocks of a layout lie in one region.
+#[derive(Debug)]
+pub(crate) enum Footprint {
+    /// The layers of a block follow each other; this is layer 0.
+    Together(Comb),
+    /// The combs of each layer, by address; they do not overlap.
+    Apart(Vec<(usize, Comb)>),
+}
+
+impl Footprint {
+    /// By address, without overlaps.
+    fn combs(&self, layers: &Range<usize>) -> impl Iterator<Item = Comb> {
+        let (together, apart): (Option<Comb>, &[(usize, Comb)]) = match self {
+            Self::Together(first) => (Some(first.of_layers(layers)), &[]),
+            Self::Apart(combs) => (None, combs),
+        };
+        let apart = apart.iter().filter(|(layer, _)| layers.contains(layer)).map(|(_, comb)| *comb);
+        together.into_iter().chain(apart)
+    }
+
+    /// Whether any of these layers is in the region.
+    pub(crate) fn has(&self, layers: &Range<usize>) -> bool {
+        self.combs(layers).next().is_some()
+    }
+}
+
+/// Some layers of some blocks in one region.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockUse {
+    /// The same for all uses of a layout in the region, and for no other layout.
+    footprint: Arc<Footprint>,
+    layers: Range<usize>,
+    /// Of `blocks`: kept here as well, where most comparisons end.
+    first: u32,
+    last: u32,
+    blocks: Arc<BlockSet>,
+}
+
+impl BlockUse {
+    /// The blocks and layers exist.
+    pub(crate) fn new(
+        footprint: Arc<Footprint>,
+        layers: Range<usize>,
+        blocks: Arc<BlockSet>,
+    ) -> Self {
+        Self { footprint, layers, first: blocks.first(), last: blocks.last(), blocks }
+    }
+
+    /// Whether some of the bytes are in use.
+    pub(crate) fn touches(&self, extent: Extent) -> bool {
+        let bytes = extent.start as u64..extent.end as u64;
+        self.combs().any(|comb| comb.block_in(&self.blocks, &bytes).is_some())
+    }
+
+    /// Whether some of the bytes are in use; extents are sorted and do not overlap. Whichever are fewer are walked.
+    pub(crate) fn touches_any(&self, extents: &[Extent]) -> bool {
+        if extents.len() <= self.pieces() {
+            return extents.iter().any(|extent| self.touches(*extent));
+        }
+        self.extents().any(|piece| {
+            let at = extents.partition_point(|extent| extent.end <= piece.start);
+            extents.get(at).is_some_and(|extent| extent.start < piece.end)
+        })
+    }
+
+    /// Whether both use some byte.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        if Arc::ptr_eq(&self.footprint, &other.footprint) {
+            return self.first <= other.last
+                && other.first <= self.last
+                && self.layers.start < other.layers.end
+                && other.layers.start < self.layers.end
+                && self.blocks.common(&other.blocks).is_some();
+        }
+        meeting(self.combs(), &self.blocks, other.combs(), &other.blocks).is_some()
+    }
+
+    /// The bytes, piece by piece.
+    pub(crate) fn extents(&self) -> impl Iterator<Item = Extent> {
+        self.combs().flat_map(|comb| {
+            self.blocks.iter().map(move |block| {
+                let piece = comb.piece(block);
+                // Inside a region, whose length is a `usize`.
+                Extent { start: piece.start as usize, end: piece.end as usize }
+            })
+        })
+    }
+
+    /// Number of extents.
+    pub(crate) fn pieces(&self) -> usize {
+        self.combs().count().saturating_mul(self.blocks.len())
+    }
+
+    /// Number of bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.combs().map(|comb| comb.len).sum::<u64>() * self.blocks.len() as u64
+    }
+
+    fn combs(&self) -> impl Iterator<Item = Comb> {
+        self.footprint.combs(&self.layers)
+    }
+}

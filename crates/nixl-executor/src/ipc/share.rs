@@ -1,0 +1,62 @@
+//! What an offer tells other processes of this machine.
+
+use nixl_descriptor::{Descriptor, DescriptorList};
+use nixl_device::DeviceKind;
+use nixl_metadata::{Share, ShareKind};
+
+use crate::local::Gpus;
+
+/// The allocations of GPU memory under `list`. Memory that cannot be shared is left out: peers then take another path.
+pub(crate) fn shares(gpus: &dyn Gpus, list: &DescriptorList) -> Vec<Share> {
+    let mut shares = Vec::new();
+    let mut first = 0;
+    // A region lies in one allocation.
+    for run in list.as_slice().chunk_by(|a, b| a.region().id() == b.region().id()) {
+        let range = first..first + run.len();
+        first = range.end;
+        if let Some((kind, offset)) = share(gpus, run) {
+            shares.push(Share::new(range, kind, offset));
+        }
+    }
+    shares
+}
+
+fn share(gpus: &dyn Gpus, run: &[Descriptor]) -> Option<(ShareKind, u64)> {
+    let first = run.first()?;
+    if first.device().kind() != DeviceKind::Cuda {
+        return None;
+    }
+    let shared = gpus.share(first.device().index(), first.address());
+    let (handle, offset) =
+        shared.inspect_err(|e| tracing::debug!(%e, "memory is not shared")).ok()?;
+    let kind = ShareKind::CudaIpc { handle, ready: None };
+    let base = first.address().checked_sub(offset)?;
+    let end = base.checked_add(kind.length())?;
+    let inside = |d: &Descriptor| base <= d.address() && d.address() + d.len() as u64 <= end;
+    // A foreign region may be longer than the allocation that its owner took it from.
+    run.iter().all(inside).then_some((kind, offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use nixl_descriptor::Region;
+
+    use super::*;
+    use crate::local::{Abilities, MemoryKind, SimulatedGpus};
+
+    #[test]
+    fn each_run_of_a_region_on_a_gpu_is_a_share() {
+        let mut abilities = Abilities::default();
+        abilities.gpus = 2;
+        let gpus = SimulatedGpus::new(abilities).unwrap();
+        let on = |gpu| gpus.region(MemoryKind::Gpu(gpu), 100).unwrap();
+        let (a, b, host) = (on(0), on(1), Region::zeroed(100).unwrap());
+        let part = |region: &Region, at: usize| region.descriptor(at..at + 10).unwrap();
+        let list = vec![part(&a, 30), part(&a, 0), part(&host, 0), part(&b, 5), part(&a, 50)];
+        let list = DescriptorList::try_from(list).unwrap();
+        let shares = shares(&gpus, &list);
+        let places: Vec<_> = shares.iter().map(|s| (s.descriptors(), s.offset())).collect();
+        assert_eq!(places, [(0..2, 30), (3..4, 5), (4..5, 50)]);
+        assert!(shares.iter().all(|s| s.kind().length() == 100));
+    }
+}

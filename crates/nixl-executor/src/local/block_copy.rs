@@ -1,0 +1,322 @@
+//! Blocks to be copied, as plans keep them and the kernel takes them: ids and pieces, however many copies that is.
+
+use std::sync::Arc;
+
+/// Bytes to copy from one address to another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(clippy::exhaustive_structs, reason = "it is these three numbers and will stay so")]
+pub struct CopyOp {
+    /// Where they are read.
+    pub src: u64,
+    /// Where they are written.
+    pub dst: u64,
+    /// How many.
+    pub len: u64,
+}
+
+/// Every piece of every block is copied from one side to the other. All pieces are equally long, and no piece of the
+/// destination shares bytes with another piece.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct BlockCopy {
+    /// Number of blocks, at least one.
+    pub blocks: usize,
+    /// Where the blocks are read.
+    pub src: BlockSide,
+    /// Where they are written.
+    pub dst: BlockSide,
+    /// The pieces of a block, at least one.
+    pub pieces: Vec<Piece>,
+    /// Bytes of a piece, at least one.
+    pub len: u64,
+}
+
+/// Where blocks lie on one side: block `i` at `base + ids[i] * stride`, without ids at `base + i * stride`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct BlockSide {
+    /// Address of the block with id 0.
+    pub base: u64,
+    /// Bytes from there to the block with id 1.
+    pub stride: u64,
+    /// As many as there are blocks.
+    pub ids: Option<Arc<[u32]>>,
+}
+
+/// Where a piece lies: bytes after the address of its block. Sums wrap, since pieces may be in memory of their own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(clippy::exhaustive_structs, reason = "it is these two numbers and will stay so")]
+#[repr(C)]
+pub struct Piece {
+    /// In the source.
+    pub src: u64,
+    /// In the destination.
+    pub dst: u64,
+}
+
+impl BlockSide {
+    /// Address of a block, by its place among the blocks that are copied.
+    pub(crate) fn block(&self, index: usize) -> u64 {
+        let id = self.ids.as_ref().map_or(index as u64, |ids| ids[index].into());
+        self.base.wrapping_add(id.wrapping_mul(self.stride))
+    }
+
+    /// How often block `i + 1` is `step` ids after block `i`.
+    fn steps(&self, blocks: usize, step: u64) -> usize {
+        match &self.ids {
+            Some(ids) => {
+                let steps =
+                    |pair: &&[u32]| u64::from(pair[0]).wrapping_add(step) == u64::from(pair[1]);
+                ids.windows(2).filter(steps).count()
+            }
+            None if step == 1 => blocks - 1,
+            None => 0,
+        }
+    }
+}
+
+impl BlockCopy {
+    /// The copies, by piece and then by block. Blocks that follow each other on both sides are one copy.
+    pub fn ops(&self) -> impl Iterator<Item = CopyOp> {
+        self.pieces.iter().flat_map(move |piece| {
+            let mut next = 0;
+            std::iter::from_fn(move || {
+                let first = next;
+                if first == self.blocks {
+                    return None;
+                }
+                next += 1;
+                while next < self.blocks && self.follows(next) {
+                    next += 1;
+                }
+                Some(CopyOp {
+                    src: self.src.block(first).wrapping_add(piece.src),
+                    dst: self.dst.block(first).wrapping_add(piece.dst),
+                    len: (next - first) as u64 * self.len,
+                })
+            })
+        })
+    }
+
+    /// Number of [`ops`](Self::ops).
+    pub(crate) fn op_count(&self) -> usize {
+        let merged = match (&self.src.ids, &self.dst.ids) {
+            _ if !self.is_dense() => 0,
+            (Some(src), Some(dst)) => {
+                // Without branches: there may be tens of thousands.
+                let next = |(a, b): (&u32, &u32)| (b.wrapping_sub(*a) == 1) & (*b != 0);
+                let src = src.iter().zip(&src[1..]).map(next);
+                let dst = dst.iter().zip(&dst[1..]).map(next);
+                src.zip(dst).map(|(src, dst)| usize::from(src & dst)).sum()
+            }
+            (Some(_), None) => self.src.steps(self.blocks, 1),
+            (None, _) => self.dst.steps(self.blocks, 1),
+        };
+        (self.blocks - merged).saturating_mul(self.pieces.len())
+    }
+
+    /// Bytes of a block.
+    pub(crate) fn block_bytes(&self) -> u64 {
+        self.len * self.pieces.len() as u64
+    }
+
+    /// Bytes of all blocks.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.block_bytes() * self.blocks as u64
+    }
+
+    /// How many runs one side has if its blocks are taken in order, each with all its pieces.
+    pub(crate) fn runs(&self, side: Direction) -> usize {
+        let (blocks, offset) = self.side(side);
+        let (Some(first), Some(last)) = (self.pieces.first(), self.pieces.last()) else { return 0 };
+        let joined = |pair: &&[Piece]| offset(&pair[0]).wrapping_add(self.len) == offset(&pair[1]);
+        let runs = self.pieces.len() - self.pieces.windows(2).filter(joined).count();
+        // From the first piece of a block to the end of its last one: there the next block would go on.
+        let whole = offset(last).wrapping_add(self.len).wrapping_sub(offset(first));
+        let between = match blocks.stride {
+            stride if stride > 0 && whole.is_multiple_of(stride) => {
+                blocks.steps(self.blocks, whole / stride)
+            }
+            _ => 0,
+        };
+        self.blocks.saturating_mul(runs) - between
+    }
+
+    /// The copy with dense memory at `address` in the place of one side: block after block with all its pieces.
+    pub(crate) fn with_dense(&self, side: Direction, address: u64) -> Self {
+        let mut copy = self.clone();
+        let dense = BlockSide { base: address, stride: self.block_bytes(), ids: None };
+        let offsets = (0u64..).map(|index| index * self.len);
+        match side {
+            Direction::Source => {
+                copy.src = dense;
+                copy.pieces.iter_mut().zip(offsets).for_each(|(piece, at)| piece.src = at);
+            }
+            Direction::Destination => {
+                copy.dst = dense;
+                copy.pieces.iter_mut().zip(offsets).for_each(|(piece, at)| piece.dst = at);
+            }
+        }
+        copy
+    }
+
+    /// The copies of a copy with a dense side: as many as the other side has [`runs`](Self::runs).
+    pub(crate) fn block_ops(&self) -> Vec<CopyOp> {
+        let mut ops: Vec<CopyOp> = Vec::new();
+        for index in 0..self.blocks {
+            let (src, dst) = (self.src.block(index), self.dst.block(index));
+            for piece in &self.pieces {
+                let (src, dst) = (src.wrapping_add(piece.src), dst.wrapping_add(piece.dst));
+                match ops.last_mut() {
+                    Some(last) if last.src + last.len == src && last.dst + last.len == dst => {
+                        last.len += self.len;
+                    }
+                    _ => ops.push(CopyOp { src, dst, len: self.len }),
+                }
+            }
+        }
+        ops
+    }
+
+    fn side(&self, side: Direction) -> (&BlockSide, fn(&Piece) -> u64) {
+        match side {
+            Direction::Source => (&self.src, |piece| piece.src),
+            Direction::Destination => (&self.dst, |piece| piece.dst),
+        }
+    }
+
+    /// Whether a piece of a block ends where that of the next id begins, on both sides.
+    fn is_dense(&self) -> bool {
+        self.src.stride == self.len && self.dst.stride == self.len
+    }
+
+    /// Whether a block other than the first follows the one before it on both sides.
+    fn follows(&self, index: usize) -> bool {
+        let follows = |side: &BlockSide| match &side.ids {
+            Some(ids) => u64::from(ids[index - 1]) + 1 == u64::from(ids[index]),
+            None => true,
+        };
+        self.is_dense() && follows(&self.src) && follows(&self.dst)
+    }
+}
+
+/// One of the two sides.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Direction {
+    Source,
+    Destination,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Any blocks whose pieces do not overlap, often with ids that follow each other.
+    pub(crate) fn copies() -> impl Strategy<Value = BlockCopy> {
+        let ids = || {
+            prop_oneof![
+                2 => prop::collection::vec(0..60u32, 12).prop_map(Some),
+                2 => (0..40u32).prop_map(|first| Some((first..first + 12).collect())),
+                1 => Just(None),
+            ]
+        };
+        let side = || (ids(), 0..5u64, 1u64..1 << 40);
+        (side(), side(), 1..12usize, 1..5usize, 1..40u64, any::<[bool; 2]>()).prop_map(
+            |(src, dst, blocks, pieces, len, together)| {
+                let side = |(ids, pad, base): (Option<Vec<u32>>, u64, u64), together: bool| {
+                    let width = if together { len * pieces as u64 } else { len };
+                    let ids = ids.map(|ids| ids[..blocks].into());
+                    BlockSide { base, stride: width + pad, ids }
+                };
+                let offset = |index: usize, together: bool| match together {
+                    true => index as u64 * len,
+                    // In the other order, and so far apart that nothing else comes there.
+                    false => 0u64.wrapping_sub(index as u64 * (1 << 41)),
+                };
+                let piece = |index| Piece {
+                    src: offset(index, together[0]),
+                    dst: offset(index, together[1]),
+                };
+                BlockCopy {
+                    blocks,
+                    src: side(src, together[0]),
+                    dst: side(dst, together[1]),
+                    pieces: (0..pieces).map(piece).collect(),
+                    len,
+                }
+            },
+        )
+    }
+
+    /// Source and destination of every piece, one by one: by piece, or block by block.
+    pub(crate) fn places(copy: &BlockCopy, by_piece: bool) -> Vec<(u64, u64)> {
+        let place = |block: usize, piece: usize| {
+            let at = |side: &BlockSide, offset: u64| {
+                let id = side.ids.as_ref().map_or(block as u64, |ids| ids[block].into());
+                (side.base + id * side.stride).wrapping_add(offset)
+            };
+            let piece = copy.pieces[piece];
+            (at(&copy.src, piece.src), at(&copy.dst, piece.dst))
+        };
+        let (blocks, pieces) = (copy.blocks, copy.pieces.len());
+        match by_piece {
+            true => (0..pieces).flat_map(|p| (0..blocks).map(move |b| place(b, p))).collect(),
+            false => (0..blocks).flat_map(|b| (0..pieces).map(move |p| place(b, p))).collect(),
+        }
+    }
+
+    fn cut(ops: &[CopyOp], len: u64) -> Vec<(u64, u64)> {
+        let pieces = |op: &CopyOp| {
+            let (src, dst) = (op.src, op.dst);
+            (0..op.len / len).map(move |at| (src + at * len, dst + at * len))
+        };
+        ops.iter().flat_map(pieces).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_ops_are_all_pieces_and_counted_rightly(copy in copies()) {
+            let ops: Vec<_> = copy.ops().collect();
+            prop_assert_eq!(ops.len(), copy.op_count());
+            prop_assert_eq!(ops.iter().map(|op| op.len).sum::<u64>(), copy.bytes());
+            prop_assert_eq!(cut(&ops, copy.len), places(&copy, true));
+        }
+
+        #[test]
+        fn a_dense_side_takes_as_many_copies_as_the_other_has_runs(copy in copies(), source: bool) {
+            let (dense, other) = match source {
+                true => (Direction::Source, Direction::Destination),
+                false => (Direction::Destination, Direction::Source),
+            };
+            let packed = copy.with_dense(dense, 1 << 50);
+            let ops = packed.block_ops();
+            prop_assert_eq!(ops.len(), copy.runs(other));
+            let all = places(&copy, false);
+            let expected: Vec<_> = (0u64..)
+                .zip(&all)
+                .map(|(at, (src, dst))| match source {
+                    true => ((1 << 50) + at * copy.len, *dst),
+                    false => (*src, (1 << 50) + at * copy.len),
+                })
+                .collect();
+            prop_assert_eq!(&places(&packed, false), &expected);
+            prop_assert_eq!(cut(&ops, copy.len), expected);
+        }
+    }
+
+    #[test]
+    fn blocks_in_a_row_are_one_copy() {
+        let side = |base, ids: &[u32]| BlockSide { base, stride: 64, ids: Some(ids.into()) };
+        let copy = BlockCopy {
+            blocks: 5,
+            src: side(1 << 20, &[3, 4, 5, 9, 10]),
+            dst: side(1 << 30, &[0, 1, 2, 3, 5]),
+            pieces: vec![Piece { src: 0, dst: 0 }],
+            len: 64,
+        };
+        let lens: Vec<_> = copy.ops().map(|op| op.len).collect();
+        assert_eq!(lens, [192, 64, 64]);
+    }
+}

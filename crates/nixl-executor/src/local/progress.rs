@@ -1,0 +1,117 @@
+//! Telling the caller how far a transfer has come.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How far a transfer has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Bytes that are in the destination. Never less than at the call before.
+    pub done: u64,
+    /// Bytes of the whole transfer.
+    pub total: u64,
+}
+
+/// What a caller wants called.
+#[derive(Clone)]
+pub(crate) struct ProgressCallback(pub(crate) Arc<dyn Fn(Progress) + Send + Sync>);
+
+impl fmt::Debug for ProgressCallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProgressCallback")
+    }
+}
+
+/// Counts the bytes of one transfer and calls back, one call at a time.
+pub(crate) struct Reporter {
+    callback: ProgressCallback,
+    total: u64,
+    done: Mutex<u64>,
+    /// Nobody wants to know any more.
+    closed: AtomicBool,
+}
+
+impl Reporter {
+    pub(crate) fn new(callback: ProgressCallback, total: u64) -> Self {
+        Self { callback, total, done: Mutex::new(0), closed: AtomicBool::new(false) }
+    }
+
+    /// So many more bytes are in the destination.
+    pub(crate) fn advance(&self, bytes: u64) {
+        if bytes == 0 || self.closed.load(Ordering::SeqCst) {
+            return;
+        }
+        // Held during the call: calls come in order.
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        *done = done.saturating_add(bytes).min(self.total);
+        let progress = Progress { done: *done, total: self.total };
+        if catch_unwind(AssertUnwindSafe(|| (self.callback.0)(progress))).is_err() {
+            // The panic's message is out already; it concerns the caller's code alone, which is not called again.
+            self.close();
+        }
+    }
+
+    /// No call begins from here on.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn recorded() -> (Arc<Mutex<Vec<u64>>>, ProgressCallback) {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let theirs = Arc::clone(&seen);
+        let callback = move |progress: Progress| theirs.lock().unwrap().push(progress.done);
+        (seen, ProgressCallback(Arc::new(callback)))
+    }
+
+    proptest! {
+        #[test]
+        fn calls_come_in_order_from_any_thread_and_end_with_the_total(
+            steps in proptest::collection::vec(1u64..1000, 1..40),
+        ) {
+            let (seen, callback) = recorded();
+            let reporter = Reporter::new(callback, steps.iter().sum());
+            std::thread::scope(|scope| {
+                for part in steps.chunks(10) {
+                    scope.spawn(|| part.iter().for_each(|bytes| reporter.advance(*bytes)));
+                }
+            });
+            let seen = seen.lock().unwrap();
+            prop_assert_eq!(seen.len(), steps.len());
+            prop_assert!(seen.is_sorted());
+            prop_assert_eq!(seen.last().copied(), Some(reporter.total));
+        }
+    }
+
+    #[test]
+    fn what_is_closed_is_silent() {
+        let (seen, callback) = recorded();
+        let reporter = Reporter::new(callback, 10);
+        reporter.advance(1);
+        reporter.close();
+        reporter.advance(1);
+        assert_eq!(*seen.lock().unwrap(), [1]);
+    }
+
+    #[test]
+    fn a_panic_is_the_last_call() {
+        let (seen, callback) = recorded();
+        let calls = ProgressCallback(Arc::new(move |progress| {
+            callback.0(progress);
+            std::panic::resume_unwind(Box::new("the caller's"));
+        }));
+        let reporter = Reporter::new(calls, 10);
+        reporter.advance(1);
+        reporter.advance(1);
+        assert_eq!(*seen.lock().unwrap(), [1]);
+    }
+}

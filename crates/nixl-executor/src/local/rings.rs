@@ -1,0 +1,305 @@
+//! Moves rings on, on a thread of their own.
+//!
+//! A hop of a slot takes less than 100 us, and a thread that sleeps takes half as long to wake. So this thread looks closely
+//! while a ring moves, and sleeps only when there is none, or when its GPU is busy with something else for long.
+#![allow(unsafe_code, reason = "moves copies by address")]
+
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::task::{Poll, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
+use std::{hint, io};
+
+use nixl_ops::{Backoff, Clock};
+
+use super::GpuError;
+use super::ring::Ring;
+
+/// The thread that moves rings on. It ends when this is dropped and all rings have ended.
+pub(crate) struct Rings {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    inbox: Mutex<Vec<Arc<Moving>>>,
+    /// Somebody has put something into the inbox.
+    fresh: AtomicBool,
+    asleep: AtomicBool,
+    closing: AtomicBool,
+    thread: OnceLock<Thread>,
+    clock: Arc<dyn Clock>,
+}
+
+/// A ring that moves, shared between its transfer and the thread.
+struct Moving {
+    stage: Mutex<Stage>,
+    /// Set after the stage.
+    ended: AtomicBool,
+    /// Nobody wants the result.
+    unwanted: AtomicBool,
+    /// Nobody waits for the end either: its memory is leaked.
+    leaked: AtomicBool,
+    is_short: bool,
+    waker: Waker,
+}
+
+enum Stage {
+    Moving(Ring),
+    Ended(Option<Result<(), GpuError>>),
+}
+
+/// What a look at a ring found.
+enum Look {
+    Moved,
+    Still,
+    /// It ended, by this look if `now`.
+    Ended {
+        now: bool,
+    },
+}
+
+/// A transfer whose ring moves. Dropped before its end, it leaks the ring: the memory is leaked as well then.
+pub(crate) struct RingTransfer {
+    moving: Arc<Moving>,
+    rings: Arc<Shared>,
+}
+
+impl Rings {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            inbox: Mutex::default(),
+            fresh: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            thread: OnceLock::new(),
+            clock,
+        });
+        let theirs = Arc::clone(&shared);
+        let handle =
+            thread::Builder::new().name("nixl-rings".to_owned()).spawn(move || theirs.run())?;
+        // Set before any ring can begin, since this has not been handed out.
+        let _ = shared.thread.set(handle.thread().clone());
+        Ok(Self { shared })
+    }
+
+    /// Begins to move a ring, and wakes `waker` at its end.
+    ///
+    /// # Safety
+    ///
+    /// The ranges of its copies stay as [`Lane::copies`](super::Lane::copies) wants them until the transfer's
+    /// [`poll`](RingTransfer::poll) returns `Ready`; for ever, if it is dropped before.
+    pub(crate) unsafe fn begin(&self, ring: Ring, waker: Waker) -> RingTransfer {
+        let moving = Arc::new(Moving {
+            is_short: ring.is_short(),
+            stage: Mutex::new(Stage::Moving(ring)),
+            ended: AtomicBool::new(false),
+            unwanted: AtomicBool::new(false),
+            leaked: AtomicBool::new(false),
+            waker,
+        });
+        // The first hops begin here, while the thread wakes.
+        if !matches!(moving.look(), Look::Ended { .. }) {
+            lock(&self.shared.inbox).push(Arc::clone(&moving));
+            self.shared.fresh.store(true, Ordering::SeqCst);
+            self.shared.rouse();
+        }
+        RingTransfer { moving, rings: Arc::clone(&self.shared) }
+    }
+}
+
+impl Drop for Rings {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        self.shared.rouse();
+    }
+}
+
+impl RingTransfer {
+    /// The result, once nothing is in flight; it must not be asked for again then.
+    pub(crate) fn poll(&self) -> Poll<Result<(), GpuError>> {
+        // The thread takes longer to wake than a short transfer takes; the longer ones are better left to it.
+        if self.moving.is_short && !self.has_ended() {
+            self.moving.look();
+        }
+        if !self.has_ended() {
+            return Poll::Pending;
+        }
+        match &mut *lock(&self.moving.stage) {
+            Stage::Ended(result) => Poll::Ready(result.take().unwrap_or(Ok(()))),
+            Stage::Moving(_) => Poll::Pending,
+        }
+    }
+
+    /// Begins nothing further. Returns whether nothing is in flight.
+    pub(crate) fn stop(&self) -> bool {
+        if self.has_ended() {
+            return true;
+        }
+        if !self.moving.unwanted.swap(true, Ordering::SeqCst) {
+            self.rings.rouse();
+        }
+        false
+    }
+
+    fn has_ended(&self) -> bool {
+        self.moving.ended.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for RingTransfer {
+    fn drop(&mut self) {
+        if !self.has_ended() {
+            self.moving.leaked.store(true, Ordering::SeqCst);
+            self.rings.rouse();
+        }
+    }
+}
+
+impl Moving {
+    /// Moves the ring on, unless somebody else does at this moment.
+    fn look(&self) -> Look {
+        let mut stage = match self.stage.try_lock() {
+            Ok(stage) => stage,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Look::Still,
+        };
+        let Stage::Moving(ring) = &mut *stage else { return Look::Ended { now: false } };
+        if self.leaked.load(Ordering::SeqCst) {
+            // Nothing that a GPU may still use goes back to a pool.
+            mem::forget(mem::replace(&mut *stage, Stage::Ended(None)));
+            return Look::Ended { now: false };
+        }
+        if self.unwanted.load(Ordering::SeqCst) {
+            ring.stop();
+        }
+        // SAFETY: whoever began it vouched for the ranges until its end, or for ever.
+        let (moved, result) = unsafe { ring.poll() };
+        match result {
+            Poll::Pending if moved => Look::Moved,
+            Poll::Pending => Look::Still,
+            Poll::Ready(result) => {
+                // Slots and lanes go back before anybody learns of the end.
+                *stage = Stage::Ended(Some(result));
+                self.ended.store(true, Ordering::Release);
+                Look::Ended { now: true }
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// How closely to look: up to 200 us after the last hop all the time, then ever less often.
+    fn backoff() -> Backoff {
+        Backoff::default().spin(Duration::from_micros(200))
+    }
+
+    fn rouse(&self) {
+        if self.asleep.load(Ordering::SeqCst)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    fn run(&self) {
+        let backoff = Self::backoff();
+        let mut rings: Vec<Arc<Moving>> = Vec::new();
+        let (mut last, mut rounds) = (self.clock.now(), 0u32);
+        loop {
+            let mut moved = self.fresh.swap(false, Ordering::SeqCst);
+            if moved {
+                rings.append(&mut lock(&self.inbox));
+            }
+            rings.retain(|ring| match ring.look() {
+                Look::Still => true,
+                Look::Moved => {
+                    moved = true;
+                    true
+                }
+                Look::Ended { now } => {
+                    moved = true;
+                    if now {
+                        ring.waker.wake_by_ref();
+                    }
+                    false
+                }
+            });
+            if rings.is_empty() && self.is_closing() {
+                return;
+            }
+            let now = self.clock.now();
+            if moved {
+                last = now;
+            }
+            let sleep = match backoff.sleep_after(now.saturating_sub(last)) {
+                _ if rings.is_empty() => None,
+                Some(sleep) => Some(sleep),
+                None => {
+                    rounds = rounds.wrapping_add(1);
+                    // Copying threads may need this core.
+                    if rounds.is_multiple_of(32) {
+                        thread::yield_now()
+                    } else {
+                        hint::spin_loop()
+                    };
+                    continue;
+                }
+            };
+            self.asleep.store(true, Ordering::SeqCst);
+            // Whoever has something new after this check sees `asleep` and unparks.
+            let is_over = rings.is_empty() && self.is_closing();
+            if !is_over && !self.fresh.load(Ordering::SeqCst) {
+                self.clock.park(sleep);
+            }
+            self.asleep.store(false, Ordering::SeqCst);
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use nixl_ops::SystemClock;
+
+    use super::super::block_copy::CopyOp;
+    use super::super::host_copy::CopyPool;
+    use super::super::{Abilities, MemoryKind, SimulatedGpus};
+    use super::*;
+
+    /// The drain time has passed: whoever waited has leaked the memory and is gone.
+    #[test]
+    fn a_ring_that_never_ends_is_leaked_and_looked_at_no_more() {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let can = Abilities { gpus: 1, ..Abilities::default() };
+        let gpus = SimulatedGpus::new(can).unwrap();
+        let pool = Arc::new(CopyPool::new(1, Arc::clone(&clock)).unwrap());
+        let rings = Rings::new(clock).unwrap();
+        let (src, dst) = (vec![1u8; 1000].leak(), vec![2u8; 1000].leak());
+        let op = CopyOp { src: src.as_ptr() as u64, dst: dst.as_mut_ptr() as u64, len: 1000 };
+        let paused = gpus.pause();
+        let kinds = (MemoryKind::Pageable, MemoryKind::Gpu(0));
+        let ring = Ring::new(&gpus, kinds, &[op], pool, None, None).unwrap();
+        // SAFETY: both vectors are leaked.
+        let transfer = unsafe { rings.begin(ring, Waker::noop().clone()) };
+        assert!(transfer.poll().is_pending());
+        let moving = Arc::clone(&transfer.moving);
+        drop(transfer);
+        while !matches!(&*lock(&moving.stage), Stage::Ended(None)) {
+            thread::yield_now();
+        }
+        // Only this test knows it now, once the thread has turned to the next.
+        while Arc::strong_count(&moving) > 1 {
+            thread::yield_now();
+        }
+        drop(paused);
+    }
+}

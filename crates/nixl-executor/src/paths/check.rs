@@ -1,0 +1,400 @@
+//! Which paths the facts leave, and what is missing for the others.
+
+use std::borrow::Cow;
+
+use nixl_device::{Device, DeviceKind};
+use nixl_ops::{Carrier, OperationKind, PathKind};
+
+use super::plan::Refusal;
+use super::{Engine, LocalFacts, LocalGpu, PathCosts, PeerFacts, PeerGpu, Question, ShareForm};
+use crate::{Cost, MemoryKind};
+
+/// What a path is carried by and costs, and what makes it possible.
+pub(super) struct Ability {
+    pub(super) carrier: Option<Carrier>,
+    pub(super) cost: Cost,
+    pub(super) why: Cow<'static, str>,
+}
+
+/// Why a path is not there.
+pub(super) struct Missing {
+    pub(super) refusal: Refusal,
+    pub(super) reason: Cow<'static, str>,
+}
+
+type Verdict = Result<Ability, Missing>;
+
+fn missing(reason: impl Into<Cow<'static, str>>) -> Missing {
+    Missing { refusal: Refusal::Missing, reason: reason.into() }
+}
+
+/// The path is not one between memories like these.
+fn beside(reason: &'static str) -> Missing {
+    Missing { refusal: Refusal::Inapplicable, reason: reason.into() }
+}
+
+fn able(carrier: Option<Carrier>, cost: Cost, why: impl Into<Cow<'static, str>>) -> Verdict {
+    Ok(Ability { carrier, cost, why: why.into() })
+}
+
+/// Everything that the facts are judged by.
+pub(super) struct Check<'a> {
+    pub(super) question: &'a Question,
+    pub(super) here: &'a LocalFacts,
+    pub(super) peer: &'a PeerFacts,
+    pub(super) costs: &'a PathCosts,
+}
+
+impl Check<'_> {
+    pub(super) fn verdict(&self, kind: PathKind) -> Verdict {
+        if !matches!(kind, PathKind::SameProcessCopy | PathKind::Local(_))
+            && self.question.offered.ours
+        {
+            return Err(beside("both sides are memory of this process"));
+        }
+        match kind {
+            PathKind::SameProcessCopy => self.same_process_copy(),
+            PathKind::Local(_) => self.local(),
+            PathKind::CudaIpc => self.cuda_ipc(),
+            PathKind::SharedMemory => self.shared_memory(),
+            PathKind::GpuDirect => self.gpu_direct(),
+            PathKind::Direct => self.direct(),
+            PathKind::StagedOneSide => self.staged_one_side(),
+            PathKind::StagedBothSides => self.staged_both_sides(),
+            PathKind::Emulated => self.emulated(),
+            _ => Err(missing("the planner does not know this kind of path")),
+        }
+    }
+
+    fn same_process_copy(&self) -> Verdict {
+        if !self.question.offered.ours {
+            return Err(beside("the peer is another process"));
+        }
+        if !self.all_host() {
+            return Err(beside("the processor cannot reach GPU memory"));
+        }
+        able(None, self.costs.memcpy, "both sides are host memory of this process")
+    }
+
+    fn local(&self) -> Verdict {
+        if !self.question.offered.ours {
+            return Err(beside("the peer is another process"));
+        }
+        if self.all_host() {
+            return Err(beside("no GPU takes part"));
+        }
+        for ordinal in [self.local_ordinal(), self.remote_ordinal()].into_iter().flatten() {
+            if self.here.gpu(ordinal).is_none() {
+                return Err(missing(self.no_gpu(ordinal)));
+            }
+        }
+        able(None, self.costs.local, "both sides are memory of this process")
+    }
+
+    fn cuda_ipc(&self) -> Verdict {
+        let Some(theirs) = self.remote_ordinal() else {
+            return Err(beside("the peer's memory is not memory of a CUDA GPU"));
+        };
+        self.same_host()?;
+        self.same_pid_namespace()?;
+        if self.peer.near.process {
+            return Err(missing(
+                "the peer is in this very process, which cannot open its own handles",
+            ));
+        }
+        match self.peer.near.ipc_namespace {
+            Some(true) => {}
+            Some(false) => return Err(missing("separate IPC namespaces")),
+            None => return Err(missing("whether both are in one IPC namespace is not known")),
+        }
+        if !self.here.ucx.cuda_ipc {
+            return Err(missing("UCX_TLS allows no cuda_ipc"));
+        }
+        if let Err(why) = &self.here.cuda {
+            return Err(missing(why.clone()));
+        }
+        if self.question.offered.share != Some(ShareForm::CudaIpc) {
+            return Err(missing(if self.peer.ipc {
+                "the peer did not share this memory"
+            } else {
+                "the peer shares no GPU memory"
+            }));
+        }
+        let carrier = Some(Carrier::Gpu);
+        let costs = self.costs;
+        let theirs = self.peer.gpu(theirs);
+        match self.question.local {
+            MemoryKind::Gpu(ours) => match self.gpus(ours, theirs)? {
+                Link::Same => able(carrier, costs.ipc_same_gpu, "both sides are on one GPU"),
+                Link::Reach => able(carrier, costs.ipc_other_gpu, "the GPUs reach each other"),
+                Link::Unknown => able(
+                    carrier,
+                    costs.ipc_other_gpu,
+                    "the peer's GPU is not visible here; unproven",
+                ),
+            },
+            _ if self.here.gpus.is_empty() => Err(missing("this process has no GPU")),
+            MemoryKind::Pinned => able(carrier, costs.ipc_pinned, "a GPU copies to the host"),
+            MemoryKind::Pageable => {
+                able(carrier, costs.ipc_pageable, "a GPU copies, through pinned slots")
+            }
+        }
+    }
+
+    fn shared_memory(&self) -> Verdict {
+        if !self.question.remote.is_host() {
+            return Err(beside("the peer's memory is not host memory"));
+        }
+        self.same_host()?;
+        self.same_pid_namespace()?;
+        if !self.here.ucx.shared_memory {
+            return Err(missing("UCX_TLS allows no shared memory"));
+        }
+        if self.question.offered.share != Some(ShareForm::File) {
+            return Err(missing("the peer did not share this memory"));
+        }
+        let carrier = Some(Carrier::SharedMemory);
+        match self.question.local {
+            MemoryKind::Gpu(ours) => {
+                self.local_gpu(ours)?;
+                able(carrier, self.costs.shared_to_gpu, "the GPU copies, the memory is mapped here")
+            }
+            _ => able(carrier, self.costs.shared_to_host, "the peer's memory is mapped here"),
+        }
+    }
+
+    fn gpu_direct(&self) -> Verdict {
+        if self.all_host() {
+            return Err(beside("no GPU takes part"));
+        }
+        self.rdma()?;
+        if let MemoryKind::Gpu(ours) = self.question.local
+            && let Err(why) = &self.local_gpu(ours)?.gpu_direct
+        {
+            return Err(missing(format!("cuda:{ours}: {why}")));
+        }
+        if !self.question.remote.is_host() {
+            let remote = self.question.remote;
+            match self.remote_ordinal().and_then(|ordinal| self.peer.gpu(ordinal)) {
+                Some(PeerGpu { gpu_direct: true, .. }) => {}
+                Some(_) => {
+                    return Err(missing(format!(
+                        "the peer says that no NIC of its reaches its {remote}"
+                    )));
+                }
+                None => return Err(missing(format!("the peer says nothing of its {remote}"))),
+            }
+        }
+        able(Some(Carrier::Rdma), self.costs.gpu_direct, "NICs reach the memory on both sides")
+    }
+
+    fn direct(&self) -> Verdict {
+        if !self.all_host() {
+            return Err(beside("GPU memory takes part"));
+        }
+        let carrier = self.engine_carrier()?;
+        let (cost, why) = match (carrier, self.question.operation) {
+            (Some(Carrier::SharedMemory), _) => (self.costs.direct_shared, "on one host"),
+            (Some(Carrier::Rdma), _) => (self.costs.direct_rdma, "NICs on both sides"),
+            (_, OperationKind::Read) => (self.costs.direct_tcp_read, "host memory on both sides"),
+            (_, OperationKind::Write) => (self.costs.direct_tcp_write, "host memory on both sides"),
+        };
+        able(carrier, cost, why)
+    }
+
+    fn staged_one_side(&self) -> Verdict {
+        match (self.question.local, self.question.remote.is_host()) {
+            (MemoryKind::Gpu(ours), true) => {
+                self.local_gpu(ours)?;
+                let (carrier, cost) = self.staged()?;
+                let alone = Cost::new(self.costs.staged_alone_us, cost.per_chunk_us, cost.gbps);
+                able(carrier, alone, "only this side stages")
+            }
+            (MemoryKind::Gpu(_), false) => Err(beside("GPU memory on both sides")),
+            (_, true) => Err(beside("no GPU takes part")),
+            (_, false) => {
+                self.cooperates()?;
+                let (carrier, cost) = self.staged()?;
+                able(carrier, cost, "the peer stages")
+            }
+        }
+    }
+
+    fn staged_both_sides(&self) -> Verdict {
+        let MemoryKind::Gpu(ours) = self.question.local else {
+            return Err(beside("this side is host memory"));
+        };
+        if self.question.remote.is_host() {
+            return Err(beside("the other side is host memory"));
+        }
+        self.local_gpu(ours)?;
+        self.cooperates()?;
+        let (carrier, cost) = self.staged()?;
+        able(carrier, cost, "both sides stage")
+    }
+
+    fn emulated(&self) -> Verdict {
+        if self.all_host() {
+            return Err(beside("no GPU takes part"));
+        }
+        if self.question.engine == Engine::Ucx && !self.here.ucx.cuda_copy {
+            return Err(missing(
+                "UCX_TLS allows no cuda_copy, without which UCX takes no GPU memory",
+            ));
+        }
+        if let (MemoryKind::Gpu(ours), Some(theirs)) = (self.question.local, self.remote_ordinal())
+            && self.engine_has_ipc()
+        {
+            let carrier = Some(Carrier::Gpu);
+            let why = "UCX copies by CUDA IPC";
+            match self.gpus(ours, self.peer.gpu(theirs)) {
+                Ok(Link::Same) => return able(carrier, self.costs.emulated_same_gpu, why),
+                Ok(Link::Reach) => return able(carrier, self.costs.emulated_other_gpu, why),
+                // Whether UCX would dare is not known.
+                Ok(Link::Unknown) | Err(_) => {}
+            }
+        }
+        able(self.engine_carrier()?, self.costs.emulated, "the engine copies GPU memory by itself")
+    }
+
+    /// Whether UCX would use CUDA IPC between the two processes. An inference.
+    fn engine_has_ipc(&self) -> bool {
+        let near = self.peer.near;
+        self.question.engine == Engine::Ucx
+            && self.here.ucx.cuda_ipc
+            && self.here.cuda.is_ok()
+            && !near.process
+            && near.pid_namespace == Some(true)
+            && near.ipc_namespace == Some(true)
+    }
+
+    /// What carries the engine's bytes between host memories. For UCX an inference: memory of the host if both are there,
+    /// else NICs, else sockets. `None` if nobody knows.
+    fn engine_carrier(&self) -> Result<Option<Carrier>, Missing> {
+        let (near, ucx) = (self.peer.near, self.here.ucx);
+        if self.question.engine == Engine::Other || near.host.is_none() {
+            return Ok(None);
+        }
+        let shared = self.peer.carriers.is_none_or(|c| c.shared_memory);
+        let tcp = self.peer.carriers.is_none_or(|c| c.tcp);
+        if near.pid_namespace == Some(true) && ucx.shared_memory && shared {
+            Ok(Some(Carrier::SharedMemory))
+        } else if self.rdma().is_ok() {
+            Ok(Some(Carrier::Rdma))
+        } else if ucx.tcp && tcp {
+            Ok(Some(Carrier::Tcp))
+        } else if !ucx.tcp {
+            Err(missing("UCX_TLS leaves nothing that both sides have: it allows no tcp"))
+        } else {
+            Err(missing("the peer leaves nothing that both sides have: it allows no tcp"))
+        }
+    }
+
+    fn staged(&self) -> Result<(Option<Carrier>, Cost), Missing> {
+        let carrier = self.engine_carrier()?;
+        let cost = match carrier {
+            Some(Carrier::SharedMemory) => self.costs.staged_shared,
+            Some(Carrier::Rdma) => self.costs.staged_rdma,
+            _ => self.costs.staged_tcp,
+        };
+        Ok((carrier, cost))
+    }
+
+    fn rdma(&self) -> Result<(), Missing> {
+        if self.question.engine == Engine::Other {
+            return Err(missing("the engine is not known to use NICs"));
+        }
+        if let Err(why) = &self.here.rdma {
+            return Err(missing(why.clone()));
+        }
+        if !self.here.ucx.rdma {
+            return Err(missing("UCX_TLS allows no RDMA"));
+        }
+        match self.peer.carriers {
+            Some(carriers) if carriers.rdma => Ok(()),
+            Some(_) => Err(missing("the peer says that it has no RDMA NIC")),
+            None => Err(missing("the peer does not say that it has an RDMA NIC")),
+        }
+    }
+
+    fn cooperates(&self) -> Result<(), Missing> {
+        if self.remote_ordinal().is_none() {
+            return Err(beside("the peer's memory is not memory of a CUDA GPU"));
+        }
+        if self.peer.staging {
+            Ok(())
+        } else if self.peer.native {
+            Err(missing("the peer's metadata has no staging capability"))
+        } else {
+            Err(missing("the peer's metadata has no staging capability: it is Dynamo's profile"))
+        }
+    }
+
+    fn same_host(&self) -> Result<(), Missing> {
+        match self.peer.near.host {
+            Some(true) => Ok(()),
+            Some(false) => Err(missing("the peer runs on another host")),
+            None => Err(missing("whether the peer runs on this host is not known")),
+        }
+    }
+
+    fn same_pid_namespace(&self) -> Result<(), Missing> {
+        match self.peer.near.pid_namespace {
+            Some(true) => Ok(()),
+            Some(false) => Err(missing("separate PID namespaces")),
+            None => Err(missing("whether both are in one PID namespace is not known")),
+        }
+    }
+
+    fn local_gpu(&self, ordinal: u32) -> Result<&LocalGpu, Missing> {
+        self.here.gpu(ordinal).ok_or_else(|| missing(self.no_gpu(ordinal)))
+    }
+
+    fn no_gpu(&self, ordinal: u32) -> String {
+        format!("there is no cuda:{ordinal} here: {} GPUs are there", self.here.gpus.len())
+    }
+
+    fn gpus(&self, ours: u32, theirs: Option<&PeerGpu>) -> Result<Link, Missing> {
+        let here = self.local_gpu(ours)?;
+        let Some(uuid) = theirs.and_then(|gpu| gpu.uuid) else {
+            return Ok(Link::Unknown);
+        };
+        if here.uuid == Some(uuid) {
+            return Ok(Link::Same);
+        }
+        // CUDA maps memory of GPUs that `CUDA_VISIBLE_DEVICES` hides, too. Whether they reach each other shows then.
+        let Some(seen) = self.here.gpu_with(uuid) else { return Ok(Link::Unknown) };
+        if self.here.reach(ours, seen.ordinal) {
+            return Ok(Link::Reach);
+        }
+        let short: String = uuid.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        Err(missing(format!("cuda:{ours} has no P2P access to the peer's GPU {short}…")))
+    }
+
+    fn all_host(&self) -> bool {
+        self.question.local.is_host() && self.question.remote.is_host()
+    }
+
+    fn local_ordinal(&self) -> Option<u32> {
+        match self.question.local {
+            MemoryKind::Gpu(ordinal) => Some(ordinal),
+            _ => None,
+        }
+    }
+
+    fn remote_ordinal(&self) -> Option<u32> {
+        cuda(self.question.remote)
+    }
+}
+
+/// The way between a GPU here and one of the peer's.
+enum Link {
+    Same,
+    Reach,
+    /// The peer's GPU is not among those that this process sees.
+    Unknown,
+}
+
+fn cuda(device: Device) -> Option<u32> {
+    (device.kind() == DeviceKind::Cuda).then(|| device.index())
+}

@@ -1,0 +1,43 @@
+//! What a peer is told.
+
+use nixl_metadata::{PeerDevice, PeerInfo};
+use nixl_ops::Carrier;
+
+use super::LocalFacts;
+
+impl LocalFacts {
+    /// Adds to `info` what a planner on the other side needs: the capabilities, the GPUs, and, behind the names of the
+    /// transports, those of the [carriers](Carrier) that this side has. `staging` says whether this process takes part in
+    /// staged transfers.
+    #[must_use]
+    pub fn describe(&self, info: PeerInfo, staging: bool) -> PeerInfo {
+        let capabilities = info
+            .capabilities()
+            .with_staging(staging)
+            .with_ipc(self.cuda.is_ok() && self.ucx.cuda_ipc)
+            .with_shared_memory(self.ucx.shared_memory);
+        let has = |carrier: Carrier| match carrier {
+            Carrier::SharedMemory => self.ucx.shared_memory,
+            Carrier::Rdma => self.ucx.rdma && self.rdma.is_ok(),
+            Carrier::Tcp => self.ucx.tcp,
+            _ => false,
+        };
+        let carriers = Carrier::ALL.into_iter().filter(|carrier| has(*carrier));
+        let mut transports = info.transports().to_vec();
+        for name in carriers.map(|carrier| carrier.to_string()) {
+            if !transports.contains(&name) && transports.len() < PeerInfo::MAX_TRANSPORTS {
+                transports.push(name);
+            }
+        }
+        let devices = self.gpus.iter().take(PeerInfo::MAX_DEVICES).map(|gpu| {
+            PeerDevice::cuda(gpu.ordinal)
+                .with_uuid(gpu.uuid.unwrap_or_default())
+                .with_gpu_direct(gpu.gpu_direct.is_ok())
+        });
+        let info = info.with_capabilities(capabilities);
+        // Neither fails: the names come from the info and the carriers, and the ordinals differ.
+        let described =
+            info.clone().with_transports(transports).and_then(|i| i.with_devices(devices));
+        described.unwrap_or(info)
+    }
+}

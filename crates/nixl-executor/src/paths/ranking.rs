@@ -1,0 +1,77 @@
+//! The paths of a plan in the order in which they would be taken.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use super::{AblePath, PathPlan, Standing};
+
+/// A plan for one size, ranked. Shown, it is a line for the operation and one for each path, the one to take first.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Ranking<'a> {
+    plan: &'a PathPlan,
+    bytes: u64,
+    order: Vec<Ranked<'a>>,
+}
+
+#[derive(Clone, Debug)]
+struct Ranked<'a> {
+    path: &'a AblePath,
+    estimate: Duration,
+    failure: Option<Cow<'static, str>>,
+    tried: bool,
+}
+
+impl<'a> Ranking<'a> {
+    pub(super) fn new(plan: &'a PathPlan, bytes: u64, standing: &Standing) -> Self {
+        let mut order: Vec<_> = plan
+            .able
+            .iter()
+            .map(|path| {
+                let tried = standing.tried(path.kind);
+                let place = plan.place(path, bytes, standing);
+                let failure = tried.or(standing.cooling(path.kind)).cloned();
+                let tried = tried.is_some();
+                ((tried, place), Ranked { path, estimate: place.estimate, failure, tried })
+            })
+            .collect();
+        order.sort_by_key(|(place, _)| *place);
+        Self { plan, bytes, order: order.into_iter().map(|(_, ranked)| ranked).collect() }
+    }
+
+    /// The paths that may be taken, the one to take first.
+    pub fn paths(&self) -> impl Iterator<Item = (&'a AblePath, Duration)> {
+        self.order
+            .iter()
+            .filter(|ranked| !ranked.tried)
+            .map(|ranked| (ranked.path, ranked.estimate))
+    }
+}
+
+impl fmt::Display for Ranking<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let question = &self.plan.question;
+        write!(
+            f,
+            "{:?} of {} bytes, {} and the peer's {}",
+            question.operation, self.bytes, question.local, question.remote
+        )?;
+        let mut word = "take";
+        for Ranked { path, estimate, failure, tried } in &self.order {
+            let word = if *tried { "not" } else { std::mem::replace(&mut word, "then") };
+            write!(f, "\n  {word} {}", path.kind)?;
+            if let Some(carrier) = path.carrier {
+                write!(f, " by {carrier}")?;
+            }
+            write!(f, ", estimated at {estimate:.1?} ({} GB/s): {}", path.cost.gbps, path.why)?;
+            if let Some(failure) = failure {
+                write!(f, "; {failure}")?;
+            }
+        }
+        for path in &self.plan.refused {
+            write!(f, "\n  {path}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,84 @@
+//! Whether an operation that failed on one path may be tried on another.
+
+use nixl_ops::TransportError;
+
+/// How many paths one operation may try, the first included.
+pub const MAX_ATTEMPTS: u32 = 3;
+
+/// Whether an operation that failed may be tried again, on another path. `target_told`: the target may have learned that
+/// the operation is complete.
+///
+/// - Before any byte moved, yes: the target cannot have been told.
+/// - After that a read, yes: its bytes lie in memory that the operation still owns, and are written over.
+/// - After that a write, too, unless the target may have been told: until then it does not look at its memory.
+/// - Once it may have been told, never: it may have given its memory to someone else.
+/// - Never if the error is one of the operation or its metadata: another path meets it again.
+///
+/// So neither the kind of operation nor what has moved matters by itself. What the caller has to see to: the path that
+/// failed is quiet, so that none of its bytes arrives later, and the operation has time and [attempts](MAX_ATTEMPTS) left.
+#[must_use]
+pub fn may_retry(target_told: bool, error: &TransportError) -> bool {
+    !target_told && is_of_the_path(error)
+}
+
+/// Whether another path may do better.
+fn is_of_the_path(error: &TransportError) -> bool {
+    match error {
+        // An engine's trouble. A peer that one engine cannot reach may still share memory.
+        TransportError::Engine { .. }
+        | TransportError::PeerGone { .. }
+        | TransportError::PeerBusy { .. }
+        | TransportError::UnknownPeer { .. } => true,
+        // What the metadata says is wrong on every path.
+        TransportError::BadMetadata { .. }
+        | TransportError::OwnIdentity { .. }
+        | TransportError::IdentityConflict { .. }
+        | TransportError::NotRegistered { .. } => false,
+        // The bytes are in place.
+        TransportError::NotificationFailed { .. } => false,
+        // Nothing is left.
+        TransportError::NoPath { .. } | TransportError::Closed => false,
+        // Errors that are not known here.
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+
+    fn errors() -> Vec<(TransportError, bool)> {
+        let name = || "peer".to_owned();
+        let reason = || "because".to_owned();
+        vec![
+            (
+                TransportError::Engine {
+                    engine: "nixl",
+                    call: "post",
+                    reason: Cow::Borrowed("why"),
+                },
+                true,
+            ),
+            (TransportError::PeerGone { name: name() }, true),
+            (TransportError::PeerBusy { name: name() }, true),
+            (TransportError::UnknownPeer { name: name() }, true),
+            (TransportError::BadMetadata { reason: reason() }, false),
+            (TransportError::OwnIdentity { name: name() }, false),
+            (TransportError::IdentityConflict { name: name() }, false),
+            (TransportError::NotRegistered { name: name(), index: 0, len: 1 }, false),
+            (TransportError::NotificationFailed { reason: Cow::Borrowed("why") }, false),
+            (TransportError::NoPath { rejected: vec![] }, false),
+            (TransportError::Closed, false),
+        ]
+    }
+
+    #[test]
+    fn errors_of_a_path_are_retried_until_the_target_may_have_been_told() {
+        for (error, of_the_path) in errors() {
+            assert_eq!(may_retry(false, &error), of_the_path, "{error}");
+            assert!(!may_retry(true, &error), "{error}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! How a share is laid out.
+
+use serde::{Deserialize, Serialize};
+
+use super::wire::blob;
+use crate::{MetadataError, Share as Checked, ShareKind as CheckedKind};
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Share<'a> {
+    first: u32,
+    count: u32,
+    offset: u64,
+    #[serde(borrow)]
+    kind: Kind<'a>,
+}
+
+/// Numbered from 0 in this order. The handles are lists of bytes, so that decoding one copies nothing.
+#[derive(Serialize, Deserialize)]
+enum Kind<'a> {
+    CudaIpc {
+        /// 72 bytes.
+        #[serde(serialize_with = "blob")]
+        handle: &'a [u8],
+        /// 64 bytes.
+        #[serde(borrow)]
+        ready: Option<&'a [u8]>,
+    },
+    File {
+        pid: u32,
+        fd: u32,
+        length: u64,
+    },
+}
+
+impl<'a> Share<'a> {
+    /// The share at `index`, checked by the offer that it is in.
+    pub(super) fn new(index: usize, share: &'a Checked) -> Result<Self, MetadataError> {
+        let run = share.descriptors();
+        let number = |value| {
+            u32::try_from(value)
+                .map_err(|_| MetadataError::ShareRange { index, count: u32::MAX as usize })
+        };
+        Ok(Self {
+            first: number(run.start)?,
+            count: number(run.len())?,
+            offset: share.offset(),
+            kind: match share.kind() {
+                CheckedKind::CudaIpc { handle, ready } => {
+                    Kind::CudaIpc { handle, ready: ready.as_ref().map(<[u8; 64]>::as_slice) }
+                }
+                &CheckedKind::File { pid, fd, length } => Kind::File { pid, fd, length },
+            },
+        })
+    }
+
+    /// Makes what the program uses; the offer checks it.
+    pub(super) fn validate(&self) -> Result<Checked, MetadataError> {
+        let first = self.first as usize;
+        let end = first.saturating_add(self.count as usize);
+        let kind = match self.kind {
+            Kind::CudaIpc { handle, ready } => CheckedKind::CudaIpc {
+                handle: exactly(handle)?,
+                ready: ready.map(exactly).transpose()?,
+            },
+            Kind::File { pid, fd, length } => CheckedKind::File { pid, fd, length },
+        };
+        Ok(Checked::new(first..end, kind, self.offset))
+    }
+}
+
+fn exactly<const N: usize>(bytes: &[u8]) -> Result<[u8; N], MetadataError> {
+    bytes.try_into().map_err(|_| MetadataError::Malformed)
+}

@@ -1,0 +1,149 @@
+//! How whoever awaits an operation sees its end: by looking closely at first, and again when the end is near.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use nixl_ops::{DriverConfig, Next, OperationOptions};
+use proptest::prelude::*;
+
+use crate::world::{Engine, Memory, Wakes, World, config, is_pending, poll};
+
+const MICRO: Duration = Duration::from_micros(1);
+/// How long before the expected end a waiter is woken.
+const LEAD: Duration = Duration::from_micros(200);
+
+fn looking() -> DriverConfig {
+    let mut config = config();
+    config.inline_spin = 250 * MICRO;
+    config
+}
+
+#[test]
+fn a_close_look_lasts_as_long_as_the_clock_says() {
+    let world = World::with(looking());
+    let engine = Engine::slow(&world.clock, Duration::from_nanos(100));
+    let mut read = world.read(&engine, &Memory::small(), OperationOptions::new()).unwrap();
+    assert!(is_pending(read.wait_for_completion()));
+    // One poll posts, 2,500 fill the time, one comes after it.
+    assert_eq!(engine.polls(), 2502);
+}
+
+#[test]
+fn a_close_look_ends_on_a_clock_that_stands_still() {
+    let world = World::with(looking());
+    let engine = Engine::pending();
+    let mut read = world.read(&engine, &Memory::small(), OperationOptions::new()).unwrap();
+    assert!(is_pending(read.wait_for_completion()));
+    assert!((2..1000).contains(&engine.polls()), "{}", engine.polls());
+}
+
+#[test]
+fn while_the_waiter_looks_closely_the_driver_does_not() {
+    let mut world = World::with(looking());
+    let engine = Engine::pending();
+    let mut read = world.read(&engine, &Memory::small(), OperationOptions::new()).unwrap();
+    world.reactor.turn();
+    // The head start that callers have ends.
+    world.clock.advance(250 * MICRO);
+    assert_eq!(world.reactor.turn(), Next::Spin);
+    let turns = Arc::new(AtomicUsize::new(0));
+    let (mut reactor, count) = (world.reactor, Arc::clone(&turns));
+    let polls_before = engine.polls();
+    engine.aside(move || {
+        if count.fetch_add(1, Ordering::Relaxed) == 0 {
+            assert_eq!(reactor.turn(), Next::Sleep(250 * MICRO));
+        }
+    });
+    assert!(is_pending(read.wait_for_completion()));
+    assert_eq!(engine.polls() - polls_before, turns.load(Ordering::Relaxed));
+}
+
+/// Turns the reactor as its thread would, until `wakes` is more than zero. Returns the time.
+fn turn_until_woken(world: &mut World, wakes: &Wakes) -> Duration {
+    use nixl_ops::Clock as _;
+    for _ in 0..100_000 {
+        let next = world.reactor.turn();
+        if wakes.count() > 0 {
+            return world.clock.now();
+        }
+        match next {
+            Next::Spin => world.clock.advance(MICRO / 10),
+            Next::Sleep(time) => world.clock.advance(time),
+            Next::Park | Next::Exit => panic!("there is one in flight"),
+        }
+    }
+    panic!("never woken");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn the_waiter_is_woken_shortly_before_the_expected_end_and_the_driver_does_not_oversleep(
+        expected in 251u64..100_000,
+    ) {
+        let mut world = World::with(looking());
+        let engine = Engine::pending();
+        let expected = Duration::from_micros(expected);
+        engine.expect(expected);
+        let mut read = world.read(&engine, &Memory::small(), OperationOptions::new()).unwrap();
+        let wakes = Arc::new(Wakes::default());
+        let mut wait = pin!(read.wait_for_completion());
+        prop_assert!(poll(&mut wait, &wakes).is_pending());
+        let woken = turn_until_woken(&mut world, &wakes);
+        let due = expected.saturating_sub(LEAD);
+        prop_assert!(woken >= due && woken <= due + MICRO, "{woken:?} for {due:?}");
+        engine.end(Ok(()));
+        let seen = poll(&mut wait, &wakes);
+        prop_assert!(matches!(seen, Poll::Ready(Ok(_))), "it looks without the driver");
+        prop_assert_eq!(wakes.count(), 1);
+    }
+}
+
+#[test]
+fn what_takes_longer_than_expected_is_awaited_asleep() {
+    let mut world = World::with(looking());
+    let engine = Engine::pending();
+    engine.expect(2000 * MICRO);
+    let mut read = world.read(&engine, &Memory::small(), OperationOptions::new()).unwrap();
+    let wakes = Arc::new(Wakes::default());
+    let mut wait = pin!(read.wait_for_completion());
+    assert!(poll(&mut wait, &wakes).is_pending());
+    turn_until_woken(&mut world, &wakes);
+    // From 1,800 to 2,200 us, in steps of one, and once more.
+    let clock = Arc::clone(&world.clock);
+    engine.aside(move || clock.advance(MICRO));
+    let before = engine.polls();
+    assert!(poll(&mut wait, &wakes).is_pending());
+    assert!(engine.polls() - before <= 402, "{}", engine.polls() - before);
+    for _ in 0..10 {
+        world.clock.advance(1000 * MICRO);
+        world.reactor.turn();
+        assert_eq!(wakes.count(), 1, "once is enough");
+    }
+    engine.end(Ok(()));
+    world.reactor.turn();
+    assert_eq!(wakes.count(), 2);
+    assert!(matches!(poll(&mut wait, &wakes), Poll::Ready(Ok(_))));
+}
+
+#[test]
+fn what_nobody_awaits_ends_as_before() {
+    let mut world = World::with(looking());
+    let (engine, memory) = (Engine::pending(), Memory::small());
+    engine.expect(1000 * MICRO);
+    let read = world.read(&engine, &memory, OperationOptions::new()).unwrap();
+    for _ in 0..40 {
+        world.reactor.turn();
+        world.clock.advance(100 * MICRO);
+    }
+    engine.end(Ok(()));
+    world.reactor.turn();
+    assert!(!memory.is_leased());
+    drop(read);
+    world.clock.advance(2000 * MICRO);
+    assert_eq!(world.reactor.turn(), Next::Park);
+}
