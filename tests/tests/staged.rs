@@ -16,7 +16,9 @@ use nixl_descriptor::{Region, leaked};
 use nixl_executor::{Abilities, Gpus, MemoryKind, SimulatedGpus, StagedExecutor, StagingConfig};
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::Executor;
-use nixl_tests::{Peer, Random, alone, crc32, device_memory, eventually, pattern, within};
+use nixl_tests::{
+    Peer, Random, alone, crc32, device_memory, eventually, pattern, resources, within,
+};
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
 const LIMIT: Duration = Duration::from_secs(280);
@@ -339,4 +341,35 @@ fn killed_two_hundred_times() {
 #[ignore = "takes minutes"]
 fn stopped_fifty_times() {
     hit_many("stopped_fifty_times", &tcp(), 50, true);
+}
+
+#[test]
+fn connections_leave_nothing_behind() {
+    alone("connections_leave_nothing_behind", &tcp(), || {
+        within(LIMIT, async {
+            let mut before = None;
+            for round in 0..4 {
+                let here = Here::new(SILENCE, Duration::from_secs(1)).await;
+                let mut peer = peer("30000");
+                memory(&mut peer, true);
+                one_of_each(&here, &mut peer, (true, true), round, 3 << 20).await;
+                drop((here, peer));
+                // What is set up once, the first round sets up.
+                let now =
+                    eventually("threads and files come back", Duration::from_secs(20), || {
+                        let now = resources();
+                        let (threads, files) = before.unwrap_or((now.threads, usize::MAX));
+                        (now.threads <= threads && now.files <= files).then_some(now)
+                    });
+                if round == 0 {
+                    thread::sleep(Duration::from_millis(500));
+                    let settled = resources();
+                    before = Some((settled.threads, settled.files));
+                } else {
+                    println!("{now:?}");
+                }
+            }
+            assert_eq!(leaked(), Default::default());
+        });
+    });
 }

@@ -172,6 +172,10 @@ impl Cooperative {
             self.heard = self.heard.max(heard);
         }
         let moved = !mail.messages.is_empty();
+        if self.said_end && self.failure.is_none() {
+            // All is in place and `Done` is on its way: what the owner or the peer does now does not matter.
+            return moved;
+        }
         for message in mail.messages {
             if let Err(error) = self.obey(message) {
                 self.fail(error, now);
