@@ -1,5 +1,6 @@
 //! Helpers shared by the whole-workspace tests.
 
+pub mod device_memory;
 pub mod forge;
 mod pattern;
 mod process;

@@ -36,6 +36,7 @@ mod local;
 mod memcpy;
 mod offers;
 pub mod paths;
+mod staged;
 
 pub use direct::DirectExecutor;
 pub use local::{
@@ -44,3 +45,4 @@ pub use local::{
     Progress, Route, SimulatedGpus, Strategy, StreamHandle,
 };
 pub use nixl_ops::{PathKind, PathReport, Rejected};
+pub use staged::{SlotStats, StagedExecutor, StagingConfig, StagingStats};

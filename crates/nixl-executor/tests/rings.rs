@@ -111,6 +111,10 @@ impl Gpus for Moody {
         Ok(Box::new(Counted { buffer: self.gpus.pinned(gpu, len)?, mood }))
     }
 
+    fn pinned_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
+        self.gpus.pinned_region(gpu, len)
+    }
+
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
         self.gpus.scratch(gpu, len)
     }

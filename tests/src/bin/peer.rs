@@ -9,21 +9,30 @@
 //! | `read JSON`, `write SEED JSON` | the number of the operation, which has begun |
 //! | `wait N` | once it is complete, the CRC-32 of its memory |
 //! | `cancel N` | what came of it |
+//! | `memory host`, `memory cuda` | nothing; memory of operations from here on is the host's, or a simulated GPU's |
+//! | `slots` | what staging holds |
 //! | `stats` | what is in hand |
 //!
-//! It ends when stdin does.
+//! With the variable `NIXL_TEST_STAGED`, transfers of GPU memory are staged; its value is the time of silence, in
+//! milliseconds, after which a peer is given up. It ends when stdin does.
 #![allow(clippy::print_stdout, reason = "stdout is its interface")]
+#![allow(unsafe_code, reason = "looks into memory that stands for a GPU's")]
 
 use std::collections::HashMap;
+use std::env;
 use std::error::Error;
 use std::io::{self, BufRead as _};
+use std::sync::Arc;
+use std::time::Duration;
 
 use nixl_connector::{
     Connector, ReadOperation, ReadableOperation, WritableOperation, WriteOperation,
 };
 use nixl_descriptor::Region;
+use nixl_executor::{Abilities, Gpus, MemoryKind, SimulatedGpus, StagedExecutor, StagingConfig};
 use nixl_metadata::RdmaMetadata;
-use nixl_tests::{crc32, pattern};
+use nixl_ops::Executor;
+use nixl_tests::{crc32, device_memory, pattern};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -36,18 +45,38 @@ enum Operation {
 
 struct Server {
     connector: Connector,
+    gpus: Arc<SimulatedGpus>,
+    staged: Arc<StagedExecutor>,
+    cuda: bool,
     operations: HashMap<u64, (Operation, Region)>,
     last: u64,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let connector = match Connector::builder().name("peer").build().await {
+    let mut abilities = Abilities::default();
+    (abilities.gpus, abilities.batch) = (1, true);
+    let gpus = match SimulatedGpus::new(abilities) {
+        Ok(gpus) => Arc::new(gpus),
+        Err(error) => return println!("error {error:?}"),
+    };
+    let mut config = StagingConfig::default();
+    let silence = env::var("NIXL_TEST_STAGED").ok();
+    if let Some(silence) = silence.as_ref().and_then(|ms| ms.parse().ok()) {
+        config.silence = Duration::from_millis(silence);
+    }
+    let staged = Arc::new(StagedExecutor::new(Arc::clone(&gpus) as Arc<dyn Gpus>, config));
+    let mut builder = Connector::builder().name("peer");
+    if silence.is_some() {
+        builder = builder.executor(Arc::clone(&staged) as Arc<dyn Executor>);
+    }
+    let connector = match builder.build().await {
         Ok(connector) => connector,
         Err(error) => return println!("error {error:?}"),
     };
     println!("ok {}", connector.name());
-    let mut server = Server { connector, operations: HashMap::new(), last: 0 };
+    let mut server =
+        Server { connector, gpus, staged, cuda: false, operations: HashMap::new(), last: 0 };
     for line in io::stdin().lock().lines() {
         let Ok(line) = line else { return };
         match server.obey(&line).await {
@@ -62,20 +91,20 @@ impl Server {
         let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
         match command {
             "readable" => {
-                let region = filled(rest)?;
+                let region = self.filled(rest)?;
                 let operation = self.connector.create_readable(region.clone()).await?;
                 let json = operation.metadata().to_dynamo_json();
                 Ok(format!("{} {json}", self.keep(Operation::Readable(operation), region)))
             }
             "writable" => {
-                let region = filled(rest)?;
+                let region = self.filled(rest)?;
                 let operation = self.connector.create_writable(region.clone()).await?;
                 let json = operation.metadata().to_dynamo_json();
                 Ok(format!("{} {json}", self.keep(Operation::Writable(operation), region)))
             }
             "read" => {
                 let remote = RdmaMetadata::decode(rest.as_bytes())?;
-                let region = Region::zeroed(usize::try_from(remote.total_bytes())?)?;
+                let region = self.region(vec![0; usize::try_from(remote.total_bytes())?])?;
                 let operation = self.connector.begin_read(&remote, region.clone()).await?;
                 Ok(self.keep(Operation::Read(operation), region).to_string())
             }
@@ -83,7 +112,7 @@ impl Server {
                 let (seed, json) = rest.split_once(' ').ok_or("write SEED JSON")?;
                 let remote = RdmaMetadata::decode(json.as_bytes())?;
                 let bytes = pattern(seed.parse()?, usize::try_from(remote.total_bytes())?);
-                let region = Region::try_from(bytes)?;
+                let region = self.region(bytes)?;
                 let operation = self.connector.begin_write(region.clone(), &remote).await?;
                 Ok(self.keep(Operation::Write(operation), region).to_string())
             }
@@ -97,7 +126,12 @@ impl Server {
                     Operation::Read(operation) => operation.wait_for_completion().await?,
                     Operation::Write(operation) => operation.wait_for_completion().await?,
                 };
-                let crc = crc32(&region.to_vec()?);
+                let bytes = match region.device().is_host() {
+                    true => region.to_vec()?,
+                    // SAFETY: all such memory here is the simulated GPUs'.
+                    false => unsafe { device_memory::download(region) }?,
+                };
+                let crc = crc32(&bytes);
                 self.operations.remove(&number);
                 Ok(crc)
             }
@@ -112,6 +146,11 @@ impl Server {
                 };
                 Ok(format!("{outcome:?}"))
             }
+            "memory" => {
+                self.cuda = rest == "cuda";
+                Ok(String::new())
+            }
+            "slots" => Ok(format!("{:?}", self.staged.stats())),
             "stats" => Ok(format!("{:?}", self.connector.stats())),
             _ => Err(format!("no command {command:?}").into()),
         }
@@ -122,9 +161,20 @@ impl Server {
         self.operations.insert(self.last, (operation, region));
         self.last
     }
-}
 
-fn filled(arguments: &str) -> Result<Region> {
-    let (len, seed) = arguments.split_once(' ').ok_or("LEN SEED")?;
-    Ok(Region::try_from(pattern(seed.parse()?, len.parse()?))?)
+    fn filled(&self, arguments: &str) -> Result<Region> {
+        let (len, seed) = arguments.split_once(' ').ok_or("LEN SEED")?;
+        self.region(pattern(seed.parse()?, len.parse()?))
+    }
+
+    /// Memory that holds these bytes.
+    fn region(&self, bytes: Vec<u8>) -> Result<Region> {
+        if !self.cuda {
+            return Ok(Region::try_from(bytes)?);
+        }
+        let region = self.gpus.region(MemoryKind::Gpu(0), bytes.len())?;
+        // SAFETY: the simulated GPUs made it just now.
+        unsafe { device_memory::upload(&region, &bytes) }?;
+        Ok(region)
+    }
 }

@@ -46,6 +46,10 @@ impl Registrar for NixlRegistrar {
     }
 
     fn register(&self, span: &RegionSpan) -> Result<Box<dyn Registered>, RegisterError> {
+        // Not left to NIXL: after it has refused memory of a kind, no peer accepts its metadata any more.
+        if span.device().kind() == DeviceKind::Cuda && !nixl_device::cuda::is_available() {
+            return Err(RegisterError::Unsupported { device: span.device() });
+        }
         let mut entered = self.agent.enter();
         let inside = entered.inside().ok_or_else(closed)?;
         let failed = |e: nixl_sys::NixlError| match memory_kind(span.device()).0 {

@@ -104,26 +104,25 @@ impl Transport for NixlTransport {
     }
 
     fn notify(&self, peer: &PeerId, payload: &[u8]) -> Poll<Result<(), TransportError>> {
-        {
-            let loaded = self.directory.loaded();
-            match loaded.get(peer.as_str()) {
-                None => {
-                    return Poll::Ready(Err(TransportError::UnknownPeer {
-                        name: peer.to_string(),
-                    }));
-                }
-                Some(loaded) if loaded.peer.is_broken() => {
-                    return Poll::Ready(Err(TransportError::PeerGone { name: peer.to_string() }));
-                }
-                Some(_) => {}
-            }
+        let known = self.directory.loaded().get(peer.as_str()).map(|l| Arc::clone(&l.peer));
+        let Some(known) = known else {
+            return Poll::Ready(Err(TransportError::UnknownPeer { name: peer.to_string() }));
+        };
+        let gone = || Poll::Ready(Err(TransportError::PeerGone { name: peer.to_string() }));
+        if known.is_broken() {
+            return gone();
         }
         let Some(mut entered) = self.agent.try_enter() else { return Poll::Pending };
         let Some(inside) = entered.inside() else {
             return Poll::Ready(Err(TransportError::Closed));
         };
-        let sent = inside.agent.send_notification(peer.as_str(), payload, Some(&inside.backend));
-        Poll::Ready(sent.map_err(|e| failed("gen_notif", &e)))
+        if inside.agent.send_notification(peer.as_str(), payload, Some(&inside.backend)).is_ok() {
+            return Poll::Ready(Ok(()));
+        }
+        // As for transfers: NIXL does not tell why, and it can only be the peer or the way to it.
+        known.set_broken();
+        self.directory.ended(&known);
+        gone()
     }
 
     fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError> {

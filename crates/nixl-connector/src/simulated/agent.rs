@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use nixl_descriptor::{RegionSpan, Span};
@@ -14,11 +15,18 @@ pub(super) struct Agent {
     pub(super) incarnation: u64,
     pub(super) alive: bool,
     pub(super) plan: Plan,
-    /// By sender and payload.
-    pub(super) inbox: VecDeque<(Arc<str>, Bytes)>,
+    pub(super) inbox: VecDeque<Letter>,
     pub(super) peers: HashMap<Arc<str>, Peer>,
     /// Registered memory by its number.
     memory: BTreeMap<u64, RegionSpan>,
+}
+
+/// A message for an agent.
+pub(super) struct Letter {
+    pub(super) from: Arc<str>,
+    pub(super) payload: Bytes,
+    /// When it arrives.
+    pub(super) at: Duration,
 }
 
 impl Agent {
@@ -31,6 +39,13 @@ impl Agent {
             peers: HashMap::new(),
             memory: BTreeMap::new(),
         }
+    }
+
+    /// Takes the messages that have arrived by now.
+    pub(super) fn arrived(&mut self, now: Duration) -> VecDeque<Letter> {
+        let (arrived, later) = self.inbox.drain(..).partition(|letter| letter.at <= now);
+        self.inbox = later;
+        arrived
     }
 
     pub(super) fn register(&mut self, number: u64, span: RegionSpan) {

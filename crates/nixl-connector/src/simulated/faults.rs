@@ -44,6 +44,18 @@ pub enum Fault {
     NotificationFails,
 }
 
+/// One thing that goes wrong with a message that is sent by itself, not with a transfer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum MessageFault {
+    /// It never arrives.
+    Lost,
+    /// It arrives twice.
+    Twice,
+    /// It arrives this much later, perhaps after others that are sent after it.
+    Delayed(Duration),
+}
+
 /// Orders faults, for a [fabric](super::Fabric::faults) or for [one agent](super::Fabric::faults_of) on it.
 #[derive(Clone)]
 pub struct Faults {
@@ -68,6 +80,13 @@ impl Faults {
     pub fn always(&self, faults: impl IntoIterator<Item = Fault>) {
         let faults = faults.into_iter().collect();
         self.edit(|plan| plan.always = faults);
+    }
+
+    /// Each of `faults` strikes one of the next messages that agents send by themselves, in this order; `None` spares
+    /// one.
+    pub fn messages(&self, faults: impl IntoIterator<Item = Option<MessageFault>>) {
+        let faults: Vec<_> = faults.into_iter().collect();
+        self.edit(|plan| plan.messages.extend(faults));
     }
 
     /// Lets the transfers that are stalled now go on. Those that are still polled move at their next poll, those
@@ -111,6 +130,7 @@ impl fmt::Debug for Faults {
 pub(super) struct Plan {
     next: VecDeque<Vec<Fault>>,
     always: Vec<Fault>,
+    messages: VecDeque<Option<MessageFault>>,
     /// How often stalled transfers were released.
     releases: u64,
     refuse_registrations: bool,
@@ -134,6 +154,12 @@ impl State {
         let mut faults = next.unwrap_or_default();
         faults.extend(own.always.iter().chain(&self.plan.always).cloned());
         Strikes { faults, releases: (own.releases, self.plan.releases) }
+    }
+
+    /// What strikes a message that `agent` sends now.
+    pub(super) fn message_fault(&mut self, agent: &str) -> Option<MessageFault> {
+        let own = self.agents.get_mut(agent).and_then(|agent| agent.plan.messages.pop_front());
+        own.or_else(|| self.plan.messages.pop_front()).flatten()
     }
 
     /// Whether stalled transfers of `agent` were released since it got its strikes.

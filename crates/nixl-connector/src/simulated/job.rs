@@ -9,6 +9,7 @@ use nixl_descriptor::{Registration, Span, copy_spans};
 use nixl_metadata::OperationKind;
 use nixl_ops::TransportError;
 
+use super::agent::Letter;
 use super::fabric::{Network, State};
 use super::faults::{Fault, Strikes};
 use super::transport::failed;
@@ -191,7 +192,8 @@ impl State {
         if let Some(payload) = request.notification.clone()
             && let Some(peer) = self.living(&request.peer)
         {
-            peer.inbox.push_back((Arc::clone(&request.agent), payload));
+            let from = Arc::clone(&request.agent);
+            peer.inbox.push_back(Letter { from, payload, at: Duration::ZERO });
         }
     }
 }

@@ -50,4 +50,4 @@ mod transfer;
 mod transport;
 
 pub use fabric::Fabric;
-pub use faults::{Fault, Faults};
+pub use faults::{Fault, Faults, MessageFault};

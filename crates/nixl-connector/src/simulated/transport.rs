@@ -9,8 +9,10 @@ use bytes::Bytes;
 use nixl_descriptor::{Registrar, Span, coalesce_pairs};
 use nixl_ops::{Connected, PeerId, Transfer, TransferSpec, Transport, TransportError};
 
+use super::agent::Letter;
 use super::blob::Blob;
 use super::fabric::Network;
+use super::faults::MessageFault;
 use super::job::{Pair, Request};
 use super::peer::{Peer, Update};
 use super::registrar::SimulatedRegistrar;
@@ -140,6 +142,7 @@ impl Transport for SimulatedTransport {
 
     fn notify(&self, peer: &PeerId, payload: &[u8]) -> Poll<Result<(), TransportError>> {
         let name = || peer.as_str().to_owned();
+        let now = self.network.clock.now();
         let mut state = self.network.lock();
         let Some(me) = state.living(&self.agent) else {
             return Poll::Ready(Err(TransportError::Closed));
@@ -147,22 +150,32 @@ impl Transport for SimulatedTransport {
         if !me.peers.contains_key(peer.as_str()) {
             return Poll::Ready(Err(TransportError::UnknownPeer { name: name() }));
         }
-        let Some(them) = state.living(peer.as_str()) else {
+        if state.living(peer.as_str()).is_none() {
             return Poll::Ready(Err(TransportError::PeerGone { name: name() }));
+        }
+        let (copies, at) = match state.message_fault(&self.agent) {
+            None => (1, now),
+            Some(MessageFault::Lost) => (0, now),
+            Some(MessageFault::Twice) => (2, now),
+            Some(MessageFault::Delayed(delay)) => (1, now.saturating_add(delay)),
         };
-        them.inbox.push_back((Arc::clone(&self.agent), Bytes::copy_from_slice(payload)));
+        if let Some(them) = state.living(peer.as_str()) {
+            let payload = Bytes::copy_from_slice(payload);
+            let letter = || Letter { from: Arc::clone(&self.agent), payload: payload.clone(), at };
+            them.inbox.extend((0..copies).map(|_| letter()));
+        }
         Poll::Ready(Ok(()))
     }
 
     fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError> {
         self.network.move_orphans();
+        let now = self.network.clock.now();
         let arrived = {
             let mut state = self.network.lock();
-            let me = state.living(&self.agent).ok_or(TransportError::Closed)?;
-            std::mem::take(&mut me.inbox)
+            state.living(&self.agent).ok_or(TransportError::Closed)?.arrived(now)
         };
-        for (from, payload) in arrived {
-            sink(&from, &payload);
+        for letter in arrived {
+            sink(&letter.from, &letter.payload);
         }
         Ok(())
     }

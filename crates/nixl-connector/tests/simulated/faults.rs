@@ -1,11 +1,12 @@
 //! Each fault strikes where it was ordered, and the operations make the best of it.
 
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
-use nixl_connector::simulated::Fault;
+use nixl_connector::simulated::{Fault, MessageFault};
 use nixl_descriptor::{Region, RegisterError};
-use nixl_ops::{Clock, OperationError, OperationStatus, TransportError};
+use nixl_ops::{Clock, OperationError, OperationStatus, PeerId, TransportError};
 
 use crate::side::{DRAIN, Scene, TIMEOUT, World, is_leased, now, pattern};
 
@@ -319,4 +320,34 @@ fn registrations_can_be_slow() {
         }
         assert!(registering.join().unwrap().unwrap() >= delay);
     });
+}
+
+#[test]
+fn messages_are_lost_repeated_and_overtaken_as_ordered() {
+    let world = World::new();
+    let scene = world.scene(1);
+    let peer = PeerId::new(scene.target.transport.agent_name());
+    let send = |text: &str| {
+        let sent = scene.initiator.transport.notify(&peer, text.as_bytes());
+        assert_eq!(sent, Poll::Ready(Ok(())), "the sender sees nothing of it");
+    };
+    let arrived = || {
+        let mut texts = Vec::new();
+        let mut take = |_: &str, text: &[u8]| texts.push(String::from_utf8(text.to_vec()).unwrap());
+        scene.target.transport.take_notifications(&mut take).unwrap();
+        texts
+    };
+    let second = Duration::from_secs(1);
+    world.faults_of(&scene.initiator).messages([
+        Some(MessageFault::Delayed(second)),
+        Some(MessageFault::Lost),
+        None,
+        Some(MessageFault::Twice),
+    ]);
+    ["late", "lost", "spared", "twice", "after"].into_iter().for_each(send);
+    assert_eq!(arrived(), ["spared", "twice", "twice", "after"]);
+    world.clock.advance(second - Duration::from_nanos(1));
+    assert!(arrived().is_empty());
+    world.clock.advance(Duration::from_nanos(1));
+    assert_eq!(arrived(), ["late"]);
 }

@@ -7,6 +7,7 @@ use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+use nixl_descriptor::{Region, RegionError};
 use nixl_device::cuda::{
     Context, CudaError, DeviceError, DeviceMemory, DevicePool, Event, Function, MemoryError,
     Module, PinnedMemory, PinnedPool, PoolLimits, Stream, devices, gpu_links,
@@ -157,6 +158,13 @@ impl Gpus for CudaGpus {
 
     fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
         Ok(Box::new(self.gpu(gpu)?.pinned.allocate(len).map_err(memory)?))
+    }
+
+    fn pinned_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
+        let pinned = self.gpu(gpu)?.pinned.allocate(len).map_err(memory)?;
+        let refused =
+            |e: RegionError| GpuError::OutOfMemory { what: "pinned", reason: e.to_string() };
+        Region::try_from(pinned).map_err(refused)
     }
 
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::task::Waker;
 
+use nixl_descriptor::Region;
 use nixl_device::Device;
 
 use super::block_copy::{BlockCopy, CopyOp};
@@ -31,6 +32,13 @@ pub trait Gpus: Send + Sync + fmt::Debug + 'static {
     ///
     /// [`GpuError`] if the pool's bound is reached or the machine has no more.
     fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError>;
+
+    /// Pinned memory near a GPU, as a region that engines may reach too. From the same pool.
+    ///
+    /// # Errors
+    ///
+    /// As [`pinned`](Self::pinned).
+    fn pinned_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError>;
 
     /// Memory of a GPU, from a pool; it returns when dropped.
     ///

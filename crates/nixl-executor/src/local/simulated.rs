@@ -147,6 +147,13 @@ impl Gpus for SimulatedGpus {
         Ok(Box::new(Bytes::new(len)))
     }
 
+    fn pinned_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
+        self.check(gpu)?;
+        let refused =
+            |e: RegionError| GpuError::OutOfMemory { what: "pinned", reason: e.to_string() };
+        self.region(MemoryKind::Pinned, len).map_err(refused)
+    }
+
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
         self.check(gpu)?;
         Ok(Box::new(Bytes::new(len)))

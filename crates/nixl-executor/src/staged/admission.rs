@@ -1,0 +1,233 @@
+//! Who gets a slot: first come, first served, and nobody much more than others.
+
+use std::collections::BTreeMap;
+
+/// Slots by number, and the sessions that want some.
+///
+/// A session may hold at most its share, the slots divided by the sessions that want some, and one at least. One that
+/// holds none comes before those that hold some, and among such the one that has waited longest. Nobody who could take a
+/// slot is kept waiting by somebody who will not: whoever wants none any more must [say so](Self::settle).
+#[derive(Debug)]
+pub(super) struct Admission {
+    free: Vec<u16>,
+    /// All slots but those that were given up.
+    usable: usize,
+    members: BTreeMap<u64, Standing>,
+    last_member: u64,
+    last_turn: u64,
+}
+
+#[derive(Debug, Default)]
+struct Standing {
+    held: usize,
+    /// Since when it wants a slot.
+    waiting: Option<u64>,
+}
+
+/// All slots were given up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Exhausted;
+
+impl Admission {
+    pub(super) fn new(slots: u16) -> Self {
+        Self {
+            free: (0..slots).rev().collect(),
+            usable: slots.into(),
+            members: BTreeMap::new(),
+            last_member: 0,
+            last_turn: 0,
+        }
+    }
+
+    pub(super) fn join(&mut self) -> u64 {
+        self.last_member += 1;
+        self.members.insert(self.last_member, Standing::default());
+        self.last_member
+    }
+
+    pub(super) fn leave(&mut self, member: u64) {
+        self.members.remove(&member);
+    }
+
+    /// A slot, if it is this member's turn. It is noted as waiting for more until it [settles](Self::settle).
+    pub(super) fn take(&mut self, member: u64) -> Result<Option<u16>, Exhausted> {
+        if self.usable == 0 {
+            return Err(Exhausted);
+        }
+        let Some(me) = self.members.get_mut(&member) else { return Ok(None) };
+        let next_turn = self.last_turn + 1;
+        let since = *me.waiting.get_or_insert(next_turn);
+        self.last_turn = self.last_turn.max(since);
+        let held = me.held;
+        let wanting = self.members.values().filter(|m| m.waiting.is_some()).count();
+        let share = (self.usable / wanting.max(1)).max(1);
+        let before = |other: &Standing| {
+            other.held == 0 && other.waiting.is_some_and(|turn| held > 0 || turn < since)
+        };
+        let ahead = self.members.values().filter(|other| before(other)).count();
+        if held >= share || self.free.len() <= ahead {
+            return Ok(None);
+        }
+        let taken = self.free.pop();
+        if let (Some(_), Some(me)) = (taken, self.members.get_mut(&member)) {
+            me.held += 1;
+            // For the next one it queues anew.
+            self.last_turn += 1;
+            me.waiting = Some(self.last_turn);
+        }
+        Ok(taken)
+    }
+
+    /// This member wants no more for now.
+    pub(super) fn settle(&mut self, member: u64) {
+        if let Some(me) = self.members.get_mut(&member) {
+            me.waiting = None;
+        }
+    }
+
+    /// A slot comes back.
+    pub(super) fn put(&mut self, member: u64, slot: u16) {
+        self.let_go(member);
+        self.free.push(slot);
+    }
+
+    /// A slot never comes back: somebody may still write to it.
+    pub(super) fn give_up(&mut self, member: u64) {
+        self.let_go(member);
+        self.usable = self.usable.saturating_sub(1);
+    }
+
+    fn let_go(&mut self, member: u64) {
+        if let Some(me) = self.members.get_mut(&member) {
+            me.held = me.held.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn free(&self) -> usize {
+        self.free.len()
+    }
+
+    pub(super) fn usable(&self) -> usize {
+        self.usable
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Take(usize),
+        Settle(usize),
+        Put(usize),
+        GiveUp(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..6usize).prop_map(Step::Take),
+            1 => (0..6usize).prop_map(Step::Settle),
+            4 => (0..6usize).prop_map(Step::Put),
+            1 => (0..6usize).prop_map(Step::GiveUp),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn slots_are_neither_lost_nor_shared(slots in 1u16..9, steps in vec(step(), 0..120)) {
+            let mut pool = Admission::new(slots);
+            let members: Vec<_> = (0..6).map(|_| pool.join()).collect();
+            let mut held: HashMap<u64, Vec<u16>> = HashMap::new();
+            let mut wanting = [false; 6];
+            let mut gone = 0;
+            for step in steps {
+                match step {
+                    Step::Take(i) => {
+                        let others = (0..6).filter(|j| *j != i && wanting[*j]).count();
+                        let taken = pool.take(members[i]);
+                        if gone == usize::from(slots) {
+                            prop_assert_eq!(taken, Err(Exhausted));
+                            continue;
+                        }
+                        wanting[i] = true;
+                        let mine = held.entry(members[i]).or_default();
+                        if let Some(slot) = taken.unwrap() {
+                            mine.push(slot);
+                            let share = ((usize::from(slots) - gone) / (others + 1)).max(1);
+                            prop_assert!(mine.len() <= share);
+                        } else if others == 0 {
+                            prop_assert_eq!(pool.free(), 0, "nobody else wants one");
+                        }
+                    }
+                    Step::Settle(i) => {
+                        pool.settle(members[i]);
+                        wanting[i] = false;
+                    }
+                    Step::Put(i) => {
+                        if let Some(slot) = held.get_mut(&members[i]).and_then(Vec::pop) {
+                            pool.put(members[i], slot);
+                        }
+                    }
+                    Step::GiveUp(i) => {
+                        if held.get_mut(&members[i]).and_then(Vec::pop).is_some() {
+                            pool.give_up(members[i]);
+                            gone += 1;
+                        }
+                    }
+                }
+                let mut out: Vec<_> = held.values().flatten().copied().collect();
+                prop_assert_eq!(out.len() + pool.free() + gone, usize::from(slots));
+                prop_assert_eq!(pool.usable(), usize::from(slots) - gone);
+                out.sort_unstable();
+                out.dedup();
+                prop_assert_eq!(out.len(), held.values().map(Vec::len).sum::<usize>());
+            }
+        }
+
+        /// Whatever the order in which they ask, everybody who keeps asking gets slots, and about as many as others.
+        #[test]
+        fn everybody_is_served(slots in 1u16..6, members in 1usize..9, order in vec(0..9usize, 2000)) {
+            let mut pool = Admission::new(slots);
+            let ids: Vec<_> = (0..members).map(|_| pool.join()).collect();
+            let mut queues = vec![Vec::new(); members];
+            let mut served = vec![0u32; members];
+            let mut held = std::collections::VecDeque::new();
+            for turn in order {
+                let i = turn % members;
+                while let Some(slot) = pool.take(ids[i]).unwrap() {
+                    queues[i].push(slot);
+                    held.push_back((i, slot));
+                    served[i] += 1;
+                }
+                // The oldest is done.
+                if turn % 2 == 0 && let Some((who, slot)) = held.pop_front() {
+                    queues[who].retain(|s| *s != slot);
+                    pool.put(ids[who], slot);
+                }
+            }
+            prop_assert!(served.iter().all(|count| *count > 0), "{served:?}");
+        }
+    }
+
+    #[test]
+    fn the_one_that_waited_longest_and_holds_none_is_next() {
+        let mut pool = Admission::new(2);
+        let [a, b, c] = [(); 3].map(|()| pool.join());
+        let slots = [pool.take(a), pool.take(a)].map(|s| s.unwrap().unwrap());
+        assert_eq!(pool.take(b), Ok(None));
+        assert_eq!(pool.take(c), Ok(None));
+        pool.put(a, slots[0]);
+        assert_eq!(pool.take(a), Ok(None), "two wait that hold none");
+        assert_eq!(pool.take(c), Ok(None), "b came first");
+        assert!(pool.take(b).unwrap().is_some());
+        pool.put(a, slots[1]);
+        pool.settle(a);
+        assert!(pool.take(c).unwrap().is_some());
+    }
+}

@@ -1,0 +1,129 @@
+//! A transfer in which the peer takes no part: its memory is the host's.
+
+use std::task::Poll;
+
+use nixl_metadata::NotificationKey;
+use nixl_ops::{Clock, Execution, Hop, Link, PathReport, PeerId, TransportError};
+
+use super::failed;
+use super::pull::Pull;
+use super::source::Source;
+
+/// Which way the bytes go.
+pub(super) enum Way {
+    Push(Source),
+    Pull(Pull),
+}
+
+impl Way {
+    fn poll(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
+        match self {
+            Self::Push(source) => source.poll(clock),
+            Self::Pull(pull) => pull.poll(clock),
+        }
+    }
+
+    fn stop(&mut self) {
+        match self {
+            Self::Push(source) => source.stop(),
+            Self::Pull(pull) => pull.stop(),
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        match self {
+            Self::Push(source) => source.is_quiet(),
+            Self::Pull(pull) => pull.is_quiet(),
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        match self {
+            Self::Push(source) => source.all_started() && source.is_quiet(),
+            Self::Pull(pull) => pull.is_complete(),
+        }
+    }
+
+    fn hops(&self) -> Vec<Hop> {
+        match self {
+            Self::Push(source) => source.hops(),
+            Self::Pull(pull) => pull.hops(),
+        }
+    }
+}
+
+/// A staged transfer with a peer that may know nothing of staging. It hears only what it hears of any transfer: the key
+/// of its offer, once all bytes are in place.
+pub(super) struct Alone {
+    link: Link,
+    peer: PeerId,
+    key: NotificationKey,
+    way: Way,
+    failure: Option<TransportError>,
+    steps: u64,
+    ended: bool,
+    report: PathReport,
+}
+
+impl Alone {
+    pub(super) fn new(
+        link: &Link,
+        peer: PeerId,
+        key: NotificationKey,
+        way: Way,
+        report: PathReport,
+    ) -> Self {
+        let link = link.clone();
+        Self { link, peer, key, way, failure: None, steps: 0, ended: false, report }
+    }
+
+    fn fail(&mut self, error: TransportError) {
+        self.way.stop();
+        self.failure.get_or_insert(error);
+    }
+
+    fn advance(&mut self) -> Poll<Result<(), TransportError>> {
+        match self.way.poll(&*self.link.clock) {
+            Ok(moved) => self.steps += u64::from(moved),
+            Err(error) => self.fail(error),
+        }
+        if let Some(error) = &self.failure {
+            return match self.way.is_quiet() {
+                true => Poll::Ready(Err(error.clone())),
+                false => Poll::Pending,
+            };
+        }
+        if !self.way.is_complete() {
+            return Poll::Pending;
+        }
+        self.link.transport.notify(&self.peer, self.key.as_bytes()).map_err(|error| {
+            TransportError::NotificationFailed { reason: error.to_string().into() }
+        })
+    }
+}
+
+impl Execution for Alone {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        if self.ended {
+            return Poll::Ready(Err(TransportError::Closed));
+        }
+        let result = self.advance();
+        self.ended = result.is_ready();
+        result
+    }
+
+    fn abandon(&mut self) -> bool {
+        self.fail(failed("wait", "the operation was abandoned"));
+        self.ended || self.poll().is_ready()
+    }
+
+    fn report(&self) -> PathReport {
+        let mut report = self.report.clone();
+        report.hops = self.way.hops();
+        report
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+}

@@ -1,0 +1,415 @@
+//! A transfer in which both sides take part.
+
+use std::mem;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use nixl_ops::{Claim, Execution, PathKind, PathReport, TransportError};
+
+use super::message::{Message, Open};
+use super::outbox::Outbox;
+use super::session::Membership;
+use super::sink::Sink;
+use super::source::Source;
+use super::staging::Staging;
+use super::{failed, gone, violated};
+
+/// One side of a transfer, from its first message to its last.
+///
+/// It ends only when nobody uses its memory any more: its own GPU and engine, and, where this side is the sink, the
+/// source, which says so, or is gone.
+pub(super) struct Cooperative {
+    staging: Arc<Staging>,
+    session: Membership,
+    outbox: Outbox,
+    role: Role,
+    begun: Begun,
+    /// The first thing that went wrong.
+    failure: Option<TransportError>,
+    /// When it did.
+    failed_at: Duration,
+    /// The last word about it was queued.
+    said_end: bool,
+    /// The peer cannot be reached any more, so that it cannot reach this side either.
+    peer_gone: bool,
+    /// Nothing can be sent, for reasons that say nothing about the peer.
+    mute: bool,
+    /// The peer said the last word: `Done` to a source, `Stopped` to a sink.
+    peer_ended: bool,
+    /// The peer says that the operation is complete by other means.
+    superseded: bool,
+    heard: Duration,
+    steps: u64,
+    ended: bool,
+    report: PathReport,
+}
+
+pub(super) enum Role {
+    Source(Source),
+    Sink(Sink),
+}
+
+/// Which side this is.
+pub(super) enum Begun {
+    /// The initiator, which has not asked yet.
+    Unasked(Open),
+    /// The initiator; whether the target has answered.
+    Asked { answered: bool },
+    /// The target, with the right to use the offer's memory.
+    Serving(Option<Claim>),
+}
+
+impl Role {
+    pub(super) fn stages(&self) -> bool {
+        match self {
+            Self::Source(source) => source.stages(),
+            Self::Sink(sink) => sink.stages(),
+        }
+    }
+
+    fn stop(&mut self) {
+        match self {
+            Self::Source(source) => source.stop(),
+            Self::Sink(sink) => sink.stop(),
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        match self {
+            Self::Source(source) => source.is_quiet(),
+            Self::Sink(sink) => sink.is_quiet(),
+        }
+    }
+
+    fn chunks(&self) -> u64 {
+        match self {
+            Self::Source(source) => source.cut().count(),
+            Self::Sink(sink) => sink.cut().count(),
+        }
+    }
+}
+
+impl Cooperative {
+    pub(super) fn new(
+        staging: Arc<Staging>,
+        session: Membership,
+        outbox: Outbox,
+        role: Role,
+        begun: Begun,
+        report: PathReport,
+    ) -> Self {
+        let now = staging.link().clock.now();
+        let mut this = Self {
+            staging,
+            session,
+            outbox,
+            role,
+            begun,
+            failure: None,
+            failed_at: now,
+            said_end: false,
+            peer_gone: false,
+            mute: false,
+            peer_ended: false,
+            superseded: false,
+            heard: now,
+            steps: 0,
+            ended: false,
+            report,
+        };
+        if let (Begun::Serving(_), Role::Source(_)) = (&this.begun, &this.role) {
+            this.outbox.push(&Message::Accept);
+        }
+        this
+    }
+
+    /// Looks once at everything. Returns whether anything happened.
+    fn turn(&mut self, now: Duration) -> bool {
+        let mut moved = self.ask();
+        moved |= self.read_mail(now);
+        self.watch(now);
+        match self.advance() {
+            Ok(advanced) => moved |= advanced,
+            Err(error) => {
+                self.fail(error, now);
+                moved = true;
+            }
+        }
+        self.say_end();
+        let config = self.staging.config();
+        if self.outbox.is_empty() && now.saturating_sub(self.outbox.last) >= config.ping {
+            self.outbox.push(&Message::Ping);
+        }
+        if !self.mute && !self.peer_gone {
+            match self.outbox.flush(self.staging.link(), now) {
+                Ok(sent) => moved |= sent,
+                Err(error) => {
+                    self.mute = true;
+                    self.fail(error, now);
+                    moved = true;
+                }
+            }
+        }
+        moved
+    }
+
+    /// The initiator's first word.
+    fn ask(&mut self) -> bool {
+        if !matches!(self.begun, Begun::Unasked(_)) || self.failure.is_some() {
+            return false;
+        }
+        let begun = mem::replace(&mut self.begun, Begun::Asked { answered: false });
+        if let Begun::Unasked(open) = begun {
+            self.outbox.push(&Message::Open(open));
+        }
+        true
+    }
+
+    fn read_mail(&mut self, now: Duration) -> bool {
+        let mail = self.session.take();
+        if let Some(heard) = mail.heard {
+            self.heard = self.heard.max(heard);
+        }
+        let moved = !mail.messages.is_empty();
+        if self.said_end && self.failure.is_none() {
+            // All is in place and `Done` is on its way: what the owner or the peer does now does not matter.
+            return moved;
+        }
+        for message in mail.messages {
+            if let Err(error) = self.obey(message) {
+                self.fail(error, now);
+            }
+        }
+        if mail.flooded {
+            self.fail(violated("more messages than can be meant"), now);
+        }
+        if mail.withdrawn {
+            self.fail(failed("serve", "the operation has ended"), now);
+        }
+        if mail.superseded {
+            self.superseded = true;
+            self.fail(failed("serve", "the peer completed the operation by other means"), now);
+        }
+        moved
+    }
+
+    fn obey(&mut self, message: Message) -> Result<(), TransportError> {
+        if let Begun::Asked { answered } = &mut self.begun {
+            *answered = true;
+        }
+        match (&mut self.role, message) {
+            (Role::Sink(sink), Message::Filled { chunk, slot }) => {
+                sink.filled(&*self.staging.link().clock, chunk, slot)
+            }
+            (Role::Sink(_), Message::Accept) => Ok(()),
+            (Role::Sink(sink), Message::Stopped { reason }) => {
+                self.peer_ended = true;
+                // What it gave up after its last chunk does not matter here.
+                if sink.all_arrived() {
+                    return Ok(());
+                }
+                Err(failed("peer", format!("the peer gave up: {reason}")))
+            }
+            (Role::Source(source), Message::Slots(slots)) => {
+                let cut = Arc::clone(source.cut());
+                source.grants()?.add_slots(&cut, slots)
+            }
+            (Role::Source(source), Message::Places { first, addresses }) => {
+                let cut = Arc::clone(source.cut());
+                source.grants()?.add_places(&cut, first, &addresses)
+            }
+            (Role::Source(source), Message::Done) => {
+                if !source.all_started() {
+                    return Err(violated("done before all was sent"));
+                }
+                self.peer_ended = true;
+                Ok(())
+            }
+            (Role::Source(_), Message::Stop { reason }) => {
+                Err(failed("peer", format!("the peer gave up: {reason}")))
+            }
+            (Role::Source(_), other) => {
+                Err(violated(format!("{} to the side that sends", other.name())))
+            }
+            (Role::Sink(_), other) => {
+                Err(violated(format!("{} to the side that receives", other.name())))
+            }
+        }
+    }
+
+    /// Gives up on a peer that says nothing.
+    fn watch(&mut self, now: Duration) {
+        let silence = self.staging.config().silence;
+        if self.failure.is_none() && now.saturating_sub(self.heard) >= silence {
+            let peer = self.session.peer();
+            let reason =
+                format!("no word from the peer {peer} for {silence:?}; check that it runs");
+            self.fail(failed("wait", reason), now);
+        }
+    }
+
+    fn advance(&mut self) -> Result<bool, TransportError> {
+        // A target answers only the peer that it has met; a sink's further grants wait for the target's answer, since
+        // they could overtake the first message.
+        let may_say = match self.begun {
+            Begun::Unasked(_) => false,
+            Begun::Asked { answered } => answered,
+            Begun::Serving(_) => self.outbox.has_met(),
+        };
+        let clock = &*self.staging.link().clock;
+        match &mut self.role {
+            Role::Source(source) => source.poll(clock),
+            Role::Sink(sink) => {
+                let outbox = &mut self.outbox;
+                let mut say = |message| outbox.push(&message);
+                sink.poll(clock, may_say, &mut say)
+            }
+        }
+    }
+
+    fn fail(&mut self, error: TransportError, now: Duration) {
+        self.peer_gone |= gone(&error);
+        self.role.stop();
+        if self.failure.is_none() {
+            self.failure = Some(error);
+            self.failed_at = now;
+            // What was not said yet is void, but for the first word of a sink, whose slots it grants.
+            if !matches!(self.begun, Begun::Asked { .. }) {
+                self.outbox.clear();
+            }
+        }
+    }
+
+    /// Queues the last word once it is true.
+    fn say_end(&mut self) {
+        if self.said_end {
+            return;
+        }
+        let reason = || self.failure.as_ref().map(ToString::to_string).unwrap_or_default();
+        let last = match (&self.role, &self.failure) {
+            (Role::Sink(sink), None) if sink.is_complete() => Message::Done,
+            (Role::Sink(_), Some(_)) => Message::Stop { reason: reason() },
+            (Role::Source(source), Some(_)) if source.is_quiet() => {
+                Message::Stopped { reason: reason() }
+            }
+            _ => return,
+        };
+        if last == Message::Done
+            && let Begun::Serving(claim) = &mut self.begun
+            && let Some(claim) = claim.take()
+        {
+            claim.complete();
+        }
+        self.said_end = true;
+        if !matches!(self.begun, Begun::Unasked(_)) {
+            self.outbox.push(&last);
+        }
+    }
+
+    /// Whether it has ended, and how.
+    fn verdict(&mut self, now: Duration) -> Poll<Result<(), TransportError>> {
+        if !self.role.is_quiet() {
+            return Poll::Pending;
+        }
+        let unasked = matches!(self.begun, Begun::Unasked(_));
+        let told = self.mute || self.peer_gone || (self.said_end && self.outbox.is_empty());
+        let Some(error) = &self.failure else {
+            match self.role {
+                Role::Source(_) if self.peer_ended => self.complete_claim(),
+                Role::Sink(_) if told => {}
+                _ => return Poll::Pending,
+            }
+            return Poll::Ready(Ok(()));
+        };
+        let mut error = error.clone();
+        let waited = now.saturating_sub(self.failed_at) >= self.staging.config().silence;
+        if !(told || unasked || waited) {
+            return Poll::Pending;
+        }
+        if let Role::Sink(sink) = &mut self.role {
+            if sink.is_complete() {
+                let reason = error.to_string().into();
+                error = TransportError::NotificationFailed { reason };
+            } else if sink.may_be_written() && !self.peer_ended && !self.peer_gone {
+                // Slots are given up rather than waited for without end. Memory that the peer writes to directly cannot
+                // be: an offer's stays leased by the offer, an initiator's by this.
+                let serving = matches!(self.begun, Begun::Serving(_));
+                if !waited || !(serving || sink.stages()) {
+                    return Poll::Pending;
+                }
+            } else {
+                sink.peer_is_quiet();
+            }
+        }
+        if self.superseded {
+            self.complete_claim();
+        }
+        Poll::Ready(Err(error))
+    }
+
+    fn complete_claim(&mut self) {
+        if let Begun::Serving(claim) = &mut self.begun
+            && let Some(claim) = claim.take()
+        {
+            claim.complete();
+        }
+    }
+}
+
+impl Execution for Cooperative {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        if self.ended {
+            return Poll::Ready(Err(TransportError::Closed));
+        }
+        let now = self.staging.link().clock.now();
+        if self.turn(now) {
+            self.steps += 1;
+        }
+        let verdict = self.verdict(now);
+        self.ended = verdict.is_ready();
+        verdict
+    }
+
+    fn abandon(&mut self) -> bool {
+        if self.ended {
+            return true;
+        }
+        let now = self.staging.link().clock.now();
+        self.fail(failed("wait", "the operation was abandoned"), now);
+        self.poll().is_ready()
+    }
+
+    fn report(&self) -> PathReport {
+        let mut report = self.report.clone();
+        report.chunks = self.role.chunks();
+        report.hops = match &self.role {
+            Role::Source(source) => source.hops(),
+            Role::Sink(sink) => sink.hops(),
+        };
+        report
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+}
+
+impl Drop for Cooperative {
+    fn drop(&mut self) {
+        // A GPU or an engine may still use the offer's memory.
+        if !self.role.is_quiet()
+            && let Begun::Serving(claim) = &mut self.begun
+        {
+            mem::forget(claim.take());
+        }
+    }
+}
+
+/// The kind of path, by which sides have GPU memory.
+pub(super) fn path_kind(here: bool, there: bool) -> PathKind {
+    match here && there {
+        true => PathKind::StagedBothSides,
+        false => PathKind::StagedOneSide,
+    }
+}

@@ -1,0 +1,87 @@
+//! Transfers in chunks through pinned memory, where the engine cannot reach GPU memory well.
+//!
+//! The bytes of an operation are one stream, [cut](cut) into chunks. The side that they leave (the *source*) copies each
+//! chunk to a pinned slot of its own and writes it into a pinned slot of the other side (the *sink*), which copies it to
+//! its GPU. A side with host memory needs no slots: chunks leave it, and arrive in it, where they are. Everything is
+//! pushed by the source, because engines write faster than they read; only a peer that [takes no part](alone) is read from.
+//!
+//! # Messages
+//!
+//! The initiator asks (`Open`); a source that serves says that it does (`Accept`). The sink grants slots, or the
+//! addresses of its descriptors, and the source writes each chunk with a notification (`Filled`). When the last chunk is
+//! in place the sink says `Done`. If something fails, a sink says `Stop` and a source `Stopped`, once nothing of it is
+//! in flight; until it hears that, a sink gives nothing back that it has granted. Both sides say `Ping` when they have
+//! said nothing for long, so that a dead peer is noticed, and one that only waits is not given up.
+//!
+//! Messages of one session may overtake each other and the chunks. So a sink grants nothing before it has heard from the
+//! source, every grant of a slot has a round, and `Done` and `Stopped` are said only when nothing else is to come.
+//! A message counts only if it comes from the session's peer, and is checked against what this side granted.
+//!
+//! # Why nothing waits in a circle
+//!
+//! * An outgoing slot is taken only for a chunk whose target is known. From then on the chunk moves by this side's GPU and
+//!   engine alone, so outgoing slots always come back.
+//! * An incoming slot waits for the peer's outgoing slots, which come back, and then for this side's GPU.
+//! * So outgoing slots wait for nobody's slots, and incoming ones only for outgoing ones. The two directions of a pair of
+//!   peers use different pools.
+//! * A peer that stops holds the slots it was granted until its [silence](StagingConfig::silence) is over. Other sessions
+//!   go on with the rest, since no session [gets more than its share](admission) while others want some.
+//!
+//! # What a failed write leaves behind
+//!
+//! If a transfer into an offer's memory fails halfway, the offer does not complete; its memory holds some chunks and not
+//! others. It can be written again, as a whole, for as long as it lives.
+
+mod admission;
+mod alone;
+mod config;
+mod cooperative;
+mod copies;
+mod cut;
+mod executor;
+mod hop;
+mod meeting;
+mod message;
+mod outbox;
+mod pool;
+mod pull;
+mod refusal;
+mod session;
+mod sink;
+mod source;
+mod staging;
+mod targets;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+
+use nixl_ops::TransportError;
+
+pub use config::StagingConfig;
+pub use executor::StagedExecutor;
+pub use pool::SlotStats;
+pub use staging::StagingStats;
+
+use crate::local::GpuError;
+
+/// Staging failed.
+fn failed(call: &'static str, reason: impl Into<Cow<'static, str>>) -> TransportError {
+    TransportError::Engine { engine: "staging", call, reason: reason.into() }
+}
+
+/// A GPU failed.
+fn engine_failed(call: &'static str, error: &GpuError) -> TransportError {
+    failed(call, error.to_string())
+}
+
+/// The peer did what it must not.
+fn violated(what: impl Into<Cow<'static, str>>) -> TransportError {
+    let what: Cow<'static, str> = what.into();
+    failed("peer", format!("the peer broke the protocol: {what}"))
+}
+
+/// Whether an error says that the peer cannot reach this side any more.
+fn gone(error: &TransportError) -> bool {
+    matches!(error, TransportError::PeerGone { .. } | TransportError::Closed)
+}

@@ -1,0 +1,105 @@
+//! Messages on their way out, in order.
+
+use std::collections::VecDeque;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use nixl_metadata::AgentMetadata;
+use nixl_ops::{Link, PeerId, TransportError};
+
+use super::meeting::Meeting;
+use super::message::{Message, SessionId};
+
+/// Messages to one peer. A peer that the engine does not know, or has forgotten, is met first.
+pub(super) struct Outbox {
+    session: SessionId,
+    peer: PeerId,
+    /// What the peer is met by.
+    metadata: AgentMetadata,
+    meeting: Option<Meeting>,
+    met_again: u32,
+    waiting: VecDeque<Bytes>,
+    /// When the last message was handed to the engine.
+    pub(super) last: Duration,
+}
+
+impl Outbox {
+    /// Messages that one call sends at most.
+    const BURST: usize = 32;
+    /// An engine that forgets a peer so often has reasons.
+    const MEETINGS: u32 = 4;
+
+    /// To a peer that the engine knows.
+    pub(super) fn to(
+        session: SessionId,
+        peer: PeerId,
+        metadata: AgentMetadata,
+        now: Duration,
+    ) -> Self {
+        let waiting = VecDeque::new();
+        Self { session, peer, metadata, meeting: None, met_again: 0, waiting, last: now }
+    }
+
+    /// To a peer that must be met first.
+    pub(super) fn meeting(mut self, link: &Link) -> Self {
+        self.meeting = Some(Meeting::begin(link, self.metadata.clone()));
+        self
+    }
+
+    /// Whether the peer has been met.
+    pub(super) fn has_met(&self) -> bool {
+        self.meeting.is_none()
+    }
+
+    pub(super) fn push(&mut self, message: &Message) {
+        self.waiting.push_back(message.encode(self.session));
+    }
+
+    /// Drops what was not sent.
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Sends what the engine takes now. Returns whether it took something.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing more can be sent.
+    pub(super) fn flush(&mut self, link: &Link, now: Duration) -> Result<bool, TransportError> {
+        let mut moved = false;
+        for _ in 0..Self::BURST {
+            if let Some(meeting) = &mut self.meeting {
+                let Poll::Ready(met) = meeting.poll(link, now) else { return Ok(moved) };
+                self.meeting = None;
+                let met = met?;
+                if met != self.peer {
+                    let reason = format!("it names {met}, but was sent by {}", self.peer);
+                    return Err(TransportError::BadMetadata { reason });
+                }
+                moved = true;
+            }
+            let Some(message) = self.waiting.front() else { break };
+            match link.transport.notify(&self.peer, message) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) => {
+                    self.waiting.pop_front();
+                    self.last = now;
+                    moved = true;
+                }
+                Poll::Ready(Err(TransportError::UnknownPeer { .. }))
+                    if self.met_again < Self::MEETINGS =>
+                {
+                    self.met_again += 1;
+                    self.meeting = Some(Meeting::begin(link, self.metadata.clone()));
+                }
+                Poll::Ready(Err(error)) => return Err(error),
+            }
+        }
+        Ok(moved)
+    }
+}

@@ -1,0 +1,438 @@
+//! Staging for one connection.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use nixl_descriptor::{DescriptorList, Registration};
+use nixl_device::{Device, DeviceKind};
+use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata};
+use nixl_ops::{
+    Execution, Link, Offer, PathReport, PeerId, Preparation, Received, TransferRequest,
+    TransportError,
+};
+
+use super::alone::{Alone, Way};
+use super::cooperative::{Begun, Cooperative, Role, path_kind};
+use super::copies::Copier;
+use super::cut::Cut;
+use super::message::{Message, MessageError, Open, SessionId};
+use super::outbox::Outbox;
+use super::pool::{SlotPool, SlotStats};
+use super::pull::Pull;
+use super::refusal::Refusal;
+use super::session::Sessions;
+use super::sink::{Sink, SinkMemory};
+use super::source::{Source, SourceMemory};
+use super::targets::{Grants, Targets};
+use super::{StagingConfig, engine_failed, failed};
+use crate::local::Gpus;
+
+/// Staged transfers of one connection: those that this side begins, and those that it serves.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    gpus: Arc<dyn Gpus>,
+    link: Link,
+    config: StagingConfig,
+    outgoing: Arc<SlotPool>,
+    incoming: Arc<SlotPool>,
+    sessions: Arc<Sessions>,
+    offers: Mutex<HashMap<NotificationKey, Offer>>,
+}
+
+/// Who takes part.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Manner {
+    /// This side only. The peer's memory must be the host's.
+    Alone,
+    /// Both sides. The peer must run this library, with staging.
+    Together,
+}
+
+/// What staging holds on one connection.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct StagingStats {
+    /// Slots by which bytes leave.
+    pub outgoing: SlotStats,
+    /// Slots by which bytes arrive.
+    pub incoming: SlotStats,
+    /// Transfers under way in which the peer takes part, of both sides.
+    pub sessions: usize,
+}
+
+impl StagingStats {
+    /// Both together.
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            outgoing: self.outgoing.plus(other.outgoing),
+            incoming: self.incoming.plus(other.incoming),
+            sessions: self.sessions + other.sessions,
+        }
+    }
+}
+
+/// Where one side's memory is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    Host,
+    Gpu(u32),
+}
+
+impl Staging {
+    /// Executions that one connection serves at most; more are ignored.
+    const MAX_SERVED: usize = 1 << 13;
+
+    pub(crate) fn new(gpus: Arc<dyn Gpus>, link: Link, config: StagingConfig) -> Arc<Self> {
+        let config = config.checked();
+        Arc::new(Self {
+            gpus,
+            link,
+            config,
+            outgoing: SlotPool::new(&config),
+            incoming: SlotPool::new(&config),
+            sessions: Arc::default(),
+            offers: Mutex::default(),
+        })
+    }
+
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    pub(super) fn config(&self) -> &StagingConfig {
+        &self.config
+    }
+
+    pub(crate) fn stats(&self) -> StagingStats {
+        StagingStats {
+            outgoing: self.outgoing.stats(),
+            incoming: self.incoming.stats(),
+            sessions: self.sessions.len(),
+        }
+    }
+
+    /// What must be done on the connection's thread first, for an operation that will be staged if it involves GPU
+    /// memory: `remote` is what the peer offers, none if this side offers.
+    pub(crate) fn prepare(
+        self: &Arc<Self>,
+        local: &DescriptorList,
+        remote: Option<&RdmaMetadata>,
+    ) -> Option<Preparation> {
+        let Ok(Place::Gpu(gpu)) = self.place(local) else { return None };
+        // A peer learns of the slots in which bytes arrive from the metadata that is exported afterwards.
+        let mut wanted = match remote.map(RdmaMetadata::operation_kind) {
+            Some(OperationKind::Write) => vec![&self.outgoing],
+            Some(OperationKind::Read) => vec![&self.incoming],
+            None => vec![&self.outgoing, &self.incoming],
+        };
+        wanted.retain(|pool| !pool.is_ready());
+        if wanted.is_empty() {
+            return None;
+        }
+        let pools: Vec<_> = wanted.into_iter().map(Arc::clone).collect();
+        let (gpus, registrations) = (Arc::clone(&self.gpus), Arc::clone(&self.link.registrations));
+        Some(Box::new(move || {
+            pools.iter().try_for_each(|pool| pool.make_ready(&*gpus, gpu, &registrations))
+        }))
+    }
+
+    /// Whether a GPU here reaches memory of this device.
+    pub(crate) fn reaches(&self, device: Device) -> bool {
+        device.kind() == DeviceKind::Cuda && device.index() < self.gpus.abilities().gpus
+    }
+
+    pub(crate) fn listens(&self) -> bool {
+        self.sessions.len() > 0
+    }
+
+    pub(crate) fn announce(&self, offer: Offer) {
+        self.offers().insert(offer.key().clone(), offer);
+    }
+
+    pub(crate) fn withdraw(&self, key: &NotificationKey) {
+        // The offer may hold the last handle to its memory: let go of it outside the lock.
+        let removed = self.offers().remove(key);
+        drop(removed);
+        if self.sessions.withdraw(key) {
+            self.link.waker.wake_by_ref();
+        }
+    }
+
+    pub(crate) fn receive(self: &Arc<Self>, from: &str, payload: &[u8]) -> Received {
+        let (id, message) = match Message::decode(payload) {
+            Ok(decoded) => decoded,
+            Err(MessageError::Foreign) => {
+                return match self.sessions.supersede(from, payload) {
+                    true => Received::Taken,
+                    false => Received::Ignored,
+                };
+            }
+            Err(error) => {
+                tracing::debug!(from, %error, "a message that cannot be read");
+                return Received::Ignored;
+            }
+        };
+        let Message::Open(open) = message else {
+            let name = message.name();
+            if self.sessions.deliver(id, from, message, self.link.clock.now()) {
+                return Received::Taken;
+            }
+            tracing::debug!(from, message = name, "a message for no transfer with this peer");
+            return Received::Ignored;
+        };
+        match self.serve(id, from, open) {
+            Some(execution) => Received::Serve(execution),
+            None => Received::Ignored,
+        }
+    }
+
+    /// Takes part in what a peer asks for, or tells it why not.
+    fn serve(
+        self: &Arc<Self>,
+        id: SessionId,
+        from: &str,
+        open: Open,
+    ) -> Option<Box<dyn Execution>> {
+        if self.sessions.len() >= Self::MAX_SERVED || from == self.link.transport.agent_name() {
+            return None;
+        }
+        let limits = Limits::default();
+        let introduction = AgentMetadata::from_compressed(open.introduction, &limits).ok()?;
+        let session = self.sessions.open(id, from, Some(open.key.clone()))?;
+        let now = self.link.clock.now();
+        let outbox = Outbox::to(id, PeerId::new(from), introduction, now).meeting(&self.link);
+        let offer = self.offers().get(&open.key).cloned();
+        let (claim, role) = match self.answer(id, from, offer, open.kind, open.chunk_bytes) {
+            Ok(answer) => answer,
+            Err(reason) => {
+                let reason = reason.to_string();
+                let word = match open.kind {
+                    OperationKind::Read => Message::Stopped { reason },
+                    OperationKind::Write => Message::Stop { reason },
+                };
+                return Some(Box::new(Refusal::new(Arc::clone(self), session, outbox, &word)));
+            }
+        };
+        let report = PathReport::new(
+            path_kind(role.stages(), false),
+            self.link.transport.name().to_owned(),
+            claim.descriptors().total_bytes(),
+            claim.descriptors().len(),
+        );
+        let begun = Begun::Serving(Some(claim));
+        Some(Box::new(Cooperative::new(Arc::clone(self), session, outbox, role, begun, report)))
+    }
+
+    fn answer(
+        &self,
+        id: SessionId,
+        from: &str,
+        offer: Option<Offer>,
+        kind: OperationKind,
+        chunk_bytes: u64,
+    ) -> Result<(nixl_ops::Claim, Role), TransportError> {
+        let offer =
+            offer.ok_or_else(|| failed("serve", "the operation has ended, or never was"))?;
+        if offer.kind() != kind {
+            let offered = offer.kind();
+            return Err(failed("serve", format!("the operation is a {offered}, not a {kind}")));
+        }
+        let peer = PeerId::new(from);
+        let list = offer.descriptors().clone();
+        let cut = self.cut(&list, chunk_bytes)?;
+        let role = match kind {
+            OperationKind::Read => Role::Source(self.source(
+                peer,
+                Some(id),
+                (&list, &cut),
+                Targets::Granted(Grants::default()),
+                self.registrations(&list),
+            )?),
+            OperationKind::Write => Role::Sink(self.sink(&list, &cut)?),
+        };
+        let claim = offer
+            .claim()
+            .ok_or_else(|| failed("serve", "the operation has ended, or is being served"))?;
+        Ok((claim, role))
+    }
+
+    /// Prepares a transfer that is staged on the sides that have GPU memory.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        request: &TransferRequest<'_>,
+        manner: Manner,
+    ) -> Result<Box<dyn Execution>, TransportError> {
+        let Some(route) = &request.route else { return Err(TransportError::Closed) };
+        let here = self.place(request.local)?;
+        let remote = request.remote;
+        let there = remote.descriptors().iter().any(|d| !d.device().is_host());
+        let list = request.local.clone();
+        let cut = self.cut(&list, self.config.slot_bytes as u64)?;
+        let key = remote.notification_key().clone();
+        let mut report = PathReport::new(
+            path_kind(here != Place::Host, there),
+            route.transport.name().to_owned(),
+            cut.total(),
+            list.len(),
+        );
+        report.chunks = cut.count();
+        if manner == Manner::Alone {
+            let known = Targets::Known(remote.descriptors().to_vec());
+            let way = match (request.kind, here) {
+                _ if there => {
+                    return Err(failed("begin", "the peer must take part: it has GPU memory"));
+                }
+                (OperationKind::Write, _) => {
+                    let registrations = route.registrations.clone();
+                    let peer = route.peer.clone();
+                    Way::Push(self.source(peer, None, (&list, &cut), known, registrations)?)
+                }
+                (OperationKind::Read, Place::Gpu(gpu)) => {
+                    self.fits(&self.incoming, &cut)?;
+                    Way::Pull(Pull::new(
+                        (Arc::clone(&self.link.transport), route.peer.clone()),
+                        Arc::clone(&cut),
+                        self.copier(gpu, &list)?,
+                        self.incoming.join(),
+                        remote.descriptors().to_vec(),
+                        self.config.window,
+                    ))
+                }
+                (OperationKind::Read, Place::Host) => {
+                    return Err(failed("begin", "nothing to stage: both sides are host memory"));
+                }
+            };
+            return Ok(Box::new(Alone::new(&self.link, route.peer.clone(), key, way, report)));
+        }
+        let introduction = self.introduction(route.introduction.as_ref())?;
+        let id = SessionId::random();
+        let role = match request.kind {
+            OperationKind::Write => Role::Source(self.source(
+                route.peer.clone(),
+                Some(id),
+                (&list, &cut),
+                Targets::Granted(Grants::default()),
+                route.registrations.clone(),
+            )?),
+            OperationKind::Read => Role::Sink(self.sink(&list, &cut)?),
+        };
+        let session = self
+            .sessions
+            .open(id, route.peer.as_str(), None)
+            .ok_or_else(|| failed("begin", "too many staged transfers are under way"))?;
+        let now = self.link.clock.now();
+        let metadata = remote.agent_metadata().clone();
+        let outbox = Outbox::to(id, route.peer.clone(), metadata, now);
+        let chunk_bytes = self.config.slot_bytes as u64;
+        let open = Open { key, kind: request.kind, chunk_bytes, introduction };
+        let begun = Begun::Unasked(open);
+        Ok(Box::new(Cooperative::new(Arc::clone(self), session, outbox, role, begun, report)))
+    }
+
+    fn introduction(&self, metadata: Option<&AgentMetadata>) -> Result<Bytes, TransportError> {
+        let metadata = metadata.ok_or_else(|| {
+            failed("begin", "the peer must reach this side, and nothing was given to tell it how")
+        })?;
+        let bytes = metadata.compressed().clone();
+        if bytes.len() > Message::MAX_INTRODUCTION {
+            let (len, most) = (bytes.len(), Message::MAX_INTRODUCTION);
+            let reason = format!(
+                "what the peer needs to reach this side has {len} bytes, of {most} allowed; register less memory"
+            );
+            return Err(failed("begin", reason));
+        }
+        Ok(bytes)
+    }
+
+    fn source(
+        &self,
+        peer: PeerId,
+        session: Option<SessionId>,
+        (list, cut): (&DescriptorList, &Arc<Cut>),
+        targets: Targets,
+        registrations: Vec<Registration>,
+    ) -> Result<Source, TransportError> {
+        let memory = match self.place(list)? {
+            Place::Host => SourceMemory::Host(registrations),
+            Place::Gpu(gpu) => {
+                self.fits(&self.outgoing, cut)?;
+                SourceMemory::Gpu(self.copier(gpu, list)?, self.outgoing.join())
+            }
+        };
+        let road = (Arc::clone(&self.link.transport), peer);
+        let bytes = (list.clone(), Arc::clone(cut));
+        Ok(Source::new(road, session, bytes, memory, targets, self.config.window))
+    }
+
+    fn sink(&self, list: &DescriptorList, cut: &Arc<Cut>) -> Result<Sink, TransportError> {
+        let memory = match self.place(list)? {
+            Place::Host => SinkMemory::Host { granted: 0 },
+            Place::Gpu(gpu) => {
+                self.fits(&self.incoming, cut)?;
+                SinkMemory::Gpu(self.copier(gpu, list)?, self.incoming.join())
+            }
+        };
+        Ok(Sink::new(list.clone(), Arc::clone(cut), memory, self.config.window))
+    }
+
+    fn copier(&self, gpu: u32, list: &DescriptorList) -> Result<Copier, TransportError> {
+        Copier::new(&self.gpus, gpu, list.clone()).map_err(|e| engine_failed("begin", &e))
+    }
+
+    fn fits(&self, pool: &SlotPool, cut: &Cut) -> Result<(), TransportError> {
+        let (longest, slot) = (cut.longest(), pool.slot_bytes());
+        if longest > slot {
+            let reason = format!(
+                "chunks of {longest} bytes do not fit slots of {slot}; configure both sides alike"
+            );
+            return Err(failed("begin", reason));
+        }
+        if !pool.is_ready() {
+            return Err(failed("begin", "no slots were allocated"));
+        }
+        Ok(())
+    }
+
+    fn cut(&self, list: &DescriptorList, chunk_bytes: u64) -> Result<Arc<Cut>, TransportError> {
+        Cut::new(list, chunk_bytes).map(Arc::new).ok_or_else(|| {
+            let total = list.total_bytes();
+            failed("begin", format!("{total} bytes cannot be cut into chunks of {chunk_bytes}"))
+        })
+    }
+
+    /// Registrations of an offer's memory, which the offer holds too.
+    fn registrations(&self, list: &DescriptorList) -> Vec<Registration> {
+        let mut held = Vec::new();
+        let mut last = None;
+        for region in list.iter().map(|d| d.region()) {
+            if last.replace(region.id()) != Some(region.id()) {
+                held.extend(self.link.registrations.get(region));
+            }
+        }
+        held
+    }
+
+    /// Where all of a list is.
+    fn place(&self, list: &DescriptorList) -> Result<Place, TransportError> {
+        let mut devices = list.iter().map(|d| d.device());
+        let first = devices.next().unwrap_or(Device::HOST);
+        if devices.any(|device| device != first) {
+            let reason = "one operation cannot mix memory of several devices on one side; split it";
+            return Err(failed("begin", reason));
+        }
+        match first {
+            device if device.is_host() => Ok(Place::Host),
+            device if self.reaches(device) => Ok(Place::Gpu(device.index())),
+            device => Err(failed("begin", format!("there is no {device} here"))),
+        }
+    }
+
+    fn offers(&self) -> MutexGuard<'_, HashMap<NotificationKey, Offer>> {
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

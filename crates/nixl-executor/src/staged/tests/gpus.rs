@@ -1,0 +1,171 @@
+//! GPUs whose work is done when the test says so.
+#![allow(unsafe_code, reason = "copies by address, as a GPU does")]
+
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+use nixl_descriptor::{Access, Region};
+use nixl_device::{Device, DeviceKind};
+
+use crate::local::{
+    Abilities, BlockCopy, Buffer, CopyOp, GpuError, Gpus, Lane, Mark, MemoryKind, StreamHandle,
+};
+
+#[derive(Debug)]
+pub(super) struct TestGpus {
+    abilities: Abilities,
+    queue: Arc<Mutex<VecDeque<Work>>>,
+    lost: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+enum Work {
+    Copy(CopyOp),
+    Reach(Arc<AtomicBool>),
+}
+
+impl TestGpus {
+    pub(super) fn new() -> Arc<Self> {
+        let mut abilities = Abilities::default();
+        (abilities.gpus, abilities.batch) = (2, true);
+        Arc::new(Self { abilities, queue: Arc::default(), lost: Arc::default() })
+    }
+
+    /// Does the next `count` pieces of work.
+    pub(super) fn run(&self, count: usize) {
+        for _ in 0..count {
+            let Some(work) = self.queue.lock().unwrap().pop_front() else { return };
+            match work {
+                // SAFETY: whoever queued it vouched for both ranges until a later mark is reached.
+                Work::Copy(op) => unsafe {
+                    std::ptr::copy(op.src as *const u8, op.dst as *mut u8, op.len as usize);
+                },
+                Work::Reach(mark) => mark.store(true, Ordering::Release),
+            }
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.lock().unwrap().is_empty()
+    }
+
+    /// Everything fails from now on, and what is queued never runs.
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+        self.queue.lock().unwrap().clear();
+    }
+}
+
+/// Memory of a device that stands for a GPU, or the host's.
+pub(super) fn region(device: Device, len: usize) -> Region {
+    let mut bytes = vec![0u8; len];
+    let base = NonNull::new(bytes.as_mut_ptr()).unwrap();
+    // SAFETY: the vector owns `len` bytes at `base`, is not touched any more, and lives as long as the region.
+    unsafe { Region::from_raw_parts(base, len, device, Access::ReadWrite, bytes) }.unwrap()
+}
+
+/// What is in it, whoever may write to it now: a look from outside.
+pub(super) fn look(region: &Region) -> Vec<u8> {
+    let base = region.address() as *const u8;
+    // SAFETY: it is a vector of this process, and the test's one thread does all the writing.
+    unsafe { std::slice::from_raw_parts(base, region.len()) }.to_vec()
+}
+
+/// Overwrites it: what an application may do with memory that it has got back.
+pub(super) fn overwrite(region: &Region, bytes: &[u8]) {
+    assert_eq!(region.len(), bytes.len());
+    // SAFETY: as above.
+    unsafe { std::ptr::copy(bytes.as_ptr(), region.address() as *mut u8, bytes.len()) };
+}
+
+fn lost(flag: &AtomicBool) -> Result<(), GpuError> {
+    match flag.load(Ordering::Acquire) {
+        true => Err(GpuError::Driver { reason: "lost".to_owned(), sticky: true }),
+        false => Ok(()),
+    }
+}
+
+impl Gpus for TestGpus {
+    fn abilities(&self) -> &Abilities {
+        &self.abilities
+    }
+
+    fn memory_kind(&self, device: Device, _: u64) -> MemoryKind {
+        match device.kind() {
+            DeviceKind::Cuda => MemoryKind::Gpu(device.index()),
+            _ => MemoryKind::Pageable,
+        }
+    }
+
+    fn lane(&self, _: u32) -> Result<Box<dyn Lane>, GpuError> {
+        lost(&self.lost)?;
+        Ok(Box::new(TestLane { queue: Arc::clone(&self.queue), lost: Arc::clone(&self.lost) }))
+    }
+
+    fn pinned(&self, _: u32, _: usize) -> Result<Box<dyn Buffer>, GpuError> {
+        Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
+    }
+
+    fn pinned_region(&self, _: u32, len: usize) -> Result<Region, GpuError> {
+        Ok(region(Device::HOST, len))
+    }
+
+    fn scratch(&self, _: u32, _: usize) -> Result<Box<dyn Buffer>, GpuError> {
+        Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
+    }
+}
+
+struct TestLane {
+    queue: Arc<Mutex<VecDeque<Work>>>,
+    lost: Arc<AtomicBool>,
+}
+
+impl Lane for TestLane {
+    unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+        lost(&self.lost)?;
+        self.queue.lock().unwrap().extend(ops.iter().map(|op| Work::Copy(*op)));
+        Ok(())
+    }
+
+    unsafe fn batch(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+        // SAFETY: the caller vouches for the same.
+        unsafe { self.copies(ops) }
+    }
+
+    unsafe fn kernel(&mut self, _: &BlockCopy) -> Result<(), GpuError> {
+        Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
+    }
+
+    fn after(&mut self, _: StreamHandle) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {
+        lost(&self.lost)?;
+        let mark = Arc::new(AtomicBool::new(false));
+        self.queue.lock().unwrap().push_back(Work::Reach(Arc::clone(&mark)));
+        Ok(Box::new(TestMark { mark, lost: Arc::clone(&self.lost) }))
+    }
+
+    fn wake(&mut self, waker: Waker) -> Result<(), GpuError> {
+        waker.wake();
+        Ok(())
+    }
+}
+
+struct TestMark {
+    mark: Arc<AtomicBool>,
+    lost: Arc<AtomicBool>,
+}
+
+impl Mark for TestMark {
+    fn reached(&self) -> Result<bool, GpuError> {
+        if self.mark.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        lost(&self.lost).map(|()| false)
+    }
+}

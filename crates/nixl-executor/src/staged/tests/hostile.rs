@@ -1,0 +1,293 @@
+//! What a peer may send to a live session, and what comes of it: an error that says what was wrong, and memory and slots
+//! that come back.
+
+use std::time::Duration;
+
+use nixl_device::Device;
+use nixl_metadata::{NotificationKey, OperationKind};
+use nixl_ops::{OperationError, OperationOptions, OperationStatus, Received, TransportError};
+
+use super::gpus;
+use super::world::{Active, Memory, Passive, World, config, pattern};
+use crate::staged::message::{Message, Open, SessionId, SlotGrant};
+use crate::staged::staging::Manner;
+
+const LEN: usize = 300;
+const GPU: Device = Device::cuda(0);
+
+/// A read by side 0 of side 1's memory, both on GPUs, in five chunks, with two slots granted and nothing written yet.
+struct Scene {
+    world: World,
+    local: Memory,
+    active: Active,
+    passive: Passive,
+    id: SessionId,
+    /// The slots that the sink granted.
+    slots: Vec<SlotGrant>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let mut world = World::new([config(2, 4), config(2, 4)]);
+        let local = Memory::new(GPU, &[LEN], false);
+        let remote = Memory::new(GPU, &[100, 200], false);
+        let remote = Memory { list: vec![remote.region.descriptor(3..3 + LEN).unwrap()], ..remote };
+        gpus::overwrite(&remote.region, &pattern(1, remote.region.len()));
+        let options = OperationOptions::new().timeout(Duration::from_secs(5));
+        let both = (&local, &remote);
+        let (passive, active) =
+            world.begin(OperationKind::Read, 0, both, Manner::Together, (options, options));
+        let active = active.unwrap();
+        // The first word, which the test reads in the target's place before it hands it on.
+        world.sides[0].reactor.turn();
+        let (from, open) = world.letters(1).remove(0);
+        let (id, message) = Message::decode(&open).unwrap();
+        assert!(matches!(message, Message::Open(_)));
+        let Received::Serve(mut served) = world.sides[1].staging.receive(&from, &open) else {
+            panic!("not served");
+        };
+        // Accepts.
+        while world.sides[1].jobs.next() {}
+        assert!(served.poll().is_pending());
+        std::mem::forget(served);
+        world.sides[0].reactor.turn();
+        world.sides[0].reactor.turn();
+        let grants = world.letters(1);
+        let slots =
+            grants.iter().find_map(|(_, letter)| match Message::decode(letter).unwrap().1 {
+                Message::Slots(slots) => Some(slots),
+                _ => None,
+            });
+        Self { world, local, active, passive, id, slots: slots.unwrap() }
+    }
+
+    fn target(&self) -> String {
+        self.world.sides[1].transport.agent_name().to_owned()
+    }
+
+    fn send(&self, message: &Message) -> Received {
+        self.world.sides[0].staging.receive(&self.target(), &message.encode(self.id))
+    }
+
+    /// After `messages`, the read fails for a reason that contains `reason`; and gives its memory and slots back when
+    /// the peer says that it is quiet.
+    fn refused(mut self, messages: &[Message], reason: &str) {
+        for message in messages {
+            assert!(matches!(self.send(message), Received::Taken), "{message:?}");
+        }
+        self.turn();
+        assert_eq!(self.active.status(), OperationStatus::InProgress, "not yet quiet");
+        assert!(self.local.is_leased());
+        let told = self.world.letters(1);
+        let stop = told.iter().find_map(|(_, l)| match Message::decode(l).unwrap().1 {
+            Message::Stop { reason } => Some(reason),
+            _ => None,
+        });
+        assert!(stop.is_some_and(|said| said.contains(reason)), "the peer is told {reason:?}");
+        self.send(&Message::Stopped { reason: String::new() });
+        self.turn();
+        let error = self.outcome().unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+        self.returned();
+    }
+
+    fn turn(&mut self) {
+        for _ in 0..4 {
+            self.world.sides[0].gpus.run(usize::MAX);
+            self.world.sides[0].reactor.turn();
+        }
+    }
+
+    fn outcome(&mut self) -> Result<(), OperationError> {
+        let Active::Read(read) = &mut self.active else { panic!("it is a read") };
+        super::now(read.wait_for_completion()).map(|_| ())
+    }
+
+    fn returned(self) {
+        let stats = self.world.sides[0].staging.stats();
+        assert_eq!((stats.incoming.free, stats.sessions), (2, 0));
+        assert!(!self.local.is_leased() && self.local.guards_hold());
+        assert_eq!(self.passive.status(), OperationStatus::Initialized);
+    }
+
+    fn filled(&self, chunk: u64, slot: usize) -> Message {
+        let slot = self.slots[slot];
+        Message::Filled { chunk, slot: Some((slot.slot, slot.round)) }
+    }
+}
+
+#[test]
+fn chunks_are_counted() {
+    let scene = Scene::new();
+    let filled = scene.filled(5, 0);
+    scene.refused(&[filled], "chunk 5 of 5");
+    let scene = Scene::new();
+    let filled = scene.filled(u64::MAX, 0);
+    scene.refused(&[filled], "of 5");
+}
+
+#[test]
+fn a_chunk_comes_once() {
+    let scene = Scene::new();
+    let twice = [scene.filled(3, 0), scene.filled(3, 1)];
+    scene.refused(&twice, "chunk 3 twice");
+}
+
+#[test]
+fn a_slot_is_filled_once_in_each_round() {
+    let scene = Scene::new();
+    let twice = [scene.filled(0, 0), scene.filled(1, 0)];
+    scene.refused(&twice, "was not granted");
+    for change in [(1, 0), (0, 1)] {
+        let scene = Scene::new();
+        let grant = scene.slots[0];
+        let slot = Some((grant.slot + 40 * change.0, grant.round + change.1));
+        scene.refused(&[Message::Filled { chunk: 0, slot }], "was not granted");
+    }
+    Scene::new().refused(&[Message::Filled { chunk: 0, slot: None }], "in no slot");
+}
+
+#[test]
+fn only_a_source_is_granted_anything() {
+    let grant = SlotGrant { slot: 0, round: 1, address: 4096, len: 64 };
+    for message in [
+        Message::Slots(vec![grant]),
+        Message::Places { first: 0, addresses: vec![4096] },
+        Message::Done,
+        Message::Stop { reason: "no".to_owned() },
+    ] {
+        let name = message.name();
+        Scene::new().refused(&[message], &format!("{name} to the side that receives"));
+    }
+}
+
+#[test]
+fn a_flood_is_dammed() {
+    let scene = Scene::new();
+    let flood = vec![Message::Accept; 5000];
+    scene.refused(&flood, "more messages than");
+}
+
+#[test]
+fn strangers_and_noise_change_nothing() {
+    let mut scene = Scene::new();
+    let done = Message::Stopped { reason: "gone".to_owned() };
+    let filled = scene.filled(0, 0);
+    let own = scene.world.sides[0].transport.agent_name().to_owned();
+    for from in ["stranger-1", "", &own] {
+        for message in [&done, &filled] {
+            let received = scene.world.sides[0].staging.receive(from, &message.encode(scene.id));
+            assert!(matches!(received, Received::Ignored));
+        }
+    }
+    let other = done.encode(SessionId::random());
+    let peer = scene.target();
+    for noise in [&other[..], b"", b"nxs\x01", &done.encode(scene.id)[..22], b"key"] {
+        let received = scene.world.sides[0].staging.receive(&peer, noise);
+        assert!(matches!(received, Received::Ignored), "{noise:?}");
+    }
+    scene.turn();
+    assert_eq!(scene.active.status(), OperationStatus::InProgress);
+    let stopped = [Message::Stopped { reason: "over".to_owned() }];
+    scene.send(&stopped[0]);
+    scene.turn();
+    assert!(scene.outcome().unwrap_err().to_string().contains("the peer gave up: over"));
+    scene.returned();
+}
+
+/// Requests that cannot be served are answered, and claim nothing.
+#[test]
+fn requests_are_checked_against_the_offer() {
+    let world = World::new([config(2, 4), config(2, 4)]);
+    let memory = Memory::new(GPU, &[LEN], false);
+    let options = OperationOptions::new();
+    let passive = world.sides[1].offer(OperationKind::Read, &memory, options);
+    let key = passive.metadata().notification_key().clone();
+    let introduction = world.sides[0].agent_metadata().compressed().clone();
+    let blob = world.sides[1].agent_metadata().inflate(&Default::default()).unwrap();
+    world.sides[0].transport.connect(&blob).unwrap();
+    let from = world.sides[0].transport.agent_name().to_owned();
+    let good = Open { key, kind: OperationKind::Read, chunk_bytes: 64, introduction };
+    let wrong = [
+        (Open { key: NotificationKey::random(), ..good.clone() }, "never was"),
+        (Open { kind: OperationKind::Write, ..good.clone() }, "not a WRITE"),
+        (Open { chunk_bytes: 65, ..good.clone() }, "do not fit"),
+        (Open { chunk_bytes: 0, ..good.clone() }, "cannot be cut"),
+    ];
+    for (open, reason) in wrong {
+        let payload = Message::Open(open).encode(SessionId::random());
+        let Received::Serve(mut served) = world.sides[1].staging.receive(&from, &payload) else {
+            panic!("not answered: {reason}");
+        };
+        while world.sides[1].jobs.next() {}
+        assert!(served.poll().is_ready());
+        let (_, answer) = world.letters(0).remove(0);
+        let said = match Message::decode(&answer).unwrap().1 {
+            Message::Stop { reason } | Message::Stopped { reason } => reason,
+            other => panic!("{other:?}"),
+        };
+        assert!(said.contains(reason), "{said}");
+    }
+    // An introduction of somebody else's is not answered: nobody knows whom it would reach.
+    let forged = world.sides[1].agent_metadata().compressed().clone();
+    let open = Message::Open(Open { introduction: forged, ..good.clone() });
+    let received = world.sides[1].staging.receive(&from, &open.encode(SessionId::random()));
+    let Received::Serve(mut served) = received else { panic!("not tried") };
+    while world.sides[1].jobs.next() {}
+    let refused = served.poll();
+    assert!(
+        matches!(&refused, std::task::Poll::Ready(Err(TransportError::OwnIdentity { .. }))),
+        "{refused:?}"
+    );
+    drop(served);
+    // The offer is as free as before.
+    let open = Message::Open(good).encode(SessionId::random());
+    let Received::Serve(served) = world.sides[1].staging.receive(&from, &open) else {
+        panic!("not served");
+    };
+    drop(served);
+    assert_eq!(world.sides[1].staging.stats().sessions, 0);
+    assert_eq!(passive.status(), OperationStatus::Initialized);
+}
+
+/// A source checks what it is granted, too.
+#[test]
+fn grants_are_checked() {
+    let good = SlotGrant { slot: 3, round: 2, address: 1 << 20, len: 64 };
+    let bad = [
+        (Message::Slots(vec![SlotGrant { len: 63, ..good }]), "a slot of 63 bytes"),
+        (Message::Slots(vec![SlotGrant { address: 0, ..good }]), "an impossible slot"),
+        (Message::Slots(vec![SlotGrant { address: u64::MAX, ..good }]), "an impossible slot"),
+        (Message::Slots(vec![good, good]), "round 2 after round 2"),
+        (Message::Slots(vec![good, SlotGrant { round: 1, ..good }]), "round 1 after round 2"),
+        (Message::Places { first: 1, addresses: vec![1] }, "descriptor 1 of 1"),
+        (Message::Places { first: u32::MAX, addresses: vec![1] }, "of 1"),
+        (Message::Places { first: 0, addresses: vec![0] }, "no address"),
+        (Message::Done, "done before all was sent"),
+        (Message::Filled { chunk: 0, slot: None }, "filled to the side that sends"),
+    ];
+    for (message, reason) in bad {
+        let mut world = World::new([config(2, 4), config(2, 4)]);
+        let (local, remote) = (Memory::new(GPU, &[LEN], false), Memory::new(GPU, &[LEN], false));
+        let none = OperationOptions::new();
+        let both = (&local, &remote);
+        let (_passive, active) =
+            world.begin(OperationKind::Write, 0, both, Manner::Together, (none, none));
+        let Active::Write(mut write) = active.unwrap() else { panic!("it is a write") };
+        world.sides[0].reactor.turn();
+        let (_, open) = world.letters(1).remove(0);
+        let (id, _) = Message::decode(&open).unwrap();
+        let from = world.sides[1].transport.agent_name().to_owned();
+        let received = world.sides[0].staging.receive(&from, &message.encode(id));
+        assert!(matches!(received, Received::Taken));
+        for _ in 0..4 {
+            world.sides[0].gpus.run(usize::MAX);
+            world.sides[0].reactor.turn();
+        }
+        let error = super::now(write.wait_for_completion()).unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+        let stats = world.sides[0].staging.stats();
+        assert_eq!((stats.outgoing.free, stats.sessions), (2, 0));
+        assert!(!local.is_leased());
+    }
+}

@@ -1,0 +1,375 @@
+//! Staged transfers between two processes over real NIXL, with simulated GPU memory: both directions, any side, and
+//! peers that die or stop halfway.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test says so, by failing too")]
+#![allow(unsafe_code, reason = "looks into memory that stands for a GPU's")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nixl_connector::{
+    Completion, Connector, DriverConfig, OperationError, OperationOptions, PathKind, ReadOperation,
+    ReadableOperation, Reclaimed, WritableOperation, WriteOperation,
+};
+use nixl_descriptor::{Region, leaked};
+use nixl_executor::{Abilities, Gpus, MemoryKind, SimulatedGpus, StagedExecutor, StagingConfig};
+use nixl_metadata::RdmaMetadata;
+use nixl_ops::Executor;
+use nixl_tests::{
+    Peer, Random, alone, crc32, device_memory, eventually, pattern, resources, within,
+};
+
+const PEER: &str = env!("CARGO_BIN_EXE_peer");
+const LIMIT: Duration = Duration::from_secs(280);
+
+fn tcp() -> [(&'static str, &'static Path); 2] {
+    [("UCX_TLS", Path::new("tcp")), ("UCX_MEM_EVENTS", Path::new("no"))]
+}
+
+/// Shared memory and CMA, as between any two processes of one machine.
+fn local() -> [(&'static str, &'static Path); 1] {
+    [("UCX_MEM_EVENTS", Path::new("no"))]
+}
+
+struct Here {
+    connector: Connector,
+    gpus: Arc<SimulatedGpus>,
+    staged: Arc<StagedExecutor>,
+}
+
+impl Here {
+    async fn new(silence: Duration, drain: Duration) -> Self {
+        let mut abilities = Abilities::default();
+        (abilities.gpus, abilities.batch) = (1, true);
+        let gpus = Arc::new(SimulatedGpus::new(abilities).unwrap());
+        let mut config = StagingConfig::default();
+        config.silence = silence;
+        // The dead are noticed by the next word to them.
+        config.ping = silence.min(Duration::from_secs(2)) / 10;
+        let staged = Arc::new(StagedExecutor::new(gpus.clone() as Arc<dyn Gpus>, config));
+        let mut driving = DriverConfig::default();
+        driving.drain = drain;
+        let connector = Connector::builder()
+            .name("here")
+            .driver(driving)
+            .executor(staged.clone() as Arc<dyn Executor>)
+            .build()
+            .await
+            .unwrap();
+        Self { connector, gpus, staged }
+    }
+
+    fn region(&self, cuda: bool, bytes: &[u8]) -> Region {
+        if !cuda {
+            return Region::try_from(bytes.to_vec()).unwrap();
+        }
+        let region = self.gpus.region(MemoryKind::Gpu(0), bytes.len()).unwrap();
+        // SAFETY: the simulated GPUs made it just now.
+        unsafe { device_memory::upload(&region, bytes) }.unwrap();
+        region
+    }
+
+    fn bytes(region: &Region) -> Vec<u8> {
+        match region.device().is_host() {
+            true => region.to_vec().unwrap(),
+            // SAFETY: all such memory here is the simulated GPUs'.
+            false => unsafe { device_memory::download(region) }.unwrap(),
+        }
+    }
+}
+
+fn peer(silence: &str) -> Peer {
+    Peer::start(PEER, &[("NIXL_TEST_STAGED", Path::new(silence))])
+}
+
+fn memory(peer: &mut Peer, cuda: bool) {
+    peer.ask(if cuda { "memory cuda" } else { "memory host" }).unwrap();
+}
+
+fn every_way(name: &str, variables: &[(&str, &Path)]) {
+    alone(name, variables, || {
+        within(LIMIT, async {
+            let here = Here::new(Duration::from_secs(30), Duration::from_secs(60)).await;
+            let mut peer = peer("30000");
+            let sizes = [1, 4096, 100_003, 1 << 20, (5 << 20) + 7, 64 << 20];
+            for (mine, theirs) in [(true, true), (true, false), (false, true)] {
+                memory(&mut peer, theirs);
+                for (seed, len) in (1u64..).zip(sizes) {
+                    let started = Instant::now();
+                    one_of_each(&here, &mut peer, (mine, theirs), seed, len).await;
+                    println!("{mine} {theirs} {len}: {:?}", started.elapsed());
+                }
+            }
+            eventually("all is quiet", LIMIT, || (here.staged.stats().sessions == 0).then_some(()));
+            let stats = here.staged.stats();
+            let slots = StagingConfig::default().slots;
+            assert_eq!((stats.incoming.free, stats.outgoing.free), (slots, slots));
+            assert_eq!(leaked(), Default::default());
+        });
+    });
+}
+
+/// Read and write, begun here and there.
+async fn one_of_each(
+    here: &Here,
+    peer: &mut Peer,
+    (mine, theirs): (bool, bool),
+    seed: u64,
+    len: usize,
+) {
+    let bytes = pattern(seed, len);
+    let kind = match mine && theirs {
+        true => PathKind::StagedBothSides,
+        false => PathKind::StagedOneSide,
+    };
+
+    let offer = peer.offer("readable", len, seed).unwrap();
+    let remote = RdmaMetadata::decode(offer.json.as_bytes()).unwrap();
+    let region = here.region(mine, &vec![0; len]);
+    let mut read = here.connector.begin_read(&remote, region.clone()).await.unwrap();
+    let done = read.wait_for_completion().await.unwrap();
+    println!("read {}", done.path().unwrap());
+    assert_eq!(done.path().unwrap().kind, kind);
+    assert!(Here::bytes(&region) == bytes, "the bytes read are wrong");
+    assert_eq!(peer.ask(&format!("wait {}", offer.id)).unwrap(), crc32(&bytes));
+
+    let offer = peer.offer("writable", len, 0).unwrap();
+    let remote = RdmaMetadata::decode(offer.json.as_bytes()).unwrap();
+    let region = here.region(mine, &bytes);
+    let mut write = here.connector.begin_write(region, &remote).await.unwrap();
+    let done = write.wait_for_completion().await.unwrap();
+    println!("write {}", done.path().unwrap());
+    assert_eq!(done.path().unwrap().kind, kind);
+    assert_eq!(peer.ask(&format!("wait {}", offer.id)).unwrap(), crc32(&bytes));
+
+    let mut offered = here.connector.create_readable(here.region(mine, &bytes)).await.unwrap();
+    let json = offered.metadata().to_dynamo_json();
+    let number = peer.ask(&format!("read {json}")).unwrap();
+    assert_eq!(peer.ask(&format!("wait {number}")).unwrap(), crc32(&bytes));
+    offered.wait_for_completion().await.unwrap();
+
+    let region = here.region(mine, &vec![0; len]);
+    let mut offered = here.connector.create_writable(region.clone()).await.unwrap();
+    let json = offered.metadata().to_dynamo_json();
+    let number = peer.ask(&format!("write {seed} {json}")).unwrap();
+    peer.ask(&format!("wait {number}")).unwrap();
+    offered.wait_for_completion().await.unwrap();
+    assert!(Here::bytes(&region) == bytes, "the bytes written are wrong");
+}
+
+#[test]
+fn every_way_over_tcp() {
+    every_way("every_way_over_tcp", &tcp());
+}
+
+#[test]
+fn every_way_over_shared_memory() {
+    every_way("every_way_over_shared_memory", &local());
+}
+
+// ---- Peers that die or stop ----
+
+const DEADLINE: Duration = Duration::from_secs(2);
+/// Of offers, whose end nobody tells of if the peer is dead.
+const OFFERED: Duration = Duration::from_millis(700);
+const SILENCE: Duration = Duration::from_millis(1500);
+const LEN: usize = 16 << 20;
+
+enum Operation {
+    Read(ReadOperation),
+    Write(WriteOperation),
+    Readable(ReadableOperation),
+    Writable(WritableOperation),
+}
+
+impl Operation {
+    async fn wait(&mut self) -> Result<Completion, OperationError> {
+        match self {
+            Self::Read(operation) => operation.wait_for_completion().await,
+            Self::Write(operation) => operation.wait_for_completion().await,
+            Self::Readable(operation) => operation.wait_for_completion().await,
+            Self::Writable(operation) => operation.wait_for_completion().await,
+        }
+    }
+
+    async fn reclaim(self) -> Reclaimed {
+        match self {
+            Self::Read(operation) => operation.reclaim().await,
+            Self::Write(operation) => operation.reclaim().await,
+            Self::Readable(operation) => operation.reclaim().await,
+            Self::Writable(operation) => operation.reclaim().await,
+        }
+    }
+}
+
+/// How a peer is treated halfway.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fate {
+    Killed,
+    /// For this long.
+    Stopped(Duration),
+}
+
+/// One transfer with a peer that is hit at a random moment. Returns whether it completed all the same.
+async fn hit(here: &Here, random: &mut Random, fate: Fate) -> bool {
+    let mut peer = peer(&SILENCE.as_millis().to_string());
+    let (mine, theirs) = [(true, true), (true, false), (false, true)][random.below(3) as usize];
+    memory(&mut peer, theirs);
+    let options = OperationOptions::new().timeout(DEADLINE);
+    let offered = OperationOptions::new().timeout(OFFERED);
+    let bytes = pattern(random.below(1 << 40), LEN);
+    let region = here.region(mine, &bytes);
+    let way = random.below(4);
+    let mut operation = match way {
+        0 => {
+            let offer = peer.offer("readable", LEN, 1).unwrap();
+            let remote = RdmaMetadata::decode(offer.json.as_bytes()).unwrap();
+            let read = here.connector.begin_read_with(&remote, region.clone(), options).await;
+            Operation::Read(read.unwrap())
+        }
+        1 => {
+            let offer = peer.offer("writable", LEN, 1).unwrap();
+            let remote = RdmaMetadata::decode(offer.json.as_bytes()).unwrap();
+            let write = here.connector.begin_write_with(region.clone(), &remote, options).await;
+            Operation::Write(write.unwrap())
+        }
+        2 => {
+            let offer = here.connector.create_readable_with(region.clone(), offered).await.unwrap();
+            peer.tell(&format!("read {}", offer.metadata().to_dynamo_json())).unwrap();
+            Operation::Readable(offer)
+        }
+        _ => {
+            let offer = here.connector.create_writable_with(region.clone(), offered).await.unwrap();
+            peer.tell(&format!("write 1 {}", offer.metadata().to_dynamo_json())).unwrap();
+            Operation::Writable(offer)
+        }
+    };
+    let delay = Duration::from_micros(random.below(40_000));
+    let killer = thread::spawn(move || {
+        thread::sleep(delay);
+        match fate {
+            Fate::Killed => peer.kill().map(|_| ()).unwrap(),
+            Fate::Stopped(time) => {
+                peer.stop().unwrap();
+                thread::sleep(time);
+                peer.resume().unwrap();
+                // What it still does must hurt nobody.
+                thread::sleep(Duration::from_millis(300));
+            }
+        }
+        drop(peer);
+    });
+    let started = Instant::now();
+    let outcome = operation.wait().await;
+    let took = started.elapsed();
+    assert!(took < DEADLINE + Duration::from_secs(1), "a wait of {took:?}");
+    println!(
+        "way {way}, {mine} {theirs}, {fate:?} after {delay:?}: {took:?} {:?}",
+        outcome.as_ref().err()
+    );
+
+    // Memory that was given back stays as it is.
+    let reclaimed = operation.reclaim().await;
+    if reclaimed.memory.is_some() {
+        let first = Here::bytes(&region);
+        thread::sleep(Duration::from_millis(20));
+        assert!(Here::bytes(&region) == first, "written after it was given back");
+    }
+    killer.join().unwrap();
+    outcome.is_ok()
+}
+
+fn hit_many(name: &str, variables: &[(&str, &Path)], times: usize, stopped: bool) {
+    alone(name, variables, || {
+        within(LIMIT, async {
+            let seed = 20_261_122;
+            println!("seed {seed}");
+            let mut random = Random::new(seed);
+            let here = Here::new(SILENCE, Duration::from_secs(1)).await;
+            let mut completed = 0;
+            for _ in 0..times {
+                let fate = match stopped {
+                    true => Fate::Stopped(Duration::from_millis(random.below(2500))),
+                    false => Fate::Killed,
+                };
+                completed += usize::from(hit(&here, &mut random, fate).await);
+            }
+            println!("{completed} of {times} completed");
+            let stats = eventually("everything has ended", Duration::from_secs(20), || {
+                let (staged, connection) = (here.staged.stats(), here.connector.stats());
+                let over = staged.sessions == 0 && connection.active == 0;
+                (over && connection.passive == 0).then_some(staged)
+            });
+            println!("{stats:?}");
+            let slots = StagingConfig::default().slots;
+            for pool in [stats.incoming, stats.outgoing] {
+                assert_eq!(pool.free + pool.quarantined, slots, "a slot was lost");
+                // The dead write nothing.
+                assert!(stopped || pool.quarantined == 0, "{stats:?}");
+            }
+            // And all is as good as new.
+            let mut peer = peer("30000");
+            memory(&mut peer, true);
+            one_of_each(&here, &mut peer, (true, true), 9, 100_003).await;
+        });
+    });
+}
+
+#[test]
+fn killed_at_random_over_tcp() {
+    hit_many("killed_at_random_over_tcp", &tcp(), 25, false);
+}
+
+#[test]
+fn killed_at_random_over_shared_memory() {
+    hit_many("killed_at_random_over_shared_memory", &local(), 25, false);
+}
+
+#[test]
+fn stopped_at_random_over_tcp() {
+    hit_many("stopped_at_random_over_tcp", &tcp(), 8, true);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn killed_two_hundred_times() {
+    hit_many("killed_two_hundred_times", &tcp(), 200, false);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn stopped_fifty_times() {
+    hit_many("stopped_fifty_times", &tcp(), 50, true);
+}
+
+#[test]
+fn connections_leave_nothing_behind() {
+    alone("connections_leave_nothing_behind", &tcp(), || {
+        within(LIMIT, async {
+            let mut before = None;
+            for round in 0..4 {
+                let here = Here::new(SILENCE, Duration::from_secs(1)).await;
+                let mut peer = peer("30000");
+                memory(&mut peer, true);
+                one_of_each(&here, &mut peer, (true, true), round, 3 << 20).await;
+                drop((here, peer));
+                // What is set up once, the first round sets up.
+                let now =
+                    eventually("threads and files come back", Duration::from_secs(20), || {
+                        let now = resources();
+                        let (threads, files) = before.unwrap_or((now.threads, usize::MAX));
+                        (now.threads <= threads && now.files <= files).then_some(now)
+                    });
+                if round == 0 {
+                    thread::sleep(Duration::from_millis(500));
+                    let settled = resources();
+                    before = Some((settled.threads, settled.files));
+                } else {
+                    println!("{now:?}");
+                }
+            }
+            assert_eq!(leaked(), Default::default());
+        });
+    });
+}
