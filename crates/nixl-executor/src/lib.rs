@@ -31,6 +31,7 @@
 //! ```
 
 mod direct;
+mod ipc;
 mod local;
 mod memcpy;
 mod offers;
@@ -39,6 +40,6 @@ pub use direct::DirectExecutor;
 pub use local::{
     Abilities, BlockError, BlockExecutor, BlockOptions, Buffer, CopyOp, Cost, Costs, CostsError,
     CudaGpus, GpuError, Gpus, Lane, Mark, MemoryKind, PathPolicy, Plan, Progress, Route,
-    SimulatedGpus, Strategy, StreamHandle,
+    SharedHandle, SimulatedGpus, Strategy, StreamHandle,
 };
 pub use nixl_ops::{PathKind, PathReport, Rejected};

@@ -20,7 +20,7 @@ mod table;
 
 pub use costs::{Cost, Costs, CostsError, Route};
 pub use cuda::CudaGpus;
-pub use engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
+pub use engine::{Buffer, Gpus, Lane, Mark, SharedHandle, StreamHandle};
 pub use error::{BlockError, GpuError};
 pub use executor::{BlockExecutor, BlockOptions};
 pub use memory::MemoryKind;
