@@ -9,8 +9,8 @@ use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_ma
 use nixl_descriptor::LeaseMode;
 use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
 use nixl_executor::{
-    Abilities, BlockExecutor, BlockOptions, Costs, Gpus, MemoryKind, PathPolicy, SimulatedGpus,
-    Strategy,
+    Abilities, BlockExecutor, BlockOptions, Costs, Gpus, MemoryKind, SimulatedGpus, Strategy,
+    StrategyPolicy,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -52,7 +52,7 @@ impl Scene {
             (layout, (0..moved).map(|at| at * step % blocks).collect())
         };
         let sides = [side(7919), side(104_729)];
-        let options = BlockOptions::new().policy(PathPolicy::Require(Strategy::Kernel));
+        let options = BlockOptions::new().policy(StrategyPolicy::Require(Strategy::Kernel));
         let runtime = Builder::new_current_thread().build().unwrap();
         Self { gpus, executor, sides, options, runtime }
     }

@@ -2,10 +2,12 @@
 
 pub mod device_memory;
 pub mod forge;
+mod line;
 mod pattern;
 mod process;
 mod skip;
 
+pub use line::{metadata, native_line};
 pub use pattern::{Random, crc32, pattern};
 pub use process::{Offer, Peer, PeerError, Resources, alone, eventually, resources, within};
 pub use skip::skip;

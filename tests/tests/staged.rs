@@ -13,11 +13,12 @@ use nixl_connector::{
     ReadableOperation, Reclaimed, WritableOperation, WriteOperation,
 };
 use nixl_descriptor::{Region, leaked};
-use nixl_executor::{Abilities, Gpus, MemoryKind, SimulatedGpus, StagedExecutor, StagingConfig};
-use nixl_metadata::RdmaMetadata;
+use nixl_executor::paths::LocalFacts;
+use nixl_executor::{Abilities, Gpus, MemoryKind, PathExecutor, SimulatedGpus, StagingConfig};
 use nixl_ops::Executor;
 use nixl_tests::{
-    Peer, Random, alone, crc32, device_memory, eventually, pattern, resources, within,
+    Peer, Random, alone, crc32, device_memory, eventually, metadata, native_line, pattern,
+    resources, within,
 };
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
@@ -35,19 +36,21 @@ fn local() -> [(&'static str, &'static Path); 1] {
 struct Here {
     connector: Connector,
     gpus: Arc<SimulatedGpus>,
-    staged: Arc<StagedExecutor>,
+    staged: Arc<PathExecutor>,
 }
 
 impl Here {
     async fn new(silence: Duration, drain: Duration) -> Self {
         let mut abilities = Abilities::default();
         (abilities.gpus, abilities.batch) = (1, true);
+        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
         let gpus = Arc::new(SimulatedGpus::new(abilities).unwrap());
         let mut config = StagingConfig::default();
         config.silence = silence;
         // The dead are noticed by the next word to them.
         config.ping = silence.min(Duration::from_secs(2)) / 10;
-        let staged = Arc::new(StagedExecutor::new(gpus.clone() as Arc<dyn Gpus>, config));
+        let staged = PathExecutor::with(gpus.clone() as Arc<dyn Gpus>, Arc::new(facts)).unwrap();
+        let staged = Arc::new(staged.staging(config));
         let mut driving = DriverConfig::default();
         driving.drain = drain;
         let connector = Connector::builder()
@@ -101,8 +104,10 @@ fn every_way(name: &str, variables: &[(&str, &Path)]) {
                     println!("{mine} {theirs} {len}: {:?}", started.elapsed());
                 }
             }
-            eventually("all is quiet", LIMIT, || (here.staged.stats().sessions == 0).then_some(()));
-            let stats = here.staged.stats();
+            eventually("all is quiet", LIMIT, || {
+                (here.staged.staging_stats().sessions == 0).then_some(())
+            });
+            let stats = here.staged.staging_stats();
             let slots = StagingConfig::default().slots;
             assert_eq!((stats.incoming.free, stats.outgoing.free), (slots, slots));
             assert_eq!(leaked(), Default::default());
@@ -125,7 +130,7 @@ async fn one_of_each(
     };
 
     let offer = peer.offer("readable", len, seed).unwrap();
-    let remote = RdmaMetadata::decode(offer.json.as_bytes()).unwrap();
+    let remote = metadata(&offer.json).unwrap();
     let region = here.region(mine, &vec![0; len]);
     let mut read = here.connector.begin_read(&remote, region.clone()).await.unwrap();
     let done = read.wait_for_completion().await.unwrap();
@@ -135,7 +140,7 @@ async fn one_of_each(
     assert_eq!(peer.ask(&format!("wait {}", offer.id)).unwrap(), crc32(&bytes));
 
     let offer = peer.offer("writable", len, 0).unwrap();
-    let remote = RdmaMetadata::decode(offer.json.as_bytes()).unwrap();
+    let remote = metadata(&offer.json).unwrap();
     let region = here.region(mine, &bytes);
     let mut write = here.connector.begin_write(region, &remote).await.unwrap();
     let done = write.wait_for_completion().await.unwrap();
@@ -144,15 +149,15 @@ async fn one_of_each(
     assert_eq!(peer.ask(&format!("wait {}", offer.id)).unwrap(), crc32(&bytes));
 
     let mut offered = here.connector.create_readable(here.region(mine, &bytes)).await.unwrap();
-    let json = offered.metadata().to_dynamo_json();
-    let number = peer.ask(&format!("read {json}")).unwrap();
+    let line = native_line(offered.metadata());
+    let number = peer.ask(&format!("read {line}")).unwrap();
     assert_eq!(peer.ask(&format!("wait {number}")).unwrap(), crc32(&bytes));
     offered.wait_for_completion().await.unwrap();
 
     let region = here.region(mine, &vec![0; len]);
     let mut offered = here.connector.create_writable(region.clone()).await.unwrap();
-    let json = offered.metadata().to_dynamo_json();
-    let number = peer.ask(&format!("write {seed} {json}")).unwrap();
+    let line = native_line(offered.metadata());
+    let number = peer.ask(&format!("write {seed} {line}")).unwrap();
     peer.ask(&format!("wait {number}")).unwrap();
     offered.wait_for_completion().await.unwrap();
     assert!(Here::bytes(&region) == bytes, "the bytes written are wrong");
@@ -224,24 +229,24 @@ async fn hit(here: &Here, random: &mut Random, fate: Fate) -> bool {
     let mut operation = match way {
         0 => {
             let offer = peer.offer("readable", LEN, 1).unwrap();
-            let remote = RdmaMetadata::decode(offer.json.as_bytes()).unwrap();
+            let remote = metadata(&offer.json).unwrap();
             let read = here.connector.begin_read_with(&remote, region.clone(), options).await;
             Operation::Read(read.unwrap())
         }
         1 => {
             let offer = peer.offer("writable", LEN, 1).unwrap();
-            let remote = RdmaMetadata::decode(offer.json.as_bytes()).unwrap();
+            let remote = metadata(&offer.json).unwrap();
             let write = here.connector.begin_write_with(region.clone(), &remote, options).await;
             Operation::Write(write.unwrap())
         }
         2 => {
             let offer = here.connector.create_readable_with(region.clone(), offered).await.unwrap();
-            peer.tell(&format!("read {}", offer.metadata().to_dynamo_json())).unwrap();
+            peer.tell(&format!("read {}", native_line(offer.metadata()))).unwrap();
             Operation::Readable(offer)
         }
         _ => {
             let offer = here.connector.create_writable_with(region.clone(), offered).await.unwrap();
-            peer.tell(&format!("write 1 {}", offer.metadata().to_dynamo_json())).unwrap();
+            peer.tell(&format!("write 1 {}", native_line(offer.metadata()))).unwrap();
             Operation::Writable(offer)
         }
     };
@@ -297,7 +302,7 @@ fn hit_many(name: &str, variables: &[(&str, &Path)], times: usize, stopped: bool
             }
             println!("{completed} of {times} completed");
             let stats = eventually("everything has ended", Duration::from_secs(20), || {
-                let (staged, connection) = (here.staged.stats(), here.connector.stats());
+                let (staged, connection) = (here.staged.staging_stats(), here.connector.stats());
                 let over = staged.sessions == 0 && connection.active == 0;
                 (over && connection.passive == 0).then_some(staged)
             });

@@ -261,7 +261,8 @@ impl Connector {
             .collect::<Result<_, _>>()?;
         let agent = connection.local_metadata().await?;
         let metadata = RdmaMetadata::new(kind, descriptors, agent, NotificationKey::random())?
-            .with_peer(connection.info().clone());
+            .with_peer(connection.info().clone())
+            .with_shares(connection.executor().shares(&local))?;
         Ok(OfferSpec::new(metadata, local, leases, registrations))
     }
 

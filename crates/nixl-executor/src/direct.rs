@@ -30,7 +30,9 @@ impl DirectExecutor {
     }
 
     fn local_offer(remote: &RdmaMetadata) -> Option<Offer> {
-        Offers::of_this_process().get(remote.notification_key())
+        // Other executors offer memory of GPUs too.
+        let offer = Offers::of_this_process().get(remote.notification_key());
+        offer.filter(|offer| is_host(offer.descriptors()))
     }
 }
 
@@ -70,12 +72,12 @@ impl Executor for DirectExecutor {
 }
 
 /// Only the host's memory can be copied by the host.
-fn is_host(list: &DescriptorList) -> bool {
+pub(crate) fn is_host(list: &DescriptorList) -> bool {
     list.iter().all(|d| d.device().is_host())
 }
 
 /// The metadata was paired with the local side; the copy uses the offer's memory. So the two must agree.
-fn agree(offer: &Offer, remote: &RdmaMetadata) -> Result<(), TransportError> {
+pub(crate) fn agree(offer: &Offer, remote: &RdmaMetadata) -> Result<(), TransportError> {
     let same = offer.kind() == remote.operation_kind()
         && offer.descriptors().len() == remote.descriptors().len()
         && offer.descriptors().iter().zip(remote.descriptors()).all(|(ours, theirs)| {

@@ -32,17 +32,20 @@
 //! ```
 
 mod direct;
+mod ipc;
 mod local;
 mod memcpy;
 mod offers;
 pub mod paths;
+mod routed;
 mod staged;
 
 pub use direct::DirectExecutor;
 pub use local::{
     Abilities, BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockSide, Buffer, CopyOp, Cost,
-    Costs, CostsError, CudaGpus, GpuError, Gpus, Lane, Mark, MemoryKind, PathPolicy, Piece, Plan,
-    Progress, Route, SimulatedGpus, Strategy, StreamHandle,
+    Costs, CostsError, CudaGpus, GpuError, Gpus, Lane, Mark, MemoryKind, Piece, Plan, Progress,
+    Route, SharedHandle, SimulatedGpus, Strategy, StrategyPolicy, StreamHandle,
 };
-pub use nixl_ops::{PathKind, PathReport, Rejected};
+pub use nixl_ops::{Carrier, Hop, PathKind, PathPolicy, PathReport, Rejected};
+pub use routed::PathExecutor;
 pub use staged::{SlotStats, StagedExecutor, StagingConfig, StagingStats};

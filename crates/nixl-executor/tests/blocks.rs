@@ -10,8 +10,8 @@ use common::{Cache, LAYOUTS, Machine, copy_and_check, geometry, wait};
 use nixl_descriptor::Region;
 use nixl_descriptor::layout::{LayerOrder, LayoutKind};
 use nixl_executor::{
-    Abilities, BlockError, BlockExecutor, BlockOptions, Costs, Gpus, MemoryKind, PathPolicy,
-    SimulatedGpus, Strategy,
+    Abilities, BlockError, BlockExecutor, BlockOptions, Costs, Gpus, MemoryKind, SimulatedGpus,
+    Strategy, StrategyPolicy,
 };
 use nixl_ops::{CancelOutcome, MemoryFate, OperationError, TransportError};
 use proptest::prelude::*;
@@ -202,7 +202,7 @@ fn thousands_in_flight_all_end() {
     let to = Cache::new(&*gpus, MemoryKind::Gpu(1), LAYOUTS[0], g, 64);
     from.fill(&*gpus, 1);
     to.fill(&*gpus, 2);
-    let options = BlockOptions::new().policy(PathPolicy::Require(Strategy::Copies));
+    let options = BlockOptions::new().policy(StrategyPolicy::Require(Strategy::Copies));
     let paused = gpus.pause();
     let all: Vec<_> = (0..2000)
         .map(|b| executor.execute(&from.layout, &[b], &to.layout, &[b], &options).unwrap())

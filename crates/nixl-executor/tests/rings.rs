@@ -12,7 +12,7 @@ use nixl_descriptor::layout::{Dimensions, Inner, Layout, LayoutGeometry};
 use nixl_device::Device;
 use nixl_executor::{
     Abilities, BlockCopy, BlockExecutor, BlockOptions, Buffer, CopyOp, Costs, GpuError, Gpus, Lane,
-    Mark, MemoryKind, PathPolicy, Progress, SimulatedGpus, Strategy, StreamHandle,
+    Mark, MemoryKind, Progress, SimulatedGpus, Strategy, StrategyPolicy, StreamHandle,
 };
 use nixl_ops::{Completion, CopyOperation, MemoryFate, OperationError};
 use proptest::prelude::*;
@@ -367,7 +367,8 @@ fn progress_grows_to_the_total_before_the_end() {
     ] {
         let (from, to) = (Memory::new(&gpus, kinds.0, half), Memory::new(&gpus, kinds.1, half));
         let (seen, callback) = recorded();
-        let options = BlockOptions::new().policy(PathPolicy::Require(strategy)).progress(callback);
+        let options =
+            BlockOptions::new().policy(StrategyPolicy::Require(strategy)).progress(callback);
         wait(both(&executor, (&from, &to), &options)).unwrap();
         let seen = seen.lock().unwrap();
         assert!(calls.contains(&seen.len()), "{strategy}: {seen:?}");

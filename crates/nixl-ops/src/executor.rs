@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use nixl_descriptor::{DescriptorList, Registration, RegistrationCache};
 use nixl_device::Device;
-use nixl_metadata::{AgentMetadata, NotificationKey, OperationKind, PeerInfo, RdmaMetadata};
+use nixl_metadata::{AgentMetadata, NotificationKey, OperationKind, PeerInfo, RdmaMetadata, Share};
 
 use crate::passive::PassiveEntry;
 use crate::{
@@ -68,6 +68,12 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
     fn introduces(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
         let _ = (local, remote);
         false
+    }
+
+    /// How processes of this machine reach the memory without the engine; goes into what they are told of an offer.
+    fn shares(&self, local: &DescriptorList) -> Vec<Share> {
+        let _ = local;
+        Vec::new()
     }
 
     /// Whether messages are expected now, so that somebody must look for them.
@@ -157,7 +163,7 @@ impl fmt::Debug for Received {
 }
 
 /// An operation to carry out. The lists have been [paired](crate::pair).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TransferRequest<'a> {
     /// `Read` moves remote to local, `Write` local to remote.
@@ -173,7 +179,7 @@ pub struct TransferRequest<'a> {
 }
 
 /// How an engine reaches the other side.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Route<'a> {
     /// The engine.

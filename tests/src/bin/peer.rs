@@ -29,10 +29,11 @@ use nixl_connector::{
     Connector, ReadOperation, ReadableOperation, WritableOperation, WriteOperation,
 };
 use nixl_descriptor::Region;
-use nixl_executor::{Abilities, Gpus, MemoryKind, SimulatedGpus, StagedExecutor, StagingConfig};
+use nixl_executor::paths::LocalFacts;
+use nixl_executor::{Abilities, Gpus, MemoryKind, PathExecutor, SimulatedGpus, StagingConfig};
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::Executor;
-use nixl_tests::{crc32, device_memory, pattern};
+use nixl_tests::{crc32, device_memory, metadata, native_line, pattern};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -46,8 +47,9 @@ enum Operation {
 struct Server {
     connector: Connector,
     gpus: Arc<SimulatedGpus>,
-    staged: Arc<StagedExecutor>,
+    staged: Arc<PathExecutor>,
     cuda: bool,
+    native: bool,
     operations: HashMap<u64, (Operation, Region)>,
     last: u64,
 }
@@ -56,6 +58,7 @@ struct Server {
 async fn main() {
     let mut abilities = Abilities::default();
     (abilities.gpus, abilities.batch) = (1, true);
+    let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
     let gpus = match SimulatedGpus::new(abilities) {
         Ok(gpus) => Arc::new(gpus),
         Err(error) => return println!("error {error:?}"),
@@ -65,7 +68,11 @@ async fn main() {
     if let Some(silence) = silence.as_ref().and_then(|ms| ms.parse().ok()) {
         config.silence = Duration::from_millis(silence);
     }
-    let staged = Arc::new(StagedExecutor::new(Arc::clone(&gpus) as Arc<dyn Gpus>, config));
+    let made = PathExecutor::with(Arc::clone(&gpus) as Arc<dyn Gpus>, Arc::new(facts));
+    let staged = match made {
+        Ok(executor) => Arc::new(executor.staging(config)),
+        Err(error) => return println!("error {error:?}"),
+    };
     let mut builder = Connector::builder().name("peer");
     if silence.is_some() {
         builder = builder.executor(Arc::clone(&staged) as Arc<dyn Executor>);
@@ -75,8 +82,15 @@ async fn main() {
         Err(error) => return println!("error {error:?}"),
     };
     println!("ok {}", connector.name());
-    let mut server =
-        Server { connector, gpus, staged, cuda: false, operations: HashMap::new(), last: 0 };
+    let mut server = Server {
+        connector,
+        gpus,
+        staged,
+        cuda: false,
+        native: silence.is_some(),
+        operations: HashMap::new(),
+        last: 0,
+    };
     for line in io::stdin().lock().lines() {
         let Ok(line) = line else { return };
         match server.obey(&line).await {
@@ -87,30 +101,35 @@ async fn main() {
 }
 
 impl Server {
+    /// In Dynamo's profile, unless transfers are staged, of which that says nothing.
+    fn line(&self, metadata: &RdmaMetadata) -> String {
+        if self.native { native_line(metadata) } else { metadata.to_dynamo_json() }
+    }
+
     async fn obey(&mut self, line: &str) -> Result<String> {
         let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
         match command {
             "readable" => {
                 let region = self.filled(rest)?;
                 let operation = self.connector.create_readable(region.clone()).await?;
-                let json = operation.metadata().to_dynamo_json();
-                Ok(format!("{} {json}", self.keep(Operation::Readable(operation), region)))
+                let line = self.line(operation.metadata());
+                Ok(format!("{} {line}", self.keep(Operation::Readable(operation), region)))
             }
             "writable" => {
                 let region = self.filled(rest)?;
                 let operation = self.connector.create_writable(region.clone()).await?;
-                let json = operation.metadata().to_dynamo_json();
-                Ok(format!("{} {json}", self.keep(Operation::Writable(operation), region)))
+                let line = self.line(operation.metadata());
+                Ok(format!("{} {line}", self.keep(Operation::Writable(operation), region)))
             }
             "read" => {
-                let remote = RdmaMetadata::decode(rest.as_bytes())?;
+                let remote = metadata(rest)?;
                 let region = self.region(vec![0; usize::try_from(remote.total_bytes())?])?;
                 let operation = self.connector.begin_read(&remote, region.clone()).await?;
                 Ok(self.keep(Operation::Read(operation), region).to_string())
             }
             "write" => {
-                let (seed, json) = rest.split_once(' ').ok_or("write SEED JSON")?;
-                let remote = RdmaMetadata::decode(json.as_bytes())?;
+                let (seed, line) = rest.split_once(' ').ok_or("write SEED METADATA")?;
+                let remote = metadata(line)?;
                 let bytes = pattern(seed.parse()?, usize::try_from(remote.total_bytes())?);
                 let region = self.region(bytes)?;
                 let operation = self.connector.begin_write(region.clone(), &remote).await?;
@@ -150,7 +169,7 @@ impl Server {
                 self.cuda = rest == "cuda";
                 Ok(String::new())
             }
-            "slots" => Ok(format!("{:?}", self.staged.stats())),
+            "slots" => Ok(format!("{:?}", self.staged.staging_stats())),
             "stats" => Ok(format!("{:?}", self.connector.stats())),
             _ => Err(format!("no command {command:?}").into()),
         }

@@ -76,6 +76,25 @@ impl BlockSide {
 }
 
 impl BlockCopy {
+    /// Copies that are equally long, at least one, and whose targets do not overlap.
+    pub(crate) fn of_ops(ops: &[CopyOp]) -> Self {
+        let first = ops.first().copied().unwrap_or(CopyOp { src: 0, dst: 0, len: 1 });
+        debug_assert!(ops.iter().all(|op| op.len == first.len), "copies of one length");
+        let piece = |op: &CopyOp| Piece {
+            src: op.src.wrapping_sub(first.src),
+            dst: op.dst.wrapping_sub(first.dst),
+        };
+        // One block of many pieces.
+        let side = |base| BlockSide { base, stride: first.len, ids: None };
+        Self {
+            blocks: 1,
+            src: side(first.src),
+            dst: side(first.dst),
+            pieces: ops.iter().map(piece).collect(),
+            len: first.len,
+        }
+    }
+
     /// The copies, by piece and then by block. Blocks that follow each other on both sides are one copy.
     pub fn ops(&self) -> impl Iterator<Item = CopyOp> {
         self.pieces.iter().flat_map(move |piece| {

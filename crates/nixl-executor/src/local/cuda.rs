@@ -9,13 +9,14 @@ use std::task::Waker;
 
 use nixl_descriptor::{Region, RegionError};
 use nixl_device::cuda::{
-    Context, CudaError, DeviceError, DeviceMemory, DevicePool, Event, Function, MemoryError,
-    Module, PinnedMemory, PinnedPool, PoolLimits, Stream, devices, gpu_links,
+    Context, CudaError, DeviceError, DeviceMemory, DevicePool, Event, Function, ImportedMemory,
+    IpcMemoryHandle, MemoryError, Module, PinnedMemory, PinnedPool, PoolLimits, Stream, devices,
+    gpu_links,
 };
 use nixl_device::{Device, DeviceKind};
 
 use super::block_copy::{BlockCopy, CopyOp};
-use super::engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
+use super::engine::{Buffer, Gpus, Lane, Mark, SharedHandle, StreamHandle};
 use super::strategy::Abilities;
 use super::table::{table_len, width, write_table};
 use super::{GpuError, MemoryKind};
@@ -169,6 +170,23 @@ impl Gpus for CudaGpus {
 
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
         Ok(Box::new(self.gpu(gpu)?.scratch.allocate(len).map_err(memory)?))
+    }
+
+    fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
+        let context = &self.gpu(gpu)?.context;
+        let (handle, offset) = IpcMemoryHandle::around(context, address).map_err(driver)?;
+        Ok((handle.to_bytes(), offset))
+    }
+
+    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
+        let handle = IpcMemoryHandle::from_bytes(handle);
+        Ok(Box::new(ImportedMemory::open(&self.gpu(gpu)?.context, &handle).map_err(memory)?))
+    }
+}
+
+impl Buffer for ImportedMemory {
+    fn address(&self) -> u64 {
+        self.address()
     }
 }
 

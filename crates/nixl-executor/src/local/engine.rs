@@ -46,7 +46,31 @@ pub trait Gpus: Send + Sync + fmt::Debug + 'static {
     ///
     /// [`GpuError`] if the pool's bound is reached or the GPU has no more.
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError>;
+
+    /// Names the allocation of a GPU's memory around `address` to other processes of this machine, and says where in it
+    /// the address is.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if such memory cannot be shared.
+    fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
+        let _ = (gpu, address);
+        Err(GpuError::Unsupported { reason: "these GPUs do not share memory".to_owned() })
+    }
+
+    /// Opens an allocation that another process shares, so that `gpu` reaches it. It stays open until dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the handle names nothing, or this GPU cannot reach the memory.
+    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
+        let _ = (gpu, handle);
+        Err(GpuError::Unsupported { reason: "these GPUs do not share memory".to_owned() })
+    }
 }
+
+/// What names an allocation of GPU memory to other processes: CUDA's IPC handle and the length.
+pub type SharedHandle = [u8; 72];
 
 /// Memory that a transfer uses on its way.
 pub trait Buffer: Send + Sync {

@@ -13,18 +13,16 @@ use nixl_ops::{
 use super::costs::Costs;
 use super::engine::{Gpus, StreamHandle};
 use super::execution::{PlanExecution, Threads};
-use super::host_copy::CopyPool;
 use super::plan::{Inputs, Plan};
 use super::progress::{Progress, ProgressCallback, Reporter};
-use super::rings::Rings;
-use super::{BlockError, MemoryKind, PathPolicy};
+use super::{BlockError, MemoryKind, StrategyPolicy};
 
 /// What a caller asks of one block transfer.
 #[derive(Clone, Debug, Default)]
 pub struct BlockOptions {
     layers: Option<Range<usize>>,
     timeout: Option<Duration>,
-    policy: PathPolicy,
+    policy: StrategyPolicy,
     after: Option<StreamHandle>,
     progress: Option<ProgressCallback>,
 }
@@ -52,7 +50,7 @@ impl BlockOptions {
 
     /// Which strategies may be used.
     #[must_use]
-    pub fn policy(mut self, policy: PathPolicy) -> Self {
+    pub fn policy(mut self, policy: StrategyPolicy) -> Self {
         self.policy = policy;
         self
     }
@@ -97,9 +95,6 @@ struct Shared {
 impl BlockExecutor {
     /// Transfers in flight; more are refused with [`OperationError::QueueFull`](nixl_ops::OperationError::QueueFull).
     pub const MAX_IN_FLIGHT: usize = 4096;
-    /// Threads that copy host memory, unless there are fewer cores. Eight reach three times what one does (36 against
-    /// 12 GB/s on a 32-core host).
-    const COPY_THREADS: usize = 8;
 
     /// An executor on these GPUs with these costs.
     ///
@@ -108,13 +103,8 @@ impl BlockExecutor {
     /// [`BlockError::Thread`].
     pub fn new(gpus: Arc<dyn Gpus>, costs: Costs) -> Result<Self, BlockError> {
         let thread = |e: std::io::Error| BlockError::Thread { reason: e.to_string() };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let copying = Self::COPY_THREADS.min(cores);
-        let threads = Threads {
-            pool: Arc::new(CopyPool::new(copying, Arc::clone(&clock)).map_err(thread)?),
-            rings: Arc::new(Rings::new(Arc::clone(&clock)).map_err(thread)?),
-        };
+        let threads = Threads::new(&clock).map_err(thread)?;
         let mut config = DriverConfig::default();
         config.max_in_flight = Self::MAX_IN_FLIGHT;
         // Submitting never blocks, whatever the size.

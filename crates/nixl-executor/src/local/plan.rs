@@ -10,7 +10,7 @@ use nixl_descriptor::layout::{BlockPairs, ByteSpan, Layout};
 use super::block_copy::{BlockCopy, BlockSide, CopyOp, Direction, Piece};
 use super::costs::{Costs, Route};
 use super::strategy::{Abilities, Strategy};
-use super::{BlockError, MemoryKind, PathPolicy};
+use super::{BlockError, MemoryKind, StrategyPolicy};
 
 /// How a set of blocks will be copied.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,8 @@ pub struct Plan {
     pub estimate: Duration,
     /// The other strategies, each with the reason against it, cheapest first, then those that cannot.
     pub rejected: Vec<(Strategy, Cow<'static, str>)>,
+    /// The GPU that copies, if it is not that of the source or else the destination.
+    pub(crate) copier: Option<u32>,
 }
 
 /// Everything a plan is made from.
@@ -42,21 +44,31 @@ pub(crate) struct Inputs<'a> {
     pub(crate) pairs: &'a BlockPairs,
     pub(crate) can: &'a Abilities,
     pub(crate) costs: &'a Costs,
-    pub(crate) policy: &'a PathPolicy,
+    pub(crate) policy: &'a StrategyPolicy,
 }
 
 impl Plan {
     pub(crate) fn new(inputs: Inputs<'_>) -> Result<Self, BlockError> {
-        let (src, dst) = inputs.kinds;
-        let blocks = block_copy(&inputs);
+        let Inputs { kinds, can, costs, policy, .. } = inputs;
+        Self::of(block_copy(&inputs), kinds, can, costs, policy)
+    }
+
+    /// A plan for any copies, addresses of which both sides vouch for.
+    pub(crate) fn of(
+        blocks: BlockCopy,
+        (src, dst): (MemoryKind, MemoryKind),
+        can: &Abilities,
+        costs: &Costs,
+        policy: &StrategyPolicy,
+    ) -> Result<Self, BlockError> {
         let (bytes, copies) = (blocks.bytes(), blocks.op_count());
         let route = Route::between(src, dst);
         let mut able = Vec::new();
         let mut unable = Vec::new();
         for strategy in Strategy::ALL {
-            let verdict = match inputs.policy.forbids(strategy) {
+            let verdict = match policy.forbids(strategy) {
                 Some(reason) => Err(reason.into()),
-                None => strategy.check(src, dst, inputs.can),
+                None => strategy.check(src, dst, can),
             };
             match verdict {
                 Ok(()) => {
@@ -66,7 +78,7 @@ impl Plan {
                         Strategy::PackedCopy => blocks.runs(Direction::Destination),
                         _ => copies,
                     };
-                    let estimate = inputs.costs.cost(route, strategy).estimate(chunks, bytes);
+                    let estimate = costs.cost(route, strategy).estimate(chunks, bytes);
                     able.push((strategy, estimate));
                 }
                 Err(reason) => unable.push((strategy, reason)),
@@ -79,7 +91,7 @@ impl Plan {
         };
         let dearer = able.map(|(other, cost)| (other, format!("estimated at {cost:.1?}").into()));
         let rejected = dearer.chain(unable).collect();
-        Ok(Self { src, dst, blocks, copies, bytes, strategy, estimate, rejected })
+        Ok(Self { src, dst, blocks, copies, bytes, strategy, estimate, rejected, copier: None })
     }
 
     /// The copies one by one: by layer, by K and V, and then in the order of the blocks given.

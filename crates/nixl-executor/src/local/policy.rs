@@ -5,7 +5,7 @@ use super::Strategy;
 /// Which strategies may be used. A policy that leaves none is an error before any byte moves.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum PathPolicy {
+pub enum StrategyPolicy {
     /// The cheapest that works.
     #[default]
     Auto,
@@ -15,7 +15,7 @@ pub enum PathPolicy {
     Forbid(Vec<Strategy>),
 }
 
-impl PathPolicy {
+impl StrategyPolicy {
     pub(crate) fn forbids(&self, strategy: Strategy) -> Option<&'static str> {
         match self {
             Self::Require(required) if *required != strategy => Some("the policy requires another"),

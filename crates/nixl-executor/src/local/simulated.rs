@@ -5,7 +5,7 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::thread;
 
@@ -13,7 +13,7 @@ use nixl_descriptor::{Access, Region, RegionError};
 use nixl_device::{Device, DeviceKind};
 
 use super::block_copy::{BlockCopy, CopyOp};
-use super::engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
+use super::engine::{Buffer, Gpus, Lane, Mark, SharedHandle, StreamHandle};
 use super::host_copy::{Target, copy};
 use super::strategy::Abilities;
 use super::table::{Parameter, ParameterSide, table_len, width, write_table};
@@ -31,6 +31,8 @@ pub struct SimulatedGpus {
 struct Shared {
     /// Ranges of addresses that count as pinned.
     pinned: Mutex<Vec<(u64, u64)>>,
+    /// Memory of GPUs, by its number, to be shared.
+    allocations: Mutex<Vec<Weak<Allocation>>>,
     /// Held by whoever pauses the GPUs.
     running: Mutex<()>,
     failed: AtomicBool,
@@ -79,8 +81,8 @@ impl SimulatedGpus {
     ///
     /// [`RegionError`].
     pub fn region(&self, kind: MemoryKind, len: usize) -> Result<Region, RegionError> {
-        let mut bytes = vec![0u8; len];
-        let base = NonNull::new(bytes.as_mut_ptr()).ok_or(RegionError::Empty)?;
+        let allocation = Arc::new(Allocation(Bytes::new(len)));
+        let base = NonNull::new(allocation.0.address as *mut u8).ok_or(RegionError::Empty)?;
         let device = match kind {
             MemoryKind::Gpu(ordinal) => Device::cuda(ordinal),
             MemoryKind::Pageable | MemoryKind::Pinned => Device::HOST,
@@ -89,8 +91,12 @@ impl SimulatedGpus {
             let start = base.as_ptr() as u64;
             lock(&self.shared.pinned).push((start, start + len as u64));
         }
-        // SAFETY: the vector owns `len` bytes at `base`, is not touched any more, and lives as long as the region.
-        unsafe { Region::from_raw_parts(base, len, device, Access::ReadWrite, bytes) }
+        if device.kind() == DeviceKind::Cuda {
+            lock(&self.shared.allocations).push(Arc::downgrade(&allocation));
+        }
+        // SAFETY: the allocation owns `len` bytes at `base`, which nothing reaches but by address, and lives as long as
+        // the region.
+        unsafe { Region::from_raw_parts(base, len, device, Access::ReadWrite, allocation) }
     }
 
     /// Stops all work until the guard is dropped.
@@ -158,18 +164,61 @@ impl Gpus for SimulatedGpus {
         self.check(gpu)?;
         Ok(Box::new(Bytes::new(len)))
     }
+
+    fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
+        self.check(gpu)?;
+        let allocations = lock(&self.shared.allocations);
+        let found = allocations.iter().enumerate().find_map(|(number, allocation)| {
+            let bytes = &allocation.upgrade()?.0;
+            let len = bytes.len as u64;
+            let offset = address.checked_sub(bytes.address).filter(|offset| *offset < len)?;
+            Some((number as u64, len, offset))
+        });
+        let (number, len, offset) = found.ok_or_else(|| GpuError::Unsupported {
+            reason: "no memory of a simulated GPU is there".to_owned(),
+        })?;
+        let mut handle = [0x5A; 72];
+        handle[..8].copy_from_slice(&number.to_le_bytes());
+        handle[64..].copy_from_slice(&len.to_le_bytes());
+        Ok((handle, offset))
+    }
+
+    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
+        self.check(gpu)?;
+        let mut number = [0; 8];
+        number.copy_from_slice(&handle[..8]);
+        let allocations = lock(&self.shared.allocations);
+        let number = usize::try_from(u64::from_le_bytes(number)).unwrap_or(usize::MAX);
+        match allocations.get(number).and_then(Weak::upgrade) {
+            Some(allocation) => Ok(Box::new(allocation)),
+            None => {
+                let reason = "the handle names no memory of these simulated GPUs".to_owned();
+                Err(GpuError::Unsupported { reason })
+            }
+        }
+    }
+}
+
+/// Memory of a simulated GPU. Whoever opened it keeps it, as a driver does.
+struct Allocation(Bytes);
+
+impl Buffer for Arc<Allocation> {
+    fn address(&self) -> u64 {
+        self.0.address
+    }
 }
 
 /// A buffer that is only ever reached by address.
 struct Bytes {
     address: u64,
+    len: usize,
     _bytes: Vec<u8>,
 }
 
 impl Bytes {
     fn new(len: usize) -> Self {
         let mut bytes = vec![0u8; len];
-        Self { address: bytes.as_mut_ptr() as u64, _bytes: bytes }
+        Self { address: bytes.as_mut_ptr() as u64, len, _bytes: bytes }
     }
 }
 

@@ -62,6 +62,7 @@ pub use config::StagingConfig;
 pub use executor::StagedExecutor;
 pub use pool::SlotStats;
 pub use staging::StagingStats;
+pub(crate) use staging::{Manner, Staging};
 
 use crate::local::GpuError;
 

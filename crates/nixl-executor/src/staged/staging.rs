@@ -63,7 +63,7 @@ pub struct StagingStats {
 
 impl StagingStats {
     /// Both together.
-    pub(super) fn plus(self, other: Self) -> Self {
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             outgoing: self.outgoing.plus(other.outgoing),
             incoming: self.incoming.plus(other.incoming),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry, LayoutKind};
 use nixl_descriptor::{Descriptor, Region};
 use nixl_executor::{
-    BlockError, BlockExecutor, BlockOptions, MemoryKind, PathKind, PathPolicy, Strategy,
+    BlockError, BlockExecutor, BlockOptions, MemoryKind, PathKind, Strategy, StrategyPolicy,
 };
 use nixl_ops::{Completion, CopyOperation, OperationError};
 
@@ -144,7 +144,7 @@ pub(crate) fn copy_and_check(
     let mut used = Vec::new();
     for strategy in Strategy::ALL {
         let options = BlockOptions::new()
-            .policy(PathPolicy::Require(strategy))
+            .policy(StrategyPolicy::Require(strategy))
             .layers(layers.clone())
             .timeout(Duration::from_secs(60));
         match executor.plan(&from.layout, src, &to.layout, dst, &options) {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use nixl_descriptor::layout::LayoutKind;
-use nixl_executor::{Cost, Costs, MemoryKind, PathPolicy, Route, Strategy};
+use nixl_executor::{Cost, Costs, MemoryKind, Route, Strategy, StrategyPolicy};
 
 use super::case::plain;
 use super::fit::{Line, Point, fit, worst};
@@ -98,7 +98,7 @@ fn measured(
     strategy: Strategy,
 ) -> Result<(Line, f64)> {
     let kind = LayoutKind::FullyContiguous;
-    let options = options().policy(PathPolicy::Require(strategy));
+    let options = options().policy(StrategyPolicy::Require(strategy));
     let mut points = Vec::new();
     for (chunks, bytes) in POINTS {
         let moved = plain(chunks, bytes);

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use nixl_executor::DirectExecutor;
+use anyhow::Result;
+use nixl_executor::PathExecutor;
 use nixl_ops::Executor;
 
 /// The executor of both processes, which chooses the path.
-pub(crate) fn executor() -> Arc<dyn Executor> {
-    Arc::new(DirectExecutor::new())
+pub(crate) fn executor() -> Result<Arc<dyn Executor>> {
+    Ok(Arc::new(PathExecutor::new()?))
 }

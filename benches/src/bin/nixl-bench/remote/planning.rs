@@ -31,7 +31,7 @@ const READS: usize = 64;
 
 pub(crate) fn planning(session: &mut Session, findings: &mut Findings) -> Result<()> {
     // Both are new, so that neither carries what went before.
-    let builder = Connector::builder().name("bench-choosing").executor(executor());
+    let builder = Connector::builder().name("bench-choosing").executor(executor()?);
     let choosing = session.runtime.block_on(builder.build())?;
     let builder =
         Connector::builder().name("bench-direct").executor(Arc::new(DirectExecutor::new()));

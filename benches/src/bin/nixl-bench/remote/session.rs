@@ -31,7 +31,7 @@ impl Session {
         let peer = Peer::start("remote-target")?;
         let runtime = runtime::Builder::new_current_thread().build()?;
         let gpus = open_gpus()?;
-        let builder = Connector::builder().name("bench-initiator").executor(executor());
+        let builder = Connector::builder().name("bench-initiator").executor(executor()?);
         let connector = runtime.block_on(builder.build())?;
         Ok(Self { peer, connector, gpus, runtime, effort, seed: 0 })
     }

@@ -52,7 +52,7 @@ impl Target {
     fn start() -> Result<Self> {
         let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
         let gpus = open_gpus()?;
-        let builder = Connector::builder().name("bench-target").executor(executor());
+        let builder = Connector::builder().name("bench-target").executor(executor()?);
         let connector = runtime.block_on(builder.build())?;
         Ok(Self {
             offered: None,

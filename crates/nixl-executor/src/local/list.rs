@@ -1,0 +1,117 @@
+//! Copies from a list, as operations on descriptors need them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use nixl_ops::{Execution, PathReport, TransportError};
+
+use super::block_copy::{BlockCopy, CopyOp};
+use super::costs::Costs;
+use super::engine::Gpus;
+use super::execution::{PlanExecution, Threads};
+use super::plan::Plan;
+use super::{BlockError, MemoryKind, StrategyPolicy};
+
+/// What list copies are made with.
+pub(crate) struct Tools {
+    pub(crate) gpus: Arc<dyn Gpus>,
+    pub(crate) threads: Threads,
+    pub(crate) costs: Costs,
+    pub(crate) waker: Waker,
+}
+
+/// Copies of any lengths between two kinds of memory: those of one length after those of another. Made for memory that
+/// stays as [`PlanExecution`] wants it.
+pub(crate) struct ListCopy {
+    left: VecDeque<PlanExecution>,
+    report: PathReport,
+    expected: Option<Duration>,
+    steps: u64,
+}
+
+impl ListCopy {
+    /// Prepares to copy `ops`, at least one, whose targets do not overlap. `copier` is the GPU that does it, if that is not
+    /// the one of the source or else the destination.
+    pub(crate) fn new(
+        ops: &[CopyOp],
+        kinds: (MemoryKind, MemoryKind),
+        policy: &StrategyPolicy,
+        copier: Option<u32>,
+        tools: &Tools,
+    ) -> Result<Self, BlockError> {
+        let mut ops = merged(ops);
+        // Stable: those of one length stay in their order.
+        ops.sort_by_key(|op| op.len);
+        let mut left = VecDeque::new();
+        let mut expected = Duration::ZERO;
+        for group in ops.chunk_by(|a, b| a.len == b.len) {
+            let can = tools.gpus.abilities();
+            let mut plan = Plan::of(BlockCopy::of_ops(group), kinds, can, &tools.costs, policy)?;
+            plan.copier = copier;
+            expected += plan.estimate;
+            let (gpus, threads) = (Arc::clone(&tools.gpus), tools.threads.clone());
+            let waker = tools.waker.clone();
+            left.push_back(PlanExecution::new(plan, gpus, threads, waker, None, None));
+        }
+        let mut report = left.front().map_or_else(
+            || PathReport::new(nixl_ops::PathKind::Local("none"), "none", 0, 0),
+            PlanExecution::report,
+        );
+        report.bytes = ops.iter().map(|op| op.len).sum();
+        report.descriptors = ops.len();
+        Ok(Self { left, report, expected: Some(expected), steps: 0 })
+    }
+}
+
+impl Execution for ListCopy {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        while let Some(first) = self.left.front_mut() {
+            match first.poll() {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => {
+                    self.left.clear();
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Ready(Ok(())) => {
+                    self.left.pop_front();
+                    self.steps += 1;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn abandon(&mut self) -> bool {
+        // Only the first has begun.
+        self.left.truncate(1);
+        self.left.front_mut().is_none_or(PlanExecution::abandon)
+    }
+
+    fn report(&self) -> PathReport {
+        self.report.clone()
+    }
+
+    fn expected(&self) -> Option<Duration> {
+        self.expected
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+}
+
+/// Joins neighbours that continue each other on both sides.
+fn merged(ops: &[CopyOp]) -> Vec<CopyOp> {
+    let mut merged: Vec<CopyOp> = Vec::with_capacity(ops.len());
+    for op in ops {
+        match merged.last_mut() {
+            Some(last) if last.src + last.len == op.src && last.dst + last.len == op.dst => {
+                last.len += op.len;
+            }
+            _ => merged.push(*op),
+        }
+    }
+    merged
+}

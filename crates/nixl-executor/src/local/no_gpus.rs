@@ -1,0 +1,47 @@
+//! A machine without GPUs.
+
+use nixl_descriptor::Region;
+use nixl_device::Device;
+
+use super::engine::{Buffer, Gpus, Lane};
+use super::strategy::Abilities;
+use super::{GpuError, MemoryKind};
+
+/// No GPUs: all memory is the host's, and pageable.
+#[derive(Debug, Default)]
+pub(crate) struct NoGpus(Abilities);
+
+impl NoGpus {
+    fn none<T>(ordinal: u32) -> Result<T, GpuError> {
+        Err(GpuError::NoDevice { ordinal, reason: "this process has no GPU".to_owned() })
+    }
+}
+
+impl Gpus for NoGpus {
+    fn abilities(&self) -> &Abilities {
+        &self.0
+    }
+
+    fn memory_kind(&self, device: Device, _: u64) -> MemoryKind {
+        match device.is_host() {
+            true => MemoryKind::Pageable,
+            false => MemoryKind::Gpu(device.index()),
+        }
+    }
+
+    fn lane(&self, gpu: u32) -> Result<Box<dyn Lane>, GpuError> {
+        Self::none(gpu)
+    }
+
+    fn pinned(&self, gpu: u32, _: usize) -> Result<Box<dyn Buffer>, GpuError> {
+        Self::none(gpu)
+    }
+
+    fn pinned_region(&self, gpu: u32, _: usize) -> Result<Region, GpuError> {
+        Self::none(gpu)
+    }
+
+    fn scratch(&self, gpu: u32, _: usize) -> Result<Box<dyn Buffer>, GpuError> {
+        Self::none(gpu)
+    }
+}

@@ -1,0 +1,299 @@
+//! The executor of one connection.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use nixl_descriptor::DescriptorList;
+use nixl_device::Device;
+use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share, ShareKind};
+use nixl_ops::{
+    Execution, Executor, Link, Offer, PathKind, PathPolicy, PeerId, Preparation, Received,
+    Rejected, TransferRequest, TransportError, TransportExecutor,
+};
+
+use super::attempt::Attempt;
+use super::executor::Shared;
+use super::within::{Within, is_uniform};
+use crate::DirectExecutor;
+use crate::direct::{agree, is_host};
+use crate::ipc::{Imports, IpcCopy, copier, shares};
+use crate::local::{MemoryKind, SharedHandle, Tools};
+use crate::offers::Offers;
+use crate::paths::{Engine, Health, Offered, PathPlan, Plans, Question, Subject};
+use crate::staged::{Manner, Staging, StagingStats};
+
+pub(super) struct Attached {
+    /// For operations, which go on with the next path by themselves.
+    me: Weak<Self>,
+    shared: Arc<Shared>,
+    pub(super) link: Link,
+    tools: Tools,
+    staging: Arc<Staging>,
+    imports: Arc<Imports>,
+    plans: Plans,
+    pub(super) health: Arc<Health>,
+    engine: Engine,
+}
+
+impl Attached {
+    pub(super) fn new(shared: Arc<Shared>, link: Link) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self::with(Weak::clone(me), shared, link))
+    }
+
+    fn with(me: Weak<Self>, shared: Arc<Shared>, link: Link) -> Self {
+        let gpus = &shared.gpus;
+        let tools = Tools {
+            gpus: Arc::clone(gpus),
+            threads: shared.threads.clone(),
+            costs: shared.costs.clone(),
+            waker: link.waker.clone(),
+        };
+        Self {
+            me,
+            tools,
+            staging: Staging::new(Arc::clone(gpus), link.clone(), shared.staging),
+            imports: Arc::new(Imports::new(Arc::clone(gpus))),
+            plans: Plans::new(Arc::clone(&shared.facts), shared.path_costs.clone()),
+            health: Arc::default(),
+            engine: Engine::of(link.transport.name()),
+            link,
+            shared,
+        }
+    }
+
+    pub(super) fn staging_stats(&self) -> StagingStats {
+        self.staging.stats()
+    }
+
+    /// What the operation asks, to a peer.
+    fn question(&self, request: &TransferRequest<'_>) -> Question {
+        let remote = request
+            .remote
+            .descriptors()
+            .iter()
+            .map(|d| d.device())
+            .find(|device| !device.is_host())
+            .unwrap_or(Device::HOST);
+        Question {
+            operation: request.kind,
+            local: self.local_kind(request.local, remote),
+            remote,
+            engine: self.engine,
+            offered: Offered::by_a_peer(request.remote),
+            policy: request.policy,
+        }
+    }
+
+    /// What kind of memory a list is. Host memory is asked whether it is pinned only where that matters.
+    fn local_kind(&self, list: &DescriptorList, remote: Device) -> MemoryKind {
+        let gpu = list.iter().find(|d| !d.device().is_host());
+        match (gpu, list.as_slice().first()) {
+            (Some(d), _) => MemoryKind::Gpu(d.device().index()),
+            (None, Some(d)) if !remote.is_host() => {
+                self.shared.gpus.memory_kind(d.device(), d.address())
+            }
+            _ => MemoryKind::Pageable,
+        }
+    }
+
+    pub(super) fn plan(&self, peer: &PeerId, request: &TransferRequest<'_>) -> Arc<PathPlan> {
+        self.plans.get(peer.as_str(), request.remote.peer(), self.question(request))
+    }
+
+    /// Prepares a transfer by one kind of path.
+    pub(super) fn begin(
+        &self,
+        kind: PathKind,
+        local: MemoryKind,
+        request: &TransferRequest<'_>,
+    ) -> Result<Box<dyn Execution>, TransportError> {
+        match kind {
+            PathKind::CudaIpc => {
+                let facts = &self.shared.facts;
+                let copy = IpcCopy::new(request, local, facts, &self.imports, &self.tools)?;
+                Ok(Box::new(copy))
+            }
+            PathKind::StagedOneSide | PathKind::StagedBothSides => {
+                let there = request.remote.descriptors().iter().any(|d| !d.device().is_host());
+                let manner = if there { Manner::Together } else { Manner::Alone };
+                self.staging.begin(request, manner)
+            }
+            PathKind::GpuDirect | PathKind::Direct | PathKind::Emulated => {
+                TransportExecutor.execute(request.clone().under(PathPolicy::auto()))
+            }
+            other => {
+                let reason = format!("{other} is no path between these memories").into();
+                Err(TransportError::Engine { engine: "executor", call: "begin", reason })
+            }
+        }
+    }
+
+    /// Handles of the peer's memory that are not open here, and the GPU to open them for.
+    fn unopened(
+        &self,
+        local: &DescriptorList,
+        remote: &RdmaMetadata,
+    ) -> Option<(u32, Vec<SharedHandle>)> {
+        let gpus = self.shared.gpus.abilities().gpus;
+        if remote.shares().is_empty() || gpus == 0 {
+            return None;
+        }
+        let device = remote.descriptors().first().map_or(Device::HOST, |d| d.device());
+        let (gpu, _) = copier(&self.shared.facts, self.local_kind(local, device), remote);
+        let handles: Vec<_> = remote
+            .shares()
+            .iter()
+            .filter_map(|share| match share.kind() {
+                ShareKind::CudaIpc { handle, .. } => Some(*handle),
+                _ => None,
+            })
+            .filter(|handle| self.imports.get(gpu, handle).is_none())
+            .collect();
+        (gpu < gpus && !handles.is_empty()).then_some((gpu, handles))
+    }
+
+    /// A job that opens the peer's memory, if a path that needs it is there.
+    fn opening(&self, local: &DescriptorList, remote: &RdmaMetadata) -> Option<Preparation> {
+        let (gpu, handles) = self.unopened(local, remote)?;
+        let info = remote.peer()?;
+        let device = remote.descriptors().first().map(|d| d.device())?;
+        let question = Question {
+            operation: remote.operation_kind(),
+            local: self.local_kind(local, device),
+            remote: device,
+            engine: self.engine,
+            offered: Offered::by_a_peer(remote),
+            policy: PathPolicy::auto(),
+        };
+        let plan = self.plans.get(info.agent_name(), Some(info), question);
+        if !plan.able.iter().any(|path| path.kind == PathKind::CudaIpc) {
+            return None;
+        }
+        let here = local.as_slice().first().map_or(Device::HOST, |d| d.device());
+        let subject = Subject { kind: PathKind::CudaIpc, local: here, remote: device };
+        let (imports, health) = (Arc::clone(&self.imports), Arc::clone(&self.health));
+        let (clock, peer) = (Arc::clone(&self.link.clock), info.agent_name().to_owned());
+        if health.standing(&peer, here, device, clock.now()).cooling(PathKind::CudaIpc).is_some() {
+            return None;
+        }
+        Some(Box::new(move || {
+            for handle in handles {
+                if let Err(error) = imports.open(gpu, &handle) {
+                    // The operation takes another path, and later ones do not try for a while.
+                    health.failed(&peer, subject, error.to_string(), clock.now());
+                    break;
+                }
+            }
+            Ok(())
+        }))
+    }
+
+    /// Both sides are memory of this process.
+    fn within(&self, request: &TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        let offer = Offers::of_this_process().get(request.remote.notification_key());
+        let host = |offer: &Offer| is_host(offer.descriptors());
+        if is_host(request.local) && offer.as_ref().is_none_or(host) {
+            return DirectExecutor::new().execute(request.clone());
+        }
+        let kind = PathKind::Local("local");
+        if let Err(reason) = request.policy.check(kind, None, None) {
+            return Err(TransportError::NoPath { rejected: vec![Rejected::new(kind, reason)] });
+        }
+        let ended = || TransportError::BadMetadata {
+            reason: "the operation of this process that it names has ended or is being served"
+                .to_owned(),
+        };
+        let offer = offer.ok_or_else(ended)?;
+        agree(&offer, request.remote)?;
+        let claim = offer.claim().ok_or_else(ended)?;
+        Ok(Box::new(Within::new(request, claim, &self.tools)?))
+    }
+}
+
+impl Executor for Attached {
+    fn announce(&self, offer: Offer) {
+        Offers::of_this_process().insert(offer.clone());
+        self.staging.announce(offer);
+    }
+
+    fn withdraw(&self, key: &NotificationKey) {
+        Offers::of_this_process().remove(key);
+        self.staging.withdraw(key);
+    }
+
+    fn describe(&self, info: PeerInfo) -> PeerInfo {
+        self.shared.facts.describe(info, true)
+    }
+
+    fn prepare(
+        &self,
+        local: &DescriptorList,
+        remote: Option<&RdmaMetadata>,
+    ) -> Option<Preparation> {
+        let staging = self.staging.prepare(local, remote);
+        let opening = remote.and_then(|remote| self.opening(local, remote));
+        match (staging, opening) {
+            (Some(first), Some(second)) => Some(Box::new(move || {
+                first()?;
+                second()
+            })),
+            (first, second) => first.or(second),
+        }
+    }
+
+    fn reaches(&self, device: Device) -> bool {
+        self.staging.reaches(device)
+    }
+
+    fn introduces(&self, _: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        let cooperates = remote.peer().is_some_and(|peer| peer.capabilities().staging);
+        cooperates && remote.descriptors().iter().any(|d| !d.device().is_host())
+    }
+
+    fn shares(&self, local: &DescriptorList) -> Vec<Share> {
+        match is_host(local) {
+            true => Vec::new(),
+            false => shares(&*self.shared.gpus, local),
+        }
+    }
+
+    fn listens(&self) -> bool {
+        self.staging.listens()
+    }
+
+    fn receive(&self, from: &str, payload: &[u8]) -> Received {
+        self.staging.receive(from, payload)
+    }
+
+    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        let Some(offer) = Offers::of_this_process().get(remote.notification_key()) else {
+            return false;
+        };
+        let theirs = offer.descriptors();
+        if is_host(local) && is_host(theirs) {
+            return true;
+        }
+        let gpus = &*self.shared.gpus;
+        let reached = |list: &DescriptorList| {
+            list.iter().all(|d| d.device().is_host() || self.reaches(d.device()))
+                && is_uniform(list, gpus)
+        };
+        reached(local) && reached(theirs)
+    }
+
+    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        let Some(route) = &request.route else { return self.within(&request) };
+        let plan = self.plan(route.peer, &request);
+        let me = self.me.upgrade().ok_or(TransportError::Closed)?;
+        Attempt::begin(me, plan, &request)
+    }
+}
+
+impl fmt::Debug for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attached")
+            .field("gpus", &self.shared.gpus)
+            .field("staging", &self.staging)
+            .finish_non_exhaustive()
+    }
+}

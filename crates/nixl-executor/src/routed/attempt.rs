@@ -1,0 +1,250 @@
+//! One operation on its way: at the best path, and at the next ones if that fails.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use nixl_descriptor::{DescriptorList, Registration};
+use nixl_device::Device;
+use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
+use nixl_ops::{
+    Execution, OperationError, PathKind, PathPolicy, PathReport, PeerId, TransferRequest,
+    Transport, TransportError,
+};
+
+use super::attached::Attached;
+use crate::local::MemoryKind;
+use crate::paths::{
+    AblePath, MAX_ATTEMPTS, PathPlan, Standing, Subject, may_retry, note_attempt, note_end,
+};
+
+/// An operation that goes by the paths of its plan.
+pub(super) struct Attempt {
+    attached: Arc<Attached>,
+    plan: Arc<PathPlan>,
+    standing: Standing,
+    peer: PeerId,
+    bytes: u64,
+    /// What the next path would need; none if there is no other.
+    request: Option<Box<Owned>>,
+    path: AblePath,
+    current: Box<dyn Execution>,
+    tries: u32,
+    abandoned: bool,
+}
+
+/// A request that outlives its call.
+struct Owned {
+    kind: OperationKind,
+    local: DescriptorList,
+    remote: RdmaMetadata,
+    transport: Arc<dyn Transport>,
+    peer: PeerId,
+    registrations: Vec<Registration>,
+    introduction: Option<AgentMetadata>,
+    policy: PathPolicy,
+}
+
+impl Owned {
+    fn of(request: &TransferRequest<'_>) -> Option<Box<Self>> {
+        let route = request.route.as_ref()?;
+        Some(Box::new(Self {
+            kind: request.kind,
+            local: request.local.clone(),
+            remote: request.remote.clone(),
+            transport: Arc::clone(route.transport),
+            peer: route.peer.clone(),
+            registrations: route.registrations.clone(),
+            introduction: route.introduction.clone(),
+            policy: request.policy,
+        }))
+    }
+
+    fn request(&self) -> TransferRequest<'_> {
+        TransferRequest::remote(
+            self.kind,
+            &self.local,
+            &self.remote,
+            &self.transport,
+            &self.peer,
+            self.registrations.clone(),
+        )
+        .introducing(self.introduction.clone())
+        .under(self.policy)
+    }
+}
+
+impl Attempt {
+    /// Prepares the transfer by the best path that can be prepared.
+    pub(super) fn begin(
+        attached: Arc<Attached>,
+        plan: Arc<PathPlan>,
+        request: &TransferRequest<'_>,
+    ) -> Result<Box<dyn Execution>, TransportError> {
+        let Some(route) = &request.route else { return Err(TransportError::Closed) };
+        let peer = route.peer.clone();
+        let (here, there) = devices(&plan);
+        let now = attached.link.clock.now();
+        let mut standing = attached.health.standing(peer.as_str(), here, there, now);
+        let bytes = request.local.total_bytes();
+        let mut tries = 0;
+        let (path, current) = loop {
+            let path = plan.choose(bytes, &standing)?.path.clone();
+            tries += 1;
+            match attached.begin(path.kind, plan.question.local, request) {
+                Ok(execution) => break (path, execution),
+                Err(error) => {
+                    attached.note(&peer, &plan, path.kind, Err(&error));
+                    // The connector meets the peer anew, and comes back.
+                    let another = may_retry(false, &error) || unregistered(&error, &plan);
+                    if wants_reconnect(&error) || tries >= MAX_ATTEMPTS || !another {
+                        return Err(error);
+                    }
+                    standing.note_tried(path.kind, error.to_string());
+                }
+            }
+        };
+        let another = plan.able.len() > 1;
+        let request = if another { Owned::of(request) } else { None };
+        let abandoned = false;
+        Ok(Box::new(Self {
+            attached,
+            plan,
+            standing,
+            peer,
+            bytes,
+            request,
+            path,
+            current,
+            tries,
+            abandoned,
+        }))
+    }
+
+    /// After a failure: the next path, if there is one and it may be tried.
+    fn next(&mut self, error: TransportError) -> Result<(), TransportError> {
+        let mut error = error;
+        let Some(request) = &self.request else { return Err(error) };
+        while !self.abandoned && self.tries < MAX_ATTEMPTS && may_retry(self.target_told(), &error)
+        {
+            self.standing.note_tried(self.path.kind, error.to_string());
+            let Ok(chosen) = self.plan.choose(self.bytes, &self.standing) else {
+                return Err(error);
+            };
+            self.path = chosen.path.clone();
+            self.tries += 1;
+            let request = request.request();
+            match self.attached.begin(self.path.kind, self.plan.question.local, &request) {
+                Ok(execution) => {
+                    self.current = execution;
+                    return Ok(());
+                }
+                Err(next) => {
+                    self.attached.note(&self.peer, &self.plan, self.path.kind, Err(&next));
+                    error = next;
+                }
+            }
+        }
+        Err(error)
+    }
+
+    /// Whether the target may have learned that the operation is complete. On all paths but one the last word is this
+    /// side's, and an error comes before it; a target that takes part in a write sees its end itself.
+    fn target_told(&self) -> bool {
+        self.path.kind == PathKind::StagedBothSides
+            && self.plan.question.operation == OperationKind::Write
+            && self.current.steps() > 0
+    }
+}
+
+impl Attached {
+    /// Remembers how a path did.
+    fn note(
+        &self,
+        peer: &PeerId,
+        plan: &PathPlan,
+        kind: PathKind,
+        result: Result<(), &TransportError>,
+    ) {
+        note_attempt(kind, self.link.transport.name(), result);
+        let (local, remote) = devices(plan);
+        let subject = Subject { kind, local, remote };
+        match result {
+            Ok(()) => self.health.succeeded(peer.as_str(), subject),
+            // The others say nothing about the path.
+            Err(error) if may_retry(false, error) => {
+                let now = self.link.clock.now();
+                self.health.failed(peer.as_str(), subject, error.to_string(), now);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl Execution for Attempt {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        loop {
+            let result = match self.current.poll() {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(result) => result,
+            };
+            self.attached.note(&self.peer, &self.plan, self.path.kind, result.as_ref().copied());
+            let result = match result {
+                Ok(()) => Ok(()),
+                Err(error) => match self.next(error) {
+                    Ok(()) => continue,
+                    Err(error) => Err(OperationError::from(error)),
+                },
+            };
+            note_end(Some(&self.report()), result.as_ref().copied());
+            return Poll::Ready(result.map_err(|error| match error {
+                OperationError::Transport(error) => error,
+                _ => TransportError::Closed,
+            }));
+        }
+    }
+
+    fn abandon(&mut self) -> bool {
+        self.abandoned = true;
+        self.current.abandon()
+    }
+
+    fn report(&self) -> PathReport {
+        let mut report = self.current.report();
+        report.kind = self.path.kind;
+        report.carrier = report.carrier.or(self.path.carrier);
+        report.rejected = self.plan.not_taken(self.path.kind, self.bytes, &self.standing);
+        report.degraded = self.plan.degraded(&self.path).cloned();
+        report
+    }
+
+    fn expected(&self) -> Option<Duration> {
+        self.current.expected()
+    }
+
+    fn steps(&self) -> u64 {
+        self.current.steps()
+    }
+}
+
+/// The device of each side.
+fn devices(plan: &PathPlan) -> (Device, Device) {
+    let here = match plan.question.local {
+        MemoryKind::Gpu(gpu) => Device::cuda(gpu),
+        _ => Device::HOST,
+    };
+    (here, plan.question.remote)
+}
+
+/// Whether the engine must meet the peer anew, whatever the path.
+fn wants_reconnect(error: &TransportError) -> bool {
+    matches!(error, TransportError::UnknownPeer { .. } | TransportError::PeerGone { .. })
+}
+
+/// Whether the engine does not know the peer's GPU memory, which it may not be able to register at all. Other paths do not
+/// need that; if there is none, the metadata may be stale.
+fn unregistered(error: &TransportError, plan: &PathPlan) -> bool {
+    matches!(error, TransportError::NotRegistered { .. })
+        && !plan.question.remote.is_host()
+        && plan.able.len() > 1
+}

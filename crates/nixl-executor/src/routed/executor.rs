@@ -1,0 +1,128 @@
+//! What users configure.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use nixl_descriptor::DescriptorList;
+use nixl_metadata::RdmaMetadata;
+use nixl_ops::{Clock, Execution, Executor, Link, SystemClock, TransferRequest, TransportError};
+
+use super::attached::Attached;
+use crate::local::{Costs, CudaGpus, Gpus, NoGpus, Threads};
+use crate::paths::{LocalFacts, PathCosts};
+use crate::staged::{StagingConfig, StagingStats};
+use crate::{BlockError, DirectExecutor};
+
+/// Takes the best path that the two sides of an operation really have, at the speed of that path, and says which it was.
+///
+/// In order of preference, as far as the hardware and the [policy](nixl_ops::PathPolicy) allow: a copy inside the process;
+/// GPU memory that a process of the same machine shares; a NIC that reaches GPU memory; the engine from host memory to
+/// host memory; chunks through pinned memory on the sides that have GPU memory; and at last the engine's own way with GPU
+/// memory. A path that fails before the target was told is followed by the next one.
+///
+/// Give it to [`ConnectorBuilder::executor`](https://docs.rs/nixl-connector). One may serve any number of connectors of
+/// its process; they share its GPUs and threads.
+pub struct PathExecutor {
+    shared: Arc<Shared>,
+    connections: Mutex<Vec<Weak<Attached>>>,
+}
+
+/// What the connections of an executor have in common.
+pub(super) struct Shared {
+    pub(super) gpus: Arc<dyn Gpus>,
+    pub(super) facts: Arc<LocalFacts>,
+    pub(super) threads: Threads,
+    pub(super) costs: Costs,
+    pub(super) path_costs: PathCosts,
+    pub(super) staging: StagingConfig,
+}
+
+impl PathExecutor {
+    /// For the GPUs of this process, if it has any. **Blocks** for some hundred milliseconds while their contexts are
+    /// made: call it off async threads.
+    ///
+    /// # Errors
+    ///
+    /// [`BlockError`]: a GPU is there and fails, or the operating system refuses a thread. A machine without GPUs, or
+    /// without CUDA, is no error.
+    pub fn new() -> Result<Self, BlockError> {
+        let facts = LocalFacts::discover();
+        let gpus: Arc<dyn Gpus> = match &facts.cuda {
+            Ok(()) => Arc::new(CudaGpus::new()?),
+            Err(_) => Arc::new(NoGpus::default()),
+        };
+        Self::with(gpus, facts)
+    }
+
+    /// For these GPUs, of which `facts` speak: simulated ones in tests.
+    ///
+    /// # Errors
+    ///
+    /// [`BlockError::Thread`].
+    pub fn with(gpus: Arc<dyn Gpus>, facts: Arc<LocalFacts>) -> Result<Self, BlockError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let threads =
+            Threads::new(&clock).map_err(|e| BlockError::Thread { reason: e.to_string() })?;
+        let shared = Shared {
+            gpus,
+            facts,
+            threads,
+            costs: Costs::default(),
+            path_costs: PathCosts::default(),
+            staging: StagingConfig::default(),
+        };
+        Ok(Self { shared: Arc::new(shared), connections: Mutex::default() })
+    }
+
+    /// With slots like these for staging. For connections that are made afterwards.
+    #[must_use]
+    pub fn staging(mut self, config: StagingConfig) -> Self {
+        let shared = &self.shared;
+        self.shared = Arc::new(Shared {
+            gpus: Arc::clone(&shared.gpus),
+            facts: Arc::clone(&shared.facts),
+            threads: shared.threads.clone(),
+            costs: shared.costs.clone(),
+            path_costs: shared.path_costs.clone(),
+            staging: config,
+        });
+        self
+    }
+
+    /// What staging holds, on all connections together.
+    #[must_use]
+    pub fn staging_stats(&self) -> StagingStats {
+        let connections = self.connections();
+        let each = connections.iter().filter_map(Weak::upgrade).map(|c| c.staging_stats());
+        each.fold(StagingStats::default(), StagingStats::plus)
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Vec<Weak<Attached>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Executor for PathExecutor {
+    fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
+        let attached = Attached::new(Arc::clone(&self.shared), link);
+        let mut connections = self.connections();
+        connections.retain(|connection| connection.strong_count() > 0);
+        connections.push(Arc::downgrade(&attached));
+        Some(attached)
+    }
+
+    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        DirectExecutor::new().is_local(local, remote)
+    }
+
+    /// Only for a connection that did not attach it.
+    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        DirectExecutor::new().execute(request)
+    }
+}
+
+impl fmt::Debug for PathExecutor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PathExecutor").field("gpus", &self.shared.gpus).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,12 @@
+//! The executor that picks: for every operation the best path that both sides really have.
+//!
+//! [`PathExecutor`] is what users configure. A connection [attaches](attached) it, which gives it the engine, the slots
+//! of staging and the peers' memory that is open here. An operation becomes an [attempt](attempt) at the best path of
+//! its [plan](crate::paths), and at the next ones if that fails.
+
+mod attached;
+mod attempt;
+mod executor;
+mod within;
+
+pub use executor::PathExecutor;

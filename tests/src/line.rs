@@ -1,0 +1,27 @@
+//! Metadata as a line of text.
+
+use nixl_metadata::{MetadataError, RdmaMetadata};
+
+/// The native profile in hexadecimal: all that one side tells the other, on one line.
+///
+/// # Panics
+///
+/// If the profile cannot carry it.
+pub fn native_line(metadata: &RdmaMetadata) -> String {
+    let bytes = metadata.to_native_bytes().expect("the native profile carries it");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads a line in either profile.
+///
+/// # Errors
+///
+/// As decoding.
+pub fn metadata(line: &str) -> Result<RdmaMetadata, MetadataError> {
+    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+    let (pairs, rest) = line.as_bytes().as_chunks::<2>();
+    match pairs.iter().map(|pair| byte(pair)).collect::<Option<Vec<_>>>() {
+        Some(bytes) if rest.is_empty() && !bytes.is_empty() => RdmaMetadata::decode(&bytes),
+        _ => RdmaMetadata::decode(line.as_bytes()),
+    }
+}
