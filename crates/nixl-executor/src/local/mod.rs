@@ -11,6 +11,7 @@ mod host_copy;
 mod list;
 mod memory;
 mod no_gpus;
+mod packed;
 mod plan;
 mod policy;
 mod progress;

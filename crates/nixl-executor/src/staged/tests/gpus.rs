@@ -139,6 +139,10 @@ impl Lane for TestLane {
         Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
     }
 
+    unsafe fn stream(&self) -> Result<StreamHandle, GpuError> {
+        Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
+    }
+
     fn after(&mut self, _: StreamHandle) -> Result<(), GpuError> {
         Ok(())
     }
