@@ -136,7 +136,8 @@ api! {
         );
     }
     optional {
-        pointer_get_attribute = c"cuPointerGetAttribute" (*mut c_void, i32, Address);
+        // Count, attributes, where each goes, address. Unlike cuPointerGetAttribute it takes unknown addresses.
+        pointer_get_attributes = c"cuPointerGetAttributes" (u32, *mut i32, *mut *mut c_void, Address);
         // Since 11.4; tells MIG devices of one GPU apart.
         device_get_uuid_v2 = c"cuDeviceGetUuid_v2" (*mut [u8; 16], DeviceNumber);
         // Since 11.7.

@@ -292,12 +292,13 @@ impl Context {
     pub fn is_pinned(&self, address: u64) -> bool {
         const MEMORY_TYPE: i32 = 2;
         const HOST: u32 = 1;
+        // Stays 0 for memory that the driver does not know, which is no error.
         let mut kind = 0u32;
-        let out = std::ptr::from_mut(&mut kind).cast();
-        let asked = self.call("cuPointerGetAttribute", |api| match api.pointer_get_attribute {
-            // SAFETY: the pointer is to a live variable of the attribute's type, written during the call only. The
-            // address is looked up, not followed.
-            Some(attribute) => unsafe { attribute(out, MEMORY_TYPE, address) },
+        let (mut attribute, mut out) = (MEMORY_TYPE, std::ptr::from_mut(&mut kind).cast());
+        let asked = self.call("cuPointerGetAttributes", |api| match api.pointer_get_attributes {
+            // SAFETY: the lists are live variables, one element each, and the second leads to a live variable of the
+            // attribute's type; all are used during the call only. The address is looked up, not followed.
+            Some(attributes) => unsafe { attributes(1, &raw mut attribute, &raw mut out, address) },
             None => NOT_SUPPORTED,
         });
         asked.is_ok() && kind == HOST
@@ -391,7 +392,10 @@ impl Drop for Current {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::Fake;
+    use super::super::api::Api;
+    use super::super::device_memory::DeviceMemory;
+    use super::super::fake::{self, Fake};
+    use super::super::pinned::PinnedMemory;
     use super::*;
 
     #[test]
@@ -468,6 +472,38 @@ mod tests {
         assert_eq!(other.health(), Ok(()));
         assert!(other.memory_info().is_ok());
         assert_eq!(other.enable_peer_access(&context), Err(error));
+    }
+
+    #[test]
+    fn pinned_memory_is_known_by_every_address_in_it() {
+        let fake = Fake::new();
+        let context = fake.context(0);
+        let len = 3 * 4096;
+        let pinned = PinnedMemory::new(&context, len).unwrap();
+        let start = pinned.address();
+        for (at, expected) in [(0, true), (len / 2, true), (len - 1, true), (1 << 40, false)] {
+            assert_eq!(context.is_pinned(start + at as u64), expected, "{at}");
+        }
+        drop(pinned);
+        assert!(!context.is_pinned(start));
+        let device = DeviceMemory::new(&context, len).unwrap();
+        assert!(!context.is_pinned(device.address()));
+        assert_eq!(fake.faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_the_driver_cannot_tell_is_not_pinned() {
+        let fake = Fake::with(Api { pointer_get_attributes: None, ..fake::api() });
+        let context = fake.context(0);
+        let pinned = PinnedMemory::new(&context, 4096).unwrap();
+        assert!(!context.is_pinned(pinned.address()));
+
+        let fake = Fake::new();
+        let context = fake.context(0);
+        let pinned = PinnedMemory::new(&context, 4096).unwrap();
+        fake.fail("cuPointerGetAttributes", 1, 1);
+        assert!(!context.is_pinned(pinned.address()));
+        assert!(context.is_pinned(pinned.address()));
     }
 
     #[test]

@@ -406,6 +406,32 @@ pub(super) fn api() -> Api {
             }
         })
     }
+    unsafe extern "C" fn pointer_get_attributes(
+        count: u32,
+        attributes: *mut i32,
+        outs: *mut *mut c_void,
+        address: Address,
+    ) -> i32 {
+        call(current_world(), "cuPointerGetAttributes", |state| {
+            // SAFETY: the lists have `count` elements, which is not 0.
+            let attribute = unsafe { attributes.read() };
+            // SAFETY: as above.
+            let out = unsafe { outs.read() };
+            if (count, attribute) != (1, 2) {
+                return state.fault(format!("attribute {attribute}, {count} in all, is asked for"));
+            }
+            let is_in = |start: u64, len: usize| (start..start + len as u64).contains(&address);
+            let mut host = state.host.iter().map(|(start, bytes)| (start, bytes.len()));
+            let mut registered = state.registered.iter().map(|(start, len)| (start, *len));
+            let kind = match () {
+                () if host.any(|(start, len)| is_in(*start as u64, len)) => 1,
+                () if registered.any(|(start, len)| is_in(*start as u64, len)) => 1,
+                () if state.device.iter().any(|(start, len)| is_in(*start, *len)) => 2,
+                () => 0,
+            };
+            put(out.cast::<u32>(), kind)
+        })
+    }
     unsafe extern "C" fn memcpy_async(dst: u64, src: u64, len: usize, stream: Handle) -> i32 {
         call(world_of(stream), "cuMemcpyAsync", |state| {
             state.copies.push((dst, src, len));
@@ -619,7 +645,7 @@ pub(super) fn api() -> Api {
         batch("cuMemcpyBatchAsync_v2", [dsts, srcs], lens, count, stream)
     }
     Api {
-        pointer_get_attribute: None,
+        pointer_get_attributes: Some(pointer_get_attributes),
         init,
         driver_get_version,
         device_get_count,
