@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Cache, LAYOUTS, Machine, copy_and_check, geometry, wait};
+use common::{Cache, LAYOUTS, Machine, copy_and_check, geometry, several_slices, wait};
 use nixl_descriptor::Region;
 use nixl_descriptor::layout::{LayerOrder, LayoutKind};
 use nixl_executor::{
@@ -104,6 +104,12 @@ fn more_than_the_ring_holds() {
         Cache::new(&*gpus, MemoryKind::Gpu(1), LayoutKind::PerLayer(LayerOrder::OuterFirst), g, 64);
     let used = copy_and_check(&*gpus, &executor, (&from, &to), (&[0, 1, 2], &[2, 0, 1]), 0..2);
     assert_eq!(used, [Strategy::PinnedRing]);
+}
+
+#[test]
+fn packed_copies_in_several_slices() {
+    let (gpus, executor) = machine(abilities());
+    several_slices(&*gpus, &executor);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::sync::Arc;
 
-use common::{Cache, LAYOUTS, Machine, copy_and_check, geometry, wait};
+use common::{Cache, LAYOUTS, Machine, copy_and_check, geometry, several_slices, wait};
 use nixl_descriptor::Region;
 use nixl_descriptor::layout::{LayerOrder, LayoutKind};
 use nixl_device::Device;
@@ -139,6 +139,12 @@ fn large_blocks_through_every_strategy() {
             copy_and_check(&machine, &executor, (&from, &to), (&[0, 1, 2], &[2, 0, 1]), 0..2);
         assert!(!used.is_empty(), "{src} to {dst}");
     }
+}
+
+#[test]
+fn packed_copies_in_several_slices() {
+    let Some((machine, executor)) = Cuda::new(1, "packed_copies_in_several_slices") else { return };
+    several_slices(&machine, &executor);
 }
 
 #[test]

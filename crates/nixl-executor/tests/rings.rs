@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(unsafe_code, reason = "looks into memory that stands for a GPU's")]
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
@@ -36,6 +36,10 @@ struct Mood {
     calls: AtomicUsize,
     /// How often each mark answers "not yet" after its work is done.
     late: usize,
+    /// Lanes with work that no mark has been reached after.
+    busy: AtomicUsize,
+    /// Scratch memory that went back while there were any.
+    early: AtomicUsize,
 }
 
 impl Moody {
@@ -49,6 +53,8 @@ impl Moody {
             calls_left: AtomicUsize::new(usize::MAX),
             calls: AtomicUsize::new(0),
             late,
+            busy: AtomicUsize::new(0),
+            early: AtomicUsize::new(0),
         };
         Arc::new(Self { gpus: SimulatedGpus::new(can).unwrap(), mood: Arc::new(mood) })
     }
@@ -71,20 +77,60 @@ impl Drop for Counted {
     }
 }
 
+struct Scratch {
+    buffer: Box<dyn Buffer>,
+    mood: Arc<Mood>,
+}
+
+impl Buffer for Scratch {
+    fn address(&self) -> u64 {
+        self.buffer.address()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.mood.early.fetch_add(usize::from(self.mood.busy.load(SeqCst) > 0), SeqCst);
+    }
+}
+
 struct MoodyLane {
     lane: Box<dyn Lane>,
     mood: Arc<Mood>,
+    is_busy: Arc<AtomicBool>,
+}
+
+impl MoodyLane {
+    /// Whether one more call is refused.
+    fn refuses(&self) -> bool {
+        self.mood.calls.fetch_add(1, SeqCst);
+        if !self.is_busy.swap(true, SeqCst) {
+            self.mood.busy.fetch_add(1, SeqCst);
+        }
+        self.mood.calls_left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_err()
+    }
+}
+
+fn moody() -> GpuError {
+    GpuError::Unsupported { reason: "moody".to_owned() }
 }
 
 struct LateMark {
     mark: Box<dyn Mark>,
     late: AtomicUsize,
+    mood: Arc<Mood>,
+    is_busy: Arc<AtomicBool>,
 }
 
 impl Mark for LateMark {
     fn reached(&self) -> Result<bool, GpuError> {
         let is_late = |left: usize| left.checked_sub(1);
-        Ok(self.mark.reached()? && self.late.fetch_update(SeqCst, SeqCst, is_late).is_err())
+        let reached =
+            self.mark.reached()? && self.late.fetch_update(SeqCst, SeqCst, is_late).is_err();
+        if reached && self.is_busy.swap(false, SeqCst) {
+            self.mood.busy.fetch_sub(1, SeqCst);
+        }
+        Ok(reached)
     }
 }
 
@@ -98,7 +144,8 @@ impl Gpus for Moody {
     }
 
     fn lane(&self, gpu: u32) -> Result<Box<dyn Lane>, GpuError> {
-        Ok(Box::new(MoodyLane { lane: self.gpus.lane(gpu)?, mood: Arc::clone(&self.mood) }))
+        let (mood, is_busy) = (Arc::clone(&self.mood), Arc::default());
+        Ok(Box::new(MoodyLane { lane: self.gpus.lane(gpu)?, mood, is_busy }))
     }
 
     fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
@@ -112,21 +159,20 @@ impl Gpus for Moody {
     }
 
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
-        self.gpus.scratch(gpu, len)
+        let mood = Arc::clone(&self.mood);
+        Ok(Box::new(Scratch { buffer: self.gpus.scratch(gpu, len)?, mood }))
     }
 }
 
 impl Lane for MoodyLane {
     unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
-        self.mood.calls.fetch_add(1, SeqCst);
         // What is refused has begun in part.
-        let is_refused =
-            self.mood.calls_left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_err();
+        let is_refused = self.refuses();
         let some = if is_refused { &ops[..1] } else { ops };
         // SAFETY: the caller's promise.
         unsafe { self.lane.copies(some) }?;
         match is_refused {
-            true => Err(GpuError::Unsupported { reason: "moody".to_owned() }),
+            true => Err(moody()),
             false => Ok(()),
         }
     }
@@ -137,8 +183,16 @@ impl Lane for MoodyLane {
     }
 
     unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
+        if self.refuses() {
+            return Err(moody());
+        }
         // SAFETY: the caller's promise.
         unsafe { self.lane.kernel(copy) }
+    }
+
+    unsafe fn stream(&self) -> Result<StreamHandle, GpuError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.lane.stream() }
     }
 
     fn after(&mut self, stream: StreamHandle) -> Result<(), GpuError> {
@@ -147,7 +201,8 @@ impl Lane for MoodyLane {
 
     fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {
         let late = AtomicUsize::new(self.mood.late);
-        Ok(Box::new(LateMark { mark: self.lane.mark()?, late }))
+        let (mood, is_busy) = (Arc::clone(&self.mood), Arc::clone(&self.is_busy));
+        Ok(Box::new(LateMark { mark: self.lane.mark()?, late, mood, is_busy }))
     }
 
     fn wake(&mut self, waker: Waker) -> Result<(), GpuError> {
@@ -288,6 +343,28 @@ proptest! {
         gpus.mood.calls_left.store(usize::MAX, SeqCst);
         prop_assert!(wait(both(&executor, (&from, &to), &BlockOptions::new())).is_ok());
         prop_assert!(to.is(pattern(7)));
+    }
+
+    #[test]
+    fn a_packed_copy_that_fails_between_slices_gives_nothing_back_before_both_lanes_are_done(
+        calls in 0usize..4, packing: bool, late in 0usize..50,
+    ) {
+        let gpus = Moody::with(late);
+        let executor = executor(&gpus);
+        let (host, gpu) = (MemoryKind::Pinned, MemoryKind::Gpu(0));
+        let (src, dst) = if packing { (gpu, host) } else { (host, gpu) };
+        // Two slices, so two kernels and two calls that copy.
+        let (from, to) = (Memory::new(&gpus, src, 4 * MIB), Memory::new(&gpus, dst, 4 * MIB));
+        from.set(pattern(9));
+        let options = BlockOptions::new().policy(PathPolicy::Require(Strategy::PackedCopy));
+        gpus.mood.calls_left.store(calls, SeqCst);
+        let error = wait(both(&executor, (&from, &to), &options)).unwrap_err();
+        prop_assert!(error.to_string().contains("moody"), "{error}");
+        prop_assert_eq!(gpus.mood.calls.load(SeqCst), calls + 1);
+        prop_assert_eq!((gpus.mood.early.load(SeqCst), gpus.mood.busy.load(SeqCst)), (0, 0));
+        gpus.mood.calls_left.store(4, SeqCst);
+        prop_assert!(wait(both(&executor, (&from, &to), &options)).is_ok());
+        prop_assert!(to.is(pattern(9)));
     }
 }
 

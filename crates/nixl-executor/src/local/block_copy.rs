@@ -1,5 +1,6 @@
 //! Blocks to be copied, as plans keep them and the kernel takes them: ids and pieces, however many copies that is.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes to copy from one address to another.
@@ -161,6 +162,16 @@ impl BlockCopy {
         copy
     }
 
+    /// The copy of these blocks alone, by their places among all that are copied: a range of at least one.
+    pub(crate) fn slice(&self, blocks: Range<usize>) -> Self {
+        let side = |side: &BlockSide| match &side.ids {
+            Some(ids) => BlockSide { ids: Some(ids[blocks.clone()].into()), ..side.clone() },
+            None => BlockSide { base: side.block(blocks.start), stride: side.stride, ids: None },
+        };
+        let (src, dst) = (side(&self.src), side(&self.dst));
+        Self { blocks: blocks.len(), src, dst, pieces: self.pieces.clone(), len: self.len }
+    }
+
     /// The copies of a copy with a dense side: as many as the other side has [`runs`](Self::runs).
     pub(crate) fn block_ops(&self) -> Vec<CopyOp> {
         let mut ops: Vec<CopyOp> = Vec::new();
@@ -268,7 +279,8 @@ pub(crate) mod tests {
         }
     }
 
-    fn cut(ops: &[CopyOp], len: u64) -> Vec<(u64, u64)> {
+    /// The pieces that copies are made of, source and destination of each.
+    pub(crate) fn cut(ops: &[CopyOp], len: u64) -> Vec<(u64, u64)> {
         let pieces = |op: &CopyOp| {
             let (src, dst) = (op.src, op.dst);
             (0..op.len / len).map(move |at| (src + at * len, dst + at * len))
@@ -304,6 +316,28 @@ pub(crate) mod tests {
                 .collect();
             prop_assert_eq!(&places(&packed, false), &expected);
             prop_assert_eq!(cut(&ops, copy.len), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn slices_together_are_the_whole(
+            copy in copies(), cuts in prop::collection::btree_set(1..12usize, 0..5),
+            dense in prop_oneof![Just(None), Just(Some(Direction::Source)), Just(Some(Direction::Destination))],
+        ) {
+            let copy = dense.map_or(copy.clone(), |side| copy.with_dense(side, 1 << 50));
+            let cuts = cuts.into_iter().filter(|at| *at < copy.blocks);
+            let ends: Vec<_> = [0].into_iter().chain(cuts).chain([copy.blocks]).collect();
+            let mut together = Vec::new();
+            for ends in ends.windows(2) {
+                let slice = copy.slice(ends[0]..ends[1]);
+                prop_assert_eq!(slice.blocks, ends[1] - ends[0]);
+                for ids in [&slice.src.ids, &slice.dst.ids].into_iter().flatten() {
+                    prop_assert_eq!(ids.len(), slice.blocks);
+                }
+                together.extend(places(&slice, false));
+            }
+            prop_assert_eq!(together, places(&copy, false));
         }
     }
 

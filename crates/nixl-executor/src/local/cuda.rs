@@ -186,7 +186,7 @@ struct CudaLane {
 }
 
 impl CudaLane {
-    fn stream(&self) -> Result<&Stream, GpuError> {
+    fn own(&self) -> Result<&Stream, GpuError> {
         self.stream.as_ref().ok_or_else(|| GpuError::Unsupported {
             reason: "the lane has been given back".to_owned(),
         })
@@ -195,7 +195,7 @@ impl CudaLane {
 
 impl Lane for CudaLane {
     unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
-        let stream = self.stream()?;
+        let stream = self.own()?;
         for op in ops {
             // SAFETY: the caller vouches for both ranges until a later mark is reached.
             unsafe { stream.copy_async(op.dst, op.src, op.len as usize) }.map_err(driver)?;
@@ -208,7 +208,7 @@ impl Lane for CudaLane {
         let srcs: Vec<_> = ops.iter().map(|op| op.src).collect();
         let lens: Vec<_> = ops.iter().map(|op| op.len as usize).collect();
         // SAFETY: the caller vouches for all ranges until a later mark is reached; plans have no overlapping targets.
-        unsafe { self.stream()?.copy_batch_async(&dsts, &srcs, &lens) }.map_err(driver)
+        unsafe { self.own()?.copy_batch_async(&dsts, &srcs, &lens) }.map_err(driver)
     }
 
     unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
@@ -228,31 +228,35 @@ impl Lane for CudaLane {
         let mut parameters = [ptr::from_mut(&mut parameter).cast::<c_void>()];
         // SAFETY: the entries take one such parameter by value. The caller vouches for all ranges until a later mark
         // is reached; the table lies in pinned memory that this lane keeps until then, and the module is the GPU's.
-        unsafe {
-            function.launch([grid, 1, 1], [THREADS, 1, 1], 0, &mut parameters, self.stream()?)
-        }
-        .map_err(driver)?;
+        unsafe { function.launch([grid, 1, 1], [THREADS, 1, 1], 0, &mut parameters, self.own()?) }
+            .map_err(driver)?;
         self.tables.push(table);
         Ok(())
+    }
+
+    unsafe fn stream(&self) -> Result<StreamHandle, GpuError> {
+        // SAFETY: the stream is of the primary context of this lane's GPU, and the caller uses the handle only as long
+        // as the lane keeps the stream.
+        Ok(unsafe { StreamHandle::from_raw(self.own()?.as_raw()) })
     }
 
     fn after(&mut self, stream: StreamHandle) -> Result<(), GpuError> {
         let event = self.gpu.event()?;
         // SAFETY: whoever made the handle vouched for the stream.
         unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(driver)?;
-        self.stream()?.wait(&event).map_err(driver)?;
+        self.own()?.wait(&event).map_err(driver)?;
         lock(&self.gpu.events).push(event);
         Ok(())
     }
 
     fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {
         let event = self.gpu.event()?;
-        event.record(self.stream()?).map_err(driver)?;
+        event.record(self.own()?).map_err(driver)?;
         Ok(Box::new(CudaMark { gpu: Arc::clone(&self.gpu), event: Some(event) }))
     }
 
     fn wake(&mut self, waker: Waker) -> Result<(), GpuError> {
-        self.stream()?.host_callback(Box::new(move |_| waker.wake())).map_err(driver)
+        self.own()?.host_callback(Box::new(move |_| waker.wake())).map_err(driver)
     }
 }
 

@@ -83,6 +83,17 @@ pub trait Lane: Send {
     /// As there.
     unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError>;
 
+    /// What [`after`](Self::after) of another lane of the same GPU takes, to order that lane's work after this one's.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the lane has no stream any more.
+    ///
+    /// # Safety
+    ///
+    /// The handle is not used once this lane is dropped.
+    unsafe fn stream(&self) -> Result<StreamHandle, GpuError>;
+
     /// Makes what is queued from here on wait for what `stream` has queued until now.
     ///
     /// # Errors

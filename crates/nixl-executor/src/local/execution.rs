@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use nixl_ops::{Execution, PathKind, PathReport, Rejected, TransportError};
 
-use super::block_copy::{BlockCopy, Direction};
 use super::engine::{Buffer, Gpus, Lane, Mark};
 use super::host_copy::{self, CopyPool, Copying, Target, Work};
+use super::packed;
 use super::plan::Plan;
 use super::progress::Reporter;
 use super::ring::Ring;
@@ -39,10 +39,11 @@ pub(crate) struct Threads {
 enum State {
     Planned,
     Host(Copying),
-    /// Work is queued on a GPU; scratch memory goes back when it is done.
+    /// Work is queued on a GPU; lanes and scratch memory go back when it is done.
     Queued {
         mark: Box<dyn Mark>,
         _lane: Box<dyn Lane>,
+        _last: Option<Box<dyn Lane>>,
         _scratch: Option<Box<dyn Buffer>>,
     },
     Ring(RingTransfer),
@@ -103,7 +104,7 @@ impl PlanExecution {
         }
     }
 
-    /// Queues the whole plan on one lane.
+    /// Queues the whole plan on one lane, or on two where the second ends last.
     fn queue(&mut self) -> Result<State, GpuError> {
         let gpu = match (self.plan.src, self.plan.dst) {
             (MemoryKind::Gpu(gpu), _) | (_, MemoryKind::Gpu(gpu)) => gpu,
@@ -113,41 +114,50 @@ impl PlanExecution {
                 return Err(GpuError::Unsupported { reason });
             }
         };
+        let plan = &self.plan;
         let mut lane = self.gpus.lane(gpu)?;
+        let (mut last, mut scratch) = (None, None);
+        if plan.strategy == Strategy::PackedCopy {
+            last = Some(self.gpus.lane(gpu)?);
+            scratch = Some(self.gpus.scratch(gpu, plan.bytes as usize)?);
+        }
         if let Some(stream) = self.after {
             lane.after(stream)?;
         }
-        let plan = &self.plan;
-        let mut scratch = None;
         // SAFETY (of all calls below): the operation leases both ranges of every copy until this execution has seen
-        // the mark, or the GPU is lost; the plan was made for memory that this GPU reaches.
-        let queued = match plan.strategy {
-            // SAFETY: above.
-            Strategy::Batch => unsafe { lane.batch(&plan.ops()) },
-            // SAFETY: above.
-            Strategy::Kernel => unsafe { lane.kernel(&plan.blocks) },
-            Strategy::PackedCopy => {
-                let buffer = self.gpus.scratch(gpu, plan.bytes as usize)?;
-                let address = scratch.insert(buffer).address();
+        // the mark, or the GPU is lost; the plan was made for memory that this GPU reaches. Scratch memory is this
+        // transfer's own, as long, and kept as long.
+        let queued = match (plan.strategy, &mut last, &scratch) {
+            (Strategy::PackedCopy, Some(last), Some(scratch)) => {
+                let lanes = packed::Lanes { first: &mut *lane, last: &mut **last };
                 let packing = matches!(plan.src, MemoryKind::Gpu(_));
-                packed(&mut *lane, &plan.blocks, address, packing)
+                // SAFETY: above.
+                unsafe { packed::queue(lanes, &plan.blocks, scratch.address(), packing) }
             }
+            // SAFETY: above.
+            (Strategy::Batch, ..) => unsafe { lane.batch(&plan.ops()) },
+            // SAFETY: above.
+            (Strategy::Kernel, ..) => unsafe { lane.kernel(&plan.blocks) },
             // SAFETY: above.
             _ => unsafe { lane.copies(&plan.ops()) },
         };
-        // Even if some could not be queued, what was must be waited for.
-        let mark = lane.mark()?;
-        if let Err(error) = queued {
-            while !mark.reached()? {
-                std::thread::yield_now();
+        let marked = queued.and_then(|()| {
+            let end = last.as_mut().unwrap_or(&mut lane);
+            let mark = end.mark()?;
+            if plan.estimate > Self::POLLED {
+                end.wake(self.waker.clone())?;
             }
-            return Err(error);
+            Ok(mark)
+        });
+        match marked {
+            Ok(mark) => Ok(State::Queued { mark, _lane: lane, _last: last, _scratch: scratch }),
+            Err(error) => {
+                // What was queued must be waited for all the same.
+                drain(&mut *lane);
+                last.iter_mut().for_each(|last| drain(&mut **last));
+                Err(error)
+            }
         }
-        // What is short is polled; a callback costs more than it would save.
-        if self.plan.estimate > Self::POLLED {
-            lane.wake(self.waker.clone())?;
-        }
-        Ok(State::Queued { mark, _lane: lane, _scratch: scratch })
     }
 
     fn advance(&mut self) -> Poll<Result<(), GpuError>> {
@@ -201,26 +211,11 @@ impl Drop for PlanExecution {
     }
 }
 
-/// Through dense scratch memory on the GPU: a kernel packs and one copy carries, or one copy carries and a kernel
-/// unpacks. The pinned side is dense only if its chunks follow each other; it is copied in as few copies as it has runs.
-fn packed(
-    lane: &mut dyn Lane,
-    blocks: &BlockCopy,
-    scratch: u64,
-    packing: bool,
-) -> Result<(), GpuError> {
-    let into = blocks.with_dense(Direction::Destination, scratch);
-    let out = blocks.with_dense(Direction::Source, scratch);
-    if packing {
-        // SAFETY: the operation leases the sources; the scratch memory is this transfer's own.
-        unsafe { lane.kernel(&into) }?;
-        // SAFETY: the operation leases the targets; the scratch memory is this transfer's own.
-        unsafe { lane.copies(&out.block_ops()) }
-    } else {
-        // SAFETY: the operation leases the sources; the scratch memory is this transfer's own.
-        unsafe { lane.copies(&into.block_ops()) }?;
-        // SAFETY: the operation leases the targets; the scratch memory is this transfer's own.
-        unsafe { lane.kernel(&out) }
+/// Waits until everything queued on a lane is done, or the GPU is lost.
+fn drain(lane: &mut dyn Lane) {
+    let Ok(mark) = lane.mark() else { return };
+    while let Ok(false) = mark.reached() {
+        std::thread::yield_now();
     }
 }
 

@@ -9,6 +9,7 @@ mod execution;
 mod executor;
 mod host_copy;
 mod memory;
+mod packed;
 mod plan;
 mod policy;
 mod progress;

@@ -252,8 +252,14 @@ impl Lane for SimulatedLane {
         self.queue(Work::Kernel(Launch::new(copy)))
     }
 
+    unsafe fn stream(&self) -> Result<StreamHandle, GpuError> {
+        // Any handle will do, since `after` has nothing to wait for.
+        // SAFETY: 0 is the default stream, which is always there.
+        Ok(unsafe { StreamHandle::from_raw(0) })
+    }
+
     fn after(&mut self, _stream: StreamHandle) -> Result<(), GpuError> {
-        // There are no streams but these, and all work is in one order.
+        // There are no streams but these, and the work of all lanes is done in the order in which it was queued.
         healthy(&self.shared)
     }
 

@@ -20,7 +20,7 @@ pub enum Strategy {
     Batch,
     /// One kernel reads and writes all chunks, over the bus where one side is pinned.
     Kernel,
-    /// A kernel packs the chunks on the GPU, and one copy carries them; or the other way round.
+    /// A kernel packs the chunks on the GPU, and copies carry them, slice by slice; or the other way round.
     PackedCopy,
     /// Through a ring of pinned slots, the processor copying on the host's side.
     PinnedRing,

@@ -83,10 +83,11 @@ impl Cache {
                     let span = self.layout.chunk(block, layer, outer).unwrap();
                     let (seed, key) = source((block, layer, outer));
                     let from = self.guard + span.offset;
+                    let pattern = pattern(seed, key);
                     for (at, byte) in
                         images[span.part][from..from + span.len].iter_mut().enumerate()
                     {
-                        *byte = pattern(seed, key, at);
+                        *byte = pattern(at);
                     }
                 }
             }
@@ -119,11 +120,10 @@ impl Cache {
 }
 
 /// Differs for every block, layer, K or V, and place: a swap or a shift of any of them is seen.
-pub(crate) fn pattern(seed: u64, (block, layer, outer): (usize, usize, usize), at: usize) -> u8 {
-    let key = [block as u64, layer as u64, outer as u64, at as u64]
-        .into_iter()
-        .fold(seed, |h, x| (h ^ x).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29));
-    (key >> 32) as u8
+fn pattern(seed: u64, (block, layer, outer): (usize, usize, usize)) -> impl Fn(usize) -> u8 {
+    let mix = |h: u64, x: usize| (h ^ x as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+    let key = [block, layer, outer].into_iter().fold(seed, mix);
+    move |at| (mix(key, at) >> 32) as u8
 }
 
 pub(crate) fn wait(mut operation: CopyOperation) -> Result<Completion, OperationError> {
@@ -133,37 +133,65 @@ pub(crate) fn wait(mut operation: CopyOperation) -> Result<Completion, Operation
         .block_on(operation.wait_for_completion())
 }
 
+/// Odd numbers of blocks out of order, of 2 and of 4 MiB and a bit: packed copies take 3 slices of different lengths for
+/// them, and 5 of one block each.
+pub(crate) fn several_slices(machine: &impl Machine, executor: &BlockExecutor) {
+    let (host, gpu) = (MemoryKind::Pinned, MemoryKind::Gpu(0));
+    for (blocks, inner, guard) in [(7, 131_073, 13), (5, 262_152, 16)] {
+        let g = geometry(blocks, 2, inner, 1);
+        let ids = |step: usize| -> Vec<_> { (0..blocks).map(|i| i * step % blocks).collect() };
+        for (src, dst) in [(host, gpu), (gpu, host)] {
+            let from = Cache::new(machine, src, LAYOUTS[0], g, guard);
+            let to = Cache::new(machine, dst, LAYOUTS[2], g, guard);
+            let packed = Strategy::PackedCopy;
+            let ids = (&*ids(2), &*ids(3));
+            let was_used = copy_and_check_with(packed, machine, executor, (&from, &to), ids, 0..2);
+            assert!(was_used, "{src} to {dst}");
+        }
+    }
+}
+
 /// Copies with every strategy that can, and checks every byte of the destination. Returns those that could.
 pub(crate) fn copy_and_check(
+    machine: &impl Machine,
+    executor: &BlockExecutor,
+    ends: (&Cache, &Cache),
+    ids: (&[usize], &[usize]),
+    layers: Range<usize>,
+) -> Vec<Strategy> {
+    let mut used = Strategy::ALL.to_vec();
+    used.retain(|s| copy_and_check_with(*s, machine, executor, ends, ids, layers.clone()));
+    used
+}
+
+/// The same with one strategy. Returns whether it could.
+fn copy_and_check_with(
+    strategy: Strategy,
     machine: &impl Machine,
     executor: &BlockExecutor,
     (from, to): (&Cache, &Cache),
     (src, dst): (&[usize], &[usize]),
     layers: Range<usize>,
-) -> Vec<Strategy> {
-    let mut used = Vec::new();
-    for strategy in Strategy::ALL {
-        let options = BlockOptions::new()
-            .policy(PathPolicy::Require(strategy))
-            .layers(layers.clone())
-            .timeout(Duration::from_secs(60));
-        match executor.plan(&from.layout, src, &to.layout, dst, &options) {
-            Ok(_) => {}
-            Err(BlockError::NoStrategy { .. }) => continue,
-            Err(other) => panic!("{strategy}: {other}"),
-        }
-        from.fill(machine, 3);
-        to.fill(machine, 4);
-        let operation = executor.execute(&from.layout, src, &to.layout, dst, &options).unwrap();
-        let done = wait(operation).unwrap_or_else(|e| panic!("{strategy}: {e}"));
-        assert_eq!(done.path().unwrap().kind, PathKind::Local(strategy.name()));
-        to.check(machine, strategy.name(), |(block, layer, outer)| {
-            match dst.iter().position(|b| *b == block).filter(|_| layers.contains(&layer)) {
-                Some(index) => (3, (src[index], layer, outer)),
-                None => (4, (block, layer, outer)),
-            }
-        });
-        used.push(strategy);
+) -> bool {
+    let options = BlockOptions::new()
+        .policy(PathPolicy::Require(strategy))
+        .layers(layers.clone())
+        .timeout(Duration::from_secs(60));
+    match executor.plan(&from.layout, src, &to.layout, dst, &options) {
+        Ok(_) => {}
+        Err(BlockError::NoStrategy { .. }) => return false,
+        Err(other) => panic!("{strategy}: {other}"),
     }
-    used
+    from.fill(machine, 3);
+    to.fill(machine, 4);
+    let operation = executor.execute(&from.layout, src, &to.layout, dst, &options).unwrap();
+    let done = wait(operation).unwrap_or_else(|e| panic!("{strategy}: {e}"));
+    assert_eq!(done.path().unwrap().kind, PathKind::Local(strategy.name()));
+    to.check(machine, strategy.name(), |(block, layer, outer)| {
+        match dst.iter().position(|b| *b == block).filter(|_| layers.contains(&layer)) {
+            Some(index) => (3, (src[index], layer, outer)),
+            None => (4, (block, layer, outer)),
+        }
+    });
+    true
 }

@@ -1,0 +1,221 @@
+//! Through dense scratch memory on the GPU, in slices: a kernel packs the next slice while copies carry the one before, or
+//! a kernel unpacks one while copies carry the next. The pinned side is dense only if its chunks follow each other; a
+//! slice is copied in as few copies as it has runs there.
+#![allow(unsafe_code, reason = "queues copies by address")]
+
+use std::ops::Range;
+
+use super::GpuError;
+use super::block_copy::{BlockCopy, Direction};
+use super::engine::Lane;
+
+/// How many slices at most. Nothing overlaps the first pack or the last unpack; an eighth of a kernel that is many times as
+/// fast as the link is little.
+const SLICES: usize = 8;
+/// Bytes of a slice at least, unless it is the only one: the link takes 76 us for them, the host some 10 us to queue them.
+const SLICE_BYTES: u64 = 4 << 20;
+
+/// Two lanes of one GPU: one for the kernels, one for the copies.
+pub(crate) struct Lanes<'a> {
+    /// Does the first step of each slice.
+    pub(crate) first: &'a mut dyn Lane,
+    /// Does the second step, and so ends last.
+    pub(crate) last: &'a mut dyn Lane,
+}
+
+/// Queues copies through scratch memory: a kernel on the first lane and copies on the last, if the source is to be
+/// packed; else copies on the first and a kernel on the last.
+///
+/// # Errors
+///
+/// [`GpuError`]. Some of the work may have been queued, on both lanes.
+///
+/// # Safety
+///
+/// As for [`Lane::copies`] with the copies of `blocks`, until marks made later on both lanes are reached. At `scratch` are
+/// as many bytes as `blocks` has, of the memory of the lanes' GPU, which nobody else uses as long. If this succeeds, the
+/// last lane's mark will do.
+pub(crate) unsafe fn queue(
+    lanes: Lanes<'_>,
+    blocks: &BlockCopy,
+    scratch: u64,
+    packing: bool,
+) -> Result<(), GpuError> {
+    let Lanes { first, last } = lanes;
+    let into = blocks.with_dense(Direction::Destination, scratch);
+    let out = blocks.with_dense(Direction::Source, scratch);
+    for slice in slices(blocks) {
+        let (into, out) = (into.slice(slice.clone()), out.slice(slice));
+        match packing {
+            // SAFETY: the caller vouches for the sources and the scratch memory.
+            true => unsafe { first.kernel(&into) }?,
+            // SAFETY: as above.
+            false => unsafe { first.copies(&into.block_ops()) }?,
+        }
+        // SAFETY: the lane of the handle lives, and so does its stream; both lanes are of one GPU.
+        last.after(unsafe { first.stream() }?)?;
+        match packing {
+            // SAFETY: the caller vouches for the targets and the scratch memory, whose bytes of this slice were written
+            // before, and are not written again.
+            true => unsafe { last.copies(&out.block_ops()) }?,
+            // SAFETY: as above.
+            false => unsafe { last.kernel(&out) }?,
+        }
+    }
+    Ok(())
+}
+
+/// The blocks of each slice. They differ by at most one block.
+fn slices(blocks: &BlockCopy) -> impl Iterator<Item = Range<usize>> + use<> {
+    let blocks_each = SLICE_BYTES.div_ceil(blocks.block_bytes().max(1)) as usize;
+    let (blocks, count) = (blocks.blocks, (blocks.blocks / blocks_each).clamp(1, SLICES));
+    (0..count).map(move |index| blocks * index / count..blocks * (index + 1) / count)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashMap, HashSet};
+    use std::sync::{Arc, Mutex};
+    use std::task::Waker;
+
+    use proptest::prelude::*;
+
+    use super::super::block_copy::CopyOp;
+    use super::super::block_copy::tests::{copies, cut, places};
+    use super::super::engine::{Mark, StreamHandle};
+    use super::*;
+
+    /// What two lanes were told.
+    #[derive(Default)]
+    struct Log {
+        work: Vec<Work>,
+        /// For each lane, the work that is done before what is queued next begins.
+        before: [HashSet<usize>; 2],
+    }
+
+    struct Work {
+        lane: usize,
+        is_kernel: bool,
+        ops: Vec<CopyOp>,
+        before: HashSet<usize>,
+    }
+
+    /// A lane that copies nothing and takes notes.
+    struct Noting {
+        lane: usize,
+        log: Arc<Mutex<Log>>,
+    }
+
+    impl Noting {
+        fn note(&self, is_kernel: bool, ops: Vec<CopyOp>) -> Result<(), GpuError> {
+            let mut log = self.log.lock().unwrap();
+            let (index, before) = (log.work.len(), log.before[self.lane].clone());
+            log.work.push(Work { lane: self.lane, is_kernel, ops, before });
+            log.before[self.lane].insert(index);
+            Ok(())
+        }
+    }
+
+    fn not_here<T>() -> Result<T, GpuError> {
+        Err(GpuError::Unsupported { reason: "it only takes notes".to_owned() })
+    }
+
+    impl Lane for Noting {
+        unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+            self.note(false, ops.to_vec())
+        }
+
+        unsafe fn batch(&mut self, _: &[CopyOp]) -> Result<(), GpuError> {
+            not_here()
+        }
+
+        unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
+            self.note(true, copy.ops().collect())
+        }
+
+        unsafe fn stream(&self) -> Result<StreamHandle, GpuError> {
+            // SAFETY: it only gets back to these lanes, which take the number of a lane out of it.
+            Ok(unsafe { StreamHandle::from_raw(self.lane) })
+        }
+
+        fn after(&mut self, stream: StreamHandle) -> Result<(), GpuError> {
+            let mut log = self.log.lock().unwrap();
+            let theirs = log.before[stream.as_raw()].clone();
+            log.before[self.lane].extend(theirs);
+            Ok(())
+        }
+
+        fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {
+            not_here()
+        }
+
+        fn wake(&mut self, _: Waker) -> Result<(), GpuError> {
+            not_here()
+        }
+    }
+
+    /// Copies of up to 160 MiB a block; nothing of them is at `SCRATCH` or below 1 GiB after it.
+    fn long_copies() -> impl Strategy<Value = BlockCopy> {
+        let shift = prop_oneof![Just(0u32), 16..=20u32];
+        (copies(), shift).prop_map(|(mut copy, shift)| {
+            copy.len <<= shift;
+            copy.src.stride <<= shift;
+            copy.dst.stride <<= shift;
+            for piece in &mut copy.pieces {
+                (piece.src, piece.dst) = (piece.src << shift, piece.dst << shift);
+            }
+            copy
+        })
+    }
+
+    const SCRATCH: u64 = 1 << 50;
+
+    proptest! {
+        #[test]
+        fn slices_are_all_blocks_in_order_and_none_is_short(copy in long_copies()) {
+            let all: Vec<_> = slices(&copy).collect();
+            let blocks: Vec<_> = all.iter().cloned().flatten().collect();
+            prop_assert_eq!(blocks, (0..copy.blocks).collect::<Vec<_>>());
+            prop_assert!((1..=SLICES).contains(&all.len()));
+            let shortest = all.iter().map(|slice| slice.len()).min().unwrap_or(0);
+            prop_assert!(shortest >= 1);
+            prop_assert!(all.len() == 1 || shortest as u64 * copy.block_bytes() >= SLICE_BYTES);
+            let could_be_more = 2 * SLICE_BYTES <= copy.block_bytes() && all.len() < SLICES;
+            prop_assert!(!could_be_more || all.len() == copy.blocks);
+        }
+
+        #[test]
+        fn every_piece_comes_through_scratch_memory_after_it_got_there(
+            copy in long_copies(), packing: bool,
+        ) {
+            let log = Arc::new(Mutex::new(Log::default()));
+            let [mut first, mut last] = [0, 1].map(|lane| Noting { lane, log: Arc::clone(&log) });
+            let lanes = Lanes { first: &mut first, last: &mut last };
+            // SAFETY: these lanes copy nothing.
+            unsafe { queue(lanes, &copy, SCRATCH, packing) }.unwrap();
+            let log = log.lock().unwrap();
+            // Where each piece in the scratch memory came from, and by which work.
+            let mut there = HashMap::new();
+            let mut carried = Vec::new();
+            for (index, work) in log.work.iter().enumerate() {
+                prop_assert_eq!(work.is_kernel, (work.lane == 0) == packing);
+                for (src, dst) in cut(&work.ops, copy.len) {
+                    if work.lane == 0 {
+                        prop_assert!((SCRATCH..SCRATCH + copy.bytes()).contains(&dst));
+                        prop_assert_eq!(there.insert(dst, (src, index)), None, "used twice");
+                    } else {
+                        let (origin, by) = there[&src];
+                        prop_assert!(work.before.contains(&by), "not waited for");
+                        carried.push((origin, dst));
+                    }
+                }
+            }
+            let mut expected = places(&copy, false);
+            carried.sort_unstable();
+            expected.sort_unstable();
+            prop_assert_eq!(carried, expected);
+            prop_assert_eq!(log.before[1].len(), log.work.len(), "the last lane ends last");
+            prop_assert_eq!(log.work.len(), 2 * slices(&copy).count());
+        }
+    }
+}
