@@ -55,8 +55,11 @@ impl PlanExecution {
     /// not. Two threads were no faster up to this (16 and 36 to 69 us), and slower if they had to be woken (51 to 94 us); from
     /// 1 MiB on they are.
     const INLINE: u64 = 512 * 1024;
-    /// What is expected to end within this wakes nobody by a callback, which takes the driver 14 us: it is polled.
-    const POLLED: Duration = Duration::from_micros(250);
+    /// What is expected to end within this wakes nobody by a callback, whose thread contends with whoever asks for the end
+    /// and costs it 15 to 20 us: waiters are woken shortly before the expected end and look closely, and what takes
+    /// longer than expected is found by the driver within a sixteenth of the time waited. Estimates of longer ones may be
+    /// off by more than that close look, so a callback tells of their end at once.
+    const POLLED: Duration = Duration::from_millis(5);
 
     pub(crate) fn new(
         plan: Plan,
