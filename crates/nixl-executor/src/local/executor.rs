@@ -68,7 +68,7 @@ impl BlockOptions {
     /// The calls come from threads of the executor or from the one that awaits the transfer, one at a time, each with
     /// more bytes done. They hold the transfer up, so the callback must not block. All of them come before the
     /// transfer ends; if it is cancelled or times out, none begins once its memory is back
-    /// ([`reclaim`](CopyOperation::reclaim)), and usually none at all. A callback that panics is not called again; the
+    /// ([`settle`](CopyOperation::settle)), and usually none at all. A callback that panics is not called again; the
     /// transfer goes on.
     #[must_use]
     pub fn progress(mut self, callback: Arc<dyn Fn(Progress) + Send + Sync>) -> Self {
