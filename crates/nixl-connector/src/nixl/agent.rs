@@ -8,7 +8,10 @@ use std::fmt;
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use nixl_sys::{AgentConfig, Backend, NotificationMap, ThreadSync};
+use nixl_sys::{
+    AgentConfig, Backend, NixlDescriptor, NixlError, NotificationMap, OptArgs, ThreadSync,
+};
+use uuid::Uuid;
 
 use super::exit::{self, Busy};
 use super::library::{NixlLibrary, NixlUnavailable};
@@ -40,13 +43,29 @@ struct Movable<T>(T);
 // that made it; it is used and dropped by one thread at a time, behind the gate.
 unsafe impl Send for Movable<NotificationMap> {}
 
+fn create_backend(agent: &nixl_sys::Agent) -> Result<Backend, NixlError> {
+    let (_, mut params) = agent.get_plugin_params(BACKEND)?;
+    // UCX would wait for its connections to be accepted, for minutes if nobody is there, and hold its locks.
+    params.set("engine_config", "TCP_CONN_NB=y")?;
+    agent.create_backend(BACKEND, &params)
+}
+
+/// Registers memory with an agent that is for nothing else, and then gone. **Blocks.**
+pub(super) fn register_apart(memory: &impl NixlDescriptor) -> Result<(), NixlError> {
+    let Some(_busy) = exit::enter() else { return Err(NixlError::BackendError) };
+    let agent = nixl_sys::Agent::new(&format!("try-{}", Uuid::new_v4()))?;
+    let backend = create_backend(&agent)?;
+    let mut options = OptArgs::new()?;
+    options.add_backend(&backend)?;
+    agent.register_memory(memory, Some(&options)).map(drop)
+}
+
 impl Agent {
     /// Starts an agent with its backend. **Blocks.**
     pub(super) fn start(name: &str, control: ControlThread) -> Result<Self, NixlUnavailable> {
         NixlLibrary::open()?;
-        let failed = |what| {
-            move |e: nixl_sys::NixlError| NixlUnavailable::Start { what, reason: e.to_string() }
-        };
+        let failed =
+            |what| move |e: NixlError| NixlUnavailable::Start { what, reason: e.to_string() };
         let _busy = exit::enter().ok_or_else(|| {
             let reason = "the process is exiting".to_owned();
             NixlUnavailable::Start { what: "agent", reason }
@@ -60,10 +79,7 @@ impl Agent {
             ..AgentConfig::default()
         };
         let agent = nixl_sys::Agent::new_configured(name, &config).map_err(failed("agent"))?;
-        let (_, mut params) = agent.get_plugin_params(BACKEND).map_err(failed("UCX plugin"))?;
-        // UCX would wait for its connections to be accepted, for minutes if nobody is there, and hold its locks.
-        params.set("engine_config", "TCP_CONN_NB=y").map_err(failed("UCX backend"))?;
-        let backend = agent.create_backend(BACKEND, &params).map_err(failed("UCX backend"))?;
+        let backend = create_backend(&agent).map_err(failed("UCX backend"))?;
         exit::arm()?;
         Ok(Self {
             name: name.to_owned(),
@@ -117,7 +133,7 @@ impl Inside {
     pub(super) fn take_notifications(
         &mut self,
         sink: &mut dyn FnMut(&str, &[u8]),
-    ) -> Result<(), nixl_sys::NixlError> {
+    ) -> Result<(), NixlError> {
         // The binding cannot clear a map that holds a payload it cannot read, so a map is used until it is
         // first filled.
         let mut map = match self.notifications.take() {

@@ -14,6 +14,8 @@
 //! | a blob with a bad name panics, a forged one evicts a healthy peer, a changed one wedges it | `blob` parses every blob strictly, `peers` compares it with what is loaded |
 //! | a peer that died keeps its endpoints, attempts to reach it leak files | `directory` has NIXL forget it, and does not let it be tried often |
 //! | a peer that does not answer blocks everything for minutes | `agent` has UCX connect without waiting |
+//! | GPU memory is taken for the host's where no context is current | `gpu` makes it current around calls |
+//! | once GPU memory was refused, no peer accepts the agent's metadata | `registrar` tries it with another agent first |
 //! | deregistering under a running request dangles | registrations are held by the transfer |
 //! | a non-UTF-8 notification blocks all later ones | read as bytes, one by one |
 //! | the agent is destroyed on whatever thread drops it last | `agent` sends it to the control thread |
@@ -23,6 +25,7 @@ mod agent;
 mod blob;
 mod directory;
 mod exit;
+mod gpu;
 mod library;
 mod peers;
 mod registrar;

@@ -1,15 +1,17 @@
 //! Registering memory with NIXL.
 #![allow(unsafe_code, reason = "nixl-sys asks for a pointer through an unsafe trait method")]
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nixl_descriptor::{RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Retired};
 use nixl_device::DeviceKind;
 use nixl_sys::{MemType, MemoryRegion, NixlDescriptor, OptArgs, RegistrationHandle};
 
-use super::agent::Agent;
+use super::agent::{self, Agent};
+use super::gpu;
 
 /// NIXL's number for the memory of a device, and the device's number.
 pub(super) fn memory_kind(device: nixl_device::Device) -> (MemType, u64) {
@@ -46,8 +48,9 @@ impl Registrar for NixlRegistrar {
     }
 
     fn register(&self, span: &RegionSpan) -> Result<Box<dyn Registered>, RegisterError> {
-        // Not left to NIXL: after it has refused memory of a kind, no peer accepts its metadata any more.
-        if span.device().kind() == DeviceKind::Cuda && !nixl_device::cuda::is_available() {
+        let _context = gpu::enter([span.device()]);
+        // Not left to this agent: after NIXL has refused memory of a kind, no peer accepts its metadata any more.
+        if span.device().kind() == DeviceKind::Cuda && !takes_gpu(span) {
             return Err(RegisterError::Unsupported { device: span.device() });
         }
         let mut entered = self.agent.enter();
@@ -77,6 +80,23 @@ impl Registrar for NixlRegistrar {
             }
         });
     }
+}
+
+/// Whether NIXL takes memory of this GPU: tried once in the process, with an agent for nothing else. **Blocks.**
+fn takes_gpu(span: &RegionSpan) -> bool {
+    static KNOWN: Mutex<BTreeMap<u32, bool>> = Mutex::new(BTreeMap::new());
+    if !nixl_device::cuda::is_available() {
+        return false;
+    }
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    *known.entry(span.device().index()).or_insert_with(|| {
+        let tried = agent::register_apart(&Spanned(span));
+        if let Err(error) = &tried {
+            let device = span.device();
+            tracing::warn!(%device, %error, "NIXL does not take memory of this GPU");
+        }
+        tried.is_ok()
+    })
 }
 
 fn closed() -> RegisterError {

@@ -6,12 +6,14 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use nixl_descriptor::{Registration, Span};
+use nixl_device::Device;
 use nixl_metadata::OperationKind;
 use nixl_ops::{Transfer, TransportError};
 use nixl_sys::{MemType, NixlError, OptArgs, XferDescList, XferOp, XferRequest, XferStatus};
 
 use super::agent::Inside;
 use super::directory::{Directory, failed};
+use super::gpu;
 use super::peers::Peer;
 use super::registrar::memory_kind;
 
@@ -21,6 +23,8 @@ pub(super) struct NixlTransfer {
     peer: Arc<Peer>,
     kind: OperationKind,
     pairs: Vec<(Span, Span)>,
+    /// Where the local memory is, if it is a GPU's.
+    gpu: Option<Device>,
     notification: Option<Bytes>,
     state: State,
     /// Field order: the request goes before what keeps its memory registered.
@@ -46,7 +50,8 @@ impl NixlTransfer {
         registrations: Vec<Registration>,
     ) -> Self {
         let state = State::Prepared;
-        Self { directory, peer, kind, pairs, notification, state, registrations }
+        let gpu = pairs.first().map(|(here, _)| here.device).filter(|device| !device.is_host());
+        Self { gpu, directory, peer, kind, pairs, notification, state, registrations }
     }
 
     /// Posts. The order of what may fail and what may not: a request that exists is posted, and one that was
@@ -132,6 +137,7 @@ impl NixlTransfer {
 impl Transfer for NixlTransfer {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let directory = Arc::clone(&self.directory);
+        let _context = gpu::enter(self.gpu);
         // Shut while memory is registered or a peer is met: whoever polls comes back.
         let Some(mut entered) = directory.agent().try_enter() else { return Poll::Pending };
         let Some(inside) = entered.inside() else { return self.end(Err(TransportError::Closed)) };

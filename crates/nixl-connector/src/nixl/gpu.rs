@@ -1,0 +1,11 @@
+//! What NIXL needs of CUDA: the GPU's context current on the thread that calls, or UCX takes its memory for the host's.
+
+use nixl_device::cuda::{Context, Current};
+use nixl_device::{Device, DeviceKind};
+
+/// Makes the context of the first GPU among `devices` current until the guard is dropped. None if there is no GPU among
+/// them, or its context cannot be made: then the engine says what is wrong.
+pub(super) fn enter(devices: impl IntoIterator<Item = Device>) -> Option<Current> {
+    let gpu = devices.into_iter().find(|device| device.kind() == DeviceKind::Cuda)?;
+    Context::primary(gpu.index()).ok()?.enter().ok()
+}
