@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::exit::{self, Busy};
 use super::library::{NixlLibrary, NixlUnavailable};
+use super::ucx;
 use crate::control::ControlThread;
 
 /// The backend that moves bytes between agents.
@@ -44,7 +45,9 @@ struct Movable<T>(T);
 unsafe impl Send for Movable<NotificationMap> {}
 
 fn create_backend(agent: &nixl_sys::Agent) -> Result<Backend, NixlError> {
+    // Loads the plugin, and UCX with it.
     let (_, mut params) = agent.get_plugin_params(BACKEND)?;
+    ucx::ask_for_memory_types();
     // UCX would wait for its connections to be accepted, for minutes if nobody is there, and hold its locks.
     params.set("engine_config", "TCP_CONN_NB=y")?;
     agent.create_backend(BACKEND, &params)

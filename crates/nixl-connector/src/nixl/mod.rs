@@ -15,6 +15,7 @@
 //! | a peer that died keeps its endpoints, attempts to reach it leak files | `directory` has NIXL forget it, and does not let it be tried often |
 //! | a peer that does not answer blocks everything for minutes | `agent` has UCX connect without waiting |
 //! | GPU memory is taken for the host's where no context is current | `gpu` makes it current around calls |
+//! | and where UCX did not see its allocation | `ucx` has it ask the driver |
 //! | once GPU memory was refused, no peer accepts the agent's metadata | `registrar` tries it with another agent first |
 //! | deregistering under a running request dangles | registrations are held by the transfer |
 //! | a non-UTF-8 notification blocks all later ones | read as bytes, one by one |
@@ -31,6 +32,7 @@ mod peers;
 mod registrar;
 mod transfer;
 mod transport;
+mod ucx;
 
 pub use library::{NixlLibrary, NixlUnavailable};
 pub use transport::NixlTransport;
