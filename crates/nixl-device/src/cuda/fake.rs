@@ -413,8 +413,10 @@ pub(super) fn api() -> Api {
         address: Address,
     ) -> i32 {
         call(current_world(), "cuPointerGetAttributes", |state| {
-            // SAFETY: the lists have `count` elements.
-            let (attribute, out) = unsafe { (attributes.read(), outs.read()) };
+            // SAFETY: the lists have `count` elements, which is not 0.
+            let attribute = unsafe { attributes.read() };
+            // SAFETY: as above.
+            let out = unsafe { outs.read() };
             if (count, attribute) != (1, 2) {
                 return state.fault(format!("attribute {attribute}, {count} in all, is asked for"));
             }

@@ -74,7 +74,7 @@ impl IpcCopy {
             let base = match last {
                 Some((known, base)) if known == handle => base,
                 _ => {
-                    let memory = imports.get(gpu, &handle).ok_or_else(|| {
+                    let memory = imports.get(gpu, handle).ok_or_else(|| {
                         failed("open", "the peer's memory could not be opened here")
                     })?;
                     let base = memory.address();

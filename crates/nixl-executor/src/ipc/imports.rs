@@ -88,8 +88,7 @@ mod tests {
     use crate::local::{Abilities, MemoryKind, SimulatedGpus};
 
     fn gpus() -> Arc<SimulatedGpus> {
-        let mut abilities = Abilities::default();
-        abilities.gpus = 1;
+        let abilities = Abilities { gpus: 1, ..Abilities::default() };
         Arc::new(SimulatedGpus::new(abilities).unwrap())
     }
 

@@ -46,8 +46,7 @@ mod tests {
 
     #[test]
     fn each_run_of_a_region_on_a_gpu_is_a_share() {
-        let mut abilities = Abilities::default();
-        abilities.gpus = 2;
+        let abilities = Abilities { gpus: 2, ..Abilities::default() };
         let gpus = SimulatedGpus::new(abilities).unwrap();
         let on = |gpu| gpus.region(MemoryKind::Gpu(gpu), 100).unwrap();
         let (a, b, host) = (on(0), on(1), Region::zeroed(100).unwrap());

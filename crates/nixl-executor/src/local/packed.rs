@@ -211,7 +211,8 @@ mod tests {
                 }
             }
             let mut expected = places(&copy, false);
-            (carried.sort_unstable(), expected.sort_unstable());
+            carried.sort_unstable();
+            expected.sort_unstable();
             prop_assert_eq!(carried, expected);
             prop_assert_eq!(log.before[1].len(), log.work.len(), "the last lane ends last");
             prop_assert_eq!(log.work.len(), 2 * slices(&copy).count());

@@ -42,7 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 enum Operation {
     Read(ReadOperation),
-    Writable(WritableOperation),
+    Writable(Box<WritableOperation>),
 }
 
 impl Operation {
@@ -132,7 +132,7 @@ impl Model {
                     assert_eq!(writable.metadata().notification_key(), &key);
                 }
                 let other = Other::Peer { key, exported, notified: false, queued: false };
-                self.add(Operation::Writable(writable), other, memory, after);
+                self.add(Operation::Writable(Box::new(writable)), other, memory, after);
             }
             Step::EngineEnds { which, well } => {
                 if let Some(Item { other: Other::Engine(engine), .. }) = self.pick(which) {
