@@ -1,6 +1,7 @@
 //! Runs the cases.
 
 use std::env;
+use std::io::{self, IsTerminal as _};
 
 use anyhow::{Context as _, Result};
 use nixl_device::cuda;
@@ -9,6 +10,8 @@ use super::case::Case;
 use super::session::Session;
 use crate::cases::Effort;
 use crate::initiator::{Findings, progress};
+use crate::report::Row;
+use crate::table::{duration, size};
 use crate::transport::Transport;
 
 /// Measures all cases whose name contains `filter`. A case that fails is left out, with its error, and the others go on
@@ -23,6 +26,7 @@ pub(crate) fn run(effort: Effort, filter: Option<&str>) -> Result<Findings> {
     let mut session = Session::start(effort).context("the two processes cannot start")?;
     let cases = Case::all(session.gpus.count(), effort, tcp, filter);
     let mut findings = Findings::default();
+    let mut shown = 0;
     let progress = progress(cases.len())?;
     for case in cases {
         progress.set_message(case.to_string());
@@ -31,9 +35,21 @@ pub(crate) fn run(effort: Effort, filter: Option<&str>) -> Result<Findings> {
             findings.left_out.push(format!("{case}: {error:#}"));
             session = Session::start(effort).context("the two processes cannot start again")?;
         }
+        // A log has no progress bar, and keeps what was measured if the rest is cut off.
+        if !io::stderr().is_terminal() {
+            findings.rows.iter().skip(shown).for_each(|row| eprintln!("{}", line(row)));
+        }
+        shown = findings.rows.len();
         progress.inc(1);
     }
     progress.finish_and_clear();
     session.end()?;
     Ok(findings)
+}
+
+fn line(row: &Row) -> String {
+    let (case, memories, bytes) = (&row.case, row.memories(), size(row.bytes));
+    let gbps = row.gbps.map_or_else(String::new, |gbps| format!(", {gbps:.2} GB/s"));
+    let p50 = duration(row.p50_ns);
+    format!("{case} {memories} {bytes} by {} ({}): {p50}{gbps}", row.engine, row.path)
 }
