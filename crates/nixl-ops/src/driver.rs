@@ -31,7 +31,7 @@ pub struct DriverConfig {
     /// Bound on operations in flight; more are refused with [`OperationError::QueueFull`].
     pub max_in_flight: usize,
     /// Transfers up to this many bytes are posted and first polled on the caller's thread, larger ones by
-    /// the driver: some engines copy inside the post.
+    /// the driver, unless they [post quickly](Execution::posts_quickly): some engines copy inside the post.
     pub inline_bytes: u64,
     /// How long the first poll of a wait may look for completion before it goes to sleep.
     pub inline_spin: Duration,
@@ -187,12 +187,13 @@ impl Driver {
         let _ = self.shared.executor.set(executor);
     }
 
-    /// Takes charge of an execution: posts it now if it is small, and sees it through.
+    /// Takes charge of an execution: posts it now if that is to be done `inline`, and sees it through.
     pub(crate) fn begin(
         &self,
         execution: Box<dyn Execution>,
         leases: Vec<LeaseSet>,
         bytes: u64,
+        inline: bool,
         options: OperationOptions,
     ) -> Result<Arc<Slot>, OperationError> {
         let shared = &self.shared;
@@ -211,7 +212,6 @@ impl Driver {
             deadline: Deadline::starting(begun, &options),
             drain_by: None,
         }));
-        let inline = bytes <= shared.config.inline_bytes;
         if inline && shared.poll(&slot) == SlotState::Ended {
             return Ok(slot);
         }
@@ -244,6 +244,11 @@ impl Driver {
 }
 
 impl Shared {
+    /// Whether whoever begins an execution posts it.
+    pub(crate) fn posts_inline(&self, bytes: u64, execution: &dyn Execution) -> bool {
+        bytes <= self.config.inline_bytes || execution.posts_quickly()
+    }
+
     pub(crate) fn poll(&self, slot: &Slot) -> SlotState {
         slot.poll(|| self.clock.now(), &self.config)
     }

@@ -252,6 +252,12 @@ pub trait Execution: Send {
     /// The path taken.
     fn report(&self) -> PathReport;
 
+    /// Whether the first poll, which posts, takes microseconds however many bytes there are. As by default, engines may
+    /// copy inside the post.
+    fn posts_quickly(&self) -> bool {
+        false
+    }
+
     /// A number that grows with every step. The driver looks closely as long as it does; executions of one step, as by
     /// default, need none.
     fn steps(&self) -> u64 {

@@ -51,6 +51,8 @@ impl<M> Active<M> {
             self.spun = true;
             let shared = self.driver.shared();
             let until = shared.clock.now().saturating_add(shared.config.inline_spin);
+            // What is to end soon after is not worth sleeping for.
+            let until = self.slot.near(until).unwrap_or(until);
             if !self.look(until) {
                 // From here on the driver is waited for, which may be asleep over something older.
                 shared.attend();
@@ -339,9 +341,10 @@ impl<M> Active<M> {
         leases: Vec<LeaseSet>,
         options: OperationOptions,
     ) -> Result<Self, OperationError> {
-        let slot = driver.begin(execution, leases, bytes, options)?;
+        let inline = driver.shared().posts_inline(bytes, &*execution);
+        let slot = driver.begin(execution, leases, bytes, inline, options)?;
         // What the driver posts must not be posted by a waiter that polls first.
-        let spun = bytes > driver.shared().config.inline_bytes;
+        let spun = !inline;
         Ok(Self { slot, driver: Arc::clone(driver), memory, spun })
     }
 }

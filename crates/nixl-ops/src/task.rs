@@ -155,6 +155,13 @@ impl Slot {
         self.watched.get().filter(|until| now < *until)
     }
 
+    /// How long to look if the end is expected at or shortly after `until`; then nobody need be woken for it.
+    pub(crate) fn near(&self, until: Duration) -> Option<Duration> {
+        let at = self.early.get().filter(|at| *at <= until)?;
+        self.early.set(None);
+        Some(until.max(at.saturating_add(2 * Self::LEAD)))
+    }
+
     /// Wakes the waiter if it is time to. Returns when it will be.
     pub(crate) fn wake_early(&self, now: Duration) -> Option<Duration> {
         let at = self.early.get()?;

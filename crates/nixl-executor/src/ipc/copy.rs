@@ -156,6 +156,9 @@ impl Execution for IpcCopy {
     fn steps(&self) -> u64 {
         self.copy.steps()
     }
+    fn posts_quickly(&self) -> bool {
+        true
+    }
 }
 
 impl Drop for IpcCopy {

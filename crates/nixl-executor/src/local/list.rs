@@ -100,6 +100,9 @@ impl Execution for ListCopy {
     fn steps(&self) -> u64 {
         self.steps
     }
+    fn posts_quickly(&self) -> bool {
+        true
+    }
 }
 
 /// Joins neighbours that continue each other on both sides.

@@ -225,6 +225,10 @@ impl Execution for Attempt {
     fn steps(&self) -> u64 {
         self.current.steps()
     }
+
+    fn posts_quickly(&self) -> bool {
+        self.current.posts_quickly()
+    }
 }
 
 /// The device of each side.

@@ -90,4 +90,8 @@ impl Execution for Within {
     fn expected(&self) -> Option<Duration> {
         self.copy.expected()
     }
+
+    fn posts_quickly(&self) -> bool {
+        true
+    }
 }

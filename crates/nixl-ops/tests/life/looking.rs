@@ -9,7 +9,7 @@ use std::time::Duration;
 use nixl_ops::{DriverConfig, Next, OperationOptions};
 use proptest::prelude::*;
 
-use crate::world::{Engine, Memory, Wakes, World, config, is_pending, poll};
+use crate::world::{Engine, Memory, Wakes, World, config, is_pending, now, poll};
 
 const MICRO: Duration = Duration::from_micros(1);
 /// How long before the expected end a waiter is woken.
@@ -83,7 +83,8 @@ proptest! {
 
     #[test]
     fn the_waiter_is_woken_shortly_before_the_expected_end_and_the_driver_does_not_oversleep(
-        expected in 251u64..100_000,
+        // What ends sooner is looked at all along.
+        expected in 451u64..100_000,
     ) {
         let mut world = World::with(looking());
         let engine = Engine::pending();
@@ -100,6 +101,40 @@ proptest! {
         let seen = poll(&mut wait, &wakes);
         prop_assert!(matches!(seen, Poll::Ready(Ok(_))), "it looks without the driver");
         prop_assert_eq!(wakes.count(), 1);
+    }
+}
+
+#[test]
+fn what_is_to_end_soon_after_the_close_look_is_looked_at_until_then() {
+    let world = World::with(looking());
+    let engine = Engine::pending();
+    engine.expect(450 * MICRO);
+    let mut read = world.read(&engine, &Memory::small(), OperationOptions::new()).unwrap();
+    // Ends at 640 us: later than the look of 250 us, sooner than 200 us after the expected end.
+    let (clock, ended) = (Arc::clone(&world.clock), Arc::clone(&engine));
+    engine.aside(move || {
+        clock.advance(MICRO);
+        if ended.polls() == 640 {
+            ended.end(Ok(()));
+        }
+    });
+    assert!(now(read.wait_for_completion()).is_ok());
+}
+
+#[test]
+fn what_posts_quickly_is_posted_at_once_however_large() {
+    for quick in [false, true] {
+        let mut world = World::with(looking());
+        let engine = Engine::pending();
+        engine.set_quick(quick);
+        let read = world.read(&engine, &Memory::large(), OperationOptions::new()).unwrap();
+        assert_eq!(engine.was_posted(), quick);
+        world.reactor.turn();
+        world.clock.advance(251 * MICRO);
+        world.reactor.turn();
+        assert!(engine.was_posted(), "by the driver at the latest");
+        engine.end(Ok(()));
+        drop(read);
     }
 }
 

@@ -45,6 +45,7 @@ pub(crate) struct Engine {
     /// Time that each poll takes.
     poll_takes: Mutex<Option<(Arc<ManualClock>, Duration)>>,
     expected: Mutex<Option<Duration>>,
+    quick: AtomicBool,
     /// Runs inside each poll.
     aside: Mutex<Option<Aside>>,
 }
@@ -75,6 +76,11 @@ impl Engine {
     }
 
     /// Says how long it expects to take.
+    /// Whether it posts quickly.
+    pub(crate) fn set_quick(&self, quick: bool) {
+        self.quick.store(quick, Ordering::SeqCst);
+    }
+
     pub(crate) fn expect(&self, expected: Duration) {
         *self.expected.lock().unwrap() = Some(expected);
     }
@@ -130,6 +136,10 @@ impl Execution for Scripted {
         let result = engine.result.lock().unwrap().clone();
         engine.in_flight.store(result.is_none(), Ordering::SeqCst);
         result.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn posts_quickly(&self) -> bool {
+        self.0.quick.load(Ordering::SeqCst)
     }
 
     fn expected(&self) -> Option<Duration> {
