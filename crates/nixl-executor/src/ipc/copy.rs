@@ -1,4 +1,5 @@
 //! A transfer to or from GPU memory that a peer shares.
+#![cfg_attr(test, allow(unsafe_code, reason = "looks into memory that stands for a GPU's"))]
 
 use std::mem;
 use std::sync::Arc;
@@ -172,4 +173,126 @@ impl Drop for IpcCopy {
 
 fn failed(call: &'static str, reason: impl Into<std::borrow::Cow<'static, str>>) -> TransportError {
     TransportError::Engine { engine: "cuda-ipc", call, reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice;
+    use std::sync::Mutex;
+    use std::task::Waker;
+
+    use nixl_connector::simulated::Fabric;
+    use nixl_descriptor::{DescriptorList, Region};
+    use nixl_metadata::{AgentMetadata, SerializedDescriptor};
+    use nixl_ops::{Clock, SystemClock};
+
+    use super::*;
+    use crate::ipc::shares;
+    use crate::local::{Abilities, Costs, Gpus, SimulatedGpus, Threads};
+
+    struct World {
+        gpus: Arc<SimulatedGpus>,
+        tools: Tools,
+        target: Arc<dyn Transport>,
+        initiator: Arc<dyn Transport>,
+        peer: PeerId,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let abilities = Abilities { gpus: 2, batch: true, kernel: true, peers: vec![(0, 1)] };
+            let gpus = Arc::new(SimulatedGpus::new(abilities).unwrap());
+            let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+            let fabric = Fabric::new(Arc::clone(&clock));
+            let (target, initiator) = (fabric.transport("target"), fabric.transport("initiator"));
+            let peer = initiator.connect(&target.local_metadata().unwrap()).unwrap().peer;
+            let tools = Tools {
+                gpus: Arc::clone(&gpus) as Arc<dyn Gpus>,
+                threads: Threads::new(&clock).unwrap(),
+                costs: Costs::default(),
+                waker: Waker::noop().clone(),
+            };
+            Self { gpus, tools, target, initiator, peer }
+        }
+
+        fn region(&self, kind: MemoryKind, bytes: &[u8]) -> Region {
+            let region = self.gpus.region(kind, bytes.len()).unwrap();
+            // SAFETY: the simulated GPUs made these bytes just now, and nobody else knows of them.
+            unsafe { slice::from_raw_parts_mut(region.address() as *mut u8, bytes.len()) }
+                .copy_from_slice(bytes);
+            region
+        }
+
+        /// Runs one transfer of uneven pieces. Returns what the two sides hold afterwards.
+        fn run(&self, kind: OperationKind, local: MemoryKind) -> [Vec<u8>; 2] {
+            let ours: Vec<u8> = (0..5000u32).map(|i| (i * 7) as u8).collect();
+            let others: Vec<u8> = (0..5000u32).map(|i| (i * 13 + 1) as u8).collect();
+            let (mine, their) =
+                (self.region(local, &ours), self.region(MemoryKind::Gpu(0), &others));
+            let pieces = [(0, 1000), (1000, 24), (2000, 1000), (4000, 999)];
+            let list = |region: &Region| {
+                let part = |(at, len)| region.descriptor(at..at + len).unwrap();
+                DescriptorList::try_from(pieces.map(part).to_vec()).unwrap()
+            };
+            let (here, there) = (list(&mine), list(&their));
+            let descriptors = there
+                .iter()
+                .map(|d| {
+                    SerializedDescriptor::new(d.device(), d.address(), d.len() as u64).unwrap()
+                })
+                .collect();
+            let agent = AgentMetadata::compress(&self.target.local_metadata().unwrap()).unwrap();
+            let remote =
+                RdmaMetadata::new(kind, descriptors, agent, NotificationKey::random()).unwrap();
+            let remote = remote.with_shares(shares(&*self.gpus, &there)).unwrap();
+            let request = TransferRequest::remote(
+                kind,
+                &here,
+                &remote,
+                &self.initiator,
+                &self.peer,
+                Vec::new(),
+            );
+            let (facts, imports) =
+                (LocalFacts::default(), Imports::new(Arc::clone(&self.tools.gpus)));
+            let begin = || IpcCopy::new(&request, local, &facts, &imports, &self.tools);
+            assert!(begin().is_err(), "the peer's memory is not open yet");
+            let (gpu, _) = copier(&facts, local, &remote);
+            let ShareKind::CudaIpc { handle, .. } = remote.shares()[0].kind() else { panic!() };
+            imports.open(gpu, handle).unwrap();
+            let mut copy = begin().unwrap();
+            while copy.poll().map(Result::unwrap).is_pending() {}
+            let told = Mutex::new(Vec::new());
+            let note = &mut |_: &str, payload: &[u8]| told.lock().unwrap().push(payload.to_vec());
+            self.target.take_notifications(note).unwrap();
+            assert_eq!(*told.lock().unwrap(), [remote.notification_key().as_bytes()]);
+            [mine, their].map(|region| {
+                // SAFETY: as in `region`; the copy is over.
+                unsafe { slice::from_raw_parts(region.address() as *const u8, 5000) }.to_vec()
+            })
+        }
+    }
+
+    #[test]
+    fn shared_memory_is_read_and_written_and_the_peer_is_told() {
+        let world = World::new();
+        let kinds =
+            [MemoryKind::Gpu(0), MemoryKind::Gpu(1), MemoryKind::Pinned, MemoryKind::Pageable];
+        for local in kinds {
+            for kind in [OperationKind::Read, OperationKind::Write] {
+                let [mine, their] = world.run(kind, local);
+                for at in 0..5000 {
+                    let moved =
+                        at < 1024 || (2000..3000).contains(&at) || (4000..4999).contains(&at);
+                    let (ours, others) = ((at * 7) as u8, (at * 13 + 1) as u8);
+                    let expected = match kind {
+                        OperationKind::Read if moved => (others, others),
+                        OperationKind::Write if moved => (ours, ours),
+                        _ => (ours, others),
+                    };
+                    assert_eq!((mine[at], their[at]), expected, "{kind} {local} at {at}");
+                }
+            }
+        }
+    }
 }
