@@ -57,14 +57,14 @@ impl Default for PathCosts {
             memcpy: cost(0.2, 12.0),
             // Device to pinned: 7.1 us for 4 KiB, 55 GB/s. The block executor's own table is finer.
             local: cost(7.1, 55.0),
-            // A copy inside one GPU: 7 us, 1,944 GB/s; the notification adds some 5 us.
-            ipc_same_gpu: cost(12.0, 1900.0),
-            // A copy over NVLink: 6.8 us for 4 KiB, 380 GB/s for 64 MiB; the same notification.
-            ipc_other_gpu: cost(12.0, 370.0),
-            // 55 GB/s over PCIe, less what the notification and cutting cost.
-            ipc_pinned: cost(12.0, 45.0),
-            // Through a ring of pinned slots: the processor's copy bounds it.
-            ipc_pageable: cost(40.0, 15.0),
+            // 41 us for 4 KiB, 64 MiB in 154 us: two processes take turns on one GPU.
+            ipc_same_gpu: cost(41.0, 590.0),
+            // 18.6 us for 4 KiB, the notification included; a copy over NVLink alone reaches 367 GB/s for 64 MiB.
+            ipc_other_gpu: cost(18.0, 360.0),
+            // 25 to 28 us for 4 KiB, 48 GB/s for 64 MiB.
+            ipc_pinned: cost(25.0, 49.0),
+            // Through a ring of pinned slots: 24 to 26 us for 4 KiB, 34 to 38 GB/s for 64 MiB.
+            ipc_pageable: cost(25.0, 36.0),
             // Shared memory is mapped and page-locked here, then as above.
             shared_to_gpu: cost(12.0, 45.0),
             // One thread's memcpy and the notification.
@@ -79,16 +79,16 @@ impl Default for PathCosts {
             direct_tcp_read: cost(16.0, 1.8),
             direct_tcp_write: cost(16.0, 6.4),
             // Several messages, then the slowest hop: the engine's.
-            staged_shared: cost(300.0, 8.0),
+            staged_shared: cost(280.0, 7.0),
             staged_rdma: cost(300.0, 30.0),
             staged_tcp: cost(300.0, 3.0),
-            // A copy to or from a slot, and the engine's request: no message but the last.
-            staged_alone_us: 60.0,
-            // 29 us (UCX's own choice) to 38 us (TCP) for 4 KiB; 0.46 to 0.70 GB/s for 64 MiB.
-            emulated: cost(25.0, 0.5),
-            // 16.7 us for 4 KiB, 802 GB/s for 64 MiB.
-            emulated_same_gpu: cost(16.7, 800.0),
-            // 49 to 61 us for 4 KiB, 225 to 254 GB/s for 64 MiB.
+            // A copy to or from a slot, and the engine's request: no message but the last. 39 to 59 us for 4 KiB.
+            staged_alone_us: 45.0,
+            // 82 to 136 us for 4 KiB; 0.17 to 0.7 GB/s for 64 MiB, from run to run.
+            emulated: cost(85.0, 0.5),
+            // 62 to 93 us for 4 KiB, 213 to 262 GB/s for 64 MiB.
+            emulated_same_gpu: cost(62.0, 260.0),
+            // 33 to 61 us for 4 KiB, 154 to 254 GB/s for 64 MiB.
             emulated_other_gpu: cost(50.0, 240.0),
         }
     }
