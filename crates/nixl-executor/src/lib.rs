@@ -48,4 +48,4 @@ pub use local::{
 };
 pub use nixl_ops::{Carrier, Hop, PathKind, PathPolicy, PathReport, Rejected};
 pub use routed::PathExecutor;
-pub use staged::{SlotStats, StagedExecutor, StagingConfig, StagingStats};
+pub use staged::{SlotStats, StagingConfig, StagingStats};

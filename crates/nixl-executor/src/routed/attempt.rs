@@ -148,6 +148,16 @@ impl Attempt {
         Err(error)
     }
 
+    /// The report, without the paths that were not taken if nobody listens.
+    fn brief(&self) -> PathReport {
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            return self.report();
+        }
+        let mut report = self.current.report();
+        report.kind = self.path.kind;
+        report
+    }
+
     /// Whether the target may have learned that the operation is complete. On all paths but one the last word is this
     /// side's, and an error comes before it; a target that takes part in a write sees its end itself.
     fn target_told(&self) -> bool {
@@ -196,7 +206,7 @@ impl Execution for Attempt {
                     Err(error) => Err(OperationError::from(error)),
                 },
             };
-            note_end(Some(&self.report()), result.as_ref().copied());
+            note_end(Some(&self.brief()), result.as_ref().copied());
             return Poll::Ready(result.map_err(|error| match error {
                 OperationError::Transport(error) => error,
                 _ => TransportError::Closed,

@@ -38,7 +38,6 @@ mod config;
 mod cooperative;
 mod copies;
 mod cut;
-mod executor;
 mod hop;
 mod meeting;
 mod message;
@@ -59,7 +58,6 @@ use std::borrow::Cow;
 use nixl_ops::TransportError;
 
 pub use config::StagingConfig;
-pub use executor::StagedExecutor;
 pub use pool::SlotStats;
 pub use staging::StagingStats;
 pub(crate) use staging::{Manner, Staging};

@@ -18,9 +18,9 @@ use nixl_ops::{
     Transport, TransportError, WritableOperation, WriteOperation,
 };
 
+use super::attached::Attached;
 use super::gpus::{self, TestGpus};
 use crate::staged::StagingConfig;
-use crate::staged::executor::Attached;
 use crate::staged::staging::{Manner, Staging};
 
 pub(super) const DRAIN: Duration = Duration::from_secs(60);

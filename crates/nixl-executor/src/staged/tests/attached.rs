@@ -1,0 +1,67 @@
+//! Staging alone as an executor.
+
+use std::sync::Arc;
+
+use nixl_descriptor::DescriptorList;
+use nixl_device::Device;
+use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata};
+use nixl_ops::{
+    Execution, Executor, Offer, Preparation, Received, TransferRequest, TransportError,
+    TransportExecutor,
+};
+
+use crate::staged::staging::{Manner, Staging};
+
+/// Stages every operation in which either side is GPU memory, and hands all others to the transport as they are: what the
+/// tests of staging attach to a connection.
+#[derive(Debug)]
+pub(super) struct Attached(pub(super) Arc<Staging>);
+
+impl Executor for Attached {
+    fn announce(&self, offer: Offer) {
+        self.0.announce(offer);
+    }
+
+    fn withdraw(&self, key: &NotificationKey) {
+        self.0.withdraw(key);
+    }
+
+    fn describe(&self, info: PeerInfo) -> PeerInfo {
+        let capabilities = info.capabilities().with_staging(true);
+        info.with_capabilities(capabilities)
+    }
+
+    fn prepare(
+        &self,
+        local: &DescriptorList,
+        remote: Option<&RdmaMetadata>,
+    ) -> Option<Preparation> {
+        self.0.prepare(local, remote)
+    }
+
+    fn reaches(&self, device: Device) -> bool {
+        self.0.reaches(device)
+    }
+
+    fn introduces(&self, _: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        remote.descriptors().iter().any(|d| !d.device().is_host())
+    }
+
+    fn listens(&self) -> bool {
+        self.0.listens()
+    }
+
+    fn receive(&self, from: &str, payload: &[u8]) -> Received {
+        self.0.receive(from, payload)
+    }
+
+    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        let there = request.remote.descriptors().iter().any(|d| !d.device().is_host());
+        let here = request.local.iter().any(|d| !d.device().is_host());
+        match (here, there) {
+            (_, true) => self.0.begin(&request, Manner::Together),
+            (true, false) => self.0.begin(&request, Manner::Alone),
+            (false, false) => TransportExecutor.execute(request),
+        }
+    }
+}
