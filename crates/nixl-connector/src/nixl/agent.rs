@@ -9,7 +9,7 @@ use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use nixl_sys::{
-    AgentConfig, Backend, NixlDescriptor, NixlError, NotificationMap, OptArgs, ThreadSync,
+    AgentConfig, Backend, NixlDescriptor, NixlError, NotificationMap, OptArgs, Params, ThreadSync,
 };
 use uuid::Uuid;
 
@@ -44,10 +44,14 @@ struct Movable<T>(T);
 // that made it; it is used and dropped by one thread at a time, behind the gate.
 unsafe impl Send for Movable<NotificationMap> {}
 
-fn create_backend(agent: &nixl_sys::Agent) -> Result<Backend, NixlError> {
-    // Loads the plugin, and UCX with it.
-    let (_, mut params) = agent.get_plugin_params(BACKEND)?;
+/// Loads the backend's plugin, and UCX with it.
+fn load_plugin(agent: &nixl_sys::Agent) -> Result<Params, NixlError> {
+    let (_, params) = agent.get_plugin_params(BACKEND)?;
     ucx::ask_for_memory_types();
+    Ok(params)
+}
+
+fn create_backend(agent: &nixl_sys::Agent, mut params: Params) -> Result<Backend, NixlError> {
     // UCX would wait for its connections to be accepted, for minutes if nobody is there, and hold its locks.
     params.set("engine_config", "TCP_CONN_NB=y")?;
     agent.create_backend(BACKEND, &params)
@@ -57,7 +61,7 @@ fn create_backend(agent: &nixl_sys::Agent) -> Result<Backend, NixlError> {
 pub(super) fn register_apart(memory: &impl NixlDescriptor) -> Result<(), NixlError> {
     let Some(_busy) = exit::enter() else { return Err(NixlError::BackendError) };
     let agent = nixl_sys::Agent::new(&format!("try-{}", Uuid::new_v4()))?;
-    let backend = create_backend(&agent)?;
+    let backend = create_backend(&agent, load_plugin(&agent)?)?;
     let mut options = OptArgs::new()?;
     options.add_backend(&backend)?;
     agent.register_memory(memory, Some(&options)).map(drop)
@@ -82,7 +86,8 @@ impl Agent {
             ..AgentConfig::default()
         };
         let agent = nixl_sys::Agent::new_configured(name, &config).map_err(failed("agent"))?;
-        let backend = create_backend(&agent).map_err(failed("UCX backend"))?;
+        let params = load_plugin(&agent).map_err(failed("UCX plugin"))?;
+        let backend = create_backend(&agent, params).map_err(failed("UCX backend"))?;
         exit::arm()?;
         Ok(Self {
             name: name.to_owned(),
