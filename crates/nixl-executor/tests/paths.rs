@@ -1,0 +1,268 @@
+//! The executor that picks, between two connectors on a simulated network, with simulated GPU memory.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(unsafe_code, reason = "looks into memory that stands for a GPU's")]
+
+use std::slice;
+use std::sync::Arc;
+
+use nixl_connector::simulated::{Fabric, Fault};
+use nixl_connector::{Completion, Connector, ConnectorError};
+use nixl_descriptor::{Descriptor, DescriptorList, Region};
+use nixl_device::Device;
+use nixl_executor::paths::LocalFacts;
+use nixl_executor::{
+    Abilities, Gpus, MemoryKind, PathExecutor, PathKind, PathPolicy, SimulatedGpus, StagingConfig,
+};
+use nixl_metadata::{NotificationKey, OperationKind, PeerInfo, RdmaMetadata, Share};
+use nixl_ops::{
+    Execution, Executor, Link, Offer, OperationError, OperationOptions, Preparation, Received,
+    SystemClock, TransferRequest, TransportError,
+};
+
+/// The same executor, but for one thing: what this process offers is not copied inside it. So two connectors of one
+/// process are peers like any others.
+#[derive(Debug)]
+struct Apart(Arc<dyn Executor>);
+
+impl Executor for Apart {
+    fn announce(&self, offer: Offer) {
+        self.0.announce(offer);
+    }
+
+    fn withdraw(&self, key: &NotificationKey) {
+        self.0.withdraw(key);
+    }
+
+    fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
+        Some(Arc::new(Self(self.0.attach(link)?)))
+    }
+
+    fn describe(&self, info: PeerInfo) -> PeerInfo {
+        self.0.describe(info)
+    }
+
+    fn prepare(
+        &self,
+        local: &DescriptorList,
+        remote: Option<&RdmaMetadata>,
+    ) -> Option<Preparation> {
+        self.0.prepare(local, remote)
+    }
+
+    fn reaches(&self, device: Device) -> bool {
+        self.0.reaches(device)
+    }
+
+    fn introduces(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        self.0.introduces(local, remote)
+    }
+
+    fn shares(&self, local: &DescriptorList) -> Vec<Share> {
+        self.0.shares(local)
+    }
+
+    fn listens(&self) -> bool {
+        self.0.listens()
+    }
+
+    fn receive(&self, from: &str, payload: &[u8]) -> Received {
+        self.0.receive(from, payload)
+    }
+
+    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        self.0.execute(request)
+    }
+}
+
+struct World {
+    gpus: Arc<SimulatedGpus>,
+    fabric: Fabric,
+    target: Connector,
+    initiator: Connector,
+}
+
+impl World {
+    async fn new() -> Self {
+        let mut abilities = Abilities::default();
+        (abilities.gpus, abilities.batch) = (1, true);
+        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
+        let gpus = Arc::new(SimulatedGpus::new(abilities).unwrap());
+        let executor =
+            PathExecutor::with(Arc::clone(&gpus) as Arc<dyn Gpus>, Arc::new(facts)).unwrap();
+        let mut staging = StagingConfig::default();
+        (staging.slot_bytes, staging.slots) = (4096, 4);
+        let executor: Arc<dyn Executor> = Arc::new(Apart(Arc::new(executor.staging(staging))));
+        let fabric = Fabric::new(Arc::new(SystemClock::new()));
+        let build = |name: &str| {
+            let transport = fabric.transport(name);
+            Connector::builder().transport(transport).executor(Arc::clone(&executor)).build()
+        };
+        let (target, initiator) =
+            (build("target").await.unwrap(), build("initiator").await.unwrap());
+        Self { gpus, fabric, target, initiator }
+    }
+
+    fn region(&self, kind: MemoryKind, bytes: &[u8]) -> Region {
+        let region = self.gpus.region(kind, bytes.len()).unwrap();
+        // SAFETY: the simulated GPUs made these bytes just now, and nobody else knows of them.
+        unsafe { slice::from_raw_parts_mut(region.address() as *mut u8, bytes.len()) }
+            .copy_from_slice(bytes);
+        region
+    }
+
+    /// One transfer of two pieces, and what its sides hold afterwards, the initiator's first.
+    async fn transfer(
+        &self,
+        kind: OperationKind,
+        (here, there): (MemoryKind, MemoryKind),
+        policy: PathPolicy,
+    ) -> (Result<Completion, ConnectorError>, [Vec<u8>; 2]) {
+        let (mine, theirs) = (self.region(here, &pattern(7)), self.region(there, &pattern(11)));
+        let pieces = |region: &Region| -> DescriptorList {
+            let part = |(at, len)| -> Descriptor { region.descriptor(at..at + len).unwrap() };
+            DescriptorList::try_from(PIECES.map(part).to_vec()).unwrap()
+        };
+        let options = OperationOptions::new().policy(policy);
+        let ended = match kind {
+            OperationKind::Read => {
+                let mut offer = self.target.create_readable(pieces(&theirs)).await.unwrap();
+                let remote = carried(offer.metadata());
+                let ended = async {
+                    let begun =
+                        self.initiator.begin_read_with(&remote, pieces(&mine), options).await;
+                    Ok(begun?.wait_for_completion().await?)
+                };
+                let ended = ended.await;
+                if ended.is_ok() {
+                    offer.wait_for_completion().await.unwrap();
+                }
+                ended
+            }
+            OperationKind::Write => {
+                let mut offer = self.target.create_writable(pieces(&theirs)).await.unwrap();
+                let remote = carried(offer.metadata());
+                let ended = async {
+                    let begun =
+                        self.initiator.begin_write_with(pieces(&mine), &remote, options).await;
+                    Ok(begun?.wait_for_completion().await?)
+                };
+                let ended = ended.await;
+                if ended.is_ok() {
+                    offer.wait_for_completion().await.unwrap();
+                }
+                ended
+            }
+        };
+        let bytes = |region: &Region| {
+            // SAFETY: as in `region`; the transfer is over.
+            unsafe { slice::from_raw_parts(region.address() as *const u8, LEN) }.to_vec()
+        };
+        (ended, [bytes(&mine), bytes(&theirs)])
+    }
+}
+
+const LEN: usize = 40_000;
+const PIECES: [(usize, usize); 2] = [(3, 20_001), (30_000, 9_999)];
+
+fn pattern(factor: usize) -> Vec<u8> {
+    (0..LEN).map(|at| (at * factor + at / 251) as u8).collect()
+}
+
+/// As a peer gets it.
+fn carried(metadata: &RdmaMetadata) -> RdmaMetadata {
+    RdmaMetadata::decode(&metadata.to_native_bytes().unwrap()).unwrap()
+}
+
+/// What the two sides hold after a transfer of the pieces.
+fn moved(kind: OperationKind) -> [Vec<u8>; 2] {
+    let [mut mine, mut theirs] = [pattern(7), pattern(11)];
+    for (at, len) in PIECES {
+        match kind {
+            OperationKind::Read => mine[at..at + len].copy_from_slice(&theirs[at..at + len]),
+            OperationKind::Write => theirs[at..at + len].copy_from_slice(&mine[at..at + len]),
+        }
+    }
+    [mine, theirs]
+}
+
+const GPU: MemoryKind = MemoryKind::Gpu(0);
+const HOST: MemoryKind = MemoryKind::Pageable;
+const KINDS: [OperationKind; 2] = [OperationKind::Read, OperationKind::Write];
+
+#[tokio::test]
+async fn every_pair_of_memories_has_a_path_and_the_report_names_it() {
+    let world = World::new().await;
+    for (sides, expected) in [
+        ((HOST, HOST), PathKind::Direct),
+        ((GPU, HOST), PathKind::StagedOneSide),
+        ((HOST, GPU), PathKind::StagedOneSide),
+        ((GPU, GPU), PathKind::StagedBothSides),
+    ] {
+        for kind in KINDS {
+            let (ended, bytes) = world.transfer(kind, sides, PathPolicy::auto()).await;
+            let completion = ended.unwrap();
+            assert_eq!(completion.path().unwrap().kind, expected, "{kind} {sides:?}");
+            assert!(bytes == moved(kind), "{kind} {sides:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_cannot_be_prepared_is_followed_by_the_next_and_the_report_says_so() {
+    let world = World::new().await;
+    for kind in KINDS {
+        // The simulated engine registers no GPU memory, so its own way with such memory is preferred in vain.
+        let policy = PathPolicy::auto().prefer(PathKind::Emulated);
+        let (ended, bytes) = world.transfer(kind, (GPU, GPU), policy).await;
+        let completion = ended.unwrap();
+        let path = completion.path().unwrap();
+        assert_eq!(path.kind, PathKind::StagedBothSides, "{path}");
+        let rejected = path.rejected.iter().find(|r| r.kind == PathKind::Emulated).unwrap();
+        assert!(rejected.reason.contains("not registered"), "{}", rejected.reason);
+        assert!(bytes == moved(kind));
+    }
+}
+
+#[tokio::test]
+async fn what_the_policy_requires_is_not_replaced() {
+    let world = World::new().await;
+    let policy = PathPolicy::auto().require(PathKind::Emulated);
+    let (ended, bytes) = world.transfer(OperationKind::Read, (GPU, GPU), policy).await;
+    let error = ended.unwrap_err();
+    let expected = matches!(error, ConnectorError::Transport(TransportError::NotRegistered { .. }));
+    assert!(expected, "{error:?}");
+    assert!(bytes == [pattern(7), pattern(11)], "nothing moved");
+}
+
+#[tokio::test]
+async fn a_transfer_that_fails_on_its_only_path_is_an_error_and_the_next_one_is_well() {
+    let world = World::new().await;
+    for sides in [(HOST, HOST), (GPU, HOST), (GPU, GPU)] {
+        for kind in KINDS {
+            let policy = PathPolicy::auto().forbid(PathKind::Emulated);
+            world.fabric.faults().next([Fault::Fails { after: 5000 }]);
+            let (ended, _) = world.transfer(kind, sides, policy).await;
+            let error = ended.unwrap_err();
+            let failed = matches!(error, ConnectorError::Operation(OperationError::Transport(_)));
+            assert!(failed, "{error:?}");
+            let (ended, bytes) = world.transfer(kind, sides, policy).await;
+            assert!(ended.is_ok(), "{ended:?}");
+            assert!(bytes == moved(kind));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_is_not_there_is_an_error_before_bytes_move() {
+    let world = World::new().await;
+    let policy = PathPolicy::auto().require(PathKind::GpuDirect);
+    for kind in KINDS {
+        let (ended, bytes) = world.transfer(kind, (GPU, GPU), policy).await;
+        let error = ended.unwrap_err();
+        let ConnectorError::Transport(TransportError::NoPath { rejected }) = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(rejected[0].kind, PathKind::GpuDirect, "what is missing comes first");
+        assert!(bytes == [pattern(7), pattern(11)], "nothing moved");
+    }
+}
