@@ -79,6 +79,14 @@ impl Descriptor {
         Ok(Self { region: region.clone(), extent })
     }
 
+    /// `len` bytes at `offset`, of which the caller knows that they are inside.
+    pub(crate) fn part(&self, offset: usize, len: usize) -> Self {
+        let start = self.extent.start + offset;
+        let extent = Extent { start, end: start + len };
+        debug_assert!(len > 0 && extent.end <= self.extent.end, "{extent:?} is not in {self:?}");
+        Self { region: self.region.clone(), extent }
+    }
+
     pub(crate) fn extent(&self) -> Extent {
         self.extent
     }

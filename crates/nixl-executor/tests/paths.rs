@@ -7,6 +7,10 @@ use std::sync::Arc;
 
 use nixl_connector::simulated::{Fabric, Fault};
 use nixl_connector::{Completion, Connector, ConnectorError};
+use nixl_descriptor::layout::{
+    Dimensions, Inner, LayerOrder, Layout, LayoutDescription, LayoutGeometry, LayoutKind,
+    RemoteLayout,
+};
 use nixl_descriptor::{Descriptor, DescriptorList, Region};
 use nixl_device::Device;
 use nixl_executor::paths::LocalFacts;
@@ -158,6 +162,110 @@ impl World {
             unsafe { slice::from_raw_parts(region.address() as *const u8, LEN) }.to_vec()
         };
         (ended, [bytes(&mine), bytes(&theirs)])
+    }
+}
+
+/// A layout over new memory of a kind, filled with bytes that depend on their address.
+fn cache(
+    world: &World,
+    kind: LayoutKind,
+    memory: MemoryKind,
+    factor: usize,
+) -> (Layout, Vec<Region>) {
+    let dimensions = Dimensions {
+        blocks: 9,
+        layers: 3,
+        outer: 2,
+        page_size: 4,
+        inner: Inner::Heads { heads: 2, head_size: 5 },
+        element_width: 2,
+    };
+    let geometry = LayoutGeometry::try_from(dimensions).unwrap();
+    let parts = match kind {
+        LayoutKind::PerLayer(_) => geometry.layers(),
+        _ => 1,
+    };
+    let len = geometry.bytes() / parts;
+    let bytes = |part: usize| -> Vec<u8> {
+        (0..len).map(|at| (at * factor + at / 251 + part) as u8).collect()
+    };
+    let regions: Vec<_> = (0..parts).map(|part| world.region(memory, &bytes(part))).collect();
+    let whole = |region: &Region| region.whole();
+    let layout = match kind {
+        LayoutKind::PerLayer(order) => {
+            Layout::per_layer(geometry, order, regions.iter().map(whole).collect())
+        }
+        _ => Layout::fully_contiguous(geometry, regions[0].whole()),
+    };
+    (layout.unwrap(), regions)
+}
+
+/// The bytes of one chunk.
+fn chunk(layout: &Layout, (block, layer, outer): (usize, usize, usize)) -> Vec<u8> {
+    let span = layout.chunk(block, layer, outer).unwrap();
+    let address = layout.parts()[span.part].address() + span.offset as u64;
+    // SAFETY: inside the memory of the layout, which lives, and no transfer is under way.
+    unsafe { slice::from_raw_parts(address as *const u8, span.len) }.to_vec()
+}
+
+#[tokio::test]
+async fn blocks_go_between_processes_whatever_their_layouts() {
+    let world = World::new().await;
+    let kinds = [
+        LayoutKind::FullyContiguous,
+        LayoutKind::PerLayer(LayerOrder::BlockFirst),
+        LayoutKind::PerLayer(LayerOrder::OuterFirst),
+    ];
+    let (here, there, layers) = ([7usize, 0, 3], [1usize, 8, 2], 1..3usize);
+    for (ours, theirs) in kinds.into_iter().flat_map(|a| kinds.map(|b| (a, b))) {
+        for (my_memory, their_memory) in [(GPU, GPU), (HOST, GPU), (GPU, HOST)] {
+            for kind in KINDS {
+                let (mine, _mine) = cache(&world, ours, my_memory, 7);
+                let (their, _their) = cache(&world, theirs, their_memory, 11);
+                // The peer's layout is known from what it said of it.
+                let said = serde_json::to_string(&LayoutDescription::from(&their)).unwrap();
+                let description: LayoutDescription = serde_json::from_str(&said).unwrap();
+                let remote_layout = RemoteLayout::try_from(&description).unwrap();
+                assert_eq!(remote_layout.geometry(), mine.geometry());
+
+                let offered = their.chunk_descriptors(&there, layers.clone()).unwrap();
+                let local = mine.chunk_descriptors(&here, layers.clone()).unwrap();
+                let before = |layout: &Layout, ids: [usize; 3]| -> Vec<Vec<u8>> {
+                    let chunks = ids
+                        .into_iter()
+                        .flat_map(|b| (0..3).flat_map(move |l| (0..2).map(move |o| (b, l, o))));
+                    chunks.map(|at| chunk(layout, at)).collect()
+                };
+                let (mine_before, their_before) = (before(&mine, here), before(&their, there));
+                match kind {
+                    OperationKind::Read => {
+                        let mut offer = world.target.create_readable(offered).await.unwrap();
+                        let remote = carried(offer.metadata());
+                        let mut read = world.initiator.begin_read(&remote, local).await.unwrap();
+                        read.wait_for_completion().await.unwrap();
+                        offer.wait_for_completion().await.unwrap();
+                    }
+                    OperationKind::Write => {
+                        let mut offer = world.target.create_writable(offered).await.unwrap();
+                        let remote = carried(offer.metadata());
+                        let mut write = world.initiator.begin_write(local, &remote).await.unwrap();
+                        write.wait_for_completion().await.unwrap();
+                        offer.wait_for_completion().await.unwrap();
+                    }
+                }
+                let (mine_after, their_after) = (before(&mine, here), before(&their, there));
+                for index in 0..18 {
+                    let moved = layers.contains(&(index / 2 % 3));
+                    let (a, b) = match kind {
+                        OperationKind::Read if moved => (&their_before, &their_before),
+                        OperationKind::Write if moved => (&mine_before, &mine_before),
+                        _ => (&mine_before, &their_before),
+                    };
+                    assert!(mine_after[index] == a[index], "{kind} {ours:?} {theirs:?} {index}");
+                    assert!(their_after[index] == b[index], "{kind} {ours:?} {theirs:?} {index}");
+                }
+            }
+        }
     }
 }
 

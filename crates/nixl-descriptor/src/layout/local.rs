@@ -127,6 +127,37 @@ impl Layout {
         self.0.placement.chunk(block, layer, outer)
     }
 
+    /// The memory of blocks, chunk by chunk: by block in the order given, by layer, by outer.
+    ///
+    /// For transfers between processes: one side offers these blocks, the other reads or writes its own, and the two
+    /// lists pair however each side arranges its chunks, since the chunks of equal geometries are equally long. A
+    /// [`RemoteLayout`](super::RemoteLayout) tells whether the geometries are. Neighbours are not merged here; whoever
+    /// carries them does that. Panics: never.
+    ///
+    /// # Errors
+    /// [`SelectionError`] if there is no such block or layer, or none is asked for.
+    pub fn chunk_descriptors(
+        &self,
+        blocks: &[usize],
+        layers: Range<usize>,
+    ) -> Result<Vec<Descriptor>, SelectionError> {
+        let Inner { placement, parts, .. } = &*self.0;
+        let ids = placement.select(blocks)?;
+        placement.check_layers(&layers)?;
+        let outers = placement.geometry.outer();
+        let mut list = Vec::with_capacity(ids.ids().len().saturating_mul(layers.len() * outers));
+        for &block in ids.ids().iter() {
+            for layer in layers.clone() {
+                for outer in 0..outers {
+                    let span = placement.chunk(block as usize, layer, outer)?;
+                    // Inside its part, as the constructor checked.
+                    list.push(parts[span.part].part(span.offset, span.len));
+                }
+            }
+        }
+        Ok(list)
+    }
+
     /// Leases blocks and layers that exist, or nothing.
     pub(super) fn lease_set(
         &self,

@@ -36,6 +36,32 @@ proptest! {
     }
 
     #[test]
+    fn descriptors_of_blocks_are_their_chunks_in_order(
+        dimensions in dimensions(), plan in plan(), picks in prop::collection::vec(any::<usize>(), 1..6),
+        first: usize, count: usize,
+    ) {
+        let layout = Built::new(&dimensions, &plan).layout;
+        let blocks: Vec<_> = picks.iter().map(|pick| pick % dimensions.blocks).collect();
+        let start = first % dimensions.layers;
+        let end = start + 1 + count % (dimensions.layers - start);
+        let list = layout.chunk_descriptors(&blocks, start..end).unwrap();
+        let mut expected = Vec::new();
+        for &block in &blocks {
+            for layer in start..end {
+                for outer in 0..dimensions.outer {
+                    let span = layout.chunk(block, layer, outer).unwrap();
+                    expected.push((layout.parts()[span.part].address() + span.offset as u64, span.len));
+                }
+            }
+        }
+        let places: Vec<_> = list.iter().map(|d| (d.address(), d.len())).collect();
+        prop_assert_eq!(places, expected);
+        prop_assert!(layout.chunk_descriptors(&[], start..end).is_err());
+        prop_assert!(layout.chunk_descriptors(&[dimensions.blocks], start..end).is_err());
+        prop_assert!(layout.chunk_descriptors(&blocks, 0..dimensions.layers + 1).is_err());
+    }
+
+    #[test]
     fn chunks_that_are_not_there_are_refused(
         dimensions in dimensions(), plan in plan(), far in prop_oneof![0..3usize, Just(usize::MAX / 2)],
     ) {
