@@ -1,9 +1,14 @@
 //! Which way the bytes go.
 //!
-//! A connector hands every operation to an executor. Its built-in one passes everything to the transport; the
-//! [`DirectExecutor`] of this crate first looks whether both sides are memory of this very process, and copies
-//! there. Each completed operation can say [which path](PathReport) it took and why not a better one.
-//! [`paths`] knows all kinds of path and chooses among them.
+//! A connector hands every operation to an executor. Its built-in one passes everything to the transport. This crate
+//! has three that do more:
+//!
+//! * [`PathExecutor`] takes the best path that both sides have: a copy inside the process, GPU memory that a process of
+//!   the same machine shares, the engine, or chunks through pinned memory. [`paths`] is what it knows and how it chooses.
+//! * [`DirectExecutor`] only looks whether both sides are host memory of this very process, and copies there.
+//! * [`BlockExecutor`] needs no connector: it copies KV-cache blocks between all memories of one process.
+//!
+//! Each completed operation can say [which path](PathReport) it took and why not a better one.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
