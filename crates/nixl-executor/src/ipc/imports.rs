@@ -44,20 +44,24 @@ impl Imports {
     }
 
     /// *Blocking.* Opens the memory, unless it is open.
-    pub(crate) fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<(), GpuError> {
-        if self.get(gpu, handle).is_some() {
-            return Ok(());
+    pub(crate) fn open(
+        &self,
+        gpu: u32,
+        handle: &SharedHandle,
+    ) -> Result<Arc<dyn Buffer>, GpuError> {
+        if let Some(memory) = self.get(gpu, handle) {
+            return Ok(memory);
         }
         let memory: Arc<dyn Buffer> = Arc::from(self.gpus.open(gpu, handle)?);
         let mut opened = self.lock();
         opened.uses += 1;
-        let import = Import { memory, used: opened.uses };
+        let import = Import { memory: Arc::clone(&memory), used: opened.uses };
         let replaced = opened.by_handle.insert((gpu, *handle), import);
         let evicted = (opened.by_handle.len() > Self::KEPT).then(|| opened.evict());
         drop(opened);
         // Closing is a driver's call: not under the lock.
         drop((replaced, evicted));
-        Ok(())
+        Ok(memory)
     }
 
     fn lock(&self) -> MutexGuard<'_, Opened> {

@@ -15,6 +15,7 @@ use super::plan::Plan;
 use super::{BlockError, MemoryKind, StrategyPolicy};
 
 /// What list copies are made with.
+#[derive(Clone)]
 pub(crate) struct Tools {
     pub(crate) gpus: Arc<dyn Gpus>,
     pub(crate) threads: Threads,

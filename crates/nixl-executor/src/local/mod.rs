@@ -37,4 +37,5 @@ pub use strategy::{Abilities, Strategy};
 
 pub(crate) use execution::Threads;
 pub(crate) use list::{ListCopy, Tools};
+pub(crate) use memory::kind_of;
 pub(crate) use no_gpus::NoGpus;

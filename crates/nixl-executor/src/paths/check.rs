@@ -92,8 +92,10 @@ impl Check<'_> {
     }
 
     fn cuda_ipc(&self) -> Verdict {
-        let Some(theirs) = self.remote_ordinal() else {
-            return Err(beside("the peer's memory is not memory of a CUDA GPU"));
+        let theirs = match (self.remote_ordinal(), self.question.local) {
+            (Some(theirs), _) => Some(theirs),
+            (None, MemoryKind::Gpu(_)) if self.question.remote.is_host() => None,
+            _ => return Err(beside("there is no memory of a CUDA GPU that the other could reach")),
         };
         self.same_host()?;
         self.same_pid_namespace()?;
@@ -113,6 +115,7 @@ impl Check<'_> {
         if let Err(why) = &self.here.cuda {
             return Err(missing(why.clone()));
         }
+        let Some(theirs) = theirs else { return self.lent() };
         if self.question.offered.share != Some(ShareForm::CudaIpc) {
             return Err(missing(if self.peer.ipc {
                 "the peer did not share this memory"
@@ -139,6 +142,20 @@ impl Check<'_> {
                 able(carrier, costs.ipc_pageable, "a GPU copies, through pinned slots")
             }
         }
+    }
+
+    /// GPU memory of this side and host memory of the peer, whose GPU copies.
+    fn lent(&self) -> Verdict {
+        if let MemoryKind::Gpu(ours) = self.question.local {
+            self.local_gpu(ours)?;
+        }
+        if !(self.peer.ipc && self.peer.staging) {
+            return Err(missing("the peer does not say that its GPU copies for others"));
+        }
+        if self.peer.gpus.is_empty() {
+            return Err(missing("the peer has no GPU that could copy"));
+        }
+        able(Some(Carrier::Gpu), self.costs.ipc_lent, "the peer's GPU copies")
     }
 
     fn shared_memory(&self) -> Verdict {

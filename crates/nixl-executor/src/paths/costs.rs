@@ -19,6 +19,8 @@ pub struct PathCosts {
     pub ipc_pinned: Cost,
     /// Shared GPU memory to pageable host memory.
     pub ipc_pageable: Cost,
+    /// GPU memory of this side and host memory of the peer, whose GPU copies.
+    pub ipc_lent: Cost,
     /// Shared host memory to a GPU.
     pub shared_to_gpu: Cost,
     /// Shared host memory to host memory.
@@ -65,6 +67,9 @@ impl Default for PathCosts {
             ipc_pinned: cost(25.0, 49.0),
             // Through a ring of pinned slots: 24 to 26 us for 4 KiB, 34 to 38 GB/s for 64 MiB.
             ipc_pageable: cost(25.0, 36.0),
+            // The rate as above, since the peer may have pinned its memory or not. Not measured: the two messages more, at
+            // 17 us each.
+            ipc_lent: cost(60.0, 36.0),
             // Shared memory is mapped and page-locked here, then as above.
             shared_to_gpu: cost(12.0, 45.0),
             // One thread's memcpy and the notification.

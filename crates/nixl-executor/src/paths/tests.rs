@@ -150,7 +150,28 @@ fn each_missing_fact_is_named() {
         ),
         (CudaIpc, ipc, only("tcp,cuda_copy"), neighbour(), "UCX_TLS allows no cuda_ipc"),
         (CudaIpc, ipc, LocalFacts::default(), neighbour(), "this process has no CUDA"),
-        (CudaIpc, host, here(), neighbour(), "the peer's memory is not memory of a CUDA GPU"),
+        (
+            CudaIpc,
+            ask(MemoryKind::Pinned, Device::HOST),
+            here(),
+            neighbour(),
+            "there is no memory of a CUDA GPU that the other could reach",
+        ),
+        (
+            CudaIpc,
+            host,
+            here(),
+            no_staging.clone(),
+            "the peer does not say that its GPU copies for others",
+        ),
+        (
+            CudaIpc,
+            host,
+            here(),
+            PeerFacts { gpus: Vec::new(), ..neighbour() },
+            "the peer has no GPU that could copy",
+        ),
+        (CudaIpc, host, here(), elsewhere(), "the peer runs on another host"),
         (
             CudaIpc,
             ask(MemoryKind::Gpu(0), ONE),
@@ -213,13 +234,21 @@ fn the_engine_s_own_cuda_ipc_is_better_than_staging() {
 fn host_memory_needs_no_cooperation() {
     // A GPU here, host memory there: whoever the peer is.
     let question = ask(MemoryKind::Gpu(0), Device::HOST);
-    for peer in [PeerFacts::unknown(), neighbour(), elsewhere()] {
+    for peer in [PeerFacts::unknown(), elsewhere()] {
         let plan = plan(question, &here(), &peer);
         assert_eq!(chosen(&plan, LARGE).0, PathKind::StagedOneSide, "{plan}");
     }
     let question = Question { offered: shared(ShareForm::File), ..question };
     let plan = plan(question, &here(), &neighbour());
     assert_eq!(chosen(&plan, LARGE).0, PathKind::SharedMemory);
+}
+
+#[test]
+fn a_neighbour_s_gpu_copies_what_is_lent_to_it() {
+    let plan = plan(ask(MemoryKind::Gpu(0), Device::HOST), &here(), &neighbour());
+    assert_eq!(chosen(&plan, LARGE), (PathKind::CudaIpc, Some(Carrier::Gpu)), "{plan}");
+    // Little is not worth the messages.
+    assert_eq!(chosen(&plan, 4096).0, PathKind::StagedOneSide, "{plan}");
 }
 
 #[test]
@@ -497,7 +526,8 @@ proptest! {
             let suits = match path.kind {
                 PathKind::SameProcessCopy => question.offered.ours && !local_gpu && !remote_gpu,
                 PathKind::Local(_) => question.offered.ours && (local_gpu || remote_gpu),
-                PathKind::CudaIpc => remote_gpu && question.offered.share == Some(ShareForm::CudaIpc),
+                PathKind::CudaIpc if remote_gpu => question.offered.share == Some(ShareForm::CudaIpc),
+                PathKind::CudaIpc => local_gpu && peer.ipc && peer.staging,
                 PathKind::SharedMemory => !remote_gpu && question.offered.share == Some(ShareForm::File),
                 PathKind::Direct => !local_gpu && !remote_gpu,
                 PathKind::StagedOneSide => local_gpu != remote_gpu && (!remote_gpu || peer.staging),

@@ -13,14 +13,14 @@ use nixl_ops::{
 
 use super::attempt::Attempt;
 use super::executor::Shared;
-use super::within::{Within, is_uniform};
+use super::within::Within;
 use crate::DirectExecutor;
 use crate::direct::{agree, is_host};
 use crate::ipc::{Imports, IpcCopy, copier, shares};
-use crate::local::{MemoryKind, SharedHandle, Tools};
+use crate::local::{MemoryKind, SharedHandle, Tools, kind_of};
 use crate::offers::Offers;
 use crate::paths::{Engine, Health, Offered, PathPlan, Plans, Question, Subject};
-use crate::staged::{Manner, Staging, StagingStats};
+use crate::staged::{Borrowing, Manner, Staging, StagingStats};
 
 pub(super) struct Attached {
     /// For operations, which go on with the next path by themselves.
@@ -48,11 +48,17 @@ impl Attached {
             costs: shared.costs.clone(),
             waker: link.waker.clone(),
         };
+        let imports = Arc::new(Imports::new(Arc::clone(gpus)));
+        let borrowing = Borrowing {
+            imports: Arc::clone(&imports),
+            tools: tools.clone(),
+            facts: Arc::clone(&shared.facts),
+        };
         Self {
             me,
             tools,
-            staging: Staging::new(Arc::clone(gpus), link.clone(), shared.staging),
-            imports: Arc::new(Imports::new(Arc::clone(gpus))),
+            staging: Staging::new(borrowing, link.clone(), shared.staging),
+            imports,
             plans: Plans::new(Arc::clone(&shared.facts), shared.path_costs.clone()),
             health: Arc::default(),
             engine: Engine::of(link.transport.name()),
@@ -108,13 +114,16 @@ impl Attached {
         request: &TransferRequest<'_>,
     ) -> Result<Box<dyn Execution>, TransportError> {
         match kind {
+            PathKind::CudaIpc if is_host_memory(request.remote) => {
+                self.staging.begin(request, Manner::Lent)
+            }
             PathKind::CudaIpc => {
                 let facts = &self.shared.facts;
                 let copy = IpcCopy::new(request, local, facts, &self.imports, &self.tools)?;
                 Ok(Box::new(copy))
             }
             PathKind::StagedOneSide | PathKind::StagedBothSides => {
-                let there = request.remote.descriptors().iter().any(|d| !d.device().is_host());
+                let there = !is_host_memory(request.remote);
                 let manner = if there { Manner::Together } else { Manner::Alone };
                 self.staging.begin(request, manner)
             }
@@ -245,9 +254,12 @@ impl Executor for Attached {
         self.staging.reaches(device)
     }
 
-    fn introduces(&self, _: &DescriptorList, remote: &RdmaMetadata) -> bool {
-        let cooperates = remote.peer().is_some_and(|peer| peer.capabilities().staging);
-        cooperates && remote.descriptors().iter().any(|d| !d.device().is_host())
+    fn introduces(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        let Some(peer) = remote.peer().filter(|peer| peer.capabilities().staging) else {
+            return false;
+        };
+        // Staged, or copied by the peer's GPU.
+        !is_host_memory(remote) || (peer.capabilities().ipc && !is_host(local))
     }
 
     fn shares(&self, local: &DescriptorList) -> Vec<Share> {
@@ -276,7 +288,7 @@ impl Executor for Attached {
         let gpus = &*self.shared.gpus;
         let reached = |list: &DescriptorList| {
             list.iter().all(|d| d.device().is_host() || self.reaches(d.device()))
-                && is_uniform(list, gpus)
+                && kind_of(list, gpus).is_some()
         };
         reached(local) && reached(theirs)
     }
@@ -287,6 +299,10 @@ impl Executor for Attached {
         let me = self.me.upgrade().ok_or(TransportError::Closed)?;
         Attempt::begin(me, plan, &request)
     }
+}
+
+fn is_host_memory(remote: &RdmaMetadata) -> bool {
+    remote.descriptors().iter().all(|d| d.device().is_host())
 }
 
 impl fmt::Debug for Attached {

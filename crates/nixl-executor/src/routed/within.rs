@@ -1,13 +1,13 @@
 //! Both sides in this process, at least one of them GPU memory.
 
+use std::borrow::Cow;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use nixl_metadata::OperationKind;
 use nixl_ops::{Claim, Execution, PathReport, TransferRequest, TransportError};
 
-use crate::BlockError;
-use crate::local::{CopyOp, Gpus, ListCopy, MemoryKind, StrategyPolicy, Tools};
+use crate::local::{CopyOp, ListCopy, StrategyPolicy, Tools, kind_of};
 
 /// A copy between local memory and that of an offer, by the block executor's strategies.
 pub(super) struct Within {
@@ -24,14 +24,10 @@ impl Within {
         tools: &Tools,
     ) -> Result<Self, TransportError> {
         let theirs = claim.descriptors();
-        let kind =
-            |d: &nixl_descriptor::Descriptor| tools.gpus.memory_kind(d.device(), d.address());
-        let (Some(first), Some(other)) =
-            (request.local.as_slice().first(), theirs.as_slice().first())
-        else {
-            return Err(TransportError::Closed);
+        let kind = |list| {
+            kind_of(list, &*tools.gpus).ok_or_else(|| failed("one side mixes kinds of memory"))
         };
-        let (ours, others) = (kind(first), kind(other));
+        let (ours, others) = (kind(request.local)?, kind(theirs)?);
         let ops: Vec<_> = request
             .local
             .iter()
@@ -48,26 +44,18 @@ impl Within {
                 }
             })
             .collect();
-        let kinds: (MemoryKind, MemoryKind) = match request.kind {
+        let kinds = match request.kind {
             OperationKind::Read => (others, ours),
             OperationKind::Write => (ours, others),
         };
         let copy = ListCopy::new(&ops, kinds, &StrategyPolicy::Auto, None, tools)
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| failed(error.to_string()))?;
         Ok(Self { copy, claim: Some(claim) })
     }
 }
 
-/// Whether all of a list is memory of one kind, which one plan needs.
-pub(super) fn is_uniform(list: &nixl_descriptor::DescriptorList, gpus: &dyn Gpus) -> bool {
-    let kind = |d: &nixl_descriptor::Descriptor| gpus.memory_kind(d.device(), d.address());
-    let mut kinds = list.as_slice().chunk_by(|a, b| a.region().id() == b.region().id());
-    let first = kinds.next().and_then(<[_]>::first).map(kind);
-    kinds.all(|run| run.first().map(kind) == first)
-}
-
-fn failed(error: &BlockError) -> TransportError {
-    TransportError::Engine { engine: "local", call: "plan", reason: error.to_string().into() }
+fn failed(reason: impl Into<Cow<'static, str>>) -> TransportError {
+    TransportError::Engine { engine: "local", call: "plan", reason: reason.into() }
 }
 
 impl Execution for Within {

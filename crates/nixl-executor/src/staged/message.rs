@@ -1,8 +1,12 @@
 //! What the two sides of a staged transfer say to each other: bytes that come from a peer, and are trusted no further.
 
+use std::fmt;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use nixl_metadata::{NotificationKey, OperationKind};
 use thiserror::Error;
+
+use crate::local::SharedHandle;
 
 /// Names a transfer on both sides; a random number that the initiator draws.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -38,9 +42,31 @@ pub(crate) struct Open {
     pub(crate) introduction: Bytes,
 }
 
+/// The initiator asks the target to copy, to or from GPU memory that it lends.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Lend {
+    /// The target's offer.
+    pub(crate) key: NotificationKey,
+    pub(crate) kind: OperationKind,
+    /// The UUID of the GPU whose memory it is, zeros if that is not known.
+    pub(crate) gpu: [u8; 16],
+    /// The memory, in the order of the descriptors.
+    pub(crate) loans: Vec<Loan>,
+    /// What the target needs to reach the initiator, as it travels.
+    pub(crate) introduction: Bytes,
+}
+
+/// An allocation of GPU memory, and where in it each of the next descriptors begins.
+#[derive(Clone, Eq, PartialEq)]
+pub(crate) struct Loan {
+    pub(crate) handle: SharedHandle,
+    pub(crate) offsets: Vec<u64>,
+}
+
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Message {
     Open(Open),
+    Lend(Lend),
     /// Source to sink: the target takes part.
     Accept,
     /// Sink to source: slots for chunks.
@@ -56,13 +82,13 @@ pub(crate) enum Message {
         /// Slot and round, if it went to a slot.
         slot: Option<(u16, u32)>,
     },
-    /// Sink to source: all bytes are in place.
+    /// Sink to source, borrower to lender: all bytes are in place.
     Done,
-    /// Sink to source: write no more.
+    /// Sink to source, lender to borrower: write no more.
     Stop {
         reason: String,
     },
-    /// Source to sink: nothing is being written, and nothing ever will be.
+    /// Source to sink, borrower to lender: nothing is being written, and nothing ever will be.
     Stopped {
         reason: String,
     },
@@ -91,6 +117,10 @@ impl Message {
     pub(crate) const MAX_GRANTS: usize = 64;
     /// The longest introduction. One of a thousand registrations has some 100 KiB.
     pub(crate) const MAX_INTRODUCTION: usize = 256 * 1024;
+    /// The most descriptors of memory that is lent: 256 KiB of offsets.
+    pub(crate) const MAX_LENT: usize = 1 << 15;
+    /// The most allocations that are lent at a time.
+    pub(crate) const MAX_LOANS: usize = 1 << 10;
     /// The longest reason; the rest is cut off.
     const MAX_REASON: usize = 240;
 
@@ -98,6 +128,7 @@ impl Message {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Open(_) => "open",
+            Self::Lend(_) => "lend",
             Self::Accept => "accept",
             Self::Slots(_) => "slots",
             Self::Places { .. } => "places",
@@ -118,14 +149,10 @@ impl Message {
         match self {
             Self::Open(open) => {
                 out.put_u8(0);
-                out.put_u8(match open.kind {
-                    OperationKind::Read => 1,
-                    OperationKind::Write => 2,
-                });
+                out.put_u8(kind_byte(open.kind));
                 out.put_u64(open.chunk_bytes);
                 put_text(&mut out, open.key.as_str(), NotificationKey::MAX_BYTES);
-                out.put_u32(open.introduction.len() as u32);
-                out.put_slice(&open.introduction);
+                put_introduction(&mut out, &open.introduction);
             }
             Self::Accept => out.put_u8(1),
             Self::Slots(slots) => {
@@ -166,6 +193,21 @@ impl Message {
                 put_text(&mut out, reason, Self::MAX_REASON);
             }
             Self::Ping => out.put_u8(9),
+            Self::Lend(lend) => {
+                out.put_u8(10);
+                out.put_u8(kind_byte(lend.kind));
+                put_text(&mut out, lend.key.as_str(), NotificationKey::MAX_BYTES);
+                out.put_slice(&lend.gpu);
+                out.put_u16(lend.loans.len().min(Self::MAX_LOANS) as u16);
+                for loan in lend.loans.iter().take(Self::MAX_LOANS) {
+                    out.put_slice(&loan.handle);
+                    out.put_u16(loan.offsets.len().min(Self::MAX_LENT) as u16);
+                    for offset in loan.offsets.iter().take(Self::MAX_LENT) {
+                        out.put_u64(*offset);
+                    }
+                }
+                put_introduction(&mut out, &lend.introduction);
+            }
         }
         out.freeze()
     }
@@ -177,23 +219,10 @@ impl Message {
         let session = SessionId(u128::from_be_bytes(rest.array("session")?));
         let message = match rest.u8("tag")? {
             0 => {
-                let kind = match rest.u8("kind")? {
-                    1 => OperationKind::Read,
-                    2 => OperationKind::Write,
-                    other => return Err(bad("kind", other)),
-                };
+                let kind = rest.kind()?;
                 let chunk_bytes = rest.u64("chunk size")?;
-                let key = rest.text("key", NotificationKey::MAX_BYTES)?;
-                let len = key.len() as u64;
-                let key = NotificationKey::new(key).map_err(|_| MessageError::Bad {
-                    field: "key's length or content",
-                    value: len,
-                })?;
-                let len = rest.u32("introduction")?;
-                if len as usize > Self::MAX_INTRODUCTION {
-                    return Err(bad("introduction's length", len));
-                }
-                let introduction = Bytes::copy_from_slice(rest.take(len as usize, "introduction")?);
+                let key = rest.key()?;
+                let introduction = rest.introduction()?;
                 Self::Open(Open { key, kind, chunk_bytes, introduction })
             }
             1 => Self::Accept,
@@ -226,6 +255,7 @@ impl Message {
             7 => Self::Stop { reason: rest.text("reason", Self::MAX_REASON)?.to_owned() },
             8 => Self::Stopped { reason: rest.text("reason", Self::MAX_REASON)?.to_owned() },
             9 => Self::Ping,
+            10 => Self::Lend(rest.lend()?),
             other => return Err(bad("tag", other)),
         };
         match rest.0.len() {
@@ -235,8 +265,27 @@ impl Message {
     }
 }
 
+/// Shows no handle.
+impl fmt::Debug for Loan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loan").field("offsets", &self.offsets).finish_non_exhaustive()
+    }
+}
+
 fn bad(field: &'static str, value: impl Into<u64>) -> MessageError {
     MessageError::Bad { field, value: value.into() }
+}
+
+fn kind_byte(kind: OperationKind) -> u8 {
+    match kind {
+        OperationKind::Read => 1,
+        OperationKind::Write => 2,
+    }
+}
+
+fn put_introduction(out: &mut BytesMut, introduction: &[u8]) {
+    out.put_u32(introduction.len() as u32);
+    out.put_slice(introduction);
 }
 
 fn put_text(out: &mut BytesMut, text: &str, most: usize) {
@@ -280,6 +329,51 @@ impl<'a> Reader<'a> {
         self.array(field).map(u64::from_be_bytes)
     }
 
+    fn kind(&mut self) -> Result<OperationKind, MessageError> {
+        match self.u8("kind")? {
+            1 => Ok(OperationKind::Read),
+            2 => Ok(OperationKind::Write),
+            other => Err(bad("kind", other)),
+        }
+    }
+
+    fn key(&mut self) -> Result<NotificationKey, MessageError> {
+        let key = self.text("key", NotificationKey::MAX_BYTES)?;
+        let value = key.len() as u64;
+        NotificationKey::new(key)
+            .map_err(|_| MessageError::Bad { field: "key's length or content", value })
+    }
+
+    fn introduction(&mut self) -> Result<Bytes, MessageError> {
+        let len = self.u32("introduction")?;
+        if len as usize > Message::MAX_INTRODUCTION {
+            return Err(bad("introduction's length", len));
+        }
+        Ok(Bytes::copy_from_slice(self.take(len as usize, "introduction")?))
+    }
+
+    fn lend(&mut self) -> Result<Lend, MessageError> {
+        let (kind, key, gpu) = (self.kind()?, self.key()?, self.array("GPU")?);
+        let count = self.u16("loans")?;
+        if count as usize > Message::MAX_LOANS {
+            return Err(bad("number of loans", count));
+        }
+        let (mut loans, mut lent) = (Vec::new(), 0);
+        for _ in 0..count {
+            let handle = self.array("handle")?;
+            let places = self.u16("offsets")?;
+            lent += usize::from(places);
+            if places == 0 || lent > Message::MAX_LENT {
+                return Err(bad("number of offsets", places));
+            }
+            let bytes = self.take(usize::from(places) * size_of::<u64>(), "offsets")?;
+            let (offsets, _) = bytes.as_chunks();
+            let offsets = offsets.iter().map(|offset| u64::from_be_bytes(*offset)).collect();
+            loans.push(Loan { handle, offsets });
+        }
+        Ok(Lend { key, kind, gpu, loans, introduction: self.introduction()? })
+    }
+
     fn count(&mut self, field: &'static str) -> Result<usize, MessageError> {
         match self.u8(field)? {
             count if count as usize > Message::MAX_GRANTS => Err(bad(field, count)),
@@ -311,10 +405,24 @@ mod tests {
                 Message::Open(Open { key, kind, chunk_bytes, introduction: introduction.into() })
             },
         );
+        let kind = prop_oneof![Just(OperationKind::Read), Just(OperationKind::Write)];
+        let loan = (any::<u64>(), vec(any::<u64>(), 1..40)).prop_map(|(name, offsets)| {
+            let mut handle = [0; 72];
+            handle[..8].copy_from_slice(&name.to_be_bytes());
+            Loan { handle, offsets }
+        });
+        let introduction = vec(any::<u8>(), 0..3000);
+        let lend = ("[a-z0-9-]{1,200}", kind, any::<[u8; 16]>(), vec(loan, 0..6), introduction)
+            .prop_map(|(key, kind, gpu, loans, introduction)| {
+                let key = NotificationKey::new(&key).unwrap();
+                let introduction = introduction.into();
+                Message::Lend(Lend { key, kind, gpu, loans, introduction })
+            });
         let slot = any::<(u16, u32, u64, u64)>()
             .prop_map(|(slot, round, address, len)| SlotGrant { slot, round, address, len });
         prop_oneof![
             open,
+            lend,
             Just(Message::Accept),
             vec(slot, 0..=Message::MAX_GRANTS).prop_map(Message::Slots),
             (any::<u32>(), vec(any::<u64>(), 0..=Message::MAX_GRANTS))

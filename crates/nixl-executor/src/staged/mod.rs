@@ -27,6 +27,14 @@
 //! * A peer that stops holds the slots it was granted until its [silence](StagingConfig::silence) is over. Other sessions
 //!   go on with the rest, since no session [gets more than its share](admission) while others want some.
 //!
+//! # Lending
+//!
+//! Where the initiator has GPU memory and the target host memory of the same machine, no chunks are needed: the target's
+//! GPU reaches the initiator's memory by CUDA IPC, and copies all of it at once, in either direction ([`lending`]). The
+//! initiator asks (`Lend`), the target says `Done`, or `Stopped` once its GPU is quiet; an initiator that gives up says
+//! `Stop`. The memory is the target's until then, or until its process has ended: that an engine lost the peer says
+//! nothing about the peer's GPU.
+//!
 //! # What a failed write leaves behind
 //!
 //! If a transfer into an offer's memory fails halfway, the offer does not complete; its memory holds some chunks and not
@@ -34,11 +42,14 @@
 
 mod admission;
 mod alone;
+mod borrower;
 mod config;
 mod cooperative;
 mod copies;
 mod cut;
 mod hop;
+mod lender;
+mod lending;
 mod meeting;
 mod message;
 mod outbox;
@@ -58,6 +69,7 @@ use std::borrow::Cow;
 use nixl_ops::TransportError;
 
 pub use config::StagingConfig;
+pub(crate) use lending::Borrowing;
 pub use pool::SlotStats;
 pub use staging::StagingStats;
 pub(crate) use staging::{Manner, Staging};

@@ -8,7 +8,7 @@ use nixl_descriptor::{DescriptorList, Registration};
 use nixl_device::{Device, DeviceKind};
 use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata};
 use nixl_ops::{
-    Execution, Link, Offer, PathReport, PeerId, Preparation, Received, TransferRequest,
+    Claim, Execution, Link, Offer, PathReport, PeerId, Preparation, Received, TransferRequest,
     TransportError,
 };
 
@@ -16,22 +16,25 @@ use super::alone::{Alone, Way};
 use super::cooperative::{Begun, Cooperative, Role, path_kind};
 use super::copies::Copier;
 use super::cut::Cut;
+use super::lending::Borrowing;
 use super::message::{Message, MessageError, Open, SessionId};
 use super::outbox::Outbox;
 use super::pool::{SlotPool, SlotStats};
 use super::pull::Pull;
 use super::refusal::Refusal;
-use super::session::Sessions;
+use super::session::{Membership, Sessions};
 use super::sink::{Sink, SinkMemory};
 use super::source::{Source, SourceMemory};
 use super::targets::{Grants, Targets};
 use super::{StagingConfig, engine_failed, failed};
-use crate::local::Gpus;
+use crate::ipc::Imports;
+use crate::local::{Gpus, Tools};
 
 /// Staged transfers of one connection: those that this side begins, and those that it serves.
 #[derive(Debug)]
 pub(crate) struct Staging {
-    gpus: Arc<dyn Gpus>,
+    pub(super) gpus: Arc<dyn Gpus>,
+    pub(super) borrowing: Borrowing,
     link: Link,
     config: StagingConfig,
     outgoing: Arc<SlotPool>,
@@ -47,6 +50,8 @@ pub(crate) enum Manner {
     Alone,
     /// Both sides. The peer must run this library, with staging.
     Together,
+    /// The peer's GPU copies, to or from GPU memory of this side. The peer must run this library, on this machine.
+    Lent,
 }
 
 /// What staging holds on one connection.
@@ -74,7 +79,7 @@ impl StagingStats {
 
 /// Where one side's memory is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Place {
+pub(super) enum Place {
     Host,
     Gpu(u32),
 }
@@ -83,10 +88,11 @@ impl Staging {
     /// Executions that one connection serves at most; more are ignored.
     const MAX_SERVED: usize = 1 << 13;
 
-    pub(crate) fn new(gpus: Arc<dyn Gpus>, link: Link, config: StagingConfig) -> Arc<Self> {
+    pub(crate) fn new(borrowing: Borrowing, link: Link, config: StagingConfig) -> Arc<Self> {
         let config = config.checked();
         Arc::new(Self {
-            gpus,
+            gpus: Arc::clone(&borrowing.tools.gpus),
+            borrowing,
             link,
             config,
             outgoing: SlotPool::new(&config),
@@ -102,6 +108,14 @@ impl Staging {
 
     pub(super) fn config(&self) -> &StagingConfig {
         &self.config
+    }
+
+    pub(super) fn imports(&self) -> &Arc<Imports> {
+        &self.borrowing.imports
+    }
+
+    pub(super) fn tools(&self) -> &Tools {
+        &self.borrowing.tools
     }
 
     pub(crate) fn stats(&self) -> StagingStats {
@@ -173,18 +187,55 @@ impl Staging {
                 return Received::Ignored;
             }
         };
-        let Message::Open(open) = message else {
-            let name = message.name();
-            if self.sessions.deliver(id, from, message, self.link.clock.now()) {
-                return Received::Taken;
-            }
-            tracing::debug!(from, message = name, "a message for no transfer with this peer");
-            return Received::Ignored;
+        let name = message.name();
+        let served = match message {
+            Message::Open(open) => self.serve(id, from, open),
+            Message::Lend(lend) => self.borrow(id, from, lend),
+            message => match self.sessions.deliver(id, from, message, self.link.clock.now()) {
+                true => return Received::Taken,
+                false => None,
+            },
         };
-        match self.serve(id, from, open) {
+        match served {
             Some(execution) => Received::Serve(execution),
-            None => Received::Ignored,
+            None => {
+                tracing::debug!(from, message = name, "a message for no transfer with this peer");
+                Received::Ignored
+            }
         }
+    }
+
+    /// A session that a peer asks for, and the way to answer it.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        id: SessionId,
+        from: &str,
+        key: &NotificationKey,
+        introduction: Bytes,
+    ) -> Option<(Membership, Outbox)> {
+        if self.sessions.len() >= Self::MAX_SERVED || from == self.link.transport.agent_name() {
+            return None;
+        }
+        let introduction = AgentMetadata::from_compressed(introduction, &Limits::default()).ok()?;
+        let session = self.sessions.open(id, from, Some(key.clone()))?;
+        let now = self.link.clock.now();
+        let outbox = Outbox::to(id, PeerId::new(from), introduction, now).meeting(&self.link);
+        Some((session, outbox))
+    }
+
+    pub(super) fn offer(
+        &self,
+        key: &NotificationKey,
+        kind: OperationKind,
+    ) -> Result<Offer, TransportError> {
+        let offer = self.offers().get(key).cloned();
+        let offer =
+            offer.ok_or_else(|| failed("serve", "the operation has ended, or never was"))?;
+        if offer.kind() != kind {
+            let offered = offer.kind();
+            return Err(failed("serve", format!("the operation is a {offered}, not a {kind}")));
+        }
+        Ok(offer)
     }
 
     /// Takes part in what a peer asks for, or tells it why not.
@@ -194,16 +245,8 @@ impl Staging {
         from: &str,
         open: Open,
     ) -> Option<Box<dyn Execution>> {
-        if self.sessions.len() >= Self::MAX_SERVED || from == self.link.transport.agent_name() {
-            return None;
-        }
-        let limits = Limits::default();
-        let introduction = AgentMetadata::from_compressed(open.introduction, &limits).ok()?;
-        let session = self.sessions.open(id, from, Some(open.key.clone()))?;
-        let now = self.link.clock.now();
-        let outbox = Outbox::to(id, PeerId::new(from), introduction, now).meeting(&self.link);
-        let offer = self.offers().get(&open.key).cloned();
-        let (claim, role) = match self.answer(id, from, offer, open.kind, open.chunk_bytes) {
+        let (session, outbox) = self.admit(id, from, &open.key, open.introduction)?;
+        let (claim, role) = match self.answer(id, from, &open.key, open.kind, open.chunk_bytes) {
             Ok(answer) => answer,
             Err(reason) => {
                 let reason = reason.to_string();
@@ -228,16 +271,11 @@ impl Staging {
         &self,
         id: SessionId,
         from: &str,
-        offer: Option<Offer>,
+        key: &NotificationKey,
         kind: OperationKind,
         chunk_bytes: u64,
-    ) -> Result<(nixl_ops::Claim, Role), TransportError> {
-        let offer =
-            offer.ok_or_else(|| failed("serve", "the operation has ended, or never was"))?;
-        if offer.kind() != kind {
-            let offered = offer.kind();
-            return Err(failed("serve", format!("the operation is a {offered}, not a {kind}")));
-        }
+    ) -> Result<(Claim, Role), TransportError> {
+        let offer = self.offer(key, kind)?;
         let peer = PeerId::new(from);
         let list = offer.descriptors().clone();
         let cut = self.cut(&list, chunk_bytes)?;
@@ -251,10 +289,7 @@ impl Staging {
             )?),
             OperationKind::Write => Role::Sink(self.sink(&list, &cut)?),
         };
-        let claim = offer
-            .claim()
-            .ok_or_else(|| failed("serve", "the operation has ended, or is being served"))?;
-        Ok((claim, role))
+        Ok((claim(&offer)?, role))
     }
 
     /// Prepares a transfer that is staged on the sides that have GPU memory.
@@ -267,6 +302,9 @@ impl Staging {
         request: &TransferRequest<'_>,
         manner: Manner,
     ) -> Result<Box<dyn Execution>, TransportError> {
+        if manner == Manner::Lent {
+            return self.lend(request);
+        }
         let Some(route) = &request.route else { return Err(TransportError::Closed) };
         let here = self.place(request.local)?;
         let remote = request.remote;
@@ -321,10 +359,7 @@ impl Staging {
             )?),
             OperationKind::Read => Role::Sink(self.sink(&list, &cut)?),
         };
-        let session = self
-            .sessions
-            .open(id, route.peer.as_str(), None)
-            .ok_or_else(|| failed("begin", "too many staged transfers are under way"))?;
+        let session = self.session(id, route.peer)?;
         let now = self.link.clock.now();
         let metadata = remote.agent_metadata().clone();
         let outbox = Outbox::to(id, route.peer.clone(), metadata, now);
@@ -334,7 +369,20 @@ impl Staging {
         Ok(Box::new(Cooperative::new(Arc::clone(self), session, outbox, role, begun, report)))
     }
 
-    fn introduction(&self, metadata: Option<&AgentMetadata>) -> Result<Bytes, TransportError> {
+    pub(super) fn session(
+        self: &Arc<Self>,
+        id: SessionId,
+        peer: &PeerId,
+    ) -> Result<Membership, TransportError> {
+        self.sessions
+            .open(id, peer.as_str(), None)
+            .ok_or_else(|| failed("begin", "too many staged transfers are under way"))
+    }
+
+    pub(super) fn introduction(
+        &self,
+        metadata: Option<&AgentMetadata>,
+    ) -> Result<Bytes, TransportError> {
         let metadata = metadata.ok_or_else(|| {
             failed("begin", "the peer must reach this side, and nothing was given to tell it how")
         })?;
@@ -418,7 +466,7 @@ impl Staging {
     }
 
     /// Where all of a list is.
-    fn place(&self, list: &DescriptorList) -> Result<Place, TransportError> {
+    pub(super) fn place(&self, list: &DescriptorList) -> Result<Place, TransportError> {
         let mut devices = list.iter().map(|d| d.device());
         let first = devices.next().unwrap_or(Device::HOST);
         if devices.any(|device| device != first) {
@@ -435,4 +483,8 @@ impl Staging {
     fn offers(&self) -> MutexGuard<'_, HashMap<NotificationKey, Offer>> {
         self.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+pub(super) fn claim(offer: &Offer) -> Result<Claim, TransportError> {
+    offer.claim().ok_or_else(|| failed("serve", "the operation has ended, or is being served"))
 }

@@ -11,7 +11,8 @@ use nixl_descriptor::{Access, Region};
 use nixl_device::{Device, DeviceKind};
 
 use crate::local::{
-    Abilities, BlockCopy, Buffer, CopyOp, GpuError, Gpus, Lane, Mark, MemoryKind, StreamHandle,
+    Abilities, BlockCopy, Buffer, CopyOp, GpuError, Gpus, Lane, Mark, MemoryKind, SharedHandle,
+    StreamHandle,
 };
 
 #[derive(Debug)]
@@ -93,10 +94,11 @@ impl Gpus for TestGpus {
         &self.abilities
     }
 
+    /// What is not a GPU's is pinned: pageable memory goes through threads, which the test does not step.
     fn memory_kind(&self, device: Device, _: u64) -> MemoryKind {
         match device.kind() {
             DeviceKind::Cuda => MemoryKind::Gpu(device.index()),
-            _ => MemoryKind::Pageable,
+            _ => MemoryKind::Pinned,
         }
     }
 
@@ -115,6 +117,29 @@ impl Gpus for TestGpus {
 
     fn scratch(&self, _: u32, _: usize) -> Result<Box<dyn Buffer>, GpuError> {
         Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
+    }
+
+    /// Of both sides, which are one process here: names the address itself.
+    fn share(&self, _: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
+        const INSIDE: u64 = 1 << 32;
+        let mut handle = [0; 72];
+        handle[..8].copy_from_slice(&(address - INSIDE).to_le_bytes());
+        handle[64..].copy_from_slice(&(1u64 << 40).to_le_bytes());
+        Ok((handle, INSIDE))
+    }
+
+    fn open(&self, _: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
+        lost(&self.lost)?;
+        let [a, b, c, d, e, f, g, h, ..] = *handle;
+        Ok(Box::new(Opened(u64::from_le_bytes([a, b, c, d, e, f, g, h]))))
+    }
+}
+
+struct Opened(u64);
+
+impl Buffer for Opened {
+    fn address(&self) -> u64 {
+        self.0
     }
 }
 

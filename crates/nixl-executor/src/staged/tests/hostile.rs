@@ -9,7 +9,7 @@ use nixl_ops::{OperationError, OperationOptions, OperationStatus, Received, Tran
 
 use super::gpus;
 use super::world::{Active, Memory, Passive, World, config, pattern};
-use crate::staged::message::{Message, Open, SessionId, SlotGrant};
+use crate::staged::message::{Lend, Loan, Message, Open, SessionId, SlotGrant};
 use crate::staged::staging::Manner;
 
 const LEN: usize = 300;
@@ -195,6 +195,102 @@ fn strangers_and_noise_change_nothing() {
     scene.returned();
 }
 
+/// What side 1 answers to a request that it does not serve.
+fn refusal(world: &World, from: &str, request: &Message) -> String {
+    let payload = request.encode(SessionId::random());
+    let Received::Serve(mut served) = world.sides[1].staging.receive(from, &payload) else {
+        panic!("not answered: {request:?}");
+    };
+    while world.sides[1].jobs.next() {}
+    assert!(served.poll().is_ready());
+    let (_, answer) = world.letters(0).remove(0);
+    match Message::decode(&answer).unwrap().1 {
+        Message::Stop { reason } | Message::Stopped { reason } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// So are loans: what is not there is not copied.
+#[test]
+fn loans_are_checked_against_the_offer() {
+    let world = World::new([config(2, 4), config(2, 4)]);
+    let memory = Memory::new(Device::HOST, &[100, 50], false);
+    let options = OperationOptions::new();
+    let passive = world.sides[1].offer(OperationKind::Read, &memory, options);
+    let on_gpu =
+        world.sides[1].offer(OperationKind::Read, &Memory::new(GPU, &[100, 50], false), options);
+    let introduction = world.sides[0].agent_metadata().compressed().clone();
+    let blob = world.sides[1].agent_metadata().inflate(&Default::default()).unwrap();
+    world.sides[0].transport.connect(&blob).unwrap();
+    let from = world.sides[0].transport.agent_name().to_owned();
+    let loan = |length: u64, offsets: &[u64]| {
+        let mut handle = [7; 72];
+        handle[64..].copy_from_slice(&length.to_le_bytes());
+        Loan { handle, offsets: offsets.to_vec() }
+    };
+    let key = passive.metadata().notification_key().clone();
+    let loans = vec![loan(100, &[0]), loan(60, &[10])];
+    let good = Lend { key, kind: OperationKind::Read, gpu: [0; 16], loans, introduction };
+    let with = |loans: Vec<Loan>| Lend { loans, ..good.clone() };
+    let key = on_gpu.metadata().notification_key().clone();
+    let wrong = [
+        (Lend { key: NotificationKey::random(), ..good.clone() }, "never was"),
+        (Lend { key, ..good.clone() }, "only host memory"),
+        (Lend { kind: OperationKind::Write, ..good.clone() }, "not a WRITE"),
+        (with(vec![]), "0 descriptors lent for 2 offered"),
+        (with(vec![loan(1000, &[0, 200, 300])]), "3 descriptors lent for 2 offered"),
+        (with(vec![loan(149, &[0, 100])]), "50 bytes lent from 100 on, of 149"),
+        (with(vec![loan(1000, &[u64::MAX, 0])]), "100 bytes lent from 18446744073709551615 on"),
+    ];
+    for (lend, reason) in wrong {
+        let said = refusal(&world, &from, &Message::Lend(lend));
+        assert!(said.contains(reason), "{said}");
+    }
+    assert_eq!(world.sides[1].staging.stats().sessions, 0);
+    assert_eq!(passive.status(), OperationStatus::Initialized);
+}
+
+/// Who lends hears the end of it, and nothing else.
+#[test]
+fn a_lender_waits_for_the_peer_s_last_word() {
+    let done = |message: &Message| matches!(message, Message::Done);
+    for last in [Message::Done, Message::Stopped { reason: "out of paper".to_owned() }] {
+        let mut world = World::new([config(2, 4), config(2, 4)]);
+        let local = Memory::new(GPU, &[LEN], false);
+        let remote = Memory::new(Device::HOST, &[LEN], false);
+        let options = OperationOptions::new();
+        let both = (&local, &remote);
+        let (_passive, active) =
+            world.begin(OperationKind::Read, 0, both, Manner::Lent, (options, options));
+        let mut active = active.unwrap();
+        world.sides[0].reactor.turn();
+        let (_, request) = world.letters(1).remove(0);
+        let (id, message) = Message::decode(&request).unwrap();
+        assert!(matches!(message, Message::Lend(_)));
+        let peer = world.sides[1].transport.agent_name().to_owned();
+        let send = |world: &World, message: &Message| {
+            world.sides[0].staging.receive(&peer, &message.encode(id))
+        };
+        // Not its business: it gives up, and gives nothing back.
+        assert!(matches!(send(&world, &Message::Accept), Received::Taken));
+        world.sides[0].reactor.turn();
+        world.sides[0].reactor.turn();
+        assert!(local.is_leased());
+        let (_, stop) = world.letters(1).remove(0);
+        assert!(matches!(Message::decode(&stop).unwrap().1, Message::Stop { .. }));
+        assert_eq!(active.status(), OperationStatus::InProgress);
+        assert!(matches!(send(&world, &last), Received::Taken));
+        world.sides[0].reactor.turn();
+        assert!(!local.is_leased());
+        let ended = match &mut active {
+            Active::Read(read) => super::now(read.wait_for_completion()),
+            Active::Write(_) => unreachable!(),
+        };
+        // What is complete is complete.
+        assert_eq!(ended.is_ok(), done(&last), "{ended:?}");
+    }
+}
+
 /// Requests that cannot be served are answered, and claim nothing.
 #[test]
 fn requests_are_checked_against_the_offer() {
@@ -215,17 +311,7 @@ fn requests_are_checked_against_the_offer() {
         (Open { chunk_bytes: 0, ..good.clone() }, "cannot be cut"),
     ];
     for (open, reason) in wrong {
-        let payload = Message::Open(open).encode(SessionId::random());
-        let Received::Serve(mut served) = world.sides[1].staging.receive(&from, &payload) else {
-            panic!("not answered: {reason}");
-        };
-        while world.sides[1].jobs.next() {}
-        assert!(served.poll().is_ready());
-        let (_, answer) = world.letters(0).remove(0);
-        let said = match Message::decode(&answer).unwrap().1 {
-            Message::Stop { reason } | Message::Stopped { reason } => reason,
-            other => panic!("{other:?}"),
-        };
+        let said = refusal(&world, &from, &Message::Open(open));
         assert!(said.contains(reason), "{said}");
     }
     // An introduction of somebody else's is not answered: nobody knows whom it would reach.

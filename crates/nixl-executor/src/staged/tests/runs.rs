@@ -23,6 +23,7 @@ struct Asked {
     here: Option<u32>,
     there: Option<u32>,
     together: bool,
+    lent: bool,
     lens: Vec<usize>,
     reversed: (bool, bool),
 }
@@ -37,17 +38,17 @@ fn asked() -> impl Strategy<Value = Asked> {
         1 => Just(vec![64, 64]),
         2 => vec(600usize..3000, 1..3),
     ];
-    (kind, 0usize..2, device(), device(), any::<bool>(), lens, any::<(bool, bool)>()).prop_map(
-        |(kind, initiator, here, there, together, lens, reversed)| Asked {
+    (kind, 0usize..2, device(), device(), any::<(bool, bool)>(), lens, any::<(bool, bool)>())
+        .prop_map(|(kind, initiator, here, there, (together, lent), lens, reversed)| Asked {
             kind,
             initiator,
             here,
             there,
             together,
+            lent,
             lens,
             reversed,
-        },
-    )
+        })
 }
 
 /// One thing that happens.
@@ -104,9 +105,13 @@ impl Run {
             let stream = pattern(seed as u64, asked.lens.iter().sum());
             let from = usize::from(asked.kind == OperationKind::Read);
             gpus::overwrite(&memory[from].region, &memory[from].image(&stream));
-            // Alone only where the peer's memory is the host's and there is something to stage.
-            let alone = asked.there.is_none() && asked.here.is_some() && !asked.together;
-            let manner = if alone { Manner::Alone } else { Manner::Together };
+            // The others only where the peer's memory is the host's and there is something to stage.
+            let one_sided = asked.there.is_none() && asked.here.is_some() && !asked.together;
+            let manner = match one_sided {
+                true if asked.lent => Manner::Lent,
+                true => Manner::Alone,
+                false => Manner::Together,
+            };
             let options = timeouts.map(|timeout| match timeout {
                 Some(timeout) => OperationOptions::new().timeout(timeout),
                 None => OperationOptions::new(),

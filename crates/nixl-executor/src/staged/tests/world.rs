@@ -13,15 +13,17 @@ use nixl_metadata::{
     AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata, SerializedDescriptor,
 };
 use nixl_ops::{
-    Background, CancelOutcome, Driver, DriverConfig, Executor, Link, ManualClock, OfferSpec,
+    Background, CancelOutcome, Clock, Driver, DriverConfig, Executor, Link, ManualClock, OfferSpec,
     OperationOptions, OperationStatus, Reactor, ReadOperation, ReadableOperation, TransferRequest,
     Transport, TransportError, WritableOperation, WriteOperation,
 };
 
 use super::attached::Attached;
 use super::gpus::{self, TestGpus};
-use crate::staged::StagingConfig;
+use crate::ipc::Imports;
+use crate::local::{Costs, Gpus, Threads, Tools};
 use crate::staged::staging::{Manner, Staging};
+use crate::staged::{Borrowing, StagingConfig};
 
 pub(super) const DRAIN: Duration = Duration::from_secs(60);
 
@@ -234,7 +236,17 @@ impl Side {
             driver.waker(),
         );
         let gpus = TestGpus::new();
-        let staging = Staging::new(gpus.clone(), link, config);
+        let dynamic: Arc<dyn Gpus> = gpus.clone();
+        let time: Arc<dyn Clock> = clock.clone();
+        let tools = Tools {
+            gpus: Arc::clone(&dynamic),
+            threads: Threads::new(&time).unwrap(),
+            costs: Costs::default(),
+            waker: link.waker.clone(),
+        };
+        let imports = Arc::new(Imports::new(dynamic));
+        let borrowing = Borrowing { imports, tools, facts: Arc::default() };
+        let staging = Staging::new(borrowing, link, config);
         let executor: Arc<dyn Executor> = Arc::new(Attached(staging.clone()));
         driver.set_executor(executor.clone());
         let driver = Arc::new(driver);
@@ -295,7 +307,7 @@ impl Side {
         let blob = remote.agent_metadata().inflate(&Limits::default()).unwrap();
         let peer = self.transport.connect(&blob)?.peer;
         let registered = self.registrations.get_or_register(&memory.region).into_iter().collect();
-        let introduction = (manner == Manner::Together).then(|| self.agent_metadata());
+        let introduction = (manner != Manner::Alone).then(|| self.agent_metadata());
         let request =
             TransferRequest::remote(kind, &list, remote, &self.transport, &peer, registered)
                 .introducing(introduction);

@@ -1,0 +1,293 @@
+//! The target of a transfer that its own GPU carries out, to or from GPU memory that the peer lends.
+
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use nixl_descriptor::DescriptorList;
+use nixl_metadata::OperationKind;
+use nixl_ops::{Claim, Execution, PathReport, TransportError};
+
+use super::message::{Lend, Loan, Message};
+use super::outbox::Outbox;
+use super::session::Membership;
+use super::staging::Staging;
+use super::{engine_failed, failed, violated};
+use crate::local::{Buffer, CopyOp, GpuError, ListCopy, MemoryKind, Strategy, StrategyPolicy};
+
+/// From the request to the last word: opens the peer's memory, copies, and says so. Ends by itself, since nothing in it
+/// waits for the peer but the engine that carries the messages.
+pub(super) struct Borrower {
+    staging: Arc<Staging>,
+    session: Membership,
+    outbox: Outbox,
+    stage: Stage,
+    /// Dropped after the copy: with it the offer's memory.
+    claim: Option<Claim>,
+    /// The first thing that went wrong.
+    failure: Option<TransportError>,
+    said_end: bool,
+    ended_at: Duration,
+    steps: u64,
+    report: PathReport,
+}
+
+enum Stage {
+    Opening(Arc<Opened>, Loans),
+    Copying {
+        copy: ListCopy,
+        /// Open for as long as the GPU may use it. Field order: after the copy.
+        memory: Vec<Arc<dyn Buffer>>,
+    },
+    Over,
+}
+
+/// What came of opening the peer's memory, once it is known.
+type Opened = Mutex<Option<Result<Vec<Arc<dyn Buffer>>, GpuError>>>;
+
+/// What is to be copied.
+pub(super) struct Loans {
+    pub(super) kind: OperationKind,
+    pub(super) loans: Vec<Loan>,
+    pub(super) list: DescriptorList,
+    pub(super) memory: MemoryKind,
+    /// The GPU that copies.
+    pub(super) gpu: u32,
+}
+
+impl Loans {
+    /// Checks what a peer lends for an offer's memory.
+    ///
+    /// # Errors
+    ///
+    /// What does not fit.
+    pub(super) fn check(lend: &Lend, list: &DescriptorList) -> Result<(), TransportError> {
+        let count: usize = lend.loans.iter().map(|loan| loan.offsets.len()).sum();
+        if count != list.len() {
+            let offered = list.len();
+            return Err(violated(format!("{count} descriptors lent for {offered} offered")));
+        }
+        let mut lens = list.iter().map(|d| d.len() as u64);
+        for loan in &lend.loans {
+            let [.., a, b, c, d, e, f, g, h] = loan.handle;
+            let length = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+            for (offset, len) in loan.offsets.iter().zip(&mut lens) {
+                if offset.checked_add(len).is_none_or(|end| end > length) {
+                    return Err(violated(format!(
+                        "{len} bytes lent from {offset} on, of {length}"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The copy, once the memory is open.
+    fn copy(
+        &self,
+        memory: &[Arc<dyn Buffer>],
+        staging: &Staging,
+    ) -> Result<ListCopy, TransportError> {
+        let theirs = MemoryKind::Gpu(self.gpu);
+        let kinds = match self.kind {
+            OperationKind::Read => (self.memory, theirs),
+            OperationKind::Write => (theirs, self.memory),
+        };
+        // What is lent is open for one GPU only.
+        let policy = StrategyPolicy::Forbid(vec![Strategy::ThroughPinned]);
+        let ops = self.ops(memory);
+        ListCopy::new(&ops, kinds, &policy, Some(self.gpu), staging.tools())
+            .map_err(|e| failed("plan", e.to_string()))
+    }
+
+    fn ops(&self, memory: &[Arc<dyn Buffer>]) -> Vec<CopyOp> {
+        let theirs = self.loans.iter().zip(memory).flat_map(|(loan, memory)| {
+            let base = memory.address();
+            // Inside the allocation, which the check and the driver saw to.
+            loan.offsets.iter().map(move |offset| base.wrapping_add(*offset))
+        });
+        let pairs = self.list.iter().zip(theirs);
+        pairs
+            .map(|(ours, theirs)| {
+                let len = ours.len() as u64;
+                match self.kind {
+                    OperationKind::Read => CopyOp { src: ours.address(), dst: theirs, len },
+                    OperationKind::Write => CopyOp { src: theirs, dst: ours.address(), len },
+                }
+            })
+            .collect()
+    }
+}
+
+impl Borrower {
+    pub(super) fn new(
+        staging: Arc<Staging>,
+        session: Membership,
+        outbox: Outbox,
+        claim: Claim,
+        loans: Loans,
+        report: PathReport,
+    ) -> Self {
+        let opened = open(&staging, &loans);
+        Self {
+            ended_at: staging.link().clock.now(),
+            staging,
+            session,
+            outbox,
+            stage: Stage::Opening(opened, loans),
+            claim: Some(claim),
+            failure: None,
+            said_end: false,
+            steps: 0,
+            report,
+        }
+    }
+
+    fn turn(&mut self, now: Duration) -> Poll<Result<(), TransportError>> {
+        self.read_mail();
+        if let Err(error) = self.advance() {
+            self.stage = Stage::Over;
+            self.fail(error);
+        }
+        if let Stage::Over = self.stage
+            && !self.said_end
+        {
+            self.say_end(now);
+        }
+        if self.outbox.is_empty()
+            && now.saturating_sub(self.outbox.last) >= self.staging.config().ping
+        {
+            self.outbox.push(&Message::Ping);
+        }
+        let sent = self.outbox.flush(self.staging.link(), now);
+        self.steps += u64::from(*sent.as_ref().unwrap_or(&true));
+        if !self.said_end {
+            // Without words to the peer the copy goes on all the same: its memory is in use.
+            return Poll::Pending;
+        }
+        let waited = now.saturating_sub(self.ended_at) >= self.staging.config().silence;
+        match self.outbox.is_empty() || sent.is_err() || waited {
+            true => Poll::Ready(self.failure.take().map_or(Ok(()), Err)),
+            false => Poll::Pending,
+        }
+    }
+
+    fn read_mail(&mut self) {
+        let mail = self.session.take();
+        if let Stage::Over = self.stage {
+            return;
+        }
+        for message in mail.messages {
+            self.fail(match message {
+                Message::Stop { reason } => failed("peer", format!("the peer gave up: {reason}")),
+                other => violated(format!("{} to the side that borrows", other.name())),
+            });
+        }
+        if mail.withdrawn {
+            self.fail(failed("serve", "the operation has ended"));
+        }
+        if mail.superseded {
+            self.fail(failed("serve", "the peer completed the operation by other means"));
+        }
+    }
+
+    fn advance(&mut self) -> Result<(), TransportError> {
+        if let Stage::Opening(opened, loans) = &self.stage {
+            let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Some(opened) = opened else { return Ok(()) };
+            self.steps += 1;
+            let memory = opened.map_err(|e| engine_failed("open", &e))?;
+            if self.failure.is_some() {
+                self.stage = Stage::Over;
+                return Ok(());
+            }
+            let copy = loans.copy(&memory, &self.staging)?;
+            self.stage = Stage::Copying { copy, memory };
+        }
+        if let Stage::Copying { copy, .. } = &mut self.stage {
+            let before = copy.steps();
+            let copied = copy.poll();
+            self.steps += copy.steps() - before;
+            if let Poll::Ready(copied) = copied {
+                self.stage = Stage::Over;
+                copied?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, error: TransportError) {
+        self.failure.get_or_insert(error);
+        let quiet = match &mut self.stage {
+            // What is being opened is looked at when it is open.
+            Stage::Opening(..) => false,
+            Stage::Copying { copy, .. } => copy.abandon(),
+            Stage::Over => true,
+        };
+        if quiet {
+            self.stage = Stage::Over;
+        }
+    }
+
+    /// Neither GPU uses memory for this any more.
+    fn say_end(&mut self, now: Duration) {
+        self.said_end = true;
+        self.ended_at = now;
+        let claim = self.claim.take();
+        let last = match &self.failure {
+            None => {
+                claim.into_iter().for_each(Claim::complete);
+                Message::Done
+            }
+            Some(error) => Message::Stopped { reason: error.to_string() },
+        };
+        self.outbox.push(&last);
+    }
+}
+
+impl Execution for Borrower {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        let now = self.staging.link().clock.now();
+        self.turn(now)
+    }
+
+    fn abandon(&mut self) -> bool {
+        self.fail(failed("serve", "the connection ends"));
+        self.poll().is_ready()
+    }
+
+    fn report(&self) -> PathReport {
+        self.report.clone()
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+}
+
+impl Drop for Borrower {
+    fn drop(&mut self) {
+        // In flight only if the GPU never became quiet: then it may still use both sides' memory.
+        if let Stage::Copying { copy, memory } = &mut self.stage
+            && !copy.abandon()
+        {
+            mem::forget(mem::take(memory));
+            mem::forget(self.claim.take());
+        }
+    }
+}
+
+/// Opens the memory, on the connection's own thread.
+fn open(staging: &Staging, loans: &Loans) -> Arc<Opened> {
+    let opened = Arc::new(Opened::default());
+    let (reply, waker) = (Arc::clone(&opened), staging.link().waker.clone());
+    let (imports, gpu) = (Arc::clone(staging.imports()), loans.gpu);
+    let handles: Vec<_> = loans.loans.iter().map(|loan| loan.handle).collect();
+    staging.link().background.run(Box::new(move || {
+        let all = handles.iter().map(|handle| imports.open(gpu, handle)).collect();
+        *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
+        waker.wake();
+    }));
+    opened
+}

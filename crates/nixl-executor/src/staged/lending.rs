@@ -1,0 +1,125 @@
+//! GPU memory of the initiator that the target's GPU reaches: who asks, and who is asked.
+
+use std::fmt;
+use std::sync::Arc;
+
+use nixl_descriptor::DescriptorList;
+use nixl_device::Device;
+use nixl_metadata::{Share, ShareKind};
+use nixl_ops::{Claim, Execution, PathKind, PathReport, TransferRequest, TransportError};
+
+use super::borrower::{Borrower, Loans};
+use super::failed;
+use super::lender::Lender;
+use super::message::{Lend, Loan, Message, SessionId};
+use super::outbox::Outbox;
+use super::refusal::Refusal;
+use super::staging::{Place, Staging, claim};
+use crate::ipc::{Imports, shares};
+use crate::local::{Gpus, Tools, kind_of};
+use crate::paths::LocalFacts;
+
+/// What copies of memory that peers lend are made with.
+pub(crate) struct Borrowing {
+    pub(crate) imports: Arc<Imports>,
+    pub(crate) tools: Tools,
+    pub(crate) facts: Arc<LocalFacts>,
+}
+
+impl fmt::Debug for Borrowing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Borrowing").field("imports", &self.imports).finish_non_exhaustive()
+    }
+}
+
+impl Staging {
+    /// Asks the peer to copy, to or from GPU memory of this side.
+    pub(super) fn lend(
+        self: &Arc<Self>,
+        request: &TransferRequest<'_>,
+    ) -> Result<Box<dyn Execution>, TransportError> {
+        let Some(route) = &request.route else { return Err(TransportError::Closed) };
+        let Place::Gpu(gpu) = self.place(request.local)? else {
+            return Err(failed("begin", "only GPU memory can be lent"));
+        };
+        let (remote, local) = (request.remote, request.local);
+        let loans = loans(&*self.gpus, local)?;
+        let introduction = self.introduction(route.introduction.as_ref())?;
+        let id = SessionId::random();
+        let session = self.session(id, route.peer)?;
+        let now = self.link().clock.now();
+        let outbox = Outbox::to(id, route.peer.clone(), remote.agent_metadata().clone(), now);
+        let gpu = self.borrowing.facts.gpu(gpu).and_then(|gpu| gpu.uuid).unwrap_or_default();
+        let key = remote.notification_key().clone();
+        let lend = Lend { key, kind: request.kind, gpu, loans, introduction };
+        let (bytes, count) = (local.total_bytes(), local.len());
+        let report = PathReport::new(PathKind::CudaIpc, "cuda-ipc", bytes, count);
+        let process = remote.peer().map(|peer| peer.host().pid()).filter(|pid| *pid != 0);
+        Ok(Box::new(Lender::new(Arc::clone(self), session, outbox, lend, process, report)))
+    }
+
+    /// Copies what a peer asks for, or tells it why not.
+    pub(super) fn borrow(
+        self: &Arc<Self>,
+        id: SessionId,
+        from: &str,
+        lend: Lend,
+    ) -> Option<Box<dyn Execution>> {
+        let (session, outbox) = self.admit(id, from, &lend.key, lend.introduction.clone())?;
+        let me = Arc::clone(self);
+        Some(match self.accept(lend) {
+            Ok((claim, loans)) => {
+                let list = claim.descriptors();
+                let (bytes, count) = (list.total_bytes(), list.len());
+                let report = PathReport::new(PathKind::CudaIpc, "cuda-ipc", bytes, count);
+                Box::new(Borrower::new(me, session, outbox, claim, loans, report))
+            }
+            Err(reason) => {
+                let word = Message::Stopped { reason: reason.to_string() };
+                Box::new(Refusal::new(me, session, outbox, &word))
+            }
+        })
+    }
+
+    fn accept(&self, lend: Lend) -> Result<(Claim, Loans), TransportError> {
+        let offer = self.offer(&lend.key, lend.kind)?;
+        let list = offer.descriptors().clone();
+        let memory = kind_of(&list, &*self.gpus)
+            .filter(|kind| kind.is_host())
+            .ok_or_else(|| failed("serve", "only host memory of one kind is copied for a peer"))?;
+        Loans::check(&lend, &list)?;
+        let here = &self.borrowing.facts;
+        let gpu = here.gpu_with(lend.gpu).map_or(0, |gpu| gpu.ordinal);
+        if !self.reaches(Device::cuda(gpu)) {
+            return Err(failed("serve", "there is no GPU here that could copy"));
+        }
+        let claim = claim(&offer)?;
+        Ok((claim, Loans { kind: lend.kind, loans: lend.loans, list, memory, gpu }))
+    }
+}
+
+/// What a peer needs to reach all of a list.
+fn loans(gpus: &dyn Gpus, list: &DescriptorList) -> Result<Vec<Loan>, TransportError> {
+    let descriptors = list.as_slice();
+    let loan = |share: &Share| {
+        let ShareKind::CudaIpc { handle, .. } = *share.kind() else { return None };
+        let run = descriptors.get(share.descriptors())?;
+        let first = run.first()?.address();
+        let offset = |address: u64| share.offset().wrapping_add(address).wrapping_sub(first);
+        Some(Loan { handle, offsets: run.iter().map(|d| offset(d.address())).collect() })
+    };
+    let loans: Option<Vec<_>> = shares(gpus, list).iter().map(loan).collect();
+    let loans = loans.unwrap_or_default();
+    let lent: usize = loans.iter().map(|loan| loan.offsets.len()).sum();
+    if lent != list.len() {
+        return Err(failed("begin", "some of the memory cannot be lent to another process"));
+    }
+    if lent > Message::MAX_LENT || loans.len() > Message::MAX_LOANS {
+        let (loans, most) = (loans.len(), Message::MAX_LENT);
+        let reason = format!(
+            "{lent} descriptors in {loans} allocations are more than can be lent at a time, {most}"
+        );
+        return Err(failed("begin", reason));
+    }
+    Ok(loans)
+}
