@@ -35,6 +35,8 @@ struct Shared {
     allocations: Mutex<Vec<Weak<Allocation>>>,
     /// Held by whoever pauses the GPUs.
     running: Mutex<()>,
+    /// Held while something is copied.
+    copying: Mutex<()>,
     failed: AtomicBool,
 }
 
@@ -58,7 +60,11 @@ impl SimulatedGpus {
         thread::Builder::new().name("simulated-gpu".to_owned()).spawn(move || {
             for work in queue {
                 let _running = lock(&theirs.running);
+                let _copying = lock(&theirs.copying);
+                // Whoever learns of a failure gives the memory back.
+                let has_failed = theirs.failed.load(Ordering::Acquire);
                 match work {
+                    Work::Copies(_) | Work::Kernel(_) | Work::Reach(_) if has_failed => {}
                     Work::Copies(ops) => {
                         for op in ops {
                             // SAFETY: whoever queued it vouched for the ranges until a later mark is reached.
@@ -104,7 +110,8 @@ impl SimulatedGpus {
         lock(&self.shared.running)
     }
 
-    /// Makes all that is queued or asked from here on fail, as after a sticky error.
+    /// Makes all that is queued or asked from here on fail, as after a sticky error. Nothing is copied any more once
+    /// anybody has been told.
     pub fn fail(&self) {
         self.shared.failed.store(true, Ordering::Release);
     }
@@ -121,6 +128,8 @@ impl SimulatedGpus {
 
 fn healthy(shared: &Shared) -> Result<(), GpuError> {
     if shared.failed.load(Ordering::Acquire) {
+        // What is copied next sees the failure; what is copied now still uses its memory.
+        drop(lock(&shared.copying));
         let reason = "simulated failure".to_owned();
         return Err(GpuError::Driver { reason, sticky: true });
     }
