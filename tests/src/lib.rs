@@ -1,13 +1,14 @@
 //! Helpers shared by the whole-workspace tests.
 
-pub mod device_memory;
 pub mod forge;
 mod line;
+mod memory;
 mod pattern;
 mod process;
 mod skip;
 
 pub use line::{metadata, native_line};
+pub use memory::{Memory, bytes};
 pub use pattern::{Random, crc32, pattern};
 pub use process::{Offer, Peer, PeerError, Resources, alone, eventually, resources, within};
 pub use skip::skip;

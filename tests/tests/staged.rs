@@ -1,24 +1,26 @@
-//! Staged transfers between two processes over real NIXL, with simulated GPU memory: both directions, any side, and
-//! peers that die or stop halfway.
+//! Transfers between two processes over real NIXL by the paths that need more than the engine: staged, by memory that the
+//! other process shares, and by the other's GPU. With simulated GPU memory; both directions, any side, and peers that die
+//! or stop halfway.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test says so, by failing too")]
-#![allow(unsafe_code, reason = "looks into memory that stands for a GPU's")]
 
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use Memory::{Cuda, Host, Shared};
+use PathKind::{CudaIpc, Direct, SharedMemory, StagedBothSides, StagedOneSide};
 use nixl_connector::{
     Completion, Connector, DriverConfig, OperationError, OperationOptions, PathKind, ReadOperation,
     ReadableOperation, Reclaimed, WritableOperation, WriteOperation,
 };
 use nixl_descriptor::{Region, leaked};
 use nixl_executor::paths::LocalFacts;
-use nixl_executor::{Abilities, Gpus, MemoryKind, PathExecutor, SimulatedGpus, StagingConfig};
+use nixl_executor::{Abilities, Gpus, PathExecutor, SimulatedGpus, StagingConfig};
 use nixl_ops::Executor;
 use nixl_tests::{
-    Peer, Random, alone, crc32, device_memory, eventually, metadata, native_line, pattern,
-    resources, within,
+    Memory, Peer, Random, alone, bytes as contents, crc32, eventually, metadata, native_line,
+    pattern, resources, within,
 };
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
@@ -63,22 +65,8 @@ impl Here {
         Self { connector, gpus, staged }
     }
 
-    fn region(&self, cuda: bool, bytes: &[u8]) -> Region {
-        if !cuda {
-            return Region::try_from(bytes.to_vec()).unwrap();
-        }
-        let region = self.gpus.region(MemoryKind::Gpu(0), bytes.len()).unwrap();
-        // SAFETY: the simulated GPUs made it just now.
-        unsafe { device_memory::upload(&region, bytes) }.unwrap();
-        region
-    }
-
-    fn bytes(region: &Region) -> Vec<u8> {
-        match region.device().is_host() {
-            true => region.to_vec().unwrap(),
-            // SAFETY: all such memory here is the simulated GPUs'.
-            false => unsafe { device_memory::download(region) }.unwrap(),
-        }
+    fn region(&self, memory: Memory, bytes: &[u8]) -> Region {
+        memory.region(&self.gpus, bytes).unwrap()
     }
 }
 
@@ -86,22 +74,25 @@ fn peer(silence: &str) -> Peer {
     Peer::start(PEER, &[("NIXL_TEST_STAGED", Path::new(silence))])
 }
 
-fn memory(peer: &mut Peer, cuda: bool) {
-    peer.ask(if cuda { "memory cuda" } else { "memory host" }).unwrap();
+fn memory(peer: &mut Peer, memory: Memory) {
+    peer.ask(&format!("memory {memory}")).unwrap();
 }
 
-fn every_way(name: &str, variables: &[(&str, &Path)]) {
+/// The memories at the two sides, and the path of large transfers that the first side begins.
+type Way = ((Memory, Memory), PathKind);
+
+fn every_way(name: &str, variables: &[(&str, &Path)], ways: &[Way]) {
     alone(name, variables, || {
         within(LIMIT, async {
             let here = Here::new(Duration::from_secs(30), Duration::from_secs(60)).await;
             let mut peer = peer("30000");
             let sizes = [1, 4096, 100_003, 1 << 20, (5 << 20) + 7, 64 << 20];
-            for (mine, theirs) in [(true, true), (true, false), (false, true)] {
-                memory(&mut peer, theirs);
+            for way in ways {
+                memory(&mut peer, way.0.1);
                 for (seed, len) in (1u64..).zip(sizes) {
                     let started = Instant::now();
-                    one_of_each(&here, &mut peer, (mine, theirs), seed, len).await;
-                    println!("{mine} {theirs} {len}: {:?}", started.elapsed());
+                    one_of_each(&here, &mut peer, *way, seed, len).await;
+                    println!("{way:?} {len}: {:?}", started.elapsed());
                 }
             }
             eventually("all is quiet", LIMIT, || {
@@ -116,18 +107,10 @@ fn every_way(name: &str, variables: &[(&str, &Path)]) {
 }
 
 /// Read and write, begun here and there.
-async fn one_of_each(
-    here: &Here,
-    peer: &mut Peer,
-    (mine, theirs): (bool, bool),
-    seed: u64,
-    len: usize,
-) {
+async fn one_of_each(here: &Here, peer: &mut Peer, ((mine, _), kind): Way, seed: u64, len: usize) {
     let bytes = pattern(seed, len);
-    let kind = match mine && theirs {
-        true => PathKind::StagedBothSides,
-        false => PathKind::StagedOneSide,
-    };
+    // Others may be faster then.
+    let is_small = len < 1 << 20;
 
     let offer = peer.offer("readable", len, seed).unwrap();
     let remote = metadata(&offer.json).unwrap();
@@ -135,8 +118,8 @@ async fn one_of_each(
     let mut read = here.connector.begin_read(&remote, region.clone()).await.unwrap();
     let done = read.wait_for_completion().await.unwrap();
     println!("read {}", done.path().unwrap());
-    assert_eq!(done.path().unwrap().kind, kind);
-    assert!(Here::bytes(&region) == bytes, "the bytes read are wrong");
+    assert!(is_small || done.path().unwrap().kind == kind);
+    assert!(contents(&region).unwrap() == bytes, "the bytes read are wrong");
     assert_eq!(peer.ask(&format!("wait {}", offer.id)).unwrap(), crc32(&bytes));
 
     let offer = peer.offer("writable", len, 0).unwrap();
@@ -145,7 +128,7 @@ async fn one_of_each(
     let mut write = here.connector.begin_write(region, &remote).await.unwrap();
     let done = write.wait_for_completion().await.unwrap();
     println!("write {}", done.path().unwrap());
-    assert_eq!(done.path().unwrap().kind, kind);
+    assert!(is_small || done.path().unwrap().kind == kind);
     assert_eq!(peer.ask(&format!("wait {}", offer.id)).unwrap(), crc32(&bytes));
 
     let mut offered = here.connector.create_readable(here.region(mine, &bytes)).await.unwrap();
@@ -160,17 +143,42 @@ async fn one_of_each(
     let number = peer.ask(&format!("write {seed} {line}")).unwrap();
     peer.ask(&format!("wait {number}")).unwrap();
     offered.wait_for_completion().await.unwrap();
-    assert!(Here::bytes(&region) == bytes, "the bytes written are wrong");
+    assert!(contents(&region).unwrap() == bytes, "the bytes written are wrong");
 }
+
+/// Staging both sides.
+const BOTH: Way = ((Cuda, Cuda), StagedBothSides);
+const STAGED: [Way; 3] = [BOTH, ((Cuda, Host), StagedOneSide), ((Host, Cuda), StagedOneSide)];
 
 #[test]
 fn every_way_over_tcp() {
-    every_way("every_way_over_tcp", &tcp());
+    // Memory that could be shared is not, if the user does not allow it.
+    let shared = [((Cuda, Shared), StagedOneSide), ((Host, Shared), Direct)];
+    every_way("every_way_over_tcp", &tcp(), &[&STAGED[..], &shared].concat());
 }
 
 #[test]
 fn every_way_over_shared_memory() {
-    every_way("every_way_over_shared_memory", &local());
+    let variables = [("UCX_TLS", Path::new("self,sm,tcp")), ("UCX_MEM_EVENTS", Path::new("no"))];
+    let shared = [
+        ((Cuda, Shared), SharedMemory),
+        ((Host, Shared), SharedMemory),
+        ((Shared, Host), Direct),
+        ((Shared, Cuda), StagedOneSide),
+    ];
+    every_way("every_way_over_shared_memory", &variables, &[&STAGED[..], &shared].concat());
+}
+
+#[test]
+fn every_way_where_gpus_open_the_memory_of_others() {
+    let ways = [
+        ((Cuda, Cuda), CudaIpc),
+        ((Host, Cuda), CudaIpc),
+        ((Shared, Cuda), CudaIpc),
+        ((Cuda, Host), CudaIpc),
+        ((Cuda, Shared), SharedMemory),
+    ];
+    every_way("every_way_where_gpus_open_the_memory_of_others", &local(), &ways);
 }
 
 // ---- Peers that die or stop ----
@@ -219,7 +227,7 @@ enum Fate {
 /// One transfer with a peer that is hit at a random moment. Returns whether it completed all the same.
 async fn hit(here: &Here, random: &mut Random, fate: Fate) -> bool {
     let mut peer = peer(&SILENCE.as_millis().to_string());
-    let (mine, theirs) = [(true, true), (true, false), (false, true)][random.below(3) as usize];
+    let (mine, theirs) = [(Cuda, Cuda), (Cuda, Host), (Host, Cuda)][random.below(3) as usize];
     memory(&mut peer, theirs);
     let options = OperationOptions::new().timeout(DEADLINE);
     let offered = OperationOptions::new().timeout(OFFERED);
@@ -277,9 +285,9 @@ async fn hit(here: &Here, random: &mut Random, fate: Fate) -> bool {
     // Memory that was given back stays as it is.
     let reclaimed = operation.reclaim().await;
     if reclaimed.memory.is_some() {
-        let first = Here::bytes(&region);
+        let first = contents(&region).unwrap();
         thread::sleep(Duration::from_millis(20));
-        assert!(Here::bytes(&region) == first, "written after it was given back");
+        assert!(contents(&region).unwrap() == first, "written after it was given back");
     }
     killer.join().unwrap();
     outcome.is_ok()
@@ -315,8 +323,8 @@ fn hit_many(name: &str, variables: &[(&str, &Path)], times: usize, stopped: bool
             }
             // And all is as good as new.
             let mut peer = peer("30000");
-            memory(&mut peer, true);
-            one_of_each(&here, &mut peer, (true, true), 9, 100_003).await;
+            memory(&mut peer, Cuda);
+            one_of_each(&here, &mut peer, BOTH, 9, 100_003).await;
         });
     });
 }
@@ -356,8 +364,8 @@ fn connections_leave_nothing_behind() {
             for round in 0..4 {
                 let here = Here::new(SILENCE, Duration::from_secs(1)).await;
                 let mut peer = peer("30000");
-                memory(&mut peer, true);
-                one_of_each(&here, &mut peer, (true, true), round, 3 << 20).await;
+                memory(&mut peer, Cuda);
+                one_of_each(&here, &mut peer, BOTH, round, 3 << 20).await;
                 drop((here, peer));
                 // What is set up once, the first round sets up.
                 let now =

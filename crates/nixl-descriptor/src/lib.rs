@@ -74,6 +74,7 @@ mod list;
 mod memory;
 mod region;
 mod registration;
+mod shared;
 mod traffic;
 
 pub use access::{Access, AccessError};
@@ -89,3 +90,4 @@ pub use region::{
 pub use registration::{
     RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Registration, Retired,
 };
+pub use shared::{SharedMemory, SharedMemoryError, SharedName};

@@ -1,8 +1,9 @@
 //! The bytes themselves: one allocation, its owner, and raw copies in and out.
 //!
 //! This is the only place that holds a pointer to a region's memory. The pointer is derived once, when the owner moves
-//! in; the owner is not touched again until it moves out or is dropped, so nothing invalidates the pointer. Engines
-//! change the bytes outside the language's view, therefore no reference to them is ever made.
+//! in; nothing of the owner that reaches the bytes is touched again until it moves out or is dropped, so nothing
+//! invalidates the pointer. Engines change the bytes outside the language's view, therefore no reference to them is ever
+//! made.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -33,7 +34,7 @@ pub(crate) struct Memory {
 
 // SAFETY: the owner is `Send`; the pointer is only a way to reach what the owner keeps allocated.
 unsafe impl Send for Memory {}
-// SAFETY: the owner is `Sync` and never touched; the bytes are reached only by the unsafe copies below, whose callers
+// SAFETY: the owner is `Sync`; the bytes are reached only by the unsafe copies below, whose callers
 // promise that no two threads race on them.
 unsafe impl Sync for Memory {}
 
@@ -162,9 +163,9 @@ impl Memory {
         self.registrations.load(Ordering::Acquire) != 0
     }
 
-    /// Whether the owner is a `T`.
-    pub(crate) fn owner_is<T: Any>(&self) -> bool {
-        self.owner.as_deref().is_some_and(|owner| owner.is::<T>())
+    /// The owner, if it is a `T`: one whose shared reference does not reach the bytes.
+    pub(crate) fn owner<T: Any>(&self) -> Option<&T> {
+        self.owner.as_deref()?.downcast_ref()
     }
 
     /// Moves the owner out, if it is a `T` and no engine may know the memory. Exclusive access proves that nobody copies.

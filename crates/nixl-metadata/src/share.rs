@@ -38,13 +38,16 @@ pub enum ShareKind {
     /// Host memory in an open file of a process, such as one made by `memfd_create`, that is reached through
     /// `/proc/PID/fd/FD` in the owner's PID namespace.
     ///
-    /// What is there may be anything that the peer chose to name. Before it is mapped, make sure that it is a regular
-    /// file that has these bytes and cannot shrink.
+    /// What is there may be anything that the peer chose to name. Before it is mapped, make sure that it is this file, has
+    /// these bytes and cannot shrink.
     File {
         /// The process.
         pid: u32,
         /// Its file descriptor.
         fd: u32,
+        /// Random, and part of the file's own name: `nixl-` and these in hexadecimal digits. Tells the file from what the
+        /// numbers name once its owner is gone, and from files that the peer has no business to name.
+        name: [u8; 16],
         /// The number of bytes of the file.
         length: u64,
     },

@@ -9,14 +9,13 @@
 //! | `read JSON`, `write SEED JSON` | the number of the operation, which has begun |
 //! | `wait N` | once it is complete, the CRC-32 of its memory |
 //! | `cancel N` | what came of it |
-//! | `memory host`, `memory cuda` | nothing; memory of operations from here on is the host's, or a simulated GPU's |
+//! | `memory host`, `memory shared`, `memory cuda` | nothing; memory of operations from here on is the host's, can be mapped by others, or is a simulated GPU's |
 //! | `slots` | what staging holds |
 //! | `stats` | what is in hand |
 //!
 //! With the variable `NIXL_TEST_STAGED`, transfers of GPU memory are staged; its value is the time of silence, in
 //! milliseconds, after which a peer is given up. It ends when stdin does.
 #![allow(clippy::print_stdout, reason = "stdout is its interface")]
-#![allow(unsafe_code, reason = "looks into memory that stands for a GPU's")]
 
 use std::collections::HashMap;
 use std::env;
@@ -30,10 +29,10 @@ use nixl_connector::{
 };
 use nixl_descriptor::Region;
 use nixl_executor::paths::LocalFacts;
-use nixl_executor::{Abilities, Gpus, MemoryKind, PathExecutor, SimulatedGpus, StagingConfig};
+use nixl_executor::{Abilities, Gpus, PathExecutor, SimulatedGpus, StagingConfig};
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::Executor;
-use nixl_tests::{crc32, device_memory, metadata, native_line, pattern};
+use nixl_tests::{Memory, bytes, crc32, metadata, native_line, pattern};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -48,7 +47,7 @@ struct Server {
     connector: Connector,
     gpus: Arc<SimulatedGpus>,
     staged: Arc<PathExecutor>,
-    cuda: bool,
+    memory: Memory,
     native: bool,
     operations: HashMap<u64, (Operation, Region)>,
     last: u64,
@@ -86,7 +85,7 @@ async fn main() {
         connector,
         gpus,
         staged,
-        cuda: false,
+        memory: Memory::Host,
         native: silence.is_some(),
         operations: HashMap::new(),
         last: 0,
@@ -145,12 +144,7 @@ impl Server {
                     Operation::Read(operation) => operation.wait_for_completion().await?,
                     Operation::Write(operation) => operation.wait_for_completion().await?,
                 };
-                let bytes = match region.device().is_host() {
-                    true => region.to_vec()?,
-                    // SAFETY: all such memory here is the simulated GPUs'.
-                    false => unsafe { device_memory::download(region) }?,
-                };
-                let crc = crc32(&bytes);
+                let crc = crc32(&bytes(region)?);
                 self.operations.remove(&number);
                 Ok(crc)
             }
@@ -166,7 +160,7 @@ impl Server {
                 Ok(format!("{outcome:?}"))
             }
             "memory" => {
-                self.cuda = rest == "cuda";
+                self.memory = rest.parse()?;
                 Ok(String::new())
             }
             "slots" => Ok(format!("{:?}", self.staged.staging_stats())),
@@ -188,12 +182,6 @@ impl Server {
 
     /// Memory that holds these bytes.
     fn region(&self, bytes: Vec<u8>) -> Result<Region> {
-        if !self.cuda {
-            return Ok(Region::try_from(bytes)?);
-        }
-        let region = self.gpus.region(MemoryKind::Gpu(0), bytes.len())?;
-        // SAFETY: the simulated GPUs made it just now.
-        unsafe { device_memory::upload(&region, &bytes) }?;
-        Ok(region)
+        self.memory.region(&self.gpus, &bytes)
     }
 }

@@ -94,7 +94,7 @@ impl Region {
     }
 
     fn take_owner<T: Any>(&mut self) -> Result<T, ReclaimError> {
-        if !self.memory().owner_is::<T>() {
+        if self.memory().owner::<T>().is_none() {
             return Err(ReclaimError::WrongType { wanted: type_name::<T>() });
         }
         let id = self.id();

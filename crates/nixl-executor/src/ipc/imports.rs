@@ -4,18 +4,29 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::local::{Buffer, GpuError, Gpus, SharedHandle};
+use nixl_descriptor::{Region, SharedMemory, SharedName};
 
-/// Opens each allocation once for each GPU, and keeps the latest open: opening takes the driver some hundred
-/// microseconds, and the memory of a cache of keys and values is a few allocations that are used all the time.
+use crate::local::{Buffer, Gpus, SharedHandle};
+
+/// Opens each piece of memory once for each GPU, and keeps the latest open: opening takes some hundred microseconds, and
+/// the memory of a cache of keys and values is a few allocations that are used all the time.
 pub(crate) struct Imports {
     gpus: Arc<dyn Gpus>,
     opened: Mutex<Opened>,
 }
 
+/// Memory of a peer, as this process opens it.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub(crate) enum Foreign {
+    /// An allocation on a GPU, for one GPU here.
+    Gpu(u32, SharedHandle),
+    /// Host memory.
+    File(SharedName),
+}
+
 #[derive(Default)]
 struct Opened {
-    by_handle: HashMap<(u32, SharedHandle), Import>,
+    by_name: HashMap<Foreign, Import>,
     uses: u64,
 }
 
@@ -26,41 +37,56 @@ struct Import {
 }
 
 impl Imports {
-    /// Allocations that are kept open.
+    /// Pieces of memory that are kept open.
     const KEPT: usize = 256;
 
     pub(crate) fn new(gpus: Arc<dyn Gpus>) -> Self {
         Self { gpus, opened: Mutex::default() }
     }
 
-    /// The memory, if it is open.
-    pub(crate) fn get(&self, gpu: u32, handle: &SharedHandle) -> Option<Arc<dyn Buffer>> {
+    /// The memory, if it is open, and the peer has it too as far as one can see.
+    pub(crate) fn get(&self, foreign: &Foreign) -> Option<Arc<dyn Buffer>> {
+        if !foreign.may_be_there() {
+            let closed = self.lock().by_name.remove(foreign);
+            drop(closed);
+            return None;
+        }
         let mut opened = self.lock();
         opened.uses += 1;
         let used = opened.uses;
-        let import = opened.by_handle.get_mut(&(gpu, *handle))?;
+        let import = opened.by_name.get_mut(foreign)?;
         import.used = used;
         Some(Arc::clone(&import.memory))
     }
 
     /// *Blocking.* Opens the memory, unless it is open.
-    pub(crate) fn open(
-        &self,
-        gpu: u32,
-        handle: &SharedHandle,
-    ) -> Result<Arc<dyn Buffer>, GpuError> {
-        if let Some(memory) = self.get(gpu, handle) {
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be opened.
+    pub(crate) fn open(&self, foreign: &Foreign) -> Result<Arc<dyn Buffer>, String> {
+        if let Some(memory) = self.get(foreign) {
             return Ok(memory);
         }
-        let memory: Arc<dyn Buffer> = Arc::from(self.gpus.open(gpu, handle)?);
+        let memory: Arc<dyn Buffer> = match foreign {
+            Foreign::Gpu(gpu, handle) => {
+                Arc::from(self.gpus.open(*gpu, handle).map_err(|e| e.to_string())?)
+            }
+            Foreign::File(name) => {
+                let memory = SharedMemory::open(name).map_err(|e| e.to_string())?;
+                Arc::new(Region::try_from(memory).map_err(|e| e.to_string())?)
+            }
+        };
         let mut opened = self.lock();
         opened.uses += 1;
         let import = Import { memory: Arc::clone(&memory), used: opened.uses };
-        let replaced = opened.by_handle.insert((gpu, *handle), import);
-        let evicted = (opened.by_handle.len() > Self::KEPT).then(|| opened.evict());
+        let replaced = opened.by_name.insert(*foreign, import);
+        let evicted = (opened.by_name.len() > Self::KEPT).then(|| opened.evict());
+        // What peers have let go of would be kept from the system.
+        let gone: Vec<_> = opened.by_name.extract_if(|other, _| !other.may_be_there()).collect();
         drop(opened);
-        // Closing is a driver's call: not under the lock.
-        drop((replaced, evicted));
+        // Closing is a call of the driver or the system: not under the lock.
+        drop((replaced, evicted, gone));
         Ok(memory)
     }
 
@@ -69,20 +95,27 @@ impl Imports {
     }
 }
 
+impl Foreign {
+    /// Whether the peer still has it. Of GPUs' memory nobody can tell.
+    fn may_be_there(&self) -> bool {
+        match self {
+            Self::Gpu(..) => true,
+            Self::File(name) => name.is_there(),
+        }
+    }
+}
+
 impl Opened {
     /// Takes out the one whose last use is longest ago. It is closed when the transfers that use it have ended.
     fn evict(&mut self) -> Option<Import> {
-        let oldest = self.by_handle.iter().min_by_key(|(_, import)| import.used)?.0;
-        let oldest = *oldest;
-        self.by_handle.remove(&oldest)
+        let oldest = *self.by_name.iter().min_by_key(|(_, import)| import.used)?.0;
+        self.by_name.remove(&oldest)
     }
 }
 
 impl fmt::Debug for Imports {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Imports")
-            .field("open", &self.lock().by_handle.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Imports").field("open", &self.lock().by_name.len()).finish_non_exhaustive()
     }
 }
 
@@ -100,14 +133,14 @@ mod tests {
     fn what_was_opened_is_found_and_what_was_not_is_not() {
         let gpus = gpus();
         let memory = gpus.region(MemoryKind::Gpu(0), 64).unwrap();
-        let address = memory.descriptor(0..1).unwrap().address();
-        let (handle, _) = gpus.share(0, address).unwrap();
+        let (handle, _) = gpus.share(0, memory.address()).unwrap();
         let imports = Imports::new(gpus.clone());
-        assert!(imports.get(0, &handle).is_none());
-        imports.open(0, &handle).unwrap();
-        assert_eq!(imports.get(0, &handle).unwrap().address(), address);
-        assert!(imports.open(0, &[9; 72]).is_err());
-        assert!(imports.open(1, &handle).is_err(), "there is one GPU");
+        let there = Foreign::Gpu(0, handle);
+        assert!(imports.get(&there).is_none());
+        imports.open(&there).unwrap();
+        assert_ne!(imports.get(&there).unwrap().address(), memory.address());
+        assert!(imports.open(&Foreign::Gpu(0, [9; 72])).is_err());
+        assert!(imports.open(&Foreign::Gpu(1, handle)).is_err(), "there is one GPU");
     }
 
     #[test]
@@ -116,18 +149,36 @@ mod tests {
         let imports = Imports::new(gpus.clone());
         let memories: Vec<_> =
             (0..Imports::KEPT + 2).map(|_| gpus.region(MemoryKind::Gpu(0), 8).unwrap()).collect();
-        let handle = |index: usize| {
-            let address = memories[index].descriptor(0..1).unwrap().address();
-            gpus.share(0, address).unwrap().0
-        };
+        let there =
+            |index: usize| Foreign::Gpu(0, gpus.share(0, memories[index].address()).unwrap().0);
         for index in 0..Imports::KEPT {
-            imports.open(0, &handle(index)).unwrap();
+            imports.open(&there(index)).unwrap();
         }
-        assert!(imports.get(0, &handle(0)).is_some());
+        assert!(imports.get(&there(0)).is_some());
         for index in Imports::KEPT..Imports::KEPT + 2 {
-            imports.open(0, &handle(index)).unwrap();
+            imports.open(&there(index)).unwrap();
         }
-        let open = |index| imports.get(0, &handle(index)).is_some();
+        let open = |index| imports.get(&there(index)).is_some();
         assert!(open(0) && !open(1) && !open(2) && open(3));
+    }
+
+    #[test]
+    fn host_memory_is_let_go_once_the_peer_has() {
+        let imports = Imports::new(gpus());
+        let shared = || {
+            let region = Region::shared(100).unwrap();
+            let there = Foreign::File(region.shared_name().unwrap());
+            (region, there)
+        };
+        let ((one, first), (two, second), (_three, third)) = (shared(), shared(), shared());
+        let mapped = imports.open(&first).unwrap();
+        assert_ne!(mapped.address(), one.address());
+        imports.open(&second).unwrap();
+        drop(one);
+        assert!(imports.get(&first).is_none() && imports.open(&first).is_err());
+        drop(two);
+        imports.open(&third).unwrap();
+        assert_eq!(imports.lock().by_name.len(), 1);
+        assert_eq!(Arc::strong_count(&mapped), 1);
     }
 }

@@ -1,9 +1,9 @@
-//! GPU memory of other processes of this machine, reached by this process's own GPUs.
+//! Memory of other processes of this machine, reached by this process's own GPUs and processors.
 
-mod copy;
 mod imports;
+mod peer_copy;
 mod share;
 
-pub(crate) use copy::{IpcCopy, copier};
-pub(crate) use imports::Imports;
-pub(crate) use share::shares;
+pub(crate) use imports::{Foreign, Imports};
+pub(crate) use peer_copy::{PeerCopy, copier};
+pub(crate) use share::{foreign, shares};

@@ -78,6 +78,12 @@ pub trait Buffer: Send + Sync {
     fn address(&self) -> u64;
 }
 
+impl Buffer for Region {
+    fn address(&self) -> u64 {
+        Self::address(self)
+    }
+}
+
 /// A queue of work on one GPU; what is queued runs in order. Dropping it with work queued lets the work run on: whoever
 /// drops it keeps the memory until a [`Mark`] after the work has been reached.
 pub trait Lane: Send {

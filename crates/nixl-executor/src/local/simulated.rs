@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::thread;
 
-use nixl_descriptor::{Access, Region, RegionError};
+use nixl_descriptor::{Access, Region, RegionError, SharedMemory, SharedName};
 use nixl_device::{Device, DeviceKind};
 
 use super::block_copy::{BlockCopy, CopyOp};
@@ -19,7 +19,8 @@ use super::strategy::Abilities;
 use super::table::{Parameter, ParameterSide, table_len, width, write_table};
 use super::{GpuError, MemoryKind};
 
-/// Simulated GPUs. What they copy is copied by one thread, in the order in which it was queued; the thread can be
+/// Simulated GPUs. Their memory is shared like that of real ones: those of another process of the machine open it. What
+/// they copy is copied by one thread, in the order in which it was queued; the thread can be
 /// [paused](Self::pause), and told to [fail](Self::fail).
 pub struct SimulatedGpus {
     abilities: Abilities,
@@ -31,8 +32,8 @@ pub struct SimulatedGpus {
 struct Shared {
     /// Ranges of addresses that count as pinned.
     pinned: Mutex<Vec<(u64, u64)>>,
-    /// Memory of GPUs, by its number, to be shared.
-    allocations: Mutex<Vec<Weak<Allocation>>>,
+    /// Memory of GPUs, to be found by address.
+    allocations: Mutex<Vec<Weak<Region>>>,
     /// Held by whoever pauses the GPUs.
     running: Mutex<()>,
     /// Held while something is copied.
@@ -87,22 +88,24 @@ impl SimulatedGpus {
     ///
     /// [`RegionError`].
     pub fn region(&self, kind: MemoryKind, len: usize) -> Result<Region, RegionError> {
-        let allocation = Arc::new(Allocation(Bytes::new(len)));
-        let base = NonNull::new(allocation.0.address as *mut u8).ok_or(RegionError::Empty)?;
-        let device = match kind {
-            MemoryKind::Gpu(ordinal) => Device::cuda(ordinal),
-            MemoryKind::Pageable | MemoryKind::Pinned => Device::HOST,
-        };
-        if kind == MemoryKind::Pinned {
-            let start = base.as_ptr() as u64;
-            lock(&self.shared.pinned).push((start, start + len as u64));
+        match kind {
+            MemoryKind::Pageable => Region::zeroed(len),
+            MemoryKind::Pinned => {
+                let region = Region::zeroed(len)?;
+                let start = region.address();
+                lock(&self.shared.pinned).push((start, start + len as u64));
+                Ok(region)
+            }
+            MemoryKind::Gpu(ordinal) => {
+                let bytes = Arc::new(Region::shared(len)?);
+                let base = NonNull::new(bytes.address() as *mut u8).ok_or(RegionError::Empty)?;
+                lock(&self.shared.allocations).push(Arc::downgrade(&bytes));
+                let (device, access) = (Device::cuda(ordinal), Access::ReadWrite);
+                // SAFETY: the inner region has `len` bytes at `base` as long as it lives, and nothing reaches them but by
+                // address or by its name, as peers do.
+                unsafe { Region::from_raw_parts(base, len, device, access, bytes) }
+            }
         }
-        if device.kind() == DeviceKind::Cuda {
-            lock(&self.shared.allocations).push(Arc::downgrade(&allocation));
-        }
-        // SAFETY: the allocation owns `len` bytes at `base`, which nothing reaches but by address, and lives as long as
-        // the region.
-        unsafe { Region::from_raw_parts(base, len, device, Access::ReadWrite, allocation) }
     }
 
     /// Stops all work until the guard is dropped.
@@ -176,58 +179,50 @@ impl Gpus for SimulatedGpus {
 
     fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
         self.check(gpu)?;
-        let allocations = lock(&self.shared.allocations);
-        let found = allocations.iter().enumerate().find_map(|(number, allocation)| {
-            let bytes = &allocation.upgrade()?.0;
-            let len = bytes.len as u64;
-            let offset = address.checked_sub(bytes.address).filter(|offset| *offset < len)?;
-            Some((number as u64, len, offset))
+        let mut allocations = lock(&self.shared.allocations);
+        allocations.retain(|allocation| allocation.strong_count() > 0);
+        let found = allocations.iter().find_map(|allocation| {
+            let bytes = allocation.upgrade()?;
+            let offset = address.checked_sub(bytes.address())?;
+            (offset < bytes.len() as u64).then(|| Some((bytes.shared_name()?, offset)))?
         });
-        let (number, len, offset) = found.ok_or_else(|| GpuError::Unsupported {
+        let (name, offset) = found.ok_or_else(|| GpuError::Unsupported {
             reason: "no memory of a simulated GPU is there".to_owned(),
         })?;
-        let mut handle = [0x5A; 72];
-        handle[..8].copy_from_slice(&number.to_le_bytes());
-        handle[64..].copy_from_slice(&len.to_le_bytes());
+        let mut handle = [0; 72];
+        handle[..4].copy_from_slice(&name.pid.to_le_bytes());
+        handle[4..8].copy_from_slice(&name.fd.to_le_bytes());
+        handle[8..24].copy_from_slice(&name.name);
+        handle[64..].copy_from_slice(&name.len.to_le_bytes());
         Ok((handle, offset))
     }
 
     fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
         self.check(gpu)?;
-        let mut number = [0; 8];
-        number.copy_from_slice(&handle[..8]);
-        let allocations = lock(&self.shared.allocations);
-        let number = usize::try_from(u64::from_le_bytes(number)).unwrap_or(usize::MAX);
-        match allocations.get(number).and_then(Weak::upgrade) {
-            Some(allocation) => Ok(Box::new(allocation)),
-            None => {
-                let reason = "the handle names no memory of these simulated GPUs".to_owned();
-                Err(GpuError::Unsupported { reason })
-            }
-        }
-    }
-}
-
-/// Memory of a simulated GPU. Whoever opened it keeps it, as a driver does.
-struct Allocation(Bytes);
-
-impl Buffer for Arc<Allocation> {
-    fn address(&self) -> u64 {
-        self.0.address
+        let (head, len) = (&handle[..24], &handle[64..]);
+        let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| head[at + i]));
+        let name = SharedName {
+            pid: number(0),
+            fd: number(4),
+            name: std::array::from_fn(|i| head[8 + i]),
+            len: u64::from_le_bytes(std::array::from_fn(|i| len[i])),
+        };
+        let refused = |e: &dyn fmt::Display| GpuError::Unsupported { reason: e.to_string() };
+        let memory = SharedMemory::open(&name).map_err(|e| refused(&e))?;
+        Ok(Box::new(Region::try_from(memory).map_err(|e| refused(&e))?))
     }
 }
 
 /// A buffer that is only ever reached by address.
 struct Bytes {
     address: u64,
-    len: usize,
     _bytes: Vec<u8>,
 }
 
 impl Bytes {
     fn new(len: usize) -> Self {
         let mut bytes = vec![0u8; len];
-        Self { address: bytes.as_mut_ptr() as u64, len, _bytes: bytes }
+        Self { address: bytes.as_mut_ptr() as u64, _bytes: bytes }
     }
 }
 

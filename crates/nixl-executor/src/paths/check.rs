@@ -164,6 +164,11 @@ impl Check<'_> {
         }
         self.same_host()?;
         self.same_pid_namespace()?;
+        if self.peer.near.process {
+            return Err(missing(
+                "the peer is in this very process, whose memory is not opened again",
+            ));
+        }
         if !self.here.ucx.shared_memory {
             return Err(missing("UCX_TLS allows no shared memory"));
         }
@@ -174,7 +179,7 @@ impl Check<'_> {
         match self.question.local {
             MemoryKind::Gpu(ours) => {
                 self.local_gpu(ours)?;
-                able(carrier, self.costs.shared_to_gpu, "the GPU copies, the memory is mapped here")
+                able(carrier, self.costs.shared_to_gpu, "the GPU copies, through pinned slots; the memory is mapped here")
             }
             _ => able(carrier, self.costs.shared_to_host, "the peer's memory is mapped here"),
         }

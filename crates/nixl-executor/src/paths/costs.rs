@@ -70,8 +70,8 @@ impl Default for PathCosts {
             // The rate as above, since the peer may have pinned its memory or not. Not measured: the two messages more, at
             // 17 us each.
             ipc_lent: cost(60.0, 36.0),
-            // Shared memory is mapped and page-locked here, then as above.
-            shared_to_gpu: cost(12.0, 45.0),
+            // Shared memory is mapped here, then as ipc_pageable.
+            shared_to_gpu: cost(25.0, 36.0),
             // One thread's memcpy and the notification.
             shared_to_host: cost(3.0, 12.0),
             // Not measured: an NDR port carries 50 GB/s.

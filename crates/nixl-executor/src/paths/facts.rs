@@ -67,13 +67,18 @@ impl Default for LocalFacts {
 pub(super) const NO_NIC: &str = "no RDMA NIC on this host";
 
 impl LocalFacts {
-    /// The same process, with the GPUs that these abilities speak of instead of the machine's: for simulated ones. They
-    /// are shared with nobody and have no UUID.
+    /// The same process, with the GPUs that these abilities speak of instead of the machine's: for simulated ones. Those
+    /// of one number are the same GPU in all processes of the machine.
     #[must_use]
     pub fn with_simulated_gpus(mut self, abilities: &Abilities) -> Self {
-        self.gpus = (0..abilities.gpus).map(LocalGpu::new).collect();
+        let gpu = |ordinal: u32| {
+            let uuid =
+                (u128::from_be_bytes(*b"simulated GPU   ") + u128::from(ordinal)).to_be_bytes();
+            LocalGpu { uuid: Some(uuid), ..LocalGpu::new(ordinal) }
+        };
+        self.gpus = (0..abilities.gpus).map(gpu).collect();
         self.peer_access.clone_from(&abilities.peers);
-        self.cuda = Err("the GPUs are simulated".into());
+        self.cuda = Ok(());
         self
     }
 

@@ -327,15 +327,16 @@ Read of 67108864 bytes, cuda:0 and the peer's cuda:1
 }
 
 #[test]
-fn simulated_gpus_are_staged_and_not_shared() {
+fn simulated_gpus_are_shared_and_staged_like_others() {
     let abilities = Abilities { gpus: 2, ..Abilities::default() };
     let here = LocalFacts::default().with_simulated_gpus(&abilities);
     let question = Question { engine: Engine::Other, ..ask(MemoryKind::Gpu(0), ONE) };
     let plan = plan(question, &here, &neighbour());
     assert_eq!(chosen(&plan, LARGE), (PathKind::StagedBothSides, None));
     let info = describe(&here);
-    assert!(info.capabilities().staging && !info.capabilities().ipc);
-    assert_eq!(info.devices().len(), 2);
+    assert!(info.capabilities().staging && info.capabilities().ipc);
+    let uuids: Vec<_> = info.devices().iter().filter_map(|d| d.uuid()).collect();
+    assert!(uuids.len() == 2 && uuids[0] != uuids[1]);
 }
 
 fn identity(boot: &str) -> HostIdentity {
@@ -391,7 +392,8 @@ fn shares_count_if_they_cover_all_in_one_form() {
     let mut handle = [0; 72];
     handle[64..].copy_from_slice(&(1u64 << 20).to_le_bytes());
     let ipc = |range| Share::new(range, ShareKind::CudaIpc { handle, ready: None }, 0);
-    let file = |range| Share::new(range, ShareKind::File { pid: 1, fd: 3, length: 1 << 20 }, 0);
+    let kind = ShareKind::File { pid: 1, fd: 3, name: [4; 16], length: 1 << 20 };
+    let file = |range| Share::new(range, kind, 0);
     let (gpu, host) = (Device::cuda(0), Device::HOST);
     assert_eq!(offer(&[gpu, gpu], vec![]), None);
     assert_eq!(offer(&[gpu, gpu], vec![ipc(0..2)]), Some(ShareForm::CudaIpc));

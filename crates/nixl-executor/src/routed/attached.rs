@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use nixl_descriptor::DescriptorList;
 use nixl_device::Device;
-use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share, ShareKind};
+use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
     Execution, Executor, Link, Offer, PathKind, PathPolicy, PeerId, Preparation, Received,
     Rejected, TransferRequest, TransportError, TransportExecutor,
@@ -16,10 +16,10 @@ use super::executor::Shared;
 use super::within::Within;
 use crate::DirectExecutor;
 use crate::direct::{agree, is_host};
-use crate::ipc::{Imports, IpcCopy, copier, shares};
-use crate::local::{MemoryKind, SharedHandle, Tools, kind_of};
+use crate::ipc::{Foreign, Imports, PeerCopy, copier, foreign, shares};
+use crate::local::{MemoryKind, Tools, kind_of};
 use crate::offers::Offers;
-use crate::paths::{Engine, Health, Offered, PathPlan, Plans, Question, Subject};
+use crate::paths::{Engine, Health, Offered, PathPlan, Plans, Question, ShareForm, Subject};
 use crate::staged::{Borrowing, Manner, Staging, StagingStats};
 
 pub(super) struct Attached {
@@ -117,9 +117,9 @@ impl Attached {
             PathKind::CudaIpc if is_host_memory(request.remote) => {
                 self.staging.begin(request, Manner::Lent)
             }
-            PathKind::CudaIpc => {
+            PathKind::CudaIpc | PathKind::SharedMemory => {
                 let facts = &self.shared.facts;
-                let copy = IpcCopy::new(request, local, facts, &self.imports, &self.tools)?;
+                let copy = PeerCopy::new(kind, request, local, facts, &self.imports, &self.tools)?;
                 Ok(Box::new(copy))
             }
             PathKind::StagedOneSide | PathKind::StagedBothSides => {
@@ -137,33 +137,34 @@ impl Attached {
         }
     }
 
-    /// Handles of the peer's memory that are not open here, and the GPU to open them for.
+    /// The peer's memory that is not open here, and the kind of path that needs it.
     fn unopened(
         &self,
         local: &DescriptorList,
         remote: &RdmaMetadata,
-    ) -> Option<(u32, Vec<SharedHandle>)> {
-        let gpus = self.shared.gpus.abilities().gpus;
-        if remote.shares().is_empty() || gpus == 0 {
-            return None;
-        }
+    ) -> Option<(PathKind, Vec<Foreign>)> {
+        let path = match Offered::by_a_peer(remote).share? {
+            ShareForm::CudaIpc => PathKind::CudaIpc,
+            ShareForm::File => PathKind::SharedMemory,
+        };
         let device = remote.descriptors().first().map_or(Device::HOST, |d| d.device());
         let (gpu, _) = copier(&self.shared.facts, self.local_kind(local, device), remote);
-        let handles: Vec<_> = remote
-            .shares()
-            .iter()
-            .filter_map(|share| match share.kind() {
-                ShareKind::CudaIpc { handle, .. } => Some(*handle),
-                _ => None,
+        let gpus = self.shared.gpus.abilities().gpus;
+        let wanted = remote.shares().iter().filter_map(|share| foreign(share.kind(), gpu));
+        let unopened: Vec<_> = wanted
+            .filter(|foreign| match foreign {
+                Foreign::Gpu(gpu, _) => *gpu < gpus,
+                // A peer cannot have this process reach its own memory.
+                Foreign::File(name) => name.pid != std::process::id(),
             })
-            .filter(|handle| self.imports.get(gpu, handle).is_none())
+            .filter(|foreign| self.imports.get(foreign).is_none())
             .collect();
-        (gpu < gpus && !handles.is_empty()).then_some((gpu, handles))
+        (!unopened.is_empty()).then_some((path, unopened))
     }
 
     /// A job that opens the peer's memory, if a path that needs it is there.
     fn opening(&self, local: &DescriptorList, remote: &RdmaMetadata) -> Option<Preparation> {
-        let (gpu, handles) = self.unopened(local, remote)?;
+        let (path, unopened) = self.unopened(local, remote)?;
         let info = remote.peer()?;
         let device = remote.descriptors().first().map(|d| d.device())?;
         let question = Question {
@@ -175,21 +176,21 @@ impl Attached {
             policy: PathPolicy::auto(),
         };
         let plan = self.plans.get(info.agent_name(), Some(info), question);
-        if !plan.able.iter().any(|path| path.kind == PathKind::CudaIpc) {
+        if !plan.able.iter().any(|able| able.kind == path) {
             return None;
         }
         let here = local.as_slice().first().map_or(Device::HOST, |d| d.device());
-        let subject = Subject { kind: PathKind::CudaIpc, local: here, remote: device };
+        let subject = Subject { kind: path, local: here, remote: device };
         let (imports, health) = (Arc::clone(&self.imports), Arc::clone(&self.health));
         let (clock, peer) = (Arc::clone(&self.link.clock), info.agent_name().to_owned());
-        if health.standing(&peer, here, device, clock.now()).cooling(PathKind::CudaIpc).is_some() {
+        if health.standing(&peer, here, device, clock.now()).cooling(path).is_some() {
             return None;
         }
         Some(Box::new(move || {
-            for handle in handles {
-                if let Err(error) = imports.open(gpu, &handle) {
+            for foreign in unopened {
+                if let Err(error) = imports.open(&foreign) {
                     // The operation takes another path, and later ones do not try for a while.
-                    health.failed(&peer, subject, error.to_string(), clock.now());
+                    health.failed(&peer, subject, error, clock.now());
                     break;
                 }
             }
@@ -263,10 +264,7 @@ impl Executor for Attached {
     }
 
     fn shares(&self, local: &DescriptorList) -> Vec<Share> {
-        match is_host(local) {
-            true => Vec::new(),
-            false => shares(&*self.shared.gpus, local),
-        }
+        shares(&*self.shared.gpus, local)
     }
 
     fn listens(&self) -> bool {

@@ -13,8 +13,9 @@ use super::message::{Lend, Loan, Message};
 use super::outbox::Outbox;
 use super::session::Membership;
 use super::staging::Staging;
-use super::{engine_failed, failed, violated};
-use crate::local::{Buffer, CopyOp, GpuError, ListCopy, MemoryKind, Strategy, StrategyPolicy};
+use super::{failed, violated};
+use crate::ipc::Foreign;
+use crate::local::{Buffer, CopyOp, ListCopy, MemoryKind, Strategy, StrategyPolicy};
 
 /// From the request to the last word: opens the peer's memory, copies, and says so. Ends by itself, since nothing in it
 /// waits for the peer but the engine that carries the messages.
@@ -44,7 +45,7 @@ enum Stage {
 }
 
 /// What came of opening the peer's memory, once it is known.
-type Opened = Mutex<Option<Result<Vec<Arc<dyn Buffer>>, GpuError>>>;
+type Opened = Mutex<Option<Result<Vec<Arc<dyn Buffer>>, String>>>;
 
 /// What is to be copied.
 pub(super) struct Loans {
@@ -197,7 +198,7 @@ impl Borrower {
             let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(opened) = opened else { return Ok(()) };
             self.steps += 1;
-            let memory = opened.map_err(|e| engine_failed("open", &e))?;
+            let memory = opened.map_err(|e| failed("open", e))?;
             if self.failure.is_some() {
                 self.stage = Stage::Over;
                 return Ok(());
@@ -285,7 +286,7 @@ fn open(staging: &Staging, loans: &Loans) -> Arc<Opened> {
     let (imports, gpu) = (Arc::clone(staging.imports()), loans.gpu);
     let handles: Vec<_> = loans.loans.iter().map(|loan| loan.handle).collect();
     staging.link().background.run(Box::new(move || {
-        let all = handles.iter().map(|handle| imports.open(gpu, handle)).collect();
+        let all = handles.iter().map(|handle| imports.open(&Foreign::Gpu(gpu, *handle))).collect();
         *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
         waker.wake();
     }));

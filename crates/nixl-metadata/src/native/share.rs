@@ -28,6 +28,7 @@ enum Kind<'a> {
     File {
         pid: u32,
         fd: u32,
+        name: [u8; 16],
         length: u64,
     },
 }
@@ -48,7 +49,9 @@ impl<'a> Share<'a> {
                 CheckedKind::CudaIpc { handle, ready } => {
                     Kind::CudaIpc { handle, ready: ready.as_ref().map(<[u8; 64]>::as_slice) }
                 }
-                &CheckedKind::File { pid, fd, length } => Kind::File { pid, fd, length },
+                &CheckedKind::File { pid, fd, name, length } => {
+                    Kind::File { pid, fd, name, length }
+                }
             },
         })
     }
@@ -62,7 +65,7 @@ impl<'a> Share<'a> {
                 handle: exactly(handle)?,
                 ready: ready.map(exactly).transpose()?,
             },
-            Kind::File { pid, fd, length } => CheckedKind::File { pid, fd, length },
+            Kind::File { pid, fd, name, length } => CheckedKind::File { pid, fd, name, length },
         };
         Ok(Checked::new(first..end, kind, self.offset))
     }

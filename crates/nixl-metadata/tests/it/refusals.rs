@@ -370,7 +370,7 @@ fn intact_envelopes_around_damaged_payloads() {
     assert_eq!(with(peer_at + 9, b"\n"), E::BadName { field: Field::AgentName });
 
     // From the end: two shares, two devices, two transports, and before them the capabilities.
-    let file_at = payload.len() - (4 + 4 + 8 + 4 + 4 + 4 + 8);
+    let file_at = payload.len() - (4 + 4 + 8 + 4 + 4 + 4 + 16 + 8);
     let ipc_at = file_at - (4 + 4 + 8 + 4 + 8 + 72 + 1 + 8 + 64);
     let devices_at = ipc_at - 8 - 2 * (4 + 16 + 1);
     let capabilities_at = devices_at - 8 - (8 + 8 + 4 + 8 + 3) - 4;
@@ -423,6 +423,8 @@ fn debug_output_and_errors_keep_secrets() {
         "165, 165",
         "90, 90",
         "4243",
+        "107, 107",
+        "6b6b",
         "fd:",
     ];
     for secret in secrets {

@@ -19,7 +19,7 @@ fn offer(descriptors: &[(Device, u64, u64)]) -> RdmaMetadata {
 }
 
 const fn file(length: u64) -> ShareKind {
-    ShareKind::File { pid: 1, fd: 2, length }
+    ShareKind::File { pid: 1, fd: 2, name: [3; 16], length }
 }
 
 /// What a peer would send that does not check its shares.
@@ -44,10 +44,11 @@ fn unchecked(offer: &RdmaMetadata, shares: &[Share]) -> Vec<u8> {
                     payload.extend(ready);
                 }
             }
-            ShareKind::File { pid, fd, length } => {
+            ShareKind::File { pid, fd, name, length } => {
                 payload.extend(1u32.to_le_bytes());
                 payload.extend(pid.to_le_bytes());
                 payload.extend(fd.to_le_bytes());
+                payload.extend(name);
                 payload.extend(length.to_le_bytes());
             }
             _ => unreachable!(),

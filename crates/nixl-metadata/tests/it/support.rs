@@ -38,7 +38,11 @@ pub(crate) fn golden() -> RdmaMetadata {
     let handle = ipc_handle([0xa5; 64], (1 << 30) + 4096);
     let shares = vec![
         Share::new(0..1, ShareKind::CudaIpc { handle, ready: Some([0x5a; 64]) }, 4096),
-        Share::new(2..3, ShareKind::File { pid: 4243, fd: 17, length: (1 << 62) + 8 }, 8),
+        Share::new(
+            2..3,
+            ShareKind::File { pid: 4243, fd: 17, name: [0x6b; 16], length: (1 << 62) + 8 },
+            8,
+        ),
     ];
     RdmaMetadata::from_dynamo_json(DYNAMO_WRITE.as_bytes())
         .unwrap()
@@ -136,7 +140,12 @@ pub(crate) fn any_share_kind(length: u64) -> impl Strategy<Value = ShareKind> {
             all[16..48].copy_from_slice(&bytes);
             ShareKind::CudaIpc { handle: ipc_handle(all, length), ready }
         }),
-        any::<[u32; 2]>().prop_map(move |[pid, fd]| ShareKind::File { pid, fd, length }),
+        any::<([u32; 2], [u8; 16])>().prop_map(move |([pid, fd], name)| ShareKind::File {
+            pid,
+            fd,
+            name,
+            length
+        }),
     ]
 }
 

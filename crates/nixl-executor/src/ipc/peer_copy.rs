@@ -1,17 +1,18 @@
-//! A transfer to or from GPU memory that a peer shares.
+//! A transfer to or from memory that a peer shares.
 #![cfg_attr(test, allow(unsafe_code, reason = "looks into memory that stands for a GPU's"))]
 
+use std::borrow::Cow;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata, ShareKind};
+use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata};
 use nixl_ops::{
     Execution, PathKind, PathReport, PeerId, TransferRequest, Transport, TransportError,
 };
 
-use super::Imports;
+use super::{Foreign, Imports, foreign};
 use crate::local::{Buffer, CopyOp, ListCopy, MemoryKind, Strategy, StrategyPolicy, Tools};
 use crate::paths::LocalFacts;
 
@@ -31,11 +32,12 @@ pub(crate) fn copier(
     }
 }
 
-/// A copy by this process's GPU, and a word to the peer at its end.
-pub(crate) struct IpcCopy {
+/// A copy by this process, and a word to the peer at its end.
+pub(crate) struct PeerCopy {
+    path: PathKind,
     stage: Stage,
     copy: ListCopy,
-    /// Open as long as the GPU may use it. Field order: after the copy.
+    /// Open as long as the copy may use it. Field order: after the copy.
     imports: Vec<Arc<dyn Buffer>>,
     transport: Arc<dyn Transport>,
     peer: PeerId,
@@ -50,9 +52,10 @@ enum Stage {
     Ended,
 }
 
-impl IpcCopy {
-    /// Prepares the copy. All descriptors of `request.remote` are in shares that are open.
+impl PeerCopy {
+    /// Prepares the copy by one of the kinds of path. All descriptors of `request.remote` are in shares that are open.
     pub(crate) fn new(
+        path: PathKind,
         request: &TransferRequest<'_>,
         local: MemoryKind,
         here: &LocalFacts,
@@ -63,28 +66,30 @@ impl IpcCopy {
         let (gpu, theirs) = copier(here, local, request.remote);
         let mut opened: Vec<Arc<dyn Buffer>> = Vec::new();
         let mut ops = Vec::with_capacity(request.local.len());
-        let mut last = None;
+        let mut last: Option<(Foreign, u64)> = None;
         for (index, ours) in request.local.iter().enumerate() {
             let (share, offset) = request
                 .remote
                 .share_of(index)
-                .ok_or_else(|| failed("open", format!("descriptor {index} is not shared")))?;
-            let ShareKind::CudaIpc { handle, .. } = share.kind() else {
-                return Err(failed("open", format!("descriptor {index} is no shared GPU memory")));
-            };
+                .ok_or_else(|| failed(path, "open", format!("descriptor {index} is not shared")))?;
+            let wanted = foreign(share.kind(), gpu).ok_or_else(|| {
+                failed(path, "open", format!("descriptor {index} is shared in an unknown way"))
+            })?;
             let base = match last {
-                Some((known, base)) if known == handle => base,
+                Some((known, base)) if known == wanted => base,
                 _ => {
-                    let memory = imports.get(gpu, handle).ok_or_else(|| {
-                        failed("open", "the peer's memory could not be opened here")
+                    let memory = imports.get(&wanted).ok_or_else(|| {
+                        let reason =
+                            "the peer's memory could not be opened, or it has let go of it";
+                        failed(path, "open", reason)
                     })?;
                     let base = memory.address();
                     opened.push(memory);
-                    last = Some((handle, base));
+                    last = Some((wanted, base));
                     base
                 }
             };
-            // Inside the shared memory, which the metadata and the driver checked.
+            // Inside the shared memory, which the metadata and whoever opened it checked.
             let theirs = base.wrapping_add(offset);
             let len = ours.len() as u64;
             ops.push(match request.kind {
@@ -92,21 +97,29 @@ impl IpcCopy {
                 OperationKind::Write => CopyOp { src: ours.address(), dst: theirs, len },
             });
         }
-        let remote = MemoryKind::Gpu(theirs.unwrap_or(gpu));
+        let (remote, by, policy) = match path {
+            // Mapped here like any host memory, and not page-locked.
+            PathKind::SharedMemory => (MemoryKind::Pageable, None, StrategyPolicy::Auto),
+            _ => {
+                let remote = MemoryKind::Gpu(theirs.unwrap_or(gpu));
+                // What the peer shares is open for one GPU only.
+                let policy = StrategyPolicy::Forbid(vec![Strategy::ThroughPinned]);
+                (remote, Some(gpu), policy)
+            }
+        };
         let kinds = match request.kind {
             OperationKind::Read => (remote, local),
             OperationKind::Write => (local, remote),
         };
-        // What the peer shares is open for one GPU only.
-        let policy = StrategyPolicy::Forbid(vec![Strategy::ThroughPinned]);
-        let kinds = match local {
+        let kinds = match (by, local) {
             // Through a ring, the GPU that copies is that of the kind.
-            MemoryKind::Gpu(_) => kinds,
-            _ => on(kinds, gpu),
+            (Some(gpu), MemoryKind::Pageable | MemoryKind::Pinned) => on(kinds, gpu),
+            _ => kinds,
         };
-        let copy = ListCopy::new(&ops, kinds, &policy, Some(gpu), tools)
-            .map_err(|e| failed("plan", e.to_string()))?;
+        let copy = ListCopy::new(&ops, kinds, &policy, by, tools)
+            .map_err(|e| failed(path, "plan", e.to_string()))?;
         Ok(Self {
+            path,
             stage: Stage::Copying,
             copy,
             imports: opened,
@@ -123,7 +136,7 @@ fn on((src, dst): (MemoryKind, MemoryKind), gpu: u32) -> (MemoryKind, MemoryKind
     (on(src), on(dst))
 }
 
-impl Execution for IpcCopy {
+impl Execution for PeerCopy {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         if self.stage == Stage::Copying {
             let copied = ready!(self.copy.poll());
@@ -146,7 +159,7 @@ impl Execution for IpcCopy {
 
     fn report(&self) -> PathReport {
         let mut report = self.copy.report();
-        report.kind = PathKind::CudaIpc;
+        report.kind = self.path;
         report
     }
 
@@ -162,7 +175,7 @@ impl Execution for IpcCopy {
     }
 }
 
-impl Drop for IpcCopy {
+impl Drop for PeerCopy {
     fn drop(&mut self) {
         // In flight only if the GPU never became quiet: then it may still use what is open.
         if self.stage == Stage::Copying && !self.copy.abandon() {
@@ -171,8 +184,12 @@ impl Drop for IpcCopy {
     }
 }
 
-fn failed(call: &'static str, reason: impl Into<std::borrow::Cow<'static, str>>) -> TransportError {
-    TransportError::Engine { engine: "cuda-ipc", call, reason: reason.into() }
+fn failed(
+    path: PathKind,
+    call: &'static str,
+    reason: impl Into<Cow<'static, str>>,
+) -> TransportError {
+    TransportError::Engine { engine: path.class(), call, reason: reason.into() }
 }
 
 #[cfg(test)]
@@ -224,11 +241,18 @@ mod tests {
         }
 
         /// Runs one transfer of uneven pieces. Returns what the two sides hold afterwards.
-        fn run(&self, kind: OperationKind, local: MemoryKind) -> [Vec<u8>; 2] {
+        fn run(&self, path: PathKind, kind: OperationKind, local: MemoryKind) -> [Vec<u8>; 2] {
             let ours: Vec<u8> = (0..5000u32).map(|i| (i * 7) as u8).collect();
             let others: Vec<u8> = (0..5000u32).map(|i| (i * 13 + 1) as u8).collect();
-            let (mine, their) =
-                (self.region(local, &ours), self.region(MemoryKind::Gpu(0), &others));
+            let mine = self.region(local, &ours);
+            let their = match path {
+                PathKind::SharedMemory => {
+                    let region = Region::shared(others.len()).unwrap();
+                    region.copy_from_slice(0, &others).unwrap();
+                    region
+                }
+                _ => self.region(MemoryKind::Gpu(0), &others),
+            };
             let pieces = [(0, 1000), (1000, 24), (2000, 1000), (4000, 999)];
             let list = |region: &Region| {
                 let part = |(at, len)| region.descriptor(at..at + len).unwrap();
@@ -255,11 +279,10 @@ mod tests {
             );
             let (facts, imports) =
                 (LocalFacts::default(), Imports::new(Arc::clone(&self.tools.gpus)));
-            let begin = || IpcCopy::new(&request, local, &facts, &imports, &self.tools);
+            let begin = || PeerCopy::new(path, &request, local, &facts, &imports, &self.tools);
             assert!(begin().is_err(), "the peer's memory is not open yet");
             let (gpu, _) = copier(&facts, local, &remote);
-            let ShareKind::CudaIpc { handle, .. } = remote.shares()[0].kind() else { panic!() };
-            imports.open(gpu, handle).unwrap();
+            imports.open(&foreign(remote.shares()[0].kind(), gpu).unwrap()).unwrap();
             let mut copy = begin().unwrap();
             while copy.poll().map(Result::unwrap).is_pending() {}
             let told = Mutex::new(Vec::new());
@@ -279,8 +302,10 @@ mod tests {
         let kinds =
             [MemoryKind::Gpu(0), MemoryKind::Gpu(1), MemoryKind::Pinned, MemoryKind::Pageable];
         for local in kinds {
-            for kind in [OperationKind::Read, OperationKind::Write] {
-                let [mine, their] = world.run(kind, local);
+            let paths = [PathKind::CudaIpc, PathKind::SharedMemory];
+            let both = [OperationKind::Read, OperationKind::Write];
+            for (path, kind) in paths.into_iter().flat_map(|p| both.map(|kind| (p, kind))) {
+                let [mine, their] = world.run(path, kind, local);
                 for at in 0..5000 {
                     let moved =
                         at < 1024 || (2000..3000).contains(&at) || (4000..4999).contains(&at);
@@ -290,7 +315,7 @@ mod tests {
                         OperationKind::Write if moved => (ours, ours),
                         _ => (ours, others),
                     };
-                    assert_eq!((mine[at], their[at]), expected, "{kind} {local} at {at}");
+                    assert_eq!((mine[at], their[at]), expected, "{path} {kind} {local} at {at}");
                 }
             }
         }

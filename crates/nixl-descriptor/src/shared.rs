@@ -1,0 +1,284 @@
+//! Host memory that other processes of this machine can map.
+//!
+//! It is an anonymous file (`memfd_create`), which nobody finds by a path: a process that is told its [`SharedName`], and
+//! that may look into the owner (in `ptrace`'s sense: usually of the same user), opens it through the owner's
+//! descriptors in `/proc`. The file cannot shrink, so a mapping of it stays valid whatever the other side does, also
+//! after the owner has ended.
+#![allow(unsafe_code, reason = "maps files")]
+
+use std::fmt;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use memmap2::{MmapMut, MmapOptions};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
+
+use crate::access::Access;
+use crate::region::{Region, RegionError};
+
+/// Host memory that other processes of this machine can map. Make a [`Region`] of it to use it.
+#[derive(Debug)]
+pub struct SharedMemory {
+    map: MmapMut,
+    /// What others reach, open as long as the memory lives. `None` in a process that opened it.
+    _file: Option<File>,
+    name: SharedName,
+}
+
+/// What names shared memory to other processes of the machine.
+///
+/// Whoever knows it and may look into the owner has access to all of the memory, so `Debug` does not show it.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+#[allow(clippy::exhaustive_structs, reason = "it is what peers send")]
+pub struct SharedName {
+    /// The process that has it open, in its PID namespace.
+    pub pid: u32,
+    /// Its file descriptor there.
+    pub fd: u32,
+    /// Random, and part of the file's own name.
+    pub name: [u8; 16],
+    /// Bytes of the file.
+    pub len: u64,
+}
+
+/// Why memory that a process shares could not be mapped.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SharedMemoryError {
+    /// The operating system refused.
+    #[error(
+        "cannot {call} memory that another process shares: {message}. Both need one PID namespace and one user, or this \
+         one the right to trace the other"
+    )]
+    Refused {
+        /// What was tried.
+        call: &'static str,
+        /// What the system said.
+        message: String,
+    },
+    /// What is there is not the memory of that name: its owner has let go of it, or it was never its.
+    #[error("the memory that another process shared is not there: its owner has let go of it")]
+    Gone,
+    /// It could become shorter under the mapping, or already is.
+    #[error("the memory that another process shares is shorter than it said, or may become so")]
+    MayShrink,
+}
+
+impl SharedMemory {
+    /// `len` zero bytes. Pages are taken from the system when first touched.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::Empty`], or [`RegionError::OutOfMemory`] with what the system said.
+    pub fn new(len: usize) -> Result<Self, RegionError> {
+        if len == 0 {
+            return Err(RegionError::Empty);
+        }
+        let refused = |error: &dyn fmt::Display| RegionError::OutOfMemory {
+            len,
+            message: format!("shared memory: {error}"),
+        };
+        let mut name = [0; 16];
+        rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty())
+            .map_err(|e| refused(&e))?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create(file_name(&name), flags).map_err(|e| refused(&e))?;
+        let file = File::from(file);
+        file.set_len(len as u64).map_err(|e| refused(&e))?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals).map_err(|e| refused(&e))?;
+        let map = map(&file, len).map_err(|e| refused(&e))?;
+        let fd = file.as_raw_fd().unsigned_abs();
+        let name = SharedName { pid: std::process::id(), fd, name, len: len as u64 };
+        Ok(Self { map, _file: Some(file), name })
+    }
+
+    /// Maps the memory that another process calls this.
+    ///
+    /// # Errors
+    ///
+    /// [`SharedMemoryError`]
+    pub fn open(name: &SharedName) -> Result<Self, SharedMemoryError> {
+        let refused = |call| {
+            move |error: std::io::Error| SharedMemoryError::Refused {
+                call,
+                message: error.to_string(),
+            }
+        };
+        let expected = link(&name.name);
+        let path = format!("/proc/{}/fd/{}", name.pid, name.fd);
+        // Nothing but such a file is opened: to open a device may do something.
+        if linked(&path).map_err(refused("look at"))? != expected {
+            return Err(SharedMemoryError::Gone);
+        }
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(CWD, path.as_str(), flags, Mode::empty())
+            .map_err(|e| refused("open")(e.into()))?;
+        let file = File::from(file);
+        // The number may have got another meaning since.
+        let mine = format!("/proc/self/fd/{}", file.as_raw_fd());
+        if linked(&mine).map_err(refused("look at"))? != expected {
+            return Err(SharedMemoryError::Gone);
+        }
+        // Files of no other kind have seals.
+        let seals = rustix::fs::fcntl_get_seals(&file).map_err(|_| SharedMemoryError::Gone)?;
+        let len = file.metadata().map_err(refused("look at"))?.len();
+        let Ok(mapped) = usize::try_from(name.len) else {
+            return Err(SharedMemoryError::MayShrink);
+        };
+        if !seals.contains(SealFlags::SHRINK) || len < name.len || mapped == 0 {
+            return Err(SharedMemoryError::MayShrink);
+        }
+        let map = map(&file, mapped).map_err(refused("map"))?;
+        Ok(Self { map, _file: None, name: *name })
+    }
+
+    /// What other processes open it by.
+    #[must_use]
+    pub fn name(&self) -> SharedName {
+        self.name
+    }
+}
+
+impl SharedName {
+    /// Whether the process that is named still has the memory open. `false` if this process may not know. Takes some
+    /// microseconds.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let path = format!("/proc/{}/fd/{}", self.pid, self.fd);
+        linked(&path).is_ok_and(|found| found == link(&self.name))
+    }
+}
+
+/// Shows nothing that opens the memory.
+impl fmt::Debug for SharedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedName").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// Comes back from [`Region::try_into_inner`].
+impl TryFrom<SharedMemory> for Region {
+    type Error = RegionError;
+
+    fn try_from(mut owner: SharedMemory) -> Result<Self, RegionError> {
+        let (address, len) = (owner.map.as_mut_ptr(), owner.map.len());
+        let base = std::ptr::NonNull::new(address).ok_or(RegionError::Empty)?;
+        let host = nixl_device::Device::HOST;
+        // SAFETY: moving the owner does not move the mapping, which stays valid whatever becomes of the file. Only
+        // regions reach the bytes: the owner's own, and those of processes that were told its name, as peers are.
+        unsafe { Self::from_raw_parts(base, len, host, Access::ReadWrite, owner) }
+    }
+}
+
+impl Region {
+    /// A region of `len` zero bytes that other processes of this machine can map, page-aligned: host memory that peers
+    /// reach without a copy in between. Panics: never.
+    ///
+    /// # Errors
+    ///
+    /// As [`SharedMemory::new`].
+    pub fn shared(len: usize) -> Result<Self, RegionError> {
+        Self::try_from(SharedMemory::new(len)?)
+    }
+
+    /// What other processes of this machine open the memory by, if it was [made](Self::shared) so that they can.
+    #[must_use]
+    pub fn shared_name(&self) -> Option<SharedName> {
+        self.memory().owner::<SharedMemory>().map(SharedMemory::name)
+    }
+}
+
+/// Maps the first bytes of a file that has as many and cannot shrink.
+fn map(file: &File, len: usize) -> std::io::Result<MmapMut> {
+    // SAFETY: the file keeps these bytes. No reference to them is ever made: a region copies them.
+    unsafe { MmapOptions::new().len(len).map_mut(file) }
+}
+
+fn file_name(name: &[u8; 16]) -> String {
+    format!("nixl-{:032x}", u128::from_be_bytes(*name))
+}
+
+/// Where a descriptor of such a file leads, in `/proc`.
+fn link(name: &[u8; 16]) -> String {
+    format!("/memfd:{} (deleted)", file_name(name))
+}
+
+fn linked(path: &str) -> std::io::Result<String> {
+    let found = std::fs::read_link(path)?;
+    Ok(found.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_seen_on_the_other_side_and_outlive_the_owner() {
+        let ours = Region::shared(10_000).unwrap();
+        let name = ours.shared_name().unwrap();
+        assert_eq!(name.pid, std::process::id());
+        let theirs = Region::try_from(SharedMemory::open(&name).unwrap()).unwrap();
+        assert_ne!(ours.address(), theirs.address());
+        ours.copy_from_slice(9_990, &[1; 10]).unwrap();
+        theirs.copy_from_slice(0, &[2; 10]).unwrap();
+        assert_eq!(ours.to_vec().unwrap(), theirs.to_vec().unwrap());
+        assert!(name.is_there());
+        let owner: SharedMemory = ours.try_into_inner().unwrap();
+        drop(owner);
+        assert!(!name.is_there());
+        assert_eq!(theirs.to_vec().unwrap()[9_989..9_992], [0, 1, 1]);
+        // Another test may have the number by now.
+        let gone = SharedMemory::open(&name).unwrap_err();
+        assert!(matches!(gone, SharedMemoryError::Gone | SharedMemoryError::Refused { .. }));
+    }
+
+    #[test]
+    fn other_memory_has_no_name() {
+        assert_eq!(Region::zeroed(10).unwrap().shared_name(), None);
+        assert_eq!(Region::shared(0).unwrap_err(), RegionError::Empty);
+        let message = format!("{:?}", Region::shared(10).unwrap().shared_name());
+        assert_eq!(message, "Some(SharedName { len: 10, .. })");
+    }
+
+    #[test]
+    fn what_is_not_that_memory_is_refused() {
+        let ours = SharedMemory::new(100).unwrap();
+        let name = ours.name();
+        let open = |name| SharedMemory::open(&name).unwrap_err();
+        assert_eq!(open(SharedName { name: [0; 16], ..name }), SharedMemoryError::Gone);
+        assert_eq!(open(SharedName { len: 101, ..name }), SharedMemoryError::MayShrink);
+        assert_eq!(open(SharedName { len: u64::MAX, ..name }), SharedMemoryError::MayShrink);
+        assert_eq!(open(SharedName { len: 0, ..name }), SharedMemoryError::MayShrink);
+        let refused = |error| matches!(error, SharedMemoryError::Refused { .. });
+        assert!(refused(open(SharedName { fd: u32::MAX, ..name })));
+        assert!(refused(open(SharedName { pid: u32::MAX, ..name })));
+        // Part of it may be mapped.
+        assert_eq!(SharedMemory::open(&SharedName { len: 50, ..name }).unwrap().map.len(), 50);
+    }
+
+    #[test]
+    fn memory_that_may_shrink_is_refused() {
+        let file =
+            rustix::fs::memfd_create(file_name(&[7; 16]), MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&file, 100).unwrap();
+        let fd = file.as_raw_fd().unsigned_abs();
+        let name = SharedName { pid: std::process::id(), fd, name: [7; 16], len: 100 };
+        assert_eq!(SharedMemory::open(&name).unwrap_err(), SharedMemoryError::MayShrink);
+        rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
+        SharedMemory::open(&name).unwrap();
+        rustix::fs::fcntl_add_seals(&file, SealFlags::FUTURE_WRITE).unwrap();
+        let refused = SharedMemory::open(&name).unwrap_err();
+        assert!(matches!(refused, SharedMemoryError::Refused { call: "map", .. }), "{refused}");
+    }
+
+    #[test]
+    fn a_pipe_of_the_owner_is_not_opened() {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let fd = reader.as_raw_fd();
+        let name =
+            SharedName { pid: std::process::id(), fd: fd.unsigned_abs(), name: [1; 16], len: 1 };
+        assert_eq!(SharedMemory::open(&name).unwrap_err(), SharedMemoryError::Gone);
+    }
+}
