@@ -41,6 +41,6 @@ pub use nic::{DmaBufSupport, LinkLayer, PortState, RdmaNic, RdmaPort, VerbsDevic
 pub use node::NodeAccess;
 pub use numa::NumaNode;
 pub use pci::{Distance, ParsePciAddressError, PciAddress, PciFunction, PcieLink};
-pub use process::process_has_ended;
+pub use process::Process;
 pub use topology::Topology;
 pub use tree::Note;

@@ -1,30 +1,51 @@
 //! Whether a process has ended.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
 
-/// Whether a process of this PID namespace has ended: it is gone, or only its parent has not looked yet. Its memory is
-/// unmapped then and its devices are closed, so nothing that it began touches memory any more.
-///
-/// A number that another process has got since counts as one that has not ended. Where `/proc` hides processes of other
-/// users, theirs seem to have ended: ask once while the process must live, and believe it afterwards.
-#[must_use]
-pub fn process_has_ended(pid: u32) -> bool {
-    has_ended(Path::new("/proc"), pid)
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// A process of this PID namespace, to be asked whether it has ended: that very one, whoever gets its number afterwards.
+pub struct Process {
+    handle: OwnedFd,
+    pid: u32,
 }
 
-fn has_ended(proc: &Path, pid: u32) -> bool {
-    let process = proc.join(pid.to_string());
-    let stat = match fs::read(process.join("stat")) {
-        Ok(stat) => stat,
-        Err(error) => return error.kind() == ErrorKind::NotFound,
-    };
-    // `PID (NAME) STATE …`, where the name may hold anything.
-    let state = stat.rsplit(|byte| *byte == b')').next().and_then(|rest| rest.trim_ascii().first());
-    let dead = matches!(state, Some(b'Z' | b'X'));
-    // The first thread may end before the others.
-    dead && fs::read_dir(process.join("task")).is_ok_and(|tasks| tasks.count() <= 1)
+impl Process {
+    /// The process of this number. It may have ended already, if its parent has not looked yet.
+    ///
+    /// # Errors
+    ///
+    /// What the system says: there is no such process, it is a thread, there are too many open files, or the kernel is
+    /// older than Linux 5.3.
+    pub fn open(pid: u32) -> io::Result<Self> {
+        let none = || io::Error::from(io::ErrorKind::NotFound);
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(none)?;
+        Ok(Self { handle: pidfd_open(number, PidfdFlags::empty())?, pid })
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether it has ended, with all its threads: its memory is unmapped then and its devices are closed, unless a child
+    /// of its shares them. So nothing that it began touches memory any more. `false` if that cannot be asked just now.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let mut handles = [PollFd::new(&self.handle, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut handles, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process").field("pid", &self.pid).finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]
@@ -37,32 +58,24 @@ mod tests {
     #[test]
     fn a_child_has_ended_once_it_was_killed_even_if_nobody_waits() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        assert!(!process_has_ended(child.id()));
+        let process = Process::open(child.id()).unwrap();
+        assert_eq!(process.pid(), child.id());
+        assert!(!process.has_ended());
         child.kill().unwrap();
-        // It becomes what only its parent can remove.
-        while !process_has_ended(child.id()) {
+        while !process.has_ended() {
             std::thread::yield_now();
         }
+        // It is what only its parent can remove.
+        assert!(Process::open(child.id()).unwrap().has_ended());
         child.wait().unwrap();
-        assert!(process_has_ended(child.id()));
-        assert!(!process_has_ended(std::process::id()));
+        assert!(process.has_ended());
     }
 
     #[test]
-    fn a_process_with_threads_left_has_not_ended() {
-        let proc = tempfile::tempdir().unwrap();
-        let put = |stat: &str, threads: &[&str]| {
-            let process = proc.path().join("7");
-            let _ = fs::remove_dir_all(&process);
-            threads.iter().for_each(|t| fs::create_dir_all(process.join("task").join(t)).unwrap());
-            fs::write(process.join("stat"), stat).unwrap();
-            has_ended(proc.path(), 7)
-        };
-        assert!(has_ended(proc.path(), 7));
-        assert!(!put("7 (a) S 1", &["7"]));
-        assert!(!put("7 (Z) Z) S 1", &["7"]));
-        assert!(put("7 ((Z) a) Z 1", &["7"]));
-        assert!(!put("7 (a) Z 1", &["7", "8"]));
-        assert!(!put("", &["7"]));
+    fn what_is_no_process_is_an_error() {
+        for pid in [0, u32::MAX, i32::MAX as u32] {
+            assert!(Process::open(pid).is_err(), "{pid}");
+        }
+        assert!(!Process::open(std::process::id()).unwrap().has_ended());
     }
 }

@@ -263,6 +263,12 @@ pub trait Execution: Send {
     fn steps(&self) -> u64 {
         0
     }
+
+    /// Whether the other side may have learned that the operation is complete, although it fails here: it must not be
+    /// tried by other means then. By default it never does, since the last word is this side's.
+    fn target_told(&self) -> bool {
+        false
+    }
 }
 
 /// A passive operation of this process that an executor may serve directly.

@@ -179,7 +179,11 @@ impl Check<'_> {
         match self.question.local {
             MemoryKind::Gpu(ours) => {
                 self.local_gpu(ours)?;
-                able(carrier, self.costs.shared_to_gpu, "the GPU copies, through pinned slots; the memory is mapped here")
+                able(
+                    carrier,
+                    self.costs.shared_to_gpu,
+                    "the GPU copies, through pinned slots; the memory is mapped here",
+                )
             }
             _ => able(carrier, self.costs.shared_to_host, "the peer's memory is mapped here"),
         }

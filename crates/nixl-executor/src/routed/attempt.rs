@@ -125,7 +125,9 @@ impl Attempt {
     fn next(&mut self, error: TransportError) -> Result<(), TransportError> {
         let mut error = error;
         let Some(request) = &self.request else { return Err(error) };
-        while !self.abandoned && self.tries < MAX_ATTEMPTS && may_retry(self.target_told(), &error)
+        while !self.abandoned
+            && self.tries < MAX_ATTEMPTS
+            && may_retry(self.current.target_told(), &error)
         {
             self.standing.note_tried(self.path.kind, error.to_string());
             let Ok(chosen) = self.plan.choose(self.bytes, &self.standing) else {
@@ -156,14 +158,6 @@ impl Attempt {
         let mut report = self.current.report();
         report.kind = self.path.kind;
         report
-    }
-
-    /// Whether the target may have learned that the operation is complete. On all paths but one the last word is this
-    /// side's, and an error comes before it; a target that takes part in a write sees its end itself.
-    fn target_told(&self) -> bool {
-        self.path.kind == PathKind::StagedBothSides
-            && self.plan.question.operation == OperationKind::Write
-            && self.current.steps() > 0
     }
 }
 

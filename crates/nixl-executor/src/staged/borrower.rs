@@ -17,8 +17,8 @@ use super::{failed, violated};
 use crate::ipc::Foreign;
 use crate::local::{Buffer, CopyOp, ListCopy, MemoryKind, Strategy, StrategyPolicy};
 
-/// From the request to the last word: opens the peer's memory, copies, and says so. Ends by itself, since nothing in it
-/// waits for the peer but the engine that carries the messages.
+/// From the request to the last word: meets the peer, opens its memory, copies, and says so. Ends by itself, since nothing
+/// in it waits for the peer but the engine that carries the messages.
 pub(super) struct Borrower {
     staging: Arc<Staging>,
     session: Membership,
@@ -28,6 +28,8 @@ pub(super) struct Borrower {
     claim: Option<Claim>,
     /// The first thing that went wrong.
     failure: Option<TransportError>,
+    /// The peer says that the operation is complete by other means.
+    superseded: bool,
     said_end: bool,
     ended_at: Duration,
     steps: u64,
@@ -35,6 +37,8 @@ pub(super) struct Borrower {
 }
 
 enum Stage {
+    /// Nothing begins before the peer can be told of its end.
+    Meeting(Loans),
     Opening(Arc<Opened>, Loans),
     Copying {
         copy: ListCopy,
@@ -130,15 +134,15 @@ impl Borrower {
         loans: Loans,
         report: PathReport,
     ) -> Self {
-        let opened = open(&staging, &loans);
         Self {
             ended_at: staging.link().clock.now(),
             staging,
             session,
             outbox,
-            stage: Stage::Opening(opened, loans),
+            stage: Stage::Meeting(loans),
             claim: Some(claim),
             failure: None,
+            superseded: false,
             said_end: false,
             steps: 0,
             report,
@@ -161,14 +165,17 @@ impl Borrower {
         {
             self.outbox.push(&Message::Ping);
         }
-        let sent = self.outbox.flush(self.staging.link(), now);
-        self.steps += u64::from(*sent.as_ref().unwrap_or(&true));
+        match self.outbox.flush(self.staging.link(), now) {
+            Ok(sent) => self.steps += u64::from(sent),
+            Err(error) if matches!(self.stage, Stage::Meeting(_)) => self.fail(error),
+            // The copy goes on all the same, since the peer's memory is in use; and the last word is tried again.
+            Err(_) => {}
+        }
         if !self.said_end {
-            // Without words to the peer the copy goes on all the same: its memory is in use.
             return Poll::Pending;
         }
         let waited = now.saturating_sub(self.ended_at) >= self.staging.config().silence;
-        match self.outbox.is_empty() || sent.is_err() || waited {
+        match self.outbox.is_empty() || waited {
             true => Poll::Ready(self.failure.take().map_or(Ok(()), Err)),
             false => Poll::Pending,
         }
@@ -181,7 +188,9 @@ impl Borrower {
         }
         for message in mail.messages {
             self.fail(match message {
-                Message::Stop { reason } => failed("peer", format!("the peer gave up: {reason}")),
+                Message::Recall(recall) => {
+                    failed("peer", format!("the peer gave up: {}", recall.reason))
+                }
                 other => violated(format!("{} to the side that borrows", other.name())),
             });
         }
@@ -189,11 +198,19 @@ impl Borrower {
             self.fail(failed("serve", "the operation has ended"));
         }
         if mail.superseded {
+            self.superseded = true;
             self.fail(failed("serve", "the peer completed the operation by other means"));
         }
     }
 
     fn advance(&mut self) -> Result<(), TransportError> {
+        if let Stage::Meeting(_) = self.stage
+            && self.outbox.has_met()
+            && let Stage::Meeting(loans) = mem::replace(&mut self.stage, Stage::Over)
+        {
+            self.steps += 1;
+            self.stage = Stage::Opening(open(&self.staging, &loans), loans);
+        }
         if let Stage::Opening(opened, loans) = &self.stage {
             let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(opened) = opened else { return Ok(()) };
@@ -223,6 +240,7 @@ impl Borrower {
         let quiet = match &mut self.stage {
             // What is being opened is looked at when it is open.
             Stage::Opening(..) => false,
+            Stage::Meeting(_) => true,
             Stage::Copying { copy, .. } => copy.abandon(),
             Stage::Over => true,
         };
@@ -236,11 +254,11 @@ impl Borrower {
         self.said_end = true;
         self.ended_at = now;
         let claim = self.claim.take();
+        if self.failure.is_none() || self.superseded {
+            claim.into_iter().for_each(Claim::complete);
+        }
         let last = match &self.failure {
-            None => {
-                claim.into_iter().for_each(Claim::complete);
-                Message::Done
-            }
+            None => Message::Done,
             Some(error) => Message::Stopped { reason: error.to_string() },
         };
         self.outbox.push(&last);
@@ -275,6 +293,8 @@ impl Drop for Borrower {
         {
             mem::forget(mem::take(memory));
             mem::forget(self.claim.take());
+            // The peer must never hear that its memory is unused.
+            self.session.keep();
         }
     }
 }

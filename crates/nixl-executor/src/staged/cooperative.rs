@@ -37,6 +37,8 @@ pub(super) struct Cooperative {
     mute: bool,
     /// The peer said the last word: `Done` to a source, `Stopped` to a sink.
     peer_ended: bool,
+    /// The peer stopped, so it has not completed the operation.
+    refused: bool,
     /// The peer says that the operation is complete by other means.
     superseded: bool,
     heard: Duration,
@@ -112,6 +114,7 @@ impl Cooperative {
             peer_gone: false,
             mute: false,
             peer_ended: false,
+            refused: false,
             superseded: false,
             heard: now,
             steps: 0,
@@ -227,6 +230,7 @@ impl Cooperative {
                 Ok(())
             }
             (Role::Source(_), Message::Stop { reason }) => {
+                self.refused = true;
                 Err(failed("peer", format!("the peer gave up: {reason}")))
             }
             (Role::Source(_), other) => {
@@ -392,6 +396,12 @@ impl Execution for Cooperative {
 
     fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// A target that takes part in a write sees its end itself.
+    fn target_told(&self) -> bool {
+        let writes = matches!((&self.begun, &self.role), (Begun::Asked { .. }, Role::Source(_)));
+        writes && !self.refused
     }
 }
 

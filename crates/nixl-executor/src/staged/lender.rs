@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use nixl_device::process_has_ended;
+use nixl_device::Process;
+use nixl_metadata::OperationKind;
 use nixl_ops::{Execution, PathReport, TransportError};
 
-use super::message::{Lend, Message};
+use super::message::{Lend, Message, Recall};
 use super::outbox::Outbox;
 use super::session::Membership;
 use super::staging::Staging;
@@ -19,17 +20,21 @@ pub(super) struct Lender {
     staging: Arc<Staging>,
     session: Membership,
     outbox: Outbox,
+    kind: OperationKind,
     /// What to ask, until it is queued.
     lend: Option<Lend>,
+    /// What to say once this side gives up.
+    recall: Recall,
     /// The engine took the request: from then on the peer may use the memory.
     asked: bool,
+    /// The peer said that it has not completed the operation.
+    refused: bool,
     /// The first thing that went wrong.
     failure: Option<TransportError>,
-    /// Nothing can be sent any more.
-    mute: bool,
     heard: Duration,
-    /// The peer's process, if this side sees it.
-    process: Option<u32>,
+    /// When the peer was last asked to stop.
+    recalled: Option<Duration>,
+    process: Process,
     /// When it was last looked at.
     looked: Duration,
     ended: bool,
@@ -38,7 +43,7 @@ pub(super) struct Lender {
 }
 
 impl Lender {
-    /// How often a peer's process is looked at that no longer answers.
+    /// How often the peer's process is looked at.
     const LOOK: Duration = Duration::from_millis(10);
 
     pub(super) fn new(
@@ -46,21 +51,24 @@ impl Lender {
         session: Membership,
         outbox: Outbox,
         lend: Lend,
-        process: Option<u32>,
+        process: Process,
         report: PathReport,
     ) -> Self {
         let now = staging.link().clock.now();
+        let (key, introduction) = (lend.key.clone(), lend.introduction.clone());
         Self {
             staging,
             session,
             outbox,
+            kind: lend.kind,
             lend: Some(lend),
+            recall: Recall { key, introduction, reason: String::new() },
             asked: false,
+            refused: false,
             failure: None,
-            mute: false,
             heard: now,
-            // Believed to have ended only if it is seen to live.
-            process: process.filter(|pid| !process_has_ended(*pid)),
+            recalled: None,
+            process,
             looked: now,
             ended: false,
             steps: 0,
@@ -81,11 +89,12 @@ impl Lender {
         }
         self.send(now);
         // Until then the memory is the peer's.
-        let over = self.failure.is_some() && (!self.asked || self.peer_has_ended(now));
-        match self.failure.take_if(|_| over) {
-            Some(error) => Poll::Ready(Err(error)),
-            None => Poll::Pending,
+        let over = if self.asked { self.peer_has_ended(now) } else { self.failure.is_some() };
+        if !over {
+            return Poll::Pending;
         }
+        let gone = || TransportError::PeerGone { name: self.session.peer().to_owned() };
+        Poll::Ready(Err(self.failure.take().unwrap_or_else(gone)))
     }
 
     /// What the peer says is the end of it, if it is.
@@ -96,17 +105,20 @@ impl Lender {
         }
         for message in mail.messages {
             self.steps += 1;
-            match message {
+            let end = match message {
                 Message::Done => return Poll::Ready(Ok(())),
                 Message::Stopped { reason } => {
-                    let gave_up = || failed("peer", format!("the peer gave up: {reason}"));
-                    return Poll::Ready(Err(self.failure.take().unwrap_or_else(gave_up)));
+                    self.refused = true;
+                    failed("peer", format!("the peer gave up: {reason}"))
                 }
+                Message::Unused => failed("peer", "the peer knows nothing of the transfer"),
                 other => {
                     let name = other.name();
                     self.fail(violated(format!("{name} to the side that lends")));
+                    continue;
                 }
-            }
+            };
+            return Poll::Ready(Err(self.failure.take().unwrap_or(end)));
         }
         if mail.flooded {
             self.fail(violated("more messages than can be meant"));
@@ -115,44 +127,49 @@ impl Lender {
     }
 
     fn send(&mut self, now: Duration) {
-        if self.failure.is_none()
-            && let Some(lend) = self.lend.take()
-        {
-            self.outbox.push(&Message::Lend(lend));
-        }
-        if self.mute {
+        let Some(failure) = &self.failure else {
+            if let Some(lend) = self.lend.take() {
+                self.outbox.push(&Message::Lend(lend));
+            }
+            match self.outbox.flush(self.staging.link(), now) {
+                Ok(sent) => {
+                    self.steps += u64::from(sent);
+                    self.asked |= self.outbox.is_empty();
+                }
+                Err(error) => self.fail(error),
+            }
+            return;
+        };
+        if !self.asked {
             return;
         }
-        match self.outbox.flush(self.staging.link(), now) {
-            Ok(sent) => {
-                self.steps += u64::from(sent);
-                self.asked |= self.lend.is_none() && self.outbox.is_empty();
-            }
-            Err(error) => {
-                self.mute = true;
-                self.fail(error);
-            }
+        let ping = self.staging.config().ping;
+        if self.recalled.is_none_or(|last| now.saturating_sub(last) >= ping) {
+            self.recalled = Some(now);
+            let reason = failure.to_string();
+            self.outbox.clear();
+            self.outbox.push(&Message::Recall(Recall { reason, ..self.recall.clone() }));
+        }
+        // What cannot be said now is said again later.
+        if self.outbox.flush(self.staging.link(), now).is_err() {
+            self.outbox.clear();
         }
     }
 
     fn fail(&mut self, error: TransportError) {
-        if self.failure.is_some() {
-            return;
+        if !self.asked {
+            // What the engine has not taken never reaches the peer.
+            self.outbox.clear();
         }
-        match self.asked {
-            true => self.outbox.push(&Message::Stop { reason: error.to_string() }),
-            false => self.outbox.clear(),
-        }
-        self.failure = Some(error);
+        self.failure.get_or_insert(error);
     }
 
     fn peer_has_ended(&mut self, now: Duration) -> bool {
-        let Some(pid) = self.process else { return false };
         if now.saturating_sub(self.looked) < Self::LOOK {
             return false;
         }
         self.looked = now;
-        process_has_ended(pid)
+        self.process.has_ended()
     }
 }
 
@@ -181,5 +198,9 @@ impl Execution for Lender {
 
     fn steps(&self) -> u64 {
         self.steps
+    }
+
+    fn target_told(&self) -> bool {
+        self.kind == OperationKind::Write && self.asked && !self.refused
     }
 }

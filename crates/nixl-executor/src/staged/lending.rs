@@ -4,14 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use nixl_descriptor::DescriptorList;
-use nixl_device::Device;
+use nixl_device::{Device, Process};
 use nixl_metadata::{Share, ShareKind};
 use nixl_ops::{Claim, Execution, PathKind, PathReport, TransferRequest, TransportError};
 
 use super::borrower::{Borrower, Loans};
 use super::failed;
 use super::lender::Lender;
-use super::message::{Lend, Loan, Message, SessionId};
+use super::message::{Lend, Loan, Message, Recall, SessionId};
 use super::outbox::Outbox;
 use super::refusal::Refusal;
 use super::staging::{Place, Staging, claim};
@@ -52,10 +52,31 @@ impl Staging {
         let gpu = self.borrowing.facts.gpu(gpu).and_then(|gpu| gpu.uuid).unwrap_or_default();
         let key = remote.notification_key().clone();
         let lend = Lend { key, kind: request.kind, gpu, loans, introduction };
+        // Nothing else tells for sure that a peer that fell silent uses the memory no more.
+        let process = remote.peer().map_or(0, |peer| peer.host().pid());
+        let process = Process::open(process)
+            .map_err(|e| failed("begin", format!("the peer's process cannot be watched: {e}")))?;
         let (bytes, count) = (local.total_bytes(), local.len());
         let report = PathReport::new(PathKind::CudaIpc, "cuda-ipc", bytes, count);
-        let process = remote.peer().map(|peer| peer.host().pid()).filter(|pid| *pid != 0);
         Ok(Box::new(Lender::new(Arc::clone(self), session, outbox, lend, process, report)))
+    }
+
+    /// A peer wants back what it lent for a transfer. The transfer's own business, or to be answered if there is none.
+    pub(super) fn recalled(
+        self: &Arc<Self>,
+        id: SessionId,
+        from: &str,
+        recall: Recall,
+    ) -> Option<Option<Box<dyn Execution>>> {
+        let (key, introduction) = (recall.key.clone(), recall.introduction.clone());
+        if self.sessions.deliver(id, from, Message::Recall(recall), self.link().clock.now()) {
+            return None;
+        }
+        let Some((session, outbox)) = self.admit(id, from, &key, introduction) else {
+            return Some(None);
+        };
+        let refusal = Refusal::new(Arc::clone(self), session, outbox, &Message::Unused);
+        Some(Some(Box::new(refusal.standing(Message::Unused))))
     }
 
     /// Copies what a peer asks for, or tells it why not.
@@ -108,18 +129,22 @@ fn loans(gpus: &dyn Gpus, list: &DescriptorList) -> Result<Vec<Loan>, TransportE
         let offset = |address: u64| share.offset().wrapping_add(address).wrapping_sub(first);
         Some(Loan { handle, offsets: run.iter().map(|d| offset(d.address())).collect() })
     };
-    let loans: Option<Vec<_>> = shares(gpus, list).iter().map(loan).collect();
-    let loans = loans.unwrap_or_default();
-    let lent: usize = loans.iter().map(|loan| loan.offsets.len()).sum();
-    if lent != list.len() {
-        return Err(failed("begin", "some of the memory cannot be lent to another process"));
-    }
-    if lent > Message::MAX_LENT || loans.len() > Message::MAX_LOANS {
-        let (loans, most) = (loans.len(), Message::MAX_LENT);
+    // Before the driver is asked for each.
+    let runs = descriptors.chunk_by(|a, b| a.region().id() == b.region().id()).count();
+    if descriptors.len() > Message::MAX_LENT || runs > Message::MAX_LOANS {
         let reason = format!(
-            "{lent} descriptors in {loans} allocations are more than can be lent at a time, {most}"
+            "{} descriptors in {runs} runs of one region each are more than can be lent at a time: {} in {}",
+            descriptors.len(),
+            Message::MAX_LENT,
+            Message::MAX_LOANS,
         );
         return Err(failed("begin", reason));
     }
-    Ok(loans)
+    let loans: Option<Vec<_>> = shares(gpus, list).iter().map(loan).collect();
+    let loans = loans.unwrap_or_default();
+    let lent: usize = loans.iter().map(|loan| loan.offsets.len()).sum();
+    match lent == list.len() {
+        true => Ok(loans),
+        false => Err(failed("begin", "some of the memory cannot be lent to another process")),
+    }
 }

@@ -56,6 +56,16 @@ pub(crate) struct Lend {
     pub(crate) introduction: Bytes,
 }
 
+/// The initiator wants back what it lent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Recall {
+    /// The target's offer.
+    pub(crate) key: NotificationKey,
+    /// As in [`Lend`], which may not have arrived.
+    pub(crate) introduction: Bytes,
+    pub(crate) reason: String,
+}
+
 /// An allocation of GPU memory, and where in it each of the next descriptors begins.
 #[derive(Clone, Eq, PartialEq)]
 pub(crate) struct Loan {
@@ -84,7 +94,7 @@ pub(crate) enum Message {
     },
     /// Sink to source, borrower to lender: all bytes are in place.
     Done,
-    /// Sink to source, lender to borrower: write no more.
+    /// Sink to source: write no more.
     Stop {
         reason: String,
     },
@@ -94,6 +104,10 @@ pub(crate) enum Message {
     },
     /// Somebody is there.
     Ping,
+    /// Lender to borrower: stop. Said again and again until there is an answer.
+    Recall(Recall),
+    /// To a lender whose transfer is not known, or no longer: nothing here uses the memory, and nothing ever will.
+    Unused,
 }
 
 /// Why bytes are no message.
@@ -137,6 +151,8 @@ impl Message {
             Self::Stop { .. } => "stop",
             Self::Stopped { .. } => "stopped",
             Self::Ping => "ping",
+            Self::Recall(_) => "recall",
+            Self::Unused => "unused",
         }
     }
 
@@ -208,6 +224,13 @@ impl Message {
                 }
                 put_introduction(&mut out, &lend.introduction);
             }
+            Self::Recall(recall) => {
+                out.put_u8(11);
+                put_text(&mut out, recall.key.as_str(), NotificationKey::MAX_BYTES);
+                put_introduction(&mut out, &recall.introduction);
+                put_text(&mut out, &recall.reason, Self::MAX_REASON);
+            }
+            Self::Unused => out.put_u8(12),
         }
         out.freeze()
     }
@@ -256,6 +279,12 @@ impl Message {
             8 => Self::Stopped { reason: rest.text("reason", Self::MAX_REASON)?.to_owned() },
             9 => Self::Ping,
             10 => Self::Lend(rest.lend()?),
+            11 => {
+                let (key, introduction) = (rest.key()?, rest.introduction()?);
+                let reason = rest.text("reason", Self::MAX_REASON)?.to_owned();
+                Self::Recall(Recall { key, introduction, reason })
+            }
+            12 => Self::Unused,
             other => return Err(bad("tag", other)),
         };
         match rest.0.len() {
@@ -418,11 +447,19 @@ mod tests {
                 let introduction = introduction.into();
                 Message::Lend(Lend { key, kind, gpu, loans, introduction })
             });
+        let recall = ("[a-z0-9-]{1,200}", vec(any::<u8>(), 0..3000), "\\PC{0,60}").prop_map(
+            |(key, introduction, reason)| {
+                let key = NotificationKey::new(&key).unwrap();
+                Message::Recall(Recall { key, introduction: introduction.into(), reason })
+            },
+        );
         let slot = any::<(u16, u32, u64, u64)>()
             .prop_map(|(slot, round, address, len)| SlotGrant { slot, round, address, len });
         prop_oneof![
             open,
             lend,
+            recall,
+            Just(Message::Unused),
             Just(Message::Accept),
             vec(slot, 0..=Message::MAX_GRANTS).prop_map(Message::Slots),
             (any::<u32>(), vec(any::<u64>(), 0..=Message::MAX_GRANTS))

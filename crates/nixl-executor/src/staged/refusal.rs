@@ -1,4 +1,4 @@
-//! Telling a peer that its request cannot be served.
+//! Telling a peer that its request cannot be served, or is not.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -14,10 +14,12 @@ use super::staging::Staging;
 /// One message, once the peer has been met.
 pub(super) struct Refusal {
     staging: Arc<Staging>,
-    /// Keeps the session's name taken.
-    _session: Membership,
+    session: Membership,
     outbox: Outbox,
     begun: Duration,
+    /// What is said again to whoever asks again. The name stays taken for the time of silence then, so that a request of
+    /// this name that comes late is none any more.
+    standing: Option<Message>,
 }
 
 impl Refusal {
@@ -29,7 +31,12 @@ impl Refusal {
     ) -> Self {
         outbox.push(word);
         let begun = staging.link().clock.now();
-        Self { staging, _session: session, outbox, begun }
+        Self { staging, session, outbox, begun, standing: None }
+    }
+
+    /// Says it again and again, as often as it is asked.
+    pub(super) fn standing(self, word: Message) -> Self {
+        Self { standing: Some(word), ..self }
     }
 }
 
@@ -37,8 +44,18 @@ impl Execution for Refusal {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let link = self.staging.link();
         let now = link.clock.now();
-        self.outbox.flush(link, now)?;
         let waited = now.saturating_sub(self.begun) >= self.staging.config().silence;
+        if let Some(word) = &self.standing {
+            if !self.session.take().messages.is_empty() && self.outbox.is_empty() {
+                self.outbox.push(word);
+            }
+            // If it cannot be said now, then when it is asked for again.
+            if self.outbox.flush(link, now).is_err() {
+                self.outbox.clear();
+            }
+            return if waited { Poll::Ready(Ok(())) } else { Poll::Pending };
+        }
+        self.outbox.flush(link, now)?;
         match self.outbox.is_empty() || waited {
             true => Poll::Ready(Ok(())),
             false => Poll::Pending,

@@ -61,7 +61,7 @@ impl Sessions {
         let mailbox = Arc::new(Mailbox { peer: peer.into(), key, mail: Mutex::default() });
         sessions.insert(id, Arc::clone(&mailbox));
         self.live.store(sessions.len(), Ordering::Release);
-        Some(Membership { sessions: Arc::clone(self), id, mailbox })
+        Some(Membership { sessions: Arc::clone(self), kept: false, id, mailbox })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -122,6 +122,7 @@ fn is(mailbox: &Mailbox, key: &[u8]) -> bool {
 /// A session's place in the table, which it leaves when this is dropped.
 pub(super) struct Membership {
     sessions: Arc<Sessions>,
+    kept: bool,
     id: SessionId,
     mailbox: Arc<Mailbox>,
 }
@@ -135,10 +136,18 @@ impl Membership {
     pub(super) fn take(&self) -> Mail {
         std::mem::take(&mut *lock(&self.mailbox.mail))
     }
+
+    /// Keeps the place for ever.
+    pub(super) fn keep(&mut self) {
+        self.kept = true;
+    }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         let mut sessions = self.sessions.lock();
         sessions.remove(&self.id);
         self.sessions.live.store(sessions.len(), Ordering::Release);

@@ -39,7 +39,7 @@ pub(crate) struct Staging {
     config: StagingConfig,
     outgoing: Arc<SlotPool>,
     incoming: Arc<SlotPool>,
-    sessions: Arc<Sessions>,
+    pub(super) sessions: Arc<Sessions>,
     offers: Mutex<HashMap<NotificationKey, Offer>>,
 }
 
@@ -191,6 +191,10 @@ impl Staging {
         let served = match message {
             Message::Open(open) => self.serve(id, from, open),
             Message::Lend(lend) => self.borrow(id, from, lend),
+            Message::Recall(recall) => match self.recalled(id, from, recall) {
+                Some(execution) => execution,
+                None => return Received::Taken,
+            },
             message => match self.sessions.deliver(id, from, message, self.link.clock.now()) {
                 true => return Received::Taken,
                 false => None,

@@ -1,6 +1,7 @@
 //! What a peer may send to a live session, and what comes of it: an error that says what was wrong, and memory and slots
 //! that come back.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nixl_device::Device;
@@ -9,6 +10,7 @@ use nixl_ops::{OperationError, OperationOptions, OperationStatus, Received, Tran
 
 use super::gpus;
 use super::world::{Active, Memory, Passive, World, config, pattern};
+use crate::staged::StagingConfig;
 use crate::staged::message::{Lend, Loan, Message, Open, SessionId, SlotGrant};
 use crate::staged::staging::Manner;
 
@@ -276,8 +278,8 @@ fn a_lender_waits_for_the_peer_s_last_word() {
         world.sides[0].reactor.turn();
         world.sides[0].reactor.turn();
         assert!(local.is_leased());
-        let (_, stop) = world.letters(1).remove(0);
-        assert!(matches!(Message::decode(&stop).unwrap().1, Message::Stop { .. }));
+        let (_, recall) = world.letters(1).remove(0);
+        assert!(matches!(Message::decode(&recall).unwrap().1, Message::Recall(_)));
         assert_eq!(active.status(), OperationStatus::InProgress);
         assert!(matches!(send(&world, &last), Received::Taken));
         world.sides[0].reactor.turn();
@@ -289,6 +291,71 @@ fn a_lender_waits_for_the_peer_s_last_word() {
         // What is complete is complete.
         assert_eq!(ended.is_ok(), done(&last), "{ended:?}");
     }
+}
+
+/// A lender believes that a peer is dead only if its process is.
+#[test]
+fn a_lender_gets_its_memory_back_when_the_peer_s_process_ends() {
+    let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let mut world = World::new([config(2, 4), config(2, 4)]);
+    world.sides[1].pid = process.id();
+    let local = Memory::new(GPU, &[LEN], false);
+    let remote = Memory::new(Device::HOST, &[LEN], false);
+    let options = OperationOptions::new();
+    let both = (&local, &remote);
+    let lend =
+        |world: &World| world.begin(OperationKind::Read, 0, both, Manner::Lent, (options, options));
+    let (passive, active) = lend(&world);
+    let mut active = active.unwrap();
+    world.sides[0].reactor.turn();
+    assert!(world.fabric.kill(world.sides[1].transport.agent_name()));
+    // To the engine the peer is gone. Its GPU may be busy all the same.
+    world.clock.advance(StagingConfig::default().silence * 3);
+    for _ in 0..5 {
+        world.sides[0].reactor.turn();
+    }
+    assert!(local.is_leased());
+    process.kill().unwrap();
+    process.wait().unwrap();
+    for _ in 0..5 {
+        world.clock.advance(Duration::from_millis(20));
+        world.sides[0].reactor.turn();
+    }
+    assert!(!local.is_leased());
+    let Active::Read(read) = &mut active else { unreachable!() };
+    let error = super::now(read.wait_for_completion()).unwrap_err();
+    assert!(error.to_string().contains("no word from the peer"), "{error}");
+    drop(passive);
+}
+
+/// A peer that knows nothing of a transfer says so, and takes no request for it afterwards.
+#[test]
+fn a_transfer_that_the_peer_knows_nothing_of_uses_no_memory() {
+    let mut world = World::new([config(2, 4), config(2, 4)]);
+    let local = Memory::new(GPU, &[LEN], false);
+    let remote = Memory::new(Device::HOST, &[LEN], false);
+    let options = OperationOptions::new();
+    let both = (&local, &remote);
+    let (passive, active) =
+        world.begin(OperationKind::Write, 0, both, Manner::Lent, (options, options));
+    let mut active = active.unwrap();
+    world.sides[0].reactor.turn();
+    // The request comes late.
+    let (from, request) = world.letters(1).remove(0);
+    active.cancel();
+    for _ in 0..20 {
+        world.clock.advance(Duration::from_millis(100));
+        world.turn();
+    }
+    assert!(!local.is_leased());
+    let late = world.sides[1].staging.receive(&from, &request);
+    assert!(matches!(late, Received::Ignored));
+    drop(passive);
+    world.clock.advance(StagingConfig::default().silence);
+    for _ in 0..5 {
+        world.turn();
+    }
+    assert!(world.is_idle());
 }
 
 /// Requests that cannot be served are answered, and claim nothing.

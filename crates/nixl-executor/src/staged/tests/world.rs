@@ -10,7 +10,8 @@ use nixl_descriptor::{
 };
 use nixl_device::Device;
 use nixl_metadata::{
-    AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata, SerializedDescriptor,
+    AgentMetadata, HostIdentity, Limits, NotificationKey, OperationKind, PeerInfo, RdmaMetadata,
+    SerializedDescriptor,
 };
 use nixl_ops::{
     Background, CancelOutcome, Clock, Driver, DriverConfig, Executor, Link, ManualClock, OfferSpec,
@@ -65,6 +66,8 @@ pub(super) struct Side {
     pub(super) gpus: Arc<TestGpus>,
     pub(super) jobs: Arc<Jobs>,
     pub(super) staging: Arc<Staging>,
+    /// The process that its offers say they are of.
+    pub(super) pid: u32,
     executor: Arc<dyn Executor>,
     registrations: Arc<RegistrationCache>,
 }
@@ -250,7 +253,8 @@ impl Side {
         let executor: Arc<dyn Executor> = Arc::new(Attached(staging.clone()));
         driver.set_executor(executor.clone());
         let driver = Arc::new(driver);
-        Self { transport, driver, reactor, gpus, jobs, staging, executor, registrations }
+        let pid = std::process::id();
+        Self { transport, driver, reactor, gpus, jobs, staging, pid, executor, registrations }
     }
 
     pub(super) fn agent_metadata(&self) -> AgentMetadata {
@@ -277,6 +281,9 @@ impl Side {
         let agent = self.agent_metadata();
         let key = NotificationKey::random();
         let metadata = RdmaMetadata::new(kind, descriptors.collect(), agent, key).unwrap();
+        let host = HostIdentity::new("host", "", self.pid).unwrap();
+        let peer = PeerInfo::new(self.transport.agent_name(), 1, host).unwrap();
+        let metadata = metadata.with_peer(peer);
         let spec = OfferSpec::new(metadata, list, leases, registered);
         let (driver, executor) = (&self.driver, &self.executor);
         match kind {
