@@ -30,7 +30,12 @@ fn tcp() -> [(&'static str, &'static Path); 2] {
     [("UCX_TLS", Path::new("tcp")), ("UCX_MEM_EVENTS", Path::new("no"))]
 }
 
-/// Shared memory and CMA, as between any two processes of one machine.
+/// Shared memory and CMA, but nothing of GPUs.
+fn shm() -> [(&'static str, &'static Path); 2] {
+    [("UCX_TLS", Path::new("self,sm,tcp")), ("UCX_MEM_EVENTS", Path::new("no"))]
+}
+
+/// As between any two processes of one machine.
 fn local() -> [(&'static str, &'static Path); 1] {
     [("UCX_MEM_EVENTS", Path::new("no"))]
 }
@@ -159,26 +164,27 @@ fn every_way_over_tcp() {
 
 #[test]
 fn every_way_over_shared_memory() {
-    let variables = [("UCX_TLS", Path::new("self,sm,tcp")), ("UCX_MEM_EVENTS", Path::new("no"))];
     let shared = [
         ((Cuda, Shared), SharedMemory),
         ((Host, Shared), SharedMemory),
         ((Shared, Host), Direct),
         ((Shared, Cuda), StagedOneSide),
     ];
-    every_way("every_way_over_shared_memory", &variables, &[&STAGED[..], &shared].concat());
+    every_way("every_way_over_shared_memory", &shm(), &[&STAGED[..], &shared].concat());
 }
 
+/// Where each side opens the other's memory.
+const OPENED: [Way; 5] = [
+    ((Cuda, Cuda), CudaIpc),
+    ((Host, Cuda), CudaIpc),
+    ((Shared, Cuda), CudaIpc),
+    ((Cuda, Host), CudaIpc),
+    ((Cuda, Shared), SharedMemory),
+];
+
 #[test]
-fn every_way_where_gpus_open_the_memory_of_others() {
-    let ways = [
-        ((Cuda, Cuda), CudaIpc),
-        ((Host, Cuda), CudaIpc),
-        ((Shared, Cuda), CudaIpc),
-        ((Cuda, Host), CudaIpc),
-        ((Cuda, Shared), SharedMemory),
-    ];
-    every_way("every_way_where_gpus_open_the_memory_of_others", &local(), &ways);
+fn every_way_where_memory_is_opened() {
+    every_way("every_way_where_memory_is_opened", &local(), &OPENED);
 }
 
 // ---- Peers that die or stop ----
@@ -225,9 +231,9 @@ enum Fate {
 }
 
 /// One transfer with a peer that is hit at a random moment. Returns whether it completed all the same.
-async fn hit(here: &Here, random: &mut Random, fate: Fate) -> bool {
+async fn hit(here: &Here, random: &mut Random, ways: &[Way], fate: Fate) -> bool {
     let mut peer = peer(&SILENCE.as_millis().to_string());
-    let (mine, theirs) = [(Cuda, Cuda), (Cuda, Host), (Host, Cuda)][random.below(3) as usize];
+    let ((mine, theirs), _) = ways[random.below(ways.len() as u64) as usize];
     memory(&mut peer, theirs);
     let options = OperationOptions::new().timeout(DEADLINE);
     let offered = OperationOptions::new().timeout(OFFERED);
@@ -293,7 +299,7 @@ async fn hit(here: &Here, random: &mut Random, fate: Fate) -> bool {
     outcome.is_ok()
 }
 
-fn hit_many(name: &str, variables: &[(&str, &Path)], times: usize, stopped: bool) {
+fn hit_many(name: &str, variables: &[(&str, &Path)], ways: &[Way], times: usize, stopped: bool) {
     alone(name, variables, || {
         within(LIMIT, async {
             let seed = 20_261_122;
@@ -306,7 +312,7 @@ fn hit_many(name: &str, variables: &[(&str, &Path)], times: usize, stopped: bool
                     true => Fate::Stopped(Duration::from_millis(random.below(2500))),
                     false => Fate::Killed,
                 };
-                completed += usize::from(hit(&here, &mut random, fate).await);
+                completed += usize::from(hit(&here, &mut random, ways, fate).await);
             }
             println!("{completed} of {times} completed");
             let stats = eventually("everything has ended", Duration::from_secs(20), || {
@@ -324,36 +330,48 @@ fn hit_many(name: &str, variables: &[(&str, &Path)], times: usize, stopped: bool
             // And all is as good as new.
             let mut peer = peer("30000");
             memory(&mut peer, Cuda);
-            one_of_each(&here, &mut peer, BOTH, 9, 100_003).await;
+            one_of_each(&here, &mut peer, ways[0], 9, 100_003).await;
         });
     });
 }
 
 #[test]
 fn killed_at_random_over_tcp() {
-    hit_many("killed_at_random_over_tcp", &tcp(), 25, false);
+    hit_many("killed_at_random_over_tcp", &tcp(), &STAGED, 25, false);
 }
 
 #[test]
 fn killed_at_random_over_shared_memory() {
-    hit_many("killed_at_random_over_shared_memory", &local(), 25, false);
+    hit_many("killed_at_random_over_shared_memory", &shm(), &STAGED, 25, false);
+}
+
+#[test]
+fn killed_at_random_where_memory_is_opened() {
+    hit_many("killed_at_random_where_memory_is_opened", &local(), &OPENED, 25, false);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn killed_two_hundred_times_where_memory_is_opened() {
+    let name = "killed_two_hundred_times_where_memory_is_opened";
+    hit_many(name, &local(), &OPENED, 200, false);
 }
 
 #[test]
 fn stopped_at_random_over_tcp() {
-    hit_many("stopped_at_random_over_tcp", &tcp(), 8, true);
+    hit_many("stopped_at_random_over_tcp", &tcp(), &STAGED, 8, true);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn killed_two_hundred_times() {
-    hit_many("killed_two_hundred_times", &tcp(), 200, false);
+    hit_many("killed_two_hundred_times", &tcp(), &STAGED, 200, false);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn stopped_fifty_times() {
-    hit_many("stopped_fifty_times", &tcp(), 50, true);
+    hit_many("stopped_fifty_times", &tcp(), &STAGED, 50, true);
 }
 
 #[test]
