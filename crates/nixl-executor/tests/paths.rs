@@ -4,6 +4,7 @@
 
 use std::slice;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nixl_connector::simulated::{Fabric, Fault};
 use nixl_connector::{Completion, Connector, ConnectorError};
@@ -17,7 +18,7 @@ use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
     Abilities, Gpus, MemoryKind, PathExecutor, PathKind, PathPolicy, SimulatedGpus, StagingConfig,
 };
-use nixl_metadata::{NotificationKey, OperationKind, PeerInfo, RdmaMetadata, Share};
+use nixl_metadata::{HostIdentity, NotificationKey, OperationKind, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
     Execution, Executor, Link, Offer, OperationError, OperationOptions, Preparation, Received,
     SystemClock, TransferRequest, TransportError,
@@ -26,23 +27,41 @@ use nixl_ops::{
 /// The same executor, but for one thing: what this process offers is not copied inside it. So two connectors of one
 /// process are peers like any others.
 #[derive(Debug)]
-struct Apart(Arc<dyn Executor>);
+struct Apart {
+    executor: Arc<dyn Executor>,
+    /// What it says of itself: that it is its own parent, so that it shares memory with itself; or what it is.
+    poses: bool,
+}
 
 impl Executor for Apart {
     fn announce(&self, offer: Offer) {
-        self.0.announce(offer);
+        self.executor.announce(offer);
     }
 
     fn withdraw(&self, key: &NotificationKey) {
-        self.0.withdraw(key);
+        self.executor.withdraw(key);
     }
 
     fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
-        Some(Arc::new(Self(self.0.attach(link)?)))
+        let (executor, poses) = (self.executor.attach(link)?, self.poses);
+        Some(Arc::new(Self { executor, poses }))
     }
 
     fn describe(&self, info: PeerInfo) -> PeerInfo {
-        self.0.describe(info)
+        let info = self.executor.describe(info);
+        if !self.poses {
+            return info;
+        }
+        let host = info.host();
+        let parent = std::os::unix::process::parent_id();
+        let elsewhere = HostIdentity::new(host.hostname(), host.boot_id().unwrap_or(""), parent)
+            .unwrap()
+            .with_pid_namespace(host.pid_namespace())
+            .with_ipc_namespace(host.ipc_namespace());
+        let other = PeerInfo::new(info.agent_name(), info.incarnation(), elsewhere).unwrap();
+        let other = other.with_transports(info.transports().to_vec()).unwrap();
+        let other = other.with_devices(info.devices().to_vec()).unwrap();
+        other.with_capabilities(info.capabilities())
     }
 
     fn prepare(
@@ -50,31 +69,31 @@ impl Executor for Apart {
         local: &DescriptorList,
         remote: Option<&RdmaMetadata>,
     ) -> Option<Preparation> {
-        self.0.prepare(local, remote)
+        self.executor.prepare(local, remote)
     }
 
     fn reaches(&self, device: Device) -> bool {
-        self.0.reaches(device)
+        self.executor.reaches(device)
     }
 
     fn introduces(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
-        self.0.introduces(local, remote)
+        self.executor.introduces(local, remote)
     }
 
     fn shares(&self, local: &DescriptorList) -> Vec<Share> {
-        self.0.shares(local)
+        self.executor.shares(local)
     }
 
     fn listens(&self) -> bool {
-        self.0.listens()
+        self.executor.listens()
     }
 
     fn receive(&self, from: &str, payload: &[u8]) -> Received {
-        self.0.receive(from, payload)
+        self.executor.receive(from, payload)
     }
 
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        self.0.execute(request)
+        self.executor.execute(request)
     }
 }
 
@@ -87,6 +106,15 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with(false).await
+    }
+
+    /// Where each side opens the other's GPU memory.
+    async fn near() -> Self {
+        Self::with(true).await
+    }
+
+    async fn with(poses: bool) -> Self {
         let mut abilities = Abilities::default();
         (abilities.gpus, abilities.batch) = (1, true);
         let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
@@ -95,7 +123,8 @@ impl World {
             PathExecutor::with(Arc::clone(&gpus) as Arc<dyn Gpus>, Arc::new(facts)).unwrap();
         let mut staging = StagingConfig::default();
         (staging.slot_bytes, staging.slots) = (4096, 4);
-        let executor: Arc<dyn Executor> = Arc::new(Apart(Arc::new(executor.staging(staging))));
+        let executor: Arc<dyn Executor> =
+            Arc::new(Apart { executor: Arc::new(executor.staging(staging)), poses });
         let fabric = Fabric::new(Arc::new(SystemClock::new()));
         let build = |name: &str| {
             let transport = fabric.transport(name);
@@ -295,6 +324,7 @@ fn moved(kind: OperationKind) -> [Vec<u8>; 2] {
 
 const GPU: MemoryKind = MemoryKind::Gpu(0);
 const HOST: MemoryKind = MemoryKind::Pageable;
+const STAGED: PathKind = PathKind::StagedOneSide;
 const KINDS: [OperationKind; 2] = [OperationKind::Read, OperationKind::Write];
 
 #[tokio::test]
@@ -328,6 +358,58 @@ async fn a_path_that_cannot_be_prepared_is_followed_by_the_next_and_the_report_s
         let rejected = path.rejected.iter().find(|r| r.kind == PathKind::Emulated).unwrap();
         assert!(rejected.reason.contains("not registered"), "{}", rejected.reason);
         assert!(bytes == moved(kind));
+    }
+}
+
+/// Bytes had moved by the path that failed. They are written over by the next one, and the target is told once.
+#[tokio::test]
+async fn a_path_that_fails_halfway_is_followed_by_the_next() {
+    for (sides, first) in
+        [((GPU, GPU), PathKind::StagedBothSides), ((GPU, HOST), STAGED), ((HOST, GPU), STAGED)]
+    {
+        for kind in KINDS {
+            // A path that failed is avoided for a while.
+            let world = World::near().await;
+            let policy = PathPolicy::auto().prefer(first);
+            // Seven or eight chunks.
+            let first_arrives = Fault::Delay(Duration::ZERO);
+            world.fabric.faults().next([first_arrives, Fault::Fails { after: 1000 }]);
+            let (ended, bytes) = world.transfer(kind, sides, policy).await;
+            let completion = ended.unwrap();
+            let path = completion.path().unwrap();
+            assert_eq!(path.kind, PathKind::CudaIpc, "{kind} {sides:?} {path}");
+            let failed = path.rejected.iter().find(|r| r.kind == first).unwrap();
+            assert!(failed.reason.contains("failed"), "{}", failed.reason);
+            assert!(bytes == moved(kind), "{kind} {sides:?}");
+        }
+    }
+}
+
+/// The last chunk of a write may be all that the target waits for: then it may have given its memory to somebody else.
+#[tokio::test]
+async fn a_write_whose_target_may_have_been_told_is_not_tried_again() {
+    for (sides, first) in [((GPU, GPU), PathKind::StagedBothSides), ((HOST, GPU), STAGED)] {
+        for kind in KINDS {
+            let world = World::near().await;
+            let policy = PathPolicy::auto().prefer(first);
+            // Of 30,000 bytes in slots of 4,096.
+            let mut faults = vec![Fault::Delay(Duration::ZERO); 7];
+            faults.push(Fault::Fails { after: 10 });
+            world.fabric.faults().next(faults);
+            let (ended, bytes) = world.transfer(kind, sides, policy).await;
+            match kind {
+                OperationKind::Read => {
+                    assert_eq!(ended.unwrap().path().unwrap().kind, PathKind::CudaIpc);
+                    assert!(bytes == moved(kind), "{sides:?}");
+                }
+                OperationKind::Write => {
+                    let error = ended.unwrap_err();
+                    let failed =
+                        matches!(error, ConnectorError::Operation(OperationError::Transport(_)));
+                    assert!(failed, "{error:?}");
+                }
+            }
+        }
     }
 }
 

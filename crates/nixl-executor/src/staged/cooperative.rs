@@ -398,10 +398,12 @@ impl Execution for Cooperative {
         self.steps
     }
 
-    /// A target that takes part in a write sees its end itself.
+    /// A target that takes part in a write sees its end itself, once every chunk is on its way.
     fn target_told(&self) -> bool {
-        let writes = matches!((&self.begun, &self.role), (Begun::Asked { .. }, Role::Source(_)));
-        writes && !self.refused
+        match (&self.begun, &self.role) {
+            (Begun::Asked { .. }, Role::Source(source)) => source.all_started() && !self.refused,
+            _ => false,
+        }
     }
 }
 
