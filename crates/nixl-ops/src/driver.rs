@@ -258,6 +258,11 @@ impl Shared {
         self.passive.len() > 0 || self.executor.get().is_some_and(|executor| executor.listens())
     }
 
+    /// How often messages are taken that nobody waits for.
+    fn checks_every(&self) -> Option<Duration> {
+        self.executor.get().and_then(|executor| executor.checks_every())
+    }
+
     /// A slot for what a peer has asked for.
     fn serve(&self, execution: Box<dyn Execution>) -> Arc<Slot> {
         let task = Task {
@@ -332,6 +337,8 @@ pub struct Reactor {
     head_start: Option<Duration>,
     /// As long as those who await them look closely at all transfers in hand: until when the first of them does.
     watched: Option<Duration>,
+    /// When messages were taken last.
+    taken: Duration,
     notifications_failed: bool,
 }
 
@@ -351,6 +358,7 @@ impl Reactor {
             last_progress,
             head_start: None,
             watched: None,
+            taken: last_progress,
             notifications_failed: false,
         }
     }
@@ -440,9 +448,12 @@ impl Reactor {
     fn poll_passive(&mut self) -> bool {
         let shared = &self.shared;
         let Some(transport) = &shared.transport else { return false };
-        if !shared.expects_messages() {
+        let now = shared.clock.now();
+        let is_due = |every| now.saturating_sub(self.taken) >= every;
+        if !shared.expects_messages() && !shared.checks_every().is_some_and(is_due) {
             return false;
         }
+        self.taken = now;
         let executor = shared.executor.get();
         let mut delivered = false;
         let active = &mut self.active;
@@ -507,7 +518,7 @@ impl Reactor {
                     self.shared.parked.store(true, Ordering::SeqCst);
                     // Whoever adds work after this check sees `parked` and unparks.
                     if !self.has_work() {
-                        clock.park(None);
+                        clock.park(self.shared.checks_every());
                     }
                     self.shared.parked.store(false, Ordering::SeqCst);
                     self.last_progress = clock.now();

@@ -81,6 +81,12 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
         false
     }
 
+    /// How often messages are taken while none is expected, since peers may ask for what is no longer there and wait for
+    /// an answer. `None` is never, as by default.
+    fn checks_every(&self) -> Option<Duration> {
+        None
+    }
+
     /// A notification that ends no passive operation, or one of an offer that is [claimed](Offer::claim). Sender and
     /// payload are a peer's bytes.
     fn receive(&self, from: &str, payload: &[u8]) -> Received {

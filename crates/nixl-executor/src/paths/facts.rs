@@ -134,7 +134,8 @@ impl Nearness {
     }
 }
 
-/// What is known of a peer: what it says of itself. It may be wrong, which costs time but no safety.
+/// What is known of a peer: what it says of itself. If that is wrong it costs time, but no safety, with one exception: GPU
+/// memory that a peer may open is the peer's until its process ends, and which process that is only the peer knows.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PeerFacts {

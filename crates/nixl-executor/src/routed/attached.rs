@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
 use nixl_device::Device;
@@ -269,6 +270,10 @@ impl Executor for Attached {
 
     fn listens(&self) -> bool {
         self.staging.listens()
+    }
+
+    fn checks_every(&self) -> Option<Duration> {
+        self.staging.checks_every()
     }
 
     fn receive(&self, from: &str, payload: &[u8]) -> Received {

@@ -10,7 +10,7 @@
 //! The initiator asks (`Open`); a source that serves says that it does (`Accept`). The sink grants slots, or the
 //! addresses of its descriptors, and the source writes each chunk with a notification (`Filled`). When the last chunk is
 //! in place the sink says `Done`. If something fails, a sink says `Stop` and a source `Stopped`, once nothing of it is
-//! in flight; until it hears that, a sink gives nothing back that it has granted. Both sides say `Ping` when they have
+//! in flight; until it hears that, a sink gives nothing back that it has granted. Source and sink say `Ping` when they have
 //! said nothing for long, so that a dead peer is noticed, and one that only waits is not given up.
 //!
 //! Messages of one session may overtake each other and the chunks. So a sink grants nothing before it has heard from the
@@ -31,9 +31,10 @@
 //!
 //! Where the initiator has GPU memory and the target host memory of the same machine, no chunks are needed: the target's
 //! GPU reaches the initiator's memory by CUDA IPC, and copies all of it at once, in either direction ([`lending`]). The
-//! initiator asks (`Lend`), the target says `Done`, or `Stopped` once its GPU is quiet; an initiator that gives up says
-//! `Stop`. The memory is the target's until then, or until its process has ended: that an engine lost the peer says
-//! nothing about the peer's GPU.
+//! initiator asks (`Lend`); the target meets it, copies, and says `Done`, or `Stopped` once its GPU is quiet. An initiator
+//! that gives up says `Recall` until it is answered: `Unused` by a target that knows nothing of the transfer, and takes no
+//! request for it any more. The memory is the target's until the answer, or until its process has ended: that an engine
+//! lost the peer says nothing about the peer's GPU.
 //!
 //! # What a failed write leaves behind
 //!

@@ -1,7 +1,9 @@
 //! Staging for one connection.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nixl_descriptor::{DescriptorList, Registration};
@@ -41,6 +43,8 @@ pub(crate) struct Staging {
     incoming: Arc<SlotPool>,
     pub(super) sessions: Arc<Sessions>,
     offers: Mutex<HashMap<NotificationKey, Offer>>,
+    /// There were offers.
+    announced: AtomicBool,
 }
 
 /// Who takes part.
@@ -87,6 +91,8 @@ pub(super) enum Place {
 impl Staging {
     /// Executions that one connection serves at most; more are ignored.
     const MAX_SERVED: usize = 1 << 13;
+    /// How long peers wait at most for the answer of a side that expects nobody. Much shorter than their patience.
+    const CHECK: Duration = Duration::from_secs(1);
 
     pub(crate) fn new(borrowing: Borrowing, link: Link, config: StagingConfig) -> Arc<Self> {
         let config = config.checked();
@@ -99,6 +105,7 @@ impl Staging {
             incoming: SlotPool::new(&config),
             sessions: Arc::default(),
             offers: Mutex::default(),
+            announced: AtomicBool::new(false),
         })
     }
 
@@ -160,7 +167,13 @@ impl Staging {
         self.sessions.len() > 0
     }
 
+    /// Once there were offers, peers may ask for them after their end.
+    pub(crate) fn checks_every(&self) -> Option<Duration> {
+        self.announced.load(Ordering::Relaxed).then_some(Self::CHECK)
+    }
+
     pub(crate) fn announce(&self, offer: Offer) {
+        self.announced.store(true, Ordering::Relaxed);
         self.offers().insert(offer.key().clone(), offer);
     }
 

@@ -38,6 +38,24 @@ fn messages_are_taken_only_while_somebody_listens() {
 }
 
 #[test]
+fn messages_that_nobody_expects_are_taken_now_and_then() {
+    let mut world = World::new();
+    *world.announced.checks_every.lock().unwrap() = Some(Duration::from_secs(1));
+    world.inbox.push(b"late");
+    for passed in [0, 400, 500] {
+        world.clock.advance(Duration::from_millis(passed));
+        world.reactor.turn();
+        assert_eq!(world.inbox.len(), 1);
+    }
+    world.clock.advance(Duration::from_millis(100));
+    world.reactor.turn();
+    assert_eq!(*world.announced.messages.lock().unwrap(), [b"late"]);
+    world.inbox.push(b"later");
+    world.reactor.turn();
+    assert_eq!(world.inbox.len(), 1);
+}
+
+#[test]
 fn what_a_peer_asked_for_is_polled_to_its_end() {
     let mut world = listening();
     let engine = serving(&mut world);

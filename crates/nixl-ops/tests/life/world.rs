@@ -250,6 +250,7 @@ pub(crate) struct Announced {
     pub(crate) messages: Mutex<Vec<Vec<u8>>>,
     pub(crate) serves: Mutex<Option<Arc<Engine>>>,
     pub(crate) listens: AtomicBool,
+    pub(crate) checks_every: Mutex<Option<Duration>>,
 }
 
 impl Executor for Announced {
@@ -263,6 +264,10 @@ impl Executor for Announced {
 
     fn listens(&self) -> bool {
         self.listens.load(Ordering::SeqCst)
+    }
+
+    fn checks_every(&self) -> Option<Duration> {
+        *self.checks_every.lock().unwrap()
     }
 
     fn receive(&self, from: &str, payload: &[u8]) -> Received {

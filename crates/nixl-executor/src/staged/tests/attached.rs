@@ -1,6 +1,7 @@
 //! Staging alone as an executor.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
 use nixl_device::Device;
@@ -49,6 +50,10 @@ impl Executor for Attached {
 
     fn listens(&self) -> bool {
         self.0.listens()
+    }
+
+    fn checks_every(&self) -> Option<Duration> {
+        self.0.checks_every()
     }
 
     fn receive(&self, from: &str, payload: &[u8]) -> Received {

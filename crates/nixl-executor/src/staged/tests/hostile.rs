@@ -2,6 +2,7 @@
 //! that come back.
 
 use std::process::{Command, Stdio};
+use std::task::Poll;
 use std::time::Duration;
 
 use nixl_device::Device;
@@ -356,6 +357,49 @@ fn a_transfer_that_the_peer_knows_nothing_of_uses_no_memory() {
         world.turn();
     }
     assert!(world.is_idle());
+}
+
+/// A write whose end is not heard of must not be tried by other means, unless the peer says that it is not complete.
+#[test]
+fn a_write_knows_whether_its_target_may_have_been_told() {
+    for (device, manner) in [(GPU, Manner::Together), (Device::HOST, Manner::Lent)] {
+        for answered in [false, true] {
+            let mut world = World::new([config(2, 4), config(2, 4)]);
+            let (local, remote) =
+                (Memory::new(GPU, &[LEN], false), Memory::new(device, &[LEN], false));
+            let options = OperationOptions::new();
+            let passive = world.sides[1].offer(OperationKind::Write, &remote, options);
+            let metadata = passive.metadata();
+            let mut execution =
+                world.sides[0].execution(OperationKind::Write, &metadata, &local, manner).unwrap();
+            if answered {
+                world.sides[1].gpus.lose();
+            }
+            let mut error = None;
+            for _ in 0..400 {
+                if let Poll::Ready(ended) = execution.poll() {
+                    error = ended.err();
+                    break;
+                }
+                world.sides[0].gpus.run(usize::MAX);
+                while world.sides[0].jobs.next() {}
+                while world.sides[1].jobs.next() {}
+                world.sides[1].gpus.run(usize::MAX);
+                world.sides[1].reactor.turn();
+                for (from, letter) in world.letters(0) {
+                    // The good news is lost.
+                    if !matches!(Message::decode(&letter).unwrap().1, Message::Done) {
+                        world.sides[0].staging.receive(&from, &letter);
+                    }
+                }
+                world.clock.advance(Duration::from_millis(500));
+            }
+            let error = error.unwrap_or_else(|| panic!("{manner:?} {answered}")).to_string();
+            assert_eq!(execution.target_told(), !answered, "{manner:?} {error}");
+            let complete = passive.status() == OperationStatus::Complete;
+            assert_eq!(complete, !answered, "{manner:?} {error}");
+        }
+    }
 }
 
 /// Requests that cannot be served are answered, and claim nothing.

@@ -14,9 +14,9 @@ use nixl_metadata::{
     SerializedDescriptor,
 };
 use nixl_ops::{
-    Background, CancelOutcome, Clock, Driver, DriverConfig, Executor, Link, ManualClock, OfferSpec,
-    OperationOptions, OperationStatus, Reactor, ReadOperation, ReadableOperation, TransferRequest,
-    Transport, TransportError, WritableOperation, WriteOperation,
+    Background, CancelOutcome, Clock, Driver, DriverConfig, Execution, Executor, Link, ManualClock,
+    OfferSpec, OperationOptions, OperationStatus, Reactor, ReadOperation, ReadableOperation,
+    TransferRequest, Transport, TransportError, WritableOperation, WriteOperation,
 };
 
 use super::attached::Attached;
@@ -310,15 +310,7 @@ impl Side {
             OperationKind::Write => LeaseMode::Read,
         };
         let leases = vec![Leases::acquire(list.as_slice(), mode).unwrap()];
-        self.executor.prepare(&list, Some(remote)).into_iter().for_each(|job| job().unwrap());
-        let blob = remote.agent_metadata().inflate(&Limits::default()).unwrap();
-        let peer = self.transport.connect(&blob)?.peer;
-        let registered = self.registrations.get_or_register(&memory.region).into_iter().collect();
-        let introduction = (manner != Manner::Alone).then(|| self.agent_metadata());
-        let request =
-            TransferRequest::remote(kind, &list, remote, &self.transport, &peer, registered)
-                .introducing(introduction);
-        let execution = self.staging.begin(&request, manner)?;
+        let execution = self.execution(kind, remote, memory, manner)?;
         let driver = &self.driver;
         Ok(match kind {
             OperationKind::Read => Active::Read(
@@ -328,6 +320,26 @@ impl Side {
                 WriteOperation::begin(driver, execution, list, leases, options).unwrap(),
             ),
         })
+    }
+
+    /// What moves a transfer on. Its memory is not leased.
+    pub(super) fn execution(
+        &self,
+        kind: OperationKind,
+        remote: &RdmaMetadata,
+        memory: &Memory,
+        manner: Manner,
+    ) -> Result<Box<dyn Execution>, TransportError> {
+        let list = memory.descriptors();
+        self.executor.prepare(&list, Some(remote)).into_iter().for_each(|job| job().unwrap());
+        let blob = remote.agent_metadata().inflate(&Limits::default()).unwrap();
+        let peer = self.transport.connect(&blob)?.peer;
+        let registered = self.registrations.get_or_register(&memory.region).into_iter().collect();
+        let introduction = (manner != Manner::Alone).then(|| self.agent_metadata());
+        let request =
+            TransferRequest::remote(kind, &list, remote, &self.transport, &peer, registered)
+                .introducing(introduction);
+        self.staging.begin(&request, manner)
     }
 }
 
