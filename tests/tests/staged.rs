@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use Memory::{Cuda, Host, Shared};
 use PathKind::{CudaIpc, Direct, SharedMemory, StagedBothSides, StagedOneSide};
 use nixl_connector::{
-    Completion, Connector, DriverConfig, OperationError, OperationOptions, PathKind, ReadOperation,
-    ReadableOperation, Reclaimed, WritableOperation, WriteOperation,
+    Carrier, Completion, Connector, DriverConfig, OperationError, OperationOptions, PathKind,
+    PathPolicy, ReadOperation, ReadableOperation, Reclaimed, WritableOperation, WriteOperation,
 };
 use nixl_descriptor::{Region, leaked};
 use nixl_executor::paths::LocalFacts;
@@ -185,6 +185,45 @@ const OPENED: [Way; 5] = [
 #[test]
 fn every_way_where_memory_is_opened() {
     every_way("every_way_where_memory_is_opened", &local(), &OPENED);
+}
+
+/// Of a peer with Dynamo's metadata nothing is known. That its memory is reached by sockets, UCX itself expects.
+fn silent_peer(name: &str, variables: &[(&str, &Path)], carrier: Option<Carrier>) {
+    alone(name, variables, || {
+        within(LIMIT, async {
+            let here = Here::new(Duration::from_secs(30), Duration::from_secs(60)).await;
+            let mut peer = Peer::start(PEER, &[]);
+            let offer = peer.offer("readable", 1 << 20, 3).unwrap();
+            let remote = metadata(&offer.json).unwrap();
+            let region = here.region(Host, &vec![0; 1 << 20]);
+            let begin = |policy| {
+                let options = OperationOptions::new().policy(policy);
+                here.connector.begin_read_with(&remote, region.clone(), options)
+            };
+            let refused = begin(PathPolicy::auto().forbid_carrier(Carrier::Tcp)).await;
+            let mut read = match (refused, carrier) {
+                (Ok(read), None) => read,
+                (Err(error), Some(_)) => {
+                    println!("{error}");
+                    begin(PathPolicy::auto()).await.unwrap()
+                }
+                (other, _) => panic!("{other:?}"),
+            };
+            let done = read.wait_for_completion().await.unwrap();
+            assert_eq!(done.path().unwrap().carrier, carrier);
+            assert!(contents(&region).unwrap() == pattern(3, 1 << 20));
+        });
+    });
+}
+
+#[test]
+fn a_silent_peer_over_tcp() {
+    silent_peer("a_silent_peer_over_tcp", &tcp(), Some(Carrier::Tcp));
+}
+
+#[test]
+fn a_silent_peer_over_shared_memory() {
+    silent_peer("a_silent_peer_over_shared_memory", &shm(), None);
 }
 
 // ---- Peers that die or stop ----

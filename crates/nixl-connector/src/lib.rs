@@ -65,7 +65,7 @@ pub use connector::Connector;
 pub use control::ControlThread;
 pub use error::ConnectorError;
 pub use nixl_ops::{
-    CancelOutcome, Completion, DriverConfig, OperationError, OperationKind, OperationOptions,
-    OperationStatus, PathKind, PathReport, ReadOperation, ReadableOperation, Reclaimed,
-    TransportError, WritableOperation, WriteOperation,
+    CancelOutcome, Carrier, Completion, DriverConfig, OperationError, OperationKind,
+    OperationOptions, OperationStatus, PathKind, PathPolicy, PathReport, ReadOperation,
+    ReadableOperation, Reclaimed, TransportError, WritableOperation, WriteOperation,
 };

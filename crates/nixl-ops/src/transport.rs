@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use nixl_descriptor::{Descriptor, Registrar, Registration};
@@ -176,4 +177,9 @@ pub trait Transfer: Send {
 
     /// Descriptor pairs handed to the engine, after neighbours were merged.
     fn descriptors(&self) -> usize;
+
+    /// How long the engine expects it to take, before it was posted. `None` if it does not tell, or not just now.
+    fn estimate(&self) -> Option<Duration> {
+        None
+    }
 }

@@ -3,6 +3,7 @@
 use std::mem;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use nixl_descriptor::{Registration, Span};
@@ -154,6 +155,17 @@ impl Transfer for NixlTransfer {
 
     fn descriptors(&self) -> usize {
         self.pairs.len()
+    }
+
+    fn estimate(&self) -> Option<Duration> {
+        let State::Prepared = self.state else { return None };
+        let _context = gpu::enter(self.gpu);
+        let mut entered = self.directory.agent().try_enter()?;
+        let inside = entered.inside()?;
+        let request = self.create(inside).ok()?;
+        // Dropped before it was posted, and behind the gate.
+        let (microseconds, ..) = inside.agent.estimate_xfer_cost(&request, None).ok()?;
+        u64::try_from(microseconds).ok().map(Duration::from_micros)
     }
 }
 

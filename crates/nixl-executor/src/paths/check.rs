@@ -263,7 +263,7 @@ impl Check<'_> {
         if self.all_host() {
             return Err(beside("no GPU takes part"));
         }
-        if self.question.engine == Engine::Ucx && !self.here.ucx.cuda_copy {
+        if self.question.engine.is_ucx() && !self.here.ucx.cuda_copy {
             return Err(missing(
                 "UCX_TLS allows no cuda_copy, without which UCX takes no GPU memory",
             ));
@@ -286,7 +286,7 @@ impl Check<'_> {
     /// Whether UCX would use CUDA IPC between the two processes. An inference.
     fn engine_has_ipc(&self) -> bool {
         let near = self.peer.near;
-        self.question.engine == Engine::Ucx
+        self.question.engine.is_ucx()
             && self.here.ucx.cuda_ipc
             && self.here.cuda.is_ok()
             && !near.process
@@ -298,12 +298,13 @@ impl Check<'_> {
     /// else NICs, else sockets. `None` if nobody knows.
     fn engine_carrier(&self) -> Result<Option<Carrier>, Missing> {
         let (near, ucx) = (self.peer.near, self.here.ucx);
-        if self.question.engine == Engine::Other || near.host.is_none() {
+        let by_sockets = self.question.engine == Engine::UcxBySockets;
+        if self.question.engine == Engine::Other || (near.host.is_none() && !by_sockets) {
             return Ok(None);
         }
         let shared = self.peer.carriers.is_none_or(|c| c.shared_memory);
         let tcp = self.peer.carriers.is_none_or(|c| c.tcp);
-        if near.pid_namespace == Some(true) && ucx.shared_memory && shared {
+        if near.pid_namespace == Some(true) && ucx.shared_memory && shared && !by_sockets {
             Ok(Some(Carrier::SharedMemory))
         } else if self.rdma().is_ok() {
             Ok(Some(Carrier::Rdma))
@@ -327,8 +328,10 @@ impl Check<'_> {
     }
 
     fn rdma(&self) -> Result<(), Missing> {
-        if self.question.engine == Engine::Other {
-            return Err(missing("the engine is not known to use NICs"));
+        match self.question.engine {
+            Engine::Ucx => {}
+            Engine::UcxBySockets => return Err(missing("UCX expects no more than of sockets")),
+            Engine::Other => return Err(missing("the engine is not known to use NICs")),
         }
         if let Err(why) = &self.here.rdma {
             return Err(missing(why.clone()));

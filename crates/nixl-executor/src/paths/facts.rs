@@ -231,6 +231,8 @@ impl PeerFacts {
 pub enum Engine {
     /// UCX, for instance inside NIXL: what carries its bytes is inferred.
     Ucx,
+    /// The same, and it [expects](super::Estimates) no more of the way to this peer than of sockets.
+    UcxBySockets,
     /// Another, of which nothing is known.
     Other,
 }
@@ -240,6 +242,10 @@ impl Engine {
     #[must_use]
     pub fn of(transport: &str) -> Self {
         if transport.ends_with("/UCX") { Self::Ucx } else { Self::Other }
+    }
+
+    pub(super) fn is_ucx(self) -> bool {
+        self != Self::Other
     }
 }
 

@@ -8,6 +8,7 @@
 //! - [`PathPlan::choose`] picks the fastest for a size, [`PathPlan::rank`] shows the order.
 //! - [`Health`] remembers how real use went: a path that failed stands behind the others for a while. One operation's
 //!   [`Standing`] is drawn from it, and takes up the paths that the operation has tried itself.
+//! - [`Estimates`] keeps what the engine itself expects, which corrects what is inferred of it.
 //! - [`may_retry`] says whether another path may be tried.
 //! - [`note_attempt`] and [`note_end`] count, and tell `tracing`.
 //!
@@ -38,6 +39,7 @@ mod check;
 mod costs;
 mod describe;
 mod discover;
+mod estimates;
 mod facts;
 mod health;
 mod peer_map;
@@ -53,6 +55,7 @@ mod ucx;
 mod tests;
 
 pub use costs::PathCosts;
+pub use estimates::Estimates;
 pub use facts::{
     Engine, Fact, LocalFacts, LocalGpu, Nearness, Offered, PeerCarriers, PeerFacts, PeerGpu,
     Question, ShareForm,

@@ -272,6 +272,13 @@ fn host_to_host_is_carried_by_what_both_have() {
     assert_eq!(carried(&here(), &elsewhere()), Ok(Some(Carrier::Tcp)));
     assert_eq!(carried(&nic, &far_with_nic), Ok(Some(Carrier::Rdma)));
     assert_eq!(carried(&nic, &PeerFacts::unknown()), Ok(None));
+    // What the engine itself expects counts for more.
+    let slow = Question { engine: Engine::UcxBySockets, ..question };
+    for peer in [PeerFacts::unknown(), neighbour(), far_with_nic] {
+        let plan = plan(slow, &nic, &peer);
+        let chosen = plan.choose(LARGE, &Standing::new()).unwrap();
+        assert_eq!((chosen.path.kind, chosen.path.carrier), (PathKind::Direct, Some(Carrier::Tcp)));
+    }
     let shm = LocalFacts { ucx: UcxTransports::parse("shm"), ..here() };
     assert!(carried(&shm, &elsewhere()).is_err());
 }

@@ -9,7 +9,7 @@ use nixl_device::Device;
 use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
     Execution, Executor, Link, Offer, PathKind, PathPolicy, PeerId, Preparation, Received,
-    Rejected, TransferRequest, TransportError, TransportExecutor,
+    Rejected, Route, TransferRequest, TransferSpec, TransportError, TransportExecutor,
 };
 
 use super::attempt::Attempt;
@@ -20,7 +20,9 @@ use crate::direct::{agree, is_host};
 use crate::ipc::{Foreign, Imports, PeerCopy, copier, foreign, shares};
 use crate::local::{MemoryKind, Tools, kind_of};
 use crate::offers::Offers;
-use crate::paths::{Engine, Health, Offered, PathPlan, Plans, Question, ShareForm, Subject};
+use crate::paths::{
+    Engine, Estimates, Health, Offered, PathPlan, Plans, Question, ShareForm, Subject,
+};
 use crate::staged::{Borrowing, Manner, Staging, StagingStats};
 
 pub(super) struct Attached {
@@ -34,6 +36,7 @@ pub(super) struct Attached {
     plans: Plans,
     pub(super) health: Arc<Health>,
     engine: Engine,
+    estimates: Estimates,
 }
 
 impl Attached {
@@ -63,6 +66,7 @@ impl Attached {
             plans: Plans::new(Arc::clone(&shared.facts), shared.path_costs.clone()),
             health: Arc::default(),
             engine: Engine::of(link.transport.name()),
+            estimates: Estimates::new(),
             link,
             shared,
         }
@@ -73,7 +77,7 @@ impl Attached {
     }
 
     /// What the operation asks, to a peer.
-    fn question(&self, request: &TransferRequest<'_>) -> Question {
+    fn question(&self, peer: &PeerId, request: &TransferRequest<'_>) -> Question {
         let remote = request
             .remote
             .descriptors()
@@ -85,7 +89,7 @@ impl Attached {
             operation: request.kind,
             local: self.local_kind(request.local, remote),
             remote,
-            engine: self.engine,
+            engine: self.estimates.refine(peer.as_str(), self.engine),
             offered: Offered::by_a_peer(request.remote),
             policy: request.policy,
         }
@@ -104,7 +108,32 @@ impl Attached {
     }
 
     pub(super) fn plan(&self, peer: &PeerId, request: &TransferRequest<'_>) -> Arc<PathPlan> {
-        self.plans.get(peer.as_str(), request.remote.peer(), self.question(request))
+        self.plans.get(peer.as_str(), request.remote.peer(), self.question(peer, request))
+    }
+
+    /// Asks the engine once for each peer what it expects of a transfer between host memories.
+    fn ask_engine(&self, route: &Route<'_>, request: &TransferRequest<'_>) {
+        let bytes = request.local.total_bytes();
+        let is_host = || is_host(request.local) && is_host_memory(request.remote);
+        if self.engine != Engine::Ucx
+            || !self.estimates.wants(route.peer.as_str(), bytes)
+            || !is_host()
+        {
+            return;
+        }
+        let spec = TransferSpec::new(
+            request.kind,
+            route.peer,
+            request.local.as_slice(),
+            request.remote.descriptors(),
+            None,
+            route.registrations.clone(),
+        );
+        // Whatever is wrong with it shows again when it is begun.
+        let transfer = route.transport.prepare(spec).ok();
+        if let Some(expected) = transfer.and_then(|transfer| transfer.estimate()) {
+            self.estimates.note(route.peer.as_str(), bytes, expected);
+        }
     }
 
     /// Prepares a transfer by one kind of path.
@@ -172,7 +201,7 @@ impl Attached {
             operation: remote.operation_kind(),
             local: self.local_kind(local, device),
             remote: device,
-            engine: self.engine,
+            engine: self.estimates.refine(info.agent_name(), self.engine),
             offered: Offered::by_a_peer(remote),
             policy: PathPolicy::auto(),
         };
@@ -298,6 +327,7 @@ impl Executor for Attached {
 
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
         let Some(route) = &request.route else { return self.within(&request) };
+        self.ask_engine(route, &request);
         let plan = self.plan(route.peer, &request);
         let me = self.me.upgrade().ok_or(TransportError::Closed)?;
         Attempt::begin(me, plan, &request)
