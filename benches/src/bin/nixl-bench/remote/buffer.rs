@@ -19,9 +19,12 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Allocates it, and writes every byte once.
     pub(crate) fn new(gpus: &Gpus, memory: Memory, bytes: usize) -> Result<Self> {
-        let region = gpus
-            .region(memory.kind(), bytes)
-            .with_context(|| format!("cannot allocate {bytes} bytes of {memory}"))?;
+        let region = match memory {
+            Memory::Shared => Region::shared(bytes).map_err(Into::into),
+            _ => gpus.region(memory.kind(), bytes),
+        };
+        let region =
+            region.with_context(|| format!("cannot allocate {bytes} bytes of {memory}"))?;
         let buffer = Self { region, memory };
         buffer.poison(gpus, bytes)?;
         Ok(buffer)
@@ -35,7 +38,7 @@ impl Buffer {
     /// Makes the first `bytes` wrong.
     pub(crate) fn poison(&self, gpus: &Gpus, bytes: usize) -> Result<()> {
         match self.memory {
-            Memory::Host => self.write(gpus, bytes, None),
+            Memory::Host | Memory::Shared => self.write(gpus, bytes, None),
             _ => self.contents(gpus).poison_by_gpu(0..bytes),
         }
     }

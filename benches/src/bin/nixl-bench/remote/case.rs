@@ -112,11 +112,15 @@ fn every(gpus: usize) -> Vec<Flow> {
 
 /// The flows that the promises of a machine are about, with sockets alone or with all it has.
 fn promised(gpus: usize, tcp: bool) -> Vec<Flow> {
-    use Memory::{Gpu, Host, Pinned};
+    use Memory::{Gpu, Host, Pinned, Shared};
     let flows: &[(Memory, Memory)] = match tcp {
         true => &[(Host, Host), (Gpu(0), Gpu(1))],
         false => &[
             (Host, Host),
+            (Host, Shared),
+            (Shared, Host),
+            (Gpu(0), Shared),
+            (Shared, Gpu(0)),
             (Gpu(0), Host),
             (Host, Gpu(0)),
             (Gpu(0), Pinned),
@@ -137,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_full_run_measures_every_pair_of_memories_in_both_directions() {
-        for (gpus, memories) in [(0, 1), (1, 3), (2, 4), (8, 4)] {
+        for (gpus, memories) in [(0, 2), (1, 4), (2, 5), (8, 5)] {
             let cases = Case::all(gpus, Effort::Full, false, None);
             let transfers = cases.iter().filter(|c| matches!(c, Case::Transfers { .. }));
             assert_eq!(transfers.count(), memories * memories * 2, "{gpus} GPUs");

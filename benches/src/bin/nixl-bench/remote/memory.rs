@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub(crate) enum Memory {
     Host,
+    /// The host's, in a file that the other process can map.
+    Shared,
     Pinned,
     Gpu(u32),
 }
@@ -16,17 +18,18 @@ pub(crate) enum Memory {
 impl Memory {
     /// All that a machine with so many GPUs has. Of more than two, the others are like the second.
     pub(crate) fn all(gpus: usize) -> &'static [Self] {
-        const ALL: [Memory; 4] = [Memory::Host, Memory::Pinned, Memory::Gpu(0), Memory::Gpu(1)];
+        const ALL: [Memory; 5] =
+            [Memory::Host, Memory::Shared, Memory::Pinned, Memory::Gpu(0), Memory::Gpu(1)];
         match gpus {
-            0 => &ALL[..1],
-            1 => &ALL[..3],
+            0 => &ALL[..2],
+            1 => &ALL[..4],
             _ => &ALL,
         }
     }
 
     pub(crate) fn kind(self) -> MemoryKind {
         match self {
-            Self::Host => MemoryKind::Pageable,
+            Self::Host | Self::Shared => MemoryKind::Pageable,
             Self::Pinned => MemoryKind::Pinned,
             Self::Gpu(ordinal) => MemoryKind::Gpu(ordinal),
         }
@@ -37,6 +40,7 @@ impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host => f.write_str("host"),
+            Self::Shared => f.write_str("shared"),
             Self::Pinned => f.write_str("pinned"),
             Self::Gpu(ordinal) => write!(f, "cuda:{ordinal}"),
         }

@@ -82,7 +82,7 @@ impl Session {
         }
         let device = match there {
             Memory::Gpu(ordinal) => nixl_device::Device::cuda(ordinal),
-            Memory::Host | Memory::Pinned => nixl_device::Device::HOST,
+            Memory::Host | Memory::Shared | Memory::Pinned => nixl_device::Device::HOST,
         };
         Ok(Pair { buffer, plain, there: (device, address) })
     }
