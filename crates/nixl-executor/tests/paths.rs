@@ -16,7 +16,8 @@ use nixl_descriptor::{Descriptor, DescriptorList, Region};
 use nixl_device::Device;
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
-    Abilities, Gpus, MemoryKind, PathExecutor, PathKind, PathPolicy, SimulatedGpus, StagingConfig,
+    Abilities, Gpus, MemoryKind, PathExecutor, PathKind, PathPolicy, PathReport, SimulatedGpus,
+    StagingConfig,
 };
 use nixl_metadata::{HostIdentity, NotificationKey, OperationKind, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
@@ -388,6 +389,43 @@ async fn a_path_that_fails_halfway_is_followed_by_the_next() {
             assert!(failed.reason.contains("failed"), "{}", failed.reason);
             assert!(bytes == moved(kind), "{kind} {sides:?}");
         }
+    }
+}
+
+/// One read of 1 MiB between GPUs: its path, and the bytes that GPUs were asked to copy.
+async fn read_large(world: &World) -> (PathReport, u64) {
+    let bytes: Vec<u8> = (0..LARGE).map(|at| (at * 31 + at / 253) as u8).collect();
+    let (mine, theirs) = (world.region(GPU, &vec![0; LARGE]), world.region(GPU, &bytes));
+    let offer = world.target.create_readable(theirs).await.unwrap();
+    let remote = carried(offer.metadata());
+    let before = world.gpus.asked();
+    let mut read = world.initiator.begin_read(&remote, mine.clone()).await.unwrap();
+    let done = read.wait_for_completion().await.unwrap();
+    // SAFETY: memory of a simulated GPU, of this length; the transfer is over.
+    let read = unsafe { slice::from_raw_parts(mine.address() as *const u8, LARGE) };
+    assert!(read == bytes);
+    (done.path().unwrap().clone(), world.gpus.asked() - before)
+}
+
+const LARGE: usize = 1 << 20;
+
+/// What both sides say of themselves only proposes a path: it moves a little before it is trusted with the rest.
+#[tokio::test]
+async fn a_path_shows_that_it_works_before_it_is_trusted() {
+    const PROBE: u64 = 64 * 1024;
+    let world = World::near().await;
+    for expected in [PROBE + LARGE as u64, LARGE as u64] {
+        let (path, asked) = read_large(&world).await;
+        assert_eq!((path.kind, asked), (PathKind::CudaIpc, expected), "{path}");
+    }
+    // What fails to show it is not trusted, and not asked again for a while.
+    let world = World::near().await;
+    world.gpus.refuse(1);
+    for _ in 0..2 {
+        let (path, _) = read_large(&world).await;
+        assert_eq!(path.kind, PathKind::StagedBothSides, "{path}");
+        let rejected = path.rejected.iter().find(|r| r.kind == PathKind::CudaIpc).unwrap();
+        assert!(rejected.reason.contains("simulated refusal"), "{}", rejected.reason);
     }
 }
 

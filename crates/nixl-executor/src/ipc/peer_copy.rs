@@ -41,7 +41,8 @@ pub(crate) struct PeerCopy {
     imports: Vec<Arc<dyn Buffer>>,
     transport: Arc<dyn Transport>,
     peer: PeerId,
-    key: NotificationKey,
+    /// What the peer is told. `None` if these are not all bytes.
+    key: Option<NotificationKey>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -53,10 +54,11 @@ enum Stage {
 }
 
 impl PeerCopy {
-    /// Prepares the copy by one of the kinds of path. All descriptors of `request.remote` are in shares that are open.
+    /// Prepares the copy by one of the kinds of path, of the first bytes, `most` of them. Their descriptors in
+    /// `request.remote` are in shares that are open.
     pub(crate) fn new(
         path: PathKind,
-        request: &TransferRequest<'_>,
+        (request, most): (&TransferRequest<'_>, u64),
         local: MemoryKind,
         here: &LocalFacts,
         imports: &Imports,
@@ -67,7 +69,11 @@ impl PeerCopy {
         let mut opened: Vec<Arc<dyn Buffer>> = Vec::new();
         let mut ops = Vec::with_capacity(request.local.len());
         let mut last: Option<(Foreign, u64)> = None;
+        let (mut left, whole) = (most, request.local.total_bytes() <= most);
         for (index, ours) in request.local.iter().enumerate() {
+            if left == 0 {
+                break;
+            }
             let (share, offset) = request
                 .remote
                 .share_of(index)
@@ -91,7 +97,8 @@ impl PeerCopy {
             };
             // Inside the shared memory, which the metadata and whoever opened it checked.
             let theirs = base.wrapping_add(offset);
-            let len = ours.len() as u64;
+            let len = left.min(ours.len() as u64);
+            left -= len;
             ops.push(match request.kind {
                 OperationKind::Read => CopyOp { src: theirs, dst: ours.address(), len },
                 OperationKind::Write => CopyOp { src: ours.address(), dst: theirs, len },
@@ -125,7 +132,7 @@ impl PeerCopy {
             imports: opened,
             transport: Arc::clone(route.transport),
             peer: route.peer.clone(),
-            key: request.remote.notification_key().clone(),
+            key: whole.then(|| request.remote.notification_key().clone()),
         })
     }
 }
@@ -144,7 +151,10 @@ impl Execution for PeerCopy {
             copied?;
         }
         if self.stage == Stage::Telling {
-            let told = ready!(self.transport.notify(&self.peer, self.key.as_bytes()));
+            let told = match &self.key {
+                Some(key) => ready!(self.transport.notify(&self.peer, key.as_bytes())),
+                None => Ok(()),
+            };
             self.stage = Stage::Ended;
             told.map_err(|error| TransportError::NotificationFailed {
                 reason: error.to_string().into(),
@@ -241,7 +251,13 @@ mod tests {
         }
 
         /// Runs one transfer of uneven pieces. Returns what the two sides hold afterwards.
-        fn run(&self, path: PathKind, kind: OperationKind, local: MemoryKind) -> [Vec<u8>; 2] {
+        fn run(
+            &self,
+            path: PathKind,
+            kind: OperationKind,
+            local: MemoryKind,
+            most: u64,
+        ) -> [Vec<u8>; 2] {
             let ours: Vec<u8> = (0..5000u32).map(|i| (i * 7) as u8).collect();
             let others: Vec<u8> = (0..5000u32).map(|i| (i * 13 + 1) as u8).collect();
             let mine = self.region(local, &ours);
@@ -279,7 +295,8 @@ mod tests {
             );
             let (facts, imports) =
                 (LocalFacts::default(), Imports::new(Arc::clone(&self.tools.gpus)));
-            let begin = || PeerCopy::new(path, &request, local, &facts, &imports, &self.tools);
+            let begin =
+                || PeerCopy::new(path, (&request, most), local, &facts, &imports, &self.tools);
             assert!(begin().is_err(), "the peer's memory is not open yet");
             let (gpu, _) = copier(&facts, local, &remote);
             imports.open(&foreign(remote.shares()[0].kind(), gpu).unwrap()).unwrap();
@@ -288,11 +305,25 @@ mod tests {
             let told = Mutex::new(Vec::new());
             let note = &mut |_: &str, payload: &[u8]| told.lock().unwrap().push(payload.to_vec());
             self.target.take_notifications(note).unwrap();
-            assert_eq!(*told.lock().unwrap(), [remote.notification_key().as_bytes()]);
+            let expected = (most == u64::MAX).then(|| remote.notification_key().as_bytes());
+            assert_eq!(*told.lock().unwrap(), expected.as_slice());
             [mine, their].map(|region| {
                 // SAFETY: as in `region`; the copy is over.
                 unsafe { slice::from_raw_parts(region.address() as *const u8, 5000) }.to_vec()
             })
+        }
+    }
+
+    #[test]
+    fn the_first_bytes_are_copied_and_the_peer_is_not_told() {
+        let world = World::new();
+        for path in [PathKind::CudaIpc, PathKind::SharedMemory] {
+            let [mine, their] = world.run(path, OperationKind::Write, MemoryKind::Gpu(0), 1100);
+            for at in 0..5000 {
+                let moved = at < 1024 || (2000..2076).contains(&at);
+                let (ours, others) = ((at * 7) as u8, (at * 13 + 1) as u8);
+                assert_eq!((mine[at], their[at]), (ours, if moved { ours } else { others }));
+            }
         }
     }
 
@@ -305,7 +336,7 @@ mod tests {
             let paths = [PathKind::CudaIpc, PathKind::SharedMemory];
             let both = [OperationKind::Read, OperationKind::Write];
             for (path, kind) in paths.into_iter().flat_map(|p| both.map(|kind| (p, kind))) {
-                let [mine, their] = world.run(path, kind, local);
+                let [mine, their] = world.run(path, kind, local, u64::MAX);
                 for at in 0..5000 {
                     let moved =
                         at < 1024 || (2000..3000).contains(&at) || (4000..4999).contains(&at);

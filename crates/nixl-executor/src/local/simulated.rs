@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
@@ -39,6 +39,10 @@ struct Shared {
     /// Held while something is copied.
     copying: Mutex<()>,
     failed: AtomicBool,
+    /// So many of the next requests to copy are refused.
+    refusals: AtomicUsize,
+    /// Bytes that requests asked to copy.
+    asked: AtomicU64,
 }
 
 enum Work {
@@ -117,6 +121,17 @@ impl SimulatedGpus {
     /// anybody has been told.
     pub fn fail(&self) {
         self.shared.failed.store(true, Ordering::Release);
+    }
+
+    /// Refuses so many of the next requests to copy.
+    pub fn refuse(&self, requests: usize) {
+        self.shared.refusals.store(requests, Ordering::Relaxed);
+    }
+
+    /// How many bytes requests asked to copy until now, refused or not.
+    #[must_use]
+    pub fn asked(&self) -> u64 {
+        self.shared.asked.load(Ordering::Relaxed)
     }
 
     fn check(&self, gpu: u32) -> Result<(), GpuError> {
@@ -290,6 +305,17 @@ struct SimulatedLane {
 }
 
 impl SimulatedLane {
+    /// Counts a request, unless it is refused.
+    fn ask(&self, bytes: u64) -> Result<(), GpuError> {
+        self.shared.asked.fetch_add(bytes, Ordering::Relaxed);
+        let one_less = |left: usize| left.checked_sub(1);
+        let refusals = &self.shared.refusals;
+        match refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
+            Ok(_) => Err(GpuError::Unsupported { reason: "simulated refusal".to_owned() }),
+            Err(_) => Ok(()),
+        }
+    }
+
     fn queue(&self, work: Work) -> Result<(), GpuError> {
         healthy(&self.shared)?;
         self.work.send(work).map_err(|_| GpuError::Driver {
@@ -301,14 +327,17 @@ impl SimulatedLane {
 
 impl Lane for SimulatedLane {
     unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+        self.ask(ops.iter().map(|op| op.len).sum())?;
         self.queue(Work::Copies(ops.to_vec()))
     }
 
     unsafe fn batch(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+        self.ask(ops.iter().map(|op| op.len).sum())?;
         self.queue(Work::Copies(ops.to_vec()))
     }
 
     unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
+        self.ask(copy.bytes())?;
         self.queue(Work::Kernel(Launch::new(copy)))
     }
 

@@ -148,9 +148,7 @@ impl Attached {
                 self.staging.begin(request, Manner::Lent)
             }
             PathKind::CudaIpc | PathKind::SharedMemory => {
-                let facts = &self.shared.facts;
-                let copy = PeerCopy::new(kind, request, local, facts, &self.imports, &self.tools)?;
-                Ok(Box::new(copy))
+                Ok(Box::new(self.peer_copy(kind, local, request, u64::MAX)?))
             }
             PathKind::StagedOneSide | PathKind::StagedBothSides => {
                 let there = !is_host_memory(request.remote);
@@ -165,6 +163,18 @@ impl Attached {
                 Err(TransportError::Engine { engine: "executor", call: "begin", reason })
             }
         }
+    }
+
+    /// A copy of the first bytes, `most` of them, by this process. Of all bytes, the peer is told of its end.
+    pub(super) fn peer_copy(
+        &self,
+        kind: PathKind,
+        local: MemoryKind,
+        request: &TransferRequest<'_>,
+        most: u64,
+    ) -> Result<PeerCopy, TransportError> {
+        let facts = &self.shared.facts;
+        PeerCopy::new(kind, (request, most), local, facts, &self.imports, &self.tools)
     }
 
     /// The peer's memory that is not open here, and the kind of path that needs it.
@@ -334,7 +344,7 @@ impl Executor for Attached {
     }
 }
 
-fn is_host_memory(remote: &RdmaMetadata) -> bool {
+pub(super) fn is_host_memory(remote: &RdmaMetadata) -> bool {
     remote.descriptors().iter().all(|d| d.device().is_host())
 }
 

@@ -13,9 +13,11 @@ use nixl_ops::{
 };
 
 use super::attached::Attached;
+use super::probe::PROBE;
 use crate::local::MemoryKind;
 use crate::paths::{
-    AblePath, MAX_ATTEMPTS, PathPlan, Standing, Subject, may_retry, note_attempt, note_end,
+    AblePath, HealthState, MAX_ATTEMPTS, PathPlan, Standing, Subject, may_retry, note_attempt,
+    note_end,
 };
 
 /// An operation that goes by the paths of its plan.
@@ -29,6 +31,10 @@ pub(super) struct Attempt {
     request: Option<Box<Owned>>,
     path: AblePath,
     current: Box<dyn Execution>,
+    /// The current one only shows whether the path works.
+    proving: bool,
+    /// Of those before the current one.
+    steps: u64,
     tries: u32,
     abandoned: bool,
 }
@@ -88,11 +94,11 @@ impl Attempt {
         let mut standing = attached.health.standing(peer.as_str(), here, there, now);
         let bytes = request.local.total_bytes();
         let mut tries = 0;
-        let (path, current) = loop {
+        let (path, (current, proving)) = loop {
             let path = plan.choose(bytes, &standing)?.path.clone();
             tries += 1;
-            match attached.begin(path.kind, plan.question.local, request) {
-                Ok(execution) => break (path, execution),
+            match attached.first(path.kind, &plan, request) {
+                Ok(first) => break (path, first),
                 Err(error) => {
                     attached.note(&peer, &plan, path.kind, Err(&error));
                     // The connector meets the peer anew, and comes back.
@@ -104,7 +110,7 @@ impl Attempt {
                 }
             }
         };
-        let another = plan.able.len() > 1;
+        let another = plan.able.len() > 1 || proving;
         let request = if another { Owned::of(request) } else { None };
         let abandoned = false;
         Ok(Box::new(Self {
@@ -116,6 +122,8 @@ impl Attempt {
             request,
             path,
             current,
+            proving,
+            steps: 0,
             tries,
             abandoned,
         }))
@@ -136,9 +144,9 @@ impl Attempt {
             self.path = chosen.path.clone();
             self.tries += 1;
             let request = request.request();
-            match self.attached.begin(self.path.kind, self.plan.question.local, &request) {
-                Ok(execution) => {
-                    self.current = execution;
+            match self.attached.first(self.path.kind, &self.plan, &request) {
+                Ok((execution, proving)) => {
+                    self.replace(execution, proving);
                     return Ok(());
                 }
                 Err(next) => {
@@ -148,6 +156,20 @@ impl Attempt {
             }
         }
         Err(error)
+    }
+
+    /// The path works: the whole operation by it.
+    fn proceed(&mut self) -> Result<(), TransportError> {
+        let Some(request) = &self.request else { return Err(TransportError::Closed) };
+        let (kind, local) = (self.path.kind, self.plan.question.local);
+        let execution = self.attached.begin(kind, local, &request.request())?;
+        self.replace(execution, false);
+        Ok(())
+    }
+
+    fn replace(&mut self, execution: Box<dyn Execution>, proving: bool) {
+        self.steps += self.current.steps() + 1;
+        (self.current, self.proving) = (execution, proving);
     }
 
     /// The report, without the paths that were not taken if nobody listens.
@@ -162,6 +184,32 @@ impl Attempt {
 }
 
 impl Attached {
+    /// What an operation by a path begins with, and whether that only shows whether the path works.
+    fn first(
+        &self,
+        kind: PathKind,
+        plan: &PathPlan,
+        request: &TransferRequest<'_>,
+    ) -> Result<(Box<dyn Execution>, bool), TransportError> {
+        let local = plan.question.local;
+        if request.local.total_bytes() > PROBE
+            && !self.has_proven(kind, plan, request)
+            && let Some(probe) = self.probe(kind, local, request)?
+        {
+            return Ok((probe, true));
+        }
+        Ok((self.begin(kind, local, request)?, false))
+    }
+
+    /// Whether a path worked the last time.
+    fn has_proven(&self, kind: PathKind, plan: &PathPlan, request: &TransferRequest<'_>) -> bool {
+        let (local, remote) = devices(plan);
+        let Some(route) = &request.route else { return false };
+        let now = self.link.clock.now();
+        let state = self.health.state(route.peer.as_str(), Subject { kind, local, remote }, now);
+        state == HealthState::Proven
+    }
+
     /// Remembers how a path did.
     fn note(
         &self,
@@ -191,6 +239,14 @@ impl Execution for Attempt {
             let result = match self.current.poll() {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(result) => result,
+            };
+            let result = match result {
+                Ok(()) if self.proving && self.abandoned => Err(TransportError::Closed),
+                Ok(()) if self.proving => match self.proceed() {
+                    Ok(()) => continue,
+                    Err(error) => Err(error),
+                },
+                result => result,
             };
             self.attached.note(&self.peer, &self.plan, self.path.kind, result.as_ref().copied());
             let result = match result {
@@ -227,7 +283,7 @@ impl Execution for Attempt {
     }
 
     fn steps(&self) -> u64 {
-        self.current.steps()
+        self.steps + self.current.steps()
     }
 
     fn posts_quickly(&self) -> bool {

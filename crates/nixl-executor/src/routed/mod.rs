@@ -2,11 +2,13 @@
 //!
 //! [`PathExecutor`] is what users configure. A connection [attaches](attached) it, which gives it the engine, the slots
 //! of staging and the peers' memory that is open here. An operation becomes an [attempt](attempt) at the best path of
-//! its [plan](crate::paths), and at the next ones if that fails.
+//! its [plan](crate::paths), and at the next ones if that fails; a path that has yet to show that it works is
+//! [tried](probe) first.
 
 mod attached;
 mod attempt;
 mod executor;
+mod probe;
 mod within;
 
 pub use executor::PathExecutor;
