@@ -12,9 +12,13 @@ use std::os::fd::AsRawFd;
 
 use memmap2::{MmapMut, MmapOptions};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::process::{Resource, getrlimit};
 
 use crate::access::Access;
 use crate::region::{Region, RegionError};
+
+/// What `statfs` calls the file system of anonymous files.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// Host memory that other processes of this machine can map. Make a [`Region`] of it to use it.
 #[derive(Debug)]
@@ -84,6 +88,11 @@ impl SharedMemory {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = rustix::fs::memfd_create(file_name(&name), flags).map_err(|e| refused(&e))?;
         let file = File::from(file);
+        // Beyond the limit the system would not refuse, but kill.
+        let limit = getrlimit(Resource::Fsize).current;
+        if limit.is_some_and(|limit| len as u64 > limit) {
+            return Err(refused(&"it is longer than files may be; raise the limit (ulimit -f)"));
+        }
         file.set_len(len as u64).map_err(|e| refused(&e))?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&file, seals).map_err(|e| refused(&e))?;
@@ -118,6 +127,11 @@ impl SharedMemory {
         // The number may have got another meaning since.
         let mine = format!("/proc/self/fd/{}", file.as_raw_fd());
         if linked(&mine).map_err(refused("look at"))? != expected {
+            return Err(SharedMemoryError::Gone);
+        }
+        // A file of huge pages may lose a page to a hole that another process makes, and then have none for it.
+        let system = rustix::fs::fstatfs(&file).map_err(|e| refused("look at")(e.into()))?;
+        if u64::try_from(system.f_type) != Ok(TMPFS_MAGIC) {
             return Err(SharedMemoryError::Gone);
         }
         // Files of no other kind have seals.

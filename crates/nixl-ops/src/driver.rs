@@ -67,7 +67,8 @@ pub enum Next {
     Spin,
     /// Look again after this time, or when unparked.
     Sleep(Duration),
-    /// Nothing is outstanding: wait to be unparked.
+    /// Nothing is outstanding: wait to be unparked, or for as long as the executor
+    /// [checks](crate::Executor::checks_every) for messages.
     Park,
     /// The driver was dropped and everything has ended.
     Exit,
@@ -272,7 +273,7 @@ impl Shared {
             begun: self.clock.now(),
             posted: false,
             steps: 0,
-            // There are no more of them than offers, which are bounded.
+            // The executor bounds them.
             count: InFlight::beyond_limit(&self.active),
             deadline: None,
             drain_by: None,

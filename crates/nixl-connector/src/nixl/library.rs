@@ -16,7 +16,7 @@ const LIBRARY: &str = "libnixl_capi.so";
 const WHEEL_FOLDERS: [&str; 2] = [".nixl_cu12.mesonpy.libs", ".nixl_cu13.mesonpy.libs"];
 
 /// Every symbol that this crate makes nixl-sys call. nixl-sys aborts the process if one is missing.
-const SYMBOLS: [&str; 40] = [
+const SYMBOLS: [&str; 42] = [
     "nixl_capi_is_stub",
     "nixl_capi_create_configured_agent",
     "nixl_capi_destroy_agent",
@@ -50,6 +50,8 @@ const SYMBOLS: [&str; 40] = [
     "nixl_capi_get_xfer_status",
     "nixl_capi_release_xfer_req",
     "nixl_capi_destroy_xfer_req",
+    "nixl_capi_estimate_xfer_cost",
+    "nixl_capi_gen_notif",
     "nixl_capi_get_notifs",
     "nixl_capi_create_notif_map",
     "nixl_capi_destroy_notif_map",

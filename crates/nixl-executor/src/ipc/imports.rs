@@ -38,7 +38,7 @@ struct Import {
 
 impl Imports {
     /// Pieces of memory that are kept open.
-    const KEPT: usize = 256;
+    const KEPT: usize = 1024;
 
     pub(crate) fn new(gpus: Arc<dyn Gpus>) -> Self {
         Self { gpus, opened: Mutex::default() }
@@ -47,8 +47,6 @@ impl Imports {
     /// The memory, if it is open, and the peer has it too as far as one can see.
     pub(crate) fn get(&self, foreign: &Foreign) -> Option<Arc<dyn Buffer>> {
         if !foreign.may_be_there() {
-            let closed = self.lock().by_name.remove(foreign);
-            drop(closed);
             return None;
         }
         let mut opened = self.lock();
@@ -68,6 +66,8 @@ impl Imports {
         if let Some(memory) = self.get(foreign) {
             return Ok(memory);
         }
+        // What a peer has let go of would be kept from the system.
+        self.sweep();
         let memory: Arc<dyn Buffer> = match foreign {
             Foreign::Gpu(gpu, handle) => {
                 Arc::from(self.gpus.open(*gpu, handle).map_err(|e| e.to_string())?)
@@ -82,12 +82,19 @@ impl Imports {
         let import = Import { memory: Arc::clone(&memory), used: opened.uses };
         let replaced = opened.by_name.insert(*foreign, import);
         let evicted = (opened.by_name.len() > Self::KEPT).then(|| opened.evict());
-        // What peers have let go of would be kept from the system.
-        let gone: Vec<_> = opened.by_name.extract_if(|other, _| !other.may_be_there()).collect();
         drop(opened);
         // Closing is a call of the driver or the system: not under the lock.
-        drop((replaced, evicted, gone));
+        drop((replaced, evicted));
         Ok(memory)
+    }
+
+    /// *Blocking.* Closes what peers have let go of.
+    pub(crate) fn sweep(&self) {
+        let names: Vec<_> = self.lock().by_name.keys().copied().collect();
+        for name in names.iter().filter(|name| !name.may_be_there()) {
+            let closed = self.lock().by_name.remove(name);
+            drop(closed);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Opened> {
@@ -176,9 +183,10 @@ mod tests {
         imports.open(&second).unwrap();
         drop(one);
         assert!(imports.get(&first).is_none() && imports.open(&first).is_err());
-        drop(two);
+        assert_eq!(Arc::strong_count(&mapped), 1, "it is closed once no transfer uses it");
         imports.open(&third).unwrap();
+        drop(two);
+        imports.sweep();
         assert_eq!(imports.lock().by_name.len(), 1);
-        assert_eq!(Arc::strong_count(&mapped), 1);
     }
 }

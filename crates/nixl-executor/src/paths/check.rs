@@ -304,7 +304,10 @@ impl Check<'_> {
         }
         let shared = self.peer.carriers.is_none_or(|c| c.shared_memory);
         let tcp = self.peer.carriers.is_none_or(|c| c.tcp);
-        if near.pid_namespace == Some(true) && ucx.shared_memory && shared && !by_sockets {
+        if by_sockets {
+            // Should it have none, the estimate was wrong, and nobody knows.
+            Ok((ucx.tcp && tcp).then_some(Carrier::Tcp))
+        } else if near.pid_namespace == Some(true) && ucx.shared_memory && shared {
             Ok(Some(Carrier::SharedMemory))
         } else if self.rdma().is_ok() {
             Ok(Some(Carrier::Rdma))
@@ -328,10 +331,8 @@ impl Check<'_> {
     }
 
     fn rdma(&self) -> Result<(), Missing> {
-        match self.question.engine {
-            Engine::Ucx => {}
-            Engine::UcxBySockets => return Err(missing("UCX expects no more than of sockets")),
-            Engine::Other => return Err(missing("the engine is not known to use NICs")),
+        if self.question.engine == Engine::Other {
+            return Err(missing("the engine is not known to use NICs"));
         }
         if let Err(why) = &self.here.rdma {
             return Err(missing(why.clone()));

@@ -272,8 +272,11 @@ fn host_to_host_is_carried_by_what_both_have() {
     assert_eq!(carried(&here(), &elsewhere()), Ok(Some(Carrier::Tcp)));
     assert_eq!(carried(&nic, &far_with_nic), Ok(Some(Carrier::Rdma)));
     assert_eq!(carried(&nic, &PeerFacts::unknown()), Ok(None));
-    // What the engine itself expects counts for more.
+    // What the engine itself expects counts for more, unless it cannot be.
     let slow = Question { engine: Engine::UcxBySockets, ..question };
+    let rc = LocalFacts { ucx: UcxTransports::parse("rc"), ..nic.clone() };
+    let known = plan(slow, &rc, &far_with_nic);
+    assert_eq!(known.choose(LARGE, &Standing::new()).unwrap().path.carrier, None);
     for peer in [PeerFacts::unknown(), neighbour(), far_with_nic] {
         let plan = plan(slow, &nic, &peer);
         let chosen = plan.choose(LARGE, &Standing::new()).unwrap();

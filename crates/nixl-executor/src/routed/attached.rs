@@ -32,7 +32,7 @@ pub(super) struct Attached {
     pub(super) link: Link,
     tools: Tools,
     staging: Arc<Staging>,
-    imports: Arc<Imports>,
+    pub(super) imports: Arc<Imports>,
     plans: Plans,
     pub(super) health: Arc<Health>,
     engine: Engine,
@@ -116,7 +116,7 @@ impl Attached {
         let bytes = request.local.total_bytes();
         let is_host = || is_host(request.local) && is_host_memory(request.remote);
         if self.engine != Engine::Ucx
-            || !self.estimates.wants(route.peer.as_str(), bytes)
+            || !self.estimates.wants(route.peer.as_str(), bytes, request.local.len())
             || !is_host()
         {
             return;
@@ -131,9 +131,8 @@ impl Attached {
         );
         // Whatever is wrong with it shows again when it is begun.
         let transfer = route.transport.prepare(spec).ok();
-        if let Some(expected) = transfer.and_then(|transfer| transfer.estimate()) {
-            self.estimates.note(route.peer.as_str(), bytes, expected);
-        }
+        let expected = transfer.and_then(|transfer| transfer.estimate());
+        self.estimates.note(route.peer.as_str(), bytes, expected);
     }
 
     /// Prepares a transfer by one kind of path.

@@ -221,6 +221,11 @@ impl Attached {
         note_attempt(kind, self.link.transport.name(), result);
         let (local, remote) = devices(plan);
         let subject = Subject { kind, local, remote };
+        if result.is_err_and(|e| kind == PathKind::SharedMemory || wants_reconnect(e)) {
+            // The memory of a process that has ended is free only once it is closed here.
+            let imports = Arc::clone(&self.imports);
+            self.link.background.run(Box::new(move || imports.sweep()));
+        }
         match result {
             Ok(()) => self.health.succeeded(peer.as_str(), subject),
             // The others say nothing about the path.

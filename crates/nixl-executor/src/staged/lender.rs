@@ -37,6 +37,8 @@ pub(super) struct Lender {
     process: Process,
     /// When it was last looked at.
     looked: Duration,
+    /// When it was found to have ended.
+    gone: Option<Duration>,
     ended: bool,
     steps: u64,
     report: PathReport,
@@ -45,6 +47,8 @@ pub(super) struct Lender {
 impl Lender {
     /// How often the peer's process is looked at.
     const LOOK: Duration = Duration::from_millis(10);
+    /// How long the last word of a process that has ended may take, before it counts as never said.
+    const LAST_WORD: Duration = Duration::from_millis(500);
 
     pub(super) fn new(
         staging: Arc<Staging>,
@@ -70,6 +74,7 @@ impl Lender {
             recalled: None,
             process,
             looked: now,
+            gone: None,
             ended: false,
             steps: 0,
             report,
@@ -89,7 +94,10 @@ impl Lender {
         }
         self.send(now);
         // Until then the memory is the peer's.
-        let over = if self.asked { self.peer_has_ended(now) } else { self.failure.is_some() };
+        let over = match self.asked {
+            true => self.peer_has_ended(now),
+            false => self.failure.is_some(),
+        };
         if !over {
             return Poll::Pending;
         }
@@ -165,11 +173,12 @@ impl Lender {
     }
 
     fn peer_has_ended(&mut self, now: Duration) -> bool {
-        if now.saturating_sub(self.looked) < Self::LOOK {
-            return false;
+        if self.gone.is_none() && now.saturating_sub(self.looked) >= Self::LOOK {
+            self.looked = now;
+            self.gone = self.process.has_ended().then_some(now);
         }
-        self.looked = now;
-        self.process.has_ended()
+        let waited = |gone| now.saturating_sub(gone) >= Self::LAST_WORD;
+        self.gone.is_some_and(|gone| self.failure.is_some() || waited(gone))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use nixl_descriptor::DescriptorList;
 use nixl_device::{Device, Process};
 use nixl_metadata::{Share, ShareKind};
@@ -33,6 +34,9 @@ impl fmt::Debug for Borrowing {
 }
 
 impl Staging {
+    /// Sessions of one peer beyond which it is not told what is not there. It asks again.
+    const MAX_RECALLED: usize = 256;
+
     /// Asks the peer to copy, to or from GPU memory of this side.
     pub(super) fn lend(
         self: &Arc<Self>,
@@ -68,9 +72,14 @@ impl Staging {
         from: &str,
         recall: Recall,
     ) -> Option<Option<Box<dyn Execution>>> {
-        let (key, introduction) = (recall.key.clone(), recall.introduction.clone());
-        if self.sessions.deliver(id, from, Message::Recall(recall), self.link().clock.now()) {
+        let Recall { key, introduction, reason } = recall;
+        // An introduction is long, and a transfer has had it.
+        let short = Recall { key: key.clone(), introduction: Bytes::new(), reason };
+        if self.sessions.deliver(id, from, Message::Recall(short), self.link().clock.now()) {
             return None;
+        }
+        if self.sessions.with(from) >= Self::MAX_RECALLED {
+            return Some(None);
         }
         let Some((session, outbox)) = self.admit(id, from, &key, introduction) else {
             return Some(None);

@@ -106,7 +106,7 @@ pub(crate) enum Message {
     Ping,
     /// Lender to borrower: stop. Said again and again until there is an answer.
     Recall(Recall),
-    /// To a lender whose transfer is not known, or no longer: nothing here uses the memory, and nothing ever will.
+    /// To a lender whose transfer is not known, or no longer: nothing here uses the memory.
     Unused,
 }
 

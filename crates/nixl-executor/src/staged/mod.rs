@@ -32,8 +32,8 @@
 //! Where the initiator has GPU memory and the target host memory of the same machine, no chunks are needed: the target's
 //! GPU reaches the initiator's memory by CUDA IPC, and copies all of it at once, in either direction ([`lending`]). The
 //! initiator asks (`Lend`); the target meets it, copies, and says `Done`, or `Stopped` once its GPU is quiet. An initiator
-//! that gives up says `Recall` until it is answered: `Unused` by a target that knows nothing of the transfer, and takes no
-//! request for it any more. The memory is the target's until the answer, or until its process has ended: that an engine
+//! that gives up says `Recall` until it is answered: `Unused` by a target that knows nothing of the transfer, and for
+//! the time of silence takes no request for it that comes late. The memory is the target's until the answer, or until its process has ended: that an engine
 //! lost the peer says nothing about the peer's GPU.
 //!
 //! # What a failed write leaves behind

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ struct Mailbox {
     /// The key of the offer, if this side is the target.
     key: Option<NotificationKey>,
     mail: Mutex<Mail>,
+    /// Nobody reads the mail any more.
+    deaf: AtomicBool,
 }
 
 /// Messages, and what else there is to know.
@@ -58,7 +60,12 @@ impl Sessions {
         if sessions.len() >= Self::MAX || sessions.contains_key(&id) {
             return None;
         }
-        let mailbox = Arc::new(Mailbox { peer: peer.into(), key, mail: Mutex::default() });
+        let mailbox = Arc::new(Mailbox {
+            peer: peer.into(),
+            key,
+            mail: Mutex::default(),
+            deaf: AtomicBool::new(false),
+        });
         sessions.insert(id, Arc::clone(&mailbox));
         self.live.store(sessions.len(), Ordering::Release);
         Some(Membership { sessions: Arc::clone(self), kept: false, id, mailbox })
@@ -66,6 +73,11 @@ impl Sessions {
 
     pub(super) fn len(&self) -> usize {
         self.live.load(Ordering::Acquire)
+    }
+
+    /// How many there are with this peer.
+    pub(super) fn with(&self, peer: &str) -> usize {
+        self.lock().values().filter(|mailbox| *mailbox.peer == *peer).count()
     }
 
     /// Hands a message over. Returns whether it was for a session with this peer.
@@ -80,7 +92,7 @@ impl Sessions {
         let Some(mailbox) = mailbox.filter(|mailbox| *mailbox.peer == *from) else { return false };
         let mut mail = lock(&mailbox.mail);
         mail.heard = Some(now);
-        if message == Message::Ping {
+        if message == Message::Ping || mailbox.deaf.load(Ordering::Relaxed) {
             return true;
         }
         if mail.messages.len() >= Self::MAX_MESSAGES {
@@ -137,9 +149,11 @@ impl Membership {
         std::mem::take(&mut *lock(&self.mailbox.mail))
     }
 
-    /// Keeps the place for ever.
+    /// Keeps the place for ever. What arrives is dropped.
     pub(super) fn keep(&mut self) {
         self.kept = true;
+        self.mailbox.deaf.store(true, Ordering::Relaxed);
+        drop(self.take());
     }
 }
 

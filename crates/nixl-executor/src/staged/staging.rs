@@ -1,7 +1,6 @@
 //! Staging for one connection.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,8 +42,8 @@ pub(crate) struct Staging {
     incoming: Arc<SlotPool>,
     pub(super) sessions: Arc<Sessions>,
     offers: Mutex<HashMap<NotificationKey, Offer>>,
-    /// There were offers.
-    announced: AtomicBool,
+    /// When the last offer ended.
+    ended: Mutex<Option<Duration>>,
 }
 
 /// Who takes part.
@@ -93,6 +92,8 @@ impl Staging {
     const MAX_SERVED: usize = 1 << 13;
     /// How long peers wait at most for the answer of a side that expects nobody. Much shorter than their patience.
     const CHECK: Duration = Duration::from_secs(1);
+    /// How long after the end of the last offer peers are expected to ask for one. Nothing ticks for ever.
+    const LATE: Duration = Duration::from_secs(120);
 
     pub(crate) fn new(borrowing: Borrowing, link: Link, config: StagingConfig) -> Arc<Self> {
         let config = config.checked();
@@ -105,7 +106,7 @@ impl Staging {
             incoming: SlotPool::new(&config),
             sessions: Arc::default(),
             offers: Mutex::default(),
-            announced: AtomicBool::new(false),
+            ended: Mutex::default(),
         })
     }
 
@@ -167,13 +168,17 @@ impl Staging {
         self.sessions.len() > 0
     }
 
-    /// Once there were offers, peers may ask for them after their end.
+    /// Peers may ask for an offer that is complete, and for a while after it was withdrawn.
     pub(crate) fn checks_every(&self) -> Option<Duration> {
-        self.announced.load(Ordering::Relaxed).then_some(Self::CHECK)
+        if !self.offers().is_empty() {
+            return Some(Self::CHECK);
+        }
+        let ended = *self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.link.clock.now();
+        ended.filter(|ended| now.saturating_sub(*ended) < Self::LATE).map(|_| Self::CHECK)
     }
 
     pub(crate) fn announce(&self, offer: Offer) {
-        self.announced.store(true, Ordering::Relaxed);
         self.offers().insert(offer.key().clone(), offer);
     }
 
@@ -181,6 +186,8 @@ impl Staging {
         // The offer may hold the last handle to its memory: let go of it outside the lock.
         let removed = self.offers().remove(key);
         drop(removed);
+        let now = self.link.clock.now();
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
         if self.sessions.withdraw(key) {
             self.link.waker.wake_by_ref();
         }
