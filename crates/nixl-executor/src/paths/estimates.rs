@@ -29,7 +29,7 @@ impl Estimates {
     const MAX_SILENT: u32 = 4;
     /// How many peers are remembered.
     pub const MAX_PEERS: usize = 1024;
-    /// What is expected to be slower goes by sockets, in GB/s. UCX 1.20 expects 0.0125 of sockets inside a machine and 11.7
+    /// What is expected to be slower goes by sockets, in GB/s. UCX 1.22 expects 0.0125 of sockets inside a machine and 11.7
     /// of its shared memory, whatever the size; fast network cards, by sockets too, may be above.
     const SOCKETS_BELOW: f64 = 1.0;
 
