@@ -42,8 +42,8 @@ impl fmt::Display for RegionId {
 /// A handle to one contiguous piece of memory, owned by the region; at least one byte. Cheap to clone.
 ///
 /// Made by `Region::try_from` a `Vec<u8>`, `Box<[u8]>`, `bytes::BytesMut`, `memmap2::MmapMut` (read and write),
-/// `bytes::Bytes` or `memmap2::Mmap` (read only), by [`from_pod`](Self::from_pod), [`zeroed`](Self::zeroed), or
-/// [`from_raw_parts`](Self::from_raw_parts) for everything else.
+/// `bytes::Bytes` or `memmap2::Mmap` (read only), by [`from_pod`](Self::from_pod), [`zeroed`](Self::zeroed),
+/// [`shared`](Self::shared) with other processes, or [`from_raw_parts`](Self::from_raw_parts) for everything else.
 ///
 /// Engines may read or write the memory at any time while it is registered, so no reference to its bytes is ever given
 /// out: use [`copy_to_slice`](Self::copy_to_slice) and [`copy_from_slice`](Self::copy_from_slice), or take the memory

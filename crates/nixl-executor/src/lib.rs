@@ -3,8 +3,8 @@
 //! A connector hands every operation to an executor. Its built-in one passes everything to the transport. This crate
 //! has three that do more:
 //!
-//! * [`PathExecutor`] takes the best path that both sides have: a copy inside the process, GPU memory that a process of
-//!   the same machine shares, the engine, or chunks through pinned memory. [`paths`] is what it knows and how it chooses.
+//! * [`PathExecutor`] takes the best path that both sides have: a copy inside the process, memory that a process of the
+//!   same machine shares, the engine, or chunks through pinned memory. [`paths`] is what it knows and how it chooses.
 //! * [`DirectExecutor`] only looks whether both sides are host memory of this very process, and copies there.
 //! * [`BlockExecutor`] needs no connector: it copies KV-cache blocks between all memories of one process.
 //!

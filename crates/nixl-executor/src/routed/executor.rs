@@ -16,9 +16,10 @@ use crate::{BlockError, DirectExecutor};
 /// Takes the best path that the two sides of an operation really have, at the speed of that path, and says which it was.
 ///
 /// In order of preference, as far as the hardware and the [policy](nixl_ops::PathPolicy) allow: a copy inside the process;
-/// GPU memory that a process of the same machine shares; a NIC that reaches GPU memory; the engine from host memory to
-/// host memory; chunks through pinned memory on the sides that have GPU memory; and at last the engine's own way with GPU
-/// memory. A path that fails before the target was told is followed by the next one.
+/// GPU memory, or host memory made by [`Region::shared`](nixl_descriptor::Region::shared), that a process of the same
+/// machine shares; a NIC that reaches GPU memory; the engine from host memory to host memory; chunks through pinned memory
+/// on the sides that have GPU memory; and at last the engine's own way with GPU memory. A path that fails before the target
+/// was told is followed by the next one.
 ///
 /// Give it to [`ConnectorBuilder::executor`](https://docs.rs/nixl-connector). One may serve any number of connectors of
 /// its process; they share its GPUs and threads.
