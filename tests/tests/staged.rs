@@ -340,7 +340,9 @@ async fn hit(here: &Here, random: &mut Random, ways: &[Way], fate: Fate) -> bool
 
 fn hit_many(name: &str, variables: &[(&str, &Path)], ways: &[Way], times: usize, stopped: bool) {
     alone(name, variables, || {
-        within(LIMIT, async {
+        // The long ones run side by side.
+        let limit = if times > 25 { 4 * LIMIT } else { LIMIT };
+        within(limit, async {
             let seed = 20_261_122;
             println!("seed {seed}");
             let mut random = Random::new(seed);
@@ -390,7 +392,7 @@ fn killed_at_random_where_memory_is_opened() {
 }
 
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "takes minutes: run with `cargo test -p nixl-tests --test staged -- --ignored`"]
 fn killed_two_hundred_times_where_memory_is_opened() {
     let name = "killed_two_hundred_times_where_memory_is_opened";
     hit_many(name, &local(), &OPENED, 200, false);
@@ -402,13 +404,13 @@ fn stopped_at_random_over_tcp() {
 }
 
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "takes minutes: run with `cargo test -p nixl-tests --test staged -- --ignored`"]
 fn killed_two_hundred_times() {
     hit_many("killed_two_hundred_times", &tcp(), &STAGED, 200, false);
 }
 
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "takes minutes: run with `cargo test -p nixl-tests --test staged -- --ignored`"]
 fn stopped_fifty_times() {
     hit_many("stopped_fifty_times", &tcp(), &STAGED, 50, true);
 }

@@ -57,6 +57,11 @@ impl Imports {
         Some(Arc::clone(&import.memory))
     }
 
+    /// Whether the memory is open, whatever the peer has done since.
+    pub(crate) fn has(&self, foreign: &Foreign) -> bool {
+        self.lock().by_name.contains_key(foreign)
+    }
+
     /// *Blocking.* Opens the memory, unless it is open.
     ///
     /// # Errors

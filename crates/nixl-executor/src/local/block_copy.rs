@@ -15,6 +15,18 @@ pub struct CopyOp {
     pub len: u64,
 }
 
+impl CopyOp {
+    /// Adds a copy to a list, as part of the last one if it continues that on both sides.
+    pub(crate) fn append(self, ops: &mut Vec<Self>) {
+        match ops.last_mut() {
+            Some(last) if last.src + last.len == self.src && last.dst + last.len == self.dst => {
+                last.len += self.len;
+            }
+            _ => ops.push(self),
+        }
+    }
+}
+
 /// Every piece of every block is copied from one side to the other. All pieces are equally long, and no piece of the
 /// destination shares bytes with another piece.
 #[derive(Clone, Debug, Eq, PartialEq)]

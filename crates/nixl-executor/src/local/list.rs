@@ -109,13 +109,6 @@ impl Execution for ListCopy {
 /// Joins neighbours that continue each other on both sides.
 fn merged(ops: &[CopyOp]) -> Vec<CopyOp> {
     let mut merged: Vec<CopyOp> = Vec::with_capacity(ops.len());
-    for op in ops {
-        match merged.last_mut() {
-            Some(last) if last.src + last.len == op.src && last.dst + last.len == op.dst => {
-                last.len += op.len;
-            }
-            _ => merged.push(*op),
-        }
-    }
+    ops.iter().for_each(|op| op.append(&mut merged));
     merged
 }

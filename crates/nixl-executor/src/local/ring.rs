@@ -196,6 +196,10 @@ impl Ring {
     }
 
     /// Moves one slot on. Returns whether it is in use.
+    ///
+    /// # Safety
+    ///
+    /// As for [`poll`](Self::poll).
     unsafe fn advance(
         &mut self,
         index: usize,
@@ -302,13 +306,8 @@ fn rebased(load: &[CopyOp], slot: u64, towards: Towards) -> Vec<CopyOp> {
             Towards::Target => (at, op.dst),
         };
         at += op.len;
-        match ops.last_mut() {
-            // The slot's side is dense: neighbours on the other side become one copy.
-            Some(last) if last.src + last.len == src && last.dst + last.len == dst => {
-                last.len += op.len;
-            }
-            _ => ops.push(CopyOp { src, dst, len: op.len }),
-        }
+        // The slot's side is dense: neighbours on the other side become one copy.
+        CopyOp { src, dst, len: op.len }.append(&mut ops);
     }
     ops
 }

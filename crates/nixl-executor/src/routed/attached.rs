@@ -196,7 +196,7 @@ impl Attached {
                 // A peer cannot have this process reach its own memory.
                 Foreign::File(name) => name.pid != std::process::id(),
             })
-            .filter(|foreign| self.imports.get(foreign).is_none())
+            .filter(|foreign| !self.imports.has(foreign))
             .collect();
         (!unopened.is_empty()).then_some((path, unopened))
     }

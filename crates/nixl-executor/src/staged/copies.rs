@@ -132,13 +132,8 @@ fn ops(list: &DescriptorList, cut: &Cut, chunk: u64, slot: u64, towards: Towards
             Towards::Gpu => (at, memory),
         };
         at += piece.len;
-        match ops.last_mut() {
-            // The slot's side is dense: neighbours in memory become one copy.
-            Some(last) if last.src + last.len == src && last.dst + last.len == dst => {
-                last.len += piece.len;
-            }
-            _ => ops.push(CopyOp { src, dst, len: piece.len }),
-        }
+        // The slot's side is dense: neighbours in memory become one copy.
+        CopyOp { src, dst, len: piece.len }.append(&mut ops);
     }
     ops
 }
