@@ -51,6 +51,19 @@ impl Machine for SimulatedGpus {
     }
 }
 
+/// Addresses are used again, by memory of another kind.
+#[test]
+fn memory_is_pinned_only_as_long_as_it_lives() {
+    let (gpus, _executor) = machine(abilities());
+    for _ in 0..100 {
+        let pinned = gpus.region(MemoryKind::Pinned, 1 << 16).unwrap();
+        assert_eq!(gpus.memory_kind(pinned.device(), pinned.address()), MemoryKind::Pinned);
+        drop(pinned);
+        let other = gpus.region(MemoryKind::Pageable, 1 << 16).unwrap();
+        assert_eq!(gpus.memory_kind(other.device(), other.address()), MemoryKind::Pageable);
+    }
+}
+
 #[test]
 fn every_pair_of_memories_and_layouts_with_every_strategy() {
     let (gpus, executor) = machine(abilities());

@@ -30,8 +30,8 @@ pub struct SimulatedGpus {
 
 #[derive(Default)]
 struct Shared {
-    /// Ranges of addresses that count as pinned.
-    pinned: Mutex<Vec<(u64, u64)>>,
+    /// Memory that counts as pinned for as long as it lives: its addresses are used again.
+    pinned: Mutex<Vec<Weak<Region>>>,
     /// Memory of GPUs, to be found by address.
     allocations: Mutex<Vec<Weak<Region>>>,
     /// Held by whoever pauses the GPUs.
@@ -94,20 +94,9 @@ impl SimulatedGpus {
     pub fn region(&self, kind: MemoryKind, len: usize) -> Result<Region, RegionError> {
         match kind {
             MemoryKind::Pageable => Region::zeroed(len),
-            MemoryKind::Pinned => {
-                let region = Region::zeroed(len)?;
-                let start = region.address();
-                lock(&self.shared.pinned).push((start, start + len as u64));
-                Ok(region)
-            }
+            MemoryKind::Pinned => known(Region::zeroed(len)?, Device::HOST, &self.shared.pinned),
             MemoryKind::Gpu(ordinal) => {
-                let bytes = Arc::new(Region::shared(len)?);
-                let base = NonNull::new(bytes.address() as *mut u8).ok_or(RegionError::Empty)?;
-                lock(&self.shared.allocations).push(Arc::downgrade(&bytes));
-                let (device, access) = (Device::cuda(ordinal), Access::ReadWrite);
-                // SAFETY: the inner region has `len` bytes at `base` as long as it lives, and nothing reaches them but by
-                // address or by its name, as peers do.
-                unsafe { Region::from_raw_parts(base, len, device, access, bytes) }
+                known(Region::shared(len)?, Device::cuda(ordinal), &self.shared.allocations)
             }
         }
     }
@@ -163,10 +152,9 @@ impl Gpus for SimulatedGpus {
         if device.kind() == DeviceKind::Cuda {
             return MemoryKind::Gpu(device.index());
         }
-        let pinned = lock(&self.shared.pinned);
-        match pinned.iter().any(|(start, end)| (*start..*end).contains(&address)) {
-            true => MemoryKind::Pinned,
-            false => MemoryKind::Pageable,
+        match find(&self.shared.pinned, address) {
+            Some(_) => MemoryKind::Pinned,
+            None => MemoryKind::Pageable,
         }
     }
 
@@ -194,13 +182,8 @@ impl Gpus for SimulatedGpus {
 
     fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
         self.check(gpu)?;
-        let mut allocations = lock(&self.shared.allocations);
-        allocations.retain(|allocation| allocation.strong_count() > 0);
-        let found = allocations.iter().find_map(|allocation| {
-            let bytes = allocation.upgrade()?;
-            let offset = address.checked_sub(bytes.address())?;
-            (offset < bytes.len() as u64).then(|| Some((bytes.shared_name()?, offset)))?
-        });
+        let found = find(&self.shared.allocations, address)
+            .and_then(|bytes| Some((bytes.shared_name()?, address - bytes.address())));
         let (name, offset) = found.ok_or_else(|| GpuError::Unsupported {
             reason: "no memory of a simulated GPU is there".to_owned(),
         })?;
@@ -226,6 +209,30 @@ impl Gpus for SimulatedGpus {
         let memory = SharedMemory::open(&name).map_err(|e| refused(&e))?;
         Ok(Box::new(Region::try_from(memory).map_err(|e| refused(&e))?))
     }
+}
+
+/// Memory of a device over the bytes of `inner`, which is listed for as long as it lives.
+fn known(
+    inner: Region,
+    device: Device,
+    list: &Mutex<Vec<Weak<Region>>>,
+) -> Result<Region, RegionError> {
+    let (inner, access) = (Arc::new(inner), Access::ReadWrite);
+    let base = NonNull::new(inner.address() as *mut u8).ok_or(RegionError::Empty)?;
+    let mut list = lock(list);
+    list.retain(|other| other.strong_count() > 0);
+    list.push(Arc::downgrade(&inner));
+    // SAFETY: the inner region has these bytes as long as it lives, and nothing reaches them but by address, or by its name
+    // as peers do.
+    unsafe { Region::from_raw_parts(base, inner.len(), device, access, inner) }
+}
+
+/// The memory at an address.
+fn find(list: &Mutex<Vec<Weak<Region>>>, address: u64) -> Option<Arc<Region>> {
+    let list = lock(list);
+    list.iter()
+        .filter_map(Weak::upgrade)
+        .find(|bytes| (bytes.address()..bytes.address() + bytes.len() as u64).contains(&address))
 }
 
 /// A buffer that is only ever reached by address.
