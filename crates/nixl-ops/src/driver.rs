@@ -43,7 +43,7 @@ impl Default for DriverConfig {
             backoff: Backoff::default(),
             drain: Duration::from_secs(60),
             max_in_flight: 65_536,
-            inline_bytes: 512 * 1024,
+            inline_bytes: 1024 * 1024,
             inline_spin: Duration::from_micros(50),
         }
     }
@@ -391,7 +391,9 @@ impl Reactor {
             self.last_progress = now;
         }
         let early = self.active.iter().filter_map(|slot| slot.wake_early(now)).min();
-        match (self.next(now), early) {
+        let near = self.active.iter().filter_map(|slot| slot.looked_at_from(now)).min();
+        match (self.next(now), early.into_iter().chain(near).min()) {
+            (Next::Sleep(_), Some(at)) if at <= now => Next::Spin,
             (Next::Sleep(sleep), Some(at)) => Next::Sleep(sleep.min(at.saturating_sub(now))),
             (next, _) => next,
         }

@@ -251,6 +251,12 @@ pub trait Execution: Send {
         None
     }
 
+    /// Whether it learns of its end by a peer's word, which the driver takes in: then the driver looks closely when that is
+    /// [expected](Self::expected), and not only whoever awaits it.
+    fn awaits_word(&self) -> bool {
+        false
+    }
+
     /// Nobody wants the result any more. Returns `true` if nothing is in flight, so that the memory may be
     /// given back now; on `false` it must be polled until it is ready.
     fn abandon(&mut self) -> bool;

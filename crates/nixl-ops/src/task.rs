@@ -73,6 +73,8 @@ pub(crate) struct Slot {
     watched: Moment,
     /// When to wake its waiter, shortly before the end that is expected.
     early: Moment,
+    /// When the driver is to look closely itself, since nobody else finds its end.
+    near: Moment,
 }
 
 /// A time of the clock that several threads set and read, or none.
@@ -138,6 +140,7 @@ impl Slot {
             served,
             watched: Moment::none(),
             early: Moment::none(),
+            near: Moment::none(),
         }
     }
 
@@ -173,6 +176,11 @@ impl Slot {
         None
     }
 
+    /// From when on the driver is to look closely, unless that is over.
+    pub(crate) fn looked_at_from(&self, now: Duration) -> Option<Duration> {
+        self.near.get().filter(|from| now < from.saturating_add(2 * Self::LEAD))
+    }
+
     /// Moves the task on, and applies its deadline or the drain deadline of an abandoned one.
     pub(crate) fn poll(&self, now: impl Fn() -> Duration, config: &DriverConfig) -> SlotState {
         let Ok(mut guard) = self.task.try_lock() else { return SlotState::Busy };
@@ -192,8 +200,9 @@ impl Slot {
             task.posted = true;
             // Whoever awaits a short one looks closely all along.
             let expected = task.execution.expected().filter(|time| *time > config.inline_spin);
-            self.early
-                .set(expected.map(|time| now().saturating_add(time).saturating_sub(Self::LEAD)));
+            let early = expected.map(|time| now().saturating_add(time).saturating_sub(Self::LEAD));
+            self.early.set(early);
+            self.near.set(early.filter(|_| self.served || task.execution.awaits_word()));
         }
         if let Poll::Ready(result) = task.execution.poll() {
             let mut report = task.execution.report();

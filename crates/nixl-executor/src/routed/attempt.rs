@@ -284,7 +284,12 @@ impl Execution for Attempt {
     }
 
     fn expected(&self) -> Option<Duration> {
-        self.current.expected()
+        let estimate = || self.path.cost.estimate(1, self.bytes);
+        self.current.expected().or_else(|| self.awaits_word().then(estimate))
+    }
+
+    fn awaits_word(&self) -> bool {
+        self.current.awaits_word()
     }
 
     fn steps(&self) -> u64 {

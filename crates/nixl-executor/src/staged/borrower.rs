@@ -88,6 +88,12 @@ impl Loans {
         Ok(())
     }
 
+    /// The memory, if all of it is open.
+    fn open_already(&self, staging: &Staging) -> Option<Vec<Arc<dyn Buffer>>> {
+        let get = |loan: &Loan| staging.imports().get(&Foreign::Gpu(self.gpu, loan.handle));
+        self.loans.iter().map(get).collect()
+    }
+
     /// The copy, once the memory is open.
     fn copy(
         &self,
@@ -134,7 +140,7 @@ impl Borrower {
         loans: Loans,
         report: PathReport,
     ) -> Self {
-        Self {
+        let mut this = Self {
             ended_at: staging.link().clock.now(),
             staging,
             session,
@@ -146,7 +152,29 @@ impl Borrower {
             said_end: false,
             steps: 0,
             report,
+        };
+        if let Err(error) = this.prepare() {
+            this.stage = Stage::Over;
+            this.fail(error);
         }
+        this
+    }
+
+    /// Once the peer has been met: prepares the copy, or has the memory opened that is not open yet.
+    fn prepare(&mut self) -> Result<(), TransportError> {
+        if !self.outbox.has_met() {
+            return Ok(());
+        }
+        if let Stage::Meeting(loans) = mem::replace(&mut self.stage, Stage::Over) {
+            self.steps += 1;
+            self.stage = match loans.open_already(&self.staging) {
+                Some(memory) => {
+                    Stage::Copying { copy: loans.copy(&memory, &self.staging)?, memory }
+                }
+                None => Stage::Opening(open(&self.staging, &loans), loans),
+            };
+        }
+        Ok(())
     }
 
     fn turn(&mut self, now: Duration) -> Poll<Result<(), TransportError>> {
@@ -204,12 +232,8 @@ impl Borrower {
     }
 
     fn advance(&mut self) -> Result<(), TransportError> {
-        if let Stage::Meeting(_) = self.stage
-            && self.outbox.has_met()
-            && let Stage::Meeting(loans) = mem::replace(&mut self.stage, Stage::Over)
-        {
-            self.steps += 1;
-            self.stage = Stage::Opening(open(&self.staging, &loans), loans);
+        if let Stage::Meeting(_) = self.stage {
+            self.prepare()?;
         }
         if let Stage::Opening(opened, loans) = &self.stage {
             let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -236,7 +260,10 @@ impl Borrower {
     }
 
     fn fail(&mut self, error: TransportError) {
-        self.failure.get_or_insert(error);
+        if self.failure.is_none() {
+            self.staging.acquaintances.forget(self.session.peer());
+            self.failure = Some(error);
+        }
         let quiet = match &mut self.stage {
             // What is being opened is looked at when it is open.
             Stage::Opening(..) => false,
@@ -278,6 +305,13 @@ impl Execution for Borrower {
 
     fn report(&self) -> PathReport {
         self.report.clone()
+    }
+
+    fn expected(&self) -> Option<Duration> {
+        match &self.stage {
+            Stage::Copying { copy, .. } => copy.expected(),
+            _ => None,
+        }
     }
 
     fn steps(&self) -> u64 {

@@ -276,6 +276,7 @@ impl Cooperative {
         self.peer_gone |= gone(&error);
         self.role.stop();
         if self.failure.is_none() {
+            self.staging.acquaintances.forget(self.session.peer());
             self.failure = Some(error);
             self.failed_at = now;
             // What was not said yet is void, but for the first word of a sink, whose slots it grants.

@@ -209,6 +209,10 @@ impl Execution for Lender {
         self.steps
     }
 
+    fn awaits_word(&self) -> bool {
+        true
+    }
+
     fn target_told(&self) -> bool {
         self.kind == OperationKind::Write && self.asked && !self.refused
     }

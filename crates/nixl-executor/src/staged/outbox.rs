@@ -1,6 +1,7 @@
 //! Messages on their way out, in order.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use nixl_metadata::AgentMetadata;
 use nixl_ops::{Link, PeerId, TransportError};
 
+use super::acquaintances::Acquaintances;
 use super::meeting::Meeting;
 use super::message::{Message, SessionId};
 
@@ -18,6 +20,8 @@ pub(super) struct Outbox {
     /// What the peer is met by.
     metadata: AgentMetadata,
     meeting: Option<Meeting>,
+    /// Who is told that the peer was met.
+    acquaintances: Option<Arc<Acquaintances>>,
     met_again: u32,
     waiting: VecDeque<Bytes>,
     /// When the last message was handed to the engine.
@@ -38,12 +42,24 @@ impl Outbox {
         now: Duration,
     ) -> Self {
         let waiting = VecDeque::new();
-        Self { session, peer, metadata, meeting: None, met_again: 0, waiting, last: now }
+        Self {
+            session,
+            peer,
+            metadata,
+            meeting: None,
+            acquaintances: None,
+            met_again: 0,
+            waiting,
+            last: now,
+        }
     }
 
-    /// To a peer that must be met first.
-    pub(super) fn meeting(mut self, link: &Link) -> Self {
-        self.meeting = Some(Meeting::begin(link, self.metadata.clone()));
+    /// To a peer that must be met first, unless it was.
+    pub(super) fn meeting(mut self, link: &Link, acquaintances: &Arc<Acquaintances>) -> Self {
+        if !acquaintances.knows(self.peer.as_str(), &self.metadata) {
+            self.meeting = Some(Meeting::begin(link, self.metadata.clone()));
+            self.acquaintances = Some(Arc::clone(acquaintances));
+        }
         self
     }
 
@@ -80,6 +96,9 @@ impl Outbox {
                 if met != self.peer {
                     let reason = format!("it names {met}, but was sent by {}", self.peer);
                     return Err(TransportError::BadMetadata { reason });
+                }
+                if let Some(acquaintances) = self.acquaintances.take() {
+                    acquaintances.remember(self.peer.as_str(), &self.metadata);
                 }
                 moved = true;
             }

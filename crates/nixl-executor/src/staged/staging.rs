@@ -13,6 +13,7 @@ use nixl_ops::{
     TransportError,
 };
 
+use super::acquaintances::Acquaintances;
 use super::alone::{Alone, Way};
 use super::cooperative::{Begun, Cooperative, Role, path_kind};
 use super::copies::Copier;
@@ -41,6 +42,7 @@ pub(crate) struct Staging {
     outgoing: Arc<SlotPool>,
     incoming: Arc<SlotPool>,
     pub(super) sessions: Arc<Sessions>,
+    pub(super) acquaintances: Arc<Acquaintances>,
     offers: Mutex<HashMap<NotificationKey, Offer>>,
     /// When the last offer ended.
     ended: Mutex<Option<Duration>>,
@@ -105,6 +107,7 @@ impl Staging {
             outgoing: SlotPool::new(&config),
             incoming: SlotPool::new(&config),
             sessions: Arc::default(),
+            acquaintances: Arc::default(),
             offers: Mutex::default(),
             ended: Mutex::default(),
         })
@@ -243,7 +246,8 @@ impl Staging {
         let introduction = AgentMetadata::from_compressed(introduction, &Limits::default()).ok()?;
         let session = self.sessions.open(id, from, Some(key.clone()))?;
         let now = self.link.clock.now();
-        let outbox = Outbox::to(id, PeerId::new(from), introduction, now).meeting(&self.link);
+        let outbox = Outbox::to(id, PeerId::new(from), introduction, now)
+            .meeting(&self.link, &self.acquaintances);
         Some((session, outbox))
     }
 

@@ -166,6 +166,30 @@ fn what_takes_longer_than_expected_is_awaited_asleep() {
 }
 
 #[test]
+fn the_driver_looks_closely_for_what_ends_by_a_word() {
+    for told in [false, true] {
+        let mut world = World::with(looking());
+        let engine = Engine::pending();
+        engine.set_told(told);
+        engine.expect(5000 * MICRO);
+        let mut read = world.read(&engine, &Memory::small(), OperationOptions::new()).unwrap();
+        let wakes = Arc::new(Wakes::default());
+        let mut wait = pin!(read.wait_for_completion());
+        assert!(poll(&mut wait, &wakes).is_pending());
+        let woken = turn_until_woken(&mut world, &wakes);
+        assert!(woken <= (5000 - 200 + 1) * MICRO);
+        let mut spins = 0;
+        while world.reactor.turn() == Next::Spin {
+            spins += 1;
+            world.clock.advance(MICRO);
+        }
+        // 400 us, in steps of one.
+        assert_eq!(spins >= 399, told, "{spins}");
+        engine.end(Ok(()));
+    }
+}
+
+#[test]
 fn what_nobody_awaits_ends_as_before() {
     let mut world = World::with(looking());
     let (engine, memory) = (Engine::pending(), Memory::small());

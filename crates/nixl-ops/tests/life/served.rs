@@ -69,6 +69,33 @@ fn what_a_peer_asked_for_is_polled_to_its_end() {
 }
 
 #[test]
+fn its_expected_end_is_looked_for_closely() {
+    let mut world = listening();
+    let engine = Engine::pending();
+    engine.expect(Duration::from_micros(5000));
+    *world.announced.serves.lock().unwrap() = Some(engine.clone());
+    world.inbox.push(b"serve");
+    let (mut closely, mut passed) = (Duration::ZERO, Duration::ZERO);
+    while passed < Duration::from_micros(10_000) {
+        let step = match world.reactor.turn() {
+            Next::Spin => Duration::from_micros(1),
+            Next::Sleep(time) => time,
+            next => panic!("{next:?}"),
+        };
+        let near = Duration::from_micros(4700)..Duration::from_micros(5300);
+        if step <= Duration::from_micros(1) && near.contains(&passed) {
+            closely += step;
+        }
+        world.clock.advance(step);
+        passed += step;
+    }
+    let closely = closely.as_micros();
+    assert!((395..=405).contains(&closely), "{closely} us");
+    engine.end(Ok(()));
+    world.reactor.turn();
+}
+
+#[test]
 fn once_the_driver_is_dropped_it_is_abandoned_and_then_left() {
     let mut world = listening();
     let engine = serving(&mut world);

@@ -46,6 +46,7 @@ pub(crate) struct Engine {
     poll_takes: Mutex<Option<(Arc<ManualClock>, Duration)>>,
     expected: Mutex<Option<Duration>>,
     quick: AtomicBool,
+    told: AtomicBool,
     /// Runs inside each poll.
     aside: Mutex<Option<Aside>>,
 }
@@ -93,6 +94,11 @@ impl Engine {
     /// What the next poll answers.
     pub(crate) fn end(&self, result: Result<(), TransportError>) {
         *self.result.lock().unwrap() = Some(result);
+    }
+
+    /// Ends by a peer's word.
+    pub(crate) fn set_told(&self, told: bool) {
+        self.told.store(told, Ordering::SeqCst);
     }
 
     /// Comes further.
@@ -144,6 +150,10 @@ impl Execution for Scripted {
 
     fn expected(&self) -> Option<Duration> {
         *self.0.expected.lock().unwrap()
+    }
+
+    fn awaits_word(&self) -> bool {
+        self.0.told.load(Ordering::SeqCst)
     }
 
     fn abandon(&mut self) -> bool {

@@ -90,12 +90,11 @@ fn run(
     count: usize,
 ) -> Result<Result<Round, Refusal>> {
     let seed = session.next_seed();
-    let bytes = BYTES * count;
-    pair.buffer.poison(&session.gpus, bytes)?;
-    let kind = Kind::Read;
-    let offered =
-        session.offer(Offer { plain: false, kind, bytes: BYTES, count, seed, check: true })?;
-    let lists = pair.buffer.slots(BYTES, count)?;
+    let offer =
+        Offer { plain: false, kind: Kind::Read, bytes: BYTES, count, warm: 0, seed, check: true };
+    pair.buffer.poison(&session.gpus, offer.all())?;
+    let offered = session.offer(offer)?;
+    let lists = pair.buffer.lists(&offer)?;
     let begun = clock::now();
     let ended = session.runtime.block_on(async {
         let mut operations = Vec::with_capacity(count);
@@ -121,7 +120,7 @@ fn run(
         }
     };
     session.finish(true)?;
-    if !pair.buffer.matches(&session.gpus, bytes, Pattern::new(seed))? {
+    if !pair.buffer.matches(&session.gpus, offer.all(), Pattern::new(seed))? {
         bail!("wrong bytes in the destination");
     }
     let each = completions.iter().map(|c| nanos(c.elapsed())).collect();

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use nixl_descriptor::{DescriptorList, Region};
 
 use super::memory::Memory;
+use super::messages::Offer;
 use crate::contents::{Contents, Piece, windows};
 use crate::gpus::Gpus;
 use crate::pattern::{CHUNK, Pattern};
@@ -54,13 +55,10 @@ impl Buffer {
         Ok(true)
     }
 
-    /// What `count` operations of so many bytes move.
-    pub(crate) fn slots(&self, bytes: usize, count: usize) -> Result<Vec<DescriptorList>> {
-        let slot = |index| {
-            let descriptor = self.region.descriptor(index * bytes..(index + 1) * bytes)?;
-            anyhow::Ok(DescriptorList::from(descriptor))
-        };
-        (0..count).map(slot).collect()
+    /// What the operations of an offer move.
+    pub(crate) fn lists(&self, offer: &Offer) -> Result<Vec<DescriptorList>> {
+        let list = |range| anyhow::Ok(self.region.descriptor(range)?.into());
+        offer.operations().into_iter().map(list).collect()
     }
 
     fn write(&self, gpus: &Gpus, bytes: usize, pattern: Option<Pattern>) -> Result<()> {
@@ -121,15 +119,5 @@ mod tests {
         assert_eq!(last[0], crate::gpus::POISON);
         buffer.fill(&gpus, bytes - 1, pattern).unwrap();
         assert!(buffer.matches(&gpus, bytes, pattern).unwrap());
-    }
-
-    #[test]
-    fn operations_side_by_side_share_the_memory() {
-        let gpus = Gpus::open(0).unwrap();
-        let buffer = Buffer::new(&gpus, Memory::Host, 4096).unwrap();
-        let slots = buffer.slots(1024, 4).unwrap();
-        let offsets: Vec<_> = slots.iter().map(|list| list.as_slice()[0].offset()).collect();
-        assert_eq!(offsets, [0, 1024, 2048, 3072]);
-        assert!(buffer.slots(1024, 5).is_err());
     }
 }

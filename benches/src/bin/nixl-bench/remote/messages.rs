@@ -1,9 +1,12 @@
 //! What the initiator asks of the target, and what it gets.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::memory::Memory;
 use crate::messages::Kind;
+use crate::target::notification;
 
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) enum Request {
@@ -32,10 +35,32 @@ pub(crate) struct Offer {
     pub(crate) bytes: usize,
     /// Operations side by side, which follow each other in the memory.
     pub(crate) count: usize,
+    /// Of an operation that goes before them and does not count, behind them in the memory; 0 if there is none.
+    pub(crate) warm: usize,
     /// Of the pattern.
     pub(crate) seed: u64,
     /// The data is going to be checked, so a source must have the pattern.
     pub(crate) check: bool,
+}
+
+impl Offer {
+    /// All bytes that move.
+    pub(crate) fn all(&self) -> usize {
+        self.bytes.saturating_mul(self.count).saturating_add(self.warm)
+    }
+
+    /// The operations: that which does not count comes first.
+    pub(crate) fn operations(&self) -> Vec<Range<usize>> {
+        let counted = self.bytes.saturating_mul(self.count);
+        let warm = (self.warm > 0).then(|| counted..self.all());
+        let each = (0..self.count).map(|i| i * self.bytes..(i + 1) * self.bytes);
+        warm.into_iter().chain(each).collect()
+    }
+
+    /// By which the plain engine reports them.
+    pub(crate) fn notifications(&self) -> Vec<Vec<u8>> {
+        (0..self.operations().len()).map(|index| notification(self.seed, index)).collect()
+    }
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -60,4 +85,24 @@ pub(crate) enum Reply {
 pub(crate) struct Introduction {
     pub(crate) metadata: Vec<u8>,
     pub(crate) address: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn operations_cover_the_memory_once(bytes in 1usize..100, count in 1usize..5, warm in 0usize..50) {
+            let offer = Offer { plain: false, kind: Kind::Read, bytes, count, warm, seed: 0, check: true };
+            let operations = offer.operations();
+            prop_assert_eq!(operations.len(), count + usize::from(warm > 0));
+            prop_assert_eq!(operations.last().unwrap().len(), bytes);
+            let mut touched: Vec<_> = operations.into_iter().flatten().collect();
+            touched.sort_unstable();
+            prop_assert_eq!(touched, (0..offer.all()).collect::<Vec<_>>());
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Plain nixl-sys on one side.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +15,6 @@ use crate::baseline::{Baseline, PATIENCE, Registered};
 use crate::clock;
 use crate::gpus::Gpus;
 use crate::messages::Kind;
-use crate::target::notification;
 
 /// An agent with one registered buffer. Every buffer gets an agent of its own, as NIXL keeps to the first GPU whose
 /// memory an agent registers. Field order: what points into the agent goes before it.
@@ -51,35 +51,41 @@ impl Plain {
         Ok(())
     }
 
-    /// Moves the beginnings of both buffers. Returns the nanoseconds that it took.
+    /// Moves this part of both buffers. Returns the nanoseconds that it took.
     pub(crate) fn transfer(
         &self,
         kind: Kind,
         (device, address): (Device, u64),
-        bytes: usize,
-        seed: u64,
+        part: Range<usize>,
+        notification: &[u8],
     ) -> Result<u64> {
         let peer = self.peer.as_deref().context("not met yet")?;
         let _current = enter(self.context.as_ref())?;
-        let notification = notification(seed, 0);
         let devices = (self.device, device);
-        let pairs = [(self.address, address, bytes)];
+        let at = part.start as u64;
+        let pairs = [(self.address + at, address + at, part.len())];
         let begun = clock::now();
-        let (request, pending) = self.baseline.post(kind, devices, &pairs, peer, &notification)?;
+        let (request, pending) = self.baseline.post(kind, devices, &pairs, peer, notification)?;
         if pending {
             self.baseline.wait(&request)?;
         }
         Ok(clock::now() - begun)
     }
 
-    /// Looks now and then until the peer's transfer has been notified: often enough to move on what arrives by sockets,
+    /// Looks now and then until the peer's transfers have been notified: often enough to move on what arrives by sockets,
     /// seldom enough to leave the processor to the initiator.
-    pub(crate) fn watch(&mut self, seed: u64) -> Result<()> {
+    pub(crate) fn watch(&mut self, notifications: &[Vec<u8>]) -> Result<()> {
         const PAUSE: Duration = Duration::from_micros(20);
         let _current = enter(self.context.as_ref())?;
-        let (notification, begun) = (notification(seed, 0), Instant::now());
+        let begun = Instant::now();
+        let mut left = notifications;
         while begun.elapsed() < PATIENCE {
-            if self.baseline.is_notified(&notification)? {
+            while let [first, others @ ..] = left
+                && self.baseline.is_notified(first)?
+            {
+                left = others;
+            }
+            if left.is_empty() {
                 return Ok(());
             }
             thread::sleep(PAUSE);

@@ -45,11 +45,11 @@ pub(crate) fn planning(session: &mut Session, findings: &mut Findings) -> Result
     for round in 0..=session.effort.pick(24, 80) {
         let seed = session.next_seed();
         let pattern = Pattern::new(seed);
-        pair.buffer.poison(&session.gpus, BYTES * READS)?;
-        let offer =
-            Offer { plain: false, kind: Kind::Read, bytes: BYTES, count: READS, seed, check: true };
+        let (kind, count) = (Kind::Read, READS);
+        let offer = Offer { plain: false, kind, bytes: BYTES, count, warm: 0, seed, check: true };
+        pair.buffer.poison(&session.gpus, offer.all())?;
         let offered = session.offer(offer)?;
-        let lists = pair.buffer.slots(BYTES, READS)?;
+        let lists = pair.buffer.lists(&offer)?;
         for (index, (remote, local)) in offered.iter().zip(lists).enumerate() {
             let who = turn(round, index);
             let connector = if who == 0 { &choosing } else { &direct };
@@ -68,7 +68,7 @@ pub(crate) fn planning(session: &mut Session, findings: &mut Findings) -> Result
             }
         }
         session.finish(true)?;
-        if !pair.buffer.matches(&session.gpus, BYTES * READS, pattern)? {
+        if !pair.buffer.matches(&session.gpus, offer.all(), pattern)? {
             bail!("wrong bytes in the destination");
         }
     }

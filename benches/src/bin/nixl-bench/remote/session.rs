@@ -92,7 +92,7 @@ impl Session {
         let reply = self.peer.ask(&Request::Offer(offer))?;
         let metadata = expect_reply!(reply, Reply::Offered { metadata } => metadata);
         let metadata = metadata.map_err(|reason| anyhow!("at the target: {reason}"))?;
-        let expected = if offer.plain { 0 } else { offer.count };
+        let expected = if offer.plain { 0 } else { offer.operations().len() };
         if metadata.len() != expected {
             bail!("the target offered {} operations, not {expected}", metadata.len());
         }

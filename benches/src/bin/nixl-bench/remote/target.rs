@@ -84,7 +84,7 @@ impl Target {
     fn watch(&mut self) {
         let (Some((offer, _)), Some(plain)) = (&self.offered, &mut self.plain) else { return };
         if offer.plain {
-            self.watched = Some(plain.watch(offer.seed));
+            self.watched = Some(plain.watch(&offer.notifications()));
         }
     }
 
@@ -112,7 +112,7 @@ impl Target {
 
     fn offer(&mut self, offer: Offer) -> Result<Vec<Vec<u8>>> {
         let buffer = self.buffer.as_ref().context("there is no memory yet")?;
-        let bytes = offer.bytes.saturating_mul(offer.count);
+        let bytes = offer.all();
         match offer.kind {
             Kind::Read if offer.check => {
                 buffer.fill(&self.gpus, bytes, Pattern::new(offer.seed))?;
@@ -123,7 +123,7 @@ impl Target {
         let (mut offered, mut metadata) = (Vec::new(), Vec::new());
         if !offer.plain {
             let options = Engine::Auto.options();
-            for list in buffer.slots(offer.bytes, offer.count)? {
+            for list in buffer.lists(&offer)? {
                 let (operation, theirs) = self.runtime.block_on(async {
                     let connector = &self.connector;
                     anyhow::Ok(match offer.kind {
@@ -177,8 +177,7 @@ impl Target {
         }
         if check && offer.kind == Kind::Write {
             let buffer = self.buffer.as_ref().context("there is no memory yet")?;
-            let bytes = offer.bytes.saturating_mul(offer.count);
-            if !buffer.matches(&self.gpus, bytes, Pattern::new(offer.seed))? {
+            if !buffer.matches(&self.gpus, offer.all(), Pattern::new(offer.seed))? {
                 bail!("wrong bytes in the destination");
             }
         }

@@ -22,9 +22,10 @@ use crate::report::Row;
 use crate::samples::Samples;
 use crate::table::size;
 
-/// Up to this, an operation that does not count goes before each one that is timed: both sides have waited for each other,
-/// the processor has gone to sleep and the code out of its caches, and some twenty microseconds more would be measured.
-const WARM: usize = 64 * 1024;
+/// Before each operation that is timed goes one of the same engine's that does not count, of as many bytes up to these: both
+/// sides have waited for each other, processors and links have gone to sleep, the code is out of the caches, and a GPU of
+/// both processes is the other's. That would be measured, 20 to 200 us of it, and not what a stream of transfers sees.
+const WARM: usize = 1 << 20;
 
 /// One engine at one size.
 struct Subject {
@@ -57,7 +58,7 @@ pub(crate) fn transfers(
     findings: &mut Findings,
 ) -> Result<()> {
     let longest = sizes.iter().copied().max().context("there is no size to measure")?;
-    let longest = longest.max(2 * WARM);
+    let longest = longest + WARM;
     let mut engines = Engine::compared();
     let mut pair = session.prepare(flow.sides(kind), longest, true)?;
     if let Some(Err(error)) = &pair.plain {
@@ -154,26 +155,31 @@ impl Transfer {
         let (seed, check) = (session.next_seed(), subject.iterations.is_checked());
         let (buffer, pattern) = (&pair.buffer, Pattern::new(seed));
         let plain = subject.engine == Engine::Plain;
-        let count = if !plain && bytes <= WARM { 2 } else { 1 };
-        let all = bytes * count;
+        let offer = Offer { plain, kind, bytes, count: 1, warm: bytes.min(WARM), seed, check };
+        let all = offer.all();
         match kind {
             Kind::Read => buffer.poison(&session.gpus, all)?,
             Kind::Write if check => buffer.fill(&session.gpus, all, pattern)?,
             Kind::Write => {}
         }
-        let metadata = session.offer(Offer { plain, kind, bytes, count, seed, check })?;
+        let metadata = session.offer(offer)?;
         let attempt = match subject.engine {
             Engine::Plain => {
                 let Some(Ok(plain)) = &pair.plain else { bail!("it could not be started") };
-                let took = plain.transfer(kind, pair.there, bytes, seed)?;
+                let mut took = 0;
+                for (part, notification) in
+                    offer.operations().into_iter().zip(offer.notifications())
+                {
+                    took = plain.transfer(kind, pair.there, part, &notification)?;
+                }
                 Attempt::Moved(took, ("nixl/UCX".to_owned(), "unknown".to_owned()))
             }
             engine => {
-                let (last, before) = metadata.split_last().context("the target offered nothing")?;
-                for (index, remote) in before.iter().enumerate() {
-                    self.by_connector(session, pair, engine, remote, index * bytes)?;
+                let mut last = None;
+                for (remote, local) in metadata.iter().zip(buffer.lists(&offer)?) {
+                    last = Some(self.by_connector(session, engine, remote, local)?);
                 }
-                self.by_connector(session, pair, engine, last, before.len() * bytes)?
+                last.context("the target offered nothing")?
             }
         };
         // A figure for bytes that did not arrive is worth nothing.
@@ -188,12 +194,10 @@ impl Transfer {
     fn by_connector(
         self,
         session: &Session,
-        pair: &Pair,
         engine: Engine,
         remote: &RdmaMetadata,
-        at: usize,
+        list: DescriptorList,
     ) -> Result<Attempt> {
-        let list = DescriptorList::from(pair.buffer.region.descriptor(at..at + self.bytes)?);
         let (connector, kind) = (&session.connector, self.kind);
         let moved = |engine| {
             session.runtime.block_on(async {
