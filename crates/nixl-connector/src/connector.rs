@@ -260,9 +260,20 @@ impl Connector {
             .map(|d| SerializedDescriptor::new(d.device(), d.address(), d.len() as u64))
             .collect::<Result<_, _>>()?;
         let agent = connection.local_metadata().await?;
-        let metadata = RdmaMetadata::new(kind, descriptors, agent, NotificationKey::random())?
+        let executor = connection.executor();
+        let key = NotificationKey::random();
+        let metadata = RdmaMetadata::new(kind, descriptors, agent, key.clone())?
             .with_peer(connection.info().clone())
-            .with_shares(connection.executor().shares(&local))?;
+            .with_shares(executor.shares(&local))?;
+        // The last that can fail, so that whoever gets the offer announces or withdraws it.
+        let doorbell = match metadata.shares() {
+            [] => None,
+            _ => executor.doorbell(&key),
+        };
+        let metadata = match doorbell {
+            Some(doorbell) => metadata.with_doorbell(doorbell)?,
+            None => metadata,
+        };
         Ok(OfferSpec::new(metadata, local, leases, registrations))
     }
 

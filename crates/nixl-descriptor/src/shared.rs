@@ -9,6 +9,7 @@
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::AtomicU64;
 
 use memmap2::{MmapMut, MmapOptions};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
@@ -152,6 +153,20 @@ impl SharedMemory {
     pub fn name(&self) -> SharedName {
         self.name
     }
+
+    /// The 8 bytes from `8 * index` on, which all processes that have the memory change atomically. `None` beyond the end.
+    #[must_use]
+    pub fn word(&self, index: usize) -> Option<&AtomicU64> {
+        let at = index.checked_mul(size_of::<AtomicU64>())?;
+        let end = at.checked_add(size_of::<AtomicU64>())?;
+        if end > self.map.len() {
+            return None;
+        }
+        // SAFETY: the word lies in the mapping, which stays valid as long as `self`, and is aligned, since mappings begin
+        // with a page. In this process nothing else reaches the bytes while `self` is borrowed: a region of them takes
+        // `self`. What other processes write may be any number, and any number is a word.
+        Some(unsafe { &*self.map.as_ptr().wrapping_add(at).cast::<AtomicU64>() })
+    }
 }
 
 impl SharedName {
@@ -246,6 +261,19 @@ mod tests {
         // Another test may have the number by now.
         let gone = SharedMemory::open(&name).unwrap_err();
         assert!(matches!(gone, SharedMemoryError::Gone | SharedMemoryError::Refused { .. }));
+    }
+
+    #[test]
+    fn words_are_the_same_on_both_sides() {
+        use std::sync::atomic::Ordering::SeqCst;
+        let ours = SharedMemory::new(20).unwrap();
+        let theirs = SharedMemory::open(&ours.name()).unwrap();
+        ours.word(1).unwrap().store(7, SeqCst);
+        assert_eq!(theirs.word(1).unwrap().fetch_add(1, SeqCst), 7);
+        assert_eq!(ours.word(1).unwrap().load(SeqCst), 8);
+        assert_eq!(ours.word(0).unwrap().load(SeqCst), 0);
+        assert!(ours.word(2).is_none(), "half of it is beyond the end");
+        assert!(ours.word(usize::MAX).is_none() && ours.word(usize::MAX / 8).is_none());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use nixl_device::{Device, ParseDeviceError};
 
-use crate::Field;
+use crate::{Doorbell, Field};
 
 /// Metadata could not be built, encoded, decoded or inflated.
 ///
@@ -146,6 +146,15 @@ pub enum MetadataError {
         index: usize,
         /// Position of the first descriptor that does not fit.
         descriptor: usize,
+    },
+    /// A doorbell is not in its file, or has no token.
+    #[error(
+        "the doorbell at place {slot} is none: a file has {} places, and a token is not 0",
+        Doorbell::SLOTS
+    )]
+    BadDoorbell {
+        /// The place that it names.
+        slot: u32,
     },
     /// There is no descriptor.
     #[error("the list of descriptors is empty: offer at least one")]

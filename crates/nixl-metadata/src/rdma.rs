@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    AgentMetadata, Limits, MetadataError, NotificationKey, OperationKind, PeerInfo,
+    AgentMetadata, Doorbell, Limits, MetadataError, NotificationKey, OperationKind, PeerInfo,
     SerializedDescriptor, Share, dynamo, native, share,
 };
 
@@ -18,6 +18,7 @@ pub struct RdmaMetadata {
     agent_metadata: AgentMetadata,
     notification_key: NotificationKey,
     peer: Option<PeerInfo>,
+    doorbell: Option<Doorbell>,
     shares: Vec<Share>,
 }
 
@@ -47,6 +48,7 @@ impl RdmaMetadata {
             agent_metadata,
             notification_key,
             peer: None,
+            doorbell: None,
             shares: Vec::new(),
         })
     }
@@ -68,6 +70,19 @@ impl RdmaMetadata {
     pub fn with_shares(mut self, shares: Vec<Share>) -> Result<Self, MetadataError> {
         share::check(&shares, &self.descriptors)?;
         self.shares = shares;
+        Ok(self)
+    }
+
+    /// Says where processes of the host may leave their word that they are done. Only the native profile carries it.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError::BadDoorbell`] if there is no such place, or the token is 0.
+    pub fn with_doorbell(mut self, doorbell: Doorbell) -> Result<Self, MetadataError> {
+        if doorbell.slot >= Doorbell::SLOTS || doorbell.token == 0 {
+            return Err(MetadataError::BadDoorbell { slot: doorbell.slot });
+        }
+        self.doorbell = Some(doorbell);
         Ok(self)
     }
 
@@ -105,6 +120,13 @@ impl RdmaMetadata {
     #[must_use]
     pub const fn peer(&self) -> Option<&PeerInfo> {
         self.peer.as_ref()
+    }
+
+    /// Where processes of the owner's host may leave their word that they are done, instead of notifying the owner through
+    /// the engine. None if the offer came in the Dynamo profile.
+    #[must_use]
+    pub const fn doorbell(&self) -> Option<&Doorbell> {
+        self.doorbell.as_ref()
     }
 
     /// What other processes of the owner's host can open: runs of descriptors, ascending and disjoint. None if the
@@ -217,6 +239,7 @@ impl fmt::Debug for RdmaMetadata {
             .field("agent_metadata", &self.agent_metadata)
             .field("notification_key", &self.notification_key)
             .field("peer", &self.peer)
+            .field("doorbell", &self.doorbell)
             .field("shares", &self.shares)
             .finish()
     }

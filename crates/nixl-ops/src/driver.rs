@@ -458,7 +458,9 @@ impl Reactor {
         }
         self.taken = now;
         let executor = shared.executor.get();
-        let mut delivered = false;
+        let mut delivered = executor.is_some_and(|executor| {
+            executor.answer_doorbells(&mut |key| shared.passive.deliver(key.as_bytes()))
+        });
         let active = &mut self.active;
         let result = transport.take_notifications(&mut |from, payload| {
             if shared.passive.deliver(payload) {

@@ -8,12 +8,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use nixl_descriptor::{DescriptorList, Registration, RegistrationCache};
 use nixl_device::Device;
-use nixl_metadata::{AgentMetadata, NotificationKey, OperationKind, PeerInfo, RdmaMetadata, Share};
+use nixl_metadata::{
+    AgentMetadata, Doorbell, NotificationKey, OperationKind, PeerInfo, RdmaMetadata, Share,
+};
 
+use crate::completion::Memory;
+use crate::outcome::Outcome;
 use crate::passive::PassiveEntry;
 use crate::{
-    Clock, PathKind, PathPolicy, PathReport, PeerId, Rejected, TransferSpec, Transport,
-    TransportError,
+    Clock, CompletionCell, PathKind, PathPolicy, PathReport, PeerId, Rejected, TransferSpec,
+    Transport, TransportError,
 };
 
 /// Decides how the bytes of an operation travel.
@@ -74,6 +78,22 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
     fn shares(&self, local: &DescriptorList) -> Vec<Share> {
         let _ = local;
         Vec::new()
+    }
+
+    /// Where processes of this machine may leave their word that the operation of this key is complete, for an offer that is
+    /// about to be made. It must stay good until the offer [is over](OfferWatch::is_over), or is withdrawn without ever having
+    /// been announced.
+    fn doorbell(&self, key: &NotificationKey) -> Option<Doorbell> {
+        let _ = key;
+        None
+    }
+
+    /// Takes what was left at doorbells, for the driver, which looks as often as it takes messages. Each key goes to
+    /// `deliver`, which returns whether an operation waited for it that is not [claimed](Offer::claim). Returns whether there
+    /// was any.
+    fn answer_doorbells(&self, deliver: &mut dyn FnMut(&NotificationKey) -> bool) -> bool {
+        let _ = deliver;
+        false
     }
 
     /// Whether messages are expected now, so that somebody must look for them.
@@ -310,10 +330,29 @@ impl Offer {
         self.entry.descriptors()
     }
 
+    /// To be asked later whether it is over, without keeping it.
+    pub fn watch(&self) -> OfferWatch {
+        OfferWatch { cell: Arc::clone(&self.entry.cell) }
+    }
+
     /// Takes the offer for one copy. `None` if the operation has ended or another copy holds it; while the
     /// claim lives, cancelling the operation does not give its memory back.
     pub fn claim(&self) -> Option<Claim> {
         self.entry.claim().then(|| Claim { entry: Arc::clone(&self.entry) })
+    }
+}
+
+/// Knows whether an [`Offer`] is over.
+#[derive(Clone, Debug)]
+pub struct OfferWatch {
+    cell: Arc<CompletionCell<Outcome>>,
+}
+
+impl OfferWatch {
+    /// Whether no peer's word about it is awaited any more: it is complete, or was given up for good. One that was cancelled
+    /// is not over until its memory is free or leaked.
+    pub fn is_over(&self) -> bool {
+        self.cell.memory() != Memory::Engaged
     }
 }
 

@@ -55,7 +55,7 @@ use completion::CompletionCell;
 pub use driver::{Driver, DriverConfig, DriverStats, Next, Reactor};
 pub use error::{OperationError, TransportError};
 pub use executor::{
-    Background, Claim, Execution, Executor, Link, Offer, Preparation, Received, Route,
+    Background, Claim, Execution, Executor, Link, Offer, OfferWatch, Preparation, Received, Route,
     TransferRequest, TransportExecutor,
 };
 pub use nixl_metadata::OperationKind;

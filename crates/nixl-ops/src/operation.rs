@@ -391,7 +391,8 @@ macro_rules! passive {
                 options: OperationOptions,
             ) -> Result<Self, OperationError> {
                 let metadata = spec.metadata.clone();
-                let entry = driver.offer(spec, options)?;
+                let refused = |_: &_| executor.withdraw(metadata.notification_key());
+                let entry = driver.offer(spec, options).inspect_err(refused)?;
                 executor.announce(Offer::new(Arc::clone(&entry)));
                 Ok(Self(Passive {
                     entry,

@@ -1,9 +1,11 @@
 //! Memory of other processes of this machine, reached by this process's own GPUs and processors.
 
+mod doorbells;
 mod imports;
 mod peer_copy;
 mod share;
 
+pub(crate) use doorbells::{Bell, Doorbells, PeerBoards};
 pub(crate) use imports::{Foreign, Imports};
 pub(crate) use peer_copy::{PeerCopy, copier};
 pub(crate) use share::{foreign, shares};

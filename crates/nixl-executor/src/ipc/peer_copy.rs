@@ -12,7 +12,7 @@ use nixl_ops::{
     Execution, PathKind, PathReport, PeerId, TransferRequest, Transport, TransportError,
 };
 
-use super::{Foreign, Imports, foreign};
+use super::{Bell, Foreign, Imports, PeerBoards, foreign};
 use crate::local::{Buffer, CopyOp, ListCopy, MemoryKind, Strategy, StrategyPolicy, Tools};
 use crate::paths::LocalFacts;
 
@@ -43,6 +43,8 @@ pub(crate) struct PeerCopy {
     peer: PeerId,
     /// What the peer is told. `None` if these are not all bytes.
     key: Option<NotificationKey>,
+    /// How, if not through the engine.
+    bell: Option<Bell>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -61,7 +63,7 @@ impl PeerCopy {
         (request, most): (&TransferRequest<'_>, u64),
         local: MemoryKind,
         here: &LocalFacts,
-        imports: &Imports,
+        (imports, boards): (&Imports, &PeerBoards),
         tools: &Tools,
     ) -> Result<Self, TransportError> {
         let Some(route) = &request.route else { return Err(TransportError::Closed) };
@@ -133,6 +135,7 @@ impl PeerCopy {
             transport: Arc::clone(route.transport),
             peer: route.peer.clone(),
             key: whole.then(|| request.remote.notification_key().clone()),
+            bell: request.remote.doorbell().and_then(|doorbell| boards.get(doorbell)),
         })
     }
 }
@@ -152,6 +155,7 @@ impl Execution for PeerCopy {
         }
         if self.stage == Stage::Telling {
             let told = match &self.key {
+                Some(_) if self.bell.as_ref().is_some_and(Bell::ring) => Ok(()),
                 Some(key) => ready!(self.transport.notify(&self.peer, key.as_bytes())),
                 None => Ok(()),
             };
@@ -295,8 +299,16 @@ mod tests {
             );
             let (facts, imports) =
                 (LocalFacts::default(), Imports::new(Arc::clone(&self.tools.gpus)));
-            let begin =
-                || PeerCopy::new(path, (&request, most), local, &facts, &imports, &self.tools);
+            let begin = || {
+                PeerCopy::new(
+                    path,
+                    (&request, most),
+                    local,
+                    &facts,
+                    (&imports, &PeerBoards::default()),
+                    &self.tools,
+                )
+            };
             assert!(begin().is_err(), "the peer's memory is not open yet");
             let (gpu, _) = copier(&facts, local, &remote);
             imports.open(&foreign(remote.shares()[0].kind(), gpu).unwrap()).unwrap();

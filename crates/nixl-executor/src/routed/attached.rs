@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
 use nixl_device::Device;
-use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share};
+use nixl_metadata::{Doorbell, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
     Execution, Executor, Link, Offer, PathKind, PathPolicy, PeerId, Preparation, Received,
     Rejected, Route, TransferRequest, TransferSpec, TransportError, TransportExecutor,
@@ -17,7 +17,7 @@ use super::executor::Shared;
 use super::within::Within;
 use crate::DirectExecutor;
 use crate::direct::{agree, is_host};
-use crate::ipc::{Foreign, Imports, PeerCopy, copier, foreign, shares};
+use crate::ipc::{Doorbells, Foreign, Imports, PeerBoards, PeerCopy, copier, foreign, shares};
 use crate::local::{MemoryKind, Tools, kind_of};
 use crate::offers::Offers;
 use crate::paths::{
@@ -33,6 +33,8 @@ pub(super) struct Attached {
     tools: Tools,
     staging: Arc<Staging>,
     pub(super) imports: Arc<Imports>,
+    doorbells: Doorbells,
+    boards: Arc<PeerBoards>,
     plans: Plans,
     pub(super) health: Arc<Health>,
     engine: Engine,
@@ -63,6 +65,8 @@ impl Attached {
             tools,
             staging: Staging::new(borrowing, link.clone(), shared.staging),
             imports,
+            doorbells: Doorbells::default(),
+            boards: Arc::default(),
             plans: Plans::new(Arc::clone(&shared.facts), shared.path_costs.clone()),
             health: Arc::default(),
             engine: Engine::of(link.transport.name()),
@@ -173,10 +177,11 @@ impl Attached {
         most: u64,
     ) -> Result<PeerCopy, TransportError> {
         let facts = &self.shared.facts;
-        PeerCopy::new(kind, (request, most), local, facts, &self.imports, &self.tools)
+        let opened = (&*self.imports, &*self.boards);
+        PeerCopy::new(kind, (request, most), local, facts, opened, &self.tools)
     }
 
-    /// The peer's memory that is not open here, and the kind of path that needs it.
+    /// The peer's memory that is not open here, and the kind of path that needs what the peer shares.
     fn unopened(
         &self,
         local: &DescriptorList,
@@ -198,12 +203,16 @@ impl Attached {
             })
             .filter(|foreign| !self.imports.has(foreign))
             .collect();
-        (!unopened.is_empty()).then_some((path, unopened))
+        Some((path, unopened))
     }
 
     /// A job that opens the peer's memory, if a path that needs it is there.
     fn opening(&self, local: &DescriptorList, remote: &RdmaMetadata) -> Option<Preparation> {
+        let doorbell = remote.doorbell().filter(|doorbell| !self.boards.knows(doorbell)).copied();
         let (path, unopened) = self.unopened(local, remote)?;
+        if unopened.is_empty() && doorbell.is_none() {
+            return None;
+        }
         let info = remote.peer()?;
         let device = remote.descriptors().first().map(|d| d.device())?;
         let question = Question {
@@ -221,11 +230,15 @@ impl Attached {
         let here = local.as_slice().first().map_or(Device::HOST, |d| d.device());
         let subject = Subject { kind: path, local: here, remote: device };
         let (imports, health) = (Arc::clone(&self.imports), Arc::clone(&self.health));
+        let boards = Arc::clone(&self.boards);
         let (clock, peer) = (Arc::clone(&self.link.clock), info.agent_name().to_owned());
         if health.standing(&peer, here, device, clock.now()).cooling(path).is_some() {
             return None;
         }
         Some(Box::new(move || {
+            if let Some(doorbell) = doorbell {
+                boards.open(&doorbell);
+            }
             for foreign in unopened {
                 if let Err(error) = imports.open(&foreign) {
                     // The operation takes another path, and later ones do not try for a while.
@@ -261,11 +274,13 @@ impl Attached {
 
 impl Executor for Attached {
     fn announce(&self, offer: Offer) {
+        self.doorbells.announce(&offer);
         Offers::of_this_process().insert(offer.clone());
         self.staging.announce(offer);
     }
 
     fn withdraw(&self, key: &NotificationKey) {
+        self.doorbells.withdraw(key);
         Offers::of_this_process().remove(key);
         self.staging.withdraw(key);
     }
@@ -304,6 +319,18 @@ impl Executor for Attached {
 
     fn shares(&self, local: &DescriptorList) -> Vec<Share> {
         shares(&*self.shared.gpus, local)
+    }
+
+    fn doorbell(&self, key: &NotificationKey) -> Option<Doorbell> {
+        self.doorbells.arm(key)
+    }
+
+    fn answer_doorbells(&self, deliver: &mut dyn FnMut(&NotificationKey) -> bool) -> bool {
+        self.doorbells.answer(&mut |key| {
+            if !deliver(key) {
+                self.staging.completed_otherwise(key);
+            }
+        })
     }
 
     fn listens(&self) -> bool {

@@ -108,6 +108,11 @@ impl Sessions {
         self.edit(|m| *m.peer == *from && is(m, key), |mail| mail.superseded = true)
     }
 
+    /// An operation that a session serves is complete by other means, as somebody knows who has its metadata.
+    pub(super) fn complete(&self, key: &NotificationKey) -> bool {
+        self.edit(|m| is(m, key.as_bytes()), |mail| mail.superseded = true)
+    }
+
     /// The offer of this key has ended. Returns whether a session serves it.
     pub(super) fn withdraw(&self, key: &NotificationKey) -> bool {
         self.edit(|m| is(m, key.as_bytes()), |mail| mail.withdrawn = true)

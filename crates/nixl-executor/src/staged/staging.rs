@@ -196,6 +196,13 @@ impl Staging {
         }
     }
 
+    /// A peer has completed an operation that is served here, without the engine.
+    pub(crate) fn completed_otherwise(&self, key: &NotificationKey) {
+        if !self.sessions.complete(key) {
+            tracing::debug!("a doorbell for no operation");
+        }
+    }
+
     pub(crate) fn receive(self: &Arc<Self>, from: &str, payload: &[u8]) -> Received {
         let (id, message) = match Message::decode(payload) {
             Ok(decoded) => decoded,

@@ -3,7 +3,7 @@
 //! | offset | bytes | content |
 //! |---|---|---|
 //! | 0 | 4 | magic: `0x89`, `NXM`; the first byte can start neither JSON nor UTF-8 |
-//! | 4 | 2 | version: 2 |
+//! | 4 | 2 | version: 3 |
 //! | 6 | 2 | flags: 0 |
 //! | 8 | 4 | length of the payload |
 //! | 12 | 4 | CRC-32 (as in zlib) of the 12 bytes before and of the payload |
@@ -14,7 +14,7 @@
 use crate::{Field, MetadataError};
 
 const MAGIC: [u8; 4] = *b"\x89NXM";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const FLAGS: u16 = 0;
 const HEADER_BYTES: usize = 16;
 

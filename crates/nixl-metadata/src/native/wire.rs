@@ -1,4 +1,4 @@
-//! The payload's layout, version 2: the structs as bincode writes them, apart from those that the program uses.
+//! The payload's layout, version 3: the structs as bincode writes them, apart from those that the program uses.
 //!
 //! bincode does not describe itself: any change of a field, its type or its order needs a new version. It writes fields
 //! in the order in which they stand here, without padding and in little endian; before a text or a list its length in
@@ -14,8 +14,8 @@ use super::sequence::sequence;
 use super::share::Share;
 use crate::share::check_count;
 use crate::{
-    AgentMetadata, Capabilities, HostIdentity, Limits, MetadataError, NotificationKey,
-    OperationKind, PeerDevice, PeerInfo, RdmaMetadata, SerializedDescriptor,
+    AgentMetadata, Capabilities, Doorbell as Checked, HostIdentity, Limits, MetadataError,
+    NotificationKey, OperationKind, PeerDevice, PeerInfo, RdmaMetadata, SerializedDescriptor,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -28,6 +28,7 @@ pub(super) struct Document<'a> {
     agent_metadata: &'a [u8],
     #[serde(borrow)]
     peer: Option<Peer<'a>>,
+    doorbell: Option<Doorbell>,
     #[serde(borrow, deserialize_with = "sequence::<_, _, { usize::MAX }>")]
     shares: Vec<Share<'a>>,
 }
@@ -61,6 +62,16 @@ struct Peer<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
+struct Doorbell {
+    pid: u32,
+    fd: u32,
+    name: [u8; 16],
+    length: u64,
+    slot: u32,
+    token: u64,
+}
+
+#[derive(Serialize, Deserialize)]
 struct CudaDevice {
     ordinal: u32,
     /// All zero if unknown.
@@ -76,6 +87,7 @@ impl<'a> Document<'a> {
             descriptors: each(metadata.descriptors(), Descriptor::new)?,
             agent_metadata: metadata.agent_metadata().compressed(),
             peer: metadata.peer().map(Peer::new),
+            doorbell: metadata.doorbell().map(Doorbell::new),
             shares: each(metadata.shares(), Share::new)?,
         })
     }
@@ -97,6 +109,10 @@ impl<'a> Document<'a> {
         let metadata =
             RdmaMetadata::new(operation_kind, descriptors, agent_metadata, notification_key)?
                 .with_shares(shares)?;
+        let metadata = match self.doorbell {
+            Some(doorbell) => metadata.with_doorbell(doorbell.unchecked())?,
+            None => metadata,
+        };
         Ok(match peer {
             Some(peer) => metadata.with_peer(peer),
             None => metadata,
@@ -167,6 +183,19 @@ impl<'a> Peer<'a> {
             .with_capabilities(Capabilities::from_bits(self.capabilities));
         peer.check_names(limits)?;
         Ok(peer)
+    }
+}
+
+impl Doorbell {
+    fn new(doorbell: &Checked) -> Self {
+        let &Checked { pid, fd, name, length, slot, token } = doorbell;
+        Self { pid, fd, name, length, slot, token }
+    }
+
+    /// The offer checks it.
+    fn unchecked(self) -> Checked {
+        let Self { pid, fd, name, length, slot, token } = self;
+        Checked { pid, fd, name, length, slot, token }
     }
 }
 

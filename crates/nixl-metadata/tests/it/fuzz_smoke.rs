@@ -10,7 +10,7 @@ const INPUTS_PER_TARGET: u64 = 4000;
 
 /// Text that means something to a decoder.
 const DICTIONARY: &[&[u8]] = &[
-    b"\x89NXM\x02\x00\x00\x00",
+    b"\x89NXM\x03\x00\x00\x00",
     b"\"descriptors\":[",
     b"{\"device\":\"cuda:0\",\"ptr\":1,\"size\":1},",
     b"\"nixl_metadata\":\"b64:",

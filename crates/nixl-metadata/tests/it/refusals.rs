@@ -295,7 +295,7 @@ fn native_envelopes_that_are_not_ours_or_not_whole() {
     assert_eq!(RdmaMetadata::from_native_bytes(b""), Err(E::BadMagic));
     assert_eq!(RdmaMetadata::from_native_bytes(DYNAMO_READ.as_bytes()), Err(E::BadMagic));
     assert_eq!(with(3, b'm'), E::BadMagic);
-    for version in [0, 1, 3] {
+    for version in [0, 1, 2, 4] {
         assert_eq!(with(4, version), E::UnsupportedVersion { version: version.into() });
     }
     assert_eq!(with(7, 1), E::UnsupportedFlags { flags: 0x100 });
@@ -369,10 +369,11 @@ fn intact_envelopes_around_damaged_payloads() {
     assert_eq!(with(peer_at, &[2]), E::Malformed); // neither some nor none
     assert_eq!(with(peer_at + 9, b"\n"), E::BadName { field: Field::AgentName });
 
-    // From the end: two shares, two devices, two transports, and before them the capabilities.
+    // From the end: two shares, the doorbell, two devices, two transports, and before them the capabilities.
     let file_at = payload.len() - (4 + 4 + 8 + 4 + 4 + 4 + 16 + 8);
     let ipc_at = file_at - (4 + 4 + 8 + 4 + 8 + 72 + 1 + 8 + 64);
-    let devices_at = ipc_at - 8 - 2 * (4 + 16 + 1);
+    let doorbell_at = ipc_at - 8 - (4 + 4 + 16 + 8 + 4 + 8);
+    let devices_at = doorbell_at - 1 - 2 * (4 + 16 + 1);
     let capabilities_at = devices_at - 8 - (8 + 8 + 4 + 8 + 3) - 4;
     // Capabilities that this release does not know are ignored.
     let mut newer = payload.to_vec();
@@ -384,6 +385,9 @@ fn intact_envelopes_around_damaged_payloads() {
     assert_eq!(with(devices_at + 20, &[2]), E::Malformed); // neither yes nor no
     let duplicate = E::DuplicateDevice { index: 1, device: Device::cuda(3) };
     assert_eq!(with(devices_at + 21, &[3]), duplicate);
+    assert_eq!(with(doorbell_at - 1, &[2]), E::Malformed); // neither some nor none
+    assert_eq!(with(doorbell_at + 32, &[0, 16]), E::BadDoorbell { slot: 4096 });
+    assert_eq!(with(doorbell_at + 36, &[0; 8]), E::BadDoorbell { slot: 4095 });
     assert_eq!(with(ipc_at, &[3]), E::ShareRange { index: 0, count: 3 });
     assert_eq!(with(ipc_at + 4, &[0]), E::ShareRange { index: 0, count: 3 });
     assert_eq!(with(ipc_at + 4, &[0xff; 4]), E::ShareRange { index: 0, count: 3 });
@@ -425,6 +429,9 @@ fn debug_output_and_errors_keep_secrets() {
         "4243",
         "107, 107",
         "6b6b",
+        "100, 100",
+        "6464",
+        "9223372036854775808",
         "fd:",
     ];
     for secret in secrets {

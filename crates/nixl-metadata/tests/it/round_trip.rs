@@ -105,9 +105,9 @@ fn json_may_be_spaced_reordered_and_escaped() {
 }
 
 #[test]
-fn the_native_profile_version_2_never_changes() {
+fn the_native_profile_version_3_never_changes() {
     let bytes = golden().to_native_bytes().unwrap();
-    let expected: &[u8] = include_bytes!("data/native_v2.bin");
+    let expected: &[u8] = include_bytes!("data/native_v3.bin");
     assert!(bytes == expected, "encode anew only with a new version");
     assert_eq!(RdmaMetadata::from_native_bytes(expected), Ok(golden()));
 }

@@ -4,8 +4,8 @@ use std::num::NonZeroU64;
 
 use nixl_device::Device;
 use nixl_metadata::{
-    AgentMetadata, Capabilities, HostIdentity, NotificationKey, OperationKind, PeerDevice,
-    PeerInfo, RdmaMetadata, SerializedDescriptor, Share, ShareKind,
+    AgentMetadata, Capabilities, Doorbell, HostIdentity, NotificationKey, OperationKind,
+    PeerDevice, PeerInfo, RdmaMetadata, SerializedDescriptor, Share, ShareKind,
 };
 use proptest::prelude::*;
 
@@ -47,8 +47,15 @@ pub(crate) fn golden() -> RdmaMetadata {
     RdmaMetadata::from_dynamo_json(DYNAMO_WRITE.as_bytes())
         .unwrap()
         .with_peer(peer)
+        .with_doorbell(doorbell(4095, 1 << 63))
+        .unwrap()
         .with_shares(shares)
         .unwrap()
+}
+
+pub(crate) fn doorbell(slot: u32, token: u64) -> Doorbell {
+    let length = 8 * Doorbell::WORDS as u64;
+    Doorbell { pid: 4242, fd: 18, name: [0x64; 16], length, slot, token }
 }
 
 /// A handle as `nixl-device` writes it.
@@ -196,13 +203,18 @@ pub(crate) fn any_metadata() -> impl Strategy<Value = RdmaMetadata> {
         proptest::collection::vec(any::<u8>(), 1..2000),
         "[ -~\u{a1}-\u{ff}]{1,100}",
         proptest::option::of(any_peer()),
+        proptest::option::of((0..Doorbell::SLOTS, 1..=u64::MAX)),
     )
-        .prop_map(|(kind, (descriptors, shares), blob, key, peer)| {
+        .prop_map(|(kind, (descriptors, shares), blob, key, peer, place)| {
             let agent = AgentMetadata::compress(&blob).unwrap();
             let key = NotificationKey::new(&key).unwrap();
             let metadata = RdmaMetadata::new(kind, descriptors, agent, key)
                 .and_then(|metadata| metadata.with_shares(shares))
                 .unwrap();
+            let metadata = match place {
+                Some((slot, token)) => metadata.with_doorbell(doorbell(slot, token)).unwrap(),
+                None => metadata,
+            };
             match peer {
                 Some(peer) => metadata.with_peer(peer),
                 None => metadata,

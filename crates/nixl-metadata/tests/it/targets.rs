@@ -3,7 +3,9 @@
 //! They use the public interface only: each feeds a decoder and then checks that what it let through is sound.
 
 use bytes::Bytes;
-use nixl_metadata::{AgentMetadata, Limits, MetadataError, PeerInfo, RdmaMetadata, ShareKind};
+use nixl_metadata::{
+    AgentMetadata, Doorbell, Limits, MetadataError, PeerInfo, RdmaMetadata, ShareKind,
+};
 
 /// The JSON decoder.
 pub(crate) fn dynamo(input: &[u8]) {
@@ -58,7 +60,7 @@ fn tight() -> Limits {
 
 /// Wraps a payload as `native/envelope.rs` documents it.
 pub(crate) fn seal(payload: &[u8]) -> Vec<u8> {
-    let mut out = b"\x89NXM\x02\x00\x00\x00".to_vec();
+    let mut out = b"\x89NXM\x03\x00\x00\x00".to_vec();
     let len = u32::try_from(payload.len()).expect("fuzzed inputs are small");
     out.extend(len.to_le_bytes());
     let mut crc = crc32fast::Hasher::new();
@@ -107,6 +109,13 @@ pub(crate) fn check(decoded: Result<RdmaMetadata, MetadataError>, limits: &Limit
     assert_eq!(again.to_dynamo_json(), json);
     let again = match metadata.peer() {
         Some(peer) => again.with_peer(peer.clone()),
+        None => again,
+    };
+    let again = match metadata.doorbell() {
+        Some(doorbell) => {
+            assert!(doorbell.slot < Doorbell::SLOTS && doorbell.token != 0);
+            again.with_doorbell(*doorbell).expect("it was accepted")
+        }
         None => again,
     };
     let again = again.with_shares(metadata.shares().to_vec()).expect("same descriptors");

@@ -69,6 +69,42 @@ fn what_a_peer_asked_for_is_polled_to_its_end() {
 }
 
 #[test]
+fn a_doorbell_is_as_good_as_a_message() {
+    let mut world = World::new();
+    let memory = Memory::small();
+    let writable = world.writable(&memory, OperationOptions::new()).unwrap();
+    let key = writable.metadata().notification_key().clone();
+    let offer = world.announced.offers.lock().unwrap()[0].clone();
+    let watch = offer.watch();
+    let claim = offer.claim().unwrap();
+    world.announced.rings.lock().unwrap().push(key.clone());
+    world.reactor.turn();
+    assert_eq!(writable.status(), OperationStatus::Initialized, "it is claimed");
+    assert_eq!(*world.announced.unheard.lock().unwrap(), [key.clone()]);
+    drop((claim, offer));
+    assert!(!watch.is_over());
+    world.announced.rings.lock().unwrap().push(key);
+    world.reactor.turn();
+    assert_eq!(writable.status(), OperationStatus::Complete);
+    assert!(!memory.is_leased() && watch.is_over());
+}
+
+#[test]
+fn a_doorbell_gives_the_memory_of_a_cancelled_offer_back() {
+    let mut world = World::new();
+    let memory = Memory::small();
+    let writable = world.writable(&memory, OperationOptions::new()).unwrap();
+    let key = writable.metadata().notification_key().clone();
+    let watch = world.announced.offers.lock().unwrap()[0].watch();
+    drop(writable);
+    world.reactor.turn();
+    assert!(memory.is_leased() && !watch.is_over(), "the peer has not reported");
+    world.announced.rings.lock().unwrap().push(key);
+    world.reactor.turn();
+    assert!(!memory.is_leased() && watch.is_over());
+}
+
+#[test]
 fn its_expected_end_is_looked_for_closely() {
     let mut world = listening();
     let engine = Engine::pending();

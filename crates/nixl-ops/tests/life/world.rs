@@ -261,9 +261,21 @@ pub(crate) struct Announced {
     pub(crate) serves: Mutex<Option<Arc<Engine>>>,
     pub(crate) listens: AtomicBool,
     pub(crate) checks_every: Mutex<Option<Duration>>,
+    /// What peers have left at doorbells.
+    pub(crate) rings: Mutex<Vec<NotificationKey>>,
+    /// Of those, what no operation waited for.
+    pub(crate) unheard: Mutex<Vec<NotificationKey>>,
 }
 
 impl Executor for Announced {
+    fn answer_doorbells(&self, deliver: &mut dyn FnMut(&NotificationKey) -> bool) -> bool {
+        let mut rings = std::mem::take(&mut *self.rings.lock().unwrap());
+        let any = !rings.is_empty();
+        rings.retain(|key| !deliver(key));
+        self.unheard.lock().unwrap().append(&mut rings);
+        any
+    }
+
     fn announce(&self, offer: Offer) {
         self.offers.lock().unwrap().push(offer);
     }
