@@ -163,6 +163,10 @@ impl Memory {
         self.registrations.load(Ordering::Acquire) != 0
     }
 
+    pub(crate) fn is_owned_by<T: Any>(&self) -> bool {
+        self.owner.as_deref().is_some_and(<dyn Any + Send + Sync>::is::<T>)
+    }
+
     /// The owner, if it is a `T`: one whose shared reference does not reach the bytes.
     pub(crate) fn owner<T: Any>(&self) -> Option<&T> {
         self.owner.as_deref()?.downcast_ref()

@@ -4,6 +4,7 @@ mod copy;
 mod reclaim;
 mod source;
 
+use std::any::Any;
 use std::fmt;
 use std::ops::RangeBounds;
 use std::sync::Arc;
@@ -127,6 +128,12 @@ impl Region {
 
     pub(crate) fn is_writable(&self) -> bool {
         self.access() == Access::ReadWrite
+    }
+
+    /// Whether the region was made of a `T`, whatever reaches its bytes now.
+    #[must_use]
+    pub fn is_made_of<T: Any>(&self) -> bool {
+        self.memory().is_owned_by::<T>()
     }
 
     pub(crate) fn memory(&self) -> &Arc<Memory> {

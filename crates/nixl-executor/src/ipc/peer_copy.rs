@@ -7,29 +7,46 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use nixl_descriptor::{DescriptorList, Region};
 use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata};
 use nixl_ops::{
     Execution, PathKind, PathReport, PeerId, TransferRequest, Transport, TransportError,
 };
 
 use super::{Bell, Foreign, Imports, PeerBoards, foreign};
-use crate::local::{Buffer, CopyOp, ListCopy, MemoryKind, Strategy, StrategyPolicy, Tools};
+use crate::local::{Buffer, CopyOp, Gpus, ListCopy, MemoryKind, Strategy, StrategyPolicy, Tools};
 use crate::paths::LocalFacts;
 
 /// Which GPU here copies, and the number here of the GPU whose memory the peer shares, if it has one.
 pub(crate) fn copier(
     here: &LocalFacts,
-    local: MemoryKind,
+    gpus: &dyn Gpus,
+    (list, local): (&DescriptorList, MemoryKind),
     remote: &RdmaMetadata,
 ) -> (u32, Option<u32>) {
     let device = remote.descriptors().first().map(|d| d.device());
     let devices = remote.peer().map_or(&[][..], |peer| peer.devices());
     let uuid = devices.iter().find(|d| Some(d.device()) == device).and_then(|d| d.uuid());
     let theirs = uuid.and_then(|uuid| here.gpu_with(uuid)).map(|gpu| gpu.ordinal);
-    match local {
-        MemoryKind::Gpu(gpu) => (gpu, theirs),
-        _ => (theirs.unwrap_or(0), theirs),
-    }
+    let gpu = match (local, theirs) {
+        // A GPU writes another's memory sooner than that reads it: 6.8 us for 4 KiB rather than 10.5 (two H200s).
+        (MemoryKind::Gpu(ours), Some(theirs))
+            if remote.operation_kind() == OperationKind::Read
+                && gpus.abilities().reach_each_other(ours, theirs)
+                && each_region(list).all(|region| gpus.is_open_to_peers(region)) =>
+        {
+            theirs
+        }
+        (MemoryKind::Gpu(ours), _) => ours,
+        _ => theirs.unwrap_or(0),
+    };
+    (gpu, theirs)
+}
+
+/// The regions of a list, some of them perhaps again.
+fn each_region(list: &DescriptorList) -> impl Iterator<Item = &Region> {
+    let runs = list.as_slice().chunk_by(|a, b| a.region().id() == b.region().id());
+    runs.filter_map(|run| Some(run.first()?.region()))
 }
 
 /// A copy by this process, and a word to the peer at its end.
@@ -67,7 +84,7 @@ impl PeerCopy {
         tools: &Tools,
     ) -> Result<Self, TransportError> {
         let Some(route) = &request.route else { return Err(TransportError::Closed) };
-        let (gpu, theirs) = copier(here, local, request.remote);
+        let (gpu, theirs) = copier(here, &*tools.gpus, (request.local, local), request.remote);
         let mut opened: Vec<Arc<dyn Buffer>> = Vec::new();
         let mut ops = Vec::with_capacity(request.local.len());
         let mut last: Option<(Foreign, u64)> = None;
@@ -213,13 +230,14 @@ mod tests {
     use std::task::Waker;
 
     use nixl_connector::simulated::Fabric;
-    use nixl_descriptor::{DescriptorList, Region};
-    use nixl_metadata::{AgentMetadata, SerializedDescriptor};
+    use nixl_device::Device;
+    use nixl_metadata::{AgentMetadata, HostIdentity, PeerDevice, PeerInfo, SerializedDescriptor};
     use nixl_ops::{Clock, SystemClock};
 
     use super::*;
     use crate::ipc::shares;
-    use crate::local::{Abilities, Costs, Gpus, SimulatedGpus, Threads};
+    use crate::local::{Abilities, Costs, SimulatedGpus, Threads};
+    use crate::paths::LocalGpu;
 
     struct World {
         gpus: Arc<SimulatedGpus>,
@@ -310,7 +328,7 @@ mod tests {
                 )
             };
             assert!(begin().is_err(), "the peer's memory is not open yet");
-            let (gpu, _) = copier(&facts, local, &remote);
+            let (gpu, _) = copier(&facts, &*self.gpus, (&here, local), &remote);
             imports.open(&foreign(remote.shares()[0].kind(), gpu).unwrap()).unwrap();
             let mut copy = begin().unwrap();
             while copy.poll().map(Result::unwrap).is_pending() {}
@@ -337,6 +355,41 @@ mod tests {
                 assert_eq!((mine[at], their[at]), (ours, if moved { ours } else { others }));
             }
         }
+    }
+
+    #[test]
+    fn the_gpu_that_has_the_bytes_copies_them_if_it_reaches_their_target() {
+        let World { gpus, target, .. } = World::new();
+        let gpu =
+            |ordinal| LocalGpu { uuid: Some([1 + ordinal as u8; 16]), ..LocalGpu::new(ordinal) };
+        let here = LocalFacts { gpus: vec![gpu(0), gpu(1)], ..LocalFacts::default() };
+        let agent = AgentMetadata::compress(&target.local_metadata().unwrap()).unwrap();
+        let remote = |kind, uuid| {
+            let host = HostIdentity::new("host", "boot", 1).unwrap();
+            let device = PeerDevice::cuda(5).with_uuid(uuid);
+            let peer = PeerInfo::new("peer", 1, host).unwrap().with_devices([device]).unwrap();
+            let descriptor = SerializedDescriptor::new(Device::cuda(5), 4096, 64).unwrap();
+            let key = NotificationKey::random();
+            RdmaMetadata::new(kind, vec![descriptor], agent.clone(), key).unwrap().with_peer(peer)
+        };
+        let list = |kind| DescriptorList::from(gpus.region(kind, 64).unwrap().whole());
+        let copies = |kind, uuid, local| {
+            let list = list(local);
+            copier(&here, &*gpus, (&list, local), &remote(kind, uuid)).0
+        };
+        let (read, write) = (OperationKind::Read, OperationKind::Write);
+        let (first, second, unknown) = ([1; 16], [2; 16], [9; 16]);
+        assert_eq!(copies(read, first, MemoryKind::Gpu(1)), 0);
+        assert_eq!(copies(read, first, MemoryKind::Gpu(0)), 0);
+        assert_eq!(copies(write, first, MemoryKind::Gpu(1)), 1);
+        assert_eq!(copies(read, unknown, MemoryKind::Gpu(1)), 1);
+        assert_eq!(copies(read, second, MemoryKind::Pageable), 1);
+        // Of memory that others made nobody knows who reaches it.
+        let ours = gpus.region(MemoryKind::Gpu(1), 64).unwrap();
+        let others = SimulatedGpus::new(gpus.abilities().clone()).unwrap();
+        let list = DescriptorList::from(ours.whole());
+        let local = (&list, MemoryKind::Gpu(1));
+        assert_eq!(copier(&here, &others, local, &remote(read, first)).0, 1);
     }
 
     #[test]

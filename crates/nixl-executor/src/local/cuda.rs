@@ -172,6 +172,11 @@ impl Gpus for CudaGpus {
         Ok(Box::new(self.gpu(gpu)?.scratch.allocate(len).map_err(memory)?))
     }
 
+    fn is_open_to_peers(&self, region: &Region) -> bool {
+        // `cuMemAlloc`, for which access between contexts counts. Frameworks may use `cuMemCreate`, for which it does not.
+        region.is_made_of::<DeviceMemory>()
+    }
+
     fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
         let context = &self.gpu(gpu)?.context;
         let (handle, offset) = IpcMemoryHandle::around(context, address).map_err(driver)?;

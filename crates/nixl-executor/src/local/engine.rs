@@ -58,6 +58,13 @@ pub trait Gpus: Send + Sync + fmt::Debug + 'static {
         Err(GpuError::Unsupported { reason: "these GPUs do not share memory".to_owned() })
     }
 
+    /// Whether every GPU that reaches the region's reaches this memory of it, and not only the one that it was allocated
+    /// for. `false` if that is not known.
+    fn is_open_to_peers(&self, region: &Region) -> bool {
+        let _ = region;
+        false
+    }
+
     /// Opens an allocation that another process shares, so that `gpu` reaches it. It stays open until dropped.
     ///
     /// # Errors

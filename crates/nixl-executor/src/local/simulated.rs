@@ -148,6 +148,10 @@ impl Gpus for SimulatedGpus {
         &self.abilities
     }
 
+    fn is_open_to_peers(&self, region: &Region) -> bool {
+        find(&self.shared.allocations, region.address()).is_some()
+    }
+
     fn memory_kind(&self, device: Device, address: u64) -> MemoryKind {
         if device.kind() == DeviceKind::Cuda {
             return MemoryKind::Gpu(device.index());

@@ -131,11 +131,14 @@ pub struct Abilities {
 impl Abilities {
     fn peers(&self, a: MemoryKind, b: MemoryKind) -> bool {
         match (a, b) {
-            (MemoryKind::Gpu(a), MemoryKind::Gpu(b)) => {
-                a == b || self.peers.contains(&(a.min(b), a.max(b)))
-            }
+            (MemoryKind::Gpu(a), MemoryKind::Gpu(b)) => a == b || self.reach_each_other(a, b),
             _ => true,
         }
+    }
+
+    /// Whether two different GPUs reach each other's memory.
+    pub(crate) fn reach_each_other(&self, a: u32, b: u32) -> bool {
+        self.peers.contains(&(a.min(b), a.max(b)))
     }
 }
 

@@ -192,8 +192,9 @@ impl Attached {
             ShareForm::File => PathKind::SharedMemory,
         };
         let device = remote.descriptors().first().map_or(Device::HOST, |d| d.device());
-        let (gpu, _) = copier(&self.shared.facts, self.local_kind(local, device), remote);
-        let gpus = self.shared.gpus.abilities().gpus;
+        let (gpus, ours) = (&*self.shared.gpus, (local, self.local_kind(local, device)));
+        let (gpu, _) = copier(&self.shared.facts, gpus, ours, remote);
+        let gpus = gpus.abilities().gpus;
         let wanted = remote.shares().iter().filter_map(|share| foreign(share.kind(), gpu));
         let unopened: Vec<_> = wanted
             .filter(|foreign| match foreign {
