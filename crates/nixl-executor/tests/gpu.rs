@@ -10,8 +10,8 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use common::{Cache, LAYOUTS, Machine, copy_and_check, geometry, several_slices, wait};
-use nixl_descriptor::Region;
 use nixl_descriptor::layout::{LayerOrder, LayoutKind};
+use nixl_descriptor::{Region, SharedMemory};
 use nixl_device::Device;
 use nixl_device::cuda::{Context, DeviceMemory, PinnedMemory, Stream};
 use nixl_executor::{BlockExecutor, BlockOptions, Costs, CudaGpus, Gpus, MemoryKind, Strategy};
@@ -145,6 +145,30 @@ fn large_blocks_through_every_strategy() {
 fn packed_copies_in_several_slices() {
     let Some((machine, executor)) = Cuda::new(1, "packed_copies_in_several_slices") else { return };
     several_slices(&machine, &executor);
+}
+
+#[test]
+fn shared_memory_is_pinned_on_both_sides() {
+    let Some((cuda, _)) = Cuda::new(1, "shared_memory_is_pinned_on_both_sides") else { return };
+    let (len, gpus) = (3 << 20, &cuda.gpus);
+    let ours = Region::shared_pinned(&cuda.context, len).unwrap();
+    let kind = |address| gpus.memory_kind(Device::HOST, address);
+    assert_eq!(kind(ours.address()), MemoryKind::Pinned);
+    // As another process maps it.
+    let theirs = SharedMemory::open(&ours.shared_name().unwrap()).unwrap();
+    let theirs = Region::try_from(theirs).unwrap();
+    assert_eq!(kind(theirs.address()), MemoryKind::Pageable);
+    let pinned = gpus.pin(&theirs).unwrap();
+    assert_eq!(kind(pinned.address()), MemoryKind::Pinned);
+    let on_gpu = cuda.region(MemoryKind::Gpu(0), len);
+    let bytes: Vec<_> = (0..len).map(|i| (i * 7 + i / 251) as u8).collect();
+    ours.copy_from_slice(0, &bytes).unwrap();
+    cuda.copy(on_gpu.address(), pinned.address(), len);
+    ours.copy_from_slice(0, &vec![0; len]).unwrap();
+    cuda.copy(ours.address(), on_gpu.address(), len);
+    assert!(theirs.to_vec().unwrap() == bytes);
+    drop(pinned);
+    assert_eq!(kind(theirs.address()), MemoryKind::Pageable);
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(crate) enum Foreign {
     Gpu(u32, SharedHandle),
     /// Host memory.
     File(SharedName),
+    /// Host memory for the GPUs here, pinned if it can be.
+    Pinned(SharedName),
 }
 
 #[derive(Default)]
@@ -39,6 +41,8 @@ struct Import {
 impl Imports {
     /// Pieces of memory that are kept open.
     const KEPT: usize = 1024;
+    /// Longer ones are not pinned: this takes 0.4 s, for which the first operation has to wait.
+    const MAX_PINNED: usize = 4 << 30;
 
     pub(crate) fn new(gpus: Arc<dyn Gpus>) -> Self {
         Self { gpus, opened: Mutex::default() }
@@ -77,10 +81,8 @@ impl Imports {
             Foreign::Gpu(gpu, handle) => {
                 Arc::from(self.gpus.open(*gpu, handle).map_err(|e| e.to_string())?)
             }
-            Foreign::File(name) => {
-                let memory = SharedMemory::open(name).map_err(|e| e.to_string())?;
-                Arc::new(Region::try_from(memory).map_err(|e| e.to_string())?)
-            }
+            Foreign::File(name) => Arc::new(map(name)?),
+            Foreign::Pinned(name) => self.pin(map(name)?),
         };
         let mut opened = self.lock();
         opened.uses += 1;
@@ -91,6 +93,20 @@ impl Imports {
         // Closing is a call of the driver or the system: not under the lock.
         drop((replaced, evicted));
         Ok(memory)
+    }
+
+    /// Without it the GPUs copy through pinned slots.
+    fn pin(&self, memory: Region) -> Arc<dyn Buffer> {
+        if memory.len() > Self::MAX_PINNED {
+            return Arc::new(memory);
+        }
+        match self.gpus.pin(&memory) {
+            Ok(pinned) => Arc::from(pinned),
+            Err(error) => {
+                tracing::debug!(%error, "a peer's memory cannot be pinned");
+                Arc::new(memory)
+            }
+        }
     }
 
     /// *Blocking.* Closes what peers have let go of.
@@ -112,9 +128,14 @@ impl Foreign {
     fn may_be_there(&self) -> bool {
         match self {
             Self::Gpu(..) => true,
-            Self::File(name) => name.is_there(),
+            Self::File(name) | Self::Pinned(name) => name.is_there(),
         }
     }
+}
+
+fn map(name: &SharedName) -> Result<Region, String> {
+    let memory = SharedMemory::open(name).map_err(|e| e.to_string())?;
+    Region::try_from(memory).map_err(|e| e.to_string())
 }
 
 impl Opened {
@@ -133,6 +154,8 @@ impl fmt::Debug for Imports {
 
 #[cfg(test)]
 mod tests {
+    use nixl_device::Device;
+
     use super::*;
     use crate::local::{Abilities, MemoryKind, SimulatedGpus};
 
@@ -172,6 +195,23 @@ mod tests {
         }
         let open = |index| imports.get(&there(index)).is_some();
         assert!(open(0) && !open(1) && !open(2) && open(3));
+    }
+
+    #[test]
+    fn host_memory_is_pinned_for_gpus_alone_and_if_it_can_be() {
+        let gpus = gpus();
+        let imports = Imports::new(gpus.clone());
+        let region = Region::shared(100).unwrap();
+        let name = region.shared_name().unwrap();
+        let kind = |foreign| {
+            let address = imports.open(&foreign).unwrap().address();
+            gpus.memory_kind(Device::HOST, address)
+        };
+        assert_eq!(kind(Foreign::File(name)), MemoryKind::Pageable);
+        assert_eq!(kind(Foreign::Pinned(name)), MemoryKind::Pinned);
+        let other = Region::shared(100).unwrap();
+        gpus.fail();
+        assert_eq!(kind(Foreign::Pinned(other.shared_name().unwrap())), MemoryKind::Pageable);
     }
 
     #[test]

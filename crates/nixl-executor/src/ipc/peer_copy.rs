@@ -8,6 +8,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, Region};
+use nixl_device::Device;
 use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata};
 use nixl_ops::{
     Execution, PathKind, PathReport, PeerId, TransferRequest, Transport, TransportError,
@@ -97,7 +98,7 @@ impl PeerCopy {
                 .remote
                 .share_of(index)
                 .ok_or_else(|| failed(path, "open", format!("descriptor {index} is not shared")))?;
-            let wanted = foreign(share.kind(), gpu).ok_or_else(|| {
+            let wanted = foreign(share.kind(), gpu, local).ok_or_else(|| {
                 failed(path, "open", format!("descriptor {index} is shared in an unknown way"))
             })?;
             let base = match last {
@@ -124,8 +125,12 @@ impl PeerCopy {
             });
         }
         let (remote, by, policy) = match path {
-            // Mapped here like any host memory, and not page-locked.
-            PathKind::SharedMemory => (MemoryKind::Pageable, None, StrategyPolicy::Auto),
+            PathKind::SharedMemory => {
+                let pinned = matches!(local, MemoryKind::Gpu(_))
+                    && opened.iter().all(|memory| is_pinned(&*tools.gpus, &**memory));
+                let remote = if pinned { MemoryKind::Pinned } else { MemoryKind::Pageable };
+                (remote, None, StrategyPolicy::Auto)
+            }
             _ => {
                 let remote = MemoryKind::Gpu(theirs.unwrap_or(gpu));
                 // What the peer shares is open for one GPU only.
@@ -155,6 +160,10 @@ impl PeerCopy {
             bell: request.remote.doorbell().and_then(|doorbell| boards.get(doorbell)),
         })
     }
+}
+
+fn is_pinned(gpus: &dyn Gpus, memory: &dyn Buffer) -> bool {
+    gpus.memory_kind(Device::HOST, memory.address()) == MemoryKind::Pinned
 }
 
 /// The same with the GPU's side on `gpu`.
@@ -329,7 +338,7 @@ mod tests {
             };
             assert!(begin().is_err(), "the peer's memory is not open yet");
             let (gpu, _) = copier(&facts, &*self.gpus, (&here, local), &remote);
-            imports.open(&foreign(remote.shares()[0].kind(), gpu).unwrap()).unwrap();
+            imports.open(&foreign(remote.shares()[0].kind(), gpu, local).unwrap()).unwrap();
             let mut copy = begin().unwrap();
             while copy.poll().map(Result::unwrap).is_pending() {}
             let told = Mutex::new(Vec::new());

@@ -5,7 +5,7 @@ use nixl_device::DeviceKind;
 use nixl_metadata::{Share, ShareKind};
 
 use super::Foreign;
-use crate::local::Gpus;
+use crate::local::{Gpus, MemoryKind};
 
 /// The memory under `list` that other processes can open: allocations of GPUs, and host memory
 /// made for it. What cannot be shared is left out: peers then take another path.
@@ -43,12 +43,17 @@ fn share(gpus: &dyn Gpus, run: &[Descriptor]) -> Option<(ShareKind, u64)> {
     run.iter().all(inside).then_some((kind, offset))
 }
 
-/// What a share names, for `gpu` if it is a GPU's. `None` if that is not known here.
-pub(crate) fn foreign(kind: &ShareKind, gpu: u32) -> Option<Foreign> {
+/// What a share names, for `gpu` if it is a GPU's, and for copies from or to `local` memory here. `None` if that is not known
+/// here.
+pub(crate) fn foreign(kind: &ShareKind, gpu: u32, local: MemoryKind) -> Option<Foreign> {
     match *kind {
         ShareKind::CudaIpc { handle, .. } => Some(Foreign::Gpu(gpu, handle)),
         ShareKind::File { pid, fd, name, length } => {
-            Some(Foreign::File(SharedName { pid, fd, name, len: length }))
+            let name = SharedName { pid, fd, name, len: length };
+            Some(match local {
+                MemoryKind::Gpu(_) => Foreign::Pinned(name),
+                _ => Foreign::File(name),
+            })
         }
         _ => None,
     }
@@ -59,7 +64,7 @@ mod tests {
     use nixl_descriptor::Region;
 
     use super::*;
-    use crate::local::{Abilities, MemoryKind, SimulatedGpus};
+    use crate::local::{Abilities, SimulatedGpus};
 
     #[test]
     fn each_run_of_a_region_that_others_can_open_is_a_share() {

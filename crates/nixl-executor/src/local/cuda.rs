@@ -3,15 +3,15 @@
 
 use std::ffi::c_void;
 use std::fmt;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use nixl_descriptor::{Region, RegionError};
 use nixl_device::cuda::{
-    Context, CudaError, DeviceError, DeviceMemory, DevicePool, Event, Function, ImportedMemory,
-    IpcMemoryHandle, MemoryError, Module, PinnedMemory, PinnedPool, PoolLimits, Stream, devices,
-    gpu_links,
+    Context, CudaError, DeviceError, DeviceMemory, DevicePool, Event, Function, HostRegistration,
+    ImportedMemory, IpcMemoryHandle, MemoryError, Module, PinnedMemory, PinnedPool, PoolLimits,
+    Stream, devices, gpu_links,
 };
 use nixl_device::{Device, DeviceKind};
 
@@ -177,6 +177,19 @@ impl Gpus for CudaGpus {
         region.is_made_of::<DeviceMemory>()
     }
 
+    fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
+        let context = &self.gpu(0)?.context;
+        let start = NonNull::new(region.address() as *mut u8);
+        let start =
+            start.ok_or_else(|| GpuError::Unsupported { reason: "no memory".to_owned() })?;
+        // SAFETY: the region keeps its bytes where they are, and is kept until they are unpinned. They are copied by address
+        // only.
+        let pinned = unsafe {
+            HostRegistration::from_raw_parts(context, start, region.len(), region.clone())
+        };
+        Ok(Box::new(pinned.map_err(memory)?))
+    }
+
     fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
         let context = &self.gpu(gpu)?.context;
         let (handle, offset) = IpcMemoryHandle::around(context, address).map_err(driver)?;
@@ -190,6 +203,12 @@ impl Gpus for CudaGpus {
 }
 
 impl Buffer for ImportedMemory {
+    fn address(&self) -> u64 {
+        self.address()
+    }
+}
+
+impl Buffer for HostRegistration<Region> {
     fn address(&self) -> u64 {
         self.address()
     }

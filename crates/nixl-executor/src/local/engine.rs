@@ -65,6 +65,16 @@ pub trait Gpus: Send + Sync + fmt::Debug + 'static {
         false
     }
 
+    /// *Blocking.* Pins host memory for all GPUs, until dropped. Takes about 100 us for each MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if it cannot be pinned, or is.
+    fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
+        let _ = region;
+        Err(GpuError::Unsupported { reason: "these GPUs do not pin memory".to_owned() })
+    }
+
     /// Opens an allocation that another process shares, so that `gpu` reaches it. It stays open until dropped.
     ///
     /// # Errors

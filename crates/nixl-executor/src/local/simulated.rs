@@ -148,6 +148,13 @@ impl Gpus for SimulatedGpus {
         &self.abilities
     }
 
+    fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
+        healthy(&self.shared)?;
+        let refused = |e: RegionError| GpuError::Unsupported { reason: e.to_string() };
+        let pinned = known(region.clone(), Device::HOST, &self.shared.pinned).map_err(refused)?;
+        Ok(Box::new(pinned))
+    }
+
     fn is_open_to_peers(&self, region: &Region) -> bool {
         find(&self.shared.allocations, region.address()).is_some()
     }

@@ -195,12 +195,12 @@ impl Attached {
         let (gpus, ours) = (&*self.shared.gpus, (local, self.local_kind(local, device)));
         let (gpu, _) = copier(&self.shared.facts, gpus, ours, remote);
         let gpus = gpus.abilities().gpus;
-        let wanted = remote.shares().iter().filter_map(|share| foreign(share.kind(), gpu));
+        let wanted = remote.shares().iter().filter_map(|share| foreign(share.kind(), gpu, ours.1));
         let unopened: Vec<_> = wanted
             .filter(|foreign| match foreign {
                 Foreign::Gpu(gpu, _) => *gpu < gpus,
                 // A peer cannot have this process reach its own memory.
-                Foreign::File(name) => name.pid != std::process::id(),
+                Foreign::File(name) | Foreign::Pinned(name) => name.pid != std::process::id(),
             })
             .filter(|foreign| !self.imports.has(foreign))
             .collect();

@@ -80,7 +80,7 @@ fn a_doorbell_is_as_good_as_a_message() {
     world.announced.rings.lock().unwrap().push(key.clone());
     world.reactor.turn();
     assert_eq!(writable.status(), OperationStatus::Initialized, "it is claimed");
-    assert_eq!(*world.announced.unheard.lock().unwrap(), [key.clone()]);
+    assert_eq!(*world.announced.unheard.lock().unwrap(), std::slice::from_ref(&key));
     drop((claim, offer));
     assert!(!watch.is_over());
     world.announced.rings.lock().unwrap().push(key);

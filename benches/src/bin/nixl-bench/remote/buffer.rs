@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use anyhow::{Context as _, Result};
 use nixl_descriptor::{DescriptorList, Region};
+use nixl_executor::MemoryKind;
 
 use super::memory::Memory;
 use super::messages::Offer;
@@ -21,6 +22,10 @@ impl Buffer {
     /// Allocates it, and writes every byte once.
     pub(crate) fn new(gpus: &Gpus, memory: Memory, bytes: usize) -> Result<Self> {
         let region = match memory {
+            Memory::Shared if gpus.count() > 0 => {
+                Region::shared_pinned(&gpus.of(MemoryKind::Pinned)?.context, bytes)
+                    .map_err(Into::into)
+            }
             Memory::Shared => Region::shared(bytes).map_err(Into::into),
             _ => gpus.region(memory.kind(), bytes),
         };

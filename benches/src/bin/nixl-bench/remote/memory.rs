@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub(crate) enum Memory {
     Host,
-    /// The host's, in a file that the other process can map.
+    /// The host's, in a file that the other process can map; pinned where there are GPUs.
     Shared,
     Pinned,
     Gpu(u32),
