@@ -3,17 +3,25 @@
 #![allow(clippy::unwrap_used, reason = "a bench that cannot run has nothing to say")]
 
 use std::hint::black_box;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
+use nixl_connector::simulated::Fabric;
+use nixl_descriptor::{CacheLimits, DescriptorList, Region, Registrar, RegistrationCache};
 use nixl_device::Device;
-use nixl_executor::MemoryKind;
 use nixl_executor::paths::{
     Engine, Health, LocalFacts, Offered, PathCosts, PathPlan, PeerFacts, Plans, Question, Standing,
     Subject,
 };
-use nixl_metadata::PeerInfo;
-use nixl_ops::{OperationKind, PathKind, PathPolicy};
+use nixl_executor::{DirectExecutor, MemoryKind, PathExecutor};
+use nixl_metadata::{AgentMetadata, NotificationKey, PeerInfo, RdmaMetadata, SerializedDescriptor};
+use nixl_ops::{
+    Background, Connected, Executor, Link, OperationKind, PathKind, PathPolicy, PeerId,
+    SystemClock, Transfer, TransferRequest, TransferSpec, Transport, TransportError,
+};
 
 const PEER: &str = "worker-0-0123456789abcdef0123456789abcdef";
 
@@ -63,5 +71,107 @@ fn paths(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, paths);
+/// An engine that has done everything at once: what is left is what the executors cost.
+#[derive(Debug)]
+struct Instant;
+
+impl Transfer for Instant {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn in_flight(&self) -> bool {
+        false
+    }
+
+    fn descriptors(&self) -> usize {
+        1
+    }
+}
+
+impl Transport for Instant {
+    fn name(&self) -> &str {
+        "nixl/UCX"
+    }
+
+    fn agent_name(&self) -> &str {
+        "nobody"
+    }
+
+    fn registrar(&self) -> Arc<dyn Registrar> {
+        Fabric::new(Arc::new(SystemClock::new())).transport("nobody").registrar()
+    }
+
+    fn local_metadata(&self) -> Result<Bytes, TransportError> {
+        Err(TransportError::Closed)
+    }
+
+    fn connect(&self, _: &[u8]) -> Result<Connected, TransportError> {
+        Err(TransportError::Closed)
+    }
+
+    fn disconnect(&self, _: &PeerId) -> Result<(), TransportError> {
+        Ok(())
+    }
+
+    fn prepare(&self, _: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError> {
+        Ok(Box::new(Self))
+    }
+
+    fn notify(&self, _: &PeerId, _: &[u8]) -> Poll<Result<(), TransportError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn take_notifications(&self, _: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError> {
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Nowhere;
+
+impl Background for Nowhere {
+    fn run(&self, _: Box<dyn FnOnce() + Send>) {}
+}
+
+/// A 4 KiB read of host memory by either executor, as a connector calls it: the difference is what choosing costs.
+fn executors(c: &mut Criterion) {
+    let here = LocalFacts::discover();
+    let info = PeerInfo::new(PEER, 1, here.host.clone().unwrap()).unwrap();
+    let info = here.describe(info.with_transports(["nixl/UCX"]).unwrap(), true);
+    let transport: Arc<dyn Transport> = Arc::new(Instant);
+    let cache = RegistrationCache::new(transport.registrar(), CacheLimits::default());
+    let (clock, waker) = (Arc::new(SystemClock::new()), Waker::noop().clone());
+    let link = Link::new(Arc::clone(&transport), Arc::new(cache), Arc::new(Nowhere), clock, waker);
+    let choosing = PathExecutor::new().unwrap().attach(link).unwrap();
+    let direct: Arc<dyn Executor> = Arc::new(DirectExecutor::new());
+
+    let local = DescriptorList::from(Region::zeroed(4096).unwrap().whole());
+    let theirs = SerializedDescriptor::new(Device::HOST, 4096, 4096).unwrap();
+    let agent = AgentMetadata::compress(b"agent").unwrap();
+    let (kind, key) = (OperationKind::Read, NotificationKey::random());
+    let remote = RdmaMetadata::new(kind, vec![theirs], agent, key).unwrap().with_peer(info);
+    let peer = PeerId::new(PEER);
+
+    let mut group = c.benchmark_group("executors");
+    for (name, executor) in [("direct", direct), ("choosing", choosing)] {
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                assert!(!executor.is_local(&local, &remote));
+                assert!(executor.prepare(&local, Some(&remote)).is_none());
+                assert!(!executor.introduces(&local, &remote));
+                let to = (&transport, &peer);
+                let request =
+                    TransferRequest::remote(kind, &local, &remote, to.0, to.1, Vec::new());
+                let mut execution = executor.execute(request).unwrap();
+                let _ = black_box((execution.posts_quickly(), execution.expected()));
+                assert!(execution.poll().is_ready());
+                execution.report()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, paths, executors);
 criterion_main!(benches);

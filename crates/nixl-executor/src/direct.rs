@@ -114,6 +114,6 @@ impl Execution for Elsewhere {
 
     fn report(&self) -> PathReport {
         let why = "the other side is not host memory that this process offers";
-        self.execution.report().rejecting(Rejected::new(PathKind::SameProcessCopy, why))
+        self.execution.report().rejecting([Rejected::new(PathKind::SameProcessCopy, why)])
     }
 }

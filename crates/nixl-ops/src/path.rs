@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The kind of path that bytes took. Those between processes from the best to the last.
@@ -181,7 +182,7 @@ pub struct PathReport {
     /// From post to the observed end. Zero while the operation has not ended.
     pub elapsed: Duration,
     /// Better paths that were not taken, best first.
-    pub rejected: Vec<Rejected>,
+    pub rejected: Arc<[Rejected]>,
 }
 
 impl PathReport {
@@ -203,14 +204,14 @@ impl PathReport {
             hops: Vec::new(),
             degraded: None,
             elapsed: Duration::ZERO,
-            rejected: Vec::new(),
+            rejected: Arc::default(),
         }
     }
 
-    /// Adds a path that was not taken.
+    /// With these paths not taken.
     #[must_use]
-    pub fn rejecting(mut self, rejected: Rejected) -> Self {
-        self.rejected.push(rejected);
+    pub fn rejecting(mut self, rejected: impl Into<Arc<[Rejected]>>) -> Self {
+        self.rejected = rejected.into();
         self
     }
 }
@@ -234,7 +235,7 @@ impl fmt::Display for PathReport {
         if let Some(why) = &self.degraded {
             write!(f, "; degraded: {why}")?;
         }
-        for rejected in &self.rejected {
+        for rejected in self.rejected.iter() {
             write!(f, "; not {}: {}", rejected.kind, rejected.reason)?;
         }
         Ok(())

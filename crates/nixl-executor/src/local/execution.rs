@@ -267,8 +267,9 @@ impl Execution for PlanExecution {
             self.plan.bytes,
             self.plan.copies,
         );
-        self.plan.rejected.iter().fold(report, |report, (strategy, reason)| {
-            report.rejecting(Rejected::new(PathKind::Local(strategy.name()), reason.clone()))
-        })
+        let rejected = self.plan.rejected.iter().map(|(strategy, reason)| {
+            Rejected::new(PathKind::Local(strategy.name()), reason.clone())
+        });
+        report.rejecting(rejected.collect::<Vec<_>>())
     }
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::mem::discriminant;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_ops::{Carrier, PathKind, Rejected, TransportError};
@@ -60,6 +61,8 @@ pub struct PathPlan {
     pub able: Vec<AblePath>,
     /// The others, in the same order.
     pub refused: Vec<RefusedPath>,
+    /// What an operation says of the others, if only one path is there.
+    only: Option<Arc<[Rejected]>>,
 }
 
 /// The path to take.
@@ -100,7 +103,11 @@ impl PathPlan {
                 }
             }
         }
-        Self { question, able, refused }
+        let mut plan = Self { question, able, refused, only: None };
+        if let [path] = &*plan.able {
+            plan.only = Some(plan.better_than(path.kind, 0, &Standing::new()).into());
+        }
+        plan
     }
 
     /// The path to take for so many bytes: among those that did not fail lately, the one that the policy prefers, else
@@ -134,7 +141,15 @@ impl PathPlan {
     /// those that failed. For the report of an operation. What never was a path between memories like these is left
     /// out.
     #[must_use]
-    pub fn not_taken(&self, taken: PathKind, bytes: u64, standing: &Standing) -> Vec<Rejected> {
+    pub fn not_taken(&self, taken: PathKind, bytes: u64, standing: &Standing) -> Arc<[Rejected]> {
+        match &self.only {
+            // The same for every operation.
+            Some(rejected) if standing.is_clean() => Arc::clone(rejected),
+            _ => self.better_than(taken, bytes, standing).into(),
+        }
+    }
+
+    fn better_than(&self, taken: PathKind, bytes: u64, standing: &Standing) -> Vec<Rejected> {
         let mut rejected: Vec<_> = self
             .refused
             .iter()

@@ -21,6 +21,12 @@ impl Standing {
         Self::default()
     }
 
+    /// Whether nothing speaks against any.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.cooling.is_empty() && self.tried.is_empty()
+    }
+
     /// Notes that a path failed lately.
     pub fn note_cooling(&mut self, kind: PathKind, reason: impl Into<Cow<'static, str>>) {
         note(&mut self.cooling, kind, reason.into());

@@ -35,7 +35,8 @@ pub(crate) struct Offer {
     pub(crate) bytes: usize,
     /// Operations side by side, which follow each other in the memory.
     pub(crate) count: usize,
-    /// Of an operation that goes before them and does not count, behind them in the memory; 0 if there is none.
+    /// Of each of the [operations](Offer::WARM_UPS) that go before them and do not count, behind them in the memory; 0 if
+    /// there are none.
     pub(crate) warm: usize,
     /// Of the pattern.
     pub(crate) seed: u64,
@@ -44,17 +45,23 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
+    /// Operations that do not count, if there are any.
+    pub(crate) const WARM_UPS: usize = 3;
+
     /// All bytes that move.
     pub(crate) fn all(&self) -> usize {
-        self.bytes.saturating_mul(self.count).saturating_add(self.warm)
+        let warm = self.warm.saturating_mul(Self::WARM_UPS);
+        self.bytes.saturating_mul(self.count).saturating_add(warm)
     }
 
-    /// The operations: that which does not count comes first.
+    /// The operations: those that do not count come first.
     pub(crate) fn operations(&self) -> Vec<Range<usize>> {
-        let counted = self.bytes.saturating_mul(self.count);
-        let warm = (self.warm > 0).then(|| counted..self.all());
-        let each = (0..self.count).map(|i| i * self.bytes..(i + 1) * self.bytes);
-        warm.into_iter().chain(each).collect()
+        let run = |at: usize, bytes: usize, count: usize| {
+            (0..count).map(move |i| at + i * bytes..at + (i + 1) * bytes)
+        };
+        let warm_ups = if self.warm > 0 { Self::WARM_UPS } else { 0 };
+        let warm = run(self.bytes * self.count, self.warm, warm_ups);
+        warm.chain(run(0, self.bytes, self.count)).collect()
     }
 
     /// By which the plain engine reports them.
@@ -98,7 +105,7 @@ mod tests {
         fn operations_cover_the_memory_once(bytes in 1usize..100, count in 1usize..5, warm in 0usize..50) {
             let offer = Offer { plain: false, kind: Kind::Read, bytes, count, warm, seed: 0, check: true };
             let operations = offer.operations();
-            prop_assert_eq!(operations.len(), count + usize::from(warm > 0));
+            prop_assert_eq!(operations.len(), count + if warm > 0 { Offer::WARM_UPS } else { 0 });
             prop_assert_eq!(operations.last().unwrap().len(), bytes);
             let mut touched: Vec<_> = operations.into_iter().flatten().collect();
             touched.sort_unstable();

@@ -22,7 +22,7 @@ use crate::report::Row;
 use crate::samples::Samples;
 use crate::table::size;
 
-/// Before each operation that is timed goes one of the same engine's that does not count, of as many bytes up to these: both
+/// Before each operation that is timed go some of the same engine's that do not count, of as many bytes up to these: both
 /// sides have waited for each other, processors and links have gone to sleep, the code is out of the caches, and a GPU of
 /// both processes is the other's. That would be measured, 20 to 200 us of it, and not what a stream of transfers sees.
 const WARM: usize = 1 << 20;
@@ -58,7 +58,7 @@ pub(crate) fn transfers(
     findings: &mut Findings,
 ) -> Result<()> {
     let longest = sizes.iter().copied().max().context("there is no size to measure")?;
-    let longest = longest + WARM;
+    let longest = longest + Offer::WARM_UPS * WARM;
     let mut engines = Engine::compared();
     let mut pair = session.prepare(flow.sides(kind), longest, true)?;
     if let Some(Err(error)) = &pair.plain {
