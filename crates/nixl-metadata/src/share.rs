@@ -31,9 +31,6 @@ pub enum ShareKind {
         /// CUDA's handle of 64 bytes, then the number of bytes that can be reached by it in little endian, as
         /// [`IpcMemoryHandle::to_bytes`](nixl_device::cuda::IpcMemoryHandle::to_bytes) gives them.
         handle: [u8; 72],
-        /// CUDA's handle of the event that the initiator's stream has to wait for before it touches the memory. None
-        /// if the memory is ready.
-        ready: Option<[u8; 64]>,
     },
     /// Host memory in an open file of a process, such as one made by `memfd_create`, that is reached through
     /// `/proc/PID/fd/FD` in the owner's PID namespace.
@@ -140,7 +137,7 @@ impl ShareKind {
     #[must_use]
     pub fn length(&self) -> u64 {
         match self {
-            Self::CudaIpc { handle, .. } => {
+            Self::CudaIpc { handle } => {
                 let [.., a, b, c, d, e, f, g, h] = *handle;
                 u64::from_le_bytes([a, b, c, d, e, f, g, h])
             }
@@ -160,11 +157,9 @@ impl ShareKind {
 impl fmt::Debug for ShareKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CudaIpc { ready, .. } => f
-                .debug_struct("CudaIpc")
-                .field("length", &self.length())
-                .field("ready", &ready.map(|_| format_args!("<redacted>")))
-                .finish_non_exhaustive(),
+            Self::CudaIpc { .. } => {
+                f.debug_struct("CudaIpc").field("length", &self.length()).finish_non_exhaustive()
+            }
             Self::File { length, .. } => {
                 f.debug_struct("File").field("length", length).finish_non_exhaustive()
             }

@@ -35,7 +35,7 @@ fn share(gpus: &dyn Gpus, run: &[Descriptor]) -> Option<(ShareKind, u64)> {
     let shared = gpus.share(first.device().index(), first.address());
     let (handle, offset) =
         shared.inspect_err(|e| tracing::debug!(%e, "memory is not shared")).ok()?;
-    let kind = ShareKind::CudaIpc { handle, ready: None };
+    let kind = ShareKind::CudaIpc { handle };
     let base = first.address().checked_sub(offset)?;
     let end = base.checked_add(kind.length())?;
     let inside = |d: &Descriptor| base <= d.address() && d.address() + d.len() as u64 <= end;
@@ -47,7 +47,7 @@ fn share(gpus: &dyn Gpus, run: &[Descriptor]) -> Option<(ShareKind, u64)> {
 /// here.
 pub(crate) fn foreign(kind: &ShareKind, gpu: u32, local: MemoryKind) -> Option<Foreign> {
     match *kind {
-        ShareKind::CudaIpc { handle, .. } => Some(Foreign::Gpu(gpu, handle)),
+        ShareKind::CudaIpc { handle } => Some(Foreign::Gpu(gpu, handle)),
         ShareKind::File { pid, fd, name, length } => {
             let name = SharedName { pid, fd, name, len: length };
             Some(match local {

@@ -401,7 +401,7 @@ fn shares_count_if_they_cover_all_in_one_form() {
     };
     let mut handle = [0; 72];
     handle[64..].copy_from_slice(&(1u64 << 20).to_le_bytes());
-    let ipc = |range| Share::new(range, ShareKind::CudaIpc { handle, ready: None }, 0);
+    let ipc = |range| Share::new(range, ShareKind::CudaIpc { handle }, 0);
     let kind = ShareKind::File { pid: 1, fd: 3, name: [4; 16], length: 1 << 20 };
     let file = |range| Share::new(range, kind, 0);
     let (gpu, host) = (Device::cuda(0), Device::HOST);

@@ -132,7 +132,7 @@ impl Staging {
 fn loans(gpus: &dyn Gpus, list: &DescriptorList) -> Result<Vec<Loan>, TransportError> {
     let descriptors = list.as_slice();
     let loan = |share: &Share| {
-        let ShareKind::CudaIpc { handle, .. } = *share.kind() else { return None };
+        let ShareKind::CudaIpc { handle } = *share.kind() else { return None };
         let run = descriptors.get(share.descriptors())?;
         let first = run.first()?.address();
         let offset = |address: u64| share.offset().wrapping_add(address).wrapping_sub(first);

@@ -21,9 +21,6 @@ enum Kind<'a> {
         /// 72 bytes.
         #[serde(serialize_with = "blob")]
         handle: &'a [u8],
-        /// 64 bytes.
-        #[serde(borrow)]
-        ready: Option<&'a [u8]>,
     },
     File {
         pid: u32,
@@ -46,9 +43,7 @@ impl<'a> Share<'a> {
             count: number(run.len())?,
             offset: share.offset(),
             kind: match share.kind() {
-                CheckedKind::CudaIpc { handle, ready } => {
-                    Kind::CudaIpc { handle, ready: ready.as_ref().map(<[u8; 64]>::as_slice) }
-                }
+                CheckedKind::CudaIpc { handle } => Kind::CudaIpc { handle },
                 &CheckedKind::File { pid, fd, name, length } => {
                     Kind::File { pid, fd, name, length }
                 }
@@ -61,10 +56,7 @@ impl<'a> Share<'a> {
         let first = self.first as usize;
         let end = first.saturating_add(self.count as usize);
         let kind = match self.kind {
-            Kind::CudaIpc { handle, ready } => CheckedKind::CudaIpc {
-                handle: exactly(handle)?,
-                ready: ready.map(exactly).transpose()?,
-            },
+            Kind::CudaIpc { handle } => CheckedKind::CudaIpc { handle: exactly(handle)? },
             Kind::File { pid, fd, name, length } => CheckedKind::File { pid, fd, name, length },
         };
         Ok(Checked::new(first..end, kind, self.offset))

@@ -34,15 +34,10 @@ fn unchecked(offer: &RdmaMetadata, shares: &[Share]) -> Vec<u8> {
         payload.extend((run.len() as u32).to_le_bytes());
         payload.extend(share.offset().to_le_bytes());
         match share.kind() {
-            ShareKind::CudaIpc { handle, ready } => {
+            ShareKind::CudaIpc { handle } => {
                 payload.extend(0u32.to_le_bytes());
                 payload.extend(72u64.to_le_bytes());
                 payload.extend(handle);
-                payload.push(ready.is_some().into());
-                if let Some(ready) = ready {
-                    payload.extend(64u64.to_le_bytes());
-                    payload.extend(ready);
-                }
             }
             ShareKind::File { pid, fd, name, length } => {
                 payload.extend(1u32.to_le_bytes());
@@ -155,7 +150,7 @@ fn every_fault_has_its_error() {
         (Device::HOST, u64::MAX - 100, 100),
         (Device::xpu(0), 1000, 10),
     ]);
-    let ipc = |length| ShareKind::CudaIpc { handle: ipc_handle([1; 64], length), ready: None };
+    let ipc = |length| ShareKind::CudaIpc { handle: ipc_handle([1; 64], length) };
     let error = |shares: Vec<Share>| offer.clone().with_shares(shares).unwrap_err();
     let alone = |run, kind, offset| error(vec![Share::new(run, kind, offset)]);
 

@@ -37,7 +37,7 @@ pub(crate) fn golden() -> RdmaMetadata {
         );
     let handle = ipc_handle([0xa5; 64], (1 << 30) + 4096);
     let shares = vec![
-        Share::new(0..1, ShareKind::CudaIpc { handle, ready: Some([0x5a; 64]) }, 4096),
+        Share::new(0..1, ShareKind::CudaIpc { handle }, 4096),
         Share::new(
             2..3,
             ShareKind::File { pid: 4243, fd: 17, name: [0x6b; 16], length: (1 << 62) + 8 },
@@ -140,12 +140,11 @@ fn any_peer() -> impl Strategy<Value = PeerInfo> {
 type Run = (Vec<SerializedDescriptor>, Option<(ShareKind, u64)>);
 
 pub(crate) fn any_share_kind(length: u64) -> impl Strategy<Value = ShareKind> {
-    let ready = proptest::option::of(any::<u8>().prop_map(|byte| [byte; 64]));
     prop_oneof![
-        (any::<[u8; 32]>(), ready).prop_map(move |(bytes, ready)| {
+        any::<[u8; 32]>().prop_map(move |bytes| {
             let mut all = [0; 64];
             all[16..48].copy_from_slice(&bytes);
-            ShareKind::CudaIpc { handle: ipc_handle(all, length), ready }
+            ShareKind::CudaIpc { handle: ipc_handle(all, length) }
         }),
         any::<([u32; 2], [u8; 16])>().prop_map(move |([pid, fd], name)| ShareKind::File {
             pid,

@@ -33,7 +33,7 @@ payload += struct.pack("<I16sB", 3, b"0123456789abcdef", 1) + struct.pack("<I16s
 payload += b"\x01" + struct.pack("<II16sQIQ", 4242, 18, b"d" * 16, 33288, 4095, 1 << 63)  # doorbell
 payload += struct.pack("<Q", 2)  # shares: first, count, offset, variant
 handle = b"\xa5" * 64 + struct.pack("<Q", (1 << 30) + 4096)
-payload += struct.pack("<IIQI", 0, 1, 4096, 0) + blob(handle) + b"\x01" + blob(b"\x5a" * 64)
+payload += struct.pack("<IIQI", 0, 1, 4096, 0) + blob(handle)
 payload += struct.pack("<IIQI", 2, 1, 8, 1) + struct.pack("<II16sQ", 4243, 17, b"k" * 16, (1 << 62) + 8)
 
 header = b"\x89NXM" + struct.pack("<HHI", 3, 0, len(payload))
