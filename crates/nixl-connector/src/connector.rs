@@ -265,6 +265,8 @@ impl Connector {
         let metadata = RdmaMetadata::new(kind, descriptors, agent, key.clone())?
             .with_peer(connection.info().clone())
             .with_shares(executor.shares(&local))?;
+        // Peers may use the memory as soon as they have the metadata.
+        connection.driver().ready(&local).await?;
         // The last that can fail, so that whoever gets the offer announces or withdraws it.
         let doorbell = match metadata.shares() {
             [] => None,

@@ -72,6 +72,7 @@ mod leaked;
 mod lease;
 mod list;
 mod memory;
+mod pending;
 mod region;
 mod registration;
 mod shared;
@@ -84,6 +85,7 @@ pub use descriptor::{Descriptor, DescriptorError};
 pub use leaked::{Leaked, leaked};
 pub use lease::{LeaseError, LeaseMode, LeaseSet, Leases};
 pub use list::DescriptorList;
+pub use pending::{Pending, PendingError};
 pub use region::{
     Reclaim, ReclaimError, Region, RegionError, RegionId, copy, copy_range, copy_spans,
 };

@@ -1,8 +1,10 @@
 //! The descriptors of one transfer.
 
 use std::slice;
+use std::sync::Arc;
 
 use crate::descriptor::{Descriptor, DescriptorError};
+use crate::pending::Pending;
 use crate::region::Region;
 
 /// At least one descriptor, in order, with a total size that fits into 64 bits.
@@ -12,9 +14,23 @@ use crate::region::Region;
 pub struct DescriptorList {
     descriptors: Vec<Descriptor>,
     total_bytes: u64,
+    pending: Vec<Arc<dyn Pending>>,
 }
 
 impl DescriptorList {
+    /// The same memory, which operations leave alone until this work is done, and what was named before.
+    #[must_use]
+    pub fn after(mut self, work: Arc<dyn Pending>) -> Self {
+        self.pending.push(work);
+        self
+    }
+
+    /// The work to be done first.
+    #[must_use]
+    pub fn pending(&self) -> &[Arc<dyn Pending>] {
+        &self.pending
+    }
+
     /// The descriptors, in order.
     #[must_use]
     pub fn as_slice(&self) -> &[Descriptor] {
@@ -49,7 +65,7 @@ impl DescriptorList {
 impl From<Descriptor> for DescriptorList {
     fn from(descriptor: Descriptor) -> Self {
         let total_bytes = descriptor.len() as u64;
-        Self { descriptors: vec![descriptor], total_bytes }
+        Self { descriptors: vec![descriptor], total_bytes, pending: Vec::new() }
     }
 }
 
@@ -71,7 +87,7 @@ impl TryFrom<Vec<Descriptor>> for DescriptorList {
             .iter()
             .try_fold(0u64, |sum, descriptor| sum.checked_add(descriptor.len() as u64))
             .ok_or(DescriptorError::TotalOverflow)?;
-        Ok(Self { descriptors, total_bytes })
+        Ok(Self { descriptors, total_bytes, pending: Vec::new() })
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use nixl_descriptor::DescriptorList;
 use nixl_metadata::{NotificationKey, RdmaMetadata};
 use nixl_ops::{
-    Execution, Executor, Offer, PathKind, PathReport, Rejected, TransferRequest, TransportError,
-    TransportExecutor,
+    Execution, Executor, Gate, Offer, PathKind, PathReport, Rejected, TransferRequest,
+    TransportError, TransportExecutor,
 };
 
 use crate::memcpy::Memcpy;
@@ -67,7 +67,8 @@ impl Executor for DirectExecutor {
         let offer = Self::local_offer(request.remote).ok_or_else(ended)?;
         agree(&offer, request.remote)?;
         let claim = offer.claim().ok_or_else(ended)?;
-        Ok(Box::new(Memcpy::new(request.kind, request.local.clone(), claim)))
+        let copy = Box::new(Memcpy::new(request.kind, request.local.clone(), claim));
+        Ok(Gate::before(copy, request.local.pending()))
     }
 }
 

@@ -49,7 +49,7 @@ pub use direct::DirectExecutor;
 pub use local::{
     Abilities, BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockSide, Buffer, CopyOp, Cost,
     Costs, CostsError, CudaGpus, GpuError, Gpus, Lane, Mark, MemoryKind, Piece, Plan, Progress,
-    Route, SharedHandle, SimulatedGpus, Strategy, StrategyPolicy, StreamHandle,
+    Route, SharedHandle, SimulatedGpus, Strategy, StrategyPolicy, StreamHandle, StreamPoint,
 };
 pub use nixl_ops::{Carrier, Hop, PathKind, PathPolicy, PathReport, Rejected};
 pub use routed::PathExecutor;

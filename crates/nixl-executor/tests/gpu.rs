@@ -10,11 +10,17 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use common::{Cache, LAYOUTS, Machine, copy_and_check, geometry, several_slices, wait};
+use nixl_connector::Connector;
+use nixl_connector::simulated::Fabric;
 use nixl_descriptor::layout::{LayerOrder, LayoutKind};
-use nixl_descriptor::{Region, SharedMemory};
+use nixl_descriptor::{DescriptorList, Pending as _, Region, SharedMemory};
 use nixl_device::Device;
 use nixl_device::cuda::{Context, DeviceMemory, PinnedMemory, Stream};
-use nixl_executor::{BlockExecutor, BlockOptions, Costs, CudaGpus, Gpus, MemoryKind, Strategy};
+use nixl_executor::{
+    BlockExecutor, BlockOptions, Costs, CudaGpus, Gpus, MemoryKind, PathExecutor, PathKind,
+    Strategy, StreamHandle,
+};
+use nixl_ops::SystemClock;
 
 struct Cuda {
     gpus: Arc<CudaGpus>,
@@ -145,6 +151,53 @@ fn large_blocks_through_every_strategy() {
 fn packed_copies_in_several_slices() {
     let Some((machine, executor)) = Cuda::new(1, "packed_copies_in_several_slices") else { return };
     several_slices(&machine, &executor);
+}
+
+#[tokio::test]
+async fn operations_wait_for_streams() {
+    let Some((cuda, _)) = Cuda::new(1, "operations_wait_for_streams") else { return };
+    let (len, gpu) = (8 << 20, MemoryKind::Gpu(0));
+    let executor = Arc::new(PathExecutor::new().unwrap());
+    let fabric = Fabric::new(Arc::new(SystemClock::new()));
+    let build = |name: &str| {
+        let executor = Arc::clone(&executor);
+        Connector::builder().transport(fabric.transport(name)).executor(executor).build()
+    };
+    let (target, initiator) = (build("target").await.unwrap(), build("initiator").await.unwrap());
+    let regions = || cuda.region(gpu, len);
+    let (ours, theirs, made, idle) = (regions(), regions(), regions(), cuda.region(gpu, 256 << 20));
+    let bytes: Vec<_> = (0..len).map(|i| (i * 7 + i / 251) as u8).collect();
+    cuda.upload(&made, &bytes);
+    // SAFETY: the stream is of the primary context, and lives longer than this test.
+    let stream = unsafe { StreamHandle::from_raw(cuda.stream.as_raw()) };
+    let work = || {
+        // SAFETY (of both calls): the regions live longer than the stream's work, and nothing else moves them.
+        for _ in 0..100 {
+            let half = idle.len() / 2;
+            let (there, here) = (idle.address() + half as u64, idle.address());
+            // SAFETY: above.
+            unsafe { cuda.stream.copy_async(there, here, half) }.unwrap();
+        }
+        // SAFETY: above.
+        unsafe { cuda.stream.copy_async(ours.address(), made.address(), len) }.unwrap();
+        executor.stream_point(0, stream).unwrap()
+    };
+    let mut offer = target.create_writable(theirs.clone()).await.unwrap();
+    let remote = offer.metadata().clone();
+    let point = work();
+    assert_eq!(point.is_done(), Ok(false), "it takes milliseconds");
+    let list = DescriptorList::from(ours.clone()).after(point);
+    let mut write = initiator.begin_write(list, &remote).await.unwrap();
+    let done = write.wait_for_completion().await.unwrap();
+    offer.wait_for_completion().await.unwrap();
+    assert!(matches!(done.path().unwrap().kind, PathKind::Local(_)));
+    assert!(cuda.download(&theirs) == bytes);
+
+    let point = work();
+    let list = DescriptorList::from(ours.clone()).after(point.clone());
+    let offer = target.create_readable(list).await.unwrap();
+    assert_eq!(point.is_done(), Ok(true));
+    drop(offer);
 }
 
 #[test]

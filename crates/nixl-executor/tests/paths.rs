@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "looks into memory that stands for a GPU's")]
 
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nixl_connector::simulated::{Fabric, Fault};
@@ -12,12 +12,12 @@ use nixl_descriptor::layout::{
     Dimensions, Inner, LayerOrder, Layout, LayoutDescription, LayoutGeometry, LayoutKind,
     RemoteLayout,
 };
-use nixl_descriptor::{Descriptor, DescriptorList, Region};
+use nixl_descriptor::{Descriptor, DescriptorList, Pending, PendingError, Region};
 use nixl_device::Device;
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
     Abilities, Gpus, MemoryKind, PathExecutor, PathKind, PathPolicy, PathReport, SimulatedGpus,
-    StagingConfig,
+    StagingConfig, StreamHandle,
 };
 use nixl_metadata::{HostIdentity, NotificationKey, OperationKind, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
@@ -104,6 +104,7 @@ impl Executor for Apart {
 
 struct World {
     gpus: Arc<SimulatedGpus>,
+    paths: Arc<PathExecutor>,
     fabric: Fabric,
     target: Connector,
     initiator: Connector,
@@ -128,8 +129,9 @@ impl World {
             PathExecutor::with(Arc::clone(&gpus) as Arc<dyn Gpus>, Arc::new(facts)).unwrap();
         let mut staging = StagingConfig::default();
         (staging.slot_bytes, staging.slots) = (4096, 4);
+        let paths = Arc::new(executor.staging(staging));
         let executor: Arc<dyn Executor> =
-            Arc::new(Apart { executor: Arc::new(executor.staging(staging)), poses });
+            Arc::new(Apart { executor: Arc::clone(&paths) as Arc<dyn Executor>, poses });
         let fabric = Fabric::new(Arc::new(SystemClock::new()));
         let build = |name: &str| {
             let transport = fabric.transport(name);
@@ -137,7 +139,7 @@ impl World {
         };
         let (target, initiator) =
             (build("target").await.unwrap(), build("initiator").await.unwrap());
-        Self { gpus, fabric, target, initiator }
+        Self { gpus, paths, fabric, target, initiator }
     }
 
     fn region(&self, kind: MemoryKind, bytes: &[u8]) -> Region {
@@ -471,4 +473,119 @@ async fn a_path_that_is_not_there_is_an_error_before_bytes_move() {
         assert_eq!(rejected[0].kind, PathKind::GpuDirect, "what is missing comes first");
         assert!(bytes == [pattern(7), pattern(11)], "nothing moved");
     }
+}
+
+/// Work on memory that ends when a test says so.
+#[derive(Debug, Default)]
+struct Work(Mutex<Option<Result<(), PendingError>>>);
+
+impl Work {
+    fn end(&self, result: Result<(), PendingError>) {
+        *self.0.lock().unwrap() = Some(result);
+    }
+}
+
+impl Pending for Work {
+    fn is_done(&self) -> Result<bool, PendingError> {
+        self.0.lock().unwrap().clone().map_or(Ok(false), |ended| ended.map(|()| true))
+    }
+}
+
+/// Long enough for what does not wait to end.
+const MOMENT: Duration = Duration::from_millis(5);
+
+fn fill(region: &Region, bytes: &[u8]) {
+    // SAFETY: the simulated GPUs made these bytes, and nothing moves them while work is pending on them.
+    unsafe { slice::from_raw_parts_mut(region.address() as *mut u8, bytes.len()) }
+        .copy_from_slice(bytes);
+}
+
+#[tokio::test]
+async fn memory_that_is_worked_on_is_left_alone_until_that_is_done() {
+    for (world, near) in [(World::new().await, false), (World::near().await, true)] {
+        for (here, there) in [(GPU, GPU), (HOST, GPU), (GPU, HOST), (HOST, HOST)] {
+            let (mine, theirs) = (world.region(here, &[0; LEN]), world.region(there, &[0; LEN]));
+            let mut offer = world.target.create_writable(theirs.clone()).await.unwrap();
+            let remote = carried(offer.metadata());
+            let (first, second) = (Arc::new(Work::default()), Arc::new(Work::default()));
+            let list =
+                DescriptorList::from(mine.clone()).after(first.clone()).after(second.clone());
+            let mut write = world.initiator.begin_write(list, &remote).await.unwrap();
+            first.end(Ok(()));
+            let soon = tokio::time::timeout(MOMENT, write.wait_for_completion()).await;
+            assert!(soon.is_err(), "{here} to {there}, {near}");
+            fill(&mine, &pattern(7));
+            second.end(Ok(()));
+            write.wait_for_completion().await.unwrap();
+            offer.wait_for_completion().await.unwrap();
+            // SAFETY: as in `fill`; the transfer is over.
+            let moved = unsafe { slice::from_raw_parts(theirs.address() as *const u8, LEN) };
+            assert!(moved == pattern(7), "{here} to {there}, {near}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn memory_is_offered_once_the_work_on_it_is_done() {
+    let world = World::new().await;
+    let (region, work) = (world.region(GPU, &pattern(7)), Arc::new(Work::default()));
+    let list = DescriptorList::from(region.clone()).after(work.clone());
+    let mut offering = std::pin::pin!(world.target.create_readable(list.clone()));
+    assert!(tokio::time::timeout(MOMENT, offering.as_mut()).await.is_err());
+    work.end(Ok(()));
+    drop(offering.await.unwrap());
+    // Or never, within the time that it is given.
+    let work = Arc::new(Work::default());
+    let list = DescriptorList::from(world.region(GPU, &pattern(7))).after(work.clone());
+    let options = OperationOptions::new().timeout(MOMENT);
+    let late = world.target.create_readable_with(list.clone(), options).await.unwrap_err();
+    assert!(matches!(late, ConnectorError::Operation(OperationError::TimedOut { .. })), "{late}");
+    work.end(Err(PendingError { reason: "the kernel faulted".to_owned() }));
+    let failed = world.target.create_readable(list).await.unwrap_err().to_string();
+    assert!(failed.contains("the kernel faulted"), "{failed}");
+}
+
+#[tokio::test]
+async fn work_that_fails_says_nothing_against_the_path() {
+    let world = World::near().await;
+    let theirs = world.region(GPU, &pattern(11));
+    let broken = Arc::new(Work::default());
+    broken.end(Err(PendingError { reason: "the kernel faulted".to_owned() }));
+    let offer = world.target.create_readable(theirs).await.unwrap();
+    let list = DescriptorList::from(world.region(GPU, &pattern(7))).after(broken);
+    let mut read = world.initiator.begin_read(&carried(offer.metadata()), list).await.unwrap();
+    let error = read.wait_for_completion().await.unwrap_err();
+    let expected = TransportError::MemoryNotReady { reason: "the kernel faulted".to_owned() };
+    assert_eq!(error, OperationError::Transport(expected));
+    let auto = PathPolicy::auto();
+    let (ended, _) = world.transfer(OperationKind::Read, (GPU, GPU), auto).await;
+    let path = ended.unwrap().path().unwrap().clone();
+    assert_eq!((path.kind, path.rejected.len()), (PathKind::CudaIpc, 0), "{path}");
+}
+
+#[tokio::test]
+async fn a_gpu_waits_for_a_stream_by_itself() {
+    let world = World::near().await;
+    let theirs = world.region(GPU, &[0; LEN]);
+    // SAFETY: simulated GPUs do not look at the handle.
+    let stream = unsafe { StreamHandle::from_raw(0) };
+    let mine = world.region(GPU, &pattern(7));
+    let mut offer = world.target.create_writable(theirs.clone()).await.unwrap();
+    let remote = carried(offer.metadata());
+    let paused = world.gpus.pause();
+    let point = world.paths.stream_point(0, stream).unwrap();
+    assert!(matches!(point.is_done(), Ok(false)));
+    let list = DescriptorList::from(mine).after(point.clone());
+    let before = world.gpus.asked();
+    let mut write = world.initiator.begin_write(list.clone(), &remote).await.unwrap();
+    assert!(tokio::time::timeout(MOMENT, write.wait_for_completion()).await.is_err());
+    assert!(world.gpus.asked() > before, "it is queued behind the stream's work");
+    let mut offering = std::pin::pin!(world.target.create_readable(list));
+    assert!(tokio::time::timeout(MOMENT, offering.as_mut()).await.is_err(), "peers cannot wait");
+    drop(paused);
+    write.wait_for_completion().await.unwrap();
+    offer.wait_for_completion().await.unwrap();
+    drop(offering.await.unwrap());
+    assert!(matches!(point.is_done(), Ok(true)));
+    assert!(world.paths.stream_point(1, stream).is_err(), "there is one GPU");
 }

@@ -203,6 +203,10 @@ impl Lane for MoodyLane {
         self.lane.after(stream)
     }
 
+    fn wait_for(&mut self, mark: &dyn Mark) -> Result<(), GpuError> {
+        self.lane.wait_for(mark)
+    }
+
     fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {
         let late = AtomicUsize::new(self.mood.late);
         let (mood, is_busy) = (Arc::clone(&self.mood), Arc::clone(&self.is_busy));

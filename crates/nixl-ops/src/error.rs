@@ -67,6 +67,12 @@ pub enum TransportError {
         /// Its length in bytes.
         len: u64,
     },
+    /// Work on the local memory, which had to be done first, failed.
+    #[error("the work on the memory that the operation had to wait for failed: {reason}")]
+    MemoryNotReady {
+        /// What went wrong.
+        reason: String,
+    },
     /// The bytes arrived, but the peer could not be told.
     #[error("the bytes are in place, but the completion notification could not be sent: {reason}")]
     NotificationFailed {

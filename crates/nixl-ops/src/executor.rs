@@ -16,7 +16,7 @@ use crate::completion::Memory;
 use crate::outcome::Outcome;
 use crate::passive::PassiveEntry;
 use crate::{
-    Clock, CompletionCell, PathKind, PathPolicy, PathReport, PeerId, Rejected, TransferSpec,
+    Clock, CompletionCell, Gate, PathKind, PathPolicy, PathReport, PeerId, Rejected, TransferSpec,
     Transport, TransportError,
 };
 
@@ -24,7 +24,9 @@ use crate::{
 ///
 /// # Contract
 ///
-/// `execute` only prepares; bytes move from [`Execution::poll`]. Peers' addresses are never dereferenced:
+/// `execute` only prepares; bytes move from [`Execution::poll`], and not before the work is done that is
+/// [pending](DescriptorList::pending) on the local memory: a [`Gate`](crate::Gate) sees to that where nothing better does. Peers'
+/// addresses are never dereferenced:
 /// an executor that copies inside the process uses the memory of the [`Offer`] that was announced to it,
 /// found by its key, never the addresses in the metadata.
 pub trait Executor: Send + Sync + fmt::Debug + 'static {
@@ -406,7 +408,8 @@ impl Executor for TransportExecutor {
             request.local.total_bytes(),
             transfer.descriptors(),
         );
-        Ok(Box::new(DirectExecution { transfer, report }))
+        let execution = Box::new(DirectExecution { transfer, report });
+        Ok(Gate::before(execution, request.local.pending()))
     }
 }
 

@@ -36,6 +36,7 @@ mod deadline;
 mod driver;
 mod error;
 mod executor;
+mod gate;
 mod operation;
 mod options;
 mod outcome;
@@ -58,6 +59,7 @@ pub use executor::{
     Background, Claim, Execution, Executor, Link, Offer, OfferWatch, Preparation, Received, Route,
     TransferRequest, TransportExecutor,
 };
+pub use gate::Gate;
 pub use nixl_metadata::OperationKind;
 pub use operation::{
     CancelOutcome, CopyOperation, MemoryFate, ReadOperation, ReadableOperation, Reclaimed, Settled,

@@ -147,7 +147,7 @@ impl PeerCopy {
             (Some(gpu), MemoryKind::Pageable | MemoryKind::Pinned) => on(kinds, gpu),
             _ => kinds,
         };
-        let copy = ListCopy::new(&ops, kinds, &policy, by, tools)
+        let copy = ListCopy::new(&ops, kinds, &policy, by, request.local.pending(), tools)
             .map_err(|e| failed(path, "plan", e.to_string()))?;
         Ok(Self {
             path,

@@ -1,6 +1,7 @@
 //! The driver's GPUs.
 #![allow(unsafe_code, reason = "queues copies and kernels by address")]
 
+use std::any::Any;
 use std::ffi::c_void;
 use std::fmt;
 use std::ptr::{self, NonNull};
@@ -177,6 +178,14 @@ impl Gpus for CudaGpus {
         region.is_made_of::<DeviceMemory>()
     }
 
+    fn mark_stream(&self, gpu: u32, stream: StreamHandle) -> Result<Box<dyn Mark>, GpuError> {
+        let gpu = self.gpu(gpu)?;
+        let event = gpu.event()?;
+        // SAFETY: whoever made the handle vouched for the stream.
+        unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(driver)?;
+        Ok(Box::new(CudaMark { gpu: Arc::clone(gpu), event: Some(event) }))
+    }
+
     fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
         let context = &self.gpu(0)?.context;
         let start = NonNull::new(region.address() as *mut u8);
@@ -297,6 +306,16 @@ impl Lane for CudaLane {
         self.own()?.wait(&event).map_err(driver)?;
         lock(&self.gpu.events).push(event);
         Ok(())
+    }
+
+    fn wait_for(&mut self, mark: &dyn Mark) -> Result<(), GpuError> {
+        let mark = (mark as &dyn Any).downcast_ref::<CudaMark>();
+        let others =
+            || GpuError::Unsupported { reason: "the mark is of no CUDA stream".to_owned() };
+        match &mark.ok_or_else(others)?.event {
+            Some(event) => self.own()?.wait(event).map_err(driver),
+            None => Ok(()),
+        }
     }
 
     fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {

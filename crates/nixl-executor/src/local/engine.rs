@@ -1,6 +1,7 @@
 //! GPUs as the strategies see them: the driver's, or simulated ones.
 #![allow(unsafe_code, reason = "copies by address are unsafe to ask for")]
 
+use std::any::Any;
 use std::fmt;
 use std::task::Waker;
 
@@ -73,6 +74,16 @@ pub trait Gpus: Send + Sync + fmt::Debug + 'static {
     fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
         let _ = region;
         Err(GpuError::Unsupported { reason: "these GPUs do not pin memory".to_owned() })
+    }
+
+    /// A point after all that a stream of the caller's has queued until now.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the handle is not of this GPU's context.
+    fn mark_stream(&self, gpu: u32, stream: StreamHandle) -> Result<Box<dyn Mark>, GpuError> {
+        let _ = (gpu, stream);
+        Err(GpuError::Unsupported { reason: "these GPUs have no streams but their own".to_owned() })
     }
 
     /// Opens an allocation that another process shares, so that `gpu` reaches it. It stays open until dropped.
@@ -156,6 +167,13 @@ pub trait Lane: Send {
     /// [`GpuError`] if the handle is not of this GPU's context.
     fn after(&mut self, stream: StreamHandle) -> Result<(), GpuError>;
 
+    /// Makes what is queued from here on wait for a point of another stream, on whatever GPU.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the mark is of other [`Gpus`].
+    fn wait_for(&mut self, mark: &dyn Mark) -> Result<(), GpuError>;
+
     /// A point after everything queued so far.
     ///
     /// # Errors
@@ -171,8 +189,8 @@ pub trait Lane: Send {
     fn wake(&mut self, waker: Waker) -> Result<(), GpuError>;
 }
 
-/// A point in a lane's work.
-pub trait Mark: Send {
+/// A point in the work of a lane or a stream.
+pub trait Mark: Any + Send + Sync {
     /// Whether the work before it is done.
     ///
     /// # Errors

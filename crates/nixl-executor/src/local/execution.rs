@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use nixl_ops::{Clock, Execution, PathKind, PathReport, Rejected, TransportError};
+use nixl_descriptor::Pending;
+use nixl_ops::{Clock, Execution, Gate, PathKind, PathReport, Rejected, TransportError};
 
 use super::engine::{Buffer, Gpus, Lane, Mark};
 use super::host_copy::{self, CopyPool, Copying, Target, Work};
@@ -16,6 +17,7 @@ use super::plan::Plan;
 use super::progress::Reporter;
 use super::ring::Ring;
 use super::rings::{RingTransfer, Rings};
+use super::stream_point::{is_of_streams, order};
 use super::{GpuError, MemoryKind, Strategy, StreamHandle};
 
 /// A plan being carried out. Made for memory that the operation leases for as long as this lives, or as long as
@@ -26,6 +28,8 @@ pub(crate) struct PlanExecution {
     threads: Threads,
     waker: Waker,
     after: Option<StreamHandle>,
+    /// Work on the memory that must be done first.
+    pending: Vec<Arc<dyn Pending>>,
     reporter: Option<Arc<Reporter>>,
     state: State,
 }
@@ -83,7 +87,26 @@ impl PlanExecution {
         after: Option<StreamHandle>,
         reporter: Option<Arc<Reporter>>,
     ) -> Self {
-        Self { plan, gpus, threads, waker, after, reporter, state: State::Planned }
+        let pending = Vec::new();
+        Self { plan, gpus, threads, waker, after, pending, reporter, state: State::Planned }
+    }
+
+    /// Begins after this work.
+    pub(crate) fn pending(mut self, pending: &[Arc<dyn Pending>]) -> Self {
+        self.pending = pending.to_vec();
+        self
+    }
+
+    /// Whether it is not too soon. What is queued on a GPU can wait there.
+    fn may_begin(&self) -> Result<bool, TransportError> {
+        let on_a_lane = matches!(
+            self.plan.strategy,
+            Strategy::Copies | Strategy::Batch | Strategy::Kernel | Strategy::PackedCopy
+        );
+        match on_a_lane && is_of_streams(&self.pending) {
+            true => Ok(true),
+            false => Gate::is_open(&self.pending),
+        }
     }
 
     fn begin(&mut self) -> Result<State, GpuError> {
@@ -141,6 +164,7 @@ impl PlanExecution {
         if let Some(stream) = self.after {
             lane.after(stream)?;
         }
+        order(&mut *lane, &self.pending)?;
         // SAFETY (of all calls below): the operation leases both ranges of every copy until this execution has seen
         // the mark, or the GPU is lost; the plan was made for memory that this GPU reaches. Scratch memory is this
         // transfer's own, as long, and kept as long.
@@ -238,6 +262,9 @@ fn drain(lane: &mut dyn Lane) {
 
 impl Execution for PlanExecution {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        if matches!(self.state, State::Planned) && !self.may_begin()? {
+            return Poll::Pending;
+        }
         self.advance().map_err(|error| TransportError::Engine {
             engine: "local",
             call: self.plan.strategy.name(),

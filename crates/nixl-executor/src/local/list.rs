@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use nixl_descriptor::Pending;
 use nixl_ops::{Execution, PathReport, TransportError};
 
 use super::block_copy::{BlockCopy, CopyOp};
@@ -34,12 +35,13 @@ pub(crate) struct ListCopy {
 
 impl ListCopy {
     /// Prepares to copy `ops`, at least one, whose targets do not overlap. `copier` is the GPU that does it, if that is not
-    /// the one of the source or else the destination.
+    /// the one of the source or else the destination. They begin once `pending` is done.
     pub(crate) fn new(
         ops: &[CopyOp],
         kinds: (MemoryKind, MemoryKind),
         policy: &StrategyPolicy,
         copier: Option<u32>,
+        pending: &[Arc<dyn Pending>],
         tools: &Tools,
     ) -> Result<Self, BlockError> {
         let mut ops = merged(ops);
@@ -54,7 +56,8 @@ impl ListCopy {
             expected += plan.estimate;
             let (gpus, threads) = (Arc::clone(&tools.gpus), tools.threads.clone());
             let waker = tools.waker.clone();
-            left.push_back(PlanExecution::new(plan, gpus, threads, waker, None, None));
+            let execution = PlanExecution::new(plan, gpus, threads, waker, None, None);
+            left.push_back(execution.pending(pending));
         }
         let mut report = left.front().map_or_else(
             || PathReport::new(nixl_ops::PathKind::Local("none"), "none", 0, 0),

@@ -19,6 +19,7 @@ mod ring;
 mod rings;
 mod simulated;
 mod strategy;
+mod stream_point;
 mod streaming;
 mod table;
 
@@ -34,6 +35,7 @@ pub use policy::StrategyPolicy;
 pub use progress::Progress;
 pub use simulated::SimulatedGpus;
 pub use strategy::{Abilities, Strategy};
+pub use stream_point::StreamPoint;
 
 pub(crate) use execution::Threads;
 pub(crate) use list::{ListCopy, Tools};

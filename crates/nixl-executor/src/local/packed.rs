@@ -145,6 +145,10 @@ mod tests {
             Ok(())
         }
 
+        fn wait_for(&mut self, _: &dyn Mark) -> Result<(), GpuError> {
+            not_here()
+        }
+
         fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {
             not_here()
         }

@@ -1,6 +1,7 @@
 //! GPUs that are host memory with a label: for tests of executors on machines without any.
 #![allow(unsafe_code, reason = "copies by address, as a GPU does")]
 
+use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -146,6 +147,11 @@ fn healthy(shared: &Shared) -> Result<(), GpuError> {
 impl Gpus for SimulatedGpus {
     fn abilities(&self) -> &Abilities {
         &self.abilities
+    }
+
+    fn mark_stream(&self, gpu: u32, _: StreamHandle) -> Result<Box<dyn Mark>, GpuError> {
+        // Any stream counts as having queued what all lanes have.
+        self.lane(gpu)?.mark()
     }
 
     fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
@@ -368,6 +374,14 @@ impl Lane for SimulatedLane {
     fn after(&mut self, _stream: StreamHandle) -> Result<(), GpuError> {
         // There are no streams but these, and the work of all lanes is done in the order in which it was queued.
         healthy(&self.shared)
+    }
+
+    fn wait_for(&mut self, mark: &dyn Mark) -> Result<(), GpuError> {
+        // What was queued before this is done before it.
+        match (mark as &dyn Any).is::<SimulatedMark>() {
+            true => healthy(&self.shared),
+            false => Err(GpuError::Unsupported { reason: "the mark is of other GPUs".to_owned() }),
+        }
     }
 
     fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {

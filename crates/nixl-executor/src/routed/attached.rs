@@ -8,7 +8,7 @@ use nixl_descriptor::DescriptorList;
 use nixl_device::Device;
 use nixl_metadata::{Doorbell, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    Execution, Executor, Link, Offer, PathKind, PathPolicy, PeerId, Preparation, Received,
+    Execution, Executor, Gate, Link, Offer, PathKind, PathPolicy, PeerId, Preparation, Received,
     Rejected, Route, TransferRequest, TransferSpec, TransportError, TransportExecutor,
 };
 
@@ -146,17 +146,19 @@ impl Attached {
         local: MemoryKind,
         request: &TransferRequest<'_>,
     ) -> Result<Box<dyn Execution>, TransportError> {
+        let gate = |execution| Gate::before(execution, request.local.pending());
         match kind {
             PathKind::CudaIpc if is_host_memory(request.remote) => {
-                self.staging.begin(request, Manner::Lent)
+                self.staging.begin(request, Manner::Lent).map(gate)
             }
+            // Their copies wait by themselves, as those of the transport below.
             PathKind::CudaIpc | PathKind::SharedMemory => {
                 Ok(Box::new(self.peer_copy(kind, local, request, u64::MAX)?))
             }
             PathKind::StagedOneSide | PathKind::StagedBothSides => {
                 let there = !is_host_memory(request.remote);
                 let manner = if there { Manner::Together } else { Manner::Alone };
-                self.staging.begin(request, manner)
+                self.staging.begin(request, manner).map(gate)
             }
             PathKind::GpuDirect | PathKind::Direct | PathKind::Emulated => {
                 TransportExecutor.execute(request.clone().under(PathPolicy::auto()))

@@ -8,7 +8,7 @@ use nixl_metadata::RdmaMetadata;
 use nixl_ops::{Clock, Execution, Executor, Link, SystemClock, TransferRequest, TransportError};
 
 use super::attached::Attached;
-use crate::local::{Costs, CudaGpus, Gpus, NoGpus, Threads};
+use crate::local::{Costs, CudaGpus, GpuError, Gpus, NoGpus, StreamHandle, StreamPoint, Threads};
 use crate::paths::{LocalFacts, PathCosts};
 use crate::staged::{StagingConfig, StagingStats};
 use crate::{BlockError, DirectExecutor};
@@ -88,6 +88,20 @@ impl PathExecutor {
             staging: config,
         });
         self
+    }
+
+    /// A point after all that a stream of the caller's on this GPU has queued until now. Memory that is offered or moved
+    /// [after](nixl_descriptor::DescriptorList::after) it waits for that work.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if there is no such GPU, or the stream is not of its primary context.
+    pub fn stream_point(
+        &self,
+        gpu: u32,
+        stream: StreamHandle,
+    ) -> Result<Arc<StreamPoint>, GpuError> {
+        StreamPoint::new(&*self.shared.gpus, gpu, stream)
     }
 
     /// What staging holds, on all connections together.

@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
-    Execution, PathKind, PathReport, Transfer, TransferRequest, TransferSpec, TransportError,
+    Execution, Gate, PathKind, PathReport, Transfer, TransferRequest, TransferSpec, TransportError,
 };
 
 use super::attached::{Attached, is_host_memory};
@@ -31,7 +31,10 @@ impl Attached {
             PathKind::CudaIpc | PathKind::SharedMemory => {
                 Ok(Some(Box::new(self.peer_copy(kind, local, request, PROBE)?)))
             }
-            PathKind::GpuDirect => first_of_engine(request).map(|probe| Some(probe as _)),
+            PathKind::GpuDirect => {
+                let probe = first_of_engine(request)?;
+                Ok(Some(Gate::before(probe, request.local.pending())))
+            }
             _ => Ok(None),
         }
     }

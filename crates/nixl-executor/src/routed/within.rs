@@ -48,8 +48,9 @@ impl Within {
             OperationKind::Read => (others, ours),
             OperationKind::Write => (ours, others),
         };
-        let copy = ListCopy::new(&ops, kinds, &StrategyPolicy::Auto, None, tools)
-            .map_err(|error| failed(error.to_string()))?;
+        let copy =
+            ListCopy::new(&ops, kinds, &StrategyPolicy::Auto, None, request.local.pending(), tools)
+                .map_err(|error| failed(error.to_string()))?;
         Ok(Self { copy, claim: Some(claim) })
     }
 }

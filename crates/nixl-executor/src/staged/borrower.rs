@@ -108,7 +108,7 @@ impl Loans {
         // What is lent is open for one GPU only.
         let policy = StrategyPolicy::Forbid(vec![Strategy::ThroughPinned]);
         let ops = self.ops(memory);
-        ListCopy::new(&ops, kinds, &policy, Some(self.gpu), staging.tools())
+        ListCopy::new(&ops, kinds, &policy, Some(self.gpu), &[], staging.tools())
             .map_err(|e| failed("plan", e.to_string()))
     }
 

@@ -172,6 +172,10 @@ impl Lane for TestLane {
         Ok(())
     }
 
+    fn wait_for(&mut self, _: &dyn Mark) -> Result<(), GpuError> {
+        Ok(())
+    }
+
     fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {
         lost(&self.lost)?;
         let mark = Arc::new(AtomicBool::new(false));

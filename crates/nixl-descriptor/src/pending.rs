@@ -1,0 +1,25 @@
+//! Work that is under way on memory.
+
+use std::any::Any;
+use std::fmt;
+
+/// Work that must be done before an operation uses the memory: a kernel that fills it, a copy that still reads it.
+///
+/// A [`DescriptorList`](crate::DescriptorList) [carries it](crate::DescriptorList::after) to the operation.
+pub trait Pending: Any + fmt::Debug + Send + Sync {
+    /// Whether it is done. Takes microseconds and never waits; once it is, it stays so.
+    ///
+    /// # Errors
+    ///
+    /// [`PendingError`] if it failed. The memory may hold anything then.
+    fn is_done(&self) -> Result<bool, PendingError>;
+}
+
+/// Work on memory failed.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{reason}")]
+#[allow(clippy::exhaustive_structs, reason = "whoever does the work makes it")]
+pub struct PendingError {
+    /// What went wrong.
+    pub reason: String,
+}

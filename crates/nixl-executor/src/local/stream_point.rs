@@ -1,0 +1,63 @@
+//! Ordering after the work of a caller's stream.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use nixl_descriptor::{Pending, PendingError};
+
+use super::GpuError;
+use super::engine::{Gpus, Lane, Mark, StreamHandle};
+
+/// All that a stream of the caller's had queued when this was made.
+///
+/// Memory that is offered or moved [after](nixl_descriptor::DescriptorList::after) it waits for that work: a GPU that copies the
+/// memory waits by itself, without the processor; an offer is made, and all else begins, once the work is done.
+pub struct StreamPoint {
+    mark: Box<dyn Mark>,
+}
+
+impl StreamPoint {
+    /// After what `stream`, which is of this GPU, has queued until now. The stream is not used any more afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if there is no such GPU, or the stream is not of its primary context.
+    pub(crate) fn new(
+        gpus: &dyn Gpus,
+        gpu: u32,
+        stream: StreamHandle,
+    ) -> Result<Arc<Self>, GpuError> {
+        Ok(Arc::new(Self { mark: gpus.mark_stream(gpu, stream)? }))
+    }
+}
+
+/// Whether all of the work is of streams, so that a lane can wait for it.
+pub(super) fn is_of_streams(pending: &[Arc<dyn Pending>]) -> bool {
+    pending.iter().all(|work| point(work).is_some())
+}
+
+/// Makes the lane wait for the work of streams.
+///
+/// # Errors
+///
+/// [`GpuError`] if it cannot.
+pub(super) fn order(lane: &mut dyn Lane, pending: &[Arc<dyn Pending>]) -> Result<(), GpuError> {
+    pending.iter().filter_map(point).try_for_each(|point| lane.wait_for(&*point.mark))
+}
+
+fn point(work: &Arc<dyn Pending>) -> Option<&StreamPoint> {
+    (&**work as &dyn Any).downcast_ref()
+}
+
+impl Pending for StreamPoint {
+    fn is_done(&self) -> Result<bool, PendingError> {
+        self.mark.reached().map_err(|e| PendingError { reason: e.to_string() })
+    }
+}
+
+impl fmt::Debug for StreamPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamPoint").field("done", &self.mark.reached().ok()).finish()
+    }
+}
