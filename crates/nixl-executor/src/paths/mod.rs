@@ -66,5 +66,6 @@ pub use plans::Plans;
 pub use ranking::Ranking;
 pub use retry::{MAX_ATTEMPTS, may_retry};
 pub use standing::Standing;
+pub(crate) use telemetry::{Successes, tell_end};
 pub use telemetry::{note_attempt, note_end};
 pub use ucx::UcxTransports;

@@ -9,7 +9,9 @@
 //! Labels are from closed sets: [`PathKind::class`] or `none`; `nixl`, `memcpy`, `cuda` or `other`; `ok` or a word for
 //! the error.
 
-use metrics::counter;
+use std::sync::{Mutex, PoisonError};
+
+use metrics::{Counter, counter};
 use nixl_ops::{OperationError, PathKind, PathReport, TransportError};
 
 /// Counts a path that was tried, when it is known how that went.
@@ -30,20 +32,7 @@ pub fn note_end(report: Option<&PathReport>, result: Result<(), &OperationError>
     match (report, result) {
         (Some(report), Ok(())) => {
             counter!("nixl_bytes_total", &labels[..2]).increment(report.bytes);
-            tracing::debug!(
-                kind,
-                transport = %report.transport,
-                outcome,
-                carrier = report.carrier.map(tracing::field::display),
-                bytes = report.bytes,
-                descriptors = report.descriptors,
-                chunks = report.chunks,
-                rails = report.rails,
-                elapsed_us = micros(report.elapsed),
-                degraded = report.degraded.as_deref(),
-                rejected = report.rejected.len(),
-                "operation completed"
-            );
+            tell_end(report);
         }
         (report, Ok(())) => {
             tracing::debug!(kind, outcome, has_report = report.is_some(), "operation completed")
@@ -56,6 +45,78 @@ pub fn note_end(report: Option<&PathReport>, result: Result<(), &OperationError>
             %error,
             "operation failed"
         ),
+    }
+}
+
+/// Tells `tracing` of an operation that completed, at level `DEBUG`.
+pub(crate) fn tell_end(report: &PathReport) {
+    tracing::debug!(
+        kind = report.kind.class(),
+        transport = %report.transport,
+        outcome = "ok",
+        carrier = report.carrier.map(tracing::field::display),
+        bytes = report.bytes,
+        descriptors = report.descriptors,
+        chunks = report.chunks,
+        rails = report.rails,
+        elapsed_us = micros(report.elapsed),
+        degraded = report.degraded.as_deref(),
+        rejected = report.rejected.len(),
+        "operation completed"
+    );
+}
+
+/// The counters of operations that go well. A connection asks its recorder for each once, since that takes longer than all
+/// else that is done at the end of an operation: a recorder must be installed before.
+#[derive(Default)]
+pub(crate) struct Successes(Mutex<Vec<Success>>);
+
+struct Success {
+    kind: &'static str,
+    transport: &'static str,
+    attempts: Counter,
+    requests: Counter,
+    bytes: Counter,
+}
+
+impl Successes {
+    /// As [`note_attempt`].
+    pub(crate) fn attempt(&self, kind: PathKind, transport: &str) {
+        self.with(kind, transport, |success| success.attempts.increment(1));
+    }
+
+    /// As [`note_end`], but that it tells `tracing` nothing.
+    pub(crate) fn end(&self, kind: PathKind, transport: &str, bytes: u64) {
+        self.with(kind, transport, |success| {
+            success.requests.increment(1);
+            success.bytes.increment(bytes);
+        });
+    }
+
+    fn with(&self, kind: PathKind, transport: &str, count: impl FnOnce(&Success)) {
+        let (kind, transport) = (kind.class(), label(transport));
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.iter().find(|s| s.kind == kind && s.transport == transport) {
+            Some(success) => count(success),
+            None => {
+                let success = Success::new(kind, transport);
+                count(&success);
+                all.push(success);
+            }
+        }
+    }
+}
+
+impl Success {
+    fn new(kind: &'static str, transport: &'static str) -> Self {
+        let labels = [("kind", kind), ("transport", transport), ("outcome", "ok")];
+        Self {
+            kind,
+            transport,
+            attempts: counter!("nixl_attempts_total", &labels),
+            requests: counter!("nixl_requests_total", &labels),
+            bytes: counter!("nixl_bytes_total", &labels[..2]),
+        }
     }
 }
 
@@ -100,8 +161,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use metrics::{
-        Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-        with_local_recorder,
+        Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit, with_local_recorder,
     };
 
     use super::*;
@@ -148,14 +208,21 @@ mod tests {
             let local = PathReport::new(PathKind::Local("kernel"), "whatever", 5, 1);
             note_end(Some(&local), Err(&OperationError::Cancelled));
             note_end(None, Err(&OperationError::Transport(gone)));
+            let successes = Successes::default();
+            successes.attempt(PathKind::StagedBothSides, "nixl/UCX");
+            successes.end(PathKind::StagedBothSides, "nixl/UCX", 30);
+            successes.end(PathKind::CudaIpc, "copies", 1);
         });
         let expected = [
             ("nixl_attempts_total cuda-ipc cuda peer-gone", 1),
-            ("nixl_attempts_total staged-both-sides nixl ok", 1),
-            ("nixl_bytes_total staged-both-sides nixl", 70),
+            ("nixl_attempts_total cuda-ipc other ok", 0),
+            ("nixl_attempts_total staged-both-sides nixl ok", 2),
+            ("nixl_bytes_total cuda-ipc other", 1),
+            ("nixl_bytes_total staged-both-sides nixl", 100),
+            ("nixl_requests_total cuda-ipc other ok", 1),
             ("nixl_requests_total local other cancelled", 1),
             ("nixl_requests_total none other peer-gone", 1),
-            ("nixl_requests_total staged-both-sides nixl ok", 1),
+            ("nixl_requests_total staged-both-sides nixl ok", 2),
         ];
         let expected = expected.map(|(name, count)| (name.to_owned(), count));
         assert_eq!(counters.take(), expected);

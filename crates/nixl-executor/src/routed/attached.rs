@@ -21,7 +21,7 @@ use crate::ipc::{Doorbells, Foreign, Imports, PeerBoards, PeerCopy, copier, fore
 use crate::local::{MemoryKind, Tools, kind_of};
 use crate::offers::Offers;
 use crate::paths::{
-    Engine, Estimates, Health, Offered, PathPlan, Plans, Question, ShareForm, Subject,
+    Engine, Estimates, Health, Offered, PathPlan, Plans, Question, ShareForm, Subject, Successes,
 };
 use crate::staged::{Borrowing, Manner, Staging, StagingStats};
 
@@ -39,6 +39,7 @@ pub(super) struct Attached {
     pub(super) health: Arc<Health>,
     engine: Engine,
     estimates: Estimates,
+    pub(super) successes: Successes,
 }
 
 impl Attached {
@@ -71,6 +72,7 @@ impl Attached {
             health: Arc::default(),
             engine: Engine::of(link.transport.name()),
             estimates: Estimates::new(),
+            successes: Successes::default(),
             link,
             shared,
         }

@@ -17,7 +17,7 @@ use super::probe::PROBE;
 use crate::local::MemoryKind;
 use crate::paths::{
     AblePath, HealthState, MAX_ATTEMPTS, PathPlan, Standing, Subject, may_retry, note_attempt,
-    note_end,
+    note_end, tell_end,
 };
 
 /// An operation that goes by the paths of its plan.
@@ -171,16 +171,6 @@ impl Attempt {
         self.steps += self.current.steps() + 1;
         (self.current, self.proving) = (execution, proving);
     }
-
-    /// The report, without the paths that were not taken if nobody listens.
-    fn brief(&self) -> PathReport {
-        if tracing::enabled!(tracing::Level::DEBUG) {
-            return self.report();
-        }
-        let mut report = self.current.report();
-        report.kind = self.path.kind;
-        report
-    }
 }
 
 impl Attached {
@@ -218,7 +208,11 @@ impl Attached {
         kind: PathKind,
         result: Result<(), &TransportError>,
     ) {
-        note_attempt(kind, self.link.transport.name(), result);
+        let transport = self.link.transport.name();
+        match result {
+            Ok(()) => self.successes.attempt(kind, transport),
+            Err(_) => note_attempt(kind, transport, result),
+        }
         let (local, remote) = devices(plan);
         let subject = Subject { kind, local, remote };
         if result.is_err_and(|e| kind == PathKind::SharedMemory || wants_reconnect(e)) {
@@ -261,7 +255,20 @@ impl Execution for Attempt {
                     Err(error) => Err(OperationError::from(error)),
                 },
             };
-            note_end(Some(&self.brief()), result.as_ref().copied());
+            let engine = self.attached.link.transport.name();
+            match &result {
+                Ok(()) => {
+                    self.attached.successes.end(self.path.kind, engine, self.bytes);
+                    if tracing::enabled!(tracing::Level::DEBUG) {
+                        tell_end(&self.report());
+                    }
+                }
+                Err(error) => {
+                    let mut report = self.report();
+                    report.transport = engine.to_owned().into();
+                    note_end(Some(&report), Err(error));
+                }
+            }
             return Poll::Ready(result.map_err(|error| match error {
                 OperationError::Transport(error) => error,
                 _ => TransportError::Closed,
