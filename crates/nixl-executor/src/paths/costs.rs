@@ -59,42 +59,42 @@ impl Default for PathCosts {
             memcpy: cost(0.2, 12.0),
             // Device to pinned: 7.1 us for 4 KiB, 55 GB/s. The block executor's own table is finer.
             local: cost(7.1, 55.0),
-            // 41 us for 4 KiB, 64 MiB in 154 us: two processes take turns on one GPU.
-            ipc_same_gpu: cost(41.0, 590.0),
-            // 18.6 us for 4 KiB, the notification included; a copy over NVLink alone reaches 367 GB/s for 64 MiB.
-            ipc_other_gpu: cost(18.0, 360.0),
-            // 25 to 28 us for 4 KiB, 48 GB/s for 64 MiB.
-            ipc_pinned: cost(25.0, 49.0),
-            // Through a ring of pinned slots: 24 to 26 us for 4 KiB, 34 to 38 GB/s for 64 MiB.
-            ipc_pageable: cost(25.0, 36.0),
-            // The rate as above, since the peer may have pinned its memory or not. Not measured: the two messages more, at
-            // 17 us each.
-            ipc_lent: cost(60.0, 36.0),
-            // Shared memory is mapped here, then as ipc_pageable.
-            shared_to_gpu: cost(25.0, 36.0),
-            // One thread's memcpy and the notification.
-            shared_to_host: cost(3.0, 12.0),
-            // Not measured: an NDR port carries 50 GB/s.
-            gpu_direct: cost(6.0, 40.0),
-            // UCX by CMA: 4.7 us for 4 KiB, 10 GB/s for 1 MiB, 6 GB/s for 64 MiB.
-            direct_shared: cost(4.3, 8.0),
+            // 16 to 18 us for 4 KiB, 49 to 52 us for 64 MiB.
+            ipc_same_gpu: cost(16.5, 2000.0),
+            // 16 us for 4 KiB, 185 to 188 us for 64 MiB.
+            ipc_other_gpu: cost(15.5, 393.0),
+            // 13 to 17 us for 4 KiB, 54 GB/s for 64 MiB.
+            ipc_pinned: cost(14.0, 55.0),
+            // Through a ring of pinned slots: 13 to 14 us for 4 KiB, 41 GB/s for 64 MiB.
+            ipc_pageable: cost(13.5, 41.0),
+            // 290 to 305 us for 4 KiB; 64 MiB at 34 to 35 GB/s if the peer's memory is pageable, and 42 to 46 if it is pinned.
+            // Two messages, and whoever gets them has to wake up.
+            ipc_lent: cost(290.0, 45.0),
+            // Pinned here: 14 to 19 us for 4 KiB, 51 to 55 GB/s for 64 MiB.
+            shared_to_gpu: cost(16.0, 54.0),
+            // 8 to 10 us for 4 KiB, 52 to 56 GB/s for 64 MiB by eight threads.
+            shared_to_host: cost(8.0, 50.0),
+            // Not measured: an NDR port carries 50 GB/s, and the fixed part is that of the engine elsewhere.
+            gpu_direct: cost(20.0, 40.0),
+            // UCX by CMA: 20 us for 4 KiB, 6 GB/s for 1 MiB, 6.4 to 7.5 GB/s for 64 MiB.
+            direct_shared: cost(19.5, 7.0),
             // Not measured, as for gpu_direct.
-            direct_rdma: cost(4.0, 40.0),
+            direct_rdma: cost(19.0, 40.0),
             // 17.7 us for 4 KiB; 1.8 GB/s for 64 MiB read, 6.4 written.
             direct_tcp_read: cost(16.0, 1.8),
             direct_tcp_write: cost(16.0, 6.4),
-            // Several messages, then the slowest hop: the engine's.
-            staged_shared: cost(280.0, 7.0),
+            // Several messages, then the slowest hop, the engine's: 177 to 260 us for 4 KiB.
+            staged_shared: cost(240.0, 7.0),
             staged_rdma: cost(300.0, 30.0),
             staged_tcp: cost(300.0, 3.0),
-            // A copy to or from a slot, and the engine's request: no message but the last. 39 to 59 us for 4 KiB.
-            staged_alone_us: 45.0,
-            // 82 to 136 us for 4 KiB; 0.17 to 0.7 GB/s for 64 MiB, from run to run.
-            emulated: cost(85.0, 0.5),
-            // 62 to 93 us for 4 KiB, 213 to 262 GB/s for 64 MiB.
-            emulated_same_gpu: cost(62.0, 260.0),
-            // 33 to 61 us for 4 KiB, 154 to 254 GB/s for 64 MiB.
-            emulated_other_gpu: cost(50.0, 240.0),
+            // A copy to or from a slot, and the engine's request: no message but the last. 31 to 37 us for 4 KiB.
+            staged_alone_us: 33.0,
+            // 59 to 113 us for 4 KiB; 0.17 to 0.25 GB/s for 64 MiB.
+            emulated: cost(75.0, 0.2),
+            // 34 to 39 us for 4 KiB, 132 to 136 us for 64 MiB.
+            emulated_same_gpu: cost(36.0, 680.0),
+            // 33 to 37 us for 4 KiB, 303 to 316 us for 64 MiB.
+            emulated_other_gpu: cost(35.0, 245.0),
         }
     }
 }

@@ -324,7 +324,7 @@ fn a_ranking_is_shown_line_by_line() {
     let shown = plan.rank(LARGE, &standing).to_string();
     let expected = "\
 Read of 67108864 bytes, cuda:0 and the peer's cuda:1
-  take emulated by tcp, estimated at 134.3ms (0.5 GB/s): the engine copies GPU memory by itself
+  take emulated by tcp, estimated at 335.6ms (0.2 GB/s): the engine copies GPU memory by itself
   then staged-both-sides by tcp, estimated at 22.7ms (3 GB/s): both sides stage; failed 2 s ago
   not same-process-copy: the peer is another process
   not local: the peer is another process
