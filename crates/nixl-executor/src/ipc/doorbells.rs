@@ -14,6 +14,8 @@ use nixl_device::Process;
 use nixl_metadata::{Doorbell, NotificationKey};
 use nixl_ops::{Offer, OfferWatch};
 
+use super::lately::{Lately, own_pid};
+
 /// The doorbells of one connection's offers. The file is made with the first.
 #[derive(Default)]
 pub(crate) struct Doorbells {
@@ -147,6 +149,8 @@ pub(crate) struct PeerBoards {
 struct PeerBoard {
     memory: SharedMemory,
     owner: Process,
+    /// That it runs.
+    seen: Lately,
 }
 
 /// One doorbell of a peer's.
@@ -163,7 +167,7 @@ impl PeerBoards {
     /// Whether opening it was tried.
     pub(crate) fn knows(&self, doorbell: &Doorbell) -> bool {
         // A peer cannot have this process reach its own memory.
-        doorbell.pid == std::process::id() || self.lock().contains_key(&name(doorbell))
+        doorbell.pid == own_pid() || self.lock().contains_key(&name(doorbell))
     }
 
     /// *Blocking.* Opens the board that the doorbell is on. One that cannot be opened is not tried again.
@@ -200,7 +204,7 @@ impl PeerBoard {
     fn open(name: &SharedName) -> Result<Self, String> {
         let memory = SharedMemory::open(name).map_err(|e| e.to_string())?;
         let owner = Process::open(name.pid).map_err(|e| e.to_string())?;
-        Ok(Self { memory, owner })
+        Ok(Self { memory, owner, seen: Lately::default() })
     }
 }
 
@@ -215,7 +219,7 @@ impl Bell {
             return false;
         };
         // Nobody would hear it; the engine says so.
-        if self.board.owner.has_ended() {
+        if !self.board.seen.or(|| !self.board.owner.has_ended()) {
             return false;
         }
         // Behind the bytes that it is about, and before the bits that lead to it.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nixl_descriptor::{Region, SharedMemory, SharedName};
 
+use super::lately::Lately;
 use crate::local::{Buffer, Gpus, SharedHandle};
 
 /// Opens each piece of memory once for each GPU, and keeps the latest open: opening takes some hundred microseconds, and
@@ -36,6 +37,8 @@ struct Import {
     memory: Arc<dyn Buffer>,
     /// The number of its last use.
     used: u64,
+    /// That the peer has it too.
+    seen: Lately,
 }
 
 impl Imports {
@@ -48,17 +51,14 @@ impl Imports {
         Self { gpus, opened: Mutex::default() }
     }
 
-    /// The memory, if it is open, and the peer has it too as far as one can see.
+    /// The memory, if it is open, and the peer had it too when that was [looked at](Lately).
     pub(crate) fn get(&self, foreign: &Foreign) -> Option<Arc<dyn Buffer>> {
-        if !foreign.may_be_there() {
-            return None;
-        }
         let mut opened = self.lock();
         opened.uses += 1;
         let used = opened.uses;
         let import = opened.by_name.get_mut(foreign)?;
         import.used = used;
-        Some(Arc::clone(&import.memory))
+        import.seen.or(|| foreign.may_be_there()).then(|| Arc::clone(&import.memory))
     }
 
     /// Whether the memory is open, whatever the peer has done since.
@@ -86,7 +86,8 @@ impl Imports {
         };
         let mut opened = self.lock();
         opened.uses += 1;
-        let import = Import { memory: Arc::clone(&memory), used: opened.uses };
+        let import =
+            Import { memory: Arc::clone(&memory), used: opened.uses, seen: Lately::default() };
         let replaced = opened.by_name.insert(*foreign, import);
         let evicted = (opened.by_name.len() > Self::KEPT).then(|| opened.evict());
         drop(opened);
@@ -227,6 +228,7 @@ mod tests {
         assert_ne!(mapped.address(), one.address());
         imports.open(&second).unwrap();
         drop(one);
+        std::thread::sleep(2 * Lately::LONG);
         assert!(imports.get(&first).is_none() && imports.open(&first).is_err());
         assert_eq!(Arc::strong_count(&mapped), 1, "it is closed once no transfer uses it");
         imports.open(&third).unwrap();

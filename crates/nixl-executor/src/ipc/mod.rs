@@ -2,10 +2,12 @@
 
 mod doorbells;
 mod imports;
+mod lately;
 mod peer_copy;
 mod share;
 
 pub(crate) use doorbells::{Bell, Doorbells, PeerBoards};
 pub(crate) use imports::{Foreign, Imports};
+pub(crate) use lately::own_pid;
 pub(crate) use peer_copy::{PeerCopy, copier};
 pub(crate) use share::{foreign, shares};

@@ -17,7 +17,9 @@ use super::executor::Shared;
 use super::within::Within;
 use crate::DirectExecutor;
 use crate::direct::{agree, is_host};
-use crate::ipc::{Doorbells, Foreign, Imports, PeerBoards, PeerCopy, copier, foreign, shares};
+use crate::ipc::{
+    Doorbells, Foreign, Imports, PeerBoards, PeerCopy, copier, foreign, own_pid, shares,
+};
 use crate::local::{MemoryKind, Tools, kind_of};
 use crate::offers::Offers;
 use crate::paths::{
@@ -204,7 +206,7 @@ impl Attached {
             .filter(|foreign| match foreign {
                 Foreign::Gpu(gpu, _) => *gpu < gpus,
                 // A peer cannot have this process reach its own memory.
-                Foreign::File(name) | Foreign::Pinned(name) => name.pid != std::process::id(),
+                Foreign::File(name) | Foreign::Pinned(name) => name.pid != own_pid(),
             })
             .filter(|foreign| !self.imports.has(foreign))
             .collect();
