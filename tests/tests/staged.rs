@@ -115,7 +115,7 @@ fn every_way(name: &str, variables: &[(&str, &Path)], ways: &[Way]) {
 async fn one_of_each(here: &Here, peer: &mut Peer, ((mine, _), kind): Way, seed: u64, len: usize) {
     let bytes = pattern(seed, len);
     // Others may be faster then.
-    let is_small = len < 1 << 20;
+    let is_small = len <= 1 << 20;
 
     let offer = peer.offer("readable", len, seed).unwrap();
     let remote = metadata(&offer.json).unwrap();
