@@ -268,11 +268,7 @@ impl Connector {
         // Peers may use the memory as soon as they have the metadata.
         connection.driver().ready(&local).await?;
         // The last that can fail, so that whoever gets the offer announces or withdraws it.
-        let doorbell = match metadata.shares() {
-            [] => None,
-            _ => executor.doorbell(&key),
-        };
-        let metadata = match doorbell {
+        let metadata = match executor.doorbell(&key) {
             Some(doorbell) => metadata.with_doorbell(doorbell)?,
             None => metadata,
         };

@@ -14,6 +14,7 @@ use nixl_ops::{
 
 use super::attempt::Attempt;
 use super::executor::Shared;
+use super::rung::Rung;
 use super::within::Within;
 use crate::DirectExecutor;
 use crate::direct::{agree, is_host};
@@ -165,7 +166,10 @@ impl Attached {
                 self.staging.begin(request, manner).map(gate)
             }
             PathKind::GpuDirect | PathKind::Direct | PathKind::Emulated => {
-                TransportExecutor.execute(request.clone().under(PathPolicy::auto()))
+                match request.remote.doorbell().and_then(|doorbell| self.boards.get(doorbell)) {
+                    Some(bell) => Rung::prepare(kind, request, bell),
+                    None => TransportExecutor.execute(request.clone().under(PathPolicy::auto())),
+                }
             }
             other => {
                 let reason = format!("{other} is no path between these memories").into();
@@ -187,7 +191,7 @@ impl Attached {
         PeerCopy::new(kind, (request, most), local, facts, opened, &self.tools)
     }
 
-    /// The peer's memory that is not open here, and the kind of path that needs what the peer shares.
+    /// The peer's memory that is not open here, and the kind of path that needs it.
     fn unopened(
         &self,
         local: &DescriptorList,
@@ -210,16 +214,26 @@ impl Attached {
             })
             .filter(|foreign| !self.imports.has(foreign))
             .collect();
-        Some((path, unopened))
+        (!unopened.is_empty()).then_some((path, unopened))
+    }
+
+    /// A job that opens the place where a peer of this host is rung, if that was not tried before.
+    fn finding(&self, remote: &RdmaMetadata) -> Option<Preparation> {
+        let doorbell = *remote.doorbell().filter(|doorbell| !self.boards.knows(doorbell))?;
+        let (here, there) = (self.shared.facts.host.as_ref()?, remote.peer()?.host());
+        if !here.same_host(there) || !here.same_pid_namespace(there) {
+            return None;
+        }
+        let boards = Arc::clone(&self.boards);
+        Some(Box::new(move || {
+            boards.open(&doorbell);
+            Ok(())
+        }))
     }
 
     /// A job that opens the peer's memory, if a path that needs it is there.
     fn opening(&self, local: &DescriptorList, remote: &RdmaMetadata) -> Option<Preparation> {
-        let doorbell = remote.doorbell().filter(|doorbell| !self.boards.knows(doorbell)).copied();
         let (path, unopened) = self.unopened(local, remote)?;
-        if unopened.is_empty() && doorbell.is_none() {
-            return None;
-        }
         let info = remote.peer()?;
         let device = remote.descriptors().first().map(|d| d.device())?;
         let question = Question {
@@ -237,15 +251,11 @@ impl Attached {
         let here = local.as_slice().first().map_or(Device::HOST, |d| d.device());
         let subject = Subject { kind: path, local: here, remote: device };
         let (imports, health) = (Arc::clone(&self.imports), Arc::clone(&self.health));
-        let boards = Arc::clone(&self.boards);
         let (clock, peer) = (Arc::clone(&self.link.clock), info.agent_name().to_owned());
         if health.standing(&peer, here, device, clock.now()).cooling(path).is_some() {
             return None;
         }
         Some(Box::new(move || {
-            if let Some(doorbell) = doorbell {
-                boards.open(&doorbell);
-            }
             for foreign in unopened {
                 if let Err(error) = imports.open(&foreign) {
                     // The operation takes another path, and later ones do not try for a while.
@@ -303,12 +313,11 @@ impl Executor for Attached {
     ) -> Option<Preparation> {
         let staging = self.staging.prepare(local, remote);
         let opening = remote.and_then(|remote| self.opening(local, remote));
-        match (staging, opening) {
-            (Some(first), Some(second)) => Some(Box::new(move || {
-                first()?;
-                second()
-            })),
-            (first, second) => first.or(second),
+        let finding = remote.and_then(|remote| self.finding(remote));
+        let jobs: Vec<_> = [staging, opening, finding].into_iter().flatten().collect();
+        match jobs.is_empty() {
+            true => None,
+            false => Some(Box::new(move || jobs.into_iter().try_for_each(|job| job()))),
         }
     }
 

@@ -9,6 +9,7 @@ mod attached;
 mod attempt;
 mod executor;
 mod probe;
+mod rung;
 mod within;
 
 pub use executor::PathExecutor;

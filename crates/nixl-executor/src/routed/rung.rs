@@ -1,0 +1,94 @@
+//! The engine's own transfer, whose end the peer learns by a doorbell.
+
+use std::sync::Arc;
+use std::task::{Poll, ready};
+
+use nixl_metadata::NotificationKey;
+use nixl_ops::{
+    Execution, Gate, PathKind, PathReport, PeerId, Transfer, TransferRequest, TransferSpec,
+    Transport, TransportError,
+};
+
+use crate::ipc::Bell;
+
+/// One request of the engine's without its notification, which goes through the kernel's sockets even between two processes of
+/// one host: most of what a small transfer costs. An engine calls a transfer complete only once the bytes are in place at the
+/// other side, so it is time to ring then.
+pub(super) struct Rung {
+    stage: Stage,
+    bell: Bell,
+    /// For a notification, if nobody can be rung.
+    transport: Arc<dyn Transport>,
+    peer: PeerId,
+    key: NotificationKey,
+    report: PathReport,
+}
+
+enum Stage {
+    Moving(Box<dyn Transfer>),
+    Telling,
+    Ended,
+}
+
+impl Rung {
+    pub(super) fn prepare(
+        kind: PathKind,
+        request: &TransferRequest<'_>,
+        bell: Bell,
+    ) -> Result<Box<dyn Execution>, TransportError> {
+        let Some(route) = &request.route else { return Err(TransportError::Closed) };
+        let transfer = route.transport.prepare(TransferSpec::new(
+            request.kind,
+            route.peer,
+            request.local.as_slice(),
+            request.remote.descriptors(),
+            None,
+            route.registrations.clone(),
+        ))?;
+        let name = route.transport.name().to_owned();
+        let bytes = request.local.total_bytes();
+        let report = PathReport::new(kind, name, bytes, transfer.descriptors());
+        let execution = Box::new(Self {
+            stage: Stage::Moving(transfer),
+            bell,
+            transport: Arc::clone(route.transport),
+            peer: route.peer.clone(),
+            key: request.remote.notification_key().clone(),
+            report,
+        });
+        Ok(Gate::before(execution, request.local.pending()))
+    }
+}
+
+impl Execution for Rung {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        if let Stage::Moving(transfer) = &mut self.stage {
+            let moved = ready!(transfer.poll());
+            // The request is released before the peer may take its memory back.
+            self.stage = if moved.is_ok() { Stage::Telling } else { Stage::Ended };
+            moved?;
+        }
+        if let Stage::Telling = self.stage {
+            let told = match self.bell.ring() {
+                true => Ok(()),
+                false => ready!(self.transport.notify(&self.peer, self.key.as_bytes())),
+            };
+            self.stage = Stage::Ended;
+            told.map_err(|error| TransportError::NotificationFailed {
+                reason: error.to_string().into(),
+            })?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn abandon(&mut self) -> bool {
+        match &self.stage {
+            Stage::Moving(transfer) => !transfer.in_flight(),
+            Stage::Telling | Stage::Ended => true,
+        }
+    }
+
+    fn report(&self) -> PathReport {
+        self.report.clone()
+    }
+}
