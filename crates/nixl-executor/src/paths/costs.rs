@@ -59,42 +59,43 @@ impl Default for PathCosts {
             memcpy: cost(0.2, 12.0),
             // Device to pinned: 7.1 us for 4 KiB, 55 GB/s. The block executor's own table is finer.
             local: cost(7.1, 55.0),
-            // 16 to 18 us for 4 KiB, 49 to 52 us for 64 MiB.
-            ipc_same_gpu: cost(16.5, 2000.0),
-            // 16 us for 4 KiB, 185 to 188 us for 64 MiB.
-            ipc_other_gpu: cost(15.5, 393.0),
-            // 13 to 17 us for 4 KiB, 54 GB/s for 64 MiB.
-            ipc_pinned: cost(14.0, 55.0),
-            // Through a ring of pinned slots: 13 to 14 us for 4 KiB, 41 GB/s for 64 MiB.
-            ipc_pageable: cost(13.5, 41.0),
-            // 290 to 305 us for 4 KiB; 64 MiB at 34 to 35 GB/s if the peer's memory is pageable, and 42 to 46 if it is pinned.
-            // Two messages, and whoever gets them has to wake up.
-            ipc_lent: cost(290.0, 45.0),
-            // Pinned here: 14 to 19 us for 4 KiB, 51 to 55 GB/s for 64 MiB.
-            shared_to_gpu: cost(16.0, 54.0),
-            // 8 to 10 us for 4 KiB, 52 to 56 GB/s for 64 MiB by eight threads.
-            shared_to_host: cost(8.0, 50.0),
-            // Not measured: an NDR port carries 50 GB/s, and the fixed part is that of the engine elsewhere.
+            // 14 us for 4 KiB, 49 to 52 us for 64 MiB.
+            ipc_same_gpu: cost(14.0, 2000.0),
+            // 12 to 14 us for 4 KiB, 185 to 188 us for 64 MiB.
+            ipc_other_gpu: cost(14.0, 393.0),
+            // 12 us for 4 KiB, 54 GB/s for 64 MiB.
+            ipc_pinned: cost(12.4, 55.0),
+            // Through a ring of pinned slots: 13 to 17 us for 4 KiB, 39 to 41 GB/s for 64 MiB.
+            ipc_pageable: cost(15.0, 41.0),
+            // 105 to 116 us for 4 KiB: two messages, and whoever gets them has to wake up. The rate is that of pinned memory,
+            // which the peer's may be or not (then it is 30 to 41 GB/s).
+            ipc_lent: cost(106.0, 55.0),
+            // Pinned here: 15 us for 4 KiB, 51 to 55 GB/s for 64 MiB.
+            shared_to_gpu: cost(15.0, 54.0),
+            // 3.4 to 4.7 us for 4 KiB, 52 to 56 GB/s for 64 MiB by eight threads.
+            shared_to_host: cost(4.0, 50.0),
+            // Not measured: an NDR port carries 50 GB/s, and the fixed part is a guess.
             gpu_direct: cost(20.0, 40.0),
-            // UCX by CMA: 20 us for 4 KiB, 6 GB/s for 1 MiB, 6.4 to 7.5 GB/s for 64 MiB.
-            direct_shared: cost(19.5, 7.0),
+            // UCX by CMA: 5.7 to 8.6 us for 4 KiB, 6 GB/s for 1 MiB, 5.5 to 7.5 GB/s for 64 MiB.
+            direct_shared: cost(5.8, 7.0),
             // Not measured, as for gpu_direct.
             direct_rdma: cost(19.0, 40.0),
-            // 17.7 us for 4 KiB; 1.8 GB/s for 64 MiB read, 6.4 written.
-            direct_tcp_read: cost(16.0, 1.8),
-            direct_tcp_write: cost(16.0, 6.4),
+            // 27 to 33 us for 4 KiB; 1.3 to 1.8 GB/s for 64 MiB read, 5.1 to 6.4 written.
+            direct_tcp_read: cost(30.0, 1.6),
+            direct_tcp_write: cost(27.0, 5.4),
             // Several messages, then the slowest hop, the engine's: 177 to 260 us for 4 KiB.
             staged_shared: cost(240.0, 7.0),
             staged_rdma: cost(300.0, 30.0),
-            staged_tcp: cost(300.0, 3.0),
+            // 253 to 310 us for 4 KiB, 4.8 GB/s for 64 MiB.
+            staged_tcp: cost(280.0, 4.8),
             // A copy to or from a slot, and the engine's request: no message but the last. 31 to 37 us for 4 KiB.
             staged_alone_us: 33.0,
-            // 59 to 113 us for 4 KiB; 0.17 to 0.25 GB/s for 64 MiB.
-            emulated: cost(75.0, 0.2),
-            // 34 to 39 us for 4 KiB, 132 to 136 us for 64 MiB.
-            emulated_same_gpu: cost(36.0, 680.0),
-            // 33 to 37 us for 4 KiB, 303 to 316 us for 64 MiB.
-            emulated_other_gpu: cost(35.0, 245.0),
+            // 72 to 111 us for 4 KiB; 0.15 to 0.25 GB/s for 64 MiB.
+            emulated: cost(85.0, 0.2),
+            // 15 to 16 us for 4 KiB, 117 to 156 us for 64 MiB.
+            emulated_same_gpu: cost(15.4, 560.0),
+            // 15 to 16 us for 4 KiB, 289 to 318 us for 64 MiB.
+            emulated_other_gpu: cost(15.6, 233.0),
         }
     }
 }

@@ -325,7 +325,7 @@ fn a_ranking_is_shown_line_by_line() {
     let expected = "\
 Read of 67108864 bytes, cuda:0 and the peer's cuda:1
   take emulated by tcp, estimated at 335.6ms (0.2 GB/s): the engine copies GPU memory by itself
-  then staged-both-sides by tcp, estimated at 22.7ms (3 GB/s): both sides stage; failed 2 s ago
+  then staged-both-sides by tcp, estimated at 14.3ms (4.8 GB/s): both sides stage; failed 2 s ago
   not same-process-copy: the peer is another process
   not local: the peer is another process
   not cuda-ipc: UCX_TLS allows no cuda_ipc
