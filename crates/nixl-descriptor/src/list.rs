@@ -55,7 +55,7 @@ impl DescriptorList {
         self.total_bytes
     }
 
-    /// The descriptors, in order.
+    /// The descriptors, in order, without the work that is to be done first.
     #[must_use]
     pub fn into_vec(self) -> Vec<Descriptor> {
         self.descriptors

@@ -9,8 +9,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use nixl_descriptor::{SharedMemory, SharedName};
-use nixl_device::Process;
+use nixl_descriptor::{SharedMemory, SharedMemoryError, SharedName};
 use nixl_metadata::{Doorbell, NotificationKey};
 use nixl_ops::{Offer, OfferWatch};
 
@@ -148,8 +147,7 @@ pub(crate) struct PeerBoards {
 
 struct PeerBoard {
     memory: SharedMemory,
-    owner: Process,
-    /// That it runs.
+    /// That the owner has it too.
     seen: Lately,
 }
 
@@ -201,10 +199,8 @@ impl PeerBoards {
 }
 
 impl PeerBoard {
-    fn open(name: &SharedName) -> Result<Self, String> {
-        let memory = SharedMemory::open(name).map_err(|e| e.to_string())?;
-        let owner = Process::open(name.pid).map_err(|e| e.to_string())?;
-        Ok(Self { memory, owner, seen: Lately::default() })
+    fn open(name: &SharedName) -> Result<Self, SharedMemoryError> {
+        Ok(Self { memory: SharedMemory::open(name)?, seen: Lately::default() })
     }
 }
 
@@ -219,7 +215,7 @@ impl Bell {
             return false;
         };
         // Nobody would hear it; the engine says so.
-        if !self.board.seen.or(|| !self.board.owner.has_ended()) {
+        if !self.board.seen.or(|| memory.name().is_there()) {
             return false;
         }
         // Behind the bytes that it is about, and before the bits that lead to it.
@@ -389,6 +385,14 @@ mod tests {
         assert!(heard(&doorbells).is_empty());
         assert!(bell(&doorbell).ring(), "what it wrote is gone");
         assert_eq!(heard(&doorbells).len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_said_to_who_has_let_go_of_it() {
+        let doorbells = Doorbells::default();
+        let bell = bell(&doorbells.arm(&key()).unwrap());
+        drop(doorbells);
+        assert!(!bell.ring());
     }
 
     #[test]

@@ -9,12 +9,10 @@ use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, Region};
 use nixl_device::Device;
-use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata};
-use nixl_ops::{
-    Execution, PathKind, PathReport, PeerId, TransferRequest, Transport, TransportError,
-};
+use nixl_metadata::{OperationKind, RdmaMetadata};
+use nixl_ops::{Execution, PathKind, PathReport, TransferRequest, TransportError};
 
-use super::{Bell, Foreign, Imports, PeerBoards, foreign};
+use super::{Foreign, Imports, LastWord, PeerBoards, foreign};
 use crate::local::{Buffer, CopyOp, Gpus, ListCopy, MemoryKind, Strategy, StrategyPolicy, Tools};
 use crate::paths::LocalFacts;
 
@@ -57,12 +55,8 @@ pub(crate) struct PeerCopy {
     copy: ListCopy,
     /// Open as long as the copy may use it. Field order: after the copy.
     imports: Vec<Arc<dyn Buffer>>,
-    transport: Arc<dyn Transport>,
-    peer: PeerId,
     /// What the peer is told. `None` if these are not all bytes.
-    key: Option<NotificationKey>,
-    /// How, if not through the engine.
-    bell: Option<Bell>,
+    last_word: Option<LastWord>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -154,10 +148,8 @@ impl PeerCopy {
             stage: Stage::Copying,
             copy,
             imports: opened,
-            transport: Arc::clone(route.transport),
-            peer: route.peer.clone(),
-            key: whole.then(|| request.remote.notification_key().clone()),
-            bell: request.remote.doorbell().and_then(|doorbell| boards.get(doorbell)),
+            last_word: whole
+                .then(|| LastWord::about(request.remote, (route.transport, route.peer), boards)),
         })
     }
 }
@@ -180,15 +172,10 @@ impl Execution for PeerCopy {
             copied?;
         }
         if self.stage == Stage::Telling {
-            let told = match &self.key {
-                Some(_) if self.bell.as_ref().is_some_and(Bell::ring) => Ok(()),
-                Some(key) => ready!(self.transport.notify(&self.peer, key.as_bytes())),
-                None => Ok(()),
-            };
+            let told = self.last_word.as_ref().map_or(Poll::Ready(Ok(())), LastWord::say);
+            let told = ready!(told);
             self.stage = Stage::Ended;
-            told.map_err(|error| TransportError::NotificationFailed {
-                reason: error.to_string().into(),
-            })?;
+            told?;
         }
         Poll::Ready(Ok(()))
     }
@@ -240,8 +227,10 @@ mod tests {
 
     use nixl_connector::simulated::Fabric;
     use nixl_device::Device;
-    use nixl_metadata::{AgentMetadata, HostIdentity, PeerDevice, PeerInfo, SerializedDescriptor};
-    use nixl_ops::{Clock, SystemClock};
+    use nixl_metadata::{
+        AgentMetadata, HostIdentity, NotificationKey, PeerDevice, PeerInfo, SerializedDescriptor,
+    };
+    use nixl_ops::{Clock, PeerId, SystemClock, Transport};
 
     use super::*;
     use crate::ipc::shares;

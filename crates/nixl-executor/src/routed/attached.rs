@@ -59,8 +59,10 @@ impl Attached {
             waker: link.waker.clone(),
         };
         let imports = Arc::new(Imports::new(Arc::clone(gpus)));
+        let boards = Arc::<PeerBoards>::default();
         let borrowing = Borrowing {
             imports: Arc::clone(&imports),
+            boards: Arc::clone(&boards),
             tools: tools.clone(),
             facts: Arc::clone(&shared.facts),
         };
@@ -70,7 +72,7 @@ impl Attached {
             staging: Staging::new(borrowing, link.clone(), shared.staging),
             imports,
             doorbells: Doorbells::default(),
-            boards: Arc::default(),
+            boards,
             plans: Plans::new(Arc::clone(&shared.facts), shared.path_costs.clone()),
             health: Arc::default(),
             engine: Engine::of(link.transport.name()),
@@ -166,9 +168,10 @@ impl Attached {
                 self.staging.begin(request, manner).map(gate)
             }
             PathKind::GpuDirect | PathKind::Direct | PathKind::Emulated => {
-                match request.remote.doorbell().and_then(|doorbell| self.boards.get(doorbell)) {
-                    Some(bell) => Rung::prepare(kind, request, bell),
-                    None => TransportExecutor.execute(request.clone().under(PathPolicy::auto())),
+                let doorbell = request.remote.doorbell();
+                match doorbell.is_some_and(|doorbell| self.boards.get(doorbell).is_some()) {
+                    true => Rung::prepare(kind, request, &self.boards),
+                    false => TransportExecutor.execute(request.clone().under(PathPolicy::auto())),
                 }
             }
             other => {

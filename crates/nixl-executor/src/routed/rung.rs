@@ -1,26 +1,19 @@
 //! The engine's own transfer, whose end the peer learns by a doorbell.
 
-use std::sync::Arc;
 use std::task::{Poll, ready};
 
-use nixl_metadata::NotificationKey;
 use nixl_ops::{
-    Execution, Gate, PathKind, PathReport, PeerId, Transfer, TransferRequest, TransferSpec,
-    Transport, TransportError,
+    Execution, Gate, PathKind, PathReport, Transfer, TransferRequest, TransferSpec, TransportError,
 };
 
-use crate::ipc::Bell;
+use crate::ipc::{LastWord, PeerBoards};
 
 /// One request of the engine's without its notification, which goes through the kernel's sockets even between two processes of
 /// one host: most of what a small transfer costs. An engine calls a transfer complete only once the bytes are in place at the
-/// other side, so it is time to ring then.
+/// other side (NIXL's over UCX flushes the endpoint for that), so it is time to ring then.
 pub(super) struct Rung {
     stage: Stage,
-    bell: Bell,
-    /// For a notification, if nobody can be rung.
-    transport: Arc<dyn Transport>,
-    peer: PeerId,
-    key: NotificationKey,
+    last_word: LastWord,
     report: PathReport,
 }
 
@@ -34,7 +27,7 @@ impl Rung {
     pub(super) fn prepare(
         kind: PathKind,
         request: &TransferRequest<'_>,
-        bell: Bell,
+        boards: &PeerBoards,
     ) -> Result<Box<dyn Execution>, TransportError> {
         let Some(route) = &request.route else { return Err(TransportError::Closed) };
         let transfer = route.transport.prepare(TransferSpec::new(
@@ -50,10 +43,7 @@ impl Rung {
         let report = PathReport::new(kind, name, bytes, transfer.descriptors());
         let execution = Box::new(Self {
             stage: Stage::Moving(transfer),
-            bell,
-            transport: Arc::clone(route.transport),
-            peer: route.peer.clone(),
-            key: request.remote.notification_key().clone(),
+            last_word: LastWord::about(request.remote, (route.transport, route.peer), boards),
             report,
         });
         Ok(Gate::before(execution, request.local.pending()))
@@ -69,14 +59,9 @@ impl Execution for Rung {
             moved?;
         }
         if let Stage::Telling = self.stage {
-            let told = match self.bell.ring() {
-                true => Ok(()),
-                false => ready!(self.transport.notify(&self.peer, self.key.as_bytes())),
-            };
+            let told = ready!(self.last_word.say());
             self.stage = Stage::Ended;
-            told.map_err(|error| TransportError::NotificationFailed {
-                reason: error.to_string().into(),
-            })?;
+            told?;
         }
         Poll::Ready(Ok(()))
     }

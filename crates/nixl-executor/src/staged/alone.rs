@@ -1,13 +1,14 @@
 //! A transfer in which the peer takes no part: its memory is the host's.
 
+use std::sync::Arc;
 use std::task::Poll;
 
-use nixl_metadata::NotificationKey;
-use nixl_ops::{Clock, Execution, Hop, Link, PathReport, PeerId, TransportError};
+use nixl_ops::{Clock, Execution, Hop, PathReport, TransportError};
 
 use super::failed;
 use super::pull::Pull;
 use super::source::Source;
+use crate::ipc::LastWord;
 
 /// Which way the bytes go.
 pub(super) enum Way {
@@ -55,9 +56,8 @@ impl Way {
 /// A staged transfer with a peer that may know nothing of staging. It hears only what it hears of any transfer: the key
 /// of its offer, once all bytes are in place.
 pub(super) struct Alone {
-    link: Link,
-    peer: PeerId,
-    key: NotificationKey,
+    clock: Arc<dyn Clock>,
+    last_word: LastWord,
     way: Way,
     failure: Option<TransportError>,
     steps: u64,
@@ -67,14 +67,12 @@ pub(super) struct Alone {
 
 impl Alone {
     pub(super) fn new(
-        link: &Link,
-        peer: PeerId,
-        key: NotificationKey,
+        clock: Arc<dyn Clock>,
+        last_word: LastWord,
         way: Way,
         report: PathReport,
     ) -> Self {
-        let link = link.clone();
-        Self { link, peer, key, way, failure: None, steps: 0, ended: false, report }
+        Self { clock, last_word, way, failure: None, steps: 0, ended: false, report }
     }
 
     fn fail(&mut self, error: TransportError) {
@@ -83,7 +81,7 @@ impl Alone {
     }
 
     fn advance(&mut self) -> Poll<Result<(), TransportError>> {
-        match self.way.poll(&*self.link.clock) {
+        match self.way.poll(&*self.clock) {
             Ok(moved) => self.steps += u64::from(moved),
             Err(error) => self.fail(error),
         }
@@ -96,9 +94,7 @@ impl Alone {
         if !self.way.is_complete() {
             return Poll::Pending;
         }
-        self.link.transport.notify(&self.peer, self.key.as_bytes()).map_err(|error| {
-            TransportError::NotificationFailed { reason: error.to_string().into() }
-        })
+        self.last_word.say()
     }
 }
 

@@ -29,7 +29,7 @@ use super::sink::{Sink, SinkMemory};
 use super::source::{Source, SourceMemory};
 use super::targets::{Grants, Targets};
 use super::{StagingConfig, engine_failed, failed};
-use crate::ipc::Imports;
+use crate::ipc::{Imports, LastWord};
 use crate::local::{Gpus, Tools};
 
 /// Staged transfers of one connection: those that this side begins, and those that it serves.
@@ -380,7 +380,9 @@ impl Staging {
                     return Err(failed("begin", "nothing to stage: both sides are host memory"));
                 }
             };
-            return Ok(Box::new(Alone::new(&self.link, route.peer.clone(), key, way, report)));
+            let to = (route.transport, route.peer);
+            let last_word = LastWord::about(remote, to, &self.borrowing.boards);
+            return Ok(Box::new(Alone::new(Arc::clone(&self.link.clock), last_word, way, report)));
         }
         let introduction = self.introduction(route.introduction.as_ref())?;
         let id = SessionId::random();

@@ -248,7 +248,7 @@ impl Side {
             waker: link.waker.clone(),
         };
         let imports = Arc::new(Imports::new(dynamic));
-        let borrowing = Borrowing { imports, tools, facts: Arc::default() };
+        let borrowing = Borrowing { imports, boards: Arc::default(), tools, facts: Arc::default() };
         let staging = Staging::new(borrowing, link, config);
         let executor: Arc<dyn Executor> = Arc::new(Attached(staging.clone()));
         driver.set_executor(executor.clone());
