@@ -66,7 +66,8 @@ impl Connector {
 
     /// Offers memory to be read by one peer, which gets [`metadata`](ReadableOperation::metadata).
     ///
-    /// Until the operation ends, the memory can be read here but not changed.
+    /// Until the operation ends, the memory can be read here but not changed. Memory with work
+    /// [pending](DescriptorList::pending) on it is offered once that is done, however long it takes if there is no deadline.
     ///
     /// Cancel safe: nothing is offered if the future is dropped.
     ///
@@ -105,7 +106,8 @@ impl Connector {
 
     /// Offers memory to be written by one peer, which gets [`metadata`](WritableOperation::metadata).
     ///
-    /// Until the operation ends, the memory can be neither read nor changed here.
+    /// Until the operation ends, the memory can be neither read nor changed here. Memory with work
+    /// [pending](DescriptorList::pending) on it is offered once that is done, however long it takes if there is no deadline.
     ///
     /// Cancel safe: nothing is offered if the future is dropped.
     ///

@@ -6,10 +6,12 @@
 //! after the owner has ended.
 #![allow(unsafe_code, reason = "maps files")]
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::AtomicU64;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use memmap2::{MmapMut, MmapOptions};
 use nixl_device::cuda::{Context, HostRegistration};
@@ -27,7 +29,7 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 pub struct SharedMemory {
     map: MmapMut,
     /// What others reach, open as long as the memory lives. `None` in a process that opened it.
-    _file: Option<File>,
+    file: Option<File>,
     name: SharedName,
 }
 
@@ -100,8 +102,9 @@ impl SharedMemory {
         rustix::fs::fcntl_add_seals(&file, seals).map_err(|e| refused(&e))?;
         let map = map(&file, len).map_err(|e| refused(&e))?;
         let fd = file.as_raw_fd().unsigned_abs();
+        own().insert(name);
         let name = SharedName { pid: std::process::id(), fd, name, len: len as u64 };
-        Ok(Self { map, _file: Some(file), name })
+        Ok(Self { map, file: Some(file), name })
     }
 
     /// Maps the memory that another process calls this.
@@ -146,7 +149,7 @@ impl SharedMemory {
             return Err(SharedMemoryError::MayShrink);
         }
         let map = map(&file, mapped).map_err(refused("map"))?;
-        Ok(Self { map, _file: None, name: *name })
+        Ok(Self { map, file: None, name: *name })
     }
 
     /// What other processes open it by.
@@ -170,7 +173,27 @@ impl SharedMemory {
     }
 }
 
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            own().remove(&self.name.name);
+        }
+    }
+}
+
+/// The names of what this process has made. Its number does not tell: those of its threads lead to its files too.
+fn own() -> MutexGuard<'static, HashSet<[u8; 16]>> {
+    static OWN: LazyLock<Mutex<HashSet<[u8; 16]>>> = LazyLock::new(Mutex::default);
+    OWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl SharedName {
+    /// Whether this process made the memory.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        own().contains(&self.name)
+    }
+
     /// Whether the process that is named still has the memory open. `false` if this process may not know. Takes some
     /// microseconds.
     #[must_use]
@@ -283,10 +306,10 @@ mod tests {
         ours.copy_from_slice(9_990, &[1; 10]).unwrap();
         theirs.copy_from_slice(0, &[2; 10]).unwrap();
         assert_eq!(ours.to_vec().unwrap(), theirs.to_vec().unwrap());
-        assert!(name.is_there());
+        assert!(name.is_there() && name.is_own());
         let owner: SharedMemory = ours.try_into_inner().unwrap();
         drop(owner);
-        assert!(!name.is_there());
+        assert!(!name.is_there() && !name.is_own());
         assert_eq!(theirs.to_vec().unwrap()[9_989..9_992], [0, 1, 1]);
         // Another test may have the number by now.
         let gone = SharedMemory::open(&name).unwrap_err();

@@ -589,3 +589,45 @@ async fn a_gpu_waits_for_a_stream_by_itself() {
     assert!(matches!(point.is_done(), Ok(true)));
     assert!(world.paths.stream_point(1, stream).is_err(), "there is one GPU");
 }
+
+#[tokio::test]
+async fn what_fails_behind_a_stream_is_waited_for_without_a_thread() {
+    let world = World::near().await;
+    let (mine, theirs) = (world.region(GPU, &pattern(7)), world.region(GPU, &[0; LEN]));
+    let mut offer = world.target.create_writable(theirs.clone()).await.unwrap();
+    let remote = carried(offer.metadata());
+    let paused = world.gpus.pause();
+    // SAFETY: simulated GPUs do not look at the handle.
+    let point = world.paths.stream_point(0, unsafe { StreamHandle::from_raw(0) }).unwrap();
+    world.gpus.refuse(1);
+    let list = DescriptorList::from(mine).after(point);
+    // Begins, though the GPU goes on only below.
+    let mut write = world.initiator.begin_write(list, &remote).await.unwrap();
+    assert!(tokio::time::timeout(MOMENT, write.wait_for_completion()).await.is_err());
+    drop(paused);
+    let done = write.wait_for_completion().await.unwrap();
+    offer.wait_for_completion().await.unwrap();
+    let path = done.path().unwrap();
+    let failed = path.rejected.iter().find(|r| r.kind == PathKind::CudaIpc);
+    assert!(path.kind != PathKind::CudaIpc && failed.is_some(), "{path}");
+    // SAFETY: as in `fill`; the transfer is over.
+    let moved = unsafe { slice::from_raw_parts(theirs.address() as *const u8, LEN) };
+    assert!(moved == pattern(7));
+}
+
+#[tokio::test]
+async fn memory_of_several_devices_is_refused_and_says_nothing_against_a_path() {
+    let world = World::near().await;
+    let theirs = world.region(GPU, &pattern(11));
+    let offer = world.target.create_readable(vec![
+        theirs.descriptor(..100).unwrap(),
+        theirs.descriptor(200..300).unwrap(),
+    ]);
+    let remote = carried(offer.await.unwrap().metadata());
+    let (gpu, host) = (world.region(GPU, &[0; 100]), world.region(HOST, &[0; 100]));
+    let mixed = vec![gpu.whole(), host.whole()];
+    let refused = world.initiator.begin_read(&remote, mixed).await.unwrap_err().to_string();
+    assert!(refused.contains("several devices"), "{refused}");
+    let (ended, _) = world.transfer(OperationKind::Read, (GPU, GPU), PathPolicy::auto()).await;
+    assert_eq!(ended.unwrap().path().unwrap().kind, PathKind::CudaIpc);
+}

@@ -83,8 +83,8 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
     }
 
     /// Where processes of this machine may leave their word that the operation of this key is complete, for an offer that is
-    /// about to be made. `None`, as by default, if they say so through the engine. It must stay good until the offer [is over](OfferWatch::is_over), or is withdrawn without ever having
-    /// been announced.
+    /// about to be made. `None`, as by default, if they say so through the engine. It must stay good until the offer
+    /// [is over](OfferWatch::is_over), or is withdrawn without ever having been announced.
     fn doorbell(&self, key: &NotificationKey) -> Option<Doorbell> {
         let _ = key;
         None

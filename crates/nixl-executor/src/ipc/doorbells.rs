@@ -13,7 +13,7 @@ use nixl_descriptor::{SharedMemory, SharedMemoryError, SharedName};
 use nixl_metadata::{Doorbell, NotificationKey};
 use nixl_ops::{Offer, OfferWatch};
 
-use super::lately::{Lately, own_pid};
+use super::lately::Lately;
 
 /// The doorbells of one connection's offers. The file is made with the first.
 #[derive(Default)]
@@ -165,7 +165,8 @@ impl PeerBoards {
     /// Whether opening it was tried.
     pub(crate) fn knows(&self, doorbell: &Doorbell) -> bool {
         // A peer cannot have this process reach its own memory.
-        doorbell.pid == own_pid() || self.lock().contains_key(&name(doorbell))
+        let name = name(doorbell);
+        self.lock().contains_key(&name) || name.is_own()
     }
 
     /// *Blocking.* Opens the board that the doorbell is on. One that cannot be opened is not tried again.
@@ -404,7 +405,8 @@ mod tests {
         boards.open(&doorbell);
         assert!(boards.knows(&doorbell) && boards.get(&doorbell).is_none());
         // Nor is the memory of this process.
-        let own = Doorbells::default().arm(&key()).unwrap();
+        let doorbells = Doorbells::default();
+        let own = doorbells.arm(&key()).unwrap();
         assert!(boards.knows(&own) && boards.get(&own).is_none());
     }
 

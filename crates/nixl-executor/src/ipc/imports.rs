@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nixl_descriptor::{Region, SharedMemory, SharedName};
@@ -14,6 +15,8 @@ use crate::local::{Buffer, Gpus, SharedHandle};
 pub(crate) struct Imports {
     gpus: Arc<dyn Gpus>,
     opened: Mutex<Opened>,
+    /// Bytes of peers' memory that are pinned.
+    pinned: Arc<AtomicUsize>,
 }
 
 /// Memory of a peer, as this process opens it.
@@ -44,11 +47,12 @@ struct Import {
 impl Imports {
     /// Pieces of memory that are kept open.
     const KEPT: usize = 1024;
-    /// Longer ones are not pinned: this takes 0.4 s, for which the first operation has to wait.
+    /// Bytes of all that is pinned at most. A peer says how long its memory is, and pinning takes every page of it, and 0.1 s
+    /// for each GiB.
     const MAX_PINNED: usize = 4 << 30;
 
     pub(crate) fn new(gpus: Arc<dyn Gpus>) -> Self {
-        Self { gpus, opened: Mutex::default() }
+        Self { gpus, opened: Mutex::default(), pinned: Arc::default() }
     }
 
     /// The memory, if it is open, and the peer had it too when that was [looked at](Lately).
@@ -96,13 +100,13 @@ impl Imports {
         Ok(memory)
     }
 
-    /// Without it the GPUs copy through pinned slots.
+    /// What cannot be pinned is copied through pinned slots.
     fn pin(&self, memory: Region) -> Arc<dyn Buffer> {
-        if memory.len() > Self::MAX_PINNED {
+        let Some(allowance) = Allowance::take(&self.pinned, memory.len()) else {
             return Arc::new(memory);
-        }
+        };
         match self.gpus.pin(&memory) {
-            Ok(pinned) => Arc::from(pinned),
+            Ok(buffer) => Arc::new(Pinned { buffer, _allowance: allowance }),
             Err(error) => {
                 tracing::debug!(%error, "a peer's memory cannot be pinned");
                 Arc::new(memory)
@@ -131,6 +135,38 @@ impl Foreign {
             Self::Gpu(..) => true,
             Self::File(name) | Self::Pinned(name) => name.is_there(),
         }
+    }
+}
+
+/// Pinned memory of a peer. Field order: unpinned before it is given back.
+struct Pinned {
+    buffer: Box<dyn Buffer>,
+    _allowance: Allowance,
+}
+
+impl Buffer for Pinned {
+    fn address(&self) -> u64 {
+        self.buffer.address()
+    }
+}
+
+/// A part of the bytes that may be pinned, until dropped.
+struct Allowance {
+    taken: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Allowance {
+    fn take(taken: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let fits = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= Imports::MAX_PINNED);
+        taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
+        Some(Self { taken: Arc::clone(taken), bytes })
+    }
+}
+
+impl Drop for Allowance {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 
@@ -210,6 +246,11 @@ mod tests {
         };
         assert_eq!(kind(Foreign::File(name)), MemoryKind::Pageable);
         assert_eq!(kind(Foreign::Pinned(name)), MemoryKind::Pinned);
+        imports.pinned.store(Imports::MAX_PINNED - 50, Ordering::Relaxed);
+        let (long, short) = (Region::shared(51).unwrap(), Region::shared(50).unwrap());
+        assert_eq!(kind(Foreign::Pinned(long.shared_name().unwrap())), MemoryKind::Pageable);
+        assert_eq!(kind(Foreign::Pinned(short.shared_name().unwrap())), MemoryKind::Pinned);
+        imports.pinned.store(0, Ordering::Relaxed);
         let other = Region::shared(100).unwrap();
         gpus.fail();
         assert_eq!(kind(Foreign::Pinned(other.shared_name().unwrap())), MemoryKind::Pageable);

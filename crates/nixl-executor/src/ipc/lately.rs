@@ -33,12 +33,6 @@ fn now() -> u64 {
     u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX).max(1)
 }
 
-/// This process, asked for once: it is a system call.
-pub(crate) fn own_pid() -> u32 {
-    static OWN: OnceLock<u32> = OnceLock::new();
-    *OWN.get_or_init(std::process::id)
-}
-
 #[cfg(test)]
 mod tests {
     use std::thread::sleep;

@@ -10,6 +10,5 @@ mod share;
 pub(crate) use doorbells::{Bell, Doorbells, PeerBoards};
 pub(crate) use imports::{Foreign, Imports};
 pub(crate) use last_word::LastWord;
-pub(crate) use lately::own_pid;
 pub(crate) use peer_copy::{PeerCopy, copier};
 pub(crate) use share::{foreign, shares};

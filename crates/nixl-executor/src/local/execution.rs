@@ -64,6 +64,14 @@ enum State {
         _last: Option<Box<dyn Lane>>,
         _scratch: Option<Box<dyn Buffer>>,
     },
+    /// Not all of the work could be queued. What was, behind work of somebody else's perhaps, is waited for all the same.
+    Failing {
+        error: GpuError,
+        marks: Vec<Box<dyn Mark>>,
+        _lane: Box<dyn Lane>,
+        _last: Option<Box<dyn Lane>>,
+        _scratch: Option<Box<dyn Buffer>>,
+    },
     Ring(RingTransfer),
     Ended,
 }
@@ -161,14 +169,15 @@ impl PlanExecution {
             last = Some(self.gpus.lane(gpu)?);
             scratch = Some(self.gpus.scratch(gpu, plan.bytes as usize)?);
         }
-        if let Some(stream) = self.after {
-            lane.after(stream)?;
-        }
-        order(&mut *lane, &self.pending)?;
+        let ordered = match self.after {
+            Some(stream) => lane.after(stream),
+            None => Ok(()),
+        };
+        let ordered = ordered.and_then(|()| order(&mut *lane, &self.pending));
         // SAFETY (of all calls below): the operation leases both ranges of every copy until this execution has seen
         // the mark, or the GPU is lost; the plan was made for memory that this GPU reaches. Scratch memory is this
         // transfer's own, as long, and kept as long.
-        let queued = match (plan.strategy, &mut last, &scratch) {
+        let queued = ordered.and_then(|()| match (plan.strategy, &mut last, &scratch) {
             (Strategy::PackedCopy, Some(last), Some(scratch)) => {
                 let lanes = packed::Lanes { first: &mut *lane, last: &mut **last };
                 let packing = matches!(plan.src, MemoryKind::Gpu(_));
@@ -181,7 +190,7 @@ impl PlanExecution {
             (Strategy::Kernel, ..) => unsafe { lane.kernel(&plan.blocks) },
             // SAFETY: above.
             _ => unsafe { lane.copies(&plan.ops()) },
-        };
+        });
         let marked = queued.and_then(|()| {
             let end = last.as_mut().unwrap_or(&mut lane);
             let mark = end.mark()?;
@@ -193,10 +202,11 @@ impl PlanExecution {
         match marked {
             Ok(mark) => Ok(State::Queued { mark, _lane: lane, _last: last, _scratch: scratch }),
             Err(error) => {
-                // What was queued must be waited for all the same.
-                drain(&mut *lane);
-                last.iter_mut().for_each(|last| drain(&mut **last));
-                Err(error)
+                // A lane that takes no mark has lost its GPU, and nothing is under way on it.
+                let lanes = [Some(&mut lane), last.as_mut()].into_iter().flatten();
+                let marks = lanes.filter_map(|lane| lane.mark().ok()).collect();
+                let (_lane, _last, _scratch) = (lane, last, scratch);
+                Ok(State::Failing { error, marks, _lane, _last, _scratch })
             }
         }
     }
@@ -216,6 +226,11 @@ impl PlanExecution {
             State::Ended => Ok(true),
             State::Host(copying) => Ok(copying.is_done()),
             State::Queued { mark, .. } => mark.reached(),
+            State::Failing { error, marks, .. } => {
+                // One that cannot be asked any more is of a GPU that is lost.
+                marks.retain(|mark| matches!(mark.reached(), Ok(false)));
+                if marks.is_empty() { Err(error.clone()) } else { Ok(false) }
+            }
             State::Ring(ring) => match ring.poll() {
                 Poll::Pending => Ok(false),
                 Poll::Ready(result) => result.map(|()| true),
@@ -252,14 +267,6 @@ impl Drop for PlanExecution {
     }
 }
 
-/// Waits until everything queued on a lane is done, or the GPU is lost.
-fn drain(lane: &mut dyn Lane) {
-    let Ok(mark) = lane.mark() else { return };
-    while let Ok(false) = mark.reached() {
-        std::thread::yield_now();
-    }
-}
-
 impl Execution for PlanExecution {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         if matches!(self.state, State::Planned) && !self.may_begin()? {
@@ -283,7 +290,7 @@ impl Execution for PlanExecution {
         match &mut self.state {
             State::Planned | State::Ended => true,
             State::Ring(ring) => ring.stop(),
-            State::Host(_) | State::Queued { .. } => false,
+            State::Host(_) | State::Queued { .. } | State::Failing { .. } => false,
         }
     }
 

@@ -18,9 +18,7 @@ use super::rung::Rung;
 use super::within::Within;
 use crate::DirectExecutor;
 use crate::direct::{agree, is_host};
-use crate::ipc::{
-    Doorbells, Foreign, Imports, PeerBoards, PeerCopy, copier, foreign, own_pid, shares,
-};
+use crate::ipc::{Doorbells, Foreign, Imports, PeerBoards, PeerCopy, copier, foreign, shares};
 use crate::local::{MemoryKind, Tools, kind_of};
 use crate::offers::Offers;
 use crate::paths::{
@@ -111,8 +109,9 @@ impl Attached {
         let gpu = list.iter().find(|d| !d.device().is_host());
         match (gpu, list.as_slice().first()) {
             (Some(d), _) => MemoryKind::Gpu(d.device().index()),
-            (None, Some(d)) if !remote.is_host() => {
-                self.shared.gpus.memory_kind(d.device(), d.address())
+            // What is pinned in part only is not reached as a whole.
+            (None, Some(_)) if !remote.is_host() => {
+                kind_of(list, &*self.shared.gpus).unwrap_or(MemoryKind::Pageable)
             }
             _ => MemoryKind::Pageable,
         }
@@ -168,7 +167,8 @@ impl Attached {
                 self.staging.begin(request, manner).map(gate)
             }
             PathKind::GpuDirect | PathKind::Direct | PathKind::Emulated => {
-                let doorbell = request.remote.doorbell();
+                // Other engines may put their promise of order into the notification.
+                let doorbell = request.remote.doorbell().filter(|_| self.engine == Engine::Ucx);
                 match doorbell.is_some_and(|doorbell| self.boards.get(doorbell).is_some()) {
                     true => Rung::prepare(kind, request, &self.boards),
                     false => TransportExecutor.execute(request.clone().under(PathPolicy::auto())),
@@ -212,10 +212,14 @@ impl Attached {
         let unopened: Vec<_> = wanted
             .filter(|foreign| match foreign {
                 Foreign::Gpu(gpu, _) => *gpu < gpus,
-                // A peer cannot have this process reach its own memory.
-                Foreign::File(name) | Foreign::Pinned(name) => name.pid != own_pid(),
+                Foreign::File(_) | Foreign::Pinned(_) => true,
             })
             .filter(|foreign| !self.imports.has(foreign))
+            .filter(|foreign| match foreign {
+                Foreign::Gpu(..) => true,
+                // A peer cannot have this process reach its own memory.
+                Foreign::File(name) | Foreign::Pinned(name) => !name.is_own(),
+            })
             .collect();
         (!unopened.is_empty()).then_some((path, unopened))
     }
@@ -382,6 +386,13 @@ impl Executor for Attached {
 
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
         let Some(route) = &request.route else { return self.within(&request) };
+        let mut devices = request.local.iter().map(|d| d.device());
+        let first = devices.next();
+        if devices.any(|device| Some(device) != first) {
+            let reason = "the local memory is of several devices; use one operation for each";
+            let (engine, call) = ("executor", "begin");
+            return Err(TransportError::Engine { engine, call, reason: reason.into() });
+        }
         self.ask_engine(route, &request);
         let plan = self.plan(route.peer, &request);
         let me = self.me.upgrade().ok_or(TransportError::Closed)?;

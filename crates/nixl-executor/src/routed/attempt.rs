@@ -135,7 +135,8 @@ impl Attempt {
         let Some(request) = &self.request else { return Err(error) };
         while !self.abandoned
             && self.tries < MAX_ATTEMPTS
-            && may_retry(self.current.target_told(), &error)
+            && !self.current.target_told()
+            && (may_retry(false, &error) || unregistered(&error, &self.plan))
         {
             self.standing.note_tried(self.path.kind, error.to_string());
             let Ok(chosen) = self.plan.choose(self.bytes, &self.standing) else {

@@ -9,8 +9,8 @@ use nixl_ops::{
 use crate::ipc::{LastWord, PeerBoards};
 
 /// One request of the engine's without its notification, which goes through the kernel's sockets even between two processes of
-/// one host: most of what a small transfer costs. An engine calls a transfer complete only once the bytes are in place at the
-/// other side (NIXL's over UCX flushes the endpoint for that), so it is time to ring then.
+/// one host: most of what a small transfer costs. For NIXL over UCX, which flushes the endpoint before it calls a transfer
+/// complete: the bytes are in place at the other side then, so it is time to ring.
 pub(super) struct Rung {
     stage: Stage,
     last_word: LastWord,

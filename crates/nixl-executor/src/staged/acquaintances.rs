@@ -13,7 +13,7 @@ pub(super) struct Acquaintances {
 
 impl Acquaintances {
     /// Peers that are remembered. Beyond that all are forgotten, and met again.
-    const MAX: usize = 1024;
+    const MAX: usize = 64;
 
     /// Whether the peer was met by exactly this.
     pub(super) fn knows(&self, peer: &str, metadata: &AgentMetadata) -> bool {

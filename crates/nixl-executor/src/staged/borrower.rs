@@ -212,6 +212,7 @@ impl Borrower {
     fn read_mail(&mut self) {
         let mail = self.session.take();
         if let Stage::Over = self.stage {
+            self.superseded |= mail.superseded && !self.said_end;
             return;
         }
         for message in mail.messages {

@@ -129,7 +129,7 @@ impl Cooperative {
 
     /// Looks once at everything. Returns whether anything happened.
     fn turn(&mut self, now: Duration) -> bool {
-        let mut moved = self.ask();
+        let mut moved = self.ask(now);
         moved |= self.read_mail(now);
         self.watch(now);
         match self.advance() {
@@ -158,10 +158,12 @@ impl Cooperative {
     }
 
     /// The initiator's first word.
-    fn ask(&mut self) -> bool {
+    fn ask(&mut self, now: Duration) -> bool {
         if !matches!(self.begun, Begun::Unasked(_)) || self.failure.is_some() {
             return false;
         }
+        // It may have waited for work on the memory; from now on the peer is expected to say something.
+        self.heard = now;
         let begun = mem::replace(&mut self.begun, Begun::Asked { answered: false });
         if let Begun::Unasked(open) = begun {
             self.outbox.push(&Message::Open(open));

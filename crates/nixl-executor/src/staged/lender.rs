@@ -85,6 +85,10 @@ impl Lender {
         if let Poll::Ready(result) = self.read_mail() {
             return Poll::Ready(result);
         }
+        if self.lend.is_some() {
+            // It may have waited for work on the memory; the peer has not been asked yet.
+            self.heard = now;
+        }
         let silence = self.staging.config().silence;
         if self.failure.is_none() && now.saturating_sub(self.heard) >= silence {
             let peer = self.session.peer();
