@@ -16,8 +16,8 @@ use crate::completion::Memory;
 use crate::outcome::Outcome;
 use crate::passive::PassiveEntry;
 use crate::{
-    Clock, CompletionCell, Gate, PathKind, PathPolicy, PathReport, PeerId, Rejected, TransferSpec,
-    Transport, TransportError,
+    Clock, CompletionCell, Gate, PathKind, PathPolicy, PathReport, PeerId, Rejected, Transfer,
+    TransferSpec, Transport, TransportError,
 };
 
 /// Decides how the bytes of an operation travel.
@@ -242,6 +242,26 @@ impl<'a> TransferRequest<'a> {
         self
     }
 
+    /// Prepares the engine's own transfer of all of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transport::prepare`]; [`TransportError::Closed`] if there is no route.
+    pub fn transfer(
+        self,
+        notification: Option<Bytes>,
+    ) -> Result<Box<dyn Transfer>, TransportError> {
+        let Some(route) = self.route else { return Err(TransportError::Closed) };
+        route.transport.prepare(TransferSpec::new(
+            self.kind,
+            route.peer,
+            self.local.as_slice(),
+            self.remote.descriptors(),
+            notification,
+            route.registrations,
+        ))
+    }
+
     /// A request to a connected peer.
     pub fn remote(
         kind: OperationKind,
@@ -389,32 +409,22 @@ pub struct TransportExecutor;
 
 impl Executor for TransportExecutor {
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        let Some(route) = request.route else { return Err(TransportError::Closed) };
+        let Some(route) = &request.route else { return Err(TransportError::Closed) };
         let kind = PathKind::Direct;
         if let Err(reason) = request.policy.check(kind, None, None) {
             return Err(TransportError::NoPath { rejected: vec![Rejected::new(kind, reason)] });
         }
-        let transfer = route.transport.prepare(TransferSpec::new(
-            request.kind,
-            route.peer,
-            request.local.as_slice(),
-            request.remote.descriptors(),
-            Some(Bytes::copy_from_slice(request.remote.notification_key().as_bytes())),
-            route.registrations,
-        ))?;
-        let report = PathReport::new(
-            kind,
-            route.transport.name().to_owned(),
-            request.local.total_bytes(),
-            transfer.descriptors(),
-        );
+        let (local, name) = (request.local, route.transport.name().to_owned());
+        let key = Bytes::copy_from_slice(request.remote.notification_key().as_bytes());
+        let transfer = request.transfer(Some(key))?;
+        let report = PathReport::new(kind, name, local.total_bytes(), transfer.descriptors());
         let execution = Box::new(DirectExecution { transfer, report });
-        Ok(Gate::before(execution, request.local.pending()))
+        Ok(Gate::before(execution, local.pending()))
     }
 }
 
 struct DirectExecution {
-    transfer: Box<dyn crate::Transfer>,
+    transfer: Box<dyn Transfer>,
     report: PathReport,
 }
 

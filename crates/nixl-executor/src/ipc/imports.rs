@@ -41,7 +41,7 @@ struct Import {
     /// The number of its last use.
     used: u64,
     /// That the peer has it too.
-    seen: Lately,
+    seen: Arc<Lately>,
 }
 
 impl Imports {
@@ -62,7 +62,10 @@ impl Imports {
         let used = opened.uses;
         let import = opened.by_name.get_mut(foreign)?;
         import.used = used;
-        import.seen.or(|| foreign.may_be_there()).then(|| Arc::clone(&import.memory))
+        let (memory, seen) = (Arc::clone(&import.memory), Arc::clone(&import.seen));
+        drop(opened);
+        // Asks the system: not under the lock.
+        seen.or(|| foreign.may_be_there()).then_some(memory)
     }
 
     /// Whether the memory is open, whatever the peer has done since.
@@ -91,7 +94,7 @@ impl Imports {
         let mut opened = self.lock();
         opened.uses += 1;
         let import =
-            Import { memory: Arc::clone(&memory), used: opened.uses, seen: Lately::default() };
+            Import { memory: Arc::clone(&memory), used: opened.uses, seen: Arc::default() };
         let replaced = opened.by_name.insert(*foreign, import);
         let evicted = (opened.by_name.len() > Self::KEPT).then(|| opened.evict());
         drop(opened);

@@ -31,6 +31,11 @@ impl LastWord {
         }
     }
 
+    /// Whether there is a doorbell for it.
+    pub(crate) fn rings(&self) -> bool {
+        self.bell.is_some()
+    }
+
     /// Says it. `Pending`: not now, ask again.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use nixl_device::Device;
 use nixl_metadata::{Doorbell, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
     Execution, Executor, Gate, Link, Offer, PathKind, PathPolicy, PeerId, Preparation, Received,
-    Rejected, Route, TransferRequest, TransferSpec, TransportError, TransportExecutor,
+    Rejected, Route, TransferRequest, TransportError, TransportExecutor,
 };
 
 use super::attempt::Attempt;
@@ -18,7 +18,9 @@ use super::rung::Rung;
 use super::within::Within;
 use crate::DirectExecutor;
 use crate::direct::{agree, is_host};
-use crate::ipc::{Doorbells, Foreign, Imports, PeerBoards, PeerCopy, copier, foreign, shares};
+use crate::ipc::{
+    Doorbells, Foreign, Imports, LastWord, PeerBoards, PeerCopy, copier, foreign, shares,
+};
 use crate::local::{MemoryKind, Tools, kind_of};
 use crate::offers::Offers;
 use crate::paths::{
@@ -131,16 +133,8 @@ impl Attached {
         {
             return;
         }
-        let spec = TransferSpec::new(
-            request.kind,
-            route.peer,
-            request.local.as_slice(),
-            request.remote.descriptors(),
-            None,
-            route.registrations.clone(),
-        );
         // Whatever is wrong with it shows again when it is begun.
-        let transfer = route.transport.prepare(spec).ok();
+        let transfer = request.clone().transfer(None).ok();
         let expected = transfer.and_then(|transfer| transfer.estimate());
         self.estimates.note(route.peer.as_str(), bytes, expected);
     }
@@ -168,10 +162,13 @@ impl Attached {
             }
             PathKind::GpuDirect | PathKind::Direct | PathKind::Emulated => {
                 // Other engines may put their promise of order into the notification.
-                let doorbell = request.remote.doorbell().filter(|_| self.engine == Engine::Ucx);
-                match doorbell.is_some_and(|doorbell| self.boards.get(doorbell).is_some()) {
-                    true => Rung::prepare(kind, request, &self.boards),
-                    false => TransportExecutor.execute(request.clone().under(PathPolicy::auto())),
+                let route = request.route.as_ref().filter(|_| self.engine == Engine::Ucx);
+                let word = route.map(|route| {
+                    LastWord::about(request.remote, (route.transport, route.peer), &self.boards)
+                });
+                match word.filter(LastWord::rings) {
+                    Some(word) => Rung::prepare(kind, request, word),
+                    None => TransportExecutor.execute(request.clone().under(PathPolicy::auto())),
                 }
             }
             other => {

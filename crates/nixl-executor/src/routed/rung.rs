@@ -2,11 +2,9 @@
 
 use std::task::{Poll, ready};
 
-use nixl_ops::{
-    Execution, Gate, PathKind, PathReport, Transfer, TransferRequest, TransferSpec, TransportError,
-};
+use nixl_ops::{Execution, Gate, PathKind, PathReport, Transfer, TransferRequest, TransportError};
 
-use crate::ipc::{LastWord, PeerBoards};
+use crate::ipc::LastWord;
 
 /// One request of the engine's without its notification, which goes through the kernel's sockets even between two processes of
 /// one host: most of what a small transfer costs. For NIXL over UCX, which flushes the endpoint before it calls a transfer
@@ -27,25 +25,14 @@ impl Rung {
     pub(super) fn prepare(
         kind: PathKind,
         request: &TransferRequest<'_>,
-        boards: &PeerBoards,
+        last_word: LastWord,
     ) -> Result<Box<dyn Execution>, TransportError> {
-        let Some(route) = &request.route else { return Err(TransportError::Closed) };
-        let transfer = route.transport.prepare(TransferSpec::new(
-            request.kind,
-            route.peer,
-            request.local.as_slice(),
-            request.remote.descriptors(),
-            None,
-            route.registrations.clone(),
-        ))?;
-        let name = route.transport.name().to_owned();
+        let transfer = request.clone().transfer(None)?;
+        let name = request.route.as_ref().map_or("", |route| route.transport.name()).to_owned();
         let bytes = request.local.total_bytes();
         let report = PathReport::new(kind, name, bytes, transfer.descriptors());
-        let execution = Box::new(Self {
-            stage: Stage::Moving(transfer),
-            last_word: LastWord::about(request.remote, (route.transport, route.peer), boards),
-            report,
-        });
+        let stage = Stage::Moving(transfer);
+        let execution = Box::new(Self { stage, last_word, report });
         Ok(Gate::before(execution, request.local.pending()))
     }
 }
