@@ -58,6 +58,21 @@ impl BlockUse {
         self.combs().any(|comb| comb.block_in(self.blocks.set(), &bytes).is_some())
     }
 
+    /// Whether all of the bytes are in use. Walks all pieces.
+    pub(crate) fn contains(&self, extent: Extent) -> bool {
+        let mut pieces: Vec<Extent> =
+            self.extents().filter(|piece| piece.overlaps(extent)).collect();
+        pieces.sort_unstable();
+        let mut next = extent.start;
+        for piece in pieces {
+            if piece.start > next {
+                return false;
+            }
+            next = next.max(piece.end);
+        }
+        next >= extent.end
+    }
+
     /// Whether some of the bytes are in use; extents are sorted and do not overlap. Whichever are fewer are walked.
     pub(crate) fn touches_any(&self, extents: &[Extent]) -> bool {
         if extents.len() <= self.pieces() {

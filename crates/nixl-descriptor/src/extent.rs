@@ -54,6 +54,14 @@ impl ExtentSet {
         }
     }
 
+    /// Whether all these bytes are in the set.
+    pub(crate) fn contains(&self, extent: Extent) -> bool {
+        // They neither overlap nor touch, so one of them has all the bytes.
+        let extents = self.extents();
+        let at = extents.partition_point(|part| part.end <= extent.start);
+        extents.get(at).is_some_and(|part| part.start <= extent.start && extent.end <= part.end)
+    }
+
     /// Number of bytes in the set.
     pub(crate) fn bytes(&self) -> usize {
         self.extents().iter().map(|extent| extent.len()).sum()

@@ -10,7 +10,7 @@ static BYTES: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Leaked {
-    /// Lease sets given up by [`LeaseSet::leak`](crate::LeaseSet::leak).
+    /// Leases given up by [`LeaseSet::leak`](crate::LeaseSet::leak) or [`Leased::leak`](crate::Leased::leak).
     pub leases: u64,
     /// Regions whose memory was kept from the allocator because an engine failed to deregister it.
     pub regions: u64,

@@ -65,6 +65,9 @@ pub enum LeaseError {
         /// Which region.
         region: RegionId,
     },
+    /// Another part of the operation that holds the lease writes the memory.
+    #[error("the operation that leases this memory uses it already: wait for that use to end")]
+    InUse,
 }
 
 /// The way to get a [`LeaseSet`] for descriptors; for blocks it is [`Layout::lease`](crate::layout::Layout::lease).
@@ -153,9 +156,25 @@ impl LeaseSet {
     /// Never releases the leases: the memory stays allocated and unreachable until the process ends. For an operation
     /// whose engine did not confirm that it is done. Counted in [`leaked`](crate::leaked()).
     pub fn leak(self) {
+        self.count_leaked();
+        mem::forget(self);
+    }
+
+    /// Counts the leases as never to be released.
+    pub(crate) fn count_leaked(&self) {
         let bytes = self.parts.iter().map(|part| part.held.bytes()).sum();
         leaked::count_lease(bytes);
-        mem::forget(self);
+    }
+
+    /// Whether all these bytes of the region are leased.
+    pub(crate) fn covers(&self, region: &Region, extent: Extent) -> bool {
+        self.parts.iter().any(|part| {
+            part.region.id() == region.id()
+                && match &part.held {
+                    Held::Bytes(extents) => extents.contains(extent),
+                    Held::Blocks { used, .. } => used.contains(extent),
+                }
+        })
     }
 
     /// No leases yet, with room for some.

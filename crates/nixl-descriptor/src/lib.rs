@@ -8,7 +8,8 @@
 //! * A [`Descriptor`] is a checked, non-empty range of a region and keeps the region alive. A [`DescriptorList`] is
 //!   what a transfer moves.
 //! * A [`LeaseSet`] says that an operation in flight may read or write some descriptors; Rust-side copies and other
-//!   operations that would get in its way are refused until it is dropped.
+//!   operations that would get in its way are refused until it is dropped. A [`Leased`] is the proof of it that an
+//!   operation shares with the engine that carries it out.
 //! * A [`Registration`] keeps memory known to one engine, and keeps the memory allocated until the engine has confirmed
 //!   that it let go. The [`RegistrationCache`] makes the second use of a region free.
 //!
@@ -70,6 +71,7 @@ mod descriptor;
 mod extent;
 mod leaked;
 mod lease;
+mod leased;
 mod list;
 mod memory;
 mod pending;
@@ -84,6 +86,7 @@ pub use coalesce::{PairError, Span, coalesce_pairs};
 pub use descriptor::{Descriptor, DescriptorError};
 pub use leaked::{Leaked, leaked};
 pub use lease::{LeaseError, LeaseMode, LeaseSet, Leases};
+pub use leased::{LeaseUse, Leased};
 pub use list::DescriptorList;
 pub use pending::{Pending, PendingError};
 pub use region::{

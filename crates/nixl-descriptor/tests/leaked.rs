@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
 use nixl_descriptor::{
-    AccessError, CacheLimits, LeaseMode, Leases, ReclaimError, Region, RegionSpan, RegisterError,
-    Registered, Registrar, RegistrarId, Registration, RegistrationCache, Retired, leaked,
+    AccessError, CacheLimits, LeaseMode, Leased, Leases, ReclaimError, Region, RegionSpan,
+    RegisterError, Registered, Registrar, RegistrarId, Registration, RegistrationCache, Retired,
+    leaked,
 };
 
 /// An engine that never lets go.
@@ -90,6 +91,16 @@ fn what_an_engine_may_touch_is_leaked_and_counted() {
     assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (2, 0, 44));
     assert!(layout.lease(&[3], 2..3, LeaseMode::Read).is_err());
 
+    // A proof of a lease: whichever clone is leaked, it counts once and holds for all.
+    let region = Region::zeroed(50).unwrap();
+    let leased = Leases::acquire_list(region.whole().into(), LeaseMode::Write).unwrap();
+    let clones = [leased.clone(), leased.clone()];
+    clones.into_iter().for_each(Leased::leak);
+    assert!(leased.is_leaked());
+    drop(leased);
+    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (3, 0, 94));
+    assert!(region.copy_to_slice(0, &mut [0]).is_err());
+
     // A registration that cannot be ended, found out when the region is dropped.
     let engine = Arc::new(Stuck { id: RegistrarId::new(), failures: Mutex::default() });
     let registrar: Arc<dyn Registrar> = Arc::clone(&engine) as _;
@@ -97,7 +108,7 @@ fn what_an_engine_may_touch_is_leaked_and_counted() {
     drop(Registration::new(&registrar, &region).unwrap());
     assert_eq!(engine.failures.lock().unwrap().len(), 1);
     drop(region);
-    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (2, 1, 1044));
+    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (3, 1, 1094));
 
     // The same, found out when the memory is to be taken back.
     let cache = RegistrationCache::new(registrar, CacheLimits::default());
@@ -110,5 +121,5 @@ fn what_an_engine_may_touch_is_leaked_and_counted() {
     // It can still be used.
     assert_eq!(refused.region.to_vec().unwrap(), vec![0; 5000]);
     drop(refused);
-    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (2, 2, 6044));
+    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (3, 2, 6094));
 }

@@ -10,6 +10,7 @@ mod descriptors;
 mod dlpack;
 mod fake;
 mod layouts;
+mod leased;
 mod leases;
 mod reclaiming;
 mod regions;
