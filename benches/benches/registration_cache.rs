@@ -1,5 +1,6 @@
 //! The registration cache in front of an engine that costs nothing.
 #![allow(missing_docs, reason = "criterion's macros make public items")]
+#![allow(unsafe_code, reason = "implements traits that are trusted with memory")]
 #![allow(clippy::unwrap_used, reason = "a bench that cannot run has nothing to say")]
 
 use std::sync::Arc;
@@ -18,7 +19,8 @@ struct NoRegistration {
     _span: RegionSpan,
 }
 
-impl Registrar for NoEngine {
+// SAFETY: there is no engine behind it, so nothing touches the memory.
+unsafe impl Registrar for NoEngine {
     fn id(&self) -> RegistrarId {
         self.0
     }
@@ -33,7 +35,8 @@ impl Registrar for NoEngine {
     }
 }
 
-impl Registered for NoRegistration {
+// SAFETY: there is no engine behind it, so nothing touches the memory.
+unsafe impl Registered for NoRegistration {
     fn deregister(self: Box<Self>) -> Result<(), RegisterError> {
         Ok(())
     }

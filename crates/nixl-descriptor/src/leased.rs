@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::descriptor::Descriptor;
+use crate::extent::Extent;
 use crate::lease::{LeaseError, LeaseMode, LeaseSet, Leases};
 use crate::list::DescriptorList;
+use crate::region::Region;
 
 /// The proof that memory is leased: as long as a clone of it lives, the lease is held and the memory allocated.
 ///
@@ -111,10 +113,6 @@ impl Leased {
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
-
-    pub(crate) fn leases(&self) -> &LeaseSet {
-        &self.0.leases
-    }
 }
 
 /// Shows which memory is leased, never what is in it.
@@ -139,6 +137,12 @@ impl LeaseUse {
     #[must_use]
     pub fn leased(&self) -> &Leased {
         &self.0
+    }
+
+    /// Whether these bytes may be used so.
+    pub(crate) fn allows(&self, region: &Region, extent: Extent, mode: LeaseMode) -> bool {
+        (mode == LeaseMode::Read || self.0.mode() == LeaseMode::Write)
+            && self.0.0.leases.covers(region, extent)
     }
 }
 

@@ -90,7 +90,8 @@ pub use leased::{LeaseUse, Leased};
 pub use list::DescriptorList;
 pub use pending::{Pending, PendingError};
 pub use region::{
-    Reclaim, ReclaimError, Region, RegionError, RegionId, copy, copy_range, copy_spans,
+    Reclaim, ReclaimError, Region, RegionError, RegionId, copy, copy_range, copy_range_unchecked,
+    copy_spans,
 };
 pub use registration::{
     RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Registration, Retired,

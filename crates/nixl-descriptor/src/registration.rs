@@ -1,4 +1,5 @@
 //! Making memory known to an engine, and keeping it allocated until the engine let go.
+#![allow(unsafe_code, reason = "declares traits that are trusted with memory; has no unsafe block")]
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,7 +37,17 @@ impl fmt::Display for RegistrarId {
 /// Registers memory with one engine.
 ///
 /// May be dropped on any thread, by whoever drops the last registration; its `Drop` must not block on the engine either.
-pub trait Registrar: fmt::Debug + Send + Sync {
+///
+/// # Safety
+/// Memory is freed, and handed back to safe code, by what an implementation says:
+/// * [`register`](Self::register) returns `Err` only if the engine does not know the memory, that is, neither it nor a peer
+///   of it reads or writes the memory then or later.
+/// * The engine touches the memory no further than `span` says: `span.len()` bytes from `span.address()` on, and those of
+///   [`Access::ReadOnly`] it does not write on behalf of this process. (What an engine may let peers do beyond that is in
+///   the crate's documentation.)
+///
+/// * What it hands out keeps the contract of [`Registered`].
+pub unsafe trait Registrar: fmt::Debug + Send + Sync {
     /// The name it got when it was made.
     fn id(&self) -> RegistrarId;
 
@@ -58,7 +69,26 @@ pub trait Registrar: fmt::Debug + Send + Sync {
 /// Memory that an engine knows, as made by [`Registrar::register`].
 ///
 /// This crate never drops one without calling [`deregister`](Self::deregister).
-pub trait Registered: fmt::Debug + Send + Sync {
+///
+/// # Safety
+/// Once [`deregister`](Self::deregister) has returned `Ok`, neither the engine nor a peer of it reads or writes the memory
+/// that was registered, now or later: the memory may be freed at that moment. An implementation that does not know says
+/// `Err`.
+///
+/// ```compile_fail,E0200
+/// use nixl_descriptor::{RegisterError, Registered};
+///
+/// #[derive(Debug)]
+/// struct Careless;
+///
+/// // Not `unsafe impl`: the compiler refuses it.
+/// impl Registered for Careless {
+///     fn deregister(self: Box<Self>) -> Result<(), RegisterError> {
+///         Ok(())
+///     }
+/// }
+/// ```
+pub unsafe trait Registered: fmt::Debug + Send + Sync {
     /// Makes the engine forget the memory. **Blocks.** After `Ok`, the engine does not touch it any more.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use crate::lease::LeaseMode;
 pub(crate) struct Use {
     pub(crate) extent: Extent,
     pub(crate) mode: LeaseMode,
+    pub(crate) leasing: Leasing,
 }
 
 /// Whether a copy yields to leases.
@@ -24,7 +25,7 @@ pub(crate) struct Use {
 pub(crate) enum Leasing {
     /// Fail if an operation's lease conflicts.
     Respect,
-    /// The copy is the operation that holds the lease.
+    /// The copy is made by the operation that holds the lease, or is vouched for by an unsafe caller.
     Ignore,
 }
 
@@ -69,7 +70,7 @@ impl Traffic {
             if let Some(held) = state.conflict_with_bytes(mode, set.extents()) {
                 return Err(Conflict { held });
             }
-            if !state.is_copied(set.extents().iter().map(|&extent| Use { extent, mode })) {
+            if !state.is_copied(set.extents().iter().map(|&extent| (extent, mode))) {
                 break;
             }
             state = self.wait(state);
@@ -120,22 +121,17 @@ impl Traffic {
     }
 
     /// Notes a copy until the guard is dropped; all its uses at once, so that it cannot deadlock with another.
-    pub(crate) fn begin_copy(
-        &self,
-        uses: &[Use],
-        leasing: Leasing,
-    ) -> Result<CopyGuard<'_>, Conflict> {
+    pub(crate) fn begin_copy(&self, uses: &[Use]) -> Result<CopyGuard<'_>, Conflict> {
         let mut state = self.lock();
         loop {
-            if leasing == Leasing::Respect {
-                let mut conflicts = uses.iter().filter_map(|used| {
-                    state.conflict_with_bytes(used.mode, slice::from_ref(&used.extent))
-                });
-                if let Some(held) = conflicts.next() {
-                    return Err(Conflict { held });
-                }
+            let respecting = uses.iter().filter(|used| used.leasing == Leasing::Respect);
+            let mut conflicts = respecting.filter_map(|used| {
+                state.conflict_with_bytes(used.mode, slice::from_ref(&used.extent))
+            });
+            if let Some(held) = conflicts.next() {
+                return Err(Conflict { held });
             }
-            if !state.is_copied(uses.iter().copied()) {
+            if !state.is_copied(uses.iter().map(|used| (used.extent, used.mode))) {
                 break;
             }
             state = self.wait(state);
@@ -178,12 +174,10 @@ impl State {
     }
 
     /// Whether a copy under way gets in the way of any of these uses.
-    fn is_copied(&self, mut uses: impl Iterator<Item = Use>) -> bool {
+    fn is_copied(&self, mut uses: impl Iterator<Item = (Extent, LeaseMode)>) -> bool {
         !self.copies.is_empty()
-            && uses.any(|wanted| {
-                let blocks = |used: &Use| {
-                    wanted.mode.conflicts(used.mode) && wanted.extent.overlaps(used.extent)
-                };
+            && uses.any(|(extent, mode)| {
+                let blocks = |used: &Use| mode.conflicts(used.mode) && extent.overlaps(used.extent);
                 self.copies.iter().any(|(_, used)| blocks(used))
             })
     }
@@ -221,14 +215,14 @@ mod tests {
     const READ: LeaseMode = LeaseMode::Read;
 
     fn used(mode: LeaseMode) -> Use {
-        Use { extent: Extent { start: 0, end: 8 }, mode }
+        Use { extent: Extent { start: 0, end: 8 }, mode, leasing: Leasing::Respect }
     }
 
     /// Whether `second` waits for a copy in mode `first` to end.
     fn waits(first: LeaseMode, second: impl FnOnce(&Traffic) + Send) -> bool {
         let traffic = Traffic::default();
         let begun = AtomicBool::new(false);
-        let guard = traffic.begin_copy(&[used(first)], Leasing::Respect);
+        let guard = traffic.begin_copy(&[used(first)]);
         thread::scope(|scope| {
             scope.spawn(|| {
                 second(&traffic);
@@ -248,13 +242,26 @@ mod tests {
     fn copies_wait_for_copies_of_the_same_bytes() {
         for leasing in [Leasing::Respect, Leasing::Ignore] {
             let copy = |mode| {
-                move |traffic: &Traffic| assert!(traffic.begin_copy(&[used(mode)], leasing).is_ok())
+                let wanted = Use { leasing, ..used(mode) };
+                move |traffic: &Traffic| assert!(traffic.begin_copy(&[wanted]).is_ok())
             };
             assert!(
                 waits(WRITE, copy(WRITE)) && waits(WRITE, copy(READ)) && waits(READ, copy(WRITE))
             );
             assert!(!waits(READ, copy(READ)));
         }
+    }
+
+    #[test]
+    fn each_use_of_a_copy_heeds_leases_for_itself() {
+        let traffic = Traffic::default();
+        let leased = used(WRITE);
+        traffic.begin_lease(WRITE, &ExtentSet::One(leased.extent)).unwrap();
+        let own = Use { leasing: Leasing::Ignore, ..leased };
+        let elsewhere = Use { extent: Extent { start: 8, end: 16 }, ..leased };
+        assert!(traffic.begin_copy(&[own, elsewhere]).is_ok());
+        assert!(traffic.begin_copy(&[own, leased]).is_err());
+        assert!(traffic.begin_copy(&[leased, own]).is_err());
     }
 
     #[test]

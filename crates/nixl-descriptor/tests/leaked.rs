@@ -1,5 +1,6 @@
 //! Memory that an engine may still write to is leaked and counted. The counters belong to the process, so this test has
 //! one of its own.
+#![allow(unsafe_code, reason = "implements traits that are trusted with memory")]
 #![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 use std::sync::{Arc, Mutex};
@@ -22,13 +23,15 @@ struct Stuck {
 #[derive(Debug)]
 struct Known;
 
-impl Registered for Known {
+// SAFETY: there is no engine behind it, so nothing touches the memory.
+unsafe impl Registered for Known {
     fn deregister(self: Box<Self>) -> Result<(), RegisterError> {
         Err(RegisterError::Engine { engine: "stuck".into(), message: "busy".into() })
     }
 }
 
-impl Registrar for Stuck {
+// SAFETY: there is no engine behind it, so nothing touches the memory.
+unsafe impl Registrar for Stuck {
     fn id(&self) -> RegistrarId {
         self.id
     }

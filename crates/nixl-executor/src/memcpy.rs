@@ -1,8 +1,9 @@
 //! Copying inside the process, in pieces.
+#![allow(unsafe_code, reason = "copies what two operations have leased")]
 
 use std::task::Poll;
 
-use nixl_descriptor::{AccessError, DescriptorList, copy_range};
+use nixl_descriptor::{AccessError, DescriptorList, copy_range_unchecked};
 use nixl_metadata::OperationKind;
 use nixl_ops::{Claim, Execution, PathKind, PathReport, TransportError};
 
@@ -38,10 +39,13 @@ impl Memcpy {
                 return Ok(true);
             };
             let len = room.min(here.len() - self.offset);
-            match self.kind {
-                OperationKind::Read => copy_range(there, self.offset, here, self.offset, len)?,
-                OperationKind::Write => copy_range(here, self.offset, there, self.offset, len)?,
-            }
+            let (source, target) = match self.kind {
+                OperationKind::Read => (there, here),
+                OperationKind::Write => (here, there),
+            };
+            // SAFETY: the operation that this carries out leases its memory, and the offer is leased by the operation
+            // that made it, which leaves it to whoever claimed it.
+            unsafe { copy_range_unchecked(source, self.offset, target, self.offset, len) }?;
             room -= len;
             self.offset += len;
             if self.offset == here.len() {

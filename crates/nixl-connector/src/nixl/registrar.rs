@@ -1,5 +1,5 @@
 //! Registering memory with NIXL.
-#![allow(unsafe_code, reason = "nixl-sys asks for a pointer through an unsafe trait method")]
+#![allow(unsafe_code, reason = "implements unsafe traits, ours and one of nixl-sys")]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,7 +42,10 @@ impl NixlRegistrar {
     }
 }
 
-impl Registrar for NixlRegistrar {
+// SAFETY: NIXL is told the span's address and length, and knows nothing of the memory where `register_memory` fails or
+// is not reached. It writes read-only memory only if a peer does, which the crate's documentation of
+// `nixl_descriptor` excepts: transfers of this process into it are refused before.
+unsafe impl Registrar for NixlRegistrar {
     fn id(&self) -> RegistrarId {
         self.id
     }
@@ -142,7 +145,10 @@ struct Handle {
     span: RegionSpan,
 }
 
-impl Registered for Handle {
+// SAFETY: `Ok` means that NIXL's `deregisterMem` succeeded on the agent that registered the memory: its backends have
+// unmapped it, and a peer's later request meets an unknown key or address. Where the agent is closed or the call fails,
+// this is an `Err`.
+unsafe impl Registered for Handle {
     fn deregister(mut self: Box<Self>) -> Result<(), RegisterError> {
         let Some(mut handle) = self.handle.take() else { return Ok(()) };
         let mut entered = self.agent.enter();

@@ -1,4 +1,5 @@
 //! Registering memory with a simulated agent.
+#![allow(unsafe_code, reason = "implements traits that are trusted with memory")]
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +30,9 @@ impl SimulatedRegistrar {
     }
 }
 
-impl Registrar for SimulatedRegistrar {
+// SAFETY: an agent reaches memory only by the spans in its table, within their bounds, read-only ones only to read
+// (`copy_spans` checks both). Every error returns before the span gets into the table.
+unsafe impl Registrar for SimulatedRegistrar {
     fn id(&self) -> RegistrarId {
         self.id
     }
@@ -82,7 +85,10 @@ struct Number {
     number: u64,
 }
 
-impl Registered for Number {
+// SAFETY: deregistering takes the span out of the agent's table, under the lock of the network, or finds it gone with the
+// agent. A copy that took a clone of the span from the table before keeps the memory allocated until it is over, and
+// ends within the burst of the transfer that its operation's leases cover.
+unsafe impl Registered for Number {
     fn deregister(self: Box<Self>) -> Result<(), RegisterError> {
         let mut state = self.network.lock();
         let span =

@@ -8,6 +8,7 @@ use crate::access::AccessError;
 use crate::descriptor::Descriptor;
 use crate::extent::Extent;
 use crate::lease::LeaseMode;
+use crate::leased::LeaseUse;
 use crate::memory::Memory;
 use crate::registration::RegionSpan;
 use crate::traffic::{Conflict, Leasing, Use};
@@ -25,7 +26,7 @@ impl Region {
         let Some(from) = self.memory().readable(offset, target.len())? else {
             return Ok(());
         };
-        let _guard = self.traffic().begin_copy(&[reads(from)], Leasing::Respect)?;
+        let _guard = self.traffic().begin_copy(&[reads(from)])?;
         // SAFETY: `readable` checked `from`; `target` is exclusive and as long; the guard keeps writers away.
         unsafe { self.memory().read(from, target.as_mut_ptr()) };
         Ok(())
@@ -42,7 +43,7 @@ impl Region {
         let Some(to) = self.memory().writable(offset, source.len())? else {
             return Ok(());
         };
-        let _guard = self.traffic().begin_copy(&[writes(to)], Leasing::Respect)?;
+        let _guard = self.traffic().begin_copy(&[writes(to)])?;
         // SAFETY: `writable` checked `to`; `source` is as long; the guard keeps readers and writers away.
         unsafe { self.memory().write(source.as_ptr(), to) };
         Ok(())
@@ -59,7 +60,7 @@ impl Region {
         };
         let mut bytes: Vec<u8> = Vec::new();
         bytes.try_reserve_exact(len).map_err(|_| AccessError::OutOfMemory { len })?;
-        let _guard = self.traffic().begin_copy(&[reads(from)], Leasing::Respect)?;
+        let _guard = self.traffic().begin_copy(&[reads(from)])?;
         // SAFETY: `readable` checked `from`; the vector has room for `len` bytes; the guard keeps writers away.
         unsafe { self.memory().read(from, bytes.as_mut_ptr()) };
         // SAFETY: the first `len` bytes were just written.
@@ -68,27 +69,70 @@ impl Region {
     }
 }
 
-/// Copies all of `source` to `target` on behalf of an operation that holds leases on them; see [`copy_range`].
+/// Copies all of `source` to `target`, on behalf of no operation; see [`copy_range`].
 ///
 /// # Errors
-/// [`AccessError::LengthMismatch`], [`AccessError::NotHost`] or [`AccessError::ReadOnly`].
+/// [`AccessError::LengthMismatch`], [`AccessError::NotHost`], [`AccessError::ReadOnly`], or [`AccessError::Leased`] if an
+/// operation in flight uses some of the bytes.
 pub fn copy(source: &Descriptor, target: &Descriptor) -> Result<(), AccessError> {
     if source.len() != target.len() {
         return Err(AccessError::LengthMismatch { src: source.len(), dst: target.len() });
     }
-    copy_range(source, 0, target, 0, source.len())
+    copy_range(source, 0, target, 0, source.len(), &[])
 }
 
 /// Copies `len` bytes between two descriptors in host memory, from `source_offset` bytes into the one to `target_offset`
 /// bytes into the other.
 ///
-/// For transports and executors: it pays no heed to leases, because the operation it works for holds them. The ranges
-/// may overlap, also within one region. Waits for other threads' copies of the same bytes that are under way, and cannot
-/// deadlock with them. Blocks for as long as the copy takes: pass large ones in pieces. Panics: never.
+/// An operation that copies memory it has leased passes the use of its leases as `held`. Bytes that none of them covers,
+/// or covers for reading where they are written, are copied only if no operation's lease is in the way.
+///
+/// The ranges may overlap, also within one region. Waits for other threads' copies of the same bytes that are under way,
+/// and cannot deadlock with them. Blocks for as long as the copy takes: pass large ones in pieces. Panics: never.
+///
+/// # Errors
+/// [`AccessError::OutOfBounds`] (of the descriptor), [`AccessError::NotHost`], [`AccessError::ReadOnly`], or
+/// [`AccessError::Leased`] if a lease that is not among `held` conflicts.
+pub fn copy_range(
+    source: &Descriptor,
+    source_offset: usize,
+    target: &Descriptor,
+    target_offset: usize,
+    len: usize,
+    held: &[&LeaseUse],
+) -> Result<(), AccessError> {
+    let leasing = |descriptor: &Descriptor, offset: usize, mode: LeaseMode| {
+        let extent = Extent { start: offset, end: offset + len };
+        match held.iter().any(|held| held.allows(descriptor.region(), extent, mode)) {
+            true => Leasing::Ignore,
+            false => Leasing::Respect,
+        }
+    };
+    let source_offset = inside(source, source_offset, len)?;
+    let target_offset = inside(target, target_offset, len)?;
+    let from = Place {
+        memory: source.region().memory(),
+        offset: source_offset,
+        leasing: leasing(source, source_offset, LeaseMode::Read),
+    };
+    let to = Place {
+        memory: target.region().memory(),
+        offset: target_offset,
+        leasing: leasing(target, target_offset, LeaseMode::Write),
+    };
+    copy_memories(&from, &to, len)
+}
+
+/// As [`copy_range`], whatever is leased.
 ///
 /// # Errors
 /// [`AccessError::OutOfBounds`] (of the descriptor), [`AccessError::NotHost`] or [`AccessError::ReadOnly`].
-pub fn copy_range(
+///
+/// # Safety
+/// Until this returns, no code of this process writes the source, or reads or writes the target, by address. That is so
+/// if the caller works for the operation that holds a lease on each of them, the target's to write, and is the only part
+/// of that operation that uses them.
+pub unsafe fn copy_range_unchecked(
     source: &Descriptor,
     source_offset: usize,
     target: &Descriptor,
@@ -97,52 +141,67 @@ pub fn copy_range(
 ) -> Result<(), AccessError> {
     let source_offset = inside(source, source_offset, len)?;
     let target_offset = inside(target, target_offset, len)?;
-    let (source, target) = (source.region().memory(), target.region().memory());
-    copy_memories(source, source_offset, target, target_offset, len)
+    let leasing = Leasing::Ignore;
+    let from = Place { memory: source.region().memory(), offset: source_offset, leasing };
+    let to = Place { memory: target.region().memory(), offset: target_offset, leasing };
+    copy_memories(&from, &to, len)
 }
 
 /// Copies `len` bytes between registered regions in host memory, from `source_offset` bytes into the one to
-/// `target_offset` bytes into the other.
+/// `target_offset` bytes into the other, whatever is leased.
 ///
-/// For engines inside this process, which know memory by its registration; otherwise as [`copy_range`].
+/// For engines inside this process, which know memory by its registration: like a NIC, such an engine writes what a peer
+/// names. Waits as [`copy_range`]. Panics: never.
 ///
 /// # Errors
 /// [`AccessError::OutOfBounds`], [`AccessError::NotHost`] or [`AccessError::ReadOnly`].
-pub fn copy_spans(
+///
+/// # Safety
+/// Until this returns, no code of this process writes the source, or reads or writes the target, by address. That is so
+/// if each of them is leased, the target to write, by an operation whose bytes this engine alone moves.
+pub unsafe fn copy_spans(
     source: &RegionSpan,
     source_offset: usize,
     target: &RegionSpan,
     target_offset: usize,
     len: usize,
 ) -> Result<(), AccessError> {
-    copy_memories(source.memory(), source_offset, target.memory(), target_offset, len)
+    let leasing = Leasing::Ignore;
+    let from = Place { memory: source.memory(), offset: source_offset, leasing };
+    let to = Place { memory: target.memory(), offset: target_offset, leasing };
+    copy_memories(&from, &to, len)
 }
 
-fn copy_memories(
-    source: &Arc<Memory>,
-    source_offset: usize,
-    target: &Arc<Memory>,
-    target_offset: usize,
-    len: usize,
-) -> Result<(), AccessError> {
-    let from = source.readable(source_offset, len)?;
-    let to = target.writable(target_offset, len)?;
+/// Where a copy begins on one side.
+struct Place<'a> {
+    memory: &'a Arc<Memory>,
+    offset: usize,
+    leasing: Leasing,
+}
+
+fn copy_memories(source: &Place<'_>, target: &Place<'_>, len: usize) -> Result<(), AccessError> {
+    let from = source.memory.readable(source.offset, len)?;
+    let to = target.memory.writable(target.offset, len)?;
     let (Some(from), Some(to)) = (from, to) else {
         return Ok(());
     };
 
-    let (reading, writing) = (reads(from), writes(to));
+    let reading = Use { leasing: source.leasing, ..reads(from) };
+    let writing = Use { leasing: target.leasing, ..writes(to) };
+    let (source, target) = (source.memory, target.memory);
     let _guards = if Arc::ptr_eq(source, target) {
-        (source.traffic().begin_copy(&[reading, writing], Leasing::Ignore)?, None)
+        (source.traffic().begin_copy(&[reading, writing])?, None)
     } else if Arc::as_ptr(source) < Arc::as_ptr(target) {
         // In the order of addresses, so that two copies in opposite directions cannot wait for each other.
-        let first = source.traffic().begin_copy(&[reading], Leasing::Ignore)?;
-        (first, Some(target.traffic().begin_copy(&[writing], Leasing::Ignore)?))
+        let first = source.traffic().begin_copy(&[reading])?;
+        (first, Some(target.traffic().begin_copy(&[writing])?))
     } else {
-        let first = target.traffic().begin_copy(&[writing], Leasing::Ignore)?;
-        (first, Some(source.traffic().begin_copy(&[reading], Leasing::Ignore)?))
+        let first = target.traffic().begin_copy(&[writing])?;
+        (first, Some(source.traffic().begin_copy(&[reading])?))
     };
-    // SAFETY: `readable` and `writable` checked the extents, both `len` long; the guards keep other copies away.
+    // SAFETY: `readable` and `writable` checked the extents, both `len` long. The guards keep other copies of this module
+    // away. Copies by address are made by operations that hold a lease: if it is not this copy's own, which has one use
+    // at a time, the guard was refused; where leases are ignored unseen, the caller vouches that there are none.
     unsafe { Memory::copy(source, from, target, to) };
     Ok(())
 }
@@ -156,11 +215,11 @@ fn inside(descriptor: &Descriptor, offset: usize, len: usize) -> Result<usize, A
 }
 
 fn reads(extent: Extent) -> Use {
-    Use { extent, mode: LeaseMode::Read }
+    Use { extent, mode: LeaseMode::Read, leasing: Leasing::Respect }
 }
 
 fn writes(extent: Extent) -> Use {
-    Use { extent, mode: LeaseMode::Write }
+    Use { extent, mode: LeaseMode::Write, leasing: Leasing::Respect }
 }
 
 impl From<Conflict> for AccessError {

@@ -1,4 +1,5 @@
 //! The registration cache against a model, and between threads.
+#![allow(unsafe_code, reason = "implements traits that are trusted with memory")]
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Barrier, Mutex, mpsc};
@@ -204,13 +205,15 @@ struct Slow {
 #[derive(Debug)]
 struct Nothing;
 
-impl Registered for Nothing {
+// SAFETY: there is no engine behind it, so nothing touches the memory.
+unsafe impl Registered for Nothing {
     fn deregister(self: Box<Self>) -> Result<(), RegisterError> {
         Ok(())
     }
 }
 
-impl Registrar for Slow {
+// SAFETY: there is no engine behind it, so nothing touches the memory.
+unsafe impl Registrar for Slow {
     fn id(&self) -> RegistrarId {
         RegistrarId::new()
     }

@@ -1,9 +1,13 @@
-//! Copies move the right bytes, and threads do not see each other's half done.
+//! Copies move the right bytes, heed leases, and threads do not see each other's half done.
+#![allow(unsafe_code, reason = "engines copy between registrations whatever is leased")]
 
 use std::sync::Arc;
 use std::thread;
 
-use nixl_descriptor::{AccessError, Region, Registrar, Registration, copy, copy_range, copy_spans};
+use nixl_descriptor::{
+    AccessError, LeaseMode, Leased, Leases, Region, RegionSpan, Registrar, Registration, copy,
+    copy_range, copy_range_unchecked, copy_spans,
+};
 use proptest::prelude::*;
 
 use crate::fake::{Engine, Log};
@@ -29,7 +33,7 @@ proptest! {
         if let (Some(read), Some(written)) = (read, written) {
             written.copy_from_slice(read);
         }
-        let result = copy_range(&src, offsets.0, &dst, offsets.1, len);
+        let result = copy_range(&src, offsets.0, &dst, offsets.1, len, &[]);
         prop_assert_eq!(result.is_ok(), fits);
         let outside = matches!(result, Err(AccessError::OutOfBounds { .. }));
         prop_assert!(fits || outside);
@@ -97,6 +101,62 @@ fn threads_write_disjoint_parts() {
     assert_eq!(bytes, expected);
 }
 
+fn lease(region: &Region, mode: LeaseMode) -> Leased {
+    Leases::acquire_list(region.whole().into(), mode).unwrap()
+}
+
+#[test]
+fn a_copy_does_not_get_in_the_way_of_operations() {
+    let (a, b) = (Region::zeroed(40).unwrap(), Region::zeroed(40).unwrap());
+    let copies =
+        || [copy(&a.whole(), &b.whole()), copy_range(&a.whole(), 3, &b.whole(), 0, 2, &[])];
+    let refused = |mode| Err(AccessError::Leased { mode });
+    for (region, mode, expected) in [
+        (&b, LeaseMode::Write, refused(LeaseMode::Write)),
+        (&b, LeaseMode::Read, refused(LeaseMode::Read)),
+        (&a, LeaseMode::Write, refused(LeaseMode::Write)),
+        (&a, LeaseMode::Read, Ok(())),
+    ] {
+        let leased = lease(region, mode);
+        assert_eq!(copies(), [expected.clone(), expected]);
+        drop(leased);
+        assert_eq!(copies(), [Ok(()), Ok(())]);
+    }
+}
+
+#[test]
+fn an_operation_copies_what_it_has_leased_itself() {
+    let a = Region::try_from(vec![7; 40]).unwrap();
+    let b = Region::zeroed(40).unwrap();
+    let (reads, writes) = (lease(&a, LeaseMode::Read), lease(&b, LeaseMode::Write));
+    let (reading, writing) = (reads.begin_use().unwrap(), writes.begin_use().unwrap());
+    let (a, b) = (a.whole(), b.whole());
+    let refused = |mode| Err(AccessError::Leased { mode });
+    assert_eq!(copy_range(&a, 0, &b, 30, 10, &[&reading, &writing]), Ok(()));
+    // What a lease to read covers may be read by anybody, and written by nobody.
+    assert_eq!(copy_range(&a, 0, &b, 20, 10, &[&writing]), Ok(()));
+    assert_eq!(copy_range(&a, 0, &b, 0, 10, &[&reading]), refused(LeaseMode::Write));
+    assert_eq!(copy_range(&b, 0, &a, 0, 10, &[&reading, &writing]), refused(LeaseMode::Read));
+    // SAFETY: nothing else uses this test's memory.
+    assert_eq!(unsafe { copy_range_unchecked(&a, 0, &b, 10, 10) }, Ok(()));
+    drop((reads, writes, reading, writing));
+    assert_eq!(b.region().to_vec().unwrap()[..], [[0; 10], [7; 10], [7; 10], [7; 10]].concat());
+}
+
+#[test]
+fn a_lease_of_a_part_is_no_proof_for_the_whole() {
+    let (a, b) = (Region::zeroed(40).unwrap(), Region::zeroed(40).unwrap());
+    let part = b.descriptor(..20).unwrap();
+    let own = Leases::acquire_list(part.into(), LeaseMode::Write).unwrap();
+    let other = Leases::acquire(&[b.descriptor(20..).unwrap()], LeaseMode::Write).unwrap();
+    let used = own.begin_use().unwrap();
+    let (a, b) = (a.whole(), b.whole());
+    assert_eq!(copy_range(&a, 0, &b, 0, 20, &[&used]), Ok(()));
+    let refused = Err(AccessError::Leased { mode: LeaseMode::Write });
+    assert_eq!(copy_range(&a, 0, &b, 10, 20, &[&used]), refused);
+    drop(other);
+}
+
 #[test]
 fn engines_copy_between_registrations_within_bounds() {
     let registrar: Arc<dyn Registrar> = Engine::new(&Log::default());
@@ -105,6 +165,10 @@ fn engines_copy_between_registrations_within_bounds() {
     let read_only = Region::try_from(bytes::Bytes::from_static(&[9; 40])).unwrap();
     let [from, to, fixed] =
         [&source, &target, &read_only].map(|region| Registration::new(&registrar, region).unwrap());
+    let copy_spans = |from: &RegionSpan, a, to: &RegionSpan, b, len| {
+        // SAFETY: nothing else uses this test's memory.
+        unsafe { copy_spans(from, a, to, b, len) }
+    };
     copy_spans(from.span(), 10, to.span(), 2, 3).unwrap();
     assert_eq!(target.to_vec().unwrap()[..6], [0, 0, 10, 11, 12, 0]);
     copy_spans(from.span(), 0, from.span(), 1, 39).unwrap();

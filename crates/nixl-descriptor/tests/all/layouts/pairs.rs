@@ -96,7 +96,7 @@ proptest! {
             prop_assert_eq!(pair.src.len, pair.dst.len);
             bytes += pair.len();
             let (from, to) = (&src.layout.parts()[pair.src.part], &dst.layout.parts()[pair.dst.part]);
-            copy_range(from, pair.src.offset, to, pair.dst.offset, pair.len()).unwrap();
+            copy_range(from, pair.src.offset, to, pair.dst.offset, pair.len(), &[]).unwrap();
         }
         prop_assert_eq!(dst.bytes(), expected);
         prop_assert_eq!(src.bytes(), before);
