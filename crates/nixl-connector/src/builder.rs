@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_device::HostIdentity as LocalHost;
-use nixl_metadata::{HostIdentity, PeerInfo};
-use nixl_ops::{Clock, DriverConfig, Executor, SystemClock, Transport, TransportExecutor};
+use nixl_metadata::{HostIdentity, MessageVersions, PeerInfo};
+use nixl_ops::{
+    Clock, DriverConfig, Executor, RemoteSlots, SystemClock, Transport, TransportExecutor,
+};
 use uuid::Uuid;
 
 use crate::connection::Connection;
@@ -113,8 +115,11 @@ impl ConnectorBuilder {
             Some(transport) => transport,
             None => default_transport(format!("{prefix}-{incarnation:032x}"), &control).await?,
         };
+        let versions =
+            MessageVersions::default().with_doorbell(RemoteSlots::VERSION).with_claims(1);
         let info = PeerInfo::new(transport.agent_name(), incarnation, host)?
-            .with_transports([transport.name()])?;
+            .with_transports([transport.name()])?
+            .with_versions(versions);
         let Self { executor, clock, driver, timeout, .. } = self;
         let connection = Connection::new(transport, control, executor, clock, driver, info)?;
         Ok(Connector::new(connection, timeout))

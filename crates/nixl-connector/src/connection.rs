@@ -1,18 +1,21 @@
 //! One engine, its driver and its caches.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use nixl_descriptor::{
     CacheLimits, CacheStats, DescriptorList, RegisterError, Registration, RegistrationCache,
 };
-use nixl_metadata::{AgentMetadata, Limits, PeerInfo};
+use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata};
 use nixl_ops::{
-    Clock, Driver, DriverConfig, Executor, Link, PeerId, Preparation, Transport, TransportError,
+    Clock, Driver, DriverConfig, Executor, Held, Link, PeerId, Preparation, RemoteSlot,
+    RemoteSlots, SpentKeys, SpentStats, Transport, TransportError,
 };
 
 use crate::ConnectorError;
 use crate::control::ControlThread;
 use crate::peers::PeerCache;
+use crate::quiet::Proofs;
 
 /// What a connector shares between all its operations.
 #[derive(Debug)]
@@ -24,7 +27,10 @@ pub(crate) struct Connection {
     registrations: Arc<RegistrationCache>,
     peers: Arc<PeerCache>,
     exported: Arc<Mutex<Option<Exported>>>,
+    slots: Arc<RemoteSlots>,
     info: PeerInfo,
+    clock: Arc<dyn Clock>,
+    skew: Duration,
 }
 
 /// The engine's metadata as it was exported last.
@@ -43,6 +49,16 @@ pub struct ConnectionStats {
     pub active: usize,
     /// Passive operations that a peer may still use.
     pub passive: usize,
+    /// Writable offers that were given up and that a peer may still be writing.
+    pub quarantined: Held,
+    /// Those of them whose peers know neither claims nor a life time, as those of Dynamo's profile.
+    pub quarantined_without_terms: Held,
+    /// Readable offers that were given up, whose memory is freed when their life time is over.
+    pub retained: Held,
+    /// Completions of offers that had ended.
+    pub second_completions: u64,
+    /// The keys that this process has used.
+    pub spent: SpentStats,
     /// The registration cache.
     pub registrations: CacheStats,
     /// Peers whose metadata is loaded.
@@ -69,11 +85,12 @@ impl Connection {
             Arc::clone(&transport),
             Arc::clone(&registrations),
             Arc::new(control.clone()),
-            clock,
+            Arc::clone(&clock),
             driver.waker(),
         );
         let executor = executor.attach(link).unwrap_or(executor);
         driver.set_executor(Arc::clone(&executor));
+        driver.set_proofs(Arc::new(Proofs), Arc::new(control.clone()));
         let info = executor.describe(info);
         Ok(Self {
             transport,
@@ -83,7 +100,10 @@ impl Connection {
             registrations,
             peers: Arc::new(PeerCache::new(Self::PEERS)),
             exported: Arc::default(),
+            slots: Arc::default(),
             info,
+            clock,
+            skew: config.clock_skew,
         })
     }
 
@@ -100,6 +120,33 @@ impl Connection {
         &self.driver
     }
 
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(crate) fn skew(&self) -> Duration {
+        self.skew
+    }
+
+    /// The slot of an offer whose owner is on this host. The first of an owner's is opened on the connection's thread.
+    pub(crate) async fn slot(
+        &self,
+        remote: &RdmaMetadata,
+    ) -> Result<Option<RemoteSlot>, ConnectorError> {
+        let Some(doorbell) = remote.doorbell().copied() else { return Ok(None) };
+        let Some(peer) = remote.peer() else { return Ok(None) };
+        // Metadata of version 3 means version 1 of the protocol.
+        let version = if remote.terms().is_some() { peer.versions().doorbell() } else { 1 };
+        if !self.info.host().same_pid_namespace(peer.host()) || version > RemoteSlots::VERSION {
+            return Ok(None);
+        }
+        if !self.slots.knows(&doorbell) {
+            let slots = Arc::clone(&self.slots);
+            self.control.run(move || slots.open(&doorbell)).await?;
+        }
+        Ok(self.slots.get(remote))
+    }
+
     pub(crate) fn info(&self) -> &PeerInfo {
         &self.info
     }
@@ -109,6 +156,11 @@ impl Connection {
         ConnectionStats {
             active: driver.active,
             passive: driver.passive,
+            quarantined: driver.quarantined,
+            quarantined_without_terms: driver.quarantined_without_terms,
+            retained: driver.retained,
+            second_completions: driver.second_completions,
+            spent: SpentKeys::of_this_process().stats(),
             registrations: self.registrations.stats(),
             peers: self.peers.len(),
         }

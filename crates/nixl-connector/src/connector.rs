@@ -1,14 +1,18 @@
 //! The connector: where operations come from.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use nixl_descriptor::{Access, DescriptorList, LeaseMode, LeaseSet, Leases};
-use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata, SerializedDescriptor};
+use nixl_descriptor::{Access, DescriptorList, LeaseMode, Leased, Leases};
+use nixl_metadata::{
+    Limits, NotificationKey, OfferTerms, OperationKind, RdmaMetadata, SerializedDescriptor,
+};
 use nixl_ops::{
-    Execution, OfferSpec, OperationOptions, PathPolicy, ReadOperation, ReadableOperation,
-    TransferRequest, WritableOperation, WriteOperation, pair,
+    Clock, EndedOffer, Execution, OfferSlot, OfferSpec, OfferUse, OperationOptions, PathPolicy,
+    ReadOperation, ReadableOperation, SpentKeys, TransferRequest, TransportError,
+    WritableOperation, WriteOperation, pair,
 };
 
 use crate::connection::{Connection, ConnectionStats, wants_reconnect};
@@ -98,7 +102,7 @@ impl Connector {
     {
         let local = local.try_into()?;
         let connection = &self.shared.connection;
-        let offer = self.offer(OperationKind::Read, local);
+        let offer = self.offer(OperationKind::Read, local, options);
         let (spec, options) = connection.driver().within(options, offer).await?;
         let spec = spec?;
         Ok(ReadableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
@@ -141,7 +145,7 @@ impl Connector {
             return Err(ConnectorError::ReadOnly { index });
         }
         let connection = &self.shared.connection;
-        let offer = self.offer(OperationKind::Write, local);
+        let offer = self.offer(OperationKind::Write, local, options);
         let (spec, options) = connection.driver().within(options, offer).await?;
         let spec = spec?;
         Ok(WritableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
@@ -188,8 +192,7 @@ impl Connector {
         let driver = self.shared.connection.driver();
         let prepare = self.prepare(OperationKind::Read, &local, remote, options.path_policy());
         let (prepared, options) = driver.within(options, prepare).await?;
-        let (execution, leases) = prepared?;
-        Ok(ReadOperation::begin(driver, execution, local, vec![leases], options)?)
+        Ok(ReadOperation::begin(driver, prepared?, local, options)?)
     }
 
     /// Writes local memory into the memory that a peer offered. The transfer has begun when this returns.
@@ -233,8 +236,7 @@ impl Connector {
         let driver = self.shared.connection.driver();
         let prepare = self.prepare(OperationKind::Write, &local, remote, options.path_policy());
         let (prepared, options) = driver.within(options, prepare).await?;
-        let (execution, leases) = prepared?;
-        Ok(WriteOperation::begin(driver, execution, local, vec![leases], options)?)
+        Ok(WriteOperation::begin(driver, prepared?, local, options)?)
     }
 
     fn options(&self) -> OperationOptions {
@@ -248,13 +250,14 @@ impl Connector {
         &self,
         kind: OperationKind,
         local: DescriptorList,
+        options: OperationOptions,
     ) -> Result<OfferSpec, ConnectorError> {
         let connection = &self.shared.connection;
         let mode = match kind {
             OperationKind::Read => LeaseMode::Read,
             OperationKind::Write => LeaseMode::Write,
         };
-        let leases = Leases::acquire(local.as_slice(), mode)?;
+        let leased = Leased::from(Leases::acquire(local.as_slice(), mode)?);
         connection.run(connection.executor().prepare(&local, None)).await?;
         let registrations = connection.register(&local).await?;
         let descriptors: Vec<_> = local
@@ -264,17 +267,61 @@ impl Connector {
         let agent = connection.local_metadata().await?;
         let executor = connection.executor();
         let key = NotificationKey::random();
+        // Peers may use the memory as soon as they have the metadata, and not before its work is done.
+        connection.driver().ready(&local).await?;
+        let life_time = options.offer_life_time().unwrap_or(OfferSpec::LIFE_TIME);
         let metadata = RdmaMetadata::new(kind, descriptors, agent, key.clone())?
             .with_peer(connection.info().clone())
-            .with_shares(executor.shares(&local))?;
-        // Peers may use the memory as soon as they have the metadata.
-        connection.driver().ready(&local).await?;
-        // The last that can fail, so that whoever gets the offer announces or withdraws it.
-        let metadata = match executor.doorbell(&key) {
-            Some(doorbell) => metadata.with_doorbell(doorbell)?,
+            .with_shares(executor.shares(&local))?
+            .with_terms(terms(&**connection.clock(), life_time, kind, &options)?)?;
+        let slot = match options.reader_count().get() <= OfferSlot::MAX_READERS {
+            true => connection.driver().arm_slot(&key, kind),
+            false => None,
+        };
+        let metadata = match &slot {
+            Some(slot) => metadata.with_doorbell(slot.doorbell())?,
             None => metadata,
         };
-        Ok(OfferSpec::new(metadata, local, leases, registrations))
+        // No peer with default limits could read more.
+        Limits::default().check(&metadata)?;
+        Ok(OfferSpec::new(metadata, local, leased, registrations)
+            .with_slot(slot)
+            .with_life_time(life_time))
+    }
+
+    /// Tells the owner of an offer that this process does not use it, nor will: its operation ends with
+    /// [`OperationError::Declined`](nixl_ops::OperationError::Declined) instead of waiting for its deadline. Nothing is told
+    /// of an offer of Dynamo's profile, which cannot say so; this process refuses to use it all the same.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: the offer has been used by this process or has ended, or its owner cannot be reached.
+    pub async fn decline(&self, remote: &RdmaMetadata) -> Result<(), ConnectorError> {
+        let connection = &self.shared.connection;
+        let key = remote.notification_key();
+        let readers = remote.terms().map_or(1, |terms| terms.readers().get());
+        let used = SpentKeys::of_this_process().begin(key, readers, self.remembered(remote))?;
+        if let Some(slot) = connection.slot(remote).await? {
+            slot.decline()?;
+        }
+        used.spend();
+        SpentKeys::of_this_process().disown(key, self.remembered(remote));
+        Ok(())
+    }
+
+    /// How long the key of an offer is remembered: until no initiator begins any more.
+    fn remembered(&self, remote: &RdmaMetadata) -> Duration {
+        let deadline = self.shared.timeout.unwrap_or_default();
+        let left = match remote.terms() {
+            Some(terms) => {
+                let expires = Duration::from_millis(terms.expires_unix_millis().get());
+                expires.saturating_sub(self.shared.connection.clock().unix_time())
+            }
+            None => OfferSpec::LIFE_TIME,
+        };
+        left.saturating_add(deadline).saturating_add(self.shared.connection.skew())
     }
 
     async fn prepare(
@@ -283,19 +330,25 @@ impl Connector {
         local: &DescriptorList,
         remote: &RdmaMetadata,
         policy: PathPolicy,
-    ) -> Result<(Box<dyn Execution>, LeaseSet), ConnectorError> {
+    ) -> Result<Box<dyn Execution>, ConnectorError> {
         pair(kind, local, remote)?;
+        let readers = remote.terms().map_or(1, |terms| terms.readers().get());
+        let key = remote.notification_key();
+        let used = SpentKeys::of_this_process().begin(key, readers, self.remembered(remote))?;
         let mode = match kind {
             OperationKind::Read => LeaseMode::Write,
             OperationKind::Write => LeaseMode::Read,
         };
-        let leases = Leases::acquire(local.as_slice(), mode)?;
+        let leased = Leased::from(Leases::acquire(local.as_slice(), mode)?);
         let connection = &self.shared.connection;
+        self.check_life_time(remote)?;
         let executor = connection.executor();
+        let memory = (local, &leased);
         if executor.is_local(local, remote) {
-            let request = TransferRequest::local(kind, local, remote).under(policy);
-            return Ok((executor.execute(request)?, leases));
+            let request = TransferRequest::local(kind, memory, remote).under(policy);
+            return Ok(OfferUse::of(executor.execute(request)?, None, used));
         }
+        let slot = connection.slot(remote).await?;
         connection.run(executor.prepare(local, Some(remote))).await?;
         let peer = connection.connect(remote.agent_metadata()).await?;
         let registrations = connection.register(local).await?;
@@ -305,12 +358,13 @@ impl Connector {
         };
         let transport = connection.transport();
         let request = |peer, registrations| {
-            TransferRequest::remote(kind, local, remote, transport, peer, registrations)
+            TransferRequest::remote(kind, memory, remote, transport, peer, registrations)
                 .introducing(introduction.clone())
+                .with_slot(slot.clone())
                 .under(policy)
         };
         let error = match executor.execute(request(&peer, registrations.clone())) {
-            Ok(execution) => return Ok((execution, leases)),
+            Ok(execution) => return Ok(OfferUse::of(execution, slot, used)),
             Err(error) => error,
         };
         // The cache may know a peer, or registrations, that the engine has given up since.
@@ -319,8 +373,36 @@ impl Connector {
         }
         connection.forget(&peer);
         let peer = connection.reconnect(remote.agent_metadata()).await?;
-        Ok((executor.execute(request(&peer, registrations))?, leases))
+        let execution = executor.execute(request(&peer, registrations))?;
+        Ok(OfferUse::of(execution, slot, used))
     }
+
+    /// Refuses an offer whose life time is over by this host's clock.
+    fn check_life_time(&self, remote: &RdmaMetadata) -> Result<(), TransportError> {
+        let Some(terms) = remote.terms() else { return Ok(()) };
+        let expires = Duration::from_millis(terms.expires_unix_millis().get());
+        match self.shared.connection.clock().unix_time() < expires {
+            true => Ok(()),
+            false => Err(TransportError::OfferEnded { why: EndedOffer::Expired }),
+        }
+    }
+}
+
+/// The terms of an offer that is made now.
+fn terms(
+    clock: &dyn Clock,
+    life_time: Duration,
+    kind: OperationKind,
+    options: &OperationOptions,
+) -> Result<OfferTerms, ConnectorError> {
+    let expires = UNIX_EPOCH + clock.unix_time().saturating_add(life_time);
+    let random = uuid::Uuid::new_v4().as_u128() as u64;
+    let token = NonZeroU64::new(random).unwrap_or(NonZeroU64::MIN);
+    let terms = OfferTerms::new(expires, token)?.with_claims(options.claim_demand());
+    Ok(match kind {
+        OperationKind::Read => terms.with_readers(options.reader_count()),
+        OperationKind::Write => terms,
+    })
 }
 
 impl fmt::Debug for Connector {

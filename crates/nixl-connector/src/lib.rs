@@ -57,6 +57,7 @@ mod error;
 #[cfg(feature = "nixl")]
 pub mod nixl;
 mod peers;
+mod quiet;
 pub mod simulated;
 
 pub use builder::ConnectorBuilder;

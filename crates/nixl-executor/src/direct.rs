@@ -6,7 +6,7 @@ use std::time::Duration;
 use nixl_descriptor::DescriptorList;
 use nixl_metadata::{NotificationKey, RdmaMetadata};
 use nixl_ops::{
-    Execution, Executor, Gate, Offer, PathKind, PathReport, Rejected, TransferRequest,
+    Execution, Executor, Gate, Offer, PathKind, PathReport, PeerMemory, Rejected, TransferRequest,
     TransportError, TransportExecutor,
 };
 
@@ -67,7 +67,7 @@ impl Executor for DirectExecutor {
         let offer = Self::local_offer(request.remote).ok_or_else(ended)?;
         agree(&offer, request.remote)?;
         let claim = offer.claim().ok_or_else(ended)?;
-        let copy = Box::new(Memcpy::new(request.kind, request.local.clone(), claim));
+        let copy = Box::new(Memcpy::new(&request, claim)?);
         Ok(Gate::before(copy, request.local.pending()))
     }
 }
@@ -100,6 +100,7 @@ struct Elsewhere {
     execution: Box<dyn Execution>,
 }
 
+#[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Execution for Elsewhere {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         self.execution.poll()
@@ -111,6 +112,26 @@ impl Execution for Elsewhere {
 
     fn abandon(&mut self) -> bool {
         self.execution.abandon()
+    }
+
+    fn awaits_word(&self) -> bool {
+        self.execution.awaits_word()
+    }
+
+    fn posts_quickly(&self) -> bool {
+        self.execution.posts_quickly()
+    }
+
+    fn steps(&self) -> u64 {
+        self.execution.steps()
+    }
+
+    fn target_told(&self) -> bool {
+        self.execution.target_told()
+    }
+
+    fn peer_memory(&self) -> PeerMemory {
+        self.execution.peer_memory()
     }
 
     fn report(&self) -> PathReport {

@@ -1,11 +1,12 @@
 //! Copying inside the process, in pieces.
-#![allow(unsafe_code, reason = "copies what two operations have leased")]
 
 use std::task::Poll;
 
-use nixl_descriptor::{AccessError, DescriptorList, copy_range_unchecked};
+use nixl_descriptor::{AccessError, DescriptorList, LeaseUse, copy_range};
 use nixl_metadata::OperationKind;
-use nixl_ops::{Claim, Execution, PathKind, PathReport, TransportError};
+use nixl_ops::{
+    Claim, Execution, PathKind, PathReport, PeerMemory, TransferRequest, TransportError,
+};
 
 /// Bytes copied by one poll: some tens of microseconds at 10 GB/s, so that a poll does not block.
 const PIECE: usize = 256 * 1024;
@@ -14,22 +15,27 @@ const PIECE: usize = 256 * 1024;
 pub(crate) struct Memcpy {
     kind: OperationKind,
     local: DescriptorList,
-    /// Gone once the offer has been completed.
-    claim: Option<Claim>,
+    here: LeaseUse,
+    /// Gone once the offer has been completed. Field order: the use goes before the claim.
+    offer: Option<(LeaseUse, Claim)>,
     /// The descriptor pair being copied, and how far it has come.
     index: usize,
     offset: usize,
 }
 
 impl Memcpy {
-    /// `local` and the offer's list are paired: equal counts, equal lengths.
-    pub(crate) fn new(kind: OperationKind, local: DescriptorList, claim: Claim) -> Self {
-        Self { kind, local, claim: Some(claim), index: 0, offset: 0 }
+    /// The request's list and the offer's are paired: equal counts, equal lengths.
+    pub(crate) fn new(request: &TransferRequest<'_>, claim: Claim) -> Result<Self, TransportError> {
+        let (here, there) = (request.leased.begin_use(), claim.leased().begin_use());
+        let in_use = |error: nixl_descriptor::LeaseError| failed(error.to_string());
+        let offer = Some((there.map_err(in_use)?, claim));
+        let (kind, local) = (request.kind, request.local.clone());
+        Ok(Self { kind, local, here: here.map_err(in_use)?, offer, index: 0, offset: 0 })
     }
 
     /// Copies up to one piece. Returns whether everything is copied.
     fn advance(&mut self) -> Result<bool, AccessError> {
-        let Some(claim) = &self.claim else { return Ok(true) };
+        let Some((theirs, claim)) = &self.offer else { return Ok(true) };
         let mut room = PIECE;
         while room > 0 {
             let (Some(here), Some(there)) = (
@@ -43,9 +49,7 @@ impl Memcpy {
                 OperationKind::Read => (there, here),
                 OperationKind::Write => (here, there),
             };
-            // SAFETY: the operation that this carries out leases its memory, and the offer is leased by the operation
-            // that made it, which leaves it to whoever claimed it.
-            unsafe { copy_range_unchecked(source, self.offset, target, self.offset, len) }?;
+            copy_range(source, self.offset, target, self.offset, len, &[&self.here, theirs])?;
             room -= len;
             self.offset += len;
             if self.offset == here.len() {
@@ -62,16 +66,13 @@ impl Execution for Memcpy {
         match self.advance() {
             Ok(false) => Poll::Pending,
             Ok(true) => {
-                if let Some(claim) = self.claim.take() {
+                if let Some((there, claim)) = self.offer.take() {
+                    drop(there);
                     claim.complete();
                 }
                 Poll::Ready(Ok(()))
             }
-            Err(error) => Poll::Ready(Err(TransportError::Engine {
-                engine: "memcpy",
-                call: "copy",
-                reason: error.to_string().into(),
-            })),
+            Err(error) => Poll::Ready(Err(failed(error.to_string()))),
         }
     }
 
@@ -84,4 +85,12 @@ impl Execution for Memcpy {
         let (bytes, descriptors) = (self.local.total_bytes(), self.local.len());
         PathReport::new(PathKind::SameProcessCopy, "memcpy", bytes, descriptors)
     }
+
+    fn peer_memory(&self) -> PeerMemory {
+        PeerMemory::Quiet
+    }
+}
+
+fn failed(reason: String) -> TransportError {
+    TransportError::Engine { engine: "memcpy", call: "copy", reason: reason.into() }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A source of monotonic time, and the way to wait for it.
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
@@ -13,6 +13,9 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
     /// Parks the current thread until it is unparked or `timeout` has passed on this clock; for ever
     /// without one. May return early.
     fn park(&self, timeout: Option<Duration>);
+
+    /// Time since 1970 in UTC, by which life times are told to other hosts.
+    fn unix_time(&self) -> Duration;
 }
 
 /// The operating system's monotonic clock.
@@ -44,6 +47,10 @@ impl Clock for SystemClock {
             Some(timeout) => thread::park_timeout(timeout),
             None => thread::park(),
         }
+    }
+
+    fn unix_time(&self) -> Duration {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
     }
 }
 
@@ -105,6 +112,11 @@ impl Clock for ManualClock {
         }
         // `advance` between the push and this line leaves a token, so no wake-up is lost.
         thread::park();
+    }
+
+    /// The clock's epoch is the first second of 2020.
+    fn unix_time(&self) -> Duration {
+        Duration::from_secs(1_577_836_800).saturating_add(self.now())
     }
 }
 

@@ -9,16 +9,15 @@ use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use nixl_descriptor::LeaseSet;
-
 use crate::deadline::Deadline;
-use crate::passive::{OfferSpec, PassiveEntry, PassiveTable};
+use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
 use crate::sync::{Mutex, lock};
 use crate::task::{InFlight, Slot, SlotState, Task};
 use crate::{
-    Backoff, Clock, Execution, Executor, OperationError, OperationOptions, OperationStatus,
-    Received, Transport,
+    Backoff, Background, Clock, Execution, Executor, OfferSlot, OperationError, OperationOptions,
+    OperationStatus, Received, Transport,
 };
+use nixl_metadata::{NotificationKey, OperationKind};
 
 /// How a driver works.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -26,8 +25,11 @@ use crate::{
 pub struct DriverConfig {
     /// How often to look while something is outstanding.
     pub backoff: Backoff,
-    /// How long to wait for an engine or a peer that nobody awaits any more, before its memory is leaked.
+    /// How long to wait for an engine or a peer whose operation has ended. After that the memory of an active operation is
+    /// leaked, and that of a passive one stays in quarantine until its peer is proven quiet.
     pub drain: Duration,
+    /// The most by which the clocks of two hosts may differ: the life time of an offer is over so much later for its owner.
+    pub clock_skew: Duration,
     /// Bound on operations in flight; more are refused with [`OperationError::QueueFull`].
     pub max_in_flight: usize,
     /// Transfers up to this many bytes are posted and first polled on the caller's thread, larger ones by
@@ -42,6 +44,7 @@ impl Default for DriverConfig {
         Self {
             backoff: Backoff::default(),
             drain: Duration::from_secs(60),
+            clock_skew: Duration::from_secs(60),
             max_in_flight: 65_536,
             inline_bytes: 1024 * 1024,
             inline_spin: Duration::from_micros(50),
@@ -57,6 +60,14 @@ pub struct DriverStats {
     pub active: usize,
     /// Passive operations that a peer may still use, abandoned ones included.
     pub passive: usize,
+    /// Writable offers that were given up and that a peer may still be writing. They come back by the peer's word or by proof.
+    pub quarantined: Held,
+    /// Those of them whose peers know neither claims nor a life time, as those of Dynamo's profile.
+    pub quarantined_without_terms: Held,
+    /// Readable offers that were given up: their memory can be overwritten, and is freed when their life time is over.
+    pub retained: Held,
+    /// Completions of offers that had ended: two initiators used one offer, or one used it twice.
+    pub second_completions: u64,
 }
 
 /// What a driver does next.
@@ -159,7 +170,7 @@ impl Driver {
             closing: AtomicBool::new(false),
             thread: OnceLock::new(),
             executor: OnceLock::new(),
-            passive: PassiveTable::new(Arc::clone(&clock), config.drain),
+            passive: PassiveTable::new(Arc::clone(&clock), config.drain, config.clock_skew),
             transport,
             clock,
             config,
@@ -171,9 +182,14 @@ impl Driver {
 
     /// What is in hand now.
     pub fn stats(&self) -> DriverStats {
+        let passive = self.shared.passive.stats();
         DriverStats {
             active: self.shared.active.load(Ordering::Acquire),
             passive: self.shared.passive.len(),
+            quarantined: passive.quarantined,
+            quarantined_without_terms: passive.quarantined_without_terms,
+            retained: passive.retained,
+            second_completions: passive.second_completions,
         }
     }
 
@@ -188,11 +204,22 @@ impl Driver {
         let _ = self.shared.executor.set(executor);
     }
 
+    /// What proves that a peer no longer touches the memory of an offer, asked on `background`. Only the first call counts;
+    /// without it nothing is proven.
+    pub fn set_proofs(&self, quiet: Arc<dyn QuietProof>, background: Arc<dyn Background>) {
+        self.shared.passive.set_proofs(quiet, background);
+    }
+
+    /// A slot for an offer of this key that is about to be made. `None` if all are taken, or the system gives no memory for
+    /// them: then initiators complete the offer through the engine.
+    pub fn arm_slot(&self, key: &NotificationKey, kind: OperationKind) -> Option<OfferSlot> {
+        self.shared.passive.page.arm(key, kind)
+    }
+
     /// Takes charge of an execution: posts it now if that is to be done `inline`, and sees it through.
     pub(crate) fn begin(
         &self,
         execution: Box<dyn Execution>,
-        leases: Vec<LeaseSet>,
         bytes: u64,
         inline: bool,
         options: OperationOptions,
@@ -204,7 +231,6 @@ impl Driver {
         let begun = shared.clock.now();
         let slot = Arc::new(Slot::new(Task {
             execution,
-            leases,
             bytes,
             begun,
             posted: false,
@@ -256,19 +282,19 @@ impl Shared {
 
     /// Whether somebody waits for a peer's word.
     fn expects_messages(&self) -> bool {
-        self.passive.len() > 0 || self.executor.get().is_some_and(|executor| executor.listens())
+        self.passive.awaited() > 0 || self.executor.get().is_some_and(|executor| executor.listens())
     }
 
     /// How often messages are taken that nobody waits for.
     fn checks_every(&self) -> Option<Duration> {
-        self.executor.get().and_then(|executor| executor.checks_every())
+        let executor = self.executor.get().and_then(|executor| executor.checks_every());
+        executor.into_iter().chain(self.passive.checks_every()).min()
     }
 
     /// A slot for what a peer has asked for.
     fn serve(&self, execution: Box<dyn Execution>) -> Arc<Slot> {
         let task = Task {
             execution,
-            leases: Vec::new(),
             bytes: 0,
             begun: self.clock.now(),
             posted: false,
@@ -458,8 +484,10 @@ impl Reactor {
         }
         self.taken = now;
         let executor = shared.executor.get();
-        let mut delivered = executor.is_some_and(|executor| {
-            executor.answer_doorbells(&mut |key| shared.passive.deliver(key.as_bytes()))
+        let mut delivered = shared.passive.poll_slots(&mut |key| {
+            if let Some(executor) = executor {
+                executor.completed_by_slot(key);
+            }
         });
         let active = &mut self.active;
         let result = transport.take_notifications(&mut |from, payload| {
@@ -490,7 +518,8 @@ impl Reactor {
     fn next(&self, now: Duration) -> Next {
         let idle = now.saturating_sub(self.last_progress);
         let config = &self.shared.config;
-        let over = self.active.is_empty() && self.shared.passive.len() == 0;
+        // What is in quarantine beyond the drain time is leaked.
+        let over = self.active.is_empty() && self.shared.passive.awaited() == 0;
         if over && self.shared.closing.load(Ordering::SeqCst) {
             return Next::Exit;
         }
@@ -523,7 +552,9 @@ impl Reactor {
                     self.shared.parked.store(true, Ordering::SeqCst);
                     // Whoever adds work after this check sees `parked` and unparks.
                     if !self.has_work() {
-                        clock.park(self.shared.checks_every());
+                        let expiry = self.shared.passive.next_expiry();
+                        let expiry = expiry.map(|at| at.saturating_sub(clock.now()));
+                        clock.park(expiry.into_iter().chain(self.shared.checks_every()).min());
                     }
                     self.shared.parked.store(false, Ordering::SeqCst);
                     self.last_progress = clock.now();

@@ -95,9 +95,69 @@ pub enum TransportError {
         /// Each path, and why not.
         rejected: Vec<Rejected>,
     },
+    /// The offer cannot be used: no byte was moved.
+    #[error("the offer cannot be used: {why}; ask its owner for a new one")]
+    OfferEnded {
+        /// Why not.
+        why: EndedOffer,
+    },
+    /// The owner ended the offer while its memory was read.
+    #[error(
+        "the offer ended while it was read: the bytes that arrived may be of its owner's next use; discard them and ask for a new offer"
+    )]
+    Stale,
+    /// Proof that the peer runs on this host, where it says that it runs, is missing.
+    #[error(
+        "the peer {name} claims this host, and it cannot be proven that it runs here: {reason}; give each machine its own boot identity, or both processes one user and PID namespace"
+    )]
+    NotHere {
+        /// The peer's agent name.
+        name: String,
+        /// What was found instead.
+        reason: String,
+    },
+    /// The proof that the local memory is leased does not cover it.
+    #[error("local descriptor {index} is not covered by a lease in the mode of the transfer; lease the list that is moved")]
+    NotLeased {
+        /// Its place in the list.
+        index: usize,
+    },
     /// The connection has been shut down.
     #[error("the connection is closed")]
     Closed,
+}
+
+/// Why an offer cannot be used.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum EndedOffer {
+    /// Its owner has revoked it, or let it time out.
+    #[error("its owner has ended it")]
+    Revoked,
+    /// Its last use has ended.
+    #[error("it has been used")]
+    Used,
+    /// Another initiator has claimed it for writing.
+    #[error("another initiator is writing to it")]
+    Claimed,
+    /// This process has used it before.
+    #[error("this process has used it before")]
+    Spent,
+    /// Its life time is over.
+    #[error("its life time is over")]
+    Expired,
+    /// Its owner has ended, or has closed the memory that it shares.
+    #[error("its owner has ended or has closed its shared memory")]
+    OwnerGone,
+    /// The message about it does not carry its token.
+    #[error("the message about it does not carry its token")]
+    WrongToken,
+    /// The identifier of this process cannot be written into a claim.
+    #[error("the identifier of this process is too large for a claim")]
+    Unclaimable,
+    /// Its owner demands a claim, and does not answer.
+    #[error("its owner demands a claim and does not answer")]
+    Unanswered,
 }
 
 /// How an operation ended without completing.
@@ -119,6 +179,9 @@ pub enum OperationError {
         /// The configured bound.
         limit: usize,
     },
+    /// The peer does not take up the offer, or its transfer failed and has ended.
+    #[error("the peer declined the offer, or failed to use it; none of its accesses is in flight")]
+    Declined,
     /// The engine failed.
     #[error(transparent)]
     Transport(#[from] TransportError),

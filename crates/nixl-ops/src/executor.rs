@@ -6,18 +6,16 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nixl_descriptor::{DescriptorList, Registration, RegistrationCache};
+use nixl_descriptor::{DescriptorList, Leased, Registration, RegistrationCache};
 use nixl_device::Device;
 use nixl_metadata::{
-    AgentMetadata, Doorbell, NotificationKey, OperationKind, PeerInfo, RdmaMetadata, Share,
+    AgentMetadata, NotificationKey, OperationKind, PeerInfo, RdmaMetadata, Share,
 };
 
-use crate::completion::Memory;
-use crate::outcome::Outcome;
 use crate::passive::PassiveEntry;
 use crate::{
-    Clock, CompletionCell, Gate, PathKind, PathPolicy, PathReport, PeerId, Rejected, Transfer,
-    TransferSpec, Transport, TransportError,
+    Clock, DirectTransfer, Gate, PathKind, PathPolicy, PathReport, PeerId, Rejected, RemoteSlot,
+    Transfer, TransferSpec, Transport, TransportError,
 };
 
 /// Decides how the bytes of an operation travel.
@@ -82,20 +80,9 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
         Vec::new()
     }
 
-    /// Where processes of this machine may leave their word that the operation of this key is complete, for an offer that is
-    /// about to be made. `None`, as by default, if they say so through the engine. It must stay good until the offer
-    /// [is over](OfferWatch::is_over), or is withdrawn without ever having been announced.
-    fn doorbell(&self, key: &NotificationKey) -> Option<Doorbell> {
+    /// A process of this machine has completed, by its slot, an offer that is [claimed](Offer::claim) here.
+    fn completed_by_slot(&self, key: &NotificationKey) {
         let _ = key;
-        None
-    }
-
-    /// Takes what was left at doorbells, for the driver, which looks as often as it takes messages. Each key goes to
-    /// `deliver`, which returns whether an operation waited for it that is not [claimed](Offer::claim). Returns whether there
-    /// was any.
-    fn answer_doorbells(&self, deliver: &mut dyn FnMut(&NotificationKey) -> bool) -> bool {
-        let _ = deliver;
-        false
     }
 
     /// Whether messages are expected now, so that somebody must look for them.
@@ -196,8 +183,10 @@ impl fmt::Debug for Received {
 pub struct TransferRequest<'a> {
     /// `Read` moves remote to local, `Write` local to remote.
     pub kind: OperationKind,
-    /// Local memory, leased for as long as the execution lives.
+    /// Local memory, which [`leased`](Self::leased) covers.
     pub local: &'a DescriptorList,
+    /// The proof that it is leased; the execution owns a clone until nothing of it is in flight.
+    pub leased: &'a Leased,
     /// What the peer offered.
     pub remote: &'a RdmaMetadata,
     /// The peer and the engine that reaches it; `None` if [`Executor::is_local`] said so.
@@ -218,12 +207,18 @@ pub struct Route<'a> {
     pub registrations: Vec<Registration>,
     /// What the peer needs to reach this side, if [`Executor::introduces`] asked for it. Covers the local memory.
     pub introduction: Option<AgentMetadata>,
+    /// The slot of the offer, if the peer is proven to be on this host.
+    pub slot: Option<RemoteSlot>,
 }
 
 impl<'a> TransferRequest<'a> {
     /// A request that is served inside this process.
-    pub fn local(kind: OperationKind, local: &'a DescriptorList, remote: &'a RdmaMetadata) -> Self {
-        Self { kind, local, remote, route: None, policy: PathPolicy::auto() }
+    pub fn local(
+        kind: OperationKind,
+        (local, leased): (&'a DescriptorList, &'a Leased),
+        remote: &'a RdmaMetadata,
+    ) -> Self {
+        Self { kind, local, leased, remote, route: None, policy: PathPolicy::auto() }
     }
 
     /// The same request, with what the peer needs to reach this side.
@@ -231,6 +226,15 @@ impl<'a> TransferRequest<'a> {
     pub fn introducing(mut self, metadata: Option<AgentMetadata>) -> Self {
         if let Some(route) = &mut self.route {
             route.introduction = metadata;
+        }
+        self
+    }
+
+    /// The same request, for an offer whose slot is mapped.
+    #[must_use]
+    pub fn with_slot(mut self, slot: Option<RemoteSlot>) -> Self {
+        if let Some(route) = &mut self.route {
+            route.slot = slot;
         }
         self
     }
@@ -255,24 +259,24 @@ impl<'a> TransferRequest<'a> {
         route.transport.prepare(TransferSpec::new(
             self.kind,
             route.peer,
-            self.local.as_slice(),
+            (self.local.as_slice(), self.leased),
             self.remote.descriptors(),
             notification,
             route.registrations,
-        ))
+        )?)
     }
 
     /// A request to a connected peer.
     pub fn remote(
         kind: OperationKind,
-        local: &'a DescriptorList,
+        (local, leased): (&'a DescriptorList, &'a Leased),
         remote: &'a RdmaMetadata,
         transport: &'a Arc<dyn Transport>,
         peer: &'a PeerId,
         registrations: Vec<Registration>,
     ) -> Self {
-        let route = Some(Route { transport, peer, registrations, introduction: None });
-        Self { kind, local, remote, route, policy: PathPolicy::auto() }
+        let route = Some(Route { transport, peer, registrations, introduction: None, slot: None });
+        Self { kind, local, leased, remote, route, policy: PathPolicy::auto() }
     }
 }
 
@@ -323,6 +327,23 @@ pub trait Execution: Send {
     fn target_told(&self) -> bool {
         false
     }
+
+    /// What is left at the peer's memory if the execution ends now without success.
+    fn peer_memory(&self) -> PeerMemory {
+        PeerMemory::Unproven
+    }
+}
+
+/// What an execution leaves at a peer's memory. Ordered: of several executions the greatest counts.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[allow(clippy::exhaustive_enums, reason = "its users must handle each")]
+pub enum PeerMemory {
+    /// It was not accessed: the offer can be used again.
+    Untouched,
+    /// It was, and no access is under way.
+    Quiet,
+    /// An access may be under way, as after an engine's failure.
+    Unproven,
 }
 
 /// A passive operation of this process that an executor may serve directly.
@@ -352,36 +373,20 @@ impl Offer {
         self.entry.descriptors()
     }
 
-    /// To be asked later whether it is over, without keeping it.
-    pub fn watch(&self) -> OfferWatch {
-        OfferWatch { cell: Arc::clone(&self.entry.cell) }
-    }
-
     /// Takes the offer for one copy. `None` if the operation has ended or another copy holds it; while the
     /// claim lives, cancelling the operation does not give its memory back.
     pub fn claim(&self) -> Option<Claim> {
-        self.entry.claim().then(|| Claim { entry: Arc::clone(&self.entry) })
-    }
-}
-
-/// Knows whether an [`Offer`] is over.
-#[derive(Clone, Debug)]
-pub struct OfferWatch {
-    cell: Arc<CompletionCell<Outcome>>,
-}
-
-impl OfferWatch {
-    /// Whether no peer's word about it is awaited any more: it is complete, or was given up for good. One that was cancelled
-    /// is not over until its memory is free or leaked.
-    pub fn is_over(&self) -> bool {
-        self.cell.memory() != Memory::Engaged
+        let leased = self.entry.claim()?;
+        Some(Claim { leased, entry: Arc::clone(&self.entry), complete: false })
     }
 }
 
 /// The right to copy to or from an [`Offer`]'s memory.
 #[derive(Debug)]
 pub struct Claim {
+    leased: Leased,
     entry: Arc<PassiveEntry>,
+    complete: bool,
 }
 
 impl Claim {
@@ -390,15 +395,34 @@ impl Claim {
         self.entry.descriptors()
     }
 
-    /// The copy is complete: ends the passive operation and wakes its waiter.
-    pub fn complete(self) {
-        Arc::clone(&self.entry).complete();
+    /// The proof that the memory is leased.
+    pub fn leased(&self) -> &Leased {
+        &self.leased
+    }
+
+    /// A GPU or an engine may still use the memory, for good: it stays leased until the process ends.
+    pub fn leak(self) {
+        self.leased.clone().leak();
+        // The offer is never free again.
+        std::mem::forget(self);
+    }
+
+    /// The copy is complete: ends the passive operation and wakes its waiter, which finds its memory free.
+    pub fn complete(mut self) {
+        self.complete = true;
+        let entry = Arc::clone(&self.entry);
+        // The claim holds the memory too.
+        drop(self);
+        entry.complete();
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.entry.unclaim();
+        // The lease of an offer that was given up ends only with the claim's own.
+        if !self.complete {
+            self.entry.unclaim();
+        }
     }
 }
 
@@ -409,35 +433,11 @@ pub struct TransportExecutor;
 
 impl Executor for TransportExecutor {
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        let Some(route) = &request.route else { return Err(TransportError::Closed) };
         let kind = PathKind::Direct;
         if let Err(reason) = request.policy.check(kind, None, None) {
             return Err(TransportError::NoPath { rejected: vec![Rejected::new(kind, reason)] });
         }
-        let (local, name) = (request.local, route.transport.name().to_owned());
-        let key = Bytes::copy_from_slice(request.remote.notification_key().as_bytes());
-        let transfer = request.transfer(Some(key))?;
-        let report = PathReport::new(kind, name, local.total_bytes(), transfer.descriptors());
-        let execution = Box::new(DirectExecution { transfer, report });
-        Ok(Gate::before(execution, local.pending()))
-    }
-}
-
-struct DirectExecution {
-    transfer: Box<dyn Transfer>,
-    report: PathReport,
-}
-
-impl Execution for DirectExecution {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        self.transfer.poll()
-    }
-
-    fn abandon(&mut self) -> bool {
-        !self.transfer.in_flight()
-    }
-
-    fn report(&self) -> PathReport {
-        self.report.clone()
+        let pending = request.local.pending();
+        Ok(Gate::before(Box::new(DirectTransfer::prepare(kind, &request)?), pending))
     }
 }

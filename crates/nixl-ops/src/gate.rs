@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, Pending, PendingError};
 
 use crate::{
     CopyOperation, Driver, Execution, OperationError, OperationOptions, PathKind, PathReport,
-    TransportError,
+    PeerMemory, TransportError,
 };
 
 /// An execution that begins once work on its memory is done, for those that cannot wait by themselves.
@@ -81,6 +82,7 @@ impl Execution for Nothing {
     }
 }
 
+#[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Execution for Gate {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         if !Self::is_open(&self.pending)? {
@@ -109,5 +111,21 @@ impl Execution for Gate {
 
     fn awaits_word(&self) -> bool {
         self.execution.awaits_word()
+    }
+
+    fn expected(&self) -> Option<Duration> {
+        // The wait for the work comes first, and nobody knows how long that is.
+        None
+    }
+
+    fn posts_quickly(&self) -> bool {
+        false
+    }
+
+    fn peer_memory(&self) -> PeerMemory {
+        match self.pending.is_empty() {
+            true => self.execution.peer_memory(),
+            false => PeerMemory::Untouched,
+        }
     }
 }

@@ -27,16 +27,19 @@
 //! assert!(!status.is_terminal());
 //! assert_eq!(status.short_name(), "PROC");
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod backoff;
 mod clock;
 mod completion;
 mod deadline;
+mod direct;
 mod driver;
 mod error;
 mod executor;
 mod gate;
+mod leasing;
+mod notifier;
 mod operation;
 mod options;
 mod outcome;
@@ -44,32 +47,40 @@ mod pairing;
 mod passive;
 mod path;
 mod policy;
+mod slots;
+mod spent;
 mod status;
 mod sync;
 mod task;
 mod transport;
+mod usage;
 mod within;
 
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};
 use completion::CompletionCell;
 pub use driver::{Driver, DriverConfig, DriverStats, Next, Reactor};
-pub use error::{OperationError, TransportError};
+pub use direct::DirectTransfer;
+pub use error::{EndedOffer, OperationError, TransportError};
 pub use executor::{
-    Background, Claim, Execution, Executor, Link, Offer, OfferWatch, Preparation, Received, Route,
+    Background, Claim, Execution, Executor, Link, Offer, PeerMemory, Preparation, Received, Route,
     TransferRequest, TransportExecutor,
 };
 pub use gate::Gate;
-pub use nixl_metadata::OperationKind;
+pub use nixl_metadata::{ClaimDemand, OperationKind};
+pub use notifier::CompletionNotifier;
 pub use operation::{
-    CancelOutcome, CopyOperation, MemoryFate, ReadOperation, ReadableOperation, Reclaimed, Settled,
-    WritableOperation, WriteOperation,
+    CancelOutcome, CopyOperation, MemoryFate, ReadOperation, ReadableOperation, Reclaimed,
+    RevokeOutcome, Settled, WritableOperation, WriteOperation,
 };
 pub use options::OperationOptions;
 pub use outcome::Completion;
 pub use pairing::{PairingError, pair};
-pub use passive::OfferSpec;
+pub use passive::{Claimant, Held, OfferSpec, QuietProof, QuietWatch};
 pub use path::{Carrier, Hop, PathKind, PathReport, Rejected};
 pub use policy::PathPolicy;
+pub use slots::{OfferSlot, RecentCheck, RemoteSlot, RemoteSlots};
+pub use spent::{KeyUse, SpentKeys, SpentStats};
 pub use status::{OperationStatus, StatusError};
+pub use usage::OfferUse;
 pub use transport::{Connected, PeerId, Transfer, TransferSpec, Transport};

@@ -11,8 +11,8 @@ use nixl_metadata::RdmaMetadata;
 
 use crate::completion::Memory;
 use crate::outcome::{Completion, Outcome};
-use crate::passive::OfferSpec;
-use crate::passive::PassiveEntry;
+use crate::leasing::Leasing;
+use crate::passive::{Letting, OfferSpec, PassiveEntry};
 use crate::task::{Slot, SlotState};
 use crate::{
     Driver, Execution, Executor, Offer, OperationError, OperationOptions, OperationStatus,
@@ -24,6 +24,19 @@ use crate::{
 pub enum CancelOutcome {
     /// The operation is cancelled. Its memory comes back when the engine and the peer are quiet.
     Cancelled,
+    /// It had ended before, in this state.
+    AlreadyEnded(OperationStatus),
+}
+
+/// What revoking an offer came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum RevokeOutcome {
+    /// No initiator can use it any more, and the memory is the owner's: it may be read and overwritten. That of a readable
+    /// offer stays allocated until its life time is over, since a read may be under way.
+    Free,
+    /// An initiator may be writing. The memory comes back by its word, or when it is proven to be quiet.
+    Held,
     /// It had ended before, in this state.
     AlreadyEnded(OperationStatus),
 }
@@ -157,12 +170,26 @@ impl Passive {
     }
 
     fn cancel(&self) -> CancelOutcome {
-        if self.entry.abandon(OperationError::Cancelled) {
-            self.driver.shared().nudge(true);
-            CancelOutcome::Cancelled
-        } else {
-            CancelOutcome::AlreadyEnded(self.status())
+        match self.abandon() {
+            Letting::AlreadyEnded => CancelOutcome::AlreadyEnded(self.status()),
+            Letting::Free | Letting::Held => CancelOutcome::Cancelled,
         }
+    }
+
+    fn revoke(&self) -> RevokeOutcome {
+        match self.abandon() {
+            Letting::AlreadyEnded => RevokeOutcome::AlreadyEnded(self.status()),
+            Letting::Free => RevokeOutcome::Free,
+            Letting::Held => RevokeOutcome::Held,
+        }
+    }
+
+    fn abandon(&self) -> Letting {
+        let letting = self.entry.abandon(OperationError::Cancelled);
+        if letting != Letting::AlreadyEnded {
+            self.driver.shared().nudge(true);
+        }
+        letting
     }
 
     async fn reclaim(self) -> Reclaimed {
@@ -185,7 +212,8 @@ impl Drop for Passive {
 pub struct Reclaimed {
     /// How the operation ended.
     pub outcome: Result<Completion, OperationError>,
-    /// The memory; `None` if the engine or the peer never became quiet and it had to be leaked.
+    /// The memory; `None` if the engine or the peer did not become quiet in time: then the memory of an active operation is
+    /// leaked, and that of a passive one comes back with a late proof.
     pub memory: Option<DescriptorList>,
 }
 
@@ -202,7 +230,7 @@ impl Reclaimed {
 pub enum MemoryFate {
     /// The engine is done with it, and it is leased no longer.
     Released,
-    /// The engine never became quiet: it stays leased until the process ends.
+    /// The engine did not become quiet: it stays leased.
     Leaked,
 }
 
@@ -272,16 +300,21 @@ operation! {
 }
 
 operation! {
-    /// Local memory that one peer may read. Completes when the peer has. Dropping it cancels it; if its
-    /// [`metadata`](Self::metadata) was ever asked for, the memory then stays leased until the peer has
-    /// reported or the drain time has passed.
+    /// Local memory that peers may read. Completes when they have. Dropping it cancels it.
+    ///
+    /// Once it is cancelled or has timed out, the memory can be overwritten at once: an initiator that is mapped to its
+    /// slot finds out that it read too late. The memory stays allocated until the offer's life time is over, if its
+    /// [`metadata`](Self::metadata) was ever asked for.
     ReadableOperation(Passive)
 }
 
 operation! {
-    /// Local memory that one peer may write. Completes when the peer has. Dropping it cancels it; if its
-    /// [`metadata`](Self::metadata) was ever asked for, the memory then stays leased until the peer has
-    /// reported or the drain time has passed.
+    /// Local memory that one peer may write. Completes when the peer has. Dropping it cancels it.
+    ///
+    /// Once it is cancelled or has timed out, the memory is free at once if the offer demands
+    /// [claims everywhere](nixl_metadata::ClaimDemand::Everywhere) and no initiator has claimed it, or if its
+    /// [`metadata`](Self::metadata) was never asked for. Otherwise it stays in quarantine until the peer has reported or is
+    /// proven quiet.
     WritableOperation(Passive)
 }
 
@@ -328,7 +361,8 @@ impl CopyOperation {
         leases: Vec<LeaseSet>,
         options: OperationOptions,
     ) -> Result<Self, OperationError> {
-        Ok(Self(Active::begin(driver, execution, bytes, (), leases, options)?))
+        let execution = Leasing::over(execution, leases);
+        Ok(Self(Active::begin(driver, execution, bytes, (), options)?))
     }
 }
 
@@ -338,11 +372,10 @@ impl<M> Active<M> {
         execution: Box<dyn Execution>,
         bytes: u64,
         memory: M,
-        leases: Vec<LeaseSet>,
         options: OperationOptions,
     ) -> Result<Self, OperationError> {
         let inline = driver.shared().posts_inline(bytes, &*execution);
-        let slot = driver.begin(execution, leases, bytes, inline, options)?;
+        let slot = driver.begin(execution, bytes, inline, options)?;
         // What the driver posts must not be posted by a waiter that polls first.
         let spun = !inline;
         Ok(Self { slot, driver: Arc::clone(driver), memory, spun })
@@ -352,8 +385,8 @@ impl<M> Active<M> {
 macro_rules! active {
     ($name:ident) => {
         impl $name {
-            /// Begins `execution`, which may touch what `leases` cover until it has ended. For connectors and
-            /// executors; applications call theirs.
+            /// Begins `execution`, which moves `local` and owns the proof that it is leased. For connectors and executors;
+            /// applications call theirs.
             ///
             /// # Errors
             ///
@@ -362,11 +395,10 @@ macro_rules! active {
                 driver: &Arc<Driver>,
                 execution: Box<dyn Execution>,
                 local: DescriptorList,
-                leases: Vec<LeaseSet>,
                 options: OperationOptions,
             ) -> Result<Self, OperationError> {
                 let bytes = local.total_bytes();
-                Ok(Self(Active::begin(driver, execution, bytes, local, leases, options)?))
+                Ok(Self(Active::begin(driver, execution, bytes, local, options)?))
             }
         }
     };
@@ -400,6 +432,24 @@ macro_rules! passive {
                     executor: Arc::clone(executor),
                     metadata,
                 }))
+            }
+
+            /// Ends the offer as [`cancel`](Self::cancel) does, and says where that leaves its memory. An initiator that comes
+            /// later is refused, or finds that it came too late.
+            pub fn revoke(&mut self) -> RevokeOutcome {
+                self.0.revoke()
+            }
+
+            /// Ends the offer and gives its memory back at once, on the caller's word.
+            ///
+            /// # Safety
+            ///
+            /// No initiator accesses the memory any more, nor will: for instance, the only one that got the metadata has told the
+            /// application that its operation has ended, or its process has ended and the engine's sockets to it have
+            /// been read to their end.
+            #[allow(unsafe_code, reason = "declares what the caller promises")]
+            pub unsafe fn peer_is_done(&mut self) {
+                self.0.entry.abandon_quiet();
             }
 
             /// What the peer needs to reach the memory. It is a capability: whoever has it can, so carry it

@@ -1,6 +1,9 @@
 //! What a caller may ask of one operation.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
+
+use nixl_metadata::ClaimDemand;
 
 use crate::PathPolicy;
 
@@ -19,6 +22,9 @@ pub struct OperationOptions {
     /// What of it has gone before the operation began.
     spent: Duration,
     policy: PathPolicy,
+    life_time: Option<Duration>,
+    claims: Option<ClaimDemand>,
+    readers: Option<NonZeroU32>,
 }
 
 impl OperationOptions {
@@ -45,6 +51,47 @@ impl OperationOptions {
     /// Which ways the bytes may go.
     pub fn path_policy(&self) -> PathPolicy {
         self.policy
+    }
+
+    /// How long initiators may begin to use an offer; by default [10 minutes](crate::OfferSpec::LIFE_TIME). The memory of an
+    /// offer that is given up may stay allocated for so long. For passive operations in the native profile.
+    #[must_use]
+    pub fn life_time(mut self, life_time: Duration) -> Self {
+        self.life_time = Some(life_time);
+        self
+    }
+
+    /// Which initiators must claim a writable offer before they write; by default those of its
+    /// [host](ClaimDemand::SameHost). An offer that demands claims [everywhere](ClaimDemand::Everywhere) and that no
+    /// initiator has claimed ends at once when it is given up. A claim between hosts costs one round trip of two messages.
+    /// For passive operations in the native profile.
+    #[must_use]
+    pub fn claims(mut self, claims: ClaimDemand) -> Self {
+        self.claims = Some(claims);
+        self
+    }
+
+    /// How many peers read a readable offer; by default one. It completes when as many reads have. For passive operations
+    /// in the native profile.
+    #[must_use]
+    pub fn readers(mut self, readers: NonZeroU32) -> Self {
+        self.readers = Some(readers);
+        self
+    }
+
+    /// How long initiators may begin, if it was set.
+    pub fn offer_life_time(&self) -> Option<Duration> {
+        self.life_time
+    }
+
+    /// Which initiators must claim.
+    pub fn claim_demand(&self) -> ClaimDemand {
+        self.claims.unwrap_or(ClaimDemand::SameHost)
+    }
+
+    /// How many peers read.
+    pub fn reader_count(&self) -> NonZeroU32 {
+        self.readers.unwrap_or(NonZeroU32::MIN)
     }
 
     /// Notes that some of the time has gone.

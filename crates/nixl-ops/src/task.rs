@@ -6,18 +6,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use nixl_descriptor::LeaseSet;
-
 use crate::deadline::Deadline;
 use crate::outcome::{Completion, Outcome};
 use crate::sync::Mutex;
 use crate::{CompletionCell, DriverConfig, Execution, OperationError, OperationStatus};
 
-/// Everything that must stay alive while an engine works. The execution drops before the leases: nothing
-/// can reach the memory before the engine's request is gone.
+/// Everything that must stay alive while an engine works. The execution owns the leases of its memory.
 pub(crate) struct Task {
     pub(crate) execution: Box<dyn Execution>,
-    pub(crate) leases: Vec<LeaseSet>,
     pub(crate) bytes: u64,
     pub(crate) begun: Duration,
     #[expect(dead_code, reason = "only its drop matters")]
@@ -245,7 +241,8 @@ impl Slot {
                 bytes = task.bytes,
                 "the engine did not become quiet; its memory is leaked"
             );
-            task.leases.into_iter().for_each(LeaseSet::leak);
+            // Dropped in flight, it leaks what its engine may still touch.
+            drop(task);
         }
         drop(guard);
         self.cell.set_leaked();

@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nixl_descriptor::{Descriptor, Registrar, Registration};
+use nixl_descriptor::{Descriptor, LeaseMode, Leased, Registrar, Registration};
 use nixl_metadata::{OperationKind, SerializedDescriptor};
 
 use crate::TransportError;
@@ -44,9 +44,25 @@ impl fmt::Display for PeerId {
 ///   regions that the given registrations cover. What only the engine can know (is this peer connected, has
 ///   it registered that range) the engine checks *before* it touches a byte.
 /// * No input makes it panic, abort or hang.
-pub trait Transport: Send + Sync + fmt::Debug + 'static {
+///
+/// # Safety
+///
+/// Safe code gives memory back, and to other owners, on the word of a transport. An implementor promises:
+///
+/// * A [`Transfer`] that it prepares keeps the contract of that trait: the engine touches no local memory but
+///   [`TransferSpec::local`], only between the post and the end, and not once the transfer's [`Leased`] is dropped.
+/// * Its [`registrar`](Self::registrar) keeps the contract of [`Registrar`].
+/// * It turns no address of a peer into an access to memory of this process.
+#[allow(unsafe_code, reason = "declares what engines promise")]
+pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     /// The engine's name for reports, for instance `nixl/UCX`.
     fn name(&self) -> &str;
+
+    /// Whether a write that is complete here is visible to the target's processor without a further message on the same
+    /// connection. True of engines that copy by a processor; false, as by default, where a NIC may write the memory.
+    fn completes_in_memory(&self) -> bool {
+        false
+    }
 
     /// The name under which peers know this agent.
     fn agent_name(&self) -> &str;
@@ -135,8 +151,10 @@ pub struct TransferSpec<'a> {
     pub kind: OperationKind,
     /// The peer that owns the remote side.
     pub peer: &'a PeerId,
-    /// Local memory.
+    /// Local memory, which [`leased`](Self::leased) covers.
     pub local: &'a [Descriptor],
+    /// The proof that the local memory is leased. The transfer owns a clone until the engine is done with the memory.
+    pub leased: &'a Leased,
     /// The peer's memory: numbers that mean something to the peer only.
     pub remote: &'a [SerializedDescriptor],
     /// Sent to the peer once the bytes are in place.
@@ -147,23 +165,41 @@ pub struct TransferSpec<'a> {
 
 impl<'a> TransferSpec<'a> {
     /// A transfer between `local` and the memory that `remote` names at `peer`.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::NotLeased`] if the proof does not cover the local memory in the mode that the kind needs: writing
+    /// for a read, reading for a write.
     pub fn new(
         kind: OperationKind,
         peer: &'a PeerId,
-        local: &'a [Descriptor],
+        (local, leased): (&'a [Descriptor], &'a Leased),
         remote: &'a [SerializedDescriptor],
         notification: Option<Bytes>,
         registrations: Vec<Registration>,
-    ) -> Self {
-        Self { kind, peer, local, remote, notification, registrations }
+    ) -> Result<Self, TransportError> {
+        let mode_suits = kind == OperationKind::Write || leased.mode() == LeaseMode::Write;
+        let uncovered = match mode_suits {
+            true => local.iter().position(|descriptor| !leased.covers(descriptor)),
+            false => Some(0),
+        };
+        match uncovered {
+            Some(index) => Err(TransportError::NotLeased { index }),
+            None => Ok(Self { kind, peer, local, leased, remote, notification, registrations }),
+        }
     }
 }
 
 /// One transfer of an engine.
 ///
-/// Dropping it while [`in_flight`](Self::in_flight) leaks the engine's request and the registrations, never
-/// releases them: the engine may still write.
-pub trait Transfer: Send {
+/// # Safety
+///
+/// An implementor promises that the engine touches the local memory of the [`TransferSpec`] only while
+/// [`in_flight`](Self::in_flight) is true, and that the transfer owns the spec's [`Leased`] as long. Dropping it in flight
+/// [leaks](Leased::leak) the lease, the engine's request and the registrations, never releases them: the engine may still
+/// write.
+#[allow(unsafe_code, reason = "declares what engines promise")]
+pub unsafe trait Transfer: Send {
     /// Posts the transfer at the first call, afterwards asks how it stands. Engines that send the
     /// completion notification from here do so: a posted transfer must be polled until it is ready.
     ///
@@ -174,6 +210,9 @@ pub trait Transfer: Send {
 
     /// Whether the engine may touch the memory now.
     fn in_flight(&self) -> bool;
+
+    /// Whether the engine was given the transfer, so that the peer's memory may have been touched.
+    fn was_posted(&self) -> bool;
 
     /// Descriptor pairs handed to the engine, after neighbours were merged.
     fn descriptors(&self) -> usize;

@@ -1,4 +1,5 @@
 //! One transfer of NIXL's, which is never released before it has ended.
+#![allow(unsafe_code, reason = "promises what transfers must keep")]
 
 use std::mem;
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nixl_descriptor::{Registration, Span};
+use nixl_descriptor::{Leased, Registration, Span};
 use nixl_device::Device;
 use nixl_metadata::OperationKind;
 use nixl_ops::{Transfer, TransportError};
@@ -28,8 +29,11 @@ pub(super) struct NixlTransfer {
     gpu: Option<Device>,
     notification: Option<Bytes>,
     state: State,
-    /// Field order: the request goes before what keeps its memory registered.
+    /// Field order: the request goes before what keeps its memory registered and leased.
     registrations: Vec<Registration>,
+    /// `None` once it is leaked.
+    leased: Option<Leased>,
+    was_posted: bool,
 }
 
 enum State {
@@ -48,11 +52,22 @@ impl NixlTransfer {
         kind: OperationKind,
         pairs: Vec<(Span, Span)>,
         notification: Option<Bytes>,
-        registrations: Vec<Registration>,
+        (registrations, leased): (Vec<Registration>, Leased),
     ) -> Self {
-        let state = State::Prepared;
+        let (state, leased, was_posted) = (State::Prepared, Some(leased), false);
         let gpu = pairs.first().map(|(here, _)| here.device).filter(|device| !device.is_host());
-        Self { gpu, directory, peer, kind, pairs, notification, state, registrations }
+        Self {
+            gpu,
+            directory,
+            peer,
+            kind,
+            pairs,
+            notification,
+            state,
+            registrations,
+            leased,
+            was_posted,
+        }
     }
 
     /// Posts. The order of what may fail and what may not: a request that exists is posted, and one that was
@@ -65,6 +80,8 @@ impl NixlTransfer {
             Ok(request) => request,
             Err(error) => return self.end(Err(failed("create_xfer_req", &error))),
         };
+        // A post that fails may have begun.
+        self.was_posted = true;
         match inside.agent.post_xfer_req(&request, None) {
             Ok(in_progress) => {
                 self.peer.enter();
@@ -135,7 +152,9 @@ impl NixlTransfer {
     }
 }
 
-impl Transfer for NixlTransfer {
+// SAFETY: NIXL touches the memory of a request only between its post and the terminal status that `status` waits for, which is
+// when `in_flight` is true. The transfer owns the lease and the registrations, and `drop` leaks both, and the request, in flight.
+unsafe impl Transfer for NixlTransfer {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let directory = Arc::clone(&self.directory);
         let _context = gpu::enter(self.gpu);
@@ -151,6 +170,10 @@ impl Transfer for NixlTransfer {
 
     fn in_flight(&self) -> bool {
         matches!(self.state, State::Posted(_))
+    }
+
+    fn was_posted(&self) -> bool {
+        self.was_posted
     }
 
     fn descriptors(&self) -> usize {
@@ -176,6 +199,7 @@ impl Drop for NixlTransfer {
         if let State::Posted(request) = mem::replace(&mut self.state, State::Ended) {
             mem::forget(request);
             mem::forget(mem::take(&mut self.registrations));
+            self.leased.take().into_iter().for_each(Leased::leak);
         }
     }
 }

@@ -1,4 +1,5 @@
 //! NIXL as a transport.
+#![allow(unsafe_code, reason = "promises what engines must keep")]
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use super::library::NixlUnavailable;
 use super::peers::Loaded;
 use super::registrar::{NixlRegistrar, memory_kind, wire_kind};
 use super::transfer::NixlTransfer;
+use super::ucx;
 use crate::control::ControlThread;
 
 /// A NIXL agent with its UCX backend, as a [`Transport`].
@@ -21,6 +23,7 @@ pub struct NixlTransport {
     agent: Arc<Agent>,
     registrar: Arc<NixlRegistrar>,
     directory: Arc<Directory>,
+    copies_by_processor: bool,
 }
 
 impl NixlTransport {
@@ -35,13 +38,21 @@ impl NixlTransport {
         let agent = Arc::new(Agent::start(name, control)?);
         let registrar = Arc::new(NixlRegistrar::new(Arc::clone(&agent)));
         let directory = Arc::new(Directory::new(Arc::clone(&agent)));
-        Ok(Self { agent, registrar, directory })
+        let copies_by_processor = !ucx::may_use_rdma();
+        Ok(Self { agent, registrar, directory, copies_by_processor })
     }
 }
 
-impl Transport for NixlTransport {
+// SAFETY: its transfers and registrations keep their contracts, as is said there; addresses of peers go to NIXL, which hands them to
+// the peer's side of the connection.
+unsafe impl Transport for NixlTransport {
     fn name(&self) -> &str {
         "nixl/UCX"
+    }
+
+    /// Without a NIC that writes memory, UCX's transports copy by a processor.
+    fn completes_in_memory(&self) -> bool {
+        self.copies_by_processor
     }
 
     fn agent_name(&self) -> &str {
@@ -99,7 +110,7 @@ impl Transport for NixlTransport {
             spec.kind,
             pairs,
             spec.notification,
-            spec.registrations,
+            (spec.registrations, spec.leased.clone()),
         )))
     }
 

@@ -29,6 +29,11 @@ pub(super) fn ask_for_memory_types() {
     });
 }
 
+/// Whether a NIC of this machine may write memory for UCX.
+pub(super) fn may_use_rdma() -> bool {
+    fs::read_dir("/sys/class/infiniband").is_ok_and(|mut devices| devices.next().is_some())
+}
+
 /// Files of libraries in this process whose names begin so.
 fn loaded(prefix: &str) -> BTreeSet<String> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();

@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nixl_descriptor::{Registration, Span, copy_spans};
+use nixl_descriptor::{Leased, Registration, Span, copy_spans};
 use nixl_metadata::OperationKind;
 use nixl_ops::TransportError;
 
@@ -34,6 +34,9 @@ pub(super) struct Request {
     /// Held, so that the local memory stays registered.
     #[expect(dead_code, reason = "only its drop matters")]
     pub(super) registrations: Vec<Registration>,
+    /// Held, so that nothing else uses the local memory.
+    #[expect(dead_code, reason = "only its drop matters")]
+    pub(super) leased: Leased,
 }
 
 /// A transfer that was posted. Must be advanced until it is ready.

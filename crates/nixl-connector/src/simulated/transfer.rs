@@ -1,4 +1,5 @@
 //! The caller's side of a transfer.
+#![allow(unsafe_code, reason = "promises what transfers must keep")]
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -12,6 +13,7 @@ pub(super) struct SimulatedTransfer {
     network: Arc<Network>,
     stage: Stage,
     descriptors: usize,
+    was_posted: bool,
 }
 
 enum Stage {
@@ -23,17 +25,20 @@ enum Stage {
 impl SimulatedTransfer {
     pub(super) fn new(network: Arc<Network>, request: Request) -> Self {
         let descriptors = request.pairs.len();
-        Self { network, stage: Stage::Prepared(request), descriptors }
+        Self { network, stage: Stage::Prepared(request), descriptors, was_posted: false }
     }
 }
 
-impl Transfer for SimulatedTransfer {
+// SAFETY: the job copies only in `advance`, from the post on until it is ready, and owns the lease; one that is dropped in flight
+// is adopted by the network, which holds the job, and with it the lease, until it has ended.
+unsafe impl Transfer for SimulatedTransfer {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let mut job = match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Prepared(request) => Job::post(&self.network, request)?,
             Stage::Posted(job) => job,
             Stage::Ended => return Poll::Ready(Err(TransportError::Closed)),
         };
+        self.was_posted = true;
         let result = job.advance(&self.network);
         if result.is_pending() {
             self.stage = Stage::Posted(job);
@@ -43,6 +48,10 @@ impl Transfer for SimulatedTransfer {
 
     fn in_flight(&self) -> bool {
         matches!(self.stage, Stage::Posted(_))
+    }
+
+    fn was_posted(&self) -> bool {
+        self.was_posted
     }
 
     fn descriptors(&self) -> usize {

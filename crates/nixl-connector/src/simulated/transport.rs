@@ -1,4 +1,5 @@
 //! An agent as its connector sees it.
+#![allow(unsafe_code, reason = "promises what engines must keep")]
 
 use std::borrow::Cow;
 use std::fmt;
@@ -32,9 +33,15 @@ impl SimulatedTransport {
     }
 }
 
-impl Transport for SimulatedTransport {
+// SAFETY: its transfers and registrations keep their contracts, and a peer's address only selects one of the peer's registrations.
+unsafe impl Transport for SimulatedTransport {
     fn name(&self) -> &str {
         "simulated"
+    }
+
+    /// A processor copies.
+    fn completes_in_memory(&self) -> bool {
+        true
     }
 
     fn agent_name(&self) -> &str {
@@ -135,6 +142,7 @@ impl Transport for SimulatedTransport {
             pairs,
             notification: spec.notification,
             registrations: spec.registrations,
+            leased: spec.leased.clone(),
         };
         drop(state);
         Ok(Box::new(SimulatedTransfer::new(Arc::clone(&self.network), request)))

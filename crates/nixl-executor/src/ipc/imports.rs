@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nixl_descriptor::{Region, SharedMemory, SharedName};
+use nixl_ops::RecentCheck;
 
-use super::lately::Lately;
 use crate::local::{Buffer, Gpus, SharedHandle};
 
 /// Opens each piece of memory once for each GPU, and keeps the latest open: opening takes some hundred microseconds, and
@@ -41,7 +41,7 @@ struct Import {
     /// The number of its last use.
     used: u64,
     /// That the peer has it too.
-    seen: Arc<Lately>,
+    seen: Arc<RecentCheck>,
 }
 
 impl Imports {
@@ -55,7 +55,7 @@ impl Imports {
         Self { gpus, opened: Mutex::default(), pinned: Arc::default() }
     }
 
-    /// The memory, if it is open, and the peer had it too when that was [looked at](Lately).
+    /// The memory, if it is open, and the peer had it too when that was [looked at](RecentCheck).
     pub(crate) fn get(&self, foreign: &Foreign) -> Option<Arc<dyn Buffer>> {
         let mut opened = self.lock();
         opened.uses += 1;
@@ -65,7 +65,7 @@ impl Imports {
         let (memory, seen) = (Arc::clone(&import.memory), Arc::clone(&import.seen));
         drop(opened);
         // Asks the system: not under the lock.
-        seen.or(|| foreign.may_be_there()).then_some(memory)
+        seen.get_or(|| foreign.may_be_there()).then_some(memory)
     }
 
     /// Whether the memory is open, whatever the peer has done since.
@@ -272,7 +272,7 @@ mod tests {
         assert_ne!(mapped.address(), one.address());
         imports.open(&second).unwrap();
         drop(one);
-        std::thread::sleep(2 * Lately::LONG);
+        std::thread::sleep(2 * RecentCheck::TTL);
         assert!(imports.get(&first).is_none() && imports.open(&first).is_err());
         assert_eq!(Arc::strong_count(&mapped), 1, "it is closed once no transfer uses it");
         imports.open(&third).unwrap();

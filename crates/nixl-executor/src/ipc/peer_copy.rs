@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use nixl_descriptor::{DescriptorList, Region};
+use nixl_descriptor::{DescriptorList, Leased, Region};
 use nixl_device::Device;
 use nixl_metadata::{OperationKind, RdmaMetadata};
-use nixl_ops::{Execution, PathKind, PathReport, TransferRequest, TransportError};
+use nixl_ops::{
+    CompletionNotifier, Execution, PathKind, PathReport, PeerMemory, TransferRequest,
+    TransportError,
+};
 
-use super::{Foreign, Imports, LastWord, PeerBoards, foreign};
+use super::{Foreign, Imports, foreign};
 use crate::local::{Buffer, CopyOp, Gpus, ListCopy, MemoryKind, Strategy, StrategyPolicy, Tools};
 use crate::paths::LocalFacts;
 
@@ -55,8 +58,9 @@ pub(crate) struct PeerCopy {
     copy: ListCopy,
     /// Open as long as the copy may use it. Field order: after the copy.
     imports: Vec<Arc<dyn Buffer>>,
-    /// What the peer is told. `None` if these are not all bytes.
-    last_word: Option<LastWord>,
+    leased: Leased,
+    /// Tells the peer. `None` if these are not all bytes.
+    notifier: Option<CompletionNotifier>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -75,7 +79,7 @@ impl PeerCopy {
         (request, most): (&TransferRequest<'_>, u64),
         local: MemoryKind,
         here: &LocalFacts,
-        (imports, boards): (&Imports, &PeerBoards),
+        imports: &Imports,
         tools: &Tools,
     ) -> Result<Self, TransportError> {
         let Some(route) = &request.route else { return Err(TransportError::Closed) };
@@ -99,9 +103,7 @@ impl PeerCopy {
                 Some((known, base)) if known == wanted => base,
                 _ => {
                     let memory = imports.get(&wanted).ok_or_else(|| {
-                        let reason =
-                            "the peer's memory could not be opened, or it has let go of it";
-                        failed(path, "open", reason)
+                        failed(path, "open", "the peer's memory could not be opened")
                     })?;
                     let base = memory.address();
                     opened.push(memory);
@@ -148,8 +150,9 @@ impl PeerCopy {
             stage: Stage::Copying,
             copy,
             imports: opened,
-            last_word: whole
-                .then(|| LastWord::about(request.remote, (route.transport, route.peer), boards)),
+            notifier: whole
+                .then(|| CompletionNotifier::new(route, request.remote.notification_key())),
+            leased: request.leased.clone(),
         })
     }
 }
@@ -172,7 +175,8 @@ impl Execution for PeerCopy {
             copied?;
         }
         if self.stage == Stage::Telling {
-            let told = self.last_word.as_ref().map_or(Poll::Ready(Ok(())), LastWord::say);
+            let told = self.notifier.as_ref();
+            let told = told.map_or(Poll::Ready(Ok(())), CompletionNotifier::notify);
             let told = ready!(told);
             self.stage = Stage::Ended;
             told?;
@@ -197,8 +201,17 @@ impl Execution for PeerCopy {
     fn steps(&self) -> u64 {
         self.copy.steps()
     }
+
     fn posts_quickly(&self) -> bool {
         true
+    }
+
+    fn peer_memory(&self) -> PeerMemory {
+        match self.stage {
+            Stage::Copying => PeerMemory::Unproven,
+            // The copy was this process's own.
+            Stage::Telling | Stage::Ended => PeerMemory::Quiet,
+        }
     }
 }
 
@@ -207,6 +220,7 @@ impl Drop for PeerCopy {
         // In flight only if the GPU never became quiet: then it may still use what is open.
         if self.stage == Stage::Copying && !self.copy.abandon() {
             mem::forget(mem::take(&mut self.imports));
+            self.leased.clone().leak();
         }
     }
 }

@@ -6,21 +6,18 @@ use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
 use nixl_device::Device;
-use nixl_metadata::{Doorbell, NotificationKey, PeerInfo, RdmaMetadata, Share};
+use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    Execution, Executor, Gate, Link, Offer, PathKind, PathPolicy, PeerId, Preparation, Received,
-    Rejected, Route, TransferRequest, TransportError, TransportExecutor,
+    DirectTransfer, Execution, Executor, Gate, Link, Offer, PathKind, PathPolicy, PeerId,
+    Preparation, Received, Rejected, Route, TransferRequest, TransportError,
 };
 
 use super::attempt::Attempt;
 use super::executor::Shared;
-use super::rung::Rung;
 use super::within::Within;
 use crate::DirectExecutor;
 use crate::direct::{agree, is_host};
-use crate::ipc::{
-    Doorbells, Foreign, Imports, LastWord, PeerBoards, PeerCopy, copier, foreign, shares,
-};
+use crate::ipc::{Foreign, Imports, PeerCopy, copier, foreign, shares};
 use crate::local::{MemoryKind, Tools, kind_of};
 use crate::offers::Offers;
 use crate::paths::{
@@ -36,8 +33,6 @@ pub(super) struct Attached {
     tools: Tools,
     staging: Arc<Staging>,
     pub(super) imports: Arc<Imports>,
-    doorbells: Doorbells,
-    boards: Arc<PeerBoards>,
     plans: Plans,
     pub(super) health: Arc<Health>,
     engine: Engine,
@@ -59,10 +54,8 @@ impl Attached {
             waker: link.waker.clone(),
         };
         let imports = Arc::new(Imports::new(Arc::clone(gpus)));
-        let boards = Arc::<PeerBoards>::default();
         let borrowing = Borrowing {
             imports: Arc::clone(&imports),
-            boards: Arc::clone(&boards),
             tools: tools.clone(),
             facts: Arc::clone(&shared.facts),
         };
@@ -71,8 +64,6 @@ impl Attached {
             tools,
             staging: Staging::new(borrowing, link.clone(), shared.staging),
             imports,
-            doorbells: Doorbells::default(),
-            boards,
             plans: Plans::new(Arc::clone(&shared.facts), shared.path_costs.clone()),
             health: Arc::default(),
             engine: Engine::of(link.transport.name()),
@@ -161,15 +152,7 @@ impl Attached {
                 self.staging.begin(request, manner).map(gate)
             }
             PathKind::GpuDirect | PathKind::Direct | PathKind::Emulated => {
-                // Other engines may put their promise of order into the notification.
-                let route = request.route.as_ref().filter(|_| self.engine == Engine::Ucx);
-                let word = route.map(|route| {
-                    LastWord::about(request.remote, (route.transport, route.peer), &self.boards)
-                });
-                match word.filter(LastWord::rings) {
-                    Some(word) => Rung::prepare(kind, request, word),
-                    None => TransportExecutor.execute(request.clone().under(PathPolicy::auto())),
-                }
+                Ok(gate(Box::new(DirectTransfer::prepare(kind, request)?)))
             }
             other => {
                 let reason = format!("{other} is no path between these memories").into();
@@ -187,8 +170,7 @@ impl Attached {
         most: u64,
     ) -> Result<PeerCopy, TransportError> {
         let facts = &self.shared.facts;
-        let opened = (&*self.imports, &*self.boards);
-        PeerCopy::new(kind, (request, most), local, facts, opened, &self.tools)
+        PeerCopy::new(kind, (request, most), local, facts, &self.imports, &self.tools)
     }
 
     /// The peer's memory that is not open here, and the kind of path that needs it.
@@ -219,20 +201,6 @@ impl Attached {
             })
             .collect();
         (!unopened.is_empty()).then_some((path, unopened))
-    }
-
-    /// A job that opens the place where a peer of this host is rung, if that was not tried before.
-    fn finding(&self, remote: &RdmaMetadata) -> Option<Preparation> {
-        let doorbell = *remote.doorbell().filter(|doorbell| !self.boards.knows(doorbell))?;
-        let (here, there) = (self.shared.facts.host.as_ref()?, remote.peer()?.host());
-        if !here.same_host(there) || !here.same_pid_namespace(there) {
-            return None;
-        }
-        let boards = Arc::clone(&self.boards);
-        Some(Box::new(move || {
-            boards.open(&doorbell);
-            Ok(())
-        }))
     }
 
     /// A job that opens the peer's memory, if a path that needs it is there.
@@ -295,13 +263,11 @@ impl Attached {
 
 impl Executor for Attached {
     fn announce(&self, offer: Offer) {
-        self.doorbells.announce(&offer);
         Offers::of_this_process().insert(offer.clone());
         self.staging.announce(offer);
     }
 
     fn withdraw(&self, key: &NotificationKey) {
-        self.doorbells.withdraw(key);
         Offers::of_this_process().remove(key);
         self.staging.withdraw(key);
     }
@@ -317,8 +283,7 @@ impl Executor for Attached {
     ) -> Option<Preparation> {
         let staging = self.staging.prepare(local, remote);
         let opening = remote.and_then(|remote| self.opening(local, remote));
-        let finding = remote.and_then(|remote| self.finding(remote));
-        let jobs: Vec<_> = [staging, opening, finding].into_iter().flatten().collect();
+        let jobs: Vec<_> = [staging, opening].into_iter().flatten().collect();
         match jobs.is_empty() {
             true => None,
             false => Some(Box::new(move || jobs.into_iter().try_for_each(|job| job()))),
@@ -341,16 +306,8 @@ impl Executor for Attached {
         shares(&*self.shared.gpus, local)
     }
 
-    fn doorbell(&self, key: &NotificationKey) -> Option<Doorbell> {
-        self.doorbells.arm(key)
-    }
-
-    fn answer_doorbells(&self, deliver: &mut dyn FnMut(&NotificationKey) -> bool) -> bool {
-        self.doorbells.answer(&mut |key| {
-            if !deliver(key) {
-                self.staging.completed_otherwise(key);
-            }
-        })
+    fn completed_by_slot(&self, key: &NotificationKey) {
+        self.staging.completed_otherwise(key);
     }
 
     fn listens(&self) -> bool {

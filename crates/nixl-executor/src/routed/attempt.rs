@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use nixl_descriptor::{DescriptorList, Registration};
+use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
 use nixl_ops::{
-    Execution, OperationError, PathKind, PathPolicy, PathReport, PeerId, TransferRequest,
-    Transport, TransportError,
+    Execution, OperationError, PathKind, PathPolicy, PathReport, PeerId, PeerMemory, RemoteSlot,
+    TransferRequest, Transport, TransportError,
 };
 
 use super::attached::Attached;
@@ -31,6 +31,10 @@ pub(super) struct Attempt {
     request: Option<Box<Owned>>,
     path: AblePath,
     current: Box<dyn Execution>,
+    leased: Leased,
+    /// What those before the current one left at the peer's memory.
+    before: PeerMemory,
+    ended: bool,
     /// The current one only shows whether the path works.
     proving: bool,
     /// Of those before the current one.
@@ -43,6 +47,8 @@ pub(super) struct Attempt {
 struct Owned {
     kind: OperationKind,
     local: DescriptorList,
+    leased: Leased,
+    slot: Option<RemoteSlot>,
     remote: RdmaMetadata,
     transport: Arc<dyn Transport>,
     peer: PeerId,
@@ -57,6 +63,8 @@ impl Owned {
         Some(Box::new(Self {
             kind: request.kind,
             local: request.local.clone(),
+            leased: request.leased.clone(),
+            slot: route.slot.clone(),
             remote: request.remote.clone(),
             transport: Arc::clone(route.transport),
             peer: route.peer.clone(),
@@ -69,13 +77,14 @@ impl Owned {
     fn request(&self) -> TransferRequest<'_> {
         TransferRequest::remote(
             self.kind,
-            &self.local,
+            (&self.local, &self.leased),
             &self.remote,
             &self.transport,
             &self.peer,
             self.registrations.clone(),
         )
         .introducing(self.introduction.clone())
+        .with_slot(self.slot.clone())
         .under(self.policy)
     }
 }
@@ -110,6 +119,7 @@ impl Attempt {
                 }
             }
         };
+        let leased = request.leased.clone();
         let another = plan.able.len() > 1 || proving;
         let request = if another { Owned::of(request) } else { None };
         let abandoned = false;
@@ -122,6 +132,9 @@ impl Attempt {
             request,
             path,
             current,
+            leased,
+            before: PeerMemory::Untouched,
+            ended: false,
             proving,
             steps: 0,
             tries,
@@ -170,6 +183,7 @@ impl Attempt {
 
     fn replace(&mut self, execution: Box<dyn Execution>, proving: bool) {
         self.steps += self.current.steps() + 1;
+        self.before = self.before.max(self.current.peer_memory());
         (self.current, self.proving) = (execution, proving);
     }
 }
@@ -233,6 +247,7 @@ impl Attached {
     }
 }
 
+#[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Execution for Attempt {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         loop {
@@ -256,6 +271,7 @@ impl Execution for Attempt {
                     Err(error) => Err(OperationError::from(error)),
                 },
             };
+            self.ended = true;
             let engine = self.attached.link.transport.name();
             match &result {
                 Ok(()) => {
@@ -306,6 +322,23 @@ impl Execution for Attempt {
 
     fn posts_quickly(&self) -> bool {
         self.current.posts_quickly()
+    }
+
+    fn target_told(&self) -> bool {
+        self.current.target_told()
+    }
+
+    fn peer_memory(&self) -> PeerMemory {
+        self.before.max(self.current.peer_memory())
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        // Dropped in flight: what the current path uses stays leased.
+        if !self.ended && !self.current.abandon() {
+            self.leased.clone().leak();
+        }
     }
 }
 

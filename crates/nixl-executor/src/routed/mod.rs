@@ -9,7 +9,6 @@ mod attached;
 mod attempt;
 mod executor;
 mod probe;
-mod rung;
 mod within;
 
 pub use executor::PathExecutor;

@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
-    Execution, Gate, PathKind, PathReport, Transfer, TransferRequest, TransferSpec, TransportError,
+    Execution, Gate, PathKind, PathReport, PeerMemory, Transfer, TransferRequest, TransferSpec, TransportError,
 };
 
 use super::attached::{Attached, is_host_memory};
@@ -58,11 +58,11 @@ fn first_of_engine(request: &TransferRequest<'_>) -> Result<Box<EngineProbe>, Tr
     let transfer = route.transport.prepare(TransferSpec::new(
         request.kind,
         route.peer,
-        &[ours],
+        (&[ours], request.leased),
         &[theirs],
         None,
         route.registrations.clone(),
-    ))?;
+    )?)?;
     Ok(Box::new(EngineProbe { transfer, bytes: len as u64 }))
 }
 
@@ -77,6 +77,10 @@ impl Execution for EngineProbe {
 
     fn report(&self) -> PathReport {
         PathReport::new(PathKind::GpuDirect, "probe", self.bytes, 1)
+    }
+
+    fn peer_memory(&self) -> PeerMemory {
+        if self.transfer.was_posted() { PeerMemory::Unproven } else { PeerMemory::Untouched }
     }
 }
 

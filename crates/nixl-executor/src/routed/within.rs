@@ -4,8 +4,11 @@ use std::borrow::Cow;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use nixl_descriptor::Leased;
 use nixl_metadata::OperationKind;
-use nixl_ops::{Claim, Execution, PathReport, TransferRequest, TransportError};
+use nixl_ops::{
+    Claim, Execution, PathReport, PeerMemory, TransferRequest, TransportError,
+};
 
 use crate::local::{CopyOp, ListCopy, StrategyPolicy, Tools, kind_of};
 
@@ -14,6 +17,8 @@ pub(super) struct Within {
     copy: ListCopy,
     /// Gone once the offer has been completed.
     claim: Option<Claim>,
+    leased: Leased,
+    ended: bool,
 }
 
 impl Within {
@@ -51,7 +56,8 @@ impl Within {
         let copy =
             ListCopy::new(&ops, kinds, &StrategyPolicy::Auto, None, request.local.pending(), tools)
                 .map_err(|error| failed(error.to_string()))?;
-        Ok(Self { copy, claim: Some(claim) })
+        let leased = request.leased.clone();
+        Ok(Self { copy, claim: Some(claim), leased, ended: false })
     }
 }
 
@@ -61,7 +67,9 @@ fn failed(reason: impl Into<Cow<'static, str>>) -> TransportError {
 
 impl Execution for Within {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        ready!(self.copy.poll())?;
+        let copied = ready!(self.copy.poll());
+        self.ended = true;
+        copied?;
         if let Some(claim) = self.claim.take() {
             claim.complete();
         }
@@ -82,5 +90,21 @@ impl Execution for Within {
 
     fn posts_quickly(&self) -> bool {
         true
+    }
+
+    fn peer_memory(&self) -> PeerMemory {
+        PeerMemory::Quiet
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        if !self.ended && !self.copy.abandon() {
+            // A GPU may still use both sides' memory.
+            self.leased.clone().leak();
+            if let Some(claim) = self.claim.take() {
+                claim.leak();
+            }
+        }
     }
 }

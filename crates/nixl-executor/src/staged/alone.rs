@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::task::Poll;
 
-use nixl_ops::{Clock, Execution, Hop, PathReport, TransportError};
+use nixl_ops::{
+    Clock, CompletionNotifier, Execution, Hop, PathReport, PeerMemory, TransportError,
+};
 
 use super::failed;
 use super::pull::Pull;
 use super::source::Source;
-use crate::ipc::LastWord;
 
 /// Which way the bytes go.
 pub(super) enum Way {
@@ -57,7 +58,7 @@ impl Way {
 /// of its offer, once all bytes are in place.
 pub(super) struct Alone {
     clock: Arc<dyn Clock>,
-    last_word: LastWord,
+    notifier: CompletionNotifier,
     way: Way,
     failure: Option<TransportError>,
     steps: u64,
@@ -68,11 +69,11 @@ pub(super) struct Alone {
 impl Alone {
     pub(super) fn new(
         clock: Arc<dyn Clock>,
-        last_word: LastWord,
+        notifier: CompletionNotifier,
         way: Way,
         report: PathReport,
     ) -> Self {
-        Self { clock, last_word, way, failure: None, steps: 0, ended: false, report }
+        Self { clock, notifier, way, failure: None, steps: 0, ended: false, report }
     }
 
     fn fail(&mut self, error: TransportError) {
@@ -94,7 +95,7 @@ impl Alone {
         if !self.way.is_complete() {
             return Poll::Pending;
         }
-        self.last_word.say()
+        self.notifier.notify()
     }
 }
 
@@ -121,5 +122,12 @@ impl Execution for Alone {
 
     fn steps(&self) -> u64 {
         self.steps
+    }
+
+    fn peer_memory(&self) -> PeerMemory {
+        match self.failure {
+            None if self.ended => PeerMemory::Quiet,
+            _ => PeerMemory::Unproven,
+        }
     }
 }

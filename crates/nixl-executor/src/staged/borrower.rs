@@ -327,7 +327,7 @@ impl Drop for Borrower {
             && !copy.abandon()
         {
             mem::forget(mem::take(memory));
-            mem::forget(self.claim.take());
+            self.claim.take().into_iter().for_each(Claim::leak);
             // The peer must never hear that its memory is unused.
             self.session.keep();
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use nixl_ops::{Claim, Execution, PathKind, PathReport, TransportError};
+use nixl_ops::{Claim, Execution, PathKind, PathReport, PeerMemory, TransportError};
 
 use super::message::{Message, Open};
 use super::outbox::Outbox;
@@ -401,6 +401,13 @@ impl Execution for Cooperative {
         self.steps
     }
 
+    fn peer_memory(&self) -> PeerMemory {
+        match self.begun {
+            Begun::Unasked(_) => PeerMemory::Untouched,
+            _ => PeerMemory::Unproven,
+        }
+    }
+
     /// A target that takes part in a write sees its end itself, once every chunk is on its way.
     fn target_told(&self) -> bool {
         match (&self.begun, &self.role) {
@@ -416,7 +423,7 @@ impl Drop for Cooperative {
         if !self.role.is_quiet()
             && let Begun::Serving(claim) = &mut self.begun
         {
-            mem::forget(claim.take());
+            claim.take().into_iter().for_each(Claim::leak);
         }
     }
 }

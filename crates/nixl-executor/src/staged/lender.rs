@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nixl_device::Process;
 use nixl_metadata::OperationKind;
-use nixl_ops::{Execution, PathReport, TransportError};
+use nixl_ops::{Execution, PathReport, PeerMemory, TransportError};
 
 use super::message::{Lend, Message, Recall};
 use super::outbox::Outbox;
@@ -215,6 +215,11 @@ impl Execution for Lender {
 
     fn awaits_word(&self) -> bool {
         true
+    }
+
+    /// The target copies, and its own state says when its memory is quiet.
+    fn peer_memory(&self) -> PeerMemory {
+        if self.asked { PeerMemory::Quiet } else { PeerMemory::Untouched }
     }
 
     fn target_told(&self) -> bool {

@@ -16,14 +16,13 @@ use super::message::{Lend, Loan, Message, Recall, SessionId};
 use super::outbox::Outbox;
 use super::refusal::Refusal;
 use super::staging::{Place, Staging, claim};
-use crate::ipc::{Imports, PeerBoards, shares};
+use crate::ipc::{Imports, shares};
 use crate::local::{Gpus, Tools, kind_of};
 use crate::paths::LocalFacts;
 
 /// What copies of memory that peers lend are made with.
 pub(crate) struct Borrowing {
     pub(crate) imports: Arc<Imports>,
-    pub(crate) boards: Arc<PeerBoards>,
     pub(crate) tools: Tools,
     pub(crate) facts: Arc<LocalFacts>,
 }

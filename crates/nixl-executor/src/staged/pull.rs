@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::task::Poll;
 
+use nixl_descriptor::LeaseMode;
 use nixl_metadata::{OperationKind, SerializedDescriptor};
 use nixl_ops::{Clock, Hop, PeerId, Transfer, TransferSpec, Transport, TransportError};
 
@@ -11,6 +12,7 @@ use super::cut::Cut;
 use super::engine_failed;
 use super::hop::Leg;
 use super::pool::{Member, Slot};
+use super::source::lease;
 use super::targets::Targets;
 
 /// The chunks of one operation on their way from the peer.
@@ -148,11 +150,11 @@ impl Pull {
         self.transport.prepare(TransferSpec::new(
             OperationKind::Read,
             &self.peer,
-            &local,
+            (&local, &lease(&local, LeaseMode::Write)?),
             &source.remote,
             None,
             vec![slot.registration().clone()],
-        ))
+        )?)
     }
 
     /// Starts with no more chunks.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::Poll;
 
-use nixl_descriptor::{Descriptor, DescriptorList, Registration};
+use nixl_descriptor::{Descriptor, DescriptorList, LeaseMode, Leased, Leases, Registration};
 use nixl_metadata::OperationKind;
 use nixl_ops::{Clock, Hop, PeerId, Transfer, TransferSpec, Transport, TransportError};
 
@@ -17,8 +17,8 @@ use super::{engine_failed, failed, violated};
 
 /// Where the bytes come from.
 pub(super) enum SourceMemory {
-    /// Host memory, with what keeps it registered.
-    Host(Vec<Registration>),
+    /// Host memory, with what keeps it registered and the proof that it is leased.
+    Host(Vec<Registration>, Leased),
     /// GPU memory, and slots to get it out.
     Gpu(Copier, Member),
 }
@@ -60,7 +60,7 @@ impl Source {
         window: usize,
     ) -> Self {
         let name = match memory {
-            SourceMemory::Host(_) => "memory to peer",
+            SourceMemory::Host(..) => "memory to peer",
             SourceMemory::Gpu(..) => "slot to peer",
         };
         Self {
@@ -191,7 +191,7 @@ impl Source {
                 break;
             }
             let flight = match &mut self.memory {
-                SourceMemory::Host(_) => {
+                SourceMemory::Host(..) => {
                     let target = self.targets.take(&self.cut, chunk)?;
                     let transfer = self.push(chunk, target, None)?;
                     self.crossing.enter(clock.now());
@@ -244,20 +244,22 @@ impl Source {
             });
             at += piece.len;
         }
-        let registrations = match (&self.memory, slot) {
-            (_, Some(slot)) => vec![slot.registration().clone()],
-            (SourceMemory::Host(registrations), None) => registrations.clone(),
-            (SourceMemory::Gpu(..), None) => Vec::new(),
+        let (registrations, leased) = match (&self.memory, slot) {
+            (_, Some(slot)) => (vec![slot.registration().clone()], lease(&local, LeaseMode::Read)?),
+            (SourceMemory::Host(registrations, leased), None) => {
+                (registrations.clone(), leased.clone())
+            }
+            (SourceMemory::Gpu(..), None) => return Err(failed("cut", "a chunk without a slot")),
         };
         let filled = Message::Filled { chunk, slot: target.slot };
         self.transport.prepare(TransferSpec::new(
             OperationKind::Write,
             &self.peer,
-            &local,
+            (&local, &leased),
             &target.remote,
             self.session.map(|session| filled.encode(session)),
             registrations,
-        ))
+        )?)
     }
 
     /// Starts with no more chunks.
@@ -278,7 +280,7 @@ impl Source {
 
     pub(super) fn hops(&self) -> Vec<Hop> {
         match self.memory {
-            SourceMemory::Host(_) => vec![self.crossing.hop()],
+            SourceMemory::Host(..) => vec![self.crossing.hop()],
             SourceMemory::Gpu(..) => vec![self.copying.hop(), self.crossing.hop()],
         }
     }
@@ -286,6 +288,11 @@ impl Source {
     pub(super) fn stages(&self) -> bool {
         matches!(self.memory, SourceMemory::Gpu(..))
     }
+}
+
+/// The lease of a slot's parts for one transfer.
+pub(super) fn lease(parts: &[Descriptor], mode: LeaseMode) -> Result<Leased, TransportError> {
+    Leases::acquire(parts, mode).map(Leased::from).map_err(|e| failed("lease", e.to_string()))
 }
 
 /// `len` bytes of a list's descriptor, from `offset` on.

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nixl_descriptor::{DescriptorList, Registration};
+use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_device::{Device, DeviceKind};
 use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata};
 use nixl_ops::{
-    Claim, Execution, Link, Offer, PathReport, PeerId, Preparation, Received, TransferRequest,
+    Claim, CompletionNotifier, Execution, Link, Offer, PathReport, PeerId, Preparation, Received, TransferRequest,
     TransportError,
 };
 
@@ -29,7 +29,7 @@ use super::sink::{Sink, SinkMemory};
 use super::source::{Source, SourceMemory};
 use super::targets::{Grants, Targets};
 use super::{StagingConfig, engine_failed, failed};
-use crate::ipc::{Imports, LastWord};
+use crate::ipc::Imports;
 use crate::local::{Gpus, Tools};
 
 /// Staged transfers of one connection: those that this side begins, and those that it serves.
@@ -199,7 +199,7 @@ impl Staging {
     /// A peer has completed an operation that is served here, without the engine.
     pub(crate) fn completed_otherwise(&self, key: &NotificationKey) {
         if !self.sessions.complete(key) {
-            tracing::debug!("a doorbell for no operation");
+            tracing::debug!("a slot completed for no operation");
         }
     }
 
@@ -314,17 +314,18 @@ impl Staging {
         let peer = PeerId::new(from);
         let list = offer.descriptors().clone();
         let cut = self.cut(&list, chunk_bytes)?;
+        let claim = claim(&offer)?;
         let role = match kind {
             OperationKind::Read => Role::Source(self.source(
                 peer,
                 Some(id),
                 (&list, &cut),
                 Targets::Granted(Grants::default()),
-                self.registrations(&list),
+                (self.registrations(&list), claim.leased().clone()),
             )?),
             OperationKind::Write => Role::Sink(self.sink(&list, &cut)?),
         };
-        Ok((claim(&offer)?, role))
+        Ok((claim, role))
     }
 
     /// Prepares a transfer that is staged on the sides that have GPU memory.
@@ -361,9 +362,9 @@ impl Staging {
                     return Err(failed("begin", "the peer must take part: it has GPU memory"));
                 }
                 (OperationKind::Write, _) => {
-                    let registrations = route.registrations.clone();
+                    let held = (route.registrations.clone(), request.leased.clone());
                     let peer = route.peer.clone();
-                    Way::Push(self.source(peer, None, (&list, &cut), known, registrations)?)
+                    Way::Push(self.source(peer, None, (&list, &cut), known, held)?)
                 }
                 (OperationKind::Read, Place::Gpu(gpu)) => {
                     self.fits(&self.incoming, &cut)?;
@@ -380,9 +381,8 @@ impl Staging {
                     return Err(failed("begin", "nothing to stage: both sides are host memory"));
                 }
             };
-            let to = (route.transport, route.peer);
-            let last_word = LastWord::about(remote, to, &self.borrowing.boards);
-            return Ok(Box::new(Alone::new(Arc::clone(&self.link.clock), last_word, way, report)));
+            let notifier = CompletionNotifier::new(route, &key);
+            return Ok(Box::new(Alone::new(Arc::clone(&self.link.clock), notifier, way, report)));
         }
         let introduction = self.introduction(route.introduction.as_ref())?;
         let id = SessionId::random();
@@ -392,7 +392,7 @@ impl Staging {
                 Some(id),
                 (&list, &cut),
                 Targets::Granted(Grants::default()),
-                route.registrations.clone(),
+                (route.registrations.clone(), request.leased.clone()),
             )?),
             OperationKind::Read => Role::Sink(self.sink(&list, &cut)?),
         };
@@ -440,10 +440,10 @@ impl Staging {
         session: Option<SessionId>,
         (list, cut): (&DescriptorList, &Arc<Cut>),
         targets: Targets,
-        registrations: Vec<Registration>,
+        (registrations, leased): (Vec<Registration>, Leased),
     ) -> Result<Source, TransportError> {
         let memory = match self.place(list)? {
-            Place::Host => SourceMemory::Host(registrations),
+            Place::Host => SourceMemory::Host(registrations, leased),
             Place::Gpu(gpu) => {
                 self.fits(&self.outgoing, cut)?;
                 SourceMemory::Gpu(self.copier(gpu, list)?, self.outgoing.join())

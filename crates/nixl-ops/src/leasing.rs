@@ -1,0 +1,74 @@
+//! An execution together with the leases of its memory.
+
+use std::task::Poll;
+use std::time::Duration;
+
+use nixl_descriptor::LeaseSet;
+
+use crate::{Execution, PathReport, PeerMemory, TransportError};
+
+/// Holds leases until the execution has ended. Dropped in flight, it leaks them.
+pub(crate) struct Leasing {
+    /// Field order: nothing reaches the memory when the leases go.
+    execution: Box<dyn Execution>,
+    leases: Vec<LeaseSet>,
+    ended: bool,
+}
+
+impl Leasing {
+    pub(crate) fn over(execution: Box<dyn Execution>, leases: Vec<LeaseSet>) -> Box<dyn Execution> {
+        match leases.is_empty() {
+            true => execution,
+            false => Box::new(Self { execution, leases, ended: false }),
+        }
+    }
+}
+
+#[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
+impl Execution for Leasing {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        let polled = self.execution.poll();
+        self.ended |= polled.is_ready();
+        polled
+    }
+
+    fn expected(&self) -> Option<Duration> {
+        self.execution.expected()
+    }
+
+    fn awaits_word(&self) -> bool {
+        self.execution.awaits_word()
+    }
+
+    fn abandon(&mut self) -> bool {
+        self.ended || self.execution.abandon()
+    }
+
+    fn report(&self) -> PathReport {
+        self.execution.report()
+    }
+
+    fn posts_quickly(&self) -> bool {
+        self.execution.posts_quickly()
+    }
+
+    fn steps(&self) -> u64 {
+        self.execution.steps()
+    }
+
+    fn target_told(&self) -> bool {
+        self.execution.target_told()
+    }
+
+    fn peer_memory(&self) -> PeerMemory {
+        self.execution.peer_memory()
+    }
+}
+
+impl Drop for Leasing {
+    fn drop(&mut self) {
+        if !self.ended && !self.execution.abandon() {
+            self.leases.drain(..).for_each(LeaseSet::leak);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The notification that completes an operation at its target.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::Poll;
+
+use nixl_metadata::NotificationKey;
+
+use crate::{PeerId, RemoteSlot, Route, Transport, TransportError};
+
+/// Tells the target that all bytes are in place: by the offer's slot where it is mapped, else by a notification of the engine's.
+pub struct CompletionNotifier {
+    slot: Option<RemoteSlot>,
+    transport: Arc<dyn Transport>,
+    peer: PeerId,
+    key: NotificationKey,
+}
+
+impl CompletionNotifier {
+    /// For an offer of this key.
+    pub fn new(route: &Route<'_>, key: &NotificationKey) -> Self {
+        Self {
+            slot: route.slot.clone(),
+            transport: Arc::clone(route.transport),
+            peer: route.peer.clone(),
+            key: key.clone(),
+        }
+    }
+
+    /// Notifies the target. `Pending`: not now, ask again.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::NotificationFailed`]; [`TransportError::Stale`] if the target ended the offer while it was read.
+    pub fn notify(&self) -> Poll<Result<(), TransportError>> {
+        match self.slot.as_ref().map(RemoteSlot::complete) {
+            Some(Ok(())) => return Poll::Ready(Ok(())),
+            Some(Err(TransportError::Stale)) => return Poll::Ready(Err(TransportError::Stale)),
+            // A place of the earlier protocol that is taken, or a word that was overwritten.
+            Some(Err(_)) | None => {}
+        }
+        let failed = |error: TransportError| TransportError::NotificationFailed {
+            reason: error.to_string().into(),
+        };
+        self.transport.notify(&self.peer, self.key.as_bytes()).map_err(failed)
+    }
+}
+
+impl fmt::Debug for CompletionNotifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompletionNotifier").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,511 @@
+//! One passive operation.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use nixl_descriptor::{DescriptorList, Leased, Registration};
+use nixl_metadata::{ClaimDemand, NotificationKey, OperationKind, OfferTerms, RdmaMetadata};
+
+use super::quiet::{Claimant, QuietWatch};
+use super::spec::OfferSpec;
+use super::table::PassiveTable;
+use crate::deadline::Deadline;
+use crate::outcome::{Completion, Outcome};
+use crate::slots::{OfferSlot, Revocation, SlotEvent};
+use crate::sync::{Mutex, lock};
+use crate::{CompletionCell, EndedOffer, OperationError, OperationStatus};
+
+/// One passive operation.
+#[derive(Debug)]
+pub(crate) struct PassiveEntry {
+    metadata: RdmaMetadata,
+    descriptors: DescriptorList,
+    pub(crate) cell: Arc<CompletionCell<Outcome>>,
+    pub(super) begun: Duration,
+    /// When no initiator begins any more.
+    pub(super) expires: Duration,
+    table: Weak<PassiveTable>,
+    /// Its owner does not wait for the peer any more.
+    dormant: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Gone once the peer is known to be done with the memory.
+    hold: Option<Hold>,
+    deadline: Option<Deadline>,
+    /// When the owner stops waiting for memory that a peer may still write.
+    drain_by: Option<Duration>,
+    /// The metadata was asked for: a peer may use the offer at any time.
+    exported: bool,
+    /// A copy of this process is using the memory.
+    claimed: bool,
+    /// The agent that claimed it by a message.
+    agent: Option<String>,
+    /// Uses that have ended, and those that succeeded, by the slot and by notifications.
+    by_slot: (u32, u32),
+    by_notification: u32,
+    /// Set once the owner has given the offer up.
+    given_up: bool,
+    /// The peer that may still be writing, once the owner has given the offer up.
+    quarantine: Option<Quarantine>,
+}
+
+#[derive(Debug)]
+struct Hold {
+    registrations: Vec<Registration>,
+    leased: Leased,
+    /// Last: freed when nothing leads to the memory any more.
+    slot: Option<OfferSlot>,
+}
+
+#[derive(Debug)]
+struct Quarantine {
+    peer: Claimant,
+    watch: Option<Box<dyn QuietWatch>>,
+}
+
+/// What giving an offer up came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Letting {
+    /// It had ended before.
+    AlreadyEnded,
+    /// The memory is the owner's again.
+    Free,
+    /// A peer may still touch it.
+    Held,
+}
+
+/// Memory of a readable offer that has ended: the owner may overwrite it, and it stays allocated.
+#[derive(Debug)]
+pub(super) struct Retained {
+    pub(super) until: Duration,
+    pub(super) bytes: u64,
+    #[expect(dead_code, reason = "only its drop matters; registrations go before memory")]
+    registrations: Vec<Registration>,
+    #[expect(dead_code, reason = "only its drop matters")]
+    descriptors: DescriptorList,
+}
+
+impl PassiveEntry {
+    pub(super) fn new(
+        spec: OfferSpec,
+        now: Duration,
+        deadline: Option<Deadline>,
+        table: Weak<PassiveTable>,
+    ) -> Self {
+        let OfferSpec { metadata, descriptors, leased, registrations, slot, life_time } = spec;
+        Self {
+            metadata,
+            descriptors,
+            cell: Arc::new(CompletionCell::new()),
+            begun: now,
+            expires: now.saturating_add(life_time),
+            table,
+            dormant: AtomicBool::new(false),
+            state: Mutex::new(State {
+                hold: Some(Hold { registrations, leased, slot }),
+                deadline,
+                drain_by: None,
+                exported: false,
+                claimed: false,
+                agent: None,
+                by_slot: (0, 0),
+                by_notification: 0,
+                given_up: false,
+                quarantine: None,
+            }),
+        }
+    }
+
+    pub(crate) fn kind(&self) -> OperationKind {
+        self.metadata.operation_kind()
+    }
+
+    pub(crate) fn key(&self) -> &NotificationKey {
+        self.metadata.notification_key()
+    }
+
+    pub(crate) fn metadata(&self) -> &RdmaMetadata {
+        &self.metadata
+    }
+
+    pub(crate) fn descriptors(&self) -> &DescriptorList {
+        &self.descriptors
+    }
+
+    pub(crate) fn set_exported(&self) {
+        lock(&self.state).exported = true;
+    }
+
+    /// Whether every initiator claims the offer before it writes.
+    fn demands_claims(&self) -> bool {
+        let demand = self.metadata.terms().map(OfferTerms::claims);
+        demand == Some(ClaimDemand::Everywhere) && !self.metadata.was_encoded_without_terms()
+    }
+
+    /// Whether the peers know neither a life time nor claims.
+    pub(super) fn is_without_terms(&self) -> bool {
+        self.metadata.terms().is_none() || self.metadata.was_encoded_without_terms()
+    }
+
+    /// The proof for a copy of this process. `None` if the offer has ended or another copy uses it.
+    pub(crate) fn claim(&self) -> Option<Leased> {
+        let mut state = lock(&self.state);
+        if state.claimed || self.cell.status().is_terminal() {
+            return None;
+        }
+        let leased = state.hold.as_ref()?.leased.clone();
+        state.claimed = true;
+        Some(leased)
+    }
+
+    pub(crate) fn unclaim(self: &Arc<Self>) {
+        let (given_up, ended) = {
+            let mut state = lock(&self.state);
+            state.claimed = false;
+            (state.given_up, self.uses_ended(&state))
+        };
+        match ended {
+            // A use by other means has ended meanwhile.
+            Some(succeeded) => Arc::clone(self).end(succeeded),
+            None if given_up => {
+                self.let_go();
+            }
+            None => {}
+        }
+    }
+
+    /// Claims a writable offer for an agent that asked by a message. Asking again is granted again.
+    pub(crate) fn claim_by_message(&self, from: &str) -> Result<(), EndedOffer> {
+        let mut state = lock(&self.state);
+        if state.given_up || state.hold.is_none() || self.cell.status().is_terminal() {
+            return Err(EndedOffer::Revoked);
+        }
+        match &state.agent {
+            Some(agent) if agent == from => return Ok(()),
+            Some(_) => return Err(EndedOffer::Claimed),
+            None => {}
+        }
+        if state.claimed {
+            return Err(EndedOffer::Claimed);
+        }
+        if let Some(slot) = state.hold.as_ref().and_then(|hold| hold.slot.as_ref()) {
+            slot.claim_for_agent()?;
+        }
+        state.agent = Some(from.to_owned());
+        Ok(())
+    }
+
+    /// The agent that claimed the offer by a message says that it is not writing.
+    pub(crate) fn is_claimed_by(&self, from: &str) -> bool {
+        lock(&self.state).agent.as_deref() == Some(from)
+    }
+
+    /// A copy of this process has moved all bytes.
+    pub(crate) fn complete(self: Arc<Self>) {
+        self.end(true);
+    }
+
+    /// A notification says that a use is complete. One of an offer that this process is copying is not its end.
+    pub(super) fn notified(self: Arc<Self>) -> bool {
+        let ended = {
+            let mut state = lock(&self.state);
+            if state.claimed {
+                return false;
+            }
+            state.by_notification += 1;
+            self.uses_ended(&state)
+        };
+        if let Some(succeeded) = ended {
+            self.end(succeeded);
+        }
+        true
+    }
+
+    /// The slot says how many uses have ended. Returns whether the offer is not being copied by this process.
+    pub(super) fn used(self: Arc<Self>, event: SlotEvent) -> bool {
+        let ended = {
+            let mut state = lock(&self.state);
+            state.by_slot = (event.uses, event.successes);
+            if state.claimed {
+                return false;
+            }
+            self.uses_ended(&state)
+        };
+        if let Some(succeeded) = ended {
+            self.end(succeeded);
+        }
+        true
+    }
+
+    /// Whether all uses have ended, and if so whether one succeeded.
+    fn uses_ended(&self, state: &State) -> Option<bool> {
+        let readers = self.metadata.terms().map_or(1, |terms| terms.readers().get());
+        let uses = state.by_slot.0.saturating_add(state.by_notification);
+        (uses >= readers).then(|| state.by_slot.1 > 0 || state.by_notification > 0)
+    }
+
+    /// The peer is done: gives the memory back and wakes the waiter.
+    pub(crate) fn end(self: Arc<Self>, succeeded: bool) {
+        let table = self.table.upgrade();
+        if let Some(table) = &table {
+            table.remove(self.key());
+        }
+        let hold = lock(&self.state).hold.take();
+        let Some(hold) = hold else { return };
+        drop(hold);
+        // A claim may outlive the driver, and with it the table.
+        let elapsed =
+            table.map_or(Duration::ZERO, |table| table.now().saturating_sub(self.begun));
+        let bytes = self.descriptors.total_bytes();
+        let cell = Arc::clone(&self.cell);
+        // The waiter may take its memory back as soon as it wakes, so no descriptor of it is held here any more.
+        drop(self);
+        match succeeded {
+            true => {
+                let completion = Completion::new(bytes, elapsed, None);
+                cell.finish_quiet(OperationStatus::Complete, Ok(completion));
+            }
+            false => {
+                cell.finish_quiet(OperationStatus::Errored, Err(OperationError::Declined));
+            }
+        }
+    }
+
+    /// The owner gives the offer up. Its memory comes back at once if no peer writes it, else by the peer's word or by proof.
+    pub(crate) fn abandon(self: &Arc<Self>, error: OperationError) -> Letting {
+        // An end that is in the slot already counts.
+        if let Some(event) = self.slot_event() {
+            Arc::clone(self).used(event);
+        }
+        let status = match error {
+            OperationError::Cancelled => OperationStatus::Cancelled,
+            _ => OperationStatus::Errored,
+        };
+        let before = self.cell.status().is_terminal();
+        lock(&self.state).given_up = true;
+        if before {
+            return Letting::AlreadyEnded;
+        }
+        // Revoked before the waiter wakes.
+        let letting = self.let_go_before(|| {
+            self.cell.finish(status, Err(error));
+        });
+        match letting {
+            true => Letting::Free,
+            false => Letting::Held,
+        }
+    }
+
+    /// As [`abandon`](Self::abandon), with the owner's word that no peer touches the memory.
+    pub(crate) fn abandon_quiet(self: &Arc<Self>) {
+        self.cell.finish(OperationStatus::Cancelled, Err(OperationError::Cancelled));
+        let claimed = {
+            let mut state = lock(&self.state);
+            state.given_up = true;
+            state.claimed
+        };
+        if !claimed {
+            self.release();
+        }
+    }
+
+    fn slot_event(&self) -> Option<SlotEvent> {
+        lock(&self.state).hold.as_ref()?.slot.as_ref()?.event()
+    }
+
+    fn let_go(self: &Arc<Self>) -> bool {
+        self.let_go_before(|| {})
+    }
+
+    /// Gives back what can be given back of an offer that was given up. Returns whether all can.
+    fn let_go_before(self: &Arc<Self>, wake: impl FnOnce()) -> bool {
+        let free = match lock(&self.state).revoke(self) {
+            Revoked::Nothing => true,
+            Revoked::Copied => {
+                wake();
+                return false;
+            }
+            Revoked::Retain => {
+                self.retain();
+                wake();
+                self.cell.set_quiet();
+                return true;
+            }
+            Revoked::Quarantine => false,
+        };
+        if free {
+            let hold = lock(&self.state).hold.take();
+            if let Some(table) = self.table.upgrade() {
+                table.remove(self.key());
+            }
+            drop(hold);
+            wake();
+            self.cell.set_quiet();
+            return true;
+        }
+        wake();
+        if let Some(table) = self.table.upgrade() {
+            let drain_by = table.now().saturating_add(table.drain());
+            lock(&self.state).drain_by.get_or_insert(drain_by);
+            table.wake_by(drain_by);
+            table.quarantined(self);
+        }
+        false
+    }
+
+    /// Ends the lease of a readable offer, and keeps its memory allocated for as long as initiators may begin.
+    fn retain(&self) {
+        let hold = lock(&self.state).hold.take();
+        let Some(Hold { registrations, leased, slot }) = hold else { return };
+        drop(leased);
+        drop(slot);
+        let Some(table) = self.table.upgrade() else { return };
+        table.remove(self.key());
+        table.retain(Retained {
+            until: self.expires.saturating_add(table.skew()),
+            bytes: self.descriptors.total_bytes(),
+            registrations,
+            descriptors: self.descriptors.clone(),
+        });
+    }
+
+    /// It is proven that no peer touches the memory.
+    pub(super) fn release(self: &Arc<Self>) {
+        let hold = lock(&self.state).hold.take();
+        if let Some(table) = self.table.upgrade() {
+            table.remove(self.key());
+        }
+        drop(hold);
+        self.cell.set_quiet();
+    }
+
+    /// Applies whatever deadline has passed; returns the next one.
+    pub(super) fn expire(self: &Arc<Self>, now: Duration) -> Option<Duration> {
+        let timed_out = {
+            let mut state = lock(&self.state);
+            state.deadline.take_if(|deadline| now >= deadline.at)
+        };
+        if let Some(deadline) = timed_out {
+            self.abandon(OperationError::TimedOut { after: deadline.after });
+        }
+        let mut state = lock(&self.state);
+        match state.drain_by {
+            Some(drain_by) if now >= drain_by && !state.claimed && state.hold.is_some() => {
+                state.drain_by = None;
+                drop(state);
+                tracing::error!(
+                    bytes = self.descriptors.total_bytes(),
+                    "a peer may still write the memory of an operation that has ended; it stays quarantined"
+                );
+                if let Some(table) = self.table.upgrade()
+                    && !self.dormant.swap(true, Ordering::AcqRel)
+                {
+                    table.count_dormant();
+                }
+                self.cell.set_leaked();
+                None
+            }
+            Some(drain_by) => Some(drain_by),
+            None => state.deadline.map(|d| d.at),
+        }
+    }
+
+    /// The peer whose quiet is to be proven, with the watch over it if there is one already.
+    pub(super) fn take_watch(&self, now: Duration, skew: Duration) -> Option<Watching> {
+        let mut state = lock(&self.state);
+        state.hold.as_ref()?;
+        let quarantine = state.quarantine.as_mut()?;
+        // Until its life time is over, any holder may begin.
+        if quarantine.peer == Claimant::Unknown && now < self.expires.saturating_add(skew) {
+            return None;
+        }
+        Some(Watching { peer: quarantine.peer.clone(), watch: quarantine.watch.take() })
+    }
+
+    pub(super) fn put_watch(&self, watch: Box<dyn QuietWatch>) {
+        if let Some(quarantine) = lock(&self.state).quarantine.as_mut() {
+            quarantine.watch = Some(watch);
+        }
+    }
+
+    /// The agent whose word about a quarantined offer is wanted.
+    pub(super) fn asks(&self) -> Option<String> {
+        let state = lock(&self.state);
+        state.hold.as_ref()?;
+        match &state.quarantine.as_ref()?.peer {
+            Claimant::Agent(agent) => Some(agent.clone()),
+            Claimant::Process(_) | Claimant::Unknown => None,
+        }
+    }
+
+    pub(super) fn is_dormant(&self) -> bool {
+        self.dormant.load(Ordering::Acquire)
+    }
+
+    pub(super) fn held_bytes(&self) -> u64 {
+        let held = lock(&self.state).hold.is_some();
+        if held { self.descriptors.total_bytes() } else { 0 }
+    }
+}
+
+impl Drop for PassiveEntry {
+    fn drop(&mut self) {
+        // The connection ends, and a peer may still write the memory.
+        let quarantined = lock(&self.state).quarantine.is_some();
+        if quarantined && let Some(hold) = lock(&self.state).hold.take() {
+            hold.leased.leak();
+        }
+    }
+}
+
+/// A peer that is watched.
+pub(super) struct Watching {
+    pub(super) peer: Claimant,
+    pub(super) watch: Option<Box<dyn QuietWatch>>,
+}
+
+/// What is left of an offer that was given up.
+enum Revoked {
+    /// No peer touches the memory.
+    Nothing,
+    /// A copy of this process does.
+    Copied,
+    /// Peers may read it.
+    Retain,
+    /// A peer may write it.
+    Quarantine,
+}
+
+impl State {
+    fn revoke(&mut self, entry: &PassiveEntry) -> Revoked {
+        let Some(hold) = &self.hold else { return Revoked::Nothing };
+        // Also where a copy of this process still runs: no peer begins any more.
+        let revocation = hold.slot.as_ref().map(OfferSlot::revoke);
+        if self.claimed {
+            return Revoked::Copied;
+        }
+        if !self.exported {
+            return Revoked::Nothing;
+        }
+        if entry.kind() == OperationKind::Read {
+            return Revoked::Retain;
+        }
+        let peer = match revocation {
+            Some(Revocation::Ended) => return Revoked::Nothing,
+            Some(Revocation::Claimed(0)) | None => match &self.agent {
+                Some(agent) => Claimant::Agent(agent.clone()),
+                None if entry.demands_claims() && revocation.is_none() => return Revoked::Nothing,
+                None => Claimant::Unknown,
+            },
+            Some(Revocation::Claimed(pid)) => Claimant::Process(pid),
+            Some(Revocation::Unclaimed) if entry.demands_claims() => return Revoked::Nothing,
+            Some(Revocation::Unclaimed) => Claimant::Unknown,
+        };
+        self.quarantine.get_or_insert(Quarantine { peer, watch: None });
+        Revoked::Quarantine
+    }
+}

@@ -1,0 +1,28 @@
+//! Proof that a peer no longer touches the memory of an offer.
+
+use std::fmt;
+
+/// The peer that may be writing to an offer that has ended.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Claimant {
+    /// A process of this host and PID namespace, which has claimed the offer.
+    Process(u32),
+    /// An agent, which has claimed the offer by a message.
+    Agent(String),
+    /// Any holder of the metadata: the offer demands no claim, or cannot.
+    Unknown,
+}
+
+/// Makes watches that tell when a peer is quiet. What proves it depends on the paths that the peer may have taken.
+pub trait QuietProof: Send + Sync + fmt::Debug {
+    /// A watch over this peer. It is asked on the connection's blocking thread.
+    fn watch(&self, peer: &Claimant) -> Box<dyn QuietWatch>;
+}
+
+/// A watch over one peer.
+pub trait QuietWatch: Send + fmt::Debug {
+    /// *Blocking.* Whether it is proven that the peer touches no memory of this process any more. Asked about three times a
+    /// second until it is.
+    fn is_quiet(&mut self) -> bool;
+}

@@ -1,0 +1,348 @@
+//! All passive operations of a connection, and the memory of those that have ended.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use nixl_metadata::NotificationKey;
+
+use super::entry::{PassiveEntry, Retained};
+use super::quiet::QuietProof;
+use super::spec::OfferSpec;
+use crate::deadline::Deadline;
+use crate::slots::OfferPage;
+use crate::sync::{Mutex, lock};
+use crate::{Background, Clock, EndedOffer, OperationOptions, OperationStatus};
+
+/// Memory that is held for peers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Held {
+    /// Offers that hold it.
+    pub offers: usize,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+impl Held {
+    fn add(&mut self, bytes: u64) {
+        self.offers += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+}
+
+/// What the table holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PassiveStats {
+    pub(crate) quarantined: Held,
+    pub(crate) quarantined_without_terms: Held,
+    pub(crate) retained: Held,
+    pub(crate) second_completions: u64,
+}
+
+/// All passive operations of a connection.
+#[derive(Debug)]
+pub(crate) struct PassiveTable {
+    entries: Mutex<HashMap<Box<[u8]>, Arc<PassiveEntry>>>,
+    /// Given up, and perhaps still written by a peer.
+    quarantine: Mutex<Vec<Arc<PassiveEntry>>>,
+    /// Entries whose peers' words are not waited for any more, and taken when they come.
+    dormant: AtomicUsize,
+    /// Whether the peers of the quarantine are being asked about on the blocking thread.
+    checking: AtomicBool,
+    retained: Mutex<VecDeque<Retained>>,
+    ended: Mutex<EndedKeys>,
+    /// The earliest moment at which an entry wants [`expire`](Self::expire), in nanoseconds.
+    next_expiry: AtomicU64,
+    proofs: OnceLock<Proofs>,
+    pub(crate) page: Arc<OfferPage>,
+    clock: Arc<dyn Clock>,
+    drain: Duration,
+    skew: Duration,
+}
+
+#[derive(Debug)]
+struct Proofs {
+    quiet: Arc<dyn QuietProof>,
+    background: Arc<dyn Background>,
+}
+
+/// The keys of the latest offers that have ended.
+#[derive(Debug, Default)]
+struct EndedKeys {
+    keys: HashSet<Box<[u8]>>,
+    order: VecDeque<Box<[u8]>>,
+    /// Completions of operations that had ended.
+    again: u64,
+}
+
+impl EndedKeys {
+    const KEPT: usize = 1 << 16;
+
+    fn add(&mut self, key: Box<[u8]>) {
+        if self.keys.insert(key.clone()) {
+            self.order.push_back(key);
+        }
+        if self.order.len() > Self::KEPT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.keys.remove(&oldest);
+        }
+    }
+}
+
+impl PassiveTable {
+    /// How often the peers of the quarantine are looked at.
+    const CHECK: Duration = Duration::from_millis(300);
+
+    pub(crate) fn new(clock: Arc<dyn Clock>, drain: Duration, skew: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            entries: Mutex::new(HashMap::new()),
+            quarantine: Mutex::new(Vec::new()),
+            dormant: AtomicUsize::new(0),
+            checking: AtomicBool::new(false),
+            retained: Mutex::new(VecDeque::new()),
+            ended: Mutex::new(EndedKeys::default()),
+            next_expiry: AtomicU64::new(u64::MAX),
+            proofs: OnceLock::new(),
+            page: Arc::default(),
+            clock,
+            drain,
+            skew,
+        })
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.clock.now()
+    }
+
+    pub(super) fn drain(&self) -> Duration {
+        self.drain
+    }
+
+    pub(super) fn skew(&self) -> Duration {
+        self.skew
+    }
+
+    /// What proves that peers are quiet, and the thread that asks it. Only the first call counts.
+    pub(crate) fn set_proofs(&self, quiet: Arc<dyn QuietProof>, background: Arc<dyn Background>) {
+        let _ = self.proofs.set(Proofs { quiet, background });
+    }
+
+    pub(crate) fn insert(
+        self: &Arc<Self>,
+        spec: OfferSpec,
+        options: &OperationOptions,
+    ) -> Arc<PassiveEntry> {
+        let now = self.clock.now();
+        let deadline = Deadline::starting(now, options);
+        let entry = Arc::new(PassiveEntry::new(spec, now, deadline, Arc::downgrade(self)));
+        entry.cell.advance(OperationStatus::Initialized);
+        lock(&self.entries).insert(entry.key().as_bytes().into(), Arc::clone(&entry));
+        if let Some(deadline) = deadline {
+            self.wake_by(deadline.at);
+        }
+        entry
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.entries).len()
+    }
+
+    /// Entries whose peers' words are waited for.
+    pub(crate) fn awaited(&self) -> usize {
+        self.len().saturating_sub(self.dormant.load(Ordering::Acquire))
+    }
+
+    pub(super) fn count_dormant(&self) {
+        self.dormant.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often messages are taken while none is awaited.
+    pub(crate) fn checks_every(&self) -> Option<Duration> {
+        (self.dormant.load(Ordering::Acquire) > 0).then_some(Self::CHECK)
+    }
+
+    pub(crate) fn stats(&self) -> PassiveStats {
+        let mut stats = PassiveStats::default();
+        for entry in lock(&self.quarantine).iter() {
+            let bytes = entry.held_bytes();
+            match entry.is_without_terms() {
+                true => stats.quarantined_without_terms.add(bytes),
+                false => stats.quarantined.add(bytes),
+            }
+        }
+        for retained in lock(&self.retained).iter() {
+            stats.retained.add(retained.bytes);
+        }
+        stats.second_completions = lock(&self.ended).again;
+        stats
+    }
+
+    /// A notification arrived. Returns whether an operation was waiting for it. One that this process copies is ended by the
+    /// copy.
+    pub(crate) fn deliver(&self, payload: &[u8]) -> bool {
+        let entry = lock(&self.entries).get(payload).cloned();
+        match entry {
+            Some(entry) => entry.notified(),
+            None => {
+                let mut ended = lock(&self.ended);
+                if !ended.keys.contains(payload) {
+                    return false;
+                }
+                ended.again += 1;
+                drop(ended);
+                tracing::warn!(
+                    "an offer was used a second time: two initiators have its metadata, or one used it again"
+                );
+                true
+            }
+        }
+    }
+
+    /// Ends the operations whose slots say so. `copied` gets those that are complete while this process copies them. Returns
+    /// whether there was any.
+    pub(crate) fn poll_slots(&self, copied: &mut dyn FnMut(&NotificationKey)) -> bool {
+        self.page.poll(&mut |key, event| {
+            let entry = lock(&self.entries).get(key.as_bytes()).cloned();
+            if entry.is_some_and(|entry| !entry.used(event)) && event.successes > 0 {
+                copied(key);
+            }
+        })
+    }
+
+    /// The entry of a key whose offer's token the sender knows.
+    pub(crate) fn entry_with(
+        &self,
+        key: &[u8],
+        token: u64,
+    ) -> Result<Arc<PassiveEntry>, EndedOffer> {
+        let entry = lock(&self.entries).get(key).cloned().ok_or(EndedOffer::Revoked)?;
+        let terms = entry.metadata().terms();
+        match terms.is_some_and(|terms| terms.token().get() == token) {
+            true => Ok(entry),
+            false => Err(EndedOffer::WrongToken),
+        }
+    }
+
+    /// Applies the deadlines that have passed, and looks at the peers of the quarantine. Costs one load while nothing is due.
+    pub(crate) fn expire(self: &Arc<Self>, now: Duration) {
+        if nanos(now) < self.next_expiry.load(Ordering::Acquire) {
+            return;
+        }
+        self.next_expiry.store(u64::MAX, Ordering::Release);
+        let entries: Vec<_> = lock(&self.entries).values().cloned().collect();
+        for entry in entries {
+            if let Some(next) = entry.expire(now) {
+                self.wake_by(next);
+            }
+        }
+        self.expire_retained(now);
+        self.check_quarantine(now);
+    }
+
+    /// When [`expire`](Self::expire) is due next.
+    pub(crate) fn next_expiry(&self) -> Option<Duration> {
+        let at = self.next_expiry.load(Ordering::Acquire);
+        (at != u64::MAX).then(|| Duration::from_nanos(at))
+    }
+
+    fn expire_retained(&self, now: Duration) {
+        let mut retained = lock(&self.retained);
+        let (mut over, mut next) = (Vec::new(), None);
+        let mut at = 0;
+        while let Some(until) = retained.get(at).map(|memory| memory.until) {
+            if until <= now {
+                over.extend(retained.swap_remove_back(at));
+            } else {
+                next = Some(next.map_or(until, |first: Duration| first.min(until)));
+                at += 1;
+            }
+        }
+        drop(retained);
+        // Freed outside the lock.
+        drop(over);
+        if let Some(next) = next {
+            self.wake_by(next);
+        }
+    }
+
+    pub(super) fn retain(&self, memory: Retained) {
+        let until = memory.until;
+        lock(&self.retained).push_back(memory);
+        self.wake_by(until);
+    }
+
+    pub(super) fn quarantined(&self, entry: &Arc<PassiveEntry>) {
+        let mut quarantine = lock(&self.quarantine);
+        if !quarantine.iter().any(|held| Arc::ptr_eq(held, entry)) {
+            quarantine.push(Arc::clone(entry));
+        }
+        drop(quarantine);
+        self.wake_by(self.clock.now());
+    }
+
+    /// The offers and the agents whose word about them is wanted.
+    pub(crate) fn wanted_words(&self) -> Vec<(Arc<PassiveEntry>, String)> {
+        let quarantine = lock(&self.quarantine);
+        quarantine
+            .iter()
+            .filter_map(|entry| Some((Arc::clone(entry), entry.asks()?)))
+            .collect()
+    }
+
+    fn check_quarantine(self: &Arc<Self>, now: Duration) {
+        let over: Vec<_> = {
+            let mut quarantine = lock(&self.quarantine);
+            let (held, over) =
+                quarantine.drain(..).partition(|entry: &Arc<PassiveEntry>| entry.held_bytes() > 0);
+            *quarantine = held;
+            over
+        };
+        drop(over);
+        let held = lock(&self.quarantine).clone();
+        if held.is_empty() {
+            return;
+        }
+        self.wake_by(now.saturating_add(Self::CHECK));
+        let Some(proofs) = self.proofs.get() else { return };
+        if self.checking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (table, quiet) = (Arc::downgrade(self), Arc::clone(&proofs.quiet));
+        let skew = self.skew;
+        proofs.background.run(Box::new(move || {
+            for entry in &held {
+                let Some(watching) = entry.take_watch(now, skew) else { continue };
+                let mut watch = watching.watch.unwrap_or_else(|| quiet.watch(&watching.peer));
+                match watch.is_quiet() {
+                    true => entry.release(),
+                    false => entry.put_watch(watch),
+                }
+            }
+            drop(held);
+            if let Some(table) = table.upgrade() {
+                table.checking.store(false, Ordering::Release);
+            }
+        }));
+    }
+
+    pub(super) fn wake_by(&self, at: Duration) {
+        self.next_expiry.fetch_min(nanos(at), Ordering::AcqRel);
+    }
+
+    pub(super) fn remove(&self, key: &NotificationKey) {
+        let removed = lock(&self.entries).remove(key.as_bytes());
+        if let Some(entry) = &removed {
+            if entry.is_dormant() {
+                self.dormant.fetch_sub(1, Ordering::AcqRel);
+            }
+            lock(&self.ended).add(key.as_bytes().into());
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

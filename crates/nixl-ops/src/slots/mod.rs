@@ -1,0 +1,16 @@
+//! Offer slots: the state of an offer in memory that the processes of its host share.
+//!
+//! Each connection has one page of slots, a sealed anonymous file; [`Doorbell`](nixl_metadata::Doorbell) names it and says how
+//! it is laid out. The owner of an offer and the initiators on its host change the slot's [word](word::SlotWord) by
+//! compare-and-swap, so that exactly one of them wins: a write is claimed before its first byte moves, a read is checked after
+//! its last byte has arrived, and an offer that is revoked while unclaimed is over at once.
+
+mod page;
+mod recent;
+mod remote;
+mod word;
+
+pub use page::OfferSlot;
+pub(crate) use page::{OfferPage, Revocation, SlotEvent};
+pub use recent::RecentCheck;
+pub use remote::{RemoteSlot, RemoteSlots};

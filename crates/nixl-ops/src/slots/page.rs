@@ -1,0 +1,256 @@
+//! The owner's page of offer slots.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use nixl_descriptor::{SharedMemory, SharedName};
+use nixl_metadata::{Doorbell, NotificationKey, OperationKind};
+
+use super::word::{SlotState, SlotWord};
+use crate::EndedOffer;
+
+/// The slots of one connection's offers. The file is made with the first offer.
+#[derive(Default)]
+pub(crate) struct OfferPage {
+    memory: OnceLock<Option<SharedMemory>>,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    armed: HashMap<u32, Armed>,
+    /// Reused in the order in which they became free, so that a late access hardly ever meets a new offer.
+    free: VecDeque<u32>,
+    /// Slots that were ever used.
+    used: u32,
+}
+
+struct Armed {
+    token: u64,
+    kind: OperationKind,
+    key: NotificationKey,
+}
+
+/// How many uses of an offer have ended by its slot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct SlotEvent {
+    /// All of them.
+    pub(crate) uses: u32,
+    /// Those that moved all bytes.
+    pub(crate) successes: u32,
+}
+
+/// What revoking an offer came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Revocation {
+    /// No initiator had claimed it, and none can any more.
+    Unclaimed,
+    /// This process has claimed it; 0 for an agent that asked by a message, or if the word was overwritten.
+    Claimed(u32),
+    /// Its last use has ended.
+    Ended,
+}
+
+/// The slot of one offer. Dropping it frees the slot; an initiator that comes later finds the offer ended.
+pub struct OfferSlot {
+    page: Arc<OfferPage>,
+    doorbell: Doorbell,
+    kind: OperationKind,
+}
+
+impl OfferPage {
+    /// A slot for an offer that is about to be made. `None` if there is no memory for a page, or all slots are taken.
+    pub(crate) fn arm(
+        self: &Arc<Self>,
+        key: &NotificationKey,
+        kind: OperationKind,
+    ) -> Option<OfferSlot> {
+        let memory = self.memory.get_or_init(allocate).as_ref()?;
+        let token = SlotWord::token_bits(uuid::Uuid::new_v4().as_u128() as u64).max(1);
+        let slot = {
+            let mut table = self.lock();
+            let slot = table.next()?;
+            table.armed.insert(slot, Armed { token, kind, key: key.clone() });
+            slot
+        };
+        // Release: the offer's memory is as the application left it before the slot opens.
+        word(memory, slot)?.store(SlotWord::open(token).bits(), Ordering::Release);
+        let SharedName { pid, fd, name, len } = memory.name();
+        let doorbell = Doorbell { pid, fd, name, length: len, slot, token };
+        Some(OfferSlot { page: Arc::clone(self), doorbell, kind })
+    }
+
+    /// Hands the offers that have ended by their slots since the last call to `ended`. Returns whether there was any.
+    pub(crate) fn poll(&self, ended: &mut dyn FnMut(&NotificationKey, SlotEvent)) -> bool {
+        let Some(Some(memory)) = self.memory.get() else { return false };
+        let mut any = false;
+        for group in take_bits(memory, 0) {
+            for bit in take_bits(memory, 1 + group) {
+                let slot = group as u32 * 64 + bit as u32;
+                let Some(place) = word(memory, slot) else { continue };
+                // Acquire: the initiator's bytes are visible before its word is acted upon.
+                let found = SlotWord::from_bits(place.load(Ordering::Acquire));
+                let Some((key, event)) = self.lock().event(slot, found) else { continue };
+                any = true;
+                ended(&key, event);
+            }
+        }
+        any
+    }
+
+    fn word(&self, slot: u32) -> Option<&AtomicU64> {
+        word(self.memory.get()?.as_ref()?, slot)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn next(&mut self) -> Option<u32> {
+        if self.used < Doorbell::SLOTS {
+            self.used += 1;
+            return Some(self.used - 1);
+        }
+        self.free.pop_front()
+    }
+
+    fn event(&self, slot: u32, found: SlotWord) -> Option<(NotificationKey, SlotEvent)> {
+        let armed = self.armed.get(&slot).filter(|armed| found.is_of(armed.token))?;
+        Some((armed.key.clone(), SlotEvent::of(found, armed.kind)?))
+    }
+}
+
+impl SlotEvent {
+    fn of(found: SlotWord, kind: OperationKind) -> Option<Self> {
+        let (uses, successes) = found.uses(kind);
+        (uses > 0).then_some(Self { uses, successes })
+    }
+}
+
+impl OfferSlot {
+    /// The most readers that a slot counts.
+    pub const MAX_READERS: u32 = SlotWord::MAX_READERS;
+
+    /// What initiators of this host find the slot by.
+    pub fn doorbell(&self) -> Doorbell {
+        self.doorbell
+    }
+
+    /// The uses that have ended.
+    pub(crate) fn event(&self) -> Option<SlotEvent> {
+        let place = self.page.word(self.doorbell.slot)?;
+        let found = SlotWord::from_bits(place.load(Ordering::Acquire));
+        SlotEvent::of(found, self.kind).filter(|_| found.is_of(self.doorbell.token))
+    }
+
+    /// Claims the offer for an agent that cannot reach the slot.
+    pub(crate) fn claim_for_agent(&self) -> Result<(), EndedOffer> {
+        let Some(place) = self.page.word(self.doorbell.slot) else { return Ok(()) };
+        let open = SlotWord::open(self.doorbell.token).bits();
+        let claimed = SlotWord::from_bits(open).claimed_by_agent().bits();
+        match place.compare_exchange(open, claimed, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Ok(()),
+            Err(found) if SlotWord::from_bits(found).is_of(self.doorbell.token) => {
+                Err(SlotWord::from_bits(found).state().ended())
+            }
+            Err(_) => Err(EndedOffer::Claimed),
+        }
+    }
+
+    /// Ends the offer unless an initiator has claimed it. From then on none claims it.
+    pub(crate) fn revoke(&self) -> Revocation {
+        let Some(place) = self.page.word(self.doorbell.slot) else { return Revocation::Unclaimed };
+        let mut seen = place.load(Ordering::Acquire);
+        loop {
+            let found = SlotWord::from_bits(seen);
+            if !found.is_of(self.doorbell.token) {
+                // A peer that misuses the page has overwritten the word. No honest initiator can claim it any more, but one
+                // may have before.
+                return Revocation::Claimed(0);
+            }
+            match found.state() {
+                SlotState::Revoked => return Revocation::Unclaimed,
+                SlotState::Claimed(pid) => return Revocation::Claimed(pid),
+                SlotState::Done => return Revocation::Ended,
+                SlotState::Open => {}
+            }
+            // Sequentially consistent, as the fence of a seqlock's writer: the bytes are overwritten after this.
+            match place.compare_exchange(
+                seen,
+                found.revoked().bits(),
+                Ordering::SeqCst,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Revocation::Unclaimed,
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
+impl Drop for OfferSlot {
+    fn drop(&mut self) {
+        let slot = self.doorbell.slot;
+        if let Some(place) = self.page.word(slot) {
+            // Only a revoked slot is told from an open one by initiators that come late.
+            let _ = place.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |bits| {
+                let word = SlotWord::from_bits(bits);
+                let open = matches!(word.state(), SlotState::Open | SlotState::Claimed(_));
+                (open && word.is_of(self.doorbell.token)).then(|| word.revoked().bits())
+            });
+        }
+        let mut table = self.page.lock();
+        table.armed.remove(&slot);
+        table.free.push_back(slot);
+    }
+}
+
+fn allocate() -> Option<SharedMemory> {
+    let memory = SharedMemory::new(Doorbell::WORDS * size_of::<u64>());
+    memory.inspect_err(|e| tracing::debug!(%e, "no page for offer slots")).ok()
+}
+
+/// The word of a slot.
+pub(super) fn word(memory: &SharedMemory, slot: u32) -> Option<&AtomicU64> {
+    memory.word(65 + slot as usize)
+}
+
+/// Sets the bits that lead the owner to a slot.
+pub(super) fn ring(memory: &SharedMemory, slot: u32) -> bool {
+    let group = slot as usize / 64;
+    let (Some(bits), Some(groups)) = (memory.word(1 + group), memory.word(0)) else {
+        return false;
+    };
+    bits.fetch_or(1 << (slot % 64), Ordering::AcqRel);
+    groups.fetch_or(1 << (group % 64), Ordering::AcqRel);
+    true
+}
+
+/// Takes the bits of a word that are set.
+fn take_bits(memory: &SharedMemory, word: usize) -> impl Iterator<Item = usize> + use<> {
+    let taken = memory.word(word).map_or(0, |word| match word.load(Ordering::Relaxed) {
+        // A load alone leaves the cache line shared.
+        0 => 0,
+        _ => word.swap(0, Ordering::AcqRel),
+    });
+    (0..64).filter(move |bit| taken & (1 << bit) != 0)
+}
+
+impl fmt::Debug for OfferPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OfferPage")
+            .field("armed", &self.lock().armed.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Shows nothing that ends the offer.
+impl fmt::Debug for OfferSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OfferSlot").field("slot", &self.doorbell.slot).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,206 @@
+//! The keys that this process has used.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nixl_metadata::NotificationKey;
+
+use crate::{EndedOffer, TransportError};
+
+/// The keys of offers that this process has used or disowned, so that it uses none again: a queue that delivers a message
+/// twice, a retry, or two workers with one message.
+///
+/// One for the process: any of its connectors may get the metadata a second time. Bounded: beyond 65,536 keys the oldest are
+/// forgotten, and [counted](SpentStats::forgotten).
+#[derive(Debug, Default)]
+pub struct SpentKeys {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Uses that were begun, by key.
+    uses: HashMap<NotificationKey, Spent>,
+    /// In the order in which they were first used.
+    order: VecDeque<NotificationKey>,
+    forgotten: u64,
+}
+
+#[derive(Debug)]
+struct Spent {
+    uses: u32,
+    until: Instant,
+}
+
+/// What [`SpentKeys`] holds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct SpentStats {
+    /// Keys that are remembered.
+    pub keys: usize,
+    /// Keys that were forgotten before their life time was over.
+    pub forgotten: u64,
+}
+
+/// One use of a key. Dropped before it is [spent](Self::spend), it leaves the key usable.
+#[derive(Debug)]
+pub struct KeyUse {
+    key: Option<NotificationKey>,
+}
+
+impl SpentKeys {
+    /// Keys that are remembered at most.
+    pub const MOST: usize = 1 << 16;
+
+    /// Those of this process.
+    pub fn of_this_process() -> &'static Self {
+        static KEYS: LazyLock<SpentKeys> = LazyLock::new(SpentKeys::default);
+        &KEYS
+    }
+
+    /// Begins a use of the key, of which `most` are allowed, and remembers it for `time`.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::OfferEnded`] with [`EndedOffer::Spent`].
+    pub fn begin(
+        &self,
+        key: &NotificationKey,
+        most: u32,
+        time: Duration,
+    ) -> Result<KeyUse, TransportError> {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        inner.forget(now);
+        let until = now + time.min(Duration::from_secs(1 << 30));
+        match inner.uses.get_mut(key) {
+            Some(spent) if spent.uses >= most => {
+                return Err(TransportError::OfferEnded { why: EndedOffer::Spent });
+            }
+            Some(spent) => {
+                spent.uses += 1;
+                spent.until = spent.until.max(until);
+            }
+            None => {
+                inner.uses.insert(key.clone(), Spent { uses: 1, until });
+                inner.order.push_back(key.clone());
+            }
+        }
+        Ok(KeyUse { key: Some(key.clone()) })
+    }
+
+    /// Refuses all further uses of a key: this process has told its owner that it does not use it.
+    pub fn disown(&self, key: &NotificationKey, time: Duration) {
+        // Counted as more uses than any offer has readers.
+        let all = self.begin(key, u32::MAX, time);
+        if let Ok(one) = all {
+            one.spend();
+        }
+        if let Some(spent) = self.lock().uses.get_mut(key) {
+            spent.uses = u32::MAX;
+        }
+    }
+
+    /// What is remembered now.
+    pub fn stats(&self) -> SpentStats {
+        let inner = self.lock();
+        SpentStats { keys: inner.uses.len(), forgotten: inner.forgotten }
+    }
+
+    fn undo(&self, key: &NotificationKey) {
+        let mut inner = self.lock();
+        if let Some(spent) = inner.uses.get_mut(key)
+            && spent.uses != u32::MAX
+        {
+            // The entry stays in its place of the order, so a key has one entry there.
+            spent.uses = spent.uses.saturating_sub(1);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Makes room for one more key.
+    fn forget(&mut self, now: Instant) {
+        while let Some(oldest) = self.order.front() {
+            let over = self.uses.get(oldest).is_none_or(|spent| spent.until <= now);
+            if !over && self.order.len() < SpentKeys::MOST {
+                return;
+            }
+            self.forgotten += u64::from(!over);
+            if let Some(oldest) = self.order.pop_front() {
+                self.uses.remove(&oldest);
+            }
+        }
+    }
+}
+
+impl KeyUse {
+    /// The peer's memory was accessed, or claimed: the use counts.
+    pub fn spend(mut self) {
+        self.key = None;
+    }
+}
+
+impl Drop for KeyUse {
+    fn drop(&mut self) {
+        if let Some(key) = &self.key {
+            SpentKeys::of_this_process().undo(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    #[test]
+    fn a_key_is_used_as_often_as_it_has_readers() {
+        let keys = SpentKeys::of_this_process();
+        let key = NotificationKey::random();
+        for _ in 0..3 {
+            keys.begin(&key, 3, LONG).unwrap().spend();
+        }
+        assert!(keys.begin(&key, 3, LONG).is_err());
+    }
+
+    #[test]
+    fn a_use_that_touched_nothing_leaves_the_key_usable() {
+        let keys = SpentKeys::of_this_process();
+        let key = NotificationKey::random();
+        let attempt = keys.begin(&key, 1, LONG).unwrap();
+        assert!(keys.begin(&key, 1, LONG).is_err(), "the first is under way");
+        drop(attempt);
+        keys.begin(&key, 1, LONG).unwrap().spend();
+        assert!(keys.begin(&key, 1, LONG).is_err());
+    }
+
+    #[test]
+    fn a_disowned_key_is_refused() {
+        let keys = SpentKeys::of_this_process();
+        let key = NotificationKey::random();
+        keys.disown(&key, LONG);
+        assert!(keys.begin(&key, u32::MAX, LONG).is_err());
+    }
+
+    #[test]
+    fn the_number_of_keys_is_bounded_and_what_is_forgotten_early_is_counted() {
+        let keys = SpentKeys::default();
+        for _ in 0..SpentKeys::MOST + 10 {
+            keys.begin(&NotificationKey::random(), 1, LONG).unwrap().spend();
+        }
+        assert_eq!(keys.stats(), SpentStats { keys: SpentKeys::MOST, forgotten: 10 });
+        let keys = SpentKeys::default();
+        for _ in 0..100 {
+            keys.begin(&NotificationKey::random(), 1, Duration::ZERO).unwrap().spend();
+        }
+        let stats = keys.stats();
+        assert!(stats.keys <= 1 && stats.forgotten == 0, "{stats:?}");
+    }
+}

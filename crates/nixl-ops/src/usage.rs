@@ -1,0 +1,138 @@
+//! One use of a peer's offer.
+
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use crate::{
+    Execution, KeyUse, PathReport, PeerMemory, RemoteSlot, TransportError,
+};
+
+/// An execution that begins and ends a use of an offer: it claims a writable one at its first poll, before a byte moves, checks
+/// that a readable one is still open, and takes that back if no byte of the peer's was touched.
+#[allow(missing_debug_implementations, reason = "executions have none")]
+pub struct OfferUse {
+    execution: Box<dyn Execution>,
+    slot: Option<RemoteSlot>,
+    key: Option<KeyUse>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Stage {
+    Unbegun,
+    Begun,
+    Ended,
+}
+
+impl OfferUse {
+    /// A use of the offer that the execution is about.
+    pub fn of(
+        execution: Box<dyn Execution>,
+        slot: Option<RemoteSlot>,
+        key: KeyUse,
+    ) -> Box<dyn Execution> {
+        Box::new(Self { execution, slot, key: Some(key), stage: Stage::Unbegun })
+    }
+
+    fn begin(&mut self) -> Result<(), TransportError> {
+        if let Some(slot) = &self.slot {
+            slot.begin()?;
+        }
+        self.stage = Stage::Begun;
+        Ok(())
+    }
+
+    /// The execution has ended without success, or is given up with nothing in flight.
+    fn fail(&mut self) {
+        if self.stage != Stage::Begun {
+            self.stage = Stage::Ended;
+            return;
+        }
+        self.stage = Stage::Ended;
+        let memory = self.execution.peer_memory();
+        if memory != PeerMemory::Untouched {
+            self.spend();
+        }
+        match (&self.slot, memory) {
+            (Some(slot), PeerMemory::Untouched) => slot.undo(),
+            (Some(slot), PeerMemory::Quiet) => slot.fail(),
+            // An error is no proof that the memory is quiet: the owner has to find one.
+            (_, PeerMemory::Unproven) | (None, _) => {}
+        }
+    }
+
+    fn spend(&mut self) {
+        if let Some(key) = self.key.take() {
+            key.spend();
+        }
+    }
+}
+
+#[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
+impl Execution for OfferUse {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        if self.stage == Stage::Unbegun
+            && let Err(error) = self.begin()
+        {
+            self.stage = Stage::Ended;
+            return Poll::Ready(Err(error));
+        }
+        let result = ready!(self.execution.poll());
+        match &result {
+            Ok(()) => {
+                self.stage = Stage::Ended;
+                self.spend();
+            }
+            Err(_) => self.fail(),
+        }
+        Poll::Ready(result)
+    }
+
+    fn abandon(&mut self) -> bool {
+        let quiet = self.stage == Stage::Ended || self.execution.abandon();
+        if quiet {
+            self.fail();
+        }
+        quiet
+    }
+
+    fn expected(&self) -> Option<Duration> {
+        self.execution.expected()
+    }
+
+    fn awaits_word(&self) -> bool {
+        self.execution.awaits_word()
+    }
+
+    fn report(&self) -> PathReport {
+        self.execution.report()
+    }
+
+    fn posts_quickly(&self) -> bool {
+        self.execution.posts_quickly()
+    }
+
+    fn steps(&self) -> u64 {
+        self.execution.steps()
+    }
+
+    fn target_told(&self) -> bool {
+        self.execution.target_told()
+    }
+
+    fn peer_memory(&self) -> PeerMemory {
+        match self.stage {
+            Stage::Unbegun => PeerMemory::Untouched,
+            Stage::Begun | Stage::Ended => self.execution.peer_memory(),
+        }
+    }
+}
+
+impl Drop for OfferUse {
+    fn drop(&mut self) {
+        // In flight, it may touch the memory yet.
+        if self.stage == Stage::Begun && !self.abandon() {
+            self.spend();
+        }
+    }
+}
