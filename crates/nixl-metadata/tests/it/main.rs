@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is the test's failure")]
 
 mod fuzz_smoke;
+mod golden;
 mod hosts;
 mod refusals;
 mod round_trip;

@@ -107,7 +107,7 @@ fn json_may_be_spaced_reordered_and_escaped() {
 #[test]
 fn the_native_profile_version_3_never_changes() {
     let bytes = golden().to_native_bytes().unwrap();
-    let expected: &[u8] = include_bytes!("data/native_v3.bin");
+    let expected: &[u8] = include_bytes!("../golden/v3-full.bin");
     assert!(bytes == expected, "encode anew only with a new version");
     assert_eq!(RdmaMetadata::from_native_bytes(expected), Ok(golden()));
 }

@@ -16,8 +16,18 @@ pub(crate) const DYNAMO_WRITE_HEX: &str = include_str!("data/dynamo_write_hex.js
 /// The agent metadata in them, before compression.
 pub(crate) const BLOB: &[u8] = include_bytes!("data/blob.bin");
 
-/// The golden values are those of `dynamo_write.json`, with a peer and shares.
+/// The golden values are those of `dynamo_write.json`, with a peer, a doorbell and shares.
 pub(crate) fn golden() -> RdmaMetadata {
+    without_doorbell().with_doorbell(doorbell(4095, 1 << 63)).unwrap()
+}
+
+/// An offer of `dynamo_read.json` alone.
+pub(crate) fn minimal() -> RdmaMetadata {
+    RdmaMetadata::from_dynamo_json(DYNAMO_READ.as_bytes()).unwrap()
+}
+
+/// The golden values as far as version 3 is still written.
+pub(crate) fn without_doorbell() -> RdmaMetadata {
     let host = HostIdentity::new("node-7", "3f0c9d52-7f5e-4f43-8a0e-8c7d1a0b6f11", 4242)
         .unwrap()
         .with_pid_namespace(NonZeroU64::new(4_026_531_836))
@@ -47,8 +57,6 @@ pub(crate) fn golden() -> RdmaMetadata {
     RdmaMetadata::from_dynamo_json(DYNAMO_WRITE.as_bytes())
         .unwrap()
         .with_peer(peer)
-        .with_doorbell(doorbell(4095, 1 << 63))
-        .unwrap()
         .with_shares(shares)
         .unwrap()
 }

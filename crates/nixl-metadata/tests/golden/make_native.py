@@ -1,4 +1,4 @@
-"""Prints `native_v3.bin` for `dynamo_write.json`: its message with a peer, a doorbell and shares.
+"""Prints `v3-full.bin` for `dynamo_write.json`: its message with a peer, a doorbell and shares.
 
 Written from the documented layout alone.
 """
