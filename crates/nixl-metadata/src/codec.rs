@@ -21,25 +21,27 @@ fn options() -> impl Options {
 
 /// Appends the encoding of a value to `out`.
 pub(crate) fn encode_to<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), MetadataError> {
-    options().serialize_into(out, value).map_err(|error| explain(&error))
+    options().serialize_into(out, value).map_err(|error| explain(&error, Field::Payload))
 }
 
-/// Decodes a value that takes up all of `bytes` and may borrow from them.
-pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, MetadataError> {
+/// Decodes a value that takes up all of `bytes` and may borrow from them. `field` is what they are.
+pub(crate) fn decode<'a, T: Deserialize<'a>>(
+    bytes: &'a [u8],
+    field: Field,
+) -> Result<T, MetadataError> {
     options().deserialize(bytes).map_err(|error| match *error {
         // A text is all that bincode says of bytes that are left over, and all that the types on the wire say of a
         // variant that does not exist. What decodes without the check for the former has too many bytes.
         ErrorKind::Custom(_)
             if options().allow_trailing_bytes().deserialize::<T>(bytes).is_ok() =>
         {
-            MetadataError::TrailingBytes { field: Field::Payload }
+            MetadataError::TrailingBytes { field }
         }
-        error => explain(&error),
+        error => explain(&error, field),
     })
 }
 
-fn explain(error: &ErrorKind) -> MetadataError {
-    let field = Field::Payload;
+fn explain(error: &ErrorKind, field: Field) -> MetadataError {
     match error {
         ErrorKind::Io(_) => MetadataError::Truncated { field },
         ErrorKind::SizeLimit => MetadataError::TooLarge {

@@ -2,7 +2,7 @@
 
 use nixl_device::{Device, ParseDeviceError};
 
-use crate::{Doorbell, Field};
+use crate::{ClaimDemand, Doorbell, Field, NativeVersion};
 
 /// Metadata could not be built, encoded, decoded or inflated.
 ///
@@ -156,6 +156,49 @@ pub enum MetadataError {
         /// The place that it names.
         slot: u32,
     },
+    /// The life time of an offer does not end at a time that the wire can name.
+    #[error(
+        "the end of the offer's life time is not between a millisecond after the Unix epoch and what 64 bits of milliseconds and this platform's clock can count"
+    )]
+    BadExpiry,
+    /// The terms of an offer let nobody use it.
+    #[error("terms.readers is 0: state how many initiators may use the offer, at least one")]
+    NoReaders,
+    /// A writable offer is for more than one initiator.
+    #[error(
+        "terms.readers is {readers} for a writable offer: make an offer for each initiator that writes"
+    )]
+    ReadersOfWritable {
+        /// How many initiators it names.
+        readers: u32,
+    },
+    /// The terms of an offer have no token.
+    #[error("terms.token is 0: draw a random one for each offer")]
+    NoToken,
+    /// The terms of an offer demand claims of initiators that this release cannot tell apart.
+    #[error("terms.claims is {value}, which is unknown: both sides need a release that knows it")]
+    UnknownClaimDemand {
+        /// The number on the wire.
+        value: u8,
+    },
+    /// The terms of an offer demand claims, and the version that should be written cannot say so.
+    #[error(
+        "the offer demands claims ({claims}), which version {version} of the native profile cannot carry: write version 4, or demand claims only where the slot is mapped"
+    )]
+    ClaimsNotCarried {
+        /// The version that was asked for.
+        version: NativeVersion,
+        /// What the offer demands.
+        claims: ClaimDemand,
+    },
+    /// The versions of messages are not in ascending order of the kinds, or state a kind twice.
+    #[error(
+        "section 2 (message versions) states kind {kind} of messages out of order: state each kind once, in ascending order"
+    )]
+    MessageVersionOrder {
+        /// The kind of messages that does not follow the one before.
+        kind: u16,
+    },
     /// There is no descriptor.
     #[error("the list of descriptors is empty: offer at least one")]
     NoDescriptors,
@@ -226,7 +269,7 @@ pub enum MetadataError {
         field: Field,
     },
     /// Something goes on after its end.
-    #[error("{field} is followed by other bytes: pass on exactly one message")]
+    #[error("{field} is followed by other bytes: pass on exactly one message, as it was encoded")]
     TrailingBytes {
         /// What should have ended.
         field: Field,
@@ -236,7 +279,7 @@ pub enum MetadataError {
     BadMagic,
     /// The native profile has a version that this release does not read.
     #[error(
-        "version {version} of the native profile is unknown: use the same release on both sides"
+        "version {version} of the native profile is unknown: write an earlier version, or use the same release on both sides"
     )]
     UnsupportedVersion {
         /// The version of the message.
@@ -249,6 +292,44 @@ pub enum MetadataError {
     UnsupportedFlags {
         /// The flags of the message.
         flags: u16,
+    },
+    /// The native profile has a section that this release does not know and must not skip.
+    #[error(
+        "section {id} of the native profile is required and unknown: use a release that knows it, or write an earlier version"
+    )]
+    UnknownSection {
+        /// The id of the section.
+        id: u16,
+    },
+    /// A section of the native profile that this release knows has flags that it does not know.
+    #[error(
+        "flags {flags:#06x} of {} are unknown: use the same release on both sides",
+        Field::Section(*id)
+    )]
+    UnsupportedSectionFlags {
+        /// The id of the section.
+        id: u16,
+        /// Its flags.
+        flags: u16,
+    },
+    /// A section of the native profile claims more bytes than the message has.
+    #[error(
+        "{} claims {len} bytes where the message has {left} left: the peer does not follow the native profile",
+        Field::Section(*id)
+    )]
+    SectionOverrun {
+        /// The id of the section.
+        id: u16,
+        /// The length that it claims, in bytes.
+        len: usize,
+        /// The bytes that the message has after the section's header.
+        left: usize,
+    },
+    /// The native profile has more sections than any release writes.
+    #[error("more than {limit} sections: the peer does not follow the native profile")]
+    TooManySections {
+        /// The most that is allowed.
+        limit: usize,
     },
     /// The native profile's checksum does not match.
     #[error("the checksum does not match: the message was damaged on the way")]

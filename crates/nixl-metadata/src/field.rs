@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::native;
+
 /// A part of a message, in either profile. Prints as the path that a reader of the JSON would write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -12,6 +14,10 @@ pub enum Field {
     Header,
     /// What follows the header in the native profile.
     Payload,
+    /// The fixed core of the payload, from version 4 of the native profile.
+    Core,
+    /// The section with this id, from version 4 of the native profile.
+    Section(u16),
     /// The list of descriptors.
     Descriptors,
     /// The descriptor at this position.
@@ -48,6 +54,11 @@ impl fmt::Display for Field {
             Self::Document => f.write_str("the message"),
             Self::Header => f.write_str("the header"),
             Self::Payload => f.write_str("the payload"),
+            Self::Core => f.write_str("the core"),
+            Self::Section(id) => match native::section_name(*id) {
+                Some(name) => write!(f, "section {id} ({name})"),
+                None => write!(f, "section {id}"),
+            },
             Self::Descriptors => f.write_str("descriptors"),
             Self::Descriptor(index) => write!(f, "descriptors[{index}]"),
             Self::Device(index) => write!(f, "descriptors[{index}].device"),

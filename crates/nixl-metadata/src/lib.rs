@@ -9,8 +9,9 @@
 //!
 //! | profile | for | carries |
 //! |---|---|---|
-//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without its [`PeerInfo`] and [`Share`]s |
-//! | native | peers that both run this library | all of it |
+//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without [`PeerInfo`], [`Share`]s, [`Doorbell`] and [`OfferTerms`] |
+//! | native, version 3 | peers that run an earlier release of this library | all but [`MessageVersions`] and [`OfferTerms`]; a [`Doorbell`] is read, not written |
+//! | native, version 4 | peers that both run this library | all of it |
 //!
 //! The Dynamo profile is one JSON object, byte for byte as Dynamo prints it:
 //!
@@ -21,8 +22,21 @@
 //!
 //! The native profile is a binary envelope with a version, a length and a checksum. It also carries what the planner of
 //! the other side needs to choose a path: where the peer runs and which namespaces it is in ([`HostIdentity`]), what it
-//! can do ([`Capabilities`]), its GPUs ([`PeerDevice`]), and which of the memory can be opened by other processes of its
-//! host ([`Share`]). Its version is 2; other versions are refused, so both sides need releases that speak it.
+//! can do ([`Capabilities`]), which versions of other messages it speaks ([`MessageVersions`]), its GPUs
+//! ([`PeerDevice`]), and which of the memory can be opened by other processes of its host ([`Share`]). And it says on
+//! which terms the offer may be used ([`OfferTerms`]).
+//!
+//! # Releases that differ
+//!
+//! Version 4 of the native profile is a fixed core, which is what Dynamo's profile carries, and length-prefixed sections.
+//! A reader skips an optional section that it does not know, and refuses a required one by
+//! [`MetadataError::UnknownSection`]. The terms are required, everything else is optional. The content of a section never
+//! changes; a later release says more in a section with a new id. So a message of a later release is read as far as it is
+//! known, unless its core changes, which takes a new version.
+//!
+//! A release reads the version before its own. Initiators are therefore updated first; until all are, owners write
+//! [`NativeVersion::V3`] by [`RdmaMetadata::to_native_bytes_as`]. That is refused for an offer whose terms demand claims.
+//! Golden files of every version are in `tests/golden`.
 //!
 //! [`RdmaMetadata::decode`] reads either profile and tells them apart by the first byte.
 //!
@@ -67,6 +81,7 @@
 
 mod agent;
 mod capabilities;
+mod claim;
 mod codec;
 mod descriptor;
 mod doorbell;
@@ -83,9 +98,12 @@ mod peer;
 mod peer_device;
 mod rdma;
 mod share;
+mod terms;
+mod versions;
 
 pub use agent::AgentMetadata;
 pub use capabilities::Capabilities;
+pub use claim::ClaimDemand;
 pub use descriptor::SerializedDescriptor;
 pub use doorbell::Doorbell;
 pub use error::MetadataError;
@@ -94,7 +112,10 @@ pub use host::HostIdentity;
 pub use key::NotificationKey;
 pub use kind::OperationKind;
 pub use limits::Limits;
+pub use native::NativeVersion;
 pub use peer::PeerInfo;
 pub use peer_device::PeerDevice;
 pub use rdma::RdmaMetadata;
 pub use share::{Share, ShareKind};
+pub use terms::OfferTerms;
+pub use versions::MessageVersions;

@@ -1,8 +1,9 @@
 //! How much a peer may make us read and allocate.
 
-use crate::{Field, MetadataError, PeerInfo};
+use crate::{Field, MetadataError, PeerInfo, RdmaMetadata, dynamo, native};
 
-/// Bounds on what the decoders accept. Raise them only for peers that need it.
+/// Bounds on what the decoders accept. Raise them only for peers that need it. [`check`](Self::check) tells the owner of
+/// an offer whether receivers accept it.
 ///
 /// | limit | default | what it bounds |
 /// |---|---|---|
@@ -82,6 +83,41 @@ impl Limits {
     pub const fn name_bytes(mut self, bytes: usize) -> Self {
         self.name_bytes = bytes;
         self
+    }
+}
+
+impl Limits {
+    /// Checks that receivers with these limits can read an offer, in either profile and every version. It is for the
+    /// owner, before the offer leaves: an offer beyond the limits is made in vain.
+    ///
+    /// The size of each encoding is computed, not written: a step for each descriptor and share. It is exact, but that of
+    /// the longest encoding counts, which is usually the JSON. So an offer that is nearly [`encoded_bytes`](Self::encoded_bytes)
+    /// long can be refused although a shorter encoding of it would be accepted. With the default limits this never happens:
+    /// an offer within the others is less than 12 MiB long in every encoding.
+    ///
+    /// [`inflated_bytes`](Self::inflated_bytes) is not checked: the metadata is compressed here.
+    ///
+    /// # Errors
+    ///
+    /// Those of the decoders: [`MetadataError::TooManyDescriptors`], or [`MetadataError::TooLarge`] for the agent's metadata,
+    /// a name of the peer's or the whole message.
+    pub fn check(&self, metadata: &RdmaMetadata) -> Result<(), MetadataError> {
+        self.check_descriptors(metadata.descriptors().len())?;
+        let compressed = metadata.agent_metadata().compressed().len();
+        at_most(Field::NixlMetadata, compressed, self.compressed_bytes)?;
+        if let Some(peer) = metadata.peer() {
+            peer.check_names(self)?;
+        }
+        let encoded = native::encoded_len(metadata).max(dynamo::encoded_len(metadata));
+        let encoded = usize::try_from(encoded).unwrap_or(usize::MAX);
+        at_most(Field::Document, encoded, self.encoded_bytes)
+    }
+
+    pub(crate) fn check_descriptors(&self, count: usize) -> Result<(), MetadataError> {
+        if count > self.descriptors {
+            return Err(MetadataError::TooManyDescriptors { limit: self.descriptors });
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use uuid::Uuid;
 
 use crate::limits::at_most;
-use crate::{Capabilities, Field, HostIdentity, Limits, MetadataError, PeerDevice, name};
+use crate::{
+    Capabilities, Field, HostIdentity, Limits, MessageVersions, MetadataError, PeerDevice, name,
+};
 
 /// Who offers the memory and how it can be reached. Travels in the native profile only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +18,7 @@ pub struct PeerInfo {
     transports: Vec<String>,
     capabilities: Capabilities,
     devices: Vec<PeerDevice>,
+    versions: MessageVersions,
 }
 
 impl PeerInfo {
@@ -28,7 +31,7 @@ impl PeerInfo {
     /// The most devices that a peer can list.
     pub const MAX_DEVICES: usize = 64;
 
-    /// Describes a peer with no transports, capabilities and devices yet.
+    /// Describes a peer with no transports, capabilities and devices yet, and the default message versions.
     ///
     /// `incarnation` is a random number that the peer draws when it starts, so that a restarted peer of the same name
     /// is known to be another.
@@ -50,6 +53,7 @@ impl PeerInfo {
             transports: Vec::new(),
             capabilities: Capabilities::default(),
             devices: Vec::new(),
+            versions: MessageVersions::default(),
         })
     }
 
@@ -106,6 +110,13 @@ impl PeerInfo {
         Ok(self)
     }
 
+    /// Sets the versions of the messages that the peer speaks. The native profile carries them from version 4.
+    #[must_use]
+    pub const fn with_versions(mut self, versions: MessageVersions) -> Self {
+        self.versions = versions;
+        self
+    }
+
     /// The name of the peer's agent.
     #[must_use]
     pub fn agent_name(&self) -> &str {
@@ -140,6 +151,12 @@ impl PeerInfo {
     #[must_use]
     pub fn devices(&self) -> &[PeerDevice] {
         &self.devices
+    }
+
+    /// The versions of the messages that the peer speaks.
+    #[must_use]
+    pub const fn versions(&self) -> MessageVersions {
+        self.versions
     }
 
     /// Refuses names that are longer than a receiver allows.

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use crate::{
-    AgentMetadata, Doorbell, Limits, MetadataError, NotificationKey, OperationKind, PeerInfo,
-    SerializedDescriptor, Share, dynamo, native, share,
+    AgentMetadata, Doorbell, Limits, MetadataError, NativeVersion, NotificationKey, OfferTerms,
+    OperationKind, PeerInfo, SerializedDescriptor, Share, dynamo, native, share,
 };
 
-/// An offer: memory that the peer may read or write once, how to reach its owner, and the key that says it is done.
+/// An offer: memory that the peer may read or write, how to reach its owner, and the key that says it is done.
 ///
 /// Whoever holds it has that access. `Debug` shows no address, key or agent metadata.
 #[derive(Clone, PartialEq, Eq)]
@@ -20,6 +20,7 @@ pub struct RdmaMetadata {
     peer: Option<PeerInfo>,
     doorbell: Option<Doorbell>,
     shares: Vec<Share>,
+    terms: Option<OfferTerms>,
 }
 
 impl RdmaMetadata {
@@ -50,6 +51,7 @@ impl RdmaMetadata {
             peer: None,
             doorbell: None,
             shares: Vec::new(),
+            terms: None,
         })
     }
 
@@ -84,6 +86,37 @@ impl RdmaMetadata {
         }
         self.doorbell = Some(doorbell);
         Ok(self)
+    }
+
+    /// Says until when the offer may be used, by how many initiators, and which of them claim it. Only the native
+    /// profile carries it, from version 4.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError::ReadersOfWritable`] if a writable offer is for more than one initiator.
+    pub fn with_terms(mut self, terms: OfferTerms) -> Result<Self, MetadataError> {
+        terms.check(self.operation_kind)?;
+        self.terms = Some(terms);
+        Ok(self)
+    }
+
+    /// Adds what a decoder has found, in the order in which faults are reported.
+    pub(crate) fn with_parts(
+        self,
+        peer: Option<PeerInfo>,
+        shares: Vec<Share>,
+        doorbell: Option<Doorbell>,
+        terms: Option<OfferTerms>,
+    ) -> Result<Self, MetadataError> {
+        let mut metadata = self.with_shares(shares)?;
+        if let Some(doorbell) = doorbell {
+            metadata = metadata.with_doorbell(doorbell)?;
+        }
+        if let Some(terms) = terms {
+            metadata = metadata.with_terms(terms)?;
+        }
+        metadata.peer = peer;
+        Ok(metadata)
     }
 
     /// What the peer may do.
@@ -129,6 +162,13 @@ impl RdmaMetadata {
         self.doorbell.as_ref()
     }
 
+    /// Until when the offer may be used, by how many initiators, and which of them claim it. None if the offer came in
+    /// the Dynamo profile or in the native profile's version 3.
+    #[must_use]
+    pub const fn terms(&self) -> Option<&OfferTerms> {
+        self.terms.as_ref()
+    }
+
     /// What other processes of the owner's host can open: runs of descriptors, ascending and disjoint. None if the
     /// offer came in the Dynamo profile.
     #[must_use]
@@ -151,6 +191,9 @@ impl RdmaMetadata {
     }
 
     /// Encodes as Dynamo's `nixl_connect` does: one line of JSON, no field added, the same text for the same value.
+    ///
+    /// Dynamo's profile carries no [`OfferTerms`]: its initiators neither claim nor know an end, whatever the offer
+    /// demands. An owner that needs claims makes no offer for this profile.
     #[must_use]
     pub fn to_dynamo_json(&self) -> String {
         dynamo::encode(self)
@@ -179,17 +222,31 @@ impl RdmaMetadata {
         dynamo::decode(json, limits)
     }
 
-    /// Encodes in the native profile: compact, with a checksum, the [`PeerInfo`] and the [`Share`]s. The same bytes for the same value.
+    /// Encodes in the newest version of the native profile, which carries all of the offer. The same bytes for the same
+    /// value.
     ///
     /// # Errors
     ///
     /// [`MetadataError::TooLarge`] beyond 4 GiB, and [`MetadataError::UnsupportedDevice`] for a kind of device that the
     /// profile does not know yet.
     pub fn to_native_bytes(&self) -> Result<Vec<u8>, MetadataError> {
-        native::encode(self)
+        self.to_native_bytes_as(NativeVersion::CURRENT)
     }
 
-    /// Decodes the native profile within the default [`Limits`].
+    /// [`to_native_bytes`](Self::to_native_bytes) in a version of your choice, for initiators of an earlier release
+    /// while a new one is rolled out.
+    ///
+    /// Version 3 leaves out the [`MessageVersions`](crate::MessageVersions), the [`OfferTerms`] and the [`Doorbell`], so
+    /// that its initiators notify through the engine.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`MetadataError::ClaimsNotCarried`] if the terms demand claims and the version cannot say so.
+    pub fn to_native_bytes_as(&self, version: NativeVersion) -> Result<Vec<u8>, MetadataError> {
+        native::encode(self, version)
+    }
+
+    /// Decodes the native profile, version 3 or 4, within the default [`Limits`].
     ///
     /// # Errors
     ///
@@ -241,6 +298,7 @@ impl fmt::Debug for RdmaMetadata {
             .field("peer", &self.peer)
             .field("doorbell", &self.doorbell)
             .field("shares", &self.shares)
+            .field("terms", &self.terms)
             .finish()
     }
 }

@@ -3,7 +3,7 @@
 //! | offset | bytes | content |
 //! |---|---|---|
 //! | 0 | 4 | magic: `0x89`, `NXM`; the first byte can start neither JSON nor UTF-8 |
-//! | 4 | 2 | version: 3 |
+//! | 4 | 2 | version: 3 or 4 |
 //! | 6 | 2 | flags: 0 |
 //! | 8 | 4 | length of the payload |
 //! | 12 | 4 | CRC-32 (as in zlib) of the 12 bytes before and of the payload |
@@ -11,23 +11,27 @@
 //!
 //! Integers are little-endian. These 16 bytes stay where they are in every version.
 
+use super::NativeVersion;
 use crate::{Field, MetadataError};
 
 const MAGIC: [u8; 4] = *b"\x89NXM";
-const VERSION: u16 = 3;
 const FLAGS: u16 = 0;
-const HEADER_BYTES: usize = 16;
+pub(super) const HEADER_BYTES: usize = 16;
 
 /// Whether a message is in the native profile rather than in JSON.
 pub(crate) fn is_native(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 
-/// Wraps the payload that `write` appends.
+/// Wraps the payload of this version that `write` appends. `payload_len` is how long it will be.
 pub(super) fn seal(
+    version: NativeVersion,
+    payload_len: u64,
     write: impl FnOnce(&mut Vec<u8>) -> Result<(), MetadataError>,
 ) -> Result<Vec<u8>, MetadataError> {
-    let mut out = vec![0; HEADER_BYTES];
+    let payload_len = usize::try_from(payload_len).unwrap_or_default();
+    let mut out = Vec::with_capacity(HEADER_BYTES.saturating_add(payload_len));
+    out.resize(HEADER_BYTES, 0);
     write(&mut out)?;
     let len = out.len() - HEADER_BYTES;
     let len = u32::try_from(len).map_err(|_| MetadataError::TooLarge {
@@ -36,7 +40,7 @@ pub(super) fn seal(
         limit: u32::MAX as usize,
     })?;
     out[..4].copy_from_slice(&MAGIC);
-    out[4..6].copy_from_slice(&VERSION.to_le_bytes());
+    out[4..6].copy_from_slice(&version.to_wire().to_le_bytes());
     out[6..8].copy_from_slice(&FLAGS.to_le_bytes());
     out[8..12].copy_from_slice(&len.to_le_bytes());
     let checksum = checksum(&out[..12], &out[HEADER_BYTES..]);
@@ -44,8 +48,8 @@ pub(super) fn seal(
     Ok(out)
 }
 
-/// Unwraps the payload.
-pub(super) fn open(bytes: &[u8]) -> Result<&[u8], MetadataError> {
+/// Unwraps the payload and says which version's it is.
+pub(super) fn open(bytes: &[u8]) -> Result<(NativeVersion, &[u8]), MetadataError> {
     if !is_native(bytes) {
         return Err(MetadataError::BadMagic);
     }
@@ -53,10 +57,7 @@ pub(super) fn open(bytes: &[u8]) -> Result<&[u8], MetadataError> {
         return Err(MetadataError::Truncated { field: Field::Header });
     };
     let [_, _, _, _, v0, v1, f0, f1, l0, l1, l2, l3, c0, c1, c2, c3] = *header;
-    let version = u16::from_le_bytes([v0, v1]);
-    if version != VERSION {
-        return Err(MetadataError::UnsupportedVersion { version });
-    }
+    let version = NativeVersion::from_wire(u16::from_le_bytes([v0, v1]))?;
     let flags = u16::from_le_bytes([f0, f1]);
     if flags != FLAGS {
         return Err(MetadataError::UnsupportedFlags { flags });
@@ -71,7 +72,7 @@ pub(super) fn open(bytes: &[u8]) -> Result<&[u8], MetadataError> {
     if checksum(&header[..12], payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
         return Err(MetadataError::Checksum);
     }
-    Ok(payload)
+    Ok((version, payload))
 }
 
 fn checksum(header: &[u8], payload: &[u8]) -> u32 {

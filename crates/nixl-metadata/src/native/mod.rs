@@ -1,22 +1,52 @@
-//! The native profile: an envelope around a bincode payload.
+//! The native profile: an envelope around a payload, whose layout its version says.
+//!
+//! The parts of the payload (offer, peer, shares, doorbell, terms) are structs as bincode writes them, apart
+//! from those that the program uses. bincode does not describe itself: no field, type or order of a part ever changes.
+//! What has to change becomes a new part, in a section with a number of its own (`section.rs`). bincode writes fields in
+//! the order in which they stand, without padding and in little endian; before a text or a list its length in 8 bytes;
+//! before an optional value a byte, 0 or 1; and before a variant its number in 4 bytes.
 
+mod doorbell;
 mod envelope;
+mod offer;
+mod peer;
+mod section;
 mod sequence;
 mod share;
-mod wire;
+mod terms;
+mod v3;
+mod v4;
+mod version;
+mod versions;
 
 use crate::limits::at_most;
-use crate::{Field, Limits, MetadataError, RdmaMetadata, codec};
+use crate::{Field, Limits, MetadataError, RdmaMetadata};
 
 pub(crate) use envelope::is_native;
+pub(crate) use section::name as section_name;
+pub use version::NativeVersion;
 
-pub(crate) fn encode(metadata: &RdmaMetadata) -> Result<Vec<u8>, MetadataError> {
-    let document = wire::Document::new(metadata)?;
-    envelope::seal(|out| codec::encode_to(&document, out))
+pub(crate) fn encode(
+    metadata: &RdmaMetadata,
+    version: NativeVersion,
+) -> Result<Vec<u8>, MetadataError> {
+    let (encoded_len, write): (u64, fn(_, &mut _) -> _) = match version {
+        NativeVersion::V3 => (v3::encoded_len(metadata), v3::write),
+        NativeVersion::V4 => (v4::encoded_len(metadata), v4::write),
+    };
+    envelope::seal(version, encoded_len, |out| write(metadata, out))
+}
+
+/// The size of the longest encoding, computed without encoding.
+pub(crate) fn encoded_len(metadata: &RdmaMetadata) -> u64 {
+    let longest = v3::encoded_len(metadata).max(v4::encoded_len(metadata));
+    envelope::HEADER_BYTES as u64 + longest
 }
 
 pub(crate) fn decode(bytes: &[u8], limits: &Limits) -> Result<RdmaMetadata, MetadataError> {
     at_most(Field::Document, bytes.len(), limits.encoded_bytes)?;
-    let payload = envelope::open(bytes)?;
-    codec::decode::<wire::Document<'_>>(payload)?.validate(limits)
+    match envelope::open(bytes)? {
+        (NativeVersion::V3, payload) => v3::read(payload, limits),
+        (NativeVersion::V4, payload) => v4::read(payload, limits),
+    }
 }

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serializer};
+
+use crate::MetadataError;
 
 /// Reads a list. Memory grows with the elements that are really there, and of those beyond `MOST` only one is kept,
 /// which is enough to tell that there are too many.
@@ -35,4 +37,22 @@ where
     }
 
     deserializer.deserialize_seq(Elements::<T, MOST>(PhantomData))
+}
+
+/// Converts a list into one that is allocated once. The old one is freed if it is given away.
+pub(super) fn each<T, U>(
+    list: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>,
+    convert: impl Fn(usize, T) -> Result<U, MetadataError>,
+) -> Result<Vec<U>, MetadataError> {
+    let list = list.into_iter();
+    let mut converted = Vec::with_capacity(list.len());
+    for (index, element) in list.enumerate() {
+        converted.push(convert(index, element)?);
+    }
+    Ok(converted)
+}
+
+/// The same layout as serde's for a slice, in one piece instead of byte by byte.
+pub(super) fn blob<S: Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
 }

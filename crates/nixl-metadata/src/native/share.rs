@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::wire::blob;
+use super::sequence::blob;
 use crate::{MetadataError, Share as Checked, ShareKind as CheckedKind};
 
 #[derive(Serialize, Deserialize)]
@@ -28,6 +28,18 @@ enum Kind<'a> {
         name: [u8; 16],
         length: u64,
     },
+}
+
+/// The size of the encoding of a list of shares.
+pub(super) fn encoded_len(shares: &[Checked]) -> u64 {
+    let each = shares.iter().map(|share| {
+        let kind = match share.kind() {
+            CheckedKind::CudaIpc { handle } => 8 + handle.len() as u64,
+            CheckedKind::File { .. } => 4 + 4 + 16 + 8,
+        };
+        4 + 4 + 8 + 4 + kind
+    });
+    8 + each.sum::<u64>()
 }
 
 impl<'a> Share<'a> {

@@ -2,15 +2,19 @@
 
 use std::panic;
 
-use crate::support::{BLOB, DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, golden};
+use crate::golden::V3_FULL;
+use crate::support::{BLOB, DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, golden_v4, minimal};
 use crate::targets;
-use nixl_metadata::{AgentMetadata, RdmaMetadata};
+use nixl_metadata::AgentMetadata;
 
 const INPUTS_PER_TARGET: u64 = 4000;
 
 /// Text that means something to a decoder.
 const DICTIONARY: &[&[u8]] = &[
     b"\x89NXM\x03\x00\x00\x00",
+    b"\x89NXM\x04\x00\x00\x00",
+    b"\x05\x00\x01\x00\x15\x00\x00\x00",
+    b"\x07\x00\x00\x00\x00\x00\x00\x00",
     b"\"descriptors\":[",
     b"{\"device\":\"cuda:0\",\"ptr\":1,\"size\":1},",
     b"\"nixl_metadata\":\"b64:",
@@ -97,8 +101,9 @@ fn json_corpus() -> Vec<Vec<u8>> {
 }
 
 fn native_corpus() -> Vec<Vec<u8>> {
-    let plain = RdmaMetadata::decode(DYNAMO_READ.as_bytes()).unwrap();
-    let messages = [golden(), plain].map(|metadata| metadata.to_native_bytes().unwrap());
+    let [full, minimal] =
+        [golden_v4(), minimal()].map(|metadata| metadata.to_native_bytes().unwrap());
+    let messages = [V3_FULL.to_vec(), full, minimal];
     let payloads = messages.clone().map(|message| message[16..].to_vec());
     messages.into_iter().chain(payloads).collect()
 }

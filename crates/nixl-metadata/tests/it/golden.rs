@@ -1,24 +1,41 @@
 //! Golden files: messages of every version, as the release that introduced the version wrote them.
 //!
-//! The files of a version never change once a release has written them. For a new version, add its cases to [`cases`]
-//! and run `cargo test -p nixl-metadata -- --ignored write_golden`, which creates the files that are absent.
+//! A file never changes once a release has written it. For a new version or new content, add a case to [`cases`] and run
+//! `cargo test -p nixl-metadata --test it -- --ignored write_golden`, which creates the files that are absent.
+//! `make_native.py` prints the full native ones from the documented layout alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{golden, minimal, without_doorbell};
+use crate::support::{golden, golden_v4, minimal, without_doorbell};
+use nixl_metadata::{MessageVersions, NativeVersion, RdmaMetadata};
 
-/// The files that the current encoders write, by name.
-fn cases() -> Vec<(&'static str, Vec<u8>)> {
+/// Version 3 with all that it can carry, as build 4a20e0c wrote it.
+pub(crate) const V3_FULL: &[u8] = include_bytes!("../golden/v3-full.bin");
+
+/// The files that the current encoders write, and what each means.
+fn cases() -> Vec<(&'static str, Vec<u8>, RdmaMetadata)> {
     let native = [
-        ("v3-full.bin", golden()),
-        ("v3-no-doorbell.bin", without_doorbell()),
-        ("v3-minimal.bin", minimal()),
-    ]
-    .map(|(name, metadata)| (name, metadata.to_native_bytes().unwrap()));
-    let json = [("dynamo-full.json", golden()), ("dynamo-minimal.json", minimal())]
-        .map(|(name, metadata)| (name, metadata.to_dynamo_json().into_bytes()));
-    native.into_iter().chain(json).collect()
+        ("v3-no-doorbell.bin", NativeVersion::V3, without_doorbell()),
+        ("v3-minimal.bin", NativeVersion::V3, minimal()),
+        ("v4-full.bin", NativeVersion::V4, golden_v4()),
+        ("v4-minimal.bin", NativeVersion::V4, minimal()),
+    ];
+    let native = native.into_iter().map(|(name, version, metadata)| {
+        (name, metadata.to_native_bytes_as(version).unwrap(), metadata)
+    });
+    let json = [("dynamo-full.json", golden_v4()), ("dynamo-minimal.json", minimal())];
+    let json = json.into_iter().map(|(name, metadata)| {
+        let json = metadata.to_dynamo_json();
+        let carried = RdmaMetadata::new(
+            metadata.operation_kind(),
+            metadata.descriptors().to_vec(),
+            metadata.agent_metadata().clone(),
+            metadata.notification_key().clone(),
+        );
+        (name, json.into_bytes(), carried.unwrap())
+    });
+    native.chain(json).collect()
 }
 
 fn path(name: &str) -> PathBuf {
@@ -28,7 +45,7 @@ fn path(name: &str) -> PathBuf {
 #[test]
 #[ignore = "writes into the source tree; run it once for a new version"]
 fn write_golden() {
-    for (name, bytes) in cases() {
+    for (name, bytes, _) in cases() {
         if !path(name).exists() {
             fs::write(path(name), bytes).unwrap();
         }
@@ -36,8 +53,24 @@ fn write_golden() {
 }
 
 #[test]
-fn the_encoders_write_the_golden_bytes() {
-    for (name, bytes) in cases() {
-        assert!(fs::read(path(name)).unwrap() == bytes, "{name}: a version never changes");
+fn golden_files_are_written_and_read_as_ever() {
+    for (name, bytes, metadata) in cases() {
+        let file = fs::read(path(name)).unwrap();
+        assert!(file == bytes, "{name}: encode anew only with a new version");
+        assert_eq!(RdmaMetadata::decode(&file), Ok(metadata), "{name}");
     }
+}
+
+#[test]
+fn version_3_is_read_with_its_doorbell_and_written_without() {
+    let received = RdmaMetadata::decode(V3_FULL).unwrap();
+    assert_eq!(received, golden());
+    assert_eq!(received.terms(), None);
+    let versions = received.peer().unwrap().versions();
+    assert_eq!(versions, MessageVersions::default());
+    let stated = [versions.staging(), versions.lending(), versions.doorbell(), versions.claims()];
+    assert_eq!(stated, [1, 1, 1, 0]);
+
+    let written = received.to_native_bytes_as(NativeVersion::V3).unwrap();
+    assert_eq!(written, without_doorbell().to_native_bytes_as(NativeVersion::V3).unwrap());
 }

@@ -5,8 +5,11 @@
 mod fuzz_smoke;
 mod golden;
 mod hosts;
+mod limits;
 mod refusals;
 mod round_trip;
+mod sections;
 mod shares;
 mod support;
 mod targets;
+mod terms;

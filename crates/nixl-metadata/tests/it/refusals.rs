@@ -1,6 +1,7 @@
 //! Every kind of bad input gets its own error, and no error or debug output gives a secret away.
 
-use crate::support::{DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, golden};
+use crate::golden::V3_FULL;
+use crate::support::{DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, golden, golden_v4};
 use crate::targets;
 use bytes::Bytes;
 use nixl_device::Device;
@@ -286,7 +287,7 @@ fn damaged_zlib_streams_do_not_inflate_to_something_else() {
 
 #[test]
 fn native_envelopes_that_are_not_ours_or_not_whole() {
-    let good = golden().to_native_bytes().unwrap();
+    let good = golden_v4().to_native_bytes().unwrap();
     let with = |at: usize, byte: u8| {
         let mut bad = good.clone();
         bad[at] = byte;
@@ -295,7 +296,7 @@ fn native_envelopes_that_are_not_ours_or_not_whole() {
     assert_eq!(RdmaMetadata::from_native_bytes(b""), Err(E::BadMagic));
     assert_eq!(RdmaMetadata::from_native_bytes(DYNAMO_READ.as_bytes()), Err(E::BadMagic));
     assert_eq!(with(3, b'm'), E::BadMagic);
-    for version in [0, 1, 2, 4] {
+    for version in [0, 1, 2, 5, 255] {
         assert_eq!(with(4, version), E::UnsupportedVersion { version: version.into() });
     }
     assert_eq!(with(7, 1), E::UnsupportedFlags { flags: 0x100 });
@@ -308,14 +309,15 @@ fn native_envelopes_that_are_not_ours_or_not_whole() {
 
 #[test]
 fn every_truncation_and_every_flipped_bit_of_the_native_profile_is_noticed() {
-    let good = golden().to_native_bytes().unwrap();
-    for cut in 0..good.len() {
-        assert!(RdmaMetadata::decode(&good[..cut]).is_err(), "{cut}");
-    }
-    for bit in 0..good.len() * 8 {
-        let mut bad = good.clone();
-        bad[bit / 8] ^= 1 << (bit % 8);
-        assert!(RdmaMetadata::decode(&bad).is_err(), "bit {bit}");
+    for good in [V3_FULL.to_vec(), golden_v4().to_native_bytes().unwrap()] {
+        for cut in 0..good.len() {
+            assert!(RdmaMetadata::decode(&good[..cut]).is_err(), "{cut}");
+        }
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(RdmaMetadata::decode(&bad).is_err(), "bit {bit}");
+        }
     }
 }
 
@@ -334,10 +336,9 @@ fn every_truncation_of_the_json_is_noticed_and_no_flipped_bit_does_harm() {
 }
 
 #[test]
-fn intact_envelopes_around_damaged_payloads() {
-    let good = golden().to_native_bytes().unwrap();
-    let payload = &good[16..];
-    let open = |payload: &[u8]| RdmaMetadata::decode(&targets::seal(payload));
+fn intact_envelopes_around_damaged_payloads_of_version_3() {
+    let payload = &V3_FULL[16..];
+    let open = |payload: &[u8]| RdmaMetadata::decode(&targets::seal(3, payload));
     let field = Field::Payload;
     for cut in 0..payload.len() {
         assert_eq!(open(&payload[..cut]), Err(E::Truncated { field }), "{cut}");
@@ -413,7 +414,7 @@ fn intact_envelopes_around_damaged_payloads() {
 
 #[test]
 fn debug_output_and_errors_keep_secrets() {
-    let metadata = golden();
+    let metadata = golden_v4();
     let shown = format!("{metadata:?} {:#?}", metadata.descriptors());
     let blob = DYNAMO_WRITE.split("b64:").nth(1).unwrap();
     let secrets = [
@@ -430,11 +431,14 @@ fn debug_output_and_errors_keep_secrets() {
         "6464",
         "9223372036854775808",
         "fd:",
+        "18369614221190020847",
+        "feedf00d",
     ];
     for secret in secrets {
         assert!(!shown.to_lowercase().contains(&secret.to_lowercase()), "{secret}: {shown}");
     }
     assert!(shown.contains("total_bytes: 4611686019501129729"), "{shown}");
+    assert!(shown.contains("claims: SameHost"), "{shown}");
 
     // Whatever is broken, the message does not quote what was sent.
     for bit in 0..DYNAMO_WRITE.len() * 8 {

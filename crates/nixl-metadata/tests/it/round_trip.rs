@@ -1,6 +1,6 @@
 //! What goes out comes in again, in both profiles, and as others print it.
 
-use crate::support::{BLOB, DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, any_metadata, golden};
+use crate::support::{BLOB, DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, any_metadata, golden_v4};
 use crate::targets;
 use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata};
@@ -105,22 +105,15 @@ fn json_may_be_spaced_reordered_and_escaped() {
 }
 
 #[test]
-fn the_native_profile_version_3_never_changes() {
-    let bytes = golden().to_native_bytes().unwrap();
-    let expected: &[u8] = include_bytes!("../golden/v3-full.bin");
-    assert!(bytes == expected, "encode anew only with a new version");
-    assert_eq!(RdmaMetadata::from_native_bytes(expected), Ok(golden()));
-}
-
-#[test]
 fn the_native_profile_is_laid_out_as_documented() {
-    let bytes = golden().to_native_bytes().unwrap();
-    assert_eq!(bytes, targets::seal(&bytes[16..]));
+    let bytes = golden_v4().to_native_bytes().unwrap();
+    assert_eq!(bytes, targets::seal(4, &bytes[16..]));
     let mut at = 16;
     let mut next = |count: usize| {
         at += count;
         &bytes[at - count..at]
     };
+    let core: usize = u32::from_le_bytes(next(4).try_into().unwrap()).try_into().unwrap();
     assert_eq!(next(1), [2]); // WRITE
     assert_eq!(next(8), 36u64.to_le_bytes());
     assert_eq!(next(36), b"0f6b4f0e-8a1d-4c1b-9a53-4a7c0d9f2b11");
@@ -129,6 +122,8 @@ fn the_native_profile_is_laid_out_as_documented() {
     assert_eq!(next(4), 3u32.to_le_bytes());
     assert_eq!(next(8), 0x7f00_0000_0000u64.to_le_bytes());
     assert_eq!(next(8), (1u64 << 30).to_le_bytes());
+    next(core - (1 + 8 + 36 + 8 + 21));
+    assert_eq!(next(4), [1, 0, 0, 0]); // the peer, optional
 }
 
 #[test]

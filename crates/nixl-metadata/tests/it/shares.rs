@@ -1,11 +1,12 @@
 //! Shares are accepted if they hold their descriptors, from local code and from a peer alike.
 
+use crate::sections::{Parts, Section};
 use crate::support::{DYNAMO_WRITE, any_metadata, any_share_kind, golden, ipc_handle};
 use crate::targets;
 use nixl_device::Device;
 use nixl_metadata::{
-    AgentMetadata, Limits, MetadataError as E, NotificationKey, OperationKind, RdmaMetadata,
-    SerializedDescriptor, Share, ShareKind,
+    AgentMetadata, Limits, MetadataError as E, NativeVersion, NotificationKey, OperationKind,
+    RdmaMetadata, SerializedDescriptor, Share, ShareKind,
 };
 use proptest::prelude::*;
 
@@ -24,10 +25,7 @@ const fn file(length: u64) -> ShareKind {
 
 /// What a peer would send that does not check its shares.
 fn unchecked(offer: &RdmaMetadata, shares: &[Share]) -> Vec<u8> {
-    let message = offer.to_native_bytes().unwrap();
-    let (mut payload, none) = (message[16..].to_vec(), 0u64.to_le_bytes());
-    assert_eq!(payload.split_off(payload.len() - 8), none);
-    payload.extend((shares.len() as u64).to_le_bytes());
+    let mut payload = (shares.len() as u64).to_le_bytes().to_vec();
     for share in shares {
         let run = share.descriptors();
         payload.extend((run.start as u32).to_le_bytes());
@@ -49,7 +47,9 @@ fn unchecked(offer: &RdmaMetadata, shares: &[Share]) -> Vec<u8> {
             _ => unreachable!(),
         }
     }
-    targets::seal(&payload)
+    let mut parts = Parts::of(offer);
+    parts.sections.push(Section { id: 3, flags: 0, content: payload });
+    parts.seal()
 }
 
 /// Whether the shares keep what their documentation promises, decided in numbers that cannot overflow.
@@ -125,8 +125,13 @@ proptest! {
         metadata in any_metadata(),
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in proptest::option::of(any::<prop::sample::Index>()),
+        v3 in any::<bool>(),
     ) {
-        let mut payload = metadata.to_native_bytes().unwrap()[16..].to_vec();
+        let version = if v3 { NativeVersion::V3 } else { NativeVersion::V4 };
+        let Ok(message) = metadata.to_native_bytes_as(version) else {
+            return Ok(()); // the terms demand claims
+        };
+        let mut payload = message[16..].to_vec();
         // The last bytes are the shares, which is what is to be hit.
         let tail = payload.len().saturating_sub(600);
         for (at, byte) in damage {
@@ -135,7 +140,9 @@ proptest! {
         }
         if let Some(cut) = cut {
             payload.truncate(cut.index(payload.len()));
-            prop_assert!(RdmaMetadata::decode(&targets::seal(&payload)).is_err());
+            let cut = RdmaMetadata::decode(&targets::seal(version.to_wire(), &payload));
+            // Version 4 may end after each of its sections.
+            prop_assert!(cut.is_err() || !v3);
         }
         targets::native(&payload);
     }

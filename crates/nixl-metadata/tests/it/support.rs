@@ -1,11 +1,13 @@
 //! Valid values to start from.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::time::{Duration, UNIX_EPOCH};
 
 use nixl_device::Device;
 use nixl_metadata::{
-    AgentMetadata, Capabilities, Doorbell, HostIdentity, NotificationKey, OperationKind,
-    PeerDevice, PeerInfo, RdmaMetadata, SerializedDescriptor, Share, ShareKind,
+    AgentMetadata, Capabilities, ClaimDemand, Doorbell, HostIdentity, MessageVersions,
+    NotificationKey, OfferTerms, OperationKind, PeerDevice, PeerInfo, RdmaMetadata,
+    SerializedDescriptor, Share, ShareKind,
 };
 use proptest::prelude::*;
 
@@ -19,6 +21,16 @@ pub(crate) const BLOB: &[u8] = include_bytes!("data/blob.bin");
 /// The golden values are those of `dynamo_write.json`, with a peer, a doorbell and shares.
 pub(crate) fn golden() -> RdmaMetadata {
     without_doorbell().with_doorbell(doorbell(4095, 1 << 63)).unwrap()
+}
+
+/// The golden values and what version 4 adds to them.
+pub(crate) fn golden_v4() -> RdmaMetadata {
+    let metadata = golden();
+    let versions = MessageVersions::default().with_staging(3).with_doorbell(2).with_claims(1);
+    let peer = metadata.peer().unwrap().clone().with_versions(versions);
+    let expires = UNIX_EPOCH + Duration::from_millis(1_795_878_000_123);
+    let terms = OfferTerms::new(expires, NonZeroU64::new(0xfeed_f00d_dead_beef).unwrap()).unwrap();
+    metadata.with_peer(peer).with_terms(terms.with_claims(ClaimDemand::SameHost)).unwrap()
 }
 
 /// An offer of `dynamo_read.json` alone.
@@ -134,14 +146,45 @@ fn any_peer() -> impl Strategy<Value = PeerInfo> {
             .with_ipc(ipc)
             .with_shared_memory(shared_memory)
     });
-    let parts = (any_name(), any::<u128>(), any_host(), transports, capabilities, any_devices());
-    parts.prop_map(|(name, incarnation, host, transports, capabilities, devices)| {
+    let parts = (
+        any_name(),
+        any::<u128>(),
+        any_host(),
+        transports,
+        capabilities,
+        any_devices(),
+        any_versions(),
+    );
+    parts.prop_map(|(name, incarnation, host, transports, capabilities, devices, versions)| {
         PeerInfo::new(name, incarnation, host)
             .and_then(|peer| peer.with_transports(transports))
             .and_then(|peer| peer.with_devices(devices))
             .unwrap()
             .with_capabilities(capabilities)
+            .with_versions(versions)
     })
+}
+
+fn any_versions() -> impl Strategy<Value = MessageVersions> {
+    any::<[u16; 4]>().prop_map(|[staging, lending, doorbell, claims]| {
+        MessageVersions::default()
+            .with_staging(staging)
+            .with_lending(lending)
+            .with_doorbell(doorbell)
+            .with_claims(claims)
+    })
+}
+
+/// Terms of an offer for one initiator.
+pub(crate) fn any_terms() -> impl Strategy<Value = OfferTerms> {
+    let claims = [ClaimDemand::WhereMapped, ClaimDemand::SameHost, ClaimDemand::Everywhere];
+    let millis = 1..=1u64 << 45; // in a thousand years
+    (millis, 1..=u64::MAX, prop::sample::select(claims.to_vec())).prop_map(
+        |(millis, token, claims)| {
+            let expires = UNIX_EPOCH + Duration::from_millis(millis);
+            OfferTerms::new(expires, NonZeroU64::new(token).unwrap()).unwrap().with_claims(claims)
+        },
+    )
 }
 
 /// Descriptors that lie in one shared memory, in any order, and how it is shared once they are in a list.
@@ -211,8 +254,9 @@ pub(crate) fn any_metadata() -> impl Strategy<Value = RdmaMetadata> {
         "[ -~\u{a1}-\u{ff}]{1,100}",
         proptest::option::of(any_peer()),
         proptest::option::of((0..Doorbell::SLOTS, 1..=u64::MAX)),
+        proptest::option::of((any_terms(), 1..=u32::MAX)),
     )
-        .prop_map(|(kind, (descriptors, shares), blob, key, peer, place)| {
+        .prop_map(|(kind, (descriptors, shares), blob, key, peer, place, terms)| {
             let agent = AgentMetadata::compress(&blob).unwrap();
             let key = NotificationKey::new(&key).unwrap();
             let metadata = RdmaMetadata::new(kind, descriptors, agent, key)
@@ -221,6 +265,14 @@ pub(crate) fn any_metadata() -> impl Strategy<Value = RdmaMetadata> {
             let metadata = match place {
                 Some((slot, token)) => metadata.with_doorbell(doorbell(slot, token)).unwrap(),
                 None => metadata,
+            };
+            let metadata = match (terms, kind) {
+                (Some((terms, readers)), OperationKind::Read) => {
+                    let readers = NonZeroU32::new(readers).unwrap();
+                    metadata.with_terms(terms.with_readers(readers)).unwrap()
+                }
+                (Some((terms, _)), OperationKind::Write) => metadata.with_terms(terms).unwrap(),
+                (None, _) => metadata,
             };
             match peer {
                 Some(peer) => metadata.with_peer(peer),

@@ -4,7 +4,8 @@
 
 use bytes::Bytes;
 use nixl_metadata::{
-    AgentMetadata, Doorbell, Limits, MetadataError, PeerInfo, RdmaMetadata, ShareKind,
+    AgentMetadata, Doorbell, Limits, MessageVersions, MetadataError, NativeVersion, OperationKind,
+    PeerInfo, RdmaMetadata, ShareKind,
 };
 
 /// The JSON decoder.
@@ -13,10 +14,10 @@ pub(crate) fn dynamo(input: &[u8]) {
     check(RdmaMetadata::from_dynamo_json_with(input, &tight()), &tight());
 }
 
-/// The binary decoder, on the input as it is and as the payload of an intact envelope.
+/// The binary decoder, on the input as it is and as the payload of an intact envelope of either version.
 pub(crate) fn native(input: &[u8]) {
-    let sealed = seal(input);
-    for message in [input, &sealed] {
+    let sealed = [3, 4].map(|version| seal(version, input));
+    for message in [input, &sealed[0], &sealed[1]] {
         check(RdmaMetadata::from_native_bytes(message), &Limits::default());
         check(RdmaMetadata::from_native_bytes_with(message, &tight()), &tight());
     }
@@ -59,8 +60,10 @@ fn tight() -> Limits {
 }
 
 /// Wraps a payload as `native/envelope.rs` documents it.
-pub(crate) fn seal(payload: &[u8]) -> Vec<u8> {
-    let mut out = b"\x89NXM\x03\x00\x00\x00".to_vec();
+pub(crate) fn seal(version: u16, payload: &[u8]) -> Vec<u8> {
+    let mut out = b"\x89NXM".to_vec();
+    out.extend(version.to_le_bytes());
+    out.extend([0, 0]);
     let len = u32::try_from(payload.len()).expect("fuzzed inputs are small");
     out.extend(len.to_le_bytes());
     let mut crc = crc32fast::Hasher::new();
@@ -95,6 +98,10 @@ pub(crate) fn check(decoded: Result<RdmaMetadata, MetadataError>, limits: &Limit
         check_peer(peer);
     }
     check_shares(&metadata);
+    if let Some(terms) = metadata.terms() {
+        let readable = metadata.operation_kind() == OperationKind::Read;
+        assert!(readable || terms.readers().get() == 1);
+    }
 
     // What was accepted can be sent on, and arrives as it is. The encodings may be longer than the input was, but not
     // than what the other limits let through.
@@ -103,6 +110,8 @@ pub(crate) fn check(decoded: Result<RdmaMetadata, MetadataError>, limits: &Limit
     let again = RdmaMetadata::from_native_bytes_with(&native, &limits).expect("own encoding");
     assert_eq!(again, metadata);
     assert_eq!(again.to_native_bytes().as_ref(), Ok(&native));
+
+    check_v3(&metadata, &limits);
 
     let json = metadata.to_dynamo_json();
     let again = RdmaMetadata::from_dynamo_json_with(json.as_bytes(), &limits).expect("own JSON");
@@ -118,8 +127,30 @@ pub(crate) fn check(decoded: Result<RdmaMetadata, MetadataError>, limits: &Limit
         }
         None => again,
     };
+    let again = match metadata.terms() {
+        Some(terms) => again.with_terms(*terms).expect("it was accepted"),
+        None => again,
+    };
     let again = again.with_shares(metadata.shares().to_vec()).expect("same descriptors");
     assert_eq!(again, metadata);
+}
+
+/// Version 3 carries the offer but for the doorbell, the versions and the terms, or says that it cannot.
+fn check_v3(metadata: &RdmaMetadata, limits: &Limits) {
+    let written = metadata.to_native_bytes_as(NativeVersion::V3);
+    if let Some(terms) = metadata.terms().filter(|terms| terms.claims().is_binding()) {
+        let claims = terms.claims();
+        let error = MetadataError::ClaimsNotCarried { version: NativeVersion::V3, claims };
+        assert_eq!(written, Err(error));
+        return;
+    }
+    let written = written.expect("it demands nothing");
+    let again = RdmaMetadata::from_native_bytes_with(&written, limits).expect("own encoding");
+    assert_eq!((again.doorbell(), again.terms()), (None, None));
+    let peer = metadata.peer().cloned();
+    assert_eq!(again.peer(), peer.map(|p| p.with_versions(MessageVersions::default())).as_ref());
+    assert_eq!(again.shares(), metadata.shares());
+    assert_eq!(again.to_dynamo_json(), metadata.to_dynamo_json());
 }
 
 fn check_peer(peer: &PeerInfo) {

@@ -1,0 +1,76 @@
+//! The versions of the messages that a peer exchanges besides its metadata.
+
+/// Which version of each kind of message a peer speaks; 0 where it speaks none.
+///
+/// Version *n* of a kind also speaks *n* − 1. The default is what metadata of the native profile's version 3 means,
+/// which states none: staging 1, lending 1, doorbell 1, claims 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MessageVersions {
+    staging: u16,
+    lending: u16,
+    doorbell: u16,
+    claims: u16,
+}
+
+impl Default for MessageVersions {
+    fn default() -> Self {
+        Self { staging: 1, lending: 1, doorbell: 1, claims: 0 }
+    }
+}
+
+impl MessageVersions {
+    /// Speaks nothing: what a kind means that is not stated where others are.
+    pub(crate) const NONE: Self = Self { staging: 0, lending: 0, doorbell: 0, claims: 0 };
+
+    /// Sets the version of the messages of staged transfers.
+    #[must_use]
+    pub const fn with_staging(mut self, version: u16) -> Self {
+        self.staging = version;
+        self
+    }
+
+    /// Sets the version of the messages by which memory is lent to the peer's GPU.
+    #[must_use]
+    pub const fn with_lending(mut self, version: u16) -> Self {
+        self.lending = version;
+        self
+    }
+
+    /// Sets the version of the protocol of [`Doorbell`](crate::Doorbell)s.
+    #[must_use]
+    pub const fn with_doorbell(mut self, version: u16) -> Self {
+        self.doorbell = version;
+        self
+    }
+
+    /// Sets the version of the messages about offers: claims, questions and their answers.
+    #[must_use]
+    pub const fn with_claims(mut self, version: u16) -> Self {
+        self.claims = version;
+        self
+    }
+
+    /// The version of the messages of staged transfers.
+    #[must_use]
+    pub const fn staging(&self) -> u16 {
+        self.staging
+    }
+
+    /// The version of the messages by which memory is lent to the peer's GPU.
+    #[must_use]
+    pub const fn lending(&self) -> u16 {
+        self.lending
+    }
+
+    /// The version of the protocol of [`Doorbell`](crate::Doorbell)s.
+    #[must_use]
+    pub const fn doorbell(&self) -> u16 {
+        self.doorbell
+    }
+
+    /// The version of the messages about offers.
+    #[must_use]
+    pub const fn claims(&self) -> u16 {
+        self.claims
+    }
+}

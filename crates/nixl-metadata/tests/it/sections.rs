@@ -1,0 +1,313 @@
+//! Sections of version 4: those of later releases, and faulty ones.
+
+use crate::support::{any_metadata, golden, golden_v4, minimal};
+use crate::targets;
+use nixl_metadata::{Field, Limits, MessageVersions, MetadataError as E, RdmaMetadata};
+use proptest::prelude::*;
+
+const PEER: u16 = 1;
+const VERSIONS: u16 = 2;
+const SHARES: u16 = 3;
+const DOORBELL: u16 = 4;
+const TERMS: u16 = 5;
+const FIRST_UNKNOWN: u16 = 6;
+
+/// The parts of a message of version 4.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) core: Vec<u8>,
+    pub(crate) sections: Vec<Section>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Section {
+    pub(crate) id: u16,
+    pub(crate) flags: u16,
+    pub(crate) content: Vec<u8>,
+}
+
+impl Parts {
+    pub(crate) fn of(metadata: &RdmaMetadata) -> Self {
+        let message = metadata.to_native_bytes().unwrap();
+        let mut rest = &message[16..];
+        let mut take = |count: usize| {
+            let (taken, left) = rest.split_at(count);
+            rest = left;
+            (taken, left.is_empty())
+        };
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |all, &b| all << 8 | usize::from(b));
+        let len = number(take(4).0);
+        let (core, mut end) = take(len);
+        let mut parts = Self { core: core.to_vec(), sections: Vec::new() };
+        while !end {
+            let header = take(8).0;
+            let (content, last) = take(number(&header[4..]));
+            parts.sections.push(Section {
+                id: u16::from_le_bytes([header[0], header[1]]),
+                flags: u16::from_le_bytes([header[2], header[3]]),
+                content: content.to_vec(),
+            });
+            end = last;
+        }
+        parts
+    }
+
+    fn section(&mut self, id: u16) -> &mut Section {
+        self.sections.iter_mut().find(|section| section.id == id).unwrap()
+    }
+
+    fn payload(&self) -> Vec<u8> {
+        let mut payload = (self.core.len() as u32).to_le_bytes().to_vec();
+        payload.extend(&self.core);
+        for section in &self.sections {
+            payload.extend(section.id.to_le_bytes());
+            payload.extend(section.flags.to_le_bytes());
+            payload.extend((section.content.len() as u32).to_le_bytes());
+            payload.extend(&section.content);
+        }
+        payload
+    }
+
+    pub(crate) fn seal(&self) -> Vec<u8> {
+        targets::seal(4, &self.payload())
+    }
+
+    fn decode(&self) -> Result<RdmaMetadata, E> {
+        RdmaMetadata::decode(&self.seal())
+    }
+}
+
+/// The error after a change of the golden message.
+fn changed(change: impl FnOnce(&mut Parts)) -> E {
+    let mut parts = Parts::of(&golden_v4());
+    change(&mut parts);
+    parts.decode().unwrap_err()
+}
+
+/// Sections that this release does not know, no two alike, and where each goes.
+fn any_unknown() -> impl Strategy<Value = Vec<(Section, prop::sample::Index)>> {
+    let content = proptest::collection::vec(any::<u8>(), 0..100);
+    let parts = (any::<u16>(), content, any::<prop::sample::Index>());
+    proptest::collection::btree_map(FIRST_UNKNOWN..=u16::MAX, parts, 1..20).prop_map(|sections| {
+        let section =
+            |(id, (flags, content, place))| (Section { id, flags: flags & !1, content }, place);
+        sections.into_iter().map(section).collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn optional_sections_of_the_future_are_skipped_anywhere(
+        metadata in any_metadata(),
+        unknown in any_unknown(),
+        turned in any::<prop::sample::Index>(),
+    ) {
+        let mut parts = Parts::of(&metadata);
+        for (section, place) in unknown {
+            parts.sections.insert(place.index(parts.sections.len() + 1), section);
+        }
+        let turned = turned.index(parts.sections.len());
+        parts.sections.rotate_left(turned);
+        prop_assert_eq!(parts.decode(), Ok(metadata));
+    }
+
+    #[test]
+    fn required_sections_of_the_future_are_refused_by_id(
+        metadata in any_metadata(),
+        mut unknown in any_unknown(),
+        required in any::<prop::sample::Index>(),
+    ) {
+        let required = required.index(unknown.len());
+        unknown[required].0.flags |= 1;
+        let id = unknown[required].0.id;
+        let mut parts = Parts::of(&metadata);
+        for (section, place) in unknown {
+            parts.sections.insert(place.index(parts.sections.len() + 1), section);
+        }
+        prop_assert_eq!(parts.decode(), Err(E::UnknownSection { id }));
+    }
+
+    #[test]
+    fn versions_of_kinds_of_the_future_are_skipped(
+        metadata in any_metadata(),
+        unknown in proptest::collection::btree_map(5..=u16::MAX, any::<u16>(), 0..50),
+    ) {
+        let mut parts = Parts::of(&metadata);
+        if metadata.peer().is_some() {
+            let content = &mut parts.section(VERSIONS).content;
+            for (kind, version) in unknown {
+                content.extend(kind.to_le_bytes());
+                content.extend(version.to_le_bytes());
+            }
+        }
+        prop_assert_eq!(parts.decode(), Ok(metadata));
+    }
+
+    #[test]
+    fn garbled_sections_are_refused_or_hold(
+        metadata in any_metadata(),
+        unknown in any_unknown(),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut parts = Parts::of(&metadata);
+        for (section, place) in unknown {
+            parts.sections.insert(place.index(parts.sections.len() + 1), section);
+        }
+        let mut payload = parts.payload();
+        // The core is longer than all else, and damaged by other tests.
+        let start = 4 + parts.core.len();
+        for (at, byte) in damage {
+            let at = start + at.index(payload.len() - start);
+            payload[at] = byte;
+        }
+        if let Some(cut) = cut {
+            payload.truncate(start + cut.index(payload.len() - start));
+        }
+        targets::check(RdmaMetadata::decode(&targets::seal(4, &payload)), &Limits::default());
+    }
+}
+
+#[test]
+fn sections_are_required_or_not_as_documented() {
+    let flags: Vec<_> = Parts::of(&golden_v4())
+        .sections
+        .iter()
+        .map(|section| (section.id, section.flags))
+        .collect();
+    assert_eq!(flags, [(PEER, 0), (VERSIONS, 0), (SHARES, 0), (DOORBELL, 0), (TERMS, 1)]);
+    assert!(Parts::of(&minimal()).sections.is_empty());
+
+    // The bit is for readers that do not know the section.
+    let mut parts = Parts::of(&golden_v4());
+    for section in &mut parts.sections {
+        section.flags ^= 1;
+    }
+    assert_eq!(parts.decode(), Ok(golden_v4()));
+}
+
+#[test]
+fn frames_that_are_faulty() {
+    let unknown = |id| Section { id, flags: 0, content: vec![7; 3] };
+    for id in [PEER, VERSIONS, SHARES, DOORBELL, TERMS] {
+        let error = changed(|parts| {
+            let again = parts.section(id).clone();
+            parts.sections.push(again);
+        });
+        assert_eq!(error, E::DuplicateField { field: Field::Section(id) });
+        for flags in [1 << 1, 1 << 15 | 1] {
+            let error = changed(|parts| parts.section(id).flags = flags);
+            assert_eq!(error, E::UnsupportedSectionFlags { id, flags });
+        }
+    }
+    let twice = changed(|parts| parts.sections.extend([unknown(900), unknown(900)]));
+    assert_eq!(twice, E::DuplicateField { field: Field::Section(900) });
+
+    let open = |payload: &[u8]| RdmaMetadata::decode(&targets::seal(4, payload));
+    let good = Parts::of(&golden_v4()).payload();
+    for (len, claimed) in [(21u8, 22u8), (21, 255)] {
+        let mut bad = good.clone();
+        let at = bad.len() - 21 - 4;
+        assert_eq!(bad[at], len);
+        bad[at] = claimed;
+        let error = E::SectionOverrun { id: TERMS, len: claimed.into(), left: len.into() };
+        assert_eq!(open(&bad), Err(error));
+    }
+    for more in 1..8 {
+        let bad = [&good[..], &[0; 7][..more]].concat();
+        assert_eq!(open(&bad), Err(E::Truncated { field: Field::Payload }));
+    }
+
+    let flooded = |count: u16| {
+        let mut parts = Parts::of(&minimal());
+        parts.sections.extend((0..count).map(|id| unknown(1000 + id)));
+        parts.decode()
+    };
+    assert_eq!(flooded(64), Ok(minimal()));
+    assert_eq!(flooded(65), Err(E::TooManySections { limit: 64 }));
+}
+
+#[test]
+fn cores_that_are_too_short_or_too_long() {
+    let open = |payload: &[u8]| RdmaMetadata::decode(&targets::seal(4, payload));
+    let field = Field::Core;
+    let good = Parts::of(&minimal()).payload();
+    for cut in 0..good.len() {
+        assert_eq!(open(&good[..cut]), Err(E::Truncated { field }), "{cut}");
+    }
+    for len in 0..good.len() as u32 - 4 {
+        let mut parts = Parts::of(&minimal());
+        parts.core.truncate(len as usize);
+        assert_eq!(parts.decode(), Err(E::Truncated { field }), "{len}");
+    }
+    assert_eq!(changed(|parts| parts.core.push(0)), E::TrailingBytes { field });
+    assert_eq!(changed(|parts| parts.core[0] = 3), E::WrongKind { value: 3 });
+    let bomb = (1u64 << 40).to_le_bytes();
+    for at in [1, 45, 1 + 8 + 36 + 8 + 3 * 21] {
+        let error = changed(|parts| parts.core[at..at + 8].copy_from_slice(&bomb));
+        assert_eq!(error, E::Truncated { field }, "{at}");
+    }
+}
+
+#[test]
+fn contents_that_are_too_short_or_too_long() {
+    for id in [PEER, SHARES, DOORBELL, TERMS] {
+        let field = Field::Section(id);
+        let len = Parts::of(&golden_v4()).section(id).content.len();
+        for cut in 0..len {
+            let error = changed(|parts| parts.section(id).content.truncate(cut));
+            assert_eq!(error, E::Truncated { field }, "{cut}");
+        }
+        let error = changed(|parts| parts.section(id).content.push(0));
+        assert_eq!(error, E::TrailingBytes { field });
+    }
+    let field = Field::Section(VERSIONS);
+    for cut in [1, 2, 3, 5, 15] {
+        let error = changed(|parts| parts.section(VERSIONS).content.truncate(cut));
+        assert_eq!(error, E::Truncated { field });
+    }
+    assert_eq!(
+        E::TrailingBytes { field }.to_string(),
+        "section 2 (message versions) is followed by other bytes: pass on exactly one message, as it was encoded"
+    );
+}
+
+#[test]
+fn contents_that_are_faulty() {
+    let with = |id: u16, at: usize, bytes: &[u8]| {
+        changed(|parts| parts.section(id).content[at..at + bytes.len()].copy_from_slice(bytes))
+    };
+    assert_eq!(with(PEER, 8, b"\n"), E::BadName { field: Field::AgentName });
+    assert_eq!(with(SHARES, 0, &[4]), E::Truncated { field: Field::Section(SHARES) });
+    assert_eq!(with(SHARES, 8, &[3]), E::ShareRange { index: 0, count: 3 });
+    assert_eq!(with(DOORBELL, 32, &[0, 16]), E::BadDoorbell { slot: 4096 });
+    assert_eq!(with(VERSIONS, 4, &[1]), E::MessageVersionOrder { kind: 1 });
+    assert_eq!(with(VERSIONS, 8, &[1]), E::MessageVersionOrder { kind: 1 });
+    assert_eq!(with(VERSIONS, 12, &[3]), E::MessageVersionOrder { kind: 3 });
+    assert_eq!(with(TERMS, 0, &[0; 8]), E::BadExpiry);
+    assert_eq!(with(TERMS, 8, &[0; 4]), E::NoReaders);
+    assert_eq!(with(TERMS, 8, &[2]), E::ReadersOfWritable { readers: 2 });
+    assert_eq!(with(TERMS, 12, &[3]), E::UnknownClaimDemand { value: 3 });
+    assert_eq!(with(TERMS, 13, &[0; 8]), E::NoToken);
+}
+
+#[test]
+fn parts_that_a_peer_leaves_out() {
+    let without = |ids: &[u16]| {
+        let mut parts = Parts::of(&golden_v4());
+        parts.sections.retain(|section| !ids.contains(&section.id));
+        parts.decode().unwrap()
+    };
+    let versions = |metadata: &RdmaMetadata| metadata.peer().map(|peer| peer.versions());
+    assert_eq!(versions(&without(&[VERSIONS])), Some(MessageVersions::default()));
+    assert_eq!(without(&[VERSIONS, TERMS]), golden());
+    // A later release may describe its peer otherwise.
+    assert_eq!(without(&[PEER]).peer(), None);
+
+    // A kind that is not stated where others are is not spoken.
+    let mut parts = Parts::of(&golden_v4());
+    parts.section(VERSIONS).content.drain(..4);
+    let stated = versions(&parts.decode().unwrap()).unwrap();
+    assert_eq!([stated.staging(), stated.lending()], [0, 1]);
+    assert_eq!([stated.doorbell(), stated.claims()], [2, 1]);
+}
