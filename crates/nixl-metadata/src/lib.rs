@@ -86,6 +86,7 @@ mod codec;
 mod descriptor;
 mod doorbell;
 mod dynamo;
+mod encodings;
 mod error;
 mod field;
 mod host;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::encodings::Encodings;
 use crate::{
     AgentMetadata, Doorbell, Limits, MetadataError, NativeVersion, NotificationKey, OfferTerms,
     OperationKind, PeerInfo, SerializedDescriptor, Share, dynamo, native, share,
@@ -20,6 +21,7 @@ pub struct RdmaMetadata {
     peer: Option<PeerInfo>,
     doorbell: Option<Doorbell>,
     shares: Vec<Share>,
+    encodings: Encodings,
     terms: Option<OfferTerms>,
 }
 
@@ -51,6 +53,7 @@ impl RdmaMetadata {
             peer: None,
             doorbell: None,
             shares: Vec::new(),
+            encodings: Encodings::default(),
             terms: None,
         })
     }
@@ -196,7 +199,15 @@ impl RdmaMetadata {
     /// demands. An owner that needs claims makes no offer for this profile.
     #[must_use]
     pub fn to_dynamo_json(&self) -> String {
+        self.encodings.note_without_terms();
         dynamo::encode(self)
+    }
+
+    /// Whether this offer, or a clone of it, was encoded in a form that carries no [terms](Self::terms): its holders know
+    /// neither its life time nor that they must claim it.
+    #[must_use]
+    pub fn was_encoded_without_terms(&self) -> bool {
+        self.encodings.without_terms()
     }
 
     /// Decodes what Dynamo's `nixl_connect` or [`to_dynamo_json`](Self::to_dynamo_json) printed, within the default
@@ -243,7 +254,11 @@ impl RdmaMetadata {
     ///
     /// As there, and [`MetadataError::ClaimsNotCarried`] if the terms demand claims and the version cannot say so.
     pub fn to_native_bytes_as(&self, version: NativeVersion) -> Result<Vec<u8>, MetadataError> {
-        native::encode(self, version)
+        let encoded = native::encode(self, version)?;
+        if version == NativeVersion::V3 {
+            self.encodings.note_without_terms();
+        }
+        Ok(encoded)
     }
 
     /// Decodes the native profile, version 3 or 4, within the default [`Limits`].
