@@ -65,7 +65,8 @@ struct Counted {
     mood: Arc<Mood>,
 }
 
-impl Buffer for Counted {
+// SAFETY: as the buffer that it holds.
+unsafe impl Buffer for Counted {
     fn address(&self) -> u64 {
         self.buffer.address()
     }
@@ -82,7 +83,8 @@ struct Scratch {
     mood: Arc<Mood>,
 }
 
-impl Buffer for Scratch {
+// SAFETY: as the buffer that it holds.
+unsafe impl Buffer for Scratch {
     fn address(&self) -> u64 {
         self.buffer.address()
     }
@@ -122,7 +124,8 @@ struct LateMark {
     is_busy: Arc<AtomicBool>,
 }
 
-impl Mark for LateMark {
+// SAFETY: as the mark that it holds, and reached no sooner.
+unsafe impl Mark for LateMark {
     fn reached(&self) -> Result<bool, GpuError> {
         let is_late = |left: usize| left.checked_sub(1);
         let reached =
@@ -134,7 +137,8 @@ impl Mark for LateMark {
     }
 }
 
-impl Gpus for Moody {
+// SAFETY: as the simulated GPUs that it asks; it refuses more.
+unsafe impl Gpus for Moody {
     fn abilities(&self) -> &Abilities {
         self.gpus.abilities()
     }
@@ -168,7 +172,8 @@ impl Gpus for Moody {
     }
 }
 
-impl Lane for MoodyLane {
+// SAFETY: as the lane that it holds, which it asks for the same, or for less if it returns an error.
+unsafe impl Lane for MoodyLane {
     unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         // What is refused has begun in part.
         let is_refused = self.refuses();

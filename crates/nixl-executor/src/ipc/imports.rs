@@ -1,4 +1,5 @@
 //! Memory of peers that is open in this process.
+#![allow(unsafe_code, reason = "implements a trait that is trusted with memory")]
 
 use std::collections::HashMap;
 use std::fmt;
@@ -147,7 +148,8 @@ struct Pinned {
     _allowance: Allowance,
 }
 
-impl Buffer for Pinned {
+// SAFETY: as the buffer that it holds.
+unsafe impl Buffer for Pinned {
     fn address(&self) -> u64 {
         self.buffer.address()
     }

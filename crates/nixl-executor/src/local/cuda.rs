@@ -132,7 +132,12 @@ impl Gpu {
     }
 }
 
-impl Gpus for CudaGpus {
+// SAFETY: the abilities are of `gpus`, made once; peers are those for which access was enabled in both directions. What is
+// not of a CUDA device is a region of the host's, and pinned if the driver says that the address is page-locked, which it
+// maps for all contexts (unified addressing, `PORTABLE` registration). Memory comes from the driver's allocations, held by
+// the buffers, which give it back to a pool or the driver when they are dropped. `ImportedMemory::open` checks the length
+// in the handle against the driver's own. Marks of streams are events recorded there.
+unsafe impl Gpus for CudaGpus {
     fn abilities(&self) -> &Abilities {
         &self.abilities
     }
@@ -211,25 +216,29 @@ impl Gpus for CudaGpus {
     }
 }
 
-impl Buffer for ImportedMemory {
+// SAFETY: the mapping stays where it is until it is closed, by dropping this.
+unsafe impl Buffer for ImportedMemory {
     fn address(&self) -> u64 {
         self.address()
     }
 }
 
-impl Buffer for HostRegistration<Region> {
+// SAFETY: the registration holds its region, whose memory does not move.
+unsafe impl Buffer for HostRegistration<Region> {
     fn address(&self) -> u64 {
         self.address()
     }
 }
 
-impl Buffer for PinnedMemory {
+// SAFETY: the allocation stays where it is until this is dropped.
+unsafe impl Buffer for PinnedMemory {
     fn address(&self) -> u64 {
         self.address()
     }
 }
 
-impl Buffer for DeviceMemory {
+// SAFETY: the allocation stays where it is until this is dropped.
+unsafe impl Buffer for DeviceMemory {
     fn address(&self) -> u64 {
         self.address()
     }
@@ -252,7 +261,10 @@ impl CudaLane {
     }
 }
 
-impl Lane for CudaLane {
+// SAFETY: everything is queued on one stream of the driver's, which runs it in order: copies between the ranges of `ops`, and
+// the kernel, which copies what its table says (`table.rs`, and `kernels/README.md`). A mark is an event recorded on the
+// stream; the driver refuses one only for a context that is lost, whose work it has ended. Waiting is `cuStreamWaitEvent`.
+unsafe impl Lane for CudaLane {
     unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         let stream = self.own()?;
         for op in ops {
@@ -343,7 +355,9 @@ struct CudaMark {
     event: Option<Event>,
 }
 
-impl Mark for CudaMark {
+// SAFETY: `cuEventQuery` says that the event is complete only when all work captured by it is, with its writes visible to the
+// host; an error other than "not ready" is of a context that is lost, whose work the driver has ended.
+unsafe impl Mark for CudaMark {
     fn reached(&self) -> Result<bool, GpuError> {
         self.event.as_ref().map_or(Ok(true), |event| event.query().map_err(driver))
     }

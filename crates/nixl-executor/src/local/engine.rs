@@ -13,7 +13,41 @@ use super::strategy::Abilities;
 use super::{GpuError, MemoryKind};
 
 /// The GPUs of a machine.
-pub trait Gpus: Send + Sync + fmt::Debug + 'static {
+///
+/// # Safety
+///
+/// The executors copy by address what an implementation says is there. It promises:
+///
+/// * [`abilities`](Self::abilities) are the same at every call. GPUs with ordinals below `gpus` exist, and two that are in
+///   `peers` can read and write each other's memory, as far as [`is_open_to_peers`](Self::is_open_to_peers) says.
+/// * [`memory_kind`](Self::memory_kind), for an address inside a live region of `device`: [`MemoryKind::Pageable`] and
+///   [`MemoryKind::Pinned`] only if the processor can read and write the memory at that address, as far as the region's
+///   [`Access`](nixl_descriptor::Access) goes; `Pinned` only if every GPU can as well, until the region is dropped or what
+///   [`pin`](Self::pin) returned is; [`MemoryKind::Gpu`] only if that GPU can.
+/// * [`pinned`](Self::pinned), [`pinned_region`](Self::pinned_region): `len` bytes that the processor and every GPU can
+///   read and write at the address given. [`scratch`](Self::scratch): `len` bytes that the GPU can. Nothing else uses
+///   them until what was returned is dropped.
+/// * [`pin`](Self::pin): the buffer's address is the region's, and all of the region is pinned until the buffer is dropped.
+/// * [`open`](Self::open): as many bytes as the handle says in its last eight (little endian), which `gpu` can read and
+///   write at the buffer's address until the buffer is dropped, whatever the other process does.
+/// * [`lane`](Self::lane), [`mark_stream`](Self::mark_stream) and all buffers keep the contracts of their traits. The mark of
+///   a stream is reached no sooner than the work that the stream had queued.
+///
+/// A handle or an address that means nothing is an error.
+///
+/// ```compile_fail,E0200
+/// use nixl_executor::Buffer;
+///
+/// struct Nowhere;
+///
+/// // Not `unsafe impl`: the compiler refuses it.
+/// impl Buffer for Nowhere {
+///     fn address(&self) -> u64 {
+///         16
+///     }
+/// }
+/// ```
+pub unsafe trait Gpus: Send + Sync + fmt::Debug + 'static {
     /// What they can do.
     fn abilities(&self) -> &Abilities;
 
@@ -101,12 +135,18 @@ pub trait Gpus: Send + Sync + fmt::Debug + 'static {
 pub type SharedHandle = [u8; 72];
 
 /// Memory that a transfer uses on its way.
-pub trait Buffer: Send + Sync {
+///
+/// # Safety
+///
+/// [`address`](Self::address) is the same at every call, and the memory there, as long as the call that returned the
+/// buffer says, stays allocated and reachable until the buffer is dropped.
+pub unsafe trait Buffer: Send + Sync {
     /// Where it is, for copies.
     fn address(&self) -> u64;
 }
 
-impl Buffer for Region {
+// SAFETY: a region's memory neither moves nor goes before its last handle.
+unsafe impl Buffer for Region {
     fn address(&self) -> u64 {
         Self::address(self)
     }
@@ -114,7 +154,17 @@ impl Buffer for Region {
 
 /// A queue of work on one GPU; what is queued runs in order. Dropping it with work queued lets the work run on: whoever
 /// drops it keeps the memory until a [`Mark`] after the work has been reached.
-pub trait Lane: Send {
+///
+/// # Safety
+///
+/// * The work touches no memory but the ranges of the copies that it was asked for: it reads the sources and writes the
+///   targets, none of which is touched before the call or after a mark that was made later is reached.
+/// * After `Ok`, all that was asked is queued. After `Err`, some of it may be.
+/// * [`mark`](Self::mark) comes after everything queued so far, and `Err` means that nothing queued so far runs, now or later.
+/// * What is queued after [`after`](Self::after) or [`wait_for`](Self::wait_for) has returned `Ok` begins only when the work
+///   before that point is done. An error means that nothing waits.
+/// * [`wake`](Self::wake) has no part in this: a waker is woken too early or never.
+pub unsafe trait Lane: Send {
     /// Queues one copy for each of `ops`.
     ///
     /// # Errors
@@ -190,7 +240,13 @@ pub trait Lane: Send {
 }
 
 /// A point in the work of a lane or a stream.
-pub trait Mark: Any + Send + Sync {
+///
+/// # Safety
+///
+/// [`reached`](Self::reached) returns `Ok(true)` only if the work before the point is done, touches no memory any more, and
+/// what it wrote is seen by the thread that asks; `Err` only if that work never runs again and touches no memory from then
+/// on. Memory is freed by either.
+pub unsafe trait Mark: Any + Send + Sync {
     /// Whether the work before it is done.
     ///
     /// # Errors

@@ -144,7 +144,10 @@ fn healthy(shared: &Shared) -> Result<(), GpuError> {
     Ok(())
 }
 
-impl Gpus for SimulatedGpus {
+// SAFETY: all memory is this process's own, whatever it stands for, so processor and simulated GPUs can reach it at its
+// address. `known` lists it as long as it lives; buffers own theirs. The mark of a stream is one after the work of all lanes,
+// of which every stream is one.
+unsafe impl Gpus for SimulatedGpus {
     fn abilities(&self) -> &Abilities {
         &self.abilities
     }
@@ -265,7 +268,8 @@ impl Bytes {
     }
 }
 
-impl Buffer for Bytes {
+// SAFETY: the vector neither moves its bytes nor grows, and lives as long as this.
+unsafe impl Buffer for Bytes {
     fn address(&self) -> u64 {
         self.address
     }
@@ -349,7 +353,10 @@ impl SimulatedLane {
     }
 }
 
-impl Lane for SimulatedLane {
+// SAFETY: one thread does the work of all lanes in the order in which it was queued, and a mark is work of that thread's. A
+// mark that cannot be made is one of GPUs that have failed: `healthy` says so only when nothing is copied, and nothing
+// is afterwards.
+unsafe impl Lane for SimulatedLane {
     unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         self.ask(ops.iter().map(|op| op.len).sum())?;
         self.queue(Work::Copies(ops.to_vec()))
@@ -400,7 +407,9 @@ struct SimulatedMark {
     shared: Arc<Shared>,
 }
 
-impl Mark for SimulatedMark {
+// SAFETY: the thread sets the flag, with `Release`, when it comes to it; after a failure nothing is copied any more, which
+// `healthy` waits for.
+unsafe impl Mark for SimulatedMark {
     fn reached(&self) -> Result<bool, GpuError> {
         if self.reached.load(Ordering::Acquire) {
             return Ok(true);

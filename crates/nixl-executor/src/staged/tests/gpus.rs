@@ -89,7 +89,9 @@ fn lost(flag: &AtomicBool) -> Result<(), GpuError> {
     }
 }
 
-impl Gpus for TestGpus {
+// SAFETY: all memory is the host's, whatever it stands for: vectors of this process that stay where they are, which the one
+// thread of the test reaches by address. A handle names such a vector, which the test keeps while it is open.
+unsafe impl Gpus for TestGpus {
     fn abilities(&self) -> &Abilities {
         &self.abilities
     }
@@ -137,7 +139,8 @@ impl Gpus for TestGpus {
 
 struct Opened(u64);
 
-impl Buffer for Opened {
+// SAFETY: the test keeps the vector that the address is in.
+unsafe impl Buffer for Opened {
     fn address(&self) -> u64 {
         self.0
     }
@@ -148,7 +151,8 @@ struct TestLane {
     lost: Arc<AtomicBool>,
 }
 
-impl Lane for TestLane {
+// SAFETY: work is done in the order of the queue, as it was asked for. Once the GPUs are lost, none is done any more.
+unsafe impl Lane for TestLane {
     unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         lost(&self.lost)?;
         self.queue.lock().unwrap().extend(ops.iter().map(|op| Work::Copy(*op)));
@@ -194,7 +198,8 @@ struct TestMark {
     lost: Arc<AtomicBool>,
 }
 
-impl Mark for TestMark {
+// SAFETY: set by the queue when its turn comes. Once the GPUs are lost, no work is done any more.
+unsafe impl Mark for TestMark {
     fn reached(&self) -> Result<bool, GpuError> {
         if self.mark.load(Ordering::Acquire) {
             return Ok(true);
