@@ -47,9 +47,10 @@ mod staged;
 
 pub use direct::DirectExecutor;
 pub use local::{
-    Abilities, BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockSide, Buffer, CopyOp, Cost,
-    Costs, CostsError, CudaGpus, GpuError, Gpus, Lane, Mark, MemoryKind, Piece, Plan, Progress,
-    Route, SharedHandle, SimulatedGpus, Strategy, StrategyPolicy, StreamHandle, StreamPoint,
+    Abilities, BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockPlan, BlockSide, Buffer,
+    CopyOp, Cost, Costs, CostsError, CudaGpus, GpuError, Gpus, Lane, Mark, MemoryKind, Piece, Plan,
+    Progress, Route, SharedHandle, SimulatedGpus, Strategy, StrategyPolicy, StreamHandle,
+    StreamPoint,
 };
 pub use nixl_ops::{Carrier, Hop, PathKind, PathPolicy, PathReport, Rejected};
 pub use routed::PathExecutor;

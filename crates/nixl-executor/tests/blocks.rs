@@ -107,6 +107,109 @@ proptest! {
     }
 }
 
+/// Parts of a layout are of one device; on the host they may be pinned or not.
+fn parts() -> impl proptest::strategy::Strategy<Value = Vec<MemoryKind>> {
+    let host = prop_oneof![Just(MemoryKind::Pageable), Just(MemoryKind::Pinned)];
+    prop_oneof![
+        3 => prop::collection::vec(host, 1..6),
+        1 => Just(vec![MemoryKind::Gpu(0)]),
+        1 => Just(vec![MemoryKind::Gpu(1)]),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn parts_of_any_memory_are_copied_byte_for_byte(
+        src_kinds in parts(), dst_kinds in parts(), a in 0usize..3, b in 0usize..3,
+        inner in prop_oneof![1usize..70, 20_000usize..60_000], layers in 1usize..6,
+        guard in 0usize..20, peers: bool, kernel: bool,
+    ) {
+        let mut can = abilities();
+        can.kernel = kernel;
+        can.peers.retain(|_| peers);
+        let (gpus, executor) = machine(can);
+        let g = geometry(4, layers, inner, 1);
+        let from = Cache::mixed(&*gpus, &src_kinds, LAYOUTS[a], g, guard);
+        let to = Cache::mixed(&*gpus, &dst_kinds, LAYOUTS[b], g, guard);
+        let (src, dst, options) = ([2, 0, 3], [1, 3, 0], BlockOptions::new());
+        let plan = executor.plan(&from.layout, &src, &to.layout, &dst, &options).unwrap();
+        let kind = |cache: &Cache, layer: usize| {
+            let part = &cache.layout.parts()[layer.min(cache.layout.parts().len() - 1)];
+            gpus.memory_kind(part.device(), part.address())
+        };
+        let mut pairs = Vec::new();
+        for pair in (0..layers).map(|layer| (kind(&from, layer), kind(&to, layer))) {
+            if !pairs.contains(&pair) {
+                pairs.push(pair);
+            }
+        }
+        let planned: Vec<_> = plan.groups().iter().map(|group| (group.src, group.dst)).collect();
+        prop_assert_eq!(planned, pairs.clone());
+        let shown = plan.to_string();
+        for (src, dst) in pairs {
+            let heading = format!("{src} -> {dst}: ");
+            prop_assert!(shown.contains(&heading), "{}", shown);
+        }
+        from.fill(&*gpus, 3);
+        to.fill(&*gpus, 4);
+        let done = wait(executor.execute(&from.layout, &src, &to.layout, &dst, &options).unwrap()).unwrap();
+        prop_assert_eq!(done.path().unwrap().bytes, plan.bytes());
+        to.check(&*gpus, "by parts", |(block, layer, outer)| {
+            match dst.iter().position(|b| *b == block) {
+                Some(index) => (3, (src[index], layer, outer)),
+                None => (4, (block, layer, outer)),
+            }
+        });
+    }
+}
+
+/// A kernel of a plan for the first layer alone would read pageable memory of the second.
+#[test]
+fn a_pinned_and_a_pageable_layer_go_to_a_gpu_by_a_kernel_and_by_slots() {
+    let (gpus, executor) = machine(abilities());
+    let g = geometry(64, 2, 8, 2);
+    let kinds = [MemoryKind::Pinned, MemoryKind::Pageable];
+    let from = Cache::mixed(&*gpus, &kinds, LAYOUTS[2], g, 0);
+    let to = Cache::new(&*gpus, MemoryKind::Gpu(0), LAYOUTS[0], g, 0);
+    let ids: Vec<usize> = (0..64).rev().collect();
+    let options = BlockOptions::new();
+    let plan = executor.plan(&from.layout, &ids, &to.layout, &ids, &options).unwrap();
+    let strategies: Vec<_> = plan.groups().iter().map(|group| group.strategy).collect();
+    assert_eq!(strategies, [Strategy::Kernel, Strategy::PinnedRing]);
+    let done = wait(executor.execute(&from.layout, &ids, &to.layout, &ids, &options).unwrap());
+    assert_eq!(done.unwrap().path().unwrap().transport, "kernel + pinned-ring");
+    // A strategy that some part cannot take is refused, with the memories that it is not for.
+    let options = options.policy(StrategyPolicy::Require(Strategy::Kernel));
+    let error = executor.execute(&from.layout, &ids, &to.layout, &ids, &options).unwrap_err();
+    assert!(error.to_string().contains("from pageable to cuda:0"), "{error}");
+}
+
+/// One group fails at once, the other is still copied: the memory comes back when both are over.
+#[test]
+fn a_group_that_fails_waits_for_the_others() {
+    let (gpus, executor) = machine(abilities());
+    let g = geometry(8, 2, 1000, 1);
+    let kinds = [MemoryKind::Pinned, MemoryKind::Pageable];
+    let from = Cache::mixed(&*gpus, &kinds, LAYOUTS[1], g, 0);
+    let to = Cache::new(&*gpus, MemoryKind::Gpu(0), LAYOUTS[1], g, 0);
+    let ids: Vec<usize> = (0..8).collect();
+    let paused = gpus.pause();
+    // The first request to copy is that of the first group.
+    gpus.refuse(1);
+    let operation =
+        executor.execute(&from.layout, &ids, &to.layout, &ids, &BlockOptions::new()).unwrap();
+    assert_eq!(executor.in_flight(), 1);
+    let clash = executor.execute(&to.layout, &[0], &from.layout, &[0], &BlockOptions::new());
+    assert!(matches!(clash, Err(BlockError::Lease(_))));
+    drop(paused);
+    let error = wait(operation).unwrap_err();
+    assert!(error.to_string().contains("simulated refusal"), "{error}");
+    wait(executor.execute(&to.layout, &[0], &from.layout, &[0], &BlockOptions::new()).unwrap())
+        .unwrap();
+}
+
 #[test]
 fn more_than_the_ring_holds() {
     let (gpus, executor) = machine(abilities());
@@ -136,10 +239,10 @@ fn without_batch_calls_kernels_or_peers_the_next_best_is_used_and_the_plan_says_
     let other = Cache::new(&*gpus, MemoryKind::Gpu(1), LAYOUTS[0], g, 64);
     let options = BlockOptions::new();
     let plan = executor.plan(&device.layout, &[0], &pinned.layout, &[1], &options).unwrap();
-    assert_eq!(plan.strategy, Strategy::Copies);
+    assert_eq!(plan.groups()[0].strategy, Strategy::Copies);
     assert!(plan.to_string().contains("not batch: the driver has no cuMemcpyBatchAsync"), "{plan}");
     let plan = executor.plan(&device.layout, &[0], &other.layout, &[1], &options).unwrap();
-    assert_eq!(plan.strategy, Strategy::ThroughPinned);
+    assert_eq!(plan.groups()[0].strategy, Strategy::ThroughPinned);
     assert!(plan.to_string().contains("cannot reach each other"), "{plan}");
 }
 

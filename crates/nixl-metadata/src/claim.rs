@@ -46,7 +46,7 @@ impl ClaimDemand {
     /// Whether an initiator that knows nothing of claims must not use the offer.
     #[must_use]
     pub const fn is_binding(self) -> bool {
-        !matches!(self, Self::WhereMapped)
+        matches!(self, Self::Everywhere)
     }
 }
 

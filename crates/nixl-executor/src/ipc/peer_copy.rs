@@ -16,7 +16,9 @@ use nixl_ops::{
 };
 
 use super::{Foreign, Imports, foreign};
-use crate::local::{Buffer, CopyOp, Gpus, ListCopy, MemoryKind, Strategy, StrategyPolicy, Tools};
+use crate::local::{
+    Buffer, CopyOp, Gpus, ListCopy, MemoryKind, Seams, Strategy, StrategyPolicy, Tools, starts,
+};
 use crate::paths::LocalFacts;
 
 /// Which GPU here copies, and the number here of the GPU whose memory the peer shares, if it has one.
@@ -143,7 +145,10 @@ impl PeerCopy {
             (Some(gpu), MemoryKind::Pageable | MemoryKind::Pinned) => on(kinds, gpu),
             _ => kinds,
         };
-        let copy = ListCopy::new(&ops, kinds, &policy, by, request.local.pending(), tools)
+        let bases = opened.iter().map(|memory| memory.address());
+        let seams = Seams::of(starts(request.local).chain(bases));
+        let ops = (&*ops, &seams);
+        let copy = ListCopy::new(ops, kinds, &policy, by, request.local.pending(), tools)
             .map_err(|e| failed(path, "plan", e.to_string()))?;
         Ok(Self {
             path,

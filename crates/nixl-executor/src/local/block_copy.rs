@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::seams::Seams;
+
 /// Bytes to copy from one address to another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[allow(clippy::exhaustive_structs, reason = "it is these three numbers and will stay so")]
@@ -16,10 +18,15 @@ pub struct CopyOp {
 }
 
 impl CopyOp {
-    /// Adds a copy to a list, as part of the last one if it continues that on both sides.
-    pub(crate) fn append(self, ops: &mut Vec<Self>) {
+    /// Adds a copy to a list, as part of the last one if it continues that on both sides in the same allocations.
+    pub(crate) fn append(self, ops: &mut Vec<Self>, seams: &Seams) {
         match ops.last_mut() {
-            Some(last) if last.src + last.len == self.src && last.dst + last.len == self.dst => {
+            Some(last)
+                if last.src.wrapping_add(last.len) == self.src
+                    && last.dst.wrapping_add(last.len) == self.dst
+                    && !seams.is_at(self.src)
+                    && !seams.is_at(self.dst) =>
+            {
                 last.len += self.len;
             }
             _ => ops.push(self),
@@ -42,6 +49,8 @@ pub struct BlockCopy {
     pub pieces: Vec<Piece>,
     /// Bytes of a piece, at least one.
     pub len: u64,
+    /// Where allocations begin. A piece of a block and that of the next id are in one allocation on each side.
+    pub(crate) seams: Seams,
 }
 
 /// Where blocks lie on one side: block `i` at `base + ids[i] * stride`, without ids at `base + i * stride`.
@@ -90,7 +99,7 @@ impl BlockSide {
 
 impl BlockCopy {
     /// Copies that are equally long, at least one, and whose targets do not overlap.
-    pub(crate) fn of_ops(ops: &[CopyOp]) -> Self {
+    pub(crate) fn of_ops(ops: &[CopyOp], seams: &Seams) -> Self {
         let first = ops.first().copied().unwrap_or(CopyOp { src: 0, dst: 0, len: 1 });
         debug_assert!(ops.iter().all(|op| op.len == first.len), "copies of one length");
         let piece = |op: &CopyOp| Piece {
@@ -105,6 +114,7 @@ impl BlockCopy {
             dst: side(first.dst),
             pieces: ops.iter().map(piece).collect(),
             len: first.len,
+            seams: seams.clone(),
         }
     }
 
@@ -158,7 +168,8 @@ impl BlockCopy {
         self.block_bytes() * self.blocks as u64
     }
 
-    /// How many runs one side has if its blocks are taken in order, each with all its pieces.
+    /// How many runs one side has if its blocks are taken in order, each with all its pieces. Runs that touch at a seam
+    /// count as one: only an estimate sees it.
     pub(crate) fn runs(&self, side: Direction) -> usize {
         let (blocks, offset) = self.side(side);
         let (Some(first), Some(last)) = (self.pieces.first(), self.pieces.last()) else { return 0 };
@@ -200,22 +211,19 @@ impl BlockCopy {
             None => BlockSide { base: side.block(blocks.start), stride: side.stride, ids: None },
         };
         let (src, dst) = (side(&self.src), side(&self.dst));
-        Self { blocks: blocks.len(), src, dst, pieces: self.pieces.clone(), len: self.len }
+        let (pieces, seams) = (self.pieces.clone(), self.seams.clone());
+        Self { blocks: blocks.len(), src, dst, pieces, len: self.len, seams }
     }
 
-    /// The copies of a copy with a dense side: as many as the other side has [`runs`](Self::runs).
+    /// The copies of a copy with a dense side: as many as the other side has [`runs`](Self::runs), and one more for each
+    /// seam inside a run.
     pub(crate) fn block_ops(&self) -> Vec<CopyOp> {
         let mut ops: Vec<CopyOp> = Vec::new();
         for index in 0..self.blocks {
             let (src, dst) = (self.src.block(index), self.dst.block(index));
             for piece in &self.pieces {
                 let (src, dst) = (src.wrapping_add(piece.src), dst.wrapping_add(piece.dst));
-                match ops.last_mut() {
-                    Some(last) if last.src + last.len == src && last.dst + last.len == dst => {
-                        last.len += self.len;
-                    }
-                    _ => ops.push(CopyOp { src, dst, len: self.len }),
-                }
+                CopyOp { src, dst, len: self.len }.append(&mut ops, &self.seams);
             }
         }
         ops
@@ -288,6 +296,7 @@ pub(crate) mod tests {
                     dst: side(dst, together[1]),
                     pieces: (0..pieces).map(piece).collect(),
                     len,
+                    seams: Seams::default(),
                 }
             },
         )
@@ -352,6 +361,25 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
+        fn no_copy_runs_over_a_seam(
+            copy in copies(), source: bool, chosen in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+        ) {
+            let dense = if source { Direction::Source } else { Direction::Destination };
+            let mut packed = copy.with_dense(dense, 1 << 50);
+            let all = places(&packed, false);
+            let at = |(src, dst): &(u64, u64)| if source { *dst } else { *src };
+            packed.seams = Seams::of(chosen.iter().map(|index| at(index.get(&all))));
+            let ops = packed.block_ops();
+            prop_assert_eq!(cut(&ops, copy.len), all);
+            for op in &ops {
+                let inside = (1..op.len / copy.len).map(|n| at(&(op.src, op.dst)) + n * copy.len);
+                prop_assert!(inside.into_iter().all(|address| !packed.seams.is_at(address)));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
         fn slices_together_are_the_whole(
             copy in copies(), cuts in prop::collection::btree_set(1..12usize, 0..5),
             dense in prop_oneof![Just(None), Just(Some(Direction::Source)), Just(Some(Direction::Destination))],
@@ -381,6 +409,7 @@ pub(crate) mod tests {
             dst: side(1 << 30, &[0, 1, 2, 3, 5]),
             pieces: vec![Piece { src: 0, dst: 0 }],
             len: 64,
+            seams: Seams::default(),
         };
         let lens: Vec<_> = copy.ops().map(|op| op.len).collect();
         assert_eq!(lens, [192, 64, 64]);

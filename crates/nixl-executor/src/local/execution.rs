@@ -139,7 +139,7 @@ impl PlanExecution {
             }
             Strategy::PinnedRing | Strategy::ThroughPinned => {
                 let (pool, reporter) = (Arc::clone(&self.threads.pool), self.reporter.clone());
-                let ops = &self.plan.ops();
+                let ops = (&*self.plan.ops(), &self.plan.blocks.seams);
                 let ring = Ring::new(&*self.gpus, (src, dst), ops, pool, reporter, self.after)?;
                 // SAFETY: the operation leases the ranges of all copies until this is ready, and if this is dropped
                 // before, they are leaked.

@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use nixl_descriptor::layout::{BlockPairs, Layout, pair_chunks};
 use nixl_ops::{
-    Backoff, Clock, CopyOperation, Driver, DriverConfig, OperationOptions, SystemClock,
+    Backoff, Clock, CopyOperation, Driver, DriverConfig, Execution, OperationOptions, SystemClock,
 };
 
+use super::block_plan::{BlockPlan, Inputs};
 use super::costs::Costs;
 use super::engine::{Gpus, StreamHandle};
 use super::execution::{PlanExecution, Threads};
-use super::plan::{Inputs, Plan};
+use super::groups::Groups;
+use super::plan::Plan;
 use super::progress::{Progress, ProgressCallback, Reporter};
-use super::{BlockError, MemoryKind, StrategyPolicy};
+use super::{BlockError, StrategyPolicy};
 
 /// What a caller asks of one block transfer.
 #[derive(Clone, Debug, Default)]
@@ -122,7 +124,7 @@ impl BlockExecutor {
     ///
     /// # Errors
     ///
-    /// [`BlockError`]: the two sides do not fit, or no strategy is left.
+    /// [`BlockError`]: the two sides do not fit, or no strategy is left for some pair of their memories.
     pub fn plan(
         &self,
         src: &Layout,
@@ -130,7 +132,7 @@ impl BlockExecutor {
         dst: &Layout,
         dst_blocks: &[usize],
         options: &BlockOptions,
-    ) -> Result<Plan, BlockError> {
+    ) -> Result<BlockPlan, BlockError> {
         let pairs = pair_chunks(src, src_blocks, dst, dst_blocks, layers(src, options))?;
         self.plan_pairs(src, dst, &pairs, options)
     }
@@ -152,22 +154,22 @@ impl BlockExecutor {
     ) -> Result<CopyOperation, BlockError> {
         let pairs = pair_chunks(src, src_blocks, dst, dst_blocks, layers(src, options))?;
         let plan = self.plan_pairs(src, dst, &pairs, options)?;
-        let (leases, bytes) = (pairs.lease()?, plan.bytes);
+        let (leases, bytes) = (pairs.lease()?, plan.bytes());
         let Shared { gpus, threads, driver, .. } = &*self.shared;
         let reporter =
-            options.progress.clone().map(|callback| Arc::new(Reporter::new(callback, plan.bytes)));
-        let execution = PlanExecution::new(
-            plan,
-            Arc::clone(gpus),
-            threads.clone(),
-            driver.waker(),
-            options.after,
-            reporter,
-        );
+            options.progress.clone().map(|callback| Arc::new(Reporter::new(callback, bytes)));
+        let one = |plan: Plan| {
+            let (gpus, threads, reporter) = (Arc::clone(gpus), threads.clone(), reporter.clone());
+            PlanExecution::new(plan, gpus, threads, driver.waker(), options.after, reporter)
+        };
+        let execution: Box<dyn Execution> = match plan.into_single() {
+            Ok(plan) => Box::new(one(plan)),
+            Err(plan) => Box::new(Groups::new(plan, one)),
+        };
         let timeout = options
             .timeout
             .map_or_else(OperationOptions::new, |timeout| OperationOptions::new().timeout(timeout));
-        Ok(CopyOperation::begin(driver, Box::new(execution), bytes, leases.into(), timeout)?)
+        Ok(CopyOperation::begin(driver, execution, bytes, leases.into(), timeout)?)
     }
 
     /// Transfers in flight.
@@ -182,21 +184,15 @@ impl BlockExecutor {
         dst: &Layout,
         pairs: &BlockPairs,
         options: &BlockOptions,
-    ) -> Result<Plan, BlockError> {
-        Plan::new(Inputs {
+    ) -> Result<BlockPlan, BlockError> {
+        BlockPlan::new(Inputs {
             src,
             dst,
-            kinds: (self.kind(src), self.kind(dst)),
             pairs,
-            can: self.shared.gpus.abilities(),
+            gpus: &*self.shared.gpus,
             costs: &self.shared.costs,
             policy: &options.policy,
         })
-    }
-
-    fn kind(&self, layout: &Layout) -> MemoryKind {
-        let address = layout.parts().first().map_or(0, nixl_descriptor::Descriptor::address);
-        self.shared.gpus.memory_kind(layout.device(), address)
     }
 }
 

@@ -13,6 +13,7 @@ use super::costs::Costs;
 use super::engine::Gpus;
 use super::execution::{PlanExecution, Threads};
 use super::plan::Plan;
+use super::seams::Seams;
 use super::{BlockError, MemoryKind, StrategyPolicy};
 
 /// What list copies are made with.
@@ -35,23 +36,25 @@ pub(crate) struct ListCopy {
 
 impl ListCopy {
     /// Prepares to copy `ops`, at least one, whose targets do not overlap. `copier` is the GPU that does it, if that is not
-    /// the one of the source or else the destination. They begin once `pending` is done.
+    /// the one of the source or else the destination. They begin once `pending` is done. The allocations that they are in
+    /// begin at the `seams`.
     pub(crate) fn new(
-        ops: &[CopyOp],
+        (ops, seams): (&[CopyOp], &Seams),
         kinds: (MemoryKind, MemoryKind),
         policy: &StrategyPolicy,
         copier: Option<u32>,
         pending: &[Arc<dyn Pending>],
         tools: &Tools,
     ) -> Result<Self, BlockError> {
-        let mut ops = merged(ops);
+        let mut ops = merged(ops, seams);
         // Stable: those of one length stay in their order.
         ops.sort_by_key(|op| op.len);
         let mut left = VecDeque::new();
         let mut expected = Duration::ZERO;
         for group in ops.chunk_by(|a, b| a.len == b.len) {
             let can = tools.gpus.abilities();
-            let mut plan = Plan::of(BlockCopy::of_ops(group), kinds, can, &tools.costs, policy)?;
+            let blocks = BlockCopy::of_ops(group, seams);
+            let mut plan = Plan::of(blocks, kinds, can, &tools.costs, policy)?;
             plan.copier = copier;
             expected += plan.estimate;
             let (gpus, threads) = (Arc::clone(&tools.gpus), tools.threads.clone());
@@ -110,8 +113,26 @@ impl Execution for ListCopy {
 }
 
 /// Joins neighbours that continue each other on both sides.
-fn merged(ops: &[CopyOp]) -> Vec<CopyOp> {
+fn merged(ops: &[CopyOp], seams: &Seams) -> Vec<CopyOp> {
     let mut merged: Vec<CopyOp> = Vec::with_capacity(ops.len());
-    ops.iter().for_each(|op| op.append(&mut merged));
+    ops.iter().for_each(|op| op.append(&mut merged, seams));
     merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_one_copy_unless_an_allocation_begins_between_them() {
+        let op = |at: u64, len: u64| CopyOp { src: 1000 + at, dst: 5000 + at, len };
+        let ops = [op(0, 10), op(10, 20), op(30, 5), op(40, 2), op(42, 3)];
+        let lens = |seams: &[u64]| -> Vec<u64> {
+            merged(&ops, &Seams::of(seams.iter().copied())).iter().map(|op| op.len).collect()
+        };
+        assert_eq!(lens(&[]), [35, 5]);
+        assert_eq!(lens(&[1000, 5000, 1040]), [35, 5]);
+        assert_eq!(lens(&[1010]), [10, 25, 5]);
+        assert_eq!(lens(&[5042, 5030]), [30, 5, 2, 3]);
+    }
 }

@@ -1,12 +1,14 @@
 //! Copies of KV-cache blocks between memories of this process.
 
 mod block_copy;
+mod block_plan;
 mod costs;
 mod cuda;
 mod engine;
 mod error;
 mod execution;
 mod executor;
+mod groups;
 mod host_copy;
 mod list;
 mod memory;
@@ -17,6 +19,7 @@ mod policy;
 mod progress;
 mod ring;
 mod rings;
+mod seams;
 mod simulated;
 mod strategy;
 mod stream_point;
@@ -24,6 +27,7 @@ mod streaming;
 mod table;
 
 pub use block_copy::{BlockCopy, BlockSide, CopyOp, Piece};
+pub use block_plan::BlockPlan;
 pub use costs::{Cost, Costs, CostsError, Route};
 pub use cuda::CudaGpus;
 pub use engine::{Buffer, Gpus, Lane, Mark, SharedHandle, StreamHandle};
@@ -41,3 +45,4 @@ pub(crate) use execution::Threads;
 pub(crate) use list::{ListCopy, Tools};
 pub(crate) use memory::kind_of;
 pub(crate) use no_gpus::NoGpus;
+pub(crate) use seams::{Seams, starts};

@@ -2,17 +2,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use nixl_descriptor::layout::{BlockPairs, ByteSpan, Layout};
-
-use super::block_copy::{BlockCopy, BlockSide, CopyOp, Direction, Piece};
+use super::block_copy::{BlockCopy, CopyOp, Direction};
 use super::costs::{Costs, Route};
 use super::strategy::{Abilities, Strategy};
 use super::{BlockError, MemoryKind, StrategyPolicy};
 
-/// How a set of blocks will be copied.
+/// How blocks will be copied from one kind of memory to another.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Plan {
@@ -36,23 +33,7 @@ pub struct Plan {
     pub(crate) copier: Option<u32>,
 }
 
-/// Everything a plan is made from.
-pub(crate) struct Inputs<'a> {
-    pub(crate) src: &'a Layout,
-    pub(crate) dst: &'a Layout,
-    pub(crate) kinds: (MemoryKind, MemoryKind),
-    pub(crate) pairs: &'a BlockPairs,
-    pub(crate) can: &'a Abilities,
-    pub(crate) costs: &'a Costs,
-    pub(crate) policy: &'a StrategyPolicy,
-}
-
 impl Plan {
-    pub(crate) fn new(inputs: Inputs<'_>) -> Result<Self, BlockError> {
-        let Inputs { kinds, can, costs, policy, .. } = inputs;
-        Self::of(block_copy(&inputs), kinds, can, costs, policy)
-    }
-
     /// A plan for any copies, addresses of which both sides vouch for.
     pub(crate) fn of(
         blocks: BlockCopy,
@@ -100,36 +81,6 @@ impl Plan {
         let mut ops = Vec::with_capacity(self.copies);
         ops.extend(self.blocks.ops());
         ops
-    }
-}
-
-/// The addresses of the pairs. Nothing wraps but the distances between parts: all of it lies inside the parts, which the
-/// layouts checked.
-fn block_copy(inputs: &Inputs<'_>) -> BlockCopy {
-    let pairs = inputs.pairs;
-    let address =
-        |layout: &Layout, span: ByteSpan| layout.parts()[span.part].address() + span.offset as u64;
-    let places = pairs.pieces().map(|piece| Piece {
-        src: address(inputs.src, piece.src),
-        dst: address(inputs.dst, piece.dst),
-    });
-    let mut pieces: Vec<_> = places.collect();
-    let base = pieces.first().copied().unwrap_or(Piece { src: 0, dst: 0 });
-    for piece in &mut pieces {
-        piece.src = piece.src.wrapping_sub(base.src);
-        piece.dst = piece.dst.wrapping_sub(base.dst);
-    }
-    let side = |layout: &Layout, base, ids: &Arc<[u32]>| BlockSide {
-        base,
-        stride: layout.block_stride() as u64,
-        ids: Some(Arc::clone(ids)),
-    };
-    BlockCopy {
-        blocks: pairs.dst_ids().len(),
-        src: side(inputs.src, base.src, pairs.src_ids()),
-        dst: side(inputs.dst, base.dst, pairs.dst_ids()),
-        pieces,
-        len: pairs.piece_len() as u64,
     }
 }
 

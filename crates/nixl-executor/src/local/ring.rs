@@ -11,6 +11,7 @@ use super::block_copy::CopyOp;
 use super::engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
 use super::host_copy::{CopyPool, Copying, Target, Work, copy};
 use super::progress::Reporter;
+use super::seams::Seams;
 use super::{GpuError, MemoryKind};
 
 /// Bytes of a slot at most: 80 us at 55 GB/s, long enough that its fixed costs do not show. Eight slots of 2 MiB were slower (22
@@ -30,6 +31,7 @@ pub(crate) struct Ring {
     slots: Vec<Slot>,
     fill: Side,
     drain: Side,
+    seams: Seams,
     pool: Arc<CopyPool>,
     reporter: Option<Arc<Reporter>>,
     /// One load is all.
@@ -99,7 +101,7 @@ impl Ring {
     pub(crate) fn new(
         gpus: &dyn Gpus,
         (src, dst): (MemoryKind, MemoryKind),
-        ops: &[CopyOp],
+        (ops, seams): (&[CopyOp], &Seams),
         pool: Arc<CopyPool>,
         reporter: Option<Arc<Reporter>>,
         after: Option<StreamHandle>,
@@ -137,7 +139,8 @@ impl Ring {
             }
         }
         let (stopped, error) = (false, None);
-        Ok(Self { loads, slots, fill, drain, pool, reporter, is_short, stopped, error })
+        let seams = seams.clone();
+        Ok(Self { loads, slots, fill, drain, seams, pool, reporter, is_short, stopped, error })
     }
 
     /// Whether one load is all.
@@ -215,7 +218,7 @@ impl Ring {
                         return Ok(false);
                     }
                     let Some(load) = self.loads.pop_front() else { return Ok(false) };
-                    let into = rebased(&load, slot.buffer.address(), Towards::Slot);
+                    let into = rebased(&load, slot.buffer.address(), Towards::Slot, &self.seams);
                     // SAFETY: the caller vouches for the sources; the slot is idle, so nobody else uses it.
                     let begun = unsafe { start(&mut self.fill, into, &self.pool, alone) }?;
                     slot.state = SlotState::Filling { load, done: begun.done };
@@ -229,7 +232,7 @@ impl Ring {
                         slot.state = SlotState::Idle;
                         return Ok(false);
                     }
-                    let out = rebased(load, slot.buffer.address(), Towards::Target);
+                    let out = rebased(load, slot.buffer.address(), Towards::Target, &self.seams);
                     let bytes = bytes(&out);
                     // SAFETY: the caller vouches for the targets; the slot is filled and nobody writes it now.
                     let begun = unsafe { start(&mut self.drain, out, &self.pool, alone) }?;
@@ -297,7 +300,7 @@ enum Towards {
 }
 
 /// The copies of a load with the slot on one side.
-fn rebased(load: &[CopyOp], slot: u64, towards: Towards) -> Vec<CopyOp> {
+fn rebased(load: &[CopyOp], slot: u64, towards: Towards, seams: &Seams) -> Vec<CopyOp> {
     let mut at = slot;
     let mut ops: Vec<CopyOp> = Vec::with_capacity(load.len());
     for op in load {
@@ -307,7 +310,7 @@ fn rebased(load: &[CopyOp], slot: u64, towards: Towards) -> Vec<CopyOp> {
         };
         at += op.len;
         // The slot's side is dense: neighbours on the other side become one copy.
-        CopyOp { src, dst, len: op.len }.append(&mut ops);
+        CopyOp { src, dst, len: op.len }.append(&mut ops, seams);
     }
     ops
 }

@@ -272,6 +272,7 @@ mod tests {
 
     use super::super::block_copy::CopyOp;
     use super::super::host_copy::CopyPool;
+    use super::super::seams::Seams;
     use super::super::{Abilities, MemoryKind, SimulatedGpus};
     use super::*;
 
@@ -287,7 +288,7 @@ mod tests {
         let op = CopyOp { src: src.as_ptr() as u64, dst: dst.as_mut_ptr() as u64, len: 1000 };
         let paused = gpus.pause();
         let kinds = (MemoryKind::Pageable, MemoryKind::Gpu(0));
-        let ring = Ring::new(&gpus, kinds, &[op], pool, None, None).unwrap();
+        let ring = Ring::new(&gpus, kinds, (&[op], &Seams::default()), pool, None, None).unwrap();
         // SAFETY: both vectors are leaked.
         let transfer = unsafe { rings.begin(ring, Waker::noop().clone()) };
         assert!(transfer.poll().is_pending());

@@ -10,7 +10,7 @@ use nixl_ops::{
     Claim, Execution, PathReport, PeerMemory, TransferRequest, TransportError,
 };
 
-use crate::local::{CopyOp, ListCopy, StrategyPolicy, Tools, kind_of};
+use crate::local::{CopyOp, ListCopy, Seams, StrategyPolicy, Tools, kind_of, starts};
 
 /// A copy between local memory and that of an offer, by the block executor's strategies.
 pub(super) struct Within {
@@ -53,9 +53,10 @@ impl Within {
             OperationKind::Read => (others, ours),
             OperationKind::Write => (ours, others),
         };
-        let copy =
-            ListCopy::new(&ops, kinds, &StrategyPolicy::Auto, None, request.local.pending(), tools)
-                .map_err(|error| failed(error.to_string()))?;
+        let seams = Seams::of(starts(request.local).chain(starts(theirs)));
+        let (ops, policy) = ((&*ops, &seams), StrategyPolicy::Auto);
+        let copy = ListCopy::new(ops, kinds, &policy, None, request.local.pending(), tools)
+            .map_err(|error| failed(error.to_string()))?;
         let leased = request.leased.clone();
         Ok(Self { copy, claim: Some(claim), leased, ended: false })
     }

@@ -15,7 +15,7 @@ use super::session::Membership;
 use super::staging::Staging;
 use super::{failed, violated};
 use crate::ipc::Foreign;
-use crate::local::{Buffer, CopyOp, ListCopy, MemoryKind, Strategy, StrategyPolicy};
+use crate::local::{Buffer, CopyOp, ListCopy, MemoryKind, Seams, Strategy, StrategyPolicy, starts};
 
 /// From the request to the last word: meets the peer, opens its memory, copies, and says so. Ends by itself, since nothing
 /// in it waits for the peer but the engine that carries the messages.
@@ -108,7 +108,9 @@ impl Loans {
         // What is lent is open for one GPU only.
         let policy = StrategyPolicy::Forbid(vec![Strategy::ThroughPinned]);
         let ops = self.ops(memory);
-        ListCopy::new(&ops, kinds, &policy, Some(self.gpu), &[], staging.tools())
+        let bases = memory.iter().map(|memory| memory.address());
+        let seams = Seams::of(starts(&self.list).chain(bases));
+        ListCopy::new((&ops, &seams), kinds, &policy, Some(self.gpu), &[], staging.tools())
             .map_err(|e| failed("plan", e.to_string()))
     }
 

@@ -9,7 +9,7 @@ use nixl_descriptor::DescriptorList;
 
 use super::cut::Cut;
 use super::pool::Slot;
-use crate::local::{CopyOp, GpuError, Gpus, Lane, Mark};
+use crate::local::{CopyOp, GpuError, Gpus, Lane, Mark, Seams, starts};
 
 /// A queue of copies between the GPU memory of one operation and slots.
 ///
@@ -20,6 +20,7 @@ pub(super) struct Copier {
     lane: Option<Box<dyn Lane>>,
     batch: bool,
     list: DescriptorList,
+    seams: Seams,
     queued: usize,
     /// The GPU failed. What was queued may or may not have run, and no more will.
     lost: bool,
@@ -48,7 +49,8 @@ impl Copier {
         list: DescriptorList,
     ) -> Result<Self, GpuError> {
         let batch = gpus.abilities().batch;
-        Ok(Self { lane: Some(gpus.lane(gpu)?), batch, list, queued: 0, lost: false })
+        let seams = Seams::of(starts(&list));
+        Ok(Self { lane: Some(gpus.lane(gpu)?), batch, list, seams, queued: 0, lost: false })
     }
 
     /// Queues the copies of a chunk, whose bytes lie densely in `slot`.
@@ -69,7 +71,7 @@ impl Copier {
             let reason = format!("{} bytes do not fit a slot of {}", cut.len(chunk), slot.len());
             return Err(GpuError::Unsupported { reason });
         }
-        let ops = ops(&self.list, cut, chunk, slot.address(), towards);
+        let ops = ops((&self.list, &self.seams), cut, chunk, slot.address(), towards);
         // SAFETY (of both calls): the copies stay inside the list, which the operation leases until all of them are
         // done, and inside the slot, which nobody else uses until then.
         let queued = match self.batch && ops.len() > Self::BATCH {
@@ -121,7 +123,13 @@ impl Drop for Copier {
     }
 }
 
-fn ops(list: &DescriptorList, cut: &Cut, chunk: u64, slot: u64, towards: Towards) -> Vec<CopyOp> {
+fn ops(
+    (list, seams): (&DescriptorList, &Seams),
+    cut: &Cut,
+    chunk: u64,
+    slot: u64,
+    towards: Towards,
+) -> Vec<CopyOp> {
     let mut ops: Vec<CopyOp> = Vec::new();
     let mut at = slot;
     for piece in cut.pieces(chunk) {
@@ -133,7 +141,7 @@ fn ops(list: &DescriptorList, cut: &Cut, chunk: u64, slot: u64, towards: Towards
         };
         at += piece.len;
         // The slot's side is dense: neighbours in memory become one copy.
-        CopyOp { src, dst, len: piece.len }.append(&mut ops);
+        CopyOp { src, dst, len: piece.len }.append(&mut ops, seams);
     }
     ops
 }

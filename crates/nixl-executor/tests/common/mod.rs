@@ -51,7 +51,20 @@ impl Cache {
         g: LayoutGeometry,
         guard: usize,
     ) -> Self {
-        let part = |len: usize| {
+        Self::mixed(machine, &[kind], shape, g, guard)
+    }
+
+    /// The same with parts of these kinds in turn.
+    pub(crate) fn mixed(
+        machine: &impl Machine,
+        kinds: &[MemoryKind],
+        shape: LayoutKind,
+        g: LayoutGeometry,
+        guard: usize,
+    ) -> Self {
+        let mut kinds = kinds.iter().copied().cycle();
+        let mut part = |len: usize| {
+            let kind = kinds.next().unwrap();
             let region = machine.region(kind, len + 2 * guard);
             let part: Descriptor = region.descriptor(guard..guard + len).unwrap();
             (region, part)

@@ -53,7 +53,7 @@ impl Pair {
         )?;
         src.fill(machine)?;
         dst.poison(machine)?;
-        let (ops, bytes) = (plan.ops(), plan.bytes as usize);
+        let (ops, bytes) = (plan.ops(), plan.bytes() as usize);
         Ok(Self { src, dst, src_blocks, dst_blocks, ops, bytes, sources })
     }
 

@@ -1,0 +1,183 @@
+//! A plan for blocks whose parts may be of different memory: one plan for each pair of memories.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nixl_descriptor::Descriptor;
+use nixl_descriptor::layout::{BlockPairs, ByteSpan, Layout};
+
+use super::block_copy::{BlockCopy, BlockSide, CopyOp, Piece};
+use super::costs::Costs;
+use super::engine::Gpus;
+use super::plan::Plan;
+use super::seams::Seams;
+use super::{BlockError, MemoryKind, StrategyPolicy};
+
+/// How a set of blocks will be copied.
+///
+/// The parts of a layout may be of different memory: some layers pinned, others pageable. So there is a [`Plan`] for each
+/// pair of memories that bytes move between, each with the strategy that is best for it. They are carried out side by side.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockPlan {
+    groups: Vec<Plan>,
+}
+
+/// Everything a plan is made from.
+pub(crate) struct Inputs<'a> {
+    pub(crate) src: &'a Layout,
+    pub(crate) dst: &'a Layout,
+    pub(crate) pairs: &'a BlockPairs,
+    pub(crate) gpus: &'a dyn Gpus,
+    pub(crate) costs: &'a Costs,
+    pub(crate) policy: &'a StrategyPolicy,
+}
+
+impl BlockPlan {
+    pub(crate) fn new(inputs: Inputs<'_>) -> Result<Self, BlockError> {
+        let Inputs { gpus, costs, policy, .. } = inputs;
+        let groups = block_copies(&inputs).into_iter();
+        let plan = |(kinds, blocks)| Plan::of(blocks, kinds, gpus.abilities(), costs, policy);
+        Ok(Self { groups: groups.map(plan).collect::<Result<_, _>>()? })
+    }
+
+    /// The plans, at least one, one for each pair of memories.
+    #[must_use]
+    pub fn groups(&self) -> &[Plan] {
+        &self.groups
+    }
+
+    pub(crate) fn into_groups(self) -> Vec<Plan> {
+        self.groups
+    }
+
+    /// The plan, if one is all.
+    pub(crate) fn into_single(mut self) -> Result<Plan, Self> {
+        match self.groups.pop() {
+            Some(plan) if self.groups.is_empty() => Ok(plan),
+            last => {
+                self.groups.extend(last);
+                Err(self)
+            }
+        }
+    }
+
+    /// Bytes of all copies.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.groups.iter().map(|plan| plan.bytes).sum()
+    }
+
+    /// What it is expected to take, if the groups share one link.
+    #[must_use]
+    pub fn estimate(&self) -> Duration {
+        self.groups.iter().map(|plan| plan.estimate).sum()
+    }
+
+    /// The copies one by one, group by group.
+    #[must_use]
+    pub fn ops(&self) -> Vec<CopyOp> {
+        self.groups.iter().flat_map(|plan| plan.blocks.ops()).collect()
+    }
+}
+
+/// Each group in the lines of its [`Plan`].
+impl fmt::Display for BlockPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, plan) in self.groups.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{plan}")?;
+        }
+        Ok(())
+    }
+}
+
+type Kinds = (MemoryKind, MemoryKind);
+
+/// The addresses of the pairs, by the memories that they are between. Nothing wraps but the distances between parts: all
+/// of it lies inside the parts, which the layouts checked.
+fn block_copies(inputs: &Inputs<'_>) -> Vec<(Kinds, BlockCopy)> {
+    let pairs = inputs.pairs;
+    let (mut src, mut dst) =
+        (Parts::new(inputs.src, inputs.gpus), Parts::new(inputs.dst, inputs.gpus));
+    let mut groups: Vec<(Kinds, Vec<Piece>)> = Vec::with_capacity(1);
+    for pair in pairs.pieces() {
+        let kinds = (src.kind(pair.src.part), dst.kind(pair.dst.part));
+        let piece = Piece { src: src.address(pair.src), dst: dst.address(pair.dst) };
+        match groups.iter_mut().find(|(others, _)| *others == kinds) {
+            Some((_, pieces)) => pieces.push(piece),
+            None => {
+                let mut pieces = Vec::with_capacity(pairs.pieces().len());
+                pieces.push(piece);
+                groups.push((kinds, pieces));
+            }
+        }
+    }
+    // Nothing but pieces can meet at the start of a region.
+    let seams = match pairs.pieces().len() {
+        1 => Seams::default(),
+        _ => Seams::of(src.starts().chain(dst.starts())),
+    };
+    let copy = |pieces| block_copy(inputs, pieces, seams.clone());
+    groups.into_iter().map(|(kinds, pieces)| (kinds, copy(pieces))).collect()
+}
+
+/// The copy of pieces at addresses of block 0, at least one.
+fn block_copy(inputs: &Inputs<'_>, mut pieces: Vec<Piece>, seams: Seams) -> BlockCopy {
+    let pairs = inputs.pairs;
+    let base = pieces.first().copied().unwrap_or(Piece { src: 0, dst: 0 });
+    for piece in &mut pieces {
+        piece.src = piece.src.wrapping_sub(base.src);
+        piece.dst = piece.dst.wrapping_sub(base.dst);
+    }
+    let side = |layout: &Layout, base, ids: &Arc<[u32]>| BlockSide {
+        base,
+        stride: layout.block_stride() as u64,
+        ids: Some(Arc::clone(ids)),
+    };
+    BlockCopy {
+        blocks: pairs.dst_ids().len(),
+        src: side(inputs.src, base.src, pairs.src_ids()),
+        dst: side(inputs.dst, base.dst, pairs.dst_ids()),
+        pieces,
+        len: pairs.piece_len() as u64,
+        seams,
+    }
+}
+
+/// The parts of one layout, and what is known of the one that was asked for last: pieces come part by part.
+struct Parts<'a> {
+    parts: &'a [Descriptor],
+    gpus: &'a dyn Gpus,
+    last: Option<(usize, MemoryKind)>,
+}
+
+impl<'a> Parts<'a> {
+    fn new(layout: &'a Layout, gpus: &'a dyn Gpus) -> Self {
+        Self { parts: layout.parts(), gpus, last: None }
+    }
+
+    /// Which memory a part is. All of a region is of one kind.
+    fn kind(&mut self, index: usize) -> MemoryKind {
+        let part = &self.parts[index];
+        match self.last {
+            Some((last, kind)) if self.parts[last].region().id() == part.region().id() => kind,
+            _ => {
+                let kind = self.gpus.memory_kind(part.device(), part.address());
+                self.last = Some((index, kind));
+                kind
+            }
+        }
+    }
+
+    fn address(&self, span: ByteSpan) -> u64 {
+        self.parts[span.part].address() + span.offset as u64
+    }
+
+    /// Where the regions begin.
+    fn starts(&self) -> impl Iterator<Item = u64> {
+        self.parts.iter().map(|part| part.region().address())
+    }
+}
