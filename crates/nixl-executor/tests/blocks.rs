@@ -7,8 +7,8 @@ mod common;
 use std::sync::Arc;
 
 use common::{Cache, LAYOUTS, Machine, copy_and_check, geometry, several_slices, wait};
-use nixl_descriptor::Region;
-use nixl_descriptor::layout::{LayerOrder, LayoutKind};
+use nixl_descriptor::layout::{LayerOrder, Layout, LayoutKind};
+use nixl_descriptor::{AccessError, LeaseMode, Region, copy, copy_range};
 use nixl_executor::{
     Abilities, BlockError, BlockExecutor, BlockOptions, Costs, Gpus, MemoryKind, SimulatedGpus,
     Strategy, StrategyPolicy,
@@ -275,6 +275,34 @@ fn blocks_in_use_are_refused_and_come_back() {
     wait(first).unwrap();
     wait(other).unwrap();
     wait(executor.execute(&from.layout, &[2], &to.layout, &[1], &options).unwrap()).unwrap();
+}
+
+/// The executor's threads and GPUs copy by address, without the locks of regions: the leases alone keep others away.
+#[test]
+fn the_hosts_copies_do_not_get_in_the_way_of_a_transfer() {
+    let (gpus, executor) = machine(abilities());
+    let g = geometry(4, 2, 16, 2);
+    let layout = |region: &Region| Layout::fully_contiguous(g, region.clone()).unwrap();
+    let [host, free] = [(); 2].map(|()| Region::zeroed(g.bytes()).unwrap());
+    let device = gpus.region(MemoryKind::Gpu(0), g.bytes()).unwrap();
+    let all: Vec<usize> = (0..4).collect();
+    let into_host = || copy_range(&free.whole(), 0, &host.whole(), 8, 8, &[]);
+    let from_host = || copy(&host.whole(), &free.whole());
+    for (src, dst, mode) in [(&host, &device, LeaseMode::Read), (&device, &host, LeaseMode::Write)]
+    {
+        let paused = gpus.pause();
+        let options = BlockOptions::new();
+        let operation = executor.execute(&layout(src), &all, &layout(dst), &all, &options).unwrap();
+        assert_eq!(into_host(), Err(AccessError::Leased { mode }));
+        let reads = from_host();
+        match mode {
+            LeaseMode::Read => assert_eq!(reads, Ok(())),
+            _ => assert_eq!(reads, Err(AccessError::Leased { mode })),
+        }
+        drop(paused);
+        wait(operation).unwrap();
+        assert_eq!((into_host(), from_host()), (Ok(()), Ok(())));
+    }
 }
 
 #[test]

@@ -122,7 +122,8 @@ impl PlanExecution {
         match self.plan.strategy {
             Strategy::Memcpy if self.plan.bytes <= Self::INLINE => {
                 for op in self.plan.blocks.ops() {
-                    // SAFETY: the operation leases both ranges, and they are the host's.
+                    // SAFETY: the operation leases both ranges. `Gpus::memory_kind` said of both that the processor
+                    // reaches them, else the strategy had been turned down.
                     unsafe { host_copy::copy(op, Target::Cached) };
                 }
                 Ok(State::Ended)
@@ -134,7 +135,8 @@ impl PlanExecution {
                     waker: Some(self.waker.clone()),
                     reporter: self.reporter.clone(),
                 };
-                // SAFETY: the operation leases both ranges until the copies are done, and they are the host's.
+                // SAFETY: the operation leases both ranges until the copies are done. `Gpus::memory_kind` said of both that
+                // the processor reaches them, else the strategy had been turned down.
                 Ok(State::Host(unsafe { self.threads.pool.start(work) }))
             }
             Strategy::PinnedRing | Strategy::ThroughPinned => {

@@ -21,6 +21,7 @@ mod ring;
 mod rings;
 mod seams;
 mod simulated;
+mod simulated_memory;
 mod strategy;
 mod stream_point;
 mod streaming;

@@ -3,19 +3,19 @@
 
 use std::any::Any;
 use std::fmt;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread;
 
-use nixl_descriptor::{Access, Region, RegionError, SharedMemory, SharedName};
+use nixl_descriptor::{Region, RegionError, SharedMemory, SharedName};
 use nixl_device::{Device, DeviceKind};
 
 use super::block_copy::{BlockCopy, CopyOp};
 use super::engine::{Buffer, Gpus, Lane, Mark, SharedHandle, StreamHandle};
 use super::host_copy::{Target, copy};
+use super::simulated_memory::{Memories, Place, Reach, Unreachable};
 use super::strategy::Abilities;
 use super::table::{Parameter, ParameterSide, table_len, width, write_table};
 use super::{GpuError, MemoryKind};
@@ -23,23 +23,26 @@ use super::{GpuError, MemoryKind};
 /// Simulated GPUs. Their memory is shared like that of real ones: those of another process of the machine open it. What
 /// they copy is copied by one thread, in the order in which it was queued; the thread can be
 /// [paused](Self::pause), and told to [fail](Self::fail).
+///
+/// They reach what real ones would: their own memory, that of peers, what is pinned, and what was opened for them. A kernel
+/// that touches anything else is a fault that ends every further use of them, as of a real GPU. A copy, which the driver
+/// looks at first, is refused if it is not inside one allocation or touches memory of a GPU that is no peer. So is a copy of
+/// pageable memory: the driver would make it with the caller waiting, and a [`Lane`] promises that nobody waits.
 pub struct SimulatedGpus {
-    abilities: Abilities,
     shared: Arc<Shared>,
     work: Sender<Work>,
 }
 
-#[derive(Default)]
 struct Shared {
-    /// Memory that counts as pinned for as long as it lives: its addresses are used again.
-    pinned: Mutex<Vec<Weak<Region>>>,
-    /// Memory of GPUs, to be found by address.
-    allocations: Mutex<Vec<Weak<Region>>>,
+    abilities: Abilities,
+    memories: Memories,
     /// Held by whoever pauses the GPUs.
     running: Mutex<()>,
     /// Held while something is copied.
     copying: Mutex<()>,
     failed: AtomicBool,
+    /// What a kernel did, if that is the failure.
+    fault: OnceLock<String>,
     /// So many of the next requests to copy are refused.
     refusals: AtomicUsize,
     /// Bytes that requests asked to copy.
@@ -61,7 +64,16 @@ impl SimulatedGpus {
     /// If the operating system refuses the thread.
     pub fn new(abilities: Abilities) -> std::io::Result<Self> {
         let (work, queue) = channel::<Work>();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            abilities,
+            memories: Memories::default(),
+            running: Mutex::default(),
+            copying: Mutex::default(),
+            failed: AtomicBool::new(false),
+            fault: OnceLock::new(),
+            refusals: AtomicUsize::new(0),
+            asked: AtomicU64::new(0),
+        });
         let theirs = Arc::clone(&shared);
         thread::Builder::new().name("simulated-gpu".to_owned()).spawn(move || {
             for work in queue {
@@ -77,14 +89,19 @@ impl SimulatedGpus {
                             unsafe { copy(op, Target::Cached) };
                         }
                     }
-                    // SAFETY: whoever queued it vouched for the ranges until a later mark is reached.
-                    Work::Kernel(launch) => unsafe { launch.run() },
+                    Work::Kernel(launch) => {
+                        // SAFETY: whoever queued it vouched for the ranges until a later mark is reached.
+                        if let Err(fault) = unsafe { launch.run(&theirs) } {
+                            let _ = theirs.fault.set(fault);
+                            theirs.failed.store(true, Ordering::Release);
+                        }
+                    }
                     Work::Reach(mark) => mark.store(true, Ordering::Release),
                     Work::Wake(waker) => waker.wake(),
                 }
             }
         })?;
-        Ok(Self { abilities, shared, work })
+        Ok(Self { shared, work })
     }
 
     /// Memory of a kind, as a region of the device that it stands for.
@@ -95,9 +112,12 @@ impl SimulatedGpus {
     pub fn region(&self, kind: MemoryKind, len: usize) -> Result<Region, RegionError> {
         match kind {
             MemoryKind::Pageable => Region::zeroed(len),
-            MemoryKind::Pinned => known(Region::zeroed(len)?, Device::HOST, &self.shared.pinned),
+            MemoryKind::Pinned => {
+                self.shared.memories.list(Region::zeroed(len)?, Device::HOST, Place::Pinned)
+            }
             MemoryKind::Gpu(ordinal) => {
-                known(Region::shared(len)?, Device::cuda(ordinal), &self.shared.allocations)
+                let (device, place) = (Device::cuda(ordinal), Place::Gpu(ordinal));
+                self.shared.memories.list(Region::shared(len)?, device, place)
             }
         }
     }
@@ -126,10 +146,10 @@ impl SimulatedGpus {
 
     fn check(&self, gpu: u32) -> Result<(), GpuError> {
         healthy(&self.shared)?;
-        if gpu < self.abilities.gpus {
+        if gpu < self.shared.abilities.gpus {
             return Ok(());
         }
-        let reason = format!("{} are simulated", self.abilities.gpus);
+        let reason = format!("{} are simulated", self.shared.abilities.gpus);
         Err(GpuError::NoDevice { ordinal: gpu, reason })
     }
 }
@@ -138,18 +158,20 @@ fn healthy(shared: &Shared) -> Result<(), GpuError> {
     if shared.failed.load(Ordering::Acquire) {
         // What is copied next sees the failure; what is copied now still uses its memory.
         drop(lock(&shared.copying));
-        let reason = "simulated failure".to_owned();
+        let reason = shared.fault.get().map_or("simulated failure", |fault| fault).to_owned();
         return Err(GpuError::Driver { reason, sticky: true });
     }
     Ok(())
 }
 
-// SAFETY: all memory is this process's own, whatever it stands for, so processor and simulated GPUs can reach it at its
-// address. `known` lists it as long as it lives; buffers own theirs. The mark of a stream is one after the work of all lanes,
-// of which every stream is one.
+// SAFETY: all memory is this process's own, whatever it stands for, so the processor and the thread that simulates GPUs can
+// reach it at its address. `Memories` finds it as long as it lives: pinned memory and what is pinned is found as such until
+// it is dropped. All buffers are regions, of their own or, for `pin`, of the same bytes. `SharedMemory::open` maps as many
+// bytes as the handle says, of a file that cannot shrink. The mark of a stream is one after the work of all lanes, which
+// every stream counts as.
 unsafe impl Gpus for SimulatedGpus {
     fn abilities(&self) -> &Abilities {
-        &self.abilities
+        &self.shared.abilities
     }
 
     fn mark_stream(&self, gpu: u32, _: StreamHandle) -> Result<Box<dyn Mark>, GpuError> {
@@ -160,32 +182,37 @@ unsafe impl Gpus for SimulatedGpus {
     fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
         healthy(&self.shared)?;
         let refused = |e: RegionError| GpuError::Unsupported { reason: e.to_string() };
-        let pinned = known(region.clone(), Device::HOST, &self.shared.pinned).map_err(refused)?;
+        let memories = &self.shared.memories;
+        let pinned = memories.list(region.clone(), Device::HOST, Place::Pinned).map_err(refused)?;
         Ok(Box::new(pinned))
     }
 
     fn is_open_to_peers(&self, region: &Region) -> bool {
-        find(&self.shared.allocations, region.address()).is_some()
+        let found = self.shared.memories.find(region.address());
+        matches!(found, Some((_, Place::Gpu(_))))
     }
 
     fn memory_kind(&self, device: Device, address: u64) -> MemoryKind {
         if device.kind() == DeviceKind::Cuda {
             return MemoryKind::Gpu(device.index());
         }
-        match find(&self.shared.pinned, address) {
-            Some(_) => MemoryKind::Pinned,
-            None => MemoryKind::Pageable,
+        match self.shared.memories.find(address) {
+            Some((_, Place::Pinned)) => MemoryKind::Pinned,
+            _ => MemoryKind::Pageable,
         }
     }
 
     fn lane(&self, gpu: u32) -> Result<Box<dyn Lane>, GpuError> {
         self.check(gpu)?;
-        Ok(Box::new(SimulatedLane { shared: Arc::clone(&self.shared), work: self.work.clone() }))
+        Ok(Box::new(SimulatedLane {
+            gpu,
+            shared: Arc::clone(&self.shared),
+            work: self.work.clone(),
+        }))
     }
 
     fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
-        self.check(gpu)?;
-        Ok(Box::new(Bytes::new(len)))
+        Ok(Box::new(self.pinned_region(gpu, len)?))
     }
 
     fn pinned_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
@@ -197,13 +224,17 @@ unsafe impl Gpus for SimulatedGpus {
 
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
         self.check(gpu)?;
-        Ok(Box::new(Bytes::new(len)))
+        let refused =
+            |e: RegionError| GpuError::OutOfMemory { what: "device", reason: e.to_string() };
+        Ok(Box::new(self.region(MemoryKind::Gpu(gpu), len).map_err(refused)?))
     }
 
     fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
         self.check(gpu)?;
-        let found = find(&self.shared.allocations, address)
-            .and_then(|bytes| Some((bytes.shared_name()?, address - bytes.address())));
+        let found = self.shared.memories.find(address);
+        let found = found.filter(|(_, place)| matches!(place, Place::Gpu(_)));
+        let found =
+            found.and_then(|(bytes, _)| Some((bytes.shared_name()?, address - bytes.address())));
         let (name, offset) = found.ok_or_else(|| GpuError::Unsupported {
             reason: "no memory of a simulated GPU is there".to_owned(),
         })?;
@@ -227,56 +258,16 @@ unsafe impl Gpus for SimulatedGpus {
         };
         let refused = |e: &dyn fmt::Display| GpuError::Unsupported { reason: e.to_string() };
         let memory = SharedMemory::open(&name).map_err(|e| refused(&e))?;
-        Ok(Box::new(Region::try_from(memory).map_err(|e| refused(&e))?))
-    }
-}
-
-/// Memory of a device over the bytes of `inner`, which is listed for as long as it lives.
-fn known(
-    inner: Region,
-    device: Device,
-    list: &Mutex<Vec<Weak<Region>>>,
-) -> Result<Region, RegionError> {
-    let (inner, access) = (Arc::new(inner), Access::ReadWrite);
-    let base = NonNull::new(inner.address() as *mut u8).ok_or(RegionError::Empty)?;
-    let mut list = lock(list);
-    list.retain(|other| other.strong_count() > 0);
-    list.push(Arc::downgrade(&inner));
-    // SAFETY: the inner region has these bytes as long as it lives, and nothing reaches them but by address, or by its name
-    // as peers do.
-    unsafe { Region::from_raw_parts(base, inner.len(), device, access, inner) }
-}
-
-/// The memory at an address.
-fn find(list: &Mutex<Vec<Weak<Region>>>, address: u64) -> Option<Arc<Region>> {
-    let list = lock(list);
-    list.iter()
-        .filter_map(Weak::upgrade)
-        .find(|bytes| (bytes.address()..bytes.address() + bytes.len() as u64).contains(&address))
-}
-
-/// A buffer that is only ever reached by address.
-struct Bytes {
-    address: u64,
-    _bytes: Vec<u8>,
-}
-
-impl Bytes {
-    fn new(len: usize) -> Self {
-        let mut bytes = vec![0u8; len];
-        Self { address: bytes.as_mut_ptr() as u64, _bytes: bytes }
-    }
-}
-
-// SAFETY: the vector neither moves its bytes nor grows, and lives as long as this.
-unsafe impl Buffer for Bytes {
-    fn address(&self) -> u64 {
-        self.address
+        let opened = Region::try_from(memory).map_err(|e| refused(&e))?;
+        let (device, place) = (Device::cuda(gpu), Place::Opened(gpu));
+        let listed = self.shared.memories.list(opened, device, place);
+        Ok(Box::new(listed.map_err(|e| refused(&e))?))
     }
 }
 
 /// A launch of the copy kernel, told what the real one is told, by address.
 struct Launch {
+    gpu: u32,
     parameter: Parameter,
     width: u64,
     /// What the parameter points to.
@@ -284,17 +275,20 @@ struct Launch {
 }
 
 impl Launch {
-    fn new(copy: &BlockCopy) -> Self {
+    fn new(gpu: u32, copy: &BlockCopy) -> Self {
         let mut table = vec![0; table_len(copy)];
         let address = table.as_mut_ptr() as u64;
         let parameter = write_table(copy, &mut table, address);
-        Self { parameter, width: width(copy).into(), _table: table }
+        Self { gpu, parameter, width: width(copy).into(), _table: table }
     }
 
+    /// Copies, or says what fault a GPU would report.
+    ///
     /// # Safety
     ///
     /// As for [`Lane::copies`], until it returns.
-    unsafe fn run(&self) {
+    unsafe fn run(&self, shared: &Shared) -> Result<(), String> {
+        let reach = shared.memories.now();
         let Parameter { length, blocks, pieces, source, destination, offsets } = self.parameter;
         for index in 0..blocks * pieces {
             let (block, piece) = (index / pieces, index % pieces);
@@ -307,12 +301,20 @@ impl Launch {
                 side.base.wrapping_add(id * side.stride).wrapping_add(offset.unwrap_or(0))
             };
             let (src, dst) = (begin(source, offset(0)), begin(destination, offset(1)));
-            // A GPU would fault; here the bytes are left out, which is seen as well.
-            if (src | dst).is_multiple_of(self.width) {
-                // SAFETY: the caller vouches for the ranges.
-                unsafe { copy(CopyOp { src, dst, len: length }, Target::Cached) };
+            if !(src | dst).is_multiple_of(self.width) {
+                return Err("CUDA_ERROR_MISALIGNED_ADDRESS (716)".to_owned());
             }
+            for address in [src, dst] {
+                reach.check(&shared.abilities, self.gpu, address, length).map_err(|why| {
+                    format!(
+                        "CUDA_ERROR_ILLEGAL_ADDRESS (700): {length} bytes at {address:#x}: {why}"
+                    )
+                })?;
+            }
+            // SAFETY: the caller vouches for the ranges.
+            unsafe { copy(CopyOp { src, dst, len: length }, Target::Cached) };
         }
+        Ok(())
     }
 }
 
@@ -328,6 +330,7 @@ unsafe fn read<T>(table: u64, index: u64) -> Option<T> {
 }
 
 struct SimulatedLane {
+    gpu: u32,
     shared: Arc<Shared>,
     work: Sender<Work>,
 }
@@ -344,6 +347,35 @@ impl SimulatedLane {
         }
     }
 
+    /// Queues copies, which the driver looks at first.
+    fn copy(&self, call: &str, ops: &[CopyOp]) -> Result<(), GpuError> {
+        self.ask(ops.iter().map(|op| op.len).sum())?;
+        let reach = self.shared.memories.now();
+        ops.iter().try_for_each(|op| self.check(&reach, call, op))?;
+        self.queue(Work::Copies(ops.to_vec()))
+    }
+
+    fn check(&self, reach: &Reach, call: &str, op: &CopyOp) -> Result<(), GpuError> {
+        for address in [op.src, op.dst] {
+            match reach.check(&self.shared.abilities, self.gpu, address, op.len) {
+                Ok(()) => {}
+                Err(why @ Unreachable::Pageable) => {
+                    let reason =
+                        format!("{call} would wait for {} bytes at {address:#x}: {why}", op.len);
+                    return Err(GpuError::Unsupported { reason });
+                }
+                Err(why) => {
+                    let reason = format!(
+                        "{call}: CUDA_ERROR_INVALID_VALUE (1): {} bytes at {address:#x}: {why}",
+                        op.len
+                    );
+                    return Err(GpuError::Driver { reason, sticky: false });
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn queue(&self, work: Work) -> Result<(), GpuError> {
         healthy(&self.shared)?;
         self.work.send(work).map_err(|_| GpuError::Driver {
@@ -358,18 +390,16 @@ impl SimulatedLane {
 // is afterwards.
 unsafe impl Lane for SimulatedLane {
     unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
-        self.ask(ops.iter().map(|op| op.len).sum())?;
-        self.queue(Work::Copies(ops.to_vec()))
+        self.copy("cuMemcpyAsync", ops)
     }
 
     unsafe fn batch(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
-        self.ask(ops.iter().map(|op| op.len).sum())?;
-        self.queue(Work::Copies(ops.to_vec()))
+        self.copy("cuMemcpyBatchAsync", ops)
     }
 
     unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
         self.ask(copy.bytes())?;
-        self.queue(Work::Kernel(Launch::new(copy)))
+        self.queue(Work::Kernel(Launch::new(self.gpu, copy)))
     }
 
     unsafe fn stream(&self) -> Result<StreamHandle, GpuError> {
@@ -421,10 +451,127 @@ unsafe impl Mark for SimulatedMark {
 
 impl fmt::Debug for SimulatedGpus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SimulatedGpus").field("abilities", &self.abilities).finish_non_exhaustive()
+        f.debug_struct("SimulatedGpus")
+            .field("abilities", &self.shared.abilities)
+            .finish_non_exhaustive()
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::block_copy::Piece;
+    use crate::local::seams::Seams;
+
+    fn gpus() -> SimulatedGpus {
+        let (batch, kernel) = (true, true);
+        SimulatedGpus::new(Abilities { gpus: 2, batch, kernel, peers: vec![] }).unwrap()
+    }
+
+    fn op(src: &Region, dst: &Region) -> CopyOp {
+        CopyOp { src: src.address(), dst: dst.address(), len: src.len() as u64 }
+    }
+
+    /// What becomes of one request on a lane of the first GPU, once its mark is reached.
+    fn outcome(
+        gpus: &SimulatedGpus,
+        ask: impl FnOnce(&mut dyn Lane) -> Result<(), GpuError>,
+    ) -> Result<(), GpuError> {
+        let mut lane = gpus.lane(0)?;
+        ask(&mut *lane)?;
+        let mark = lane.mark()?;
+        while !mark.reached()? {
+            thread::yield_now();
+        }
+        Ok(())
+    }
+
+    fn kernel(gpus: &SimulatedGpus, op: CopyOp) -> Result<(), GpuError> {
+        let copy = BlockCopy {
+            pieces: vec![Piece { src: 0, dst: 0 }],
+            ..BlockCopy::of_ops(&[op], &Seams::default())
+        };
+        // SAFETY: the ranges are this test's own.
+        outcome(gpus, |lane| unsafe { lane.kernel(&copy) })
+    }
+
+    fn copies(gpus: &SimulatedGpus, op: CopyOp) -> [Result<(), GpuError>; 2] {
+        // SAFETY: the ranges are this test's own.
+        let one = outcome(gpus, |lane| unsafe { lane.copies(&[op]) });
+        // SAFETY: as above.
+        [one, outcome(gpus, |lane| unsafe { lane.batch(&[op]) })]
+    }
+
+    #[test]
+    fn a_kernel_on_memory_that_a_gpu_cannot_reach_is_the_end_of_it() {
+        let kinds = [MemoryKind::Pageable, MemoryKind::Gpu(1)];
+        for (kind, swapped) in kinds.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+            let gpus = gpus();
+            let [own, pinned, other] = [MemoryKind::Gpu(0), MemoryKind::Pinned, kind]
+                .map(|kind| gpus.region(kind, 4096).unwrap());
+            kernel(&gpus, op(&own, &pinned)).unwrap();
+            let bad = if swapped { op(&own, &other) } else { op(&other, &own) };
+            let error = kernel(&gpus, bad).unwrap_err();
+            assert!(matches!(error, GpuError::Driver { sticky: true, .. }), "{error}");
+            assert!(error.to_string().contains("CUDA_ERROR_ILLEGAL_ADDRESS (700)"), "{error}");
+            // For good.
+            assert_eq!(kernel(&gpus, op(&own, &pinned)), Err(error));
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_aligned_is_the_end_of_it() {
+        let gpus = gpus();
+        let own = gpus.region(MemoryKind::Gpu(0), 64).unwrap();
+        let mut launch = Launch::new(
+            0,
+            &BlockCopy::of_ops(
+                &[CopyOp { src: own.address() + 1, dst: own.address() + 33, len: 16 }],
+                &Seams::default(),
+            ),
+        );
+        launch.width = 16;
+        // SAFETY: the ranges are this test's own.
+        let fault = unsafe { launch.run(&gpus.shared) }.unwrap_err();
+        assert!(fault.contains("716"), "{fault}");
+    }
+
+    #[test]
+    fn a_copy_that_the_driver_would_refuse_is_refused_and_nothing_else_suffers() {
+        let gpus = gpus();
+        let [own, pinned, other, pageable] =
+            [MemoryKind::Gpu(0), MemoryKind::Pinned, MemoryKind::Gpu(1), MemoryKind::Pageable]
+                .map(|kind| gpus.region(kind, 4096).unwrap());
+        let torn = CopyOp { src: own.address() + 1, ..op(&own, &pinned) };
+        for (bad, why) in [
+            (torn, "not inside one allocation"),
+            (op(&other, &own), "access to cuda:1 is not enabled"),
+            (op(&own, &pageable), "would wait"),
+            (op(&pageable, &own), "would wait"),
+        ] {
+            for refused in copies(&gpus, bad) {
+                let error = refused.unwrap_err();
+                assert!(error.to_string().contains(why), "{error}");
+            }
+        }
+        assert_eq!(copies(&gpus, op(&own, &pinned)), [Ok(()), Ok(())]);
+        assert_eq!(copies(&gpus, op(&pinned, &own)), [Ok(()), Ok(())]);
+    }
+
+    #[test]
+    fn what_is_opened_is_for_one_gpu() {
+        let gpus = gpus();
+        let theirs = gpus.region(MemoryKind::Gpu(1), 4096).unwrap();
+        let own = gpus.region(MemoryKind::Gpu(0), 4096).unwrap();
+        let (handle, _) = gpus.share(1, theirs.address()).unwrap();
+        for (opener, works) in [(0, true), (1, false)] {
+            let opened = gpus.open(opener, &handle).unwrap();
+            let op = CopyOp { src: opened.address(), dst: own.address(), len: 4096 };
+            assert_eq!(copies(&gpus, op).map(|result| result.is_ok()), [works; 2]);
+        }
+    }
 }
