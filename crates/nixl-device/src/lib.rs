@@ -28,6 +28,7 @@ mod node;
 mod numa;
 mod pci;
 mod process;
+mod sockets;
 mod topology;
 mod tree;
 
@@ -41,6 +42,9 @@ pub use nic::{DmaBufSupport, LinkLayer, PortState, RdmaNic, RdmaPort, VerbsDevic
 pub use node::NodeAccess;
 pub use numa::NumaNode;
 pub use pci::{Distance, ParsePciAddressError, PciAddress, PciFunction, PcieLink};
-pub use process::Process;
+pub use process::{
+    FileIdentity, Holders, ProcessError, ProcessIdentity, ProcessWatch, proc_is_of_this_namespace,
+};
+pub use sockets::{SocketsError, TcpSocket, TcpState, is_this_host};
 pub use topology::Topology;
 pub use tree::Note;

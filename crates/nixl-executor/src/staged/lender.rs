@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use nixl_device::Process;
+use nixl_device::ProcessWatch;
 use nixl_metadata::OperationKind;
 use nixl_ops::{Execution, PathReport, PeerMemory, TransportError};
 
@@ -34,7 +34,7 @@ pub(super) struct Lender {
     heard: Duration,
     /// When the peer was last asked to stop.
     recalled: Option<Duration>,
-    process: Process,
+    process: ProcessWatch,
     /// When it was last looked at.
     looked: Duration,
     /// When it was found to have ended.
@@ -55,7 +55,7 @@ impl Lender {
         session: Membership,
         outbox: Outbox,
         lend: Lend,
-        process: Process,
+        process: ProcessWatch,
         report: PathReport,
     ) -> Self {
         let now = staging.link().clock.now();

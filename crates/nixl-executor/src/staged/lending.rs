@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nixl_descriptor::DescriptorList;
-use nixl_device::{Device, Process};
+use nixl_device::{Device, ProcessWatch};
 use nixl_metadata::{Share, ShareKind};
 use nixl_ops::{Claim, Execution, PathKind, PathReport, TransferRequest, TransportError};
 
@@ -58,7 +58,7 @@ impl Staging {
         let lend = Lend { key, kind: request.kind, gpu, loans, introduction };
         // Nothing else tells for sure that a peer that fell silent uses the memory no more.
         let process = remote.peer().map_or(0, |peer| peer.host().pid());
-        let process = Process::open(process)
+        let process = ProcessWatch::open(process)
             .map_err(|e| failed("begin", format!("the peer's process cannot be watched: {e}")))?;
         let (bytes, count) = (local.total_bytes(), local.len());
         let report = PathReport::new(PathKind::CudaIpc, "cuda-ipc", bytes, count);

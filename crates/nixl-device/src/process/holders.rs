@@ -1,0 +1,330 @@
+//! Which processes have a file of memory open or mapped.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, fstat, major, minor, statat};
+
+use super::descriptors::{each_descriptor, socket_inode};
+use super::identity::{Stat, proc_is_of_this_namespace};
+
+/// A file, by whichever name or descriptor it is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::exhaustive_structs, reason = "`stat` says no more")]
+pub struct FileIdentity {
+    /// The device, as `st_dev`.
+    pub device: u64,
+    /// The number of the inode.
+    pub inode: u64,
+}
+
+impl FileIdentity {
+    /// That of an open file.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn of(file: impl AsFd) -> io::Result<Self> {
+        let stat = fstat(file)?;
+        Ok(Self { device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    /// Whether this line of `/proc/PID/maps`, or the first part of it, maps the file:
+    /// `7f00-7f10 rw-s 00001000 00:01 1034 /memfd:name (deleted)`.
+    fn is_mapped_by(self, line: &[u8]) -> bool {
+        let mut fields = line.split(|byte| byte.is_ascii_whitespace()).skip(3);
+        let mut field = || std::str::from_utf8(fields.next()?).ok();
+        let (Some(device), Some(inode)) = (field(), field()) else { return false };
+        let Some((high, low)) = device.split_once(':') else { return false };
+        inode.parse() == Ok(self.inode)
+            && u32::from_str_radix(high, 16) == Ok(major(self.device))
+            && u32::from_str_radix(low, 16) == Ok(minor(self.device))
+    }
+}
+
+/// Which processes have something open or mapped, as far as this one may know.
+///
+/// Only processes of this PID namespace are found. Not looked at are: descriptors that are under way in a Unix socket or
+/// registered with `io_uring`; descriptors that only one thread of a process has (`unshare(CLONE_FILES)`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holders {
+    /// Those that have it.
+    pub pids: Vec<u32>,
+    /// How many processes this one may not look into (other users', usually), or did not look into before the limit of
+    /// time. Kernel threads and processes that have ended are not counted.
+    pub unreadable: usize,
+    /// There may be processes that `/proc` does not show: it is mounted with `hidepid`, is of another PID namespace, or
+    /// cannot be read.
+    pub hidden: bool,
+}
+
+impl Holders {
+    /// The processes other than this one that have an anonymous file (`memfd_create`) open or mapped.
+    ///
+    /// A look is not a moment: a holder that forks and ends meanwhile can be missed with its child. Ask once the process
+    /// that is known to have the file has ended, and again if a child of its may have been forking.
+    ///
+    /// Takes about a microsecond for each descriptor and mapping in the system, so this is for a thread that may block; the
+    /// memory needed is bounded. Processes that are not looked into within `limit` are [`unreadable`](Self::unreadable).
+    #[must_use]
+    pub fn of_file(file: FileIdentity, limit: Duration) -> Self {
+        let budget = Budget::new(limit);
+        each_process(&budget, |pid, folder| {
+            if pid == std::process::id() {
+                Look::Nothing
+            } else {
+                look_for_file(file, folder, &budget)
+            }
+        })
+    }
+
+    /// Whether it is proven that nothing has it.
+    #[must_use]
+    pub fn proves_none(&self) -> bool {
+        self.pids.is_empty() && self.unreadable == 0 && !self.hidden
+    }
+}
+
+/// The processes that have a socket open, this one included.
+pub(crate) fn holders_of_socket(inode: u64, limit: Duration) -> Holders {
+    let budget = Budget::new(limit);
+    each_process(&budget, |_, folder| {
+        look_at_descriptors(folder, &budget, |link| socket_inode(link) == Some(inode))
+    })
+}
+
+/// What a look into a process has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Holds,
+    Nothing,
+    /// It may not be looked into.
+    Refused,
+}
+
+impl From<io::Error> for Look {
+    fn from(error: io::Error) -> Self {
+        // ESRCH: it ended while it was looked into.
+        let ended = error.kind() == io::ErrorKind::NotFound
+            || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error());
+        if ended { Self::Nothing } else { Self::Refused }
+    }
+}
+
+/// How long the search may take.
+struct Budget {
+    began: Instant,
+    limit: Duration,
+}
+
+impl Budget {
+    fn new(limit: Duration) -> Self {
+        Self { began: Instant::now(), limit }
+    }
+
+    fn is_spent(&self) -> bool {
+        self.began.elapsed() >= self.limit
+    }
+}
+
+fn each_process(budget: &Budget, look: impl Fn(u32, &str) -> Look) -> Holders {
+    let mut found = Holders { hidden: may_hide(), ..Holders::default() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Holders { hidden: true, ..found };
+    };
+    for entry in entries {
+        let Ok(entry) = entry else {
+            found.hidden = true;
+            break;
+        };
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let folder = format!("/proc/{pid}");
+        match if budget.is_spent() { Look::Refused } else { look(pid, &folder) } {
+            Look::Holds => found.pids.push(pid),
+            Look::Nothing => {}
+            Look::Refused => {
+                let stat = Stat::read(&folder);
+                let has_nothing =
+                    |stat: Stat| stat.is_kernel_thread || (stat.is_zombie && stat.threads <= 1);
+                found.unreadable += usize::from(!stat.is_some_and(has_nothing));
+            }
+        }
+    }
+    found
+}
+
+fn look_for_file(file: FileIdentity, folder: &str, budget: &Budget) -> Look {
+    let look = |folder: &str| {
+        let open = look_at_memory_files(file, folder, budget);
+        if open == Look::Nothing { look_at_mappings(file, folder, budget) } else { (open, true) }
+    };
+    let (found, has_memory) = look(folder);
+    if has_memory {
+        return found;
+    }
+    // The kernel's, or one whose first thread has ended and whose others may not.
+    let Ok(threads) = fs::read_dir(format!("{folder}/task")) else { return found };
+    let threads =
+        threads.flatten().filter_map(|thread| Some(thread.file_name().to_str()?.to_owned()));
+    let threads = threads.filter(|thread| !folder.ends_with(&format!("/{thread}")));
+    let mut looks = threads.map(|thread| look(&format!("{folder}/task/{thread}")).0);
+    looks.find(|look| *look != Look::Nothing).unwrap_or(found)
+}
+
+fn look_at_memory_files(file: FileIdentity, folder: &str, budget: &Budget) -> Look {
+    let mut holds = false;
+    let mut seen = 0_u32;
+    let listed = each_descriptor(folder, |name, link, folder| {
+        seen += 1;
+        // Files of other systems are not asked who they are: the answer may take for ever.
+        let found = link.starts_with(b"/memfd:").then(|| statat(folder, name, AtFlags::empty()));
+        let found = found.is_some_and(|stat| {
+            stat.is_ok_and(|stat| file == FileIdentity { device: stat.st_dev, inode: stat.st_ino })
+        });
+        holds |= found;
+        !found && (seen % 256 != 0 || !budget.is_spent())
+    });
+    conclude(listed, holds, budget)
+}
+
+fn look_at_descriptors(folder: &str, budget: &Budget, is_it: impl Fn(&[u8]) -> bool) -> Look {
+    let (mut holds, mut seen) = (false, 0_u32);
+    let listed = each_descriptor(folder, |_, link, _| {
+        seen += 1;
+        holds |= is_it(link);
+        !holds && (seen % 256 != 0 || !budget.is_spent())
+    });
+    conclude(listed, holds, budget)
+}
+
+fn conclude(listed: rustix::io::Result<()>, holds: bool, budget: &Budget) -> Look {
+    match listed {
+        _ if holds => Look::Holds,
+        Err(errno) => io::Error::from(errno).into(),
+        Ok(()) if budget.is_spent() => Look::Refused,
+        Ok(()) => Look::Nothing,
+    }
+}
+
+/// Also says whether there are any mappings.
+fn look_at_mappings(file: FileIdentity, folder: &str, budget: &Budget) -> (Look, bool) {
+    match read_mappings(file, &format!("{folder}/maps"), budget) {
+        Ok(result) => result,
+        // Without memory there is no such file for some kernels, an empty one for others.
+        Err(error) => {
+            let look = Look::from(error);
+            (look, look != Look::Nothing)
+        }
+    }
+}
+
+fn read_mappings(file: FileIdentity, path: &str, budget: &Budget) -> io::Result<(Look, bool)> {
+    /// More than all fields before the path have.
+    const HEAD: u64 = 128;
+    let mut maps = BufReader::with_capacity(1 << 16, File::open(path)?);
+    let mut head = Vec::new();
+    for seen in 0_u64.. {
+        head.clear();
+        if maps.by_ref().take(HEAD).read_until(b'\n', &mut head)? == 0 {
+            return Ok((Look::Nothing, seen > 0));
+        }
+        if head.last() != Some(&b'\n') {
+            maps.skip_until(b'\n')?;
+        }
+        if file.is_mapped_by(&head) {
+            return Ok((Look::Holds, true));
+        }
+        if seen % 256 == 255 && budget.is_spent() {
+            break;
+        }
+    }
+    Ok((Look::Refused, true))
+}
+
+/// Whether `/proc` may not list all processes.
+fn may_hide() -> bool {
+    let mounts = fs::read("/proc/self/mountinfo");
+    !proc_is_of_this_namespace() || mounts.map_or(true, |mounts| hides(&mounts))
+}
+
+/// Of lines such as `22 27 0:20 / /proc rw,relatime shared:1 - proc proc rw,hidepid=invisible`.
+fn hides(mounts: &[u8]) -> bool {
+    let mut mounted = false;
+    let mut hides = false;
+    for line in mounts.split(|byte| *byte == b'\n') {
+        let line = String::from_utf8_lossy(line);
+        let Some((mount, system)) = line.split_once(" - ") else { continue };
+        let mut system = system.split(' ');
+        if mount.split(' ').nth(4) != Some("/proc") || system.next() != Some("proc") {
+            continue;
+        }
+        mounted = true;
+        // With 1, `noaccess`, they are listed and may not be looked into.
+        let options = system.last().unwrap_or_default().split(',');
+        hides |= options
+            .filter_map(|option| option.strip_prefix("hidepid="))
+            .any(|value| !matches!(value, "0" | "off" | "1" | "noaccess"));
+    }
+    hides || !mounted
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_mappings_are_told_apart() {
+        let file = FileIdentity { device: rustix::fs::makedev(0x103, 0x12), inode: 77 };
+        let maps = |line: &str| file.is_mapped_by(line.as_bytes());
+        let line = "7f0000000000-7f0000001000 rw-s 00000000 103:12 77";
+        assert!(maps(line) && maps(&format!("{line}   /memfd:a b\\012c (deleted)\n")));
+        assert!(!maps("7f00-7f01 rw-s 00000000 103:12 770 /x"));
+        assert!(!maps("7f00-7f01 rw-s 00000000 103:13 77 /x"));
+        assert!(!maps("7f00-7f01 rw-s 00000000 12:103 77 /x"));
+        assert!(!maps("7f00-7f01 rw-s 00000000 10312 77 /x"));
+        // A path does not count.
+        assert!(!maps("7f00-7f01 rw-s 00000000 00:00 0 103:12 77\n"));
+        assert!(!maps("") && !maps("\n"));
+    }
+
+    #[test]
+    fn long_lines_and_many_are_read_in_bounded_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("maps");
+        let path = path.to_str().unwrap();
+        let file = FileIdentity { device: rustix::fs::makedev(0, 1), inode: 9 };
+        let long = format!("1-2 r--p 0 00:00 0 {}\n", "7-8 rw-s 0 00:01 9 ".repeat(1_000));
+        let budget = Budget::new(Duration::MAX);
+        let read = |budget: &Budget| read_mappings(file, path, budget).unwrap();
+        fs::write(path, long.repeat(300)).unwrap();
+        assert_eq!(read(&budget), (Look::Nothing, true));
+        fs::write(path, format!("{}7-8 rw-s 0 00:01 9", long.repeat(300))).unwrap();
+        assert_eq!(read(&budget), (Look::Holds, true));
+        assert_eq!(read(&Budget::new(Duration::ZERO)), (Look::Refused, true));
+        fs::write(path, "").unwrap();
+        assert_eq!(read(&budget), (Look::Nothing, false));
+    }
+
+    #[test]
+    fn a_mount_of_proc_tells_whether_it_hides() {
+        let line = |options: &str| {
+            format!(
+                "1 2 8:1 / / rw - ext4 /dev/a rw,hidepid=2\n3 1 0:20 / /proc rw - proc proc {options}\n"
+            )
+        };
+        for shown in ["rw", "rw,gid=3", "rw,hidepid=0", "rw,hidepid=noaccess", "rw,hidepid=1"] {
+            assert!(!hides(line(shown).as_bytes()), "{shown}");
+        }
+        for hidden in
+            ["rw,hidepid=2", "rw,gid=1,hidepid=invisible", "hidepid=ptraceable", "hidepid=4"]
+        {
+            assert!(hides(line(hidden).as_bytes()), "{hidden}");
+        }
+        assert!(hides(b"1 2 8:1 / / rw - ext4 /dev/a rw\n"), "there is no /proc");
+    }
+}
