@@ -47,7 +47,8 @@ pub struct CacheStats {
 /// Registrations with one engine, kept for the next use of the same region.
 ///
 /// Bounded; the least recently used goes first. To evict is to give up the cache's hold: a [`Registration`] that
-/// somebody uses lives on. An entry goes when its region does, and all go when the cache does.
+/// somebody uses lives on. An entry goes when its region does, and all go when the cache does. Buffers of one slab of the
+/// [`BufferPool`](crate::BufferPool) have one registration, that of the slab.
 #[derive(Debug)]
 pub struct RegistrationCache {
     shared: Arc<Shared>,
@@ -63,6 +64,7 @@ impl RegistrationCache {
     /// The region's registration, if it is cached. Never blocks on the engine and does not allocate.
     #[must_use]
     pub fn get(&self, region: &Region) -> Option<Registration> {
+        let region = region.whole_region();
         let registration = region.attached().get(&self.shared)?;
         self.shared.hits.fetch_add(1, Relaxed);
         Some(registration)
@@ -77,6 +79,7 @@ impl RegistrationCache {
         if let Some(registration) = self.get(region) {
             return Ok(registration);
         }
+        let region = region.whole_region();
         let slot = region.attached().slot(&self.shared, region.len() as u64);
         let _registering = lock(&slot.registering);
         if let Some(registration) = self.get(region) {
@@ -260,8 +263,8 @@ impl Attached {
         slot
     }
 
-    /// Gives up all registrations, because the region is going. Does not block on an engine.
-    pub(crate) fn retire_all(&mut self, region: RegionId) {
+    /// Gives up all registrations, because the region is going, or will not be used again. Does not block on an engine.
+    pub(crate) fn retire_all(&self, region: RegionId) {
         for slot in self.drain() {
             if let Some(cache) = slot.cache.upgrade() {
                 cache.forget(region);
@@ -291,7 +294,7 @@ impl Attached {
         Ok(())
     }
 
-    fn drain(&mut self) -> Vec<Arc<Slot>> {
+    fn drain(&self) -> Vec<Arc<Slot>> {
         std::mem::take(&mut *lock(&self.slots))
     }
 }

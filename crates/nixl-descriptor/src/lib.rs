@@ -66,6 +66,7 @@ mod block_use;
 mod cache;
 mod coalesce;
 mod comb;
+mod copying;
 mod coverage;
 mod descriptor;
 mod extent;
@@ -74,7 +75,9 @@ mod lease;
 mod leased;
 mod list;
 mod memory;
+mod pages;
 mod pending;
+mod pool;
 mod region;
 mod registration;
 mod shared;
@@ -89,6 +92,7 @@ pub use lease::{LeaseError, LeaseMode, LeaseSet, Leases};
 pub use leased::{LeaseUse, Leased};
 pub use list::DescriptorList;
 pub use pending::{Pending, PendingError};
+pub use pool::{BufferPool, PoolStats};
 pub use region::{
     Reclaim, ReclaimError, Region, RegionError, RegionId, copy, copy_range, copy_range_unchecked,
     copy_spans,

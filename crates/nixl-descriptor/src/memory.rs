@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use nixl_device::Device;
 
 use crate::access::{Access, AccessError};
+use crate::copying::Copying;
 use crate::extent::Extent;
 use crate::leaked;
 use crate::region::RegionError;
@@ -26,6 +27,8 @@ pub(crate) struct Memory {
     device: Device,
     access: Access,
     traffic: Traffic,
+    /// `Some` for memory that is in use as a whole and by parts.
+    copying: Option<Copying>,
     /// Registrations of which no engine has yet confirmed the end. While it is not zero the memory is not freed.
     registrations: AtomicUsize,
     /// `Some` until the owner is taken back.
@@ -56,9 +59,50 @@ impl Memory {
         if address.checked_add(len as u64).is_none() || len > isize::MAX as usize {
             return Err(RegionError::AddressOverflow { address, len });
         }
-        let registrations = AtomicUsize::new(0);
-        let traffic = Traffic::default();
-        Ok(Self { base, address, len, device, access, traffic, registrations, owner: Some(owner) })
+        Ok(Self {
+            base,
+            address,
+            len,
+            device,
+            access,
+            traffic: Traffic::default(),
+            copying: None,
+            registrations: AtomicUsize::new(0),
+            owner: Some(owner),
+        })
+    }
+
+    /// The same, of which [`part`](Self::part)s can be made.
+    pub(crate) fn divisible(mut self) -> Self {
+        self.copying = Some(Copying::whole());
+        self
+    }
+
+    /// The bytes of `extent` as memory of its own, which is leased, copied and given back apart from the whole. `None` for
+    /// memory that is not [`divisible`](Self::divisible), and for an extent outside it.
+    ///
+    /// # Safety
+    /// Until `owner` is dropped it keeps the whole alive, and no other part has any of the bytes.
+    pub(crate) unsafe fn part(
+        &self,
+        extent: Extent,
+        owner: Box<dyn Any + Send + Sync>,
+    ) -> Option<Self> {
+        let copying = Some(self.copying.as_ref()?.part());
+        if extent.start >= extent.end || extent.end > self.len {
+            return None;
+        }
+        Some(Self {
+            base: NonNull::new(self.at(extent))?,
+            address: self.address + extent.start as u64,
+            len: extent.len(),
+            device: self.device,
+            access: self.access,
+            traffic: Traffic::default(),
+            copying,
+            registrations: AtomicUsize::new(0),
+            owner: Some(owner),
+        })
     }
 
     pub(crate) fn address(&self) -> u64 {
@@ -115,6 +159,7 @@ impl Memory {
     /// `from` came from [`readable`](Self::readable); `to` is valid for writing `from.len()` bytes and not inside any
     /// region; no other thread writes `from` by this module's functions meanwhile.
     pub(crate) unsafe fn read(&self, from: Extent, to: *mut u8) {
+        let _alone = self.copying.as_ref().map(Copying::enter);
         // SAFETY: `from` is inside the allocation, the caller vouches for `to`.
         unsafe { ptr::copy_nonoverlapping(self.at(from).cast_const(), to, from.len()) }
     }
@@ -125,6 +170,7 @@ impl Memory {
     /// `to` came from [`writable`](Self::writable); `from` is valid for reading `to.len()` bytes and not inside any
     /// writable region; no other thread reads or writes `to` by this module's functions meanwhile.
     pub(crate) unsafe fn write(&self, from: *const u8, to: Extent) {
+        let _alone = self.copying.as_ref().map(Copying::enter);
         // SAFETY: `to` is inside the allocation and writable, the caller vouches for `from`.
         unsafe { ptr::copy_nonoverlapping(from, self.at(to), to.len()) }
     }
@@ -136,8 +182,19 @@ impl Memory {
     /// writes `from`, or reads or writes `to`, by this module's functions meanwhile.
     pub(crate) unsafe fn copy(source: &Self, from: Extent, target: &Self, to: Extent) {
         debug_assert_eq!(from.len(), to.len());
+        let _alone = Copying::enter_both(source.copying.as_ref(), target.copying.as_ref());
         // SAFETY: both are inside their allocations; `ptr::copy` allows overlap.
         unsafe { ptr::copy(source.at(from).cast_const(), target.at(to), to.len()) }
+    }
+
+    /// Makes all bytes zero.
+    ///
+    /// # Safety
+    /// The memory is the host's and writable, and nothing else in this process reads or writes it meanwhile, except engines.
+    pub(crate) unsafe fn zero(&self) {
+        let _alone = self.copying.as_ref().map(Copying::enter);
+        // SAFETY: the memory has `len` bytes, which the caller says may be written.
+        unsafe { ptr::write_bytes(self.base.as_ptr(), 0, self.len) }
     }
 
     /// The first byte of `extent`, which lies inside the memory.

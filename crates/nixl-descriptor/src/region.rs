@@ -50,6 +50,9 @@ impl fmt::Display for RegionId {
 /// out: use [`copy_to_slice`](Self::copy_to_slice) and [`copy_from_slice`](Self::copy_from_slice), or take the memory
 /// back with [`try_into_inner`](Self::try_into_inner) and its kin.
 ///
+/// Regions of the [`BufferPool`](crate::BufferPool), such as those of [`shared`](Self::shared), are parts of its slabs: each
+/// has leases and a life of its own, but engines and peers know the slab.
+///
 /// Dropping the last handle (descriptors, leases and operations hold handles too) hands the registrations to their
 /// [`Registrar`](crate::Registrar) for deregistration and never blocks on an engine; the memory is freed when the last
 /// of them is confirmed gone.
@@ -62,14 +65,26 @@ struct Inner {
     attached: Attached,
     /// Shared with registrations only, which must not keep the region itself alive: it holds them.
     memory: Arc<Memory>,
+    /// What engines know instead of this region, if it is a part of that.
+    whole: Option<Region>,
 }
 
 impl Region {
-    fn from_memory(memory: Memory) -> Self {
+    pub(crate) fn from_memory(memory: Memory) -> Self {
+        Self::new(memory, None)
+    }
+
+    /// A region of a [part](Memory::part) of `whole`.
+    pub(crate) fn part_of(whole: &Self, memory: Memory) -> Self {
+        Self::new(memory, Some(whole.clone()))
+    }
+
+    fn new(memory: Memory, whole: Option<Self>) -> Self {
         Self(Arc::new(Inner {
             id: RegionId::next(),
             attached: Attached::default(),
             memory: Arc::new(memory),
+            whole,
         }))
     }
 
@@ -142,6 +157,11 @@ impl Region {
 
     pub(crate) fn traffic(&self) -> &Traffic {
         self.0.memory.traffic()
+    }
+
+    /// The region that engines and peers know: this one, or the one it is a part of.
+    pub(crate) fn whole_region(&self) -> &Self {
+        self.0.whole.as_ref().unwrap_or(self)
     }
 
     pub(crate) fn attached(&self) -> &Attached {

@@ -9,6 +9,7 @@ use nixl_device::Device;
 
 use crate::access::Access;
 use crate::memory::Memory;
+use crate::pages;
 use crate::region::Region;
 
 /// Names a registrar; unique in this process and never reused.
@@ -106,6 +107,16 @@ pub enum RegisterError {
         /// Where the memory is.
         device: Device,
     },
+    /// The engine registers memory for reading and writing, and would write to pages that cannot be written when a peer
+    /// does, which ends the process.
+    #[error(
+        "the engine cannot register {len} bytes on read-only pages, because a peer that writes to them would end the \
+         process: copy them into a buffer (`Connector::buffer`), and use that"
+    )]
+    ReadOnlyPages {
+        /// Bytes of the region.
+        len: usize,
+    },
     /// Something ran out, such as locked memory.
     #[error("out of {what}: {hint}")]
     OutOfResources {
@@ -124,7 +135,7 @@ pub enum RegisterError {
     },
 }
 
-/// All the memory of a region, as a registrar sees it. A clone keeps the memory allocated, but not the [`Region`].
+/// All the memory of a region, or of the slab that it is a part of, as a registrar sees it. A clone keeps the memory allocated, but not the [`Region`].
 #[derive(Clone)]
 pub struct RegionSpan {
     memory: Arc<Memory>,
@@ -132,7 +143,7 @@ pub struct RegionSpan {
 
 impl RegionSpan {
     fn of(region: &Region) -> Self {
-        Self { memory: Arc::clone(region.memory()) }
+        Self { memory: Arc::clone(region.whole_region().memory()) }
     }
 
     pub(crate) fn memory(&self) -> &Arc<Memory> {
@@ -163,6 +174,17 @@ impl RegionSpan {
     pub fn access(&self) -> Access {
         self.memory.access()
     }
+
+    /// Whether the processor may write all of its pages: of [`Access::ReadOnly`] memory of the host, the system is asked,
+    /// which takes microseconds to milliseconds by how much this process has mapped. Such memory may lie among writable pages
+    /// (`Bytes` on the heap) or not (constants of the program, most mapped files). Other memory was vouched for.
+    ///
+    /// `false` also if the system does not tell.
+    #[must_use]
+    pub fn has_writable_pages(&self) -> bool {
+        let asked = self.device().is_host() && self.access() != Access::ReadWrite;
+        !asked || pages::are_writable(self.address(), self.len() as u64)
+    }
 }
 
 impl fmt::Debug for RegionSpan {
@@ -192,7 +214,7 @@ struct Inner {
 }
 
 impl Registration {
-    /// Registers the whole of `region`, **blocking** until the engine is done. Does not look for an earlier
+    /// Registers the whole of `region`, or the slab that it is a part of, **blocking** until the engine is done. Does not look for an earlier
     /// registration: that is what [`RegistrationCache`](crate::RegistrationCache) does.
     ///
     /// # Errors

@@ -10,15 +10,19 @@ use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use memmap2::{MmapMut, MmapOptions};
-use nixl_device::cuda::{Context, HostRegistration};
-use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
+use nixl_device::Device;
+use nixl_device::cuda::Context;
+use rustix::fs::{CWD, FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::process::{Resource, getrlimit};
 
 use crate::access::Access;
+use crate::memory::Memory;
+use crate::pool::BufferPool;
 use crate::region::{Region, RegionError};
 
 /// What `statfs` calls the file system of anonymous files.
@@ -28,8 +32,8 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 #[derive(Debug)]
 pub struct SharedMemory {
     map: MmapMut,
-    /// What others reach, open as long as the memory lives. `None` in a process that opened it.
-    file: Option<File>,
+    /// What others reach, open as long as the memory lives or until it is withdrawn. `None` in a process that opened it.
+    file: Mutex<Option<File>>,
     name: SharedName,
 }
 
@@ -104,7 +108,7 @@ impl SharedMemory {
         let fd = file.as_raw_fd().unsigned_abs();
         own().insert(name);
         let name = SharedName { pid: std::process::id(), fd, name, len: len as u64 };
-        Ok(Self { map, file: Some(file), name })
+        Ok(Self { map, file: Mutex::new(Some(file)), name })
     }
 
     /// Maps the memory that another process calls this.
@@ -149,13 +153,34 @@ impl SharedMemory {
             return Err(SharedMemoryError::MayShrink);
         }
         let map = map(&file, mapped).map_err(refused("map"))?;
-        Ok(Self { map, file: None, name: *name })
+        Ok(Self { map, file: Mutex::new(None), name: *name })
     }
 
     /// What other processes open it by.
     #[must_use]
     pub fn name(&self) -> SharedName {
         self.name
+    }
+
+    pub(crate) fn into_memory(mut self) -> Result<Memory, RegionError> {
+        let (address, len) = (self.map.as_mut_ptr(), self.map.len());
+        let base = NonNull::new(address).ok_or(RegionError::Empty)?;
+        // SAFETY: moving the owner does not move the mapping, which stays valid whatever becomes of the file. Only
+        // regions reach the bytes: the owner's own, and those of processes that were told its name, as peers are.
+        unsafe { Memory::new(base, len, Device::HOST, Access::ReadWrite, Box::new(self)) }
+    }
+
+    /// Takes the memory from other processes, and its pages back to the system. Who has it mapped keeps what is mapped, and
+    /// so does this process: what arrives there late is written to pages that are nobody's.
+    ///
+    /// For good: a peer may have pinned pages that are no longer the file's, so the two sides see different bytes from now on.
+    pub(crate) fn withdraw(&self) {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(file) = file else { return };
+        own().remove(&self.name.name);
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // If the system cannot, the pages stay until the mapping goes.
+        let _ = rustix::fs::fallocate(&file, hole, 0, self.name.len);
     }
 
     /// The 8 bytes from `8 * index` on, which all processes that have the memory change atomically. `None` beyond the end.
@@ -175,7 +200,7 @@ impl SharedMemory {
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
-        if self.file.is_some() {
+        if self.file.get_mut().is_ok_and(|file| file.is_some()) {
             own().remove(&self.name.name);
         }
     }
@@ -214,13 +239,8 @@ impl fmt::Debug for SharedName {
 impl TryFrom<SharedMemory> for Region {
     type Error = RegionError;
 
-    fn try_from(mut owner: SharedMemory) -> Result<Self, RegionError> {
-        let (address, len) = (owner.map.as_mut_ptr(), owner.map.len());
-        let base = std::ptr::NonNull::new(address).ok_or(RegionError::Empty)?;
-        let host = nixl_device::Device::HOST;
-        // SAFETY: moving the owner does not move the mapping, which stays valid whatever becomes of the file. Only
-        // regions reach the bytes: the owner's own, and those of processes that were told its name, as peers are.
-        unsafe { Self::from_raw_parts(base, len, host, Access::ReadWrite, owner) }
+    fn try_from(owner: SharedMemory) -> Result<Self, RegionError> {
+        owner.into_memory().map(Self::from_memory)
     }
 }
 
@@ -228,47 +248,39 @@ impl Region {
     /// A region of `len` zero bytes that other processes of this machine can map, page-aligned: host memory that peers
     /// reach without a copy in between. Panics: never.
     ///
+    /// It is a buffer of the [`BufferPool`], made zero if it was in use before, and goes back there when the last handle is
+    /// gone. Peers that map it, and engines without finer rights, reach the whole slab that it is in. A region of
+    /// [`SharedMemory`] has a file of its own, with nothing else in it.
+    ///
     /// # Errors
     ///
-    /// As [`SharedMemory::new`].
+    /// As [`BufferPool::buffer`].
     pub fn shared(len: usize) -> Result<Self, RegionError> {
-        Self::try_from(SharedMemory::new(len)?)
+        BufferPool::global().block(len)?.into_zeroed(len)
     }
 
-    /// As [`shared`](Self::shared), and pinned, so that the GPUs of this process copy to and from it at the full speed of the
-    /// link. Pinning touches every page: it takes about 60 us for each MiB.
+    /// As [`shared`](Self::shared), and pinned as long as it lives, so that the GPUs of this process copy to and from it at
+    /// the full speed of the link. Pinning touches every page: it takes about 60 us for each MiB.
     ///
     /// # Errors
     ///
-    /// As [`SharedMemory::new`]; [`RegionError::OutOfMemory`] with what the driver said if it cannot be pinned.
+    /// As [`BufferPool::buffer`]; [`RegionError::OutOfMemory`] with what the driver said if it cannot be pinned.
     pub fn shared_pinned(context: &Context, len: usize) -> Result<Self, RegionError> {
-        let mut memory = SharedMemory::new(len)?;
-        let name = memory.name();
-        let base = std::ptr::NonNull::new(memory.map.as_mut_ptr()).ok_or(RegionError::Empty)?;
-        // SAFETY: moving the memory does not move the mapping, which lasts as long. In this process only the region below
-        // reaches the bytes, by address; those of other processes are told of the memory's use as peers are.
-        let pinned = unsafe { HostRegistration::from_raw_parts(context, base, len, memory) };
-        let pinned = pinned
-            .map_err(|e| RegionError::OutOfMemory { len, message: format!("pinned: {e}") })?;
-        let owner = SharedPinned { _pinned: pinned, name };
-        let host = nixl_device::Device::HOST;
-        // SAFETY: the owner keeps the mapping, and nothing else in this process reaches it.
-        unsafe { Self::from_raw_parts(base, len, host, Access::ReadWrite, owner) }
+        BufferPool::global().block(len)?.into_pinned(context, len)
     }
 
-    /// What other processes of this machine open the memory by, if it was [made](Self::shared) so that they can.
+    /// What other processes of this machine open the memory by, if it was [made](Self::shared) so that they can. It begins
+    /// [`shared_offset`](Self::shared_offset) bytes into what they open, which has other regions too.
     #[must_use]
     pub fn shared_name(&self) -> Option<SharedName> {
-        let memory = self.memory();
-        let pinned = || memory.owner::<SharedPinned>().map(|owner| owner.name);
-        memory.owner::<SharedMemory>().map(SharedMemory::name).or_else(pinned)
+        self.whole_region().memory().owner::<SharedMemory>().map(SharedMemory::name)
     }
-}
 
-/// Shared memory that is pinned here. Nothing of it reaches the bytes.
-struct SharedPinned {
-    _pinned: HostRegistration<SharedMemory>,
-    name: SharedName,
+    /// Where the region begins in the memory that [`shared_name`](Self::shared_name) names.
+    #[must_use]
+    pub fn shared_offset(&self) -> u64 {
+        self.address() - self.whole_region().address()
+    }
 }
 
 /// Maps the first bytes of a file that has as many and cannot shrink.
@@ -298,7 +310,7 @@ mod tests {
 
     #[test]
     fn bytes_are_seen_on_the_other_side_and_outlive_the_owner() {
-        let ours = Region::shared(10_000).unwrap();
+        let ours = Region::try_from(SharedMemory::new(10_000).unwrap()).unwrap();
         let name = ours.shared_name().unwrap();
         assert_eq!(name.pid, std::process::id());
         let theirs = Region::try_from(SharedMemory::open(&name).unwrap()).unwrap();
@@ -314,6 +326,35 @@ mod tests {
         // Another test may have the number by now.
         let gone = SharedMemory::open(&name).unwrap_err();
         assert!(matches!(gone, SharedMemoryError::Gone | SharedMemoryError::Refused { .. }));
+    }
+
+    #[test]
+    fn a_buffer_lies_where_its_offset_says() {
+        let ours = [(); 2].map(|()| Region::shared(10_000).unwrap());
+        assert!(ours.iter().any(|region| region.shared_offset() != 0));
+        for region in ours {
+            region.copy_from_slice(1, &[3; 9_999]).unwrap();
+            let all = SharedMemory::open(&region.shared_name().unwrap()).unwrap();
+            let mut bytes = vec![1; 10_000];
+            let at = usize::try_from(region.shared_offset()).unwrap();
+            Region::try_from(all).unwrap().copy_to_slice(at, &mut bytes).unwrap();
+            assert!(bytes[0] == 0 && bytes[1..].iter().all(|&byte| byte == 3));
+        }
+    }
+
+    #[test]
+    fn what_was_withdrawn_stays_mapped_without_its_bytes() {
+        let ours = SharedMemory::new(10_000).unwrap();
+        let name = ours.name();
+        let theirs = SharedMemory::open(&name).unwrap();
+        theirs.word(0).unwrap().store(7, std::sync::atomic::Ordering::Relaxed);
+        ours.withdraw();
+        ours.withdraw();
+        assert!(!name.is_there() && !name.is_own());
+        let word = |memory: &SharedMemory| {
+            memory.word(0).unwrap().fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+        };
+        assert_eq!((word(&ours), word(&theirs)), (0, 1));
     }
 
     #[test]
@@ -333,8 +374,9 @@ mod tests {
     fn other_memory_has_no_name() {
         assert_eq!(Region::zeroed(10).unwrap().shared_name(), None);
         assert_eq!(Region::shared(0).unwrap_err(), RegionError::Empty);
-        let message = format!("{:?}", Region::shared(10).unwrap().shared_name());
-        assert_eq!(message, "Some(SharedName { len: 10, .. })");
+        assert_eq!(SharedMemory::new(0).unwrap_err(), RegionError::Empty);
+        let message = format!("{:?}", SharedMemory::new(10).unwrap().name());
+        assert_eq!(message, "SharedName { len: 10, .. }");
     }
 
     #[test]
