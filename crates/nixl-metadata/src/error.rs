@@ -161,7 +161,7 @@ pub enum MetadataError {
         "the end of the offer's life time is not between a millisecond after the Unix epoch and what 64 bits of milliseconds and this platform's clock can count"
     )]
     BadExpiry,
-    /// The terms of an offer let nobody use it.
+    /// The terms of an offer are for no initiator.
     #[error("terms.readers is 0: state how many initiators may use the offer, at least one")]
     NoReaders,
     /// A writable offer is for more than one initiator.

@@ -15,9 +15,10 @@ use crate::{Field, MetadataError, PeerInfo, RdmaMetadata, dynamo, native};
 ///
 /// # Memory
 ///
-/// Decoding allocates no more than five and a quarter times the size of the message that really arrived, 63 MiB at the
-/// default, for the worst that a hostile peer can make up, which is a list of small shares; without those no more than
-/// three and a half times. For an honest one, mostly agent metadata, it is less than one and a half times.
+/// Decoding allocates no more than five times the size of the message that really arrived, 60 MiB at the default, for the
+/// worst that a hostile peer can make up, which is a list of small shares; without those no more than four times. For an
+/// honest one, mostly agent metadata, it is less than one and a half times. A few KiB come on top, which only count for
+/// messages smaller than that. Sections that are skipped cost nothing.
 /// Inflating allocates up to twice `inflated_bytes` for a moment, and about 40 KiB of state; the result keeps at most
 /// `inflated_bytes`.
 ///

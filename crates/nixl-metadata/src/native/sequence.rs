@@ -28,9 +28,15 @@ where
             const TRUSTED: usize = 64;
             let mut list = Vec::with_capacity(seq.size_hint().unwrap_or(0).min(TRUSTED));
             while let Some(element) = seq.next_element()? {
-                if list.len() <= MOST {
-                    list.push(element);
+                if list.len() > MOST {
+                    continue;
                 }
+                if list.len() == list.capacity() {
+                    // By half, not twice: while a list moves, the old one and the new one are there.
+                    let left = seq.size_hint().unwrap_or(0).saturating_add(1);
+                    list.reserve_exact((list.len() / 2).clamp(1, left));
+                }
+                list.push(element);
             }
             Ok(list)
         }
