@@ -10,9 +10,9 @@ use nixl_metadata::{
     Limits, NotificationKey, OfferTerms, OperationKind, RdmaMetadata, SerializedDescriptor,
 };
 use nixl_ops::{
-    Clock, EndedOffer, Execution, OfferSlot, OfferSpec, OfferUse, OperationOptions, PathPolicy,
-    ReadOperation, ReadableOperation, SpentKeys, TransferRequest, TransportError,
-    WritableOperation, WriteOperation, pair,
+    ClaimDemand, Clock, EndedOffer, Execution, OfferSlot, OfferSpec, OfferUse, OperationOptions,
+    PathPolicy, PeerId, ReadOperation, ReadableOperation, SpentKeys, TransferRequest,
+    TransportError, WritableOperation, WriteOperation, pair,
 };
 
 use crate::connection::{Connection, ConnectionStats, wants_reconnect};
@@ -303,8 +303,14 @@ impl Connector {
         let key = remote.notification_key();
         let readers = remote.terms().map_or(1, |terms| terms.readers().get());
         let used = SpentKeys::of_this_process().begin(key, readers, self.remembered(remote))?;
-        if let Some(slot) = connection.slot(remote).await? {
-            slot.decline()?;
+        match (connection.slot(remote).await?, remote.terms()) {
+            (Some(slot), _) => slot.decline()?,
+            (None, Some(terms)) => {
+                let peer = connection.connect(remote.agent_metadata()).await?;
+                connection.driver().decline(key, terms, &peer).await?;
+            }
+            // Dynamo's profile and version 3 have no word for it.
+            (None, None) => {}
         }
         used.spend();
         SpentKeys::of_this_process().disown(key, self.remembered(remote));
@@ -364,7 +370,10 @@ impl Connector {
                 .under(policy)
         };
         let error = match executor.execute(request(&peer, registrations.clone())) {
-            Ok(execution) => return Ok(OfferUse::of(execution, slot, used)),
+            Ok(execution) => {
+                let execution = self.claiming(execution, remote, &peer, slot.is_some()).await?;
+                return Ok(OfferUse::of(execution, slot, used));
+            }
             Err(error) => error,
         };
         // The cache may know a peer, or registrations, that the engine has given up since.
@@ -374,7 +383,33 @@ impl Connector {
         connection.forget(&peer);
         let peer = connection.reconnect(remote.agent_metadata()).await?;
         let execution = executor.execute(request(&peer, registrations))?;
+        let execution = self.claiming(execution, remote, &peer, slot.is_some()).await?;
         Ok(OfferUse::of(execution, slot, used))
+    }
+
+    /// The execution, behind a claim by a message if the offer's terms demand one that its slot does not give.
+    async fn claiming(
+        &self,
+        execution: Box<dyn Execution>,
+        remote: &RdmaMetadata,
+        peer: &PeerId,
+        is_mapped: bool,
+    ) -> Result<Box<dyn Execution>, ConnectorError> {
+        let connection = &self.shared.connection;
+        let Some(terms) = remote.terms() else { return Ok(execution) };
+        let same_host =
+            || remote.peer().is_some_and(|peer| peer.host().same_host(connection.info().host()));
+        let demanded = match terms.claims() {
+            ClaimDemand::WhereMapped => false,
+            ClaimDemand::SameHost => same_host(),
+            // What a later release demands is at least this.
+            _ => true,
+        };
+        if is_mapped || !demanded || remote.operation_kind() == OperationKind::Read {
+            return Ok(execution);
+        }
+        let metadata = connection.local_metadata().await?;
+        Ok(connection.driver().claiming(execution, (remote, terms), peer, &metadata))
     }
 
     /// Refuses an offer whose life time is over by this host's clock.

@@ -55,11 +55,6 @@ impl<T: Clone> CompletionCell<T> {
         lock(&self.state).status
     }
 
-    /// Where the memory is now.
-    pub(crate) fn memory(&self) -> Memory {
-        lock(&self.state).memory
-    }
-
     /// Moves to a state that is not terminal. Returns whether the move was legal; an operation that has
     /// ended meanwhile stays as it is.
     pub(crate) fn advance(&self, next: OperationStatus) -> bool {

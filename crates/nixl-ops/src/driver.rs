@@ -9,15 +9,16 @@ use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use crate::control::{ClaimRoute, Claims, ControlMessage, MessageClaim, Owner};
 use crate::deadline::Deadline;
 use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
 use crate::sync::{Mutex, lock};
 use crate::task::{InFlight, Slot, SlotState, Task};
 use crate::{
-    Backoff, Background, Clock, Execution, Executor, OfferSlot, OperationError, OperationOptions,
-    OperationStatus, Received, Transport,
+    Background, Backoff, Clock, Execution, Executor, OfferSlot, OperationError, OperationOptions,
+    OperationStatus, PeerId, Received, Transport,
 };
-use nixl_metadata::{NotificationKey, OperationKind};
+use nixl_metadata::{AgentMetadata, NotificationKey, OfferTerms, OperationKind, RdmaMetadata};
 
 /// How a driver works.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -104,6 +105,9 @@ pub(crate) struct Shared {
     closing: AtomicBool,
     thread: OnceLock<Thread>,
     pub(crate) passive: Arc<PassiveTable>,
+    /// Answers claims of its offers.
+    owner: OnceLock<Owner>,
+    claims: Arc<Claims>,
     /// Gets the messages that end no passive operation.
     executor: OnceLock<Arc<dyn Executor>>,
     /// Read for notifications; a driver of copies inside the process has none.
@@ -169,6 +173,8 @@ impl Driver {
             fresh: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             thread: OnceLock::new(),
+            owner: OnceLock::new(),
+            claims: Arc::default(),
             executor: OnceLock::new(),
             passive: PassiveTable::new(Arc::clone(&clock), config.drain, config.clock_skew),
             transport,
@@ -206,8 +212,33 @@ impl Driver {
 
     /// What proves that a peer no longer touches the memory of an offer, asked on `background`. Only the first call counts;
     /// without it nothing is proven.
+    /// Claims by messages are answered there, too.
     pub fn set_proofs(&self, quiet: Arc<dyn QuietProof>, background: Arc<dyn Background>) {
+        if let Some(transport) = &self.shared.transport {
+            let owner = Owner::new(Arc::clone(transport), Arc::clone(&background));
+            let _ = self.shared.owner.set(owner);
+        }
         self.shared.passive.set_proofs(quiet, background);
+    }
+
+    /// The same execution, once the offer's owner has granted the claim that its terms demand. `metadata` is how the owner
+    /// reaches this side.
+    pub fn claiming(
+        &self,
+        execution: Box<dyn Execution>,
+        (remote, terms): (&RdmaMetadata, &OfferTerms),
+        peer: &PeerId,
+        metadata: &AgentMetadata,
+    ) -> Box<dyn Execution> {
+        let Some(transport) = &self.shared.transport else { return execution };
+        let offer = (remote.notification_key().clone(), terms.token().get());
+        let route = ClaimRoute {
+            transport: Arc::clone(transport),
+            peer: peer.clone(),
+            metadata: metadata.compressed().clone(),
+        };
+        let (claims, clock) = (Arc::clone(&self.shared.claims), Arc::clone(&self.shared.clock));
+        MessageClaim::before(execution, claims, clock, offer, route)
     }
 
     /// A slot for an offer of this key that is about to be made. `None` if all are taken, or the system gives no memory for
@@ -280,9 +311,35 @@ impl Shared {
         slot.poll(|| self.clock.now(), &self.config)
     }
 
+    pub(crate) fn transport(&self) -> Option<Arc<dyn Transport>> {
+        self.transport.clone()
+    }
+
     /// Whether somebody waits for a peer's word.
     fn expects_messages(&self) -> bool {
-        self.passive.awaited() > 0 || self.executor.get().is_some_and(|executor| executor.listens())
+        self.passive.awaited() > 0
+            || self.claims.are_open()
+            || self.executor.get().is_some_and(|executor| executor.listens())
+    }
+
+    /// A message about a claim. Returns whether it says something.
+    fn receive_control(&self, from: &str, payload: &[u8]) -> bool {
+        let Some(message) = ControlMessage::decode(payload) else {
+            tracing::debug!(
+                from,
+                bytes = payload.len(),
+                "a message about a claim that cannot be read"
+            );
+            return false;
+        };
+        if let Some(owner) = self.owner.get() {
+            owner.receive(&self.passive, from, &message);
+        }
+        if let (Some(answer), Some(transport)) = (self.claims.receive(&message), &self.transport) {
+            // The owner asks again if it is lost.
+            let _ = transport.notify(&PeerId::new(from), &answer);
+        }
+        true
     }
 
     /// How often messages are taken that nobody waits for.
@@ -412,7 +469,11 @@ impl Reactor {
         }
         progress |= self.poll_passive();
         let now = self.shared.clock.now();
-        self.shared.passive.expire(now);
+        if self.shared.passive.expire(now)
+            && let Some(owner) = self.shared.owner.get()
+        {
+            owner.query(&self.shared.passive);
+        }
         if progress {
             self.last_progress = now;
         }
@@ -491,6 +552,10 @@ impl Reactor {
         });
         let active = &mut self.active;
         let result = transport.take_notifications(&mut |from, payload| {
+            if ControlMessage::is_one(payload) {
+                delivered |= shared.receive_control(from, payload);
+                return;
+            }
             if shared.passive.deliver(payload) {
                 delivered = true;
                 return;

@@ -8,7 +8,8 @@ use std::task::Poll;
 
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
-    Execution, Gate, PathKind, PathReport, PeerMemory, Transfer, TransferRequest, TransferSpec, TransportError,
+    Execution, Gate, PathKind, PathReport, PeerMemory, Transfer, TransferRequest, TransferSpec,
+    TransportError,
 };
 
 use super::attached::{Attached, is_host_memory};

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use nixl_descriptor::Leased;
 use nixl_metadata::OperationKind;
-use nixl_ops::{
-    Claim, Execution, PathReport, PeerMemory, TransferRequest, TransportError,
-};
+use nixl_ops::{Claim, Execution, PathReport, PeerMemory, TransferRequest, TransportError};
 
 use crate::local::{CopyOp, ListCopy, Seams, StrategyPolicy, Tools, kind_of, starts};
 

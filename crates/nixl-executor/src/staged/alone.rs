@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::task::Poll;
 
-use nixl_ops::{
-    Clock, CompletionNotifier, Execution, Hop, PathReport, PeerMemory, TransportError,
-};
+use nixl_ops::{Clock, CompletionNotifier, Execution, Hop, PathReport, PeerMemory, TransportError};
 
 use super::failed;
 use super::pull::Pull;

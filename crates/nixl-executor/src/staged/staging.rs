@@ -9,8 +9,8 @@ use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_device::{Device, DeviceKind};
 use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata};
 use nixl_ops::{
-    Claim, CompletionNotifier, Execution, Link, Offer, PathReport, PeerId, Preparation, Received, TransferRequest,
-    TransportError,
+    Claim, CompletionNotifier, Execution, Link, Offer, PathReport, PeerId, Preparation, Received,
+    TransferRequest, TransportError,
 };
 
 use super::acquaintances::Acquaintances;

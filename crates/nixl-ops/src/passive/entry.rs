@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, Leased, Registration};
-use nixl_metadata::{ClaimDemand, NotificationKey, OperationKind, OfferTerms, RdmaMetadata};
+use nixl_metadata::{ClaimDemand, NotificationKey, OfferTerms, OperationKind, RdmaMetadata};
 
 use super::quiet::{Claimant, QuietWatch};
 use super::spec::OfferSpec;
@@ -47,6 +47,7 @@ struct State {
     /// Uses that have ended, and those that succeeded, by the slot and by notifications.
     by_slot: (u32, u32),
     by_notification: u32,
+    declined: u32,
     /// Set once the owner has given the offer up.
     given_up: bool,
     /// The peer that may still be writing, once the owner has given the offer up.
@@ -114,6 +115,7 @@ impl PassiveEntry {
                 agent: None,
                 by_slot: (0, 0),
                 by_notification: 0,
+                declined: 0,
                 given_up: false,
                 quarantine: None,
             }),
@@ -126,10 +128,6 @@ impl PassiveEntry {
 
     pub(crate) fn key(&self) -> &NotificationKey {
         self.metadata.notification_key()
-    }
-
-    pub(crate) fn metadata(&self) -> &RdmaMetadata {
-        &self.metadata
     }
 
     pub(crate) fn descriptors(&self) -> &DescriptorList {
@@ -200,6 +198,26 @@ impl PassiveEntry {
     }
 
     /// The agent that claimed the offer by a message says that it is not writing.
+    /// Takes in that a holder of the metadata does not use the offer.
+    pub(crate) fn declined(self: Arc<Self>, from: &str) {
+        let ended = match self.kind() {
+            OperationKind::Write => self.claim_by_message(from).is_ok().then_some(false),
+            OperationKind::Read => {
+                let mut state = lock(&self.state);
+                state.declined += 1;
+                self.uses_ended(&state)
+            }
+        };
+        if let Some(succeeded) = ended {
+            self.end(succeeded);
+        }
+    }
+
+    /// The secret that messages about the offer carry.
+    pub(crate) fn token(&self) -> Option<u64> {
+        self.metadata.terms().map(|terms| terms.token().get())
+    }
+
     pub(crate) fn is_claimed_by(&self, from: &str) -> bool {
         lock(&self.state).agent.as_deref() == Some(from)
     }
@@ -244,7 +262,7 @@ impl PassiveEntry {
     /// Whether all uses have ended, and if so whether one succeeded.
     fn uses_ended(&self, state: &State) -> Option<bool> {
         let readers = self.metadata.terms().map_or(1, |terms| terms.readers().get());
-        let uses = state.by_slot.0.saturating_add(state.by_notification);
+        let uses = state.by_slot.0.saturating_add(state.by_notification + state.declined);
         (uses >= readers).then(|| state.by_slot.1 > 0 || state.by_notification > 0)
     }
 
@@ -258,8 +276,7 @@ impl PassiveEntry {
         let Some(hold) = hold else { return };
         drop(hold);
         // A claim may outlive the driver, and with it the table.
-        let elapsed =
-            table.map_or(Duration::ZERO, |table| table.now().saturating_sub(self.begun));
+        let elapsed = table.map_or(Duration::ZERO, |table| table.now().saturating_sub(self.begun));
         let bytes = self.descriptors.total_bytes();
         let cell = Arc::clone(&self.cell);
         // The waiter may take its memory back as soon as it wakes, so no descriptor of it is held here any more.

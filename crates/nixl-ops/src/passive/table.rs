@@ -1,6 +1,6 @@
 //! All passive operations of a connection, and the memory of those that have ended.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -71,7 +71,7 @@ struct Proofs {
 /// The keys of the latest offers that have ended.
 #[derive(Debug, Default)]
 struct EndedKeys {
-    keys: HashSet<Box<[u8]>>,
+    tokens: HashMap<Box<[u8]>, Option<u64>>,
     order: VecDeque<Box<[u8]>>,
     /// Completions of operations that had ended.
     again: u64,
@@ -80,14 +80,14 @@ struct EndedKeys {
 impl EndedKeys {
     const KEPT: usize = 1 << 16;
 
-    fn add(&mut self, key: Box<[u8]>) {
-        if self.keys.insert(key.clone()) {
+    fn add(&mut self, key: Box<[u8]>, token: Option<u64>) {
+        if self.tokens.insert(key.clone(), token).is_none() {
             self.order.push_back(key);
         }
         if self.order.len() > Self::KEPT
             && let Some(oldest) = self.order.pop_front()
         {
-            self.keys.remove(&oldest);
+            self.tokens.remove(&oldest);
         }
     }
 }
@@ -188,7 +188,7 @@ impl PassiveTable {
             Some(entry) => entry.notified(),
             None => {
                 let mut ended = lock(&self.ended);
-                if !ended.keys.contains(payload) {
+                if !ended.tokens.contains_key(payload) {
                     return false;
                 }
                 ended.again += 1;
@@ -218,18 +218,23 @@ impl PassiveTable {
         key: &[u8],
         token: u64,
     ) -> Result<Arc<PassiveEntry>, EndedOffer> {
-        let entry = lock(&self.entries).get(key).cloned().ok_or(EndedOffer::Revoked)?;
-        let terms = entry.metadata().terms();
-        match terms.is_some_and(|terms| terms.token().get() == token) {
+        let entry = lock(&self.entries).get(key).cloned();
+        let Some(entry) = entry else {
+            let known = lock(&self.ended).tokens.get(key) == Some(&Some(token));
+            return Err(if known { EndedOffer::Revoked } else { EndedOffer::WrongToken });
+        };
+        match entry.token() == Some(token) {
             true => Ok(entry),
             false => Err(EndedOffer::WrongToken),
         }
     }
 
     /// Applies the deadlines that have passed, and looks at the peers of the quarantine. Costs one load while nothing is due.
-    pub(crate) fn expire(self: &Arc<Self>, now: Duration) {
+    ///
+    /// Returns whether there is a quarantine.
+    pub(crate) fn expire(self: &Arc<Self>, now: Duration) -> bool {
         if nanos(now) < self.next_expiry.load(Ordering::Acquire) {
-            return;
+            return false;
         }
         self.next_expiry.store(u64::MAX, Ordering::Release);
         let entries: Vec<_> = lock(&self.entries).values().cloned().collect();
@@ -239,7 +244,7 @@ impl PassiveTable {
             }
         }
         self.expire_retained(now);
-        self.check_quarantine(now);
+        self.check_quarantine(now)
     }
 
     /// When [`expire`](Self::expire) is due next.
@@ -286,13 +291,10 @@ impl PassiveTable {
     /// The offers and the agents whose word about them is wanted.
     pub(crate) fn wanted_words(&self) -> Vec<(Arc<PassiveEntry>, String)> {
         let quarantine = lock(&self.quarantine);
-        quarantine
-            .iter()
-            .filter_map(|entry| Some((Arc::clone(entry), entry.asks()?)))
-            .collect()
+        quarantine.iter().filter_map(|entry| Some((Arc::clone(entry), entry.asks()?))).collect()
     }
 
-    fn check_quarantine(self: &Arc<Self>, now: Duration) {
+    fn check_quarantine(self: &Arc<Self>, now: Duration) -> bool {
         let over: Vec<_> = {
             let mut quarantine = lock(&self.quarantine);
             let (held, over) =
@@ -303,12 +305,12 @@ impl PassiveTable {
         drop(over);
         let held = lock(&self.quarantine).clone();
         if held.is_empty() {
-            return;
+            return false;
         }
         self.wake_by(now.saturating_add(Self::CHECK));
-        let Some(proofs) = self.proofs.get() else { return };
+        let Some(proofs) = self.proofs.get() else { return true };
         if self.checking.swap(true, Ordering::AcqRel) {
-            return;
+            return true;
         }
         let (table, quiet) = (Arc::downgrade(self), Arc::clone(&proofs.quiet));
         let skew = self.skew;
@@ -326,6 +328,7 @@ impl PassiveTable {
                 table.checking.store(false, Ordering::Release);
             }
         }));
+        true
     }
 
     pub(super) fn wake_by(&self, at: Duration) {
@@ -338,7 +341,7 @@ impl PassiveTable {
             if entry.is_dormant() {
                 self.dormant.fetch_sub(1, Ordering::AcqRel);
             }
-            lock(&self.ended).add(key.as_bytes().into());
+            lock(&self.ended).add(key.as_bytes().into(), entry.token());
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use nixl_descriptor::{SharedMemory, SharedName};
 use nixl_metadata::{Doorbell, NotificationKey, OperationKind};
@@ -67,7 +67,7 @@ impl OfferPage {
         key: &NotificationKey,
         kind: OperationKind,
     ) -> Option<OfferSlot> {
-        let memory = self.memory.get_or_init(allocate).as_ref()?;
+        let memory = self.memory.get_or_init(|| self.allocate()).as_ref()?;
         let token = SlotWord::token_bits(uuid::Uuid::new_v4().as_u128() as u64).max(1);
         let slot = {
             let mut table = self.lock();
@@ -100,8 +100,17 @@ impl OfferPage {
         any
     }
 
+    /// The page of this process whose file has this name.
+    pub(super) fn own(name: &[u8; 16]) -> Option<Weak<Self>> {
+        own_pages().get(name).cloned()
+    }
+
+    pub(super) fn memory(&self) -> Option<&SharedMemory> {
+        self.memory.get()?.as_ref()
+    }
+
     fn word(&self, slot: u32) -> Option<&AtomicU64> {
-        word(self.memory.get()?.as_ref()?, slot)
+        word(self.memory()?, slot)
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -209,9 +218,28 @@ impl Drop for OfferSlot {
     }
 }
 
-fn allocate() -> Option<SharedMemory> {
-    let memory = SharedMemory::new(Doorbell::WORDS * size_of::<u64>());
-    memory.inspect_err(|e| tracing::debug!(%e, "no page for offer slots")).ok()
+impl OfferPage {
+    fn allocate(self: &Arc<Self>) -> Option<SharedMemory> {
+        let memory = SharedMemory::new(Doorbell::WORDS * size_of::<u64>());
+        let memory = memory.inspect_err(|e| tracing::debug!(%e, "no page for offer slots")).ok()?;
+        own_pages().insert(memory.name().name, Arc::downgrade(self));
+        Some(memory)
+    }
+}
+
+impl Drop for OfferPage {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory() {
+            own_pages().remove(&memory.name().name);
+        }
+    }
+}
+
+/// The pages of this process, by the names of their files: its connectors reach each other's without the system.
+fn own_pages() -> MutexGuard<'static, HashMap<[u8; 16], Weak<OfferPage>>> {
+    static PAGES: LazyLock<Mutex<HashMap<[u8; 16], Weak<OfferPage>>>> =
+        LazyLock::new(Mutex::default);
+    PAGES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The word of a slot.
@@ -242,9 +270,7 @@ fn take_bits(memory: &SharedMemory, word: usize) -> impl Iterator<Item = usize> 
 
 impl fmt::Debug for OfferPage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OfferPage")
-            .field("armed", &self.lock().armed.len())
-            .finish_non_exhaustive()
+        f.debug_struct("OfferPage").field("armed", &self.lock().armed.len()).finish_non_exhaustive()
     }
 }
 

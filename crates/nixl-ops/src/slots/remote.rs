@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nixl_descriptor::{SharedMemory, SharedName};
 use nixl_metadata::{Doorbell, OperationKind, RdmaMetadata};
 
-use super::page::{ring, word};
+use super::page::{OfferPage, ring, word};
 use super::recent::RecentCheck;
 use super::word::{SlotState, SlotWord};
 use crate::{EndedOffer, TransportError};
@@ -16,19 +16,60 @@ use crate::{EndedOffer, TransportError};
 /// The pages of peers on this host, opened once each.
 #[derive(Default)]
 pub struct RemoteSlots {
-    by_name: Mutex<HashMap<SharedName, Option<Arc<RemotePage>>>>,
+    by_name: Mutex<HashMap<SharedName, Known>>,
 }
 
-struct RemotePage {
+/// A page that was looked up.
+enum Known {
+    Mapped(Arc<Mapped>),
+    /// Of another connection of this process.
+    Own(Weak<OfferPage>),
+    Unreachable,
+}
+
+struct Mapped {
     memory: SharedMemory,
     /// That the owner has it open too.
     owned: RecentCheck,
 }
 
+/// A page that can be reached.
+#[derive(Clone)]
+enum Page {
+    Mapped(Arc<Mapped>),
+    Own(Arc<OfferPage>),
+}
+
+impl Known {
+    fn page(&self) -> Option<Page> {
+        match self {
+            Self::Mapped(mapped) => Some(Page::Mapped(Arc::clone(mapped))),
+            Self::Own(page) => page.upgrade().map(Page::Own),
+            Self::Unreachable => None,
+        }
+    }
+}
+
+impl Page {
+    fn memory(&self) -> Option<&SharedMemory> {
+        match self {
+            Self::Mapped(mapped) => Some(&mapped.memory),
+            Self::Own(page) => page.memory(),
+        }
+    }
+
+    fn is_owned(&self) -> bool {
+        match self {
+            Self::Mapped(mapped) => mapped.owned.get_or(|| mapped.memory.name().is_there()),
+            Self::Own(_) => true,
+        }
+    }
+}
+
 /// The slot of a peer's offer.
 #[derive(Clone)]
 pub struct RemoteSlot {
-    page: Arc<RemotePage>,
+    page: Page,
     slot: u32,
     token: u64,
     kind: OperationKind,
@@ -53,9 +94,7 @@ impl RemoteSlots {
 
     /// Whether the offer's page was opened, or opening it was tried.
     pub fn knows(&self, doorbell: &Doorbell) -> bool {
-        // A peer cannot have this process reach its own memory.
-        let name = name(doorbell);
-        self.lock().contains_key(&name) || name.is_own()
+        self.lock().contains_key(&name(doorbell))
     }
 
     /// *Blocking.* Opens the page that the slot is on. One that cannot be opened is not tried again.
@@ -64,16 +103,25 @@ impl RemoteSlots {
             return;
         }
         let name = name(doorbell);
-        let page = SharedMemory::open(&name)
-            .inspect_err(|e| tracing::debug!(%e, "the slots of this peer cannot be mapped"))
-            .ok()
-            .map(|memory| Arc::new(RemotePage { memory, owned: RecentCheck::default() }));
+        let known = match name.is_own() {
+            // Found by its name, whatever else the metadata says.
+            true => OfferPage::own(&name.name).map_or(Known::Unreachable, Known::Own),
+            false => match SharedMemory::open(&name) {
+                Ok(memory) => {
+                    Known::Mapped(Arc::new(Mapped { memory, owned: RecentCheck::default() }))
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the slots of this peer cannot be mapped");
+                    Known::Unreachable
+                }
+            },
+        };
         let mut pages = self.lock();
         let old = match pages.len() >= Self::KEPT {
             true => std::mem::take(&mut *pages),
             false => HashMap::new(),
         };
-        pages.insert(name, page);
+        pages.insert(name, known);
         drop(pages);
         // Unmapped outside the lock.
         drop(old);
@@ -91,17 +139,17 @@ impl RemoteSlots {
     /// The slot of an offer, if its page is open.
     pub fn get(&self, remote: &RdmaMetadata) -> Option<RemoteSlot> {
         let doorbell = remote.doorbell()?;
-        let page = self.lock().get(&name(doorbell)).cloned().flatten()?;
+        let page = self.lock().get(&name(doorbell))?.page()?;
         let (readers, protocol) = match remote.terms() {
             Some(terms) => (terms.readers().get(), Protocol::State),
             None => (1, Protocol::Bell),
         };
         let (slot, token, kind) = (doorbell.slot, doorbell.token, remote.operation_kind());
-        word(&page.memory, slot)?;
+        word(page.memory()?, slot)?;
         Some(RemoteSlot { page, slot, token, kind, readers, protocol })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SharedName, Option<Arc<RemotePage>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SharedName, Known>> {
         self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -113,17 +161,16 @@ impl RemoteSlot {
     ///
     /// [`TransportError::OfferEnded`], or [`TransportError::PeerGone`] if the owner has closed its page.
     pub fn begin(&self) -> Result<(), TransportError> {
-        if !self.page.owned.get_or(|| self.page.memory.name().is_there()) {
+        if !self.page.is_owned() {
             return Err(TransportError::OfferEnded { why: EndedOffer::OwnerGone });
         }
         if self.protocol == Protocol::Bell {
             return Ok(());
         }
         self.change(|word| match word.state() {
-            SlotState::Open if self.kind == OperationKind::Write => word
-                .claimed(std::process::id())
-                .map(Some)
-                .ok_or(EndedOffer::Unclaimable),
+            SlotState::Open if self.kind == OperationKind::Write => {
+                word.claimed(std::process::id()).map(Some).ok_or(EndedOffer::Unclaimable)
+            }
             SlotState::Open => Ok(None),
             state => Err(state.ended()),
         })
@@ -168,7 +215,9 @@ impl RemoteSlot {
         });
         match result {
             Ok(()) => {
-                ring(&self.page.memory, self.slot);
+                if let Some(memory) = self.page.memory() {
+                    ring(memory, self.slot);
+                }
                 Ok(())
             }
             Err(TransportError::OfferEnded { .. }) if self.kind == OperationKind::Read => {
@@ -190,14 +239,15 @@ impl RemoteSlot {
     }
 
     fn ring_bell(&self) -> Result<(), TransportError> {
-        let place = word(&self.page.memory, self.slot);
+        let Some(memory) = self.page.memory() else { return Err(ended(EndedOffer::OwnerGone)) };
+        let place = word(memory, self.slot);
         let rung = place.is_some_and(|place| {
             place.compare_exchange(0, self.token, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         });
-        match rung && ring(&self.page.memory, self.slot) {
+        match rung && ring(memory, self.slot) {
             true => Ok(()),
             // The engine has to tell it.
-            false => Err(TransportError::OfferEnded { why: EndedOffer::Used }),
+            false => Err(ended(EndedOffer::Used)),
         }
     }
 
@@ -210,8 +260,8 @@ impl RemoteSlot {
         &self,
         next: impl Fn(SlotWord) -> Result<Option<SlotWord>, EndedOffer>,
     ) -> Result<(), TransportError> {
-        let refused = |why| TransportError::OfferEnded { why };
-        let place = word(&self.page.memory, self.slot).ok_or(refused(EndedOffer::Revoked))?;
+        let memory = self.page.memory().ok_or(ended(EndedOffer::OwnerGone))?;
+        let place = word(memory, self.slot).ok_or(ended(EndedOffer::Revoked))?;
         // Acquire, as the fence of a seqlock's reader: what was read before is not read after this. The callers' copies have
         // ended, and with them their threads' and engines' accesses.
         std::sync::atomic::fence(Ordering::Acquire);
@@ -220,20 +270,19 @@ impl RemoteSlot {
             let found = SlotWord::from_bits(seen);
             if !found.is_of(self.token) {
                 // The slot is another offer's by now.
-                return Err(refused(EndedOffer::Used));
+                return Err(ended(EndedOffer::Used));
             }
-            let Some(wanted) = next(found).map_err(refused)? else { return Ok(()) };
-            match place.compare_exchange(
-                seen,
-                wanted.bits(),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
+            let Some(wanted) = next(found).map_err(ended)? else { return Ok(()) };
+            match place.compare_exchange(seen, wanted.bits(), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(()),
                 Err(now) => seen = now,
             }
         }
     }
+}
+
+fn ended(why: EndedOffer) -> TransportError {
+    TransportError::OfferEnded { why }
 }
 
 fn name(doorbell: &Doorbell) -> SharedName {

@@ -1,0 +1,299 @@
+//! The initiator's side of claims by messages.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use nixl_metadata::NotificationKey;
+
+use super::message::{ControlMessage, Said};
+use crate::{
+    Clock, EndedOffer, Execution, OfferSpec, PathReport, PeerId, PeerMemory, SpentKeys, Transport,
+    TransportError,
+};
+
+/// The claims of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    by_key: HashMap<NotificationKey, State>,
+    /// Of writes that failed without proof that their last access is over.
+    unproven: HashSet<NotificationKey>,
+    order: VecDeque<NotificationKey>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    Waiting,
+    Granted,
+    Refused(EndedOffer),
+}
+
+impl Claims {
+    /// Failed writes that are remembered at most.
+    const UNPROVEN: usize = 1 << 16;
+
+    /// Whether an answer or a query is expected.
+    pub(crate) fn are_open(&self) -> bool {
+        !self.lock().by_key.is_empty()
+    }
+
+    /// A message of the owner. Returns the answer to it.
+    pub(crate) fn receive(&self, message: &ControlMessage<'_>) -> Option<Vec<u8>> {
+        let &ControlMessage { key, token, said } = message;
+        let key = NotificationKey::new(std::str::from_utf8(key).ok()?).ok()?;
+        let mut inner = self.lock();
+        let unproven = inner.unproven.contains(&key);
+        let state = inner.by_key.get_mut(&key);
+        let answer = match (said, state) {
+            (Said::Granted, Some(state)) if *state == State::Waiting => {
+                *state = State::Granted;
+                return None;
+            }
+            (Said::Refused(why), Some(state)) if *state == State::Waiting => {
+                *state = State::Refused(why);
+                return None;
+            }
+            (Said::Query, Some(State::Granted)) => Said::Writing,
+            (Said::Query, _) if unproven => Said::Writing,
+            (Said::Query, Some(state)) => {
+                // It has not begun, and does not begin any more.
+                *state = State::Refused(EndedOffer::Revoked);
+                Said::NotWriting
+            }
+            (Said::Query, None) => Said::NotWriting,
+            _ => return None,
+        };
+        drop(inner);
+        if answer == Said::NotWriting {
+            SpentKeys::of_this_process().disown(&key, OfferSpec::LIFE_TIME);
+        }
+        Some(ControlMessage { key: key.as_bytes(), token, said: answer }.encode())
+    }
+
+    fn note_unproven(&self, key: &NotificationKey) {
+        let mut inner = self.lock();
+        if inner.unproven.insert(key.clone()) {
+            inner.order.push_back(key.clone());
+        }
+        if inner.order.len() > Self::UNPROVEN
+            && let Some(oldest) = inner.order.pop_front()
+        {
+            inner.unproven.remove(&oldest);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An execution that writes to an offer once its owner has granted the claim.
+#[allow(missing_debug_implementations, reason = "executions have none")]
+pub(crate) struct MessageClaim {
+    execution: Box<dyn Execution>,
+    claims: Arc<Claims>,
+    transport: Arc<dyn Transport>,
+    peer: PeerId,
+    clock: Arc<dyn Clock>,
+    key: NotificationKey,
+    token: u64,
+    /// How the owner reaches this side.
+    metadata: Bytes,
+    stage: Stage,
+    /// The execution was polled.
+    begun: bool,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Stage {
+    Unsent,
+    Waiting { since: Duration, sent: Duration },
+    Granted,
+    Ended,
+}
+
+/// Where a claim goes, and what it says of this side.
+pub(crate) struct ClaimRoute {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) peer: PeerId,
+    pub(crate) metadata: Bytes,
+}
+
+impl MessageClaim {
+    /// A claim that is not answered is repeated after this long.
+    const REPEAT: Duration = Duration::from_millis(250);
+    /// A claim that is not answered fails after this long.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    pub(crate) fn before(
+        execution: Box<dyn Execution>,
+        claims: Arc<Claims>,
+        clock: Arc<dyn Clock>,
+        (key, token): (NotificationKey, u64),
+        route: ClaimRoute,
+    ) -> Box<dyn Execution> {
+        let ClaimRoute { transport, peer, metadata } = route;
+        Box::new(Self {
+            execution,
+            claims,
+            transport,
+            peer,
+            clock,
+            key,
+            token,
+            metadata,
+            stage: Stage::Unsent,
+            begun: false,
+        })
+    }
+
+    /// Whether the owner has granted the claim.
+    fn claim(&mut self) -> Poll<Result<(), TransportError>> {
+        let now = self.clock.now();
+        if self.stage == Stage::Unsent {
+            self.claims.lock().by_key.insert(self.key.clone(), State::Waiting);
+            self.stage = Stage::Waiting { since: now, sent: now };
+            return self.send(now, now);
+        }
+        let Stage::Waiting { since, sent } = self.stage else { return Poll::Ready(Ok(())) };
+        let state = self.claims.lock().by_key.get(&self.key).copied();
+        match state {
+            Some(State::Granted) => {
+                self.stage = Stage::Granted;
+                return Poll::Ready(Ok(()));
+            }
+            Some(State::Refused(why)) => return Poll::Ready(Err(ended(why))),
+            Some(State::Waiting) | None => {}
+        }
+        if now.saturating_sub(since) >= Self::PATIENCE {
+            return Poll::Ready(Err(ended(EndedOffer::Unanswered)));
+        }
+        match now.saturating_sub(sent) >= Self::REPEAT {
+            true => self.send(since, now),
+            false => Poll::Pending,
+        }
+    }
+
+    fn send(&mut self, since: Duration, now: Duration) -> Poll<Result<(), TransportError>> {
+        let said = Said::Claim { metadata: &self.metadata };
+        match self.tell(said) {
+            Poll::Ready(Ok(())) => {
+                self.stage = Stage::Waiting { since, sent: now };
+                Poll::Pending
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            // Now is the earliest time for the next try.
+            Poll::Pending => {
+                let sent = now.saturating_sub(Self::REPEAT);
+                self.stage = Stage::Waiting { since, sent };
+                Poll::Pending
+            }
+        }
+    }
+
+    fn tell(&self, said: Said<'_>) -> Poll<Result<(), TransportError>> {
+        let message = ControlMessage { key: self.key.as_bytes(), token: self.token, said };
+        self.transport.notify(&self.peer, &message.encode())
+    }
+
+    /// Nothing of the operation is in flight, and it was not a success.
+    fn give_up(&mut self) {
+        let before = std::mem::replace(&mut self.stage, Stage::Ended);
+        if before == Stage::Unsent || before == Stage::Ended {
+            return;
+        }
+        let touched = self.begun && self.execution.peer_memory() == PeerMemory::Unproven;
+        if touched {
+            self.claims.note_unproven(&self.key);
+        }
+        self.claims.lock().by_key.remove(&self.key);
+        if !touched {
+            // If it cannot be sent now, the owner asks.
+            let _ = self.tell(Said::NotWriting);
+        }
+    }
+
+    fn succeed(&mut self) {
+        self.stage = Stage::Ended;
+        self.claims.lock().by_key.remove(&self.key);
+    }
+}
+
+#[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
+impl Execution for MessageClaim {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        if self.stage != Stage::Granted
+            && let Err(error) = ready!(self.claim())
+        {
+            self.give_up();
+            return Poll::Ready(Err(error));
+        }
+        self.begun = true;
+        let result = ready!(self.execution.poll());
+        match &result {
+            Ok(()) => self.succeed(),
+            Err(_) => self.give_up(),
+        }
+        Poll::Ready(result)
+    }
+
+    fn abandon(&mut self) -> bool {
+        let quiet = self.stage != Stage::Granted || self.execution.abandon();
+        if quiet {
+            self.give_up();
+        }
+        quiet
+    }
+
+    fn expected(&self) -> Option<Duration> {
+        // The claim comes first.
+        None
+    }
+
+    fn awaits_word(&self) -> bool {
+        self.stage != Stage::Granted || self.execution.awaits_word()
+    }
+
+    fn report(&self) -> PathReport {
+        self.execution.report()
+    }
+
+    fn posts_quickly(&self) -> bool {
+        false
+    }
+
+    fn steps(&self) -> u64 {
+        self.execution.steps() + u64::from(self.stage == Stage::Granted)
+    }
+
+    fn target_told(&self) -> bool {
+        self.execution.target_told()
+    }
+
+    fn peer_memory(&self) -> PeerMemory {
+        match self.begun {
+            false => PeerMemory::Untouched,
+            true => self.execution.peer_memory(),
+        }
+    }
+}
+
+impl Drop for MessageClaim {
+    fn drop(&mut self) {
+        // In flight, the key stays among those that are being written.
+        if self.stage != Stage::Ended {
+            self.abandon();
+        }
+    }
+}
+
+fn ended(why: EndedOffer) -> TransportError {
+    TransportError::OfferEnded { why }
+}

@@ -1,0 +1,162 @@
+//! The encoding of messages about claims.
+//!
+//! | offset | bytes | content |
+//! |---|---|---|
+//! | 0 | 4 | magic: `0x89`, `NXC` |
+//! | 4 | 1 | version: 1 |
+//! | 5 | 1 | kind |
+//! | 6 | 1 | length of the key |
+//! | 7 | | the key |
+//! | | 8 | the token, little-endian |
+//! | | | claim: the initiator's agent metadata as it travels; refused: a byte for the reason |
+
+use crate::EndedOffer;
+
+const MAGIC: [u8; 4] = *b"\x89NXC";
+const VERSION: u8 = 1;
+
+/// What a message says about the offer of a key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Said<'a> {
+    Claim {
+        /// Compressed.
+        metadata: &'a [u8],
+    },
+    Granted,
+    Refused(EndedOffer),
+    Query,
+    Writing,
+    NotWriting,
+    Decline,
+}
+
+/// One message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct ControlMessage<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) token: u64,
+    pub(crate) said: Said<'a>,
+}
+
+impl<'a> ControlMessage<'a> {
+    /// Whether bytes are such a message, readable or not.
+    pub(crate) fn is_one(bytes: &[u8]) -> bool {
+        bytes.starts_with(&MAGIC)
+    }
+
+    /// `None` if it is of another version, or damaged.
+    pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let rest = bytes.strip_prefix(&MAGIC)?;
+        let (&[version, kind, len], rest) = rest.split_first_chunk()?;
+        let (key, rest) = rest.split_at_checked(len.into())?;
+        let (token, rest) = rest.split_first_chunk()?;
+        if version != VERSION || key.is_empty() {
+            return None;
+        }
+        let said = match (kind, rest) {
+            (1, metadata) if !metadata.is_empty() => Said::Claim { metadata },
+            (2, []) => Said::Granted,
+            (3, &[why]) => Said::Refused(reason(why)),
+            (4, []) => Said::Query,
+            (5, []) => Said::Writing,
+            (6, []) => Said::NotWriting,
+            (7, []) => Said::Decline,
+            _ => return None,
+        };
+        Some(Self { key, token: u64::from_le_bytes(*token), said })
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let (kind, rest): (u8, &[u8]) = match &self.said {
+            Said::Claim { metadata } => (1, metadata),
+            Said::Granted => (2, &[]),
+            Said::Refused(why) => (3, std::slice::from_ref(number(*why))),
+            Said::Query => (4, &[]),
+            Said::Writing => (5, &[]),
+            Said::NotWriting => (6, &[]),
+            Said::Decline => (7, &[]),
+        };
+        // Keys are of at most 255 bytes.
+        let len = u8::try_from(self.key.len()).unwrap_or(u8::MAX);
+        let mut bytes = Vec::with_capacity(15 + self.key.len() + rest.len());
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&[VERSION, kind, len]);
+        bytes.extend_from_slice(self.key);
+        bytes.extend_from_slice(&self.token.to_le_bytes());
+        bytes.extend_from_slice(rest);
+        bytes
+    }
+}
+
+fn number(why: EndedOffer) -> &'static u8 {
+    match why {
+        EndedOffer::Used => &2,
+        EndedOffer::Claimed => &3,
+        EndedOffer::Expired => &4,
+        EndedOffer::WrongToken => &5,
+        _ => &1,
+    }
+}
+
+/// A number of a later release is read as the most general reason.
+fn reason(number: u8) -> EndedOffer {
+    match number {
+        2 => EndedOffer::Used,
+        3 => EndedOffer::Claimed,
+        4 => EndedOffer::Expired,
+        5 => EndedOffer::WrongToken,
+        _ => EndedOffer::Revoked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn said() -> impl Strategy<Value = (u8, Vec<u8>)> {
+        (1..8u8, proptest::collection::vec(any::<u8>(), 1..50))
+    }
+
+    fn make(kind: u8, bytes: &[u8]) -> Said<'_> {
+        match kind {
+            1 => Said::Claim { metadata: bytes },
+            2 => Said::Granted,
+            3 => Said::Refused(reason(bytes[0] % 6)),
+            4 => Said::Query,
+            5 => Said::Writing,
+            6 => Said::NotWriting,
+            _ => Said::Decline,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_decodes_and_no_prefix_of_it_does(
+            key in proptest::collection::vec(any::<u8>(), 1..255),
+            token in any::<u64>(),
+            (kind, bytes) in said(),
+        ) {
+            let message = ControlMessage { key: &key, token, said: make(kind, &bytes) };
+            let encoded = message.encode();
+            prop_assert!(ControlMessage::is_one(&encoded));
+            prop_assert_eq!(ControlMessage::decode(&encoded), Some(message));
+            if kind != 1 {
+                for len in 0..encoded.len() {
+                    prop_assert_eq!(ControlMessage::decode(&encoded[..len]), None);
+                }
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_refused_or_make_sense(mut bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            for prefix in [&b""[..], b"\x89NXC", b"\x89NXC\x01"] {
+                bytes.splice(..0, prefix.iter().copied());
+                if let Some(message) = ControlMessage::decode(&bytes) {
+                    prop_assert_eq!(message.encode(), bytes.clone());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Claims of offers by messages, for initiators that cannot reach the offer's slot.
+//!
+//! | message | from | says |
+//! |---|---|---|
+//! | claim | initiator | it wants to write, and how the owner reaches it |
+//! | granted, refused | owner | whether it may |
+//! | query | owner | an offer that it has given up is claimed: is the initiator writing? |
+//! | writing, not writing | initiator | the answer; after the second it refuses to use the offer |
+//! | decline | initiator | it does not take the offer up |
+//!
+//! Each message carries the key of the offer and its token, which only holders of the metadata know; an owner meets an
+//! initiator only after it has checked them. Messages may be lost: an initiator repeats its claim until it is answered, and an
+//! owner its query.
+
+mod decline;
+mod initiator;
+mod message;
+mod owner;
+
+pub(crate) use initiator::{ClaimRoute, Claims, MessageClaim};
+pub(crate) use message::ControlMessage;
+pub(crate) use owner::Owner;

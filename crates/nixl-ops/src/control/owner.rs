@@ -1,0 +1,106 @@
+//! The owner's side of claims by messages.
+
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use nixl_metadata::{AgentMetadata, Limits};
+
+use super::message::{ControlMessage, Said};
+use crate::passive::PassiveTable;
+use crate::{Background, EndedOffer, PeerId, Transport};
+
+/// Answers claims of one connection's offers. Answers are sent on the connection's blocking thread, since the initiator may have
+/// to be met first.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    transport: Arc<dyn Transport>,
+    background: Arc<dyn Background>,
+}
+
+impl Owner {
+    pub(crate) fn new(transport: Arc<dyn Transport>, background: Arc<dyn Background>) -> Self {
+        Self { transport, background }
+    }
+
+    pub(crate) fn receive(
+        &self,
+        table: &Arc<PassiveTable>,
+        from: &str,
+        message: &ControlMessage<'_>,
+    ) {
+        let &ControlMessage { key, token, said } = message;
+        match said {
+            Said::Claim { metadata } => {
+                let result =
+                    table.entry_with(key, token).and_then(|entry| entry.claim_by_message(from));
+                let said = match result {
+                    Ok(()) => Said::Granted,
+                    // A stranger is neither met nor answered.
+                    Err(EndedOffer::WrongToken) => {
+                        tracing::debug!(from, "a claim with a wrong token");
+                        return;
+                    }
+                    Err(why) => Said::Refused(why),
+                };
+                let answer = ControlMessage { key, token, said }.encode();
+                self.answer(from, metadata, answer);
+            }
+            Said::NotWriting => {
+                if let Ok(entry) = table.entry_with(key, token)
+                    && entry.is_claimed_by(from)
+                {
+                    entry.end(false);
+                }
+            }
+            Said::Decline => {
+                if let Ok(entry) = table.entry_with(key, token) {
+                    entry.declined(from);
+                }
+            }
+            Said::Writing | Said::Granted | Said::Refused(_) | Said::Query => {}
+        }
+    }
+
+    /// Asks the agents of offers that were given up whether they are writing.
+    pub(crate) fn query(&self, table: &PassiveTable) {
+        for (entry, agent) in table.wanted_words() {
+            let Some(token) = entry.token() else { continue };
+            let key = entry.key().as_bytes();
+            let query = ControlMessage { key, token, said: Said::Query }.encode();
+            // Asked again at the next look.
+            let _ = self.transport.notify(&PeerId::new(agent), &query);
+        }
+    }
+
+    fn answer(&self, to: &str, metadata: &[u8], answer: Vec<u8>) {
+        let (transport, peer) = (Arc::clone(&self.transport), PeerId::new(to));
+        let metadata = Bytes::copy_from_slice(metadata);
+        self.background.run(Box::new(move || {
+            let limits = Limits::default();
+            let blob = AgentMetadata::from_compressed(metadata, &limits)
+                .and_then(|metadata| metadata.inflate(&limits));
+            let met = match blob {
+                Ok(blob) => transport.connect(&blob).map_err(|e| e.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            match met {
+                Ok(connected) if connected.peer == peer => {}
+                Ok(_) => return tracing::debug!("a claim in the name of another agent"),
+                Err(error) => return tracing::debug!(error, "a claimant cannot be reached"),
+            }
+            for _ in 0..Self::TRIES {
+                match transport.notify(&peer, &answer) {
+                    Poll::Pending => std::thread::yield_now(),
+                    Poll::Ready(Ok(())) => return,
+                    Poll::Ready(Err(error)) => {
+                        return tracing::debug!(%error, "a claim cannot be answered");
+                    }
+                }
+            }
+        }));
+    }
+
+    /// The initiator repeats a claim that is not answered.
+    const TRIES: usize = 1000;
+}
