@@ -6,7 +6,10 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Cache, LAYOUTS, Machine, copy_and_check, geometry, several_slices, wait};
+use common::{
+    Cache, LAYOUTS, Machine, copy_and_check, copy_by_parts_and_check, geometry, several_slices,
+    wait,
+};
 use nixl_descriptor::layout::{LayerOrder, Layout, LayoutKind};
 use nixl_descriptor::{AccessError, LeaseMode, Region, copy, copy_range};
 use nixl_executor::{
@@ -152,16 +155,7 @@ proptest! {
             let heading = format!("{src} -> {dst}: ");
             prop_assert!(shown.contains(&heading), "{}", shown);
         }
-        from.fill(&*gpus, 3);
-        to.fill(&*gpus, 4);
-        let done = wait(executor.execute(&from.layout, &src, &to.layout, &dst, &options).unwrap()).unwrap();
-        prop_assert_eq!(done.path().unwrap().bytes, plan.bytes());
-        to.check(&*gpus, "by parts", |(block, layer, outer)| {
-            match dst.iter().position(|b| *b == block) {
-                Some(index) => (3, (src[index], layer, outer)),
-                None => (4, (block, layer, outer)),
-            }
-        });
+        copy_by_parts_and_check(&*gpus, &executor, (&from, &to), (&src, &dst));
     }
 }
 
@@ -178,8 +172,8 @@ fn a_pinned_and_a_pageable_layer_go_to_a_gpu_by_a_kernel_and_by_slots() {
     let plan = executor.plan(&from.layout, &ids, &to.layout, &ids, &options).unwrap();
     let strategies: Vec<_> = plan.groups().iter().map(|group| group.strategy).collect();
     assert_eq!(strategies, [Strategy::Kernel, Strategy::PinnedRing]);
-    let done = wait(executor.execute(&from.layout, &ids, &to.layout, &ids, &options).unwrap());
-    assert_eq!(done.unwrap().path().unwrap().transport, "kernel + pinned-ring");
+    let used = copy_by_parts_and_check(&*gpus, &executor, (&from, &to), (&ids, &ids));
+    assert_eq!(used, "kernel + pinned-ring");
     // A strategy that some part cannot take is refused, with the memories that it is not for.
     let options = options.policy(StrategyPolicy::Require(Strategy::Kernel));
     let error = executor.execute(&from.layout, &ids, &to.layout, &ids, &options).unwrap_err();

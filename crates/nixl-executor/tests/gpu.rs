@@ -9,7 +9,10 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::sync::Arc;
 
-use common::{Cache, LAYOUTS, Machine, copy_and_check, geometry, several_slices, wait};
+use common::{
+    Cache, LAYOUTS, Machine, copy_and_check, copy_by_parts_and_check, geometry, several_slices,
+    wait,
+};
 use nixl_connector::Connector;
 use nixl_connector::simulated::Fabric;
 use nixl_descriptor::layout::{LayerOrder, LayoutKind};
@@ -104,6 +107,28 @@ fn matrix(machine: &Cuda, executor: &BlockExecutor, kinds: &[MemoryKind]) {
                     assert!(!all.is_empty(), "{src} to {dst}");
                     copy_and_check(machine, executor, ends, (&[2], &[2]), 1..2);
                 }
+            }
+        }
+    }
+}
+
+/// Layers that are pinned and layers that are not, in one layout: a kernel that took all of them for pinned would end the
+/// use of the GPU.
+#[test]
+fn layouts_of_pinned_and_pageable_layers() {
+    let Some((machine, executor)) = Cuda::new(1, "layouts_of_pinned_and_pageable_layers") else {
+        return;
+    };
+    let mixed = [MemoryKind::Pinned, MemoryKind::Pageable];
+    let whole = [[MemoryKind::Gpu(0); 2], [MemoryKind::Pageable; 2], [MemoryKind::Pinned; 2]];
+    for (blocks, inner) in [(64, 8), (5, 100_003)] {
+        let g = geometry(blocks, 3, inner, 2);
+        let ids: Vec<usize> = (0..blocks).rev().collect();
+        for other in whole.into_iter().chain([[mixed[1], mixed[0]]]) {
+            for (src, dst) in [(mixed, other), (other, mixed)] {
+                let from = Cache::mixed(&machine, &src, LAYOUTS[2], g, 16);
+                let to = Cache::mixed(&machine, &dst, LAYOUTS[1], g, 16);
+                copy_by_parts_and_check(&machine, &executor, (&from, &to), (&ids, &ids));
             }
         }
     }

@@ -208,3 +208,24 @@ fn copy_and_check_with(
     });
     true
 }
+
+/// Copies all layers as the executor sees fit, and checks every byte of the destination. Returns what carried them.
+pub(crate) fn copy_by_parts_and_check(
+    machine: &impl Machine,
+    executor: &BlockExecutor,
+    (from, to): (&Cache, &Cache),
+    (src, dst): (&[usize], &[usize]),
+) -> String {
+    let options = BlockOptions::new().timeout(Duration::from_secs(60));
+    from.fill(machine, 3);
+    to.fill(machine, 4);
+    let operation = executor.execute(&from.layout, src, &to.layout, dst, &options).unwrap();
+    let done = wait(operation).unwrap();
+    to.check(machine, "by parts", |(block, layer, outer)| {
+        match dst.iter().position(|b| *b == block) {
+            Some(index) => (3, (src[index], layer, outer)),
+            None => (4, (block, layer, outer)),
+        }
+    });
+    done.path().unwrap().transport.to_string()
+}
