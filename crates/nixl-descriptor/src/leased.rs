@@ -91,7 +91,7 @@ impl Leased {
         Ok(LeaseUse(self.clone()))
     }
 
-    /// Never releases the leases, whoever else holds a clone: the memory stays allocated and leased until the process
+    /// Never releases the leases, whichever clones are dropped: the memory stays allocated and leased until the process
     /// ends. For an operation whose engine did not confirm that it is done. Counted once in
     /// [`leaked`](crate::leaked()), however many clones are leaked.
     pub fn leak(self) {
@@ -127,7 +127,7 @@ impl fmt::Debug for Leased {
 }
 
 /// The right of one part of an operation to touch its leased memory; see [`Leased::begin_use`]. Dropping it ends the use:
-/// whoever may still touch the memory keeps it, or leaks it.
+/// code that may still touch the memory keeps it, or leaks it.
 #[derive(Debug)]
 #[must_use = "dropping it ends the use"]
 pub struct LeaseUse(Leased);

@@ -38,7 +38,7 @@ pub(crate) struct Memory {
 // SAFETY: the owner is `Send`; the pointer is only a way to reach what the owner keeps allocated.
 unsafe impl Send for Memory {}
 // SAFETY: the owner is `Sync`; the bytes are reached only by the unsafe copies below, whose callers
-// promise that no two threads race on them.
+// promise that no two threads race on them: `region/copy.rs` is the only one, and holds a guard of the traffic.
 unsafe impl Sync for Memory {}
 
 impl Memory {

@@ -236,7 +236,8 @@ fn shared_memory_is_pinned_on_both_sides() {
     let theirs = SharedMemory::open(&ours.shared_name().unwrap()).unwrap();
     let theirs = Region::try_from(theirs).unwrap();
     assert_eq!(kind(theirs.address()), MemoryKind::Pageable);
-    let pinned = gpus.pin(&theirs).unwrap();
+    // SAFETY: it is kept until the copies are over.
+    let pinned = unsafe { gpus.pin(&theirs) }.unwrap();
     assert_eq!(kind(pinned.address()), MemoryKind::Pinned);
     let on_gpu = cuda.region(MemoryKind::Gpu(0), len);
     let bytes: Vec<_> = (0..len).map(|i| (i * 7 + i / 251) as u8).collect();

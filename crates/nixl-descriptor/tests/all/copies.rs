@@ -133,7 +133,7 @@ fn an_operation_copies_what_it_has_leased_itself() {
     let (a, b) = (a.whole(), b.whole());
     let refused = |mode| Err(AccessError::Leased { mode });
     assert_eq!(copy_range(&a, 0, &b, 30, 10, &[&reading, &writing]), Ok(()));
-    // What a lease to read covers may be read by anybody, and written by nobody.
+    // What a lease to read covers may be read without it, and not be written with it.
     assert_eq!(copy_range(&a, 0, &b, 20, 10, &[&writing]), Ok(()));
     assert_eq!(copy_range(&a, 0, &b, 0, 10, &[&reading]), refused(LeaseMode::Write));
     assert_eq!(copy_range(&b, 0, &a, 0, 10, &[&reading, &writing]), refused(LeaseMode::Read));

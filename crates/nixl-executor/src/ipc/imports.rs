@@ -1,5 +1,5 @@
 //! Memory of peers that is open in this process.
-#![allow(unsafe_code, reason = "implements a trait that is trusted with memory")]
+#![allow(unsafe_code, reason = "keeps memory of peers pinned while GPUs use it")]
 
 use std::collections::HashMap;
 use std::fmt;
@@ -109,7 +109,8 @@ impl Imports {
         let Some(allowance) = Allowance::take(&self.pinned, memory.len()) else {
             return Arc::new(memory);
         };
-        match self.gpus.pin(&memory) {
+        // SAFETY: transfers keep what they got from here as long as a GPU may use it, and leak it if they cannot tell.
+        match unsafe { self.gpus.pin(&memory) } {
             Ok(buffer) => Arc::new(Pinned { buffer, _allowance: allowance }),
             Err(error) => {
                 tracing::debug!(%error, "a peer's memory cannot be pinned");

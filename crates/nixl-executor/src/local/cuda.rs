@@ -191,7 +191,7 @@ unsafe impl Gpus for CudaGpus {
         Ok(Box::new(CudaMark { gpu: Arc::clone(gpu), event: Some(event) }))
     }
 
-    fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
+    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
         let context = &self.gpu(0)?.context;
         let start = NonNull::new(region.address() as *mut u8);
         let start =
@@ -244,7 +244,7 @@ unsafe impl Buffer for DeviceMemory {
     }
 }
 
-/// A stream from the pool, which takes it back. Whoever drops a lane has seen a mark after its work, or forgets it.
+/// A stream from the pool, which takes it back when this is dropped: after its work, as [`Lane::copies`] demands.
 struct CudaLane {
     gpu: Arc<Gpu>,
     /// `Some` until dropped.

@@ -105,7 +105,12 @@ pub unsafe trait Gpus: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     ///
     /// [`GpuError`] if it cannot be pinned, or is.
-    fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
+    ///
+    /// # Safety
+    ///
+    /// The buffer is not dropped, only leaked, while a GPU uses the region's memory. Any operation may: as long as the region
+    /// is pinned, [`memory_kind`](Self::memory_kind) says so.
+    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
         let _ = region;
         Err(GpuError::Unsupported { reason: "these GPUs do not pin memory".to_owned() })
     }
@@ -152,8 +157,7 @@ unsafe impl Buffer for Region {
     }
 }
 
-/// A queue of work on one GPU; what is queued runs in order. Dropping it with work queued lets the work run on: whoever
-/// drops it keeps the memory until a [`Mark`] after the work has been reached.
+/// A queue of work on one GPU; what is queued runs in order.
 ///
 /// # Safety
 ///
@@ -173,8 +177,9 @@ pub unsafe trait Lane: Send {
     ///
     /// # Safety
     ///
-    /// Both ranges of each copy are memory that the GPU can reach, nobody writes what is read or touches what is
-    /// written, and all of it stays so until a [`mark`](Self::mark) made later is reached, or the GPU is lost.
+    /// Both ranges of each copy are memory that the GPU can reach, nothing else writes what is read or touches what is
+    /// written, and all of it stays so until a [`mark`](Self::mark) made later is reached, or the GPU is lost. The lane is
+    /// not dropped before that, only leaked: what it keeps for its work goes with it.
     unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError>;
 
     /// Queues all of `ops` with one call. As [`copies`](Self::copies) otherwise.

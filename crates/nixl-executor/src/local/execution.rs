@@ -177,8 +177,9 @@ impl PlanExecution {
         };
         let ordered = ordered.and_then(|()| order(&mut *lane, &self.pending));
         // SAFETY (of all calls below): the operation leases both ranges of every copy until this execution has seen
-        // the mark, or the GPU is lost; the plan was made for memory that this GPU reaches. Scratch memory is this
-        // transfer's own, as long, and kept as long.
+        // the mark, or the GPU is lost. The GPU reaches both: `Gpus::memory_kind` said what they are, for each part, and
+        // `Strategy::check` turns down what a GPU cannot reach. Scratch memory is this transfer's own, as long as the copies.
+        // Lanes and scratch memory are kept with the marks, and leaked if this is dropped before.
         let queued = ordered.and_then(|()| match (plan.strategy, &mut last, &scratch) {
             (Strategy::PackedCopy, Some(last), Some(scratch)) => {
                 let lanes = packed::Lanes { first: &mut *lane, last: &mut **last };

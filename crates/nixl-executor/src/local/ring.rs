@@ -219,7 +219,8 @@ impl Ring {
                     }
                     let Some(load) = self.loads.pop_front() else { return Ok(false) };
                     let into = rebased(&load, slot.buffer.address(), Towards::Slot, &self.seams);
-                    // SAFETY: the caller vouches for the sources; the slot is idle, so nobody else uses it.
+                    // SAFETY: the caller vouches for the sources. The load fits the slot, which `Gpus::pinned` gave to this ring
+                    // alone, and it is idle.
                     let begun = unsafe { start(&mut self.fill, into, &self.pool, alone) }?;
                     slot.state = SlotState::Filling { load, done: begun.done };
                     begun.error.into_iter().for_each(|error| self.fail(error));
@@ -234,7 +235,8 @@ impl Ring {
                     }
                     let out = rebased(load, slot.buffer.address(), Towards::Target, &self.seams);
                     let bytes = bytes(&out);
-                    // SAFETY: the caller vouches for the targets; the slot is filled and nobody writes it now.
+                    // SAFETY: the caller vouches for the targets. The slot is this ring's alone; it is filled, and not
+                    // written now.
                     let begun = unsafe { start(&mut self.drain, out, &self.pool, alone) }?;
                     slot.state = SlotState::Draining { bytes, done: begun.done };
                     begun.error.into_iter().for_each(|error| self.fail(error));

@@ -27,7 +27,7 @@ use super::{GpuError, MemoryKind};
 /// They reach what real ones would: their own memory, that of peers, what is pinned, and what was opened for them. A kernel
 /// that touches anything else is a fault that ends every further use of them, as of a real GPU. A copy, which the driver
 /// looks at first, is refused if it is not inside one allocation or touches memory of a GPU that is no peer. So is a copy of
-/// pageable memory: the driver would make it with the caller waiting, and a [`Lane`] promises that nobody waits.
+/// pageable memory: the driver would make it with the caller waiting, and a [`Lane`] never makes it wait.
 pub struct SimulatedGpus {
     shared: Arc<Shared>,
     work: Sender<Work>,
@@ -179,7 +179,7 @@ unsafe impl Gpus for SimulatedGpus {
         self.lane(gpu)?.mark()
     }
 
-    fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
+    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
         healthy(&self.shared)?;
         let refused = |e: RegionError| GpuError::Unsupported { reason: e.to_string() };
         let memories = &self.shared.memories;

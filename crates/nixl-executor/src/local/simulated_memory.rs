@@ -34,7 +34,7 @@ pub(super) enum Place {
 /// Why a GPU cannot reach a range.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Unreachable {
-    /// It is the host's and not pinned, or nobody's.
+    /// It is the host's and not pinned, or not allocated.
     Pageable,
     /// It begins in one allocation and ends in none or another.
     Torn,
