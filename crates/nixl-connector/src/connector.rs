@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use nixl_descriptor::{Access, DescriptorList, LeaseMode, Leased, Leases};
+use nixl_descriptor::{Access, BufferPool, DescriptorList, LeaseMode, Leased, Leases, Region};
 use nixl_metadata::{
     Limits, NotificationKey, OfferTerms, OperationKind, RdmaMetadata, SerializedDescriptor,
 };
@@ -66,6 +66,22 @@ impl Connector {
     /// What is in hand now.
     pub fn stats(&self) -> ConnectionStats {
         self.shared.connection.stats()
+    }
+
+    /// Host memory for one request, or for as long as it is kept: `len` bytes with whatever an earlier buffer left in them.
+    ///
+    /// It comes from the [`BufferPool`] of the process, and goes back there when the last handle is gone. That is the memory
+    /// to offer: it is registered once for many buffers (at the first offer), peers of this machine map it once, and a peer
+    /// that writes too late meets memory that is nobody's. A `Vec` costs a registration each time, and a late write to it
+    /// meets whatever the allocator has put there.
+    ///
+    /// Peers may reach other buffers of the pool too: see [`BufferPool::buffer`]. Does not block on the engine.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError::Memory`]: no bytes were asked for, or the system has no memory.
+    pub fn buffer(&self, len: usize) -> Result<Region, ConnectorError> {
+        Ok(BufferPool::global().buffer(len)?)
     }
 
     /// Offers memory to be read by one peer, which gets [`metadata`](ReadableOperation::metadata).

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use nixl_descriptor::{DescriptorError, LeaseError, RegisterError};
+use nixl_descriptor::{DescriptorError, LeaseError, RegionError, RegisterError};
 use nixl_metadata::MetadataError;
 use nixl_ops::{OperationError, PairingError, TransportError};
 use thiserror::Error;
@@ -20,6 +20,9 @@ pub enum ConnectorError {
     /// The local descriptors are unusable.
     #[error(transparent)]
     Descriptor(#[from] DescriptorError),
+    /// There is no memory for a buffer.
+    #[error(transparent)]
+    Memory(#[from] RegionError),
     /// Another operation uses the memory.
     #[error(transparent)]
     Lease(#[from] LeaseError),

@@ -51,6 +51,11 @@ unsafe impl Registrar for NixlRegistrar {
     }
 
     fn register(&self, span: &RegionSpan) -> Result<Box<dyn Registered>, RegisterError> {
+        // NIXL knows no access rights: who has this agent's metadata may write all that is registered, and UCX's own thread
+        // does it for a peer that comes over TCP.
+        if !span.has_writable_pages() {
+            return Err(RegisterError::ReadOnlyPages { len: span.len() });
+        }
         let _context = gpu::enter([span.device()]);
         // Not left to this agent: after NIXL has refused memory of a kind, no peer accepts its metadata any more.
         if span.device().kind() == DeviceKind::Cuda && !takes_gpu(span) {

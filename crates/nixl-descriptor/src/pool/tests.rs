@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use proptest::prelude::*;
 
@@ -325,20 +325,22 @@ fn a_late_copy_of_an_engine_is_kept_apart_from_the_next_buffers() {
     assert_eq!(whole.id(), buffers[1].whole_region().id());
     let (engines, ours) = (vec![1; 2 * LEN], vec![2; LEN]);
     buffers[1].copy_from_slice(0, &ours).unwrap();
-    let ended = AtomicBool::new(false);
+    let (ended, late) = (AtomicBool::new(false), AtomicUsize::new(0));
     let torn = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !ended.load(SeqCst) {
                 whole.copy_from_slice(0, &engines).unwrap();
+                late.fetch_add(1, SeqCst);
             }
         });
         let mut bytes = vec![0; LEN];
         // Each copy was whole when the other began.
-        let torn = (0..500).find(|_| {
-            buffers[1].copy_from_slice(0, &ours).unwrap();
-            buffers[1].copy_to_slice(0, &mut bytes).unwrap();
-            bytes != ours && bytes != engines[LEN..]
-        });
+        let torn =
+            std::iter::repeat_with(|| late.load(SeqCst)).take_while(|&n| n < 500).find(|_| {
+                buffers[1].copy_from_slice(0, &ours).unwrap();
+                buffers[1].copy_to_slice(0, &mut bytes).unwrap();
+                bytes != ours && bytes != engines[LEN..]
+            });
         ended.store(true, SeqCst);
         torn
     });

@@ -207,6 +207,11 @@ mod tests {
         Arc::new(SimulatedGpus::new(abilities).unwrap())
     }
 
+    /// In a file of its own.
+    fn shared(len: usize) -> Region {
+        SharedMemory::new(len).unwrap().try_into().unwrap()
+    }
+
     #[test]
     fn what_was_opened_is_found_and_what_was_not_is_not() {
         let gpus = gpus();
@@ -244,7 +249,7 @@ mod tests {
     fn host_memory_is_pinned_for_gpus_alone_and_if_it_can_be() {
         let gpus = gpus();
         let imports = Imports::new(gpus.clone());
-        let region = Region::shared(100).unwrap();
+        let region = shared(100);
         let name = region.shared_name().unwrap();
         let kind = |foreign| {
             let address = imports.open(&foreign).unwrap().address();
@@ -253,11 +258,11 @@ mod tests {
         assert_eq!(kind(Foreign::File(name)), MemoryKind::Pageable);
         assert_eq!(kind(Foreign::Pinned(name)), MemoryKind::Pinned);
         imports.pinned.store(Imports::MAX_PINNED - 50, Ordering::Relaxed);
-        let (long, short) = (Region::shared(51).unwrap(), Region::shared(50).unwrap());
+        let (long, short) = (shared(51), shared(50));
         assert_eq!(kind(Foreign::Pinned(long.shared_name().unwrap())), MemoryKind::Pageable);
         assert_eq!(kind(Foreign::Pinned(short.shared_name().unwrap())), MemoryKind::Pinned);
         imports.pinned.store(0, Ordering::Relaxed);
-        let other = Region::shared(100).unwrap();
+        let other = shared(100);
         gpus.fail();
         assert_eq!(kind(Foreign::Pinned(other.shared_name().unwrap())), MemoryKind::Pageable);
     }
@@ -266,7 +271,7 @@ mod tests {
     fn host_memory_is_let_go_once_the_peer_has() {
         let imports = Imports::new(gpus());
         let shared = || {
-            let region = Region::shared(100).unwrap();
+            let region = shared(100);
             let there = Foreign::File(region.shared_name().unwrap());
             (region, there)
         };

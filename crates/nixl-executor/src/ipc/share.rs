@@ -1,6 +1,6 @@
 //! What an offer tells other processes of this machine.
 
-use nixl_descriptor::{Descriptor, DescriptorList, SharedName};
+use nixl_descriptor::{Descriptor, DescriptorList, Region, SharedName};
 use nixl_device::DeviceKind;
 use nixl_metadata::{Share, ShareKind};
 
@@ -12,8 +12,7 @@ use crate::local::{Gpus, MemoryKind};
 pub(crate) fn shares(gpus: &dyn Gpus, list: &DescriptorList) -> Vec<Share> {
     let mut shares = Vec::new();
     let mut first = 0;
-    // A region lies in one allocation.
-    for run in list.as_slice().chunk_by(|a, b| a.region().id() == b.region().id()) {
+    for run in list.as_slice().chunk_by(|a, b| is_one_share(a.region(), b.region())) {
         let range = first..first + run.len();
         first = range.end;
         if let Some((kind, offset)) = share(gpus, run) {
@@ -23,11 +22,17 @@ pub(crate) fn shares(gpus: &dyn Gpus, list: &DescriptorList) -> Vec<Share> {
     shares
 }
 
+/// Whether both lie in one allocation, or in one file.
+fn is_one_share(a: &Region, b: &Region) -> bool {
+    a.id() == b.id() || a.shared_name().is_some_and(|name| b.shared_name() == Some(name))
+}
+
 fn share(gpus: &dyn Gpus, run: &[Descriptor]) -> Option<(ShareKind, u64)> {
     let first = run.first()?;
     if first.device().is_host() {
         let SharedName { pid, fd, name, len } = first.region().shared_name()?;
-        return Some((ShareKind::File { pid, fd, name, length: len }, first.offset() as u64));
+        let offset = first.region().shared_offset() + first.offset() as u64;
+        return Some((ShareKind::File { pid, fd, name, length: len }, offset));
     }
     if first.device().kind() != DeviceKind::Cuda {
         return None;
@@ -61,7 +66,7 @@ pub(crate) fn foreign(kind: &ShareKind, gpu: u32, local: MemoryKind) -> Option<F
 
 #[cfg(test)]
 mod tests {
-    use nixl_descriptor::Region;
+    use nixl_descriptor::SharedMemory;
 
     use super::*;
     use crate::local::{Abilities, SimulatedGpus};
@@ -72,7 +77,7 @@ mod tests {
         let gpus = SimulatedGpus::new(abilities).unwrap();
         let on = |gpu| gpus.region(MemoryKind::Gpu(gpu), 100).unwrap();
         let (a, b, host) = (on(0), on(1), Region::zeroed(100).unwrap());
-        let file = Region::shared(100).unwrap();
+        let file = Region::try_from(SharedMemory::new(100).unwrap()).unwrap();
         let part = |region: &Region, at: usize| region.descriptor(at..at + 10).unwrap();
         let list = vec![
             part(&a, 30),
@@ -88,5 +93,26 @@ mod tests {
         let places: Vec<_> = shares.iter().map(|s| (s.descriptors(), s.offset())).collect();
         assert_eq!(places, [(0..2, 30), (3..4, 5), (4..5, 50), (5..7, 20)]);
         assert!(shares.iter().all(|s| s.kind().length() == 100));
+    }
+
+    #[test]
+    fn buffers_of_one_slab_are_one_share() {
+        let gpus = SimulatedGpus::new(Abilities::default()).unwrap();
+        let buffers: Vec<_> = (0..20).map(|_| Region::shared(5000).unwrap()).collect();
+        let alone = Region::try_from(SharedMemory::new(5000).unwrap()).unwrap();
+        let part = |region: &Region| region.descriptor(7..100).unwrap();
+        let list = buffers.iter().chain([&alone]).map(part).collect::<Vec<_>>();
+        let list = DescriptorList::try_from(list).unwrap();
+        let shares = shares(&gpus, &list);
+        // Two, or one more if the buffers come from two slabs.
+        assert!(matches!(shares.len(), 2 | 3), "{shares:?}");
+        for share in shares {
+            let first = &list.as_slice()[share.descriptors().start];
+            let place = first.region().shared_offset() + 7;
+            assert_eq!(share.offset(), place);
+            let ShareKind::File { name, .. } = *share.kind() else { panic!("{share:?}") };
+            let run = &list.as_slice()[share.descriptors()];
+            assert!(run.iter().all(|d| d.region().shared_name().unwrap().name == name));
+        }
     }
 }

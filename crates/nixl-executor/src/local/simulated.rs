@@ -117,7 +117,7 @@ impl SimulatedGpus {
             }
             MemoryKind::Gpu(ordinal) => {
                 let (device, place) = (Device::cuda(ordinal), Place::Gpu(ordinal));
-                self.shared.memories.list(Region::shared(len)?, device, place)
+                self.shared.memories.list(SharedMemory::new(len)?.try_into()?, device, place)
             }
         }
     }
