@@ -31,7 +31,21 @@
 //!
 //! An engine may give peers more than was offered: RDMA hardware protects whole registrations, and some engines cannot
 //! register memory for reading only. [`RegionSpan::access`] tells the engine what was meant. Register a region of its
-//! own for what a peer must not see.
+//! own for what a peer must not see. That holds too for a peer that maps memory which other processes can
+//! ([`Region::shared_name`]).
+//!
+//! * Buffers of the [`BufferPool`], and so [`Region::shared`], are registered and mapped by slabs: who was offered one
+//!   buffer can reach the others of its slab, those of other peers included.
+//! * Memory that is read-only by contract (`bytes::Bytes` on the heap) can be written by a peer that misuses an offer to
+//!   read it, where the engine has no finer rights; clones of the `Bytes` then see other bytes. On read-only *pages* the
+//!   write would end the process, so such an engine does not register them ([`RegionSpan::has_writable_pages`]). A copy
+//!   in a buffer exposes neither.
+//!
+//! # Late writes
+//!
+//! A one-sided write cannot be called back: it may arrive after the owner has let go. In a buffer of the [`BufferPool`] it
+//! meets no memory of the program's other than such buffers, since the addresses stay the pool's for longer than an offer
+//! can be used. In other memory (a `Vec`, an allocation of another library) it meets what the allocator has made of it.
 //!
 //! # Example
 //!

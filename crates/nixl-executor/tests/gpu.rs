@@ -228,26 +228,36 @@ async fn operations_wait_for_streams() {
 #[test]
 fn shared_memory_is_pinned_on_both_sides() {
     let Some((cuda, _)) = Cuda::new(1, "shared_memory_is_pinned_on_both_sides") else { return };
-    let (len, gpus) = (3 << 20, &cuda.gpus);
-    let ours = Region::shared_pinned(&cuda.context, len).unwrap();
+    let gpus = &cuda.gpus;
     let kind = |address| gpus.memory_kind(Device::HOST, address);
-    assert_eq!(kind(ours.address()), MemoryKind::Pinned);
-    // As another process maps it.
-    let theirs = SharedMemory::open(&ours.shared_name().unwrap()).unwrap();
-    let theirs = Region::try_from(theirs).unwrap();
-    assert_eq!(kind(theirs.address()), MemoryKind::Pageable);
-    // SAFETY: it is kept until the copies are over.
-    let pinned = unsafe { gpus.pin(&theirs) }.unwrap();
-    assert_eq!(kind(pinned.address()), MemoryKind::Pinned);
-    let on_gpu = cuda.region(MemoryKind::Gpu(0), len);
-    let bytes: Vec<_> = (0..len).map(|i| (i * 7 + i / 251) as u8).collect();
-    ours.copy_from_slice(0, &bytes).unwrap();
-    cuda.copy(on_gpu.address(), pinned.address(), len);
-    ours.copy_from_slice(0, &vec![0; len]).unwrap();
-    cuda.copy(ours.address(), on_gpu.address(), len);
-    assert!(theirs.to_vec().unwrap() == bytes);
-    drop(pinned);
-    assert_eq!(kind(theirs.address()), MemoryKind::Pageable);
+    // In a slab of its own, and with others.
+    for len in [3 << 20, 70_000] {
+        let _neighbour = Region::shared(len).unwrap();
+        let ours = Region::shared_pinned(&cuda.context, len).unwrap();
+        assert_eq!(kind(ours.address()), MemoryKind::Pinned);
+        // As another process maps it.
+        let theirs = SharedMemory::open(&ours.shared_name().unwrap()).unwrap();
+        let theirs = Region::try_from(theirs).unwrap();
+        let offset = ours.shared_offset();
+        assert_eq!(kind(theirs.address() + offset), MemoryKind::Pageable);
+        // SAFETY: it is kept until the copies are over.
+        let pinned = unsafe { gpus.pin(&theirs) }.unwrap();
+        assert_eq!(kind(pinned.address() + offset), MemoryKind::Pinned);
+        let on_gpu = cuda.region(MemoryKind::Gpu(0), len);
+        let bytes: Vec<_> = (0..len).map(|i| (i * 7 + i / 251) as u8).collect();
+        ours.copy_from_slice(0, &bytes).unwrap();
+        cuda.copy(on_gpu.address(), pinned.address() + offset, len);
+        ours.copy_from_slice(0, &vec![0; len]).unwrap();
+        cuda.copy(ours.address(), on_gpu.address(), len);
+        let mut seen = vec![0; len];
+        theirs.copy_to_slice(offset.try_into().unwrap(), &mut seen).unwrap();
+        assert!(seen == bytes);
+        drop(pinned);
+        assert_eq!(kind(theirs.address() + offset), MemoryKind::Pageable);
+        let address = ours.address();
+        drop(ours);
+        assert_eq!(kind(address), MemoryKind::Pageable);
+    }
 }
 
 #[test]

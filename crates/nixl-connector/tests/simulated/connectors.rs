@@ -1,11 +1,12 @@
 //! Faults as an application sees them, through connectors on real time.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_connector::simulated::{Fabric, Fault};
 use nixl_connector::{Connector, ConnectorError, OperationError, OperationOptions, TransportError};
-use nixl_descriptor::{LeaseMode, Leases, Region};
+use nixl_descriptor::{LeaseMode, Leases, Region, RegionError};
 use nixl_device::HostIdentity;
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::SystemClock;
@@ -51,6 +52,54 @@ async fn a_refused_registration_is_an_error_of_that_operation_only() {
     let mut read = net.initiator.begin_read(offer.metadata(), local).await.unwrap();
     read.wait_for_completion().await.unwrap();
     offer.wait_for_completion().await.unwrap();
+}
+
+#[tokio::test]
+async fn buffers_are_registered_once_for_all_that_share_a_slab() {
+    const COUNT: usize = 40;
+    let net = net().await;
+    let mut names = HashSet::new();
+    for round in 0..COUNT {
+        let (ours, theirs) = (net.target.buffer(5000), net.initiator.buffer(5000));
+        let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
+        names.extend([&ours, &theirs].map(|region| region.shared_name().unwrap().name));
+        let bytes = vec![u8::try_from(round).unwrap(); 5000];
+        ours.copy_from_slice(0, &bytes).unwrap();
+        let mut offer = net.target.create_readable(ours).await.unwrap();
+        let mut read = net.initiator.begin_read(offer.metadata(), theirs.clone()).await.unwrap();
+        read.wait_for_completion().await.unwrap();
+        offer.wait_for_completion().await.unwrap();
+        assert_eq!(theirs.to_vec().unwrap(), bytes);
+    }
+    // One slab, or two where the first is used up.
+    assert!(names.len() <= 2);
+    for connector in [&net.target, &net.initiator] {
+        let registrations = connector.stats().registrations;
+        assert!(registrations.misses <= names.len() as u64, "{registrations:?}");
+        assert!(registrations.hits + registrations.misses >= COUNT as u64, "{registrations:?}");
+    }
+    assert_eq!(net.target.buffer(0).unwrap_err(), ConnectorError::Memory(RegionError::Empty));
+}
+
+#[tokio::test]
+async fn a_write_that_is_late_meets_no_other_buffer() {
+    let net = net().await;
+    let mut offer = net.target.create_writable(net.target.buffer(5000).unwrap()).await.unwrap();
+    let metadata = offer.metadata().clone();
+    let local = Region::try_from(vec![9; 5000]).unwrap();
+    let mut write = net.initiator.begin_write(local.clone(), &metadata).await.unwrap();
+    write.wait_for_completion().await.unwrap();
+    offer.wait_for_completion().await.unwrap();
+    // The memory goes back to the pool, and other requests have their buffers from there.
+    drop((offer, write));
+    let others: Vec<_> = (0..10).map(|_| net.target.buffer(5000).unwrap()).collect();
+    for other in &others {
+        other.copy_from_slice(0, &[1; 5000]).unwrap();
+    }
+    if let Ok(mut late) = net.initiator.begin_write(local, &metadata).await {
+        late.wait_for_completion().await.unwrap();
+    }
+    assert!(others.iter().all(|other| other.to_vec().unwrap() == [1; 5000]));
 }
 
 #[tokio::test]

@@ -154,17 +154,21 @@ impl Stock {
         self.turns
     }
 
-    /// Retires idle slabs while too much is free, and lets go of those whose time is over.
-    pub(super) fn clear(&mut self, now: Instant) -> Cleared {
+    /// Retires idle slabs while too much is free, and lets go of those whose time is over: of each kind no more than `most`,
+    /// the oldest first.
+    pub(super) fn clear(&mut self, now: Instant, most: usize) -> Cleared {
         self.peak.pass(self.used, now);
         let mut cleared = Cleared::default();
         let kept = self.peak.most().saturating_sub(self.used).max(WARM);
         while self.warm > kept
+            && cleared.withdrawn.len() < most
             && let Some((_, id)) = self.idle.pop_first()
         {
             cleared.withdrawn.extend(self.retire(id));
         }
-        while let Some(&(since, _)) = self.retired.front() {
+        while cleared.unmapped.len() < most
+            && let Some(&(since, _)) = self.retired.front()
+        {
             let over = now.saturating_duration_since(since) >= self.retention;
             let early = self.retired.len() > MAX_RETIRED || self.retired_bytes > MAX_RETIRED_BYTES;
             if !over && !early {

@@ -11,6 +11,7 @@ use crate::lease::{LeaseMode, Leases};
 use crate::{ReclaimError, SharedMemory};
 
 const MIB: usize = 1 << 20;
+const MOST: usize = usize::MAX;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -241,7 +242,6 @@ fn free_memory_is_kept_for_a_while_and_then_given_back() {
 
 #[test]
 fn what_was_in_use_lately_is_kept() {
-    let pool = BufferPool::new();
     let start = Instant::now();
     let mut stock = Stock::new(start);
     let class = Class::of(40 * MIB).unwrap();
@@ -253,16 +253,34 @@ fn what_was_in_use_lately_is_kept() {
     for one in &taken {
         stock.put_back(&one.slab, one.index, at(0.5));
     }
-    assert!(stock.clear(at(0.9)).withdrawn.is_empty());
-    assert!(stock.clear(at(1.1)).withdrawn.is_empty(), "the window before counts");
+    assert!(stock.clear(at(0.9), MOST).withdrawn.is_empty());
+    assert!(stock.clear(at(1.1), MOST).withdrawn.is_empty(), "the window before counts");
     let due = stock.due().unwrap();
-    assert_eq!(stock.clear(due).withdrawn.len(), 5);
+    assert_eq!(stock.clear(due, 2).withdrawn.len(), 2);
+    assert_eq!(stock.clear(due, MOST).withdrawn.len(), 3);
     assert_eq!(stock.due(), at(0.5).checked_add(RETENTION));
     stock.retain_for(2 * RETENTION);
     stock.retain_for(Duration::ZERO);
-    assert!(stock.clear(at(0.5) + RETENTION).unmapped.is_empty());
-    assert_eq!(stock.clear(at(0.5) + 2 * RETENTION).unmapped.len(), 5);
-    drop(pool);
+    assert!(stock.clear(at(0.5) + RETENTION, MOST).unmapped.is_empty());
+    assert_eq!(stock.clear(at(0.5) + 2 * RETENTION, 1).unmapped.len(), 1);
+    assert_eq!(stock.clear(at(0.5) + 2 * RETENTION, MOST).unmapped.len(), 4);
+}
+
+#[test]
+fn a_buffer_that_comes_back_gives_one_slab_back_that_is_too_much() {
+    let pool = BufferPool::new();
+    let last = pool.buffer(100).unwrap();
+    let buffers: Vec<_> = (0..6).map(|_| pool.buffer(40 * MIB).unwrap()).collect();
+    drop(buffers);
+    // Time passes: what was in use does not count any more. There is no such block.
+    let other = Class::of(500 * MIB).unwrap();
+    assert!(pool.shelves.lock().take(other, Instant::now() + 3 * WINDOW).is_none());
+    let others = [(); 2].map(|()| pool.buffer(100).unwrap());
+    assert_eq!(pool.stats().retired, 0);
+    drop(last);
+    assert_eq!(pool.stats().retired, 1);
+    drop(others);
+    assert_eq!(pool.stats().retired, 3);
 }
 
 #[test]

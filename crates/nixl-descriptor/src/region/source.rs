@@ -173,6 +173,9 @@ impl TryFrom<Box<[u8]>> for Region {
 }
 
 /// Read-only, because clones of the `Bytes` may be elsewhere. Comes back from [`Region::try_into_inner`].
+///
+/// An engine that knows no read-only memory lets a peer that misuses its offer change the bytes all the same, and does not
+/// register constants (`Bytes::from_static`) at all: see [what a region exposes](crate#what-a-registered-region-exposes).
 impl TryFrom<Bytes> for Region {
     type Error = RegionError;
 
@@ -203,7 +206,8 @@ impl TryFrom<MmapMut> for Region {
     }
 }
 
-/// Read-only. Comes back from [`Region::try_into_inner`].
+/// Read-only. Comes back from [`Region::try_into_inner`]. An engine that knows no read-only memory does not register it:
+/// a peer's write would end the process.
 impl TryFrom<Mmap> for Region {
     type Error = RegionError;
 

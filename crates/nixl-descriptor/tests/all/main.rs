@@ -12,5 +12,6 @@ mod fake;
 mod layouts;
 mod leased;
 mod leases;
+mod pool;
 mod reclaiming;
 mod regions;
