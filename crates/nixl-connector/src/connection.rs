@@ -90,7 +90,7 @@ impl Connection {
         );
         let executor = executor.attach(link).unwrap_or(executor);
         driver.set_executor(Arc::clone(&executor));
-        driver.set_proofs(Arc::new(Proofs), Arc::new(control.clone()));
+        driver.set_proofs(Arc::new(Proofs::of(&*transport)), Arc::new(control.clone()));
         let info = executor.describe(info);
         Ok(Self {
             transport,

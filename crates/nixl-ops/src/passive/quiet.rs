@@ -1,6 +1,9 @@
 //! Proof that a peer no longer touches the memory of an offer.
 
 use std::fmt;
+use std::time::Duration;
+
+use nixl_descriptor::DescriptorList;
 
 /// The peer that may be writing to an offer that has ended.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -16,8 +19,10 @@ pub enum Claimant {
 
 /// Makes watches that tell when a peer is quiet. What proves it depends on the paths that the peer may have taken.
 pub trait QuietProof: Send + Sync + fmt::Debug {
-    /// A watch over this peer. It is asked on the connection's blocking thread.
-    fn watch(&self, peer: &Claimant) -> Box<dyn QuietWatch>;
+    /// A watch over this peer, which may be writing `memory` since at most `age`. Made and asked on the connection's blocking
+    /// thread.
+    fn watch(&self, peer: &Claimant, memory: &DescriptorList, age: Duration)
+    -> Box<dyn QuietWatch>;
 }
 
 /// A watch over one peer.

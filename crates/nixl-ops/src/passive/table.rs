@@ -317,7 +317,10 @@ impl PassiveTable {
         proofs.background.run(Box::new(move || {
             for entry in &held {
                 let Some(watching) = entry.take_watch(now, skew) else { continue };
-                let mut watch = watching.watch.unwrap_or_else(|| quiet.watch(&watching.peer));
+                let mut watch = watching.watch.unwrap_or_else(|| {
+                    let age = now.saturating_sub(entry.begun);
+                    quiet.watch(&watching.peer, entry.descriptors(), age)
+                });
                 match watch.is_quiet() {
                     true => entry.release(),
                     false => entry.put_watch(watch),
