@@ -230,24 +230,25 @@ impl Connection {
         self.control.run(export).await?
     }
 
-    /// Makes the owner of `metadata` reachable.
-    pub(crate) async fn connect(&self, metadata: &AgentMetadata) -> Result<PeerId, ConnectorError> {
-        match self.peers.get(metadata) {
+    /// Makes the owner of an offer reachable.
+    pub(crate) async fn connect(&self, remote: &RdmaMetadata) -> Result<PeerId, ConnectorError> {
+        match self.peers.get(remote.agent_metadata()) {
             Some(peer) => Ok(peer),
-            None => self.reconnect(metadata).await,
+            None => self.reconnect(remote).await,
         }
     }
 
     /// As [`connect`](Self::connect), whatever the cache says.
-    pub(crate) async fn reconnect(
-        &self,
-        metadata: &AgentMetadata,
-    ) -> Result<PeerId, ConnectorError> {
+    pub(crate) async fn reconnect(&self, remote: &RdmaMetadata) -> Result<PeerId, ConnectorError> {
         let (transport, peers) = (Arc::clone(&self.transport), Arc::clone(&self.peers));
-        let metadata = metadata.clone();
+        let metadata = remote.agent_metadata().clone();
+        let is_foreign = remote.peer().is_none();
         let load = move || -> Result<PeerId, ConnectorError> {
             let blob = metadata.inflate(&Limits::default())?;
-            let connected = transport.connect(&blob)?;
+            let connected = match is_foreign {
+                true => transport.connect_foreign(&blob)?,
+                false => transport.connect(&blob)?,
+            };
             if let Some(evicted) = peers.insert(metadata, &connected) {
                 // A busy peer stays loaded; it is found again when it is next named.
                 let _ = transport.disconnect(&evicted);

@@ -322,7 +322,7 @@ impl Connector {
         match (connection.slot(remote).await?, remote.terms()) {
             (Some(slot), _) => slot.decline()?,
             (None, Some(terms)) => {
-                let peer = connection.connect(remote.agent_metadata()).await?;
+                let peer = connection.connect(remote).await?;
                 connection.driver().decline(key, terms, &peer).await?;
             }
             // Dynamo's profile and version 3 have no word for it.
@@ -372,7 +372,7 @@ impl Connector {
         }
         let slot = connection.slot(remote).await?;
         connection.run(executor.prepare(local, Some(remote))).await?;
-        let peer = connection.connect(remote.agent_metadata()).await?;
+        let peer = connection.connect(remote).await?;
         let registrations = connection.register(local).await?;
         let introduction = match executor.introduces(local, remote) {
             true => Some(connection.local_metadata().await?),
@@ -397,7 +397,7 @@ impl Connector {
             return Err(error.into());
         }
         connection.forget(&peer);
-        let peer = connection.reconnect(remote.agent_metadata()).await?;
+        let peer = connection.reconnect(remote).await?;
         let execution = executor.execute(request(&peer, registrations))?;
         let execution = self.claiming(execution, remote, &peer, slot.is_some()).await?;
         Ok(OfferUse::of(execution, slot, used))

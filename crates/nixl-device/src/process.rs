@@ -3,10 +3,12 @@
 mod descriptors;
 mod holders;
 mod identity;
+mod memfd;
 mod watch;
 
 pub use holders::{FileIdentity, Holders};
 pub use identity::{ProcessIdentity, proc_is_of_this_namespace};
+pub use memfd::memfd_holders;
 pub use watch::{ProcessError, ProcessWatch};
 
 pub(crate) use descriptors::{each_descriptor, socket_inode};

@@ -86,6 +86,16 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     /// engine's own failure. A peer that was connected before stays usable after an error.
     fn connect(&self, metadata: &[u8]) -> Result<Connected, TransportError>;
 
+    /// *Blocking.* As [`connect`](Self::connect), for a peer of another library, which cannot prove that it runs on this host
+    /// where it claims so.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn connect_foreign(&self, metadata: &[u8]) -> Result<Connected, TransportError> {
+        self.connect(metadata)
+    }
+
     /// *Blocking.* Forgets a peer. Unknown peers are ignored.
     ///
     /// # Errors

@@ -11,12 +11,16 @@ use nixl_sys::NixlError;
 
 use super::agent::{Agent, BACKEND};
 use super::blob::Blob;
+use super::here;
 use super::peers::{Change, Loaded, Peer};
+use super::ucx;
 
 /// The peers of one agent.
 #[derive(Debug)]
 pub(super) struct Directory {
     agent: Arc<Agent>,
+    /// What UCX calls this machine.
+    machine: Option<u64>,
     loaded: Mutex<HashMap<String, Loaded>>,
     lost: Mutex<HashMap<String, Lost>>,
 }
@@ -37,7 +41,7 @@ impl Lost {
 
 impl Directory {
     pub(super) fn new(agent: Arc<Agent>) -> Self {
-        Self { agent, loaded: Mutex::default(), lost: Mutex::default() }
+        Self { agent, machine: ucx::machine(), loaded: Mutex::default(), lost: Mutex::default() }
     }
 
     pub(super) fn agent(&self) -> &Agent {
@@ -49,10 +53,20 @@ impl Directory {
         lock(&self.loaded)
     }
 
-    /// Makes sure that NIXL knows what a blob says. **Blocks.**
-    pub(super) fn connect(self: &Arc<Self>, metadata: &[u8]) -> Result<Connected, TransportError> {
-        let blob =
-            Blob::parse(metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
+    /// Makes sure that NIXL knows what a blob says. Of a peer that is not `trusted` to be on this host if it claims so, that
+    /// is proven first. **Blocks.**
+    pub(super) fn connect(
+        self: &Arc<Self>,
+        metadata: &[u8],
+        trusted: bool,
+    ) -> Result<Connected, TransportError> {
+        let parse = |metadata| {
+            Blob::parse(metadata).map_err(|reason| TransportError::BadMetadata { reason })
+        };
+        let claimed = parse(metadata)?;
+        let masked = self.masked(metadata, &claimed, trusted)?;
+        let metadata = masked.as_deref().unwrap_or(metadata);
+        let blob = parse(metadata)?;
         if blob.name == self.agent.name() {
             return Err(TransportError::OwnIdentity { name: blob.name.to_owned() });
         }
@@ -88,6 +102,28 @@ impl Directory {
         self.meet(metadata, blob.name)?;
         self.loaded().insert(blob.name.to_owned(), Loaded::new(Peer::new(id.clone()), &blob));
         Ok(Connected::to(id).superseding())
+    }
+
+    /// Other metadata, in which a peer that claims this host without proof is on another one. How a peer was loaded first
+    /// counts as long as it is loaded.
+    fn masked(
+        &self,
+        metadata: &[u8],
+        blob: &Blob<'_>,
+        trusted: bool,
+    ) -> Result<Option<Vec<u8>>, TransportError> {
+        let as_it_is = self.loaded().get(blob.name).map(|loaded| loaded.has_connections_of(blob));
+        let details: Vec<_> = blob.connections.iter().map(|(_, details)| *details).collect();
+        match (as_it_is, self.machine) {
+            (Some(true), _) => Ok(None),
+            (None, _) if trusted => Ok(None),
+            (None, Some(_)) if here::is_here(blob.name, &details) => Ok(None),
+            (_, Some(machine)) => Ok(here::masked(metadata, blob.name, &details, machine)),
+            (_, None) => {
+                let reason = "UCX does not tell its name for this machine".to_owned();
+                Err(TransportError::NotHere { name: blob.name.to_owned(), reason })
+            }
+        }
     }
 
     /// Forgets a peer, if it is known. **Blocks.**

@@ -27,6 +27,7 @@ mod blob;
 mod directory;
 mod exit;
 mod gpu;
+mod here;
 mod library;
 mod peers;
 mod registrar;

@@ -123,12 +123,17 @@ impl Loaded {
         loaded
     }
 
-    /// What `blob` changes.
-    pub(super) fn change(&self, blob: &Blob<'_>) -> Change {
-        let same_connections = self.connections.len() == blob.connections.len()
+    /// Whether the peer was loaded with these connection details.
+    pub(super) fn has_connections_of(&self, blob: &Blob<'_>) -> bool {
+        self.connections.len() == blob.connections.len()
             && blob.connections.iter().all(|(kind, details)| {
                 self.connections.iter().any(|(k, d)| k == kind && d == details)
-            });
+            })
+    }
+
+    /// What `blob` changes.
+    pub(super) fn change(&self, blob: &Blob<'_>) -> Change {
+        let same_connections = self.has_connections_of(blob);
         if self.peer.is_broken() {
             return Change::Replace;
         }

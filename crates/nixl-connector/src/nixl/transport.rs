@@ -11,6 +11,7 @@ use nixl_ops::{Connected, PeerId, Transfer, TransferSpec, Transport, TransportEr
 
 use super::agent::Agent;
 use super::directory::{Directory, failed};
+use super::here::Beacon;
 use super::library::NixlUnavailable;
 use super::peers::Loaded;
 use super::registrar::{NixlRegistrar, memory_kind, wire_kind};
@@ -24,6 +25,7 @@ pub struct NixlTransport {
     registrar: Arc<NixlRegistrar>,
     directory: Arc<Directory>,
     copies_by_processor: bool,
+    _beacon: Beacon,
 }
 
 impl NixlTransport {
@@ -39,7 +41,8 @@ impl NixlTransport {
         let registrar = Arc::new(NixlRegistrar::new(Arc::clone(&agent)));
         let directory = Arc::new(Directory::new(Arc::clone(&agent)));
         let copies_by_processor = !ucx::may_use_rdma();
-        Ok(Self { agent, registrar, directory, copies_by_processor })
+        let _beacon = Beacon::of(name);
+        Ok(Self { agent, registrar, directory, copies_by_processor, _beacon })
     }
 }
 
@@ -70,7 +73,11 @@ unsafe impl Transport for NixlTransport {
     }
 
     fn connect(&self, metadata: &[u8]) -> Result<Connected, TransportError> {
-        self.directory.connect(metadata)
+        self.directory.connect(metadata, false)
+    }
+
+    fn connect_foreign(&self, metadata: &[u8]) -> Result<Connected, TransportError> {
+        self.directory.connect(metadata, true)
     }
 
     fn disconnect(&self, peer: &PeerId) -> Result<(), TransportError> {

@@ -29,6 +29,20 @@ pub(super) fn ask_for_memory_types() {
     });
 }
 
+/// What UCX calls this machine. `None` if it does not tell. To be called once UCX is loaded.
+pub(super) fn machine() -> Option<u64> {
+    const RTLD_NOLOAD: c_int = 4;
+    type SystemId = unsafe extern "C" fn() -> u64;
+    loaded("libucs").iter().find_map(|path| {
+        // SAFETY: the library is loaded already, so no constructor runs.
+        let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_NOLOAD) }.ok()?;
+        // SAFETY: the signature is that of `ucs_get_system_id` in every UCX since 1.9.
+        let system_id = unsafe { library.get::<SystemId>(b"ucs_get_system_id\0") }.ok()?;
+        // SAFETY: it reads a file of the kernel's, and has no other precondition.
+        Some(unsafe { system_id() })
+    })
+}
+
 /// Whether a NIC of this machine may write memory for UCX.
 pub(super) fn may_use_rdma() -> bool {
     fs::read_dir("/sys/class/infiniband").is_ok_and(|mut devices| devices.next().is_some())

@@ -1,0 +1,163 @@
+//! Proof that a peer runs on this host before UCX reaches into its process.
+//!
+//! UCX takes two agents for neighbours if their machines agree in the boot identity, and its CMA transport then reads and writes
+//! the process whose identifier the peer's address names. Clones of a virtual machine agree in both, and so would an unrelated
+//! process be written. So each agent holds an anonymous file open whose name is that of the agent, which is never used twice; and
+//! of a peer whose file is not open in a process here, UCX is given connection details in which the machine's identity is
+//! another one. It then reaches the peer as one of another host, over its network transports.
+
+use std::fs::File;
+
+use nixl_device::memfd_holders;
+use rustix::fs::MemfdFlags;
+
+/// The file that proves where an agent runs.
+#[derive(Debug)]
+pub(super) struct Beacon {
+    /// `None` if the system gives none: then peers reach this agent over the network.
+    _file: Option<File>,
+}
+
+impl Beacon {
+    pub(super) fn of(agent: &str) -> Self {
+        let file = rustix::fs::memfd_create(name(agent), MemfdFlags::CLOEXEC);
+        let file = file.inspect_err(|error| tracing::debug!(%error, "no file for the agent")).ok();
+        Self { _file: file.map(File::from) }
+    }
+}
+
+/// Whether a process of this host and PID namespace is the agent of this name. `details` are its connection details, which
+/// hold the identifier of its process among others.
+pub(super) fn is_here(agent: &str, details: &[&[u8]]) -> bool {
+    let candidates = details.iter().flat_map(|bytes| identifiers(bytes));
+    memfd_holders(&name(agent), candidates).next().is_some()
+}
+
+/// The words in connection details that may be process identifiers.
+fn identifiers(details: &[u8]) -> impl Iterator<Item = u32> + '_ {
+    /// The largest identifier that Linux gives out is one less.
+    const END: u64 = 1 << 22;
+    /// UCX marks the identifier of a process in a PID namespace of its own.
+    const IN_NAMESPACE: u64 = 1 << 31;
+    details.windows(8).filter_map(|window| {
+        let word = u64::from_le_bytes(window.try_into().ok()?);
+        // What follows a 4-byte identifier is any number.
+        let word = u64::from(word as u32) & !IN_NAMESPACE;
+        (word > 0 && word < END).then_some(word as u32)
+    })
+}
+
+/// The metadata of a peer that is not proven to be here, as UCX may have it: with another machine's identity. `None` if it does not
+/// claim this machine, which UCX calls `machine`.
+pub(super) fn masked(
+    metadata: &[u8],
+    agent: &str,
+    details: &[&[u8]],
+    machine: u64,
+) -> Option<Vec<u8>> {
+    let claims = details.iter().any(|bytes| positions(bytes, machine).next().is_some());
+    if !claims {
+        return None;
+    }
+    tracing::info!(
+        agent,
+        "the peer claims this host and is not found on it: it is reached over the network. Either two machines have one boot \
+         identity, or the peer is of another user or PID namespace"
+    );
+    let mut masked = metadata.to_vec();
+    let base = metadata.as_ptr_range().start as usize;
+    for bytes in details {
+        let from = bytes.as_ptr() as usize - base;
+        for at in positions(bytes, machine) {
+            // Any identity but this machine's: all bits but the flag of a namespace are inverted.
+            for byte in &mut masked[from + at..][..7] {
+                *byte = !*byte;
+            }
+        }
+    }
+    Some(masked)
+}
+
+/// Where the machine's identity stands in connection details. UCX uses the top bit for a flag.
+fn positions(details: &[u8], machine: u64) -> impl Iterator<Item = usize> + '_ {
+    const FLAG: u64 = 1 << 63;
+    let is_it = move |window: &[u8]| {
+        window.try_into().is_ok_and(|word| (u64::from_le_bytes(word) ^ machine) & !FLAG == 0)
+    };
+    details.windows(8).enumerate().filter(move |(_, window)| is_it(window)).map(|(at, _)| at)
+}
+
+/// The name of an agent's file. Agents' names are at most 255 bytes, files' 249.
+fn name(agent: &str) -> String {
+    let end = agent.len();
+    // The end is the random part.
+    let start = (0..=end).find(|at| end - at <= 200 && agent.is_char_boundary(*at));
+    format!("nixl-agent-{}", &agent[start.unwrap_or(end)..])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MACHINE: u64 = 0x8123_4567_89ab_cdef;
+
+    fn metadata(details: &[u8]) -> Vec<u8> {
+        [b"before".as_slice(), details, b"after"].concat()
+    }
+
+    fn mask(metadata: &[u8], len: usize, agent: &str) -> Option<Vec<u8>> {
+        masked(metadata, agent, &[&metadata[6..6 + len]], MACHINE)
+    }
+
+    proptest! {
+        #[test]
+        fn a_peer_that_is_not_here_becomes_one_of_another_machine(
+            parts in proptest::collection::vec(any::<[u8; 9]>(), 0..5),
+            flagged in any::<bool>(),
+            pid in any::<u32>(),
+        ) {
+            let machine = if flagged { MACHINE ^ (1 << 63) } else { MACHINE };
+            let mut details = Vec::new();
+            for part in &parts {
+                details.extend_from_slice(part);
+                details.extend_from_slice(&machine.to_le_bytes());
+                details.extend_from_slice(&pid.to_le_bytes());
+            }
+            let metadata = metadata(&details);
+            let masked = mask(&metadata, details.len(), "agent-of-another-machine");
+            prop_assert_eq!(masked.is_some(), !parts.is_empty());
+            if let Some(masked) = masked {
+                prop_assert_eq!(masked.len(), metadata.len());
+                prop_assert!(positions(&masked, MACHINE).next().is_none());
+                prop_assert_eq!(&masked[..6], b"before");
+                prop_assert_eq!(&masked[masked.len() - 5..], b"after");
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_is_here_as_long_as_its_process_holds_the_file() {
+        let agent = format!("here-{}", uuid::Uuid::new_v4());
+        let beacon = Beacon::of(&agent);
+        let mut details = MACHINE.to_le_bytes().to_vec();
+        details.extend_from_slice(&u64::from(std::process::id()).to_le_bytes());
+        assert!(is_here(&agent, &[&details]));
+        // The same identifier, and another agent: what clones of a machine look like to each other.
+        assert!(!is_here("another", &[&details]));
+        // The identifier of another process.
+        let others = [&MACHINE.to_le_bytes()[..], &1u64.to_le_bytes()].concat();
+        assert!(!is_here(&agent, &[&others]));
+        drop(beacon);
+        assert!(!is_here(&agent, &[&details]));
+    }
+
+    #[test]
+    fn names_of_any_length_name_a_file() {
+        for agent in ["a".repeat(255), "ä".repeat(127), String::from("b")] {
+            let beacon = Beacon::of(&agent);
+            assert!(beacon._file.is_some(), "{agent}");
+        }
+    }
+}
