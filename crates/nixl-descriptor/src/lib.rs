@@ -114,4 +114,4 @@ pub use region::{
 pub use registration::{
     RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Registration, Retired,
 };
-pub use shared::{SharedMemory, SharedMemoryError, SharedName};
+pub use shared::{Presence, SharedMemory, SharedMemoryError, SharedName, Unprovable};

@@ -15,8 +15,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use memmap2::{MmapMut, MmapOptions};
-use nixl_device::Device;
 use nixl_device::cuda::Context;
+use nixl_device::{Device, FileIdentity, ProcessError, ProcessWatch, proc_is_of_this_namespace};
 use rustix::fs::{CWD, FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::process::{Resource, getrlimit};
 
@@ -74,6 +74,41 @@ pub enum SharedMemoryError {
     /// It could become shorter under the mapping, or already is.
     #[error("the memory that another process shares is shorter than it said, or may become so")]
     MayShrink,
+}
+
+/// Whether the process that a [`SharedName`] gives has the memory open, in this PID namespace.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Presence {
+    /// It has: the number means the process that made the memory, for this process too.
+    Here,
+    /// It has not: the process has let go of the memory or has ended, or the number means another process here.
+    Absent,
+    /// This process may not know.
+    Unknown(Unprovable),
+}
+
+/// Why it is not known whether a process has memory open.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unprovable {
+    /// The process may not be looked into.
+    #[error(
+        "the process may not be looked into: {message}. Both need one user, or this one the right to trace the other \
+         (CAP_SYS_PTRACE)"
+    )]
+    NotAllowed {
+        /// What the system said.
+        message: String,
+    },
+    /// `/proc` does not show the process, which may be there.
+    #[error(
+        "/proc may hide the process: mount it without hidepid, or give this process the group that its option gid names"
+    )]
+    Hidden,
+    /// `/proc` cannot be used.
+    #[error("/proc is missing or of another PID namespace: mount this one's")]
+    NoProc,
 }
 
 impl SharedMemory {
@@ -225,6 +260,44 @@ impl SharedName {
     pub fn is_there(&self) -> bool {
         let path = format!("/proc/{}/fd/{}", self.pid, self.fd);
         linked(&path).is_ok_and(|found| found == link(&self.name))
+    }
+
+    /// Whether the process that is named has the memory open, and if that cannot be known, why. Takes some tens of
+    /// microseconds.
+    #[must_use]
+    pub fn presence(&self) -> Presence {
+        if !proc_is_of_this_namespace() {
+            return Presence::Unknown(Unprovable::NoProc);
+        }
+        let folder = format!("/proc/{}", self.pid);
+        let error = match linked(&format!("{folder}/fd/{}", self.fd)) {
+            Ok(found) if found == link(&self.name) => return Presence::Here,
+            Ok(_) => return Presence::Absent,
+            Err(error) => error,
+        };
+        let not_found = error.kind() == std::io::ErrorKind::NotFound;
+        if not_found && std::fs::metadata(&folder).is_ok() {
+            return Presence::Absent;
+        }
+        // What `/proc` hides looks as if it were not there; and what has ended is its own user's no more.
+        match ProcessWatch::open(self.pid) {
+            Err(ProcessError::NotThere { .. }) => Presence::Absent,
+            Ok(process) if process.has_ended() => Presence::Absent,
+            _ if not_found => Presence::Unknown(Unprovable::Hidden),
+            _ => Presence::Unknown(Unprovable::NotAllowed { message: error.to_string() }),
+        }
+    }
+
+    /// Which file the memory is, to find who else [holds](nixl_device::Holders) it. `None` if it is not
+    /// [here](Presence::Here).
+    #[must_use]
+    pub fn file(&self) -> Option<FileIdentity> {
+        use std::os::unix::fs::MetadataExt;
+        let path = format!("/proc/{}/fd/{}", self.pid, self.fd);
+        let is_it = || linked(&path).is_ok_and(|found| found == link(&self.name));
+        let found = is_it().then(|| std::fs::metadata(&path).ok())??;
+        // The number may have got another meaning meanwhile.
+        is_it().then_some(FileIdentity { device: found.dev(), inode: found.ino() })
     }
 }
 
@@ -417,5 +490,148 @@ mod tests {
         let name =
             SharedName { pid: std::process::id(), fd: fd.unsigned_abs(), name: [1; 16], len: 1 };
         assert_eq!(SharedMemory::open(&name).unwrap_err(), SharedMemoryError::Gone);
+    }
+
+    /// What a child is told, and what it answers with.
+    const TASK: &str = "NIXL_TEST_SHARED_CHILD";
+    const MARK: &str = "@@";
+
+    /// No test, but what a child runs.
+    #[test]
+    #[ignore = "run by the other tests, in processes of their own"]
+    fn child() {
+        let Ok(task) = std::env::var(TASK) else { return };
+        let words: Vec<_> = task.split(' ').collect();
+        let number = |index: usize| words[index].parse::<u64>().unwrap();
+        let name = SharedName {
+            pid: number(0) as u32,
+            fd: number(1) as u32,
+            name: u128::from_str_radix(words[2], 16).unwrap().to_be_bytes(),
+            len: number(3),
+        };
+        let mapped = SharedMemory::open(&name).is_ok();
+        println!("{MARK}{:?} {mapped} {:?}", name.presence(), name.file().is_some());
+        let _map = SharedMemory::open(&name);
+        std::io::stdin().read_line(&mut String::new()).unwrap();
+    }
+
+    /// A process that looks at memory, and what it sees. It holds what it could map until it is killed.
+    struct Looker(std::process::Child, String);
+
+    impl Looker {
+        fn new(mut command: std::process::Command, name: &SharedName) -> Self {
+            use std::io::{BufRead, BufReader};
+            use std::process::Stdio;
+            let SharedName { pid, fd, len, .. } = name;
+            let random = u128::from_be_bytes(name.name);
+            command
+                .args(["--exact", "shared::tests::child", "--ignored", "--nocapture"])
+                .env(TASK, format!("{pid} {fd} {random:x} {len}"));
+            let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let said = lines
+                .map(|line| line.unwrap())
+                .find_map(|line| line.split_once(MARK).map(|(_, said)| said.to_owned()));
+            Self(child, said.unwrap())
+        }
+
+        fn kill(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    impl Drop for Looker {
+        fn drop(&mut self) {
+            self.kill();
+        }
+    }
+
+    fn this_program() -> std::process::Command {
+        std::process::Command::new("/proc/self/exe")
+    }
+
+    /// Whether this process may become other users and have namespaces of its own, or a note that the test is skipped.
+    fn is_root(test: &str) -> bool {
+        let unshare = std::process::Command::new("unshare").args(["-fpm", "true"]).output();
+        let may =
+            rustix::process::geteuid().is_root() && unshare.is_ok_and(|out| out.status.success());
+        if !may {
+            use std::io::Write;
+            let line = format!("SKIPPED(root): {test}\n");
+            // Past the test harness, which would keep it for failures.
+            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            if let Some(log) = std::env::var_os("NIXL_TEST_SKIP_LOG") {
+                let mut log = File::options().create(true).append(true).open(log).unwrap();
+                log.write_all(line.as_bytes()).unwrap();
+            }
+        }
+        may
+    }
+
+    #[test]
+    fn presence_is_of_that_memory_in_that_process() {
+        let ours = SharedMemory::new(100).unwrap();
+        let name = ours.name();
+        assert_eq!(name.presence(), Presence::Here);
+        let absent = |name: SharedName| assert_eq!(name.presence(), Presence::Absent);
+        absent(SharedName { name: [0; 16], ..name });
+        absent(SharedName { fd: u32::MAX, ..name });
+        absent(SharedName { pid: u32::MAX, ..name });
+        let mut other = Looker::new(this_program(), &name);
+        let pid = other.0.id();
+        assert_eq!(other.1, "Here true true");
+        // What a clone of another host, or another container, would say.
+        absent(SharedName { pid, ..name });
+        other.0.kill().unwrap();
+        while !ProcessWatch::open(pid).unwrap().has_ended() {
+            std::thread::yield_now();
+        }
+        absent(SharedName { pid, ..name });
+        other.0.wait().unwrap();
+        absent(SharedName { pid, ..name });
+        drop(ours);
+        absent(name);
+        assert_eq!(name.file(), None);
+    }
+
+    #[test]
+    fn a_process_that_only_maps_the_memory_holds_it() {
+        let ours = SharedMemory::new(10_000).unwrap();
+        let file = ours.name().file().unwrap();
+        let holders = || nixl_device::Holders::of_file(file, std::time::Duration::from_secs(60));
+        assert_eq!(holders().pids, [0; 0]);
+        let mut other = Looker::new(this_program(), &ours.name());
+        // It maps the memory once more after it has answered, and lets go of the descriptor each time.
+        while holders().pids != [other.0.id()] {
+            std::thread::yield_now();
+        }
+        other.kill();
+        assert_eq!(holders().pids, [0; 0]);
+    }
+
+    #[test]
+    fn memory_of_another_user_is_not_called_absent() {
+        use std::os::unix::process::CommandExt;
+        if !is_root("shared::tests::memory_of_another_user_is_not_called_absent") {
+            return;
+        }
+        let ours = SharedMemory::new(100).unwrap();
+        let mut nobody = this_program();
+        nobody.uid(65_534).gid(65_534).current_dir("/");
+        let said = Looker::new(nobody, &ours.name()).1.clone();
+        assert!(said.starts_with("Unknown(NotAllowed") && said.ends_with("false false"), "{said}");
+        // The program is reached by a descriptor: that user may not see its folder.
+        let script = "mount -t proc -o hidepid=2 proc /proc && exec 9<$0 && cd / && \
+            exec setpriv --reuid 65534 --regid 65534 --clear-groups /proc/self/fd/9 \"$@\"";
+        let by = |arguments: &[&str]| {
+            let mut command = std::process::Command::new("unshare");
+            command.args(arguments).arg(std::env::current_exe().unwrap());
+            Looker::new(command, &ours.name()).1.clone()
+        };
+        let hidden = by(&["-m", "sh", "-c", script]);
+        assert_eq!(hidden, "Unknown(Hidden) false false");
+        // The `/proc` of this namespace in another: it would show the memory, under a number that means another process.
+        assert_eq!(by(&["-fp", "--kill-child"]), "Unknown(NoProc) true true");
     }
 }

@@ -1,14 +1,15 @@
 //! Which processes have a file of memory open or mapped.
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, fstat, major, minor, statat};
+use rustix::fs::{AtFlags, Stat, fstat, major, minor, statat};
 
 use super::descriptors::{each_descriptor, socket_inode};
-use super::identity::{Stat, proc_is_of_this_namespace};
+use super::identity::{self, proc_is_of_this_namespace};
 
 /// A file, by whichever name or descriptor it is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +30,10 @@ impl FileIdentity {
     pub fn of(file: impl AsFd) -> io::Result<Self> {
         let stat = fstat(file)?;
         Ok(Self { device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    fn is(self, stat: &Stat) -> bool {
+        self == Self { device: stat.st_dev, inode: stat.st_ino }
     }
 
     /// Whether this line of `/proc/PID/maps`, or the first part of it, maps the file:
@@ -54,8 +59,12 @@ pub struct Holders {
     /// Those that have it.
     pub pids: Vec<u32>,
     /// How many processes this one may not look into (other users', usually), or did not look into before the limit of
-    /// time. Kernel threads and processes that have ended are not counted.
+    /// time. Kernel threads and processes that have ended are not counted. Even root may not look into all where a
+    /// security module or a container says so.
     pub unreadable: usize,
+    /// When the last of those started, as [`ProcessIdentity::start_time`](super::ProcessIdentity::start_time); beyond any
+    /// time if that is not known of one. `None` if there are none.
+    pub last_unreadable_start: Option<u64>,
     /// There may be processes that `/proc` does not show: it is mounted with `hidepid`, is of another PID namespace, or
     /// cannot be read.
     pub hidden: bool,
@@ -86,13 +95,21 @@ impl Holders {
     pub fn proves_none(&self) -> bool {
         self.pids.is_empty() && self.unreadable == 0 && !self.hidden
     }
+
+    /// Whether it is proven that neither a process that started then nor a descendant of it has it: nothing is found to,
+    /// and all that cannot be looked into is older, so it has inherited nothing from there.
+    #[must_use]
+    pub fn proves_none_since(&self, start_time: u64) -> bool {
+        let older = self.last_unreadable_start.is_none_or(|last| last < start_time);
+        self.pids.is_empty() && older && !self.hidden
+    }
 }
 
 /// The processes that have a socket open, this one included.
 pub(crate) fn holders_of_socket(inode: u64, limit: Duration) -> Holders {
     let budget = Budget::new(limit);
     each_process(&budget, |_, folder| {
-        look_at_descriptors(folder, &budget, |link| socket_inode(link) == Some(inode))
+        look_at_descriptors(folder, &budget, |_, link, _| socket_inode(link) == Some(inode))
     })
 }
 
@@ -147,10 +164,15 @@ fn each_process(budget: &Budget, look: impl Fn(u32, &str) -> Look) -> Holders {
             Look::Holds => found.pids.push(pid),
             Look::Nothing => {}
             Look::Refused => {
-                let stat = Stat::read(&folder);
-                let has_nothing =
-                    |stat: Stat| stat.is_kernel_thread || (stat.is_zombie && stat.threads <= 1);
-                found.unreadable += usize::from(!stat.is_some_and(has_nothing));
+                let stat = identity::Stat::read(&folder);
+                let has_nothing = |stat: identity::Stat| {
+                    stat.is_kernel_thread || (stat.is_zombie && stat.threads <= 1)
+                };
+                if !stat.is_some_and(has_nothing) {
+                    let start = stat.map_or(u64::MAX, |stat| stat.start_time);
+                    found.unreadable += 1;
+                    found.last_unreadable_start = found.last_unreadable_start.max(Some(start));
+                }
             }
         }
     }
@@ -159,7 +181,11 @@ fn each_process(budget: &Budget, look: impl Fn(u32, &str) -> Look) -> Holders {
 
 fn look_for_file(file: FileIdentity, folder: &str, budget: &Budget) -> Look {
     let look = |folder: &str| {
-        let open = look_at_memory_files(file, folder, budget);
+        let open = look_at_descriptors(folder, budget, |name, link, folder| {
+            // Files of other systems are not asked who they are: the answer may take for ever.
+            let stat = link.starts_with(b"/memfd:").then(|| statat(folder, name, AtFlags::empty()));
+            matches!(stat, Some(Ok(stat)) if file.is(&stat))
+        });
         if open == Look::Nothing { look_at_mappings(file, folder, budget) } else { (open, true) }
     };
     let (found, has_memory) = look(folder);
@@ -175,33 +201,18 @@ fn look_for_file(file: FileIdentity, folder: &str, budget: &Budget) -> Look {
     looks.find(|look| *look != Look::Nothing).unwrap_or(found)
 }
 
-fn look_at_memory_files(file: FileIdentity, folder: &str, budget: &Budget) -> Look {
-    let mut holds = false;
-    let mut seen = 0_u32;
+/// Looks for a descriptor by its number, its link, and the folder of both.
+fn look_at_descriptors(
+    folder: &str,
+    budget: &Budget,
+    mut is_it: impl FnMut(&CStr, &[u8], BorrowedFd<'_>) -> bool,
+) -> Look {
+    let (mut holds, mut seen) = (false, 0_u32);
     let listed = each_descriptor(folder, |name, link, folder| {
         seen += 1;
-        // Files of other systems are not asked who they are: the answer may take for ever.
-        let found = link.starts_with(b"/memfd:").then(|| statat(folder, name, AtFlags::empty()));
-        let found = found.is_some_and(|stat| {
-            stat.is_ok_and(|stat| file == FileIdentity { device: stat.st_dev, inode: stat.st_ino })
-        });
-        holds |= found;
-        !found && (seen % 256 != 0 || !budget.is_spent())
+        holds |= is_it(name, link, folder);
+        !holds && (!seen.is_multiple_of(256) || !budget.is_spent())
     });
-    conclude(listed, holds, budget)
-}
-
-fn look_at_descriptors(folder: &str, budget: &Budget, is_it: impl Fn(&[u8]) -> bool) -> Look {
-    let (mut holds, mut seen) = (false, 0_u32);
-    let listed = each_descriptor(folder, |_, link, _| {
-        seen += 1;
-        holds |= is_it(link);
-        !holds && (seen % 256 != 0 || !budget.is_spent())
-    });
-    conclude(listed, holds, budget)
-}
-
-fn conclude(listed: rustix::io::Result<()>, holds: bool, budget: &Budget) -> Look {
     match listed {
         _ if holds => Look::Holds,
         Err(errno) => io::Error::from(errno).into(),
@@ -238,7 +249,7 @@ fn read_mappings(file: FileIdentity, path: &str, budget: &Budget) -> io::Result<
         if file.is_mapped_by(&head) {
             return Ok((Look::Holds, true));
         }
-        if seen % 256 == 255 && budget.is_spent() {
+        if seen.is_multiple_of(256) && budget.is_spent() {
             break;
         }
     }
@@ -264,7 +275,7 @@ fn hides(mounts: &[u8]) -> bool {
         }
         mounted = true;
         // With 1, `noaccess`, they are listed and may not be looked into.
-        let options = system.last().unwrap_or_default().split(',');
+        let options = system.next_back().unwrap_or_default().split(',');
         hides |= options
             .filter_map(|option| option.strip_prefix("hidepid="))
             .any(|value| !matches!(value, "0" | "off" | "1" | "noaccess"));

@@ -181,3 +181,55 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
     array(bytes, at).map(i32::from_ne_bytes)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+        let mut bytes = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(body);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    #[test]
+    fn answers_end_with_an_error_or_not() {
+        let mut rows = Vec::new();
+        let mut body = [0; ANSWER + 6];
+        body[0] = 2;
+        let one = message(SOCK_DIAG_BY_FAMILY, 2, &body);
+        let two = [one.clone(), one.clone()].concat();
+        assert_eq!(take(&two, true, &mut rows), Some(Ok(None)));
+        assert_eq!((rows.len(), rows[0].local), (2, "0.0.0.0:0".parse().unwrap()));
+        assert_eq!(take(&one, false, &mut rows), Some(Ok(Some(0))));
+        let done = message(NLMSG_DONE, 2, &0_i32.to_ne_bytes());
+        assert_eq!(take(&[one.clone(), done].concat(), true, &mut rows), Some(Ok(Some(0))));
+        let none = message(NLMSG_ERROR, 0, &(-ENOENT).to_ne_bytes());
+        assert_eq!(take(&none, false, &mut rows), Some(Ok(Some(ENOENT))));
+        let late = message(NLMSG_DONE, 2, &(-12_i32).to_ne_bytes());
+        assert_eq!(take(&late, true, &mut rows), Some(Ok(Some(12))));
+        let torn = message(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP_INTR, &body);
+        assert!(take(&torn, true, &mut rows).unwrap().is_err());
+        assert!(take(&message(99, 0, &[]), true, &mut rows).unwrap().is_err());
+        let least = message(NLMSG_ERROR, 0, &i32::MIN.to_ne_bytes());
+        assert_eq!(take(&least, true, &mut rows), None);
+        assert_eq!(take(&message(SOCK_DIAG_BY_FAMILY, 0, &[2; 71]), true, &mut rows), None);
+        assert_eq!(take(&one[..40], true, &mut rows), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_rows_or_an_error(bytes: Vec<u8>, dump: bool) {
+            let mut rows = Vec::new();
+            let _ = take(&bytes, dump, &mut rows);
+            prop_assert!(rows.len() <= bytes.len() / ANSWER);
+        }
+    }
+}

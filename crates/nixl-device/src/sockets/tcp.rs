@@ -26,7 +26,7 @@ pub struct TcpSocket {
     /// Bytes that wait to be read, without the end of stream, which the kernel counts as one. Connections that wait to be
     /// accepted if it listens. `None` if the kernel does not tell.
     pub unread: Option<u64>,
-    /// Bytes that the other side has not acknowledged. The longest queue of connections if it listens.
+    /// Bytes that the other side has not acknowledged. `None` if the kernel does not tell, or if it listens.
     pub unsent: Option<u64>,
     /// The number that `/proc` knows it by. 0 of a connection that waits to be accepted.
     pub inode: u64,
@@ -184,7 +184,7 @@ impl Row {
             remote,
             state,
             unread: Some(self.receive_queue.saturating_sub(end).into()),
-            unsent: Some(self.send_queue.into()),
+            unsent: (state != TcpState::Listen).then_some(self.send_queue.into()),
             inode: self.inode,
         })
     }
@@ -197,11 +197,12 @@ fn table() -> Result<Vec<Row>, SocketsError> {
 }
 
 fn of_this_process(table: Vec<Row>) -> Result<Vec<TcpSocket>, SocketsError> {
-    let mut open = HashMap::new();
+    // A socket may have several descriptors, some of them for a moment: each may be gone when it is looked at.
+    let mut open = HashMap::<u64, Vec<i32>>::new();
     each_descriptor("/proc/self", |name, link, _| {
         let number = name.to_str().ok().and_then(|name| name.parse::<i32>().ok());
         if let (Some(inode), Some(number)) = (socket_inode(link), number) {
-            open.insert(inode, number);
+            open.entry(inode).or_default().push(number);
         }
         true
     })
@@ -228,7 +229,9 @@ fn of_this_process(table: Vec<Row>) -> Result<Vec<TcpSocket>, SocketsError> {
         })
     }));
     let mut looks = Looks::default();
-    sockets.extend(open.into_iter().filter_map(|(inode, number)| looks.look(inode, number)));
+    sockets.extend(open.into_iter().filter_map(|(inode, numbers)| {
+        numbers.into_iter().find_map(|number| looks.look(inode, number))
+    }));
     Ok(sockets)
 }
 
@@ -310,5 +313,92 @@ fn looked(socket: &OwnedFd, unlisted: TcpSocket) -> Option<TcpSocket> {
             Some(TcpSocket { local, state: TcpState::Closed, unread, ..unlisted })
         }
         Err(_) => Some(TcpSocket { local, ..unlisted }),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn both_tables_say_the_same() {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(host) else { continue };
+            let at = listener.local_addr().unwrap();
+            let ours = TcpStream::connect(at).unwrap();
+            let theirs = listener.accept().unwrap().0;
+            let _waiting = TcpStream::connect(at).unwrap();
+            std::io::Write::write_all(&mut &theirs, &[0; 1_000]).unwrap();
+            theirs.shutdown(Shutdown::Write).unwrap();
+            let expected = ours.local_addr().unwrap();
+            // The end of stream counts as a byte once it is there. It is acknowledged later.
+            loop {
+                let row = netlink::find(expected, at).unwrap().unwrap();
+                let sender = netlink::find(at, expected).unwrap().unwrap();
+                if (row.state, row.receive_queue, sender.state) == (8, 1_001, 5) {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+            let sorted = |rows: Result<Vec<Row>, String>| {
+                let mut rows = rows.unwrap();
+                rows.retain(|row| row.local.port() == at.port() || row.remote.port() == at.port());
+                rows.sort_by_key(|row| (row.local, row.remote));
+                // Of what listens, only one says how many connections may wait.
+                rows.iter_mut().filter(|row| row.state == 10).for_each(|row| row.send_queue = 0);
+                rows
+            };
+            let rows = sorted(netlink::dump());
+            assert_eq!(rows.len(), 5, "{rows:?}");
+            assert_eq!(rows, sorted(proc_net::table()));
+            let mut open: Vec<_> = of_this_process(rows).unwrap();
+            open.retain(|socket| socket.local.is_some_and(|local| local.port() == at.port()));
+            assert_eq!(open.len(), 3, "it listens, is accepted, and waits: {open:?}");
+            assert!(netlink::find(expected, expected).unwrap().is_none());
+            assert!(netlink::find(at, expected).unwrap().is_some());
+            assert!(netlink::find(at, at).unwrap().is_none(), "what listens is no connection");
+        }
+    }
+
+    #[test]
+    fn only_the_ends_that_the_kernel_counts_are_taken_off() {
+        let socket = |state, receive_queue| {
+            let address = "127.0.0.1:1".parse().unwrap();
+            let row = Row {
+                local: address,
+                remote: address,
+                state,
+                receive_queue,
+                send_queue: 0,
+                inode: 1,
+            };
+            row.into_socket().unwrap()
+        };
+        for (kernel, queue, unread, past) in [
+            (1, 0, 0, false),
+            (1, 1, 1, false),
+            (2, 0, 0, false),
+            (3, 0, 0, false),
+            (4, 0, 0, false),
+            (5, 0, 0, false),
+            (7, 0, 0, true),
+            (7, 1, 1, false),
+            (8, 0, 0, true),
+            (8, 1, 0, true),
+            (8, 2, 1, false),
+            (9, 1, 0, true),
+            (9, 2, 1, false),
+            (10, 0, 0, false),
+            (11, 1, 0, true),
+            (11, 2, 1, false),
+            (13, 0, 0, false),
+        ] {
+            let socket = socket(kernel, queue);
+            assert_eq!(socket.unread, Some(unread), "{socket:?} {queue}");
+            assert_eq!(socket.is_past_end_of_stream(), past, "{socket:?} {queue}");
+        }
     }
 }

@@ -1,0 +1,109 @@
+//! Which processes have a file open.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::process::Command;
+
+use nixl_device::{FileIdentity, Holders, ProcessIdentity, ProcessWatch};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use crate::support::{LIMIT, Other, is_root, until};
+
+fn memory(name: &str) -> (File, FileIdentity) {
+    let file = File::from(memfd_create(name, MemfdFlags::CLOEXEC).unwrap());
+    let identity = FileIdentity::of(&file).unwrap();
+    (file, identity)
+}
+
+/// A shell that opens a file of this process and runs a script.
+fn shell(file: &File, script: &str) -> Other {
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("exec 3<>{path}; {script}")]);
+    Other::spawn(command)
+}
+
+fn found(identity: FileIdentity) -> Vec<u32> {
+    let mut pids = Holders::of_file(identity, LIMIT).pids;
+    pids.sort_unstable();
+    pids
+}
+
+#[test]
+fn a_child_that_inherited_the_file_counts_after_its_parent_has_ended() {
+    let (file, identity) = memory("a b\n) (deleted) 00:01 7 /memfd:");
+    let (_, other) = memory("a b\n) (deleted) 00:01 7 /memfd:");
+    assert_eq!(found(identity), [0; 0], "this process does not count");
+    let mut parent = shell(&file, "sleep 100 & echo @@$!; read word");
+    let child: u32 = parent.hear().parse().unwrap();
+    let mut both = [parent.pid(), child];
+    both.sort_unstable();
+    assert_eq!(found(identity), both);
+    assert_eq!(found(other), [0; 0]);
+    let watch = ProcessWatch::open(parent.pid()).unwrap();
+    let start = watch.start_time().unwrap();
+    parent.kill();
+    assert!(watch.has_ended());
+    assert_eq!(found(identity), [child]);
+    let held = Holders::of_file(identity, LIMIT);
+    assert!(!held.proves_none() && !held.proves_none_since(start));
+    Command::new("kill").arg(child.to_string()).status().unwrap();
+    let ended = until("no holders", || {
+        Some(Holders::of_file(identity, LIMIT)).filter(|holders| holders.pids.is_empty())
+    });
+    // Of what else runs here, users other than root may not see everything.
+    let sees_all = ended.unreadable == 0 && !ended.hidden;
+    assert_eq!(ended.proves_none(), sees_all);
+    let older = ended.last_unreadable_start < Some(start);
+    assert_eq!(ended.proves_none_since(start), older && !ended.hidden);
+    assert!(!ended.proves_none_since(0) || sees_all);
+}
+
+#[test]
+fn what_was_not_looked_at_in_time_counts_as_unreadable() {
+    let (_file, identity) = memory("late");
+    let holders = Holders::of_file(identity, std::time::Duration::ZERO);
+    assert!(holders.unreadable > 0 && holders.pids.is_empty() && !holders.proves_none());
+    let me = ProcessIdentity::current().unwrap();
+    assert!(!holders.proves_none_since(me.start_time), "this process was not looked at either");
+}
+
+#[test]
+fn processes_of_other_users_are_counted() {
+    if !is_root("holders::processes_of_other_users_are_counted") {
+        return;
+    }
+    let (_file, FileIdentity { device, inode }) = memory("mine");
+    // It may not see that this process has it.
+    let mut nobody = Other::as_nobody(&format!("holders {device} {inode}"));
+    assert_eq!(nobody.hear(), "[] true false false");
+}
+
+#[test]
+fn what_proc_hides_is_not_taken_for_nothing() {
+    if !is_root("holders::what_proc_hides_is_not_taken_for_nothing") {
+        return;
+    }
+    let (file, FileIdentity { device, inode }) = memory("mine");
+    let task = format!("holders {device} {inode}");
+    let test = std::env::current_exe().unwrap();
+    let by = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", script, "sh"]).arg(&test);
+        Other::with_task_by(command, &task).hear()
+    };
+    let pid = std::process::id();
+    let hidden = by("mount -t proc -o hidepid=2 proc /proc && exec \"$@\"");
+    // Root sees it, and cannot be sure.
+    assert!(
+        hidden.starts_with(&format!("[{pid}] ")) && hidden.ends_with(" true false"),
+        "{hidden}"
+    );
+    let shown = by("mount -t proc -o hidepid=0 proc /proc && exec \"$@\"");
+    assert!(shown.starts_with(&format!("[{pid}] ")) && shown.ends_with(" false false"), "{shown}");
+    let mut elsewhere = Command::new("unshare");
+    elsewhere.args(["-fp", "--kill-child"]).arg(&test);
+    // The numbers are those of the other namespace.
+    assert!(Other::with_task_by(elsewhere, &task).hear().ends_with("true false"));
+    drop(file);
+}
