@@ -49,7 +49,8 @@ pub struct BlockCopy {
     pub pieces: Vec<Piece>,
     /// Bytes of a piece, at least one.
     pub len: u64,
-    /// Where allocations begin. A piece of a block and that of the next id are in one allocation on each side.
+    /// Where allocations begin, if pieces are to be joined: one of a block and that of the next id are in one allocation on
+    /// each side.
     pub(crate) seams: Seams,
 }
 

@@ -36,9 +36,17 @@ pub(crate) struct Inputs<'a> {
 impl BlockPlan {
     pub(crate) fn new(inputs: Inputs<'_>) -> Result<Self, BlockError> {
         let Inputs { gpus, costs, policy, .. } = inputs;
-        let groups = block_copies(&inputs).into_iter();
-        let plan = |(kinds, blocks)| Plan::of(blocks, kinds, gpus.abilities(), costs, policy);
-        Ok(Self { groups: groups.map(plan).collect::<Result<_, _>>()? })
+        let mut groups = Vec::with_capacity(1);
+        let mut seams = None;
+        for (kinds, pieces) in pieces(&inputs) {
+            let blocks = block_copy(&inputs, pieces);
+            let mut plan = Plan::of(blocks, kinds, gpus.abilities(), costs, policy)?;
+            if plan.strategy.joins_pieces() {
+                plan.blocks.seams = seams.get_or_insert_with(|| find_seams(&inputs)).clone();
+            }
+            groups.push(plan);
+        }
+        Ok(Self { groups })
     }
 
     /// The plans, at least one, one for each pair of memories.
@@ -96,36 +104,37 @@ impl fmt::Display for BlockPlan {
 
 type Kinds = (MemoryKind, MemoryKind);
 
-/// The addresses of the pairs, by the memories that they are between. Nothing wraps but the distances between parts: all
-/// of it lies inside the parts, which the layouts checked.
-fn block_copies(inputs: &Inputs<'_>) -> Vec<(Kinds, BlockCopy)> {
-    let pairs = inputs.pairs;
+/// The addresses of the pieces of block 0, by the memories that they are between. Nothing wraps but the distances between
+/// parts: all of it lies inside the parts, which the layouts checked.
+fn pieces(inputs: &Inputs<'_>) -> Vec<(Kinds, Vec<Piece>)> {
     let (mut src, mut dst) =
         (Parts::new(inputs.src, inputs.gpus), Parts::new(inputs.dst, inputs.gpus));
+    let pairs = inputs.pairs.pieces();
+    let count = pairs.len();
     let mut groups: Vec<(Kinds, Vec<Piece>)> = Vec::with_capacity(1);
-    for pair in pairs.pieces() {
+    for pair in pairs {
         let kinds = (src.kind(pair.src.part), dst.kind(pair.dst.part));
         let piece = Piece { src: src.address(pair.src), dst: dst.address(pair.dst) };
         match groups.iter_mut().find(|(others, _)| *others == kinds) {
             Some((_, pieces)) => pieces.push(piece),
             None => {
-                let mut pieces = Vec::with_capacity(pairs.pieces().len());
+                let mut pieces = Vec::with_capacity(count);
                 pieces.push(piece);
                 groups.push((kinds, pieces));
             }
         }
     }
-    // Nothing but pieces can meet at the start of a region.
-    let seams = match pairs.pieces().len() {
-        1 => Seams::default(),
-        _ => Seams::of(src.starts().chain(dst.starts())),
-    };
-    let copy = |pieces| block_copy(inputs, pieces, seams.clone());
-    groups.into_iter().map(|(kinds, pieces)| (kinds, copy(pieces))).collect()
+    groups
+}
+
+/// Where the regions of both sides begin.
+fn find_seams(inputs: &Inputs<'_>) -> Seams {
+    let parts = [inputs.src, inputs.dst].into_iter().flat_map(Layout::parts);
+    Seams::of(parts.map(|part| part.region().address()))
 }
 
 /// The copy of pieces at addresses of block 0, at least one.
-fn block_copy(inputs: &Inputs<'_>, mut pieces: Vec<Piece>, seams: Seams) -> BlockCopy {
+fn block_copy(inputs: &Inputs<'_>, mut pieces: Vec<Piece>) -> BlockCopy {
     let pairs = inputs.pairs;
     let base = pieces.first().copied().unwrap_or(Piece { src: 0, dst: 0 });
     for piece in &mut pieces {
@@ -143,7 +152,7 @@ fn block_copy(inputs: &Inputs<'_>, mut pieces: Vec<Piece>, seams: Seams) -> Bloc
         dst: side(inputs.dst, base.dst, pairs.dst_ids()),
         pieces,
         len: pairs.piece_len() as u64,
-        seams,
+        seams: Seams::default(),
     }
 }
 
@@ -159,11 +168,14 @@ impl<'a> Parts<'a> {
         Self { parts: layout.parts(), gpus, last: None }
     }
 
-    /// Which memory a part is. All of a region is of one kind.
+    /// Which memory a part is. All of a region is of one kind, and all of a device other than the host.
     fn kind(&mut self, index: usize) -> MemoryKind {
         let part = &self.parts[index];
+        let is_same = |last: usize| {
+            self.parts[last].region().id() == part.region().id() || !part.device().is_host()
+        };
         match self.last {
-            Some((last, kind)) if self.parts[last].region().id() == part.region().id() => kind,
+            Some((last, kind)) if is_same(last) => kind,
             _ => {
                 let kind = self.gpus.memory_kind(part.device(), part.address());
                 self.last = Some((index, kind));
@@ -174,10 +186,5 @@ impl<'a> Parts<'a> {
 
     fn address(&self, span: ByteSpan) -> u64 {
         self.parts[span.part].address() + span.offset as u64
-    }
-
-    /// Where the regions begin.
-    fn starts(&self) -> impl Iterator<Item = u64> {
-        self.parts.iter().map(|part| part.region().address())
     }
 }

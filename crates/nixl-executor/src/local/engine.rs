@@ -23,7 +23,8 @@ use super::{GpuError, MemoryKind};
 /// * [`memory_kind`](Self::memory_kind), for an address inside a live region of `device`: [`MemoryKind::Pageable`] and
 ///   [`MemoryKind::Pinned`] only if the processor can read and write the memory at that address, as far as the region's
 ///   [`Access`](nixl_descriptor::Access) goes; `Pinned` only if every GPU can as well, until the region is dropped or what
-///   [`pin`](Self::pin) returned is; [`MemoryKind::Gpu`] only if that GPU can.
+///   [`pin`](Self::pin) returned is; [`MemoryKind::Gpu`] only if that GPU can. All of a region is of one kind, and so is all
+///   memory of one device other than the host.
 /// * [`pinned`](Self::pinned), [`pinned_region`](Self::pinned_region): `len` bytes that the processor and every GPU can
 ///   read and write at the address given. [`scratch`](Self::scratch): `len` bytes that the GPU can. Nothing else uses
 ///   them until what was returned is dropped.

@@ -1,6 +1,7 @@
 //! What simulated GPUs can reach, as the driver would see it.
 #![allow(unsafe_code, reason = "makes regions of memory that stands for a GPU's")]
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,7 +13,14 @@ use super::strategy::Abilities;
 
 /// All memory of simulated GPUs, and what is pinned for them or open.
 #[derive(Default)]
-pub(super) struct Memories(Mutex<Vec<Listed>>);
+pub(super) struct Memories(Mutex<List>);
+
+/// By address, and then by the order in which it was listed: what is pinned twice is there twice.
+#[derive(Default)]
+struct List {
+    by_address: BTreeMap<(u64, u64), Listed>,
+    last: u64,
+}
 
 /// Memory that is listed for as long as it lives: its addresses are used again.
 struct Listed {
@@ -65,8 +73,10 @@ impl Memories {
         let (inner, access) = (Arc::new(inner), Access::ReadWrite);
         let base = NonNull::new(inner.address() as *mut u8).ok_or(RegionError::Empty)?;
         let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        list.retain(|other| other.bytes.strong_count() > 0);
-        list.push(Listed { place, bytes: Arc::downgrade(&inner) });
+        list.by_address.retain(|_, other| other.bytes.strong_count() > 0);
+        list.last += 1;
+        let key = (inner.address(), list.last);
+        list.by_address.insert(key, Listed { place, bytes: Arc::downgrade(&inner) });
         // SAFETY: the inner region has these bytes as long as it lives, and nothing reaches them but by address, or by its
         // name as peers do.
         unsafe { Region::from_raw_parts(base, inner.len(), device, access, inner) }
@@ -75,20 +85,22 @@ impl Memories {
     /// The memory at an address.
     pub(super) fn find(&self, address: u64) -> Option<(Arc<Region>, Place)> {
         let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        list.iter()
-            .filter_map(|listed| Some((listed.bytes.upgrade()?, listed.place)))
-            .find(|(bytes, _)| end(bytes) > address && bytes.address() <= address)
+        // What lives does not overlap, so the last before the address has it, or nothing does.
+        let before = list.by_address.range(..=(address, u64::MAX)).rev();
+        let (bytes, place) = before.map(|(_, listed)| listed).find_map(Listed::living)?;
+        (end(&bytes) > address).then_some((bytes, place))
     }
 
     /// What is there now, and stays until this is dropped.
     pub(super) fn now(&self) -> Reach {
         let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut known: Vec<_> = list
-            .iter()
-            .filter_map(|listed| Some((listed.bytes.upgrade()?, listed.place)))
-            .collect();
-        known.sort_by_key(|(bytes, _)| bytes.address());
-        Reach(known)
+        Reach(list.by_address.values().filter_map(Listed::living).collect())
+    }
+}
+
+impl Listed {
+    fn living(&self) -> Option<(Arc<Region>, Place)> {
+        Some((self.bytes.upgrade()?, self.place))
     }
 }
 

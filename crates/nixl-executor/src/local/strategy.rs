@@ -53,6 +53,11 @@ impl Strategy {
         }
     }
 
+    /// Whether it makes one copy of several pieces that follow each other.
+    pub(crate) fn joins_pieces(self) -> bool {
+        matches!(self, Self::PackedCopy | Self::PinnedRing | Self::ThroughPinned)
+    }
+
     /// Whether this strategy can carry bytes from `src` to `dst` with what the GPUs can do. Total: every pair of
     /// memories has an answer for every strategy, and at least one strategy unless a GPU is not there.
     ///
