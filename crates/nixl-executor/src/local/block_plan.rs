@@ -156,31 +156,47 @@ fn block_copy(inputs: &Inputs<'_>, mut pieces: Vec<Piece>) -> BlockCopy {
     }
 }
 
-/// The parts of one layout, and what is known of the one that was asked for last: pieces come part by part.
+/// The parts of one layout, and what is known of their memory.
 struct Parts<'a> {
     parts: &'a [Descriptor],
     gpus: &'a dyn Gpus,
+    /// Of all parts: those of a GPU are of one kind.
+    whole: Option<MemoryKind>,
+    /// Of the part that was asked for last: pieces come part by part.
     last: Option<(usize, MemoryKind)>,
 }
 
 impl<'a> Parts<'a> {
     fn new(layout: &'a Layout, gpus: &'a dyn Gpus) -> Self {
-        Self { parts: layout.parts(), gpus, last: None }
+        let (parts, device) = (layout.parts(), layout.device());
+        let whole = match parts {
+            [first, rest @ ..] if rest.is_empty() || !device.is_host() => {
+                Some(gpus.memory_kind(device, first.address()))
+            }
+            _ => None,
+        };
+        Self { parts, gpus, whole, last: None }
     }
 
-    /// Which memory a part is. All of a region is of one kind, and all of a device other than the host.
+    /// Which memory a part is.
     fn kind(&mut self, index: usize) -> MemoryKind {
-        let part = &self.parts[index];
-        let is_same = |last: usize| {
-            self.parts[last].region().id() == part.region().id() || !part.device().is_host()
-        };
-        match self.last {
-            Some((last, kind)) if is_same(last) => kind,
-            _ => {
-                let kind = self.gpus.memory_kind(part.device(), part.address());
+        match (self.whole, self.last) {
+            (Some(kind), _) => kind,
+            (_, Some((last, kind))) if last == index => kind,
+            (_, last) => {
+                let kind = self.kind_after(last, index);
                 self.last = Some((index, kind));
                 kind
             }
+        }
+    }
+
+    /// All of a region is of one kind.
+    fn kind_after(&self, last: Option<(usize, MemoryKind)>, index: usize) -> MemoryKind {
+        let part = &self.parts[index];
+        match last {
+            Some((last, kind)) if self.parts[last].region().id() == part.region().id() => kind,
+            _ => self.gpus.memory_kind(part.device(), part.address()),
         }
     }
 
