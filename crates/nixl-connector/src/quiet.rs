@@ -8,10 +8,9 @@
 //! A socket is past its end of stream once nothing in it waits to be read. The engine's progress thread may be about to write to
 //! memory what it has read last, so a proof has to hold at two checks in a row.
 
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use nixl_descriptor::{DescriptorList, Region};
+use nixl_descriptor::DescriptorList;
 use nixl_device::{
     FileIdentity, Holders, ProcessError, ProcessWatch, SocketsError, TcpSocket, TcpState,
     is_this_host,
@@ -41,7 +40,7 @@ impl QuietProof for Proofs {
         let subject = match peer {
             Claimant::Process(pid) => Subject::Process {
                 process: Process::open(*pid),
-                files: memory.iter().filter_map(|d| file_of(d.region())).collect(),
+                files: memory.iter().filter_map(|d| d.region().shared_name()?.file()).collect(),
                 offered: ticks_since_boot().saturating_sub(ticks(age)),
             },
             _ if self.nic_writes => Subject::Nic,
@@ -166,13 +165,6 @@ fn of_others(socket: &TcpSocket) -> Result<bool, SocketsError> {
         }
         Some(_) | None => Ok(true),
     }
-}
-
-/// The file that other processes map a region by.
-fn file_of(region: &Region) -> Option<FileIdentity> {
-    let name = region.shared_name()?;
-    let file = std::fs::metadata(format!("/proc/self/fd/{}", name.fd)).ok()?;
-    Some(FileIdentity { device: file.dev(), inode: file.ino() })
 }
 
 fn ticks_since_boot() -> u64 {
