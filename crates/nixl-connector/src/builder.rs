@@ -6,11 +6,13 @@ use std::time::Duration;
 use nixl_device::HostIdentity as LocalHost;
 use nixl_metadata::{HostIdentity, MessageVersions, PeerInfo};
 use nixl_ops::{
-    Clock, DriverConfig, Executor, RemoteSlots, SystemClock, Transport, TransportExecutor,
+    ClaimDemand, Clock, DriverConfig, Executor, RemoteSlots, SystemClock, Transport,
+    TransportExecutor,
 };
 use uuid::Uuid;
 
 use crate::connection::Connection;
+use crate::connector::Offers;
 use crate::control::ControlThread;
 use crate::{Connector, ConnectorError};
 
@@ -23,6 +25,7 @@ pub struct ConnectorBuilder {
     clock: Arc<dyn Clock>,
     driver: DriverConfig,
     transport: Option<Arc<dyn Transport>>,
+    offers: Offers,
 }
 
 impl ConnectorBuilder {
@@ -39,6 +42,7 @@ impl ConnectorBuilder {
             clock: Arc::new(SystemClock::new()),
             driver: DriverConfig::default(),
             transport: None,
+            offers: Offers::default(),
         }
     }
 
@@ -87,6 +91,46 @@ impl ConnectorBuilder {
         self
     }
 
+    /// Refuses to offer host memory for writing that this library did not allocate (`Vec`, `Bytes`, mapped files, tensors of
+    /// other frameworks): [`ConnectorError::ForeignMemory`].
+    ///
+    /// UCX's TCP and CMA transports write to an address whatever has become of the memory there. A peer that uses an offer
+    /// after its end, against the protocol, then writes to memory that the application has back, or ends this process. Memory
+    /// of [`Connector::buffer`] and [`Region::shared`](nixl_descriptor::Region::shared) stays mapped for that time, without an
+    /// owner.
+    #[must_use]
+    pub fn refuse_foreign_memory(mut self) -> Self {
+        self.offers.refuse_foreign = true;
+        self
+    }
+
+    /// Which initiators must claim a writable offer before they write, unless the operation's
+    /// [options](nixl_ops::OperationOptions::claims) say otherwise; by default those of the owner's
+    /// [host](ClaimDemand::SameHost). A server whose peers are on other hosts and come and go demands claims
+    /// [everywhere](ClaimDemand::Everywhere): the memory of an offer that no peer has claimed is then free the moment that the
+    /// offer is given up, for one round trip of messages before each write between hosts.
+    #[must_use]
+    pub fn claims(mut self, claims: ClaimDemand) -> Self {
+        self.offers.claims = claims;
+        self
+    }
+
+    /// How long initiators may begin to use an offer, unless the operation's
+    /// [options](nixl_ops::OperationOptions::life_time) say otherwise; by default 10 minutes.
+    #[must_use]
+    pub fn offer_life_time(mut self, life_time: Duration) -> Self {
+        self.offers.life_time = life_time;
+        self
+    }
+
+    /// The most by which clocks of two hosts may differ, by default 60 seconds: the life time of an offer is over so much later
+    /// for its owner. Hosts whose clocks differ by more may use an offer whose memory was freed.
+    #[must_use]
+    pub fn clock_skew(mut self, most: Duration) -> Self {
+        self.driver.clock_skew = most;
+        self
+    }
+
     /// The engine; by default NIXL with its UCX backend. A transport belongs to one connector.
     #[must_use]
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
@@ -120,9 +164,9 @@ impl ConnectorBuilder {
         let info = PeerInfo::new(transport.agent_name(), incarnation, host)?
             .with_transports([transport.name()])?
             .with_versions(versions);
-        let Self { executor, clock, driver, timeout, .. } = self;
+        let Self { executor, clock, driver, timeout, offers, .. } = self;
         let connection = Connection::new(transport, control, executor, clock, driver, info)?;
-        Ok(Connector::new(connection, timeout))
+        Ok(Connector::new(connection, timeout, offers))
     }
 }
 

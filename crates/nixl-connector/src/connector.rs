@@ -1,11 +1,13 @@
 //! The connector: where operations come from.
 
 use std::fmt;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use nixl_descriptor::{Access, BufferPool, DescriptorList, LeaseMode, Leased, Leases, Region};
+use nixl_descriptor::{
+    Access, BufferPool, Descriptor, DescriptorList, LeaseMode, Leased, Leases, Region,
+};
 use nixl_metadata::{
     Limits, NotificationKey, OfferTerms, OperationKind, RdmaMetadata, SerializedDescriptor,
 };
@@ -36,6 +38,23 @@ pub struct Connector {
 struct Shared {
     connection: Connection,
     timeout: Option<Duration>,
+    offers: Offers,
+}
+
+/// How offers are made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offers {
+    /// Host memory that the library did not allocate is not offered for writing.
+    pub(crate) refuse_foreign: bool,
+    pub(crate) claims: ClaimDemand,
+    pub(crate) life_time: Duration,
+}
+
+impl Default for Offers {
+    fn default() -> Self {
+        let (claims, life_time) = (ClaimDemand::SameHost, OfferSpec::LIFE_TIME);
+        Self { refuse_foreign: false, claims, life_time }
+    }
 }
 
 impl Connector {
@@ -44,8 +63,8 @@ impl Connector {
         ConnectorBuilder::new()
     }
 
-    pub(crate) fn new(connection: Connection, timeout: Option<Duration>) -> Self {
-        Self { shared: Arc::new(Shared { connection, timeout }) }
+    pub(crate) fn new(connection: Connection, timeout: Option<Duration>, offers: Offers) -> Self {
+        Self { shared: Arc::new(Shared { connection, timeout, offers }) }
     }
 
     /// The name under which peers know this connector. It differs with every connector ever built.
@@ -159,6 +178,13 @@ impl Connector {
         let local = local.try_into()?;
         if let Some(index) = local.iter().position(|d| d.access() != Access::ReadWrite) {
             return Err(ConnectorError::ReadOnly { index });
+        }
+        let is_foreign =
+            |d: &Descriptor| d.device().is_host() && d.region().shared_name().is_none();
+        if self.shared.offers.refuse_foreign
+            && let Some(index) = local.iter().position(is_foreign)
+        {
+            return Err(ConnectorError::ForeignMemory { index });
         }
         let connection = &self.shared.connection;
         let offer = self.offer(OperationKind::Write, local, options);
@@ -285,12 +311,20 @@ impl Connector {
         let key = NotificationKey::random();
         // Peers may use the memory as soon as they have the metadata, and not before its work is done.
         connection.driver().ready(&local).await?;
-        let life_time = options.offer_life_time().unwrap_or(OfferSpec::LIFE_TIME);
+        let defaults = &self.shared.offers;
+        let life_time = options.offer_life_time().unwrap_or(defaults.life_time);
+        let readers = match kind {
+            OperationKind::Read => options.reader_count(),
+            OperationKind::Write => NonZeroU32::MIN,
+        };
+        let claims = options.claim_demand().unwrap_or(defaults.claims);
+        // A late access meets memory of the pool that is still mapped.
+        BufferPool::global().retain_for(life_time.saturating_add(connection.skew()));
         let metadata = RdmaMetadata::new(kind, descriptors, agent, key.clone())?
             .with_peer(connection.info().clone())
             .with_shares(executor.shares(&local))?
-            .with_terms(terms(&**connection.clock(), life_time, kind, &options)?)?;
-        let slot = match options.reader_count().get() <= OfferSlot::MAX_READERS {
+            .with_terms(terms(&**connection.clock(), life_time, claims, readers)?)?;
+        let slot = match readers.get() <= OfferSlot::MAX_READERS {
             true => connection.driver().arm_slot(&key, kind),
             false => None,
         };
@@ -443,17 +477,13 @@ impl Connector {
 fn terms(
     clock: &dyn Clock,
     life_time: Duration,
-    kind: OperationKind,
-    options: &OperationOptions,
+    claims: ClaimDemand,
+    readers: NonZeroU32,
 ) -> Result<OfferTerms, ConnectorError> {
     let expires = UNIX_EPOCH + clock.unix_time().saturating_add(life_time);
     let random = uuid::Uuid::new_v4().as_u128() as u64;
     let token = NonZeroU64::new(random).unwrap_or(NonZeroU64::MIN);
-    let terms = OfferTerms::new(expires, token)?.with_claims(options.claim_demand());
-    Ok(match kind {
-        OperationKind::Read => terms.with_readers(options.reader_count()),
-        OperationKind::Write => terms,
-    })
+    Ok(OfferTerms::new(expires, token)?.with_claims(claims).with_readers(readers))
 }
 
 impl fmt::Debug for Connector {

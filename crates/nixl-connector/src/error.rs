@@ -32,6 +32,14 @@ pub enum ConnectorError {
         /// Its place in the list.
         index: usize,
     },
+    /// A writable operation was asked for on memory that a late write would reach after it was freed.
+    #[error(
+        "descriptor {index} is host memory that this library did not allocate, and this connector does not offer such memory for writing: use Connector::buffer or Region::shared"
+    )]
+    ForeignMemory {
+        /// Its place in the list.
+        index: usize,
+    },
     /// The engine could not register the memory.
     #[error(transparent)]
     Register(#[from] RegisterError),

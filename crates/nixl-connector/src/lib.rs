@@ -66,7 +66,8 @@ pub use connector::Connector;
 pub use control::ControlThread;
 pub use error::ConnectorError;
 pub use nixl_ops::{
-    CancelOutcome, Carrier, Completion, DriverConfig, OperationError, OperationKind,
-    OperationOptions, OperationStatus, PathKind, PathPolicy, PathReport, ReadOperation,
-    ReadableOperation, Reclaimed, TransportError, WritableOperation, WriteOperation,
+    CancelOutcome, Carrier, ClaimDemand, Completion, DriverConfig, EndedOffer, Held,
+    OperationError, OperationKind, OperationOptions, OperationStatus, PathKind, PathPolicy,
+    PathReport, ReadOperation, ReadableOperation, Reclaimed, RevokeOutcome, SpentStats,
+    TransportError, WritableOperation, WriteOperation,
 };

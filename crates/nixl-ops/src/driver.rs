@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use nixl_descriptor::BufferPool;
 
 use crate::control::{ClaimRoute, Claims, ControlMessage, MessageClaim, Owner};
 use crate::deadline::Deadline;
@@ -619,7 +621,12 @@ impl Reactor {
                     if !self.has_work() {
                         let expiry = self.shared.passive.next_expiry();
                         let expiry = expiry.map(|at| at.saturating_sub(clock.now()));
-                        clock.park(expiry.into_iter().chain(self.shared.checks_every()).min());
+                        // Free memory of the pool goes back to the system while the connection is idle.
+                        let now = Instant::now();
+                        let trim = BufferPool::global().trim(now);
+                        let trim = trim.map(|at| at.saturating_duration_since(now));
+                        let times = [expiry, trim, self.shared.checks_every()];
+                        clock.park(times.into_iter().flatten().min());
                     }
                     self.shared.parked.store(false, Ordering::SeqCst);
                     self.last_progress = clock.now();

@@ -61,8 +61,8 @@ impl OperationOptions {
         self
     }
 
-    /// Which initiators must claim a writable offer before they write; by default those of its
-    /// [host](ClaimDemand::SameHost). An offer that demands claims [everywhere](ClaimDemand::Everywhere) and that no
+    /// Which initiators must claim a writable offer before they write; by default as the connector is configured, those of the
+    /// offer's [host](ClaimDemand::SameHost). An offer that demands claims [everywhere](ClaimDemand::Everywhere) and that no
     /// initiator has claimed ends at once when it is given up. A claim between hosts costs one round trip of two messages.
     /// For passive operations in the native profile.
     #[must_use]
@@ -84,9 +84,9 @@ impl OperationOptions {
         self.life_time
     }
 
-    /// Which initiators must claim.
-    pub fn claim_demand(&self) -> ClaimDemand {
-        self.claims.unwrap_or(ClaimDemand::SameHost)
+    /// Which initiators must claim, if it was set.
+    pub fn claim_demand(&self) -> Option<ClaimDemand> {
+        self.claims
     }
 
     /// How many peers read.
