@@ -379,6 +379,8 @@ fn linked(path: &str) -> std::io::Result<String> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::io::{BufRead, BufReader, Read};
+
     use super::*;
 
     #[test]
@@ -520,7 +522,6 @@ mod tests {
 
     impl Looker {
         fn new(mut command: std::process::Command, name: &SharedName) -> Self {
-            use std::io::{BufRead, BufReader};
             use std::process::Stdio;
             let SharedName { pid, fd, len, .. } = name;
             let random = u128::from_be_bytes(name.name);
@@ -528,10 +529,13 @@ mod tests {
                 .args(["--exact", "shared::tests::child", "--ignored", "--nocapture"])
                 .env(TASK, format!("{pid} {fd} {random:x} {len}"));
             let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-            let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-            let said = lines
-                .map(|line| line.unwrap())
-                .find_map(|line| line.split_once(MARK).map(|(_, said)| said.to_owned()));
+            let mut output = BufReader::new(child.stdout.take().unwrap());
+            let said = output
+                .by_ref()
+                .lines()
+                .find_map(|line| line.unwrap().split_once(MARK).map(|(_, said)| said.to_owned()));
+            // It writes more when it ends.
+            child.stdout = Some(output.into_inner());
             Self(child, said.unwrap())
         }
 
@@ -599,15 +603,21 @@ mod tests {
     fn a_process_that_only_maps_the_memory_holds_it() {
         let ours = SharedMemory::new(10_000).unwrap();
         let file = ours.name().file().unwrap();
-        let holders = || nixl_device::Holders::of_file(file, std::time::Duration::from_secs(60));
-        assert_eq!(holders().pids, [0; 0]);
+        let limit = std::time::Duration::from_secs(60);
+        // What another test starts has copies of all descriptors until it runs its program.
+        let until_held_by = |pids: &[u32]| {
+            let began = std::time::Instant::now();
+            while nixl_device::Holders::of_file(file, limit).pids != pids {
+                assert!(began.elapsed() < limit, "{pids:?}");
+                std::thread::yield_now();
+            }
+        };
+        until_held_by(&[]);
         let mut other = Looker::new(this_program(), &ours.name());
         // It maps the memory once more after it has answered, and lets go of the descriptor each time.
-        while holders().pids != [other.0.id()] {
-            std::thread::yield_now();
-        }
+        until_held_by(&[other.0.id()]);
         other.kill();
-        assert_eq!(holders().pids, [0; 0]);
+        until_held_by(&[]);
     }
 
     #[test]

@@ -74,9 +74,10 @@ impl Holders {
     /// The processes other than this one that have an anonymous file (`memfd_create`) open or mapped.
     ///
     /// A look is not a moment: a holder that forks and ends meanwhile can be missed with its child. Ask once the process
-    /// that is known to have the file has ended, and again if a child of its may have been forking.
+    /// that is known to have the file has ended, and again if a child of its may have been forking. A child of this process
+    /// counts too, also one that has not run its program yet, as it has copies of all descriptors until then.
     ///
-    /// Takes about a microsecond for each descriptor and mapping in the system, so this is for a thread that may block; the
+    /// Takes some microseconds for each descriptor and mapping in the system, so this is for a thread that may block; the
     /// memory needed is bounded. Processes that are not looked into within `limit` are [`unreadable`](Self::unreadable).
     #[must_use]
     pub fn of_file(file: FileIdentity, limit: Duration) -> Self {

@@ -12,7 +12,7 @@ use crate::process::{Holders, each_descriptor, holders_of_socket, socket_inode};
 /// network namespace, the address is all there is, and other peers may have the same.
 impl TcpSocket {
     /// The TCP sockets of this process whose other ends are open in that one. Takes as long as
-    /// [`all_of_this_process`](Self::all_of_this_process), and some microseconds more for each socket.
+    /// [`all_of_this_process`](Self::all_of_this_process), and ten microseconds more for each socket.
     ///
     /// # Errors
     ///

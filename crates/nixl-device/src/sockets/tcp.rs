@@ -114,7 +114,7 @@ impl TcpSocket {
     /// looked at by a duplicate of their descriptor (`pidfd_getfd`), and are [`Unlisted`](TcpState::Unlisted) where that is
     /// forbidden, as some containers do.
     ///
-    /// Takes some hundred microseconds and more on hosts with many sockets: half a microsecond for each of them.
+    /// Takes half a millisecond, and on hosts with many sockets about a microsecond for each of them.
     ///
     /// # Errors
     ///

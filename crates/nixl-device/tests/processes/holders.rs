@@ -23,34 +23,36 @@ fn shell(file: &File, script: &str) -> Other {
     Other::spawn(command)
 }
 
-fn found(identity: FileIdentity) -> Vec<u32> {
-    let mut pids = Holders::of_file(identity, LIMIT).pids;
-    pids.sort_unstable();
-    pids
+/// Waits until just these processes have a file. What another test starts has copies of all descriptors until it runs its
+/// program.
+fn until_held_by(identity: FileIdentity, pids: &[u32]) -> Holders {
+    until(&format!("{pids:?}"), || {
+        let mut holders = Holders::of_file(identity, LIMIT);
+        holders.pids.sort_unstable();
+        (holders.pids == pids).then_some(holders)
+    })
 }
 
 #[test]
 fn a_child_that_inherited_the_file_counts_after_its_parent_has_ended() {
     let (file, identity) = memory("a b\n) (deleted) 00:01 7 /memfd:");
     let (_, other) = memory("a b\n) (deleted) 00:01 7 /memfd:");
-    assert_eq!(found(identity), [0; 0], "this process does not count");
+    // This process does not count.
+    until_held_by(identity, &[]);
     let mut parent = shell(&file, "sleep 100 & echo @@$!; read word");
     let child: u32 = parent.hear().parse().unwrap();
     let mut both = [parent.pid(), child];
     both.sort_unstable();
-    assert_eq!(found(identity), both);
-    assert_eq!(found(other), [0; 0]);
+    until_held_by(identity, &both);
+    until_held_by(other, &[]);
     let watch = ProcessWatch::open(parent.pid()).unwrap();
     let start = watch.start_time().unwrap();
     parent.kill();
     assert!(watch.has_ended());
-    assert_eq!(found(identity), [child]);
-    let held = Holders::of_file(identity, LIMIT);
+    let held = until_held_by(identity, &[child]);
     assert!(!held.proves_none() && !held.proves_none_since(start));
     Command::new("kill").arg(child.to_string()).status().unwrap();
-    let ended = until("no holders", || {
-        Some(Holders::of_file(identity, LIMIT)).filter(|holders| holders.pids.is_empty())
-    });
+    let ended = until_held_by(identity, &[]);
     // Of what else runs here, users other than root may not see everything.
     let sees_all = ended.unreadable == 0 && !ended.hidden;
     assert_eq!(ended.proves_none(), sees_all);
