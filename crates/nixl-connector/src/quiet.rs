@@ -120,13 +120,14 @@ impl QuietWatch for Watch {
 fn no_child_has(file: FileIdentity, offered: u64) -> bool {
     const LIMIT: Duration = Duration::from_millis(200);
     let holders = Holders::of_file(file, LIMIT);
-    // Processes of other users cannot have been forked by one that could map the file, unless it ran with their rights.
     let started_later = |pid: &u32| match ProcessWatch::open(*pid) {
         Ok(watch) => watch.start_time().is_none_or(|started| started >= offered),
         Err(ProcessError::NotThere { .. }) => false,
         Err(_) => true,
     };
-    !holders.hidden && !holders.pids.iter().any(started_later)
+    // A process that this one may not look into inherited nothing if it is older.
+    let older = holders.last_unreadable_start.is_none_or(|started| started < offered);
+    !holders.hidden && older && !holders.pids.iter().any(started_later)
 }
 
 /// Whether all of this process's sockets that `counts` selects are past their end of stream.
