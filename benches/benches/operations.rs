@@ -1,6 +1,7 @@
 //! What the life of an operation costs with an engine that costs nothing: states, leases, completion, wake-ups.
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 #![allow(clippy::unwrap_used, reason = "a bench that cannot run has nothing to say")]
+#![allow(unsafe_code, reason = "implements traits that are trusted with memory")]
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::thread::{self, Thread};
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use nixl_descriptor::{DescriptorList, LeaseMode, Leases, Region, Registrar};
+use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Region, Registrar};
 use nixl_metadata::{
     AgentMetadata, NotificationKey, OperationKind, RdmaMetadata, SerializedDescriptor,
 };
@@ -19,8 +20,10 @@ use nixl_ops::{
     TransferSpec, Transport, TransportError, TransportExecutor,
 };
 
-/// Ends at its first poll.
-struct Instantly;
+/// Ends at its first poll. Owns the proof that its memory is leased, as every execution does.
+struct Instantly {
+    _leased: Leased,
+}
 
 impl Execution for Instantly {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
@@ -40,7 +43,8 @@ impl Execution for Instantly {
 #[derive(Debug)]
 struct Nowhere;
 
-impl Transport for Nowhere {
+// SAFETY: it prepares no transfer, and registers nothing.
+unsafe impl Transport for Nowhere {
     fn name(&self) -> &str {
         "nowhere"
     }
@@ -127,10 +131,10 @@ fn active(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter(|| {
                 let leases = Leases::acquire(list.as_slice(), LeaseMode::Write).unwrap();
-                let (execution, options) = (Box::new(Instantly), OperationOptions::new());
+                let execution = Box::new(Instantly { _leased: Leased::from(leases) });
+                let options = OperationOptions::new();
                 let mut read =
-                    ReadOperation::begin(&driver, execution, list.clone(), vec![leases], options)
-                        .unwrap();
+                    ReadOperation::begin(&driver, execution, list.clone(), options).unwrap();
                 block_on(read.wait_for_completion()).unwrap()
             });
         });
@@ -152,7 +156,7 @@ fn passive(c: &mut Criterion) {
         let metadata =
             RdmaMetadata::new(OperationKind::Read, vec![there], agent.clone(), key).unwrap();
         let leases = Leases::acquire(list.as_slice(), LeaseMode::Read).unwrap();
-        let spec = OfferSpec::new(metadata, list, leases, Vec::new());
+        let spec = OfferSpec::new(metadata, list, Leased::from(leases), Vec::new());
         ReadableOperation::offer(&driver, &executor, spec, OperationOptions::new()).unwrap()
     };
     let mut waiting = Vec::new();

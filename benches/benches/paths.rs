@@ -1,6 +1,7 @@
 //! Choosing a path: what planning adds to an operation.
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 #![allow(clippy::unwrap_used, reason = "a bench that cannot run has nothing to say")]
+#![allow(unsafe_code, reason = "implements traits that are trusted with memory")]
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -10,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use nixl_connector::simulated::Fabric;
-use nixl_descriptor::{CacheLimits, DescriptorList, Region, Registrar, RegistrationCache};
+use nixl_descriptor::{
+    CacheLimits, DescriptorList, LeaseMode, Leases, Region, Registrar, RegistrationCache,
+};
 use nixl_device::Device;
 use nixl_executor::paths::{
     Engine, Health, LocalFacts, Offered, PathCosts, PathPlan, PeerFacts, Plans, Question, Standing,
@@ -75,7 +78,8 @@ fn paths(c: &mut Criterion) {
 #[derive(Debug)]
 struct Instant;
 
-impl Transfer for Instant {
+// SAFETY: it touches no memory, and is never in flight.
+unsafe impl Transfer for Instant {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         Poll::Ready(Ok(()))
     }
@@ -84,12 +88,17 @@ impl Transfer for Instant {
         false
     }
 
+    fn was_posted(&self) -> bool {
+        true
+    }
+
     fn descriptors(&self) -> usize {
         1
     }
 }
 
-impl Transport for Instant {
+// SAFETY: its transfers touch no memory.
+unsafe impl Transport for Instant {
     fn name(&self) -> &str {
         "nixl/UCX"
     }
@@ -147,6 +156,7 @@ fn executors(c: &mut Criterion) {
     let direct: Arc<dyn Executor> = Arc::new(DirectExecutor::new());
 
     let local = DescriptorList::from(Region::zeroed(4096).unwrap().whole());
+    let leased = Leases::acquire_list(local.clone(), LeaseMode::Write).unwrap();
     let theirs = SerializedDescriptor::new(Device::HOST, 4096, 4096).unwrap();
     let agent = AgentMetadata::compress(b"agent").unwrap();
     let (kind, key) = (OperationKind::Read, NotificationKey::random());
@@ -160,9 +170,9 @@ fn executors(c: &mut Criterion) {
                 assert!(!executor.is_local(&local, &remote));
                 assert!(executor.prepare(&local, Some(&remote)).is_none());
                 assert!(!executor.introduces(&local, &remote));
-                let to = (&transport, &peer);
+                let (memory, to) = ((&local, &leased), (&transport, &peer));
                 let request =
-                    TransferRequest::remote(kind, &local, &remote, to.0, to.1, Vec::new());
+                    TransferRequest::remote(kind, memory, &remote, to.0, to.1, Vec::new());
                 let mut execution = executor.execute(request).unwrap();
                 let _ = black_box((execution.posts_quickly(), execution.expected()));
                 assert!(execution.poll().is_ready());

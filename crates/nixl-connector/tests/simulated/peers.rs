@@ -1,8 +1,8 @@
 //! Who may connect to whom, and what a connection allows.
 
-use nixl_descriptor::Region;
+use nixl_descriptor::{LeaseMode, Leased, Leases, Region};
 use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata, SerializedDescriptor};
-use nixl_ops::{OperationOptions, PeerId, TransportError};
+use nixl_ops::{OperationOptions, PeerId, TransferSpec, TransportError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -142,17 +142,17 @@ proptest! {
             .map(|(_, to, len)| local.descriptor(*to..to + len).unwrap())
             .collect();
         let peer = initiator.connect(&remote).unwrap().peer;
-        let mut transfer = initiator
-            .transport
-            .prepare(nixl_ops::TransferSpec::new(
-                OperationKind::Read,
-                &peer,
-                &list,
-                remote.descriptors(),
-                None,
-                vec![registration],
-            ))
-            .unwrap();
+        let leased = Leased::from(Leases::acquire(&list, LeaseMode::Write).unwrap());
+        let spec = TransferSpec::new(
+            OperationKind::Read,
+            &peer,
+            (&list, &leased),
+            remote.descriptors(),
+            None,
+            vec![registration],
+        );
+        let mut transfer = initiator.transport.prepare(spec.unwrap()).unwrap();
+        drop(leased);
         let joints = pieces
             .windows(2)
             .filter(|w| w[0].0 + w[0].2 == w[1].0 && w[0].1 + w[0].2 == w[1].1)

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use nixl_connector::simulated::{Fabric, Faults};
 use nixl_descriptor::{
-    CacheLimits, DescriptorList, LeaseMode, Leases, Region, RegisterError, Registrar, Registration,
-    RegistrationCache,
+    CacheLimits, DescriptorList, LeaseMode, Leased, Leases, Region, RegisterError, Registrar,
+    Registration, RegistrationCache,
 };
 use nixl_metadata::{
     AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata, SerializedDescriptor,
@@ -122,10 +122,10 @@ impl Side {
 
     pub(crate) fn offer(&self, region: &Region, options: OperationOptions) -> ReadableOperation {
         let list = DescriptorList::from(region.clone());
-        let leases = Leases::acquire(list.as_slice(), LeaseMode::Read).unwrap();
+        let leased = Leased::from(Leases::acquire(list.as_slice(), LeaseMode::Read).unwrap());
         let registrations = vec![self.cache.get_or_register(region).unwrap()];
         let metadata = self.metadata(region, OperationKind::Read);
-        let spec = OfferSpec::new(metadata, list, leases, registrations);
+        let spec = OfferSpec::new(metadata, list, leased, registrations);
         let executor: Arc<dyn Executor> = Arc::new(TransportExecutor);
         ReadableOperation::offer(&self.driver, &executor, spec, options).unwrap()
     }
@@ -144,18 +144,18 @@ impl Side {
     ) -> Result<ReadOperation, TransportError> {
         let peer = self.connect(remote)?.peer;
         let list = DescriptorList::from(region.clone());
-        let leases = Leases::acquire(list.as_slice(), LeaseMode::Write).unwrap();
+        let leased = Leased::from(Leases::acquire(list.as_slice(), LeaseMode::Write).unwrap());
         let registrations = vec![self.cache.get_or_register(region).unwrap()];
         let request = TransferRequest::remote(
             OperationKind::Read,
-            &list,
+            (&list, &leased),
             remote,
             &self.transport,
             &peer,
             registrations,
         );
         let execution = TransportExecutor.execute(request)?;
-        Ok(ReadOperation::begin(&self.driver, execution, list, vec![leases], options).unwrap())
+        Ok(ReadOperation::begin(&self.driver, execution, list, options).unwrap())
     }
 }
 

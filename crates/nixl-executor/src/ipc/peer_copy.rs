@@ -245,6 +245,7 @@ mod tests {
     use std::task::Waker;
 
     use nixl_connector::simulated::Fabric;
+    use nixl_descriptor::{LeaseMode, Leases};
     use nixl_device::Device;
     use nixl_metadata::{
         AgentMetadata, HostIdentity, NotificationKey, PeerDevice, PeerInfo, SerializedDescriptor,
@@ -324,9 +325,14 @@ mod tests {
             let remote =
                 RdmaMetadata::new(kind, descriptors, agent, NotificationKey::random()).unwrap();
             let remote = remote.with_shares(shares(&*self.gpus, &there)).unwrap();
+            let mode = match kind {
+                OperationKind::Read => LeaseMode::Write,
+                OperationKind::Write => LeaseMode::Read,
+            };
+            let leased = Leases::acquire_list(here.clone(), mode).unwrap();
             let request = TransferRequest::remote(
                 kind,
-                &here,
+                (&here, &leased),
                 &remote,
                 &self.initiator,
                 &self.peer,
@@ -334,16 +340,8 @@ mod tests {
             );
             let (facts, imports) =
                 (LocalFacts::default(), Imports::new(Arc::clone(&self.tools.gpus)));
-            let begin = || {
-                PeerCopy::new(
-                    path,
-                    (&request, most),
-                    local,
-                    &facts,
-                    (&imports, &PeerBoards::default()),
-                    &self.tools,
-                )
-            };
+            let begin =
+                || PeerCopy::new(path, (&request, most), local, &facts, &imports, &self.tools);
             assert!(begin().is_err(), "the peer's memory is not open yet");
             let (gpu, _) = copier(&facts, &*self.gpus, (&here, local), &remote);
             imports.open(&foreign(remote.shares()[0].kind(), gpu, local).unwrap()).unwrap();

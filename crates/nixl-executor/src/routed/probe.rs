@@ -90,7 +90,9 @@ mod tests {
     use std::sync::Arc;
 
     use nixl_connector::simulated::Fabric;
-    use nixl_descriptor::{CacheLimits, DescriptorList, Region, RegistrationCache};
+    use nixl_descriptor::{
+        CacheLimits, DescriptorList, LeaseMode, Leases, Region, RegistrationCache,
+    };
     use nixl_device::Device;
     use nixl_metadata::{AgentMetadata, NotificationKey, OperationKind, RdmaMetadata};
     use nixl_ops::SystemClock;
@@ -114,9 +116,10 @@ mod tests {
         let (agent, key) = (AgentMetadata::compress(&blob).unwrap(), NotificationKey::random());
         let remote = RdmaMetadata::new(OperationKind::Read, vec![there], agent, key).unwrap();
         let local = DescriptorList::from(ours.whole());
+        let leased = Leases::acquire_list(local.clone(), LeaseMode::Write).unwrap();
         let request = TransferRequest::remote(
             OperationKind::Read,
-            &local,
+            (&local, &leased),
             &remote,
             &initiator,
             &peer,
@@ -124,6 +127,7 @@ mod tests {
         );
         let mut probe = first_of_engine(&request).unwrap();
         while probe.poll().map(Result::unwrap).is_pending() {}
+        drop((probe, leased));
         let bytes = ours.to_vec().unwrap();
         let (moved, rest) = bytes.split_at(PROBE as usize);
         assert!(moved.iter().all(|byte| *byte == 7) && rest.iter().all(|byte| *byte == 0));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nixl_connector::simulated::Fabric;
 use nixl_descriptor::{
-    CacheLimits, Descriptor, DescriptorList, LeaseMode, Leases, Region, RegistrationCache,
+    CacheLimits, Descriptor, DescriptorList, LeaseMode, Leased, Leases, Region, RegistrationCache,
 };
 use nixl_device::Device;
 use nixl_metadata::{
@@ -248,7 +248,7 @@ impl Side {
             waker: link.waker.clone(),
         };
         let imports = Arc::new(Imports::new(dynamic));
-        let borrowing = Borrowing { imports, boards: Arc::default(), tools, facts: Arc::default() };
+        let borrowing = Borrowing { imports, tools, facts: Arc::default() };
         let staging = Staging::new(borrowing, link, config);
         let executor: Arc<dyn Executor> = Arc::new(Attached(staging.clone()));
         driver.set_executor(executor.clone());
@@ -272,7 +272,7 @@ impl Side {
             OperationKind::Read => LeaseMode::Read,
             OperationKind::Write => LeaseMode::Write,
         };
-        let leases = Leases::acquire(list.as_slice(), mode).unwrap();
+        let leased = Leased::from(Leases::acquire(list.as_slice(), mode).unwrap());
         self.executor.prepare(&list, None).into_iter().for_each(|job| job().unwrap());
         let registered = self.registrations.get_or_register(&memory.region).into_iter().collect();
         let descriptors = list
@@ -284,7 +284,7 @@ impl Side {
         let host = HostIdentity::new("host", "", self.pid).unwrap();
         let peer = PeerInfo::new(self.transport.agent_name(), 1, host).unwrap();
         let metadata = metadata.with_peer(peer);
-        let spec = OfferSpec::new(metadata, list, leases, registered);
+        let spec = OfferSpec::new(metadata, list, leased, registered);
         let (driver, executor) = (&self.driver, &self.executor);
         match kind {
             OperationKind::Read => Passive::Readable(
@@ -304,25 +304,20 @@ impl Side {
         manner: Manner,
         options: OperationOptions,
     ) -> Result<Active, TransportError> {
-        let list = memory.descriptors();
-        let mode = match kind {
-            OperationKind::Read => LeaseMode::Write,
-            OperationKind::Write => LeaseMode::Read,
-        };
-        let leases = vec![Leases::acquire(list.as_slice(), mode).unwrap()];
         let execution = self.execution(kind, remote, memory, manner)?;
+        let list = memory.descriptors();
         let driver = &self.driver;
         Ok(match kind {
-            OperationKind::Read => Active::Read(
-                ReadOperation::begin(driver, execution, list, leases, options).unwrap(),
-            ),
-            OperationKind::Write => Active::Write(
-                WriteOperation::begin(driver, execution, list, leases, options).unwrap(),
-            ),
+            OperationKind::Read => {
+                Active::Read(ReadOperation::begin(driver, execution, list, options).unwrap())
+            }
+            OperationKind::Write => {
+                Active::Write(WriteOperation::begin(driver, execution, list, options).unwrap())
+            }
         })
     }
 
-    /// What moves a transfer on. Its memory is not leased.
+    /// What moves a transfer on.
     pub(super) fn execution(
         &self,
         kind: OperationKind,
@@ -335,9 +330,15 @@ impl Side {
         let blob = remote.agent_metadata().inflate(&Limits::default()).unwrap();
         let peer = self.transport.connect(&blob)?.peer;
         let registered = self.registrations.get_or_register(&memory.region).into_iter().collect();
+        let mode = match kind {
+            OperationKind::Read => LeaseMode::Write,
+            OperationKind::Write => LeaseMode::Read,
+        };
+        let leased = Leases::acquire_list(list.clone(), mode).unwrap();
+        let memory = (&list, &leased);
         let introduction = (manner != Manner::Alone).then(|| self.agent_metadata());
         let request =
-            TransferRequest::remote(kind, &list, remote, &self.transport, &peer, registered)
+            TransferRequest::remote(kind, memory, remote, &self.transport, &peer, registered)
                 .introducing(introduction);
         self.staging.begin(&request, manner)
     }
