@@ -4,9 +4,7 @@ use std::task::Poll;
 
 use nixl_descriptor::{AccessError, DescriptorList, LeaseUse, copy_range};
 use nixl_metadata::OperationKind;
-use nixl_ops::{
-    Claim, Execution, PathKind, PathReport, PeerMemory, TransferRequest, TransportError,
-};
+use nixl_ops::{Claim, Execution, PathKind, PathReport, TransferRequest, TransportError};
 
 /// Bytes copied by one poll: some tens of microseconds at 10 GB/s, so that a poll does not block.
 const PIECE: usize = 256 * 1024;
@@ -84,10 +82,6 @@ impl Execution for Memcpy {
     fn report(&self) -> PathReport {
         let (bytes, descriptors) = (self.local.total_bytes(), self.local.len());
         PathReport::new(PathKind::SameProcessCopy, "memcpy", bytes, descriptors)
-    }
-
-    fn peer_memory(&self) -> PeerMemory {
-        PeerMemory::Quiet
     }
 }
 

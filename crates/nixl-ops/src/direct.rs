@@ -57,9 +57,9 @@ impl Execution for DirectTransfer {
         if let Stage::Moving(transfer) = &mut self.stage {
             let moved = ready!(transfer.poll());
             let memory = match (&moved, transfer.was_posted()) {
-                (Ok(()), _) => PeerMemory::Quiet,
-                (Err(_), true) => PeerMemory::Unproven,
-                (Err(_), false) => PeerMemory::Untouched,
+                (Ok(()), _) => PeerMemory::QUIET,
+                (Err(_), true) => PeerMemory::UNPROVEN,
+                (Err(_), false) => PeerMemory::UNTOUCHED,
             };
             // The request is released before the peer may take its memory back.
             self.stage = match (&moved, &self.notifier) {
@@ -70,7 +70,7 @@ impl Execution for DirectTransfer {
         }
         if let (Stage::Notifying, Some(notifier)) = (&self.stage, &self.notifier) {
             let notified = ready!(notifier.notify());
-            self.stage = Stage::Ended(PeerMemory::Quiet);
+            self.stage = Stage::Ended(PeerMemory::QUIET);
             notified?;
         }
         Poll::Ready(Ok(()))
@@ -89,9 +89,9 @@ impl Execution for DirectTransfer {
 
     fn peer_memory(&self) -> PeerMemory {
         match &self.stage {
-            Stage::Moving(transfer) if !transfer.was_posted() => PeerMemory::Untouched,
-            Stage::Moving(_) => PeerMemory::Unproven,
-            Stage::Notifying => PeerMemory::Quiet,
+            Stage::Moving(transfer) if !transfer.was_posted() => PeerMemory::UNTOUCHED,
+            Stage::Moving(_) => PeerMemory::UNPROVEN,
+            Stage::Notifying => PeerMemory::QUIET,
             Stage::Ended(memory) => *memory,
         }
     }

@@ -328,20 +328,63 @@ pub trait Execution: Send {
 
     /// What is left at the peer's memory if the execution ends now without success.
     fn peer_memory(&self) -> PeerMemory {
-        PeerMemory::Unproven
+        PeerMemory::UNPROVEN
     }
 }
 
 /// What an execution leaves at a peer's memory. Ordered: of several executions the greatest counts.
+///
+/// The owner of the memory gives it back on this word, so only the parts of this workspace that know can say more than
+/// [`UNPROVEN`](Self::UNPROVEN) without `unsafe`.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-#[allow(clippy::exhaustive_enums, reason = "its users must handle each")]
-pub enum PeerMemory {
-    /// It was not accessed: the offer can be used again.
-    Untouched,
-    /// It was, and no access is under way.
-    Quiet,
+pub struct PeerMemory(Access);
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Access {
+    None,
+    Over,
+    Possible,
+}
+
+#[allow(unsafe_code, reason = "declares what callers promise")]
+impl PeerMemory {
     /// An access may be under way, as after an engine's failure.
-    Unproven,
+    pub const UNPROVEN: Self = Self(Access::Possible);
+    pub(crate) const UNTOUCHED: Self = Self(Access::None);
+    pub(crate) const QUIET: Self = Self(Access::Over);
+
+    /// It was not accessed: the offer can be used again.
+    ///
+    /// # Safety
+    ///
+    /// No access of the execution to the peer's memory was begun.
+    pub const unsafe fn untouched() -> Self {
+        Self::UNTOUCHED
+    }
+
+    /// It was accessed, and no access is under way.
+    ///
+    /// # Safety
+    ///
+    /// Every access of the execution to the peer's memory has ended.
+    pub const unsafe fn quiet() -> Self {
+        Self::QUIET
+    }
+
+    /// After a transfer that has not succeeded.
+    pub fn after(transfer: &dyn Transfer) -> Self {
+        if transfer.was_posted() { Self::UNPROVEN } else { Self::UNTOUCHED }
+    }
+
+    /// Whether it was not accessed.
+    pub fn is_untouched(self) -> bool {
+        self == Self::UNTOUCHED
+    }
+
+    /// Whether no access is under way.
+    pub fn is_quiet(self) -> bool {
+        self <= Self::QUIET
+    }
 }
 
 /// A passive operation of this process that an executor may serve directly.

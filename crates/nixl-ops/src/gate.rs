@@ -125,7 +125,7 @@ impl Execution for Gate {
     fn peer_memory(&self) -> PeerMemory {
         match self.pending.is_empty() {
             true => self.execution.peer_memory(),
-            false => PeerMemory::Untouched,
+            false => PeerMemory::UNTOUCHED,
         }
     }
 }

@@ -48,14 +48,14 @@ impl OfferUse {
         }
         self.stage = Stage::Ended;
         let memory = self.execution.peer_memory();
-        if memory != PeerMemory::Untouched {
+        if !memory.is_untouched() {
             self.spend();
         }
-        match (&self.slot, memory) {
-            (Some(slot), PeerMemory::Untouched) => slot.undo(),
-            (Some(slot), PeerMemory::Quiet) => slot.fail(),
+        match &self.slot {
+            Some(slot) if memory.is_untouched() => slot.undo(),
+            Some(slot) if memory.is_quiet() => slot.fail(),
             // An error is no proof that the memory is quiet: the owner has to find one.
-            (_, PeerMemory::Unproven) | (None, _) => {}
+            Some(_) | None => {}
         }
     }
 
@@ -120,7 +120,7 @@ impl Execution for OfferUse {
 
     fn peer_memory(&self) -> PeerMemory {
         match self.stage {
-            Stage::Unbegun => PeerMemory::Untouched,
+            Stage::Unbegun => PeerMemory::UNTOUCHED,
             Stage::Begun | Stage::Ended => self.execution.peer_memory(),
         }
     }

@@ -33,7 +33,7 @@ pub(super) struct Attempt {
     current: Box<dyn Execution>,
     leased: Leased,
     /// What those before the current one left at the peer's memory.
-    before: PeerMemory,
+    before: Option<PeerMemory>,
     ended: bool,
     /// The current one only shows whether the path works.
     proving: bool,
@@ -133,7 +133,7 @@ impl Attempt {
             path,
             current,
             leased,
-            before: PeerMemory::Untouched,
+            before: None,
             ended: false,
             proving,
             steps: 0,
@@ -183,7 +183,7 @@ impl Attempt {
 
     fn replace(&mut self, execution: Box<dyn Execution>, proving: bool) {
         self.steps += self.current.steps() + 1;
-        self.before = self.before.max(self.current.peer_memory());
+        self.before = self.before.max(Some(self.current.peer_memory()));
         (self.current, self.proving) = (execution, proving);
     }
 }
@@ -329,7 +329,8 @@ impl Execution for Attempt {
     }
 
     fn peer_memory(&self) -> PeerMemory {
-        self.before.max(self.current.peer_memory())
+        let current = self.current.peer_memory();
+        self.before.map_or(current, |before| before.max(current))
     }
 }
 

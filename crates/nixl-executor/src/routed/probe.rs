@@ -81,7 +81,7 @@ impl Execution for EngineProbe {
     }
 
     fn peer_memory(&self) -> PeerMemory {
-        if self.transfer.was_posted() { PeerMemory::Unproven } else { PeerMemory::Untouched }
+        PeerMemory::after(&*self.transfer)
     }
 }
 

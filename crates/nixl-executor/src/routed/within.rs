@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nixl_descriptor::Leased;
 use nixl_metadata::OperationKind;
-use nixl_ops::{Claim, Execution, PathReport, PeerMemory, TransferRequest, TransportError};
+use nixl_ops::{Claim, Execution, PathReport, TransferRequest, TransportError};
 
 use crate::local::{CopyOp, ListCopy, Seams, StrategyPolicy, Tools, kind_of, starts};
 
@@ -89,10 +89,6 @@ impl Execution for Within {
 
     fn posts_quickly(&self) -> bool {
         true
-    }
-
-    fn peer_memory(&self) -> PeerMemory {
-        PeerMemory::Quiet
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::Poll;
 
-use nixl_ops::{Clock, CompletionNotifier, Execution, Hop, PathReport, PeerMemory, TransportError};
+use nixl_ops::{Clock, CompletionNotifier, Execution, Hop, PathReport, TransportError};
 
 use super::failed;
 use super::pull::Pull;
@@ -120,12 +120,5 @@ impl Execution for Alone {
 
     fn steps(&self) -> u64 {
         self.steps
-    }
-
-    fn peer_memory(&self) -> PeerMemory {
-        match self.failure {
-            None if self.ended => PeerMemory::Quiet,
-            _ => PeerMemory::Unproven,
-        }
     }
 }

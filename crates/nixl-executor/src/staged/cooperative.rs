@@ -1,4 +1,5 @@
 //! A transfer in which both sides take part.
+#![allow(unsafe_code, reason = "says that nothing was begun")]
 
 use std::mem;
 use std::sync::Arc;
@@ -403,8 +404,9 @@ impl Execution for Cooperative {
 
     fn peer_memory(&self) -> PeerMemory {
         match self.begun {
-            Begun::Unasked(_) => PeerMemory::Untouched,
-            _ => PeerMemory::Unproven,
+            // SAFETY: the peer was not asked, so neither side has begun.
+            Begun::Unasked(_) => unsafe { PeerMemory::untouched() },
+            _ => PeerMemory::UNPROVEN,
         }
     }
 

@@ -209,7 +209,7 @@ impl MessageClaim {
         if before == Stage::Unsent || before == Stage::Ended {
             return;
         }
-        let touched = self.begun && self.execution.peer_memory() == PeerMemory::Unproven;
+        let touched = self.begun && !self.execution.peer_memory().is_quiet();
         if touched {
             self.claims.note_unproven(&self.key);
         }
@@ -279,7 +279,7 @@ impl Execution for MessageClaim {
 
     fn peer_memory(&self) -> PeerMemory {
         match self.begun {
-            false => PeerMemory::Untouched,
+            false => PeerMemory::UNTOUCHED,
             true => self.execution.peer_memory(),
         }
     }

@@ -18,7 +18,12 @@ pub enum Claimant {
 }
 
 /// Makes watches that tell when a peer is quiet. What proves it depends on the paths that the peer may have taken.
-pub trait QuietProof: Send + Sync + fmt::Debug {
+///
+/// # Safety
+///
+/// Memory is given back on the word of a watch: its [`QuietWatch`]es keep their contract.
+#[allow(unsafe_code, reason = "declares what proofs promise")]
+pub unsafe trait QuietProof: Send + Sync + fmt::Debug {
     /// A watch over this peer, which may be writing `memory` since at most `age`. Made and asked on the connection's blocking
     /// thread.
     fn watch(&self, peer: &Claimant, memory: &DescriptorList, age: Duration)
@@ -26,7 +31,12 @@ pub trait QuietProof: Send + Sync + fmt::Debug {
 }
 
 /// A watch over one peer.
-pub trait QuietWatch: Send + fmt::Debug {
+///
+/// # Safety
+///
+/// Once [`is_quiet`](Self::is_quiet) was true, the peer accesses no memory of this process that was offered before.
+#[allow(unsafe_code, reason = "declares what proofs promise")]
+pub unsafe trait QuietWatch: Send + fmt::Debug {
     /// *Blocking.* Whether it is proven that the peer touches no memory of this process any more. Asked about three times a
     /// second until it is.
     fn is_quiet(&mut self) -> bool;

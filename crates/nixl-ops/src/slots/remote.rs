@@ -160,7 +160,7 @@ impl RemoteSlot {
     /// # Errors
     ///
     /// [`TransportError::OfferEnded`], or [`TransportError::PeerGone`] if the owner has closed its page.
-    pub fn begin(&self) -> Result<(), TransportError> {
+    pub(crate) fn begin(&self) -> Result<(), TransportError> {
         if !self.page.is_owned() {
             return Err(TransportError::OfferEnded { why: EndedOffer::OwnerGone });
         }
@@ -177,7 +177,7 @@ impl RemoteSlot {
     }
 
     /// The use has ended before a byte moved: the offer can be used again.
-    pub fn undo(&self) {
+    pub(crate) fn undo(&self) {
         if self.protocol == Protocol::State && self.kind == OperationKind::Write {
             let _ = self.change(|word| match self.is_mine(word) {
                 true => Ok(Some(word.unclaimed())),
@@ -192,12 +192,12 @@ impl RemoteSlot {
     ///
     /// For a read, [`TransportError::Stale`] if the owner has ended the offer meanwhile: the bytes may be those of its next
     /// use. For a write, [`TransportError::OfferEnded`] if the slot does not hold this process's claim.
-    pub fn complete(&self) -> Result<(), TransportError> {
+    pub(crate) fn complete(&self) -> Result<(), TransportError> {
         self.end(true)
     }
 
     /// No byte is in flight, and not all are in place: ends the use.
-    pub fn fail(&self) {
+    pub(crate) fn fail(&self) {
         let _ = self.end(false);
     }
 
