@@ -8,7 +8,7 @@ use nixl_descriptor::{
 };
 use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata};
 use nixl_ops::{
-    Clock, Driver, DriverConfig, Executor, Held, Link, PeerId, Preparation, RemoteSlot,
+    Clock, Driver, DriverConfig, Executor, FoundSlot, Held, Link, PeerId, Preparation, RemoteSlot,
     RemoteSlots, SpentKeys, SpentStats, Transport, TransportError,
 };
 
@@ -133,6 +133,11 @@ impl Connection {
         &self,
         remote: &RdmaMetadata,
     ) -> Result<Option<RemoteSlot>, ConnectorError> {
+        match self.slots.find(remote) {
+            FoundSlot::Mapped(slot) => return Ok(Some(slot)),
+            FoundSlot::Unknown => {}
+            _ => return Ok(None),
+        }
         let Some(doorbell) = remote.doorbell().copied() else { return Ok(None) };
         let Some(peer) = remote.peer() else { return Ok(None) };
         // Metadata of version 3 means version 1 of the protocol.
@@ -140,11 +145,12 @@ impl Connection {
         if !self.info.host().same_pid_namespace(peer.host()) || version > RemoteSlots::VERSION {
             return Ok(None);
         }
-        if !self.slots.knows(&doorbell) {
-            let slots = Arc::clone(&self.slots);
-            self.control.run(move || slots.open(&doorbell)).await?;
+        let slots = Arc::clone(&self.slots);
+        self.control.run(move || slots.open(&doorbell)).await?;
+        match self.slots.find(remote) {
+            FoundSlot::Mapped(slot) => Ok(Some(slot)),
+            _ => Ok(None),
         }
-        Ok(self.slots.get(remote))
     }
 
     pub(crate) fn info(&self) -> &PeerInfo {

@@ -352,7 +352,8 @@ impl Connector {
         let connection = &self.shared.connection;
         let key = remote.notification_key();
         let readers = remote.terms().map_or(1, |terms| terms.readers().get());
-        let used = SpentKeys::of_this_process().begin(key, readers, self.remembered(remote))?;
+        let times = self.remembered(remote)?;
+        let used = SpentKeys::of_this_process().begin(key, readers, times)?;
         match (connection.slot(remote).await?, remote.terms()) {
             (Some(slot), _) => slot.decline()?,
             (None, Some(terms)) => {
@@ -363,21 +364,28 @@ impl Connector {
             (None, None) => {}
         }
         used.spend();
-        SpentKeys::of_this_process().disown(key, self.remembered(remote));
+        SpentKeys::of_this_process().disown(key, times);
         Ok(())
     }
 
-    /// How long the key of an offer is remembered: until no initiator begins any more.
-    fn remembered(&self, remote: &RdmaMetadata) -> Duration {
-        let deadline = self.shared.timeout.unwrap_or_default();
-        let left = match remote.terms() {
-            Some(terms) => {
-                let expires = Duration::from_millis(terms.expires_unix_millis().get());
-                expires.saturating_sub(self.shared.connection.clock().unix_time())
-            }
-            None => OfferSpec::LIFE_TIME,
+    /// The time, and until when the key of an offer is remembered: until no initiator begins any more, and the last has ended.
+    /// Both since 1970.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::OfferEnded`] if the life time of the offer is over by this host's clock.
+    fn remembered(&self, remote: &RdmaMetadata) -> Result<(Duration, Duration), TransportError> {
+        let now = self.shared.connection.clock().unix_time();
+        let expires = match remote.terms() {
+            Some(terms) => Duration::from_millis(terms.expires_unix_millis().get()),
+            None => now.saturating_add(OfferSpec::LIFE_TIME),
         };
-        left.saturating_add(deadline).saturating_add(self.shared.connection.skew())
+        if now >= expires {
+            return Err(TransportError::OfferEnded { why: EndedOffer::Expired });
+        }
+        let deadline = self.shared.timeout.unwrap_or_default();
+        let more = deadline.saturating_add(self.shared.connection.skew());
+        Ok((now, expires.saturating_add(more)))
     }
 
     async fn prepare(
@@ -390,14 +398,13 @@ impl Connector {
         pair(kind, local, remote)?;
         let readers = remote.terms().map_or(1, |terms| terms.readers().get());
         let key = remote.notification_key();
-        let used = SpentKeys::of_this_process().begin(key, readers, self.remembered(remote))?;
+        let used = SpentKeys::of_this_process().begin(key, readers, self.remembered(remote)?)?;
         let mode = match kind {
             OperationKind::Read => LeaseMode::Write,
             OperationKind::Write => LeaseMode::Read,
         };
         let leased = Leased::from(Leases::acquire(local.as_slice(), mode)?);
         let connection = &self.shared.connection;
-        self.check_life_time(remote)?;
         let executor = connection.executor();
         let memory = (local, &leased);
         if executor.is_local(local, remote) {
@@ -460,16 +467,6 @@ impl Connector {
         }
         let metadata = connection.local_metadata().await?;
         Ok(connection.driver().claiming(execution, (remote, terms), peer, &metadata))
-    }
-
-    /// Refuses an offer whose life time is over by this host's clock.
-    fn check_life_time(&self, remote: &RdmaMetadata) -> Result<(), TransportError> {
-        let Some(terms) = remote.terms() else { return Ok(()) };
-        let expires = Duration::from_millis(terms.expires_unix_millis().get());
-        match self.shared.connection.clock().unix_time() < expires {
-            true => Ok(()),
-            false => Err(TransportError::OfferEnded { why: EndedOffer::Expired }),
-        }
     }
 }
 

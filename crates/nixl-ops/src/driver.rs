@@ -337,7 +337,10 @@ impl Shared {
         if let Some(owner) = self.owner.get() {
             owner.receive(&self.passive, from, &message);
         }
-        if let (Some(answer), Some(transport)) = (self.claims.receive(&message), &self.transport) {
+        let unix_time = self.clock.unix_time();
+        if let (Some(answer), Some(transport)) =
+            (self.claims.receive(&message, unix_time), &self.transport)
+        {
             // The owner asks again if it is lost.
             let _ = transport.notify(&PeerId::new(from), &answer);
         }

@@ -80,7 +80,7 @@ pub use pairing::{PairingError, pair};
 pub use passive::{Claimant, Held, OfferSpec, QuietProof, QuietWatch};
 pub use path::{Carrier, Hop, PathKind, PathReport, Rejected};
 pub use policy::PathPolicy;
-pub use slots::{OfferSlot, RecentCheck, RemoteSlot, RemoteSlots};
+pub use slots::{FoundSlot, OfferSlot, RecentCheck, RemoteSlot, RemoteSlots};
 pub use spent::{KeyUse, SpentKeys, SpentStats};
 pub use status::{OperationStatus, StatusError};
 pub use transport::{Connected, PeerId, Transfer, TransferSpec, Transport};

@@ -1,8 +1,9 @@
 //! The keys that this process has used.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nixl_metadata::NotificationKey;
 
@@ -21,16 +22,10 @@ pub struct SpentKeys {
 #[derive(Debug, Default)]
 struct Inner {
     /// Uses that were begun, by key.
-    uses: HashMap<NotificationKey, Spent>,
-    /// In the order in which they were first used.
-    order: VecDeque<NotificationKey>,
+    uses: HashMap<NotificationKey, u32>,
+    /// In the order in which they were first used, with the time until which they are remembered.
+    order: VecDeque<(NotificationKey, Duration)>,
     forgotten: u64,
-}
-
-#[derive(Debug)]
-struct Spent {
-    uses: u32,
-    until: Instant,
 }
 
 /// What [`SpentKeys`] holds.
@@ -59,7 +54,8 @@ impl SpentKeys {
         &KEYS
     }
 
-    /// Begins a use of the key, of which `most` are allowed, and remembers it for `time`.
+    /// Begins a use of the key, of which `most` are allowed. It is remembered `until` that time since 1970, which is
+    /// [`unix_time`](crate::Clock::unix_time) as is `now`.
     ///
     /// # Errors
     ///
@@ -68,37 +64,29 @@ impl SpentKeys {
         &self,
         key: &NotificationKey,
         most: u32,
-        time: Duration,
+        (now, until): (Duration, Duration),
     ) -> Result<KeyUse, TransportError> {
-        let now = Instant::now();
         let mut inner = self.lock();
         inner.forget(now);
-        let until = now + time.min(Duration::from_secs(1 << 30));
-        match inner.uses.get_mut(key) {
-            Some(spent) if spent.uses >= most => {
+        match inner.uses.entry(key.clone()) {
+            Entry::Occupied(uses) if *uses.get() >= most => {
                 return Err(TransportError::OfferEnded { why: EndedOffer::Spent });
             }
-            Some(spent) => {
-                spent.uses += 1;
-                spent.until = spent.until.max(until);
-            }
-            None => {
-                inner.uses.insert(key.clone(), Spent { uses: 1, until });
-                inner.order.push_back(key.clone());
+            Entry::Occupied(mut uses) => *uses.get_mut() += 1,
+            Entry::Vacant(place) => {
+                place.insert(1);
+                inner.order.push_back((key.clone(), until));
             }
         }
         Ok(KeyUse { key: Some(key.clone()) })
     }
 
     /// Refuses all further uses of a key: this process has told its owner that it does not use it.
-    pub fn disown(&self, key: &NotificationKey, time: Duration) {
-        // Counted as more uses than any offer has readers.
-        let all = self.begin(key, u32::MAX, time);
-        if let Ok(one) = all {
-            one.spend();
-        }
-        if let Some(spent) = self.lock().uses.get_mut(key) {
-            spent.uses = u32::MAX;
+    pub fn disown(&self, key: &NotificationKey, (now, until): (Duration, Duration)) {
+        let mut inner = self.lock();
+        inner.forget(now);
+        if inner.uses.insert(key.clone(), u32::MAX).is_none() {
+            inner.order.push_back((key.clone(), until));
         }
     }
 
@@ -109,12 +97,11 @@ impl SpentKeys {
     }
 
     fn undo(&self, key: &NotificationKey) {
-        let mut inner = self.lock();
-        if let Some(spent) = inner.uses.get_mut(key)
-            && spent.uses != u32::MAX
+        if let Some(uses) = self.lock().uses.get_mut(key)
+            && *uses != u32::MAX
         {
-            // The entry stays in its place of the order, so a key has one entry there.
-            spent.uses = spent.uses.saturating_sub(1);
+            // The key keeps its place in the order.
+            *uses = uses.saturating_sub(1);
         }
     }
 
@@ -125,14 +112,14 @@ impl SpentKeys {
 
 impl Inner {
     /// Makes room for one more key.
-    fn forget(&mut self, now: Instant) {
-        while let Some(oldest) = self.order.front() {
-            let over = self.uses.get(oldest).is_none_or(|spent| spent.until <= now);
+    fn forget(&mut self, now: Duration) {
+        while let Some((_, until)) = self.order.front() {
+            let over = *until <= now;
             if !over && self.order.len() < SpentKeys::MOST {
                 return;
             }
             self.forgotten += u64::from(!over);
-            if let Some(oldest) = self.order.pop_front() {
+            if let Some((oldest, _)) = self.order.pop_front() {
                 self.uses.remove(&oldest);
             }
         }
@@ -158,7 +145,7 @@ impl Drop for KeyUse {
 mod tests {
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(600);
+    const LONG: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(600));
 
     #[test]
     fn a_key_is_used_as_often_as_it_has_readers() {
@@ -198,7 +185,9 @@ mod tests {
         assert_eq!(keys.stats(), SpentStats { keys: SpentKeys::MOST, forgotten: 10 });
         let keys = SpentKeys::default();
         for _ in 0..100 {
-            keys.begin(&NotificationKey::random(), 1, Duration::ZERO).unwrap().spend();
+            keys.begin(&NotificationKey::random(), 1, (Duration::ZERO, Duration::ZERO))
+                .unwrap()
+                .spend();
         }
         let stats = keys.stats();
         assert!(stats.keys <= 1 && stats.forgotten == 0, "{stats:?}");

@@ -45,7 +45,11 @@ impl Claims {
     }
 
     /// A message of the owner. Returns the answer to it.
-    pub(crate) fn receive(&self, message: &ControlMessage<'_>) -> Option<Vec<u8>> {
+    pub(crate) fn receive(
+        &self,
+        message: &ControlMessage<'_>,
+        unix_time: Duration,
+    ) -> Option<Vec<u8>> {
         let &ControlMessage { key, token, said } = message;
         let key = NotificationKey::new(std::str::from_utf8(key).ok()?).ok()?;
         let mut inner = self.lock();
@@ -72,7 +76,8 @@ impl Claims {
         };
         drop(inner);
         if answer == Said::NotWriting {
-            SpentKeys::of_this_process().disown(&key, OfferSpec::LIFE_TIME);
+            let until = unix_time.saturating_add(OfferSpec::LIFE_TIME);
+            SpentKeys::of_this_process().disown(&key, (unix_time, until));
         }
         Some(ControlMessage { key: key.as_bytes(), token, said: answer }.encode())
     }

@@ -13,4 +13,4 @@ mod word;
 pub use page::OfferSlot;
 pub(crate) use page::{OfferPage, Revocation, SlotEvent};
 pub use recent::RecentCheck;
-pub use remote::{RemoteSlot, RemoteSlots};
+pub use remote::{FoundSlot, RemoteSlot, RemoteSlots};

@@ -14,9 +14,28 @@ use super::word::{SlotState, SlotWord};
 use crate::{EndedOffer, TransportError};
 
 /// The pages of peers on this host, opened once each.
-#[derive(Default)]
 pub struct RemoteSlots {
     by_name: Mutex<HashMap<SharedName, Known>>,
+    /// The identifier of this process, which claims carry.
+    pid: u32,
+}
+
+impl Default for RemoteSlots {
+    fn default() -> Self {
+        Self { by_name: Mutex::default(), pid: std::process::id() }
+    }
+}
+
+/// What is known of an offer's slot.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum FoundSlot {
+    /// It is mapped.
+    Mapped(RemoteSlot),
+    /// It cannot be.
+    Unreachable,
+    /// [Opening](RemoteSlots::open) its page was not tried.
+    Unknown,
 }
 
 /// A page that was looked up.
@@ -74,6 +93,7 @@ pub struct RemoteSlot {
     token: u64,
     kind: OperationKind,
     readers: u32,
+    pid: u32,
     protocol: Protocol,
 }
 
@@ -93,7 +113,7 @@ impl RemoteSlots {
     pub const VERSION: u16 = 2;
 
     /// Whether the offer's page was opened, or opening it was tried.
-    pub fn knows(&self, doorbell: &Doorbell) -> bool {
+    fn knows(&self, doorbell: &Doorbell) -> bool {
         self.lock().contains_key(&name(doorbell))
     }
 
@@ -136,17 +156,25 @@ impl RemoteSlots {
         }
     }
 
-    /// The slot of an offer, if its page is open.
-    pub fn get(&self, remote: &RdmaMetadata) -> Option<RemoteSlot> {
-        let doorbell = remote.doorbell()?;
-        let page = self.lock().get(&name(doorbell))?.page()?;
+    /// The slot of an offer.
+    pub fn find(&self, remote: &RdmaMetadata) -> FoundSlot {
+        let Some(doorbell) = remote.doorbell() else { return FoundSlot::Unreachable };
+        let page = match self.lock().get(&name(doorbell)) {
+            Some(known) => known.page(),
+            None => return FoundSlot::Unknown,
+        };
+        let slot = page.and_then(|page| self.slot(page, doorbell, remote));
+        slot.map_or(FoundSlot::Unreachable, FoundSlot::Mapped)
+    }
+
+    fn slot(&self, page: Page, doorbell: &Doorbell, remote: &RdmaMetadata) -> Option<RemoteSlot> {
         let (readers, protocol) = match remote.terms() {
             Some(terms) => (terms.readers().get(), Protocol::State),
             None => (1, Protocol::Bell),
         };
         let (slot, token, kind) = (doorbell.slot, doorbell.token, remote.operation_kind());
         word(page.memory()?, slot)?;
-        Some(RemoteSlot { page, slot, token, kind, readers, protocol })
+        Some(RemoteSlot { page, slot, token, kind, readers, pid: self.pid, protocol })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SharedName, Known>> {
@@ -169,7 +197,7 @@ impl RemoteSlot {
         }
         self.change(|word| match word.state() {
             SlotState::Open if self.kind == OperationKind::Write => {
-                word.claimed(std::process::id()).map(Some).ok_or(EndedOffer::Unclaimable)
+                word.claimed(self.pid).map(Some).ok_or(EndedOffer::Unclaimable)
             }
             SlotState::Open => Ok(None),
             state => Err(state.ended()),
@@ -252,7 +280,7 @@ impl RemoteSlot {
     }
 
     fn is_mine(&self, word: SlotWord) -> bool {
-        word.is_of(self.token) && word.state() == SlotState::Claimed(std::process::id())
+        word.is_of(self.token) && word.state() == SlotState::Claimed(self.pid)
     }
 
     /// Changes the word as `next` says, which may change nothing.
