@@ -396,9 +396,6 @@ impl Connector {
         policy: PathPolicy,
     ) -> Result<Box<dyn Execution>, ConnectorError> {
         pair(kind, local, remote)?;
-        let readers = remote.terms().map_or(1, |terms| terms.readers().get());
-        let key = remote.notification_key();
-        let used = SpentKeys::of_this_process().begin(key, readers, self.remembered(remote)?)?;
         let mode = match kind {
             OperationKind::Read => LeaseMode::Write,
             OperationKind::Write => LeaseMode::Read,
@@ -409,9 +406,19 @@ impl Connector {
         let memory = (local, &leased);
         if executor.is_local(local, remote) {
             let request = TransferRequest::local(kind, memory, remote).under(policy);
-            return Ok(OfferUse::of(executor.execute(request)?, None, used));
+            return Ok(executor.execute(request)?);
         }
+        let times = self.remembered(remote)?;
         let slot = connection.slot(remote).await?;
+        let used = match &slot {
+            // The slot refuses a second use itself, whichever process it comes from.
+            Some(slot) if slot.refuses_reuse() => None,
+            _ => {
+                let readers = remote.terms().map_or(1, |terms| terms.readers().get());
+                let keys = SpentKeys::of_this_process();
+                Some(keys.begin(remote.notification_key(), readers, times)?)
+            }
+        };
         connection.run(executor.prepare(local, Some(remote))).await?;
         let peer = connection.connect(remote).await?;
         let registrations = connection.register(local).await?;
@@ -423,7 +430,7 @@ impl Connector {
         let request = |peer, registrations| {
             TransferRequest::remote(kind, memory, remote, transport, peer, registrations)
                 .introducing(introduction.clone())
-                .with_slot(slot.clone())
+                .with_slot(slot.as_ref())
                 .under(policy)
         };
         let error = match executor.execute(request(&peer, registrations.clone())) {

@@ -9,6 +9,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
+use std::hash::{Hash, Hasher};
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
@@ -40,7 +41,7 @@ pub struct SharedMemory {
 /// What names shared memory to other processes of the machine.
 ///
 /// Whoever knows it and may look into the owner has access to all of the memory, so `Debug` does not show it.
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Eq, PartialEq)]
 #[allow(clippy::exhaustive_structs, reason = "it is what peers send")]
 pub struct SharedName {
     /// The process that has it open, in its PID namespace.
@@ -245,6 +246,13 @@ impl Drop for SharedMemory {
 fn own() -> MutexGuard<'static, HashSet<[u8; 16]>> {
     static OWN: LazyLock<Mutex<HashSet<[u8; 16]>>> = LazyLock::new(Mutex::default);
     OWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The random part tells names apart; maps of them are bounded, whatever peers make up.
+impl Hash for SharedName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(u128::from_ne_bytes(self.name));
+    }
 }
 
 impl SharedName {

@@ -206,7 +206,7 @@ pub struct Route<'a> {
     /// What the peer needs to reach this side, if [`Executor::introduces`] asked for it. Covers the local memory.
     pub introduction: Option<AgentMetadata>,
     /// The slot of the offer, if the peer is proven to be on this host.
-    pub slot: Option<RemoteSlot>,
+    pub slot: Option<&'a RemoteSlot>,
 }
 
 impl<'a> TransferRequest<'a> {
@@ -230,7 +230,7 @@ impl<'a> TransferRequest<'a> {
 
     /// The same request, for an offer whose slot is mapped.
     #[must_use]
-    pub fn with_slot(mut self, slot: Option<RemoteSlot>) -> Self {
+    pub fn with_slot(mut self, slot: Option<&'a RemoteSlot>) -> Self {
         if let Some(route) = &mut self.route {
             route.slot = slot;
         }

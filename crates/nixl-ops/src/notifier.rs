@@ -20,7 +20,7 @@ impl CompletionNotifier {
     /// For an offer of this key.
     pub fn new(route: &Route<'_>, key: &NotificationKey) -> Self {
         Self {
-            slot: route.slot.clone(),
+            slot: route.slot.cloned(),
             transport: Arc::clone(route.transport),
             peer: route.peer.clone(),
             key: key.clone(),

@@ -23,13 +23,13 @@ enum Stage {
 }
 
 impl OfferUse {
-    /// A use of the offer that the execution is about.
+    /// A use of the offer that the execution is about. No `key` if the slot refuses a second use.
     pub fn of(
         execution: Box<dyn Execution>,
         slot: Option<RemoteSlot>,
-        key: KeyUse,
+        key: Option<KeyUse>,
     ) -> Box<dyn Execution> {
-        Box::new(Self { execution, slot, key: Some(key), stage: Stage::Unbegun })
+        Box::new(Self { execution, slot, key, stage: Stage::Unbegun })
     }
 
     fn begin(&mut self) -> Result<(), TransportError> {

@@ -149,7 +149,11 @@ impl PeerCopy {
             _ => kinds,
         };
         let bases = opened.iter().map(|memory| memory.address());
-        let seams = Seams::of(starts(request.local).chain(bases));
+        let seams = match ops.len() {
+            // Nothing to join.
+            1 => Seams::default(),
+            _ => Seams::of(starts(request.local).chain(bases)),
+        };
         let ops = (&*ops, &seams);
         let copy = ListCopy::new(ops, kinds, &policy, by, request.local.pending(), tools)
             .map_err(|e| failed(path, "plan", e.to_string()))?;

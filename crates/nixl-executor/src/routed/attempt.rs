@@ -64,7 +64,7 @@ impl Owned {
             kind: request.kind,
             local: request.local.clone(),
             leased: request.leased.clone(),
-            slot: route.slot.clone(),
+            slot: route.slot.cloned(),
             remote: request.remote.clone(),
             transport: Arc::clone(route.transport),
             peer: route.peer.clone(),
@@ -84,7 +84,7 @@ impl Owned {
             self.registrations.clone(),
         )
         .introducing(self.introduction.clone())
-        .with_slot(self.slot.clone())
+        .with_slot(self.slot.as_ref())
         .under(self.policy)
     }
 }

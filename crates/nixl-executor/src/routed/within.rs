@@ -51,7 +51,11 @@ impl Within {
             OperationKind::Read => (others, ours),
             OperationKind::Write => (ours, others),
         };
-        let seams = Seams::of(starts(request.local).chain(starts(theirs)));
+        let seams = match ops.len() {
+            // Nothing to join.
+            1 => Seams::default(),
+            _ => Seams::of(starts(request.local).chain(starts(theirs))),
+        };
         let (ops, policy) = ((&*ops, &seams), StrategyPolicy::Auto);
         let copy = ListCopy::new(ops, kinds, &policy, None, request.local.pending(), tools)
             .map_err(|error| failed(error.to_string()))?;

@@ -183,6 +183,11 @@ impl RemoteSlots {
 }
 
 impl RemoteSlot {
+    /// Whether the slot refuses more uses than the offer has, so that initiators need not remember its key.
+    pub fn refuses_reuse(&self) -> bool {
+        self.protocol == Protocol::State
+    }
+
     /// Begins a use of the offer: claims it for writing, or checks that it can be read.
     ///
     /// # Errors
@@ -195,11 +200,11 @@ impl RemoteSlot {
         if self.protocol == Protocol::Bell {
             return Ok(());
         }
-        self.change(|word| match word.state() {
+        self.change(self.open(), |word| match word.state() {
             SlotState::Open if self.kind == OperationKind::Write => {
-                word.claimed(self.pid).map(Some).ok_or(EndedOffer::Unclaimable)
+                word.claimed(self.pid).ok_or(EndedOffer::Unclaimable)
             }
-            SlotState::Open => Ok(None),
+            SlotState::Open => Ok(word),
             state => Err(state.ended()),
         })
     }
@@ -207,8 +212,8 @@ impl RemoteSlot {
     /// The use has ended before a byte moved: the offer can be used again.
     pub(crate) fn undo(&self) {
         if self.protocol == Protocol::State && self.kind == OperationKind::Write {
-            let _ = self.change(|word| match self.is_mine(word) {
-                true => Ok(Some(word.unclaimed())),
+            let _ = self.change(self.mine(), |word| match self.is_mine(word) {
+                true => Ok(word.unclaimed()),
                 false => Err(EndedOffer::Revoked),
             });
         }
@@ -234,11 +239,15 @@ impl RemoteSlot {
             // That release has no word for a use without success.
             return if succeeded { self.ring_bell() } else { Ok(()) };
         }
-        let result = self.change(|word| match (self.kind, word.state()) {
+        let expected = match self.kind {
+            OperationKind::Read => self.open(),
+            OperationKind::Write => self.mine(),
+        };
+        let result = self.change(expected, |word| match (self.kind, word.state()) {
             (OperationKind::Read, SlotState::Open) => {
-                word.read(succeeded, self.readers).map(Some).ok_or(EndedOffer::Used)
+                word.read(succeeded, self.readers).ok_or(EndedOffer::Used)
             }
-            (OperationKind::Write, _) if self.is_mine(word) => Ok(Some(word.written(succeeded))),
+            (OperationKind::Write, _) if self.is_mine(word) => Ok(word.written(succeeded)),
             (_, state) => Err(state.ended()),
         });
         match result {
@@ -279,28 +288,38 @@ impl RemoteSlot {
         }
     }
 
+    fn open(&self) -> SlotWord {
+        SlotWord::open(SlotWord::token_bits(self.token))
+    }
+
+    fn mine(&self) -> SlotWord {
+        self.open().claimed(self.pid).unwrap_or(self.open())
+    }
+
     fn is_mine(&self, word: SlotWord) -> bool {
         word.is_of(self.token) && word.state() == SlotState::Claimed(self.pid)
     }
 
-    /// Changes the word as `next` says, which may change nothing.
+    /// Changes the word as `next` says. `expected` is what it most likely is: a swap without a load before it moves the cache
+    /// line from the owner's processor once, not twice.
     fn change(
         &self,
-        next: impl Fn(SlotWord) -> Result<Option<SlotWord>, EndedOffer>,
+        expected: SlotWord,
+        next: impl Fn(SlotWord) -> Result<SlotWord, EndedOffer>,
     ) -> Result<(), TransportError> {
         let memory = self.page.memory().ok_or(ended(EndedOffer::OwnerGone))?;
         let place = word(memory, self.slot).ok_or(ended(EndedOffer::Revoked))?;
         // Acquire, as the fence of a seqlock's reader: what was read before is not read after this. The callers' copies have
         // ended, and with them their threads' and engines' accesses.
         std::sync::atomic::fence(Ordering::Acquire);
-        let mut seen = place.load(Ordering::Acquire);
+        let mut seen = expected.bits();
         loop {
             let found = SlotWord::from_bits(seen);
             if !found.is_of(self.token) {
                 // The slot is another offer's by now.
                 return Err(ended(EndedOffer::Used));
             }
-            let Some(wanted) = next(found).map_err(ended)? else { return Ok(()) };
+            let wanted = next(found).map_err(ended)?;
             match place.compare_exchange(seen, wanted.bits(), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(()),
                 Err(now) => seen = now,
