@@ -340,7 +340,9 @@ impl PassiveEntry {
 
     /// Gives back what can be given back of an offer that was given up. Returns whether all can.
     fn let_go_before(self: &Arc<Self>, wake: impl FnOnce()) -> bool {
-        let free = match lock(&self.state).revoke(self) {
+        // The lock is not held in what follows.
+        let revoked = lock(&self.state).revoke(self);
+        let free = match revoked {
             Revoked::Nothing => true,
             Revoked::Copied => {
                 wake();
