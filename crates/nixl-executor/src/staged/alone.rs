@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::task::Poll;
 
+use nixl_descriptor::Leased;
 use nixl_ops::{Clock, CompletionNotifier, Execution, Hop, PathReport, TransportError};
 
 use super::failed;
@@ -58,6 +59,8 @@ pub(super) struct Alone {
     clock: Arc<dyn Clock>,
     notifier: CompletionNotifier,
     way: Way,
+    /// Field order: after what uses the memory.
+    leased: Leased,
     failure: Option<TransportError>,
     steps: u64,
     ended: bool,
@@ -68,10 +71,10 @@ impl Alone {
     pub(super) fn new(
         clock: Arc<dyn Clock>,
         notifier: CompletionNotifier,
-        way: Way,
+        (way, leased): (Way, Leased),
         report: PathReport,
     ) -> Self {
-        Self { clock, notifier, way, failure: None, steps: 0, ended: false, report }
+        Self { clock, notifier, way, leased, failure: None, steps: 0, ended: false, report }
     }
 
     fn fail(&mut self, error: TransportError) {
@@ -120,5 +123,14 @@ impl Execution for Alone {
 
     fn steps(&self) -> u64 {
         self.steps
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // A GPU or the engine may still use the memory.
+        if !self.way.is_quiet() {
+            self.leased.clone().leak();
+        }
     }
 }

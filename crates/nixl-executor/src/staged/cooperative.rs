@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use nixl_descriptor::Leased;
 use nixl_ops::{Claim, Execution, PathKind, PathReport, PeerMemory, TransportError};
 
 use super::message::{Message, Open};
@@ -26,6 +27,8 @@ pub(super) struct Cooperative {
     outbox: Outbox,
     role: Role,
     begun: Begun,
+    /// The initiator's; a target's is its claim's. Field order: after what uses the memory.
+    leased: Option<Leased>,
     /// The first thing that went wrong.
     failure: Option<TransportError>,
     /// When it did.
@@ -99,7 +102,7 @@ impl Cooperative {
         session: Membership,
         outbox: Outbox,
         role: Role,
-        begun: Begun,
+        (begun, leased): (Begun, Option<Leased>),
         report: PathReport,
     ) -> Self {
         let now = staging.link().clock.now();
@@ -109,6 +112,7 @@ impl Cooperative {
             outbox,
             role,
             begun,
+            leased,
             failure: None,
             failed_at: now,
             said_end: false,
@@ -421,11 +425,17 @@ impl Execution for Cooperative {
 
 impl Drop for Cooperative {
     fn drop(&mut self) {
-        // A GPU or an engine may still use the offer's memory.
-        if !self.role.is_quiet()
-            && let Begun::Serving(claim) = &mut self.begun
-        {
-            claim.take().into_iter().for_each(Claim::leak);
+        // A GPU or an engine of this side may still use the memory.
+        let quiet = self.role.is_quiet();
+        match &mut self.begun {
+            Begun::Serving(claim) if !quiet => claim.take().into_iter().for_each(Claim::leak),
+            Begun::Serving(_) => {}
+            // Or the peer, which was asked for it.
+            Begun::Unasked(_) | Begun::Asked { .. } => {
+                if !self.ended && !self.abandon() {
+                    self.leased.take().into_iter().for_each(Leased::leak);
+                }
+            }
         }
     }
 }

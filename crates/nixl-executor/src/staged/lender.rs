@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use nixl_descriptor::Leased;
 use nixl_device::ProcessWatch;
 use nixl_metadata::OperationKind;
 use nixl_ops::{Execution, PathReport, PeerMemory, TransportError};
@@ -21,6 +22,7 @@ pub(super) struct Lender {
     staging: Arc<Staging>,
     session: Membership,
     outbox: Outbox,
+    leased: Leased,
     kind: OperationKind,
     /// What to ask, until it is queued.
     lend: Option<Lend>,
@@ -55,7 +57,7 @@ impl Lender {
         staging: Arc<Staging>,
         session: Membership,
         outbox: Outbox,
-        lend: Lend,
+        (lend, leased): (Lend, Leased),
         process: ProcessWatch,
         report: PathReport,
     ) -> Self {
@@ -65,6 +67,7 @@ impl Lender {
             staging,
             session,
             outbox,
+            leased,
             kind: lend.kind,
             lend: Some(lend),
             recall: Recall { key, introduction, reason: String::new() },
@@ -231,5 +234,14 @@ impl Execution for Lender {
 
     fn target_told(&self) -> bool {
         self.kind == OperationKind::Write && self.asked && !self.refused
+    }
+}
+
+impl Drop for Lender {
+    fn drop(&mut self) {
+        // The peer has it yet.
+        if !self.ended && self.asked {
+            self.leased.clone().leak();
+        }
     }
 }

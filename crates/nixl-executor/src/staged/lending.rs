@@ -62,7 +62,8 @@ impl Staging {
             .map_err(|e| failed("begin", format!("the peer's process cannot be watched: {e}")))?;
         let (bytes, count) = (local.total_bytes(), local.len());
         let report = PathReport::new(PathKind::CudaIpc, "cuda-ipc", bytes, count);
-        Ok(Box::new(Lender::new(Arc::clone(self), session, outbox, lend, process, report)))
+        let (me, lend) = (Arc::clone(self), (lend, request.leased.clone()));
+        Ok(Box::new(Lender::new(me, session, outbox, lend, process, report)))
     }
 
     /// A peer wants back what it lent for a transfer. The transfer's own business, or to be answered if there is none.

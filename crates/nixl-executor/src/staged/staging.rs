@@ -298,7 +298,7 @@ impl Staging {
             claim.descriptors().total_bytes(),
             claim.descriptors().len(),
         );
-        let begun = Begun::Serving(Some(claim));
+        let begun = (Begun::Serving(Some(claim)), None);
         Some(Box::new(Cooperative::new(Arc::clone(self), session, outbox, role, begun, report)))
     }
 
@@ -382,7 +382,8 @@ impl Staging {
                 }
             };
             let notifier = CompletionNotifier::new(route, &key);
-            return Ok(Box::new(Alone::new(Arc::clone(&self.link.clock), notifier, way, report)));
+            let (clock, way) = (Arc::clone(&self.link.clock), (way, request.leased.clone()));
+            return Ok(Box::new(Alone::new(clock, notifier, way, report)));
         }
         let introduction = self.introduction(route.introduction.as_ref())?;
         let id = SessionId::random();
@@ -402,7 +403,7 @@ impl Staging {
         let outbox = Outbox::to(id, route.peer.clone(), metadata, now);
         let chunk_bytes = self.config.slot_bytes as u64;
         let open = Open { key, kind: request.kind, chunk_bytes, introduction };
-        let begun = Begun::Unasked(open);
+        let begun = (Begun::Unasked(open), Some(request.leased.clone()));
         Ok(Box::new(Cooperative::new(Arc::clone(self), session, outbox, role, begun, report)))
     }
 
