@@ -39,8 +39,8 @@ impl DirectTransfer {
         let Some(route) = &request.route else { return Err(TransportError::Closed) };
         let key = request.remote.notification_key();
         let in_place = request.kind == OperationKind::Read || route.transport.completes_in_memory();
-        let notifier = (route.slot.is_some() && in_place)
-            .then(|| CompletionNotifier::new(route, key));
+        let notifier =
+            (route.slot.is_some() && in_place).then(|| CompletionNotifier::new(route, key));
         let notification = match notifier {
             Some(_) => None,
             None => Some(Bytes::copy_from_slice(key.as_bytes())),

@@ -14,7 +14,7 @@ use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
 use crate::sync::{Mutex, lock};
 use crate::task::{InFlight, Slot, SlotState, Task};
 use crate::{
-    Backoff, Background, Clock, Execution, Executor, OfferSlot, OperationError, OperationOptions,
+    Background, Backoff, Clock, Execution, Executor, OfferSlot, OperationError, OperationOptions,
     OperationStatus, Received, Transport,
 };
 use nixl_metadata::{NotificationKey, OperationKind};

@@ -117,7 +117,9 @@ pub enum TransportError {
         reason: String,
     },
     /// The proof that the local memory is leased does not cover it.
-    #[error("local descriptor {index} is not covered by a lease in the mode of the transfer; lease the list that is moved")]
+    #[error(
+        "local descriptor {index} is not covered by a lease in the mode of the transfer; lease the list that is moved"
+    )]
     NotLeased {
         /// Its place in the list.
         index: usize,

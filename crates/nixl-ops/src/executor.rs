@@ -8,9 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use nixl_descriptor::{DescriptorList, Leased, Registration, RegistrationCache};
 use nixl_device::Device;
-use nixl_metadata::{
-    AgentMetadata, NotificationKey, OperationKind, PeerInfo, RdmaMetadata, Share,
-};
+use nixl_metadata::{AgentMetadata, NotificationKey, OperationKind, PeerInfo, RdmaMetadata, Share};
 
 use crate::passive::PassiveEntry;
 use crate::{

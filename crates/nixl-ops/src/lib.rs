@@ -59,8 +59,8 @@ mod within;
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};
 use completion::CompletionCell;
-pub use driver::{Driver, DriverConfig, DriverStats, Next, Reactor};
 pub use direct::DirectTransfer;
+pub use driver::{Driver, DriverConfig, DriverStats, Next, Reactor};
 pub use error::{EndedOffer, OperationError, TransportError};
 pub use executor::{
     Background, Claim, Execution, Executor, Link, Offer, PeerMemory, Preparation, Received, Route,
@@ -82,5 +82,5 @@ pub use policy::PathPolicy;
 pub use slots::{OfferSlot, RecentCheck, RemoteSlot, RemoteSlots};
 pub use spent::{KeyUse, SpentKeys, SpentStats};
 pub use status::{OperationStatus, StatusError};
-pub use usage::OfferUse;
 pub use transport::{Connected, PeerId, Transfer, TransferSpec, Transport};
+pub use usage::OfferUse;

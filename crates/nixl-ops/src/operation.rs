@@ -10,8 +10,8 @@ use nixl_descriptor::{DescriptorList, LeaseSet};
 use nixl_metadata::RdmaMetadata;
 
 use crate::completion::Memory;
-use crate::outcome::{Completion, Outcome};
 use crate::leasing::Leasing;
+use crate::outcome::{Completion, Outcome};
 use crate::passive::{Letting, OfferSpec, PassiveEntry};
 use crate::task::{Slot, SlotState};
 use crate::{

@@ -3,9 +3,7 @@
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use crate::{
-    Execution, KeyUse, PathReport, PeerMemory, RemoteSlot, TransportError,
-};
+use crate::{Execution, KeyUse, PathReport, PeerMemory, RemoteSlot, TransportError};
 
 /// An execution that begins and ends a use of an offer: it claims a writable one at its first poll, before a byte moves, checks
 /// that a readable one is still open, and takes that back if no byte of the peer's was touched.

@@ -32,10 +32,8 @@ impl Driver {
         }
         let Some(after) = options.deadline_after() else { return Ok((future.await, options)) };
         let begun = self.shared().clock.now();
-        let timer = Timer {
-            slot: self.begin(Box::new(Never), u64::MAX, false, options)?,
-            driver: self,
-        };
+        let timer =
+            Timer { slot: self.begin(Box::new(Never), u64::MAX, false, options)?, driver: self };
         let output = poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Ok(output)),
             Poll::Pending => timer.slot.cell.poll_outcome(cx.waker()).map(Err),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, Leased, Registration};
-use nixl_metadata::{ClaimDemand, NotificationKey, OperationKind, OfferTerms, RdmaMetadata};
+use nixl_metadata::{ClaimDemand, NotificationKey, OfferTerms, OperationKind, RdmaMetadata};
 
 use super::quiet::{Claimant, QuietWatch};
 use super::spec::OfferSpec;
@@ -258,8 +258,7 @@ impl PassiveEntry {
         let Some(hold) = hold else { return };
         drop(hold);
         // A claim may outlive the driver, and with it the table.
-        let elapsed =
-            table.map_or(Duration::ZERO, |table| table.now().saturating_sub(self.begun));
+        let elapsed = table.map_or(Duration::ZERO, |table| table.now().saturating_sub(self.begun));
         let bytes = self.descriptors.total_bytes();
         let cell = Arc::clone(&self.cell);
         // The waiter may take its memory back as soon as it wakes, so no descriptor of it is held here any more.

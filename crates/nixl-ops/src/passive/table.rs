@@ -286,10 +286,7 @@ impl PassiveTable {
     /// The offers and the agents whose word about them is wanted.
     pub(crate) fn wanted_words(&self) -> Vec<(Arc<PassiveEntry>, String)> {
         let quarantine = lock(&self.quarantine);
-        quarantine
-            .iter()
-            .filter_map(|entry| Some((Arc::clone(entry), entry.asks()?)))
-            .collect()
+        quarantine.iter().filter_map(|entry| Some((Arc::clone(entry), entry.asks()?))).collect()
     }
 
     fn check_quarantine(self: &Arc<Self>, now: Duration) {

@@ -242,9 +242,7 @@ fn take_bits(memory: &SharedMemory, word: usize) -> impl Iterator<Item = usize> 
 
 impl fmt::Debug for OfferPage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OfferPage")
-            .field("armed", &self.lock().armed.len())
-            .finish_non_exhaustive()
+        f.debug_struct("OfferPage").field("armed", &self.lock().armed.len()).finish_non_exhaustive()
     }
 }
 

@@ -120,10 +120,9 @@ impl RemoteSlot {
             return Ok(());
         }
         self.change(|word| match word.state() {
-            SlotState::Open if self.kind == OperationKind::Write => word
-                .claimed(std::process::id())
-                .map(Some)
-                .ok_or(EndedOffer::Unclaimable),
+            SlotState::Open if self.kind == OperationKind::Write => {
+                word.claimed(std::process::id()).map(Some).ok_or(EndedOffer::Unclaimable)
+            }
             SlotState::Open => Ok(None),
             state => Err(state.ended()),
         })
@@ -223,12 +222,7 @@ impl RemoteSlot {
                 return Err(refused(EndedOffer::Used));
             }
             let Some(wanted) = next(found).map_err(refused)? else { return Ok(()) };
-            match place.compare_exchange(
-                seen,
-                wanted.bits(),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
+            match place.compare_exchange(seen, wanted.bits(), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(()),
                 Err(now) => seen = now,
             }
