@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nixl_connector::simulated::{Fault, MessageFault};
 use nixl_descriptor::{Region, RegisterError};
-use nixl_ops::{Clock, OperationError, OperationStatus, PeerId, TransportError};
+use nixl_ops::{Clock, OperationError, OperationOptions, OperationStatus, PeerId, TransportError};
 
 use crate::side::{DRAIN, Scene, TIMEOUT, World, is_leased, now, pattern};
 
