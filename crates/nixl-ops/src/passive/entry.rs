@@ -20,7 +20,6 @@ use crate::{CompletionCell, EndedOffer, OperationError, OperationStatus};
 #[derive(Debug)]
 pub(crate) struct PassiveEntry {
     metadata: RdmaMetadata,
-    descriptors: DescriptorList,
     pub(crate) cell: Arc<CompletionCell<Outcome>>,
     pub(super) begun: Duration,
     /// When no initiator begins any more.
@@ -58,6 +57,8 @@ struct State {
 struct Hold {
     registrations: Vec<Registration>,
     leased: Leased,
+    /// Not in the entry: an entry that has ended is no handle to memory that its owner has back.
+    descriptors: Arc<DescriptorList>,
     /// Last: freed when nothing leads to the memory any more.
     slot: Option<OfferSlot>,
 }
@@ -89,7 +90,7 @@ pub(super) struct Retained {
     #[expect(dead_code, reason = "only its drop matters; registrations go before memory")]
     registrations: Vec<Registration>,
     #[expect(dead_code, reason = "only its drop matters")]
-    descriptors: DescriptorList,
+    descriptors: Arc<DescriptorList>,
 }
 
 impl PassiveEntry {
@@ -102,14 +103,13 @@ impl PassiveEntry {
         let OfferSpec { metadata, descriptors, leased, registrations, slot, life_time } = spec;
         Self {
             metadata,
-            descriptors,
             cell: Arc::new(CompletionCell::new()),
             begun: now,
             expires: now.saturating_add(life_time),
             table,
             dormant: AtomicBool::new(false),
             state: Mutex::new(State {
-                hold: Some(Hold { registrations, leased, slot }),
+                hold: Some(Hold { registrations, leased, descriptors, slot }),
                 deadline,
                 drain_by: None,
                 exported: false,
@@ -132,8 +132,8 @@ impl PassiveEntry {
         self.metadata.notification_key()
     }
 
-    pub(crate) fn descriptors(&self) -> &DescriptorList {
-        &self.descriptors
+    fn total_bytes(&self) -> u64 {
+        self.metadata.total_bytes()
     }
 
     pub(crate) fn set_exported(&self) {
@@ -157,12 +157,20 @@ impl PassiveEntry {
     /// The proof for a copy of this process. `None` if the offer has ended or another copy uses it.
     pub(crate) fn claim(&self) -> Option<Leased> {
         let mut state = lock(&self.state);
-        if state.claimed || self.cell.status().is_terminal() {
+        // Before the cell has its end, the owner may be taking the memory back.
+        if state.claimed || state.given_up || self.cell.status().is_terminal() {
             return None;
         }
         let leased = state.hold.as_ref()?.leased.clone();
         state.claimed = true;
         Some(leased)
+    }
+
+    /// The copy that holds the claim never ends: neither does the claim.
+    pub(crate) fn claim_leaked(self: &Arc<Self>) {
+        if lock(&self.state).given_up {
+            self.let_go();
+        }
     }
 
     pub(crate) fn unclaim(self: &Arc<Self>) {
@@ -204,16 +212,8 @@ impl PassiveEntry {
 
     /// Takes in that a holder of the metadata does not use the offer.
     pub(crate) fn declined(self: Arc<Self>, from: &str) {
-        let ended = match self.kind() {
-            OperationKind::Write => self.claim_by_message(from).is_ok().then_some(false),
-            OperationKind::Read => {
-                let mut state = lock(&self.state);
-                state.declined += 1;
-                self.uses_ended(&state)
-            }
-        };
-        if let Some(succeeded) = ended {
-            self.end(succeeded);
+        if self.kind() == OperationKind::Read || self.claim_by_message(from).is_ok() {
+            self.note(|state| state.declined += 1);
         }
     }
 
@@ -235,7 +235,9 @@ impl PassiveEntry {
             (claimed, all)
         };
         match (claimed, all) {
-            (true, _) => self.end(false),
+            (true, _) => {
+                self.note(|state| state.declined += 1);
+            }
             (false, true) => self.release(),
             (false, false) => {}
         }
@@ -264,9 +266,15 @@ impl PassiveEntry {
 
     /// The slot says how many uses have ended. Returns whether the offer is not being copied by this process.
     pub(super) fn used(self: Arc<Self>, event: SlotEvent) -> bool {
+        self.note(|state| state.by_slot = (event.uses, event.successes))
+    }
+
+    /// Takes in what is said of the uses, and ends the offer if all have ended. Where this process is copying, the end of the copy
+    /// does, and `false` is returned.
+    fn note(self: Arc<Self>, said: impl FnOnce(&mut State)) -> bool {
         let ended = {
             let mut state = lock(&self.state);
-            state.by_slot = (event.uses, event.successes);
+            said(&mut state);
             if state.claimed {
                 return false;
             }
@@ -296,17 +304,14 @@ impl PassiveEntry {
         drop(hold);
         // A claim may outlive the driver, and with it the table.
         let elapsed = table.map_or(Duration::ZERO, |table| table.now().saturating_sub(self.begun));
-        let bytes = self.descriptors.total_bytes();
-        let cell = Arc::clone(&self.cell);
-        // The waiter may take its memory back as soon as it wakes, so no descriptor of it is held here any more.
-        drop(self);
+        // The waiter may take its memory back as soon as it wakes: the hold has gone.
         match succeeded {
             true => {
-                let completion = Completion::new(bytes, elapsed, None);
-                cell.finish_quiet(OperationStatus::Complete, Ok(completion));
+                let completion = Completion::new(self.total_bytes(), elapsed, None);
+                self.cell.finish_quiet(OperationStatus::Complete, Ok(completion));
             }
             false => {
-                cell.finish_quiet(OperationStatus::Errored, Err(OperationError::Declined));
+                self.cell.finish_quiet(OperationStatus::Errored, Err(OperationError::Declined));
             }
         }
     }
@@ -367,6 +372,12 @@ impl PassiveEntry {
                 wake();
                 return false;
             }
+            Revoked::Leaked => {
+                self.forget();
+                wake();
+                self.cell.set_leaked();
+                return false;
+            }
             Revoked::Retain => {
                 self.retain();
                 wake();
@@ -376,11 +387,7 @@ impl PassiveEntry {
             Revoked::Quarantine => false,
         };
         if free {
-            let hold = lock(&self.state).hold.take();
-            if let Some(table) = self.table.upgrade() {
-                table.remove(self.key());
-            }
-            drop(hold);
+            self.forget();
             wake();
             self.cell.set_quiet();
             return true;
@@ -398,27 +405,33 @@ impl PassiveEntry {
     /// Ends the lease of a readable offer, and keeps its memory allocated for as long as initiators may begin.
     fn retain(&self) {
         let hold = lock(&self.state).hold.take();
-        let Some(Hold { registrations, leased, slot }) = hold else { return };
+        let Some(Hold { registrations, leased, descriptors, slot }) = hold else { return };
         drop(leased);
         drop(slot);
         let Some(table) = self.table.upgrade() else { return };
-        table.remove(self.key());
+        // Retained first: once the entry is gone, the driver may park until the next expiry.
         table.retain(Retained {
             until: self.expires.saturating_add(table.skew()),
-            bytes: self.descriptors.total_bytes(),
+            bytes: self.total_bytes(),
             registrations,
-            descriptors: self.descriptors.clone(),
+            descriptors,
         });
+        table.remove(self.key());
     }
 
     /// It is proven that no peer touches the memory.
-    pub(super) fn release(self: &Arc<Self>) {
+    pub(super) fn release(&self) {
+        self.forget();
+        self.cell.set_quiet();
+    }
+
+    /// Lets go of the memory.
+    fn forget(&self) {
         let hold = lock(&self.state).hold.take();
         if let Some(table) = self.table.upgrade() {
             table.remove(self.key());
         }
         drop(hold);
-        self.cell.set_quiet();
     }
 
     /// Applies whatever deadline has passed; returns the next one.
@@ -436,7 +449,7 @@ impl PassiveEntry {
                 state.drain_by = None;
                 drop(state);
                 tracing::error!(
-                    bytes = self.descriptors.total_bytes(),
+                    bytes = self.total_bytes(),
                     "a peer may still write the memory of an operation that has ended; it stays quarantined"
                 );
                 if let Some(table) = self.table.upgrade()
@@ -462,7 +475,8 @@ impl PassiveEntry {
         if quarantine.peer == Claimant::Unknown && may_begin {
             return None;
         }
-        Some(Watching { peer: quarantine.peer.clone(), watch: quarantine.watch.take() })
+        let (peer, watch) = (quarantine.peer.clone(), quarantine.watch.take());
+        Some(Watching { peer, watch, memory: Arc::clone(&state.hold.as_ref()?.descriptors) })
     }
 
     pub(super) fn put_watch(&self, watch: Box<dyn QuietWatch>) {
@@ -489,7 +503,7 @@ impl PassiveEntry {
     }
 
     pub(super) fn held_bytes(&self) -> u64 {
-        self.descriptors.total_bytes()
+        self.total_bytes()
     }
 }
 
@@ -507,6 +521,7 @@ impl Drop for PassiveEntry {
 pub(super) struct Watching {
     pub(super) peer: Claimant,
     pub(super) watch: Option<Box<dyn QuietWatch>>,
+    pub(super) memory: Arc<DescriptorList>,
 }
 
 /// What is left of an offer that was given up.
@@ -515,6 +530,8 @@ enum Revoked {
     Nothing,
     /// A copy of this process does.
     Copied,
+    /// A copy of this process does, for good.
+    Leaked,
     /// Peers may read it.
     Retain,
     /// A peer may write it.
@@ -527,7 +544,7 @@ impl State {
         // Also where a copy of this process still runs: no peer begins any more.
         let revocation = hold.slot.as_ref().map(OfferSlot::revoke);
         if self.claimed {
-            return Revoked::Copied;
+            return if hold.leased.is_leaked() { Revoked::Leaked } else { Revoked::Copied };
         }
         if !self.exported {
             return Revoked::Nothing;
@@ -537,7 +554,8 @@ impl State {
         }
         let (peer, asked) = match (revocation, &self.agent) {
             (Some(Revocation::Ended), _) => return Revoked::Nothing,
-            (Some(Revocation::Claimed(0)) | None, Some(agent)) => {
+            // Even if a peer that misuses the page has overwritten the claim.
+            (Some(Revocation::Claimed(0) | Revocation::Unclaimed) | None, Some(agent)) => {
                 (Claimant::Agent(agent.clone()), vec![agent.clone()])
             }
             (Some(Revocation::Claimed(pid)), _) if pid != 0 => (Claimant::Process(pid), Vec::new()),
