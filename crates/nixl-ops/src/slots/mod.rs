@@ -8,6 +8,8 @@
 mod page;
 mod recent;
 mod remote;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod word;
 
 pub use page::OfferSlot;
