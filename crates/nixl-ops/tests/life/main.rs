@@ -3,6 +3,7 @@
 
 mod active;
 mod back_off;
+mod endings;
 mod looking;
 mod passive;
 mod peer;
