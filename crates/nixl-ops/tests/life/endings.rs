@@ -260,6 +260,19 @@ fn the_memory_of_a_claimed_offer_comes_back_with_the_slots_word_also_after_the_d
 }
 
 #[test]
+fn an_owner_that_asks_only_after_a_late_end_gets_its_memory() {
+    let mut world = World::new();
+    let memory = Memory::small();
+    let (writable, peer) = claimed(&world, &memory);
+    world.clock.advance(DRAIN);
+    world.reactor.turn();
+    assert!(peer.written(true));
+    world.clock.advance(CHECK);
+    world.reactor.turn();
+    assert!(now(writable.reclaim()).memory.is_some());
+}
+
+#[test]
 fn an_end_that_is_in_the_slot_comes_before_the_owners() {
     for (succeeded, status) in
         [(true, OperationStatus::Complete), (false, OperationStatus::Errored)]

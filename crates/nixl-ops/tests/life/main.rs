@@ -10,5 +10,6 @@ mod peer;
 mod random;
 mod served;
 mod threads;
+mod uses;
 mod within;
 mod world;
