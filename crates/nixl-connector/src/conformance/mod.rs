@@ -154,6 +154,8 @@ pub const CASES: &[Case] = &[
     of_pair("passive_timeout", |p| Box::pin(endings::passive_timeout(p))),
     of_pair("cancelled", |p| Box::pin(endings::cancelled(p))),
     of_pair("dropped", |p| Box::pin(endings::dropped(p))),
+    of_pair("used_once", |p| Box::pin(endings::used_once(p))),
+    of_pair("revoked", |p| Box::pin(endings::revoked(p))),
     of_builders("messages", |b| Box::pin(messages::arrive(b))),
     of_builders("messages_to_nobody", |b| Box::pin(messages::to_nobody(b))),
 ];

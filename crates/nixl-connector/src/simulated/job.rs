@@ -35,7 +35,6 @@ pub(super) struct Request {
     #[expect(dead_code, reason = "only its drop matters")]
     pub(super) registrations: Vec<Registration>,
     /// Held, so that nothing else uses the local memory.
-    #[expect(dead_code, reason = "only its drop matters")]
     pub(super) leased: Leased,
 }
 
@@ -77,6 +76,11 @@ impl Job {
     /// Bytes moved so far.
     pub(super) fn moved(&self) -> u64 {
         self.moved
+    }
+
+    /// Keeps the local memory leased for good: nothing tells its owner when this ends.
+    pub(super) fn leak(&self) {
+        self.request.leased.clone().leak();
     }
 
     /// Moves on, by a bounded number of bytes.

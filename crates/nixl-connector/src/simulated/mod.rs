@@ -16,6 +16,7 @@
 //! use nixl_connector::simulated::{Fabric, Fault};
 //! use nixl_connector::{Connector, OperationError, OperationOptions};
 //! use nixl_descriptor::Region;
+//! use nixl_metadata::RdmaMetadata;
 //! use nixl_ops::SystemClock;
 //!
 //! let fabric = Fabric::new(Arc::new(SystemClock::new()));
@@ -27,8 +28,10 @@
 //! let offered = Region::try_from(vec![7u8; 64])?;
 //! let mut offer =
 //!     source.create_readable_with(offered, OperationOptions::new().timeout(after)).await?;
+//! // Dynamo's profile names no slot, by which processes of one host tell each other without the network.
+//! let remote = RdmaMetadata::decode(offer.metadata().to_dynamo_json().as_bytes())?;
 //! let local = Region::zeroed(64)?;
-//! sink.begin_read(offer.metadata(), local.clone()).await?.wait_for_completion().await?;
+//! sink.begin_read(&remote, local.clone()).await?.wait_for_completion().await?;
 //!
 //! // The bytes are there, but the source never hears of it.
 //! assert_eq!(local.to_vec()?, [7; 64]);

@@ -36,7 +36,7 @@ cases! {
     memory_never_registered own_metadata garbage_metadata truncated_metadata
     metadata_under_our_name metadata_under_a_foreign_name
     wrong_kind count_mismatch size_mismatch read_only_destination leased_destination
-    passive_completion passive_timeout cancelled dropped
+    passive_completion passive_timeout cancelled dropped used_once revoked
     messages messages_to_nobody
 }
 

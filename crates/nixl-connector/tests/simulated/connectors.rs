@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_connector::simulated::{Fabric, Fault};
-use nixl_connector::{Connector, ConnectorError, OperationError, OperationOptions, TransportError};
+use nixl_connector::{
+    Connector, ConnectorError, EndedOffer, OperationError, OperationOptions, TransportError,
+};
 use nixl_descriptor::{LeaseMode, Leases, Region, RegionError};
 use nixl_device::HostIdentity;
 use nixl_metadata::RdmaMetadata;
@@ -96,9 +98,9 @@ async fn a_write_that_is_late_meets_no_other_buffer() {
     for other in &others {
         other.copy_from_slice(0, &[1; 5000]).unwrap();
     }
-    if let Ok(mut late) = net.initiator.begin_write(local, &metadata).await {
-        late.wait_for_completion().await.unwrap();
-    }
+    let mut late = net.initiator.begin_write(local, &metadata).await.unwrap();
+    let used = TransportError::OfferEnded { why: EndedOffer::Used };
+    assert_eq!(late.wait_for_completion().await, Err(OperationError::Transport(used)));
     assert!(others.iter().all(|other| other.to_vec().unwrap() == [1; 5000]));
 }
 

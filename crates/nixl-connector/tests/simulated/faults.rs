@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nixl_connector::simulated::{Fault, MessageFault};
 use nixl_descriptor::{Region, RegisterError};
-use nixl_ops::{Clock, OperationError, OperationStatus, PeerId, TransportError};
+use nixl_ops::{Clock, OperationError, OperationOptions, OperationStatus, PeerId, TransportError};
 
 use crate::side::{DRAIN, Scene, TIMEOUT, World, is_leased, now, pattern};
 
@@ -227,10 +227,15 @@ fn a_late_write_meets_leaked_memory_after_the_drain_time() {
     scene.turn();
     assert!(nixl_descriptor::leaked().leases > before.leases);
     assert_eq!(scene.initiator.driver.stats().active, 0);
-    assert!(is_leased(&scene.source), "the target has not heard of the end");
+    let target = scene.target.driver.stats();
+    assert!(!is_leased(&scene.source), "nobody writes what was offered to be read");
+    assert_eq!((target.retained.offers, target.second_completions), (1, 0), "it stays allocated");
     world.fabric.faults().release();
+    // Messages are taken while one is awaited.
+    let _next = scene.target.offer(&Region::zeroed(64).unwrap(), OperationOptions::new());
     scene.target.reactor.turn();
-    assert!(!is_leased(&scene.source), "the engine went on without us");
+    let target = scene.target.driver.stats();
+    assert_eq!(target.second_completions, 1, "the engine went on without us");
     assert!(is_leased(&scene.local), "for ever");
     assert!(scene.local.try_into_vec().is_err());
 }
