@@ -106,9 +106,9 @@ impl ConnectorBuilder {
 
     /// Which initiators must claim a writable offer before they write, unless the operation's
     /// [options](nixl_ops::OperationOptions::claims) say otherwise; by default those of the owner's
-    /// [host](ClaimDemand::SameHost). A server whose peers are on other hosts and come and go demands claims
+    /// [host](ClaimDemand::SameHost). A server whose peers on other hosts come and go may demand claims
     /// [everywhere](ClaimDemand::Everywhere): the memory of an offer that no peer has claimed is then free the moment that the
-    /// offer is given up, for one round trip of messages before each write between hosts.
+    /// offer is given up, whichever peers cannot be asked, for one round trip of messages before each write between hosts.
     #[must_use]
     pub fn claims(mut self, claims: ClaimDemand) -> Self {
         self.offers.claims = claims;

@@ -463,17 +463,18 @@ impl Connector {
         let Some(terms) = remote.terms() else { return Ok(execution) };
         let same_host =
             || remote.peer().is_some_and(|peer| peer.host().same_host(connection.info().host()));
+        let driver = connection.driver();
         let demanded = match terms.claims() {
             ClaimDemand::WhereMapped => false,
             ClaimDemand::SameHost => same_host(),
             // What a later release demands is at least this.
             _ => true,
         };
-        if is_mapped || !demanded || remote.operation_kind() == OperationKind::Read {
+        if is_mapped || remote.operation_kind() == OperationKind::Read {
             return Ok(execution);
         }
         let metadata = connection.local_metadata().await?;
-        Ok(connection.driver().claiming(execution, (remote, terms), peer, &metadata))
+        Ok(driver.claiming(execution, (remote, terms), peer, &metadata, demanded))
     }
 }
 
@@ -484,10 +485,13 @@ fn terms(
     claims: ClaimDemand,
     readers: NonZeroU32,
 ) -> Result<OfferTerms, ConnectorError> {
-    let expires = UNIX_EPOCH + clock.unix_time().saturating_add(life_time);
+    let now = clock.unix_time();
+    let expires = UNIX_EPOCH + now.saturating_add(life_time);
     let random = uuid::Uuid::new_v4().as_u128() as u64;
     let token = NonZeroU64::new(random).unwrap_or(NonZeroU64::MIN);
-    Ok(OfferTerms::new(expires, token)?.with_claims(claims).with_readers(readers))
+    let made = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let terms = OfferTerms::new(expires, token)?.with_made_unix_millis(made);
+    Ok(terms.with_claims(claims).with_readers(readers))
 }
 
 impl fmt::Debug for Connector {

@@ -183,7 +183,7 @@ pub enum MetadataError {
     },
     /// The terms of an offer demand claims, and the version that should be written cannot say so.
     #[error(
-        "the offer demands claims ({claims}), which version {version} of the native profile cannot carry: write version 4, or demand claims only where the slot is mapped"
+        "the offer demands claims ({claims}), which version {version} of the native profile cannot carry: write version 4, or demand claims on the same host alone"
     )]
     ClaimsNotCarried {
         /// The version that was asked for.

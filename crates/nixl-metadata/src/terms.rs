@@ -30,6 +30,7 @@ pub struct OfferTerms {
     /// Whole milliseconds after the epoch.
     expires: SystemTime,
     unix_millis: NonZeroU64,
+    made_unix_millis: u64,
     readers: NonZeroU32,
     claims: ClaimDemand,
     token: NonZeroU64,
@@ -57,10 +58,19 @@ impl OfferTerms {
         Ok(Self {
             expires: expires.ok_or(MetadataError::BadExpiry)?,
             unix_millis,
+            made_unix_millis: 0,
             readers: NonZeroU32::MIN,
             claims: ClaimDemand::default(),
             token,
         })
+    }
+
+    /// Sets when the offer is made, by the owner's clock, in milliseconds after the Unix epoch. An initiator that the owner
+    /// does not know since an earlier time claims the offer, whatever it [demands](Self::with_claims).
+    #[must_use]
+    pub const fn with_made_unix_millis(mut self, made: u64) -> Self {
+        self.made_unix_millis = made;
+        self
     }
 
     /// Sets how many initiators may use the offer, one each. More than one is for readable offers only:
@@ -88,6 +98,12 @@ impl OfferTerms {
     #[must_use]
     pub const fn expires_unix_millis(&self) -> NonZeroU64 {
         self.unix_millis
+    }
+
+    /// When the offer was made, by the owner's clock, in milliseconds after the Unix epoch; 0 if that is not known.
+    #[must_use]
+    pub const fn made_unix_millis(&self) -> u64 {
+        self.made_unix_millis
     }
 
     /// How many initiators may use the offer; 1 for a writable one.
@@ -123,6 +139,7 @@ impl fmt::Debug for OfferTerms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OfferTerms")
             .field("expires_unix_millis", &self.unix_millis)
+            .field("made_unix_millis", &self.made_unix_millis)
             .field("readers", &self.readers)
             .field("claims", &self.claims)
             .finish_non_exhaustive()

@@ -223,14 +223,16 @@ impl Driver {
         self.shared.passive.set_proofs(quiet, background);
     }
 
-    /// The same execution, once the offer's owner has granted the claim that its terms demand. `metadata` is how the owner
-    /// reaches this side.
+    /// The same execution, once the offer's owner has granted the claim that its terms demand, or at once if none is
+    /// `demanded` and the owner knows this side since before it made the offer: then it is asked before it takes the offer for
+    /// one that is not written. `metadata` is how the owner reaches this side.
     pub fn claiming(
         &self,
         execution: Box<dyn Execution>,
         (remote, terms): (&RdmaMetadata, &OfferTerms),
         peer: &PeerId,
         metadata: &AgentMetadata,
+        demanded: bool,
     ) -> Box<dyn Execution> {
         let Some(transport) = &self.shared.transport else { return execution };
         let offer = (remote.notification_key().clone(), terms.token().get());
@@ -240,7 +242,8 @@ impl Driver {
             metadata: metadata.compressed().clone(),
         };
         let (claims, clock) = (Arc::clone(&self.shared.claims), Arc::clone(&self.shared.clock));
-        MessageClaim::before(execution, claims, clock, offer, route)
+        let is_known = !demanded && claims.is_known(peer, terms.made_unix_millis());
+        MessageClaim::before(execution, claims, clock, offer, route, is_known)
     }
 
     /// A slot for an offer of this key that is about to be made. `None` if all are taken, or the system gives no memory for
@@ -339,7 +342,7 @@ impl Shared {
         }
         let unix_time = self.clock.unix_time();
         if let (Some(answer), Some(transport)) =
-            (self.claims.receive(&message, unix_time), &self.transport)
+            (self.claims.receive(from, &message, unix_time), &self.transport)
         {
             // The owner asks again if it is lost.
             let _ = transport.notify(&PeerId::new(from), &answer);

@@ -311,10 +311,9 @@ operation! {
 operation! {
     /// Local memory that one peer may write. Completes when the peer has. Dropping it cancels it.
     ///
-    /// Once it is cancelled or has timed out, the memory is free at once if the offer demands
-    /// [claims everywhere](nixl_metadata::ClaimDemand::Everywhere) and no initiator has claimed it, or if its
-    /// [`metadata`](Self::metadata) was never asked for. Otherwise it stays in quarantine until the peer has reported or is
-    /// proven quiet.
+    /// Once it is cancelled or has timed out, the memory is free at once if no initiator has claimed the offer and all had to
+    /// ([`OperationOptions::claims`]), or if its [`metadata`](Self::metadata) was never asked for. Otherwise it stays in
+    /// quarantine until the initiators that may be writing have said that they are not, or are proven quiet.
     WritableOperation(Passive)
 }
 

@@ -62,9 +62,10 @@ impl OperationOptions {
     }
 
     /// Which initiators must claim a writable offer before they write; by default as the connector is configured, those of the
-    /// offer's [host](ClaimDemand::SameHost). An offer that demands claims [everywhere](ClaimDemand::Everywhere) and that no
-    /// initiator has claimed ends at once when it is given up. A claim between hosts costs one round trip of two messages.
-    /// For passive operations in the native profile.
+    /// offer's [host](ClaimDemand::SameHost). An unclaimed offer that demands claims [everywhere](ClaimDemand::Everywhere) ends
+    /// at once when it is given up; another one once each agent that the owner knows on other hosts has said that it is not
+    /// writing, which takes one that is cut off as long as its sockets. A claim between hosts costs a round trip of two messages
+    /// before the write. For passive operations in the native profile.
     #[must_use]
     pub fn claims(mut self, claims: ClaimDemand) -> Self {
         self.claims = Some(claims);

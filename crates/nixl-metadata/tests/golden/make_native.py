@@ -43,7 +43,7 @@ if version == 3:
     payload = core + b"\x01" + peer + b"\x01" + doorbell + shares
 else:
     versions = struct.pack("<8H", 1, 3, 2, 1, 3, 2, 4, 1)  # staging, lending, doorbell, claims
-    terms = struct.pack("<QIBQ", 1795878000123, 1, 1, 0xFEEDF00DDEADBEEF)
+    terms = struct.pack("<QQIBQ", 1795878000123, 1795877400123, 1, 1, 0xFEEDF00DDEADBEEF)
     payload = struct.pack("<I", len(core)) + core
     sections = [(1, 0, peer), (2, 0, versions), (3, 0, shares), (4, 0, doorbell), (5, 1, terms)]
     for number, flags, content in sections:

@@ -205,9 +205,9 @@ fn frames_that_are_faulty() {
 
     let open = |payload: &[u8]| RdmaMetadata::decode(&targets::seal(4, payload));
     let good = Parts::of(&golden_v4()).payload();
-    for (len, claimed) in [(21u8, 22u8), (21, 255)] {
+    for (len, claimed) in [(29u8, 30u8), (29, 255)] {
         let mut bad = good.clone();
-        let at = bad.len() - 21 - 4;
+        let at = bad.len() - 29 - 4;
         assert_eq!(bad[at], len);
         bad[at] = claimed;
         let error = E::SectionOverrun { id: TERMS, len: claimed.into(), left: len.into() };
@@ -285,10 +285,10 @@ fn contents_that_are_faulty() {
     assert_eq!(with(VERSIONS, 8, &[1]), E::MessageVersionOrder { kind: 1 });
     assert_eq!(with(VERSIONS, 12, &[3]), E::MessageVersionOrder { kind: 3 });
     assert_eq!(with(TERMS, 0, &[0; 8]), E::BadExpiry);
-    assert_eq!(with(TERMS, 8, &[0; 4]), E::NoReaders);
-    assert_eq!(with(TERMS, 8, &[2]), E::ReadersOfWritable { readers: 2 });
-    assert_eq!(with(TERMS, 12, &[3]), E::UnknownClaimDemand { value: 3 });
-    assert_eq!(with(TERMS, 13, &[0; 8]), E::NoToken);
+    assert_eq!(with(TERMS, 16, &[0; 4]), E::NoReaders);
+    assert_eq!(with(TERMS, 16, &[2]), E::ReadersOfWritable { readers: 2 });
+    assert_eq!(with(TERMS, 20, &[3]), E::UnknownClaimDemand { value: 3 });
+    assert_eq!(with(TERMS, 21, &[0; 8]), E::NoToken);
 }
 
 #[test]

@@ -29,7 +29,9 @@ pub(crate) fn golden_v4() -> RdmaMetadata {
     let versions = MessageVersions::default().with_staging(3).with_doorbell(2).with_claims(1);
     let peer = metadata.peer().unwrap().clone().with_versions(versions);
     let expires = UNIX_EPOCH + Duration::from_millis(1_795_878_000_123);
-    let terms = OfferTerms::new(expires, NonZeroU64::new(0xfeed_f00d_dead_beef).unwrap()).unwrap();
+    let terms = OfferTerms::new(expires, NonZeroU64::new(0xfeed_f00d_dead_beef).unwrap())
+        .unwrap()
+        .with_made_unix_millis(1_795_877_400_123);
     metadata.with_peer(peer).with_terms(terms.with_claims(ClaimDemand::SameHost)).unwrap()
 }
 
@@ -179,10 +181,13 @@ fn any_versions() -> impl Strategy<Value = MessageVersions> {
 pub(crate) fn any_terms() -> impl Strategy<Value = OfferTerms> {
     let claims = [ClaimDemand::WhereMapped, ClaimDemand::SameHost, ClaimDemand::Everywhere];
     let millis = 1..=1u64 << 45; // in a thousand years
-    (millis, 1..=u64::MAX, prop::sample::select(claims.to_vec())).prop_map(
-        |(millis, token, claims)| {
+    (millis, any::<u64>(), 1..=u64::MAX, prop::sample::select(claims.to_vec())).prop_map(
+        |(millis, made, token, claims)| {
             let expires = UNIX_EPOCH + Duration::from_millis(millis);
-            OfferTerms::new(expires, NonZeroU64::new(token).unwrap()).unwrap().with_claims(claims)
+            OfferTerms::new(expires, NonZeroU64::new(token).unwrap())
+                .unwrap()
+                .with_made_unix_millis(made)
+                .with_claims(claims)
         },
     )
 }

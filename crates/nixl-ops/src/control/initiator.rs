@@ -24,8 +24,11 @@ pub(crate) struct Claims {
 struct Inner {
     by_key: HashMap<NotificationKey, State>,
     /// Of writes that failed without proof that their last access is over.
-    unproven: HashSet<NotificationKey>,
-    order: VecDeque<NotificationKey>,
+    unproven: BoundedSet,
+    /// Of which this side has said that it is not writing, nor will.
+    disowned: BoundedSet,
+    /// Owners that know this side, and since when by their clocks.
+    known_since: HashMap<PeerId, u64>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,9 +39,6 @@ enum State {
 }
 
 impl Claims {
-    /// Failed writes that are remembered at most.
-    const UNPROVEN: usize = 1 << 16;
-
     /// Whether an answer or a query is expected.
     pub(crate) fn are_open(&self) -> bool {
         !self.lock().by_key.is_empty()
@@ -47,6 +47,7 @@ impl Claims {
     /// A message of the owner. Returns the answer to it.
     pub(crate) fn receive(
         &self,
+        from: &str,
         message: &ControlMessage<'_>,
         unix_time: Duration,
     ) -> Option<Vec<u8>> {
@@ -56,8 +57,9 @@ impl Claims {
         let unproven = inner.unproven.contains(&key);
         let state = inner.by_key.get_mut(&key);
         let answer = match (said, state) {
-            (Said::Granted, Some(state)) if *state == State::Waiting => {
+            (Said::Granted { known_since }, Some(state)) if *state == State::Waiting => {
                 *state = State::Granted;
+                inner.note_known(from, known_since);
                 return None;
             }
             (Said::Refused(why), Some(state)) if *state == State::Waiting => {
@@ -74,24 +76,33 @@ impl Claims {
             (Said::Query, None) => Said::NotWriting,
             _ => return None,
         };
-        drop(inner);
         if answer == Said::NotWriting {
+            inner.disowned.insert(&key);
+            drop(inner);
             let until = unix_time.saturating_add(OfferSpec::LIFE_TIME);
             SpentKeys::of_this_process().disown(&key, (unix_time, until));
         }
         Some(ControlMessage { key: key.as_bytes(), token, said: answer }.encode())
     }
 
+    /// Whether the owner asks this side before it takes for granted that an offer, made at that time by its clock, is not being
+    /// written by it.
+    pub(crate) fn is_known(&self, owner: &PeerId, made_unix_millis: u64) -> bool {
+        self.lock().known_since.get(owner).is_some_and(|since| *since < made_unix_millis)
+    }
+
     fn note_unproven(&self, key: &NotificationKey) {
+        self.lock().unproven.insert(key);
+    }
+
+    /// Notes that an offer is being written without a claim.
+    fn write(&self, key: &NotificationKey) -> Result<(), TransportError> {
         let mut inner = self.lock();
-        if inner.unproven.insert(key.clone()) {
-            inner.order.push_back(key.clone());
+        if inner.disowned.contains(key) {
+            return Err(ended(EndedOffer::Revoked));
         }
-        if inner.order.len() > Self::UNPROVEN
-            && let Some(oldest) = inner.order.pop_front()
-        {
-            inner.unproven.remove(&oldest);
-        }
+        inner.by_key.insert(key.clone(), State::Granted);
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -99,7 +110,46 @@ impl Claims {
     }
 }
 
-/// An execution that writes to an offer once its owner has granted the claim.
+/// The latest keys, 65,536 at most.
+#[derive(Debug, Default)]
+struct BoundedSet {
+    keys: HashSet<NotificationKey>,
+    order: VecDeque<NotificationKey>,
+}
+
+impl BoundedSet {
+    const MOST: usize = 1 << 16;
+
+    fn insert(&mut self, key: &NotificationKey) {
+        if self.keys.insert(key.clone()) {
+            self.order.push_back(key.clone());
+        }
+        if self.order.len() > Self::MOST
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.keys.remove(&oldest);
+        }
+    }
+
+    fn contains(&self, key: &NotificationKey) -> bool {
+        self.keys.contains(key)
+    }
+}
+
+impl Inner {
+    /// Owners that are remembered at most; of one that is not, every offer is claimed.
+    const OWNERS: usize = 4096;
+
+    fn note_known(&mut self, owner: &str, since: u64) {
+        if self.known_since.len() >= Self::OWNERS {
+            self.known_since.clear();
+        }
+        // The first time counts: the owner has asked this side about offers since then.
+        self.known_since.entry(PeerId::new(owner)).or_insert(since);
+    }
+}
+
+/// An execution that writes to an offer once its owner has granted the claim, or without one, as one that the owner asks about.
 #[allow(missing_debug_implementations, reason = "executions have none")]
 pub(crate) struct MessageClaim {
     execution: Box<dyn Execution>,
@@ -114,6 +164,8 @@ pub(crate) struct MessageClaim {
     stage: Stage,
     /// The execution was polled.
     begun: bool,
+    /// The owner knows this side and demands no claim.
+    is_known: bool,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -143,6 +195,7 @@ impl MessageClaim {
         clock: Arc<dyn Clock>,
         (key, token): (NotificationKey, u64),
         route: ClaimRoute,
+        is_known: bool,
     ) -> Box<dyn Execution> {
         let ClaimRoute { transport, peer, metadata } = route;
         Box::new(Self {
@@ -156,11 +209,16 @@ impl MessageClaim {
             metadata,
             stage: Stage::Unsent,
             begun: false,
+            is_known,
         })
     }
 
     /// Whether the owner has granted the claim.
     fn claim(&mut self) -> Poll<Result<(), TransportError>> {
+        if self.stage == Stage::Unsent && self.is_known {
+            self.claims.write(&self.key)?;
+            self.stage = Stage::Granted;
+        }
         let now = self.clock.now();
         if self.stage == Stage::Unsent {
             self.claims.lock().by_key.insert(self.key.clone(), State::Waiting);

@@ -8,7 +8,7 @@
 //! | 6 | 1 | length of the key |
 //! | 7 | | the key |
 //! | | 8 | the token, little-endian |
-//! | | | claim: the initiator's agent metadata as it travels; refused: a byte for the reason |
+//! | | | claim: the initiator's agent metadata as it travels; granted: 8 bytes for a time; refused: a byte for the reason |
 
 use crate::EndedOffer;
 
@@ -22,7 +22,10 @@ pub(crate) enum Said<'a> {
         /// Compressed.
         metadata: &'a [u8],
     },
-    Granted,
+    Granted {
+        /// By the owner's clock, in milliseconds since 1970: offers that it makes later need no claim, unless they demand one.
+        known_since: u64,
+    },
     Refused(EndedOffer),
     Query,
     Writing,
@@ -55,7 +58,10 @@ impl<'a> ControlMessage<'a> {
         }
         let said = match (kind, rest) {
             (1, metadata) if !metadata.is_empty() => Said::Claim { metadata },
-            (2, []) => Said::Granted,
+            (2, since) => {
+                let known_since = u64::from_le_bytes(since.try_into().ok()?);
+                Said::Granted { known_since }
+            }
             (3, &[why]) => Said::Refused(reason(why)),
             (4, []) => Said::Query,
             (5, []) => Said::Writing,
@@ -67,9 +73,13 @@ impl<'a> ControlMessage<'a> {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
+        let since;
         let (kind, rest): (u8, &[u8]) = match &self.said {
             Said::Claim { metadata } => (1, metadata),
-            Said::Granted => (2, &[]),
+            Said::Granted { known_since } => {
+                since = known_since.to_le_bytes();
+                (2, &since)
+            }
             Said::Refused(why) => (3, std::slice::from_ref(number(*why))),
             Said::Query => (4, &[]),
             Said::Writing => (5, &[]),
@@ -122,7 +132,7 @@ mod tests {
     fn make(kind: u8, bytes: &[u8]) -> Said<'_> {
         match kind {
             1 => Said::Claim { metadata: bytes },
-            2 => Said::Granted,
+            2 => Said::Granted { known_since: bytes.len() as u64 },
             3 => Said::Refused(reason(bytes[0] % 6)),
             4 => Said::Query,
             5 => Said::Writing,

@@ -8,6 +8,10 @@
 //! | writing, not writing | initiator | the answer; after the second it refuses to use the offer |
 //! | decline | initiator | it does not take the offer up |
 //!
+//! A claim also makes the initiator known to the owner. Offers that the owner makes later, and that demand no claim of it, it
+//! writes without one; when the owner gives such an offer up, it asks all initiators that it knew when it made the offer. So an
+//! offer that no known initiator writes ends at once, and only the first write between two agents waits for a claim.
+//!
 //! Each message carries the key of the offer and its token, which only holders of the metadata know; an owner meets an
 //! initiator only after it has checked them. Messages may be lost: an initiator repeats its claim until it is answered, and an
 //! owner its query.

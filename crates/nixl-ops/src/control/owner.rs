@@ -35,7 +35,7 @@ impl Owner {
                 let result =
                     table.entry_with(key, token).and_then(|entry| entry.claim_by_message(from));
                 let said = match result {
-                    Ok(()) => Said::Granted,
+                    Ok(()) => Said::Granted { known_since: table.announce(from) },
                     // A stranger is neither met nor answered.
                     Err(EndedOffer::WrongToken) => {
                         tracing::debug!(from, "a claim with a wrong token");
@@ -47,10 +47,8 @@ impl Owner {
                 self.answer(from, metadata, answer);
             }
             Said::NotWriting => {
-                if let Ok(entry) = table.entry_with(key, token)
-                    && entry.is_claimed_by(from)
-                {
-                    entry.end(false);
+                if let Ok(entry) = table.entry_with(key, token) {
+                    entry.is_not_written_by(from);
                 }
             }
             Said::Decline => {
@@ -58,7 +56,7 @@ impl Owner {
                     entry.declined(from);
                 }
             }
-            Said::Writing | Said::Granted | Said::Refused(_) | Said::Query => {}
+            Said::Writing | Said::Granted { .. } | Said::Refused(_) | Said::Query => {}
         }
     }
 

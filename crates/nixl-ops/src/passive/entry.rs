@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, Leased, Registration};
-use nixl_metadata::{ClaimDemand, NotificationKey, OfferTerms, OperationKind, RdmaMetadata};
+use nixl_metadata::{ClaimDemand, NotificationKey, OperationKind, RdmaMetadata};
 
 use super::quiet::{Claimant, QuietWatch};
 use super::spec::OfferSpec;
@@ -65,6 +65,8 @@ struct Hold {
 #[derive(Debug)]
 struct Quarantine {
     peer: Claimant,
+    /// Agents whose word is wanted; the memory is free once all have said that they are not writing.
+    asked: Vec<String>,
     watch: Option<Box<dyn QuietWatch>>,
 }
 
@@ -138,10 +140,13 @@ impl PassiveEntry {
         lock(&self.state).exported = true;
     }
 
-    /// Whether every initiator claims the offer before it writes.
-    fn demands_claims(&self) -> bool {
-        let demand = self.metadata.terms().map(OfferTerms::claims);
-        demand == Some(ClaimDemand::Everywhere) && !self.metadata.was_encoded_without_terms()
+    /// The agents that may be writing the offer without a claim. `None` if any holder may.
+    fn unclaimed_writers(&self) -> Option<Vec<String>> {
+        let terms = self.metadata.terms().filter(|_| !self.is_without_terms())?;
+        match terms.claims() {
+            ClaimDemand::Everywhere => Some(Vec::new()),
+            _ => Some(self.table.upgrade()?.announced_before(terms.made_unix_millis())),
+        }
     }
 
     /// Whether the peers know neither a life time nor claims.
@@ -197,7 +202,6 @@ impl PassiveEntry {
         Ok(())
     }
 
-    /// The agent that claimed the offer by a message says that it is not writing.
     /// Takes in that a holder of the metadata does not use the offer.
     pub(crate) fn declined(self: Arc<Self>, from: &str) {
         let ended = match self.kind() {
@@ -218,8 +222,23 @@ impl PassiveEntry {
         self.metadata.terms().map(|terms| terms.token().get())
     }
 
-    pub(crate) fn is_claimed_by(&self, from: &str) -> bool {
-        lock(&self.state).agent.as_deref() == Some(from)
+    /// An agent says that it is not writing, nor will.
+    pub(crate) fn is_not_written_by(self: Arc<Self>, from: &str) {
+        let (claimed, all) = {
+            let mut state = lock(&self.state);
+            let claimed = state.agent.as_deref() == Some(from);
+            let all = state.quarantine.as_mut().is_some_and(|quarantine| {
+                let before = quarantine.asked.len();
+                quarantine.asked.retain(|agent| agent != from);
+                before > 0 && quarantine.asked.is_empty()
+            });
+            (claimed, all)
+        };
+        match (claimed, all) {
+            (true, _) => self.end(false),
+            (false, true) => self.release(),
+            (false, false) => {}
+        }
     }
 
     /// A copy of this process has moved all bytes.
@@ -438,8 +457,9 @@ impl PassiveEntry {
         let mut state = lock(&self.state);
         state.hold.as_ref()?;
         let quarantine = state.quarantine.as_mut()?;
-        // Until its life time is over, any holder may begin.
-        if quarantine.peer == Claimant::Unknown && now < self.expires.saturating_add(skew) {
+        // Until its life time is over, any holder of an offer without terms may begin.
+        let may_begin = quarantine.asked.is_empty() && now < self.expires.saturating_add(skew);
+        if quarantine.peer == Claimant::Unknown && may_begin {
             return None;
         }
         Some(Watching { peer: quarantine.peer.clone(), watch: quarantine.watch.take() })
@@ -451,14 +471,17 @@ impl PassiveEntry {
         }
     }
 
-    /// The agent whose word about a quarantined offer is wanted.
-    pub(super) fn asks(&self) -> Option<String> {
+    /// The agents whose words about a quarantined offer are wanted.
+    pub(super) fn asks(&self) -> Vec<String> {
         let state = lock(&self.state);
-        state.hold.as_ref()?;
-        match &state.quarantine.as_ref()?.peer {
-            Claimant::Agent(agent) => Some(agent.clone()),
-            Claimant::Process(_) | Claimant::Unknown => None,
+        match (&state.hold, &state.quarantine) {
+            (Some(_), Some(quarantine)) => quarantine.asked.clone(),
+            _ => Vec::new(),
         }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        lock(&self.state).hold.is_some()
     }
 
     pub(super) fn is_dormant(&self) -> bool {
@@ -466,8 +489,7 @@ impl PassiveEntry {
     }
 
     pub(super) fn held_bytes(&self) -> u64 {
-        let held = lock(&self.state).hold.is_some();
-        if held { self.descriptors.total_bytes() } else { 0 }
+        self.descriptors.total_bytes()
     }
 }
 
@@ -513,18 +535,21 @@ impl State {
         if entry.kind() == OperationKind::Read {
             return Revoked::Retain;
         }
-        let peer = match revocation {
-            Some(Revocation::Ended) => return Revoked::Nothing,
-            Some(Revocation::Claimed(0)) | None => match &self.agent {
-                Some(agent) => Claimant::Agent(agent.clone()),
-                None if entry.demands_claims() && revocation.is_none() => return Revoked::Nothing,
-                None => Claimant::Unknown,
+        let (peer, asked) = match (revocation, &self.agent) {
+            (Some(Revocation::Ended), _) => return Revoked::Nothing,
+            (Some(Revocation::Claimed(0)) | None, Some(agent)) => {
+                (Claimant::Agent(agent.clone()), vec![agent.clone()])
+            }
+            (Some(Revocation::Claimed(pid)), _) if pid != 0 => (Claimant::Process(pid), Vec::new()),
+            // Overwritten by a peer that misuses the page.
+            (Some(Revocation::Claimed(_)), None) => (Claimant::Unknown, Vec::new()),
+            (Some(_) | None, _) => match entry.unclaimed_writers() {
+                Some(writers) if writers.is_empty() => return Revoked::Nothing,
+                Some(writers) => (Claimant::Unknown, writers),
+                None => (Claimant::Unknown, Vec::new()),
             },
-            Some(Revocation::Claimed(pid)) => Claimant::Process(pid),
-            Some(Revocation::Unclaimed) if entry.demands_claims() => return Revoked::Nothing,
-            Some(Revocation::Unclaimed) => Claimant::Unknown,
         };
-        self.quarantine.get_or_insert(Quarantine { peer, watch: None });
+        self.quarantine.get_or_insert(Quarantine { peer, asked, watch: None });
         Revoked::Quarantine
     }
 }

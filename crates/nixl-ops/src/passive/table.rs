@@ -56,6 +56,8 @@ pub(crate) struct PassiveTable {
     /// The earliest moment at which an entry wants [`expire`](Self::expire), in nanoseconds.
     next_expiry: AtomicU64,
     proofs: OnceLock<Proofs>,
+    /// Agents that may write offers without a claim, and since when they are known, in milliseconds since 1970.
+    announced: Mutex<HashMap<String, u64>>,
     pub(crate) page: Arc<OfferPage>,
     clock: Arc<dyn Clock>,
     drain: Duration,
@@ -106,6 +108,7 @@ impl PassiveTable {
             ended: Mutex::new(EndedKeys::default()),
             next_expiry: AtomicU64::new(u64::MAX),
             proofs: OnceLock::new(),
+            announced: Mutex::default(),
             page: Arc::default(),
             clock,
             drain,
@@ -166,7 +169,7 @@ impl PassiveTable {
 
     pub(crate) fn stats(&self) -> PassiveStats {
         let mut stats = PassiveStats::default();
-        for entry in lock(&self.quarantine).iter() {
+        for entry in lock(&self.quarantine).iter().filter(|entry| entry.is_held()) {
             let bytes = entry.held_bytes();
             match entry.is_without_terms() {
                 true => stats.quarantined_without_terms.add(bytes),
@@ -210,6 +213,31 @@ impl PassiveTable {
                 copied(key);
             }
         })
+    }
+
+    /// Agents that are known at most. Others claim every offer.
+    const ANNOUNCED: usize = 4096;
+
+    /// Notes that an agent may write offers that are made from now on. Returns since when it may, in milliseconds since 1970;
+    /// the end of time if it may not.
+    pub(crate) fn announce(&self, agent: &str) -> u64 {
+        let mut announced = lock(&self.announced);
+        if let Some(since) = announced.get(agent) {
+            return *since;
+        }
+        if announced.len() >= Self::ANNOUNCED {
+            return u64::MAX;
+        }
+        let now = millis(self.clock.unix_time());
+        announced.insert(agent.to_owned(), now);
+        now
+    }
+
+    /// The agents that may write an offer made at this time without a claim.
+    pub(super) fn announced_before(&self, made_unix_millis: u64) -> Vec<String> {
+        let announced = lock(&self.announced);
+        let known = announced.iter().filter(|(_, since)| **since < made_unix_millis);
+        known.map(|(agent, _)| agent.clone()).collect()
     }
 
     /// The entry of a key whose offer's token the sender knows.
@@ -291,14 +319,17 @@ impl PassiveTable {
     /// The offers and the agents whose word about them is wanted.
     pub(crate) fn wanted_words(&self) -> Vec<(Arc<PassiveEntry>, String)> {
         let quarantine = lock(&self.quarantine);
-        quarantine.iter().filter_map(|entry| Some((Arc::clone(entry), entry.asks()?))).collect()
+        quarantine
+            .iter()
+            .flat_map(|entry| entry.asks().into_iter().map(|agent| (Arc::clone(entry), agent)))
+            .collect()
     }
 
     fn check_quarantine(self: &Arc<Self>, now: Duration) -> bool {
         let over: Vec<_> = {
             let mut quarantine = lock(&self.quarantine);
             let (held, over) =
-                quarantine.drain(..).partition(|entry: &Arc<PassiveEntry>| entry.held_bytes() > 0);
+                quarantine.drain(..).partition(|entry: &Arc<PassiveEntry>| entry.is_held());
             *quarantine = held;
             over
         };
@@ -347,6 +378,10 @@ impl PassiveTable {
             lock(&self.ended).add(key.as_bytes().into(), entry.token());
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -5,6 +5,7 @@ mod active;
 mod back_off;
 mod looking;
 mod passive;
+mod peer;
 mod random;
 mod served;
 mod threads;

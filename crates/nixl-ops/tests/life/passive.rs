@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use nixl_descriptor::Region;
-use nixl_ops::{CancelOutcome, OperationError, OperationOptions, OperationStatus, Reclaimed};
+use nixl_ops::{CancelOutcome, Held, OperationError, OperationOptions, OperationStatus, Reclaimed};
 
 use crate::world::{DRAIN, Memory, Wakes, World, config, now, poll, timeout};
 
@@ -180,23 +180,24 @@ fn the_memory_of_a_timed_out_operation_comes_back_with_the_peers_word() {
 }
 
 #[test]
-fn a_peer_that_stays_silent_costs_the_memory() {
+fn the_memory_of_a_silent_peer_stays_in_quarantine_after_the_drain_time_and_comes_back_with_its_word()
+ {
     let mut world = World::new();
     let memory = Memory::small();
     let mut writable = world.writable(&memory, OperationOptions::new()).unwrap();
     let key = writable.metadata().notification_key().clone();
     writable.cancel();
-    let before = nixl_descriptor::leaked();
     world.clock.advance(DRAIN);
     world.reactor.turn();
-    assert!(nixl_descriptor::leaked().leases > before.leases);
-    assert_eq!(world.driver.stats().passive, 0);
-    assert!(now(writable.reclaim()).memory.is_none());
+    assert!(now(writable.reclaim()).memory.is_none(), "its owner waits no longer");
+    assert!(memory.is_leased());
+    assert_eq!(world.driver.stats().quarantined_without_terms.bytes, 64);
     world.inbox.push(key.as_bytes());
-    let other = world.writable(&Memory::small(), OperationOptions::new()).unwrap();
+    world.clock.advance(SECOND);
     world.reactor.turn();
-    assert!(memory.is_leased(), "leaked for ever, whatever is said later");
-    drop(other);
+    assert!(!memory.is_leased());
+    assert_eq!(world.driver.stats().passive, 0);
+    assert_eq!(world.driver.stats().quarantined_without_terms, Held::default());
 }
 
 #[test]

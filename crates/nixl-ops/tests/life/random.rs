@@ -170,12 +170,11 @@ impl Model {
     }
 
     fn turn(&mut self) {
-        let listening = self.world.driver.stats().passive > 0;
         self.world.reactor.turn();
-        let now = self.now;
+        let (now, taken) = (self.now, self.world.inbox.len() == 0);
         for item in &mut self.items {
             if let Other::Peer { notified, queued, .. } = &mut item.other
-                && listening
+                && taken
             {
                 *notified |= *queued;
             }
@@ -194,7 +193,7 @@ impl Model {
     }
 
     fn check(&mut self) {
-        let (mut engines, mut peers) = (0, 0);
+        let (mut engines, mut peers, mut quarantined) = (0, 0, 0);
         for item in &mut self.items {
             let status = item.operation.as_ref().map(Operation::status);
             if let Some(status) = status {
@@ -208,13 +207,13 @@ impl Model {
             if over && item.abandoned_at.is_none() {
                 item.abandoned_at = Some(self.now);
             }
-            let may_leak = item.abandoned_at.is_some_and(|at| self.now >= at + DRAIN);
+            let drained = item.abandoned_at.is_some_and(|at| self.now >= at + DRAIN);
             let leased = item.memory.is_leased();
             match &item.other {
                 Other::Engine(engine) => {
                     engines += usize::from(!engine.is_gone());
                     if engine.is_gone() && engine.in_flight() {
-                        assert!(may_leak, "given up before the drain time");
+                        assert!(drained, "given up before the drain time");
                     }
                     let expected = !engine.is_gone() || engine.in_flight();
                     assert_eq!(leased, expected, "leased exactly while the engine may touch it");
@@ -225,19 +224,18 @@ impl Model {
                 Other::Peer { exported, notified, .. } => {
                     let quiet = if *exported { *notified } else { over };
                     if status == Some(OperationStatus::Complete) {
-                        assert!(*notified && !leased);
-                    } else if quiet && !may_leak {
-                        assert!(!leased, "the peer is done");
-                    } else if !quiet {
-                        assert!(leased, "the peer may still touch it");
+                        assert!(*notified);
                     }
-                    peers += usize::from(leased && !may_leak);
+                    assert_eq!(leased, !quiet, "leased exactly while the peer may touch it");
+                    peers += usize::from(leased);
+                    quarantined += u64::from(leased && over);
                 }
             }
         }
         let stats = self.world.driver.stats();
         assert_eq!(stats.active, engines);
-        assert!(stats.passive >= peers, "a passive operation was forgotten");
+        assert_eq!(stats.passive, peers);
+        assert_eq!(stats.quarantined_without_terms.bytes, 64 * quarantined);
     }
 
     fn finish(mut self) {
@@ -251,11 +249,10 @@ impl Model {
         self.now += DRAIN;
         self.turn();
         self.check();
-        let stats = self.world.driver.stats();
-        assert_eq!((stats.active, stats.passive), (0, 0), "counts return to zero");
+        assert_eq!(self.world.driver.stats().active, 0, "the count returns to zero");
         let World { driver, mut reactor, .. } = self.world;
         drop::<Arc<Driver>>(driver);
-        assert_eq!(reactor.turn(), Next::Exit);
+        assert_eq!(reactor.turn(), Next::Exit, "a quarantine keeps no driver");
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use nixl_ops::{Next, OperationOptions, OperationStatus};
 
-use crate::world::{DRAIN, Engine, Memory, World};
+use crate::peer::PeerSlot;
+use crate::world::{DRAIN, Engine, Memory, Offering, World};
 
 /// A world in which messages are looked for.
 fn listening() -> World {
@@ -69,39 +70,20 @@ fn what_a_peer_asked_for_is_polled_to_its_end() {
 }
 
 #[test]
-fn a_doorbell_is_as_good_as_a_message() {
+fn what_the_slot_says_of_a_claimed_offer_is_for_the_executor_that_claimed_it() {
     let mut world = World::new();
     let memory = Memory::small();
-    let writable = world.writable(&memory, OperationOptions::new()).unwrap();
-    let key = writable.metadata().notification_key().clone();
-    let offer = world.announced.offers.lock().unwrap()[0].clone();
-    let watch = offer.watch();
-    let claim = offer.claim().unwrap();
-    world.announced.rings.lock().unwrap().push(key.clone());
+    let writable = world.offer(Offering::writable().with_slot(), &memory);
+    let peer = PeerSlot::of(writable.metadata());
+    let claim = world.announced.offers.lock().unwrap()[0].claim().unwrap();
+    assert!(peer.claim() && peer.written(true));
     world.reactor.turn();
     assert_eq!(writable.status(), OperationStatus::Initialized, "it is claimed");
-    assert_eq!(*world.announced.unheard.lock().unwrap(), std::slice::from_ref(&key));
-    drop((claim, offer));
-    assert!(!watch.is_over());
-    world.announced.rings.lock().unwrap().push(key);
-    world.reactor.turn();
-    assert_eq!(writable.status(), OperationStatus::Complete);
-    assert!(!memory.is_leased() && watch.is_over());
-}
-
-#[test]
-fn a_doorbell_gives_the_memory_of_a_cancelled_offer_back() {
-    let mut world = World::new();
-    let memory = Memory::small();
-    let writable = world.writable(&memory, OperationOptions::new()).unwrap();
     let key = writable.metadata().notification_key().clone();
-    let watch = world.announced.offers.lock().unwrap()[0].watch();
-    drop(writable);
-    world.reactor.turn();
-    assert!(memory.is_leased() && !watch.is_over(), "the peer has not reported");
-    world.announced.rings.lock().unwrap().push(key);
-    world.reactor.turn();
-    assert!(!memory.is_leased() && watch.is_over());
+    assert_eq!(*world.announced.by_slot.lock().unwrap(), [key]);
+    claim.complete();
+    assert_eq!(writable.status(), OperationStatus::Complete);
+    assert!(!memory.is_leased());
 }
 
 #[test]

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
-use nixl_descriptor::{DescriptorList, LeaseMode, Leases, Region};
 use nixl_ops::{
     Driver, OperationError, OperationOptions, OperationStatus, ReadOperation, SystemClock,
 };
 
-use crate::world::{Engine, Inbox, config};
+use crate::world::{Engine, Inbox, Memory, config};
 
 struct Unpark(Thread);
 
@@ -33,10 +32,9 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 fn begin(driver: &Arc<Driver>, engine: &Arc<Engine>, len: usize) -> ReadOperation {
-    let list = DescriptorList::from(Region::try_from(vec![0; len]).unwrap());
-    let leases = Leases::acquire(list.as_slice(), LeaseMode::Write).unwrap();
-    ReadOperation::begin(driver, engine.execution(), list, vec![leases], OperationOptions::new())
-        .unwrap()
+    let memory = Memory::of(len);
+    let execution = engine.moving(memory.leased());
+    ReadOperation::begin(driver, execution, memory.list(), OperationOptions::new()).unwrap()
 }
 
 /// Waiters on several threads, engines ended and operations cancelled from others: no wake-up is lost.

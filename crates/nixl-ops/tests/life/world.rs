@@ -3,23 +3,26 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use nixl_descriptor::{
-    DescriptorList, LeaseMode, LeaseSet, Leases, Region, RegionSpan, RegisterError, Registered,
-    Registrar, RegistrarId, Retired,
+    DescriptorList, LeaseMode, LeaseSet, Leased, Leases, Region, RegionSpan, RegisterError,
+    Registered, Registrar, RegistrarId, Registration, Retired,
 };
-use nixl_metadata::{AgentMetadata, NotificationKey, RdmaMetadata, SerializedDescriptor};
+use nixl_metadata::{
+    AgentMetadata, NotificationKey, OfferTerms, RdmaMetadata, SerializedDescriptor,
+};
 use nixl_ops::{
-    Connected, CopyOperation, Driver, DriverConfig, Execution, Executor, ManualClock, Offer,
-    OfferSpec, OperationError, OperationKind, OperationOptions, PathKind, PathReport, PeerId,
-    Reactor, ReadOperation, Received, Transfer, TransferRequest, TransferSpec, Transport,
-    TransportError, WritableOperation,
+    ClaimDemand, Clock as _, Connected, CopyOperation, Driver, DriverConfig, Execution, Executor,
+    ManualClock, Offer, OfferSpec, OperationError, OperationKind, OperationOptions, PathKind,
+    PathReport, PeerId, Reactor, ReadOperation, ReadableOperation, Received, Transfer,
+    TransferRequest, TransferSpec, Transport, TransportError, WritableOperation,
 };
 
 pub(crate) const DRAIN: Duration = Duration::from_secs(60);
@@ -76,12 +79,12 @@ impl Engine {
         engine
     }
 
-    /// Says how long it expects to take.
     /// Whether it posts quickly.
     pub(crate) fn set_quick(&self, quick: bool) {
         self.quick.store(quick, Ordering::SeqCst);
     }
 
+    /// Says how long it expects to take.
     pub(crate) fn expect(&self, expected: Duration) {
         *self.expected.lock().unwrap() = Some(expected);
     }
@@ -122,16 +125,25 @@ impl Engine {
         self.dropped.load(Ordering::SeqCst)
     }
 
+    /// An execution that touches nothing.
     pub(crate) fn execution(self: &Arc<Self>) -> Box<dyn Execution> {
-        Box::new(Scripted(Arc::clone(self)))
+        Box::new(Scripted { engine: Arc::clone(self), leased: None })
+    }
+
+    /// An execution that owns the proof of its memory's lease.
+    pub(crate) fn moving(self: &Arc<Self>, leased: Leased) -> Box<dyn Execution> {
+        Box::new(Scripted { engine: Arc::clone(self), leased: Some(leased) })
     }
 }
 
-struct Scripted(Arc<Engine>);
+struct Scripted {
+    engine: Arc<Engine>,
+    leased: Option<Leased>,
+}
 
 impl Execution for Scripted {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        let engine = &self.0;
+        let engine = &self.engine;
         engine.polls.fetch_add(1, Ordering::SeqCst);
         if let Some((clock, takes)) = &*engine.poll_takes.lock().unwrap() {
             clock.advance(*takes);
@@ -145,19 +157,19 @@ impl Execution for Scripted {
     }
 
     fn posts_quickly(&self) -> bool {
-        self.0.quick.load(Ordering::SeqCst)
+        self.engine.quick.load(Ordering::SeqCst)
     }
 
     fn expected(&self) -> Option<Duration> {
-        *self.0.expected.lock().unwrap()
+        *self.engine.expected.lock().unwrap()
     }
 
     fn awaits_word(&self) -> bool {
-        self.0.told.load(Ordering::SeqCst)
+        self.engine.told.load(Ordering::SeqCst)
     }
 
     fn abandon(&mut self) -> bool {
-        !self.0.in_flight()
+        !self.engine.in_flight()
     }
 
     fn report(&self) -> PathReport {
@@ -165,13 +177,18 @@ impl Execution for Scripted {
     }
 
     fn steps(&self) -> u64 {
-        self.0.steps.load(Ordering::SeqCst) as u64
+        self.engine.steps.load(Ordering::SeqCst) as u64
     }
 }
 
 impl Drop for Scripted {
     fn drop(&mut self) {
-        self.0.dropped.store(true, Ordering::SeqCst);
+        if self.engine.in_flight()
+            && let Some(leased) = self.leased.take()
+        {
+            leased.leak();
+        }
+        self.engine.dropped.store(true, Ordering::SeqCst);
     }
 }
 
@@ -213,7 +230,9 @@ unsafe impl Registrar for NoRegistrar {
     fn retire(&self, _: Retired) {}
 }
 
-impl Transport for Inbox {
+// SAFETY: it prepares no transfer and registers nothing.
+#[allow(unsafe_code, reason = "the trait is trusted with memory")]
+unsafe impl Transport for Inbox {
     fn name(&self) -> &str {
         "inbox"
     }
@@ -263,19 +282,13 @@ pub(crate) struct Announced {
     pub(crate) serves: Mutex<Option<Arc<Engine>>>,
     pub(crate) listens: AtomicBool,
     pub(crate) checks_every: Mutex<Option<Duration>>,
-    /// What peers have left at doorbells.
-    pub(crate) rings: Mutex<Vec<NotificationKey>>,
-    /// Of those, what no operation waited for.
-    pub(crate) unheard: Mutex<Vec<NotificationKey>>,
+    /// The offers that slots completed while they were claimed.
+    pub(crate) by_slot: Mutex<Vec<NotificationKey>>,
 }
 
 impl Executor for Announced {
-    fn answer_doorbells(&self, deliver: &mut dyn FnMut(&NotificationKey) -> bool) -> bool {
-        let mut rings = std::mem::take(&mut *self.rings.lock().unwrap());
-        let any = !rings.is_empty();
-        rings.retain(|key| !deliver(key));
-        self.unheard.lock().unwrap().append(&mut rings);
-        any
+    fn completed_by_slot(&self, key: &NotificationKey) {
+        self.by_slot.lock().unwrap().push(key.clone());
     }
 
     fn announce(&self, offer: Offer) {
@@ -339,8 +352,8 @@ impl World {
         memory: &Memory,
         options: OperationOptions,
     ) -> Result<ReadOperation, OperationError> {
-        let (list, leases) = memory.leased();
-        ReadOperation::begin(&self.driver, engine.execution(), list, vec![leases], options)
+        let leased = memory.leased();
+        ReadOperation::begin(&self.driver, engine.moving(leased), memory.list(), options)
     }
 
     pub(crate) fn copy(
@@ -348,9 +361,9 @@ impl World {
         engine: &Arc<Engine>,
         memory: &Memory,
     ) -> Result<CopyOperation, OperationError> {
-        let (list, leases) = memory.leased();
-        let (bytes, options) = (list.total_bytes(), OperationOptions::new());
-        CopyOperation::begin(&self.driver, engine.execution(), bytes, vec![leases], options)
+        let (leases, bytes) = (memory.leases(), memory.list().total_bytes());
+        let (execution, options) = (engine.execution(), OperationOptions::new());
+        CopyOperation::begin(&self.driver, execution, bytes, vec![leases], options)
     }
 
     pub(crate) fn writable(
@@ -358,20 +371,91 @@ impl World {
         memory: &Memory,
         options: OperationOptions,
     ) -> Result<WritableOperation, OperationError> {
-        let (list, leases) = memory.leased();
-        let spec = OfferSpec::new(metadata(&list), list, leases, Vec::new());
+        let spec = self.spec(Offering::writable(), memory);
         let executor: Arc<dyn Executor> = self.announced.clone();
         WritableOperation::offer(&self.driver, &executor, spec, options)
     }
+
+    /// A writable offer, without a deadline.
+    pub(crate) fn offer(&self, offering: Offering, memory: &Memory) -> WritableOperation {
+        let (spec, executor): (_, Arc<dyn Executor>) =
+            (self.spec(offering, memory), self.announced.clone());
+        WritableOperation::offer(&self.driver, &executor, spec, OperationOptions::new()).unwrap()
+    }
+
+    /// A readable offer, without a deadline.
+    pub(crate) fn readable(&self, offering: Offering, memory: &Memory) -> ReadableOperation {
+        let (spec, executor): (_, Arc<dyn Executor>) =
+            (self.spec(offering, memory), self.announced.clone());
+        ReadableOperation::offer(&self.driver, &executor, spec, OperationOptions::new()).unwrap()
+    }
+
+    fn spec(&self, offering: Offering, memory: &Memory) -> OfferSpec {
+        let (list, kind) = (memory.list(), offering.kind);
+        let descriptors = list
+            .iter()
+            .map(|d| SerializedDescriptor::new(d.device(), d.address(), d.len() as u64).unwrap())
+            .collect();
+        let (agent, key) = (AgentMetadata::compress(b"inbox").unwrap(), NotificationKey::random());
+        let slot = offering.slot.then(|| self.driver.arm_slot(&key, kind).unwrap());
+        let mut metadata = RdmaMetadata::new(kind, descriptors, agent, key).unwrap();
+        if let Some(slot) = &slot {
+            metadata = metadata.with_doorbell(slot.doorbell()).unwrap();
+        }
+        if let Some((claims, readers)) = offering.terms {
+            let expires = UNIX_EPOCH + self.clock.unix_time() + OfferSpec::LIFE_TIME;
+            let terms = OfferTerms::new(expires, NonZeroU64::new(TOKEN).unwrap()).unwrap();
+            let terms = terms.with_claims(claims).with_readers(readers);
+            metadata = metadata.with_terms(terms).unwrap();
+        }
+        let leased = match kind {
+            OperationKind::Read => memory.leased_to_read(),
+            OperationKind::Write => memory.leased(),
+        };
+        OfferSpec::new(metadata, list, leased, offering.registrations).with_slot(slot)
+    }
 }
 
-fn metadata(list: &DescriptorList) -> RdmaMetadata {
-    let descriptors = list
-        .iter()
-        .map(|d| SerializedDescriptor::new(d.device(), d.address(), d.len() as u64).unwrap())
-        .collect();
-    let agent = AgentMetadata::compress(b"inbox").unwrap();
-    RdmaMetadata::new(OperationKind::Write, descriptors, agent, NotificationKey::random()).unwrap()
+/// The token of all offers with terms.
+pub(crate) const TOKEN: u64 = 0x5eed;
+
+/// What an offer is to be like.
+#[derive(Debug)]
+pub(crate) struct Offering {
+    kind: OperationKind,
+    slot: bool,
+    terms: Option<(ClaimDemand, NonZeroU32)>,
+    registrations: Vec<Registration>,
+}
+
+impl Offering {
+    fn of(kind: OperationKind) -> Self {
+        Self { kind, slot: false, terms: None, registrations: Vec::new() }
+    }
+
+    /// As Dynamo's: without terms and without a slot.
+    pub(crate) fn writable() -> Self {
+        Self::of(OperationKind::Write)
+    }
+
+    pub(crate) fn readable() -> Self {
+        Self::of(OperationKind::Read)
+    }
+
+    pub(crate) fn with_slot(mut self) -> Self {
+        self.slot = true;
+        self
+    }
+
+    pub(crate) fn claims(mut self, claims: ClaimDemand) -> Self {
+        self.terms = Some((claims, NonZeroU32::MIN));
+        self
+    }
+
+    pub(crate) fn readers(mut self, readers: u32) -> Self {
+        self.terms = Some((ClaimDemand::SameHost, NonZeroU32::new(readers).unwrap()));
+        self
+    }
 }
 
 /// One destination.
@@ -398,8 +482,20 @@ impl Memory {
         Self(Region::try_from(vec![0; len]).unwrap().into())
     }
 
-    fn leased(&self) -> (DescriptorList, LeaseSet) {
-        (self.0.clone(), Leases::acquire(self.0.as_slice(), LeaseMode::Write).unwrap())
+    pub(crate) fn list(&self) -> DescriptorList {
+        self.0.clone()
+    }
+
+    fn leases(&self) -> LeaseSet {
+        Leases::acquire(self.0.as_slice(), LeaseMode::Write).unwrap()
+    }
+
+    pub(crate) fn leased(&self) -> Leased {
+        self.leases().into()
+    }
+
+    pub(crate) fn leased_to_read(&self) -> Leased {
+        Leases::acquire(self.0.as_slice(), LeaseMode::Read).unwrap().into()
     }
 
     pub(crate) fn is_leased(&self) -> bool {
