@@ -363,8 +363,10 @@ fn targets_of_peers_that_die() {
                 assert_eq!(reclaimed.memory.is_some(), !begun);
                 assert_eq!(region.to_vec().is_ok(), !begun);
             }
-            assert_eq!(connector.stats().passive, 0);
-            assert!(leaked().leases <= 1 && leaked().regions == 0, "{:?}", leaked());
+            // Dynamo's profile cannot claim: what its holder began may go on until its life time is over.
+            let quarantined = connector.stats().quarantined_without_terms.offers;
+            assert!(quarantined <= 1 && connector.stats().passive == quarantined);
+            assert!(leaked().leases == 0 && leaked().regions == 0, "{:?}", leaked());
             verified_read(&connector, &mut Peer::start(PEER, &[]), 7).await;
         });
     });

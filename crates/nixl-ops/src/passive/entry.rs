@@ -8,6 +8,7 @@ use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_metadata::{ClaimDemand, NotificationKey, OperationKind, RdmaMetadata};
 
 use super::quiet::{Claimant, QuietWatch};
+use super::retained::Retained;
 use super::spec::OfferSpec;
 use super::table::PassiveTable;
 use crate::deadline::Deadline;
@@ -80,17 +81,6 @@ pub(crate) enum Letting {
     Free,
     /// A peer may still touch it.
     Held,
-}
-
-/// Memory of a readable offer that has ended: the owner may overwrite it, and it stays allocated.
-#[derive(Debug)]
-pub(super) struct Retained {
-    pub(super) until: Duration,
-    pub(super) bytes: u64,
-    #[expect(dead_code, reason = "only its drop matters; registrations go before memory")]
-    registrations: Vec<Registration>,
-    #[expect(dead_code, reason = "only its drop matters")]
-    descriptors: Arc<DescriptorList>,
 }
 
 impl PassiveEntry {
@@ -286,11 +276,15 @@ impl PassiveEntry {
         true
     }
 
+    fn readers(&self) -> u32 {
+        self.metadata.terms().map_or(1, |terms| terms.readers().get())
+    }
+
     /// Whether all uses have ended, and if so whether one succeeded.
     fn uses_ended(&self, state: &State) -> Option<bool> {
-        let readers = self.metadata.terms().map_or(1, |terms| terms.readers().get());
+        let readers = self.readers();
         let uses = state.by_slot.0.saturating_add(state.by_notification + state.declined);
-        (uses >= readers).then(|| state.by_slot.1 > 0 || state.by_notification > 0)
+        (uses >= readers).then_some(state.by_slot.1 > 0 || state.by_notification > 0)
     }
 
     /// The peer is done: gives the memory back and wakes the waiter.
@@ -409,13 +403,17 @@ impl PassiveEntry {
         drop(leased);
         drop(slot);
         let Some(table) = self.table.upgrade() else { return };
+        let uses = {
+            let state = lock(&self.state);
+            state.by_slot.0 + state.by_notification + state.declined
+        };
         // Retained first: once the entry is gone, the driver may park until the next expiry.
-        table.retain(Retained {
-            until: self.expires.saturating_add(table.skew()),
-            bytes: self.total_bytes(),
-            registrations,
-            descriptors,
-        });
+        table.retain(Retained::new(
+            self.key().clone(),
+            self.expires.saturating_add(table.skew()),
+            self.readers().saturating_sub(uses),
+            (registrations, descriptors),
+        ));
         table.remove(self.key());
     }
 

@@ -1,4 +1,5 @@
 //! Owner and initiators of one page, against a model, against each other, and against a peer that misuses the page.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};

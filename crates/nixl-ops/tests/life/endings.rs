@@ -418,15 +418,55 @@ fn what_is_still_quarantined_when_its_driver_ends_is_leaked_and_counted() {
 }
 
 #[test]
-fn what_is_retained_when_its_driver_ends_is_freed() {
-    let world = World::new();
+fn retained_memory_is_freed_once_all_readers_have_said_that_they_are_done() {
+    let mut world = World::new();
     let (memory, region) = Memory::over(vec![0; 8]);
-    let readable = world.readable(Offering::readable().readers(1), &memory);
-    readable.metadata();
+    let readable = world.readable(Offering::readable().with_slot().readers(3), &memory);
+    let (peer, key) = (PeerSlot::of(readable.metadata()), readable.metadata().notification_key());
+    let key = key.clone();
+    assert!(peer.read(true, 3), "before it is given up");
     drop((readable, memory));
-    let (_, region) = refused(region);
-    drop(world);
+    let mut region = region;
+    for _ in 0..2 {
+        region = refused(region).1;
+        world.inbox.push(key.as_bytes());
+        world.clock.advance(CHECK);
+        world.reactor.turn();
+    }
     assert_eq!(region.try_into_vec().unwrap().len(), 8);
+    assert_eq!(counts(world.driver.stats().retained), (0, 0));
+    assert_eq!(world.driver.stats().second_completions, 0, "each reader used it once");
+}
+
+#[test]
+fn a_driver_that_is_dropped_waits_for_readers_as_long_as_for_writers_and_then_leaks_what_they_may_read()
+ {
+    for told in [true, false] {
+        let mut world = World::new();
+        let (memory, region) = Memory::over(vec![0; 8]);
+        let readable = world.readable(Offering::readable().readers(1), &memory);
+        let key = readable.metadata().notification_key().clone();
+        drop((readable, memory, world.driver));
+        assert!(matches!(world.reactor.turn(), Next::Sleep(_)));
+        world.clock.advance(DRAIN - NANO);
+        assert!(matches!(world.reactor.turn(), Next::Sleep(_)));
+        if told {
+            world.inbox.push(key.as_bytes());
+        } else {
+            world.clock.advance(NANO);
+        }
+        assert_eq!(world.reactor.turn(), Next::Exit);
+        let before = nixl_descriptor::leaked();
+        drop(world.reactor);
+        match told {
+            true => assert_eq!(region.try_into_vec().unwrap().len(), 8),
+            false => {
+                // Other tests of this process leak too.
+                assert!(nixl_descriptor::leaked().leases > before.leases);
+                assert_eq!(refused(region).0, ReclaimError::Shared, "for ever");
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Two sides on a simulated network, where nothing moves unless the test moves it.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nixl_connector::simulated::Fabric;
 use nixl_descriptor::{
@@ -10,13 +11,14 @@ use nixl_descriptor::{
 };
 use nixl_device::Device;
 use nixl_metadata::{
-    AgentMetadata, HostIdentity, Limits, NotificationKey, OperationKind, PeerInfo, RdmaMetadata,
-    SerializedDescriptor,
+    AgentMetadata, HostIdentity, Limits, NotificationKey, OfferTerms, OperationKind, PeerInfo,
+    RdmaMetadata, SerializedDescriptor,
 };
 use nixl_ops::{
-    Background, CancelOutcome, Clock, Driver, DriverConfig, Execution, Executor, Link, ManualClock,
-    OfferSpec, OperationOptions, OperationStatus, Reactor, ReadOperation, ReadableOperation,
-    TransferRequest, Transport, TransportError, WritableOperation, WriteOperation,
+    Background, CancelOutcome, Clock, Driver, DriverConfig, Execution, Executor, FoundSlot, Link,
+    ManualClock, OfferSpec, OfferUse, OperationOptions, OperationStatus, Reactor, ReadOperation,
+    ReadableOperation, RemoteSlot, RemoteSlots, TransferRequest, Transport, TransportError,
+    WritableOperation, WriteOperation,
 };
 
 use super::attached::Attached;
@@ -70,6 +72,7 @@ pub(super) struct Side {
     pub(super) pid: u32,
     executor: Arc<dyn Executor>,
     registrations: Arc<RegistrationCache>,
+    slots: RemoteSlots,
 }
 
 /// Memory of one side of an operation: descriptors in odd places of a region, in odd order.
@@ -254,7 +257,19 @@ impl Side {
         driver.set_executor(executor.clone());
         let driver = Arc::new(driver);
         let pid = std::process::id();
-        Self { transport, driver, reactor, gpus, jobs, staging, pid, executor, registrations }
+        let slots = RemoteSlots::default();
+        Self {
+            transport,
+            driver,
+            reactor,
+            gpus,
+            jobs,
+            staging,
+            pid,
+            executor,
+            registrations,
+            slots,
+        }
     }
 
     pub(super) fn agent_metadata(&self) -> AgentMetadata {
@@ -283,8 +298,11 @@ impl Side {
         let metadata = RdmaMetadata::new(kind, descriptors.collect(), agent, key).unwrap();
         let host = HostIdentity::new("host", "", self.pid).unwrap();
         let peer = PeerInfo::new(self.transport.agent_name(), 1, host).unwrap();
-        let metadata = metadata.with_peer(peer);
-        let spec = OfferSpec::new(metadata, list, leased, registered);
+        let terms = OfferTerms::new(SystemTime::now(), NonZeroU64::MIN).unwrap();
+        let metadata = metadata.with_peer(peer).with_terms(terms).unwrap();
+        let slot = self.driver.arm_slot(metadata.notification_key(), kind).unwrap();
+        let metadata = metadata.with_doorbell(slot.doorbell()).unwrap();
+        let spec = OfferSpec::new(metadata, list, leased, registered).with_slot(Some(slot));
         let (driver, executor) = (&self.driver, &self.executor);
         match kind {
             OperationKind::Read => Passive::Readable(
@@ -305,6 +323,7 @@ impl Side {
         options: OperationOptions,
     ) -> Result<Active, TransportError> {
         let execution = self.execution(kind, remote, memory, manner)?;
+        let execution = OfferUse::of(execution, self.slot(remote), None);
         let list = memory.descriptors();
         let driver = &self.driver;
         Ok(match kind {
@@ -315,6 +334,14 @@ impl Side {
                 Active::Write(WriteOperation::begin(driver, execution, list, options).unwrap())
             }
         })
+    }
+
+    fn slot(&self, remote: &RdmaMetadata) -> Option<RemoteSlot> {
+        self.slots.open(remote.doorbell()?);
+        match self.slots.find(remote) {
+            FoundSlot::Mapped(slot) => Some(slot),
+            _ => None,
+        }
     }
 
     /// What moves a transfer on.
@@ -336,10 +363,12 @@ impl Side {
         };
         let leased = Leases::acquire_list(list.clone(), mode).unwrap();
         let memory = (&list, &leased);
+        let slot = self.slot(remote);
         let introduction = (manner != Manner::Alone).then(|| self.agent_metadata());
         let request =
             TransferRequest::remote(kind, memory, remote, &self.transport, &peer, registered)
-                .introducing(introduction);
+                .introducing(introduction)
+                .with_slot(slot.as_ref());
         self.staging.begin(&request, manner)
     }
 }
