@@ -438,9 +438,18 @@ impl World {
 
     /// A writable offer, without a deadline.
     pub(crate) fn offer(&self, offering: Offering, memory: &Memory) -> WritableOperation {
+        self.offer_for(offering, memory, OperationOptions::new())
+    }
+
+    pub(crate) fn offer_for(
+        &self,
+        offering: Offering,
+        memory: &Memory,
+        options: OperationOptions,
+    ) -> WritableOperation {
         let (spec, executor): (_, Arc<dyn Executor>) =
             (self.spec(offering, memory), self.announced.clone());
-        WritableOperation::offer(&self.driver, &executor, spec, OperationOptions::new()).unwrap()
+        WritableOperation::offer(&self.driver, &executor, spec, options).unwrap()
     }
 
     /// A readable offer, without a deadline.
