@@ -323,6 +323,38 @@ fn one_of_two_initiators_writes() {
     });
 }
 
+/// One message in the owner's process and in another one: a copy inside the process is a use like any other.
+#[test]
+fn the_owner_s_process_and_another_one_do_not_both_write() {
+    alone("the_owner_s_process_and_another_one_do_not_both_write", &local(), || {
+        within(LIMIT, async {
+            let [owner, near] = [By::Paths.builder(), By::Paths.builder()];
+            let (owner, near) = (owner.build().await.unwrap(), near.build().await.unwrap());
+            let mut peer = By::Paths.peer();
+            let mut won = [0; 2];
+            for round in 0..20 {
+                let len = if round % 2 == 0 { LEN } else { LARGE };
+                let region = Region::shared(len).unwrap();
+                let mut offer = owner.create_writable(region.clone()).await.unwrap();
+                let line = native_line(offer.metadata());
+                let ours = Region::try_from(pattern(1, len)).unwrap();
+                let number = peer.ask(&format!("write 2 {line}")).unwrap();
+                let here = match near.begin_write(ours, &metadata(&line).unwrap()).await {
+                    Ok(mut write) => write.wait_for_completion().await.is_ok(),
+                    Err(_) => false,
+                };
+                let there = peer.ask(&format!("wait {number}")).is_ok();
+                assert_ne!(here, there, "round {round}: written by both, or by neither");
+                offer.wait_for_completion().await.unwrap();
+                let seed = if here { 1 } else { 2 };
+                assert!(region.to_vec().unwrap() == pattern(seed, len), "not the winner's");
+                won[usize::from(here)] += 1;
+            }
+            assert!(won[0] > 0, "{won:?}");
+        });
+    });
+}
+
 // ---- Shares that vanish ----
 
 /// Whoever comes late with a message finds the share gone, and does not have the engine reach for its address: a process that had
