@@ -516,8 +516,8 @@ fn peers_that_do_not_answer() {
     alone("peers_that_do_not_answer", &[("UCX_TLS", Path::new("tcp"))], || {
         within(LIMIT, async {
             let mut stage = Stage::new().await;
+            // Each offer is used once.
             let (offer, _) = stage.offer("readable");
-            // Its key is used by the operation that gets no answer.
             let (_, honest) = stage.offer("readable");
             let mut forged = Blob::of(&honest);
             forged.name = b"deaf".to_vec();

@@ -432,9 +432,14 @@ pub struct Reactor {
     /// When messages were taken last.
     taken: Duration,
     notifications_failed: bool,
+    /// When nothing was left but memory that peers may be reading.
+    closed: Option<Duration>,
 }
 
 impl Reactor {
+    /// How often readers' words are looked for once the driver was dropped.
+    const CLOSING: Duration = Duration::from_millis(10);
+
     /// A turn stops polling transfers after this long, to look at notifications and deadlines.
     const TURN: Duration = Duration::from_millis(1);
     /// Sleeps rather than parks this long after the last operation ended, since another usually follows, and need then
@@ -452,6 +457,7 @@ impl Reactor {
             watched: None,
             taken: last_progress,
             notifications_failed: false,
+            closed: None,
         }
     }
 
@@ -548,7 +554,8 @@ impl Reactor {
         let Some(transport) = &shared.transport else { return false };
         let now = shared.clock.now();
         let is_due = |every| now.saturating_sub(self.taken) >= every;
-        if !shared.expects_messages() && !shared.checks_every().is_some_and(is_due) {
+        let closing = self.closed.is_some();
+        if !shared.expects_messages() && !closing && !shared.checks_every().is_some_and(is_due) {
             return false;
         }
         self.taken = now;
@@ -588,13 +595,18 @@ impl Reactor {
         delivered
     }
 
-    fn next(&self, now: Duration) -> Next {
+    fn next(&mut self, now: Duration) -> Next {
         let idle = now.saturating_sub(self.last_progress);
         let config = &self.shared.config;
-        // What is in quarantine beyond the drain time is leaked.
         let over = self.active.is_empty() && self.shared.passive.awaited() == 0;
         if over && self.shared.closing.load(Ordering::SeqCst) {
-            return Next::Exit;
+            // What is in quarantine, or retained, beyond the drain time is leaked.
+            let closed = *self.closed.get_or_insert(now);
+            let waited = now.saturating_sub(closed) >= config.drain;
+            return match self.shared.passive.retains() && !waited {
+                true => Next::Sleep(Self::CLOSING),
+                false => Next::Exit,
+            };
         }
         if !self.active.is_empty() || self.shared.expects_messages() {
             let rest = self.head_start.or(self.watched).map(|until| until.saturating_sub(now));

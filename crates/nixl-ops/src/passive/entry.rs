@@ -8,6 +8,7 @@ use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_metadata::{ClaimDemand, NotificationKey, OperationKind, RdmaMetadata};
 
 use super::quiet::{Claimant, QuietWatch};
+use super::retained::Retained;
 use super::spec::OfferSpec;
 use super::table::PassiveTable;
 use crate::deadline::Deadline;
@@ -79,17 +80,6 @@ pub(crate) enum Letting {
     Free,
     /// A peer may still touch it.
     Held,
-}
-
-/// Memory of a readable offer that has ended: the owner may overwrite it, and it stays allocated.
-#[derive(Debug)]
-pub(super) struct Retained {
-    pub(super) until: Duration,
-    pub(super) bytes: u64,
-    #[expect(dead_code, reason = "only its drop matters; registrations go before memory")]
-    registrations: Vec<Registration>,
-    #[expect(dead_code, reason = "only its drop matters")]
-    descriptors: DescriptorList,
 }
 
 impl PassiveEntry {
@@ -278,9 +268,13 @@ impl PassiveEntry {
         true
     }
 
+    fn readers(&self) -> u32 {
+        self.metadata.terms().map_or(1, |terms| terms.readers().get())
+    }
+
     /// Whether all uses have ended, and if so whether one succeeded.
     fn uses_ended(&self, state: &State) -> Option<bool> {
-        let readers = self.metadata.terms().map_or(1, |terms| terms.readers().get());
+        let readers = self.readers();
         let uses = state.by_slot.0.saturating_add(state.by_notification + state.declined);
         (uses >= readers).then(|| state.by_slot.1 > 0 || state.by_notification > 0)
     }
@@ -403,12 +397,16 @@ impl PassiveEntry {
         drop(slot);
         let Some(table) = self.table.upgrade() else { return };
         table.remove(self.key());
-        table.retain(Retained {
-            until: self.expires.saturating_add(table.skew()),
-            bytes: self.descriptors.total_bytes(),
-            registrations,
-            descriptors: self.descriptors.clone(),
-        });
+        let uses = {
+            let state = lock(&self.state);
+            state.by_slot.0 + state.by_notification + state.declined
+        };
+        table.retain(Retained::new(
+            self.key().clone(),
+            self.expires.saturating_add(table.skew()),
+            self.readers().saturating_sub(uses),
+            (registrations, self.descriptors.clone()),
+        ));
     }
 
     /// It is proven that no peer touches the memory.

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use nixl_metadata::NotificationKey;
 
-use super::entry::{PassiveEntry, Retained};
+use super::entry::PassiveEntry;
 use super::quiet::QuietProof;
+use super::retained::Retained;
 use super::spec::OfferSpec;
 use crate::deadline::Deadline;
 use crate::slots::OfferPage;
@@ -164,7 +165,8 @@ impl PassiveTable {
 
     /// How often messages are taken while none is awaited.
     pub(crate) fn checks_every(&self) -> Option<Duration> {
-        (self.dormant.load(Ordering::Acquire) > 0).then_some(Self::CHECK)
+        let is_held = self.dormant.load(Ordering::Acquire) > 0 || self.retains();
+        is_held.then_some(Self::CHECK)
     }
 
     pub(crate) fn stats(&self) -> PassiveStats {
@@ -177,7 +179,7 @@ impl PassiveTable {
             }
         }
         for retained in lock(&self.retained).iter() {
-            stats.retained.add(retained.bytes);
+            stats.retained.add(retained.bytes());
         }
         stats.second_completions = lock(&self.ended).again;
         stats
@@ -189,6 +191,7 @@ impl PassiveTable {
         let entry = lock(&self.entries).get(payload).cloned();
         match entry {
             Some(entry) => entry.notified(),
+            None if self.read_late(payload) => true,
             None => {
                 let mut ended = lock(&self.ended);
                 if !ended.tokens.contains_key(payload) {
@@ -202,6 +205,22 @@ impl PassiveTable {
                 true
             }
         }
+    }
+
+    /// A reader is done with an offer that was given up. Returns whether there is such an offer.
+    fn read_late(&self, key: &[u8]) -> bool {
+        let mut retained = lock(&self.retained);
+        let Some(at) = retained.iter().position(|memory| memory.is_of(key)) else { return false };
+        let over = retained.get_mut(at).is_some_and(Retained::read);
+        let freed = if over { retained.swap_remove_back(at) } else { None };
+        drop(retained);
+        freed.into_iter().for_each(Retained::free);
+        true
+    }
+
+    /// Whether memory is retained for peers that may be reading it.
+    pub(crate) fn retains(&self) -> bool {
+        !lock(&self.retained).is_empty()
     }
 
     /// Ends the operations whose slots say so. `copied` gets those that are complete while this process copies them. Returns
@@ -285,7 +304,7 @@ impl PassiveTable {
         let mut retained = lock(&self.retained);
         let (mut over, mut next) = (Vec::new(), None);
         let mut at = 0;
-        while let Some(until) = retained.get(at).map(|memory| memory.until) {
+        while let Some(until) = retained.get(at).map(Retained::until) {
             if until <= now {
                 over.extend(retained.swap_remove_back(at));
             } else {
@@ -295,14 +314,14 @@ impl PassiveTable {
         }
         drop(retained);
         // Freed outside the lock.
-        drop(over);
+        over.into_iter().for_each(Retained::free);
         if let Some(next) = next {
             self.wake_by(next);
         }
     }
 
     pub(super) fn retain(&self, memory: Retained) {
-        let until = memory.until;
+        let until = memory.until();
         lock(&self.retained).push_back(memory);
         self.wake_by(until);
     }

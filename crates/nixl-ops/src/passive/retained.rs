@@ -1,0 +1,73 @@
+//! Memory of readable offers that have ended.
+
+use std::mem;
+use std::time::Duration;
+
+use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Registration};
+use nixl_metadata::NotificationKey;
+
+/// Memory that its owner may overwrite, and that stays allocated since a read may be under way: the engine's progress thread
+/// would answer it from memory that is gone.
+#[derive(Debug)]
+pub(super) struct Retained {
+    key: NotificationKey,
+    until: Duration,
+    /// Readers that have not said that they are done.
+    readers: u32,
+    bytes: u64,
+    /// `None` once it is freed.
+    held: Option<(Vec<Registration>, DescriptorList)>,
+}
+
+impl Retained {
+    pub(super) fn new(
+        key: NotificationKey,
+        until: Duration,
+        readers: u32,
+        held: (Vec<Registration>, DescriptorList),
+    ) -> Self {
+        let bytes = held.1.total_bytes();
+        Self { key, until, readers, bytes, held: Some(held) }
+    }
+
+    pub(super) fn until(&self) -> Duration {
+        self.until
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn is_of(&self, key: &[u8]) -> bool {
+        self.key.as_bytes() == key
+    }
+
+    /// A reader is done. Returns whether all are.
+    pub(super) fn read(&mut self) -> bool {
+        self.readers = self.readers.saturating_sub(1);
+        self.readers == 0
+    }
+
+    /// No read is under way, nor will be.
+    pub(super) fn free(mut self) {
+        // The registrations go before the memory.
+        if let Some((registrations, memory)) = self.held.take() {
+            drop(registrations);
+            drop(memory);
+        }
+    }
+}
+
+impl Drop for Retained {
+    fn drop(&mut self) {
+        // The connection ends before the offer's life time, and a read may be under way.
+        let Some((registrations, memory)) = self.held.take() else { return };
+        // The memory stays; the engine need not.
+        drop(registrations);
+        match Leases::acquire(memory.as_slice(), LeaseMode::Read) {
+            Ok(leases) => Leased::from(leases).leak(),
+            // In use by the application, which goes on with it.
+            Err(_) => mem::forget(memory),
+        }
+    }
+}
