@@ -12,8 +12,8 @@ use nixl_metadata::{AgentMetadata, NotificationKey, OperationKind, PeerInfo, Rdm
 
 use crate::passive::PassiveEntry;
 use crate::{
-    Clock, DirectTransfer, Gate, PathKind, PathPolicy, PathReport, PeerId, Rejected, RemoteSlot,
-    Transfer, TransferSpec, Transport, TransportError,
+    Clock, DirectTransfer, EndedOffer, Gate, PathKind, PathPolicy, PathReport, PeerId, Rejected,
+    RemoteSlot, Transfer, TransferSpec, Transport, TransportError,
 };
 
 /// Decides how the bytes of an operation travel.
@@ -414,8 +414,19 @@ impl Offer {
         self.entry.descriptors()
     }
 
-    /// Takes the offer for one copy. `None` if the operation has ended or another copy holds it; while the
-    /// claim lives, cancelling the operation does not give its memory back.
+    /// Takes the offer for a copy with which this process itself uses it, at both ends; while the claim lives, cancelling the
+    /// operation does not give its memory back, and no initiator elsewhere writes to it.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be used.
+    pub fn claim_for_copy(&self) -> Result<Claim, EndedOffer> {
+        let leased = self.entry.claim_for_copy()?;
+        Ok(Claim { leased, entry: Arc::clone(&self.entry), complete: false })
+    }
+
+    /// Takes the offer for one copy that serves an initiator. `None` if the operation has ended or another copy holds it; while
+    /// the claim lives, cancelling the operation does not give its memory back.
     pub fn claim(&self) -> Option<Claim> {
         let leased = self.entry.claim()?;
         Some(Claim { leased, entry: Arc::clone(&self.entry), complete: false })

@@ -8,8 +8,8 @@ use nixl_descriptor::{DescriptorList, Presence, SharedName};
 use nixl_device::Device;
 use nixl_metadata::{Doorbell, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    DirectTransfer, Execution, Executor, Gate, Link, Offer, PathKind, PathPolicy, PeerId,
-    Preparation, Received, Rejected, Route, TransferRequest, TransportError,
+    DirectTransfer, EndedOffer, Execution, Executor, Gate, Link, Offer, PathKind, PathPolicy,
+    PeerId, Preparation, Received, Rejected, Route, TransferRequest, TransportError,
 };
 
 use super::attempt::Attempt;
@@ -268,13 +268,10 @@ impl Attached {
         if let Err(reason) = request.policy.check(kind, None, None) {
             return Err(TransportError::NoPath { rejected: vec![Rejected::new(kind, reason)] });
         }
-        let ended = || TransportError::BadMetadata {
-            reason: "the operation of this process that it names has ended or is being served"
-                .to_owned(),
-        };
-        let offer = offer.ok_or_else(ended)?;
+        let ended = |why| TransportError::OfferEnded { why };
+        let offer = offer.ok_or_else(|| ended(EndedOffer::Revoked))?;
         agree(&offer, request.remote)?;
-        let claim = offer.claim().ok_or_else(ended)?;
+        let claim = offer.claim_for_copy().map_err(ended)?;
         Ok(Box::new(Within::new(request, claim, &self.tools)?))
     }
 }
