@@ -7,7 +7,7 @@ mod pattern;
 mod process;
 mod skip;
 
-pub use line::{metadata, native_line};
+pub use line::{hex_line, metadata, native_line};
 pub use memory::{Memory, bytes};
 pub use pattern::{Random, crc32, pattern};
 pub use process::{Offer, Peer, PeerError, Resources, alone, eventually, resources, within};

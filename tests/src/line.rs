@@ -8,7 +8,11 @@ use nixl_metadata::{MetadataError, RdmaMetadata};
 ///
 /// If the profile cannot carry it.
 pub fn native_line(metadata: &RdmaMetadata) -> String {
-    let bytes = metadata.to_native_bytes().expect("the native profile carries it");
+    hex_line(&metadata.to_native_bytes().expect("the native profile carries it"))
+}
+
+/// An encoding in hexadecimal, on one line.
+pub fn hex_line(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

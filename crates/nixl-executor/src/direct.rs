@@ -6,8 +6,8 @@ use std::time::Duration;
 use nixl_descriptor::DescriptorList;
 use nixl_metadata::{NotificationKey, RdmaMetadata};
 use nixl_ops::{
-    Execution, Executor, Gate, Offer, PathKind, PathReport, PeerMemory, Rejected, TransferRequest,
-    TransportError, TransportExecutor,
+    EndedOffer, Execution, Executor, Gate, Offer, PathKind, PathReport, PeerMemory, Rejected,
+    TransferRequest, TransportError, TransportExecutor,
 };
 
 use crate::memcpy::Memcpy;
@@ -60,13 +60,11 @@ impl Executor for DirectExecutor {
         if let Err(reason) = request.policy.check(kind, None, None) {
             return Err(TransportError::NoPath { rejected: vec![Rejected::new(kind, reason)] });
         }
-        let ended = || TransportError::BadMetadata {
-            reason: "the operation of this process that it names has ended or is being served"
-                .to_owned(),
-        };
-        let offer = Self::local_offer(request.remote).ok_or_else(ended)?;
+        let ended = |why| TransportError::OfferEnded { why };
+        let offer = Self::local_offer(request.remote);
+        let offer = offer.ok_or_else(|| ended(EndedOffer::Revoked))?;
         agree(&offer, request.remote)?;
-        let claim = offer.claim().ok_or_else(ended)?;
+        let claim = offer.claim_for_copy().map_err(ended)?;
         let copy = Box::new(Memcpy::new(&request, claim)?);
         Ok(Gate::before(copy, request.local.pending()))
     }

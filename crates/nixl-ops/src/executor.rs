@@ -12,8 +12,8 @@ use nixl_metadata::{AgentMetadata, NotificationKey, OperationKind, PeerInfo, Rdm
 
 use crate::passive::PassiveEntry;
 use crate::{
-    Clock, DirectTransfer, Gate, PathKind, PathPolicy, PathReport, PeerId, Rejected, RemoteSlot,
-    Transfer, TransferSpec, Transport, TransportError,
+    Clock, DirectTransfer, EndedOffer, Gate, PathKind, PathPolicy, PathReport, PeerId, Rejected,
+    RemoteSlot, Transfer, TransferSpec, Transport, TransportError,
 };
 
 /// Decides how the bytes of an operation travel.
@@ -415,12 +415,25 @@ impl Offer {
         &self.descriptors
     }
 
-    /// Takes the offer for one copy. `None` if the operation has ended or another copy holds it; while the
-    /// claim lives, cancelling the operation does not give its memory back.
+    /// Takes the offer for a copy with which this process itself uses it, at both ends; while the claim lives, cancelling the
+    /// operation does not give its memory back, and no initiator elsewhere writes to it.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be used.
+    pub fn claim_for_copy(&self) -> Result<Claim, EndedOffer> {
+        Ok(self.claimed(self.entry.claim_for_copy()?))
+    }
+
+    /// Takes the offer for one copy that serves an initiator. `None` if the operation has ended or another copy holds it; while
+    /// the claim lives, cancelling the operation does not give its memory back.
     pub fn claim(&self) -> Option<Claim> {
-        let leased = self.entry.claim()?;
+        self.entry.claim().map(|leased| self.claimed(leased))
+    }
+
+    fn claimed(&self, leased: Leased) -> Claim {
         let (entry, descriptors) = (Arc::clone(&self.entry), Arc::clone(&self.descriptors));
-        Some(Claim { leased, descriptors, entry, over: false })
+        Claim { leased, descriptors, entry, over: false }
     }
 }
 

@@ -9,7 +9,11 @@
 //! | `read JSON`, `write SEED JSON` | the number of the operation, which has begun |
 //! | `wait N` | once it is complete, the CRC-32 of its memory |
 //! | `cancel N` | what came of it |
+//! | `reuse N SEED` | once it is complete, nothing; the operation is gone, and its owner has filled the memory from the seed |
+//! | `look N` | the CRC-32 of memory that is in use again |
+//! | `free N` | nothing; the memory is gone |
 //! | `memory host`, `memory shared`, `memory cuda` | nothing; memory of operations from here on is the host's, can be mapped by others, or is a simulated GPU's |
+//! | `profile dynamo`, `profile native` | nothing; the metadata of operations from here on is in this profile |
 //! | `slots` | what staging holds |
 //! | `stats` | what is in hand |
 //!
@@ -50,6 +54,8 @@ struct Server {
     memory: Memory,
     native: bool,
     operations: HashMap<u64, (Operation, Region)>,
+    /// Memory of operations that have ended.
+    reused: HashMap<u64, Region>,
     last: u64,
 }
 
@@ -88,6 +94,7 @@ async fn main() {
         memory: Memory::Host,
         native: silence.is_some(),
         operations: HashMap::new(),
+        reused: HashMap::new(),
         last: 0,
     };
     for line in io::stdin().lock().lines() {
@@ -100,7 +107,7 @@ async fn main() {
 }
 
 impl Server {
-    /// In Dynamo's profile, unless transfers are staged, of which that says nothing.
+    /// In Dynamo's profile, unless transfers are staged, of which that says nothing, or the test wants the other.
     fn line(&self, metadata: &RdmaMetadata) -> String {
         if self.native { native_line(metadata) } else { metadata.to_dynamo_json() }
     }
@@ -136,17 +143,26 @@ impl Server {
             }
             "wait" => {
                 let number = rest.parse()?;
-                let (operation, region) =
-                    self.operations.get_mut(&number).ok_or("no such operation")?;
-                match operation {
-                    Operation::Readable(operation) => operation.wait_for_completion().await?,
-                    Operation::Writable(operation) => operation.wait_for_completion().await?,
-                    Operation::Read(operation) => operation.wait_for_completion().await?,
-                    Operation::Write(operation) => operation.wait_for_completion().await?,
-                };
-                let crc = crc32(&bytes(region)?);
+                let crc = crc32(&bytes(&self.end(number).await?)?);
                 self.operations.remove(&number);
                 Ok(crc)
+            }
+            "reuse" => {
+                let (number, seed) = rest.split_once(' ').ok_or("reuse N SEED")?;
+                let (number, seed) = (number.parse()?, seed.parse()?);
+                let region = self.end(number).await?;
+                self.operations.remove(&number);
+                region.copy_from_slice(0, &pattern(seed, region.len()))?;
+                self.reused.insert(number, region);
+                Ok(String::new())
+            }
+            "look" => {
+                let region = self.reused.get(&rest.parse()?).ok_or("no such memory")?;
+                Ok(crc32(&bytes(region)?))
+            }
+            "free" => {
+                self.reused.remove(&rest.parse()?).ok_or("no such memory")?;
+                Ok(String::new())
             }
             "cancel" => {
                 let number = rest.parse()?;
@@ -163,10 +179,26 @@ impl Server {
                 self.memory = rest.parse()?;
                 Ok(String::new())
             }
+            "profile" => {
+                self.native = rest == "native";
+                Ok(String::new())
+            }
             "slots" => Ok(format!("{:?}", self.staged.staging_stats())),
             "stats" => Ok(format!("{:?}", self.connector.stats())),
             _ => Err(format!("no command {command:?}").into()),
         }
+    }
+
+    /// Waits until the operation is complete. Returns its memory.
+    async fn end(&mut self, number: u64) -> Result<Region> {
+        let (operation, region) = self.operations.get_mut(&number).ok_or("no such operation")?;
+        match operation {
+            Operation::Readable(operation) => operation.wait_for_completion().await?,
+            Operation::Writable(operation) => operation.wait_for_completion().await?,
+            Operation::Read(operation) => operation.wait_for_completion().await?,
+            Operation::Write(operation) => operation.wait_for_completion().await?,
+        };
+        Ok(region.clone())
     }
 
     fn keep(&mut self, operation: Operation, region: Region) -> u64 {

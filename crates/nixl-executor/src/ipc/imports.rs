@@ -6,7 +6,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nixl_descriptor::{Region, SharedMemory, SharedName};
+use nixl_descriptor::{Presence, Region, SharedMemory, SharedName};
+use nixl_device::ProcessWatch;
 use nixl_ops::RecentCheck;
 
 use crate::local::{Buffer, Gpus, SharedHandle};
@@ -41,8 +42,38 @@ struct Import {
     memory: Arc<dyn Buffer>,
     /// The number of its last use.
     used: u64,
-    /// That the peer has it too.
-    seen: Arc<RecentCheck>,
+    owner: Arc<Owner>,
+}
+
+/// Who has the memory, too.
+struct Owner {
+    foreign: Foreign,
+    /// The process, if that of GPU memory is known.
+    process: Option<ProcessWatch>,
+    /// That the peer has it, too.
+    seen: RecentCheck,
+}
+
+/// What is known of a peer's memory.
+pub(crate) enum Found {
+    /// It is open here, and the peer had it too when that was [looked at](RecentCheck).
+    Open(Arc<dyn Buffer>),
+    /// It was open here, and the peer has let go of it or has ended.
+    Gone,
+    /// It is not open, or this process may not know any more whether the peer has it.
+    Closed,
+}
+
+/// Why a peer's memory cannot be opened.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum ImportError {
+    /// There is no such memory on this host: the peer has let go of it or has ended, or it runs on another host that calls
+    /// itself as this one does.
+    #[error("the process that it names does not have it open here")]
+    Absent,
+    /// The driver or the system refused.
+    #[error("{0}")]
+    Failed(String),
 }
 
 impl Imports {
@@ -56,17 +87,35 @@ impl Imports {
         Self { gpus, opened: Mutex::default(), pinned: Arc::default() }
     }
 
-    /// The memory, if it is open, and the peer had it too when that was [looked at](RecentCheck).
+    /// The memory, if it is [open](Found::Open).
     pub(crate) fn get(&self, foreign: &Foreign) -> Option<Arc<dyn Buffer>> {
+        match self.find(foreign) {
+            Found::Open(memory) => Some(memory),
+            Found::Gone | Found::Closed => None,
+        }
+    }
+
+    /// What is known of the memory.
+    pub(crate) fn find(&self, foreign: &Foreign) -> Found {
         let mut opened = self.lock();
         opened.uses += 1;
         let used = opened.uses;
-        let import = opened.by_name.get_mut(foreign)?;
+        let Some(import) = opened.by_name.get_mut(foreign) else { return Found::Closed };
         import.used = used;
-        let (memory, seen) = (Arc::clone(&import.memory), Arc::clone(&import.seen));
+        let (memory, owner) = (Arc::clone(&import.memory), Arc::clone(&import.owner));
         drop(opened);
         // Asks the system: not under the lock.
-        seen.get_or(|| foreign.may_be_there()).then_some(memory)
+        match owner.seen.get_or(|| owner.may_have_it()) {
+            true => Found::Open(memory),
+            false if owner.has_let_go() => Found::Gone,
+            false => Found::Closed,
+        }
+    }
+
+    /// Whether memory of this process is open, so that its number means the same process here.
+    pub(crate) fn reaches(&self, pid: u32) -> bool {
+        let names: Vec<_> = self.lock().by_name.keys().filter_map(Foreign::name).copied().collect();
+        names.iter().any(|name| name.pid == pid && name.is_there())
     }
 
     /// Whether the memory is open, whatever the peer has done since.
@@ -74,28 +123,34 @@ impl Imports {
         self.lock().by_name.contains_key(foreign)
     }
 
-    /// *Blocking.* Opens the memory, unless it is open.
+    /// *Blocking.* Opens the memory, unless it is open. `pid` is the process that has it, where that is known.
     ///
     /// # Errors
     ///
     /// Why it cannot be opened.
-    pub(crate) fn open(&self, foreign: &Foreign) -> Result<Arc<dyn Buffer>, String> {
+    pub(crate) fn open(
+        &self,
+        foreign: &Foreign,
+        pid: Option<u32>,
+    ) -> Result<Arc<dyn Buffer>, ImportError> {
         if let Some(memory) = self.get(foreign) {
             return Ok(memory);
         }
         // What a peer has let go of would be kept from the system.
         self.sweep();
-        let memory: Arc<dyn Buffer> = match foreign {
+        let (memory, process): (Arc<dyn Buffer>, _) = match foreign {
             Foreign::Gpu(gpu, handle) => {
-                Arc::from(self.gpus.open(*gpu, handle).map_err(|e| e.to_string())?)
+                let memory = self.gpus.open(*gpu, handle);
+                let memory = memory.map_err(|e| ImportError::Failed(e.to_string()))?;
+                (Arc::from(memory), pid.and_then(|pid| ProcessWatch::open(pid).ok()))
             }
-            Foreign::File(name) => Arc::new(map(name)?),
-            Foreign::Pinned(name) => self.pin(map(name)?),
+            Foreign::File(name) => (Arc::new(map(name)?), None),
+            Foreign::Pinned(name) => (self.pin(map(name)?), None),
         };
+        let owner = Arc::new(Owner { foreign: *foreign, process, seen: RecentCheck::default() });
         let mut opened = self.lock();
         opened.uses += 1;
-        let import =
-            Import { memory: Arc::clone(&memory), used: opened.uses, seen: Arc::default() };
+        let import = Import { memory: Arc::clone(&memory), used: opened.uses, owner };
         let replaced = opened.by_name.insert(*foreign, import);
         let evicted = (opened.by_name.len() > Self::KEPT).then(|| opened.evict());
         drop(opened);
@@ -121,9 +176,10 @@ impl Imports {
 
     /// *Blocking.* Closes what peers have let go of.
     pub(crate) fn sweep(&self) {
-        let names: Vec<_> = self.lock().by_name.keys().copied().collect();
-        for name in names.iter().filter(|name| !name.may_be_there()) {
-            let closed = self.lock().by_name.remove(name);
+        let owners: Vec<_> =
+            self.lock().by_name.values().map(|import| Arc::clone(&import.owner)).collect();
+        for owner in owners.iter().filter(|owner| !owner.may_have_it()) {
+            let closed = self.lock().by_name.remove(&owner.foreign);
             drop(closed);
         }
     }
@@ -134,11 +190,28 @@ impl Imports {
 }
 
 impl Foreign {
-    /// Whether the peer still has it. Of GPUs' memory nobody can tell.
-    fn may_be_there(&self) -> bool {
+    fn name(&self) -> Option<&SharedName> {
         match self {
-            Self::Gpu(..) => true,
-            Self::File(name) | Self::Pinned(name) => name.is_there(),
+            Self::Gpu(..) => None,
+            Self::File(name) | Self::Pinned(name) => Some(name),
+        }
+    }
+}
+
+impl Owner {
+    /// Whether the peer has it, too, as far as this process may know. Of a GPU's memory only the end of the process tells.
+    fn may_have_it(&self) -> bool {
+        match self.foreign.name() {
+            Some(name) => name.is_there(),
+            None => !self.process.as_ref().is_some_and(ProcessWatch::has_ended),
+        }
+    }
+
+    /// Whether it certainly has it no more.
+    fn has_let_go(&self) -> bool {
+        match self.foreign.name() {
+            Some(name) => name.presence() == Presence::Absent,
+            None => self.process.as_ref().is_some_and(ProcessWatch::has_ended),
         }
     }
 }
@@ -176,9 +249,12 @@ impl Drop for Allowance {
     }
 }
 
-fn map(name: &SharedName) -> Result<Region, String> {
-    let memory = SharedMemory::open(name).map_err(|e| e.to_string())?;
-    Region::try_from(memory).map_err(|e| e.to_string())
+fn map(name: &SharedName) -> Result<Region, ImportError> {
+    let memory = SharedMemory::open(name).map_err(|error| match name.presence() {
+        Presence::Absent => ImportError::Absent,
+        _ => ImportError::Failed(error.to_string()),
+    })?;
+    Region::try_from(memory).map_err(|e| ImportError::Failed(e.to_string()))
 }
 
 impl Opened {
@@ -197,6 +273,8 @@ impl fmt::Debug for Imports {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use nixl_device::Device;
 
     use super::*;
@@ -220,10 +298,10 @@ mod tests {
         let imports = Imports::new(gpus.clone());
         let there = Foreign::Gpu(0, handle);
         assert!(imports.get(&there).is_none());
-        imports.open(&there).unwrap();
+        imports.open(&there, None).unwrap();
         assert_ne!(imports.get(&there).unwrap().address(), memory.address());
-        assert!(imports.open(&Foreign::Gpu(0, [9; 72])).is_err());
-        assert!(imports.open(&Foreign::Gpu(1, handle)).is_err(), "there is one GPU");
+        assert!(imports.open(&Foreign::Gpu(0, [9; 72]), None).is_err());
+        assert!(imports.open(&Foreign::Gpu(1, handle), None).is_err(), "there is one GPU");
     }
 
     #[test]
@@ -235,11 +313,11 @@ mod tests {
         let there =
             |index: usize| Foreign::Gpu(0, gpus.share(0, memories[index].address()).unwrap().0);
         for index in 0..Imports::KEPT {
-            imports.open(&there(index)).unwrap();
+            imports.open(&there(index), None).unwrap();
         }
         assert!(imports.get(&there(0)).is_some());
         for index in Imports::KEPT..Imports::KEPT + 2 {
-            imports.open(&there(index)).unwrap();
+            imports.open(&there(index), None).unwrap();
         }
         let open = |index| imports.get(&there(index)).is_some();
         assert!(open(0) && !open(1) && !open(2) && open(3));
@@ -252,7 +330,7 @@ mod tests {
         let region = shared(100);
         let name = region.shared_name().unwrap();
         let kind = |foreign| {
-            let address = imports.open(&foreign).unwrap().address();
+            let address = imports.open(&foreign, None).unwrap().address();
             gpus.memory_kind(Device::HOST, address)
         };
         assert_eq!(kind(Foreign::File(name)), MemoryKind::Pageable);
@@ -276,16 +354,37 @@ mod tests {
             (region, there)
         };
         let ((one, first), (two, second), (_three, third)) = (shared(), shared(), shared());
-        let mapped = imports.open(&first).unwrap();
+        let mapped = imports.open(&first, None).unwrap();
         assert_ne!(mapped.address(), one.address());
-        imports.open(&second).unwrap();
+        imports.open(&second, None).unwrap();
         drop(one);
         std::thread::sleep(2 * RecentCheck::TTL);
-        assert!(imports.get(&first).is_none() && imports.open(&first).is_err());
+        assert!(matches!(imports.find(&first), Found::Gone));
+        assert!(matches!(imports.open(&first, None), Err(ImportError::Absent)));
+        assert!(matches!(imports.find(&first), Found::Closed), "it is closed here, too");
+        assert!(imports.reaches(std::process::id()) && !imports.reaches(1));
         assert_eq!(Arc::strong_count(&mapped), 1, "it is closed once no transfer uses it");
-        imports.open(&third).unwrap();
+        imports.open(&third, None).unwrap();
         drop(two);
         imports.sweep();
         assert_eq!(imports.lock().by_name.len(), 1);
+    }
+
+    #[test]
+    fn memory_of_a_gpu_is_let_go_once_its_process_has_ended() {
+        let gpus = gpus();
+        let imports = Imports::new(gpus.clone());
+        let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let memory = gpus.region(MemoryKind::Gpu(0), 64).unwrap();
+        let there = Foreign::Gpu(0, gpus.share(0, memory.address()).unwrap().0);
+        imports.open(&there, Some(process.id())).unwrap();
+        imports.sweep();
+        assert!(matches!(imports.find(&there), Found::Open(_)));
+        process.kill().unwrap();
+        process.wait().unwrap();
+        std::thread::sleep(2 * RecentCheck::TTL);
+        assert!(matches!(imports.find(&there), Found::Gone));
+        imports.sweep();
+        assert!(matches!(imports.find(&there), Found::Closed));
     }
 }

@@ -4,6 +4,6 @@ mod imports;
 mod peer_copy;
 mod share;
 
-pub(crate) use imports::{Foreign, Imports};
-pub(crate) use peer_copy::{PeerCopy, copier};
+pub(crate) use imports::{Foreign, Found, ImportError, Imports};
+pub(crate) use peer_copy::{PeerCopy, copier, owner_gone};
 pub(crate) use share::{foreign, shares};

@@ -14,11 +14,11 @@ use nixl_descriptor::{DescriptorList, Leased, Region};
 use nixl_device::Device;
 use nixl_metadata::{OperationKind, RdmaMetadata};
 use nixl_ops::{
-    CompletionNotifier, Execution, PathKind, PathReport, PeerMemory, TransferRequest,
+    CompletionNotifier, EndedOffer, Execution, PathKind, PathReport, PeerMemory, TransferRequest,
     TransportError,
 };
 
-use super::{Foreign, Imports, foreign};
+use super::{Foreign, Found, Imports, foreign};
 use crate::local::{
     Buffer, CopyOp, Gpus, ListCopy, MemoryKind, Seams, Strategy, StrategyPolicy, Tools, starts,
 };
@@ -107,9 +107,15 @@ impl PeerCopy {
             let base = match last {
                 Some((known, base)) if known == wanted => base,
                 _ => {
-                    let memory = imports.get(&wanted).ok_or_else(|| {
-                        failed(path, "open", "the peer's memory could not be opened")
-                    })?;
+                    let memory = match imports.find(&wanted) {
+                        Found::Open(memory) => memory,
+                        // The engine would reach whatever is at that address now.
+                        Found::Gone => return Err(owner_gone()),
+                        Found::Closed => {
+                            let reason = "the peer's memory could not be opened";
+                            return Err(failed(path, "open", reason));
+                        }
+                    };
                     let base = memory.address();
                     opened.push(memory);
                     last = Some((wanted, base));
@@ -167,6 +173,11 @@ impl PeerCopy {
             leased: request.leased.clone(),
         })
     }
+}
+
+/// The error of a share that its owner has let go of.
+pub(crate) fn owner_gone() -> TransportError {
+    TransportError::OfferEnded { why: EndedOffer::OwnerGone }
 }
 
 fn is_pinned(gpus: &dyn Gpus, memory: &dyn Buffer) -> bool {
@@ -252,12 +263,12 @@ mod tests {
     use std::task::Waker;
 
     use nixl_connector::simulated::Fabric;
-    use nixl_descriptor::{LeaseMode, Leases};
+    use nixl_descriptor::{Descriptor, LeaseMode, Leases, SharedMemory};
     use nixl_device::Device;
     use nixl_metadata::{
         AgentMetadata, HostIdentity, NotificationKey, PeerDevice, PeerInfo, SerializedDescriptor,
     };
-    use nixl_ops::{Clock, PeerId, SystemClock, Transport};
+    use nixl_ops::{Clock, PeerId, RecentCheck, SystemClock, Transport};
 
     use super::*;
     use crate::ipc::shares;
@@ -297,6 +308,18 @@ mod tests {
             region
         }
 
+        /// What the target says of an offer.
+        fn remote(&self, kind: OperationKind, list: &DescriptorList) -> RdmaMetadata {
+            let descriptor = |d: &Descriptor| {
+                SerializedDescriptor::new(d.device(), d.address(), d.len() as u64).unwrap()
+            };
+            let descriptors = list.iter().map(descriptor).collect();
+            let agent = AgentMetadata::compress(&self.target.local_metadata().unwrap()).unwrap();
+            let key = NotificationKey::random();
+            let remote = RdmaMetadata::new(kind, descriptors, agent, key).unwrap();
+            remote.with_shares(shares(&*self.gpus, list)).unwrap()
+        }
+
         /// Runs one transfer of uneven pieces. Returns what the two sides hold afterwards.
         fn run(
             &self,
@@ -322,16 +345,7 @@ mod tests {
                 DescriptorList::try_from(pieces.map(part).to_vec()).unwrap()
             };
             let (here, there) = (list(&mine), list(&their));
-            let descriptors = there
-                .iter()
-                .map(|d| {
-                    SerializedDescriptor::new(d.device(), d.address(), d.len() as u64).unwrap()
-                })
-                .collect();
-            let agent = AgentMetadata::compress(&self.target.local_metadata().unwrap()).unwrap();
-            let remote =
-                RdmaMetadata::new(kind, descriptors, agent, NotificationKey::random()).unwrap();
-            let remote = remote.with_shares(shares(&*self.gpus, &there)).unwrap();
+            let remote = self.remote(kind, &there);
             let mode = match kind {
                 OperationKind::Read => LeaseMode::Write,
                 OperationKind::Write => LeaseMode::Read,
@@ -351,7 +365,8 @@ mod tests {
                 || PeerCopy::new(path, (&request, most), local, &facts, &imports, &self.tools);
             assert!(begin().is_err(), "the peer's memory is not open yet");
             let (gpu, _) = copier(&facts, &*self.gpus, (&here, local), &remote);
-            imports.open(&foreign(remote.shares()[0].kind(), gpu, local).unwrap()).unwrap();
+            let foreign = foreign(remote.shares()[0].kind(), gpu, local).unwrap();
+            imports.open(&foreign, None).unwrap();
             let mut copy = begin().unwrap();
             while copy.poll().map(Result::unwrap).is_pending() {}
             let told = Mutex::new(Vec::new());
@@ -364,6 +379,38 @@ mod tests {
                 unsafe { slice::from_raw_parts(region.address() as *const u8, 5000) }.to_vec()
             })
         }
+    }
+
+    #[test]
+    fn a_share_that_has_vanished_ends_the_operation() {
+        let world = World::new();
+        let (path, local) = (PathKind::SharedMemory, MemoryKind::Pageable);
+        let here = DescriptorList::from(world.region(local, &[1; 100]).whole());
+        let their = Region::try_from(SharedMemory::new(100).unwrap()).unwrap();
+        let there = DescriptorList::from(their.whole());
+        let remote = world.remote(OperationKind::Write, &there);
+        let leased = Leases::acquire_list(here.clone(), LeaseMode::Read).unwrap();
+        let request = TransferRequest::remote(
+            OperationKind::Write,
+            (&here, &leased),
+            &remote,
+            &world.initiator,
+            &world.peer,
+            Vec::new(),
+        );
+        let (facts, imports) = (LocalFacts::default(), Imports::new(world.tools.gpus.clone()));
+        let begin = || {
+            let request = (&request, u64::MAX);
+            PeerCopy::new(path, request, local, &facts, &imports, &world.tools).map(drop)
+        };
+        // Another path may do better.
+        assert!(matches!(begin(), Err(TransportError::Engine { call: "open", .. })));
+        let foreign = foreign(remote.shares()[0].kind(), 0, local).unwrap();
+        imports.open(&foreign, None).unwrap();
+        begin().unwrap();
+        drop((their, there));
+        std::thread::sleep(2 * RecentCheck::TTL);
+        assert_eq!(begin(), Err(TransportError::OfferEnded { why: EndedOffer::OwnerGone }));
     }
 
     #[test]

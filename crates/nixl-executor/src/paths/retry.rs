@@ -12,7 +12,8 @@ pub const MAX_ATTEMPTS: u32 = 3;
 /// - After that a read, yes: its bytes lie in memory that the operation still owns, and are written over.
 /// - After that a write, too, unless the target may have been told: until then it does not look at its memory.
 /// - Once it may have been told, never: it may have given its memory to someone else.
-/// - Never if the error is one of the operation or its metadata: another path meets it again.
+/// - Never if the error is one of the operation, its metadata or its offer: another path meets it again, or what is at the
+///   offer's address by now.
 ///
 /// So neither the kind of operation nor what has moved matters by itself. What the caller has to see to: the path that
 /// failed is quiet, so that none of its bytes arrives later, and the operation has time and [attempts](MAX_ATTEMPTS) left.
@@ -34,6 +35,8 @@ fn is_of_the_path(error: &TransportError) -> bool {
         | TransportError::OwnIdentity { .. }
         | TransportError::IdentityConflict { .. }
         | TransportError::NotRegistered { .. } => false,
+        // The target's memory may be someone else's by now.
+        TransportError::OfferEnded { .. } | TransportError::Stale => false,
         // The bytes are in place.
         TransportError::NotificationFailed { .. } => false,
         // Nothing is left.
@@ -46,6 +49,8 @@ fn is_of_the_path(error: &TransportError) -> bool {
 #[cfg(test)]
 mod tests {
     use std::borrow::Cow;
+
+    use nixl_ops::EndedOffer;
 
     use super::*;
 
@@ -69,6 +74,8 @@ mod tests {
             (TransportError::IdentityConflict { name: name() }, false),
             (TransportError::NotRegistered { name: name(), index: 0, len: 1 }, false),
             (TransportError::NotificationFailed { reason: Cow::Borrowed("why") }, false),
+            (TransportError::OfferEnded { why: EndedOffer::OwnerGone }, false),
+            (TransportError::Stale, false),
             (TransportError::NoPath { rejected: vec![] }, false),
             (TransportError::Closed, false),
         ]

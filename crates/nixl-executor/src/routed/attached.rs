@@ -4,12 +4,12 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use nixl_descriptor::DescriptorList;
+use nixl_descriptor::{DescriptorList, Presence, SharedName};
 use nixl_device::Device;
-use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share};
+use nixl_metadata::{Doorbell, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    DirectTransfer, Execution, Executor, Gate, Link, Offer, PathKind, PathPolicy, PeerId,
-    Preparation, Received, Rejected, Route, TransferRequest, TransportError,
+    DirectTransfer, EndedOffer, Execution, Executor, Gate, Link, Offer, PathKind, PathPolicy,
+    PeerId, Preparation, Received, Rejected, Route, TransferRequest, TransportError,
 };
 
 use super::attempt::Attempt;
@@ -17,7 +17,7 @@ use super::executor::Shared;
 use super::within::Within;
 use crate::DirectExecutor;
 use crate::direct::{agree, is_host};
-use crate::ipc::{Foreign, Imports, PeerCopy, copier, foreign, shares};
+use crate::ipc::{Foreign, ImportError, Imports, PeerCopy, copier, foreign, owner_gone, shares};
 use crate::local::{MemoryKind, Tools, kind_of};
 use crate::offers::Offers;
 use crate::paths::{
@@ -223,16 +223,34 @@ impl Attached {
         let here = local.as_slice().first().map_or(Device::HOST, |d| d.device());
         let subject = Subject { kind: path, local: here, remote: device };
         let (imports, health) = (Arc::clone(&self.imports), Arc::clone(&self.health));
+        let is_near = self
+            .shared
+            .facts
+            .host
+            .as_ref()
+            .is_some_and(|host| host.same_pid_namespace(info.host()));
+        let pid = is_near.then(|| info.host().pid());
+        let page = remote.doorbell().map(page_of);
         let (clock, peer) = (Arc::clone(&self.link.clock), info.agent_name().to_owned());
         if health.standing(&peer, here, device, clock.now()).cooling(path).is_some() {
             return None;
         }
         Some(Box::new(move || {
             for foreign in unopened {
-                if let Err(error) = imports.open(&foreign) {
-                    // The operation takes another path, and later ones do not try for a while.
-                    health.failed(&peer, subject, error, clock.now());
-                    break;
+                match imports.open(&foreign, pid) {
+                    Ok(_) => {}
+                    // The peer is here, and its memory is not.
+                    Err(ImportError::Absent)
+                        if page.is_some_and(|page| page.presence() == Presence::Here)
+                            || pid.is_some_and(|pid| imports.reaches(pid)) =>
+                    {
+                        return Err(owner_gone());
+                    }
+                    Err(error) => {
+                        // The operation takes another path, and later ones do not try for a while.
+                        health.failed(&peer, subject, error.to_string(), clock.now());
+                        break;
+                    }
                 }
             }
             Ok(())
@@ -250,13 +268,10 @@ impl Attached {
         if let Err(reason) = request.policy.check(kind, None, None) {
             return Err(TransportError::NoPath { rejected: vec![Rejected::new(kind, reason)] });
         }
-        let ended = || TransportError::BadMetadata {
-            reason: "the operation of this process that it names has ended or is being served"
-                .to_owned(),
-        };
-        let offer = offer.ok_or_else(ended)?;
+        let ended = |why| TransportError::OfferEnded { why };
+        let offer = offer.ok_or_else(|| ended(EndedOffer::Revoked))?;
         agree(&offer, request.remote)?;
-        let claim = offer.claim().ok_or_else(ended)?;
+        let claim = offer.claim_for_copy().map_err(ended)?;
         Ok(Box::new(Within::new(request, claim, &self.tools)?))
     }
 }
@@ -352,6 +367,12 @@ impl Executor for Attached {
         let me = self.me.upgrade().ok_or(TransportError::Closed)?;
         Attempt::begin(me, plan, &request)
     }
+}
+
+/// The page of offer slots that a peer names.
+fn page_of(doorbell: &Doorbell) -> SharedName {
+    let &Doorbell { pid, fd, name, length, .. } = doorbell;
+    SharedName { pid, fd, name, len: length }
 }
 
 pub(super) fn is_host_memory(remote: &RdmaMetadata) -> bool {

@@ -343,7 +343,10 @@ fn open(staging: &Staging, loans: &Loans) -> Arc<Opened> {
     let (imports, gpu) = (Arc::clone(staging.imports()), loans.gpu);
     let handles: Vec<_> = loans.loans.iter().map(|loan| loan.handle).collect();
     staging.link().background.run(Box::new(move || {
-        let all = handles.iter().map(|handle| imports.open(&Foreign::Gpu(gpu, *handle))).collect();
+        let open = |handle| {
+            imports.open(&Foreign::Gpu(gpu, handle), None).map_err(|error| error.to_string())
+        };
+        let all = handles.iter().map(|handle| open(*handle)).collect();
         *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
         waker.wake();
     }));

@@ -1,5 +1,6 @@
 //! One passive operation.
 
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -42,6 +43,8 @@ struct State {
     exported: bool,
     /// A copy of this process is using the memory.
     claimed: bool,
+    /// That copy is this process's own use of the offer, for which it holds the slot.
+    copying: bool,
     /// The agent that claimed it by a message.
     agent: Option<String>,
     /// Uses that have ended, and those that succeeded, by the slot and by notifications.
@@ -104,6 +107,7 @@ impl PassiveEntry {
                 drain_by: None,
                 exported: false,
                 claimed: false,
+                copying: false,
                 agent: None,
                 by_slot: (0, 0),
                 by_notification: 0,
@@ -147,13 +151,36 @@ impl PassiveEntry {
     /// The proof for a copy of this process. `None` if the offer has ended or another copy uses it.
     pub(crate) fn claim(&self) -> Option<Leased> {
         let mut state = lock(&self.state);
-        // Before the cell has its end, the owner may be taking the memory back.
-        if state.claimed || state.given_up || self.cell.status().is_terminal() {
-            return None;
-        }
-        let leased = state.hold.as_ref()?.leased.clone();
+        let leased = self.claimable(&state).ok()?.leased.clone();
         state.claimed = true;
         Some(leased)
+    }
+
+    /// The proof for a copy with which this process itself uses the offer. No initiator writes at the same time.
+    pub(crate) fn claim_for_copy(&self) -> Result<Leased, EndedOffer> {
+        let mut state = lock(&self.state);
+        let hold = self.claimable(&state)?;
+        let leased = hold.leased.clone();
+        if self.kind() == OperationKind::Write {
+            if state.agent.is_some() {
+                return Err(EndedOffer::Claimed);
+            }
+            hold.slot.as_ref().map_or(Ok(()), OfferSlot::claim_for_agent)?;
+            state.copying = true;
+        }
+        state.claimed = true;
+        Ok(leased)
+    }
+
+    fn claimable<'a>(&self, state: &'a State) -> Result<&'a Hold, EndedOffer> {
+        match self.cell.status() {
+            OperationStatus::Complete => Err(EndedOffer::Used),
+            status if status.is_terminal() => Err(EndedOffer::Revoked),
+            // Before the cell has its end, the owner may be taking the memory back.
+            _ if state.given_up => Err(EndedOffer::Revoked),
+            _ if state.claimed => Err(EndedOffer::Claimed),
+            _ => state.hold.as_ref().ok_or(EndedOffer::Revoked),
+        }
     }
 
     /// The copy that holds the claim never ends: neither does the claim.
@@ -167,6 +194,11 @@ impl PassiveEntry {
         let (given_up, ended) = {
             let mut state = lock(&self.state);
             state.claimed = false;
+            if mem::take(&mut state.copying)
+                && let Some(slot) = state.hold.as_ref().and_then(|hold| hold.slot.as_ref())
+            {
+                slot.unclaim_for_agent();
+            }
             (state.given_up, self.uses_ended(&state))
         };
         match ended {

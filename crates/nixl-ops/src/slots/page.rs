@@ -170,6 +170,15 @@ impl OfferSlot {
         }
     }
 
+    /// Takes back a [claim](Self::claim_for_agent): no byte was moved, or none is on its way.
+    pub(crate) fn unclaim_for_agent(&self) {
+        let Some(place) = self.page.word(self.doorbell.slot) else { return };
+        let open = SlotWord::open(self.doorbell.token).bits();
+        let claimed = SlotWord::from_bits(open).claimed_by_agent().bits();
+        // Whatever else is there stays.
+        let _ = place.compare_exchange(claimed, open, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
     /// Ends the offer unless an initiator has claimed it. From then on none claims it.
     pub(crate) fn revoke(&self) -> Revocation {
         let Some(place) = self.page.word(self.doorbell.slot) else { return Revocation::Unclaimed };
