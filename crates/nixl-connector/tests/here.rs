@@ -1,8 +1,8 @@
 //! Peers that claim this host and cannot prove it.
 #![cfg(feature = "nixl")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use nixl_connector::ControlThread;
@@ -60,7 +60,7 @@ fn a_peer_that_is_not_proven_to_be_here_is_reached_over_the_network() {
     );
     let mut transfer = initiator.prepare(spec.unwrap()).unwrap();
     let until = Instant::now() + Duration::from_secs(30);
-    while let Poll::Pending = transfer.poll().map(Result::unwrap) {
+    while transfer.poll().map(Result::unwrap).is_pending() {
         target.take_notifications(&mut |_, _| ()).unwrap();
         assert!(Instant::now() < until, "the transfer does not end");
     }

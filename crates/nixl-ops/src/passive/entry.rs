@@ -307,7 +307,7 @@ impl PassiveEntry {
     fn uses_ended(&self, state: &State) -> Option<bool> {
         let readers = self.readers();
         let uses = state.by_slot.0.saturating_add(state.by_notification + state.declined);
-        (uses >= readers).then(|| state.by_slot.1 > 0 || state.by_notification > 0)
+        (uses >= readers).then_some(state.by_slot.1 > 0 || state.by_notification > 0)
     }
 
     /// The peer is done: gives the memory back and wakes the waiter.
