@@ -32,7 +32,7 @@ pub(crate) enum Memory {
     Engaged,
     /// The engine is done with it and the lease is gone.
     Quiet,
-    /// The engine never became quiet; it is leaked.
+    /// The engine did not become quiet in time; it is leaked, or comes back late.
     Leaked,
 }
 
@@ -83,7 +83,8 @@ impl<T: Clone> CompletionCell<T> {
         debug_assert!(status.is_terminal());
         let (ended, waker) = {
             let mut state = lock(&self.state);
-            if state.memory == Memory::Engaged {
+            if memory == Memory::Quiet {
+                // Also of what was given up as leaked before.
                 state.memory = memory;
             }
             match state.status.advance(status) {

@@ -391,11 +391,12 @@ impl PeerMemory {
 #[derive(Clone, Debug)]
 pub struct Offer {
     entry: Arc<PassiveEntry>,
+    descriptors: Arc<DescriptorList>,
 }
 
 impl Offer {
-    pub(crate) fn new(entry: Arc<PassiveEntry>) -> Self {
-        Self { entry }
+    pub(crate) fn new(entry: Arc<PassiveEntry>, descriptors: Arc<DescriptorList>) -> Self {
+        Self { entry, descriptors }
     }
 
     /// What the other side may do with it.
@@ -411,7 +412,7 @@ impl Offer {
     /// The memory. Leased for as long as the operation has not ended; an executor that still copies holds
     /// this list, so the memory itself stays.
     pub fn descriptors(&self) -> &DescriptorList {
-        self.entry.descriptors()
+        &self.descriptors
     }
 
     /// Takes the offer for a copy with which this process itself uses it, at both ends; while the claim lives, cancelling the
@@ -422,14 +423,19 @@ impl Offer {
     /// Why it cannot be used.
     pub fn claim_for_copy(&self) -> Result<Claim, EndedOffer> {
         let leased = self.entry.claim_for_copy()?;
-        Ok(Claim { leased, entry: Arc::clone(&self.entry), complete: false })
+        Ok(self.claimed(leased))
     }
 
     /// Takes the offer for one copy that serves an initiator. `None` if the operation has ended or another copy holds it; while
     /// the claim lives, cancelling the operation does not give its memory back.
     pub fn claim(&self) -> Option<Claim> {
         let leased = self.entry.claim()?;
-        Some(Claim { leased, entry: Arc::clone(&self.entry), complete: false })
+        Some(self.claimed(leased))
+    }
+
+    fn claimed(&self, leased: Leased) -> Claim {
+        let (entry, descriptors) = (Arc::clone(&self.entry), Arc::clone(&self.descriptors));
+        Claim { leased, descriptors, entry, over: false }
     }
 }
 
@@ -437,14 +443,16 @@ impl Offer {
 #[derive(Debug)]
 pub struct Claim {
     leased: Leased,
+    descriptors: Arc<DescriptorList>,
     entry: Arc<PassiveEntry>,
-    complete: bool,
+    /// Complete or leaked.
+    over: bool,
 }
 
 impl Claim {
     /// The memory.
     pub fn descriptors(&self) -> &DescriptorList {
-        self.entry.descriptors()
+        &self.descriptors
     }
 
     /// The proof that the memory is leased.
@@ -453,15 +461,16 @@ impl Claim {
     }
 
     /// A GPU or an engine may still use the memory, for good: it stays leased until the process ends.
-    pub fn leak(self) {
+    pub fn leak(mut self) {
         self.leased.clone().leak();
-        // The offer is never free again.
-        std::mem::forget(self);
+        // The offer stays claimed.
+        self.over = true;
+        self.entry.claim_leaked();
     }
 
     /// The copy is complete: ends the passive operation and wakes its waiter, which finds its memory free.
     pub fn complete(mut self) {
-        self.complete = true;
+        self.over = true;
         let entry = Arc::clone(&self.entry);
         // The claim holds the memory too.
         drop(self);
@@ -472,7 +481,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         // The lease of an offer that was given up ends only with the claim's own.
-        if !self.complete {
+        if !self.over {
             self.entry.unclaim();
         }
     }

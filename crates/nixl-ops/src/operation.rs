@@ -153,6 +153,8 @@ struct Passive {
     driver: Arc<Driver>,
     executor: Arc<dyn Executor>,
     metadata: RdmaMetadata,
+    /// What is given back at the end.
+    memory: Arc<DescriptorList>,
 }
 
 impl Passive {
@@ -195,7 +197,7 @@ impl Passive {
     async fn reclaim(self) -> Reclaimed {
         let outcome = self.wait().await;
         let memory = poll_fn(|cx| self.entry.cell.poll_memory(cx.waker())).await;
-        Reclaimed::new(outcome, memory, self.entry.descriptors())
+        Reclaimed::new(outcome, memory, &self.memory)
     }
 }
 
@@ -421,15 +423,16 @@ macro_rules! passive {
                 spec: OfferSpec,
                 options: OperationOptions,
             ) -> Result<Self, OperationError> {
-                let metadata = spec.metadata.clone();
+                let (metadata, memory) = (spec.metadata.clone(), Arc::clone(&spec.descriptors));
                 let refused = |_: &_| executor.withdraw(metadata.notification_key());
                 let entry = driver.offer(spec, options).inspect_err(refused)?;
-                executor.announce(Offer::new(Arc::clone(&entry)));
+                executor.announce(Offer::new(Arc::clone(&entry), Arc::clone(&memory)));
                 Ok(Self(Passive {
                     entry,
                     driver: Arc::clone(driver),
                     executor: Arc::clone(executor),
                     metadata,
+                    memory,
                 }))
             }
 

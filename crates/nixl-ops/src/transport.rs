@@ -53,6 +53,28 @@ impl fmt::Display for PeerId {
 ///   [`TransferSpec::local`], only between the post and the end, and not once the transfer's [`Leased`] is dropped.
 /// * Its [`registrar`](Self::registrar) keeps the contract of [`Registrar`].
 /// * It turns no address of a peer into an access to memory of this process.
+///
+/// ```compile_fail,E0200
+/// # use std::sync::Arc;
+/// # use std::task::Poll;
+/// # use nixl_ops::{Connected, PeerId, Transfer, TransferSpec, Transport, TransportError};
+/// #[derive(Debug)]
+/// struct Careless;
+///
+/// // Not `unsafe impl`: the compiler refuses it.
+/// impl Transport for Careless {
+///     // All methods.
+/// #     fn name(&self) -> &str { "careless" }
+/// #     fn agent_name(&self) -> &str { "careless-1" }
+/// #     fn registrar(&self) -> Arc<dyn nixl_descriptor::Registrar> { unimplemented!() }
+/// #     fn local_metadata(&self) -> Result<bytes::Bytes, TransportError> { Err(TransportError::Closed) }
+/// #     fn connect(&self, _: &[u8]) -> Result<Connected, TransportError> { Err(TransportError::Closed) }
+/// #     fn disconnect(&self, _: &PeerId) -> Result<(), TransportError> { Ok(()) }
+/// #     fn prepare(&self, _: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError> { Err(TransportError::Closed) }
+/// #     fn notify(&self, _: &PeerId, _: &[u8]) -> Poll<Result<(), TransportError>> { Poll::Pending }
+/// #     fn take_notifications(&self, _: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError> { Ok(()) }
+/// }
+/// ```
 #[allow(unsafe_code, reason = "declares what engines promise")]
 pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     /// The engine's name for reports, for instance `nixl/UCX`.
@@ -208,6 +230,28 @@ impl<'a> TransferSpec<'a> {
 /// [`in_flight`](Self::in_flight) is true, and that the transfer owns the spec's [`Leased`] as long. Dropping it in flight
 /// [leaks](Leased::leak) the lease, the engine's request and the registrations, never releases them: the engine may still
 /// write.
+///
+/// ```compile_fail,E0200
+/// # use std::task::Poll;
+/// # use nixl_ops::{Transfer, TransportError};
+/// struct Careless;
+///
+/// // Not `unsafe impl`: the compiler refuses it.
+/// impl Transfer for Careless {
+///     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+///         Poll::Ready(Ok(()))
+///     }
+///     fn in_flight(&self) -> bool {
+///         false
+///     }
+///     fn was_posted(&self) -> bool {
+///         false
+///     }
+///     fn descriptors(&self) -> usize {
+///         1
+///     }
+/// }
+/// ```
 #[allow(unsafe_code, reason = "declares what engines promise")]
 pub unsafe trait Transfer: Send {
     /// Posts the transfer at the first call, afterwards asks how it stands. Engines that send the

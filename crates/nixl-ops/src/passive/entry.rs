@@ -22,7 +22,6 @@ use crate::{CompletionCell, EndedOffer, OperationError, OperationStatus};
 #[derive(Debug)]
 pub(crate) struct PassiveEntry {
     metadata: RdmaMetadata,
-    descriptors: DescriptorList,
     pub(crate) cell: Arc<CompletionCell<Outcome>>,
     pub(super) begun: Duration,
     /// When no initiator begins any more.
@@ -62,6 +61,8 @@ struct State {
 struct Hold {
     registrations: Vec<Registration>,
     leased: Leased,
+    /// Not in the entry: an entry that has ended is no handle to memory that its owner has back.
+    descriptors: Arc<DescriptorList>,
     /// Last: freed when nothing leads to the memory any more.
     slot: Option<OfferSlot>,
 }
@@ -95,14 +96,13 @@ impl PassiveEntry {
         let OfferSpec { metadata, descriptors, leased, registrations, slot, life_time } = spec;
         Self {
             metadata,
-            descriptors,
             cell: Arc::new(CompletionCell::new()),
             begun: now,
             expires: now.saturating_add(life_time),
             table,
             dormant: AtomicBool::new(false),
             state: Mutex::new(State {
-                hold: Some(Hold { registrations, leased, slot }),
+                hold: Some(Hold { registrations, leased, descriptors, slot }),
                 deadline,
                 drain_by: None,
                 exported: false,
@@ -126,8 +126,8 @@ impl PassiveEntry {
         self.metadata.notification_key()
     }
 
-    pub(crate) fn descriptors(&self) -> &DescriptorList {
-        &self.descriptors
+    fn total_bytes(&self) -> u64 {
+        self.metadata.total_bytes()
     }
 
     pub(crate) fn set_exported(&self) {
@@ -175,9 +175,17 @@ impl PassiveEntry {
     fn claimable<'a>(&self, state: &'a State) -> Result<&'a Hold, EndedOffer> {
         match self.cell.status() {
             OperationStatus::Complete => Err(EndedOffer::Used),
-            status if status.is_terminal() => Err(EndedOffer::Revoked),
+            // Before the cell has its end, the owner may be taking the memory back.
+            status if status.is_terminal() || state.given_up => Err(EndedOffer::Revoked),
             _ if state.claimed => Err(EndedOffer::Claimed),
             _ => state.hold.as_ref().ok_or(EndedOffer::Revoked),
+        }
+    }
+
+    /// The copy that holds the claim never ends: neither does the claim.
+    pub(crate) fn claim_leaked(self: &Arc<Self>) {
+        if lock(&self.state).given_up {
+            self.let_go();
         }
     }
 
@@ -225,16 +233,8 @@ impl PassiveEntry {
 
     /// Takes in that a holder of the metadata does not use the offer.
     pub(crate) fn declined(self: Arc<Self>, from: &str) {
-        let ended = match self.kind() {
-            OperationKind::Write => self.claim_by_message(from).is_ok().then_some(false),
-            OperationKind::Read => {
-                let mut state = lock(&self.state);
-                state.declined += 1;
-                self.uses_ended(&state)
-            }
-        };
-        if let Some(succeeded) = ended {
-            self.end(succeeded);
+        if self.kind() == OperationKind::Read || self.claim_by_message(from).is_ok() {
+            self.note(|state| state.declined += 1);
         }
     }
 
@@ -256,7 +256,9 @@ impl PassiveEntry {
             (claimed, all)
         };
         match (claimed, all) {
-            (true, _) => self.end(false),
+            (true, _) => {
+                self.note(|state| state.declined += 1);
+            }
             (false, true) => self.release(),
             (false, false) => {}
         }
@@ -285,9 +287,15 @@ impl PassiveEntry {
 
     /// The slot says how many uses have ended. Returns whether the offer is not being copied by this process.
     pub(super) fn used(self: Arc<Self>, event: SlotEvent) -> bool {
+        self.note(|state| state.by_slot = (event.uses, event.successes))
+    }
+
+    /// Takes in what is said of the uses, and ends the offer if all have ended. Where this process is copying, the end of the copy
+    /// does, and `false` is returned.
+    fn note(self: Arc<Self>, said: impl FnOnce(&mut State)) -> bool {
         let ended = {
             let mut state = lock(&self.state);
-            state.by_slot = (event.uses, event.successes);
+            said(&mut state);
             if state.claimed {
                 return false;
             }
@@ -321,17 +329,14 @@ impl PassiveEntry {
         drop(hold);
         // A claim may outlive the driver, and with it the table.
         let elapsed = table.map_or(Duration::ZERO, |table| table.now().saturating_sub(self.begun));
-        let bytes = self.descriptors.total_bytes();
-        let cell = Arc::clone(&self.cell);
-        // The waiter may take its memory back as soon as it wakes, so no descriptor of it is held here any more.
-        drop(self);
+        // The waiter may take its memory back as soon as it wakes: the hold has gone.
         match succeeded {
             true => {
-                let completion = Completion::new(bytes, elapsed, None);
-                cell.finish_quiet(OperationStatus::Complete, Ok(completion));
+                let completion = Completion::new(self.total_bytes(), elapsed, None);
+                self.cell.finish_quiet(OperationStatus::Complete, Ok(completion));
             }
             false => {
-                cell.finish_quiet(OperationStatus::Errored, Err(OperationError::Declined));
+                self.cell.finish_quiet(OperationStatus::Errored, Err(OperationError::Declined));
             }
         }
     }
@@ -392,6 +397,12 @@ impl PassiveEntry {
                 wake();
                 return false;
             }
+            Revoked::Leaked => {
+                self.forget();
+                wake();
+                self.cell.set_leaked();
+                return false;
+            }
             Revoked::Retain => {
                 self.retain();
                 wake();
@@ -401,11 +412,7 @@ impl PassiveEntry {
             Revoked::Quarantine => false,
         };
         if free {
-            let hold = lock(&self.state).hold.take();
-            if let Some(table) = self.table.upgrade() {
-                table.remove(self.key());
-            }
-            drop(hold);
+            self.forget();
             wake();
             self.cell.set_quiet();
             return true;
@@ -423,31 +430,37 @@ impl PassiveEntry {
     /// Ends the lease of a readable offer, and keeps its memory allocated for as long as initiators may begin.
     fn retain(&self) {
         let hold = lock(&self.state).hold.take();
-        let Some(Hold { registrations, leased, slot }) = hold else { return };
+        let Some(Hold { registrations, leased, descriptors, slot }) = hold else { return };
         drop(leased);
         drop(slot);
         let Some(table) = self.table.upgrade() else { return };
-        table.remove(self.key());
         let uses = {
             let state = lock(&self.state);
             state.by_slot.0 + state.by_notification + state.declined
         };
+        // Retained first: once the entry is gone, the driver may park until the next expiry.
         table.retain(Retained::new(
             self.key().clone(),
             self.expires.saturating_add(table.skew()),
             self.readers().saturating_sub(uses),
-            (registrations, self.descriptors.clone()),
+            (registrations, descriptors),
         ));
+        table.remove(self.key());
     }
 
     /// It is proven that no peer touches the memory.
-    pub(super) fn release(self: &Arc<Self>) {
+    pub(super) fn release(&self) {
+        self.forget();
+        self.cell.set_quiet();
+    }
+
+    /// Lets go of the memory.
+    fn forget(&self) {
         let hold = lock(&self.state).hold.take();
         if let Some(table) = self.table.upgrade() {
             table.remove(self.key());
         }
         drop(hold);
-        self.cell.set_quiet();
     }
 
     /// Applies whatever deadline has passed; returns the next one.
@@ -465,7 +478,7 @@ impl PassiveEntry {
                 state.drain_by = None;
                 drop(state);
                 tracing::error!(
-                    bytes = self.descriptors.total_bytes(),
+                    bytes = self.total_bytes(),
                     "a peer may still write the memory of an operation that has ended; it stays quarantined"
                 );
                 if let Some(table) = self.table.upgrade()
@@ -491,7 +504,8 @@ impl PassiveEntry {
         if quarantine.peer == Claimant::Unknown && may_begin {
             return None;
         }
-        Some(Watching { peer: quarantine.peer.clone(), watch: quarantine.watch.take() })
+        let (peer, watch) = (quarantine.peer.clone(), quarantine.watch.take());
+        Some(Watching { peer, watch, memory: Arc::clone(&state.hold.as_ref()?.descriptors) })
     }
 
     pub(super) fn put_watch(&self, watch: Box<dyn QuietWatch>) {
@@ -518,7 +532,7 @@ impl PassiveEntry {
     }
 
     pub(super) fn held_bytes(&self) -> u64 {
-        self.descriptors.total_bytes()
+        self.total_bytes()
     }
 }
 
@@ -536,6 +550,7 @@ impl Drop for PassiveEntry {
 pub(super) struct Watching {
     pub(super) peer: Claimant,
     pub(super) watch: Option<Box<dyn QuietWatch>>,
+    pub(super) memory: Arc<DescriptorList>,
 }
 
 /// What is left of an offer that was given up.
@@ -544,6 +559,8 @@ enum Revoked {
     Nothing,
     /// A copy of this process does.
     Copied,
+    /// A copy of this process does, for good.
+    Leaked,
     /// Peers may read it.
     Retain,
     /// A peer may write it.
@@ -556,7 +573,7 @@ impl State {
         // Also where a copy of this process still runs: no peer begins any more.
         let revocation = hold.slot.as_ref().map(OfferSlot::revoke);
         if self.claimed {
-            return Revoked::Copied;
+            return if hold.leased.is_leaked() { Revoked::Leaked } else { Revoked::Copied };
         }
         if !self.exported {
             return Revoked::Nothing;
@@ -566,7 +583,8 @@ impl State {
         }
         let (peer, asked) = match (revocation, &self.agent) {
             (Some(Revocation::Ended), _) => return Revoked::Nothing,
-            (Some(Revocation::Claimed(0)) | None, Some(agent)) => {
+            // Even if a peer that misuses the page has overwritten the claim.
+            (Some(Revocation::Claimed(0) | Revocation::Unclaimed) | None, Some(agent)) => {
                 (Claimant::Agent(agent.clone()), vec![agent.clone()])
             }
             (Some(Revocation::Claimed(pid)), _) if pid != 0 => (Claimant::Process(pid), Vec::new()),

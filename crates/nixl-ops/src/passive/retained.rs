@@ -1,6 +1,7 @@
 //! Memory of readable offers that have ended.
 
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Registration};
@@ -16,7 +17,7 @@ pub(super) struct Retained {
     readers: u32,
     bytes: u64,
     /// `None` once it is freed.
-    held: Option<(Vec<Registration>, DescriptorList)>,
+    held: Option<(Vec<Registration>, Arc<DescriptorList>)>,
 }
 
 impl Retained {
@@ -24,7 +25,7 @@ impl Retained {
         key: NotificationKey,
         until: Duration,
         readers: u32,
-        held: (Vec<Registration>, DescriptorList),
+        held: (Vec<Registration>, Arc<DescriptorList>),
     ) -> Self {
         let bytes = held.1.total_bytes();
         Self { key, until, readers, bytes, held: Some(held) }

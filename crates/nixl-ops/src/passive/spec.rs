@@ -1,5 +1,6 @@
 //! The parts of a passive operation.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, Leased, Registration};
@@ -14,7 +15,7 @@ pub struct OfferSpec {
     /// What the peer will get. Its key is the one the peer's notification must carry.
     pub metadata: RdmaMetadata,
     /// The memory offered.
-    pub descriptors: DescriptorList,
+    pub descriptors: Arc<DescriptorList>,
     /// The proof that it is leased: for reading by a readable operation, for writing by a writable one.
     pub leased: Leased,
     /// Its registrations.
@@ -37,6 +38,7 @@ impl OfferSpec {
         registrations: Vec<Registration>,
     ) -> Self {
         let life_time = Self::LIFE_TIME;
+        let descriptors = Arc::new(descriptors);
         Self { metadata, descriptors, leased, registrations, slot: None, life_time }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nixl_metadata::NotificationKey;
 
-use super::entry::PassiveEntry;
+use super::entry::{PassiveEntry, Watching};
 use super::quiet::QuietProof;
 use super::retained::Retained;
 use super::spec::OfferSpec;
@@ -366,11 +366,13 @@ impl PassiveTable {
         let skew = self.skew;
         proofs.background.run(Box::new(move || {
             for entry in &held {
-                let Some(watching) = entry.take_watch(now, skew) else { continue };
-                let mut watch = watching.watch.unwrap_or_else(|| {
-                    let age = now.saturating_sub(entry.begun);
-                    quiet.watch(&watching.peer, entry.descriptors(), age)
-                });
+                let Some(Watching { peer, watch, memory }) = entry.take_watch(now, skew) else {
+                    continue;
+                };
+                let age = now.saturating_sub(entry.begun);
+                let mut watch = watch.unwrap_or_else(|| quiet.watch(&peer, &memory, age));
+                // The waiter may take its memory back as soon as it wakes.
+                drop(memory);
                 match watch.is_quiet() {
                     true => entry.release(),
                     false => entry.put_watch(watch),

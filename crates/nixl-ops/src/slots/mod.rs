@@ -4,10 +4,16 @@
 //! it is laid out. The owner of an offer and the initiators on its host change the slot's [word](word::SlotWord) by
 //! compare-and-swap, so that exactly one of them wins: a write is claimed before its first byte moves, a read is checked after
 //! its last byte has arrived, and an offer that is revoked while unclaimed is over at once.
+//!
+//! A process that maps the page reads and writes all of it, and needs the right to trace the owner for that, with which it could do
+//! anything to the owner. By writing what is not the token of an offer it loses words of others, so that the owner waits for
+//! proof, and ends no offer. By writing the token, which it can read there, it says what it likes.
 
 mod page;
 mod recent;
 mod remote;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod word;
 
 pub use page::OfferSlot;

@@ -106,6 +106,14 @@ enum Protocol {
     State,
 }
 
+#[cfg(test)]
+impl RemoteSlots {
+    /// Those of a process of this number.
+    pub(super) fn of_process(pid: u32) -> Self {
+        Self { by_name: Mutex::default(), pid }
+    }
+}
+
 impl RemoteSlots {
     /// Pages that are kept; beyond that all are closed, and opened again.
     const KEPT: usize = 256;

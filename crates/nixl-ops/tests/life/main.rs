@@ -3,11 +3,13 @@
 
 mod active;
 mod back_off;
+mod endings;
 mod looking;
 mod passive;
 mod peer;
 mod random;
 mod served;
 mod threads;
+mod uses;
 mod within;
 mod world;

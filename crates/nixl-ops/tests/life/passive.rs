@@ -263,13 +263,31 @@ fn a_claim_may_outlive_the_driver() {
 }
 
 /// Polls a reclaim right inside its wake-up, and takes the memory back from there.
-struct TakesBack {
+pub(crate) struct TakesBack {
     reclaim: Mutex<Option<Pin<Box<dyn Future<Output = Reclaimed> + Send>>>>,
     region: Mutex<Option<Region>>,
     taken: Mutex<Option<bool>>,
 }
 
 impl TakesBack {
+    pub(crate) fn begin(
+        reclaim: impl Future<Output = Reclaimed> + Send + 'static,
+        region: Region,
+    ) -> Arc<Self> {
+        let waiter = Arc::new(Self {
+            reclaim: Mutex::new(Some(Box::pin(reclaim))),
+            region: Mutex::new(Some(region)),
+            taken: Mutex::default(),
+        });
+        waiter.poll();
+        waiter
+    }
+
+    /// Whether the memory was to be had, once it woke.
+    pub(crate) fn taken(&self) -> Option<bool> {
+        *self.taken.lock().unwrap()
+    }
+
     fn poll(self: &Arc<Self>) {
         let waker = Waker::from(Arc::clone(self));
         let mut reclaim = self.reclaim.lock().unwrap();
@@ -297,13 +315,8 @@ fn whoever_wakes_can_take_the_memory_back_at_once() {
     drop(memory);
     world.announced.offers.lock().unwrap().clear();
     let key = writable.metadata().notification_key().clone();
-    let waiter = Arc::new(TakesBack {
-        reclaim: Mutex::new(Some(Box::pin(writable.reclaim()))),
-        region: Mutex::new(Some(region)),
-        taken: Mutex::default(),
-    });
-    waiter.poll();
+    let waiter = TakesBack::begin(writable.reclaim(), region);
     world.inbox.push(key.as_bytes());
     world.reactor.turn();
-    assert_eq!(*waiter.taken.lock().unwrap(), Some(true));
+    assert_eq!(waiter.taken(), Some(true));
 }

@@ -54,6 +54,11 @@ impl PeerSlot {
         (bits >> 24 == self.doorbell.token).then_some((bits >> 2 & ((1 << 22) - 1), bits & 3))
     }
 
+    /// Writes over the state, as no initiator does.
+    pub(crate) fn overwrite(&self, detail: u64, state: u64) {
+        self.word().store(self.bits(detail, state), Ordering::SeqCst);
+    }
+
     /// Claims a writable offer.
     pub(crate) fn claim(&self) -> bool {
         self.change(self.bits(0, OPEN), self.bits(PID, CLAIMED))

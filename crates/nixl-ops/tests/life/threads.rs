@@ -1,35 +1,13 @@
 //! The driver on a thread of its own, with real time.
 
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::thread;
 
 use nixl_ops::{
     Driver, OperationError, OperationOptions, OperationStatus, ReadOperation, SystemClock,
 };
 
-use crate::world::{Engine, Inbox, Memory, config};
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
+use crate::world::{Engine, Inbox, Memory, block_on, config};
 
 fn begin(driver: &Arc<Driver>, engine: &Arc<Engine>, len: usize) -> ReadOperation {
     let memory = Memory::of(len);

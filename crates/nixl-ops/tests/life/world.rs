@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -19,10 +20,11 @@ use nixl_metadata::{
     AgentMetadata, NotificationKey, OfferTerms, RdmaMetadata, SerializedDescriptor,
 };
 use nixl_ops::{
-    ClaimDemand, Clock as _, Connected, CopyOperation, Driver, DriverConfig, Execution, Executor,
-    ManualClock, Offer, OfferSpec, OperationError, OperationKind, OperationOptions, PathKind,
-    PathReport, PeerId, Reactor, ReadOperation, ReadableOperation, Received, Transfer,
-    TransferRequest, TransferSpec, Transport, TransportError, WritableOperation,
+    Background, ClaimDemand, Claimant, Clock as _, Connected, CopyOperation, Driver, DriverConfig,
+    Execution, Executor, ManualClock, Offer, OfferSpec, OperationError, OperationKind,
+    OperationOptions, PathKind, PathReport, PeerId, QuietProof, QuietWatch, Reactor, ReadOperation,
+    ReadableOperation, Received, Transfer, TransferRequest, TransferSpec, Transport,
+    TransportError, WritableOperation,
 };
 
 pub(crate) const DRAIN: Duration = Duration::from_secs(60);
@@ -324,6 +326,57 @@ impl Executor for Announced {
     }
 }
 
+/// Jobs of the connection's blocking thread, until the test runs them.
+#[derive(Default)]
+pub(crate) struct Jobs(Mutex<Vec<Box<dyn FnOnce() + Send>>>);
+
+impl Jobs {
+    /// Runs those that are there.
+    pub(crate) fn run_all(&self) {
+        let jobs = std::mem::take(&mut *self.0.lock().unwrap());
+        jobs.into_iter().for_each(|job| job());
+    }
+}
+
+impl fmt::Debug for Jobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Jobs").field(&self.0.lock().unwrap().len()).finish()
+    }
+}
+
+impl Background for Jobs {
+    fn run(&self, job: Box<dyn FnOnce() + Send>) {
+        self.0.lock().unwrap().push(job);
+    }
+}
+
+/// Says of every peer what the test says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Proofs {
+    pub(crate) quiet: Arc<AtomicBool>,
+    /// The peers that were watched.
+    pub(crate) watched: Arc<Mutex<Vec<Claimant>>>,
+    pub(crate) asked: Arc<AtomicUsize>,
+}
+
+// SAFETY: no peer accesses any memory in these tests.
+#[allow(unsafe_code, reason = "the trait is trusted with memory")]
+unsafe impl QuietProof for Proofs {
+    fn watch(&self, peer: &Claimant, _: &DescriptorList, _: Duration) -> Box<dyn QuietWatch> {
+        self.watched.lock().unwrap().push(peer.clone());
+        Box::new(self.clone())
+    }
+}
+
+// SAFETY: as above.
+#[allow(unsafe_code, reason = "the trait is trusted with memory")]
+unsafe impl QuietWatch for Proofs {
+    fn is_quiet(&mut self) -> bool {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.quiet.load(Ordering::SeqCst)
+    }
+}
+
 pub(crate) struct World {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) inbox: Arc<Inbox>,
@@ -344,6 +397,13 @@ impl World {
         let announced = Arc::new(Announced::default());
         driver.set_executor(announced.clone());
         Self { clock, inbox, announced, driver: Arc::new(driver), reactor }
+    }
+
+    /// Has it ask for proofs.
+    pub(crate) fn proving(&self) -> (Proofs, Arc<Jobs>) {
+        let (proofs, jobs) = (Proofs::default(), Arc::<Jobs>::default());
+        self.driver.set_proofs(Arc::new(proofs.clone()), jobs.clone());
+        (proofs, jobs)
     }
 
     pub(crate) fn read(
@@ -378,16 +438,34 @@ impl World {
 
     /// A writable offer, without a deadline.
     pub(crate) fn offer(&self, offering: Offering, memory: &Memory) -> WritableOperation {
+        self.offer_for(offering, memory, OperationOptions::new())
+    }
+
+    pub(crate) fn offer_for(
+        &self,
+        offering: Offering,
+        memory: &Memory,
+        options: OperationOptions,
+    ) -> WritableOperation {
         let (spec, executor): (_, Arc<dyn Executor>) =
             (self.spec(offering, memory), self.announced.clone());
-        WritableOperation::offer(&self.driver, &executor, spec, OperationOptions::new()).unwrap()
+        WritableOperation::offer(&self.driver, &executor, spec, options).unwrap()
     }
 
     /// A readable offer, without a deadline.
     pub(crate) fn readable(&self, offering: Offering, memory: &Memory) -> ReadableOperation {
+        self.readable_for(offering, memory, OperationOptions::new())
+    }
+
+    pub(crate) fn readable_for(
+        &self,
+        offering: Offering,
+        memory: &Memory,
+        options: OperationOptions,
+    ) -> ReadableOperation {
         let (spec, executor): (_, Arc<dyn Executor>) =
             (self.spec(offering, memory), self.announced.clone());
-        ReadableOperation::offer(&self.driver, &executor, spec, OperationOptions::new()).unwrap()
+        ReadableOperation::offer(&self.driver, &executor, spec, options).unwrap()
     }
 
     fn spec(&self, offering: Offering, memory: &Memory) -> OfferSpec {
@@ -403,7 +481,7 @@ impl World {
             metadata = metadata.with_doorbell(slot.doorbell()).unwrap();
         }
         if let Some((claims, readers)) = offering.terms {
-            let expires = UNIX_EPOCH + self.clock.unix_time() + OfferSpec::LIFE_TIME;
+            let expires = UNIX_EPOCH + self.clock.unix_time() + offering.life_time;
             let terms = OfferTerms::new(expires, NonZeroU64::new(TOKEN).unwrap()).unwrap();
             let terms = terms.with_claims(claims).with_readers(readers);
             metadata = metadata.with_terms(terms).unwrap();
@@ -412,7 +490,8 @@ impl World {
             OperationKind::Read => memory.leased_to_read(),
             OperationKind::Write => memory.leased(),
         };
-        OfferSpec::new(metadata, list, leased, offering.registrations).with_slot(slot)
+        let spec = OfferSpec::new(metadata, list, leased, offering.registrations);
+        spec.with_slot(slot).with_life_time(offering.life_time)
     }
 }
 
@@ -426,11 +505,13 @@ pub(crate) struct Offering {
     slot: bool,
     terms: Option<(ClaimDemand, NonZeroU32)>,
     registrations: Vec<Registration>,
+    life_time: Duration,
 }
 
 impl Offering {
     fn of(kind: OperationKind) -> Self {
-        Self { kind, slot: false, terms: None, registrations: Vec::new() }
+        let (registrations, life_time) = (Vec::new(), OfferSpec::LIFE_TIME);
+        Self { kind, slot: false, terms: None, registrations, life_time }
     }
 
     /// As Dynamo's: without terms and without a slot.
@@ -449,6 +530,16 @@ impl Offering {
 
     pub(crate) fn claims(mut self, claims: ClaimDemand) -> Self {
         self.terms = Some((claims, NonZeroU32::MIN));
+        self
+    }
+
+    pub(crate) fn life_time(mut self, life_time: Duration) -> Self {
+        self.life_time = life_time;
+        self
+    }
+
+    pub(crate) fn registered(mut self, registration: Registration) -> Self {
+        self.registrations.push(registration);
         self
     }
 
@@ -531,6 +622,26 @@ impl Wake for Wakes {
 pub(crate) fn poll<F: Future + Unpin>(future: &mut F, wakes: &Arc<Wakes>) -> Poll<F::Output> {
     let waker = Waker::from(Arc::clone(wakes));
     pin!(future).poll(&mut Context::from_waker(&waker))
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The output of a future, however long it takes.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
 }
 
 /// The output of a future that is ready at its first poll.
