@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use nixl_connector::{
@@ -13,7 +14,7 @@ use nixl_connector::{
 use nixl_descriptor::{Region, SharedMemory, leaked};
 use nixl_executor::PathExecutor;
 use nixl_metadata::{NativeVersion, RdmaMetadata};
-use nixl_ops::Executor;
+use nixl_ops::{Executor, RecentCheck};
 use nixl_tests::{
     Memory, Offer, Peer, PeerError, alone, crc32, eventually, hex_line, metadata, native_line,
     pattern, within,
@@ -388,6 +389,8 @@ fn a_share_that_has_vanished_is_not_reached_by_the_engine() {
                     }
                 }
                 drop(region);
+                // What a process has seen a moment ago, it does not look at again.
+                thread::sleep(2 * RecentCheck::TTL);
                 for (peer, line) in [(&mut opened, &old), (&mut fresh, &new)] {
                     let refused = used_by(peer, kind, line).unwrap_err().to_string();
                     let gone = "OfferEnded { why: OwnerGone }";
