@@ -152,6 +152,7 @@ impl Check<'_> {
         if !(self.peer.ipc && self.peer.staging) {
             return Err(missing("the peer does not say that its GPU copies for others"));
         }
+        speaks("lending", self.peer.versions.lending(), LENDING)?;
         if self.peer.gpus.is_empty() {
             return Err(missing("the peer has no GPU that could copy"));
         }
@@ -352,7 +353,7 @@ impl Check<'_> {
             return Err(beside("the peer's memory is not memory of a CUDA GPU"));
         }
         if self.peer.staging {
-            Ok(())
+            speaks("staging", self.peer.versions.staging(), STAGING)
         } else if self.peer.native {
             Err(missing("the peer's metadata has no staging capability"))
         } else {
@@ -414,6 +415,22 @@ impl Check<'_> {
 
     fn remote_ordinal(&self) -> Option<u32> {
         cuda(self.question.remote)
+    }
+}
+
+/// The version of staging messages that this release speaks.
+const STAGING: u16 = 1;
+/// The version of the messages by which a peer's GPU is asked to copy.
+const LENDING: u16 = 1;
+
+/// Whether a peer that speaks version `theirs` of some messages understands this release's. Each release speaks its own version
+/// and the one before.
+fn speaks(messages: &str, theirs: u16, ours: u16) -> Result<(), Missing> {
+    match theirs != 0 && theirs.abs_diff(ours) <= 1 {
+        true => Ok(()),
+        false => Err(missing(format!(
+            "the peer speaks version {theirs} of {messages} messages, and this release version {ours}"
+        ))),
     }
 }
 

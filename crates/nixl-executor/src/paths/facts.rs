@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use nixl_device::Device;
-use nixl_metadata::{HostIdentity, OperationKind, PeerInfo, RdmaMetadata, Share, ShareKind};
+use nixl_metadata::{
+    HostIdentity, MessageVersions, OperationKind, PeerInfo, RdmaMetadata, Share, ShareKind,
+};
 use nixl_ops::{Carrier, PathPolicy};
 
 use super::UcxTransports;
@@ -147,6 +149,8 @@ pub struct PeerFacts {
     pub staging: bool,
     /// It shares GPU memory.
     pub ipc: bool,
+    /// The versions of the messages that it speaks.
+    pub versions: MessageVersions,
     /// What can carry bytes to it. `None` if it does not say; then it is taken to have what this side has.
     pub carriers: Option<PeerCarriers>,
     /// Its GPUs.
@@ -185,6 +189,7 @@ impl PeerFacts {
             native: false,
             near: Nearness::default(),
             staging: false,
+            versions: MessageVersions::default(),
             ipc: false,
             carriers: None,
             gpus: Vec::new(),
@@ -212,6 +217,7 @@ impl PeerFacts {
                 .as_ref()
                 .map_or_else(Nearness::default, |host| Nearness::between(host, info.host())),
             staging: info.capabilities().staging,
+            versions: info.versions(),
             ipc: info.capabilities().ipc,
             carriers: (carriers != PeerCarriers::default()).then_some(carriers),
             gpus: gpus.collect(),

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use nixl_device::Device;
 use nixl_metadata::{
-    AgentMetadata, Capabilities, HostIdentity, NotificationKey, OperationKind, PeerInfo,
-    RdmaMetadata, SerializedDescriptor, Share, ShareKind,
+    AgentMetadata, Capabilities, HostIdentity, MessageVersions, NotificationKey, OperationKind,
+    PeerInfo, RdmaMetadata, SerializedDescriptor, Share, ShareKind,
 };
 use nixl_ops::{Carrier, PathKind, PathPolicy, TransportError};
 use proptest::prelude::*;
@@ -44,6 +44,7 @@ fn neighbour() -> PeerFacts {
         },
         staging: true,
         ipc: true,
+        versions: MessageVersions::default(),
         carriers: None,
         gpus: vec![gpu(0), gpu(1)],
     }
@@ -249,6 +250,26 @@ fn a_neighbour_s_gpu_copies_what_is_lent_to_it() {
     assert_eq!(chosen(&plan, LARGE), (PathKind::CudaIpc, Some(Carrier::Gpu)), "{plan}");
     // Little is not worth the messages.
     assert_eq!(chosen(&plan, 4096).0, PathKind::StagedOneSide, "{plan}");
+}
+
+#[test]
+fn a_peer_takes_part_if_its_messages_are_of_this_version_or_one_beside_it() {
+    for (theirs, speaks) in [(0, false), (1, true), (2, true), (3, false), (u16::MAX, false)] {
+        let versions = MessageVersions::default().with_staging(theirs).with_lending(theirs);
+        let peer = PeerFacts { versions, ..neighbour() };
+        let staged = plan(ask(MemoryKind::Gpu(0), ONE), &here(), &peer);
+        let lent = plan(ask(MemoryKind::Gpu(0), Device::HOST), &here(), &peer);
+        for (plan, kind, messages) in
+            [(&staged, PathKind::StagedBothSides, "staging"), (&lent, PathKind::CudaIpc, "lending")]
+        {
+            let able = plan.able.iter().any(|path| path.kind == kind);
+            assert_eq!(able, speaks, "{messages} {theirs}: {plan}");
+            if !speaks {
+                let why = format!("the peer speaks version {theirs} of {messages} messages");
+                assert!(reason(plan, kind).starts_with(&why), "{plan}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -488,6 +509,7 @@ prop_compose! {
             ipc,
             carriers,
             gpus: (0..).zip(gpus).map(gpu).collect(),
+            versions: MessageVersions::default(),
         }
     }
 }

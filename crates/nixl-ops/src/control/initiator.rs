@@ -350,9 +350,10 @@ impl Execution for MessageClaim {
 
 impl Drop for MessageClaim {
     fn drop(&mut self) {
-        // In flight, the key stays among those that are being written.
-        if self.stage != Stage::Ended {
-            self.abandon();
+        if self.stage != Stage::Ended && !self.abandon() {
+            // In flight, and nothing waits for its end: the owner needs another proof than this side's word.
+            self.claims.note_unproven(&self.key);
+            self.claims.lock().by_key.remove(&self.key);
         }
     }
 }

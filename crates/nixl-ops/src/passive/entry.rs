@@ -265,9 +265,21 @@ impl PassiveEntry {
         }
     }
 
-    /// A copy of this process has moved all bytes.
+    /// A copy of this process, which claimed the offer, has moved all bytes: one use has ended.
     pub(crate) fn complete(self: Arc<Self>) {
-        self.end(true);
+        let (given_up, ended) = {
+            let mut state = lock(&self.state);
+            state.claimed = false;
+            state.by_notification += 1;
+            (state.given_up, self.uses_ended(&state))
+        };
+        match ended {
+            Some(succeeded) => self.end(succeeded),
+            None if given_up => {
+                self.let_go();
+            }
+            None => {}
+        }
     }
 
     /// A notification says that a use is complete. One of an offer that this process is copying is not its end.
