@@ -569,6 +569,24 @@ fn the_owners_word_does_not_end_a_copy_of_its_own_process() {
 }
 
 #[test]
+fn a_copy_of_this_process_is_one_use_of_an_offer_with_several_readers() {
+    let mut world = World::new();
+    let memory = Memory::small();
+    let readable = world.readable(Offering::readable().with_slot().readers(2), &memory);
+    let claim = || world.announced.offers.lock().unwrap()[0].claim();
+    let first = claim().unwrap();
+    assert!(claim().is_none(), "one copy at a time");
+    first.complete();
+    world.reactor.turn();
+    assert_eq!(readable.status(), OperationStatus::Initialized);
+    assert!(memory.is_leased());
+    claim().unwrap().complete();
+    world.reactor.turn();
+    assert_eq!(readable.status(), OperationStatus::Complete);
+    assert!(!memory.is_leased());
+}
+
+#[test]
 fn an_offer_that_is_given_up_under_a_copy_ends_as_it_would_have_once_the_copy_is_over() {
     // What it is, and whether its memory is free once a copy that did not complete is over.
     for (kind, free) in [(0, true), (1, true), (2, false)] {
