@@ -11,6 +11,9 @@
 //!   state even if its operation was dropped, cancelled or timed out; its memory stays leased until then.
 //!   If the engine is still not quiet when the drain deadline passes, the memory is leaked and
 //!   [counted](nixl_descriptor::leaked), never reused.
+//! * **Every offer ends.** An offer that is given up is free at once unless a peer may be using it; then it
+//!   is retained or quarantined until the peer's word, a [proof of quiet](QuietProof), or the end of its
+//!   life time, and [`DriverStats`] says how much is held.
 //! * **Every wait ends.** Operations have deadlines; a lost notification or a stalled engine becomes
 //!   [`OperationError::TimedOut`].
 //! * **Idle costs nothing.** The driver spins for tens of microseconds, backs off, and parks when nothing
