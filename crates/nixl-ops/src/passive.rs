@@ -5,6 +5,7 @@ mod quiet;
 mod retained;
 mod spec;
 mod table;
+mod telemetry;
 
 pub(crate) use entry::{Letting, PassiveEntry};
 pub use quiet::{Claimant, QuietProof, QuietWatch};

@@ -12,6 +12,7 @@ use super::quiet::{Claimant, QuietWatch};
 use super::retained::Retained;
 use super::spec::OfferSpec;
 use super::table::PassiveTable;
+use super::telemetry::HeldGauges;
 use crate::deadline::Deadline;
 use crate::outcome::{Completion, Outcome};
 use crate::slots::{OfferSlot, Revocation, SlotEvent};
@@ -63,6 +64,8 @@ struct Hold {
     leased: Leased,
     /// Not in the entry: an entry that has ended is no handle to memory that its owner has back.
     descriptors: Arc<DescriptorList>,
+    /// While it is quarantined.
+    gauges: Option<HeldGauges>,
     /// Last: freed when nothing leads to the memory any more.
     slot: Option<OfferSlot>,
 }
@@ -102,7 +105,7 @@ impl PassiveEntry {
             table,
             dormant: AtomicBool::new(false),
             state: Mutex::new(State {
-                hold: Some(Hold { registrations, leased, descriptors, slot }),
+                hold: Some(Hold { registrations, leased, descriptors, gauges: None, slot }),
                 deadline,
                 drain_by: None,
                 exported: false,
@@ -443,7 +446,7 @@ impl PassiveEntry {
     /// Ends the lease of a readable offer, and keeps its memory allocated for as long as initiators may begin.
     fn retain(&self) {
         let hold = lock(&self.state).hold.take();
-        let Some(Hold { registrations, leased, descriptors, slot }) = hold else { return };
+        let Some(Hold { registrations, leased, descriptors, slot, .. }) = hold else { return };
         drop(leased);
         drop(slot);
         let Some(table) = self.table.upgrade() else { return };
@@ -610,6 +613,10 @@ impl State {
             },
         };
         self.quarantine.get_or_insert(Quarantine { peer, asked, watch: None });
+        if let Some(hold) = &mut self.hold {
+            let gauges = || HeldGauges::quarantined(entry.is_without_terms(), entry.held_bytes());
+            hold.gauges.get_or_insert_with(gauges);
+        }
         Revoked::Quarantine
     }
 }

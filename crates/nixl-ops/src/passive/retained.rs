@@ -7,6 +7,8 @@ use std::time::Duration;
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Registration};
 use nixl_metadata::NotificationKey;
 
+use super::telemetry::HeldGauges;
+
 /// Memory that its owner may overwrite, and that stays allocated since a read may be under way: the engine's progress thread
 /// would answer it from memory that is gone.
 #[derive(Debug)]
@@ -18,6 +20,7 @@ pub(super) struct Retained {
     bytes: u64,
     /// `None` once it is freed.
     held: Option<(Vec<Registration>, Arc<DescriptorList>)>,
+    _gauges: HeldGauges,
 }
 
 impl Retained {
@@ -28,7 +31,8 @@ impl Retained {
         held: (Vec<Registration>, Arc<DescriptorList>),
     ) -> Self {
         let bytes = held.1.total_bytes();
-        Self { key, until, readers, bytes, held: Some(held) }
+        let gauges = HeldGauges::retained(bytes);
+        Self { key, until, readers, bytes, held: Some(held), _gauges: gauges }
     }
 
     pub(super) fn until(&self) -> Duration {

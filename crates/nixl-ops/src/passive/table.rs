@@ -11,6 +11,7 @@ use super::entry::{PassiveEntry, Watching};
 use super::quiet::QuietProof;
 use super::retained::Retained;
 use super::spec::OfferSpec;
+use super::telemetry::note_second_completion;
 use crate::deadline::Deadline;
 use crate::slots::OfferPage;
 use crate::sync::{Mutex, lock};
@@ -199,6 +200,7 @@ impl PassiveTable {
                 }
                 ended.again += 1;
                 drop(ended);
+                note_second_completion();
                 tracing::warn!(
                     "an offer was used a second time: two initiators have its metadata, or one used it again"
                 );

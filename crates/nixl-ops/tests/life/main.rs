@@ -4,6 +4,7 @@
 mod active;
 mod back_off;
 mod endings;
+mod gauges;
 mod looking;
 mod passive;
 mod peer;
