@@ -66,6 +66,9 @@ impl Stopped {
     async fn new(config: DriverConfig, options: OperationOptions) -> Self {
         let connector = Connector::builder().name("reader").driver(config).build().await.unwrap();
         let mut peer = Peer::start(PEER, &[]);
+        // Its addresses are never those of memory that was given back. NIXL had to forget a peer that registers such again, which
+        // it cannot while a request is in flight (`PeerBusy`).
+        peer.ask("memory shared").unwrap();
         verified_read(&connector, &mut peer, 1).await;
         // A transfer may be over before it is stopped; then another is, sooner after its start.
         for delay in [40, 20, 10, 5, 2, 1, 0] {
