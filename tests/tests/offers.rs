@@ -17,7 +17,7 @@ use nixl_metadata::{NativeVersion, RdmaMetadata};
 use nixl_ops::{Executor, RecentCheck};
 use nixl_tests::{
     Memory, Offer, Peer, PeerError, alone, crc32, eventually, hex_line, metadata, native_line,
-    pattern, within,
+    pattern, resources, within,
 };
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
@@ -282,6 +282,45 @@ fn killed_while_it_writes_over_tcp() {
 #[test]
 fn killed_while_it_writes_by_paths() {
     killed_while_it_writes("killed_while_it_writes_by_paths", &local(), By::Paths);
+}
+
+/// Initiators of 32 MiB writes that are killed one after another: what they held is given back to the system.
+#[test]
+fn memory_of_killed_initiators_goes_back_to_the_system() {
+    const LEN: usize = 32 << 20;
+    alone("memory_of_killed_initiators_goes_back_to_the_system", &local(), || {
+        within(LIMIT, async {
+            let connector = Connector::builder().build().await.unwrap();
+            let round = async || {
+                let mut peer = By::Engine.peer();
+                peer.ask("profile native").unwrap();
+                let region = By::Engine.memory(&vec![1; LEN]);
+                let mut offer = connector.create_writable(region.clone()).await.unwrap();
+                peer.ask(&format!("write 7 {}", native_line(offer.metadata()))).unwrap();
+                peer.kill().unwrap();
+                offer.revoke()
+            };
+            let nothing_is_held = || {
+                eventually("nothing is held", PROOF, || {
+                    (connector.stats().quarantined.offers == 0).then_some(())
+                });
+            };
+            round().await;
+            nothing_is_held();
+            let before = resources();
+            let mut held = 0;
+            for _ in 0..24 {
+                held += usize::from(round().await == RevokeOutcome::Held);
+            }
+            nothing_is_held();
+            assert!(held > 0, "none was killed in the middle");
+            let after = resources();
+            let grown = after.resident.saturating_sub(before.resident);
+            println!("{held} of 24 held their memory; {} KiB more are resident", grown >> 10);
+            assert!(grown < LEN, "{before:?} {after:?}");
+            assert_eq!(leaked(), Default::default());
+        });
+    });
 }
 
 // ---- Races ----
