@@ -94,7 +94,7 @@ impl ConnectorBuilder {
     /// Refuses to offer host memory for writing that this library did not allocate (`Vec`, `Bytes`, mapped files, tensors of
     /// other frameworks): [`ConnectorError::ForeignMemory`].
     ///
-    /// UCX's TCP and CMA transports write to an address whatever has become of the memory there. A peer that uses an offer
+    /// UCX's TCP and CMA transports write to an address even if its memory has become other memory. A peer that uses an offer
     /// after its end, against the protocol, then writes to memory that the application has back, or ends this process. Memory
     /// of [`Connector::buffer`] and [`Region::shared`](nixl_descriptor::Region::shared) stays mapped for that time, without an
     /// owner.

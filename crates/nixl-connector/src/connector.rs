@@ -87,12 +87,12 @@ impl Connector {
         self.shared.connection.stats()
     }
 
-    /// Host memory for one request, or for as long as it is kept: `len` bytes with whatever an earlier buffer left in them.
+    /// Host memory for one request, or for as long as it is kept: `len` bytes with the bytes that an earlier buffer left in them.
     ///
     /// It comes from the [`BufferPool`] of the process, and goes back there when the last handle is gone. That is the memory
     /// to offer: it is registered once for many buffers (at the first offer), peers of this machine map it once, and a peer
-    /// that writes too late meets memory that is nobody's. A `Vec` costs a registration each time, and a late write to it
-    /// meets whatever the allocator has put there.
+    /// that writes too late meets memory without an owner. A `Vec` costs a registration each time, and a late write to it
+    /// meets what the allocator has put there.
     ///
     /// Peers may reach other buffers of the pool too: see [`BufferPool::buffer`]. Does not block on the engine.
     ///

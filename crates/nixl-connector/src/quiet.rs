@@ -179,7 +179,7 @@ fn ticks_since_boot() -> u64 {
     ticks(Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0)))
 }
 
-/// The kernel counts the start of processes in hundredths of a second, whatever its own clock does.
+/// The kernel counts the start of processes in hundredths of a second, with any clock source.
 fn ticks(time: Duration) -> u64 {
     u64::try_from(time.as_millis() / 10).unwrap_or(u64::MAX)
 }

@@ -9,7 +9,7 @@
 //!   operations, and leases of those whose memory is not proven quiet.
 //! * A slab is *retired* when all its blocks are free and the pool has more free memory than it needs. Its pages go back to
 //!   the system, its registrations and its file are given up, and no buffer is taken from it any more; the mapping stays
-//!   for the [retention](BufferPool::retain_for). A late write lands in fresh pages of a slab that is nobody's.
+//!   for the [retention](BufferPool::retain_for). A late write lands in fresh pages of a slab without buffers.
 //!
 //! A retired slab does not come back: a NIC, or a peer's GPU, may have pinned pages that are no longer those of the file,
 //! and would see other bytes than this process.
@@ -80,7 +80,7 @@ impl BufferPool {
         Self { shelves: Arc::new(Shelves { stock: Mutex::new(Stock::new(Instant::now())) }) }
     }
 
-    /// A region of `len` bytes, page-aligned, with whatever an earlier buffer of this process left in it.
+    /// A region of `len` bytes, page-aligned, with the bytes that an earlier buffer of this process left in it.
     /// [`Region::shared`] is the same, all zero.
     ///
     /// Cheap if a block of the size is free; else some 20 us for a slab, which small buffers share, and its registration at the

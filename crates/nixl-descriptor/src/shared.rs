@@ -207,7 +207,7 @@ impl SharedMemory {
     }
 
     /// Takes the memory from other processes, and its pages back to the system. Who has it mapped keeps what is mapped, and
-    /// so does this process: what arrives there late is written to pages that are nobody's.
+    /// so does this process: what arrives there late is written to pages without an owner.
     ///
     /// For good: a peer may have pinned pages that are no longer the file's, so the two sides see different bytes from now on.
     pub(crate) fn withdraw(&self) {

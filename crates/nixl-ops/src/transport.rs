@@ -59,14 +59,14 @@ impl fmt::Display for PeerId {
 /// # use std::task::Poll;
 /// # use nixl_ops::{Connected, PeerId, Transfer, TransferSpec, Transport, TransportError};
 /// #[derive(Debug)]
-/// struct Careless;
+/// struct Careless(Arc<dyn nixl_descriptor::Registrar>);
 ///
 /// // Not `unsafe impl`: the compiler refuses it.
 /// impl Transport for Careless {
 ///     // All methods.
 /// #     fn name(&self) -> &str { "careless" }
 /// #     fn agent_name(&self) -> &str { "careless-1" }
-/// #     fn registrar(&self) -> Arc<dyn nixl_descriptor::Registrar> { unimplemented!() }
+/// #     fn registrar(&self) -> Arc<dyn nixl_descriptor::Registrar> { Arc::clone(&self.0) }
 /// #     fn local_metadata(&self) -> Result<bytes::Bytes, TransportError> { Err(TransportError::Closed) }
 /// #     fn connect(&self, _: &[u8]) -> Result<Connected, TransportError> { Err(TransportError::Closed) }
 /// #     fn disconnect(&self, _: &PeerId) -> Result<(), TransportError> { Ok(()) }

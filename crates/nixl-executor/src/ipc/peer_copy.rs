@@ -109,7 +109,7 @@ impl PeerCopy {
                 _ => {
                     let memory = match imports.find(&wanted) {
                         Found::Open(memory) => memory,
-                        // The engine would reach whatever is at that address now.
+                        // The engine would reach other memory at that address now.
                         Found::Gone => return Err(owner_gone()),
                         Found::Closed => {
                             let reason = "the peer's memory could not be opened";

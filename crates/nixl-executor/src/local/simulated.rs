@@ -85,12 +85,12 @@ impl SimulatedGpus {
                     Work::Copies(_) | Work::Kernel(_) | Work::Reach(_) if has_failed => {}
                     Work::Copies(ops) => {
                         for op in ops {
-                            // SAFETY: whoever queued it vouched for the ranges until a later mark is reached.
+                            // SAFETY: the caller that queued it vouched for the ranges until a later mark is reached.
                             unsafe { copy(op, Target::Cached) };
                         }
                     }
                     Work::Kernel(launch) => {
-                        // SAFETY: whoever queued it vouched for the ranges until a later mark is reached.
+                        // SAFETY: the caller that queued it vouched for the ranges until a later mark is reached.
                         if let Err(fault) = unsafe { launch.run(&theirs) } {
                             let _ = theirs.fault.set(fault);
                             theirs.failed.store(true, Ordering::Release);

@@ -35,7 +35,7 @@ fn is_of_the_path(error: &TransportError) -> bool {
         | TransportError::OwnIdentity { .. }
         | TransportError::IdentityConflict { .. }
         | TransportError::NotRegistered { .. } => false,
-        // The target's memory may be someone else's by now.
+        // The target's memory may be another owner's by now.
         TransportError::OfferEnded { .. } | TransportError::Stale => false,
         // The bytes are in place.
         TransportError::NotificationFailed { .. } => false,

@@ -40,7 +40,7 @@ impl TestGpus {
         for _ in 0..count {
             let Some(work) = self.queue.lock().unwrap().pop_front() else { return };
             match work {
-                // SAFETY: whoever queued it vouched for both ranges until a later mark is reached.
+                // SAFETY: the caller that queued it vouched for both ranges until a later mark is reached.
                 Work::Copy(op) => unsafe {
                     std::ptr::copy(op.src as *const u8, op.dst as *mut u8, op.len as usize);
                 },
