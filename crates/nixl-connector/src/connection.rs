@@ -1,20 +1,22 @@
 //! One engine, its driver and its caches.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_descriptor::{
-    CacheLimits, CacheStats, DescriptorList, RegisterError, Registration, RegistrationCache,
+    CacheLimits, CacheStats, Descriptor, DescriptorList, Region, Registration, RegistrationCache,
 };
+use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata};
 use nixl_ops::{
-    Clock, Driver, DriverConfig, Executor, FoundSlot, Held, Link, PeerId, Preparation, RemoteSlot,
+    Clock, ConnectSpec, Driver, DriverConfig, Executor, FoundSlot, Held, Link, PeerId, Preparation, RemoteSlot,
     RemoteSlots, SpentKeys, SpentStats, Transport, TransportError,
 };
 
 use crate::ConnectorError;
 use crate::control::ControlThread;
-use crate::peers::PeerCache;
+use crate::exports::Exports;
+use crate::peers::PeerTable;
 use crate::quiet::Proofs;
 
 /// What a connector shares between all its operations.
@@ -25,20 +27,12 @@ pub(crate) struct Connection {
     driver: Arc<Driver>,
     control: ControlThread,
     registrations: Arc<RegistrationCache>,
-    peers: Arc<PeerCache>,
-    exported: Arc<Mutex<Option<Exported>>>,
+    peers: Arc<PeerTable>,
+    exports: Arc<Exports>,
     slots: Arc<RemoteSlots>,
     info: PeerInfo,
     clock: Arc<dyn Clock>,
     skew: Duration,
-}
-
-/// The engine's metadata as it was exported last.
-#[derive(Debug)]
-struct Exported {
-    /// How many registrations the cache had made by then: a later one is not in it.
-    registered: u64,
-    metadata: AgentMetadata,
 }
 
 /// What a connection has in hand.
@@ -68,6 +62,10 @@ pub struct ConnectionStats {
 impl Connection {
     /// Peers whose metadata is kept loaded.
     const PEERS: usize = 1024;
+    /// Bytes of compressed metadata that are looked into on the caller's thread: it takes some microseconds.
+    const INFLATED_HERE: usize = 2048;
+    /// Descriptors that are compared with it there.
+    const COMPARED_HERE: usize = 64;
 
     pub(crate) fn new(
         transport: Arc<dyn Transport>,
@@ -98,8 +96,8 @@ impl Connection {
             driver: Arc::new(driver),
             control,
             registrations,
-            peers: Arc::new(PeerCache::new(Self::PEERS)),
-            exported: Arc::default(),
+            peers: Arc::new(PeerTable::new(Self::PEERS)),
+            exports: Arc::default(),
             slots: Arc::default(),
             info,
             clock,
@@ -185,58 +183,77 @@ impl Connection {
         &self,
         list: &DescriptorList,
     ) -> Result<Vec<Registration>, ConnectorError> {
-        let mut held: Vec<Registration> = Vec::with_capacity(1);
-        let mut last = None;
-        for descriptor in list.iter() {
-            let region = descriptor.region();
-            // Lists usually walk one region; a region seen earlier is a cache hit.
-            if last.replace(region.id()) == Some(region.id()) {
-                continue;
-            }
-            let registration = match self.registrations.get(region) {
-                Some(registration) => registration,
-                None => {
-                    let (cache, region) = (Arc::clone(&self.registrations), region.clone());
-                    let register = move || -> Result<Registration, RegisterError> {
-                        cache.get_or_register(&region)
-                    };
-                    match self.control.run(register).await? {
-                        Ok(registration) => registration,
-                        Err(error) if self.executor.reaches(descriptor.device()) => {
-                            tracing::debug!(%error, "memory that only the executor will reach");
-                            continue;
-                        }
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-            };
-            held.push(registration);
+        match self.registered(list) {
+            Some(held) => Ok(held),
+            None => self.control.run(self.registering(list)).await?,
         }
-        Ok(held)
+    }
+
+    /// As [`register`](Self::register), and this agent's metadata, which covers them.
+    pub(crate) async fn register_and_export(
+        &self,
+        list: &DescriptorList,
+    ) -> Result<(Vec<Registration>, AgentMetadata), ConnectorError> {
+        if let Some(held) = self.registered(list)
+            && let Some(metadata) = self.exports.of(&held, self.registrations.stats().misses)
+        {
+            return Ok((held, metadata));
+        }
+        let register = self.registering(list);
+        let (exports, transport, registrations) = self.exporting();
+        let both = move || {
+            let held = register()?;
+            let metadata = exports.export(&*transport, &registrations, &held)?;
+            Ok((held, metadata))
+        };
+        self.control.run(both).await?
+    }
+
+    /// The registrations of the regions under `list`, if all are cached.
+    fn registered(&self, list: &DescriptorList) -> Option<Vec<Registration>> {
+        regions(list).map(|(_, region)| self.registrations.get(region)).collect()
+    }
+
+    /// A job that registers the regions under `list`, but for memory that only the executor reaches.
+    fn registering(
+        &self,
+        list: &DescriptorList,
+    ) -> impl FnOnce() -> Result<Vec<Registration>, ConnectorError> + Send + 'static {
+        let (cache, executor) = (Arc::clone(&self.registrations), Arc::clone(&self.executor));
+        let regions: Vec<_> = regions(list).map(|(device, r)| (device, r.clone())).collect();
+        move || {
+            let mut held = Vec::with_capacity(regions.len());
+            for (device, region) in &regions {
+                match cache.get_or_register(region) {
+                    Ok(registration) => held.push(registration),
+                    Err(error) if executor.reaches(*device) => {
+                        tracing::debug!(%error, "memory that only the executor will reach");
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(held)
+        }
     }
 
     /// This agent's metadata, covering everything registered before the call.
     pub(crate) async fn local_metadata(&self) -> Result<AgentMetadata, ConnectorError> {
-        let registered = self.registrations.stats().misses;
-        if let Some(exported) = lock(&self.exported).as_ref()
-            && exported.registered == registered
-        {
-            return Ok(exported.metadata.clone());
+        if let Some(metadata) = self.exports.all(self.registrations.stats().misses) {
+            return Ok(metadata);
         }
-        let (transport, registrations) =
-            (Arc::clone(&self.transport), Arc::clone(&self.registrations));
-        let slot = Arc::clone(&self.exported);
-        let export = move || -> Result<AgentMetadata, ConnectorError> {
-            // Registrations are made on this thread too, so none comes between these two lines.
-            let registered = registrations.stats().misses;
-            let metadata = AgentMetadata::compress(&transport.local_metadata()?)?;
-            *lock(&slot) = Some(Exported { registered, metadata: metadata.clone() });
-            Ok(metadata)
-        };
-        self.control.run(export).await?
+        let (exports, transport, registrations) = self.exporting();
+        self.control.run(move || exports.export_all(&*transport, &registrations)).await?
     }
 
-    /// Makes the owner of an offer reachable.
+    fn exporting(&self) -> (Arc<Exports>, Arc<dyn Transport>, Arc<RegistrationCache>) {
+        (
+            Arc::clone(&self.exports),
+            Arc::clone(&self.transport),
+            Arc::clone(&self.registrations),
+        )
+    }
+
+    /// Makes the owner of an offer, and the memory that it offers, reachable.
     pub(crate) async fn connect(&self, remote: &RdmaMetadata) -> Result<PeerId, ConnectorError> {
         match self.peers.get(remote.agent_metadata()) {
             Some(peer) => Ok(peer),
@@ -244,20 +261,50 @@ impl Connection {
         }
     }
 
-    /// As [`connect`](Self::connect), whatever the cache says.
+    /// As [`connect`](Self::connect), whatever the cache says. Waits until a peer that has to be loaded anew has no transfer in
+    /// flight.
     pub(crate) async fn reconnect(&self, remote: &RdmaMetadata) -> Result<PeerId, ConnectorError> {
+        let short = remote.agent_metadata().compressed().len() <= Self::INFLATED_HERE
+            && remote.descriptors().len() <= Self::COMPARED_HERE;
+        if short && let Some(peer) = self.connect_known(remote)? {
+            return Ok(peer);
+        }
+        // Keeps others from posting until the peer is loaded.
+        let mut _idle = None;
+        let remote = Arc::new(remote.clone());
+        loop {
+            match self.load(Arc::clone(&remote)).await {
+                Err(ConnectorError::Transport(TransportError::PeerBusy { name })) => {
+                    _idle = Some(self.transport.until_idle(&PeerId::new(name)).await);
+                }
+                loaded => return loaded,
+            }
+        }
+    }
+
+    /// The peer, if its metadata says nothing that the engine has to be told.
+    fn connect_known(&self, remote: &RdmaMetadata) -> Result<Option<PeerId>, ConnectorError> {
+        let metadata = remote.agent_metadata();
+        let blob = metadata.inflate(&Limits::default())?;
+        let spec = ConnectSpec::new(&blob, remote.descriptors());
+        let Some(connected) = self.transport.connect_known(&spec) else { return Ok(None) };
+        // One that must go is let go by the next call that blocks.
+        self.peers.insert(metadata.clone(), &connected);
+        Ok(Some(connected.peer))
+    }
+
+    async fn load(&self, remote: Arc<RdmaMetadata>) -> Result<PeerId, ConnectorError> {
         let (transport, peers) = (Arc::clone(&self.transport), Arc::clone(&self.peers));
-        let metadata = remote.agent_metadata().clone();
-        let is_foreign = remote.peer().is_none();
         let load = move || -> Result<PeerId, ConnectorError> {
+            let metadata = remote.agent_metadata();
             let blob = metadata.inflate(&Limits::default())?;
-            let connected = match is_foreign {
-                true => transport.connect_foreign(&blob)?,
-                false => transport.connect(&blob)?,
-            };
-            if let Some(evicted) = peers.insert(metadata, &connected) {
+            let is_foreign = remote.peer().is_none();
+            let spec = ConnectSpec::new(&blob, remote.descriptors()).foreign(is_foreign);
+            let connected = transport.connect_for(&spec)?;
+            peers.insert(metadata.clone(), &connected);
+            for unused in peers.take_unused() {
                 // A busy peer stays loaded; it is found again when it is next named.
-                let _ = transport.disconnect(&evicted);
+                let _ = transport.disconnect(&unused);
             }
             Ok(connected.peer)
         };
@@ -270,9 +317,12 @@ impl Connection {
     }
 }
 
-/// Locks, ignoring poison: the critical sections leave their data consistent.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// The regions under a list, without repetitions in a row, and the device of each.
+fn regions(list: &DescriptorList) -> impl Iterator<Item = (Device, &Region)> {
+    let mut last = None;
+    // Lists usually walk one region; a region seen earlier is a cache hit.
+    let is_next = move |d: &&Descriptor| last.replace(d.region().id()) != Some(d.region().id());
+    list.iter().filter(is_next).map(|d| (d.device(), d.region()))
 }
 
 /// Whether an engine's refusal means that the peer must be connected anew.

@@ -301,12 +301,11 @@ impl Connector {
         };
         let leased = Leased::from(Leases::acquire(local.as_slice(), mode)?);
         connection.run(connection.executor().prepare(&local, None)).await?;
-        let registrations = connection.register(&local).await?;
+        let (registrations, agent) = connection.register_and_export(&local).await?;
         let descriptors: Vec<_> = local
             .iter()
             .map(|d| SerializedDescriptor::new(d.device(), d.address(), d.len() as u64))
             .collect::<Result<_, _>>()?;
-        let agent = connection.local_metadata().await?;
         let executor = connection.executor();
         let key = NotificationKey::random();
         // Peers may use the memory as soon as they have the metadata, and not before its work is done.

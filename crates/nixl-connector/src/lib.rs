@@ -54,6 +54,7 @@ mod connection;
 mod connector;
 mod control;
 mod error;
+mod exports;
 #[cfg(feature = "nixl")]
 pub mod nixl;
 mod peers;

@@ -1,83 +1,141 @@
-//! Which peers' metadata has been loaded, so that seeing it again costs a look-up.
+//! The peers of a connection, and which of their metadata has been loaded.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nixl_device::ExitWatch;
 use nixl_metadata::AgentMetadata;
 use nixl_ops::{Connected, PeerId};
 
-/// Metadata that was loaded, by its compressed bytes: a hit costs neither inflating nor loading.
+/// One entry for each peer. Its metadata is known by the compressed bytes: a hit costs neither inflating nor loading.
 #[derive(Debug)]
-pub(crate) struct PeerCache {
+pub(crate) struct PeerTable {
     state: Mutex<State>,
     capacity: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    loaded: HashMap<AgentMetadata, Entry>,
+    peers: HashMap<PeerId, Entry>,
+    by_metadata: HashMap<AgentMetadata, PeerId>,
+    /// Peers that were given up to make room, which the engine still knows.
+    unused: Vec<PeerId>,
     tick: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Entry {
-    peer: PeerId,
+    /// The latest, oldest first.
+    metadata: VecDeque<AgentMetadata>,
     used: u64,
+    /// Of a peer on this host.
+    exit: Option<ExitWatch>,
 }
 
-impl PeerCache {
+impl PeerTable {
+    /// Metadata of one peer that is kept: an offer of each of its slabs, say.
+    const METADATA: usize = 16;
+
+    /// For at most so many peers; the least recently used makes room.
     pub(crate) fn new(capacity: usize) -> Self {
         Self { state: Mutex::default(), capacity }
     }
 
+    /// The peer of which this metadata was loaded.
     pub(crate) fn get(&self, metadata: &AgentMetadata) -> Option<PeerId> {
         let mut state = self.lock();
-        state.tick += 1;
-        let tick = state.tick;
-        let entry = state.loaded.get_mut(metadata)?;
-        entry.used = tick;
-        Some(entry.peer.clone())
+        let peer = state.by_metadata.get(metadata)?.clone();
+        state.touch(&peer);
+        Some(peer)
     }
 
-    /// Notes what was loaded. Returns a peer of which nothing is cached any more, if room had to be made.
-    pub(crate) fn insert(&self, metadata: AgentMetadata, connected: &Connected) -> Option<PeerId> {
+    /// Notes what was loaded. Returns whether the peer is new here.
+    pub(crate) fn insert(&self, metadata: AgentMetadata, connected: &Connected) -> bool {
         let mut state = self.lock();
+        let peer = &connected.peer;
         if connected.superseded {
-            state.loaded.retain(|_, entry| entry.peer != connected.peer);
+            state.forget_metadata(peer);
         }
-        state.tick += 1;
-        let entry = Entry { peer: connected.peer.clone(), used: state.tick };
-        state.loaded.insert(metadata, entry);
-        if state.loaded.len() <= self.capacity {
-            return None;
+        state.by_metadata.insert(metadata.clone(), peer.clone());
+        let is_new = !state.peers.contains_key(peer);
+        let entry = state.touch(peer);
+        if !entry.metadata.contains(&metadata) {
+            entry.metadata.push_back(metadata);
         }
-        let oldest = state.loaded.iter().min_by_key(|(_, e)| e.used).map(|(m, _)| m.clone())?;
-        let evicted = state.loaded.remove(&oldest)?.peer;
-        let known = state.loaded.values().any(|entry| entry.peer == evicted);
-        (!known).then_some(evicted)
+        if entry.metadata.len() > Self::METADATA
+            && let Some(oldest) = entry.metadata.pop_front()
+        {
+            state.by_metadata.remove(&oldest);
+        }
+        state.unused.retain(|unused| unused != peer);
+        if state.peers.len() > self.capacity {
+            state.evict();
+        }
+        is_new
     }
 
-    /// Forgets all metadata of a peer.
-    pub(crate) fn remove(&self, peer: &PeerId) {
-        self.lock().loaded.retain(|_, entry| entry.peer != *peer);
+    /// Keeps the watch over a peer's process as long as the peer is in the table.
+    pub(crate) fn watch(&self, peer: &PeerId, exit: ExitWatch) {
+        if let Some(entry) = self.lock().peers.get_mut(peer) {
+            entry.exit = Some(exit);
+        }
     }
 
-    /// Distinct peers.
+    /// Takes the peers that made room, of which the engine may let go.
+    pub(crate) fn take_unused(&self) -> Vec<PeerId> {
+        std::mem::take(&mut self.lock().unused)
+    }
+
+    /// Forgets a peer. Returns whether it was known.
+    pub(crate) fn remove(&self, peer: &PeerId) -> bool {
+        let mut state = self.lock();
+        state.forget_metadata(peer);
+        // The watch is dropped outside the lock.
+        let removed = state.peers.remove(peer);
+        drop(state);
+        removed.is_some()
+    }
+
+    /// Peers that are known.
     pub(crate) fn len(&self) -> usize {
-        let state = self.lock();
-        let mut peers: Vec<_> = state.loaded.values().map(|entry| &entry.peer).collect();
-        peers.sort_unstable();
-        peers.dedup();
-        peers.len()
+        self.lock().peers.len()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn touch(&mut self, peer: &PeerId) -> &mut Entry {
+        self.tick += 1;
+        let entry = self.peers.entry(peer.clone()).or_default();
+        entry.used = self.tick;
+        entry
+    }
+
+    fn forget_metadata(&mut self, peer: &PeerId) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            for metadata in entry.metadata.drain(..) {
+                self.by_metadata.remove(&metadata);
+            }
+        }
+    }
+
+    /// A scan, because it is made once per peer that is met, which costs a thousand times as much.
+    fn evict(&mut self) {
+        let oldest = self.peers.iter().min_by_key(|(_, entry)| entry.used);
+        let Some(oldest) = oldest.map(|(peer, _)| peer.clone()) else { return };
+        self.forget_metadata(&oldest);
+        self.peers.remove(&oldest);
+        self.unused.push(oldest);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn metadata(text: &str) -> AgentMetadata {
@@ -90,33 +148,57 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_makes_room() {
-        let cache = PeerCache::new(2);
-        assert_eq!(cache.insert(metadata("a"), &to("a")), None);
-        assert_eq!(cache.insert(metadata("b"), &to("b")), None);
-        assert!(cache.get(&metadata("a")).is_some());
-        assert_eq!(cache.insert(metadata("c"), &to("c")), Some(PeerId::new("b")));
-        assert_eq!(cache.get(&metadata("b")), None);
-        assert_eq!(cache.len(), 2);
+        let table = PeerTable::new(2);
+        assert!(table.insert(metadata("a"), &to("a")));
+        assert!(table.insert(metadata("b"), &to("b")));
+        assert!(table.get(&metadata("a")).is_some());
+        assert!(table.insert(metadata("c"), &to("c")));
+        assert_eq!(table.take_unused(), vec![PeerId::new("b")]);
+        assert_eq!(table.take_unused(), vec![]);
+        assert_eq!(table.get(&metadata("b")), None);
+        assert_eq!(table.len(), 2);
     }
 
     #[test]
-    fn a_peer_with_other_metadata_is_not_evicted_as_a_whole() {
-        let cache = PeerCache::new(2);
-        cache.insert(metadata("a1"), &to("a"));
-        cache.insert(metadata("a2"), &to("a"));
-        assert_eq!(cache.insert(metadata("b"), &to("b")), None);
-        assert_eq!(cache.get(&metadata("a2")), Some(PeerId::new("a")));
+    fn a_peer_that_is_met_again_is_not_unused() {
+        let table = PeerTable::new(1);
+        table.insert(metadata("a"), &to("a"));
+        table.insert(metadata("b"), &to("b"));
+        table.insert(metadata("a"), &to("a"));
+        assert_eq!(table.take_unused(), vec![PeerId::new("b")]);
     }
 
     #[test]
     fn superseding_voids_what_was_loaded_before() {
-        let cache = PeerCache::new(8);
-        cache.insert(metadata("a1"), &to("a"));
-        cache.insert(metadata("b"), &to("b"));
-        cache.insert(metadata("a2"), &to("a").superseding());
-        assert_eq!(cache.get(&metadata("a1")), None);
-        assert!(cache.get(&metadata("b")).is_some());
-        cache.remove(&PeerId::new("a"));
-        assert_eq!(cache.len(), 1);
+        let table = PeerTable::new(8);
+        table.insert(metadata("a1"), &to("a"));
+        table.insert(metadata("b"), &to("b"));
+        table.insert(metadata("a2"), &to("a").superseding());
+        assert_eq!(table.get(&metadata("a1")), None);
+        assert!(table.get(&metadata("b")).is_some());
+        assert!(table.remove(&PeerId::new("a")));
+        assert!(!table.remove(&PeerId::new("a")));
+        assert_eq!(table.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_found_was_inserted_last_for_its_peer(
+            uses in proptest::collection::vec((0u8..5, 0u8..40, any::<bool>()), 0..200),
+        ) {
+            let table = PeerTable::new(3);
+            for (peer, data, superseding) in uses {
+                let text = format!("{peer} {data}");
+                let connected = to(&peer.to_string());
+                let connected = if superseding { connected.superseding() } else { connected };
+                table.insert(metadata(&text), &connected);
+                prop_assert_eq!(table.get(&metadata(&text)), Some(connected.peer));
+                let state = table.lock();
+                prop_assert!(state.peers.len() <= 3);
+                let kept: usize = state.peers.values().map(|entry| entry.metadata.len()).sum();
+                prop_assert_eq!(kept, state.by_metadata.len());
+                prop_assert!(state.peers.values().all(|e| e.metadata.len() <= PeerTable::METADATA));
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, Ordering::Relaxed};
 
 use nixl_device::Device;
 
@@ -211,6 +211,7 @@ struct Inner {
     registered: Option<Box<dyn Registered>>,
     span: RegionSpan,
     registrar: Arc<dyn Registrar>,
+    number: u64,
 }
 
 impl Registration {
@@ -225,8 +226,9 @@ impl Registration {
         span.memory.begin_registration();
         match registrar.register(&span) {
             Ok(registered) => {
-                let registrar = Arc::clone(registrar);
-                Ok(Self(Arc::new(Inner { registered: Some(registered), span, registrar })))
+                static LAST: AtomicU64 = AtomicU64::new(0);
+                let (registrar, number) = (Arc::clone(registrar), LAST.fetch_add(1, Relaxed));
+                Ok(Self(Arc::new(Inner { registered: Some(registered), span, registrar, number })))
             }
             Err(error) => {
                 span.memory.end_registration();
@@ -245,6 +247,12 @@ impl Registration {
     #[must_use]
     pub fn span(&self) -> &RegionSpan {
         &self.0.span
+    }
+
+    /// A number that no other registration of this process has, nor will have.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.0.number
     }
 
     /// Whether no other handle exists. Stays true while nobody else can reach this one.

@@ -86,5 +86,5 @@ pub use policy::PathPolicy;
 pub use slots::{FoundSlot, OfferSlot, RecentCheck, RemoteSlot, RemoteSlots};
 pub use spent::{KeyUse, SpentKeys, SpentStats};
 pub use status::{OperationStatus, StatusError};
-pub use transport::{Connected, PeerId, Transfer, TransferSpec, Transport};
+pub use transport::{ConnectSpec, Connected, Idle, PeerId, Transfer, TransferSpec, Transport};
 pub use usage::OfferUse;

@@ -1,6 +1,9 @@
 //! What an engine must offer: registration, peers, transfers and notifications.
 
+use std::any::Any;
 use std::fmt;
+use std::future::{Future, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -99,6 +102,17 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     /// [`TransportError::Engine`] if the engine cannot export it.
     fn local_metadata(&self) -> Result<Bytes, TransportError>;
 
+    /// *Blocking.* What a peer needs to reach these memories, which are registered now, and nothing of others. `None`, as by
+    /// default: a peer needs [all](Self::local_metadata).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn metadata_of(&self, memories: &[Registration]) -> Result<Option<Bytes>, TransportError> {
+        let _ = memories;
+        Ok(None)
+    }
+
     /// *Blocking.* Makes a peer reachable, or brings what is known of it up to date.
     ///
     /// # Errors
@@ -108,14 +122,29 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     /// engine's own failure. A peer that was connected before stays usable after an error.
     fn connect(&self, metadata: &[u8]) -> Result<Connected, TransportError>;
 
-    /// *Blocking.* As [`connect`](Self::connect), for a peer of another library, which cannot prove that it runs on this host
-    /// where it claims so.
+    /// *Blocking.* As [`connect`](Self::connect), of what `spec` needs only: an engine that has to be told of memory is told of no
+    /// other, and an export that is older than what it knows changes nothing. By default it is the same as `connect`.
     ///
     /// # Errors
     ///
     /// As there.
-    fn connect_foreign(&self, metadata: &[u8]) -> Result<Connected, TransportError> {
-        self.connect(metadata)
+    fn connect_for(&self, spec: &ConnectSpec<'_>) -> Result<Connected, TransportError> {
+        self.connect(spec.metadata)
+    }
+
+    /// As [`connect_for`](Self::connect_for), if the engine need not be told of anything. `None`, as by default: `connect_for`
+    /// must be called.
+    fn connect_known(&self, spec: &ConnectSpec<'_>) -> Option<Connected> {
+        let _ = spec;
+        None
+    }
+
+    /// Waits until no transfer to the peer is in flight: then [`connect`](Self::connect) does not fail with
+    /// [`PeerBusy`](TransportError::PeerBusy). Transfers to the peer that are not posted wait from now on until the future and
+    /// what it gives are dropped. By default it is ready at once.
+    fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {
+        let _ = peer;
+        Box::pin(ready(Idle::holding(())))
     }
 
     /// *Blocking.* Forgets a peer. Unknown peers are ignored.
@@ -148,6 +177,49 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     ///
     /// The engine's failure; what was taken before it has been handed out.
     fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError>;
+}
+
+/// Keeps transfers to a peer from being posted, until it is dropped: see [`Transport::until_idle`].
+#[must_use]
+pub struct Idle(#[expect(dead_code, reason = "only its drop matters")] Box<dyn Any + Send>);
+
+impl Idle {
+    /// Holds a value whose drop lets transfers be posted again.
+    pub fn holding(hold: impl Send + 'static) -> Self {
+        Self(Box::new(hold))
+    }
+}
+
+impl fmt::Debug for Idle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Idle")
+    }
+}
+
+/// Which part of a peer's metadata a connection is for.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ConnectSpec<'a> {
+    /// What the peer's engine exported.
+    pub metadata: &'a [u8],
+    /// The peer's memory that is to be reached. None: messages are sent only.
+    pub needed: &'a [SerializedDescriptor],
+    /// The peer is of another library, and cannot prove that it runs on this host where it claims so.
+    pub is_foreign: bool,
+}
+
+impl<'a> ConnectSpec<'a> {
+    /// To reach this memory of the peer.
+    pub fn new(metadata: &'a [u8], needed: &'a [SerializedDescriptor]) -> Self {
+        Self { metadata, needed, is_foreign: false }
+    }
+
+    /// Notes that the peer may be of another library.
+    #[must_use]
+    pub fn foreign(mut self, is_foreign: bool) -> Self {
+        self.is_foreign = is_foreign;
+        self
+    }
 }
 
 /// What [`Transport::connect`] came to.

@@ -8,6 +8,7 @@ use std::fmt;
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use bytes::Bytes;
 use nixl_sys::{
     AgentConfig, Backend, NixlDescriptor, NixlError, NotificationMap, OptArgs, Params, ThreadSync,
 };
@@ -34,6 +35,8 @@ pub(super) struct Agent {
 /// Behind the gate. Field order: what points into the agent goes before it.
 pub(super) struct Inside {
     notifications: Option<Movable<NotificationMap>>,
+    /// Metadata with the agent's connection details, which never change.
+    pub(super) details: Option<Bytes>,
     pub(super) backend: Backend,
     pub(super) agent: nixl_sys::Agent,
 }
@@ -92,7 +95,7 @@ impl Agent {
         Ok(Self {
             name: name.to_owned(),
             control,
-            gate: Mutex::new(Some(Inside { notifications: None, backend, agent })),
+            gate: Mutex::new(Some(Inside { notifications: None, details: None, backend, agent })),
         })
     }
 

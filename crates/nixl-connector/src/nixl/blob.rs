@@ -10,6 +10,10 @@
 
 use std::str;
 
+use nixl_metadata::SerializedDescriptor;
+
+use super::registrar::{memory_kind, wire_kind};
+
 const INTRO: &[u8] = b"nixlSerDes|";
 
 /// The backend whose keys are looked into.
@@ -73,6 +77,80 @@ impl<'a> Blob<'a> {
             return Err(reader.fault("something follows the end"));
         }
         Ok(Self { name, connections, memories })
+    }
+}
+
+impl Blob<'_> {
+    /// The same with those memories alone that cover one of the ranges: what else it says may be out of date.
+    pub(super) fn of_use_for(mut self, ranges: &[SerializedDescriptor]) -> Self {
+        let place = |range: &SerializedDescriptor| {
+            let (kind, device) = memory_kind(range.device());
+            (wire_kind(kind), device, range.ptr(), range.size())
+        };
+        let mut sorted: Vec<_> = ranges.iter().map(place).collect();
+        sorted.sort_unstable();
+        self.memories.retain(|memory| {
+            let start = (memory.kind, memory.device, memory.address, 0);
+            let end = memory.address + memory.len;
+            let from = sorted.partition_point(|range| *range < start);
+            sorted[from..]
+                .iter()
+                .take_while(|(kind, device, address, _)| {
+                    (*kind, *device) == (memory.kind, memory.device) && *address < end
+                })
+                .any(|(.., address, len)| address.checked_add(*len).is_some_and(|e| e <= end))
+        });
+        self
+    }
+
+    /// Writes the blob as NIXL does.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = INTRO.to_vec();
+        record(&mut out, "Agent", self.name.as_bytes());
+        record(&mut out, "Conns", &(self.connections.len() as u64).to_le_bytes());
+        for (kind, details) in &self.connections {
+            record(&mut out, "t", kind.as_bytes());
+            record(&mut out, "c", details);
+        }
+        record(&mut out, "", b"MemSection");
+        let is_of_one_list =
+            |a: &Memory<'_>, b: &Memory<'_>| (a.backend, a.kind) == (b.backend, b.kind);
+        let lists: Vec<_> = self.memories.chunk_by(is_of_one_list).collect();
+        record(&mut out, "nixlSecElms", &(lists.len() as u64).to_le_bytes());
+        for list in lists {
+            if let Some(first) = list.first() {
+                record(&mut out, "bknd", first.backend.as_bytes());
+                record(&mut out, "nixlDList", b"nixlSDList");
+                record(&mut out, "t", &first.kind.to_le_bytes());
+            }
+            record(&mut out, "n", &(list.len() as u64).to_le_bytes());
+            for memory in list {
+                let words = [memory.address, memory.len, memory.device];
+                let mut value: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+                value.extend_from_slice(memory.key);
+                record(&mut out, "", &value);
+            }
+        }
+        out
+    }
+}
+
+fn record(out: &mut Vec<u8>, tag: &str, value: &[u8]) {
+    out.extend_from_slice(tag.as_bytes());
+    out.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    out.extend_from_slice(value);
+    out.push(b'|');
+}
+
+impl Memory<'_> {
+    /// Whether the key has no content, only a description of the machine: then UCX does the same with it for every address.
+    pub(super) fn has_empty_key(&self) -> bool {
+        self.backend == UCX && parts(self.key).is_ok_and(|parts| parts.content == 0)
+    }
+
+    /// The same, over every address that a process can have.
+    pub(super) fn over_all_addresses(&self) -> Self {
+        Self { address: 1, len: u64::MAX / 2, ..*self }
     }
 }
 
@@ -159,56 +237,38 @@ impl<'a> Reader<'a> {
 
 /// Whether one of UCX's keys has all the parts that it announces.
 fn is_whole(key: &[u8]) -> bool {
+    parts(key).is_ok_and(|parts| parts.memory_kind < UCX_MEMORY_KINDS)
+}
+
+/// What the head of one of UCX's keys says.
+struct Parts {
+    memory_kind: u8,
+    /// Bytes in all parts.
+    content: usize,
+}
+
+fn parts(key: &[u8]) -> Result<Parts, String> {
     let mut reader = Reader { bytes: key, at: 0 };
-    let mut whole = || -> Result<bool, String> {
-        let parts = reader.word()?.count_ones();
-        let kind = reader.take(1)?[0];
-        for _ in 0..parts {
-            let len = reader.take(1)?[0];
-            reader.take(len.into())?;
-        }
-        Ok(kind < UCX_MEMORY_KINDS)
-    };
-    whole().unwrap_or(false)
+    let count = reader.word()?.count_ones();
+    let memory_kind = reader.take(1)?[0];
+    let mut content = 0;
+    for _ in 0..count {
+        let len = reader.take(1)?[0];
+        content += reader.take(len.into())?.len();
+    }
+    Ok(Parts { memory_kind, content })
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use nixl_device::Device;
     use proptest::prelude::*;
 
     use super::*;
 
-    fn record(out: &mut Vec<u8>, tag: &str, value: &[u8]) {
-        out.extend_from_slice(tag.as_bytes());
-        out.extend_from_slice(&(value.len() as u64).to_le_bytes());
-        out.extend_from_slice(value);
-        out.push(b'|');
-    }
-
     /// Writes a blob as NIXL does.
     pub(in super::super) fn encode(blob: &Blob<'_>) -> Vec<u8> {
-        let mut out = INTRO.to_vec();
-        record(&mut out, "Agent", blob.name.as_bytes());
-        record(&mut out, "Conns", &(blob.connections.len() as u64).to_le_bytes());
-        for (kind, details) in &blob.connections {
-            record(&mut out, "t", kind.as_bytes());
-            record(&mut out, "c", details);
-        }
-        record(&mut out, "", b"MemSection");
-        record(&mut out, "nixlSecElms", &(blob.memories.len() as u64).to_le_bytes());
-        for memory in &blob.memories {
-            record(&mut out, "bknd", memory.backend.as_bytes());
-            record(&mut out, "nixlDList", b"nixlSDList");
-            record(&mut out, "t", &memory.kind.to_le_bytes());
-            record(&mut out, "n", &1u64.to_le_bytes());
-            let mut value = Vec::new();
-            for word in [memory.address, memory.len, memory.device] {
-                value.extend_from_slice(&word.to_le_bytes());
-            }
-            value.extend_from_slice(memory.key);
-            record(&mut out, "", &value);
-        }
-        out
+        blob.encode()
     }
 
     /// A key of two parts, of 0 and 3 bytes.
@@ -245,6 +305,29 @@ pub(super) mod tests {
             };
             let bytes = encode(&blob);
             prop_assert_eq!(Blob::parse(&bytes), Ok(blob));
+        }
+
+        #[test]
+        fn what_is_kept_covers_a_range_and_what_is_not_does_not(
+            memories in proptest::collection::vec((0u64..3, 1u64..60, 1u64..30), 0..9),
+            ranges in proptest::collection::vec((0u32..3, 1u64..70, 1u64..20), 0..9),
+        ) {
+            let memory = |&(device, address, len): &(u64, u64, u64)| Memory {
+                backend: UCX, kind: u32::from(device > 0), device, address, len, key: &KEY,
+            };
+            let range = |&(device, address, len): &(u32, u64, u64)| {
+                let device = if device == 0 { Device::HOST } else { Device::cuda(device) };
+                SerializedDescriptor::new(device, address, len).unwrap()
+            };
+            let memories: Vec<_> = memories.iter().map(memory).collect();
+            let covers = |m: &Memory<'_>, (device, address, len): &(u32, u64, u64)| {
+                m.device == u64::from(*device) && m.address <= *address && address + len <= m.address + m.len
+            };
+            let expected: Vec<_> =
+                memories.iter().filter(|m| ranges.iter().any(|r| covers(m, r))).copied().collect();
+            let blob = Blob { name: "p", connections: vec![], memories };
+            let ranges: Vec<_> = ranges.iter().map(range).collect();
+            prop_assert_eq!(blob.of_use_for(&ranges).memories, expected);
         }
 
         #[test]

@@ -3,16 +3,22 @@
 //! Everything here that changes something runs on the connection's control thread, so no two such calls overlap.
 
 use std::collections::HashMap;
+use std::future::{Future, ready};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nixl_ops::{Connected, PeerId, TransportError};
+use nixl_descriptor::Span;
+use nixl_metadata::SerializedDescriptor;
+use nixl_ops::{Connected, Idle, PeerId, TransportError};
 use nixl_sys::NixlError;
 
 use super::agent::{Agent, BACKEND};
 use super::blob::Blob;
 use super::here;
-use super::peers::{Change, Loaded, Peer};
+use super::registrar::{memory_kind, wire_kind};
+use super::peer::Peer;
+use super::peers::{Change, Loaded};
 use super::ucx;
 
 /// The peers of one agent.
@@ -53,20 +59,32 @@ impl Directory {
         lock(&self.loaded)
     }
 
-    /// Makes sure that NIXL knows what a blob says. Of a peer that is not `trusted` to be on this host if it claims so, that
-    /// is proven first. **Blocks.**
+    /// Notes what a blob says, if NIXL need not be told of it.
+    pub(super) fn connect_known(
+        &self,
+        metadata: &[u8],
+        needed: &[SerializedDescriptor],
+    ) -> Option<Connected> {
+        let blob = Blob::parse(metadata).ok()?.of_use_for(needed);
+        let mut loaded = self.loaded();
+        let known = loaded.get_mut(blob.name).filter(|l| l.change(&blob) == Change::Known)?;
+        known.note(&blob);
+        Some(Connected::to(known.peer.id.clone()))
+    }
+
+    /// Makes sure that NIXL knows what a blob says of the memory that is `needed`, or all of it. Of a peer that is not `trusted` to
+    /// be on this host if it claims so, that is proven first. **Blocks.**
     pub(super) fn connect(
         self: &Arc<Self>,
         metadata: &[u8],
+        needed: Option<&[SerializedDescriptor]>,
         trusted: bool,
     ) -> Result<Connected, TransportError> {
-        let parse = |metadata| {
-            Blob::parse(metadata).map_err(|reason| TransportError::BadMetadata { reason })
+        let blob = Blob::parse(metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
+        let blob = match needed {
+            Some(needed) => blob.of_use_for(needed),
+            None => blob,
         };
-        let claimed = parse(metadata)?;
-        let masked = self.masked(metadata, &claimed, trusted)?;
-        let metadata = masked.as_deref().unwrap_or(metadata);
-        let blob = parse(metadata)?;
         if blob.name == self.agent.name() {
             return Err(TransportError::OwnIdentity { name: blob.name.to_owned() });
         }
@@ -74,51 +92,63 @@ impl Directory {
             let reason = format!("it has no connection details for the {BACKEND} backend");
             return Err(TransportError::BadMetadata { reason });
         }
-        let known = self.loaded().get(blob.name).map(|l| (Arc::clone(&l.peer), l.change(&blob)));
+        let known = {
+            let loaded = self.loaded();
+            let known = loaded.get(blob.name);
+            known.map(|l| (Arc::clone(&l.peer), l.is_masked(), l.change(&blob), l.for_nixl(&blob)))
+        };
         let id = match &known {
-            Some((peer, _)) => peer.id.clone(),
+            Some((peer, ..)) => peer.id.clone(),
             None => PeerId::new(blob.name),
         };
-        match known {
-            Some((_, Change::Known)) => return Ok(Connected::to(id)),
-            Some((_, Change::Conflict)) => {
+        let mut each = false;
+        match &known {
+            Some((_, _, Change::Conflict, _)) => {
                 return Err(TransportError::IdentityConflict { name: blob.name.to_owned() });
             }
-            Some((peer, Change::Merge)) => {
-                if let Err(error) = self.load(metadata, blob.name) {
+            Some((peer, _, change @ (Change::Known | Change::Merge), for_nixl)) => {
+                if *change == Change::Merge
+                    && let Err(error) = self.load(for_nixl, blob.name)
+                {
                     // NIXL may have dropped what it knew of the peer.
                     peer.set_broken();
-                    self.ended(&peer);
+                    self.ended(peer);
                     return Err(error);
                 }
                 if let Some(loaded) = self.loaded().get_mut(blob.name) {
-                    loaded.merge(&blob);
+                    loaded.note(&blob);
                 }
                 return Ok(Connected::to(id));
             }
-            Some((peer, Change::Replace)) => self.retire(&peer)?,
+            Some((peer, _, Change::Replace, _)) => {
+                each = !peer.is_broken();
+                self.retire(peer)?;
+            }
             None => {}
         }
-        self.meet(metadata, blob.name)?;
-        self.loaded().insert(blob.name.to_owned(), Loaded::new(Peer::new(id.clone()), &blob));
+        let was_masked = known.map(|(_, is_masked, ..)| is_masked);
+        let masked = self.masked(&blob, was_masked, trusted)?;
+        let mut loaded = Loaded::new(Peer::new(id.clone()), &blob, masked, each);
+        self.meet(&loaded.for_nixl(&blob), blob.name)?;
+        loaded.note(&blob);
+        self.loaded().insert(blob.name.to_owned(), loaded);
         Ok(Connected::to(id).superseding())
     }
 
-    /// Other metadata, in which a peer that claims this host without proof is on another one. How a peer was loaded first
-    /// counts as long as it is loaded.
+    /// Other connection details, in which a peer that claims this host without proof is on another one. How a peer was loaded
+    /// first counts as long as it is loaded.
     fn masked(
         &self,
-        metadata: &[u8],
         blob: &Blob<'_>,
+        was_masked: Option<bool>,
         trusted: bool,
-    ) -> Result<Option<Vec<u8>>, TransportError> {
-        let as_it_is = self.loaded().get(blob.name).map(|loaded| loaded.has_connections_of(blob));
+    ) -> Result<Option<Vec<(String, Vec<u8>)>>, TransportError> {
         let details: Vec<_> = blob.connections.iter().map(|(_, details)| *details).collect();
-        match (as_it_is, self.machine) {
-            (Some(true), _) => Ok(None),
+        match (was_masked, self.machine) {
+            (Some(false), _) => Ok(None),
             (None, _) if trusted => Ok(None),
             (None, Some(_)) if here::is_here(blob.name, &details) => Ok(None),
-            (_, Some(machine)) => Ok(here::masked(metadata, blob.name, &details, machine)),
+            (_, Some(machine)) => Ok(here::masked(blob.name, &blob.connections, machine)),
             (_, None) => {
                 let reason = "UCX does not tell its name for this machine".to_owned();
                 Err(TransportError::NotHere { name: blob.name.to_owned(), reason })
@@ -126,10 +156,43 @@ impl Directory {
         }
     }
 
+    /// The entry of a peer that was loaded anew.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::UnknownPeer`], or [`TransportError::NotRegistered`] if it has no registration of one of the ranges.
+    pub(super) fn current<'a>(
+        &self,
+        peer: &PeerId,
+        ranges: impl Iterator<Item = &'a Span>,
+    ) -> Result<Arc<Peer>, TransportError> {
+        let name = || peer.to_string();
+        let loaded = self.loaded();
+        let loaded = loaded
+            .get(peer.as_str())
+            .ok_or_else(|| TransportError::UnknownPeer { name: name() })?;
+        for (index, range) in ranges.enumerate() {
+            if !covers(loaded, range) {
+                return Err(TransportError::NotRegistered { name: name(), index, len: range.len });
+            }
+        }
+        Ok(Arc::clone(&loaded.peer))
+    }
+
     /// Forgets a peer, if it is known. **Blocks.**
     pub(super) fn disconnect(&self, peer: &PeerId) -> Result<(), TransportError> {
         let known = self.loaded().get(peer.as_str()).map(|l| Arc::clone(&l.peer));
         known.map_or(Ok(()), |known| self.retire(&known))
+    }
+
+    /// Waits until no transfer with the peer is in flight, and keeps others from being posted as long as that is awaited, and what
+    /// comes of it is held.
+    pub(super) fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {
+        let known = self.loaded().get(peer.as_str()).map(|loaded| Arc::clone(&loaded.peer));
+        match known {
+            Some(known) => Box::pin(known.until_idle()),
+            None => Box::pin(ready(Idle::holding(()))),
+        }
     }
 
     /// A transfer with `peer` has ended: if the peer is gone and this was the last, NIXL is made to forget it. Does not
@@ -153,21 +216,17 @@ impl Directory {
 
     /// Forgets a peer with which no transfer is in flight.
     fn retire(&self, peer: &Peer) -> Result<(), TransportError> {
-        let name = || peer.id.to_string();
         let mut entered = self.agent.enter();
         let inside = entered.inside().ok_or(TransportError::Closed)?;
         // Decided behind the gate, where transfers are posted: none can begin between here and the end, and one that
-        // was prepared before finds its peer broken. NIXL would lie about a transfer whose peer it has forgotten.
+        // was prepared before finds its peer forgotten. NIXL would lie about a transfer whose peer it has forgotten.
         if peer.is_busy() {
-            return Err(match peer.is_broken() {
-                true => TransportError::PeerGone { name: name() },
-                false => TransportError::PeerBusy { name: name() },
-            });
+            return Err(TransportError::PeerBusy { name: peer.id.to_string() });
         }
         if peer.is_broken() {
             self.note_lost(peer.id.as_str(), Duration::ZERO);
         }
-        peer.set_broken();
+        peer.set_forgotten();
         self.loaded().remove(peer.id.as_str());
         inside
             .agent
@@ -224,6 +283,12 @@ impl Directory {
         // Wires up now, here, rather than in the first transfer.
         inside.agent.make_connection(name, None).map_err(|e| failed("make_connection", e))
     }
+}
+
+/// Whether one registration of the peer covers the range.
+pub(super) fn covers(loaded: &Loaded, span: &Span) -> bool {
+    let (kind, device) = memory_kind(span.device);
+    loaded.covers(wire_kind(kind), device, span.address, span.len)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -47,15 +47,14 @@ fn identifiers(details: &[u8]) -> impl Iterator<Item = u32> + '_ {
     })
 }
 
-/// The metadata of a peer that is not proven to be here, as UCX may have it: with another machine's identity. `None` if it does not
-/// claim this machine, which UCX calls `machine`.
+/// The connection details of a peer that is not proven to be here, as UCX may have them: with another machine's identity. `None`
+/// if they do not claim this machine, which UCX calls `machine`.
 pub(super) fn masked(
-    metadata: &[u8],
     agent: &str,
-    details: &[&[u8]],
+    connections: &[(&str, &[u8])],
     machine: u64,
-) -> Option<Vec<u8>> {
-    let claims = details.iter().any(|bytes| positions(bytes, machine).next().is_some());
+) -> Option<Vec<(String, Vec<u8>)>> {
+    let claims = connections.iter().any(|(_, bytes)| positions(bytes, machine).next().is_some());
     if !claims {
         return None;
     }
@@ -64,18 +63,17 @@ pub(super) fn masked(
         "the peer claims this host and is not found on it: it is reached over the network. Either two machines have one boot \
          identity, or the peer is of another user or PID namespace"
     );
-    let mut masked = metadata.to_vec();
-    let base = metadata.as_ptr_range().start as usize;
-    for bytes in details {
-        let from = bytes.as_ptr() as usize - base;
-        for at in positions(bytes, machine) {
+    let mask = |(kind, details): &(&str, &[u8])| {
+        let mut masked = details.to_vec();
+        for at in positions(details, machine) {
             // Any identity but this machine's: all bits but the flag of a namespace are inverted.
-            for byte in &mut masked[from + at..][..7] {
+            for byte in &mut masked[at..][..7] {
                 *byte = !*byte;
             }
         }
-    }
-    Some(masked)
+        ((*kind).to_owned(), masked)
+    };
+    Some(connections.iter().map(mask).collect())
 }
 
 /// Where the machine's identity stands in connection details. UCX uses the top bit for a flag.
@@ -103,14 +101,6 @@ mod tests {
 
     const MACHINE: u64 = 0x8123_4567_89ab_cdef;
 
-    fn metadata(details: &[u8]) -> Vec<u8> {
-        [b"before".as_slice(), details, b"after"].concat()
-    }
-
-    fn mask(metadata: &[u8], len: usize, agent: &str) -> Option<Vec<u8>> {
-        masked(metadata, agent, &[&metadata[6..6 + len]], MACHINE)
-    }
-
     proptest! {
         #[test]
         fn a_peer_that_is_not_here_becomes_one_of_another_machine(
@@ -125,14 +115,13 @@ mod tests {
                 details.extend_from_slice(&machine.to_le_bytes());
                 details.extend_from_slice(&pid.to_le_bytes());
             }
-            let metadata = metadata(&details);
-            let masked = mask(&metadata, details.len(), "agent-of-another-machine");
+            let given: [(&str, &[u8]); 2] = [("UCX", &details), ("OTHER", b"details")];
+            let masked = masked("agent-of-another-machine", &given, MACHINE);
             prop_assert_eq!(masked.is_some(), !parts.is_empty());
             if let Some(masked) = masked {
-                prop_assert_eq!(masked.len(), metadata.len());
-                prop_assert!(positions(&masked, MACHINE).next().is_none());
-                prop_assert_eq!(&masked[..6], b"before");
-                prop_assert_eq!(&masked[masked.len() - 5..], b"after");
+                prop_assert_eq!(masked[0].1.len(), details.len());
+                prop_assert!(positions(&masked[0].1, MACHINE).next().is_none());
+                prop_assert_eq!(&masked[1], &("OTHER".to_owned(), b"details".to_vec()));
             }
         }
     }

@@ -16,7 +16,7 @@ const LIBRARY: &str = "libnixl_capi.so";
 const WHEEL_FOLDERS: [&str; 2] = [".nixl_cu12.mesonpy.libs", ".nixl_cu13.mesonpy.libs"];
 
 /// Every symbol that this crate makes nixl-sys call. nixl-sys aborts the process if one is missing.
-const SYMBOLS: [&str; 42] = [
+const SYMBOLS: [&str; 43] = [
     "nixl_capi_is_stub",
     "nixl_capi_create_configured_agent",
     "nixl_capi_destroy_agent",
@@ -38,6 +38,7 @@ const SYMBOLS: [&str; 42] = [
     "nixl_capi_register_mem",
     "nixl_capi_deregister_mem",
     "nixl_capi_get_local_md",
+    "nixl_capi_get_local_partial_md",
     "nixl_capi_load_remote_md",
     "nixl_capi_invalidate_remote_md",
     "nixl_capi_agent_make_connection",

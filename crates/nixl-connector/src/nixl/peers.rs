@@ -1,52 +1,15 @@
 //! What NIXL has been told about each peer, and what it may be told next.
 //!
-//! NIXL merges metadata into what it knows, refuses changed connection details, and locks a peer out for
-//! good if the key of a known memory changes. So the difference is worked out here first.
+//! NIXL merges metadata into what it knows, refuses changed connection details, locks a peer out for good if the key of a
+//! known memory changes, and forgets a single memory never: only the whole peer, whose sockets UCX then leaves open on both
+//! sides. So the difference is worked out here first, and memory whose key says nothing of it is loaded as one range that
+//! covers every address: then memory that comes and goes changes nothing that NIXL has to know.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-use nixl_ops::PeerId;
 
 use super::blob::{Blob, Memory};
-
-/// State of a peer that its transfers share.
-#[derive(Debug)]
-pub(super) struct Peer {
-    pub(super) id: PeerId,
-    in_flight: AtomicUsize,
-    broken: AtomicBool,
-}
-
-impl Peer {
-    pub(super) fn new(id: PeerId) -> Arc<Self> {
-        Arc::new(Self { id, in_flight: AtomicUsize::new(0), broken: AtomicBool::new(false) })
-    }
-
-    /// Counts a posted transfer.
-    pub(super) fn enter(&self) {
-        self.in_flight.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Takes back one [`enter`](Self::enter).
-    pub(super) fn leave(&self) {
-        self.in_flight.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    pub(super) fn is_busy(&self) -> bool {
-        self.in_flight.load(Ordering::Acquire) > 0
-    }
-
-    /// A transfer failed: the connection must be made anew before the next.
-    pub(super) fn set_broken(&self) {
-        self.broken.store(true, Ordering::Release);
-    }
-
-    pub(super) fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Acquire)
-    }
-}
+use super::peer::Peer;
 
 /// What must happen so that NIXL knows what a blob says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -65,142 +28,248 @@ pub(super) enum Change {
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) peer: Arc<Peer>,
-    connections: Vec<(String, Vec<u8>)>,
-    /// By memory; the value is its key.
-    memories: HashMap<Place, Vec<u8>>,
-    /// The places by address, for look-ups by range.
-    sorted: Vec<Place>,
+    /// The connection details as the peer gives them.
+    given: Vec<(String, Vec<u8>)>,
+    /// The same as NIXL has them, if they differ.
+    masked: Option<Vec<(String, Vec<u8>)>>,
+    groups: HashMap<Group, Known>,
+    /// Whether NIXL gets each memory as it is, since keys that say nothing of memory differ.
+    each: bool,
+    /// How many blobs have been noted.
+    noted: u64,
+}
+
+/// Memories that NIXL keeps in one list.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Group {
+    backend: Arc<str>,
+    kind: u32,
+    device: u64,
+}
+
+impl Group {
+    fn of(memory: &Memory<'_>) -> Self {
+        Self { backend: memory.backend.into(), kind: memory.kind, device: memory.device }
+    }
+}
+
+/// The memories of one group.
+#[derive(Debug)]
+struct Known {
+    /// The key under which NIXL has every address, if that is how the group was loaded.
+    any: Option<Vec<u8>>,
+    /// By address and length. Equal ones with different keys are the same memory registered anew.
+    places: BTreeMap<(u64, u64), Place>,
     longest: u64,
 }
 
-/// Where a registration is: equal places with different keys are the same memory registered anew.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Debug)]
 struct Place {
-    address: u64,
-    len: u64,
-    kind: u32,
-    device: u64,
-    backend: Arc<str>,
+    /// Empty where NIXL has every address under one key.
+    key: Vec<u8>,
+    /// The number of the last blob that had it.
+    seen: u64,
 }
 
-impl Place {
-    fn of(memory: &Memory<'_>) -> Self {
-        Self {
-            address: memory.address,
-            len: memory.len,
-            kind: memory.kind,
-            device: memory.device,
-            backend: memory.backend.into(),
-        }
-    }
-
-    /// Neither address nor length can wrap: the parser saw to it.
-    fn end(&self) -> u64 {
-        self.address + self.len
-    }
-}
-
-impl Loaded {
-    /// Memories that a peer has withdrawn stay known to NIXL. Beyond this many per current one, they are
-    /// cleared away.
+impl Known {
+    /// Places that a peer has withdrawn are cleared away beyond this many per current one.
     const STALE: usize = 4;
     /// Fewer are never worth clearing.
     const KEPT: usize = 1024;
 
-    pub(super) fn new(peer: Arc<Peer>, blob: &Blob<'_>) -> Self {
-        let mut loaded = Self {
-            peer,
-            connections: blob
-                .connections
-                .iter()
-                .map(|(kind, details)| ((*kind).to_owned(), details.to_vec()))
-                .collect(),
-            memories: HashMap::new(),
-            sorted: Vec::new(),
-            longest: 0,
-        };
-        loaded.merge(blob);
-        loaded
+    fn new(any: Option<Vec<u8>>) -> Self {
+        Self { any, places: BTreeMap::new(), longest: 0 }
     }
 
-    /// Whether the peer was loaded with these connection details.
-    pub(super) fn has_connections_of(&self, blob: &Blob<'_>) -> bool {
-        self.connections.len() == blob.connections.len()
-            && blob.connections.iter().all(|(kind, details)| {
-                self.connections.iter().any(|(k, d)| k == kind && d == details)
+    fn is_crowded(&self, new: usize, current: usize) -> bool {
+        let known = self.places.len() + new;
+        known > Self::KEPT && known / Self::STALE > current
+    }
+
+    /// What these memories of a blob, all of the group, change.
+    fn change(&self, memories: &[&Memory<'_>]) -> Change {
+        if let Some(key) = &self.any {
+            let same = memories.iter().all(|memory| memory.key == key);
+            return if same { Change::Known } else { Change::Replace };
+        }
+        let mut new = 0;
+        for memory in memories {
+            match self.places.get(&(memory.address, memory.len)) {
+                Some(place) if place.key == memory.key => {}
+                Some(_) => return Change::Replace,
+                // NIXL would take the first registration that covers a range, which may be a withdrawn one.
+                None if self.hides(memory, memories) => return Change::Replace,
+                None => new += 1,
+            }
+        }
+        match new {
+            _ if self.is_crowded(new, memories.len()) => Change::Replace,
+            0 => Change::Known,
+            _ => Change::Merge,
+        }
+    }
+
+    /// Whether a known memory that the blob no longer has shares bytes with `memory`.
+    fn hides(&self, memory: &Memory<'_>, blob: &[&Memory<'_>]) -> bool {
+        let end = memory.address + memory.len;
+        self.places
+            .range(..(end, 0))
+            .rev()
+            .take_while(|((address, _), _)| {
+                address.saturating_add(self.longest) > memory.address
             })
+            .filter(|((address, len), _)| address + len > memory.address)
+            // Under one key that says nothing of memory, either will do.
+            .filter(|(_, place)| place.key != memory.key || !memory.has_empty_key())
+            .any(|(place, _)| !blob.iter().any(|m| (m.address, m.len) == *place))
+    }
+
+    fn note(&mut self, memories: &[&Memory<'_>], number: u64) {
+        for memory in memories {
+            let key = if self.any.is_some() { Vec::new() } else { memory.key.to_vec() };
+            self.longest = self.longest.max(memory.len);
+            self.places.insert((memory.address, memory.len), Place { key, seen: number });
+        }
+        if self.any.is_some() && self.is_crowded(0, memories.len()) {
+            let mut seen: Vec<_> = self.places.values().map(|place| place.seen).collect();
+            let middle = seen.len() / 2;
+            let median = *seen.select_nth_unstable(middle).1;
+            self.places.retain(|_, place| place.seen >= median);
+            self.longest = self.places.keys().map(|(_, len)| *len).max().unwrap_or(0);
+        }
+    }
+
+    /// Whether one registration covers the range.
+    fn covers(&self, address: u64, end: u64) -> bool {
+        self.places
+            .range(..=(address, u64::MAX))
+            .rev()
+            .take_while(|((start, _), _)| start.saturating_add(self.longest) >= end)
+            .any(|((start, len), _)| start + len >= end)
+    }
+}
+
+impl Loaded {
+    /// A peer of which NIXL knows nothing yet. With `masked`, NIXL gets these connection details instead of the blob's.
+    pub(super) fn new(
+        peer: Arc<Peer>,
+        blob: &Blob<'_>,
+        masked: Option<Vec<(String, Vec<u8>)>>,
+        each: bool,
+    ) -> Self {
+        let owned = |(kind, details): &(&str, &[u8])| ((*kind).to_owned(), details.to_vec());
+        let given = blob.connections.iter().map(owned).collect();
+        Self { peer, given, masked, groups: HashMap::new(), each, noted: 0 }
+    }
+
+    /// Whether the peer was loaded with other connection details than it gives.
+    pub(super) fn is_masked(&self) -> bool {
+        self.masked.is_some()
+    }
+
+    fn has_connections_of(&self, blob: &Blob<'_>) -> bool {
+        self.given.len() == blob.connections.len()
+            && blob
+                .connections
+                .iter()
+                .all(|(kind, details)| self.given.iter().any(|(k, d)| k == kind && d == details))
     }
 
     /// What `blob` changes.
     pub(super) fn change(&self, blob: &Blob<'_>) -> Change {
-        let same_connections = self.has_connections_of(blob);
         if self.peer.is_broken() {
             return Change::Replace;
         }
-        if !same_connections {
+        if !self.has_connections_of(blob) {
             return Change::Conflict;
         }
-        let mut new = 0;
-        for memory in &blob.memories {
-            match self.memories.get(&Place::of(memory)) {
-                Some(key) if key == memory.key => {}
-                Some(_) => return Change::Replace,
-                None => {
-                    // NIXL would take the first registration that covers a range, which may be a withdrawn one.
-                    if self.overlaps(memory, blob) {
-                        return Change::Replace;
-                    }
-                    new += 1;
-                }
+        let mut change = Change::Known;
+        for (group, memories) in by_group(blob) {
+            match self.groups.get(&group).map_or(Change::Merge, |known| known.change(&memories)) {
+                Change::Known => {}
+                Change::Merge => change = Change::Merge,
+                other => return other,
             }
         }
-        let known = self.memories.len() + new;
-        if known > Self::KEPT && known / Self::STALE > blob.memories.len() {
-            return Change::Replace;
-        }
-        if new == 0 { Change::Known } else { Change::Merge }
+        change
     }
 
-    pub(super) fn merge(&mut self, blob: &Blob<'_>) {
-        for memory in &blob.memories {
-            self.memories.insert(Place::of(memory), memory.key.to_vec());
+    /// What NIXL is to load for `blob`, after [`change`](Self::change) said so.
+    pub(super) fn for_nixl(&self, blob: &Blob<'_>) -> Vec<u8> {
+        let mut memories = Vec::with_capacity(blob.memories.len());
+        for (group, of_group) in by_group(blob) {
+            let any = match self.groups.get(&group) {
+                Some(known) => known.any.is_some(),
+                None => self.common_key(&of_group).is_some(),
+            };
+            match of_group.first() {
+                Some(first) if any => memories.push(first.over_all_addresses()),
+                _ => memories.extend(of_group.into_iter().copied()),
+            }
         }
-        self.sorted = self.memories.keys().cloned().collect();
-        self.sorted.sort_unstable();
-        self.longest = self.sorted.iter().map(|p| p.len).max().unwrap_or(0);
+        let connections = self.masked.as_ref().unwrap_or(&self.given);
+        let connections =
+            connections.iter().map(|(kind, details)| (&**kind, &**details)).collect();
+        Blob { name: blob.name, connections, memories }.encode()
+    }
+
+    /// Notes what NIXL has loaded, or had before.
+    pub(super) fn note(&mut self, blob: &Blob<'_>) {
+        self.noted += 1;
+        for (group, memories) in by_group(blob) {
+            let any = self.common_key(&memories).map(<[u8]>::to_vec);
+            let known = self.groups.entry(group).or_insert_with(|| Known::new(any));
+            known.note(&memories, self.noted);
+        }
+    }
+
+    /// The key of all these memories, if it says nothing of any of them.
+    fn common_key<'a>(&self, memories: &[&Memory<'a>]) -> Option<&'a [u8]> {
+        let first = memories.first()?;
+        let common = first.has_empty_key() && memories.iter().all(|m| m.key == first.key);
+        (common && !self.each).then_some(first.key)
     }
 
     /// Whether one registration covers the range.
     pub(super) fn covers(&self, kind: u32, device: u64, address: u64, len: u64) -> bool {
         let Some(end) = address.checked_add(len) else { return false };
-        let after = self.sorted.partition_point(|p| p.address <= address);
-        self.sorted[..after]
+        self.groups
             .iter()
-            .rev()
-            .take_while(|p| p.address.saturating_add(self.longest) >= end)
-            .any(|p| p.kind == kind && p.device == device && p.end() >= end)
+            .filter(|(group, _)| group.kind == kind && group.device == device)
+            .any(|(_, known)| known.covers(address, end))
     }
+}
 
-    /// Whether a known memory that `blob` no longer has shares bytes with `memory`.
-    fn overlaps(&self, memory: &Memory<'_>, blob: &Blob<'_>) -> bool {
-        let end = memory.address + memory.len;
-        let before = self.sorted.partition_point(|p| p.address < end);
-        self.sorted[..before]
-            .iter()
-            .rev()
-            .take_while(|p| p.address.saturating_add(self.longest) > memory.address)
-            .filter(|p| {
-                p.kind == memory.kind && p.device == memory.device && p.end() > memory.address
-            })
-            .any(|p| !blob.memories.iter().any(|m| Place::of(m) == *p))
+fn by_group<'a, 'b>(blob: &'b Blob<'a>) -> Vec<(Group, Vec<&'b Memory<'a>>)> {
+    let mut groups: Vec<(Group, Vec<&Memory<'_>>)> = Vec::new();
+    for memory in &blob.memories {
+        let is_of = |group: &Group| {
+            group.kind == memory.kind
+                && group.device == memory.device
+                && &*group.backend == memory.backend
+        };
+        match groups.iter_mut().find(|(group, _)| is_of(group)) {
+            Some((_, memories)) => memories.push(memory),
+            None => groups.push((Group::of(memory), vec![memory])),
+        }
     }
+    groups
 }
 
 #[cfg(test)]
 mod tests {
+    use nixl_ops::PeerId;
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Keys of UCX's with a part that says something.
+    fn key(value: u8) -> Vec<u8> {
+        vec![1, 0, 0, 0, 0, 0, 0, 0, 0, 1, value]
+    }
+
+    /// One with a part of no length, and a byte that describes the system.
+    const EMPTY: [u8; 11] = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff];
 
     fn memory(address: u64, len: u64, key: &[u8]) -> Memory<'_> {
         Memory { backend: "UCX", kind: 0, device: 0, address, len, key }
@@ -211,36 +280,81 @@ mod tests {
     }
 
     fn loaded(memories: Vec<Memory<'_>>) -> Loaded {
-        Loaded::new(Peer::new(PeerId::new("p")), &blob(memories))
+        let blob = blob(memories);
+        let mut loaded = Loaded::new(Peer::new(PeerId::new("p")), &blob, None, false);
+        loaded.note(&blob);
+        loaded
     }
 
     #[test]
     fn the_same_and_subsets_are_known() {
-        let known = loaded(vec![memory(100, 10, b"a"), memory(200, 10, b"b")]);
-        assert_eq!(known.change(&blob(vec![memory(200, 10, b"b")])), Change::Known);
+        let (a, b) = (key(1), key(2));
+        let known = loaded(vec![memory(100, 10, &a), memory(200, 10, &b)]);
+        assert_eq!(known.change(&blob(vec![memory(200, 10, &b)])), Change::Known);
         assert_eq!(known.change(&blob(vec![])), Change::Known);
     }
 
     #[test]
     fn new_memory_is_merged() {
-        let known = loaded(vec![memory(100, 10, b"a")]);
-        let both = blob(vec![memory(100, 10, b"a"), memory(110, 10, b"b")]);
+        let (a, b) = (key(1), key(2));
+        let known = loaded(vec![memory(100, 10, &a)]);
+        let both = blob(vec![memory(100, 10, &a), memory(110, 10, &b)]);
         assert_eq!(known.change(&both), Change::Merge);
     }
 
     #[test]
     fn a_changed_key_needs_a_fresh_start() {
-        let known = loaded(vec![memory(100, 10, b"a")]);
-        assert_eq!(known.change(&blob(vec![memory(100, 10, b"z")])), Change::Replace);
+        let (a, z) = (key(1), key(26));
+        let known = loaded(vec![memory(100, 10, &a)]);
+        assert_eq!(known.change(&blob(vec![memory(100, 10, &z)])), Change::Replace);
     }
 
     #[test]
     fn a_withdrawn_memory_under_a_new_one_needs_a_fresh_start() {
-        let known = loaded(vec![memory(100, 10, b"a")]);
-        assert_eq!(known.change(&blob(vec![memory(105, 2, b"b")])), Change::Replace);
+        let (a, b) = (key(1), key(2));
+        let known = loaded(vec![memory(100, 10, &a)]);
+        assert_eq!(known.change(&blob(vec![memory(105, 2, &b)])), Change::Replace);
         // Still offered: the peer registered overlapping memories, which is its right.
-        let both = blob(vec![memory(100, 10, b"a"), memory(105, 2, b"b")]);
+        let both = blob(vec![memory(100, 10, &a), memory(105, 2, &b)]);
         assert_eq!(known.change(&both), Change::Merge);
+    }
+
+    #[test]
+    fn memory_under_a_key_that_says_nothing_of_it_is_known_wherever_it_is() {
+        let mut known = loaded(vec![memory(100, 10, &EMPTY)]);
+        let elsewhere = blob(vec![memory(105, 20, &EMPTY)]);
+        assert_eq!(known.change(&elsewhere), Change::Known);
+        assert!(!known.covers(0, 0, 105, 20), "offers are checked all the same");
+        known.note(&elsewhere);
+        assert!(known.covers(0, 0, 105, 20) && known.covers(0, 0, 100, 10));
+        let written = known.for_nixl(&elsewhere);
+        let written = Blob::parse(&written).unwrap();
+        assert_eq!(written.memories, vec![elsewhere.memories[0].over_all_addresses()]);
+        // With a key that says something the group cannot stay as it is.
+        let other = key(3);
+        assert_eq!(known.change(&blob(vec![memory(500, 1, &other)])), Change::Replace);
+    }
+
+    #[test]
+    fn where_such_keys_differ_each_memory_is_loaded_as_it_is() {
+        let mut other = EMPTY;
+        other[10] = 3;
+        let both = blob(vec![memory(100, 10, &EMPTY), memory(200, 10, &other)]);
+        let mut known = Loaded::new(Peer::new(PeerId::new("p")), &both, None, true);
+        known.note(&both);
+        assert_eq!(Blob::parse(&known.for_nixl(&both)).unwrap().memories, both.memories);
+        let overlapping = blob(vec![memory(105, 20, &EMPTY)]);
+        assert_eq!(known.change(&overlapping), Change::Merge, "either registration will do");
+        let under_the_other = blob(vec![memory(195, 20, &EMPTY)]);
+        assert_eq!(known.change(&under_the_other), Change::Replace);
+    }
+
+    #[test]
+    fn mixed_keys_are_loaded_one_by_one() {
+        let a = key(1);
+        let both = blob(vec![memory(100, 10, &a), memory(200, 10, &EMPTY)]);
+        let known = loaded(both.memories.clone());
+        assert_eq!(Blob::parse(&known.for_nixl(&both)).unwrap().memories, both.memories);
     }
 
     #[test]
@@ -254,18 +368,28 @@ mod tests {
 
     #[test]
     fn withdrawn_memories_do_not_pile_up() {
-        let many = (1..=2000).map(|i| memory(i * 100, 10, b"a")).collect();
+        let a = key(1);
+        let many = (1..=2000).map(|i| memory(i * 100, 10, &a)).collect();
         let known = loaded(many);
-        assert_eq!(known.change(&blob(vec![memory(100, 10, b"a")])), Change::Replace);
+        assert_eq!(known.change(&blob(vec![memory(100, 10, &a)])), Change::Replace);
+        let mut known = loaded(vec![]);
+        for i in 1..=100_000 {
+            let one = blob(vec![memory(i * 100, 10, &EMPTY)]);
+            assert_ne!(known.change(&one), Change::Replace);
+            known.note(&one);
+            assert!(known.covers(0, 0, i * 100, 10));
+        }
+        assert!(known.groups.values().all(|known| known.places.len() <= Known::KEPT + 1));
     }
 
     proptest! {
         #[test]
         fn covered_means_inside_one_registration(
             places in proptest::collection::vec((1u64..200, 1u64..60), 0..12),
-            address in 1u64..260, len in 1u64..40,
+            address in 1u64..260, len in 1u64..40, empty: bool,
         ) {
-            let known = loaded(places.iter().map(|(a, l)| memory(*a, *l, b"k")).collect());
+            let key = if empty { EMPTY.to_vec() } else { key(1) };
+            let known = loaded(places.iter().map(|(a, l)| memory(*a, *l, &key)).collect());
             let expected = places.iter().any(|(a, l)| *a <= address && address + len <= a + l);
             prop_assert_eq!(known.covers(0, 0, address, len), expected);
             prop_assert!(!known.covers(1, 0, address, len));

@@ -16,7 +16,7 @@ use nixl_sys::{MemType, NixlError, OptArgs, XferDescList, XferOp, XferRequest, X
 use super::agent::Inside;
 use super::directory::{Directory, failed};
 use super::gpu;
-use super::peers::Peer;
+use super::peer::Peer;
 use super::registrar::memory_kind;
 
 /// A transfer on its way through NIXL.
@@ -73,8 +73,18 @@ impl NixlTransfer {
     /// Posts. The order of what may fail and what may not: a request that exists is posted, and one that was
     /// posted is kept until it ends.
     fn post(&mut self, inside: &Inside) -> Poll<Result<(), TransportError>> {
+        if self.peer.is_forgotten() {
+            match self.directory.current(&self.peer.id, self.pairs.iter().map(|(_, there)| there)) {
+                Ok(current) => self.peer = current,
+                Err(error) => return self.end(Err(error)),
+            }
+        }
         if self.peer.is_broken() {
             return self.end(Err(TransportError::PeerGone { name: self.peer.id.to_string() }));
+        }
+        // An operation waits for those in flight to end; what is posted now would keep it waiting.
+        if self.peer.is_held() {
+            return Poll::Pending;
         }
         let request = match self.create(inside) {
             Ok(request) => request,
@@ -95,7 +105,8 @@ impl NixlTransfer {
             }
             Err(_) => {
                 drop(request);
-                self.end(Err(self.gone()))
+                let error = self.gone();
+                self.end(Err(error))
             }
         }
     }

@@ -2,19 +2,22 @@
 #![allow(unsafe_code, reason = "promises what engines must keep")]
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use nixl_descriptor::{Registrar, Span, coalesce_pairs};
-use nixl_ops::{Connected, PeerId, Transfer, TransferSpec, Transport, TransportError};
+use nixl_descriptor::{Registrar, Registration, Span, coalesce_pairs};
+use nixl_ops::{
+    ConnectSpec, Connected, Idle, PeerId, Transfer, TransferSpec, Transport, TransportError,
+};
 
 use super::agent::Agent;
-use super::directory::{Directory, failed};
+use super::directory::{Directory, covers, failed};
 use super::here::Beacon;
 use super::library::NixlUnavailable;
-use super::peers::Loaded;
-use super::registrar::{NixlRegistrar, memory_kind, wire_kind};
+use super::registrar::NixlRegistrar;
 use super::transfer::NixlTransfer;
 use super::ucx;
 use crate::control::ControlThread;
@@ -72,12 +75,26 @@ unsafe impl Transport for NixlTransport {
         inside.agent.get_local_md().map(Bytes::from).map_err(|e| failed("get_local_md", &e))
     }
 
-    fn connect(&self, metadata: &[u8]) -> Result<Connected, TransportError> {
-        self.directory.connect(metadata, false)
+    fn metadata_of(&self, memories: &[Registration]) -> Result<Option<Bytes>, TransportError> {
+        let mut entered = self.agent.enter();
+        let inside = entered.inside().ok_or(TransportError::Closed)?;
+        inside.metadata_of(memories).map_err(|e| failed("get_local_partial_md", &e))
     }
 
-    fn connect_foreign(&self, metadata: &[u8]) -> Result<Connected, TransportError> {
-        self.directory.connect(metadata, true)
+    fn connect(&self, metadata: &[u8]) -> Result<Connected, TransportError> {
+        self.directory.connect(metadata, None, false)
+    }
+
+    fn connect_for(&self, spec: &ConnectSpec<'_>) -> Result<Connected, TransportError> {
+        self.directory.connect(spec.metadata, Some(spec.needed), spec.is_foreign)
+    }
+
+    fn connect_known(&self, spec: &ConnectSpec<'_>) -> Option<Connected> {
+        self.directory.connect_known(spec.metadata, spec.needed)
+    }
+
+    fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {
+        self.directory.until_idle(peer)
     }
 
     fn disconnect(&self, peer: &PeerId) -> Result<(), TransportError> {
@@ -157,11 +174,6 @@ impl fmt::Debug for NixlTransport {
             .field("peers", &self.directory.loaded().len())
             .finish_non_exhaustive()
     }
-}
-
-fn covers(loaded: &Loaded, span: &Span) -> bool {
-    let (kind, device) = memory_kind(span.device);
-    loaded.covers(wire_kind(kind), device, span.address, span.len)
 }
 
 /// NIXL's lists hold one kind of memory each.

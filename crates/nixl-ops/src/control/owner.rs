@@ -8,7 +8,7 @@ use nixl_metadata::{AgentMetadata, Limits};
 
 use super::message::{ControlMessage, Said};
 use crate::passive::PassiveTable;
-use crate::{Background, EndedOffer, PeerId, Transport};
+use crate::{Background, ConnectSpec, EndedOffer, PeerId, Transport};
 
 /// Answers claims of one connection's offers. Answers are sent on the connection's blocking thread, since the initiator may have
 /// to be met first.
@@ -79,7 +79,9 @@ impl Owner {
             let blob = AgentMetadata::from_compressed(metadata, &limits)
                 .and_then(|metadata| metadata.inflate(&limits));
             let met = match blob {
-                Ok(blob) => transport.connect(&blob).map_err(|e| e.to_string()),
+                Ok(blob) => {
+                    transport.connect_for(&ConnectSpec::new(&blob, &[])).map_err(|e| e.to_string())
+                }
                 Err(error) => Err(error.to_string()),
             };
             match met {
