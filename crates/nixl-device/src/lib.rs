@@ -43,8 +43,8 @@ pub use node::NodeAccess;
 pub use numa::NumaNode;
 pub use pci::{Distance, ParsePciAddressError, PciAddress, PciFunction, PcieLink};
 pub use process::{
-    FileIdentity, Holders, ProcessError, ProcessIdentity, ProcessWatch, memfd_holders,
-    proc_is_of_this_namespace,
+    ExitWatch, FileIdentity, Holders, ProcessError, ProcessExits, ProcessIdentity, ProcessWatch,
+    memfd_holders, proc_is_of_this_namespace,
 };
 pub use sockets::{SocketsError, TcpSocket, TcpState, is_this_host};
 pub use topology::Topology;

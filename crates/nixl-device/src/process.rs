@@ -1,11 +1,13 @@
 //! Other processes of this PID namespace: which one a number means, whether it has ended, what it has open.
 
 mod descriptors;
+mod exits;
 mod holders;
 mod identity;
 mod memfd;
 mod watch;
 
+pub use exits::{ExitWatch, ProcessExits};
 pub use holders::{FileIdentity, Holders};
 pub use identity::{ProcessIdentity, proc_is_of_this_namespace};
 pub use memfd::memfd_holders;

@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(unsafe_code, reason = "looks into memory that stands for a GPU's")]
 
+#[path = "common/apart.rs"]
+mod apart;
+
 use std::slice;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use apart::Apart;
 use nixl_connector::simulated::{Fabric, Fault};
 use nixl_connector::{Completion, Connector, ConnectorError};
 use nixl_descriptor::layout::{
@@ -13,94 +17,13 @@ use nixl_descriptor::layout::{
     RemoteLayout,
 };
 use nixl_descriptor::{Descriptor, DescriptorList, Pending, PendingError, Region};
-use nixl_device::Device;
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
     Abilities, Gpus, MemoryKind, PathExecutor, PathKind, PathPolicy, PathReport, SimulatedGpus,
     StagingConfig, StreamHandle,
 };
-use nixl_metadata::{HostIdentity, NotificationKey, OperationKind, PeerInfo, RdmaMetadata, Share};
-use nixl_ops::{
-    Execution, Executor, Link, Offer, OperationError, OperationOptions, Preparation, Received,
-    SystemClock, TransferRequest, TransportError,
-};
-
-/// The same executor, but for one thing: what this process offers is not copied inside it. So two connectors of one
-/// process are peers like any others.
-#[derive(Debug)]
-struct Apart {
-    executor: Arc<dyn Executor>,
-    /// What it says of itself: that it is its own parent, so that it shares memory with itself; or what it is.
-    poses: bool,
-}
-
-impl Executor for Apart {
-    fn announce(&self, offer: Offer) {
-        self.executor.announce(offer);
-    }
-
-    fn withdraw(&self, key: &NotificationKey) {
-        self.executor.withdraw(key);
-    }
-
-    fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
-        let (executor, poses) = (self.executor.attach(link)?, self.poses);
-        Some(Arc::new(Self { executor, poses }))
-    }
-
-    fn describe(&self, info: PeerInfo) -> PeerInfo {
-        let info = self.executor.describe(info);
-        if !self.poses {
-            return info;
-        }
-        let host = info.host();
-        let parent = std::os::unix::process::parent_id();
-        let elsewhere = HostIdentity::new(host.hostname(), host.boot_id().unwrap_or(""), parent)
-            .unwrap()
-            .with_pid_namespace(host.pid_namespace())
-            .with_ipc_namespace(host.ipc_namespace());
-        let other = PeerInfo::new(info.agent_name(), info.incarnation(), elsewhere).unwrap();
-        let other = other.with_transports(info.transports().to_vec()).unwrap();
-        let other = other.with_devices(info.devices().to_vec()).unwrap();
-        other.with_capabilities(info.capabilities())
-    }
-
-    fn prepare(
-        &self,
-        local: &DescriptorList,
-        remote: Option<&RdmaMetadata>,
-    ) -> Option<Preparation> {
-        self.executor.prepare(local, remote)
-    }
-
-    fn reaches(&self, device: Device) -> bool {
-        self.executor.reaches(device)
-    }
-
-    fn introduces(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
-        self.executor.introduces(local, remote)
-    }
-
-    fn shares(&self, local: &DescriptorList) -> Vec<Share> {
-        self.executor.shares(local)
-    }
-
-    fn listens(&self) -> bool {
-        self.executor.listens()
-    }
-
-    fn checks_every(&self) -> Option<Duration> {
-        self.executor.checks_every()
-    }
-
-    fn receive(&self, from: &str, payload: &[u8]) -> Received {
-        self.executor.receive(from, payload)
-    }
-
-    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        self.executor.execute(request)
-    }
-}
+use nixl_metadata::{OperationKind, RdmaMetadata};
+use nixl_ops::{Executor, OperationError, OperationOptions, SystemClock, TransportError};
 
 struct World {
     gpus: Arc<SimulatedGpus>,

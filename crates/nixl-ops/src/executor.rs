@@ -101,6 +101,12 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
         Received::Ignored
     }
 
+    /// The connection to a peer is known to be dead, or the peer's process to have ended: what is kept for the peer is of no
+    /// use any more. Must not block.
+    fn peer_ended(&self, peer: &PeerId) {
+        let _ = peer;
+    }
+
     /// Whether this executor can serve the pair from memory of this process, with neither peer nor engine.
     fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
         let _ = (local, remote);

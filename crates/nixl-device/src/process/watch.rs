@@ -84,6 +84,10 @@ impl ProcessWatch {
         }
     }
 
+    pub(super) fn handle(&self) -> &OwnedFd {
+        &self.handle
+    }
+
     /// The number it was opened by. Another process may have it once this one has ended.
     #[must_use]
     pub fn pid(&self) -> u32 {

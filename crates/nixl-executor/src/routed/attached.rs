@@ -31,7 +31,7 @@ pub(super) struct Attached {
     shared: Arc<Shared>,
     pub(super) link: Link,
     tools: Tools,
-    staging: Arc<Staging>,
+    pub(super) staging: Arc<Staging>,
     pub(super) imports: Arc<Imports>,
     plans: Plans,
     pub(super) health: Arc<Health>,

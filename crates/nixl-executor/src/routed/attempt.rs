@@ -101,6 +101,11 @@ impl Attempt {
         let (here, there) = devices(&plan);
         let now = attached.link.clock.now();
         let mut standing = attached.health.standing(peer.as_str(), here, there, now);
+        if let Some(reason) = attached.staging.why_not(request.local, request.kind) {
+            for kind in [PathKind::StagedOneSide, PathKind::StagedBothSides] {
+                standing.note_tried(kind, reason.clone());
+            }
+        }
         let bytes = request.local.total_bytes();
         let mut tries = 0;
         let (path, (current, proving)) = loop {

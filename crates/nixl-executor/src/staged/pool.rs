@@ -3,6 +3,7 @@
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use nixl_descriptor::{Descriptor, Region, Registration, RegistrationCache};
 use nixl_ops::TransportError;
@@ -16,7 +17,15 @@ pub(super) struct SlotPool {
     slots: u16,
     slot_bytes: usize,
     slab: OnceLock<Slab>,
+    /// Why it has none, and when that was found.
+    failure: Mutex<Option<Failure>>,
     admission: Mutex<Admission>,
+}
+
+#[derive(Clone)]
+struct Failure {
+    reason: String,
+    at: Duration,
 }
 
 #[derive(Clone)]
@@ -24,6 +33,8 @@ struct Slab {
     region: Region,
     registration: Registration,
 }
+
+const EXHAUSTED: &str = "every pinned slot is held by transfers that never became quiet";
 
 /// What a pool holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -49,12 +60,16 @@ impl SlotStats {
 }
 
 impl SlotPool {
+    /// How long after a failure no other allocation is tried.
+    const RETRY: Duration = Duration::from_secs(1);
+
     pub(super) fn new(config: &StagingConfig) -> Arc<Self> {
         let slots = u16::try_from(config.slots).unwrap_or(u16::MAX);
         Arc::new(Self {
             slots,
             slot_bytes: config.slot_bytes,
             slab: OnceLock::new(),
+            failure: Mutex::default(),
             admission: Mutex::new(Admission::new(slots)),
         })
     }
@@ -67,26 +82,60 @@ impl SlotPool {
         self.slab.get().is_some()
     }
 
+    /// Whether the slots should be allocated now.
+    pub(super) fn wants_memory(&self, now: Duration) -> bool {
+        let waits = |failure: &Failure| now.saturating_sub(failure.at) < Self::RETRY;
+        !self.is_ready() && !self.failure().as_ref().is_some_and(waits)
+    }
+
+    /// Why no operation gets a slot, if that is known.
+    pub(super) fn why_not(&self) -> Option<String> {
+        if self.is_ready() {
+            let exhausted = self.lock().usable() == 0;
+            return exhausted.then(|| EXHAUSTED.to_owned());
+        }
+        self.failure().as_ref().map(|failure| format!("no pinned slots: {}", failure.reason))
+    }
+
     /// Allocates the slots near a GPU and registers them, unless that has been done. **Blocks.** Called on the
-    /// connection's own thread only, so never twice at a time.
+    /// connection's own thread only, so never twice at a time. A failure is [remembered](Self::why_not).
     pub(super) fn make_ready(
         &self,
         gpus: &dyn Gpus,
         gpu: u32,
         registrations: &RegistrationCache,
-    ) -> Result<(), TransportError> {
-        if self.is_ready() {
-            return Ok(());
+        now: Duration,
+    ) {
+        if !self.wants_memory(now) {
+            return;
         }
-        let len = self
-            .slot_bytes
-            .checked_mul(self.slots.into())
-            .ok_or_else(|| failed("prepare", "the slots are too large"))?;
-        let region = gpus.pinned_region(gpu, len).map_err(|e| failed("prepare", e.to_string()))?;
-        let registration =
-            registrations.get_or_register(&region).map_err(|e| failed("prepare", e.to_string()))?;
-        let _ = self.slab.set(Slab { region, registration });
-        Ok(())
+        match self.allocate(gpus, gpu, registrations) {
+            Ok(slab) => {
+                let _ = self.slab.set(slab);
+                *self.failure() = None;
+            }
+            Err(reason) => {
+                tracing::warn!(gpu, %reason, "no pinned slots: transfers that need them take another path");
+                *self.failure() = Some(Failure { reason, at: now });
+            }
+        }
+    }
+
+    fn allocate(
+        &self,
+        gpus: &dyn Gpus,
+        gpu: u32,
+        registrations: &RegistrationCache,
+    ) -> Result<Slab, String> {
+        let len = self.slot_bytes.checked_mul(self.slots.into());
+        let len = len.ok_or("the slots are too large")?;
+        let region = gpus.pinned_region(gpu, len).map_err(|e| e.to_string())?;
+        let registration = registrations.get_or_register(&region).map_err(|e| e.to_string())?;
+        Ok(Slab { region, registration })
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<Failure>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn join(self: &Arc<Self>) -> Member {
@@ -142,9 +191,7 @@ impl Member {
         let Some(slab) = self.pool.slab.get() else {
             return Err(failed("prepare", "no slots were allocated"));
         };
-        let taken = self.pool.lock().take(self.id).map_err(|_| {
-            failed("prepare", "every slot was given up to transfers that never became quiet")
-        })?;
+        let taken = self.pool.lock().take(self.id).map_err(|_| failed("prepare", EXHAUSTED))?;
         Ok(taken.map(|index| Slot {
             pool: Arc::clone(&self.pool),
             member: self.id,

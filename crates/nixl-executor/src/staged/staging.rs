@@ -145,21 +145,33 @@ impl Staging {
         remote: Option<&RdmaMetadata>,
     ) -> Option<Preparation> {
         let Ok(Place::Gpu(gpu)) = self.place(local) else { return None };
+        let now = self.link.clock.now();
         // A peer learns of the slots in which bytes arrive from the metadata that is exported afterwards.
         let mut wanted = match remote.map(RdmaMetadata::operation_kind) {
             Some(OperationKind::Write) => vec![&self.outgoing],
             Some(OperationKind::Read) => vec![&self.incoming],
             None => vec![&self.outgoing, &self.incoming],
         };
-        wanted.retain(|pool| !pool.is_ready());
+        wanted.retain(|pool| pool.wants_memory(now));
         if wanted.is_empty() {
             return None;
         }
         let pools: Vec<_> = wanted.into_iter().map(Arc::clone).collect();
         let (gpus, registrations) = (Arc::clone(&self.gpus), Arc::clone(&self.link.registrations));
         Some(Box::new(move || {
-            pools.iter().try_for_each(|pool| pool.make_ready(&*gpus, gpu, &registrations))
+            // An operation that has another path does without.
+            pools.iter().for_each(|pool| pool.make_ready(&*gpus, gpu, &registrations, now));
+            Ok(())
         }))
+    }
+
+    /// Why this side cannot stage an operation with this memory, if it has to and that is known.
+    pub(crate) fn why_not(&self, local: &DescriptorList, kind: OperationKind) -> Option<String> {
+        let Ok(Place::Gpu(_)) = self.place(local) else { return None };
+        match kind {
+            OperationKind::Write => self.outgoing.why_not(),
+            OperationKind::Read => self.incoming.why_not(),
+        }
     }
 
     /// Whether a GPU here reaches memory of this device.
@@ -479,7 +491,11 @@ impl Staging {
             return Err(failed("begin", reason));
         }
         if !pool.is_ready() {
-            return Err(failed("begin", "no slots were allocated"));
+            let reason = pool.why_not();
+            return Err(failed(
+                "begin",
+                reason.unwrap_or_else(|| "no slots were allocated".into()),
+            ));
         }
         Ok(())
     }

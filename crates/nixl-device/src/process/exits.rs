@@ -1,0 +1,368 @@
+//! Callbacks when processes end.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::mem;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+
+use super::{ProcessError, ProcessWatch};
+
+/// Calls back when processes of this PID namespace end. There is [one](Self::global) for the whole process: one thread,
+/// which the first watch starts and which sleeps until a process ends, and one descriptor for each watched process, however
+/// many watch it.
+///
+/// ```
+/// use std::process::Command;
+/// use std::sync::mpsc;
+///
+/// use nixl_device::ProcessExits;
+///
+/// let mut child = Command::new("cat").stdin(std::process::Stdio::piped()).spawn()?;
+/// let (ended, has_ended) = mpsc::channel();
+/// let watch = ProcessExits::global().watch(child.id(), None, move || ended.send(()).unwrap_or(()))?;
+/// child.kill()?;
+/// has_ended.recv()?;
+/// # drop(watch);
+/// # child.wait()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ProcessExits {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    running: Option<Running>,
+    watched: HashMap<u64, Watched>,
+    /// The latest of each number, as the keys of `watched`.
+    by_pid: HashMap<u32, u64>,
+    last: u64,
+}
+
+/// The thread, and what it waits for.
+struct Running {
+    /// Of the process that started it: a fork's child has no such thread, but shares the descriptor.
+    pid: u32,
+    epoll: Arc<OwnedFd>,
+}
+
+/// A process that has not ended as far as is known.
+struct Watched {
+    process: Arc<ProcessWatch>,
+    callbacks: HashMap<u64, Callback>,
+}
+
+type Callback = Box<dyn FnOnce() + Send>;
+
+/// A process that is watched for its end, until dropped.
+pub struct ExitWatch {
+    exits: &'static ProcessExits,
+    process: Arc<ProcessWatch>,
+    of: u64,
+    callback: u64,
+}
+
+static EXITS: std::sync::LazyLock<ProcessExits> =
+    std::sync::LazyLock::new(|| ProcessExits { state: Mutex::default() });
+
+impl ProcessExits {
+    /// That of this process.
+    #[must_use]
+    pub fn global() -> &'static Self {
+        &EXITS
+    }
+
+    /// Calls `on_exit` once, when the process of this number [has ended](ProcessWatch::has_ended), or soon if it has already.
+    /// `start_time` tells that process from others with its number (see [`ProcessWatch::is`]); without it, or where it cannot
+    /// be read, the process that has the number now is meant.
+    ///
+    /// `on_exit` runs on the one thread that serves all watches, so it must not block. If it panics, that is caught. Takes
+    /// some microseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessError`]: among others [`NotThere`](ProcessError::NotThere) if the process has ended and its number is free or
+    /// is another's; and [`Refused`](ProcessError::Refused) if this process may open no more files or start no thread.
+    pub fn watch(
+        &'static self,
+        pid: u32,
+        start_time: Option<u64>,
+        on_exit: impl FnOnce() + Send + 'static,
+    ) -> Result<ExitWatch, ProcessError> {
+        let refused = |errno: Errno| ProcessError::Refused { pid, message: errno.to_string() };
+        let mut state = self.lock();
+        let epoll = state.start(self, pid)?;
+        // One that has not ended still has its number.
+        let known = state.by_pid.get(&pid).copied();
+        let known = known.and_then(|id| Some((id, Arc::clone(&state.watched.get(&id)?.process))));
+        let (known, process) = match known.filter(|(_, process)| !process.has_ended()) {
+            Some((id, process)) => (Some(id), process),
+            None => (None, Arc::new(ProcessWatch::open(pid)?)),
+        };
+        let is_another = start_time.is_some_and(|wanted| {
+            process.start_time().is_some_and(|start_time| start_time != wanted)
+        });
+        if is_another {
+            return Err(ProcessError::NotThere { pid });
+        }
+        let callback = state.next();
+        let of = match known {
+            Some(id) => id,
+            None => {
+                let id = state.next();
+                let data = epoll::EventData::new_u64(id);
+                let events = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+                epoll::add(&*epoll, process.handle(), data, events).map_err(refused)?;
+                let watched = Watched { process: Arc::clone(&process), callbacks: HashMap::new() };
+                state.watched.insert(id, watched);
+                state.by_pid.insert(pid, id);
+                id
+            }
+        };
+        if let Some(watched) = state.watched.get_mut(&of) {
+            watched.callbacks.insert(callback, Box::new(on_exit));
+        }
+        Ok(ExitWatch { exits: self, process, of, callback })
+    }
+
+    /// Processes that are watched and have not ended as far as is known. Each takes a descriptor.
+    #[must_use]
+    pub fn watched(&self) -> usize {
+        self.lock().watched.len()
+    }
+
+    fn run(&self, epoll: &OwnedFd) {
+        let mut events = Vec::with_capacity(64);
+        loop {
+            match epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                // The program has closed it. The next watch starts anew.
+                Err(_) => {
+                    let mut state = self.lock();
+                    let is_this = |r: &mut Running| std::ptr::eq(&*r.epoll, epoll);
+                    let ended = state.running.take_if(is_this);
+                    // Of those no end would be told.
+                    let forgotten = ended.is_some().then(|| mem::take(&mut state.watched));
+                    drop(state);
+                    drop(forgotten);
+                    return;
+                }
+            }
+            for event in events.drain(..) {
+                let data = event.data;
+                self.tell(epoll, data.u64());
+            }
+        }
+    }
+
+    fn tell(&self, epoll: &OwnedFd, id: u64) {
+        let mut state = self.lock();
+        let Some(watched) = state.forget(id) else { return };
+        // Another process may hold it open, so closing it is not enough.
+        let _ = epoll::delete(epoll, watched.process.handle());
+        drop(state);
+        for callback in watched.callbacks.into_values() {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(callback)) {
+                // Its destructor may panic as well.
+                mem::forget(payload);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The set of what the thread waits for, which is started unless it runs.
+    fn start(
+        &mut self,
+        exits: &'static ProcessExits,
+        pid: u32,
+    ) -> Result<Arc<OwnedFd>, ProcessError> {
+        let refused = |message: String| ProcessError::Refused { pid, message };
+        let this = std::process::id();
+        if let Some(running) = self.running.as_ref().filter(|running| running.pid == this) {
+            return Ok(Arc::clone(&running.epoll));
+        }
+        let created = epoll::create(epoll::CreateFlags::CLOEXEC);
+        let epoll = Arc::new(created.map_err(|errno| refused(errno.to_string()))?);
+        let theirs = Arc::clone(&epoll);
+        thread::Builder::new()
+            .name("nixl-exits".to_owned())
+            .spawn(move || exits.run(&theirs))
+            .map_err(|error| refused(format!("no thread for it: {error}")))?;
+        // After a fork these are the parent's, and so is what their destructors would change.
+        mem::forget(mem::take(&mut self.watched));
+        self.by_pid.clear();
+        self.running = Some(Running { pid: this, epoll: Arc::clone(&epoll) });
+        Ok(epoll)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    fn forget(&mut self, id: u64) -> Option<Watched> {
+        let watched = self.watched.remove(&id)?;
+        let pid = watched.process.pid();
+        if self.by_pid.get(&pid) == Some(&id) {
+            self.by_pid.remove(&pid);
+        }
+        Some(watched)
+    }
+}
+
+impl ExitWatch {
+    /// The process.
+    #[must_use]
+    pub fn process(&self) -> &ProcessWatch {
+        &self.process
+    }
+}
+
+impl Drop for ExitWatch {
+    /// `on_exit` is not called afterwards; a call under way on another thread goes on.
+    fn drop(&mut self) {
+        let mut state = self.exits.lock();
+        let Some(watched) = state.watched.get_mut(&self.of) else { return };
+        let callback = watched.callbacks.remove(&self.callback);
+        let mut last = None;
+        if watched.callbacks.is_empty() {
+            last = state.forget(self.of);
+            // A fork's child must leave what it shares with its parent alone.
+            let ours = |running: &&Running| running.pid == std::process::id();
+            if let Some(running) = state.running.as_ref().filter(ours) {
+                let _ = epoll::delete(&*running.epoll, self.process.handle());
+            }
+        }
+        drop(state);
+        // They may do anything when dropped: not under the lock.
+        drop((callback, last));
+    }
+}
+
+impl fmt::Debug for ProcessExits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessExits").field("watched", &self.watched()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ExitWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExitWatch").field("process", &self.process).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn child() -> Child {
+        Command::new("cat").stdin(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn end(child: &mut Child) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn every_watch_is_told_once_and_a_panicking_callback_does_not_matter() {
+        let exits = ProcessExits::global();
+        let (mut one, mut other) = (child(), child());
+        let (told, tellings) = mpsc::channel();
+        let watch = |pid, word| {
+            let told = told.clone();
+            exits.watch(pid, None, move || told.send(word).unwrap()).unwrap()
+        };
+        let first = watch(one.id(), 1);
+        let panics = exits.watch(one.id(), None, || panic!("on purpose")).unwrap();
+        let second = watch(one.id(), 1);
+        assert!(std::ptr::eq(first.process(), second.process()), "one descriptor serves all");
+        let dropped = watch(one.id(), 3);
+        let theirs = watch(other.id(), 2);
+        drop(dropped);
+        end(&mut one);
+        assert_eq!([(); 2].map(|()| tellings.recv_timeout(LIMIT).unwrap()), [1, 1]);
+        assert!(tellings.try_recv().is_err());
+        end(&mut other);
+        assert_eq!(tellings.recv_timeout(LIMIT), Ok(2));
+        assert!(first.process().has_ended());
+        drop((first, second, panics, theirs, told));
+        assert!(tellings.recv_timeout(LIMIT).is_err(), "nothing is kept");
+    }
+
+    #[test]
+    fn the_end_of_a_process_that_its_parent_has_not_waited_for_is_told() {
+        let mut child = child();
+        child.kill().unwrap();
+        while !ProcessWatch::open(child.id()).unwrap().has_ended() {
+            thread::yield_now();
+        }
+        let (told, tellings) = mpsc::channel();
+        let exits = ProcessExits::global();
+        let _watch = exits.watch(child.id(), None, move || told.send(()).unwrap()).unwrap();
+        assert_eq!(tellings.recv_timeout(LIMIT), Ok(()));
+        child.wait().unwrap();
+        let pid = child.id();
+        let again = exits.watch(pid, None, || {}).unwrap_err();
+        assert_eq!(again, ProcessError::NotThere { pid });
+    }
+
+    #[test]
+    fn what_is_watched_no_more_is_closed() {
+        let mut child = child();
+        let exits = ProcessExits::global();
+        let watches = [(); 3].map(|()| exits.watch(child.id(), None, || {}).unwrap());
+        let handle = Arc::downgrade(&watches[0].process);
+        drop(watches);
+        assert!(handle.upgrade().is_none());
+        assert!(!exits.lock().by_pid.contains_key(&child.id()));
+        end(&mut child);
+    }
+
+    #[test]
+    fn another_process_with_the_number_is_not_watched() {
+        let mut child = child();
+        let pid = child.id();
+        let start_time = ProcessWatch::open(pid).unwrap().start_time().unwrap();
+        let exits = ProcessExits::global();
+        let of_another = exits.watch(pid, Some(start_time - 1), || {}).unwrap_err();
+        assert_eq!(of_another, ProcessError::NotThere { pid });
+        drop(exits.watch(pid, Some(start_time), || {}).unwrap());
+        end(&mut child);
+    }
+
+    #[test]
+    fn a_callback_may_drop_watches_and_watch_others() {
+        let (mut one, mut other) = (child(), child());
+        let exits = ProcessExits::global();
+        let (told, tellings) = mpsc::channel();
+        let (slot, pid) = (Arc::new(Mutex::new(None)), other.id());
+        let inner = Arc::clone(&slot);
+        let callback = move || {
+            let next = exits.watch(pid, None, move || told.send(()).unwrap());
+            *inner.lock().unwrap() = Some(next.unwrap());
+        };
+        *slot.lock().unwrap() = Some(exits.watch(one.id(), None, callback).unwrap());
+        end(&mut one);
+        end(&mut other);
+        assert_eq!(tellings.recv_timeout(LIMIT), Ok(()));
+    }
+}

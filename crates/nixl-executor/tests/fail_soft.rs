@@ -1,0 +1,185 @@
+//! What cannot be had takes its path away, and no more.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(unsafe_code, reason = "GPUs of which some calls fail, and looks into their memory")]
+
+#[path = "common/apart.rs"]
+mod apart;
+
+use std::slice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use apart::Apart;
+use nixl_connector::simulated::Fabric;
+use nixl_connector::{Completion, Connector, ConnectorError};
+use nixl_descriptor::Region;
+use nixl_device::Device;
+use nixl_executor::paths::LocalFacts;
+use nixl_executor::{
+    Abilities, Buffer, GpuError, Gpus, Lane, Mark, MemoryKind, PathExecutor, PathKind, PathPolicy,
+    SharedHandle, SimulatedGpus, StagingConfig, StreamHandle,
+};
+use nixl_metadata::RdmaMetadata;
+use nixl_ops::{Executor, OperationOptions, SystemClock, TransportError};
+
+const GPU: MemoryKind = MemoryKind::Gpu(0);
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Simulated GPUs of which some calls fail.
+#[derive(Debug)]
+struct Failing {
+    inner: SimulatedGpus,
+    pinning: AtomicBool,
+}
+
+impl Failing {
+    fn refused() -> GpuError {
+        GpuError::Unsupported { reason: "pinned memory is exhausted".to_owned() }
+    }
+
+    fn may_pin(&self) -> Result<(), GpuError> {
+        match self.pinning.load(Ordering::Relaxed) {
+            true => Err(Self::refused()),
+            false => Ok(()),
+        }
+    }
+}
+
+// SAFETY: as those inside.
+unsafe impl Gpus for Failing {
+    fn abilities(&self) -> &Abilities {
+        self.inner.abilities()
+    }
+
+    fn memory_kind(&self, device: Device, address: u64) -> MemoryKind {
+        self.inner.memory_kind(device, address)
+    }
+
+    fn is_open_to_peers(&self, region: &Region) -> bool {
+        self.inner.is_open_to_peers(region)
+    }
+
+    fn mark_stream(&self, gpu: u32, stream: StreamHandle) -> Result<Box<dyn Mark>, GpuError> {
+        self.inner.mark_stream(gpu, stream)
+    }
+
+    fn lane(&self, gpu: u32) -> Result<Box<dyn Lane>, GpuError> {
+        self.inner.lane(gpu)
+    }
+
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+        self.may_pin()?;
+        self.inner.pinned(gpu, len)
+    }
+
+    fn pinned_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
+        self.may_pin()?;
+        self.inner.pinned_region(gpu, len)
+    }
+
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+        self.inner.scratch(gpu, len)
+    }
+
+    fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
+        self.inner.share(gpu, address)
+    }
+
+    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
+        self.inner.open(gpu, handle)
+    }
+
+    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
+        self.may_pin()?;
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.inner.pin(region) }
+    }
+}
+
+struct World {
+    gpus: Arc<Failing>,
+    paths: Arc<PathExecutor>,
+    target: Connector,
+    initiator: Connector,
+}
+
+impl World {
+    async fn new(near: bool) -> Self {
+        let mut abilities = Abilities::default();
+        (abilities.gpus, abilities.batch) = (1, true);
+        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
+        let inner = SimulatedGpus::new(abilities).unwrap();
+        let gpus = Arc::new(Failing { inner, pinning: AtomicBool::new(false) });
+        let executor =
+            PathExecutor::with(Arc::clone(&gpus) as Arc<dyn Gpus>, Arc::new(facts)).unwrap();
+        let mut staging = StagingConfig::default();
+        (staging.slot_bytes, staging.slots) = (4096, 4);
+        let paths = Arc::new(executor.staging(staging));
+        let inner = Arc::clone(&paths) as Arc<dyn Executor>;
+        let executor: Arc<dyn Executor> = Arc::new(Apart { executor: inner, poses: near });
+        let fabric = Fabric::new(Arc::new(SystemClock::new()));
+        let build = |name: &str| {
+            let transport = fabric.transport(name);
+            Connector::builder().transport(transport).executor(Arc::clone(&executor)).build()
+        };
+        let (target, initiator) =
+            (build("target").await.unwrap(), build("initiator").await.unwrap());
+        Self { gpus, paths, target, initiator }
+    }
+
+    fn region(&self, bytes: &[u8]) -> Region {
+        let region = self.gpus.inner.region(GPU, bytes.len()).unwrap();
+        // SAFETY: the simulated GPUs made these bytes just now, and nobody else knows of them.
+        unsafe { slice::from_raw_parts_mut(region.address() as *mut u8, bytes.len()) }
+            .copy_from_slice(bytes);
+        region
+    }
+
+    /// Reads between GPUs; bytes that were read are right.
+    async fn read(&self) -> Result<Completion, ConnectorError> {
+        let (mine, theirs) = (self.region(&[0; 10_000]), self.region(&[7; 10_000]));
+        let offer = self.target.create_readable(theirs).await.unwrap();
+        let remote = RdmaMetadata::decode(&offer.metadata().to_native_bytes().unwrap()).unwrap();
+        let policy = PathPolicy::auto().forbid(PathKind::Emulated);
+        let options = OperationOptions::new().policy(policy);
+        let mut read = self.initiator.begin_read_with(&remote, mine.clone(), options).await?;
+        let completion = read.wait_for_completion().await?;
+        // SAFETY: memory of a simulated GPU, of this length; the transfer is over.
+        let bytes = unsafe { slice::from_raw_parts(mine.address() as *const u8, 10_000) };
+        assert!(bytes == [7; 10_000]);
+        Ok(completion)
+    }
+}
+
+#[tokio::test]
+async fn without_pinned_slots_operations_take_other_paths() {
+    let world = World::new(true).await;
+    world.gpus.pinning.store(true, Ordering::Relaxed);
+    let completion = world.read().await.unwrap();
+    assert_eq!(completion.path().unwrap().kind, PathKind::CudaIpc);
+    assert_eq!(world.paths.staging_stats().incoming.pinned_bytes, 0);
+}
+
+#[tokio::test]
+async fn without_pinned_slots_and_other_paths_the_error_says_so_until_there_are_some() {
+    let world = World::new(false).await;
+    world.gpus.pinning.store(true, Ordering::Relaxed);
+    let error = world.read().await.unwrap_err();
+    let ConnectorError::Transport(TransportError::NoPath { rejected }) = &error else {
+        panic!("{error:?}")
+    };
+    let staged = rejected.iter().find(|r| r.kind == PathKind::StagedBothSides).unwrap();
+    assert!(staged.reason.starts_with("no pinned slots: "), "{}", staged.reason);
+    assert!(staged.reason.contains("exhausted"), "{}", staged.reason);
+    world.gpus.pinning.store(false, Ordering::Relaxed);
+    let began = Instant::now();
+    let completion = loop {
+        match world.read().await {
+            Ok(completion) => break completion,
+            Err(error) => assert!(began.elapsed() < LIMIT, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(completion.path().unwrap().kind, PathKind::StagedBothSides);
+}
