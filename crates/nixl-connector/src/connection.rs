@@ -9,12 +9,13 @@ use nixl_descriptor::{
 use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata};
 use nixl_ops::{
-    Clock, ConnectSpec, Driver, DriverConfig, Executor, FoundSlot, Held, Link, PeerId, Preparation, RemoteSlot,
-    RemoteSlots, SpentKeys, SpentStats, Transport, TransportError,
+    Clock, ConnectSpec, Driver, DriverConfig, Executor, FoundSlot, Held, Link, PeerId, Preparation,
+    RemoteSlot, RemoteSlots, SpentKeys, SpentStats, Transport, TransportError,
 };
 
 use crate::ConnectorError;
 use crate::control::ControlThread;
+use crate::ended::PeerKnowledge;
 use crate::exports::Exports;
 use crate::peers::PeerTable;
 use crate::quiet::Proofs;
@@ -62,6 +63,8 @@ pub struct ConnectionStats {
 impl Connection {
     /// Peers whose metadata is kept loaded.
     const PEERS: usize = 1024;
+    /// Regions that are registered on the caller's thread, if the engine takes microseconds for each.
+    const REGISTERED_HERE: usize = 4;
     /// Bytes of compressed metadata that are looked into on the caller's thread: it takes some microseconds.
     const INFLATED_HERE: usize = 2048;
     /// Descriptors that are compared with it there.
@@ -194,24 +197,31 @@ impl Connection {
         &self,
         list: &DescriptorList,
     ) -> Result<(Vec<Registration>, AgentMetadata), ConnectorError> {
-        if let Some(held) = self.registered(list)
-            && let Some(metadata) = self.exports.of(&held, self.registrations.stats().misses)
-        {
+        let held = self.register(list).await?;
+        if let Some(metadata) = self.exports.of(&*self.transport, &self.registrations, &held) {
             return Ok((held, metadata));
         }
-        let register = self.registering(list);
-        let (exports, transport, registrations) = self.exporting();
-        let both = move || {
-            let held = register()?;
-            let metadata = exports.export(&*transport, &registrations, &held)?;
-            Ok((held, metadata))
-        };
-        self.control.run(both).await?
+        let metadata = self.local_metadata().await?;
+        Ok((held, metadata))
     }
 
-    /// The registrations of the regions under `list`, if all are cached.
+    /// The registrations of the regions under `list`, if all are cached or made in microseconds.
     fn registered(&self, list: &DescriptorList) -> Option<Vec<Registration>> {
-        regions(list).map(|(_, region)| self.registrations.get(region)).collect()
+        let mut held: Vec<Registration> = Vec::with_capacity(1);
+        let mut made = 0;
+        for (_, region) in regions(list) {
+            let registration = match self.registrations.get(region) {
+                Some(registration) => registration,
+                None if made == Self::REGISTERED_HERE => return None,
+                None => {
+                    made += 1;
+                    // What fails here fails again where it may block, and is an error there.
+                    self.registrations.get_or_register_quickly(region)?.ok()?
+                }
+            };
+            held.push(registration);
+        }
+        Some(held)
     }
 
     /// A job that registers the regions under `list`, but for memory that only the executor reaches.
@@ -238,19 +248,13 @@ impl Connection {
 
     /// This agent's metadata, covering everything registered before the call.
     pub(crate) async fn local_metadata(&self) -> Result<AgentMetadata, ConnectorError> {
-        if let Some(metadata) = self.exports.all(self.registrations.stats().misses) {
+        if let Some(metadata) = self.exports.all(&self.registrations) {
             return Ok(metadata);
         }
-        let (exports, transport, registrations) = self.exporting();
+        let (transport, registrations) =
+            (Arc::clone(&self.transport), Arc::clone(&self.registrations));
+        let exports = Arc::clone(&self.exports);
         self.control.run(move || exports.export_all(&*transport, &registrations)).await?
-    }
-
-    fn exporting(&self) -> (Arc<Exports>, Arc<dyn Transport>, Arc<RegistrationCache>) {
-        (
-            Arc::clone(&self.exports),
-            Arc::clone(&self.transport),
-            Arc::clone(&self.registrations),
-        )
     }
 
     /// Makes the owner of an offer, and the memory that it offers, reachable.
@@ -295,13 +299,20 @@ impl Connection {
 
     async fn load(&self, remote: Arc<RdmaMetadata>) -> Result<PeerId, ConnectorError> {
         let (transport, peers) = (Arc::clone(&self.transport), Arc::clone(&self.peers));
+        let engine = (&self.transport, &self.executor);
+        let knowledge = PeerKnowledge::new(engine, &self.peers, &self.slots, &self.control);
+        let here = self.info.host().clone();
         let load = move || -> Result<PeerId, ConnectorError> {
             let metadata = remote.agent_metadata();
             let blob = metadata.inflate(&Limits::default())?;
             let is_foreign = remote.peer().is_none();
             let spec = ConnectSpec::new(&blob, remote.descriptors()).foreign(is_foreign);
             let connected = transport.connect_for(&spec)?;
-            peers.insert(metadata.clone(), &connected);
+            let is_new = peers.insert(metadata.clone(), &connected);
+            let host = remote.peer().map(|peer| peer.host());
+            if is_new && let Some(host) = host.filter(|host| here.same_pid_namespace(host)) {
+                knowledge.forget_at_exit(&connected.peer, host.pid());
+            }
             for unused in peers.take_unused() {
                 // A busy peer stays loaded; it is found again when it is next named.
                 let _ = transport.disconnect(&unused);

@@ -31,52 +31,48 @@ struct All {
 }
 
 impl Exports {
-    /// Exports of memories by themselves that are kept. Whoever offers more lists of regions again and again exports them anew.
+    /// Exports of memories by themselves that are kept; beyond that all are made anew.
     const KEPT: usize = 256;
 
-    /// What covers these registrations, if it was exported since the cache has made `registered` of them.
-    pub(crate) fn of(&self, held: &[Registration], registered: u64) -> Option<AgentMetadata> {
-        let metadata = self.lock().of.get(&numbers(held)).cloned();
-        metadata.or_else(|| self.all(registered))
+    /// What covers these registrations, of which `registrations` has made the last: as it was exported before, or if the engine
+    /// exports it now without blocking.
+    pub(crate) fn of(
+        &self,
+        transport: &dyn Transport,
+        registrations: &RegistrationCache,
+        held: &[Registration],
+    ) -> Option<AgentMetadata> {
+        let numbers: Box<[u64]> = held.iter().map(Registration::number).collect();
+        let known = self.lock().of.get(&numbers).cloned();
+        if let Some(known) = known.or_else(|| self.all(registrations)) {
+            return Some(known);
+        }
+        // An engine exports more than nothing.
+        let metadata = AgentMetadata::compress(&transport.metadata_of(held)?).ok()?;
+        let mut state = self.lock();
+        if state.of.len() >= Self::KEPT {
+            state.of.clear();
+        }
+        state.of.insert(numbers, metadata.clone());
+        Some(metadata)
     }
 
-    /// What covers all, if it was exported since the cache has made `registered` registrations.
-    pub(crate) fn all(&self, registered: u64) -> Option<AgentMetadata> {
+    /// What covers all registrations made so far, if it was exported since the last.
+    pub(crate) fn all(&self, registrations: &RegistrationCache) -> Option<AgentMetadata> {
+        let registered = registrations.registered();
         let state = self.lock();
         let all = state.all.as_ref().filter(|all| all.registered == registered)?;
         Some(all.metadata.clone())
     }
 
-    /// **Blocks.** Exports what covers these registrations.
-    pub(crate) fn export(
-        &self,
-        transport: &dyn Transport,
-        registrations: &RegistrationCache,
-        held: &[Registration],
-    ) -> Result<AgentMetadata, ConnectorError> {
-        if let Some(metadata) = self.of(held, registrations.stats().misses) {
-            return Ok(metadata);
-        }
-        let Some(raw) = transport.metadata_of(held)? else {
-            return self.export_all(transport, registrations);
-        };
-        let metadata = AgentMetadata::compress(&raw)?;
-        let mut state = self.lock();
-        if state.of.len() >= Self::KEPT {
-            state.of.clear();
-        }
-        state.of.insert(numbers(held), metadata.clone());
-        Ok(metadata)
-    }
-
-    /// **Blocks.** Exports what covers all that is registered. To be called on the thread that registers.
+    /// **Blocks.** Exports what covers all that is registered.
     pub(crate) fn export_all(
         &self,
         transport: &dyn Transport,
         registrations: &RegistrationCache,
     ) -> Result<AgentMetadata, ConnectorError> {
-        // Registrations are made on this thread too, so none comes between these two lines.
-        let registered = registrations.stats().misses;
+        // Read first: what is registered from now on may be missing.
+        let registered = registrations.registered();
         let metadata = AgentMetadata::compress(&transport.local_metadata()?)?;
         self.lock().all = Some(All { registered, metadata: metadata.clone() });
         Ok(metadata)
@@ -86,8 +82,4 @@ impl Exports {
         // Every critical section leaves the state consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn numbers(held: &[Registration]) -> Box<[u64]> {
-    held.iter().map(Registration::number).collect()
 }

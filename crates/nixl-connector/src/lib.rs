@@ -53,6 +53,7 @@ pub mod conformance;
 mod connection;
 mod connector;
 mod control;
+mod ended;
 mod error;
 mod exports;
 #[cfg(feature = "nixl")]

@@ -5,7 +5,8 @@
 //! alive, and no lock but the slot's own `registering` is held while an engine works.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::region::{ReclaimError, Region, RegionId};
@@ -91,6 +92,35 @@ impl RegistrationCache {
         Ok(registration)
     }
 
+    /// As [`get_or_register`](Self::get_or_register), if the region is cached or the engine registers it
+    /// [quickly](Registrar::register_quickly). `None` if it would block.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get_or_register_quickly(
+        &self,
+        region: &Region,
+    ) -> Option<Result<Registration, RegisterError>> {
+        if let Some(registration) = self.get(region) {
+            return Some(Ok(registration));
+        }
+        let region = region.whole_region();
+        let slot = region.attached().slot(&self.shared, region.len() as u64);
+        let _registering = slot.registering.try_lock().ok()?;
+        if let Some(registration) = self.get(region) {
+            return Some(Ok(registration));
+        }
+        let registration = Registration::quickly(&self.shared.registrar, region)?;
+        self.shared.misses.fetch_add(1, Relaxed);
+        Some(registration.inspect(|made| self.shared.admit(region.id(), &slot, made)))
+    }
+
+    /// Registrations that the cache has made. One that is counted is in what the engine exports from then on.
+    #[must_use]
+    pub fn registered(&self) -> u64 {
+        self.shared.registered.load(Acquire)
+    }
+
     /// Counters since the cache was made, and what it holds now.
     #[must_use]
     pub fn stats(&self) -> CacheStats {
@@ -123,6 +153,7 @@ struct Shared {
     clock: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
+    registered: AtomicU64,
     evictions: AtomicU64,
 }
 
@@ -142,12 +173,14 @@ impl Shared {
             clock: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
+            registered: AtomicU64::new(0),
             evictions: AtomicU64::new(0),
         }
     }
 
     /// Caches a registration, evicting others as needed; not if it alone exceeds the limits.
     fn admit(&self, region: RegionId, slot: &Arc<Slot>, registration: &Registration) {
+        self.registered.fetch_add(1, Release);
         if self.limits.entries == 0 || slot.bytes > self.limits.bytes {
             return;
         }

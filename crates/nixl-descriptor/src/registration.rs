@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use nixl_device::Device;
 
@@ -25,7 +25,7 @@ impl RegistrarId {
     )]
     pub fn new() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
-        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+        Self(LAST.fetch_add(1, Relaxed) + 1)
     }
 }
 
@@ -60,6 +60,15 @@ pub unsafe trait Registrar: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`RegisterError`]; then the engine does not know the memory.
     fn register(&self, span: &RegionSpan) -> Result<Box<dyn Registered>, RegisterError>;
+
+    /// As [`register`](Self::register), where that takes microseconds now. `None`, as by default: `register` must be called.
+    fn register_quickly(
+        &self,
+        span: &RegionSpan,
+    ) -> Option<Result<Box<dyn Registered>, RegisterError>> {
+        let _ = span;
+        None
+    }
 
     /// Deregisters later, on another thread: that thread calls [`Retired::deregister`] and reports a failure.
     ///
@@ -146,6 +155,13 @@ impl RegionSpan {
         Self { memory: Arc::clone(region.whole_region().memory()) }
     }
 
+    /// Counted before the engine can know the memory, so that even a panic in the registrar leaks it at worst.
+    fn begun(region: &Region) -> Self {
+        let span = Self::of(region);
+        span.memory.begin_registration();
+        span
+    }
+
     pub(crate) fn memory(&self) -> &Arc<Memory> {
         &self.memory
     }
@@ -221,12 +237,32 @@ impl Registration {
     /// # Errors
     /// What the registrar says.
     pub fn new(registrar: &Arc<dyn Registrar>, region: &Region) -> Result<Self, RegisterError> {
-        let span = RegionSpan::of(region);
-        // Counted before the engine can know the memory, so that even a panic in the registrar leaks it at worst.
-        span.memory.begin_registration();
-        match registrar.register(&span) {
+        let span = RegionSpan::begun(region);
+        let registered = registrar.register(&span);
+        Self::of(registrar, span, registered)
+    }
+
+    /// As [`new`](Self::new), if the engine does it [quickly](Registrar::register_quickly).
+    pub(crate) fn quickly(
+        registrar: &Arc<dyn Registrar>,
+        region: &Region,
+    ) -> Option<Result<Self, RegisterError>> {
+        let span = RegionSpan::begun(region);
+        let registered = registrar.register_quickly(&span);
+        if registered.is_none() {
+            span.memory.end_registration();
+        }
+        Some(Self::of(registrar, span, registered?))
+    }
+
+    fn of(
+        registrar: &Arc<dyn Registrar>,
+        span: RegionSpan,
+        registered: Result<Box<dyn Registered>, RegisterError>,
+    ) -> Result<Self, RegisterError> {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        match registered {
             Ok(registered) => {
-                static LAST: AtomicU64 = AtomicU64::new(0);
                 let (registrar, number) = (Arc::clone(registrar), LAST.fetch_add(1, Relaxed));
                 Ok(Self(Arc::new(Inner { registered: Some(registered), span, registrar, number })))
             }

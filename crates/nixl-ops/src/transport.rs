@@ -102,15 +102,11 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     /// [`TransportError::Engine`] if the engine cannot export it.
     fn local_metadata(&self) -> Result<Bytes, TransportError>;
 
-    /// *Blocking.* What a peer needs to reach these memories, which are registered now, and nothing of others. `None`, as by
-    /// default: a peer needs [all](Self::local_metadata).
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    fn metadata_of(&self, memories: &[Registration]) -> Result<Option<Bytes>, TransportError> {
+    /// What a peer needs to reach these memories, which are registered now, and nothing of others. `None`, as by default: a peer
+    /// needs [all](Self::local_metadata), or the engine does not tell just now.
+    fn metadata_of(&self, memories: &[Registration]) -> Option<Bytes> {
         let _ = memories;
-        Ok(None)
+        None
     }
 
     /// *Blocking.* Makes a peer reachable, or brings what is known of it up to date.

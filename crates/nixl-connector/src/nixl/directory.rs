@@ -16,9 +16,9 @@ use nixl_sys::NixlError;
 use super::agent::{Agent, BACKEND};
 use super::blob::Blob;
 use super::here;
-use super::registrar::{memory_kind, wire_kind};
 use super::peer::Peer;
 use super::peers::{Change, Loaded};
+use super::registrar::{memory_kind, wire_kind};
 use super::ucx;
 
 /// The peers of one agent.
@@ -80,7 +80,8 @@ impl Directory {
         needed: Option<&[SerializedDescriptor]>,
         trusted: bool,
     ) -> Result<Connected, TransportError> {
-        let blob = Blob::parse(metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
+        let blob =
+            Blob::parse(metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
         let blob = match needed {
             Some(needed) => blob.of_use_for(needed),
             None => blob,

@@ -14,7 +14,7 @@ use super::registrar::memory_kind;
 
 impl Inside {
     /// Metadata that covers these memories, which are registered, and says nothing of others. `None` if it takes all that is
-    /// registered. **Blocks.**
+    /// registered.
     pub(super) fn metadata_of(
         &mut self,
         memories: &[Registration],

@@ -115,9 +115,7 @@ impl Known {
         self.places
             .range(..(end, 0))
             .rev()
-            .take_while(|((address, _), _)| {
-                address.saturating_add(self.longest) > memory.address
-            })
+            .take_while(|((address, _), _)| address.saturating_add(self.longest) > memory.address)
             .filter(|((address, len), _)| address + len > memory.address)
             // Under one key that says nothing of memory, either will do.
             .filter(|(_, place)| place.key != memory.key || !memory.has_empty_key())
@@ -208,8 +206,7 @@ impl Loaded {
             }
         }
         let connections = self.masked.as_ref().unwrap_or(&self.given);
-        let connections =
-            connections.iter().map(|(kind, details)| (&**kind, &**details)).collect();
+        let connections = connections.iter().map(|(kind, details)| (&**kind, &**details)).collect();
         Blob { name: blob.name, connections, memories }.encode()
     }
 

@@ -6,12 +6,15 @@ use std::fmt;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nixl_descriptor::{RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Retired};
+use nixl_descriptor::{
+    Access, RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Retired,
+};
 use nixl_device::DeviceKind;
 use nixl_sys::{MemType, MemoryRegion, NixlDescriptor, OptArgs, RegistrationHandle};
 
-use super::agent::{self, Agent};
+use super::agent::{self, Agent, Entered};
 use super::gpu;
+use super::ucx;
 
 /// NIXL's number for the memory of a device, and the device's number.
 pub(super) fn memory_kind(device: nixl_device::Device) -> (MemType, u64) {
@@ -34,11 +37,37 @@ pub(super) fn wire_kind(kind: MemType) -> u32 {
 pub(super) struct NixlRegistrar {
     id: RegistrarId,
     agent: Arc<Agent>,
+    /// Whether registering host memory makes the kernel pin it.
+    pins: bool,
 }
 
 impl NixlRegistrar {
     pub(super) fn new(agent: Arc<Agent>) -> Self {
-        Self { id: RegistrarId::new(), agent }
+        Self { id: RegistrarId::new(), agent, pins: ucx::may_use_rdma() }
+    }
+
+    fn register_inside(
+        &self,
+        span: &RegionSpan,
+        entered: &mut Entered<'_>,
+    ) -> Result<Box<dyn Registered>, RegisterError> {
+        let inside = entered.inside().ok_or_else(closed)?;
+        let failed = |e: nixl_sys::NixlError| match memory_kind(span.device()).0 {
+            MemType::Dram => RegisterError::OutOfResources {
+                what: format!("registering {} bytes of host memory ({e})", span.len()),
+                hint: "raise the limit on locked memory (`ulimit -l`), or register less".to_owned(),
+            },
+            _ => RegisterError::Engine { engine: "nixl".to_owned(), message: e.to_string() },
+        };
+        let mut options = OptArgs::new().map_err(failed)?;
+        options.add_backend(&inside.backend).map_err(failed)?;
+        let handle =
+            inside.agent.register_memory(&Spanned(span), Some(&options)).map_err(failed)?;
+        Ok(Box::new(Handle {
+            agent: Arc::clone(&self.agent),
+            handle: Some(handle),
+            span: span.clone(),
+        }))
     }
 }
 
@@ -61,24 +90,20 @@ unsafe impl Registrar for NixlRegistrar {
         if span.device().kind() == DeviceKind::Cuda && !takes_gpu(span) {
             return Err(RegisterError::Unsupported { device: span.device() });
         }
-        let mut entered = self.agent.enter();
-        let inside = entered.inside().ok_or_else(closed)?;
-        let failed = |e: nixl_sys::NixlError| match memory_kind(span.device()).0 {
-            MemType::Dram => RegisterError::OutOfResources {
-                what: format!("registering {} bytes of host memory ({e})", span.len()),
-                hint: "raise the limit on locked memory (`ulimit -l`), or register less".to_owned(),
-            },
-            _ => RegisterError::Engine { engine: "nixl".to_owned(), message: e.to_string() },
-        };
-        let mut options = OptArgs::new().map_err(failed)?;
-        options.add_backend(&inside.backend).map_err(failed)?;
-        let handle =
-            inside.agent.register_memory(&Spanned(span), Some(&options)).map_err(failed)?;
-        Ok(Box::new(Handle {
-            agent: Arc::clone(&self.agent),
-            handle: Some(handle),
-            span: span.clone(),
-        }))
+        self.register_inside(span, &mut self.agent.enter())
+    }
+
+    fn register_quickly(
+        &self,
+        span: &RegionSpan,
+    ) -> Option<Result<Box<dyn Registered>, RegisterError>> {
+        // Others are looked at first, or make a GPU's context current.
+        let is_plain = span.device().is_host() && span.access() == Access::ReadWrite;
+        if self.pins || !is_plain {
+            return None;
+        }
+        let mut entered = self.agent.try_enter()?;
+        Some(self.register_inside(span, &mut entered))
     }
 
     fn retire(&self, retired: Retired) {

@@ -125,6 +125,20 @@ impl RemoteSlots {
         self.lock().contains_key(&name(doorbell))
     }
 
+    /// *Blocking.* Closes the pages of a process that has ended.
+    pub fn close_of(&self, pid: u32) {
+        let mut closed = Vec::new();
+        self.lock().retain(|name, known| {
+            let is_of = name.pid == pid;
+            if is_of {
+                closed.push(std::mem::replace(known, Known::Unreachable));
+            }
+            !is_of
+        });
+        // Unmapped outside the lock.
+        drop(closed);
+    }
+
     /// *Blocking.* Opens the page that the slot is on. One that cannot be opened is not tried again.
     pub fn open(&self, doorbell: &Doorbell) {
         if self.knows(doorbell) {

@@ -1,0 +1,74 @@
+//! What goes when a peer's process ends.
+
+use std::sync::{Arc, Weak};
+
+use nixl_device::{ProcessError, ProcessExits};
+use nixl_ops::{Executor, PeerId, RemoteSlots, Transport};
+
+use crate::control::ControlThread;
+use crate::peers::PeerTable;
+
+/// The parts of a connection that know peers. It does not keep them.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerKnowledge {
+    transport: Weak<dyn Transport>,
+    executor: Weak<dyn Executor>,
+    peers: Weak<PeerTable>,
+    slots: Weak<RemoteSlots>,
+    control: ControlThread,
+}
+
+impl PeerKnowledge {
+    pub(crate) fn new(
+        (transport, executor): (&Arc<dyn Transport>, &Arc<dyn Executor>),
+        peers: &Arc<PeerTable>,
+        slots: &Arc<RemoteSlots>,
+        control: &ControlThread,
+    ) -> Self {
+        Self {
+            transport: Arc::downgrade(transport),
+            executor: Arc::downgrade(executor),
+            peers: Arc::downgrade(peers),
+            slots: Arc::downgrade(slots),
+            control: control.clone(),
+        }
+    }
+
+    /// Forgets a peer of this host once its process has ended.
+    pub(crate) fn forget_at_exit(self, peer: &PeerId, pid: u32) {
+        let Some(peers) = self.peers.upgrade() else { return };
+        let (knowledge, of) = (self, peer.clone());
+        let on_exit = {
+            let knowledge = knowledge.clone();
+            move || {
+                let control = knowledge.control.clone();
+                control.post(move || knowledge.forget(&of, pid));
+            }
+        };
+        match ProcessExits::global().watch(pid, None, on_exit) {
+            Ok(watch) => peers.watch(peer, watch),
+            // The engine will tell when it is used next.
+            Err(ProcessError::NotThere { .. }) => knowledge.forget(peer, pid),
+            Err(error) => tracing::debug!(%peer, %error, "the end of a peer will not be noticed"),
+        }
+    }
+
+    /// *Blocking.*
+    fn forget(&self, peer: &PeerId, pid: u32) {
+        if let Some(peers) = self.peers.upgrade() {
+            peers.remove(peer);
+        }
+        if let Some(slots) = self.slots.upgrade() {
+            slots.close_of(pid);
+        }
+        if let Some(executor) = self.executor.upgrade() {
+            executor.peer_ended(peer);
+        }
+        // One with transfers in flight is forgotten when the last of them has failed.
+        if let Some(transport) = self.transport.upgrade()
+            && let Err(error) = transport.disconnect(peer)
+        {
+            tracing::debug!(%peer, %error, "a peer that has ended stays known to the engine for now");
+        }
+    }
+}
