@@ -58,6 +58,7 @@ mod error;
 mod exports;
 #[cfg(feature = "nixl")]
 pub mod nixl;
+mod occupancy;
 mod peers;
 mod quiet;
 pub mod simulated;

@@ -189,9 +189,10 @@ impl Directory {
     /// Waits until no transfer with the peer is in flight, and keeps others from being posted as long as that is awaited, and what
     /// comes of it is held.
     pub(super) fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {
-        let known = self.loaded().get(peer.as_str()).map(|loaded| Arc::clone(&loaded.peer));
+        let known =
+            self.loaded().get(peer.as_str()).map(|loaded| Arc::clone(&loaded.peer.transfers));
         match known {
-            Some(known) => Box::pin(known.until_idle()),
+            Some(transfers) => Box::pin(transfers.until_idle()),
             None => Box::pin(ready(Idle::holding(()))),
         }
     }
@@ -199,7 +200,7 @@ impl Directory {
     /// A transfer with `peer` has ended: if the peer is gone and this was the last, NIXL is made to forget it. Does not
     /// block.
     pub(super) fn ended(self: &Arc<Self>, peer: &Arc<Peer>) {
-        if !peer.is_broken() || peer.is_busy() {
+        if !peer.is_broken() || peer.transfers.is_busy() {
             return;
         }
         let (directory, peer) = (Arc::clone(self), Arc::clone(peer));
@@ -221,7 +222,7 @@ impl Directory {
         let inside = entered.inside().ok_or(TransportError::Closed)?;
         // Decided behind the gate, where transfers are posted: none can begin between here and the end, and one that
         // was prepared before finds its peer forgotten. NIXL would lie about a transfer whose peer it has forgotten.
-        if peer.is_busy() {
+        if peer.transfers.is_busy() {
             return Err(TransportError::PeerBusy { name: peer.id.to_string() });
         }
         if peer.is_broken() {

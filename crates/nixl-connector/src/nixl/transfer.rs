@@ -83,7 +83,7 @@ impl NixlTransfer {
             return self.end(Err(TransportError::PeerGone { name: self.peer.id.to_string() }));
         }
         // An operation waits for those in flight to end; what is posted now would keep it waiting.
-        if self.peer.is_held() {
+        if self.peer.transfers.is_held() {
             return Poll::Pending;
         }
         let request = match self.create(inside) {
@@ -94,12 +94,12 @@ impl NixlTransfer {
         self.was_posted = true;
         match inside.agent.post_xfer_req(&request, None) {
             Ok(in_progress) => {
-                self.peer.enter();
+                self.peer.transfers.enter();
                 if in_progress {
                     self.state = State::Posted(request);
                     return Poll::Pending;
                 }
-                self.peer.leave();
+                self.peer.transfers.leave();
                 drop(request);
                 self.end(Ok(()))
             }
@@ -144,7 +144,7 @@ impl NixlTransfer {
             }
             Err(_) => Err(self.gone()),
         };
-        self.peer.leave();
+        self.peer.transfers.leave();
         self.end(result)
     }
 

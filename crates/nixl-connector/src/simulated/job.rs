@@ -14,6 +14,7 @@ use super::agent::Letter;
 use super::fabric::{Network, State};
 use super::faults::{Fault, Strikes};
 use super::transport::failed;
+use crate::occupancy::Occupancy;
 
 /// A range here, and a range of one registration there.
 pub(super) struct Pair {
@@ -42,6 +43,7 @@ pub(super) struct Request {
 pub(super) struct Job {
     request: Request,
     strikes: Strikes,
+    transfers: Arc<Occupancy>,
     not_before: Duration,
     total: u64,
     moved: u64,
@@ -64,13 +66,21 @@ impl Job {
         }
         let me = state.living(&request.agent).ok_or(TransportError::Closed)?;
         let peer = me.peers.get_mut(&request.peer).ok_or_else(|| unknown(&request.peer))?;
-        peer.in_flight += 1;
+        let transfers = Arc::clone(&peer.transfers);
+        transfers.enter();
         if strikes.has(&Fault::NotificationEarly) {
             state.notify(&request);
         }
         let total = request.pairs.iter().map(|pair| pair.local.len).sum();
         let not_before = now.saturating_add(strikes.delay());
-        Ok(Self { request, strikes, not_before, total, moved: 0, pair: 0, within: 0 })
+        Ok(Self { request, strikes, transfers, not_before, total, moved: 0, pair: 0, within: 0 })
+    }
+
+    /// Whether the request may not be posted now.
+    pub(super) fn is_held(network: &Network, request: &Request) -> bool {
+        let mut state = network.lock();
+        let me = state.living(&request.agent);
+        me.and_then(|me| me.peers.get(&request.peer)).is_some_and(|peer| peer.transfers.is_held())
     }
 
     /// Bytes moved so far.
@@ -87,11 +97,7 @@ impl Job {
     pub(super) fn advance(&mut self, network: &Network) -> Poll<Result<(), TransportError>> {
         let result = self.burst(network);
         if result.is_ready() {
-            let mut state = network.lock();
-            let me = state.agents.get_mut(&self.request.agent);
-            if let Some(peer) = me.and_then(|me| me.peers.get_mut(&self.request.peer)) {
-                peer.in_flight = peer.in_flight.saturating_sub(1);
-            }
+            self.transfers.leave();
         }
         result
     }

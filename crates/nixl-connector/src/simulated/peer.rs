@@ -1,14 +1,17 @@
 //! What one agent was told about another.
 
+use std::sync::Arc;
+
 use nixl_descriptor::Span;
 
 use super::blob::{Blob, Entry};
+use crate::occupancy::Occupancy;
 
 pub(super) struct Peer {
     /// In ascending order.
     entries: Vec<Entry>,
     /// Transfers that use the entries.
-    pub(super) in_flight: usize,
+    pub(super) transfers: Arc<Occupancy>,
 }
 
 /// What loading metadata on top of earlier metadata came to.
@@ -24,7 +27,7 @@ pub(super) enum Update {
 
 impl Peer {
     pub(super) fn new(blob: Blob) -> Self {
-        Self { entries: blob.entries, in_flight: 0 }
+        Self { entries: blob.entries, transfers: Arc::default() }
     }
 
     /// Memory that is new is added. If some of it lies where the peer withdrew memory, everything is loaded
@@ -46,7 +49,7 @@ impl Peer {
             self.entries.sort_unstable();
             return Update::Merged;
         }
-        if self.in_flight > 0 {
+        if self.transfers.is_busy() {
             return Update::Busy;
         }
         self.entries = blob.entries;
@@ -80,7 +83,7 @@ mod tests {
     #[test]
     fn more_memory_is_merged_and_less_changes_nothing() {
         let mut peer = Peer::new(blob(&[(1, 100, 10)]));
-        peer.in_flight = 1;
+        peer.transfers.enter();
         assert_eq!(peer.update(blob(&[(1, 100, 10), (2, 110, 10)])), Update::Merged);
         assert_eq!(peer.update(blob(&[(2, 110, 10)])), Update::Merged);
         assert_eq!((covers(&peer, 100, 10), covers(&peer, 115, 5)), (Some(1), Some(2)));
@@ -90,11 +93,11 @@ mod tests {
     #[test]
     fn memory_registered_anew_replaces_all_unless_it_is_in_use() {
         let mut peer = Peer::new(blob(&[(1, 100, 10), (2, 200, 10)]));
-        peer.in_flight = 1;
+        peer.transfers.enter();
         let anew = [(2, 200, 10), (3, 105, 20)];
         assert_eq!(peer.update(blob(&anew)), Update::Busy);
         assert_eq!(covers(&peer, 100, 10), Some(1), "busy changes nothing");
-        peer.in_flight = 0;
+        peer.transfers.leave();
         assert_eq!(peer.update(blob(&anew)), Update::Replaced);
         assert_eq!((covers(&peer, 100, 10), covers(&peer, 105, 20)), (None, Some(3)));
     }

@@ -34,6 +34,11 @@ impl SimulatedTransfer {
 unsafe impl Transfer for SimulatedTransfer {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let mut job = match std::mem::replace(&mut self.stage, Stage::Ended) {
+            // An operation waits for those in flight to end; what is posted now would keep it waiting.
+            Stage::Prepared(request) if Job::is_held(&self.network, &request) => {
+                self.stage = Stage::Prepared(request);
+                return Poll::Pending;
+            }
             Stage::Prepared(request) => Job::post(&self.network, request)?,
             Stage::Posted(job) => job,
             Stage::Ended => return Poll::Ready(Err(TransportError::Closed)),

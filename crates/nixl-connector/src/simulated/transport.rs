@@ -3,12 +3,17 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::future::{Future, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
 use nixl_descriptor::{Registrar, Span, coalesce_pairs};
-use nixl_ops::{Connected, PeerId, Transfer, TransferSpec, Transport, TransportError};
+use nixl_metadata::SerializedDescriptor;
+use nixl_ops::{
+    ConnectSpec, Connected, Idle, PeerId, Transfer, TransferSpec, Transport, TransportError,
+};
 
 use super::agent::Letter;
 use super::blob::Blob;
@@ -27,6 +32,33 @@ pub(super) struct SimulatedTransport {
 }
 
 impl SimulatedTransport {
+    fn connect_to(&self, blob: Blob) -> Result<Connected, TransportError> {
+        let name = || blob.agent.as_ref().to_owned();
+        if blob.agent == self.agent {
+            return Err(TransportError::OwnIdentity { name: name() });
+        }
+        let mut state = self.network.lock();
+        match state.agents.get(&blob.agent) {
+            Some(peer) if peer.incarnation != blob.incarnation => {
+                return Err(TransportError::IdentityConflict { name: name() });
+            }
+            Some(peer) if peer.alive => {}
+            _ => return Err(TransportError::PeerGone { name: name() }),
+        }
+        let me = state.living(&self.agent).ok_or(TransportError::Closed)?;
+        let connected = Connected::to(PeerId::new(Arc::clone(&blob.agent)));
+        let Some(known) = me.peers.get_mut(&blob.agent) else {
+            me.peers.insert(Arc::clone(&blob.agent), Peer::new(blob));
+            return Ok(connected);
+        };
+        let busy = TransportError::PeerBusy { name: name() };
+        match known.update(blob) {
+            Update::Merged => Ok(connected),
+            Update::Replaced => Ok(connected.superseding()),
+            Update::Busy => Err(busy),
+        }
+    }
+
     pub(super) fn new(network: Arc<Network>, agent: Arc<str>, incarnation: u64) -> Self {
         let registrar = SimulatedRegistrar::new(Arc::clone(&network), Arc::clone(&agent));
         Self { network, agent, incarnation, registrar: Arc::new(registrar) }
@@ -60,31 +92,22 @@ unsafe impl Transport for SimulatedTransport {
     }
 
     fn connect(&self, metadata: &[u8]) -> Result<Connected, TransportError> {
-        let blob =
-            Blob::decode(metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
-        let name = || blob.agent.as_ref().to_owned();
-        if blob.agent == self.agent {
-            return Err(TransportError::OwnIdentity { name: name() });
-        }
+        self.connect_to(decode(metadata)?)
+    }
+
+    fn connect_for(&self, spec: &ConnectSpec<'_>) -> Result<Connected, TransportError> {
+        let mut blob = decode(spec.metadata)?;
+        let needed: Vec<_> = spec.needed.iter().map(span).collect();
+        blob.entries.retain(|entry| needed.iter().any(|range| entry.covers(range)));
+        self.connect_to(blob)
+    }
+
+    fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {
         let mut state = self.network.lock();
-        match state.agents.get(&blob.agent) {
-            Some(peer) if peer.incarnation != blob.incarnation => {
-                return Err(TransportError::IdentityConflict { name: name() });
-            }
-            Some(peer) if peer.alive => {}
-            _ => return Err(TransportError::PeerGone { name: name() }),
-        }
-        let me = state.living(&self.agent).ok_or(TransportError::Closed)?;
-        let connected = Connected::to(PeerId::new(Arc::clone(&blob.agent)));
-        let Some(known) = me.peers.get_mut(&blob.agent) else {
-            me.peers.insert(Arc::clone(&blob.agent), Peer::new(blob));
-            return Ok(connected);
-        };
-        let busy = TransportError::PeerBusy { name: name() };
-        match known.update(blob) {
-            Update::Merged => Ok(connected),
-            Update::Replaced => Ok(connected.superseding()),
-            Update::Busy => Err(busy),
+        let me = state.living(&self.agent);
+        match me.and_then(|me| me.peers.get(peer.as_str())) {
+            Some(peer) => Box::pin(Arc::clone(&peer.transfers).until_idle()),
+            None => Box::pin(ready(Idle::holding(()))),
         }
     }
 
@@ -92,7 +115,7 @@ unsafe impl Transport for SimulatedTransport {
         let mut state = self.network.lock();
         let Some(me) = state.living(&self.agent) else { return Ok(()) };
         match me.peers.get(peer.as_str()) {
-            Some(known) if known.in_flight > 0 => {
+            Some(known) if known.transfers.is_busy() => {
                 Err(TransportError::PeerBusy { name: peer.as_str().to_owned() })
             }
             _ => {
@@ -113,11 +136,7 @@ unsafe impl Transport for SimulatedTransport {
         if !alive {
             return Err(TransportError::PeerGone { name: name() });
         }
-        let remote: Vec<Span> = spec
-            .remote
-            .iter()
-            .map(|d| Span { address: d.ptr(), len: d.size(), device: d.device() })
-            .collect();
+        let remote: Vec<Span> = spec.remote.iter().map(span).collect();
         if let Some(index) = remote.iter().position(|range| known.covering(range).is_none()) {
             let len = remote.get(index).map_or(0, |range| range.len);
             return Err(TransportError::NotRegistered { name: name(), index, len });
@@ -203,6 +222,14 @@ impl fmt::Debug for SimulatedTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SimulatedTransport").field("agent", &self.agent).finish_non_exhaustive()
     }
+}
+
+fn decode(metadata: &[u8]) -> Result<Blob, TransportError> {
+    Blob::decode(metadata).map_err(|reason| TransportError::BadMetadata { reason })
+}
+
+fn span(descriptor: &SerializedDescriptor) -> Span {
+    Span { address: descriptor.ptr(), len: descriptor.size(), device: descriptor.device() }
 }
 
 pub(super) fn failed(call: &'static str, reason: impl Into<Cow<'static, str>>) -> TransportError {

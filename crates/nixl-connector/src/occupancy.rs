@@ -1,0 +1,105 @@
+//! How many transfers with a peer are in flight, and who waits for the last of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nixl_ops::Idle;
+use tokio::sync::Notify;
+
+/// Counts the transfers with one peer that are posted and have not ended.
+#[derive(Debug, Default)]
+pub(crate) struct Occupancy {
+    in_flight: AtomicUsize,
+    /// Those who wait until no transfer is in flight, or have waited and are about to load the peer anew.
+    waiting: AtomicUsize,
+    idle: Notify,
+}
+
+impl Occupancy {
+    /// Counts a posted transfer.
+    pub(crate) fn enter(&self) {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Takes back one [`enter`](Self::enter).
+    pub(crate) fn leave(&self) {
+        if self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.idle.notify_waiters();
+        }
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether transfers shall not be posted now, so that those in flight come to an end.
+    pub(crate) fn is_held(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+
+    /// Waits until no transfer is in flight. None is posted as long as what this returns is held.
+    pub(crate) async fn until_idle(self: Arc<Self>) -> Idle {
+        let hold = Hold::of(Arc::clone(&self));
+        loop {
+            let mut notified = std::pin::pin!(self.idle.notified());
+            // In its place before the look: an end in between is not missed.
+            notified.as_mut().enable();
+            if !self.is_busy() {
+                return Idle::holding(hold);
+            }
+            notified.await;
+        }
+    }
+}
+
+struct Hold(Arc<Occupancy>);
+
+impl Hold {
+    fn of(peer: Arc<Occupancy>) -> Self {
+        peer.waiting.fetch_add(1, Ordering::AcqRel);
+        Self(peer)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[test]
+    fn a_peer_is_held_from_the_wait_until_what_it_gave_is_dropped() {
+        let peer = Arc::new(Occupancy::default());
+        peer.enter();
+        peer.enter();
+        let mut idle = std::pin::pin!(Arc::clone(&peer).until_idle());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(idle.as_mut().poll(&mut context).is_pending() && peer.is_held());
+        peer.leave();
+        assert!(idle.as_mut().poll(&mut context).is_pending());
+        peer.leave();
+        let held = idle.as_mut().poll(&mut context);
+        assert!(held.is_ready() && peer.is_held());
+        drop(held);
+        assert!(!peer.is_held());
+    }
+
+    #[test]
+    fn a_wait_that_is_given_up_holds_nothing() {
+        let peer = Arc::new(Occupancy::default());
+        peer.enter();
+        {
+            let mut idle = std::pin::pin!(Arc::clone(&peer).until_idle());
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(idle.as_mut().poll(&mut context).is_pending());
+        }
+        assert!(!peer.is_held());
+    }
+}
