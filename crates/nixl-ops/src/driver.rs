@@ -6,13 +6,14 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Wake, Waker};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nixl_descriptor::BufferPool;
 
 use crate::control::{ClaimRoute, Claims, ControlMessage, MessageClaim, Owner};
 use crate::deadline::Deadline;
+use crate::parking::{Ear, Parking};
 use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
 use crate::sync::{Mutex, lock};
 use crate::task::{InFlight, Slot, SlotState, Task};
@@ -101,11 +102,10 @@ struct Bell(Weak<Shared>);
 pub(crate) struct Shared {
     inbox: Mutex<Vec<Arc<Slot>>>,
     active: Arc<AtomicUsize>,
-    parked: AtomicBool,
+    parking: Parking,
     /// Somebody has begun to wait: the next turn counts as progress, so that the back-off starts anew.
     fresh: AtomicBool,
     closing: AtomicBool,
-    thread: OnceLock<Thread>,
     pub(crate) passive: Arc<PassiveTable>,
     /// Answers claims of its offers.
     owner: OnceLock<Owner>,
@@ -150,7 +150,7 @@ impl Driver {
         let handle =
             thread::Builder::new().name("nixl-driver".to_owned()).spawn(move || reactor.run())?;
         // Set before any operation can begin, since `driver` has not been handed out.
-        let _ = driver.shared.thread.set(handle.thread().clone());
+        driver.shared.parking.set_thread(handle.thread().clone());
         Ok(driver)
     }
 
@@ -168,17 +168,17 @@ impl Driver {
         clock: Arc<dyn Clock>,
         config: DriverConfig,
     ) -> (Self, Reactor) {
+        let passive = PassiveTable::new(Arc::clone(&clock), config.drain, config.clock_skew);
         let shared = Arc::new(Shared {
             inbox: Mutex::new(Vec::new()),
             active: Arc::default(),
-            parked: AtomicBool::new(false),
+            parking: Parking::new(Arc::clone(&passive.page)),
             fresh: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            thread: OnceLock::new(),
             owner: OnceLock::new(),
             claims: Arc::default(),
             executor: OnceLock::new(),
-            passive: PassiveTable::new(Arc::clone(&clock), config.drain, config.clock_skew),
+            passive,
             transport,
             clock,
             config,
@@ -381,10 +381,9 @@ impl Shared {
     /// Makes the driver look: at once if `urgent`, else within its current sleep, which is short unless it
     /// is parked.
     pub(crate) fn nudge(&self, urgent: bool) {
-        if (self.parked.load(Ordering::SeqCst) || urgent)
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
+        match urgent {
+            true => self.parking.wake(),
+            false => self.parking.wake_if_parked(),
         }
     }
 }
@@ -429,6 +428,7 @@ pub struct Reactor {
     head_start: Option<Duration>,
     /// As long as those who await them look closely at all transfers in hand: until when the first of them does.
     watched: Option<Duration>,
+    ear: Ear,
     /// When messages were taken last.
     taken: Duration,
     notifications_failed: bool,
@@ -455,6 +455,7 @@ impl Reactor {
             last_progress,
             head_start: None,
             watched: None,
+            ear: Ear::new(),
             taken: last_progress,
             notifications_failed: false,
             closed: None,
@@ -464,6 +465,7 @@ impl Reactor {
     /// Looks once at everything outstanding.
     pub fn turn(&mut self) -> Next {
         let started = self.shared.clock.now();
+        self.ear.listen(&self.shared.parking);
         let idle = self.active.is_empty();
         let fresh = self.shared.fresh.swap(false, Ordering::SeqCst);
         let mut progress = self.admit() | fresh;
@@ -565,6 +567,7 @@ impl Reactor {
                 executor.completed_by_slot(key);
             }
         });
+        self.ear.looked(delivered);
         let active = &mut self.active;
         let result = transport.take_notifications(&mut |from, payload| {
             if ControlMessage::is_one(payload) {
@@ -628,30 +631,33 @@ impl Reactor {
     fn run(&mut self) {
         // The default slack of 50 us would double the shortest sleeps. Failing to set it costs only that.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-        let clock = Arc::clone(&self.shared.clock);
+        let shared = Arc::clone(&self.shared);
+        let clock = &*shared.clock;
         loop {
             match self.turn() {
                 Next::Spin => std::hint::spin_loop(),
-                Next::Sleep(time) => clock.park(Some(time)),
+                Next::Sleep(time) => {
+                    let are_awaited = shared.passive.awaited() > 0;
+                    shared.parking.sleep(clock, time, &mut self.ear, are_awaited);
+                }
                 Next::Park => {
-                    self.shared.parked.store(true, Ordering::SeqCst);
-                    // Whoever adds work after this check sees `parked` and unparks.
-                    if !self.has_work() {
-                        let expiry = self.shared.passive.next_expiry();
-                        let expiry = expiry.map(|at| at.saturating_sub(clock.now()));
-                        // Free memory of the pool goes back to the system while the connection is idle.
-                        let now = Instant::now();
-                        let trim = BufferPool::global().trim(now);
-                        let trim = trim.map(|at| at.saturating_duration_since(now));
-                        let times = [expiry, trim, self.shared.checks_every()];
-                        clock.park(times.into_iter().flatten().min());
-                    }
-                    self.shared.parked.store(false, Ordering::SeqCst);
+                    shared.parking.park(clock, || self.has_work(), || self.rest(clock));
                     self.last_progress = clock.now();
                 }
                 Next::Exit => return,
             }
         }
+    }
+
+    /// How long there is nothing to do while no work is added.
+    fn rest(&self, clock: &dyn Clock) -> Option<Duration> {
+        let expiry = self.shared.passive.next_expiry();
+        let expiry = expiry.map(|at| at.saturating_sub(clock.now()));
+        // Free memory of the pool goes back to the system while the connection is idle.
+        let now = Instant::now();
+        let trim = BufferPool::global().trim(now);
+        let trim = trim.map(|at| at.saturating_duration_since(now));
+        [expiry, trim, self.shared.checks_every()].into_iter().flatten().min()
     }
 
     fn has_work(&self) -> bool {

@@ -48,6 +48,7 @@ mod operation;
 mod options;
 mod outcome;
 mod pairing;
+mod parking;
 mod passive;
 mod path;
 mod policy;
