@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use nixl_descriptor::BufferPool;
 
-use crate::control::{ClaimRoute, Claims, ControlMessage, MessageClaim, Owner};
+use crate::control::{ClaimRoute, Claims, ControlMessage, Heard, MessageClaim, Owner};
 use crate::deadline::Deadline;
 use crate::parking::{Ear, Parking};
 use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
 use crate::sync::{Mutex, lock};
 use crate::task::{InFlight, Slot, SlotState, Task};
+use crate::unexpected::{IdleLooks, Unexpected};
 use crate::{
     Background, Backoff, Clock, Execution, Executor, OfferSlot, OperationError, OperationOptions,
     OperationStatus, PeerId, Received, Transport,
@@ -72,6 +73,12 @@ pub struct DriverStats {
     pub retained: Held,
     /// Completions of offers that had ended: two initiators used one offer, or one used it twice.
     pub second_completions: u64,
+    /// Notifications that ended no operation and were for nothing under way. They are dropped.
+    pub unexpected_notifications: u64,
+    /// Their bytes.
+    pub unexpected_bytes: u64,
+    /// Notifications whose sender or content the engine [cannot read](Transport::unreadable_notifications).
+    pub unreadable_notifications: u64,
 }
 
 /// What a driver does next.
@@ -110,6 +117,7 @@ pub(crate) struct Shared {
     /// Answers claims of its offers.
     owner: OnceLock<Owner>,
     claims: Arc<Claims>,
+    unexpected: Unexpected,
     /// Gets the messages that end no passive operation.
     executor: OnceLock<Arc<dyn Executor>>,
     /// Read for notifications; a driver of copies inside the process has none.
@@ -177,6 +185,7 @@ impl Driver {
             closing: AtomicBool::new(false),
             owner: OnceLock::new(),
             claims: Arc::default(),
+            unexpected: Unexpected::default(),
             executor: OnceLock::new(),
             passive,
             transport,
@@ -198,6 +207,9 @@ impl Driver {
             quarantined_without_terms: passive.quarantined_without_terms,
             retained: passive.retained,
             second_completions: passive.second_completions,
+            unexpected_notifications: self.shared.unexpected.notifications(),
+            unexpected_bytes: self.shared.unexpected.bytes(),
+            unreadable_notifications: self.shared.unexpected.unreadable(),
         }
     }
 
@@ -327,7 +339,7 @@ impl Shared {
             || self.executor.get().is_some_and(|executor| executor.listens())
     }
 
-    /// A message about a claim. Returns whether it says something.
+    /// A message about a claim. Returns whether it says something of an operation here.
     fn receive_control(&self, from: &str, payload: &[u8]) -> bool {
         let Some(message) = ControlMessage::decode(payload) else {
             tracing::debug!(
@@ -337,20 +349,24 @@ impl Shared {
             );
             return false;
         };
-        if let Some(owner) = self.owner.get() {
-            owner.receive(&self.passive, from, &message);
+        let is_owner = self
+            .owner
+            .get()
+            .is_some_and(|owner| owner.receive(&self.passive, from, &message));
+        match self.claims.receive(from, &message, self.clock.unix_time()) {
+            Heard::Nothing => is_owner,
+            Heard::Taken => true,
+            Heard::Answer(answer) => {
+                if let Some(transport) = &self.transport {
+                    // The owner asks again if it is lost.
+                    let _ = transport.notify(&PeerId::new(from), &answer);
+                }
+                true
+            }
         }
-        let unix_time = self.clock.unix_time();
-        if let (Some(answer), Some(transport)) =
-            (self.claims.receive(from, &message, unix_time), &self.transport)
-        {
-            // The owner asks again if it is lost.
-            let _ = transport.notify(&PeerId::new(from), &answer);
-        }
-        true
     }
 
-    /// How often messages are taken that nobody waits for.
+    /// How often messages are taken for offers that have ended.
     fn checks_every(&self) -> Option<Duration> {
         let executor = self.executor.get().and_then(|executor| executor.checks_every());
         executor.into_iter().chain(self.passive.checks_every()).min()
@@ -429,6 +445,7 @@ pub struct Reactor {
     /// As long as those who await them look closely at all transfers in hand: until when the first of them does.
     watched: Option<Duration>,
     ear: Ear,
+    idle_looks: IdleLooks,
     /// When messages were taken last.
     taken: Duration,
     notifications_failed: bool,
@@ -456,6 +473,7 @@ impl Reactor {
             head_start: None,
             watched: None,
             ear: Ear::new(),
+            idle_looks: IdleLooks::new(),
             taken: last_progress,
             notifications_failed: false,
             closed: None,
@@ -469,6 +487,9 @@ impl Reactor {
         let idle = self.active.is_empty();
         let fresh = self.shared.fresh.swap(false, Ordering::SeqCst);
         let mut progress = self.admit() | fresh;
+        if progress {
+            self.idle_looks.begin();
+        }
         if self.shared.closing.load(Ordering::SeqCst) {
             self.dismiss();
         }
@@ -557,7 +578,7 @@ impl Reactor {
         let now = shared.clock.now();
         let is_due = |every| now.saturating_sub(self.taken) >= every;
         let closing = self.closed.is_some();
-        if !shared.expects_messages() && !closing && !shared.checks_every().is_some_and(is_due) {
+        if !shared.expects_messages() && !closing && !self.checks_every().is_some_and(is_due) {
             return false;
         }
         self.taken = now;
@@ -569,26 +590,29 @@ impl Reactor {
         });
         self.ear.looked(delivered);
         let active = &mut self.active;
+        let mut bytes = 0;
         let result = transport.take_notifications(&mut |from, payload| {
-            if ControlMessage::is_one(payload) {
-                delivered |= shared.receive_control(from, payload);
-                return;
-            }
-            if shared.passive.deliver(payload) {
-                delivered = true;
-                return;
-            }
-            match executor.map_or(Received::Ignored, |e| e.receive(from, payload)) {
-                Received::Serve(execution) => {
-                    active.push(shared.serve(execution));
-                    delivered = true;
-                }
-                Received::Taken => delivered = true,
-                Received::Ignored => {
-                    tracing::debug!(from, bytes = payload.len(), "notification for no operation");
-                }
+            bytes += payload.len() as u64;
+            let is_taken = match ControlMessage::is_one(payload) {
+                true => shared.receive_control(from, payload),
+                false if shared.passive.deliver(payload) => true,
+                false => match executor.map_or(Received::Ignored, |e| e.receive(from, payload)) {
+                    Received::Serve(execution) => {
+                        active.push(shared.serve(execution));
+                        true
+                    }
+                    Received::Taken => true,
+                    Received::Ignored => false,
+                },
+            };
+            delivered |= is_taken;
+            if !is_taken {
+                tracing::debug!(from, bytes = payload.len(), "notification for no operation");
+                shared.unexpected.note(payload.len());
             }
         });
+        shared.unexpected.note_unreadable(transport.unreadable_notifications());
+        self.idle_looks.took(bytes);
         if let Err(error) = &result
             && !self.notifications_failed
         {
@@ -596,6 +620,11 @@ impl Reactor {
         }
         self.notifications_failed = result.is_err();
         delivered
+    }
+
+    /// How often messages are taken that nobody waits for.
+    fn checks_every(&self) -> Option<Duration> {
+        self.shared.checks_every().into_iter().chain(self.idle_looks.every()).min()
     }
 
     fn next(&mut self, now: Duration) -> Next {
@@ -657,7 +686,7 @@ impl Reactor {
         let now = Instant::now();
         let trim = BufferPool::global().trim(now);
         let trim = trim.map(|at| at.saturating_duration_since(now));
-        [expiry, trim, self.shared.checks_every()].into_iter().flatten().min()
+        [expiry, trim, self.checks_every()].into_iter().flatten().min()
     }
 
     fn has_work(&self) -> bool {

@@ -58,6 +58,7 @@ mod status;
 mod sync;
 mod task;
 mod transport;
+mod unexpected;
 mod usage;
 mod within;
 
