@@ -349,10 +349,8 @@ impl Shared {
             );
             return false;
         };
-        let is_owner = self
-            .owner
-            .get()
-            .is_some_and(|owner| owner.receive(&self.passive, from, &message));
+        let is_owner =
+            self.owner.get().is_some_and(|owner| owner.receive(&self.passive, from, &message));
         match self.claims.receive(from, &message, self.clock.unix_time()) {
             Heard::Nothing => is_owner,
             Heard::Taken => true,

@@ -56,7 +56,7 @@ pub(crate) struct IdleLooks {
 }
 
 impl IdleLooks {
-    const LONGEST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_millis(250);
     const SHORTEST: Duration = Duration::from_millis(10);
     /// Bytes of one look after which the next comes sooner.
     const MUCH: u64 = 1 << 20;
@@ -95,8 +95,8 @@ mod tests {
         looks.took(1 << 30);
         assert_eq!(looks.every(), None, "nobody knows this side");
         looks.begin();
-        assert_eq!(looks.every(), Some(Duration::from_secs(1)));
-        for millis in [100, 10, 10] {
+        assert_eq!(looks.every(), Some(IdleLooks::LONGEST));
+        for millis in [25, 10, 10] {
             looks.took(1 << 20);
             assert_eq!(looks.every(), Some(Duration::from_millis(millis)));
         }
@@ -106,6 +106,6 @@ mod tests {
         for _ in 0..10 {
             looks.took(0);
         }
-        assert_eq!(looks.every(), Some(Duration::from_secs(1)));
+        assert_eq!(looks.every(), Some(IdleLooks::LONGEST));
     }
 }
