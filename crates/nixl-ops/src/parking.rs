@@ -133,3 +133,6 @@ impl Parking {
         self.parked.store(false, Ordering::SeqCst);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -22,7 +22,7 @@ pub(crate) struct Bell<'a> {
 
 impl<'a> Bell<'a> {
     /// `None` if the page is of a release that has none.
-    pub(super) fn of(memory: &'a SharedMemory) -> Option<Self> {
+    pub(crate) fn of(memory: &'a SharedMemory) -> Option<Self> {
         let rings = memory.half_word(Doorbell::BELL)?;
         let asleep = memory.half_word(Doorbell::BELL + 1)?;
         Some(Self { rings, asleep })

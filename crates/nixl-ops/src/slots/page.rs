@@ -106,7 +106,7 @@ impl OfferPage {
         own_pages().get(name).cloned()
     }
 
-    pub(super) fn memory(&self) -> Option<&SharedMemory> {
+    pub(crate) fn memory(&self) -> Option<&SharedMemory> {
         self.memory.get()?.as_ref()
     }
 
@@ -263,7 +263,7 @@ pub(super) fn word(memory: &SharedMemory, slot: u32) -> Option<&AtomicU64> {
 }
 
 /// Sets the bits that lead the owner to a slot, and wakes it if it sleeps.
-pub(super) fn ring(memory: &SharedMemory, slot: u32) -> bool {
+pub(crate) fn ring(memory: &SharedMemory, slot: u32) -> bool {
     let group = slot as usize / 64;
     let (Some(bits), Some(groups)) = (memory.word(1 + group), memory.word(0)) else {
         return false;
