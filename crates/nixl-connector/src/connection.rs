@@ -52,6 +52,12 @@ pub struct ConnectionStats {
     pub retained: Held,
     /// Completions of offers that had ended.
     pub second_completions: u64,
+    /// Notifications that ended no operation and were for nothing under way. They are dropped.
+    pub unexpected_notifications: u64,
+    /// Their bytes.
+    pub unexpected_bytes: u64,
+    /// Notifications whose sender or content the engine cannot read.
+    pub unreadable_notifications: u64,
     /// The keys that this process has used.
     pub spent: SpentStats,
     /// The registration cache.
@@ -167,6 +173,9 @@ impl Connection {
             quarantined_without_terms: driver.quarantined_without_terms,
             retained: driver.retained,
             second_completions: driver.second_completions,
+            unexpected_notifications: driver.unexpected_notifications,
+            unexpected_bytes: driver.unexpected_bytes,
+            unreadable_notifications: driver.unreadable_notifications,
             spent: SpentKeys::of_this_process().stats(),
             registrations: self.registrations.stats(),
             peers: self.peers.len(),

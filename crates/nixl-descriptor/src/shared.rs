@@ -12,7 +12,7 @@ use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use memmap2::{MmapMut, MmapOptions};
@@ -231,6 +231,20 @@ impl SharedMemory {
         // with a page. In this process nothing else reaches the bytes while `self` is borrowed: a region of them takes
         // `self`. What other processes write may be any number, and any number is a word.
         Some(unsafe { &*self.map.as_ptr().wrapping_add(at).cast::<AtomicU64>() })
+    }
+
+    /// The 4 bytes from `4 * index` on, which all processes that have the memory change atomically, and on which they can wait
+    /// (`futex`). `None` beyond the end. Bytes that are used so are never used as part of a [`word`](Self::word): processors
+    /// and the language's memory model leave open what atomic accesses of two sizes to the same bytes come to.
+    #[must_use]
+    pub fn half_word(&self, index: usize) -> Option<&AtomicU32> {
+        let at = index.checked_mul(size_of::<AtomicU32>())?;
+        let end = at.checked_add(size_of::<AtomicU32>())?;
+        if end > self.map.len() {
+            return None;
+        }
+        // SAFETY: as for `word`.
+        Some(unsafe { &*self.map.as_ptr().wrapping_add(at).cast::<AtomicU32>() })
     }
 }
 
@@ -451,6 +465,9 @@ mod tests {
         assert_eq!(ours.word(0).unwrap().load(SeqCst), 0);
         assert!(ours.word(2).is_none(), "half of it is beyond the end");
         assert!(ours.word(usize::MAX).is_none() && ours.word(usize::MAX / 8).is_none());
+        theirs.half_word(4).unwrap().store(9, SeqCst);
+        assert_eq!(ours.half_word(4).unwrap().load(SeqCst), 9);
+        assert!(ours.half_word(5).is_none() && ours.half_word(usize::MAX / 4).is_none());
     }
 
     #[test]

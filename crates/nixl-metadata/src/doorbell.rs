@@ -9,6 +9,11 @@ use std::fmt;
 /// word `1 + slot / 64`), and word `65 + slot` is the place itself. Whoever is done changes the place from 0 to the token, then
 /// sets the two bits, the place's first. If the place is not 0, the word has to go through the engine.
 ///
+/// A file of at least [`LENGTH`](Self::LENGTH) bytes also has a bell, two numbers of 4 bytes: number [`BELL`](Self::BELL) counts
+/// the rings, and the one after it is not 0 while the owner sleeps. After the bits are set, the first is incremented, and if the
+/// second is not 0, one waiter on the first is woken (`FUTEX_WAKE`, not private). Releases that know no bell have shorter files,
+/// and do not ring that of a longer one: an owner does not rely on it.
+///
 /// It is a hint: the notification through the engine is as good. Whoever knows it can claim that the operation is complete, so
 /// `Debug` shows only the place.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,6 +39,12 @@ impl Doorbell {
 
     /// The words of the file.
     pub const WORDS: usize = 65 + Self::SLOTS as usize;
+
+    /// The number of 4 bytes that counts the rings: the first of a cache line that has no place.
+    pub const BELL: usize = (8 * Self::WORDS).next_multiple_of(64) / 4;
+
+    /// The bytes of a file with a bell.
+    pub const LENGTH: usize = 4 * (Self::BELL + 2);
 }
 
 impl fmt::Debug for Doorbell {

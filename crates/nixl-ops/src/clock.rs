@@ -1,11 +1,14 @@
 //! Time, injected: nothing in this crate asks the operating system what time it is.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::io::Errno;
+use rustix::thread::futex;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// A source of monotonic time, and the way to wait for it.
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
@@ -15,6 +18,17 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
     /// Parks the current thread until it is unparked or `timeout` has passed on this clock; for ever
     /// without one. May return early.
     fn park(&self, timeout: Option<Duration>);
+
+    /// Parks the current thread as [`park`](Self::park) does, and no longer than until `word` is changed from `seen` and a waiter
+    /// on it is woken (`FUTEX_WAKE`), by any process that shares the word. May return early. A thread that waits here on the
+    /// system's clock is not unparked: whoever wakes it changes the word.
+    ///
+    /// By default the word is looked at once: a simulation moves its clock on.
+    fn park_on(&self, word: &AtomicU32, seen: u32, timeout: Duration) {
+        if word.load(Ordering::SeqCst) == seen {
+            self.park(Some(timeout));
+        }
+    }
 
     /// Time since 1970 in UTC, by which life times are told to other hosts.
     fn unix_time(&self) -> Duration;
@@ -48,6 +62,18 @@ impl Clock for SystemClock {
         match timeout {
             Some(timeout) => thread::park_timeout(timeout),
             None => thread::park(),
+        }
+    }
+
+    fn park_on(&self, word: &AtomicU32, seen: u32, timeout: Duration) {
+        let time = Timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        match futex::wait(word, futex::Flags::empty(), seen, Some(&time)) {
+            Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
+            // A system without them, where the word cannot be waited on.
+            Err(_) => thread::park_timeout(timeout),
         }
     }
 

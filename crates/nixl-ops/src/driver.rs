@@ -6,16 +6,18 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Wake, Waker};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nixl_descriptor::BufferPool;
 
-use crate::control::{ClaimRoute, Claims, ControlMessage, MessageClaim, Owner};
+use crate::control::{ClaimRoute, Claims, ControlMessage, Heard, MessageClaim, Owner};
 use crate::deadline::Deadline;
+use crate::parking::{Ear, Parking};
 use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
 use crate::sync::{Mutex, lock};
 use crate::task::{InFlight, Slot, SlotState, Task};
+use crate::unexpected::{IdleLooks, Unexpected};
 use crate::{
     Background, Backoff, Clock, Execution, Executor, OfferSlot, OperationError, OperationOptions,
     OperationStatus, PeerId, Received, Transport,
@@ -71,6 +73,12 @@ pub struct DriverStats {
     pub retained: Held,
     /// Completions of offers that had ended: two initiators used one offer, or one used it twice.
     pub second_completions: u64,
+    /// Notifications that ended no operation and were for nothing under way. They are dropped.
+    pub unexpected_notifications: u64,
+    /// Their bytes.
+    pub unexpected_bytes: u64,
+    /// Notifications whose sender or content the engine [cannot read](Transport::unreadable_notifications).
+    pub unreadable_notifications: u64,
 }
 
 /// What a driver does next.
@@ -101,15 +109,15 @@ struct Bell(Weak<Shared>);
 pub(crate) struct Shared {
     inbox: Mutex<Vec<Arc<Slot>>>,
     active: Arc<AtomicUsize>,
-    parked: AtomicBool,
+    parking: Parking,
     /// Somebody has begun to wait: the next turn counts as progress, so that the back-off starts anew.
     fresh: AtomicBool,
     closing: AtomicBool,
-    thread: OnceLock<Thread>,
     pub(crate) passive: Arc<PassiveTable>,
     /// Answers claims of its offers.
     owner: OnceLock<Owner>,
     claims: Arc<Claims>,
+    unexpected: Unexpected,
     /// Gets the messages that end no passive operation.
     executor: OnceLock<Arc<dyn Executor>>,
     /// Read for notifications; a driver of copies inside the process has none.
@@ -150,7 +158,7 @@ impl Driver {
         let handle =
             thread::Builder::new().name("nixl-driver".to_owned()).spawn(move || reactor.run())?;
         // Set before any operation can begin, since `driver` has not been handed out.
-        let _ = driver.shared.thread.set(handle.thread().clone());
+        driver.shared.parking.set_thread(handle.thread().clone());
         Ok(driver)
     }
 
@@ -168,17 +176,18 @@ impl Driver {
         clock: Arc<dyn Clock>,
         config: DriverConfig,
     ) -> (Self, Reactor) {
+        let passive = PassiveTable::new(Arc::clone(&clock), config.drain, config.clock_skew);
         let shared = Arc::new(Shared {
             inbox: Mutex::new(Vec::new()),
             active: Arc::default(),
-            parked: AtomicBool::new(false),
+            parking: Parking::new(Arc::clone(&passive.page)),
             fresh: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            thread: OnceLock::new(),
             owner: OnceLock::new(),
             claims: Arc::default(),
+            unexpected: Unexpected::default(),
             executor: OnceLock::new(),
-            passive: PassiveTable::new(Arc::clone(&clock), config.drain, config.clock_skew),
+            passive,
             transport,
             clock,
             config,
@@ -198,6 +207,9 @@ impl Driver {
             quarantined_without_terms: passive.quarantined_without_terms,
             retained: passive.retained,
             second_completions: passive.second_completions,
+            unexpected_notifications: self.shared.unexpected.notifications(),
+            unexpected_bytes: self.shared.unexpected.bytes(),
+            unreadable_notifications: self.shared.unexpected.unreadable(),
         }
     }
 
@@ -327,7 +339,7 @@ impl Shared {
             || self.executor.get().is_some_and(|executor| executor.listens())
     }
 
-    /// A message about a claim. Returns whether it says something.
+    /// A message about a claim. Returns whether it says something of an operation here.
     fn receive_control(&self, from: &str, payload: &[u8]) -> bool {
         let Some(message) = ControlMessage::decode(payload) else {
             tracing::debug!(
@@ -337,20 +349,22 @@ impl Shared {
             );
             return false;
         };
-        if let Some(owner) = self.owner.get() {
-            owner.receive(&self.passive, from, &message);
+        let is_owner =
+            self.owner.get().is_some_and(|owner| owner.receive(&self.passive, from, &message));
+        match self.claims.receive(from, &message, self.clock.unix_time()) {
+            Heard::Nothing => is_owner,
+            Heard::Taken => true,
+            Heard::Answer(answer) => {
+                if let Some(transport) = &self.transport {
+                    // The owner asks again if it is lost.
+                    let _ = transport.notify(&PeerId::new(from), &answer);
+                }
+                true
+            }
         }
-        let unix_time = self.clock.unix_time();
-        if let (Some(answer), Some(transport)) =
-            (self.claims.receive(from, &message, unix_time), &self.transport)
-        {
-            // The owner asks again if it is lost.
-            let _ = transport.notify(&PeerId::new(from), &answer);
-        }
-        true
     }
 
-    /// How often messages are taken that nobody waits for.
+    /// How often messages are taken for offers that have ended.
     fn checks_every(&self) -> Option<Duration> {
         let executor = self.executor.get().and_then(|executor| executor.checks_every());
         executor.into_iter().chain(self.passive.checks_every()).min()
@@ -381,10 +395,9 @@ impl Shared {
     /// Makes the driver look: at once if `urgent`, else within its current sleep, which is short unless it
     /// is parked.
     pub(crate) fn nudge(&self, urgent: bool) {
-        if (self.parked.load(Ordering::SeqCst) || urgent)
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
+        match urgent {
+            true => self.parking.wake(),
+            false => self.parking.wake_if_parked(),
         }
     }
 }
@@ -429,6 +442,8 @@ pub struct Reactor {
     head_start: Option<Duration>,
     /// As long as those who await them look closely at all transfers in hand: until when the first of them does.
     watched: Option<Duration>,
+    ear: Ear,
+    idle_looks: IdleLooks,
     /// When messages were taken last.
     taken: Duration,
     notifications_failed: bool,
@@ -455,6 +470,8 @@ impl Reactor {
             last_progress,
             head_start: None,
             watched: None,
+            ear: Ear::new(),
+            idle_looks: IdleLooks::new(),
             taken: last_progress,
             notifications_failed: false,
             closed: None,
@@ -464,9 +481,13 @@ impl Reactor {
     /// Looks once at everything outstanding.
     pub fn turn(&mut self) -> Next {
         let started = self.shared.clock.now();
+        self.ear.listen(&self.shared.parking);
         let idle = self.active.is_empty();
         let fresh = self.shared.fresh.swap(false, Ordering::SeqCst);
         let mut progress = self.admit() | fresh;
+        if progress {
+            self.idle_looks.begin();
+        }
         if self.shared.closing.load(Ordering::SeqCst) {
             self.dismiss();
         }
@@ -555,7 +576,7 @@ impl Reactor {
         let now = shared.clock.now();
         let is_due = |every| now.saturating_sub(self.taken) >= every;
         let closing = self.closed.is_some();
-        if !shared.expects_messages() && !closing && !shared.checks_every().is_some_and(is_due) {
+        if !shared.expects_messages() && !closing && !self.checks_every().is_some_and(is_due) {
             return false;
         }
         self.taken = now;
@@ -565,27 +586,31 @@ impl Reactor {
                 executor.completed_by_slot(key);
             }
         });
+        self.ear.looked(delivered);
         let active = &mut self.active;
+        let mut bytes = 0;
         let result = transport.take_notifications(&mut |from, payload| {
-            if ControlMessage::is_one(payload) {
-                delivered |= shared.receive_control(from, payload);
-                return;
-            }
-            if shared.passive.deliver(payload) {
-                delivered = true;
-                return;
-            }
-            match executor.map_or(Received::Ignored, |e| e.receive(from, payload)) {
-                Received::Serve(execution) => {
-                    active.push(shared.serve(execution));
-                    delivered = true;
-                }
-                Received::Taken => delivered = true,
-                Received::Ignored => {
-                    tracing::debug!(from, bytes = payload.len(), "notification for no operation");
-                }
+            bytes += payload.len() as u64;
+            let is_taken = match ControlMessage::is_one(payload) {
+                true => shared.receive_control(from, payload),
+                false if shared.passive.deliver(payload) => true,
+                false => match executor.map_or(Received::Ignored, |e| e.receive(from, payload)) {
+                    Received::Serve(execution) => {
+                        active.push(shared.serve(execution));
+                        true
+                    }
+                    Received::Taken => true,
+                    Received::Ignored => false,
+                },
+            };
+            delivered |= is_taken;
+            if !is_taken {
+                tracing::debug!(from, bytes = payload.len(), "notification for no operation");
+                shared.unexpected.note(payload.len());
             }
         });
+        shared.unexpected.note_unreadable(transport.unreadable_notifications());
+        self.idle_looks.took(bytes);
         if let Err(error) = &result
             && !self.notifications_failed
         {
@@ -593,6 +618,11 @@ impl Reactor {
         }
         self.notifications_failed = result.is_err();
         delivered
+    }
+
+    /// How often messages are taken that nobody waits for.
+    fn checks_every(&self) -> Option<Duration> {
+        self.shared.checks_every().into_iter().chain(self.idle_looks.every()).min()
     }
 
     fn next(&mut self, now: Duration) -> Next {
@@ -628,30 +658,33 @@ impl Reactor {
     fn run(&mut self) {
         // The default slack of 50 us would double the shortest sleeps. Failing to set it costs only that.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-        let clock = Arc::clone(&self.shared.clock);
+        let shared = Arc::clone(&self.shared);
+        let clock = &*shared.clock;
         loop {
             match self.turn() {
                 Next::Spin => std::hint::spin_loop(),
-                Next::Sleep(time) => clock.park(Some(time)),
+                Next::Sleep(time) => {
+                    let are_awaited = shared.passive.awaited() > 0;
+                    shared.parking.sleep(clock, time, &mut self.ear, are_awaited);
+                }
                 Next::Park => {
-                    self.shared.parked.store(true, Ordering::SeqCst);
-                    // Whoever adds work after this check sees `parked` and unparks.
-                    if !self.has_work() {
-                        let expiry = self.shared.passive.next_expiry();
-                        let expiry = expiry.map(|at| at.saturating_sub(clock.now()));
-                        // Free memory of the pool goes back to the system while the connection is idle.
-                        let now = Instant::now();
-                        let trim = BufferPool::global().trim(now);
-                        let trim = trim.map(|at| at.saturating_duration_since(now));
-                        let times = [expiry, trim, self.shared.checks_every()];
-                        clock.park(times.into_iter().flatten().min());
-                    }
-                    self.shared.parked.store(false, Ordering::SeqCst);
+                    shared.parking.park(clock, || self.has_work(), || self.rest(clock));
                     self.last_progress = clock.now();
                 }
                 Next::Exit => return,
             }
         }
+    }
+
+    /// How long there is nothing to do while no work is added.
+    fn rest(&self, clock: &dyn Clock) -> Option<Duration> {
+        let expiry = self.shared.passive.next_expiry();
+        let expiry = expiry.map(|at| at.saturating_sub(clock.now()));
+        // Free memory of the pool goes back to the system while the connection is idle.
+        let now = Instant::now();
+        let trim = BufferPool::global().trim(now);
+        let trim = trim.map(|at| at.saturating_duration_since(now));
+        [expiry, trim, self.checks_every()].into_iter().flatten().min()
     }
 
     fn has_work(&self) -> bool {

@@ -48,6 +48,7 @@ mod operation;
 mod options;
 mod outcome;
 mod pairing;
+mod parking;
 mod passive;
 mod path;
 mod policy;
@@ -57,6 +58,7 @@ mod status;
 mod sync;
 mod task;
 mod transport;
+mod unexpected;
 mod usage;
 mod within;
 

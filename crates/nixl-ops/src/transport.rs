@@ -173,6 +173,11 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     ///
     /// The engine's failure; what was taken before it has been handed out.
     fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError>;
+
+    /// Notifications that were taken and could not be handed out, since their sender's name or their content cannot be read.
+    fn unreadable_notifications(&self) -> u64 {
+        0
+    }
 }
 
 /// Keeps transfers to a peer from being posted, until it is dropped: see [`Transport::until_idle`].

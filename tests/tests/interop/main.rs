@@ -6,6 +6,7 @@ mod examples;
 mod memory;
 mod peer;
 mod python;
+mod words;
 
 /// The longest that anything here may take.
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);

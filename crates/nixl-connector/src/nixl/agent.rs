@@ -4,6 +4,7 @@
     reason = "a notification map may move between threads, though its type does not say so"
 )]
 
+use std::collections::HashSet;
 use std::fmt;
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -140,11 +141,12 @@ impl Entered<'_> {
 }
 
 impl Inside {
-    /// Takes the notifications that have arrived. Names and payloads are a peer's bytes.
+    /// Takes the notifications that have arrived. Names and payloads are a peer's bytes. Returns how many senders and payloads could
+    /// not be read.
     pub(super) fn take_notifications(
         &mut self,
         sink: &mut dyn FnMut(&str, &[u8]),
-    ) -> Result<(), NixlError> {
+    ) -> Result<u64, NixlError> {
         // The binding cannot clear a map that holds a payload it cannot read, so a map is used until it is
         // first filled.
         let mut map = match self.notifications.take() {
@@ -154,16 +156,28 @@ impl Inside {
         self.agent.get_notifications(&mut map.0, None)?;
         if map.0.is_empty()? {
             self.notifications = Some(map);
-            return Ok(());
+            return Ok(0);
         }
+        // What cannot be read keeps no other peer's words back. A peer whose name is not UTF-8 cannot have been connected.
+        let mut unreadable = 0;
+        let mut seen = HashSet::new();
         for from in map.0.agents() {
-            // A peer whose name is not UTF-8 cannot have been connected; its payloads are for nobody.
-            let Ok(from) = from else { continue };
-            for payload in map.0.get_notifications(from)? {
-                sink(from, &payload?);
+            // A name with a NUL ends there for the binding: then it is none, or that of another peer for a second time.
+            let named = from.ok().filter(|from| seen.insert(*from));
+            let payloads =
+                named.and_then(|from| map.0.get_notifications(from).ok().map(|all| (from, all)));
+            let Some((from, payloads)) = payloads else {
+                unreadable += 1;
+                continue;
+            };
+            for payload in payloads {
+                match payload {
+                    Ok(payload) => sink(from, &payload),
+                    Err(_) => unreadable += 1,
+                }
             }
         }
-        Ok(())
+        Ok(unreadable)
     }
 }
 

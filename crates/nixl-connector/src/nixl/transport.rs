@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -28,6 +29,7 @@ pub struct NixlTransport {
     registrar: Arc<NixlRegistrar>,
     directory: Arc<Directory>,
     copies_by_processor: bool,
+    unreadable: AtomicU64,
     _beacon: Beacon,
 }
 
@@ -45,7 +47,8 @@ impl NixlTransport {
         let directory = Arc::new(Directory::new(Arc::clone(&agent)));
         let copies_by_processor = !ucx::may_use_rdma();
         let _beacon = Beacon::of(name);
-        Ok(Self { agent, registrar, directory, copies_by_processor, _beacon })
+        let unreadable = AtomicU64::new(0);
+        Ok(Self { agent, registrar, directory, copies_by_processor, unreadable, _beacon })
     }
 }
 
@@ -163,7 +166,13 @@ unsafe impl Transport for NixlTransport {
     fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError> {
         let Some(mut entered) = self.agent.try_enter() else { return Ok(()) };
         let Some(inside) = entered.inside() else { return Ok(()) };
-        inside.take_notifications(sink).map_err(|e| failed("get_notifs", &e))
+        let unreadable = inside.take_notifications(sink).map_err(|e| failed("get_notifs", &e))?;
+        self.unreadable.fetch_add(unreadable, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn unreadable_notifications(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
     }
 }
 

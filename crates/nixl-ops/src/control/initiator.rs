@@ -38,21 +38,34 @@ enum State {
     Refused(EndedOffer),
 }
 
+/// What a message of an owner comes to.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// It is about nothing here.
+    Nothing,
+    Taken,
+    /// It is answered with this.
+    Answer(Vec<u8>),
+}
+
 impl Claims {
     /// Whether an answer or a query is expected.
     pub(crate) fn are_open(&self) -> bool {
         !self.lock().by_key.is_empty()
     }
 
-    /// A message of the owner. Returns the answer to it.
+    /// A message of the owner.
     pub(crate) fn receive(
         &self,
         from: &str,
         message: &ControlMessage<'_>,
         unix_time: Duration,
-    ) -> Option<Vec<u8>> {
+    ) -> Heard {
         let &ControlMessage { key, token, said } = message;
-        let key = NotificationKey::new(std::str::from_utf8(key).ok()?).ok()?;
+        let text = std::str::from_utf8(key).ok();
+        let Some(key) = text.and_then(|text| NotificationKey::new(text).ok()) else {
+            return Heard::Nothing;
+        };
         let mut inner = self.lock();
         let unproven = inner.unproven.contains(&key);
         let state = inner.by_key.get_mut(&key);
@@ -60,11 +73,11 @@ impl Claims {
             (Said::Granted { known_since }, Some(state)) if *state == State::Waiting => {
                 *state = State::Granted;
                 inner.note_known(from, known_since);
-                return None;
+                return Heard::Taken;
             }
             (Said::Refused(why), Some(state)) if *state == State::Waiting => {
                 *state = State::Refused(why);
-                return None;
+                return Heard::Taken;
             }
             (Said::Query, Some(State::Granted)) => Said::Writing,
             (Said::Query, _) if unproven => Said::Writing,
@@ -74,7 +87,7 @@ impl Claims {
                 Said::NotWriting
             }
             (Said::Query, None) => Said::NotWriting,
-            _ => return None,
+            _ => return Heard::Nothing,
         };
         if answer == Said::NotWriting {
             inner.disowned.insert(&key);
@@ -82,7 +95,7 @@ impl Claims {
             let until = unix_time.saturating_add(OfferSpec::LIFE_TIME);
             SpentKeys::of_this_process().disown(&key, (unix_time, until));
         }
-        Some(ControlMessage { key: key.as_bytes(), token, said: answer }.encode())
+        Heard::Answer(ControlMessage { key: key.as_bytes(), token, said: answer }.encode())
     }
 
     /// Whether the owner asks this side before it takes for granted that an offer, made at that time by its clock, is not being

@@ -14,13 +14,14 @@
 //!
 //! Each message carries the key of the offer and its token, which only holders of the metadata know; an owner meets an
 //! initiator only after it has checked them. Messages may be lost: an initiator repeats its claim until it is answered, and an
-//! owner its query.
+//! owner its query. What waits to be answered is bounded for each peer; a claim beyond that counts as lost.
 
+mod budget;
 mod decline;
 mod initiator;
 mod message;
 mod owner;
 
-pub(crate) use initiator::{ClaimRoute, Claims, MessageClaim};
+pub(crate) use initiator::{ClaimRoute, Claims, Heard, MessageClaim};
 pub(crate) use message::ControlMessage;
 pub(crate) use owner::Owner;

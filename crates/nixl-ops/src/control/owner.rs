@@ -6,6 +6,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use nixl_metadata::{AgentMetadata, Limits};
 
+use super::budget::Budget;
 use super::message::{ControlMessage, Said};
 use crate::passive::PassiveTable;
 use crate::{Background, ConnectSpec, EndedOffer, PeerId, Transport};
@@ -16,19 +17,22 @@ use crate::{Background, ConnectSpec, EndedOffer, PeerId, Transport};
 pub(crate) struct Owner {
     transport: Arc<dyn Transport>,
     background: Arc<dyn Background>,
+    /// Of answers that wait for the blocking thread.
+    budget: Arc<Budget>,
 }
 
 impl Owner {
     pub(crate) fn new(transport: Arc<dyn Transport>, background: Arc<dyn Background>) -> Self {
-        Self { transport, background }
+        Self { transport, background, budget: Arc::default() }
     }
 
+    /// Returns whether the message is about an offer here, and is taken.
     pub(crate) fn receive(
         &self,
         table: &Arc<PassiveTable>,
         from: &str,
         message: &ControlMessage<'_>,
-    ) {
+    ) -> bool {
         let &ControlMessage { key, token, said } = message;
         match said {
             Said::Claim { metadata } => {
@@ -39,24 +43,21 @@ impl Owner {
                     // A stranger is neither met nor answered.
                     Err(EndedOffer::WrongToken) => {
                         tracing::debug!(from, "a claim with a wrong token");
-                        return;
+                        return false;
                     }
                     Err(why) => Said::Refused(why),
                 };
                 let answer = ControlMessage { key, token, said }.encode();
-                self.answer(from, metadata, answer);
+                self.answer(from, metadata, answer)
             }
             Said::NotWriting => {
-                if let Ok(entry) = table.entry_with(key, token) {
-                    entry.is_not_written_by(from);
-                }
+                let entry = table.entry_with(key, token);
+                entry.map(|entry| entry.is_not_written_by(from)).is_ok()
             }
-            Said::Decline => {
-                if let Ok(entry) = table.entry_with(key, token) {
-                    entry.declined(from);
-                }
-            }
-            Said::Writing | Said::Granted { .. } | Said::Refused(_) | Said::Query => {}
+            Said::Decline => table.entry_with(key, token).map(|entry| entry.declined(from)).is_ok(),
+            Said::Writing => true,
+            // For the initiator's side.
+            Said::Granted { .. } | Said::Refused(_) | Said::Query => false,
         }
     }
 
@@ -71,10 +72,16 @@ impl Owner {
         }
     }
 
-    fn answer(&self, to: &str, metadata: &[u8], answer: Vec<u8>) {
+    /// Returns whether it will be answered. If not, the initiator asks again.
+    fn answer(&self, to: &str, metadata: &[u8], answer: Vec<u8>) -> bool {
+        let Some(permit) = self.budget.take(to, metadata.len().saturating_add(answer.len())) else {
+            tracing::debug!(to, "more claims than this side answers at once");
+            return false;
+        };
         let (transport, peer) = (Arc::clone(&self.transport), PeerId::new(to));
         let metadata = Bytes::copy_from_slice(metadata);
         self.background.run(Box::new(move || {
+            let _permit = permit;
             let limits = Limits::default();
             let blob = AgentMetadata::from_compressed(metadata, &limits)
                 .and_then(|metadata| metadata.inflate(&limits));
@@ -99,6 +106,7 @@ impl Owner {
                 }
             }
         }));
+        true
     }
 
     /// The initiator repeats a claim that is not answered.

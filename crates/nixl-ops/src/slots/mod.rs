@@ -7,8 +7,10 @@
 //!
 //! A process that maps the page reads and writes all of it, and needs the right to trace the owner for that, with which it could do
 //! anything to the owner. By writing what is not the token of an offer it loses words of others, so that the owner waits for
-//! proof, and ends no offer. By writing the token, which it can read there, it says what it likes.
+//! proof, and ends no offer. By writing the token, which it can read there, it says what it likes. By the [bell](bell::Bell) it
+//! wakes the owner, which pays no attention to rings that bring no word, and delays its wake-ups by one short sleep at most.
 
+mod bell;
 mod page;
 mod recent;
 mod remote;
@@ -16,7 +18,11 @@ mod remote;
 mod tests;
 mod word;
 
+#[cfg(all(test, not(loom)))]
+pub(crate) use bell::Bell;
 pub use page::OfferSlot;
+#[cfg(all(test, not(loom)))]
+pub(crate) use page::ring;
 pub(crate) use page::{OfferPage, Revocation, SlotEvent};
 pub use recent::RecentCheck;
 pub use remote::{FoundSlot, RemoteSlot, RemoteSlots};

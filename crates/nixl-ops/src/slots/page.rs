@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use nixl_descriptor::{SharedMemory, SharedName};
 use nixl_metadata::{Doorbell, NotificationKey, OperationKind};
 
+use super::bell::Bell;
 use super::word::{SlotState, SlotWord};
 use crate::EndedOffer;
 
@@ -105,8 +106,13 @@ impl OfferPage {
         own_pages().get(name).cloned()
     }
 
-    pub(super) fn memory(&self) -> Option<&SharedMemory> {
+    pub(crate) fn memory(&self) -> Option<&SharedMemory> {
         self.memory.get()?.as_ref()
+    }
+
+    /// By which initiators wake the owner. `None` before the first offer.
+    pub(crate) fn bell(&self) -> Option<Bell<'_>> {
+        Bell::of(self.memory()?)
     }
 
     fn word(&self, slot: u32) -> Option<&AtomicU64> {
@@ -229,7 +235,7 @@ impl Drop for OfferSlot {
 
 impl OfferPage {
     fn allocate(self: &Arc<Self>) -> Option<SharedMemory> {
-        let memory = SharedMemory::new(Doorbell::WORDS * size_of::<u64>());
+        let memory = SharedMemory::new(Doorbell::LENGTH);
         let memory = memory.inspect_err(|e| tracing::debug!(%e, "no page for offer slots")).ok()?;
         own_pages().insert(memory.name().name, Arc::downgrade(self));
         Some(memory)
@@ -256,14 +262,17 @@ pub(super) fn word(memory: &SharedMemory, slot: u32) -> Option<&AtomicU64> {
     memory.word(65 + slot as usize)
 }
 
-/// Sets the bits that lead the owner to a slot.
-pub(super) fn ring(memory: &SharedMemory, slot: u32) -> bool {
+/// Sets the bits that lead the owner to a slot, and wakes it if it sleeps.
+pub(crate) fn ring(memory: &SharedMemory, slot: u32) -> bool {
     let group = slot as usize / 64;
     let (Some(bits), Some(groups)) = (memory.word(1 + group), memory.word(0)) else {
         return false;
     };
     bits.fetch_or(1 << (slot % 64), Ordering::AcqRel);
     groups.fetch_or(1 << (group % 64), Ordering::AcqRel);
+    if let Some(bell) = Bell::of(memory) {
+        bell.ring();
+    }
     true
 }
 

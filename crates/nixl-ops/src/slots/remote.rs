@@ -101,7 +101,7 @@ pub struct RemoteSlot {
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Protocol {
     /// Version 1: the place goes from 0 to the token when the operation is complete.
-    Bell,
+    Token,
     /// Version 2: the place holds the offer's state.
     State,
 }
@@ -192,7 +192,7 @@ impl RemoteSlots {
     fn slot(&self, page: Page, doorbell: &Doorbell, remote: &RdmaMetadata) -> Option<RemoteSlot> {
         let (readers, protocol) = match remote.terms() {
             Some(terms) => (terms.readers().get(), Protocol::State),
-            None => (1, Protocol::Bell),
+            None => (1, Protocol::Token),
         };
         let (slot, token, kind) = (doorbell.slot, doorbell.token, remote.operation_kind());
         word(page.memory()?, slot)?;
@@ -219,7 +219,7 @@ impl RemoteSlot {
         if !self.page.is_owned() {
             return Err(TransportError::OfferEnded { why: EndedOffer::OwnerGone });
         }
-        if self.protocol == Protocol::Bell {
+        if self.protocol == Protocol::Token {
             return Ok(());
         }
         self.change(self.open(), |word| match word.state() {
@@ -257,9 +257,9 @@ impl RemoteSlot {
     }
 
     fn end(&self, succeeded: bool) -> Result<(), TransportError> {
-        if self.protocol == Protocol::Bell {
+        if self.protocol == Protocol::Token {
             // That release has no word for a use without success.
-            return if succeeded { self.ring_bell() } else { Ok(()) };
+            return if succeeded { self.put_token() } else { Ok(()) };
         }
         let expected = match self.kind {
             OperationKind::Read => self.open(),
@@ -297,7 +297,7 @@ impl RemoteSlot {
         Ok(())
     }
 
-    fn ring_bell(&self) -> Result<(), TransportError> {
+    fn put_token(&self) -> Result<(), TransportError> {
         let Some(memory) = self.page.memory() else { return Err(ended(EndedOffer::OwnerGone)) };
         let place = word(memory, self.slot);
         let rung = place.is_some_and(|place| {

@@ -1,13 +1,16 @@
 //! The driver on a thread of its own, with real time.
 
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nixl_ops::{
-    Driver, OperationError, OperationOptions, OperationStatus, ReadOperation, SystemClock,
+    Backoff, ClaimDemand, Driver, DriverConfig, FoundSlot, OperationError, OperationOptions,
+    OperationStatus, ReadOperation, RemoteSlots, SystemClock,
 };
 
-use crate::world::{Engine, Inbox, Memory, block_on, config};
+use crate::world::{Engine, Inbox, Memory, Offering, World, block_on, config};
 
 fn begin(driver: &Arc<Driver>, engine: &Arc<Engine>, len: usize) -> ReadOperation {
     let memory = Memory::of(len);
@@ -50,4 +53,46 @@ fn a_cancelled_operation_gives_its_memory_back_once_the_engine_is_quiet() {
     assert_eq!(reclaimed.outcome, Err(OperationError::Cancelled));
     assert!(reclaimed.memory.is_some());
     other.join().unwrap();
+}
+
+/// A driver that sleeps this long whenever it waits: a wake-up that is lost is seen.
+const ASLEEP: Duration = Duration::from_secs(600);
+
+fn sleeping() -> DriverConfig {
+    let mut config = config();
+    config.backoff = Backoff::default().spin(Duration::ZERO).first_sleep(ASLEEP).max_sleep(ASLEEP);
+    config
+}
+
+#[test]
+fn a_word_in_a_slot_wakes_a_driver_that_sleeps() {
+    let mut world = World::new();
+    let clock = Arc::new(SystemClock::new());
+    world.driver = Arc::new(Driver::spawn(Arc::<Inbox>::default(), clock, sleeping()).unwrap());
+    let begun = Instant::now();
+    let slots = RemoteSlots::default();
+    thread::scope(|scope| {
+        let (sender, words) = channel::<(FoundSlot, u32)>();
+        scope.spawn(move || {
+            for (slot, pause) in words {
+                // Before, while, and after the driver goes to sleep.
+                (0..pause).for_each(|_| std::hint::spin_loop());
+                let FoundSlot::Mapped(slot) = slot else { panic!("{slot:?}") };
+                slot.decline().unwrap();
+            }
+        });
+        for round in 0..2000 {
+            let offering = Offering::writable().with_slot().claims(ClaimDemand::SameHost);
+            let mut offer = world.offer(offering, &Memory::small());
+            slots.open(offer.metadata().doorbell().unwrap());
+            sender.send((slots.find(offer.metadata()), round % 100 * 100)).unwrap();
+            let ended = block_on(offer.wait_for_completion());
+            assert_eq!(ended, Err(OperationError::Declined));
+            // This process's own wake-ups reach the driver where it sleeps, too.
+            let mut copied = begin(&world.driver, &Engine::ready(Ok(())), 1 + 100);
+            block_on(copied.wait_for_completion()).unwrap();
+        }
+        drop(sender);
+    });
+    assert!(begun.elapsed() < ASLEEP, "a wake-up was lost");
 }

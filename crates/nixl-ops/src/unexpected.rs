@@ -1,0 +1,111 @@
+//! Notifications that are for no operation, and how often they are taken while none is expected.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use metrics::counter;
+
+/// What arrived for no operation, since the driver began.
+///
+/// | metric | kind | of |
+/// |---|---|---|
+/// | `nixl_unexpected_notifications_total`, `nixl_unexpected_notification_bytes_total` | counter | notifications that ended no operation, and were for nothing under way |
+/// | `nixl_unreadable_notifications_total` | counter | notifications whose sender the engine cannot name |
+#[derive(Debug, Default)]
+pub(crate) struct Unexpected {
+    notifications: AtomicU64,
+    bytes: AtomicU64,
+    unreadable: AtomicU64,
+}
+
+impl Unexpected {
+    pub(crate) fn note(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.notifications.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        counter!("nixl_unexpected_notifications_total").increment(1);
+        counter!("nixl_unexpected_notification_bytes_total").increment(bytes);
+    }
+
+    /// Takes in how many the engine could not read so far.
+    pub(crate) fn note_unreadable(&self, so_far: u64) {
+        let before = self.unreadable.swap(so_far, Ordering::Relaxed);
+        if so_far > before {
+            counter!("nixl_unreadable_notifications_total").increment(so_far - before);
+        }
+    }
+
+    pub(crate) fn notifications(&self) -> u64 {
+        self.notifications.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+}
+
+/// How often an idle driver takes what has arrived, since engines queue it without a bound.
+#[derive(Debug)]
+pub(crate) struct IdleLooks {
+    /// `None` until the first operation: nobody knows this side before.
+    every: Option<Duration>,
+}
+
+impl IdleLooks {
+    const LONGEST: Duration = Duration::from_millis(250);
+    const SHORTEST: Duration = Duration::from_millis(10);
+    /// Bytes of one look after which the next comes sooner.
+    const MUCH: u64 = 1 << 20;
+
+    pub(crate) const fn new() -> Self {
+        Self { every: None }
+    }
+
+    /// An operation has begun.
+    pub(crate) fn begin(&mut self) {
+        self.every.get_or_insert(Self::LONGEST);
+    }
+
+    pub(crate) const fn every(&self) -> Option<Duration> {
+        self.every
+    }
+
+    /// A look has found so many bytes.
+    pub(crate) fn took(&mut self, bytes: u64) {
+        if let Some(every) = &mut self.every {
+            *every = match bytes >= Self::MUCH {
+                true => (*every / 10).max(Self::SHORTEST),
+                false => (*every * 2).min(Self::LONGEST),
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_looked_for_more_often_and_calm_less() {
+        let mut looks = IdleLooks::new();
+        looks.took(1 << 30);
+        assert_eq!(looks.every(), None, "nobody knows this side");
+        looks.begin();
+        assert_eq!(looks.every(), Some(IdleLooks::LONGEST));
+        for millis in [25, 10, 10] {
+            looks.took(1 << 20);
+            assert_eq!(looks.every(), Some(Duration::from_millis(millis)));
+        }
+        looks.begin();
+        looks.took(100);
+        assert_eq!(looks.every(), Some(Duration::from_millis(20)));
+        for _ in 0..10 {
+            looks.took(0);
+        }
+        assert_eq!(looks.every(), Some(IdleLooks::LONGEST));
+    }
+}
