@@ -1,7 +1,7 @@
 //! Time, injected: nothing in this crate asks the operating system what time it is.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -21,15 +21,18 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
 }
 
 /// The operating system's monotonic clock.
+///
+/// All of a process agree: their epoch is when the first of them was made.
 #[derive(Debug)]
 pub struct SystemClock {
     epoch: Instant,
 }
 
 impl SystemClock {
-    /// A clock whose epoch is now.
+    /// The clock.
     pub fn new() -> Self {
-        Self { epoch: Instant::now() }
+        static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Self { epoch: *EPOCH }
     }
 }
 
