@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use nixl_ops::{Background, TransportError};
+use nixl_ops::{Background, TransportError, contained};
 use tokio::sync::oneshot;
 
 use crate::ConnectorError;
@@ -19,6 +19,9 @@ pub struct ControlThread {
 }
 
 impl ControlThread {
+    const THREAD: &str = "nixl-control";
+    const JOB: &str = "a job of the connection's thread";
+
     /// Starts the thread.
     ///
     /// # Errors
@@ -27,10 +30,12 @@ impl ControlThread {
     pub fn spawn() -> Result<Self, ConnectorError> {
         let (jobs, queue) = channel::<Job>();
         thread::Builder::new()
-            .name("nixl-control".to_owned())
+            .name(Self::THREAD.to_owned())
             .spawn(move || {
+                nixl_descriptor::defer_disposal_on_this_thread();
                 for job in queue {
-                    job();
+                    // A job that panics costs none of the others. Whoever awaits it is told by `run`.
+                    let _ = contained(Self::JOB, job);
                 }
             })
             .map_err(|e| ConnectorError::Thread { reason: e.to_string() })?;
@@ -39,8 +44,8 @@ impl ControlThread {
 
     /// Queues a job whose end nobody awaits.
     pub fn post(&self, job: impl FnOnce() + Send + 'static) {
-        // The thread lives as long as any sender, so this cannot fail; if it ever did, dropping the job here
-        // would still run its destructors.
+        // The thread lives as long as any sender. Should it have ended all the same, the job is dropped here, which tells
+        // whoever awaits it.
         let _ = self.jobs.send(Box::new(job));
     }
 
@@ -50,7 +55,7 @@ impl ControlThread {
     ///
     /// # Errors
     ///
-    /// [`TransportError::Closed`] if the job could not run.
+    /// [`TransportError::Panicked`] if the job panicked, [`TransportError::ThreadEnded`] if it could not run.
     pub async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
@@ -58,9 +63,9 @@ impl ControlThread {
         let (reply, result) = oneshot::channel();
         self.post(move || {
             // Nobody may be waiting any more.
-            let _ = reply.send(job());
+            let _ = reply.send(contained(Self::JOB, job));
         });
-        result.await.map_err(|_| TransportError::Closed)
+        result.await.unwrap_or(Err(TransportError::ThreadEnded { thread: Self::THREAD }))
     }
 }
 
@@ -73,5 +78,28 @@ impl Background for ControlThread {
 impl fmt::Debug for ControlThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ControlThread")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_that_panics_is_an_error_to_its_caller_and_the_next_one_runs() {
+        let control = ControlThread::spawn().unwrap();
+        control.post(|| panic!("of a job that nobody awaits"));
+        let outcome = control.run(|| -> u32 { panic!("of a job") }).await;
+        let Err(TransportError::Panicked { reason, .. }) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(reason, "of a job");
+        assert_eq!(control.run(|| 7).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_has_ended_is_an_error_at_once() {
+        let (jobs, queue) = channel::<Job>();
+        drop(queue);
+        let outcome = ControlThread { jobs }.run(|| 7).await;
+        assert_eq!(outcome, Err(TransportError::ThreadEnded { thread: "nixl-control" }));
     }
 }

@@ -15,6 +15,7 @@ use nixl_device::Device;
 
 use crate::access::{Access, AccessError};
 use crate::copying::Copying;
+use crate::disposal;
 use crate::extent::Extent;
 use crate::leaked;
 use crate::region::RegionError;
@@ -250,6 +251,8 @@ impl Drop for Memory {
             // An engine did not confirm the deregistration, so it may write here at any time: never reuse the memory.
             mem::forget(self.owner.take());
             leaked::count_region(self.len as u64);
+        } else if let Some(owner) = self.owner.take() {
+            disposal::dispose(owner);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -35,15 +35,18 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
 }
 
 /// The operating system's monotonic clock.
+///
+/// All of a process agree: their epoch is when the first of them was made.
 #[derive(Debug)]
 pub struct SystemClock {
     epoch: Instant,
 }
 
 impl SystemClock {
-    /// A clock whose epoch is now.
+    /// The clock.
     pub fn new() -> Self {
-        Self { epoch: Instant::now() }
+        static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Self { epoch: *EPOCH }
     }
 }
 

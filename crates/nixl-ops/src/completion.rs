@@ -4,6 +4,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use crate::OperationStatus;
+use crate::contained::contained;
 use crate::sync::{Mutex, lock};
 
 /// Holds an operation's status, its result once it has one, and the waiter's waker.
@@ -32,7 +33,7 @@ pub(crate) enum Memory {
     Engaged,
     /// The engine is done with it and the lease is gone.
     Quiet,
-    /// The engine did not become quiet in time; it is leaked, or comes back late.
+    /// The engine did not become quiet in time; it comes back late, or is leaked.
     Leaked,
 }
 
@@ -97,9 +98,7 @@ impl<T: Clone> CompletionCell<T> {
                 Err(_) => (false, None),
             }
         };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        waker.into_iter().for_each(wake);
         ended
     }
 
@@ -108,7 +107,7 @@ impl<T: Clone> CompletionCell<T> {
         self.set_memory(Memory::Quiet);
     }
 
-    /// Notes that the memory will never come back and wakes whoever waits for it.
+    /// Notes that the memory comes back late or never, and wakes whoever waits for it.
     pub(crate) fn set_leaked(&self) {
         self.set_memory(Memory::Leaked);
     }
@@ -119,9 +118,7 @@ impl<T: Clone> CompletionCell<T> {
             state.memory = memory;
             state.waker.take()
         };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        waker.into_iter().for_each(wake);
     }
 
     /// Wakes the waiter, for it to look closely `until` then: the end is near. Nothing, if the operation has ended.
@@ -134,9 +131,7 @@ impl<T: Clone> CompletionCell<T> {
             state.near = Some(until);
             state.waker.take()
         };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        waker.into_iter().for_each(wake);
     }
 
     /// Whether the end is said to be near, once. The waiter is awake then and polls again, so its waker goes.
@@ -176,6 +171,12 @@ impl<T: Clone> CompletionCell<T> {
         }
         Poll::Pending
     }
+}
+
+/// A waker is an executor's code, called on the thread that ends the operation.
+fn wake(waker: Waker) {
+    // Logged; whoever awaits the operation by this waker is its executor's concern.
+    let _ = contained("a waker", || waker.wake());
 }
 
 impl<T: Clone> Default for CompletionCell<T> {

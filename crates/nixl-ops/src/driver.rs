@@ -1,7 +1,9 @@
 //! Brings operations to their end, whether or not anybody awaits them.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -11,16 +13,18 @@ use std::time::{Duration, Instant};
 
 use nixl_descriptor::BufferPool;
 
+use crate::contained::contained;
 use crate::control::{ClaimRoute, Claims, ControlMessage, Heard, MessageClaim, Owner};
 use crate::deadline::Deadline;
+use crate::overdue::{Overdue, OverdueList, OverdueTotal};
 use crate::parking::{Ear, Parking};
 use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
 use crate::sync::{Mutex, lock};
-use crate::task::{InFlight, Slot, SlotState, Task};
+use crate::task::{self, Count, InFlight, Slot, SlotState, Task};
 use crate::unexpected::{IdleLooks, Unexpected};
 use crate::{
     Background, Backoff, Clock, Execution, Executor, OfferSlot, OperationError, OperationOptions,
-    OperationStatus, PeerId, Received, Transport,
+    OperationStatus, PeerId, Received, Transport, TransportError,
 };
 use nixl_metadata::{AgentMetadata, NotificationKey, OfferTerms, OperationKind, RdmaMetadata};
 
@@ -30,8 +34,8 @@ use nixl_metadata::{AgentMetadata, NotificationKey, OfferTerms, OperationKind, R
 pub struct DriverConfig {
     /// How often to look while something is outstanding.
     pub backoff: Backoff,
-    /// How long to wait for an engine or a peer whose operation has ended. After that the memory of an active operation is
-    /// leaked, and that of a passive one stays in quarantine until its peer is proven quiet.
+    /// How long to wait for an engine or a peer whose operation has ended. After that an active operation is
+    /// [overdue](DriverStats::overdue), and the memory of a passive one stays in quarantine until its peer is proven quiet.
     pub drain: Duration,
     /// The most by which the clocks of two hosts may differ: the life time of an offer is over so much later for its owner.
     pub clock_skew: Duration,
@@ -61,8 +65,12 @@ impl Default for DriverConfig {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct DriverStats {
-    /// Active operations whose engine is not quiet, abandoned ones included.
+    /// Active operations whose engine is not quiet, abandoned ones included, overdue ones not.
     pub active: usize,
+    /// Active operations whose engine was not quiet when their drain time was over. Their waiters were told; their memory comes
+    /// back when their engine is quiet, which is asked seldom, and is leaked only if the driver ends before. They do not count for
+    /// [`max_in_flight`](DriverConfig::max_in_flight).
+    pub overdue: Overdue,
     /// Passive operations that a peer may still use, abandoned ones included.
     pub passive: usize,
     /// Writable offers that were given up and that a peer may still be writing. They come back by the peer's word or by proof.
@@ -107,8 +115,9 @@ pub struct Driver {
 struct Bell(Weak<Shared>);
 
 pub(crate) struct Shared {
-    inbox: Mutex<Vec<Arc<Slot>>>,
+    inbox: Mutex<Inbox>,
     active: Arc<AtomicUsize>,
+    overdue: Arc<OverdueTotal>,
     parking: Parking,
     /// Somebody has begun to wait: the next turn counts as progress, so that the back-off starts anew.
     fresh: AtomicBool,
@@ -126,7 +135,20 @@ pub(crate) struct Shared {
     pub(crate) config: DriverConfig,
 }
 
+/// What was begun and is not the reactor's yet.
+#[derive(Default)]
+struct Inbox {
+    slots: Vec<Arc<Slot>>,
+    /// There is no reactor any more.
+    closed: bool,
+}
+
+/// Of a driver that no reactor turns any more.
+const ENDED: TransportError = TransportError::ThreadEnded { thread: Driver::THREAD };
+
 impl Driver {
+    const THREAD: &str = "nixl-driver";
+
     /// Starts a driver on a thread of its own.
     ///
     /// # Errors
@@ -155,8 +177,11 @@ impl Driver {
         config: DriverConfig,
     ) -> io::Result<Self> {
         let (driver, mut reactor) = Self::assemble(transport, clock, config);
-        let handle =
-            thread::Builder::new().name("nixl-driver".to_owned()).spawn(move || reactor.run())?;
+        let run = move || {
+            nixl_descriptor::defer_disposal_on_this_thread();
+            reactor.run();
+        };
+        let handle = thread::Builder::new().name(Self::THREAD.to_owned()).spawn(run)?;
         // Set before any operation can begin, since `driver` has not been handed out.
         driver.shared.parking.set_thread(handle.thread().clone());
         Ok(driver)
@@ -178,8 +203,9 @@ impl Driver {
     ) -> (Self, Reactor) {
         let passive = PassiveTable::new(Arc::clone(&clock), config.drain, config.clock_skew);
         let shared = Arc::new(Shared {
-            inbox: Mutex::new(Vec::new()),
+            inbox: Mutex::default(),
             active: Arc::default(),
+            overdue: Arc::default(),
             parking: Parking::new(Arc::clone(&passive.page)),
             fresh: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -202,6 +228,7 @@ impl Driver {
         let passive = self.shared.passive.stats();
         DriverStats {
             active: self.shared.active.load(Ordering::Acquire),
+            overdue: self.shared.overdue.get(),
             passive: self.shared.passive.len(),
             quarantined: passive.quarantined,
             quarantined_without_terms: passive.quarantined_without_terms,
@@ -273,6 +300,9 @@ impl Driver {
         options: OperationOptions,
     ) -> Result<Arc<Slot>, OperationError> {
         let shared = &self.shared;
+        if lock(&shared.inbox).closed {
+            return Err(ENDED.into());
+        }
         let limit = shared.config.max_in_flight;
         let count =
             InFlight::count(&shared.active, limit).ok_or(OperationError::QueueFull { limit })?;
@@ -283,14 +313,17 @@ impl Driver {
             begun,
             posted: false,
             steps: 0,
-            count,
+            count: Count::InFlight(count),
             deadline: Deadline::starting(begun, &options),
             drain_by: None,
         }));
         if inline && shared.poll(&slot) == SlotState::Ended {
             return Ok(slot);
         }
-        lock(&shared.inbox).push(Arc::clone(&slot));
+        if !lock(&shared.inbox).add(&slot) {
+            slot.give_up(ENDED.into());
+            return Err(ENDED.into());
+        }
         match inline {
             true => shared.nudge(false),
             false => shared.attend(),
@@ -309,6 +342,10 @@ impl Driver {
             return Err(OperationError::QueueFull { limit });
         }
         let entry = self.shared.passive.insert(spec, &options);
+        if lock(&self.shared.inbox).closed {
+            entry.abandon(ENDED.into());
+            return Err(ENDED.into());
+        }
         self.shared.attend();
         Ok(entry)
     }
@@ -325,7 +362,8 @@ impl Shared {
     }
 
     pub(crate) fn poll(&self, slot: &Slot) -> SlotState {
-        slot.poll(|| self.clock.now(), &self.config)
+        let Self { clock, config, overdue, .. } = self;
+        slot.poll(task::Context { clock: &**clock, config, overdue })
     }
 
     pub(crate) fn transport(&self) -> Option<Arc<dyn Transport>> {
@@ -379,7 +417,7 @@ impl Shared {
             posted: false,
             steps: 0,
             // The executor bounds them.
-            count: InFlight::beyond_limit(&self.active),
+            count: Count::InFlight(InFlight::beyond_limit(&self.active)),
             deadline: None,
             drain_by: None,
         };
@@ -388,8 +426,10 @@ impl Shared {
 
     /// Makes the driver look at once and closely for a while, whatever it was waiting for so far.
     pub(crate) fn attend(&self) {
-        self.fresh.store(true, Ordering::SeqCst);
-        self.nudge(true);
+        // Another that has set it nudges as well.
+        if !self.fresh.swap(true, Ordering::SeqCst) {
+            self.nudge(true);
+        }
     }
 
     /// Makes the driver look: at once if `urgent`, else within its current sleep, which is short unless it
@@ -399,6 +439,16 @@ impl Shared {
             true => self.parking.wake(),
             false => self.parking.wake_if_parked(),
         }
+    }
+}
+
+impl Inbox {
+    /// Returns whether the reactor will find it.
+    fn add(&mut self, slot: &Arc<Slot>) -> bool {
+        if !self.closed {
+            self.slots.push(Arc::clone(slot));
+        }
+        !self.closed
     }
 }
 
@@ -433,9 +483,9 @@ impl fmt::Debug for Driver {
 /// The driver's loop body, free of threads and of real time.
 pub struct Reactor {
     shared: Arc<Shared>,
-    active: Vec<Arc<Slot>>,
-    /// How far the last turn came if it was cut short, else zero: at most the length of `active`.
-    cursor: usize,
+    /// In the order in which they are looked at: those that waited longest come first.
+    active: VecDeque<Arc<Slot>>,
+    overdue: OverdueList,
     last_progress: Duration,
     /// Until when those just begun are left to their callers, who usually wait and look closely: two threads that ask an
     /// engine at once get in each other's way.
@@ -449,6 +499,8 @@ pub struct Reactor {
     notifications_failed: bool,
     /// When nothing was left but memory that peers may be reading.
     closed: Option<Duration>,
+    /// Turns in a row that have panicked.
+    panics: u32,
 }
 
 impl Reactor {
@@ -465,8 +517,8 @@ impl Reactor {
         let last_progress = shared.clock.now();
         Self {
             shared,
-            active: Vec::new(),
-            cursor: 0,
+            active: VecDeque::new(),
+            overdue: OverdueList::default(),
             last_progress,
             head_start: None,
             watched: None,
@@ -475,6 +527,7 @@ impl Reactor {
             taken: last_progress,
             notifications_failed: false,
             closed: None,
+            panics: 0,
         }
     }
 
@@ -504,6 +557,8 @@ impl Reactor {
         }
         progress |= self.poll_passive();
         let now = self.shared.clock.now();
+        let shared = &self.shared;
+        self.overdue.poll(now, |slot| shared.poll(slot));
         if self.shared.passive.expire(now)
             && let Some(owner) = self.shared.owner.get()
         {
@@ -530,42 +585,39 @@ impl Reactor {
 
     fn admit(&mut self) -> bool {
         let mut inbox = lock(&self.shared.inbox);
-        let admitted = !inbox.is_empty();
-        self.active.append(&mut inbox);
+        let admitted = !inbox.slots.is_empty();
+        self.active.extend(inbox.slots.drain(..));
         admitted
     }
 
     fn poll_active(&mut self, started: Duration) -> bool {
-        // Those whom the last turn did not reach come first.
-        self.active.rotate_left(self.cursor);
-        let (mut progress, mut at) = (false, 0);
+        let mut progress = false;
         let (mut watched, mut all_watched) = (None, true);
-        while let Some(slot) = self.active.get(at) {
+        // Each goes to the end of the line: those whom a turn does not reach come first in the next.
+        for _ in 0..self.active.len() {
+            let Some(slot) = self.active.pop_front() else { break };
             if let Some(until) = slot.watched(started) {
                 watched = Some(watched.map_or(until, |first: Duration| first.min(until)));
-                at += 1;
+                self.active.push_back(slot);
                 continue;
             }
             all_watched = false;
-            match self.shared.poll(slot) {
-                SlotState::Ended => {
-                    progress = true;
-                    self.active.swap_remove(at);
+            let state = self.shared.poll(&slot);
+            progress |= matches!(state, SlotState::Ended | SlotState::Stepped);
+            match state {
+                // The last handle may be this one, and drops a waker.
+                SlotState::Ended | SlotState::Gone => {
+                    let _ = contained("a waker", || drop(slot));
                 }
-                SlotState::Gone => {
-                    self.active.swap_remove(at);
+                SlotState::Overdue => self.overdue.add(slot, self.shared.clock.now()),
+                SlotState::Busy | SlotState::Pending | SlotState::Stepped => {
+                    self.active.push_back(slot);
                 }
-                SlotState::Stepped => {
-                    progress = true;
-                    at += 1;
-                }
-                SlotState::Busy | SlotState::Pending => at += 1,
             }
             if self.shared.clock.now().saturating_sub(started) > Self::TURN {
                 break;
             }
         }
-        self.cursor = if at < self.active.len() { at } else { 0 };
         self.watched = watched.filter(|_| all_watched);
         progress
     }
@@ -591,22 +643,29 @@ impl Reactor {
         let mut bytes = 0;
         let result = transport.take_notifications(&mut |from, payload| {
             bytes += payload.len() as u64;
-            let is_taken = match ControlMessage::is_one(payload) {
-                true => shared.receive_control(from, payload),
-                false if shared.passive.deliver(payload) => true,
-                false => match executor.map_or(Received::Ignored, |e| e.receive(from, payload)) {
-                    Received::Serve(execution) => {
-                        active.push(shared.serve(execution));
-                        true
-                    }
-                    Received::Taken => true,
-                    Received::Ignored => false,
-                },
-            };
-            delivered |= is_taken;
-            if !is_taken {
-                tracing::debug!(from, bytes = payload.len(), "notification for no operation");
-                shared.unexpected.note(payload.len());
+            // A message that cannot be taken costs no other.
+            let taken = contained("the receipt of a message", || {
+                if ControlMessage::is_one(payload) {
+                    return match shared.receive_control(from, payload) {
+                        true => Received::Taken,
+                        false => Received::Ignored,
+                    };
+                }
+                match shared.passive.deliver(payload) {
+                    true => Received::Taken,
+                    false => executor.map_or(Received::Ignored, |e| e.receive(from, payload)),
+                }
+            });
+            match taken.unwrap_or(Received::Ignored) {
+                Received::Serve(execution) => {
+                    active.push_back(shared.serve(execution));
+                    delivered = true;
+                }
+                Received::Taken => delivered = true,
+                Received::Ignored => {
+                    tracing::debug!(from, bytes = payload.len(), "notification for no operation");
+                    shared.unexpected.note(payload.len());
+                }
             }
         });
         shared.unexpected.note_unreadable(transport.unreadable_notifications());
@@ -627,17 +686,18 @@ impl Reactor {
 
     fn next(&mut self, now: Duration) -> Next {
         let idle = now.saturating_sub(self.last_progress);
-        let config = &self.shared.config;
         let over = self.active.is_empty() && self.shared.passive.awaited() == 0;
         if over && self.shared.closing.load(Ordering::SeqCst) {
+            self.dismiss_overdue();
             // What is in quarantine, or retained, beyond the drain time is leaked.
             let closed = *self.closed.get_or_insert(now);
-            let waited = now.saturating_sub(closed) >= config.drain;
+            let waited = now.saturating_sub(closed) >= self.shared.config.drain;
             return match self.shared.passive.retains() && !waited {
                 true => Next::Sleep(Self::CLOSING),
                 false => Next::Exit,
             };
         }
+        let config = &self.shared.config;
         if !self.active.is_empty() || self.shared.expects_messages() {
             let rest = self.head_start.or(self.watched).map(|until| until.saturating_sub(now));
             return match (config.backoff.sleep_after(idle), rest) {
@@ -650,7 +710,36 @@ impl Reactor {
             // One sleep, not ticks: whoever waits for an operation looks at it, and wakes the driver only if that
             // does not help.
             Some(rest) if !rest.is_zero() => Next::Sleep(rest),
-            _ => Next::Park,
+            _ => {
+                // The end of the park.
+                if let Some(due) = self.overdue.due() {
+                    self.shared.passive.wake_by(due);
+                }
+                Next::Park
+            }
+        }
+    }
+
+    /// Leaks what is overdue and not quiet now, once nothing else is left to wait for: its drain time is over.
+    fn dismiss_overdue(&mut self) {
+        for slot in self.overdue.take() {
+            if !matches!(self.shared.poll(&slot), SlotState::Ended | SlotState::Gone) {
+                slot.give_up(OperationError::Cancelled);
+            }
+        }
+    }
+
+    /// A panic that is not contained where it arises costs a turn, and after several in a row some time.
+    fn contained_turn(&mut self) -> Next {
+        match contained("a turn of the driver", || self.turn()) {
+            Ok(next) => {
+                self.panics = 0;
+                next
+            }
+            Err(_) => {
+                self.panics = self.panics.saturating_add(1);
+                Next::Sleep(Duration::from_millis(1).saturating_mul(1 << self.panics.min(10)))
+            }
         }
     }
 
@@ -661,7 +750,7 @@ impl Reactor {
         let shared = Arc::clone(&self.shared);
         let clock = &*shared.clock;
         loop {
-            match self.turn() {
+            match self.contained_turn() {
                 Next::Spin => std::hint::spin_loop(),
                 Next::Sleep(time) => {
                     let are_awaited = shared.passive.awaited() > 0;
@@ -688,9 +777,25 @@ impl Reactor {
     }
 
     fn has_work(&self) -> bool {
-        !lock(&self.shared.inbox).is_empty()
+        !lock(&self.shared.inbox).slots.is_empty()
             || self.shared.expects_messages()
             || self.shared.closing.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Reactor {
+    /// Nothing turns it any more. After a regular exit nothing is left; else everybody who waits is told at once.
+    fn drop(&mut self) {
+        let slots = {
+            let mut inbox = lock(&self.shared.inbox);
+            inbox.closed = true;
+            mem::take(&mut inbox.slots)
+        };
+        let active = mem::take(&mut self.active);
+        for slot in active.into_iter().chain(slots).chain(self.overdue.take()) {
+            slot.give_up(ENDED.into());
+        }
+        self.shared.passive.abandon_all(&ENDED.into());
     }
 }
 

@@ -124,6 +124,22 @@ pub enum TransportError {
         /// Its place in the list.
         index: usize,
     },
+    /// A waker, an execution, a job or a destructor panicked. Others go on.
+    #[error("{what} panicked: {reason}; the operation it was for cannot go on, all others do")]
+    Panicked {
+        /// What panicked.
+        what: &'static str,
+        /// The message of the panic.
+        reason: String,
+    },
+    /// A thread that operations need has ended.
+    #[error(
+        "the thread {thread} of the connection has ended; build a new connector, and report this with the process's log"
+    )]
+    ThreadEnded {
+        /// Its name.
+        thread: &'static str,
+    },
     /// The connection has been shut down.
     #[error("the connection is closed")]
     Closed,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nixl_descriptor::LeaseSet;
 
+use crate::contained::contained;
 use crate::{Execution, PathReport, PeerMemory, TransportError};
 
 /// Holds leases until the execution has ended. Dropped in flight, it leaks them.
@@ -67,7 +68,10 @@ impl Execution for Leasing {
 
 impl Drop for Leasing {
     fn drop(&mut self) {
-        if !self.ended && !self.execution.abandon() {
+        // After a panic the execution may be in flight.
+        let is_quiet =
+            self.ended || contained("an execution", || self.execution.abandon()) == Ok(true);
+        if !is_quiet {
             self.leases.drain(..).for_each(LeaseSet::leak);
         }
     }

@@ -9,13 +9,18 @@
 //!
 //! * **Memory outlives the engine's interest in it.** A transfer that was posted is polled to a terminal
 //!   state even if its operation was dropped, cancelled or timed out; its memory stays leased until then.
-//!   If the engine is still not quiet when the drain deadline passes, the memory is leaked and
+//!   If the engine is still not quiet when the drain deadline passes, its waiter is told, and the engine is asked
+//!   seldom from then on, [for as long as the driver lives](Overdue). Then the memory is leaked and
 //!   [counted](nixl_descriptor::leaked), never reused.
 //! * **Every offer ends.** An offer that is given up is free at once unless a peer may be using it; then it
 //!   is retained or quarantined until the peer's word, a [proof of quiet](QuietProof), or the end of its
 //!   life time, and [`DriverStats`] says how much is held.
 //! * **Every wait ends.** Operations have deadlines; a lost notification or a stalled engine becomes
 //!   [`OperationError::TimedOut`].
+//! * **A panic ends one operation.** One of a waker, of an execution or of the destructor of a user's memory is
+//!   [contained](contained()); should a driver end all the same, all its operations fail at once.
+//! * **Async threads stay free.** One poll of a wait looks for its end for at most 50 us, and looks that do not see it take at
+//!   most 5 % of a thread's time.
 //! * **Idle costs nothing.** The driver spins for tens of microseconds, backs off, and parks when nothing
 //!   is outstanding.
 //! * **No lie about completion.** [`OperationStatus::Complete`] means the bytes are in the destination.
@@ -33,8 +38,10 @@
 #![deny(unsafe_code)]
 
 mod backoff;
+mod blocking;
 mod clock;
 mod completion;
+mod contained;
 mod control;
 mod deadline;
 mod direct;
@@ -47,6 +54,7 @@ mod notifier;
 mod operation;
 mod options;
 mod outcome;
+mod overdue;
 mod pairing;
 mod parking;
 mod passive;
@@ -54,6 +62,7 @@ mod path;
 mod policy;
 mod slots;
 mod spent;
+mod spin;
 mod status;
 mod sync;
 mod task;
@@ -65,6 +74,7 @@ mod within;
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};
 use completion::CompletionCell;
+pub use contained::contained;
 pub use direct::DirectTransfer;
 pub use driver::{Driver, DriverConfig, DriverStats, Next, Reactor};
 pub use error::{EndedOffer, OperationError, TransportError};
@@ -81,6 +91,7 @@ pub use operation::{
 };
 pub use options::OperationOptions;
 pub use outcome::Completion;
+pub use overdue::Overdue;
 pub use pairing::{PairingError, pair};
 pub use passive::{Claimant, Held, OfferSpec, QuietProof, QuietWatch};
 pub use path::{Carrier, Hop, PathKind, PathReport, Rejected};

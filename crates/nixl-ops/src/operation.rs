@@ -3,16 +3,18 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, LeaseSet};
 use nixl_metadata::RdmaMetadata;
 
+use crate::blocking::block_on;
 use crate::completion::Memory;
 use crate::leasing::Leasing;
 use crate::outcome::{Completion, Outcome};
 use crate::passive::{Letting, OfferSpec, PassiveEntry};
+use crate::spin::Look;
 use crate::task::{Slot, SlotState};
 use crate::{
     Driver, Execution, Executor, Offer, OperationError, OperationOptions, OperationStatus,
@@ -49,64 +51,114 @@ struct Active<M> {
     memory: M,
     /// The first poll of a wait looks closely for a moment; later ones sleep.
     spun: bool,
+    /// How long, if the caller said so.
+    spin: Option<Duration>,
+    /// The look that is under way; the wait yields between its parts.
+    look: Option<Look>,
 }
 
 impl<M> Active<M> {
     /// Bound on the polls of one close look during which the clock stands still, as those of simulations do.
     const STILL_POLLS: usize = 512;
+    /// How long a thread that blocks anyway looks first.
+    const BLOCKING_SPIN: Duration = Duration::from_millis(1);
 
     fn status(&self) -> OperationStatus {
         self.slot.cell.status()
     }
 
     async fn wait(&mut self) -> Outcome {
+        poll_fn(|cx| self.poll_wait(cx)).await
+    }
+
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         if !self.spun {
             self.spun = true;
-            let shared = self.driver.shared();
-            let until = shared.clock.now().saturating_add(shared.config.inline_spin);
-            // What is to end soon after is not worth sleeping for.
-            let until = self.slot.near(until).unwrap_or(until);
-            if !self.look(until) {
-                // From here on the driver is waited for, which may be asleep over something older.
-                shared.attend();
+            self.look = Some(self.first_look());
+        }
+        loop {
+            if let Some(look) = self.look.take()
+                && let Some(look) = self.look_on(look)
+            {
+                // The rest of it after the neighbours' turn.
+                self.look = Some(look);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let polled = self.slot.cell.poll_outcome(cx.waker());
+            if polled.is_ready() {
+                return polled;
+            }
+            // Asked only once the waker is in its place: a word that comes later wakes it.
+            let Some(until) = self.slot.cell.take_near() else { return Poll::Pending };
+            self.slot.watch(until);
+            self.look = Some(Look::until(until));
+        }
+    }
+
+    fn first_look(&self) -> Look {
+        let shared = self.driver.shared();
+        let now = shared.clock.now();
+        if let Some(spin) = self.spin {
+            let until = now.saturating_add(spin);
+            self.slot.watch(until);
+            return Look::asked_for(until);
+        }
+        let until = now.saturating_add(shared.config.inline_spin);
+        // What is to end soon after is not worth sleeping for.
+        let until = self.slot.near(until).unwrap_or(until);
+        self.slot.watch(until);
+        Look::until(until)
+    }
+
+    /// Looks closely for as long as one poll may, while the driver leaves the engine alone. Returns the rest of the look, if
+    /// any.
+    fn look_on(&self, mut look: Look) -> Option<Look> {
+        let clock = &self.driver.shared().clock;
+        let begun = clock.now();
+        if let Some(until) = look.next(begun) {
+            let (ended, moves) = self.spin(until);
+            let now = clock.now();
+            if ended {
+                look.hit(now);
+                self.slot.unwatch();
+                return None;
+            }
+            look.missed(begun, now);
+            if moves && look.next(now).is_some() {
+                return Some(look);
             }
         }
-        poll_fn(|cx| {
-            loop {
-                let polled = self.slot.cell.poll_outcome(cx.waker());
-                if polled.is_ready() {
-                    return polled;
-                }
-                // Asked only once the waker is in its place: a word that comes later wakes it.
-                let Some(until) = self.slot.cell.take_near() else { return Poll::Pending };
-                self.look(until);
-            }
-        })
-        .await
-    }
-
-    /// Looks closely until then, while the driver leaves the engine alone. Returns whether the operation has ended.
-    fn look(&self, until: Duration) -> bool {
-        self.slot.watch(until);
-        let ended = self.spin(until);
         self.slot.unwatch();
-        // What ended meanwhile may have called a driver that looked away: one look more.
-        ended || self.poll()
+        // What ended meanwhile may have called a driver that looked away: one look more. From here on the driver is waited
+        // for, which may be asleep over something older.
+        if !self.poll() {
+            self.driver.shared().attend();
+        }
+        None
     }
 
-    fn spin(&self, until: Duration) -> bool {
+    /// Whether the operation has ended by then, and whether the clock moves.
+    fn spin(&self, until: Duration) -> (bool, bool) {
         let clock = &self.driver.shared().clock;
         let (mut last, mut still) = (clock.now(), 0);
         while last < until && still < Self::STILL_POLLS {
             if self.poll() {
-                return true;
+                return (true, true);
             }
             std::hint::spin_loop();
             let now = clock.now();
             still = if now == last { still + 1 } else { 0 };
             last = now;
         }
-        false
+        (false, still < Self::STILL_POLLS)
+    }
+
+    fn wait_blocking(&mut self) -> Outcome {
+        if !self.spun {
+            self.spin = self.spin.or(Some(Self::BLOCKING_SPIN));
+        }
+        block_on(self.wait())
     }
 
     /// Returns whether the operation has ended.
@@ -214,8 +266,8 @@ impl Drop for Passive {
 pub struct Reclaimed {
     /// How the operation ended.
     pub outcome: Result<Completion, OperationError>,
-    /// The memory; `None` if the engine or the peer did not become quiet in time: then the memory of an active operation is
-    /// leaked, and that of a passive one comes back with a late proof.
+    /// The memory; `None` if the engine or the peer did not become quiet in time: then the lease of an active operation's memory
+    /// ends when its engine is quiet, and the memory of a passive one comes back with a late proof.
     pub memory: Option<DescriptorList>,
 }
 
@@ -232,7 +284,8 @@ impl Reclaimed {
 pub enum MemoryFate {
     /// The engine is done with it, and it is leased no longer.
     Released,
-    /// The engine did not become quiet: it stays leased.
+    /// The engine did not become quiet within the drain time: it stays leased until it does, or for good if the connection
+    /// ends before.
     Leaked,
 }
 
@@ -319,6 +372,24 @@ operation! {
     WritableOperation(Passive)
 }
 
+macro_rules! wait_blocking {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// As [`wait_for_completion`](Self::wait_for_completion), blocking this thread: for threads outside of async
+            /// runtimes. It looks for the end without sleeping for as long as [`OperationOptions::spin`] says, by default 1 ms.
+            ///
+            /// # Errors
+            ///
+            /// As there.
+            pub fn wait_blocking(&mut self) -> Result<Completion, OperationError> {
+                self.0.wait_blocking()
+            }
+        }
+    )*};
+}
+
+wait_blocking!(ReadOperation, WriteOperation, CopyOperation);
+
 macro_rules! reclaim {
     ($($name:ident),*) => {$(
         impl $name {
@@ -376,10 +447,11 @@ impl<M> Active<M> {
         options: OperationOptions,
     ) -> Result<Self, OperationError> {
         let inline = driver.shared().posts_inline(bytes, &*execution);
+        let spin = options.spin_time();
         let slot = driver.begin(execution, bytes, inline, options)?;
         // What the driver posts must not be posted by a waiter that polls first.
         let spun = !inline;
-        Ok(Self { slot, driver: Arc::clone(driver), memory, spun })
+        Ok(Self { slot, driver: Arc::clone(driver), memory, spun, spin, look: None })
     }
 }
 

@@ -2,22 +2,25 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::sync::TryLockError;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::completion::Memory;
+use crate::contained::contained;
 use crate::deadline::Deadline;
 use crate::outcome::{Completion, Outcome};
-use crate::sync::Mutex;
-use crate::{CompletionCell, DriverConfig, Execution, OperationError, OperationStatus};
+use crate::overdue::{CountedOverdue, OverdueTotal};
+use crate::sync::{Mutex, lock};
+use crate::{Clock, CompletionCell, DriverConfig, Execution, OperationError, OperationStatus};
 
 /// Everything that must stay alive while an engine works. The execution owns the leases of its memory.
 pub(crate) struct Task {
     pub(crate) execution: Box<dyn Execution>,
     pub(crate) bytes: u64,
     pub(crate) begun: Duration,
-    #[expect(dead_code, reason = "only its drop matters")]
-    pub(crate) count: InFlight,
+    pub(crate) count: Count,
     /// Whether the execution was polled before.
     pub(crate) posted: bool,
     /// Its steps when it was polled last.
@@ -33,6 +36,14 @@ impl Task {
         let deadline = self.deadline.take_if(|deadline| now() >= deadline.at)?;
         Some(OperationError::TimedOut { after: deadline.after })
     }
+}
+
+/// Where a task is counted until it is dropped.
+#[expect(dead_code, reason = "only their drop matters")]
+pub(crate) enum Count {
+    InFlight(InFlight),
+    /// Its drain time is over.
+    Overdue(CountedOverdue),
 }
 
 /// One of those in flight, counted until it is dropped.
@@ -103,6 +114,8 @@ pub(crate) enum SlotState {
     Pending,
     /// It still works, and has come further.
     Stepped,
+    /// Its drain time is over, and its engine still works.
+    Overdue,
     /// Ended by this poll.
     Ended,
     /// Had ended before.
@@ -177,18 +190,55 @@ impl Slot {
         self.near.get().filter(|from| now < from.saturating_add(2 * Self::LEAD))
     }
 
-    /// Moves the task on, and applies its deadline or the drain deadline of an abandoned one.
-    pub(crate) fn poll(&self, now: impl Fn() -> Duration, config: &DriverConfig) -> SlotState {
-        let Ok(mut guard) = self.task.try_lock() else { return SlotState::Busy };
+    /// Moves the task on, and applies its deadline or the drain deadline of an abandoned one. A panic ends the task.
+    pub(crate) fn poll(&self, context: Context<'_>) -> SlotState {
+        let mut guard = match self.task.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return SlotState::Busy,
+        };
         let Some(task) = guard.as_mut() else { return SlotState::Gone };
+        let step = contained("an execution", || self.step(task, context));
+        let end = match step {
+            Ok(Step::Stay(state)) => return state,
+            Ok(Step::End(end)) => end,
+            Err(panicked) => match contained("an execution", || task.execution.abandon()) {
+                Ok(true) => End::Failed(panicked.into(), Memory::Quiet),
+                _ => End::Failed(panicked.into(), Memory::Leaked),
+            },
+        };
+        // The lease goes before the waiter wakes, so that it finds its memory free. Dropped in flight, the task leaks what its
+        // engine may still touch.
+        let _ = contained("the end of an execution", || *guard = None);
+        drop(guard);
+        self.end(end);
+        SlotState::Ended
+    }
+
+    /// Gives up an execution that nothing polls any more.
+    pub(crate) fn give_up(&self, error: OperationError) {
+        let task = lock(&self.task).take();
+        let Some(mut task) = task else { return };
+        let is_quiet = contained("an execution", || !task.posted || task.execution.abandon());
+        let memory = if is_quiet == Ok(true) { Memory::Quiet } else { Memory::Leaked };
+        if memory == Memory::Leaked {
+            tracing::error!(
+                bytes = task.bytes,
+                "an engine was not quiet when its driver ended; its memory is leaked"
+            );
+        }
+        // As above.
+        let _ = contained("the end of an execution", || drop(task));
+        self.end(End::Failed(error, memory));
+    }
+
+    fn step(&self, task: &mut Task, Context { clock, config, overdue }: Context<'_>) -> Step {
+        let now = || clock.now();
         if !task.posted {
             // The first poll posts, which must not happen for a result that nobody wants.
-            let expired = task.expired(&now);
+            let expired = task.expired(now);
             if (expired.is_some() || self.cell.status().is_terminal()) && task.execution.abandon() {
-                *guard = None;
-                drop(guard);
-                self.end_quietly(expired);
-                return SlotState::Ended;
+                return Step::End(End::Abandoned(expired));
             }
             if let Some(timed_out) = expired {
                 self.cell.finish(OperationStatus::Errored, Err(timed_out));
@@ -203,30 +253,18 @@ impl Slot {
         if let Poll::Ready(result) = task.execution.poll() {
             let mut report = task.execution.report();
             report.elapsed = now().saturating_sub(task.begun);
-            let bytes = task.bytes;
-            // The lease goes before the waiter wakes, so that it finds its memory free.
-            *guard = None;
-            drop(guard);
-            match result {
-                Ok(()) => {
-                    let completion = Completion::new(bytes, report.elapsed, Some(report));
-                    self.cell.finish_quiet(OperationStatus::Complete, Ok(completion))
-                }
-                Err(error) => self.cell.finish_quiet(OperationStatus::Errored, Err(error.into())),
-            };
-            return SlotState::Ended;
+            let completion = |()| Completion::new(task.bytes, report.elapsed, Some(report));
+            return Step::End(End::Done(result.map(completion).map_err(OperationError::from)));
         }
-        let expired = task.expired(&now);
+        let expired = task.expired(now);
+        let steps = task.execution.steps();
+        let has_stepped = steps != mem::replace(&mut task.steps, steps);
         if expired.is_none() && !self.cell.status().is_terminal() {
-            let steps = task.execution.steps();
-            let before = mem::replace(&mut task.steps, steps);
-            return if steps == before { SlotState::Pending } else { SlotState::Stepped };
+            let state = if has_stepped { SlotState::Stepped } else { SlotState::Pending };
+            return Step::Stay(state);
         }
         if task.execution.abandon() {
-            *guard = None;
-            drop(guard);
-            self.end_quietly(expired);
-            return SlotState::Ended;
+            return Step::End(End::Abandoned(expired));
         }
         if let Some(timed_out) = expired {
             self.cell.finish(OperationStatus::Errored, Err(timed_out));
@@ -234,28 +272,58 @@ impl Slot {
         let now = now();
         let drain_by = *task.drain_by.get_or_insert(now.saturating_add(config.drain));
         if now < drain_by {
-            return SlotState::Pending;
+            return Step::Stay(SlotState::Pending);
         }
-        if let Some(task) = guard.take() {
+        if let Count::InFlight(_) = task.count {
             tracing::error!(
                 bytes = task.bytes,
-                "the engine did not become quiet; its memory is leaked"
+                "the engine did not become quiet in time; its memory stays leased until it does"
             );
-            // Dropped in flight, it leaks what its engine may still touch.
-            drop(task);
+            task.count = Count::Overdue(overdue.count(task.bytes));
+            self.cell.set_leaked();
         }
-        drop(guard);
-        self.cell.set_leaked();
-        SlotState::Ended
+        Step::Stay(if has_stepped { SlotState::Stepped } else { SlotState::Overdue })
     }
 
-    /// Ends what its engine has given up; as above, only after the lease has gone.
-    fn end_quietly(&self, expired: Option<OperationError>) {
-        match expired {
-            Some(error) => {
+    fn end(&self, end: End) {
+        match end {
+            End::Done(Ok(completion)) => {
+                self.cell.finish_quiet(OperationStatus::Complete, Ok(completion));
+            }
+            End::Done(Err(error))
+            | End::Abandoned(Some(error))
+            | End::Failed(error, Memory::Quiet) => {
                 self.cell.finish_quiet(OperationStatus::Errored, Err(error));
             }
-            None => self.cell.set_quiet(),
+            End::Abandoned(None) => self.cell.set_quiet(),
+            End::Failed(error, _) => {
+                self.cell.finish(OperationStatus::Errored, Err(error));
+                self.cell.set_leaked();
+            }
         }
     }
+}
+
+/// What polling a slot needs of its driver.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) clock: &'a dyn Clock,
+    pub(crate) config: &'a DriverConfig,
+    pub(crate) overdue: &'a Arc<OverdueTotal>,
+}
+
+/// What one step of a task came to.
+enum Step {
+    Stay(SlotState),
+    End(End),
+}
+
+/// How a task ends.
+enum End {
+    /// The engine is done.
+    Done(Outcome),
+    /// The engine has given it up, after the deadline if there is an error.
+    Abandoned(Option<OperationError>),
+    /// It cannot go on; its memory is quiet or leaked.
+    Failed(OperationError, Memory),
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nixl_connector::simulated::{Fault, MessageFault};
 use nixl_descriptor::{Region, RegisterError};
-use nixl_ops::{Clock, OperationError, OperationStatus, PeerId, TransportError};
+use nixl_ops::{Clock, Next, OperationError, OperationStatus, PeerId, TransportError};
 
 use crate::side::{DRAIN, Scene, TIMEOUT, World, is_leased, now, pattern};
 
@@ -212,9 +212,43 @@ fn a_late_write_meets_leased_memory_after_a_timeout() {
     assert_eq!(scene.arrived(), LEN, "the late write happened, and only then the lease ended");
 }
 
-/// The engine writes after even the drain time: the memory is leaked, and never handed out again.
+/// A partition that outlasts deadline and drain time: the engine is asked on, and when it is over the memory comes back and
+/// the peer can be used and forgotten.
 #[test]
-fn a_late_write_meets_leaked_memory_after_the_drain_time() {
+fn after_a_partition_memory_and_peer_come_back() {
+    let world = World::new();
+    let mut scene = world.scene(3 << 20);
+    let peer = PeerId::new(scene.target.transport.agent_name());
+    world.fabric.faults().next([Fault::Stalls { after: 400 }]);
+    let mut read = scene.read().unwrap();
+    for time in [TIMEOUT, DRAIN, 1000 * DRAIN] {
+        scene.turn();
+        world.clock.advance(time);
+    }
+    scene.turn();
+    assert!(matches!(now(read.wait_for_completion()), Err(OperationError::TimedOut { .. })));
+    assert!(now(read.reclaim()).memory.is_none());
+    let stats = scene.initiator.driver.stats();
+    assert_eq!((stats.active, stats.overdue.operations), (0, 1));
+    let busy = scene.initiator.transport.disconnect(&peer);
+    assert!(matches!(busy, Err(TransportError::PeerBusy { .. })));
+    assert!(is_leased(&scene.local));
+    world.fabric.faults().release();
+    // Each look moves a part; they are at most 4 s apart.
+    for _ in 0..5 {
+        world.clock.advance(Duration::from_secs(4));
+        scene.turn();
+    }
+    assert_eq!(scene.arrived(), 3 << 20, "the late write happened, and only then the lease ended");
+    assert_eq!(scene.initiator.driver.stats().overdue.operations, 0);
+    assert_eq!(scene.target.driver.stats().retained.offers, 0, "the target was told");
+    assert_eq!(scene.initiator.transport.disconnect(&peer), Ok(()));
+}
+
+/// The engine writes after the connection's end, which waits for no more than the drain time: the memory is leaked, and never
+/// handed out again.
+#[test]
+fn a_late_write_meets_leaked_memory_after_the_connections_end() {
     let world = World::new();
     let mut scene = world.scene(3 << 20);
     world.fabric.faults().next([Fault::Stalls { after: 400 }]);
@@ -223,13 +257,15 @@ fn a_late_write_meets_leaked_memory_after_the_drain_time() {
     drop(read);
     scene.turn();
     world.clock.advance(DRAIN);
-    let before = nixl_descriptor::leaked();
     scene.turn();
-    assert!(nixl_descriptor::leaked().leases > before.leases);
-    assert_eq!(scene.initiator.driver.stats().active, 0);
+    assert_eq!(scene.initiator.driver.stats().overdue.operations, 1);
     let target = scene.target.driver.stats();
     assert!(!is_leased(&scene.source), "nobody writes what was offered to be read");
     assert_eq!(target.retained.offers, 1, "it stays allocated");
+    let before = nixl_descriptor::leaked();
+    drop(scene.initiator.driver);
+    assert_eq!(scene.initiator.reactor.turn(), Next::Exit);
+    assert!(nixl_descriptor::leaked().leases > before.leases);
     world.fabric.faults().release();
     // Now and then it looks whether the reader has said that it is done.
     world.clock.advance(Duration::from_secs(1));

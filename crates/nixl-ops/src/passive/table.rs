@@ -12,10 +12,11 @@ use super::quiet::QuietProof;
 use super::retained::Retained;
 use super::spec::OfferSpec;
 use super::telemetry::note_second_completion;
+use crate::contained::contained;
 use crate::deadline::Deadline;
 use crate::slots::OfferPage;
 use crate::sync::{Mutex, lock};
-use crate::{Background, Clock, EndedOffer, OperationOptions, OperationStatus};
+use crate::{Background, Clock, EndedOffer, OperationError, OperationOptions, OperationStatus};
 
 /// Memory that is held for peers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -302,6 +303,14 @@ impl PassiveTable {
         (at != u64::MAX).then(|| Duration::from_nanos(at))
     }
 
+    /// Ends all operations: no word of a peer is taken any more.
+    pub(crate) fn abandon_all(&self, error: &OperationError) {
+        let entries: Vec<_> = lock(&self.entries).values().cloned().collect();
+        for entry in entries {
+            entry.abandon(error.clone());
+        }
+    }
+
     fn expire_retained(&self, now: Duration) {
         let mut retained = lock(&self.retained);
         let (mut over, mut next) = (Vec::new(), None);
@@ -368,17 +377,19 @@ impl PassiveTable {
         let skew = self.skew;
         proofs.background.run(Box::new(move || {
             for entry in &held {
-                let Some(Watching { peer, watch, memory }) = entry.take_watch(now, skew) else {
-                    continue;
-                };
-                let age = now.saturating_sub(entry.begun);
-                let mut watch = watch.unwrap_or_else(|| quiet.watch(&peer, &memory, age));
-                // The waiter may take its memory back as soon as it wakes.
-                drop(memory);
-                match watch.is_quiet() {
-                    true => entry.release(),
-                    false => entry.put_watch(watch),
-                }
+                let _ = contained("a proof of quiet", || {
+                    let Some(Watching { peer, watch, memory }) = entry.take_watch(now, skew) else {
+                        return;
+                    };
+                    let age = now.saturating_sub(entry.begun);
+                    let mut watch = watch.unwrap_or_else(|| quiet.watch(&peer, &memory, age));
+                    // The waiter may take its memory back as soon as it wakes.
+                    drop(memory);
+                    match watch.is_quiet() {
+                        true => entry.release(),
+                        false => entry.put_watch(watch),
+                    }
+                });
             }
             drop(held);
             if let Some(table) = table.upgrade() {
@@ -388,7 +399,8 @@ impl PassiveTable {
         true
     }
 
-    pub(super) fn wake_by(&self, at: Duration) {
+    /// Has [`expire`](Self::expire) called then, at the latest.
+    pub(crate) fn wake_by(&self, at: Duration) {
         self.next_expiry.fetch_min(nanos(at), Ordering::AcqRel);
     }
 

@@ -202,7 +202,7 @@ fn dropping_in_flight_keeps_the_lease_until_the_engine_is_quiet() {
 }
 
 #[test]
-fn what_never_becomes_quiet_is_leaked_and_counted() {
+fn what_never_becomes_quiet_is_counted_and_leaked_when_its_driver_ends() {
     let mut world = World::new();
     let (engine, memory) = (Engine::pending(), Memory::small());
     let mut read = world.read(&engine, &memory, OperationOptions::new()).unwrap();
@@ -210,17 +210,21 @@ fn what_never_becomes_quiet_is_leaked_and_counted() {
     let before = nixl_descriptor::leaked();
     world.clock.advance(DRAIN - Duration::from_nanos(1));
     world.reactor.turn();
-    assert!(!engine.is_gone());
+    assert_eq!(world.driver.stats().active, 1);
     world.clock.advance(Duration::from_nanos(1));
     world.reactor.turn();
-    let after = nixl_descriptor::leaked();
-    // Other tests of this process leak too.
-    assert!(after.leases > before.leases && after.bytes >= before.bytes + 64);
-    assert!(memory.is_leased(), "for ever");
-    assert_eq!(world.driver.stats().active, 0);
+    let stats = world.driver.stats();
+    assert_eq!((stats.active, stats.overdue.operations, stats.overdue.bytes), (0, 1, 64));
     let reclaimed = now(read.reclaim());
     assert!(reclaimed.memory.is_none());
     assert_eq!(reclaimed.outcome, Err(OperationError::Cancelled));
+    assert!(!engine.is_gone() && memory.is_leased());
+    drop(world.driver);
+    assert_eq!(world.reactor.turn(), Next::Exit, "its drain time is over");
+    assert!(engine.is_gone() && memory.is_leased(), "for ever");
+    let after = nixl_descriptor::leaked();
+    // Other tests of this process leak too.
+    assert!(after.leases > before.leases && after.bytes >= before.bytes + 64);
 }
 
 #[test]

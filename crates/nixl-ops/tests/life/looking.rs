@@ -1,5 +1,6 @@
 //! How whoever awaits an operation sees its end: by looking closely at first, and again when the end is near.
 
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use nixl_ops::{DriverConfig, Next, OperationOptions};
 use proptest::prelude::*;
 
-use crate::world::{Engine, Memory, Wakes, World, config, is_pending, now, poll};
+use crate::world::{Engine, Memory, Wakes, World, config, is_pending, poll};
 
 const MICRO: Duration = Duration::from_micros(1);
 /// How long before the expected end a waiter is woken.
@@ -26,9 +27,16 @@ fn a_close_look_lasts_as_long_as_the_clock_says() {
     let world = World::with(looking());
     let engine = Engine::slow(&world.clock, Duration::from_nanos(100));
     let mut read = world.read(&engine, &Memory::small(), OperationOptions::new()).unwrap();
-    assert!(is_pending(read.wait_for_completion()));
-    // One poll posts, 2,500 fill the time, one comes after it.
-    assert_eq!(engine.polls(), 2502);
+    let mut wait = pin!(read.wait_for_completion());
+    let wakes = Arc::new(Wakes::default());
+    // One poll posts. Then neighbours have their turn after every 50 us.
+    for yields in 1..5 {
+        assert!(poll(&mut wait, &wakes).is_pending());
+        assert_eq!((engine.polls(), wakes.count()), (1 + yields * 500, yields));
+    }
+    assert!(poll(&mut wait, &wakes).is_pending());
+    // 2,500 fill the time, one comes after it.
+    assert_eq!((engine.polls(), wakes.count()), (2502, 4));
 }
 
 #[test]
@@ -78,6 +86,81 @@ fn turn_until_woken(world: &mut World, wakes: &Wakes) -> Duration {
     panic!("never woken");
 }
 
+/// Polls until it neither is ready nor asks to be polled again at once. Says how often.
+fn poll_out<F: Future + Unpin>(wait: &mut F) -> (Poll<F::Output>, usize) {
+    let wakes = Arc::new(Wakes::default());
+    let mut polls = 0;
+    loop {
+        let polled = poll(wait, &wakes);
+        polls += 1;
+        if polled.is_ready() || wakes.count() < polls {
+            return (polled, polls);
+        }
+    }
+}
+
+/// Waits as an async task does, whose thread has many neighbours. Whatever its operations do, no poll holds the thread for
+/// more than 50 us, and those that saw no end hold it for at most 5 % of any 10 ms.
+#[test]
+fn looks_that_see_no_end_leave_the_thread_to_its_neighbours() {
+    use nixl_ops::Clock as _;
+    let world = World::with(looking());
+    let mut missed = Vec::new();
+    for round in 0..1000u32 {
+        let engine = Engine::slow(&world.clock, Duration::from_nanos(500));
+        let options = OperationOptions::new();
+        let mut read = world.read(&engine, &Memory::small(), options).unwrap();
+        // One in seven ends while it is looked at.
+        if round % 7 == 0 {
+            let ended = Arc::clone(&engine);
+            engine.aside(move || {
+                if ended.polls() == 60 {
+                    ended.end(Ok(()));
+                }
+            });
+        }
+        let wakes = Arc::new(Wakes::default());
+        let mut wait = pin!(read.wait_for_completion());
+        let mut looks = Vec::new();
+        loop {
+            let (begun, woken) = (world.clock.now(), wakes.count());
+            let ready = poll(&mut wait, &wakes).is_ready();
+            let took = world.clock.now() - begun;
+            assert!(took <= 52 * MICRO, "{took:?}");
+            looks.push((begun, took));
+            if ready {
+                looks.clear();
+            }
+            if ready || wakes.count() == woken {
+                break;
+            }
+            world.clock.advance(MICRO);
+        }
+        // The two polls outside of looks: the post, and the one before the waiter sleeps.
+        missed.extend(looks.into_iter().filter(|(_, took)| *took > MICRO));
+        world.clock.advance(10 * MICRO);
+    }
+    for (first, _) in &missed {
+        let end = *first + 10_000 * MICRO;
+        let within = missed.iter().filter(|(begun, _)| begun >= first && *begun < end);
+        let sum: Duration = within.map(|(_, took)| *took).sum();
+        assert!(sum <= 510 * MICRO, "{sum:?} from {first:?} on");
+    }
+    assert!(missed.len() > 5, "it looked");
+}
+
+#[test]
+fn a_look_that_was_asked_for_lasts_as_long_and_counts_for_nothing() {
+    let world = World::with(looking());
+    for _ in 0..5 {
+        let engine = Engine::slow(&world.clock, MICRO);
+        let options = OperationOptions::new().spin(2000 * MICRO);
+        let mut read = world.read(&engine, &Memory::small(), options).unwrap();
+        assert!(is_pending(read.wait_for_completion()));
+        assert_eq!(engine.polls(), 2002);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
@@ -108,17 +191,18 @@ proptest! {
 fn what_is_to_end_soon_after_the_close_look_is_looked_at_until_then() {
     let world = World::with(looking());
     let engine = Engine::pending();
-    engine.expect(450 * MICRO);
+    engine.expect(260 * MICRO);
     let mut read = world.read(&engine, &Memory::small(), OperationOptions::new()).unwrap();
-    // Ends at 640 us: later than the look of 250 us, sooner than 200 us after the expected end.
+    // Ends at 440 us: later than the look of 250 us, sooner than 200 us after the expected end.
     let (clock, ended) = (Arc::clone(&world.clock), Arc::clone(&engine));
     engine.aside(move || {
         clock.advance(MICRO);
-        if ended.polls() == 640 {
+        if ended.polls() == 440 {
             ended.end(Ok(()));
         }
     });
-    assert!(now(read.wait_for_completion()).is_ok());
+    assert!(matches!(poll_out(&mut pin!(read.wait_for_completion())).0, Poll::Ready(Ok(_))));
+    assert_eq!(engine.polls(), 440);
 }
 
 #[test]
@@ -152,16 +236,18 @@ fn what_takes_longer_than_expected_is_awaited_asleep() {
     let clock = Arc::clone(&world.clock);
     engine.aside(move || clock.advance(MICRO));
     let before = engine.polls();
-    assert!(poll(&mut wait, &wakes).is_pending());
+    assert!(poll_out(&mut wait).0.is_pending());
     assert!(engine.polls() - before <= 402, "{}", engine.polls() - before);
+    let wakes = Arc::new(Wakes::default());
+    assert!(poll(&mut wait, &wakes).is_pending());
     for _ in 0..10 {
         world.clock.advance(1000 * MICRO);
         world.reactor.turn();
-        assert_eq!(wakes.count(), 1, "once is enough");
+        assert_eq!(wakes.count(), 0, "once is enough");
     }
     engine.end(Ok(()));
     world.reactor.turn();
-    assert_eq!(wakes.count(), 2);
+    assert_eq!(wakes.count(), 1);
     assert!(matches!(poll(&mut wait, &wakes), Poll::Ready(Ok(_))));
 }
 

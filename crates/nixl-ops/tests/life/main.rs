@@ -3,9 +3,11 @@
 
 mod active;
 mod back_off;
+mod contained;
 mod endings;
 mod gauges;
 mod looking;
+mod overdue;
 mod passive;
 mod peer;
 mod random;

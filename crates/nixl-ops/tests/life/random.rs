@@ -438,7 +438,7 @@ impl Model {
             }
         }
         let stats = self.world.driver.stats();
-        assert_eq!(stats.active, engines);
+        assert_eq!(stats.active + stats.overdue.operations, engines);
         assert_eq!(stats.passive, peers);
         assert_eq!(stats.quarantined_without_terms.bytes, 64 * without_terms);
         assert_eq!(stats.quarantined.bytes, 64 * with_terms);

@@ -563,6 +563,10 @@ impl Memory {
         Self::of(INLINE + 1)
     }
 
+    pub(crate) fn from(region: Region) -> Self {
+        Self(region.into())
+    }
+
     /// Over a region that the test may take back.
     pub(crate) fn over(bytes: Vec<u8>) -> (Self, Region) {
         let region = Region::try_from(bytes).unwrap();

@@ -1,0 +1,103 @@
+//! Dropping the owner of a region's memory: a user's code, which may take its time or panic.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+
+pub(crate) type Owner = Box<dyn Any + Send + Sync>;
+
+thread_local! {
+    static DEFERS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on, memory whose last handle this thread drops is freed by a thread for that purpose, one owner after the other:
+/// an owner whose destructor blocks does not hold this thread up. For threads that serve many operations.
+pub fn defer_disposal_on_this_thread() {
+    DEFERS.set(true);
+}
+
+/// Drops an owner. A panic of its destructor ends here; the panic hook has reported it.
+pub(crate) fn dispose(owner: Owner) {
+    // A thread that is ending has no state any more.
+    let queue = if DEFERS.try_with(Cell::get).unwrap_or(false) { queue() } else { None };
+    match queue {
+        None => contained(owner),
+        Some(queue) => queue.send(owner).unwrap_or_else(|refused| contained(refused.0)),
+    }
+}
+
+fn contained(owner: Owner) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(owner)))
+        && let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic)))
+    {
+        // A payload whose destructor panics too.
+        mem::forget(again);
+    }
+}
+
+/// To the thread that frees, which is started when it is first needed. `None` if the system refuses the thread.
+fn queue() -> Option<&'static Sender<Owner>> {
+    static QUEUE: OnceLock<Option<Sender<Owner>>> = OnceLock::new();
+    let start = || {
+        let (queue, owners) = channel();
+        let free = move || owners.into_iter().for_each(contained);
+        thread::Builder::new().name("nixl-free".to_owned()).spawn(free).ok()?;
+        Some(queue)
+    };
+    QUEUE.get_or_init(start).as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+    use std::thread::ThreadId;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Says on which thread it is dropped, and panics.
+    struct Bomb(Sender<ThreadId>);
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            let _ = self.0.send(thread::current().id());
+            panic!("a destructor's panic");
+        }
+    }
+
+    #[test]
+    fn a_panic_of_a_destructor_ends_here() {
+        let (said, dropped) = channel();
+        dispose(Box::new(Bomb(said)));
+        assert_eq!(dropped.recv(), Ok(thread::current().id()));
+    }
+
+    #[test]
+    fn a_thread_that_defers_is_not_held_up() {
+        let (said, dropped) = channel();
+        let (go, block) = channel::<()>();
+        struct Blocks(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
+        impl Drop for Blocks {
+            fn drop(&mut self) {
+                let _ = self.0.get_mut().map(|block| block.recv());
+            }
+        }
+        let me = thread::spawn(move || {
+            defer_disposal_on_this_thread();
+            dispose(Box::new(Blocks(block.into())));
+            dispose(Box::new(Bomb(said.clone())));
+            dispose(Box::new(Bomb(said)));
+            thread::current().id()
+        });
+        let me = me.join().unwrap();
+        let none = dropped.recv_timeout(Duration::from_millis(1));
+        assert_eq!(none, Err(RecvTimeoutError::Timeout), "they wait for each other");
+        go.send(()).unwrap();
+        let by: Vec<_> = dropped.iter().collect();
+        assert!(by.len() == 2 && by.iter().all(|thread| *thread != me));
+    }
+}

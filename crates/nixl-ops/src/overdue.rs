@@ -1,0 +1,113 @@
+//! Executions that have outlived their drain time: asked seldom, for as long as the driver lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Gauge, gauge};
+
+use crate::sync::{Mutex, lock};
+use crate::task::{Slot, SlotState};
+
+/// Executions whose engines were not quiet when the drain time was over.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Overdue {
+    /// How many there are.
+    pub operations: usize,
+    /// The bytes of their memory, which stays leased.
+    pub bytes: u64,
+}
+
+/// All of a driver's, shared with those that are counted.
+#[derive(Debug, Default)]
+pub(crate) struct OverdueTotal(Mutex<Overdue>);
+
+impl OverdueTotal {
+    pub(crate) fn get(&self) -> Overdue {
+        *lock(&self.0)
+    }
+
+    /// Counts one more, also in the gauges `nixl_overdue_operations` and `nixl_overdue_bytes`.
+    pub(crate) fn count(self: &Arc<Self>, bytes: u64) -> CountedOverdue {
+        let mut total = lock(&self.0);
+        total.operations += 1;
+        total.bytes = total.bytes.saturating_add(bytes);
+        drop(total);
+        let gauges = (gauge!("nixl_overdue_operations"), gauge!("nixl_overdue_bytes"));
+        gauges.0.increment(1.0);
+        gauges.1.increment(float(bytes));
+        CountedOverdue { total: Arc::clone(self), gauges, bytes }
+    }
+}
+
+/// One that is counted until it is dropped.
+pub(crate) struct CountedOverdue {
+    total: Arc<OverdueTotal>,
+    gauges: (Gauge, Gauge),
+    bytes: u64,
+}
+
+impl Drop for CountedOverdue {
+    fn drop(&mut self) {
+        let mut total = lock(&self.total.0);
+        total.operations -= 1;
+        total.bytes = total.bytes.saturating_sub(self.bytes);
+        drop(total);
+        self.gauges.0.decrement(1.0);
+        self.gauges.1.decrement(float(self.bytes));
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "gauges are floating-point numbers")]
+fn float(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+/// Those of one driver, each with the time of the next look at it.
+#[derive(Default)]
+pub(crate) struct OverdueList(Vec<Late>);
+
+struct Late {
+    slot: Arc<Slot>,
+    at: Duration,
+    pause: Duration,
+}
+
+impl OverdueList {
+    const FIRST_PAUSE: Duration = Duration::from_secs(1);
+    /// A peer that is reachable again is to be usable within 5 s.
+    const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+    /// After a step: the engine goes on.
+    const SHORT_PAUSE: Duration = Duration::from_millis(1);
+
+    pub(crate) fn add(&mut self, slot: Arc<Slot>, now: Duration) {
+        let pause = Self::FIRST_PAUSE;
+        self.0.push(Late { slot, at: now.saturating_add(pause), pause });
+    }
+
+    /// Looks at those that are due. Each look that finds nothing new doubles the pause before the next.
+    pub(crate) fn poll(&mut self, now: Duration, poll: impl Fn(&Slot) -> SlotState) {
+        self.0.retain_mut(|late| {
+            if now < late.at {
+                return true;
+            }
+            late.pause = match poll(&late.slot) {
+                SlotState::Ended | SlotState::Gone => return false,
+                SlotState::Stepped => Self::SHORT_PAUSE,
+                _ => (2 * late.pause).min(Self::LONGEST_PAUSE),
+            };
+            late.at = now.saturating_add(late.pause);
+            true
+        });
+    }
+
+    /// When the next is due.
+    pub(crate) fn due(&self) -> Option<Duration> {
+        self.0.iter().map(|late| late.at).min()
+    }
+
+    /// All of them, for which nobody waits any more.
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = Arc<Slot>> {
+        std::mem::take(&mut self.0).into_iter().map(|late| late.slot)
+    }
+}
