@@ -117,7 +117,10 @@ impl World {
         (staging.slot_bytes, staging.slots) = (4096, 4);
         let paths = Arc::new(executor.staging(staging));
         let inner = Arc::clone(&paths) as Arc<dyn Executor>;
-        let executor: Arc<dyn Executor> = Arc::new(Apart { executor: inner, poses: near });
+        let executor: Arc<dyn Executor> = Arc::new(Apart {
+            executor: inner,
+            poses: near.then(std::os::unix::process::parent_id),
+        });
         let fabric = Fabric::new(Arc::new(SystemClock::new()));
         let build = |name: &str| {
             let transport = fabric.transport(name);

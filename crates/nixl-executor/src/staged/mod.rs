@@ -41,7 +41,6 @@
 //! If a transfer into an offer's memory fails halfway, the offer does not complete; its memory holds some chunks and not
 //! others. It can be written again, as a whole, for as long as it lives.
 
-mod acquaintances;
 mod admission;
 mod alone;
 mod borrower;

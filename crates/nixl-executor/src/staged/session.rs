@@ -37,6 +37,8 @@ pub(super) struct Mail {
     pub(super) heard: Option<Duration>,
     /// The peer sent more than it can have meant.
     pub(super) flooded: bool,
+    /// The peer's process has ended, or its connection is dead.
+    pub(super) peer_gone: bool,
     /// The offer has ended.
     pub(super) withdrawn: bool,
     /// The peer says that the operation is complete, by other means.
@@ -111,6 +113,11 @@ impl Sessions {
     /// An operation that a session serves is complete by other means, as somebody knows who has its metadata.
     pub(super) fn complete(&self, key: &NotificationKey) -> bool {
         self.edit(|m| is(m, key.as_bytes()), |mail| mail.superseded = true)
+    }
+
+    /// The peer is gone. Returns whether there is a session with it.
+    pub(super) fn peer_gone(&self, peer: &str) -> bool {
+        self.edit(|m| *m.peer == *peer, |mail| mail.peer_gone = true)
     }
 
     /// The offer of this key has ended. Returns whether a session serves it.

@@ -13,7 +13,6 @@ use nixl_ops::{
     TransferRequest, TransportError,
 };
 
-use super::acquaintances::Acquaintances;
 use super::alone::{Alone, Way};
 use super::cooperative::{Begun, Cooperative, Role, path_kind};
 use super::copies::Copier;
@@ -31,6 +30,7 @@ use super::targets::{Grants, Targets};
 use super::{StagingConfig, engine_failed, failed};
 use crate::ipc::Imports;
 use crate::local::{Gpus, Tools};
+use crate::peers::Peers;
 
 /// Staged transfers of one connection: those that this side begins, and those that it serves.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub(crate) struct Staging {
     outgoing: Arc<SlotPool>,
     incoming: Arc<SlotPool>,
     pub(super) sessions: Arc<Sessions>,
-    pub(super) acquaintances: Arc<Acquaintances>,
+    pub(super) peers: Arc<Peers>,
     offers: Mutex<HashMap<NotificationKey, Offer>>,
     /// When the last offer ended.
     ended: Mutex<Option<Duration>>,
@@ -97,7 +97,12 @@ impl Staging {
     /// How long after the end of the last offer peers are expected to ask for one. Nothing ticks for ever.
     const LATE: Duration = Duration::from_secs(120);
 
-    pub(crate) fn new(borrowing: Borrowing, link: Link, config: StagingConfig) -> Arc<Self> {
+    pub(crate) fn new(
+        borrowing: Borrowing,
+        link: Link,
+        peers: Arc<Peers>,
+        config: StagingConfig,
+    ) -> Arc<Self> {
         let config = config.checked();
         Arc::new(Self {
             gpus: Arc::clone(&borrowing.tools.gpus),
@@ -107,7 +112,7 @@ impl Staging {
             outgoing: SlotPool::new(&config),
             incoming: SlotPool::new(&config),
             sessions: Arc::default(),
-            acquaintances: Arc::default(),
+            peers,
             offers: Mutex::default(),
             ended: Mutex::default(),
         })
@@ -208,6 +213,13 @@ impl Staging {
         }
     }
 
+    /// The peer's process has ended, or its connection is dead: its sessions end.
+    pub(crate) fn peer_gone(&self, peer: &str) {
+        if self.sessions.peer_gone(peer) {
+            self.link.waker.wake_by_ref();
+        }
+    }
+
     /// A peer has completed an operation that is served here, without the engine.
     pub(crate) fn completed_otherwise(&self, key: &NotificationKey) {
         if !self.sessions.complete(key) {
@@ -265,8 +277,8 @@ impl Staging {
         let introduction = AgentMetadata::from_compressed(introduction, &Limits::default()).ok()?;
         let session = self.sessions.open(id, from, Some(key.clone()))?;
         let now = self.link.clock.now();
-        let outbox = Outbox::to(id, PeerId::new(from), introduction, now)
-            .meeting(&self.link, &self.acquaintances);
+        let outbox =
+            Outbox::to(id, PeerId::new(from), introduction, now).meeting(&self.link, &self.peers);
         Some((session, outbox))
     }
 

@@ -250,9 +250,9 @@ impl Side {
             costs: Costs::default(),
             waker: link.waker.clone(),
         };
-        let imports = Arc::new(Imports::new(dynamic));
+        let imports = Imports::new(dynamic, jobs.clone());
         let borrowing = Borrowing { imports, tools, facts: Arc::default() };
-        let staging = Staging::new(borrowing, link, config);
+        let staging = Staging::new(borrowing, link, Arc::default(), config);
         let executor: Arc<dyn Executor> = Arc::new(Attached(staging.clone()));
         driver.set_executor(executor.clone());
         let driver = Arc::new(driver);
