@@ -186,3 +186,21 @@ async fn without_pinned_slots_and_other_paths_the_error_says_so_until_there_are_
     };
     assert_eq!(completion.path().unwrap().kind, PathKind::StagedBothSides);
 }
+
+#[tokio::test]
+async fn connections_share_the_pinned_slots() {
+    let world = World::new(false).await;
+    let fabric = Fabric::new(Arc::new(SystemClock::new()));
+    let executor = Arc::clone(&world.paths) as Arc<dyn Executor>;
+    let mut kept = Vec::new();
+    for index in 0..20 {
+        let transport = fabric.transport(&index.to_string());
+        let connector = Connector::builder().transport(transport).executor(Arc::clone(&executor));
+        let connector = connector.build().await.unwrap();
+        let offer = connector.create_readable(world.region(&[7; 100])).await.unwrap();
+        kept.push((connector, offer));
+    }
+    let stats = world.paths.staging_stats();
+    assert_eq!((stats.incoming.pinned_bytes, stats.outgoing.pinned_bytes), (4 * 4096, 4 * 4096));
+    world.read().await.unwrap();
+}

@@ -24,7 +24,7 @@ use crate::local::{MemoryKind, Tools, kind_of};
 use crate::offers::Offers;
 use crate::paths::{Engine, Offered, PathPlan, Question, ShareForm, Standing, Successes};
 use crate::peers::{Peer, Peers};
-use crate::staged::{Borrowing, Manner, Staging, StagingStats};
+use crate::staged::{Borrowing, Manner, Staging};
 
 pub(super) struct Attached {
     /// For operations, which go on with the next path by themselves.
@@ -62,7 +62,12 @@ impl Attached {
         Self {
             me,
             tools,
-            staging: Staging::new(borrowing, link.clone(), Arc::clone(&peers), shared.staging),
+            staging: Staging::new(
+                borrowing,
+                link.clone(),
+                Arc::clone(&peers),
+                (shared.staging, &shared.slots),
+            ),
             imports,
             peers,
             engine: Engine::of(link.transport.name()),
@@ -75,10 +80,6 @@ impl Attached {
     pub(super) fn peer_stats(&self) -> PeerStats {
         let (imports, pinned_bytes) = self.imports.held();
         PeerStats { peers: self.peers.len(), imports, pinned_bytes }
-    }
-
-    pub(super) fn staging_stats(&self) -> StagingStats {
-        self.staging.stats()
     }
 
     /// What is known of the peer of this name, that says this of itself. The first time that it does, its process is watched
@@ -120,9 +121,19 @@ impl Attached {
         host.same_pid_namespace(info.host()).then(|| info.host().pid())
     }
 
-    /// Closes what peers have let go of, in the background.
-    pub(super) fn sweep(&self) {
+    /// What is looked after once a second: closes what peers have let go of, in the background, and asks for peers that
+    /// stalled.
+    pub(super) fn look_after(&self) {
         self.imports.sweep_soon();
+        self.staging.look_for_stalled();
+    }
+
+    /// Lets go of pinned slots, in the background.
+    pub(super) fn release_slots(&self) {
+        let staging = Arc::downgrade(&self.staging);
+        self.link.background.run(Box::new(move || {
+            staging.upgrade().into_iter().for_each(|staging| staging.release_slots());
+        }));
     }
 
     /// What the operation asks; of the engine it says what is so for any peer.
@@ -365,6 +376,10 @@ impl Executor for Attached {
     fn withdraw(&self, key: &NotificationKey) {
         Offers::of_this_process().remove(key);
         self.staging.withdraw(key);
+        if self.shared.slots.are_allocated() {
+            // They may be idle from now on.
+            self.shared.upkeep.note_use();
+        }
     }
 
     fn describe(&self, info: PeerInfo) -> PeerInfo {

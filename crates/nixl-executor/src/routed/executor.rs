@@ -1,6 +1,8 @@
 //! What users configure.
 
 use std::fmt;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use nixl_descriptor::DescriptorList;
@@ -11,7 +13,7 @@ use super::attached::Attached;
 use super::upkeep::{Next, Upkeep};
 use crate::local::{Costs, CudaGpus, GpuError, Gpus, NoGpus, StreamHandle, StreamPoint, Threads};
 use crate::paths::{LocalFacts, PathCosts};
-use crate::staged::{StagingConfig, StagingStats};
+use crate::staged::{SlotPools, StagingConfig, StagingStats};
 use crate::{BlockError, DirectExecutor};
 
 /// Takes the best path that the two sides of an operation really have, at the speed of that path, and says which it was.
@@ -62,6 +64,7 @@ pub(super) struct Shared {
     pub(super) costs: Costs,
     pub(super) path_costs: PathCosts,
     pub(super) staging: StagingConfig,
+    pub(super) slots: SlotPools,
     pub(super) upkeep: Upkeep,
 }
 
@@ -92,6 +95,7 @@ impl PathExecutor {
         let threads =
             Threads::new(&clock).map_err(|e| BlockError::Thread { reason: e.to_string() })?;
         let connections = Arc::<Connections>::default();
+        let slots = SlotPools::new(StagingConfig::default());
         let shared = Shared {
             gpus,
             facts,
@@ -99,7 +103,8 @@ impl PathExecutor {
             costs: Costs::default(),
             path_costs: PathCosts::default(),
             staging: StagingConfig::default(),
-            upkeep: upkeep(&connections),
+            upkeep: upkeep(&connections, &slots),
+            slots,
         };
         Ok(Self { shared: Arc::new(shared), connections })
     }
@@ -107,7 +112,7 @@ impl PathExecutor {
     /// With slots like these for staging. For connections that are made afterwards.
     #[must_use]
     pub fn staging(mut self, config: StagingConfig) -> Self {
-        let shared = &self.shared;
+        let (shared, slots) = (&self.shared, SlotPools::new(config));
         self.shared = Arc::new(Shared {
             gpus: Arc::clone(&shared.gpus),
             facts: Arc::clone(&shared.facts),
@@ -115,7 +120,8 @@ impl PathExecutor {
             costs: shared.costs.clone(),
             path_costs: shared.path_costs.clone(),
             staging: config,
-            upkeep: upkeep(&self.connections),
+            upkeep: upkeep(&self.connections, &slots),
+            slots,
         });
         self
     }
@@ -146,8 +152,8 @@ impl PathExecutor {
     #[must_use]
     pub fn staging_stats(&self) -> StagingStats {
         let connections = live(&self.connections);
-        let each = connections.iter().map(|connection| connection.staging_stats());
-        each.fold(StagingStats::default(), StagingStats::plus)
+        let sessions = connections.iter().map(|connection| connection.staging.sessions()).sum();
+        StagingStats::of(&self.shared.slots, sessions)
     }
 }
 
@@ -156,11 +162,29 @@ fn live(connections: &Connections) -> Vec<Arc<Attached>> {
     connections.iter().filter_map(Weak::upgrade).collect()
 }
 
-fn upkeep(connections: &Arc<Connections>) -> Upkeep {
-    let connections = Arc::clone(connections);
+/// Seconds without a staged transfer after which the slots' memory goes back.
+const IDLE_SECONDS: u32 = 30;
+
+fn upkeep(connections: &Arc<Connections>, slots: &SlotPools) -> Upkeep {
+    let (connections, slots) = (Arc::clone(connections), slots.clone());
+    let idle = AtomicU32::new(0);
     Upkeep::new(move || {
-        live(&connections).iter().for_each(|connection| connection.sweep());
-        Next::WhenUsed
+        let live = live(&connections);
+        live.iter().for_each(|connection| connection.look_after());
+        // What is offered may be asked for until it is withdrawn, which counts as a use.
+        let needed = live.iter().any(|connection| connection.staging.may_need_slots());
+        if needed || !slots.are_idle() {
+            idle.store(0, Relaxed);
+        } else if idle.fetch_add(1, Relaxed) + 1 >= IDLE_SECONDS {
+            idle.store(0, Relaxed);
+            live.iter().for_each(|connection| connection.release_slots());
+            slots.release();
+        }
+        let stalled = live.iter().any(|connection| connection.staging.has_stalled());
+        match stalled || (!needed && slots.are_allocated()) {
+            true => Next::Soon,
+            false => Next::WhenUsed,
+        }
     })
 }
 

@@ -1,7 +1,5 @@
 //! What is looked after once a second while an executor is used.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "slots that are idle will want another look"))]
-
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

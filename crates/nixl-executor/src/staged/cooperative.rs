@@ -440,6 +440,9 @@ impl Drop for Cooperative {
                 }
             }
         }
+        if let Role::Sink(sink) = &mut self.role {
+            self.session.quarantine(sink.take_granted());
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,14 +21,14 @@ use super::cut::Cut;
 use super::lending::Borrowing;
 use super::message::{Message, MessageError, Open, SessionId};
 use super::outbox::Outbox;
-use super::pool::{SlotPool, SlotStats};
+use super::pool::{RegisteredSlots, SlotPools, SlotStats};
 use super::pull::Pull;
 use super::refusal::Refusal;
 use super::session::{Membership, Sessions};
 use super::sink::{Sink, SinkMemory};
 use super::source::{Source, SourceMemory};
 use super::targets::{Grants, Targets};
-use super::{StagingConfig, engine_failed, failed};
+use super::{StagingConfig, engine_failed, failed, gone};
 use crate::ipc::Imports;
 use crate::local::{Gpus, Tools};
 use crate::peers::Peers;
@@ -39,8 +40,8 @@ pub(crate) struct Staging {
     pub(super) borrowing: Borrowing,
     link: Link,
     config: StagingConfig,
-    outgoing: Arc<SlotPool>,
-    incoming: Arc<SlotPool>,
+    outgoing: Arc<RegisteredSlots>,
+    incoming: Arc<RegisteredSlots>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) peers: Arc<Peers>,
     offers: Mutex<HashMap<NotificationKey, Offer>>,
@@ -59,7 +60,7 @@ pub(crate) enum Manner {
     Lent,
 }
 
-/// What staging holds on one connection.
+/// What staging holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct StagingStats {
@@ -72,13 +73,9 @@ pub struct StagingStats {
 }
 
 impl StagingStats {
-    /// Both together.
-    pub(crate) fn plus(self, other: Self) -> Self {
-        Self {
-            outgoing: self.outgoing.plus(other.outgoing),
-            incoming: self.incoming.plus(other.incoming),
-            sessions: self.sessions + other.sessions,
-        }
+    /// Of connections that share the pools.
+    pub(crate) fn of(pools: &SlotPools, sessions: usize) -> Self {
+        Self { outgoing: pools.outgoing.stats(), incoming: pools.incoming.stats(), sessions }
     }
 }
 
@@ -101,7 +98,7 @@ impl Staging {
         borrowing: Borrowing,
         link: Link,
         peers: Arc<Peers>,
-        config: StagingConfig,
+        (config, pools): (StagingConfig, &SlotPools),
     ) -> Arc<Self> {
         let config = config.checked();
         Arc::new(Self {
@@ -109,8 +106,8 @@ impl Staging {
             borrowing,
             link,
             config,
-            outgoing: SlotPool::new(&config),
-            incoming: SlotPool::new(&config),
+            outgoing: RegisteredSlots::new(&pools.outgoing),
+            incoming: RegisteredSlots::new(&pools.incoming),
             sessions: Arc::default(),
             peers,
             offers: Mutex::default(),
@@ -134,6 +131,41 @@ impl Staging {
         &self.borrowing.tools
     }
 
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether an offer of this side may be asked for that needs slots.
+    pub(crate) fn may_need_slots(&self) -> bool {
+        let on_gpu = |offer: &Offer| offer.descriptors().iter().any(|d| !d.device().is_host());
+        self.sessions.len() > 0 || self.offers().values().any(on_gpu)
+    }
+
+    /// *Blocking.* Lets go of the slots' memory, which is registered again when it is needed.
+    pub(crate) fn release_slots(&self) {
+        self.outgoing.release();
+        self.incoming.release();
+    }
+
+    /// Asks peers whose stalled transfers have slots whether they are there.
+    pub(crate) fn look_for_stalled(&self) {
+        for (id, peer) in self.sessions.stalled() {
+            let ping = Message::Ping.encode(id);
+            let told = self.link.transport.notify(&PeerId::new(&*peer), &ping);
+            if let Poll::Ready(Err(error)) = told
+                && gone(&error)
+            {
+                self.sessions.peer_gone(&peer);
+            }
+        }
+    }
+
+    /// Whether peers may still write to slots of transfers that have ended.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.sessions.has_stalled()
+    }
+
+    #[cfg(test)]
     pub(crate) fn stats(&self) -> StagingStats {
         StagingStats {
             outgoing: self.outgoing.stats(),
@@ -190,7 +222,7 @@ impl Staging {
 
     /// Peers may ask for an offer that is complete, and for a while after it was withdrawn.
     pub(crate) fn checks_every(&self) -> Option<Duration> {
-        if !self.offers().is_empty() {
+        if !self.offers().is_empty() || self.sessions.has_stalled() {
             return Some(Self::CHECK);
         }
         let ended = *self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -494,7 +526,7 @@ impl Staging {
         Copier::new(&self.gpus, gpu, list.clone()).map_err(|e| engine_failed("begin", &e))
     }
 
-    fn fits(&self, pool: &SlotPool, cut: &Cut) -> Result<(), TransportError> {
+    fn fits(&self, pool: &RegisteredSlots, cut: &Cut) -> Result<(), TransportError> {
         let (longest, slot) = (cut.longest(), pool.slot_bytes());
         if longest > slot {
             let reason = format!(
