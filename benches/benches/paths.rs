@@ -44,30 +44,29 @@ fn paths(c: &mut Criterion) {
     let info = PeerInfo::new(PEER, 1, here.host.clone().unwrap()).unwrap();
     let info = here.describe(info.with_transports(["nixl/UCX"]).unwrap(), true);
     let peer = PeerFacts::new(&info, &here);
-    let (plans, health) = (Plans::new(here.clone(), PathCosts::default()), Health::new());
+    let (mut plans, mut health, costs) = (Plans::new(), Health::new(), PathCosts::default());
     let subject = Subject { kind: PathKind::Direct, local: Device::HOST, remote: Device::HOST };
-    health.succeeded(PEER, subject);
+    health.succeeded(subject);
 
     let mut group = c.benchmark_group("paths");
     group.bench_function("plan", |b| {
-        let costs = PathCosts::default();
         b.iter(|| PathPlan::new(black_box(host_read()), &here, &peer, &costs));
     });
     group.bench_function("kept plan", |b| {
-        b.iter(|| plans.get(black_box(PEER), Some(&info), host_read()));
+        b.iter(|| plans.get((&here, &costs), black_box(Some(&info)), host_read()));
     });
     group.bench_function("choose", |b| {
-        let (plan, standing) = (plans.get(PEER, Some(&info), host_read()), Standing::new());
+        let (plan, standing) =
+            (plans.get((&here, &costs), Some(&info), host_read()), Standing::new());
         b.iter(|| plan.choose(black_box(4096), &standing).unwrap().estimate);
     });
     // All that a 4 KiB read of host memory pays: the plan, the health, the choice, the note of its success.
     group.bench_function("host read", |b| {
         b.iter(|| {
-            let plan = plans.get(black_box(PEER), Some(&info), host_read());
-            let standing =
-                health.standing(PEER, Device::HOST, Device::HOST, Duration::from_secs(1));
+            let plan = plans.get((&here, &costs), black_box(Some(&info)), host_read());
+            let standing = health.standing(Device::HOST, Device::HOST, Duration::from_secs(1));
             let kind = plan.choose(4096, &standing).unwrap().path.kind;
-            health.succeeded(PEER, Subject { kind, ..subject });
+            health.succeeded(Subject { kind, ..subject });
             kind
         });
     });

@@ -42,6 +42,7 @@ mod local;
 mod memcpy;
 mod offers;
 pub mod paths;
+mod peers;
 mod routed;
 mod staged;
 
@@ -53,5 +54,5 @@ pub use local::{
     StreamPoint,
 };
 pub use nixl_ops::{Carrier, Hop, PathKind, PathPolicy, PathReport, Rejected};
-pub use routed::PathExecutor;
+pub use routed::{PathExecutor, PeerStats};
 pub use staged::{SlotStats, StagingConfig, StagingStats};

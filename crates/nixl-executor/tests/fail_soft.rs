@@ -117,7 +117,10 @@ impl World {
         (staging.slot_bytes, staging.slots) = (4096, 4);
         let paths = Arc::new(executor.staging(staging));
         let inner = Arc::clone(&paths) as Arc<dyn Executor>;
-        let executor: Arc<dyn Executor> = Arc::new(Apart { executor: inner, poses: near });
+        let executor: Arc<dyn Executor> = Arc::new(Apart {
+            executor: inner,
+            poses: near.then(std::os::unix::process::parent_id),
+        });
         let fabric = Fabric::new(Arc::new(SystemClock::new()));
         let build = |name: &str| {
             let transport = fabric.transport(name);
@@ -182,4 +185,22 @@ async fn without_pinned_slots_and_other_paths_the_error_says_so_until_there_are_
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     assert_eq!(completion.path().unwrap().kind, PathKind::StagedBothSides);
+}
+
+#[tokio::test]
+async fn connections_share_the_pinned_slots() {
+    let world = World::new(false).await;
+    let fabric = Fabric::new(Arc::new(SystemClock::new()));
+    let executor = Arc::clone(&world.paths) as Arc<dyn Executor>;
+    let mut kept = Vec::new();
+    for index in 0..20 {
+        let transport = fabric.transport(&index.to_string());
+        let connector = Connector::builder().transport(transport).executor(Arc::clone(&executor));
+        let connector = connector.build().await.unwrap();
+        let offer = connector.create_readable(world.region(&[7; 100])).await.unwrap();
+        kept.push((connector, offer));
+    }
+    let stats = world.paths.staging_stats();
+    assert_eq!((stats.incoming.pinned_bytes, stats.outgoing.pinned_bytes), (4 * 4096, 4 * 4096));
+    world.read().await.unwrap();
 }

@@ -53,8 +53,10 @@ impl World {
         let mut staging = StagingConfig::default();
         (staging.slot_bytes, staging.slots) = (4096, 4);
         let paths = Arc::new(executor.staging(staging));
-        let executor: Arc<dyn Executor> =
-            Arc::new(Apart { executor: Arc::clone(&paths) as Arc<dyn Executor>, poses });
+        let executor: Arc<dyn Executor> = Arc::new(Apart {
+            executor: Arc::clone(&paths) as Arc<dyn Executor>,
+            poses: poses.then(std::os::unix::process::parent_id),
+        });
         let fabric = Fabric::new(Arc::new(SystemClock::new()));
         let build = |name: &str| {
             let transport = fabric.transport(name);

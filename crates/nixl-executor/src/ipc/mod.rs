@@ -2,8 +2,11 @@
 
 mod imports;
 mod peer_copy;
+mod refused;
 mod share;
 
-pub(crate) use imports::{Foreign, Found, ImportError, Imports};
-pub(crate) use peer_copy::{PeerCopy, copier, owner_gone};
+#[cfg(test)]
+pub(crate) use imports::Now;
+pub(crate) use imports::{Foreign, Found, ImportError, Imports, OwnedBy};
+pub(crate) use peer_copy::{PeerCopy, copier, is_not_open, owner_gone};
 pub(crate) use share::{foreign, shares};

@@ -113,7 +113,7 @@ impl PeerCopy {
                         Found::Gone => return Err(owner_gone()),
                         Found::Closed => {
                             let reason = "the peer's memory could not be opened";
-                            return Err(failed(path, "open", reason));
+                            return Err(failed(path, NOT_OPEN, reason));
                         }
                     };
                     let base = memory.address();
@@ -173,6 +173,13 @@ impl PeerCopy {
             leased: request.leased.clone(),
         })
     }
+}
+
+const NOT_OPEN: &str = "open";
+
+/// Whether an error is that this very memory of the peer is not open, which says nothing of the path to other memory.
+pub(crate) fn is_not_open(error: &TransportError) -> bool {
+    matches!(error, TransportError::Engine { call: NOT_OPEN, .. })
 }
 
 /// The error of a share that its owner has let go of.
@@ -272,6 +279,7 @@ mod tests {
 
     use super::*;
     use crate::ipc::shares;
+    use crate::ipc::{Now, OwnedBy};
     use crate::local::{Abilities, Costs, SimulatedGpus, Threads};
     use crate::paths::LocalGpu;
 
@@ -360,13 +368,13 @@ mod tests {
                 Vec::new(),
             );
             let (facts, imports) =
-                (LocalFacts::default(), Imports::new(Arc::clone(&self.tools.gpus)));
+                (LocalFacts::default(), Imports::new(Arc::clone(&self.tools.gpus), Now::here()));
             let begin =
                 || PeerCopy::new(path, (&request, most), local, &facts, &imports, &self.tools);
             assert!(begin().is_err(), "the peer's memory is not open yet");
             let (gpu, _) = copier(&facts, &*self.gpus, (&here, local), &remote);
             let foreign = foreign(remote.shares()[0].kind(), gpu, local).unwrap();
-            imports.open(&foreign, None).unwrap();
+            imports.open(&foreign, OwnedBy { peer: "target", pid: None }).unwrap();
             let mut copy = begin().unwrap();
             while copy.poll().map(Result::unwrap).is_pending() {}
             let told = Mutex::new(Vec::new());
@@ -398,7 +406,8 @@ mod tests {
             &world.peer,
             Vec::new(),
         );
-        let (facts, imports) = (LocalFacts::default(), Imports::new(world.tools.gpus.clone()));
+        let (facts, imports) =
+            (LocalFacts::default(), Imports::new(world.tools.gpus.clone(), Now::here()));
         let begin = || {
             let request = (&request, u64::MAX);
             PeerCopy::new(path, request, local, &facts, &imports, &world.tools).map(drop)
@@ -406,7 +415,7 @@ mod tests {
         // Another path may do better.
         assert!(matches!(begin(), Err(TransportError::Engine { call: "open", .. })));
         let foreign = foreign(remote.shares()[0].kind(), 0, local).unwrap();
-        imports.open(&foreign, None).unwrap();
+        imports.open(&foreign, OwnedBy { peer: "target", pid: None }).unwrap();
         begin().unwrap();
         drop((their, there));
         std::thread::sleep(2 * RecentCheck::TTL);

@@ -1,14 +1,12 @@
 //! How real use of the paths went.
 
 use std::borrow::Cow;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nixl_device::Device;
 use nixl_ops::PathKind;
 
 use super::Standing;
-use super::peer_map::PeerMap;
 use super::plan::same;
 
 /// What was used: a kind of path between two memories.
@@ -54,9 +52,9 @@ pub enum HealthState {
     },
 }
 
-/// Remembers for each peer which paths worked and which failed. A failure demotes a path for a cooldown, which doubles
-/// each time that the path fails again after it; a success ends that. Bounded: the peers and paths that were used the
-/// longest ago are forgotten. Times are those of one [`Clock`](nixl_ops::Clock). Methods take a short lock.
+/// Remembers which paths to one peer worked and which failed. A failure demotes a path for a cooldown, which doubles each
+/// time that the path fails again after it; a success ends that. Bounded: the paths that were used the longest ago are
+/// forgotten. Times are those of one [`Clock`](nixl_ops::Clock).
 ///
 /// ```
 /// use std::time::Duration;
@@ -64,19 +62,19 @@ pub enum HealthState {
 /// use nixl_executor::paths::{Health, Subject};
 /// use nixl_ops::PathKind;
 ///
-/// let health = Health::new();
+/// let mut health = Health::new();
 /// let subject = Subject { kind: PathKind::CudaIpc, local: Device::cuda(0), remote: Device::cuda(1) };
-/// health.failed("peer", subject, "the driver refused the handle", Duration::from_secs(5));
-/// let at = |seconds| health.standing("peer", Device::cuda(0), Device::cuda(1), Duration::from_secs_f64(seconds));
+/// health.failed(subject, "the driver refused the handle", Duration::from_secs(5));
+/// let at = |seconds| health.standing(Device::cuda(0), Device::cuda(1), Duration::from_secs_f64(seconds));
 /// assert_eq!(
 ///     at(5.4).cooling(PathKind::CudaIpc).unwrap(),
 ///     "failed 400.0ms ago, not tried again for 600.0ms: the driver refused the handle"
 /// );
 /// assert!(at(6.0).cooling(PathKind::CudaIpc).is_none());
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Health {
-    peers: Mutex<PeerMap<Vec<Record>>>,
+    records: Vec<Record>,
 }
 
 #[derive(Clone, Debug)]
@@ -98,58 +96,47 @@ impl Health {
     pub const FIRST_COOLDOWN: Duration = Duration::from_secs(1);
     /// The longest time for which a failure demotes a path.
     pub const LONGEST_COOLDOWN: Duration = Duration::from_secs(300);
-    /// How many peers are remembered.
-    pub const MAX_PEERS: usize = 1024;
-    /// How many paths of one peer.
+    /// How many paths are remembered.
     pub const MAX_SUBJECTS: usize = 128;
 
     /// Nothing is known.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_limit(Self::MAX_PEERS)
-    }
-
-    fn with_limit(peers: usize) -> Self {
-        Self { peers: Mutex::new(PeerMap::new(peers)) }
+        Self::default()
     }
 
     /// The path worked.
-    pub fn succeeded(&self, peer: &str, subject: Subject) {
-        self.lock().update(peer, |records| record(records, subject).failure = None);
+    pub fn succeeded(&mut self, subject: Subject) {
+        record(&mut self.records, subject).failure = None;
     }
 
     /// The path failed. Failures of operations that were under way together count as one: during its cooldown a path's
     /// further failures change the reason only.
     pub fn failed(
-        &self,
-        peer: &str,
+        &mut self,
         subject: Subject,
         reason: impl Into<Cow<'static, str>>,
         now: Duration,
     ) {
         let reason = reason.into();
-        self.lock().update(peer, |records| {
-            let record = record(records, subject);
-            match &mut record.failure {
-                Some(failure) if now < failure.until => {
-                    failure.at = failure.at.max(now);
-                    failure.reason = reason;
-                }
-                failure => {
-                    let times = failure.as_ref().map_or(0, |f| f.times).saturating_add(1);
-                    let until = now.saturating_add(cooldown(times));
-                    *failure = Some(Failure { times, at: now, until, reason });
-                }
+        let record = record(&mut self.records, subject);
+        match &mut record.failure {
+            Some(failure) if now < failure.until => {
+                failure.at = failure.at.max(now);
+                failure.reason = reason;
             }
-        });
+            failure => {
+                let times = failure.as_ref().map_or(0, |f| f.times).saturating_add(1);
+                let until = now.saturating_add(cooldown(times));
+                *failure = Some(Failure { times, at: now, until, reason });
+            }
+        }
     }
 
     /// What is known of a path.
     #[must_use]
-    pub fn state(&self, peer: &str, subject: Subject, now: Duration) -> HealthState {
-        let mut peers = self.lock();
-        let records = peers.get(peer).map_or(&[][..], |records| records.as_slice());
-        match records.iter().find(|record| record.subject.is(&subject)) {
+    pub fn state(&self, subject: Subject, now: Duration) -> HealthState {
+        match self.records.iter().find(|record| record.subject.is(&subject)) {
             None => HealthState::Unproven,
             Some(Record { failure: None, .. }) => HealthState::Proven,
             Some(Record { failure: Some(failure), .. }) => HealthState::Failed {
@@ -163,10 +150,9 @@ impl Health {
 
     /// How the paths between two memories stand. Takes memory only if one of them is in its cooldown.
     #[must_use]
-    pub fn standing(&self, peer: &str, local: Device, remote: Device, now: Duration) -> Standing {
+    pub fn standing(&self, local: Device, remote: Device, now: Duration) -> Standing {
         let mut standing = Standing::new();
-        let mut peers = self.lock();
-        for record in peers.get(peer).into_iter().flatten() {
+        for record in &self.records {
             if record.subject.pair() != (local, remote) {
                 continue;
             }
@@ -185,21 +171,6 @@ impl Health {
             }
         }
         standing
-    }
-
-    /// Forgets a peer, for instance because it is gone.
-    pub fn forget(&self, peer: &str) {
-        self.lock().remove(peer);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, PeerMap<Vec<Record>>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -238,35 +209,33 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Succeed(usize, usize, u32),
-        Fail(usize, usize, u32),
+        Succeed(usize, u32),
+        Fail(usize, u32),
         Wait(u64),
-        Forget(usize),
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let key = || (0..3usize, 2..5usize, 0..2u32);
+        let key = || (2..5usize, 0..2u32);
         prop_oneof![
-            2 => key().prop_map(|(p, k, l)| Step::Succeed(p, k, l)),
-            6 => key().prop_map(|(p, k, l)| Step::Fail(p, k, l)),
+            2 => key().prop_map(|(k, l)| Step::Succeed(k, l)),
+            6 => key().prop_map(|(k, l)| Step::Fail(k, l)),
             4 => (0..400_000u64).prop_map(Step::Wait),
-            1 => (0..3usize).prop_map(Step::Forget),
         ]
     }
 
     /// Failures in a row, the last one, the end of the cooldown; all in milliseconds.
     #[derive(Default)]
     struct Model {
-        paths: HashMap<(usize, usize, u32), (u32, u64, u64)>,
+        paths: HashMap<(usize, u32), (u32, u64, u64)>,
         now: u64,
     }
 
     impl Model {
         fn step(&mut self, step: &Step) {
             match *step {
-                Step::Succeed(p, k, l) => drop(self.paths.insert((p, k, l), (0, 0, 0))),
-                Step::Fail(p, k, l) => {
-                    let (times, at, until) = self.paths.entry((p, k, l)).or_default();
+                Step::Succeed(k, l) => drop(self.paths.insert((k, l), (0, 0, 0))),
+                Step::Fail(k, l) => {
+                    let (times, at, until) = self.paths.entry((k, l)).or_default();
                     *at = self.now;
                     if *times == 0 || self.now >= *until {
                         *times += 1;
@@ -275,11 +244,10 @@ mod tests {
                     }
                 }
                 Step::Wait(ms) => self.now += ms,
-                Step::Forget(p) => self.paths.retain(|key, _| key.0 != p),
             }
         }
 
-        fn state(&self, key: (usize, usize, u32)) -> HealthState {
+        fn state(&self, key: (usize, u32)) -> HealthState {
             match self.paths.get(&key) {
                 None => HealthState::Unproven,
                 Some((0, ..)) => HealthState::Proven,
@@ -293,34 +261,29 @@ mod tests {
         }
     }
 
-    const PEERS: [&str; 3] = ["a", "b", "c"];
-
     proptest! {
         #[test]
         fn it_remembers_as_the_model_does(steps in proptest::collection::vec(step(), 0..60)) {
-            let (health, mut model) = (Health::new(), Model::default());
+            let (mut health, mut model) = (Health::new(), Model::default());
             for step in &steps {
                 let now = Duration::from_millis(model.now);
                 match *step {
-                    Step::Succeed(p, k, l) => health.succeeded(PEERS[p], subject(k, l)),
-                    Step::Fail(p, k, l) => health.failed(PEERS[p], subject(k, l), "why", now),
+                    Step::Succeed(k, l) => health.succeeded(subject(k, l)),
+                    Step::Fail(k, l) => health.failed(subject(k, l), "why", now),
                     Step::Wait(_) => {}
-                    Step::Forget(p) => health.forget(PEERS[p]),
                 }
                 model.step(step);
                 let now = Duration::from_millis(model.now);
-                for (p, peer) in PEERS.iter().enumerate() {
-                    for l in 0..2 {
-                        let standing = health.standing(peer, Device::cuda(l), Device::HOST, now);
-                        for k in 2..5 {
-                            let expected = model.state((p, k, l));
-                            prop_assert_eq!(health.state(peer, subject(k, l), now), expected.clone());
-                            let cooling = matches!(
-                                expected,
-                                HealthState::Failed { retry_in, .. } if retry_in > Duration::ZERO
-                            );
-                            prop_assert_eq!(standing.cooling(PathKind::ALL[k]).is_some(), cooling);
-                        }
+                for l in 0..2 {
+                    let standing = health.standing(Device::cuda(l), Device::HOST, now);
+                    for k in 2..5 {
+                        let expected = model.state((k, l));
+                        prop_assert_eq!(health.state(subject(k, l), now), expected.clone());
+                        let cooling = matches!(
+                            expected,
+                            HealthState::Failed { retry_in, .. } if retry_in > Duration::ZERO
+                        );
+                        prop_assert_eq!(standing.cooling(PathKind::ALL[k]).is_some(), cooling);
                     }
                 }
             }
@@ -334,28 +297,15 @@ mod tests {
     }
 
     #[test]
-    fn the_peer_used_the_longest_ago_is_forgotten() {
-        let health = Health::with_limit(2);
-        let path = subject(2, 0);
-        let state = |peer| health.state(peer, path, Duration::ZERO);
-        health.succeeded("a", path);
-        health.succeeded("b", path);
-        assert_eq!(state("a"), HealthState::Proven);
-        health.succeeded("c", path);
-        assert_eq!(state("b"), HealthState::Unproven);
-        assert_eq!((state("a"), state("c")), (HealthState::Proven, HealthState::Proven));
-    }
-
-    #[test]
     fn the_path_used_the_longest_ago_is_forgotten() {
-        let health = Health::new();
+        let mut health = Health::new();
         let last = u32::try_from(Health::MAX_SUBJECTS).unwrap();
         for local in 0..last {
-            health.succeeded("a", subject(2, local));
+            health.succeeded(subject(2, local));
         }
-        health.succeeded("a", subject(2, 0));
-        health.succeeded("a", subject(2, last));
-        let state = |local| health.state("a", subject(2, local), Duration::ZERO);
+        health.succeeded(subject(2, 0));
+        health.succeeded(subject(2, last));
+        let state = |local| health.state(subject(2, local), Duration::ZERO);
         assert_eq!(state(1), HealthState::Unproven);
         for local in [0, 2, last] {
             assert_eq!(state(local), HealthState::Proven, "{local}");

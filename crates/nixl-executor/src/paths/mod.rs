@@ -4,11 +4,11 @@
 //!
 //! - [`LocalFacts`] and [`PeerFacts`] are what is known of the two sides; static facts propose paths.
 //! - [`PathPlan`] says of every kind of path whether it is there for a [`Question`], and at what [cost](PathCosts), or
-//!   what is missing. It depends neither on the size nor on what happened before, so [`Plans`] keeps it.
+//!   what is missing. It depends neither on the size nor on what happened before, so [`Plans`] keeps it for a peer.
 //! - [`PathPlan::choose`] picks the fastest for a size, [`PathPlan::rank`] shows the order.
-//! - [`Health`] remembers how real use went: a path that failed stands behind the others for a while. One operation's
+//! - [`Health`] remembers how real use went with a peer: a path that failed stands behind the others for a while. One operation's
 //!   [`Standing`] is drawn from it, and takes up the paths that the operation has tried itself.
-//! - [`Estimates`] keeps what the engine itself expects, which corrects what is inferred of it.
+//! - [`Estimate`] keeps what the engine itself expects of the way to a peer, which corrects what is inferred of it.
 //! - [`may_retry`] says whether another path may be tried.
 //! - [`note_attempt`] and [`note_end`] count, and tell `tracing`.
 //!
@@ -39,10 +39,9 @@ mod check;
 mod costs;
 mod describe;
 mod discover;
-mod estimates;
+mod estimate;
 mod facts;
 mod health;
-mod peer_map;
 mod plan;
 mod plans;
 mod ranking;
@@ -55,7 +54,7 @@ mod ucx;
 mod tests;
 
 pub use costs::PathCosts;
-pub use estimates::Estimates;
+pub use estimate::Estimate;
 pub use facts::{
     Engine, Fact, LocalFacts, LocalGpu, Nearness, Offered, PeerCarriers, PeerFacts, PeerGpu,
     Question, ShareForm,

@@ -436,15 +436,17 @@ fn shares_count_if_they_cover_all_in_one_form() {
 
 #[test]
 fn plans_are_kept_until_the_peer_says_otherwise() {
-    let plans = Plans::new(here().into(), PathCosts::default());
-    let info = describe(&here());
+    let mut plans = Plans::new();
+    let (here, costs) = (here(), PathCosts::default());
+    let mut get = |info: &PeerInfo, question| plans.get((&here, &costs), Some(info), question);
+    let info = describe(&here);
     let question = ask(MemoryKind::Gpu(0), ONE);
-    let first = plans.get("peer", Some(&info), question);
-    assert!(std::sync::Arc::ptr_eq(&first, &plans.get("peer", Some(&info), question)));
+    let first = get(&info, question);
+    assert!(std::sync::Arc::ptr_eq(&first, &get(&info, question)));
     let other = Question { policy: PathPolicy::auto().forbid(PathKind::Emulated), ..question };
-    assert_ne!(plans.get("peer", Some(&info), other), first);
+    assert_ne!(get(&info, other), first);
     let changed = info.with_capabilities(Capabilities::default());
-    assert_ne!(plans.get("peer", Some(&changed), question), first);
+    assert_ne!(get(&changed, question), first);
 }
 
 fn memory() -> impl Strategy<Value = MemoryKind> {

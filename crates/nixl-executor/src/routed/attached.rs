@@ -5,25 +5,26 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, Presence, SharedName};
-use nixl_device::Device;
+use nixl_device::{Device, ExitWatch, ProcessExits};
 use nixl_metadata::{Doorbell, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
     DirectTransfer, EndedOffer, Execution, Executor, Gate, Link, Offer, PathKind, PathPolicy,
-    PeerId, Preparation, Received, Rejected, Route, TransferRequest, TransportError,
+    PeerId, Preparation, Received, Rejected, TransferRequest, TransportError,
 };
 
 use super::attempt::Attempt;
-use super::executor::Shared;
+use super::executor::{PeerStats, Shared};
 use super::within::Within;
 use crate::DirectExecutor;
 use crate::direct::{agree, is_host};
-use crate::ipc::{Foreign, ImportError, Imports, PeerCopy, copier, foreign, owner_gone, shares};
+use crate::ipc::{
+    Foreign, ImportError, Imports, OwnedBy, PeerCopy, copier, foreign, owner_gone, shares,
+};
 use crate::local::{MemoryKind, Tools, kind_of};
 use crate::offers::Offers;
-use crate::paths::{
-    Engine, Estimates, Health, Offered, PathPlan, Plans, Question, ShareForm, Subject, Successes,
-};
-use crate::staged::{Borrowing, Manner, Staging, StagingStats};
+use crate::paths::{Engine, Offered, PathPlan, Question, ShareForm, Standing, Successes};
+use crate::peers::{Peer, Peers};
+use crate::staged::{Borrowing, Manner, Staging};
 
 pub(super) struct Attached {
     /// For operations, which go on with the next path by themselves.
@@ -33,10 +34,8 @@ pub(super) struct Attached {
     tools: Tools,
     pub(super) staging: Arc<Staging>,
     pub(super) imports: Arc<Imports>,
-    plans: Plans,
-    pub(super) health: Arc<Health>,
+    peers: Arc<Peers>,
     engine: Engine,
-    estimates: Estimates,
     pub(super) successes: Successes,
 }
 
@@ -53,33 +52,92 @@ impl Attached {
             costs: shared.costs.clone(),
             waker: link.waker.clone(),
         };
-        let imports = Arc::new(Imports::new(Arc::clone(gpus)));
+        let imports = Imports::new(Arc::clone(gpus), Arc::clone(&link.background));
         let borrowing = Borrowing {
             imports: Arc::clone(&imports),
             tools: tools.clone(),
             facts: Arc::clone(&shared.facts),
         };
+        let peers = Arc::<Peers>::default();
         Self {
             me,
             tools,
-            staging: Staging::new(borrowing, link.clone(), shared.staging),
+            staging: Staging::new(
+                borrowing,
+                link.clone(),
+                Arc::clone(&peers),
+                (shared.staging, &shared.slots),
+            ),
             imports,
-            plans: Plans::new(Arc::clone(&shared.facts), shared.path_costs.clone()),
-            health: Arc::default(),
+            peers,
             engine: Engine::of(link.transport.name()),
-            estimates: Estimates::new(),
             successes: Successes::default(),
             link,
             shared,
         }
     }
 
-    pub(super) fn staging_stats(&self) -> StagingStats {
-        self.staging.stats()
+    pub(super) fn peer_stats(&self) -> PeerStats {
+        let (imports, pinned_bytes) = self.imports.held();
+        PeerStats { peers: self.peers.len(), imports, pinned_bytes }
     }
 
-    /// What the operation asks, to a peer.
-    fn question(&self, peer: &PeerId, request: &TransferRequest<'_>) -> Question {
+    /// What is known of the peer of this name, that says this of itself. The first time that it does, its process is watched
+    /// if that is one of this PID namespace.
+    fn peer(&self, name: &str, info: Option<&PeerInfo>) -> Arc<Peer> {
+        let peer = self.peers.of(name);
+        if let Some(info) = info {
+            peer.watch(|| self.watch(name, self.pid_here(info)?));
+        }
+        peer
+    }
+
+    fn watch(&self, name: &str, pid: u32) -> Option<ExitWatch> {
+        if pid == std::process::id() {
+            return None;
+        }
+        let (me, background) = (Weak::clone(&self.me), Arc::clone(&self.link.background));
+        let name = name.to_owned();
+        let ended = move || {
+            background.run(Box::new(move || {
+                me.upgrade().into_iter().for_each(|me| me.forget(&name));
+            }));
+        };
+        let watch = ProcessExits::global().watch(pid, None, ended);
+        // It has ended already, which the operation finds out, or there are no descriptors left.
+        watch.inspect_err(|error| tracing::debug!(%error, "a peer's process is not watched")).ok()
+    }
+
+    /// *Blocking.* The peer is gone: what is kept for it goes, but for what operations under way use.
+    fn forget(&self, peer: &str) {
+        self.peers.forget(peer);
+        self.staging.peer_gone(peer);
+        self.imports.close_of(peer);
+    }
+
+    /// The process of a peer, if its number means the same process here.
+    fn pid_here(&self, info: &PeerInfo) -> Option<u32> {
+        let host = self.shared.facts.host.as_ref()?;
+        host.same_pid_namespace(info.host()).then(|| info.host().pid())
+    }
+
+    /// What is looked after once a second: closes what peers have let go of, in the background, and asks for peers that
+    /// stalled.
+    pub(super) fn look_after(&self) {
+        self.imports.sweep_soon();
+        self.staging.look_for_stalled();
+    }
+
+    /// Lets go of pinned slots, in the background.
+    pub(super) fn release_slots(&self) {
+        let staging = Arc::downgrade(&self.staging);
+        self.link.background.run(Box::new(move || {
+            staging.upgrade().into_iter().for_each(|staging| staging.release_slots());
+        }));
+    }
+
+    /// What the operation asks; of the engine it says what is so for any peer.
+    fn question(&self, request: &TransferRequest<'_>) -> Question {
         let remote = request
             .remote
             .descriptors()
@@ -91,7 +149,7 @@ impl Attached {
             operation: request.kind,
             local: self.local_kind(request.local, remote),
             remote,
-            engine: self.estimates.refine(peer.as_str(), self.engine),
+            engine: self.engine,
             offered: Offered::by_a_peer(request.remote),
             policy: request.policy,
         }
@@ -110,16 +168,29 @@ impl Attached {
         }
     }
 
-    pub(super) fn plan(&self, peer: &PeerId, request: &TransferRequest<'_>) -> Arc<PathPlan> {
-        self.plans.get(peer.as_str(), request.remote.peer(), self.question(peer, request))
+    /// The plan, and how its paths stand.
+    fn plan(
+        &self,
+        peer: &Peer,
+        info: Option<&PeerInfo>,
+        mut question: Question,
+    ) -> (Arc<PathPlan>, Standing) {
+        let now = self.link.clock.now();
+        let here = (&*self.shared.facts, &self.shared.path_costs);
+        let mut known = peer.lock();
+        question.engine = known.estimate.refine(self.engine);
+        let plan = known.plans.get(here, info, question);
+        let (local, remote) = devices(&plan);
+        let standing = known.health.standing(local, remote, now);
+        (plan, standing)
     }
 
     /// Asks the engine once for each peer what it expects of a transfer between host memories.
-    fn ask_engine(&self, route: &Route<'_>, request: &TransferRequest<'_>) {
+    fn ask_engine(&self, peer: &Peer, request: &TransferRequest<'_>) {
         let bytes = request.local.total_bytes();
         let is_host = || is_host(request.local) && is_host_memory(request.remote);
         if self.engine != Engine::Ucx
-            || !self.estimates.wants(route.peer.as_str(), bytes, request.local.len())
+            || !peer.lock().estimate.wants(bytes, request.local.len())
             || !is_host()
         {
             return;
@@ -127,7 +198,7 @@ impl Attached {
         // Whatever is wrong with it shows again when it is begun.
         let transfer = request.clone().transfer(None).ok();
         let expected = transfer.and_then(|transfer| transfer.estimate());
-        self.estimates.note(route.peer.as_str(), bytes, expected);
+        peer.lock().estimate.note(bytes, expected);
     }
 
     /// Prepares a transfer by one kind of path.
@@ -173,12 +244,12 @@ impl Attached {
         PeerCopy::new(kind, (request, most), local, facts, &self.imports, &self.tools)
     }
 
-    /// The peer's memory that is not open here, and the kind of path that needs it.
-    fn unopened(
+    /// The peer's memory as this process opens it, and the kind of path that needs it open.
+    fn foreign<'a>(
         &self,
         local: &DescriptorList,
-        remote: &RdmaMetadata,
-    ) -> Option<(PathKind, Vec<Foreign>)> {
+        remote: &'a RdmaMetadata,
+    ) -> Option<(PathKind, impl Iterator<Item = Foreign> + use<'a>)> {
         let path = match Offered::by_a_peer(remote).share? {
             ShareForm::CudaIpc => PathKind::CudaIpc,
             ShareForm::File => PathKind::SharedMemory,
@@ -187,12 +258,20 @@ impl Attached {
         let (gpus, ours) = (&*self.shared.gpus, (local, self.local_kind(local, device)));
         let (gpu, _) = copier(&self.shared.facts, gpus, ours, remote);
         let gpus = gpus.abilities().gpus;
-        let wanted = remote.shares().iter().filter_map(|share| foreign(share.kind(), gpu, ours.1));
+        let wanted =
+            remote.shares().iter().filter_map(move |share| foreign(share.kind(), gpu, ours.1));
+        let wanted = wanted.filter(move |foreign| match foreign {
+            Foreign::Gpu(gpu, _) => *gpu < gpus,
+            Foreign::File(_) | Foreign::Pinned(_) => true,
+        });
+        Some((path, wanted))
+    }
+
+    /// A job that opens the peer's memory, if a path that needs it is there.
+    fn opening(&self, local: &DescriptorList, remote: &RdmaMetadata) -> Option<Preparation> {
+        let now = self.link.clock.now();
+        let (path, wanted) = self.foreign(local, remote)?;
         let unopened: Vec<_> = wanted
-            .filter(|foreign| match foreign {
-                Foreign::Gpu(gpu, _) => *gpu < gpus,
-                Foreign::File(_) | Foreign::Pinned(_) => true,
-            })
             .filter(|foreign| !self.imports.has(foreign))
             .filter(|foreign| match foreign {
                 Foreign::Gpu(..) => true,
@@ -200,44 +279,29 @@ impl Attached {
                 Foreign::File(name) | Foreign::Pinned(name) => !name.is_own(),
             })
             .collect();
-        (!unopened.is_empty()).then_some((path, unopened))
-    }
-
-    /// A job that opens the peer's memory, if a path that needs it is there.
-    fn opening(&self, local: &DescriptorList, remote: &RdmaMetadata) -> Option<Preparation> {
-        let (path, unopened) = self.unopened(local, remote)?;
+        if unopened.is_empty() || unopened.iter().any(|f| self.imports.refused.has(f, now)) {
+            return None;
+        }
         let info = remote.peer()?;
         let device = remote.descriptors().first().map(|d| d.device())?;
         let question = Question {
             operation: remote.operation_kind(),
             local: self.local_kind(local, device),
             remote: device,
-            engine: self.estimates.refine(info.agent_name(), self.engine),
+            engine: self.engine,
             offered: Offered::by_a_peer(remote),
             policy: PathPolicy::auto(),
         };
-        let plan = self.plans.get(info.agent_name(), Some(info), question);
-        if !plan.able.iter().any(|able| able.kind == path) {
+        let peer = self.peer(info.agent_name(), Some(info));
+        let (plan, standing) = self.plan(&peer, Some(info), question);
+        if !plan.able.iter().any(|able| able.kind == path) || standing.cooling(path).is_some() {
             return None;
         }
-        let here = local.as_slice().first().map_or(Device::HOST, |d| d.device());
-        let subject = Subject { kind: path, local: here, remote: device };
-        let (imports, health) = (Arc::clone(&self.imports), Arc::clone(&self.health));
-        let is_near = self
-            .shared
-            .facts
-            .host
-            .as_ref()
-            .is_some_and(|host| host.same_pid_namespace(info.host()));
-        let pid = is_near.then(|| info.host().pid());
+        let (imports, pid) = (Arc::clone(&self.imports), self.pid_here(info));
         let page = remote.doorbell().map(page_of);
-        let (clock, peer) = (Arc::clone(&self.link.clock), info.agent_name().to_owned());
-        if health.standing(&peer, here, device, clock.now()).cooling(path).is_some() {
-            return None;
-        }
         Some(Box::new(move || {
             for foreign in unopened {
-                match imports.open(&foreign, pid) {
+                match imports.open(&foreign, OwnedBy { peer: peer.name(), pid }) {
                     Ok(_) => {}
                     // The peer is here, and its memory is not.
                     Err(ImportError::Absent)
@@ -247,14 +311,32 @@ impl Attached {
                         return Err(owner_gone());
                     }
                     Err(error) => {
-                        // The operation takes another path, and later ones do not try for a while.
-                        health.failed(&peer, subject, error.to_string(), clock.now());
+                        // The operation takes another path, and later ones with this memory do not try for a while.
+                        imports.refused.note(foreign, error.to_string(), now);
                         break;
                     }
                 }
             }
             Ok(())
         }))
+    }
+
+    /// Notes what this operation cannot use, whatever the path can with other memory.
+    fn note_memory(&self, request: &TransferRequest<'_>, standing: &mut Standing) {
+        if let Some(reason) = self.staging.why_not(request.local, request.kind) {
+            for kind in [PathKind::StagedOneSide, PathKind::StagedBothSides] {
+                standing.note_tried(kind, reason.clone());
+            }
+        }
+        if self.imports.refused.any()
+            && let Some((path, mut wanted)) = self.foreign(request.local, request.remote)
+        {
+            let now = self.link.clock.now();
+            let reason = wanted.find_map(|foreign| self.imports.refused.reason(&foreign, now));
+            if let Some(reason) = reason {
+                standing.note_tried(path, format!("this memory could not be opened: {reason}"));
+            }
+        }
     }
 
     /// Both sides are memory of this process.
@@ -276,6 +358,15 @@ impl Attached {
     }
 }
 
+/// The device of each side.
+pub(super) fn devices(plan: &PathPlan) -> (Device, Device) {
+    let here = match plan.question.local {
+        MemoryKind::Gpu(gpu) => Device::cuda(gpu),
+        _ => Device::HOST,
+    };
+    (here, plan.question.remote)
+}
+
 impl Executor for Attached {
     fn announce(&self, offer: Offer) {
         Offers::of_this_process().insert(offer.clone());
@@ -285,6 +376,10 @@ impl Executor for Attached {
     fn withdraw(&self, key: &NotificationKey) {
         Offers::of_this_process().remove(key);
         self.staging.withdraw(key);
+        if self.shared.slots.are_allocated() {
+            // They may be idle from now on.
+            self.shared.upkeep.note_use();
+        }
     }
 
     fn describe(&self, info: PeerInfo) -> PeerInfo {
@@ -334,7 +429,18 @@ impl Executor for Attached {
     }
 
     fn receive(&self, from: &str, payload: &[u8]) -> Received {
-        self.staging.receive(from, payload)
+        let received = self.staging.receive(from, payload);
+        if matches!(received, Received::Serve(_)) {
+            self.shared.upkeep.note_use();
+        }
+        received
+    }
+
+    fn peer_ended(&self, peer: &PeerId) {
+        let (me, name) = (Weak::clone(&self.me), peer.as_str().to_owned());
+        self.link.background.run(Box::new(move || {
+            me.upgrade().into_iter().for_each(|me| me.forget(&name));
+        }));
     }
 
     fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
@@ -362,10 +468,14 @@ impl Executor for Attached {
             let (engine, call) = ("executor", "begin");
             return Err(TransportError::Engine { engine, call, reason: reason.into() });
         }
-        self.ask_engine(route, &request);
-        let plan = self.plan(route.peer, &request);
+        let info = request.remote.peer();
+        let peer = self.peer(route.peer.as_str(), info);
+        self.ask_engine(&peer, &request);
+        let (plan, mut standing) = self.plan(&peer, info, self.question(&request));
+        self.note_memory(&request, &mut standing);
+        self.shared.upkeep.note_use();
         let me = self.me.upgrade().ok_or(TransportError::Closed)?;
-        Attempt::begin(me, plan, &request)
+        Attempt::begin(me, peer, (plan, standing), &request)
     }
 }
 

@@ -5,27 +5,27 @@ use std::task::Poll;
 use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, Leased, Registration};
-use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
 use nixl_ops::{
     Execution, OperationError, PathKind, PathPolicy, PathReport, PeerId, PeerMemory, RemoteSlot,
     TransferRequest, Transport, TransportError,
 };
 
-use super::attached::Attached;
+use super::attached::{Attached, devices};
 use super::probe::PROBE;
-use crate::local::MemoryKind;
+use crate::ipc::is_not_open;
 use crate::paths::{
     AblePath, HealthState, MAX_ATTEMPTS, PathPlan, Standing, Subject, may_retry, note_attempt,
     note_end, tell_end,
 };
+use crate::peers::Peer;
 
 /// An operation that goes by the paths of its plan.
 pub(super) struct Attempt {
     attached: Arc<Attached>,
     plan: Arc<PathPlan>,
     standing: Standing,
-    peer: PeerId,
+    peer: Arc<Peer>,
     bytes: u64,
     /// What the next path would need; none if there is no other.
     request: Option<Box<Owned>>,
@@ -93,25 +93,16 @@ impl Attempt {
     /// Prepares the transfer by the best path that can be prepared.
     pub(super) fn begin(
         attached: Arc<Attached>,
-        plan: Arc<PathPlan>,
+        peer: Arc<Peer>,
+        (plan, mut standing): (Arc<PathPlan>, Standing),
         request: &TransferRequest<'_>,
     ) -> Result<Box<dyn Execution>, TransportError> {
-        let Some(route) = &request.route else { return Err(TransportError::Closed) };
-        let peer = route.peer.clone();
-        let (here, there) = devices(&plan);
-        let now = attached.link.clock.now();
-        let mut standing = attached.health.standing(peer.as_str(), here, there, now);
-        if let Some(reason) = attached.staging.why_not(request.local, request.kind) {
-            for kind in [PathKind::StagedOneSide, PathKind::StagedBothSides] {
-                standing.note_tried(kind, reason.clone());
-            }
-        }
         let bytes = request.local.total_bytes();
         let mut tries = 0;
         let (path, (current, proving)) = loop {
             let path = plan.choose(bytes, &standing)?.path.clone();
             tries += 1;
-            match attached.first(path.kind, &plan, request) {
+            match attached.first(path.kind, &peer, &plan, request) {
                 Ok(first) => break (path, first),
                 Err(error) => {
                     attached.note(&peer, &plan, path.kind, Err(&error));
@@ -163,7 +154,7 @@ impl Attempt {
             self.path = chosen.path.clone();
             self.tries += 1;
             let request = request.request();
-            match self.attached.first(self.path.kind, &self.plan, &request) {
+            match self.attached.first(self.path.kind, &self.peer, &self.plan, &request) {
                 Ok((execution, proving)) => {
                     self.replace(execution, proving);
                     return Ok(());
@@ -198,12 +189,13 @@ impl Attached {
     fn first(
         &self,
         kind: PathKind,
+        peer: &Peer,
         plan: &PathPlan,
         request: &TransferRequest<'_>,
     ) -> Result<(Box<dyn Execution>, bool), TransportError> {
         let local = plan.question.local;
         if request.local.total_bytes() > PROBE
-            && !self.has_proven(kind, plan, request)
+            && !self.has_proven(kind, peer, plan)
             && let Some(probe) = self.probe(kind, local, request)?
         {
             return Ok((probe, true));
@@ -212,18 +204,17 @@ impl Attached {
     }
 
     /// Whether a path worked the last time.
-    fn has_proven(&self, kind: PathKind, plan: &PathPlan, request: &TransferRequest<'_>) -> bool {
+    fn has_proven(&self, kind: PathKind, peer: &Peer, plan: &PathPlan) -> bool {
         let (local, remote) = devices(plan);
-        let Some(route) = &request.route else { return false };
         let now = self.link.clock.now();
-        let state = self.health.state(route.peer.as_str(), Subject { kind, local, remote }, now);
+        let state = peer.lock().health.state(Subject { kind, local, remote }, now);
         state == HealthState::Proven
     }
 
     /// Remembers how a path did.
     fn note(
         &self,
-        peer: &PeerId,
+        peer: &Peer,
         plan: &PathPlan,
         kind: PathKind,
         result: Result<(), &TransportError>,
@@ -237,15 +228,14 @@ impl Attached {
         let subject = Subject { kind, local, remote };
         if result.is_err_and(|e| kind == PathKind::SharedMemory || wants_reconnect(e)) {
             // The memory of a process that has ended is free only once it is closed here.
-            let imports = Arc::clone(&self.imports);
-            self.link.background.run(Box::new(move || imports.sweep()));
+            self.imports.sweep_soon();
         }
         match result {
-            Ok(()) => self.health.succeeded(peer.as_str(), subject),
+            Ok(()) => peer.lock().health.succeeded(subject),
             // The others say nothing about the path.
-            Err(error) if may_retry(false, error) => {
+            Err(error) if may_retry(false, error) && !is_not_open(error) => {
                 let now = self.link.clock.now();
-                self.health.failed(peer.as_str(), subject, error.to_string(), now);
+                peer.lock().health.failed(subject, error.to_string(), now);
             }
             Err(_) => {}
         }
@@ -346,15 +336,6 @@ impl Drop for Attempt {
             self.leased.clone().leak();
         }
     }
-}
-
-/// The device of each side.
-fn devices(plan: &PathPlan) -> (Device, Device) {
-    let here = match plan.question.local {
-        MemoryKind::Gpu(gpu) => Device::cuda(gpu),
-        _ => Device::HOST,
-    };
-    (here, plan.question.remote)
 }
 
 /// Whether the engine must meet the peer anew, whatever the path.

@@ -1,16 +1,19 @@
 //! What users configure.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use nixl_descriptor::DescriptorList;
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{Clock, Execution, Executor, Link, SystemClock, TransferRequest, TransportError};
 
 use super::attached::Attached;
+use super::upkeep::{Next, Upkeep};
 use crate::local::{Costs, CudaGpus, GpuError, Gpus, NoGpus, StreamHandle, StreamPoint, Threads};
 use crate::paths::{LocalFacts, PathCosts};
-use crate::staged::{StagingConfig, StagingStats};
+use crate::staged::{SlotPools, StagingConfig, StagingStats};
 use crate::{BlockError, DirectExecutor};
 
 /// Takes the best path that the two sides of an operation really have, at the speed of that path, and says which it was.
@@ -25,7 +28,32 @@ use crate::{BlockError, DirectExecutor};
 /// its process; they share its GPUs and threads.
 pub struct PathExecutor {
     shared: Arc<Shared>,
-    connections: Mutex<Vec<Weak<Attached>>>,
+    connections: Arc<Connections>,
+}
+
+/// Those that have not ended, and some that have.
+type Connections = Mutex<Vec<Weak<Attached>>>;
+
+/// What is kept for peers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct PeerStats {
+    /// Peers of which something is known.
+    pub peers: usize,
+    /// Pieces of their memory that are open here.
+    pub imports: usize,
+    /// Bytes of those that are pinned here.
+    pub pinned_bytes: usize,
+}
+
+impl PeerStats {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            peers: self.peers + other.peers,
+            imports: self.imports + other.imports,
+            pinned_bytes: self.pinned_bytes + other.pinned_bytes,
+        }
+    }
 }
 
 /// What the connections of an executor have in common.
@@ -36,6 +64,8 @@ pub(super) struct Shared {
     pub(super) costs: Costs,
     pub(super) path_costs: PathCosts,
     pub(super) staging: StagingConfig,
+    pub(super) slots: SlotPools,
+    pub(super) upkeep: Upkeep,
 }
 
 impl PathExecutor {
@@ -64,6 +94,8 @@ impl PathExecutor {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let threads =
             Threads::new(&clock).map_err(|e| BlockError::Thread { reason: e.to_string() })?;
+        let connections = Arc::<Connections>::default();
+        let slots = SlotPools::new(StagingConfig::default());
         let shared = Shared {
             gpus,
             facts,
@@ -71,14 +103,16 @@ impl PathExecutor {
             costs: Costs::default(),
             path_costs: PathCosts::default(),
             staging: StagingConfig::default(),
+            upkeep: upkeep(&connections, &slots),
+            slots,
         };
-        Ok(Self { shared: Arc::new(shared), connections: Mutex::default() })
+        Ok(Self { shared: Arc::new(shared), connections })
     }
 
     /// With slots like these for staging. For connections that are made afterwards.
     #[must_use]
     pub fn staging(mut self, config: StagingConfig) -> Self {
-        let shared = &self.shared;
+        let (shared, slots) = (&self.shared, SlotPools::new(config));
         self.shared = Arc::new(Shared {
             gpus: Arc::clone(&shared.gpus),
             facts: Arc::clone(&shared.facts),
@@ -86,6 +120,8 @@ impl PathExecutor {
             costs: shared.costs.clone(),
             path_costs: shared.path_costs.clone(),
             staging: config,
+            upkeep: upkeep(&self.connections, &slots),
+            slots,
         });
         self
     }
@@ -104,23 +140,58 @@ impl PathExecutor {
         StreamPoint::new(&*self.shared.gpus, gpu, stream)
     }
 
+    /// What is kept for peers, on all connections together.
+    #[must_use]
+    pub fn peer_stats(&self) -> PeerStats {
+        let connections = live(&self.connections);
+        let each = connections.iter().map(|connection| connection.peer_stats());
+        each.fold(PeerStats::default(), PeerStats::plus)
+    }
+
     /// What staging holds, on all connections together.
     #[must_use]
     pub fn staging_stats(&self) -> StagingStats {
-        let connections = self.connections();
-        let each = connections.iter().filter_map(Weak::upgrade).map(|c| c.staging_stats());
-        each.fold(StagingStats::default(), StagingStats::plus)
+        let connections = live(&self.connections);
+        let sessions = connections.iter().map(|connection| connection.staging.sessions()).sum();
+        StagingStats::of(&self.shared.slots, sessions)
     }
+}
 
-    fn connections(&self) -> MutexGuard<'_, Vec<Weak<Attached>>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn live(connections: &Connections) -> Vec<Arc<Attached>> {
+    let connections = connections.lock().unwrap_or_else(PoisonError::into_inner);
+    connections.iter().filter_map(Weak::upgrade).collect()
+}
+
+/// Seconds without a staged transfer after which the slots' memory goes back.
+const IDLE_SECONDS: u32 = 30;
+
+fn upkeep(connections: &Arc<Connections>, slots: &SlotPools) -> Upkeep {
+    let (connections, slots) = (Arc::clone(connections), slots.clone());
+    let idle = AtomicU32::new(0);
+    Upkeep::new(move || {
+        let live = live(&connections);
+        live.iter().for_each(|connection| connection.look_after());
+        // What is offered may be asked for until it is withdrawn, which counts as a use.
+        let needed = live.iter().any(|connection| connection.staging.may_need_slots());
+        if needed || !slots.are_idle() {
+            idle.store(0, Relaxed);
+        } else if idle.fetch_add(1, Relaxed) + 1 >= IDLE_SECONDS {
+            idle.store(0, Relaxed);
+            live.iter().for_each(|connection| connection.release_slots());
+            slots.release();
+        }
+        let stalled = live.iter().any(|connection| connection.staging.has_stalled());
+        match stalled || (!needed && slots.are_allocated()) {
+            true => Next::Soon,
+            false => Next::WhenUsed,
+        }
+    })
 }
 
 impl Executor for PathExecutor {
     fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
         let attached = Attached::new(Arc::clone(&self.shared), link);
-        let mut connections = self.connections();
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|connection| connection.strong_count() > 0);
         connections.push(Arc::downgrade(&attached));
         Some(attached)

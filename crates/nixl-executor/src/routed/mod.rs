@@ -9,6 +9,7 @@ mod attached;
 mod attempt;
 mod executor;
 mod probe;
+mod upkeep;
 mod within;
 
-pub use executor::PathExecutor;
+pub use executor::{PathExecutor, PeerStats};

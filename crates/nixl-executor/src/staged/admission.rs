@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub(super) struct Admission {
     free: Vec<u16>,
+    slots: usize,
     /// All slots but those that were given up.
     usable: usize,
     members: BTreeMap<u64, Standing>,
@@ -32,6 +33,7 @@ impl Admission {
     pub(super) fn new(slots: u16) -> Self {
         Self {
             free: (0..slots).rev().collect(),
+            slots: slots.into(),
             usable: slots.into(),
             members: BTreeMap::new(),
             last_member: 0,
@@ -91,10 +93,21 @@ impl Admission {
         self.free.push(slot);
     }
 
-    /// A slot never comes back: somebody may still write to it.
+    /// A slot does not come back for now: somebody may still write to it.
     pub(super) fn give_up(&mut self, member: u64) {
         self.let_go(member);
         self.usable = self.usable.saturating_sub(1);
+    }
+
+    /// A slot that was given up comes back after all.
+    pub(super) fn restore(&mut self, slot: u16) {
+        self.usable += 1;
+        self.free.push(slot);
+    }
+
+    /// Whether nobody has or wants a slot, nor may write to one.
+    pub(super) fn is_unused(&self) -> bool {
+        self.members.is_empty() && self.free.len() == self.usable && self.usable == self.slots
     }
 
     fn let_go(&mut self, member: u64) {
@@ -127,6 +140,7 @@ mod tests {
         Settle(usize),
         Put(usize),
         GiveUp(usize),
+        Restore,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -134,7 +148,8 @@ mod tests {
             6 => (0..6usize).prop_map(Step::Take),
             1 => (0..6usize).prop_map(Step::Settle),
             4 => (0..6usize).prop_map(Step::Put),
-            1 => (0..6usize).prop_map(Step::GiveUp),
+            2 => (0..6usize).prop_map(Step::GiveUp),
+            1 => Just(Step::Restore),
         ]
     }
 
@@ -145,12 +160,13 @@ mod tests {
             let members: Vec<_> = (0..6).map(|_| pool.join()).collect();
             let mut held: HashMap<u64, Vec<u16>> = HashMap::new();
             let mut wanting = [false; 6];
-            let mut gone = 0;
+            let mut lost = Vec::new();
             for step in steps {
                 match step {
                     Step::Take(i) => {
                         let others = (0..6).filter(|j| *j != i && wanting[*j]).count();
                         let taken = pool.take(members[i]);
+                        let gone = lost.len();
                         if gone == usize::from(slots) {
                             prop_assert_eq!(taken, Err(Exhausted));
                             continue;
@@ -175,12 +191,18 @@ mod tests {
                         }
                     }
                     Step::GiveUp(i) => {
-                        if held.get_mut(&members[i]).and_then(Vec::pop).is_some() {
+                        if let Some(slot) = held.get_mut(&members[i]).and_then(Vec::pop) {
                             pool.give_up(members[i]);
-                            gone += 1;
+                            lost.push(slot);
+                        }
+                    }
+                    Step::Restore => {
+                        if let Some(slot) = lost.pop() {
+                            pool.restore(slot);
                         }
                     }
                 }
+                let gone = lost.len();
                 let mut out: Vec<_> = held.values().flatten().copied().collect();
                 prop_assert_eq!(out.len() + pool.free() + gone, usize::from(slots));
                 prop_assert_eq!(pool.usable(), usize::from(slots) - gone);

@@ -14,7 +14,7 @@ use super::outbox::Outbox;
 use super::session::Membership;
 use super::staging::Staging;
 use super::{failed, violated};
-use crate::ipc::Foreign;
+use crate::ipc::{Foreign, OwnedBy};
 use crate::local::{Buffer, CopyOp, ListCopy, MemoryKind, Seams, Strategy, StrategyPolicy, starts};
 
 /// From the request to the last word: meets the peer, opens its memory, copies, and says so. Ends by itself, since nothing
@@ -31,6 +31,8 @@ pub(super) struct Borrower {
     /// The peer says that the operation is complete by other means.
     superseded: bool,
     said_end: bool,
+    /// Nothing can be told it any more.
+    peer_gone: bool,
     ended_at: Duration,
     steps: u64,
     report: PathReport,
@@ -152,6 +154,7 @@ impl Borrower {
             failure: None,
             superseded: false,
             said_end: false,
+            peer_gone: false,
             steps: 0,
             report,
         };
@@ -173,7 +176,7 @@ impl Borrower {
                 Some(memory) => {
                     Stage::Copying { copy: loans.copy(&memory, &self.staging)?, memory }
                 }
-                None => Stage::Opening(open(&self.staging, &loans), loans),
+                None => Stage::Opening(open(&self.staging, self.session.peer(), &loans), loans),
             };
         }
         Ok(())
@@ -205,7 +208,7 @@ impl Borrower {
             return Poll::Pending;
         }
         let waited = now.saturating_sub(self.ended_at) >= self.staging.config().silence;
-        match self.outbox.is_empty() || waited {
+        match self.outbox.is_empty() || waited || self.peer_gone {
             true => Poll::Ready(self.failure.take().map_or(Ok(()), Err)),
             false => Poll::Pending,
         }
@@ -213,6 +216,7 @@ impl Borrower {
 
     fn read_mail(&mut self) {
         let mail = self.session.take();
+        self.peer_gone |= mail.peer_gone;
         if let Stage::Over = self.stage {
             self.superseded |= mail.superseded && !self.said_end;
             return;
@@ -264,7 +268,7 @@ impl Borrower {
 
     fn fail(&mut self, error: TransportError) {
         if self.failure.is_none() {
-            self.staging.acquaintances.forget(self.session.peer());
+            self.staging.peers.meet_again(self.session.peer());
             self.failure = Some(error);
         }
         let quiet = match &mut self.stage {
@@ -337,14 +341,16 @@ impl Drop for Borrower {
 }
 
 /// Opens the memory, on the connection's own thread.
-fn open(staging: &Staging, loans: &Loans) -> Arc<Opened> {
+fn open(staging: &Staging, peer: &str, loans: &Loans) -> Arc<Opened> {
     let opened = Arc::new(Opened::default());
     let (reply, waker) = (Arc::clone(&opened), staging.link().waker.clone());
     let (imports, gpu) = (Arc::clone(staging.imports()), loans.gpu);
+    let peer = peer.to_owned();
     let handles: Vec<_> = loans.loans.iter().map(|loan| loan.handle).collect();
     staging.link().background.run(Box::new(move || {
         let open = |handle| {
-            imports.open(&Foreign::Gpu(gpu, handle), None).map_err(|error| error.to_string())
+            let by = OwnedBy { peer: &peer, pid: None };
+            imports.open(&Foreign::Gpu(gpu, handle), by).map_err(|error| error.to_string())
         };
         let all = handles.iter().map(|handle| open(*handle)).collect();
         *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);

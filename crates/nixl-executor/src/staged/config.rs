@@ -11,7 +11,8 @@ use std::time::Duration;
 pub struct StagingConfig {
     /// Bytes of a slot, and of a chunk.
     pub slot_bytes: usize,
-    /// Slots of a connection for each direction. With [`slot_bytes`](Self::slot_bytes), the bound on pinned memory.
+    /// Slots for each direction, which all connections of an executor share. With [`slot_bytes`](Self::slot_bytes), the bound
+    /// on pinned memory. They are allocated when an operation may need them, and go back when none has for half a minute.
     pub slots: usize,
     /// The most chunks of one transfer that are under way at a time.
     pub window: usize,

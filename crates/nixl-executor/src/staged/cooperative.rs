@@ -194,6 +194,9 @@ impl Cooperative {
         if mail.flooded {
             self.fail(violated("more messages than can be meant"), now);
         }
+        if mail.peer_gone {
+            self.fail(TransportError::PeerGone { name: self.session.peer().to_owned() }, now);
+        }
         if mail.withdrawn {
             self.fail(failed("serve", "the operation has ended"), now);
         }
@@ -283,7 +286,7 @@ impl Cooperative {
         self.peer_gone |= gone(&error);
         self.role.stop();
         if self.failure.is_none() {
-            self.staging.acquaintances.forget(self.session.peer());
+            self.staging.peers.meet_again(self.session.peer());
             self.failure = Some(error);
             self.failed_at = now;
             // What was not said yet is void, but for the first word of a sink, whose slots it grants.
@@ -436,6 +439,9 @@ impl Drop for Cooperative {
                     self.leased.take().into_iter().for_each(Leased::leak);
                 }
             }
+        }
+        if let Role::Sink(sink) = &mut self.role {
+            self.session.quarantine(sink.take_granted());
         }
     }
 }

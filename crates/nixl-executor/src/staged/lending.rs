@@ -155,6 +155,6 @@ fn loans(gpus: &dyn Gpus, list: &DescriptorList) -> Result<Vec<Loan>, TransportE
     let lent: usize = loans.iter().map(|loan| loan.offsets.len()).sum();
     match lent == list.len() {
         true => Ok(loans),
-        false => Err(failed("begin", "some of the memory cannot be lent to another process")),
+        false => Err(failed("open", "some of the memory cannot be lent to another process")),
     }
 }

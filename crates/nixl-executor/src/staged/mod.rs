@@ -24,8 +24,10 @@
 //! * An incoming slot waits for the peer's outgoing slots, which come back, and then for this side's GPU.
 //! * So outgoing slots wait for nobody's slots, and incoming ones only for outgoing ones. The two directions of a pair of
 //!   peers use different pools.
-//! * A peer that stops holds the slots it was granted until its [silence](StagingConfig::silence) is over. Other sessions
-//!   go on with the rest, since no session [gets more than its share](admission) while others want some.
+//! * A peer that stops holds the slots it was granted until it goes on or is gone, whatever becomes of the transfer after
+//!   its [silence](StagingConfig::silence): they are in [quarantine](session) until then. Other sessions go on with the rest,
+//!   since no session [gets more than its share](admission) while others want some. Without a usable slot, operations take
+//!   another path.
 //!
 //! # Lending
 //!
@@ -41,7 +43,6 @@
 //! If a transfer into an offer's memory fails halfway, the offer does not complete; its memory holds some chunks and not
 //! others. It can be written again, as a whole, for as long as it lives.
 
-mod acquaintances;
 mod admission;
 mod alone;
 mod borrower;
@@ -72,6 +73,7 @@ use nixl_ops::TransportError;
 
 pub use config::StagingConfig;
 pub(crate) use lending::Borrowing;
+pub(crate) use pool::SlotPools;
 pub use pool::SlotStats;
 pub use staging::StagingStats;
 pub(crate) use staging::{Manner, Staging};

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use nixl_metadata::AgentMetadata;
 use nixl_ops::{Link, PeerId, TransportError};
 
-use super::acquaintances::Acquaintances;
 use super::meeting::Meeting;
 use super::message::{Message, SessionId};
+use crate::peers::Peers;
 
 /// Messages to one peer. A peer that the engine does not know, or has forgotten, is met first.
 pub(super) struct Outbox {
@@ -20,8 +20,8 @@ pub(super) struct Outbox {
     /// What the peer is met by.
     metadata: AgentMetadata,
     meeting: Option<Meeting>,
-    /// Who is told that the peer was met.
-    acquaintances: Option<Arc<Acquaintances>>,
+    /// Where it is noted that the peer was met.
+    peers: Option<Arc<Peers>>,
     met_again: u32,
     waiting: VecDeque<Bytes>,
     /// When the last message was handed to the engine.
@@ -47,7 +47,7 @@ impl Outbox {
             peer,
             metadata,
             meeting: None,
-            acquaintances: None,
+            peers: None,
             met_again: 0,
             waiting,
             last: now,
@@ -55,10 +55,10 @@ impl Outbox {
     }
 
     /// To a peer that must be met first, unless it was.
-    pub(super) fn meeting(mut self, link: &Link, acquaintances: &Arc<Acquaintances>) -> Self {
-        if !acquaintances.knows(self.peer.as_str(), &self.metadata) {
+    pub(super) fn meeting(mut self, link: &Link, peers: &Arc<Peers>) -> Self {
+        if !peers.was_met_by(self.peer.as_str(), &self.metadata) {
             self.meeting = Some(Meeting::begin(link, self.metadata.clone()));
-            self.acquaintances = Some(Arc::clone(acquaintances));
+            self.peers = Some(Arc::clone(peers));
         }
         self
     }
@@ -97,8 +97,8 @@ impl Outbox {
                     let reason = format!("it names {met}, but was sent by {}", self.peer);
                     return Err(TransportError::BadMetadata { reason });
                 }
-                if let Some(acquaintances) = self.acquaintances.take() {
-                    acquaintances.remember(self.peer.as_str(), &self.metadata);
+                if let Some(peers) = self.peers.take() {
+                    peers.note_met(self.peer.as_str(), &self.metadata);
                 }
                 moved = true;
             }

@@ -45,8 +45,12 @@ impl Execution for Refusal {
         let link = self.staging.link();
         let now = link.clock.now();
         let waited = now.saturating_sub(self.begun) >= self.staging.config().silence;
+        let mail = self.session.take();
+        if mail.peer_gone {
+            return Poll::Ready(Ok(()));
+        }
         if let Some(word) = &self.standing {
-            if !self.session.take().messages.is_empty() && self.outbox.is_empty() {
+            if !mail.messages.is_empty() && self.outbox.is_empty() {
                 self.outbox.push(word);
             }
             // If it cannot be said now, then when it is asked for again.

@@ -9,13 +9,16 @@ use std::time::Duration;
 use nixl_metadata::NotificationKey;
 
 use super::message::{Message, SessionId};
+use super::pool::Slot;
 
 /// All sessions of a connection, of both sides.
 #[derive(Default)]
 pub(super) struct Sessions {
     by_id: Mutex<HashMap<SessionId, Arc<Mailbox>>>,
-    /// How many there are, readable without the lock.
+    /// How many there are, readable without the lock, without those that have ended.
     live: AtomicUsize,
+    /// How many have ended whose peers may still write to slots.
+    stalled: AtomicUsize,
 }
 
 /// What has arrived for one session.
@@ -27,6 +30,10 @@ struct Mailbox {
     mail: Mutex<Mail>,
     /// Nobody reads the mail any more.
     deaf: AtomicBool,
+    /// Slots that the peer may still write to although the session has ended, by number, with their round.
+    quarantine: Mutex<HashMap<u16, (Slot, u32)>>,
+    /// Looks for the peer so far, and those until it is asked again.
+    looks: Mutex<(u32, u32)>,
 }
 
 /// Messages, and what else there is to know.
@@ -37,6 +44,8 @@ pub(super) struct Mail {
     pub(super) heard: Option<Duration>,
     /// The peer sent more than it can have meant.
     pub(super) flooded: bool,
+    /// The peer's process has ended, or its connection is dead.
+    pub(super) peer_gone: bool,
     /// The offer has ended.
     pub(super) withdrawn: bool,
     /// The peer says that the operation is complete, by other means.
@@ -65,10 +74,12 @@ impl Sessions {
             key,
             mail: Mutex::default(),
             deaf: AtomicBool::new(false),
+            quarantine: Mutex::default(),
+            looks: Mutex::default(),
         });
         sessions.insert(id, Arc::clone(&mailbox));
-        self.live.store(sessions.len(), Ordering::Release);
-        Some(Membership { sessions: Arc::clone(self), kept: false, id, mailbox })
+        self.live.fetch_add(1, Ordering::AcqRel);
+        Some(Membership { sessions: Arc::clone(self), kept: false, is_over: false, id, mailbox })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -90,6 +101,9 @@ impl Sessions {
     ) -> bool {
         let mailbox = self.lock().get(&id).cloned();
         let Some(mailbox) = mailbox.filter(|mailbox| *mailbox.peer == *from) else { return false };
+        if self.heard_late(id, &mailbox, &message) {
+            return true;
+        }
         let mut mail = lock(&mailbox.mail);
         mail.heard = Some(now);
         if message == Message::Ping || mailbox.deaf.load(Ordering::Relaxed) {
@@ -111,6 +125,74 @@ impl Sessions {
     /// An operation that a session serves is complete by other means, as somebody knows who has its metadata.
     pub(super) fn complete(&self, key: &NotificationKey) -> bool {
         self.edit(|m| is(m, key.as_bytes()), |mail| mail.superseded = true)
+    }
+
+    /// A word to a session that has ended: the peer's `Stopped` says that it writes to no slot any more, and `Filled` that it
+    /// has written to one for the last time. Returns whether the session has ended.
+    fn heard_late(&self, id: SessionId, mailbox: &Mailbox, message: &Message) -> bool {
+        let mut slots = lock(&mailbox.quarantine);
+        if slots.is_empty() {
+            return false;
+        }
+        let released: Vec<_> = match message {
+            Message::Stopped { .. } => slots.drain().map(|(_, (slot, _))| slot).collect(),
+            Message::Filled { slot: Some((index, round)), .. } => {
+                let is_it = slots.get(index).is_some_and(|(_, granted)| granted == round);
+                let slot = if is_it { slots.remove(index) } else { None };
+                slot.into_iter().map(|(slot, _)| slot).collect()
+            }
+            _ => Vec::new(),
+        };
+        let is_over = slots.is_empty();
+        drop(slots);
+        released.into_iter().for_each(Slot::release);
+        if is_over {
+            self.lock().remove(&id);
+            self.stalled.fetch_sub(1, Ordering::AcqRel);
+        }
+        true
+    }
+
+    /// Whether peers of sessions that have ended may still write to slots.
+    pub(super) fn has_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Acquire) > 0
+    }
+
+    /// Sessions that have ended whose peers may still write to slots and are to be asked now whether they are there: less
+    /// and less often.
+    pub(super) fn stalled(&self) -> Vec<(SessionId, Box<str>)> {
+        const RAREST: u32 = 64;
+        if !self.has_stalled() {
+            return Vec::new();
+        }
+        let sessions = self.lock();
+        let due = sessions.iter().filter(|(_, mailbox)| {
+            let (looks, next) = &mut *lock(&mailbox.looks);
+            *looks += 1;
+            let due = !lock(&mailbox.quarantine).is_empty() && *looks > *next;
+            if due {
+                *next = *looks + (*looks).min(RAREST);
+            }
+            due
+        });
+        due.map(|(id, mailbox)| (*id, mailbox.peer.clone())).collect()
+    }
+
+    /// The peer is gone: it writes to nothing any more. Returns whether there is a session with it.
+    pub(super) fn peer_gone(&self, peer: &str) -> bool {
+        if self.has_stalled() {
+            let stopped = Message::Stopped { reason: String::new() };
+            let of_it: Vec<_> = self
+                .lock()
+                .iter()
+                .filter(|(_, mailbox)| *mailbox.peer == *peer)
+                .map(|(id, mailbox)| (*id, Arc::clone(mailbox)))
+                .collect();
+            for (id, mailbox) in of_it {
+                self.heard_late(id, &mailbox, &stopped);
+            }
+        }
+        self.edit(|m| *m.peer == *peer, |mail| mail.peer_gone = true)
     }
 
     /// The offer of this key has ended. Returns whether a session serves it.
@@ -140,6 +222,8 @@ fn is(mailbox: &Mailbox, key: &[u8]) -> bool {
 pub(super) struct Membership {
     sessions: Arc<Sessions>,
     kept: bool,
+    /// It is no longer counted, and does not leave.
+    is_over: bool,
     id: SessionId,
     mailbox: Arc<Mailbox>,
 }
@@ -154,6 +238,23 @@ impl Membership {
         std::mem::take(&mut *lock(&self.mailbox.mail))
     }
 
+    /// The session ends, and the peer may still write to these. The place is kept until it cannot.
+    pub(super) fn quarantine(&mut self, mut slots: HashMap<u16, (Slot, u32)>) {
+        if slots.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            peer = &*self.mailbox.peer,
+            slots = slots.len(),
+            "a peer stalled; its slots come back when it goes on or is gone"
+        );
+        slots.values_mut().for_each(|(slot, _)| slot.quarantine());
+        self.sessions.stalled.fetch_add(1, Ordering::AcqRel);
+        *lock(&self.mailbox.quarantine) = slots;
+        self.is_over = true;
+        self.sessions.live.fetch_sub(1, Ordering::AcqRel);
+    }
+
     /// Keeps the place for ever. What arrives is dropped.
     pub(super) fn keep(&mut self) {
         self.kept = true;
@@ -164,12 +265,12 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        if self.kept {
+        if self.kept || self.is_over {
             return;
         }
-        let mut sessions = self.sessions.lock();
-        sessions.remove(&self.id);
-        self.sessions.live.store(sessions.len(), Ordering::Release);
+        let left = self.sessions.lock().remove(&self.id);
+        self.sessions.live.fetch_sub(1, Ordering::AcqRel);
+        drop(left);
     }
 }
 

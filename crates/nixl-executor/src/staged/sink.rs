@@ -229,6 +229,11 @@ impl Sink {
         self.granted.drain().for_each(|(_, (slot, _))| slot.release());
     }
 
+    /// The slots that the peer may still write to.
+    pub(super) fn take_granted(&mut self) -> HashMap<u16, (Slot, u32)> {
+        std::mem::take(&mut self.granted)
+    }
+
     /// Whether no copies are queued on the GPU.
     pub(super) fn is_quiet(&self) -> bool {
         match &self.memory {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +14,6 @@ use nixl_ops::{
     TransferRequest, TransportError,
 };
 
-use super::acquaintances::Acquaintances;
 use super::alone::{Alone, Way};
 use super::cooperative::{Begun, Cooperative, Role, path_kind};
 use super::copies::Copier;
@@ -21,16 +21,17 @@ use super::cut::Cut;
 use super::lending::Borrowing;
 use super::message::{Message, MessageError, Open, SessionId};
 use super::outbox::Outbox;
-use super::pool::{SlotPool, SlotStats};
+use super::pool::{RegisteredSlots, SlotPools, SlotStats};
 use super::pull::Pull;
 use super::refusal::Refusal;
 use super::session::{Membership, Sessions};
 use super::sink::{Sink, SinkMemory};
 use super::source::{Source, SourceMemory};
 use super::targets::{Grants, Targets};
-use super::{StagingConfig, engine_failed, failed};
+use super::{StagingConfig, engine_failed, failed, gone};
 use crate::ipc::Imports;
 use crate::local::{Gpus, Tools};
+use crate::peers::Peers;
 
 /// Staged transfers of one connection: those that this side begins, and those that it serves.
 #[derive(Debug)]
@@ -39,10 +40,10 @@ pub(crate) struct Staging {
     pub(super) borrowing: Borrowing,
     link: Link,
     config: StagingConfig,
-    outgoing: Arc<SlotPool>,
-    incoming: Arc<SlotPool>,
+    outgoing: Arc<RegisteredSlots>,
+    incoming: Arc<RegisteredSlots>,
     pub(super) sessions: Arc<Sessions>,
-    pub(super) acquaintances: Arc<Acquaintances>,
+    pub(super) peers: Arc<Peers>,
     offers: Mutex<HashMap<NotificationKey, Offer>>,
     /// When the last offer ended.
     ended: Mutex<Option<Duration>>,
@@ -59,7 +60,7 @@ pub(crate) enum Manner {
     Lent,
 }
 
-/// What staging holds on one connection.
+/// What staging holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct StagingStats {
@@ -72,13 +73,9 @@ pub struct StagingStats {
 }
 
 impl StagingStats {
-    /// Both together.
-    pub(crate) fn plus(self, other: Self) -> Self {
-        Self {
-            outgoing: self.outgoing.plus(other.outgoing),
-            incoming: self.incoming.plus(other.incoming),
-            sessions: self.sessions + other.sessions,
-        }
+    /// Of connections that share the pools.
+    pub(crate) fn of(pools: &SlotPools, sessions: usize) -> Self {
+        Self { outgoing: pools.outgoing.stats(), incoming: pools.incoming.stats(), sessions }
     }
 }
 
@@ -97,17 +94,22 @@ impl Staging {
     /// How long after the end of the last offer peers are expected to ask for one. Nothing ticks for ever.
     const LATE: Duration = Duration::from_secs(120);
 
-    pub(crate) fn new(borrowing: Borrowing, link: Link, config: StagingConfig) -> Arc<Self> {
+    pub(crate) fn new(
+        borrowing: Borrowing,
+        link: Link,
+        peers: Arc<Peers>,
+        (config, pools): (StagingConfig, &SlotPools),
+    ) -> Arc<Self> {
         let config = config.checked();
         Arc::new(Self {
             gpus: Arc::clone(&borrowing.tools.gpus),
             borrowing,
             link,
             config,
-            outgoing: SlotPool::new(&config),
-            incoming: SlotPool::new(&config),
+            outgoing: RegisteredSlots::new(&pools.outgoing),
+            incoming: RegisteredSlots::new(&pools.incoming),
             sessions: Arc::default(),
-            acquaintances: Arc::default(),
+            peers,
             offers: Mutex::default(),
             ended: Mutex::default(),
         })
@@ -129,6 +131,41 @@ impl Staging {
         &self.borrowing.tools
     }
 
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether an offer of this side may be asked for that needs slots.
+    pub(crate) fn may_need_slots(&self) -> bool {
+        let on_gpu = |offer: &Offer| offer.descriptors().iter().any(|d| !d.device().is_host());
+        self.sessions.len() > 0 || self.offers().values().any(on_gpu)
+    }
+
+    /// *Blocking.* Lets go of the slots' memory, which is registered again when it is needed.
+    pub(crate) fn release_slots(&self) {
+        self.outgoing.release();
+        self.incoming.release();
+    }
+
+    /// Asks peers whose stalled transfers have slots whether they are there.
+    pub(crate) fn look_for_stalled(&self) {
+        for (id, peer) in self.sessions.stalled() {
+            let ping = Message::Ping.encode(id);
+            let told = self.link.transport.notify(&PeerId::new(&*peer), &ping);
+            if let Poll::Ready(Err(error)) = told
+                && gone(&error)
+            {
+                self.sessions.peer_gone(&peer);
+            }
+        }
+    }
+
+    /// Whether peers may still write to slots of transfers that have ended.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.sessions.has_stalled()
+    }
+
+    #[cfg(test)]
     pub(crate) fn stats(&self) -> StagingStats {
         StagingStats {
             outgoing: self.outgoing.stats(),
@@ -185,7 +222,7 @@ impl Staging {
 
     /// Peers may ask for an offer that is complete, and for a while after it was withdrawn.
     pub(crate) fn checks_every(&self) -> Option<Duration> {
-        if !self.offers().is_empty() {
+        if !self.offers().is_empty() || self.sessions.has_stalled() {
             return Some(Self::CHECK);
         }
         let ended = *self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -204,6 +241,13 @@ impl Staging {
         let now = self.link.clock.now();
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
         if self.sessions.withdraw(key) {
+            self.link.waker.wake_by_ref();
+        }
+    }
+
+    /// The peer's process has ended, or its connection is dead: its sessions end.
+    pub(crate) fn peer_gone(&self, peer: &str) {
+        if self.sessions.peer_gone(peer) {
             self.link.waker.wake_by_ref();
         }
     }
@@ -265,8 +309,8 @@ impl Staging {
         let introduction = AgentMetadata::from_compressed(introduction, &Limits::default()).ok()?;
         let session = self.sessions.open(id, from, Some(key.clone()))?;
         let now = self.link.clock.now();
-        let outbox = Outbox::to(id, PeerId::new(from), introduction, now)
-            .meeting(&self.link, &self.acquaintances);
+        let outbox =
+            Outbox::to(id, PeerId::new(from), introduction, now).meeting(&self.link, &self.peers);
         Some((session, outbox))
     }
 
@@ -482,7 +526,7 @@ impl Staging {
         Copier::new(&self.gpus, gpu, list.clone()).map_err(|e| engine_failed("begin", &e))
     }
 
-    fn fits(&self, pool: &SlotPool, cut: &Cut) -> Result<(), TransportError> {
+    fn fits(&self, pool: &RegisteredSlots, cut: &Cut) -> Result<(), TransportError> {
         let (longest, slot) = (cut.longest(), pool.slot_bytes());
         if longest > slot {
             let reason = format!(

@@ -16,8 +16,8 @@ use nixl_ops::{
 #[derive(Debug)]
 pub(crate) struct Apart {
     pub(crate) executor: Arc<dyn Executor>,
-    /// What it says of itself: that it is its own parent, so that it shares memory with itself; or what it is.
-    pub(crate) poses: bool,
+    /// The process that it says it is, so that it shares memory with itself; or what it is.
+    pub(crate) poses: Option<u32>,
 }
 
 impl Executor for Apart {
@@ -36,12 +36,9 @@ impl Executor for Apart {
 
     fn describe(&self, info: PeerInfo) -> PeerInfo {
         let info = self.executor.describe(info);
-        if !self.poses {
-            return info;
-        }
+        let Some(pid) = self.poses else { return info };
         let host = info.host();
-        let parent = std::os::unix::process::parent_id();
-        let elsewhere = HostIdentity::new(host.hostname(), host.boot_id().unwrap_or(""), parent)
+        let elsewhere = HostIdentity::new(host.hostname(), host.boot_id().unwrap_or(""), pid)
             .unwrap()
             .with_pid_namespace(host.pid_namespace())
             .with_ipc_namespace(host.ipc_namespace());

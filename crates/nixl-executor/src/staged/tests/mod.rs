@@ -5,6 +5,7 @@ mod attached;
 mod gpus;
 mod hostile;
 mod runs;
+mod stalled;
 mod world;
 
 use std::fmt::Debug;

@@ -26,7 +26,7 @@ use super::gpus::{self, TestGpus};
 use crate::ipc::Imports;
 use crate::local::{Costs, Gpus, Threads, Tools};
 use crate::staged::staging::{Manner, Staging};
-use crate::staged::{Borrowing, StagingConfig};
+use crate::staged::{Borrowing, SlotPools, StagingConfig};
 
 pub(super) const DRAIN: Duration = Duration::from_secs(60);
 
@@ -250,9 +250,10 @@ impl Side {
             costs: Costs::default(),
             waker: link.waker.clone(),
         };
-        let imports = Arc::new(Imports::new(dynamic));
+        let imports = Imports::new(dynamic, jobs.clone());
         let borrowing = Borrowing { imports, tools, facts: Arc::default() };
-        let staging = Staging::new(borrowing, link, config);
+        let staging =
+            Staging::new(borrowing, link, Arc::default(), (config, &SlotPools::new(config)));
         let executor: Arc<dyn Executor> = Arc::new(Attached(staging.clone()));
         driver.set_executor(executor.clone());
         let driver = Arc::new(driver);

@@ -1,0 +1,60 @@
+//! What one connection knows of its peers: one table, one state for each.
+
+mod table;
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+use nixl_device::ExitWatch;
+use nixl_metadata::AgentMetadata;
+
+use crate::paths::{Estimate, Health, Plans};
+
+pub(crate) use table::Peers;
+
+/// A peer that the connection deals with.
+pub(crate) struct Peer {
+    name: Box<str>,
+    known: Mutex<Known>,
+    /// Its process was looked for.
+    looked: Once,
+}
+
+/// What is known of it.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) plans: Plans,
+    pub(crate) health: Health,
+    pub(crate) estimate: Estimate,
+    /// What the engine met it by last, on behalf of a session. A hint: an engine may forget a peer, which shows when it is
+    /// used.
+    pub(crate) met_by: Option<AgentMetadata>,
+    /// Its process, if that is one of this PID namespace.
+    process: Option<ExitWatch>,
+}
+
+impl Peer {
+    fn new(name: &str) -> Self {
+        Self { name: name.into(), known: Mutex::default(), looked: Once::new() }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A short lock: nothing is asked of the system or an engine under it.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has its process watched, the first time that this is called.
+    pub(crate) fn watch(&self, watch: impl FnOnce() -> Option<ExitWatch>) {
+        self.looked.call_once(|| self.lock().process = watch());
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer").field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,135 @@
+//! The table of peers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nixl_metadata::AgentMetadata;
+
+use super::Peer;
+
+/// The peers of a connection by name, for so many at most: a new one takes the place of the one that was used the longest
+/// ago. Methods take a short lock.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    peers: HashMap<Box<str>, Entry>,
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    used: u64,
+    peer: Arc<Peer>,
+}
+
+impl Peers {
+    /// How many are remembered.
+    const MAX: usize = 1024;
+
+    /// The peer, if it is known.
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<Peer>> {
+        self.lock().get(name)
+    }
+
+    /// The peer, known from now on at least.
+    pub(crate) fn of(&self, name: &str) -> Arc<Peer> {
+        let mut table = self.lock();
+        if let Some(peer) = table.get(name) {
+            return peer;
+        }
+        let evicted = (table.peers.len() >= Self::MAX).then(|| table.evict());
+        let peer = Arc::new(Peer::new(name));
+        let entry = Entry { used: table.uses, peer: Arc::clone(&peer) };
+        table.peers.insert(name.into(), entry);
+        drop(table);
+        // Closes the watch of its process: not under the lock.
+        drop(evicted);
+        peer
+    }
+
+    /// Forgets the peer, for instance because it is gone. Operations under way keep what they have.
+    pub(crate) fn forget(&self, name: &str) -> bool {
+        let forgotten = self.lock().peers.remove(name);
+        forgotten.is_some()
+    }
+
+    /// Whether the engine met the peer by exactly this last.
+    pub(crate) fn was_met_by(&self, name: &str, metadata: &AgentMetadata) -> bool {
+        self.get(name).is_some_and(|peer| peer.lock().met_by.as_ref() == Some(metadata))
+    }
+
+    /// The engine met the peer by this.
+    pub(crate) fn note_met(&self, name: &str, metadata: &AgentMetadata) {
+        self.of(name).lock().met_by = Some(metadata.clone());
+    }
+
+    /// A session with the peer failed: perhaps the engine no longer knows it, or not all its memory.
+    pub(crate) fn meet_again(&self, name: &str) {
+        if let Some(peer) = self.get(name) {
+            peer.lock().met_by = None;
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().peers.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn get(&mut self, name: &str) -> Option<Arc<Peer>> {
+        self.uses += 1;
+        let entry = self.peers.get_mut(name)?;
+        entry.used = self.uses;
+        Some(Arc::clone(&entry.peer))
+    }
+
+    fn evict(&mut self) -> Option<Entry> {
+        let oldest = self.peers.iter().min_by_key(|(_, entry)| entry.used)?.0.clone();
+        self.peers.remove(&oldest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata(blob: &[u8]) -> AgentMetadata {
+        AgentMetadata::compress(blob).unwrap()
+    }
+
+    #[test]
+    fn a_peer_is_known_by_what_it_was_last_met_by() {
+        let peers = Peers::default();
+        let (old, new) = (metadata(b"old"), metadata(b"new"));
+        assert!(!peers.was_met_by("a", &old) && peers.len() == 0);
+        peers.note_met("a", &old);
+        assert!(peers.was_met_by("a", &old) && !peers.was_met_by("a", &new));
+        assert!(!peers.was_met_by("b", &old));
+        peers.note_met("a", &new);
+        assert!(peers.was_met_by("a", &new) && !peers.was_met_by("a", &old));
+        peers.meet_again("a");
+        assert!(!peers.was_met_by("a", &new));
+        assert!(peers.forget("a") && !peers.forget("a") && peers.len() == 0);
+    }
+
+    #[test]
+    fn the_one_used_the_longest_ago_is_forgotten() {
+        let peers = Peers::default();
+        for peer in 0..Peers::MAX {
+            peers.of(&peer.to_string());
+        }
+        let first = peers.get("0").unwrap();
+        peers.of("one more");
+        assert!(Arc::ptr_eq(&first, &peers.of("0")));
+        assert!(peers.get("1").is_none() && peers.get("2").is_some());
+        assert_eq!(peers.len(), Peers::MAX);
+    }
+}

@@ -1,0 +1,128 @@
+//! What is kept for a peer goes with it, without another operation.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+#[path = "common/apart.rs"]
+mod apart;
+
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use apart::Apart;
+use nixl_connector::Connector;
+use nixl_connector::simulated::Fabric;
+use nixl_executor::paths::LocalFacts;
+use nixl_executor::{Abilities, Gpus, MemoryKind, PathExecutor, PathKind, SimulatedGpus};
+use nixl_metadata::RdmaMetadata;
+use nixl_ops::{Execution, Executor, Link, PeerId, SystemClock, TransferRequest, TransportError};
+
+const GPU: MemoryKind = MemoryKind::Gpu(0);
+/// In which what is looked at comes to be.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Keeps what a connector attaches.
+#[derive(Debug)]
+struct Keeping {
+    executor: Apart,
+    attached: Arc<OnceLock<Arc<dyn Executor>>>,
+}
+
+impl Executor for Keeping {
+    fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
+        let attached = self.executor.attach(link)?;
+        Some(Arc::clone(self.attached.get_or_init(|| attached)))
+    }
+
+    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        self.executor.execute(request)
+    }
+}
+
+/// A target that is another process as far as the initiator can tell.
+struct World {
+    process: Child,
+    gpus: Arc<SimulatedGpus>,
+    paths: Arc<PathExecutor>,
+    target: Connector,
+    initiator: Connector,
+    attached: Arc<OnceLock<Arc<dyn Executor>>>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let mut abilities = Abilities::default();
+        (abilities.gpus, abilities.batch) = (1, true);
+        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
+        let gpus = Arc::new(SimulatedGpus::new(abilities).unwrap());
+        let paths = || {
+            let gpus = Arc::clone(&gpus) as Arc<dyn Gpus>;
+            Arc::new(PathExecutor::with(gpus, Arc::new(facts.clone())).unwrap())
+        };
+        let (theirs, ours) = (paths(), paths());
+        let fabric = Fabric::new(Arc::new(SystemClock::new()));
+        let attached = Arc::<OnceLock<_>>::default();
+        let build = |name: &str, paths: &Arc<PathExecutor>, poses| {
+            let executor = Apart { executor: Arc::clone(paths) as Arc<dyn Executor>, poses };
+            let attached = match poses {
+                Some(_) => Arc::default(),
+                None => Arc::clone(&attached),
+            };
+            let executor = Keeping { executor, attached };
+            let transport = fabric.transport(name);
+            Connector::builder().transport(transport).executor(Arc::new(executor)).build()
+        };
+        let target = build("target", &theirs, Some(process.id())).await.unwrap();
+        let initiator = build("initiator", &ours, None).await.unwrap();
+        Self { process, gpus, paths: ours, target, initiator, attached }
+    }
+
+    /// Reads from the target's GPU.
+    async fn read(&self) -> PeerId {
+        let region = || self.gpus.region(GPU, 10_000).unwrap();
+        let offer = self.target.create_readable(region()).await.unwrap();
+        let remote = RdmaMetadata::decode(&offer.metadata().to_native_bytes().unwrap()).unwrap();
+        let mut read = self.initiator.begin_read(&remote, region()).await.unwrap();
+        let completion = read.wait_for_completion().await.unwrap();
+        assert_eq!(completion.path().unwrap().kind, PathKind::CudaIpc);
+        PeerId::new(remote.peer().unwrap().agent_name())
+    }
+
+    fn until_nothing_is_kept(&self) {
+        let began = Instant::now();
+        while self.paths.peer_stats() != Default::default() {
+            assert!(began.elapsed() < LIMIT, "{:?}", self.paths.peer_stats());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_for_a_peer_goes_when_its_process_is_killed() {
+    let mut world = World::new().await;
+    world.read().await;
+    world.read().await;
+    let stats = world.paths.peer_stats();
+    assert_eq!((stats.peers, stats.imports), (1, 2));
+    world.process.kill().unwrap();
+    world.until_nothing_is_kept();
+}
+
+#[tokio::test]
+async fn what_is_kept_for_a_peer_goes_when_its_connection_is_dead() {
+    let world = World::new().await;
+    let peer = world.read().await;
+    assert_eq!(world.paths.peer_stats().imports, 1);
+    world.attached.get().unwrap().peer_ended(&peer);
+    world.until_nothing_is_kept();
+    // It comes back if it is there after all.
+    world.read().await;
+    assert_eq!(world.paths.peer_stats().imports, 1);
+}
