@@ -1,7 +1,10 @@
-//! What the criterion benches and the two-process benchmark share.
+//! What the criterion benches, the two-process benchmark and the soak test share.
 //!
-//! Run the one with `cargo bench -p nixl-benches`, the other with `cargo xtask bench`.
+//! Run them with `cargo bench -p nixl-benches`, `cargo xtask bench` and `cargo xtask soak`.
 
+pub mod channel;
+mod environment;
 mod layout;
 
+pub use environment::Environment;
 pub use layout::{Layout, Piece};

@@ -14,6 +14,8 @@ Usage: cargo xtask <command>
                        exit code 0 if transfers can work
   test [-- ARGS]       set-up, then every test; ARGS go to `cargo test`
   bench [ARGS]         set-up, then the benchmark; `cargo xtask bench --help` lists its flags
+  soak [ARGS]          set-up, then real processes that restart, stop, end and abandon offers, to
+                       see what fails or grows; `cargo xtask soak --help` lists its flags
   bundle               pack the benchmark, the GPU tests, the doctor and the NIXL runtime into one
                        archive in target/bundle, for machines without a toolchain or a network
   tune [ARGS]          measure what each way to copy costs on this machine and write costs.json,
@@ -35,6 +37,7 @@ pub(crate) enum Command {
     Doctor { json: bool },
     Test { cargo_args: Vec<OsString> },
     Bench { args: Vec<OsString> },
+    Soak { args: Vec<OsString> },
     Bundle,
     Tune { args: Vec<OsString> },
     Ptx { check: bool },
@@ -52,9 +55,10 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
     let name = name.to_string_lossy();
     Ok(match &*name {
         "help" | "--help" | "-h" => Command::Help,
-        // The benchmark explains its own flags, those of `tune` included.
+        // The benchmark explains its own flags, those of `tune` included, and so does the soak test.
         "bench" => Command::Bench { args: rest },
         "tune" => Command::Tune { args: rest },
+        "soak" => Command::Soak { args: rest },
         PROBE => Command::Probe { paths: rest.into_iter().map(PathBuf::from).collect() },
         TEST_GPU => match rest.split_first() {
             Some((folder, args)) => Command::TestGpu { folder: folder.into(), args: args.to_vec() },
@@ -122,6 +126,7 @@ mod tests {
             ("doctor --json", Command::Doctor { json: true }),
             ("test", Command::Test { cargo_args: vec![] }),
             ("tune --quick", Command::Tune { args: vec!["--quick".into()] }),
+            ("soak --quick", Command::Soak { args: vec!["--quick".into()] }),
             ("ptx", Command::Ptx { check: false }),
             ("ptx --check", Command::Ptx { check: true }),
             ("bundle", Command::Bundle),

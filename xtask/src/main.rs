@@ -9,6 +9,7 @@ mod doctor;
 mod process;
 mod ptx;
 mod setup;
+mod soak;
 mod tally;
 mod test;
 mod workspace;
@@ -43,6 +44,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor { json } => return doctor::run(json),
         Command::Test { cargo_args } => test::run(&workspace()?, &cargo_args)?,
         Command::Bench { args } => return bench::run(&workspace()?, &args),
+        Command::Soak { args } => return soak::run(&workspace()?, &args),
         Command::Bundle => bundle::run(&workspace()?)?,
         Command::Tune { args } => {
             let args: Vec<_> = ["tune".into()].into_iter().chain(args).collect();

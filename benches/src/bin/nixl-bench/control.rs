@@ -11,7 +11,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::channel::{self, Sender};
+use nixl_benches::channel::{self, Sender};
 
 /// Requests, and where the answers go.
 #[derive(Debug)]

@@ -8,12 +8,10 @@
 mod args;
 mod baseline;
 mod cases;
-mod channel;
 mod clock;
 mod compare;
 mod contents;
 mod control;
-mod environment;
 mod gpus;
 mod initiator;
 mod local;

@@ -1,4 +1,6 @@
 //! The target, as the initiator sees it.
+//!
+//! A request is an `Option`, none of which is the last; an answer is a `Result`, whose error is that the target gives up.
 
 use std::env;
 use std::io;
@@ -10,11 +12,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result, bail};
+use nixl_benches::channel::{self, Receiver, Sender};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error as ThisError;
-
-use crate::channel::{self, Receiver, Sender};
 
 /// The child process, which answers requests `Q` by `R`. It ends with this value, whatever happens: it sees its channel
 /// close, and is killed here.

@@ -6,9 +6,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use nixl_benches::Layout;
+use nixl_benches::{Environment, Layout};
 
-use crate::environment::Environment;
 use crate::initiator::Findings;
 use crate::messages::Kind;
 use crate::remote::{self, Refusal};

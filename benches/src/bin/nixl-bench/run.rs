@@ -4,12 +4,12 @@ use std::mem;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use nixl_benches::Environment;
 use nixl_device::cuda;
 
 use crate::args::{Args, Suite};
 use crate::cases::{self, Effort};
 use crate::compare;
-use crate::environment::Environment;
 use crate::initiator::{self, Findings};
 use crate::local;
 use crate::remote;

@@ -1,6 +1,4 @@
-//! Messages between the two processes: lines of JSON over a socket pair, which the target has as its standard input.
-//!
-//! A request is an `Option`, none of which is the last; an answer is a `Result`, whose error is that the target gives up.
+//! Messages between two processes: lines of JSON over a socket pair, which the one that was started has as its standard input.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
@@ -10,23 +8,34 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// Sends messages.
 #[derive(Debug)]
-pub(crate) struct Sender(UnixStream);
+pub struct Sender(UnixStream);
 
+/// Receives them.
 #[derive(Debug)]
-pub(crate) struct Receiver {
+pub struct Receiver {
     stream: BufReader<UnixStream>,
     line: Vec<u8>,
 }
 
 /// Both directions of a socket.
-pub(crate) fn open(stream: UnixStream) -> Result<(Sender, Receiver)> {
+///
+/// # Errors
+///
+/// The system has no file descriptor left.
+pub fn open(stream: UnixStream) -> Result<(Sender, Receiver)> {
     let reader = stream.try_clone().context("cannot share the control channel")?;
     Ok((Sender(stream), Receiver { stream: BufReader::new(reader), line: Vec::new() }))
 }
 
 impl Sender {
-    pub(crate) fn send(&mut self, message: &impl Serialize) -> Result<()> {
+    /// Sends one message.
+    ///
+    /// # Errors
+    ///
+    /// The other process is gone.
+    pub fn send(&mut self, message: &impl Serialize) -> Result<()> {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
         self.0.write_all(&line).context("the other process is gone")
@@ -35,13 +44,23 @@ impl Sender {
 
 impl Receiver {
     /// Bounds every later wait for a message.
-    pub(crate) fn set_patience(&self, patience: Duration) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The bound is zero.
+    pub fn set_patience(&self, patience: Duration) -> Result<()> {
         let stream = self.stream.get_ref();
-        stream.set_read_timeout(Some(patience)).context("cannot bound the waits for the target")
+        stream
+            .set_read_timeout(Some(patience))
+            .context("cannot bound the waits for the other process")
     }
 
     /// Waits for a message; `None` once the other side is gone.
-    pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+    ///
+    /// # Errors
+    ///
+    /// Nothing came in time, or no message of this type.
+    pub fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
         self.line.clear();
         match self.stream.read_until(b'\n', &mut self.line) {
             Ok(0) => return Ok(None),
@@ -61,19 +80,18 @@ impl Receiver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messages::{Reply, Request};
 
     #[test]
     fn messages_arrive_in_order_and_the_end_is_seen() {
         let (here, there) = UnixStream::pair().unwrap();
         let (mut sender, receiver) = open(here).unwrap();
         let (there_sender, mut there) = open(there).unwrap();
-        sender.send(&Some(Request::Finish)).unwrap();
-        sender.send(&None::<Request>).unwrap();
-        assert!(matches!(there.receive().unwrap(), Some(Some(Request::Finish))));
-        assert!(matches!(there.receive::<Option<Request>>().unwrap(), Some(None)));
+        sender.send(&Some("first")).unwrap();
+        sender.send(&None::<&str>).unwrap();
+        assert_eq!(there.receive().unwrap(), Some(Some("first".to_owned())));
+        assert!(matches!(there.receive::<Option<String>>().unwrap(), Some(None)));
         drop((sender, receiver));
-        assert!(matches!(there.receive::<Reply>(), Ok(None)));
+        assert!(matches!(there.receive::<String>(), Ok(None)));
         drop(there_sender);
     }
 
@@ -82,9 +100,9 @@ mod tests {
         let (here, there) = UnixStream::pair().unwrap();
         let (_sender, mut receiver) = open(here).unwrap();
         receiver.set_patience(Duration::from_millis(1)).unwrap();
-        assert!(receiver.receive::<Reply>().is_err());
+        assert!(receiver.receive::<String>().is_err());
         drop(there);
-        assert!(matches!(receiver.receive::<Reply>(), Ok(None)));
+        assert!(matches!(receiver.receive::<String>(), Ok(None)));
     }
 
     #[test]
@@ -92,7 +110,7 @@ mod tests {
         let (here, there) = UnixStream::pair().unwrap();
         let (mut sender, _receiver) = open(here).unwrap();
         let (_sender, mut there) = open(there).unwrap();
-        sender.send(&"nonsense").unwrap();
-        assert!(there.receive::<Request>().is_err());
+        sender.send(&"no number").unwrap();
+        assert!(there.receive::<u64>().is_err());
     }
 }

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 /// Facts that change the figures; `none` and `unknown` are values.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub(crate) struct Environment {
+#[non_exhaustive]
+pub struct Environment {
     /// UTC, by RFC 3339.
     date: String,
     commit: String,
@@ -23,13 +24,15 @@ pub(crate) struct Environment {
     nixl_library: String,
     nixl_version: String,
     /// What the variable says; `default` if it is not set.
-    pub(crate) ucx_tls: String,
+    pub ucx_tls: String,
     gpus: String,
     nics: String,
 }
 
 impl Environment {
-    pub(crate) fn discover() -> Self {
+    /// What is found now.
+    #[must_use]
+    pub fn discover() -> Self {
         let unknown = || "unknown".to_owned();
         let library = NixlLibrary::open().ok().map(|library| library.path.as_path());
         let name = library.and_then(Path::file_name);
@@ -51,7 +54,8 @@ impl Environment {
     }
 
     /// For a list.
-    pub(crate) fn facts(&self) -> [(&'static str, String); 11] {
+    #[must_use]
+    pub fn facts(&self) -> [(&'static str, String); 11] {
         [
             ("date", self.date.clone()),
             ("commit", self.commit.clone()),

@@ -1,0 +1,89 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::scenarios::Scenario;
+
+/// Runs servers between real processes over NIXL, with restarts, abandoned offers, partitions and exits, and says what
+/// fails and what grows. The exit code is 1 if anything does.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask soak", args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    /// At most two minutes in all
+    #[arg(long, conflicts_with = "hours")]
+    pub(crate) quick: bool,
+    /// How long all scenarios take together [default: 1]
+    #[arg(long, value_name = "N", value_parser = hours)]
+    hours: Option<f64>,
+    /// Where the report goes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Run only this scenario; may be repeated
+    #[arg(long, value_enum, value_name = "NAME")]
+    scenario: Vec<Scenario>,
+    /// Makes the same choices again [default: another one each time]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    #[command(subcommand)]
+    pub(crate) role: Option<Role>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Role {
+    /// One of the processes; the soak test starts them itself
+    #[command(hide = true)]
+    Node,
+}
+
+impl Args {
+    /// None stands for the quick run.
+    pub(crate) fn duration(&self) -> Option<Duration> {
+        (!self.quick).then(|| Duration::from_secs_f64(self.hours.unwrap_or(1.0) * 3600.0))
+    }
+
+    pub(crate) fn scenarios(&self) -> &[Scenario] {
+        if self.scenario.is_empty() { Scenario::value_variants() } else { &self.scenario }
+    }
+}
+
+fn hours(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(hours) if hours.is_finite() && hours > 0.0 && hours < 10_000.0 => Ok(hours),
+        _ => Err("give a positive number of hours".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_length_is_an_hour_unless_told_otherwise() {
+        let parse = |line: &[&str]| Args::try_parse_from(line);
+        assert_eq!(parse(&["soak"]).unwrap().duration(), Some(Duration::from_secs(3600)));
+        assert_eq!(parse(&["soak", "--quick"]).unwrap().duration(), None);
+        let half = parse(&["soak", "--hours", "0.5"]).unwrap();
+        assert_eq!(half.duration(), Some(Duration::from_secs(1800)));
+        for wrong in ["0", "-1", "inf", "many"] {
+            assert!(parse(&["soak", "--hours", wrong]).is_err(), "{wrong}");
+        }
+        assert!(parse(&["soak", "--quick", "--hours", "1"]).is_err());
+    }
+
+    #[test]
+    fn scenarios_are_chosen_by_name() {
+        let args = Args::try_parse_from(["soak", "--scenario", "fresh", "--scenario", "exits"]);
+        assert_eq!(args.unwrap().scenarios(), [Scenario::Fresh, Scenario::Exits]);
+        assert_eq!(Args::try_parse_from(["soak"]).unwrap().scenarios().len(), 6);
+    }
+}

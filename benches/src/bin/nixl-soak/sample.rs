@@ -1,0 +1,146 @@
+//! What a process holds, as the system counts it from outside.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+/// What must not grow.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Metric {
+    /// Resident memory, in bytes.
+    Rss,
+    /// Open file descriptors, sockets included.
+    Files,
+    Threads,
+    Mappings,
+    /// Open file descriptors that are sockets.
+    Sockets,
+    /// Peers that the connector knows, by its own count.
+    Peers,
+}
+
+impl Metric {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Rss, Self::Files, Self::Threads, Self::Mappings, Self::Sockets, Self::Peers];
+
+    /// In how much of it figures are shown.
+    pub(crate) const fn unit(self) -> u64 {
+        match self {
+            Self::Rss => 1024,
+            _ => 1,
+        }
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Rss => "KiB of RSS",
+            Self::Files => "files",
+            Self::Threads => "threads",
+            Self::Mappings => "mappings",
+            Self::Sockets => "sockets",
+            Self::Peers => "peers",
+        }
+    }
+}
+
+/// A number for each metric.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub(crate) struct Sample {
+    rss: u64,
+    files: u64,
+    threads: u64,
+    mappings: u64,
+    sockets: u64,
+    peers: u64,
+}
+
+impl Sample {
+    /// What the process holds now, which knows so many peers.
+    pub(crate) fn of(pid: u32, peers: u64) -> Result<Self> {
+        let folder = format!("/proc/{pid}");
+        Self::read(Path::new(&folder), peers).with_context(|| format!("cannot look into {folder}"))
+    }
+
+    fn read(process: &Path, peers: u64) -> Result<Self> {
+        let status = fs::read_to_string(process.join("status"))?;
+        let field = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let number = value.and_then(|value| value.split_whitespace().next()?.parse().ok());
+            number.with_context(|| format!("no field {name}"))
+        };
+        let mut sample = Self { peers, threads: field("Threads")?, ..Self::default() };
+        sample.rss = field("VmRSS")? * 1024;
+        sample.mappings = fs::read_to_string(process.join("maps"))?.lines().count() as u64;
+        for file in fs::read_dir(process.join("fd"))?.flatten() {
+            sample.files += 1;
+            let target = fs::read_link(file.path()).unwrap_or_default();
+            sample.sockets += u64::from(target.to_string_lossy().starts_with("socket:"));
+        }
+        Ok(sample)
+    }
+
+    pub(crate) const fn get(&self, metric: Metric) -> u64 {
+        match metric {
+            Metric::Rss => self.rss,
+            Metric::Files => self.files,
+            Metric::Threads => self.threads,
+            Metric::Mappings => self.mappings,
+            Metric::Sockets => self.sockets,
+            Metric::Peers => self.peers,
+        }
+    }
+
+    /// Without mappings that are there on purpose.
+    pub(crate) fn without_mappings(mut self, count: u64) -> Self {
+        self.mappings = self.mappings.saturating_sub(count);
+        self
+    }
+
+    /// The larger of each.
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self {
+            rss: self.rss.max(other.rss),
+            files: self.files.max(other.files),
+            threads: self.threads.max(other.threads),
+            mappings: self.mappings.max(other.mappings),
+            sockets: self.sockets.max(other.sockets),
+            peers: self.peers.max(other.peers),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_files(files: u64) -> Self {
+        Self { files, ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn another_process_is_counted_as_it_is() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let mut child = Command::new("cat")
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(there)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let sample = Sample::of(child.id(), 5).unwrap();
+        drop(here);
+        child.wait().unwrap();
+        assert_eq!(sample.get(Metric::Sockets), 1, "{sample:?}");
+        assert_eq!(sample.get(Metric::Threads), 1, "{sample:?}");
+        assert_eq!(sample.get(Metric::Peers), 5);
+        assert!(sample.get(Metric::Files) >= 3, "{sample:?}");
+        assert!(sample.get(Metric::Mappings) > 3 && sample.get(Metric::Rss) > 4096, "{sample:?}");
+        assert!(Sample::of(child.id(), 0).is_err());
+    }
+}

@@ -1,0 +1,26 @@
+//! A server that makes a new buffer for each request, of varying length, so that new registrations overlap withdrawn ones.
+
+use super::Variant;
+use super::pair::Pair;
+use crate::growth::Pace;
+use crate::messages::{Executor, Memory, Work};
+
+pub(super) fn variants() -> Vec<Variant> {
+    let memories = [(Memory::Vec, "vec"), (Memory::Buffer, "buffer")];
+    let all = Executor::BOTH.into_iter().flat_map(|executor| {
+        memories.map(|(memory, name)| {
+            let pair = Pair {
+                executor,
+                memory,
+                work: Work::Reads,
+                longest: 1 << 20,
+                tasks: &[1, 8, 32, 128],
+                quick_ms: 80,
+                cycles: 8,
+            };
+            let name = format!("{} executor, {name}", executor.name());
+            Variant::new(name, Pace::Operations, move |bench, trial| pair.run(bench, trial))
+        })
+    });
+    all.collect()
+}
