@@ -140,6 +140,24 @@ pub enum TransportError {
         /// Its name.
         thread: &'static str,
     },
+    /// This process may open no more files.
+    #[error(
+        "this process has {open} files open and may have {limit}: raise the limit (`ulimit -n`), or close some"
+    )]
+    OutOfFiles {
+        /// Files that are open.
+        open: u64,
+        /// The soft limit.
+        limit: u64,
+    },
+    /// The engine does not accept connections any more.
+    #[error(
+        "{engine} has closed its listening socket, which it does when a connection cannot be accepted: peers that are not connected cannot reach this agent; build the connector anew"
+    )]
+    NotListening {
+        /// The engine, for instance `nixl`.
+        engine: &'static str,
+    },
     /// The connection has been shut down.
     #[error("the connection is closed")]
     Closed,

@@ -143,6 +143,11 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
         Box::pin(ready(Idle::holding(())))
     }
 
+    /// *Blocking.* What is wrong with the engine now, apart from its peers. By default nothing is.
+    fn problems(&self) -> Vec<TransportError> {
+        Vec::new()
+    }
+
     /// *Blocking.* Forgets a peer. Unknown peers are ignored.
     ///
     /// # Errors

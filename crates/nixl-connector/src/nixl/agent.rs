@@ -16,7 +16,9 @@ use nixl_sys::{
 use uuid::Uuid;
 
 use super::exit::{self, Busy};
+use super::files;
 use super::library::{NixlLibrary, NixlUnavailable};
+use super::listener::Listener;
 use super::ucx;
 use crate::control::ControlThread;
 
@@ -30,6 +32,7 @@ pub(super) const BACKEND: &str = super::blob::UCX;
 pub(super) struct Agent {
     name: String,
     control: ControlThread,
+    listener: Listener,
     gate: Mutex<Option<Inside>>,
 }
 
@@ -37,7 +40,7 @@ pub(super) struct Agent {
 pub(super) struct Inside {
     notifications: Option<Movable<NotificationMap>>,
     /// Metadata with the agent's connection details, which never change.
-    pub(super) details: Option<Bytes>,
+    pub(super) details: Bytes,
     pub(super) backend: Backend,
     pub(super) agent: nixl_sys::Agent,
 }
@@ -75,8 +78,12 @@ impl Agent {
     /// Starts an agent with its backend. **Blocks.**
     pub(super) fn start(name: &str, control: ControlThread) -> Result<Self, NixlUnavailable> {
         NixlLibrary::open()?;
-        let failed =
-            |what| move |e: NixlError| NixlUnavailable::Start { what, reason: e.to_string() };
+        let failed = |what| {
+            move |e: NixlError| {
+                let files = files::error().map(|files| format!("; {files}")).unwrap_or_default();
+                NixlUnavailable::Start { what, reason: format!("{e}{files}") }
+            }
+        };
         let _busy = exit::enter().ok_or_else(|| {
             let reason = "the process is exiting".to_owned();
             NixlUnavailable::Start { what: "agent", reason }
@@ -89,19 +96,23 @@ impl Agent {
             thread_sync: ThreadSync::Strict,
             ..AgentConfig::default()
         };
+        let listening = Listener::open_now();
         let agent = nixl_sys::Agent::new_configured(name, &config).map_err(failed("agent"))?;
         let params = load_plugin(&agent).map_err(failed("UCX plugin"))?;
         let backend = create_backend(&agent, params).map_err(failed("UCX backend"))?;
         exit::arm()?;
-        Ok(Self {
-            name: name.to_owned(),
-            control,
-            gate: Mutex::new(Some(Inside { notifications: None, details: None, backend, agent })),
-        })
+        let details: Bytes = agent.get_local_md().map_err(failed("metadata"))?.into();
+        let listener = Listener::found(&listening, &Listener::open_now(), &details);
+        let inside = Inside { notifications: None, details, backend, agent };
+        Ok(Self { name: name.to_owned(), control, listener, gate: Mutex::new(Some(inside)) })
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn listener(&self) -> &Listener {
+        &self.listener
     }
 
     pub(super) fn control(&self) -> &ControlThread {

@@ -15,6 +15,7 @@ use nixl_sys::NixlError;
 
 use super::agent::{Agent, BACKEND};
 use super::blob::Blob;
+use super::files;
 use super::here;
 use super::peer::Peer;
 use super::peers::{Change, Loaded};
@@ -254,7 +255,8 @@ impl Directory {
         if let Some(inside) = self.agent.enter().inside() {
             let _ = inside.agent.invalidate_remote_md(name);
         }
-        if lost.is_none() && error != gone() {
+        let is_local = matches!(error, TransportError::OutOfFiles { .. });
+        if is_local || (lost.is_none() && error != gone()) {
             return Err(error);
         }
         let wait = lost.map_or(Duration::ZERO, |(_, wait)| wait * 2);
@@ -271,7 +273,10 @@ impl Directory {
 
     fn load(&self, metadata: &[u8], name: &str) -> Result<(), TransportError> {
         let failed = |call, error| match error {
-            NixlError::BackendError => TransportError::PeerGone { name: name.to_owned() },
+            NixlError::BackendError => {
+                let gone = TransportError::PeerGone { name: name.to_owned() };
+                files::error().unwrap_or(gone)
+            }
             NixlError::InvalidParam | NixlError::NotFound => TransportError::BadMetadata {
                 reason: format!(
                     "NIXL does not accept it ({error}); perhaps the peer broke off before"

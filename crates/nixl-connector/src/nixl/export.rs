@@ -16,13 +16,9 @@ impl Inside {
     /// Metadata that covers these memories, which are registered, and says nothing of others. `None` if it takes all that is
     /// registered.
     pub(super) fn metadata_of(
-        &mut self,
+        &self,
         memories: &[Registration],
     ) -> Result<Option<Bytes>, NixlError> {
-        let details = match &self.details {
-            Some(details) => details.clone(),
-            None => self.details.insert(self.agent.get_local_md()?.into()).clone(),
-        };
         let mut parts = Vec::with_capacity(1);
         for kind in [MemType::Dram, MemType::Vram] {
             let mut list = RegDescList::new(kind)?;
@@ -37,7 +33,7 @@ impl Inside {
             }
             parts.push(self.agent.get_local_partial_md(&list, None)?);
         }
-        Ok(combined(&details, &parts))
+        Ok(combined(&self.details, &parts))
     }
 }
 

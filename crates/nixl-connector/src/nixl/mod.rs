@@ -13,6 +13,9 @@
 //! | a request, list or notification map used with the wrong agent or after it | `agent` owns the agent; nothing of it leaves this module |
 //! | a blob with a bad name panics, a forged one evicts a healthy peer, a changed one wedges it | `blob` parses every blob strictly, `peers` compares it with what is loaded |
 //! | a peer that died keeps its endpoints, attempts to reach it leak files | `directory` has NIXL forget it, and does not let it be tried often |
+//! | memory that comes and goes makes it forget and load the peer, which leaks sockets on both sides | `peers` loads keys that say nothing of their memory once, over all addresses |
+//! | its listening socket is closed for good after one refused `accept` | `listener` notices, and the connector's health says so |
+//! | its one error code also means that no file can be opened | `files` looks |
 //! | a peer that does not answer blocks everything for minutes | `agent` has UCX connect without waiting |
 //! | GPU memory is taken for the host's where no context is current | `gpu` makes it current around calls |
 //! | and where UCX did not see its allocation | `ucx` has it ask the driver |
@@ -27,9 +30,11 @@ mod blob;
 mod directory;
 mod exit;
 mod export;
+mod files;
 mod gpu;
 mod here;
 mod library;
+mod listener;
 mod peer;
 mod peers;
 mod registrar;

@@ -15,6 +15,7 @@ use nixl_sys::{MemType, NixlError, OptArgs, XferDescList, XferOp, XferRequest, X
 
 use super::agent::Inside;
 use super::directory::{Directory, failed};
+use super::files;
 use super::gpu;
 use super::peer::Peer;
 use super::registrar::memory_kind;
@@ -148,10 +149,13 @@ impl NixlTransfer {
         self.end(result)
     }
 
-    /// NIXL tells only that the backend failed. Everything that could be wrong on this side was checked before,
-    /// so it is the peer or the way to it.
+    /// NIXL tells only that the backend failed. Everything else that could be wrong on this side was checked before,
+    /// so it is the peer, the way to it, or a lack of files.
     fn gone(&self) -> TransportError {
         self.peer.set_broken();
+        if let Some(error) = files::error() {
+            return error;
+        }
         TransportError::PeerGone { name: self.peer.id.to_string() }
     }
 

@@ -16,6 +16,7 @@ use nixl_ops::{
 
 use super::agent::Agent;
 use super::directory::{Directory, covers, failed};
+use super::files;
 use super::here::Beacon;
 use super::library::NixlUnavailable;
 use super::registrar::NixlRegistrar;
@@ -100,6 +101,12 @@ unsafe impl Transport for NixlTransport {
         self.directory.until_idle(peer)
     }
 
+    fn problems(&self) -> Vec<TransportError> {
+        let deaf = self.agent.listener().is_closed();
+        let deaf = deaf.then_some(TransportError::NotListening { engine: "nixl" });
+        deaf.into_iter().chain(files::error()).collect()
+    }
+
     fn disconnect(&self, peer: &PeerId) -> Result<(), TransportError> {
         self.directory.disconnect(peer)
     }
@@ -157,10 +164,10 @@ unsafe impl Transport for NixlTransport {
         if inside.agent.send_notification(peer.as_str(), payload, Some(&inside.backend)).is_ok() {
             return Poll::Ready(Ok(()));
         }
-        // As for transfers: NIXL does not tell why, and it can only be the peer or the way to it.
+        // As for transfers: NIXL does not tell why, and it can only be the peer, the way to it, or a lack of files.
         known.set_broken();
         self.directory.ended(&known);
-        gone()
+        files::error().map_or_else(gone, |error| Poll::Ready(Err(error)))
     }
 
     fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError> {

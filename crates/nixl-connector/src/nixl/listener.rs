@@ -1,0 +1,73 @@
+//! The sockets on which UCX waits for peers.
+//!
+//! UCX closes its listening socket for good when it cannot accept a connection, because this process may open no more files for
+//! instance. From then on peers that are not connected cannot reach this agent, and NIXL does not tell.
+
+use std::collections::HashSet;
+
+use nixl_device::{TcpSocket, TcpState};
+
+/// The listening sockets of one agent.
+#[derive(Debug)]
+pub(super) struct Listener {
+    inodes: HashSet<u64>,
+}
+
+impl Listener {
+    /// Those that are open now, by inode and port. To be asked before the agent is made, and after.
+    pub(super) fn open_now() -> Vec<(u64, u16)> {
+        // Without them the sockets are not watched.
+        let sockets = TcpSocket::all_of_this_process().unwrap_or_default();
+        let listening = sockets.into_iter().filter(|socket| socket.state == TcpState::Listen);
+        listening.filter_map(|socket| Some((socket.inode, socket.local?.port()))).collect()
+    }
+
+    /// Those of the agent: opened since `before`, and on a port that its connection details name.
+    pub(super) fn found(before: &[(u64, u16)], after: &[(u64, u16)], details: &[u8]) -> Self {
+        let names = |port: u16| {
+            let both = [port.to_be_bytes(), port.to_le_bytes()];
+            details.windows(2).any(|window| both.iter().any(|bytes| window == bytes))
+        };
+        let is_new = |socket: &&(u64, u16)| !before.contains(socket) && names(socket.1);
+        Self { inodes: after.iter().filter(is_new).map(|(inode, _)| *inode).collect() }
+    }
+
+    /// Whether one of them was closed. Takes about a millisecond.
+    pub(super) fn is_closed(&self) -> bool {
+        if self.inodes.is_empty() {
+            return false;
+        }
+        let Ok(sockets) = TcpSocket::all_of_this_process() else { return false };
+        let listens =
+            |inode: &u64| sockets.iter().any(|s| s.inode == *inode && s.state == TcpState::Listen);
+        !self.inodes.iter().all(listens)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_that_was_closed_is_noticed_and_those_of_others_are_not() {
+        let earlier = TcpListener::bind("127.0.0.1:0").unwrap();
+        let before = Listener::open_now();
+        let of_agent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let of_others = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = of_agent.local_addr().unwrap().port();
+        let details = [&[0; 5], &port.to_be_bytes()[..]].concat();
+        let listener = Listener::found(&before, &Listener::open_now(), &details);
+        assert_eq!(listener.inodes.len(), 1);
+        drop((earlier, of_others));
+        assert!(!listener.is_closed());
+        drop(of_agent);
+        assert!(listener.is_closed());
+    }
+
+    #[test]
+    fn an_agent_without_such_sockets_is_not_watched() {
+        assert!(!Listener::found(&[], &[(1, 2)], b"").is_closed());
+    }
+}
