@@ -32,7 +32,7 @@ pub(crate) enum Pace {
 impl Allowance {
     /// What is allowed, and why:
     ///
-    /// * resident memory: the free lists of the allocator and of UCX's pools, the bytes of which no leak makes out;
+    /// * resident memory: the pages of the largest slab of the buffer pool, which are used in turns;
     /// * files and sockets: one connection of UCX's that is made anew has up to four, and may be met while the old one closes;
     /// * threads: one of a runtime's that comes or goes;
     /// * mappings: the allocator's, which come and go with blocks above its threshold and split when one in the middle is freed.
@@ -40,8 +40,7 @@ impl Allowance {
     /// * peers: one that is known until it is looked at next.
     pub(crate) const fn of(metric: Metric, pace: Pace) -> Self {
         let (number, percent) = match (metric, pace) {
-            (Metric::Rss, Pace::Operations) => (8 << 20, 5),
-            (Metric::Rss, Pace::Events) => (16 << 20, 5),
+            (Metric::Rss, _) => (16 << 20, 5),
             (Metric::Files | Metric::Sockets, Pace::Operations) => (4, 0),
             (Metric::Files | Metric::Sockets, Pace::Events) => (3, 0),
             (Metric::Mappings, Pace::Operations) => (16, 2),
@@ -148,7 +147,7 @@ mod tests {
 
     #[test]
     fn kilobytes_in_each_operation_fail() {
-        let leak = series(|done| (40 << 20) + done * 8192);
+        let leak = series(|done| (40 << 20) + done * 16_384);
         assert!(grows(&leak, RSS));
     }
 

@@ -119,6 +119,8 @@ impl Sample {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
     use std::process::{Command, Stdio};
 
@@ -126,13 +128,16 @@ mod tests {
 
     #[test]
     fn another_process_is_counted_as_it_is() {
-        let (here, there) = UnixStream::pair().unwrap();
+        let (mut here, there) = UnixStream::pair().unwrap();
         let mut child = Command::new("cat")
-            .stdin(Stdio::from(std::os::fd::OwnedFd::from(there)))
-            .stdout(Stdio::null())
+            .stdin(Stdio::from(OwnedFd::from(there)))
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        // It runs once it has copied something.
+        here.write_all(b"x").unwrap();
+        child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
         let sample = Sample::of(child.id(), 5).unwrap();
         drop(here);
         child.wait().unwrap();
@@ -142,5 +147,6 @@ mod tests {
         assert!(sample.get(Metric::Files) >= 3, "{sample:?}");
         assert!(sample.get(Metric::Mappings) > 3 && sample.get(Metric::Rss) > 4096, "{sample:?}");
         assert!(Sample::of(child.id(), 0).is_err());
+        assert_eq!(sample.without_mappings(3).mappings, sample.mappings - 3);
     }
 }

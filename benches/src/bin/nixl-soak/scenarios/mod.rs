@@ -97,7 +97,8 @@ impl Bench {
             executor,
             socket: self.sockets.next(),
             timeout_ms: 30_000,
-            life_time_ms: 600_000,
+            // Keys of offers are remembered for so long: short, so that what remembers them stops growing early.
+            life_time_ms: 10_000,
             drain_ms: 60_000,
         }
     }

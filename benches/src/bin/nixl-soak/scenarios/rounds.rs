@@ -15,7 +15,7 @@ use crate::side::Side;
 use crate::watch::Baseline;
 
 /// Deadline of operations and offers: those of a peer that has ended may last so long.
-const DEADLINE_MS: u64 = 500;
+const DEADLINE_MS: u64 = 300;
 /// How long after its peer's end a process may hold what was the peer's.
 const FLAT: Duration = Duration::from_secs(10);
 
