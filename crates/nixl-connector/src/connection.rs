@@ -9,8 +9,9 @@ use nixl_descriptor::{
 use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata};
 use nixl_ops::{
-    Clock, ConnectSpec, Driver, DriverConfig, Executor, FoundSlot, Held, Link, PeerId, Preparation,
-    RemoteSlot, RemoteSlots, SpentKeys, SpentStats, Transport, TransportError,
+    Clock, ConnectSpec, Driver, DriverConfig, Executor, FoundSlot, Held, Link, OperationError,
+    OperationOptions, PeerId, Preparation, RemoteSlot, RemoteSlots, SpentKeys, SpentStats,
+    Transport, TransportError,
 };
 
 use crate::ConnectorError;
@@ -99,15 +100,19 @@ impl Connection {
         driver.set_executor(Arc::clone(&executor));
         driver.set_proofs(Arc::new(Proofs::of(&*transport)), Arc::new(control.clone()));
         let info = executor.describe(info);
+        let peers = Arc::new(PeerTable::new(Self::PEERS));
+        let slots = Arc::default();
+        let knowledge = PeerKnowledge::new((&transport, &executor), &peers, &slots, &control);
+        driver.set_on_leaving(move |peer| knowledge.clone().forget_soon(peer));
         Ok(Self {
             transport,
             executor,
             driver: Arc::new(driver),
             control,
             registrations,
-            peers: Arc::new(PeerTable::new(Self::PEERS)),
+            peers,
             exports: Arc::default(),
-            slots: Arc::default(),
+            slots,
             info,
             clock,
             skew: config.clock_skew,
@@ -329,6 +334,30 @@ impl Connection {
             Ok(connected.peer)
         };
         self.control.run(load).await?
+    }
+
+    /// What is wrong with the engine, and whether the thread for its blocking calls does not answer.
+    pub(crate) async fn problems(&self) -> (Vec<TransportError>, bool) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let transport = Arc::clone(&self.transport);
+        let look = self.control.run(move || transport.problems());
+        let options = OperationOptions::new().timeout(PATIENCE);
+        match self.driver.within(options, look).await {
+            Ok((Ok(problems), _)) => (problems, false),
+            Ok((Err(error), _)) => (vec![error], false),
+            Err(OperationError::Transport(error)) => (vec![error], false),
+            Err(_) => (Vec::new(), true),
+        }
+    }
+
+    /// Tells the peers that were met that this side is about to go. Waits no longer than a second.
+    pub(crate) async fn tell_leaving(&self) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let (driver, peers) = (Arc::clone(&self.driver), self.peers.all());
+        let tell = self.control.run(move || driver.tell_leaving(&peers));
+        let options = OperationOptions::new().timeout(PATIENCE);
+        // What is not told by then is queued, and told if the process lives.
+        let _ = self.driver.within(options, tell).await;
     }
 
     /// Drops what the cache says about a peer that the engine has given up.

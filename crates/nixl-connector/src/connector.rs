@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use nixl_descriptor::{
@@ -18,7 +19,7 @@ use nixl_ops::{
 };
 
 use crate::connection::{Connection, ConnectionStats, wants_reconnect};
-use crate::{ConnectorBuilder, ConnectorError};
+use crate::{ConnectorBuilder, ConnectorError, Drained, Health};
 
 /// Makes operations, and owns the connection to the engine that carries them.
 ///
@@ -39,6 +40,7 @@ struct Shared {
     connection: Connection,
     timeout: Option<Duration>,
     offers: Offers,
+    draining: AtomicBool,
 }
 
 /// How offers are made.
@@ -64,7 +66,8 @@ impl Connector {
     }
 
     pub(crate) fn new(connection: Connection, timeout: Option<Duration>, offers: Offers) -> Self {
-        Self { shared: Arc::new(Shared { connection, timeout, offers }) }
+        let draining = AtomicBool::new(false);
+        Self { shared: Arc::new(Shared { connection, timeout, offers, draining }) }
     }
 
     /// The name under which peers know this connector. It differs with every connector ever built.
@@ -135,7 +138,7 @@ impl Connector {
         L: TryInto<DescriptorList>,
         ConnectorError: From<L::Error>,
     {
-        let local = local.try_into()?;
+        let local = self.admit(local)?;
         let connection = &self.shared.connection;
         let offer = self.offer(OperationKind::Read, local, options);
         let (spec, options) = connection.driver().within(options, offer).await?;
@@ -175,7 +178,7 @@ impl Connector {
         L: TryInto<DescriptorList>,
         ConnectorError: From<L::Error>,
     {
-        let local = local.try_into()?;
+        let local = self.admit(local)?;
         if let Some(index) = local.iter().position(|d| d.access() != Access::ReadWrite) {
             return Err(ConnectorError::ReadOnly { index });
         }
@@ -230,7 +233,7 @@ impl Connector {
         L: TryInto<DescriptorList>,
         ConnectorError: From<L::Error>,
     {
-        let local = local.try_into()?;
+        let local = self.admit(local)?;
         let driver = self.shared.connection.driver();
         let prepare = self.prepare(OperationKind::Read, &local, remote, options.path_policy());
         let (prepared, options) = driver.within(options, prepare).await?;
@@ -274,11 +277,51 @@ impl Connector {
         L: TryInto<DescriptorList>,
         ConnectorError: From<L::Error>,
     {
-        let local = local.try_into()?;
+        let local = self.admit(local)?;
         let driver = self.shared.connection.driver();
         let prepare = self.prepare(OperationKind::Write, &local, remote, options.path_policy());
         let (prepared, options) = driver.within(options, prepare).await?;
         Ok(WriteOperation::begin(driver, prepared?, local, options)?)
+    }
+
+    /// Brings the connector to an end: from now on no operation begins ([`ConnectorError::Draining`]), and those in hand go on until
+    /// they end, or until the deadline. Then the offers that are left are revoked, and the peers that this connector has met are told
+    /// to forget it. Peers of this host learn of revoked offers by themselves.
+    ///
+    /// Not waited for are operations that have outlived their own deadline and drain time, and memory in quarantine:
+    /// [`stats`](Self::stats) shows them.
+    ///
+    /// Cancel safe: if the future is dropped, the connector begins no operation all the same, and the call can be repeated.
+    pub async fn drain(&self, deadline: Duration) -> Drained {
+        let connection = &self.shared.connection;
+        self.shared.draining.store(true, Ordering::SeqCst);
+        let options = OperationOptions::new().timeout(deadline);
+        let ended = connection.driver().until_drained(options).await.is_ok();
+        let left = match ended {
+            true => Drained::new(0, 0),
+            false => Drained::new(connection.driver().awaited_offers(), self.stats().active),
+        };
+        connection.driver().revoke_offers();
+        connection.tell_leaving().await;
+        left
+    }
+
+    /// How the connector is now, within a second or so. Cancel safe.
+    pub async fn health(&self) -> Health {
+        let (problems, is_blocked) = self.shared.connection.problems().await;
+        let is_draining = self.shared.draining.load(Ordering::SeqCst);
+        Health { is_draining, problems, is_blocked }
+    }
+
+    fn admit<L>(&self, local: L) -> Result<DescriptorList, ConnectorError>
+    where
+        L: TryInto<DescriptorList>,
+        ConnectorError: From<L::Error>,
+    {
+        match self.shared.draining.load(Ordering::SeqCst) {
+            true => Err(ConnectorError::Draining),
+            false => Ok(local.try_into()?),
+        }
     }
 
     fn options(&self) -> OperationOptions {

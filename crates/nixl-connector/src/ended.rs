@@ -34,6 +34,12 @@ impl PeerKnowledge {
         }
     }
 
+    /// Forgets a peer that says that it leaves.
+    pub(crate) fn forget_soon(self, peer: PeerId) {
+        let control = self.control.clone();
+        control.post(move || self.forget(&peer, None));
+    }
+
     /// Forgets a peer of this host once its process has ended.
     pub(crate) fn forget_at_exit(self, peer: &PeerId, pid: u32) {
         let Some(peers) = self.peers.upgrade() else { return };
@@ -42,23 +48,23 @@ impl PeerKnowledge {
             let knowledge = knowledge.clone();
             move || {
                 let control = knowledge.control.clone();
-                control.post(move || knowledge.forget(&of, pid));
+                control.post(move || knowledge.forget(&of, Some(pid)));
             }
         };
         match ProcessExits::global().watch(pid, None, on_exit) {
             Ok(watch) => peers.watch(peer, watch),
             // The engine will tell when it is used next.
-            Err(ProcessError::NotThere { .. }) => knowledge.forget(peer, pid),
+            Err(ProcessError::NotThere { .. }) => knowledge.forget(peer, Some(pid)),
             Err(error) => tracing::debug!(%peer, %error, "the end of a peer will not be noticed"),
         }
     }
 
-    /// *Blocking.*
-    fn forget(&self, peer: &PeerId, pid: u32) {
+    /// *Blocking.* `pid` is its process, if that is of this host and has ended.
+    fn forget(&self, peer: &PeerId, pid: Option<u32>) {
         if let Some(peers) = self.peers.upgrade() {
             peers.remove(peer);
         }
-        if let Some(slots) = self.slots.upgrade() {
+        if let (Some(slots), Some(pid)) = (self.slots.upgrade(), pid) {
             slots.close_of(pid);
         }
         if let Some(executor) = self.executor.upgrade() {

@@ -49,6 +49,9 @@ pub enum ConnectorError {
     /// The engine refused.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The connector begins no new operations.
+    #[error("the connector is draining and begins no new operations; use another connector")]
+    Draining,
     /// The operating system refused a thread.
     #[error(
         "cannot start a thread of the connection: {reason}; check the limits on processes and memory"

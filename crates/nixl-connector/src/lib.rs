@@ -38,14 +38,14 @@
 //!
 //! # What a peer can do
 //!
-//! Metadata is a capability: NIXL's covers all memory that the connector has registered when it is made, not only
-//! what the operation offers. Give it to peers that you trust with that, over a channel that you trust. What a
+//! Metadata is a capability: NIXL's covers the whole regions that the operation offers parts of, or the slab that they lie in,
+//! and with a NIC all memory that the connector has registered when it is made. Give it to peers that you trust with that, over a channel that you trust. What a
 //! peer sends is validated before NIXL sees it, apart from the inside of NIXL's own connection details and keys,
 //! which only NIXL can read. Read-only memory (`bytes::Bytes`, say) is offered for reading only, but NIXL registers all
 //! memory for both: a peer that breaks the rules could still write to it.
 //!
-//! NIXL's transport layer, UCX, prints its warnings on standard output; set `UCX_LOG_FILE=/dev/stderr` if yours is a
-//! protocol.
+//! NIXL's transport layer, UCX, prints its warnings on standard output. If yours is a protocol, set `UCX_LOG_FILE` to a file of
+//! its own: UCX empties the file that it names.
 
 mod builder;
 #[cfg(feature = "conformance")]
@@ -56,6 +56,7 @@ mod control;
 mod ended;
 mod error;
 mod exports;
+mod health;
 #[cfg(feature = "nixl")]
 pub mod nixl;
 mod occupancy;
@@ -68,6 +69,7 @@ pub use connection::ConnectionStats;
 pub use connector::Connector;
 pub use control::ControlThread;
 pub use error::ConnectorError;
+pub use health::{Drained, Health};
 pub use nixl_ops::{
     CancelOutcome, Carrier, ClaimDemand, Completion, DriverConfig, EndedOffer, Held,
     OperationError, OperationKind, OperationOptions, OperationStatus, PathKind, PathPolicy,

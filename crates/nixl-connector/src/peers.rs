@@ -96,6 +96,10 @@ impl PeerTable {
         removed.is_some()
     }
 
+    pub(crate) fn all(&self) -> Vec<PeerId> {
+        self.lock().peers.keys().cloned().collect()
+    }
+
     /// Peers that are known.
     pub(crate) fn len(&self) -> usize {
         self.lock().peers.len()

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use nixl_descriptor::BufferPool;
 
 use crate::contained::contained;
-use crate::control::{ClaimRoute, Claims, ControlMessage, Heard, MessageClaim, Owner};
+use crate::control::{ClaimRoute, Claims, ControlMessage, Heard, MessageClaim, Owner, Said};
 use crate::deadline::Deadline;
+use crate::drain::Departures;
 use crate::overdue::{Overdue, OverdueList, OverdueTotal};
 use crate::parking::{Ear, Parking};
 use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
@@ -118,6 +119,9 @@ pub(crate) struct Shared {
     inbox: Mutex<Inbox>,
     active: Arc<AtomicUsize>,
     overdue: Arc<OverdueTotal>,
+    /// How many of the active ones wait for the others.
+    pub(crate) drains: AtomicUsize,
+    pub(crate) departures: Departures,
     parking: Parking,
     /// Somebody has begun to wait: the next turn counts as progress, so that the back-off starts anew.
     fresh: AtomicBool,
@@ -206,6 +210,8 @@ impl Driver {
             inbox: Mutex::default(),
             active: Arc::default(),
             overdue: Arc::default(),
+            drains: AtomicUsize::new(0),
+            departures: Departures::default(),
             parking: Parking::new(Arc::clone(&passive.page)),
             fresh: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -366,6 +372,11 @@ impl Shared {
         slot.poll(task::Context { clock: &**clock, config, overdue })
     }
 
+    /// Operations that have not ended, of either side.
+    pub(crate) fn in_hand(&self) -> usize {
+        self.active.load(Ordering::Acquire) + self.passive.awaited()
+    }
+
     pub(crate) fn transport(&self) -> Option<Arc<dyn Transport>> {
         self.transport.clone()
     }
@@ -387,6 +398,10 @@ impl Shared {
             );
             return false;
         };
+        if message.said == Said::Leaving {
+            self.departures.note(from);
+            return true;
+        }
         let is_owner =
             self.owner.get().is_some_and(|owner| owner.receive(&self.passive, from, &message));
         match self.claims.receive(from, &message, self.clock.unix_time()) {

@@ -45,6 +45,7 @@ mod contained;
 mod control;
 mod deadline;
 mod direct;
+mod drain;
 mod driver;
 mod error;
 mod executor;

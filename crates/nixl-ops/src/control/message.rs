@@ -31,6 +31,8 @@ pub(crate) enum Said<'a> {
     Writing,
     NotWriting,
     Decline,
+    /// The sender has drained and is about to go. The key is its agent's name, and the token 0.
+    Leaving,
 }
 
 /// One message.
@@ -67,6 +69,7 @@ impl<'a> ControlMessage<'a> {
             (5, []) => Said::Writing,
             (6, []) => Said::NotWriting,
             (7, []) => Said::Decline,
+            (8, []) => Said::Leaving,
             _ => return None,
         };
         Some(Self { key, token: u64::from_le_bytes(*token), said })
@@ -85,6 +88,7 @@ impl<'a> ControlMessage<'a> {
             Said::Writing => (5, &[]),
             Said::NotWriting => (6, &[]),
             Said::Decline => (7, &[]),
+            Said::Leaving => (8, &[]),
         };
         // Keys are of at most 255 bytes.
         let len = u8::try_from(self.key.len()).unwrap_or(u8::MAX);
@@ -126,7 +130,7 @@ mod tests {
     use super::*;
 
     fn said() -> impl Strategy<Value = (u8, Vec<u8>)> {
-        (1..8u8, proptest::collection::vec(any::<u8>(), 1..50))
+        (1..9u8, proptest::collection::vec(any::<u8>(), 1..50))
     }
 
     fn make(kind: u8, bytes: &[u8]) -> Said<'_> {
@@ -137,7 +141,8 @@ mod tests {
             4 => Said::Query,
             5 => Said::Writing,
             6 => Said::NotWriting,
-            _ => Said::Decline,
+            7 => Said::Decline,
+            _ => Said::Leaving,
         }
     }
 

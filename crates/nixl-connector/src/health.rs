@@ -1,0 +1,59 @@
+//! What probes of a server ask.
+
+use nixl_ops::TransportError;
+
+/// How a connector is. For a readiness probe: [`is_ready`](Self::is_ready); for a liveness probe: [`is_live`](Self::is_live).
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Health {
+    /// [`Connector::drain`](crate::Connector::drain) was called.
+    pub is_draining: bool,
+    /// What is wrong now. Each says what to do.
+    pub problems: Vec<TransportError>,
+    /// The thread for blocking calls of the engine has not answered for a second: it is inside one, or has others before.
+    pub is_blocked: bool,
+}
+
+impl Health {
+    /// Whether new operations can be expected to succeed.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.is_draining && !self.is_blocked && self.problems.is_empty()
+    }
+
+    /// Whether the connector works at all. If not, it does not recover: build another.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        let is_fatal = |problem: &TransportError| {
+            matches!(
+                problem,
+                TransportError::NotListening { .. }
+                    | TransportError::ThreadEnded { .. }
+                    | TransportError::Closed
+            )
+        };
+        !self.problems.iter().any(is_fatal)
+    }
+}
+
+/// What a drain came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Offers that had not ended by the deadline, and were revoked.
+    pub revoked: usize,
+    /// Active operations that had not ended by then. They end by their own deadlines.
+    pub active: usize,
+}
+
+impl Drained {
+    /// Whether everything had ended by the deadline.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.revoked == 0 && self.active == 0
+    }
+
+    pub(crate) fn new(revoked: usize, active: usize) -> Self {
+        Self { revoked, active }
+    }
+}

@@ -1,0 +1,120 @@
+//! The end of a connection in an orderly way.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+
+use crate::control::{ControlMessage, Said};
+use crate::driver::Shared;
+use crate::{
+    CopyOperation, Driver, Execution, OperationError, OperationOptions, PathKind, PathReport,
+    PeerId, TransportError,
+};
+
+/// Called with the agent of each peer that says that it leaves.
+type OnLeaving = Box<dyn Fn(PeerId) + Send + Sync>;
+
+/// What is done about peers that leave, and about leaving.
+#[derive(Default)]
+pub(crate) struct Departures {
+    on_leaving: std::sync::OnceLock<OnLeaving>,
+}
+
+impl Departures {
+    pub(crate) fn note(&self, peer: &str) {
+        if let Some(on_leaving) = self.on_leaving.get() {
+            on_leaving(PeerId::new(peer));
+        }
+    }
+}
+
+impl fmt::Debug for Departures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Departures").finish_non_exhaustive()
+    }
+}
+
+impl Driver {
+    /// What to do when a peer says that it has drained and is about to go, on the driver's thread: it must not block. Only the first
+    /// call counts.
+    pub fn set_on_leaving(&self, on_leaving: impl Fn(PeerId) + Send + Sync + 'static) {
+        let _ = self.shared().departures.on_leaving.set(Box::new(on_leaving));
+    }
+
+    /// Waits until no operation is in hand: active ones of this side and of peers, and offers. Those that are overdue, and memory in
+    /// quarantine, are not waited for.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::TimedOut`] by the deadline of the options, or [`OperationError::QueueFull`].
+    pub async fn until_drained(
+        self: &Arc<Self>,
+        options: OperationOptions,
+    ) -> Result<(), OperationError> {
+        let drained = Drained { shared: Arc::clone(self.shared()) };
+        drained.shared.drains.fetch_add(1, Ordering::AcqRel);
+        let mut wait = CopyOperation::begin(self, Box::new(drained), 0, Vec::new(), options)?;
+        wait.wait_for_completion().await.map(drop)
+    }
+
+    /// Offers whose peers' words are waited for.
+    pub fn awaited_offers(&self) -> usize {
+        self.shared().passive.awaited()
+    }
+
+    /// Ends all offers, as if each was revoked.
+    pub fn revoke_offers(&self) {
+        self.shared().passive.abandon_all(&OperationError::Cancelled);
+        self.shared().nudge(true);
+    }
+
+    /// *Blocking.* Tells peers that this side has drained and is about to go.
+    pub fn tell_leaving(&self, peers: &[PeerId]) {
+        const TRIES: usize = 1000;
+        let Some(transport) = self.shared().transport() else { return };
+        let key = transport.agent_name().as_bytes();
+        let message = ControlMessage { key, token: 0, said: Said::Leaving }.encode();
+        for peer in peers {
+            for _ in 0..TRIES {
+                match transport.notify(peer, &message) {
+                    Poll::Pending => std::thread::yield_now(),
+                    // A peer that cannot be told notices by itself.
+                    Poll::Ready(_) => break,
+                }
+            }
+        }
+    }
+}
+
+/// Ends when nothing else is in hand.
+struct Drained {
+    shared: Arc<Shared>,
+}
+
+impl Execution for Drained {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        // Each drain is an operation itself.
+        let drains = self.shared.drains.load(Ordering::Acquire);
+        match self.shared.in_hand() <= drains {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        }
+    }
+
+    fn abandon(&mut self) -> bool {
+        true
+    }
+
+    fn report(&self) -> PathReport {
+        PathReport::new(PathKind::Local("wait"), "wait", 0, 0)
+    }
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        self.shared.drains.fetch_sub(1, Ordering::AcqRel);
+    }
+}
