@@ -96,6 +96,7 @@ mod pool;
 mod region;
 mod registration;
 mod shared;
+mod shortage;
 mod traffic;
 
 pub use access::{Access, AccessError};

@@ -19,12 +19,14 @@ use memmap2::{MmapMut, MmapOptions};
 use nixl_device::cuda::Context;
 use nixl_device::{Device, FileIdentity, ProcessError, ProcessWatch, proc_is_of_this_namespace};
 use rustix::fs::{CWD, FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use crate::access::Access;
 use crate::memory::Memory;
 use crate::pool::BufferPool;
 use crate::region::{Region, RegionError};
+use crate::shortage::{explained, shortage};
 
 /// What `statfs` calls the file system of anonymous files.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -67,6 +69,14 @@ pub enum SharedMemoryError {
         /// What was tried.
         call: &'static str,
         /// What the system said.
+        message: String,
+    },
+    /// The system is short of something: files, memory or mappings.
+    #[error("cannot {call} memory that another process shares: {message}")]
+    Exhausted {
+        /// What was tried.
+        call: &'static str,
+        /// What the system said, and what helps.
         message: String,
     },
     /// What is there is not the memory of that name: its owner has let go of it, or it was never its.
@@ -122,24 +132,27 @@ impl SharedMemory {
         if len == 0 {
             return Err(RegionError::Empty);
         }
-        let refused = |error: &dyn fmt::Display| RegionError::OutOfMemory {
+        let refused = |error: &std::io::Error| RegionError::OutOfMemory {
             len,
-            message: format!("shared memory: {error}"),
+            message: format!("shared memory: {}", explained(error)),
         };
+        let failed = |errno: Errno| refused(&errno.into());
         let mut name = [0; 16];
         rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty())
-            .map_err(|e| refused(&e))?;
+            .map_err(failed)?;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = rustix::fs::memfd_create(file_name(&name), flags).map_err(|e| refused(&e))?;
+        let file = rustix::fs::memfd_create(file_name(&name), flags).map_err(failed)?;
         let file = File::from(file);
         // Beyond the limit the system would not refuse, but kill.
         let limit = getrlimit(Resource::Fsize).current;
         if limit.is_some_and(|limit| len as u64 > limit) {
-            return Err(refused(&"it is longer than files may be; raise the limit (ulimit -f)"));
+            let message =
+                "shared memory: it is longer than files may be; raise the limit (ulimit -f)";
+            return Err(RegionError::OutOfMemory { len, message: message.to_owned() });
         }
         file.set_len(len as u64).map_err(|e| refused(&e))?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&file, seals).map_err(|e| refused(&e))?;
+        rustix::fs::fcntl_add_seals(&file, seals).map_err(failed)?;
         let map = map(&file, len).map_err(|e| refused(&e))?;
         let fd = file.as_raw_fd().unsigned_abs();
         own().insert(name);
@@ -154,9 +167,9 @@ impl SharedMemory {
     /// [`SharedMemoryError`]
     pub fn open(name: &SharedName) -> Result<Self, SharedMemoryError> {
         let refused = |call| {
-            move |error: std::io::Error| SharedMemoryError::Refused {
-                call,
-                message: error.to_string(),
+            move |error: std::io::Error| match shortage(&error) {
+                Some(_) => SharedMemoryError::Exhausted { call, message: explained(&error) },
+                None => SharedMemoryError::Refused { call, message: error.to_string() },
             }
         };
         let expected = link(&name.name);
@@ -622,6 +635,32 @@ mod tests {
         drop(ours);
         absent(name);
         assert_eq!(name.file(), None);
+    }
+
+    /// No test, but what the next one runs, with a limit of open files that is reached.
+    #[test]
+    #[ignore = "run by another test, in a process of its own"]
+    fn without_files() {
+        use rustix::process::{Rlimit, setrlimit};
+        let ours = SharedMemory::new(100).unwrap();
+        let limits = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limits }).unwrap();
+        let (made, opened) = (SharedMemory::new(100), SharedMemory::open(&ours.name()));
+        setrlimit(Resource::Nofile, limits).unwrap();
+        println!("\n{MARK}{}\n{MARK}{}", made.unwrap_err(), opened.unwrap_err());
+    }
+
+    #[test]
+    fn a_full_table_of_files_is_named() {
+        let child = this_program()
+            .args(["--exact", "shared::tests::without_files", "--ignored", "--nocapture"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8(child.stdout).unwrap();
+        let errors: Vec<_> = said.lines().filter_map(|line| line.strip_prefix(MARK)).collect();
+        assert_eq!(errors.len(), 2, "{said}");
+        assert!(errors.iter().all(|error| error.contains("ulimit -n")), "{errors:?}");
+        assert!(!errors[1].contains("namespace"), "{errors:?}");
     }
 
     #[test]

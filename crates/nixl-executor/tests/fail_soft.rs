@@ -6,8 +6,8 @@
 mod apart;
 
 use std::slice;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use apart::Apart;
@@ -31,6 +31,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 struct Failing {
     inner: SimulatedGpus,
     pinning: AtomicBool,
+    /// The memory that cannot be opened.
+    closed: Mutex<Option<SharedHandle>>,
 }
 
 impl Failing {
@@ -87,7 +89,10 @@ unsafe impl Gpus for Failing {
     }
 
     fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
-        self.inner.open(gpu, handle)
+        match *self.closed.lock().unwrap() == Some(*handle) {
+            true => Err(GpuError::Unsupported { reason: "not this memory".to_owned() }),
+            false => self.inner.open(gpu, handle),
+        }
     }
 
     unsafe fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
@@ -110,7 +115,8 @@ impl World {
         (abilities.gpus, abilities.batch) = (1, true);
         let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
         let inner = SimulatedGpus::new(abilities).unwrap();
-        let gpus = Arc::new(Failing { inner, pinning: AtomicBool::new(false) });
+        let gpus =
+            Arc::new(Failing { inner, pinning: AtomicBool::new(false), closed: Mutex::default() });
         let executor =
             PathExecutor::with(Arc::clone(&gpus) as Arc<dyn Gpus>, Arc::new(facts)).unwrap();
         let mut staging = StagingConfig::default();
@@ -141,7 +147,11 @@ impl World {
 
     /// Reads between GPUs; bytes that were read are right.
     async fn read(&self) -> Result<Completion, ConnectorError> {
-        let (mine, theirs) = (self.region(&[0; 10_000]), self.region(&[7; 10_000]));
+        self.read_from(self.region(&[7; 10_000])).await
+    }
+
+    async fn read_from(&self, theirs: Region) -> Result<Completion, ConnectorError> {
+        let mine = self.region(&[0; 10_000]);
         let offer = self.target.create_readable(theirs).await.unwrap();
         let remote = RdmaMetadata::decode(&offer.metadata().to_native_bytes().unwrap()).unwrap();
         let policy = PathPolicy::auto().forbid(PathKind::Emulated);
@@ -203,4 +213,27 @@ async fn connections_share_the_pinned_slots() {
     let stats = world.paths.staging_stats();
     assert_eq!((stats.incoming.pinned_bytes, stats.outgoing.pinned_bytes), (4 * 4096, 4 * 4096));
     world.read().await.unwrap();
+}
+
+#[tokio::test]
+async fn memory_that_cannot_be_opened_says_nothing_of_other_memory() {
+    let world = World::new(true).await;
+    let bad = world.region(&[7; 10_000]);
+    let (handle, _) = world.gpus.share(0, bad.address()).unwrap();
+    *world.gpus.closed.lock().unwrap() = Some(handle);
+    for _ in 0..2 {
+        let completion = world.read_from(bad.clone()).await.unwrap();
+        let path = completion.path().unwrap();
+        assert_eq!(path.kind, PathKind::StagedBothSides, "{path}");
+        let rejected = path.rejected.iter().find(|r| r.kind == PathKind::CudaIpc).unwrap();
+        assert!(rejected.reason.contains("not this memory"), "{}", rejected.reason);
+        let completion = world.read().await.unwrap();
+        assert_eq!(completion.path().unwrap().kind, PathKind::CudaIpc);
+    }
+    *world.gpus.closed.lock().unwrap() = None;
+    let began = Instant::now();
+    while world.read_from(bad.clone()).await.unwrap().path().unwrap().kind != PathKind::CudaIpc {
+        assert!(began.elapsed() < LIMIT, "it is tried again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

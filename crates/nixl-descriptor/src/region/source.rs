@@ -13,6 +13,7 @@ use nixl_device::cuda::{DeviceMemory, PinnedMemory};
 use super::Region;
 use crate::access::Access;
 use crate::memory::Memory;
+use crate::shortage::explained;
 
 /// Why memory cannot be a region.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -98,7 +99,7 @@ impl Region {
             return Err(RegionError::Empty);
         }
         let map = MmapMut::map_anon(len)
-            .map_err(|error| RegionError::OutOfMemory { len, message: error.to_string() })?;
+            .map_err(|error| RegionError::OutOfMemory { len, message: explained(&error) })?;
         Self::try_from(map)
     }
 }

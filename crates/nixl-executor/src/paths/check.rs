@@ -421,7 +421,7 @@ impl Check<'_> {
 /// The version of staging messages that this release speaks.
 const STAGING: u16 = 1;
 /// The version of the messages by which a peer's GPU is asked to copy.
-const LENDING: u16 = 1;
+pub(super) const LENDING: u16 = 2;
 
 /// Whether a peer that speaks version `theirs` of some messages understands this release's. Each release speaks its own version
 /// and the one before.

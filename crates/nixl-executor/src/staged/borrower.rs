@@ -56,6 +56,8 @@ type Opened = Mutex<Option<Result<Vec<Arc<dyn Buffer>>, String>>>;
 /// What is to be copied.
 pub(super) struct Loans {
     pub(super) kind: OperationKind,
+    /// The lender's, if it is known.
+    pub(super) process: Option<u32>,
     pub(super) loans: Vec<Loan>,
     pub(super) list: DescriptorList,
     pub(super) memory: MemoryKind,
@@ -345,11 +347,11 @@ fn open(staging: &Staging, peer: &str, loans: &Loans) -> Arc<Opened> {
     let opened = Arc::new(Opened::default());
     let (reply, waker) = (Arc::clone(&opened), staging.link().waker.clone());
     let (imports, gpu) = (Arc::clone(staging.imports()), loans.gpu);
-    let peer = peer.to_owned();
+    let (peer, pid) = (peer.to_owned(), loans.process);
     let handles: Vec<_> = loans.loans.iter().map(|loan| loan.handle).collect();
     staging.link().background.run(Box::new(move || {
         let open = |handle| {
-            let by = OwnedBy { peer: &peer, pid: None };
+            let by = OwnedBy { peer: &peer, pid };
             imports.open(&Foreign::Gpu(gpu, handle), by).map_err(|error| error.to_string())
         };
         let all = handles.iter().map(|handle| open(*handle)).collect();

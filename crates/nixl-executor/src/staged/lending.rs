@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nixl_descriptor::DescriptorList;
 use nixl_device::{Device, ProcessWatch};
-use nixl_metadata::{Share, ShareKind};
+use nixl_metadata::{PeerInfo, Share, ShareKind};
 use nixl_ops::{Claim, Execution, PathKind, PathReport, TransferRequest, TransportError};
 
 use super::borrower::{Borrower, Loans};
@@ -55,7 +55,10 @@ impl Staging {
         let outbox = Outbox::to(id, route.peer.clone(), remote.agent_metadata().clone(), now);
         let gpu = self.borrowing.facts.gpu(gpu).and_then(|gpu| gpu.uuid).unwrap_or_default();
         let key = remote.notification_key().clone();
-        let lend = Lend { key, kind: request.kind, gpu, loans, introduction };
+        // Both are in one PID namespace, or this were no path.
+        let versions = remote.peer().map(PeerInfo::versions).unwrap_or_default();
+        let process = (versions.lending() >= 2).then(std::process::id);
+        let lend = Lend { key, kind: request.kind, process, gpu, loans, introduction };
         // Nothing else tells for sure that a peer that fell silent uses the memory no more.
         let process = remote.peer().map_or(0, |peer| peer.host().pid());
         let process = ProcessWatch::open(process)
@@ -125,7 +128,8 @@ impl Staging {
             return Err(failed("serve", "there is no GPU here that could copy"));
         }
         let claim = claim(&offer)?;
-        Ok((claim, Loans { kind: lend.kind, loans: lend.loans, list, memory, gpu }))
+        let Lend { kind, process, loans, .. } = lend;
+        Ok((claim, Loans { kind, process, loans, list, memory, gpu }))
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) struct Lend {
     /// The target's offer.
     pub(crate) key: NotificationKey,
     pub(crate) kind: OperationKind,
+    /// The lender's process, told from version 2 of lending on: the memory is closed when it ends.
+    pub(crate) process: Option<u32>,
     /// The UUID of the GPU whose memory it is, zeros if that is not known.
     pub(crate) gpu: [u8; 16],
     /// The memory, in the order of the descriptors.
@@ -210,7 +212,13 @@ impl Message {
             }
             Self::Ping => out.put_u8(9),
             Self::Lend(lend) => {
-                out.put_u8(10);
+                match lend.process {
+                    None => out.put_u8(10),
+                    Some(process) => {
+                        out.put_u8(13);
+                        out.put_u32(process);
+                    }
+                }
                 out.put_u8(kind_byte(lend.kind));
                 put_text(&mut out, lend.key.as_str(), NotificationKey::MAX_BYTES);
                 out.put_slice(&lend.gpu);
@@ -278,7 +286,11 @@ impl Message {
             7 => Self::Stop { reason: rest.text("reason", Self::MAX_REASON)?.to_owned() },
             8 => Self::Stopped { reason: rest.text("reason", Self::MAX_REASON)?.to_owned() },
             9 => Self::Ping,
-            10 => Self::Lend(rest.lend()?),
+            10 => Self::Lend(rest.lend(None)?),
+            13 => {
+                let process = rest.u32("process")?;
+                Self::Lend(rest.lend(Some(process))?)
+            }
             11 => {
                 let (key, introduction) = (rest.key()?, rest.introduction()?);
                 let reason = rest.text("reason", Self::MAX_REASON)?.to_owned();
@@ -381,7 +393,7 @@ impl<'a> Reader<'a> {
         Ok(Bytes::copy_from_slice(self.take(len as usize, "introduction")?))
     }
 
-    fn lend(&mut self) -> Result<Lend, MessageError> {
+    fn lend(&mut self, process: Option<u32>) -> Result<Lend, MessageError> {
         let (kind, key, gpu) = (self.kind()?, self.key()?, self.array("GPU")?);
         let count = self.u16("loans")?;
         if count as usize > Message::MAX_LOANS {
@@ -400,7 +412,7 @@ impl<'a> Reader<'a> {
             let offsets = offsets.iter().map(|offset| u64::from_be_bytes(*offset)).collect();
             loans.push(Loan { handle, offsets });
         }
-        Ok(Lend { key, kind, gpu, loans, introduction: self.introduction()? })
+        Ok(Lend { key, kind, process, gpu, loans, introduction: self.introduction()? })
     }
 
     fn count(&mut self, field: &'static str) -> Result<usize, MessageError> {
@@ -441,12 +453,14 @@ mod tests {
             Loan { handle, offsets }
         });
         let introduction = vec(any::<u8>(), 0..3000);
-        let lend = ("[a-z0-9-]{1,200}", kind, any::<[u8; 16]>(), vec(loan, 0..6), introduction)
-            .prop_map(|(key, kind, gpu, loans, introduction)| {
+        let owner = any::<(Option<u32>, [u8; 16])>();
+        let lend = ("[a-z0-9-]{1,200}", kind, owner, vec(loan, 0..6), introduction).prop_map(
+            |(key, kind, (process, gpu), loans, introduction)| {
                 let key = NotificationKey::new(&key).unwrap();
                 let introduction = introduction.into();
-                Message::Lend(Lend { key, kind, gpu, loans, introduction })
-            });
+                Message::Lend(Lend { key, kind, process, gpu, loans, introduction })
+            },
+        );
         let recall = ("[a-z0-9-]{1,200}", vec(any::<u8>(), 0..3000), "\\PC{0,60}").prop_map(
             |(key, introduction, reason)| {
                 let key = NotificationKey::new(&key).unwrap();

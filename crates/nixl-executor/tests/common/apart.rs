@@ -45,7 +45,7 @@ impl Executor for Apart {
         let other = PeerInfo::new(info.agent_name(), info.incarnation(), elsewhere).unwrap();
         let other = other.with_transports(info.transports().to_vec()).unwrap();
         let other = other.with_devices(info.devices().to_vec()).unwrap();
-        other.with_capabilities(info.capabilities())
+        other.with_capabilities(info.capabilities()).with_versions(info.versions())
     }
 
     fn prepare(

@@ -233,7 +233,8 @@ fn loans_are_checked_against_the_offer() {
     };
     let key = passive.metadata().notification_key().clone();
     let loans = vec![loan(100, &[0]), loan(60, &[10])];
-    let good = Lend { key, kind: OperationKind::Read, gpu: [0; 16], loans, introduction };
+    let good =
+        Lend { key, kind: OperationKind::Read, process: None, gpu: [0; 16], loans, introduction };
     let with = |loans: Vec<Loan>| Lend { loans, ..good.clone() };
     let key = on_gpu.metadata().notification_key().clone();
     let wrong = [

@@ -4,6 +4,7 @@
 mod attached;
 mod gpus;
 mod hostile;
+mod lent;
 mod runs;
 mod stalled;
 mod world;

@@ -1,0 +1,55 @@
+//! GPU memory that a peer lends is closed when the peer's process ends.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nixl_device::Device;
+use nixl_metadata::OperationKind;
+use nixl_ops::{OperationOptions, Received};
+
+use super::world::{Memory, World, config};
+use crate::local::Gpus;
+use crate::staged::message::{Lend, Loan, Message, SessionId};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[test]
+fn what_a_process_lent_is_closed_when_it_is_killed() {
+    let world = World::new([config(2, 4), config(2, 4)]);
+    let (lender, target) = (&world.sides[0], &world.sides[1]);
+    let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let memory = Memory::new(Device::HOST, &[100], false);
+    let passive = target.offer(OperationKind::Read, &memory, OperationOptions::new());
+    let lent = Memory::new(Device::cuda(0), &[100], false);
+    let (handle, offset) = lender.gpus.share(0, lent.list[0].address()).unwrap();
+    let lend = Message::Lend(Lend {
+        key: passive.metadata().notification_key().clone(),
+        kind: OperationKind::Read,
+        process: Some(process.id()),
+        gpu: [0; 16],
+        loans: vec![Loan { handle, offsets: vec![offset] }],
+        introduction: lender.agent_metadata().compressed().clone(),
+    });
+    let payload = lend.encode(SessionId::random());
+    let Received::Serve(mut served) =
+        target.staging.receive(lender.transport.agent_name(), &payload)
+    else {
+        panic!("not served")
+    };
+    for _ in 0..8 {
+        while target.jobs.next() {}
+        target.gpus.run(usize::MAX);
+        if served.poll().is_ready() {
+            break;
+        }
+    }
+    assert_eq!(target.staging.imports().held().0, 1);
+    process.kill().unwrap();
+    let began = Instant::now();
+    while target.staging.imports().held().0 > 0 {
+        assert!(began.elapsed() < LIMIT);
+        while target.jobs.next() {}
+        std::thread::yield_now();
+    }
+    process.wait().unwrap();
+}
