@@ -15,6 +15,7 @@ use nixl_sys::NixlError;
 
 use super::agent::{Agent, BACKEND};
 use super::blob::Blob;
+use super::endpoints::{Endpoints, Sockets};
 use super::files;
 use super::here;
 use super::peer::Peer;
@@ -39,6 +40,7 @@ struct Lost {
     /// Not to be tried before.
     until: Instant,
     wait: Duration,
+    endpoints: Endpoints,
 }
 
 impl Lost {
@@ -131,7 +133,10 @@ impl Directory {
         let was_masked = known.map(|(_, is_masked, ..)| is_masked);
         let masked = self.masked(&blob, was_masked, trusted)?;
         let mut loaded = Loaded::new(Peer::new(id.clone()), &blob, masked, each);
+        let sockets = Sockets::open_now();
         self.meet(&loaded.for_nixl(&blob), blob.name)?;
+        let details: Vec<_> = blob.connections.iter().map(|(_, details)| *details).collect();
+        loaded.endpoints = Endpoints::opened_since(&sockets, &details);
         loaded.note(&blob);
         self.loaded().insert(blob.name.to_owned(), loaded);
         Ok(Connected::to(id).superseding())
@@ -226,11 +231,12 @@ impl Directory {
         if peer.transfers.is_busy() {
             return Err(TransportError::PeerBusy { name: peer.id.to_string() });
         }
-        if peer.is_broken() {
-            self.note_lost(peer.id.as_str(), Duration::ZERO);
-        }
         peer.set_forgotten();
-        self.loaded().remove(peer.id.as_str());
+        let loaded = self.loaded().remove(peer.id.as_str());
+        if peer.is_broken() {
+            let endpoints = loaded.map(|loaded| loaded.endpoints).unwrap_or_default();
+            self.note_lost(peer.id.as_str(), Duration::ZERO, endpoints);
+        }
         inside
             .agent
             .invalidate_remote_md(peer.id.as_str())
@@ -240,9 +246,15 @@ impl Directory {
     /// Loads a peer that NIXL does not know, unless that failed not long ago.
     fn meet(&self, metadata: &[u8], name: &str) -> Result<(), TransportError> {
         let gone = || TransportError::PeerGone { name: name.to_owned() };
-        let lost = lock(&self.lost).get(name).map(|lost| (lost.until, lost.wait));
-        if lost.is_some_and(|(until, _)| Instant::now() < until) {
-            return Err(gone());
+        let lost = lock(&self.lost).get(name).map(|l| (l.until, l.wait, l.endpoints.clone()));
+        if let Some((until, _, endpoints)) = &lost {
+            if Instant::now() < *until {
+                return Err(gone());
+            }
+            if endpoints.refuse() {
+                self.note_lost(name, Lost::FIRST_WAIT, endpoints.clone());
+                return Err(gone());
+            }
         }
         let error = match self.load(metadata, name) {
             Ok(()) => {
@@ -259,16 +271,16 @@ impl Directory {
         if is_local || (lost.is_none() && error != gone()) {
             return Err(error);
         }
-        let wait = lost.map_or(Duration::ZERO, |(_, wait)| wait * 2);
-        self.note_lost(name, wait.clamp(Lost::FIRST_WAIT, Lost::MAX_WAIT));
+        let (wait, endpoints) = lost.map(|(_, wait, e)| (wait * 2, e)).unwrap_or_default();
+        self.note_lost(name, wait.clamp(Lost::FIRST_WAIT, Lost::MAX_WAIT), endpoints);
         Err(gone())
     }
 
-    fn note_lost(&self, name: &str, wait: Duration) {
+    fn note_lost(&self, name: &str, wait: Duration, endpoints: Endpoints) {
         let now = Instant::now();
         let mut lost = lock(&self.lost);
         lost.retain(|_, lost| now < lost.until + Lost::MAX_WAIT);
-        lost.insert(name.to_owned(), Lost { until: now + wait, wait });
+        lost.insert(name.to_owned(), Lost { until: now + wait, wait, endpoints });
     }
 
     fn load(&self, metadata: &[u8], name: &str) -> Result<(), TransportError> {

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::blob::{Blob, Memory};
+use super::endpoints::Endpoints;
 use super::peer::Peer;
 
 /// What must happen so that NIXL knows what a blob says.
@@ -33,6 +34,8 @@ pub(super) struct Loaded {
     /// The same as NIXL has them, if they differ.
     masked: Option<Vec<(String, Vec<u8>)>>,
     groups: HashMap<Group, Known>,
+    /// Where UCX has found it.
+    pub(super) endpoints: Endpoints,
     /// Whether NIXL gets each memory as it is, since keys that say nothing of memory differ.
     each: bool,
     /// How many blobs have been noted.
@@ -157,7 +160,15 @@ impl Loaded {
     ) -> Self {
         let owned = |(kind, details): &(&str, &[u8])| ((*kind).to_owned(), details.to_vec());
         let given = blob.connections.iter().map(owned).collect();
-        Self { peer, given, masked, groups: HashMap::new(), each, noted: 0 }
+        Self {
+            peer,
+            given,
+            masked,
+            groups: HashMap::new(),
+            endpoints: Endpoints::default(),
+            each,
+            noted: 0,
+        }
     }
 
     /// Whether the peer was loaded with other connection details than it gives.

@@ -13,6 +13,7 @@ use nixl_device::DeviceKind;
 use nixl_sys::{MemType, MemoryRegion, NixlDescriptor, OptArgs, RegistrationHandle};
 
 use super::agent::{self, Agent, Entered};
+use super::files;
 use super::gpu;
 use super::ucx;
 
@@ -55,7 +56,16 @@ impl NixlRegistrar {
         let failed = |e: nixl_sys::NixlError| match memory_kind(span.device()).0 {
             MemType::Dram => RegisterError::OutOfResources {
                 what: format!("registering {} bytes of host memory ({e})", span.len()),
-                hint: "raise the limit on locked memory (`ulimit -l`), or register less".to_owned(),
+                hint: match files::exhausted() {
+                    Some((open, limit)) => format!(
+                        "{open} of {limit} files are open: raise the limit (`ulimit -n`), or close some"
+                    ),
+                    None if self.pins => {
+                        "raise the limit on locked memory (`ulimit -l`), or register less"
+                            .to_owned()
+                    }
+                    None => "look at the engine's log".to_owned(),
+                },
             },
             _ => RegisterError::Engine { engine: "nixl".to_owned(), message: e.to_string() },
         };
