@@ -1,6 +1,6 @@
 //! One engine, its driver and its caches.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nixl_descriptor::{
@@ -28,6 +28,8 @@ pub(crate) struct Connection {
     executor: Arc<dyn Executor>,
     driver: Arc<Driver>,
     control: ControlThread,
+    /// For long lists. Started by the first.
+    work: OnceLock<ControlThread>,
     registrations: Arc<RegistrationCache>,
     peers: Arc<PeerTable>,
     exports: Arc<Exports>,
@@ -109,6 +111,7 @@ impl Connection {
             executor,
             driver: Arc::new(driver),
             control,
+            work: OnceLock::new(),
             registrations,
             peers,
             exports: Arc::default(),
@@ -185,6 +188,20 @@ impl Connection {
             registrations: self.registrations.stats(),
             peers: self.peers.len(),
         }
+    }
+
+    /// The thread for work over lists of more descriptors than an async thread should walk.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError::Thread`] if the operating system refuses it.
+    pub(crate) fn work(&self) -> Result<&ControlThread, ConnectorError> {
+        if let Some(work) = self.work.get() {
+            return Ok(work);
+        }
+        let started = ControlThread::for_work()?;
+        // Of two that start it at once, one ends at once.
+        Ok(self.work.get_or_init(|| started))
     }
 
     /// Does what must be done first, if anything.
@@ -305,10 +322,13 @@ impl Connection {
         let metadata = remote.agent_metadata();
         let blob = metadata.inflate(&Limits::default())?;
         let spec = ConnectSpec::new(&blob, remote.descriptors());
-        let Some(connected) = self.transport.connect_known(&spec) else { return Ok(None) };
-        // One that must go is let go by the next call that blocks.
-        self.peers.insert(metadata.clone(), &connected);
-        Ok(Some(connected.peer))
+        let connected = self.transport.connect_known(&spec);
+        // One that is new here, or has ended meanwhile, has to be watched.
+        let connected = connected.filter(|connected| self.peers.knows(&connected.peer));
+        Ok(connected.map(|connected| {
+            self.peers.insert(metadata.clone(), &connected);
+            connected.peer
+        }))
     }
 
     async fn load(&self, remote: Arc<RdmaMetadata>) -> Result<PeerId, ConnectorError> {

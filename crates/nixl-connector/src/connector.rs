@@ -19,6 +19,7 @@ use nixl_ops::{
 };
 
 use crate::connection::{Connection, ConnectionStats, wants_reconnect};
+use crate::offload::Offloaded;
 use crate::{ConnectorBuilder, ConnectorError, Drained, Health};
 
 /// Makes operations, and owns the connection to the engine that carries them.
@@ -60,6 +61,9 @@ impl Default for Offers {
 }
 
 impl Connector {
+    /// Longer lists are walked on a thread of the connection's: some nanoseconds a descriptor, several times.
+    const WALKED_HERE: usize = 64;
+
     /// Starts to configure a connector.
     pub fn builder() -> ConnectorBuilder {
         ConnectorBuilder::new()
@@ -140,9 +144,7 @@ impl Connector {
     {
         let local = self.admit(local)?;
         let connection = &self.shared.connection;
-        let offer = self.offer(OperationKind::Read, local, options);
-        let (spec, options) = connection.driver().within(options, offer).await?;
-        let spec = spec?;
+        let (spec, options) = self.offered(OperationKind::Read, local, options).await?;
         Ok(ReadableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
     }
 
@@ -190,9 +192,7 @@ impl Connector {
             return Err(ConnectorError::ForeignMemory { index });
         }
         let connection = &self.shared.connection;
-        let offer = self.offer(OperationKind::Write, local, options);
-        let (spec, options) = connection.driver().within(options, offer).await?;
-        let spec = spec?;
+        let (spec, options) = self.offered(OperationKind::Write, local, options).await?;
         Ok(WritableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
     }
 
@@ -235,9 +235,9 @@ impl Connector {
     {
         let local = self.admit(local)?;
         let driver = self.shared.connection.driver();
-        let prepare = self.prepare(OperationKind::Read, &local, remote, options.path_policy());
-        let (prepared, options) = driver.within(options, prepare).await?;
-        Ok(ReadOperation::begin(driver, prepared?, local, options)?)
+        let (prepared, local, options) =
+            self.prepared(OperationKind::Read, local, remote, options).await?;
+        Ok(ReadOperation::begin(driver, prepared, local, options)?)
     }
 
     /// Writes local memory into the memory that a peer offered. The transfer has begun when this returns.
@@ -279,9 +279,9 @@ impl Connector {
     {
         let local = self.admit(local)?;
         let driver = self.shared.connection.driver();
-        let prepare = self.prepare(OperationKind::Write, &local, remote, options.path_policy());
-        let (prepared, options) = driver.within(options, prepare).await?;
-        Ok(WriteOperation::begin(driver, prepared?, local, options)?)
+        let (prepared, local, options) =
+            self.prepared(OperationKind::Write, local, remote, options).await?;
+        Ok(WriteOperation::begin(driver, prepared, local, options)?)
     }
 
     /// Brings the connector to an end: from now on no operation begins ([`ConnectorError::Draining`]), and those in hand go on until
@@ -329,6 +329,52 @@ impl Connector {
             Some(timeout) => OperationOptions::new().timeout(timeout),
             None => OperationOptions::new(),
         }
+    }
+
+    /// [`offer`](Self::offer) within the deadline, off this thread if the list is long.
+    async fn offered(
+        &self,
+        kind: OperationKind,
+        local: DescriptorList,
+        options: OperationOptions,
+    ) -> Result<(OfferSpec, OperationOptions), ConnectorError> {
+        let connection = &self.shared.connection;
+        if local.len() <= Self::WALKED_HERE {
+            let offer = self.offer(kind, local, options);
+            let (spec, options) = connection.driver().within(options, offer).await?;
+            return Ok((spec?, options));
+        }
+        let me = self.clone();
+        let work = async move { me.offer(kind, local, options).await };
+        let offloaded = Offloaded::new(connection.work()?, work);
+        let (spec, options) = connection.driver().within(options, offloaded).await?;
+        Ok((spec??, options))
+    }
+
+    /// [`prepare`](Self::prepare) within the deadline, off this thread if the list is long.
+    async fn prepared(
+        &self,
+        kind: OperationKind,
+        local: DescriptorList,
+        remote: &RdmaMetadata,
+        options: OperationOptions,
+    ) -> Result<(Box<dyn Execution>, DescriptorList, OperationOptions), ConnectorError> {
+        let connection = &self.shared.connection;
+        let policy = options.path_policy();
+        if local.len().max(remote.descriptors().len()) <= Self::WALKED_HERE {
+            let prepare = self.prepare(kind, &local, remote, policy);
+            let (execution, options) = connection.driver().within(options, prepare).await?;
+            return Ok((execution?, local, options));
+        }
+        let (me, remote) = (self.clone(), remote.clone());
+        let work = async move {
+            let execution = me.prepare(kind, &local, &remote, policy).await;
+            execution.map(|execution| (execution, local))
+        };
+        let offloaded = Offloaded::new(connection.work()?, work);
+        let (prepared, options) = connection.driver().within(options, offloaded).await?;
+        let (execution, local) = prepared??;
+        Ok((execution, local, options))
     }
 
     async fn offer(

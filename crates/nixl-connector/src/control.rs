@@ -16,6 +16,7 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Clone)]
 pub struct ControlThread {
     jobs: Sender<Job>,
+    name: &'static str,
 }
 
 impl ControlThread {
@@ -28,9 +29,18 @@ impl ControlThread {
     ///
     /// [`ConnectorError::Thread`] if the operating system refuses it.
     pub fn spawn() -> Result<Self, ConnectorError> {
+        Self::named(Self::THREAD)
+    }
+
+    /// For work that takes long and does not block.
+    pub(crate) fn for_work() -> Result<Self, ConnectorError> {
+        Self::named("nixl-work")
+    }
+
+    fn named(name: &'static str) -> Result<Self, ConnectorError> {
         let (jobs, queue) = channel::<Job>();
         thread::Builder::new()
-            .name(Self::THREAD.to_owned())
+            .name(name.to_owned())
             .spawn(move || {
                 nixl_descriptor::defer_disposal_on_this_thread();
                 for job in queue {
@@ -39,7 +49,12 @@ impl ControlThread {
                 }
             })
             .map_err(|e| ConnectorError::Thread { reason: e.to_string() })?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, name })
+    }
+
+    /// What has happened to a job that was never run.
+    pub(crate) fn ended(&self) -> TransportError {
+        TransportError::ThreadEnded { thread: self.name }
     }
 
     /// Queues a job whose end nobody awaits.
@@ -65,7 +80,7 @@ impl ControlThread {
             // Nobody may be waiting any more.
             let _ = reply.send(contained(Self::JOB, job));
         });
-        result.await.unwrap_or(Err(TransportError::ThreadEnded { thread: Self::THREAD }))
+        result.await.unwrap_or_else(|_| Err(self.ended()))
     }
 }
 
@@ -99,7 +114,7 @@ mod tests {
     async fn a_thread_that_has_ended_is_an_error_at_once() {
         let (jobs, queue) = channel::<Job>();
         drop(queue);
-        let outcome = ControlThread { jobs }.run(|| 7).await;
+        let outcome = ControlThread { jobs, name: ControlThread::THREAD }.run(|| 7).await;
         assert_eq!(outcome, Err(TransportError::ThreadEnded { thread: "nixl-control" }));
     }
 }

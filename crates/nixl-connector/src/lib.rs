@@ -60,6 +60,7 @@ mod health;
 #[cfg(feature = "nixl")]
 pub mod nixl;
 mod occupancy;
+mod offload;
 mod peers;
 mod quiet;
 pub mod simulated;

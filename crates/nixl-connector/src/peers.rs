@@ -96,6 +96,10 @@ impl PeerTable {
         removed.is_some()
     }
 
+    pub(crate) fn knows(&self, peer: &PeerId) -> bool {
+        self.lock().peers.contains_key(peer)
+    }
+
     pub(crate) fn all(&self) -> Vec<PeerId> {
         self.lock().peers.keys().cloned().collect()
     }
