@@ -17,7 +17,7 @@
 //! * **Every wait ends.** Operations have deadlines; a lost notification or a stalled engine becomes
 //!   [`OperationError::TimedOut`].
 //! * **Idle costs nothing.** The driver spins for tens of microseconds, backs off, and parks when nothing
-//!   is outstanding.
+//!   is outstanding. Once a second it takes what has arrived all the same, which engines queue without a bound.
 //! * **No lie about completion.** [`OperationStatus::Complete`] means the bytes are in the destination.
 //!
 //! Applications use these operations through `nixl-connector`; this crate is for those who write a
