@@ -13,7 +13,7 @@
 //! | futex | one thread by `FUTEX_WAKE` on a shared page: the least that there is |
 //! | futex, thread | that thread, which unparks another |
 //! | futex, task | that thread, which wakes a task of tokio: the least for a target whose offers a thread looks after |
-//! | decline | the future of an offer that the peer declines; from before the call |
+//! | slot | the future of an offer whose slot the peer changes; from before that |
 //! | read | the future of an offer that the peer has read; from the end of the read |
 //! | read, Dynamo | the same, where the metadata names no slot: by a notification of NIXL's |
 //! | round trip | two such reads, one after the other, in both directions; as a whole |
@@ -31,6 +31,7 @@ use clap::{Parser, ValueEnum};
 use nixl_connector::{Connector, OperationError};
 use nixl_descriptor::{Region, SharedMemory, SharedName};
 use nixl_metadata::RdmaMetadata;
+use nixl_ops::{FoundSlot, RemoteSlots};
 use rustix::thread::futex;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{self, Runtime};
@@ -61,7 +62,7 @@ enum Way {
     Futex,
     Thread,
     Task,
-    Decline,
+    Slot,
     Read,
     Dynamo,
     RoundTrip,
@@ -73,7 +74,7 @@ impl Way {
             Self::Futex => "futex",
             Self::Thread => "futex, thread",
             Self::Task => "futex, task",
-            Self::Decline => "decline",
+            Self::Slot => "slot",
             Self::Read => "read",
             Self::Dynamo => "read, Dynamo",
             Self::RoundTrip => "round trip",
@@ -108,13 +109,16 @@ struct Side {
     runtime: Runtime,
     connector: Connector,
     memory: Region,
+    /// The other side's pages, opened once.
+    slots: RemoteSlots,
 }
 
 impl Side {
     fn new(name: &str) -> Result<Self> {
         let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
         let connector = runtime.block_on(Connector::builder().name(name).build())?;
-        Ok(Self { runtime, connector, memory: Region::zeroed(8192)? })
+        let slots = RemoteSlots::default();
+        Ok(Self { runtime, connector, memory: Region::zeroed(8192)?, slots })
     }
 }
 
@@ -158,7 +162,7 @@ fn initiator(args: &Args) -> Result {
 
 /// One turn of one way. Returns the nanoseconds that it took.
 fn tell(way: Way, side: &Side, peer: &mut Peer, word: &AtomicU32, idle: Duration) -> Result<u64> {
-    let Side { runtime, connector, memory } = side;
+    let Side { runtime, connector, memory, slots } = side;
     let mut answer = match way {
         Way::RoundTrip => {
             Some(runtime.block_on(connector.create_readable(memory.descriptor(..1)?))?)
@@ -172,26 +176,33 @@ fn tell(way: Way, side: &Side, peer: &mut Peer, word: &AtomicU32, idle: Duration
         true => None,
         false => Some(RdmaMetadata::decode(&unhex(&offered)?)?),
     };
-    thread::sleep(idle);
     let begun = match &remote {
         None => {
+            thread::sleep(idle);
             let begun = now();
             word.fetch_add(1, Ordering::SeqCst);
             futex::wake(word, futex::Flags::empty(), 1)?;
             begun
         }
-        Some(remote) => runtime.block_on(async {
+        Some(remote) if way == Way::Slot => {
+            slots.open(remote.doorbell().ok_or("the offer has no slot")?);
+            let FoundSlot::Mapped(slot) = slots.find(remote) else {
+                return Err("the slots of the target cannot be mapped".into());
+            };
+            thread::sleep(idle);
             let begun = now();
-            if way == Way::Decline {
-                connector.decline(remote).await?;
-                return Ok::<_, Box<dyn Error>>(begun);
-            }
+            slot.decline()?;
+            begun
+        }
+        Some(remote) => runtime.block_on(async {
+            thread::sleep(idle);
+            let begun = now();
             let local = memory.descriptor(4096..4097)?;
             connector.begin_read(remote, local).await?.wait_for_completion().await?;
             match &mut answer {
                 Some(answer) => {
                     answer.wait_for_completion().await?;
-                    Ok(begun)
+                    Ok::<_, Box<dyn Error>>(begun)
                 }
                 None => Ok(now()),
             }
@@ -208,7 +219,7 @@ fn target() -> Result {
     let memory = SharedMemory::open(&parse_name(&next()?.ok_or("no name")?)?)?;
     let word = memory.half_word(0).ok_or("no word")?;
     let side = Side::new("wake-target")?;
-    let Side { runtime, connector, memory } = &side;
+    let Side { runtime, connector, memory, .. } = &side;
     while let Some(line) = next()? {
         let words: Vec<_> = line.split(' ').collect();
         let seen = match (words[0], words.get(1).copied().unwrap_or_default()) {
@@ -266,7 +277,7 @@ fn target() -> Result {
                 runtime.block_on(async {
                     match offer.wait_for_completion().await {
                         Ok(_) => {}
-                        Err(OperationError::Declined) if way == "Decline" => {}
+                        Err(OperationError::Declined) if way == "Slot" => {}
                         Err(error) => return Err(Box::<dyn Error>::from(error)),
                     }
                     let seen = now();
@@ -286,7 +297,7 @@ fn target() -> Result {
 
 /// The processor time of all threads, in percent of a core.
 fn idle(side: &Side, outstanding: bool, time: Duration) -> Result<f64> {
-    let Side { runtime, connector, memory } = side;
+    let Side { runtime, connector, memory, .. } = side;
     let offer = match outstanding {
         true => Some(runtime.block_on(connector.create_readable(memory.descriptor(..1)?))?),
         false => None,

@@ -22,7 +22,7 @@
 //! * **Async threads stay free.** One poll of a wait looks for its end for at most 50 us, and looks that do not see it take at
 //!   most 5 % of a thread's time.
 //! * **Idle costs nothing.** The driver spins for tens of microseconds, backs off, and parks when nothing
-//!   is outstanding.
+//!   is outstanding. Once a second it takes what has arrived all the same, which engines queue without a bound.
 //! * **No lie about completion.** [`OperationStatus::Complete`] means the bytes are in the destination.
 //!
 //! Applications use these operations through `nixl-connector`; this crate is for those who write a

@@ -56,10 +56,10 @@ pub(crate) struct IdleLooks {
 }
 
 impl IdleLooks {
-    const LONGEST: Duration = Duration::from_millis(250);
+    const LONGEST: Duration = Duration::from_secs(1);
     const SHORTEST: Duration = Duration::from_millis(10);
     /// Bytes of one look after which the next comes sooner.
-    const MUCH: u64 = 1 << 20;
+    const MUCH: u64 = 1 << 16;
 
     pub(crate) const fn new() -> Self {
         Self { every: None }
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(looks.every(), None, "nobody knows this side");
         looks.begin();
         assert_eq!(looks.every(), Some(IdleLooks::LONGEST));
-        for millis in [25, 10, 10] {
+        for millis in [100, 10, 10] {
             looks.took(1 << 20);
             assert_eq!(looks.every(), Some(Duration::from_millis(millis)));
         }

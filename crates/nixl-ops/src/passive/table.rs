@@ -190,6 +190,10 @@ impl PassiveTable {
     /// A notification arrived. Returns whether an operation was waiting for it. One that this process copies is ended by the
     /// copy.
     pub(crate) fn deliver(&self, payload: &[u8]) -> bool {
+        // No key: a flood of long payloads is not hashed.
+        if payload.len() > NotificationKey::MAX_BYTES {
+            return false;
+        }
         let entry = lock(&self.entries).get(payload).cloned();
         match entry {
             Some(entry) => entry.notified(),

@@ -13,6 +13,7 @@ mod peer;
 mod random;
 mod served;
 mod threads;
+mod unexpected;
 mod uses;
 mod within;
 mod world;

@@ -10,6 +10,7 @@ use nixl_ops::{
     OperationStatus, ReadOperation, RemoteSlots, SystemClock,
 };
 
+use crate::peer::PeerSlot;
 use crate::world::{Engine, Inbox, Memory, Offering, World, block_on, config};
 
 fn begin(driver: &Arc<Driver>, engine: &Arc<Engine>, len: usize) -> ReadOperation {
@@ -95,4 +96,24 @@ fn a_word_in_a_slot_wakes_a_driver_that_sleeps() {
         drop(sender);
     });
     assert!(begun.elapsed() < ASLEEP, "a wake-up was lost");
+}
+
+#[test]
+fn a_peer_that_knows_no_bell_is_heard_all_the_same() {
+    let mut world = World::new();
+    let clock = Arc::new(SystemClock::new());
+    world.driver = Arc::new(Driver::spawn(Arc::<Inbox>::default(), clock, config()).unwrap());
+    for _ in 0..20 {
+        let offering = Offering::readable().with_slot().claims(ClaimDemand::SameHost);
+        let mut offer = world.readable(offering, &Memory::small());
+        let slot = PeerSlot::of(offer.metadata());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // Long enough for the driver to sleep.
+                thread::sleep(Duration::from_millis(5));
+                assert!(slot.read(true, 1));
+            });
+            block_on(offer.wait_for_completion()).unwrap();
+        });
+    }
 }
