@@ -1,7 +1,9 @@
 //! The connector: where operations come from.
 
 use std::fmt;
+use std::future::Future;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -37,8 +39,11 @@ pub struct Connector {
     shared: Arc<Shared>,
 }
 
+/// A future of which only its output is known, so that those around it stay simple to the compiler.
+type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, ConnectorError>> + Send>>;
+
 struct Shared {
-    connection: Connection,
+    connection: Arc<Connection>,
     timeout: Option<Duration>,
     offers: Offers,
     draining: AtomicBool,
@@ -71,7 +76,14 @@ impl Connector {
 
     pub(crate) fn new(connection: Connection, timeout: Option<Duration>, offers: Offers) -> Self {
         let draining = AtomicBool::new(false);
-        Self { shared: Arc::new(Shared { connection, timeout, offers, draining }) }
+        Self {
+            shared: Arc::new(Shared {
+                connection: Arc::new(connection),
+                timeout,
+                offers,
+                draining,
+            }),
+        }
     }
 
     /// The name under which peers know this connector. It differs with every connector ever built.
@@ -144,7 +156,14 @@ impl Connector {
     {
         let local = self.admit(local)?;
         let connection = &self.shared.connection;
-        let (spec, options) = self.offered(OperationKind::Read, local, options).await?;
+        let (spec, options) = match local.len() <= Self::WALKED_HERE {
+            true => {
+                let offer = self.offer(OperationKind::Read, local, options);
+                let (spec, options) = connection.driver().within(options, offer).await?;
+                (spec?, options)
+            }
+            false => self.offer_long(OperationKind::Read, local, options).await?,
+        };
         Ok(ReadableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
     }
 
@@ -192,7 +211,14 @@ impl Connector {
             return Err(ConnectorError::ForeignMemory { index });
         }
         let connection = &self.shared.connection;
-        let (spec, options) = self.offered(OperationKind::Write, local, options).await?;
+        let (spec, options) = match local.len() <= Self::WALKED_HERE {
+            true => {
+                let offer = self.offer(OperationKind::Write, local, options);
+                let (spec, options) = connection.driver().within(options, offer).await?;
+                (spec?, options)
+            }
+            false => self.offer_long(OperationKind::Write, local, options).await?,
+        };
         Ok(WritableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
     }
 
@@ -235,8 +261,15 @@ impl Connector {
     {
         let local = self.admit(local)?;
         let driver = self.shared.connection.driver();
-        let (prepared, local, options) =
-            self.prepared(OperationKind::Read, local, remote, options).await?;
+        let (prepared, local, options) = match Self::is_short(&local, remote) {
+            true => {
+                let policy = options.path_policy();
+                let prepare = self.prepare(OperationKind::Read, &local, remote, policy);
+                let (prepared, options) = driver.within(options, prepare).await?;
+                (prepared?, local, options)
+            }
+            false => self.prepare_long(OperationKind::Read, local, remote, options).await?,
+        };
         Ok(ReadOperation::begin(driver, prepared, local, options)?)
     }
 
@@ -279,8 +312,15 @@ impl Connector {
     {
         let local = self.admit(local)?;
         let driver = self.shared.connection.driver();
-        let (prepared, local, options) =
-            self.prepared(OperationKind::Write, local, remote, options).await?;
+        let (prepared, local, options) = match Self::is_short(&local, remote) {
+            true => {
+                let policy = options.path_policy();
+                let prepare = self.prepare(OperationKind::Write, &local, remote, policy);
+                let (prepared, options) = driver.within(options, prepare).await?;
+                (prepared?, local, options)
+            }
+            false => self.prepare_long(OperationKind::Write, local, remote, options).await?,
+        };
         Ok(WriteOperation::begin(driver, prepared, local, options)?)
     }
 
@@ -331,50 +371,47 @@ impl Connector {
         }
     }
 
-    /// [`offer`](Self::offer) within the deadline, off this thread if the list is long.
-    async fn offered(
+    /// [`offer`](Self::offer) of a long list within the deadline, off this thread.
+    fn offer_long(
         &self,
         kind: OperationKind,
         local: DescriptorList,
         options: OperationOptions,
-    ) -> Result<(OfferSpec, OperationOptions), ConnectorError> {
-        let connection = &self.shared.connection;
-        if local.len() <= Self::WALKED_HERE {
-            let offer = self.offer(kind, local, options);
-            let (spec, options) = connection.driver().within(options, offer).await?;
-            return Ok((spec?, options));
-        }
+    ) -> Boxed<(OfferSpec, OperationOptions)> {
         let me = self.clone();
-        let work = async move { me.offer(kind, local, options).await };
-        let offloaded = Offloaded::new(connection.work()?, work);
-        let (spec, options) = connection.driver().within(options, offloaded).await?;
-        Ok((spec??, options))
+        Box::pin(async move {
+            let connection = me.shared.connection.clone();
+            let work = async move { me.offer(kind, local, options).await };
+            let offloaded = Offloaded::new(connection.work()?, work);
+            let (spec, options) = connection.driver().within(options, offloaded).await?;
+            Ok((spec??, options))
+        })
     }
 
-    /// [`prepare`](Self::prepare) within the deadline, off this thread if the list is long.
-    async fn prepared(
+    /// [`prepare`](Self::prepare) of a long list within the deadline, off this thread.
+    fn prepare_long(
         &self,
         kind: OperationKind,
         local: DescriptorList,
         remote: &RdmaMetadata,
         options: OperationOptions,
-    ) -> Result<(Box<dyn Execution>, DescriptorList, OperationOptions), ConnectorError> {
-        let connection = &self.shared.connection;
-        let policy = options.path_policy();
-        if local.len().max(remote.descriptors().len()) <= Self::WALKED_HERE {
-            let prepare = self.prepare(kind, &local, remote, policy);
-            let (execution, options) = connection.driver().within(options, prepare).await?;
-            return Ok((execution?, local, options));
-        }
+    ) -> Boxed<(Box<dyn Execution>, DescriptorList, OperationOptions)> {
         let (me, remote) = (self.clone(), remote.clone());
-        let work = async move {
-            let execution = me.prepare(kind, &local, &remote, policy).await;
-            execution.map(|execution| (execution, local))
-        };
-        let offloaded = Offloaded::new(connection.work()?, work);
-        let (prepared, options) = connection.driver().within(options, offloaded).await?;
-        let (execution, local) = prepared??;
-        Ok((execution, local, options))
+        Box::pin(async move {
+            let connection = me.shared.connection.clone();
+            let work = async move {
+                let execution = me.prepare(kind, &local, &remote, options.path_policy()).await?;
+                Ok::<_, ConnectorError>((execution, local))
+            };
+            let offloaded = Offloaded::new(connection.work()?, work);
+            let (prepared, options) = connection.driver().within(options, offloaded).await?;
+            let (execution, local) = prepared??;
+            Ok((execution, local, options))
+        })
+    }
+
+    fn is_short(local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        local.len().max(remote.descriptors().len()) <= Self::WALKED_HERE
     }
 
     async fn offer(

@@ -21,11 +21,11 @@ impl Driver {
     /// # Errors
     ///
     /// [`OperationError::TimedOut`]; what the future began goes on without it.
-    pub async fn within<F: Future>(
+    pub async fn within<T>(
         &self,
         options: OperationOptions,
-        future: F,
-    ) -> Result<(F::Output, OperationOptions), OperationError> {
+        future: impl Future<Output = T>,
+    ) -> Result<(T, OperationOptions), OperationError> {
         let mut future = pin!(future);
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return Ok((output, options));
