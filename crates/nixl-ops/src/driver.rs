@@ -20,6 +20,7 @@ use crate::overdue::{Overdue, OverdueList, OverdueTotal};
 use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
 use crate::sync::{Mutex, lock};
 use crate::task::{self, Count, InFlight, Slot, SlotState, Task};
+use crate::wakes::Batch;
 use crate::{
     Background, Backoff, Clock, Execution, Executor, OfferSlot, OperationError, OperationOptions,
     OperationStatus, PeerId, Received, Transport, TransportError,
@@ -111,6 +112,8 @@ pub(crate) struct Shared {
     active: Arc<AtomicUsize>,
     overdue: Arc<OverdueTotal>,
     parked: AtomicBool,
+    /// It turns, or will at once.
+    awake: AtomicBool,
     /// Somebody has begun to wait: the next turn counts as progress, so that the back-off starts anew.
     fresh: AtomicBool,
     closing: AtomicBool,
@@ -198,6 +201,7 @@ impl Driver {
             active: Arc::default(),
             overdue: Arc::default(),
             parked: AtomicBool::new(false),
+            awake: AtomicBool::new(false),
             fresh: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             thread: OnceLock::new(),
@@ -344,9 +348,25 @@ impl Driver {
 }
 
 impl Shared {
+    const LOOKS_ALONE: Duration = Duration::from_micros(200);
+
     /// Whether whoever begins an execution posts it.
     pub(crate) fn posts_inline(&self, bytes: u64, execution: &dyn Execution) -> bool {
-        bytes <= self.config.inline_bytes || execution.posts_quickly()
+        if execution.posts_quickly() {
+            return true;
+        }
+        // With many tasks the driver is awake, and alone at the engine it does more.
+        let is_left_to_driver = execution.takes_turns()
+            && self.awake.load(Ordering::Relaxed)
+            && self.active.load(Ordering::Relaxed) > 0;
+        bytes <= self.config.inline_bytes && !is_left_to_driver
+    }
+
+    /// How long whoever awaits an operation looks at first. One alone in flight is looked at for longer: most end within that,
+    /// and a look that sees the end costs nothing of the thread's budget.
+    pub(crate) fn looks_for(&self) -> Duration {
+        let alone = self.active.load(Ordering::Relaxed) <= 1 && !self.config.inline_spin.is_zero();
+        self.config.inline_spin.max(if alone { Self::LOOKS_ALONE } else { Duration::ZERO })
     }
 
     pub(crate) fn poll(&self, slot: &Slot) -> SlotState {
@@ -494,6 +514,8 @@ impl Reactor {
 
     /// A turn stops polling transfers after this long, to look at notifications and deadlines.
     const TURN: Duration = Duration::from_millis(1);
+    /// Those whose operations have ended are woken together, and wait for it no longer than this.
+    const BATCH: Duration = Duration::from_micros(100);
     /// Sleeps rather than parks this long after the last operation ended, since another usually follows, and need then
     /// not wake it. One that nobody awaits is posted, but seen to its end only then.
     const LINGER: Duration = Duration::from_millis(1);
@@ -572,6 +594,7 @@ impl Reactor {
     fn poll_active(&mut self, started: Duration) -> bool {
         let mut progress = false;
         let (mut watched, mut all_watched) = (None, true);
+        let (wakes, mut flushed) = (Batch::begin(), started);
         // Each goes to the end of the line: those whom a turn does not reach come first in the next.
         for _ in 0..self.active.len() {
             let Some(slot) = self.active.pop_front() else { break };
@@ -593,8 +616,13 @@ impl Reactor {
                     self.active.push_back(slot);
                 }
             }
-            if self.shared.clock.now().saturating_sub(started) > Self::TURN {
+            let now = self.shared.clock.now();
+            if now.saturating_sub(started) > Self::TURN {
                 break;
+            }
+            if now.saturating_sub(flushed) > Self::BATCH {
+                wakes.flush();
+                flushed = now;
             }
         }
         self.watched = watched.filter(|_| all_watched);
@@ -699,9 +727,11 @@ impl Reactor {
 
     /// A panic that is not contained where it arises costs a turn, and after several in a row some time.
     fn contained_turn(&mut self) -> Next {
+        self.shared.awake.store(true, Ordering::Relaxed);
         match contained("a turn of the driver", || self.turn()) {
             Ok(next) => {
                 self.panics = 0;
+                self.shared.awake.store(next == Next::Spin, Ordering::Relaxed);
                 next
             }
             Err(_) => {

@@ -48,6 +48,7 @@ mod direct;
 mod driver;
 mod error;
 mod executor;
+mod fair;
 mod gate;
 mod leasing;
 mod notifier;
@@ -67,6 +68,7 @@ mod sync;
 mod task;
 mod transport;
 mod usage;
+mod wakes;
 mod within;
 
 pub use backoff::Backoff;
