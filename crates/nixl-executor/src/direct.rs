@@ -116,6 +116,10 @@ impl Execution for Elsewhere {
         self.execution.awaits_word()
     }
 
+    fn takes_turns(&self) -> bool {
+        self.execution.takes_turns()
+    }
+
     fn posts_quickly(&self) -> bool {
         self.execution.posts_quickly()
     }

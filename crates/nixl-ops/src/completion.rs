@@ -4,8 +4,8 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use crate::OperationStatus;
-use crate::contained::contained;
 use crate::sync::{Mutex, lock};
+use crate::wakes::wake;
 
 /// Holds an operation's status, its result once it has one, and the waiter's waker.
 ///
@@ -171,12 +171,6 @@ impl<T: Clone> CompletionCell<T> {
         }
         Poll::Pending
     }
-}
-
-/// A waker is an executor's code, called on the thread that ends the operation.
-fn wake(waker: Waker) {
-    // Logged; whoever awaits the operation by this waker is its executor's concern.
-    let _ = contained("a waker", || waker.wake());
 }
 
 impl<T: Clone> Default for CompletionCell<T> {

@@ -87,6 +87,10 @@ impl Execution for DirectTransfer {
         self.report.clone()
     }
 
+    fn takes_turns(&self) -> bool {
+        true
+    }
+
     fn peer_memory(&self) -> PeerMemory {
         match &self.stage {
             Stage::Moving(transfer) if !transfer.was_posted() => PeerMemory::UNTOUCHED,

@@ -23,6 +23,7 @@ use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
 use crate::sync::{Mutex, lock};
 use crate::task::{self, Count, InFlight, Slot, SlotState, Task};
 use crate::unexpected::{IdleLooks, Unexpected};
+use crate::wakes::Batch;
 use crate::{
     Background, Backoff, Clock, Execution, Executor, OfferSlot, OperationError, OperationOptions,
     OperationStatus, PeerId, Received, Transport, TransportError,
@@ -123,6 +124,8 @@ pub(crate) struct Shared {
     pub(crate) drains: AtomicUsize,
     pub(crate) departures: Departures,
     parking: Parking,
+    /// It turns, or will at once.
+    awake: AtomicBool,
     /// Somebody has begun to wait: the next turn counts as progress, so that the back-off starts anew.
     fresh: AtomicBool,
     closing: AtomicBool,
@@ -213,6 +216,7 @@ impl Driver {
             drains: AtomicUsize::new(0),
             departures: Departures::default(),
             parking: Parking::new(Arc::clone(&passive.page)),
+            awake: AtomicBool::new(false),
             fresh: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             owner: OnceLock::new(),
@@ -362,9 +366,25 @@ impl Driver {
 }
 
 impl Shared {
+    const LOOKS_ALONE: Duration = Duration::from_micros(200);
+
     /// Whether whoever begins an execution posts it.
     pub(crate) fn posts_inline(&self, bytes: u64, execution: &dyn Execution) -> bool {
-        bytes <= self.config.inline_bytes || execution.posts_quickly()
+        if execution.posts_quickly() {
+            return true;
+        }
+        // With many tasks the driver is awake, and alone at the engine it does more.
+        let is_left_to_driver = execution.takes_turns()
+            && self.awake.load(Ordering::Relaxed)
+            && self.active.load(Ordering::Relaxed) > 0;
+        bytes <= self.config.inline_bytes && !is_left_to_driver
+    }
+
+    /// How long whoever awaits an operation looks at first. One alone in flight is looked at for longer: most end within that,
+    /// and a look that sees the end costs nothing of the thread's budget.
+    pub(crate) fn looks_for(&self) -> Duration {
+        let alone = self.active.load(Ordering::Relaxed) <= 1 && !self.config.inline_spin.is_zero();
+        self.config.inline_spin.max(if alone { Self::LOOKS_ALONE } else { Duration::ZERO })
     }
 
     pub(crate) fn poll(&self, slot: &Slot) -> SlotState {
@@ -524,6 +544,8 @@ impl Reactor {
 
     /// A turn stops polling transfers after this long, to look at notifications and deadlines.
     const TURN: Duration = Duration::from_millis(1);
+    /// Those whose operations have ended are woken together, and wait for it no longer than this.
+    const BATCH: Duration = Duration::from_micros(100);
     /// Sleeps rather than parks this long after the last operation ended, since another usually follows, and need then
     /// not wake it. One that nobody awaits is posted, but seen to its end only then.
     const LINGER: Duration = Duration::from_millis(1);
@@ -608,6 +630,7 @@ impl Reactor {
     fn poll_active(&mut self, started: Duration) -> bool {
         let mut progress = false;
         let (mut watched, mut all_watched) = (None, true);
+        let (wakes, mut flushed) = (Batch::begin(), started);
         // Each goes to the end of the line: those whom a turn does not reach come first in the next.
         for _ in 0..self.active.len() {
             let Some(slot) = self.active.pop_front() else { break };
@@ -629,8 +652,13 @@ impl Reactor {
                     self.active.push_back(slot);
                 }
             }
-            if self.shared.clock.now().saturating_sub(started) > Self::TURN {
+            let now = self.shared.clock.now();
+            if now.saturating_sub(started) > Self::TURN {
                 break;
+            }
+            if now.saturating_sub(flushed) > Self::BATCH {
+                wakes.flush();
+                flushed = now;
             }
         }
         self.watched = watched.filter(|_| all_watched);
@@ -746,9 +774,11 @@ impl Reactor {
 
     /// A panic that is not contained where it arises costs a turn, and after several in a row some time.
     fn contained_turn(&mut self) -> Next {
+        self.shared.awake.store(true, Ordering::Relaxed);
         match contained("a turn of the driver", || self.turn()) {
             Ok(next) => {
                 self.panics = 0;
+                self.shared.awake.store(next == Next::Spin, Ordering::Relaxed);
                 next
             }
             Err(_) => {

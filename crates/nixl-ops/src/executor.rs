@@ -320,6 +320,12 @@ pub trait Execution: Send {
         false
     }
 
+    /// Whether its polls exclude those of other executions, as those of one engine do. Such are left to the driver while it is
+    /// awake: one thread that polls all of them does more than several that find each other in the way.
+    fn takes_turns(&self) -> bool {
+        false
+    }
+
     /// A number that grows with every step. The driver looks closely as long as it does; executions of one step, as by
     /// default, need none.
     fn steps(&self) -> u64 {

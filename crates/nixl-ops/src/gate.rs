@@ -118,6 +118,10 @@ impl Execution for Gate {
         None
     }
 
+    fn takes_turns(&self) -> bool {
+        self.execution.takes_turns()
+    }
+
     fn posts_quickly(&self) -> bool {
         false
     }

@@ -49,6 +49,10 @@ impl Execution for Leasing {
         self.execution.report()
     }
 
+    fn takes_turns(&self) -> bool {
+        self.execution.takes_turns()
+    }
+
     fn posts_quickly(&self) -> bool {
         self.execution.posts_quickly()
     }

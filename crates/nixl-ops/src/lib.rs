@@ -49,6 +49,7 @@ mod drain;
 mod driver;
 mod error;
 mod executor;
+mod fair;
 mod gate;
 mod leasing;
 mod notifier;
@@ -70,6 +71,7 @@ mod task;
 mod transport;
 mod unexpected;
 mod usage;
+mod wakes;
 mod within;
 
 pub use backoff::Backoff;

@@ -11,6 +11,7 @@ use nixl_metadata::RdmaMetadata;
 
 use crate::blocking::block_on;
 use crate::completion::Memory;
+use crate::fair;
 use crate::leasing::Leasing;
 use crate::outcome::{Completion, Outcome};
 use crate::passive::{Letting, OfferSpec, PassiveEntry};
@@ -75,6 +76,8 @@ impl<M> Active<M> {
         if !self.spun {
             self.spun = true;
             self.look = Some(self.first_look());
+        } else {
+            fair::resumed(self.driver.shared().clock.now());
         }
         loop {
             if let Some(look) = self.look.take()
@@ -104,7 +107,7 @@ impl<M> Active<M> {
             self.slot.watch(until);
             return Look::asked_for(until);
         }
-        let until = now.saturating_add(shared.config.inline_spin);
+        let until = now.saturating_add(shared.looks_for());
         // What is to end soon after is not worth sleeping for.
         let until = self.slot.near(until).unwrap_or(until);
         self.slot.watch(until);

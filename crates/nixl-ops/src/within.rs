@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use crate::fair;
 use crate::task::Slot;
 use crate::{
     Driver, Execution, OperationError, OperationOptions, OperationStatus, PathKind, PathReport,
@@ -13,8 +14,8 @@ use crate::{
 
 impl Driver {
     /// Awaits `future` for as long as `options` give, and returns the options for the operation that follows,
-    /// which has what is left. Costs
-    /// nothing if the future is ready at once.
+    /// which has what is left. Costs nothing if the future is ready at once, but a turn of the other tasks of this thread now
+    /// and then.
     ///
     /// Cancel safe as far as `future` is.
     ///
@@ -26,6 +27,7 @@ impl Driver {
         options: OperationOptions,
         future: impl Future<Output = T>,
     ) -> Result<(T, OperationOptions), OperationError> {
+        fair::give_way(&*self.shared().clock).await;
         let mut future = pin!(future);
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return Ok((output, options));

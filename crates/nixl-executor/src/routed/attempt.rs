@@ -315,6 +315,10 @@ impl Execution for Attempt {
         self.steps + self.current.steps()
     }
 
+    fn takes_turns(&self) -> bool {
+        self.current.takes_turns()
+    }
+
     fn posts_quickly(&self) -> bool {
         self.current.posts_quickly()
     }

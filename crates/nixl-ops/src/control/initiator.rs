@@ -341,6 +341,10 @@ impl Execution for MessageClaim {
         self.execution.report()
     }
 
+    fn takes_turns(&self) -> bool {
+        self.execution.takes_turns()
+    }
+
     fn posts_quickly(&self) -> bool {
         false
     }

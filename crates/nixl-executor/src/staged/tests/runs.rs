@@ -195,9 +195,12 @@ impl Run {
         }
         for side in &self.world.sides {
             let (stats, config) = (side.staging.stats(), side.staging.config());
-            assert_eq!(stats.sessions, 0);
+            let overdue = side.driver.stats().overdue.operations;
+            assert!(stats.sessions <= overdue, "{stats:?}");
             for pool in [stats.outgoing, stats.incoming] {
-                assert_eq!(pool.free + pool.quarantined, config.slots, "a slot was lost");
+                // What is overdue keeps its slots until its engine is quiet.
+                let rest = pool.free + pool.quarantined;
+                assert!(rest == config.slots || (overdue > 0 && rest < config.slots), "{stats:?}");
                 assert!(quarantine || pool.quarantined == 0, "slots were given up: {stats:?}");
             }
         }

@@ -1,0 +1,56 @@
+//! Waking those who await operations: in batches, by a thread that ends many.
+//!
+//! A runtime's thread that sleeps is woken once for all that a turn of the driver has ended, and not once for each: with many
+//! tasks, switching between threads costs more than their reads.
+
+use std::cell::RefCell;
+use std::task::Waker;
+
+use crate::contained::contained;
+
+thread_local! {
+    /// `Some` while this thread collects.
+    static BATCH: RefCell<Option<Vec<Waker>>> = const { RefCell::new(None) };
+}
+
+/// A waker is an executor's code, called on the thread that ends the operation.
+pub(crate) fn wake(waker: Waker) {
+    let waker = BATCH.with_borrow_mut(|batch| match batch {
+        Some(batch) => {
+            batch.push(waker);
+            None
+        }
+        None => Some(waker),
+    });
+    waker.into_iter().for_each(call);
+}
+
+fn call(waker: Waker) {
+    // Logged; whoever awaits the operation by this waker is its executor's concern.
+    let _ = contained("a waker", || waker.wake());
+}
+
+/// Collects the wakers of this thread until it is dropped, or [flushed](Self::flush).
+pub(crate) struct Batch(());
+
+impl Batch {
+    pub(crate) fn begin() -> Self {
+        BATCH.set(Some(Vec::new()));
+        Self(())
+    }
+
+    /// Wakes those collected so far, in the order in which their operations ended.
+    #[expect(clippy::unused_self, reason = "only while there is a batch")]
+    pub(crate) fn flush(&self) {
+        // The batch is not borrowed while foreign code runs.
+        let wakers = BATCH.replace(Some(Vec::new()));
+        wakers.into_iter().flatten().for_each(call);
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let wakers = BATCH.take();
+        wakers.into_iter().flatten().for_each(call);
+    }
+}
