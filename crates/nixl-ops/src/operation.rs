@@ -437,19 +437,24 @@ impl CopyOperation {
         options: OperationOptions,
     ) -> Result<Self, OperationError> {
         let execution = Leasing::over(execution, leases);
-        Ok(Self(Active::begin(driver, execution, bytes, (), options)?))
+        // Its list was walked to make the execution.
+        Ok(Self(Active::begin(driver, execution, (bytes, 0), (), options)?))
     }
 }
 
 impl<M> Active<M> {
+    /// Engines walk the list when an operation is posted: one of more descriptors is posted by the driver.
+    const POSTED_HERE: usize = 64;
+
     fn begin(
         driver: &Arc<Driver>,
         execution: Box<dyn Execution>,
-        bytes: u64,
+        (bytes, descriptors): (u64, usize),
         memory: M,
         options: OperationOptions,
     ) -> Result<Self, OperationError> {
-        let inline = driver.shared().posts_inline(bytes, &*execution);
+        let is_short = descriptors <= Self::POSTED_HERE;
+        let inline = is_short && driver.shared().posts_inline(bytes, &*execution);
         let spin = options.spin_time();
         let slot = driver.begin(execution, bytes, inline, options)?;
         // What the driver posts must not be posted by a waiter that polls first.
@@ -473,8 +478,8 @@ macro_rules! active {
                 local: DescriptorList,
                 options: OperationOptions,
             ) -> Result<Self, OperationError> {
-                let bytes = local.total_bytes();
-                Ok(Self(Active::begin(driver, execution, bytes, local, options)?))
+                let size = (local.total_bytes(), local.len());
+                Ok(Self(Active::begin(driver, execution, size, local, options)?))
             }
         }
     };

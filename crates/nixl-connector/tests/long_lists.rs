@@ -1,0 +1,105 @@
+//! Lists too long for an async thread are walked on another.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::thread;
+
+use nixl_connector::Connector;
+use nixl_connector::simulated::Fabric;
+use nixl_descriptor::{DescriptorList, Region};
+use nixl_metadata::{RdmaMetadata, Share};
+use nixl_ops::{
+    Execution, Executor, PathReport, SystemClock, TransferRequest, TransportError,
+    TransportExecutor,
+};
+
+/// Notes which threads walk lists.
+#[derive(Debug, Default)]
+struct Watched {
+    inner: TransportExecutor,
+    threads: Arc<Mutex<Vec<String>>>,
+}
+
+fn note(threads: &Mutex<Vec<String>>) {
+    let name = thread::current().name().unwrap_or_default().to_owned();
+    threads.lock().unwrap().push(name);
+}
+
+impl Executor for Watched {
+    fn shares(&self, local: &DescriptorList) -> Vec<Share> {
+        note(&self.threads);
+        self.inner.shares(local)
+    }
+
+    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        note(&self.threads);
+        self.inner.is_local(local, remote)
+    }
+
+    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        note(&self.threads);
+        let execution = self.inner.execute(request)?;
+        Ok(Box::new(Posted { execution, threads: Some(Arc::clone(&self.threads)) }))
+    }
+}
+
+struct Posted {
+    execution: Box<dyn Execution>,
+    threads: Option<Arc<Mutex<Vec<String>>>>,
+}
+
+impl Execution for Posted {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        // The first poll posts.
+        if let Some(threads) = self.threads.take() {
+            note(&threads);
+        }
+        self.execution.poll()
+    }
+
+    fn abandon(&mut self) -> bool {
+        self.execution.abandon()
+    }
+
+    fn report(&self) -> PathReport {
+        self.execution.report()
+    }
+}
+
+fn list(descriptors: usize) -> DescriptorList {
+    let region = Region::zeroed(descriptors * 16).unwrap();
+    let piece = |i| region.descriptor(i * 16..i * 16 + 8).unwrap();
+    DescriptorList::try_from((0..descriptors).map(piece).collect::<Vec<_>>()).unwrap()
+}
+
+/// The threads that walked lists of so many descriptors.
+async fn threads(descriptors: usize) -> Vec<String> {
+    let fabric = Fabric::new(Arc::new(SystemClock::new()));
+    let threads = Arc::<Mutex<Vec<String>>>::default();
+    let connector = |name| {
+        let executor = Watched { inner: TransportExecutor, threads: Arc::clone(&threads) };
+        let transport = fabric.transport(name);
+        Connector::builder().transport(transport).executor(Arc::new(executor)).build()
+    };
+    let (a, b) = (connector("a").await.unwrap(), connector("b").await.unwrap());
+    let mut offer = b.create_readable(list(descriptors)).await.unwrap();
+    let mut read = a.begin_read(offer.metadata(), list(descriptors)).await.unwrap();
+    read.wait_for_completion().await.unwrap();
+    offer.wait_for_completion().await.unwrap();
+    let mut offer = b.create_writable(list(descriptors)).await.unwrap();
+    let mut write = a.begin_write(list(descriptors), offer.metadata()).await.unwrap();
+    write.wait_for_completion().await.unwrap();
+    offer.wait_for_completion().await.unwrap();
+    let threads = threads.lock().unwrap();
+    assert_eq!(threads.len(), 8, "each is noted");
+    threads.clone()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn short_lists_are_walked_on_the_callers_thread_and_long_ones_never() {
+    let here = thread::current().name().unwrap_or_default().to_owned();
+    assert!(threads(64).await.iter().any(|name| *name == here));
+    let long = threads(65).await;
+    assert!(long.iter().all(|name| name == "nixl-work" || name == "nixl-driver"), "{long:?}");
+}
