@@ -7,7 +7,7 @@ use nixl_descriptor::{
     CacheLimits, CacheStats, Descriptor, DescriptorList, Region, Registration, RegistrationCache,
 };
 use nixl_device::Device;
-use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata};
+use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata, SerializedDescriptor};
 use nixl_ops::{
     Clock, ConnectSpec, Driver, DriverConfig, Executor, FoundSlot, Held, Link, OperationError,
     OperationOptions, PeerId, Preparation, RemoteSlot, RemoteSlots, SpentKeys, SpentStats,
@@ -229,7 +229,10 @@ impl Connection {
         list: &DescriptorList,
     ) -> Result<(Vec<Registration>, AgentMetadata), ConnectorError> {
         let held = self.register(list).await?;
-        if let Some(metadata) = self.exports.of(&*self.transport, &self.registrations, &held) {
+        // Initiators reach host memory alone; that of GPUs through other memory of this process, too.
+        if list.iter().all(|d| d.device().is_host())
+            && let Some(metadata) = self.exports.of(&*self.transport, &self.registrations, &held)
+        {
             return Ok((held, metadata));
         }
         let metadata = self.local_metadata().await?;
@@ -290,8 +293,13 @@ impl Connection {
 
     /// Makes the owner of an offer, and the memory that it offers, reachable.
     pub(crate) async fn connect(&self, remote: &RdmaMetadata) -> Result<PeerId, ConnectorError> {
-        match self.peers.get(remote.agent_metadata()) {
-            Some(peer) => Ok(peer),
+        // One export may cover more than was needed when it was loaded.
+        let is_loaded = |(peer, whole): &(PeerId, bool)| match needed(remote) {
+            Some(needed) => self.transport.reaches(peer, needed),
+            None => *whole,
+        };
+        match self.peers.get(remote.agent_metadata()).filter(is_loaded) {
+            Some((peer, _)) => Ok(peer),
             None => self.reconnect(remote).await,
         }
     }
@@ -321,12 +329,11 @@ impl Connection {
     fn connect_known(&self, remote: &RdmaMetadata) -> Result<Option<PeerId>, ConnectorError> {
         let metadata = remote.agent_metadata();
         let blob = metadata.inflate(&Limits::default())?;
-        let spec = ConnectSpec::new(&blob, remote.descriptors());
-        let connected = self.transport.connect_known(&spec);
+        let connected = self.transport.connect_known(&spec(&blob, remote));
         // One that is new here, or has ended meanwhile, has to be watched.
         let connected = connected.filter(|connected| self.peers.knows(&connected.peer));
         Ok(connected.map(|connected| {
-            self.peers.insert(metadata.clone(), &connected);
+            self.peers.insert(metadata.clone(), &connected, needed(remote).is_none());
             connected.peer
         }))
     }
@@ -339,10 +346,8 @@ impl Connection {
         let load = move || -> Result<PeerId, ConnectorError> {
             let metadata = remote.agent_metadata();
             let blob = metadata.inflate(&Limits::default())?;
-            let is_foreign = remote.peer().is_none();
-            let spec = ConnectSpec::new(&blob, remote.descriptors()).foreign(is_foreign);
-            let connected = transport.connect_for(&spec)?;
-            let is_new = peers.insert(metadata.clone(), &connected);
+            let connected = transport.connect_for(&spec(&blob, &remote))?;
+            let is_new = peers.insert(metadata.clone(), &connected, needed(&remote).is_none());
             let host = remote.peer().map(|peer| peer.host());
             if is_new && let Some(host) = host.filter(|host| here.same_pid_namespace(host)) {
                 knowledge.forget_at_exit(&connected.peer, host.pid());
@@ -383,6 +388,21 @@ impl Connection {
     /// Drops what the cache says about a peer that the engine has given up.
     pub(crate) fn forget(&self, peer: &PeerId) {
         self.peers.remove(peer);
+    }
+}
+
+/// The peer's memory that an offer's initiator must reach. `None` if it is more than the offer: staging slots of the owner of a GPU's
+/// memory.
+fn needed(remote: &RdmaMetadata) -> Option<&[SerializedDescriptor]> {
+    let descriptors = remote.descriptors();
+    descriptors.iter().all(|d| d.device().is_host()).then_some(descriptors)
+}
+
+fn spec<'a>(blob: &'a [u8], remote: &'a RdmaMetadata) -> ConnectSpec<'a> {
+    let spec = ConnectSpec::new(blob).foreign(remote.peer().is_none());
+    match needed(remote) {
+        Some(needed) => spec.needing(needed),
+        None => spec,
     }
 }
 

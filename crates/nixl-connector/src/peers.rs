@@ -17,10 +17,17 @@ pub(crate) struct PeerTable {
 #[derive(Debug, Default)]
 struct State {
     peers: HashMap<PeerId, Entry>,
-    by_metadata: HashMap<AgentMetadata, PeerId>,
+    by_metadata: HashMap<AgentMetadata, Loaded>,
     /// Peers that were given up to make room, which the engine still knows.
     unused: Vec<PeerId>,
     tick: u64,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    peer: PeerId,
+    /// All of it, not only what one offer needed.
+    whole: bool,
 }
 
 #[derive(Debug, Default)]
@@ -41,22 +48,29 @@ impl PeerTable {
         Self { state: Mutex::default(), capacity }
     }
 
-    /// The peer of which this metadata was loaded.
-    pub(crate) fn get(&self, metadata: &AgentMetadata) -> Option<PeerId> {
+    /// The peer of which this metadata was loaded, and whether all of it was.
+    pub(crate) fn get(&self, metadata: &AgentMetadata) -> Option<(PeerId, bool)> {
         let mut state = self.lock();
-        let peer = state.by_metadata.get(metadata)?.clone();
+        let loaded = state.by_metadata.get(metadata)?;
+        let (peer, whole) = (loaded.peer.clone(), loaded.whole);
         state.touch(&peer);
-        Some(peer)
+        Some((peer, whole))
     }
 
-    /// Notes what was loaded. Returns whether the peer is new here.
-    pub(crate) fn insert(&self, metadata: AgentMetadata, connected: &Connected) -> bool {
+    /// Notes what was loaded: all of the metadata, or what an offer needed. Returns whether the peer is new here.
+    pub(crate) fn insert(
+        &self,
+        metadata: AgentMetadata,
+        connected: &Connected,
+        whole: bool,
+    ) -> bool {
         let mut state = self.lock();
         let peer = &connected.peer;
         if connected.superseded {
             state.forget_metadata(peer);
         }
-        state.by_metadata.insert(metadata.clone(), peer.clone());
+        let whole = whole || state.by_metadata.get(&metadata).is_some_and(|loaded| loaded.whole);
+        state.by_metadata.insert(metadata.clone(), Loaded { peer: peer.clone(), whole });
         let is_new = !state.peers.contains_key(peer);
         let entry = state.touch(peer);
         if !entry.metadata.contains(&metadata) {
@@ -157,10 +171,10 @@ mod tests {
     #[test]
     fn the_least_recently_used_makes_room() {
         let table = PeerTable::new(2);
-        assert!(table.insert(metadata("a"), &to("a")));
-        assert!(table.insert(metadata("b"), &to("b")));
+        assert!(table.insert(metadata("a"), &to("a"), true));
+        assert!(table.insert(metadata("b"), &to("b"), true));
         assert!(table.get(&metadata("a")).is_some());
-        assert!(table.insert(metadata("c"), &to("c")));
+        assert!(table.insert(metadata("c"), &to("c"), true));
         assert_eq!(table.take_unused(), vec![PeerId::new("b")]);
         assert_eq!(table.take_unused(), vec![]);
         assert_eq!(table.get(&metadata("b")), None);
@@ -170,23 +184,37 @@ mod tests {
     #[test]
     fn a_peer_that_is_met_again_is_not_unused() {
         let table = PeerTable::new(1);
-        table.insert(metadata("a"), &to("a"));
-        table.insert(metadata("b"), &to("b"));
-        table.insert(metadata("a"), &to("a"));
+        table.insert(metadata("a"), &to("a"), true);
+        table.insert(metadata("b"), &to("b"), true);
+        table.insert(metadata("a"), &to("a"), true);
         assert_eq!(table.take_unused(), vec![PeerId::new("b")]);
     }
 
     #[test]
     fn superseding_voids_what_was_loaded_before() {
         let table = PeerTable::new(8);
-        table.insert(metadata("a1"), &to("a"));
-        table.insert(metadata("b"), &to("b"));
-        table.insert(metadata("a2"), &to("a").superseding());
+        table.insert(metadata("a1"), &to("a"), true);
+        table.insert(metadata("b"), &to("b"), true);
+        table.insert(metadata("a2"), &to("a").superseding(), true);
         assert_eq!(table.get(&metadata("a1")), None);
         assert!(table.get(&metadata("b")).is_some());
         assert!(table.remove(&PeerId::new("a")));
         assert!(!table.remove(&PeerId::new("a")));
         assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn what_was_loaded_in_part_is_not_taken_for_the_whole() {
+        let table = PeerTable::new(2);
+        let whole = || table.get(&metadata("a")).map(|(_, whole)| whole);
+        table.insert(metadata("a"), &to("a"), false);
+        assert_eq!(whole(), Some(false));
+        table.insert(metadata("a"), &to("a"), true);
+        assert_eq!(whole(), Some(true));
+        table.insert(metadata("a"), &to("a"), false);
+        assert_eq!(whole(), Some(true), "what was loaded stays so");
+        table.insert(metadata("a"), &to("a").superseding(), false);
+        assert_eq!(whole(), Some(false));
     }
 
     proptest! {
@@ -199,8 +227,8 @@ mod tests {
                 let text = format!("{peer} {data}");
                 let connected = to(&peer.to_string());
                 let connected = if superseding { connected.superseding() } else { connected };
-                table.insert(metadata(&text), &connected);
-                prop_assert_eq!(table.get(&metadata(&text)), Some(connected.peer));
+                table.insert(metadata(&text), &connected, true);
+                prop_assert_eq!(table.get(&metadata(&text)), Some((connected.peer, true)));
                 let state = table.lock();
                 prop_assert!(state.peers.len() <= 3);
                 let kept: usize = state.peers.values().map(|entry| entry.metadata.len()).sum();

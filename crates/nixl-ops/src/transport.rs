@@ -135,6 +135,12 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
         None
     }
 
+    /// Whether the engine knows of memory of the peer that covers all of this. `true`, as by default, if only a transfer tells.
+    fn reaches(&self, peer: &PeerId, needed: &[SerializedDescriptor]) -> bool {
+        let _ = (peer, needed);
+        true
+    }
+
     /// Waits until no transfer to the peer is in flight: then [`connect`](Self::connect) does not fail with
     /// [`PeerBusy`](TransportError::PeerBusy). Transfers to the peer that are not posted wait from now on until the future and
     /// what it gives are dropped. By default it is ready at once.
@@ -208,16 +214,23 @@ impl fmt::Debug for Idle {
 pub struct ConnectSpec<'a> {
     /// What the peer's engine exported.
     pub metadata: &'a [u8],
-    /// The peer's memory that is to be reached. None: messages are sent only.
-    pub needed: &'a [SerializedDescriptor],
+    /// The peer's memory that is to be reached: all of it, or this. An empty list: messages are sent only.
+    pub needed: Option<&'a [SerializedDescriptor]>,
     /// The peer is of another library, and cannot prove that it runs on this host where it claims so.
     pub is_foreign: bool,
 }
 
 impl<'a> ConnectSpec<'a> {
-    /// To reach this memory of the peer.
-    pub fn new(metadata: &'a [u8], needed: &'a [SerializedDescriptor]) -> Self {
-        Self { metadata, needed, is_foreign: false }
+    /// To reach all memory of the peer.
+    pub fn new(metadata: &'a [u8]) -> Self {
+        Self { metadata, needed: None, is_foreign: false }
+    }
+
+    /// To reach this memory only.
+    #[must_use]
+    pub fn needing(mut self, needed: &'a [SerializedDescriptor]) -> Self {
+        self.needed = Some(needed);
+        self
     }
 
     /// Notes that the peer may be of another library.

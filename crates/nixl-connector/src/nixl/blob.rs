@@ -81,8 +81,10 @@ impl<'a> Blob<'a> {
 }
 
 impl Blob<'_> {
-    /// The same with those memories alone that cover one of the ranges: what else it says may be out of date.
-    pub(super) fn of_use_for(mut self, ranges: &[SerializedDescriptor]) -> Self {
+    /// The same with those memories alone that cover one of the ranges: what else it says may be out of date. All of it without
+    /// ranges.
+    pub(super) fn of_use_for(mut self, ranges: Option<&[SerializedDescriptor]>) -> Self {
+        let Some(ranges) = ranges else { return self };
         let place = |range: &SerializedDescriptor| {
             let (kind, device) = memory_kind(range.device());
             (wire_kind(kind), device, range.ptr(), range.size())
@@ -327,7 +329,7 @@ pub(super) mod tests {
                 memories.iter().filter(|m| ranges.iter().any(|r| covers(m, r))).copied().collect();
             let blob = Blob { name: "p", connections: vec![], memories };
             let ranges: Vec<_> = ranges.iter().map(range).collect();
-            prop_assert_eq!(blob.of_use_for(&ranges).memories, expected);
+            prop_assert_eq!(blob.of_use_for(Some(&ranges)).memories, expected);
         }
 
         #[test]

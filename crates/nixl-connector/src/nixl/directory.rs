@@ -66,7 +66,7 @@ impl Directory {
     pub(super) fn connect_known(
         &self,
         metadata: &[u8],
-        needed: &[SerializedDescriptor],
+        needed: Option<&[SerializedDescriptor]>,
     ) -> Option<Connected> {
         let blob = Blob::parse(metadata).ok()?.of_use_for(needed);
         let mut loaded = self.loaded();
@@ -85,10 +85,7 @@ impl Directory {
     ) -> Result<Connected, TransportError> {
         let blob =
             Blob::parse(metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
-        let blob = match needed {
-            Some(needed) => blob.of_use_for(needed),
-            None => blob,
-        };
+        let blob = blob.of_use_for(needed);
         if blob.name == self.agent.name() {
             return Err(TransportError::OwnIdentity { name: blob.name.to_owned() });
         }

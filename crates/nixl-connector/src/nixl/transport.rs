@@ -10,6 +10,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use nixl_descriptor::{Registrar, Registration, Span, coalesce_pairs};
+use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
     ConnectSpec, Connected, Idle, PeerId, Transfer, TransferSpec, Transport, TransportError,
 };
@@ -90,11 +91,17 @@ unsafe impl Transport for NixlTransport {
     }
 
     fn connect_for(&self, spec: &ConnectSpec<'_>) -> Result<Connected, TransportError> {
-        self.directory.connect(spec.metadata, Some(spec.needed), spec.is_foreign)
+        self.directory.connect(spec.metadata, spec.needed, spec.is_foreign)
     }
 
     fn connect_known(&self, spec: &ConnectSpec<'_>) -> Option<Connected> {
         self.directory.connect_known(spec.metadata, spec.needed)
+    }
+
+    fn reaches(&self, peer: &PeerId, needed: &[SerializedDescriptor]) -> bool {
+        let loaded = self.directory.loaded();
+        let known = loaded.get(peer.as_str()).filter(|loaded| !loaded.peer.is_broken());
+        known.is_some_and(|known| needed.iter().all(|range| covers(known, &span(range))))
     }
 
     fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {
@@ -118,11 +125,7 @@ unsafe impl Transport for NixlTransport {
             loaded.get(spec.peer.as_str()).filter(|l| !l.peer.is_broken()).ok_or_else(unknown)?;
         let mut remote = Vec::with_capacity(spec.remote.len());
         for (index, descriptor) in spec.remote.iter().enumerate() {
-            let span = Span {
-                address: descriptor.ptr(),
-                len: descriptor.size(),
-                device: descriptor.device(),
-            };
+            let span = span(descriptor);
             if !covers(loaded, &span) {
                 let (name, len) = (spec.peer.to_string(), span.len);
                 return Err(TransportError::NotRegistered { name, index, len });
@@ -190,6 +193,10 @@ impl fmt::Debug for NixlTransport {
             .field("peers", &self.directory.loaded().len())
             .finish_non_exhaustive()
     }
+}
+
+fn span(descriptor: &SerializedDescriptor) -> Span {
+    Span { address: descriptor.ptr(), len: descriptor.size(), device: descriptor.device() }
 }
 
 /// NIXL's lists hold one kind of memory each.

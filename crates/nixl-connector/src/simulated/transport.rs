@@ -97,9 +97,17 @@ unsafe impl Transport for SimulatedTransport {
 
     fn connect_for(&self, spec: &ConnectSpec<'_>) -> Result<Connected, TransportError> {
         let mut blob = decode(spec.metadata)?;
-        let needed: Vec<_> = spec.needed.iter().map(span).collect();
-        blob.entries.retain(|entry| needed.iter().any(|range| entry.covers(range)));
+        if let Some(needed) = spec.needed {
+            let needed: Vec<_> = needed.iter().map(span).collect();
+            blob.entries.retain(|entry| needed.iter().any(|range| entry.covers(range)));
+        }
         self.connect_to(blob)
+    }
+
+    fn reaches(&self, peer: &PeerId, needed: &[SerializedDescriptor]) -> bool {
+        let mut state = self.network.lock();
+        let known = state.living(&self.agent).and_then(|me| me.peers.get(peer.as_str()));
+        known.is_some_and(|known| needed.iter().all(|d| known.covering(&span(d)).is_some()))
     }
 
     fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {

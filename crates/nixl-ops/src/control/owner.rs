@@ -88,9 +88,9 @@ impl Owner {
             let blob = AgentMetadata::from_compressed(metadata, &limits)
                 .and_then(|metadata| metadata.inflate(&limits));
             let met = match blob {
-                Ok(blob) => {
-                    transport.connect_for(&ConnectSpec::new(&blob, &[])).map_err(|e| e.to_string())
-                }
+                Ok(blob) => transport
+                    .connect_for(&ConnectSpec::new(&blob).needing(&[]))
+                    .map_err(|e| e.to_string()),
                 Err(error) => Err(error.to_string()),
             };
             match met {
