@@ -10,7 +10,7 @@ use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata, SerializedDescriptor};
 use nixl_ops::{
     Clock, ConnectSpec, Driver, DriverConfig, Executor, FoundSlot, Held, Link, OperationError,
-    OperationOptions, PeerId, Preparation, RemoteSlot, RemoteSlots, SpentKeys, SpentStats,
+    OperationOptions, Overdue, PeerId, Preparation, RemoteSlot, RemoteSlots, SpentKeys, SpentStats,
     Transport, TransportError,
 };
 
@@ -47,6 +47,9 @@ pub struct ConnectionStats {
     pub active: usize,
     /// Passive operations that a peer may still use.
     pub passive: usize,
+    /// Active operations that have outlived their deadline and drain time, and whose engine is asked seldom. Their memory comes back
+    /// when it is quiet.
+    pub overdue: Overdue,
     /// Writable offers that were given up and that a peer may still be writing.
     pub quarantined: Held,
     /// Those of them whose peers know neither claims nor a life time, as those of Dynamo's profile.
@@ -176,6 +179,7 @@ impl Connection {
         let driver = self.driver.stats();
         ConnectionStats {
             active: driver.active,
+            overdue: driver.overdue,
             passive: driver.passive,
             quarantined: driver.quarantined,
             quarantined_without_terms: driver.quarantined_without_terms,

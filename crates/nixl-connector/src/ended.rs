@@ -70,11 +70,8 @@ impl PeerKnowledge {
         if let Some(executor) = self.executor.upgrade() {
             executor.peer_ended(peer);
         }
-        // One with transfers in flight is forgotten when the last of them has failed.
-        if let Some(transport) = self.transport.upgrade()
-            && let Err(error) = transport.disconnect(peer)
-        {
-            tracing::debug!(%peer, %error, "a peer that has ended stays known to the engine for now");
+        if let Some(transport) = self.transport.upgrade() {
+            transport.peer_ended(peer);
         }
     }
 }

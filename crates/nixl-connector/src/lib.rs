@@ -73,7 +73,7 @@ pub use error::ConnectorError;
 pub use health::{Drained, Health};
 pub use nixl_ops::{
     CancelOutcome, Carrier, ClaimDemand, Completion, DriverConfig, EndedOffer, Held,
-    OperationError, OperationKind, OperationOptions, OperationStatus, PathKind, PathPolicy,
-    PathReport, ReadOperation, ReadableOperation, Reclaimed, RevokeOutcome, SpentStats,
+    OperationError, OperationKind, OperationOptions, OperationStatus, Overdue, PathKind,
+    PathPolicy, PathReport, ReadOperation, ReadableOperation, Reclaimed, RevokeOutcome, SpentStats,
     TransportError, WritableOperation, WriteOperation,
 };

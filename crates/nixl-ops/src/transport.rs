@@ -161,6 +161,14 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     /// [`PeerBusy`](TransportError::PeerBusy) while transfers with it are in flight.
     fn disconnect(&self, peer: &PeerId) -> Result<(), TransportError>;
 
+    /// *Blocking.* Forgets a peer whose process has ended, or that says that it leaves: now, or when the last transfer with it has
+    /// failed. By default it is [disconnected](Self::disconnect).
+    fn peer_ended(&self, peer: &PeerId) {
+        if let Err(error) = self.disconnect(peer) {
+            tracing::debug!(%peer, %error, "a peer that has ended stays known to the engine");
+        }
+    }
+
     /// Prepares a transfer; nothing moves before its first [`poll`](Transfer::poll).
     ///
     /// # Errors

@@ -189,6 +189,15 @@ impl Directory {
         known.map_or(Ok(()), |known| self.retire(&known))
     }
 
+    /// Forgets a peer that has ended, now or when the last transfer with it has ended. **Blocks.**
+    pub(super) fn peer_ended(self: &Arc<Self>, peer: &PeerId) {
+        let known = self.loaded().get(peer.as_str()).map(|l| Arc::clone(&l.peer));
+        if let Some(known) = known {
+            known.set_broken();
+            self.ended(&known);
+        }
+    }
+
     /// Waits until no transfer with the peer is in flight, and keeps others from being posted as long as that is awaited, and what
     /// comes of it is held.
     pub(super) fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {

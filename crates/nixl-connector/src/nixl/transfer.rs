@@ -77,6 +77,9 @@ impl NixlTransfer {
         if self.peer.is_forgotten() {
             match self.directory.current(&self.peer.id, self.pairs.iter().map(|(_, there)| there)) {
                 Ok(current) => self.peer = current,
+                Err(TransportError::UnknownPeer { name }) if self.peer.is_broken() => {
+                    return self.end(Err(TransportError::PeerGone { name }));
+                }
                 Err(error) => return self.end(Err(error)),
             }
         }

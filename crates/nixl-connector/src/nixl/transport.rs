@@ -118,6 +118,10 @@ unsafe impl Transport for NixlTransport {
         self.directory.disconnect(peer)
     }
 
+    fn peer_ended(&self, peer: &PeerId) {
+        self.directory.peer_ended(peer);
+    }
+
     fn prepare(&self, spec: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError> {
         let unknown = || TransportError::UnknownPeer { name: spec.peer.to_string() };
         let loaded = self.directory.loaded();
