@@ -12,7 +12,8 @@ Usage: cargo xtask <command>
                        with --interop also the Python peer of the interoperation tests
   doctor [--json]      say what was found, what is missing and what to do about it;
                        exit code 0 if transfers can work
-  test [-- ARGS]       set-up, then every test; ARGS go to `cargo test`
+  test [-- ARGS]       set-up, then every test and the quick soak test; with ARGS only
+                       `cargo test ARGS`
   bench [ARGS]         set-up, then the benchmark; `cargo xtask bench --help` lists its flags
   soak [ARGS]          set-up, then real processes that restart, stop, end and abandon offers, to
                        see what fails or grows; `cargo xtask soak --help` lists its flags

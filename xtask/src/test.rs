@@ -1,4 +1,4 @@
-//! `cargo xtask test`: set-up, then every test of the workspace, added up.
+//! `cargo xtask test`: set-up, then every test of the workspace, added up, and the quick soak test.
 //!
 //! A test that cannot run for want of something (a GPU, an RDMA NIC) returns early and appends
 //! one line `SKIPPED(what is wanted): name` to the file that the variable `NIXL_TEST_SKIP_LOG`
@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::process;
 use crate::setup;
+use crate::soak;
 use crate::tally::Tally;
 use crate::workspace::Workspace;
 
@@ -33,6 +34,7 @@ pub(crate) fn run(workspace: &Workspace, cargo_args: &[OsString]) -> Result<()> 
     let mut commands = vec![tests];
     if cargo_args.is_empty() {
         commands.push(loom(workspace));
+        commands.push(soak::quick(workspace));
     }
 
     let mut tally = Tally::default();

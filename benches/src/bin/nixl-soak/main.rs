@@ -16,6 +16,7 @@ mod run;
 mod sample;
 mod scenarios;
 mod side;
+mod skip;
 mod table;
 mod tally;
 mod watch;

@@ -7,6 +7,7 @@ use anyhow::Result;
 use crate::args::Args;
 use crate::report::Report;
 use crate::scenarios::Bench;
+use crate::skip;
 use crate::table;
 
 /// Whether nothing failed and nothing grew.
@@ -22,6 +23,9 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
             println!("{}", finding.verdict());
             report.findings.push(finding);
         });
+    }
+    for finding in &report.findings {
+        skip::note(finding)?;
     }
     report.seconds = begun.elapsed().as_secs_f64();
     println!("{}", table::table(&report.findings));
