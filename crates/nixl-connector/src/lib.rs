@@ -9,7 +9,6 @@
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! use std::sync::Arc;
 //! use nixl_connector::{Connector, simulated::Fabric};
-//! use nixl_descriptor::Region;
 //! use nixl_metadata::RdmaMetadata;
 //! use nixl_ops::SystemClock;
 //!
@@ -19,11 +18,13 @@
 //! let sink = Connector::builder().transport(fabric.transport("sink")).build().await?;
 //!
 //! // One side offers memory; its metadata travels over a channel that both trust.
-//! let mut offered = source.create_readable(Region::try_from(vec![7u8; 4096])?).await?;
+//! let memory = source.buffer(4096)?;
+//! memory.copy_from_slice(0, &[7; 4096])?;
+//! let mut offered = source.create_readable(memory).await?;
 //! let message = offered.metadata().to_dynamo_json();
 //!
 //! // The other side reads it.
-//! let local = Region::zeroed(4096)?;
+//! let local = sink.buffer(4096)?;
 //! let remote = RdmaMetadata::decode(message.as_bytes())?;
 //! let mut read = sink.begin_read(&remote, local.clone()).await?;
 //! let completion = read.wait_for_completion().await?;

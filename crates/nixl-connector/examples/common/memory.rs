@@ -4,7 +4,7 @@
 //! significant first, cut to the operation's size. It runs through all descriptors of the operation in order.
 
 use nixl_connector::ConnectorError;
-use nixl_descriptor::{Descriptor, Region};
+use nixl_descriptor::{BufferPool, Descriptor, Region};
 
 use super::Result;
 
@@ -43,7 +43,9 @@ fn filled(sizes: &[u64], number: impl Fn(u64) -> u64) -> Result<Region> {
     for (k, chunk) in (0..).zip(bytes.chunks_mut(8)) {
         chunk.copy_from_slice(&number(k).to_le_bytes()[..chunk.len()]);
     }
-    Ok(Region::try_from(bytes)?)
+    let region = BufferPool::global().buffer(bytes.len())?;
+    region.copy_from_slice(0, &bytes)?;
+    Ok(region)
 }
 
 /// Number `k`, counted from 0, of SplitMix64.
