@@ -298,9 +298,8 @@ impl Connection {
     /// Makes the owner of an offer, and the memory that it offers, reachable.
     pub(crate) async fn connect(&self, remote: &RdmaMetadata) -> Result<PeerId, ConnectorError> {
         // One export may cover more than was needed when it was loaded.
-        let is_loaded = |(peer, whole): &(PeerId, bool)| match needed(remote) {
-            Some(needed) => self.transport.reaches(peer, needed),
-            None => *whole,
+        let is_loaded = |(peer, whole): &(PeerId, bool)| {
+            *whole || needed(remote).is_some_and(|needed| self.transport.reaches(peer, needed))
         };
         match self.peers.get(remote.agent_metadata()).filter(is_loaded) {
             Some((peer, _)) => Ok(peer),
@@ -337,7 +336,7 @@ impl Connection {
         // One that is new here, or has ended meanwhile, has to be watched.
         let connected = connected.filter(|connected| self.peers.knows(&connected.peer));
         Ok(connected.map(|connected| {
-            self.peers.insert(metadata.clone(), &connected, needed(remote).is_none());
+            self.peers.insert(metadata.clone(), &connected);
             connected.peer
         }))
     }
@@ -351,7 +350,7 @@ impl Connection {
             let metadata = remote.agent_metadata();
             let blob = metadata.inflate(&Limits::default())?;
             let connected = transport.connect_for(&spec(&blob, &remote))?;
-            let is_new = peers.insert(metadata.clone(), &connected, needed(&remote).is_none());
+            let is_new = peers.insert(metadata.clone(), &connected);
             let host = remote.peer().map(|peer| peer.host());
             if is_new && let Some(host) = host.filter(|host| here.same_pid_namespace(host)) {
                 knowledge.forget_at_exit(&connected.peer, host.pid());

@@ -1,7 +1,8 @@
 //! The peers of a connection, and which of their metadata has been loaded.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nixl_device::ExitWatch;
 use nixl_metadata::AgentMetadata;
@@ -26,6 +27,7 @@ struct State {
 #[derive(Debug)]
 struct Loaded {
     peer: PeerId,
+    used: Arc<AtomicU64>,
     /// All of it, not only what one offer needed.
     whole: bool,
 }
@@ -34,7 +36,7 @@ struct Loaded {
 struct Entry {
     /// The latest, oldest first.
     metadata: VecDeque<AgentMetadata>,
-    used: u64,
+    used: Arc<AtomicU64>,
     /// Of a peer on this host.
     exit: Option<ExitWatch>,
 }
@@ -51,27 +53,24 @@ impl PeerTable {
     /// The peer of which this metadata was loaded, and whether all of it was.
     pub(crate) fn get(&self, metadata: &AgentMetadata) -> Option<(PeerId, bool)> {
         let mut state = self.lock();
+        state.tick += 1;
         let loaded = state.by_metadata.get(metadata)?;
-        let (peer, whole) = (loaded.peer.clone(), loaded.whole);
-        state.touch(&peer);
-        Some((peer, whole))
+        loaded.used.store(state.tick, Ordering::Relaxed);
+        Some((loaded.peer.clone(), loaded.whole))
     }
 
-    /// Notes what was loaded: all of the metadata, or what an offer needed. Returns whether the peer is new here.
-    pub(crate) fn insert(
-        &self,
-        metadata: AgentMetadata,
-        connected: &Connected,
-        whole: bool,
-    ) -> bool {
+    /// Notes what was loaded. Returns whether the peer is new here.
+    pub(crate) fn insert(&self, metadata: AgentMetadata, connected: &Connected) -> bool {
         let mut state = self.lock();
         let peer = &connected.peer;
         if connected.superseded {
             state.forget_metadata(peer);
         }
-        let whole = whole || state.by_metadata.get(&metadata).is_some_and(|loaded| loaded.whole);
-        state.by_metadata.insert(metadata.clone(), Loaded { peer: peer.clone(), whole });
+        let known = state.by_metadata.get(&metadata);
+        let whole = !connected.in_part || known.is_some_and(|loaded| loaded.whole);
         let is_new = !state.peers.contains_key(peer);
+        let used = Arc::clone(&state.touch(peer).used);
+        state.by_metadata.insert(metadata.clone(), Loaded { peer: peer.clone(), used, whole });
         let entry = state.touch(peer);
         if !entry.metadata.contains(&metadata) {
             entry.metadata.push_back(metadata);
@@ -132,7 +131,7 @@ impl State {
     fn touch(&mut self, peer: &PeerId) -> &mut Entry {
         self.tick += 1;
         let entry = self.peers.entry(peer.clone()).or_default();
-        entry.used = self.tick;
+        entry.used.store(self.tick, Ordering::Relaxed);
         entry
     }
 
@@ -146,7 +145,7 @@ impl State {
 
     /// A scan, because it is made once per peer that is met, which costs a thousand times as much.
     fn evict(&mut self) {
-        let oldest = self.peers.iter().min_by_key(|(_, entry)| entry.used);
+        let oldest = self.peers.iter().min_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed));
         let Some(oldest) = oldest.map(|(peer, _)| peer.clone()) else { return };
         self.forget_metadata(&oldest);
         self.peers.remove(&oldest);
@@ -171,10 +170,10 @@ mod tests {
     #[test]
     fn the_least_recently_used_makes_room() {
         let table = PeerTable::new(2);
-        assert!(table.insert(metadata("a"), &to("a"), true));
-        assert!(table.insert(metadata("b"), &to("b"), true));
+        assert!(table.insert(metadata("a"), &to("a")));
+        assert!(table.insert(metadata("b"), &to("b")));
         assert!(table.get(&metadata("a")).is_some());
-        assert!(table.insert(metadata("c"), &to("c"), true));
+        assert!(table.insert(metadata("c"), &to("c")));
         assert_eq!(table.take_unused(), vec![PeerId::new("b")]);
         assert_eq!(table.take_unused(), vec![]);
         assert_eq!(table.get(&metadata("b")), None);
@@ -184,18 +183,18 @@ mod tests {
     #[test]
     fn a_peer_that_is_met_again_is_not_unused() {
         let table = PeerTable::new(1);
-        table.insert(metadata("a"), &to("a"), true);
-        table.insert(metadata("b"), &to("b"), true);
-        table.insert(metadata("a"), &to("a"), true);
+        table.insert(metadata("a"), &to("a"));
+        table.insert(metadata("b"), &to("b"));
+        table.insert(metadata("a"), &to("a"));
         assert_eq!(table.take_unused(), vec![PeerId::new("b")]);
     }
 
     #[test]
     fn superseding_voids_what_was_loaded_before() {
         let table = PeerTable::new(8);
-        table.insert(metadata("a1"), &to("a"), true);
-        table.insert(metadata("b"), &to("b"), true);
-        table.insert(metadata("a2"), &to("a").superseding(), true);
+        table.insert(metadata("a1"), &to("a"));
+        table.insert(metadata("b"), &to("b"));
+        table.insert(metadata("a2"), &to("a").superseding());
         assert_eq!(table.get(&metadata("a1")), None);
         assert!(table.get(&metadata("b")).is_some());
         assert!(table.remove(&PeerId::new("a")));
@@ -207,13 +206,13 @@ mod tests {
     fn what_was_loaded_in_part_is_not_taken_for_the_whole() {
         let table = PeerTable::new(2);
         let whole = || table.get(&metadata("a")).map(|(_, whole)| whole);
-        table.insert(metadata("a"), &to("a"), false);
+        table.insert(metadata("a"), &to("a").in_part(true));
         assert_eq!(whole(), Some(false));
-        table.insert(metadata("a"), &to("a"), true);
+        table.insert(metadata("a"), &to("a"));
         assert_eq!(whole(), Some(true));
-        table.insert(metadata("a"), &to("a"), false);
+        table.insert(metadata("a"), &to("a").in_part(true));
         assert_eq!(whole(), Some(true), "what was loaded stays so");
-        table.insert(metadata("a"), &to("a").superseding(), false);
+        table.insert(metadata("a"), &to("a").superseding().in_part(true));
         assert_eq!(whole(), Some(false));
     }
 
@@ -227,7 +226,7 @@ mod tests {
                 let text = format!("{peer} {data}");
                 let connected = to(&peer.to_string());
                 let connected = if superseding { connected.superseding() } else { connected };
-                table.insert(metadata(&text), &connected, true);
+                table.insert(metadata(&text), &connected);
                 prop_assert_eq!(table.get(&metadata(&text)), Some((connected.peer, true)));
                 let state = table.lock();
                 prop_assert!(state.peers.len() <= 3);

@@ -258,12 +258,21 @@ pub struct Connected {
     /// What was loaded for this peer before is void: descriptors that only the earlier metadata covers need
     /// that metadata to be loaded again.
     pub superseded: bool,
+    /// Only a part of the metadata was loaded: what was needed.
+    pub in_part: bool,
 }
 
 impl Connected {
     /// `peer` is reachable, and everything loaded for it before still counts.
     pub fn to(peer: PeerId) -> Self {
-        Self { peer, superseded: false }
+        Self { peer, superseded: false, in_part: false }
+    }
+
+    /// Notes that more than this was in the metadata.
+    #[must_use]
+    pub fn in_part(mut self, in_part: bool) -> Self {
+        self.in_part = in_part;
+        self
     }
 
     /// Notes that what was loaded before is void.

@@ -68,11 +68,13 @@ impl Directory {
         metadata: &[u8],
         needed: Option<&[SerializedDescriptor]>,
     ) -> Option<Connected> {
-        let blob = Blob::parse(metadata).ok()?.of_use_for(needed);
+        let blob = Blob::parse(metadata).ok()?;
+        let all = blob.memories.len();
+        let blob = blob.of_use_for(needed);
         let mut loaded = self.loaded();
         let known = loaded.get_mut(blob.name).filter(|l| l.change(&blob) == Change::Known)?;
         known.note(&blob);
-        Some(Connected::to(known.peer.id.clone()))
+        Some(Connected::to(known.peer.id.clone()).in_part(blob.memories.len() < all))
     }
 
     /// Makes sure that NIXL knows what a blob says of the memory that is `needed`, or all of it. Of a peer that is not `trusted` to
@@ -85,7 +87,9 @@ impl Directory {
     ) -> Result<Connected, TransportError> {
         let blob =
             Blob::parse(metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
+        let all = blob.memories.len();
         let blob = blob.of_use_for(needed);
+        let in_part = blob.memories.len() < all;
         if blob.name == self.agent.name() {
             return Err(TransportError::OwnIdentity { name: blob.name.to_owned() });
         }
@@ -119,7 +123,7 @@ impl Directory {
                 if let Some(loaded) = self.loaded().get_mut(blob.name) {
                     loaded.note(&blob);
                 }
-                return Ok(Connected::to(id));
+                return Ok(Connected::to(id).in_part(in_part));
             }
             Some((peer, _, Change::Replace, _)) => {
                 each = !peer.is_broken();
@@ -136,7 +140,7 @@ impl Directory {
         loaded.endpoints = Endpoints::opened_since(&sockets, &details);
         loaded.note(&blob);
         self.loaded().insert(blob.name.to_owned(), loaded);
-        Ok(Connected::to(id).superseding())
+        Ok(Connected::to(id).superseding().in_part(in_part))
     }
 
     /// Other connection details, in which a peer that claims this host without proof is on another one. How a peer was loaded

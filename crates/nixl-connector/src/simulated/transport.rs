@@ -97,11 +97,13 @@ unsafe impl Transport for SimulatedTransport {
 
     fn connect_for(&self, spec: &ConnectSpec<'_>) -> Result<Connected, TransportError> {
         let mut blob = decode(spec.metadata)?;
+        let all = blob.entries.len();
         if let Some(needed) = spec.needed {
             let needed: Vec<_> = needed.iter().map(span).collect();
             blob.entries.retain(|entry| needed.iter().any(|range| entry.covers(range)));
         }
-        self.connect_to(blob)
+        let in_part = blob.entries.len() < all;
+        Ok(self.connect_to(blob)?.in_part(in_part))
     }
 
     fn reaches(&self, peer: &PeerId, needed: &[SerializedDescriptor]) -> bool {
