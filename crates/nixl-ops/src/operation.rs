@@ -79,7 +79,10 @@ impl<M> Active<M> {
             if self.status().is_terminal() {
                 return self.slot.cell.poll_outcome(cx.waker());
             }
-            self.look = Some(self.first_look());
+            self.look = self.first_look();
+            if self.look.is_none() {
+                self.driver.shared().attend();
+            }
         } else {
             fair::resumed(self.driver.shared().clock.now());
         }
@@ -103,19 +106,23 @@ impl<M> Active<M> {
         }
     }
 
-    fn first_look(&self) -> Look {
+    /// `None` if the end is not near: such a look would only cost later ones their time.
+    fn first_look(&self) -> Option<Look> {
         let shared = self.driver.shared();
         let now = shared.clock.now();
         if let Some(spin) = self.spin {
             let until = now.saturating_add(spin);
             self.slot.watch(until);
-            return Look::asked_for(until);
+            return Some(Look::asked_for(until));
         }
         let until = now.saturating_add(shared.looks_for());
+        if self.slot.is_far(until) {
+            return None;
+        }
         // What is to end soon after is not worth sleeping for.
         let until = self.slot.near(until).unwrap_or(until);
         self.slot.watch(until);
-        Look::until(until)
+        Some(Look::until(until))
     }
 
     /// Looks closely for as long as one poll may, while the driver leaves the engine alone. Returns the rest of the look, if

@@ -167,6 +167,11 @@ impl Slot {
         self.watched.get().filter(|until| now < *until)
     }
 
+    /// Whether the end is expected so long after `until` that its waiter is woken before it.
+    pub(crate) fn is_far(&self, until: Duration) -> bool {
+        self.early.get().is_some_and(|at| at > until)
+    }
+
     /// How long to look if the end is expected at or shortly after `until`; then nobody need be woken for it.
     pub(crate) fn near(&self, until: Duration) -> Option<Duration> {
         let at = self.early.get().filter(|at| *at <= until)?;

@@ -120,7 +120,8 @@ fn input_that_is_no_good_is_one_error() {
     let writable_line = writable.line().unwrap();
     let unknown_field = readable_line.replacen('{', r#"{"more":1,"#, 1);
     let too_large = readable_line.replace(r#""size":4096"#, &format!(r#""size":{}"#, 1u64 << 62));
-    let not_offered = readable_line.replace(r#""size":4096"#, r#""size":4194304"#);
+    // Beyond the largest slab of the pool, which is registered as a whole.
+    let not_offered = readable_line.replace(r#""size":4096"#, r#""size":33554432"#);
     let garbled = readable_line.replace("b64:", "b64:AAAA");
     for (takes, input, saying) in [
         ("read", "garbage", "not JSON"),
