@@ -22,6 +22,7 @@ use crate::parking::{Ear, Parking};
 use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
 use crate::sync::{Mutex, lock};
 use crate::task::{self, Count, InFlight, Slot, SlotState, Task};
+use crate::typical::Typical;
 use crate::unexpected::{IdleLooks, Unexpected};
 use crate::wakes::Batch;
 use crate::{
@@ -123,6 +124,7 @@ pub(crate) struct Shared {
     /// How many of the active ones wait for the others.
     pub(crate) drains: AtomicUsize,
     pub(crate) departures: Departures,
+    typical: Typical,
     parking: Parking,
     /// It turns, or will at once.
     awake: AtomicBool,
@@ -215,6 +217,7 @@ impl Driver {
             overdue: Arc::default(),
             drains: AtomicUsize::new(0),
             departures: Departures::default(),
+            typical: Typical::default(),
             parking: Parking::new(Arc::clone(&passive.page)),
             awake: AtomicBool::new(false),
             fresh: AtomicBool::new(false),
@@ -382,14 +385,18 @@ impl Shared {
 
     /// How long whoever awaits an operation looks at first. One alone in flight is looked at for longer: most end within that,
     /// and a look that sees the end costs nothing of the thread's budget.
-    pub(crate) fn looks_for(&self) -> Duration {
+    pub(crate) fn looks_for(&self, bytes: u64) -> Duration {
         let alone = self.active.load(Ordering::Relaxed) <= 1 && !self.config.inline_spin.is_zero();
-        self.config.inline_spin.max(if alone { Self::LOOKS_ALONE } else { Duration::ZERO })
+        match alone {
+            // Twice what such ones take: a look that sees no end costs the next ones theirs.
+            true => self.config.inline_spin.max(Self::LOOKS_ALONE.min(self.typical.of(bytes) * 2)),
+            false => self.config.inline_spin,
+        }
     }
 
     pub(crate) fn poll(&self, slot: &Slot) -> SlotState {
-        let Self { clock, config, overdue, .. } = self;
-        slot.poll(task::Context { clock: &**clock, config, overdue })
+        let Self { clock, config, overdue, typical, .. } = self;
+        slot.poll(task::Context { clock: &**clock, config, overdue, typical })
     }
 
     /// Operations that have not ended, of either side.

@@ -69,6 +69,7 @@ mod status;
 mod sync;
 mod task;
 mod transport;
+mod typical;
 mod unexpected;
 mod usage;
 mod wakes;

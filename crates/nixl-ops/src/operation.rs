@@ -50,6 +50,7 @@ struct Active<M> {
     driver: Arc<Driver>,
     /// What is given back at the end.
     memory: M,
+    bytes: u64,
     /// The first poll of a wait looks closely for a moment; later ones sleep.
     spun: bool,
     /// How long, if the caller said so.
@@ -115,7 +116,7 @@ impl<M> Active<M> {
             self.slot.watch(until);
             return Some(Look::asked_for(until));
         }
-        let until = now.saturating_add(shared.looks_for());
+        let until = now.saturating_add(shared.looks_for(self.bytes));
         if self.slot.is_far(until) {
             return None;
         }
@@ -470,7 +471,7 @@ impl<M> Active<M> {
         let slot = driver.begin(execution, bytes, inline, options)?;
         // What the driver posts must not be posted by a waiter that polls first.
         let spun = !inline;
-        Ok(Self { slot, driver: Arc::clone(driver), memory, spun, spin, look: None })
+        Ok(Self { slot, driver: Arc::clone(driver), memory, bytes, spun, spin, look: None })
     }
 }
 

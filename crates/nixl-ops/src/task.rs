@@ -13,6 +13,7 @@ use crate::deadline::Deadline;
 use crate::outcome::{Completion, Outcome};
 use crate::overdue::{CountedOverdue, OverdueTotal};
 use crate::sync::{Mutex, lock};
+use crate::typical::Typical;
 use crate::{Clock, CompletionCell, DriverConfig, Execution, OperationError, OperationStatus};
 
 /// Everything that must stay alive while an engine works. The execution owns the leases of its memory.
@@ -237,7 +238,11 @@ impl Slot {
         self.end(End::Failed(error, memory));
     }
 
-    fn step(&self, task: &mut Task, Context { clock, config, overdue }: Context<'_>) -> Step {
+    fn step(
+        &self,
+        task: &mut Task,
+        Context { clock, config, overdue, typical }: Context<'_>,
+    ) -> Step {
         let now = || clock.now();
         if !task.posted {
             // The first poll posts, which must not happen for a result that nobody wants.
@@ -258,6 +263,9 @@ impl Slot {
         if let Poll::Ready(result) = task.execution.poll() {
             let mut report = task.execution.report();
             report.elapsed = now().saturating_sub(task.begun);
+            if !self.served {
+                typical.note(task.bytes, report.elapsed);
+            }
             let completion = |()| Completion::new(task.bytes, report.elapsed, Some(report));
             return Step::End(End::Done(result.map(completion).map_err(OperationError::from)));
         }
@@ -315,6 +323,7 @@ pub(crate) struct Context<'a> {
     pub(crate) clock: &'a dyn Clock,
     pub(crate) config: &'a DriverConfig,
     pub(crate) overdue: &'a Arc<OverdueTotal>,
+    pub(crate) typical: &'a Typical,
 }
 
 /// What one step of a task came to.

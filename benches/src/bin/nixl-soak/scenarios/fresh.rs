@@ -15,7 +15,7 @@ pub(super) fn variants() -> Vec<Variant> {
                 work: Work::Reads,
                 longest: 1 << 20,
                 tasks: &[1, 8, 32, 128],
-                quick_ms: 80,
+                quick_ms: 60,
                 cycles: 8,
             };
             let name = format!("{} executor, {name}", executor.name());

@@ -69,7 +69,7 @@ fn cut(bench: &mut Bench, trial: &mut Trial) -> Result<()> {
 
 fn setup(executor: Executor, bench: &mut Bench) -> Setup {
     let setup = bench.setup(executor);
-    Setup { timeout_ms: DEADLINE_MS, life_time_ms: 4000, drain_ms: DRAIN_MS, ..setup }
+    Setup { timeout_ms: DEADLINE_MS, life_time_ms: 3000, drain_ms: DRAIN_MS, ..setup }
 }
 
 /// The silence of a round: a second, but in one round out of four of a long run ten, and in one of them a hundred.
