@@ -12,21 +12,45 @@ use crate::Clock;
 /// How long a thread begins operations before it lets other tasks have their turn.
 const SLICE: Duration = Duration::from_micros(30);
 
+/// A thread that has begun nothing for this long did something else: then its task had its turn not long ago.
+const GAP: Duration = Duration::from_micros(200);
+
 thread_local! {
-    /// When a task last had to wait for its turn on this thread.
-    static SINCE: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    static TURN: Cell<Turn> = const { Cell::new(Turn { since: Duration::ZERO, last: Duration::ZERO }) };
+}
+
+/// One operation after another on a thread.
+#[derive(Clone, Copy)]
+struct Turn {
+    /// When a task last had to wait for its turn.
+    since: Duration,
+    /// When an operation was begun last.
+    last: Duration,
+}
+
+impl Turn {
+    /// Notes that an operation is begun. Returns whether others shall have their turn first.
+    fn begin(&mut self, now: Duration) -> bool {
+        // A clock that goes back is another one.
+        if now.checked_sub(self.last).is_none_or(|passed| passed > GAP) {
+            self.since = now;
+        }
+        self.last = now;
+        now.saturating_sub(self.since) > SLICE
+    }
 }
 
 /// The task that is polled now has been waiting: whoever wanted the thread has had it.
 pub(crate) fn resumed(now: Duration) {
-    SINCE.set(now);
+    TURN.set(Turn { since: now, last: now });
 }
 
 /// Yields once if the thread has begun operations for a slice without a wait.
 pub(crate) async fn give_way(clock: &dyn Clock) {
-    let now = clock.now();
-    // A clock that goes back is another one.
-    if now.checked_sub(SINCE.get()).is_some_and(|passed| passed <= SLICE) {
+    let mut turn = TURN.get();
+    let is_over = turn.begin(clock.now());
+    TURN.set(turn);
+    if !is_over {
         return;
     }
     let mut yielded = false;
@@ -39,4 +63,21 @@ pub(crate) async fn give_way(clock: &dyn Clock) {
     })
     .await;
     resumed(clock.now());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn yields(begun_at: &[u64]) -> Vec<bool> {
+        let mut turn = Turn { since: Duration::ZERO, last: Duration::ZERO };
+        begun_at.iter().map(|at| turn.begin(Duration::from_micros(*at))).collect()
+    }
+
+    #[test]
+    fn only_operations_one_after_another_use_up_a_turn() {
+        assert_eq!(yields(&[1000, 1010, 1030, 1031]), [false, false, false, true]);
+        assert_eq!(yields(&[1000, 1201, 1402]), [false; 3], "something else was done between");
+        assert_eq!(yields(&[1000, 10, 20]), [false; 3], "of another clock");
+    }
 }
