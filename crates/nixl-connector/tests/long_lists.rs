@@ -99,7 +99,7 @@ async fn threads(descriptors: usize) -> Vec<String> {
 #[tokio::test(flavor = "current_thread")]
 async fn short_lists_are_walked_on_the_callers_thread_and_long_ones_never() {
     let here = thread::current().name().unwrap_or_default().to_owned();
-    assert!(threads(64).await.iter().any(|name| *name == here));
+    assert!(threads(64).await.contains(&here));
     let long = threads(65).await;
     assert!(long.iter().all(|name| name == "nixl-work" || name == "nixl-driver"), "{long:?}");
 }

@@ -25,6 +25,9 @@ const UCX_MEMORY_KINDS: u8 = 9;
 /// The longest agent name that is accepted, in bytes.
 const MAX_NAME: usize = 255;
 
+/// Connection details by backend.
+pub(super) type Connections = Vec<(String, Vec<u8>)>;
+
 /// What a peer's blob says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Blob<'a> {

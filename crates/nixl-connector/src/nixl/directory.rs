@@ -14,7 +14,7 @@ use nixl_ops::{Connected, Idle, PeerId, TransportError};
 use nixl_sys::NixlError;
 
 use super::agent::{Agent, BACKEND};
-use super::blob::Blob;
+use super::blob::{Blob, Connections};
 use super::endpoints::{Endpoints, Sockets};
 use super::files;
 use super::here;
@@ -150,7 +150,7 @@ impl Directory {
         blob: &Blob<'_>,
         was_masked: Option<bool>,
         trusted: bool,
-    ) -> Result<Option<Vec<(String, Vec<u8>)>>, TransportError> {
+    ) -> Result<Option<Connections>, TransportError> {
         let details: Vec<_> = blob.connections.iter().map(|(_, details)| *details).collect();
         match (was_masked, self.machine) {
             (Some(false), _) => Ok(None),

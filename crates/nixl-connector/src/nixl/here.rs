@@ -11,6 +11,8 @@ use std::fs::File;
 use nixl_device::memfd_holders;
 use rustix::fs::MemfdFlags;
 
+use super::blob::Connections;
+
 /// The file that proves where an agent runs.
 #[derive(Debug)]
 pub(super) struct Beacon {
@@ -53,7 +55,7 @@ pub(super) fn masked(
     agent: &str,
     connections: &[(&str, &[u8])],
     machine: u64,
-) -> Option<Vec<(String, Vec<u8>)>> {
+) -> Option<Connections> {
     let claims = connections.iter().any(|(_, bytes)| positions(bytes, machine).next().is_some());
     if !claims {
         return None;

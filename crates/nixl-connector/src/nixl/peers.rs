@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::blob::{Blob, Memory};
+use super::blob::{Blob, Connections, Memory};
 use super::endpoints::Endpoints;
 use super::peer::Peer;
 
@@ -30,9 +30,9 @@ pub(super) enum Change {
 pub(super) struct Loaded {
     pub(super) peer: Arc<Peer>,
     /// The connection details as the peer gives them.
-    given: Vec<(String, Vec<u8>)>,
+    given: Connections,
     /// The same as NIXL has them, if they differ.
-    masked: Option<Vec<(String, Vec<u8>)>>,
+    masked: Option<Connections>,
     groups: HashMap<Group, Known>,
     /// Where UCX has found it.
     pub(super) endpoints: Endpoints,
@@ -155,7 +155,7 @@ impl Loaded {
     pub(super) fn new(
         peer: Arc<Peer>,
         blob: &Blob<'_>,
-        masked: Option<Vec<(String, Vec<u8>)>>,
+        masked: Option<Connections>,
         each: bool,
     ) -> Self {
         let owned = |(kind, details): &(&str, &[u8])| ((*kind).to_owned(), details.to_vec());
