@@ -307,7 +307,7 @@ impl Connection {
         }
     }
 
-    /// As [`connect`](Self::connect), whatever the cache says. Waits until a peer that has to be loaded anew has no transfer in
+    /// As [`connect`](Self::connect), past the cache. Waits until a peer that has to be loaded anew has no transfer in
     /// flight.
     pub(crate) async fn reconnect(&self, remote: &RdmaMetadata) -> Result<PeerId, ConnectorError> {
         let short = remote.agent_metadata().compressed().len() <= Self::INFLATED_HERE

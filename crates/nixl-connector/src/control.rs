@@ -44,7 +44,7 @@ impl ControlThread {
             .spawn(move || {
                 nixl_descriptor::defer_disposal_on_this_thread();
                 for job in queue {
-                    // A job that panics costs none of the others. Whoever awaits it is told by `run`.
+                    // A job that panics costs none of the others. Its awaiting caller is told by `run`.
                     let _ = contained(Self::JOB, job);
                 }
             })
@@ -60,7 +60,7 @@ impl ControlThread {
     /// Queues a job whose end nobody awaits.
     pub fn post(&self, job: impl FnOnce() + Send + 'static) {
         // The thread lives as long as any sender. Should it have ended all the same, the job is dropped here, which tells
-        // whoever awaits it.
+        // the caller that awaits it.
         let _ = self.jobs.send(Box::new(job));
     }
 

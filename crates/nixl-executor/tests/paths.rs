@@ -69,7 +69,7 @@ impl World {
 
     fn region(&self, kind: MemoryKind, bytes: &[u8]) -> Region {
         let region = self.gpus.region(kind, bytes.len()).unwrap();
-        // SAFETY: the simulated GPUs made these bytes just now, and nobody else knows of them.
+        // SAFETY: the simulated GPUs made these bytes just now, and no other thread knows of them.
         unsafe { slice::from_raw_parts_mut(region.address() as *mut u8, bytes.len()) }
             .copy_from_slice(bytes);
         region

@@ -11,7 +11,7 @@ use crate::{
 
 /// An offer: memory that the peer may read or write, how to reach its owner, and the key that says it is done.
 ///
-/// Whoever holds it has that access. Clones share the lists, so cloning takes less than a microsecond. `Debug` shows no address, key or agent metadata.
+/// Its holder has that access. Clones share the lists, so cloning takes less than a microsecond. `Debug` shows no address, key or agent metadata.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RdmaMetadata {
     operation_kind: OperationKind,

@@ -21,7 +21,7 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
 
     /// Parks the current thread as [`park`](Self::park) does, and no longer than until `word` is changed from `seen` and a waiter
     /// on it is woken (`FUTEX_WAKE`), by any process that shares the word. May return early. A thread that waits here on the
-    /// system's clock is not unparked: whoever wakes it changes the word.
+    /// system's clock is not unparked: a wake-up changes the word.
     ///
     /// By default the word is looked at once: a simulation moves its clock on.
     fn park_on(&self, word: &AtomicU32, seen: u32, timeout: Duration) {

@@ -107,7 +107,7 @@ impl<T: Clone> CompletionCell<T> {
         self.set_memory(Memory::Quiet);
     }
 
-    /// Notes that the memory comes back late or never, and wakes whoever waits for it.
+    /// Notes that the memory comes back late or never, and wakes its waiter.
     pub(crate) fn set_leaked(&self) {
         self.set_memory(Memory::Leaked);
     }

@@ -383,7 +383,7 @@ impl Shared {
         bytes <= self.config.inline_bytes && !is_left_to_driver
     }
 
-    /// How long whoever awaits an operation looks at first. One alone in flight is looked at for longer: most end within that,
+    /// How long the waiter of an operation looks at first. One alone in flight is looked at for longer: most end within that,
     /// and a look that sees the end costs nothing of the thread's budget.
     pub(crate) fn looks_for(&self, bytes: u64) -> Duration {
         let alone = self.active.load(Ordering::Relaxed) <= 1 && !self.config.inline_spin.is_zero();
@@ -729,7 +729,7 @@ impl Reactor {
         delivered
     }
 
-    /// How often messages are taken that nobody waits for.
+    /// How often messages are taken that are not awaited.
     fn checks_every(&self) -> Option<Duration> {
         self.shared.checks_every().into_iter().chain(self.idle_looks.every()).min()
     }
@@ -836,7 +836,7 @@ impl Reactor {
 }
 
 impl Drop for Reactor {
-    /// Nothing turns it any more. After a regular exit nothing is left; else everybody who waits is told at once.
+    /// Nothing turns it any more. After a regular exit nothing is left; else all waiters are told at once.
     fn drop(&mut self) {
         let slots = {
             let mut inbox = lock(&self.shared.inbox);

@@ -40,7 +40,7 @@ impl Turn {
     }
 }
 
-/// The task that is polled now has been waiting: whoever wanted the thread has had it.
+/// The task that is polled now has been waiting: others have had the thread.
 pub(crate) fn resumed(now: Duration) {
     TURN.set(Turn { since: now, last: now });
 }

@@ -106,7 +106,7 @@ impl OverdueList {
         self.0.iter().map(|late| late.at).min()
     }
 
-    /// All of them, for which nobody waits any more.
+    /// All of them; none has a waiter any more.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = Arc<Slot>> {
         std::mem::take(&mut self.0).into_iter().map(|late| late.slot)
     }

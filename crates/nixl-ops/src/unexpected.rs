@@ -51,7 +51,7 @@ impl Unexpected {
 /// How often an idle driver takes what has arrived, since engines queue it without a bound.
 #[derive(Debug)]
 pub(crate) struct IdleLooks {
-    /// `None` until the first operation: nobody knows this side before.
+    /// `None` until the first operation: no peer knows this side before.
     every: Option<Duration>,
 }
 
@@ -93,7 +93,7 @@ mod tests {
     fn a_flood_is_looked_for_more_often_and_calm_less() {
         let mut looks = IdleLooks::new();
         looks.took(1 << 30);
-        assert_eq!(looks.every(), None, "nobody knows this side");
+        assert_eq!(looks.every(), None, "no peer knows this side");
         looks.begin();
         assert_eq!(looks.every(), Some(IdleLooks::LONGEST));
         for millis in [100, 10, 10] {

@@ -23,7 +23,7 @@
 //! | deregistering under a running request dangles | registrations are held by the transfer |
 //! | a non-UTF-8 notification blocks all later ones | read as bytes, one by one |
 //! | a sender's name with a NUL is not found, or is another peer's for a second time | skipped and counted, and no word of others with it |
-//! | notifications that nobody takes are queued without a bound | an idle connection takes them once a second |
+//! | notifications that are not taken are queued without a bound | an idle connection takes them once a second |
 //! | the agent is destroyed on whatever thread drops it last | `agent` sends it to the control thread |
 //! | a thread inside NIXL while the process exits crashes | `exit` waits for it, and lets nobody in again |
 

@@ -111,8 +111,8 @@ impl BlockExecutor {
         config.max_in_flight = Self::MAX_IN_FLIGHT;
         // Submitting never blocks, whatever the size.
         config.inline_bytes = u64::MAX;
-        // Some MiB over PCIe, 64 over NVLink, end within this: whoever awaits them looks on, in parts of 50 us between which its
-        // neighbours have their turn. Whoever awaits what takes longer looks again when the end is near.
+        // Some MiB over PCIe, 64 over NVLink, end within this: their waiter looks on, in parts of 50 us between which its
+        // neighbours have their turn. The waiter of a longer one looks again when the end is near.
         config.inline_spin = Duration::from_micros(250);
         config.backoff = Backoff::default().spin(Duration::from_micros(300));
         let driver = Driver::spawn_local(clock, config).map_err(thread)?;

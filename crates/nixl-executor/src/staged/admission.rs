@@ -93,7 +93,7 @@ impl Admission {
         self.free.push(slot);
     }
 
-    /// A slot does not come back for now: somebody may still write to it.
+    /// A slot does not come back for now: a peer may still write to it.
     pub(super) fn give_up(&mut self, member: u64) {
         self.let_go(member);
         self.usable = self.usable.saturating_sub(1);
@@ -105,7 +105,7 @@ impl Admission {
         self.free.push(slot);
     }
 
-    /// Whether nobody has or wants a slot, nor may write to one.
+    /// Whether no session has or wants a slot, and no peer may write to one.
     pub(super) fn is_unused(&self) -> bool {
         self.members.is_empty() && self.free.len() == self.usable && self.usable == self.slots
     }

@@ -140,7 +140,7 @@ impl SlotPool {
 
 impl Drop for SlotPool {
     fn drop(&mut self) {
-        // Somebody may write to it for as long as the process lives.
+        // A peer may write to it for as long as the process lives.
         if self.lock().usable() < usize::from(self.slots) {
             mem::forget(self.memory().take());
         }
@@ -319,7 +319,7 @@ impl Slot {
         }
     }
 
-    /// Its transfer has ended, and the peer may still write to it. Nobody waits for it any more.
+    /// Its transfer has ended, and the peer may still write to it. It is not waited for any more.
     pub(super) fn quarantine(&mut self) {
         if self.state == SlotState::Held {
             self.state = SlotState::Quarantined;

@@ -206,7 +206,7 @@ fn turn_of(parking: &Parking, clock: &SystemClock, ear: &mut Ear, time: Duration
 }
 
 proptest! {
-    /// Whatever a peer writes over the bell, the owner sleeps and wakes.
+    /// A peer that writes over the bell keeps the owner neither asleep nor awake.
     #[test]
     fn any_bell_is_one(rings: u32, asleep: u32, woken: bool) {
         let (page, _slot, parking) = parking();
