@@ -45,7 +45,7 @@ impl Allowance {
             (Metric::Rss, Pace::Events) => (64 << 20, 5),
             (Metric::Files | Metric::Sockets, Pace::Operations) => (4, 0),
             (Metric::Files | Metric::Sockets, Pace::Events) => (3, 0),
-            (Metric::Mappings, Pace::Operations) => (16, 2),
+            (Metric::Mappings, Pace::Operations) => (48, 2),
             (Metric::Mappings, Pace::Events) => (12, 0),
             (Metric::Threads, _) => (2, 0),
             (Metric::Peers, _) => (1, 0),
