@@ -306,7 +306,19 @@ pub struct Resources {
     pub resident: usize,
 }
 
-/// Counts what this process holds now.
+/// Threads of the whole process, which start when they are needed first and stay: one watches the ends of processes, one frees
+/// memory of users.
+const OF_THE_PROCESS: [&str; 2] = ["nixl-exits", "nixl-free"];
+
+/// Threads but for those of the whole process.
+fn threads() -> usize {
+    let tasks = fs::read_dir("/proc/self/task").expect("/proc is mounted").flatten();
+    // One that ends meanwhile is not there.
+    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|name| !OF_THE_PROCESS.contains(&name.trim_end())).count()
+}
+
+/// Counts what this process holds now, but for [two threads](OF_THE_PROCESS).
 ///
 /// # Panics
 ///
@@ -317,7 +329,7 @@ pub fn resources() -> Resources {
     let pages = read("/proc/self/statm");
     let pages = pages.split(' ').nth(1).and_then(|p| p.parse::<usize>().ok());
     Resources {
-        threads: count("/proc/self/task"),
+        threads: threads(),
         files: count("/proc/self/fd"),
         mappings: read("/proc/self/maps").lines().count(),
         resident: pages.expect("statm has two numbers") * rustix::param::page_size(),

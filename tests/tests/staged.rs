@@ -431,9 +431,6 @@ fn connections_leave_nothing_behind() {
                     eventually("threads and files come back", Duration::from_secs(20), || {
                         let now = resources();
                         let (threads, files) = before.unwrap_or((now.threads, usize::MAX));
-                        // Those that free memory and watch processes are of the whole process and start when needed first.
-                        // One that is left by each round is more.
-                        let threads = threads + 2;
                         (now.threads <= threads && now.files <= files).then_some(now)
                     });
                 if round == 0 {

@@ -103,7 +103,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_that_panics_is_an_error_to_its_caller_and_the_next_one_runs() {
         let control = ControlThread::spawn().unwrap();
-        control.post(|| panic!("of a job that nobody awaits"));
+        control.post(|| panic!("of a job without a waiter"));
         let outcome = control.run(|| -> u32 { panic!("of a job") }).await;
         let Err(TransportError::Panicked { reason, .. }) = outcome else { panic!("{outcome:?}") };
         assert_eq!(reason, "of a job");

@@ -26,7 +26,7 @@ pub(crate) fn wake(waker: Waker) {
 }
 
 fn call(waker: Waker) {
-    // Logged; whoever awaits the operation by this waker is its executor's concern.
+    // Logged; the task of this waker is its executor's concern.
     let _ = contained("a waker", || waker.wake());
 }
 

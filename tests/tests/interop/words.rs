@@ -90,7 +90,7 @@ async fn an_idle_connector_takes_what_arrives_and_counts_it() {
 async fn a_name_that_cannot_be_read_keeps_no_word_of_others_back() {
     let (target, initiator) = (connector().await, connector().await);
     let metadata = exchange(&target, &initiator).await;
-    // The binding ends a name at its NUL: one is then nobody's, the other that of a peer that sends, too.
+    // The binding ends a name at its NUL: one is then empty, the other that of a peer that sends, too.
     let names = ["evil%00x", "twin", "twin%00x"];
     let mut senders = Senders::start(&metadata, 20_000, 16, &names);
     senders.begin();

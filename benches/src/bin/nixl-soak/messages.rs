@@ -70,8 +70,12 @@ pub(crate) struct State {
     pub(crate) held_bytes: u64,
     /// Bytes that were leaked on purpose.
     pub(crate) leaked_bytes: u64,
-    /// Mappings that the buffer pool keeps for a time, without pages, for writes that come late. It bounds them itself.
-    pub(crate) retired_mappings: u64,
+    /// Mappings of the buffer pool: slabs, and places of slabs that it keeps for late writes. It bounds them itself.
+    pub(crate) pool_mappings: u64,
+    /// Bytes of the pool's slabs, with or without pages.
+    pub(crate) pool_bytes: u64,
+    /// Pieces of peers' memory that are open here, each a mapping.
+    pub(crate) imports: u64,
     /// Peers that the connector knows.
     pub(crate) peers: u64,
 }

@@ -24,7 +24,7 @@ const FAREWELL: Duration = Duration::from_secs(20);
 /// What UCX may use between nodes, and where they run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Place {
-    /// Whatever UCX finds.
+    /// All that UCX finds.
     Host,
     /// TCP only, as between hosts.
     Tcp,

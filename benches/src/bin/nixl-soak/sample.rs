@@ -18,13 +18,22 @@ pub(crate) enum Metric {
     Mappings,
     /// Open file descriptors that are sockets.
     Sockets,
+    /// Pieces of peers' memory that are open here, by the executor's count.
+    Imports,
     /// Peers that the connector knows, by its own count.
     Peers,
 }
 
 impl Metric {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Rss, Self::Files, Self::Threads, Self::Mappings, Self::Sockets, Self::Peers];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Rss,
+        Self::Files,
+        Self::Threads,
+        Self::Mappings,
+        Self::Sockets,
+        Self::Imports,
+        Self::Peers,
+    ];
 
     /// In how much of it figures are shown.
     pub(crate) const fn unit(self) -> u64 {
@@ -41,6 +50,7 @@ impl Metric {
             Self::Threads => "threads",
             Self::Mappings => "mappings",
             Self::Sockets => "sockets",
+            Self::Imports => "imports",
             Self::Peers => "peers",
         }
     }
@@ -50,10 +60,13 @@ impl Metric {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 pub(crate) struct Sample {
     rss: u64,
+    /// The part of it that other processes may share, in bytes.
+    shared: u64,
     files: u64,
     threads: u64,
     mappings: u64,
     sockets: u64,
+    imports: u64,
     peers: u64,
 }
 
@@ -73,6 +86,7 @@ impl Sample {
         };
         let mut sample = Self { peers, threads: field("Threads")?, ..Self::default() };
         sample.rss = field("VmRSS")? * 1024;
+        sample.shared = field("RssShmem")? * 1024;
         sample.mappings = fs::read_to_string(process.join("maps"))?.lines().count() as u64;
         for file in fs::read_dir(process.join("fd"))?.flatten() {
             sample.files += 1;
@@ -89,13 +103,23 @@ impl Sample {
             Metric::Threads => self.threads,
             Metric::Mappings => self.mappings,
             Metric::Sockets => self.sockets,
+            Metric::Imports => self.imports,
             Metric::Peers => self.peers,
         }
     }
 
-    /// Without mappings that are there on purpose.
-    pub(crate) fn without_mappings(mut self, count: u64) -> Self {
-        self.mappings = self.mappings.saturating_sub(count);
+    /// With the buffer pool's slabs as so many bytes, whether or not each page has been used, and without its mappings. The first
+    /// use of a page is no growth then, and one slab more is.
+    pub(crate) fn with_pool(mut self, mappings: u64, bytes: u64) -> Self {
+        self.mappings = self.mappings.saturating_sub(mappings);
+        self.rss += bytes.saturating_sub(self.shared);
+        self
+    }
+
+    /// With imports counted by themselves, not as mappings.
+    pub(crate) fn with_imports(mut self, imports: u64) -> Self {
+        self.mappings = self.mappings.saturating_sub(imports);
+        self.imports = imports;
         self
     }
 
@@ -103,10 +127,12 @@ impl Sample {
     pub(crate) fn max(self, other: Self) -> Self {
         Self {
             rss: self.rss.max(other.rss),
+            shared: self.shared.max(other.shared),
             files: self.files.max(other.files),
             threads: self.threads.max(other.threads),
             mappings: self.mappings.max(other.mappings),
             sockets: self.sockets.max(other.sockets),
+            imports: self.imports.max(other.imports),
             peers: self.peers.max(other.peers),
         }
     }
@@ -147,6 +173,7 @@ mod tests {
         assert!(sample.get(Metric::Files) >= 3, "{sample:?}");
         assert!(sample.get(Metric::Mappings) > 3 && sample.get(Metric::Rss) > 4096, "{sample:?}");
         assert!(Sample::of(child.id(), 0).is_err());
-        assert_eq!(sample.without_mappings(3).mappings, sample.mappings - 3);
+        let with_pool = sample.with_pool(3, sample.shared + 7);
+        assert_eq!((with_pool.mappings, with_pool.rss), (sample.mappings - 3, sample.rss + 7));
     }
 }

@@ -52,8 +52,14 @@ impl Baseline {
     /// The ends that make up the baseline.
     const WARM_UP: usize = 3;
     /// Memory is judged by its series alone: an allocator gives pages back when it likes.
-    const METRICS: [Metric; 5] =
-        [Metric::Files, Metric::Threads, Metric::Mappings, Metric::Sockets, Metric::Peers];
+    const METRICS: [Metric; 6] = [
+        Metric::Files,
+        Metric::Threads,
+        Metric::Mappings,
+        Metric::Sockets,
+        Metric::Imports,
+        Metric::Peers,
+    ];
 
     /// Waits until the process is quiet, and back at the baseline. Says what is left otherwise.
     pub(crate) fn back(

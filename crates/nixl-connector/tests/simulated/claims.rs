@@ -116,7 +116,7 @@ async fn a_claim_with_a_wrong_token_is_neither_granted_nor_answered() {
     let error = refused.wait_for_completion().await.unwrap_err();
     assert_eq!(error, OperationError::TimedOut { after: Duration::from_millis(700) });
     assert_eq!(memory.to_vec().ok(), None, "the offer is open");
-    // Whoever has the token is not concerned.
+    // Its holder has the token already.
     write(holder, &remote(offer.metadata())).await.unwrap();
     offer.wait_for_completion().await.unwrap();
     assert_eq!(memory.to_vec().unwrap(), [9; LEN]);
@@ -162,7 +162,7 @@ async fn made_later(target: &Connector, memory: &Region) -> WritableOperation {
     let made = |offer: &WritableOperation| offer.metadata().terms().unwrap().made_unix_millis();
     let before = made(&target.create_writable(Region::zeroed(64).unwrap()).await.unwrap());
     loop {
-        // One whose metadata nobody has is free at once.
+        // One whose metadata was not given out is free at once.
         let probe = target.create_writable(memory.clone()).await.unwrap();
         if made(&probe) > before {
             return probe;

@@ -20,7 +20,7 @@ impl Estimate {
     /// An engine that has not answered so often is not asked again.
     const MAX_SILENT: u32 = 4;
     /// What is expected to be slower goes by sockets, in GB/s. UCX 1.22 expects 0.0125 of sockets inside a machine and 11.7
-    /// of its shared memory, whatever the size; fast network cards, by sockets too, may be above.
+    /// of its shared memory, of any size; fast network cards, by sockets too, may be above.
     const SOCKETS_BELOW: f64 = 1.0;
 
     /// Nothing is known.

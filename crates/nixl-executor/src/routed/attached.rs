@@ -321,7 +321,7 @@ impl Attached {
         }))
     }
 
-    /// Notes what this operation cannot use, whatever the path can with other memory.
+    /// Notes what this operation cannot use; the path may with other memory.
     fn note_memory(&self, request: &TransferRequest<'_>, standing: &mut Standing) {
         if let Some(reason) = self.staging.why_not(request.local, request.kind) {
             for kind in [PathKind::StagedOneSide, PathKind::StagedBothSides] {

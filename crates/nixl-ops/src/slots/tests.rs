@@ -297,7 +297,7 @@ impl Model {
         assert!(events.is_empty(), "told of no offer");
     }
 
-    /// Every offer that is there is as the model says, whatever was done with those that had its slot before.
+    /// Every offer that is there is as the model says, however those ended that had its slot before.
     fn check(&self) {
         for offer in &self.offers {
             let Some(slot) = &offer.slot else { continue };

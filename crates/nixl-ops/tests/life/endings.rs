@@ -331,7 +331,7 @@ fn the_memory_of_a_claimed_offer_comes_back_when_its_peer_is_proven_quiet() {
     proofs.quiet.store(true, Ordering::SeqCst);
     world.reactor.turn();
     jobs.run_all();
-    assert_eq!(waiter.taken(), Some(true), "at once, whatever else looks at the offer");
+    assert_eq!(waiter.taken(), Some(true), "at once, also while others look at the offer");
     let stats = world.driver.stats();
     assert_eq!((stats.passive, counts(stats.quarantined)), (0, (0, 0)));
 }

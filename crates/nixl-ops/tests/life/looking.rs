@@ -99,7 +99,7 @@ fn poll_out<F: Future + Unpin>(wait: &mut F) -> (Poll<F::Output>, usize) {
     }
 }
 
-/// Waits as an async task does, whose thread has many neighbours. Whatever its operations do, no poll holds the thread for
+/// Waits as an async task does, whose thread has many neighbours. No poll of its operations holds the thread for
 /// more than 50 us, and those that saw no end hold it for at most 5 % of any 10 ms.
 #[test]
 fn looks_that_see_no_end_leave_the_thread_to_its_neighbours() {

@@ -3,6 +3,8 @@
 
 mod active;
 mod back_off;
+#[path = "../../src/blocking.rs"]
+mod blocking;
 mod contained;
 mod endings;
 mod gauges;

@@ -8,7 +8,6 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -26,6 +25,8 @@ use nixl_ops::{
     ReadableOperation, Received, Transfer, TransferRequest, TransferSpec, Transport,
     TransportError, WritableOperation,
 };
+
+pub(crate) use crate::blocking::block_on;
 
 pub(crate) const DRAIN: Duration = Duration::from_secs(60);
 pub(crate) const INLINE: usize = 64;
@@ -626,26 +627,6 @@ impl Wake for Wakes {
 pub(crate) fn poll<F: Future + Unpin>(future: &mut F, wakes: &Arc<Wakes>) -> Poll<F::Output> {
     let waker = Waker::from(Arc::clone(wakes));
     pin!(future).poll(&mut Context::from_waker(&waker))
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// The output of a future, however long it takes.
-pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
-        }
-    }
 }
 
 /// The output of a future that is ready at its first poll.

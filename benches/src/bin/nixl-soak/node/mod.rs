@@ -26,6 +26,7 @@ use control::Control;
 #[derive(Debug)]
 struct Node {
     connector: Connector,
+    paths: Option<Arc<PathExecutor>>,
     timeout: Duration,
     served: Mutex<Tally>,
 }
@@ -73,12 +74,16 @@ impl Node {
             .driver(driver)
             .clock_skew(Duration::from_millis(100))
             .offer_life_time(Duration::from_millis(setup.life_time_ms));
-        if setup.executor == Executor::Path {
-            builder = builder.executor(Arc::new(PathExecutor::new()?));
+        let paths = match setup.executor {
+            Executor::Path => Some(Arc::new(PathExecutor::new()?)),
+            Executor::Default => None,
+        };
+        if let Some(paths) = &paths {
+            builder = builder.executor(Arc::<PathExecutor>::clone(paths));
         }
         let connector = builder.build().await?;
         let timeout = Duration::from_millis(setup.timeout_ms);
-        Ok(Self { connector, timeout, served: Mutex::default() })
+        Ok(Self { connector, paths, timeout, served: Mutex::default() })
     }
 
     /// Changes what is known of this node's offers.
@@ -90,13 +95,16 @@ impl Node {
         let stats = self.connector.stats();
         let mut served = Tally::default();
         self.served(|tally| served = tally.clone());
+        let pool = BufferPool::global().stats();
         let held = [stats.quarantined, stats.quarantined_without_terms, stats.retained];
         State {
             served,
             busy: stats.active + stats.passive,
             held_bytes: held.iter().map(|held| held.bytes).sum(),
             leaked_bytes: leaked().bytes,
-            retired_mappings: BufferPool::global().stats().retired as u64,
+            pool_mappings: (pool.slabs + pool.retired) as u64,
+            pool_bytes: pool.mapped,
+            imports: self.paths.as_ref().map_or(0, |paths| paths.peer_stats().imports) as u64,
             peers: stats.peers as u64,
         }
     }
