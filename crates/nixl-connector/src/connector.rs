@@ -1,9 +1,7 @@
 //! The connector: where operations come from.
 
 use std::fmt;
-use std::future::Future;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -39,11 +37,8 @@ pub struct Connector {
     shared: Arc<Shared>,
 }
 
-/// A future of which only its output is known, so that those around it stay simple to the compiler.
-type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, ConnectorError>> + Send>>;
-
 struct Shared {
-    connection: Arc<Connection>,
+    connection: Connection,
     timeout: Option<Duration>,
     offers: Offers,
     draining: AtomicBool,
@@ -76,14 +71,7 @@ impl Connector {
 
     pub(crate) fn new(connection: Connection, timeout: Option<Duration>, offers: Offers) -> Self {
         let draining = AtomicBool::new(false);
-        Self {
-            shared: Arc::new(Shared {
-                connection: Arc::new(connection),
-                timeout,
-                offers,
-                draining,
-            }),
-        }
+        Self { shared: Arc::new(Shared { connection, timeout, offers, draining }) }
     }
 
     /// The name under which peers know this connector. It differs with every connector ever built.
@@ -156,14 +144,9 @@ impl Connector {
     {
         let local = self.admit(local)?;
         let connection = &self.shared.connection;
-        let (spec, options) = match local.len() <= Self::WALKED_HERE {
-            true => {
-                let offer = self.offer(OperationKind::Read, local, options);
-                let (spec, options) = connection.driver().within(options, offer).await?;
-                (spec?, options)
-            }
-            false => self.offer_long(OperationKind::Read, local, options).await?,
-        };
+        let (spec, options) = self.offered(OperationKind::Read, local, options).await?;
+        // It may have waited for long.
+        self.refuse_if_draining()?;
         Ok(ReadableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
     }
 
@@ -211,14 +194,9 @@ impl Connector {
             return Err(ConnectorError::ForeignMemory { index });
         }
         let connection = &self.shared.connection;
-        let (spec, options) = match local.len() <= Self::WALKED_HERE {
-            true => {
-                let offer = self.offer(OperationKind::Write, local, options);
-                let (spec, options) = connection.driver().within(options, offer).await?;
-                (spec?, options)
-            }
-            false => self.offer_long(OperationKind::Write, local, options).await?,
-        };
+        let (spec, options) = self.offered(OperationKind::Write, local, options).await?;
+        // It may have waited for long.
+        self.refuse_if_draining()?;
         Ok(WritableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
     }
 
@@ -261,15 +239,9 @@ impl Connector {
     {
         let local = self.admit(local)?;
         let driver = self.shared.connection.driver();
-        let (prepared, local, options) = match Self::is_short(&local, remote) {
-            true => {
-                let policy = options.path_policy();
-                let prepare = self.prepare(OperationKind::Read, &local, remote, policy);
-                let (prepared, options) = driver.within(options, prepare).await?;
-                (prepared?, local, options)
-            }
-            false => self.prepare_long(OperationKind::Read, local, remote, options).await?,
-        };
+        let (prepared, local, options) =
+            self.prepared(OperationKind::Read, local, remote, options).await?;
+        self.refuse_if_draining()?;
         Ok(ReadOperation::begin(driver, prepared, local, options)?)
     }
 
@@ -312,15 +284,9 @@ impl Connector {
     {
         let local = self.admit(local)?;
         let driver = self.shared.connection.driver();
-        let (prepared, local, options) = match Self::is_short(&local, remote) {
-            true => {
-                let policy = options.path_policy();
-                let prepare = self.prepare(OperationKind::Write, &local, remote, policy);
-                let (prepared, options) = driver.within(options, prepare).await?;
-                (prepared?, local, options)
-            }
-            false => self.prepare_long(OperationKind::Write, local, remote, options).await?,
-        };
+        let (prepared, local, options) =
+            self.prepared(OperationKind::Write, local, remote, options).await?;
+        self.refuse_if_draining()?;
         Ok(WriteOperation::begin(driver, prepared, local, options)?)
     }
 
@@ -358,10 +324,8 @@ impl Connector {
         L: TryInto<DescriptorList>,
         ConnectorError: From<L::Error>,
     {
-        match self.shared.draining.load(Ordering::SeqCst) {
-            true => Err(ConnectorError::Draining),
-            false => Ok(local.try_into()?),
-        }
+        self.refuse_if_draining()?;
+        Ok(local.try_into()?)
     }
 
     fn options(&self) -> OperationOptions {
@@ -371,47 +335,57 @@ impl Connector {
         }
     }
 
-    /// [`offer`](Self::offer) of a long list within the deadline, off this thread.
-    fn offer_long(
+    fn refuse_if_draining(&self) -> Result<(), ConnectorError> {
+        match self.shared.draining.load(Ordering::SeqCst) {
+            true => Err(ConnectorError::Draining),
+            false => Ok(()),
+        }
+    }
+
+    /// [`offer`](Self::offer) within the deadline, off this thread if the list is long.
+    async fn offered(
         &self,
         kind: OperationKind,
         local: DescriptorList,
         options: OperationOptions,
-    ) -> Boxed<(OfferSpec, OperationOptions)> {
+    ) -> Result<(OfferSpec, OperationOptions), ConnectorError> {
+        let connection = &self.shared.connection;
+        if local.len() <= Self::WALKED_HERE {
+            let offer = self.offer(kind, local, options);
+            let (spec, options) = connection.driver().within(options, offer).await?;
+            return Ok((spec?, options));
+        }
         let me = self.clone();
-        Box::pin(async move {
-            let connection = me.shared.connection.clone();
-            let work = async move { me.offer(kind, local, options).await };
-            let offloaded = Offloaded::new(connection.work()?, work);
-            let (spec, options) = connection.driver().within(options, offloaded).await?;
-            Ok((spec??, options))
-        })
+        let work = async move { me.offer(kind, local, options).await };
+        let offloaded = Offloaded::new(connection.work()?, work);
+        let (spec, options) = connection.driver().within(options, offloaded).await?;
+        Ok((spec??, options))
     }
 
-    /// [`prepare`](Self::prepare) of a long list within the deadline, off this thread.
-    fn prepare_long(
+    /// [`prepare`](Self::prepare) within the deadline, off this thread if one of the lists is long.
+    async fn prepared(
         &self,
         kind: OperationKind,
         local: DescriptorList,
         remote: &RdmaMetadata,
         options: OperationOptions,
-    ) -> Boxed<(Box<dyn Execution>, DescriptorList, OperationOptions)> {
+    ) -> Result<(Box<dyn Execution>, DescriptorList, OperationOptions), ConnectorError> {
+        let connection = &self.shared.connection;
+        let policy = options.path_policy();
+        if local.len().max(remote.descriptors().len()) <= Self::WALKED_HERE {
+            let prepare = self.prepare(kind, &local, remote, policy);
+            let (execution, options) = connection.driver().within(options, prepare).await?;
+            return Ok((execution?, local, options));
+        }
         let (me, remote) = (self.clone(), remote.clone());
-        Box::pin(async move {
-            let connection = me.shared.connection.clone();
-            let work = async move {
-                let execution = me.prepare(kind, &local, &remote, options.path_policy()).await?;
-                Ok::<_, ConnectorError>((execution, local))
-            };
-            let offloaded = Offloaded::new(connection.work()?, work);
-            let (prepared, options) = connection.driver().within(options, offloaded).await?;
-            let (execution, local) = prepared??;
-            Ok((execution, local, options))
-        })
-    }
-
-    fn is_short(local: &DescriptorList, remote: &RdmaMetadata) -> bool {
-        local.len().max(remote.descriptors().len()) <= Self::WALKED_HERE
+        let work = async move {
+            let execution = me.prepare(kind, &local, &remote, policy).await?;
+            Ok::<_, ConnectorError>((execution, local))
+        };
+        let offloaded = Offloaded::new(connection.work()?, work);
+        let (prepared, options) = connection.driver().within(options, offloaded).await?;
+        let (execution, local) = prepared??;
+        Ok((execution, local, options))
     }
 
     async fn offer(

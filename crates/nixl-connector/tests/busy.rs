@@ -90,3 +90,19 @@ async fn a_wait_for_a_busy_peer_ends_by_the_deadline_and_holds_nothing() {
     let again = world.reader.begin_read(&metadata, local).await;
     again.unwrap().wait_for_completion().await.unwrap();
 }
+
+#[tokio::test]
+async fn an_operation_that_waits_for_a_busy_peer_does_not_begin_after_a_drain() {
+    let world = World::new().await;
+    let (mut stalled, (_offer, metadata)) = world.registered_anew_while_busy().await;
+    let begin = world.reader.begin_read(&metadata, Region::zeroed(4096).unwrap());
+    let drain = world.reader.drain(Duration::from_secs(20));
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        world.fabric.faults().release();
+        stalled.wait_for_completion().await.unwrap();
+    };
+    let (begin, drained, ()) = tokio::join!(begin, drain, release);
+    assert!(matches!(begin, Err(ConnectorError::Draining)), "{begin:?}");
+    assert!(drained.is_complete());
+}
