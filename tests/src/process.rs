@@ -318,7 +318,7 @@ fn threads() -> usize {
     names.filter(|name| !OF_THE_PROCESS.contains(&name.trim_end())).count()
 }
 
-/// Counts what this process holds now, but for [two threads](OF_THE_PROCESS).
+/// Counts what this process holds now, but for the two threads of the whole process, `nixl-exits` and `nixl-free`.
 ///
 /// # Panics
 ///
