@@ -7,7 +7,7 @@ use crate::report::Finding;
 use crate::sample::Metric;
 use crate::side::SideReport;
 
-const HEADINGS: [&str; 12] = [
+const HEADINGS: [&str; 13] = [
     "scenario",
     "side",
     "operations",
@@ -19,6 +19,7 @@ const HEADINGS: [&str; 12] = [
     "threads",
     "mappings",
     "sockets",
+    "imports",
     "peers",
 ];
 
