@@ -22,8 +22,9 @@ use nixl_executor::paths::{
 use nixl_executor::{DirectExecutor, MemoryKind, PathExecutor};
 use nixl_metadata::{AgentMetadata, NotificationKey, PeerInfo, RdmaMetadata, SerializedDescriptor};
 use nixl_ops::{
-    Background, Connected, Executor, Link, OperationKind, PathKind, PathPolicy, PeerId,
-    SystemClock, Transfer, TransferRequest, TransferSpec, Transport, TransportError,
+    Background, Connected, Driver, DriverConfig, Executor, Link, OperationKind, PathKind,
+    PathPolicy, PeerId, SystemClock, Transfer, TransferRequest, TransferSpec, Transport,
+    TransportError,
 };
 
 const PEER: &str = "worker-0-0123456789abcdef0123456789abcdef";
@@ -150,7 +151,11 @@ fn executors(c: &mut Criterion) {
     let transport: Arc<dyn Transport> = Arc::new(Instant);
     let cache = RegistrationCache::new(transport.registrar(), CacheLimits::default());
     let (clock, waker) = (Arc::new(SystemClock::new()), Waker::noop().clone());
-    let link = Link::new(Arc::clone(&transport), Arc::new(cache), Arc::new(Nowhere), clock, waker);
+    let config = DriverConfig::default();
+    let (driver, _) = Driver::manual(Arc::clone(&transport), Arc::new(SystemClock::new()), config);
+    let mailboxes = driver.mailboxes(&Arc::default());
+    let (cache, nowhere) = (Arc::new(cache), Arc::new(Nowhere));
+    let link = Link::new(Arc::clone(&transport), cache, nowhere, clock, waker, mailboxes);
     let choosing = PathExecutor::new().unwrap().attach(link).unwrap();
     let direct: Arc<dyn Executor> = Arc::new(DirectExecutor::new());
 

@@ -94,19 +94,20 @@ impl Connection {
             .map_err(|e| ConnectorError::Thread { reason: e.to_string() })?;
         let registrations =
             Arc::new(RegistrationCache::new(transport.registrar(), CacheLimits::default()));
+        let slots = Arc::default();
         let link = Link::new(
             Arc::clone(&transport),
             Arc::clone(&registrations),
             Arc::new(control.clone()),
             Arc::clone(&clock),
             driver.waker(),
+            driver.mailboxes(&slots),
         );
         let executor = executor.attach(link).unwrap_or(executor);
         driver.set_executor(Arc::clone(&executor));
         driver.set_proofs(Arc::new(Proofs::of(&*transport)), Arc::new(control.clone()));
         let info = executor.describe(info);
         let peers = Arc::new(PeerTable::new(Self::PEERS));
-        let slots = Arc::default();
         let knowledge = PeerKnowledge::new((&transport, &executor), &peers, &slots, &control);
         driver.set_on_leaving(move |peer| knowledge.clone().forget_soon(peer));
         Ok(Self {

@@ -14,6 +14,22 @@ use std::fmt;
 /// second is not 0, one waiter on the first is woken (`FUTEX_WAKE`, not private). Releases that know no bell have shorter files,
 /// and do not ring that of a longer one: an owner does not rely on it.
 ///
+/// A file of at least [`WITH_MAIL`](Self::WITH_MAIL) bytes also has a mailbox of [`LANES`](Self::LANES) lanes. Word
+/// [`MAIL`](Self::MAIL) has a bit for each lane that holds letters, lane `n` begins [`LANE_WORDS`](Self::LANE_WORDS) times `n` words
+/// after word `MAIL + 8`. A lane is claimed by one sender of messages at a time:
+///
+/// | words of a lane | content | changed by |
+/// |---|---|---|
+/// | 0 | 0, or the claim: the sender's process in the low 22 bits, random bits above | senders, by compare-and-swap |
+/// | 1 | the number of words that were ever written to the ring, modulo 2 to the 64th | the sender |
+/// | 2 to 5 | the sender's own page: process and file descriptor (4 bytes each), name (16 bytes), length; zeros if it has none | the sender |
+/// | 8 | the number of words that were ever read | the owner |
+/// | 16 on | the ring | the sender |
+///
+/// A letter is one word (bytes of the payload in the low 32 bits, bytes of the name above in 16, [`LETTER`](Self::LETTER) in the
+/// highest 16), the name of the sender's agent in whole words, and the payload in whole words, padded with zeros. The sender writes
+/// it, adds its words to word 1, sets the lane's bit, and rings the bell. It writes no more words than the ring has beyond word 8.
+///
 /// It is a hint: the notification through the engine is as good. Whoever knows it can claim that the operation is complete, so
 /// `Debug` shows only the place.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,6 +61,21 @@ impl Doorbell {
 
     /// The bytes of a file with a bell.
     pub const LENGTH: usize = 4 * (Self::BELL + 2);
+
+    /// The word with a bit for each lane of the mailbox: the first of a page.
+    pub const MAIL: usize = Self::LENGTH.next_multiple_of(4096) / 8;
+
+    /// The lanes of the mailbox: senders that have letters in it at a time.
+    pub const LANES: usize = 64;
+
+    /// The words of a lane: 16 KiB.
+    pub const LANE_WORDS: usize = 2048;
+
+    /// The bytes of a file with a bell and a mailbox.
+    pub const WITH_MAIL: usize = 8 * (Self::MAIL + 8 + Self::LANES * Self::LANE_WORDS);
+
+    /// What the first word of a letter ends with.
+    pub const LETTER: u16 = 0x6c74;
 }
 
 impl fmt::Debug for Doorbell {

@@ -26,8 +26,8 @@ use crate::typical::Typical;
 use crate::unexpected::{IdleLooks, Unexpected};
 use crate::wakes::Batch;
 use crate::{
-    Background, Backoff, Clock, Execution, Executor, OfferSlot, OperationError, OperationOptions,
-    OperationStatus, PeerId, Received, Transport, TransportError,
+    Background, Backoff, Clock, Execution, Executor, Mailboxes, OfferSlot, OperationError,
+    OperationOptions, OperationStatus, PeerId, Received, RemoteSlots, Transport, TransportError,
 };
 use nixl_metadata::{AgentMetadata, NotificationKey, OfferTerms, OperationKind, RdmaMetadata};
 
@@ -136,6 +136,8 @@ pub(crate) struct Shared {
     owner: OnceLock<Owner>,
     claims: Arc<Claims>,
     unexpected: Unexpected,
+    /// Notes by which pages peers are answered.
+    mailboxes: OnceLock<Arc<Mailboxes>>,
     /// Gets the messages that end no passive operation.
     executor: OnceLock<Arc<dyn Executor>>,
     /// Read for notifications; a driver of copies inside the process has none.
@@ -225,6 +227,7 @@ impl Driver {
             owner: OnceLock::new(),
             claims: Arc::default(),
             unexpected: Unexpected::default(),
+            mailboxes: OnceLock::new(),
             executor: OnceLock::new(),
             passive,
             transport,
@@ -262,6 +265,12 @@ impl Driver {
     /// Hands messages that end no passive operation to this executor from now on. Only the first call counts.
     pub fn set_executor(&self, executor: Arc<dyn Executor>) {
         let _ = self.shared.executor.set(executor);
+    }
+
+    /// The mailboxes of peers, whose pages are among `slots`, and this driver's own. Only the first call counts.
+    pub fn mailboxes(&self, slots: &Arc<RemoteSlots>) -> Arc<Mailboxes> {
+        let make = || Arc::new(Mailboxes::new(Arc::clone(slots), self.shared.passive.page.clone()));
+        Arc::clone(self.shared.mailboxes.get_or_init(make))
     }
 
     /// What proves that a peer no longer touches the memory of an offer, asked on `background`. Only the first call counts;
@@ -683,15 +692,15 @@ impl Reactor {
         }
         self.taken = now;
         let executor = shared.executor.get();
-        let mut delivered = shared.passive.poll_slots(&mut |key| {
+        let rung = shared.passive.poll_slots(&mut |key| {
             if let Some(executor) = executor {
                 executor.completed_by_slot(key);
             }
         });
-        self.ear.looked(delivered);
+        let mut delivered = rung;
         let active = &mut self.active;
         let mut bytes = 0;
-        let result = transport.take_notifications(&mut |from, payload| {
+        let mut receive = |from: &str, payload: &[u8]| {
             bytes += payload.len() as u64;
             // A message that cannot be taken costs no other.
             let taken = contained("the receipt of a message", || {
@@ -717,8 +726,18 @@ impl Reactor {
                     shared.unexpected.note(payload.len());
                 }
             }
+        };
+        let mail = shared.passive.page.take_mail(&mut |letter| {
+            if let (Some(reply), Some(mailboxes)) = (letter.reply, shared.mailboxes.get()) {
+                mailboxes.note(letter.from, reply);
+            }
+            receive(letter.from, letter.payload);
         });
-        shared.unexpected.note_unreadable(transport.unreadable_notifications());
+        let result = transport.take_notifications(&mut receive);
+        delivered |= mail;
+        self.ear.looked(rung | mail);
+        let unreadable = shared.passive.page.unreadable_mail();
+        shared.unexpected.note_unreadable(transport.unreadable_notifications() + unreadable);
         self.idle_looks.took(bytes);
         if let Err(error) = &result
             && !self.notifications_failed
@@ -805,8 +824,8 @@ impl Reactor {
             match self.contained_turn() {
                 Next::Spin => std::hint::spin_loop(),
                 Next::Sleep(time) => {
-                    let are_awaited = shared.passive.awaited() > 0;
-                    shared.parking.sleep(clock, time, &mut self.ear, are_awaited);
+                    let is_awaited = shared.expects_messages();
+                    shared.parking.sleep(clock, time, &mut self.ear, is_awaited);
                 }
                 Next::Park => {
                     shared.parking.park(clock, || self.has_work(), || self.rest(clock));

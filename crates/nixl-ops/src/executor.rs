@@ -12,8 +12,8 @@ use nixl_metadata::{AgentMetadata, NotificationKey, OperationKind, PeerInfo, Rdm
 
 use crate::passive::PassiveEntry;
 use crate::{
-    Clock, DirectTransfer, EndedOffer, Gate, PathKind, PathPolicy, PathReport, PeerId, Rejected,
-    RemoteSlot, Transfer, TransferSpec, Transport, TransportError,
+    Clock, DirectTransfer, EndedOffer, Gate, Mailboxes, PathKind, PathPolicy, PathReport, PeerId,
+    Rejected, RemoteSlot, Transfer, TransferSpec, Transport, TransportError,
 };
 
 /// Decides how the bytes of an operation travel.
@@ -135,6 +135,8 @@ pub struct Link {
     pub clock: Arc<dyn Clock>,
     /// Makes the connection's driver look at its executions.
     pub waker: Waker,
+    /// By which processes of one host send each other messages without the engine.
+    pub mailboxes: Arc<Mailboxes>,
 }
 
 impl Link {
@@ -145,8 +147,9 @@ impl Link {
         background: Arc<dyn Background>,
         clock: Arc<dyn Clock>,
         waker: Waker,
+        mailboxes: Arc<Mailboxes>,
     ) -> Self {
-        Self { transport, registrations, background, clock, waker }
+        Self { transport, registrations, background, clock, waker, mailboxes }
     }
 }
 

@@ -52,6 +52,7 @@ mod executor;
 mod fair;
 mod gate;
 mod leasing;
+mod mailbox;
 mod notifier;
 mod operation;
 mod options;
@@ -87,6 +88,7 @@ pub use executor::{
     TransferRequest, TransportExecutor,
 };
 pub use gate::Gate;
+pub use mailbox::{Mailbox, Mailboxes};
 pub use nixl_metadata::{ClaimDemand, OperationKind};
 pub use notifier::CompletionNotifier;
 pub use operation::{

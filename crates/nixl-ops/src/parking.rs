@@ -95,18 +95,12 @@ impl Parking {
         }
     }
 
-    /// Sleeps for some milliseconds at most. Where slots `are_awaited`, a ring since the ear listened ends it.
+    /// Sleeps for some milliseconds at most. If a peer's word `is_awaited`, a ring since the ear listened ends it.
     ///
     /// Once rings have brought no word some times in a row, a sleep is not ended by any: a peer that rings without end costs one turn
     /// more for each of them.
-    pub(crate) fn sleep(
-        &self,
-        clock: &dyn Clock,
-        time: Duration,
-        ear: &mut Ear,
-        are_awaited: bool,
-    ) {
-        let bell = self.page.bell().zip(ear.seen).filter(|_| are_awaited);
+    pub(crate) fn sleep(&self, clock: &dyn Clock, time: Duration, ear: &mut Ear, is_awaited: bool) {
+        let bell = self.page.bell().zip(ear.seen).filter(|_| is_awaited);
         let Some((bell, seen)) = bell.filter(|_| ear.patience > 0) else {
             clock.park(Some(time));
             ear.patience = ear.patience.max(1);

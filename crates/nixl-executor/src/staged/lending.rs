@@ -52,7 +52,9 @@ impl Staging {
         let id = SessionId::random();
         let session = self.session(id, route.peer)?;
         let now = self.link().clock.now();
+        let mailbox = self.link().mailboxes.of_offer(remote);
         let outbox = Outbox::to(id, route.peer.clone(), remote.agent_metadata().clone(), now);
+        let outbox = outbox.by(mailbox);
         let gpu = self.borrowing.facts.gpu(gpu).and_then(|gpu| gpu.uuid).unwrap_or_default();
         let key = remote.notification_key().clone();
         // Both are in one PID namespace, or this were no path.

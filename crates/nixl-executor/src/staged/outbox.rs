@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nixl_metadata::AgentMetadata;
-use nixl_ops::{Link, PeerId, TransportError};
+use nixl_ops::{Link, Mailbox, PeerId, TransportError};
 
 use super::meeting::Meeting;
 use super::message::{Message, SessionId};
@@ -17,6 +17,8 @@ use crate::peers::Peers;
 pub(super) struct Outbox {
     session: SessionId,
     peer: PeerId,
+    /// What carries the messages instead of the engine.
+    mailbox: Option<Mailbox>,
     /// What the peer is met by.
     metadata: AgentMetadata,
     meeting: Option<Meeting>,
@@ -45,6 +47,7 @@ impl Outbox {
         Self {
             session,
             peer,
+            mailbox: None,
             metadata,
             meeting: None,
             peers: None,
@@ -54,9 +57,21 @@ impl Outbox {
         }
     }
 
+    /// Through the peer's mailbox, if there is one. The first message decides for all.
+    pub(super) fn by(mut self, mailbox: Option<Mailbox>) -> Self {
+        self.mailbox = mailbox;
+        self
+    }
+
+    /// Whether the engine carries the messages.
+    pub(super) fn is_by_engine(&self) -> bool {
+        self.mailbox.is_none()
+    }
+
     /// To a peer that must be met first, unless it was.
     pub(super) fn meeting(mut self, link: &Link, peers: &Arc<Peers>) -> Self {
-        if !peers.was_met_by(self.peer.as_str(), &self.metadata) {
+        let is_met = peers.was_met_by(self.peer.as_str(), &self.metadata);
+        if self.meeting.is_none() && !is_met {
             self.meeting = Some(Meeting::begin(link, self.metadata.clone()));
             self.peers = Some(Arc::clone(peers));
         }
@@ -81,29 +96,16 @@ impl Outbox {
         self.waiting.is_empty()
     }
 
-    /// Sends what the engine takes now. Returns whether it took something.
+    /// Sends what is taken now. Returns whether something was.
     ///
     /// # Errors
     ///
     /// Why nothing more can be sent.
     pub(super) fn flush(&mut self, link: &Link, now: Duration) -> Result<bool, TransportError> {
-        let mut moved = false;
+        let mut moved = self.meet(link, now)?;
         for _ in 0..Self::BURST {
-            if let Some(meeting) = &mut self.meeting {
-                let Poll::Ready(met) = meeting.poll(link, now) else { return Ok(moved) };
-                self.meeting = None;
-                let met = met?;
-                if met != self.peer {
-                    let reason = format!("it names {met}, but was sent by {}", self.peer);
-                    return Err(TransportError::BadMetadata { reason });
-                }
-                if let Some(peers) = self.peers.take() {
-                    peers.note_met(self.peer.as_str(), &self.metadata);
-                }
-                moved = true;
-            }
             let Some(message) = self.waiting.front() else { break };
-            match link.transport.notify(&self.peer, message) {
+            match self.send(link, message) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) => {
                     self.waiting.pop_front();
@@ -115,10 +117,36 @@ impl Outbox {
                 {
                     self.met_again += 1;
                     self.meeting = Some(Meeting::begin(link, self.metadata.clone()));
+                    break;
                 }
                 Poll::Ready(Err(error)) => return Err(error),
             }
         }
         Ok(moved)
+    }
+
+    fn meet(&mut self, link: &Link, now: Duration) -> Result<bool, TransportError> {
+        let Some(meeting) = &mut self.meeting else { return Ok(false) };
+        let Poll::Ready(met) = meeting.poll(link, now) else { return Ok(false) };
+        self.meeting = None;
+        let met = met?;
+        if met != self.peer {
+            let reason = format!("it names {met}, but was sent by {}", self.peer);
+            return Err(TransportError::BadMetadata { reason });
+        }
+        if let Some(peers) = self.peers.take() {
+            peers.note_met(self.peer.as_str(), &self.metadata);
+        }
+        Ok(true)
+    }
+
+    fn send(&self, link: &Link, message: &[u8]) -> Poll<Result<(), TransportError>> {
+        let own = link.transport.agent_name();
+        match &self.mailbox {
+            // What a message leads to may need the engine.
+            _ if self.meeting.is_some() => Poll::Pending,
+            Some(mailbox) if Mailbox::fits(own, message) => mailbox.post(&self.peer, own, message),
+            _ => link.transport.notify(&self.peer, message),
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::pool::Slot;
 /// All sessions of a connection, of both sides.
 #[derive(Default)]
 pub(super) struct Sessions {
-    by_id: Mutex<HashMap<SessionId, Arc<Mailbox>>>,
+    by_id: Mutex<HashMap<SessionId, Arc<Entry>>>,
     /// How many there are, readable without the lock, without those that have ended.
     live: AtomicUsize,
     /// How many have ended whose peers may still write to slots.
@@ -22,7 +22,7 @@ pub(super) struct Sessions {
 }
 
 /// What has arrived for one session.
-struct Mailbox {
+struct Entry {
     /// The only agent that may send any.
     peer: Box<str>,
     /// The key of the offer, if this side is the target.
@@ -69,7 +69,7 @@ impl Sessions {
         if sessions.len() >= Self::MAX || sessions.contains_key(&id) {
             return None;
         }
-        let mailbox = Arc::new(Mailbox {
+        let entry = Arc::new(Entry {
             peer: peer.into(),
             key,
             mail: Mutex::default(),
@@ -77,9 +77,9 @@ impl Sessions {
             quarantine: Mutex::default(),
             looks: Mutex::default(),
         });
-        sessions.insert(id, Arc::clone(&mailbox));
+        sessions.insert(id, Arc::clone(&entry));
         self.live.fetch_add(1, Ordering::AcqRel);
-        Some(Membership { sessions: Arc::clone(self), kept: false, is_over: false, id, mailbox })
+        Some(Membership { sessions: Arc::clone(self), kept: false, is_over: false, id, entry })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -88,7 +88,7 @@ impl Sessions {
 
     /// How many there are with this peer.
     pub(super) fn with(&self, peer: &str) -> usize {
-        self.lock().values().filter(|mailbox| *mailbox.peer == *peer).count()
+        self.lock().values().filter(|entry| *entry.peer == *peer).count()
     }
 
     /// Hands a message over. Returns whether it was for a session with this peer.
@@ -99,14 +99,14 @@ impl Sessions {
         message: Message,
         now: Duration,
     ) -> bool {
-        let mailbox = self.lock().get(&id).cloned();
-        let Some(mailbox) = mailbox.filter(|mailbox| *mailbox.peer == *from) else { return false };
-        if self.heard_late(id, &mailbox, &message) {
+        let entry = self.lock().get(&id).cloned();
+        let Some(entry) = entry.filter(|entry| *entry.peer == *from) else { return false };
+        if self.heard_late(id, &entry, &message) {
             return true;
         }
-        let mut mail = lock(&mailbox.mail);
+        let mut mail = lock(&entry.mail);
         mail.heard = Some(now);
-        if message == Message::Ping || mailbox.deaf.load(Ordering::Relaxed) {
+        if message == Message::Ping || entry.deaf.load(Ordering::Relaxed) {
             return true;
         }
         if mail.messages.len() >= Self::MAX_MESSAGES {
@@ -129,8 +129,8 @@ impl Sessions {
 
     /// A word to a session that has ended: the peer's `Stopped` says that it writes to no slot any more, and `Filled` that it
     /// has written to one for the last time. Returns whether the session has ended.
-    fn heard_late(&self, id: SessionId, mailbox: &Mailbox, message: &Message) -> bool {
-        let mut slots = lock(&mailbox.quarantine);
+    fn heard_late(&self, id: SessionId, entry: &Entry, message: &Message) -> bool {
+        let mut slots = lock(&entry.quarantine);
         if slots.is_empty() {
             return false;
         }
@@ -166,16 +166,16 @@ impl Sessions {
             return Vec::new();
         }
         let sessions = self.lock();
-        let due = sessions.iter().filter(|(_, mailbox)| {
-            let (looks, next) = &mut *lock(&mailbox.looks);
+        let due = sessions.iter().filter(|(_, entry)| {
+            let (looks, next) = &mut *lock(&entry.looks);
             *looks += 1;
-            let due = !lock(&mailbox.quarantine).is_empty() && *looks > *next;
+            let due = !lock(&entry.quarantine).is_empty() && *looks > *next;
             if due {
                 *next = *looks + (*looks).min(RAREST);
             }
             due
         });
-        due.map(|(id, mailbox)| (*id, mailbox.peer.clone())).collect()
+        due.map(|(id, entry)| (*id, entry.peer.clone())).collect()
     }
 
     /// The peer is gone: it writes to nothing any more. Returns whether there is a session with it.
@@ -185,11 +185,11 @@ impl Sessions {
             let of_it: Vec<_> = self
                 .lock()
                 .iter()
-                .filter(|(_, mailbox)| *mailbox.peer == *peer)
-                .map(|(id, mailbox)| (*id, Arc::clone(mailbox)))
+                .filter(|(_, entry)| *entry.peer == *peer)
+                .map(|(id, entry)| (*id, Arc::clone(entry)))
                 .collect();
-            for (id, mailbox) in of_it {
-                self.heard_late(id, &mailbox, &stopped);
+            for (id, entry) in of_it {
+                self.heard_late(id, &entry, &stopped);
             }
         }
         self.edit(|m| *m.peer == *peer, |mail| mail.peer_gone = true)
@@ -200,22 +200,22 @@ impl Sessions {
         self.edit(|m| is(m, key.as_bytes()), |mail| mail.withdrawn = true)
     }
 
-    fn edit(&self, which: impl Fn(&Mailbox) -> bool, edit: impl Fn(&mut Mail)) -> bool {
+    fn edit(&self, which: impl Fn(&Entry) -> bool, edit: impl Fn(&mut Mail)) -> bool {
         if self.len() == 0 {
             return false;
         }
         let found: Vec<_> = self.lock().values().filter(|m| which(m)).cloned().collect();
-        found.iter().for_each(|mailbox| edit(&mut lock(&mailbox.mail)));
+        found.iter().for_each(|entry| edit(&mut lock(&entry.mail)));
         !found.is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Mailbox>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Entry>>> {
         lock(&self.by_id)
     }
 }
 
-fn is(mailbox: &Mailbox, key: &[u8]) -> bool {
-    mailbox.key.as_ref().is_some_and(|own| own.as_bytes() == key)
+fn is(entry: &Entry, key: &[u8]) -> bool {
+    entry.key.as_ref().is_some_and(|own| own.as_bytes() == key)
 }
 
 /// A session's place in the table, which it leaves when this is dropped.
@@ -225,17 +225,17 @@ pub(super) struct Membership {
     /// It is no longer counted, and does not leave.
     is_over: bool,
     id: SessionId,
-    mailbox: Arc<Mailbox>,
+    entry: Arc<Entry>,
 }
 
 impl Membership {
     pub(super) fn peer(&self) -> &str {
-        &self.mailbox.peer
+        &self.entry.peer
     }
 
     /// What has arrived since the last call.
     pub(super) fn take(&self) -> Mail {
-        std::mem::take(&mut *lock(&self.mailbox.mail))
+        std::mem::take(&mut *lock(&self.entry.mail))
     }
 
     /// The session ends, and the peer may still write to these. The place is kept until it cannot.
@@ -244,13 +244,13 @@ impl Membership {
             return;
         }
         tracing::warn!(
-            peer = &*self.mailbox.peer,
+            peer = &*self.entry.peer,
             slots = slots.len(),
             "a peer stalled; its slots come back when it goes on or is gone"
         );
         slots.values_mut().for_each(|(slot, _)| slot.quarantine());
         self.sessions.stalled.fetch_add(1, Ordering::AcqRel);
-        *lock(&self.mailbox.quarantine) = slots;
+        *lock(&self.entry.quarantine) = slots;
         self.is_over = true;
         self.sessions.live.fetch_sub(1, Ordering::AcqRel);
     }
@@ -258,7 +258,7 @@ impl Membership {
     /// Keeps the place for ever. What arrives is dropped.
     pub(super) fn keep(&mut self) {
         self.kept = true;
-        self.mailbox.deaf.store(true, Ordering::Relaxed);
+        self.entry.deaf.store(true, Ordering::Relaxed);
         drop(self.take());
     }
 }

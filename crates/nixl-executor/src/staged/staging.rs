@@ -10,8 +10,8 @@ use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_device::{Device, DeviceKind};
 use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata};
 use nixl_ops::{
-    Claim, CompletionNotifier, Execution, Link, Offer, PathReport, PeerId, Preparation, Received,
-    TransferRequest, TransportError,
+    Claim, CompletionNotifier, Execution, Link, Mailbox, Offer, PathReport, PeerId, Preparation,
+    Received, TransferRequest, TransportError,
 };
 
 use super::alone::{Alone, Way};
@@ -309,9 +309,21 @@ impl Staging {
         let introduction = AgentMetadata::from_compressed(introduction, &Limits::default()).ok()?;
         let session = self.sessions.open(id, from, Some(key.clone()))?;
         let now = self.link.clock.now();
-        let outbox =
-            Outbox::to(id, PeerId::new(from), introduction, now).meeting(&self.link, &self.peers);
-        Some((session, outbox))
+        let outbox = Outbox::to(id, PeerId::new(from), introduction, now).by(self.mailbox_of(from));
+        match outbox.is_by_engine() {
+            true => Some((session, outbox.meeting(&self.link, &self.peers))),
+            false => Some((session, outbox)),
+        }
+    }
+
+    /// The mailbox of a peer that has written from its own. The first time it is opened for the next.
+    fn mailbox_of(&self, peer: &str) -> Option<Mailbox> {
+        let page = self.link.mailboxes.page_of(peer)?;
+        if !self.link.mailboxes.knows(&page) {
+            let mailboxes = Arc::clone(&self.link.mailboxes);
+            self.link.background.run(Box::new(move || mailboxes.open(&page)));
+        }
+        self.link.mailboxes.get(&page)
     }
 
     pub(super) fn offer(
@@ -355,6 +367,8 @@ impl Staging {
             claim.descriptors().len(),
         );
         let begun = (Begun::Serving(Some(claim)), None);
+        // The engine carries the bytes in any case.
+        let outbox = outbox.meeting(&self.link, &self.peers);
         Some(Box::new(Cooperative::new(Arc::clone(self), session, outbox, role, begun, report)))
     }
 
@@ -456,7 +470,8 @@ impl Staging {
         let session = self.session(id, route.peer)?;
         let now = self.link.clock.now();
         let metadata = remote.agent_metadata().clone();
-        let outbox = Outbox::to(id, route.peer.clone(), metadata, now);
+        let mailbox = self.link.mailboxes.of_offer(remote);
+        let outbox = Outbox::to(id, route.peer.clone(), metadata, now).by(mailbox);
         let chunk_bytes = self.config.slot_bytes as u64;
         let open = Open { key, kind: request.kind, chunk_bytes, introduction };
         let begun = (Begun::Unasked(open), Some(request.leased.clone()));

@@ -18,11 +18,11 @@ mod remote;
 mod tests;
 mod word;
 
-#[cfg(all(test, not(loom)))]
 pub(crate) use bell::Bell;
 pub use page::OfferSlot;
 #[cfg(all(test, not(loom)))]
 pub(crate) use page::ring;
-pub(crate) use page::{OfferPage, Revocation, SlotEvent};
+pub(crate) use page::{OfferPage, Revocation, SlotEvent, take_bits};
 pub use recent::RecentCheck;
 pub use remote::{FoundSlot, RemoteSlot, RemoteSlots};
+pub(crate) use remote::{MappedPage, OwnPage};

@@ -11,12 +11,14 @@ use nixl_metadata::{Doorbell, NotificationKey, OperationKind};
 use super::bell::Bell;
 use super::word::{SlotState, SlotWord};
 use crate::EndedOffer;
+use crate::mailbox::{Inbox, Letter};
 
-/// The slots of one connection's offers. The file is made with the first offer.
+/// The slots of one connection's offers, and its mailbox. The file is made with the first offer or the first message.
 #[derive(Default)]
 pub(crate) struct OfferPage {
     memory: OnceLock<Option<SharedMemory>>,
     table: Mutex<Table>,
+    inbox: Mutex<Inbox>,
 }
 
 #[derive(Default)]
@@ -68,7 +70,7 @@ impl OfferPage {
         key: &NotificationKey,
         kind: OperationKind,
     ) -> Option<OfferSlot> {
-        let memory = self.memory.get_or_init(|| self.allocate()).as_ref()?;
+        let memory = self.or_make()?;
         let token = SlotWord::token_bits(uuid::Uuid::new_v4().as_u128() as u64).max(1);
         let slot = {
             let mut table = self.lock();
@@ -99,6 +101,26 @@ impl OfferPage {
             }
         }
         any
+    }
+
+    /// Hands the messages that have arrived in the mailbox to `receive`. Returns whether there was any, or may be more.
+    pub(crate) fn take_mail(&self, receive: &mut dyn FnMut(Letter<'_>)) -> bool {
+        let Some(memory) = self.memory() else { return false };
+        self.inbox().take(memory, receive)
+    }
+
+    /// Times that a lane of the mailbox held what is no message.
+    pub(crate) fn unreadable_mail(&self) -> u64 {
+        self.inbox().garbage()
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The page's memory, made now if it was not before. `None` if there is none to be had.
+    pub(crate) fn or_make(self: &Arc<Self>) -> Option<&SharedMemory> {
+        self.memory.get_or_init(|| self.allocate()).as_ref()
     }
 
     /// The page of this process whose file has this name.
@@ -235,7 +257,7 @@ impl Drop for OfferSlot {
 
 impl OfferPage {
     fn allocate(self: &Arc<Self>) -> Option<SharedMemory> {
-        let memory = SharedMemory::new(Doorbell::LENGTH);
+        let memory = SharedMemory::new(Doorbell::WITH_MAIL);
         let memory = memory.inspect_err(|e| tracing::debug!(%e, "no page for offer slots")).ok()?;
         own_pages().insert(memory.name().name, Arc::downgrade(self));
         Some(memory)
@@ -277,7 +299,7 @@ pub(crate) fn ring(memory: &SharedMemory, slot: u32) -> bool {
 }
 
 /// Takes the bits of a word that are set.
-fn take_bits(memory: &SharedMemory, word: usize) -> impl Iterator<Item = usize> + use<> {
+pub(crate) fn take_bits(memory: &SharedMemory, word: usize) -> impl Iterator<Item = usize> + use<> {
     let taken = memory.word(word).map_or(0, |word| match word.load(Ordering::Relaxed) {
         // A load alone leaves the cache line shared.
         0 => 0,

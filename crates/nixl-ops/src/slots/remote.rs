@@ -11,6 +11,7 @@ use nixl_metadata::{Doorbell, OperationKind, RdmaMetadata};
 use super::page::{OfferPage, ring, word};
 use super::recent::RecentCheck;
 use super::word::{SlotState, SlotWord};
+use crate::mailbox::{Lane, Reached};
 use crate::{EndedOffer, TransportError};
 
 /// The pages of peers on this host, opened once each.
@@ -40,30 +41,62 @@ pub enum FoundSlot {
 
 /// A page that was looked up.
 enum Known {
-    Mapped(Arc<Mapped>),
+    Mapped(Arc<MappedPage>),
     /// Of another connection of this process.
-    Own(Weak<OfferPage>),
+    Own(Arc<OwnPage>),
     Unreachable,
 }
 
-struct Mapped {
-    memory: SharedMemory,
+/// A page of another process.
+pub(crate) struct MappedPage {
+    pub(crate) memory: SharedMemory,
     /// That the owner has it open too.
     owned: RecentCheck,
+    /// By which this side sends messages.
+    pub(crate) lane: Lane,
+}
+
+/// A page of another connection of this process.
+pub(crate) struct OwnPage {
+    pub(crate) page: Weak<OfferPage>,
+    pub(crate) lane: Lane,
 }
 
 /// A page that can be reached.
 #[derive(Clone)]
 enum Page {
-    Mapped(Arc<Mapped>),
+    Mapped(Arc<MappedPage>),
     Own(Arc<OfferPage>),
+}
+
+impl MappedPage {
+    /// Whether the owner has it open, or had within the last millisecond.
+    pub(crate) fn is_owned(&self) -> bool {
+        self.owned.get_or(|| self.memory.name().is_there())
+    }
+}
+
+impl Drop for MappedPage {
+    fn drop(&mut self) {
+        self.lane.release(&self.memory);
+    }
+}
+
+impl Drop for OwnPage {
+    fn drop(&mut self) {
+        if let Some(page) = self.page.upgrade()
+            && let Some(memory) = page.memory()
+        {
+            self.lane.release(memory);
+        }
+    }
 }
 
 impl Known {
     fn page(&self) -> Option<Page> {
         match self {
             Self::Mapped(mapped) => Some(Page::Mapped(Arc::clone(mapped))),
-            Self::Own(page) => page.upgrade().map(Page::Own),
+            Self::Own(own) => own.page.upgrade().map(Page::Own),
             Self::Unreachable => None,
         }
     }
@@ -79,7 +112,7 @@ impl Page {
 
     fn is_owned(&self) -> bool {
         match self {
-            Self::Mapped(mapped) => mapped.owned.get_or(|| mapped.memory.name().is_there()),
+            Self::Mapped(mapped) => mapped.is_owned(),
             Self::Own(_) => true,
         }
     }
@@ -120,9 +153,18 @@ impl RemoteSlots {
     /// The version of the slots' protocol that this release speaks; it speaks the one before, too.
     pub const VERSION: u16 = 2;
 
-    /// Whether the offer's page was opened, or opening it was tried.
-    fn knows(&self, doorbell: &Doorbell) -> bool {
-        self.lock().contains_key(&name(doorbell))
+    /// Whether the page was opened, or opening it was tried.
+    pub(crate) fn knows(&self, page: &SharedName) -> bool {
+        self.lock().contains_key(page)
+    }
+
+    /// A page for messages to its owner, if it is open.
+    pub(crate) fn reached(&self, page: &SharedName) -> Option<Reached> {
+        match self.lock().get(page)? {
+            Known::Mapped(mapped) => Some(Reached::Mapped(Arc::clone(mapped))),
+            Known::Own(own) => Some(Reached::Own(Arc::clone(own))),
+            Known::Unreachable => None,
+        }
     }
 
     /// *Blocking.* Closes the pages of a process that has ended.
@@ -141,17 +183,25 @@ impl RemoteSlots {
 
     /// *Blocking.* Opens the page that the slot is on. One that cannot be opened is not tried again.
     pub fn open(&self, doorbell: &Doorbell) {
-        if self.knows(doorbell) {
+        self.open_page(&name(doorbell));
+    }
+
+    /// *Blocking.* As [`open`](Self::open).
+    pub(crate) fn open_page(&self, name: &SharedName) {
+        if self.knows(name) {
             return;
         }
-        let name = name(doorbell);
         let known = match name.is_own() {
             // Found by its name, whatever else the metadata says.
-            true => OfferPage::own(&name.name).map_or(Known::Unreachable, Known::Own),
-            false => match SharedMemory::open(&name) {
-                Ok(memory) => {
-                    Known::Mapped(Arc::new(Mapped { memory, owned: RecentCheck::default() }))
-                }
+            true => OfferPage::own(&name.name).map_or(Known::Unreachable, |page| {
+                Known::Own(Arc::new(OwnPage { page, lane: Lane::default() }))
+            }),
+            false => match SharedMemory::open(name) {
+                Ok(memory) => Known::Mapped(Arc::new(MappedPage {
+                    memory,
+                    owned: RecentCheck::default(),
+                    lane: Lane::default(),
+                })),
                 Err(error) => {
                     tracing::debug!(%error, "the slots of this peer cannot be mapped");
                     Known::Unreachable
@@ -163,10 +213,10 @@ impl RemoteSlots {
             true => std::mem::take(&mut *pages),
             false => HashMap::new(),
         };
-        pages.insert(name, known);
+        let replaced = pages.insert(*name, known);
         drop(pages);
         // Unmapped outside the lock.
-        drop(old);
+        drop((old, replaced));
     }
 
     /// *Blocking.* Closes the pages whose owners have closed them or ended.

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use nixl_device::Device;
 use nixl_metadata::OperationKind;
-use nixl_ops::{OperationOptions, Received};
+use nixl_ops::{OperationOptions, OperationStatus, Received};
 
-use super::world::{Memory, World, config};
+use super::gpus;
+use super::world::{Memory, Messages, World, config, pattern};
 use crate::local::Gpus;
+use crate::staged::Manner;
 use crate::staged::message::{Lend, Loan, Message, SessionId};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -52,4 +54,32 @@ fn what_a_process_lent_is_closed_when_it_is_killed() {
         std::thread::yield_now();
     }
     process.wait().unwrap();
+}
+
+/// Between processes of one host the engine carries no message, and the peer need not be met: the second time, once both pages
+/// are open.
+#[test]
+fn lending_says_nothing_by_the_engine_where_there_are_mailboxes() {
+    let mut world = World::with_messages([config(2, 4), config(2, 4)], Messages::ByMailbox);
+    for round in 0..3 {
+        let local = Memory::new(Device::cuda(0), &[100], false);
+        let target = Memory::new(Device::HOST, &[100], false);
+        let stream = pattern(round, 100);
+        gpus::overwrite(&target.region, &target.image(&stream));
+        let sides = (&local, &target);
+        let options = (OperationOptions::new(), OperationOptions::new());
+        let (passive, active) = world.begin(OperationKind::Read, 0, sides, Manner::Lent, options);
+        let active = active.unwrap();
+        let mut letters = 0;
+        for _ in 0..100 {
+            if round > 0 {
+                letters += world.letters(0).len() + world.letters(1).len();
+            }
+            world.turn();
+        }
+        assert_eq!(letters, 0);
+        assert_eq!(active.status(), OperationStatus::Complete);
+        assert_eq!(passive.status(), OperationStatus::Complete);
+        assert_eq!(gpus::look(&local.region), local.image(&stream));
+    }
 }

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::gpus;
-use super::world::{Active, DRAIN, Memory, Passive, World, config, pattern};
+use super::world::{Active, DRAIN, Memory, Messages, Passive, World, config, pattern};
 use crate::staged::staging::Manner;
 
 /// One operation, as it is asked for.
@@ -93,8 +93,9 @@ impl Run {
         window: usize,
         operations: &[Asked],
         timeouts: [Option<Duration>; 2],
+        messages: Messages,
     ) -> Self {
-        let world = World::new(slots.map(|slots| config(slots, window)));
+        let world = World::with_messages(slots.map(|slots| config(slots, window)), messages);
         let mut run = Self { world, running: Vec::new() };
         for (seed, asked) in operations.iter().enumerate() {
             let device = |gpu: Option<u32>| gpu.map_or(Device::HOST, Device::cuda);
@@ -239,6 +240,10 @@ fn slots() -> impl Strategy<Value = [usize; 2]> {
     [1usize..5, 1usize..5]
 }
 
+fn messages() -> impl Strategy<Value = Messages> {
+    prop_oneof![Just(Messages::ByEngine), Just(Messages::ByMailbox)]
+}
+
 /// As many as are asked for, or as take some seconds.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(60)
@@ -250,11 +255,11 @@ proptest! {
     /// No circle, no lost credit: whatever the order of things, all complete, and soon.
     #[test]
     fn all_complete_in_any_order(
-        slots in slots(), window in 1usize..6, operations in vec(asked(), 1..6),
+        by in messages(), slots in slots(), window in 1usize..6, operations in vec(asked(), 1..6),
         steps in vec(step(), 0..200), delays in vec(proptest::option::of(1u64..50), 0..60),
         slow in vec(proptest::option::of(1u64..50), 0..30),
     ) {
-        let mut run = Run::new(slots, window, &operations, [None, None]);
+        let mut run = Run::new(slots, window, &operations, [None, None], by);
         let delay = |ms: u64| MessageFault::Delayed(Duration::from_millis(ms));
         run.world.fabric.faults().messages(delays.into_iter().map(|ms| ms.map(delay)));
         for ms in slow {
@@ -270,13 +275,13 @@ proptest! {
     /// Cancelled or dropped, by either side, at any step: everything comes back.
     #[test]
     fn any_side_may_give_up_at_any_step(
-        slots in slots(), window in 1usize..6, operations in vec(asked(), 1..5),
+        by in messages(), slots in slots(), window in 1usize..6, operations in vec(asked(), 1..5),
         steps in vec(step(), 0..120),
         gives_up in vec((any::<Index>(), any::<Index>(), any::<bool>(), any::<bool>()), 1..4),
         timeout in proptest::option::of(1u64..2000),
     ) {
         let timeout = timeout.map(Duration::from_millis);
-        let mut run = Run::new(slots, window, &operations, [timeout, None]);
+        let mut run = Run::new(slots, window, &operations, [timeout, None], by);
         for at in 0..=steps.len() {
             for (when, which, active, drops) in &gives_up {
                 if when.index(steps.len() + 1) != at {
@@ -306,11 +311,11 @@ proptest! {
     /// Either side dies at any step: every wait ends.
     #[test]
     fn either_side_may_die_at_any_step(
-        slots in slots(), window in 1usize..6, operations in vec(asked(), 1..5),
+        by in messages(), slots in slots(), window in 1usize..6, operations in vec(asked(), 1..5),
         steps in vec(step(), 0..120), dies in 0usize..2, when in any::<Index>(),
     ) {
         let timeout = Some(Duration::from_secs(10));
-        let mut run = Run::new(slots, window, &operations, [timeout; 2]);
+        let mut run = Run::new(slots, window, &operations, [timeout; 2], by);
         let when = when.index(steps.len() + 1);
         for at in 0..=steps.len() {
             if at == when {
@@ -325,14 +330,14 @@ proptest! {
     /// The engine fails, and messages get lost or come twice: every wait ends, and complete means complete.
     #[test]
     fn an_engine_may_fail_at_any_step(
-        slots in slots(), window in 1usize..6, operations in vec(asked(), 1..5),
+        by in messages(), slots in slots(), window in 1usize..6, operations in vec(asked(), 1..5),
         steps in vec(step(), 0..120),
         faults in vec(proptest::option::weighted(0.15, 0u8..7), 0..40),
-        messages in vec(proptest::option::weighted(0.1, 0u8..3), 0..40),
+        lost in vec(proptest::option::weighted(0.1, 0u8..3), 0..40),
         lose in proptest::option::weighted(0.1, (0usize..2, any::<Index>())),
     ) {
         let timeout = Some(Duration::from_secs(10));
-        let mut run = Run::new(slots, window, &operations, [timeout; 2]);
+        let mut run = Run::new(slots, window, &operations, [timeout; 2], by);
         let after = 20;
         for fault in faults {
             run.world.fabric.faults().next(fault.map(|fault| match fault {
@@ -345,7 +350,7 @@ proptest! {
                 _ => Fault::Delay(Duration::from_secs(1)),
             }));
         }
-        run.world.fabric.faults().messages(messages.into_iter().map(|fault| fault.map(|fault| {
+        run.world.fabric.faults().messages(lost.into_iter().map(|fault| fault.map(|fault| {
             match fault {
                 0 => MessageFault::Lost,
                 1 => MessageFault::Twice,

@@ -61,6 +61,14 @@ impl Jobs {
     }
 }
 
+/// What carries the messages between the sides.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Messages {
+    ByEngine,
+    /// Once the pages are open.
+    ByMailbox,
+}
+
 pub(super) struct Side {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) driver: Arc<Driver>,
@@ -72,7 +80,7 @@ pub(super) struct Side {
     pub(super) pid: u32,
     executor: Arc<dyn Executor>,
     registrations: Arc<RegistrationCache>,
-    slots: RemoteSlots,
+    slots: Arc<RemoteSlots>,
 }
 
 /// Memory of one side of an operation: descriptors in odd places of a region, in odd order.
@@ -173,11 +181,16 @@ impl Active {
 }
 
 impl World {
+    /// Two sides whose messages the engine carries.
     pub(super) fn new(configs: [StagingConfig; 2]) -> Self {
+        Self::with_messages(configs, Messages::ByEngine)
+    }
+
+    pub(super) fn with_messages(configs: [StagingConfig; 2], messages: Messages) -> Self {
         let clock = Arc::new(ManualClock::new());
         let fabric = Fabric::new(clock.clone());
         let sides = [("a", configs[0]), ("b", configs[1])]
-            .map(|(name, config)| Side::new(&clock, &fabric, name, config));
+            .map(|(name, config)| Side::new(&clock, &fabric, name, config, messages));
         Self { clock, fabric, sides }
     }
 
@@ -226,7 +239,13 @@ impl World {
 }
 
 impl Side {
-    fn new(clock: &Arc<ManualClock>, fabric: &Fabric, name: &str, config: StagingConfig) -> Self {
+    fn new(
+        clock: &Arc<ManualClock>,
+        fabric: &Fabric,
+        name: &str,
+        config: StagingConfig,
+        messages: Messages,
+    ) -> Self {
         let transport = fabric.transport(name);
         let mut driving = DriverConfig::default();
         driving.drain = DRAIN;
@@ -236,12 +255,16 @@ impl Side {
         let registrations =
             Arc::new(RegistrationCache::new(transport.registrar(), CacheLimits::default()));
         let jobs = Arc::new(Jobs::default());
+        let (slots, none) = (Arc::new(RemoteSlots::default()), Arc::default());
+        // Where its pages are not open, the engine carries the messages.
+        let pages = if messages == Messages::ByMailbox { &slots } else { &none };
         let link = Link::new(
             transport.clone(),
             registrations.clone(),
             jobs.clone(),
             clock.clone(),
             driver.waker(),
+            driver.mailboxes(pages),
         );
         let gpus = TestGpus::new();
         let dynamic: Arc<dyn Gpus> = gpus.clone();
@@ -260,7 +283,6 @@ impl Side {
         driver.set_executor(executor.clone());
         let driver = Arc::new(driver);
         let pid = std::process::id();
-        let slots = RemoteSlots::default();
         Self {
             transport,
             driver,
@@ -325,8 +347,9 @@ impl Side {
         manner: Manner,
         options: OperationOptions,
     ) -> Result<Active, TransportError> {
+        let slot = self.slot(remote);
         let execution = self.execution(kind, remote, memory, manner)?;
-        let execution = OfferUse::of(execution, self.slot(remote), None);
+        let execution = OfferUse::of(execution, slot, None);
         let list = memory.descriptors();
         let driver = &self.driver;
         Ok(match kind {

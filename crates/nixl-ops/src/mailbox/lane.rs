@@ -1,0 +1,198 @@
+//! The two ends of a page's lanes.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nixl_descriptor::{SharedMemory, SharedName};
+use nixl_metadata::Doorbell;
+use rustix::process::{Pid, test_kill_process};
+
+use super::ring::{Ring, Taken};
+use crate::slots::{Bell, take_bits};
+
+/// The sender's end: one lane of a page.
+#[derive(Debug, Default)]
+pub(crate) struct Lane(Mutex<Option<Claimed>>);
+
+#[derive(Debug)]
+struct Claimed {
+    index: usize,
+    claim: u64,
+    written: u64,
+}
+
+impl Lane {
+    const PID_BITS: u32 = 22;
+
+    /// Whether a letter is short enough.
+    pub(super) fn fits(from: &str, payload: &[u8]) -> bool {
+        from.len() <= usize::from(u16::MAX) && Ring::words_of(from, payload) <= Ring::LONGEST
+    }
+
+    /// Claims a lane, unless this has one. `reply` is written beside the letters. Returns whether this has one now.
+    pub(super) fn claim(&self, memory: &SharedMemory, reply: Option<SharedName>) -> bool {
+        let mut claimed = self.lock();
+        if claimed.is_none() {
+            *claimed = claim(memory, reply);
+        }
+        claimed.is_some()
+    }
+
+    /// Writes a letter, and wakes the owner. Returns whether there was room.
+    pub(super) fn post(&self, memory: &SharedMemory, from: &str, payload: &[u8]) -> bool {
+        let mut claimed = self.lock();
+        let Some(lane) = &mut *claimed else { return false };
+        if !Ring::of_page(lane.index).put(memory, &mut lane.written, from, payload) {
+            return false;
+        }
+        if let Some(mail) = memory.word(Doorbell::MAIL) {
+            mail.fetch_or(1 << lane.index, Ordering::AcqRel);
+        }
+        drop(claimed);
+        if let Some(bell) = Bell::of(memory) {
+            bell.ring();
+        }
+        true
+    }
+
+    /// Lets another sender have the lane. What was sent stays there.
+    pub(crate) fn release(&self, memory: &SharedMemory) {
+        let Some(lane) = self.lock().take() else { return };
+        if let Some(word) = memory.word(Ring::of_page(lane.index).word(0)) {
+            let _ = word.compare_exchange(lane.claim, 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Claimed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A lane that is free, or was claimed by a process that has ended: what that one has written is whole.
+fn claim(memory: &SharedMemory, reply: Option<SharedName>) -> Option<Claimed> {
+    let own = uuid::Uuid::new_v4().as_u128() as u64;
+    let own = own << Lane::PID_BITS | u64::from(std::process::id()) & pid_mask();
+    let take = |index: usize, from: u64| {
+        let word = memory.word(Ring::of_page(index).word(0))?;
+        word.compare_exchange(from, own, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        let ring = Ring::of_page(index);
+        let reply = reply.map_or([0; 4], |name| words_of(&name));
+        for (word, value) in (ring.word(Ring::REPLY)..).zip(reply) {
+            // Visible with the first letter.
+            memory.word(word)?.store(value, Ordering::Relaxed);
+        }
+        Some(Claimed { index, claim: own, written: ring.written(memory) })
+    };
+    let claims: Vec<_> = (0..Doorbell::LANES)
+        .map(|index| memory.word(Ring::of_page(index).word(0)).map(|w| w.load(Ordering::Relaxed)))
+        .collect::<Option<_>>()?;
+    let free = claims.iter().enumerate().filter(|(_, claim)| **claim == 0);
+    let abandoned = claims.iter().enumerate().filter(|(_, claim)| has_ended(**claim));
+    free.chain(abandoned).find_map(|(index, from)| take(index, *from))
+}
+
+const fn pid_mask() -> u64 {
+    (1 << Lane::PID_BITS) - 1
+}
+
+fn has_ended(claim: u64) -> bool {
+    let pid = i32::try_from(claim & pid_mask()).ok().and_then(Pid::from_raw);
+    pid.is_none_or(|pid| test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
+}
+
+/// A page's name, as it is written beside the letters.
+fn words_of(name: &SharedName) -> [u64; 4] {
+    let SharedName { pid, fd, name, len } = name;
+    let name = u128::from_ne_bytes(*name);
+    [u64::from(*pid) | u64::from(*fd) << 32, name as u64, (name >> 64) as u64, *len]
+}
+
+fn name_of(words: [u64; 4]) -> Option<SharedName> {
+    let [process, low, high, len] = words;
+    let name = (u128::from(low) | u128::from(high) << 64).to_ne_bytes();
+    // Nothing longer than a page of slots with its mailbox is mapped for a sender.
+    let can_be = len != 0 && len <= Doorbell::WITH_MAIL as u64;
+    can_be.then_some(SharedName { pid: process as u32, fd: (process >> 32) as u32, name, len })
+}
+
+/// A letter as its owner gets it.
+#[derive(Debug)]
+pub(crate) struct Letter<'a> {
+    /// The agent that it says it is of.
+    pub(crate) from: &'a str,
+    /// The page of its sender.
+    pub(crate) reply: Option<SharedName>,
+    pub(crate) payload: &'a [u8],
+}
+
+/// The owner's end of all lanes.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    /// The words of each lane that were read. What the page says of it may be anything.
+    read: [u64; Doorbell::LANES],
+    buffer: Vec<u8>,
+    /// Times that a lane held what is no letter.
+    garbage: u64,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self { read: [0; Doorbell::LANES], buffer: Vec::new(), garbage: 0 }
+    }
+}
+
+impl Inbox {
+    /// Letters that are taken of one lane at a time.
+    const BURST: usize = 64;
+
+    /// Hands over what has arrived, `BURST` letters of a lane at most. Returns whether there was something, or is more.
+    pub(crate) fn take(
+        &mut self,
+        memory: &SharedMemory,
+        receive: &mut dyn FnMut(Letter<'_>),
+    ) -> bool {
+        let mut any = false;
+        for index in take_bits(memory, Doorbell::MAIL) {
+            any = true;
+            self.take_lane(memory, index, receive);
+        }
+        any
+    }
+
+    fn take_lane(
+        &mut self,
+        memory: &SharedMemory,
+        index: usize,
+        receive: &mut dyn FnMut(Letter<'_>),
+    ) {
+        let (ring, Some(read)) = (Ring::of_page(index), self.read.get_mut(index)) else { return };
+        let reply = [0, 1, 2, 3].map(|word| {
+            let word = memory.word(ring.word(Ring::REPLY) + word);
+            word.map_or(0, |word| word.load(Ordering::Relaxed))
+        });
+        for _ in 0..Self::BURST {
+            match ring.take(memory, read, &mut self.buffer) {
+                Taken::Nothing => return,
+                Taken::Garbage => self.garbage += 1,
+                Taken::Letter { from, payload } => {
+                    let (from, rest) = self.buffer.split_at(from);
+                    let Ok(from) = std::str::from_utf8(from) else {
+                        self.garbage += 1;
+                        continue;
+                    };
+                    let payload = rest.get(..payload).unwrap_or_default();
+                    receive(Letter { from, reply: name_of(reply), payload });
+                }
+            }
+        }
+        // The rest has its turn after the other lanes.
+        if let Some(mail) = memory.word(Doorbell::MAIL) {
+            mail.fetch_or(1 << index, Ordering::AcqRel);
+        }
+    }
+
+    /// Times that a lane held what is no letter.
+    pub(crate) fn garbage(&self) -> u64 {
+        self.garbage
+    }
+}

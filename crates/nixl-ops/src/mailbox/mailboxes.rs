@@ -1,0 +1,85 @@
+//! The mailboxes that a connection knows.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nixl_descriptor::SharedName;
+use nixl_metadata::{Doorbell, RdmaMetadata};
+
+use super::open::Mailbox;
+use crate::slots::{OfferPage, RemoteSlots};
+
+/// The mailboxes of peers on this host, and this connection's own, to which they answer.
+pub struct Mailboxes {
+    slots: Arc<RemoteSlots>,
+    page: Arc<OfferPage>,
+    /// The pages that agents have written from.
+    by_agent: Mutex<HashMap<Box<str>, SharedName>>,
+}
+
+impl Mailboxes {
+    /// Agents whose pages are kept.
+    const AGENTS: usize = 1024;
+
+    pub(crate) fn new(slots: Arc<RemoteSlots>, page: Arc<OfferPage>) -> Self {
+        Self { slots, page, by_agent: Mutex::default() }
+    }
+
+    /// The mailbox of an offer's owner, once the offer's slot was [looked up](RemoteSlots::open).
+    pub fn of_offer(&self, remote: &RdmaMetadata) -> Option<Mailbox> {
+        let &Doorbell { pid, fd, name, length, .. } = remote.doorbell()?;
+        self.get(&SharedName { pid, fd, name, len: length })
+    }
+
+    /// The page that an agent has written from last, if its letters say so.
+    pub fn page_of(&self, agent: &str) -> Option<SharedName> {
+        self.lock().get(agent).copied()
+    }
+
+    /// *Blocking.* Maps a page, unless that was tried before.
+    pub fn open(&self, page: &SharedName) {
+        self.slots.open_page(page);
+    }
+
+    /// Whether [opening](Self::open) this page was tried.
+    pub fn knows(&self, page: &SharedName) -> bool {
+        self.slots.knows(page)
+    }
+
+    /// The mailbox on a page that is mapped, if a lane of it is free.
+    pub fn get(&self, page: &SharedName) -> Option<Mailbox> {
+        if page.len < Doorbell::WITH_MAIL as u64 {
+            return None;
+        }
+        let reached = self.slots.reached(page)?;
+        Mailbox::new(reached, self.page.or_make().map(|memory| memory.name()))
+    }
+
+    /// Notes by which page an agent can be answered. The page that an agent has written from first is kept for as long as it is
+    /// there, so that a letter in its name does not lead its answers elsewhere.
+    pub(crate) fn note(&self, agent: &str, page: SharedName) {
+        let mut agents = self.lock();
+        match agents.get_mut(agent) {
+            Some(known) if *known == page => {}
+            Some(known) if known.is_there() => {}
+            Some(known) => *known = page,
+            None => {
+                if agents.len() >= Self::AGENTS {
+                    agents.clear();
+                }
+                agents.insert(agent.into(), page);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, SharedName>> {
+        self.by_agent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Mailboxes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailboxes").field("agents", &self.lock().len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,90 @@
+//! The mailbox of another connection, as a sender has it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::Poll;
+
+use nixl_descriptor::{SharedMemory, SharedName};
+
+use super::lane::Lane;
+use crate::slots::{MappedPage, OwnPage};
+use crate::{PeerId, TransportError};
+
+/// The mailbox of a connection on this host. A clone writes to the same lane.
+#[derive(Clone)]
+pub struct Mailbox(Reached);
+
+/// A page that was reached.
+#[derive(Clone)]
+pub(crate) enum Reached {
+    Mapped(Arc<MappedPage>),
+    /// Of this process.
+    Own(Arc<OwnPage>),
+}
+
+impl Mailbox {
+    /// `None` if all lanes are taken. `reply` names the page by which the owner answers.
+    pub(super) fn new(page: Reached, reply: Option<SharedName>) -> Option<Self> {
+        let mailbox = Self(page);
+        mailbox.with(|lane, memory| lane.claim(memory, reply))?.then_some(mailbox)
+    }
+
+    /// Whether a message is short enough: some 8 KiB.
+    pub fn fits(from: &str, payload: &[u8]) -> bool {
+        Lane::fits(from, payload)
+    }
+
+    /// Puts a message of the agent `from` into the mailbox of `peer`, and wakes that. `Pending` if the owner has to read first: try
+    /// again later. Messages arrive in the order in which they are posted.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::PeerGone`] if the owner has closed its page or has ended, [`TransportError::Engine`] if the message does
+    /// not [fit](Self::fits): the engine has to carry it.
+    pub fn post(
+        &self,
+        peer: &PeerId,
+        from: &str,
+        payload: &[u8],
+    ) -> Poll<Result<(), TransportError>> {
+        if !Self::fits(from, payload) {
+            let reason = format!("{} bytes are more than a mailbox takes", payload.len());
+            let (engine, call) = ("the mailbox", "post");
+            return Poll::Ready(Err(TransportError::Engine {
+                engine,
+                call,
+                reason: reason.into(),
+            }));
+        }
+        if matches!(&self.0, Reached::Mapped(page) if !page.is_owned()) {
+            return gone(peer);
+        }
+        match self.with(|lane, memory| lane.post(memory, from, payload)) {
+            Some(true) => Poll::Ready(Ok(())),
+            Some(false) => Poll::Pending,
+            None => gone(peer),
+        }
+    }
+
+    /// `None` if the page is gone.
+    fn with<T>(&self, run: impl FnOnce(&Lane, &SharedMemory) -> T) -> Option<T> {
+        match &self.0 {
+            Reached::Mapped(page) => Some(run(&page.lane, &page.memory)),
+            Reached::Own(own) => {
+                let page = own.page.upgrade()?;
+                Some(run(&own.lane, page.memory()?))
+            }
+        }
+    }
+}
+
+fn gone(peer: &PeerId) -> Poll<Result<(), TransportError>> {
+    Poll::Ready(Err(TransportError::PeerGone { name: peer.to_string() }))
+}
+
+/// Shows nothing by which the mailbox is found.
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox").finish_non_exhaustive()
+    }
+}

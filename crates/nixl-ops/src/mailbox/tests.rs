@@ -1,0 +1,244 @@
+//! Senders and the owner of one page: against a model, at once, and with a third process that misuses the page.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::VecDeque;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use nixl_descriptor::{SharedMemory, SharedName};
+use nixl_metadata::Doorbell;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::lane::{Inbox, Lane};
+use super::ring::Ring;
+use super::{Mailbox, Mailboxes};
+use crate::slots::{OfferPage, RemoteSlots};
+use crate::{PeerId, TransportError};
+
+fn page() -> SharedMemory {
+    SharedMemory::new(Doorbell::WITH_MAIL).unwrap()
+}
+
+fn claimed(memory: &SharedMemory) -> Lane {
+    let lane = Lane::default();
+    assert!(lane.claim(memory, None));
+    lane
+}
+
+/// What arrives, as text of the sender and payload.
+fn taken(inbox: &mut Inbox, memory: &SharedMemory) -> Vec<(String, Vec<u8>)> {
+    let mut letters = Vec::new();
+    inbox.take(memory, &mut |letter| {
+        letters.push((letter.from.to_owned(), letter.payload.to_vec()));
+    });
+    letters
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Post { sender: usize, name: usize, len: usize, fill: u8 },
+    Take,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let len = prop_oneof![4 => 0usize..40, 1 => 0usize..8000];
+    prop_oneof![
+        3 => (0usize..3, 1usize..30, len, any::<u8>())
+            .prop_map(|(sender, name, len, fill)| Step::Post { sender, name, len, fill }),
+        1 => Just(Step::Take),
+    ]
+}
+
+proptest! {
+    /// Each sender's letters arrive whole, in order and once; one that does not fit leaves no trace.
+    #[test]
+    fn letters_arrive_as_they_were_posted(steps in vec(step(), 0..200)) {
+        let memory = page();
+        let lanes: Vec<_> = (0..3).map(|_| claimed(&memory)).collect();
+        let mut inbox = Inbox::default();
+        let mut waiting: Vec<VecDeque<(String, Vec<u8>)>> = vec![VecDeque::new(); 3];
+        for step in steps.into_iter().chain([Step::Take, Step::Take, Step::Take, Step::Take]) {
+            match step {
+                Step::Post { sender, name, len, fill } => {
+                    let from = format!("{sender}{}", "n".repeat(name));
+                    let payload = vec![fill; len];
+                    prop_assert!(Lane::fits(&from, &payload));
+                    if lanes[sender].post(&memory, &from, &payload) {
+                        waiting[sender].push_back((from, payload));
+                    }
+                }
+                Step::Take => {
+                    for letter in taken(&mut inbox, &memory) {
+                        let sender = letter.0[..1].parse::<usize>().unwrap();
+                        prop_assert_eq!(waiting[sender].pop_front(), Some(letter));
+                    }
+                }
+            }
+        }
+        prop_assert!(waiting.iter().all(VecDeque::is_empty), "letters are lost");
+        prop_assert_eq!(inbox.garbage(), 0);
+    }
+
+    /// A process that writes anything anywhere costs letters, and no more: the owner's work is bounded, and once it stops, letters
+    /// arrive again.
+    #[test]
+    fn a_page_of_anything_costs_letters_only(
+        words in vec((0usize..2100, prop_oneof![any::<u64>(), 0u64..5000, Just(head())]), 0..60),
+        bits in any::<u64>(),
+    ) {
+        let memory = page();
+        let lane = claimed(&memory);
+        let mut inbox = Inbox::default();
+        prop_assert!(lane.post(&memory, "before", b"1"));
+        for (word, value) in words {
+            if let Some(word) = memory.word(Ring::of_page(0).word(word)) {
+                word.store(value, Ordering::Relaxed);
+            }
+        }
+        memory.word(Doorbell::MAIL).unwrap().fetch_or(bits, Ordering::Relaxed);
+        for _ in 0..40 {
+            let mut count = 0;
+            inbox.take(&memory, &mut |_| count += 1);
+            prop_assert!(count <= 64 * Doorbell::LANES);
+        }
+        prop_assert!(taken(&mut inbox, &memory).is_empty(), "the owner never catches up");
+        // The sender knows its own count, the owner its own; a letter that they disagree on is skipped as garbage.
+        let mut arrived = false;
+        for _ in 0..3 {
+            arrived |= lane.post(&memory, "after", b"2")
+                && taken(&mut inbox, &memory) == [("after".to_owned(), b"2".to_vec())];
+        }
+        prop_assert!(arrived, "letters of an honest sender do not arrive again");
+    }
+}
+
+/// The first word of a letter.
+fn head() -> u64 {
+    u64::from(Doorbell::LETTER) << 48 | 5 << 32 | 40
+}
+
+#[test]
+fn a_full_ring_takes_letters_again_once_the_owner_has_read() {
+    let memory = page();
+    let lane = claimed(&memory);
+    let mut inbox = Inbox::default();
+    let payload = [7; 1000];
+    let posted = (0..).take_while(|_| lane.post(&memory, "a", &payload)).count();
+    assert_eq!(posted, (Doorbell::LANE_WORDS - 16) / 127);
+    assert_eq!(taken(&mut inbox, &memory).len(), posted);
+    assert!(lane.post(&memory, "a", &payload));
+}
+
+#[test]
+fn what_is_too_long_is_known_beforehand() {
+    assert!(Mailbox::fits("a", &[0; 8 * (Ring::LONGEST - 2)]));
+    assert!(!Mailbox::fits("a", &[0; 8 * (Ring::LONGEST - 2) + 1]));
+    assert!(!Mailbox::fits(&"a".repeat(1 << 16), b""));
+}
+
+#[test]
+fn letters_arrive_while_more_are_posted() {
+    const LETTERS: u32 = 20_000;
+    let memory = page();
+    thread::scope(|scope| {
+        for sender in 0..2 {
+            let memory = &memory;
+            scope.spawn(move || {
+                let lane = claimed(memory);
+                for number in 0..LETTERS {
+                    let payload = number.to_ne_bytes().repeat(1 + number as usize % 7);
+                    while !lane.post(memory, &sender.to_string(), &payload) {
+                        thread::yield_now();
+                    }
+                }
+            });
+        }
+        let (mut inbox, mut next) = (Inbox::default(), [0; 2]);
+        while next != [LETTERS; 2] {
+            for (from, payload) in taken(&mut inbox, &memory) {
+                let number = &mut next[from.parse::<usize>().unwrap()];
+                assert_eq!(payload, number.to_ne_bytes().repeat(1 + *number as usize % 7));
+                *number += 1;
+            }
+        }
+        assert_eq!(inbox.garbage(), 0);
+    });
+}
+
+#[test]
+fn a_lane_goes_from_a_sender_that_has_ended_to_the_next() {
+    let memory = page();
+    let mut child = Command::new("true").spawn().unwrap();
+    let ended = u64::from(child.id());
+    child.wait().unwrap();
+    let claim = |index| memory.word(Ring::of_page(index).word(0)).unwrap();
+    let held: Vec<_> = (0..Doorbell::LANES - 1).map(|_| claimed(&memory)).collect();
+    claim(Doorbell::LANES - 1).store(ended | 5 << 22, Ordering::Relaxed);
+    let last = claimed(&memory);
+    let none = Lane::default();
+    assert!(!none.claim(&memory, None), "all are taken");
+    let mut inbox = Inbox::default();
+    assert!(last.post(&memory, "last", b"1"));
+    // What was sent before the lane was given back arrives.
+    last.release(&memory);
+    assert!(none.claim(&memory, None));
+    assert!(none.post(&memory, "next", b"2"));
+    let expected = [("last", b"1"), ("next", b"2")].map(|(n, p)| (n.to_owned(), p.to_vec()));
+    assert_eq!(taken(&mut inbox, &memory), expected);
+    drop(held);
+}
+
+/// Two connections of this process: each finds the other's mailbox by a name, and answers by the name beside a letter.
+#[test]
+fn a_letter_can_be_answered() {
+    let [a, b] = [(); 2].map(|()| {
+        let page = Arc::new(OfferPage::default());
+        let slots = Arc::new(RemoteSlots::default());
+        (Mailboxes::new(slots, Arc::clone(&page)), page)
+    });
+    let name = b.1.or_make().unwrap().name();
+    assert!(a.0.get(&name).is_none() && !a.0.knows(&name));
+    a.0.open(&name);
+    let to_b = a.0.get(&name).unwrap();
+    assert!(to_b.post(&PeerId::new("b"), "a", b"question").is_ready());
+    b.1.take_mail(&mut |letter| b.0.note(letter.from, letter.reply.unwrap()));
+    let reply = b.0.page_of("a").unwrap();
+    assert!(reply == a.1.or_make().unwrap().name());
+    b.0.open(&reply);
+    let to_a = b.0.get(&reply).unwrap();
+    assert!(to_a.post(&PeerId::new("a"), "b", b"answer").is_ready());
+    let mut answers = Vec::new();
+    a.1.take_mail(&mut |letter| answers.push(letter.payload.to_vec()));
+    assert_eq!(answers, [b"answer".to_vec()]);
+    // A page that is gone is said so.
+    drop(b);
+    let gone = TransportError::PeerGone { name: "b".to_owned() };
+    let posted = to_b.post(&PeerId::new("b"), "a", b"more");
+    assert_eq!(posted, std::task::Poll::Ready(Err(gone)));
+}
+
+#[test]
+fn a_letter_in_the_name_of_an_agent_does_not_lead_its_answers_elsewhere() {
+    let page = Arc::new(OfferPage::default());
+    let mailboxes = Mailboxes::new(Arc::default(), page);
+    let [first, second] = [(); 2].map(|()| SharedMemory::new(Doorbell::WITH_MAIL).unwrap());
+    mailboxes.note("a", first.name());
+    mailboxes.note("a", second.name());
+    assert!(mailboxes.page_of("a").is_some_and(|page| page == first.name()));
+    drop(first);
+    mailboxes.note("a", second.name());
+    assert!(mailboxes.page_of("a").is_some_and(|page| page == second.name()));
+}
+
+#[test]
+fn a_page_without_a_mailbox_has_none() {
+    let old = SharedMemory::new(Doorbell::LENGTH).unwrap();
+    assert!(!Lane::default().claim(&old, None));
+    let mailboxes = Mailboxes::new(Arc::default(), Arc::default());
+    let name: SharedName = old.name();
+    mailboxes.open(&name);
+    assert!(mailboxes.get(&name).is_none());
+}
