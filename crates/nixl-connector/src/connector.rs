@@ -9,6 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use nixl_descriptor::{
     Access, BufferPool, Descriptor, DescriptorList, LeaseMode, Leased, Leases, Region,
 };
+use nixl_device::tcp_gives_up_after;
 use nixl_metadata::{
     Limits, NotificationKey, OfferTerms, OperationKind, RdmaMetadata, SerializedDescriptor,
 };
@@ -42,6 +43,8 @@ struct Shared {
     timeout: Option<Duration>,
     offers: Offers,
     draining: AtomicBool,
+    /// How long a peer's access may be on its way by TCP.
+    arrival: Duration,
 }
 
 /// How offers are made.
@@ -71,7 +74,8 @@ impl Connector {
 
     pub(crate) fn new(connection: Connection, timeout: Option<Duration>, offers: Offers) -> Self {
         let draining = AtomicBool::new(false);
-        Self { shared: Arc::new(Shared { connection, timeout, offers, draining }) }
+        let arrival = tcp_gives_up_after();
+        Self { shared: Arc::new(Shared { connection, timeout, offers, draining, arrival }) }
     }
 
     /// The name under which peers know this connector. It differs with every connector ever built.
@@ -418,7 +422,8 @@ impl Connector {
         };
         let claims = options.claim_demand().unwrap_or(defaults.claims);
         // A late access meets memory of the pool that is still mapped.
-        BufferPool::global().retain_for(life_time.saturating_add(connection.skew()));
+        let late = connection.skew().saturating_add(self.shared.arrival);
+        BufferPool::global().retain_for(life_time.saturating_add(late));
         let metadata = RdmaMetadata::new(kind, descriptors, agent, key.clone())?
             .with_peer(connection.info().clone())
             .with_shares(executor.shares(&local))?

@@ -5,16 +5,22 @@
 //! | a process of this host, which has claimed the offer by its slot | it has ended; no process that started after the offer was made, as a child of its fork would have, has the shared memory of the offer open or mapped; and every TCP socket of this process whose other end is on this host and has no owner any more is past its end of stream |
 //! | an agent that has claimed the offer by a message, or any holder of the metadata | no NIC writes memory here, and every TCP socket of this process that leads to another one is past its end of stream |
 //!
+//! Reads of offers whose life time is over are none of these: which initiators have begun one is not known. They have arrived once
+//! nothing waits in this process's sockets that came before (it may have been stopped), and no connection to another host can still
+//! bring one (the network may have been cut).
+//!
 //! A socket is past its end of stream once nothing in it waits to be read. The engine's progress thread may be about to write to
 //! memory what it has read last, so a proof has to hold at two checks in a row.
 #![allow(unsafe_code, reason = "promises what proofs must keep")]
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use nixl_descriptor::DescriptorList;
 use nixl_device::{
     FileIdentity, Holders, ProcessError, ProcessWatch, SocketsError, TcpSocket, TcpState,
-    is_this_host,
+    is_this_host, tcp_gives_up_after,
 };
 use nixl_ops::{Claimant, QuietProof, QuietWatch, Transport};
 
@@ -49,6 +55,10 @@ unsafe impl QuietProof for Proofs {
             _ => Subject::AnyHost,
         };
         Box::new(Watch { subject, held: false })
+    }
+
+    fn reads(&self, ago: Duration) -> Box<dyn QuietWatch> {
+        Box::new(Reads { ago, made: Instant::now(), waits: None })
     }
 }
 
@@ -117,6 +127,67 @@ unsafe impl QuietWatch for Watch {
             Subject::Nic => false,
         };
         std::mem::replace(&mut self.held, holds) && holds
+    }
+}
+
+/// Reads that were begun in time.
+#[derive(Debug)]
+struct Reads {
+    /// How long the offers had ended when this was made.
+    ago: Duration,
+    made: Instant,
+    /// The sockets that were open then and may hold a read, and how often each was seen empty since.
+    waits: Option<HashMap<Ends, u32>>,
+}
+
+/// What names a socket also before it is accepted: both addresses, or its number if the kernel does not tell them.
+type Ends = (Option<SocketAddr>, Option<SocketAddr>, u64);
+
+fn ends(socket: &TcpSocket) -> Ends {
+    let inode = if socket.remote.is_some() { 0 } else { socket.inode };
+    (socket.local, socket.remote, inode)
+}
+
+impl Reads {
+    /// Whether a socket counts that is not known, or leads to another host.
+    fn may_bring_more(&self) -> bool {
+        self.ago.saturating_add(self.made.elapsed()) < tcp_gives_up_after()
+    }
+
+    fn note(&mut self, sockets: &[TcpSocket]) {
+        let may_bring_more = self.may_bring_more();
+        let counts = |socket: &&TcpSocket| {
+            let listens = socket.state == TcpState::Listen;
+            !listens && !socket.is_past_end_of_stream()
+        };
+        let open: HashMap<_, _> = sockets.iter().filter(counts).map(|s| (ends(s), s)).collect();
+        let waits = self.waits.get_or_insert_with(|| open.keys().map(|ends| (*ends, 0)).collect());
+        waits.retain(|ends, seen| {
+            let Some(socket) = open.get(ends) else { return false };
+            let is_near = socket.remote.is_some_and(|remote| is_this_host(remote.ip()));
+            if may_bring_more && !is_near {
+                return true;
+            }
+            let is_empty = socket.unread.map_or(!may_bring_more, |unread| unread == 0);
+            *seen += u32::from(is_empty);
+            *seen < 2
+        });
+    }
+}
+
+// SAFETY: an initiator begins no read once the life time of its offer is over. One that it had begun has been sent, or never will be:
+// it is in a socket that was open then. A socket that is empty has been read since; at the second time the engine's thread has
+// answered what it had read by the first. From this host what is sent is in the socket at once; from another one it arrives before
+// that gives the connection up.
+unsafe impl QuietWatch for Reads {
+    fn is_quiet(&mut self) -> bool {
+        match TcpSocket::all_of_this_process() {
+            Ok(sockets) => self.note(&sockets),
+            // Time tells.
+            Err(_) if self.may_bring_more() => return false,
+            Err(_) => return true,
+        }
+        self.waits.as_ref().is_some_and(HashMap::is_empty)
     }
 }
 

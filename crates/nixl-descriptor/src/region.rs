@@ -151,6 +151,12 @@ impl Region {
         self.memory().is_owned_by::<T>()
     }
 
+    /// Whether it is a buffer of a [`BufferPool`](crate::BufferPool), whose addresses stay mapped when the last handle is gone.
+    #[must_use]
+    pub fn is_pooled(&self) -> bool {
+        self.0.whole.is_some()
+    }
+
     pub(crate) fn memory(&self) -> &Arc<Memory> {
         &self.0.memory
     }

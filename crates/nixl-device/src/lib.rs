@@ -46,6 +46,6 @@ pub use process::{
     ExitWatch, FileIdentity, Holders, ProcessError, ProcessExits, ProcessIdentity, ProcessWatch,
     memfd_holders, proc_is_of_this_namespace,
 };
-pub use sockets::{SocketsError, TcpSocket, TcpState, is_this_host};
+pub use sockets::{SocketsError, TcpSocket, TcpState, is_this_host, tcp_gives_up_after};
 pub use topology::Topology;
 pub use tree::Note;

@@ -4,7 +4,9 @@ mod attribution;
 mod host;
 mod netlink;
 mod proc_net;
+mod retries;
 mod tcp;
 
 pub use host::is_this_host;
+pub use retries::tcp_gives_up_after;
 pub use tcp::{SocketsError, TcpSocket, TcpState};

@@ -2,6 +2,7 @@
 
 mod entry;
 mod quiet;
+mod reads;
 mod retained;
 mod spec;
 mod table;

@@ -16,6 +16,9 @@ pub(super) const WARM: usize = 64 << 20;
 pub(super) const WINDOW: Duration = Duration::from_secs(1);
 /// The life time of an offer, and the difference of two hosts' clocks.
 pub(super) const RETENTION: Duration = Duration::from_secs(660);
+/// How long a slab is still kept once its time was seen to be over. Time also passes while the process is stopped, and what was sent
+/// to it then is read in this time.
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// Mappings that are kept for late writes at most, of the 65,530 that a process may have, and their bytes: tables of pages
 /// take a 500th of that.
 pub(super) const MAX_RETIRED: usize = 4096;
@@ -33,6 +36,8 @@ pub(super) struct Stock {
     retired: VecDeque<(Instant, Arc<Slab>)>,
     peak: Peak,
     retention: Duration,
+    /// When the oldest retired slab's time was seen to be over.
+    seen_over: Option<Instant>,
     buffers: usize,
     /// Bytes of blocks in use, of free blocks that may have pages, and of slabs of both kinds.
     used: usize,
@@ -88,6 +93,7 @@ impl Stock {
             retired: VecDeque::new(),
             peak: Peak { since: now, now: 0, before: 0 },
             retention: RETENTION,
+            seen_over: None,
             buffers: 0,
             used: 0,
             warm: 0,
@@ -166,10 +172,11 @@ impl Stock {
         {
             cleared.withdrawn.extend(self.retire(id));
         }
+        let may_unmap = self.grace_is_over(now);
         while cleared.unmapped.len() < most
             && let Some(&(since, _)) = self.retired.front()
         {
-            let over = now.saturating_duration_since(since) >= self.retention;
+            let over = may_unmap && self.is_over(since, now);
             let early = self.retired.len() > MAX_RETIRED || self.retired_bytes > MAX_RETIRED_BYTES;
             if !over && !early {
                 break;
@@ -181,6 +188,24 @@ impl Stock {
             }
         }
         cleared
+    }
+
+    fn is_over(&self, since: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(since) >= self.retention
+    }
+
+    /// Whether the oldest retired slab was seen to be over a while ago, but not so long that the process may have been stopped since.
+    fn grace_is_over(&mut self, now: Instant) -> bool {
+        if self.retired.front().is_none_or(|(since, _)| !self.is_over(*since, now)) {
+            self.seen_over = None;
+            return false;
+        }
+        let seen = *self.seen_over.get_or_insert(now);
+        let passed = now.saturating_duration_since(seen);
+        if passed > 2 * GRACE {
+            self.seen_over = Some(now);
+        }
+        (GRACE..=2 * GRACE).contains(&passed)
     }
 
     fn retire(&mut self, id: RegionId) -> Option<Arc<Slab>> {
@@ -198,6 +223,10 @@ impl Stock {
         let too_much = self.warm > WARM && !self.idle.is_empty();
         let cooled = too_much.then_some(self.peak.since + 2 * WINDOW);
         let over = self.retired.front().and_then(|(since, _)| since.checked_add(self.retention));
+        let over = match self.seen_over {
+            Some(seen) if over.is_some() => seen.checked_add(GRACE),
+            _ => over,
+        };
         cooled.into_iter().chain(over).min()
     }
 

@@ -28,13 +28,19 @@ pub unsafe trait QuietProof: Send + Sync + fmt::Debug {
     /// thread.
     fn watch(&self, peer: &Claimant, memory: &DescriptorList, age: Duration)
     -> Box<dyn QuietWatch>;
+
+    /// A watch over reads of offers whose life time was over `ago`: peers begin none any more, and one that was begun before may
+    /// be under way, also after a silence of the peer, the network or this process. Made and asked on the connection's blocking
+    /// thread.
+    fn reads(&self, ago: Duration) -> Box<dyn QuietWatch>;
 }
 
 /// A watch over one peer.
 ///
 /// # Safety
 ///
-/// Once [`is_quiet`](Self::is_quiet) was true, the peer accesses no memory of this process that was offered before.
+/// Once [`is_quiet`](Self::is_quiet) was true, the peer accesses no memory of this process that was offered before; of reads, none
+/// accesses that of the offers.
 #[allow(unsafe_code, reason = "declares what proofs promise")]
 pub unsafe trait QuietWatch: Send + fmt::Debug {
     /// *Blocking.* Whether it is proven that the peer touches no memory of this process any more. Asked about three times a

@@ -39,6 +39,12 @@ impl Retained {
         self.until
     }
 
+    /// Whether addresses of it may be without memory once it is freed: a read that is still under way would end the process.
+    pub(super) fn may_vanish(&self) -> bool {
+        let memory = self.held.as_ref().map(|(_, memory)| memory);
+        memory.is_some_and(|memory| memory.iter().any(|d| !d.region().is_pooled()))
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }

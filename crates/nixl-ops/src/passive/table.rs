@@ -9,6 +9,7 @@ use nixl_metadata::NotificationKey;
 
 use super::entry::{PassiveEntry, Watching};
 use super::quiet::QuietProof;
+use super::reads::LateReads;
 use super::retained::Retained;
 use super::spec::OfferSpec;
 use super::telemetry::note_second_completion;
@@ -55,6 +56,8 @@ pub(crate) struct PassiveTable {
     /// Whether the peers of the quarantine are being asked about on the blocking thread.
     checking: AtomicBool,
     retained: Mutex<VecDeque<Retained>>,
+    /// What of it has outlived the life time of its offer.
+    late_reads: Arc<LateReads>,
     ended: Mutex<EndedKeys>,
     /// The earliest moment at which an entry wants [`expire`](Self::expire), in nanoseconds.
     next_expiry: AtomicU64,
@@ -108,6 +111,7 @@ impl PassiveTable {
             dormant: AtomicUsize::new(0),
             checking: AtomicBool::new(false),
             retained: Mutex::new(VecDeque::new()),
+            late_reads: Arc::default(),
             ended: Mutex::new(EndedKeys::default()),
             next_expiry: AtomicU64::new(u64::MAX),
             proofs: OnceLock::new(),
@@ -183,6 +187,7 @@ impl PassiveTable {
         for retained in lock(&self.retained).iter() {
             stats.retained.add(retained.bytes());
         }
+        self.late_reads.each(|retained| stats.retained.add(retained.bytes()));
         stats.second_completions = lock(&self.ended).again;
         stats
     }
@@ -217,7 +222,12 @@ impl PassiveTable {
     /// A reader is done with an offer that was given up. Returns whether there is such an offer.
     fn read_late(&self, key: &[u8]) -> bool {
         let mut retained = lock(&self.retained);
-        let Some(at) = retained.iter().position(|memory| memory.is_of(key)) else { return false };
+        let Some(at) = retained.iter().position(|memory| memory.is_of(key)) else {
+            drop(retained);
+            let Some(freed) = self.late_reads.read(key) else { return false };
+            freed.into_iter().for_each(Retained::free);
+            return true;
+        };
         let over = retained.get_mut(at).is_some_and(Retained::read);
         let freed = if over { retained.swap_remove_back(at) } else { None };
         drop(retained);
@@ -227,7 +237,7 @@ impl PassiveTable {
 
     /// Whether memory is retained for peers that may be reading it.
     pub(crate) fn retains(&self) -> bool {
-        !lock(&self.retained).is_empty()
+        !lock(&self.retained).is_empty() || !self.late_reads.is_empty()
     }
 
     /// Ends the operations whose slots say so. `copied` gets those that are complete while this process copies them. Returns
@@ -328,10 +338,25 @@ impl PassiveTable {
             }
         }
         drop(retained);
-        // Freed outside the lock.
-        over.into_iter().for_each(Retained::free);
         if let Some(next) = next {
             self.wake_by(next);
+        }
+        // Freed outside the lock.
+        let (late, over): (Vec<_>, Vec<_>) =
+            over.into_iter().partition(|memory| memory.may_vanish() && self.proofs.get().is_some());
+        over.into_iter().for_each(Retained::free);
+        self.late_reads.add(late);
+        self.check_late_reads(now);
+    }
+
+    fn check_late_reads(&self, now: Duration) {
+        let Some(proofs) = self.proofs.get().filter(|_| !self.late_reads.is_empty()) else {
+            return;
+        };
+        self.wake_by(now.saturating_add(Self::CHECK));
+        if self.late_reads.begin_check() {
+            let (reads, quiet) = (Arc::clone(&self.late_reads), Arc::clone(&proofs.quiet));
+            proofs.background.run(Box::new(move || reads.check(&*quiet, now)));
         }
     }
 

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use nixl_descriptor::{
-    ReclaimError, Region, RegionSpan, RegisterError, Registered, Registrar, RegistrarId,
-    Registration, Retired,
+    BufferPool, ReclaimError, Region, RegionSpan, RegisterError, Registered, Registrar,
+    RegistrarId, Registration, Retired,
 };
 use nixl_ops::{
     CancelOutcome, ClaimDemand, Claimant, Held, Next, Offer, OfferSpec, OperationError,
@@ -154,6 +154,58 @@ fn memory_is_retained_as_long_as_each_offers_own_life_time_and_skew_say() {
         }
     }
     assert!(regions.iter().all(|(_, region)| region.is_none()));
+}
+
+#[test]
+fn memory_that_would_vanish_is_retained_until_reads_have_arrived() {
+    let mut world = World::new();
+    let (proofs, jobs) = world.proving();
+    let (memory, region) = Memory::over(vec![0; 8]);
+    world.readable(Offering::readable().readers(1), &memory).metadata();
+    let (read, _other) = Memory::over(vec![0; 8]);
+    let offer = world.readable(Offering::readable().readers(1), &read);
+    let key = offer.metadata().notification_key().clone();
+    drop((offer, memory, read));
+    world.clock.advance(OfferSpec::LIFE_TIME + SKEW);
+    for _ in 0..3 {
+        world.reactor.turn();
+        jobs.run_all();
+        world.clock.advance(CHECK);
+    }
+    assert_eq!(counts(world.driver.stats().retained), (2, 16));
+    assert_eq!(*proofs.reads.lock().unwrap(), [Duration::ZERO], "one watch for both");
+    // A reader's late word is as good.
+    world.inbox.push(key.as_bytes());
+    world.reactor.turn();
+    assert_eq!(counts(world.driver.stats().retained), (1, 8));
+    // What ends later has a watch of its own.
+    let (later, _other) = Memory::over(vec![0; 8]);
+    world.readable(Offering::readable().readers(1), &later).metadata();
+    drop(later);
+    world.clock.advance(OfferSpec::LIFE_TIME + SKEW);
+    proofs.quiet.store(true, Ordering::SeqCst);
+    world.reactor.turn();
+    jobs.run_all();
+    assert_eq!(counts(world.driver.stats().retained), (1, 8));
+    assert_eq!(region.try_into_vec().unwrap().len(), 8);
+    world.clock.advance(CHECK);
+    world.reactor.turn();
+    jobs.run_all();
+    assert_eq!(counts(world.driver.stats().retained), (0, 0));
+    assert_eq!(proofs.reads.lock().unwrap().len(), 2);
+}
+
+#[test]
+fn memory_of_the_pool_is_free_when_the_life_time_is_over() {
+    let mut world = World::new();
+    let (proofs, _jobs) = world.proving();
+    let memory = Memory::from(BufferPool::global().buffer(8).unwrap());
+    world.readable(Offering::readable().readers(1), &memory).metadata();
+    assert_eq!(counts(world.driver.stats().retained), (1, 8));
+    world.clock.advance(OfferSpec::LIFE_TIME + SKEW);
+    world.reactor.turn();
+    assert_eq!(counts(world.driver.stats().retained), (0, 0));
+    assert!(proofs.reads.lock().unwrap().is_empty(), "its addresses stay mapped");
 }
 
 #[test]

@@ -358,6 +358,8 @@ pub(crate) struct Proofs {
     /// The peers that were watched.
     pub(crate) watched: Arc<Mutex<Vec<Claimant>>>,
     pub(crate) asked: Arc<AtomicUsize>,
+    /// The times since the ends of offers whose reads were watched.
+    pub(crate) reads: Arc<Mutex<Vec<Duration>>>,
 }
 
 // SAFETY: no peer accesses any memory in these tests.
@@ -365,6 +367,11 @@ pub(crate) struct Proofs {
 unsafe impl QuietProof for Proofs {
     fn watch(&self, peer: &Claimant, _: &DescriptorList, _: Duration) -> Box<dyn QuietWatch> {
         self.watched.lock().unwrap().push(peer.clone());
+        Box::new(self.clone())
+    }
+
+    fn reads(&self, ago: Duration) -> Box<dyn QuietWatch> {
+        self.reads.lock().unwrap().push(ago);
         Box::new(self.clone())
     }
 }

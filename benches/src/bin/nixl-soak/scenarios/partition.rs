@@ -9,13 +9,15 @@ use rustix::process::Signal;
 use super::network::Network;
 use super::{Bench, Trial, Variant};
 use crate::growth::Pace;
-use crate::messages::{Executor, Load, Setup};
+use crate::messages::{Executor, Load, Memory, Setup};
 use crate::process::{Node, Place};
 use crate::side::Side;
 use crate::watch;
 
 /// Deadline of operations and offers.
 const DEADLINE_MS: u64 = 500;
+/// The life time of offers. It is over before a silence is: what was sent in time arrives when the memory would be free.
+const LIFE_TIME_MS: u64 = 600;
 /// How long the engine may take to be quiet afterwards. Both together are shorter than the shortest silence, so that the
 /// end of it is met by operations that were given up.
 const DRAIN_MS: u64 = 300;
@@ -46,7 +48,7 @@ pub(super) fn variants() -> Vec<Variant> {
 fn stopped(executor: Executor, place: Place, bench: &mut Bench, trial: &mut Trial) -> Result<()> {
     let setups = [setup(executor, bench), setup(executor, bench)];
     let [owner, reader] = bench.start(place, setups)?;
-    silences(bench, trial, owner, reader, &mut |owner, is_silent| {
+    silences(bench, trial, Memory::Vec, owner, reader, &mut |owner, is_silent| {
         owner.signal(if is_silent { Signal::STOP } else { Signal::CONT })
     })
 }
@@ -64,12 +66,14 @@ fn cut(bench: &mut Bench, trial: &mut Trial) -> Result<()> {
     for node in [&mut owner, &mut reader] {
         node.ready()?;
     }
-    silences(bench, trial, owner, reader, &mut |_, is_silent| network.set(!is_silent))
+    // The application's own memory would come back only once TCP has given the connection up, after a quarter of an hour.
+    let memory = Memory::Buffer;
+    silences(bench, trial, memory, owner, reader, &mut |_, is_silent| network.set(!is_silent))
 }
 
 fn setup(executor: Executor, bench: &mut Bench) -> Setup {
     let setup = bench.setup(executor);
-    Setup { timeout_ms: DEADLINE_MS, life_time_ms: 3000, drain_ms: DRAIN_MS, ..setup }
+    Setup { timeout_ms: DEADLINE_MS, life_time_ms: LIFE_TIME_MS, drain_ms: DRAIN_MS, ..setup }
 }
 
 /// The silence of a round: a second, but in one round out of four of a long run ten, and in one of them a hundred.
@@ -86,6 +90,7 @@ fn silence(round: usize, is_quick: bool) -> Duration {
 fn silences(
     bench: &mut Bench,
     trial: &mut Trial,
+    memory: Memory,
     mut owner: Node,
     mut reader: Node,
     silent: &mut dyn FnMut(&Node, bool) -> Result<()>,
@@ -95,7 +100,7 @@ fn silences(
     let mut rounds = 0;
     while trial.goes_on(rounds, 4) {
         let silence = silence(rounds, trial.time.is_none());
-        let load = load(bench, &owner, silence);
+        let load = load(bench, &owner, memory, silence);
         reader.begin(&load)?;
         thread::sleep(Duration::from_millis(bench.random.between(100, 200)));
         silent(&owner, true)?;
@@ -138,10 +143,10 @@ fn silences(
     Ok(())
 }
 
-fn load(bench: &mut Bench, owner: &Node, silence: Duration) -> Load {
+fn load(bench: &mut Bench, owner: &Node, memory: Memory, silence: Duration) -> Load {
     let ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX) + 300;
     let load = bench.load(owner, ms);
-    Load { timeout_ms: DEADLINE_MS, ahead: 3, lenient: true, ..load }
+    Load { memory, timeout_ms: DEADLINE_MS, ahead: 3, lenient: true, ..load }
 }
 
 #[cfg(test)]
@@ -151,6 +156,7 @@ mod tests {
     #[test]
     fn silences_outlive_deadline_and_drain() {
         assert!(silence(0, true) > Duration::from_millis(DEADLINE_MS + DRAIN_MS));
+        assert!(silence(0, true) > Duration::from_millis(LIFE_TIME_MS));
         let seconds: Vec<_> = (0..16).map(|round| silence(round, false).as_secs()).collect();
         assert_eq!(seconds.iter().filter(|&&s| s == 10).count(), 3);
         assert_eq!(seconds.iter().filter(|&&s| s == 100).count(), 1);
