@@ -43,6 +43,7 @@
 
 mod api;
 mod callback;
+mod capture;
 mod context;
 mod copy;
 mod device;
@@ -52,6 +53,8 @@ mod error;
 mod event;
 #[cfg(test)]
 mod fake;
+mod foreign_stream;
+mod functions;
 mod gpu_direct;
 mod gpu_link;
 mod hold;
@@ -74,12 +77,14 @@ mod unavailable;
 mod uses;
 
 pub use callback::HostCallback;
+pub use capture::{RelaxedCapture, relax_capture};
 pub use context::{Context, Current, MemoryInfo};
 pub use copy::{Buffer, CopyError};
 pub use device::{CudaDevice, DeviceUuid, devices};
 pub use device_memory::DeviceMemory;
 pub use error::{CudaError, CudaErrorClass, DeviceError};
 pub use event::{Event, IpcEventHandle};
+pub use foreign_stream::ForeignStreamError;
 pub use gpu_direct::{
     GpuDirectAttributes, LocalGpuDirect, NicLink, Verdict, local_gpu_direct, nic_links,
 };

@@ -50,7 +50,8 @@ macro_rules! api {
         required { $($field:ident = $symbol:literal ($($kind:ty),* $(,)?);)* }
         optional { $($maybe:ident = $maybe_symbol:literal ($($maybe_kind:ty),* $(,)?);)* }
     ) => {
-        /// The functions. Each has the signature that `cuda.h` gives for its symbol.
+        /// The functions. Each has the signature that `cuda.h` gives for its symbol. They are called through
+        /// [`Functions`](super::functions::Functions) alone.
         #[derive(Clone)]
         pub(super) struct Api {
             $(pub(super) $field: unsafe extern "C" fn($($kind),*) -> i32,)*
@@ -89,6 +90,9 @@ api! {
         device_get_p2p_attribute = c"cuDeviceGetP2PAttribute" (*mut i32, i32, DeviceNumber, DeviceNumber);
         device_primary_ctx_retain = c"cuDevicePrimaryCtxRetain" (*mut Handle, DeviceNumber);
 
+        // Since 10.1. The new mode, in place of which it leaves the one before.
+        thread_exchange_stream_capture_mode = c"cuThreadExchangeStreamCaptureMode" (*mut i32);
+
         ctx_get_current = c"cuCtxGetCurrent" (*mut Handle);
         ctx_set_current = c"cuCtxSetCurrent" (Handle);
         ctx_synchronize = c"cuCtxSynchronize" ();
@@ -113,6 +117,7 @@ api! {
         stream_query = c"cuStreamQuery" (Handle);
         stream_synchronize = c"cuStreamSynchronize" (Handle);
         stream_wait_event = c"cuStreamWaitEvent" (Handle, Handle, u32);
+        stream_is_capturing = c"cuStreamIsCapturing" (Handle, *mut i32);
         stream_add_callback = c"cuStreamAddCallback" (Handle, StreamCallback, *mut c_void, u32);
 
         event_create = c"cuEventCreate" (*mut Handle, u32);

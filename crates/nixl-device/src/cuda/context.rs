@@ -3,18 +3,19 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use super::api::{Address, Api, DeviceNumber, Handle};
 use super::callback;
+use super::capture::RelaxedCapture;
 use super::driver::Driver;
 use super::error::{
     CudaError, DeviceError, NOT_PERMITTED, NOT_READY, NOT_SUPPORTED, PEER_ACCESS_ALREADY_ENABLED,
     PEER_ACCESS_UNSUPPORTED,
 };
+use super::functions::Functions;
 use super::lock::lock;
 use super::placement::Placement;
 use super::probe::loaded;
@@ -144,7 +145,8 @@ impl Context {
     }
 
     /// Makes this context current for the calling thread, for code that calls CUDA itself, until the guard is dropped;
-    /// then the one before is current again. Drop guards in the reverse order of their making.
+    /// then the one before is current again. Drop guards in the reverse order of their making. Until then the thread's
+    /// stream-capture mode is relaxed too: see [`relax_capture`](super::relax_capture).
     ///
     /// # Errors
     ///
@@ -163,16 +165,19 @@ impl Context {
             });
         }
         self.health()?;
+        let functions = self.functions();
+        // Before the calls below, which then find the mode as it should be.
+        let relaxed = functions.relax();
         let mut previous = 0;
         // SAFETY: the pointer is to a live variable, written during the call only.
-        let code = unsafe { (self.api().ctx_get_current)(&raw mut previous) };
+        let code = functions.call(|api| unsafe { (api.ctx_get_current)(&raw mut previous) });
         self.check("cuCtxGetCurrent", code)?;
         if previous != self.state.raw {
             // SAFETY: the context is retained for good.
-            let code = unsafe { (self.api().ctx_set_current)(self.state.raw) };
+            let code = functions.call(|api| unsafe { (api.ctx_set_current)(self.state.raw) });
             self.check("cuCtxSetCurrent", code)?;
         }
-        Ok(Current { context: *self, previous, not_send: PhantomData })
+        Ok(Current { context: *self, previous, _relaxed: relaxed })
     }
 
     /// Makes a call with this context current.
@@ -182,7 +187,7 @@ impl Context {
         function: impl FnOnce(&Api) -> i32,
     ) -> Result<(), CudaError> {
         let _current = self.enter_for(call)?;
-        self.check(call, function(self.api()))
+        self.check(call, self.functions().call(function))
     }
 
     /// Asks whether something is done, which is no error while it is not.
@@ -192,7 +197,7 @@ impl Context {
         function: impl FnOnce(&Api) -> i32,
     ) -> Result<bool, CudaError> {
         let _current = self.enter_for(call)?;
-        match function(self.api()) {
+        match self.functions().call(function) {
             NOT_READY => Ok(false),
             code => self.check(call, code).map(|()| true),
         }
@@ -228,8 +233,8 @@ impl Context {
         self.state.leaked.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn api(&self) -> &'static Api {
-        &self.state.driver.api
+    pub(super) fn functions(&self) -> &'static Functions {
+        &self.state.driver.functions
     }
 
     pub(super) fn raw(&self) -> Handle {
@@ -263,6 +268,10 @@ impl Context {
     }
 
     /// Waits, blocking, until the device has done everything that was queued in this context.
+    ///
+    /// Not while a stream of the context captures a CUDA graph: this is the one call here that the driver refuses then
+    /// whatever the capture mode, and the capture fails too. Nothing else of this library makes it;
+    /// [`Stream::synchronize`](super::Stream::synchronize) waits for one stream and is safe.
     ///
     /// # Errors
     ///
@@ -376,8 +385,8 @@ impl fmt::Debug for Context {
 pub struct Current {
     context: Context,
     previous: Handle,
-    /// What is current belongs to a thread.
-    not_send: PhantomData<*const ()>,
+    /// Dropped after the context before is current again. It ties this to its thread, to which what is current belongs.
+    _relaxed: RelaxedCapture,
 }
 
 impl Drop for Current {
@@ -385,7 +394,8 @@ impl Drop for Current {
         if self.previous != self.context.state.raw {
             // SAFETY: the handle is what the driver named as current, or null. If it is gone by now the call fails,
             // and nothing can be done about it.
-            unsafe { (self.context.api().ctx_set_current)(self.previous) };
+            let functions = self.context.functions();
+            functions.call(|api| unsafe { (api.ctx_set_current)(self.previous) });
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::api::DeviceNumber;
+use super::api::{Api, DeviceNumber};
 use super::driver::Driver;
 use super::error::{CudaError, DeviceError};
 use super::gpu_direct::GpuDirectAttributes;
@@ -99,30 +99,35 @@ fn describe(driver: &Driver, topology: &Topology, ordinal: u32) -> Result<CudaDe
 fn attribute(driver: &Driver, device: DeviceNumber, which: i32) -> Option<i32> {
     let mut value = 0;
     // SAFETY: the pointer is to a live integer, written during the call only.
-    let code = unsafe { (driver.api.device_get_attribute)(&raw mut value, which, device) };
+    let code = driver
+        .functions
+        .call(|api| unsafe { (api.device_get_attribute)(&raw mut value, which, device) });
     (code == 0).then_some(value)
 }
 
 fn uuid(driver: &Driver, device: DeviceNumber) -> Result<DeviceUuid, CudaError> {
     let mut bytes = [0; 16];
-    let get = (driver.api.device_get_uuid_v2).unwrap_or(driver.api.device_get_uuid);
-    // SAFETY: the pointer is to 16 live bytes, written during the call only.
-    let code = unsafe { get(&raw mut bytes, device) };
+    let code = driver.functions.call(|api| {
+        let get = api.device_get_uuid_v2.unwrap_or(api.device_get_uuid);
+        // SAFETY: the pointer is to 16 live bytes, written during the call only.
+        unsafe { get(&raw mut bytes, device) }
+    });
     driver.check("cuDeviceGetUuid", code)?;
     Ok(DeviceUuid(bytes))
 }
 
 fn name(driver: &Driver, device: DeviceNumber) -> Result<String, CudaError> {
-    text("cuDeviceGetName", driver, |buffer, len| {
+    text("cuDeviceGetName", driver, |api, buffer, len| {
         // SAFETY: the pointer is to as many live bytes as the length says, written during the call only.
-        unsafe { (driver.api.device_get_name)(buffer, len, device) }
+        unsafe { (api.device_get_name)(buffer, len, device) }
     })
 }
 
 fn total_memory(driver: &Driver, device: DeviceNumber) -> Result<u64, CudaError> {
     let mut bytes = 0;
     // SAFETY: the pointer is to a live variable, written during the call only.
-    let code = unsafe { (driver.api.device_total_mem)(&raw mut bytes, device) };
+    let code =
+        driver.functions.call(|api| unsafe { (api.device_total_mem)(&raw mut bytes, device) });
     driver.check("cuDeviceTotalMem", code)?;
     Ok(bytes as u64)
 }
@@ -132,9 +137,9 @@ pub(super) fn pci_address(
     driver: &Driver,
     device: DeviceNumber,
 ) -> Result<Option<PciAddress>, CudaError> {
-    let text = text("cuDeviceGetPCIBusId", driver, |buffer, len| {
+    let text = text("cuDeviceGetPCIBusId", driver, |api, buffer, len| {
         // SAFETY: the pointer is to as many live bytes as the length says, written during the call only.
-        unsafe { (driver.api.device_get_pci_bus_id)(buffer, len, device) }
+        unsafe { (api.device_get_pci_bus_id)(buffer, len, device) }
     })?;
     Ok(text.parse().ok())
 }
@@ -143,11 +148,13 @@ pub(super) fn pci_address(
 fn text(
     call: &'static str,
     driver: &Driver,
-    get: impl FnOnce(*mut c_char, i32) -> i32,
+    get: impl FnOnce(&Api, *mut c_char, i32) -> i32,
 ) -> Result<String, CudaError> {
     const LEN: u8 = 255;
     let mut buffer = [0_u8; LEN as usize + 1];
-    driver.check(call, get(buffer.as_mut_ptr().cast(), i32::from(LEN)))?;
+    let start = buffer.as_mut_ptr().cast();
+    let code = driver.functions.call(|api| get(api, start, i32::from(LEN)));
+    driver.check(call, code)?;
     Ok(match CStr::from_bytes_until_nul(&buffer) {
         Ok(text) => text.to_string_lossy().into_owned(),
         Err(_) => String::new(),

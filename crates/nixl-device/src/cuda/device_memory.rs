@@ -2,7 +2,7 @@
 
 use super::api::{Address, IpcBytes};
 use super::context::Context;
-use super::error::CudaError;
+use super::error::{CudaError, NOT_SUPPORTED};
 use super::ipc::IpcMemoryHandle;
 use super::memory_error::{MemoryError, checked_len};
 use super::pool::{Block, Loan};
@@ -85,15 +85,14 @@ impl DeviceMemory {
         use std::os::fd::{FromRawFd, OwnedFd};
         const CALL: &str = "cuMemGetHandleForAddressRange";
         const DMA_BUF_FD: i32 = 1;
-        let Some(export) = self.context.api().mem_get_handle_for_address_range else {
-            return Err(CudaError::not_supported(CALL));
-        };
         let mut descriptor: i32 = -1;
         let out = (&raw mut descriptor).cast();
         let (address, len) = (self.address, self.len);
-        // SAFETY: the memory is alive; for this kind of handle the call writes an `int`, during the call only.
-        let export = |_: &_| unsafe { export(out, address, len, DMA_BUF_FD, 0) };
-        self.context.call(CALL, export)?;
+        self.context.call(CALL, |api| match api.mem_get_handle_for_address_range {
+            // SAFETY: the memory is alive; for this kind of handle the call writes an `int`, during the call only.
+            Some(export) => unsafe { export(out, address, len, DMA_BUF_FD, 0) },
+            None => NOT_SUPPORTED,
+        })?;
         if descriptor < 0 {
             return Err(CudaError::not_supported(CALL));
         }

@@ -5,23 +5,25 @@ use std::fmt;
 use std::ptr;
 use std::sync::Mutex;
 
-use super::api::{Api, DeviceNumber};
+use super::api::DeviceNumber;
 use super::context::{Context, ContextState};
 use super::error::{CudaError, DeviceError};
+use super::functions::Functions;
 use super::lock::lock;
 use super::probe::CudaDriver;
 
 /// Lives as long as the process, like the library.
 pub(super) struct Driver {
-    pub(super) api: Api,
+    pub(super) functions: Functions,
     facts: CudaDriver,
     /// By ordinal. `None` until the device's primary context is first asked for.
     contexts: Vec<Mutex<Option<&'static ContextState>>>,
 }
 
 impl Driver {
-    pub(super) fn new(api: Api, facts: CudaDriver) -> Self {
-        Self { api, facts, contexts: (0..facts.device_count).map(|_| Mutex::default()).collect() }
+    pub(super) fn new(functions: Functions, facts: CudaDriver) -> Self {
+        let contexts = (0..facts.device_count).map(|_| Mutex::default()).collect();
+        Self { functions, facts, contexts }
     }
 
     pub(super) fn facts(&self) -> CudaDriver {
@@ -41,7 +43,8 @@ impl Driver {
     fn code_name(&self, code: i32) -> Option<&'static str> {
         let mut name = ptr::null();
         // SAFETY: the pointer is to a live variable, written during the call only.
-        let result = unsafe { (self.api.get_error_name)(code, &raw mut name) };
+        let result =
+            self.functions.call(|api| unsafe { (api.get_error_name)(code, &raw mut name) });
         if result != 0 || name.is_null() {
             return None;
         }
@@ -61,7 +64,7 @@ impl Driver {
         };
         let mut device = 0;
         // SAFETY: the pointer is to a live integer, written during the call only.
-        let code = unsafe { (self.api.device_get)(&raw mut device, index) };
+        let code = self.functions.call(|api| unsafe { (api.device_get)(&raw mut device, index) });
         self.check("cuDeviceGet", code)?;
         Ok(device)
     }
@@ -80,7 +83,9 @@ impl Driver {
         }
         let mut raw = 0;
         // SAFETY: as in `device`.
-        let code = unsafe { (self.api.device_primary_ctx_retain)(&raw mut raw, device) };
+        let code = self
+            .functions
+            .call(|api| unsafe { (api.device_primary_ctx_retain)(&raw mut raw, device) });
         self.check("cuDevicePrimaryCtxRetain", code)?;
         let state: &'static ContextState =
             Box::leak(Box::new(ContextState::new(self, ordinal, device, raw)));

@@ -15,6 +15,10 @@ pub(super) const NOT_READY: i32 = 600;
 pub(super) const PEER_ACCESS_ALREADY_ENABLED: i32 = 704;
 pub(super) const NOT_PERMITTED: i32 = 800;
 pub(super) const NOT_SUPPORTED: i32 = 801;
+// The codes about captures of CUDA graphs.
+const STREAM_CAPTURE_FIRST: i32 = 900;
+const STREAM_CAPTURE_LAST: i32 = 908;
+pub(super) const STREAM_CAPTURE_IMPLICIT: i32 = 906;
 
 /// A call of the CUDA driver failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, thiserror::Error)]
@@ -43,6 +47,9 @@ pub enum CudaErrorClass {
     NotSupported,
     /// There is no such device, or it cannot be used.
     InvalidDevice,
+    /// A stream is capturing a CUDA graph, with which the call conflicts. Nothing was done. Calls of this library do not
+    /// conflict with captures of other streams, but for [`Context::synchronize`](super::Context::synchronize).
+    StreamCapture,
     /// Anything else. Mostly an argument that the driver refuses.
     Other,
 }
@@ -59,6 +66,7 @@ impl CudaError {
                 CudaErrorClass::NotSupported
             }
             46 | NO_DEVICE | INVALID_DEVICE => CudaErrorClass::InvalidDevice,
+            STREAM_CAPTURE_FIRST..=STREAM_CAPTURE_LAST => CudaErrorClass::StreamCapture,
             _ => CudaErrorClass::Other,
         }
     }
@@ -89,6 +97,9 @@ impl CudaError {
     const fn advice(&self) -> &'static str {
         match self.class() {
             CudaErrorClass::Sticky => "; restart the process to use the device again",
+            CudaErrorClass::StreamCapture => {
+                "; a stream is capturing a CUDA graph: try again when the capture has ended"
+            }
             _ => "",
         }
     }
@@ -150,6 +161,10 @@ mod tests {
             (217, CudaErrorClass::NotSupported),
             (100, CudaErrorClass::InvalidDevice),
             (101, CudaErrorClass::InvalidDevice),
+            (899, CudaErrorClass::Other),
+            (900, CudaErrorClass::StreamCapture),
+            (908, CudaErrorClass::StreamCapture),
+            (909, CudaErrorClass::Other),
             (1, CudaErrorClass::Other),
             (600, CudaErrorClass::Other),
             (999, CudaErrorClass::Other),

@@ -84,21 +84,6 @@ impl Event {
             .call("cuEventRecord", |api| unsafe { (api.event_record)(self.raw, stream.as_raw()) })
     }
 
-    /// Moves the event to the end of what is queued now on a stream that somebody else made, such as a framework's: to
-    /// order work after it with [`Stream::wait`].
-    ///
-    /// # Errors
-    ///
-    /// What the driver says.
-    ///
-    /// # Safety
-    ///
-    /// `stream` is a `CUstream` of the event's context that is alive during the call, or 0 for the default stream.
-    pub unsafe fn record_on_foreign(&self, stream: usize) -> Result<(), CudaError> {
-        // SAFETY: the event is alive, and the caller vouches for the stream.
-        self.context.call("cuEventRecord", |api| unsafe { (api.event_record)(self.raw, stream) })
-    }
-
     /// Whether the device has passed the event. Takes one or two microseconds and never waits.
     ///
     /// # Errors

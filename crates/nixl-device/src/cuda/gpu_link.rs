@@ -69,8 +69,9 @@ fn links(
             let attribute = |which| {
                 let mut value = 0;
                 // SAFETY: the pointer is to a live integer, written during the call only.
-                let code =
-                    unsafe { (driver.api.device_get_p2p_attribute)(&raw mut value, which, a, b) };
+                let code = driver.functions.call(|api| unsafe {
+                    (api.device_get_p2p_attribute)(&raw mut value, which, a, b)
+                });
                 (code == 0).then_some(value)
             };
             links.push(GpuLink {
@@ -90,7 +91,9 @@ fn links(
 fn can_access(driver: &Driver, from: i32, to: i32) -> Result<bool, CudaError> {
     let mut possible = 0;
     // SAFETY: the pointer is to a live integer, written during the call only.
-    let code = unsafe { (driver.api.device_can_access_peer)(&raw mut possible, from, to) };
+    let code = driver
+        .functions
+        .call(|api| unsafe { (api.device_can_access_peer)(&raw mut possible, from, to) });
     driver.check("cuDeviceCanAccessPeer", code)?;
     Ok(possible != 0)
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::api::Api;
 use super::driver::Driver;
 use super::error::NO_DEVICE;
+use super::functions::Functions;
 use super::unavailable::CudaUnavailable;
 
 /// A CUDA driver with at least one device.
@@ -43,33 +44,39 @@ pub fn is_available() -> bool {
     probe().is_ok()
 }
 
+static DRIVER: OnceLock<Result<Driver, CudaUnavailable>> = OnceLock::new();
+
 /// The driver of this process.
 pub(super) fn loaded() -> Result<&'static Driver, CudaUnavailable> {
-    static DRIVER: OnceLock<Result<Driver, CudaUnavailable>> = OnceLock::new();
     DRIVER
         .get_or_init(|| {
             // Not `libcuda.so`: where only the toolkit is installed that is a stub, whose calls all fail.
-            let api = Api::load("libcuda.so.1")?;
-            let facts = query(&api)?;
-            Ok(Driver::new(api, facts))
+            let functions = Functions::new(Api::load("libcuda.so.1")?);
+            let facts = query(&functions)?;
+            Ok(Driver::new(functions, facts))
         })
         .as_ref()
         .map_err(Clone::clone)
 }
 
-pub(super) fn query(api: &Api) -> Result<CudaDriver, CudaUnavailable> {
+/// The driver of this process, if it is loaded already.
+pub(super) fn if_loaded() -> Option<&'static Driver> {
+    DRIVER.get()?.as_ref().ok()
+}
+
+pub(super) fn query(functions: &Functions) -> Result<CudaDriver, CudaUnavailable> {
     // SAFETY: takes no pointer; 0 is the only value allowed.
-    match unsafe { (api.init)(0) } {
+    match functions.call(|api| unsafe { (api.init)(0) }) {
         NO_DEVICE => return Err(CudaUnavailable::NoDevices),
         code => check("cuInit", code)?,
     }
     let mut version = 0;
     // SAFETY: the pointer is to a live integer, written during the call only.
-    let code = unsafe { (api.driver_get_version)(&raw mut version) };
+    let code = functions.call(|api| unsafe { (api.driver_get_version)(&raw mut version) });
     check("cuDriverGetVersion", code)?;
     let mut count = 0;
     // SAFETY: as above.
-    let code = unsafe { (api.device_get_count)(&raw mut count) };
+    let code = functions.call(|api| unsafe { (api.device_get_count)(&raw mut count) });
     check("cuDeviceGetCount", code)?;
     match u32::try_from(count) {
         Ok(device_count) if device_count > 0 => {
@@ -132,7 +139,10 @@ mod tests {
 
     #[test]
     fn a_working_driver_is_described() {
-        assert_eq!(query(&fake::api()), Ok(CudaDriver { driver_version: 12_080, device_count: 2 }));
+        assert_eq!(
+            query(&Functions::new(fake::api())),
+            Ok(CudaDriver { driver_version: 12_080, device_count: 2 })
+        );
     }
 
     #[test]
@@ -142,13 +152,13 @@ mod tests {
             Api { device_get_count: count::<0>, ..fake::api() },
             Api { device_get_count: count::<-1>, ..fake::api() },
         ] {
-            assert_eq!(query(&api), Err(CudaUnavailable::NoDevices));
+            assert_eq!(query(&Functions::new(api)), Err(CudaUnavailable::NoDevices));
         }
     }
 
     #[test]
     fn each_refused_call_is_named_with_its_code() {
-        let message = |api: Api| query(&api).map_err(|error| error.to_string());
+        let message = |api: Api| query(&Functions::new(api)).map_err(|error| error.to_string());
         assert_eq!(
             message(Api { init: init_fails::<999>, ..fake::api() }),
             Err("cuInit failed with CUDA_ERROR_UNKNOWN (999)".to_owned())

@@ -4,7 +4,7 @@ use std::ptr;
 
 use super::api::CopyAttributes;
 use super::context::Context;
-use super::error::{CudaError, INVALID_VALUE};
+use super::error::{CudaError, INVALID_VALUE, NOT_SUPPORTED};
 use super::stream::Stream;
 
 impl Stream {
@@ -115,23 +115,20 @@ impl Stream {
         let first = 0;
         let (dsts, srcs, lens) = (dsts.as_ptr(), srcs.as_ptr(), lens.as_ptr());
         let (attributes, first) = (ptr::from_ref(&attributes), ptr::from_ref(&first));
-        let api = self.context().api();
-        if let Some(batch) = api.memcpy_batch_async_v2 {
+        let mut at_fault = 0;
+        let at_fault = &raw mut at_fault;
+        self.context().call(CALL, |api| match (api.memcpy_batch_async_v2, api.memcpy_batch_async) {
             // SAFETY: the lists have `count` elements, attributes and index one; all live during the call. The caller
             // vouches for the addresses.
-            self.context().call(CALL, |_| unsafe {
+            (Some(batch), _) => unsafe {
                 batch(dsts, srcs, lens, count, attributes, first, 1, self.as_raw())
-            })
-        } else if let Some(batch) = api.memcpy_batch_async {
-            let mut at_fault = 0;
-            let at_fault = &raw mut at_fault;
+            },
             // SAFETY: as above; the last pointer is to a live variable, written during the call only.
-            self.context().call(CALL, |_| unsafe {
+            (None, Some(batch)) => unsafe {
                 batch(dsts, srcs, lens, count, attributes, first, 1, at_fault, self.as_raw())
-            })
-        } else {
-            Err(CudaError::not_supported(CALL))
-        }
+            },
+            (None, None) => NOT_SUPPORTED,
+        })
     }
 }
 
@@ -139,7 +136,8 @@ impl Context {
     /// Whether [`Stream::copy_batch_async`] is there: with drivers of CUDA 12.8 and newer.
     #[must_use]
     pub fn has_batch_copy(&self) -> bool {
-        self.api().memcpy_batch_async.is_some() || self.api().memcpy_batch_async_v2.is_some()
+        self.functions()
+            .call(|api| api.memcpy_batch_async.is_some() || api.memcpy_batch_async_v2.is_some())
     }
 }
 

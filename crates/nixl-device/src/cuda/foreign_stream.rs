@@ -1,0 +1,78 @@
+//! Streams that are not of this library, such as a framework's.
+
+use super::context::Context;
+use super::error::{CudaError, STREAM_CAPTURE_IMPLICIT};
+use super::event::Event;
+
+/// Why a point in a stream of the caller's cannot be marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ForeignStreamError {
+    /// The stream captures a CUDA graph. Its queue is left alone, and the capture goes on.
+    #[error(
+        "stream {stream:#x} is capturing a CUDA graph: nothing that it is given runs before the graph is launched, so there \
+         is no work to wait for; mark the stream before the capture begins, or after a launch of the graph the stream that \
+         it was launched on"
+    )]
+    Capturing {
+        /// The `CUstream`.
+        stream: usize,
+    },
+    /// The default stream waits for every blocking stream of its context, and one of those captures a CUDA graph. The
+    /// capture goes on.
+    #[error(
+        "the default stream of cuda:{ordinal} cannot be used while a blocking stream of that GPU is capturing a CUDA graph; \
+         wait until the capture has ended, or capture on a stream made with CU_STREAM_NON_BLOCKING"
+    )]
+    DefaultStream {
+        /// The GPU's ordinal.
+        ordinal: u32,
+    },
+    /// A call failed.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+}
+
+impl Event {
+    /// Moves the event to the end of what is queued now on a stream that the caller made, such as a framework's: to order
+    /// work after it with [`Stream::wait`](super::Stream::wait).
+    ///
+    /// # Errors
+    ///
+    /// [`ForeignStreamError`]: the stream captures a CUDA graph, which is found out before anything is queued; or what the
+    /// driver says. A capture that another thread begins on the stream during this call may get the event.
+    ///
+    /// # Safety
+    ///
+    /// `stream` is a `CUstream` of the event's context that is alive during the call, or 0 for the default stream.
+    pub unsafe fn record_on_foreign(&self, stream: usize) -> Result<(), ForeignStreamError> {
+        // SAFETY: the caller vouches for the stream.
+        unsafe { check_not_capturing(&self.context(), stream) }?;
+        // SAFETY: the event is alive, and the caller vouches for the stream.
+        let recorded = self
+            .context()
+            .call("cuEventRecord", |api| unsafe { (api.event_record)(self.as_raw(), stream) });
+        Ok(recorded?)
+    }
+}
+
+/// # Safety
+///
+/// As for [`Event::record_on_foreign`].
+unsafe fn check_not_capturing(context: &Context, stream: usize) -> Result<(), ForeignStreamError> {
+    /// `CU_STREAM_CAPTURE_STATUS_NONE`. The others are captures, going on or broken, which own the stream until they end.
+    const NONE: i32 = 0;
+    let mut status = NONE;
+    // SAFETY: the caller vouches for the stream; the pointer is to a live variable, written during the call only.
+    let asked = context.call("cuStreamIsCapturing", |api| unsafe {
+        (api.stream_is_capturing)(stream, &raw mut status)
+    });
+    match asked {
+        Ok(()) if status == NONE => Ok(()),
+        Ok(()) => Err(ForeignStreamError::Capturing { stream }),
+        Err(error) if error.code == STREAM_CAPTURE_IMPLICIT => {
+            Err(ForeignStreamError::DefaultStream { ordinal: context.ordinal() })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
