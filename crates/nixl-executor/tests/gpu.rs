@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 #![allow(unsafe_code, reason = "fills and reads GPU memory by address")]
 
+#[path = "gpu/capture.rs"]
+mod capture;
 mod common;
+#[path = "gpu/framework.rs"]
+mod framework;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;

@@ -10,6 +10,7 @@ use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use bytes::Bytes;
+use nixl_device::cuda::{RelaxedCapture, relax_capture};
 use nixl_sys::{
     AgentConfig, Backend, NixlDescriptor, NixlError, NotificationMap, OptArgs, Params, ThreadSync,
 };
@@ -99,6 +100,8 @@ impl Agent {
         let listening = Listener::open_now();
         let agent = nixl_sys::Agent::new_configured(name, &config).map_err(failed("agent"))?;
         let params = load_plugin(&agent).map_err(failed("UCX plugin"))?;
+        // UCX opens its CUDA transports here, if the driver is there.
+        let _relaxed = relax_capture();
         let backend = create_backend(&agent, params).map_err(failed("UCX backend"))?;
         exit::arm()?;
         let details: Bytes = agent.get_local_md().map_err(failed("metadata"))?.into();
@@ -122,7 +125,7 @@ impl Agent {
     /// Waits for the gate. **Blocks** as long as whoever is inside.
     pub(super) fn enter(&self) -> Entered<'_> {
         let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        Entered { gate, busy: exit::enter() }
+        Entered { busy: exit::enter(), gate, _relaxed: relax_capture() }
     }
 
     /// Enters if nobody is inside, and the process is not exiting.
@@ -133,7 +136,7 @@ impl Agent {
             Err(TryLockError::WouldBlock) => return None,
         };
         let busy = Some(exit::enter()?);
-        Some(Entered { gate, busy })
+        Some(Entered { busy, gate, _relaxed: relax_capture() })
     }
 }
 
@@ -141,6 +144,8 @@ impl Agent {
 pub(super) struct Entered<'a> {
     busy: Option<Busy<'static>>,
     gate: MutexGuard<'a, Option<Inside>>,
+    /// UCX queries events and looks addresses up on the thread that calls it.
+    _relaxed: RelaxedCapture,
 }
 
 impl Entered<'_> {
@@ -197,7 +202,10 @@ impl Drop for Agent {
         let inside = self.gate.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         // Destroying an agent joins its threads, which blocks.
         self.control.post(move || match exit::enter() {
-            Some(_busy) => drop(inside),
+            Some(_busy) => {
+                let _relaxed = relax_capture();
+                drop(inside);
+            }
             None => mem::forget(inside),
         });
     }

@@ -392,9 +392,9 @@ pub struct Current {
 impl Drop for Current {
     fn drop(&mut self) {
         if self.previous != self.context.state.raw {
+            let functions = self.context.functions();
             // SAFETY: the handle is what the driver named as current, or null. If it is gone by now the call fails,
             // and nothing can be done about it.
-            let functions = self.context.functions();
             functions.call(|api| unsafe { (api.ctx_set_current)(self.previous) });
         }
     }

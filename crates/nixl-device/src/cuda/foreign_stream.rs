@@ -76,3 +76,82 @@ unsafe fn check_not_capturing(context: &Context, stream: usize) -> Result<(), Fo
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Fake, GLOBAL, THREAD_LOCAL};
+    use super::*;
+
+    fn record(event: &Event, stream: usize) -> Result<(), ForeignStreamError> {
+        // SAFETY: the fake driver follows no handle but its own.
+        unsafe { event.record_on_foreign(stream) }
+    }
+
+    #[test]
+    fn a_stream_that_captures_is_given_nothing() {
+        let fake = Fake::new();
+        let context = fake.context(0);
+        let event = Event::new(&context).unwrap();
+        let stream = fake.foreign_stream();
+        for mode in [GLOBAL, THREAD_LOCAL] {
+            assert_eq!(record(&event, stream), Ok(()));
+            let recorded = fake.count("cuEventRecord");
+            fake.begin_capture(stream, &context, false, mode);
+            let error = record(&event, stream).unwrap_err();
+            assert_eq!(error, ForeignStreamError::Capturing { stream });
+            assert!(error.to_string().contains("before the capture begins"), "{error}");
+            assert_eq!(fake.count("cuEventRecord"), recorded);
+            assert_eq!(fake.end_capture(stream), 0, "the capture goes on");
+        }
+        assert_eq!(record(&event, stream), Ok(()));
+        assert_eq!(fake.faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_capture_that_failed_still_owns_its_stream() {
+        let fake = Fake::new();
+        let context = fake.context(0);
+        let event = Event::new(&context).unwrap();
+        let stream = fake.foreign_stream();
+        fake.begin_capture(stream, &context, false, GLOBAL);
+        context.synchronize().unwrap_err();
+        assert_eq!(record(&event, stream), Err(ForeignStreamError::Capturing { stream }));
+        assert_eq!(fake.end_capture(stream), 901);
+        assert_eq!(record(&event, stream), Ok(()));
+        assert_eq!(fake.faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_default_stream_is_left_alone_while_a_stream_that_it_waits_for_captures() {
+        let fake = Fake::new();
+        let (context, other) = (fake.context(0), fake.context(1));
+        let event = Event::new(&context).unwrap();
+        let stream = fake.foreign_stream();
+        for (of, is_blocking, refused) in
+            [(context, false, false), (context, true, true), (other, true, false)]
+        {
+            fake.begin_capture(stream, &of, is_blocking, GLOBAL);
+            let expected = match refused {
+                true => Err(ForeignStreamError::DefaultStream { ordinal: 0 }),
+                false => Ok(()),
+            };
+            assert_eq!(record(&event, 0), expected);
+            assert_eq!(fake.end_capture(stream), 0);
+        }
+        assert_eq!(record(&event, 0), Ok(()));
+        assert_eq!(fake.faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_the_driver_says_is_an_error_as_it_is() {
+        let fake = Fake::new();
+        let event = Event::new(&fake.context(0)).unwrap();
+        let stream = fake.foreign_stream();
+        for call in ["cuStreamIsCapturing", "cuEventRecord"] {
+            fake.fail(call, 400, 1);
+            let error = record(&event, stream).unwrap_err();
+            let expected = CudaError { code: 400, name: None, call };
+            assert_eq!(error, ForeignStreamError::Cuda(expected));
+        }
+    }
+}

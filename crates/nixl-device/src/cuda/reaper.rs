@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::callback::catch;
+use super::capture::relax_capture;
 use super::hold::{Hold, Verdict};
 
 enum Task {
@@ -51,6 +52,8 @@ fn submit(task: Task) {
 
 fn work(tasks: &Receiver<Task>) {
     const POLL: Duration = Duration::from_micros(200);
+    // Once for all calls of the thread.
+    let _relaxed = relax_capture();
     let mut queues: Vec<VecDeque<Hold>> = Vec::new();
     loop {
         let task = if queues.is_empty() {

@@ -10,9 +10,9 @@ use std::task::Waker;
 
 use nixl_descriptor::{Region, RegionError};
 use nixl_device::cuda::{
-    Context, CudaError, DeviceError, DeviceMemory, DevicePool, Event, Function, HostRegistration,
-    ImportedMemory, IpcMemoryHandle, MemoryError, Module, PinnedMemory, PinnedPool, PoolLimits,
-    Stream, devices, gpu_links,
+    Context, CudaError, DeviceError, DeviceMemory, DevicePool, Event, ForeignStreamError, Function,
+    HostRegistration, ImportedMemory, IpcMemoryHandle, MemoryError, Module, PinnedMemory,
+    PinnedPool, PoolLimits, Stream, devices, gpu_links,
 };
 use nixl_device::{Device, DeviceKind};
 
@@ -187,7 +187,7 @@ unsafe impl Gpus for CudaGpus {
         let gpu = self.gpu(gpu)?;
         let event = gpu.event()?;
         // SAFETY: whoever made the handle vouched for the stream.
-        unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(driver)?;
+        unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(foreign)?;
         Ok(Box::new(CudaMark { gpu: Arc::clone(gpu), event: Some(event) }))
     }
 
@@ -314,7 +314,7 @@ unsafe impl Lane for CudaLane {
     fn after(&mut self, stream: StreamHandle) -> Result<(), GpuError> {
         let event = self.gpu.event()?;
         // SAFETY: whoever made the handle vouched for the stream.
-        unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(driver)?;
+        unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(foreign)?;
         self.own()?.wait(&event).map_err(driver)?;
         lock(&self.gpu.events).push(event);
         Ok(())
@@ -356,10 +356,17 @@ struct CudaMark {
 }
 
 // SAFETY: `cuEventQuery` says that the event is complete only when all work captured by it is, with its writes visible to the
-// host; an error other than "not ready" is of a context that is lost, whose work the driver has ended.
+// host. An error other than "not ready" is of a context that is lost, whose work the driver has ended; but for the one below,
+// which says nothing of the work and is none here.
 unsafe impl Mark for CudaMark {
     fn reached(&self) -> Result<bool, GpuError> {
-        self.event.as_ref().map_or(Ok(true), |event| event.query().map_err(driver))
+        /// `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED`: a capture by another thread forbids the question for now.
+        const FORBIDDEN_NOW: i32 = 900;
+        let Some(event) = &self.event else { return Ok(true) };
+        match event.query() {
+            Err(error) if error.code == FORBIDDEN_NOW => Ok(false),
+            asked => asked.map_err(driver),
+        }
     }
 }
 
@@ -389,6 +396,13 @@ fn driver(error: CudaError) -> GpuError {
     match error.is_not_supported() {
         true => GpuError::Unsupported { reason: error.to_string() },
         false => GpuError::Driver { reason: error.to_string(), sticky: error.is_sticky() },
+    }
+}
+
+fn foreign(error: ForeignStreamError) -> GpuError {
+    match error {
+        ForeignStreamError::Cuda(error) => driver(error),
+        capturing => GpuError::StreamCapturing { reason: capturing.to_string() },
     }
 }
 

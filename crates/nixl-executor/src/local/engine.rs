@@ -120,7 +120,7 @@ pub unsafe trait Gpus: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`GpuError`] if the handle is not of this GPU's context.
+    /// [`GpuError`] if the handle is not of this GPU's context, or the stream captures a graph.
     fn mark_stream(&self, gpu: u32, stream: StreamHandle) -> Result<Box<dyn Mark>, GpuError> {
         let _ = (gpu, stream);
         Err(GpuError::Unsupported { reason: "these GPUs have no streams but their own".to_owned() })
@@ -220,7 +220,7 @@ pub unsafe trait Lane: Send {
     ///
     /// # Errors
     ///
-    /// [`GpuError`] if the handle is not of this GPU's context.
+    /// [`GpuError`] if the handle is not of this GPU's context, or the stream captures a graph.
     fn after(&mut self, stream: StreamHandle) -> Result<(), GpuError>;
 
     /// Makes what is queued from here on wait for a point of another stream, on whatever GPU.

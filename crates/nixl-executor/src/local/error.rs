@@ -35,6 +35,12 @@ pub enum GpuError {
         /// What.
         reason: String,
     },
+    /// The caller's stream captures a CUDA graph, so it has no work to wait for. The capture goes on.
+    #[error("{reason}")]
+    StreamCapturing {
+        /// Which stream, and what to do.
+        reason: String,
+    },
     /// The driver failed. A sticky failure ends every further use of that GPU in this process.
     #[error("{reason}")]
     Driver {

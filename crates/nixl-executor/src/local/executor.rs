@@ -57,7 +57,8 @@ impl BlockOptions {
         self
     }
 
-    /// Begins only after what this stream has queued until now.
+    /// Begins only after what this stream has queued until now. If the stream captures a CUDA graph, the transfer ends with
+    /// the text of [`GpuError::StreamCapturing`](super::GpuError::StreamCapturing), and the capture goes on.
     #[must_use]
     pub fn after(mut self, stream: StreamHandle) -> Self {
         self.after = Some(stream);

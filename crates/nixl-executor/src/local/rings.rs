@@ -12,6 +12,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 use std::{hint, io};
 
+use nixl_device::cuda::relax_capture;
 use nixl_ops::{Backoff, Clock};
 
 use super::GpuError;
@@ -205,6 +206,8 @@ impl Shared {
 
     fn run(&self) {
         let backoff = Self::backoff();
+        // Once for all calls of the driver by this thread.
+        let _relaxed = relax_capture();
         let mut rings: Vec<Arc<Moving>> = Vec::new();
         let (mut last, mut rounds) = (self.clock.now(), 0u32);
         loop {

@@ -22,7 +22,7 @@ impl StreamPoint {
     ///
     /// # Errors
     ///
-    /// [`GpuError`] if there is no such GPU, or the stream is not of its primary context.
+    /// [`GpuError`] if there is no such GPU, or the stream is not of its primary context, or captures a graph.
     pub(crate) fn new(
         gpus: &dyn Gpus,
         gpu: u32,

@@ -131,7 +131,9 @@ impl PathExecutor {
     ///
     /// # Errors
     ///
-    /// [`GpuError`] if there is no such GPU, or the stream is not of its primary context.
+    /// [`GpuError::StreamCapturing`] if the stream captures a CUDA graph, which goes on: make the point before the capture
+    /// begins, or after the graph was launched. Else [`GpuError`] if there is no such GPU, or the stream is not of its
+    /// primary context.
     pub fn stream_point(
         &self,
         gpu: u32,
