@@ -11,6 +11,7 @@
 //! - [`Stream`] and [`Event`] order work. [`Stream::copy`] is safe: memory is not freed while a copy is queued.
 //!   [`Stream::keep`] does the same for executors, which copy between plain addresses.
 //! - [`Module`] and [`Function`] run kernels.
+//! - [`relax_capture`] keeps other CUDA calls from ending a framework's capture: see below.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -30,6 +31,23 @@
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # Beside a framework that captures CUDA graphs
+//!
+//! While a thread captures in the mode "global", the default of the CUDA runtime and of PyTorch, a query of an event, a
+//! synchronisation or an allocation by *any* thread ends the capture, and gets error 900 itself. Threads whose capture mode
+//! is relaxed are exempt. So the functions of the driver can be reached through one place alone (`functions.rs`), which
+//! relaxes the mode of the calling thread and restores it after the call, on unwinding too. What follows from it:
+//!
+//! * Everything here may be called at any time from any thread, also from one that captures, and leaves captures alone; but
+//!   for [`Context::synchronize`], which conflicts with a capture in its context whatever the mode.
+//! * A stream of the caller's that captures is given nothing: [`Event::record_on_foreign`] finds that out first, and returns
+//!   [`ForeignStreamError`]. The default stream counts as capturing while a blocking stream of its context does.
+//! * A stream and an event of this library must not take part in a capture of the caller's.
+//! * Code that calls CUDA otherwise on threads beside a framework holds a guard of [`relax_capture`] meanwhile.
+//!
+//! The exchange of the mode is a call of its own, two for each call of the driver; a thread that holds the guard, as threads
+//! of this library do, makes it once.
 //!
 //! # Why the driver is called directly
 //!

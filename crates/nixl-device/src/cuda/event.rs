@@ -67,7 +67,8 @@ impl Event {
         self.context
     }
 
-    /// The driver's `CUevent`, for code that calls CUDA itself. It is the event's own: do not destroy it.
+    /// The driver's `CUevent`, for code that calls CUDA itself. It is the event's own: do not destroy it, nor record it on a
+    /// stream that captures a graph.
     #[must_use]
     pub fn as_raw(&self) -> usize {
         self.raw

@@ -69,7 +69,8 @@ impl Stream {
         self.context
     }
 
-    /// The driver's `CUstream`, for code that calls CUDA itself. It is the stream's own: do not destroy it.
+    /// The driver's `CUstream`, for code that calls CUDA itself. It is the stream's own: do not destroy it, nor capture on
+    /// it.
     #[must_use]
     pub fn as_raw(&self) -> usize {
         self.raw

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use libloading::Library;
 use nixl_device::cuda::{
     Buffer, Context, DeviceMemory, DevicePool, Event, PinnedMemory, PoolLimits, Stream,
+    relax_capture,
 };
 
 use crate::support::one_gpu;
@@ -225,6 +226,14 @@ fn latencies() {
         &format!("event query {foreign}"),
         measure(2000, || assert_eq!(event.query(), Ok(true))),
     );
+    let relaxed = relax_capture();
+    report(
+        &format!("event query {foreign}, capture mode relaxed before"),
+        measure(2000, || assert_eq!(event.query(), Ok(true))),
+    );
+    drop(relaxed);
+    let pairs = measure(200, || (0..100).for_each(|_| drop(relax_capture())));
+    report("relaxing the capture mode and restoring it", pairs / 100);
 
     let pool = DevicePool::new(&context, PoolLimits::new(1 << 30));
     report(
