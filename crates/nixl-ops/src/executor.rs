@@ -424,6 +424,11 @@ impl Offer {
         self.entry.key()
     }
 
+    /// The secret that messages about it carry, if its metadata has terms.
+    pub fn token(&self) -> Option<u64> {
+        self.entry.token()
+    }
+
     /// The memory. Leased for as long as the operation has not ended; an executor that still copies holds
     /// this list, so the memory itself stays.
     pub fn descriptors(&self) -> &DescriptorList {

@@ -419,7 +419,7 @@ impl Check<'_> {
 }
 
 /// The version of staging messages that this release speaks.
-const STAGING: u16 = 1;
+pub(super) const STAGING: u16 = 2;
 /// The version of the messages by which a peer's GPU is asked to copy.
 pub(super) const LENDING: u16 = 2;
 

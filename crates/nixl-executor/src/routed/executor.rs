@@ -155,7 +155,8 @@ impl PathExecutor {
     pub fn staging_stats(&self) -> StagingStats {
         let connections = live(&self.connections);
         let sessions = connections.iter().map(|connection| connection.staging.sessions()).sum();
-        StagingStats::of(&self.shared.slots, sessions)
+        let strangers = connections.iter().map(|connection| connection.staging.strangers()).sum();
+        StagingStats::of(&self.shared.slots, sessions, strangers)
     }
 }
 

@@ -9,8 +9,9 @@ use nixl_descriptor::DescriptorList;
 use nixl_metadata::OperationKind;
 use nixl_ops::{Claim, Execution, PathReport, TransportError};
 
-use super::message::{Lend, Loan, Message};
+use super::message::Message;
 use super::outbox::Outbox;
+use super::request::{Lend, Loan};
 use super::session::Membership;
 use super::staging::Staging;
 use super::{failed, violated};

@@ -9,8 +9,9 @@ use std::time::Duration;
 use nixl_descriptor::Leased;
 use nixl_ops::{Claim, Execution, PathKind, PathReport, PeerMemory, TransportError};
 
-use super::message::{Message, Open};
+use super::message::Message;
 use super::outbox::Outbox;
+use super::request::Open;
 use super::session::Membership;
 use super::sink::Sink;
 use super::source::Source;

@@ -10,8 +10,9 @@ use nixl_device::ProcessWatch;
 use nixl_metadata::OperationKind;
 use nixl_ops::{Execution, PathReport, PeerMemory, TransportError};
 
-use super::message::{Lend, Message, Recall};
+use super::message::Message;
 use super::outbox::Outbox;
+use super::request::{Lend, Recall};
 use super::session::Membership;
 use super::staging::Staging;
 use super::{failed, violated};
@@ -62,7 +63,7 @@ impl Lender {
         report: PathReport,
     ) -> Self {
         let now = staging.link().clock.now();
-        let (key, introduction) = (lend.key.clone(), lend.introduction.clone());
+        let (offer, introduction) = (lend.offer.clone(), lend.introduction.clone());
         Self {
             staging,
             session,
@@ -70,7 +71,7 @@ impl Lender {
             leased,
             kind: lend.kind,
             lend: Some(lend),
-            recall: Recall { key, introduction, reason: String::new() },
+            recall: Recall { offer, introduction, reason: String::new() },
             asked: false,
             refused: false,
             failure: None,

@@ -12,9 +12,10 @@ use nixl_ops::{Claim, Execution, PathKind, PathReport, TransferRequest, Transpor
 use super::borrower::{Borrower, Loans};
 use super::failed;
 use super::lender::Lender;
-use super::message::{Lend, Loan, Message, Recall, SessionId};
+use super::message::{Message, SessionId};
 use super::outbox::Outbox;
 use super::refusal::Refusal;
+use super::request::{Lend, Loan, Presented, Recall};
 use super::staging::{Place, Staging, claim};
 use crate::ipc::{Imports, shares};
 use crate::local::{Gpus, Tools, kind_of};
@@ -56,11 +57,11 @@ impl Staging {
         let outbox = Outbox::to(id, route.peer.clone(), remote.agent_metadata().clone(), now);
         let outbox = outbox.by(mailbox);
         let gpu = self.borrowing.facts.gpu(gpu).and_then(|gpu| gpu.uuid).unwrap_or_default();
-        let key = remote.notification_key().clone();
+        let offer = Presented::of(remote);
         // Both are in one PID namespace, or this were no path.
         let versions = remote.peer().map(PeerInfo::versions).unwrap_or_default();
         let process = (versions.lending() >= 2).then(std::process::id);
-        let lend = Lend { key, kind: request.kind, process, gpu, loans, introduction };
+        let lend = Lend { offer, kind: request.kind, process, gpu, loans, introduction };
         // Nothing else tells for sure that a peer that fell silent uses the memory no more.
         let process = remote.peer().map_or(0, |peer| peer.host().pid());
         let process = ProcessWatch::open(process)
@@ -78,16 +79,16 @@ impl Staging {
         from: &str,
         recall: Recall,
     ) -> Option<Option<Box<dyn Execution>>> {
-        let Recall { key, introduction, reason } = recall;
+        let Recall { offer, introduction, reason } = recall;
         // An introduction is long, and a transfer has had it.
-        let short = Recall { key: key.clone(), introduction: Bytes::new(), reason };
+        let short = Recall { offer: offer.clone(), introduction: Bytes::new(), reason };
         if self.sessions.deliver(id, from, Message::Recall(short), self.link().clock.now()) {
             return None;
         }
         if self.sessions.with(from) >= Self::MAX_RECALLED {
             return Some(None);
         }
-        let Some((session, outbox)) = self.admit(id, from, &key, introduction) else {
+        let Some((session, outbox)) = self.admit(id, from, &offer.key, introduction) else {
             return Some(None);
         };
         let refusal = Refusal::new(Arc::clone(self), session, outbox, &Message::Unused);
@@ -101,7 +102,7 @@ impl Staging {
         from: &str,
         lend: Lend,
     ) -> Option<Box<dyn Execution>> {
-        let (session, outbox) = self.admit(id, from, &lend.key, lend.introduction.clone())?;
+        let (session, outbox) = self.admit(id, from, &lend.offer.key, lend.introduction.clone())?;
         let me = Arc::clone(self);
         Some(match self.accept(lend) {
             Ok((claim, loans)) => {
@@ -118,7 +119,7 @@ impl Staging {
     }
 
     fn accept(&self, lend: Lend) -> Result<(Claim, Loans), TransportError> {
-        let offer = self.offer(&lend.key, lend.kind)?;
+        let offer = self.offer(&lend.offer.key, lend.kind)?;
         let list = offer.descriptors().clone();
         let memory = kind_of(&list, &*self.gpus)
             .filter(|kind| kind.is_host())

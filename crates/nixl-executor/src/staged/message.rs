@@ -1,12 +1,10 @@
 //! What the two sides of a staged transfer say to each other: bytes that come from a peer, and are trusted no further.
 
-use std::fmt;
-
 use bytes::{BufMut, Bytes, BytesMut};
-use nixl_metadata::{NotificationKey, OperationKind};
 use thiserror::Error;
 
-use crate::local::SharedHandle;
+use super::request::{self, Lend, Open, Recall};
+use super::wire::{Reader, bad, put_text};
 
 /// Names a transfer on both sides; a random number that the initiator draws.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -15,6 +13,10 @@ pub(crate) struct SessionId(u128);
 impl SessionId {
     pub(crate) fn random() -> Self {
         Self(uuid::Uuid::new_v4().as_u128())
+    }
+
+    pub(super) fn read(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
+        rest.array("session").map(|id| Self(u128::from_be_bytes(id)))
     }
 }
 
@@ -29,50 +31,6 @@ pub(crate) struct SlotGrant {
     pub(crate) address: u64,
     /// How long it is.
     pub(crate) len: u64,
-}
-
-/// The initiator asks the target to take part.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Open {
-    /// The target's offer.
-    pub(crate) key: NotificationKey,
-    pub(crate) kind: OperationKind,
-    pub(crate) chunk_bytes: u64,
-    /// What the target needs to reach the initiator, as it travels.
-    pub(crate) introduction: Bytes,
-}
-
-/// The initiator asks the target to copy, to or from GPU memory that it lends.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Lend {
-    /// The target's offer.
-    pub(crate) key: NotificationKey,
-    pub(crate) kind: OperationKind,
-    /// The lender's process, told from version 2 of lending on: the memory is closed when it ends.
-    pub(crate) process: Option<u32>,
-    /// The UUID of the GPU whose memory it is, zeros if that is not known.
-    pub(crate) gpu: [u8; 16],
-    /// The memory, in the order of the descriptors.
-    pub(crate) loans: Vec<Loan>,
-    /// What the target needs to reach the initiator, as it travels.
-    pub(crate) introduction: Bytes,
-}
-
-/// The initiator wants back what it lent.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Recall {
-    /// The target's offer.
-    pub(crate) key: NotificationKey,
-    /// As in [`Lend`], which may not have arrived.
-    pub(crate) introduction: Bytes,
-    pub(crate) reason: String,
-}
-
-/// An allocation of GPU memory, and where in it each of the next descriptors begins.
-#[derive(Clone, Eq, PartialEq)]
-pub(crate) struct Loan {
-    pub(crate) handle: SharedHandle,
-    pub(crate) offsets: Vec<u64>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -127,8 +85,8 @@ pub(crate) enum MessageError {
 }
 
 impl Message {
-    /// Four bytes that tell messages from keys, the last of them the version.
-    const MAGIC: &[u8; 4] = b"nxs\x01";
+    /// Bytes that tell messages from keys. The version follows.
+    const MAGIC: &[u8; 3] = b"nxs";
     /// The most slots or places in one message.
     pub(crate) const MAX_GRANTS: usize = 64;
     /// The longest introduction. One of a thousand registrations has some 100 KiB.
@@ -138,7 +96,7 @@ impl Message {
     /// The most allocations that are lent at a time.
     pub(crate) const MAX_LOANS: usize = 1 << 10;
     /// The longest reason; the rest is cut off.
-    const MAX_REASON: usize = 240;
+    pub(super) const MAX_REASON: usize = 240;
 
     /// Its name, for errors.
     pub(crate) fn name(&self) -> &'static str {
@@ -158,20 +116,17 @@ impl Message {
         }
     }
 
-    /// Magic, session (16 bytes), tag, and the fields in order. Big-endian; counts of grants in one byte, lengths of
+    /// Magic, version, session (16 bytes), tag, and the fields in order. Big-endian; counts of grants in one byte, lengths of
     /// texts in one, of the introduction in four. What is longer than its bound is cut off, which senders see to.
+    ///
+    /// [Requests](request) are of the version that they are made for, all else is the same in both and says version 1.
     pub(crate) fn encode(&self, session: SessionId) -> Bytes {
         let mut out = BytesMut::with_capacity(64);
         out.put_slice(Self::MAGIC);
+        out.put_u8(self.version());
         out.put_u128(session.0);
         match self {
-            Self::Open(open) => {
-                out.put_u8(0);
-                out.put_u8(kind_byte(open.kind));
-                out.put_u64(open.chunk_bytes);
-                put_text(&mut out, open.key.as_str(), NotificationKey::MAX_BYTES);
-                put_introduction(&mut out, &open.introduction);
-            }
+            Self::Open(open) => open.put(&mut out),
             Self::Accept => out.put_u8(1),
             Self::Slots(slots) => {
                 out.put_u8(2);
@@ -211,51 +166,55 @@ impl Message {
                 put_text(&mut out, reason, Self::MAX_REASON);
             }
             Self::Ping => out.put_u8(9),
-            Self::Lend(lend) => {
-                match lend.process {
-                    None => out.put_u8(10),
-                    Some(process) => {
-                        out.put_u8(13);
-                        out.put_u32(process);
-                    }
-                }
-                out.put_u8(kind_byte(lend.kind));
-                put_text(&mut out, lend.key.as_str(), NotificationKey::MAX_BYTES);
-                out.put_slice(&lend.gpu);
-                out.put_u16(lend.loans.len().min(Self::MAX_LOANS) as u16);
-                for loan in lend.loans.iter().take(Self::MAX_LOANS) {
-                    out.put_slice(&loan.handle);
-                    out.put_u16(loan.offsets.len().min(Self::MAX_LENT) as u16);
-                    for offset in loan.offsets.iter().take(Self::MAX_LENT) {
-                        out.put_u64(*offset);
-                    }
-                }
-                put_introduction(&mut out, &lend.introduction);
-            }
-            Self::Recall(recall) => {
-                out.put_u8(11);
-                put_text(&mut out, recall.key.as_str(), NotificationKey::MAX_BYTES);
-                put_introduction(&mut out, &recall.introduction);
-                put_text(&mut out, &recall.reason, Self::MAX_REASON);
-            }
+            Self::Lend(lend) => lend.put(&mut out),
+            Self::Recall(recall) => recall.put(&mut out),
             Self::Unused => out.put_u8(12),
         }
         out.freeze()
     }
 
-    /// Accepts exactly what `encode` makes; allocates in proportion to what arrived.
+    /// The version of the encoding.
+    fn version(&self) -> u8 {
+        let offer = match self {
+            Self::Open(open) => &open.offer,
+            Self::Lend(lend) => &lend.offer,
+            Self::Recall(recall) => &recall.offer,
+            _ => return 1,
+        };
+        if offer.is_of_version_1() { 1 } else { 2 }
+    }
+
+    /// The version of a message, and what follows it.
+    pub(super) fn split_magic(bytes: &[u8]) -> Option<(u8, &[u8])> {
+        let (version, rest) = bytes.strip_prefix(Self::MAGIC)?.split_first()?;
+        matches!(version, 1 | 2).then_some((*version, rest))
+    }
+
+    /// Accepts exactly what `encode` makes, and sections of requests that it does not know; allocates in proportion to what
+    /// arrived.
     pub(crate) fn decode(bytes: &[u8]) -> Result<(SessionId, Self), MessageError> {
-        let Some(rest) = bytes.strip_prefix(Self::MAGIC) else { return Err(MessageError::Foreign) };
+        let (version, rest) = Self::split_magic(bytes).ok_or(MessageError::Foreign)?;
         let mut rest = Reader(rest);
-        let session = SessionId(u128::from_be_bytes(rest.array("session")?));
-        let message = match rest.u8("tag")? {
-            0 => {
-                let kind = rest.kind()?;
-                let chunk_bytes = rest.u64("chunk size")?;
-                let key = rest.key()?;
-                let introduction = rest.introduction()?;
-                Self::Open(Open { key, kind, chunk_bytes, introduction })
-            }
+        let session = SessionId::read(&mut rest)?;
+        let tag = rest.u8("tag")?;
+        let message = match version {
+            1 => Self::read_v1(tag, &mut rest)?,
+            _ => match tag {
+                request::OPEN => Self::Open(Open::read_v2(&mut rest)?),
+                request::LEND => Self::Lend(Lend::read_v2(&mut rest)?),
+                request::RECALL => Self::Recall(Recall::read_v2(&mut rest)?),
+                other => return Err(bad("tag", other)),
+            },
+        };
+        match rest.0.len() {
+            0 => Ok((session, message)),
+            extra => Err(MessageError::Trailing { extra }),
+        }
+    }
+
+    fn read_v1(tag: u8, rest: &mut Reader<'_>) -> Result<Self, MessageError> {
+        Ok(match tag {
+            request::OPEN => Self::Open(Open::read_v1(rest)?),
             1 => Self::Accept,
             2 => {
                 let mut slots = Vec::with_capacity(Self::MAX_GRANTS);
@@ -286,148 +245,15 @@ impl Message {
             7 => Self::Stop { reason: rest.text("reason", Self::MAX_REASON)?.to_owned() },
             8 => Self::Stopped { reason: rest.text("reason", Self::MAX_REASON)?.to_owned() },
             9 => Self::Ping,
-            10 => Self::Lend(rest.lend(None)?),
-            13 => {
+            request::LEND => Self::Lend(Lend::read_v1(rest, None)?),
+            request::LEND_OF_PROCESS => {
                 let process = rest.u32("process")?;
-                Self::Lend(rest.lend(Some(process))?)
+                Self::Lend(Lend::read_v1(rest, Some(process))?)
             }
-            11 => {
-                let (key, introduction) = (rest.key()?, rest.introduction()?);
-                let reason = rest.text("reason", Self::MAX_REASON)?.to_owned();
-                Self::Recall(Recall { key, introduction, reason })
-            }
+            request::RECALL => Self::Recall(Recall::read_v1(rest)?),
             12 => Self::Unused,
             other => return Err(bad("tag", other)),
-        };
-        match rest.0.len() {
-            0 => Ok((session, message)),
-            extra => Err(MessageError::Trailing { extra }),
-        }
-    }
-}
-
-/// Shows no handle.
-impl fmt::Debug for Loan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loan").field("offsets", &self.offsets).finish_non_exhaustive()
-    }
-}
-
-fn bad(field: &'static str, value: impl Into<u64>) -> MessageError {
-    MessageError::Bad { field, value: value.into() }
-}
-
-fn kind_byte(kind: OperationKind) -> u8 {
-    match kind {
-        OperationKind::Read => 1,
-        OperationKind::Write => 2,
-    }
-}
-
-fn put_introduction(out: &mut BytesMut, introduction: &[u8]) {
-    out.put_u32(introduction.len() as u32);
-    out.put_slice(introduction);
-}
-
-fn put_text(out: &mut BytesMut, text: &str, most: usize) {
-    let mut len = text.len().min(most);
-    while !text.is_char_boundary(len) {
-        len -= 1;
-    }
-    out.put_u8(len as u8);
-    out.put_slice(text.get(..len).unwrap_or_default().as_bytes());
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], MessageError> {
-        let (taken, rest) =
-            self.0.split_at_checked(len).ok_or(MessageError::Truncated { field })?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], MessageError> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or(MessageError::Truncated { field })?;
-        self.0 = rest;
-        Ok(*taken)
-    }
-
-    fn u8(&mut self, field: &'static str) -> Result<u8, MessageError> {
-        self.array(field).map(u8::from_be_bytes)
-    }
-
-    fn u16(&mut self, field: &'static str) -> Result<u16, MessageError> {
-        self.array(field).map(u16::from_be_bytes)
-    }
-
-    fn u32(&mut self, field: &'static str) -> Result<u32, MessageError> {
-        self.array(field).map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self, field: &'static str) -> Result<u64, MessageError> {
-        self.array(field).map(u64::from_be_bytes)
-    }
-
-    fn kind(&mut self) -> Result<OperationKind, MessageError> {
-        match self.u8("kind")? {
-            1 => Ok(OperationKind::Read),
-            2 => Ok(OperationKind::Write),
-            other => Err(bad("kind", other)),
-        }
-    }
-
-    fn key(&mut self) -> Result<NotificationKey, MessageError> {
-        let key = self.text("key", NotificationKey::MAX_BYTES)?;
-        let value = key.len() as u64;
-        NotificationKey::new(key)
-            .map_err(|_| MessageError::Bad { field: "key's length or content", value })
-    }
-
-    fn introduction(&mut self) -> Result<Bytes, MessageError> {
-        let len = self.u32("introduction")?;
-        if len as usize > Message::MAX_INTRODUCTION {
-            return Err(bad("introduction's length", len));
-        }
-        Ok(Bytes::copy_from_slice(self.take(len as usize, "introduction")?))
-    }
-
-    fn lend(&mut self, process: Option<u32>) -> Result<Lend, MessageError> {
-        let (kind, key, gpu) = (self.kind()?, self.key()?, self.array("GPU")?);
-        let count = self.u16("loans")?;
-        if count as usize > Message::MAX_LOANS {
-            return Err(bad("number of loans", count));
-        }
-        let (mut loans, mut lent) = (Vec::new(), 0);
-        for _ in 0..count {
-            let handle = self.array("handle")?;
-            let places = self.u16("offsets")?;
-            lent += usize::from(places);
-            if places == 0 || lent > Message::MAX_LENT {
-                return Err(bad("number of offsets", places));
-            }
-            let bytes = self.take(usize::from(places) * size_of::<u64>(), "offsets")?;
-            let (offsets, _) = bytes.as_chunks();
-            let offsets = offsets.iter().map(|offset| u64::from_be_bytes(*offset)).collect();
-            loans.push(Loan { handle, offsets });
-        }
-        Ok(Lend { key, kind, process, gpu, loans, introduction: self.introduction()? })
-    }
-
-    fn count(&mut self, field: &'static str) -> Result<usize, MessageError> {
-        match self.u8(field)? {
-            count if count as usize > Message::MAX_GRANTS => Err(bad(field, count)),
-            count => Ok(count.into()),
-        }
-    }
-
-    fn text(&mut self, field: &'static str, most: usize) -> Result<&'a str, MessageError> {
-        let len = self.u8(field)?;
-        if len as usize > most {
-            return Err(bad(field, len));
-        }
-        str::from_utf8(self.take(len.into(), field)?).map_err(|_| bad(field, len))
+        })
     }
 }
 
@@ -436,14 +262,23 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use nixl_metadata::{NotificationKey, OperationKind};
+
+    use super::super::request::{Loan, Presented, Proof};
     use super::*;
+
+    /// Of both versions.
+    fn offer() -> impl Strategy<Value = Presented> {
+        let proof = prop_oneof![Just(Proof::Key), any::<u64>().prop_map(Proof::Token)];
+        ("[a-z0-9-]{1,200}", proof)
+            .prop_map(|(key, proof)| Presented { key: NotificationKey::new(&key).unwrap(), proof })
+    }
 
     fn message() -> impl Strategy<Value = Message> {
         let kind = prop_oneof![Just(OperationKind::Read), Just(OperationKind::Write)];
-        let open = ("[a-z0-9-]{1,200}", kind, any::<u64>(), vec(any::<u8>(), 0..3000)).prop_map(
-            |(key, kind, chunk_bytes, introduction)| {
-                let key = NotificationKey::new(&key).unwrap();
-                Message::Open(Open { key, kind, chunk_bytes, introduction: introduction.into() })
+        let open = (offer(), kind, any::<u64>(), vec(any::<u8>(), 0..3000)).prop_map(
+            |(offer, kind, chunk_bytes, introduction)| {
+                Message::Open(Open { offer, kind, chunk_bytes, introduction: introduction.into() })
             },
         );
         let kind = prop_oneof![Just(OperationKind::Read), Just(OperationKind::Write)];
@@ -453,18 +288,16 @@ mod tests {
             Loan { handle, offsets }
         });
         let introduction = vec(any::<u8>(), 0..3000);
-        let owner = any::<(Option<u32>, [u8; 16])>();
-        let lend = ("[a-z0-9-]{1,200}", kind, owner, vec(loan, 0..6), introduction).prop_map(
-            |(key, kind, (process, gpu), loans, introduction)| {
-                let key = NotificationKey::new(&key).unwrap();
+        let owner = (proptest::option::of(1..=u32::MAX), any::<[u8; 16]>());
+        let lend = (offer(), kind, owner, vec(loan, 0..6), introduction).prop_map(
+            |(offer, kind, (process, gpu), loans, introduction)| {
                 let introduction = introduction.into();
-                Message::Lend(Lend { key, kind, process, gpu, loans, introduction })
+                Message::Lend(Lend { offer, kind, process, gpu, loans, introduction })
             },
         );
-        let recall = ("[a-z0-9-]{1,200}", vec(any::<u8>(), 0..3000), "\\PC{0,60}").prop_map(
-            |(key, introduction, reason)| {
-                let key = NotificationKey::new(&key).unwrap();
-                Message::Recall(Recall { key, introduction: introduction.into(), reason })
+        let recall = (offer(), vec(any::<u8>(), 0..3000), "\\PC{0,60}").prop_map(
+            |(offer, introduction, reason)| {
+                Message::Recall(Recall { offer, introduction: introduction.into(), reason })
             },
         );
         let slot = any::<(u16, u32, u64, u64)>()
@@ -507,7 +340,50 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] = to;
             if let Ok((session, other)) = Message::decode(&bytes) {
-                prop_assert_eq!(&other.encode(session)[..], &bytes[..]);
+                let again = other.encode(session);
+                // A changed length may have made a section of what was a field.
+                prop_assert!(bytes.starts_with(&again), "{other:?}");
+                prop_assert!(again.len() == bytes.len() || other.version() == 2);
+            }
+        }
+
+        #[test]
+        fn what_a_request_presents_is_read_without_the_rest(message in message(), cut: prop::sample::Index) {
+            let bytes = message.encode(SessionId(7));
+            let offer = match &message {
+                Message::Open(open) => Some(&open.offer),
+                Message::Lend(lend) => Some(&lend.offer),
+                Message::Recall(recall) => Some(&recall.offer),
+                _ => None,
+            };
+            let expected = offer.map(|offer| (SessionId(7), offer.clone()));
+            prop_assert_eq!(&Presented::peek(&bytes), &expected);
+            let short = Presented::peek(&bytes[..cut.index(bytes.len())]);
+            prop_assert!(short.is_none() || short == expected);
+        }
+
+        #[test]
+        fn sections_of_later_releases_are_skipped(
+            message in message(),
+            sections in proptest::collection::btree_map(any::<u16>(), vec(any::<u8>(), 0..40), 0..4),
+        ) {
+            let plain = message.encode(SessionId(7));
+            let mut bytes = plain.to_vec();
+            for (number, content) in &sections {
+                bytes.extend(number.to_be_bytes());
+                bytes.extend((content.len() as u32).to_be_bytes());
+                bytes.extend(content);
+            }
+            let decoded = Message::decode(&bytes);
+            match message.version() {
+                2 => prop_assert_eq!(decoded, Ok((SessionId(7), message))),
+                _ => prop_assert_eq!(decoded.is_ok(), sections.is_empty()),
+            }
+            // Twice the same, or out of order.
+            if let Some((number, _)) = sections.last_key_value() {
+                bytes.extend(number.to_be_bytes());
+                bytes.extend(0u32.to_be_bytes());
+                prop_assert!(Message::decode(&bytes).is_err());
             }
         }
 
@@ -515,6 +391,8 @@ mod tests {
         fn noise_is_no_message(noise in vec(any::<u8>(), 0..200)) {
             let _ = Message::decode(&noise);
             let _ = Message::decode(&[&Message::MAGIC[..], &noise].concat());
+            let _ = Message::decode(&[&b"nxs\x01"[..], &noise].concat());
+            let _ = Message::decode(&[&b"nxs\x02"[..], &noise].concat());
         }
     }
 
@@ -528,9 +406,9 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_refused_before_it_is_read() {
-        let key = NotificationKey::random();
+        let offer = Presented { key: NotificationKey::random(), proof: Proof::Token(1) };
         let introduction = vec![0; Message::MAX_INTRODUCTION + 1].into();
-        let open = Open { key, kind: OperationKind::Read, chunk_bytes: 1, introduction };
+        let open = Open { offer, kind: OperationKind::Read, chunk_bytes: 1, introduction };
         let refused = Message::decode(&Message::Open(open).encode(SessionId(1)));
         assert!(matches!(refused, Err(MessageError::Bad { .. })), "{refused:?}");
     }

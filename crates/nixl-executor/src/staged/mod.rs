@@ -55,10 +55,12 @@ mod lender;
 mod lending;
 mod meeting;
 mod message;
+mod offers;
 mod outbox;
 mod pool;
 mod pull;
 mod refusal;
+mod request;
 mod session;
 mod sink;
 mod source;
@@ -66,6 +68,7 @@ mod staging;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::borrow::Cow;
 

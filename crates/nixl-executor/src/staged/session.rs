@@ -86,6 +86,11 @@ impl Sessions {
         self.live.load(Ordering::Acquire)
     }
 
+    /// Whether this session is with this peer.
+    pub(super) fn has(&self, id: SessionId, peer: &str) -> bool {
+        self.lock().get(&id).is_some_and(|mailbox| *mailbox.peer == *peer)
+    }
+
     /// How many there are with this peer.
     pub(super) fn with(&self, peer: &str) -> usize {
         self.lock().values().filter(|entry| *entry.peer == *peer).count()

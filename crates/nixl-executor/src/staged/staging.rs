@@ -1,11 +1,12 @@
 //! Staging for one connection.
 
-use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use metrics::counter;
 use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_device::{Device, DeviceKind};
 use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata};
@@ -19,11 +20,13 @@ use super::cooperative::{Begun, Cooperative, Role, path_kind};
 use super::copies::Copier;
 use super::cut::Cut;
 use super::lending::Borrowing;
-use super::message::{Message, MessageError, Open, SessionId};
+use super::message::{Message, MessageError, SessionId};
+use super::offers::Offers;
 use super::outbox::Outbox;
 use super::pool::{RegisteredSlots, SlotPools, SlotStats};
 use super::pull::Pull;
 use super::refusal::Refusal;
+use super::request::{Open, Presented};
 use super::session::{Membership, Sessions};
 use super::sink::{Sink, SinkMemory};
 use super::source::{Source, SourceMemory};
@@ -44,9 +47,9 @@ pub(crate) struct Staging {
     incoming: Arc<RegisteredSlots>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) peers: Arc<Peers>,
-    offers: Mutex<HashMap<NotificationKey, Offer>>,
-    /// When the last offer ended.
-    ended: Mutex<Option<Duration>>,
+    offers: Mutex<Offers>,
+    /// Requests that presented no offer of this side.
+    strangers: AtomicU64,
 }
 
 /// Who takes part.
@@ -70,12 +73,15 @@ pub struct StagingStats {
     pub incoming: SlotStats,
     /// Transfers under way in which the peer takes part, of both sides.
     pub sessions: usize,
+    /// Requests by senders that hold no offer of this side; nothing was done for them.
+    pub strangers: u64,
 }
 
 impl StagingStats {
     /// Of connections that share the pools.
-    pub(crate) fn of(pools: &SlotPools, sessions: usize) -> Self {
-        Self { outgoing: pools.outgoing.stats(), incoming: pools.incoming.stats(), sessions }
+    pub(crate) fn of(pools: &SlotPools, sessions: usize, strangers: u64) -> Self {
+        let (outgoing, incoming) = (pools.outgoing.stats(), pools.incoming.stats());
+        Self { outgoing, incoming, sessions, strangers }
     }
 }
 
@@ -111,7 +117,7 @@ impl Staging {
             sessions: Arc::default(),
             peers,
             offers: Mutex::default(),
-            ended: Mutex::default(),
+            strangers: AtomicU64::new(0),
         })
     }
 
@@ -133,6 +139,10 @@ impl Staging {
 
     pub(crate) fn sessions(&self) -> usize {
         self.sessions.len()
+    }
+
+    pub(crate) fn strangers(&self) -> u64 {
+        self.strangers.load(Ordering::Relaxed)
     }
 
     /// Whether an offer of this side may be asked for that needs slots.
@@ -171,6 +181,7 @@ impl Staging {
             outgoing: self.outgoing.stats(),
             incoming: self.incoming.stats(),
             sessions: self.sessions.len(),
+            strangers: self.strangers(),
         }
     }
 
@@ -225,21 +236,19 @@ impl Staging {
         if !self.offers().is_empty() || self.sessions.has_stalled() {
             return Some(Self::CHECK);
         }
-        let ended = *self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = self.offers().last_end();
         let now = self.link.clock.now();
         ended.filter(|ended| now.saturating_sub(*ended) < Self::LATE).map(|_| Self::CHECK)
     }
 
     pub(crate) fn announce(&self, offer: Offer) {
-        self.offers().insert(offer.key().clone(), offer);
+        self.offers().announce(offer);
     }
 
     pub(crate) fn withdraw(&self, key: &NotificationKey) {
-        // The offer may hold the last handle to its memory: let go of it outside the lock.
-        let removed = self.offers().remove(key);
-        drop(removed);
         let now = self.link.clock.now();
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        let removed = self.offers().withdraw(key, now);
+        drop(removed);
         if self.sessions.withdraw(key) {
             self.link.waker.wake_by_ref();
         }
@@ -260,6 +269,14 @@ impl Staging {
     }
 
     pub(crate) fn receive(self: &Arc<Self>, from: &str, payload: &[u8]) -> Received {
+        if let Some((id, presented)) = Presented::peek(payload)
+            && !self.offers().know(&presented)
+            && !self.sessions.has(id, from)
+        {
+            self.strangers.fetch_add(1, Ordering::Relaxed);
+            counter!("nixl_requests_of_strangers_total").increment(1);
+            return Received::Ignored;
+        }
         let (id, message) = match Message::decode(payload) {
             Ok(decoded) => decoded,
             Err(MessageError::Foreign) => {
@@ -295,7 +312,8 @@ impl Staging {
         }
     }
 
-    /// A session that a peer asks for, and the way to answer it.
+    /// A session that a peer asks for, and the way to answer it. Only a holder of an offer comes so far: the engine is
+    /// introduced to it, if it does not know it.
     pub(super) fn admit(
         self: &Arc<Self>,
         id: SessionId,
@@ -332,8 +350,7 @@ impl Staging {
         kind: OperationKind,
     ) -> Result<Offer, TransportError> {
         let offer = self.offers().get(key).cloned();
-        let offer =
-            offer.ok_or_else(|| failed("serve", "the operation has ended, or never was"))?;
+        let offer = offer.ok_or_else(|| failed("serve", "the operation has ended"))?;
         if offer.kind() != kind {
             let offered = offer.kind();
             return Err(failed("serve", format!("the operation is a {offered}, not a {kind}")));
@@ -348,18 +365,19 @@ impl Staging {
         from: &str,
         open: Open,
     ) -> Option<Box<dyn Execution>> {
-        let (session, outbox) = self.admit(id, from, &open.key, open.introduction)?;
-        let (claim, role) = match self.answer(id, from, &open.key, open.kind, open.chunk_bytes) {
-            Ok(answer) => answer,
-            Err(reason) => {
-                let reason = reason.to_string();
-                let word = match open.kind {
-                    OperationKind::Read => Message::Stopped { reason },
-                    OperationKind::Write => Message::Stop { reason },
-                };
-                return Some(Box::new(Refusal::new(Arc::clone(self), session, outbox, &word)));
-            }
-        };
+        let (session, outbox) = self.admit(id, from, &open.offer.key, open.introduction)?;
+        let (claim, role) =
+            match self.answer(id, from, &open.offer.key, open.kind, open.chunk_bytes) {
+                Ok(answer) => answer,
+                Err(reason) => {
+                    let reason = reason.to_string();
+                    let word = match open.kind {
+                        OperationKind::Read => Message::Stopped { reason },
+                        OperationKind::Write => Message::Stop { reason },
+                    };
+                    return Some(Box::new(Refusal::new(Arc::clone(self), session, outbox, &word)));
+                }
+            };
         let report = PathReport::new(
             path_kind(role.stages(), false),
             self.link.transport.name().to_owned(),
@@ -417,7 +435,6 @@ impl Staging {
         let there = remote.descriptors().iter().any(|d| !d.device().is_host());
         let list = request.local.clone();
         let cut = self.cut(&list, self.config.slot_bytes as u64)?;
-        let key = remote.notification_key().clone();
         let mut report = PathReport::new(
             path_kind(here != Place::Host, there),
             route.transport.name().to_owned(),
@@ -451,7 +468,7 @@ impl Staging {
                     return Err(failed("begin", "nothing to stage: both sides are host memory"));
                 }
             };
-            let notifier = CompletionNotifier::new(route, &key);
+            let notifier = CompletionNotifier::new(route, remote.notification_key());
             let (clock, way) = (Arc::clone(&self.link.clock), (way, request.leased.clone()));
             return Ok(Box::new(Alone::new(clock, notifier, way, report)));
         }
@@ -473,7 +490,8 @@ impl Staging {
         let mailbox = self.link.mailboxes.of_offer(remote);
         let outbox = Outbox::to(id, route.peer.clone(), metadata, now).by(mailbox);
         let chunk_bytes = self.config.slot_bytes as u64;
-        let open = Open { key, kind: request.kind, chunk_bytes, introduction };
+        let offer = Presented::of(remote);
+        let open = Open { offer, kind: request.kind, chunk_bytes, introduction };
         let begun = (Begun::Unasked(open), Some(request.leased.clone()));
         Ok(Box::new(Cooperative::new(Arc::clone(self), session, outbox, role, begun, report)))
     }
@@ -593,7 +611,7 @@ impl Staging {
         }
     }
 
-    fn offers(&self) -> MutexGuard<'_, HashMap<NotificationKey, Offer>> {
+    fn offers(&self) -> MutexGuard<'_, Offers> {
         self.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

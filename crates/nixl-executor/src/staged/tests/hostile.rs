@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use nixl_device::Device;
 use nixl_metadata::{NotificationKey, OperationKind};
 use nixl_ops::{OperationError, OperationOptions, OperationStatus, Received, TransportError};
@@ -12,7 +13,8 @@ use nixl_ops::{OperationError, OperationOptions, OperationStatus, Received, Tran
 use super::gpus;
 use super::world::{Active, Memory, Passive, World, config, pattern};
 use crate::staged::StagingConfig;
-use crate::staged::message::{Lend, Loan, Message, Open, SessionId, SlotGrant};
+use crate::staged::message::{Message, SessionId, SlotGrant};
+use crate::staged::request::{Lend, Loan, Open, Presented, Proof, Recall};
 use crate::staged::staging::Manner;
 
 const LEN: usize = 300;
@@ -185,7 +187,9 @@ fn strangers_and_noise_change_nothing() {
     }
     let other = done.encode(SessionId::random());
     let peer = scene.target();
-    for noise in [&other[..], b"", b"nxs\x01", &done.encode(scene.id)[..22], b"key"] {
+    for noise in
+        [&other[..], b"", b"nxs\x01", b"nxs\x02", b"nxs\x03", &done.encode(scene.id)[..22], b"key"]
+    {
         let received = scene.world.sides[0].staging.receive(&peer, noise);
         assert!(matches!(received, Received::Ignored), "{noise:?}");
     }
@@ -196,6 +200,13 @@ fn strangers_and_noise_change_nothing() {
     scene.turn();
     assert!(scene.outcome().unwrap_err().to_string().contains("the peer gave up: over"));
     scene.returned();
+}
+
+/// What a holder of the metadata presents.
+fn presented(passive: &Passive) -> Presented {
+    let metadata = passive.metadata();
+    let token = metadata.terms().unwrap().token().get();
+    Presented { key: metadata.notification_key().clone(), proof: Proof::Token(token) }
 }
 
 /// What side 1 answers to a request that it does not serve.
@@ -231,15 +242,14 @@ fn loans_are_checked_against_the_offer() {
         handle[64..].copy_from_slice(&length.to_le_bytes());
         Loan { handle, offsets: offsets.to_vec() }
     };
-    let key = passive.metadata().notification_key().clone();
+    let offer = presented(&passive);
     let loans = vec![loan(100, &[0]), loan(60, &[10])];
     let good =
-        Lend { key, kind: OperationKind::Read, process: None, gpu: [0; 16], loans, introduction };
+        Lend { offer, kind: OperationKind::Read, process: None, gpu: [0; 16], loans, introduction };
     let with = |loans: Vec<Loan>| Lend { loans, ..good.clone() };
-    let key = on_gpu.metadata().notification_key().clone();
+    let offer = presented(&on_gpu);
     let wrong = [
-        (Lend { key: NotificationKey::random(), ..good.clone() }, "never was"),
-        (Lend { key, ..good.clone() }, "only host memory"),
+        (Lend { offer, ..good.clone() }, "only host memory"),
         (Lend { kind: OperationKind::Write, ..good.clone() }, "not a WRITE"),
         (with(vec![]), "0 descriptors lent for 2 offered"),
         (with(vec![loan(1000, &[0, 200, 300])]), "3 descriptors lent for 2 offered"),
@@ -410,14 +420,13 @@ fn requests_are_checked_against_the_offer() {
     let memory = Memory::new(GPU, &[LEN], false);
     let options = OperationOptions::new();
     let passive = world.sides[1].offer(OperationKind::Read, &memory, options);
-    let key = passive.metadata().notification_key().clone();
+    let offer = presented(&passive);
     let introduction = world.sides[0].agent_metadata().compressed().clone();
     let blob = world.sides[1].agent_metadata().inflate(&Default::default()).unwrap();
     world.sides[0].transport.connect(&blob).unwrap();
     let from = world.sides[0].transport.agent_name().to_owned();
-    let good = Open { key, kind: OperationKind::Read, chunk_bytes: 64, introduction };
+    let good = Open { offer, kind: OperationKind::Read, chunk_bytes: 64, introduction };
     let wrong = [
-        (Open { key: NotificationKey::random(), ..good.clone() }, "never was"),
         (Open { kind: OperationKind::Write, ..good.clone() }, "not a WRITE"),
         (Open { chunk_bytes: 65, ..good.clone() }, "do not fit"),
         (Open { chunk_bytes: 0, ..good.clone() }, "cannot be cut"),
@@ -446,6 +455,59 @@ fn requests_are_checked_against_the_offer() {
     drop(served);
     assert_eq!(world.sides[1].staging.stats().sessions, 0);
     assert_eq!(passive.status(), OperationStatus::Initialized);
+}
+
+/// Who presents no offer is not even looked at further: its introduction is not read, and nothing is begun for it.
+#[test]
+fn strangers_are_not_introduced() {
+    let mut world = World::new([config(2, 4), config(2, 4)]);
+    let memory = Memory::new(GPU, &[LEN], false);
+    let passive = world.sides[1].offer(OperationKind::Read, &memory, OperationOptions::new());
+    let held = presented(&passive);
+    let from = world.sides[0].transport.agent_name().to_owned();
+    let unknown = NotificationKey::random();
+    let Proof::Token(token) = held.proof else { unreachable!() };
+    let strangers = [
+        Presented { key: unknown.clone(), proof: Proof::Key },
+        Presented { key: unknown, proof: held.proof },
+        Presented { key: held.key.clone(), proof: Proof::Token(0) },
+        Presented { key: held.key.clone(), proof: Proof::Token(token ^ 1 << 63) },
+    ];
+    let introduction = Bytes::from_static(b"what UCX would fall over");
+    let kind = OperationKind::Read;
+    let mut sent = 0;
+    for offer in &strangers {
+        let introduction = introduction.clone();
+        let open = Open { offer: offer.clone(), kind, chunk_bytes: 64, introduction };
+        let (offer, introduction) = (offer.clone(), open.introduction.clone());
+        let recall = Recall { offer, introduction, reason: String::new() };
+        let (offer, introduction) = (recall.offer.clone(), recall.introduction.clone());
+        let (process, gpu, loans) = (Some(1), [0; 16], Vec::new());
+        let lend = Lend { offer, kind, process, gpu, loans, introduction };
+        for message in [Message::Open(open), Message::Lend(lend), Message::Recall(recall)] {
+            let payload = message.encode(SessionId::random());
+            let received = world.sides[1].staging.receive(&from, &payload);
+            assert!(matches!(received, Received::Ignored), "{message:?}");
+            assert!(!world.sides[1].jobs.next(), "nothing is to be met for {message:?}");
+            sent += 1;
+        }
+    }
+    let stats = world.sides[1].staging.stats();
+    assert_eq!((stats.sessions, stats.strangers), (0, sent));
+    // A holder is heard, whether it speaks this version or the one before, and after the offer has ended, too.
+    let introduction = world.sides[0].agent_metadata().compressed().clone();
+    let blob = world.sides[1].agent_metadata().inflate(&Default::default()).unwrap();
+    world.sides[0].transport.connect(&blob).unwrap();
+    drop(passive);
+    world.turn();
+    for proof in [held.proof, Proof::Key] {
+        let offer = Presented { key: held.key.clone(), proof };
+        let introduction = introduction.clone();
+        let open = Open { offer, kind, chunk_bytes: 64, introduction };
+        let said = refusal(&world, &from, &Message::Open(open));
+        assert!(said.contains("has ended"), "{said}");
+    }
+    assert_eq!(world.sides[1].staging.stats().strangers, sent);
 }
 
 /// A source checks what it is granted, too.

@@ -11,7 +11,8 @@ use super::gpus;
 use super::world::{Memory, Messages, World, config, pattern};
 use crate::local::Gpus;
 use crate::staged::Manner;
-use crate::staged::message::{Lend, Loan, Message, SessionId};
+use crate::staged::message::{Message, SessionId};
+use crate::staged::request::{Lend, Loan, Presented, Proof};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -25,7 +26,7 @@ fn what_a_process_lent_is_closed_when_it_is_killed() {
     let lent = Memory::new(Device::cuda(0), &[100], false);
     let (handle, offset) = lender.gpus.share(0, lent.list[0].address()).unwrap();
     let lend = Message::Lend(Lend {
-        key: passive.metadata().notification_key().clone(),
+        offer: Presented { key: passive.metadata().notification_key().clone(), proof: Proof::Key },
         kind: OperationKind::Read,
         process: Some(process.id()),
         gpu: [0; 16],
