@@ -16,11 +16,13 @@ use nixl_sys::{
 };
 use uuid::Uuid;
 
+use super::blob::Blob;
 use super::exit::{self, Busy};
 use super::files;
 use super::library::{NixlLibrary, NixlUnavailable};
 use super::listener::Listener;
 use super::ucx;
+use super::worker_address::WorkerAddresses;
 use crate::control::ControlThread;
 
 /// The backend that moves bytes between agents.
@@ -34,6 +36,8 @@ pub(super) struct Agent {
     name: String,
     control: ControlThread,
     listener: Listener,
+    /// What is known of UCX's addresses; `None` if they are of a layout that is not known.
+    addresses: Option<WorkerAddresses>,
     gate: Mutex<Option<Inside>>,
 }
 
@@ -63,6 +67,16 @@ fn create_backend(agent: &nixl_sys::Agent, mut params: Params) -> Result<Backend
     // UCX would wait for its connections to be accepted, for minutes if nobody is there, and hold its locks.
     params.set("engine_config", "TCP_CONN_NB=y")?;
     agent.create_backend(BACKEND, &params)
+}
+
+fn addresses(details: &[u8]) -> Option<WorkerAddresses> {
+    let blob = Blob::parse(details).ok()?;
+    WorkerAddresses::beside(of_backend(&blob).next()?)
+}
+
+fn of_backend<'a>(blob: &Blob<'a>) -> impl Iterator<Item = &'a [u8]> {
+    let of_it = |(backend, _): &&(&str, _)| *backend == BACKEND;
+    blob.connections.iter().filter(of_it).map(|(_, address)| *address)
 }
 
 /// Registers memory with an agent that is for nothing else, and then gone. **Blocks.**
@@ -106,8 +120,20 @@ impl Agent {
         exit::arm()?;
         let details: Bytes = agent.get_local_md().map_err(failed("metadata"))?.into();
         let listener = Listener::found(&listening, &Listener::open_now(), &details);
+        let addresses = addresses(&details);
         let inside = Inside { notifications: None, details, backend, agent };
-        Ok(Self { name: name.to_owned(), control, listener, gate: Mutex::new(Some(inside)) })
+        let gate = Mutex::new(Some(inside));
+        Ok(Self { name: name.to_owned(), control, listener, addresses, gate })
+    }
+
+    /// Checks a peer's connection details for what UCX would fall over.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with them.
+    pub(super) fn check(&self, blob: &Blob<'_>) -> Result<(), String> {
+        let Some(addresses) = &self.addresses else { return Ok(()) };
+        of_backend(blob).try_for_each(|address| addresses.check(address))
     }
 
     pub(super) fn name(&self) -> &str {

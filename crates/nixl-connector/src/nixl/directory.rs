@@ -97,6 +97,10 @@ impl Directory {
             let reason = format!("it has no connection details for the {BACKEND} backend");
             return Err(TransportError::BadMetadata { reason });
         }
+        self.agent.check(&blob).map_err(|error| {
+            let reason = format!("its UCX address is damaged: {error}");
+            TransportError::BadMetadata { reason }
+        })?;
         let known = {
             let loaded = self.loaded();
             let known = loaded.get(blob.name);
