@@ -70,6 +70,8 @@ pub struct ConnectionStats {
     pub registrations: CacheStats,
     /// Peers whose metadata is loaded.
     pub peers: usize,
+    /// Calls that wait for the connection's own thread, with the one under way.
+    pub blocking_calls: usize,
 }
 
 impl Connection {
@@ -192,6 +194,7 @@ impl Connection {
             spent: SpentKeys::of_this_process().stats(),
             registrations: self.registrations.stats(),
             peers: self.peers.len(),
+            blocking_calls: self.control.waiting(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The thread on which a connection makes the engine's blocking calls.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
@@ -16,6 +18,7 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Clone)]
 pub struct ControlThread {
     jobs: Sender<Job>,
+    waiting: Arc<AtomicUsize>,
     name: &'static str,
 }
 
@@ -39,6 +42,8 @@ impl ControlThread {
 
     fn named(name: &'static str) -> Result<Self, ConnectorError> {
         let (jobs, queue) = channel::<Job>();
+        let waiting = Arc::<AtomicUsize>::default();
+        let left = Arc::clone(&waiting);
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
@@ -46,10 +51,11 @@ impl ControlThread {
                 for job in queue {
                     // A job that panics costs none of the others. Its awaiting caller is told by `run`.
                     let _ = contained(Self::JOB, job);
+                    left.fetch_sub(1, Ordering::Relaxed);
                 }
             })
             .map_err(|e| ConnectorError::Thread { reason: e.to_string() })?;
-        Ok(Self { jobs, name })
+        Ok(Self { jobs, waiting, name })
     }
 
     /// What has happened to a job that was never run.
@@ -57,11 +63,19 @@ impl ControlThread {
         TransportError::ThreadEnded { thread: self.name }
     }
 
+    /// Jobs that are queued, with the one that runs.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Queues a job whose end nobody awaits.
     pub fn post(&self, job: impl FnOnce() + Send + 'static) {
         // The thread lives as long as any sender. Should it have ended all the same, the job is dropped here, which tells
         // the caller that awaits it.
-        let _ = self.jobs.send(Box::new(job));
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.jobs.send(Box::new(job)).is_err() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Runs a job and waits for its result.
@@ -92,7 +106,8 @@ impl Background for ControlThread {
 
 impl fmt::Debug for ControlThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ControlThread")
+        let (name, waiting) = (self.name, self.waiting());
+        f.debug_struct("ControlThread").field("name", &name).field("waiting", &waiting).finish()
     }
 }
 
@@ -114,7 +129,9 @@ mod tests {
     async fn a_thread_that_has_ended_is_an_error_at_once() {
         let (jobs, queue) = channel::<Job>();
         drop(queue);
-        let outcome = ControlThread { jobs, name: ControlThread::THREAD }.run(|| 7).await;
+        let outcome = ControlThread { jobs, waiting: Arc::default(), name: ControlThread::THREAD }
+            .run(|| 7)
+            .await;
         assert_eq!(outcome, Err(TransportError::ThreadEnded { thread: "nixl-control" }));
     }
 }

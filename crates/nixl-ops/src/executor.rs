@@ -429,6 +429,11 @@ impl Offer {
         self.entry.token()
     }
 
+    /// Whether the engine may be introduced to an agent that holds it. False once more agents were than it has readers, and some.
+    pub fn may_introduce(&self, agent: &str) -> bool {
+        self.entry.may_introduce(agent)
+    }
+
     /// The memory. Leased for as long as the operation has not ended; an executor that still copies holds
     /// this list, so the memory itself stays.
     pub fn descriptors(&self) -> &DescriptorList {

@@ -226,18 +226,27 @@ pub struct ConnectSpec<'a> {
     pub needed: Option<&'a [SerializedDescriptor]>,
     /// The peer is of another library, and cannot prove that it runs on this host where it claims so.
     pub is_foreign: bool,
+    /// The peer introduces itself by a message, so that it can be answered. Engines may forget such peers to make room.
+    pub is_introduced: bool,
 }
 
 impl<'a> ConnectSpec<'a> {
     /// To reach all memory of the peer.
     pub fn new(metadata: &'a [u8]) -> Self {
-        Self { metadata, needed: None, is_foreign: false }
+        Self { metadata, needed: None, is_foreign: false, is_introduced: false }
     }
 
     /// To reach this memory only.
     #[must_use]
     pub fn needing(mut self, needed: &'a [SerializedDescriptor]) -> Self {
         self.needed = Some(needed);
+        self
+    }
+
+    /// Notes that the peer introduces itself.
+    #[must_use]
+    pub fn introduced(mut self) -> Self {
+        self.is_introduced = true;
         self
     }
 

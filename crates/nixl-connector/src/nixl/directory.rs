@@ -18,6 +18,7 @@ use super::blob::{Blob, Connections};
 use super::endpoints::{Endpoints, Sockets};
 use super::files;
 use super::here;
+use super::introduced::Introduced;
 use super::peer::Peer;
 use super::peers::{Change, Loaded};
 use super::registrar::{memory_kind, wire_kind};
@@ -31,6 +32,7 @@ pub(super) struct Directory {
     machine: Option<u64>,
     loaded: Mutex<HashMap<String, Loaded>>,
     lost: Mutex<HashMap<String, Lost>>,
+    introduced: Mutex<Introduced>,
 }
 
 /// A peer whose connection broke, or that could not be reached. UCX may leak a file with each attempt that is
@@ -50,7 +52,13 @@ impl Lost {
 
 impl Directory {
     pub(super) fn new(agent: Arc<Agent>) -> Self {
-        Self { agent, machine: ucx::machine(), loaded: Mutex::default(), lost: Mutex::default() }
+        Self {
+            agent,
+            machine: ucx::machine(),
+            loaded: Mutex::default(),
+            lost: Mutex::default(),
+            introduced: Mutex::default(),
+        }
     }
 
     pub(super) fn agent(&self) -> &Agent {
@@ -164,6 +172,21 @@ impl Directory {
             (_, None) => {
                 let reason = "UCX does not tell its name for this machine".to_owned();
                 Err(TransportError::NotHere { name: blob.name.to_owned(), reason })
+            }
+        }
+    }
+
+    /// Notes that a peer introduced itself, or is one that this process uses. Peers that introduced themselves the longest ago
+    /// are forgotten beyond a number, unless a transfer with them is in flight. **Blocks.**
+    pub(super) fn note_introduced(&self, peer: &PeerId, is_introduced: bool) {
+        let forgotten = match is_introduced {
+            true => lock(&self.introduced).add(peer.as_str()),
+            false => return lock(&self.introduced).remove(peer.as_str()),
+        };
+        for name in forgotten {
+            if self.disconnect(&PeerId::new(&*name)).is_err() {
+                // In use: it is the next one again.
+                lock(&self.introduced).put_back(name);
             }
         }
     }

@@ -37,6 +37,7 @@ mod export;
 mod files;
 mod gpu;
 mod here;
+mod introduced;
 mod library;
 mod listener;
 mod peer;

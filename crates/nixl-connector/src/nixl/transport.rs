@@ -91,7 +91,9 @@ unsafe impl Transport for NixlTransport {
     }
 
     fn connect_for(&self, spec: &ConnectSpec<'_>) -> Result<Connected, TransportError> {
-        self.directory.connect(spec.metadata, spec.needed, spec.is_foreign)
+        let connected = self.directory.connect(spec.metadata, spec.needed, spec.is_foreign)?;
+        self.directory.note_introduced(&connected.peer, spec.is_introduced);
+        Ok(connected)
     }
 
     fn connect_known(&self, spec: &ConnectSpec<'_>) -> Option<Connected> {

@@ -25,6 +25,8 @@ pub(crate) struct Imports {
     pub(crate) refused: Refused<Foreign>,
     /// Bytes of peers' memory that are pinned.
     pinned: Arc<AtomicUsize>,
+    /// Bytes of address space that peers' host memory takes.
+    mapped: Arc<AtomicUsize>,
     /// A sweep waits for its turn.
     sweeping: AtomicBool,
     /// How often the system was asked whether a peer has its memory.
@@ -107,6 +109,9 @@ impl Imports {
     /// Bytes of all that is pinned at most. A peer says how long its memory is, and pinning takes every page of it, and 0.1 s
     /// for each GiB.
     const MAX_PINNED: usize = 4 << 30;
+    /// Bytes of address space for peers' host memory at most, an eighth of what a process has. Files with holes may say that they
+    /// are long, and take nothing else.
+    const MAX_MAPPED: usize = 16 << 40;
     /// Pieces that are opened between two sweeps at least.
     const SWEPT_AFTER: usize = 16;
 
@@ -119,6 +124,7 @@ impl Imports {
             opened: Mutex::default(),
             refused: Refused::default(),
             pinned: Arc::default(),
+            mapped: Arc::default(),
             sweeping: AtomicBool::new(false),
             looks: AtomicU64::new(0),
         })
@@ -193,8 +199,15 @@ impl Imports {
                 let memory = self.gpus.open(*gpu, handle);
                 Arc::from(memory.map_err(|e| ImportError::Failed(e.to_string()))?)
             }
-            Foreign::File(name) => Arc::new(map(name)?),
-            Foreign::Pinned(name) => self.pin(map(name)?),
+            Foreign::File(name) | Foreign::Pinned(name) => {
+                let allowance = self.allow(name)?;
+                let region = map(name)?;
+                let buffer: Arc<dyn Buffer> = match foreign {
+                    Foreign::Pinned(_) => self.pin(region),
+                    _ => Arc::new(region),
+                };
+                Arc::new(Mapped { buffer, _allowance: allowance })
+            }
         };
         if process.as_ref().is_some_and(|process| process.process().has_ended()) {
             return Err(ImportError::Absent);
@@ -238,9 +251,31 @@ impl Imports {
         Some(watch)
     }
 
+    /// Address space for the memory, for which others are closed that were not used for longer.
+    fn allow(&self, name: &SharedName) -> Result<Allowance, ImportError> {
+        let bytes = usize::try_from(name.len).unwrap_or(usize::MAX);
+        loop {
+            if let Some(allowance) = Allowance::take(&self.mapped, bytes, Self::MAX_MAPPED) {
+                return Ok(allowance);
+            }
+            let oldest = self.lock().remove_oldest();
+            if bytes > Self::MAX_MAPPED || oldest.is_none() {
+                let (mapped, most) = (self.mapped(), Self::MAX_MAPPED);
+                return Err(ImportError::Failed(format!(
+                    "{bytes} bytes are too many to map beside {mapped}, of {most} allowed"
+                )));
+            }
+        }
+    }
+
+    /// Bytes of address space that peers' host memory takes.
+    pub(crate) fn mapped(&self) -> usize {
+        self.mapped.load(Ordering::Acquire)
+    }
+
     /// What cannot be pinned is copied through pinned slots.
     fn pin(&self, memory: Region) -> Arc<dyn Buffer> {
-        let Some(allowance) = Allowance::take(&self.pinned, memory.len()) else {
+        let Some(allowance) = Allowance::take(&self.pinned, memory.len(), Self::MAX_PINNED) else {
             return Arc::new(memory);
         };
         // SAFETY: transfers keep what they got from here as long as a GPU may use it, and leak it if they cannot tell.
@@ -357,11 +392,16 @@ impl Opened {
         self.by_use.insert(self.uses, foreign);
         self.by_name.insert(foreign, Import { memory, used: self.uses, owner });
         while self.by_name.len() > Imports::KEPT
-            && let Some((_, oldest)) = self.by_use.pop_first()
+            && let Some(oldest) = self.remove_oldest()
         {
-            closed.extend(self.by_name.remove(&oldest));
+            closed.push(oldest);
         }
         closed
+    }
+
+    fn remove_oldest(&mut self) -> Option<Import> {
+        let (_, oldest) = self.by_use.pop_first()?;
+        self.by_name.remove(&oldest)
     }
 
     fn remove(&mut self, foreign: &Foreign) -> Option<Import> {
@@ -396,15 +436,28 @@ unsafe impl Buffer for Pinned {
     }
 }
 
-/// A part of the bytes that may be pinned, until dropped.
+/// Mapped memory of a peer. Field order: unmapped before the address space is given back.
+struct Mapped {
+    buffer: Arc<dyn Buffer>,
+    _allowance: Allowance,
+}
+
+// SAFETY: as the buffer that it holds.
+unsafe impl Buffer for Mapped {
+    fn address(&self) -> u64 {
+        self.buffer.address()
+    }
+}
+
+/// A part of the bytes that may be pinned or mapped, until dropped.
 struct Allowance {
     taken: Arc<AtomicUsize>,
     bytes: usize,
 }
 
 impl Allowance {
-    fn take(taken: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
-        let fits = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= Imports::MAX_PINNED);
+    fn take(taken: &Arc<AtomicUsize>, bytes: usize, most: usize) -> Option<Self> {
+        let fits = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= most);
         taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
         Some(Self { taken: Arc::clone(taken), bytes })
     }

@@ -79,7 +79,8 @@ impl Attached {
 
     pub(super) fn peer_stats(&self) -> PeerStats {
         let (imports, pinned_bytes) = self.imports.held();
-        PeerStats { peers: self.peers.len(), imports, pinned_bytes }
+        let mapped_bytes = self.imports.mapped();
+        PeerStats { peers: self.peers.len(), imports, pinned_bytes, mapped_bytes }
     }
 
     /// What is known of the peer of this name, that says this of itself. The first time that it does, its process is watched

@@ -44,6 +44,8 @@ pub struct PeerStats {
     pub imports: usize,
     /// Bytes of those that are pinned here.
     pub pinned_bytes: usize,
+    /// Bytes of address space that those of host memory take.
+    pub mapped_bytes: usize,
 }
 
 impl PeerStats {
@@ -52,6 +54,7 @@ impl PeerStats {
             peers: self.peers + other.peers,
             imports: self.imports + other.imports,
             pinned_bytes: self.pinned_bytes + other.pinned_bytes,
+            mapped_bytes: self.mapped_bytes + other.mapped_bytes,
         }
     }
 }
@@ -154,9 +157,8 @@ impl PathExecutor {
     #[must_use]
     pub fn staging_stats(&self) -> StagingStats {
         let connections = live(&self.connections);
-        let sessions = connections.iter().map(|connection| connection.staging.sessions()).sum();
-        let strangers = connections.iter().map(|connection| connection.staging.strangers()).sum();
-        StagingStats::of(&self.shared.slots, sessions, strangers)
+        let staging = connections.iter().map(|connection| &*connection.staging);
+        StagingStats::of(&self.shared.slots, staging)
     }
 }
 

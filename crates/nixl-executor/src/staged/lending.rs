@@ -35,9 +35,6 @@ impl fmt::Debug for Borrowing {
 }
 
 impl Staging {
-    /// Sessions of one peer beyond which it is not told what is not there. It asks again.
-    const MAX_RECALLED: usize = 256;
-
     /// Asks the peer to copy, to or from GPU memory of this side.
     pub(super) fn lend(
         self: &Arc<Self>,
@@ -84,9 +81,6 @@ impl Staging {
         let short = Recall { offer: offer.clone(), introduction: Bytes::new(), reason };
         if self.sessions.deliver(id, from, Message::Recall(short), self.link().clock.now()) {
             return None;
-        }
-        if self.sessions.with(from) >= Self::MAX_RECALLED {
-            return Some(None);
         }
         let Some((session, outbox)) = self.admit(id, from, &offer.key, introduction) else {
             return Some(None);

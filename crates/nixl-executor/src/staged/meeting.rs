@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use nixl_metadata::{AgentMetadata, Limits};
-use nixl_ops::{Link, PeerId, TransportError};
+use nixl_ops::{ConnectSpec, Link, PeerId, TransportError};
 
 /// A peer being met.
 pub(super) struct Meeting {
@@ -24,6 +24,8 @@ type Answer = Mutex<Option<Result<PeerId, TransportError>>>;
 impl Meeting {
     /// How long until a busy peer is tried again.
     const RETRY: Duration = Duration::from_millis(1);
+    /// The longest metadata. What is within the longest message, and no bomb, inflates to less.
+    const INFLATED: usize = 4 << 20;
 
     pub(super) fn begin(link: &Link, metadata: AgentMetadata) -> Self {
         let state = State::Asked(ask(link, &metadata));
@@ -58,8 +60,10 @@ fn ask(link: &Link, metadata: &AgentMetadata) -> Arc<Answer> {
     let (transport, metadata) = (Arc::clone(&link.transport), metadata.clone());
     let (reply, waker) = (Arc::clone(&answer), link.waker.clone());
     link.background.run(Box::new(move || {
-        let met = match metadata.inflate(&Limits::default()) {
-            Ok(blob) => transport.connect(&blob).map(|connected| connected.peer),
+        let met = match metadata.inflate(&Limits::default().inflated_bytes(Meeting::INFLATED)) {
+            Ok(blob) => transport
+                .connect_for(&ConnectSpec::new(&blob).introduced())
+                .map(|connected| connected.peer),
             Err(error) => Err(TransportError::BadMetadata { reason: error.to_string() }),
         };
         *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(met);

@@ -14,13 +14,22 @@ pub(super) struct Offers {
     live: HashMap<NotificationKey, Offer>,
     /// The tokens of the latest that have ended, 0 for those without: who was given one of these asks in good faith, and is
     /// told that it has ended.
-    ended: HashMap<NotificationKey, u64>,
+    ended: HashMap<NotificationKey, Ended>,
     /// In the order in which they ended.
     order: VecDeque<NotificationKey>,
     last_end: Option<Duration>,
 }
 
+#[derive(Debug)]
+struct Ended {
+    token: u64,
+    /// Requests of agents that had to be met for the answer.
+    answered: u8,
+}
+
 impl Offers {
+    /// Requests for an ended offer that are answered to agents that must be met first.
+    const ANSWERED: u8 = 16;
     /// Ended offers that are remembered. To requests for earlier ones there is no answer.
     const ENDED: usize = 1 << 14;
 
@@ -32,7 +41,7 @@ impl Offers {
     pub(super) fn withdraw(&mut self, key: &NotificationKey, now: Duration) -> Option<Offer> {
         self.last_end = Some(now);
         let offer = self.live.remove(key)?;
-        if self.ended.insert(key.clone(), token(&offer)).is_none() {
+        if self.ended.insert(key.clone(), Ended { token: token(&offer), answered: 0 }).is_none() {
             self.order.push_back(key.clone());
         }
         if self.order.len() > Self::ENDED
@@ -50,12 +59,23 @@ impl Offers {
     /// Whether this is presented by a holder of the metadata of one of these offers.
     pub(super) fn know(&self, presented: &Presented) -> bool {
         let live = self.live.get(&presented.key).map(token);
-        let known = live.or_else(|| self.ended.get(&presented.key).copied());
+        let known = live.or_else(|| self.ended.get(&presented.key).map(|ended| ended.token));
         match presented.proof {
             Proof::Key => known.is_some(),
             // One instruction, whose time does not depend on the bits.
             Proof::Token(token) => known.is_some_and(|known| known == token),
         }
+    }
+
+    /// Whether the engine may be introduced to an agent that holds this offer.
+    pub(super) fn may_introduce(&mut self, key: &NotificationKey, agent: &str) -> bool {
+        if let Some(offer) = self.live.get(key) {
+            return offer.may_introduce(agent);
+        }
+        let Some(ended) = self.ended.get_mut(key) else { return false };
+        let fits = ended.answered < Self::ANSWERED;
+        ended.answered += u8::from(fits);
+        fits
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &Offer> {

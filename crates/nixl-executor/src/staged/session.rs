@@ -15,18 +15,28 @@ use super::pool::Slot;
 #[derive(Default)]
 pub(super) struct Sessions {
     by_id: Mutex<HashMap<SessionId, Arc<Entry>>>,
+    /// How many there are of each offer of this side, and bytes of their introductions.
+    served: Mutex<Served>,
+    /// Messages that wait, of all sessions.
+    waiting: AtomicUsize,
     /// How many there are, readable without the lock, without those that have ended.
     live: AtomicUsize,
     /// How many have ended whose peers may still write to slots.
     stalled: AtomicUsize,
 }
 
+#[derive(Default)]
+struct Served {
+    by_offer: HashMap<NotificationKey, usize>,
+    bytes: usize,
+}
+
 /// What has arrived for one session.
 struct Entry {
     /// The only agent that may send any.
     peer: Box<str>,
-    /// The key of the offer, if this side is the target.
-    key: Option<NotificationKey>,
+    /// The key of the offer, if this side is the target, and bytes of the peer's introduction.
+    key: Option<(NotificationKey, usize)>,
     mail: Mutex<Mail>,
     /// Nobody reads the mail any more.
     deaf: AtomicBool,
@@ -57,16 +67,28 @@ impl Sessions {
     const MAX: usize = 1 << 14;
     /// Messages that may wait for one session: more than any protocol step brings, even with every place granted.
     const MAX_MESSAGES: usize = 1 << 12;
+    /// Messages that may wait for all sessions together. Each may have a few beyond that.
+    const MAX_WAITING: usize = 1 << 16;
+    const FEW: usize = 16;
+    /// Sessions that one offer may have on this side.
+    const MAX_OF_OFFER: usize = 256;
+    /// Bytes of introductions, of all sessions that this side serves.
+    const MAX_BYTES: usize = 64 << 20;
 
     /// A new session. `None` if there is one of this name, or there are too many.
     pub(super) fn open(
         self: &Arc<Self>,
         id: SessionId,
         peer: &str,
-        key: Option<NotificationKey>,
+        key: Option<(NotificationKey, usize)>,
     ) -> Option<Membership> {
         let mut sessions = self.lock();
         if sessions.len() >= Self::MAX || sessions.contains_key(&id) {
+            return None;
+        }
+        if let Some((key, bytes)) = &key
+            && !lock(&self.served).add(key, *bytes)
+        {
             return None;
         }
         let entry = Arc::new(Entry {
@@ -88,12 +110,12 @@ impl Sessions {
 
     /// Whether this session is with this peer.
     pub(super) fn has(&self, id: SessionId, peer: &str) -> bool {
-        self.lock().get(&id).is_some_and(|mailbox| *mailbox.peer == *peer)
+        self.lock().get(&id).is_some_and(|entry| *entry.peer == *peer)
     }
 
-    /// How many there are with this peer.
-    pub(super) fn with(&self, peer: &str) -> usize {
-        self.lock().values().filter(|entry| *entry.peer == *peer).count()
+    /// Messages that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Hands a message over. Returns whether it was for a session with this peer.
@@ -114,10 +136,14 @@ impl Sessions {
         if message == Message::Ping || entry.deaf.load(Ordering::Relaxed) {
             return true;
         }
-        if mail.messages.len() >= Self::MAX_MESSAGES {
+        let waiting = mail.messages.len();
+        if waiting >= Self::MAX_MESSAGES
+            || (waiting >= Self::FEW && self.waiting() >= Self::MAX_WAITING)
+        {
             mail.flooded = true;
         } else {
             mail.messages.push_back(message);
+            self.waiting.fetch_add(1, Ordering::Relaxed);
         }
         true
     }
@@ -152,7 +178,8 @@ impl Sessions {
         drop(slots);
         released.into_iter().for_each(Slot::release);
         if is_over {
-            self.lock().remove(&id);
+            let removed = self.lock().remove(&id);
+            removed.into_iter().for_each(|entry| self.left(&entry));
             self.stalled.fetch_sub(1, Ordering::AcqRel);
         }
         true
@@ -205,6 +232,13 @@ impl Sessions {
         self.edit(|m| is(m, key.as_bytes()), |mail| mail.withdrawn = true)
     }
 
+    /// A session is no longer there.
+    fn left(&self, entry: &Entry) {
+        if let Some((key, bytes)) = &entry.key {
+            lock(&self.served).remove(key, *bytes);
+        }
+    }
+
     fn edit(&self, which: impl Fn(&Entry) -> bool, edit: impl Fn(&mut Mail)) -> bool {
         if self.len() == 0 {
             return false;
@@ -220,7 +254,31 @@ impl Sessions {
 }
 
 fn is(entry: &Entry, key: &[u8]) -> bool {
-    entry.key.as_ref().is_some_and(|own| own.as_bytes() == key)
+    entry.key.as_ref().is_some_and(|(own, _)| own.as_bytes() == key)
+}
+
+impl Served {
+    /// Counts a session, if there is room.
+    fn add(&mut self, key: &NotificationKey, bytes: usize) -> bool {
+        let sum = self.bytes.saturating_add(bytes);
+        let count = self.by_offer.get(key).copied().unwrap_or(0);
+        if sum > Sessions::MAX_BYTES || count >= Sessions::MAX_OF_OFFER {
+            return false;
+        }
+        self.bytes = sum;
+        self.by_offer.insert(key.clone(), count + 1);
+        true
+    }
+
+    fn remove(&mut self, key: &NotificationKey, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        if let Some(count) = self.by_offer.get_mut(key) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.by_offer.remove(key);
+            }
+        }
+    }
 }
 
 /// A session's place in the table, which it leaves when this is dropped.
@@ -240,7 +298,11 @@ impl Membership {
 
     /// What has arrived since the last call.
     pub(super) fn take(&self) -> Mail {
-        std::mem::take(&mut *lock(&self.entry.mail))
+        let mail = std::mem::take(&mut *lock(&self.entry.mail));
+        if !mail.messages.is_empty() {
+            self.sessions.waiting.fetch_sub(mail.messages.len(), Ordering::Relaxed);
+        }
+        mail
     }
 
     /// The session ends, and the peer may still write to these. The place is kept until it cannot.
@@ -275,7 +337,9 @@ impl Drop for Membership {
         }
         let left = self.sessions.lock().remove(&self.id);
         self.sessions.live.fetch_sub(1, Ordering::AcqRel);
-        drop(left);
+        self.sessions.left(&self.entry);
+        // No message reaches it any more.
+        drop((left, self.take()));
     }
 }
 

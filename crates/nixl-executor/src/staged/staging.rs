@@ -75,13 +75,24 @@ pub struct StagingStats {
     pub sessions: usize,
     /// Requests by senders that hold no offer of this side; nothing was done for them.
     pub strangers: u64,
+    /// Messages of peers that wait for transfers under way.
+    pub waiting_messages: usize,
 }
 
 impl StagingStats {
     /// Of connections that share the pools.
-    pub(crate) fn of(pools: &SlotPools, sessions: usize, strangers: u64) -> Self {
+    pub(crate) fn of<'a>(
+        pools: &SlotPools,
+        connections: impl Iterator<Item = &'a Staging>,
+    ) -> Self {
         let (outgoing, incoming) = (pools.outgoing.stats(), pools.incoming.stats());
-        Self { outgoing, incoming, sessions, strangers }
+        let none = Self { outgoing, incoming, ..Self::default() };
+        connections.fold(none, |sum, staging| Self {
+            sessions: sum.sessions + staging.sessions.len(),
+            strangers: sum.strangers + staging.strangers.load(Ordering::Relaxed),
+            waiting_messages: sum.waiting_messages + staging.sessions.waiting(),
+            ..sum
+        })
     }
 }
 
@@ -137,14 +148,6 @@ impl Staging {
         &self.borrowing.tools
     }
 
-    pub(crate) fn sessions(&self) -> usize {
-        self.sessions.len()
-    }
-
-    pub(crate) fn strangers(&self) -> u64 {
-        self.strangers.load(Ordering::Relaxed)
-    }
-
     /// Whether an offer of this side may be asked for that needs slots.
     pub(crate) fn may_need_slots(&self) -> bool {
         let on_gpu = |offer: &Offer| offer.descriptors().iter().any(|d| !d.device().is_host());
@@ -181,7 +184,8 @@ impl Staging {
             outgoing: self.outgoing.stats(),
             incoming: self.incoming.stats(),
             sessions: self.sessions.len(),
-            strangers: self.strangers(),
+            strangers: self.strangers.load(Ordering::Relaxed),
+            waiting_messages: self.sessions.waiting(),
         }
     }
 
@@ -324,8 +328,16 @@ impl Staging {
         if self.sessions.len() >= Self::MAX_SERVED || from == self.link.transport.agent_name() {
             return None;
         }
+        let len = introduction.len();
         let introduction = AgentMetadata::from_compressed(introduction, &Limits::default()).ok()?;
-        let session = self.sessions.open(id, from, Some(key.clone()))?;
+        if !self.peers.was_met_by(from, &introduction) && !self.offers().may_introduce(key, from) {
+            tracing::debug!(
+                from,
+                "a request in the name of one agent more than the offer has readers"
+            );
+            return None;
+        }
+        let session = self.sessions.open(id, from, Some((key.clone(), len)))?;
         let now = self.link.clock.now();
         let outbox = Outbox::to(id, PeerId::new(from), introduction, now).by(self.mailbox_of(from));
         match outbox.is_by_engine() {

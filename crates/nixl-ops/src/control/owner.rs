@@ -47,6 +47,13 @@ impl Owner {
                     }
                     Err(why) => Said::Refused(why),
                 };
+                if !table.may_introduce(key, from) {
+                    tracing::debug!(
+                        from,
+                        "a claim in the name of one agent more than the offer has readers"
+                    );
+                    return false;
+                }
                 let answer = ControlMessage { key, token, said }.encode();
                 self.answer(from, metadata, answer)
             }
@@ -89,7 +96,7 @@ impl Owner {
                 .and_then(|metadata| metadata.inflate(&limits));
             let met = match blob {
                 Ok(blob) => transport
-                    .connect_for(&ConnectSpec::new(&blob).needing(&[]))
+                    .connect_for(&ConnectSpec::new(&blob).needing(&[]).introduced())
                     .map_err(|e| e.to_string()),
                 Err(error) => Err(error.to_string()),
             };

@@ -48,6 +48,8 @@ struct State {
     copying: bool,
     /// The agent that claimed it by a message.
     agent: Option<String>,
+    /// The agents to which the engine was introduced for this offer.
+    introduced: Vec<Box<str>>,
     /// Uses that have ended, and those that succeeded, by the slot and by notifications.
     by_slot: (u32, u32),
     by_notification: u32,
@@ -112,6 +114,7 @@ impl PassiveEntry {
                 claimed: false,
                 copying: false,
                 agent: None,
+                introduced: Vec::new(),
                 by_slot: (0, 0),
                 by_notification: 0,
                 declined: 0,
@@ -240,6 +243,23 @@ impl PassiveEntry {
         if self.kind() == OperationKind::Read || self.claim_by_message(from).is_ok() {
             self.note(|state| state.declined += 1);
         }
+    }
+
+    /// Whether the engine may be introduced to an agent because it holds this offer: so many as the offer has readers, and some
+    /// that try again under another name.
+    pub(crate) fn may_introduce(&self, agent: &str) -> bool {
+        const SPARE: u32 = 8;
+        const MOST: u32 = 4096;
+        let most = self.readers().saturating_add(SPARE).min(MOST) as usize;
+        let mut state = lock(&self.state);
+        if state.introduced.iter().any(|known| **known == *agent) {
+            return true;
+        }
+        let fits = state.introduced.len() < most;
+        if fits {
+            state.introduced.push(agent.into());
+        }
+        fits
     }
 
     /// The secret that messages about the offer carry.

@@ -79,23 +79,32 @@ struct Proofs {
 /// The keys of the latest offers that have ended.
 #[derive(Debug, Default)]
 struct EndedKeys {
-    tokens: HashMap<Box<[u8]>, Option<u64>>,
+    by_key: HashMap<Box<[u8]>, Ended>,
     order: VecDeque<Box<[u8]>>,
     /// Completions of operations that had ended.
     again: u64,
 }
 
+#[derive(Debug)]
+struct Ended {
+    token: Option<u64>,
+    /// Claims that were answered after the end.
+    answered: u8,
+}
+
 impl EndedKeys {
     const KEPT: usize = 1 << 16;
+    /// Claims of one ended offer that are answered.
+    const ANSWERED: u8 = 16;
 
     fn add(&mut self, key: Box<[u8]>, token: Option<u64>) {
-        if self.tokens.insert(key.clone(), token).is_none() {
+        if self.by_key.insert(key.clone(), Ended { token, answered: 0 }).is_none() {
             self.order.push_back(key);
         }
         if self.order.len() > Self::KEPT
             && let Some(oldest) = self.order.pop_front()
         {
-            self.tokens.remove(&oldest);
+            self.by_key.remove(&oldest);
         }
     }
 }
@@ -205,7 +214,7 @@ impl PassiveTable {
             None if self.read_late(payload) => true,
             None => {
                 let mut ended = lock(&self.ended);
-                if !ended.tokens.contains_key(payload) {
+                if !ended.by_key.contains_key(payload) {
                     return false;
                 }
                 ended.again += 1;
@@ -284,13 +293,26 @@ impl PassiveTable {
     ) -> Result<Arc<PassiveEntry>, EndedOffer> {
         let entry = lock(&self.entries).get(key).cloned();
         let Some(entry) = entry else {
-            let known = lock(&self.ended).tokens.get(key) == Some(&Some(token));
+            let ended = lock(&self.ended);
+            let known = ended.by_key.get(key).is_some_and(|ended| ended.token == Some(token));
             return Err(if known { EndedOffer::Revoked } else { EndedOffer::WrongToken });
         };
         match entry.token() == Some(token) {
             true => Ok(entry),
             false => Err(EndedOffer::WrongToken),
         }
+    }
+
+    /// Whether a claim of an offer, live or ended, may be answered to an agent that may have to be met for it.
+    pub(crate) fn may_introduce(&self, key: &[u8], agent: &str) -> bool {
+        if let Some(entry) = lock(&self.entries).get(key).cloned() {
+            return entry.may_introduce(agent);
+        }
+        let mut ended = lock(&self.ended);
+        let Some(ended) = ended.by_key.get_mut(key) else { return false };
+        let fits = ended.answered < EndedKeys::ANSWERED;
+        ended.answered += u8::from(fits);
+        fits
     }
 
     /// Applies the deadlines that have passed, and looks at the peers of the quarantine. Costs one load while nothing is due.
