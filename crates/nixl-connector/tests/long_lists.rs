@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::thread;
 
-use nixl_connector::Connector;
 use nixl_connector::simulated::Fabric;
+use nixl_connector::{Connector, ConnectorError};
 use nixl_descriptor::{DescriptorList, Region};
-use nixl_metadata::{RdmaMetadata, Share};
+use nixl_metadata::{MetadataError, RdmaMetadata, Share};
 use nixl_ops::{
     Execution, Executor, PathReport, SystemClock, TransferRequest, TransportError,
     TransportExecutor,
@@ -102,4 +102,28 @@ async fn short_lists_are_walked_on_the_callers_thread_and_long_ones_never() {
     assert!(threads(64).await.contains(&here));
     let long = threads(65).await;
     assert!(long.iter().all(|name| name == "nixl-work" || name == "nixl-driver"), "{long:?}");
+}
+
+/// What no reader with default limits takes is not offered, and says what to do.
+#[tokio::test]
+async fn offers_beyond_the_limits_of_readers_are_not_made() {
+    let fabric = Fabric::new(Arc::new(SystemClock::new()));
+    let connector = Connector::builder().transport(fabric.transport("a")).build().await.unwrap();
+    let most = 1 << 16;
+    let mut offer = connector.create_readable(list(most)).await.unwrap();
+    for bytes in
+        [offer.metadata().to_native_bytes().unwrap(), offer.metadata().to_dynamo_json().into()]
+    {
+        RdmaMetadata::decode(&bytes).unwrap();
+    }
+    offer.cancel();
+    for descriptors in [most + 1, most * 3] {
+        let local = list(descriptors);
+        let region = local.as_slice().first().unwrap().region().clone();
+        let error = connector.create_readable(local).await.unwrap_err();
+        let expected = MetadataError::TooManyDescriptors { limit: most };
+        assert_eq!(error, ConnectorError::Metadata(expected));
+        assert!(error.to_string().contains("merge neighbours, split the transfer"), "{error}");
+        region.copy_from_slice(0, &[1]).unwrap();
+    }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use apart::Apart;
 use nixl_connector::simulated::Fabric;
 use nixl_connector::{Completion, Connector, ConnectorError};
-use nixl_descriptor::Region;
+use nixl_descriptor::{DescriptorList, Region};
 use nixl_device::Device;
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
@@ -235,5 +235,32 @@ async fn memory_that_cannot_be_opened_says_nothing_of_other_memory() {
     while world.read_from(bad.clone()).await.unwrap().path().unwrap().kind != PathKind::CudaIpc {
         assert!(began.elapsed() < LIMIT, "it is tried again");
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// More than stay open would close each other, one after the other, on the thread that all of the connection's peers need.
+#[tokio::test]
+async fn memory_in_more_pieces_than_stay_open_is_not_opened() {
+    const PIECES: usize = 1100;
+    let world = World::new(true).await;
+    let list = |byte: u8| -> (Vec<Region>, DescriptorList) {
+        let regions: Vec<_> = (0..PIECES).map(|_| world.region(&[byte; 8])).collect();
+        let whole: Vec<_> = regions.iter().map(Region::whole).collect();
+        (regions, DescriptorList::try_from(whole).unwrap())
+    };
+    let (_theirs, offered) = list(7);
+    let (mine, local) = list(0);
+    let offer = world.target.create_readable(offered).await.unwrap();
+    let remote = RdmaMetadata::decode(&offer.metadata().to_native_bytes().unwrap()).unwrap();
+    let mut read = world.initiator.begin_read(&remote, local).await.unwrap();
+    let completion = read.wait_for_completion().await.unwrap();
+    let path = completion.path().unwrap();
+    let rejected = path.rejected.iter().find(|r| r.kind == PathKind::CudaIpc).unwrap();
+    assert!(rejected.reason.contains("1100 pieces of memory are more"), "{}", rejected.reason);
+    assert_eq!(world.paths.peer_stats().imports, 0);
+    for region in mine {
+        // SAFETY: memory of a simulated GPU, of this length; the transfer is over.
+        let bytes = unsafe { slice::from_raw_parts(region.address() as *const u8, 8) };
+        assert!(bytes == [7; 8]);
     }
 }

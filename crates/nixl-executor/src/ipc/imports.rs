@@ -105,7 +105,7 @@ pub(crate) enum ImportError {
 
 impl Imports {
     /// Pieces of memory that are kept open.
-    const KEPT: usize = 1024;
+    pub(crate) const KEPT: usize = 1024;
     /// Bytes of all that is pinned at most. A peer says how long its memory is, and pinning takes every page of it, and 0.1 s
     /// for each GiB.
     const MAX_PINNED: usize = 4 << 30;
@@ -258,8 +258,9 @@ impl Imports {
             if let Some(allowance) = Allowance::take(&self.mapped, bytes, Self::MAX_MAPPED) {
                 return Ok(allowance);
             }
-            let oldest = self.lock().remove_oldest();
-            if bytes > Self::MAX_MAPPED || oldest.is_none() {
+            let fits = bytes <= Self::MAX_MAPPED;
+            let oldest = if fits { self.lock().remove_oldest() } else { None };
+            if oldest.is_none() {
                 let (mapped, most) = (self.mapped(), Self::MAX_MAPPED);
                 return Err(ImportError::Failed(format!(
                     "{bytes} bytes are too many to map beside {mapped}, of {most} allowed"
@@ -591,6 +592,26 @@ mod tests {
         let other = shared(100);
         gpus.fail();
         assert_eq!(kind(Foreign::Pinned(other.shared_name().unwrap())), MemoryKind::Pageable);
+    }
+
+    #[test]
+    fn files_with_holes_do_not_take_all_address_space() {
+        let imports = Imports::new(gpus(), Now::here());
+        let (old, new) = (shared(4096), shared(8192));
+        let [old, new] = [&old, &new].map(|region| Foreign::File(region.shared_name().unwrap()));
+        imports.open(&old, BY).unwrap();
+        assert_eq!(imports.mapped(), 4096);
+        // The longest unused makes room.
+        imports.mapped.fetch_add(Imports::MAX_MAPPED - 8192, Ordering::Relaxed);
+        imports.open(&new, BY).unwrap();
+        assert!(!imports.has(&old) && imports.has(&new));
+        imports.mapped.store(8192, Ordering::Relaxed);
+        let Foreign::File(name) = new else { unreachable!() };
+        let endless = SharedName { len: 96 << 40, fd: name.fd + 1, ..name };
+        let refused = imports.open(&Foreign::File(endless), BY).map(|_| ()).unwrap_err();
+        assert!(refused.to_string().contains("too many to map beside 8192"), "{refused}");
+        assert!(imports.has(&new), "nothing was closed in vain");
+        assert_eq!(imports.mapped(), 8192);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The executor of one connection.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -281,6 +282,17 @@ impl Attached {
             })
             .collect();
         if unopened.is_empty() || unopened.iter().any(|f| self.imports.refused.has(f, now)) {
+            return None;
+        }
+        let distinct = || unopened.iter().collect::<HashSet<_>>().len();
+        if unopened.len() > Imports::KEPT && distinct() > Imports::KEPT {
+            // They would close each other, and keep the connection's thread busy all the while.
+            let (pieces, most) = (distinct(), Imports::KEPT);
+            let reason = format!("{pieces} pieces of memory are more than stay open: {most}");
+            unopened
+                .into_iter()
+                .take(1)
+                .for_each(|f| self.imports.refused.note(f, reason.clone(), now));
             return None;
         }
         let info = remote.peer()?;

@@ -510,6 +510,77 @@ fn strangers_are_not_introduced() {
     assert_eq!(world.sides[1].staging.stats().strangers, sent);
 }
 
+/// A name is what its sender says it is: an offer introduces no more agents than it has readers, and some.
+#[test]
+fn a_holder_introduces_no_crowd() {
+    let world = World::new([config(2, 4), config(2, 4)]);
+    let memory = Memory::new(GPU, &[LEN], false);
+    let passive = world.sides[1].offer(OperationKind::Read, &memory, OperationOptions::new());
+    let introduction = world.sides[0].agent_metadata().compressed().clone();
+    let offer = presented(&passive);
+    let open = Open { offer, kind: OperationKind::Read, chunk_bytes: 64, introduction };
+    let open = Message::Open(open);
+    let mut served = Vec::new();
+    for ghost in 0..1000 {
+        let payload = open.encode(SessionId::random());
+        match world.sides[1].staging.receive(&format!("ghost-{ghost}"), &payload) {
+            Received::Serve(execution) => served.push(execution),
+            other => assert!(matches!(other, Received::Ignored)),
+        }
+    }
+    assert_eq!(served.len(), 9);
+    let mut jobs = 0;
+    while world.sides[1].jobs.next() {
+        jobs += 1;
+    }
+    assert_eq!((jobs, world.sides[1].staging.stats().sessions), (9, 9));
+    // Those who are known ask as often as they like, up to the bound on sessions of an offer.
+    for _ in 0..1000 {
+        let payload = open.encode(SessionId::random());
+        if let Received::Serve(execution) = world.sides[1].staging.receive("ghost-0", &payload) {
+            served.push(execution);
+        }
+    }
+    assert_eq!(world.sides[1].staging.stats().sessions, 256);
+    drop(served);
+    assert_eq!(world.sides[1].staging.stats().sessions, 0);
+    let payload = open.encode(SessionId::random());
+    let again = world.sides[1].staging.receive("ghost-0", &payload);
+    assert!(matches!(again, Received::Serve(_)), "sessions that are over count no more");
+}
+
+/// What waits for all sessions together is bounded, and a flood to one costs no other its messages.
+#[test]
+fn a_flood_to_many_sessions_is_dammed() {
+    let world = World::new([config(2, 4), config(2, 4)]);
+    let memory = Memory::new(GPU, &[LEN], false);
+    let passive = world.sides[1].offer(OperationKind::Read, &memory, OperationOptions::new());
+    let introduction = world.sides[0].agent_metadata().compressed().clone();
+    let offer = presented(&passive);
+    let open = Open { offer, kind: OperationKind::Read, chunk_bytes: 64, introduction };
+    let open = Message::Open(open);
+    let mut sessions = Vec::new();
+    for _ in 0..30 {
+        let id = SessionId::random();
+        let received = world.sides[1].staging.receive("ghost", &open.encode(id));
+        let Received::Serve(execution) = received else { panic!("not served") };
+        sessions.push((id, execution));
+    }
+    let send = |id| world.sides[1].staging.receive("ghost", &Message::Accept.encode(id));
+    let (last, flooded) = sessions.split_last().unwrap();
+    for (id, _) in flooded {
+        for _ in 0..4000 {
+            send(*id);
+        }
+    }
+    let waiting = world.sides[1].staging.stats().waiting_messages;
+    assert!((1 << 16..1 << 17).contains(&waiting), "{waiting}");
+    assert!(matches!(send(last.0), Received::Taken));
+    assert_eq!(world.sides[1].staging.stats().waiting_messages, waiting + 1);
+    drop(sessions);
+    assert_eq!(world.sides[1].staging.stats().waiting_messages, 0);
+}
+
 /// A source checks what it is granted, too.
 #[test]
 fn grants_are_checked() {
