@@ -363,9 +363,15 @@ impl<'a> Reader<'a> {
     /// How fast a transport is, and what it can.
     fn figures(&mut self) -> Result<(), String> {
         if self.is_second {
-            let [_, bandwidth, ..] = self.array::<8>()?;
+            const MESSAGES: u8 = 1 << 1;
+            // In units of 64 bytes. UCX takes the room for its headers from it.
+            const SHORTEST: u16 = 2;
+            let [_, bandwidth, _, _, s0, s1, flags, _] = self.array()?;
             return match bandwidth {
                 0 => Err(self.fault("a transport moves nothing")),
+                _ if flags & MESSAGES != 0 && u16::from_le_bytes([s0, s1]) < SHORTEST => {
+                    Err(self.fault("a transport has no room for a message"))
+                }
                 _ => Ok(()),
             };
         }
@@ -465,7 +471,7 @@ mod tests {
     fn addresses_of_version_2_are_read() {
         let transport = |name: &str, len: u8, address: &[u8]| {
             let mut out = checksum(name).to_le_bytes().to_vec();
-            out.extend([9, 9, 9, 0, 1, 0, 2, 0, len]);
+            out.extend([9, 9, 9, 0, 2, 0, 2, 0, len]);
             out.extend(address);
             out
         };
