@@ -15,6 +15,7 @@
 //! | recall | 4 +, 1 + | introduction, reason |
 //! | all | 2, 4 + | sections, until the end: a number and its content. Numbers ascend; unknown ones are skipped |
 //!
+//! The version is that of staging messages, for loans too: [`MessageVersions::staging`](nixl_metadata::MessageVersions::staging).
 //! Version 1 has no token and no sections, and other orders: the key is all that its sender presents.
 
 use std::fmt;
