@@ -356,12 +356,16 @@ mod tests {
         let (told, tellings) = mpsc::channel();
         let (slot, pid) = (Arc::new(Mutex::new(None)), other.id());
         let inner = Arc::clone(&slot);
+        let (watches, watched) = mpsc::channel();
         let callback = move || {
             let next = exits.watch(pid, None, move || told.send(()).unwrap());
             *inner.lock().unwrap() = Some(next.unwrap());
+            watches.send(()).unwrap();
         };
         *slot.lock().unwrap() = Some(exits.watch(one.id(), None, callback).unwrap());
         end(&mut one);
+        // The other is there until it is watched.
+        assert_eq!(watched.recv_timeout(LIMIT), Ok(()));
         end(&mut other);
         assert_eq!(tellings.recv_timeout(LIMIT), Ok(()));
     }
