@@ -40,7 +40,7 @@
 //! relaxes the mode of the calling thread and restores it after the call, on unwinding too. What follows from it:
 //!
 //! * Everything here may be called at any time from any thread, also from one that captures, and leaves captures alone; but
-//!   for [`Context::synchronize`], which conflicts with a capture in its context whatever the mode.
+//!   for [`Context::synchronize`], which conflicts with a capture in its context in every mode.
 //! * A stream of the caller's that captures is given nothing: [`Event::record_on_foreign`] finds that out first, and returns
 //!   [`ForeignStreamError`]. The default stream counts as capturing while a blocking stream of its context does.
 //! * A stream and an event of this library must not take part in a capture of the caller's.

@@ -429,7 +429,7 @@ impl Offer {
         self.entry.token()
     }
 
-    /// Whether the engine may be introduced to an agent that holds it. False once more agents were than it has readers, and some.
+    /// Whether the engine may be introduced to an agent that holds it. False beyond the number of its readers and eight.
     pub fn may_introduce(&self, agent: &str) -> bool {
         self.entry.may_introduce(agent)
     }

@@ -82,7 +82,9 @@ impl WorkerAddresses {
     /// UCX looks only into the parts of transports that it has itself.
     fn check_interface(&self, interface: &Interface, device: &[u8]) -> Result<(), String> {
         let same = |own: &&Interface| own.transport == interface.transport;
-        let Some(_) = self.own.iter().find(same) else { return Ok(()) };
+        if !self.own.iter().any(|own| same(&own)) {
+            return Ok(());
+        }
         let refuse = |what: &str| {
             let transport = interface.transport;
             Err(format!("its part for the transport {transport:#06x} {what}"))
@@ -279,8 +281,8 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        let fault = self.fault("it ends too early");
-        self.take(N)?.try_into().map_err(|_| fault)
+        let taken = self.take(N)?;
+        taken.try_into().map_err(|_| self.fault("it ends too early"))
     }
 
     fn u8(&mut self) -> Result<u8, String> {

@@ -270,7 +270,7 @@ impl Context {
     /// Waits, blocking, until the device has done everything that was queued in this context.
     ///
     /// Not while a stream of the context captures a CUDA graph: this is the one call here that the driver refuses then
-    /// whatever the capture mode, and the capture fails too. Nothing else of this library makes it;
+    /// in every capture mode, and the capture fails too. Nothing else of this library makes it;
     /// [`Stream::synchronize`](super::Stream::synchronize) waits for one stream and is safe.
     ///
     /// # Errors

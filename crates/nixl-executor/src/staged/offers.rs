@@ -37,7 +37,7 @@ impl Offers {
         self.live.insert(offer.key().clone(), offer);
     }
 
-    /// The offer may hold the last handle to its memory: let go of it outside locks.
+    /// The offer may hold the last handle to its memory: the caller drops it outside locks.
     pub(super) fn withdraw(&mut self, key: &NotificationKey, now: Duration) -> Option<Offer> {
         self.last_end = Some(now);
         let offer = self.live.remove(key)?;

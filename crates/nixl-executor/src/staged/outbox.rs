@@ -19,6 +19,8 @@ pub(super) struct Outbox {
     peer: PeerId,
     /// What carries the messages instead of the engine.
     mailbox: Option<Mailbox>,
+    /// A message was sent, or is about to be: what carries it carries the rest.
+    begun: bool,
     /// What the peer is met by.
     metadata: AgentMetadata,
     meeting: Option<Meeting>,
@@ -48,6 +50,7 @@ impl Outbox {
             session,
             peer,
             mailbox: None,
+            begun: false,
             metadata,
             meeting: None,
             peers: None,
@@ -57,7 +60,8 @@ impl Outbox {
         }
     }
 
-    /// Through the peer's mailbox, if there is one. The first message decides for all.
+    /// Through the peer's mailbox, if there is one, unless the first message is too long for it: nothing orders what the mailbox
+    /// carries with what the engine does.
     pub(super) fn by(mut self, mailbox: Option<Mailbox>) -> Self {
         self.mailbox = mailbox;
         self
@@ -103,6 +107,7 @@ impl Outbox {
     /// Why nothing more can be sent.
     pub(super) fn flush(&mut self, link: &Link, now: Duration) -> Result<bool, TransportError> {
         let mut moved = self.meet(link, now)?;
+        self.begin(link);
         for _ in 0..Self::BURST {
             let Some(message) = self.waiting.front() else { break };
             match self.send(link, message) {
@@ -138,6 +143,13 @@ impl Outbox {
             peers.note_met(self.peer.as_str(), &self.metadata);
         }
         Ok(true)
+    }
+
+    fn begin(&mut self, link: &Link) {
+        if let Some(first) = self.waiting.front().filter(|_| !self.begun) {
+            self.mailbox.take_if(|_| !Mailbox::fits(link.transport.agent_name(), first));
+            self.begun = true;
+        }
     }
 
     fn send(&self, link: &Link, message: &[u8]) -> Poll<Result<(), TransportError>> {

@@ -245,7 +245,7 @@ impl PassiveEntry {
         }
     }
 
-    /// Whether the engine may be introduced to an agent because it holds this offer: so many as the offer has readers, and some
+    /// Whether the engine may be introduced to an agent because it holds this offer: as many as the offer has readers, and eight
     /// that try again under another name.
     pub(crate) fn may_introduce(&self, agent: &str) -> bool {
         const SPARE: u32 = 8;

@@ -19,6 +19,8 @@ pub(crate) struct OfferPage {
     memory: OnceLock<Option<SharedMemory>>,
     table: Mutex<Table>,
     inbox: Mutex<Inbox>,
+    /// Times that a lane of the mailbox held what is no message.
+    unreadable_mail: AtomicU64,
 }
 
 #[derive(Default)]
@@ -106,16 +108,19 @@ impl OfferPage {
     /// Hands the messages that have arrived in the mailbox to `receive`. Returns whether there was any, or may be more.
     pub(crate) fn take_mail(&self, receive: &mut dyn FnMut(Letter<'_>)) -> bool {
         let Some(memory) = self.memory() else { return false };
-        self.inbox().take(memory, receive)
+        // Most looks find nothing, and take no lock.
+        if memory.word(Doorbell::MAIL).is_none_or(|mail| mail.load(Ordering::Relaxed) == 0) {
+            return false;
+        }
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let any = inbox.take(memory, receive);
+        self.unreadable_mail.store(inbox.garbage(), Ordering::Relaxed);
+        any
     }
 
     /// Times that a lane of the mailbox held what is no message.
     pub(crate) fn unreadable_mail(&self) -> u64 {
-        self.inbox().garbage()
-    }
-
-    fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unreadable_mail.load(Ordering::Relaxed)
     }
 
     /// The page's memory, made now if it was not before. `None` if there is none to be had.

@@ -510,16 +510,21 @@ fn strangers_are_not_introduced() {
     assert_eq!(world.sides[1].staging.stats().strangers, sent);
 }
 
-/// A name is what its sender says it is: an offer introduces no more agents than it has readers, and some.
-#[test]
-fn a_holder_introduces_no_crowd() {
+/// An offer of the second side, and a request for it.
+fn asked() -> (World, Passive, Message) {
     let world = World::new([config(2, 4), config(2, 4)]);
     let memory = Memory::new(GPU, &[LEN], false);
     let passive = world.sides[1].offer(OperationKind::Read, &memory, OperationOptions::new());
     let introduction = world.sides[0].agent_metadata().compressed().clone();
     let offer = presented(&passive);
     let open = Open { offer, kind: OperationKind::Read, chunk_bytes: 64, introduction };
-    let open = Message::Open(open);
+    (world, passive, Message::Open(open))
+}
+
+/// A name is what its sender says it is: an offer introduces no more agents than it has readers, and eight.
+#[test]
+fn a_holder_introduces_no_crowd() {
+    let (world, _passive, open) = asked();
     let mut served = Vec::new();
     for ghost in 0..1000 {
         let payload = open.encode(SessionId::random());
@@ -552,13 +557,7 @@ fn a_holder_introduces_no_crowd() {
 /// What waits for all sessions together is bounded, and a flood to one costs no other its messages.
 #[test]
 fn a_flood_to_many_sessions_is_dammed() {
-    let world = World::new([config(2, 4), config(2, 4)]);
-    let memory = Memory::new(GPU, &[LEN], false);
-    let passive = world.sides[1].offer(OperationKind::Read, &memory, OperationOptions::new());
-    let introduction = world.sides[0].agent_metadata().compressed().clone();
-    let offer = presented(&passive);
-    let open = Open { offer, kind: OperationKind::Read, chunk_bytes: 64, introduction };
-    let open = Message::Open(open);
+    let (world, _passive, open) = asked();
     let mut sessions = Vec::new();
     for _ in 0..30 {
         let id = SessionId::random();

@@ -84,3 +84,25 @@ fn lending_says_nothing_by_the_engine_where_there_are_mailboxes() {
         assert_eq!(gpus::look(&local.region), local.image(&stream));
     }
 }
+
+/// Nothing orders a mailbox with the engine: where the first message is too long for the mailbox, no later one overtakes it there.
+#[test]
+fn a_conversation_that_begins_by_the_engine_goes_on_by_it() {
+    let mut world = World::with_messages([config(2, 4), config(2, 4)], Messages::ByMailbox);
+    let lens = [1; 1200];
+    let (local, target) =
+        (Memory::new(Device::cuda(0), &lens, false), Memory::new(Device::HOST, &lens, false));
+    let options = (OperationOptions::new(), OperationOptions::new());
+    let (_passive, active) =
+        world.begin(OperationKind::Read, 0, (&local, &target), Manner::Lent, options);
+    let mut active = active.unwrap();
+    world.sides[0].reactor.turn();
+    active.cancel();
+    world.sides[0].reactor.turn();
+    let said: Vec<_> = world
+        .letters(1)
+        .iter()
+        .map(|(_, payload)| Message::decode(payload).unwrap().1.name())
+        .collect();
+    assert_eq!(said, ["lend", "recall"]);
+}
