@@ -7,11 +7,12 @@ mod serve;
 mod wire;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use nixl_connector::{Connector, DriverConfig};
-use nixl_descriptor::{BufferPool, leaked};
+use nixl_descriptor::{BufferPool, Region, defer_disposal_on_this_thread, leaked};
 use nixl_executor::PathExecutor;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::net::UnixListener;
@@ -63,10 +64,22 @@ async fn serve(setup: Setup, mut control: Control) -> Result<()> {
     Ok(())
 }
 
+/// Starts the process's thread that frees memory whose last handle a thread of the library drops. It starts when that happens first,
+/// which may be late, and then is no growth.
+fn start_freeing() -> Result<()> {
+    let last = Region::try_from(vec![0])?;
+    let drops = move || {
+        defer_disposal_on_this_thread();
+        drop(last);
+    };
+    thread::spawn(drops).join().map_err(|_| anyhow!("a thread that drops memory has panicked"))
+}
+
 impl Node {
     async fn new(setup: &Setup) -> Result<Self> {
         // So that no operation waits for it.
         pattern(0, 0);
+        start_freeing()?;
         let mut driver = DriverConfig::default();
         driver.drain = Duration::from_millis(setup.drain_ms);
         let mut builder = Connector::builder()
