@@ -78,11 +78,16 @@ impl Peer {
     ///
     /// If the program cannot be started.
     pub fn spawn(path: impl AsRef<Path>, variables: &[(&str, &Path)]) -> io::Result<Self> {
-        let mut child = Command::new(path.as_ref())
-            .envs(variables.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        Self::spawn_by(Command::new(path.as_ref()).envs(variables.iter().copied()))
+    }
+
+    /// Starts the program by a command that becomes it at last.
+    ///
+    /// # Errors
+    ///
+    /// If the command cannot be started.
+    pub fn spawn_by(command: &mut Command) -> io::Result<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take();
         let (sender, answers) = channel();

@@ -586,16 +586,16 @@ fn plugins_that_do_not_load() {
     let folder = tempfile::tempdir().unwrap();
     let plugins: [(&str, &Path); 1] = [("NIXL_PLUGIN_DIR", folder.path())];
     let said = first_words(&plugins);
-    assert!(said.contains("Nixl(Start { what: \"UCX plugin\""), "{said}");
+    assert!(said.contains("Nixl(NoPlugin { backend: \"UCX\""), "{said}");
 
     fs::write(folder.path().join("libplugin_UCX.so"), "not a library").unwrap();
     let said = first_words(&plugins);
-    assert!(said.contains("Nixl(Start { what: \"UCX plugin\""), "{said}");
+    assert!(said.contains("Nixl(NoPlugin { backend: \"UCX\""), "{said}");
 
     // A library that loads, and is no plugin.
     fs::copy(libc(), folder.path().join("libplugin_UCX.so")).unwrap();
     let said = first_words(&plugins);
-    assert!(said.contains("Nixl(Start { what: \"UCX plugin\""), "{said}");
+    assert!(said.contains("Nixl(NoPlugin { backend: \"UCX\""), "{said}");
 }
 
 /// The C library that this process uses.

@@ -26,6 +26,8 @@ pub struct ConnectorBuilder {
     driver: DriverConfig,
     transport: Option<Arc<dyn Transport>>,
     offers: Offers,
+    #[cfg(feature = "nixl")]
+    nixl: crate::nixl::NixlOptions,
 }
 
 impl ConnectorBuilder {
@@ -43,6 +45,8 @@ impl ConnectorBuilder {
             driver: DriverConfig::default(),
             transport: None,
             offers: Offers::default(),
+            #[cfg(feature = "nixl")]
+            nixl: crate::nixl::NixlOptions::new(),
         }
     }
 
@@ -138,6 +142,14 @@ impl ConnectorBuilder {
         self
     }
 
+    /// How NIXL and UCX are set up, where no other [engine](Self::transport) is given; by default with UCX, which uses what it finds.
+    #[cfg(feature = "nixl")]
+    #[must_use]
+    pub fn nixl(mut self, options: crate::nixl::NixlOptions) -> Self {
+        self.nixl = options;
+        self
+    }
+
     /// Builds the connector. The engine is started on a thread of the connection's own.
     ///
     /// # Errors
@@ -157,7 +169,15 @@ impl ConnectorBuilder {
         let control = ControlThread::spawn()?;
         let transport = match self.transport {
             Some(transport) => transport,
-            None => default_transport(format!("{prefix}-{incarnation:032x}"), &control).await?,
+            #[cfg(feature = "nixl")]
+            None => {
+                let (name, thread) = (format!("{prefix}-{incarnation:032x}"), control.clone());
+                let options = self.nixl;
+                let open = move || crate::nixl::NixlTransport::open_with(&name, thread, &options);
+                Arc::new(control.run(open).await??) as Arc<dyn Transport>
+            }
+            #[cfg(not(feature = "nixl"))]
+            None => return Err(ConnectorError::NoTransport),
         };
         let versions =
             MessageVersions::default().with_doorbell(RemoteSlots::VERSION).with_claims(1);
@@ -168,25 +188,6 @@ impl ConnectorBuilder {
         let connection = Connection::new(transport, control, executor, clock, driver, info)?;
         Ok(Connector::new(connection, timeout, offers))
     }
-}
-
-#[cfg(feature = "nixl")]
-async fn default_transport(
-    name: String,
-    control: &ControlThread,
-) -> Result<Arc<dyn Transport>, ConnectorError> {
-    let thread = control.clone();
-    let open = move || crate::nixl::NixlTransport::open(&name, thread);
-    let transport: Arc<dyn Transport> = Arc::new(control.run(open).await??);
-    Ok(transport)
-}
-
-#[cfg(not(feature = "nixl"))]
-async fn default_transport(
-    _name: String,
-    _control: &ControlThread,
-) -> Result<Arc<dyn Transport>, ConnectorError> {
-    Err(ConnectorError::NoTransport)
 }
 
 fn check_name(name: &str) -> Result<(), ConnectorError> {

@@ -14,9 +14,9 @@ use nixl_metadata::{
     Limits, NotificationKey, OfferTerms, OperationKind, RdmaMetadata, SerializedDescriptor,
 };
 use nixl_ops::{
-    ClaimDemand, Clock, EndedOffer, Execution, OfferSlot, OfferSpec, OfferUse, OperationOptions,
-    PathPolicy, PeerId, ReadOperation, ReadableOperation, SpentKeys, TransferRequest,
-    TransportError, WritableOperation, WriteOperation, pair,
+    ClaimDemand, Clock, EndedOffer, EngineSetting, Execution, OfferSlot, OfferSpec, OfferUse,
+    OperationOptions, PathPolicy, PeerId, ReadOperation, ReadableOperation, SpentKeys,
+    TransferRequest, TransportError, WritableOperation, WriteOperation, pair,
 };
 
 use crate::connection::{Connection, ConnectionStats, wants_reconnect};
@@ -91,6 +91,12 @@ impl Connector {
     /// Whether a CUDA driver with at least one device is there.
     pub fn is_cuda_available(&self) -> bool {
         nixl_device::cuda::is_available()
+    }
+
+    /// The settings that the engine was given, with where each is from: options, the environment, or a choice for this machine.
+    /// Empty with an engine that has none.
+    pub fn engine_settings(&self) -> Vec<EngineSetting> {
+        self.shared.connection.transport().settings()
     }
 
     /// What is in hand now.
@@ -603,6 +609,7 @@ impl fmt::Debug for Connector {
         f.debug_struct("Connector")
             .field("name", &self.name())
             .field("executor", self.shared.connection.executor())
+            .field("engine", self.shared.connection.transport())
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }

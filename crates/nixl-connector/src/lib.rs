@@ -45,8 +45,13 @@
 //! which only NIXL can read. Read-only memory (`bytes::Bytes`, say) is offered for reading only, but NIXL registers all
 //! memory for both: a peer that breaks the rules could still write to it.
 //!
-//! NIXL's transport layer, UCX, prints its warnings on standard output. If yours is a protocol, set `UCX_LOG_FILE` to a file of
-//! its own: UCX empties the file that it names.
+//! # What is logged
+//!
+//! NIXL's transport layer, UCX, writes its messages to `tracing` with the target `ucx`, where a subscriber is installed: what it
+//! calls an error is a warning there, since the connector tells what comes of it as an error of its own. Without a subscriber it
+//! prints them on the standard output. If yours is a protocol, install one, or set `UCX_LOG_FILE` to a file of its own: UCX
+//! empties the file that it names. NIXL's own messages go to the standard error and cannot be taken from there: its library reads
+//! `NIXL_LOG_LEVEL` when it is loaded, and with `FATAL` writes none.
 
 mod builder;
 #[cfg(feature = "conformance")]
@@ -73,8 +78,8 @@ pub use control::ControlThread;
 pub use error::ConnectorError;
 pub use health::{Drained, Health};
 pub use nixl_ops::{
-    CancelOutcome, Carrier, ClaimDemand, Completion, DriverConfig, EndedOffer, Held,
+    CancelOutcome, Carrier, ClaimDemand, Completion, DriverConfig, EndedOffer, EngineSetting, Held,
     OperationError, OperationKind, OperationOptions, OperationStatus, Overdue, PathKind,
-    PathPolicy, PathReport, ReadOperation, ReadableOperation, Reclaimed, RevokeOutcome, SpentStats,
-    TransportError, WritableOperation, WriteOperation,
+    PathPolicy, PathReport, ReadOperation, ReadableOperation, Reclaimed, RevokeOutcome,
+    SettingSource, SpentStats, TransportError, WritableOperation, WriteOperation,
 };

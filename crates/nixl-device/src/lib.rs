@@ -23,6 +23,7 @@ pub mod cuda;
 mod device;
 mod gpu_direct;
 mod host;
+mod interfaces;
 mod nic;
 mod node;
 mod numa;
@@ -38,6 +39,7 @@ pub use gpu_direct::{
     PeerMemoryProvider,
 };
 pub use host::{HostIdentity, Limit, MemlockLimit};
+pub use interfaces::{InterfaceReach, NetworkInterface};
 pub use nic::{DmaBufSupport, LinkLayer, PortState, RdmaNic, RdmaPort, VerbsDevice};
 pub use node::NodeAccess;
 pub use numa::NumaNode;

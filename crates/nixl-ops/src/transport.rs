@@ -12,7 +12,7 @@ use bytes::Bytes;
 use nixl_descriptor::{Descriptor, LeaseMode, Leased, Registrar, Registration};
 use nixl_metadata::{OperationKind, SerializedDescriptor};
 
-use crate::TransportError;
+use crate::{EngineSetting, TransportError};
 
 /// A peer's agent name. It carries the peer's incarnation where the peer has one: a restarted peer is a
 /// new peer.
@@ -151,6 +151,11 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
 
     /// *Blocking.* What is wrong with the engine now, apart from its peers. By default nothing is.
     fn problems(&self) -> Vec<TransportError> {
+        Vec::new()
+    }
+
+    /// The settings that the engine was given, with where each is from. By default there are none.
+    fn settings(&self) -> Vec<EngineSetting> {
         Vec::new()
     }
 

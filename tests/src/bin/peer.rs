@@ -16,6 +16,7 @@
 //! | `profile dynamo`, `profile native` | nothing; the metadata of operations from here on is in this profile |
 //! | `slots` | what staging holds |
 //! | `stats` | what is in hand |
+//! | `settings` | what the engine was given |
 //!
 //! With the variable `NIXL_TEST_STAGED`, transfers of GPU memory are staged; its value is the time of silence, in
 //! milliseconds, after which a peer is given up. It ends when stdin does.
@@ -185,6 +186,10 @@ impl Server {
             }
             "slots" => Ok(format!("{:?}", self.staged.staging_stats())),
             "stats" => Ok(format!("{:?}", self.connector.stats())),
+            "settings" => {
+                let settings = self.connector.engine_settings();
+                Ok(settings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+            }
             _ => Err(format!("no command {command:?}").into()),
         }
     }

@@ -11,22 +11,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use bytes::Bytes;
 use nixl_device::cuda::{RelaxedCapture, relax_capture};
+use nixl_ops::{EngineSetting, SettingSource};
 use nixl_sys::{
     AgentConfig, Backend, NixlDescriptor, NixlError, NotificationMap, OptArgs, Params, ThreadSync,
 };
 use uuid::Uuid;
 
-use super::blob::Blob;
+use super::blob::{self, Blob};
+use super::configuration;
 use super::exit::{self, Busy};
 use super::files;
 use super::library::{NixlLibrary, NixlUnavailable};
 use super::listener::Listener;
-use super::ucx;
+use super::options::{NixlBackend, NixlOptions};
+use super::ucx::{Plan, UcxDevices};
 use super::worker_address::WorkerAddresses;
 use crate::control::ControlThread;
-
-/// The backend that moves bytes between agents.
-pub(super) const BACKEND: &str = super::blob::UCX;
 
 /// A NIXL agent.
 ///
@@ -35,6 +35,8 @@ pub(super) const BACKEND: &str = super::blob::UCX;
 pub(super) struct Agent {
     name: String,
     control: ControlThread,
+    options: NixlOptions,
+    settings: Vec<EngineSetting>,
     listener: Listener,
     /// What is known of UCX's addresses; `None` if they are of a layout that is not known.
     addresses: Option<WorkerAddresses>,
@@ -46,27 +48,77 @@ pub(super) struct Inside {
     notifications: Option<Movable<NotificationMap>>,
     /// Metadata with the agent's connection details, which never change.
     pub(super) details: Bytes,
-    pub(super) backend: Backend,
+    pub(super) backends: Vec<Backend>,
     pub(super) agent: nixl_sys::Agent,
 }
 
 struct Movable<T>(T);
 
+/// The backend's parameter with which NIXL hands settings to UCX.
+const ENGINE_CONFIG: &str = "engine_config";
+
 // SAFETY: only `NotificationMap` is wrapped. It owns a heap object of the C API that has no tie to the thread
 // that made it; it is used and dropped by one thread at a time, behind the gate.
 unsafe impl Send for Movable<NotificationMap> {}
 
-/// Loads the backend's plugin, and UCX with it.
-fn load_plugin(agent: &nixl_sys::Agent) -> Result<Params, NixlError> {
-    let (_, params) = agent.get_plugin_params(BACKEND)?;
-    ucx::ask_for_memory_types();
-    Ok(params)
+/// Loads the plugins of the backends, and UCX with its own.
+fn load_plugins(
+    agent: &nixl_sys::Agent,
+    options: &NixlOptions,
+) -> Result<Vec<(NixlBackend, Params)>, NixlUnavailable> {
+    let backends = options.chosen_backends();
+    if backends.is_empty() {
+        return Err(NixlUnavailable::NoBackend);
+    }
+    let load = |backend: &NixlBackend| {
+        let (_, params) = agent
+            .get_plugin_params(backend.name())
+            .map_err(|_| NixlUnavailable::NoPlugin { backend: backend.name() })?;
+        Ok((backend.clone(), params))
+    };
+    backends.iter().map(load).collect()
 }
 
-fn create_backend(agent: &nixl_sys::Agent, mut params: Params) -> Result<Backend, NixlError> {
-    // UCX would wait for its connections to be accepted, for minutes if nobody is there, and hold its locks.
-    params.set("engine_config", "TCP_CONN_NB=y")?;
-    agent.create_backend(BACKEND, &params)
+/// Makes the backends, and UCX with its settings. One at a time in the process.
+fn create_backends(
+    agent: &nixl_sys::Agent,
+    plugins: Vec<(NixlBackend, Params)>,
+    options: &NixlOptions,
+    plan: &Plan,
+) -> Result<(Vec<Backend>, Vec<EngineSetting>), NixlUnavailable> {
+    let create = |(backend, mut params): (NixlBackend, Params), handed: &str| {
+        let failed = |e: NixlError| {
+            let files = files::error().map(|files| format!("; {files}")).unwrap_or_default();
+            NixlUnavailable::Start {
+                what: "backend",
+                reason: format!("{}: {e}{files}", backend.name()),
+            }
+        };
+        let mut handed =
+            if backend == NixlBackend::Ucx { handed.to_owned() } else { String::new() };
+        for (_, name, value) in options.parameters().filter(|(of, ..)| **of == backend) {
+            if name == ENGINE_CONFIG && !handed.is_empty() {
+                handed = format!("{handed},{value}");
+            } else {
+                params.set(name, value).map_err(failed)?;
+            }
+        }
+        if !handed.is_empty() {
+            params.set(ENGINE_CONFIG, &handed).map_err(failed)?;
+        }
+        agent.create_backend(backend.name(), &params).map_err(failed)
+    };
+    let create_all = |handed: &str| plugins.into_iter().map(|p| create(p, handed)).collect();
+    let (backends, mut settings) = if options.chosen_backends().contains(&NixlBackend::Ucx) {
+        plan.start(create_all)?
+    } else {
+        (create_all("")?, Vec::new())
+    };
+    for (backend, name, value) in options.parameters() {
+        let name = format!("{}.{name}", backend.name());
+        settings.push(EngineSetting::new(name, value, SettingSource::Option));
+    }
+    Ok((backends, settings))
 }
 
 fn addresses(details: &[u8]) -> Option<WorkerAddresses> {
@@ -75,55 +127,82 @@ fn addresses(details: &[u8]) -> Option<WorkerAddresses> {
 }
 
 fn of_backend<'a>(blob: &Blob<'a>) -> impl Iterator<Item = &'a [u8]> {
-    let of_it = |(backend, _): &&(&str, _)| *backend == BACKEND;
+    let of_it = |(backend, _): &&(&str, _)| *backend == blob::UCX;
     blob.connections.iter().filter(of_it).map(|(_, address)| *address)
 }
 
 /// Registers memory with an agent that is for nothing else, and then gone. **Blocks.**
-pub(super) fn register_apart(memory: &impl NixlDescriptor) -> Result<(), NixlError> {
-    let Some(_busy) = exit::enter() else { return Err(NixlError::BackendError) };
-    let agent = nixl_sys::Agent::new(&format!("try-{}", Uuid::new_v4()))?;
-    let backend = create_backend(&agent, load_plugin(&agent)?)?;
-    let mut options = OptArgs::new()?;
-    options.add_backend(&backend)?;
-    agent.register_memory(memory, Some(&options)).map(drop)
+pub(super) fn register_apart(
+    memory: &impl NixlDescriptor,
+    options: &NixlOptions,
+) -> Result<(), NixlUnavailable> {
+    let failed = |e: NixlError| NixlUnavailable::Start { what: "agent", reason: e.to_string() };
+    let Some(_busy) = exit::enter() else { return Err(exiting()) };
+    let agent = nixl_sys::Agent::new(&format!("try-{}", Uuid::new_v4())).map_err(failed)?;
+    let plugins = load_plugins(&agent, options)?;
+    let plan = Plan::new(options, &UcxDevices::of_this_machine())?;
+    let (backends, _) = create_backends(&agent, plugins, options, &plan)?;
+    let mut with = OptArgs::new().map_err(failed)?;
+    for backend in &backends {
+        with.add_backend(backend).map_err(failed)?;
+    }
+    agent.register_memory(memory, Some(&with)).map(drop).map_err(failed)
+}
+
+fn exiting() -> NixlUnavailable {
+    NixlUnavailable::Start { what: "agent", reason: "the process is exiting".to_owned() }
 }
 
 impl Agent {
-    /// Starts an agent with its backend. **Blocks.**
-    pub(super) fn start(name: &str, control: ControlThread) -> Result<Self, NixlUnavailable> {
+    /// Starts an agent with its backends. **Blocks.**
+    pub(super) fn start(
+        name: &str,
+        control: ControlThread,
+        options: &NixlOptions,
+    ) -> Result<Self, NixlUnavailable> {
         NixlLibrary::open()?;
+        let configuration = configuration::check()?;
+        let devices = UcxDevices::of_this_machine();
+        let plan = Plan::new(options, &devices)?;
+        files::check(plan.devices(&devices))?;
         let failed = |what| {
             move |e: NixlError| {
                 let files = files::error().map(|files| format!("; {files}")).unwrap_or_default();
                 NixlUnavailable::Start { what, reason: format!("{e}{files}") }
             }
         };
-        let _busy = exit::enter().ok_or_else(|| {
-            let reason = "the process is exiting".to_owned();
-            NixlUnavailable::Start { what: "agent", reason }
-        })?;
+        let _busy = exit::enter().ok_or_else(exiting)?;
         let config = AgentConfig {
-            enable_prog_thread: true,
+            enable_prog_thread: options.progress().is_some(),
             // The progress thread sleeps in poll(2) on the backend's own events, so a long delay costs no
             // latency; a delay of zero would make it spin.
-            pthr_delay_us: 100_000,
+            pthr_delay_us: options
+                .progress()
+                .map_or(0, |delay| delay.as_micros().try_into().unwrap_or(u64::MAX)),
             thread_sync: ThreadSync::Strict,
             ..AgentConfig::default()
         };
         let listening = Listener::open_now();
-        let agent = nixl_sys::Agent::new_configured(name, &config).map_err(failed("agent"))?;
-        let params = load_plugin(&agent).map_err(failed("UCX plugin"))?;
+        let agent = nixl_sys::Agent::new_configured(name, &config).map_err(|e| {
+            let read = configuration.map(|file| format!(" (it reads {})", file.display()));
+            let files = files::error().map(|files| format!("; {files}")).unwrap_or_default();
+            let reason = format!("{e}{}{files}", read.unwrap_or_default());
+            NixlUnavailable::Start { what: "agent", reason }
+        })?;
+        configuration::was_read();
+        let plugins = load_plugins(&agent, options)?;
         // UCX opens its CUDA transports here, if the driver is there.
         let _relaxed = relax_capture();
-        let backend = create_backend(&agent, params).map_err(failed("UCX backend"))?;
+        let (backends, settings) = create_backends(&agent, plugins, options, &plan)?;
         exit::arm()?;
         let details: Bytes = agent.get_local_md().map_err(failed("metadata"))?.into();
         let listener = Listener::found(&listening, &Listener::open_now(), &details);
         let addresses = addresses(&details);
-        let inside = Inside { notifications: None, details, backend, agent };
+        let inside = Inside { notifications: None, details, backends, agent };
+        let (name, options) = (name.to_owned(), options.clone());
+        tracing::debug!(name, settings = %told(&settings), "NIXL's agent has started");
         let gate = Mutex::new(Some(inside));
-        Ok(Self { name: name.to_owned(), control, listener, addresses, gate })
+        Ok(Self { name, control, options, settings, listener, addresses, gate })
     }
 
     /// Checks a peer's connection details for what UCX would fall over.
@@ -138,6 +217,20 @@ impl Agent {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn options(&self) -> &NixlOptions {
+        &self.options
+    }
+
+    /// The settings that UCX and the backends were given.
+    pub(super) fn settings(&self) -> &[EngineSetting] {
+        &self.settings
+    }
+
+    /// Whether the agent has a backend of this name.
+    pub(super) fn has_backend(&self, name: &str) -> bool {
+        self.options.chosen_backends().iter().any(|backend| backend.name() == name)
     }
 
     pub(super) fn listener(&self) -> &Listener {
@@ -183,6 +276,14 @@ impl Entered<'_> {
 }
 
 impl Inside {
+    /// For calls that take one backend or leave the choice to NIXL.
+    pub(super) fn only_backend(&self) -> Option<&Backend> {
+        match &*self.backends {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
     /// Takes the notifications that have arrived. Names and payloads are a peer's bytes. Returns how many senders and payloads could
     /// not be read.
     pub(super) fn take_notifications(
@@ -239,6 +340,13 @@ impl Drop for Agent {
 
 impl fmt::Debug for Agent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Agent").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Agent")
+            .field("name", &self.name)
+            .field("settings", &told(&self.settings))
+            .finish_non_exhaustive()
     }
+}
+
+fn told(settings: &[EngineSetting]) -> String {
+    settings.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

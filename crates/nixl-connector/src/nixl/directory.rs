@@ -13,8 +13,8 @@ use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{Connected, Idle, PeerId, TransportError};
 use nixl_sys::NixlError;
 
-use super::agent::{Agent, BACKEND};
-use super::blob::{Blob, Connections};
+use super::agent::Agent;
+use super::blob::{self, Blob, Connections};
 use super::endpoints::{Endpoints, Sockets};
 use super::files;
 use super::here;
@@ -101,8 +101,9 @@ impl Directory {
         if blob.name == self.agent.name() {
             return Err(TransportError::OwnIdentity { name: blob.name.to_owned() });
         }
-        if !blob.connections.iter().any(|(backend, _)| *backend == BACKEND) {
-            let reason = format!("it has no connection details for the {BACKEND} backend");
+        if !blob.connections.iter().any(|(backend, _)| self.agent.has_backend(backend)) {
+            let theirs: Vec<_> = blob.connections.iter().map(|(backend, _)| *backend).collect();
+            let reason = format!("its backends ({}) are none of this agent's", theirs.join(", "));
             return Err(TransportError::BadMetadata { reason });
         }
         self.agent.check(&blob).map_err(|error| {
@@ -169,6 +170,8 @@ impl Directory {
             (None, _) if trusted => Ok(None),
             (None, Some(_)) if here::is_here(blob.name, &details) => Ok(None),
             (_, Some(machine)) => Ok(here::masked(blob.name, &blob.connections, machine)),
+            // What takes a peer for one of this machine is UCX.
+            (_, None) if !self.agent.has_backend(blob::UCX) => Ok(None),
             (_, None) => {
                 let reason = "UCX does not tell its name for this machine".to_owned();
                 Err(TransportError::NotHere { name: blob.name.to_owned(), reason })

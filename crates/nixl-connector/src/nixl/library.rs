@@ -106,6 +106,68 @@ pub enum NixlUnavailable {
         /// The file.
         path: PathBuf,
     },
+    /// NIXL cannot look for its file of settings, and would make no agent.
+    #[error(
+        "NIXL looks for its settings in {}, which cannot be read: {reason}; set HOME to a folder that this user may enter, or \
+         NIXL_CONFIG_FILE to a file (/dev/null will do), before the program starts",
+        path.display()
+    )]
+    Configuration {
+        /// Where it looks.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
+    /// This process may not open as many files as the engine needs.
+    #[error(
+        "{open} of {limit} files are open, and an agent with {devices} network devices needs {needed} more: raise the limit \
+         (`ulimit -n`), or choose fewer devices with NixlOptions::network_devices"
+    )]
+    Files {
+        /// Files that are open.
+        open: u64,
+        /// The most that may be.
+        limit: u64,
+        /// What the agent needs.
+        needed: u64,
+        /// Network devices that UCX would use.
+        devices: usize,
+    },
+    /// A setting of UCX's cannot be set.
+    #[error("{name}={value} cannot be set: {reason}")]
+    Setting {
+        /// Its name.
+        name: String,
+        /// The value that was asked for.
+        value: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// UCX has one value for the process, and an earlier connector has set another.
+    #[error(
+        "{name}={value} cannot be set: UCX has one value for the process, and an earlier connector has set {in_force}; give all \
+         connectors of the process the same"
+    )]
+    SettingInForce {
+        /// Its name.
+        name: String,
+        /// The value that was asked for.
+        value: String,
+        /// The value in force.
+        in_force: String,
+    },
+    /// No backend was chosen.
+    #[error("an agent needs a backend: name one in NixlOptions::backends")]
+    NoBackend,
+    /// NIXL cannot load the plugin of a backend, or has none.
+    #[error(
+        "NIXL has no plugin for its backend {backend}, or cannot load it; `cargo xtask doctor` in this project's repository \
+         says what it lacks"
+    )]
+    NoPlugin {
+        /// The backend's name for NIXL.
+        backend: &'static str,
+    },
     /// NIXL refused to start.
     #[error(
         "NIXL could not start its {what}: {reason}; `cargo xtask doctor` in this project's repository tells more"

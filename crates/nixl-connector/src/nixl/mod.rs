@@ -19,7 +19,12 @@
 //! | its one error code also means that no file can be opened | `files` looks |
 //! | a peer that does not answer blocks everything for minutes | `agent` has UCX connect without waiting |
 //! | GPU memory is taken for the host's where no context is current | `gpu` makes it current around calls |
-//! | and where UCX did not see its allocation | `ucx` has it ask the driver |
+//! | and where UCX did not see its allocation | `ucx/settings` has it ask the driver |
+//! | settings with commas, and those of the process, cannot be given, and wrong ones are ignored | `ucx` asks and tells UCX itself |
+//! | more network interfaces than UCX takes end its start, and more than 64 names in a list the process | `ucx/choice` names some; `ucx/settings` counts |
+//! | UCX's module for EFA loads a second libnl, whose destructors crash at exit | `ucx/settings` leaves it out where no such device is |
+//! | UCX prints on the standard output | `ucx/log` hands its messages to `tracing` |
+//! | no agent is made where `HOME` may not be looked into, or too few files may be opened, and the reason is not told | `configuration` and `files` look before |
 //! | once GPU memory was refused, no peer accepts the agent's metadata | `registrar` tries it with another agent first |
 //! | deregistering under a running request dangles | registrations are held by the transfer |
 //! | a non-UTF-8 notification blocks all later ones | read as bytes, one by one |
@@ -30,6 +35,7 @@
 
 mod agent;
 mod blob;
+mod configuration;
 mod directory;
 mod endpoints;
 mod exit;
@@ -40,6 +46,7 @@ mod here;
 mod introduced;
 mod library;
 mod listener;
+mod options;
 mod peer;
 mod peers;
 mod registrar;
@@ -49,4 +56,5 @@ mod ucx;
 mod worker_address;
 
 pub use library::{NixlLibrary, NixlUnavailable};
+pub use options::{NixlBackend, NixlOptions, UcxLogLevel};
 pub use transport::NixlTransport;

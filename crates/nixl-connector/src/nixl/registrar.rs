@@ -15,6 +15,7 @@ use nixl_sys::{MemType, MemoryRegion, NixlDescriptor, OptArgs, RegistrationHandl
 use super::agent::{self, Agent, Entered};
 use super::files;
 use super::gpu;
+use super::options::NixlOptions;
 use super::ucx;
 
 /// NIXL's number for the memory of a device, and the device's number.
@@ -70,7 +71,9 @@ impl NixlRegistrar {
             _ => RegisterError::Engine { engine: "nixl".to_owned(), message: e.to_string() },
         };
         let mut options = OptArgs::new().map_err(failed)?;
-        options.add_backend(&inside.backend).map_err(failed)?;
+        for backend in &inside.backends {
+            options.add_backend(backend).map_err(failed)?;
+        }
         let handle =
             inside.agent.register_memory(&Spanned(span), Some(&options)).map_err(failed)?;
         Ok(Box::new(Handle {
@@ -97,7 +100,7 @@ unsafe impl Registrar for NixlRegistrar {
         }
         let _context = gpu::enter([span.device()]);
         // Not left to this agent: after NIXL has refused memory of a kind, no peer accepts its metadata any more.
-        if span.device().kind() == DeviceKind::Cuda && !takes_gpu(span) {
+        if span.device().kind() == DeviceKind::Cuda && !takes_gpu(span, self.agent.options()) {
             return Err(RegisterError::Unsupported { device: span.device() });
         }
         self.register_inside(span, &mut self.agent.enter())
@@ -126,14 +129,14 @@ unsafe impl Registrar for NixlRegistrar {
 }
 
 /// Whether NIXL takes memory of this GPU: tried once in the process, with an agent for nothing else. **Blocks.**
-fn takes_gpu(span: &RegionSpan) -> bool {
+fn takes_gpu(span: &RegionSpan, options: &NixlOptions) -> bool {
     static KNOWN: Mutex<BTreeMap<u32, bool>> = Mutex::new(BTreeMap::new());
     if !nixl_device::cuda::is_available() {
         return false;
     }
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     *known.entry(span.device().index()).or_insert_with(|| {
-        let tried = agent::register_apart(&Spanned(span));
+        let tried = agent::register_apart(&Spanned(span), options);
         if let Err(error) = &tried {
             let device = span.device();
             tracing::warn!(%device, %error, "NIXL does not take memory of this GPU");

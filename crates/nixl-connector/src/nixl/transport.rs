@@ -12,7 +12,8 @@ use bytes::Bytes;
 use nixl_descriptor::{Registrar, Registration, Span, coalesce_pairs};
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
-    ConnectSpec, Connected, Idle, PeerId, Transfer, TransferSpec, Transport, TransportError,
+    ConnectSpec, Connected, EngineSetting, Idle, PeerId, Transfer, TransferSpec, Transport,
+    TransportError,
 };
 
 use super::agent::Agent;
@@ -20,16 +21,18 @@ use super::directory::{Directory, covers, failed};
 use super::files;
 use super::here::Beacon;
 use super::library::NixlUnavailable;
+use super::options::{NixlBackend, NixlOptions};
 use super::registrar::NixlRegistrar;
 use super::transfer::NixlTransfer;
 use super::ucx;
 use crate::control::ControlThread;
 
-/// A NIXL agent with its UCX backend, as a [`Transport`].
+/// A NIXL agent with its backends, as a [`Transport`].
 pub struct NixlTransport {
     agent: Arc<Agent>,
     registrar: Arc<NixlRegistrar>,
     directory: Arc<Directory>,
+    name: String,
     copies_by_processor: bool,
     unreadable: AtomicU64,
     _beacon: Beacon,
@@ -44,13 +47,29 @@ impl NixlTransport {
     ///
     /// [`NixlUnavailable`], with what is missing or failed.
     pub fn open(name: &str, control: ControlThread) -> Result<Self, NixlUnavailable> {
-        let agent = Arc::new(Agent::start(name, control)?);
+        Self::open_with(name, control, &NixlOptions::new())
+    }
+
+    /// The same, set up in another way. **Blocks.**
+    ///
+    /// # Errors
+    ///
+    /// [`NixlUnavailable`], with what is missing or failed, or cannot be set.
+    pub fn open_with(
+        name: &str,
+        control: ControlThread,
+        options: &NixlOptions,
+    ) -> Result<Self, NixlUnavailable> {
+        let agent = Arc::new(Agent::start(name, control, options)?);
         let registrar = Arc::new(NixlRegistrar::new(Arc::clone(&agent)));
         let directory = Arc::new(Directory::new(Arc::clone(&agent)));
-        let copies_by_processor = !ucx::may_use_rdma();
+        let only_ucx = options.chosen_backends() == [NixlBackend::Ucx];
+        let copies_by_processor = only_ucx && !ucx::may_use_rdma();
+        let backends: Vec<_> = options.chosen_backends().iter().map(NixlBackend::name).collect();
         let _beacon = Beacon::of(name);
+        let name = format!("nixl/{}", backends.join("+"));
         let unreadable = AtomicU64::new(0);
-        Ok(Self { agent, registrar, directory, copies_by_processor, unreadable, _beacon })
+        Ok(Self { agent, registrar, directory, name, copies_by_processor, unreadable, _beacon })
     }
 }
 
@@ -58,7 +77,7 @@ impl NixlTransport {
 // the peer's side of the connection.
 unsafe impl Transport for NixlTransport {
     fn name(&self) -> &str {
-        "nixl/UCX"
+        &self.name
     }
 
     /// Without a NIC that writes memory, UCX's transports copy by a processor.
@@ -116,6 +135,10 @@ unsafe impl Transport for NixlTransport {
         deaf.into_iter().chain(files::error()).collect()
     }
 
+    fn settings(&self) -> Vec<EngineSetting> {
+        self.agent.settings().to_vec()
+    }
+
     fn disconnect(&self, peer: &PeerId) -> Result<(), TransportError> {
         self.directory.disconnect(peer)
     }
@@ -170,7 +193,7 @@ unsafe impl Transport for NixlTransport {
         let Some(inside) = entered.inside() else {
             return Poll::Ready(Err(TransportError::Closed));
         };
-        if inside.agent.send_notification(peer.as_str(), payload, Some(&inside.backend)).is_ok() {
+        if inside.agent.send_notification(peer.as_str(), payload, inside.only_backend()).is_ok() {
             return Poll::Ready(Ok(()));
         }
         // As for transfers: NIXL does not tell why, and it can only be the peer, the way to it, or a lack of files.
@@ -195,7 +218,7 @@ unsafe impl Transport for NixlTransport {
 impl fmt::Debug for NixlTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NixlTransport")
-            .field("agent", &self.agent.name())
+            .field("agent", &self.agent)
             .field("peers", &self.directory.loaded().len())
             .finish_non_exhaustive()
     }

@@ -1,0 +1,95 @@
+//! NIXL's own file of settings.
+//!
+//! NIXL looks for it when the first agent of the process is made. Where it may not look, it makes none, and says only that its
+//! backend failed.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::library::NixlUnavailable;
+
+const OF_THE_SYSTEM: &str = "/etc/nixl.cfg";
+
+/// NIXL has read it, and does not look again.
+static WAS_READ: AtomicBool = AtomicBool::new(false);
+
+/// The file that NIXL will read, if there is one.
+///
+/// # Errors
+///
+/// [`NixlUnavailable::Configuration`] where it will fail to.
+pub(super) fn check() -> Result<Option<PathBuf>, NixlUnavailable> {
+    if WAS_READ.load(Ordering::Relaxed) { Ok(None) } else { find(|name| env::var_os(name)) }
+}
+
+/// To be called when an agent was made.
+pub(super) fn was_read() {
+    WAS_READ.store(true, Ordering::Relaxed);
+}
+
+fn find(variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>, NixlUnavailable> {
+    let refused = |path: &PathBuf, error: std::io::Error| {
+        let (path, reason) = (path.clone(), error.to_string());
+        NixlUnavailable::Configuration { path, reason }
+    };
+    let readable = |path: PathBuf| match File::open(&path) {
+        Ok(_) => Ok(Some(path)),
+        Err(error) => Err(refused(&path, error)),
+    };
+    if let Some(named) = variable("NIXL_CONFIG_FILE") {
+        return readable(PathBuf::from(named));
+    }
+    let of_user = variable("HOME").map(|home| PathBuf::from(home).join(".nixl.cfg"));
+    for path in of_user.into_iter().chain([PathBuf::from(OF_THE_SYSTEM)]) {
+        match fs::metadata(&path) {
+            Ok(_) => return readable(path),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+            Err(error) => return Err(refused(&path, error)),
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn with(name: &'static str, value: &Path) -> Result<Option<PathBuf>, NixlUnavailable> {
+        let value = value.as_os_str().to_owned();
+        find(move |asked| (asked == name).then(|| value.clone()))
+    }
+
+    #[test]
+    fn a_folder_without_the_file_is_well() {
+        if Path::new(OF_THE_SYSTEM).exists() {
+            return;
+        }
+        let home = tempfile::tempdir().unwrap();
+        assert_eq!(with("HOME", home.path()), Ok(None));
+        assert_eq!(with("HOME", &home.path().join("gone")), Ok(None));
+        assert_eq!(find(|_| None), Ok(None));
+        let file = home.path().join(".nixl.cfg");
+        fs::write(&file, "").unwrap();
+        assert_eq!(with("HOME", home.path()), Ok(Some(file.clone())));
+        assert_eq!(with("NIXL_CONFIG_FILE", &file), Ok(Some(file)));
+    }
+
+    #[test]
+    fn what_nixl_cannot_look_at_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let gone = folder.path().join("gone");
+        let error = with("NIXL_CONFIG_FILE", &gone).unwrap_err();
+        assert!(matches!(&error, NixlUnavailable::Configuration { path, .. } if *path == gone));
+        // A path that no system call takes stands for one that may not be looked at: the tests run as root.
+        let long = folder.path().join("x".repeat(300));
+        let error = with("HOME", &long).unwrap_err();
+        assert!(error.to_string().contains("HOME"), "{error}");
+    }
+}

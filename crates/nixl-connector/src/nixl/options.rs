@@ -1,0 +1,241 @@
+//! How an application sets up NIXL and UCX.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A backend of NIXL's: the engine below it that moves bytes between agents.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[non_exhaustive]
+pub enum NixlBackend {
+    /// UCX: TCP, shared memory, InfiniBand and RoCE, CUDA.
+    Ucx,
+    /// Libfabric, which AWS recommends for EFA. Both peers need it. Its keys and addresses are opaque here: a peer's are handed
+    /// to libfabric as they come.
+    Libfabric,
+}
+
+impl NixlBackend {
+    /// Its name for NIXL.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ucx => "UCX",
+            Self::Libfabric => "LIBFABRIC",
+        }
+    }
+}
+
+/// The least severe messages that UCX writes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum UcxLogLevel {
+    /// What ends the process.
+    Fatal,
+    /// What fails.
+    Error,
+    /// UCX's default.
+    Warn,
+    /// What UCX can do without.
+    Diag,
+    /// What UCX does.
+    Info,
+    /// More of it. UCX's release builds have no more than this.
+    Debug,
+}
+
+/// How NIXL and UCX are set up for a connector: [`ConnectorBuilder::nixl`](crate::ConnectorBuilder::nixl).
+///
+/// ```
+/// use nixl_connector::nixl::NixlOptions;
+///
+/// let options = NixlOptions::new()
+///     .network_devices(["mlx5_0:1", "mlx5_1:1"])
+///     .rails(2)
+///     .ucx("IB_GID_INDEX", "3");
+/// ```
+///
+/// UCX's settings are those that its documentation writes `UCX_...`. Of each, the environment goes before the option, as for all
+/// programs that use UCX: an operator can override what the program says. What is in force, and where it is from, is told by
+/// [`Connector::engine_settings`](crate::Connector::engine_settings).
+///
+/// UCX has some settings once for the process ([`modules`](Self::modules), [`log_level`](Self::log_level), `MEMTYPE_CACHE` and
+/// others that it calls global). The first connector sets them; a later one that asks for another value is refused with
+/// [`NixlUnavailable::SettingInForce`](super::NixlUnavailable::SettingInForce). Those that UCX reads once, when its library is
+/// loaded (`LOG_FILE`, `ERROR_SIGNALS`, `VFS_ENABLE`, ...), can be given by the environment alone, and are refused here. So is a
+/// value that UCX does not take.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NixlOptions {
+    backends: Vec<NixlBackend>,
+    parameters: BTreeMap<(NixlBackend, String), String>,
+    ucx: BTreeMap<String, String>,
+    progress_delay: Option<Duration>,
+}
+
+impl NixlOptions {
+    /// NIXL's progress thread looks this often by default. It sleeps on UCX's own events meanwhile, so this is no latency.
+    pub const DEFAULT_PROGRESS_DELAY: Duration = Duration::from_millis(100);
+
+    /// UCX, set up as it is by default.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            backends: vec![NixlBackend::Ucx],
+            parameters: BTreeMap::new(),
+            ucx: BTreeMap::new(),
+            progress_delay: Some(Self::DEFAULT_PROGRESS_DELAY),
+        }
+    }
+
+    /// The backends of the agent; by default UCX alone. Memory is registered with all of them, and peers need one in common. An
+    /// empty list is refused when the connector is built.
+    #[must_use]
+    pub fn backends(mut self, backends: impl IntoIterator<Item = NixlBackend>) -> Self {
+        self.backends.clear();
+        for backend in backends {
+            if !self.backends.contains(&backend) {
+                self.backends.push(backend);
+            }
+        }
+        self
+    }
+
+    /// A parameter of a backend, as NIXL's documentation of the backend names it: `num_workers` or `num_threads`, for instance.
+    #[must_use]
+    pub fn parameter(
+        mut self,
+        backend: NixlBackend,
+        name: impl Into<String>,
+        value: impl Into<String>,
+    ) -> Self {
+        self.parameters.insert((backend, name.into()), value.into());
+        self
+    }
+
+    /// The network devices that UCX uses (`UCX_NET_DEVICES`): NICs such as `mlx5_0:1`, interfaces such as `eth0`. By default all,
+    /// or on a machine with more interfaces than UCX takes some that lead out; at most 64.
+    #[must_use]
+    pub fn network_devices<D: AsRef<str>>(self, devices: impl IntoIterator<Item = D>) -> Self {
+        self.ucx_list("NET_DEVICES", devices)
+    }
+
+    /// The transports that UCX uses (`UCX_TLS`), such as `tcp` or `rc`; at most 64. By default all.
+    #[must_use]
+    pub fn transports<T: AsRef<str>>(self, transports: impl IntoIterator<Item = T>) -> Self {
+        self.ucx_list("TLS", transports)
+    }
+
+    /// How many NICs one transfer is spread over at most (`UCX_MAX_RMA_RAILS`). By default two, which is NIXL's choice.
+    #[must_use]
+    pub fn rails(self, most: u32) -> Self {
+        self.ucx("MAX_RMA_RAILS", most.to_string())
+    }
+
+    /// The modules that UCX loads (`UCX_MODULES`), or after a `^` in the first those that it does not; patterns are allowed. Of the
+    /// process. By default all, but for `efa` where no EFA device is: it loads the system's netlink libraries beside those of
+    /// NIXL's wheel, whose destructors then end the process in SIGSEGV at its exit.
+    #[must_use]
+    pub fn modules<M: AsRef<str>>(self, modules: impl IntoIterator<Item = M>) -> Self {
+        self.ucx_list("MODULES", modules)
+    }
+
+    /// The least severe messages that UCX writes (`UCX_LOG_LEVEL`). Of the process. They go to `tracing` where a subscriber is
+    /// installed and `UCX_LOG_FILE` is not set, with the target `ucx`; else UCX writes them to the standard output.
+    #[must_use]
+    pub fn log_level(self, level: UcxLogLevel) -> Self {
+        let level = match level {
+            UcxLogLevel::Fatal => "fatal",
+            UcxLogLevel::Error => "error",
+            UcxLogLevel::Warn => "warn",
+            UcxLogLevel::Diag => "diag",
+            UcxLogLevel::Info => "info",
+            UcxLogLevel::Debug => "debug",
+        };
+        self.ucx("LOG_LEVEL", level)
+    }
+
+    /// Any setting of UCX's, by its name with or without `UCX_`. A list stands between commas.
+    #[must_use]
+    pub fn ucx(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
+        let name = name.as_ref();
+        let name = name.strip_prefix("UCX_").unwrap_or(name);
+        self.ucx.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// How long NIXL's progress thread sleeps at most between two looks at UCX; by default
+    /// [100 ms](Self::DEFAULT_PROGRESS_DELAY). UCX's events wake it at once. Zero makes it spin.
+    #[must_use]
+    pub fn progress_delay(mut self, delay: Duration) -> Self {
+        self.progress_delay = Some(delay);
+        self
+    }
+
+    /// NIXL has no progress thread. Then peers advance over TCP only while this connector has operations in hand, or once a
+    /// second: for programs that count their threads.
+    #[must_use]
+    pub fn no_progress_thread(mut self) -> Self {
+        self.progress_delay = None;
+        self
+    }
+
+    fn ucx_list<T: AsRef<str>>(self, name: &str, items: impl IntoIterator<Item = T>) -> Self {
+        let items: Vec<T> = items.into_iter().collect();
+        let items: Vec<&str> = items.iter().map(AsRef::as_ref).collect();
+        self.ucx(name, items.join(","))
+    }
+
+    pub(super) fn chosen_backends(&self) -> &[NixlBackend] {
+        &self.backends
+    }
+
+    pub(super) fn parameters(&self) -> impl Iterator<Item = (&NixlBackend, &str, &str)> {
+        self.parameters.iter().map(|((backend, name), value)| (backend, &**name, &**value))
+    }
+
+    /// UCX's settings, by their names without `UCX_`.
+    pub(super) fn ucx_settings(&self) -> &BTreeMap<String, String> {
+        &self.ucx
+    }
+
+    /// `None` without a progress thread.
+    pub(super) fn progress(&self) -> Option<Duration> {
+        self.progress_delay
+    }
+}
+
+impl Default for NixlOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typed_options_and_names_are_the_same_settings() {
+        let typed = NixlOptions::new()
+            .network_devices(["eth0", "mlx5_0:1"])
+            .transports(["tcp"])
+            .rails(4)
+            .modules(["^efa"])
+            .log_level(UcxLogLevel::Error);
+        let named = NixlOptions::new()
+            .ucx("UCX_NET_DEVICES", "eth0,mlx5_0:1")
+            .ucx("TLS", "all")
+            .ucx("TLS", "tcp")
+            .ucx("MAX_RMA_RAILS", "4")
+            .ucx("MODULES", "^efa")
+            .ucx("UCX_LOG_LEVEL", "error");
+        assert_eq!(typed, named);
+        assert_ne!(typed, NixlOptions::default());
+    }
+
+    #[test]
+    fn a_backend_is_listed_once() {
+        let twice = [NixlBackend::Libfabric, NixlBackend::Ucx, NixlBackend::Libfabric];
+        let options = NixlOptions::new().backends(twice);
+        assert_eq!(options.chosen_backends(), [NixlBackend::Libfabric, NixlBackend::Ucx]);
+    }
+}

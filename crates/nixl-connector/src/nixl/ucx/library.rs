@@ -1,0 +1,238 @@
+//! The functions of UCX's that are called directly, in the library that NIXL's plugin has loaded.
+#![allow(unsafe_code, reason = "calls functions of a library that is loaded already")]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::fd::{AsRawFd as _, IntoRawFd as _};
+use std::ptr;
+
+use libloading::os::unix::{Library, RTLD_NOW};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+/// UCX, as NIXL's plugin has loaded it. A process may have another UCX besides, which is none of NIXL's business.
+pub(in crate::nixl) struct Ucx {
+    plugin: Library,
+}
+
+type Status = i8;
+const OK: Status = 0;
+
+/// UCX's handler of messages: file, line, function, level, component, format and its arguments.
+pub(super) type LogHandler = extern "C" fn(
+    *const c_char,
+    c_uint,
+    *const c_char,
+    c_uint,
+    *const c_void,
+    *const c_char,
+    *mut c_void,
+) -> c_uint;
+
+/// The beginnings of the names of files that lead to UCX's functions, the best first: NIXL's plugin, whose dependencies are
+/// searched with it, and UCX's library where NIXL has the plugin built in.
+const FILES: [&str; 2] = ["libplugin_UCX", "libucp"];
+
+impl Ucx {
+    /// `None` if it is not loaded yet, or `/proc` does not tell where it is.
+    pub(in crate::nixl) fn loaded() -> Option<Self> {
+        const RTLD_NOLOAD: c_int = 4;
+        let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let paths: Vec<&str> =
+            maps.lines().filter_map(|line| line.get(line.find('/')?..)).collect();
+        FILES.iter().find_map(|beginning| {
+            let is_it = |path: &&&str| {
+                path.rsplit('/').next().is_some_and(|name| name.starts_with(beginning))
+            };
+            let path = paths.iter().find(is_it)?;
+            // SAFETY: the library is loaded already, so no constructor runs.
+            let plugin = unsafe { Library::open(Some(*path), RTLD_NOW | RTLD_NOLOAD) }.ok()?;
+            Some(Self { plugin })
+        })
+    }
+
+    /// A function of UCX's. The caller answers for its type.
+    ///
+    /// # Safety
+    ///
+    /// `F` is the type of the function of this name.
+    unsafe fn function<F: Copy>(&self, name: &str) -> Option<F> {
+        // SAFETY: the caller's. The library is never closed: the plugin holds it.
+        unsafe { self.plugin.get::<F>(name.as_bytes()) }.ok().map(|function| *function)
+    }
+
+    /// What UCX calls this machine.
+    pub(super) fn machine(&self) -> Option<u64> {
+        // SAFETY: the signature is that of `ucs_get_system_id` in every UCX since 1.9.
+        let system_id =
+            unsafe { self.function::<unsafe extern "C" fn() -> u64>("ucs_get_system_id") }?;
+        // SAFETY: it takes nothing, and may be called at any time.
+        Some(unsafe { system_id() })
+    }
+
+    /// The value of a setting that UCX has once for the process. `None` if it has none of this name.
+    pub(super) fn global(&self, name: &CStr) -> Option<String> {
+        type Get = unsafe extern "C" fn(*const c_char, *mut c_char, usize) -> Status;
+        // SAFETY: the signature is that of `ucs_global_opts_get_value` in every UCX since 1.0; its status is an 8-bit enum.
+        let get = unsafe { self.function::<Get>("ucs_global_opts_get_value") }?;
+        let mut value = [0_u8; 4096];
+        // SAFETY: the name ends with zero, and the buffer has the length that is told.
+        let status = unsafe { get(name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        let value = CStr::from_bytes_until_nul(&value).ok()?;
+        (status == OK).then(|| value.to_string_lossy().into_owned())
+    }
+
+    /// Whether a setting of the process is read once, when UCX is loaded.
+    pub(super) fn is_fixed(&self, name: &CStr) -> bool {
+        type IsReadOnly = unsafe extern "C" fn(*const c_char) -> c_int;
+        // SAFETY: the signature is that of `ucs_global_opts_is_read_only` in every UCX that has it.
+        let is_read_only = unsafe { self.function::<IsReadOnly>("ucs_global_opts_is_read_only") };
+        // SAFETY: the name ends with zero.
+        is_read_only.is_some_and(|is_read_only| unsafe { is_read_only(name.as_ptr()) } != 0)
+    }
+
+    /// Sets a setting of the process's. Returns whether UCX takes it.
+    pub(super) fn set_global(&self, name: &CStr, value: &CStr) -> bool {
+        type Set = unsafe extern "C" fn(*const c_char, *const c_char) -> Status;
+        // SAFETY: the signature is that of `ucs_global_opts_set_value` in every UCX since 1.0; its status is an 8-bit enum.
+        let Some(set) = (unsafe { self.function::<Set>("ucs_global_opts_set_value") }) else {
+            return false;
+        };
+        // SAFETY: both are strings that end with zero and outlive the call, which copies them.
+        unsafe { set(name.as_ptr(), value.as_ptr()) == OK }
+    }
+
+    /// Whether UCX knows a setting that each of its contexts has of its own, and takes the value. `None` if that cannot be asked.
+    pub(super) fn takes(&self, name: &CStr, value: &CStr) -> Option<bool> {
+        type Modify = unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> Status;
+        // SAFETY: the signature is that of `ucp_config_modify`, of UCX's public interface.
+        let modify = unsafe { self.function::<Modify>("ucp_config_modify") }?;
+        self.with_configuration(|configuration| {
+            // SAFETY: the configuration was read by UCX and not released; both strings end with zero, and are copied.
+            unsafe { modify(configuration, name.as_ptr(), value.as_ptr()) == OK }
+        })
+    }
+
+    /// The value that a context made now would have of a setting of UCX's own layer, before NIXL changes it. `None` if UCX has
+    /// none of this name in that layer.
+    pub(super) fn value(&self, name: &str) -> Option<String> {
+        type Print = unsafe extern "C" fn(*const c_void, *mut c_void, *const c_char, c_uint);
+        const ONLY_VALUES: c_uint = 1;
+        unsafe extern "C" {
+            fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void;
+            fn fclose(stream: *mut c_void) -> c_int;
+        }
+        // SAFETY: the signature is that of `ucp_config_print`, of UCX's public interface.
+        let print = unsafe { self.function::<Print>("ucp_config_print") }?;
+        let mut file = File::from(memfd_create("ucx-settings", MemfdFlags::CLOEXEC).ok()?);
+        let written = file.try_clone().ok()?.into_raw_fd();
+        // SAFETY: the descriptor is open, and from here on the stream's.
+        let stream = unsafe { fdopen(written, c"w".as_ptr()) };
+        if stream.is_null() {
+            return None;
+        }
+        self.with_configuration(|configuration| {
+            // SAFETY: the configuration was read by UCX and not released; the stream is open; the title ends with zero.
+            unsafe { print(configuration, stream, c"".as_ptr(), ONLY_VALUES) };
+        });
+        // SAFETY: the stream is open, and not used again.
+        unsafe { fclose(stream) };
+        file.rewind().ok()?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
+        let beginning = format!("UCX_{name}=");
+        text.lines().find_map(|line| line.strip_prefix(&beginning)).map(str::to_owned)
+    }
+
+    /// Has UCX use this value in the contexts that are made from now on, as if a file of settings said so. Whether it did is not
+    /// told: see [`value`](Self::value).
+    ///
+    /// UCX's table of such values has no lock. The caller makes sure that no connector of this process starts an engine meanwhile.
+    pub(super) fn set_for_new_contexts(&self, name: &str, value: &str) -> io::Result<()> {
+        type Parse = unsafe extern "C" fn(*const c_char, *const c_char, c_int);
+        // SAFETY: the signature is that of `ucs_config_parse_config_file` in every UCX since 1.11.
+        let parse = unsafe { self.function::<Parse>("ucs_config_parse_config_file") };
+        let parse = parse.ok_or(io::ErrorKind::Unsupported)?;
+        let mut file = File::from(memfd_create("ucx.conf", MemfdFlags::CLOEXEC)?);
+        writeln!(file, "UCX_{name}={value}")?;
+        let number = CString::new(file.as_raw_fd().to_string())?;
+        // SAFETY: both strings end with zero and outlive the call, which opens the file of this name in this folder and reads
+        // it. UCX takes the table for its own while it reads and writes it; what else starts UCX in this process the caller
+        // keeps away.
+        unsafe { parse(c"/proc/self/fd".as_ptr(), number.as_ptr(), 1) };
+        Ok(())
+    }
+
+    /// Has UCX call a handler for each of its messages before it writes them itself. Returns whether it does.
+    pub(super) fn add_log_handler(&self, handler: LogHandler) -> bool {
+        type Push = unsafe extern "C" fn(LogHandler);
+        // SAFETY: the signature is that of `ucs_log_push_handler` in every UCX since 1.10.
+        let Some(push) = (unsafe { self.function::<Push>("ucs_log_push_handler") }) else {
+            return false;
+        };
+        // SAFETY: the handler is a function of this program, which is there as long as the process.
+        unsafe { push(handler) };
+        true
+    }
+
+    /// Runs with a configuration that UCX has read from the environment and its files.
+    fn with_configuration<T>(&self, run: impl FnOnce(*mut c_void) -> T) -> Option<T> {
+        type Read = unsafe extern "C" fn(*const c_char, *const c_char, *mut *mut c_void) -> Status;
+        type Release = unsafe extern "C" fn(*mut c_void);
+        // SAFETY: the signature is that of `ucp_config_read`, of UCX's public interface.
+        let read = unsafe { self.function::<Read>("ucp_config_read") }?;
+        // SAFETY: the signature is that of `ucp_config_release`, of UCX's public interface.
+        let release = unsafe { self.function::<Release>("ucp_config_release") }?;
+        let mut configuration = ptr::null_mut();
+        // SAFETY: no prefix and no file are allowed; the place for the result outlives the call.
+        if unsafe { read(ptr::null(), ptr::null(), &raw mut configuration) } != OK {
+            return None;
+        }
+        let result = run(configuration);
+        // SAFETY: UCX made it, and it is not used again.
+        unsafe { release(configuration) };
+        Some(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::agent::Agent;
+    use super::super::super::{NixlLibrary, NixlOptions};
+    use super::super::settings;
+    use super::*;
+    use crate::control::ControlThread;
+
+    #[test]
+    fn ucx_is_asked_and_told() {
+        NixlLibrary::open().unwrap();
+        let control = ControlThread::spawn().unwrap();
+        let _agent = Agent::start("ucx-library", control, &NixlOptions::new()).unwrap();
+        let _alone = settings::alone();
+        let ucx = Ucx::loaded().unwrap();
+        assert!(ucx.machine().is_some());
+
+        assert!(ucx.global(c"MEMTYPE_CACHE").is_some());
+        assert!(ucx.set_global(c"MEMTYPE_CACHE", c"n"));
+        assert_eq!(ucx.global(c"MEMTYPE_CACHE").as_deref(), Some("n"));
+        assert!(!ucx.set_global(c"NO_SUCH_SETTING", c"n"));
+        assert_eq!(ucx.global(c"NO_SUCH_SETTING"), None);
+        assert_eq!(ucx.global(c"TLS"), None, "that is of each context");
+        assert!(ucx.is_fixed(c"LOG_FILE") && !ucx.is_fixed(c"LOG_LEVEL"));
+
+        for (name, value, taken) in [
+            (c"MAX_RMA_RAILS", c"4", true),
+            (c"MAX_RMA_RAILS", c"many", false),
+            (c"IB_GID_INDEX", c"3", true),
+            (c"NO_SUCH_SETTING", c"1", false),
+        ] {
+            assert_eq!(ucx.takes(name, value), Some(taken), "{name:?}");
+        }
+        assert_eq!(ucx.value("NO_SUCH_SETTING"), None);
+        assert_eq!(ucx.value("SHM_DEVICES").as_deref(), Some("all"));
+        ucx.set_for_new_contexts("SHM_DEVICES", "memory,other").unwrap();
+        assert_eq!(ucx.value("SHM_DEVICES").as_deref(), Some("memory,other"));
+        ucx.set_for_new_contexts("SHM_DEVICES", "all").unwrap();
+        assert_eq!(ucx.value("SHM_DEVICES").as_deref(), Some("all"));
+    }
+}

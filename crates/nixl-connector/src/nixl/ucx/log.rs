@@ -1,0 +1,181 @@
+//! UCX's messages, handed to `tracing`.
+#![allow(unsafe_code, reason = "reads what UCX hands to a handler of its messages")]
+
+use std::env;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+use tracing::subscriber::NoSubscriber;
+
+use super::library::Ucx;
+use crate::nixl::exit;
+
+/// UCX's own writer is called next.
+const CONTINUE: c_uint = 1;
+/// The message ends here.
+const STOP: c_uint = 0;
+
+/// Longer messages are cut, as UCX cuts its own.
+const LONGEST: usize = 1024;
+
+/// Has UCX's messages handed on, once for the process. Not where `UCX_LOG_FILE` says where they go.
+pub(super) fn hand_on(ucx: &Ucx) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if env::var_os("UCX_LOG_FILE").is_none() && !ucx.add_log_handler(handle) {
+            tracing::debug!("this UCX writes its messages itself");
+        }
+    });
+}
+
+/// Called by UCX on any of its threads, with its locks held.
+extern "C" fn handle(
+    file: *const c_char,
+    line: c_uint,
+    _function: *const c_char,
+    level: c_uint,
+    _component: *const c_void,
+    format: *const c_char,
+    arguments: *mut c_void,
+) -> c_uint {
+    // While the process exits, a subscriber may have been torn down.
+    let Some(_busy) = exit::enter() else { return CONTINUE };
+    if !is_heard() {
+        return CONTINUE;
+    }
+    // SAFETY: this is the C library's function. Its last parameter is a `va_list`, which x86-64 and AArch64 pass as a pointer.
+    unsafe extern "C" {
+        fn vsnprintf(
+            to: *mut c_char,
+            len: usize,
+            format: *const c_char,
+            arguments: *mut c_void,
+        ) -> c_int;
+    }
+    let mut message = [0_u8; LONGEST];
+    // SAFETY: the buffer has the length that is told; format and arguments are those that UCX passes to its own writer, as they
+    // came, and UCX makes new arguments for the next handler.
+    let len = unsafe { vsnprintf(message.as_mut_ptr().cast(), message.len(), format, arguments) };
+    if len < 0 {
+        return CONTINUE;
+    }
+    // SAFETY: UCX's macros pass the name of the file as a string literal.
+    let file = unsafe { CStr::from_ptr(file) }.to_string_lossy();
+    let message = CStr::from_bytes_until_nul(&message).unwrap_or(c"").to_string_lossy();
+    // A subscriber that panics does not end the process here.
+    let told = catch_unwind(AssertUnwindSafe(|| tell(level, &file, line, message.trim_end())));
+    // UCX ends the process after a fatal message: it is written where it can be found.
+    if told.is_err() || level == FATAL { CONTINUE } else { STOP }
+}
+
+/// Whether a subscriber is installed. Without one UCX writes its messages itself.
+fn is_heard() -> bool {
+    tracing::dispatcher::get_default(|dispatch| !dispatch.is::<NoSubscriber>())
+}
+
+const FATAL: c_uint = 0;
+
+/// UCX calls an error what its caller handles, and a connector tells as an error of its own: of a peer that has gone, for instance.
+fn tell(level: c_uint, file: &str, line: c_uint, message: &str) {
+    match level {
+        FATAL => tracing::error!(target: "ucx", file, line, "{message}"),
+        1 | 2 => tracing::warn!(target: "ucx", file, line, "{message}"),
+        3 | 4 => tracing::info!(target: "ucx", file, line, "{message}"),
+        5 => tracing::debug!(target: "ucx", file, line, "{message}"),
+        _ => tracing::trace!(target: "ucx", file, line, "{message}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::{self, Write as _};
+    use std::ptr;
+    use std::sync::{Arc, Mutex};
+
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Collects(Arc<Mutex<String>>);
+
+    impl Visit for Collects {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+            write!(self.0.lock().unwrap(), " {field}={value:?}").unwrap();
+        }
+    }
+
+    impl Subscriber for Collects {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn event(&self, event: &Event<'_>) {
+            let metadata = event.metadata();
+            write!(self.0.lock().unwrap(), "{} {}", metadata.level(), metadata.target()).unwrap();
+            event.record(&mut self.clone());
+        }
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
+    /// As UCX calls it, but for the arguments, of which this format has none.
+    fn said(level: c_uint) -> c_uint {
+        let name = c"sock.c";
+        handle(
+            name.as_ptr(),
+            7,
+            name.as_ptr(),
+            level,
+            ptr::null(),
+            c"gone\n".as_ptr(),
+            ptr::null_mut(),
+        )
+    }
+
+    #[test]
+    fn messages_are_told_to_a_subscriber() {
+        let heard = Collects::default();
+        let results =
+            tracing::subscriber::with_default(heard.clone(), || [said(1), said(5), said(0)]);
+        assert_eq!(results, [STOP, STOP, CONTINUE]);
+        let heard = heard.0.lock().unwrap();
+        for part in ["WARN ucx", "DEBUG ucx", "ERROR ucx", "gone", "file=\"sock.c\"", "line=7"] {
+            assert!(heard.contains(part), "{part}: {heard}");
+        }
+    }
+
+    #[test]
+    fn without_a_subscriber_ucx_writes_them() {
+        let none = NoSubscriber::default();
+        assert_eq!(tracing::subscriber::with_default(none, || said(1)), CONTINUE);
+    }
+
+    #[test]
+    fn a_subscriber_that_panics_is_contained() {
+        struct Panics;
+        impl Subscriber for Panics {
+            fn enabled(&self, _: &Metadata<'_>) -> bool {
+                panic!("by order")
+            }
+            fn new_span(&self, _: &Attributes<'_>) -> Id {
+                Id::from_u64(1)
+            }
+            fn record(&self, _: &Id, _: &Record<'_>) {}
+            fn record_follows_from(&self, _: &Id, _: &Id) {}
+            fn event(&self, _: &Event<'_>) {
+                panic!("by order")
+            }
+            fn enter(&self, _: &Id) {}
+            fn exit(&self, _: &Id) {}
+        }
+        assert_eq!(tracing::subscriber::with_default(Panics, || said(1)), CONTINUE);
+    }
+}

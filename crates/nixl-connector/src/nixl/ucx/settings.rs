@@ -1,0 +1,374 @@
+//! Which settings UCX is given, and giving them.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::CString;
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nixl_ops::{EngineSetting, SettingSource};
+
+use super::choice::{MOST_NAMES, UcxDevices};
+use super::library::Ucx;
+use super::lists::Lists;
+use super::log;
+use crate::nixl::{NixlOptions, NixlUnavailable};
+
+/// Lists with more names than [`MOST_NAMES`] in these make UCX abort the process.
+const BOUNDED: [&str; 5] = ["NET_DEVICES", "SHM_DEVICES", "ACC_DEVICES", "SELF_DEVICES", "TLS"];
+
+const FIXED: &str = "UCX reads it once, when its library is loaded: set the variable in the environment before the program starts";
+
+/// The settings of one connector, decided before UCX is asked. By their names without `UCX_`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(in crate::nixl) struct Plan(BTreeMap<String, (String, SettingSource)>);
+
+/// What matters of the machine.
+#[derive(Clone, Debug)]
+struct Machine {
+    has_cuda: bool,
+    has_efa: bool,
+    /// The network devices to name to UCX, where it does not take all.
+    chosen: Option<Vec<String>>,
+}
+
+impl Plan {
+    /// What the environment, the options and this machine come to.
+    pub(in crate::nixl) fn new(
+        options: &NixlOptions,
+        devices: &UcxDevices,
+    ) -> Result<Self, NixlUnavailable> {
+        let machine = Machine {
+            has_cuda: nixl_device::cuda::is_available(),
+            has_efa: has_efa(Path::new("/sys/class/infiniband")),
+            chosen: devices.chosen(),
+        };
+        let environment = env::vars_os().filter_map(|(name, value)| {
+            let name = name.to_str()?.strip_prefix("UCX_")?.to_owned();
+            Some((name, value.to_string_lossy().into_owned()))
+        });
+        let plan = Self::with(options, &machine, environment)?;
+        let is_chosen = matches!(plan.0.get("NET_DEVICES"), Some((_, SettingSource::Chosen)));
+        if let Some(chosen) = machine.chosen.filter(|_| is_chosen) {
+            tracing::warn!(
+                interfaces = devices.interfaces(),
+                chosen = chosen.join(","),
+                "this machine has more network interfaces than UCX takes; choose some with NixlOptions::network_devices"
+            );
+        }
+        Ok(plan)
+    }
+
+    fn with(
+        options: &NixlOptions,
+        machine: &Machine,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, NixlUnavailable> {
+        use SettingSource::{Chosen, Environment, Option};
+        let mut settings: BTreeMap<_, _> =
+            environment.map(|(name, value)| (name, (value, Environment))).collect();
+        for (name, value) in options.ucx_settings() {
+            check(name, value)?;
+            match settings.get(name) {
+                Some((theirs, _)) if theirs != value => {
+                    tracing::warn!(
+                        name,
+                        value,
+                        environment = theirs,
+                        "the environment goes before this option of UCX's"
+                    );
+                }
+                Some(_) => {}
+                None => {
+                    settings.insert(name.clone(), (value.clone(), Option));
+                }
+            }
+        }
+        let mut choose = |name: &str, value: String| {
+            settings.entry(name.to_owned()).or_insert((value, Chosen));
+        };
+        // UCX would wait for its connections to be accepted, for minutes if no process is there, and hold its locks.
+        choose("TCP_CONN_NB", "y".to_owned());
+        if machine.has_cuda {
+            // By default UCX keeps a list of the allocations that it has seen, and takes all other memory for the host's: that of
+            // a GPU too, if it was allocated in a way or at a time that UCX did not watch.
+            choose("MEMTYPE_CACHE", "n".to_owned());
+        }
+        if !machine.has_efa {
+            // The module needs the system's libefa, and with it the system's netlink libraries, whose symbols then bind to those
+            // of NIXL's wheel: their destructors end the process in SIGSEGV.
+            choose("MODULES", "^efa".to_owned());
+        }
+        if let Some(chosen) = &machine.chosen {
+            choose("NET_DEVICES", chosen.join(","));
+        }
+        for (name, (value, _)) in &settings {
+            if BOUNDED.contains(&&**name) && names_in(value) > MOST_NAMES {
+                let reason =
+                    format!("it has more than {MOST_NAMES} names, for which UCX ends the process");
+                return Err(refused(name, value, reason));
+            }
+        }
+        Ok(Self(settings))
+    }
+
+    /// How many network devices UCX will use of those that the machine has.
+    pub(in crate::nixl) fn devices(&self, devices: &UcxDevices) -> usize {
+        match self.0.get("NET_DEVICES") {
+            Some((value, _)) if value != "all" && !value.starts_with('^') => {
+                names_in(value).min(devices.interfaces())
+            }
+            _ => devices.interfaces(),
+        }
+    }
+
+    /// Gives UCX its settings, and makes an engine of it with those that NIXL hands on. Returns them with where they are from.
+    /// One at a time in the process: UCX reads its settings meanwhile. **Blocks.**
+    pub(in crate::nixl) fn start<T>(
+        &self,
+        make: impl FnOnce(&str) -> Result<T, NixlUnavailable>,
+    ) -> Result<(T, Vec<EngineSetting>), NixlUnavailable> {
+        let mut process = alone();
+        let ucx = Ucx::loaded();
+        if let Some(ucx) = &ucx {
+            log::hand_on(ucx);
+        }
+        let mut lists = ucx.as_ref().map(Lists::new);
+        let (mut settings, mut handed) = (Vec::new(), Vec::new());
+        // UCX loads its modules when it is first asked for the settings that they have.
+        let is_global = |name: &str| {
+            let name = CString::new(name).ok()?;
+            ucx.as_ref()?.global(&name)
+        };
+        let (globals, others): (Vec<_>, Vec<_>) =
+            self.0.iter().partition(|(name, _)| is_global(name).is_some());
+        for (name, (value, source)) in globals.into_iter().chain(others) {
+            let (mut value, mut source) = (value.clone(), *source);
+            if source != SettingSource::Environment {
+                let given = match (&ucx, is_global(name)) {
+                    (Some(ucx), Some(_)) => process.set(ucx, name, &value, source),
+                    (ucx, _) => hand_on(ucx.as_ref(), lists.as_mut(), &mut handed, name, &value)
+                        .map(|()| None),
+                };
+                match given {
+                    Ok(None) => {}
+                    Ok(Some(in_force)) => {
+                        (value, source) = (in_force, SettingSource::EarlierConnector);
+                    }
+                    Err(error) if source == SettingSource::Chosen => {
+                        tracing::warn!(%error, "UCX goes without a setting that would be right for this machine");
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            settings.push(EngineSetting::new(format!("UCX_{name}"), value, source));
+        }
+        for (name, value) in process.0.iter().filter(|(name, _)| !self.0.contains_key(*name)) {
+            let source = SettingSource::EarlierConnector;
+            settings.push(EngineSetting::new(format!("UCX_{name}"), value, source));
+        }
+        settings.sort_by(|a, b| a.name.cmp(&b.name));
+        let made = make(&handed.join(","))?;
+        Ok((made, settings))
+    }
+}
+
+/// Has NIXL hand a setting of each context on, or UCX use it for this one.
+fn hand_on(
+    ucx: Option<&Ucx>,
+    lists: Option<&mut Lists<'_>>,
+    handed: &mut Vec<String>,
+    name: &str,
+    value: &str,
+) -> Result<(), NixlUnavailable> {
+    if let Some(ucx) = ucx {
+        let (c_name, c_value) = c_strings(name, value)?;
+        if ucx.takes(&c_name, &c_value) == Some(false) {
+            let reason = "UCX does not know it, or does not take the value; `cargo xtask doctor` tells UCX's version".to_owned();
+            return Err(refused(name, value, reason));
+        }
+    }
+    if !value.contains(',') {
+        handed.push(format!("{name}={value}"));
+        return Ok(());
+    }
+    match lists {
+        Some(lists) => lists.put(name, value).map_err(|reason| refused(name, value, reason)),
+        None => Err(refused(name, value, "UCX's library is not found in this process".to_owned())),
+    }
+}
+
+/// The settings that connectors have set for the process.
+#[derive(Debug)]
+pub(in crate::nixl) struct Process(BTreeMap<String, String>);
+
+/// Held by the one connector that starts an engine.
+pub(in crate::nixl) fn alone() -> MutexGuard<'static, Process> {
+    static PROCESS: Mutex<Process> = Mutex::new(Process(BTreeMap::new()));
+    PROCESS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Process {
+    /// Sets a setting of the process, unless a connector has. Returns its value where that differs and yields to it.
+    fn set(
+        &mut self,
+        ucx: &Ucx,
+        name: &str,
+        value: &str,
+        source: SettingSource,
+    ) -> Result<Option<String>, NixlUnavailable> {
+        match self.0.get(name) {
+            Some(in_force) if in_force == value => return Ok(None),
+            Some(in_force) if source == SettingSource::Chosen => return Ok(Some(in_force.clone())),
+            Some(in_force) => {
+                return Err(NixlUnavailable::SettingInForce {
+                    name: format!("UCX_{name}"),
+                    value: value.to_owned(),
+                    in_force: in_force.clone(),
+                });
+            }
+            None => {}
+        }
+        let (c_name, c_value) = c_strings(name, value)?;
+        if ucx.is_fixed(&c_name) {
+            return Err(refused(name, value, FIXED.to_owned()));
+        }
+        if !ucx.set_global(&c_name, &c_value) {
+            return Err(refused(name, value, "UCX does not take the value".to_owned()));
+        }
+        self.0.insert(name.to_owned(), value.to_owned());
+        Ok(None)
+    }
+}
+
+fn refused(name: &str, value: &str, reason: String) -> NixlUnavailable {
+    NixlUnavailable::Setting { name: format!("UCX_{name}"), value: value.to_owned(), reason }
+}
+
+fn c_strings(name: &str, value: &str) -> Result<(CString, CString), NixlUnavailable> {
+    let c_string = |text: &str| {
+        CString::new(text).map_err(|_| refused(name, value, "it has a NUL".to_owned()))
+    };
+    Ok((c_string(name)?, c_string(value)?))
+}
+
+/// An option as an application gave it.
+fn check(name: &str, value: &str) -> Result<(), NixlUnavailable> {
+    let is_fit = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    let reason = if name.is_empty() || !name.chars().all(is_fit) {
+        "UCX's names have capital letters, digits and underscores"
+    } else if value.chars().any(char::is_control) {
+        "the value has control characters"
+    } else {
+        return Ok(());
+    };
+    Err(refused(name, value, reason.to_owned()))
+}
+
+/// How many names a list has once UCX has written out its ranges (`mlx5_[0-7]`).
+fn names_in(list: &str) -> usize {
+    let range = |name: &str| {
+        let (_, rest) = name.split_once('[')?;
+        let (first, last) = rest.split_once(']')?.0.split_once('-')?;
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        last.checked_sub(first)?.checked_add(1)
+    };
+    list.split(',').map(|name| range(name).unwrap_or(1)).fold(0, usize::saturating_add)
+}
+
+/// Whether AWS's adapter is there, which UCX's module is for.
+fn has_efa(folder: &Path) -> bool {
+    const AMAZON: &str = "0x1d0f";
+    let vendor = |device: fs::DirEntry| fs::read_to_string(device.path().join("device/vendor"));
+    let mut devices = fs::read_dir(folder).into_iter().flatten().flatten();
+    devices.any(|device| vendor(device).is_ok_and(|vendor| vendor.trim() == AMAZON))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use SettingSource::{Chosen, Environment, Option};
+
+    const PLAIN: Machine = Machine { has_cuda: false, has_efa: false, chosen: None };
+
+    fn plan(
+        options: &NixlOptions,
+        machine: &Machine,
+        environment: &[(&str, &str)],
+    ) -> Result<Vec<(String, String, SettingSource)>, NixlUnavailable> {
+        let environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let plan = Plan::with(options, machine, environment)?;
+        Ok(plan.0.into_iter().map(|(name, (value, source))| (name, value, source)).collect())
+    }
+
+    fn entry(name: &str, value: &str, source: SettingSource) -> (String, String, SettingSource) {
+        (name.to_owned(), value.to_owned(), source)
+    }
+
+    #[test]
+    fn the_environment_goes_before_options_and_options_before_choices() {
+        let options = NixlOptions::new().transports(["tcp"]).rails(3).modules(["all"]);
+        let chosen = Some(vec!["eth0".to_owned(), "lo".to_owned()]);
+        let machine = Machine { chosen, ..PLAIN };
+        assert_eq!(
+            plan(&options, &machine, &[("TLS", "all"), ("NOT_OURS", "1")]).unwrap(),
+            [
+                entry("MAX_RMA_RAILS", "3", Option),
+                entry("MODULES", "all", Option),
+                entry("NET_DEVICES", "eth0,lo", Chosen),
+                entry("NOT_OURS", "1", Environment),
+                entry("TCP_CONN_NB", "y", Chosen),
+                entry("TLS", "all", Environment),
+            ]
+        );
+        let by_hand = NixlOptions::new().network_devices(["lo"]);
+        assert!(plan(&by_hand, &machine, &[]).unwrap().contains(&entry(
+            "NET_DEVICES",
+            "lo",
+            Option
+        )));
+    }
+
+    #[test]
+    fn the_efa_module_is_left_out_without_such_a_device() {
+        let left_out = entry("MODULES", "^efa", Chosen);
+        let options = NixlOptions::new();
+        assert!(plan(&options, &PLAIN, &[]).unwrap().contains(&left_out));
+        let with_efa = Machine { has_efa: true, ..PLAIN };
+        assert!(!plan(&options, &with_efa, &[]).unwrap().contains(&left_out));
+
+        let folder = tempfile::tempdir().unwrap();
+        let device = folder.path().join("rdmap0/device");
+        assert!(!has_efa(folder.path()));
+        fs::create_dir_all(&device).unwrap();
+        assert!(!has_efa(folder.path()));
+        fs::write(device.join("vendor"), "0x1d0f\n").unwrap();
+        assert!(has_efa(folder.path()));
+    }
+
+    #[test]
+    fn gpus_have_ucx_ask_the_driver() {
+        let with_cuda = Machine { has_cuda: true, ..PLAIN };
+        let asks = entry("MEMTYPE_CACHE", "n", Chosen);
+        assert!(plan(&NixlOptions::new(), &with_cuda, &[]).unwrap().contains(&asks));
+    }
+
+    #[test]
+    fn what_would_end_the_process_or_be_ignored_is_refused() {
+        let refuses = |options: NixlOptions, environment: &[(&str, &str)]| {
+            let refused = plan(&options, &PLAIN, environment);
+            assert!(matches!(refused, Err(NixlUnavailable::Setting { .. })), "{refused:?}");
+        };
+        let many: Vec<String> = (0..65).map(|n| format!("eth{n}")).collect();
+        refuses(NixlOptions::new().network_devices(&many), &[]);
+        refuses(NixlOptions::new().network_devices(["eth[0-9]", "veth[1-99]"]), &[]);
+        refuses(NixlOptions::new(), &[("NET_DEVICES", &many.join(","))]);
+        refuses(NixlOptions::new().ucx("tls", "tcp"), &[]);
+        refuses(NixlOptions::new().ucx("", "tcp"), &[]);
+        refuses(NixlOptions::new().ucx("TLS", "tcp\nself"), &[]);
+        assert!(plan(&NixlOptions::new().network_devices(["mlx5_[0-63]:1"]), &PLAIN, &[]).is_ok());
+    }
+}

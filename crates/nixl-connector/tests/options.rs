@@ -1,0 +1,101 @@
+//! What options of NIXL's and UCX's do, over real NIXL.
+#![cfg(feature = "nixl")]
+#![allow(clippy::unwrap_used, reason = "a test says so by failing")]
+
+use nixl_connector::nixl::{NixlBackend, NixlOptions, NixlUnavailable, UcxLogLevel};
+use nixl_connector::{Connector, ConnectorError, EngineSetting, SettingSource};
+use nixl_device::{TcpSocket, TcpState};
+
+fn build(options: NixlOptions) -> Result<Connector, ConnectorError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(Connector::builder().name("options").nixl(options).build())
+}
+
+fn refusal(options: NixlOptions) -> NixlUnavailable {
+    match build(options) {
+        Err(ConnectorError::Nixl(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The sockets on which this process listens, one for each interface that UCX uses.
+fn listening() -> usize {
+    let sockets = TcpSocket::all_of_this_process().unwrap();
+    sockets.iter().filter(|socket| socket.state == TcpState::Listen).count()
+}
+
+fn setting(connector: &Connector, name: &str) -> Option<EngineSetting> {
+    connector.engine_settings().into_iter().find(|setting| setting.name == name)
+}
+
+fn source(connector: &Connector, name: &str) -> Option<SettingSource> {
+    setting(connector, name).map(|setting| setting.source)
+}
+
+/// One test, since some settings are of the process.
+#[test]
+fn options_reach_ucx_and_are_told() {
+    // A list is in force for the connector that gives it, and for no other.
+    let before = listening();
+    let shared = NixlOptions::new().transports(["sysv", "posix", "self"]).rails(3);
+    let connector = build(shared).unwrap();
+    assert_eq!(listening(), before, "UCX was told to use no sockets");
+    let transports = setting(&connector, "UCX_TLS").unwrap();
+    assert_eq!(transports.to_string(), "UCX_TLS=sysv,posix,self (option)");
+    assert_eq!(source(&connector, "UCX_MAX_RMA_RAILS"), Some(SettingSource::Option));
+    assert_eq!(source(&connector, "UCX_TCP_CONN_NB"), Some(SettingSource::Chosen));
+    assert!(format!("{connector:?}").contains("UCX_TLS=sysv,posix,self"), "{connector:?}");
+
+    let other = build(NixlOptions::new()).unwrap();
+    assert!(listening() > before, "UCX uses sockets by default");
+    assert_eq!(setting(&other, "UCX_TLS"), None);
+
+    // One value, which NIXL hands on.
+    let before = listening();
+    let sockets = NixlOptions::new().transports(["tcp"]).network_devices(["lo"]);
+    let third = build(sockets).unwrap();
+    assert_eq!(listening(), before + 1, "UCX listens on one interface");
+    drop((connector, other, third));
+
+    // What is of the process is set once.
+    let modules = refusal(NixlOptions::new().modules(["^rocm"]));
+    assert!(matches!(modules, NixlUnavailable::SettingInForce { .. }), "{modules:?}");
+    assert!(modules.to_string().contains("^efa"), "{modules}");
+    let quiet = build(NixlOptions::new().log_level(UcxLogLevel::Error)).unwrap();
+    assert_eq!(source(&quiet, "UCX_LOG_LEVEL"), Some(SettingSource::Option));
+    let same = build(NixlOptions::new().log_level(UcxLogLevel::Error)).unwrap();
+    let none = build(NixlOptions::new()).unwrap();
+    assert_eq!(source(&none, "UCX_LOG_LEVEL"), Some(SettingSource::EarlierConnector));
+    let loud = refusal(NixlOptions::new().log_level(UcxLogLevel::Info));
+    assert!(loud.to_string().contains("earlier connector"), "{loud}");
+    drop((quiet, same, none));
+
+    // What UCX would ignore, or end the process for.
+    let many: Vec<String> = (0..65).map(|n| format!("eth{n}")).collect();
+    let refused = [
+        NixlOptions::new().ucx("LOG_FILE", "/tmp/log"),
+        NixlOptions::new().ucx("MAX_RMA_RAILS", "many"),
+        NixlOptions::new().ucx("NO_SUCH_SETTING", "1"),
+        NixlOptions::new().ucx("TCP_AF_PRIO", "inet,inet6"),
+        NixlOptions::new().network_devices(&many),
+        NixlOptions::new().network_devices(["a long name"; 2]),
+    ];
+    for options in refused {
+        let error = refusal(options);
+        assert!(matches!(error, NixlUnavailable::Setting { .. }), "{error:?}");
+    }
+
+    // Backends.
+    assert_eq!(refusal(NixlOptions::new().backends([])), NixlUnavailable::NoBackend);
+    let workers = NixlOptions::new().parameter(NixlBackend::Ucx, "num_workers", "2");
+    let connector = build(workers).unwrap();
+    assert_eq!(setting(&connector, "UCX.num_workers").unwrap().value, "2");
+    let engine =
+        NixlOptions::new().parameter(NixlBackend::Ucx, "engine_config", "MAX_EAGER_RAILS=1");
+    assert_eq!(source(&build(engine).unwrap(), "UCX.engine_config"), Some(SettingSource::Option));
+    // Where its library is missing, it is named.
+    match build(NixlOptions::new().backends([NixlBackend::Libfabric])) {
+        Ok(connector) => assert!(format!("{connector:?}").contains("LIBFABRIC")),
+        Err(error) => assert!(error.to_string().contains("LIBFABRIC"), "{error}"),
+    }
+}

@@ -1,0 +1,48 @@
+//! Settings that an engine was given.
+
+use std::fmt;
+
+/// One setting of the engine's, as it is in force.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct EngineSetting {
+    /// Its name, as the engine knows it: `UCX_TLS` for instance.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Where the value is from.
+    pub source: SettingSource,
+}
+
+/// Where the value of a setting is from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum SettingSource {
+    /// An option of this connector's builder.
+    Option,
+    /// The environment of the process, which goes before options.
+    Environment,
+    /// The connector chose it, for this machine.
+    Chosen,
+    /// An earlier connector of this process, and the engine has one value for all.
+    EarlierConnector,
+}
+
+impl EngineSetting {
+    /// A setting in force.
+    pub fn new(name: impl Into<String>, value: impl Into<String>, source: SettingSource) -> Self {
+        Self { name: name.into(), value: value.into(), source }
+    }
+}
+
+impl fmt::Display for EngineSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = match self.source {
+            SettingSource::Option => "option",
+            SettingSource::Environment => "environment",
+            SettingSource::Chosen => "chosen here",
+            SettingSource::EarlierConnector => "earlier connector",
+        };
+        write!(f, "{}={} ({source})", self.name, self.value)
+    }
+}

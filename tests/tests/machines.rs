@@ -1,0 +1,240 @@
+//! Machines that refuse what others give: two processes get on there, or one true sentence says what is wrong.
+//!
+//! Most need root, to make the machine so for their processes alone. Where that cannot be done, the test says that it was skipped.
+#![allow(clippy::unwrap_used, reason = "a test says so by failing")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nixl_tests::{Peer, PeerError, crc32, pattern, skip};
+
+const PEER: &str = env!("CARGO_BIN_EXE_peer");
+/// A user without rights.
+const NOBODY: &str = "65534";
+
+/// Namespaces in which the machine is another, held open by a process.
+struct Machine(Child);
+
+impl Machine {
+    /// New namespaces (arguments of `unshare`) with a shell's commands run in them. `None` where that is not permitted.
+    fn new(namespaces: &[&str], setup: &str) -> Option<Self> {
+        let script = format!("set -e; {setup}\necho made; read -r never");
+        let mut child = Command::new("unshare")
+            .args(namespaces)
+            .args(["bash", "-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .ok()?;
+        let mut said = String::new();
+        let made = BufReader::new(child.stdout.take()?).read_line(&mut said).is_ok();
+        let machine = Self(child);
+        (made && said.trim() == "made").then_some(machine)
+    }
+
+    /// Runs a program there; its arguments follow.
+    fn enter(&self, namespaces: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.0.id().to_string()]).args(namespaces).arg(PEER);
+        command
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A program before the peer's: `prlimit`, for instance.
+fn by(program: &[&str]) -> Command {
+    let mut command = Command::new(program[0]);
+    command.args(&program[1..]).arg(PEER);
+    command
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether a program can be run: it is installed, and the system permits what it does.
+fn works(program: &[&str]) -> bool {
+    Command::new(program[0])
+        .args(&program[1..])
+        .arg("true")
+        .stdin(Stdio::null())
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+fn start(command: &mut Command) -> Result<Peer, String> {
+    let mut peer = Peer::spawn_by(command).unwrap();
+    match peer.answer("start") {
+        Ok(_) => Ok(peer),
+        Err(PeerError::Refused(said)) => {
+            let status = peer.wait().unwrap();
+            assert!(status.success(), "it ended by itself, not by a signal: {status}");
+            Err(said)
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Both move bytes, both ways, by one copy and by several.
+fn get_on(one: &mut Peer, other: &mut Peer) {
+    for (number, len) in [9, 4096, 1 << 20].into_iter().enumerate() {
+        let seed = number as u64;
+        let offer = one.offer("readable", len, seed).unwrap();
+        let read = other.ask(&format!("read {}", offer.json)).unwrap();
+        let expected = crc32(&pattern(seed, len));
+        assert_eq!(other.ask(&format!("wait {read}")).unwrap(), expected, "read of {len} bytes");
+        one.ask(&format!("wait {}", offer.id)).unwrap();
+
+        let offer = one.offer("writable", len, seed).unwrap();
+        let write = other.ask(&format!("write {} {}", seed + 100, offer.json)).unwrap();
+        other.ask(&format!("wait {write}")).unwrap();
+        let expected = crc32(&pattern(seed + 100, len));
+        assert_eq!(
+            one.ask(&format!("wait {}", offer.id)).unwrap(),
+            expected,
+            "write of {len} bytes"
+        );
+    }
+}
+
+#[test]
+fn more_interfaces_than_ucx_takes() {
+    const NAME: &str = "more_interfaces_than_ucx_takes";
+    const SPACES: [&str; 2] = ["--net", "--mount"];
+    // sysfs shows the interfaces of the namespace that it was mounted in.
+    let setup = "mount -t sysfs sysfs /sys
+        ip link set lo up
+        for i in $(seq 1 110); do
+            echo link add v$i type veth peer name w$i
+            echo address add 10.1.$i.1/24 dev v$i
+            echo address add 10.2.$i.1/24 dev w$i
+            echo link set v$i up
+            echo link set w$i up
+        done | ip -batch -";
+    let Some(machine) = Machine::new(&SPACES, setup) else {
+        return skip("permission to make network interfaces", NAME);
+    };
+    let mut one = start(&mut machine.enter(&SPACES)).unwrap();
+    let mut other = start(&mut machine.enter(&SPACES)).unwrap();
+    let settings = one.ask("settings").unwrap();
+    assert!(
+        settings.contains("UCX_NET_DEVICES=lo,v1,") || settings.contains("UCX_NET_DEVICES=lo,w1,"),
+        "{settings}"
+    );
+    assert!(settings.contains("(chosen here)"), "{settings}");
+    get_on(&mut one, &mut other);
+}
+
+#[test]
+fn a_home_that_may_not_be_entered() {
+    const NAME: &str = "a_home_that_may_not_be_entered";
+    let user = ["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"];
+    // The user must be able to run the peer, at least.
+    if !is_root() || !works(&[&user[..], &["sh", "-c", "test -x \"$0\"", PEER]].concat()) {
+        return skip("root, and a target folder that others may enter", NAME);
+    }
+    let home = tempfile::tempdir().unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let said = start(by(&user).env("HOME", home.path())).unwrap_err();
+    assert!(said.contains("Nixl(Configuration"), "{said}");
+    assert!(said.contains(&*home.path().to_string_lossy()), "{said}");
+    // What it says to do helps.
+    let mut command = by(&user);
+    command.env("HOME", home.path()).env("NIXL_CONFIG_FILE", "/dev/null");
+    let mut one = start(&mut command).unwrap();
+    let mut other = start(&mut Command::new(PEER)).unwrap();
+    get_on(&mut one, &mut other);
+    get_on(&mut other, &mut one);
+}
+
+#[test]
+fn few_files() {
+    let limit = |most: &str| ["prlimit".to_owned(), format!("--nofile={most}:{most}")];
+    if !works(&limit("64").each_ref().map(String::as_str)) {
+        return skip("prlimit", "few_files");
+    }
+    let with = |most: &str| by(&limit(most).each_ref().map(String::as_str));
+    let mut one = start(&mut with("64")).unwrap();
+    let mut other = start(&mut with("64")).unwrap();
+    get_on(&mut one, &mut other);
+    for most in ["24", "28", "32", "36", "40", "44", "48"] {
+        match start(&mut with(most)) {
+            Err(said) => assert!(said.contains("Nixl(Files {"), "{most}: {said}"),
+            Ok(mut peer) => get_on(&mut peer, &mut other),
+        }
+    }
+    let said = start(&mut with("24")).unwrap_err();
+    assert!(said.contains("limit: 24"), "{said}");
+}
+
+#[test]
+fn little_locked_memory() {
+    let limit = ["setpriv", "--bounding-set=-ipc_lock", "prlimit", "--memlock=65536:65536"];
+    if !works(&limit) {
+        return skip("root", "little_locked_memory");
+    }
+    let mut one = start(&mut by(&limit)).unwrap();
+    let mut other = start(&mut by(&limit)).unwrap();
+    get_on(&mut one, &mut other);
+}
+
+#[test]
+fn shared_memory_of_one_page() {
+    let setup = "mount -t tmpfs -o size=4k tmpfs /dev/shm";
+    let Some(machine) = Machine::new(&["--mount"], setup) else {
+        return skip("permission to mount", "shared_memory_of_one_page");
+    };
+    let mut one = start(&mut machine.enter(&["--mount"])).unwrap();
+    let mut other = start(&mut machine.enter(&["--mount"])).unwrap();
+    get_on(&mut one, &mut other);
+}
+
+#[test]
+fn a_proc_that_cannot_be_written() {
+    let setup = "mount --bind /proc /proc; mount -o remount,bind,ro /proc";
+    let Some(machine) = Machine::new(&["--mount"], setup) else {
+        return skip("permission to mount", "a_proc_that_cannot_be_written");
+    };
+    let mut one = start(&mut machine.enter(&["--mount"])).unwrap();
+    let mut other = start(&mut machine.enter(&["--mount"])).unwrap();
+    get_on(&mut one, &mut other);
+}
+
+#[test]
+fn a_kernel_that_refuses_cma() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/without_cma.py");
+    let script = script.to_str().unwrap();
+    let refused = ["python3", script];
+    if !works(&["python3", script, "/bin/env"]) {
+        return skip("Python and seccomp", "a_kernel_that_refuses_cma");
+    }
+    let mut one = start(&mut by(&refused)).unwrap();
+    let mut other = start(&mut by(&refused)).unwrap();
+    get_on(&mut one, &mut other);
+    // One of the two may be refused, too.
+    let mut free = start(&mut Command::new(PEER)).unwrap();
+    get_on(&mut one, &mut free);
+    get_on(&mut free, &mut one);
+}
+
+/// UCX's module for EFA would load these beside NIXL's own netlink libraries, and the process crash at its exit.
+#[test]
+fn the_systems_rdma_libraries() {
+    let folders = ["/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
+    if !folders.iter().any(|folder| Path::new(folder).join("libefa.so.1").exists()) {
+        return skip("the system's rdma-core", "the_systems_rdma_libraries");
+    }
+    let mut peer = start(&mut Command::new(PEER)).unwrap();
+    let status = peer.wait().unwrap();
+    assert!(status.success(), "{status}");
+}
