@@ -2,7 +2,9 @@
 
 mod machine;
 mod nixl;
+mod process;
 mod report;
+mod started;
 mod tools;
 
 pub(crate) mod probe;
@@ -30,12 +32,14 @@ pub(crate) fn run(as_json: bool) -> Result<ExitCode> {
             Ok(version) => report.ok_for("bundle", "version", version),
             Err(error) => report.missing("bundle", "version", format!("{error:#}"), UNPACK),
         }
-        nixl::check(&mut report, &bundle, UNPACK);
+        nixl::check(&mut report, &topology, &bundle, UNPACK);
         machine::check(&mut report, &topology);
+        process::check(&mut report);
     } else {
         let store = Workspace::find()?.store();
-        nixl::check(&mut report, &store, SETUP);
+        nixl::check(&mut report, &topology, &store, SETUP);
         machine::check(&mut report, &topology);
+        process::check(&mut report);
         tools::check(&mut report, &store);
     }
 

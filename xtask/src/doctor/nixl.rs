@@ -4,18 +4,24 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nixl_device::Topology;
+
 use super::probe;
 use super::report::Report;
+use super::started;
 use crate::setup::locate;
 
 /// The plugin that moves bytes between processes.
 const NEEDED_PLUGIN: &str = "UCX";
 
 /// `remedy` is what brings NIXL where it is missing.
-pub(super) fn check(report: &mut Report, store: &Path, remedy: &str) {
+pub(super) fn check(report: &mut Report, topology: &Topology, store: &Path, remedy: &str) {
     if let Some(library) = check_library(report, store, remedy) {
         let ucx = check_plugins(report, &library, remedy);
         check_ucx(report, &library, ucx.as_ref());
+        if let Some((_, file)) = &ucx {
+            started::check(report, topology, &library, file);
+        }
     }
 }
 
@@ -147,9 +153,6 @@ fn check_ucx(report: &mut Report, library: &Path, ucx: Option<&(String, PathBuf)
                 report.note(SECTION, name, found, Some(advice(&error)));
             }
         }
-    }
-    if let Ok(chosen) = env::var("UCX_TLS") {
-        report.note(SECTION, "UCX_TLS", format!("limits it to {chosen}"), None);
     }
 }
 

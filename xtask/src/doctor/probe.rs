@@ -4,12 +4,14 @@
 
 use std::env;
 use std::error::Error as _;
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::fs;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::mem;
+use std::os::fd::{AsFd as _, IntoRawFd as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::ptr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,9 @@ use crate::setup::locate::LIBRARY;
 /// What nixl-connector calls, through nixl-sys.
 const SYMBOLS: &str = include_str!("symbols.txt");
 
+/// The beginning of the name of UCX's library.
+const UCX: &str = "libucp";
+
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a child found out.
@@ -32,6 +37,15 @@ pub(super) struct Facts {
     pub(super) lacks: Vec<String>,
     /// The version of UCX that came along, and its file.
     pub(super) ucx: Option<(String, PathBuf)>,
+    /// The transports and devices that UCX has when it is started, as in `tcp/eth0`. Empty if the library is not UCX's.
+    pub(super) resources: Vec<String>,
+}
+
+impl Facts {
+    /// The devices of those transports.
+    pub(super) fn devices(&self) -> impl Iterator<Item = &str> {
+        self.resources.iter().filter_map(|resource| Some(resource.split_once('/')?.1))
+    }
 }
 
 pub(super) fn symbol_count() -> usize {
@@ -57,11 +71,17 @@ pub(super) fn load_each(first: &[&Path], each: &[(String, PathBuf)]) -> Vec<Resu
 
 /// Loads the libraries in this order in one child; the error says why one of them does not load.
 pub(super) fn load(libraries: &[&Path]) -> Result<Facts, String> {
+    load_with(libraries, &[])
+}
+
+/// The same, with these variables added to the child's environment. Where the last library is UCX, it is started.
+pub(super) fn load_with(libraries: &[&Path], variables: &[(&str, &str)]) -> Result<Facts, String> {
     let mut child = env::current_exe()
         .and_then(|ourselves| {
             Command::new(ourselves)
                 .arg(PROBE)
                 .args(libraries)
+                .envs(variables.iter().copied())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::null())
                 .spawn()
@@ -113,7 +133,15 @@ fn read(output: &str, status: ExitStatus) -> Result<Facts, String> {
             .as_str()
             .zip(facts["ucx_library"].as_str())
             .map(|(version, library)| (version.to_owned(), library.into())),
+        resources: output.lines().filter_map(resource).collect(),
     })
+}
+
+/// In a line such as `#      resource 1  :  md 1  dev 1  flags -- tcp/eth0`, as UCX prints them.
+fn resource(line: &str) -> Option<String> {
+    let resource = line.strip_prefix('#')?.trim_start().strip_prefix("resource ")?;
+    let (_, resource) = resource.rsplit_once(' ')?;
+    resource.contains('/').then(|| resource.to_owned())
 }
 
 /// The child's side.
@@ -126,6 +154,11 @@ pub(crate) fn child(paths: &[PathBuf]) -> Result<ExitCode> {
     let facts = match loaded {
         Err(error) => json!({ "error": reason(&error) }),
         Ok(library) => {
+            let is_ucx = last.file_name().is_some_and(|n| n.to_string_lossy().starts_with(UCX));
+            if is_ucx && let Err(error) = start_ucx(&library) {
+                println!("\n{}", json!({ "error": format!("does not start: {error}") }));
+                return Ok(ExitCode::SUCCESS);
+            }
             let facts = json!({
                 "lacks": lacks(last, &library),
                 "ucx_version": ucx_version(&library),
@@ -177,6 +210,53 @@ fn ucx_version(library: &Library) -> Option<String> {
     Some(version.to_string_lossy().into_owned())
 }
 
+/// Makes a context as NIXL does, and has UCX print what it has found.
+fn start_ucx(library: &Library) -> Result<(), String> {
+    type Init =
+        unsafe extern "C" fn(c_uint, c_uint, *const u64, *const c_void, *mut *mut c_void) -> i8;
+    type Print = unsafe extern "C" fn(*const c_void, *mut c_void);
+    type StatusString = unsafe extern "C" fn(i8) -> *const c_char;
+    /// `UCP_PARAM_FIELD_FEATURES`, which is followed by the features: remote memory, atomics, active messages.
+    const FEATURES: u64 = 1;
+    const RMA_AND_MESSAGES: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6;
+    unsafe extern "C" {
+        fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void;
+        fn fclose(stream: *mut c_void) -> c_int;
+    }
+    let missing = |error: libloading::Error| reason(&error);
+    // SAFETY: this is the type that UCX's ucp.h declares, with the parameters as words.
+    let init = unsafe { library.get::<Init>(b"ucp_init_version") }.map_err(missing)?;
+    // SAFETY: this is the type that UCX's ucp.h declares, with the stream as a pointer.
+    let print = unsafe { library.get::<Print>(b"ucp_context_print_info") }.map_err(missing)?;
+    // SAFETY: this is the type that UCX's status.h declares.
+    let status_string =
+        unsafe { library.get::<StatusString>(b"ucs_status_string") }.map_err(missing)?;
+    // Longer than the structure, whose first word says which others count.
+    let mut parameters = [0_u64; 64];
+    (parameters[0], parameters[1]) = (FEATURES, RMA_AND_MESSAGES);
+    let mut context = ptr::null_mut();
+    // SAFETY: the parameters and the place for the result outlive the call; UCX reads its settings by itself. The versions are
+    // those of the first UCX that NIXL could use.
+    let status = unsafe { init(1, 10, parameters.as_ptr(), ptr::null(), &raw mut context) };
+    if status != 0 {
+        // SAFETY: any status is allowed.
+        let text = unsafe { status_string(status) };
+        // SAFETY: UCX returns a string that is there for good, or makes one for this thread.
+        return Err(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned());
+    }
+    let out = io::stdout().as_fd().try_clone_to_owned().map_err(|e| e.to_string())?;
+    // SAFETY: the descriptor is open, and from here on the stream's.
+    let stream = unsafe { fdopen(out.into_raw_fd(), c"w".as_ptr()) };
+    if !stream.is_null() {
+        // SAFETY: UCX made the context, and the stream is open.
+        unsafe { print(context, stream) };
+        // SAFETY: the stream is open, and not used again.
+        unsafe { fclose(stream) };
+    }
+    // The context stays: the process ends now.
+    Ok(())
+}
+
 /// The file of the UCX that this process has loaded.
 fn ucx_library() -> Option<String> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
@@ -184,7 +264,7 @@ fn ucx_library() -> Option<String> {
         .filter_map(|line| line.find('/').and_then(|start| line.get(start..)))
         .find(|path| {
             let name = path.rsplit('/').next().unwrap_or(path);
-            name.starts_with("libucp") && name.contains(".so")
+            name.starts_with(UCX) && name.contains(".so")
         })
         .map(String::from)
 }
@@ -200,12 +280,26 @@ mod tests {
             "noise\n\n{\"lacks\":[\"f\"],\"ucx_version\":\"1.2\",\"ucx_library\":\"/u\"}\n";
         assert_eq!(
             read(output, ExitStatus::from_raw(0)),
-            Ok(Facts { lacks: vec!["f".into()], ucx: Some(("1.2".into(), "/u".into())) })
+            Ok(Facts {
+                lacks: vec!["f".into()],
+                ucx: Some(("1.2".into(), "/u".into())),
+                resources: vec![],
+            })
         );
         assert_eq!(
             read("{\"error\":\"no libx.so\"}", ExitStatus::from_raw(0)),
             Err("no libx.so".into())
         );
+    }
+
+    #[test]
+    fn what_ucx_has_found_is_read() {
+        let output = "#            md 1  :  component 1  tcp \n\
+            #      resource 1  :  md 1  dev 1  flags -- tcp/eth0\n\
+            #      resource 2  :  md 3  dev 2  flags -- rc_mlx5/mlx5_0:1\n{\"lacks\":[]}\n";
+        let facts = read(output, ExitStatus::from_raw(0)).unwrap();
+        assert_eq!(facts.resources, ["tcp/eth0", "rc_mlx5/mlx5_0:1"]);
+        assert_eq!(facts.devices().collect::<Vec<_>>(), ["eth0", "mlx5_0:1"]);
     }
 
     #[test]
