@@ -4,7 +4,7 @@
 
 use nixl_connector::nixl::{NixlBackend, NixlOptions, NixlUnavailable, UcxLogLevel};
 use nixl_connector::{Connector, ConnectorError, EngineSetting, SettingSource};
-use nixl_device::{TcpSocket, TcpState};
+use nixl_device::{NetworkInterface, TcpSocket, TcpState};
 
 fn build(options: NixlOptions) -> Result<Connector, ConnectorError> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -37,24 +37,26 @@ fn source(connector: &Connector, name: &str) -> Option<SettingSource> {
 fn options_reach_ucx_and_are_told() {
     // A list is in force for the connector that gives it, and for no other.
     let before = listening();
-    let shared = NixlOptions::new().transports(["sysv", "posix", "self"]).rails(3);
-    let connector = build(shared).unwrap();
-    assert_eq!(listening(), before, "UCX was told to use no sockets");
-    let transports = setting(&connector, "UCX_TLS").unwrap();
-    assert_eq!(transports.to_string(), "UCX_TLS=sysv,posix,self (option)");
+    let loopback = NixlOptions::new().network_devices(["lo", "no-such0"]).rails(3);
+    let connector = build(loopback).unwrap();
+    assert_eq!(listening(), before + 1, "UCX listens on one interface");
+    let devices = setting(&connector, "UCX_NET_DEVICES").unwrap();
+    assert_eq!(devices.to_string(), "UCX_NET_DEVICES=lo,no-such0 (option)");
     assert_eq!(source(&connector, "UCX_MAX_RMA_RAILS"), Some(SettingSource::Option));
     assert_eq!(source(&connector, "UCX_TCP_CONN_NB"), Some(SettingSource::Chosen));
-    assert!(format!("{connector:?}").contains("UCX_TLS=sysv,posix,self"), "{connector:?}");
+    assert!(format!("{connector:?}").contains("UCX_NET_DEVICES=lo,no-such0"), "{connector:?}");
 
-    let other = build(NixlOptions::new()).unwrap();
-    assert!(listening() > before, "UCX uses sockets by default");
-    assert_eq!(setting(&other, "UCX_TLS"), None);
-
-    // One value, which NIXL hands on.
     let before = listening();
-    let sockets = NixlOptions::new().transports(["tcp"]).network_devices(["lo"]);
+    let other = build(NixlOptions::new()).unwrap();
+    assert_eq!(listening(), before + NetworkInterface::all().len(), "UCX listens on all of them");
+    assert_eq!(setting(&other, "UCX_NET_DEVICES"), None);
+
+    // One value, which NIXL hands on; and a list, which it does not.
+    let before = listening();
+    let sockets = NixlOptions::new().transports(["tcp", "self"]).network_devices(["lo"]);
     let third = build(sockets).unwrap();
     assert_eq!(listening(), before + 1, "UCX listens on one interface");
+    assert_eq!(setting(&third, "UCX_TLS").unwrap().to_string(), "UCX_TLS=tcp,self (option)");
     drop((connector, other, third));
 
     // What is of the process is set once.

@@ -9,8 +9,9 @@ use nixl_descriptor::{DescriptorList, Presence, SharedName};
 use nixl_device::{Device, ExitWatch, ProcessExits};
 use nixl_metadata::{Doorbell, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    DirectTransfer, EndedOffer, Execution, Executor, Gate, Link, Offer, PathKind, PathPolicy,
-    PeerId, Preparation, Received, Rejected, TransferRequest, TransportError,
+    DirectTransfer, EndedOffer, EngineSetting, Execution, Executor, Gate, Link, Offer, PathKind,
+    PathPolicy, PeerId, Preparation, Received, Rejected, SettingSource, TransferRequest,
+    TransportError,
 };
 
 use super::attempt::Attempt;
@@ -23,7 +24,9 @@ use crate::ipc::{
 };
 use crate::local::{MemoryKind, Tools, kind_of};
 use crate::offers::Offers;
-use crate::paths::{Engine, Offered, PathPlan, Question, ShareForm, Standing, Successes};
+use crate::paths::{
+    Engine, LocalFacts, Offered, PathPlan, Question, ShareForm, Standing, Successes, UcxTransports,
+};
 use crate::peers::{Peer, Peers};
 use crate::staged::{Borrowing, Manner, Staging};
 
@@ -31,6 +34,8 @@ pub(super) struct Attached {
     /// For operations, which go on with the next path by themselves.
     me: Weak<Self>,
     shared: Arc<Shared>,
+    /// What is known of this process, with the transports that UCX was given for this connection.
+    facts: Arc<LocalFacts>,
     pub(super) link: Link,
     tools: Tools,
     pub(super) staging: Arc<Staging>,
@@ -38,6 +43,20 @@ pub(super) struct Attached {
     peers: Arc<Peers>,
     engine: Engine,
     pub(super) successes: Successes,
+}
+
+/// The facts of the process, but for transports that an option of the connection's names: the environment, which goes before, is
+/// among the facts.
+fn facts_of(process: &Arc<LocalFacts>, settings: &[EngineSetting]) -> Arc<LocalFacts> {
+    let is_transports =
+        |s: &&EngineSetting| s.name == "UCX_TLS" && s.source == SettingSource::Option;
+    match settings.iter().find(is_transports) {
+        Some(transports) => {
+            let ucx = UcxTransports::parse(&transports.value);
+            Arc::new(LocalFacts { ucx, ..LocalFacts::clone(process) })
+        }
+        None => Arc::clone(process),
+    }
 }
 
 impl Attached {
@@ -53,15 +72,17 @@ impl Attached {
             costs: shared.costs.clone(),
             waker: link.waker.clone(),
         };
+        let facts = facts_of(&shared.facts, &link.transport.settings());
         let imports = Imports::new(Arc::clone(gpus), Arc::clone(&link.background));
         let borrowing = Borrowing {
             imports: Arc::clone(&imports),
             tools: tools.clone(),
-            facts: Arc::clone(&shared.facts),
+            facts: Arc::clone(&facts),
         };
         let peers = Arc::<Peers>::default();
         Self {
             me,
+            facts,
             tools,
             staging: Staging::new(
                 borrowing,
@@ -119,7 +140,7 @@ impl Attached {
 
     /// The process of a peer, if its number means the same process here.
     fn pid_here(&self, info: &PeerInfo) -> Option<u32> {
-        let host = self.shared.facts.host.as_ref()?;
+        let host = self.facts.host.as_ref()?;
         host.same_pid_namespace(info.host()).then(|| info.host().pid())
     }
 
@@ -178,7 +199,7 @@ impl Attached {
         mut question: Question,
     ) -> (Arc<PathPlan>, Standing) {
         let now = self.link.clock.now();
-        let here = (&*self.shared.facts, &self.shared.path_costs);
+        let here = (&*self.facts, &self.shared.path_costs);
         let mut known = peer.lock();
         question.engine = known.estimate.refine(self.engine);
         let plan = known.plans.get(here, info, question);
@@ -242,7 +263,7 @@ impl Attached {
         request: &TransferRequest<'_>,
         most: u64,
     ) -> Result<PeerCopy, TransportError> {
-        let facts = &self.shared.facts;
+        let facts = &self.facts;
         PeerCopy::new(kind, (request, most), local, facts, &self.imports, &self.tools)
     }
 
@@ -258,7 +279,7 @@ impl Attached {
         };
         let device = remote.descriptors().first().map_or(Device::HOST, |d| d.device());
         let (gpus, ours) = (&*self.shared.gpus, (local, self.local_kind(local, device)));
-        let (gpu, _) = copier(&self.shared.facts, gpus, ours, remote);
+        let (gpu, _) = copier(&self.facts, gpus, ours, remote);
         let gpus = gpus.abilities().gpus;
         let wanted =
             remote.shares().iter().filter_map(move |share| foreign(share.kind(), gpu, ours.1));
@@ -396,7 +417,7 @@ impl Executor for Attached {
     }
 
     fn describe(&self, info: PeerInfo) -> PeerInfo {
-        self.shared.facts.describe(info, true)
+        self.facts.describe(info, true)
     }
 
     fn prepare(
@@ -508,5 +529,19 @@ impl fmt::Debug for Attached {
             .field("gpus", &self.shared.gpus)
             .field("staging", &self.staging)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_says_which_transports_a_connection_has() {
+        let process = Arc::new(LocalFacts::default());
+        let with = |source| facts_of(&process, &[EngineSetting::new("UCX_TLS", "tcp", source)]);
+        assert_eq!(with(SettingSource::Option).ucx, UcxTransports::parse("tcp"));
+        assert_eq!(with(SettingSource::Environment).ucx, process.ucx);
+        assert!(Arc::ptr_eq(&facts_of(&process, &[]), &process));
     }
 }

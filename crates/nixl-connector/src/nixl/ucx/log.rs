@@ -126,18 +126,12 @@ mod tests {
         fn exit(&self, _: &Id) {}
     }
 
-    /// As UCX calls it, but for the arguments, of which this format has none.
+    /// As UCX calls it, with a format that takes no arguments.
     fn said(level: c_uint) -> c_uint {
-        let name = c"sock.c";
-        handle(
-            name.as_ptr(),
-            7,
-            name.as_ptr(),
-            level,
-            ptr::null(),
-            c"gone\n".as_ptr(),
-            ptr::null_mut(),
-        )
+        // The longest `va_list` has 32 bytes.
+        let mut arguments = [0_u64; 8];
+        let (name, format) = (c"sock.c".as_ptr(), c"gone\n".as_ptr());
+        handle(name, 7, name, level, ptr::null(), format, arguments.as_mut_ptr().cast())
     }
 
     #[test]
