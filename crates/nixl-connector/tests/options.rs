@@ -87,6 +87,11 @@ fn options_reach_ucx_and_are_told() {
         assert!(matches!(error, NixlUnavailable::Setting { .. }), "{error:?}");
     }
 
+    // What UCX says when it cannot start.
+    let nothing = refusal(NixlOptions::new().transports(["self"]));
+    assert!(matches!(nothing, NixlUnavailable::Start { .. }), "{nothing:?}");
+    assert!(nothing.to_string().contains("after UCX said: "), "{nothing}");
+
     // Backends.
     assert_eq!(refusal(NixlOptions::new().backends([])), NixlUnavailable::NoBackend);
     let workers = NixlOptions::new().parameter(NixlBackend::Ucx, "num_workers", "2");

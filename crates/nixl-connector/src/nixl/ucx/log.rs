@@ -1,6 +1,7 @@
 //! UCX's messages, handed to `tracing`.
 #![allow(unsafe_code, reason = "reads what UCX hands to a handler of its messages")]
 
+use std::cell::RefCell;
 use std::env;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,11 +40,6 @@ extern "C" fn handle(
     format: *const c_char,
     arguments: *mut c_void,
 ) -> c_uint {
-    // While the process exits, a subscriber may have been torn down.
-    let Some(_busy) = exit::enter() else { return CONTINUE };
-    if !is_heard() {
-        return CONTINUE;
-    }
     // SAFETY: this is the C library's function. Its last parameter is a `va_list`, which x86-64 and AArch64 pass as a pointer.
     unsafe extern "C" {
         fn vsnprintf(
@@ -53,6 +49,8 @@ extern "C" fn handle(
             arguments: *mut c_void,
         ) -> c_int;
     }
+    // While the process exits, a subscriber may have been torn down.
+    let Some(_busy) = exit::enter() else { return CONTINUE };
     let mut message = [0_u8; LONGEST];
     // SAFETY: the buffer has the length that is told; format and arguments are those that UCX passes to its own writer, as they
     // came, and UCX makes new arguments for the next handler.
@@ -60,13 +58,43 @@ extern "C" fn handle(
     if len < 0 {
         return CONTINUE;
     }
+    let message = CStr::from_bytes_until_nul(&message).unwrap_or(c"").to_string_lossy();
+    let message = message.trim_end();
+    if level <= ERROR {
+        note_error(message);
+    }
+    if !is_heard() {
+        return CONTINUE;
+    }
     // SAFETY: UCX's macros pass the name of the file as a string literal.
     let file = unsafe { CStr::from_ptr(file) }.to_string_lossy();
-    let message = CStr::from_bytes_until_nul(&message).unwrap_or(c"").to_string_lossy();
     // A subscriber that panics does not end the process here.
-    let told = catch_unwind(AssertUnwindSafe(|| tell(level, &file, line, message.trim_end())));
+    let told = catch_unwind(AssertUnwindSafe(|| tell(level, &file, line, message)));
     // UCX ends the process after a fatal message: it is written where it can be found.
     if told.is_err() || level == FATAL { CONTINUE } else { STOP }
+}
+
+thread_local! {
+    /// The first error that UCX writes on this thread while it is [looked for](first_error).
+    static FIRST_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs a call, and returns the first error that UCX writes meanwhile on this thread. Empty without one.
+pub(super) fn first_error<T>(call: impl FnOnce() -> T) -> (T, String) {
+    FIRST_ERROR.set(Some(String::new()));
+    let result = call();
+    (result, FIRST_ERROR.take().unwrap_or_default())
+}
+
+fn note_error(message: &str) {
+    // Not on a thread that ends.
+    let _ = FIRST_ERROR.try_with(|first| {
+        if let Ok(mut first) = first.try_borrow_mut()
+            && let Some(first) = first.as_mut().filter(|first| first.is_empty())
+        {
+            first.push_str(message);
+        }
+    });
 }
 
 /// Whether a subscriber is installed. Without one UCX writes its messages itself.
@@ -75,12 +103,13 @@ fn is_heard() -> bool {
 }
 
 const FATAL: c_uint = 0;
+const ERROR: c_uint = 1;
 
 /// UCX calls an error what its caller handles, and a connector tells as an error of its own: of a peer that has gone, for instance.
 fn tell(level: c_uint, file: &str, line: c_uint, message: &str) {
     match level {
         FATAL => tracing::error!(target: "ucx", file, line, "{message}"),
-        1 | 2 => tracing::warn!(target: "ucx", file, line, "{message}"),
+        ERROR | 2 => tracing::warn!(target: "ucx", file, line, "{message}"),
         3 | 4 => tracing::info!(target: "ucx", file, line, "{message}"),
         5 => tracing::debug!(target: "ucx", file, line, "{message}"),
         _ => tracing::trace!(target: "ucx", file, line, "{message}"),
@@ -144,6 +173,15 @@ mod tests {
         for part in ["WARN ucx", "DEBUG ucx", "ERROR ucx", "gone", "file=\"sock.c\"", "line=7"] {
             assert!(heard.contains(part), "{part}: {heard}");
         }
+    }
+
+    #[test]
+    fn the_first_error_of_a_call_is_known() {
+        let none = NoSubscriber::default();
+        let (result, error) =
+            tracing::subscriber::with_default(none, || first_error(|| [said(2), said(1), said(1)]));
+        assert_eq!((result, error.as_str()), ([CONTINUE; 3], "gone"));
+        assert_eq!(first_error(|| said(2)).1, "");
     }
 
     #[test]

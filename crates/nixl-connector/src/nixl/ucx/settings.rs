@@ -113,8 +113,14 @@ impl Plan {
         Ok(Self(settings))
     }
 
-    /// How many network devices UCX will use of those that the machine has.
+    /// How many network interfaces UCX will use of those that the machine has.
     pub(in crate::nixl) fn devices(&self, devices: &UcxDevices) -> usize {
+        if let Some((transports, _)) = self.0.get("TLS") {
+            let has = |name| transports.trim_start_matches('^').split(',').any(|t| t == name);
+            if transports.starts_with('^') == has("tcp") && !has("all") {
+                return 0;
+            }
+        }
         match self.0.get("NET_DEVICES") {
             Some((value, _)) if value != "all" && !value.starts_with('^') => {
                 names_in(value).min(devices.interfaces())
@@ -170,8 +176,18 @@ impl Plan {
             settings.push(EngineSetting::new(format!("UCX_{name}"), value, source));
         }
         settings.sort_by(|a, b| a.name.cmp(&b.name));
-        let made = make(&handed.join(","))?;
-        Ok((made, settings))
+        let (made, error) = log::first_error(|| make(&handed.join(",")));
+        match made {
+            Ok(made) => Ok((made, settings)),
+            // NIXL says only that its backend failed.
+            Err(NixlUnavailable::Start { what, reason }) if !error.is_empty() => {
+                Err(NixlUnavailable::Start {
+                    what,
+                    reason: format!("{reason}, after UCX said: {error}"),
+                })
+            }
+            Err(other) => Err(other),
+        }
     }
 }
 
@@ -347,6 +363,26 @@ mod tests {
         assert!(!has_efa(folder.path()));
         fs::write(device.join("vendor"), "0x1d0f\n").unwrap();
         assert!(has_efa(folder.path()));
+    }
+
+    #[test]
+    fn interfaces_are_counted_that_ucx_will_use() {
+        let devices = UcxDevices::of_this_machine();
+        let all = devices.interfaces();
+        for (transports, expected) in [
+            ("all", all),
+            ("tcp,self", all),
+            ("^rc", all),
+            ("sysv,self", 0),
+            ("^tcp", 0),
+            ("^rc,tcp", 0),
+        ] {
+            let options = NixlOptions::new().ucx("TLS", transports);
+            let plan = Plan::with(&options, &PLAIN, [].into_iter()).unwrap();
+            assert_eq!(plan.devices(&devices), expected, "{transports}");
+        }
+        let one = NixlOptions::new().network_devices(["lo"]);
+        assert_eq!(Plan::with(&one, &PLAIN, [].into_iter()).unwrap().devices(&devices), all.min(1));
     }
 
     #[test]
