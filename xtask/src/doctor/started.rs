@@ -16,9 +16,9 @@ const OF_A_PORT: usize = 8;
 pub(super) fn check(report: &mut Report, topology: &Topology, library: &Path, ucx: &Path) {
     let mut given = Vec::new();
     let is_set = |name: &str| env::var_os(name).is_some();
-    if !topology.nics.iter().any(is_efa) && !is_set("UCX_MODULES") {
+    if !has_efa(topology) && !is_set("UCX_MODULES") {
         given.push(("UCX_MODULES", "^efa"));
-        report.ok_for(SECTION, "UCX_MODULES", "connectors set ^efa: no EFA device is here");
+        report.ok_for(SECTION, "UCX_MODULES", "^efa, which connectors set where no EFA device is");
     }
     let interfaces = NetworkInterface::all().len();
     let found = format!("{interfaces} with an address");
@@ -78,10 +78,11 @@ fn is_used(nic: &str, devices: &[&str]) -> bool {
     devices.iter().any(|device| device.split_once(':').is_some_and(|(name, _)| name == nic))
 }
 
-/// AWS's adapter.
-fn is_efa(nic: &RdmaNic) -> bool {
+/// Whether AWS's adapter is there.
+pub(super) fn has_efa(topology: &Topology) -> bool {
     const AMAZON: u16 = 0x1d0f;
-    nic.pci.as_ref().is_some_and(|pci| pci.vendor == Some(AMAZON))
+    let is_efa = |nic: &RdmaNic| nic.pci.as_ref().is_some_and(|pci| pci.vendor == Some(AMAZON));
+    topology.nics.iter().any(is_efa)
 }
 
 #[cfg(test)]
