@@ -211,6 +211,17 @@ fn a_proc_that_cannot_be_written() {
 }
 
 #[test]
+fn no_proc_at_all() {
+    let Some(machine) = Machine::new(&["--mount"], "umount --lazy /proc") else {
+        return skip("permission to mount", "no_proc_at_all");
+    };
+    match start(&mut machine.enter(&["--mount"])) {
+        Ok(mut peer) => get_on(&mut peer, &mut start(&mut Command::new(PEER)).unwrap()),
+        Err(said) => assert!(said.contains("/proc, which is not mounted"), "{said}"),
+    }
+}
+
+#[test]
 fn a_kernel_that_refuses_cma() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/without_cma.py");
     let script = script.to_str().unwrap();

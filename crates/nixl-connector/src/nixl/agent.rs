@@ -88,7 +88,7 @@ fn create_backends(
 ) -> Result<(Vec<Backend>, Vec<EngineSetting>), NixlUnavailable> {
     let create = |(backend, mut params): (NixlBackend, Params), handed: &str| {
         let failed = |e: NixlError| {
-            let files = files::error().map(|files| format!("; {files}")).unwrap_or_default();
+            let files = files::explanation();
             NixlUnavailable::Start {
                 what: "backend",
                 reason: format!("{}: {e}{files}", backend.name()),
@@ -167,7 +167,7 @@ impl Agent {
         files::check(plan.devices(&devices))?;
         let failed = |what| {
             move |e: NixlError| {
-                let files = files::error().map(|files| format!("; {files}")).unwrap_or_default();
+                let files = files::explanation();
                 NixlUnavailable::Start { what, reason: format!("{e}{files}") }
             }
         };
@@ -185,7 +185,7 @@ impl Agent {
         let listening = Listener::open_now();
         let agent = nixl_sys::Agent::new_configured(name, &config).map_err(|e| {
             let read = configuration.map(|file| format!(" (it reads {})", file.display()));
-            let files = files::error().map(|files| format!("; {files}")).unwrap_or_default();
+            let files = files::explanation();
             let reason = format!("{e}{}{files}", read.unwrap_or_default());
             NixlUnavailable::Start { what: "agent", reason }
         })?;

@@ -1,6 +1,7 @@
 //! Whether NIXL failed because this process may open no more files: UCX needs several at once, and NIXL says only that it failed.
 
 use std::fs;
+use std::path::Path;
 
 use nixl_ops::TransportError;
 use rustix::io::Errno;
@@ -11,20 +12,15 @@ use super::library::NixlUnavailable;
 /// Fewer free descriptors than this are taken for none: UCX closes what it has opened when one more is refused.
 const FEW: u64 = 16;
 
-/// An agent opens so many (19 with two network devices were counted), but for [those of its network devices](OF_DEVICE).
+/// An agent opens so many at once, apart from [those of its network devices](OF_DEVICE): 15 that stay were counted, and some are
+/// open for a moment.
 const OF_AGENT: u64 = 20;
 /// UCX opens so many for each network device.
 const OF_DEVICE: u64 = 2;
 
 /// Refuses an agent for which the process may not open enough files: UCX does not say that, and aborts in places.
 pub(super) fn check(devices: usize) -> Result<(), NixlUnavailable> {
-    let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(()) };
-    // Listing takes a descriptor: where there is none, that is the answer.
-    let open = match fs::read_dir("/proc/self/fd") {
-        Ok(open) => open.count() as u64,
-        Err(error) if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => limit,
-        Err(_) => return Ok(()),
-    };
+    let Some((open, limit)) = open_and_limit() else { return Ok(()) };
     let needed = OF_AGENT + OF_DEVICE * devices as u64;
     if limit.saturating_sub(open) < needed {
         return Err(NixlUnavailable::Files { open, limit, needed, devices });
@@ -34,10 +30,31 @@ pub(super) fn check(devices: usize) -> Result<(), NixlUnavailable> {
 
 /// The open files of this process and their limit, if hardly any more can be opened.
 pub(super) fn exhausted() -> Option<(u64, u64)> {
+    let (open, limit) = open_and_limit()?;
+    (limit.saturating_sub(open) < FEW).then_some((open, limit))
+}
+
+fn open_and_limit() -> Option<(u64, u64)> {
     let limit = getrlimit(Resource::Nofile).current?;
     // Listing takes a descriptor: where there is none, that is the answer.
-    let open = fs::read_dir("/proc/self/fd").map_or(limit, |open| open.count() as u64);
-    (limit.saturating_sub(open) < FEW).then_some((open, limit))
+    match fs::read_dir("/proc/self/fd") {
+        Ok(open) => Some((open.count() as u64, limit)),
+        Err(error) if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
+            Some((limit, limit))
+        }
+        Err(_) => None,
+    }
+}
+
+/// What explains a failure of NIXL's, as the end of a sentence. Empty where nothing is known.
+pub(super) fn explanation() -> String {
+    match error() {
+        Some(error) => format!("; {error}"),
+        None if !Path::new("/proc/self").exists() => {
+            "; UCX needs /proc, which is not mounted".to_owned()
+        }
+        None => String::new(),
+    }
 }
 
 /// As an error, where NIXL has failed otherwise unexplained.
