@@ -63,6 +63,9 @@ pub enum UcxLogLevel {
 /// [`NixlUnavailable::SettingInForce`](super::NixlUnavailable::SettingInForce). Those that UCX reads once, when its library is
 /// loaded (`LOG_FILE`, `ERROR_SIGNALS`, `VFS_ENABLE`, ...), can be given by the environment alone, and are refused here. So is a
 /// value that UCX does not take.
+///
+/// A value with a comma goes into a table of UCX's that has no lock, while the connector is built. A program that makes contexts of
+/// NIXL's own UCX library besides, without a connector, must not do so at that moment.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NixlOptions {
     backends: Vec<NixlBackend>,

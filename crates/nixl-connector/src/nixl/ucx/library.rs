@@ -10,6 +10,8 @@ use std::ptr;
 use libloading::os::unix::{Library, RTLD_NOW};
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::settings::Process;
+
 /// UCX, as NIXL's plugin has loaded it. A process may have another UCX besides, which is none of NIXL's business.
 pub(in crate::nixl) struct Ucx {
     plugin: Library,
@@ -147,8 +149,13 @@ impl Ucx {
     /// Has UCX use this value in the contexts that are made from now on, as if a file of settings said so. Whether it did is not
     /// told: see [`value`](Self::value).
     ///
-    /// UCX's table of such values has no lock. The caller makes sure that no connector of this process starts an engine meanwhile.
-    pub(super) fn set_for_new_contexts(&self, name: &str, value: &str) -> io::Result<()> {
+    /// UCX's table of such values has no lock: the holder of `_alone` is the one connector of this process that starts an engine.
+    pub(super) fn set_for_new_contexts(
+        &self,
+        _alone: &Process,
+        name: &str,
+        value: &str,
+    ) -> io::Result<()> {
         type Parse = unsafe extern "C" fn(*const c_char, *const c_char, c_int);
         // SAFETY: the signature is that of `ucs_config_parse_config_file` in every UCX since 1.11.
         let parse = unsafe { self.function::<Parse>("ucs_config_parse_config_file") };
@@ -157,8 +164,8 @@ impl Ucx {
         writeln!(file, "UCX_{name}={value}")?;
         let number = CString::new(file.as_raw_fd().to_string())?;
         // SAFETY: both strings end with zero and outlive the call, which opens the file of this name in this folder and reads
-        // it. UCX takes the table for its own while it reads and writes it; what else starts UCX in this process the caller
-        // keeps away.
+        // it. UCX reads its table while a context is made, which connectors do one at a time. A program that makes contexts of
+        // the same UCX without NIXL is excepted in the documentation of `NixlOptions`.
         unsafe { parse(c"/proc/self/fd".as_ptr(), number.as_ptr(), 1) };
         Ok(())
     }
@@ -208,7 +215,7 @@ mod tests {
         NixlLibrary::open().unwrap();
         let control = ControlThread::spawn().unwrap();
         let _agent = Agent::start("ucx-library", control, &NixlOptions::new()).unwrap();
-        let _alone = settings::alone();
+        let alone = settings::alone();
         let ucx = Ucx::loaded().unwrap();
         assert!(ucx.machine().is_some());
 
@@ -230,9 +237,9 @@ mod tests {
         }
         assert_eq!(ucx.value("NO_SUCH_SETTING"), None);
         assert_eq!(ucx.value("SHM_DEVICES").as_deref(), Some("all"));
-        ucx.set_for_new_contexts("SHM_DEVICES", "memory,other").unwrap();
+        ucx.set_for_new_contexts(&alone, "SHM_DEVICES", "memory,other").unwrap();
         assert_eq!(ucx.value("SHM_DEVICES").as_deref(), Some("memory,other"));
-        ucx.set_for_new_contexts("SHM_DEVICES", "all").unwrap();
+        ucx.set_for_new_contexts(&alone, "SHM_DEVICES", "all").unwrap();
         assert_eq!(ucx.value("SHM_DEVICES").as_deref(), Some("all"));
     }
 }

@@ -4,6 +4,7 @@
 //! made, and what was there before is put back.
 
 use super::library::Ucx;
+use super::settings::Process;
 
 /// UCX reads lines of its files into 200 bytes, with the end of the line.
 const LONGEST_LINE: usize = 197;
@@ -11,14 +12,14 @@ const LONGEST_LINE: usize = 197;
 /// Values that are in force for contexts that are made now. Put back when dropped.
 pub(super) struct Lists<'a> {
     ucx: &'a Ucx,
+    process: &'a Process,
     /// Names, and what is to be put back.
     before: Vec<(String, String)>,
 }
 
 impl<'a> Lists<'a> {
-    /// To be held while no other connector of this process starts an engine.
-    pub(super) fn new(ucx: &'a Ucx) -> Self {
-        Self { ucx, before: Vec::new() }
+    pub(super) fn new(ucx: &'a Ucx, process: &'a Process) -> Self {
+        Self { ucx, process, before: Vec::new() }
     }
 
     /// Why a value cannot be in a line of a file, if so.
@@ -39,7 +40,7 @@ impl<'a> Lists<'a> {
             "UCX takes a list for this setting from the environment alone: set the variable before the program starts",
         )?;
         self.ucx
-            .set_for_new_contexts(name, value)
+            .set_for_new_contexts(self.process, name, value)
             .map_err(|e| format!("it cannot be handed to UCX: {e}"))?;
         let after = self.ucx.value(name);
         self.before.push((name.to_owned(), before));
@@ -54,7 +55,7 @@ impl<'a> Lists<'a> {
 impl Drop for Lists<'_> {
     fn drop(&mut self) {
         for (name, before) in &self.before {
-            if let Err(error) = self.ucx.set_for_new_contexts(name, before) {
+            if let Err(error) = self.ucx.set_for_new_contexts(self.process, name, before) {
                 tracing::warn!(name, %error, "a setting of UCX's stays as a connector has set it");
             }
         }

@@ -1,5 +1,6 @@
 //! Which settings UCX is given, and giving them.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::CString;
@@ -135,12 +136,12 @@ impl Plan {
         &self,
         make: impl FnOnce(&str) -> Result<T, NixlUnavailable>,
     ) -> Result<(T, Vec<EngineSetting>), NixlUnavailable> {
-        let mut process = alone();
+        let process = alone();
         let ucx = Ucx::loaded();
         if let Some(ucx) = &ucx {
             log::hand_on(ucx);
         }
-        let mut lists = ucx.as_ref().map(Lists::new);
+        let mut lists = ucx.as_ref().map(|ucx| Lists::new(ucx, &process));
         let (mut settings, mut handed) = (Vec::new(), Vec::new());
         // UCX loads its modules when it is first asked for the settings that they have.
         let is_global = |name: &str| {
@@ -171,7 +172,10 @@ impl Plan {
             }
             settings.push(EngineSetting::new(format!("UCX_{name}"), value, source));
         }
-        for (name, value) in process.0.iter().filter(|(name, _)| !self.0.contains_key(*name)) {
+        for (name, value) in process.in_force() {
+            if self.0.contains_key(&name) {
+                continue;
+            }
             let source = SettingSource::EarlierConnector;
             settings.push(EngineSetting::new(format!("UCX_{name}"), value, source));
         }
@@ -216,26 +220,31 @@ fn hand_on(
     }
 }
 
-/// The settings that connectors have set for the process.
+/// The settings that connectors have set for the process. Its holder is the one connector that starts an engine.
 #[derive(Debug)]
-pub(in crate::nixl) struct Process(BTreeMap<String, String>);
+pub(in crate::nixl) struct Process(RefCell<BTreeMap<String, String>>);
 
-/// Held by the one connector that starts an engine.
+/// Waits until no other connector of this process starts an engine. **Blocks.**
 pub(in crate::nixl) fn alone() -> MutexGuard<'static, Process> {
-    static PROCESS: Mutex<Process> = Mutex::new(Process(BTreeMap::new()));
+    static PROCESS: Mutex<Process> = Mutex::new(Process(RefCell::new(BTreeMap::new())));
     PROCESS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Process {
+    /// What has been set, by names without `UCX_`.
+    fn in_force(&self) -> BTreeMap<String, String> {
+        self.0.borrow().clone()
+    }
+
     /// Sets a setting of the process, unless a connector has. Returns its value where that differs and yields to it.
     fn set(
-        &mut self,
+        &self,
         ucx: &Ucx,
         name: &str,
         value: &str,
         source: SettingSource,
     ) -> Result<Option<String>, NixlUnavailable> {
-        match self.0.get(name) {
+        match self.0.borrow().get(name) {
             Some(in_force) if in_force == value => return Ok(None),
             Some(in_force) if source == SettingSource::Chosen => return Ok(Some(in_force.clone())),
             Some(in_force) => {
@@ -254,7 +263,7 @@ impl Process {
         if !ucx.set_global(&c_name, &c_value) {
             return Err(refused(name, value, "UCX does not take the value".to_owned()));
         }
-        self.0.insert(name.to_owned(), value.to_owned());
+        self.0.borrow_mut().insert(name.to_owned(), value.to_owned());
         Ok(None)
     }
 }
