@@ -397,8 +397,9 @@ impl<'a> Reader<'a> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::agent::{Agent, BACKEND};
-    use super::super::blob::Blob;
+    use super::super::agent::Agent;
+    use super::super::blob::{Blob, UCX};
+    use super::super::options::NixlOptions;
     use super::*;
     use crate::control::ControlThread;
 
@@ -434,11 +435,11 @@ mod tests {
     #[test]
     fn the_engine_in_use_makes_addresses_that_can_be_read() {
         let control = ControlThread::spawn().unwrap();
-        let agent = Agent::start("worker-address", control).unwrap();
+        let agent = Agent::start("worker-address", control, &NixlOptions::new()).unwrap();
         let mut entered = agent.enter();
         let details = entered.inside().unwrap().details.clone();
         let blob = Blob::parse(&details).unwrap();
-        let (_, address) = blob.connections.iter().find(|(name, _)| *name == BACKEND).unwrap();
+        let (_, address) = blob.connections.iter().find(|(name, _)| *name == UCX).unwrap();
         Address::parse(address).map(|_| ()).unwrap();
         let mut other = address.to_vec();
         other[2] ^= 1;
