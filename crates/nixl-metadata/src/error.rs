@@ -191,6 +191,19 @@ pub enum MetadataError {
         /// What the offer demands.
         claims: ClaimDemand,
     },
+    /// A writable offer has a checksum.
+    #[error(
+        "the offer is to be written and has a checksum: its bytes are the initiator's, so leave the checksum out"
+    )]
+    ChecksumOfWritable,
+    /// The checksum of an offer was computed in a way that this release does not know.
+    #[error(
+        "checksum.algorithm is {algorithm}, which is unknown: both sides need a release that knows it, or the offer goes without a checksum"
+    )]
+    UnknownChecksum {
+        /// The number on the wire.
+        algorithm: u16,
+    },
     /// The versions of messages are not in ascending order of the kinds, or state a kind twice.
     #[error(
         "section 2 (message versions) states kind {kind} of messages out of order: state each kind once, in ascending order"

@@ -9,8 +9,8 @@
 //!
 //! | profile | for | carries |
 //! |---|---|---|
-//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without [`PeerInfo`], [`Share`]s, [`Doorbell`] and [`OfferTerms`] |
-//! | native, version 3 | peers that run an earlier release of this library | all but [`MessageVersions`] and [`OfferTerms`]; a [`Doorbell`] is read, not written |
+//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without [`PeerInfo`], [`Share`]s, [`Doorbell`], [`OfferTerms`] and [`Checksum`] |
+//! | native, version 3 | peers that run an earlier release of this library | all but [`MessageVersions`], [`OfferTerms`] and [`Checksum`]; a [`Doorbell`] is read, not written |
 //! | native, version 4 | peers that both run this library | all of it |
 //!
 //! The Dynamo profile is one JSON object, byte for byte as Dynamo prints it:
@@ -24,7 +24,7 @@
 //! the other side needs to choose a path: where the peer runs and which namespaces it is in ([`HostIdentity`]), what it
 //! can do ([`Capabilities`]), which versions of other messages it speaks ([`MessageVersions`]), its GPUs
 //! ([`PeerDevice`]), and which of the memory can be opened by other processes of its host ([`Share`]). And it says on
-//! which terms the offer may be used ([`OfferTerms`]).
+//! which terms the offer may be used ([`OfferTerms`]), and may say which bytes it is for ([`Checksum`]).
 //!
 //! # Releases that differ
 //!
@@ -81,6 +81,7 @@
 
 mod agent;
 mod capabilities;
+mod checksum;
 mod claim;
 mod codec;
 mod descriptor;
@@ -104,6 +105,7 @@ mod versions;
 
 pub use agent::AgentMetadata;
 pub use capabilities::Capabilities;
+pub use checksum::Checksum;
 pub use claim::ClaimDemand;
 pub use descriptor::SerializedDescriptor;
 pub use doorbell::Doorbell;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::encodings::Encodings;
 use crate::{
-    AgentMetadata, Doorbell, Limits, MetadataError, NativeVersion, NotificationKey, OfferTerms,
-    OperationKind, PeerInfo, SerializedDescriptor, Share, dynamo, native, share,
+    AgentMetadata, Checksum, Doorbell, Limits, MetadataError, NativeVersion, NotificationKey,
+    OfferTerms, OperationKind, PeerInfo, SerializedDescriptor, Share, dynamo, native, share,
 };
 
 /// An offer: memory that the peer may read or write, how to reach its owner, and the key that says it is done.
@@ -24,6 +24,7 @@ pub struct RdmaMetadata {
     shares: Arc<Vec<Share>>,
     encodings: Encodings,
     terms: Option<OfferTerms>,
+    checksum: Option<Checksum>,
 }
 
 impl RdmaMetadata {
@@ -56,6 +57,7 @@ impl RdmaMetadata {
             shares: Arc::default(),
             encodings: Encodings::default(),
             terms: None,
+            checksum: None,
         })
     }
 
@@ -104,6 +106,18 @@ impl RdmaMetadata {
         Ok(self)
     }
 
+    /// Says what the checksum of the offered bytes is. Only the native profile carries it, from version 4: initiators that
+    /// get the offer in another form read it unverified.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError::ChecksumOfWritable`] if the offer is to be written.
+    pub fn with_checksum(mut self, checksum: Checksum) -> Result<Self, MetadataError> {
+        Checksum::check(self.operation_kind)?;
+        self.checksum = Some(checksum);
+        Ok(self)
+    }
+
     /// Adds what a decoder has found, in the order in which faults are reported.
     pub(crate) fn with_parts(
         self,
@@ -111,6 +125,7 @@ impl RdmaMetadata {
         shares: Vec<Share>,
         doorbell: Option<Doorbell>,
         terms: Option<OfferTerms>,
+        checksum: Option<Checksum>,
     ) -> Result<Self, MetadataError> {
         let mut metadata = self.with_shares(shares)?;
         if let Some(doorbell) = doorbell {
@@ -118,6 +133,9 @@ impl RdmaMetadata {
         }
         if let Some(terms) = terms {
             metadata = metadata.with_terms(terms)?;
+        }
+        if let Some(checksum) = checksum {
+            metadata = metadata.with_checksum(checksum)?;
         }
         metadata.peer = peer.map(Arc::new);
         Ok(metadata)
@@ -173,6 +191,13 @@ impl RdmaMetadata {
         self.terms.as_ref()
     }
 
+    /// The checksum of the offered bytes. None if the owner computed none, or the offer came in the Dynamo profile or in
+    /// the native profile's version 3.
+    #[must_use]
+    pub const fn checksum(&self) -> Option<Checksum> {
+        self.checksum
+    }
+
     /// What other processes of the owner's host can open: runs of descriptors, ascending and disjoint. None if the
     /// offer came in the Dynamo profile.
     #[must_use]
@@ -197,7 +222,7 @@ impl RdmaMetadata {
     /// Encodes as Dynamo's `nixl_connect` does: one line of JSON, no field added, the same text for the same value.
     ///
     /// Dynamo's profile carries no [`OfferTerms`]: its initiators neither claim nor know an end, whatever the offer
-    /// demands. An owner that needs claims makes no offer for this profile.
+    /// demands. An owner that needs claims makes no offer for this profile. Nor does it carry a [`Checksum`].
     #[must_use]
     pub fn to_dynamo_json(&self) -> String {
         self.encodings.note_without_terms();
@@ -248,8 +273,8 @@ impl RdmaMetadata {
     /// [`to_native_bytes`](Self::to_native_bytes) in a version of your choice, for initiators of an earlier release
     /// while a new one is rolled out.
     ///
-    /// Version 3 leaves out the [`MessageVersions`](crate::MessageVersions), the [`OfferTerms`] and the [`Doorbell`], so
-    /// that its initiators notify through the engine.
+    /// Version 3 leaves out the [`MessageVersions`](crate::MessageVersions), the [`OfferTerms`], the [`Checksum`] and the
+    /// [`Doorbell`], so that its initiators verify no bytes and notify through the engine.
     ///
     /// # Errors
     ///
@@ -315,6 +340,7 @@ impl fmt::Debug for RdmaMetadata {
             .field("doorbell", &self.doorbell)
             .field("shares", &self.shares)
             .field("terms", &self.terms)
+            .field("checksum", &self.checksum)
             .finish()
     }
 }

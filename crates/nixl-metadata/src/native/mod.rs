@@ -1,11 +1,12 @@
 //! The native profile: an envelope around a payload, whose layout its version says.
 //!
-//! The parts of the payload (offer, peer, shares, doorbell, terms) are structs as bincode writes them, apart
+//! The parts of the payload (offer, peer, shares, doorbell, terms, checksum) are structs as bincode writes them, apart
 //! from those that the program uses. bincode does not describe itself: no field, type or order of a part ever changes.
 //! What has to change becomes a new part, in a section with a number of its own (`section.rs`). bincode writes fields in
 //! the order in which they stand, without padding and in little endian; before a text or a list its length in 8 bytes;
 //! before an optional value a byte, 0 or 1; and before a variant its number in 4 bytes.
 
+mod checksum;
 mod doorbell;
 mod envelope;
 mod offer;

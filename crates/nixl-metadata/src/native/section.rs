@@ -21,6 +21,7 @@ pub(super) const VERSIONS: u16 = 2;
 pub(super) const SHARES: u16 = 3;
 pub(super) const DOORBELL: u16 = 4;
 pub(super) const TERMS: u16 = 5;
+pub(super) const CHECKSUM: u16 = 6;
 
 pub(super) const OPTIONAL: u16 = 0;
 pub(super) const REQUIRED: u16 = 1 << 0;
@@ -39,6 +40,7 @@ pub(crate) const fn name(id: u16) -> Option<&'static str> {
         SHARES => Some("shares"),
         DOORBELL => Some("doorbell"),
         TERMS => Some("terms"),
+        CHECKSUM => Some("checksum"),
         _ => None,
     }
 }
@@ -83,6 +85,7 @@ pub(super) struct Sections<'a> {
     pub(super) shares: Option<&'a [u8]>,
     pub(super) doorbell: Option<&'a [u8]>,
     pub(super) terms: Option<&'a [u8]>,
+    pub(super) checksum: Option<&'a [u8]>,
 }
 
 impl<'a> Sections<'a> {
@@ -114,6 +117,7 @@ impl<'a> Sections<'a> {
                 SHARES => &mut sections.shares,
                 DOORBELL => &mut sections.doorbell,
                 TERMS => &mut sections.terms,
+                CHECKSUM => &mut sections.checksum,
                 _ if flags & REQUIRED != 0 => return Err(MetadataError::UnknownSection { id }),
                 _ => continue,
             };

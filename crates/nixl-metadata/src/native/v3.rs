@@ -1,7 +1,7 @@
 //! Version 3: all parts in one struct.
 //!
-//! It says nothing of the versions of messages, which means the [default](crate::MessageVersions::default), and carries no
-//! terms. Its doorbell means that protocol's version 1, which this release reads but does not write.
+//! It says nothing of the versions of messages, which means the [default](crate::MessageVersions::default), and carries neither
+//! terms nor a checksum. Its doorbell means that protocol's version 1, which this release reads but does not write.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ pub(super) fn encoded_len(metadata: &RdmaMetadata) -> u64 {
     offer::encoded_len(metadata) + peer + doorbell + share::encoded_len(metadata.shares())
 }
 
-/// Appends the payload. The doorbell and the terms are left out: an initiator that reads this version notifies through
+/// Appends the payload. The doorbell, the terms and the checksum are left out: an initiator that reads this version notifies through
 /// the engine.
 pub(super) fn write(metadata: &RdmaMetadata, out: &mut Vec<u8>) -> Result<(), MetadataError> {
     if let Some(terms) = metadata.terms().filter(|terms| terms.claims().is_binding()) {
@@ -56,5 +56,5 @@ pub(super) fn read(payload: &[u8], limits: &Limits) -> Result<RdmaMetadata, Meta
     let peer = document.peer.map(|peer| peer.validate(limits)).transpose()?;
     let shares = each(document.shares, |_, wire| wire.validate())?;
     let doorbell = document.doorbell.map(Doorbell::unchecked);
-    document.offer.validate(limits)?.with_parts(peer, shares, doorbell, None)
+    document.offer.validate(limits)?.with_parts(peer, shares, doorbell, None, None)
 }

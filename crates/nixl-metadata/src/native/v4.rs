@@ -2,10 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::checksum::{self, Checksum};
 use super::doorbell::{self, Doorbell};
 use super::offer::{self, Offer};
 use super::peer::{self, Peer};
-use super::section::{self, DOORBELL, OPTIONAL, PEER, REQUIRED, SHARES, Sections, TERMS, VERSIONS};
+use super::section::{
+    self, CHECKSUM, DOORBELL, OPTIONAL, PEER, REQUIRED, SHARES, Sections, TERMS, VERSIONS,
+};
 use super::sequence::{each, sequence};
 use super::share::{self, Share};
 use super::terms::{self, Terms};
@@ -28,6 +31,7 @@ pub(super) fn encoded_len(metadata: &RdmaMetadata) -> u64 {
         (!shares.is_empty()).then(|| share::encoded_len(shares)),
         metadata.doorbell().map(|_| doorbell::ENCODED_LEN),
         metadata.terms().map(|_| terms::ENCODED_LEN),
+        metadata.checksum().map(|_| checksum::ENCODED_LEN),
     ];
     let sections = sections.into_iter().flatten().map(|len| section::HEADER_BYTES + len);
     4 + offer::encoded_len(metadata) + sections.sum::<u64>()
@@ -55,6 +59,10 @@ pub(super) fn write(metadata: &RdmaMetadata, out: &mut Vec<u8>) -> Result<(), Me
     if let Some(terms) = metadata.terms() {
         section::write(out, TERMS, REQUIRED, |out| codec::encode_to(&Terms::new(terms), out))?;
     }
+    if let Some(checksum) = metadata.checksum() {
+        let checksum = Checksum::new(checksum);
+        section::write(out, CHECKSUM, OPTIONAL, |out| codec::encode_to(&checksum, out))?;
+    }
     Ok(())
 }
 
@@ -74,7 +82,8 @@ pub(super) fn read(payload: &[u8], limits: &Limits) -> Result<RdmaMetadata, Meta
     };
     let doorbell = decode(DOORBELL, sections.doorbell)?.map(Doorbell::unchecked);
     let terms = decode(TERMS, sections.terms)?.map(Terms::validate).transpose()?;
-    offer.validate(limits)?.with_parts(peer, shares, doorbell, terms)
+    let checksum = decode(CHECKSUM, sections.checksum)?.map(Checksum::validate).transpose()?;
+    offer.validate(limits)?.with_parts(peer, shares, doorbell, terms, checksum)
 }
 
 fn split_core(payload: &[u8]) -> Result<(&[u8], &[u8]), MetadataError> {

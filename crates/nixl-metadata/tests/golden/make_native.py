@@ -1,4 +1,5 @@
 """Prints `v3-full.bin` or `v4-full.bin` for `dynamo_write.json`: its message with all that the version carries.
+Or prints `v4-checksum.bin` for `dynamo_read.json`: its message with a checksum.
 
 Written from the documented layout alone. Arguments: the path of the JSON, and 3 or 4.
 """
@@ -46,6 +47,8 @@ else:
     terms = struct.pack("<QQIBQ", 1795878000123, 1795877400123, 1, 1, 0xFEEDF00DDEADBEEF)
     payload = struct.pack("<I", len(core)) + core
     sections = [(1, 0, peer), (2, 0, versions), (3, 0, shares), (4, 0, doorbell), (5, 1, terms)]
+    if message["operation_kind"] == 1:
+        sections = [(6, 0, struct.pack("<HQ", 1, 0x0123456789ABCDEF))]  # XXH3
     for number, flags, content in sections:
         payload += struct.pack("<HHI", number, flags, len(content)) + content
 

@@ -3,7 +3,9 @@
 use std::panic;
 
 use crate::golden::V3_FULL;
-use crate::support::{BLOB, DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, golden_v4, minimal};
+use crate::support::{
+    BLOB, DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, golden_v4, minimal, with_checksum,
+};
 use crate::targets;
 use nixl_metadata::AgentMetadata;
 
@@ -101,9 +103,9 @@ fn json_corpus() -> Vec<Vec<u8>> {
 }
 
 fn native_corpus() -> Vec<Vec<u8>> {
-    let [full, minimal] =
-        [golden_v4(), minimal()].map(|metadata| metadata.to_native_bytes().unwrap());
-    let messages = [V3_FULL.to_vec(), full, minimal];
+    let [full, minimal, checksum] = [golden_v4(), minimal(), with_checksum()]
+        .map(|metadata| metadata.to_native_bytes().unwrap());
+    let messages = [V3_FULL.to_vec(), full, minimal, checksum];
     let payloads = messages.clone().map(|message| message[16..].to_vec());
     messages.into_iter().chain(payloads).collect()
 }

@@ -2,12 +2,12 @@
 //!
 //! A file never changes once a release has written it. For a new version or new content, add a case to [`cases`] and run
 //! `cargo test -p nixl-metadata --test it -- --ignored write_golden`, which creates the files that are absent.
-//! `make_native.py` prints the full native ones from the documented layout alone.
+//! `make_native.py` prints the full native ones and the one with a checksum from the documented layout alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{golden, golden_v4, minimal, without_doorbell};
+use crate::support::{golden, golden_v4, minimal, with_checksum, without_doorbell};
 use nixl_metadata::{MessageVersions, NativeVersion, RdmaMetadata};
 
 /// Version 3 with all that it can carry, as build 4a20e0c wrote it.
@@ -20,6 +20,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, RdmaMetadata)> {
         ("v3-minimal.bin", NativeVersion::V3, minimal()),
         ("v4-full.bin", NativeVersion::V4, golden_v4()),
         ("v4-minimal.bin", NativeVersion::V4, minimal()),
+        ("v4-checksum.bin", NativeVersion::V4, with_checksum()),
     ];
     let native = native.into_iter().map(|(name, version, metadata)| {
         (name, metadata.to_native_bytes_as(version).unwrap(), metadata)

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure here is the test's failure")]
 
+mod checksum;
 mod fuzz_smoke;
 mod golden;
 mod hosts;

@@ -1,6 +1,6 @@
 //! Sections of version 4: those of later releases, and faulty ones.
 
-use crate::support::{any_metadata, golden, golden_v4, minimal};
+use crate::support::{any_metadata, golden, golden_v4, minimal, with_checksum};
 use crate::targets;
 use nixl_metadata::{Field, Limits, MessageVersions, MetadataError as E, RdmaMetadata};
 use proptest::prelude::*;
@@ -10,7 +10,8 @@ const VERSIONS: u16 = 2;
 const SHARES: u16 = 3;
 const DOORBELL: u16 = 4;
 const TERMS: u16 = 5;
-const FIRST_UNKNOWN: u16 = 6;
+const CHECKSUM: u16 = 6;
+const FIRST_UNKNOWN: u16 = 7;
 
 /// The parts of a message of version 4.
 #[derive(Clone)]
@@ -310,4 +311,34 @@ fn parts_that_a_peer_leaves_out() {
     let stated = versions(&parts.decode().unwrap()).unwrap();
     assert_eq!([stated.staging(), stated.lending()], [0, 1]);
     assert_eq!([stated.doorbell(), stated.claims()], [2, 1]);
+}
+
+#[test]
+fn checksums_that_are_faulty() {
+    let good = Parts::of(&with_checksum());
+    let [section] = &good.sections[..] else { panic!("{:?}", good.sections) };
+    assert_eq!((section.id, section.flags, section.content.len()), (CHECKSUM, 0, 10));
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut parts = good.clone();
+        change(&mut parts.section(CHECKSUM).content);
+        parts.decode().unwrap_err()
+    };
+    let field = Field::Section(CHECKSUM);
+    for cut in 0..10 {
+        assert_eq!(with(&|content| content.truncate(cut)), E::Truncated { field }, "{cut}");
+    }
+    assert_eq!(with(&|content| content.push(0)), E::TrailingBytes { field });
+    for algorithm in [0, 2, u16::MAX] {
+        let error = with(&|content| content[..2].copy_from_slice(&algorithm.to_le_bytes()));
+        assert_eq!(error, E::UnknownChecksum { algorithm });
+    }
+    let mut parts = good.clone();
+    parts.sections.push(section.clone());
+    assert_eq!(parts.decode(), Err(E::DuplicateField { field }));
+    let error = changed(|parts| parts.sections.push(section.clone()));
+    assert_eq!(error, E::ChecksumOfWritable);
+    // A release that does not know it skips it.
+    let mut parts = good.clone();
+    parts.section(CHECKSUM).id = FIRST_UNKNOWN;
+    assert_eq!(parts.decode(), Ok(minimal()));
 }

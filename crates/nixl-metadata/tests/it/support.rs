@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use nixl_device::Device;
 use nixl_metadata::{
-    AgentMetadata, Capabilities, ClaimDemand, Doorbell, HostIdentity, MessageVersions,
+    AgentMetadata, Capabilities, Checksum, ClaimDemand, Doorbell, HostIdentity, MessageVersions,
     NotificationKey, OfferTerms, OperationKind, PeerDevice, PeerInfo, RdmaMetadata,
     SerializedDescriptor, Share, ShareKind,
 };
@@ -38,6 +38,11 @@ pub(crate) fn golden_v4() -> RdmaMetadata {
 /// An offer of `dynamo_read.json` alone.
 pub(crate) fn minimal() -> RdmaMetadata {
     RdmaMetadata::from_dynamo_json(DYNAMO_READ.as_bytes()).unwrap()
+}
+
+/// The minimal offer with a checksum.
+pub(crate) fn with_checksum() -> RdmaMetadata {
+    minimal().with_checksum(Checksum::xxh3(0x0123_4567_89ab_cdef)).unwrap()
 }
 
 /// The golden values as far as version 3 is still written.
@@ -260,8 +265,9 @@ pub(crate) fn any_metadata() -> impl Strategy<Value = RdmaMetadata> {
         proptest::option::of(any_peer()),
         proptest::option::of((0..Doorbell::SLOTS, 1..=u64::MAX)),
         proptest::option::of((any_terms(), 1..=u32::MAX)),
+        proptest::option::of(any::<u64>().prop_map(Checksum::xxh3)),
     )
-        .prop_map(|(kind, (descriptors, shares), blob, key, peer, place, terms)| {
+        .prop_map(|(kind, (descriptors, shares), blob, key, peer, place, terms, checksum)| {
             let agent = AgentMetadata::compress(&blob).unwrap();
             let key = NotificationKey::new(&key).unwrap();
             let metadata = RdmaMetadata::new(kind, descriptors, agent, key)
@@ -278,6 +284,10 @@ pub(crate) fn any_metadata() -> impl Strategy<Value = RdmaMetadata> {
                 }
                 (Some((terms, _)), OperationKind::Write) => metadata.with_terms(terms).unwrap(),
                 (None, _) => metadata,
+            };
+            let metadata = match (checksum, kind) {
+                (Some(checksum), OperationKind::Read) => metadata.with_checksum(checksum).unwrap(),
+                _ => metadata,
             };
             match peer {
                 Some(peer) => metadata.with_peer(peer),

@@ -102,6 +102,7 @@ pub(crate) fn check(decoded: Result<RdmaMetadata, MetadataError>, limits: &Limit
         let readable = metadata.operation_kind() == OperationKind::Read;
         assert!(readable || terms.readers().get() == 1);
     }
+    assert!(metadata.operation_kind() == OperationKind::Read || metadata.checksum().is_none());
 
     // What was accepted can be sent on, and arrives as it is. The encodings may be longer than the input was, but not
     // than what the other limits let through.
@@ -131,11 +132,15 @@ pub(crate) fn check(decoded: Result<RdmaMetadata, MetadataError>, limits: &Limit
         Some(terms) => again.with_terms(*terms).expect("it was accepted"),
         None => again,
     };
+    let again = match metadata.checksum() {
+        Some(checksum) => again.with_checksum(checksum).expect("it was accepted"),
+        None => again,
+    };
     let again = again.with_shares(metadata.shares().to_vec()).expect("same descriptors");
     assert_eq!(again, metadata);
 }
 
-/// Version 3 carries the offer but for the doorbell, the versions and the terms, or says that it cannot.
+/// Version 3 carries the offer but for the doorbell, the versions, the terms and the checksum, or says that it cannot.
 fn check_v3(metadata: &RdmaMetadata, limits: &Limits) {
     let written = metadata.to_native_bytes_as(NativeVersion::V3);
     if let Some(terms) = metadata.terms().filter(|terms| terms.claims().is_binding()) {
@@ -146,7 +151,7 @@ fn check_v3(metadata: &RdmaMetadata, limits: &Limits) {
     }
     let written = written.expect("it demands nothing");
     let again = RdmaMetadata::from_native_bytes_with(&written, limits).expect("own encoding");
-    assert_eq!((again.doorbell(), again.terms()), (None, None));
+    assert_eq!((again.doorbell(), again.terms(), again.checksum()), (None, None, None));
     let peer = metadata.peer().cloned();
     assert_eq!(again.peer(), peer.map(|p| p.with_versions(MessageVersions::default())).as_ref());
     assert_eq!(again.shares(), metadata.shares());
