@@ -111,8 +111,8 @@ pub use list::DescriptorList;
 pub use pending::{Pending, PendingError};
 pub use pool::{BufferPool, PoolStats};
 pub use region::{
-    Reclaim, ReclaimError, Region, RegionError, RegionId, copy, copy_range, copy_range_unchecked,
-    copy_spans,
+    Reclaim, ReclaimError, Region, RegionError, RegionId, copy, copy_range, copy_range_to_slice,
+    copy_range_unchecked, copy_spans,
 };
 pub use registration::{
     RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Registration, Retired,

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nixl_device::Device;
 
-pub use self::copy::{copy, copy_range, copy_range_unchecked, copy_spans};
+pub use self::copy::{copy, copy_range, copy_range_to_slice, copy_range_unchecked, copy_spans};
 pub use self::reclaim::{Reclaim, ReclaimError};
 pub use self::source::RegionError;
 

@@ -123,6 +123,38 @@ pub fn copy_range(
     copy_memories(&from, &to, len)
 }
 
+/// Copies bytes of a descriptor in host memory, from `offset` bytes into it on, into all of `target`.
+///
+/// As with [`copy_range`], an operation that reads memory it has leased passes the use of its leases as `held`; bytes that
+/// none of them covers are copied only if no operation's lease is in the way. Waits as that does. Panics: never.
+///
+/// # Errors
+/// [`AccessError::OutOfBounds`] (of the descriptor), [`AccessError::NotHost`], or [`AccessError::Leased`] if a lease that is
+/// not among `held` conflicts.
+pub fn copy_range_to_slice(
+    source: &Descriptor,
+    offset: usize,
+    target: &mut [u8],
+    held: &[&LeaseUse],
+) -> Result<(), AccessError> {
+    let offset = inside(source, offset, target.len())?;
+    let memory = source.region().memory();
+    let Some(from) = memory.readable(offset, target.len())? else {
+        return Ok(());
+    };
+    let leasing = match held.iter().any(|held| held.allows(source.region(), from, LeaseMode::Read))
+    {
+        true => Leasing::Ignore,
+        false => Leasing::Respect,
+    };
+    let _guard = memory.traffic().begin_copy(&[Use { leasing, ..reads(from) }])?;
+    // SAFETY: `readable` checked `from`; `target` is exclusive and as long. The guard keeps other copies of this module away.
+    // Copies by address are made by operations that hold a lease: if it is not among `held`, whose use is this copy's own, the
+    // guard was refused.
+    unsafe { memory.read(from, target.as_mut_ptr()) };
+    Ok(())
+}
+
 /// As [`copy_range`], whatever is leased.
 ///
 /// # Errors

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::thread;
 
 use nixl_descriptor::{
-    AccessError, LeaseMode, Leased, Leases, Region, RegionSpan, Registrar, Registration, copy,
-    copy_range, copy_range_unchecked, copy_spans,
+    AccessError, LeaseMode, LeaseUse, Leased, Leases, Region, RegionSpan, Registrar, Registration,
+    copy, copy_range, copy_range_to_slice, copy_range_unchecked, copy_spans,
 };
 use proptest::prelude::*;
 
@@ -141,6 +141,28 @@ fn an_operation_copies_what_it_has_leased_itself() {
     assert_eq!(unsafe { copy_range_unchecked(&a, 0, &b, 10, 10) }, Ok(()));
     drop((reads, writes, reading, writing));
     assert_eq!(b.region().to_vec().unwrap()[..], [[0; 10], [7; 10], [7; 10], [7; 10]].concat());
+}
+
+#[test]
+fn an_operation_looks_at_what_it_has_leased_itself() {
+    let region = Region::try_from((0..40).collect::<Vec<u8>>()).unwrap();
+    let descriptor = region.descriptor(10..30).unwrap();
+    let look = |offset, len, held: &[&LeaseUse]| {
+        let mut bytes = vec![0xee; len];
+        copy_range_to_slice(&descriptor, offset, &mut bytes, held).map(|()| bytes)
+    };
+    let outside = |offset, len| Err(AccessError::OutOfBounds { offset, len, size: 20 });
+    assert_eq!(look(17, 4, &[]), outside(17, 4));
+    assert_eq!(look(usize::MAX, 2, &[]), outside(usize::MAX, 2));
+    assert_eq!(look(20, 0, &[]), Ok(vec![]));
+    let part = region.descriptor(..25).unwrap();
+    let writes = Leases::acquire_list(part.into(), LeaseMode::Write).unwrap();
+    let writing = writes.begin_use().unwrap();
+    assert_eq!(look(12, 3, &[&writing]), Ok(vec![22, 23, 24]));
+    let refused = Err(AccessError::Leased { mode: LeaseMode::Write });
+    assert_eq!(look(12, 3, &[]), refused);
+    assert_eq!(look(12, 4, &[&writing]), refused, "it has leased a part of them");
+    assert_eq!(look(15, 3, &[]), Ok(vec![25, 26, 27]));
 }
 
 #[test]
