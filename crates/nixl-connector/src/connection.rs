@@ -28,7 +28,7 @@ pub(crate) struct Connection {
     executor: Arc<dyn Executor>,
     driver: Arc<Driver>,
     control: ControlThread,
-    /// For long lists. Started by the first.
+    /// For long lists and the checksums of many bytes. Started by the first.
     work: OnceLock<ControlThread>,
     registrations: Arc<RegistrationCache>,
     peers: Arc<PeerTable>,

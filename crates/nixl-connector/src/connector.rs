@@ -19,6 +19,7 @@ use nixl_ops::{
     TransferRequest, TransportError, WritableOperation, WriteOperation, pair,
 };
 
+use crate::checksum::{self, Verification};
 use crate::connection::{Connection, ConnectionStats, wants_reconnect};
 use crate::offload::Offloaded;
 use crate::{ConnectorBuilder, ConnectorError, Drained, Health};
@@ -142,7 +143,7 @@ impl Connector {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As there, and [`ConnectorError::ChecksumOfDevice`].
     pub async fn create_readable_with<L>(
         &self,
         local: L,
@@ -182,7 +183,7 @@ impl Connector {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As there, and [`ConnectorError::ChecksumOfWritable`].
     pub async fn create_writable_with<L>(
         &self,
         local: L,
@@ -193,6 +194,9 @@ impl Connector {
         ConnectorError: From<L::Error>,
     {
         let local = self.admit(local)?;
+        if options.has_checksum() {
+            return Err(ConnectorError::ChecksumOfWritable);
+        }
         if let Some(index) = local.iter().position(|d| d.access() != Access::ReadWrite) {
             return Err(ConnectorError::ReadOnly { index });
         }
@@ -214,12 +218,15 @@ impl Connector {
     ///
     /// Until the operation ends, the memory can be neither read nor changed here.
     ///
+    /// If the offer carries a [checksum](OperationOptions::checksum), the bytes are verified before the operation completes:
+    /// it ends with [`TransportError::Corrupted`] if they are others. The owner's operation has completed by then.
+    ///
     /// Cancel safe: if the future is dropped, nothing is transferred or the transfer is cancelled.
     ///
     /// # Errors
     ///
-    /// [`ConnectorError`]: the two sides do not pair, the memory is leased or cannot be registered, or the
-    /// peer cannot be reached.
+    /// [`ConnectorError`]: the two sides do not pair, the memory is leased or cannot be registered, the
+    /// peer cannot be reached, or the offer carries a checksum and the memory is not the host's.
     pub async fn begin_read<L>(
         &self,
         remote: &RdmaMetadata,
@@ -409,6 +416,9 @@ impl Connector {
             OperationKind::Read => LeaseMode::Read,
             OperationKind::Write => LeaseMode::Write,
         };
+        if options.has_checksum() {
+            checksum::check_source(&local)?;
+        }
         let leased = Leased::from(Leases::acquire(local.as_slice(), mode)?);
         connection.run(connection.executor().prepare(&local, None)).await?;
         let (registrations, agent) = connection.register_and_export(&local).await?;
@@ -420,6 +430,10 @@ impl Connector {
         let key = NotificationKey::random();
         // Peers may use the memory as soon as they have the metadata, and not before its work is done.
         connection.driver().ready(&local).await?;
+        let checksum = match options.has_checksum() {
+            true => Some(checksum::of(&local, &leased, connection).await?),
+            false => None,
+        };
         let defaults = &self.shared.offers;
         let life_time = options.offer_life_time().unwrap_or(defaults.life_time);
         let readers = match kind {
@@ -434,6 +448,10 @@ impl Connector {
             .with_peer(connection.info().clone())
             .with_shares(executor.shares(&local))?
             .with_terms(terms(&**connection.clock(), life_time, claims, readers)?)?;
+        let metadata = match checksum {
+            Some(checksum) => metadata.with_checksum(checksum)?,
+            None => metadata,
+        };
         let slot = match readers.get() <= OfferSlot::MAX_READERS {
             true => connection.driver().arm_slot(&key, kind),
             false => None,
@@ -514,9 +532,13 @@ impl Connector {
         let connection = &self.shared.connection;
         let executor = connection.executor();
         let memory = (local, &leased);
+        let verification = match remote.checksum() {
+            Some(checksum) => Some(Verification::new(checksum, memory, connection)?),
+            None => None,
+        };
         if executor.is_local(local, remote) {
             let request = TransferRequest::local(kind, memory, remote).under(policy);
-            return Ok(executor.execute(request)?);
+            return Ok(Verification::after(executor.execute(request)?, verification));
         }
         let times = self.remembered(remote)?;
         let slot = connection.slot(remote).await?;
@@ -546,7 +568,7 @@ impl Connector {
         let error = match executor.execute(request(&peer, registrations.clone())) {
             Ok(execution) => {
                 let execution = self.claiming(execution, remote, &peer, slot.is_some()).await?;
-                return Ok(OfferUse::of(execution, slot, used));
+                return Ok(Verification::after(OfferUse::of(execution, slot, used), verification));
             }
             Err(error) => error,
         };
@@ -558,7 +580,7 @@ impl Connector {
         let peer = connection.reconnect(remote).await?;
         let execution = executor.execute(request(&peer, registrations))?;
         let execution = self.claiming(execution, remote, &peer, slot.is_some()).await?;
-        Ok(OfferUse::of(execution, slot, used))
+        Ok(Verification::after(OfferUse::of(execution, slot, used), verification))
     }
 
     /// The execution, behind a claim by a message if the offer's terms demand one that its slot does not give.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use nixl_descriptor::{DescriptorError, LeaseError, RegionError, RegisterError};
+use nixl_device::Device;
 use nixl_metadata::MetadataError;
 use nixl_ops::{OperationError, PairingError, TransportError};
 use thiserror::Error;
@@ -39,6 +40,31 @@ pub enum ConnectorError {
     ForeignMemory {
         /// Its place in the list.
         index: usize,
+    },
+    /// A checksum was asked for of an offer that is to be written.
+    #[error(
+        "a writable offer carries no checksum: its bytes come from the initiator, which this side cannot check before they are in place; leave the option out"
+    )]
+    ChecksumOfWritable,
+    /// A checksum was asked for of memory that the processor cannot read.
+    #[error(
+        "descriptor {index} is memory of {device}, and checksums are computed of host memory alone: offer it without a checksum, or copy it to host memory first"
+    )]
+    ChecksumOfDevice {
+        /// Its place in the list.
+        index: usize,
+        /// Where the memory is.
+        device: Device,
+    },
+    /// The offer carries a checksum, and the destination is memory that the processor cannot read.
+    #[error(
+        "descriptor {index} is memory of {device}, in which the checksum that the offer carries cannot be verified: read into host memory, or ask the owner for an offer without a checksum"
+    )]
+    ChecksumIntoDevice {
+        /// Its place in the list.
+        index: usize,
+        /// Where the memory is.
+        device: Device,
     },
     /// The engine could not register the memory.
     #[error(transparent)]

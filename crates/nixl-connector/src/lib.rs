@@ -54,6 +54,7 @@
 //! `NIXL_LOG_LEVEL` when it is loaded, and with `FATAL` writes none.
 
 mod builder;
+mod checksum;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod connection;

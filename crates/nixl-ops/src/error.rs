@@ -106,6 +106,14 @@ pub enum TransportError {
         "the offer ended while it was read: the bytes that arrived may be of its owner's next use; discard them and ask for a new offer"
     )]
     Stale,
+    /// The bytes that were read are not those whose checksum the offer carries.
+    #[error(
+        "the {bytes} bytes that were read are not those that were offered (their checksums differ): they were damaged on the way, or the owner's memory has changed; discard them, ask for a new offer and read again, and look at the path if it happens again"
+    )]
+    Corrupted {
+        /// How many bytes were read.
+        bytes: u64,
+    },
     /// Proof that the peer runs on this host, where it says that it runs, is missing.
     #[error(
         "the peer {name} claims this host, and it cannot be proven that it runs here: {reason}; give each machine its own boot identity, or both processes one user and PID namespace"

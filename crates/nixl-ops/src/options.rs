@@ -26,6 +26,7 @@ pub struct OperationOptions {
     claims: Option<ClaimDemand>,
     readers: Option<NonZeroU32>,
     spin: Option<Duration>,
+    checksum: bool,
 }
 
 impl OperationOptions {
@@ -88,6 +89,24 @@ impl OperationOptions {
     pub fn spin(mut self, spin: Duration) -> Self {
         self.spin = Some(spin);
         self
+    }
+
+    /// Whether a readable offer carries the checksum of its bytes (XXH3), which initiators verify when they have read them; by
+    /// default not. A read that arrives damaged ends with [`Corrupted`](crate::TransportError::Corrupted). Both sides read all
+    /// bytes once more: up to 64 KiB where the operation is polled, more on a thread of the connection's.
+    ///
+    /// For host memory at both ends, on every path. Initiators verify offers of the native profile from version 4; those of
+    /// other forms, and of earlier releases, read without it. The checksum finds accidents, not forgeries: metadata that is
+    /// forged carries a checksum that is forged.
+    #[must_use]
+    pub fn checksum(mut self, checksum: bool) -> Self {
+        self.checksum = checksum;
+        self
+    }
+
+    /// Whether a readable offer carries a checksum.
+    pub fn has_checksum(&self) -> bool {
+        self.checksum
     }
 
     /// How long the first poll looks, if it was set.

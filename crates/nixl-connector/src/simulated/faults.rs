@@ -34,6 +34,11 @@ pub enum Fault {
         /// Bytes moved before.
         after: u64,
     },
+    /// One bit of the bytes that a read brings is another than at the peer.
+    FlipsBit {
+        /// The byte that it is in.
+        at: u64,
+    },
     /// The peer is never told.
     NotificationLost,
     /// The peer is told at the post, before the bytes are there.
@@ -182,6 +187,14 @@ impl State {
 impl Strikes {
     pub(super) fn has(&self, fault: &Fault) -> bool {
         self.faults.contains(fault)
+    }
+
+    /// The bytes in which a bit is flipped.
+    pub(super) fn flipped(&self) -> impl Iterator<Item = u64> {
+        self.faults.iter().filter_map(|fault| match *fault {
+            Fault::FlipsBit { at } => Some(at),
+            _ => None,
+        })
     }
 
     /// The sum of all delays.

@@ -6,7 +6,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nixl_descriptor::{Leased, Registration, Span, copy_spans};
+use nixl_descriptor::{
+    Descriptor, Leased, Region, Registration, Span, copy_range, copy_range_to_slice, copy_spans,
+};
 use nixl_metadata::OperationKind;
 use nixl_ops::TransportError;
 
@@ -31,6 +33,7 @@ pub(super) struct Request {
     pub(super) agent: Arc<str>,
     pub(super) peer: Arc<str>,
     pub(super) pairs: Vec<Pair>,
+    pub(super) local: Vec<Descriptor>,
     pub(super) notification: Option<Bytes>,
     /// Held, so that the local memory stays registered.
     #[expect(dead_code, reason = "only its drop matters")]
@@ -172,6 +175,32 @@ impl Job {
         self.within += len;
         if self.within == pair.local.len {
             (self.pair, self.within) = (self.pair + 1, 0);
+        }
+        if self.moved == self.total && self.request.kind == OperationKind::Read {
+            for at in self.strikes.flipped() {
+                self.flip_bit(at.min(self.total - 1))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes a byte that has arrived.
+    fn flip_bit(&self, at: u64) -> Result<(), TransportError> {
+        let error = |reason: String| failed("transfer", reason);
+        let held = self.request.leased.begin_use().map_err(|e| error(e.to_string()))?;
+        let mut left = usize::try_from(at).unwrap_or(usize::MAX);
+        for descriptor in &self.request.local {
+            if left >= descriptor.len() {
+                left -= descriptor.len();
+                continue;
+            }
+            let mut byte = [0];
+            copy_range_to_slice(descriptor, left, &mut byte, &[&held])
+                .map_err(|e| error(e.to_string()))?;
+            let [byte] = byte;
+            let flipped = Region::try_from(vec![byte ^ 1]).map_err(|e| error(e.to_string()))?;
+            return copy_range(&flipped.whole(), 0, descriptor, left, 1, &[&held])
+                .map_err(|e| error(e.to_string()));
         }
         Ok(())
     }

@@ -169,6 +169,7 @@ unsafe impl Transport for SimulatedTransport {
             agent: Arc::clone(&self.agent),
             peer: Arc::clone(peer),
             pairs,
+            local: spec.local.to_vec(),
             notification: spec.notification,
             registrations: spec.registrations,
             leased: spec.leased.clone(),

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "conformance")]
 mod cases;
+mod checksums;
 mod claims;
 mod connectors;
 mod faults;
