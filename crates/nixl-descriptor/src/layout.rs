@@ -68,6 +68,7 @@ mod lease;
 mod local;
 mod pair;
 mod placement;
+mod remote_pairs;
 
 pub use self::chunks::{BlockPairs, ChunkPair, ChunkPairs};
 pub use self::description::{LayoutDescription, PartDescription, RemoteLayout};
@@ -78,3 +79,4 @@ pub use self::lease::BlockLeaseError;
 pub use self::local::Layout;
 pub use self::pair::{ChunkPairError, pair_chunks};
 pub use self::placement::{ByteSpan, LayerOrder, LayoutError, LayoutKind, SelectionError};
+pub use self::remote_pairs::{RemotePairs, pair_remote_chunks};

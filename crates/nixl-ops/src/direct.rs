@@ -42,8 +42,8 @@ impl DirectTransfer {
         let notifier =
             (route.slot.is_some() && in_place).then(|| CompletionNotifier::new(route, key));
         let notification = match notifier {
-            Some(_) => None,
-            None => Some(Bytes::copy_from_slice(key.as_bytes())),
+            None if route.notifies => Some(Bytes::copy_from_slice(key.as_bytes())),
+            _ => None,
         };
         let (bytes, name) = (request.local.total_bytes(), route.transport.name().to_owned());
         let transfer = request.clone().transfer(notification)?;

@@ -216,6 +216,9 @@ pub struct Route<'a> {
     pub introduction: Option<AgentMetadata>,
     /// The slot of the offer, if the peer is proven to be on this host.
     pub slot: Option<&'a RemoteSlot>,
+    /// Whether the target waits for a notification of the end. Not for a read under a grant, of whose end its owner learns by the
+    /// ticket; paths in which the target takes part, and which begin at an offer, are then not available.
+    pub notifies: bool,
 }
 
 impl<'a> TransferRequest<'a> {
@@ -242,6 +245,15 @@ impl<'a> TransferRequest<'a> {
     pub fn with_slot(mut self, slot: Option<&'a RemoteSlot>) -> Self {
         if let Some(route) = &mut self.route {
             route.slot = slot;
+        }
+        self
+    }
+
+    /// The same request, of whose end the target is not notified.
+    #[must_use]
+    pub fn without_notification(mut self) -> Self {
+        if let Some(route) = &mut self.route {
+            route.notifies = false;
         }
         self
     }
@@ -282,7 +294,8 @@ impl<'a> TransferRequest<'a> {
         peer: &'a PeerId,
         registrations: Vec<Registration>,
     ) -> Self {
-        let route = Some(Route { transport, peer, registrations, introduction: None, slot: None });
+        let (introduction, slot, notifies) = (None, None, true);
+        let route = Some(Route { transport, peer, registrations, introduction, slot, notifies });
         Self { kind, local, leased, remote, route, policy: PathPolicy::auto() }
     }
 }

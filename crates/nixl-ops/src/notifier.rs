@@ -10,6 +10,8 @@ use crate::{PeerId, RemoteSlot, Route, Transport, TransportError};
 
 /// Tells the target that all bytes are in place: by the offer's slot where it is mapped, else by a notification of the engine's.
 pub struct CompletionNotifier {
+    /// The target waits for no notification.
+    is_silent: bool,
     slot: Option<RemoteSlot>,
     transport: Arc<dyn Transport>,
     peer: PeerId,
@@ -20,6 +22,7 @@ impl CompletionNotifier {
     /// For an offer of this key.
     pub fn new(route: &Route<'_>, key: &NotificationKey) -> Self {
         Self {
+            is_silent: !route.notifies,
             slot: route.slot.cloned(),
             transport: Arc::clone(route.transport),
             peer: route.peer.clone(),
@@ -27,12 +30,15 @@ impl CompletionNotifier {
         }
     }
 
-    /// Notifies the target. `Pending`: not now, ask again.
+    /// Notifies the target, if it [waits for that](Route::notifies). `Pending`: not now, ask again.
     ///
     /// # Errors
     ///
     /// [`TransportError::NotificationFailed`]; [`TransportError::Stale`] if the target ended the offer while it was read.
     pub fn notify(&self) -> Poll<Result<(), TransportError>> {
+        if self.is_silent {
+            return Poll::Ready(Ok(()));
+        }
         match self.slot.as_ref().map(RemoteSlot::complete) {
             Some(Ok(())) => return Poll::Ready(Ok(())),
             Some(Err(TransportError::Stale)) => return Poll::Ready(Err(TransportError::Stale)),

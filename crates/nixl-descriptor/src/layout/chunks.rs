@@ -152,11 +152,7 @@ impl Iterator for ChunkPairs<'_> {
             return None;
         }
         let first = self.at;
-        self.at += 1;
-        let follows = |ids: &[u32], at: usize| ids[at - 1].checked_add(1) == Some(ids[at]);
-        while self.dense && self.at < src.len() && follows(src, self.at) && follows(dst, self.at) {
-            self.at += 1;
-        }
+        self.at = run_end(src, dst, first, self.dense);
         let len = (self.at - first) * self.pairs.fold.len;
         Some(self.pairs.piece(self.piece, src[first], dst[first], len))
     }
@@ -164,18 +160,32 @@ impl Iterator for ChunkPairs<'_> {
 
 impl FusedIterator for ChunkPairs<'_> {}
 
+/// Where the run of blocks ends that begins at position `first`: those that are adjacent on both sides, if such blocks touch.
+pub(super) fn run_end(src: &[u32], dst: &[u32], first: usize, dense: bool) -> usize {
+    let follows = |ids: &[u32], at: usize| ids[at - 1].checked_add(1) == Some(ids[at]);
+    let mut end = first + 1;
+    while dense && end < src.len() && follows(src, end) && follows(dst, end) {
+        end += 1;
+    }
+    end
+}
+
 /// What both sides keep together.
 #[derive(Clone, Debug)]
-struct Fold {
+pub(super) struct Fold {
     /// Bytes of it.
-    len: usize,
+    pub(super) len: usize,
     /// Steps that are left over outers and layers.
     outers: usize,
     layers: Range<usize>,
 }
 
 impl Fold {
-    fn new(geometry: &LayoutGeometry, sides: [Strides; 2], layers: Range<usize>) -> Self {
+    pub(super) fn new(
+        geometry: &LayoutGeometry,
+        sides: [Strides; 2],
+        layers: Range<usize>,
+    ) -> Self {
         let chunk = geometry.chunk_len();
         if geometry.outer() > 1 && sides.iter().any(|side| side.outer != chunk) {
             return Self { len: chunk, outers: geometry.outer(), layers };
@@ -188,12 +198,12 @@ impl Fold {
     }
 
     /// Number of pieces of a block.
-    fn pieces(&self) -> usize {
+    pub(super) fn pieces(&self) -> usize {
         self.layers.len() * self.outers
     }
 
     /// Layer and outer index of a piece.
-    fn piece(&self, index: usize) -> (usize, usize) {
+    pub(super) fn piece(&self, index: usize) -> (usize, usize) {
         (self.layers.start + index / self.outers, index % self.outers)
     }
 }

@@ -98,9 +98,18 @@ impl RemoteLayout {
     /// [`SelectionError`] if there is no such block, layer or outer index.
     pub fn chunk(&self, block: usize, layer: usize, outer: usize) -> Result<Span, SelectionError> {
         let chunk = self.placement.chunk(block, layer, outer)?;
-        // Does not wrap: the chunk is inside a part, whose end is an address.
-        let address = self.addresses[chunk.part] + chunk.offset as u64;
-        Ok(Span { address, len: chunk.len as u64, device: self.device() })
+        Ok(self.span(chunk.part, chunk.offset, chunk.len))
+    }
+
+    /// Bytes that the placement puts into a part.
+    pub(super) fn span(&self, part: usize, offset: usize, len: usize) -> Span {
+        // Does not wrap: they are inside the part, whose end is an address.
+        let address = self.addresses[part] + offset as u64;
+        Span { address, len: len as u64, device: self.device() }
+    }
+
+    pub(super) fn placement(&self) -> &Placement {
+        &self.placement
     }
 }
 

@@ -362,6 +362,13 @@ impl Attached {
                 standing.note_tried(kind, reason.clone());
             }
         }
+        if request.route.as_ref().is_some_and(|route| !route.notifies) {
+            let reason = "the owner takes part in the transfer of an offer, not of a grant";
+            standing.note_tried(PathKind::StagedBothSides, reason.to_owned());
+            if is_host_memory(request.remote) {
+                standing.note_tried(PathKind::CudaIpc, reason.to_owned());
+            }
+        }
         if self.imports.refused.any()
             && let Some((path, mut wanted)) = self.foreign(request.local, request.remote)
         {

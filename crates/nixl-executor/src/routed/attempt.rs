@@ -49,6 +49,7 @@ struct Owned {
     local: DescriptorList,
     leased: Leased,
     slot: Option<RemoteSlot>,
+    notifies: bool,
     remote: RdmaMetadata,
     transport: Arc<dyn Transport>,
     peer: PeerId,
@@ -65,6 +66,7 @@ impl Owned {
             local: request.local.clone(),
             leased: request.leased.clone(),
             slot: route.slot.cloned(),
+            notifies: route.notifies,
             remote: request.remote.clone(),
             transport: Arc::clone(route.transport),
             peer: route.peer.clone(),
@@ -75,7 +77,7 @@ impl Owned {
     }
 
     fn request(&self) -> TransferRequest<'_> {
-        TransferRequest::remote(
+        let request = TransferRequest::remote(
             self.kind,
             (&self.local, &self.leased),
             &self.remote,
@@ -85,7 +87,11 @@ impl Owned {
         )
         .introducing(self.introduction.clone())
         .with_slot(self.slot.as_ref())
-        .under(self.policy)
+        .under(self.policy);
+        match self.notifies {
+            true => request,
+            false => request.without_notification(),
+        }
     }
 }
 
