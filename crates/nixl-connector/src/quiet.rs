@@ -4,6 +4,7 @@
 //! |---|---|
 //! | a process of this host, which has claimed the offer by its slot | it has ended; no process that started after the offer was made, as a child of its fork would have, has the shared memory of the offer open or mapped; and every TCP socket of this process whose other end is on this host and has no owner any more is past its end of stream |
 //! | an agent that has claimed the offer by a message, or any holder of the metadata | no NIC writes memory here, and every TCP socket of this process that leads to another one is past its end of stream |
+//! | agents that say that their writes have ended without success | no NIC writes memory here, and what they had sent has arrived, as reads have (below) |
 //!
 //! Reads of offers whose life time is over are none of these: which initiators have begun one is not known. They have arrived once
 //! nothing waits in this process's sockets that came before (it may have been stopped), and no connection to another host can still
@@ -52,6 +53,8 @@ unsafe impl QuietProof for Proofs {
                 offered: ticks_since_boot().saturating_sub(ticks(age)),
             },
             _ if self.nic_writes => Subject::Nic,
+            // Their word came just now.
+            Claimant::Ended => return self.reads(Duration::ZERO),
             _ => Subject::AnyHost,
         };
         Box::new(Watch { subject, held: false })

@@ -23,8 +23,10 @@ pub(crate) struct Claims {
 #[derive(Debug, Default)]
 struct Inner {
     by_key: HashMap<NotificationKey, State>,
-    /// Of writes that failed without proof that their last access is over.
-    unproven: BoundedSet,
+    /// Of writes that are in flight and that no operation waits for.
+    in_flight: BoundedSet,
+    /// Of writes whose requests have ended without success.
+    write_ended: BoundedSet,
     /// Of which this side has said that it is not writing, nor will.
     disowned: BoundedSet,
     /// Owners that know this side, and since when by their clocks.
@@ -67,7 +69,8 @@ impl Claims {
             return Heard::Nothing;
         };
         let mut inner = self.lock();
-        let unproven = inner.unproven.contains(&key);
+        let is_in_flight = inner.in_flight.contains(&key);
+        let has_ended = inner.write_ended.contains(&key);
         let state = inner.by_key.get_mut(&key);
         let answer = match (said, state) {
             (Said::Granted { known_since }, Some(state)) if *state == State::Waiting => {
@@ -80,7 +83,8 @@ impl Claims {
                 return Heard::Taken;
             }
             (Said::Query, Some(State::Granted)) => Said::Writing,
-            (Said::Query, _) if unproven => Said::Writing,
+            (Said::Query, _) if is_in_flight => Said::Writing,
+            (Said::Query, _) if has_ended => Said::WriteEnded,
             (Said::Query, Some(state)) => {
                 // It has not begun, and does not begin any more.
                 *state = State::Refused(EndedOffer::Revoked);
@@ -104,8 +108,12 @@ impl Claims {
         self.lock().known_since.get(owner).is_some_and(|since| *since < made_unix_millis)
     }
 
-    fn note_unproven(&self, key: &NotificationKey) {
-        self.lock().unproven.insert(key);
+    fn note_in_flight(&self, key: &NotificationKey) {
+        self.lock().in_flight.insert(key);
+    }
+
+    fn note_write_ended(&self, key: &NotificationKey) {
+        self.lock().write_ended.insert(key);
     }
 
     /// Notes that an offer is being written without a claim.
@@ -287,7 +295,7 @@ impl MessageClaim {
         }
         let touched = self.begun && !self.execution.peer_memory().is_quiet();
         if touched {
-            self.claims.note_unproven(&self.key);
+            self.claims.note_write_ended(&self.key);
         }
         self.claims.lock().by_key.remove(&self.key);
         if !touched {
@@ -369,7 +377,7 @@ impl Drop for MessageClaim {
     fn drop(&mut self) {
         if self.stage != Stage::Ended && !self.abandon() {
             // In flight, and nothing waits for its end: the owner needs another proof than this side's word.
-            self.claims.note_unproven(&self.key);
+            self.claims.note_in_flight(&self.key);
             self.claims.lock().by_key.remove(&self.key);
         }
     }
@@ -377,4 +385,38 @@ impl Drop for MessageClaim {
 
 fn ended(why: EndedOffer) -> TransportError {
     TransportError::OfferEnded { why }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_is_told_what_has_become_of_a_write() {
+        let claims = Claims::default();
+        let answer = |claims: &Claims, key: &NotificationKey| {
+            let query = ControlMessage { key: key.as_bytes(), token: 7, said: Said::Query };
+            let Heard::Answer(bytes) = claims.receive("owner", &query, Duration::from_secs(9))
+            else {
+                panic!("a query is answered");
+            };
+            let answer = ControlMessage::decode(&bytes).unwrap();
+            assert_eq!((answer.key, answer.token), (key.as_bytes(), 7));
+            match answer.said {
+                Said::Writing => "writing",
+                Said::WriteEnded => "ended",
+                Said::NotWriting => "not writing",
+                other => panic!("{other:?}"),
+            }
+        };
+        let [granted, flying, failed, unknown] = [(); 4].map(|()| NotificationKey::random());
+        claims.write(&granted).unwrap();
+        claims.note_in_flight(&flying);
+        claims.note_write_ended(&failed);
+        assert_eq!(answer(&claims, &granted), "writing");
+        assert_eq!(answer(&claims, &flying), "writing");
+        assert_eq!(answer(&claims, &failed), "ended");
+        assert_eq!(answer(&claims, &unknown), "not writing");
+        assert!(claims.write(&unknown).is_err(), "it keeps its word");
+    }
 }

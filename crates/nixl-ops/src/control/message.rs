@@ -33,6 +33,9 @@ pub(crate) enum Said<'a> {
     Decline,
     /// The sender has drained and is about to go. The key is its agent's name, and the token 0.
     Leaving,
+    /// The write was begun and its request has ended without success: the sender posts nothing more of it, and what it had posted
+    /// may still be on its way. Owners of earlier releases ignore it.
+    WriteEnded,
 }
 
 /// One message.
@@ -70,6 +73,7 @@ impl<'a> ControlMessage<'a> {
             (6, []) => Said::NotWriting,
             (7, []) => Said::Decline,
             (8, []) => Said::Leaving,
+            (9, []) => Said::WriteEnded,
             _ => return None,
         };
         Some(Self { key, token: u64::from_le_bytes(*token), said })
@@ -89,6 +93,7 @@ impl<'a> ControlMessage<'a> {
             Said::NotWriting => (6, &[]),
             Said::Decline => (7, &[]),
             Said::Leaving => (8, &[]),
+            Said::WriteEnded => (9, &[]),
         };
         // Keys are of at most 255 bytes.
         let len = u8::try_from(self.key.len()).unwrap_or(u8::MAX);
@@ -130,7 +135,7 @@ mod tests {
     use super::*;
 
     fn said() -> impl Strategy<Value = (u8, Vec<u8>)> {
-        (1..9u8, proptest::collection::vec(any::<u8>(), 1..50))
+        (1..10u8, proptest::collection::vec(any::<u8>(), 1..50))
     }
 
     fn make(kind: u8, bytes: &[u8]) -> Said<'_> {
@@ -142,7 +147,8 @@ mod tests {
             5 => Said::Writing,
             6 => Said::NotWriting,
             7 => Said::Decline,
-            _ => Said::Leaving,
+            8 => Said::Leaving,
+            _ => Said::WriteEnded,
         }
     }
 

@@ -61,6 +61,9 @@ impl Owner {
                 let entry = table.entry_with(key, token);
                 entry.map(|entry| entry.is_not_written_by(from)).is_ok()
             }
+            Said::WriteEnded => {
+                table.entry_with(key, token).map(|entry| entry.write_of_agent_ended(from)).is_ok()
+            }
             Said::Decline => table.entry_with(key, token).map(|entry| entry.declined(from)).is_ok(),
             Said::Writing => true,
             // About no offer.

@@ -77,7 +77,19 @@ struct Quarantine {
     peer: Claimant,
     /// Agents whose word is wanted; the memory is free once all have said that they are not writing.
     asked: Vec<String>,
+    /// One of them has said that its request has ended without success.
+    has_ended_writes: bool,
     watch: Option<Box<dyn QuietWatch>>,
+}
+
+impl Quarantine {
+    /// Once all agents have answered, and some have written, what those had sent is waited for.
+    fn note_ended(&mut self) {
+        if self.has_ended_writes && self.asked.is_empty() && self.peer != Claimant::Ended {
+            self.peer = Claimant::Ended;
+            self.watch = None;
+        }
+    }
 }
 
 /// What giving an offer up came to.
@@ -275,7 +287,8 @@ impl PassiveEntry {
             let all = state.quarantine.as_mut().is_some_and(|quarantine| {
                 let before = quarantine.asked.len();
                 quarantine.asked.retain(|agent| agent != from);
-                before > 0 && quarantine.asked.is_empty()
+                quarantine.note_ended();
+                before > 0 && quarantine.asked.is_empty() && !quarantine.has_ended_writes
             });
             (claimed, all)
         };
@@ -286,6 +299,19 @@ impl PassiveEntry {
             (false, true) => self.release(),
             (false, false) => {}
         }
+    }
+
+    /// An agent says that its request has ended without success. What it had posted may still be on its way: the memory comes
+    /// back once that has arrived.
+    pub(crate) fn write_of_agent_ended(&self, from: &str) {
+        let mut state = lock(&self.state);
+        let Some(quarantine) = state.quarantine.as_mut() else { return };
+        if !quarantine.asked.iter().any(|agent| agent == from) {
+            return;
+        }
+        quarantine.asked.retain(|agent| agent != from);
+        quarantine.has_ended_writes = true;
+        quarantine.note_ended();
     }
 
     /// A copy of this process, which claimed the offer, has moved all bytes: one use has ended.
@@ -544,8 +570,11 @@ impl PassiveEntry {
         Some(Watching { peer, watch, memory: Arc::clone(&state.hold.as_ref()?.descriptors) })
     }
 
-    pub(super) fn put_watch(&self, watch: Box<dyn QuietWatch>) {
-        if let Some(quarantine) = lock(&self.state).quarantine.as_mut() {
+    /// Keeps the watch over this peer, if that is still the one whose quiet is to be proven.
+    pub(super) fn put_watch(&self, peer: &Claimant, watch: Box<dyn QuietWatch>) {
+        if let Some(quarantine) = lock(&self.state).quarantine.as_mut()
+            && quarantine.peer == *peer
+        {
             quarantine.watch = Some(watch);
         }
     }
@@ -632,7 +661,12 @@ impl State {
                 None => (Claimant::Unknown, Vec::new()),
             },
         };
-        self.quarantine.get_or_insert(Quarantine { peer, asked, watch: None });
+        self.quarantine.get_or_insert(Quarantine {
+            peer,
+            asked,
+            has_ended_writes: false,
+            watch: None,
+        });
         if let Some(hold) = &mut self.hold {
             let gauges = || HeldGauges::quarantined(entry.is_without_terms(), entry.held_bytes());
             hold.gauges.get_or_insert_with(gauges);

@@ -13,6 +13,9 @@ pub enum Claimant {
     Process(u32),
     /// An agent, which has claimed the offer by a message.
     Agent(String),
+    /// Agents that say that their requests have ended without success: they post nothing more, and what they had posted may
+    /// still be on its way.
+    Ended,
     /// Any holder of the metadata: the offer demands no claim, or cannot.
     Unknown,
 }

@@ -438,7 +438,7 @@ impl PassiveTable {
                     drop(memory);
                     match watch.is_quiet() {
                         true => entry.release(),
-                        false => entry.put_watch(watch),
+                        false => entry.put_watch(&peer, watch),
                     }
                 });
             }

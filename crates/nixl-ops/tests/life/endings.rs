@@ -717,6 +717,37 @@ fn message(kind: u8, key: &[u8], rest: &[u8]) -> Vec<u8> {
 const CLAIM: u8 = 1;
 const NOT_WRITING: u8 = 6;
 const DECLINE: u8 = 7;
+const WRITE_ENDED: u8 = 9;
+
+#[test]
+fn what_an_agent_had_sent_before_its_write_failed_is_waited_for() {
+    let mut world = World::new();
+    let (proofs, jobs) = world.proving();
+    let memory = Memory::small();
+    let mut writable = world.offer(everywhere(), &memory);
+    let key = writable.metadata().notification_key().as_bytes().to_vec();
+    world.inbox.push(&message(CLAIM, &key, b"metadata"));
+    world.reactor.turn();
+    assert_eq!(writable.revoke(), RevokeOutcome::Held);
+    world.reactor.turn();
+    jobs.run_all();
+    // Said twice: a query and its answer may cross others.
+    for _ in 0..2 {
+        world.inbox.push(&message(WRITE_ENDED, &key, b""));
+        world.clock.advance(CHECK);
+        world.reactor.turn();
+        jobs.run_all();
+        assert!(memory.is_leased(), "the word proves nothing by itself");
+    }
+    let agent = Claimant::Agent("peer-1".into());
+    assert_eq!(*proofs.watched.lock().unwrap(), [agent, Claimant::Ended], "one watch each");
+    proofs.quiet.store(true, Ordering::SeqCst);
+    world.clock.advance(CHECK);
+    world.reactor.turn();
+    jobs.run_all();
+    assert!(!memory.is_leased());
+    assert_eq!(counts(world.driver.stats().quarantined), (0, 0));
+}
 
 #[test]
 fn an_agents_word_does_not_end_a_copy_of_this_process() {
