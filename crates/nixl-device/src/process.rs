@@ -1,13 +1,15 @@
-//! Other processes of this PID namespace: which one a number means, whether it has ended, what it has open.
+//! Other processes of this PID namespace: which one a number means, whether it has ended, what it has open. And which process this is in a line of forks.
 
 mod descriptors;
 mod exits;
+mod forks;
 mod holders;
 mod identity;
 mod memfd;
 mod watch;
 
 pub use exits::{ExitWatch, ProcessExits};
+pub use forks::{ForkGeneration, LeakInChild, PerProcess};
 pub use holders::{FileIdentity, Holders};
 pub use identity::{ProcessIdentity, proc_is_of_this_namespace};
 pub use memfd::memfd_holders;

@@ -3,17 +3,20 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::mem;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
+
+use crate::process::ForkGeneration;
 
 use super::api::{Address, Api, DeviceNumber, Handle};
 use super::callback;
 use super::capture::RelaxedCapture;
 use super::driver::Driver;
 use super::error::{
-    CudaError, DeviceError, NOT_PERMITTED, NOT_READY, NOT_SUPPORTED, PEER_ACCESS_ALREADY_ENABLED,
-    PEER_ACCESS_UNSUPPORTED,
+    CudaError, DeviceError, NOT_INITIALIZED, NOT_PERMITTED, NOT_READY, NOT_SUPPORTED,
+    PEER_ACCESS_ALREADY_ENABLED, PEER_ACCESS_UNSUPPORTED,
 };
 use super::functions::Functions;
 use super::lock::lock;
@@ -57,6 +60,7 @@ pub(super) struct ContextState {
     /// Memory of other processes that is open here, by its handle.
     pub(super) imports: Mutex<HashMap<[u8; 64], Import>>,
     placement: OnceLock<Placement>,
+    generation: ForkGeneration,
 }
 
 /// Memory of another process that is open in a context.
@@ -82,6 +86,7 @@ impl ContextState {
             peers: Mutex::default(),
             imports: Mutex::default(),
             placement: OnceLock::new(),
+            generation: ForkGeneration::current(),
         }
     }
 }
@@ -164,6 +169,11 @@ impl Context {
                 call,
             });
         }
+        if self.is_inherited() {
+            // What the driver says, which does not work in a fork's child.
+            let name = Some("CUDA_ERROR_NOT_INITIALIZED");
+            return Err(CudaError { code: NOT_INITIALIZED, name, call });
+        }
         self.health()?;
         let functions = self.functions();
         // Before the calls below, which then find the mode as it should be.
@@ -222,11 +232,19 @@ impl Context {
         call: &'static str,
         free: impl FnOnce(&Api) -> i32 + Send + 'static,
     ) {
-        if callback::on_callback_thread() {
+        if self.is_inherited() {
+            // It is the parent's.
+            mem::forget(free);
+        } else if callback::on_callback_thread() {
             reaper::run(Box::new(move || self.release(call, free)));
         } else if self.call(call, free).is_err() {
             self.count_leak();
         }
+    }
+
+    /// Whether the context is of a process that this one was forked from.
+    pub(super) fn is_inherited(&self) -> bool {
+        !self.state.generation.is_current()
     }
 
     pub(super) fn count_leak(&self) {

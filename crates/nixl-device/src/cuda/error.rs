@@ -8,6 +8,7 @@ use super::unavailable::CudaUnavailable;
 
 pub(super) const INVALID_VALUE: i32 = 1;
 pub(super) const OUT_OF_MEMORY: i32 = 2;
+pub(super) const NOT_INITIALIZED: i32 = 3;
 pub(super) const NO_DEVICE: i32 = 100;
 pub(super) const INVALID_DEVICE: i32 = 101;
 pub(super) const PEER_ACCESS_UNSUPPORTED: i32 = 217;

@@ -164,6 +164,9 @@ fn open(context: &Context, bytes: [u8; 64]) -> Result<Address, CudaError> {
 
 /// Gives up one use of an import, and closes it with the last.
 fn close(context: Context, bytes: [u8; 64]) {
+    if context.is_inherited() {
+        return;
+    }
     let mut imports = lock(&context.state().imports);
     let Some(import) = imports.get_mut(&bytes) else {
         return;

@@ -9,6 +9,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use crate::process::PerProcess;
+
 use super::callback::catch;
 use super::capture::relax_capture;
 use super::hold::{Hold, Verdict};
@@ -29,8 +31,9 @@ pub(super) fn wait_for(holds: VecDeque<Hold>) {
 }
 
 fn submit(task: Task) {
-    static THREAD: OnceLock<Option<Sender<Task>>> = OnceLock::new();
-    let thread = THREAD.get_or_init(|| {
+    // A fork's child has not the thread.
+    static THREAD: PerProcess<OnceLock<Option<Sender<Task>>>> = PerProcess::new(OnceLock::new);
+    let thread = THREAD.get().get_or_init(|| {
         let (sender, receiver) = channel();
         thread::Builder::new()
             .name("nixl-cuda-reaper".to_owned())

@@ -202,6 +202,9 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        if self.context.is_inherited() {
+            return;
+        }
         self.reclaim();
         let holds = std::mem::take(&mut lock(&self.queue).holds);
         if !holds.is_empty() {

@@ -11,7 +11,7 @@ use std::thread;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use super::{ProcessError, ProcessWatch};
+use super::{LeakInChild, PerProcess, ProcessError, ProcessWatch};
 
 /// Calls back when processes of this PID namespace end. There is [one](Self::global) for the whole process: one thread,
 /// which the first watch starts and which sleeps until a process ends, and one descriptor for each watched process, however
@@ -45,10 +45,8 @@ struct State {
     last: u64,
 }
 
-/// The thread, and what it waits for.
+/// What the thread waits for.
 struct Running {
-    /// Of the process that started it: a fork's child has no such thread, but shares the descriptor.
-    pid: u32,
     epoll: Arc<OwnedFd>,
 }
 
@@ -63,19 +61,20 @@ type Callback = Box<dyn FnOnce() + Send>;
 /// A process that is watched for its end, until dropped.
 pub struct ExitWatch {
     exits: &'static ProcessExits,
-    process: Arc<ProcessWatch>,
+    process: LeakInChild<Arc<ProcessWatch>>,
     of: u64,
     callback: u64,
 }
 
-static EXITS: std::sync::LazyLock<ProcessExits> =
-    std::sync::LazyLock::new(|| ProcessExits { state: Mutex::default() });
+/// A fork's child has no such thread.
+static EXITS: PerProcess<ProcessExits> =
+    PerProcess::new(|| ProcessExits { state: Mutex::default() });
 
 impl ProcessExits {
     /// That of this process.
     #[must_use]
     pub fn global() -> &'static Self {
-        &EXITS
+        EXITS.get()
     }
 
     /// Calls `on_exit` once, when the process of this number [has ended](ProcessWatch::has_ended), or soon if it has already.
@@ -128,7 +127,7 @@ impl ProcessExits {
         if let Some(watched) = state.watched.get_mut(&of) {
             watched.callbacks.insert(callback, Box::new(on_exit));
         }
-        Ok(ExitWatch { exits: self, process, of, callback })
+        Ok(ExitWatch { exits: self, process: LeakInChild::new(process), of, callback })
     }
 
     /// Processes that are watched and have not ended as far as is known. Each takes a descriptor.
@@ -188,8 +187,7 @@ impl State {
         pid: u32,
     ) -> Result<Arc<OwnedFd>, ProcessError> {
         let refused = |message: String| ProcessError::Refused { pid, message };
-        let this = std::process::id();
-        if let Some(running) = self.running.as_ref().filter(|running| running.pid == this) {
+        if let Some(running) = &self.running {
             return Ok(Arc::clone(&running.epoll));
         }
         let created = epoll::create(epoll::CreateFlags::CLOEXEC);
@@ -199,10 +197,7 @@ impl State {
             .name("nixl-exits".to_owned())
             .spawn(move || exits.run(&theirs))
             .map_err(|error| refused(format!("no thread for it: {error}")))?;
-        // After a fork these are the parent's, and so is what their destructors would change.
-        mem::forget(mem::take(&mut self.watched));
-        self.by_pid.clear();
-        self.running = Some(Running { pid: this, epoll: Arc::clone(&epoll) });
+        self.running = Some(Running { epoll: Arc::clone(&epoll) });
         Ok(epoll)
     }
 
@@ -232,15 +227,17 @@ impl ExitWatch {
 impl Drop for ExitWatch {
     /// `on_exit` is not called afterwards; a call under way on another thread goes on.
     fn drop(&mut self) {
+        // A fork's child shares the set with its parent, and has no part in its locks.
+        if self.process.is_inherited() {
+            return;
+        }
         let mut state = self.exits.lock();
         let Some(watched) = state.watched.get_mut(&self.of) else { return };
         let callback = watched.callbacks.remove(&self.callback);
         let mut last = None;
         if watched.callbacks.is_empty() {
             last = state.forget(self.of);
-            // A fork's child must leave what it shares with its parent alone.
-            let ours = |running: &&Running| running.pid == std::process::id();
-            if let Some(running) = state.running.as_ref().filter(ours) {
+            if let Some(running) = &state.running {
                 let _ = epoll::delete(&*running.epoll, self.process.handle());
             }
         }
