@@ -157,6 +157,7 @@ impl ConnectorBuilder {
     /// [`ConnectorError::BadName`], [`ConnectorError::Thread`], [`ConnectorError::NoTransport`], or, without
     /// NIXL on the machine, `ConnectorError::Nixl` with what was looked for.
     pub async fn build(self) -> Result<Connector, ConnectorError> {
+        self.executor.check_process()?;
         let local = LocalHost::discover();
         let hostname = local.hostname.unwrap_or_else(|| "unknown".to_owned());
         let boot_id = local.boot_id.unwrap_or_default();

@@ -40,7 +40,7 @@ pub(crate) struct Connection {
 }
 
 /// What a connection has in hand.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct ConnectionStats {
     /// Active operations whose engine is not quiet.

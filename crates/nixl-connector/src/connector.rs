@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use nixl_descriptor::{
     Access, BufferPool, Descriptor, DescriptorList, LeaseMode, Leased, Leases, Region,
 };
-use nixl_device::tcp_gives_up_after;
+use nixl_device::{LeakInChild, tcp_gives_up_after};
 use nixl_metadata::{
     Limits, NotificationKey, OfferTerms, OperationKind, RdmaMetadata, SerializedDescriptor,
 };
@@ -34,9 +34,14 @@ use crate::{ConnectorBuilder, ConnectorError, Drained, Health};
 /// None of its calls blocks the thread: what blocks in the engine (registering memory, meeting a peer for
 /// the first time) runs on a thread of the connection's own, and once that is cached an operation begins
 /// without a task switch.
+///
+/// A connector is of the process that built it. In one that was forked from it, every call is an error at once
+/// ([`TransportError::Forked`]), also the waits that were begun before, once they are polled; nothing that is done with it there, or
+/// dropped, reaches the parent's threads, files or shared pages. Such a process builds a connector of its own, and uses memory of
+/// its own with it.
 #[derive(Clone)]
 pub struct Connector {
-    shared: Arc<Shared>,
+    shared: LeakInChild<Arc<Shared>>,
 }
 
 struct Shared {
@@ -76,7 +81,8 @@ impl Connector {
     pub(crate) fn new(connection: Connection, timeout: Option<Duration>, offers: Offers) -> Self {
         let draining = AtomicBool::new(false);
         let arrival = tcp_gives_up_after();
-        Self { shared: Arc::new(Shared { connection, timeout, offers, draining, arrival }) }
+        let shared = Arc::new(Shared { connection, timeout, offers, draining, arrival });
+        Self { shared: LeakInChild::new(shared) }
     }
 
     /// The name under which peers know this connector. It differs with every connector ever built.
@@ -100,8 +106,11 @@ impl Connector {
         self.shared.connection.transport().settings()
     }
 
-    /// What is in hand now.
+    /// What is in hand now. Nothing, in a process that was forked from that of the connector.
     pub fn stats(&self) -> ConnectionStats {
+        if self.shared.is_inherited() {
+            return ConnectionStats::default();
+        }
         self.shared.connection.stats()
     }
 
@@ -118,6 +127,7 @@ impl Connector {
     ///
     /// [`ConnectorError::Memory`]: no bytes were asked for, or the system has no memory.
     pub fn buffer(&self, len: usize) -> Result<Region, ConnectorError> {
+        self.check_process()?;
         Ok(BufferPool::global().buffer(len)?)
     }
 
@@ -316,6 +326,10 @@ impl Connector {
     ///
     /// Cancel safe: if the future is dropped, the connector begins no operation all the same, and the call can be repeated.
     pub async fn drain(&self, deadline: Duration) -> Drained {
+        // The operations are the parent's.
+        if self.shared.is_inherited() {
+            return Drained::new(0, 0);
+        }
         let connection = &self.shared.connection;
         self.shared.draining.store(true, Ordering::SeqCst);
         let options = OperationOptions::new().timeout(deadline);
@@ -331,7 +345,10 @@ impl Connector {
 
     /// How the connector is now, within a second or so. Cancel safe.
     pub async fn health(&self) -> Health {
-        let (problems, is_blocked) = self.shared.connection.problems().await;
+        let (problems, is_blocked) = match self.shared.is_inherited() {
+            true => (vec![TransportError::Forked], false),
+            false => self.shared.connection.problems().await,
+        };
         let is_draining = self.shared.draining.load(Ordering::SeqCst);
         Health { is_draining, problems, is_blocked }
     }
@@ -341,8 +358,13 @@ impl Connector {
         L: TryInto<DescriptorList>,
         ConnectorError: From<L::Error>,
     {
+        self.check_process()?;
         self.refuse_if_draining()?;
         Ok(local.try_into()?)
+    }
+
+    fn check_process(&self) -> Result<(), TransportError> {
+        self.shared.connection.driver().check_process()
     }
 
     fn options(&self) -> OperationOptions {
@@ -477,6 +499,7 @@ impl Connector {
     ///
     /// [`ConnectorError`]: the offer has been used by this process or has ended, or its owner cannot be reached.
     pub async fn decline(&self, remote: &RdmaMetadata) -> Result<(), ConnectorError> {
+        self.check_process()?;
         let connection = &self.shared.connection;
         let key = remote.notification_key();
         let readers = remote.terms().map_or(1, |terms| terms.readers().get());

@@ -1,11 +1,16 @@
 //! The thread on which a connection makes the engine's blocking calls.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::task::Poll;
 use std::thread;
 
+use nixl_device::LeakInChild;
 use nixl_ops::{Background, TransportError, contained};
 use tokio::sync::oneshot;
 
@@ -17,7 +22,7 @@ type Job = Box<dyn FnOnce() + Send>;
 /// that were queued.
 #[derive(Clone)]
 pub struct ControlThread {
-    jobs: Sender<Job>,
+    jobs: LeakInChild<Sender<Job>>,
     waiting: Arc<AtomicUsize>,
     name: &'static str,
 }
@@ -55,12 +60,32 @@ impl ControlThread {
                 }
             })
             .map_err(|e| ConnectorError::Thread { reason: e.to_string() })?;
-        Ok(Self { jobs, waiting, name })
+        Ok(Self { jobs: LeakInChild::new(jobs), waiting, name })
     }
 
     /// What has happened to a job that was never run.
     pub(crate) fn ended(&self) -> TransportError {
-        TransportError::ThreadEnded { thread: self.name }
+        match self.jobs.is_inherited() {
+            true => TransportError::Forked,
+            false => TransportError::ThreadEnded { thread: self.name },
+        }
+    }
+
+    /// The output of a future that waits for this thread, which a fork's child has not.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Forked`].
+    pub(crate) async fn here<T>(
+        &self,
+        future: impl Future<Output = T>,
+    ) -> Result<T, TransportError> {
+        let mut future = pin!(future);
+        let output = poll_fn(|cx| match self.jobs.is_inherited() {
+            true => Poll::Ready(Err(TransportError::Forked)),
+            false => future.as_mut().poll(cx).map(Ok),
+        });
+        output.await
     }
 
     /// Jobs that are queued, with the one that runs.
@@ -70,6 +95,11 @@ impl ControlThread {
 
     /// Queues a job whose end nobody awaits.
     pub fn post(&self, job: impl FnOnce() + Send + 'static) {
+        if self.jobs.is_inherited() {
+            // A fork's child has not the thread, nor is what the job holds its own to drop.
+            mem::forget(job);
+            return;
+        }
         // The thread lives as long as any sender. Should it have ended all the same, the job is dropped here, which tells
         // the caller that awaits it.
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -84,7 +114,8 @@ impl ControlThread {
     ///
     /// # Errors
     ///
-    /// [`TransportError::Panicked`] if the job panicked, [`TransportError::ThreadEnded`] if it could not run.
+    /// [`TransportError::Panicked`] if the job panicked, [`TransportError::ThreadEnded`] if it could not run, and
+    /// [`TransportError::Forked`] in a process that was forked from that of the thread.
     pub async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
@@ -94,7 +125,7 @@ impl ControlThread {
             // Nobody may be waiting any more.
             let _ = reply.send(contained(Self::JOB, job));
         });
-        result.await.unwrap_or_else(|_| Err(self.ended()))
+        self.here(result).await?.unwrap_or_else(|_| Err(self.ended()))
     }
 }
 
@@ -129,6 +160,7 @@ mod tests {
     async fn a_thread_that_has_ended_is_an_error_at_once() {
         let (jobs, queue) = channel::<Job>();
         drop(queue);
+        let jobs = LeakInChild::new(jobs);
         let outcome = ControlThread { jobs, waiting: Arc::default(), name: ControlThread::THREAD }
             .run(|| 7)
             .await;

@@ -9,6 +9,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use nixl_device::LeakInChild;
+
 use crate::region::{ReclaimError, Region, RegionId};
 use crate::registration::{RegisterError, Registrar, Registration};
 
@@ -52,14 +54,14 @@ pub struct CacheStats {
 /// [`BufferPool`](crate::BufferPool) have one registration, that of the slab.
 #[derive(Debug)]
 pub struct RegistrationCache {
-    shared: Arc<Shared>,
+    shared: LeakInChild<Arc<Shared>>,
 }
 
 impl RegistrationCache {
     /// A cache in front of `registrar`.
     #[must_use]
     pub fn new(registrar: Arc<dyn Registrar>, limits: CacheLimits) -> Self {
-        Self { shared: Arc::new(Shared::new(registrar, limits)) }
+        Self { shared: LeakInChild::new(Arc::new(Shared::new(registrar, limits))) }
     }
 
     /// The region's registration, if it is cached. Never blocks on the engine and does not allocate.
@@ -137,6 +139,9 @@ impl RegistrationCache {
 
 impl Drop for RegistrationCache {
     fn drop(&mut self) {
+        if self.shared.is_inherited() {
+            return;
+        }
         let slots = std::mem::take(&mut *lock(&self.shared.entries)).slots;
         for slot in slots.into_values() {
             slot.empty();

@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
+use nixl_device::PerProcess;
+
 pub(crate) type Owner = Box<dyn Any + Send + Sync>;
 
 thread_local! {
@@ -41,14 +43,15 @@ fn contained(owner: Owner) {
 
 /// To the thread that frees, which is started when it is first needed. `None` if the system refuses the thread.
 fn queue() -> Option<&'static Sender<Owner>> {
-    static QUEUE: OnceLock<Option<Sender<Owner>>> = OnceLock::new();
+    // A fork's child has not the thread.
+    static QUEUE: PerProcess<OnceLock<Option<Sender<Owner>>>> = PerProcess::new(OnceLock::new);
     let start = || {
         let (queue, owners) = channel();
         let free = move || owners.into_iter().for_each(contained);
         thread::Builder::new().name("nixl-free".to_owned()).spawn(free).ok()?;
         Some(queue)
     };
-    QUEUE.get_or_init(start).as_ref()
+    QUEUE.get().get_or_init(start).as_ref()
 }
 
 #[cfg(test)]

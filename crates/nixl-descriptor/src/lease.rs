@@ -3,6 +3,8 @@
 use std::fmt;
 use std::mem;
 
+use nixl_device::ForkGeneration;
+
 use crate::block_use::BlockUse;
 use crate::descriptor::Descriptor;
 use crate::extent::{Extent, ExtentSet};
@@ -119,6 +121,7 @@ impl Leases {
 pub struct LeaseSet {
     mode: LeaseMode,
     parts: Vec<Part>,
+    generation: ForkGeneration,
 }
 
 #[derive(Debug)]
@@ -179,7 +182,7 @@ impl LeaseSet {
 
     /// No leases yet, with room for some.
     pub(crate) fn empty(mode: LeaseMode, regions: usize) -> Self {
-        Self { mode, parts: Vec::with_capacity(regions) }
+        Self { mode, parts: Vec::with_capacity(regions), generation: ForkGeneration::current() }
     }
 
     fn add(&mut self, region: &Region, extents: ExtentSet) -> Result<(), LeaseError> {
@@ -214,6 +217,10 @@ impl LeaseSet {
 
 impl Drop for LeaseSet {
     fn drop(&mut self) {
+        // In a fork's child the operation never ends, and another thread may have held the lock.
+        if !self.generation.is_current() {
+            return;
+        }
         for part in &self.parts {
             let traffic = part.region.traffic();
             match &part.held {

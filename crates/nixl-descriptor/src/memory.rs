@@ -11,7 +11,7 @@ use std::mem;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nixl_device::Device;
+use nixl_device::{Device, ForkGeneration};
 
 use crate::access::{Access, AccessError};
 use crate::copying::Copying;
@@ -34,6 +34,7 @@ pub(crate) struct Memory {
     registrations: AtomicUsize,
     /// `Some` until the owner is taken back.
     owner: Option<Box<dyn Any + Send + Sync>>,
+    generation: ForkGeneration,
 }
 
 // SAFETY: the owner is `Send`; the pointer is only a way to reach what the owner keeps allocated.
@@ -70,6 +71,7 @@ impl Memory {
             copying: None,
             registrations: AtomicUsize::new(0),
             owner: Some(owner),
+            generation: ForkGeneration::current(),
         })
     }
 
@@ -103,7 +105,13 @@ impl Memory {
             copying,
             registrations: AtomicUsize::new(0),
             owner: Some(owner),
+            generation: ForkGeneration::current(),
         })
+    }
+
+    /// Whether a process that this one was forked from has made it: then its registrations, and perhaps its pages, are of that one.
+    pub(crate) fn is_inherited(&self) -> bool {
+        !self.generation.is_current()
     }
 
     pub(crate) fn address(&self) -> u64 {
@@ -247,7 +255,10 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if self.is_registered() {
+        if self.is_inherited() {
+            // Its owner may have locks, threads or files in common with the parent.
+            mem::forget(self.owner.take());
+        } else if self.is_registered() {
             // An engine did not confirm the deregistration, so it may write here at any time: never reuse the memory.
             mem::forget(self.owner.take());
             leaked::count_region(self.len as u64);

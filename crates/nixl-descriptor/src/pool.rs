@@ -28,8 +28,10 @@ mod stock;
 mod tests;
 
 use std::fmt;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use nixl_device::PerProcess;
 
 use self::class::Class;
 pub(crate) use self::slab::Block;
@@ -72,8 +74,8 @@ impl BufferPool {
     /// The pool of this process.
     #[must_use]
     pub fn global() -> &'static Self {
-        static GLOBAL: LazyLock<BufferPool> = LazyLock::new(BufferPool::new);
-        &GLOBAL
+        static GLOBAL: PerProcess<BufferPool> = PerProcess::new(BufferPool::new);
+        GLOBAL.get()
     }
 
     fn new() -> Self {

@@ -177,7 +177,9 @@ impl Region {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.attached.retire_all(self.id);
+        if !self.memory.is_inherited() {
+            self.attached.retire_all(self.id);
+        }
     }
 }
 

@@ -2,10 +2,11 @@
 #![allow(unsafe_code, reason = "declares traits that are trusted with memory; has no unsafe block")]
 
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use nixl_device::Device;
+use nixl_device::{Device, ForkGeneration};
 
 use crate::access::Access;
 use crate::memory::Memory;
@@ -228,6 +229,7 @@ struct Inner {
     span: RegionSpan,
     registrar: Arc<dyn Registrar>,
     number: u64,
+    generation: ForkGeneration,
 }
 
 impl Registration {
@@ -264,7 +266,8 @@ impl Registration {
         match registered {
             Ok(registered) => {
                 let (registrar, number) = (Arc::clone(registrar), LAST.fetch_add(1, Relaxed));
-                Ok(Self(Arc::new(Inner { registered: Some(registered), span, registrar, number })))
+                let (registered, generation) = (Some(registered), ForkGeneration::current());
+                Ok(Self(Arc::new(Inner { registered, span, registrar, number, generation })))
             }
             Err(error) => {
                 span.memory.end_registration();
@@ -311,6 +314,11 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if !self.generation.is_current() {
+            // The engine that knows the memory is the parent's.
+            mem::forget(self.registered.take());
+            return;
+        }
         if let Some(retired) = self.take_retired() {
             self.registrar.retire(retired);
         }

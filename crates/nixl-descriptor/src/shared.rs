@@ -13,11 +13,13 @@ use std::hash::{Hash, Hasher};
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use memmap2::{MmapMut, MmapOptions};
 use nixl_device::cuda::Context;
-use nixl_device::{Device, FileIdentity, ProcessError, ProcessWatch, proc_is_of_this_namespace};
+use nixl_device::{
+    Device, FileIdentity, PerProcess, ProcessError, ProcessWatch, proc_is_of_this_namespace,
+};
 use rustix::fs::{CWD, FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
@@ -224,6 +226,10 @@ impl SharedMemory {
     ///
     /// For good: a peer may have pinned pages that are no longer the file's, so the two sides see different bytes from now on.
     pub(crate) fn withdraw(&self) {
+        // A fork's child has the file in common with its parent.
+        if self.name.pid != std::process::id() {
+            return;
+        }
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(file) = file else { return };
         own().remove(&self.name.name);
@@ -271,8 +277,8 @@ impl Drop for SharedMemory {
 
 /// The names of what this process has made. Its number does not tell: those of its threads lead to its files too.
 fn own() -> MutexGuard<'static, HashSet<[u8; 16]>> {
-    static OWN: LazyLock<Mutex<HashSet<[u8; 16]>>> = LazyLock::new(Mutex::default);
-    OWN.lock().unwrap_or_else(PoisonError::into_inner)
+    static OWN: PerProcess<Mutex<HashSet<[u8; 16]>>> = PerProcess::new(Mutex::default);
+    OWN.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The random part tells names apart; maps of them are bounded, whatever peers make up.

@@ -1,8 +1,9 @@
 //! What this process offers, by key.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nixl_device::PerProcess;
 use nixl_metadata::NotificationKey;
 use nixl_ops::Offer;
 
@@ -17,8 +18,8 @@ pub(crate) struct Offers {
 
 impl Offers {
     pub(crate) fn of_this_process() -> &'static Self {
-        static OFFERS: OnceLock<Offers> = OnceLock::new();
-        OFFERS.get_or_init(Self::default)
+        static OFFERS: PerProcess<Offers> = PerProcess::new(Offers::default);
+        OFFERS.get()
     }
 
     pub(crate) fn insert(&self, offer: Offer) {

@@ -54,6 +54,7 @@ impl Driver {
         self: &Arc<Self>,
         options: OperationOptions,
     ) -> Result<(), OperationError> {
+        self.check_process()?;
         let drained = Drained { shared: Arc::clone(self.shared()) };
         drained.shared.drains.fetch_add(1, Ordering::AcqRel);
         let mut wait = CopyOperation::begin(self, Box::new(drained), 0, Vec::new(), options)?;
@@ -62,11 +63,15 @@ impl Driver {
 
     /// Offers whose peers' words are waited for.
     pub fn awaited_offers(&self) -> usize {
-        self.shared().passive.awaited()
+        self.check_process().map_or(0, |()| self.shared().passive.awaited())
     }
 
     /// Ends all offers, as if each was revoked.
     pub fn revoke_offers(&self) {
+        // They are the parent's.
+        if self.check_process().is_err() {
+            return;
+        }
         self.shared().passive.abandon_all(&OperationError::Cancelled);
         self.shared().nudge(true);
     }

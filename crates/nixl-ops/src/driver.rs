@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nixl_descriptor::BufferPool;
+use nixl_device::{ForkGeneration, LeakInChild};
 
 use crate::contained::contained;
 use crate::control::{ClaimRoute, Claims, ControlMessage, Heard, MessageClaim, Owner, Said};
@@ -65,7 +66,7 @@ impl Default for DriverConfig {
 }
 
 /// What a driver has in hand.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct DriverStats {
     /// Active operations whose engine is not quiet, abandoned ones included, overdue ones not.
@@ -110,7 +111,7 @@ pub enum Next {
 /// Handle to the driver of one connection. When the last clone of its owner drops it, the driver finishes
 /// what is in flight on its own and then ends.
 pub struct Driver {
-    shared: Arc<Shared>,
+    shared: LeakInChild<Arc<Shared>>,
     bell: Arc<Bell>,
 }
 
@@ -144,6 +145,7 @@ pub(crate) struct Shared {
     transport: Option<Arc<dyn Transport>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: DriverConfig,
+    generation: ForkGeneration,
 }
 
 /// What was begun and is not the reactor's yet.
@@ -233,14 +235,30 @@ impl Driver {
             transport,
             clock,
             config,
+            generation: ForkGeneration::current(),
         });
         let reactor = Reactor::new(Arc::clone(&shared));
         let bell = Arc::new(Bell(Arc::downgrade(&shared)));
-        (Self { shared, bell }, reactor)
+        (Self { shared: LeakInChild::new(shared), bell }, reactor)
     }
 
-    /// What is in hand now.
+    /// Whether this process was forked from that of the driver, which has its thread. Then its operations end with an error.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Forked`].
+    pub fn check_process(&self) -> Result<(), TransportError> {
+        match self.shared.is_inherited() {
+            true => Err(TransportError::Forked),
+            false => Ok(()),
+        }
+    }
+
+    /// What is in hand now. Nothing, in a process that was forked from that of the driver.
     pub fn stats(&self) -> DriverStats {
+        if self.check_process().is_err() {
+            return DriverStats::default();
+        }
         let passive = self.shared.passive.stats();
         DriverStats {
             active: self.shared.active.load(Ordering::Acquire),
@@ -321,6 +339,7 @@ impl Driver {
         inline: bool,
         options: OperationOptions,
     ) -> Result<Arc<Slot>, OperationError> {
+        self.check_process()?;
         let shared = &self.shared;
         if lock(&shared.inbox).closed {
             return Err(ENDED.into());
@@ -359,6 +378,7 @@ impl Driver {
         spec: OfferSpec,
         options: OperationOptions,
     ) -> Result<Arc<PassiveEntry>, OperationError> {
+        self.check_process()?;
         let limit = self.shared.config.max_in_flight;
         if self.shared.passive.len() >= limit {
             return Err(OperationError::QueueFull { limit });
@@ -486,6 +506,10 @@ impl Shared {
     /// Makes the driver look: at once if `urgent`, else within its current sleep, which is short unless it
     /// is parked.
     pub(crate) fn nudge(&self, urgent: bool) {
+        // A fork's child would ring at its parent's page.
+        if !self.generation.is_current() {
+            return;
+        }
         match urgent {
             true => self.parking.wake(),
             false => self.parking.wake_if_parked(),
@@ -517,6 +541,9 @@ impl Wake for Bell {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        if self.check_process().is_err() {
+            return;
+        }
         self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.nudge(true);
     }

@@ -166,6 +166,11 @@ pub enum TransportError {
         /// The engine, for instance `nixl`.
         engine: &'static str,
     },
+    /// This process was forked from the one that built the connector, or the executor.
+    #[error(
+        "this process was forked from the one that built the connector or its executor, whose threads and engine it does not have: build both anew in this process"
+    )]
+    Forked,
     /// The connection has been shut down.
     #[error("the connection is closed")]
     Closed,

@@ -88,6 +88,15 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
         false
     }
 
+    /// Whether this process was forked from that of the executor, and has none of its threads. By default it has none.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Forked`].
+    fn check_process(&self) -> Result<(), TransportError> {
+        Ok(())
+    }
+
     /// How often messages are taken while none is expected, since peers may ask for what is no longer there and wait for
     /// an answer. `None` is never, as by default.
     fn checks_every(&self) -> Option<Duration> {

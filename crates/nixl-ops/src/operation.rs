@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, LeaseSet};
+use nixl_device::LeakInChild;
 use nixl_metadata::RdmaMetadata;
 
 use crate::blocking::block_on;
@@ -44,7 +45,7 @@ pub enum RevokeOutcome {
     AlreadyEnded(OperationStatus),
 }
 
-/// What the active operations are made of.
+/// What the active operations are made of. A fork's child neither uses nor drops it.
 struct Active<M> {
     slot: Arc<Slot>,
     driver: Arc<Driver>,
@@ -74,6 +75,9 @@ impl<M> Active<M> {
     }
 
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if let Err(forked) = self.driver.check_process() {
+            return Poll::Ready(Err(forked.into()));
+        }
         if !self.spun {
             self.spun = true;
             // What has ended where it was begun needs no look at the clock.
@@ -196,13 +200,16 @@ impl<M> Active<M> {
     /// Waits for the end, and for the memory after it.
     async fn settle(&mut self) -> (Outcome, Memory) {
         let outcome = self.wait().await;
-        let memory = poll_fn(|cx| self.slot.cell.poll_memory(cx.waker())).await;
-        (outcome, memory)
+        let memory = poll_fn(|cx| match self.driver.check_process() {
+            Ok(()) => self.slot.cell.poll_memory(cx.waker()),
+            Err(_) => Poll::Ready(Memory::Leaked),
+        });
+        (outcome, memory.await)
     }
 }
 
 impl Active<DescriptorList> {
-    async fn reclaim(mut self) -> Reclaimed {
+    async fn reclaim(&mut self) -> Reclaimed {
         let (outcome, memory) = self.settle().await;
         Reclaimed::new(outcome, memory, &self.memory)
     }
@@ -214,7 +221,7 @@ impl<M> Drop for Active<M> {
     }
 }
 
-/// What both passive operations are made of.
+/// What both passive operations are made of. A fork's child neither uses nor drops it.
 struct Passive {
     entry: Arc<PassiveEntry>,
     driver: Arc<Driver>,
@@ -226,7 +233,10 @@ struct Passive {
 
 impl Passive {
     fn metadata(&self) -> &RdmaMetadata {
-        self.entry.set_exported();
+        // In a fork's child the offer is the parent's.
+        if self.driver.check_process().is_ok() {
+            self.entry.set_exported();
+        }
         &self.metadata
     }
 
@@ -235,7 +245,11 @@ impl Passive {
     }
 
     async fn wait(&self) -> Outcome {
-        poll_fn(|cx| self.entry.cell.poll_outcome(cx.waker())).await
+        let outcome = poll_fn(|cx| match self.driver.check_process() {
+            Ok(()) => self.entry.cell.poll_outcome(cx.waker()),
+            Err(forked) => Poll::Ready(Err(forked.into())),
+        });
+        outcome.await
     }
 
     fn cancel(&self) -> CancelOutcome {
@@ -261,10 +275,13 @@ impl Passive {
         letting
     }
 
-    async fn reclaim(self) -> Reclaimed {
+    async fn reclaim(&mut self) -> Reclaimed {
         let outcome = self.wait().await;
-        let memory = poll_fn(|cx| self.entry.cell.poll_memory(cx.waker())).await;
-        Reclaimed::new(outcome, memory, &self.memory)
+        let memory = poll_fn(|cx| match self.driver.check_process() {
+            Ok(()) => self.entry.cell.poll_memory(cx.waker()),
+            Err(_) => Poll::Ready(Memory::Leaked),
+        });
+        Reclaimed::new(outcome, memory.await, &self.memory)
     }
 }
 
@@ -320,12 +337,18 @@ macro_rules! operation {
         $name:ident($inner:ty)
     ) => {
         $(#[$doc])*
-        pub struct $name($inner);
+        ///
+        /// In a process that was forked from the one that began it, it has ended with [`TransportError::Forked`](crate::TransportError::Forked), and nothing that is
+        /// done with it there reaches the parent's.
+        pub struct $name(LeakInChild<$inner>);
 
         impl $name {
             /// Where the operation is in its life.
             pub fn status(&self) -> OperationStatus {
-                self.0.status()
+                match self.0.is_inherited() {
+                    true => OperationStatus::Errored,
+                    false => self.0.status(),
+                }
             }
 
             /// Waits for the operation to end. Once it has, every further call gives the same answer.
@@ -342,7 +365,10 @@ macro_rules! operation {
             /// Cancels the operation unless it has ended. Waiters wake at once; the memory stays with the
             /// library until engine and peer are quiet.
             pub fn cancel(&mut self) -> CancelOutcome {
-                self.0.cancel()
+                match self.0.is_inherited() {
+                    true => CancelOutcome::AlreadyEnded(OperationStatus::Errored),
+                    false => self.0.cancel(),
+                }
             }
         }
 
@@ -412,7 +438,7 @@ macro_rules! reclaim {
             ///
             /// After an error or a cancellation this takes as long as the engine needs, at most the drain
             /// time of the connection. Dropping the future cancels the operation.
-            pub async fn reclaim(self) -> Reclaimed {
+            pub async fn reclaim(mut self) -> Reclaimed {
                 self.0.reclaim().await
             }
         }
@@ -450,7 +476,8 @@ impl CopyOperation {
     ) -> Result<Self, OperationError> {
         let execution = Leasing::over(execution, leases);
         // Its list was walked to make the execution.
-        Ok(Self(Active::begin(driver, execution, (bytes, 0), (), options)?))
+        let active = Active::begin(driver, execution, (bytes, 0), (), options)?;
+        Ok(Self(LeakInChild::new(active)))
     }
 }
 
@@ -491,7 +518,8 @@ macro_rules! active {
                 options: OperationOptions,
             ) -> Result<Self, OperationError> {
                 let size = (local.total_bytes(), local.len());
-                Ok(Self(Active::begin(driver, execution, size, local, options)?))
+                let active = Active::begin(driver, execution, size, local, options)?;
+                Ok(Self(LeakInChild::new(active)))
             }
         }
     };
@@ -519,19 +547,22 @@ macro_rules! passive {
                 let refused = |_: &_| executor.withdraw(metadata.notification_key());
                 let entry = driver.offer(spec, options).inspect_err(refused)?;
                 executor.announce(Offer::new(Arc::clone(&entry), Arc::clone(&memory)));
-                Ok(Self(Passive {
+                Ok(Self(LeakInChild::new(Passive {
                     entry,
                     driver: Arc::clone(driver),
                     executor: Arc::clone(executor),
                     metadata,
                     memory,
-                }))
+                })))
             }
 
             /// Ends the offer as [`cancel`](Self::cancel) does, and says where that leaves its memory. An initiator that comes
             /// later is refused, or finds that it came too late.
             pub fn revoke(&mut self) -> RevokeOutcome {
-                self.0.revoke()
+                match self.0.is_inherited() {
+                    true => RevokeOutcome::AlreadyEnded(OperationStatus::Errored),
+                    false => self.0.revoke(),
+                }
             }
 
             /// Ends the offer and gives its memory back at once, on the caller's word.
@@ -543,7 +574,9 @@ macro_rules! passive {
             /// been read to their end.
             #[allow(unsafe_code, reason = "declares what the caller promises")]
             pub unsafe fn peer_is_done(&mut self) {
-                self.0.entry.abandon_quiet();
+                if !self.0.is_inherited() {
+                    self.0.entry.abandon_quiet();
+                }
             }
 
             /// What the peer needs to reach the memory. It is a capability: whoever has it can, so carry it

@@ -2,9 +2,10 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nixl_device::PerProcess;
 use nixl_metadata::NotificationKey;
 
 use crate::{EndedOffer, TransportError};
@@ -50,8 +51,8 @@ impl SpentKeys {
 
     /// Those of this process.
     pub fn of_this_process() -> &'static Self {
-        static KEYS: LazyLock<SpentKeys> = LazyLock::new(SpentKeys::default);
-        &KEYS
+        static KEYS: PerProcess<SpentKeys> = PerProcess::new(SpentKeys::default);
+        KEYS.get()
     }
 
     /// Begins a use of the key, of which `most` are allowed. It is remembered `until` that time since 1970, which is

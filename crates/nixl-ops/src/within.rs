@@ -27,26 +27,39 @@ impl Driver {
         options: OperationOptions,
         future: impl Future<Output = T>,
     ) -> Result<(T, OperationOptions), OperationError> {
+        self.check_process()?;
         fair::give_way(&*self.shared().clock).await;
         let mut future = pin!(future);
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return Ok((output, options));
         }
-        let Some(after) = options.deadline_after() else { return Ok((future.await, options)) };
+        let Some(after) = options.deadline_after() else {
+            let output = poll_fn(|cx| match self.check_process() {
+                Ok(()) => future.as_mut().poll(cx).map(Ok),
+                Err(forked) => Poll::Ready(Err(forked)),
+            });
+            return Ok((output.await?, options));
+        };
         let begun = self.shared().clock.now();
         let timer =
             Timer { slot: self.begin(Box::new(Never), u64::MAX, false, options)?, driver: self };
-        let output = poll_fn(|cx| match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Ok(output)),
-            Poll::Pending => timer.slot.cell.poll_outcome(cx.waker()).map(Err),
+        let output = poll_fn(|cx| {
+            if self.check_process().is_err() {
+                return Poll::Ready(Err(None));
+            }
+            match future.as_mut().poll(cx) {
+                Poll::Ready(output) => Poll::Ready(Ok(output)),
+                Poll::Pending => timer.slot.cell.poll_outcome(cx.waker()).map(Some).map(Err),
+            }
         });
         match output.await {
             Ok(output) => {
                 let spent = self.shared().clock.now().saturating_sub(begun);
                 Ok((output, options.spending(spent)))
             }
+            Err(None) => Err(TransportError::Forked.into()),
             // The timer ends in no other way.
-            Err(_) => Err(OperationError::TimedOut { after }),
+            Err(Some(_)) => Err(OperationError::TimedOut { after }),
         }
     }
 }
@@ -59,6 +72,9 @@ struct Timer<'a> {
 
 impl Drop for Timer<'_> {
     fn drop(&mut self) {
+        if self.driver.check_process().is_err() {
+            return;
+        }
         self.slot.cell.finish(OperationStatus::Cancelled, Err(OperationError::Cancelled));
         self.driver.shared().poll(&self.slot);
     }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_descriptor::layout::{BlockPairs, Layout, pair_chunks};
+use nixl_device::LeakInChild;
 use nixl_ops::{
-    Backoff, Clock, CopyOperation, Driver, DriverConfig, Execution, OperationOptions, SystemClock,
+    Backoff, Clock, CopyOperation, Driver, DriverConfig, Execution, OperationError,
+    OperationOptions, SystemClock,
 };
 
 use super::block_plan::{BlockPlan, Inputs};
@@ -85,7 +87,7 @@ impl BlockOptions {
 /// Cheap to clone; all clones share threads, pools and streams.
 #[derive(Clone)]
 pub struct BlockExecutor {
-    shared: Arc<Shared>,
+    shared: LeakInChild<Arc<Shared>>,
 }
 
 struct Shared {
@@ -118,7 +120,7 @@ impl BlockExecutor {
         config.backoff = Backoff::default().spin(Duration::from_micros(300));
         let driver = Driver::spawn_local(clock, config).map_err(thread)?;
         let shared = Shared { gpus, threads, driver: Arc::new(driver), costs };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: LeakInChild::new(Arc::new(shared)) })
     }
 
     /// What [`execute`](Self::execute) would do. Copies nothing.
@@ -153,10 +155,11 @@ impl BlockExecutor {
         dst_blocks: &[usize],
         options: &BlockOptions,
     ) -> Result<CopyOperation, BlockError> {
+        self.shared.driver.check_process().map_err(OperationError::from)?;
         let pairs = pair_chunks(src, src_blocks, dst, dst_blocks, layers(src, options))?;
         let plan = self.plan_pairs(src, dst, &pairs, options)?;
         let (leases, bytes) = (pairs.lease()?, plan.bytes());
-        let Shared { gpus, threads, driver, .. } = &*self.shared;
+        let Shared { gpus, threads, driver, .. } = &**self.shared;
         let reporter =
             options.progress.clone().map(|callback| Arc::new(Reporter::new(callback, bytes)));
         let one = |plan: Plan| {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use nixl_descriptor::DescriptorList;
+use nixl_device::LeakInChild;
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{Clock, Execution, Executor, Link, SystemClock, TransferRequest, TransportError};
 
@@ -27,7 +28,7 @@ use crate::{BlockError, DirectExecutor};
 /// Give it to [`ConnectorBuilder::executor`](https://docs.rs/nixl-connector). One may serve any number of connectors of
 /// its process; they share its GPUs and threads.
 pub struct PathExecutor {
-    shared: Arc<Shared>,
+    shared: LeakInChild<Arc<Shared>>,
     connections: Arc<Connections>,
 }
 
@@ -109,14 +110,14 @@ impl PathExecutor {
             upkeep: upkeep(&connections, &slots),
             slots,
         };
-        Ok(Self { shared: Arc::new(shared), connections })
+        Ok(Self { shared: LeakInChild::new(Arc::new(shared)), connections })
     }
 
     /// With slots like these for staging. For connections that are made afterwards.
     #[must_use]
     pub fn staging(mut self, config: StagingConfig) -> Self {
         let (shared, slots) = (&self.shared, SlotPools::new(config));
-        self.shared = Arc::new(Shared {
+        *self.shared = Arc::new(Shared {
             gpus: Arc::clone(&shared.gpus),
             facts: Arc::clone(&shared.facts),
             threads: shared.threads.clone(),
@@ -194,6 +195,13 @@ fn upkeep(connections: &Arc<Connections>, slots: &SlotPools) -> Upkeep {
 }
 
 impl Executor for PathExecutor {
+    fn check_process(&self) -> Result<(), TransportError> {
+        match self.shared.is_inherited() {
+            true => Err(TransportError::Forked),
+            false => Ok(()),
+        }
+    }
+
     fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
         let attached = Attached::new(Arc::clone(&self.shared), link);
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,9 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use nixl_descriptor::{SharedMemory, SharedName};
+use nixl_device::{ForkGeneration, PerProcess};
 use nixl_metadata::{Doorbell, NotificationKey, OperationKind};
 
 use super::bell::Bell;
@@ -63,6 +64,7 @@ pub struct OfferSlot {
     page: Arc<OfferPage>,
     doorbell: Doorbell,
     kind: OperationKind,
+    generation: ForkGeneration,
 }
 
 impl OfferPage {
@@ -84,7 +86,8 @@ impl OfferPage {
         word(memory, slot)?.store(SlotWord::open(token).bits(), Ordering::Release);
         let SharedName { pid, fd, name, len } = memory.name();
         let doorbell = Doorbell { pid, fd, name, length: len, slot, token };
-        Some(OfferSlot { page: Arc::clone(self), doorbell, kind })
+        let generation = ForkGeneration::current();
+        Some(OfferSlot { page: Arc::clone(self), doorbell, kind, generation })
     }
 
     /// Hands the offers that have ended by their slots since the last call to `ended`. Returns whether there was any.
@@ -245,6 +248,10 @@ impl OfferSlot {
 
 impl Drop for OfferSlot {
     fn drop(&mut self) {
+        // The page is shared with the children of a fork; the offer is not theirs.
+        if !self.generation.is_current() {
+            return;
+        }
         let slot = self.doorbell.slot;
         if let Some(place) = self.page.word(slot) {
             // Only a revoked slot is told from an open one by initiators that come late.
@@ -279,9 +286,9 @@ impl Drop for OfferPage {
 
 /// The pages of this process, by the names of their files: its connectors reach each other's without the system.
 fn own_pages() -> MutexGuard<'static, HashMap<[u8; 16], Weak<OfferPage>>> {
-    static PAGES: LazyLock<Mutex<HashMap<[u8; 16], Weak<OfferPage>>>> =
-        LazyLock::new(Mutex::default);
-    PAGES.lock().unwrap_or_else(PoisonError::into_inner)
+    static PAGES: PerProcess<Mutex<HashMap<[u8; 16], Weak<OfferPage>>>> =
+        PerProcess::new(Mutex::default);
+    PAGES.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The word of a slot.
