@@ -6,21 +6,26 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::mem;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use nixl_device::ForkGeneration;
 use nixl_device::cuda::{RelaxedCapture, relax_capture};
 use nixl_ops::{EngineSetting, SettingSource};
 use nixl_sys::{
-    AgentConfig, Backend, NixlDescriptor, NixlError, NotificationMap, OptArgs, Params, ThreadSync,
+    AgentConfig, Backend, NixlDescriptor, NixlError, NotificationMap, OptArgs, Params,
+    RegistrationHandle, ThreadSync, XferRequest,
 };
+use slab::Slab;
 use uuid::Uuid;
 
 use super::blob::{self, Blob};
 use super::configuration;
 use super::exit::{self, Busy};
 use super::files;
+use super::forked;
 use super::library::{NixlLibrary, NixlUnavailable};
 use super::listener::Listener;
 use super::options::{NixlBackend, NixlOptions};
@@ -40,11 +45,19 @@ pub(super) struct Agent {
     listener: Listener,
     /// What is known of UCX's addresses; `None` if they are of a layout that is not known.
     addresses: Option<WorkerAddresses>,
-    gate: Mutex<Option<Inside>>,
+    gate: Arc<Gate>,
+    generation: ForkGeneration,
 }
 
-/// Behind the gate. Field order: what points into the agent goes before it.
+/// What is behind it is gone once the agent is being dropped, or the process exits.
+pub(super) struct Gate(Mutex<Option<Inside>>);
+
+/// Behind the gate: all that NIXL has for the agent, so that it can be destroyed whatever holds the parts. Field order: what points into
+/// the agent goes before it.
 pub(super) struct Inside {
+    /// Requests that were posted and have not ended.
+    pub(super) requests: Slab<XferRequest>,
+    pub(super) registered: Slab<RegistrationHandle>,
     notifications: Option<Movable<NotificationMap>>,
     /// Metadata with the agent's connection details, which never change.
     pub(super) details: Bytes,
@@ -161,9 +174,18 @@ impl Agent {
         options: &NixlOptions,
     ) -> Result<Self, NixlUnavailable> {
         NixlLibrary::open()?;
+        let (name, options) = (name.to_owned(), options.clone());
+        forked::start(move || Self::start_here(name, control, options), |agent| &agent.listener)
+    }
+
+    fn start_here(
+        name: String,
+        control: ControlThread,
+        options: NixlOptions,
+    ) -> Result<Self, NixlUnavailable> {
         let configuration = configuration::check()?;
         let devices = UcxDevices::of_this_machine();
-        let plan = Plan::new(options, &devices)?;
+        let plan = Plan::new(&options, &devices)?;
         files::check(plan.devices(&devices))?;
         let failed = |what| {
             move |e: NixlError| {
@@ -183,26 +205,28 @@ impl Agent {
             ..AgentConfig::default()
         };
         let listening = Listener::open_now();
-        let agent = nixl_sys::Agent::new_configured(name, &config).map_err(|e| {
+        let agent = nixl_sys::Agent::new_configured(&name, &config).map_err(|e| {
             let read = configuration.map(|file| format!(" (it reads {})", file.display()));
             let files = files::explanation();
             let reason = format!("{e}{}{files}", read.unwrap_or_default());
             NixlUnavailable::Start { what: "agent", reason }
         })?;
         configuration::was_read();
-        let plugins = load_plugins(&agent, options)?;
+        let plugins = load_plugins(&agent, &options)?;
         // UCX opens its CUDA transports here, if the driver is there.
         let _relaxed = relax_capture();
-        let (backends, settings) = create_backends(&agent, plugins, options, &plan)?;
-        exit::arm()?;
+        let (backends, settings) = create_backends(&agent, plugins, &options, &plan)?;
         let details: Bytes = agent.get_local_md().map_err(failed("metadata"))?.into();
         let listener = Listener::found(&listening, &Listener::open_now(), &details);
         let addresses = addresses(&details);
-        let inside = Inside { notifications: None, details, backends, agent };
-        let (name, options) = (name.to_owned(), options.clone());
+        let (requests, registered) = (Slab::new(), Slab::new());
+        let inside =
+            Inside { requests, registered, notifications: None, details, backends, agent };
+        let gate = Arc::new(Gate(Mutex::new(Some(inside))));
+        exit::add(&gate)?;
         tracing::debug!(name, settings = %told(&settings), "NIXL's agent has started");
-        let gate = Mutex::new(Some(inside));
-        Ok(Self { name, control, options, settings, listener, addresses, gate })
+        let generation = ForkGeneration::current();
+        Ok(Self { name, control, options, settings, listener, addresses, gate, generation })
     }
 
     /// Checks a peer's connection details for what UCX would fall over.
@@ -243,35 +267,62 @@ impl Agent {
 
     /// Waits for the gate. **Blocks** as long as whoever is inside.
     pub(super) fn enter(&self) -> Entered<'_> {
-        let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        Entered { busy: exit::enter(), gate, _relaxed: relax_capture() }
+        // In a fork's child another thread may have held the gate.
+        if !self.generation.is_current() {
+            return Entered::NOT;
+        }
+        let gate = self.gate.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Entered { busy: exit::enter(), gate: Some(gate), _relaxed: Some(relax_capture()) }
     }
 
     /// Enters if nobody is inside, and the process is not exiting.
     pub(super) fn try_enter(&self) -> Option<Entered<'_>> {
-        let gate = match self.gate.try_lock() {
+        if !self.generation.is_current() {
+            return Some(Entered::NOT);
+        }
+        let gate = match self.gate.0.try_lock() {
             Ok(gate) => gate,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
         let busy = Some(exit::enter()?);
-        Some(Entered { busy, gate, _relaxed: relax_capture() })
+        Some(Entered { busy, gate: Some(gate), _relaxed: Some(relax_capture()) })
+    }
+}
+
+impl Gate {
+    /// Destroys the agent, once no thread is inside or by that time not at all. **Blocks**: NIXL joins its threads.
+    pub(super) fn destroy(&self, until: Instant) {
+        let inside = loop {
+            match self.0.try_lock() {
+                Ok(mut gate) => break gate.take(),
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner().take(),
+                Err(TryLockError::WouldBlock) if Instant::now() >= until => return,
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_micros(100)),
+            }
+        };
+        let _relaxed = relax_capture();
+        drop(inside);
     }
 }
 
 /// The gate, entered. Field order: nobody else gets in before this thread is out of NIXL.
 pub(super) struct Entered<'a> {
     busy: Option<Busy<'static>>,
-    gate: MutexGuard<'a, Option<Inside>>,
+    /// `None` in a fork's child.
+    gate: Option<MutexGuard<'a, Option<Inside>>>,
     /// UCX queries events and looks addresses up on the thread that calls it.
-    _relaxed: RelaxedCapture,
+    _relaxed: Option<RelaxedCapture>,
 }
 
 impl Entered<'_> {
-    /// `None` only while the agent is being dropped, when nobody can enter any more, or the process exits.
+    /// In a fork's child.
+    const NOT: Self = Self { busy: None, gate: None, _relaxed: None };
+
+    /// `None` only while the agent is being dropped, when nobody can enter any more, if the process exits, and in a fork's child.
     pub(super) fn inside(&mut self) -> Option<&mut Inside> {
         self.busy.as_ref()?;
-        self.gate.as_mut()
+        self.gate.as_mut()?.as_mut()
     }
 }
 
@@ -326,14 +377,18 @@ impl Inside {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let inside = self.gate.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if !self.generation.is_current() {
+            return;
+        }
+        let gate = Arc::clone(&self.gate);
         // Destroying an agent joins its threads, which blocks.
-        self.control.post(move || match exit::enter() {
-            Some(_busy) => {
-                let _relaxed = relax_capture();
-                drop(inside);
-            }
-            None => mem::forget(inside),
+        self.control.post(move || {
+            // Once the process exits, it is destroyed there.
+            let Some(_busy) = exit::enter() else { return };
+            let inside = gate.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let _relaxed = relax_capture();
+            drop(inside);
+            exit::remove(&gate);
         });
     }
 }

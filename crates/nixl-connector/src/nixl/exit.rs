@@ -1,48 +1,111 @@
-//! No thread is inside NIXL while the process exits.
+//! No agent outlives the libraries that it runs in.
 //!
-//! `exit`, and with it returning from `main`, runs the destructors of NIXL's and UCX's libraries while other
-//! threads go on: one that is inside NIXL then, perhaps destroying an agent that was just dropped, crashes. So a
-//! handler that runs before those destructors waits for whoever is inside and lets nobody in again.
+//! `exit`, and with it returning from `main`, runs the destructors of NIXL's and UCX's libraries while other threads go on: a thread that is
+//! inside NIXL then crashes, and so does the progress thread of an agent that nothing has destroyed. So a handler that runs before those
+//! destructors lets no thread in again, waits for those inside, and destroys the agents that are left.
+//!
+//! All of that has [`PATIENCE`]. Beyond it, with a thread inside NIXL that waits for a dead peer or a destructor that does not return, the
+//! process goes on to exit, and may crash while it does.
 #![allow(unsafe_code, reason = "the C library must be told of the handler")]
 
 use std::ffi::c_int;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nixl_device::PerProcess;
+
+use super::agent::Gate;
 use super::library::NixlUnavailable;
 
-/// The longest that an exit is held up. Longer calls are those that wait for a peer, which may be dead.
+/// The longest that an exit is held up.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-static GUARD: Guard = Guard::new();
+/// A fork's child has neither its parent's agents nor the threads that were inside.
+static PROCESS: PerProcess<Process> = PerProcess::new(Process::new);
+
+/// What NIXL does in a process.
+struct Process {
+    guard: Guard,
+    agents: Mutex<Vec<Arc<Gate>>>,
+}
+
+impl Process {
+    const fn new() -> Self {
+        Self { guard: Guard::new(), agents: Mutex::new(Vec::new()) }
+    }
+
+    fn agents(&self) -> MutexGuard<'_, Vec<Arc<Gate>>> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A thread is inside NIXL as long as it holds this; none once the process exits.
 pub(super) fn enter() -> Option<Busy<'static>> {
-    GUARD.enter()
+    PROCESS.get().guard.enter()
 }
 
-/// To be called when an agent has started: handlers run in reverse order, and what the first agent has set up by then
-/// must be torn down after ours.
-pub(super) fn arm() -> Result<(), NixlUnavailable> {
+/// Whether the process exits.
+pub(super) fn is_exiting() -> bool {
+    PROCESS.get().guard.is_closed()
+}
+
+/// Has the agent destroyed when the process exits, unless it is [removed](remove) before. To be called when it has started: handlers run in
+/// reverse order, and what the first agent has set up by then must be torn down after ours.
+pub(super) fn add(agent: &Arc<Gate>) -> Result<(), NixlUnavailable> {
     // SAFETY: this is the C library's function, with its signature.
     unsafe extern "C" {
         safe fn atexit(handler: extern "C" fn()) -> c_int;
     }
+    // A fork's child inherits the handler.
     static ARMED: OnceLock<bool> = OnceLock::new();
-    if *ARMED.get_or_init(|| atexit(before_exit) == 0) {
-        return Ok(());
+    if !*ARMED.get_or_init(|| atexit(before_exit) == 0) {
+        let reason = "the C library has no memory for it".to_owned();
+        return Err(NixlUnavailable::Start { what: "exit handler", reason });
     }
-    let reason = "the C library has no memory for it".to_owned();
-    Err(NixlUnavailable::Start { what: "exit handler", reason })
+    PROCESS.get().agents().push(Arc::clone(agent));
+    Ok(())
+}
+
+/// The agent has been destroyed.
+pub(super) fn remove(agent: &Arc<Gate>) {
+    PROCESS.get().agents().retain(|known| !Arc::ptr_eq(known, agent));
 }
 
 extern "C" fn before_exit() {
-    GUARD.close(PATIENCE);
+    let process = PROCESS.get();
+    let until = Instant::now() + PATIENCE;
+    process.guard.close(until);
+    let agents = mem::take(&mut *process.agents());
+    if agents.is_empty() {
+        return;
+    }
+    // By a thread that may be left behind: a destructor of NIXL's waits for its threads.
+    let destroyed = Arc::new(AtomicBool::new(false));
+    let done = Arc::clone(&destroyed);
+    let destroy = move || {
+        agents.iter().for_each(|agent| agent.destroy(until));
+        done.store(true, Ordering::Release);
+    };
+    if thread::Builder::new().name("nixl-exit".to_owned()).spawn(destroy).is_ok() {
+        wait_until(until, || destroyed.load(Ordering::Acquire));
+    }
 }
 
-/// Counts who is inside, in steps of two; odd once closed.
+/// Waits until it is so, or that time. Without a channel or a lock: the state of this thread that they need may be gone.
+fn wait_until(until: Instant, is_so: impl Fn() -> bool) -> bool {
+    while !is_so() {
+        if Instant::now() >= until {
+            return false;
+        }
+        thread::sleep(Duration::from_micros(100));
+    }
+    true
+}
+
+/// Counts the threads inside, in steps of two; odd once closed.
 struct Guard(AtomicUsize);
 
 const CLOSED: usize = 1;
@@ -58,17 +121,14 @@ impl Guard {
         (self.0.fetch_add(ONE, Ordering::SeqCst) & CLOSED == 0).then_some(busy)
     }
 
-    /// Lets nobody in any more. Returns whether everybody was out in time.
-    fn close(&self, patience: Duration) -> bool {
-        let until = Instant::now() + patience;
+    fn is_closed(&self) -> bool {
+        self.0.load(Ordering::SeqCst) & CLOSED != 0
+    }
+
+    /// Lets no thread in any more. Returns whether all were out in time.
+    fn close(&self, until: Instant) -> bool {
         self.0.fetch_or(CLOSED, Ordering::SeqCst);
-        while self.0.load(Ordering::SeqCst) != CLOSED {
-            if Instant::now() >= until {
-                return false;
-            }
-            thread::sleep(Duration::from_micros(100));
-        }
-        true
+        wait_until(until, || self.0.load(Ordering::SeqCst) == CLOSED)
     }
 }
 
@@ -86,24 +146,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_gets_in_once_closed() {
+    fn no_thread_gets_in_once_closed() {
         let guard = Guard::new();
         drop(guard.enter().unwrap());
-        assert!(guard.close(Duration::ZERO));
-        assert!(guard.enter().is_none());
-        assert!(guard.close(Duration::ZERO), "who was refused counts no more");
+        assert!(!guard.is_closed() && guard.close(Instant::now()));
+        assert!(guard.enter().is_none() && guard.is_closed());
+        assert!(guard.close(Instant::now()), "one that was refused counts no more");
     }
 
     #[test]
     fn closing_waits_for_those_inside_but_not_for_ever() {
         let guard = Guard::new();
         let (first, second) = (guard.enter(), guard.enter());
-        assert!(!guard.close(Duration::from_millis(1)));
+        assert!(!guard.close(Instant::now() + Duration::from_millis(1)));
         drop(first);
-        assert!(!guard.close(Duration::ZERO));
+        assert!(!guard.close(Instant::now()));
         thread::scope(|scope| {
             scope.spawn(|| drop(second));
-            assert!(guard.close(Duration::from_secs(60)));
+            assert!(guard.close(Instant::now() + Duration::from_secs(60)));
         });
     }
 }

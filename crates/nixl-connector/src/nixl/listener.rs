@@ -32,6 +32,12 @@ impl Listener {
         Self { inodes: after.iter().filter(is_new).map(|(inode, _)| *inode).collect() }
     }
 
+    /// Whether a link of `/proc/self/fd` leads to one of them.
+    pub(super) fn is_one(&self, link: &str) -> bool {
+        let inode = link.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+        inode.and_then(|inode| inode.parse().ok()).is_some_and(|inode| self.inodes.contains(&inode))
+    }
+
     /// Whether one of them was closed. Takes about a millisecond.
     pub(super) fn is_closed(&self) -> bool {
         if self.inodes.is_empty() {

@@ -31,7 +31,8 @@
 //! | a sender's name with a NUL is not found, or is another peer's for a second time | skipped and counted, and no word of others with it |
 //! | notifications that are not taken are queued without a bound | an idle connection takes them once a second |
 //! | the agent is destroyed on whatever thread drops it last | `agent` sends it to the control thread |
-//! | a thread inside NIXL while the process exits crashes | `exit` waits for it, and lets nobody in again |
+//! | a thread inside NIXL while the process exits crashes, and so does an agent that is left | `exit` waits for the threads, lets none in again, and destroys the agents |
+//! | in the child of a fork UCX waits for a thread that is not there, and shares its events with the parent | `forked` has UCX begin anew there |
 
 mod agent;
 mod blob;
@@ -41,6 +42,7 @@ mod endpoints;
 mod exit;
 mod export;
 mod files;
+mod forked;
 mod gpu;
 mod here;
 mod introduced;

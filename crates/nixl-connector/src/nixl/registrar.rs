@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nixl_descriptor::{
     Access, RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Retired,
 };
-use nixl_device::DeviceKind;
-use nixl_sys::{MemType, MemoryRegion, NixlDescriptor, OptArgs, RegistrationHandle};
+use nixl_device::{DeviceKind, PerProcess};
+use nixl_sys::{MemType, MemoryRegion, NixlDescriptor, OptArgs};
 
 use super::agent::{self, Agent, Entered};
+use super::exit;
 use super::files;
 use super::gpu;
 use super::options::NixlOptions;
@@ -76,11 +77,8 @@ impl NixlRegistrar {
         }
         let handle =
             inside.agent.register_memory(&Spanned(span), Some(&options)).map_err(failed)?;
-        Ok(Box::new(Handle {
-            agent: Arc::clone(&self.agent),
-            handle: Some(handle),
-            span: span.clone(),
-        }))
+        let handle = Some(inside.registered.insert(handle));
+        Ok(Box::new(Handle { agent: Arc::clone(&self.agent), handle, span: span.clone() }))
     }
 }
 
@@ -121,8 +119,13 @@ unsafe impl Registrar for NixlRegistrar {
 
     fn retire(&self, retired: Retired) {
         self.agent.control().post(move || {
-            if let Err(error) = retired.deregister() {
-                tracing::error!(%error, "memory cannot be deregistered and is leaked");
+            match retired.deregister() {
+                // The agent is destroyed there, with all that it knows.
+                Err(_) if exit::is_exiting() => {}
+                Err(error) => {
+                    tracing::error!(%error, "memory cannot be deregistered and is leaked");
+                }
+                Ok(()) => {}
             }
         });
     }
@@ -130,11 +133,11 @@ unsafe impl Registrar for NixlRegistrar {
 
 /// Whether NIXL takes memory of this GPU: tried once in the process, with an agent for nothing else. **Blocks.**
 fn takes_gpu(span: &RegionSpan, options: &NixlOptions) -> bool {
-    static KNOWN: Mutex<BTreeMap<u32, bool>> = Mutex::new(BTreeMap::new());
+    static KNOWN: PerProcess<Mutex<BTreeMap<u32, bool>>> = PerProcess::new(Mutex::default);
     if !nixl_device::cuda::is_available() {
         return false;
     }
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = KNOWN.get().lock().unwrap_or_else(PoisonError::into_inner);
     *known.entry(span.device().index()).or_insert_with(|| {
         let tried = agent::register_apart(&Spanned(span), options);
         if let Err(error) = &tried {
@@ -182,8 +185,8 @@ impl NixlDescriptor for Spanned<'_> {
 /// A registration of NIXL's.
 struct Handle {
     agent: Arc<Agent>,
-    /// `Some` until deregistered.
-    handle: Option<RegistrationHandle>,
+    /// Its place among the agent's; `Some` until deregistered.
+    handle: Option<usize>,
     /// The memory outlives the registration.
     span: RegionSpan,
 }
@@ -193,12 +196,10 @@ struct Handle {
 // this is an `Err`.
 unsafe impl Registered for Handle {
     fn deregister(mut self: Box<Self>) -> Result<(), RegisterError> {
-        let Some(mut handle) = self.handle.take() else { return Ok(()) };
+        let Some(handle) = self.handle.take() else { return Ok(()) };
         let mut entered = self.agent.enter();
-        if entered.inside().is_none() {
-            mem::forget(handle);
-            return Err(closed());
-        }
+        let inside = entered.inside().ok_or_else(closed)?;
+        let Some(mut handle) = inside.registered.try_remove(handle) else { return Err(closed()) };
         let result = handle.deregister().map_err(|e| RegisterError::Engine {
             engine: "nixl".to_owned(),
             message: e.to_string(),
@@ -213,8 +214,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // Never reached with a handle in normal operation: registrations end in `deregister`. Deregistering here
         // would block this thread, so the handle stays registered, and its span keeps the memory.
-        if let Some(handle) = self.handle.take() {
-            mem::forget(handle);
+        if self.handle.take().is_some() {
             mem::forget(self.span.clone());
         }
     }

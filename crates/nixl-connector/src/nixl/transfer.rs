@@ -40,8 +40,8 @@ pub(super) struct NixlTransfer {
 enum State {
     /// NIXL does not know of it yet.
     Prepared,
-    /// NIXL may touch the memory.
-    Posted(XferRequest),
+    /// NIXL may touch the memory. The request's place among the agent's.
+    Posted(usize),
     /// NIXL is done with it.
     Ended,
 }
@@ -73,7 +73,7 @@ impl NixlTransfer {
 
     /// Posts. The order of what may fail and what may not: a request that exists is posted, and one that was
     /// posted is kept until it ends.
-    fn post(&mut self, inside: &Inside) -> Poll<Result<(), TransportError>> {
+    fn post(&mut self, inside: &mut Inside) -> Poll<Result<(), TransportError>> {
         if self.peer.is_forgotten() {
             match self.directory.current(&self.peer.id, self.pairs.iter().map(|(_, there)| there)) {
                 Ok(current) => self.peer = current,
@@ -100,7 +100,7 @@ impl NixlTransfer {
             Ok(in_progress) => {
                 self.peer.transfers.enter();
                 if in_progress {
-                    self.state = State::Posted(request);
+                    self.state = State::Posted(inside.requests.insert(request));
                     return Poll::Pending;
                 }
                 self.peer.transfers.leave();
@@ -134,8 +134,11 @@ impl NixlTransfer {
         inside.agent.create_xfer_req(kind, &local, &remote, peer, Some(&options))
     }
 
-    fn status(&mut self, inside: &Inside) -> Poll<Result<(), TransportError>> {
-        let State::Posted(request) = &self.state else { return Poll::Pending };
+    fn status(&mut self, inside: &mut Inside) -> Poll<Result<(), TransportError>> {
+        let State::Posted(place) = self.state else { return Poll::Pending };
+        let Some(request) = inside.requests.get(place) else {
+            return Poll::Ready(Err(TransportError::Closed));
+        };
         let result = match inside.agent.get_xfer_status(request) {
             Ok(XferStatus::InProgress) => return Poll::Pending,
             Ok(XferStatus::Success) => Ok(()),
@@ -148,6 +151,7 @@ impl NixlTransfer {
             }
             Err(_) => Err(self.gone()),
         };
+        drop(inside.requests.try_remove(place));
         self.peer.transfers.leave();
         self.end(result)
     }
@@ -163,7 +167,6 @@ impl NixlTransfer {
     }
 
     fn end(&mut self, result: Result<(), TransportError>) -> Poll<Result<(), TransportError>> {
-        // Dropped behind the gate: the caller has entered.
         self.state = State::Ended;
         self.directory.ended(&self.peer);
         Poll::Ready(result)
@@ -213,9 +216,8 @@ unsafe impl Transfer for NixlTransfer {
 impl Drop for NixlTransfer {
     fn drop(&mut self) {
         // Releasing a request in flight returns at once, and the peer's bytes arrive later all the same. So it is
-        // never released: its memory is leaked by whoever gave up, and stays registered.
-        if let State::Posted(request) = mem::replace(&mut self.state, State::Ended) {
-            mem::forget(request);
+        // never released, before the agent ends: its memory is leaked, and stays registered.
+        if let State::Posted(_) = mem::replace(&mut self.state, State::Ended) {
             mem::forget(mem::take(&mut self.registrations));
             self.leased.take().into_iter().for_each(Leased::leak);
         }

@@ -58,7 +58,7 @@ impl Ucx {
     /// # Safety
     ///
     /// `F` is the type of the function of this name.
-    unsafe fn function<F: Copy>(&self, name: &str) -> Option<F> {
+    pub(in crate::nixl) unsafe fn function<F: Copy>(&self, name: &str) -> Option<F> {
         // SAFETY: the caller's. The library is never closed: the plugin holds it.
         unsafe { self.plugin.get::<F>(name.as_bytes()) }.ok().map(|function| *function)
     }
