@@ -1,12 +1,14 @@
 //! Helpers shared by the whole-workspace tests.
 
 pub mod forge;
+mod fork;
 mod line;
 mod memory;
 mod pattern;
 mod process;
 mod skip;
 
+pub use fork::in_child;
 pub use line::{hex_line, metadata, native_line};
 pub use memory::{Memory, bytes};
 pub use pattern::{Random, crc32, pattern};

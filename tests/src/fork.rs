@@ -1,0 +1,45 @@
+//! Children of a fork.
+#![allow(unsafe_code, reason = "forks")]
+#![allow(
+    clippy::print_stderr,
+    reason = "what a child has to say belongs to the output of the test"
+)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Runs `body` in a child that is forked from this process, and returns once it has ended. It ends by the C library's `exit` if it
+/// `exits`, and at once if not.
+///
+/// # Panics
+///
+/// If the body panics, or has not ended by `limit`.
+pub fn in_child(exits: bool, limit: Duration, body: impl FnOnce()) {
+    // SAFETY: what the child may find locked or missing is what is tested.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let code = i32::from(catch_unwind(AssertUnwindSafe(body)).is_err());
+        match exits {
+            // SAFETY: the child has one thread but for those that it started.
+            true => unsafe { libc::exit(code) },
+            // SAFETY: as above.
+            false => unsafe { libc::_exit(code) },
+        }
+    }
+    assert!(child > 0, "no fork");
+    let until = Instant::now() + limit;
+    let mut status = 0;
+    // SAFETY: the status is valid for writing.
+    while unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) } == 0 {
+        if Instant::now() >= until {
+            // SAFETY: the child is this process's, and not waited for yet.
+            unsafe { libc::kill(child, libc::SIGKILL) };
+            // SAFETY: as above.
+            unsafe { libc::waitpid(child, &raw mut status, 0) };
+            panic!("the child has not ended within {limit:?}");
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(status, 0, "the child failed; see above");
+}
