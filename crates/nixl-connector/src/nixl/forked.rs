@@ -4,10 +4,14 @@
 //! count of the thread's users, but not the thread: what an agent of the child's waits for there is never served, and its sockets are put
 //! into the set that the parent's thread waits on. UCX has no handler for it (1.23: `src/ucs/async/thread.c`; openucx/ucx#10748).
 //!
-//! So the first agent of a child has UCX begin anew: the child's descriptor of the set is replaced by a set of its own with the same
-//! registrations, and every handler that is registered there is removed by UCX itself. With the last one it gives up the thread, and
-//! starts another with the next. The parent's set, descriptors and memory are not touched. Whether it worked shows: the new agent's listening
-//! socket is then in another set. If not, or if a lock of UCX's or NIXL's was held in the moment of the fork, the agent is refused.
+//! So the first agent of a child has UCX begin anew: the child's descriptor of the set is replaced by a set of its own in which all
+//! descriptors are, whatever the parent has changed in its set since, and every handler is removed by UCX itself. With the last one it gives
+//! up the thread, and starts another with the next. The parent's set, descriptors and memory are not touched. Whether it worked shows: the
+//! new agent's listening socket is then in another set. If not, the agent is refused.
+//!
+//! Threads of the parent may have been inside UCX's memory hooks in the moment of the fork, most likely since they waited for the kernel,
+//! which was copying their memory. Their shares of the hooks' lock are given back. Any other lock that was held then, of UCX's or NIXL's,
+//! keeps the agent from starting; it is refused after some seconds.
 #![allow(
     unsafe_code,
     reason = "replaces a descriptor of UCX's, and calls functions of a library that is loaded already"
@@ -15,9 +19,9 @@
 
 use std::ffi::c_int;
 use std::fs;
-use std::os::fd::{BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -81,7 +85,7 @@ fn refused(why: &str) -> NixlUnavailable {
 fn bounded<T: Send + 'static>(
     start: impl FnOnce() -> Result<T, NixlUnavailable> + Send + 'static,
 ) -> Result<T, NixlUnavailable> {
-    const LONGEST: Duration = Duration::from_secs(10);
+    const LONGEST: Duration = Duration::from_secs(20);
     let (done, outcome) = channel();
     thread::Builder::new()
         .name("nixl-forked".to_owned())
@@ -98,12 +102,16 @@ fn begin_anew(set: RawFd) -> Result<bool, NixlUnavailable> {
     /// UCX numbers its timers from here.
     const TIMERS: c_int = 1_000_000;
     const MOST_TIMERS: c_int = 1 << 16;
-    let Some(registered) = Registration::all_of_ucx(set) else { return Ok(false) };
-    replace(set, &registered).map_err(|e| refused(&e.to_string()))?;
-    let functions = Ucx::loaded().and_then(|ucx| Functions::of(&ucx));
-    let functions = functions.ok_or_else(|| refused("this UCX does not tell how"))?;
-    let events = registered.iter().map(|registration| registration.fd);
-    for handler in events.chain(TIMERS..TIMERS + MOST_TIMERS) {
+    if Registration::all_of_ucx(set).is_none() {
+        return Ok(false);
+    }
+    let ucx = Ucx::loaded().ok_or_else(|| refused("it is not found in this process"))?;
+    let functions = Functions::of(&ucx).ok_or_else(|| refused("this UCX does not tell how"))?;
+    let descriptors = replace(set).map_err(|e| refused(&e.to_string()))?;
+    if let Some(hooks) = Hooks::of(&ucx) {
+        hooks.give_back();
+    }
+    for handler in descriptors.into_iter().chain(TIMERS..TIMERS + MOST_TIMERS) {
         // SAFETY: UCX looks the handler up by its number; there need be none. Nothing else runs in UCX: this process has no agent, and its
         // other threads are those that it has started since the fork.
         unsafe { (functions.remove_handler)(handler, 0) };
@@ -113,6 +121,53 @@ fn begin_anew(set: RawFd) -> Result<bool, NixlUnavailable> {
         unsafe { forget_caches() };
     }
     Ok(true)
+}
+
+/// The lock of UCX's memory hooks, which has shares.
+#[derive(Clone, Copy)]
+struct Hooks {
+    /// `ucm_event_enter_exclusive`.
+    lock: unsafe extern "C" fn(),
+    /// `ucm_event_leave`.
+    unlock: unsafe extern "C" fn(),
+}
+
+impl Hooks {
+    fn of(ucx: &Ucx) -> Option<Self> {
+        // SAFETY: the type is that of the function, of every UCX since 1.0.
+        let lock = unsafe { ucx.function("ucm_event_enter_exclusive") }?;
+        // SAFETY: as above.
+        let unlock = unsafe { ucx.function("ucm_event_leave") }?;
+        Some(Self { lock, unlock })
+    }
+
+    /// Gives back the shares that threads of the parent had.
+    ///
+    /// A thread that wants the lock for itself does not get it as long as there are any; those of this process's threads are held for
+    /// microseconds.
+    fn give_back(self) {
+        const LONG: Duration = Duration::from_millis(200);
+        const MOST: usize = 64;
+        let (got_it, has_got_it) = channel();
+        let lock = move || {
+            // SAFETY: it locks.
+            unsafe { (self.lock)() };
+            // SAFETY: this thread has locked it.
+            unsafe { (self.unlock)() };
+            let _ = got_it.send(());
+        };
+        if thread::Builder::new().name("nixl-forked".to_owned()).spawn(lock).is_err() {
+            return;
+        }
+        for _ in 0..MOST {
+            match has_got_it.recv_timeout(LONG) {
+                Err(RecvTimeoutError::Timeout) => {}
+                _ => return,
+            }
+            // SAFETY: a share is held by a thread that this process does not have.
+            unsafe { (self.unlock)() };
+        }
+    }
 }
 
 /// What is wanted of UCX.
@@ -137,7 +192,6 @@ impl Functions {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Registration {
     fd: RawFd,
-    events: u32,
     data: u64,
 }
 
@@ -146,13 +200,9 @@ impl Registration {
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.strip_prefix("tfd:")?.split_whitespace();
         let fd = words.next()?.parse().ok()?;
-        let events = words.next().filter(|word| *word == "events:").and_then(|_| words.next())?;
+        let (_, _) = (words.next().filter(|word| *word == "events:")?, words.next()?);
         let data = words.next().filter(|word| *word == "data:").and_then(|_| words.next())?;
-        Some(Self {
-            fd,
-            events: u32::from_str_radix(events, 16).ok()?,
-            data: u64::from_str_radix(data, 16).ok()?,
-        })
+        Some(Self { fd, data: u64::from_str_radix(data, 16).ok()? })
     }
 
     /// All of a set in which each descriptor stands for itself, as in that of UCX's thread. `None` if it is no such set.
@@ -185,20 +235,28 @@ fn set_with(listener: &Listener) -> Option<RawFd> {
     sets.into_iter().find(waits)
 }
 
-/// Makes the descriptor one of a new set with these registrations, for this process alone.
-fn replace(set: RawFd, registered: &[Registration]) -> rustix::io::Result<()> {
+/// Makes the descriptor one of a new set, for this process alone, in which all others are that can be waited for. Returns these.
+fn replace(set: RawFd) -> rustix::io::Result<Vec<RawFd>> {
     let new = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    for Registration { fd, events, data } in registered {
-        // SAFETY: the set has it, so it was open at the fork, and is not closed during the call: only UCX closes it.
-        let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
-        let events = epoll::EventFlags::from_bits_retain(*events);
-        epoll::add(&new, fd, epoll::EventData::new_u64(*data), events)?;
+    let open = fs::read_dir("/proc/self/fd").map_err(|_| rustix::io::Errno::NOENT)?;
+    let numbers = open.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // Read to its end first: it has a descriptor itself.
+    let numbers: Vec<RawFd> = numbers.collect();
+    let mut waited_for = Vec::with_capacity(numbers.len());
+    for number in numbers.into_iter().filter(|number| ![set, new.as_raw_fd()].contains(number)) {
+        let data = epoll::EventData::new_u64(u64::from(number.unsigned_abs()));
+        // SAFETY: it was open a moment ago; should it not be any more, the kernel refuses it.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        // Refused are files, which are never waited for.
+        if epoll::add(&new, fd, data, epoll::EventFlags::empty()).is_ok() {
+            waited_for.push(number);
+        }
     }
     // SAFETY: UCX owns it, and gets it back below.
     let mut old = unsafe { OwnedFd::from_raw_fd(set) };
     let replaced = rustix::io::dup3(&new, &mut old, DupFlags::CLOEXEC);
     let _ = old.into_raw_fd();
-    replaced
+    replaced.map(|()| waited_for)
 }
 
 #[cfg(test)]
@@ -208,7 +266,7 @@ mod tests {
     #[test]
     fn registrations_are_read_as_the_kernel_writes_them() {
         let line = "tfd:       20 events:     2019 data:               1c  pos:0 ino:14 sdev:10";
-        let read = Registration { fd: 20, events: 0x2019, data: 0x1c };
+        let read = Registration { fd: 20, data: 0x1c };
         assert_eq!(Registration::parse(line), Some(read));
         for bad in ["", "pos:\t0", "tfd: x events: 1 data: 1", "tfd: 1 data: 1", "tfd: 1 events: 1"]
         {
@@ -217,21 +275,18 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_replaced_by_one_with_the_same_registrations() {
+    fn a_set_is_replaced_by_one_with_all_descriptors() {
         let (reader, _writer) = rustix::pipe::pipe().unwrap();
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&reader);
         let set = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         let shared = rustix::io::dup(&set).unwrap();
-        let number = std::os::fd::AsRawFd::as_raw_fd(&set);
+        let number = set.as_raw_fd();
         assert_eq!(Registration::all_of_ucx(number), None, "an empty set is not UCX's");
-        let data = epoll::EventData::new_u64(fd as u64);
+        let data = epoll::EventData::new_u64(u64::from(reader.as_raw_fd().unsigned_abs()));
         epoll::add(&set, &reader, data, epoll::EventFlags::IN).unwrap();
         let registered = Registration::all_of_ucx(number).unwrap();
-        replace(number, &registered).unwrap();
-        assert_eq!(Registration::all_of_ucx(number), Some(registered.clone()));
+        assert!(replace(number).unwrap().contains(&reader.as_raw_fd()));
         // What UCX removes from it stays in the one that it was, which the parent has.
         epoll::delete(&set, &reader).unwrap();
-        let shared = std::os::fd::AsRawFd::as_raw_fd(&shared);
-        assert_eq!(Registration::all_of_ucx(shared), Some(registered));
+        assert_eq!(Registration::all_of_ucx(shared.as_raw_fd()), Some(registered));
     }
 }
