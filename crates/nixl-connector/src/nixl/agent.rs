@@ -220,8 +220,7 @@ impl Agent {
         let listener = Listener::found(&listening, &Listener::open_now(), &details);
         let addresses = addresses(&details);
         let (requests, registered) = (Slab::new(), Slab::new());
-        let inside =
-            Inside { requests, registered, notifications: None, details, backends, agent };
+        let inside = Inside { requests, registered, notifications: None, details, backends, agent };
         let gate = Arc::new(Gate(Mutex::new(Some(inside))));
         exit::add(&gate)?;
         tracing::debug!(name, settings = %told(&settings), "NIXL's agent has started");
