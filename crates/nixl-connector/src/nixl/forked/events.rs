@@ -1,0 +1,186 @@
+//! UCX's events in a process whose UCX believes in a thread that is not there.
+//!
+//! UCX must not give that thread up: it would join it, and what the C library knows of a thread lies on its stack, which a child hands
+//! out to other threads, or unmaps. So one handler is never removed, and a thread of this library does what UCX's would: it waits for the
+//! set, and has UCX call the handlers.
+#![allow(unsafe_code, reason = "calls functions of a library that is loaded already")]
+
+use std::ffi::{c_int, c_uint, c_void};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd as _, BorrowedFd, IntoRawFd as _, RawFd};
+use std::ptr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::Errno;
+
+use super::super::exit;
+use super::super::ucx::{self, Ucx};
+use super::hooks::Hooks;
+use super::set::{Registration, replace};
+
+/// What UCX waits for, in its words.
+const READ: c_int = 1;
+const WRITE: c_int = 2;
+const ERROR: c_int = 4;
+
+/// How often timers are looked after where there may be any. Those of RDMA, the only ones, are 10 ms or longer.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Has UCX forget what the parent has it wait for, and serves what it waits for from now on. Returns whether it has a thread, as it
+/// believes; if not, it will start one itself.
+///
+/// # Errors
+///
+/// Why that is not possible.
+pub(super) fn begin_anew(set: RawFd) -> Result<bool, String> {
+    /// UCX numbers its timers from here.
+    const TIMERS: c_int = 1_000_000;
+    const MOST_TIMERS: c_int = 1 << 16;
+    let Some(registered) = Registration::all_of_ucx(set) else { return Ok(false) };
+    let ucx = Ucx::loaded().ok_or("it is not found in this process")?;
+    let functions = Functions::of(&ucx).ok_or("this UCX does not tell how")?;
+    let descriptors = replace(set).map_err(|e| e.to_string())?;
+    if let Some(hooks) = Hooks::of(&ucx) {
+        hooks.give_back();
+    }
+    let keeper = functions.keep()?;
+    // Those that this process has closed since are among the registered only.
+    let registered = registered.iter().map(|one| one.fd);
+    let events = registered.chain(descriptors.iter().copied()).filter(|fd| *fd != keeper);
+    for handler in events.chain(TIMERS..TIMERS + MOST_TIMERS) {
+        // SAFETY: UCX looks the handler up by its number; there need be none. It is not the last one, so UCX does not join a thread.
+        // Nothing else runs in UCX: this process has no agent, and its other threads are those that it has started since the fork.
+        unsafe { (functions.remove_handler)(handler, 0) };
+    }
+    if let Some(forget_caches) = functions.forget_caches {
+        // SAFETY: it empties a list of the parent's registration caches, whose events are handled no more.
+        unsafe { forget_caches() };
+    }
+    // SAFETY: it is UCX's, which closes it when it gives up its thread: never.
+    let set = unsafe { BorrowedFd::borrow_raw(set) };
+    for number in descriptors.into_iter().filter(|number| *number != keeper) {
+        // SAFETY: it was open a moment ago; should it not be any more, the kernel refuses it.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        // UCX has removed its own.
+        let _ = epoll::delete(set, fd);
+    }
+    let poll = functions.poll.filter(|_| ucx::may_use_rdma());
+    let dispatch = functions.dispatch;
+    thread::Builder::new()
+        .name("nixl-ucx-events".to_owned())
+        .spawn(move || Server { set, dispatch, poll }.run())
+        .map_err(|e| e.to_string())?;
+    Ok(true)
+}
+
+/// What is wanted of UCX. Its statuses are 8-bit enums.
+struct Functions {
+    /// `ucs_async_set_event_handler`, of every UCX since 1.0: mode, descriptor, events, callback and its argument, context.
+    set_handler:
+        unsafe extern "C" fn(c_int, c_int, c_int, Callback, *mut c_void, *mut c_void) -> i8,
+    /// `ucs_async_remove_handler`, of every UCX since 1.0.
+    remove_handler: unsafe extern "C" fn(c_int, c_int) -> i8,
+    dispatch: Dispatch,
+    poll: Option<Poll>,
+    /// `ucs_rcache_atfork_disable`, which UCX has for children of its own. Earlier ones keep no such list.
+    forget_caches: Option<unsafe extern "C" fn()>,
+}
+
+type Callback = extern "C" fn(c_int, c_uint, *mut c_void);
+/// `ucs_async_dispatch_handlers`: their numbers, how many, and what has happened. The last is not there before UCX 1.8, where it is ignored.
+type Dispatch = unsafe extern "C" fn(*mut c_int, usize, c_int) -> i8;
+/// `ucs_async_poll`, of every UCX since 1.0: calls the handlers of a context, or all.
+type Poll = unsafe extern "C" fn(*mut c_void);
+
+extern "C" fn ignore(_: c_int, _: c_uint, _: *mut c_void) {}
+
+impl Functions {
+    fn of(ucx: &Ucx) -> Option<Self> {
+        // SAFETY: the type is that of the function.
+        let set_handler = unsafe { ucx.function("ucs_async_set_event_handler") }?;
+        // SAFETY: as above.
+        let remove_handler = unsafe { ucx.function("ucs_async_remove_handler") }?;
+        // SAFETY: as above.
+        let dispatch = unsafe { ucx.function("ucs_async_dispatch_handlers") }?;
+        // SAFETY: as above.
+        let poll = unsafe { ucx.function("ucs_async_poll") };
+        // SAFETY: as above.
+        let forget_caches = unsafe { ucx.function("ucs_rcache_atfork_disable") };
+        Some(Self { set_handler, remove_handler, dispatch, poll, forget_caches })
+    }
+
+    /// A handler that stays, of a descriptor to which nothing ever happens.
+    fn keep(&self) -> Result<RawFd, String> {
+        /// `UCS_ASYNC_MODE_THREAD_SPINLOCK`.
+        const BY_THREAD: c_int = 1;
+        let silent = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| e.to_string())?;
+        let number = silent.as_raw_fd();
+        let null = ptr::null_mut();
+        // SAFETY: the descriptor is open, and stays so; the callback is a function of this program; there need be no context.
+        let status = unsafe { (self.set_handler)(BY_THREAD, number, READ, ignore, null, null) };
+        if status != 0 {
+            return Err(format!("it takes no handler ({status})"));
+        }
+        let _ = silent.into_raw_fd();
+        Ok(number)
+    }
+}
+
+/// In the place of UCX's thread, until the process exits.
+struct Server {
+    set: BorrowedFd<'static>,
+    dispatch: Dispatch,
+    /// Where there may be timers. UCX has them in a list that is not to be reached, but calls all handlers if asked to; those of
+    /// descriptors expect to find nothing.
+    poll: Option<Poll>,
+}
+
+impl Server {
+    fn run(&self) {
+        let tick = Timespec { tv_sec: 0, tv_nsec: TICK.as_nanos().try_into().unwrap_or(0) };
+        let timeout = self.poll.map(|_| &tick);
+        let mut polled = Instant::now();
+        let mut room = [MaybeUninit::<epoll::Event>::uninit(); 16];
+        loop {
+            let events = match epoll::wait(self.set, &mut room, timeout) {
+                Ok((events, _)) => events,
+                Err(Errno::INTR) => continue,
+                // The program has closed descriptors that are not its own.
+                Err(_) => return,
+            };
+            let Some(_busy) = exit::enter() else { return };
+            let mut was_missed = false;
+            for event in events {
+                was_missed |= !self.serve(event.data.u64(), event.flags);
+            }
+            if let Some(poll) = self.poll.filter(|_| polled.elapsed() >= TICK) {
+                // SAFETY: no context stands for all.
+                unsafe { poll(ptr::null_mut()) };
+                polled = Instant::now();
+            }
+            if was_missed {
+                // Another thread is in the handler's context, and will call it.
+                thread::yield_now();
+            }
+        }
+    }
+
+    /// Returns whether the handler, if there is one, was called.
+    fn serve(&self, number: u64, flags: epoll::EventFlags) -> bool {
+        let Ok(mut handler) = c_int::try_from(number) else { return true };
+        let mut happened = 0;
+        for (flag, event) in [
+            (epoll::EventFlags::IN, READ),
+            (epoll::EventFlags::OUT, WRITE),
+            (epoll::EventFlags::ERR, ERROR),
+        ] {
+            if flags.contains(flag) {
+                happened |= event;
+            }
+        }
+        // SAFETY: the pointer is to one number, read during the call only. UCX looks the handler up, and keeps it for the call.
+        unsafe { (self.dispatch)(&raw mut handler, 1, happened) == 0 }
+    }
+}
