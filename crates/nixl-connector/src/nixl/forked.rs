@@ -8,11 +8,11 @@
 //! handlers are removed by UCX itself, and a thread of this library serves the set. The parent's set, descriptors and memory are not
 //! touched. Whether it worked shows: the new agent's listening socket is then in the child's set. If not, the agent is refused.
 //!
-//! Shares of the lock of UCX's memory hooks that threads of the parent had in the moment of the fork are given back. Any other lock that
-//! was held then, of UCX's or NIXL's, keeps the agent from starting; it is refused after some seconds.
+//! Shares of UCX's locks that threads of the parent had in the moment of the fork are given back. A mutex of UCX's or NIXL's that was
+//! held then keeps the agent from starting; it is refused after some seconds.
 
 mod events;
-mod hooks;
+mod locks;
 mod set;
 
 use std::os::fd::RawFd;

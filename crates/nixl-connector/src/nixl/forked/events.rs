@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::super::exit;
 use super::super::ucx::{self, Ucx};
-use super::hooks::Hooks;
+use super::locks::{free_handlers, free_hooks};
 use super::set::{Registration, replace};
 
 /// What UCX waits for, in its words.
@@ -38,13 +38,18 @@ pub(super) fn begin_anew(set: RawFd) -> Result<bool, String> {
     /// UCX numbers its timers from here.
     const TIMERS: c_int = 1_000_000;
     const MOST_TIMERS: c_int = 1 << 16;
+    /// The number of no descriptor, and no timer.
+    const NO_HANDLER: c_int = TIMERS - 1;
     let Some(registered) = Registration::all_of_ucx(set) else { return Ok(false) };
     let ucx = Ucx::loaded().ok_or("it is not found in this process")?;
     let functions = Functions::of(&ucx).ok_or("this UCX does not tell how")?;
     let descriptors = replace(set).map_err(|e| e.to_string())?;
-    if let Some(hooks) = Hooks::of(&ucx) {
-        hooks.give_back();
-    }
+    free_hooks(&ucx);
+    let remove = functions.remove_handler;
+    free_handlers(move || {
+        // SAFETY: UCX looks for a handler of this number; there is none.
+        unsafe { remove(NO_HANDLER, 0) };
+    });
     let keeper = functions.keep()?;
     // Those that this process has closed since are among the registered only.
     let registered = registered.iter().map(|one| one.fd);
