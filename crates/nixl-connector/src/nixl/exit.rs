@@ -6,7 +6,10 @@
 //!
 //! All of that has [`PATIENCE`]. Beyond it, with a thread inside NIXL that waits for a dead peer or a destructor that does not return, the
 //! process goes on to exit, and may crash while it does.
-#![allow(unsafe_code, reason = "the C library must be told of the handler")]
+//!
+//! Likewise no thread is inside NIXL at a fork, if those inside get out within [`LULL`]: what they have locked would stay locked in the
+//! child, whose exit runs those destructors too.
+#![allow(unsafe_code, reason = "the C library must be told of the handlers")]
 
 use std::ffi::c_int;
 use std::mem;
@@ -22,6 +25,8 @@ use super::library::NixlUnavailable;
 
 /// The longest that an exit is held up.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The longest that a fork is.
+const LULL: Duration = Duration::from_millis(100);
 
 /// A fork's child has neither its parent's agents nor the threads that were inside.
 static PROCESS: PerProcess<Process> = PerProcess::new(Process::new);
@@ -55,15 +60,24 @@ pub(super) fn is_exiting() -> bool {
 /// Has the agent destroyed when the process exits, unless it is [removed](remove) before. To be called when it has started: handlers run in
 /// reverse order, and what the first agent has set up by then must be torn down after ours.
 pub(super) fn add(agent: &Arc<Gate>) -> Result<(), NixlUnavailable> {
-    // SAFETY: this is the C library's function, with its signature.
+    type Handler = extern "C" fn();
+    // SAFETY: these are the C library's functions, with their signatures.
     unsafe extern "C" {
-        safe fn atexit(handler: extern "C" fn()) -> c_int;
+        safe fn atexit(handler: Handler) -> c_int;
+        safe fn pthread_atfork(
+            before: Option<Handler>,
+            parent: Option<Handler>,
+            child: Option<Handler>,
+        ) -> c_int;
     }
-    // A fork's child inherits the handler.
+    // A fork's child inherits the handlers. It has a guard of its own.
     static ARMED: OnceLock<bool> = OnceLock::new();
-    if !*ARMED.get_or_init(|| atexit(before_exit) == 0) {
+    let arm = || {
+        atexit(before_exit) == 0 && pthread_atfork(Some(before_fork), Some(after_fork), None) == 0
+    };
+    if !*ARMED.get_or_init(arm) {
         let reason = "the C library has no memory for it".to_owned();
-        return Err(NixlUnavailable::Start { what: "exit handler", reason });
+        return Err(NixlUnavailable::Start { what: "handlers of exit and fork", reason });
     }
     PROCESS.get().agents().push(Arc::clone(agent));
     Ok(())
@@ -72,6 +86,14 @@ pub(super) fn add(agent: &Arc<Gate>) -> Result<(), NixlUnavailable> {
 /// The agent has been destroyed.
 pub(super) fn remove(agent: &Arc<Gate>) {
     PROCESS.get().agents().retain(|known| !Arc::ptr_eq(known, agent));
+}
+
+extern "C" fn before_fork() {
+    PROCESS.get().guard.pause(Instant::now() + LULL);
+}
+
+extern "C" fn after_fork() {
+    PROCESS.get().guard.resume();
 }
 
 extern "C" fn before_exit() {
@@ -105,30 +127,55 @@ fn wait_until(until: Instant, is_so: impl Fn() -> bool) -> bool {
     true
 }
 
-/// Counts the threads inside, in steps of two; odd once closed.
-struct Guard(AtomicUsize);
+/// Counts the threads inside.
+struct Guard {
+    /// In steps of two; odd once closed.
+    inside: AtomicUsize,
+    /// Forks under way.
+    pauses: AtomicUsize,
+}
 
 const CLOSED: usize = 1;
 const ONE: usize = 2;
 
 impl Guard {
     const fn new() -> Self {
-        Self(AtomicUsize::new(0))
+        Self { inside: AtomicUsize::new(0), pauses: AtomicUsize::new(0) }
     }
 
+    /// Waits while it is paused.
     fn enter(&self) -> Option<Busy<'_>> {
-        let busy = Busy(self);
-        (self.0.fetch_add(ONE, Ordering::SeqCst) & CLOSED == 0).then_some(busy)
+        loop {
+            let busy = Busy(self);
+            if self.inside.fetch_add(ONE, Ordering::SeqCst) & CLOSED != 0 {
+                return None;
+            }
+            if self.pauses.load(Ordering::SeqCst) == 0 {
+                return Some(busy);
+            }
+            drop(busy);
+            thread::sleep(Duration::from_micros(100));
+        }
     }
 
     fn is_closed(&self) -> bool {
-        self.0.load(Ordering::SeqCst) & CLOSED != 0
+        self.inside.load(Ordering::SeqCst) & CLOSED != 0
     }
 
     /// Lets no thread in any more. Returns whether all were out in time.
     fn close(&self, until: Instant) -> bool {
-        self.0.fetch_or(CLOSED, Ordering::SeqCst);
-        wait_until(until, || self.0.load(Ordering::SeqCst) == CLOSED)
+        self.inside.fetch_or(CLOSED, Ordering::SeqCst);
+        wait_until(until, || self.inside.load(Ordering::SeqCst) == CLOSED)
+    }
+
+    /// Has threads that want in wait for [`resume`](Self::resume). Returns whether the others were out in time.
+    fn pause(&self, until: Instant) -> bool {
+        self.pauses.fetch_add(1, Ordering::SeqCst);
+        wait_until(until, || self.inside.load(Ordering::SeqCst) & !CLOSED == 0)
+    }
+
+    fn resume(&self) {
+        self.pauses.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -137,7 +184,7 @@ pub(super) struct Busy<'a>(&'a Guard);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(ONE, Ordering::SeqCst);
+        self.0.inside.fetch_sub(ONE, Ordering::SeqCst);
     }
 }
 
@@ -165,5 +212,28 @@ mod tests {
             scope.spawn(|| drop(second));
             assert!(guard.close(Instant::now() + Duration::from_secs(60)));
         });
+    }
+    #[test]
+    fn a_pause_waits_for_those_inside_and_holds_up_others() {
+        let guard = Guard::new();
+        let inside = guard.enter().unwrap();
+        assert!(!guard.pause(Instant::now()));
+        drop(inside);
+        // Forks of two threads may overlap.
+        assert!(guard.pause(Instant::now()));
+        guard.resume();
+        let entered = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let busy = guard.enter();
+                entered.store(true, Ordering::SeqCst);
+                busy.is_some()
+            });
+            assert!(!entered.load(Ordering::SeqCst));
+            guard.resume();
+            assert!(other.join().unwrap());
+        });
+        assert!(guard.pause(Instant::now()) && !guard.is_closed());
+        assert!(guard.close(Instant::now()) && guard.enter().is_none(), "an exit is not paused");
     }
 }
