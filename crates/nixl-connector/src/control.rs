@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::task::Poll;
 use std::thread;
+use std::time::Duration;
 
-use nixl_device::LeakInChild;
+use nixl_device::{ForkGeneration, LeakInChild};
 use nixl_ops::{Background, TransportError, contained};
 use tokio::sync::oneshot;
 
@@ -30,12 +31,14 @@ pub struct ControlThread {
 impl ControlThread {
     const THREAD: &str = "nixl-control";
     const JOB: &str = "a job of the connection's thread";
+    /// In which a thread begins to run that ever does.
+    const LONGEST: Duration = Duration::from_secs(10);
 
     /// Starts the thread.
     ///
     /// # Errors
     ///
-    /// [`ConnectorError::Thread`] if the operating system refuses it.
+    /// [`ConnectorError::Thread`] if the operating system refuses it, [`ConnectorError::ForkedAmidThreads`] if it does not begin to run.
     pub fn spawn() -> Result<Self, ConnectorError> {
         Self::named(Self::THREAD)
     }
@@ -49,9 +52,11 @@ impl ControlThread {
         let (jobs, queue) = channel::<Job>();
         let waiting = Arc::<AtomicUsize>::default();
         let left = Arc::clone(&waiting);
+        let (began, begins) = channel();
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
+                let _ = began.send(());
                 nixl_descriptor::defer_disposal_on_this_thread();
                 for job in queue {
                     // A job that panics costs none of the others. Its awaiting caller is told by `run`.
@@ -60,6 +65,9 @@ impl ControlThread {
                 }
             })
             .map_err(|e| ConnectorError::Thread { reason: e.to_string() })?;
+        if ForkGeneration::current().is_forked() && begins.recv_timeout(Self::LONGEST).is_err() {
+            return Err(ConnectorError::ForkedAmidThreads);
+        }
         Ok(Self { jobs: LeakInChild::new(jobs), waiting, name })
     }
 

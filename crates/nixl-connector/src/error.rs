@@ -86,6 +86,12 @@ pub enum ConnectorError {
         /// The operating system's word for it.
         reason: String,
     },
+    /// A thread of the connection was started and does not run. What every thread needs for that was in use by another thread, which
+    /// was starting or ending, when this process was forked.
+    #[error(
+        "this process was forked while a thread was starting or ending, and cannot run threads of its own: fork when none is, or start the process by exec"
+    )]
+    ForkedAmidThreads,
     /// The connector's name cannot be used.
     #[error("{name:?} cannot name a connector: {reason}")]
     BadName {

@@ -27,21 +27,34 @@ static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 static UNSUPPORTED: AtomicU64 = AtomicU64::new(0);
 /// The latest generation of this process and of those before it. A child inherits it.
 static LATEST: AtomicU64 = AtomicU64::new(0);
+/// That of the first process of this line that asked. A child inherits it.
+static FIRST: AtomicU64 = AtomicU64::new(0);
 
 impl ForkGeneration {
     /// That of this process.
     #[must_use]
     pub fn current() -> Self {
-        let Some(word) = word() else { return Self(process::id().into()) };
+        let Some(word) = word() else { return Self(process::id().into()).noted() };
         let known = word.load(Ordering::Relaxed);
         if known != 0 {
             return Self(known);
         }
         let next = LATEST.fetch_add(1, Ordering::Relaxed) + 1;
         match word.compare_exchange(0, next, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => Self(next),
+            Ok(_) => Self(next).noted(),
             Err(of_another_thread) => Self(of_another_thread),
         }
+    }
+
+    fn noted(self) -> Self {
+        let _ = FIRST.compare_exchange(0, self.0, Ordering::Relaxed, Ordering::Relaxed);
+        self
+    }
+
+    /// Whether a process that this one was forked from had a generation of its own, so that what it had begun may be half done here.
+    #[must_use]
+    pub fn is_forked(self) -> bool {
+        self.0 != FIRST.load(Ordering::Relaxed)
     }
 
     /// Whether this process is the one that had this generation. Costs two loads.
@@ -247,9 +260,10 @@ mod tests {
         let holds = in_child(|| {
             let mine = ForkGeneration::current();
             let grandchild = || !here.is_current() && !mine.is_current();
-            !here.is_current() && mine != here && mine.is_current() && in_child(grandchild)
+            let differs = !here.is_current() && mine != here && mine.is_current();
+            differs && mine.is_forked() && in_child(grandchild)
         });
-        assert!(holds && here.is_current());
+        assert!(holds && here.is_current() && !here.is_forked());
     }
 
     #[test]
