@@ -32,7 +32,7 @@
 //! | notifications that are not taken are queued without a bound | an idle connection takes them once a second |
 //! | the agent is destroyed on whatever thread drops it last | `agent` sends it to the control thread |
 //! | a thread inside NIXL while the process exits crashes, and so does an agent that is left | `exit` waits for the threads, lets none in again, and destroys the agents |
-//! | in the child of a fork UCX waits for a thread that is not there, and shares its events with the parent | `forked` has UCX begin anew there |
+//! | in the child of a fork UCX waits for a thread that is not there, and shares its events with the parent | `forked` has UCX begin anew there, and serves its events |
 
 mod agent;
 mod blob;
