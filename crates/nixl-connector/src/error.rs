@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use nixl_descriptor::{DescriptorError, LeaseError, RegionError, RegisterError};
+use nixl_descriptor::{AccessError, DescriptorError, LeaseError, RegionError, RegisterError};
 use nixl_device::Device;
 use nixl_metadata::MetadataError;
 use nixl_ops::{OperationError, PairingError, TransportError};
@@ -27,6 +27,19 @@ pub enum ConnectorError {
     /// Another operation uses the memory.
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    /// The bytes could not be copied out of the memory that they were read into.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// An offer has more bytes than the caller takes.
+    #[error(
+        "the offer has {bytes} bytes, more than the {limit} that this call takes: raise the limit, or refuse the peer"
+    )]
+    OverLimit {
+        /// Bytes of the offer.
+        bytes: u64,
+        /// The most that the caller takes.
+        limit: usize,
+    },
     /// A writable operation was asked for on memory that must not change.
     #[error("descriptor {index} is read-only and cannot be offered for writing")]
     ReadOnly {

@@ -26,8 +26,7 @@
 //! // The other side reads it.
 //! let local = sink.buffer(4096)?;
 //! let remote = RdmaMetadata::decode(message.as_bytes())?;
-//! let mut read = sink.begin_read(&remote, local.clone()).await?;
-//! let completion = read.wait_for_completion().await?;
+//! let completion = sink.read(&remote, local.clone()).await?;
 //! assert_eq!(completion.bytes(), 4096);
 //! assert_eq!(local.to_vec()?, [7u8; 4096]);
 //!
@@ -53,6 +52,7 @@
 //! empties the file that it names. NIXL's own messages go to the standard error and cannot be taken from there: its library reads
 //! `NIXL_LOG_LEVEL` when it is loaded, and with `FATAL` writes none.
 
+mod at_once;
 mod builder;
 mod checksum;
 #[cfg(feature = "conformance")]
@@ -79,8 +79,9 @@ pub use control::ControlThread;
 pub use error::ConnectorError;
 pub use health::{Drained, Health};
 pub use nixl_ops::{
-    CancelOutcome, Carrier, ClaimDemand, Completion, DriverConfig, EndedOffer, EngineSetting, Held,
-    OperationError, OperationKind, OperationOptions, OperationStatus, Overdue, PathKind,
-    PathPolicy, PathReport, ReadOperation, ReadableOperation, Reclaimed, RevokeOutcome,
-    SettingSource, SpentStats, TransportError, WritableOperation, WriteOperation,
+    CancelHandle, CancelOutcome, Carrier, ClaimDemand, Completion, DriverConfig, EndedOffer,
+    EngineSetting, Held, OperationError, OperationFuture, OperationKind, OperationOptions,
+    OperationStatus, Overdue, PathKind, PathPolicy, PathReport, ReadOperation, ReadableOperation,
+    Reclaimed, RevokeOutcome, SettingSource, SpentStats, TransportError, WritableOperation,
+    WriteOperation,
 };

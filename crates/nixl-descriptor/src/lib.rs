@@ -80,6 +80,7 @@ mod block_use;
 mod cache;
 mod coalesce;
 mod comb;
+mod contents;
 mod copying;
 mod coverage;
 mod descriptor;

@@ -93,8 +93,8 @@ pub use mailbox::{Mailbox, Mailboxes};
 pub use nixl_metadata::{ClaimDemand, OperationKind};
 pub use notifier::CompletionNotifier;
 pub use operation::{
-    CancelOutcome, CopyOperation, MemoryFate, ReadOperation, ReadableOperation, Reclaimed,
-    RevokeOutcome, Settled, WritableOperation, WriteOperation,
+    CancelHandle, CancelOutcome, CopyOperation, MemoryFate, OperationFuture, ReadOperation,
+    ReadableOperation, Reclaimed, RevokeOutcome, Settled, WritableOperation, WriteOperation,
 };
 pub use options::OperationOptions;
 pub use outcome::Completion;
