@@ -52,6 +52,7 @@
 //! empties the file that it names. NIXL's own messages go to the standard error and cannot be taken from there: its library reads
 //! `NIXL_LOG_LEVEL` when it is loaded, and with `FATAL` writes none.
 
+mod advice;
 mod at_once;
 mod builder;
 mod checksum;
@@ -79,9 +80,9 @@ pub use control::ControlThread;
 pub use error::ConnectorError;
 pub use health::{Drained, Health};
 pub use nixl_ops::{
-    CancelHandle, CancelOutcome, Carrier, ClaimDemand, Completion, DriverConfig, EndedOffer,
-    EngineSetting, Held, OperationError, OperationFuture, OperationKind, OperationOptions,
-    OperationStatus, Overdue, PathKind, PathPolicy, PathReport, ReadOperation, ReadableOperation,
-    Reclaimed, RevokeOutcome, SettingSource, SpentStats, TransportError, WritableOperation,
-    WriteOperation,
+    Advice, CancelHandle, CancelOutcome, Carrier, ClaimDemand, Completion, DriverConfig,
+    EndedOffer, EngineSetting, Held, OperationError, OperationFuture, OperationKind,
+    OperationOptions, OperationStatus, Overdue, PathKind, PathPolicy, PathReport, ReadOperation,
+    ReadableOperation, Reclaimed, RevokeOutcome, SettingSource, SpentStats, TransportError,
+    WritableOperation, WriteOperation,
 };

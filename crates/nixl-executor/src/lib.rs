@@ -105,9 +105,9 @@ pub use nixl_descriptor::{
 pub use nixl_device::{Device, DeviceKind, cuda};
 pub use nixl_metadata::{Limits, MetadataError, NativeVersion, RdmaMetadata};
 pub use nixl_ops::{
-    CancelOutcome, Carrier, ClaimDemand, Clock, Completion, CopyOperation, DriverConfig,
-    EndedOffer, EngineSetting, Hop, MemoryFate, OperationError, OperationKind, OperationOptions,
-    OperationStatus, PairingError, PathKind, PathPolicy, PathReport, ReadOperation,
-    ReadableOperation, Reclaimed, Rejected, RevokeOutcome, SettingSource, Settled, SystemClock,
-    TransportError, WritableOperation, WriteOperation,
+    Advice, CancelHandle, CancelOutcome, Carrier, ClaimDemand, Clock, Completion, CopyOperation,
+    DriverConfig, EndedOffer, EngineSetting, Hop, MemoryFate, OperationError, OperationFuture,
+    OperationKind, OperationOptions, OperationStatus, PairingError, PathKind, PathPolicy,
+    PathReport, ReadOperation, ReadableOperation, Reclaimed, Rejected, RevokeOutcome,
+    SettingSource, Settled, SystemClock, TransportError, WritableOperation, WriteOperation,
 };

@@ -3,6 +3,6 @@
 //! What is less common, and the errors below [`ConnectorError`], is at the [top level](crate).
 
 pub use crate::{
-    Completion, Connector, ConnectorBuilder, ConnectorError, DescriptorList, Device,
+    Advice, Completion, Connector, ConnectorBuilder, ConnectorError, DescriptorList, Device,
     OperationError, OperationOptions, PathPolicy, RdmaMetadata, Region,
 };

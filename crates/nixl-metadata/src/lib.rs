@@ -79,6 +79,7 @@
 
 #![forbid(unsafe_code)]
 
+mod advice;
 mod agent;
 mod capabilities;
 mod checksum;
@@ -103,6 +104,7 @@ mod share;
 mod terms;
 mod versions;
 
+pub use advice::Advice;
 pub use agent::AgentMetadata;
 pub use capabilities::Capabilities;
 pub use checksum::Checksum;

@@ -37,6 +37,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod advice;
 mod backoff;
 mod blocking;
 mod clock;
@@ -90,7 +91,7 @@ pub use executor::{
 };
 pub use gate::Gate;
 pub use mailbox::{Mailbox, Mailboxes};
-pub use nixl_metadata::{ClaimDemand, OperationKind};
+pub use nixl_metadata::{Advice, ClaimDemand, OperationKind};
 pub use notifier::CompletionNotifier;
 pub use operation::{
     CancelHandle, CancelOutcome, CopyOperation, MemoryFate, OperationFuture, ReadOperation,

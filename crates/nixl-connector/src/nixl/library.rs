@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use nixl_ops::Advice;
 use thiserror::Error;
 
 /// The library that holds NIXL's C API.
@@ -178,6 +179,26 @@ pub enum NixlUnavailable {
         /// NIXL's word for it.
         reason: String,
     },
+}
+
+impl NixlUnavailable {
+    /// What to do about it: [`Advice::Retry`] where files ran out, else [`Advice::GiveUp`].
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Files { .. } => Advice::Retry,
+            Self::NotFound { .. }
+            | Self::NotLoadable { .. }
+            | Self::MissingSymbol { .. }
+            | Self::WrongName { .. }
+            | Self::Configuration { .. }
+            | Self::Setting { .. }
+            | Self::SettingInForce { .. }
+            | Self::NoBackend
+            | Self::NoPlugin { .. }
+            | Self::Start { .. } => Advice::GiveUp,
+        }
+    }
 }
 
 fn join(paths: &[PathBuf]) -> String {
