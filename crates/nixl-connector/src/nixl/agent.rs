@@ -160,7 +160,7 @@ impl Agent {
         control: ControlThread,
         options: &NixlOptions,
     ) -> Result<Self, NixlUnavailable> {
-        NixlLibrary::open()?;
+        NixlLibrary::open_below(options.chosen_prefix())?;
         let configuration = configuration::check()?;
         let devices = UcxDevices::of_this_machine();
         let plan = Plan::new(options, &devices)?;
