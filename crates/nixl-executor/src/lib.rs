@@ -111,3 +111,8 @@ pub use nixl_ops::{
     PathReport, ReadOperation, ReadableOperation, Reclaimed, Rejected, RevokeOutcome,
     SettingSource, Settled, SystemClock, TransportError, WritableOperation, WriteOperation,
 };
+
+/// The example in this crate's README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
