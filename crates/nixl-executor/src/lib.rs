@@ -59,6 +59,10 @@
 //! Without `nixl`, [`ConnectorBuilder::build`] needs a [transport](ConnectorBuilder::transport), and fails with
 //! [`ConnectorError::NoTransport`] if it is given none.
 //!
+//! A build that stops in `nixl-sys` at `Unable to find libclang` lacks that library, one that stops at
+//! `'stdbool.h' file not found` its headers: `cargo xtask env` in this project's repository fetches both, and prints or writes
+//! the variables that name them.
+//!
 //! # Runtimes
 //!
 //! Nothing here depends on a particular async runtime: futures are woken by threads of the connection. Connectors, regions and
