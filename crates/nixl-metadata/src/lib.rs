@@ -87,8 +87,10 @@ mod codec;
 mod descriptor;
 mod doorbell;
 mod dynamo;
+mod embed;
 mod encodings;
 mod error;
+mod export;
 mod field;
 mod host;
 mod key;
@@ -101,6 +103,7 @@ mod peer_device;
 mod rdma;
 mod share;
 mod terms;
+mod ticket;
 mod versions;
 
 pub use agent::AgentMetadata;
@@ -110,6 +113,10 @@ pub use claim::ClaimDemand;
 pub use descriptor::SerializedDescriptor;
 pub use doorbell::Doorbell;
 pub use error::MetadataError;
+pub use export::{
+    ExportId, ExportMetadata, ExportedInner, ExportedKind, ExportedLayout, ExportedPart,
+    SharedFile, WordsLocation,
+};
 pub use field::Field;
 pub use host::HostIdentity;
 pub use key::NotificationKey;
@@ -121,4 +128,5 @@ pub use peer_device::PeerDevice;
 pub use rdma::RdmaMetadata;
 pub use share::{Share, ShareKind};
 pub use terms::OfferTerms;
+pub use ticket::{Rights, Ticket, TicketTerms};
 pub use versions::MessageVersions;

@@ -1,7 +1,8 @@
 //! Reads the JSON strictly and says which field is wrong.
 //!
-//! serde drives the parse, but its errors are text. The visitors therefore leave the real error in the [`Reader`] and
-//! stop serde with an empty one.
+//! serde drives the parse, but its errors are text. The visitors therefore leave the real error in the [`Reader`] besides
+//! stopping serde with its text. They refuse texts where others are expected by an error of their own, because serde's would
+//! quote them, and they may be secret.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -26,12 +27,17 @@ pub(crate) fn decode(json: &[u8], limits: &Limits) -> Result<RdmaMetadata, Metad
     let parts =
         deserializer.deserialize_map(Document(&reader)).map_err(|error| reader.explain(&error))?;
     deserializer.end().map_err(|_| MetadataError::TrailingBytes { field: Field::Document })?;
-    RdmaMetadata::new(
-        parts.operation_kind,
-        parts.descriptors,
-        parts.agent_metadata,
-        parts.notification_key,
-    )
+    parts.into_metadata()
+}
+
+/// Reads the object inside a larger message, in any format for people.
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    limits: &Limits,
+) -> Result<RdmaMetadata, D::Error> {
+    let reader = Reader { limits, at: Cell::new(Field::Document), cause: RefCell::new(None) };
+    let parts = deserializer.deserialize_map(Document(&reader))?;
+    parts.into_metadata().map_err(D::Error::custom)
 }
 
 /// What the visitors share.
@@ -46,8 +52,21 @@ struct Reader<'l> {
 impl Reader<'_> {
     /// Stops serde with this error.
     fn fail<E: Error>(&self, error: MetadataError) -> E {
+        let text = E::custom(&error);
         self.cause.replace(Some(error));
-        E::custom("")
+        text
+    }
+
+    /// The field that is being read holds a value of another type.
+    fn wrong_type(&self) -> MetadataError {
+        let field = self.at.get();
+        let expected = match field {
+            Field::Document | Field::Descriptor(_) => "an object",
+            Field::Descriptors => "an array",
+            Field::Ptr(_) | Field::Size(_) | Field::OperationKind => "an integer",
+            _ => "a string",
+        };
+        MetadataError::WrongType { field, expected }
     }
 
     /// The error behind serde's.
@@ -55,18 +74,9 @@ impl Reader<'_> {
         if let Some(cause) = self.cause.take() {
             return cause;
         }
-        let field = self.at.get();
         match error.classify() {
             Category::Eof => MetadataError::Truncated { field: Field::Document },
-            Category::Data => MetadataError::WrongType {
-                field,
-                expected: match field {
-                    Field::Document | Field::Descriptor(_) => "an object",
-                    Field::Descriptors => "an array",
-                    Field::Ptr(_) | Field::Size(_) | Field::OperationKind => "an integer",
-                    _ => "a string",
-                },
-            },
+            Category::Data => self.wrong_type(),
             Category::Syntax | Category::Io => {
                 MetadataError::NotJson { line: error.line(), column: error.column() }
             }
@@ -126,6 +136,13 @@ struct Parts {
     operation_kind: OperationKind,
 }
 
+impl Parts {
+    fn into_metadata(self) -> Result<RdmaMetadata, MetadataError> {
+        let Self { descriptors, agent_metadata, notification_key, operation_kind } = self;
+        RdmaMetadata::new(operation_kind, descriptors, agent_metadata, notification_key)
+    }
+}
+
 /// The outer object.
 struct Document<'r>(&'r Reader<'r>);
 
@@ -134,6 +151,10 @@ impl<'de> Visitor<'de> for Document<'_> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Parts, E> {
+        Err(self.0.fail(self.0.wrong_type()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parts, A::Error> {
@@ -195,6 +216,10 @@ impl<'de> Visitor<'de> for List<'_> {
         f.write_str("an array")
     }
 
+    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
+        Err(self.0.fail(self.0.wrong_type()))
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let Self(reader) = self;
         let mut list = Vec::new();
@@ -229,6 +254,10 @@ impl<'de> Visitor<'de> for Entry<'_> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
+        Err(self.reader.fail(self.reader.wrong_type()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -362,11 +391,16 @@ impl Visitor<'_> for Integer<'_> {
         Ok(value)
     }
 
-    fn visit_i64<E: Error>(self, _: i64) -> Result<u64, E> {
-        Err(self.refuse())
+    /// Formats that have no unsigned integers hand over the others as signed, too.
+    fn visit_i64<E: Error>(self, value: i64) -> Result<u64, E> {
+        u64::try_from(value).map_err(|_| self.refuse())
     }
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<u64, E> {
         Err(self.refuse())
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<u64, E> {
+        Err(self.0.fail(self.0.wrong_type()))
     }
 }
