@@ -38,7 +38,7 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>, T>(
     }
 }
 
-/// Takes either form whatever was asked for: serde keeps a value that it reads twice in a buffer that calls itself a format for
+/// Takes either form, also the one that was not asked for: serde keeps a value that it reads twice in a buffer that calls itself a format for
 /// people, also if it came from a binary one.
 struct Embedded<T> {
     field: Field,

@@ -1,8 +1,7 @@
 //! Reads the JSON strictly and says which field is wrong.
 //!
-//! serde drives the parse, but its errors are text. The visitors therefore leave the real error in the [`Reader`] besides
-//! stopping serde with its text. They refuse texts where others are expected by an error of their own, because serde's would
-//! quote them, and they may be secret.
+//! serde drives the parse, but its errors are text. The visitors therefore leave the real error in the [`Reader`] and
+//! stop serde with an empty one.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -36,7 +35,7 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
     limits: &Limits,
 ) -> Result<RdmaMetadata, D::Error> {
     let reader = Reader { limits, at: Cell::new(Field::Document), cause: RefCell::new(None) };
-    let parts = deserializer.deserialize_map(Document(&reader))?;
+    let parts = deserializer.deserialize_map(Document(&reader)).map_err(|_| reader.embedded())?;
     parts.into_metadata().map_err(D::Error::custom)
 }
 
@@ -52,13 +51,12 @@ struct Reader<'l> {
 impl Reader<'_> {
     /// Stops serde with this error.
     fn fail<E: Error>(&self, error: MetadataError) -> E {
-        let text = E::custom(&error);
         self.cause.replace(Some(error));
-        text
+        E::custom("")
     }
 
-    /// The field that is being read holds a value of another type.
-    fn wrong_type(&self) -> MetadataError {
+    /// The field that is being read, and what it has to be.
+    fn expected(&self) -> (Field, &'static str) {
         let field = self.at.get();
         let expected = match field {
             Field::Document | Field::Descriptor(_) => "an object",
@@ -66,7 +64,7 @@ impl Reader<'_> {
             Field::Ptr(_) | Field::Size(_) | Field::OperationKind => "an integer",
             _ => "a string",
         };
-        MetadataError::WrongType { field, expected }
+        (field, expected)
     }
 
     /// The error behind serde's.
@@ -76,11 +74,23 @@ impl Reader<'_> {
         }
         match error.classify() {
             Category::Eof => MetadataError::Truncated { field: Field::Document },
-            Category::Data => self.wrong_type(),
+            Category::Data => {
+                let (field, expected) = self.expected();
+                MetadataError::WrongType { field, expected }
+            }
             Category::Syntax | Category::Io => {
                 MetadataError::NotJson { line: error.line(), column: error.column() }
             }
         }
+    }
+
+    /// The error inside a larger message. The format's own is dropped: it may quote the value, which may be secret.
+    fn embedded<E: Error>(&self) -> E {
+        if let Some(cause) = self.cause.take() {
+            return E::custom(cause);
+        }
+        let (field, expected) = self.expected();
+        E::custom(format_args!("{field} must be {expected}, and the message around it well-formed"))
     }
 
     /// Enters a field that must not have been read before.
@@ -153,10 +163,6 @@ impl<'de> Visitor<'de> for Document<'_> {
         f.write_str("an object")
     }
 
-    fn visit_str<E: Error>(self, _: &str) -> Result<Parts, E> {
-        Err(self.0.fail(self.0.wrong_type()))
-    }
-
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parts, A::Error> {
         const NAMES: &[&str] =
             &["descriptors", "nixl_metadata", "notification_key", "operation_kind"];
@@ -216,10 +222,6 @@ impl<'de> Visitor<'de> for List<'_> {
         f.write_str("an array")
     }
 
-    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
-        Err(self.0.fail(self.0.wrong_type()))
-    }
-
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let Self(reader) = self;
         let mut list = Vec::new();
@@ -254,10 +256,6 @@ impl<'de> Visitor<'de> for Entry<'_> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
-        Err(self.reader.fail(self.reader.wrong_type()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -398,9 +396,5 @@ impl Visitor<'_> for Integer<'_> {
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<u64, E> {
         Err(self.refuse())
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<u64, E> {
-        Err(self.0.fail(self.0.wrong_type()))
     }
 }

@@ -85,7 +85,7 @@ impl Ticket {
         codec::encoded_len(self)
     }
 
-    /// Decodes a ticket. Takes time and memory in proportion to the bytes that arrived.
+    /// Decodes a ticket. Allocates at most eight bytes for each that arrived, also if it claims more blocks.
     ///
     /// # Errors
     ///

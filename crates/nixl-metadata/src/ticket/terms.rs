@@ -22,7 +22,7 @@ pub struct TicketTerms {
     pub slot: u32,
     /// The value of the slot's word while the grant stands.
     pub generation: u64,
-    /// Random; known to the holders of the ticket only.
+    /// Random, drawn for this ticket alone; known to its holders only.
     pub token: [u8; 16],
 }
 
