@@ -89,10 +89,12 @@ mod leaked;
 mod lease;
 mod leased;
 mod list;
+mod memfd;
 mod memory;
 mod pages;
 mod pending;
 mod pool;
+mod published;
 mod region;
 mod registration;
 mod shared;
@@ -110,6 +112,7 @@ pub use leased::{LeaseUse, Leased};
 pub use list::DescriptorList;
 pub use pending::{Pending, PendingError};
 pub use pool::{BufferPool, PoolStats};
+pub use published::{PublishedWords, ReadOnlyWords};
 pub use region::{
     Reclaim, ReclaimError, Region, RegionError, RegionId, copy, copy_range, copy_range_to_slice,
     copy_range_unchecked, copy_spans,
