@@ -85,6 +85,7 @@ mod coverage;
 mod descriptor;
 mod disposal;
 mod extent;
+mod granted;
 mod leaked;
 mod lease;
 mod leased;
