@@ -51,6 +51,7 @@ mod error;
 mod executor;
 mod fair;
 mod gate;
+mod grants;
 mod leasing;
 mod mailbox;
 mod notifier;
@@ -89,6 +90,10 @@ pub use executor::{
     TransferRequest, TransportExecutor,
 };
 pub use gate::Gate;
+pub use grants::{
+    ClaimError, Claims, DoneOutcome, FreeBlocks, GrantEnd, GrantError, GrantStats, GrantTable,
+    GrantTableOptions, GrantTerms, GrantWords, Granted, StaleRead, WordCheck,
+};
 pub use mailbox::{Mailbox, Mailboxes};
 pub use nixl_metadata::{ClaimDemand, OperationKind};
 pub use notifier::CompletionNotifier;

@@ -8,6 +8,7 @@ use super::local::Layout;
 use crate::block_set::BlockIds;
 use crate::block_use::BlockUse;
 use crate::granted::{Counts, GrantedHere, Refused};
+use crate::leaked;
 use crate::lease::{LeaseMode, LeaseSet};
 use crate::region::RegionId;
 use crate::traffic::Conflict;
@@ -196,6 +197,14 @@ impl BlockGrant {
     pub fn end(mut self) -> Box<[u32]> {
         self.finish();
         std::mem::take(&mut self.blocks)
+    }
+
+    /// Never ends the grant: the blocks stay granted and their memory allocated until the process ends. For a grant to a writer
+    /// that is not known to be quiet. Counted in [`leaked`](crate::leaked()).
+    pub fn leak(self) {
+        let block = self.of.layout.geometry().block_len();
+        leaked::count_lease((block as u64).saturating_mul(self.blocks.len() as u64));
+        std::mem::forget(self);
     }
 
     /// Waits for copies under way, and looks for leases and for grants of other layouts.
