@@ -205,11 +205,6 @@ impl Claims {
         }
         self.memory.word(1 + groups(self.slots) + slot as usize)
     }
-
-    #[cfg(test)]
-    pub(super) fn overwrite(&self, slot: u32, value: u64) {
-        self.word(slot).unwrap().store(value, Ordering::SeqCst);
-    }
 }
 
 /// Words with a bit for each slot.
