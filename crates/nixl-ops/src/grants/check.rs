@@ -85,10 +85,8 @@ impl WordCheck {
     pub(super) fn check(&self, words: &impl Words) -> Result<(), StaleRead> {
         let load = |word| words.load(place(self.slot, word));
         let load = |word| load(word).ok_or(StaleRead::NoSlot { slot: self.slot });
-        // The bytes were loaded before the word is.
-        fence(Ordering::Acquire);
         let word = load(WORD)?;
-        // The digest is no older than the word.
+        // The bytes were loaded before what follows is, and the digest is no older than the word.
         fence(Ordering::Acquire);
         let digest = load(DIGEST)?;
         // Nor is the word, if the slot was granted anew in between, older than that digest.

@@ -60,7 +60,7 @@ impl Expiries {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn len(&self) -> usize {
         self.heap.len()
     }

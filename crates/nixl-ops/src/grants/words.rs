@@ -171,8 +171,8 @@ mod loom_model {
     /// The owner grants a block, ends the grant, writes the block anew and grants it again by the same slot. Of a reader's copies
     /// those that pass are whole and of its grant.
     ///
-    /// These made it fail: no fence in `raise`; `raise` after the block is written; no fence at the beginning of the check; the
-    /// check before the copy; the generation used again.
+    /// These made it fail: no fence in `raise`; `raise` after the block is written; the check before the copy; the generation used
+    /// again; the word not loaded again in the check, or without the fence before that.
     #[test]
     fn loom_bytes_that_pass_are_of_the_grant() {
         loom::model(|| {
@@ -198,6 +198,8 @@ mod loom_model {
     }
 
     /// A reader that sees a generation sees the digest, the layers and the bytes of it.
+    ///
+    /// These made it fail: the generation published without an order; no fence between the word and the digest in the check.
     #[test]
     fn loom_what_is_published_is_whole() {
         loom::model(|| {
