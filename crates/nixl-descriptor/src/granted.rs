@@ -2,8 +2,8 @@
 //!
 //! One cell for each block serves the layout's grants, and the copies and leases in every region that the layout lies in.
 //! A grant takes no lock of a region: it raises its cells, and then sees by one number whether any copy or lease is under
-//! way that has not seen them. Copies and leases do the reverse; a full fence in between on both sides makes at least one see
-//! the other.
+//! way that has not seen them. Copies and leases do the reverse. A fence between the two on the one side, and sequentially
+//! consistent accesses on the other, make at least one see the other.
 
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
@@ -93,7 +93,7 @@ impl Counts {
         }
         self.granted.store(self.granted() + new, Ordering::Relaxed);
         drop(changing);
-        // Pairs with the fence of `see`.
+        // Pairs with `enter` and the loads in `conflict`.
         fence(Ordering::SeqCst);
         // Acquire: the bytes that ended copies have written are there before the grant is used.
         Ok(self.busy.load(Ordering::Acquire) > 0)
@@ -117,9 +117,9 @@ impl Counts {
         self.granted.store(self.granted() - free, Ordering::Release);
     }
 
-    /// Counts copies and leases that are under way.
+    /// Counts copies and leases that are under way, before they look for grants.
     pub(crate) fn enter(&self, uses: usize) {
-        self.busy.fetch_add(uses, Ordering::Relaxed);
+        self.busy.fetch_add(uses, Ordering::SeqCst);
     }
 
     /// The reverse of [`enter`](Self::enter).
@@ -128,11 +128,16 @@ impl Counts {
         self.busy.fetch_sub(uses, Ordering::Release);
     }
 
+    /// Whether any block may be granted.
+    fn any(&self) -> bool {
+        self.granted.load(Ordering::SeqCst) > 0
+    }
+
     /// The grant, if any, on one of these blocks that a use would get in the way of.
     fn conflict(&self, mode: LeaseMode, blocks: RangeInclusive<u32>) -> Option<(u32, LeaseMode)> {
         let cells = self.cells.get(*blocks.start() as usize..=*blocks.end() as usize)?;
         cells.iter().zip(blocks).find_map(|(cell, block)| {
-            let held = held(cell.load(Ordering::Relaxed))?;
+            let held = held(cell.load(Ordering::SeqCst))?;
             mode.conflicts(held).then_some((block, held))
         })
     }
@@ -173,12 +178,6 @@ fn held(cell: u32) -> Option<LeaseMode> {
     (cell & Counts::READERS != 0).then_some(LeaseMode::Read)
 }
 
-/// Makes the cells of layouts comparable with what was entered before: a copy or lease is entered, then calls this, then looks
-/// at the cells.
-pub(crate) fn see() {
-    fence(Ordering::SeqCst);
-}
-
 /// Orders what a copy or lease does after the ends of grants that it has seen, for readers without a lock too.
 pub(crate) fn seen() {
     fence(Ordering::AcqRel);
@@ -195,7 +194,7 @@ pub(crate) struct GrantedHere {
 impl GrantedHere {
     /// The grant, if any, that a use of these bytes would get in the way of.
     pub(crate) fn conflict(&self, mode: LeaseMode, extent: Extent) -> Option<(u32, LeaseMode)> {
-        if self.counts.granted() == 0 {
+        if !self.counts.any() {
             return None;
         }
         let bytes = extent.start as u64..extent.end as u64;
@@ -212,7 +211,7 @@ impl GrantedHere {
         mode: LeaseMode,
         used: &BlockUse,
     ) -> Option<(u32, LeaseMode)> {
-        if self.counts.granted() == 0 {
+        if !self.counts.any() {
             return None;
         }
         match used.ids_in(&self.footprint) {

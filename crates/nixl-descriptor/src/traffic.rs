@@ -4,6 +4,7 @@
 //! with one is an error; only where a host copy is under way does anything wait, and then for no longer than that copy.
 //! A copy never waits for a lease or a grant, so there is no cycle of waits.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::{ptr, slice};
 
@@ -45,6 +46,8 @@ pub(crate) enum Conflict {
 pub(crate) struct Traffic {
     state: Mutex<State>,
     copy_ended: Condvar,
+    /// Copies and leases that have begun, or look whether they may. Changed while the state is locked.
+    uses: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -61,8 +64,6 @@ struct State {
     waiting: usize,
     /// Layouts in the region whose blocks can be granted.
     granted: Vec<GrantedHere>,
-    /// Copies and leases that have begun, or look whether they may.
-    uses: usize,
 }
 
 #[derive(Debug)]
@@ -76,10 +77,10 @@ impl Traffic {
     /// Notes a lease until [`end_lease`](Self::end_lease), or says what is in the way.
     pub(crate) fn begin_lease(&self, mode: LeaseMode, set: &ExtentSet) -> Result<(), Conflict> {
         let mut state = self.lock();
-        state.enter();
+        self.enter(&state);
         loop {
             if let Some(conflict) = state.conflict_with_bytes(mode, set.extents()) {
-                return state.refuse(conflict);
+                return self.refuse(&state, conflict);
             }
             if !state.is_copied(set.extents().iter().map(|&extent| (extent, mode))) {
                 break;
@@ -94,7 +95,7 @@ impl Traffic {
     pub(crate) fn end_lease(&self, mode: LeaseMode, set: &ExtentSet) {
         let mut state = self.lock();
         state.leases.remove(mode, set.extents());
-        state.leave();
+        self.leave(&state);
     }
 
     /// Notes a lease of blocks until [`end_block_lease`](Self::end_block_lease) with the result, or says what is in the way,
@@ -105,11 +106,11 @@ impl Traffic {
         used: BlockUse,
         but: Option<&Counts>,
     ) -> Result<u64, Conflict> {
-        let mut state = self.lock();
-        state.enter();
+        let state = self.lock();
+        self.enter(&state);
         let mut state = match self.without_conflict(state, mode, &used, but) {
             Ok(state) => state,
-            Err((mut state, conflict)) => return state.refuse(conflict),
+            Err((state, conflict)) => return self.refuse(&state, conflict),
         };
         state.last_lease += 1;
         let id = state.last_lease;
@@ -122,7 +123,7 @@ impl Traffic {
         let mut state = self.lock();
         let ended = state.blocks.iter().position(|lease| lease.id == id);
         let ended = ended.map(|at| state.blocks.swap_remove(at));
-        state.leave();
+        self.leave(&state);
         // What it refers to is freed after the lock is.
         drop(state);
         drop(ended);
@@ -131,15 +132,14 @@ impl Traffic {
     /// Notes a copy until the guard is dropped; all its uses at once, so that it cannot deadlock with another.
     pub(crate) fn begin_copy(&self, uses: &[Use]) -> Result<CopyGuard<'_>, Conflict> {
         let mut state = self.lock();
-        state.enter();
+        self.enter(&state);
         loop {
             let respecting = uses.iter().filter(|used| used.leasing == Leasing::Respect);
             let mut conflicts = respecting.filter_map(|used| {
                 state.conflict_with_bytes(used.mode, slice::from_ref(&used.extent))
             });
             if let Some(conflict) = conflicts.next() {
-                drop(conflicts);
-                return state.refuse(conflict);
+                return self.refuse(&state, conflict);
             }
             if !state.is_copied(uses.iter().map(|used| (used.extent, used.mode))) {
                 break;
@@ -155,18 +155,24 @@ impl Traffic {
     /// From now on copies and leases in the region yield to the grants on the layout's blocks.
     pub(crate) fn attach(&self, here: GrantedHere) {
         let mut state = self.lock();
-        here.counts.enter(state.uses);
-        for other in state.granted.iter().filter(|other| other.meets(&here)) {
-            // For good: the grants of each look at those of the other, too.
-            here.counts.enter(1);
-            other.counts.enter(1);
-        }
+        here.counts.enter(self.uses.load(Ordering::Relaxed));
+        let meets = state.granted.iter().any(|other| other.meets(&here));
         state.granted.push(here);
+        if meets {
+            // For good: the grants of each look at those of the other, too.
+            self.enter(&state);
+        }
     }
 
     /// The reverse of [`attach`](Self::attach).
     pub(crate) fn detach(&self, counts: &Arc<Counts>) {
         self.lock().granted.retain(|here| !Arc::ptr_eq(&here.counts, counts));
+    }
+
+    /// Whether nothing is under way that could be in the way of a grant that was counted before.
+    pub(crate) fn is_idle(&self) -> bool {
+        // Acquire: pairs with the store in `leave`.
+        self.uses.load(Ordering::Acquire) == 0
     }
 
     /// Waits until no copy is in the way of a grant that `counts` has counted, or says which lease, or grant on another layout,
@@ -203,6 +209,26 @@ impl Traffic {
         }
     }
 
+    /// Counts a use that begins, before it looks for grants.
+    fn enter(&self, state: &State) {
+        let uses = self.uses.load(Ordering::Relaxed);
+        self.uses.store(uses + 1, Ordering::Relaxed);
+        state.granted.iter().for_each(|here| here.counts.enter(1));
+    }
+
+    fn leave(&self, state: &State) {
+        let uses = self.uses.load(Ordering::Relaxed);
+        // Release: a grant that sees that nothing is under way sees the bytes.
+        self.uses.store(uses - 1, Ordering::Release);
+        state.granted.iter().for_each(|here| here.counts.leave(1));
+    }
+
+    /// Ends a use that has only looked.
+    fn refuse<R>(&self, state: &State, conflict: Conflict) -> Result<R, Conflict> {
+        self.leave(state);
+        Err(conflict)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -217,23 +243,6 @@ impl Traffic {
 }
 
 impl State {
-    /// Counts a use that begins, before it looks for grants.
-    fn enter(&mut self) {
-        self.uses += 1;
-        self.granted.iter().for_each(|here| here.counts.enter(1));
-    }
-
-    fn leave(&mut self) {
-        self.uses -= 1;
-        self.granted.iter().for_each(|here| here.counts.leave(1));
-    }
-
-    /// Ends a use that has only looked.
-    fn refuse<R>(&mut self, conflict: Conflict) -> Result<R, Conflict> {
-        self.leave();
-        Err(conflict)
-    }
-
     /// What, if anything, a use of these extents would get in the way of. They are sorted and do not overlap.
     fn conflict_with_bytes(&self, mode: LeaseMode, extents: &[Extent]) -> Option<Conflict> {
         let bytes = extents.iter().find_map(|extent| self.leases.conflict(mode, *extent));
@@ -272,7 +281,6 @@ impl State {
         if self.granted.is_empty() {
             return None;
         }
-        granted::see();
         let but = but.map(ptr::from_ref);
         let others = self.granted.iter().filter(|here| Some(Arc::as_ptr(&here.counts)) != but);
         let found = { others }.find_map(in_the_way);
@@ -301,7 +309,7 @@ impl Drop for CopyGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.traffic.lock();
         state.copies.retain(|(copy, _)| *copy != self.copy);
-        state.leave();
+        self.traffic.leave(&state);
         if state.waiting > 0 {
             self.traffic.copy_ended.notify_all();
         }

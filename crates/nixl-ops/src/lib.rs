@@ -15,6 +15,9 @@
 //! * **Every offer ends.** An offer that is given up is free at once unless a peer may be using it; then it
 //!   is retained or quarantined until the peer's word, a [proof of quiet](QuietProof), or the end of its
 //!   life time, and [`DriverStats`] says how much is held.
+//! * **Every grant ends, and at once.** The owner of granted blocks asks no reader: a read that was late is
+//!   [found out](WordCheck). A claimed write ends by the writer's word or by proof, and is counted until then
+//!   ([`GrantStats`]).
 //! * **Every wait ends.** Operations have deadlines; a lost notification or a stalled engine becomes
 //!   [`OperationError::TimedOut`].
 //! * **A panic ends one operation.** One of a waker, of an execution or of the destructor of a user's memory is

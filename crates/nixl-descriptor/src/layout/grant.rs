@@ -113,8 +113,8 @@ impl Layout {
 impl BlockGrants {
     /// Grants the blocks, or none. Those to be read may be granted more than once.
     ///
-    /// Takes some nanoseconds for each block if no operation uses memory of the layout and no copy is under way in it, and some
-    /// ten more for each of its regions otherwise. May wait for a host copy of the same bytes, as
+    /// Takes some nanoseconds for each block, and more for each region of the layout that an operation uses or a copy is under way
+    /// in. May wait for a host copy of the same bytes, as
     /// [`Leases::acquire`](crate::Leases::acquire). Panics: never.
     ///
     /// # Errors
@@ -211,7 +211,8 @@ impl BlockGrant {
     fn admit(&self) -> Result<(), BlockGrantError> {
         let Inner { layout, counts, .. } = &*self.of;
         let (ids, layers) = (self.ids(), layout.geometry().layers());
-        for (region, footprint) in layout.footprints() {
+        let busy = layout.footprints().iter().filter(|(region, _)| !region.traffic().is_idle());
+        for (region, footprint) in busy {
             let used = BlockUse::new(Arc::clone(footprint), 0..layers, Arc::clone(&ids));
             let admitted = region.traffic().admit_grant(self.mode, &used, counts);
             admitted.map_err(|conflict| match conflict {

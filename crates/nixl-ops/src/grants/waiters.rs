@@ -34,6 +34,11 @@ impl Waiters {
         self.waiting.len()
     }
 
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn watched(&self) -> usize {
+        self.watched.len()
+    }
+
     /// Ready if none of the blocks is `held`; else the waiter is woken when that is so. With the waker that is not needed any
     /// more: dropping it may drop a task, and with it another wait of this table.
     fn poll(

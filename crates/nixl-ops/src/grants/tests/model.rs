@@ -532,6 +532,7 @@ impl World {
         let alive = with(&[Phase::Reserved, Phase::Published]).0;
         prop_assert_eq!(counted, (alive, with(&[Phase::Quarantined]), granted));
         prop_assert_eq!(stats.waiting, self.waits.len());
+        prop_assert_eq!(self.table.waiters(|waiters| waiters.watched()), self.waits.len());
         let mut quarantined: Vec<_> = self
             .known
             .iter()
@@ -566,7 +567,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
     fn as_a_list_of_grants(steps in prop::collection::vec(step(), 1..80)) {

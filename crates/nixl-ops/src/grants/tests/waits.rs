@@ -1,8 +1,12 @@
 //! Waits for free blocks, with wakers that use the table.
 
 use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use super::{contiguous, key, table};
 use crate::grants::{FreeBlocks, GrantEnd, GrantTerms};
@@ -45,33 +49,52 @@ fn a_waker_with_another_wait_in_it_is_dropped() {
 /// A grant that fails half-way has blocks for a moment; a wait that saw it goes on.
 #[test]
 fn a_wait_survives_grants_that_fail() {
-    let (table, _) = table(&[contiguous(8)], 2);
-    std::thread::scope(|scope| {
-        let failing = scope.spawn(|| {
-            let first = table.grant(&GrantTerms::read(0), &[6]).unwrap();
-            let second = table.grant(&GrantTerms::read(0), &[7]).unwrap();
-            for _ in 0..20_000 {
+    let (table, _) = table(&[contiguous(8)], 1);
+    let _held = table.grant(&GrantTerms::read(0), &[7]).unwrap();
+    let enough = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !enough.load(Relaxed) {
                 // All slots are taken.
                 assert!(table.grant(&GrantTerms::write(0), &[1, 2]).is_err());
             }
-            (first, second)
         });
-        while !failing.is_finished() {
+        let me = Arc::new(Parked { thread: thread::current(), woken: AtomicBool::new(false) });
+        let waker = Waker::from(Arc::clone(&me));
+        let mut pending = 0;
+        while pending < 20 {
             let mut wait = table.free_blocks(0, &[1, 2]).unwrap();
-            let me = Waker::from(Arc::new(Parked(std::thread::current())));
-            while Pin::new(&mut wait).poll(&mut Context::from_waker(&me)).is_pending() {
-                std::thread::park();
+            while Pin::new(&mut wait).poll(&mut Context::from_waker(&waker)).is_pending() {
+                pending += 1;
+                enough.store(!me.park(), Relaxed);
+                assert!(!enough.load(Relaxed), "the wait was not woken");
             }
         }
-        failing.join().unwrap();
+        enough.store(true, Relaxed);
     });
     assert_eq!(table.stats().waiting, 0);
 }
 
-struct Parked(std::thread::Thread);
+struct Parked {
+    thread: Thread,
+    woken: AtomicBool,
+}
+
+impl Parked {
+    /// Whether it was woken, which takes no time.
+    fn park(&self) -> bool {
+        let began = Instant::now();
+        let limit = Duration::from_secs(60);
+        while !self.woken.swap(false, SeqCst) && began.elapsed() < limit {
+            thread::park_timeout(limit);
+        }
+        began.elapsed() < limit
+    }
+}
 
 impl Wake for Parked {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        self.woken.store(true, SeqCst);
+        self.thread.unpark();
     }
 }
