@@ -210,7 +210,7 @@ impl LeaseSet {
         })
     }
 
-    /// Adds blocks that lie in `region`, whatever the grants `but` say.
+    /// Adds blocks that lie in `region`, regardless of the grants `but`.
     pub(crate) fn add_blocks(
         &mut self,
         region: &Region,

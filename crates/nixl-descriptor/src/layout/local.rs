@@ -159,7 +159,7 @@ impl Layout {
         Ok(list)
     }
 
-    /// Leases blocks and layers that exist, or nothing, whatever the grants `but` say.
+    /// Leases blocks and layers that exist, or nothing, regardless of the grants `but`.
     pub(super) fn lease_set(
         &self,
         blocks: Arc<BlockIds>,

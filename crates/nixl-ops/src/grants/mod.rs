@@ -4,13 +4,13 @@
 //! only the owner writes them. A read is checked as by a sequence lock. The owner ends a grant by raising its word, by a full
 //! fence, and only then uses the blocks for something else; the reader copies the bytes, and then looks whether the word is
 //! still the one of its ticket ([`WordCheck`]). Values of words are never used twice, so a reader that is late finds another
-//! value, whatever the slot is used for by then. A grant to read therefore ends at once.
+//! value, also if the slot is in use again by then. A grant to read therefore ends at once.
 //!
 //! A write cannot be called back, so a writer [claims](claims) its grant before the first byte. A grant that was not claimed
 //! ends at once. A claimed one ends when the writer says that it is done, or when the owner has proof that the writer is quiet;
 //! until then its blocks stay granted, in quarantine.
 //!
-//! The [table](table) costs the same whatever the number of grants that are alive.
+//! The [table](table) costs the same however many grants are alive.
 
 mod check;
 mod claims;

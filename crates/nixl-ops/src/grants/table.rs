@@ -20,7 +20,7 @@ use super::words::GrantWords;
 use crate::clock::Clock;
 use crate::wakes;
 
-/// The grants of one export, which end without asking those who use them. Safe to use from several threads.
+/// The grants of one export, which end without an answer from their users. Safe to use from several threads.
 ///
 /// Dropping it ends all grants, as [`close`](Self::close). What is still in quarantine then stays granted, and its memory
 /// allocated, until the process ends; that is counted in [`leaked`](nixl_descriptor::leaked).
@@ -226,7 +226,7 @@ impl GrantTable {
         Ok(())
     }
 
-    /// Ends a grant, whatever its readers do. A claimed grant to write goes into quarantine.
+    /// Ends a grant, also while readers use it. A claimed grant to write goes into quarantine.
     ///
     /// It orders what the caller does to the blocks afterwards; not what it has queued before, on a GPU's stream for instance.
     pub fn end(&self, slot: u32, generation: u64) -> GrantEnd {
@@ -544,7 +544,7 @@ impl GrantTable {
         state.grant(slot).filter(alive).ok_or(GrantError::Over)
     }
 
-    /// Changes the state, and then, without the lock, wakes those who waited for it.
+    /// Changes the state, and then, without the lock, calls the wakers of waits that are over.
     fn change<R>(&self, work: impl FnOnce(&mut Changes<'_>) -> R) -> R {
         let mut changes = Changes { table: self, state: self.lock(), wakers: Vec::new() };
         let result = work(&mut changes);
@@ -573,7 +573,7 @@ impl State {
     }
 }
 
-/// Changes under the lock, and whom to wake after it.
+/// Changes under the lock, and the wakers to call after it.
 struct Changes<'a> {
     table: &'a GrantTable,
     state: MutexGuard<'a, State>,

@@ -82,7 +82,7 @@ pub struct Granted {
     pub slot: u32,
     /// The word of the slot while it is alive. Never used again in the export.
     pub generation: u64,
-    /// Random: who has it may renew, claim and end the grant.
+    /// Random: its holder may renew, claim and end the grant.
     pub token: [u8; 16],
 }
 

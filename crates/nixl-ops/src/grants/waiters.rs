@@ -16,7 +16,7 @@ use super::table::GrantTable;
 pub(super) struct Waiters {
     last: u64,
     waiting: HashMap<u64, Waiter>,
-    /// Layout, block, and who watches it.
+    /// Layout, block, and the waiter that watches it.
     watched: BTreeSet<(u16, u32, u64)>,
 }
 
