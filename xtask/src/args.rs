@@ -10,6 +10,10 @@ Usage: cargo xtask <command>
 
   setup [--interop]    provide what is missing in target/nixl: the NIXL runtime and libclang;
                        with --interop also the Python peer of the interoperation tests
+  env [--cargo-config DIR]
+                       set-up, then print what a build outside this workspace needs, for
+                       `eval \"$(cargo xtask env)\"`; with DIR, the folder of a crate, write it to
+                       its .cargo/config.toml instead, unless another file is there
   doctor [--json]      say what was found, what is missing and what to do about it;
                        exit code 0 if transfers can work
   test [-- ARGS]       set-up, then every test and the quick soak test; with ARGS only
@@ -35,6 +39,7 @@ const TEST_GPU: &str = "__test-gpu";
 pub(crate) enum Command {
     Help,
     Setup { interop: bool },
+    Env { crate_root: Option<PathBuf> },
     Doctor { json: bool },
     Test { cargo_args: Vec<OsString> },
     Bench { args: Vec<OsString> },
@@ -65,10 +70,22 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
             Some((folder, args)) => Command::TestGpu { folder: folder.into(), args: args.to_vec() },
             None => bail!("`{TEST_GPU}` takes the folder of the test programs"),
         },
-        "setup" | "doctor" | "test" | "bundle" | "ptx" | "ci" if asks_for_help(&rest) => {
+        "setup" | "env" | "doctor" | "test" | "bundle" | "ptx" | "ci" if asks_for_help(&rest) => {
             Command::Help
         }
         "setup" => Command::Setup { interop: flag("setup", "--interop", &rest)? },
+        "env" => match &*rest {
+            [] => Command::Env { crate_root: None },
+            [flag, root] if flag == "--cargo-config" => {
+                Command::Env { crate_root: Some(root.into()) }
+            }
+            [flag] if flag == "--cargo-config" => {
+                bail!("`--cargo-config` takes the folder of a crate")
+            }
+            [other, ..] => {
+                bail!("`env` knows only `--cargo-config DIR`, found `{}`", other.display())
+            }
+        },
         "doctor" => Command::Doctor { json: flag("doctor", "--json", &rest)? },
         "ptx" => Command::Ptx { check: flag("ptx", "--check", &rest)? },
         "test" => match rest.split_first() {
@@ -123,6 +140,8 @@ mod tests {
             ("ci --help", Command::Help),
             ("setup", Command::Setup { interop: false }),
             ("setup --interop", Command::Setup { interop: true }),
+            ("env", Command::Env { crate_root: None }),
+            ("env --cargo-config ../x", Command::Env { crate_root: Some("../x".into()) }),
             ("doctor", Command::Doctor { json: false }),
             ("doctor --json", Command::Doctor { json: true }),
             ("test", Command::Test { cargo_args: vec![] }),
@@ -159,6 +178,8 @@ mod tests {
             ("stup", "stup"),
             ("setup --interopp", "--interopp"),
             ("setup interop", "interop"),
+            ("env --config x", "--config"),
+            ("env --cargo-config", "--cargo-config"),
             ("doctor --jsn", "--jsn"),
             ("ptx check", "check"),
             ("test -p nixl-ops", "-p"),

@@ -6,6 +6,7 @@ mod bench;
 mod bundle;
 mod ci;
 mod doctor;
+mod env;
 mod process;
 mod ptx;
 mod setup;
@@ -41,6 +42,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Help => println!("{}", args::USAGE),
         Command::Setup { interop } => setup::run(&workspace()?, interop)?,
+        Command::Env { crate_root } => env::run(&workspace()?, crate_root.as_deref())?,
         Command::Doctor { json } => return doctor::run(json),
         Command::Test { cargo_args } => test::run(&workspace()?, &cargo_args)?,
         Command::Bench { args } => return bench::run(&workspace()?, &args),

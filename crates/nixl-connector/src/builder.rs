@@ -170,17 +170,17 @@ impl ConnectorBuilder {
         let prefix = self.name.unwrap_or(hostname);
         check_name(&prefix)?;
         let control = ControlThread::spawn()?;
+        #[cfg(not(feature = "nixl"))]
+        let transport = self.transport.ok_or(ConnectorError::NoTransport)?;
+        #[cfg(feature = "nixl")]
         let transport = match self.transport {
             Some(transport) => transport,
-            #[cfg(feature = "nixl")]
             None => {
                 let (name, thread) = (format!("{prefix}-{incarnation:032x}"), control.clone());
                 let options = self.nixl;
                 let open = move || crate::nixl::NixlTransport::open_with(&name, thread, &options);
                 Arc::new(control.run(open).await??) as Arc<dyn Transport>
             }
-            #[cfg(not(feature = "nixl"))]
-            None => return Err(ConnectorError::NoTransport),
         };
         let versions =
             MessageVersions::default().with_doorbell(RemoteSlots::VERSION).with_claims(1);

@@ -1,6 +1,6 @@
 //! One engine, its driver and its caches.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nixl_descriptor::{
@@ -37,6 +37,8 @@ pub(crate) struct Connection {
     info: PeerInfo,
     clock: Arc<dyn Clock>,
     skew: Duration,
+    /// The words of exports that are closed: peers may read them late.
+    kept: Mutex<Vec<Region>>,
 }
 
 /// What a connection has in hand.
@@ -125,6 +127,7 @@ impl Connection {
             info,
             clock,
             skew: config.clock_skew,
+            kept: Mutex::default(),
         })
     }
 
@@ -139,6 +142,16 @@ impl Connection {
 
     pub(crate) fn driver(&self) -> &Arc<Driver> {
         &self.driver
+    }
+
+    /// Keeps memory for as long as the connection lives.
+    pub(crate) fn keep(&self, region: &Region) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(region.clone());
+    }
+
+    /// The thread for blocking calls.
+    pub(crate) fn control(&self) -> &ControlThread {
+        &self.control
     }
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {

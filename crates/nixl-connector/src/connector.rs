@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use nixl_descriptor::{
-    Access, BufferPool, Descriptor, DescriptorList, LeaseMode, Leased, Leases, Region,
+    Access, BufferPool, Descriptor, DescriptorList, LeaseMode, Leased, Leases, Region, Registration,
 };
 use nixl_device::{LeakInChild, tcp_gives_up_after};
 use nixl_metadata::{
-    Limits, NotificationKey, OfferTerms, OperationKind, RdmaMetadata, SerializedDescriptor,
+    AgentMetadata, Limits, NotificationKey, OfferTerms, OperationKind, RdmaMetadata,
+    SerializedDescriptor,
 };
 use nixl_ops::{
     ClaimDemand, Clock, EndedOffer, EngineSetting, Execution, OfferSlot, OfferSpec, OfferUse,
-    OperationOptions, PathPolicy, PeerId, ReadOperation, ReadableOperation, SpentKeys,
-    TransferRequest, TransportError, WritableOperation, WriteOperation, pair,
+    OperationOptions, PathPolicy, PeerId, ReadOperation, ReadableOperation, RemoteSlot, SpentKeys,
+    TransferRequest, Transport, TransportError, WritableOperation, WriteOperation, pair,
 };
 
 use crate::checksum::{self, Verification};
@@ -146,7 +147,7 @@ impl Connector {
         L: TryInto<DescriptorList>,
         ConnectorError: From<L::Error>,
     {
-        self.create_readable_with(local, self.options()).await
+        self.create_readable_with(local, self.default_options()).await
     }
 
     /// As [`create_readable`](Self::create_readable), with options instead of the connector's timeout.
@@ -186,7 +187,7 @@ impl Connector {
         L: TryInto<DescriptorList>,
         ConnectorError: From<L::Error>,
     {
-        self.create_writable_with(local, self.options()).await
+        self.create_writable_with(local, self.default_options()).await
     }
 
     /// As [`create_writable`](Self::create_writable), with options instead of the connector's timeout.
@@ -246,7 +247,7 @@ impl Connector {
         L: TryInto<DescriptorList>,
         ConnectorError: From<L::Error>,
     {
-        self.begin_read_with(remote, local, self.options()).await
+        self.begin_read_with(remote, local, self.default_options()).await
     }
 
     /// As [`begin_read`](Self::begin_read), with options instead of the connector's timeout.
@@ -291,7 +292,7 @@ impl Connector {
         L: TryInto<DescriptorList>,
         ConnectorError: From<L::Error>,
     {
-        self.begin_write_with(local, remote, self.options()).await
+        self.begin_write_with(local, remote, self.default_options()).await
     }
 
     /// As [`begin_write`](Self::begin_write), with options instead of the connector's timeout.
@@ -363,18 +364,22 @@ impl Connector {
         Ok(local.try_into()?)
     }
 
-    fn check_process(&self) -> Result<(), TransportError> {
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.shared.connection
+    }
+
+    pub(crate) fn check_process(&self) -> Result<(), TransportError> {
         self.shared.connection.driver().check_process()
     }
 
-    fn options(&self) -> OperationOptions {
+    pub(crate) fn default_options(&self) -> OperationOptions {
         match self.shared.timeout {
             Some(timeout) => OperationOptions::new().timeout(timeout),
             None => OperationOptions::new(),
         }
     }
 
-    fn refuse_if_draining(&self) -> Result<(), ConnectorError> {
+    pub(crate) fn refuse_if_draining(&self) -> Result<(), ConnectorError> {
         match self.shared.draining.load(Ordering::SeqCst) {
             true => Err(ConnectorError::Draining),
             false => Ok(()),
@@ -581,29 +586,51 @@ impl Connector {
             true => Some(connection.local_metadata().await?),
             false => None,
         };
+        let to = ToPeer { kind, memory, remote, policy, slot: slot.as_ref(), notifies: true };
+        let (execution, peer) = self.execute(&to, (peer, registrations), introduction).await?;
+        let execution = self.claiming(execution, remote, &peer, slot.is_some()).await?;
+        Ok(Verification::after(OfferUse::of(execution, slot, used), verification))
+    }
+
+    /// Prepares a read of a peer's memory, of which the peer is not told, and says which peer it is.
+    pub(crate) async fn prepare_silently(
+        &self,
+        memory: (&DescriptorList, &Leased),
+        remote: &RdmaMetadata,
+        policy: PathPolicy,
+    ) -> Result<(Box<dyn Execution>, PeerId), ConnectorError> {
+        let connection = &self.shared.connection;
+        connection.run(connection.executor().prepare(memory.0, Some(remote))).await?;
+        let peer = connection.connect(remote).await?;
+        let registrations = connection.register(memory.0).await?;
+        let kind = OperationKind::Read;
+        let to = ToPeer { kind, memory, remote, policy, slot: None, notifies: false };
+        self.execute(&to, (peer, registrations), None).await
+    }
+
+    /// Has the executor prepare it; again with the peer met anew if the engine has given the peer, or registrations, up.
+    async fn execute(
+        &self,
+        to: &ToPeer<'_>,
+        (peer, registrations): (PeerId, Vec<Registration>),
+        introduction: Option<AgentMetadata>,
+    ) -> Result<(Box<dyn Execution>, PeerId), ConnectorError> {
+        let connection = &self.shared.connection;
         let transport = connection.transport();
-        let request = |peer, registrations| {
-            TransferRequest::remote(kind, memory, remote, transport, peer, registrations)
-                .introducing(introduction.clone())
-                .with_slot(slot.as_ref())
-                .under(policy)
-        };
-        let error = match executor.execute(request(&peer, registrations.clone())) {
-            Ok(execution) => {
-                let execution = self.claiming(execution, remote, &peer, slot.is_some()).await?;
-                return Ok(Verification::after(OfferUse::of(execution, slot, used), verification));
-            }
-            Err(error) => error,
-        };
-        // The cache may know a peer, or registrations, that the engine has given up since.
+        let executor = connection.executor();
+        let again = (registrations.clone(), introduction.clone());
+        let error =
+            match executor.execute(to.request(transport, &peer, registrations, introduction)) {
+                Ok(execution) => return Ok((execution, peer)),
+                Err(error) => error,
+            };
         if !wants_reconnect(&error) {
             return Err(error.into());
         }
         connection.forget(&peer);
-        let peer = connection.reconnect(remote).await?;
-        let execution = executor.execute(request(&peer, registrations))?;
-        let execution = self.claiming(execution, remote, &peer, slot.is_some()).await?;
-        Ok(Verification::after(OfferUse::of(execution, slot, used), verification))
+        let peer = connection.reconnect(to.remote).await?;
+        let execution = executor.execute(to.request(transport, &peer, again.0, again.1))?;
+        Ok((execution, peer))
     }
 
     /// The execution, behind a claim by a message if the offer's terms demand one that its slot does not give.
@@ -630,6 +657,36 @@ impl Connector {
         }
         let metadata = connection.local_metadata().await?;
         Ok(driver.claiming(execution, (remote, terms), peer, &metadata, demanded))
+    }
+}
+
+/// A transfer to or from a peer's memory.
+struct ToPeer<'a> {
+    kind: OperationKind,
+    memory: (&'a DescriptorList, &'a Leased),
+    remote: &'a RdmaMetadata,
+    policy: PathPolicy,
+    slot: Option<&'a RemoteSlot>,
+    notifies: bool,
+}
+
+impl<'a> ToPeer<'a> {
+    fn request(
+        &self,
+        transport: &'a Arc<dyn Transport>,
+        peer: &'a PeerId,
+        registrations: Vec<Registration>,
+        introduction: Option<AgentMetadata>,
+    ) -> TransferRequest<'a> {
+        let &Self { kind, memory, remote, policy, slot, notifies } = self;
+        let request = TransferRequest::remote(kind, memory, remote, transport, peer, registrations)
+            .introducing(introduction)
+            .with_slot(slot)
+            .under(policy);
+        match notifies {
+            true => request,
+            false => request.without_notification(),
+        }
     }
 }
 

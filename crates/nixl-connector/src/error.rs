@@ -2,11 +2,13 @@
 
 use std::convert::Infallible;
 
-use nixl_descriptor::{DescriptorError, LeaseError, RegionError, RegisterError};
+use nixl_descriptor::{AccessError, DescriptorError, LeaseError, RegionError, RegisterError};
 use nixl_device::Device;
-use nixl_metadata::MetadataError;
-use nixl_ops::{OperationError, PairingError, TransportError};
+use nixl_metadata::{ExportId, MetadataError};
+use nixl_ops::{GrantError, OperationError, PairingError, TransportError};
 use thiserror::Error;
+
+use crate::grants::{ExportedLayoutError, TicketError};
 
 /// Why an operation could not begin, or a connector not be built.
 #[derive(Clone, Debug, Error, PartialEq)]
@@ -27,6 +29,19 @@ pub enum ConnectorError {
     /// Another operation uses the memory.
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    /// The bytes could not be copied out of the memory that they were read into.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// An offer has more bytes than the caller takes.
+    #[error(
+        "the offer has {bytes} bytes, more than the {limit} that this call takes: raise the limit, or refuse the peer"
+    )]
+    OverLimit {
+        /// Bytes of the offer.
+        bytes: u64,
+        /// The most that the caller takes.
+        limit: usize,
+    },
     /// A writable operation was asked for on memory that must not change.
     #[error("descriptor {index} is read-only and cannot be offered for writing")]
     ReadOnly {
@@ -65,6 +80,21 @@ pub enum ConnectorError {
         index: usize,
         /// Where the memory is.
         device: Device,
+    },
+    /// A layout cannot be exported, or that of a peer not be used.
+    #[error(transparent)]
+    ExportedLayout(#[from] ExportedLayoutError),
+    /// Blocks of an export could not be granted.
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+    /// A ticket cannot be used.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+    /// The export is closed, or was one of an owner that has ended.
+    #[error("the export {export} is closed: ask its owner for the metadata of one that is open")]
+    ExportClosed {
+        /// Which export.
+        export: ExportId,
     },
     /// The engine could not register the memory.
     #[error(transparent)]

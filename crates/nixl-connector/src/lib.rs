@@ -26,8 +26,7 @@
 //! // The other side reads it.
 //! let local = sink.buffer(4096)?;
 //! let remote = RdmaMetadata::decode(message.as_bytes())?;
-//! let mut read = sink.begin_read(&remote, local.clone()).await?;
-//! let completion = read.wait_for_completion().await?;
+//! let completion = sink.read(&remote, local.clone()).await?;
 //! assert_eq!(completion.bytes(), 4096);
 //! assert_eq!(local.to_vec()?, [7u8; 4096]);
 //!
@@ -53,6 +52,8 @@
 //! empties the file that it names. NIXL's own messages go to the standard error and cannot be taken from there: its library reads
 //! `NIXL_LOG_LEVEL` when it is loaded, and with `FATAL` writes none.
 
+mod advice;
+mod at_once;
 mod builder;
 mod checksum;
 #[cfg(feature = "conformance")]
@@ -63,7 +64,9 @@ mod control;
 mod ended;
 mod error;
 mod exports;
+mod grants;
 mod health;
+mod moved;
 #[cfg(feature = "nixl")]
 pub mod nixl;
 mod occupancy;
@@ -77,10 +80,15 @@ pub use connection::ConnectionStats;
 pub use connector::Connector;
 pub use control::ControlThread;
 pub use error::ConnectorError;
+pub use grants::{
+    BlockReadError, BlockReadOptions, Export, ExportOptions, ExportedLayoutError, Grant,
+    GrantOptions, RemoteExport, TicketError,
+};
 pub use health::{Drained, Health};
 pub use nixl_ops::{
-    CancelOutcome, Carrier, ClaimDemand, Completion, DriverConfig, EndedOffer, EngineSetting, Held,
-    OperationError, OperationKind, OperationOptions, OperationStatus, Overdue, PathKind,
+    Advice, CancelHandle, CancelOutcome, Carrier, ClaimDemand, Completion, DriverConfig,
+    EndedOffer, EngineSetting, FreeBlocks, GrantError, GrantStats, Held, OperationError,
+    OperationFuture, OperationKind, OperationOptions, OperationStatus, Overdue, PathKind,
     PathPolicy, PathReport, ReadOperation, ReadableOperation, Reclaimed, RevokeOutcome,
     SettingSource, SpentStats, TransportError, WritableOperation, WriteOperation,
 };

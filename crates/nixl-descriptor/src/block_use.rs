@@ -27,6 +27,25 @@ impl Footprint {
         together.into_iter().chain(apart)
     }
 
+    /// Those of all `layers` that may have some of these bytes, if there are `blocks` blocks. Does not walk the others.
+    pub(crate) fn combs_near(
+        &self,
+        layers: usize,
+        blocks: u64,
+        bytes: Range<u64>,
+    ) -> impl Iterator<Item = Comb> {
+        let (together, apart): (Option<Comb>, &[(usize, Comb)]) = match self {
+            Self::Together(first) => (Some(first.of_layers(&(0..layers))), &[]),
+            Self::Apart(combs) => {
+                let from =
+                    combs.partition_point(|(_, comb)| comb.whole_span(blocks).end <= bytes.start);
+                (None, &combs[from..])
+            }
+        };
+        let apart = apart.iter().map(|(_, comb)| *comb);
+        apart.take_while(move |comb| comb.start < bytes.end).chain(together)
+    }
+
     /// Whether any of these layers is in the region.
     pub(crate) fn has(&self, layers: &Range<usize>) -> bool {
         self.combs(layers).next().is_some()
@@ -103,6 +122,11 @@ impl BlockUse {
                 Extent { start: piece.start as usize, end: piece.end as usize }
             })
         })
+    }
+
+    /// The ids of the blocks, if they are of the layout that has this footprint.
+    pub(crate) fn ids_in(&self, footprint: &Arc<Footprint>) -> Option<&[u32]> {
+        Arc::ptr_eq(&self.footprint, footprint).then(|| &**self.blocks.ids())
     }
 
     /// Number of extents.

@@ -1,6 +1,6 @@
 //! The bytes of blocks at equal distances, and which blocks of two layouts share bytes.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use crate::block_set::BlockSet;
 
@@ -39,13 +39,32 @@ impl Comb {
         if !overlap(&self.span(blocks), bytes) {
             return None;
         }
-        // The span ends after the bytes begin, so both are not before the comb.
+        let (first, last) = self.numbers_in(bytes)?;
+        blocks.any_in(first, last)
+    }
+
+    /// The blocks of `blocks` that have some of these bytes.
+    pub(crate) fn blocks_in(&self, blocks: u64, bytes: &Range<u64>) -> Option<RangeInclusive<u32>> {
+        let (first, last) = self.numbers_in(bytes)?;
+        let last = last.min(blocks.checked_sub(1)?);
+        // There are at most 2^32 blocks.
+        (first <= last).then_some(first as u32..=last as u32)
+    }
+
+    /// From the first byte to the last of `blocks` blocks, at least one.
+    pub(crate) fn whole_span(&self, blocks: u64) -> Range<u64> {
+        self.start..self.start + blocks.saturating_sub(1) * self.stride + self.len
+    }
+
+    /// The first and the last number of a block with some of these bytes, if there were blocks without end. The first is
+    /// larger if the bytes lie between two blocks.
+    fn numbers_in(&self, bytes: &Range<u64>) -> Option<(u64, u64)> {
         let last = (bytes.end - 1).checked_sub(self.start)? / self.stride;
         let first = match bytes.start.checked_sub(self.start + self.len) {
             Some(past) => past / self.stride + 1,
             None => 0,
         };
-        blocks.any_in(first, last)
+        Some((first, last))
     }
 
     /// A block of each side that share bytes.

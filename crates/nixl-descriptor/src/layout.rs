@@ -64,6 +64,7 @@
 mod chunks;
 mod description;
 mod geometry;
+mod grant;
 mod lease;
 mod local;
 mod pair;
@@ -75,6 +76,7 @@ pub use self::description::{LayoutDescription, PartDescription, RemoteLayout};
 pub use self::geometry::{
     Dimension, Dimensions, GeometryError, GeometryMismatch, Inner, LayoutGeometry, same_geometry,
 };
+pub use self::grant::{BlockGrant, BlockGrantError, BlockGrants};
 pub use self::lease::BlockLeaseError;
 pub use self::local::Layout;
 pub use self::pair::{ChunkPairError, pair_chunks};

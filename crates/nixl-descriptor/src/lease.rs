@@ -8,6 +8,7 @@ use nixl_device::ForkGeneration;
 use crate::block_use::BlockUse;
 use crate::descriptor::Descriptor;
 use crate::extent::{Extent, ExtentSet};
+use crate::granted::Counts;
 use crate::leaked;
 use crate::region::{Region, RegionId};
 use crate::traffic::Conflict;
@@ -26,6 +27,14 @@ impl LeaseMode {
     /// Whether two uses of the same bytes get in each other's way.
     pub(crate) fn conflicts(self, other: Self) -> bool {
         self == Self::Write || other == Self::Write
+    }
+
+    /// What a grant is for.
+    pub(crate) fn purpose(self) -> &'static str {
+        match self {
+            Self::Read => "reading",
+            Self::Write => "writing",
+        }
     }
 }
 
@@ -59,6 +68,18 @@ pub enum LeaseError {
         /// Where they meet.
         region: RegionId,
         /// What the other operation may do.
+        held: LeaseMode,
+    },
+    /// Peers may use one of the blocks, by a grant.
+    #[error(
+        "block {block} of an exported layout in {region} is granted for {}: end its grants first", held.purpose()
+    )]
+    Granted {
+        /// Where the block is.
+        region: RegionId,
+        /// Which block of the layout.
+        block: u32,
+        /// What its grants allow.
         held: LeaseMode,
     },
     /// The region was made from memory that must not change.
@@ -192,10 +213,15 @@ impl LeaseSet {
         })
     }
 
-    /// Adds blocks that lie in `region`.
-    pub(crate) fn add_blocks(&mut self, region: &Region, used: BlockUse) -> Result<(), LeaseError> {
+    /// Adds blocks that lie in `region`, regardless of the grants `but`.
+    pub(crate) fn add_blocks(
+        &mut self,
+        region: &Region,
+        used: BlockUse,
+        but: Option<&Counts>,
+    ) -> Result<(), LeaseError> {
         self.hold(region, |mode| {
-            let lease = region.traffic().begin_block_lease(mode, used.clone())?;
+            let lease = region.traffic().begin_block_lease(mode, used.clone(), but)?;
             Ok(Held::Blocks { lease, used })
         })
     }
@@ -208,10 +234,19 @@ impl LeaseSet {
         if self.mode == LeaseMode::Write && !region.is_writable() {
             return Err(LeaseError::ReadOnly { region: region.id() });
         }
-        let held = begin(self.mode)
-            .map_err(|Conflict { held }| LeaseError::Conflict { region: region.id(), held })?;
+        let held = begin(self.mode).map_err(|conflict| conflict.in_region(region.id()))?;
         self.parts.push(Part { region: region.clone(), held });
         Ok(())
+    }
+}
+
+impl Conflict {
+    /// Why something in that region was not leased.
+    pub(crate) fn in_region(self, region: RegionId) -> LeaseError {
+        match self {
+            Self::Lease(held) => LeaseError::Conflict { region, held },
+            Self::Grant { block, held } => LeaseError::Granted { region, block, held },
+        }
     }
 }
 

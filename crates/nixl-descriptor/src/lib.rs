@@ -14,7 +14,8 @@
 //!   that it let go. The [`RegistrationCache`] makes the second use of a region free.
 //!
 //! Above them, the [`layout`] module says where the blocks of a KV cache lie in such memory, and pairs the bytes of
-//! blocks in two layouts for a copy. With the feature `dlpack`, tensors of other frameworks become regions.
+//! blocks in two layouts for a copy. Blocks that peers use by grants ([`BlockGrants`](layout::BlockGrants)) are kept from copies
+//! and leases as leased bytes are, and [`PublishedWords`] tell those peers when a grant has ended. With the feature `dlpack`, tensors of other frameworks become regions.
 //!
 //! # Decided here
 //!
@@ -80,19 +81,23 @@ mod block_use;
 mod cache;
 mod coalesce;
 mod comb;
+mod contents;
 mod copying;
 mod coverage;
 mod descriptor;
 mod disposal;
 mod extent;
+mod granted;
 mod leaked;
 mod lease;
 mod leased;
 mod list;
+mod memfd;
 mod memory;
 mod pages;
 mod pending;
 mod pool;
+mod published;
 mod region;
 mod registration;
 mod shared;
@@ -110,6 +115,7 @@ pub use leased::{LeaseUse, Leased};
 pub use list::DescriptorList;
 pub use pending::{Pending, PendingError};
 pub use pool::{BufferPool, PoolStats};
+pub use published::{PublishedWords, ReadOnlyWords};
 pub use region::{
     Reclaim, ReclaimError, Region, RegionError, RegionId, copy, copy_range, copy_range_to_slice,
     copy_range_unchecked, copy_spans,

@@ -10,7 +10,6 @@ use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::hash::{Hash, Hasher};
-use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,18 +19,13 @@ use nixl_device::cuda::Context;
 use nixl_device::{
     Device, FileIdentity, PerProcess, ProcessError, ProcessWatch, proc_is_of_this_namespace,
 };
-use rustix::fs::{CWD, FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
-use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
+use rustix::fs::{FallocateFlags, OFlags, SealFlags};
 
 use crate::access::Access;
+use crate::memfd::{self, link, linked};
 use crate::memory::Memory;
 use crate::pool::BufferPool;
 use crate::region::{Region, RegionError};
-use crate::shortage::{explained, shortage};
-
-/// What `statfs` calls the file system of anonymous files.
-const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// Host memory that other processes of this machine can map. Make a [`Region`] of it to use it.
 #[derive(Debug)]
@@ -87,6 +81,12 @@ pub enum SharedMemoryError {
     /// It could become shorter under the mapping, or already is.
     #[error("the memory that another process shares is shorter than it said, or may become so")]
     MayShrink,
+    /// Processes other than the owner could write the words that it publishes.
+    #[error(
+        "the words that another process publishes can be written by others: it is no file of published words, or its owner \
+         runs another version"
+    )]
+    MayBeWritten,
 }
 
 /// Whether the process that a [`SharedName`] gives has the memory open, in this PID namespace.
@@ -131,34 +131,13 @@ impl SharedMemory {
     ///
     /// [`RegionError::Empty`], or [`RegionError::OutOfMemory`] with what the system said.
     pub fn new(len: usize) -> Result<Self, RegionError> {
-        if len == 0 {
-            return Err(RegionError::Empty);
-        }
-        let refused = |error: &std::io::Error| RegionError::OutOfMemory {
-            len,
-            message: format!("shared memory: {}", explained(error)),
-        };
-        let failed = |errno: Errno| refused(&errno.into());
-        let mut name = [0; 16];
-        rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty())
-            .map_err(failed)?;
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = rustix::fs::memfd_create(file_name(&name), flags).map_err(failed)?;
-        let file = File::from(file);
-        // Beyond the limit the system would not refuse, but kill.
-        let limit = getrlimit(Resource::Fsize).current;
-        if limit.is_some_and(|limit| len as u64 > limit) {
-            let message =
-                "shared memory: it is longer than files may be; raise the limit (ulimit -f)";
-            return Err(RegionError::OutOfMemory { len, message: message.to_owned() });
-        }
-        file.set_len(len as u64).map_err(|e| refused(&e))?;
+        let (file, name) = memfd::create(len)?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&file, seals).map_err(failed)?;
-        let map = map(&file, len).map_err(|e| refused(&e))?;
-        let fd = file.as_raw_fd().unsigned_abs();
+        rustix::fs::fcntl_add_seals(&file, seals)
+            .map_err(|errno| memfd::out_of_memory(len, &errno.into()))?;
+        let map = map(&file, len).map_err(|error| memfd::out_of_memory(len, &error))?;
         own().insert(name);
-        let name = SharedName { pid: std::process::id(), fd, name, len: len as u64 };
+        let name = memfd::name_of(&file, name, len);
         Ok(Self { map, file: Mutex::new(Some(file)), name })
     }
 
@@ -168,42 +147,9 @@ impl SharedMemory {
     ///
     /// [`SharedMemoryError`]
     pub fn open(name: &SharedName) -> Result<Self, SharedMemoryError> {
-        let refused = |call| {
-            move |error: std::io::Error| match shortage(&error) {
-                Some(_) => SharedMemoryError::Exhausted { call, message: explained(&error) },
-                None => SharedMemoryError::Refused { call, message: error.to_string() },
-            }
-        };
-        let expected = link(&name.name);
-        let path = format!("/proc/{}/fd/{}", name.pid, name.fd);
-        // Nothing but such a file is opened: to open a device may do something.
-        if linked(&path).map_err(refused("look at"))? != expected {
-            return Err(SharedMemoryError::Gone);
-        }
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = rustix::fs::openat(CWD, path.as_str(), flags, Mode::empty())
-            .map_err(|e| refused("open")(e.into()))?;
-        let file = File::from(file);
-        // The number may have got another meaning since.
-        let mine = format!("/proc/self/fd/{}", file.as_raw_fd());
-        if linked(&mine).map_err(refused("look at"))? != expected {
-            return Err(SharedMemoryError::Gone);
-        }
-        // A file of huge pages may lose a page to a hole that another process makes, and then have none for it.
-        let system = rustix::fs::fstatfs(&file).map_err(|e| refused("look at")(e.into()))?;
-        if u64::try_from(system.f_type) != Ok(TMPFS_MAGIC) {
-            return Err(SharedMemoryError::Gone);
-        }
-        // Files of no other kind have seals.
-        let seals = rustix::fs::fcntl_get_seals(&file).map_err(|_| SharedMemoryError::Gone)?;
-        let len = file.metadata().map_err(refused("look at"))?.len();
-        let Ok(mapped) = usize::try_from(name.len) else {
-            return Err(SharedMemoryError::MayShrink);
-        };
-        if !seals.contains(SealFlags::SHRINK) || len < name.len || mapped == 0 {
-            return Err(SharedMemoryError::MayShrink);
-        }
-        let map = map(&file, mapped).map_err(refused("map"))?;
+        let seals = SealFlags::empty();
+        let (file, len) = memfd::open(name, OFlags::RDWR, seals, SharedMemoryError::MayShrink)?;
+        let map = map(&file, len).map_err(memfd::refused("map"))?;
         Ok(Self { map, file: Mutex::new(None), name: *name })
     }
 
@@ -276,7 +222,7 @@ impl Drop for SharedMemory {
 }
 
 /// The names of what this process has made. Its number does not tell: those of its threads lead to its files too.
-fn own() -> MutexGuard<'static, HashSet<[u8; 16]>> {
+pub(crate) fn own() -> MutexGuard<'static, HashSet<[u8; 16]>> {
     static OWN: PerProcess<Mutex<HashSet<[u8; 16]>>> = PerProcess::new(Mutex::default);
     OWN.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -403,26 +349,17 @@ fn map(file: &File, len: usize) -> std::io::Result<MmapMut> {
     unsafe { MmapOptions::new().len(len).map_mut(file) }
 }
 
-fn file_name(name: &[u8; 16]) -> String {
-    format!("nixl-{:032x}", u128::from_be_bytes(*name))
-}
-
-/// Where a descriptor of such a file leads, in `/proc`.
-fn link(name: &[u8; 16]) -> String {
-    format!("/memfd:{} (deleted)", file_name(name))
-}
-
-fn linked(path: &str) -> std::io::Result<String> {
-    let found = std::fs::read_link(path)?;
-    Ok(found.to_string_lossy().into_owned())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::io::{BufRead, BufReader, Read};
+    use std::os::fd::AsRawFd;
+
+    use rustix::fs::MemfdFlags;
+    use rustix::process::{Resource, getrlimit};
 
     use super::*;
+    use crate::memfd::file_name;
 
     #[test]
     fn bytes_are_seen_on_the_other_side_and_outlive_the_owner() {

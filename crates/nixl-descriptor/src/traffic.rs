@@ -1,15 +1,17 @@
 //! Who is using which bytes of a region: leases of operations, and copies by the host.
 //!
-//! One short-held mutex per region. A lease that conflicts with a lease is an error, a host copy that conflicts with a
-//! lease is an error; only where a host copy is under way does anybody wait, and then for no longer than that copy.
-//! A copy never waits for a lease, so there is no cycle of waits.
+//! One short-held mutex per region. A lease that conflicts with a lease or a grant is an error, a host copy that conflicts
+//! with one is an error; only where a host copy is under way does anything wait, and then for no longer than that copy.
+//! A copy never waits for a lease or a grant, so there is no cycle of waits.
 
-use std::slice;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::{ptr, slice};
 
 use crate::block_use::BlockUse;
 use crate::coverage::Coverage;
 use crate::extent::{Extent, ExtentSet};
+use crate::granted::{self, Counts, GrantedHere};
 use crate::lease::LeaseMode;
 
 /// A host copy's use of some bytes.
@@ -29,16 +31,23 @@ pub(crate) enum Leasing {
     Ignore,
 }
 
-/// A lease is held that conflicts.
+/// What is held that conflicts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Conflict {
-    pub(crate) held: LeaseMode,
+pub(crate) enum Conflict {
+    Lease(LeaseMode),
+    /// A grant on this block.
+    Grant {
+        block: u32,
+        held: LeaseMode,
+    },
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     state: Mutex<State>,
     copy_ended: Condvar,
+    /// Copies and leases that have begun, or look whether they may. Changed while the state is locked.
+    uses: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +62,8 @@ struct State {
     last_copy: u64,
     /// Threads that wait for a copy to end.
     waiting: usize,
+    /// Layouts in the region whose blocks can be granted.
+    granted: Vec<GrantedHere>,
 }
 
 #[derive(Debug)]
@@ -63,12 +74,13 @@ struct BlockLease {
 }
 
 impl Traffic {
-    /// Notes a lease until [`end_lease`](Self::end_lease), or says which kind of lease is in the way.
+    /// Notes a lease until [`end_lease`](Self::end_lease), or says what is in the way.
     pub(crate) fn begin_lease(&self, mode: LeaseMode, set: &ExtentSet) -> Result<(), Conflict> {
         let mut state = self.lock();
+        self.enter(&state);
         loop {
-            if let Some(held) = state.conflict_with_bytes(mode, set.extents()) {
-                return Err(Conflict { held });
+            if let Some(conflict) = state.conflict_with_bytes(mode, set.extents()) {
+                return self.refuse(&state, conflict);
             }
             if !state.is_copied(set.extents().iter().map(|&extent| (extent, mode))) {
                 break;
@@ -81,29 +93,25 @@ impl Traffic {
 
     /// Ends a lease that began with the same arguments.
     pub(crate) fn end_lease(&self, mode: LeaseMode, set: &ExtentSet) {
-        self.lock().leases.remove(mode, set.extents());
+        let mut state = self.lock();
+        state.leases.remove(mode, set.extents());
+        self.leave(&state);
     }
 
-    /// Notes a lease of blocks until [`end_block_lease`](Self::end_block_lease) with the result, or says which kind of
-    /// lease is in the way.
+    /// Notes a lease of blocks until [`end_block_lease`](Self::end_block_lease) with the result, or says what is in the way,
+    /// other than the grants `but` these.
     pub(crate) fn begin_block_lease(
         &self,
         mode: LeaseMode,
         used: BlockUse,
+        but: Option<&Counts>,
     ) -> Result<u64, Conflict> {
-        let mut state = self.lock();
-        loop {
-            if let Some(held) = state.conflict_with_blocks(mode, &used) {
-                return Err(Conflict { held });
-            }
-            let in_the_way = |(_, copied): &(u64, Use)| {
-                mode.conflicts(copied.mode) && used.touches(copied.extent)
-            };
-            if !state.copies.iter().any(in_the_way) {
-                break;
-            }
-            state = self.wait(state);
-        }
+        let state = self.lock();
+        self.enter(&state);
+        let mut state = match self.without_conflict(state, mode, &used, but) {
+            Ok(state) => state,
+            Err((state, conflict)) => return self.refuse(&state, conflict),
+        };
         state.last_lease += 1;
         let id = state.last_lease;
         state.blocks.push(BlockLease { id, mode, used });
@@ -115,6 +123,7 @@ impl Traffic {
         let mut state = self.lock();
         let ended = state.blocks.iter().position(|lease| lease.id == id);
         let ended = ended.map(|at| state.blocks.swap_remove(at));
+        self.leave(&state);
         // What it refers to is freed after the lock is.
         drop(state);
         drop(ended);
@@ -123,13 +132,14 @@ impl Traffic {
     /// Notes a copy until the guard is dropped; all its uses at once, so that it cannot deadlock with another.
     pub(crate) fn begin_copy(&self, uses: &[Use]) -> Result<CopyGuard<'_>, Conflict> {
         let mut state = self.lock();
+        self.enter(&state);
         loop {
             let respecting = uses.iter().filter(|used| used.leasing == Leasing::Respect);
             let mut conflicts = respecting.filter_map(|used| {
                 state.conflict_with_bytes(used.mode, slice::from_ref(&used.extent))
             });
-            if let Some(held) = conflicts.next() {
-                return Err(Conflict { held });
+            if let Some(conflict) = conflicts.next() {
+                return self.refuse(&state, conflict);
             }
             if !state.is_copied(uses.iter().map(|used| (used.extent, used.mode))) {
                 break;
@@ -140,6 +150,83 @@ impl Traffic {
         let copy = state.last_copy;
         state.copies.extend(uses.iter().map(|used| (copy, *used)));
         Ok(CopyGuard { traffic: self, copy })
+    }
+
+    /// From now on copies and leases in the region yield to the grants on the layout's blocks.
+    pub(crate) fn attach(&self, here: GrantedHere) {
+        let mut state = self.lock();
+        here.counts.enter(self.uses.load(Ordering::Relaxed));
+        let meets = state.granted.iter().any(|other| other.meets(&here));
+        state.granted.push(here);
+        if meets {
+            // For good: the grants of each look at those of the other, too.
+            self.enter(&state);
+        }
+    }
+
+    /// The reverse of [`attach`](Self::attach).
+    pub(crate) fn detach(&self, counts: &Arc<Counts>) {
+        self.lock().granted.retain(|here| !Arc::ptr_eq(&here.counts, counts));
+    }
+
+    /// Whether nothing is under way that could be in the way of a grant that was counted before.
+    pub(crate) fn is_idle(&self) -> bool {
+        // Acquire: pairs with the store in `leave`.
+        self.uses.load(Ordering::Acquire) == 0
+    }
+
+    /// Waits until no copy is in the way of a grant that `counts` has counted, or says which lease, or grant on another layout,
+    /// is.
+    pub(crate) fn admit_grant(
+        &self,
+        mode: LeaseMode,
+        used: &BlockUse,
+        counts: &Counts,
+    ) -> Result<(), Conflict> {
+        let admitted = self.without_conflict(self.lock(), mode, used, Some(counts));
+        admitted.map(drop).map_err(|(_, conflict)| conflict)
+    }
+
+    /// Waits until no copy is in the way of a use of these blocks.
+    fn without_conflict<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        mode: LeaseMode,
+        used: &BlockUse,
+        but: Option<&Counts>,
+    ) -> Result<MutexGuard<'a, State>, (MutexGuard<'a, State>, Conflict)> {
+        loop {
+            if let Some(conflict) = state.conflict_with_blocks(mode, used, but) {
+                return Err((state, conflict));
+            }
+            let in_the_way = |(_, copied): &(u64, Use)| {
+                mode.conflicts(copied.mode) && used.touches(copied.extent)
+            };
+            if !state.copies.iter().any(in_the_way) {
+                return Ok(state);
+            }
+            state = self.wait(state);
+        }
+    }
+
+    /// Counts a use that begins, before it looks for grants.
+    fn enter(&self, state: &State) {
+        let uses = self.uses.load(Ordering::Relaxed);
+        self.uses.store(uses + 1, Ordering::Relaxed);
+        state.granted.iter().for_each(|here| here.counts.enter(1));
+    }
+
+    fn leave(&self, state: &State) {
+        let uses = self.uses.load(Ordering::Relaxed);
+        // Release: a grant that sees that nothing is under way sees the bytes.
+        self.uses.store(uses - 1, Ordering::Release);
+        state.granted.iter().for_each(|here| here.counts.leave(1));
+    }
+
+    /// Ends a use that has only looked.
+    fn refuse<R>(&self, state: &State, conflict: Conflict) -> Result<R, Conflict> {
+        self.leave(state);
+        Err(conflict)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -156,21 +243,49 @@ impl Traffic {
 }
 
 impl State {
-    /// The lease, if any, that a use of these extents would get in the way of. They are sorted and do not overlap.
-    fn conflict_with_bytes(&self, mode: LeaseMode, extents: &[Extent]) -> Option<LeaseMode> {
+    /// What, if anything, a use of these extents would get in the way of. They are sorted and do not overlap.
+    fn conflict_with_bytes(&self, mode: LeaseMode, extents: &[Extent]) -> Option<Conflict> {
         let bytes = extents.iter().find_map(|extent| self.leases.conflict(mode, *extent));
-        bytes.or_else(|| {
+        let lease = bytes.or_else(|| {
             let in_the_way =
                 |lease: &&BlockLease| mode.conflicts(lease.mode) && lease.used.touches_any(extents);
             self.blocks.iter().find(in_the_way).map(|lease| lease.mode)
+        });
+        lease.map(Conflict::Lease).or_else(|| {
+            let in_the_way =
+                |here: &GrantedHere| extents.iter().find_map(|extent| here.conflict(mode, *extent));
+            self.grant_in_the_way(None, in_the_way)
         })
     }
 
-    /// The lease, if any, that a use of these blocks would get in the way of.
-    fn conflict_with_blocks(&self, mode: LeaseMode, used: &BlockUse) -> Option<LeaseMode> {
+    /// What, if anything, a use of these blocks would get in the way of, other than the grants `but` these.
+    fn conflict_with_blocks(
+        &self,
+        mode: LeaseMode,
+        used: &BlockUse,
+        but: Option<&Counts>,
+    ) -> Option<Conflict> {
         let in_the_way = |lease: &&BlockLease| mode.conflicts(lease.mode) && lease.used.meets(used);
         let blocks = self.blocks.iter().find(in_the_way).map(|lease| lease.mode);
-        blocks.or_else(|| self.leases.conflict_with_blocks(mode, used))
+        let lease = blocks.or_else(|| self.leases.conflict_with_blocks(mode, used));
+        lease
+            .map(Conflict::Lease)
+            .or_else(|| self.grant_in_the_way(but, |here| here.conflict_with_blocks(mode, used)))
+    }
+
+    fn grant_in_the_way(
+        &self,
+        but: Option<&Counts>,
+        in_the_way: impl FnMut(&GrantedHere) -> Option<(u32, LeaseMode)>,
+    ) -> Option<Conflict> {
+        if self.granted.is_empty() {
+            return None;
+        }
+        let but = but.map(ptr::from_ref);
+        let others = self.granted.iter().filter(|here| Some(Arc::as_ptr(&here.counts)) != but);
+        let found = { others }.find_map(in_the_way);
+        granted::seen();
+        found.map(|(block, held)| Conflict::Grant { block, held })
     }
 
     /// Whether a copy under way gets in the way of any of these uses.
@@ -194,6 +309,7 @@ impl Drop for CopyGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.traffic.lock();
         state.copies.retain(|(copy, _)| *copy != self.copy);
+        self.traffic.leave(&state);
         if state.waiting > 0 {
             self.traffic.copy_ended.notify_all();
         }
@@ -202,7 +318,6 @@ impl Drop for CopyGuard<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
     use std::thread;
 
@@ -287,7 +402,7 @@ mod tests {
                 let footprint = Arc::new(Footprint::Together(comb));
                 let blocks = Arc::new(BlockIds::new([block].into(), 10));
                 let used = BlockUse::new(footprint, 0..1, blocks);
-                assert!(traffic.begin_block_lease(mode, used).is_ok());
+                assert!(traffic.begin_block_lease(mode, used, None).is_ok());
             }
         };
         assert!(waits(WRITE, lease(WRITE, 1)));

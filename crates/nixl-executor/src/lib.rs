@@ -1,41 +1,75 @@
-//! Which way the bytes go.
+//! The crate to begin with: connectors that move bytes the best way there is.
 //!
-//! A connector hands every operation to an executor. Its built-in one passes everything to the transport. This crate
-//! has three that do more:
+//! An application depends on this crate alone. [`connector`] starts to configure a [`Connector`], which offers memory to
+//! peers and reads or writes what peers offer. The [`prelude`] has the names that most programs use; what else an
+//! application meets is at the top level here, from the crates that define it:
 //!
-//! * [`PathExecutor`] takes the best path that both sides have: a copy inside the process, memory that a process of the
-//!   same machine shares, the engine, or chunks through pinned memory. [`paths`] is what it knows and how it chooses.
-//! * [`DirectExecutor`] only looks whether both sides are host memory of this very process, and copies there.
-//! * [`BlockExecutor`] needs no connector: it copies KV-cache blocks between all memories of one process.
-//!
-//! Each completed operation can say [which path](PathReport) it took and why not a better one.
+//! | for | names |
+//! |---|---|
+//! | operations | [`Connector`], [`ConnectorBuilder`], [`OperationOptions`], [`PathPolicy`], [`Completion`] |
+//! | memory | [`Region`], [`Descriptor`], [`DescriptorList`], [`BufferPool`], [`layout`], [`cuda`] |
+//! | KV caches | [`Export`], [`Grant`], [`RemoteExport`], [`layout`] |
+//! | what peers exchange | [`RdmaMetadata`], [`ExportMetadata`], [`Ticket`] |
+//! | errors | [`ConnectorError`], [`OperationError`], [`TransportError`], [`MetadataError`], [`BlockError`] |
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! use std::sync::Arc;
-//! use nixl_connector::{Connector, simulated::Fabric};
-//! use nixl_descriptor::Region;
-//! use nixl_executor::{DirectExecutor, PathKind};
-//! use nixl_ops::SystemClock;
+//! use nixl_executor::prelude::*;
+//! use nixl_executor::{PathKind, SystemClock, simulated::Fabric};
 //!
+//! // Two connectors, as two processes would have them; leave out `transport` to use NIXL.
 //! let fabric = Fabric::new(Arc::new(SystemClock::new()));
-//! let connector = |name: &str| {
-//!     Connector::builder().transport(fabric.transport(name)).executor(Arc::new(DirectExecutor::new())).build()
-//! };
-//! let (source, sink) = (connector("source").await?, connector("sink").await?);
+//! let transport = |name| fabric.transport(name);
+//! let source = nixl_executor::connector().await?.transport(transport("source")).build().await?;
+//! let sink = nixl_executor::connector().await?.transport(transport("sink")).build().await?;
 //!
 //! let mut offered = source.create_readable(Region::try_from(vec![7u8; 4096])?).await?;
-//! let remote = offered.metadata().clone();
+//! let message = offered.metadata().to_native_bytes()?;
+//!
+//! let remote = RdmaMetadata::decode(&message)?;
 //! let local = Region::zeroed(4096)?;
 //! let completion = sink.begin_read(&remote, local.clone()).await?.wait_for_completion().await?;
-//!
-//! assert_eq!(completion.path().map(|p| p.kind), Some(PathKind::SameProcessCopy));
+//! assert_eq!(completion.path().map(|path| path.kind), Some(PathKind::SameProcessCopy));
 //! assert_eq!(local.to_vec()?, [7u8; 4096]);
 //! offered.wait_for_completion().await?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # }).unwrap();
 //! ```
+//!
+//! # Executors
+//!
+//! A connector hands every operation to an executor. The one that is built into `nixl-connector` passes everything to the
+//! transport. This crate has three that do more:
+//!
+//! * [`PathExecutor`], which [`connector`] uses, takes the best path that both sides have: a copy inside the process,
+//!   memory that a process of the same machine shares, the engine, or chunks through pinned memory. [`paths`] is what it
+//!   knows and how it chooses.
+//! * [`DirectExecutor`] only looks whether both sides are host memory of this very process, and copies there.
+//! * [`BlockExecutor`] needs no connector: it copies KV-cache blocks between all memories of one process.
+//!
+//! Each completed operation can say [which path](PathReport) it took and why not a better one.
+//!
+//! # Features
+//!
+//! | feature | by default | needs | gives |
+//! |---|---|---|---|
+//! | `nixl` | on | g++ and libclang to build, NIXL 1.5 to run | the transport between processes |
+//! | `dlpack` | off | nothing | regions over tensors of other frameworks |
+//!
+//! Without `nixl`, [`ConnectorBuilder::build`] needs a [transport](ConnectorBuilder::transport), and fails with
+//! [`ConnectorError::NoTransport`] if it is given none.
+//!
+//! A build that stops in `nixl-sys` at `Unable to find libclang` lacks that library, one that stops at
+//! `'stdbool.h' file not found` its headers: `cargo xtask env` in this project's repository fetches both, and prints or writes
+//! the variables that name them.
+//!
+//! # Runtimes
+//!
+//! Nothing here depends on a particular async runtime: futures are woken by threads of the connection. Connectors, regions and
+//! operations are `Send` and `Sync`, futures of their methods are `Send`.
 
+mod begin;
 mod direct;
 mod ipc;
 mod local;
@@ -43,9 +77,11 @@ mod memcpy;
 mod offers;
 pub mod paths;
 mod peers;
+pub mod prelude;
 mod routed;
 mod staged;
 
+pub use begin::connector;
 pub use direct::DirectExecutor;
 pub use local::{
     Abilities, BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockPlan, BlockSide, Buffer,
@@ -53,6 +89,40 @@ pub use local::{
     Progress, Route, SharedHandle, SimulatedGpus, Strategy, StrategyPolicy, StreamHandle,
     StreamPoint,
 };
-pub use nixl_ops::{Carrier, Hop, PathKind, PathPolicy, PathReport, Rejected};
 pub use routed::{PathExecutor, PeerStats};
 pub use staged::{SlotStats, StagingConfig, StagingStats};
+
+// What an application needs of the crates below, so that it depends on this one alone.
+#[cfg(feature = "nixl")]
+pub use nixl_connector::nixl::{
+    NixlBackend, NixlLibrary, NixlOptions, NixlUnavailable, UcxLogLevel,
+};
+pub use nixl_connector::{
+    BlockReadError, BlockReadOptions, ConnectionStats, Connector, ConnectorBuilder, ConnectorError,
+    Drained, Export, ExportOptions, ExportedLayoutError, Grant, GrantOptions, Health, RemoteExport,
+    TicketError, simulated,
+};
+#[cfg(feature = "dlpack")]
+pub use nixl_descriptor::dlpack;
+pub use nixl_descriptor::{
+    Access, AccessError, BufferPool, Descriptor, DescriptorError, DescriptorList, LeaseError,
+    LeaseMode, Pending, PendingError, Reclaim, ReclaimError, Region, RegionError, RegisterError,
+    layout,
+};
+pub use nixl_device::{Device, DeviceKind, cuda};
+pub use nixl_metadata::{
+    ExportId, ExportMetadata, Limits, MetadataError, NativeVersion, RdmaMetadata, Ticket,
+};
+pub use nixl_ops::{
+    Advice, CancelHandle, CancelOutcome, Carrier, ClaimDemand, Clock, Completion, CopyOperation,
+    DriverConfig, EndedOffer, EngineSetting, FreeBlocks, GrantError, GrantStats, Hop, MemoryFate,
+    OperationError, OperationFuture, OperationKind, OperationOptions, OperationStatus,
+    PairingError, PathKind, PathPolicy, PathReport, ReadOperation, ReadableOperation, Reclaimed,
+    Rejected, RevokeOutcome, SettingSource, Settled, SystemClock, TransportError,
+    WritableOperation, WriteOperation,
+};
+
+/// The example in this crate's README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

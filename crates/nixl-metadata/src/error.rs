@@ -4,7 +4,7 @@ use nixl_device::{Device, ParseDeviceError};
 
 use crate::{ClaimDemand, Doorbell, Field, NativeVersion};
 
-/// Metadata could not be built, encoded, decoded or inflated.
+/// Metadata or a ticket could not be built, encoded, decoded or inflated.
 ///
 /// Every variant names the field. None quotes an address, a key or the agent's metadata; text that came from the peer
 /// is quoted only where it is needed, cut short and escaped.
@@ -270,6 +270,12 @@ pub enum MetadataError {
     /// `nixl_metadata` has no prefix and is not hexadecimal.
     #[error("nixl_metadata has no `b64:` prefix and is not hexadecimal: send one or the other")]
     BadHex,
+    /// A text inside another message is not base64.
+    #[error("{field} is not padded standard base64: pass on the text as it was serialised")]
+    NotBase64 {
+        /// What the text should be.
+        field: Field,
+    },
     /// The agent's metadata is not a zlib stream, or a damaged one.
     #[error(
         "nixl_metadata is not a valid zlib stream: it was damaged or compressed by other means"
@@ -290,6 +296,14 @@ pub enum MetadataError {
     /// The first bytes are not those of the native profile.
     #[error("the message is not in the native profile: its first bytes are others")]
     BadMagic,
+    /// The message is another one of the native profile.
+    #[error("the message is {found}, where {expected} is needed: decode each by its own type")]
+    OtherMessage {
+        /// What it is.
+        found: &'static str,
+        /// What it has to be.
+        expected: &'static str,
+    },
     /// The native profile has a version that this release does not read.
     #[error(
         "version {version} of the native profile is unknown: write an earlier version, or use the same release on both sides"
@@ -350,4 +364,145 @@ pub enum MetadataError {
     /// The native profile's payload is not laid out as its version says.
     #[error("the payload is malformed: the peer does not follow the native profile")]
     Malformed,
+    /// An export has no layout.
+    #[error("the export has no layouts: export at least one")]
+    NoLayouts,
+    /// An export has more layouts than one may have.
+    #[error("more than {limit} layouts: make several exports of them")]
+    TooManyLayouts {
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// The layouts of an export have more parts than they may have.
+    #[error("more than {limit} parts in all layouts: make several exports of them")]
+    TooManyParts {
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// Two layouts of an export have one name.
+    #[error("layouts[{index}].name is that of a layout before: name each layout differently")]
+    DuplicateLayout {
+        /// Position of the second one.
+        index: usize,
+    },
+    /// A size in a layout is zero.
+    #[error("layouts[{layout}].{dimension} is 0: it must be at least 1")]
+    ZeroDimension {
+        /// Position of the layout.
+        layout: usize,
+        /// Which size.
+        dimension: &'static str,
+    },
+    /// A layout has more blocks than ids can tell apart.
+    #[error("layouts[{layout}].blocks is {blocks}: at most 2^32 are possible")]
+    LayoutBlocks {
+        /// Position of the layout.
+        layout: usize,
+        /// How many it has.
+        blocks: u64,
+    },
+    /// The number of parts is not that of the kind of layout.
+    #[error("layouts[{layout}] has {parts} parts and needs {needed}: one, or one for each layer")]
+    LayoutParts {
+        /// Position of the layout.
+        layout: usize,
+        /// Parts that it has.
+        parts: usize,
+        /// Parts that it needs.
+        needed: usize,
+    },
+    /// A part of a layout is at address 0, is empty, or wraps around.
+    #[error(
+        "layouts[{layout}].parts[{part}] is no memory: its address and length are not 0, and their sum fits 64 bits"
+    )]
+    BadPart {
+        /// Position of the layout.
+        layout: usize,
+        /// Position of the part.
+        part: usize,
+    },
+    /// A layout arranges its chunks in a way that this release does not know.
+    #[error(
+        "layouts[{layout}].kind is {kind}, which is unknown: both sides need a release that knows it"
+    )]
+    UnknownLayoutKind {
+        /// Position of the layout.
+        layout: usize,
+        /// The number on the wire.
+        kind: u8,
+    },
+    /// A layout's device does not exist in the native profile.
+    #[error(
+        "layouts[{layout}].device is unknown (kind {kind}, ordinal {ordinal}): both sides need a release that knows it"
+    )]
+    UnsupportedLayoutDevice {
+        /// Position of the layout.
+        layout: usize,
+        /// The number of the kind on the wire; 0 if it has none.
+        kind: u8,
+        /// Which device of the kind.
+        ordinal: u32,
+    },
+    /// The words of an export cannot be where it says.
+    #[error("the location of the words is none, because {reason}: state where the slots are")]
+    BadWords {
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The file of an export's claims does not have a word for each slot.
+    #[error(
+        "the file of the claims has {length} bytes and needs {needed}: it has a word of 8 bytes for each slot"
+    )]
+    ShortClaims {
+        /// Bytes that it has.
+        length: u64,
+        /// Bytes that it needs.
+        needed: u64,
+    },
+    /// A ticket has a version that this release does not read.
+    #[error("version {version} of tickets is unknown: use the same release on both sides")]
+    UnsupportedTicketVersion {
+        /// The version of the ticket.
+        version: u8,
+    },
+    /// A ticket has flags that this release does not know.
+    #[error("flags {flags:#04x} of the ticket are unknown: use the same release on both sides")]
+    UnsupportedTicketFlags {
+        /// The flags of the ticket.
+        flags: u8,
+    },
+    /// A ticket is for no layers.
+    #[error("layers {start}..{end} of the ticket are none: name at least one")]
+    EmptyLayers {
+        /// The first layer.
+        start: u16,
+        /// One past the last.
+        end: u16,
+    },
+    /// A ticket is for no block.
+    #[error("the ticket names no block: grant at least one")]
+    NoBlocks,
+    /// A ticket is for more blocks than one may name.
+    #[error("the ticket names {count} blocks, more than the {limit} allowed: make several of it")]
+    TooManyBlocks {
+        /// How many it names.
+        count: usize,
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// A ticket names a block twice.
+    #[error("the ticket names block {block} twice: name each block once")]
+    DuplicateBlock {
+        /// The block.
+        block: u32,
+    },
+    /// An id in a ticket is not written as one, or is not between 0 and 2^32.
+    #[error("the ticket's block at position {index} is no id: it was altered on the way")]
+    BadBlock {
+        /// Position of the block.
+        index: usize,
+    },
+    /// A ticket is not what its digest was computed of.
+    #[error("the ticket was altered: pass it on exactly as the owner made it")]
+    TicketAltered,
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::native;
 
-/// A part of a message, in either profile. Prints as the path that a reader of the JSON would write.
+/// A part of a message, in either profile, or of a ticket. Prints as the path that a reader of the JSON would write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Field {
@@ -46,6 +46,10 @@ pub enum Field {
     Transports,
     /// The transport at this position (native profile).
     Transport(usize),
+    /// The name of the layout at this position of an export.
+    LayoutName(usize),
+    /// A ticket.
+    Ticket,
 }
 
 impl fmt::Display for Field {
@@ -73,6 +77,8 @@ impl fmt::Display for Field {
             Self::BootId => f.write_str("peer.host.boot_id"),
             Self::Transports => f.write_str("peer.transports"),
             Self::Transport(index) => write!(f, "peer.transports[{index}]"),
+            Self::LayoutName(index) => write!(f, "layouts[{index}].name"),
+            Self::Ticket => f.write_str("the ticket"),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What two peers tell each other before a transfer: where the memory is, how to reach its owner, and which
 //! notification says that the transfer is done.
 //!
-//! [`RdmaMetadata`] is that message. The owner of the memory (the *target*) makes one and hands it to its peer (the
-//! *initiator*) over a channel of the application's choice. Whoever holds it can read or write the memory it names, so
+//! [`RdmaMetadata`] is that message for one operation. The owner of the memory (the *target*) makes one and hands it to
+//! its peer (the *initiator*) over a channel of the application's choice. Whoever holds it can read or write the memory it names, so
 //! the channel has to be trusted, and nothing here prints it: `Debug` shows lengths and counts only.
 //!
 //! # Two encodings
@@ -38,6 +38,26 @@
 //! [`NativeVersion::V3`] by [`RdmaMetadata::to_native_bytes_as`]. That is refused for an offer whose terms demand claims.
 //! Golden files of every version are in `tests/golden`.
 //!
+//! # Exports and tickets
+//!
+//! An offer is for one operation. Memory that many operations read or write is *exported* once, and its blocks are *granted*:
+//!
+//! | type | says | travels as |
+//! |---|---|---|
+//! | [`ExportMetadata`] | which memory there is, in named [layouts](ExportedLayout), and how to reach its owner | the envelope of the native profile with a magic of its own: a core and sections |
+//! | [`Ticket`] | which blocks and layers its holder may read or write, and how to check that the grant stands | 56 bytes, and 1 to 5 for each block |
+//!
+//! An export is a few KiB long for any number of blocks, and goes to any number of peers. It holds no lease: what its
+//! holder reads without a ticket, or after the ticket ended, may be the bytes of another request.
+//!
+//! [`RdmaMetadata`], [`ExportMetadata`] and [`Ticket`] implement serde's traits, so that they sit inside an application's own
+//! messages:
+//!
+//! | type | formats for people (JSON) | binary formats (bincode) |
+//! |---|---|---|
+//! | [`RdmaMetadata`] | Dynamo's object | bytes: the native profile |
+//! | [`ExportMetadata`], [`Ticket`] | base64 | bytes |
+//!
 //! [`RdmaMetadata::decode`] reads either profile and tells them apart by the first byte.
 //!
 //! # Hostile input
@@ -46,8 +66,8 @@
 //! in proportion to what arrived, not to what it claims. What they return holds the same invariants as what the
 //! constructors accept: at least one descriptor, none null, empty or wrapping around, a total that fits 64 bits, shares
 //! that do not overlap and hold their descriptors, names without control characters. The agent's own metadata stays
-//! compressed until [`AgentMetadata::inflate`]; that too is bounded. The checksum of the native profile finds accidents,
-//! not forgeries.
+//! compressed until [`AgentMetadata::inflate`]; that too is bounded. The checksum of the native profile and the digest of a
+//! ticket find accidents, not forgeries.
 //!
 //! # Example
 //!
@@ -79,6 +99,7 @@
 
 #![forbid(unsafe_code)]
 
+mod advice;
 mod agent;
 mod capabilities;
 mod checksum;
@@ -87,8 +108,10 @@ mod codec;
 mod descriptor;
 mod doorbell;
 mod dynamo;
+mod embed;
 mod encodings;
 mod error;
+mod export;
 mod field;
 mod host;
 mod key;
@@ -101,8 +124,10 @@ mod peer_device;
 mod rdma;
 mod share;
 mod terms;
+mod ticket;
 mod versions;
 
+pub use advice::Advice;
 pub use agent::AgentMetadata;
 pub use capabilities::Capabilities;
 pub use checksum::Checksum;
@@ -110,6 +135,10 @@ pub use claim::ClaimDemand;
 pub use descriptor::SerializedDescriptor;
 pub use doorbell::Doorbell;
 pub use error::MetadataError;
+pub use export::{
+    ExportId, ExportMetadata, ExportedInner, ExportedKind, ExportedLayout, ExportedPart,
+    SharedFile, WordsLocation,
+};
 pub use field::Field;
 pub use host::HostIdentity;
 pub use key::NotificationKey;
@@ -121,4 +150,5 @@ pub use peer_device::PeerDevice;
 pub use rdma::RdmaMetadata;
 pub use share::{Share, ShareKind};
 pub use terms::OfferTerms;
+pub use ticket::{Rights, Ticket, TicketTerms};
 pub use versions::MessageVersions;

@@ -10,7 +10,7 @@ use crate::{Field, MetadataError, PeerInfo, RdmaMetadata, dynamo, native};
 /// | [`encoded_bytes`](Self::encoded_bytes) | 12 MiB | the message as it arrives; checked before anything is parsed |
 /// | [`compressed_bytes`](Self::compressed_bytes) | 4 MiB | the agent's metadata as it travels |
 /// | [`inflated_bytes`](Self::inflated_bytes) | 16 MiB | the agent's metadata as the engine gets it |
-/// | [`descriptors`](Self::descriptors) | 65 536 | descriptors in one message, and with them shares |
+/// | [`descriptors`](Self::descriptors) | 65 536 | descriptors in one message, or parts of an export's layouts, and with them shares |
 /// | [`name_bytes`](Self::name_bytes) | 255 | each name in the native profile's [`PeerInfo`] |
 ///
 /// # Memory

@@ -3,15 +3,21 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::encodings::Encodings;
 use crate::{
-    AgentMetadata, Checksum, Doorbell, Limits, MetadataError, NativeVersion, NotificationKey,
-    OfferTerms, OperationKind, PeerInfo, SerializedDescriptor, Share, dynamo, native, share,
+    AgentMetadata, Checksum, Doorbell, Field, Limits, MetadataError, NativeVersion,
+    NotificationKey, OfferTerms, OperationKind, PeerInfo, SerializedDescriptor, Share, dynamo,
+    embed, native, share,
 };
 
 /// An offer: memory that the peer may read or write, how to reach its owner, and the key that says it is done.
 ///
 /// Its holder has that access. Clones share the lists, so cloning takes less than a microsecond. `Debug` shows no address, key or agent metadata.
+///
+/// With serde it is Dynamo's object in formats for people, which carries as little as [`to_dynamo_json`](Self::to_dynamo_json),
+/// and the bytes of [`to_native_bytes`](Self::to_native_bytes) in binary ones. Both are decoded within the default [`Limits`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct RdmaMetadata {
     operation_kind: OperationKind,
@@ -342,5 +348,28 @@ impl fmt::Debug for RdmaMetadata {
             .field("terms", &self.terms)
             .field("checksum", &self.checksum)
             .finish()
+    }
+}
+
+impl Serialize for RdmaMetadata {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            self.encodings.note_without_terms();
+            dynamo::serialize(self, serializer)
+        } else {
+            embed::serialize(self.to_native_bytes(), serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RdmaMetadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let limits = Limits::default();
+        if deserializer.is_human_readable() {
+            dynamo::deserialize(deserializer, &limits)
+        } else {
+            let most = limits.encoded_bytes;
+            embed::deserialize(deserializer, Field::Document, most, Self::from_native_bytes)
+        }
     }
 }

@@ -82,9 +82,14 @@ impl Share {
         first: &SerializedDescriptor,
         descriptor: &SerializedDescriptor,
     ) -> Option<u64> {
-        match descriptor.ptr().checked_sub(first.ptr()) {
+        self.place_of(first.ptr(), descriptor.ptr())
+    }
+
+    /// The same by the addresses of both.
+    pub(crate) const fn place_of(&self, first: u64, address: u64) -> Option<u64> {
+        match address.checked_sub(first) {
             Some(behind) => self.offset.checked_add(behind),
-            None => self.offset.checked_sub(first.ptr() - descriptor.ptr()),
+            None => self.offset.checked_sub(first - address),
         }
     }
 

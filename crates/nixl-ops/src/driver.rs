@@ -458,6 +458,9 @@ impl Shared {
             self.departures.note(from);
             return true;
         }
+        if message.said == Said::GrantDone {
+            return self.passive.grants.receive(message.key);
+        }
         let is_owner =
             self.owner.get().is_some_and(|owner| owner.receive(&self.passive, from, &message));
         match self.claims.receive(from, &message, self.clock.unix_time()) {

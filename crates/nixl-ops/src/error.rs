@@ -101,11 +101,16 @@ pub enum TransportError {
         /// Why not.
         why: EndedOffer,
     },
-    /// The owner ended the offer while its memory was read.
+    /// The owner ended the offer or the grant while its memory was read, or before.
     #[error(
-        "the offer ended while it was read: the bytes that arrived may be of its owner's next use; discard them and ask for a new offer"
+        "the offer or grant ended before it was read to the end: the bytes that arrived may be of its owner's next use; discard them and ask for a new one"
     )]
     Stale,
+    /// The ticket is not the one that the owner gave out.
+    #[error(
+        "the ticket says other blocks, layers or rights than its owner granted: it was altered or forged; discard the bytes and ask for a new one"
+    )]
+    NotGranted,
     /// The bytes that were read are not those whose checksum the offer carries.
     #[error(
         "the {bytes} bytes that were read are not those that were offered (their checksums differ): they were damaged on the way, or the owner's memory has changed; discard them, ask for a new offer and read again, and look at the path if it happens again"

@@ -15,6 +15,9 @@
 //! * **Every offer ends.** An offer that is given up is free at once unless a peer may be using it; then it
 //!   is retained or quarantined until the peer's word, a [proof of quiet](QuietProof), or the end of its
 //!   life time, and [`DriverStats`] says how much is held.
+//! * **Every grant ends, and at once.** The owner of granted blocks asks no reader: a read that was late is
+//!   [found out](WordCheck). A claimed write ends by the writer's word or by proof, and is counted until then
+//!   ([`GrantStats`]).
 //! * **Every wait ends.** Operations have deadlines; a lost notification or a stalled engine becomes
 //!   [`OperationError::TimedOut`].
 //! * **A panic ends one operation.** One of a waker, of an execution or of the destructor of a user's memory is
@@ -37,6 +40,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod advice;
 mod backoff;
 mod blocking;
 mod clock;
@@ -51,6 +55,7 @@ mod error;
 mod executor;
 mod fair;
 mod gate;
+mod grants;
 mod leasing;
 mod mailbox;
 mod notifier;
@@ -89,12 +94,16 @@ pub use executor::{
     TransferRequest, TransportExecutor,
 };
 pub use gate::Gate;
+pub use grants::{
+    ClaimError, Claims, DoneOutcome, FreeBlocks, GrantEnd, GrantError, GrantStats, GrantTable,
+    GrantTableOptions, GrantTerms, GrantWords, Granted, StaleRead, WordCheck,
+};
 pub use mailbox::{Mailbox, Mailboxes};
-pub use nixl_metadata::{ClaimDemand, OperationKind};
+pub use nixl_metadata::{Advice, ClaimDemand, OperationKind};
 pub use notifier::CompletionNotifier;
 pub use operation::{
-    CancelOutcome, CopyOperation, MemoryFate, ReadOperation, ReadableOperation, Reclaimed,
-    RevokeOutcome, Settled, WritableOperation, WriteOperation,
+    CancelHandle, CancelOutcome, CopyOperation, MemoryFate, OperationFuture, ReadOperation,
+    ReadableOperation, Reclaimed, RevokeOutcome, Settled, WritableOperation, WriteOperation,
 };
 pub use options::OperationOptions;
 pub use outcome::Completion;

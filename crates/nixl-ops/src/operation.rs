@@ -1,5 +1,11 @@
 //! The four operations.
 
+mod future;
+mod handle;
+
+pub use future::OperationFuture;
+pub use handle::CancelHandle;
+
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -186,15 +192,7 @@ impl<M> Active<M> {
     }
 
     fn cancel(&self) -> CancelOutcome {
-        let cancelled = Err(OperationError::Cancelled);
-        if !self.slot.cell.finish(OperationStatus::Cancelled, cancelled) {
-            return CancelOutcome::AlreadyEnded(self.status());
-        }
-        // What was not posted yet is released here; the rest is the driver's.
-        let shared = self.driver.shared();
-        shared.poll(&self.slot);
-        shared.nudge(true);
-        CancelOutcome::Cancelled
+        cancel(&self.slot, Some(&self.driver))
     }
 
     /// Waits for the end, and for the memory after it.
@@ -213,6 +211,20 @@ impl Active<DescriptorList> {
         let (outcome, memory) = self.settle().await;
         Reclaimed::new(outcome, memory, &self.memory)
     }
+}
+
+/// Cancels what is in `slot` unless it has ended. Its driver is there for as long as it has not.
+fn cancel(slot: &Arc<Slot>, driver: Option<&Driver>) -> CancelOutcome {
+    let cancelled = Err(OperationError::Cancelled);
+    if !slot.cell.finish(OperationStatus::Cancelled, cancelled) {
+        return CancelOutcome::AlreadyEnded(slot.cell.status());
+    }
+    if let Some(driver) = driver {
+        // What was not posted yet is released here; the rest is the driver's.
+        driver.shared().poll(slot);
+        driver.shared().nudge(true);
+    }
+    CancelOutcome::Cancelled
 }
 
 impl<M> Drop for Active<M> {
@@ -245,11 +257,14 @@ impl Passive {
     }
 
     async fn wait(&self) -> Outcome {
-        let outcome = poll_fn(|cx| match self.driver.check_process() {
+        poll_fn(|cx| self.poll_wait(cx)).await
+    }
+
+    fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        match self.driver.check_process() {
             Ok(()) => self.entry.cell.poll_outcome(cx.waker()),
             Err(forked) => Poll::Ready(Err(forked.into())),
-        });
-        outcome.await
+        }
     }
 
     fn cancel(&self) -> CancelOutcome {
@@ -430,6 +445,19 @@ macro_rules! wait_blocking {
 }
 
 wait_blocking!(ReadOperation, WriteOperation, CopyOperation);
+
+macro_rules! cancel_handle {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// A handle that cancels this operation from elsewhere: another task, a signal handler's thread.
+            pub fn cancel_handle(&self) -> CancelHandle {
+                CancelHandle::new(&self.0.slot, &self.0.driver)
+            }
+        }
+    )*};
+}
+
+cancel_handle!(ReadOperation, WriteOperation, CopyOperation);
 
 macro_rules! reclaim {
     ($($name:ident),*) => {$(

@@ -10,6 +10,7 @@ mod telemetry;
 
 pub(crate) use entry::{Letting, PassiveEntry};
 pub use quiet::{Claimant, QuietProof, QuietWatch};
+pub(crate) use retained::Freed;
 pub use spec::OfferSpec;
 pub use table::Held;
 pub(crate) use table::PassiveTable;

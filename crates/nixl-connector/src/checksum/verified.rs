@@ -16,6 +16,7 @@ use super::summing::Summing;
 use crate::ConnectorError;
 use crate::connection::Connection;
 use crate::control::ControlThread;
+use crate::moved::Moved;
 
 /// What verifying a read takes.
 pub(crate) struct Verification {
@@ -103,21 +104,6 @@ enum Stage {
     Moving(Box<dyn Execution>, Box<Verification>),
     Summing(Moved, Comparison),
     Over(Moved),
-}
-
-/// The path of the bytes, which are in place.
-#[derive(Clone)]
-struct Moved {
-    report: PathReport,
-    steps: u64,
-    memory: PeerMemory,
-}
-
-impl Moved {
-    fn by(execution: &dyn Execution) -> Self {
-        let (report, steps) = (execution.report(), execution.steps());
-        Self { report, steps, memory: execution.peer_memory() }
-    }
 }
 
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]

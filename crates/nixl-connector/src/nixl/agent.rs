@@ -173,7 +173,7 @@ impl Agent {
         control: ControlThread,
         options: &NixlOptions,
     ) -> Result<Self, NixlUnavailable> {
-        NixlLibrary::open()?;
+        NixlLibrary::open_below(options.chosen_prefix())?;
         let (name, options) = (name.to_owned(), options.clone());
         forked::start(move || Self::start_here(name, control, options), |agent| &agent.listener)
     }

@@ -4,9 +4,10 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use nixl_ops::Advice;
 use thiserror::Error;
 
 /// The library that holds NIXL's C API.
@@ -76,8 +77,8 @@ pub struct NixlLibrary {
 pub enum NixlUnavailable {
     /// No library was found.
     #[error(
-        "NIXL was not found: looked for {LIBRARY} in {}; install NIXL, or set NIXL_PREFIX to the folder that it \
-         is installed in (`pip install --no-deps --target DIR nixl-cu12` makes one)",
+        "NIXL was not found: looked for {LIBRARY} in {}; install NIXL, or give the folder that it is installed in by \
+         NIXL_PREFIX or NixlOptions::prefix (`pip install --no-deps --target DIR nixl-cu12` makes one)",
         join(searched)
     )]
     NotFound {
@@ -105,6 +106,18 @@ pub enum NixlUnavailable {
     WrongName {
         /// The file.
         path: PathBuf,
+    },
+    /// A process has one NIXL, and it has opened another than the one asked for.
+    #[error(
+        "NIXL below {} was asked for, and this process has opened {}: give all its connectors the same NixlOptions::prefix",
+        prefix.display(),
+        path.display()
+    )]
+    OtherInForce {
+        /// The library that is open.
+        path: PathBuf,
+        /// The folder that was asked for.
+        prefix: PathBuf,
     },
     /// NIXL cannot look for its file of settings, and would make no agent.
     #[error(
@@ -180,25 +193,75 @@ pub enum NixlUnavailable {
     },
 }
 
+impl NixlUnavailable {
+    /// What to do about it: [`Advice::Retry`] where files ran out, else [`Advice::GiveUp`].
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Files { .. } => Advice::Retry,
+            Self::NotFound { .. }
+            | Self::NotLoadable { .. }
+            | Self::MissingSymbol { .. }
+            | Self::WrongName { .. }
+            | Self::OtherInForce { .. }
+            | Self::Configuration { .. }
+            | Self::Setting { .. }
+            | Self::SettingInForce { .. }
+            | Self::NoBackend
+            | Self::NoPlugin { .. }
+            | Self::Start { .. } => Advice::GiveUp,
+        }
+    }
+}
+
 fn join(paths: &[PathBuf]) -> String {
     paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 impl NixlLibrary {
-    /// Finds and opens the library; later calls return the first result.
+    /// Finds and opens the library, once for the process: later calls return the one that was opened.
     ///
     /// It is looked for below `NIXL_PREFIX`, in `/opt/nvidia/nvda_nixl`, where the system's loader looks, and
-    /// last in `NIXL_RUNTIME_DIR`, which this project's own commands fill.
+    /// last in `NIXL_RUNTIME_DIR`, which this project's own commands fill. A program that was built with
+    /// `NIXL_RUNTIME_DIR` set looks there also when it runs without the variable.
     ///
     /// # Errors
     ///
-    /// [`NixlUnavailable`], with what was tried.
+    /// [`NixlUnavailable`], with what was tried. The next call tries again.
     pub fn open() -> Result<&'static Self, NixlUnavailable> {
-        static LIBRARY: OnceLock<Result<NixlLibrary, NixlUnavailable>> = OnceLock::new();
-        LIBRARY
-            .get_or_init(|| Self::find(&candidates(|name| env::var_os(name))))
-            .as_ref()
-            .map_err(Clone::clone)
+        Self::open_below(None)
+    }
+
+    /// The same, but below the folder `prefix` alone, if one is given, unless `NIXL_PREFIX` goes before.
+    ///
+    /// # Errors
+    ///
+    /// [`NixlUnavailable`], with what was tried; [`NixlUnavailable::OtherInForce`] if the process has opened another.
+    pub(super) fn open_below(prefix: Option<&Path>) -> Result<&'static Self, NixlUnavailable> {
+        static LIBRARY: Mutex<Option<&'static NixlLibrary>> = Mutex::new(None);
+        let candidates = candidates(|name| env::var_os(name), prefix);
+        let mut opened = LIBRARY.lock().unwrap_or_else(PoisonError::into_inner);
+        match (*opened, prefix) {
+            (Some(library), None) => Ok(library),
+            (Some(library), Some(_)) if library.is_among(&candidates) => Ok(library),
+            (Some(library), Some(prefix)) => {
+                let (path, prefix) = (library.path.clone(), prefix.to_owned());
+                Err(NixlUnavailable::OtherInForce { path, prefix })
+            }
+            (None, _) => {
+                // It stays open until the process ends, and so does what is known of it.
+                let library = Box::leak(Box::new(Self::find(&candidates)?));
+                Ok(opened.insert(library))
+            }
+        }
+    }
+
+    fn is_among(&self, candidates: &[PathBuf]) -> bool {
+        let ours = self.path.canonicalize().ok();
+        let is_ours = |path: &PathBuf| {
+            *path == self.path || (ours.is_some() && path.canonicalize().ok() == ours)
+        };
+        candidates.iter().any(is_ours)
     }
 
     fn find(candidates: &[PathBuf]) -> Result<Self, NixlUnavailable> {
@@ -253,16 +316,25 @@ fn reachable_by_name() -> bool {
     }
 }
 
-fn candidates(var: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+/// The folder that this project's commands had filled when the program was built.
+const RUNTIME_DIR: Option<&str> = option_env!("NIXL_RUNTIME_DIR");
+
+fn candidates(var: impl Fn(&str) -> Option<OsString>, prefix: Option<&Path>) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    if let Some(prefix) = var("NIXL_PREFIX") {
-        found.extend(layouts(Path::new(&prefix)));
+    // An empty one would be a path relative to wherever the process runs.
+    let below = |dir: OsString| match dir.is_empty() {
+        true => Vec::new(),
+        false => layouts(Path::new(&dir)),
+    };
+    found.extend(var("NIXL_PREFIX").map(below).unwrap_or_default());
+    if let Some(prefix) = prefix {
+        found.extend(layouts(prefix));
+        return found;
     }
     found.extend(layouts(Path::new("/opt/nvidia/nvda_nixl")));
     found.push(PathBuf::from(LIBRARY));
-    if let Some(runtime) = var("NIXL_RUNTIME_DIR") {
-        found.extend(layouts(Path::new(&runtime)));
-    }
+    let runtime = var("NIXL_RUNTIME_DIR").or_else(|| RUNTIME_DIR.map(OsString::from));
+    found.extend(runtime.map(below).unwrap_or_default());
     found
 }
 
@@ -282,10 +354,48 @@ mod tests {
 
     #[test]
     fn a_prefix_comes_first_and_the_runtime_folder_last() {
-        let found = candidates(|name| Some(OsString::from(format!("/{name}"))));
+        let found = candidates(|name| Some(OsString::from(format!("/{name}"))), None);
         assert!(found.first().unwrap().starts_with("/NIXL_PREFIX"));
         assert!(found.last().unwrap().starts_with("/NIXL_RUNTIME_DIR"));
         assert!(found.contains(&PathBuf::from(LIBRARY)));
+    }
+
+    #[test]
+    fn a_folder_given_in_code_is_the_only_one_but_for_the_environments() {
+        let given = Path::new("/given");
+        let found = candidates(|_| None, Some(given));
+        assert_eq!(found, layouts(given));
+        let found = candidates(|name| Some(OsString::from(format!("/{name}"))), Some(given));
+        assert_eq!(found, [layouts(Path::new("/NIXL_PREFIX")), layouts(given)].concat());
+    }
+
+    #[test]
+    fn an_empty_variable_is_no_folder() {
+        let found = candidates(|_| Some(OsString::new()), None);
+        let is_relative = |path: &&PathBuf| path.is_relative();
+        assert_eq!(found.iter().filter(is_relative).collect::<Vec<_>>(), [Path::new(LIBRARY)]);
+    }
+
+    #[test]
+    fn a_program_looks_where_set_up_put_it_when_it_was_built() {
+        let found = candidates(|_| None, None);
+        let built = RUNTIME_DIR
+            .map_or(PathBuf::from(LIBRARY), |dir| layouts(Path::new(dir)).pop().unwrap());
+        assert_eq!(*found.last().unwrap(), built);
+    }
+
+    #[test]
+    fn the_library_that_is_open_is_known_by_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lib, other) = (dir.path().join("lib"), dir.path().join("other"));
+        std::fs::create_dir(&lib).unwrap();
+        std::fs::write(lib.join(LIBRARY), "").unwrap();
+        std::os::unix::fs::symlink(&lib, &other).unwrap();
+        let library = NixlLibrary { path: lib.join(LIBRARY) };
+        assert!(library.is_among(&layouts(dir.path())));
+        assert!(library.is_among(&layouts(&other)), "the same by another name");
+        assert!(!library.is_among(&layouts(&dir.path().join("absent"))));
+        assert!(!NixlLibrary { path: "/absent".into() }.is_among(&layouts(dir.path())));
     }
 
     #[test]

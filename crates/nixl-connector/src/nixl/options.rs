@@ -1,6 +1,7 @@
 //! How an application sets up NIXL and UCX.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A backend of NIXL's: the engine below it that moves bytes between agents.
@@ -72,6 +73,7 @@ pub struct NixlOptions {
     parameters: BTreeMap<(NixlBackend, String), String>,
     ucx: BTreeMap<String, String>,
     progress_delay: Option<Duration>,
+    prefix: Option<PathBuf>,
 }
 
 impl NixlOptions {
@@ -86,7 +88,20 @@ impl NixlOptions {
             parameters: BTreeMap::new(),
             ucx: BTreeMap::new(),
             progress_delay: Some(Self::DEFAULT_PROGRESS_DELAY),
+            prefix: None,
         }
+    }
+
+    /// The folder that NIXL is in: what it was installed below, or where its wheel was unpacked. By default it is looked for
+    /// in [several places](super::NixlLibrary::open); if a folder is given, there alone, or first below `NIXL_PREFIX` if the
+    /// environment has it.
+    ///
+    /// A process has one NIXL: a later connector that asks for another is refused with
+    /// [`NixlUnavailable::OtherInForce`](super::NixlUnavailable::OtherInForce).
+    #[must_use]
+    pub fn prefix(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.prefix = Some(folder.into());
+        self
     }
 
     /// The backends of the agent; by default UCX alone. Memory is registered with all of them, and peers need one in common. An
@@ -185,6 +200,10 @@ impl NixlOptions {
         let items: Vec<T> = items.into_iter().collect();
         let items: Vec<&str> = items.iter().map(AsRef::as_ref).collect();
         self.ucx(name, items.join(","))
+    }
+
+    pub(super) fn chosen_prefix(&self) -> Option<&Path> {
+        self.prefix.as_deref()
     }
 
     pub(super) fn chosen_backends(&self) -> &[NixlBackend] {

@@ -1,6 +1,7 @@
 //! The simulated transport: it keeps the promises of every transport, and breaks them as ordered.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod at_once;
 #[cfg(feature = "conformance")]
 mod cases;
 mod checksums;

@@ -17,26 +17,26 @@ use crate::descriptor::Descriptor;
 pub struct RemotePairs {
     remote: Vec<Span>,
     local: Vec<Descriptor>,
+    parts: Vec<(usize, usize)>,
 }
 
 impl RemotePairs {
-    /// Addresses in the owner's process, in the order of [`local`](Self::local): piece by piece of a block, so that the runs of one
-    /// part follow each other.
+    /// Addresses in the owner's process: piece by piece of a block, so that the runs of one part follow each other.
     #[must_use]
     pub fn remote(&self) -> &[Span] {
         &self.remote
     }
 
-    /// Memory of this process, as many runs of the same lengths.
+    /// The parts of the peer's layout that the runs lie in, one after the other: the number of the part, and how many runs.
     #[must_use]
-    pub fn local(&self) -> &[Descriptor] {
-        &self.local
+    pub fn remote_parts(&self) -> &[(usize, usize)] {
+        &self.parts
     }
 
-    /// Both, remote first.
+    /// Memory of this process, as many runs of the same lengths.
     #[must_use]
-    pub fn into_parts(self) -> (Vec<Span>, Vec<Descriptor>) {
-        (self.remote, self.local)
+    pub fn into_local(self) -> Vec<Descriptor> {
+        self.local
     }
 }
 
@@ -82,12 +82,17 @@ pub fn pair_remote_chunks(
     let mut pairs = RemotePairs {
         remote: Vec::with_capacity(fold.pieces().saturating_mul(runs.len())),
         local: Vec::with_capacity(fold.pieces().saturating_mul(runs.len())),
+        parts: Vec::new(),
     };
     for piece in (0..fold.pieces()).map(|index| fold.piece(index)) {
         for run in &runs {
             let len = run.len() * fold.len;
             let (part, offset) = place(there.strides, theirs.ids()[run.start], piece);
             pairs.remote.push(remote.span(part, offset, len));
+            match pairs.parts.last_mut() {
+                Some((last, runs)) if *last == part => *runs += 1,
+                _ => pairs.parts.push((part, 1)),
+            }
             let (part, offset) = place(here.strides, ours.ids()[run.start], piece);
             // Inside its part, as the constructor of the layout checked.
             pairs.local.push(local.parts()[part].part(offset, len));
@@ -160,8 +165,22 @@ mod tests {
                     (src, dst, chunk.len())
                 })
                 .collect();
-            let (spans, descriptors) = pairs.into_parts();
+            let spans = pairs.remote().to_vec();
+            let parts = pairs.remote_parts().to_vec();
+            let descriptors = pairs.into_local();
             prop_assert_eq!(spans.len(), descriptors.len());
+            prop_assert_eq!(parts.iter().map(|(_, runs)| runs).sum::<usize>(), spans.len());
+            let mut rest = &spans[..];
+            for (part, runs) in parts {
+                let (these, behind) = rest.split_at(runs);
+                rest = behind;
+                let part = &there.parts()[part];
+                let inside = |span: &Span| {
+                    part.address() <= span.address
+                        && span.address + span.len <= part.address() + part.len() as u64
+                };
+                prop_assert!(these.iter().all(inside));
+            }
             let mut found: Vec<_> = spans
                 .iter()
                 .zip(&descriptors)

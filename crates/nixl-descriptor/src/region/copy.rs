@@ -256,6 +256,9 @@ fn writes(extent: Extent) -> Use {
 
 impl From<Conflict> for AccessError {
     fn from(conflict: Conflict) -> Self {
-        Self::Leased { mode: conflict.held }
+        match conflict {
+            Conflict::Lease(mode) => Self::Leased { mode },
+            Conflict::Grant { block, held } => Self::Granted { block, held },
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod descriptions;
 mod geometry;
+mod grants;
 mod leases;
 mod map;
 mod model;

@@ -4,6 +4,7 @@
 
 mod cache;
 mod coalescing;
+mod contents;
 mod copies;
 mod descriptors;
 #[cfg(feature = "dlpack")]

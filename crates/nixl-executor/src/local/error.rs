@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
+use nixl_connector::ConnectorError;
 use nixl_descriptor::LeaseError;
 use nixl_descriptor::layout::ChunkPairError;
-use nixl_ops::OperationError;
+use nixl_ops::{Advice, OperationError};
 use thiserror::Error;
 
 use super::{MemoryKind, Strategy};
@@ -85,6 +86,71 @@ pub enum BlockError {
     },
 }
 
+impl BlockError {
+    /// What to do about it, from whatever depth it comes.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Lease(error) => ConnectorError::Lease(error.clone()).advice(),
+            Self::Operation(error) => error.advice(),
+            Self::Gpu(error) => error.advice(),
+            Self::Thread { .. } => Advice::Retry,
+            Self::Pairing(_) | Self::NoStrategy { .. } => Advice::GiveUp,
+        }
+    }
+}
+
+impl GpuError {
+    /// What to do about it. A stream that captures is refused until its capture ends, which no wait brings about: make the
+    /// point elsewhere.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::OutOfMemory { .. } => Advice::Retry,
+            Self::NoDevice { .. }
+            | Self::Unsupported { .. }
+            | Self::StreamCapturing { .. }
+            | Self::Driver { .. } => Advice::GiveUp,
+        }
+    }
+}
+
 fn reasons(rejected: &[(Strategy, Cow<'static, str>)]) -> String {
     rejected.iter().map(|(s, why)| format!("{s}: {why}")).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use Advice::{AskAgain, GiveUp, Retry};
+    use nixl_ops::TransportError;
+
+    use super::*;
+
+    #[test]
+    fn every_error_is_decided() {
+        let reason = String::new;
+        let gpu = [
+            (GpuError::OutOfMemory { what: "pinned", reason: reason() }, Retry),
+            (GpuError::NoDevice { ordinal: 0, reason: reason() }, GiveUp),
+            (GpuError::Unsupported { reason: reason() }, GiveUp),
+            (GpuError::StreamCapturing { reason: reason() }, GiveUp),
+            (GpuError::Driver { reason: reason(), sticky: false }, GiveUp),
+        ];
+        for (error, advice) in gpu {
+            assert_eq!(error.advice(), advice, "{error:?}");
+            assert_eq!(BlockError::Gpu(error).advice(), advice);
+        }
+        let (src, dst) = (MemoryKind::Pageable, MemoryKind::Pageable);
+        for (error, advice) in [
+            (BlockError::Pairing(ChunkPairError::Count { src: 1, dst: 2 }), GiveUp),
+            (BlockError::Lease(LeaseError::InUse), Retry),
+            (BlockError::Lease(LeaseError::Empty), GiveUp),
+            (BlockError::NoStrategy { src, dst, rejected: vec![] }, GiveUp),
+            (BlockError::Operation(OperationError::QueueFull { limit: 1 }), Retry),
+            (BlockError::Operation(TransportError::Stale.into()), AskAgain),
+            (BlockError::Thread { reason: reason() }, Retry),
+        ] {
+            assert_eq!(error.advice(), advice, "{error:?}");
+        }
+    }
 }

@@ -25,15 +25,16 @@ use crate::{BlockError, DirectExecutor};
 /// on the sides that have GPU memory; and at last the engine's own way with GPU memory. A path that fails before the target
 /// was told is followed by the next one.
 ///
-/// Give it to [`ConnectorBuilder::executor`](https://docs.rs/nixl-connector). One may serve any number of connectors of
+/// Give it to [`ConnectorBuilder::executor`](nixl_connector::ConnectorBuilder::executor), or begin with
+/// [`connector`](crate::connector), which does. One may serve any number of connectors of
 /// its process; they share its GPUs and threads.
 pub struct PathExecutor {
-    shared: LeakInChild<Arc<Shared>>,
-    connections: Arc<Connections>,
+    pub(super) shared: LeakInChild<Arc<Shared>>,
+    pub(super) connections: Arc<Connections>,
 }
 
 /// Those that have not ended, and some that have.
-type Connections = Mutex<Vec<Weak<Attached>>>;
+pub(super) type Connections = Mutex<Vec<Weak<Attached>>>;
 
 /// What is kept for peers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -74,7 +75,7 @@ pub(super) struct Shared {
 
 impl PathExecutor {
     /// For the GPUs of this process, if it has any. **Blocks** for some hundred milliseconds while their contexts are
-    /// made: call it off async threads.
+    /// made: call it off async threads, or use [`shared`](Self::shared).
     ///
     /// # Errors
     ///

@@ -7,6 +7,7 @@
 
 mod attached;
 mod attempt;
+mod common;
 mod executor;
 mod probe;
 mod upkeep;

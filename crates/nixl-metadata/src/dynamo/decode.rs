@@ -26,12 +26,17 @@ pub(crate) fn decode(json: &[u8], limits: &Limits) -> Result<RdmaMetadata, Metad
     let parts =
         deserializer.deserialize_map(Document(&reader)).map_err(|error| reader.explain(&error))?;
     deserializer.end().map_err(|_| MetadataError::TrailingBytes { field: Field::Document })?;
-    RdmaMetadata::new(
-        parts.operation_kind,
-        parts.descriptors,
-        parts.agent_metadata,
-        parts.notification_key,
-    )
+    parts.into_metadata()
+}
+
+/// Reads the object inside a larger message, in any format for people.
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    limits: &Limits,
+) -> Result<RdmaMetadata, D::Error> {
+    let reader = Reader { limits, at: Cell::new(Field::Document), cause: RefCell::new(None) };
+    let parts = deserializer.deserialize_map(Document(&reader)).map_err(|_| reader.embedded())?;
+    parts.into_metadata().map_err(D::Error::custom)
 }
 
 /// What the visitors share.
@@ -50,27 +55,42 @@ impl Reader<'_> {
         E::custom("")
     }
 
+    /// The field that is being read, and what it has to be.
+    fn expected(&self) -> (Field, &'static str) {
+        let field = self.at.get();
+        let expected = match field {
+            Field::Document | Field::Descriptor(_) => "an object",
+            Field::Descriptors => "an array",
+            Field::Ptr(_) | Field::Size(_) | Field::OperationKind => "an integer",
+            _ => "a string",
+        };
+        (field, expected)
+    }
+
     /// The error behind serde's.
     fn explain(&self, error: &serde_json::Error) -> MetadataError {
         if let Some(cause) = self.cause.take() {
             return cause;
         }
-        let field = self.at.get();
         match error.classify() {
             Category::Eof => MetadataError::Truncated { field: Field::Document },
-            Category::Data => MetadataError::WrongType {
-                field,
-                expected: match field {
-                    Field::Document | Field::Descriptor(_) => "an object",
-                    Field::Descriptors => "an array",
-                    Field::Ptr(_) | Field::Size(_) | Field::OperationKind => "an integer",
-                    _ => "a string",
-                },
-            },
+            Category::Data => {
+                let (field, expected) = self.expected();
+                MetadataError::WrongType { field, expected }
+            }
             Category::Syntax | Category::Io => {
                 MetadataError::NotJson { line: error.line(), column: error.column() }
             }
         }
+    }
+
+    /// The error inside a larger message. The format's own is dropped: it may quote the value, which may be secret.
+    fn embedded<E: Error>(&self) -> E {
+        if let Some(cause) = self.cause.take() {
+            return E::custom(cause);
+        }
+        let (field, expected) = self.expected();
+        E::custom(format_args!("{field} must be {expected}, and the message around it well-formed"))
     }
 
     /// Enters a field that must not have been read before.
@@ -124,6 +144,13 @@ struct Parts {
     agent_metadata: AgentMetadata,
     notification_key: NotificationKey,
     operation_kind: OperationKind,
+}
+
+impl Parts {
+    fn into_metadata(self) -> Result<RdmaMetadata, MetadataError> {
+        let Self { descriptors, agent_metadata, notification_key, operation_kind } = self;
+        RdmaMetadata::new(operation_kind, descriptors, agent_metadata, notification_key)
+    }
 }
 
 /// The outer object.
@@ -362,8 +389,9 @@ impl Visitor<'_> for Integer<'_> {
         Ok(value)
     }
 
-    fn visit_i64<E: Error>(self, _: i64) -> Result<u64, E> {
-        Err(self.refuse())
+    /// Formats that have no unsigned integers hand over the others as signed, too.
+    fn visit_i64<E: Error>(self, value: i64) -> Result<u64, E> {
+        u64::try_from(value).map_err(|_| self.refuse())
     }
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<u64, E> {

@@ -1,9 +1,9 @@
 //! The core of the payload: what every offer has.
 
 use bytes::Bytes;
-use nixl_device::{Device, DeviceKind};
 use serde::{Deserialize, Serialize};
 
+use super::device;
 use super::sequence::{blob, each, sequence};
 use crate::{
     AgentMetadata, Limits, MetadataError, NotificationKey, OperationKind, RdmaMetadata,
@@ -70,35 +70,20 @@ impl<'a> Offer<'a> {
 impl Descriptor {
     fn new(index: usize, descriptor: &SerializedDescriptor) -> Result<Self, MetadataError> {
         let device = descriptor.device();
-        let device_kind = match device.kind() {
-            DeviceKind::Host => 1,
-            DeviceKind::Cuda => 2,
-            DeviceKind::Xpu => 3,
-            _ => {
-                return Err(MetadataError::UnsupportedDevice {
-                    index,
-                    kind: 0,
-                    ordinal: device.index(),
-                });
-            }
+        let Some((device_kind, device_index)) = device::to_wire(device) else {
+            let ordinal = device.index();
+            return Err(MetadataError::UnsupportedDevice { index, kind: 0, ordinal });
         };
-        Ok(Self {
-            device_kind,
-            device_index: device.index(),
-            ptr: descriptor.ptr(),
-            size: descriptor.size(),
-        })
+        Ok(Self { device_kind, device_index, ptr: descriptor.ptr(), size: descriptor.size() })
     }
 
     fn validate(&self, index: usize) -> Result<SerializedDescriptor, MetadataError> {
-        let device = match (self.device_kind, self.device_index) {
-            (1, 0) => Device::HOST,
-            (2, ordinal) => Device::cuda(ordinal),
-            (3, ordinal) => Device::xpu(ordinal),
-            (kind, ordinal) => {
-                return Err(MetadataError::UnsupportedDevice { index, kind, ordinal });
-            }
-        };
+        let (kind, ordinal) = (self.device_kind, self.device_index);
+        let device = device::from_wire(kind, ordinal).ok_or(MetadataError::UnsupportedDevice {
+            index,
+            kind,
+            ordinal,
+        })?;
         SerializedDescriptor::at(index, device, self.ptr, self.size)
     }
 }

@@ -4,8 +4,10 @@ use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
+use super::section::{self, OPTIONAL, PEER, VERSIONS};
 use super::sequence::sequence;
-use crate::{Capabilities, HostIdentity, Limits, MetadataError, PeerDevice, PeerInfo};
+use super::versions;
+use crate::{Capabilities, HostIdentity, Limits, MetadataError, PeerDevice, PeerInfo, codec};
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Peer<'a> {
@@ -45,6 +47,27 @@ pub(super) fn encoded_len(peer: &PeerInfo) -> u64 {
     let transports = 8 + peer.transports().iter().map(|name| text(name)).sum::<u64>();
     let devices = 8 + DEVICE * peer.devices().len() as u64;
     names + numbers + transports + devices
+}
+
+/// Appends the sections of a peer: itself, with these flags, and the versions of its messages.
+pub(super) fn write(peer: &PeerInfo, flags: u16, out: &mut Vec<u8>) -> Result<(), MetadataError> {
+    section::write(out, PEER, flags, |out| codec::encode_to(&Peer::new(peer), out))?;
+    section::write(out, VERSIONS, OPTIONAL, |out| {
+        versions::write(&peer.versions(), out);
+        Ok(())
+    })
+}
+
+/// The peer and the versions of its messages, by the contents of the two sections. Versions without a peer are ignored:
+/// a later release may describe the peer in a section that this one skips.
+pub(super) fn read(
+    peer: Option<&[u8]>,
+    versions: Option<&[u8]>,
+    limits: &Limits,
+) -> Result<Option<PeerInfo>, MetadataError> {
+    let versions = versions.map(versions::read).transpose()?.unwrap_or_default();
+    let peer = section::decode::<Peer<'_>>(PEER, peer)?;
+    peer.map(|peer| Ok(peer.validate(limits)?.with_versions(versions))).transpose()
 }
 
 impl<'a> Peer<'a> {

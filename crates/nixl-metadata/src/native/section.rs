@@ -1,4 +1,4 @@
-//! Sections: the part of version 4 in which later releases say more.
+//! Sections: the part of a message in which later releases say more. Offers have it from version 4 on.
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
@@ -13,8 +13,24 @@
 //!
 //! The content of an id never changes: not a field, not a byte more at its end. A release that has to say more adds a
 //! section with a new id, beside the old one while readers need that. Ids are never used again.
+//!
+//! Offers and exports draw on one list of ids, so an id means the same in both. Each knows only its own:
+//!
+//! | id | section | in an offer | in an export |
+//! |---|---|---|---|
+//! | 1 | peer | optional | required |
+//! | 2 | message versions | optional | optional |
+//! | 3 | shares | optional, of descriptors | optional, of parts |
+//! | 4 | doorbell | optional | |
+//! | 5 | terms | required if present | |
+//! | 6 | checksum | optional | |
+//! | 7 | layouts | | required |
+//! | 8 | words | | required |
+//! | 9 | claims | | optional |
 
-use crate::{Field, MetadataError};
+use serde::Deserialize;
+
+use crate::{Field, MetadataError, codec};
 
 pub(super) const PEER: u16 = 1;
 pub(super) const VERSIONS: u16 = 2;
@@ -22,6 +38,9 @@ pub(super) const SHARES: u16 = 3;
 pub(super) const DOORBELL: u16 = 4;
 pub(super) const TERMS: u16 = 5;
 pub(super) const CHECKSUM: u16 = 6;
+pub(super) const LAYOUTS: u16 = 7;
+pub(super) const WORDS: u16 = 8;
+pub(super) const CLAIMS: u16 = 9;
 
 pub(super) const OPTIONAL: u16 = 0;
 pub(super) const REQUIRED: u16 = 1 << 0;
@@ -41,6 +60,9 @@ pub(crate) const fn name(id: u16) -> Option<&'static str> {
         DOORBELL => Some("doorbell"),
         TERMS => Some("terms"),
         CHECKSUM => Some("checksum"),
+        LAYOUTS => Some("layouts"),
+        WORDS => Some("words"),
+        CLAIMS => Some("claims"),
         _ => None,
     }
 }
@@ -77,55 +99,65 @@ pub(super) fn with_length(
     Ok(())
 }
 
-/// The contents of the known sections of a message.
-#[derive(Default)]
-pub(super) struct Sections<'a> {
-    pub(super) peer: Option<&'a [u8]>,
-    pub(super) versions: Option<&'a [u8]>,
-    pub(super) shares: Option<&'a [u8]>,
-    pub(super) doorbell: Option<&'a [u8]>,
-    pub(super) terms: Option<&'a [u8]>,
-    pub(super) checksum: Option<&'a [u8]>,
+/// The contents of the sections in `rest`, which they fill, in the order of the ids that the message has.
+pub(super) fn read<const N: usize>(
+    mut rest: &[u8],
+    known: [u16; N],
+) -> Result<[Option<&[u8]>; N], MetadataError> {
+    let mut contents = [None; N];
+    let mut seen = [0; MAX_SECTIONS];
+    let mut count = 0;
+    while !rest.is_empty() {
+        let Some((&[i0, i1, f0, f1, l0, l1, l2, l3], behind)) = rest.split_first_chunk() else {
+            return Err(MetadataError::Truncated { field: Field::Payload });
+        };
+        let id = u16::from_le_bytes([i0, i1]);
+        let flags = u16::from_le_bytes([f0, f1]);
+        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        let Some((content, behind)) = behind.split_at_checked(len) else {
+            return Err(MetadataError::SectionOverrun { id, len, left: behind.len() });
+        };
+        rest = behind;
+        if seen[..count].contains(&id) {
+            return Err(MetadataError::DuplicateField { field: Field::Section(id) });
+        }
+        *seen.get_mut(count).ok_or(MetadataError::TooManySections { limit: MAX_SECTIONS })? = id;
+        count += 1;
+        let Some(place) = known.iter().position(|&known| known == id) else {
+            if flags & REQUIRED != 0 {
+                return Err(MetadataError::UnknownSection { id });
+            }
+            continue;
+        };
+        if flags & !REQUIRED != 0 {
+            return Err(MetadataError::UnsupportedSectionFlags { id, flags });
+        }
+        contents[place] = Some(content);
+    }
+    Ok(contents)
 }
 
-impl<'a> Sections<'a> {
-    /// Finds the sections in `rest`, which they fill.
-    pub(super) fn read(mut rest: &'a [u8]) -> Result<Self, MetadataError> {
-        let mut sections = Self::default();
-        let mut seen = [0; MAX_SECTIONS];
-        let mut count = 0;
-        while !rest.is_empty() {
-            let Some((&[i0, i1, f0, f1, l0, l1, l2, l3], behind)) = rest.split_first_chunk() else {
-                return Err(MetadataError::Truncated { field: Field::Payload });
-            };
-            let id = u16::from_le_bytes([i0, i1]);
-            let flags = u16::from_le_bytes([f0, f1]);
-            let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-            let Some((content, behind)) = behind.split_at_checked(len) else {
-                return Err(MetadataError::SectionOverrun { id, len, left: behind.len() });
-            };
-            rest = behind;
-            if seen[..count].contains(&id) {
-                return Err(MetadataError::DuplicateField { field: Field::Section(id) });
-            }
-            *seen.get_mut(count).ok_or(MetadataError::TooManySections { limit: MAX_SECTIONS })? =
-                id;
-            count += 1;
-            let place = match id {
-                PEER => &mut sections.peer,
-                VERSIONS => &mut sections.versions,
-                SHARES => &mut sections.shares,
-                DOORBELL => &mut sections.doorbell,
-                TERMS => &mut sections.terms,
-                CHECKSUM => &mut sections.checksum,
-                _ if flags & REQUIRED != 0 => return Err(MetadataError::UnknownSection { id }),
-                _ => continue,
-            };
-            if flags & !REQUIRED != 0 {
-                return Err(MetadataError::UnsupportedSectionFlags { id, flags });
-            }
-            *place = Some(content);
-        }
-        Ok(sections)
-    }
+/// Decodes the content of a section, if it is there.
+pub(super) fn decode<'a, T: Deserialize<'a>>(
+    id: u16,
+    content: Option<&'a [u8]>,
+) -> Result<Option<T>, MetadataError> {
+    content.map(|bytes| codec::decode(bytes, Field::Section(id))).transpose()
+}
+
+/// Decodes the content of a section without which the message means nothing.
+pub(super) fn require<'a, T: Deserialize<'a>>(
+    id: u16,
+    content: Option<&'a [u8]>,
+) -> Result<T, MetadataError> {
+    decode(id, content)?.ok_or(MetadataError::MissingField { field: Field::Section(id) })
+}
+
+/// Splits the core, whose length stands before it, from the sections behind it.
+pub(super) fn split_core(payload: &[u8]) -> Result<(&[u8], &[u8]), MetadataError> {
+    let truncated = MetadataError::Truncated { field: Field::Core };
+    let Some((len, rest)) = payload.split_first_chunk() else {
+        return Err(truncated);
+    };
+    rest.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or(truncated)
 }

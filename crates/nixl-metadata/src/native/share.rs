@@ -2,8 +2,28 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::sequence::blob;
+use super::sequence::{blob, each, sequence};
+use crate::share::check_count;
 use crate::{MetadataError, Share as Checked, ShareKind as CheckedKind};
+
+/// The content of the section of shares.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Shares<'a>(
+    #[serde(borrow, deserialize_with = "sequence::<_, _, { usize::MAX }>")] Vec<Share<'a>>,
+);
+
+impl<'a> Shares<'a> {
+    pub(super) fn new(shares: &'a [Checked]) -> Result<Self, MetadataError> {
+        Ok(Self(each(shares, Share::new)?))
+    }
+
+    /// Makes what the program uses, of no more shares than there are ranges to be shared; the message checks them.
+    pub(super) fn validate(self, ranges: usize) -> Result<Vec<Checked>, MetadataError> {
+        let Self(shares) = self;
+        check_count(shares.len(), ranges)?;
+        each(shares, |_, wire| wire.validate())
+    }
+}
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Share<'a> {

@@ -1,26 +1,16 @@
 //! Version 4: the length of the core in 4 bytes, the core, and [sections](super::section).
 
-use serde::{Deserialize, Serialize};
-
 use super::checksum::{self, Checksum};
 use super::doorbell::{self, Doorbell};
 use super::offer::{self, Offer};
-use super::peer::{self, Peer};
+use super::peer;
 use super::section::{
-    self, CHECKSUM, DOORBELL, OPTIONAL, PEER, REQUIRED, SHARES, Sections, TERMS, VERSIONS,
+    self, CHECKSUM, DOORBELL, OPTIONAL, PEER, REQUIRED, SHARES, TERMS, VERSIONS, decode,
 };
-use super::sequence::{each, sequence};
-use super::share::{self, Share};
+use super::share::{self, Shares};
 use super::terms::{self, Terms};
 use super::versions;
-use crate::share::check_count;
-use crate::{Field, Limits, MetadataError, PeerInfo, RdmaMetadata, codec};
-
-/// The content of the section of shares.
-#[derive(Serialize, Deserialize)]
-struct Shares<'a>(
-    #[serde(borrow, deserialize_with = "sequence::<_, _, { usize::MAX }>")] Vec<Share<'a>>,
-);
+use crate::{Field, Limits, MetadataError, RdmaMetadata, codec};
 
 /// The size of the payload.
 pub(super) fn encoded_len(metadata: &RdmaMetadata) -> u64 {
@@ -42,14 +32,10 @@ pub(super) fn write(metadata: &RdmaMetadata, out: &mut Vec<u8>) -> Result<(), Me
     let offer = Offer::new(metadata)?;
     section::with_length(out, Field::Core, |out| codec::encode_to(&offer, out))?;
     if let Some(peer) = metadata.peer() {
-        section::write(out, PEER, OPTIONAL, |out| codec::encode_to(&Peer::new(peer), out))?;
-        section::write(out, VERSIONS, OPTIONAL, |out| {
-            versions::write(&peer.versions(), out);
-            Ok(())
-        })?;
+        peer::write(peer, OPTIONAL, out)?;
     }
     if !metadata.shares().is_empty() {
-        let shares = Shares(each(metadata.shares(), Share::new)?);
+        let shares = Shares::new(metadata.shares())?;
         section::write(out, SHARES, OPTIONAL, |out| codec::encode_to(&shares, out))?;
     }
     if let Some(doorbell) = metadata.doorbell() {
@@ -67,45 +53,19 @@ pub(super) fn write(metadata: &RdmaMetadata, out: &mut Vec<u8>) -> Result<(), Me
 }
 
 pub(super) fn read(payload: &[u8], limits: &Limits) -> Result<RdmaMetadata, MetadataError> {
-    let (core, rest) = split_core(payload)?;
+    const KNOWN: [u16; 6] = [PEER, VERSIONS, SHARES, DOORBELL, TERMS, CHECKSUM];
+    let (core, rest) = section::split_core(payload)?;
     // The frames first: what has to be refused for an unknown section costs no copy.
-    let sections = Sections::read(rest)?;
+    let [peer, versions, shares, doorbell, terms, checksum] = section::read(rest, KNOWN)?;
     let offer: Offer<'_> = codec::decode(core, Field::Core)?;
     let count = offer.count(limits)?;
-    let peer = peer(&sections, limits)?;
-    let shares = match decode(SHARES, sections.shares)? {
-        Some(Shares(shares)) => {
-            check_count(shares.len(), count)?;
-            each(shares, |_, wire| wire.validate())?
-        }
+    let peer = peer::read(peer, versions, limits)?;
+    let shares = match decode::<Shares<'_>>(SHARES, shares)? {
+        Some(shares) => shares.validate(count)?,
         None => Vec::new(),
     };
-    let doorbell = decode(DOORBELL, sections.doorbell)?.map(Doorbell::unchecked);
-    let terms = decode(TERMS, sections.terms)?.map(Terms::validate).transpose()?;
-    let checksum = decode(CHECKSUM, sections.checksum)?.map(Checksum::validate).transpose()?;
+    let doorbell = decode(DOORBELL, doorbell)?.map(Doorbell::unchecked);
+    let terms = decode(TERMS, terms)?.map(Terms::validate).transpose()?;
+    let checksum = decode(CHECKSUM, checksum)?.map(Checksum::validate).transpose()?;
     offer.validate(limits)?.with_parts(peer, shares, doorbell, terms, checksum)
-}
-
-fn split_core(payload: &[u8]) -> Result<(&[u8], &[u8]), MetadataError> {
-    let truncated = MetadataError::Truncated { field: Field::Core };
-    let Some((len, rest)) = payload.split_first_chunk() else {
-        return Err(truncated);
-    };
-    rest.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or(truncated)
-}
-
-/// The peer and the versions of its messages. Versions without a peer are ignored: a later release may describe the
-/// peer in a section that this one skips.
-fn peer(sections: &Sections<'_>, limits: &Limits) -> Result<Option<PeerInfo>, MetadataError> {
-    let versions = sections.versions.map(versions::read).transpose()?.unwrap_or_default();
-    let peer = decode::<Peer<'_>>(PEER, sections.peer)?;
-    peer.map(|peer| Ok(peer.validate(limits)?.with_versions(versions))).transpose()
-}
-
-/// Decodes the content of a section, if it is there.
-fn decode<'a, T: Deserialize<'a>>(
-    id: u16,
-    content: Option<&'a [u8]>,
-) -> Result<Option<T>, MetadataError> {
-    content.map(|bytes| codec::decode(bytes, Field::Section(id))).transpose()
 }

@@ -4,7 +4,8 @@ use std::panic;
 
 use crate::golden::V3_FULL;
 use crate::support::{
-    BLOB, DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, golden_v4, minimal, with_checksum,
+    BLOB, DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, golden_export, golden_ticket, golden_v4,
+    minimal, minimal_export, minimal_ticket, with_checksum,
 };
 use crate::targets;
 use nixl_metadata::AgentMetadata;
@@ -15,6 +16,10 @@ const INPUTS_PER_TARGET: u64 = 4000;
 const DICTIONARY: &[&[u8]] = &[
     b"\x89NXM\x03\x00\x00\x00",
     b"\x89NXM\x04\x00\x00\x00",
+    b"\x89NXE\x01\x00\x00\x00",
+    b"\x07\x00\x01\x00\x15\x00\x00\x00",
+    b"\xff\xff\xff\xff\x1f",
+    b"\x80\x80\x80\x80\x10",
     b"\x05\x00\x01\x00\x15\x00\x00\x00",
     b"\x07\x00\x00\x00\x00\x00\x00\x00",
     b"\"descriptors\":[",
@@ -34,10 +39,10 @@ const DICTIONARY: &[&[u8]] = &[
 ];
 
 /// `SplitMix64`: small, and the same everywhere.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -45,7 +50,7 @@ impl Random {
     }
 
     /// Below `bound`, which is not zero.
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 }
@@ -123,6 +128,18 @@ fn native() {
 #[test]
 fn decode() {
     run(targets::decode, &[json_corpus(), native_corpus()].concat());
+}
+
+#[test]
+fn ticket() {
+    run(targets::ticket, &[golden_ticket(), minimal_ticket()].map(|ticket| ticket.encode()));
+}
+
+#[test]
+fn export() {
+    let messages = [golden_export(), minimal_export()].map(|export| export.encode().unwrap());
+    let payloads = messages.clone().map(|message| message[16..].to_vec());
+    run(targets::export, &[messages, payloads].concat());
 }
 
 #[test]

@@ -2,13 +2,17 @@
 //!
 //! A file never changes once a release has written it. For a new version or new content, add a case to [`cases`] and run
 //! `cargo test -p nixl-metadata --test it -- --ignored write_golden`, which creates the files that are absent.
-//! `make_native.py` prints the full native ones and the one with a checksum from the documented layout alone.
+//! `make_native.py` prints the full native ones and the one with a checksum from the documented layout alone, and
+//! `make_export.py` the tickets and the export.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{golden, golden_v4, minimal, with_checksum, without_doorbell};
-use nixl_metadata::{MessageVersions, NativeVersion, RdmaMetadata};
+use crate::support::{
+    golden, golden_export, golden_ticket, golden_v4, minimal, minimal_export, minimal_ticket,
+    with_checksum, without_doorbell,
+};
+use nixl_metadata::{ExportMetadata, MessageVersions, NativeVersion, RdmaMetadata, Ticket};
 
 /// Version 3 with all that it can carry, as build 4a20e0c wrote it.
 pub(crate) const V3_FULL: &[u8] = include_bytes!("../golden/v3-full.bin");
@@ -39,6 +43,16 @@ fn cases() -> Vec<(&'static str, Vec<u8>, RdmaMetadata)> {
     native.chain(json).collect()
 }
 
+/// The same for tickets.
+fn tickets() -> [(&'static str, Ticket); 2] {
+    [("ticket-1-write.bin", golden_ticket()), ("ticket-1-minimal.bin", minimal_ticket())]
+}
+
+/// The same for exports.
+fn exports() -> [(&'static str, ExportMetadata); 2] {
+    [("export-1-full.bin", golden_export()), ("export-1-minimal.bin", minimal_export())]
+}
+
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
@@ -46,7 +60,10 @@ fn path(name: &str) -> PathBuf {
 #[test]
 #[ignore = "writes into the source tree; run it once for a new version"]
 fn write_golden() {
-    for (name, bytes, _) in cases() {
+    let offers = cases().into_iter().map(|(name, bytes, _)| (name, bytes));
+    let tickets = tickets().map(|(name, ticket)| (name, ticket.encode()));
+    let exports = exports().map(|(name, export)| (name, export.encode().unwrap()));
+    for (name, bytes) in offers.chain(tickets).chain(exports) {
         if !path(name).exists() {
             fs::write(path(name), bytes).unwrap();
         }
@@ -59,6 +76,20 @@ fn golden_files_are_written_and_read_as_ever() {
         let file = fs::read(path(name)).unwrap();
         assert!(file == bytes, "{name}: encode anew only with a new version");
         assert_eq!(RdmaMetadata::decode(&file), Ok(metadata), "{name}");
+    }
+}
+
+#[test]
+fn golden_tickets_and_exports_are_written_and_read_as_ever() {
+    for (name, ticket) in tickets() {
+        let file = fs::read(path(name)).unwrap();
+        assert!(file == ticket.encode(), "{name}: encode anew only with a new version");
+        assert_eq!(Ticket::decode(&file), Ok(ticket), "{name}");
+    }
+    for (name, export) in exports() {
+        let file = fs::read(path(name)).unwrap();
+        assert!(file == export.encode().unwrap(), "{name}: encode anew only with a new version");
+        assert_eq!(ExportMetadata::decode(&file), Ok(export), "{name}");
     }
 }
 

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is the test's failure")]
 
 mod checksum;
+mod embedded;
+mod exports;
 mod fuzz_smoke;
 mod golden;
 mod hosts;
@@ -14,3 +16,4 @@ mod shares;
 mod support;
 mod targets;
 mod terms;
+mod tickets;

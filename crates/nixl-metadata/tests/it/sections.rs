@@ -29,7 +29,11 @@ pub(crate) struct Section {
 
 impl Parts {
     pub(crate) fn of(metadata: &RdmaMetadata) -> Self {
-        let message = metadata.to_native_bytes().unwrap();
+        Self::of_message(&metadata.to_native_bytes().unwrap())
+    }
+
+    /// The parts of an encoded message with a core and sections.
+    pub(crate) fn of_message(message: &[u8]) -> Self {
         let mut rest = &message[16..];
         let mut take = |count: usize| {
             let (taken, left) = rest.split_at(count);
@@ -53,11 +57,11 @@ impl Parts {
         parts
     }
 
-    fn section(&mut self, id: u16) -> &mut Section {
+    pub(crate) fn section(&mut self, id: u16) -> &mut Section {
         self.sections.iter_mut().find(|section| section.id == id).unwrap()
     }
 
-    fn payload(&self) -> Vec<u8> {
+    pub(crate) fn payload(&self) -> Vec<u8> {
         let mut payload = (self.core.len() as u32).to_le_bytes().to_vec();
         payload.extend(&self.core);
         for section in &self.sections {

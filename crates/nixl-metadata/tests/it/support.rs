@@ -5,9 +5,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use nixl_device::Device;
 use nixl_metadata::{
-    AgentMetadata, Capabilities, Checksum, ClaimDemand, Doorbell, HostIdentity, MessageVersions,
-    NotificationKey, OfferTerms, OperationKind, PeerDevice, PeerInfo, RdmaMetadata,
-    SerializedDescriptor, Share, ShareKind,
+    AgentMetadata, Capabilities, Checksum, ClaimDemand, Doorbell, ExportId, ExportMetadata,
+    ExportedInner, ExportedKind, ExportedLayout, ExportedPart, HostIdentity, MessageVersions,
+    NotificationKey, OfferTerms, OperationKind, PeerDevice, PeerInfo, RdmaMetadata, Rights,
+    SerializedDescriptor, Share, ShareKind, SharedFile, Ticket, TicketTerms, WordsLocation,
 };
 use proptest::prelude::*;
 
@@ -294,4 +295,227 @@ pub(crate) fn any_metadata() -> impl Strategy<Value = RdmaMetadata> {
                 None => metadata,
             }
         })
+}
+
+/// Leave to write blocks whose ids lie at both ends, and are close and far apart.
+pub(crate) fn golden_ticket() -> Ticket {
+    let terms = TicketTerms {
+        export: ExportId::new(0x0123_4567_89ab_cdef),
+        layout: 3,
+        layers: 2..80,
+        rights: Rights::Write,
+        slot: 4095,
+        generation: (1 << 63) - 2,
+        token: *b"0123456789abcdef",
+        expires_unix_millis: 1_900_000_000_123,
+    };
+    Ticket::new(terms, vec![7, 8, 6, 70, 0, u32::MAX, 1, 100_000, 99_000]).unwrap()
+}
+
+/// Leave to read one block.
+pub(crate) fn minimal_ticket() -> Ticket {
+    let terms = TicketTerms {
+        export: ExportId::new(1),
+        layout: 0,
+        layers: 0..1,
+        rights: Rights::Read,
+        slot: 0,
+        generation: 1,
+        token: [0; 16],
+        expires_unix_millis: 0,
+    };
+    Ticket::new(terms, vec![0]).unwrap()
+}
+
+/// An export of one layout that no other process can open.
+pub(crate) fn minimal_export() -> ExportMetadata {
+    let metadata = golden_v4();
+    let layout = ExportedLayout {
+        name: "kv".to_owned(),
+        kind: ExportedKind::FullyContiguous,
+        blocks: 1,
+        layers: 1,
+        outer: 1,
+        page_size: 1,
+        inner: ExportedInner::Elements(512),
+        element_width: 2,
+        block_stride: 1024,
+        device: Device::HOST,
+        parts: vec![ExportedPart { address: 0x7f00_0000_1000, len: 1024 }],
+    };
+    ExportMetadata::new(
+        ExportId::new(1),
+        metadata.agent_metadata().clone(),
+        metadata.peer().unwrap().clone(),
+        vec![layout],
+        WordsLocation { address: 0x7f00_0000_0000, slots: 1, file: None },
+    )
+    .unwrap()
+}
+
+/// An export with all that there is.
+pub(crate) fn golden_export() -> ExportMetadata {
+    let minimal = minimal_export();
+    let full = ExportedLayout {
+        name: "full".to_owned(),
+        kind: ExportedKind::OuterFirst,
+        blocks: 4,
+        layers: 3,
+        outer: 2,
+        page_size: 16,
+        inner: ExportedInner::Heads { heads: 8, head_size: 128 },
+        element_width: 2,
+        block_stride: 32_768,
+        device: Device::cuda(3),
+        parts: (1..4).map(|layer| ExportedPart { address: layer << 32, len: 262_144 }).collect(),
+    };
+    let mut state = minimal.layouts()[0].clone();
+    state.name = "état".to_owned();
+    let window = ExportedLayout {
+        name: "window".to_owned(),
+        kind: ExportedKind::BlockFirst,
+        device: Device::HOST,
+        parts: vec![
+            ExportedPart { address: 0x7f00_1000_0000, len: 1 << 20 },
+            ExportedPart { address: 0x7f00_2000_0000, len: 1 << 20 },
+        ],
+        layers: 2,
+        ..full.clone()
+    };
+    let name = *b"words of grants!";
+    let words = WordsLocation {
+        address: 0x7f00_0000_2000,
+        slots: 4096,
+        file: Some(SharedFile { pid: 4242, fd: 20, name, length: 131_072 }),
+    };
+    let file = ShareKind::File { pid: 4243, fd: 17, name: [0x6b; 16], length: 1 << 30 };
+    let shares = vec![
+        Share::new(0..3, ShareKind::CudaIpc { handle: ipc_handle([0xa5; 64], 3 << 32) }, 4096),
+        Share::new(4..6, file, 8192),
+    ];
+    ExportMetadata::new(
+        ExportId::new(0x0123_4567_89ab_cdef),
+        minimal.agent_metadata().clone(),
+        minimal.peer().clone(),
+        vec![full, state, window],
+        words,
+    )
+    .and_then(|export| export.with_shares(shares))
+    .and_then(|export| {
+        export.with_claims(SharedFile { pid: 4242, fd: 21, name: [0x63; 16], length: 32_768 })
+    })
+    .unwrap()
+}
+
+pub(crate) fn any_ticket() -> impl Strategy<Value = Ticket> {
+    let id = prop_oneof![4 => 0..2000u32, 1 => any::<u32>(), 1 => (u32::MAX - 9)..=u32::MAX];
+    let blocks = proptest::collection::hash_set(id, 1..300);
+    let layers = (any::<u16>(), any::<u16>()).prop_filter("no layers", |(start, end)| start < end);
+    let rights = prop_oneof![Just(Rights::Read), Just(Rights::Write)];
+    let numbers = any::<(u64, u16, u32, u64, [u8; 16], u64)>();
+    (blocks, layers, rights, numbers).prop_map(|(blocks, (start, end), rights, numbers)| {
+        let (export, layout, slot, generation, token, expires_unix_millis) = numbers;
+        let terms = TicketTerms {
+            export: ExportId::new(export),
+            layout,
+            layers: start..end,
+            rights,
+            slot,
+            generation,
+            token,
+            expires_unix_millis,
+        };
+        Ticket::new(terms, blocks.into_iter().collect::<Vec<_>>()).unwrap()
+    })
+}
+
+fn any_part() -> impl Strategy<Value = ExportedPart> {
+    (1..=1u64 << 61, 1..=1u64 << 40).prop_map(|(address, len)| ExportedPart { address, len })
+}
+
+fn any_layout() -> impl Strategy<Value = ExportedLayout> {
+    let kind = prop_oneof![
+        Just(ExportedKind::FullyContiguous),
+        Just(ExportedKind::BlockFirst),
+        Just(ExportedKind::OuterFirst),
+    ];
+    let inner = prop_oneof![
+        (1..=u64::MAX, 1..=u64::MAX)
+            .prop_map(|(heads, head_size)| ExportedInner::Heads { heads, head_size }),
+        (1..=u64::MAX).prop_map(ExportedInner::Elements),
+    ];
+    let shape = (1..=1u64 << 32, 1..=u8::MAX, 1..=u64::MAX, 1..=u8::MAX, 1..=u64::MAX);
+    (any_name(), kind, inner, shape, any_device(), proptest::collection::vec(any_part(), 1..30))
+        .prop_map(|(name, kind, inner, shape, device, mut parts)| {
+            let layers = parts.len() as u16;
+            if kind == ExportedKind::FullyContiguous {
+                parts.truncate(1);
+            }
+            let (blocks, outer, page_size, element_width, block_stride) = shape;
+            ExportedLayout {
+                name: name.chars().take(20).collect(),
+                kind,
+                blocks,
+                layers,
+                outer,
+                page_size,
+                inner,
+                element_width,
+                block_stride,
+                device,
+                parts,
+            }
+        })
+}
+
+fn any_file(least: u64) -> impl Strategy<Value = SharedFile> {
+    any::<(u32, u32, [u8; 16])>().prop_flat_map(move |(pid, fd, name)| {
+        (least..=u64::MAX).prop_map(move |length| SharedFile { pid, fd, name, length })
+    })
+}
+
+fn any_words() -> impl Strategy<Value = (WordsLocation, Option<SharedFile>)> {
+    (1..=u32::MAX, 1..1u64 << 60).prop_flat_map(|(slots, address)| {
+        let file = proptest::option::of(any_file(32 * u64::from(slots)));
+        let claims = proptest::option::of(any_file(8 * u64::from(slots)));
+        (file, claims).prop_map(move |(file, claims)| {
+            (WordsLocation { address: 8 * address, slots, file }, claims)
+        })
+    })
+}
+
+pub(crate) fn any_export() -> impl Strategy<Value = ExportMetadata> {
+    let layouts = proptest::collection::vec((any_layout(), any::<bool>()), 1..8);
+    let blob = proptest::collection::vec(any::<u8>(), 1..2000);
+    (any::<u64>(), blob, any_peer(), layouts, any_words()).prop_map(
+        |(export, blob, peer, layouts, (words, claims))| {
+            let (mut named, mut shares, mut at) = (Vec::<ExportedLayout>::new(), Vec::new(), 0);
+            for (mut layout, shared) in layouts {
+                if named.iter().any(|other| other.name == layout.name) {
+                    layout.name = format!("{}", named.len());
+                }
+                let run = at..at + layout.parts.len();
+                at = run.end;
+                // Addresses are below 2^61, so any two are closer than the first is to either end of the shared memory.
+                let kind = match layout.device {
+                    Device::HOST => {
+                        ShareKind::File { pid: 1, fd: 2, name: [3; 16], length: u64::MAX }
+                    }
+                    _ => ShareKind::CudaIpc { handle: ipc_handle([4; 64], u64::MAX) },
+                };
+                if shared && layout.device.kind().as_str() != "xpu" {
+                    shares.push(Share::new(run, kind, 1 << 62));
+                }
+                named.push(layout);
+            }
+            let agent = AgentMetadata::compress(&blob).unwrap();
+            let export = ExportMetadata::new(ExportId::new(export), agent, peer, named, words)
+                .and_then(|export| export.with_shares(shares))
+                .unwrap();
+            match claims {
+                Some(claims) => export.with_claims(claims).unwrap(),
+                None => export,
+            }
+        },
+    )
 }

@@ -4,9 +4,11 @@
 
 use bytes::Bytes;
 use nixl_metadata::{
-    AgentMetadata, Doorbell, Limits, MessageVersions, MetadataError, NativeVersion, OperationKind,
-    PeerInfo, RdmaMetadata, ShareKind,
+    AgentMetadata, Doorbell, ExportMetadata, ExportedKind, ExportedLayout, Limits, MessageVersions,
+    MetadataError, NativeVersion, OperationKind, PeerInfo, RdmaMetadata, ShareKind, Ticket,
+    TicketTerms,
 };
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// The JSON decoder.
 pub(crate) fn dynamo(input: &[u8]) {
@@ -36,6 +38,28 @@ pub(crate) fn decode(input: &[u8]) {
     check(either, &Limits::default());
 }
 
+/// The decoder of tickets, on the input as it is and as an intact ticket.
+pub(crate) fn ticket(input: &[u8]) {
+    for message in std::iter::once(input).chain(seal_ticket(input).as_deref()) {
+        match Ticket::decode(message) {
+            Ok(ticket) => check_ticket(&ticket, message),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+}
+
+/// The decoder of exports, on the input as it is and as the payload of an intact envelope.
+pub(crate) fn export(input: &[u8]) {
+    for message in [input, &seal_as(*b"\x89NXE", 1, input)] {
+        for limits in [Limits::default(), tight()] {
+            match ExportMetadata::decode_with(message, &limits) {
+                Ok(export) => check_export(&export),
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+        }
+    }
+}
+
 /// Inflating the agent's metadata.
 pub(crate) fn inflate(input: &[u8]) {
     const MOST: usize = 64 * 1024;
@@ -61,7 +85,12 @@ fn tight() -> Limits {
 
 /// Wraps a payload as `native/envelope.rs` documents it.
 pub(crate) fn seal(version: u16, payload: &[u8]) -> Vec<u8> {
-    let mut out = b"\x89NXM".to_vec();
+    seal_as(*b"\x89NXM", version, payload)
+}
+
+/// The same for a message with another magic.
+pub(crate) fn seal_as(magic: [u8; 4], version: u16, payload: &[u8]) -> Vec<u8> {
+    let mut out = magic.to_vec();
     out.extend(version.to_le_bytes());
     out.extend([0, 0]);
     let len = u32::try_from(payload.len()).expect("fuzzed inputs are small");
@@ -72,6 +101,108 @@ pub(crate) fn seal(version: u16, payload: &[u8]) -> Vec<u8> {
     out.extend(crc.finalize().to_le_bytes());
     out.extend(payload);
     out
+}
+
+/// Corrects the version, the flags, the count and the digest, as `ticket/codec.rs` documents them, if there is a header.
+pub(crate) fn seal_ticket(input: &[u8]) -> Option<Vec<u8>> {
+    let mut out = input.to_vec();
+    let (header, varints) = out.split_at_mut_checked(64)?;
+    let (mut ids, mut id, mut number, mut shift) = (Vec::new(), 0i128, 0i128, 0);
+    for &mut byte in varints {
+        number |= i128::from(byte & 0x7f) << shift;
+        shift = (shift + 7) % 70;
+        if byte < 0x80 {
+            id += if number % 2 == 0 { number / 2 } else { -(number + 1) / 2 };
+            ids.extend((id as u32).to_le_bytes());
+            (number, shift) = (0, 0);
+        }
+    }
+    header[0] = 1;
+    header[1] &= 1;
+    header[12..16].copy_from_slice(&u32::try_from(ids.len() / 4).ok()?.to_le_bytes());
+    let seed = u64::from_le_bytes(header[32..40].try_into().ok()?);
+    let digest = xxh3_64_with_seed(&[&header[..56], &ids].concat(), seed);
+    header[56..].copy_from_slice(&digest.to_le_bytes());
+    Some(out)
+}
+
+/// Checks everything that the documentation promises of a ticket that was decoded from a message.
+pub(crate) fn check_ticket(ticket: &Ticket, message: &[u8]) {
+    assert_eq!(ticket.encode(), message);
+    assert_eq!(ticket.encoded_len(), message.len());
+    assert!(!ticket.layers().is_empty());
+    let distinct: std::collections::HashSet<_> = ticket.blocks().iter().collect();
+    assert!(!distinct.is_empty() && distinct.len() == ticket.blocks().len());
+    let terms = TicketTerms {
+        export: ticket.export(),
+        layout: ticket.layout(),
+        layers: ticket.layers(),
+        rights: ticket.rights(),
+        slot: ticket.slot(),
+        generation: ticket.generation(),
+        token: *ticket.token(),
+        expires_unix_millis: ticket.expires_unix_millis(),
+    };
+    assert_eq!(Ticket::new(terms, ticket.blocks()).as_ref(), Ok(ticket));
+    assert_eq!(seal_ticket(message).as_deref(), Some(message));
+}
+
+/// Checks everything that the documentation promises of a decoded export.
+pub(crate) fn check_export(export: &ExportMetadata) {
+    let layouts = export.layouts();
+    assert!((1..=64).contains(&layouts.len()));
+    let parts = || layouts.iter().flat_map(|layout| layout.parts.iter().map(move |p| (layout, p)));
+    assert!(parts().count() <= 16_384);
+    for (index, layout) in layouts.iter().enumerate() {
+        let name = &layout.name;
+        assert!((1..=64).contains(&name.len()) && !name.contains(char::is_control));
+        assert!(layouts[..index].iter().all(|other| other.name != *name));
+        check_layout(layout);
+    }
+    check_peer(export.peer());
+    let words = export.words();
+    let bytes = 32 * u64::from(words.slots);
+    assert!(words.slots > 0 && words.address != 0 && words.address.is_multiple_of(8));
+    assert!(words.address.checked_add(bytes).is_some());
+    assert!(words.file.is_none_or(|file| file.length >= bytes));
+    assert!(export.claims().is_none_or(|file| file.length >= bytes / 4));
+
+    let all: Vec<_> = parts().map(|(layout, p)| (layout.device, p.address, p.len)).collect();
+    let mut at = 0;
+    for (index, layout) in layouts.iter().enumerate() {
+        for part in 0..layout.parts.len() {
+            let share = export.shares().iter().find(|share| share.descriptors().contains(&at));
+            let expected = share.map(|share| {
+                let (first, here) = (all[share.descriptors().start], all[at]);
+                assert_eq!(first.0, here.0);
+                let place = i128::from(share.offset()) + i128::from(here.1) - i128::from(first.1);
+                assert!(place >= 0);
+                assert!(place + i128::from(here.2) <= i128::from(share.kind().length()));
+                (share, place)
+            });
+            let found = export.share_of(index, part);
+            assert_eq!(found.map(|(share, place)| (share, i128::from(place))), expected);
+            at += 1;
+        }
+        assert_eq!(export.share_of(index, layout.parts.len()), None);
+    }
+    assert_eq!(export.share_of(layouts.len(), 0), None);
+
+    let encoded = export.encode().expect("all devices are known");
+    assert_eq!(ExportMetadata::decode(&encoded).as_ref(), Ok(export));
+}
+
+fn check_layout(layout: &ExportedLayout) {
+    assert!((1..=1 << 32).contains(&layout.blocks) && layout.layers > 0);
+    let parts = match layout.kind {
+        ExportedKind::FullyContiguous => 1,
+        ExportedKind::BlockFirst | ExportedKind::OuterFirst => usize::from(layout.layers),
+    };
+    assert_eq!(layout.parts.len(), parts);
+    for part in &layout.parts {
+        assert!(part.address > 0 && part.len > 0);
+        assert!(part.address.checked_add(part.len).is_some());
+    }
 }
 
 /// Checks everything that the documentation promises of a decoded message.

@@ -28,7 +28,7 @@ impl Driver {
         let transport = self.shared().transport().ok_or(TransportError::Closed)?;
         let (key, token) = (key.as_bytes(), terms.token().get());
         let payload = ControlMessage { key, token, said: Said::Decline }.encode();
-        let message = Box::new(Message { transport, peer: peer.clone(), payload });
+        let message = Box::new(Message::new(transport, peer.clone(), payload));
         let options = OperationOptions::new();
         let mut sent = CopyOperation::begin(self, message, 0, Vec::new(), options)?;
         sent.wait_for_completion().await.map(drop)
@@ -36,10 +36,16 @@ impl Driver {
 }
 
 /// A message that is sent when the engine takes it.
-struct Message {
+pub(crate) struct Message {
     transport: Arc<dyn Transport>,
     peer: PeerId,
     payload: Vec<u8>,
+}
+
+impl Message {
+    pub(crate) fn new(transport: Arc<dyn Transport>, peer: PeerId, payload: Vec<u8>) -> Self {
+        Self { transport, peer, payload }
+    }
 }
 
 impl Execution for Message {

@@ -36,6 +36,8 @@ pub(crate) enum Said<'a> {
     /// The write was begun and its request has ended without success: the sender posts nothing more of it, and what it had posted
     /// may still be on its way. Owners of earlier releases ignore it.
     WriteEnded,
+    /// A reader is done with a grant, which the key names ([`GrantMessage`](crate::grants::GrantMessage)); the token is 0.
+    GrantDone,
 }
 
 /// One message.
@@ -74,6 +76,7 @@ impl<'a> ControlMessage<'a> {
             (7, []) => Said::Decline,
             (8, []) => Said::Leaving,
             (9, []) => Said::WriteEnded,
+            (10, []) => Said::GrantDone,
             _ => return None,
         };
         Some(Self { key, token: u64::from_le_bytes(*token), said })
@@ -94,6 +97,7 @@ impl<'a> ControlMessage<'a> {
             Said::Decline => (7, &[]),
             Said::Leaving => (8, &[]),
             Said::WriteEnded => (9, &[]),
+            Said::GrantDone => (10, &[]),
         };
         // Keys are of at most 255 bytes.
         let len = u8::try_from(self.key.len()).unwrap_or(u8::MAX);
@@ -135,7 +139,7 @@ mod tests {
     use super::*;
 
     fn said() -> impl Strategy<Value = (u8, Vec<u8>)> {
-        (1..10u8, proptest::collection::vec(any::<u8>(), 1..50))
+        (1..11u8, proptest::collection::vec(any::<u8>(), 1..50))
     }
 
     fn make(kind: u8, bytes: &[u8]) -> Said<'_> {
@@ -148,7 +152,8 @@ mod tests {
             6 => Said::NotWriting,
             7 => Said::Decline,
             8 => Said::Leaving,
-            _ => Said::WriteEnded,
+            9 => Said::WriteEnded,
+            _ => Said::GrantDone,
         }
     }
 

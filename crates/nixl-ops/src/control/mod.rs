@@ -7,13 +7,15 @@
 //! | query | owner | an offer that it has given up is claimed: is the initiator writing? |
 //! | writing, not writing | initiator | the answer; after the second it refuses to use the offer |
 //! | decline | initiator | it does not take the offer up |
+//! | write ended | initiator | the answer to a query about a write whose request has ended without success |
+//! | grant done | reader | it is done with a grant, which is named instead of an offer |
 //! | leaving | either | it has drained and is about to go: what is known of it can be forgotten |
 //!
 //! A claim also makes the initiator known to the owner. Offers that the owner makes later, and that demand no claim of it, it
 //! writes without one; when the owner gives such an offer up, it asks all initiators that it knew when it made the offer. So an
 //! offer that no known initiator writes ends at once, and only the first write between two agents waits for a claim.
 //!
-//! Each message but the last kind carries the key of the offer and its token, which only holders of the metadata know; an owner meets an
+//! Each message but the last two kinds carries the key of the offer and its token, which only holders of the metadata know; an owner meets an
 //! initiator only after it has checked them. Messages may be lost: an initiator repeats its claim until it is answered, and an
 //! owner its query. What waits to be answered is bounded for each peer; a claim beyond that counts as lost.
 
@@ -23,6 +25,7 @@ mod initiator;
 mod message;
 mod owner;
 
+pub(crate) use decline::Message;
 pub(crate) use initiator::{ClaimRoute, Claims, Heard, MessageClaim};
 pub(crate) use message::{ControlMessage, Said};
 pub(crate) use owner::Owner;

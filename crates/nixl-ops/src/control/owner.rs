@@ -67,7 +67,7 @@ impl Owner {
             Said::Decline => table.entry_with(key, token).map(|entry| entry.declined(from)).is_ok(),
             Said::Writing => true,
             // About no offer.
-            Said::Leaving => false,
+            Said::Leaving | Said::GrantDone => false,
             // For the initiator's side.
             Said::Granted { .. } | Said::Refused(_) | Said::Query => false,
         }

@@ -1,5 +1,6 @@
 //! Memory of readable offers that have ended.
 
+use std::fmt;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Registration};
 use nixl_metadata::NotificationKey;
 
 use super::telemetry::HeldGauges;
+use crate::contained::contained;
 
 /// Memory that its owner may overwrite, and that stays allocated since a read may be under way: the engine's progress thread
 /// would answer it from memory that is gone.
@@ -20,7 +22,23 @@ pub(super) struct Retained {
     bytes: u64,
     /// `None` once it is freed.
     held: Option<(Vec<Registration>, Arc<DescriptorList>)>,
+    freed: Option<Freed>,
     _gauges: HeldGauges,
+}
+
+/// What is done once memory is free.
+pub(crate) struct Freed(Box<dyn FnOnce() + Send>);
+
+impl Freed {
+    pub(crate) fn new(tell: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(tell))
+    }
+}
+
+impl fmt::Debug for Freed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Freed")
+    }
 }
 
 impl Retained {
@@ -32,7 +50,18 @@ impl Retained {
     ) -> Self {
         let bytes = held.1.total_bytes();
         let gauges = HeldGauges::retained(bytes);
-        Self { key, until, readers, bytes, held: Some(held), _gauges: gauges }
+        Self { key, until, readers, bytes, held: Some(held), freed: None, _gauges: gauges }
+    }
+
+    /// Memory of an export that is closed: no word of a reader ends it sooner.
+    pub(super) fn of_export(
+        until: Duration,
+        held: (Vec<Registration>, Arc<DescriptorList>),
+        freed: Freed,
+    ) -> Self {
+        let mut retained = Self::new(NotificationKey::random(), until, u32::MAX, held);
+        retained.freed = Some(freed);
+        retained
     }
 
     pub(super) fn until(&self) -> Duration {
@@ -65,6 +94,9 @@ impl Retained {
         if let Some((registrations, memory)) = self.held.take() {
             drop(registrations);
             drop(memory);
+        }
+        if let Some(Freed(tell)) = self.freed.take() {
+            let _ = contained("the end of an export", tell);
         }
     }
 }

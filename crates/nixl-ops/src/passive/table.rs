@@ -5,16 +5,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use nixl_descriptor::{DescriptorList, Registration};
 use nixl_metadata::NotificationKey;
 
 use super::entry::{PassiveEntry, Watching};
 use super::quiet::QuietProof;
 use super::reads::LateReads;
-use super::retained::Retained;
+use super::retained::{Freed, Retained};
 use super::spec::OfferSpec;
 use super::telemetry::note_second_completion;
 use crate::contained::contained;
 use crate::deadline::Deadline;
+use crate::grants::ServedGrants;
 use crate::slots::OfferPage;
 use crate::sync::{Mutex, lock};
 use crate::{Background, Clock, EndedOffer, OperationError, OperationOptions, OperationStatus};
@@ -65,6 +67,8 @@ pub(crate) struct PassiveTable {
     /// Agents that may write offers without a claim, and since when they are known, in milliseconds since 1970.
     announced: Mutex<HashMap<String, u64>>,
     pub(crate) page: Arc<OfferPage>,
+    /// The grants of this connection's exports.
+    pub(crate) grants: ServedGrants,
     clock: Arc<dyn Clock>,
     drain: Duration,
     skew: Duration,
@@ -126,6 +130,7 @@ impl PassiveTable {
             proofs: OnceLock::new(),
             announced: Mutex::default(),
             page: Arc::default(),
+            grants: ServedGrants::default(),
             clock,
             drain,
             skew,
@@ -180,7 +185,8 @@ impl PassiveTable {
 
     /// How often messages are taken while none is awaited.
     pub(crate) fn checks_every(&self) -> Option<Duration> {
-        let is_held = self.dormant.load(Ordering::Acquire) > 0 || self.retains();
+        let is_held =
+            self.dormant.load(Ordering::Acquire) > 0 || self.retains() || self.grants.are_alive();
         is_held.then_some(Self::CHECK)
     }
 
@@ -329,6 +335,9 @@ impl PassiveTable {
                 self.wake_by(next);
             }
         }
+        if let Some(next) = self.grants.expire(now) {
+            self.wake_by(next);
+        }
         self.expire_retained(now);
         self.check_quarantine(now)
     }
@@ -380,6 +389,16 @@ impl PassiveTable {
             let (reads, quiet) = (Arc::clone(&self.late_reads), Arc::clone(&proofs.quiet));
             proofs.background.run(Box::new(move || reads.check(&*quiet, now)));
         }
+    }
+
+    /// Keeps the memory of a closed export until no read of it can be under way; readers begin none after `until`.
+    pub(crate) fn retain_export(
+        &self,
+        until: Duration,
+        held: (Vec<Registration>, Arc<DescriptorList>),
+        freed: Freed,
+    ) {
+        self.retain(Retained::of_export(until, held, freed));
     }
 
     pub(super) fn retain(&self, memory: Retained) {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod active;
+mod awaited;
 mod back_off;
 #[path = "../../src/blocking.rs"]
 mod blocking;

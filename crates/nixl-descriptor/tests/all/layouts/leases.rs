@@ -9,12 +9,12 @@ use proptest::prelude::*;
 use super::model::{Built, KINDS, Model, Plan, build, chunk_len, dimensions, model, plan};
 
 /// Which of the two layouts, blocks (each once) and layers.
-type Selection = (usize, Vec<usize>, Range<usize>);
+pub(super) type Selection = (usize, Vec<usize>, Range<usize>);
 /// Region and bytes.
-type Bytes = (usize, Range<usize>);
+pub(super) type Bytes = (usize, Range<usize>);
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Blocks(LeaseMode, Selection),
     Bytes(LeaseMode, Vec<Bytes>),
     Release(prop::sample::Index),
@@ -24,8 +24,8 @@ enum Step {
 
 /// Two layouts of one geometry over the same regions.
 #[derive(Clone, Debug)]
-struct Place {
-    dimensions: Dimensions,
+pub(super) struct Place {
+    pub(super) dimensions: Dimensions,
     plans: [Plan; 2],
     regions: usize,
     shift: usize,
@@ -44,14 +44,14 @@ impl Place {
     }
 }
 
-fn place() -> impl Strategy<Value = Place> {
+pub(super) fn place() -> impl Strategy<Value = Place> {
     let shift = prop_oneof![Just(0usize), 0..300usize];
     (dimensions(), plan(), plan(), 1..5usize, shift).prop_map(
         |(dimensions, a, b, regions, shift)| Place { dimensions, plans: [a, b], regions, shift },
     )
 }
 
-fn steps(place: &Place) -> impl Strategy<Value = Vec<Step>> + use<> {
+pub(super) fn steps(place: &Place) -> impl Strategy<Value = Vec<Step>> + use<> {
     let Dimensions { blocks, layers, .. } = place.dimensions;
     let (regions, len) = (place.regions, place.len());
     let mode = || prop_oneof![Just(LeaseMode::Read), Just(LeaseMode::Write)];
@@ -72,14 +72,14 @@ fn steps(place: &Place) -> impl Strategy<Value = Vec<Step>> + use<> {
     prop::collection::vec(step, 1..30)
 }
 
-struct World {
-    regions: Vec<Region>,
-    layouts: [Built; 2],
-    held: Vec<LeaseSet>,
+pub(super) struct World {
+    pub(super) regions: Vec<Region>,
+    pub(super) layouts: [Built; 2],
+    pub(super) held: Vec<LeaseSet>,
 }
 
 impl World {
-    fn new(place: &Place) -> Self {
+    pub(super) fn new(place: &Place) -> Self {
         let regions: Vec<_> =
             (0..place.regions).map(|_| Region::zeroed(place.len()).unwrap()).collect();
         let layout = |which: usize, shift: usize| {
@@ -101,7 +101,7 @@ impl World {
     }
 
     /// Every chunk, one by one.
-    fn chunks(
+    pub(super) fn chunks(
         &self,
         dimensions: &Dimensions,
         (layout, blocks, layers): &Selection,
@@ -123,7 +123,11 @@ impl World {
         descriptors
     }
 
-    fn lease_bytes(&mut self, mode: LeaseMode, list: &[Bytes]) -> Result<(), LeaseError> {
+    pub(super) fn lease_bytes(
+        &mut self,
+        mode: LeaseMode,
+        list: &[Bytes],
+    ) -> Result<(), LeaseError> {
         let descriptor = |(region, range): &Bytes| {
             let region: &Region = &self.regions[*region];
             region.descriptor(range.clone()).unwrap()
@@ -134,7 +138,7 @@ impl World {
     }
 
     /// Whether the host may copy.
-    fn copy(&self, mode: LeaseMode, (region, range): &Bytes) -> bool {
+    pub(super) fn copy(&self, mode: LeaseMode, (region, range): &Bytes) -> bool {
         let mut bytes = vec![0; range.len()];
         let region = &self.regions[*region];
         match mode {
@@ -225,7 +229,7 @@ proptest! {
     }
 }
 
-fn small() -> Layout {
+pub(super) fn small() -> Layout {
     let inner = nixl_descriptor::layout::Inner::Elements(8);
     let dimensions =
         Dimensions { blocks: 4, layers: 2, outer: 1, page_size: 1, inner, element_width: 1 };

@@ -1,0 +1,204 @@
+//! What to do about the errors of a connector.
+
+use nixl_descriptor::{AccessError, LeaseError, RegionError, RegisterError};
+use nixl_ops::Advice;
+
+use crate::{ConnectorError, TicketError};
+
+impl ConnectorError {
+    /// What to do about it, from whatever depth it comes.
+    ///
+    /// ```
+    /// use nixl_connector::{Advice, Completion, Connector, ConnectorError};
+    /// use nixl_descriptor::Region;
+    /// use nixl_metadata::RdmaMetadata;
+    ///
+    /// /// Reads what the peer offers, with as many offers as it takes; `ask` gets one from it.
+    /// async fn read(
+    ///     connector: &Connector,
+    ///     ask: impl AsyncFn() -> RdmaMetadata,
+    ///     local: &Region,
+    /// ) -> Result<Completion, ConnectorError> {
+    ///     let mut remote = ask().await;
+    ///     for _ in 0..3 {
+    ///         match connector.read(&remote, local.clone()).await {
+    ///             Err(error) if error.advice() == Advice::AskAgain => remote = ask().await,
+    ///             ended => return ended,
+    ///         }
+    ///     }
+    ///     connector.read(&remote, local.clone()).await
+    /// }
+    /// ```
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Pairing(error) => error.advice(),
+            Self::Metadata(error) => error.advice(),
+            Self::Operation(error) => error.advice(),
+            Self::Transport(error) => error.advice(),
+            Self::Lease(error) => lease(error),
+            Self::Access(error) => access(error),
+            Self::Memory(error) => memory(error),
+            Self::Register(error) => register(error),
+            #[cfg(feature = "nixl")]
+            Self::Nixl(error) => error.advice(),
+            Self::Grant(error) => error.advice(),
+            Self::Ticket(error) => error.advice(),
+            Self::ExportClosed { .. } => Advice::AskAgain,
+            Self::Thread { .. } => Advice::Retry,
+            Self::Descriptor(_)
+            | Self::OverLimit { .. }
+            | Self::ReadOnly { .. }
+            | Self::ForeignMemory { .. }
+            | Self::ChecksumOfWritable
+            | Self::ChecksumOfDevice { .. }
+            | Self::ChecksumIntoDevice { .. }
+            | Self::ExportedLayout(_)
+            | Self::ForkedAmidThreads
+            | Self::Draining
+            | Self::BadName { .. }
+            | Self::NoTransport => Advice::GiveUp,
+        }
+    }
+}
+
+impl TicketError {
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::OtherExport { .. }
+            | Self::NoSuchLayout { .. }
+            | Self::NoSuchSlot { .. }
+            | Self::OtherRights { .. }
+            | Self::Expired => Advice::AskAgain,
+            Self::Lease(error) => lease(error),
+            Self::Local(error) => access(error),
+            Self::Layers { .. } | Self::Pairing(_) => Advice::GiveUp,
+        }
+    }
+}
+
+/// Memory that is in use comes free.
+fn lease(error: &LeaseError) -> Advice {
+    match error {
+        LeaseError::Conflict { .. } | LeaseError::InUse => Advice::Retry,
+        _ => Advice::GiveUp,
+    }
+}
+
+fn access(error: &AccessError) -> Advice {
+    match error {
+        AccessError::Leased { .. } | AccessError::OutOfMemory { .. } => Advice::Retry,
+        _ => Advice::GiveUp,
+    }
+}
+
+fn memory(error: &RegionError) -> Advice {
+    match error {
+        RegionError::OutOfMemory { .. } => Advice::Retry,
+        _ => Advice::GiveUp,
+    }
+}
+
+fn register(error: &RegisterError) -> Advice {
+    match error {
+        RegisterError::OutOfResources { .. } => Advice::Retry,
+        _ => Advice::GiveUp,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::discriminant;
+
+    use Advice::{AskAgain, GiveUp, Retry};
+    use nixl_descriptor::{DescriptorError, LeaseMode, Leases, Region};
+    use nixl_device::Device;
+    use nixl_metadata::{ExportId, MetadataError};
+    use nixl_ops::{GrantError, OperationError, PairingError, TransportError};
+
+    use super::*;
+    use crate::ExportedLayoutError;
+
+    fn conflict() -> LeaseError {
+        let region = Region::zeroed(1).unwrap();
+        let _held = Leases::acquire(&[region.whole()], LeaseMode::Write).unwrap();
+        Leases::acquire(&[region.whole()], LeaseMode::Read).unwrap_err()
+    }
+
+    fn too_large() -> ExportedLayoutError {
+        ExportedLayoutError::TooLarge { dimension: "number of layers", size: 70_000, most: 65_535 }
+    }
+
+    fn table() -> Vec<(ConnectorError, Advice)> {
+        use ConnectorError as E;
+        let text = String::new;
+        let (index, device) = (0, Device::cuda(0));
+        vec![
+            (E::Pairing(PairingError::ReadOnly { index }), GiveUp),
+            (E::Metadata(MetadataError::Checksum), AskAgain),
+            (E::Metadata(MetadataError::Malformed), GiveUp),
+            (E::Descriptor(DescriptorError::EmptyList), GiveUp),
+            (E::Memory(RegionError::OutOfMemory { len: 1, message: text() }), Retry),
+            (E::Memory(RegionError::Empty), GiveUp),
+            (E::Memory(RegionError::AddressOverflow { address: 1, len: 1 }), GiveUp),
+            (E::Lease(conflict()), Retry),
+            (E::Lease(LeaseError::InUse), Retry),
+            (E::Lease(LeaseError::Empty), GiveUp),
+            (E::Lease(LeaseError::Overlap { region: Region::zeroed(1).unwrap().id() }), GiveUp),
+            (E::Lease(LeaseError::ReadOnly { region: Region::zeroed(1).unwrap().id() }), GiveUp),
+            (E::Access(AccessError::Leased { mode: LeaseMode::Read }), Retry),
+            (E::Access(AccessError::OutOfMemory { len: 1 }), Retry),
+            (E::Access(AccessError::OutOfBounds { offset: 1, len: 1, size: 1 }), GiveUp),
+            (E::Access(AccessError::LengthMismatch { src: 1, dst: 2 }), GiveUp),
+            (E::Access(AccessError::NotHost { device }), GiveUp),
+            (E::Access(AccessError::ReadOnly), GiveUp),
+            (E::OverLimit { bytes: 2, limit: 1 }, GiveUp),
+            (E::ReadOnly { index }, GiveUp),
+            (E::ForeignMemory { index }, GiveUp),
+            (E::ChecksumOfWritable, GiveUp),
+            (E::ChecksumOfDevice { index, device }, GiveUp),
+            (E::ChecksumIntoDevice { index, device }, GiveUp),
+            (E::Register(RegisterError::OutOfResources { what: text(), hint: text() }), Retry),
+            (E::Register(RegisterError::Unsupported { device }), GiveUp),
+            (E::Register(RegisterError::ReadOnlyPages { len: 1 }), GiveUp),
+            (E::Register(RegisterError::Engine { engine: text(), message: text() }), GiveUp),
+            (E::Operation(OperationError::QueueFull { limit: 1 }), Retry),
+            (E::Operation(OperationError::Transport(TransportError::Stale)), AskAgain),
+            (E::Transport(TransportError::Stale), AskAgain),
+            (E::Transport(TransportError::Closed), GiveUp),
+            (E::Grant(GrantError::Full { slots: 1 }), Retry),
+            (E::Grant(GrantError::Over), AskAgain),
+            (E::Grant(GrantError::Closed), GiveUp),
+            (E::Ticket(TicketError::Expired), AskAgain),
+            (E::Ticket(TicketError::Lease(conflict())), Retry),
+            (E::ExportClosed { export: ExportId::new(1) }, AskAgain),
+            (E::ExportedLayout(too_large()), GiveUp),
+            (E::ForkedAmidThreads, GiveUp),
+            (E::Draining, GiveUp),
+            (E::Thread { reason: text() }, Retry),
+            (E::BadName { name: text(), reason: "it is empty" }, GiveUp),
+            (E::NoTransport, GiveUp),
+            #[cfg(feature = "nixl")]
+            (E::Nixl(crate::nixl::NixlUnavailable::NoBackend), GiveUp),
+        ]
+    }
+
+    #[test]
+    fn every_error_is_decided() {
+        for (error, advice) in table() {
+            assert_eq!(error.advice(), advice, "{error:?}");
+        }
+    }
+
+    /// As many as `ConnectorError` has: the match over them makes a new one show up, this makes it be tested.
+    #[test]
+    fn the_table_has_every_variant() {
+        let table = table();
+        let mut variants: Vec<_> = table.iter().map(|(error, _)| discriminant(error)).collect();
+        variants.dedup();
+        let expected = if cfg!(feature = "nixl") { 25 } else { 24 };
+        assert_eq!(variants.len(), expected);
+    }
+}

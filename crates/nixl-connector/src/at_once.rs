@@ -1,0 +1,127 @@
+//! Transfers from begin to end in one call.
+
+use nixl_descriptor::DescriptorList;
+use nixl_metadata::RdmaMetadata;
+use nixl_ops::{Completion, OperationOptions};
+
+use crate::{Connector, ConnectorError};
+
+impl Connector {
+    /// Reads the memory that a peer offered into local memory, and waits until the bytes are there:
+    /// [`begin_read`](Self::begin_read) and its completion.
+    ///
+    /// Cancel safe: if the future is dropped, nothing is transferred or the transfer is cancelled. Then, and after an
+    /// error, the memory may stay leased until the engine is quiet; [`ReadOperation::reclaim`] of an operation that was
+    /// begun apart waits for that.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin_read`](Self::begin_read), and [`ConnectorError::Operation`] if the transfer fails or its deadline passes.
+    ///
+    /// [`ReadOperation::reclaim`]: crate::ReadOperation::reclaim
+    pub async fn read<L>(
+        &self,
+        remote: &RdmaMetadata,
+        local: L,
+    ) -> Result<Completion, ConnectorError>
+    where
+        L: TryInto<DescriptorList>,
+        ConnectorError: From<L::Error>,
+    {
+        Ok(self.begin_read(remote, local).await?.await?)
+    }
+
+    /// As [`read`](Self::read), with options instead of the connector's timeout.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn read_with<L>(
+        &self,
+        remote: &RdmaMetadata,
+        local: L,
+        options: OperationOptions,
+    ) -> Result<Completion, ConnectorError>
+    where
+        L: TryInto<DescriptorList>,
+        ConnectorError: From<L::Error>,
+    {
+        Ok(self.begin_read_with(remote, local, options).await?.await?)
+    }
+
+    /// Writes local memory into the memory that a peer offered, and waits until the bytes are there:
+    /// [`begin_write`](Self::begin_write) and its completion.
+    ///
+    /// Cancel safe: if the future is dropped, nothing is transferred or the transfer is cancelled. Then, and after an
+    /// error, the memory may stay leased until the engine is quiet; [`WriteOperation::reclaim`] of an operation that was
+    /// begun apart waits for that.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin_write`](Self::begin_write), and [`ConnectorError::Operation`] if the transfer fails or its deadline
+    /// passes.
+    ///
+    /// [`WriteOperation::reclaim`]: crate::WriteOperation::reclaim
+    pub async fn write<L>(
+        &self,
+        local: L,
+        remote: &RdmaMetadata,
+    ) -> Result<Completion, ConnectorError>
+    where
+        L: TryInto<DescriptorList>,
+        ConnectorError: From<L::Error>,
+    {
+        Ok(self.begin_write(local, remote).await?.await?)
+    }
+
+    /// As [`write`](Self::write), with options instead of the connector's timeout.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn write_with<L>(
+        &self,
+        local: L,
+        remote: &RdmaMetadata,
+        options: OperationOptions,
+    ) -> Result<Completion, ConnectorError>
+    where
+        L: TryInto<DescriptorList>,
+        ConnectorError: From<L::Error>,
+    {
+        Ok(self.begin_write_with(local, remote, options).await?.await?)
+    }
+
+    /// The bytes that a peer offered, its descriptors one after the other: read into a [buffer](Self::buffer) of the pool,
+    /// and copied out of it.
+    ///
+    /// The length is the peer's word, so it is refused beyond `limit` bytes, before anything is allocated. Programs that
+    /// move much, or again and again, spare the copy: they [`read`](Self::read) into memory of their own.
+    ///
+    /// Cancel safe: if the future is dropped, nothing is transferred or the transfer is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError::OverLimit`], [`ConnectorError::Memory`] or [`ConnectorError::Access`] if there is no memory, and as
+    /// [`read`](Self::read).
+    pub async fn read_to_vec(
+        &self,
+        remote: &RdmaMetadata,
+        limit: usize,
+    ) -> Result<Vec<u8>, ConnectorError> {
+        let bytes = remote.total_bytes();
+        let refused = ConnectorError::OverLimit { bytes, limit };
+        let len = usize::try_from(bytes).ok().filter(|len| *len <= limit).ok_or(refused)?;
+        let buffer = self.buffer(len)?;
+        let mut end = 0;
+        let parts = remote.descriptors().iter().map(|part| {
+            let start = end;
+            // No part is longer than all of them.
+            end += part.size() as usize;
+            buffer.descriptor(start..end)
+        });
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        self.read(remote, parts).await?;
+        Ok(buffer.to_vec()?)
+    }
+}

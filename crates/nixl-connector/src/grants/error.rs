@@ -1,0 +1,114 @@
+//! Why blocks could not be read.
+
+use std::fmt;
+
+use nixl_descriptor::layout::ChunkPairError;
+use nixl_descriptor::{AccessError, LeaseError};
+use nixl_metadata::ExportId;
+use thiserror::Error;
+
+use crate::ConnectorError;
+
+/// Why a ticket cannot be used. No byte was moved.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum TicketError {
+    /// It is for another export.
+    #[error("the ticket is for export {ticket}, and this is export {import}: import that one")]
+    OtherExport {
+        /// The ticket's.
+        ticket: ExportId,
+        /// The one that was imported.
+        import: ExportId,
+    },
+    /// It is for a layout that the export does not have.
+    #[error("the ticket is for layout {layout}, and the export has {layouts}: it was forged")]
+    NoSuchLayout {
+        /// The ticket's.
+        layout: u16,
+        /// How many the export has.
+        layouts: usize,
+    },
+    /// It is for a slot that the export does not have.
+    #[error("the ticket is for slot {slot}, and the export has {slots}: it was forged")]
+    NoSuchSlot {
+        /// The ticket's.
+        slot: u32,
+        /// How many the export has.
+        slots: u32,
+    },
+    /// It grants the other access.
+    #[error("the ticket grants {}, not what is asked: ask the owner for one that does", granted(*.writing))]
+    OtherRights {
+        /// Whether it is one for writing.
+        writing: bool,
+    },
+    /// Layers are asked for that it does not grant.
+    #[error("layers {start}..{end} are asked for, and the ticket grants {first}..{last}")]
+    Layers {
+        /// First layer asked for.
+        start: usize,
+        /// End of the layers asked for.
+        end: usize,
+        /// First layer granted.
+        first: u16,
+        /// End of the layers granted.
+        last: u16,
+    },
+    /// Its time is over.
+    #[error("the ticket has expired; ask its owner for a new one, or renew it in time")]
+    Expired,
+    /// The blocks or layouts do not fit together. `source` is the export's side, `destination` the local one.
+    #[error(transparent)]
+    Pairing(#[from] ChunkPairError),
+    /// The local memory is in use, or both sides are one process's and the grant's is.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// Both sides are memory of this process, and it could not be copied.
+    #[error("both sides are memory of this process, which could not be copied: {0}")]
+    Local(#[from] AccessError),
+}
+
+fn granted(writing: bool) -> &'static str {
+    if writing { "writing" } else { "reading" }
+}
+
+/// Why blocks were not read, and which local blocks must therefore not be used: their bytes are undefined until they are written
+/// again.
+#[derive(Clone, Debug, Error, PartialEq)]
+#[error("local blocks {} must not be used: {cause}", Few(.blocks))]
+pub struct BlockReadError {
+    /// The destination blocks of the read, all of them.
+    pub(super) blocks: Vec<usize>,
+    #[source]
+    pub(super) cause: ConnectorError,
+}
+
+impl BlockReadError {
+    /// The destination blocks, whose bytes are undefined.
+    #[must_use]
+    pub fn blocks(&self) -> &[usize] {
+        &self.blocks
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn cause(&self) -> &ConnectorError {
+        &self.cause
+    }
+}
+
+/// The first few of a list of blocks.
+struct Few<'a>(&'a [usize]);
+
+impl fmt::Display for Few<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        let shown = &self.0[..self.0.len().min(SHOWN)];
+        write!(f, "{shown:?}")?;
+        match self.0.len() - shown.len() {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}

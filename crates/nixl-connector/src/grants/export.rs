@@ -1,0 +1,341 @@
+//! The owner's side of an export.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nixl_descriptor::layout::{Layout, pair_chunks};
+use nixl_descriptor::{DescriptorList, LeaseError, Leased, Registration, copy_range};
+use nixl_metadata::{
+    ExportId, ExportMetadata, Rights, SharedFile, Ticket, TicketTerms, WordsLocation,
+};
+use nixl_ops::{
+    Completion, FreeBlocks, GrantStats, GrantTable, GrantTableOptions, GrantTerms,
+    OperationOptions, PathKind, PathReport,
+};
+use tokio::sync::oneshot;
+
+use super::described;
+use super::error::TicketError;
+use super::grant::{Alive, Grant, GrantOptions};
+use super::own::exports_of_this_process;
+use crate::offload::Offloaded;
+use crate::{Connector, ConnectorError};
+
+/// How memory is exported.
+#[derive(Clone, Copy, Debug)]
+pub struct ExportOptions {
+    slots: NonZeroU32,
+}
+
+impl Default for ExportOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ExportOptions {
+    /// Room for 65,536 grants.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { slots: GrantTableOptions::default().slots }
+    }
+
+    /// Grants that can be alive at one time. Each takes 32 bytes of shared memory once it is used.
+    #[must_use]
+    pub fn slots(mut self, slots: NonZeroU32) -> Self {
+        self.slots = slots;
+        self
+    }
+}
+
+/// Layouts that are registered and whose blocks are granted to peers.
+///
+/// It takes no lease: blocks that no grant covers are the owner's to use. Dropping it, with its last grant, closes it: all
+/// tickets end, and the memory stays registered and allocated for as long as a read that began in time may be under way.
+#[derive(Debug)]
+pub struct Export {
+    shared: Arc<ExportShared>,
+}
+
+pub(crate) struct ExportShared {
+    connector: Connector,
+    id: ExportId,
+    layouts: Vec<Layout>,
+    table: Arc<GrantTable>,
+    metadata: ExportMetadata,
+    /// The latest time, in milliseconds since 1970, until when a reader of a ticket may begin.
+    latest: AtomicU64,
+    held: Mutex<Option<Held>>,
+}
+
+/// What peers may be reading.
+struct Held {
+    registrations: Vec<Registration>,
+    memory: Arc<DescriptorList>,
+}
+
+impl Connector {
+    /// Exports layouts: registers their memory once, and makes their blocks grantable.
+    ///
+    /// The memory is registered on the connection's thread; hundreds of gigabytes may take seconds. Cancel safe: nothing is
+    /// exported if the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: no layouts, a name that is not one or is there twice ([`ConnectorError::Metadata`]), a layout that
+    /// cannot be described ([`ConnectorError::ExportedLayout`]), or memory that cannot be registered.
+    pub async fn export<N: Into<String>>(
+        &self,
+        layouts: impl IntoIterator<Item = (N, Layout)>,
+    ) -> Result<Export, ConnectorError> {
+        self.export_with(layouts, ExportOptions::default()).await
+    }
+
+    /// As [`export`](Self::export), with options.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn export_with<N: Into<String>>(
+        &self,
+        layouts: impl IntoIterator<Item = (N, Layout)>,
+        options: ExportOptions,
+    ) -> Result<Export, ConnectorError> {
+        self.refuse_if_draining()?;
+        let layouts: Vec<(String, Layout)> =
+            layouts.into_iter().map(|(name, layout)| (name.into(), layout)).collect();
+        let mut described = Vec::with_capacity(layouts.len());
+        for (name, layout) in &layouts {
+            described.push(described::describe(name, layout)?);
+        }
+        let connection = self.connection();
+        let layouts: Vec<Layout> = layouts.into_iter().map(|(_, layout)| layout).collect();
+        let table = GrantTable::new(
+            &layouts,
+            GrantTableOptions::default().with_slots(options.slots),
+            Arc::clone(connection.clock()),
+        )?;
+        let table = Arc::new(table);
+        let parts: Vec<_> = layouts.iter().flat_map(|layout| layout.parts().to_vec()).collect();
+        let parts = DescriptorList::try_from(parts)?;
+        let words = table.words().region().whole();
+        let mut all = parts.as_slice().to_vec();
+        all.push(words);
+        let all = DescriptorList::try_from(all)?;
+        let (registrations, agent) = connection.register_and_export(&all).await?;
+        let id = ExportId::new(random());
+        let name = table.words().name();
+        let words = WordsLocation {
+            address: table.words().region().address(),
+            slots: table.words().slots(),
+            file: Some(SharedFile {
+                pid: name.pid,
+                fd: name.fd,
+                name: name.name,
+                length: name.len,
+            }),
+        };
+        let metadata = ExportMetadata::new(id, agent, connection.info().clone(), described, words)?
+            .with_shares(connection.executor().shares(&parts))?;
+        table.open(id.value());
+        connection.driver().serve_grants(id.value(), &table);
+        let shared = Arc::new(ExportShared {
+            connector: self.clone(),
+            id,
+            layouts,
+            table,
+            metadata,
+            latest: AtomicU64::new(0),
+            held: Mutex::new(Some(Held { registrations, memory: Arc::new(all) })),
+        });
+        exports_of_this_process().insert(id, &shared);
+        Ok(Export { shared })
+    }
+}
+
+impl Export {
+    /// What peers [import](Connector::import).
+    #[must_use]
+    pub fn metadata(&self) -> &ExportMetadata {
+        &self.shared.metadata
+    }
+
+    /// Grants blocks of a layout, by its position, for reading, and gives the ticket. Grants of the same blocks may overlap.
+    ///
+    /// Until the grant ends, the blocks can be read here but not changed. Takes some microseconds and does not block, but for a
+    /// host copy of the same bytes that is under way.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError::Grant`] says which block cannot be granted; [`ConnectorError::Draining`].
+    pub fn grant(
+        &self,
+        layout: u16,
+        blocks: &[u32],
+        options: GrantOptions,
+    ) -> Result<Grant, ConnectorError> {
+        self.shared.connector.refuse_if_draining()?;
+        let GrantOptions { layers, time_to_live, readers, ready } = options;
+        let terms = GrantTerms::read(layout).for_time(time_to_live).for_readers(readers);
+        let table = &self.shared.table;
+        let granted = table.grant(&terms, blocks)?;
+        let alive = Alive { export: Arc::clone(&self.shared), granted };
+        let connection = self.shared.connector.connection();
+        let expires = millis(connection.clock().unix_time().saturating_add(time_to_live));
+        let geometry = self.shared.layouts[usize::from(layout)].geometry();
+        let most = u16::try_from(geometry.layers()).unwrap_or(u16::MAX);
+        let layers = layers.unwrap_or(0..most);
+        if layers.end > most {
+            let Range { start, end } = layers;
+            let (start, end) = (start.into(), end.into());
+            return Err(TicketError::Layers { start, end, first: 0, last: most }.into());
+        }
+        let ready = ready.unwrap_or(layers.end);
+        let ticket = Ticket::new(
+            TicketTerms {
+                export: self.shared.id,
+                layout,
+                layers,
+                rights: Rights::Read,
+                slot: granted.slot,
+                generation: granted.generation,
+                token: granted.token,
+                expires_unix_millis: expires,
+            },
+            blocks,
+        )?;
+        self.shared.latest.fetch_max(expires, Ordering::AcqRel);
+        connection.driver().grant_expires(connection.clock().now().saturating_add(time_to_live));
+        table.publish(granted.slot, granted.generation, ticket.digest(), ready.into())?;
+        Ok(Grant::new(alive, ticket))
+    }
+
+    /// Resolves when no grant covers any of the blocks. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError::Grant`] if there is no such layout or block.
+    pub fn free_blocks(&self, layout: u16, blocks: &[u32]) -> Result<FreeBlocks, ConnectorError> {
+        Ok(self.shared.table.free_blocks(layout, blocks)?)
+    }
+
+    /// What is granted now.
+    #[must_use]
+    pub fn stats(&self) -> GrantStats {
+        self.shared.table.stats()
+    }
+
+    /// Ends all grants, and waits until the memory is registered no longer and no read of it can be under way; no longer than
+    /// `deadline`. Returns whether that is so: if not, it comes later.
+    ///
+    /// Cancel safe: if the future is dropped, the export is closed all the same.
+    pub async fn close(self, deadline: Duration) -> bool {
+        let driver = Arc::clone(self.shared.connector.connection().driver());
+        let Some(freed) = self.shared.close() else { return true };
+        drop(self);
+        let options = OperationOptions::new().timeout(deadline);
+        driver.within(options, freed).await.is_ok()
+    }
+}
+
+impl ExportShared {
+    pub(super) fn table(&self) -> &Arc<GrantTable> {
+        &self.table
+    }
+
+    /// Ends all grants, and has the memory kept for as long as reads may be under way. Resolves when it is free; `None` if the
+    /// export was closed before.
+    fn close(&self) -> Option<oneshot::Receiver<()>> {
+        let Held { registrations, memory } =
+            self.held.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        exports_of_this_process().remove(self.id);
+        self.table.close();
+        let connection = self.connector.connection();
+        // The words stay: a peer that imports late reads there that the export is closed.
+        connection.keep(self.table.words().region());
+        let (unix, now) = (connection.clock().unix_time(), connection.clock().now());
+        let until = match self.latest.load(Ordering::Acquire) {
+            0 => now,
+            latest => {
+                let latest = Duration::from_millis(latest).saturating_add(connection.skew());
+                now.saturating_add(latest.saturating_sub(unix))
+            }
+        };
+        let (tell, freed) = oneshot::channel();
+        let freed_at = move || _ = tell.send(());
+        connection.driver().retain_export(until, (registrations, memory), freed_at);
+        Some(freed)
+    }
+
+    /// Copies granted blocks to local ones, both of this process, under a real lease.
+    pub(super) async fn copy(
+        &self,
+        connector: &Connector,
+        ticket: &Ticket,
+        (local, blocks): (&Layout, &[usize]),
+        layers: Range<usize>,
+        options: OperationOptions,
+    ) -> Result<Completion, ConnectorError> {
+        let connection = connector.connection();
+        let begun = connection.clock().now();
+        let (slot, generation, token) = (ticket.slot(), ticket.generation(), *ticket.token());
+        let granted = self.table.lease(slot, generation, &token, layers.clone())?;
+        let source = &self.layouts[usize::from(ticket.layout())];
+        let ids: Vec<usize> = ticket.blocks().iter().map(|&block| block as usize).collect();
+        let pairs =
+            pair_chunks(source, &ids, local, blocks, layers).map_err(TicketError::Pairing)?;
+        let [reading, writing] = pairs.lease().map_err(TicketError::Lease)?;
+        drop(granted);
+        let (reading, writing) = (Leased::from(reading), Leased::from(writing));
+        let (source, local) = (source.clone(), local.clone());
+        let bytes = pairs.bytes() as u64;
+        let work = async move {
+            let uses = [reading.begin_use(), writing.begin_use()];
+            let [Ok(reading), Ok(writing)] = &uses else {
+                return Err(TicketError::Lease(LeaseError::InUse));
+            };
+            for chunk in pairs.chunks() {
+                let from = &source.parts()[chunk.src.part];
+                let to = &local.parts()[chunk.dst.part];
+                let (start, end) = (chunk.src.offset, chunk.dst.offset);
+                copy_range(from, start, to, end, chunk.len(), &[reading, writing])?;
+            }
+            Ok(())
+        };
+        let work = Offloaded::new(connection.work()?, work);
+        let (copied, _) = connection.driver().within(options, work).await?;
+        copied??;
+        let elapsed = connection.clock().now().saturating_sub(begun);
+        let report =
+            PathReport::new(PathKind::SameProcessCopy, "memcpy", bytes, ticket.blocks().len());
+        Ok(Completion::of_copy(report, elapsed))
+    }
+}
+
+impl Drop for ExportShared {
+    fn drop(&mut self) {
+        drop(self.close());
+    }
+}
+
+fn random() -> u64 {
+    // 0 says that no export is open.
+    (uuid::Uuid::new_v4().as_u128() as u64).max(1)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl fmt::Debug for ExportShared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExportShared")
+            .field("metadata", &self.metadata)
+            .field("stats", &self.table.stats())
+            .finish_non_exhaustive()
+    }
+}

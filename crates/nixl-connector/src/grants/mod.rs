@@ -1,0 +1,31 @@
+//! Exports: memory that is registered once, and whose blocks peers read by tickets.
+//!
+//! The owner [exports](Connector::export) layouts and sends the metadata to any number of peers, which
+//! [import](Connector::import) it. For each request it [grants](Export::grant) some blocks and sends the ticket, a few hundred
+//! bytes; the reader [reads](RemoteExport::read_blocks) them at any time, without a word to the owner, and checks afterwards that
+//! the grant still stood. So the owner reuses blocks as soon as it has ended their grant, and a read that comes too late is an
+//! error.
+//!
+//! The check protects readers that make it. A holder of an export's metadata can read any of its blocks at any time, and over
+//! paths on which the engine checks no rights (shared memory, CMA, UCX over TCP) write them; Python peers and programs of plain
+//! NIXL make no check. Work that the owner queued on a GPU before it ended a grant is not ordered by it.
+
+mod checked;
+mod described;
+mod error;
+mod export;
+mod grant;
+mod own;
+mod read;
+mod remote;
+#[cfg(test)]
+mod tests;
+
+pub use described::ExportedLayoutError;
+pub use error::{BlockReadError, TicketError};
+pub use export::{Export, ExportOptions};
+pub use grant::{Grant, GrantOptions};
+pub use remote::{BlockReadOptions, RemoteExport};
+
+#[cfg(doc)]
+use crate::Connector;

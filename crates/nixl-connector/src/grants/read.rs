@@ -1,0 +1,123 @@
+//! Which bytes a ticket's blocks are, as an executor takes them.
+
+use std::ops::Range;
+
+use nixl_descriptor::DescriptorList;
+use nixl_descriptor::layout::{Layout, RemoteLayout, RemotePairs, pair_remote_chunks};
+use nixl_device::Device;
+use nixl_metadata::{
+    ExportMetadata, MetadataError, NotificationKey, OperationKind, RdmaMetadata,
+    SerializedDescriptor, Share, Ticket,
+};
+
+use super::error::TicketError;
+use crate::ConnectorError;
+
+/// Both sides of a transfer of blocks.
+pub(super) struct Lists {
+    pub(super) local: DescriptorList,
+    pub(super) remote: RdmaMetadata,
+}
+
+impl Lists {
+    /// The blocks of the ticket, in its order, beside `blocks` of a local layout.
+    pub(super) fn of_blocks(
+        (export, theirs): (&ExportMetadata, &RemoteLayout),
+        ticket: &Ticket,
+        (local, blocks): (&Layout, &[usize]),
+        layers: Range<usize>,
+    ) -> Result<Self, ConnectorError> {
+        let granted: Vec<usize> = ticket.blocks().iter().map(|&block| block as usize).collect();
+        let pairs = pair_remote_chunks(theirs, &granted, local, blocks, layers)
+            .map_err(TicketError::Pairing)?;
+        let remote = of_peer(export, ticket.layout().into(), &pairs)?;
+        Ok(Self { local: DescriptorList::try_from(pairs.into_local())?, remote })
+    }
+
+    /// The words of the first slot.
+    pub(super) fn of_words(
+        export: &ExportMetadata,
+        local: DescriptorList,
+    ) -> Result<Self, ConnectorError> {
+        let (at, len) = (export.words().address, local.total_bytes());
+        let words = SerializedDescriptor::new(Device::HOST, at, len)?;
+        Ok(Self { local, remote: offered(export, vec![words], Vec::new())? })
+    }
+
+    /// The first bytes of a layout's first part, to see whether a path works.
+    pub(super) fn of_probe(
+        export: &ExportMetadata,
+        layout: usize,
+        local: DescriptorList,
+    ) -> Result<Self, ConnectorError> {
+        let most = local.total_bytes();
+        let described = &export.layouts()[layout];
+        let part = &described.parts[0];
+        let bytes = SerializedDescriptor::new(described.device, part.address, part.len.min(most))?;
+        let shares = share(export, (layout, 0), part.address, 0..1).into_iter().collect();
+        Ok(Self { local, remote: offered(export, vec![bytes], shares)? })
+    }
+}
+
+/// What the peer offers, as the metadata of an offer of these bytes alone would say it.
+fn of_peer(
+    export: &ExportMetadata,
+    layout: usize,
+    pairs: &RemotePairs,
+) -> Result<RdmaMetadata, MetadataError> {
+    let mut descriptors = Vec::with_capacity(pairs.remote().len());
+    for span in pairs.remote() {
+        descriptors.push(SerializedDescriptor::new(span.device, span.address, span.len)?);
+    }
+    let mut shares: Vec<Share> = Vec::new();
+    let mut start = 0;
+    for &(part, runs) in pairs.remote_parts() {
+        let end = start + runs;
+        let first = pairs.remote()[start].address;
+        let next = share(export, (layout, part), first, start..end);
+        start = end;
+        let Some(next) = next else { continue };
+        match shares.last_mut() {
+            // Parts that lie in one file are one share.
+            Some(last) if continues(last, &next, pairs) => {
+                let range = last.descriptors().start..next.descriptors().end;
+                *last = Share::new(range, *last.kind(), last.offset());
+            }
+            _ => shares.push(next),
+        }
+    }
+    offered(export, descriptors, shares)
+}
+
+/// Whether `next` follows `last` in the list and lies in the same memory, as far from it as the addresses say.
+fn continues(last: &Share, next: &Share, pairs: &RemotePairs) -> bool {
+    let address = |share: &Share| pairs.remote()[share.descriptors().start].address;
+    let apart = address(next).wrapping_sub(address(last));
+    last.descriptors().end == next.descriptors().start
+        && last.kind() == next.kind()
+        && last.offset().wrapping_add(apart) == next.offset()
+}
+
+/// How processes of the owner's host reach these descriptors, which begin at `first` in the part.
+fn share(
+    export: &ExportMetadata,
+    (layout, part): (usize, usize),
+    first: u64,
+    descriptors: Range<usize>,
+) -> Option<Share> {
+    let (share, offset) = export.share_of(layout, part)?;
+    let start = export.layouts().get(layout)?.parts.get(part)?.address;
+    let offset = offset.checked_add(first.checked_sub(start)?)?;
+    Some(Share::new(descriptors, *share.kind(), offset))
+}
+
+fn offered(
+    export: &ExportMetadata,
+    descriptors: Vec<SerializedDescriptor>,
+    shares: Vec<Share>,
+) -> Result<RdmaMetadata, MetadataError> {
+    let (agent, key) = (export.agent_metadata().clone(), NotificationKey::random());
+    RdmaMetadata::new(OperationKind::Read, descriptors, agent, key)?
+        .with_peer(export.peer().clone())
+        .with_shares(shares)
+}

@@ -1,0 +1,432 @@
+//! A peer's export, and reads of its blocks.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nixl_descriptor::layout::{Layout, RemoteLayout};
+use nixl_descriptor::{
+    DescriptorList, LeaseMode, Leased, Leases, PublishedWords, ReadOnlyWords, SharedMemoryError,
+    SharedName,
+};
+use nixl_device::Device;
+use nixl_metadata::{
+    ExportMetadata, Rights, SerializedDescriptor, SharedFile, Ticket, WordsLocation,
+};
+use nixl_ops::{
+    Completion, Execution, OperationOptions, PathPolicy, PathReport, PeerId, ReadOperation,
+    StaleRead, TransportError, WordCheck,
+};
+
+use super::checked::{Checked, WordReader, WordRequest};
+use super::described;
+use super::error::{BlockReadError, TicketError};
+use super::export::ExportShared;
+use super::own::exports_of_this_process;
+use super::read::Lists;
+use crate::offload::Offloaded;
+use crate::{Connector, ConnectorError};
+
+/// A peer's export, reached: its blocks can be read by tickets. Cheap to clone.
+///
+/// The engine is connected and the path to each layout has moved some bytes when [`Connector::import`] returns it. A restarted
+/// owner is another export: its old tickets and this import end with errors.
+#[derive(Clone)]
+pub struct RemoteExport(Arc<Imported>);
+
+struct Imported {
+    connector: Connector,
+    metadata: ExportMetadata,
+    layouts: Vec<RemoteLayout>,
+    words: Words,
+    /// Of each layout into host memory of this process.
+    paths: Vec<Option<PathReport>>,
+    /// The owner; `None` if that is this process.
+    peer: Option<PeerId>,
+    /// By what the owner tells this import from other readers.
+    reader: [u8; 16],
+}
+
+/// How the words of the export are read.
+enum Words {
+    /// The export is this process's own.
+    Own(Arc<ExportShared>),
+    Mapped(Arc<ReadOnlyWords>),
+    Engine,
+}
+
+/// How blocks are read.
+#[derive(Clone, Debug, Default)]
+pub struct BlockReadOptions {
+    layers: Option<Range<usize>>,
+    operation: OperationOptions,
+}
+
+impl BlockReadOptions {
+    /// All layers of the ticket, without a deadline, by the best path.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only these layers, which the ticket must grant.
+    #[must_use]
+    pub fn layers(mut self, layers: Range<usize>) -> Self {
+        self.layers = Some(layers);
+        self
+    }
+
+    /// The deadline, which counts from the call, and the policy for paths.
+    #[must_use]
+    pub fn operation(mut self, options: OperationOptions) -> Self {
+        self.operation = options;
+        self
+    }
+}
+
+impl Connector {
+    /// Reaches a peer's export: connects to its owner, opens what processes of one host can open, and moves some bytes of each
+    /// layout, so that later reads need none of that.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: a layout that makes no sense ([`ConnectorError::ExportedLayout`]), or the owner cannot be reached.
+    pub async fn import(&self, metadata: &ExportMetadata) -> Result<RemoteExport, ConnectorError> {
+        self.import_unless(metadata, exports_of_this_process().get(metadata.export())).await
+    }
+
+    /// As [`import`](Self::import), through the engine unless it is this process's own.
+    pub(super) async fn import_unless(
+        &self,
+        metadata: &ExportMetadata,
+        own: Option<Arc<ExportShared>>,
+    ) -> Result<RemoteExport, ConnectorError> {
+        self.refuse_if_draining()?;
+        let layouts: Vec<_> =
+            metadata.layouts().iter().map(described::remote).collect::<Result<_, _>>()?;
+        let mut imported = Imported {
+            connector: self.clone(),
+            metadata: metadata.clone(),
+            layouts,
+            words: Words::Engine,
+            paths: Vec::new(),
+            peer: None,
+            reader: uuid::Uuid::new_v4().into_bytes(),
+        };
+        if let Some(own) = own {
+            imported.words = Words::Own(own);
+            return Ok(RemoteExport(Arc::new(imported)));
+        }
+        imported.words = self.open_words(metadata).await?;
+        if matches!(imported.words, Words::Engine) {
+            self.ask_whether_open(metadata).await?;
+        }
+        for layout in 0..imported.layouts.len() {
+            let most = metadata.layouts()[layout].parts[0].len.min(Self::PROBE);
+            let local = DescriptorList::from(self.buffer(most as usize)?.whole());
+            let (read, peer) =
+                self.read_silently(Lists::of_probe(metadata, layout, local)?).await?;
+            imported.paths.push(read.path().cloned());
+            imported.peer = Some(peer);
+        }
+        Ok(RemoteExport(Arc::new(imported)))
+    }
+
+    /// How much of each layout an import reads.
+    const PROBE: u64 = 4096;
+
+    async fn open_words(&self, metadata: &ExportMetadata) -> Result<Words, ConnectorError> {
+        let connection = self.connection();
+        let is_here = connection.info().host().same_pid_namespace(metadata.peer().host());
+        let Some(file) = metadata.words().file.filter(|_| is_here) else {
+            return Ok(Words::Engine);
+        };
+        let SharedFile { pid, fd, name, length } = file;
+        let name = SharedName { pid, fd, name, len: length };
+        let open = move || PublishedWords::open(&name);
+        match connection.control().run(open).await? {
+            Ok(words) if words.load(EXPORT_WORD) == Some(metadata.export().value()) => {
+                Ok(Words::Mapped(Arc::new(words)))
+            }
+            // The file is that of the random name, so the process is the owner.
+            Ok(_) | Err(SharedMemoryError::Gone) => Err(closed(metadata)),
+            // The engine reads them.
+            Err(error) => {
+                tracing::debug!(%error, "the words of an export are not mapped");
+                Ok(Words::Engine)
+            }
+        }
+    }
+
+    /// Reads through the engine whether the export is open, before its memory is touched: that of one which is closed may be gone.
+    async fn ask_whether_open(&self, metadata: &ExportMetadata) -> Result<(), ConnectorError> {
+        let region = self.buffer(WordsLocation::SLOT_BYTES as usize)?;
+        let list = DescriptorList::from(region.whole());
+        self.read_silently(Lists::of_words(metadata, list)?).await?;
+        let mut word = [0; 8];
+        region
+            .copy_to_slice(8 * EXPORT_WORD, &mut word)
+            .map_err(|error| ConnectorError::Ticket(TicketError::Local(error)))?;
+        // In the owner's byte order, as all words.
+        match u64::from_ne_bytes(word) == metadata.export().value() {
+            true => Ok(()),
+            false => Err(closed(metadata)),
+        }
+    }
+
+    /// Reads a peer's memory, of which the peer is not told.
+    async fn read_silently(&self, lists: Lists) -> Result<(Completion, PeerId), ConnectorError> {
+        let Lists { local, remote } = lists;
+        let options = self.default_options();
+        let policy = options.path_policy();
+        let prepare = async {
+            let leased = Leases::acquire_list(local.clone(), LeaseMode::Write)?;
+            self.prepare_silently((&local, &leased), &remote, policy).await
+        };
+        let driver = self.connection().driver();
+        let (prepared, options) = driver.within(options, prepare).await?;
+        let (execution, peer) = prepared?;
+        let mut read = ReadOperation::begin(driver, execution, local, options)?;
+        Ok((read.wait_for_completion().await?, peer))
+    }
+}
+
+/// The place of the export's number among the words of slot 0.
+const EXPORT_WORD: usize = 3;
+
+fn closed(metadata: &ExportMetadata) -> ConnectorError {
+    ConnectorError::ExportClosed { export: metadata.export() }
+}
+
+impl RemoteExport {
+    /// What was imported.
+    #[must_use]
+    pub fn metadata(&self) -> &ExportMetadata {
+        &self.0.metadata
+    }
+
+    /// A layout by its name, and its position among those of the export.
+    #[must_use]
+    pub fn layout(&self, name: &str) -> Option<(usize, &RemoteLayout)> {
+        let at = self.0.metadata.layouts().iter().position(|layout| layout.name == name)?;
+        Some((at, self.0.layouts.get(at)?))
+    }
+
+    /// The path that a layout's first bytes took into host memory when it was imported, with the reasons against others. `None`
+    /// if the export is this process's own.
+    #[must_use]
+    pub fn path(&self, layout: usize) -> Option<&PathReport> {
+        self.0.paths.get(layout)?.as_ref()
+    }
+
+    /// Whether the words of the grants are mapped here, so that checking a read takes no request of the engine's.
+    #[must_use]
+    pub fn words_are_mapped(&self) -> bool {
+        !matches!(self.0.words, Words::Engine)
+    }
+
+    /// Reads the blocks of a ticket, in its order, into `blocks` of a local layout. The bytes are those that were granted: the
+    /// grant stood when the last of them had arrived.
+    ///
+    /// Cancel safe: if the future is dropped, the read is cancelled, and the local blocks can be used once the engine is quiet.
+    ///
+    /// # Errors
+    ///
+    /// [`BlockReadError`], which names the local blocks that must not be used: [`TransportError::Stale`] if the grant has ended,
+    /// [`TransportError::NotGranted`] for a ticket that its owner did not give out, [`TicketError`], or why the owner was not
+    /// reached.
+    pub async fn read_blocks(
+        &self,
+        ticket: &Ticket,
+        local: &Layout,
+        blocks: &[usize],
+    ) -> Result<Completion, BlockReadError> {
+        let operation = self.0.connector.default_options();
+        self.read_blocks_with(ticket, local, blocks, BlockReadOptions::new().operation(operation))
+            .await
+    }
+
+    /// As [`read_blocks`](Self::read_blocks), with options instead of the connector's timeout.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn read_blocks_with(
+        &self,
+        ticket: &Ticket,
+        local: &Layout,
+        blocks: &[usize],
+        options: BlockReadOptions,
+    ) -> Result<Completion, BlockReadError> {
+        let read = self.read(ticket, local, blocks, options).await;
+        read.map_err(|cause| BlockReadError { blocks: blocks.to_vec(), cause })
+    }
+
+    /// Tells the owner that this import is done with a ticket: its grant ends once all its readers have said so. Saying it again
+    /// changes nothing.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: the ticket is for another export, or the owner cannot be reached. Without an error the word may be lost
+    /// with its owner; the grant then ends by its time to live.
+    pub async fn done(&self, ticket: &Ticket) -> Result<(), ConnectorError> {
+        let Imported { connector, metadata, words, peer, reader, .. } = &*self.0;
+        let (export, import) = (ticket.export(), metadata.export());
+        if export != import {
+            return Err(TicketError::OtherExport { ticket: export, import }.into());
+        }
+        let (slot, generation, token) = (ticket.slot(), ticket.generation(), *ticket.token());
+        if let Words::Own(own) = words {
+            own.table().done(slot, generation, &token, *reader)?;
+            return Ok(());
+        }
+        let Some(peer) = peer else { return Ok(()) };
+        let driver = connector.connection().driver();
+        let grant = (slot, generation, token);
+        Ok(driver.tell_grant_done(export.value(), grant, *reader, peer).await?)
+    }
+
+    async fn read(
+        &self,
+        ticket: &Ticket,
+        local: &Layout,
+        blocks: &[usize],
+        options: BlockReadOptions,
+    ) -> Result<Completion, ConnectorError> {
+        /// Runs that are listed on the caller's thread.
+        const LISTED_HERE: usize = 64;
+        let Imported { connector, words, .. } = &*self.0;
+        connector.refuse_if_draining()?;
+        let BlockReadOptions { layers, operation } = options;
+        let layers = self.admit(ticket, layers)?;
+        let check = check_of(ticket);
+        if let Words::Mapped(words) = words {
+            // A grant that has ended moves nothing.
+            check.check_mapped(words).map_err(refused)?;
+        }
+        if let Words::Own(own) = words {
+            return own.copy(connector, ticket, (local, blocks), layers, operation).await;
+        }
+        let runs = blocks.len().saturating_mul(layers.len() * local.geometry().outer());
+        let driver = connector.connection().driver();
+        let sides = (ticket.clone(), local.clone(), blocks.to_vec());
+        let prepare = self.clone().prepare(sides, layers, check, operation.path_policy());
+        let (prepared, operation) = if runs <= LISTED_HERE {
+            driver.within(operation, prepare).await?
+        } else {
+            let offloaded = Offloaded::new(connector.connection().work()?, prepare);
+            let (prepared, operation) = driver.within(operation, offloaded).await?;
+            (prepared?, operation)
+        };
+        let (execution, local) = prepared?;
+        let mut read = ReadOperation::begin(driver, execution, local, operation)?;
+        Ok(read.wait_for_completion().await?)
+    }
+
+    /// The layers to read, of a ticket that is for this export and has not expired.
+    fn admit(
+        &self,
+        ticket: &Ticket,
+        layers: Option<Range<usize>>,
+    ) -> Result<Range<usize>, TicketError> {
+        let Imported { connector, metadata, layouts, .. } = &*self.0;
+        let (import, layout, slot) = (metadata.export(), ticket.layout(), ticket.slot());
+        if ticket.export() != import {
+            return Err(TicketError::OtherExport { ticket: ticket.export(), import });
+        }
+        if usize::from(layout) >= layouts.len() {
+            return Err(TicketError::NoSuchLayout { layout, layouts: layouts.len() });
+        }
+        let slots = metadata.words().slots;
+        if slot >= slots {
+            return Err(TicketError::NoSuchSlot { slot, slots });
+        }
+        if ticket.rights() != Rights::Read {
+            return Err(TicketError::OtherRights { writing: true });
+        }
+        let granted = ticket.layers();
+        let all = usize::from(granted.start)..usize::from(granted.end);
+        let layers = layers.unwrap_or_else(|| all.clone());
+        if layers.is_empty() || layers.start < all.start || layers.end > all.end {
+            let Range { start, end } = layers;
+            let (first, last) = (granted.start, granted.end);
+            return Err(TicketError::Layers { start, end, first, last });
+        }
+        let now = connector.connection().clock().unix_time();
+        if now >= Duration::from_millis(ticket.expires_unix_millis()) {
+            return Err(TicketError::Expired);
+        }
+        Ok(layers)
+    }
+
+    async fn prepare(
+        self,
+        (ticket, local, blocks): (Ticket, Layout, Vec<usize>),
+        layers: Range<usize>,
+        check: WordCheck,
+        policy: PathPolicy,
+    ) -> Result<(Box<dyn Execution>, DescriptorList), ConnectorError> {
+        let Imported { connector, metadata, layouts, words, .. } = &*self.0;
+        let export = (metadata, &layouts[usize::from(ticket.layout())]);
+        let Lists { local, remote } = Lists::of_blocks(export, &ticket, (&local, &blocks), layers)?;
+        let leased = Leased::from(Leases::acquire(local.as_slice(), LeaseMode::Write)?);
+        let prepared = connector.prepare_silently((&local, &leased), &remote, policy).await?;
+        let (execution, peer) = prepared;
+        let words = match words {
+            Words::Mapped(words) => WordReader::Mapped(Arc::clone(words)),
+            // A copy within the process does not come here.
+            Words::Own(_) | Words::Engine => {
+                WordReader::Engine(connector.word_request(metadata.words(), check, peer).await?)
+            }
+        };
+        Ok((Checked::after(execution, check, words), local))
+    }
+}
+
+impl Connector {
+    async fn word_request(
+        &self,
+        words: &WordsLocation,
+        check: WordCheck,
+        peer: PeerId,
+    ) -> Result<WordRequest, ConnectorError> {
+        let connection = self.connection();
+        let bytes = WordsLocation::SLOT_BYTES;
+        // Inside the address space, as the metadata was checked.
+        let address = words.address + bytes * u64::from(check.slot);
+        let remote = SerializedDescriptor::new(Device::HOST, address, bytes)?;
+        let list = DescriptorList::from(self.buffer(bytes as usize)?.whole());
+        let registrations = connection.register(&list).await?;
+        let leased = Leases::acquire_list(list.clone(), LeaseMode::Write)?;
+        let local = list.as_slice()[0].clone();
+        let transport = Arc::clone(connection.transport());
+        Ok(WordRequest { transport, peer, registrations, remote, local, leased })
+    }
+}
+
+fn check_of(ticket: &Ticket) -> WordCheck {
+    let (slot, generation) = (ticket.slot(), ticket.generation());
+    WordCheck { slot, generation, digest: ticket.digest() }
+}
+
+/// What is said of a grant that does not stand, before anything moves.
+fn refused(stale: StaleRead) -> TransportError {
+    match stale {
+        StaleRead::NotGranted => TransportError::NotGranted,
+        _ => TransportError::Stale,
+    }
+}
+
+impl fmt::Debug for RemoteExport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteExport")
+            .field("metadata", &self.0.metadata)
+            .field("words_are_mapped", &self.words_are_mapped())
+            .finish_non_exhaustive()
+    }
+}

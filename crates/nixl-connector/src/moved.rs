@@ -1,0 +1,18 @@
+//! The path of an execution whose bytes are in place, for what follows it.
+
+use nixl_ops::{Execution, PathReport, PeerMemory};
+
+/// What is asked of an execution after it was dropped.
+#[derive(Clone)]
+pub(crate) struct Moved {
+    pub(crate) report: PathReport,
+    pub(crate) steps: u64,
+    pub(crate) memory: PeerMemory,
+}
+
+impl Moved {
+    pub(crate) fn by(execution: &dyn Execution) -> Self {
+        let (report, steps) = (execution.report(), execution.steps());
+        Self { report, steps, memory: execution.peer_memory() }
+    }
+}

@@ -1,0 +1,113 @@
+//! Anonymous files that other processes of the machine open by a [`SharedName`].
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+
+use crate::region::RegionError;
+use crate::shared::{SharedMemoryError, SharedName};
+use crate::shortage::{explained, shortage};
+
+/// What `statfs` calls the file system of anonymous files.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// A file of `len` zero bytes, at least one, that can be sealed, and the random part of its name.
+pub(crate) fn create(len: usize) -> Result<(File, [u8; 16]), RegionError> {
+    if len == 0 {
+        return Err(RegionError::Empty);
+    }
+    let failed = |errno: Errno| out_of_memory(len, &errno.into());
+    let mut name = [0; 16];
+    rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = rustix::fs::memfd_create(file_name(&name), flags).map_err(failed)?;
+    let file = File::from(file);
+    // Beyond the limit the system would not refuse, but kill.
+    let limit = getrlimit(Resource::Fsize).current;
+    if limit.is_some_and(|limit| len as u64 > limit) {
+        let message =
+            "shared memory: it is longer than files may be; raise the limit (ulimit -f)".to_owned();
+        return Err(RegionError::OutOfMemory { len, message });
+    }
+    file.set_len(len as u64).map_err(|error| out_of_memory(len, &error))?;
+    Ok((file, name))
+}
+
+/// Why a file of `len` bytes, or its mapping, could not be made.
+pub(crate) fn out_of_memory(len: usize, error: &std::io::Error) -> RegionError {
+    RegionError::OutOfMemory { len, message: format!("shared memory: {}", explained(error)) }
+}
+
+/// What a file of this process is opened by elsewhere.
+pub(crate) fn name_of(file: &File, name: [u8; 16], len: usize) -> SharedName {
+    let fd = file.as_raw_fd().unsigned_abs();
+    SharedName { pid: std::process::id(), fd, name, len: len as u64 }
+}
+
+/// Opens the file that another process calls this. It is as long as the name says, cannot shrink, and has `seals` besides;
+/// one that has not is answered with `unsealed`. Returns the length too.
+pub(crate) fn open(
+    name: &SharedName,
+    access: OFlags,
+    seals: SealFlags,
+    unsealed: SharedMemoryError,
+) -> Result<(File, usize), SharedMemoryError> {
+    let expected = link(&name.name);
+    let path = format!("/proc/{}/fd/{}", name.pid, name.fd);
+    // Nothing but such a file is opened: to open a device may do something.
+    if linked(&path).map_err(refused("look at"))? != expected {
+        return Err(SharedMemoryError::Gone);
+    }
+    let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::openat(CWD, path.as_str(), flags, Mode::empty())
+        .map_err(|e| refused("open")(e.into()))?;
+    let file = File::from(file);
+    // The number may have got another meaning since.
+    let mine = format!("/proc/self/fd/{}", file.as_raw_fd());
+    if linked(&mine).map_err(refused("look at"))? != expected {
+        return Err(SharedMemoryError::Gone);
+    }
+    // A file of huge pages may lose a page to a hole that another process makes, and then have none for it.
+    let system = rustix::fs::fstatfs(&file).map_err(|e| refused("look at")(e.into()))?;
+    if u64::try_from(system.f_type) != Ok(TMPFS_MAGIC) {
+        return Err(SharedMemoryError::Gone);
+    }
+    // Files of no other kind have seals.
+    let found = rustix::fs::fcntl_get_seals(&file).map_err(|_| SharedMemoryError::Gone)?;
+    let len = file.metadata().map_err(refused("look at"))?.len();
+    let Ok(mapped) = usize::try_from(name.len) else {
+        return Err(SharedMemoryError::MayShrink);
+    };
+    if !found.contains(SealFlags::SHRINK) || len < name.len || mapped == 0 {
+        return Err(SharedMemoryError::MayShrink);
+    }
+    if !found.contains(seals) {
+        return Err(unsealed);
+    }
+    Ok((file, mapped))
+}
+
+/// What a failed call on another process's file comes to.
+pub(crate) fn refused(call: &'static str) -> impl Fn(std::io::Error) -> SharedMemoryError {
+    move |error| match shortage(&error) {
+        Some(_) => SharedMemoryError::Exhausted { call, message: explained(&error) },
+        None => SharedMemoryError::Refused { call, message: error.to_string() },
+    }
+}
+
+pub(crate) fn file_name(name: &[u8; 16]) -> String {
+    format!("nixl-{:032x}", u128::from_be_bytes(*name))
+}
+
+/// Where a descriptor of such a file leads, in `/proc`.
+pub(crate) fn link(name: &[u8; 16]) -> String {
+    format!("/memfd:{} (deleted)", file_name(name))
+}
+
+pub(crate) fn linked(path: &str) -> std::io::Result<String> {
+    let found = std::fs::read_link(path)?;
+    Ok(found.to_string_lossy().into_owned())
+}

@@ -1,0 +1,23 @@
+//! The connector to begin with.
+
+use std::sync::Arc;
+
+use nixl_connector::{Connector, ConnectorBuilder};
+
+use crate::{BlockError, PathExecutor};
+
+/// Starts to configure a connector that takes the best path to each peer: [`Connector::builder`] with the
+/// [executor that the process shares](PathExecutor::shared).
+///
+/// The first call of a process takes some hundred milliseconds on a machine with GPUs, off the caller's thread. For an
+/// executor with other settings, give the builder one: `Connector::builder().executor(Arc::new(executor))`.
+///
+/// Cancel safe: dropping the future loses nothing.
+///
+/// # Errors
+///
+/// As [`PathExecutor::shared`]. A machine without GPUs, or without CUDA, is no error.
+pub async fn connector() -> Result<ConnectorBuilder, BlockError> {
+    let executor = PathExecutor::shared().await?;
+    Ok(Connector::builder().executor(Arc::new(executor)))
+}

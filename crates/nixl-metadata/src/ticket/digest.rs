@@ -1,0 +1,25 @@
+//! The digest of a ticket.
+//!
+//! It finds accidents, and what a holder changed without computing it anew: XXH3 is no signature. The owner does not rely on
+//! it; a reader compares it with the one that the owner published.
+//!
+//! The owner publishes the digest to peers that do not hold the ticket. It has 64 bits, so it leaves at least 64 of the token's
+//! 128 unknown, provided that a token is used for one ticket only.
+
+use xxhash_rust::xxh3::Xxh3;
+
+/// The digest of the part of the header before it and of the blocks, with a seed out of the token.
+pub(super) fn of(header: &[u8], blocks: &[u32], token: &[u8; 16]) -> u64 {
+    const AT_ONCE: usize = 128;
+    let [a, b, c, d, e, f, g, h, ..] = *token;
+    let mut hasher = Xxh3::with_seed(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    hasher.update(header);
+    let mut buffer = [0; 4 * AT_ONCE];
+    for blocks in blocks.chunks(AT_ONCE) {
+        for (bytes, block) in buffer.chunks_exact_mut(4).zip(blocks) {
+            bytes.copy_from_slice(&block.to_le_bytes());
+        }
+        hasher.update(&buffer[..4 * blocks.len()]);
+    }
+    hasher.digest()
+}

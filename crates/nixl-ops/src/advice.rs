@@ -1,0 +1,226 @@
+//! What to do about the errors of engines and operations.
+
+use nixl_descriptor::layout::BlockGrantError;
+use nixl_metadata::Advice;
+
+use crate::{EndedOffer, GrantError, OperationError, PairingError, TransportError};
+
+impl PairingError {
+    /// What to do about it: [`Advice::GiveUp`], since the two sides were meant for different transfers.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::WrongKind { .. }
+            | Self::Count { .. }
+            | Self::Size { .. }
+            | Self::ReadOnly { .. } => Advice::GiveUp,
+        }
+    }
+}
+
+impl TransportError {
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            // Nothing was begun.
+            Self::UnknownPeer { .. } | Self::PeerBusy { .. } | Self::OutOfFiles { .. } => {
+                Advice::Retry
+            }
+            // What the peer said is out of date, or the offer may have been used up half-way.
+            Self::BadMetadata { .. }
+            | Self::PeerGone { .. }
+            | Self::NotRegistered { .. }
+            | Self::NotificationFailed { .. }
+            | Self::Engine { .. }
+            | Self::Stale
+            | Self::NotGranted
+            | Self::Corrupted { .. } => Advice::AskAgain,
+            Self::OfferEnded { why } => why.advice(),
+            Self::OwnIdentity { .. }
+            | Self::IdentityConflict { .. }
+            | Self::MemoryNotReady { .. }
+            | Self::NoPath { .. }
+            | Self::NotHere { .. }
+            | Self::NotLeased { .. }
+            | Self::Panicked { .. }
+            | Self::ThreadEnded { .. }
+            | Self::NotListening { .. }
+            | Self::Forked
+            | Self::Closed => Advice::GiveUp,
+        }
+    }
+}
+
+impl EndedOffer {
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Revoked
+            | Self::Used
+            | Self::Claimed
+            | Self::Spent
+            | Self::Expired
+            | Self::OwnerGone
+            | Self::WrongToken
+            | Self::Unanswered => Advice::AskAgain,
+            // It is the same with every offer.
+            Self::Unclaimable => Advice::GiveUp,
+        }
+    }
+}
+
+impl OperationError {
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::QueueFull { .. } => Advice::Retry,
+            Self::TimedOut { .. } => Advice::AskAgain,
+            // By this program's decision, or by its peer's.
+            Self::Cancelled | Self::Declined => Advice::GiveUp,
+            Self::Transport(error) => error.advice(),
+        }
+    }
+}
+
+impl GrantError {
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::NoMemory(_)
+            | Self::Blocks(
+                BlockGrantError::Granted { .. }
+                | BlockGrantError::Leased { .. }
+                | BlockGrantError::TooMany { .. },
+            )
+            | Self::Full { .. }
+            | Self::NoRandomness { .. }
+            | Self::Lease(_) => Advice::Retry,
+            Self::Over | Self::Claim(_) => Advice::AskAgain,
+            _ => Advice::GiveUp,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::error::Error;
+    use std::fmt::Debug;
+    use std::mem::discriminant;
+    use std::time::Duration;
+
+    use Advice::{AskAgain, GiveUp, Retry};
+    use nixl_metadata::OperationKind;
+
+    use super::*;
+
+    /// Checks a table in which each variant must be there once.
+    fn check<E: Debug>(table: &[(E, Advice)], advice: impl Fn(&E) -> Advice) {
+        for (error, expected) in table {
+            assert_eq!(advice(error), *expected, "{error:?}");
+        }
+        let variants: HashSet<_> = table.iter().map(|(error, _)| discriminant(error)).collect();
+        assert_eq!(variants.len(), table.len(), "a variant is there twice");
+    }
+
+    fn ended() -> [(EndedOffer, Advice); 9] {
+        [
+            (EndedOffer::Revoked, AskAgain),
+            (EndedOffer::Used, AskAgain),
+            (EndedOffer::Claimed, AskAgain),
+            (EndedOffer::Spent, AskAgain),
+            (EndedOffer::Expired, AskAgain),
+            (EndedOffer::OwnerGone, AskAgain),
+            (EndedOffer::WrongToken, AskAgain),
+            (EndedOffer::Unclaimable, GiveUp),
+            (EndedOffer::Unanswered, AskAgain),
+        ]
+    }
+
+    fn transport() -> Vec<(TransportError, Advice)> {
+        use TransportError as E;
+        let (name, reason) = (String::new, String::new);
+        vec![
+            (E::BadMetadata { reason: reason() }, AskAgain),
+            (E::OwnIdentity { name: name() }, GiveUp),
+            (E::IdentityConflict { name: name() }, GiveUp),
+            (E::UnknownPeer { name: name() }, Retry),
+            (E::PeerBusy { name: name() }, Retry),
+            (E::PeerGone { name: name() }, AskAgain),
+            (E::NotRegistered { name: name(), index: 0, len: 1 }, AskAgain),
+            (E::MemoryNotReady { reason: reason() }, GiveUp),
+            (E::NotificationFailed { reason: "".into() }, AskAgain),
+            (E::Engine { engine: "nixl", call: "post", reason: "".into() }, AskAgain),
+            (E::NoPath { rejected: vec![] }, GiveUp),
+            (E::OfferEnded { why: EndedOffer::Used }, AskAgain),
+            (E::Stale, AskAgain),
+            (E::NotGranted, AskAgain),
+            (E::Corrupted { bytes: 1 }, AskAgain),
+            (E::NotHere { name: name(), reason: reason() }, GiveUp),
+            (E::NotLeased { index: 0 }, GiveUp),
+            (E::Panicked { what: "a waker", reason: reason() }, GiveUp),
+            (E::ThreadEnded { thread: "nixl-driver" }, GiveUp),
+            (E::OutOfFiles { open: 1, limit: 1 }, Retry),
+            (E::NotListening { engine: "nixl" }, GiveUp),
+            (E::Forked, GiveUp),
+            (E::Closed, GiveUp),
+        ]
+    }
+
+    #[test]
+    fn every_error_of_an_engine_is_decided() {
+        check(&transport(), TransportError::advice);
+        check(&ended(), EndedOffer::advice);
+    }
+
+    #[test]
+    fn why_an_offer_ended_decides() {
+        for (why, advice) in ended() {
+            assert_eq!(TransportError::OfferEnded { why }.advice(), advice, "{why:?}");
+        }
+    }
+
+    #[test]
+    fn every_error_of_an_operation_is_decided() {
+        use OperationError as E;
+        let table = [
+            (E::Cancelled, GiveUp),
+            (E::TimedOut { after: Duration::ZERO }, AskAgain),
+            (E::QueueFull { limit: 1 }, Retry),
+            (E::Declined, GiveUp),
+            (E::Transport(TransportError::Stale), AskAgain),
+        ];
+        check(&table, E::advice);
+        for (error, advice) in transport() {
+            assert_eq!(E::Transport(error).advice(), advice);
+        }
+    }
+
+    #[test]
+    fn sides_that_do_not_fit_never_will() {
+        use PairingError as E;
+        let (offered, wanted) = (OperationKind::Read, OperationKind::Write);
+        let table = [
+            (E::WrongKind { offered, wanted }, GiveUp),
+            (E::Count { local: 1, remote: 2 }, GiveUp),
+            (E::Size { index: 0, local: 1, remote: 2 }, GiveUp),
+            (E::ReadOnly { index: 0 }, GiveUp),
+        ];
+        check(&table, E::advice);
+    }
+
+    /// An engine's error reads the same through an operation's: its message is not said twice.
+    #[test]
+    fn an_engines_error_shows_through() {
+        for (error, _) in transport() {
+            let (message, source) = (error.to_string(), error.source().map(ToString::to_string));
+            let operation = OperationError::Transport(error);
+            assert_eq!(operation.to_string(), message);
+            assert_eq!(operation.source().map(ToString::to_string), source);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What can go wrong with a grant.
+
+use nixl_descriptor::RegionError;
+use nixl_descriptor::layout::{BlockGrantError, BlockLeaseError};
+
+use super::claims::ClaimError;
+
+/// Why a table, or something of a grant, was refused. Nothing has changed.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GrantError {
+    /// No memory for the words or claims.
+    #[error("no shared memory for the words of grants: {0}")]
+    NoMemory(#[from] RegionError),
+    /// The export has more layouts than can be told apart.
+    #[error("{layouts} layouts are exported: at most {most} can be granted")]
+    TooManyLayouts {
+        /// Number of layouts.
+        layouts: usize,
+        /// How many can be told apart.
+        most: usize,
+    },
+    /// The export has no such layout.
+    #[error("layout {layout} is not exported: the export has {layouts}")]
+    NoLayout {
+        /// The layout asked for.
+        layout: u16,
+        /// Number of layouts.
+        layouts: usize,
+    },
+    /// Blocks of this export are granted for reading only.
+    #[error("blocks of this export are granted for reading only: export them as writable")]
+    NotWritable,
+    /// The blocks cannot be granted.
+    #[error(transparent)]
+    Blocks(#[from] BlockGrantError),
+    /// All slots are taken.
+    #[error("{slots} grants are alive: end some, or export with more slots")]
+    Full {
+        /// Number of slots.
+        slots: u32,
+    },
+    /// The export is closed.
+    #[error("the export is closed: it grants no more blocks")]
+    Closed,
+    /// The system gives no random numbers.
+    #[error("the system gives no random number for a ticket: {message}")]
+    NoRandomness {
+        /// What it said.
+        message: String,
+    },
+    /// There is no such slot.
+    #[error(
+        "the export has no slot {slot}, but {slots}: the ticket is of another export or forged"
+    )]
+    NoSlot {
+        /// The slot asked for.
+        slot: u32,
+        /// Number of slots.
+        slots: u32,
+    },
+    /// The grant has ended, or is of another export.
+    #[error("the grant has ended, or the ticket is of another export: ask for a new ticket")]
+    Over,
+    /// The grant is valid already.
+    #[error("the grant was published before")]
+    Published,
+    /// The message about the grant does not carry its token.
+    #[error(
+        "the message about the grant of slot {slot} does not carry its token: the ticket is forged"
+    )]
+    WrongToken {
+        /// The slot.
+        slot: u32,
+    },
+    /// The grant is for reading.
+    #[error("the grant of slot {slot} is for reading: ask for a ticket to write")]
+    ReadOnly {
+        /// The slot.
+        slot: u32,
+    },
+    /// The grant cannot be claimed.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The blocks cannot be leased for a use in this process.
+    #[error(transparent)]
+    Lease(#[from] BlockLeaseError),
+}

@@ -1,0 +1,112 @@
+//! The grants of a connection's exports, as its driver serves them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use nixl_descriptor::{DescriptorList, Registration};
+
+use super::message::GrantMessage;
+use super::table::GrantTable;
+use crate::control::{ControlMessage, Message, Said};
+use crate::passive::Freed;
+use crate::sync::{Mutex, lock};
+use crate::{CopyOperation, Driver, OperationError, OperationOptions, PeerId, TransportError};
+
+/// The tables of the exports that are open, by the numbers of the exports.
+#[derive(Debug, Default)]
+pub(crate) struct ServedGrants {
+    tables: Mutex<HashMap<u64, Weak<GrantTable>>>,
+}
+
+impl ServedGrants {
+    fn add(&self, export: u64, table: &Arc<GrantTable>) {
+        let mut tables = lock(&self.tables);
+        tables.retain(|_, table| table.strong_count() > 0);
+        tables.insert(export, Arc::downgrade(table));
+    }
+
+    /// Ends the grants whose time is over. Returns when the next one's is.
+    pub(crate) fn expire(&self, now: Duration) -> Option<Duration> {
+        let next = |table: Arc<GrantTable>| {
+            table.expire(now);
+            table.next_expiry()
+        };
+        self.alive().into_iter().filter_map(next).min()
+    }
+
+    /// Whether a reader may say that it is done.
+    pub(crate) fn are_alive(&self) -> bool {
+        let tables = lock(&self.tables);
+        let has_grants = |table: &Weak<GrantTable>| table.upgrade().is_some_and(|t| t.is_used());
+        tables.values().any(has_grants)
+    }
+
+    /// A reader's word. Returns whether it is about an export here.
+    pub(crate) fn receive(&self, message: &[u8]) -> bool {
+        let Some(message) = GrantMessage::decode(message) else { return false };
+        let table = lock(&self.tables).get(&message.export).and_then(Weak::upgrade);
+        let Some(table) = table else { return false };
+        let GrantMessage { slot, generation, token, reader, .. } = message;
+        match table.done(slot, generation, &token, reader) {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::debug!(%error, "a word about a grant is not taken");
+                false
+            }
+        }
+    }
+
+    fn alive(&self) -> Vec<Arc<GrantTable>> {
+        lock(&self.tables).values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Driver {
+    /// From now on ends the table's grants when their time is over, and takes readers' words about them.
+    pub fn serve_grants(&self, export: u64, table: &Arc<GrantTable>) {
+        self.shared().passive.grants.add(export, table);
+    }
+
+    /// A grant of a table that is served ends by itself at this time of the connection's clock.
+    pub fn grant_expires(&self, at: Duration) {
+        self.shared().passive.wake_by(at);
+        self.shared().nudge(false);
+    }
+
+    /// Keeps the memory of a closed export, of which readers begin no read after `until` by any clock, for as long as a read may be
+    /// under way.
+    /// Then `freed` is called, once the registrations and this handle to the memory are gone.
+    pub fn retain_export(
+        &self,
+        until: Duration,
+        held: (Vec<Registration>, Arc<DescriptorList>),
+        freed: impl FnOnce() + Send + 'static,
+    ) {
+        self.shared().passive.retain_export(until, held, Freed::new(freed));
+        self.shared().nudge(true);
+    }
+
+    /// Tells the owner of an export, a connected peer, that a reader is done with a grant.
+    ///
+    /// Cancel safe: the message is sent or it is not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transport::notify`](crate::Transport::notify), or [`OperationError::QueueFull`].
+    pub async fn tell_grant_done(
+        self: &Arc<Self>,
+        export: u64,
+        (slot, generation, token): (u32, u64, [u8; 16]),
+        reader: [u8; 16],
+        peer: &PeerId,
+    ) -> Result<(), OperationError> {
+        let transport = self.shared().transport().ok_or(TransportError::Closed)?;
+        let key = GrantMessage { export, slot, generation, token, reader }.encode();
+        let payload = ControlMessage { key: &key, token: 0, said: Said::GrantDone }.encode();
+        let message = Message::new(transport, peer.clone(), payload);
+        let options = OperationOptions::new();
+        let mut sent = CopyOperation::begin(self, Box::new(message), 0, Vec::new(), options)?;
+        sent.wait_for_completion().await.map(drop)
+    }
+}

@@ -1,0 +1,45 @@
+//! Random numbers for tickets, taken from the system some at a time.
+
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+/// Tokens that were not used yet. Each costs a sixteenth of a system call.
+#[derive(Default)]
+pub(super) struct Tokens {
+    bytes: Vec<u8>,
+}
+
+impl Tokens {
+    /// The system gives as many bytes in one piece.
+    const BYTES: usize = 256;
+
+    pub(super) fn next(&mut self) -> Result<[u8; 16], Errno> {
+        if let Some(token) = self.take() {
+            return Ok(token);
+        }
+        self.bytes.resize(Self::BYTES, 0);
+        let mut filled = 0;
+        while filled < Self::BYTES {
+            match getrandom(&mut self.bytes[filled..], GetRandomFlags::empty()) {
+                Ok(some) => filled += some,
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    self.bytes.clear();
+                    return Err(error);
+                }
+            }
+        }
+        self.take().ok_or(Errno::IO)
+    }
+
+    fn take(&mut self) -> Option<[u8; 16]> {
+        let token = *self.bytes.last_chunk()?;
+        self.bytes.truncate(self.bytes.len() - token.len());
+        Some(token)
+    }
+}
+
+/// Whether both are the same, in a time that does not tell where they differ.
+pub(super) fn same(a: &[u8; 16], b: &[u8; 16]) -> bool {
+    u128::from_ne_bytes(*a) ^ u128::from_ne_bytes(*b) == 0
+}

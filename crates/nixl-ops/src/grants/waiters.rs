@@ -1,0 +1,148 @@
+//! Waiting until blocks are free.
+//!
+//! A waiter watches one of its blocks that is granted. When that one becomes free it goes on to the next that is granted, and
+//! is woken when there is none: an end of a grant costs nothing for blocks that are not watched.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::table::GrantTable;
+
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    last: u64,
+    waiting: HashMap<u64, Waiter>,
+    /// Layout, block, and the waiter that watches it.
+    watched: BTreeSet<(u16, u32, u64)>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    layout: u16,
+    blocks: Arc<[u32]>,
+    /// The place of the watched block.
+    at: usize,
+    waker: Waker,
+}
+
+impl Waiters {
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn watched(&self) -> usize {
+        self.watched.len()
+    }
+
+    /// Ready if none of the blocks is `held`; else the waiter is woken when that is so. With the waker that is not needed any
+    /// more: dropping it may drop a task, and with it another wait of this table.
+    fn poll(
+        &mut self,
+        id: &mut Option<u64>,
+        (layout, blocks): (u16, &Arc<[u32]>),
+        waker: &Waker,
+        held: impl Fn(u32) -> bool,
+    ) -> (Poll<()>, Option<Waker>) {
+        let Some(at) = blocks.iter().position(|&block| held(block)) else {
+            return (Poll::Ready(()), id.take().and_then(|id| self.remove(id)));
+        };
+        if let Some(waiter) = id.and_then(|id| self.waiting.get_mut(&id)) {
+            let before = mem::replace(&mut waiter.waker, waker.clone());
+            return (Poll::Pending, Some(before));
+        }
+        self.last += 1;
+        *id = Some(self.last);
+        let (blocks, waker) = (Arc::clone(blocks), waker.clone());
+        self.watched.insert((layout, blocks[at], self.last));
+        self.waiting.insert(self.last, Waiter { layout, blocks, at, waker });
+        (Poll::Pending, None)
+    }
+
+    /// Those that are to be woken since these blocks may be free.
+    pub(super) fn freed(
+        &mut self,
+        layout: u16,
+        blocks: &[u32],
+        held: impl Fn(u32) -> bool,
+    ) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        if self.watched.is_empty() {
+            return wakers;
+        }
+        for &block in blocks.iter().filter(|block| !held(**block)) {
+            let first = (layout, block, 0);
+            while let Some(&watch) = self.watched.range(first..=(layout, block, u64::MAX)).next() {
+                self.watched.remove(&watch);
+                let (_, _, id) = watch;
+                let Some(waiter) = self.waiting.get_mut(&id) else { continue };
+                let count = waiter.blocks.len();
+                let next = (waiter.at + 1..count).chain(0..waiter.at);
+                match { next }.find(|&at| held(waiter.blocks[at])) {
+                    Some(at) => {
+                        waiter.at = at;
+                        self.watched.insert((layout, waiter.blocks[at], id));
+                    }
+                    None => wakers.extend(self.waiting.remove(&id).map(|waiter| waiter.waker)),
+                }
+            }
+        }
+        wakers
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Waker> {
+        let waiter = self.waiting.remove(&id)?;
+        self.watched.remove(&(waiter.layout, waiter.blocks[waiter.at], id));
+        Some(waiter.waker)
+    }
+}
+
+/// Resolves when no grant of the table covers any of the blocks; see [`GrantTable::free_blocks`]. Dropping it ends the wait.
+#[must_use = "a future does nothing until it is polled"]
+pub struct FreeBlocks {
+    table: Arc<GrantTable>,
+    layout: u16,
+    blocks: Arc<[u32]>,
+    waiter: Option<u64>,
+}
+
+impl FreeBlocks {
+    /// The blocks exist.
+    pub(super) fn new(table: Arc<GrantTable>, layout: u16, blocks: Arc<[u32]>) -> Self {
+        Self { table, layout, blocks, waiter: None }
+    }
+}
+
+impl Future for FreeBlocks {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { table, layout, blocks, waiter } = &mut *self;
+        let held = table.held(*layout);
+        let waiting = (*layout, &*blocks);
+        let (poll, _) = table.waiters(|all| all.poll(waiter, waiting, cx.waker(), held));
+        poll
+    }
+}
+
+impl Drop for FreeBlocks {
+    fn drop(&mut self) {
+        if let Some(id) = self.waiter {
+            drop(self.table.waiters(|waiters| waiters.remove(id)));
+        }
+    }
+}
+
+impl fmt::Debug for FreeBlocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (layout, blocks) = (&self.layout, &self.blocks);
+        f.debug_struct("FreeBlocks")
+            .field("layout", layout)
+            .field("blocks", blocks)
+            .finish_non_exhaustive()
+    }
+}
