@@ -27,7 +27,10 @@ Usage: cargo xtask <command>
                        which the executor and `bench --costs` read; `cargo xtask tune --help`
   ptx [--check]        compile the CUDA kernels to the PTX that is committed;
                        with --check only see whether it is up to date
-  ci                   what CI runs: format, kernels, lints, docs, tests, smoke run of the benches
+  loom                 the models of what is shared without locks, under every interleaving
+  miri                 the tests that hold the unsafe code, checked for undefined behaviour;
+                       needs a nightly toolchain with miri
+  ci                   what CI checks with one stable toolchain: docs/CI.md has the list
   help                 this text";
 
 /// Hidden: loads libraries in a child of `doctor`, so that one that crashes takes nothing with it.
@@ -47,6 +50,8 @@ pub(crate) enum Command {
     Bundle,
     Tune { args: Vec<OsString> },
     Ptx { check: bool },
+    Loom,
+    Miri,
     Ci,
     Probe { paths: Vec<PathBuf> },
     TestGpu { folder: PathBuf, args: Vec<OsString> },
@@ -70,7 +75,9 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
             Some((folder, args)) => Command::TestGpu { folder: folder.into(), args: args.to_vec() },
             None => bail!("`{TEST_GPU}` takes the folder of the test programs"),
         },
-        "setup" | "env" | "doctor" | "test" | "bundle" | "ptx" | "ci" if asks_for_help(&rest) => {
+        "setup" | "env" | "doctor" | "test" | "bundle" | "ptx" | "loom" | "miri" | "ci"
+            if asks_for_help(&rest) =>
+        {
             Command::Help
         }
         "setup" => Command::Setup { interop: flag("setup", "--interop", &rest)? },
@@ -99,6 +106,8 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
             ),
         },
         "bundle" => alone("bundle", Command::Bundle, &rest)?,
+        "loom" => alone("loom", Command::Loom, &rest)?,
+        "miri" => alone("miri", Command::Miri, &rest)?,
         "ci" => alone("ci", Command::Ci, &rest)?,
         _ => bail!("no such command: `{name}`"),
     })
@@ -150,6 +159,8 @@ mod tests {
             ("ptx", Command::Ptx { check: false }),
             ("ptx --check", Command::Ptx { check: true }),
             ("bundle", Command::Bundle),
+            ("loom", Command::Loom),
+            ("miri", Command::Miri),
             ("ci", Command::Ci),
         ] {
             assert_eq!(parsed(line).unwrap(), command, "{line:?}");

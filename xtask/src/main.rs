@@ -7,7 +7,11 @@ mod bundle;
 mod ci;
 mod doctor;
 mod env;
+mod lanes;
+mod loom;
+mod miri;
 mod process;
+mod programs;
 mod ptx;
 mod setup;
 mod soak;
@@ -53,6 +57,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             return bench::run(&workspace()?, &args);
         }
         Command::Ptx { check } => ptx::run(&workspace()?, check)?,
+        Command::Loom => loom::run(&workspace()?)?,
+        Command::Miri => miri::run(&workspace()?)?,
         Command::Ci => ci::run(&workspace()?)?,
         Command::Probe { paths } => return doctor::probe::child(&paths),
         Command::TestGpu { folder, args } => return bundle::run_gpu_tests(&folder, &args),

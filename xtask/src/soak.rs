@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Error, Result};
@@ -11,10 +12,13 @@ use crate::process;
 use crate::setup;
 use crate::workspace::Workspace;
 
+/// The name of its program.
+pub(crate) const PROGRAM: &str = "nixl-soak";
+
 /// The quick run among the tests, built as they are.
-pub(crate) fn quick(workspace: &Workspace) -> Command {
-    let mut soak = workspace.cargo();
-    soak.args(["run", "--package", "nixl-benches", "--bin", "nixl-soak", "--", "--quick"]);
+pub(crate) fn quick(program: &Path) -> Command {
+    let mut soak = Command::new(program);
+    soak.arg("--quick");
     soak
 }
 
@@ -23,7 +27,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<ExitCode> 
     setup::run(workspace, false)?;
     let mut soak = workspace.cargo();
     soak.args(["run", "--release", "--package", "nixl-benches"])
-        .args(["--bin", "nixl-soak", "--"])
+        .args(["--bin", PROGRAM, "--"])
         .args(args)
         // Paths among the arguments are the user's.
         .current_dir(env::current_dir()?);

@@ -6,14 +6,17 @@
 //! concurrent tests apart. Skips are counted here and never pass silently.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write};
+use std::num::NonZero;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::{fs, thread};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::lanes;
 use crate::process;
+use crate::programs;
 use crate::setup;
 use crate::soak;
 use crate::tally::Tally;
@@ -22,29 +25,19 @@ use crate::workspace::Workspace;
 /// Tells tests where to log that they ended early.
 pub(crate) const SKIP_LOG: &str = "NIXL_TEST_SKIP_LOG";
 
+/// The folder of the tests of the whole workspace.
+const WHOLE: &str = "tests";
+
 /// With `cargo_args` only what they select, without them all there is.
 pub(crate) fn run(workspace: &Workspace, cargo_args: &[OsString]) -> Result<()> {
     setup::run(workspace, true)?;
     let skip_log = workspace.root.join("target/skipped-tests.log");
     start_skip_log(&skip_log)?;
-
-    // The root is a virtual workspace: this means all members, their doc tests and examples too.
-    let mut tests = workspace.cargo();
-    tests.args(["test", "--no-fail-fast"]).args(cargo_args);
-    let mut commands = vec![tests];
-    if cargo_args.is_empty() {
-        commands.push(loom(workspace));
-        commands.push(soak::quick(workspace));
-    }
-
     let mut tally = Tally::default();
-    let mut failed = Vec::new();
-    for command in &mut commands {
-        println!("$ {}", process::display(command));
-        if !counted(command.env(SKIP_LOG, &skip_log), &mut tally, &mut io::stdout())? {
-            failed.push(format!("`{}`", process::display(command)));
-        }
-    }
+    let failed = match cargo_args {
+        [] => all(workspace, &skip_log, &mut tally)?,
+        _ => selected(workspace, cargo_args, &skip_log, &mut tally)?,
+    };
     finish(&mut tally, &skip_log)?;
     if !failed.is_empty() {
         bail!("{} failed: see above", failed.join(" and "));
@@ -52,13 +45,64 @@ pub(crate) fn run(workspace: &Workspace, cargo_args: &[OsString]) -> Result<()> 
     Ok(())
 }
 
-/// The completion cell under every interleaving; its locks differ, so it is a build of its own.
-fn loom(workspace: &Workspace) -> Command {
-    let mut loom = workspace.cargo();
-    loom.args(["test", "--package", "nixl-ops", "--lib", "loom_model"])
-        .args(["--release", "--target-dir", "target/loom"])
-        .env("RUSTFLAGS", "--cfg loom");
-    loom
+/// Returns the name of the command if it failed.
+fn selected(
+    workspace: &Workspace,
+    cargo_args: &[OsString],
+    skip_log: &Path,
+    tally: &mut Tally,
+) -> Result<Vec<String>> {
+    let mut tests = workspace.cargo();
+    tests.args(["test", "--no-fail-fast"]).args(cargo_args).env(SKIP_LOG, skip_log);
+    println!("$ {}", process::display(&tests));
+    let succeeded = counted(&mut tests, tally, &mut io::stdout())?;
+    Ok(if succeeded { Vec::new() } else { vec![format!("`{}`", process::display(&tests))] })
+}
+
+/// Every program that the workspace's tests are, its documentation's and the quick soak, beside each other. Returns the names of
+/// those that failed.
+///
+/// Most of the long ones wait for peers, deadlines and each other, and leave the processors to those that compute.
+fn all(workspace: &Workspace, skip_log: &Path, tally: &mut Tally) -> Result<Vec<String>> {
+    let mut build = workspace.cargo();
+    // One build of all: each selection of packages and targets of its own would have other features, and be another build.
+    build.args(["build", "--workspace", "--all-features", "--bins", "--examples", "--tests"]);
+    println!("$ {}", process::display(&build));
+    let programs = programs::built(&mut build)?;
+    let soak = programs.iter().find(|program| !program.is_test && program.name == soak::PROGRAM);
+    let soak = soak.context("the build made no soak test")?;
+    let mut commands = vec![soak::quick(&soak.path)];
+    let mut tests: Vec<_> = programs.iter().filter(|program| program.is_test).collect();
+    // The longest first.
+    tests.sort_by_key(|program| (program.package != WHOLE, program.package != "nixl-executor"));
+    commands.extend(tests.into_iter().map(|program| {
+        let mut test = Command::new(&program.path);
+        test.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
+        test
+    }));
+    let mut docs = workspace.cargo();
+    docs.args(["test", "--workspace", "--all-features", "--doc", "--no-fail-fast"]);
+    commands.insert(1, docs);
+    for command in &mut commands {
+        command.env(SKIP_LOG, skip_log);
+    }
+
+    let lanes = thread::available_parallelism().map_or(1, NonZero::get) + 1;
+    let (mut failed, mut out) = (Vec::new(), io::stdout());
+    lanes::run(commands, lanes, |ended| {
+        println!("\n$ {} ({:.1} s)", ended.name, ended.time.as_secs_f64());
+        out.write_all(&ended.output)?;
+        let failed_before = tally.failed();
+        String::from_utf8_lossy(&ended.output).lines().for_each(|line| tally.add_output(line));
+        if !ended.succeeded {
+            if tally.failed() == failed_before {
+                tally.add_crash();
+            }
+            failed.push(format!("`{}`", ended.name));
+        }
+        Ok(())
+    })?;
+    Ok(failed)
 }
 
 /// Empties the log, so that only what comes from here on counts.

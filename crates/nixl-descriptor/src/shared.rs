@@ -133,8 +133,10 @@ impl SharedMemory {
     pub fn new(len: usize) -> Result<Self, RegionError> {
         let (file, name) = memfd::create(len)?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&file, seals)
-            .map_err(|errno| memfd::out_of_memory(len, &errno.into()))?;
+        if !cfg!(miri) {
+            rustix::fs::fcntl_add_seals(&file, seals)
+                .map_err(|errno| memfd::out_of_memory(len, &errno.into()))?;
+        }
         let map = map(&file, len).map_err(|error| memfd::out_of_memory(len, &error))?;
         own().insert(name);
         let name = memfd::name_of(&file, name, len);
@@ -180,8 +182,10 @@ impl SharedMemory {
         let Some(file) = file else { return };
         own().remove(&self.name.name);
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        // If the system cannot, the pages stay until the mapping goes.
-        let _ = rustix::fs::fallocate(&file, hole, 0, self.name.len);
+        // If the system cannot, the pages stay until the mapping goes. Miri's memory has no file.
+        if !cfg!(miri) {
+            let _ = rustix::fs::fallocate(&file, hole, 0, self.name.len);
+        }
     }
 
     /// The 8 bytes from `8 * index` on, which all processes that have the memory change atomically. `None` beyond the end.
@@ -345,6 +349,10 @@ impl Region {
 
 /// Maps the first bytes of a file that has as many and cannot shrink.
 fn map(file: &File, len: usize) -> std::io::Result<MmapMut> {
+    if cfg!(miri) {
+        // It has neither such files nor shared mappings: memory of this process alone, which no name leads to, stands in.
+        return MmapOptions::new().len(len).map_anon();
+    }
     // SAFETY: the file keeps these bytes. No reference to them is ever made: a region copies them.
     unsafe { MmapOptions::new().len(len).map_mut(file) }
 }

@@ -71,6 +71,9 @@
 
 mod begin;
 mod direct;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod ipc;
 mod local;
 mod memcpy;

@@ -1,14 +1,19 @@
 //! Time, injected: nothing in this crate asks the operating system what time it is.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+#[cfg(not(loom))]
 use rustix::io::Errno;
+#[cfg(not(loom))]
 use rustix::thread::futex;
-use rustix::time::{ClockId, Timespec, clock_gettime};
+#[cfg(not(loom))]
+use rustix::time::Timespec;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 /// A source of monotonic time, and the way to wait for it.
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
@@ -68,6 +73,7 @@ impl Clock for SystemClock {
         }
     }
 
+    #[cfg(not(loom))]
     fn park_on(&self, word: &AtomicU32, seen: u32, timeout: Duration) {
         let time = Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),

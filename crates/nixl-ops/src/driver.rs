@@ -8,7 +8,6 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Wake, Waker};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nixl_descriptor::BufferPool;
@@ -21,7 +20,7 @@ use crate::drain::Departures;
 use crate::overdue::{Overdue, OverdueList, OverdueTotal};
 use crate::parking::{Ear, Parking};
 use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, lock, thread};
 use crate::task::{self, Count, InFlight, Slot, SlotState, Task};
 use crate::typical::Typical;
 use crate::unexpected::{IdleLooks, Unexpected};

@@ -54,6 +54,9 @@ mod driver;
 mod error;
 mod executor;
 mod fair;
+#[cfg(any(all(test, not(loom)), fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod gate;
 mod grants;
 mod leasing;

@@ -1,12 +1,13 @@
 //! How a driver's thread sleeps, and what wakes it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread::Thread;
 use std::time::Duration;
 
 use crate::Clock;
 use crate::slots::OfferPage;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::Thread;
+use crate::sync::unpark;
 
 /// Where a driver's thread sleeps: short sleeps on the bell of its page, where initiators of this host wake it, long ones without.
 ///
@@ -84,7 +85,7 @@ impl Parking {
             bell.ring();
         }
         if let Some(thread) = self.thread.get() {
-            thread.unpark();
+            unpark(thread);
         }
     }
 
@@ -128,5 +129,7 @@ impl Parking {
     }
 }
 
+#[cfg(all(test, loom))]
+mod loom_model;
 #[cfg(all(test, not(loom)))]
 mod tests;

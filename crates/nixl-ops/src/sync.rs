@@ -1,15 +1,41 @@
-//! The locks and fences that loom can replace with its own.
+//! Locks, atomics, threads and shared pages, which loom replaces with its own.
+//!
+//! What several threads or processes change without a lock is made of these; its models are the modules `loom_model`, which
+//! `cargo xtask loom` runs.
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::fence;
+mod model;
+
 #[cfg(loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
+#[cfg(loom)]
+pub(crate) use loom::thread;
+#[cfg(loom)]
+pub(crate) use model::{SharedMemory, atomic, unpark, wake_one};
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::fence;
+pub(crate) use nixl_descriptor::SharedMemory;
 #[cfg(not(loom))]
-pub(crate) use std::sync::{Mutex, MutexGuard};
+pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+#[cfg(not(loom))]
+pub(crate) use std::thread;
+
+#[cfg(all(test, loom))]
+pub(crate) use model::ModelClock;
 
 /// Locks, ignoring poison: every critical section in this crate leaves its data consistent.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Wakes one thread, of any process, that waits on the word.
+#[cfg(not(loom))]
+pub(crate) fn wake_one(word: &atomic::AtomicU32) {
+    // There is nothing else to do if the system refuses: such waits are short.
+    let _ = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::empty(), 1);
+}
+
+/// Ends the thread's sleep, or keeps it from the next one.
+#[cfg(not(loom))]
+pub(crate) fn unpark(thread: &thread::Thread) {
+    thread.unpark();
 }

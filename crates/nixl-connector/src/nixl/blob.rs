@@ -279,7 +279,7 @@ pub(super) mod tests {
     /// A key of two parts, of 0 and 3 bytes.
     const KEY: [u8; 14] = [0b101, 0, 0, 0, 0, 0, 0, 0, 1, 0, 3, b'a', b'b', b'c'];
 
-    fn sample() -> Vec<u8> {
+    pub(in super::super) fn sample() -> Vec<u8> {
         encode(&Blob {
             name: "peer-1",
             connections: vec![("UCX", b"\x00\x01|details")],

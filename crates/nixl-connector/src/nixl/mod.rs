@@ -43,6 +43,9 @@ mod exit;
 mod export;
 mod files;
 mod forked;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod gpu;
 mod here;
 mod introduced;

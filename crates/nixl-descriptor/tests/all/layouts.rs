@@ -8,3 +8,4 @@ mod map;
 mod model;
 mod overlap;
 mod pairs;
+mod targets;

@@ -76,6 +76,8 @@ use nixl_ops::TransportError;
 
 pub use config::StagingConfig;
 pub(crate) use lending::Borrowing;
+#[cfg(any(test, fuzzing))]
+pub(crate) use message::Message;
 pub(crate) use pool::SlotPools;
 pub use pool::SlotStats;
 pub use staging::StagingStats;

@@ -1,13 +1,12 @@
 //! By which initiators wake the thread that looks at a page.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use nixl_descriptor::SharedMemory;
 use nixl_metadata::Doorbell;
-use rustix::thread::futex;
 
 use crate::Clock;
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{SharedMemory, wake_one};
 
 /// The bell of a page: a futex that all processes share which have the page open.
 ///
@@ -33,8 +32,7 @@ impl<'a> Bell<'a> {
         // Sequentially consistent, as the owner's accesses in `sleep`: either it is seen to sleep here, or it sees the ring.
         self.rings.fetch_add(1, Ordering::SeqCst);
         if self.asleep.load(Ordering::SeqCst) != 0 {
-            // There is nothing else to do if the system refuses: the owner's sleep is short.
-            let _ = futex::wake(self.rings, futex::Flags::empty(), 1);
+            wake_one(self.rings);
         }
     }
 

@@ -11,6 +11,8 @@
 //! wakes the owner, which pays no attention to rings that bring no word, and delays its wake-ups by one short sleep at most.
 
 mod bell;
+#[cfg(all(test, loom))]
+mod loom_model;
 mod page;
 mod recent;
 mod remote;

@@ -2,10 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{self, Arc, OnceLock, PoisonError, Weak};
 
-use nixl_descriptor::{SharedMemory, SharedName};
+use nixl_descriptor::SharedName;
 use nixl_device::{ForkGeneration, PerProcess};
 use nixl_metadata::{Doorbell, NotificationKey, OperationKind};
 
@@ -13,6 +12,8 @@ use super::bell::Bell;
 use super::word::{SlotState, SlotWord};
 use crate::EndedOffer;
 use crate::mailbox::{Inbox, Letter};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, SharedMemory, lock};
 
 /// The slots of one connection's offers, and its mailbox. The file is made with the first offer or the first message.
 #[derive(Default)]
@@ -115,7 +116,7 @@ impl OfferPage {
         if memory.word(Doorbell::MAIL).is_none_or(|mail| mail.load(Ordering::Relaxed) == 0) {
             return false;
         }
-        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inbox = lock(&self.inbox);
         let any = inbox.take(memory, receive);
         self.unreadable_mail.store(inbox.garbage(), Ordering::Relaxed);
         any
@@ -150,7 +151,7 @@ impl OfferPage {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 }
 
@@ -285,9 +286,9 @@ impl Drop for OfferPage {
 }
 
 /// The pages of this process, by the names of their files: its connectors reach each other's without the system.
-fn own_pages() -> MutexGuard<'static, HashMap<[u8; 16], Weak<OfferPage>>> {
-    static PAGES: PerProcess<Mutex<HashMap<[u8; 16], Weak<OfferPage>>>> =
-        PerProcess::new(Mutex::default);
+fn own_pages() -> sync::MutexGuard<'static, HashMap<[u8; 16], Weak<OfferPage>>> {
+    static PAGES: PerProcess<sync::Mutex<HashMap<[u8; 16], Weak<OfferPage>>>> =
+        PerProcess::new(sync::Mutex::default);
     PAGES.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use nixl_descriptor::{SharedMemory, SharedName};
+use nixl_descriptor::SharedName;
 use nixl_metadata::{Doorbell, OperationKind, RdmaMetadata};
 
 use super::page::{OfferPage, ring, word};
 use super::recent::RecentCheck;
 use super::word::{SlotState, SlotWord};
 use crate::mailbox::{Lane, Reached};
+use crate::sync::SharedMemory;
+use crate::sync::atomic::{Ordering, fence};
 use crate::{EndedOffer, TransportError};
 
 /// The pages of peers on this host, opened once each.
@@ -139,7 +140,23 @@ enum Protocol {
     State,
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+impl RemoteSlot {
+    /// The slot as a process of this number has it.
+    pub(super) fn of_process(
+        pid: u32,
+        page: &Arc<OfferPage>,
+        doorbell: Doorbell,
+        kind: OperationKind,
+        readers: u32,
+    ) -> Self {
+        let (page, protocol) = (Page::Own(Arc::clone(page)), Protocol::State);
+        let Doorbell { slot, token, .. } = doorbell;
+        Self { page, slot, token, kind, readers, pid, protocol }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 impl RemoteSlots {
     /// Those of a process of this number.
     pub(super) fn of_process(pid: u32) -> Self {
@@ -383,7 +400,7 @@ impl RemoteSlot {
         let place = word(memory, self.slot).ok_or(ended(EndedOffer::Revoked))?;
         // Acquire, as the fence of a seqlock's reader: what was read before is not read after this. The callers' copies have
         // ended, and with them their threads' and engines' accesses.
-        std::sync::atomic::fence(Ordering::Acquire);
+        fence(Ordering::Acquire);
         let mut seen = expected.bits();
         loop {
             let found = SlotWord::from_bits(seen);

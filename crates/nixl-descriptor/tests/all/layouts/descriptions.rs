@@ -35,6 +35,21 @@ proptest! {
     }
 
     #[test]
+    fn the_fuzzers_target_holds(
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), 0..9u8), 0..4),
+        noise in proptest::collection::vec(any::<u8>(), 0..60),
+    ) {
+        // One block of 16 bytes in one part, at 64.
+        let mut numbers = [1, 1, 1, 2, 4, 2, 0, 16, 0, 1, 64, 16];
+        super::targets::layout(&numbers);
+        for (at, value) in edits {
+            numbers[at.index(numbers.len())] = value;
+        }
+        super::targets::layout(&numbers);
+        super::targets::layout(&[&numbers[..9], &noise].concat());
+    }
+
+    #[test]
     fn what_is_accepted_is_consistent(
         dimensions in dimensions(), plan in plan(), stride in proptest::option::of(number()),
         changes in proptest::collection::vec((any::<usize>(), any::<bool>(), number()), 0..3),

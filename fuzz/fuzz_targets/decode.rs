@@ -1,6 +1,6 @@
 #![no_main]
 
-#[path = "../../tests/it/targets.rs"]
+#[path = "../../crates/nixl-metadata/tests/it/targets.rs"]
 #[expect(dead_code, reason = "each fuzzer runs one of the targets")]
 mod targets;
 

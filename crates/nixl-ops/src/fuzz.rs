@@ -1,0 +1,30 @@
+//! What the fuzzer of messages about claims runs (`cargo +nightly fuzz run control`), and the tests on any toolchain.
+
+use crate::control::ControlMessage;
+
+/// Reads a message. What is let through is what its content is written as.
+pub fn control(input: &[u8]) {
+    if let Some(message) = ControlMessage::decode(input) {
+        assert!(ControlMessage::is_one(input));
+        let again = message.encode();
+        assert_eq!(ControlMessage::decode(&again), Some(message));
+        assert_eq!(again.len(), input.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn messages_that_are_nearly_right(
+            head in prop_oneof![Just(b"\x89NXC\x01".to_vec()), vec(any::<u8>(), 0..6)],
+            kind in 0..10u8,
+            rest in vec(any::<u8>(), 0..300),
+        ) {
+            super::control(&[&head[..], &[kind], &rest].concat());
+        }
+    }
+}

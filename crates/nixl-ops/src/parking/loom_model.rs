@@ -1,0 +1,109 @@
+//! The sleeps of a driver's thread under every interleaving with what wakes it. Run by `cargo xtask loom`.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use loom::sync::Arc as LoomArc;
+use loom::thread;
+use nixl_metadata::{NotificationKey, OperationKind};
+
+use super::*;
+use crate::slots::OfferSlot;
+use crate::sync::ModelClock;
+
+const LONG: Duration = Duration::from_secs(600);
+
+/// Work and where its thread sleeps, which is this one.
+struct World {
+    parking: Parking,
+    fresh: AtomicBool,
+    _slot: OfferSlot,
+}
+
+impl World {
+    fn new() -> LoomArc<Self> {
+        let page = Arc::<OfferPage>::default();
+        // The page is made with the first offer.
+        let slot = page.arm(&NotificationKey::random(), OperationKind::Write).unwrap();
+        let parking = Parking::new(page);
+        parking.set_thread(thread::current());
+        LoomArc::new(Self { parking, fresh: AtomicBool::new(false), _slot: slot })
+    }
+
+    fn take_work(&self) -> bool {
+        self.fresh.swap(false, Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn loom_work_ends_a_sleep_on_the_bell() {
+    loom::model(|| {
+        let world = World::new();
+        let giver = {
+            let world = LoomArc::clone(&world);
+            thread::spawn(move || {
+                world.fresh.store(true, Ordering::SeqCst);
+                world.parking.wake();
+            })
+        };
+        let mut ear = Ear::new();
+        loop {
+            ear.listen(&world.parking);
+            if world.take_work() {
+                break;
+            }
+            world.parking.sleep(&ModelClock, LONG, &mut ear, true);
+        }
+        giver.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_work_ends_a_long_sleep() {
+    loom::model(|| {
+        let world = World::new();
+        let giver = {
+            let world = LoomArc::clone(&world);
+            thread::spawn(move || {
+                world.fresh.store(true, Ordering::SeqCst);
+                world.parking.wake_if_parked();
+            })
+        };
+        while !world.take_work() {
+            let is_work = || world.fresh.load(Ordering::SeqCst);
+            world.parking.park(&ModelClock, is_work, || None);
+        }
+        giver.join().unwrap();
+    });
+}
+
+/// Rings of a peer that bring no word cost turns, and hide no work of this process.
+#[test]
+fn loom_a_peer_that_rings_without_a_word_hides_no_work() {
+    loom::model(|| {
+        let world = World::new();
+        let giver = {
+            let world = LoomArc::clone(&world);
+            thread::spawn(move || {
+                world.fresh.store(true, Ordering::SeqCst);
+                world.parking.wake();
+            })
+        };
+        let peer = {
+            let world = LoomArc::clone(&world);
+            thread::spawn(move || {
+                let memory = world.parking.page.memory().unwrap();
+                let rings = memory.half_word(nixl_metadata::Doorbell::BELL).unwrap();
+                rings.fetch_add(1, Ordering::SeqCst);
+            })
+        };
+        let mut ear = Ear::new();
+        loop {
+            ear.listen(&world.parking);
+            if world.take_work() {
+                break;
+            }
+            world.parking.sleep(&ModelClock, LONG, &mut ear, true);
+        }
+        giver.join().unwrap();
+        peer.join().unwrap();
+    });
+}

@@ -1,0 +1,20 @@
+//! `cargo xtask loom`: the models of what threads and processes share without locks.
+
+use anyhow::Result;
+
+use crate::process;
+use crate::workspace::Workspace;
+
+/// A build of its own, since all atomics and locks of the crate are others there.
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    let mut models = workspace.cargo();
+    models
+        .args(["test", "--package", "nixl-ops", "--lib", "--target-dir", "target/loom"])
+        .args(["loom_model"])
+        // The whole of what cargo would pass: the variable takes the place of what a configuration says.
+        .env("RUSTFLAGS", "--cfg loom");
+    process::run_or_advise(
+        &mut models,
+        "a model that fails prints the interleaving with LOOM_LOG=trace; LOOM_MAX_PREEMPTIONS=3 makes it shorter",
+    )
+}
