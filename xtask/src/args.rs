@@ -30,6 +30,8 @@ Usage: cargo xtask <command>
   loom                 the models of what is shared without locks, under every interleaving
   miri                 the tests that hold the unsafe code, checked for undefined behaviour;
                        needs a nightly toolchain with miri
+  fuzz [--seconds N]   every fuzz target for N seconds, 60 by default; needs nightly and cargo-fuzz
+  aarch64 [--test]     the crates for aarch64: clippy, or with --test the unit tests in an emulator
   ci                   what CI checks with one stable toolchain: docs/CI.md has the list
   help                 this text";
 
@@ -52,6 +54,8 @@ pub(crate) enum Command {
     Ptx { check: bool },
     Loom,
     Miri,
+    Fuzz { seconds: u32 },
+    Aarch64 { test: bool },
     Ci,
     Probe { paths: Vec<PathBuf> },
     TestGpu { folder: PathBuf, args: Vec<OsString> },
@@ -75,7 +79,8 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
             Some((folder, args)) => Command::TestGpu { folder: folder.into(), args: args.to_vec() },
             None => bail!("`{TEST_GPU}` takes the folder of the test programs"),
         },
-        "setup" | "env" | "doctor" | "test" | "bundle" | "ptx" | "loom" | "miri" | "ci"
+        "setup" | "env" | "doctor" | "test" | "bundle" | "ptx" | "loom" | "miri" | "fuzz"
+        | "aarch64" | "ci"
             if asks_for_help(&rest) =>
         {
             Command::Help
@@ -108,6 +113,8 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
         "bundle" => alone("bundle", Command::Bundle, &rest)?,
         "loom" => alone("loom", Command::Loom, &rest)?,
         "miri" => alone("miri", Command::Miri, &rest)?,
+        "fuzz" => Command::Fuzz { seconds: seconds(&rest)? },
+        "aarch64" => Command::Aarch64 { test: flag("aarch64", "--test", &rest)? },
         "ci" => alone("ci", Command::Ci, &rest)?,
         _ => bail!("no such command: `{name}`"),
     })
@@ -123,6 +130,18 @@ fn alone(name: &str, command: Command, args: &[OsString]) -> Result<Command> {
         bail!("`{name}` takes no arguments, found `{}`", other.display());
     }
     Ok(command)
+}
+
+/// The value of `fuzz --seconds`.
+fn seconds(args: &[OsString]) -> Result<u32> {
+    match args {
+        [] => Ok(60),
+        [name, value] if name == "--seconds" => match value.to_str().map(str::parse) {
+            Some(Ok(seconds)) => Ok(seconds),
+            _ => bail!("`--seconds` takes a number, found `{}`", value.display()),
+        },
+        [other, ..] => bail!("`fuzz` knows only `--seconds N`, found `{}`", other.display()),
+    }
 }
 
 /// Whether the only flag that `command` knows was given.
@@ -161,6 +180,10 @@ mod tests {
             ("bundle", Command::Bundle),
             ("loom", Command::Loom),
             ("miri", Command::Miri),
+            ("fuzz", Command::Fuzz { seconds: 60 }),
+            ("fuzz --seconds 5", Command::Fuzz { seconds: 5 }),
+            ("aarch64", Command::Aarch64 { test: false }),
+            ("aarch64 --test", Command::Aarch64 { test: true }),
             ("ci", Command::Ci),
         ] {
             assert_eq!(parsed(line).unwrap(), command, "{line:?}");
@@ -196,6 +219,8 @@ mod tests {
             ("test -p nixl-ops", "-p"),
             ("bundle --quick", "--quick"),
             ("ci now", "now"),
+            ("fuzz --seconds many", "many"),
+            ("fuzz blob", "blob"),
         ] {
             let message = parsed(line).unwrap_err().to_string();
             assert!(message.contains(&format!("`{word}`")), "{line:?}: {message}");

@@ -23,7 +23,7 @@ const FORMAT: Step = Step {
     advice: "run `cargo fmt --all` (if it is missing: `rustup component add rustfmt`)",
 };
 
-const AFTER_SETUP: [Step; 5] = [
+const AFTER_SETUP: [Step; 7] = [
     Step {
         name: "kernels",
         args: &["xtask", "ptx", "--check"],
@@ -32,17 +32,24 @@ const AFTER_SETUP: [Step; 5] = [
     },
     Step {
         name: "lints",
-        args: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        args: &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
         env: None,
-        advice: "fix what clippy says; `cargo clippy --fix --workspace --all-targets` does \
-                 some of it (if it is missing: `rustup component add clippy`)",
+        advice: "fix what clippy says; `cargo clippy --fix --workspace --all-targets --all-features` \
+                 does some of it (if it is missing: `rustup component add clippy`)",
+    },
+    Step {
+        name: "aarch64",
+        args: &["xtask", "aarch64"],
+        env: None,
+        advice: "what to do is said above",
     },
     Step {
         name: "docs",
-        args: &["doc", "--workspace", "--no-deps"],
+        args: &["doc", "--workspace", "--no-deps", "--all-features"],
         env: Some(("RUSTDOCFLAGS", "-D warnings")),
         advice: "fix the documentation comments that rustdoc names",
     },
+    Step { name: "loom", args: &["xtask", "loom"], env: None, advice: "what to do is said above" },
     Step {
         name: "tests",
         args: &["xtask", "test"],
@@ -51,7 +58,7 @@ const AFTER_SETUP: [Step; 5] = [
     },
     Step {
         name: "benches",
-        args: &["test", "--package", "nixl-benches", "--benches"],
+        args: &["test", "--workspace", "--all-features", "--benches"],
         env: None,
         advice: "each criterion bench runs once here; run it with `cargo bench`",
     },
@@ -82,3 +89,6 @@ fn timed(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
     println!("== {name}: {verdict} in {:.0} s", start.elapsed().as_secs_f64());
     result
 }
+
+#[cfg(test)]
+mod table;

@@ -1,12 +1,14 @@
 //! Set-up, tests, benchmark and checks of this workspace: `cargo xtask help`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
+mod aarch64;
 mod args;
 mod bench;
 mod bundle;
 mod ci;
 mod doctor;
 mod env;
+mod fuzz;
 mod lanes;
 mod loom;
 mod miri;
@@ -59,6 +61,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ptx { check } => ptx::run(&workspace()?, check)?,
         Command::Loom => loom::run(&workspace()?)?,
         Command::Miri => miri::run(&workspace()?)?,
+        Command::Fuzz { seconds } => fuzz::run(&workspace()?, seconds)?,
+        Command::Aarch64 { test } => aarch64::run(&workspace()?, test)?,
         Command::Ci => ci::run(&workspace()?)?,
         Command::Probe { paths } => return doctor::probe::child(&paths),
         Command::TestGpu { folder, args } => return bundle::run_gpu_tests(&folder, &args),

@@ -51,6 +51,7 @@
 //! prints them on the standard output. If yours is a protocol, install one, or set `UCX_LOG_FILE` to a file of its own: UCX
 //! empties the file that it names. NIXL's own messages go to the standard error and cannot be taken from there: its library reads
 //! `NIXL_LOG_LEVEL` when it is loaded, and with `FATAL` writes none.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod advice;
 mod at_once;
