@@ -1,22 +1,20 @@
 //! How a driver's thread sleeps, and what wakes it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Clock;
 use crate::slots::OfferPage;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::Thread;
-use crate::sync::unpark;
+use crate::{Clock, Sleeper};
 
 /// Where a driver's thread sleeps: short sleeps on the bell of its page, where initiators of this host wake it, long ones without.
 ///
 /// The notes by which this process wakes the thread are its own, so that no peer that has the page open can lose a wake-up.
 #[derive(Debug)]
 pub(crate) struct Parking {
-    thread: OnceLock<Thread>,
-    /// It sleeps for long.
-    parked: AtomicBool,
+    /// Where it sleeps for long.
+    long: Sleeper,
     /// It sleeps on the bell, or is about to.
     on_bell: AtomicBool,
     /// It was woken since its last sleep on the bell.
@@ -63,8 +61,7 @@ impl Ear {
 impl Parking {
     pub(crate) fn new(page: Arc<OfferPage>) -> Self {
         Self {
-            thread: OnceLock::new(),
-            parked: AtomicBool::new(false),
+            long: Sleeper::new(),
             on_bell: AtomicBool::new(false),
             woken: AtomicBool::new(false),
             page,
@@ -73,7 +70,7 @@ impl Parking {
 
     /// The thread that sleeps here. Nothing may be able to wake it before this.
     pub(crate) fn set_thread(&self, thread: Thread) {
-        let _ = self.thread.set(thread);
+        self.long.set_thread(thread);
     }
 
     /// Ends the thread's sleep, or keeps it from the next one.
@@ -84,14 +81,12 @@ impl Parking {
         {
             bell.ring();
         }
-        if let Some(thread) = self.thread.get() {
-            unpark(thread);
-        }
+        self.long.unpark();
     }
 
     /// As [`wake`](Self::wake), if it sleeps for long.
     pub(crate) fn wake_if_parked(&self) {
-        if self.parked.load(Ordering::SeqCst) {
+        if self.long.is_asleep() {
             self.wake();
         }
     }
@@ -121,11 +116,7 @@ impl Parking {
         is_work: impl FnOnce() -> bool,
         time: impl FnOnce() -> Option<Duration>,
     ) {
-        self.parked.store(true, Ordering::SeqCst);
-        if !is_work() {
-            clock.park(time());
-        }
-        self.parked.store(false, Ordering::SeqCst);
+        self.long.sleep(clock, is_work, time);
     }
 }
 

@@ -5,13 +5,12 @@ use std::collections::VecDeque;
 use std::hint::spin_loop;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::thread::Thread;
 use std::time::Duration;
 use std::{fmt, io, thread};
 
-use nixl_ops::Clock;
+use nixl_ops::{Clock, Sleeper};
 
 use super::block_copy::CopyOp;
 use super::progress::Reporter;
@@ -29,15 +28,9 @@ struct Shared {
     queue: Mutex<VecDeque<Arc<Group>>>,
     /// How long the queue is, read without its lock.
     waiting: AtomicUsize,
-    workers: Vec<Worker>,
+    workers: Vec<Sleeper>,
     closing: AtomicBool,
     clock: Arc<dyn Clock>,
-}
-
-#[derive(Default)]
-struct Worker {
-    thread: OnceLock<Thread>,
-    asleep: AtomicBool,
 }
 
 /// What is to be copied.
@@ -103,7 +96,7 @@ impl CopyPool {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             waiting: AtomicUsize::new(0),
-            workers: (0..threads.max(1)).map(|_| Worker::default()).collect(),
+            workers: (0..threads.max(1)).map(|_| Sleeper::new()).collect(),
             closing: AtomicBool::new(false),
             clock,
         });
@@ -159,18 +152,12 @@ impl CopyPool {
 impl Shared {
     /// Wakes up to `count` of those that sleep.
     fn rouse(&self, count: usize) {
-        let asleep = |worker: &&Worker| worker.asleep.swap(false, Ordering::SeqCst);
-        self.workers
-            .iter()
-            .filter(asleep)
-            .take(count)
-            .filter_map(|worker| worker.thread.get())
-            .for_each(Thread::unpark);
+        self.workers.iter().filter(|worker| worker.rouse()).take(count).for_each(drop);
     }
 
     fn work(&self, index: usize) {
         let Some(me) = self.workers.get(index) else { return };
-        let _ = me.thread.set(thread::current());
+        me.set_thread(thread::current());
         loop {
             while let Some(group) = self.first() {
                 group.copy();
@@ -178,15 +165,12 @@ impl Shared {
             if self.linger() {
                 continue;
             }
-            me.asleep.store(true, Ordering::SeqCst);
-            // Whoever queues work after this check sees `asleep` and unparks.
-            if self.waiting.load(Ordering::SeqCst) == 0 {
-                if self.closing.load(Ordering::SeqCst) {
-                    return;
-                }
-                self.clock.park(None);
+            let is_waiting = || self.waiting.load(Ordering::SeqCst) > 0;
+            if self.closing.load(Ordering::SeqCst) && !is_waiting() {
+                return;
             }
-            me.asleep.store(false, Ordering::SeqCst);
+            let is_work = || is_waiting() || self.closing.load(Ordering::SeqCst);
+            me.sleep(&*self.clock, is_work, || None);
         }
     }
 

@@ -6,14 +6,14 @@
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Poll, Waker};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::Duration;
 use std::{hint, io};
 
 use nixl_device::cuda::relax_capture;
-use nixl_ops::{Backoff, Clock};
+use nixl_ops::{Backoff, Clock, Sleeper};
 
 use super::GpuError;
 use super::ring::Ring;
@@ -27,9 +27,8 @@ struct Shared {
     inbox: Mutex<Vec<Arc<Moving>>>,
     /// Somebody has put something into the inbox.
     fresh: AtomicBool,
-    asleep: AtomicBool,
     closing: AtomicBool,
-    thread: OnceLock<Thread>,
+    sleeper: Sleeper,
     clock: Arc<dyn Clock>,
 }
 
@@ -72,16 +71,15 @@ impl Rings {
         let shared = Arc::new(Shared {
             inbox: Mutex::default(),
             fresh: AtomicBool::new(false),
-            asleep: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            thread: OnceLock::new(),
+            sleeper: Sleeper::new(),
             clock,
         });
         let theirs = Arc::clone(&shared);
         let handle =
             thread::Builder::new().name("nixl-rings".to_owned()).spawn(move || theirs.run())?;
         // Set before any ring can begin, since this has not been handed out.
-        let _ = shared.thread.set(handle.thread().clone());
+        shared.sleeper.set_thread(handle.thread().clone());
         Ok(Self { shared })
     }
 
@@ -197,11 +195,7 @@ impl Shared {
     }
 
     fn rouse(&self) {
-        if self.asleep.load(Ordering::SeqCst)
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
-        }
+        self.sleeper.rouse();
     }
 
     fn run(&self) {
@@ -250,13 +244,9 @@ impl Shared {
                     continue;
                 }
             };
-            self.asleep.store(true, Ordering::SeqCst);
-            // Whoever has something new after this check sees `asleep` and unparks.
-            let is_over = rings.is_empty() && self.is_closing();
-            if !is_over && !self.fresh.load(Ordering::SeqCst) {
-                self.clock.park(sleep);
-            }
-            self.asleep.store(false, Ordering::SeqCst);
+            let is_over = || rings.is_empty() && self.is_closing();
+            let is_work = || is_over() || self.fresh.load(Ordering::SeqCst);
+            self.sleeper.sleep(&*self.clock, is_work, || sleep);
         }
     }
 
