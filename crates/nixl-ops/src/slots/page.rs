@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{self, Arc, OnceLock, PoisonError, Weak};
+use std::sync::{
+    Arc, Mutex as ProcessMutex, MutexGuard as ProcessGuard, OnceLock, PoisonError, Weak,
+};
 
 use nixl_descriptor::SharedName;
 use nixl_device::{ForkGeneration, PerProcess};
@@ -286,9 +288,10 @@ impl Drop for OfferPage {
 }
 
 /// The pages of this process, by the names of their files: its connectors reach each other's without the system.
-fn own_pages() -> sync::MutexGuard<'static, HashMap<[u8; 16], Weak<OfferPage>>> {
-    static PAGES: PerProcess<sync::Mutex<HashMap<[u8; 16], Weak<OfferPage>>>> =
-        PerProcess::new(sync::Mutex::default);
+fn own_pages() -> ProcessGuard<'static, HashMap<[u8; 16], Weak<OfferPage>>> {
+    // Of no loom model: it outlives each.
+    static PAGES: PerProcess<ProcessMutex<HashMap<[u8; 16], Weak<OfferPage>>>> =
+        PerProcess::new(ProcessMutex::default);
     PAGES.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
