@@ -10,7 +10,7 @@ use crate::wakes::wake;
 /// Holds an operation's status, its result once it has one, and the waiter's waker.
 ///
 /// Any number of threads may race to end the operation; exactly one succeeds, and the waiter is woken
-/// exactly for that. Checked with loom (`tests/loom.rs`).
+/// exactly for that. Checked with loom (`loom_model`).
 #[derive(Debug)]
 pub(crate) struct CompletionCell<T> {
     state: Mutex<State<T>>,
@@ -228,7 +228,7 @@ mod tests {
     }
 }
 
-/// Run with `RUSTFLAGS="--cfg loom" cargo test -p nixl-ops --release --lib loom`.
+/// Run by `cargo xtask loom`.
 #[cfg(all(test, loom))]
 mod loom_model {
     use loom::future::block_on;
