@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nixl_descriptor::{SharedMemory, SharedName};
+use nixl_descriptor::SharedName;
 use nixl_metadata::Doorbell;
 use rustix::process::{Pid, test_kill_process};
 
 use super::ring::{Ring, Taken};
 use crate::slots::{Bell, take_bits};
+use crate::sync::SharedMemory;
 
 /// The sender's end: one lane of a page.
 #[derive(Debug, Default)]

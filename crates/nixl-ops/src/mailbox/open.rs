@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Poll;
 
-use nixl_descriptor::{SharedMemory, SharedName};
+use nixl_descriptor::SharedName;
 
 use super::lane::Lane;
 use crate::slots::{MappedPage, OwnPage};
+use crate::sync::SharedMemory;
 use crate::{PeerId, TransportError};
 
 /// The mailbox of a connection on this host. A clone writes to the same lane.

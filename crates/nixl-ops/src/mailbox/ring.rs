@@ -2,8 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use nixl_descriptor::SharedMemory;
 use nixl_metadata::Doorbell;
+
+use crate::sync::SharedMemory;
 
 /// Words that two processes change atomically.
 pub(super) trait Words {
@@ -160,7 +161,7 @@ fn lengths(head: u64) -> Option<(usize, usize)> {
     is_letter.then_some(((head >> 32) as usize & 0xffff, head as usize & 0xffff_ffff))
 }
 
-/// Run with `RUSTFLAGS="--cfg loom" cargo test -p nixl-ops --release --lib loom`.
+/// Run by `cargo xtask loom`.
 #[cfg(all(test, loom))]
 mod loom_model {
     use loom::sync::Arc;
