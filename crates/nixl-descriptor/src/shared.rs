@@ -370,6 +370,7 @@ mod tests {
     use crate::memfd::file_name;
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn bytes_are_seen_on_the_other_side_and_outlive_the_owner() {
         let ours = Region::try_from(SharedMemory::new(10_000).unwrap()).unwrap();
         let name = ours.shared_name().unwrap();
@@ -390,6 +391,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn a_buffer_lies_where_its_offset_says() {
         let ours = [(); 2].map(|()| Region::shared(10_000).unwrap());
         assert!(ours.iter().any(|region| region.shared_offset() != 0));
@@ -404,6 +406,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn what_was_withdrawn_stays_mapped_without_its_bytes() {
         let ours = SharedMemory::new(10_000).unwrap();
         let name = ours.name();
@@ -419,6 +422,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn words_are_the_same_on_both_sides() {
         use std::sync::atomic::Ordering::SeqCst;
         let ours = SharedMemory::new(20).unwrap();
@@ -444,6 +448,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn what_is_not_that_memory_is_refused() {
         let ours = SharedMemory::new(100).unwrap();
         let name = ours.name();
@@ -460,6 +465,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn memory_that_may_shrink_is_refused() {
         let file =
             rustix::fs::memfd_create(file_name(&[7; 16]), MemfdFlags::ALLOW_SEALING).unwrap();
@@ -475,6 +481,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn a_pipe_of_the_owner_is_not_opened() {
         let (reader, _writer) = std::io::pipe().unwrap();
         let fd = reader.as_raw_fd();
@@ -489,6 +496,7 @@ mod tests {
 
     /// No test, but what a child runs.
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     #[ignore = "run by the other tests, in processes of their own"]
     fn child() {
         let Ok(task) = std::env::var(TASK) else { return };
@@ -563,6 +571,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn presence_is_of_that_memory_in_that_process() {
         let ours = SharedMemory::new(100).unwrap();
         let name = ours.name();
@@ -590,6 +599,7 @@ mod tests {
 
     /// No test, but what the next one runs, with a limit of open files that is reached.
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     #[ignore = "run by another test, in a process of its own"]
     fn without_files() {
         use rustix::process::{Rlimit, setrlimit};
@@ -602,6 +612,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn a_full_table_of_files_is_named() {
         let child = this_program()
             .args(["--exact", "shared::tests::without_files", "--ignored", "--nocapture"])
@@ -615,6 +626,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn a_process_that_only_maps_the_memory_holds_it() {
         let ours = SharedMemory::new(10_000).unwrap();
         let file = ours.name().file().unwrap();
@@ -636,6 +648,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn memory_of_another_user_is_not_called_absent() {
         use std::os::unix::process::CommandExt;
         if !is_root("shared::tests::memory_of_another_user_is_not_called_absent") {
