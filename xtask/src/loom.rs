@@ -11,7 +11,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     models
         .args(["test", "--package", "nixl-ops", "--lib", "--target-dir", "target/loom"])
         .args(["loom_model"])
-        // More switches between threads at places of any kind find nothing else, and take hours.
+        // Of switches that no wait forces. Without a bound some models take many minutes.
         .env("LOOM_MAX_PREEMPTIONS", "3")
         // The whole of what cargo would pass: the variable takes the place of what a configuration says.
         .env("RUSTFLAGS", "--cfg loom");
