@@ -73,6 +73,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]";
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "asks the system for the pages of its interpreter")]
     fn this_process_has_pages_of_both_kinds() {
         static CONSTANT: [u8; 3] = *b"abc";
         let heap = vec![1_u8; 100_000];
