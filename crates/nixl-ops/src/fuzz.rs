@@ -1,8 +1,12 @@
-//! What the fuzzer of messages about claims runs (`cargo +nightly fuzz run control`), and the tests on any toolchain.
+//! What the fuzzers of what other processes say run (`cargo +nightly fuzz run control` and `mailbox`), and the tests on any toolchain.
+
+mod mailbox;
+
+pub use mailbox::mailbox;
 
 use crate::control::ControlMessage;
 
-/// Reads a message. What is let through is what its content is written as.
+/// Reads a message about claims. What is let through is what its content is written as.
 pub fn control(input: &[u8]) {
     if let Some(message) = ControlMessage::decode(input) {
         assert!(ControlMessage::is_one(input));

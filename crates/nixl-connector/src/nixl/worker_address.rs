@@ -395,31 +395,12 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::super::agent::Agent;
     use super::super::blob::{Blob, UCX};
+    use super::super::fuzz::{beside_another, sample_address as sample};
     use super::super::options::NixlOptions;
     use super::*;
     use crate::control::ControlThread;
-
-    /// One of UCX 1.23 with all of its transports on a host without a NIC: self, tcp over a network and itself, sysv, posix, cma,
-    /// and at the end the release.
-    const SAMPLE: &str = "207c38f80a8255ecb40000637577cc2b320040975000000000004f03c0884a6e454fdafa588a01060002c0000202cf1917b75138976334\
-        4bd7e0373700132300829487010e0102df4236cb1fd276e6f9ffffefcf1917b75138539e3e4bd7e0373701132300829daf0208df4236cb\
-        1fd276668d5377cc2b320000705077ccab33004f23c0883a001f00000000000308df4236cb1fd27666a7d377cc2b320000705077ccab33\
-        004f23c08810180000050000c00408df4236cb1fd27666478bbd37063600242e5077ccab330092210084101800008780";
-
-    fn sample() -> Vec<u8> {
-        let digits: Vec<_> = SAMPLE.chars().filter_map(|c| c.to_digit(16)).collect();
-        digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
-    }
-
-    fn beside_another() -> WorkerAddresses {
-        let mut own = sample();
-        own[1] ^= 1;
-        WorkerAddresses::beside(&own).unwrap()
-    }
 
     #[test]
     fn an_address_as_ucx_makes_it_passes() {
@@ -507,32 +488,5 @@ mod tests {
             assert_eq!(infiniband_len(&[flags]), Some(len), "{flags:#x}");
         }
         assert_eq!(infiniband_len(&[]), None);
-    }
-
-    proptest! {
-        #[test]
-        fn damage_is_refused_or_stays_in_bounds(
-            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
-            cut: prop::sample::Index,
-        ) {
-            let mut address = sample();
-            for (at, to) in damage {
-                let at = at.index(address.len());
-                address[at] = to;
-            }
-            let beside = beside_another();
-            let _ = beside.check(&address);
-            let _ = beside.check(&address[..cut.index(address.len())]);
-        }
-
-        #[test]
-        fn noise_is_no_address(mut noise in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let beside = beside_another();
-            let _ = beside.check(&noise);
-            for first in [0x20, 0x21] {
-                noise.insert(0, first);
-                let _ = beside.check(&noise);
-            }
-        }
     }
 }

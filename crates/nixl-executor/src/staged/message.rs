@@ -339,12 +339,7 @@ mod tests {
             let mut bytes = message.encode(SessionId(7)).to_vec();
             let at = at.index(bytes.len());
             bytes[at] = to;
-            if let Ok((session, other)) = Message::decode(&bytes) {
-                let again = other.encode(session);
-                // A changed length may have made a section of what was a field.
-                prop_assert!(bytes.starts_with(&again), "{other:?}");
-                prop_assert!(again.len() == bytes.len() || other.version() == 2);
-            }
+            crate::fuzz::staging(&bytes);
         }
 
         #[test]

@@ -31,7 +31,7 @@ impl Lane {
     }
 
     /// Claims a lane, unless this has one. `reply` is written beside the letters. Returns whether this has one now.
-    pub(super) fn claim(&self, memory: &SharedMemory, reply: Option<SharedName>) -> bool {
+    pub(crate) fn claim(&self, memory: &SharedMemory, reply: Option<SharedName>) -> bool {
         let mut claimed = self.lock();
         if claimed.is_none() {
             *claimed = claim(memory, reply);
@@ -40,7 +40,7 @@ impl Lane {
     }
 
     /// Writes a letter, and wakes the owner. Returns whether there was room.
-    pub(super) fn post(&self, memory: &SharedMemory, from: &str, payload: &[u8]) -> bool {
+    pub(crate) fn post(&self, memory: &SharedMemory, from: &str, payload: &[u8]) -> bool {
         let mut claimed = self.lock();
         let Some(lane) = &mut *claimed else { return false };
         if !Ring::of_page(lane.index).put(memory, &mut lane.written, from, payload) {

@@ -22,7 +22,7 @@ mod word;
 
 pub(crate) use bell::Bell;
 pub use page::OfferSlot;
-#[cfg(all(test, not(loom)))]
+#[cfg(any(all(test, not(loom)), fuzzing))]
 pub(crate) use page::ring;
 pub(crate) use page::{OfferPage, Revocation, SlotEvent, take_bits};
 pub use recent::RecentCheck;
