@@ -269,25 +269,12 @@ pub(super) mod tests {
     use nixl_device::Device;
     use proptest::prelude::*;
 
+    use super::super::fuzz::{KEY, sample_blob as sample};
     use super::*;
 
     /// Writes a blob as NIXL does.
     pub(in super::super) fn encode(blob: &Blob<'_>) -> Vec<u8> {
         blob.encode()
-    }
-
-    /// A key of two parts, of 0 and 3 bytes.
-    const KEY: [u8; 14] = [0b101, 0, 0, 0, 0, 0, 0, 0, 1, 0, 3, b'a', b'b', b'c'];
-
-    pub(in super::super) fn sample() -> Vec<u8> {
-        encode(&Blob {
-            name: "peer-1",
-            connections: vec![("UCX", b"\x00\x01|details")],
-            memories: vec![
-                Memory { backend: "UCX", kind: 0, device: 0, address: 0x1000, len: 64, key: &KEY },
-                Memory { backend: "UCX", kind: 1, device: 3, address: 0x2000, len: 1, key: &KEY },
-            ],
-        })
     }
 
     proptest! {

@@ -1,12 +1,18 @@
 //! What the fuzzers of what NIXL's peers say of themselves run (`cargo +nightly fuzz run blob` and `worker_address`), and the tests
 //! on any toolchain.
 
-use super::blob::Blob;
+use super::blob::{Blob, Memory};
 use super::worker_address::WorkerAddresses;
 
-/// Reads a blob. What is let through is in bounds and says the same when it is written again.
+/// Reads the input, and a blob as NIXL makes them with the input's [edits](edited). What is let through is in bounds and says the same
+/// when it is written again.
 pub fn blob(input: &[u8]) {
-    let blob = match Blob::parse(input) {
+    check_blob(input);
+    check_blob(&edited(sample_blob(), input));
+}
+
+fn check_blob(bytes: &[u8]) {
+    let blob = match Blob::parse(bytes) {
         Ok(blob) => blob,
         Err(error) => {
             assert!((10..500).contains(&error.len()), "{error}");
@@ -23,21 +29,56 @@ pub fn blob(input: &[u8]) {
     assert!(blob.of_use_for(Some(&[])).memories.is_empty());
 }
 
-/// Checks the address of a UCX worker beside one that UCX has made, and takes it for this process's own. What is let through ends
-/// where it says, and is not this process's.
+/// Checks the input as the address of a UCX worker, and one that UCX has made with the input's [edits](edited), and takes each for
+/// this process's own. What is let through ends where it says, and is not this process's.
 pub fn worker_address(input: &[u8]) {
+    check_address(input);
+    check_address(&edited(sample_address(), input));
+}
+
+fn check_address(bytes: &[u8]) {
     let beside = beside_another();
-    match beside.check(input) {
+    match beside.check(bytes) {
         Ok(()) => {
-            assert!(beside.check(&input[..input.len() - 1]).is_err());
-            assert!(beside.check(&[input, b"\0"].concat()).is_err());
+            assert!(beside.check(&bytes[..bytes.len() - 1]).is_err());
+            assert!(beside.check(&[bytes, b"\0"].concat()).is_err());
         }
         Err(error) => assert!((10..500).contains(&error.len()), "{error}"),
     }
-    if let Some(own) = WorkerAddresses::beside(input) {
-        assert!(own.check(input).is_err(), "it is this process's own");
+    if let Some(own) = WorkerAddresses::beside(bytes) {
+        assert!(own.check(bytes).is_err(), "it is this process's own");
         let _ = own.check(&sample_address());
     }
+}
+
+/// With each three bytes of `edits` put to use: a place, and what is to be there.
+fn edited(mut bytes: Vec<u8>, edits: &[u8]) -> Vec<u8> {
+    for [low, high, value] in edits.as_chunks().0 {
+        let at = usize::from(u16::from_le_bytes([*low, *high])) % bytes.len();
+        bytes[at] = *value;
+    }
+    bytes
+}
+
+/// A key of two parts, of 0 and 3 bytes.
+pub(super) const KEY: [u8; 14] = [0b101, 0, 0, 0, 0, 0, 0, 0, 1, 0, 3, b'a', b'b', b'c'];
+
+/// A blob as NIXL makes them.
+pub(super) fn sample_blob() -> Vec<u8> {
+    let memory = |kind, device, address, len| Memory {
+        backend: "UCX",
+        kind,
+        device,
+        address,
+        len,
+        key: &KEY,
+    };
+    let blob = Blob {
+        name: "peer-1",
+        connections: vec![("UCX", b"\x00\x01|details")],
+        memories: vec![memory(0, 0, 0x1000, 64), memory(1, 3, 0x2000, 1)],
+    };
+    blob.encode()
 }
 
 /// One of UCX 1.23 with all of its transports on a host without a NIC: self, tcp over a network and itself, sysv, posix, cma, and
@@ -65,52 +106,44 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::Index;
 
-    use super::super::blob::tests::sample;
+    use super::{check_address, check_blob, sample_address, sample_blob};
+
+    /// With a few bytes changed, and some left out.
+    fn damaged(sample: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
+        let edits = vec(any::<(Index, u8)>(), 0..4);
+        (edits, any::<Option<Index>>()).prop_map(move |(edits, cut)| {
+            let mut bytes = sample.clone();
+            for (at, value) in edits {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            if let Some(cut) = cut {
+                let cut = cut.index(bytes.len());
+                bytes.drain(cut..bytes.len().min(cut + 9));
+            }
+            bytes
+        })
+    }
 
     proptest! {
         #[test]
-        fn blobs_that_are_damaged(edits in vec(any::<(Index, u8)>(), 0..4), cut in any::<Option<Index>>()) {
-            let mut bytes = sample();
-            for (at, value) in edits {
-                let at = at.index(bytes.len());
-                bytes[at] = value;
-            }
-            if let Some(cut) = cut {
-                let cut = cut.index(bytes.len());
-                bytes.drain(cut..bytes.len().min(cut + 9));
-            }
-            super::blob(&bytes);
+        fn blobs_that_are_damaged(bytes in damaged(sample_blob())) {
+            check_blob(&bytes);
         }
 
         #[test]
-        fn addresses_that_are_damaged(
-            edits in vec(any::<(Index, u8)>(), 0..4),
-            cut in any::<Option<Index>>(),
-        ) {
-            let mut bytes = super::sample_address();
-            for (at, value) in edits {
-                let at = at.index(bytes.len());
-                bytes[at] = value;
-            }
-            if let Some(cut) = cut {
-                let cut = cut.index(bytes.len());
-                bytes.drain(cut..bytes.len().min(cut + 9));
-            }
-            super::worker_address(&bytes);
+        fn addresses_that_are_damaged(bytes in damaged(sample_address())) {
+            check_address(&bytes);
         }
 
         #[test]
-        fn addresses_that_are_noise(mut noise in vec(any::<u8>(), 0..300)) {
+        fn noise(mut noise in vec(any::<u8>(), 0..300)) {
+            super::blob(&noise);
             super::worker_address(&noise);
             for first in [0x20, 0x21] {
                 noise.insert(0, first);
                 super::worker_address(&noise);
             }
-        }
-
-        #[test]
-        fn blobs_that_are_noise(noise in vec(any::<u8>(), 0..300)) {
-            super::blob(&noise);
         }
     }
 }
