@@ -2,6 +2,7 @@
 //!
 //! Without NIXL's transport, whose build needs a C++ compiler and headers for that processor.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
@@ -9,7 +10,7 @@ use anyhow::Result;
 use crate::process;
 use crate::workspace::Workspace;
 
-const TARGET: &str = "aarch64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "aarch64-unknown-linux-gnu";
 /// What builds without NIXL.
 const PACKAGES: [&str; 6] = [
     "nixl-device",
@@ -19,6 +20,13 @@ const PACKAGES: [&str; 6] = [
     "nixl-connector",
     "nixl-executor",
 ];
+
+/// Whether Rust's libraries for that processor are there.
+pub(crate) fn is_installed() -> bool {
+    let mut folder = Command::new("rustc");
+    folder.args(["--target", TARGET, "--print", "target-libdir"]);
+    process::output(&mut folder).is_some_and(|folder| Path::new(&folder).is_dir())
+}
 
 /// Clippy, or with `test` the unit tests in an emulator, which takes long.
 pub(crate) fn run(workspace: &Workspace, test: bool) -> Result<()> {

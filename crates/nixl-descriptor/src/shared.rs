@@ -496,7 +496,6 @@ mod tests {
 
     /// No test, but what a child runs.
     #[test]
-    #[cfg_attr(miri, ignore = "opens files in memory")]
     #[ignore = "run by the other tests, in processes of their own"]
     fn child() {
         let Ok(task) = std::env::var(TASK) else { return };
@@ -599,7 +598,6 @@ mod tests {
 
     /// No test, but what the next one runs, with a limit of open files that is reached.
     #[test]
-    #[cfg_attr(miri, ignore = "opens files in memory")]
     #[ignore = "run by another test, in a process of its own"]
     fn without_files() {
         use rustix::process::{Rlimit, setrlimit};

@@ -158,6 +158,7 @@ proptest! {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes an interpreter many minutes")]
 fn many_buffers_one_after_the_other_take_few_slabs() {
     let pool = BufferPool::new();
     let mut held = std::collections::VecDeque::new();
@@ -178,6 +179,7 @@ fn many_buffers_one_after_the_other_take_few_slabs() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes an interpreter many minutes")]
 fn ten_thousand_small_buffers_take_ten_files() {
     let pool = BufferPool::new();
     let buffers: Vec<_> = (0..10_000).map(|_| pool.buffer(4096).unwrap()).collect();
@@ -222,6 +224,7 @@ fn a_buffer_is_zero_if_that_is_promised() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "opens files in memory")]
 fn free_memory_is_kept_for_a_while_and_then_given_back() {
     let pool = BufferPool::new();
     let buffers: Vec<_> = (0..6).map(|_| pool.buffer(40 * MIB).unwrap()).collect();
@@ -310,6 +313,7 @@ fn a_slab_with_a_buffer_in_use_is_not_retired() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes an interpreter many minutes")]
 fn too_many_addresses_are_unmapped_early_and_counted() {
     let pool = BufferPool::new();
     let len = MAX_RETIRED_BYTES / 8 * 5;
@@ -322,6 +326,7 @@ fn too_many_addresses_are_unmapped_early_and_counted() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "asks for more memory than an interpreter can refuse")]
 fn bad_lengths_are_refused() {
     let pool = BufferPool::new();
     assert_eq!(pool.buffer(0).unwrap_err(), RegionError::Empty);

@@ -155,6 +155,7 @@ fn malformed_descriptions_are_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes an interpreter many minutes")]
 fn the_number_of_parts_is_bounded() {
     let most = LayoutDescription::MAX_PARTS;
     let part = |at: usize| json!({"address": at * 256, "len": 256});
