@@ -203,6 +203,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes an interpreter many minutes")]
     fn leased_are_the_bytes_of_the_blocks_and_no_others(
         dimensions in dimensions(), plan in plan(), picks in prop::collection::vec(0..100usize, 1..6),
         range in (0..100usize, 0..100usize),
