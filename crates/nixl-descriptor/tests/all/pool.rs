@@ -49,6 +49,7 @@ fn a_slab_is_registered_once_for_all_its_buffers() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "opens files in memory")]
 fn a_retired_slab_is_deregistered() {
     let log = Log::default();
     let engine = Engine::new(&log);
@@ -84,6 +85,7 @@ fn leases_of_neighbours_have_nothing_to_do_with_each_other() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps a file")]
 fn memory_knows_whether_its_pages_can_be_written() {
     let log = Log::default();
     let engine: Arc<dyn nixl_descriptor::Registrar> = Engine::new(&log);

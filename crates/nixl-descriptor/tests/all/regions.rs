@@ -45,6 +45,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "protects pages")]
     fn read_only_sources_are_never_written(bytes in proptest::collection::vec(any::<u8>(), 1..300)) {
         let mut map = MmapMut::map_anon(bytes.len()).unwrap();
         map.copy_from_slice(&bytes);
