@@ -23,7 +23,7 @@ pub(crate) fn create(len: usize) -> Result<(File, [u8; 16]), RegionError> {
     let mut name = [0; 16];
     rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
     if cfg!(miri) {
-        // It has no such files: one stands in that is not mapped.
+        // It has neither such files nor shared mappings: memory of this process alone, which no name leads to, stands in.
         let file = File::open("/dev/null").map_err(|error| out_of_memory(len, &error))?;
         return Ok((file, name));
     }
@@ -39,6 +39,14 @@ pub(crate) fn create(len: usize) -> Result<(File, [u8; 16]), RegionError> {
     }
     file.set_len(len as u64).map_err(|error| out_of_memory(len, &error))?;
     Ok((file, name))
+}
+
+/// Seals the file.
+pub(crate) fn seal(file: &File, seals: SealFlags) -> std::io::Result<()> {
+    match cfg!(miri) {
+        true => Ok(()),
+        false => Ok(rustix::fs::fcntl_add_seals(file, seals)?),
+    }
 }
 
 /// Why a file of `len` bytes, or its mapping, could not be made.

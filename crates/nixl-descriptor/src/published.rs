@@ -54,8 +54,7 @@ impl PublishedWords {
         // Both before the seal, which refuses later mappings for writing.
         let (map, second) = (map()?, map()?);
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&file, seals)
-            .map_err(|errno| memfd::out_of_memory(len, &errno.into()))?;
+        memfd::seal(&file, seals).map_err(|error| memfd::out_of_memory(len, &error))?;
         let region = region(second)?;
         own().insert(name);
         let name = memfd::name_of(&file, name, len);
@@ -179,6 +178,7 @@ mod tests {
     use crate::shared::SharedMemory;
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn readers_see_what_the_owner_stores_and_outlive_it() {
         let words = PublishedWords::new(1000).unwrap();
         let name = words.name();
@@ -203,6 +203,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn only_the_owner_can_write() {
         let words = PublishedWords::new(4).unwrap();
         let name = words.name();
@@ -225,6 +226,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn memory_that_others_can_write_is_refused() {
         let shared = SharedMemory::new(64).unwrap();
         let refused = |name| PublishedWords::open(&name).unwrap_err();
@@ -240,6 +242,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn sizes_without_memory_are_errors() {
         assert_eq!(PublishedWords::new(0).unwrap_err(), RegionError::Empty);
         let error = PublishedWords::new(usize::MAX / 4).unwrap_err();

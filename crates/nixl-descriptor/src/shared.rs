@@ -133,10 +133,7 @@ impl SharedMemory {
     pub fn new(len: usize) -> Result<Self, RegionError> {
         let (file, name) = memfd::create(len)?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        if !cfg!(miri) {
-            rustix::fs::fcntl_add_seals(&file, seals)
-                .map_err(|errno| memfd::out_of_memory(len, &errno.into()))?;
-        }
+        memfd::seal(&file, seals).map_err(|error| memfd::out_of_memory(len, &error))?;
         let map = map(&file, len).map_err(|error| memfd::out_of_memory(len, &error))?;
         own().insert(name);
         let name = memfd::name_of(&file, name, len);
@@ -350,7 +347,6 @@ impl Region {
 /// Maps the first bytes of a file that has as many and cannot shrink.
 fn map(file: &File, len: usize) -> std::io::Result<MmapMut> {
     if cfg!(miri) {
-        // It has neither such files nor shared mappings: memory of this process alone, which no name leads to, stands in.
         return MmapOptions::new().len(len).map_anon();
     }
     // SAFETY: the file keeps these bytes. No reference to them is ever made: a region copies them.

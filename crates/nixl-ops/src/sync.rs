@@ -1,4 +1,4 @@
-//! Locks, atomics, threads and shared pages, which loom replaces with its own.
+//! Locks, fences, atomics, threads and shared pages, which loom replaces with its own.
 //!
 //! What several threads or processes change without a lock is made of these; its models are the modules `loom_model`, which
 //! `cargo xtask loom` runs.
@@ -7,6 +7,8 @@
 mod model;
 
 #[cfg(loom)]
+pub(crate) use loom::sync::atomic::fence;
+#[cfg(loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 #[cfg(loom)]
 pub(crate) use loom::thread;
@@ -14,6 +16,8 @@ pub(crate) use loom::thread;
 pub(crate) use model::{SharedMemory, atomic, unpark, wake_one};
 #[cfg(not(loom))]
 pub(crate) use nixl_descriptor::SharedMemory;
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::fence;
 #[cfg(not(loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 #[cfg(not(loom))]

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use nixl_descriptor::ReadOnlyWords;
 
 use super::words::{DIGEST, LAYERS, WORD, Words, place};
-use crate::sync::atomic::fence;
+use crate::sync::fence;
 
 /// What the words of a grant's slot must be for bytes to count that were read under its ticket.
 ///

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use nixl_descriptor::{PublishedWords, ReadOnlyWords, Region, RegionError, SharedName};
 
-use crate::sync::atomic::fence;
+use crate::sync::fence;
 
 /// The published words of an export's grants, as their owner has them. Peers of this host map them
 /// ([`PublishedWords::open`]), others read them through the engine ([`region`](Self::region)).

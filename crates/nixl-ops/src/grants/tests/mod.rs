@@ -1,5 +1,4 @@
 //! Grants against a model, with readers on other threads, and at their limits.
-#![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 mod limits;
