@@ -74,7 +74,7 @@ impl TicketError {
             | Self::Expired => Advice::AskAgain,
             Self::Lease(error) => lease(error),
             Self::Local(error) => access(error),
-            Self::Layers { .. } | Self::Pairing(_) => Advice::GiveUp,
+            Self::Layers { .. } | Self::Pairing(_) | Self::Selection(_) => Advice::GiveUp,
         }
     }
 }

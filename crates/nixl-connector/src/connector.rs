@@ -166,7 +166,8 @@ impl Connector {
     {
         let local = self.admit(local)?;
         let connection = &self.shared.connection;
-        let (spec, options) = self.offered(OperationKind::Read, local, options).await?;
+        let (spec, options) =
+            self.offered((OperationKind::Read, Naming::Random), local, options).await?;
         // It may have waited for long.
         self.refuse_if_draining()?;
         Ok(ReadableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
@@ -204,7 +205,16 @@ impl Connector {
         L: TryInto<DescriptorList>,
         ConnectorError: From<L::Error>,
     {
-        let local = self.admit(local)?;
+        self.create_writable_as(Naming::Random, self.admit(local)?, options).await
+    }
+
+    /// Offers memory to be written, by metadata or by a ticket.
+    pub(crate) async fn create_writable_as(
+        &self,
+        naming: Naming,
+        local: DescriptorList,
+        options: OperationOptions,
+    ) -> Result<WritableOperation, ConnectorError> {
         if options.has_checksum() {
             return Err(ConnectorError::ChecksumOfWritable);
         }
@@ -219,7 +229,7 @@ impl Connector {
             return Err(ConnectorError::ForeignMemory { index });
         }
         let connection = &self.shared.connection;
-        let (spec, options) = self.offered(OperationKind::Write, local, options).await?;
+        let (spec, options) = self.offered((OperationKind::Write, naming), local, options).await?;
         // It may have waited for long.
         self.refuse_if_draining()?;
         Ok(WritableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
@@ -389,7 +399,7 @@ impl Connector {
     /// [`offer`](Self::offer) within the deadline, off this thread if the list is long.
     async fn offered(
         &self,
-        kind: OperationKind,
+        kind: (OperationKind, Naming),
         local: DescriptorList,
         options: OperationOptions,
     ) -> Result<(OfferSpec, OperationOptions), ConnectorError> {
@@ -434,7 +444,7 @@ impl Connector {
 
     async fn offer(
         &self,
-        kind: OperationKind,
+        (kind, naming): (OperationKind, Naming),
         local: DescriptorList,
         options: OperationOptions,
     ) -> Result<OfferSpec, ConnectorError> {
@@ -455,6 +465,7 @@ impl Connector {
             .collect::<Result<_, _>>()?;
         let executor = connection.executor();
         let key = NotificationKey::random();
+        let token = naming.token(&key);
         // Peers may use the memory as soon as they have the metadata, and not before its work is done.
         connection.driver().ready(&local).await?;
         let checksum = match options.has_checksum() {
@@ -474,7 +485,7 @@ impl Connector {
         let metadata = RdmaMetadata::new(kind, descriptors, agent, key.clone())?
             .with_peer(connection.info().clone())
             .with_shares(executor.shares(&local))?
-            .with_terms(terms(&**connection.clock(), life_time, claims, readers)?)?;
+            .with_terms(terms(&**connection.clock(), life_time, claims, (readers, token))?)?;
         let metadata = match checksum {
             Some(checksum) => metadata.with_checksum(checksum)?,
             None => metadata,
@@ -660,6 +671,33 @@ impl Connector {
     }
 }
 
+/// By what initiators find an offer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Naming {
+    /// Metadata: a key, and a token that is known to none but its holders.
+    Random,
+    /// A ticket, which has room for the key: the token is part of it, and both are as secret.
+    Ticket,
+}
+
+impl Naming {
+    fn token(self, key: &NotificationKey) -> NonZeroU64 {
+        match self {
+            Self::Random => low_half(uuid::Uuid::new_v4()),
+            Self::Ticket => token_of_ticket(key),
+        }
+    }
+}
+
+/// The token of an offer whose key is in a ticket.
+pub(crate) fn token_of_ticket(key: &NotificationKey) -> NonZeroU64 {
+    low_half(uuid::Uuid::parse_str(key.as_str()).unwrap_or_default())
+}
+
+fn low_half(uuid: uuid::Uuid) -> NonZeroU64 {
+    NonZeroU64::new(uuid.as_u128() as u64).unwrap_or(NonZeroU64::MIN)
+}
+
 /// A transfer to or from a peer's memory.
 struct ToPeer<'a> {
     kind: OperationKind,
@@ -695,12 +733,10 @@ fn terms(
     clock: &dyn Clock,
     life_time: Duration,
     claims: ClaimDemand,
-    readers: NonZeroU32,
+    (readers, token): (NonZeroU32, NonZeroU64),
 ) -> Result<OfferTerms, ConnectorError> {
     let now = clock.unix_time();
     let expires = UNIX_EPOCH + now.saturating_add(life_time);
-    let random = uuid::Uuid::new_v4().as_u128() as u64;
-    let token = NonZeroU64::new(random).unwrap_or(NonZeroU64::MIN);
     let made = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
     let terms = OfferTerms::new(expires, token)?.with_made_unix_millis(made);
     Ok(terms.with_claims(claims).with_readers(readers))

@@ -82,8 +82,8 @@ pub use connector::Connector;
 pub use control::ControlThread;
 pub use error::ConnectorError;
 pub use grants::{
-    BlockReadError, BlockReadOptions, Export, ExportOptions, ExportedLayoutError, Grant,
-    GrantOptions, RemoteExport, TicketError,
+    BlockReadError, BlockTransferOptions, Export, ExportOptions, ExportedLayoutError, Grant,
+    GrantOptions, RemoteExport, TicketError, WriteGrant,
 };
 pub use health::{Drained, Health};
 pub use nixl_ops::{

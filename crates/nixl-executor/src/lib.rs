@@ -101,9 +101,9 @@ pub use nixl_connector::nixl::{
     NixlBackend, NixlLibrary, NixlOptions, NixlUnavailable, UcxLogLevel,
 };
 pub use nixl_connector::{
-    BlockReadError, BlockReadOptions, ConnectionStats, Connector, ConnectorBuilder, ConnectorError,
-    Drained, Export, ExportOptions, ExportedLayoutError, Grant, GrantOptions, Health, RemoteExport,
-    TicketError, simulated,
+    BlockReadError, BlockTransferOptions, ConnectionStats, Connector, ConnectorBuilder,
+    ConnectorError, Drained, Export, ExportOptions, ExportedLayoutError, Grant, GrantOptions,
+    Health, RemoteExport, TicketError, WriteGrant, simulated,
 };
 #[cfg(feature = "dlpack")]
 pub use nixl_descriptor::dlpack;

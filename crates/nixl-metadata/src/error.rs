@@ -449,7 +449,7 @@ pub enum MetadataError {
         /// What is wrong.
         reason: &'static str,
     },
-    /// The file of an export's claims does not have a word for each slot.
+    /// The page on which an export's write grants are claimed does not have a word for each slot.
     #[error(
         "the file of the claims has {length} bytes and needs {needed}: it has a word of 8 bytes for each slot"
     )]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use nixl_descriptor::layout::ChunkPairError;
+use nixl_descriptor::layout::{ChunkPairError, SelectionError};
 use nixl_descriptor::{AccessError, LeaseError};
 use nixl_metadata::ExportId;
 use thiserror::Error;
@@ -61,6 +61,9 @@ pub enum TicketError {
     /// The blocks or layouts do not fit together. `source` is the export's side, `destination` the local one.
     #[error(transparent)]
     Pairing(#[from] ChunkPairError),
+    /// Blocks or layers that one side does not have.
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
     /// The local memory is in use, or both sides are one process's and the grant's is.
     #[error(transparent)]
     Lease(#[from] LeaseError),

@@ -10,10 +10,11 @@ use std::time::Duration;
 use nixl_descriptor::layout::{Layout, pair_chunks};
 use nixl_descriptor::{DescriptorList, LeaseError, Leased, Registration, copy_range};
 use nixl_metadata::{
-    ExportId, ExportMetadata, Rights, SharedFile, Ticket, TicketTerms, WordsLocation,
+    Doorbell, ExportId, ExportMetadata, NotificationKey, Rights, SharedFile, Ticket, TicketTerms,
+    WordsLocation,
 };
 use nixl_ops::{
-    Completion, FreeBlocks, GrantStats, GrantTable, GrantTableOptions, GrantTerms,
+    Completion, FreeBlocks, GrantStats, GrantTable, GrantTableOptions, GrantTerms, OperationKind,
     OperationOptions, PathKind, PathReport,
 };
 use tokio::sync::oneshot;
@@ -141,6 +142,14 @@ impl Connector {
         };
         let metadata = ExportMetadata::new(id, agent, connection.info().clone(), described, words)?
             .with_shares(connection.executor().shares(&parts))?;
+        // Any slot names the page of all.
+        let slot = connection.driver().arm_slot(&NotificationKey::random(), OperationKind::Write);
+        let metadata = match slot.map(|slot| slot.doorbell()) {
+            Some(Doorbell { pid, fd, name, length, .. }) => {
+                metadata.with_claims(SharedFile { pid, fd, name, length })?
+            }
+            None => metadata,
+        };
         table.open(id.value());
         connection.driver().serve_grants(id.value(), &table);
         let shared = Arc::new(ExportShared {
@@ -180,20 +189,13 @@ impl Export {
     ) -> Result<Grant, ConnectorError> {
         self.shared.connector.refuse_if_draining()?;
         let GrantOptions { layers, time_to_live, readers, ready } = options;
+        let (_, layers) = self.shared.layers_of(layout, layers)?;
         let terms = GrantTerms::read(layout).for_time(time_to_live).for_readers(readers);
         let table = &self.shared.table;
         let granted = table.grant(&terms, blocks)?;
         let alive = Alive { export: Arc::clone(&self.shared), granted };
         let connection = self.shared.connector.connection();
         let expires = millis(connection.clock().unix_time().saturating_add(time_to_live));
-        let geometry = self.shared.layouts[usize::from(layout)].geometry();
-        let most = u16::try_from(geometry.layers()).unwrap_or(u16::MAX);
-        let layers = layers.unwrap_or(0..most);
-        if layers.end > most {
-            let Range { start, end } = layers;
-            let (start, end) = (start.into(), end.into());
-            return Err(TicketError::Layers { start, end, first: 0, last: most }.into());
-        }
         let ready = ready.unwrap_or(layers.end);
         let ticket = Ticket::new(
             TicketTerms {
@@ -208,13 +210,17 @@ impl Export {
             },
             blocks,
         )?;
-        self.shared.latest.fetch_max(expires, Ordering::AcqRel);
+        self.shared.note_expiry(expires);
         connection.driver().grant_expires(connection.clock().now().saturating_add(time_to_live));
         table.publish(granted.slot, granted.generation, ticket.digest(), ready.into())?;
         Ok(Grant::new(alive, ticket))
     }
 
-    /// Resolves when no grant covers any of the blocks. Cancel safe.
+    pub(super) fn shared(&self) -> &Arc<ExportShared> {
+        &self.shared
+    }
+
+    /// Resolves when no grant to read covers any of the blocks. Cancel safe.
     ///
     /// # Errors
     ///
@@ -243,8 +249,40 @@ impl Export {
 }
 
 impl ExportShared {
+    pub(super) fn id(&self) -> ExportId {
+        self.id
+    }
+
+    pub(super) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
     pub(super) fn table(&self) -> &Arc<GrantTable> {
         &self.table
+    }
+
+    /// A layout by its position, and the layers of it that are asked for, or all.
+    pub(super) fn layers_of(
+        &self,
+        layout: u16,
+        layers: Option<Range<u16>>,
+    ) -> Result<(&Layout, Range<u16>), TicketError> {
+        let layouts = self.layouts.len();
+        let of = self.layouts.get(usize::from(layout));
+        let of = of.ok_or(TicketError::NoSuchLayout { layout, layouts })?;
+        // No layout with more is exported.
+        let last = u16::try_from(of.geometry().layers()).unwrap_or(u16::MAX);
+        let layers = layers.unwrap_or(0..last);
+        if layers.is_empty() || layers.end > last {
+            let (start, end) = (layers.start.into(), layers.end.into());
+            return Err(TicketError::Layers { start, end, first: 0, last });
+        }
+        Ok((of, layers))
+    }
+
+    /// Notes until when a peer that has a ticket may begin.
+    pub(super) fn note_expiry(&self, unix_millis: u64) {
+        self.latest.fetch_max(unix_millis, Ordering::AcqRel);
     }
 
     /// Ends all grants, and has the memory kept for as long as reads may be under way. Resolves when it is free; `None` if the

@@ -6,6 +6,9 @@
 //! the grant still stood. So the owner reuses blocks as soon as it has ended their grant, and a read that comes too late is an
 //! error.
 //!
+//! Blocks are [granted for writing](Export::grant_write) to one peer at a time, which claims the grant before its first byte; the
+//! rules for writable offers hold.
+//!
 //! The check protects readers that make it. A holder of an export's metadata can read any of its blocks at any time, and over
 //! paths on which the engine checks no rights (shared memory, CMA, UCX over TCP) write them; Python peers and programs of plain
 //! NIXL make no check. Work that the owner queued on a GPU before it ended a grant is not ordered by it.
@@ -20,12 +23,14 @@ mod read;
 mod remote;
 #[cfg(test)]
 mod tests;
+mod write;
 
 pub use described::ExportedLayoutError;
 pub use error::{BlockReadError, TicketError};
 pub use export::{Export, ExportOptions};
 pub use grant::{Grant, GrantOptions};
-pub use remote::{BlockReadOptions, RemoteExport};
+pub use remote::{BlockTransferOptions, RemoteExport};
+pub use write::WriteGrant;
 
 #[cfg(doc)]
 use crate::Connector;

@@ -99,7 +99,7 @@ fn continues(last: &Share, next: &Share, pairs: &RemotePairs) -> bool {
 }
 
 /// How processes of the owner's host reach these descriptors, which begin at `first` in the part.
-fn share(
+pub(super) fn share(
     export: &ExportMetadata,
     (layout, part): (usize, usize),
     first: u64,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixl_descriptor::layout::{Layout, RemoteLayout};
+use nixl_descriptor::layout::{ChunkPairError, Layout, RemoteLayout, same_geometry};
 use nixl_descriptor::{
     DescriptorList, LeaseMode, Leased, Leases, PublishedWords, ReadOnlyWords, SharedMemoryError,
     SharedName,
@@ -25,6 +25,7 @@ use super::error::{BlockReadError, TicketError};
 use super::export::ExportShared;
 use super::own::exports_of_this_process;
 use super::read::Lists;
+use super::write;
 use crate::offload::Offloaded;
 use crate::{Connector, ConnectorError};
 
@@ -56,14 +57,14 @@ enum Words {
     Engine,
 }
 
-/// How blocks are read.
+/// How blocks are read or written.
 #[derive(Clone, Debug, Default)]
-pub struct BlockReadOptions {
+pub struct BlockTransferOptions {
     layers: Option<Range<usize>>,
     operation: OperationOptions,
 }
 
-impl BlockReadOptions {
+impl BlockTransferOptions {
     /// All layers of the ticket, without a deadline, by the best path.
     #[must_use]
     pub fn new() -> Self {
@@ -202,6 +203,9 @@ fn closed(metadata: &ExportMetadata) -> ConnectorError {
 }
 
 impl RemoteExport {
+    /// Runs that are listed on the caller's thread.
+    const LISTED_HERE: usize = 64;
+
     /// What was imported.
     #[must_use]
     pub fn metadata(&self) -> &ExportMetadata {
@@ -245,8 +249,13 @@ impl RemoteExport {
         blocks: &[usize],
     ) -> Result<Completion, BlockReadError> {
         let operation = self.0.connector.default_options();
-        self.read_blocks_with(ticket, local, blocks, BlockReadOptions::new().operation(operation))
-            .await
+        self.read_blocks_with(
+            ticket,
+            local,
+            blocks,
+            BlockTransferOptions::new().operation(operation),
+        )
+        .await
     }
 
     /// As [`read_blocks`](Self::read_blocks), with options instead of the connector's timeout.
@@ -259,10 +268,71 @@ impl RemoteExport {
         ticket: &Ticket,
         local: &Layout,
         blocks: &[usize],
-        options: BlockReadOptions,
+        options: BlockTransferOptions,
     ) -> Result<Completion, BlockReadError> {
         let read = self.read(ticket, local, blocks, options).await;
         read.map_err(|cause| BlockReadError { blocks: blocks.to_vec(), cause })
+    }
+
+    /// Writes `blocks` of a local layout to the blocks of a ticket, in its order. The grant is claimed before the first byte, and
+    /// used up.
+    ///
+    /// Until it ends, the local blocks can be read here but not changed. Cancel safe: if the future is dropped, the write is
+    /// cancelled, and the owner gets its blocks back once they are quiet.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: a ticket that cannot be used ([`ConnectorError::Ticket`]), a grant that has ended or is claimed by
+    /// another writer ([`TransportError::OfferEnded`]), or an owner that is not reached. Blocks of the owner's may then have been
+    /// written in part.
+    pub async fn write_blocks(
+        &self,
+        ticket: &Ticket,
+        local: &Layout,
+        blocks: &[usize],
+    ) -> Result<Completion, ConnectorError> {
+        let operation = self.0.connector.default_options();
+        let options = BlockTransferOptions::new().operation(operation);
+        self.write_blocks_with(ticket, local, blocks, options).await
+    }
+
+    /// As [`write_blocks`](Self::write_blocks), with options instead of the connector's timeout.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn write_blocks_with(
+        &self,
+        ticket: &Ticket,
+        local: &Layout,
+        blocks: &[usize],
+        options: BlockTransferOptions,
+    ) -> Result<Completion, ConnectorError> {
+        let Imported { connector, metadata, layouts, .. } = &*self.0;
+        connector.refuse_if_draining()?;
+        let BlockTransferOptions { layers, operation } = options;
+        let layers = self.admit(ticket, Rights::Write, layers)?;
+        let theirs = &layouts[usize::from(ticket.layout())];
+        same_geometry(local.geometry(), theirs.geometry())
+            .map_err(|error| TicketError::Pairing(error.into()))?;
+        if blocks.len() != ticket.blocks().len() {
+            let (src, dst) = (blocks.len(), ticket.blocks().len());
+            return Err(TicketError::Pairing(ChunkPairError::Count { src, dst }).into());
+        }
+        let runs = blocks.len().saturating_mul(layers.len() * theirs.geometry().outer());
+        let (local, remote) = if runs <= Self::LISTED_HERE {
+            write::lists((metadata, theirs), ticket, (local, blocks), layers)?
+        } else {
+            let (me, ticket) = (self.clone(), ticket.clone());
+            let (local, blocks) = (local.clone(), blocks.to_vec());
+            let list = async move {
+                let Imported { metadata, layouts, .. } = &*me.0;
+                let export = (metadata, &layouts[usize::from(ticket.layout())]);
+                write::lists(export, &ticket, (&local, &blocks), layers)
+            };
+            Offloaded::new(connector.connection().work()?, list).await??
+        };
+        connector.write_with(local, &remote, operation).await
     }
 
     /// Tells the owner that this import is done with a ticket: its grant ends once all its readers have said so. Saying it again
@@ -296,14 +366,12 @@ impl RemoteExport {
         ticket: &Ticket,
         local: &Layout,
         blocks: &[usize],
-        options: BlockReadOptions,
+        options: BlockTransferOptions,
     ) -> Result<Completion, ConnectorError> {
-        /// Runs that are listed on the caller's thread.
-        const LISTED_HERE: usize = 64;
         let Imported { connector, words, .. } = &*self.0;
         connector.refuse_if_draining()?;
-        let BlockReadOptions { layers, operation } = options;
-        let layers = self.admit(ticket, layers)?;
+        let BlockTransferOptions { layers, operation } = options;
+        let layers = self.admit(ticket, Rights::Read, layers)?;
         let check = check_of(ticket);
         if let Words::Mapped(words) = words {
             // A grant that has ended moves nothing.
@@ -316,7 +384,7 @@ impl RemoteExport {
         let driver = connector.connection().driver();
         let sides = (ticket.clone(), local.clone(), blocks.to_vec());
         let prepare = self.clone().prepare(sides, layers, check, operation.path_policy());
-        let (prepared, operation) = if runs <= LISTED_HERE {
+        let (prepared, operation) = if runs <= Self::LISTED_HERE {
             driver.within(operation, prepare).await?
         } else {
             let offloaded = Offloaded::new(connector.connection().work()?, prepare);
@@ -332,6 +400,7 @@ impl RemoteExport {
     fn admit(
         &self,
         ticket: &Ticket,
+        rights: Rights,
         layers: Option<Range<usize>>,
     ) -> Result<Range<usize>, TicketError> {
         let Imported { connector, metadata, layouts, .. } = &*self.0;
@@ -343,11 +412,11 @@ impl RemoteExport {
             return Err(TicketError::NoSuchLayout { layout, layouts: layouts.len() });
         }
         let slots = metadata.words().slots;
-        if slot >= slots {
+        if rights == Rights::Read && ticket.rights() == rights && slot >= slots {
             return Err(TicketError::NoSuchSlot { slot, slots });
         }
-        if ticket.rights() != Rights::Read {
-            return Err(TicketError::OtherRights { writing: true });
+        if ticket.rights() != rights {
+            return Err(TicketError::OtherRights { writing: rights == Rights::Read });
         }
         let granted = ticket.layers();
         let all = usize::from(granted.start)..usize::from(granted.end);

@@ -8,7 +8,9 @@ use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeome
 use nixl_metadata::{ExportMetadata, Rights, Ticket, TicketTerms, WordsLocation};
 use nixl_ops::{ManualClock, SystemClock, TransportError};
 
-use super::{BlockReadError, BlockReadOptions, Export, GrantOptions, RemoteExport, TicketError};
+use super::{
+    BlockReadError, BlockTransferOptions, Export, GrantOptions, RemoteExport, TicketError,
+};
 use crate::simulated::{Fabric, Fault};
 use crate::{Connector, ConnectorError, OperationOptions};
 
@@ -123,7 +125,7 @@ async fn granted_blocks_are_read_by_id() {
             assert_eq!(read(&bytes, local), block(granted));
         }
         // Again, and only one layer.
-        let options = BlockReadOptions::new().layers(1..2);
+        let options = BlockTransferOptions::new().layers(1..2);
         let (local, bytes) = contiguous();
         import.read_blocks_with(grant.ticket(), &local, &[0, 1, 2], options).await.unwrap();
         let layer = geometry().layer_len();
@@ -273,7 +275,7 @@ async fn tickets_that_were_not_given_out_are_refused() {
             matches!(error, ConnectorError::Ticket(TicketError::OtherExport { .. })),
             "{error}"
         );
-        let options = BlockReadOptions::new().layers(1..3);
+        let options = BlockTransferOptions::new().layers(1..3);
         let error = cause(import.read_blocks_with(ticket, &local, &[0, 1], options.clone()).await);
         assert!(matches!(error, ConnectorError::Ticket(TicketError::Layers { .. })), "{error}");
         let error = cause(import.read_blocks(ticket, &local, &[0, 0]).await);
@@ -340,7 +342,7 @@ async fn a_cancelled_read_gives_its_blocks_back() {
         let faults = world.fabric.faults_of(world.reader.name()).unwrap();
         faults.next([Fault::Stalls { after: 70 }]);
         let options = OperationOptions::new().timeout(Duration::from_millis(20));
-        let options = BlockReadOptions::new().operation(options);
+        let options = BlockTransferOptions::new().operation(options);
         let error = cause(import.read_blocks_with(grant.ticket(), &local, &[0], options).await);
         assert!(matches!(error, ConnectorError::Operation(_)), "{error}");
         assert!(bytes.to_vec().is_err(), "the engine may write it");
@@ -350,5 +352,105 @@ async fn a_cancelled_read_gives_its_blocks_back() {
         }
         import.read_blocks(grant.ticket(), &local, &[0]).await.unwrap();
         assert_eq!(read(&bytes, 0), block(5));
+    }
+}
+
+/// A local layout whose block `id` reads as `block(id)`.
+fn filled() -> Layout {
+    let (layout, region) = contiguous();
+    let bytes: Vec<u8> = (0..BLOCKS as u8).flat_map(block).collect();
+    region.copy_from_slice(0, &bytes).unwrap();
+    layout
+}
+
+#[tokio::test]
+async fn granted_blocks_are_written_once() {
+    let world = World::new().await;
+    for import in world.imports().await {
+        let mut grant = world.export.grant_write(0, &[9, 4], GrantOptions::new()).await.unwrap();
+        let layer = geometry().layer_len();
+        assert!(world.cache[0].copy_from_slice(9 * layer, &[1]).is_err(), "it is granted");
+        let ticket = grant.ticket().clone();
+        let done = import.write_blocks(&ticket, &filled(), &[1, 2]).await.unwrap();
+        assert_eq!(done.bytes(), 2 * geometry().block_len() as u64);
+        assert_eq!(grant.written().await.unwrap().bytes(), done.bytes());
+        for (region, index) in world.cache.iter().zip(0..) {
+            let bytes = region.to_vec().unwrap();
+            assert_eq!(bytes[9 * layer..10 * layer], vec![16 + index; layer]);
+            assert_eq!(bytes[4 * layer..5 * layer], vec![32 + index; layer]);
+        }
+        let error = import.write_blocks(&ticket, &filled(), &[1, 2]).await.unwrap_err();
+        assert!(error.to_string().contains("the offer cannot be used"), "{error}");
+        // Free for the next.
+        drop(world.export.grant(0, &[9, 4], GrantOptions::new()).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_write_grant_that_was_not_claimed_ends_at_once() {
+    let world = World::new().await;
+    for import in world.imports().await {
+        let mut grant = world.export.grant_write(0, &[3], GrantOptions::new()).await.unwrap();
+        let second = world.export.grant_write(0, &[3], GrantOptions::new()).await;
+        assert!(matches!(second, Err(ConnectorError::Lease(_))), "{second:?}");
+        let read = world.export.grant(0, &[3], GrantOptions::new());
+        assert!(matches!(read, Err(ConnectorError::Grant(_))), "{read:?}");
+        assert_eq!(grant.revoke(), crate::RevokeOutcome::Free);
+        let error = import.write_blocks(grant.ticket(), &filled(), &[0]).await.unwrap_err();
+        assert!(error.to_string().contains("the offer cannot be used"), "{error}");
+        world.cache[0].copy_from_slice(0, &[0]).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn tickets_are_for_reading_or_for_writing() {
+    let world = World::new().await;
+    let [import, _] = world.imports().await;
+    let read = world.export.grant(0, &[1], GrantOptions::new()).unwrap();
+    let error = import.write_blocks(read.ticket(), &filled(), &[0]).await.unwrap_err();
+    assert_eq!(error, TicketError::OtherRights { writing: false }.into());
+    let write = world.export.grant_write(0, &[2], GrantOptions::new()).await.unwrap();
+    let error = cause(import.read_blocks(write.ticket(), &filled(), &[0]).await);
+    assert_eq!(error, TicketError::OtherRights { writing: true }.into());
+    let error = import.write_blocks(write.ticket(), &filled(), &[0, 1]).await.unwrap_err();
+    assert!(matches!(error, ConnectorError::Ticket(TicketError::Pairing(_))), "{error}");
+    let error = world.export.grant_write(0, &[BLOCKS as u32], GrantOptions::new()).await;
+    assert!(matches!(error, Err(ConnectorError::Ticket(TicketError::Selection(_)))), "{error:?}");
+    let layers = GrantOptions::new().layers(1..4);
+    let error = world.export.grant_write(0, &[5], layers).await.unwrap_err();
+    assert!(matches!(error, ConnectorError::Ticket(TicketError::Layers { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn a_claimed_write_keeps_its_blocks_until_it_is_quiet() {
+    let world = World::new().await;
+    for import in world.imports().await {
+        let mut grant = world.export.grant_write(0, &[6], GrantOptions::new()).await.unwrap();
+        let ticket = grant.ticket().clone();
+        let faults = world.fabric.faults_of(world.reader.name()).unwrap();
+        faults.next([Fault::Stalls { after: 70 }]);
+        let writing =
+            tokio::spawn(async move { import.write_blocks(&ticket, &filled(), &[0]).await });
+        let layer = geometry().layer_len();
+        // Once the first bytes are there, it is claimed.
+        let reads = || world.cache[0].to_vec();
+        while world.reader.stats().active == 0 {
+            tokio::task::yield_now().await;
+        }
+        let outcome = grant.revoke();
+        assert_eq!(reads().is_err(), outcome == crate::RevokeOutcome::Held, "{outcome:?}");
+        while !writing.is_finished() {
+            faults.release();
+            tokio::task::yield_now().await;
+        }
+        let written = writing.await.unwrap();
+        assert_eq!(written.is_ok(), outcome == crate::RevokeOutcome::Held, "{written:?}");
+        tokio::time::timeout(Duration::from_secs(20), async {
+            while world.cache[0].copy_from_slice(6 * layer, &[1]).is_err() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .unwrap();
     }
 }

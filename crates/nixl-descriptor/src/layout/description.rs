@@ -101,6 +101,12 @@ impl RemoteLayout {
         Ok(self.span(chunk.part, chunk.offset, chunk.len))
     }
 
+    /// The number of the part that a layer lies in.
+    #[must_use]
+    pub fn part_of(&self, layer: usize) -> usize {
+        self.placement.strides.of_layer(layer, 0).0
+    }
+
     /// Bytes that the placement puts into a part.
     pub(super) fn span(&self, part: usize, offset: usize, len: usize) -> Span {
         // Does not wrap: they are inside the part, whose end is an address.

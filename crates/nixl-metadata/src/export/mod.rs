@@ -11,8 +11,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    AgentMetadata, Field, Limits, MetadataError, PeerInfo, SerializedDescriptor, Share, embed,
-    native, share,
+    AgentMetadata, Doorbell, Field, Limits, MetadataError, PeerInfo, SerializedDescriptor, Share,
+    embed, native, share,
 };
 
 pub use file::SharedFile;
@@ -104,14 +104,14 @@ impl ExportMetadata {
         Ok(self)
     }
 
-    /// Says where processes of the host claim write grants: a file of one word of 8 bytes for each slot.
+    /// Says where processes of the host claim write grants: the page that the owner's [`Doorbell`]s name.
     ///
     /// # Errors
     ///
-    /// [`MetadataError::ShortClaims`] if the file has fewer words than the export has slots.
+    /// [`MetadataError::ShortClaims`] if the file has fewer words than a page has slots.
     pub fn with_claims(mut self, claims: SharedFile) -> Result<Self, MetadataError> {
         const WORD_BYTES: u64 = 8;
-        let needed = WORD_BYTES * u64::from(self.words.slots);
+        let needed = WORD_BYTES * u64::from(Doorbell::SLOTS);
         if claims.length < needed {
             return Err(MetadataError::ShortClaims { length: claims.length, needed });
         }

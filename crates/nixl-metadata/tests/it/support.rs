@@ -477,7 +477,7 @@ fn any_file(least: u64) -> impl Strategy<Value = SharedFile> {
 fn any_words() -> impl Strategy<Value = (WordsLocation, Option<SharedFile>)> {
     (1..=u32::MAX, 1..1u64 << 60).prop_flat_map(|(slots, address)| {
         let file = proptest::option::of(any_file(32 * u64::from(slots)));
-        let claims = proptest::option::of(any_file(8 * u64::from(slots)));
+        let claims = proptest::option::of(any_file(8 * 4096));
         (file, claims).prop_map(move |(file, claims)| {
             (WordsLocation { address: 8 * address, slots, file }, claims)
         })

@@ -1,0 +1,177 @@
+//! Grants to write: offers that a ticket names.
+//!
+//! A write cannot be called back, so a writer claims its grant first, and what it may still be writing comes back by its word or
+//! by proof. That is what a writable offer does; a ticket for writing is one whose metadata its holder makes of the export's:
+//!
+//! | of the offer | in the ticket |
+//! |---|---|
+//! | key | the token, as a UUID |
+//! | token of its terms | the lower half of the token |
+//! | doorbell | slot and generation, on the page that the export names; no slot if that is [`NO_SLOT`] |
+//! | descriptors | blocks and layers: the chunks of the first block first |
+
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::time::{Duration, UNIX_EPOCH};
+
+use nixl_descriptor::DescriptorList;
+use nixl_descriptor::layout::{Layout, RemoteLayout};
+use nixl_metadata::{
+    ClaimDemand, Doorbell, ExportMetadata, MetadataError, NotificationKey, OfferTerms,
+    OperationKind, RdmaMetadata, Rights, SerializedDescriptor, Share, SharedFile, Ticket,
+    TicketTerms,
+};
+use nixl_ops::{Completion, OperationError, OperationOptions, RevokeOutcome, WritableOperation};
+
+use super::error::TicketError;
+use super::export::Export;
+use super::grant::GrantOptions;
+use super::read::share;
+use crate::ConnectorError;
+use crate::connector::{Naming, token_of_ticket};
+
+/// The slot of a ticket whose offer has none.
+const NO_SLOT: u32 = u32::MAX;
+
+/// Blocks that one peer may write until this is dropped, revoked, the writer is done, or its time is over.
+///
+/// The blocks are leased: here they can be neither read nor changed meanwhile. Dropping it revokes the grant.
+#[derive(Debug)]
+#[must_use = "dropping it revokes the grant"]
+pub struct WriteGrant {
+    operation: WritableOperation,
+    ticket: Ticket,
+}
+
+impl Export {
+    /// Grants blocks of a layout, by its position, for writing by one peer, and gives the ticket. No other grant covers them.
+    ///
+    /// Of the options, the number of readers and the layers that are ready mean nothing here.
+    ///
+    /// Cancel safe: nothing is granted if the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: blocks or layers that do not exist, blocks that are granted or in use ([`ConnectorError::Lease`]), or
+    /// memory that must not change.
+    pub async fn grant_write(
+        &self,
+        layout: u16,
+        blocks: &[u32],
+        options: GrantOptions,
+    ) -> Result<WriteGrant, ConnectorError> {
+        let shared = self.shared();
+        shared.connector().refuse_if_draining()?;
+        let (of, layers) = shared.layers_of(layout, options.layers.clone())?;
+        let ids: Vec<usize> = blocks.iter().map(|&block| block as usize).collect();
+        let range = usize::from(layers.start)..usize::from(layers.end);
+        let chunks = of.chunk_descriptors(&ids, range).map_err(TicketError::Selection)?;
+        let offer = OperationOptions::new()
+            .timeout(options.time_to_live)
+            .life_time(options.time_to_live)
+            .claims(ClaimDemand::Everywhere);
+        let list = DescriptorList::try_from(chunks)?;
+        let connector = shared.connector();
+        let operation = connector.create_writable_as(Naming::Ticket, list, offer).await?;
+        let metadata = operation.metadata();
+        let token = uuid::Uuid::parse_str(metadata.notification_key().as_str());
+        let expires = metadata.terms().map_or(0, |terms| terms.expires_unix_millis().get());
+        let (slot, generation) =
+            metadata.doorbell().map_or((NO_SLOT, 0), |bell| (bell.slot, bell.token));
+        let ticket = Ticket::new(
+            TicketTerms {
+                export: shared.id(),
+                layout,
+                layers,
+                rights: Rights::Write,
+                slot,
+                generation,
+                // Every key of this process is a UUID.
+                token: token.unwrap_or_default().into_bytes(),
+                expires_unix_millis: expires,
+            },
+            blocks,
+        )?;
+        shared.note_expiry(expires);
+        Ok(WriteGrant { operation, ticket })
+    }
+}
+
+impl WriteGrant {
+    /// What the writer needs, beside the metadata of the export.
+    #[must_use]
+    pub fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    /// Waits until the writer is done: the bytes are in place. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError`]: the grant was revoked, or declined.
+    pub async fn written(&mut self) -> Result<Completion, OperationError> {
+        self.operation.wait_for_completion().await
+    }
+
+    /// Ends the grant: no writer begins any more. The blocks are the owner's again if the outcome is
+    /// [`Free`](RevokeOutcome::Free); otherwise a writer has claimed them, and they come back by its word or by proof.
+    pub fn revoke(&mut self) -> RevokeOutcome {
+        self.operation.revoke()
+    }
+}
+
+/// Both sides of a write: the local blocks, and the offer that the ticket names.
+pub(super) fn lists(
+    (export, theirs): (&ExportMetadata, &RemoteLayout),
+    ticket: &Ticket,
+    (local, blocks): (&Layout, &[usize]),
+    layers: Range<usize>,
+) -> Result<(DescriptorList, RdmaMetadata), ConnectorError> {
+    let chunks = local.chunk_descriptors(blocks, layers.clone()).map_err(TicketError::Selection)?;
+    let mut descriptors = Vec::with_capacity(chunks.len());
+    let mut shares: Vec<Share> = Vec::new();
+    for &block in ticket.blocks() {
+        for layer in layers.clone() {
+            for outer in 0..theirs.geometry().outer() {
+                let chunk = theirs.chunk(block as usize, layer, outer);
+                let chunk = chunk.map_err(TicketError::Selection)?;
+                let at = descriptors.len();
+                descriptors.push(SerializedDescriptor::new(
+                    chunk.device,
+                    chunk.address,
+                    chunk.len,
+                )?);
+                let part = theirs.part_of(layer);
+                let at = at..at + 1;
+                shares.extend(share(export, (ticket.layout().into(), part), chunk.address, at));
+            }
+        }
+    }
+    let remote = offered(export, ticket, descriptors, shares)?;
+    Ok((DescriptorList::try_from(chunks)?, remote))
+}
+
+fn offered(
+    export: &ExportMetadata,
+    ticket: &Ticket,
+    descriptors: Vec<SerializedDescriptor>,
+    shares: Vec<Share>,
+) -> Result<RdmaMetadata, MetadataError> {
+    let token = uuid::Uuid::from_bytes(*ticket.token());
+    let key = NotificationKey::new(&token.to_string())?;
+    let expires = UNIX_EPOCH + Duration::from_millis(ticket.expires_unix_millis());
+    let terms: NonZeroU64 = token_of_ticket(&key);
+    let terms = OfferTerms::new(expires, terms)?.with_claims(ClaimDemand::Everywhere);
+    let agent = export.agent_metadata().clone();
+    let remote = RdmaMetadata::new(OperationKind::Write, descriptors, agent, key)?
+        .with_peer(export.peer().clone())
+        .with_shares(shares)?
+        .with_terms(terms)?;
+    match export.claims() {
+        Some(&SharedFile { pid, fd, name, length }) if ticket.slot() != NO_SLOT => {
+            let (slot, token) = (ticket.slot(), ticket.generation());
+            remote.with_doorbell(Doorbell { pid, fd, name, length, slot, token })
+        }
+        _ => Ok(remote),
+    }
+}
