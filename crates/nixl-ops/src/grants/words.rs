@@ -130,7 +130,7 @@ pub(super) fn raise(words: &impl OwnWords, slot: u32, value: u64) {
     fence(Ordering::SeqCst);
 }
 
-/// Run with `RUSTFLAGS="--cfg loom" cargo test -p nixl-ops --release --lib loom`.
+/// Run by `cargo xtask loom`.
 #[cfg(all(test, loom))]
 mod loom_model {
     use loom::sync::Arc;

@@ -161,6 +161,7 @@ fn read_only_memory_is_granted_for_reading_only() {
 ///
 /// These made it fail: a grant that does not look for copies under way; a copy that looks for grants before it is counted.
 #[test]
+#[cfg_attr(miri, ignore = "opens files in memory")]
 fn blocks_stand_still_while_they_are_granted() {
     const ROUNDS: usize = 20_000;
     let inner = Inner::Elements(2048);
