@@ -15,7 +15,7 @@ use nixl_metadata::{
 };
 use nixl_ops::{
     Completion, FreeBlocks, GrantStats, GrantTable, GrantTableOptions, GrantTerms, OperationKind,
-    OperationOptions, PathKind, PathReport,
+    OperationOptions, PathKind, PathReport, TransportError, WordCheck,
 };
 use tokio::sync::oneshot;
 
@@ -259,6 +259,12 @@ impl ExportShared {
 
     pub(super) fn table(&self) -> &Arc<GrantTable> {
         &self.table
+    }
+
+    /// How many layers of a grant's blocks are ready, for a reader in this process.
+    pub(super) fn layers_ready(&self, check: &WordCheck) -> Result<u64, ConnectorError> {
+        let ready = self.table.words().layers_ready(check);
+        Ok(ready.map_err(|_| TransportError::Stale)?)
     }
 
     /// A layout by its position, and the layers of it that are asked for, or all.

@@ -7,7 +7,7 @@ use nixl_descriptor::layout::{Layout, RemoteLayout, RemotePairs, pair_remote_chu
 use nixl_device::Device;
 use nixl_metadata::{
     ExportMetadata, MetadataError, NotificationKey, OperationKind, RdmaMetadata,
-    SerializedDescriptor, Share, Ticket,
+    SerializedDescriptor, Share, Ticket, WordsLocation,
 };
 
 use super::error::TicketError;
@@ -34,12 +34,15 @@ impl Lists {
         Ok(Self { local: DescriptorList::try_from(pairs.into_local())?, remote })
     }
 
-    /// The words of the first slot.
+    /// The words of a slot.
     pub(super) fn of_words(
         export: &ExportMetadata,
+        slot: u32,
         local: DescriptorList,
     ) -> Result<Self, ConnectorError> {
-        let (at, len) = (export.words().address, local.total_bytes());
+        let len = WordsLocation::SLOT_BYTES;
+        // Inside the address space, as the metadata was checked.
+        let at = export.words().address + len * u64::from(slot);
         let words = SerializedDescriptor::new(Device::HOST, at, len)?;
         Ok(Self { local, remote: offered(export, vec![words], Vec::new())? })
     }

@@ -15,8 +15,8 @@ use nixl_metadata::{
     ExportMetadata, Rights, SerializedDescriptor, SharedFile, Ticket, WordsLocation,
 };
 use nixl_ops::{
-    Completion, Execution, OperationOptions, PathPolicy, PathReport, PeerId, ReadOperation,
-    StaleRead, TransportError, WordCheck,
+    Completion, Execution, GrantWords, OperationOptions, PathPolicy, PathReport, PeerId,
+    ReadOperation, StaleRead, TransportError, WordCheck,
 };
 
 use super::checked::{Checked, WordReader, WordRequest};
@@ -164,18 +164,29 @@ impl Connector {
 
     /// Reads through the engine whether the export is open, before its memory is touched: that of one which is closed may be gone.
     async fn ask_whether_open(&self, metadata: &ExportMetadata) -> Result<(), ConnectorError> {
-        let region = self.buffer(WordsLocation::SLOT_BYTES as usize)?;
-        let list = DescriptorList::from(region.whole());
-        self.read_silently(Lists::of_words(metadata, list)?).await?;
-        let mut word = [0; 8];
-        region
-            .copy_to_slice(8 * EXPORT_WORD, &mut word)
-            .map_err(|error| ConnectorError::Ticket(TicketError::Local(error)))?;
-        // In the owner's byte order, as all words.
-        match u64::from_ne_bytes(word) == metadata.export().value() {
+        let [.., export] = self.read_words(metadata, 0).await?;
+        match export == metadata.export().value() {
             true => Ok(()),
             false => Err(closed(metadata)),
         }
+    }
+
+    /// The words of a slot, read through the engine. They are in the owner's byte order, which is this process's.
+    async fn read_words(
+        &self,
+        metadata: &ExportMetadata,
+        slot: u32,
+    ) -> Result<[u64; GrantWords::SLOT_WORDS], ConnectorError> {
+        let region = self.buffer(GrantWords::SLOT_BYTES)?;
+        let list = DescriptorList::from(region.whole());
+        self.read_silently(Lists::of_words(metadata, slot, list)?).await?;
+        let mut words = [0; GrantWords::SLOT_WORDS];
+        for (index, word) in words.iter_mut().enumerate() {
+            let mut bytes = [0; 8];
+            region.copy_to_slice(8 * index, &mut bytes).map_err(TicketError::Local)?;
+            *word = u64::from_ne_bytes(bytes);
+        }
+        Ok(words)
     }
 
     /// Reads a peer's memory, of which the peer is not told.
@@ -333,6 +344,31 @@ impl RemoteExport {
             Offloaded::new(connector.connection().work()?, list).await??
         };
         connector.write_with(local, &remote, operation).await
+    }
+
+    /// How many layers of a ticket's blocks are ready, from the first on: those below are read as their owner has filled them.
+    ///
+    /// One look: where the words are not mapped, two requests of the engine's. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: as [`read_blocks`](Self::read_blocks), [`TransportError::Stale`] among them.
+    pub async fn layers_ready(&self, ticket: &Ticket) -> Result<usize, ConnectorError> {
+        let Imported { connector, metadata, words, .. } = &*self.0;
+        self.admit(ticket, Rights::Read, None)?;
+        let check = check_of(ticket);
+        let layers = match words {
+            Words::Own(own) => own.layers_ready(&check)?,
+            Words::Mapped(words) => check.layers_ready(words).map_err(refused)?,
+            Words::Engine => {
+                let [_, _, layers, _] = connector.read_words(metadata, check.slot).await?;
+                // The number is of this grant if that stands after the number was read.
+                let [word, digest, ..] = connector.read_words(metadata, check.slot).await?;
+                check.compare(word, digest).map_err(refused)?;
+                layers
+            }
+        };
+        Ok(usize::try_from(layers).unwrap_or(usize::MAX))
     }
 
     /// Tells the owner that this import is done with a ticket: its grant ends once all its readers have said so. Saying it again

@@ -454,3 +454,22 @@ async fn a_claimed_write_keeps_its_blocks_until_it_is_quiet() {
         .unwrap();
     }
 }
+
+#[tokio::test]
+async fn layers_are_ready_one_after_the_other() {
+    let world = World::new().await;
+    let [here, afar] = world.imports().await;
+    let own = world.reader.import(world.export.metadata()).await.unwrap();
+    for import in [here, afar, own] {
+        let grant = world.export.grant(0, &[1], GrantOptions::new().ready(1)).unwrap();
+        let ticket = grant.ticket().clone();
+        assert_eq!(import.layers_ready(&ticket).await, Ok(1));
+        grant.ready_through(3).unwrap();
+        assert_eq!(import.layers_ready(&ticket).await, Ok(3));
+        grant.ready_through(2).unwrap();
+        assert_eq!(import.layers_ready(&ticket).await, Ok(3));
+        drop(grant);
+        let error = import.layers_ready(&ticket).await.unwrap_err();
+        assert!(is_stale(&error), "{error}");
+    }
+}

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use nixl_descriptor::{PublishedWords, ReadOnlyWords, Region, RegionError, SharedName};
 
+use super::check::{StaleRead, WordCheck};
 use crate::sync::fence;
 
 /// The published words of an export's grants, as their owner has them. Peers of this host map them
@@ -50,6 +51,15 @@ impl GrantWords {
     /// Where the words of a slot begin, in bytes.
     pub const fn offset(slot: u32) -> usize {
         slot as usize * Self::SLOT_BYTES
+    }
+
+    /// As [`WordCheck::layers_ready`], for a reader in the owner's process.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleRead`]
+    pub fn layers_ready(&self, check: &WordCheck) -> Result<u64, StaleRead> {
+        check.layers(&self.words)
     }
 
     /// Says that the export of this number is open, or with 0 that it is closed.
@@ -138,7 +148,6 @@ mod loom_model {
     use loom::thread;
 
     use super::*;
-    use crate::grants::{StaleRead, WordCheck};
 
     struct Memory {
         words: [AtomicU64; GrantWords::SLOT_WORDS],
