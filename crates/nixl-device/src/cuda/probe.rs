@@ -9,6 +9,7 @@ use super::driver::Driver;
 use super::error::NO_DEVICE;
 use super::functions::Functions;
 use super::unavailable::CudaUnavailable;
+use crate::process::{ForkGeneration, PerProcess};
 
 /// A CUDA driver with at least one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -25,17 +26,17 @@ pub struct CudaDriver {
 /// The first call blocks, up to seconds on a machine with many GPUs, so make it off async threads; later ones return
 /// the same result at no cost. It does not create a context and leaves the calling thread's context alone.
 ///
-/// The result is final. A driver that appears later is not noticed, and neither is `fork`: a child process cannot use
-/// the CUDA of its parent, even though the probe that the parent made says so. Probe and use CUDA in the process that
-/// you `exec` or start, not in one that was forked after the first call. Changing `CUDA_VISIBLE_DEVICES` after that has
-/// no effect either.
+/// The result is final for the process: a driver that appears later is not noticed, nor are changes of
+/// `CUDA_VISIBLE_DEVICES`. The child of a process that has loaded the driver cannot use CUDA, and is told so
+/// ([`CudaUnavailable::Forked`]); one that was forked before that can.
 ///
 /// # Errors
 ///
 /// [`CudaUnavailable`] says which step failed. Never panics.
 pub fn probe() -> &'static Result<CudaDriver, CudaUnavailable> {
-    static RESULT: OnceLock<Result<CudaDriver, CudaUnavailable>> = OnceLock::new();
-    RESULT.get_or_init(|| loaded().map(Driver::facts))
+    static RESULT: PerProcess<Result<CudaDriver, CudaUnavailable>> =
+        PerProcess::new(|| loaded().map(Driver::facts));
+    RESULT.get()
 }
 
 /// Whether CUDA is there. The same as `probe().is_ok()`, which see.
@@ -44,24 +45,28 @@ pub fn is_available() -> bool {
     probe().is_ok()
 }
 
-static DRIVER: OnceLock<Result<Driver, CudaUnavailable>> = OnceLock::new();
+/// The driver, and the process that loaded it. Handles that a child has inherited refer to it too.
+static DRIVER: OnceLock<(ForkGeneration, Result<Driver, CudaUnavailable>)> = OnceLock::new();
 
 /// The driver of this process.
 pub(super) fn loaded() -> Result<&'static Driver, CudaUnavailable> {
-    DRIVER
-        .get_or_init(|| {
-            // Not `libcuda.so`: where only the toolkit is installed that is a stub, whose calls all fail.
-            let functions = Functions::new(Api::load("libcuda.so.1")?);
-            let facts = query(&functions)?;
-            Ok(Driver::new(functions, facts))
-        })
-        .as_ref()
-        .map_err(Clone::clone)
+    let load = || {
+        // Not `libcuda.so`: where only the toolkit is installed that is a stub, whose calls all fail.
+        let functions = Functions::new(Api::load("libcuda.so.1")?);
+        let facts = query(&functions)?;
+        Ok(Driver::new(functions, facts))
+    };
+    let (loaded_by, driver) = DRIVER.get_or_init(|| (ForkGeneration::current(), load()));
+    let driver = driver.as_ref().map_err(Clone::clone)?;
+    match loaded_by.is_current() {
+        true => Ok(driver),
+        false => Err(CudaUnavailable::Forked),
+    }
 }
 
 /// The driver of this process, if it is loaded already.
 pub(super) fn if_loaded() -> Option<&'static Driver> {
-    DRIVER.get()?.as_ref().ok()
+    DRIVER.get()?.1.as_ref().ok()
 }
 
 pub(super) fn query(functions: &Functions) -> Result<CudaDriver, CudaUnavailable> {

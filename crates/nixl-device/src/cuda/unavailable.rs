@@ -42,6 +42,11 @@ pub enum CudaUnavailable {
         "the CUDA driver has no device for this process; check nvidia-smi and CUDA_VISIBLE_DEVICES"
     )]
     NoDevices,
+    /// The process was forked from one that had loaded the driver, which works in no child.
+    #[error(
+        "this process was forked from one that uses CUDA, whose driver does not work in a child; start it by exec, or fork before CUDA is used"
+    )]
+    Forked,
 }
 
 impl CudaUnavailable {

@@ -1,9 +1,9 @@
 //! What this process finds out about itself.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use nixl_device::cuda::{NicLink, Verdict, devices, gpu_links, nic_links};
-use nixl_device::{HostIdentity as Machine, NodeAccess, PortState, RdmaNic, Topology};
+use nixl_device::{HostIdentity as Machine, NodeAccess, PerProcess, PortState, RdmaNic, Topology};
 use nixl_metadata::HostIdentity;
 
 use super::facts::NO_NIC;
@@ -14,8 +14,8 @@ impl LocalFacts {
     /// kept: call it first off async threads. Never fails and never panics: without CUDA there are no GPUs.
     #[must_use]
     pub fn discover() -> Arc<Self> {
-        static FOUND: OnceLock<Arc<LocalFacts>> = OnceLock::new();
-        Arc::clone(FOUND.get_or_init(|| Arc::new(find())))
+        static FOUND: PerProcess<Arc<LocalFacts>> = PerProcess::new(|| Arc::new(find()));
+        Arc::clone(FOUND.get())
     }
 }
 
