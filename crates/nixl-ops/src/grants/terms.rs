@@ -21,8 +21,9 @@ impl Default for GrantTableOptions {
 impl GrantTableOptions {
     /// Room for so many grants.
     #[must_use]
-    pub fn with_slots(self, slots: NonZeroU32) -> Self {
-        Self { slots }
+    pub fn with_slots(mut self, slots: NonZeroU32) -> Self {
+        self.slots = slots;
+        self
     }
 }
 

@@ -1,7 +1,7 @@
 //! Readers that copy by themselves while the owner uses the blocks anew.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
 use nixl_descriptor::layout::Layout;
@@ -93,16 +93,21 @@ fn a_grant_ends_once() {
     let clock = Arc::new(ManualClock::new());
     let table = GrantTable::new(&[layout], slots(2), clock).unwrap();
     let (by_owner, by_reader) = (AtomicU64::new(0), AtomicU64::new(0));
+    let both = Barrier::new(2);
     for _ in 0..ROUNDS {
         let granted = table.grant(&GrantTerms::new(0), &[0, 3]).unwrap();
         let (slot, generation, token) = (granted.slot, granted.generation, granted.token);
         table.publish(slot, generation, 1, 1).unwrap();
         let done = || table.done(slot, generation, &token, [0; 16]).unwrap();
         thread::scope(|scope| {
-            scope.spawn(|| match done() {
-                DoneOutcome::Ended => _ = by_reader.fetch_add(1, Relaxed),
-                outcome => assert_eq!(outcome, DoneOutcome::Over),
+            scope.spawn(|| {
+                both.wait();
+                match done() {
+                    DoneOutcome::Ended => _ = by_reader.fetch_add(1, Relaxed),
+                    outcome => assert_eq!(outcome, DoneOutcome::Over),
+                }
             });
+            both.wait();
             if table.end(slot, generation) {
                 by_owner.fetch_add(1, Relaxed);
             }
