@@ -42,13 +42,11 @@ pub enum AccessError {
         /// What the operation may do.
         mode: LeaseMode,
     },
-    /// Peers may use a block with some of the bytes, by a grant.
-    #[error("block {block} of an exported layout is granted for {}: end its grants first", held.purpose())]
+    /// Peers may read a block with some of the bytes, by a grant, and the copy would change it.
+    #[error("block {block} of an exported layout is granted to readers: end its grants first")]
     Granted {
         /// Which block of the layout.
         block: u32,
-        /// What its grants allow.
-        held: LeaseMode,
     },
     /// The processor cannot reach the memory.
     #[error("memory of {device} cannot be copied by the host: use a transfer")]

@@ -1,5 +1,7 @@
 //! Counts of the grants that cover each block of a layout, in constant time however many grants there are.
 //!
+//! Grants are for reading: they get in the way of uses that write, and not of each other.
+//!
 //! One cell for each block serves the layout's grants, and the copies and leases in every region that the layout lies in.
 //! A grant takes no lock of a region: it raises its cells, and then sees by one number whether any copy or lease is under
 //! way that has not seen them. Copies and leases do the reverse. A fence between the two on the one side, and sequentially
@@ -9,15 +11,13 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::block_set::BlockIds;
 use crate::block_use::{BlockUse, Footprint};
 use crate::extent::Extent;
-use crate::lease::LeaseMode;
 
 /// The grants on the blocks of one layout.
 #[derive(Debug)]
 pub(crate) struct Counts {
-    /// A block's readers, or [`WRITE`](Self::WRITE).
+    /// The number of grants on each block.
     cells: Box<[AtomicU32]>,
     /// Blocks that are granted.
     granted: AtomicUsize,
@@ -32,16 +32,14 @@ pub(crate) struct Counts {
 pub(crate) enum Refused {
     OutOfRange { block: u32 },
     Duplicate { block: u32 },
-    Held { block: u32, held: LeaseMode },
     TooMany { block: u32 },
 }
 
 impl Counts {
-    const WRITE: u32 = 1 << 31;
     /// Set while a grant is checked, on the blocks that were.
-    const MARK: u32 = 1 << 30;
-    /// The most readers.
-    const READERS: u32 = Self::MARK - 1;
+    const MARK: u32 = 1 << 31;
+    /// The most grants on a block.
+    const MOST: u32 = Self::MARK - 1;
 
     /// No grants on `blocks` blocks.
     pub(crate) fn new(blocks: usize) -> Self {
@@ -63,17 +61,18 @@ impl Counts {
         self.granted.load(Ordering::Relaxed)
     }
 
-    /// How the block is granted, if it is.
-    pub(crate) fn held(&self, block: u32) -> Option<LeaseMode> {
-        held(self.cells.get(block as usize)?.load(Ordering::Acquire))
+    /// Whether the block is granted.
+    pub(crate) fn is_granted(&self, block: u32) -> bool {
+        let cell = self.cells.get(block as usize);
+        cell.is_some_and(|cell| is_granted(cell.load(Ordering::Acquire)))
     }
 
-    /// Counts one more grant on these blocks, or says what is in the way of the first that it cannot cover. Returns whether a
-    /// copy or lease may be under way that has not seen it.
-    pub(crate) fn begin(&self, blocks: &[u32], mode: LeaseMode) -> Result<bool, Refused> {
+    /// Counts one more grant on these blocks, or says why the first that it cannot cover is refused. Returns whether a copy or
+    /// lease may be under way that has not seen it.
+    pub(crate) fn begin(&self, blocks: &[u32]) -> Result<bool, Refused> {
         let changing = self.lock();
         for (at, &block) in blocks.iter().enumerate() {
-            if let Err(refused) = self.mark(block, mode) {
+            if let Err(refused) = self.mark(block) {
                 blocks[..at]
                     .iter()
                     .for_each(|&block| self.change(block, |cell| cell & !Self::MARK));
@@ -85,32 +84,25 @@ impl Counts {
             self.change(block, |cell| {
                 let cell = cell & !Self::MARK;
                 new += usize::from(cell == 0);
-                match mode {
-                    LeaseMode::Read => cell + 1,
-                    LeaseMode::Write => Self::WRITE,
-                }
+                cell + 1
             });
         }
         self.granted.store(self.granted() + new, Ordering::Relaxed);
         drop(changing);
-        // Pairs with `enter` and the loads in `conflict`.
+        // Pairs with `enter` and the loads in `first_granted`.
         fence(Ordering::SeqCst);
         // Acquire: the bytes that ended copies have written are there before the grant is used.
         Ok(self.busy.load(Ordering::Acquire) > 0)
     }
 
-    /// Ends a grant that began with the same arguments.
-    pub(crate) fn end(&self, blocks: &[u32], mode: LeaseMode) {
+    /// Ends a grant that began with the same blocks.
+    pub(crate) fn end(&self, blocks: &[u32]) {
         let _changing = self.lock();
         let mut free = 0;
         for &block in blocks {
             self.change(block, |cell| {
-                let cell = match mode {
-                    LeaseMode::Read => cell - 1,
-                    LeaseMode::Write => 0,
-                };
-                free += usize::from(cell == 0);
-                cell
+                free += usize::from(cell == 1);
+                cell - 1
             });
         }
         // Release: as in `change`, for those that look no further.
@@ -133,25 +125,20 @@ impl Counts {
         self.granted.load(Ordering::SeqCst) > 0
     }
 
-    /// The grant, if any, on one of these blocks that a use would get in the way of.
-    fn conflict(&self, mode: LeaseMode, blocks: RangeInclusive<u32>) -> Option<(u32, LeaseMode)> {
+    /// The first of these blocks that is granted, if any is.
+    fn first_granted(&self, blocks: RangeInclusive<u32>) -> Option<u32> {
         let cells = self.cells.get(*blocks.start() as usize..=*blocks.end() as usize)?;
-        cells.iter().zip(blocks).find_map(|(cell, block)| {
-            let held = held(cell.load(Ordering::SeqCst))?;
-            mode.conflicts(held).then_some((block, held))
-        })
+        let mut cells = cells.iter().zip(blocks);
+        cells.find_map(|(cell, block)| is_granted(cell.load(Ordering::SeqCst)).then_some(block))
     }
 
-    fn mark(&self, block: u32, mode: LeaseMode) -> Result<(), Refused> {
+    fn mark(&self, block: u32) -> Result<(), Refused> {
         let cell = self.cells.get(block as usize).ok_or(Refused::OutOfRange { block })?;
         let count = cell.load(Ordering::Relaxed);
         if count & Self::MARK != 0 {
             return Err(Refused::Duplicate { block });
         }
-        if let Some(held) = held(count).filter(|held| mode.conflicts(*held)) {
-            return Err(Refused::Held { block, held });
-        }
-        if count == Self::READERS {
+        if count == Self::MOST {
             return Err(Refused::TooMany { block });
         }
         cell.store(count | Self::MARK, Ordering::Relaxed);
@@ -171,11 +158,8 @@ impl Counts {
     }
 }
 
-fn held(cell: u32) -> Option<LeaseMode> {
-    if cell & Counts::WRITE != 0 {
-        return Some(LeaseMode::Write);
-    }
-    (cell & Counts::READERS != 0).then_some(LeaseMode::Read)
+fn is_granted(cell: u32) -> bool {
+    cell & Counts::MOST != 0
 }
 
 /// Orders what a copy or lease does after the ends of grants that it has seen, for readers without a lock too.
@@ -192,8 +176,8 @@ pub(crate) struct GrantedHere {
 }
 
 impl GrantedHere {
-    /// The grant, if any, that a use of these bytes would get in the way of.
-    pub(crate) fn conflict(&self, mode: LeaseMode, extent: Extent) -> Option<(u32, LeaseMode)> {
+    /// A block with some of these bytes that is granted, if there is one: they must not be written.
+    pub(crate) fn granted_bytes(&self, extent: Extent) -> Option<u32> {
         if !self.counts.any() {
             return None;
         }
@@ -202,33 +186,18 @@ impl GrantedHere {
         let combs = self.footprint.combs_near(self.layers, blocks, bytes.clone());
         combs
             .filter_map(|comb| comb.blocks_in(blocks, &bytes))
-            .find_map(|blocks| self.counts.conflict(mode, blocks))
+            .find_map(|blocks| self.counts.first_granted(blocks))
     }
 
-    /// As [`conflict`](Self::conflict), for blocks of this or another layout.
-    pub(crate) fn conflict_with_blocks(
-        &self,
-        mode: LeaseMode,
-        used: &BlockUse,
-    ) -> Option<(u32, LeaseMode)> {
+    /// As [`granted_bytes`](Self::granted_bytes), for blocks of this or another layout.
+    pub(crate) fn granted_blocks(&self, used: &BlockUse) -> Option<u32> {
         if !self.counts.any() {
             return None;
         }
         match used.ids_in(&self.footprint) {
-            Some(ids) => ids.iter().find_map(|&id| self.counts.conflict(mode, id..=id)),
-            None => used.extents().find_map(|extent| self.conflict(mode, extent)),
+            Some(ids) => ids.iter().find_map(|&id| self.counts.first_granted(id..=id)),
+            None => used.extents().find_map(|extent| self.granted_bytes(extent)),
         }
-    }
-
-    /// Whether both layouts have some byte.
-    pub(crate) fn meets(&self, other: &Self) -> bool {
-        let whole = |here: &Self| {
-            // At most 2^32 blocks.
-            let ids = (0..here.counts.blocks()).map(|id| id as u32).collect();
-            let ids = Arc::new(BlockIds::new(ids, here.counts.blocks() as u64));
-            BlockUse::new(Arc::clone(&here.footprint), 0..here.layers, ids)
-        };
-        Arc::ptr_eq(&self.footprint, &other.footprint) || whole(self).meets(&whole(other))
     }
 }
 
@@ -237,13 +206,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_readers_of_a_block_are_a_limit() {
+    fn the_most_grants_of_a_block_are_a_limit() {
         let counts = Counts::new(2);
-        counts.cells[1].store(Counts::READERS - 1, Ordering::Relaxed);
-        assert!(counts.begin(&[0, 1], LeaseMode::Read).is_ok());
+        counts.cells[1].store(Counts::MOST - 1, Ordering::Relaxed);
+        assert!(counts.begin(&[0, 1]).is_ok());
         let refused = Err(Refused::TooMany { block: 1 });
-        assert_eq!(counts.begin(&[0, 1], LeaseMode::Read), refused);
+        assert_eq!(counts.begin(&[0, 1]), refused);
         assert_eq!(counts.cells[0].load(Ordering::Relaxed), 1);
-        assert_eq!(counts.held(1), Some(LeaseMode::Read));
+        assert!(counts.is_granted(1));
+        counts.end(&[0, 1]);
+        assert_eq!([0, 1].map(|block| counts.is_granted(block)), [false, true]);
     }
 }

@@ -8,7 +8,6 @@ use nixl_device::ForkGeneration;
 use crate::block_use::BlockUse;
 use crate::descriptor::Descriptor;
 use crate::extent::{Extent, ExtentSet};
-use crate::granted::Counts;
 use crate::leaked;
 use crate::region::{Region, RegionId};
 use crate::traffic::Conflict;
@@ -27,14 +26,6 @@ impl LeaseMode {
     /// Whether two uses of the same bytes get in each other's way.
     pub(crate) fn conflicts(self, other: Self) -> bool {
         self == Self::Write || other == Self::Write
-    }
-
-    /// What a grant is for.
-    pub(crate) fn purpose(self) -> &'static str {
-        match self {
-            Self::Read => "reading",
-            Self::Write => "writing",
-        }
     }
 }
 
@@ -70,17 +61,15 @@ pub enum LeaseError {
         /// What the other operation may do.
         held: LeaseMode,
     },
-    /// Peers may use one of the blocks, by a grant.
+    /// Peers may read one of the blocks, by a grant, and the lease is to write.
     #[error(
-        "block {block} of an exported layout in {region} is granted for {}: end its grants first", held.purpose()
+        "block {block} of an exported layout in {region} is granted to readers: end its grants first"
     )]
     Granted {
         /// Where the block is.
         region: RegionId,
         /// Which block of the layout.
         block: u32,
-        /// What its grants allow.
-        held: LeaseMode,
     },
     /// The region was made from memory that must not change.
     #[error("{region} is read-only and cannot be written")]
@@ -213,15 +202,10 @@ impl LeaseSet {
         })
     }
 
-    /// Adds blocks that lie in `region`, regardless of the grants `but`.
-    pub(crate) fn add_blocks(
-        &mut self,
-        region: &Region,
-        used: BlockUse,
-        but: Option<&Counts>,
-    ) -> Result<(), LeaseError> {
+    /// Adds blocks that lie in `region`.
+    pub(crate) fn add_blocks(&mut self, region: &Region, used: BlockUse) -> Result<(), LeaseError> {
         self.hold(region, |mode| {
-            let lease = region.traffic().begin_block_lease(mode, used.clone(), but)?;
+            let lease = region.traffic().begin_block_lease(mode, used.clone())?;
             Ok(Held::Blocks { lease, used })
         })
     }
@@ -245,7 +229,7 @@ impl Conflict {
     pub(crate) fn in_region(self, region: RegionId) -> LeaseError {
         match self {
             Self::Lease(held) => LeaseError::Conflict { region, held },
-            Self::Grant { block, held } => LeaseError::Granted { region, block, held },
+            Self::Grant { block } => LeaseError::Granted { region, block },
         }
     }
 }

@@ -14,8 +14,9 @@
 //!   that it let go. The [`RegistrationCache`] makes the second use of a region free.
 //!
 //! Above them, the [`layout`] module says where the blocks of a KV cache lie in such memory, and pairs the bytes of
-//! blocks in two layouts for a copy. Blocks that peers use by grants ([`BlockGrants`](layout::BlockGrants)) are kept from copies
-//! and leases as leased bytes are, and [`PublishedWords`] tell those peers when a grant has ended. With the feature `dlpack`, tensors of other frameworks become regions.
+//! blocks in two layouts for a copy. Blocks that peers read by grants ([`BlockGrants`](layout::BlockGrants)) are kept from copies
+//! and leases as bytes are that an operation reads, and [`PublishedWords`] tell those peers when a grant has ended. With the
+//! feature `dlpack`, tensors of other frameworks become regions.
 //!
 //! # Decided here
 //!

@@ -4,9 +4,9 @@
 //! with one is an error; only where a host copy is under way does anything wait, and then for no longer than that copy.
 //! A copy never waits for a lease or a grant, so there is no cycle of waits.
 
+use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::{ptr, slice};
 
 use crate::block_use::BlockUse;
 use crate::coverage::Coverage;
@@ -35,10 +35,9 @@ pub(crate) enum Leasing {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Conflict {
     Lease(LeaseMode),
-    /// A grant on this block.
+    /// A grant to read this block.
     Grant {
         block: u32,
-        held: LeaseMode,
     },
 }
 
@@ -98,17 +97,15 @@ impl Traffic {
         self.leave(&state);
     }
 
-    /// Notes a lease of blocks until [`end_block_lease`](Self::end_block_lease) with the result, or says what is in the way,
-    /// other than the grants `but` these.
+    /// Notes a lease of blocks until [`end_block_lease`](Self::end_block_lease) with the result, or says what is in the way.
     pub(crate) fn begin_block_lease(
         &self,
         mode: LeaseMode,
         used: BlockUse,
-        but: Option<&Counts>,
     ) -> Result<u64, Conflict> {
         let state = self.lock();
         self.enter(&state);
-        let mut state = match self.without_conflict(state, mode, &used, but) {
+        let mut state = match self.without_conflict(state, mode, &used) {
             Ok(state) => state,
             Err((state, conflict)) => return self.refuse(&state, conflict),
         };
@@ -156,12 +153,7 @@ impl Traffic {
     pub(crate) fn attach(&self, here: GrantedHere) {
         let mut state = self.lock();
         here.counts.enter(self.uses.load(Ordering::Relaxed));
-        let meets = state.granted.iter().any(|other| other.meets(&here));
         state.granted.push(here);
-        if meets {
-            // For good: the grants of each look at those of the other, too.
-            self.enter(&state);
-        }
     }
 
     /// The reverse of [`attach`](Self::attach).
@@ -175,16 +167,9 @@ impl Traffic {
         self.uses.load(Ordering::Acquire) == 0
     }
 
-    /// Waits until no copy is in the way of a grant that `counts` has counted, or says which lease, or grant on another layout,
-    /// is.
-    pub(crate) fn admit_grant(
-        &self,
-        mode: LeaseMode,
-        used: &BlockUse,
-        counts: &Counts,
-    ) -> Result<(), Conflict> {
-        let admitted = self.without_conflict(self.lock(), mode, used, Some(counts));
-        admitted.map(drop).map_err(|(_, conflict)| conflict)
+    /// Waits until no copy changes blocks whose grant was counted before. Returns whether no lease may change them.
+    pub(crate) fn admit_grant(&self, used: &BlockUse) -> bool {
+        self.without_conflict(self.lock(), LeaseMode::Read, used).is_ok()
     }
 
     /// Waits until no copy is in the way of a use of these blocks.
@@ -193,10 +178,9 @@ impl Traffic {
         mut state: MutexGuard<'a, State>,
         mode: LeaseMode,
         used: &BlockUse,
-        but: Option<&Counts>,
     ) -> Result<MutexGuard<'a, State>, (MutexGuard<'a, State>, Conflict)> {
         loop {
-            if let Some(conflict) = state.conflict_with_blocks(mode, used, but) {
+            if let Some(conflict) = state.conflict_with_blocks(mode, used) {
                 return Err((state, conflict));
             }
             let in_the_way = |(_, copied): &(u64, Use)| {
@@ -252,40 +236,34 @@ impl State {
             self.blocks.iter().find(in_the_way).map(|lease| lease.mode)
         });
         lease.map(Conflict::Lease).or_else(|| {
-            let in_the_way =
-                |here: &GrantedHere| extents.iter().find_map(|extent| here.conflict(mode, *extent));
-            self.grant_in_the_way(None, in_the_way)
+            let granted =
+                |here: &GrantedHere| extents.iter().find_map(|extent| here.granted_bytes(*extent));
+            self.grant_in_the_way(mode, granted)
         })
     }
 
-    /// What, if anything, a use of these blocks would get in the way of, other than the grants `but` these.
-    fn conflict_with_blocks(
-        &self,
-        mode: LeaseMode,
-        used: &BlockUse,
-        but: Option<&Counts>,
-    ) -> Option<Conflict> {
+    /// What, if anything, a use of these blocks would get in the way of.
+    fn conflict_with_blocks(&self, mode: LeaseMode, used: &BlockUse) -> Option<Conflict> {
         let in_the_way = |lease: &&BlockLease| mode.conflicts(lease.mode) && lease.used.meets(used);
         let blocks = self.blocks.iter().find(in_the_way).map(|lease| lease.mode);
         let lease = blocks.or_else(|| self.leases.conflict_with_blocks(mode, used));
         lease
             .map(Conflict::Lease)
-            .or_else(|| self.grant_in_the_way(but, |here| here.conflict_with_blocks(mode, used)))
+            .or_else(|| self.grant_in_the_way(mode, |here| here.granted_blocks(used)))
     }
 
     fn grant_in_the_way(
         &self,
-        but: Option<&Counts>,
-        in_the_way: impl FnMut(&GrantedHere) -> Option<(u32, LeaseMode)>,
+        mode: LeaseMode,
+        granted: impl FnMut(&GrantedHere) -> Option<u32>,
     ) -> Option<Conflict> {
-        if self.granted.is_empty() {
+        // What only reads is in the way of no reader.
+        if mode == LeaseMode::Read || self.granted.is_empty() {
             return None;
         }
-        let but = but.map(ptr::from_ref);
-        let others = self.granted.iter().filter(|here| Some(Arc::as_ptr(&here.counts)) != but);
-        let found = { others }.find_map(in_the_way);
+        let found = self.granted.iter().find_map(granted);
         granted::seen();
-        found.map(|(block, held)| Conflict::Grant { block, held })
+        found.map(|block| Conflict::Grant { block })
     }
 
     /// Whether a copy under way gets in the way of any of these uses.
@@ -402,7 +380,7 @@ mod tests {
                 let footprint = Arc::new(Footprint::Together(comb));
                 let blocks = Arc::new(BlockIds::new([block].into(), 10));
                 let used = BlockUse::new(footprint, 0..1, blocks);
-                assert!(traffic.begin_block_lease(mode, used, None).is_ok());
+                assert!(traffic.begin_block_lease(mode, used).is_ok());
             }
         };
         assert!(waits(WRITE, lease(WRITE, 1)));

@@ -91,15 +91,11 @@ impl GrantError {
     pub fn advice(&self) -> Advice {
         match self {
             Self::NoMemory(_)
-            | Self::Blocks(
-                BlockGrantError::Granted { .. }
-                | BlockGrantError::Leased { .. }
-                | BlockGrantError::TooMany { .. },
-            )
+            | Self::Blocks(BlockGrantError::Leased { .. } | BlockGrantError::TooMany { .. })
             | Self::Full { .. }
             | Self::NoRandomness { .. }
             | Self::Lease(_) => Advice::Retry,
-            Self::Over | Self::Claim(_) => Advice::AskAgain,
+            Self::Over => Advice::AskAgain,
             _ => Advice::GiveUp,
         }
     }

@@ -16,8 +16,7 @@
 //!   is retained or quarantined until the peer's word, a [proof of quiet](QuietProof), or the end of its
 //!   life time, and [`DriverStats`] says how much is held.
 //! * **Every grant ends, and at once.** The owner of granted blocks asks no reader: a read that was late is
-//!   [found out](WordCheck). A claimed write ends by the writer's word or by proof, and is counted until then
-//!   ([`GrantStats`]).
+//!   [found out](WordCheck).
 //! * **Every wait ends.** Operations have deadlines; a lost notification or a stalled engine becomes
 //!   [`OperationError::TimedOut`].
 //! * **A panic ends one operation.** One of a waker, of an execution or of the destructor of a user's memory is
@@ -99,8 +98,8 @@ pub use executor::{
 };
 pub use gate::Gate;
 pub use grants::{
-    ClaimError, Claims, DoneOutcome, FreeBlocks, GrantEnd, GrantError, GrantStats, GrantTable,
-    GrantTableOptions, GrantTerms, GrantWords, Granted, StaleRead, WordCheck,
+    DoneOutcome, FreeBlocks, GrantError, GrantStats, GrantTable, GrantTableOptions, GrantTerms,
+    GrantWords, Granted, StaleRead, WordCheck,
 };
 pub use mailbox::{Mailbox, Mailboxes};
 pub use nixl_metadata::{Advice, ClaimDemand, OperationKind};

@@ -190,7 +190,7 @@ impl Export {
         self.shared.connector.refuse_if_draining()?;
         let GrantOptions { layers, time_to_live, readers, ready } = options;
         let (_, layers) = self.shared.layers_of(layout, layers)?;
-        let terms = GrantTerms::read(layout).for_time(time_to_live).for_readers(readers);
+        let terms = GrantTerms::new(layout).for_time(time_to_live).for_readers(readers);
         let table = &self.shared.table;
         let granted = table.grant(&terms, blocks)?;
         let alive = Alive { export: Arc::clone(&self.shared), granted };

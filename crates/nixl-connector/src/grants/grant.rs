@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_metadata::Ticket;
-use nixl_ops::{FreeBlocks, GrantEnd, Granted};
+use nixl_ops::{FreeBlocks, Granted};
 
 use super::export::ExportShared;
 use crate::ConnectorError;
@@ -82,7 +82,7 @@ pub(super) struct Alive {
 }
 
 impl Alive {
-    fn end(&self) -> GrantEnd {
+    fn end(&self) -> bool {
         let Granted { slot, generation, .. } = self.granted;
         self.export.table().end(slot, generation)
     }
@@ -120,7 +120,7 @@ impl Grant {
     ///
     /// It orders work of this process's threads that follows. Work that was queued on a GPU before is not ordered by it.
     pub fn end(self) -> bool {
-        self.alive.end() == GrantEnd::Ended
+        self.alive.end()
     }
 
     /// Resolves when no grant covers the blocks of this one: it has ended, and so have others of the same blocks. Cancel safe.

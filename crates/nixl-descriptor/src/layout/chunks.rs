@@ -111,7 +111,7 @@ impl BlockPairs {
     /// [`LeaseError`]: another operation's lease conflicts, or the destination is read-only. Then nothing is leased.
     pub fn lease(&self) -> Result<[LeaseSet; 2], LeaseError> {
         let lease = |side: &BlockSide, mode| {
-            side.layout.lease_set(Arc::clone(&side.blocks), self.layers.clone(), mode, None)
+            side.layout.lease_set(Arc::clone(&side.blocks), self.layers.clone(), mode)
         };
         Ok([lease(&self.src, LeaseMode::Read)?, lease(&self.dst, LeaseMode::Write)?])
     }

@@ -1,4 +1,4 @@
-//! Grants of blocks: what peers may read or write until their grant ends.
+//! Grants of blocks: what peers may read until their grant ends.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,10 +8,8 @@ use super::local::Layout;
 use crate::block_set::BlockIds;
 use crate::block_use::BlockUse;
 use crate::granted::{Counts, GrantedHere, Refused};
-use crate::leaked;
 use crate::lease::{LeaseMode, LeaseSet};
 use crate::region::RegionId;
-use crate::traffic::Conflict;
 
 /// Why blocks were not granted. None of them was.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -34,43 +32,26 @@ pub enum BlockGrantError {
         /// Which block.
         block: u32,
     },
-    /// Another grant covers the block, and one of the two is for writing.
-    #[error("block {block} is granted for {} already: end its grants, or wait until it is free", held.purpose())]
-    Granted {
-        /// Which block; of another layout, if two that can be granted share bytes.
-        block: u32,
-        /// What the other grant allows.
-        held: LeaseMode,
-    },
     /// More grants cover the block than are counted.
     #[error("block {block} has as many grants as are counted: end some")]
     TooMany {
         /// Which block.
         block: u32,
     },
-    /// An operation in flight uses some of the bytes.
+    /// An operation in flight writes some of the bytes.
     #[error(
-        "an operation in flight holds a {held} lease on some of the blocks in {region}: wait for it to complete"
+        "an operation in flight writes some of the blocks in {region}: wait for it to complete"
     )]
     Leased {
         /// Where they meet.
-        region: RegionId,
-        /// What the operation may do.
-        held: LeaseMode,
-    },
-    /// The layout lies in memory that must not change.
-    #[error("{region} is read-only: its blocks cannot be granted for writing")]
-    ReadOnly {
-        /// Which region.
         region: RegionId,
     },
 }
 
 /// The grants on the blocks of a layout.
 ///
-/// As long as one covers a block, copies by the host and leases of operations that would get in its way are refused: those that
-/// write the block, and for a grant to write also those that read it. What that costs them does not depend on the number of
-/// grants.
+/// As long as one covers a block, copies by the host and leases of operations that would write it are refused. What that costs
+/// them does not depend on the number of grants.
 #[derive(Debug)]
 pub struct BlockGrants(Arc<Inner>);
 
@@ -78,8 +59,6 @@ pub struct BlockGrants(Arc<Inner>);
 struct Inner {
     layout: Layout,
     counts: Arc<Counts>,
-    /// A region that cannot be written, if there is one.
-    read_only: Option<RegionId>,
 }
 
 /// Blocks that are granted until this is dropped.
@@ -87,15 +66,14 @@ struct Inner {
 #[must_use = "dropping it ends the grant"]
 pub struct BlockGrant {
     of: Arc<Inner>,
-    mode: LeaseMode,
     blocks: Box<[u32]>,
 }
 
 impl Layout {
     /// Makes the blocks grantable, whole blocks with all their layers. Keeps the memory alive, and takes no lease.
     ///
-    /// Grants of two layouts that share bytes, or of one layout that was made grantable twice, respect each other, but each of
-    /// them costs some hundred nanoseconds for each region. Panics: never.
+    /// Layouts that share bytes can each be made grantable, and one layout twice: grants do not get in each other's way. Panics:
+    /// never.
     #[must_use]
     pub fn grantable(&self) -> BlockGrants {
         let counts = Arc::new(Counts::new(self.geometry().blocks()));
@@ -104,14 +82,12 @@ impl Layout {
             let (footprint, counts) = (Arc::clone(footprint), Arc::clone(&counts));
             region.traffic().attach(GrantedHere { footprint, layers, counts });
         }
-        let mut regions = self.footprints().iter().map(|(region, _)| region);
-        let read_only = regions.find(|region| !region.is_writable()).map(|region| region.id());
-        BlockGrants(Arc::new(Inner { layout: self.clone(), counts, read_only }))
+        BlockGrants(Arc::new(Inner { layout: self.clone(), counts }))
     }
 }
 
 impl BlockGrants {
-    /// Grants the blocks, or none. Those to be read may be granted more than once.
+    /// Grants the blocks, or none. A block may be granted more than once.
     ///
     /// Takes some nanoseconds for each block, and more for each region of the layout that an operation uses or a copy is under way
     /// in. May wait for a host copy of the same bytes, as
@@ -119,21 +95,13 @@ impl BlockGrants {
     ///
     /// # Errors
     /// [`BlockGrantError`], with the first block that cannot be granted.
-    pub fn grant(
-        &self,
-        blocks: Box<[u32]>,
-        mode: LeaseMode,
-    ) -> Result<BlockGrant, BlockGrantError> {
-        let Inner { counts, read_only, .. } = &*self.0;
+    pub fn grant(&self, blocks: Box<[u32]>) -> Result<BlockGrant, BlockGrantError> {
         if blocks.is_empty() {
             return Err(BlockGrantError::NoBlocks);
         }
-        if let (LeaseMode::Write, Some(region)) = (mode, *read_only) {
-            return Err(BlockGrantError::ReadOnly { region });
-        }
-        let busy = counts.begin(&blocks, mode).map_err(|refused| self.explained(refused))?;
+        let busy = self.0.counts.begin(&blocks).map_err(|refused| self.explained(refused))?;
         // From here on, dropping it ends the grant.
-        let grant = BlockGrant { of: Arc::clone(&self.0), mode, blocks };
+        let grant = BlockGrant { of: Arc::clone(&self.0), blocks };
         if busy {
             grant.admit()?;
         }
@@ -146,10 +114,10 @@ impl BlockGrants {
         &self.0.layout
     }
 
-    /// What the grants that cover the block allow; `None` if there are none, or no such block.
+    /// Whether a grant covers the block. Not if there is no such block.
     #[must_use]
-    pub fn held(&self, block: u32) -> Option<LeaseMode> {
-        self.0.counts.held(block)
+    pub fn is_granted(&self, block: u32) -> bool {
+        self.0.counts.is_granted(block)
     }
 
     /// Number of blocks that are granted.
@@ -164,7 +132,6 @@ impl BlockGrants {
                 BlockGrantError::OutOfRange { block, blocks: self.0.counts.blocks() }
             }
             Refused::Duplicate { block } => BlockGrantError::Duplicate { block },
-            Refused::Held { block, held } => BlockGrantError::Granted { block, held },
             Refused::TooMany { block } => BlockGrantError::TooMany { block },
         }
     }
@@ -177,20 +144,14 @@ impl BlockGrant {
         &self.blocks
     }
 
-    /// What it allows.
-    #[must_use]
-    pub fn mode(&self) -> LeaseMode {
-        self.mode
-    }
-
-    /// Leases some layers of the blocks in the mode of the grant, for this process to carry out what was granted. Panics: never.
+    /// Leases some layers of the blocks for a reader in this process. Panics: never.
     ///
     /// # Errors
-    /// As [`Layout::lease`], other than for this layout's own grants.
+    /// As [`Layout::lease`].
     pub fn lease(&self, layers: Range<usize>) -> Result<LeaseSet, BlockLeaseError> {
-        let Inner { layout, counts, .. } = &*self.of;
+        let layout = &self.of.layout;
         layout.placement().check_layers(&layers)?;
-        Ok(layout.lease_set(self.ids(), layers, self.mode, Some(counts))?)
+        Ok(layout.lease_set(self.ids(), layers, LeaseMode::Read)?)
     }
 
     /// Ends the grant, and returns its blocks.
@@ -199,26 +160,16 @@ impl BlockGrant {
         std::mem::take(&mut self.blocks)
     }
 
-    /// Never ends the grant: the blocks stay granted and their memory allocated until the process ends. For a grant to a writer
-    /// that is not known to be quiet. Counted in [`leaked`](crate::leaked()).
-    pub fn leak(self) {
-        let block = self.of.layout.geometry().block_len();
-        leaked::count_lease((block as u64).saturating_mul(self.blocks.len() as u64));
-        std::mem::forget(self);
-    }
-
-    /// Waits for copies under way, and looks for leases and for grants of other layouts.
+    /// Waits for copies under way, and looks for leases.
     fn admit(&self) -> Result<(), BlockGrantError> {
-        let Inner { layout, counts, .. } = &*self.of;
+        let layout = &self.of.layout;
         let (ids, layers) = (self.ids(), layout.geometry().layers());
         let busy = layout.footprints().iter().filter(|(region, _)| !region.traffic().is_idle());
         for (region, footprint) in busy {
             let used = BlockUse::new(Arc::clone(footprint), 0..layers, Arc::clone(&ids));
-            let admitted = region.traffic().admit_grant(self.mode, &used, counts);
-            admitted.map_err(|conflict| match conflict {
-                Conflict::Lease(held) => BlockGrantError::Leased { region: region.id(), held },
-                Conflict::Grant { block, held } => BlockGrantError::Granted { block, held },
-            })?;
+            if !region.traffic().admit_grant(&used) {
+                return Err(BlockGrantError::Leased { region: region.id() });
+            }
         }
         Ok(())
     }
@@ -229,7 +180,7 @@ impl BlockGrant {
     }
 
     fn finish(&self) {
-        self.of.counts.end(&self.blocks, self.mode);
+        self.of.counts.end(&self.blocks);
     }
 }
 

@@ -47,7 +47,7 @@ impl Layout {
         if mode == LeaseMode::Write && selected.set().len() < selected.ids().len() {
             return Err(BlockLeaseError::Duplicate { block: duplicate(blocks) });
         }
-        Ok(self.lease_set(Arc::new(selected), layers, mode, None)?)
+        Ok(self.lease_set(Arc::new(selected), layers, mode)?)
     }
 }
 

@@ -10,7 +10,6 @@ use super::placement::{ByteSpan, LayerOrder, LayoutError, LayoutKind, Placement,
 use crate::block_set::BlockIds;
 use crate::block_use::{BlockUse, Footprint};
 use crate::descriptor::Descriptor;
-use crate::granted::Counts;
 use crate::lease::{LeaseError, LeaseMode, LeaseSet};
 use crate::region::Region;
 
@@ -159,20 +158,19 @@ impl Layout {
         Ok(list)
     }
 
-    /// Leases blocks and layers that exist, or nothing, regardless of the grants `but`.
+    /// Leases blocks and layers that exist, or nothing.
     pub(super) fn lease_set(
         &self,
         blocks: Arc<BlockIds>,
         layers: Range<usize>,
         mode: LeaseMode,
-        but: Option<&Counts>,
     ) -> Result<LeaseSet, LeaseError> {
         let footprints = &self.0.footprints;
         let mut leases = LeaseSet::empty(mode, footprints.len().min(layers.len()));
         for (region, footprint) in footprints.iter().filter(|(_, there)| there.has(&layers)) {
             let used = BlockUse::new(Arc::clone(footprint), layers.clone(), Arc::clone(&blocks));
             // On failure, dropping `leases` releases the regions before this one.
-            leases.add_blocks(region, used, but)?;
+            leases.add_blocks(region, used)?;
         }
         Ok(leases)
     }

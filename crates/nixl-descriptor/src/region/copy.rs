@@ -258,7 +258,7 @@ impl From<Conflict> for AccessError {
     fn from(conflict: Conflict) -> Self {
         match conflict {
             Conflict::Lease(mode) => Self::Leased { mode },
-            Conflict::Grant { block, held } => Self::Granted { block, held },
+            Conflict::Grant { block } => Self::Granted { block },
         }
     }
 }

@@ -3,13 +3,11 @@
 use nixl_descriptor::RegionError;
 use nixl_descriptor::layout::{BlockGrantError, BlockLeaseError};
 
-use super::claims::ClaimError;
-
 /// Why a table, or something of a grant, was refused. Nothing has changed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GrantError {
-    /// No memory for the words or claims.
+    /// No memory for the words.
     #[error("no shared memory for the words of grants: {0}")]
     NoMemory(#[from] RegionError),
     /// The export has more layouts than can be told apart.
@@ -28,9 +26,6 @@ pub enum GrantError {
         /// Number of layouts.
         layouts: usize,
     },
-    /// Blocks of this export are granted for reading only.
-    #[error("blocks of this export are granted for reading only: export them as writable")]
-    NotWritable,
     /// The blocks cannot be granted.
     #[error(transparent)]
     Blocks(#[from] BlockGrantError),
@@ -73,15 +68,6 @@ pub enum GrantError {
         /// The slot.
         slot: u32,
     },
-    /// The grant is for reading.
-    #[error("the grant of slot {slot} is for reading: ask for a ticket to write")]
-    ReadOnly {
-        /// The slot.
-        slot: u32,
-    },
-    /// The grant cannot be claimed.
-    #[error(transparent)]
-    Claim(#[from] ClaimError),
     /// The blocks cannot be leased for a use in this process.
     #[error(transparent)]
     Lease(#[from] BlockLeaseError),

@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
+use nixl_descriptor::LeaseSet;
 use nixl_descriptor::layout::{BlockGrant, BlockGrantError, BlockGrants, Layout};
-use nixl_descriptor::{LeaseMode, LeaseSet};
 
-use super::claims::{Claims, Revoked};
 use super::error::GrantError;
 use super::expiry::Expiries;
 use super::terms::{GrantTableOptions, GrantTerms, Granted};
@@ -20,15 +19,12 @@ use super::words::GrantWords;
 use crate::clock::Clock;
 use crate::wakes;
 
-/// The grants of one export, which end without an answer from their users. Safe to use from several threads.
+/// The grants of one export, which end without an answer from their readers. Safe to use from several threads.
 ///
-/// Dropping it ends all grants, as [`close`](Self::close). What is still in quarantine then stays granted, and its memory
-/// allocated, until the process ends; that is counted in [`leaked`](nixl_descriptor::leaked).
+/// Dropping it ends all grants, as [`close`](Self::close).
 pub struct GrantTable {
     clock: Arc<dyn Clock>,
     words: GrantWords,
-    /// `None` if blocks are granted for reading only.
-    claims: Option<Claims>,
     layouts: Vec<BlockGrants>,
     state: Mutex<State>,
 }
@@ -42,9 +38,6 @@ struct State {
     tokens: Tokens,
     expiries: Expiries,
     waiters: Waiters,
-    alive: usize,
-    quarantined: usize,
-    quarantined_blocks: usize,
     closed: bool,
 }
 
@@ -53,7 +46,8 @@ struct Grant {
     token: [u8; 16],
     layout: u16,
     blocks: BlockGrant,
-    phase: Phase,
+    /// Whether its word says that it is valid.
+    published: bool,
     /// Layers that are ready.
     layers: u64,
     time_to_live: Option<Duration>,
@@ -63,28 +57,7 @@ struct Grant {
     done: HashSet<[u8; 16]>,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Phase {
-    /// Its word is not published yet.
-    Reserved,
-    Published,
-    /// Ended, and claimed by a writer.
-    Quarantined,
-}
-
-/// What ending a grant came to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum GrantEnd {
-    /// It has ended now: what is done to the blocks from here on is not taken for granted bytes by a reader that checks.
-    Ended,
-    /// It is not valid any more, but a writer has claimed it: its blocks stay granted until the writer's word or proof.
-    Quarantined,
-    /// It had ended before, or there was none.
-    Over,
-}
-
-/// What a reader's or writer's word came to.
+/// What a reader's word came to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum DoneOutcome {
@@ -105,12 +78,8 @@ pub enum DoneOutcome {
 pub struct GrantStats {
     /// Grants that have not ended.
     pub alive: usize,
-    /// Blocks that a grant covers, those in quarantine included.
+    /// Blocks that a grant covers.
     pub blocks: usize,
-    /// Grants that have ended and were claimed by a writer that is not known to be quiet.
-    pub quarantined: usize,
-    /// Their blocks.
-    pub quarantined_blocks: usize,
     /// Tasks that wait for blocks to be free.
     pub waiting: usize,
 }
@@ -133,9 +102,7 @@ impl GrantTable {
             let (layouts, most) = (layouts.len(), Self::LAYOUTS);
             return Err(GrantError::TooManyLayouts { layouts, most });
         }
-        let slots = options.slots.get();
-        let words = GrantWords::new(slots)?;
-        let claims = options.writable.then(|| Claims::new(slots)).transpose()?;
+        let words = GrantWords::new(options.slots.get())?;
         let mut tokens = Tokens::default();
         let state = State {
             slots: Vec::new(),
@@ -144,13 +111,10 @@ impl GrantTable {
             tokens,
             expiries: Expiries::default(),
             waiters: Waiters::default(),
-            alive: 0,
-            quarantined: 0,
-            quarantined_blocks: 0,
             closed: false,
         };
         let layouts = layouts.iter().map(Layout::grantable).collect();
-        Ok(Self { clock, words, claims, layouts, state: Mutex::new(state) })
+        Ok(Self { clock, words, layouts, state: Mutex::new(state) })
     }
 
     /// Grants blocks, or none. The grant is valid once it is [published](Self::publish).
@@ -162,11 +126,8 @@ impl GrantTable {
     /// [`GrantError`]; [`Blocks`](GrantError::Blocks) says which block cannot be granted.
     pub fn grant(&self, terms: &GrantTerms, blocks: &[u32]) -> Result<Granted, GrantError> {
         let layout = self.layout(terms.layout)?;
-        if terms.mode == LeaseMode::Write && self.claims.is_none() {
-            return Err(GrantError::NotWritable);
-        }
         // A copy is waited for without the lock.
-        let taken = layout.grant(blocks.into(), terms.mode);
+        let taken = layout.grant(blocks.into());
         let mut state = self.lock();
         let refused = match taken {
             Err(refused) => refused.into(),
@@ -197,14 +158,11 @@ impl GrantTable {
     ) -> Result<(), GrantError> {
         let mut state = self.lock();
         let grant = self.alive(&mut state, slot, generation)?;
-        if grant.phase != Phase::Reserved {
+        if grant.published {
             return Err(GrantError::Published);
         }
-        grant.phase = Phase::Published;
+        grant.published = true;
         grant.layers = grant.layers.max(layers);
-        if let (LeaseMode::Write, Some(claims)) = (grant.blocks.mode(), &self.claims) {
-            claims.arm(slot, generation);
-        }
         self.words.publish(slot, generation, digest, grant.layers);
         Ok(())
     }
@@ -219,36 +177,28 @@ impl GrantTable {
         let grant = self.alive(&mut state, slot, generation)?;
         if layers > grant.layers {
             grant.layers = layers;
-            if grant.phase == Phase::Published {
+            if grant.published {
                 self.words.ready(slot, layers);
             }
         }
         Ok(())
     }
 
-    /// Ends a grant, also while readers use it. A claimed grant to write goes into quarantine.
+    /// Ends a grant, also while readers use it: what is done to the blocks from here on is not taken for granted bytes by a reader
+    /// that checks. Returns whether it had not ended before.
     ///
     /// It orders what the caller does to the blocks afterwards; not what it has queued before, on a GPU's stream for instance.
-    pub fn end(&self, slot: u32, generation: u64) -> GrantEnd {
-        self.change(|changes| match changes.has(slot, generation) {
-            true => changes.end(slot),
-            false => GrantEnd::Over,
-        })
-    }
-
-    /// Ends a grant to write, claimed or not, for which the caller has proof that its writer is quiet: nothing of it is on its
-    /// way to the blocks.
-    pub fn end_quiet(&self, slot: u32, generation: u64) -> GrantEnd {
+    pub fn end(&self, slot: u32, generation: u64) -> bool {
         self.change(|changes| {
-            if !changes.has(slot, generation) {
-                return GrantEnd::Over;
+            let alive = changes.state.grant(slot, generation).is_some();
+            if alive {
+                changes.end(slot);
             }
-            changes.settle(slot);
-            GrantEnd::Ended
+            alive
         })
     }
 
-    /// A reader, or the writer, is done with the grant. A reader that says so again counts once.
+    /// A reader is done with the grant. One that says so again counts once.
     ///
     /// # Errors
     ///
@@ -263,16 +213,11 @@ impl GrantTable {
         self.check_slot(slot)?;
         let now = self.clock.now();
         self.change(|changes| {
-            let grant = changes.state.grant(slot);
-            let Some(grant) = grant.filter(|grant| grant.generation == generation) else {
+            let Some(grant) = changes.state.grant(slot, generation) else {
                 return Ok(DoneOutcome::Over);
             };
             if !same(&grant.token, token) {
                 return Err(GrantError::WrongToken { slot });
-            }
-            if grant.blocks.mode() == LeaseMode::Write {
-                changes.settle(slot);
-                return Ok(DoneOutcome::Ended);
             }
             if grant.expires.is_some_and(|at| at <= now) {
                 changes.end(slot);
@@ -311,26 +256,6 @@ impl GrantTable {
         })
     }
 
-    /// Claims a grant for a writer that cannot reach the page of [claims](Self::claims).
-    ///
-    /// # Errors
-    ///
-    /// [`GrantError::NoSlot`], [`GrantError::Over`], [`GrantError::WrongToken`], [`GrantError::ReadOnly`],
-    /// [`GrantError::Claim`].
-    pub fn claim(&self, slot: u32, generation: u64, token: &[u8; 16]) -> Result<(), GrantError> {
-        let now = self.clock.now();
-        self.change(|changes| {
-            let grant = changes.valid(slot, generation, token, now)?;
-            match (grant.blocks.mode(), grant.phase, &self.claims) {
-                (LeaseMode::Write, Phase::Published, Some(claims)) => {
-                    Ok(claims.claim(slot, generation)?)
-                }
-                (LeaseMode::Write, ..) => Err(GrantError::Over),
-                _ => Err(GrantError::ReadOnly { slot }),
-            }
-        })
-    }
-
     /// Leases some layers of the granted blocks, for a use of the ticket in this process: its reader needs no check.
     ///
     /// # Errors
@@ -347,38 +272,6 @@ impl GrantTable {
         self.change(|changes| {
             Ok(changes.valid(slot, generation, token, now)?.blocks.lease(layers)?)
         })
-    }
-
-    /// Ends the grants whose writers have said on the page of claims that they are done, and returns their slots and
-    /// generations.
-    pub fn take_done(&self) -> Vec<(u32, u64)> {
-        let Some(claims) = &self.claims else { return Vec::new() };
-        let slots = claims.take_done();
-        if slots.is_empty() {
-            return Vec::new();
-        }
-        self.change(|changes| {
-            let mut ended = Vec::new();
-            for slot in slots {
-                let Some(grant) = changes.state.grant(slot) else { continue };
-                let generation = grant.generation;
-                if claims.is_done(slot, generation) {
-                    changes.settle(slot);
-                    ended.push((slot, generation));
-                }
-            }
-            ended
-        })
-    }
-
-    /// The grants in quarantine. Takes time in proportion to all grants.
-    pub fn quarantined(&self) -> Vec<(u32, u64)> {
-        let state = self.lock();
-        let quarantined = |(slot, grant): (usize, &Option<Grant>)| {
-            let grant = grant.as_ref().filter(|grant| grant.phase == Phase::Quarantined)?;
-            Some((slot as u32, grant.generation))
-        };
-        state.slots.iter().enumerate().filter_map(quarantined).collect()
     }
 
     /// When the next grant ends by its time to live, on the clock of the table.
@@ -405,16 +298,15 @@ impl GrantTable {
         self.words.set_export(export);
     }
 
-    /// Refuses grants from now on and ends all there are. Returns how many are in quarantine.
-    pub fn close(&self) -> usize {
+    /// Refuses grants from now on and ends all there are.
+    pub fn close(&self) {
         self.words.set_export(0);
         self.change(|changes| {
             changes.state.closed = true;
             for slot in 0..changes.state.slots.len() {
                 changes.end(slot as u32);
             }
-            changes.state.quarantined
-        })
+        });
     }
 
     /// Resolves when no grant of this table covers any of the blocks. Another task may have them granted by then.
@@ -436,17 +328,15 @@ impl GrantTable {
 
     /// Whether a grant has not ended.
     pub(super) fn is_used(&self) -> bool {
-        self.lock().alive > 0
+        self.lock().alive() > 0
     }
 
     /// What the table holds.
     pub fn stats(&self) -> GrantStats {
         let state = self.lock();
         GrantStats {
-            alive: state.alive,
+            alive: state.alive(),
             blocks: self.layouts.iter().map(BlockGrants::granted).sum(),
-            quarantined: state.quarantined,
-            quarantined_blocks: state.quarantined_blocks,
             waiting: state.waiters.len(),
         }
     }
@@ -454,11 +344,6 @@ impl GrantTable {
     /// The words that readers check.
     pub fn words(&self) -> &GrantWords {
         &self.words
-    }
-
-    /// The page on which writers of this host claim grants, if blocks can be granted for writing.
-    pub fn claims(&self) -> Option<&Claims> {
-        self.claims.as_ref()
     }
 
     /// The layouts whose blocks are granted, by number.
@@ -469,7 +354,7 @@ impl GrantTable {
     /// Whether a block of the layout is granted.
     pub(super) fn held(&self, layout: u16) -> impl Fn(u32) -> bool {
         let layout = self.layouts.get(usize::from(layout));
-        move |block| layout.is_some_and(|layout| layout.held(block).is_some())
+        move |block| layout.is_some_and(|layout| layout.is_granted(block))
     }
 
     /// What `change` returns is dropped without the lock.
@@ -504,7 +389,7 @@ impl GrantTable {
             token,
             layout: terms.layout,
             blocks,
-            phase: Phase::Reserved,
+            published: false,
             layers: 0,
             time_to_live: terms.time_to_live,
             expires,
@@ -522,11 +407,11 @@ impl GrantTable {
                 state.slots.len() as u32 - 1
             }
         };
-        state.alive += 1;
         if let Some(at) = expires {
             state.expiries.add(at, slot, generation);
-            let State { slots, expiries, alive, .. } = state;
-            expiries.trim(*alive, deadline(slots));
+            let alive = state.alive();
+            let State { slots, expiries, .. } = state;
+            expiries.trim(alive, deadline(slots));
         }
         Ok(Granted { slot, generation, token })
     }
@@ -549,10 +434,7 @@ impl GrantTable {
         generation: u64,
     ) -> Result<&'a mut Grant, GrantError> {
         self.check_slot(slot)?;
-        let alive = |grant: &&mut Grant| {
-            grant.generation == generation && grant.phase != Phase::Quarantined
-        };
-        state.grant(slot).filter(alive).ok_or(GrantError::Over)
+        state.grant(slot, generation).ok_or(GrantError::Over)
     }
 
     /// Changes the state, and then, without the lock, calls the wakers of waits that are over.
@@ -572,8 +454,15 @@ impl GrantTable {
 }
 
 impl State {
-    fn grant(&mut self, slot: u32) -> Option<&mut Grant> {
-        self.slots.get_mut(slot as usize)?.as_mut()
+    /// A grant that has not ended.
+    fn grant(&mut self, slot: u32, generation: u64) -> Option<&mut Grant> {
+        let grant = self.slots.get_mut(slot as usize)?.as_mut();
+        grant.filter(|grant| grant.generation == generation)
+    }
+
+    /// Number of grants that have not ended.
+    fn alive(&self) -> usize {
+        self.slots.len() - self.free.len()
     }
 
     /// A value that no word has had.
@@ -592,11 +481,6 @@ struct Changes<'a> {
 }
 
 impl Changes<'_> {
-    /// Whether the slot has that grant, alive or in quarantine.
-    fn has(&mut self, slot: u32, generation: u64) -> bool {
-        self.state.grant(slot).is_some_and(|grant| grant.generation == generation)
-    }
-
     /// The grant of a ticket, if it has not ended. One whose time to live is over ends now.
     fn valid(
         &mut self,
@@ -617,75 +501,22 @@ impl Changes<'_> {
     }
 
     /// Ends the grant of a slot, if it has one.
-    fn end(&mut self, slot: u32) -> GrantEnd {
-        let Some(grant) = self.state.grant(slot) else { return GrantEnd::Over };
-        let (generation, mode, phase) = (grant.generation, grant.blocks.mode(), grant.phase);
-        if phase == Phase::Quarantined {
-            return GrantEnd::Quarantined;
-        }
-        if let (LeaseMode::Write, Phase::Published, Some(claims)) =
-            (mode, phase, &self.table.claims)
-        {
-            self.raise(slot);
-            if claims.revoke(slot, generation) == Revoked::Claimed {
-                self.quarantine(slot);
-                return GrantEnd::Quarantined;
-            }
-        }
-        self.finish(slot);
-        GrantEnd::Ended
-    }
-
-    /// Ends the grant of a slot whose writer, if it has one, is quiet.
-    fn settle(&mut self, slot: u32) {
-        let Some(grant) = self.state.grant(slot) else { return };
-        let (generation, published) = (grant.generation, grant.phase != Phase::Reserved);
-        if let (true, Some(claims)) = (published, &self.table.claims) {
-            claims.settle(slot, generation);
-        }
-        self.finish(slot);
-    }
-
-    fn quarantine(&mut self, slot: u32) {
-        let Some(grant) = self.state.grant(slot) else { return };
-        grant.phase = Phase::Quarantined;
-        grant.expires = None;
-        let blocks = grant.blocks.blocks().len();
-        self.state.alive -= 1;
-        self.state.quarantined += 1;
-        self.state.quarantined_blocks += blocks;
-    }
-
-    /// Frees the slot and the blocks.
-    fn finish(&mut self, slot: u32) {
-        // First of all: what is done to the blocks comes after it.
-        self.raise(slot);
-        let grant = self.state.slots.get_mut(slot as usize).and_then(Option::take);
-        let Some(Grant { layout, blocks, phase, .. }) = grant else { return };
+    fn end(&mut self, slot: u32) {
+        let Self { table, state, wakers } = self;
+        let grant = state.slots.get_mut(slot as usize).and_then(Option::take);
+        let Some(Grant { layout, blocks, .. }) = grant else { return };
+        // Before the blocks are free: what is done to them comes after it.
+        let value = state.next_value();
+        table.words.raise(slot, value);
         let blocks = blocks.end();
-        match phase {
-            Phase::Quarantined => {
-                self.state.quarantined -= 1;
-                self.state.quarantined_blocks -= blocks.len();
-            }
-            _ => self.state.alive -= 1,
-        }
-        self.state.free.push(slot);
-        let held = self.table.held(layout);
-        self.wakers.extend(self.state.waiters.freed(layout, &blocks, held));
-    }
-
-    fn raise(&mut self, slot: u32) {
-        let value = self.state.next_value();
-        self.table.words.raise(slot, value);
+        state.free.push(slot);
+        wakers.extend(state.waiters.freed(layout, &blocks, table.held(layout)));
     }
 }
 
 impl Drop for GrantTable {
     fn drop(&mut self) {
         self.close();
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        state.slots.drain(..).flatten().for_each(|grant| grant.blocks.leak());
     }
 }
 

@@ -1,10 +1,8 @@
-//! What a grant is for, and what names it.
+//! The terms of a grant, and what names it.
 
 use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
-
-use nixl_descriptor::LeaseMode;
 
 /// How many grants a table has room for.
 #[derive(Clone, Copy, Debug)]
@@ -12,38 +10,29 @@ use nixl_descriptor::LeaseMode;
 pub struct GrantTableOptions {
     /// Grants that are alive at one time: 65,536 unless set. Each takes 32 bytes of shared memory once it is used.
     pub slots: NonZeroU32,
-    /// Whether blocks can be granted for writing: not unless set.
-    pub writable: bool,
 }
 
 impl Default for GrantTableOptions {
     fn default() -> Self {
-        Self { slots: NonZeroU32::MIN.saturating_add(65_535), writable: false }
+        Self { slots: NonZeroU32::MIN.saturating_add(65_535) }
     }
 }
 
 impl GrantTableOptions {
     /// Room for so many grants.
     #[must_use]
-    pub fn with_slots(self, slots: NonZeroU32) -> Self {
-        Self { slots, ..self }
-    }
-
-    /// Blocks can be granted for writing.
-    #[must_use]
-    pub fn writable(self) -> Self {
-        Self { writable: true, ..self }
+    pub fn with_slots(mut self, slots: NonZeroU32) -> Self {
+        self.slots = slots;
+        self
     }
 }
 
-/// What a grant is for, and how long it lives.
+/// Of which layout a grant's blocks are, and how long it lives.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct GrantTerms {
     /// Which layout of the export.
     pub layout: u16,
-    /// What the peer may do.
-    pub mode: LeaseMode,
     /// After which time the grant ends unless it is renewed; never, without one.
     pub time_to_live: Option<Duration>,
     /// Readers after whose word it ends: one unless set.
@@ -52,13 +41,8 @@ pub struct GrantTerms {
 
 impl GrantTerms {
     /// For one reader, without a time to live.
-    pub fn read(layout: u16) -> Self {
-        Self { layout, mode: LeaseMode::Read, time_to_live: None, readers: NonZeroU32::MIN }
-    }
-
-    /// For a writer, without a time to live.
-    pub fn write(layout: u16) -> Self {
-        Self { mode: LeaseMode::Write, ..Self::read(layout) }
+    pub fn new(layout: u16) -> Self {
+        Self { layout, time_to_live: None, readers: NonZeroU32::MIN }
     }
 
     /// It ends after this time unless it is renewed.
@@ -82,7 +66,7 @@ pub struct Granted {
     pub slot: u32,
     /// The word of the slot while it is alive. Never used again in the export.
     pub generation: u64,
-    /// Random: its holder may renew, claim and end the grant.
+    /// Random: its holder may renew and end the grant.
     pub token: [u8; 16],
 }
 

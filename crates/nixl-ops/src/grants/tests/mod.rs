@@ -36,7 +36,7 @@ fn per_layer(blocks: usize) -> Layout {
 }
 
 fn slots(slots: u32) -> GrantTableOptions {
-    GrantTableOptions::default().with_slots(NonZeroU32::new(slots).unwrap()).writable()
+    GrantTableOptions::default().with_slots(NonZeroU32::new(slots).unwrap())
 }
 
 fn table(layouts: &[Layout], most: u32) -> (Arc<GrantTable>, Arc<ManualClock>) {

@@ -9,14 +9,13 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use nixl_descriptor::layout::{BlockGrantError, Layout};
-use nixl_descriptor::{AccessError, LeaseMode, PublishedWords, ReadOnlyWords};
+use nixl_descriptor::{AccessError, PublishedWords, ReadOnlyWords};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::{contiguous, key, per_layer, table};
 use crate::grants::{
-    ClaimError, Claims, DoneOutcome, FreeBlocks, GrantEnd, GrantError, GrantTable, GrantTerms,
-    Granted, StaleRead, WordCheck,
+    DoneOutcome, FreeBlocks, GrantError, GrantTable, GrantTerms, Granted, StaleRead, WordCheck,
 };
 use crate::{Clock, ManualClock};
 
@@ -25,17 +24,12 @@ const SLOTS: u32 = 5;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Grant { layout: u16, mode: LeaseMode, blocks: Vec<u32>, seconds: Option<u64>, readers: u32 },
+    Grant { layout: u16, blocks: Vec<u32>, seconds: Option<u64>, readers: u32 },
     Publish(Index, u64),
     Ready(Index, u64),
     End(Index),
-    EndQuiet(Index),
     Done { grant: Index, reader: u8, forged: bool },
     Renew { grant: Index, forged: bool },
-    ClaimByMessage { grant: Index, forged: bool },
-    Claim(Index),
-    Write(Index),
-    TakeDone,
     Advance(u64),
     Expire,
     Wait { layout: u16, blocks: Vec<u32> },
@@ -45,20 +39,13 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let mode = || prop_oneof![3 => Just(LeaseMode::Read), 2 => Just(LeaseMode::Write)];
     // Sometimes a block twice, or one that is not there.
     let blocks = || prop::collection::vec(prop_oneof![20 => 0..8u32, 1 => 8..10u32], 0..5);
     let index = any::<Index>;
     let forged = || prop::bool::weighted(0.1);
     let layout = || prop_oneof![10 => 0..2u16, 1 => Just(2u16)];
-    let grant = (layout(), mode(), blocks(), prop::option::of(1..6u64), 1..4u32).prop_map(
-        |(layout, mode, blocks, seconds, readers)| Step::Grant {
-            layout,
-            mode,
-            blocks,
-            seconds,
-            readers,
-        },
+    let grant = (layout(), blocks(), prop::option::of(1..6u64), 1..4u32).prop_map(
+        |(layout, blocks, seconds, readers)| Step::Grant { layout, blocks, seconds, readers },
     );
     let done = (index(), 0..3u8, forged());
     prop_oneof![
@@ -66,13 +53,8 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (index(), 0..4u64).prop_map(|(grant, layers)| Step::Publish(grant, layers)),
         2 => (index(), 0..4u64).prop_map(|(grant, layers)| Step::Ready(grant, layers)),
         4 => index().prop_map(Step::End),
-        2 => index().prop_map(Step::EndQuiet),
         6 => done.prop_map(|(grant, reader, forged)| Step::Done { grant, reader, forged }),
         3 => (index(), forged()).prop_map(|(grant, forged)| Step::Renew { grant, forged }),
-        2 => (index(), forged()).prop_map(|(grant, forged)| Step::ClaimByMessage { grant, forged }),
-        4 => index().prop_map(Step::Claim),
-        3 => index().prop_map(Step::Write),
-        2 => Just(Step::TakeDone),
         5 => (0..3u64).prop_map(Step::Advance),
         3 => Just(Step::Expire),
         4 => (0..2u16, blocks()).prop_map(|(layout, blocks)| Step::Wait { layout, blocks }),
@@ -86,22 +68,13 @@ fn step() -> impl Strategy<Value = Step> {
 enum Phase {
     Reserved,
     Published,
-    Quarantined,
     Over,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Claim {
-    Open,
-    Claimed,
-    Done,
 }
 
 #[derive(Debug)]
 struct Known {
     granted: Granted,
     layout: u16,
-    mode: LeaseMode,
     blocks: Vec<u32>,
     lives: Option<Duration>,
     expires: Option<Duration>,
@@ -109,35 +82,24 @@ struct Known {
     done: HashSet<u8>,
     layers: u64,
     phase: Phase,
-    claim: Claim,
 }
 
 impl Known {
     fn alive(&self) -> bool {
-        matches!(self.phase, Phase::Reserved | Phase::Published)
+        self.phase != Phase::Over
     }
 
     fn holds(&self, layout: u16, block: u32) -> bool {
-        self.phase != Phase::Over && self.layout == layout && self.blocks.contains(&block)
+        self.alive() && self.layout == layout && self.blocks.contains(&block)
     }
 
     fn digest(&self) -> u64 {
         !self.granted.generation
     }
 
-    fn end(&mut self) -> GrantEnd {
-        match self.phase {
-            Phase::Over => GrantEnd::Over,
-            Phase::Quarantined => GrantEnd::Quarantined,
-            Phase::Published if self.mode == LeaseMode::Write && self.claim == Claim::Claimed => {
-                self.phase = Phase::Quarantined;
-                GrantEnd::Quarantined
-            }
-            _ => {
-                self.phase = Phase::Over;
-                GrantEnd::Ended
-            }
-        }
+    /// Whether it had not ended before.
+    fn end(&mut self) -> bool {
+        std::mem::replace(&mut self.phase, Phase::Over) != Phase::Over
     }
 
     /// Why a ticket of it is not good for a message, if it is not.
@@ -178,7 +140,6 @@ struct World {
     clock: Arc<ManualClock>,
     /// What peers of this host have.
     words: ReadOnlyWords,
-    claims: Claims,
     known: Vec<Known>,
     waits: Vec<Wait>,
     flags: Vec<Arc<Flag>>,
@@ -193,13 +154,11 @@ impl World {
         let layouts = [contiguous(BLOCKS[0]), per_layer(BLOCKS[1])];
         let (table, clock) = table(&layouts, SLOTS);
         let words = PublishedWords::open(&table.words().name()).unwrap();
-        let claims = Claims::open(&table.claims().unwrap().name(), SLOTS).unwrap();
         Self {
             layouts,
             table,
             clock,
             words,
-            claims,
             known: Vec::new(),
             waits: Vec::new(),
             flags: Vec::new(),
@@ -209,15 +168,15 @@ impl World {
         }
     }
 
-    fn held(&self, layout: u16, block: u32) -> Option<LeaseMode> {
-        self.known.iter().find(|grant| grant.holds(layout, block)).map(|grant| grant.mode)
+    fn held(&self, layout: u16, block: u32) -> bool {
+        self.known.iter().any(|grant| grant.holds(layout, block))
     }
 
     fn are_free(&self, layout: u16, blocks: &[u32]) -> bool {
-        blocks.iter().all(|&block| self.held(layout, block).is_none())
+        !blocks.iter().any(|&block| self.held(layout, block))
     }
 
-    fn expected(&self, layout: u16, mode: LeaseMode, blocks: &[u32]) -> Result<(), GrantError> {
+    fn expected(&self, layout: u16, blocks: &[u32]) -> Result<(), GrantError> {
         let Some(&count) = BLOCKS.get(usize::from(layout)) else {
             return Err(GrantError::NoLayout { layout, layouts: 2 });
         };
@@ -231,15 +190,11 @@ impl World {
             if blocks[..at].contains(&block) {
                 return Err(BlockGrantError::Duplicate { block }.into());
             }
-            let either = |held: &LeaseMode| LeaseMode::Write == mode || LeaseMode::Write == *held;
-            if let Some(held) = self.held(layout, block).filter(either) {
-                return Err(BlockGrantError::Granted { block, held }.into());
-            }
         }
         if self.closed {
             return Err(GrantError::Closed);
         }
-        let taken = self.known.iter().filter(|grant| grant.phase != Phase::Over).count();
+        let taken = self.known.iter().filter(|grant| grant.alive()).count();
         if taken == SLOTS as usize {
             return Err(GrantError::Full { slots: SLOTS });
         }
@@ -256,30 +211,25 @@ impl World {
             token
         };
         match step {
-            Step::Grant { layout, mode, blocks, seconds, readers } => {
+            Step::Grant { layout, blocks, seconds, readers } => {
                 let lives = seconds.map(Duration::from_secs);
-                let mut terms = match mode {
-                    LeaseMode::Write => GrantTerms::write(*layout),
-                    _ => GrantTerms::read(*layout),
-                };
-                terms = terms.for_readers(NonZeroU32::new(*readers).unwrap());
+                let readers = NonZeroU32::new(*readers).unwrap();
+                let mut terms = GrantTerms::new(*layout).for_readers(readers);
                 terms.time_to_live = lives;
                 let taken = self.table.grant(&terms, blocks);
-                let expected = self.expected(*layout, *mode, blocks);
+                let expected = self.expected(*layout, blocks);
                 prop_assert_eq!(taken.as_ref().map(drop), expected.as_ref().map(drop));
                 let Ok(granted) = taken else { return Ok(()) };
                 self.known.push(Known {
                     granted,
                     layout: *layout,
-                    mode: *mode,
                     blocks: blocks.clone(),
                     lives,
                     expires: lives.map(|time| now + time),
-                    readers: *readers as usize,
+                    readers: readers.get() as usize,
                     done: HashSet::new(),
                     layers: 0,
                     phase: Phase::Reserved,
-                    claim: Claim::Open,
                 });
             }
             Step::Publish(index, layers) => {
@@ -290,7 +240,7 @@ impl World {
                 let expected = match grant.phase {
                     Phase::Reserved => Ok(()),
                     Phase::Published => Err(GrantError::Published),
-                    _ => Err(GrantError::Over),
+                    Phase::Over => Err(GrantError::Over),
                 };
                 prop_assert_eq!(&result, &expected);
                 if result.is_ok() {
@@ -313,17 +263,6 @@ impl World {
                 let (slot, generation) = key(&self.known[at].granted);
                 prop_assert_eq!(self.table.end(slot, generation), self.known[at].end());
             }
-            Step::EndQuiet(index) => {
-                let Some(at) = pick(index) else { return Ok(()) };
-                let grant = &mut self.known[at];
-                let (slot, generation) = key(&grant.granted);
-                let expected = match grant.phase {
-                    Phase::Over => GrantEnd::Over,
-                    _ => GrantEnd::Ended,
-                };
-                prop_assert_eq!(self.table.end_quiet(slot, generation), expected);
-                grant.phase = Phase::Over;
-            }
             Step::Done { grant: index, reader: by, forged } => {
                 let Some(at) = pick(index) else { return Ok(()) };
                 let grant = &mut self.known[at];
@@ -334,9 +273,6 @@ impl World {
                     Ok(DoneOutcome::Over)
                 } else if *forged {
                     Err(GrantError::WrongToken { slot })
-                } else if grant.mode == LeaseMode::Write {
-                    grant.phase = Phase::Over;
-                    Ok(DoneOutcome::Ended)
                 } else if grant.expires.is_some_and(|at| at <= now) {
                     grant.end();
                     Ok(DoneOutcome::Over)
@@ -365,65 +301,6 @@ impl World {
                     }
                 };
                 prop_assert_eq!(result, expected);
-            }
-            Step::ClaimByMessage { grant: index, forged } => {
-                let Some(at) = pick(index) else { return Ok(()) };
-                let grant = &mut self.known[at];
-                let (slot, generation) = key(&grant.granted);
-                let result = self.table.claim(slot, generation, &token(&grant.granted, *forged));
-                let expected = match grant.refusal(*forged, now) {
-                    Some(refusal) => Err(refusal),
-                    None if grant.mode == LeaseMode::Read => Err(GrantError::ReadOnly { slot }),
-                    None if grant.phase == Phase::Reserved => Err(GrantError::Over),
-                    None => match grant.claim {
-                        Claim::Open => Ok(()),
-                        Claim::Claimed => Err(ClaimError::Claimed.into()),
-                        Claim::Done => Err(ClaimError::Done.into()),
-                    },
-                };
-                prop_assert_eq!(&result, &expected);
-                if result.is_ok() {
-                    grant.claim = Claim::Claimed;
-                }
-            }
-            Step::Claim(index) => {
-                let Some(at) = pick(index) else { return Ok(()) };
-                let grant = &mut self.known[at];
-                let (slot, generation) = key(&grant.granted);
-                let can = grant.phase == Phase::Published
-                    && grant.mode == LeaseMode::Write
-                    && grant.claim == Claim::Open;
-                prop_assert_eq!(self.claims.claim(slot, generation).is_ok(), can);
-                if can {
-                    grant.claim = Claim::Claimed;
-                }
-            }
-            Step::Write(index) => {
-                let Some(at) = pick(index) else { return Ok(()) };
-                let grant = &mut self.known[at];
-                let (slot, generation) = key(&grant.granted);
-                let can = grant.phase != Phase::Over && grant.claim == Claim::Claimed;
-                prop_assert_eq!(self.claims.done(slot, generation).is_ok(), can);
-                if can {
-                    grant.claim = Claim::Done;
-                }
-            }
-            Step::TakeDone => {
-                let mut ended = self.table.take_done();
-                ended.sort_unstable();
-                let done =
-                    |grant: &&mut Known| grant.phase != Phase::Over && grant.claim == Claim::Done;
-                let mut expected: Vec<_> = self
-                    .known
-                    .iter_mut()
-                    .filter(done)
-                    .map(|grant| {
-                        grant.phase = Phase::Over;
-                        key(&grant.granted)
-                    })
-                    .collect();
-                expected.sort_unstable();
-                prop_assert_eq!(ended, expected);
             }
             Step::Advance(seconds) => self.clock.advance(Duration::from_secs(*seconds)),
             Step::Expire => {
@@ -463,12 +340,8 @@ impl World {
             Step::PollAgain(_) | Step::Cancel(_) => {}
             Step::Close => {
                 self.closed = true;
-                self.known.iter_mut().for_each(|grant| {
-                    let _ = grant.end();
-                });
-                let quarantined = |grant: &&Known| grant.phase == Phase::Quarantined;
-                let expected = self.known.iter().filter(quarantined).count();
-                prop_assert_eq!(self.table.close(), expected);
+                self.known.iter_mut().for_each(|grant| grant.phase = Phase::Over);
+                self.table.close();
             }
         }
         Ok(())
@@ -519,28 +392,15 @@ impl World {
         for (layout, count) in BLOCKS.into_iter().enumerate() {
             for block in 0..count as u32 {
                 let held = self.held(layout as u16, block);
-                granted += usize::from(held.is_some());
+                granted += usize::from(held);
                 self.check_copies(layout, block, held)?;
             }
         }
-        let with = |phases: &[Phase]| -> (usize, usize) {
-            let some = self.known.iter().filter(|grant| phases.contains(&grant.phase));
-            some.fold((0, 0), |(grants, blocks), grant| (grants + 1, blocks + grant.blocks.len()))
-        };
         let stats = self.table.stats();
-        let counted = (stats.alive, (stats.quarantined, stats.quarantined_blocks), stats.blocks);
-        let alive = with(&[Phase::Reserved, Phase::Published]).0;
-        prop_assert_eq!(counted, (alive, with(&[Phase::Quarantined]), granted));
+        let alive = self.known.iter().filter(|grant| grant.alive()).count();
+        prop_assert_eq!((stats.alive, stats.blocks), (alive, granted));
         prop_assert_eq!(stats.waiting, self.waits.len());
         prop_assert_eq!(self.table.waiters(|waiters| waiters.watched()), self.waits.len());
-        let mut quarantined: Vec<_> = self
-            .known
-            .iter()
-            .filter(|grant| grant.phase == Phase::Quarantined)
-            .map(|grant| key(&grant.granted))
-            .collect();
-        quarantined.sort_unstable();
-        prop_assert_eq!(self.table.quarantined(), quarantined);
         let deadlines = self.known.iter().filter(|grant| grant.alive());
         let next = deadlines.filter_map(|grant| grant.expires).min();
         prop_assert_eq!(self.table.next_expiry(), next);
@@ -548,20 +408,15 @@ impl World {
     }
 
     /// Copies by the host keep out of the way of grants, and of nothing else.
-    fn check_copies(
-        &self,
-        layout: usize,
-        block: u32,
-        held: Option<LeaseMode>,
-    ) -> Result<(), TestCaseError> {
+    fn check_copies(&self, layout: usize, block: u32, held: bool) -> Result<(), TestCaseError> {
         let layout = &self.layouts[layout];
         let span = layout.chunk(block as usize, 1, 0).unwrap();
         let region = layout.parts()[span.part].region();
         let mut bytes = vec![0; span.len];
-        let refused = |held| Err(AccessError::Granted { block, held });
-        let read = held.filter(|held| *held == LeaseMode::Write).map_or(Ok(()), refused);
-        prop_assert_eq!(region.copy_to_slice(span.offset, &mut bytes), read);
-        prop_assert_eq!(region.copy_from_slice(span.offset, &bytes), held.map_or(Ok(()), refused));
+        prop_assert_eq!(region.copy_to_slice(span.offset, &mut bytes), Ok(()));
+        let changed = region.copy_from_slice(span.offset, &bytes);
+        let expected = if held { Err(AccessError::Granted { block }) } else { Ok(()) };
+        prop_assert_eq!(changed, expected);
         Ok(())
     }
 }
@@ -581,11 +436,7 @@ proptest! {
         for flag in &world.flags {
             prop_assert_eq!(Arc::strong_count(flag), 1, "a waker is kept");
         }
-        // What is in quarantine ends by proof.
         world.table.close();
-        for (slot, generation) in world.table.quarantined() {
-            prop_assert_eq!(world.table.end_quiet(slot, generation), GrantEnd::Ended);
-        }
         prop_assert_eq!(world.table.stats(), Default::default());
     }
 }
