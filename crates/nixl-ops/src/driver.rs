@@ -439,6 +439,7 @@ impl Shared {
     /// Whether somebody waits for a peer's word.
     fn expects_messages(&self) -> bool {
         self.passive.awaited() > 0
+            || self.passive.grants.are_awaited()
             || self.claims.are_open()
             || self.executor.get().is_some_and(|executor| executor.listens())
     }

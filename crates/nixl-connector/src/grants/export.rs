@@ -226,7 +226,7 @@ impl Export {
     ///
     /// [`ConnectorError::Grant`] if there is no such layout or block.
     pub fn free_blocks(&self, layout: u16, blocks: &[u32]) -> Result<FreeBlocks, ConnectorError> {
-        Ok(self.shared.table.free_blocks(layout, blocks)?)
+        self.shared.free_blocks(layout, blocks)
     }
 
     /// What is granted now.
@@ -259,6 +259,16 @@ impl ExportShared {
 
     pub(super) fn table(&self) -> &Arc<GrantTable> {
         &self.table
+    }
+
+    pub(super) fn free_blocks(
+        &self,
+        layout: u16,
+        blocks: &[u32],
+    ) -> Result<FreeBlocks, ConnectorError> {
+        let free = self.table.free_blocks(layout, blocks)?;
+        self.connector.connection().driver().await_grants();
+        Ok(free)
     }
 
     /// How many layers of a grant's blocks are ready, for a reader in this process.

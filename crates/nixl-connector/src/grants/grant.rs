@@ -129,7 +129,6 @@ impl Grant {
     ///
     /// None in practice: the blocks exist.
     pub fn free_blocks(&self) -> Result<FreeBlocks, ConnectorError> {
-        let table = self.alive.export.table();
-        Ok(table.free_blocks(self.ticket.layout(), self.ticket.blocks())?)
+        self.alive.export.free_blocks(self.ticket.layout(), self.ticket.blocks())
     }
 }

@@ -57,6 +57,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
                 },
             };
             let Err(error) = ended else { break };
+            if is_busy(&error) && Instant::now() < patience {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            }
             if error.downcast_ref::<Wrong>().is_some() || Instant::now() > patience {
                 return Err(error);
             }
@@ -69,6 +73,12 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let rate = bytes as f64 / elapsed.as_secs_f64().max(f64::MIN_POSITIVE) / 1e9;
     println!("read {read} stale {stale} imports {imports} wrong 0 bytes {bytes} GB/s {rate:.2}");
     Ok(())
+}
+
+/// Whether the prefill side has no free blocks just now.
+fn is_busy(error: &anyhow::Error) -> bool {
+    let status = error.downcast_ref::<reqwest::Error>().and_then(reqwest::Error::status);
+    status == Some(reqwest::StatusCode::SERVICE_UNAVAILABLE)
 }
 
 async fn reach(http: &reqwest::Client, args: &Args, connector: &Connector) -> Result<RemoteExport> {

@@ -1,6 +1,7 @@
 //! The grants of a connection's exports, as its driver serves them.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use crate::{CopyOperation, Driver, OperationError, OperationOptions, PeerId, Tra
 #[derive(Debug, Default)]
 pub(crate) struct ServedGrants {
     tables: Mutex<HashMap<u64, Weak<GrantTable>>>,
+    /// How many there are, so that a connection without exports pays a load.
+    count: AtomicUsize,
 }
 
 impl ServedGrants {
@@ -24,6 +27,7 @@ impl ServedGrants {
         let mut tables = lock(&self.tables);
         tables.retain(|_, table| table.strong_count() > 0);
         tables.insert(export, Arc::downgrade(table));
+        self.count.store(tables.len(), Ordering::Release);
     }
 
     /// Ends the grants whose time is over. Returns when the next one's is.
@@ -37,9 +41,16 @@ impl ServedGrants {
 
     /// Whether a reader may say that it is done.
     pub(crate) fn are_alive(&self) -> bool {
-        let tables = lock(&self.tables);
-        let has_grants = |table: &Weak<GrantTable>| table.upgrade().is_some_and(|t| t.is_used());
-        tables.values().any(has_grants)
+        self.any(GrantTable::is_used)
+    }
+
+    /// Whether a task waits for blocks that a reader's word may free.
+    pub(crate) fn are_awaited(&self) -> bool {
+        self.any(GrantTable::is_awaited)
+    }
+
+    fn any(&self, is_so: impl Fn(&GrantTable) -> bool) -> bool {
+        self.count.load(Ordering::Acquire) > 0 && self.alive().iter().any(|table| is_so(table))
     }
 
     /// A reader's word. Returns whether it is about an export here.
@@ -72,6 +83,11 @@ impl Driver {
     pub fn grant_expires(&self, at: Duration) {
         self.shared().passive.wake_by(at);
         self.shared().nudge(false);
+    }
+
+    /// A task waits for blocks of a table that is served: from now on readers' words are taken as they come, until none waits.
+    pub fn await_grants(&self) {
+        self.shared().attend();
     }
 
     /// Keeps the memory of a closed export, of which readers begin no read after `until` by any clock, for as long as a read may be

@@ -331,6 +331,11 @@ impl GrantTable {
         self.lock().alive() > 0
     }
 
+    /// Whether a task waits for blocks to be free.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.lock().waiters.len() > 0
+    }
+
     /// What the table holds.
     pub fn stats(&self) -> GrantStats {
         let state = self.lock();
