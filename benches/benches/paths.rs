@@ -16,8 +16,8 @@ use nixl_descriptor::{
 };
 use nixl_device::Device;
 use nixl_executor::paths::{
-    Engine, Health, LocalFacts, Offered, PathCosts, PathPlan, PeerFacts, Plans, Question, Standing,
-    Subject,
+    Engine, Health, LocalFacts, OfferFacts, PathCosts, PathHistory, PathKey, PathPlan, PathQuery,
+    PeerFacts, PlanCache,
 };
 use nixl_executor::{DirectExecutor, MemoryKind, PathExecutor};
 use nixl_metadata::{AgentMetadata, NotificationKey, PeerInfo, RdmaMetadata, SerializedDescriptor};
@@ -29,13 +29,13 @@ use nixl_ops::{
 
 const PEER: &str = "worker-0-0123456789abcdef0123456789abcdef";
 
-fn host_read() -> Question {
-    Question {
+fn host_read() -> PathQuery {
+    PathQuery {
         operation: OperationKind::Read,
         local: MemoryKind::Pageable,
         remote: Device::HOST,
         engine: Engine::Ucx,
-        offered: Offered::default(),
+        offered: OfferFacts::default(),
         policy: PathPolicy::auto(),
     }
 }
@@ -45,8 +45,8 @@ fn paths(c: &mut Criterion) {
     let info = PeerInfo::new(PEER, 1, here.host.clone().unwrap()).unwrap();
     let info = here.describe(info.with_transports(["nixl/UCX"]).unwrap(), true);
     let peer = PeerFacts::new(&info, &here);
-    let (mut plans, mut health, costs) = (Plans::new(), Health::new(), PathCosts::default());
-    let subject = Subject { kind: PathKind::Direct, local: Device::HOST, remote: Device::HOST };
+    let (mut plans, mut health, costs) = (PlanCache::new(), Health::new(), PathCosts::default());
+    let subject = PathKey { kind: PathKind::Direct, local: Device::HOST, remote: Device::HOST };
     health.succeeded(subject);
 
     let mut group = c.benchmark_group("paths");
@@ -58,7 +58,7 @@ fn paths(c: &mut Criterion) {
     });
     group.bench_function("choose", |b| {
         let (plan, standing) =
-            (plans.get((&here, &costs), Some(&info), host_read()), Standing::new());
+            (plans.get((&here, &costs), Some(&info), host_read()), PathHistory::new());
         b.iter(|| plan.choose(black_box(4096), &standing).unwrap().estimate);
     });
     // All that a 4 KiB read of host memory pays: the plan, the health, the choice, the note of its success.
@@ -67,7 +67,7 @@ fn paths(c: &mut Criterion) {
             let plan = plans.get((&here, &costs), black_box(Some(&info)), host_read());
             let standing = health.standing(Device::HOST, Device::HOST, Duration::from_secs(1));
             let kind = plan.choose(4096, &standing).unwrap().path.kind;
-            health.succeeded(Subject { kind, ..subject });
+            health.succeeded(PathKey { kind, ..subject });
             kind
         });
     });

@@ -16,7 +16,7 @@ use nixl_connector::{
 };
 use nixl_descriptor::{Region, leaked};
 use nixl_executor::paths::LocalFacts;
-use nixl_executor::{Abilities, Gpus, PathExecutor, SimulatedGpus, StagingConfig};
+use nixl_executor::{GpuBackend, GpuCapabilities, PathExecutor, SimulatedGpus, StagingConfig};
 use nixl_ops::Executor;
 use nixl_tests::{
     Memory, Peer, Random, alone, bytes as contents, crc32, eventually, metadata, native_line,
@@ -48,15 +48,16 @@ struct Here {
 
 impl Here {
     async fn new(silence: Duration, drain: Duration) -> Self {
-        let mut abilities = Abilities::default();
-        (abilities.gpus, abilities.batch) = (1, true);
-        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
-        let gpus = Arc::new(SimulatedGpus::new(abilities).unwrap());
+        let mut capabilities = GpuCapabilities::default();
+        (capabilities.gpus, capabilities.batch) = (1, true);
+        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
+        let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
         let mut config = StagingConfig::default();
         config.silence = silence;
         // The dead are noticed by the next word to them.
         config.ping = silence.min(Duration::from_secs(2)) / 10;
-        let staged = PathExecutor::with(gpus.clone() as Arc<dyn Gpus>, Arc::new(facts)).unwrap();
+        let staged =
+            PathExecutor::with(gpus.clone() as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
         let staged = Arc::new(staged.staging(config));
         let mut driving = DriverConfig::default();
         driving.drain = drain;

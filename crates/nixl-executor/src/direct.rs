@@ -54,7 +54,7 @@ impl Executor for DirectExecutor {
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
         if request.route.is_some() {
             let execution = TransportExecutor.execute(request)?;
-            return Ok(Box::new(Elsewhere { execution }));
+            return Ok(Box::new(ViaTransport { execution }));
         }
         let kind = PathKind::SameProcessCopy;
         if let Err(reason) = request.policy.check(kind, None, None) {
@@ -94,12 +94,12 @@ pub(crate) fn agree(offer: &Offer, remote: &RdmaMetadata) -> Result<(), Transpor
 }
 
 /// The transport's execution, with a word on why it was not a copy.
-struct Elsewhere {
+struct ViaTransport {
     execution: Box<dyn Execution>,
 }
 
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
-impl Execution for Elsewhere {
+impl Execution for ViaTransport {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         self.execution.poll()
     }

@@ -70,6 +70,7 @@
 //! operations are `Send` and `Sync`, futures of their methods are `Send`.
 
 mod begin;
+mod connection;
 mod direct;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -81,18 +82,17 @@ mod offers;
 pub mod paths;
 mod peers;
 pub mod prelude;
-mod routed;
 mod staged;
 
 pub use begin::connector;
+pub use connection::{PathExecutor, PeerStats};
 pub use direct::DirectExecutor;
 pub use local::{
-    Abilities, BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockPlan, BlockSide, Buffer,
-    CopyOp, Cost, Costs, CostsError, CudaGpus, GpuError, Gpus, Lane, Mark, MemoryKind, Piece, Plan,
-    Progress, Route, SharedHandle, SimulatedGpus, Strategy, StrategyPolicy, StreamHandle,
-    StreamPoint,
+    BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockPlan, BlockSide, Buffer, CopyOp, Cost,
+    Costs, CostsError, CudaGpus, GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream,
+    MemoryKind, Piece, Plan, Progress, Route, SharedHandle, SimulatedGpus, Strategy,
+    StrategyPolicy, StreamHandle, StreamPoint,
 };
-pub use routed::{PathExecutor, PeerStats};
 pub use staged::{SlotStats, StagingConfig, StagingStats};
 
 // What an application needs of the crates below, so that it depends on this one alone.

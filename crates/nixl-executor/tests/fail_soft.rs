@@ -17,8 +17,8 @@ use nixl_descriptor::{DescriptorList, Region};
 use nixl_device::Device;
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
-    Abilities, Buffer, GpuError, Gpus, Lane, Mark, MemoryKind, PathExecutor, PathKind, PathPolicy,
-    SharedHandle, SimulatedGpus, StagingConfig, StreamHandle,
+    Buffer, GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream, MemoryKind, PathExecutor,
+    PathKind, PathPolicy, SharedHandle, SimulatedGpus, StagingConfig, StreamHandle,
 };
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{Executor, OperationOptions, SystemClock, TransportError};
@@ -49,9 +49,9 @@ impl Failing {
 }
 
 // SAFETY: as those inside.
-unsafe impl Gpus for Failing {
-    fn abilities(&self) -> &Abilities {
-        self.inner.abilities()
+unsafe impl GpuBackend for Failing {
+    fn capabilities(&self) -> &GpuCapabilities {
+        self.inner.capabilities()
     }
 
     fn memory_kind(&self, device: Device, address: u64) -> MemoryKind {
@@ -62,12 +62,16 @@ unsafe impl Gpus for Failing {
         self.inner.is_open_to_peers(region)
     }
 
-    fn mark_stream(&self, gpu: u32, stream: StreamHandle) -> Result<Box<dyn Mark>, GpuError> {
-        self.inner.mark_stream(gpu, stream)
+    fn record_event_on(
+        &self,
+        gpu: u32,
+        stream: StreamHandle,
+    ) -> Result<Box<dyn GpuEvent>, GpuError> {
+        self.inner.record_event_on(gpu, stream)
     }
 
-    fn lane(&self, gpu: u32) -> Result<Box<dyn Lane>, GpuError> {
-        self.inner.lane(gpu)
+    fn create_stream(&self, gpu: u32) -> Result<Box<dyn GpuStream>, GpuError> {
+        self.inner.create_stream(gpu)
     }
 
     fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
@@ -111,14 +115,14 @@ struct World {
 
 impl World {
     async fn new(near: bool) -> Self {
-        let mut abilities = Abilities::default();
-        (abilities.gpus, abilities.batch) = (1, true);
-        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
-        let inner = SimulatedGpus::new(abilities).unwrap();
+        let mut capabilities = GpuCapabilities::default();
+        (capabilities.gpus, capabilities.batch) = (1, true);
+        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
+        let inner = SimulatedGpus::new(capabilities).unwrap();
         let gpus =
             Arc::new(Failing { inner, pinning: AtomicBool::new(false), closed: Mutex::default() });
         let executor =
-            PathExecutor::with(Arc::clone(&gpus) as Arc<dyn Gpus>, Arc::new(facts)).unwrap();
+            PathExecutor::with(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
         let mut staging = StagingConfig::default();
         (staging.slot_bytes, staging.slots) = (4096, 4);
         let paths = Arc::new(executor.staging(staging));

@@ -19,8 +19,8 @@ use nixl_descriptor::layout::{
 use nixl_descriptor::{Descriptor, DescriptorList, Pending, PendingError, Region};
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
-    Abilities, Gpus, MemoryKind, PathExecutor, PathKind, PathPolicy, PathReport, SimulatedGpus,
-    StagingConfig, StreamHandle,
+    GpuBackend, GpuCapabilities, MemoryKind, PathExecutor, PathKind, PathPolicy, PathReport,
+    SimulatedGpus, StagingConfig, StreamHandle,
 };
 use nixl_metadata::{OperationKind, RdmaMetadata};
 use nixl_ops::{Executor, OperationError, OperationOptions, SystemClock, TransportError};
@@ -44,12 +44,12 @@ impl World {
     }
 
     async fn with(poses: bool) -> Self {
-        let mut abilities = Abilities::default();
-        (abilities.gpus, abilities.batch) = (1, true);
-        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
-        let gpus = Arc::new(SimulatedGpus::new(abilities).unwrap());
+        let mut capabilities = GpuCapabilities::default();
+        (capabilities.gpus, capabilities.batch) = (1, true);
+        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
+        let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
         let executor =
-            PathExecutor::with(Arc::clone(&gpus) as Arc<dyn Gpus>, Arc::new(facts)).unwrap();
+            PathExecutor::with(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
         let mut staging = StagingConfig::default();
         (staging.slot_bytes, staging.slots) = (4096, 4);
         let paths = Arc::new(executor.staging(staging));

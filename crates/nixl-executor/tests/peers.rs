@@ -12,7 +12,9 @@ use apart::Apart;
 use nixl_connector::Connector;
 use nixl_connector::simulated::Fabric;
 use nixl_executor::paths::LocalFacts;
-use nixl_executor::{Abilities, Gpus, MemoryKind, PathExecutor, PathKind, SimulatedGpus};
+use nixl_executor::{
+    GpuBackend, GpuCapabilities, MemoryKind, PathExecutor, PathKind, SimulatedGpus,
+};
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{Execution, Executor, Link, PeerId, SystemClock, TransferRequest, TransportError};
 
@@ -51,12 +53,12 @@ struct World {
 impl World {
     async fn new() -> Self {
         let process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        let mut abilities = Abilities::default();
-        (abilities.gpus, abilities.batch) = (1, true);
-        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
-        let gpus = Arc::new(SimulatedGpus::new(abilities).unwrap());
+        let mut capabilities = GpuCapabilities::default();
+        (capabilities.gpus, capabilities.batch) = (1, true);
+        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
+        let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
         let paths = || {
-            let gpus = Arc::clone(&gpus) as Arc<dyn Gpus>;
+            let gpus = Arc::clone(&gpus) as Arc<dyn GpuBackend>;
             Arc::new(PathExecutor::with(gpus, Arc::new(facts.clone())).unwrap())
         };
         let (theirs, ours) = (paths(), paths());

@@ -90,7 +90,7 @@ impl CopyPool {
     /// Bytes that one thread takes at a time: some 10 to 30 us, so that threads share even the smallest slots of a ring.
     const PIECE: u64 = 128 * 1024;
     /// How long a thread without work looks for more before it sleeps: waking one takes some 50 us in a virtual machine.
-    const LINGER: Duration = Duration::from_micros(200);
+    const SPIN_FOR_WORK: Duration = Duration::from_micros(200);
 
     pub(crate) fn new(threads: usize, clock: Arc<dyn Clock>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
@@ -136,7 +136,7 @@ impl CopyPool {
             queue.push_back(Arc::clone(&group));
             self.shared.waiting.store(queue.len(), Ordering::SeqCst);
             drop(queue);
-            self.shared.rouse(count);
+            self.shared.wake(count);
         } else if let Some(waker) = &group.waker {
             waker.wake_by_ref();
         }
@@ -144,15 +144,15 @@ impl CopyPool {
     }
 
     /// Wakes the threads, for work that comes soon.
-    pub(crate) fn rouse(&self) {
-        self.shared.rouse(usize::MAX);
+    pub(crate) fn wake(&self) {
+        self.shared.wake(usize::MAX);
     }
 }
 
 impl Shared {
     /// Wakes up to `count` of those that sleep.
-    fn rouse(&self, count: usize) {
-        self.workers.iter().filter(|worker| worker.rouse()).take(count).for_each(drop);
+    fn wake(&self, count: usize) {
+        self.workers.iter().filter(|worker| worker.wake()).take(count).for_each(drop);
     }
 
     fn work(&self, index: usize) {
@@ -162,7 +162,7 @@ impl Shared {
             while let Some(group) = self.first() {
                 group.copy();
             }
-            if self.linger() {
+            if self.spin_for_work() {
                 continue;
             }
             let is_waiting = || self.waiting.load(Ordering::SeqCst) > 0;
@@ -175,8 +175,8 @@ impl Shared {
     }
 
     /// Looks for work for a while. Returns whether there is any.
-    fn linger(&self) -> bool {
-        let until = self.clock.now().saturating_add(CopyPool::LINGER);
+    fn spin_for_work(&self) -> bool {
+        let until = self.clock.now().saturating_add(CopyPool::SPIN_FOR_WORK);
         // A clock may stand still.
         for _ in 0..10_000 {
             for _ in 0..16 {
@@ -252,7 +252,7 @@ impl Group {
 impl Drop for CopyPool {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::SeqCst);
-        self.shared.rouse(usize::MAX);
+        self.shared.wake(usize::MAX);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::block_copy::{BlockCopy, CopyOp, Direction};
 use super::costs::{Costs, Route};
-use super::strategy::{Abilities, Strategy};
+use super::strategy::{GpuCapabilities, Strategy};
 use super::{BlockError, MemoryKind, StrategyPolicy};
 
 /// How blocks will be copied from one kind of memory to another.
@@ -38,7 +38,7 @@ impl Plan {
     pub(crate) fn of(
         blocks: BlockCopy,
         (src, dst): (MemoryKind, MemoryKind),
-        can: &Abilities,
+        can: &GpuCapabilities,
         costs: &Costs,
         policy: &StrategyPolicy,
     ) -> Result<Self, BlockError> {

@@ -4,7 +4,7 @@ use nixl_metadata::{PeerDevice, PeerInfo};
 use nixl_ops::Carrier;
 
 use super::LocalFacts;
-use super::check::{LENDING, STAGING};
+use super::check::{REMOTE_COPY, STAGING};
 
 impl LocalFacts {
     /// Adds to `info` what a planner on the other side needs: the capabilities, the GPUs, and, behind the names of the
@@ -35,7 +35,7 @@ impl LocalFacts {
                 .with_uuid(gpu.uuid.unwrap_or_default())
                 .with_gpu_direct(gpu.gpu_direct.is_ok())
         });
-        let versions = info.versions().with_staging(STAGING).with_lending(LENDING);
+        let versions = info.versions().with_staging(STAGING).with_lending(REMOTE_COPY);
         let info = info.with_capabilities(capabilities).with_versions(versions);
         // Neither fails: the names come from the info and the carriers, and the ordinals differ.
         let described =

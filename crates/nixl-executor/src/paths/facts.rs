@@ -9,7 +9,7 @@ use nixl_metadata::{
 use nixl_ops::{Carrier, PathPolicy};
 
 use super::UcxTransports;
-use crate::{Abilities, MemoryKind};
+use crate::{GpuCapabilities, MemoryKind};
 
 /// That something is there, or what is missing.
 pub type Fact = Result<(), Cow<'static, str>>;
@@ -72,14 +72,14 @@ impl LocalFacts {
     /// The same process, with the GPUs that these abilities speak of instead of the machine's: for simulated ones. Those
     /// of one number are the same GPU in all processes of the machine.
     #[must_use]
-    pub fn with_simulated_gpus(mut self, abilities: &Abilities) -> Self {
+    pub fn with_simulated_gpus(mut self, capabilities: &GpuCapabilities) -> Self {
         let gpu = |ordinal: u32| {
             let uuid =
                 (u128::from_be_bytes(*b"simulated GPU   ") + u128::from(ordinal)).to_be_bytes();
             LocalGpu { uuid: Some(uuid), ..LocalGpu::new(ordinal) }
         };
-        self.gpus = (0..abilities.gpus).map(gpu).collect();
-        self.peer_access.clone_from(&abilities.peers);
+        self.gpus = (0..capabilities.gpus).map(gpu).collect();
+        self.peer_access.clone_from(&capabilities.peers);
         self.cuda = Ok(());
         self
     }
@@ -106,7 +106,7 @@ impl LocalFacts {
 /// How near the other side is. `None` is unknown.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
-pub struct Nearness {
+pub struct Locality {
     /// On one host.
     pub host: Option<bool>,
     /// In one PID namespace of it.
@@ -117,7 +117,7 @@ pub struct Nearness {
     pub process: bool,
 }
 
-impl Nearness {
+impl Locality {
     /// How near two processes are.
     #[must_use]
     pub fn between(a: &HostIdentity, b: &HostIdentity) -> Self {
@@ -144,7 +144,7 @@ pub struct PeerFacts {
     /// Whether it said anything: with Dynamo's profile it does not.
     pub native: bool,
     /// How near it is.
-    pub near: Nearness,
+    pub near: Locality,
     /// It takes part in staged transfers.
     pub staging: bool,
     /// It shares GPU memory.
@@ -187,7 +187,7 @@ impl PeerFacts {
     pub fn unknown() -> Self {
         Self {
             native: false,
-            near: Nearness::default(),
+            near: Locality::default(),
             staging: false,
             versions: MessageVersions::default(),
             ipc: false,
@@ -215,7 +215,7 @@ impl PeerFacts {
             near: here
                 .host
                 .as_ref()
-                .map_or_else(Nearness::default, |host| Nearness::between(host, info.host())),
+                .map_or_else(Locality::default, |host| Locality::between(host, info.host())),
             staging: info.capabilities().staging,
             versions: info.versions(),
             ipc: info.capabilities().ipc,
@@ -258,14 +258,14 @@ impl Engine {
 /// What came with the offer.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[non_exhaustive]
-pub struct Offered {
+pub struct OfferFacts {
     /// The offer is one of this process.
     pub ours: bool,
     /// How all of its memory can be opened by another process, if it can.
     pub share: Option<ShareForm>,
 }
 
-impl Offered {
+impl OfferFacts {
     /// An offer of this process.
     #[must_use]
     pub fn by_this_process() -> Self {
@@ -304,7 +304,7 @@ pub enum ShareForm {
 /// for each pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(clippy::exhaustive_structs, reason = "whoever asks must say each")]
-pub struct Question {
+pub struct PathQuery {
     /// `Read` moves remote to local, `Write` local to remote.
     pub operation: OperationKind,
     /// Memory of this process.
@@ -314,7 +314,7 @@ pub struct Question {
     /// What moves the bytes where the executor does not.
     pub engine: Engine,
     /// What came with the offer.
-    pub offered: Offered,
+    pub offered: OfferFacts,
     /// Which ways are allowed.
     pub policy: PathPolicy,
 }

@@ -13,13 +13,13 @@ pub(super) struct Admission {
     slots: usize,
     /// All slots but those that were given up.
     usable: usize,
-    members: BTreeMap<u64, Standing>,
+    members: BTreeMap<u64, PathHistory>,
     last_member: u64,
     last_turn: u64,
 }
 
 #[derive(Debug, Default)]
-struct Standing {
+struct PathHistory {
     held: usize,
     /// Since when it wants a slot.
     waiting: Option<u64>,
@@ -27,7 +27,7 @@ struct Standing {
 
 /// All slots were given up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Exhausted;
+pub(super) struct NoUsableSlots;
 
 impl Admission {
     pub(super) fn new(slots: u16) -> Self {
@@ -43,7 +43,7 @@ impl Admission {
 
     pub(super) fn join(&mut self) -> u64 {
         self.last_member += 1;
-        self.members.insert(self.last_member, Standing::default());
+        self.members.insert(self.last_member, PathHistory::default());
         self.last_member
     }
 
@@ -52,9 +52,9 @@ impl Admission {
     }
 
     /// A slot, if it is this member's turn. It is noted as waiting for more until it [settles](Self::settle).
-    pub(super) fn take(&mut self, member: u64) -> Result<Option<u16>, Exhausted> {
+    pub(super) fn take(&mut self, member: u64) -> Result<Option<u16>, NoUsableSlots> {
         if self.usable == 0 {
-            return Err(Exhausted);
+            return Err(NoUsableSlots);
         }
         let Some(me) = self.members.get_mut(&member) else { return Ok(None) };
         let next_turn = self.last_turn + 1;
@@ -63,7 +63,7 @@ impl Admission {
         let held = me.held;
         let wanting = self.members.values().filter(|m| m.waiting.is_some()).count();
         let share = (self.usable / wanting.max(1)).max(1);
-        let before = |other: &Standing| {
+        let before = |other: &PathHistory| {
             other.held == 0 && other.waiting.is_some_and(|turn| held > 0 || turn < since)
         };
         let ahead = self.members.values().filter(|other| before(other)).count();
@@ -168,7 +168,7 @@ mod tests {
                         let taken = pool.take(members[i]);
                         let gone = lost.len();
                         if gone == usize::from(slots) {
-                            prop_assert_eq!(taken, Err(Exhausted));
+                            prop_assert_eq!(taken, Err(NoUsableSlots));
                             continue;
                         }
                         wanting[i] = true;

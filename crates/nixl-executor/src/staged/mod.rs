@@ -33,8 +33,8 @@
 //!
 //! Where the initiator has GPU memory and the target host memory of the same machine, no chunks are needed: the target's
 //! GPU reaches the initiator's memory by CUDA IPC, and copies all of it at once, in either direction ([`lending`]). The
-//! initiator asks (`Lend`); the target meets it, copies, and says `Done`, or `Stopped` once its GPU is quiet. An initiator
-//! that gives up says `Recall` until it is answered: `Unused` by a target that knows nothing of the transfer, and for
+//! initiator asks (`RemoteCopyRequest`); the target meets it, copies, and says `Done`, or `Stopped` once its GPU is quiet. An initiator
+//! that gives up says `CancelCopy` until it is answered: `NotFound` by a target that knows nothing of the transfer, and for
 //! the time of silence takes no request for it that comes late. The memory is the target's until the answer, or until its process has ended: that an engine
 //! lost the peer says nothing about the peer's GPU.
 //!
@@ -44,22 +44,21 @@
 //! others. It can be written again, as a whole, for as long as it lives.
 
 mod admission;
-mod alone;
-mod borrower;
+mod chunking;
 mod config;
-mod cooperative;
 mod copies;
-mod cut;
-mod hop;
-mod lender;
-mod lending;
-mod meeting;
+mod hop_timer;
 mod message;
 mod offers;
+mod one_sided;
 mod outbox;
+mod pending_connect;
 mod pool;
 mod pull;
 mod refusal;
+mod remote_copy;
+mod remote_copy_initiator;
+mod remote_copy_target;
 mod request;
 mod session;
 mod sink;
@@ -68,6 +67,7 @@ mod staging;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod two_sided;
 mod wire;
 
 use std::borrow::Cow;
@@ -75,13 +75,13 @@ use std::borrow::Cow;
 use nixl_ops::TransportError;
 
 pub use config::StagingConfig;
-pub(crate) use lending::Borrowing;
 #[cfg(any(test, fuzzing))]
 pub(crate) use message::Message;
 pub(crate) use pool::SlotPools;
 pub use pool::SlotStats;
+pub(crate) use remote_copy::RemoteCopyContext;
 pub use staging::StagingStats;
-pub(crate) use staging::{Manner, Staging};
+pub(crate) use staging::{Staging, StagingMode};
 
 use crate::local::GpuError;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nixl_metadata::NotificationKey;
 use nixl_ops::Offer;
 
-use super::request::{Presented, Proof};
+use super::request::{PresentedOffer, Proof};
 
 /// The offers of a connection by key.
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ impl Offers {
     }
 
     /// Whether this is presented by a holder of the metadata of one of these offers.
-    pub(super) fn know(&self, presented: &Presented) -> bool {
+    pub(super) fn know(&self, presented: &PresentedOffer) -> bool {
         let live = self.live.get(&presented.key).map(token);
         let known = live.or_else(|| self.ended.get(&presented.key).map(|ended| ended.token));
         match presented.proof {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use nixl_metadata::AgentMetadata;
 use nixl_ops::{Link, Mailbox, PeerId, TransportError};
 
-use super::meeting::Meeting;
 use super::message::{Message, SessionId};
+use super::pending_connect::PendingConnect;
 use crate::peers::Peers;
 
 /// Messages to one peer. A peer that the engine does not know, or has forgotten, is met first.
@@ -23,7 +23,7 @@ pub(super) struct Outbox {
     begun: bool,
     /// What the peer is met by.
     metadata: AgentMetadata,
-    meeting: Option<Meeting>,
+    meeting: Option<PendingConnect>,
     /// Where it is noted that the peer was met.
     peers: Option<Arc<Peers>>,
     met_again: u32,
@@ -74,16 +74,16 @@ impl Outbox {
 
     /// To a peer that must be met first, unless it was.
     pub(super) fn meeting(mut self, link: &Link, peers: &Arc<Peers>) -> Self {
-        let is_met = peers.was_met_by(self.peer.as_str(), &self.metadata);
+        let is_met = peers.is_connected_with(self.peer.as_str(), &self.metadata);
         if self.meeting.is_none() && !is_met {
-            self.meeting = Some(Meeting::begin(link, self.metadata.clone()));
+            self.meeting = Some(PendingConnect::begin(link, self.metadata.clone()));
             self.peers = Some(Arc::clone(peers));
         }
         self
     }
 
     /// Whether the peer has been met.
-    pub(super) fn has_met(&self) -> bool {
+    pub(super) fn is_connected(&self) -> bool {
         self.meeting.is_none()
     }
 
@@ -121,7 +121,7 @@ impl Outbox {
                     if self.met_again < Self::MEETINGS =>
                 {
                     self.met_again += 1;
-                    self.meeting = Some(Meeting::begin(link, self.metadata.clone()));
+                    self.meeting = Some(PendingConnect::begin(link, self.metadata.clone()));
                     break;
                 }
                 Poll::Ready(Err(error)) => return Err(error),
@@ -140,7 +140,7 @@ impl Outbox {
             return Err(TransportError::BadMetadata { reason });
         }
         if let Some(peers) = self.peers.take() {
-            peers.note_met(self.peer.as_str(), &self.metadata);
+            peers.note_connected(self.peer.as_str(), &self.metadata);
         }
         Ok(true)
     }

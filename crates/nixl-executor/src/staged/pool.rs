@@ -13,7 +13,7 @@ use nixl_ops::TransportError;
 
 use super::admission::Admission;
 use super::{StagingConfig, failed};
-use crate::local::Gpus;
+use crate::local::GpuBackend;
 
 /// The slots of both directions, for all connections of an executor.
 #[derive(Clone, Debug)]
@@ -101,7 +101,7 @@ impl SlotPool {
     }
 
     /// Allocates the slots near a GPU, unless that has been done. **Blocks.**
-    fn allocate(&self, gpus: &dyn Gpus, gpu: u32) -> Result<Region, String> {
+    fn allocate(&self, gpus: &dyn GpuBackend, gpu: u32) -> Result<Region, String> {
         let mut memory = self.memory();
         if let Some(region) = &*memory {
             return Ok(region.clone());
@@ -185,7 +185,7 @@ impl RegisteredSlots {
     /// connection's own thread only, so never twice at a time. A failure is [remembered](Self::why_not).
     pub(super) fn make_ready(
         &self,
-        gpus: &dyn Gpus,
+        gpus: &dyn GpuBackend,
         gpu: u32,
         registrations: &RegistrationCache,
         now: Duration,
@@ -388,7 +388,7 @@ mod tests {
     use nixl_ops::{SystemClock, Transport};
 
     use super::*;
-    use crate::local::{Abilities, SimulatedGpus};
+    use crate::local::{GpuCapabilities, SimulatedGpus};
 
     struct Connection {
         slots: Arc<RegisteredSlots>,
@@ -405,7 +405,7 @@ mod tests {
             Self { slots, registrations, _transport: transport }
         }
 
-        fn make_ready(&self, gpus: &dyn Gpus) {
+        fn make_ready(&self, gpus: &dyn GpuBackend) {
             self.slots.make_ready(gpus, 0, &self.registrations, Duration::ZERO);
             assert!(self.slots.is_ready());
         }
@@ -413,7 +413,8 @@ mod tests {
 
     #[test]
     fn connections_share_the_memory_and_idle_memory_goes_back() {
-        let gpus = SimulatedGpus::new(Abilities { gpus: 1, ..Abilities::default() }).unwrap();
+        let gpus =
+            SimulatedGpus::new(GpuCapabilities { gpus: 1, ..GpuCapabilities::default() }).unwrap();
         let mut config = StagingConfig::default();
         (config.slot_bytes, config.slots) = (64, 2);
         let pools = SlotPools::new(config);
@@ -443,7 +444,8 @@ mod tests {
 
     #[test]
     fn memory_that_a_peer_may_write_to_is_not_given_back() {
-        let gpus = SimulatedGpus::new(Abilities { gpus: 1, ..Abilities::default() }).unwrap();
+        let gpus =
+            SimulatedGpus::new(GpuCapabilities { gpus: 1, ..GpuCapabilities::default() }).unwrap();
         let pools = SlotPools::new(StagingConfig::default());
         let connection = Connection::new(&pools, "one");
         connection.make_ready(&gpus);

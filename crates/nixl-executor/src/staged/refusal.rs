@@ -12,17 +12,17 @@ use super::session::Membership;
 use super::staging::Staging;
 
 /// One message, once the peer has been met.
-pub(super) struct Refusal {
+pub(super) struct RefusalReply {
     staging: Arc<Staging>,
     session: Membership,
     outbox: Outbox,
     begun: Duration,
     /// What is said again to whoever asks again. The name stays taken for the time of silence then, so that a request of
     /// this name that comes late is none any more.
-    standing: Option<Message>,
+    keep_answering: Option<Message>,
 }
 
-impl Refusal {
+impl RefusalReply {
     pub(super) fn new(
         staging: Arc<Staging>,
         session: Membership,
@@ -31,16 +31,16 @@ impl Refusal {
     ) -> Self {
         outbox.push(word);
         let begun = staging.link().clock.now();
-        Self { staging, session, outbox, begun, standing: None }
+        Self { staging, session, outbox, begun, keep_answering: None }
     }
 
     /// Says it again and again, as often as it is asked.
-    pub(super) fn standing(self, word: Message) -> Self {
-        Self { standing: Some(word), ..self }
+    pub(super) fn keep_answering(self, word: Message) -> Self {
+        Self { keep_answering: Some(word), ..self }
     }
 }
 
-impl Execution for Refusal {
+impl Execution for RefusalReply {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let link = self.staging.link();
         let now = link.clock.now();
@@ -49,7 +49,7 @@ impl Execution for Refusal {
         if mail.peer_gone {
             return Poll::Ready(Ok(()));
         }
-        if let Some(word) = &self.standing {
+        if let Some(word) = &self.keep_answering {
             if !mail.messages.is_empty() && self.outbox.is_empty() {
                 self.outbox.push(word);
             }

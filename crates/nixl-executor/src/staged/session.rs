@@ -37,7 +37,7 @@ struct Entry {
     peer: Box<str>,
     /// The key of the offer, if this side is the target, and bytes of the peer's introduction.
     key: Option<(NotificationKey, usize)>,
-    mail: Mutex<Mail>,
+    mail: Mutex<Inbox>,
     /// Nobody reads the mail any more.
     deaf: AtomicBool,
     /// Slots that the peer may still write to although the session has ended, by number, with their round.
@@ -48,7 +48,7 @@ struct Entry {
 
 /// Messages, and what else there is to know.
 #[derive(Debug, Default)]
-pub(super) struct Mail {
+pub(super) struct Inbox {
     pub(super) messages: VecDeque<Message>,
     /// When the peer was last heard.
     pub(super) heard: Option<Duration>,
@@ -239,7 +239,7 @@ impl Sessions {
         }
     }
 
-    fn edit(&self, which: impl Fn(&Entry) -> bool, edit: impl Fn(&mut Mail)) -> bool {
+    fn edit(&self, which: impl Fn(&Entry) -> bool, edit: impl Fn(&mut Inbox)) -> bool {
         if self.len() == 0 {
             return false;
         }
@@ -297,7 +297,7 @@ impl Membership {
     }
 
     /// What has arrived since the last call.
-    pub(super) fn take(&self) -> Mail {
+    pub(super) fn take(&self) -> Inbox {
         let mail = std::mem::take(&mut *lock(&self.entry.mail));
         if !mail.messages.is_empty() {
             self.sessions.waiting.fetch_sub(mail.messages.len(), Ordering::Relaxed);

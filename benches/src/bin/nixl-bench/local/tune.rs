@@ -42,7 +42,7 @@ pub(crate) fn tune(effort: Effort, out: &Path) -> Result<()> {
         let route = Route::between(src, dst);
         for strategy in Strategy::ALL {
             // Strategies for pageable memory have no other figures for pinned memory, and the other way round.
-            if strategy.check(src, dst, &machine.abilities).is_err()
+            if strategy.check(src, dst, &machine.capabilities).is_err()
                 || rows.iter().any(|(r, s, _)| (*r, *s) == (route, strategy))
             {
                 continue;

@@ -11,14 +11,14 @@ use nixl_ops::{
     TransportExecutor,
 };
 
-use crate::staged::staging::{Manner, Staging};
+use crate::staged::staging::{Staging, StagingMode};
 
 /// Stages every operation in which either side is GPU memory, and hands all others to the transport as they are: what the
 /// tests of staging attach to a connection.
 #[derive(Debug)]
-pub(super) struct Attached(pub(super) Arc<Staging>);
+pub(super) struct ConnectionExecutor(pub(super) Arc<Staging>);
 
-impl Executor for Attached {
+impl Executor for ConnectionExecutor {
     fn announce(&self, offer: Offer) {
         self.0.announce(offer);
     }
@@ -64,8 +64,8 @@ impl Executor for Attached {
         let there = request.remote.descriptors().iter().any(|d| !d.device().is_host());
         let here = request.local.iter().any(|d| !d.device().is_host());
         match (here, there) {
-            (_, true) => self.0.begin(&request, Manner::Together),
-            (true, false) => self.0.begin(&request, Manner::Alone),
+            (_, true) => self.0.begin(&request, StagingMode::TwoSided),
+            (true, false) => self.0.begin(&request, StagingMode::OneSided),
             (false, false) => TransportExecutor.execute(request),
         }
     }

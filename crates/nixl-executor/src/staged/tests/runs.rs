@@ -13,7 +13,7 @@ use proptest::sample::Index;
 
 use super::gpus;
 use super::world::{Active, DRAIN, Memory, Messages, Passive, World, config, pattern};
-use crate::staged::staging::Manner;
+use crate::staged::staging::StagingMode;
 
 /// One operation, as it is asked for.
 #[derive(Clone, Debug)]
@@ -108,10 +108,10 @@ impl Run {
             gpus::overwrite(&memory[from].region, &memory[from].image(&stream));
             // The others only where the peer's memory is the host's and there is something to stage.
             let one_sided = asked.there.is_none() && asked.here.is_some() && !asked.together;
-            let manner = match one_sided {
-                true if asked.lent => Manner::Lent,
-                true => Manner::Alone,
-                false => Manner::Together,
+            let mode = match one_sided {
+                true if asked.lent => StagingMode::PeerCopies,
+                true => StagingMode::OneSided,
+                false => StagingMode::TwoSided,
             };
             let options = timeouts.map(|timeout| match timeout {
                 Some(timeout) => OperationOptions::new().timeout(timeout),
@@ -121,7 +121,7 @@ impl Run {
                 asked.kind,
                 asked.initiator,
                 (&memory[0], &memory[1]),
-                manner,
+                mode,
                 (options[0], options[1]),
             );
             run.running.push(Running {

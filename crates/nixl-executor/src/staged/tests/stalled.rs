@@ -7,7 +7,7 @@ use nixl_metadata::OperationKind;
 use nixl_ops::{OperationOptions, OperationStatus};
 
 use super::world::{Active, Memory, Passive, World, config};
-use crate::staged::staging::Manner;
+use crate::staged::staging::StagingMode;
 
 const GPU: Device = Device::cuda(0);
 const SLOTS: usize = 2;
@@ -30,7 +30,7 @@ impl Scene {
             OperationKind::Write,
             0,
             (&memory[0], &memory[1]),
-            Manner::Together,
+            StagingMode::TwoSided,
             (options, options),
         );
         let active = active.unwrap();

@@ -21,12 +21,12 @@ use nixl_ops::{
     WritableOperation, WriteOperation,
 };
 
-use super::attached::Attached;
+use super::attached::ConnectionExecutor;
 use super::gpus::{self, TestGpus};
-use crate::ipc::Imports;
-use crate::local::{Costs, Gpus, Threads, Tools};
-use crate::staged::staging::{Manner, Staging};
-use crate::staged::{Borrowing, SlotPools, StagingConfig};
+use crate::ipc::ImportCache;
+use crate::local::{CopyContext, CopyWorkers, Costs, GpuBackend};
+use crate::staged::staging::{Staging, StagingMode};
+use crate::staged::{RemoteCopyContext, SlotPools, StagingConfig};
 
 pub(super) const DRAIN: Duration = Duration::from_secs(60);
 
@@ -228,12 +228,12 @@ impl World {
         kind: OperationKind,
         initiator: usize,
         (local, target): (&Memory, &Memory),
-        manner: Manner,
+        mode: StagingMode,
         (options, offer_options): (OperationOptions, OperationOptions),
     ) -> (Passive, Result<Active, TransportError>) {
         let passive = self.sides[1 - initiator].offer(kind, target, offer_options);
         let active =
-            self.sides[initiator].transfer(kind, &passive.metadata(), local, manner, options);
+            self.sides[initiator].transfer(kind, &passive.metadata(), local, mode, options);
         (passive, active)
     }
 }
@@ -267,19 +267,19 @@ impl Side {
             driver.mailboxes(pages),
         );
         let gpus = TestGpus::new();
-        let dynamic: Arc<dyn Gpus> = gpus.clone();
+        let dynamic: Arc<dyn GpuBackend> = gpus.clone();
         let time: Arc<dyn Clock> = clock.clone();
-        let tools = Tools {
+        let context = CopyContext {
             gpus: Arc::clone(&dynamic),
-            threads: Threads::new(&time).unwrap(),
+            threads: CopyWorkers::new(&time).unwrap(),
             costs: Costs::default(),
             waker: link.waker.clone(),
         };
-        let imports = Imports::new(dynamic, jobs.clone());
-        let borrowing = Borrowing { imports, tools, facts: Arc::default() };
+        let imports = ImportCache::new(dynamic, jobs.clone());
+        let remote_copies = RemoteCopyContext { imports, context, facts: Arc::default() };
         let staging =
-            Staging::new(borrowing, link, Arc::default(), (config, &SlotPools::new(config)));
-        let executor: Arc<dyn Executor> = Arc::new(Attached(staging.clone()));
+            Staging::new(remote_copies, link, Arc::default(), (config, &SlotPools::new(config)));
+        let executor: Arc<dyn Executor> = Arc::new(ConnectionExecutor(staging.clone()));
         driver.set_executor(executor.clone());
         let driver = Arc::new(driver);
         let pid = std::process::id();
@@ -344,11 +344,11 @@ impl Side {
         kind: OperationKind,
         remote: &RdmaMetadata,
         memory: &Memory,
-        manner: Manner,
+        mode: StagingMode,
         options: OperationOptions,
     ) -> Result<Active, TransportError> {
         let slot = self.slot(remote);
-        let execution = self.execution(kind, remote, memory, manner)?;
+        let execution = self.execution(kind, remote, memory, mode)?;
         let execution = OfferUse::of(execution, slot, None);
         let list = memory.descriptors();
         let driver = &self.driver;
@@ -376,7 +376,7 @@ impl Side {
         kind: OperationKind,
         remote: &RdmaMetadata,
         memory: &Memory,
-        manner: Manner,
+        mode: StagingMode,
     ) -> Result<Box<dyn Execution>, TransportError> {
         let list = memory.descriptors();
         self.executor.prepare(&list, Some(remote)).into_iter().for_each(|job| job().unwrap());
@@ -390,12 +390,12 @@ impl Side {
         let leased = Leases::acquire_list(list.clone(), mode).unwrap();
         let memory = (&list, &leased);
         let slot = self.slot(remote);
-        let introduction = (manner != Manner::Alone).then(|| self.agent_metadata());
+        let initiator_metadata = (mode != StagingMode::OneSided).then(|| self.agent_metadata());
         let request =
             TransferRequest::remote(kind, memory, remote, &self.transport, &peer, registered)
-                .introducing(introduction)
+                .introducing(initiator_metadata)
                 .with_slot(slot.as_ref());
-        self.staging.begin(&request, manner)
+        self.staging.begin(&request, mode)
     }
 }
 

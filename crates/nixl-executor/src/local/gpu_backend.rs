@@ -9,7 +9,7 @@ use nixl_descriptor::Region;
 use nixl_device::Device;
 
 use super::block_copy::{BlockCopy, CopyOp};
-use super::strategy::Abilities;
+use super::strategy::GpuCapabilities;
 use super::{GpuError, MemoryKind};
 
 /// The GPUs of a machine.
@@ -18,7 +18,7 @@ use super::{GpuError, MemoryKind};
 ///
 /// The executors copy by address what an implementation says is there. It promises:
 ///
-/// * [`abilities`](Self::abilities) are the same at every call. GPUs with ordinals below `gpus` exist, and two that are in
+/// * [`capabilities`](Self::abilities) are the same at every call. GPUs with ordinals below `gpus` exist, and two that are in
 ///   `peers` can read and write each other's memory, as far as [`is_open_to_peers`](Self::is_open_to_peers) says.
 /// * [`memory_kind`](Self::memory_kind), for an address inside a live region of `device`: [`MemoryKind::Pageable`] and
 ///   [`MemoryKind::Pinned`] only if the processor can read and write the memory at that address, as far as the region's
@@ -31,7 +31,7 @@ use super::{GpuError, MemoryKind};
 /// * [`pin`](Self::pin): the buffer's address is the region's, and all of the region is pinned until the buffer is dropped.
 /// * [`open`](Self::open): as many bytes as the handle says in its last eight (little endian), which `gpu` can read and
 ///   write at the buffer's address until the buffer is dropped, whatever the other process does.
-/// * [`lane`](Self::lane), [`mark_stream`](Self::mark_stream) and all buffers keep the contracts of their traits. The mark of
+/// * [`create_stream`](Self::create_stream), [`record_event_on`](Self::record_event_on) and all buffers keep the contracts of their traits. The mark of
 ///   a stream is reached no sooner than the work that the stream had queued.
 ///
 /// A handle or an address that means nothing is an error.
@@ -48,9 +48,9 @@ use super::{GpuError, MemoryKind};
 ///     }
 /// }
 /// ```
-pub unsafe trait Gpus: Send + Sync + fmt::Debug + 'static {
+pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
     /// What they can do.
-    fn abilities(&self) -> &Abilities;
+    fn capabilities(&self) -> &GpuCapabilities;
 
     /// What kind of memory an address of a device is.
     fn memory_kind(&self, device: Device, address: u64) -> MemoryKind;
@@ -60,7 +60,7 @@ pub unsafe trait Gpus: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     ///
     /// [`GpuError`]: no such GPU, or it is lost.
-    fn lane(&self, gpu: u32) -> Result<Box<dyn Lane>, GpuError>;
+    fn create_stream(&self, gpu: u32) -> Result<Box<dyn GpuStream>, GpuError>;
 
     /// Pinned memory near a GPU, from a pool; it returns when dropped.
     ///
@@ -121,7 +121,11 @@ pub unsafe trait Gpus: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     ///
     /// [`GpuError`] if the handle is not of this GPU's context, or the stream captures a graph.
-    fn mark_stream(&self, gpu: u32, stream: StreamHandle) -> Result<Box<dyn Mark>, GpuError> {
+    fn record_event_on(
+        &self,
+        gpu: u32,
+        stream: StreamHandle,
+    ) -> Result<Box<dyn GpuEvent>, GpuError> {
         let _ = (gpu, stream);
         Err(GpuError::Unsupported { reason: "these GPUs have no streams but their own".to_owned() })
     }
@@ -165,11 +169,11 @@ unsafe impl Buffer for Region {
 /// * The work touches no memory but the ranges of the copies that it was asked for: it reads the sources and writes the
 ///   targets, none of which is touched before the call or after a mark that was made later is reached.
 /// * After `Ok`, all that was asked is queued. After `Err`, some of it may be.
-/// * [`mark`](Self::mark) comes after everything queued so far, and `Err` means that nothing queued so far runs, now or later.
-/// * What is queued after [`after`](Self::after) or [`wait_for`](Self::wait_for) has returned `Ok` begins only when the work
+/// * [`record_event`](Self::record_event) comes after everything queued so far, and `Err` means that nothing queued so far runs, now or later.
+/// * What is queued after [`wait_stream`](Self::wait_stream) or [`wait_event`](Self::wait_event) has returned `Ok` begins only when the work
 ///   before that point is done. An error means that nothing waits.
-/// * [`wake`](Self::wake) has no part in this: a waker is woken too early or never.
-pub unsafe trait Lane: Send {
+/// * [`on_complete`](Self::on_complete) has no part in this: a waker is woken too early or never.
+pub unsafe trait GpuStream: Send {
     /// Queues one copy for each of `ops`.
     ///
     /// # Errors
@@ -179,11 +183,11 @@ pub unsafe trait Lane: Send {
     /// # Safety
     ///
     /// Both ranges of each copy are memory that the GPU can reach, nothing else writes what is read or touches what is
-    /// written, and all of it stays so until a [`mark`](Self::mark) made later is reached, or the GPU is lost. The lane is
+    /// written, and all of it stays so until a [`record_event`](Self::record_event) made later is reached, or the GPU is lost. The lane is
     /// not dropped before that, only leaked: what it keeps for its work goes with it.
-    unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError>;
+    unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError>;
 
-    /// Queues all of `ops` with one call. As [`copies`](Self::copies) otherwise.
+    /// Queues all of `ops` with one call. As [`memcpy_async`](Self::memcpy_async) otherwise.
     ///
     /// # Errors
     ///
@@ -192,9 +196,9 @@ pub unsafe trait Lane: Send {
     /// # Safety
     ///
     /// As there.
-    unsafe fn batch(&mut self, ops: &[CopyOp]) -> Result<(), GpuError>;
+    unsafe fn memcpy_batch_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError>;
 
-    /// Queues a kernel that copies every piece of every block. As [`copies`](Self::copies) otherwise.
+    /// Queues a kernel that copies every piece of every block. As [`memcpy_async`](Self::memcpy_async) otherwise.
     ///
     /// # Errors
     ///
@@ -203,9 +207,9 @@ pub unsafe trait Lane: Send {
     /// # Safety
     ///
     /// As there.
-    unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError>;
+    unsafe fn launch_copy_kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError>;
 
-    /// What [`after`](Self::after) of another lane of the same GPU takes, to order that lane's work after this one's.
+    /// What [`wait_stream`](Self::wait_stream) of another lane of the same GPU takes, to order that lane's work after this one's.
     ///
     /// # Errors
     ///
@@ -214,51 +218,51 @@ pub unsafe trait Lane: Send {
     /// # Safety
     ///
     /// The handle is not used once this lane is dropped.
-    unsafe fn stream(&self) -> Result<StreamHandle, GpuError>;
+    unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError>;
 
     /// Makes what is queued from here on wait for what `stream` has queued until now.
     ///
     /// # Errors
     ///
     /// [`GpuError`] if the handle is not of this GPU's context, or the stream captures a graph.
-    fn after(&mut self, stream: StreamHandle) -> Result<(), GpuError>;
+    fn wait_stream(&mut self, stream: StreamHandle) -> Result<(), GpuError>;
 
     /// Makes what is queued from here on wait for a point of another stream, on whatever GPU.
     ///
     /// # Errors
     ///
-    /// [`GpuError`] if the mark is of other [`Gpus`].
-    fn wait_for(&mut self, mark: &dyn Mark) -> Result<(), GpuError>;
+    /// [`GpuError`] if the mark is of other [`GpuBackend`].
+    fn wait_event(&mut self, event: &dyn GpuEvent) -> Result<(), GpuError>;
 
     /// A point after everything queued so far.
     ///
     /// # Errors
     ///
     /// [`GpuError`] if the GPU is lost.
-    fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError>;
+    fn record_event(&mut self) -> Result<Box<dyn GpuEvent>, GpuError>;
 
     /// Wakes `waker` once everything queued so far is done.
     ///
     /// # Errors
     ///
     /// [`GpuError`] if the GPU is lost.
-    fn wake(&mut self, waker: Waker) -> Result<(), GpuError>;
+    fn on_complete(&mut self, waker: Waker) -> Result<(), GpuError>;
 }
 
 /// A point in the work of a lane or a stream.
 ///
 /// # Safety
 ///
-/// [`reached`](Self::reached) returns `Ok(true)` only if the work before the point is done, touches no memory any more, and
+/// [`is_complete`](Self::is_complete) returns `Ok(true)` only if the work before the point is done, touches no memory any more, and
 /// what it wrote is seen by the thread that asks; `Err` only if that work never runs again and touches no memory from then
 /// on. Memory is freed by either.
-pub unsafe trait Mark: Any + Send + Sync {
+pub unsafe trait GpuEvent: Any + Send + Sync {
     /// Whether the work before it is done.
     ///
     /// # Errors
     ///
     /// [`GpuError`] if the work failed or the GPU is lost.
-    fn reached(&self) -> Result<bool, GpuError>;
+    fn is_complete(&self) -> Result<bool, GpuError>;
 }
 
 /// A stream of the caller's.

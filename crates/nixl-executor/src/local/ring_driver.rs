@@ -19,12 +19,12 @@ use super::GpuError;
 use super::ring::Ring;
 
 /// The thread that moves rings on. It ends when this is dropped and all rings have ended.
-pub(crate) struct Rings {
+pub(crate) struct RingDriver {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    inbox: Mutex<Vec<Arc<Moving>>>,
+    inbox: Mutex<Vec<Arc<ActiveRing>>>,
     /// Somebody has put something into the inbox.
     fresh: AtomicBool,
     closing: AtomicBool,
@@ -33,7 +33,7 @@ struct Shared {
 }
 
 /// A ring that moves, shared between its transfer and the thread.
-struct Moving {
+struct ActiveRing {
     stage: Mutex<Stage>,
     /// Set after the stage.
     ended: AtomicBool,
@@ -46,12 +46,12 @@ struct Moving {
 }
 
 enum Stage {
-    Moving(Ring),
+    ActiveRing(Ring),
     Ended(Option<Result<(), GpuError>>),
 }
 
 /// What a look at a ring found.
-enum Look {
+enum RingProgress {
     Moved,
     Still,
     /// It ended, by this look if `now`.
@@ -62,11 +62,11 @@ enum Look {
 
 /// A transfer whose ring moves. Dropped before its end, it leaks the ring: the memory is leaked as well then.
 pub(crate) struct RingTransfer {
-    moving: Arc<Moving>,
+    moving: Arc<ActiveRing>,
     rings: Arc<Shared>,
 }
 
-impl Rings {
+impl RingDriver {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             inbox: Mutex::default(),
@@ -87,31 +87,31 @@ impl Rings {
     ///
     /// # Safety
     ///
-    /// The ranges of its copies stay as [`Lane::copies`](super::Lane::copies) wants them until the transfer's
+    /// The ranges of its copies stay as [`GpuStream::memcpy_async`](super::Lane::copies) wants them until the transfer's
     /// [`poll`](RingTransfer::poll) returns `Ready`; for ever, if it is dropped before.
     pub(crate) unsafe fn begin(&self, ring: Ring, waker: Waker) -> RingTransfer {
-        let moving = Arc::new(Moving {
+        let moving = Arc::new(ActiveRing {
             is_short: ring.is_short(),
-            stage: Mutex::new(Stage::Moving(ring)),
+            stage: Mutex::new(Stage::ActiveRing(ring)),
             ended: AtomicBool::new(false),
             unwanted: AtomicBool::new(false),
             leaked: AtomicBool::new(false),
             waker,
         });
         // The first hops begin here, while the thread wakes.
-        if !matches!(moving.look(), Look::Ended { .. }) {
+        if !matches!(moving.look(), RingProgress::Ended { .. }) {
             lock(&self.shared.inbox).push(Arc::clone(&moving));
             self.shared.fresh.store(true, Ordering::SeqCst);
-            self.shared.rouse();
+            self.shared.wake();
         }
         RingTransfer { moving, rings: Arc::clone(&self.shared) }
     }
 }
 
-impl Drop for Rings {
+impl Drop for RingDriver {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::SeqCst);
-        self.shared.rouse();
+        self.shared.wake();
     }
 }
 
@@ -127,7 +127,7 @@ impl RingTransfer {
         }
         match &mut *lock(&self.moving.stage) {
             Stage::Ended(result) => Poll::Ready(result.take().unwrap_or(Ok(()))),
-            Stage::Moving(_) => Poll::Pending,
+            Stage::ActiveRing(_) => Poll::Pending,
         }
     }
 
@@ -137,7 +137,7 @@ impl RingTransfer {
             return true;
         }
         if !self.moving.unwanted.swap(true, Ordering::SeqCst) {
-            self.rings.rouse();
+            self.rings.wake();
         }
         false
     }
@@ -151,24 +151,26 @@ impl Drop for RingTransfer {
     fn drop(&mut self) {
         if !self.has_ended() {
             self.moving.leaked.store(true, Ordering::SeqCst);
-            self.rings.rouse();
+            self.rings.wake();
         }
     }
 }
 
-impl Moving {
+impl ActiveRing {
     /// Moves the ring on, unless somebody else does at this moment.
-    fn look(&self) -> Look {
+    fn look(&self) -> RingProgress {
         let mut stage = match self.stage.try_lock() {
             Ok(stage) => stage,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Look::Still,
+            Err(TryLockError::WouldBlock) => return RingProgress::Still,
         };
-        let Stage::Moving(ring) = &mut *stage else { return Look::Ended { now: false } };
+        let Stage::ActiveRing(ring) = &mut *stage else {
+            return RingProgress::Ended { now: false };
+        };
         if self.leaked.load(Ordering::SeqCst) {
             // Nothing that a GPU may still use goes back to a pool.
             mem::forget(mem::replace(&mut *stage, Stage::Ended(None)));
-            return Look::Ended { now: false };
+            return RingProgress::Ended { now: false };
         }
         if self.unwanted.load(Ordering::SeqCst) {
             ring.stop();
@@ -176,13 +178,13 @@ impl Moving {
         // SAFETY: whoever began it vouched for the ranges until its end, or for ever.
         let (moved, result) = unsafe { ring.poll() };
         match result {
-            Poll::Pending if moved => Look::Moved,
-            Poll::Pending => Look::Still,
+            Poll::Pending if moved => RingProgress::Moved,
+            Poll::Pending => RingProgress::Still,
             Poll::Ready(result) => {
                 // Slots and lanes go back before anybody learns of the end.
                 *stage = Stage::Ended(Some(result));
                 self.ended.store(true, Ordering::Release);
-                Look::Ended { now: true }
+                RingProgress::Ended { now: true }
             }
         }
     }
@@ -194,15 +196,15 @@ impl Shared {
         Backoff::default().spin(Duration::from_micros(200))
     }
 
-    fn rouse(&self) {
-        self.sleeper.rouse();
+    fn wake(&self) {
+        self.sleeper.wake();
     }
 
     fn run(&self) {
         let backoff = Self::backoff();
         // Once for all calls of the driver by this thread.
         let _relaxed = relax_capture();
-        let mut rings: Vec<Arc<Moving>> = Vec::new();
+        let mut rings: Vec<Arc<ActiveRing>> = Vec::new();
         let (mut last, mut rounds) = (self.clock.now(), 0u32);
         loop {
             let mut moved = self.fresh.swap(false, Ordering::SeqCst);
@@ -210,12 +212,12 @@ impl Shared {
                 rings.append(&mut lock(&self.inbox));
             }
             rings.retain(|ring| match ring.look() {
-                Look::Still => true,
-                Look::Moved => {
+                RingProgress::Still => true,
+                RingProgress::Moved => {
                     moved = true;
                     true
                 }
-                Look::Ended { now } => {
+                RingProgress::Ended { now } => {
                     moved = true;
                     if now {
                         ring.waker.wake_by_ref();
@@ -264,24 +266,26 @@ mod tests {
     use nixl_ops::SystemClock;
 
     use super::super::block_copy::CopyOp;
+    use super::super::boundaries::AllocationBoundaries;
     use super::super::host_copy::CopyPool;
-    use super::super::seams::Seams;
-    use super::super::{Abilities, MemoryKind, SimulatedGpus};
+    use super::super::{GpuCapabilities, MemoryKind, SimulatedGpus};
     use super::*;
 
     /// The drain time has passed: whoever waited has leaked the memory and is gone.
     #[test]
     fn a_ring_that_never_ends_is_leaked_and_looked_at_no_more() {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let can = Abilities { gpus: 1, ..Abilities::default() };
+        let can = GpuCapabilities { gpus: 1, ..GpuCapabilities::default() };
         let gpus = SimulatedGpus::new(can).unwrap();
         let pool = Arc::new(CopyPool::new(1, Arc::clone(&clock)).unwrap());
-        let rings = Rings::new(clock).unwrap();
+        let rings = RingDriver::new(clock).unwrap();
         let (src, dst) = (vec![1u8; 1000].leak(), vec![2u8; 1000].leak());
         let op = CopyOp { src: src.as_ptr() as u64, dst: dst.as_mut_ptr() as u64, len: 1000 };
         let paused = gpus.pause();
         let kinds = (MemoryKind::Pageable, MemoryKind::Gpu(0));
-        let ring = Ring::new(&gpus, kinds, (&[op], &Seams::default()), pool, None, None).unwrap();
+        let ring =
+            Ring::new(&gpus, kinds, (&[op], &AllocationBoundaries::default()), pool, None, None)
+                .unwrap();
         // SAFETY: both vectors are leaked.
         let transfer = unsafe { rings.begin(ring, Waker::noop().clone()) };
         assert!(transfer.poll().is_pending());

@@ -8,7 +8,7 @@ use nixl_metadata::{AgentMetadata, Limits};
 use nixl_ops::{ConnectSpec, Link, PeerId, TransportError};
 
 /// A peer being met.
-pub(super) struct Meeting {
+pub(super) struct PendingConnect {
     metadata: AgentMetadata,
     state: State,
 }
@@ -21,7 +21,7 @@ enum State {
 
 type Answer = Mutex<Option<Result<PeerId, TransportError>>>;
 
-impl Meeting {
+impl PendingConnect {
     /// How long until a busy peer is tried again.
     const RETRY: Duration = Duration::from_millis(1);
     /// The longest metadata. What is within the longest message, and no bomb, inflates to less.
@@ -60,12 +60,13 @@ fn ask(link: &Link, metadata: &AgentMetadata) -> Arc<Answer> {
     let (transport, metadata) = (Arc::clone(&link.transport), metadata.clone());
     let (reply, waker) = (Arc::clone(&answer), link.waker.clone());
     link.background.run(Box::new(move || {
-        let met = match metadata.inflate(&Limits::default().inflated_bytes(Meeting::INFLATED)) {
-            Ok(blob) => transport
-                .connect_for(&ConnectSpec::new(&blob).introduced())
-                .map(|connected| connected.peer),
-            Err(error) => Err(TransportError::BadMetadata { reason: error.to_string() }),
-        };
+        let met =
+            match metadata.inflate(&Limits::default().inflated_bytes(PendingConnect::INFLATED)) {
+                Ok(blob) => transport
+                    .connect_for(&ConnectSpec::new(&blob).introduced())
+                    .map(|connected| connected.peer),
+                Err(error) => Err(TransportError::BadMetadata { reason: error.to_string() }),
+            };
         *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(met);
         waker.wake();
     }));

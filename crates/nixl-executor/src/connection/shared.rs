@@ -6,7 +6,7 @@ use nixl_connector::{ConnectorError, ControlThread};
 use nixl_device::{LeakInChild, PerProcess};
 use nixl_ops::OperationError;
 
-use super::executor::{Connections, PathExecutor, Shared};
+use super::path_executor::{Connections, PathExecutor, Shared};
 use crate::BlockError;
 
 /// The parts of the executor, for as long as a handle or a connection holds them. The lock is held while it is made, so that

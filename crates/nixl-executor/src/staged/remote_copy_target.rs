@@ -11,16 +11,18 @@ use nixl_ops::{Claim, Execution, PathReport, TransportError};
 
 use super::message::Message;
 use super::outbox::Outbox;
-use super::request::{Lend, Loan};
+use super::request::{ExportedRange, RemoteCopyRequest};
 use super::session::Membership;
 use super::staging::Staging;
 use super::{failed, violated};
-use crate::ipc::{Foreign, OwnedBy};
-use crate::local::{Buffer, CopyOp, ListCopy, MemoryKind, Seams, Strategy, StrategyPolicy, starts};
+use crate::ipc::{OwnerId, RemoteMemoryKey};
+use crate::local::{
+    AllocationBoundaries, Buffer, CopyOp, ListCopy, MemoryKind, Strategy, StrategyPolicy, starts,
+};
 
 /// From the request to the last word: meets the peer, opens its memory, copies, and says so. Ends by itself, since nothing
 /// in it waits for the peer but the engine that carries the messages.
-pub(super) struct Borrower {
+pub(super) struct RemoteCopyTarget {
     staging: Arc<Staging>,
     session: Membership,
     outbox: Outbox,
@@ -41,8 +43,8 @@ pub(super) struct Borrower {
 
 enum Stage {
     /// Nothing begins before the peer can be told of its end.
-    Meeting(Loans),
-    Opening(Arc<Opened>, Loans),
+    Connecting(RemoteCopyRanges),
+    Opening(Arc<Opened>, RemoteCopyRanges),
     Copying {
         copy: ListCopy,
         /// Open for as long as the GPU may use it. Field order: after the copy.
@@ -55,34 +57,37 @@ enum Stage {
 type Opened = Mutex<Option<Result<Vec<Arc<dyn Buffer>>, String>>>;
 
 /// What is to be copied.
-pub(super) struct Loans {
+pub(super) struct RemoteCopyRanges {
     pub(super) kind: OperationKind,
     /// The lender's, if it is known.
     pub(super) process: Option<u32>,
-    pub(super) loans: Vec<Loan>,
+    pub(super) ranges: Vec<ExportedRange>,
     pub(super) list: DescriptorList,
     pub(super) memory: MemoryKind,
     /// The GPU that copies.
     pub(super) gpu: u32,
 }
 
-impl Loans {
+impl RemoteCopyRanges {
     /// Checks what a peer lends for an offer's memory.
     ///
     /// # Errors
     ///
     /// What does not fit.
-    pub(super) fn check(lend: &Lend, list: &DescriptorList) -> Result<(), TransportError> {
-        let count: usize = lend.loans.iter().map(|loan| loan.offsets.len()).sum();
+    pub(super) fn check(
+        copy_request: &RemoteCopyRequest,
+        list: &DescriptorList,
+    ) -> Result<(), TransportError> {
+        let count: usize = copy_request.ranges.iter().map(|range| range.offsets.len()).sum();
         if count != list.len() {
             let offered = list.len();
             return Err(violated(format!("{count} descriptors lent for {offered} offered")));
         }
         let mut lens = list.iter().map(|d| d.len() as u64);
-        for loan in &lend.loans {
-            let [.., a, b, c, d, e, f, g, h] = loan.handle;
+        for range in &copy_request.ranges {
+            let [.., a, b, c, d, e, f, g, h] = range.handle;
             let length = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-            for (offset, len) in loan.offsets.iter().zip(&mut lens) {
+            for (offset, len) in range.offsets.iter().zip(&mut lens) {
                 if offset.checked_add(len).is_none_or(|end| end > length) {
                     return Err(violated(format!(
                         "{len} bytes lent from {offset} on, of {length}"
@@ -95,8 +100,10 @@ impl Loans {
 
     /// The memory, if all of it is open.
     fn open_already(&self, staging: &Staging) -> Option<Vec<Arc<dyn Buffer>>> {
-        let get = |loan: &Loan| staging.imports().get(&Foreign::Gpu(self.gpu, loan.handle));
-        self.loans.iter().map(get).collect()
+        let get = |range: &ExportedRange| {
+            staging.imports().get(&RemoteMemoryKey::Gpu(self.gpu, range.handle))
+        };
+        self.ranges.iter().map(get).collect()
     }
 
     /// The copy, once the memory is open.
@@ -114,16 +121,16 @@ impl Loans {
         let policy = StrategyPolicy::Forbid(vec![Strategy::ThroughPinned]);
         let ops = self.ops(memory);
         let bases = memory.iter().map(|memory| memory.address());
-        let seams = Seams::of(starts(&self.list).chain(bases));
-        ListCopy::new((&ops, &seams), kinds, &policy, Some(self.gpu), &[], staging.tools())
+        let boundaries = AllocationBoundaries::of(starts(&self.list).chain(bases));
+        ListCopy::new((&ops, &boundaries), kinds, &policy, Some(self.gpu), &[], staging.context())
             .map_err(|e| failed("plan", e.to_string()))
     }
 
     fn ops(&self, memory: &[Arc<dyn Buffer>]) -> Vec<CopyOp> {
-        let theirs = self.loans.iter().zip(memory).flat_map(|(loan, memory)| {
+        let theirs = self.ranges.iter().zip(memory).flat_map(|(range, memory)| {
             let base = memory.address();
             // Inside the allocation, which the check and the driver saw to.
-            loan.offsets.iter().map(move |offset| base.wrapping_add(*offset))
+            range.offsets.iter().map(move |offset| base.wrapping_add(*offset))
         });
         let pairs = self.list.iter().zip(theirs);
         pairs
@@ -138,13 +145,13 @@ impl Loans {
     }
 }
 
-impl Borrower {
+impl RemoteCopyTarget {
     pub(super) fn new(
         staging: Arc<Staging>,
         session: Membership,
         outbox: Outbox,
         claim: Claim,
-        loans: Loans,
+        ranges: RemoteCopyRanges,
         report: PathReport,
     ) -> Self {
         let mut this = Self {
@@ -152,7 +159,7 @@ impl Borrower {
             staging,
             session,
             outbox,
-            stage: Stage::Meeting(loans),
+            stage: Stage::Connecting(ranges),
             claim: Some(claim),
             failure: None,
             superseded: false,
@@ -170,16 +177,16 @@ impl Borrower {
 
     /// Once the peer has been met: prepares the copy, or has the memory opened that is not open yet.
     fn prepare(&mut self) -> Result<(), TransportError> {
-        if !self.outbox.has_met() {
+        if !self.outbox.is_connected() {
             return Ok(());
         }
-        if let Stage::Meeting(loans) = mem::replace(&mut self.stage, Stage::Over) {
+        if let Stage::Connecting(ranges) = mem::replace(&mut self.stage, Stage::Over) {
             self.steps += 1;
-            self.stage = match loans.open_already(&self.staging) {
+            self.stage = match ranges.open_already(&self.staging) {
                 Some(memory) => {
-                    Stage::Copying { copy: loans.copy(&memory, &self.staging)?, memory }
+                    Stage::Copying { copy: ranges.copy(&memory, &self.staging)?, memory }
                 }
-                None => Stage::Opening(open(&self.staging, self.session.peer(), &loans), loans),
+                None => Stage::Opening(open(&self.staging, self.session.peer(), &ranges), ranges),
             };
         }
         Ok(())
@@ -203,7 +210,7 @@ impl Borrower {
         }
         match self.outbox.flush(self.staging.link(), now) {
             Ok(sent) => self.steps += u64::from(sent),
-            Err(error) if matches!(self.stage, Stage::Meeting(_)) => self.fail(error),
+            Err(error) if matches!(self.stage, Stage::Connecting(_)) => self.fail(error),
             // The copy goes on all the same, since the peer's memory is in use; and the last word is tried again.
             Err(_) => {}
         }
@@ -226,8 +233,8 @@ impl Borrower {
         }
         for message in mail.messages {
             self.fail(match message {
-                Message::Recall(recall) => {
-                    failed("peer", format!("the peer gave up: {}", recall.reason))
+                Message::CancelCopy(cancel) => {
+                    failed("peer", format!("the peer gave up: {}", cancel.reason))
                 }
                 other => violated(format!("{} to the side that borrows", other.name())),
             });
@@ -242,10 +249,10 @@ impl Borrower {
     }
 
     fn advance(&mut self) -> Result<(), TransportError> {
-        if let Stage::Meeting(_) = self.stage {
+        if let Stage::Connecting(_) = self.stage {
             self.prepare()?;
         }
-        if let Stage::Opening(opened, loans) = &self.stage {
+        if let Stage::Opening(opened, ranges) = &self.stage {
             let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(opened) = opened else { return Ok(()) };
             self.steps += 1;
@@ -254,7 +261,7 @@ impl Borrower {
                 self.stage = Stage::Over;
                 return Ok(());
             }
-            let copy = loans.copy(&memory, &self.staging)?;
+            let copy = ranges.copy(&memory, &self.staging)?;
             self.stage = Stage::Copying { copy, memory };
         }
         if let Stage::Copying { copy, .. } = &mut self.stage {
@@ -271,13 +278,13 @@ impl Borrower {
 
     fn fail(&mut self, error: TransportError) {
         if self.failure.is_none() {
-            self.staging.peers.meet_again(self.session.peer());
+            self.staging.peers.reconnect(self.session.peer());
             self.failure = Some(error);
         }
         let quiet = match &mut self.stage {
             // What is being opened is looked at when it is open.
             Stage::Opening(..) => false,
-            Stage::Meeting(_) => true,
+            Stage::Connecting(_) => true,
             Stage::Copying { copy, .. } => copy.abandon(),
             Stage::Over => true,
         };
@@ -302,7 +309,7 @@ impl Borrower {
     }
 }
 
-impl Execution for Borrower {
+impl Execution for RemoteCopyTarget {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let now = self.staging.link().clock.now();
         self.turn(now)
@@ -329,7 +336,7 @@ impl Execution for Borrower {
     }
 }
 
-impl Drop for Borrower {
+impl Drop for RemoteCopyTarget {
     fn drop(&mut self) {
         // In flight only if the GPU never became quiet: then it may still use both sides' memory.
         if let Stage::Copying { copy, memory } = &mut self.stage
@@ -344,16 +351,16 @@ impl Drop for Borrower {
 }
 
 /// Opens the memory, on the connection's own thread.
-fn open(staging: &Staging, peer: &str, loans: &Loans) -> Arc<Opened> {
+fn open(staging: &Staging, peer: &str, ranges: &RemoteCopyRanges) -> Arc<Opened> {
     let opened = Arc::new(Opened::default());
     let (reply, waker) = (Arc::clone(&opened), staging.link().waker.clone());
-    let (imports, gpu) = (Arc::clone(staging.imports()), loans.gpu);
-    let (peer, pid) = (peer.to_owned(), loans.process);
-    let handles: Vec<_> = loans.loans.iter().map(|loan| loan.handle).collect();
+    let (imports, gpu) = (Arc::clone(staging.imports()), ranges.gpu);
+    let (peer, pid) = (peer.to_owned(), ranges.process);
+    let handles: Vec<_> = ranges.ranges.iter().map(|range| range.handle).collect();
     staging.link().background.run(Box::new(move || {
         let open = |handle| {
-            let by = OwnedBy { peer: &peer, pid };
-            imports.open(&Foreign::Gpu(gpu, handle), by).map_err(|error| error.to_string())
+            let by = OwnerId { peer: &peer, pid };
+            imports.open(&RemoteMemoryKey::Gpu(gpu, handle), by).map_err(|error| error.to_string())
         };
         let all = handles.iter().map(|handle| open(*handle)).collect();
         *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);

@@ -6,7 +6,7 @@ use nixl_ops::Hop;
 
 /// One leg.
 #[derive(Debug)]
-pub(super) struct Leg {
+pub(super) struct HopTimer {
     name: &'static str,
     /// Chunks on it.
     on: usize,
@@ -14,7 +14,7 @@ pub(super) struct Leg {
     busy: Duration,
 }
 
-impl Leg {
+impl HopTimer {
     pub(super) fn new(name: &'static str) -> Self {
         Self { name, on: 0, since: Duration::ZERO, busy: Duration::ZERO }
     }

@@ -11,18 +11,18 @@ use nixl_descriptor::{Presence, Region, SharedMemory, SharedName};
 use nixl_device::{ExitWatch, ProcessError, ProcessExits};
 use nixl_ops::{Background, RecentCheck};
 
-use super::refused::Refused;
-use crate::local::{Buffer, Gpus, SharedHandle};
+use super::open_failures::OpenFailures;
+use crate::local::{Buffer, GpuBackend, SharedHandle};
 
 /// Opens each piece of memory once for each GPU, and keeps the latest open: opening takes some hundred microseconds, and
 /// the memory of a cache of keys and values is a few allocations that are used all the time. What a process that has ended
 /// had is closed at once, what a peer has let go of at the next [`sweep`](Self::sweep).
-pub(crate) struct Imports {
+pub(crate) struct ImportCache {
     me: Weak<Self>,
-    gpus: Arc<dyn Gpus>,
+    gpus: Arc<dyn GpuBackend>,
     background: Arc<dyn Background>,
     opened: Mutex<Opened>,
-    pub(crate) refused: Refused<Foreign>,
+    pub(crate) refused: OpenFailures<RemoteMemoryKey>,
     /// Bytes of peers' memory that are pinned.
     pinned: Arc<AtomicUsize>,
     /// Bytes of address space that peers' host memory takes.
@@ -35,7 +35,7 @@ pub(crate) struct Imports {
 
 /// Memory of a peer, as this process opens it.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
-pub(crate) enum Foreign {
+pub(crate) enum RemoteMemoryKey {
     /// An allocation on a GPU, for one GPU here.
     Gpu(u32, SharedHandle),
     /// Host memory.
@@ -46,7 +46,7 @@ pub(crate) enum Foreign {
 
 /// Whose memory it is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct OwnedBy<'a> {
+pub(crate) struct OwnerId<'a> {
     /// The peer that named it.
     pub(crate) peer: &'a str,
     /// The process of a GPU's memory, where that is known.
@@ -55,9 +55,9 @@ pub(crate) struct OwnedBy<'a> {
 
 #[derive(Default)]
 struct Opened {
-    by_name: HashMap<Foreign, Import>,
+    by_name: HashMap<RemoteMemoryKey, Import>,
     /// In the order of their last uses.
-    by_use: BTreeMap<u64, Foreign>,
+    by_use: BTreeMap<u64, RemoteMemoryKey>,
     uses: u64,
     processes: HashMap<u32, Weak<ExitWatch>>,
     /// Opened since the last sweep.
@@ -73,7 +73,7 @@ struct Import {
 
 /// Who has the memory, too.
 struct Owner {
-    foreign: Foreign,
+    memory_key: RemoteMemoryKey,
     peer: Box<str>,
     /// Unless it is not known, or there are no more descriptors.
     process: Option<Arc<ExitWatch>>,
@@ -103,7 +103,7 @@ pub(crate) enum ImportError {
     Failed(String),
 }
 
-impl Imports {
+impl ImportCache {
     /// Pieces of memory that are kept open.
     pub(crate) const KEPT: usize = 1024;
     /// Bytes of all that is pinned at most. A peer says how long its memory is, and pinning takes every page of it, and 0.1 s
@@ -116,13 +116,13 @@ impl Imports {
     const SWEPT_AFTER: usize = 16;
 
     /// None is open yet. Blocking calls that nothing waits for are made in the `background`.
-    pub(crate) fn new(gpus: Arc<dyn Gpus>, background: Arc<dyn Background>) -> Arc<Self> {
+    pub(crate) fn new(gpus: Arc<dyn GpuBackend>, background: Arc<dyn Background>) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             gpus,
             background,
             opened: Mutex::default(),
-            refused: Refused::default(),
+            refused: OpenFailures::default(),
             pinned: Arc::default(),
             mapped: Arc::default(),
             sweeping: AtomicBool::new(false),
@@ -131,16 +131,16 @@ impl Imports {
     }
 
     /// The memory, if it is [open](Found::Open).
-    pub(crate) fn get(&self, foreign: &Foreign) -> Option<Arc<dyn Buffer>> {
-        match self.find(foreign) {
+    pub(crate) fn get(&self, memory_key: &RemoteMemoryKey) -> Option<Arc<dyn Buffer>> {
+        match self.find(memory_key) {
             Found::Open(memory) => Some(memory),
             Found::Gone | Found::Closed => None,
         }
     }
 
     /// What is known of the memory.
-    pub(crate) fn find(&self, foreign: &Foreign) -> Found {
-        let Some((memory, owner)) = self.lock().touch(foreign) else { return Found::Closed };
+    pub(crate) fn find(&self, memory_key: &RemoteMemoryKey) -> Found {
+        let Some((memory, owner)) = self.lock().touch(memory_key) else { return Found::Closed };
         // Asks the system: not under the lock.
         match owner.seen.get_or(|| self.look(&owner)) {
             true => Found::Open(memory),
@@ -152,15 +152,15 @@ impl Imports {
     /// Whether memory of this process is open, so that its number means the same process here.
     pub(crate) fn reaches(&self, pid: u32) -> bool {
         let opened = self.lock();
-        let names = opened.by_name.keys().filter_map(Foreign::name);
+        let names = opened.by_name.keys().filter_map(RemoteMemoryKey::name);
         let names: Vec<_> = names.filter(|name| name.pid == pid).copied().collect();
         drop(opened);
         names.iter().any(SharedName::is_there)
     }
 
     /// Whether the memory is open, whatever the peer has done since.
-    pub(crate) fn has(&self, foreign: &Foreign) -> bool {
-        self.lock().by_name.contains_key(foreign)
+    pub(crate) fn has(&self, memory_key: &RemoteMemoryKey) -> bool {
+        self.lock().by_name.contains_key(memory_key)
     }
 
     /// *Blocking.* Opens the memory, unless it is open.
@@ -170,13 +170,13 @@ impl Imports {
     /// Why it cannot be opened.
     pub(crate) fn open(
         &self,
-        foreign: &Foreign,
-        by: OwnedBy<'_>,
+        memory_key: &RemoteMemoryKey,
+        by: OwnerId<'_>,
     ) -> Result<Arc<dyn Buffer>, ImportError> {
-        match self.find(foreign) {
+        match self.find(memory_key) {
             Found::Open(memory) => return Ok(memory),
             Found::Gone => {
-                let closed = self.lock().remove(foreign);
+                let closed = self.lock().remove(memory_key);
                 drop(closed);
             }
             Found::Closed => {}
@@ -190,20 +190,20 @@ impl Imports {
             self.sweep();
         }
         // Before the memory: a process that has not ended afterwards had the number all along.
-        let process = match foreign.name().map_or(by.pid, |name| Some(name.pid)) {
+        let process = match memory_key.name().map_or(by.pid, |name| Some(name.pid)) {
             Some(pid) => self.process(pid),
             None => None,
         };
-        let memory: Arc<dyn Buffer> = match foreign {
-            Foreign::Gpu(gpu, handle) => {
+        let memory: Arc<dyn Buffer> = match memory_key {
+            RemoteMemoryKey::Gpu(gpu, handle) => {
                 let memory = self.gpus.open(*gpu, handle);
                 Arc::from(memory.map_err(|e| ImportError::Failed(e.to_string()))?)
             }
-            Foreign::File(name) | Foreign::Pinned(name) => {
+            RemoteMemoryKey::File(name) | RemoteMemoryKey::Pinned(name) => {
                 let allowance = self.allow(name)?;
                 let region = map(name)?;
-                let buffer: Arc<dyn Buffer> = match foreign {
-                    Foreign::Pinned(_) => self.pin(region),
+                let buffer: Arc<dyn Buffer> = match memory_key {
+                    RemoteMemoryKey::Pinned(_) => self.pin(region),
                     _ => Arc::new(region),
                 };
                 Arc::new(Mapped { buffer, _allowance: allowance })
@@ -213,7 +213,7 @@ impl Imports {
             return Err(ImportError::Absent);
         }
         let owner = Arc::new(Owner {
-            foreign: *foreign,
+            memory_key: *memory_key,
             peer: by.peer.into(),
             process,
             seen: RecentCheck::default(),
@@ -221,7 +221,7 @@ impl Imports {
         let closed = self.lock().insert(owner, Arc::clone(&memory));
         // Closing is a call of the driver or the system: not under the lock.
         drop(closed);
-        self.refused.forget(foreign);
+        self.refused.forget(memory_key);
         Ok(memory)
     }
 
@@ -252,10 +252,10 @@ impl Imports {
     }
 
     /// Address space for the memory, for which others are closed that were not used for longer.
-    fn allow(&self, name: &SharedName) -> Result<Allowance, ImportError> {
+    fn allow(&self, name: &SharedName) -> Result<PinPermit, ImportError> {
         let bytes = usize::try_from(name.len).unwrap_or(usize::MAX);
         loop {
-            if let Some(allowance) = Allowance::take(&self.mapped, bytes, Self::MAX_MAPPED) {
+            if let Some(allowance) = PinPermit::take(&self.mapped, bytes, Self::MAX_MAPPED) {
                 return Ok(allowance);
             }
             let fits = bytes <= Self::MAX_MAPPED;
@@ -276,7 +276,7 @@ impl Imports {
 
     /// What cannot be pinned is copied through pinned slots.
     fn pin(&self, memory: Region) -> Arc<dyn Buffer> {
-        let Some(allowance) = Allowance::take(&self.pinned, memory.len(), Self::MAX_PINNED) else {
+        let Some(allowance) = PinPermit::take(&self.pinned, memory.len(), Self::MAX_PINNED) else {
             return Arc::new(memory);
         };
         // SAFETY: transfers keep what they got from here as long as a GPU may use it, and leak it if they cannot tell.
@@ -338,7 +338,7 @@ impl Imports {
     /// Whether the peer has it, too, as far as this process may know. Of a GPU's memory only the end of the process tells.
     fn look(&self, owner: &Owner) -> bool {
         self.looks.fetch_add(1, Ordering::Relaxed);
-        match owner.foreign.name() {
+        match owner.memory_key.name() {
             Some(name) => name.is_there(),
             None => !owner.process_has_ended(),
         }
@@ -349,7 +349,7 @@ impl Imports {
     }
 }
 
-impl Foreign {
+impl RemoteMemoryKey {
     fn name(&self) -> Option<&SharedName> {
         match self {
             Self::Gpu(..) => None,
@@ -365,7 +365,7 @@ impl Owner {
 
     /// Whether it certainly has it no more.
     fn has_let_go(&self) -> bool {
-        match self.foreign.name() {
+        match self.memory_key.name() {
             Some(name) => name.presence() == Presence::Absent,
             None => self.process_has_ended(),
         }
@@ -374,25 +374,25 @@ impl Owner {
 
 impl Opened {
     /// Counts as a use.
-    fn touch(&mut self, foreign: &Foreign) -> Option<(Arc<dyn Buffer>, Arc<Owner>)> {
-        let import = self.by_name.get_mut(foreign)?;
+    fn touch(&mut self, memory_key: &RemoteMemoryKey) -> Option<(Arc<dyn Buffer>, Arc<Owner>)> {
+        let import = self.by_name.get_mut(memory_key)?;
         self.uses += 1;
         self.by_use.remove(&mem::replace(&mut import.used, self.uses));
-        self.by_use.insert(self.uses, *foreign);
+        self.by_use.insert(self.uses, *memory_key);
         Some((Arc::clone(&import.memory), Arc::clone(&import.owner)))
     }
 
     /// Returns what is to be closed: those whose last use is longest ago. They are closed when the transfers that use them
     /// have ended.
     fn insert(&mut self, owner: Arc<Owner>, memory: Arc<dyn Buffer>) -> Vec<Import> {
-        let foreign = owner.foreign;
+        let memory_key = owner.memory_key;
         let mut closed = Vec::new();
-        closed.extend(self.remove(&foreign));
+        closed.extend(self.remove(&memory_key));
         self.uses += 1;
         self.fresh += 1;
-        self.by_use.insert(self.uses, foreign);
-        self.by_name.insert(foreign, Import { memory, used: self.uses, owner });
-        while self.by_name.len() > Imports::KEPT
+        self.by_use.insert(self.uses, memory_key);
+        self.by_name.insert(memory_key, Import { memory, used: self.uses, owner });
+        while self.by_name.len() > ImportCache::KEPT
             && let Some(oldest) = self.remove_oldest()
         {
             closed.push(oldest);
@@ -405,29 +405,29 @@ impl Opened {
         self.by_name.remove(&oldest)
     }
 
-    fn remove(&mut self, foreign: &Foreign) -> Option<Import> {
-        let import = self.by_name.remove(foreign)?;
+    fn remove(&mut self, memory_key: &RemoteMemoryKey) -> Option<Import> {
+        let import = self.by_name.remove(memory_key)?;
         self.by_use.remove(&import.used);
         Some(import)
     }
 
     /// Unless it was opened anew since.
     fn remove_of(&mut self, owner: &Arc<Owner>) -> Option<Import> {
-        let import = self.by_name.get(&owner.foreign)?;
-        Arc::ptr_eq(&import.owner, owner).then(|| self.remove(&owner.foreign))?
+        let import = self.by_name.get(&owner.memory_key)?;
+        Arc::ptr_eq(&import.owner, owner).then(|| self.remove(&owner.memory_key))?
     }
 
     fn take(&mut self, which: impl Fn(&Owner) -> bool) -> Vec<Import> {
         let taken = self.by_name.values().filter(|import| which(&import.owner));
-        let taken: Vec<_> = taken.map(|import| import.owner.foreign).collect();
-        taken.iter().filter_map(|foreign| self.remove(foreign)).collect()
+        let taken: Vec<_> = taken.map(|import| import.owner.memory_key).collect();
+        taken.iter().filter_map(|memory_key| self.remove(memory_key)).collect()
     }
 }
 
 /// Pinned memory of a peer. Field order: unpinned before it is given back.
 struct Pinned {
     buffer: Box<dyn Buffer>,
-    _allowance: Allowance,
+    _allowance: PinPermit,
 }
 
 // SAFETY: as the buffer that it holds.
@@ -440,7 +440,7 @@ unsafe impl Buffer for Pinned {
 /// Mapped memory of a peer. Field order: unmapped before the address space is given back.
 struct Mapped {
     buffer: Arc<dyn Buffer>,
-    _allowance: Allowance,
+    _allowance: PinPermit,
 }
 
 // SAFETY: as the buffer that it holds.
@@ -451,12 +451,12 @@ unsafe impl Buffer for Mapped {
 }
 
 /// A part of the bytes that may be pinned or mapped, until dropped.
-struct Allowance {
+struct PinPermit {
     taken: Arc<AtomicUsize>,
     bytes: usize,
 }
 
-impl Allowance {
+impl PinPermit {
     fn take(taken: &Arc<AtomicUsize>, bytes: usize, most: usize) -> Option<Self> {
         let fits = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= most);
         taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
@@ -464,7 +464,7 @@ impl Allowance {
     }
 }
 
-impl Drop for Allowance {
+impl Drop for PinPermit {
     fn drop(&mut self) {
         self.taken.fetch_sub(self.bytes, Ordering::AcqRel);
     }
@@ -478,7 +478,7 @@ fn map(name: &SharedName) -> Result<Region, ImportError> {
     Region::try_from(memory).map_err(|e| ImportError::Failed(e.to_string()))
 }
 
-impl fmt::Debug for Imports {
+impl fmt::Debug for ImportCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Imports")
             .field("open", &self.lock().by_name.len())
@@ -515,9 +515,9 @@ mod tests {
     use nixl_device::Device;
 
     use super::*;
-    use crate::local::{Abilities, MemoryKind, SimulatedGpus};
+    use crate::local::{GpuCapabilities, MemoryKind, SimulatedGpus};
 
-    const BY: OwnedBy<'_> = OwnedBy { peer: "peer", pid: None };
+    const BY: OwnerId<'_> = OwnerId { peer: "peer", pid: None };
     /// In which what is looked at comes to be.
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -530,8 +530,8 @@ mod tests {
     }
 
     fn gpus() -> Arc<SimulatedGpus> {
-        let abilities = Abilities { gpus: 1, ..Abilities::default() };
-        Arc::new(SimulatedGpus::new(abilities).unwrap())
+        let capabilities = GpuCapabilities { gpus: 1, ..GpuCapabilities::default() };
+        Arc::new(SimulatedGpus::new(capabilities).unwrap())
     }
 
     /// In a file of its own.
@@ -544,28 +544,30 @@ mod tests {
         let gpus = gpus();
         let memory = gpus.region(MemoryKind::Gpu(0), 64).unwrap();
         let (handle, _) = gpus.share(0, memory.address()).unwrap();
-        let imports = Imports::new(gpus.clone(), Now::here());
-        let there = Foreign::Gpu(0, handle);
+        let imports = ImportCache::new(gpus.clone(), Now::here());
+        let there = RemoteMemoryKey::Gpu(0, handle);
         assert!(imports.get(&there).is_none());
         imports.open(&there, BY).unwrap();
         assert_ne!(imports.get(&there).unwrap().address(), memory.address());
-        assert!(imports.open(&Foreign::Gpu(0, [9; 72]), BY).is_err());
-        assert!(imports.open(&Foreign::Gpu(1, handle), BY).is_err(), "there is one GPU");
+        assert!(imports.open(&RemoteMemoryKey::Gpu(0, [9; 72]), BY).is_err());
+        assert!(imports.open(&RemoteMemoryKey::Gpu(1, handle), BY).is_err(), "there is one GPU");
     }
 
     #[test]
     fn the_longest_unused_is_closed_first() {
         let gpus = gpus();
-        let imports = Imports::new(gpus.clone(), Now::here());
-        let memories: Vec<_> =
-            (0..Imports::KEPT + 2).map(|_| gpus.region(MemoryKind::Gpu(0), 8).unwrap()).collect();
-        let there =
-            |index: usize| Foreign::Gpu(0, gpus.share(0, memories[index].address()).unwrap().0);
-        for index in 0..Imports::KEPT {
+        let imports = ImportCache::new(gpus.clone(), Now::here());
+        let memories: Vec<_> = (0..ImportCache::KEPT + 2)
+            .map(|_| gpus.region(MemoryKind::Gpu(0), 8).unwrap())
+            .collect();
+        let there = |index: usize| {
+            RemoteMemoryKey::Gpu(0, gpus.share(0, memories[index].address()).unwrap().0)
+        };
+        for index in 0..ImportCache::KEPT {
             imports.open(&there(index), BY).unwrap();
         }
         assert!(imports.get(&there(0)).is_some());
-        for index in Imports::KEPT..Imports::KEPT + 2 {
+        for index in ImportCache::KEPT..ImportCache::KEPT + 2 {
             imports.open(&there(index), BY).unwrap();
         }
         let open = |index| imports.get(&there(index)).is_some();
@@ -575,40 +577,47 @@ mod tests {
     #[test]
     fn host_memory_is_pinned_for_gpus_alone_and_if_it_can_be() {
         let gpus = gpus();
-        let imports = Imports::new(gpus.clone(), Now::here());
+        let imports = ImportCache::new(gpus.clone(), Now::here());
         let region = shared(100);
         let name = region.shared_name().unwrap();
-        let kind = |foreign| {
-            let address = imports.open(&foreign, BY).unwrap().address();
+        let kind = |memory_key| {
+            let address = imports.open(&memory_key, BY).unwrap().address();
             gpus.memory_kind(Device::HOST, address)
         };
-        assert_eq!(kind(Foreign::File(name)), MemoryKind::Pageable);
-        assert_eq!(kind(Foreign::Pinned(name)), MemoryKind::Pinned);
-        imports.pinned.store(Imports::MAX_PINNED - 50, Ordering::Relaxed);
+        assert_eq!(kind(RemoteMemoryKey::File(name)), MemoryKind::Pageable);
+        assert_eq!(kind(RemoteMemoryKey::Pinned(name)), MemoryKind::Pinned);
+        imports.pinned.store(ImportCache::MAX_PINNED - 50, Ordering::Relaxed);
         let (long, short) = (shared(51), shared(50));
-        assert_eq!(kind(Foreign::Pinned(long.shared_name().unwrap())), MemoryKind::Pageable);
-        assert_eq!(kind(Foreign::Pinned(short.shared_name().unwrap())), MemoryKind::Pinned);
+        assert_eq!(
+            kind(RemoteMemoryKey::Pinned(long.shared_name().unwrap())),
+            MemoryKind::Pageable
+        );
+        assert_eq!(kind(RemoteMemoryKey::Pinned(short.shared_name().unwrap())), MemoryKind::Pinned);
         imports.pinned.store(0, Ordering::Relaxed);
         let other = shared(100);
         gpus.fail();
-        assert_eq!(kind(Foreign::Pinned(other.shared_name().unwrap())), MemoryKind::Pageable);
+        assert_eq!(
+            kind(RemoteMemoryKey::Pinned(other.shared_name().unwrap())),
+            MemoryKind::Pageable
+        );
     }
 
     #[test]
     fn files_with_holes_do_not_take_all_address_space() {
-        let imports = Imports::new(gpus(), Now::here());
+        let imports = ImportCache::new(gpus(), Now::here());
         let (old, new) = (shared(4096), shared(8192));
-        let [old, new] = [&old, &new].map(|region| Foreign::File(region.shared_name().unwrap()));
+        let [old, new] =
+            [&old, &new].map(|region| RemoteMemoryKey::File(region.shared_name().unwrap()));
         imports.open(&old, BY).unwrap();
         assert_eq!(imports.mapped(), 4096);
         // The longest unused makes room.
-        imports.mapped.fetch_add(Imports::MAX_MAPPED - 8192, Ordering::Relaxed);
+        imports.mapped.fetch_add(ImportCache::MAX_MAPPED - 8192, Ordering::Relaxed);
         imports.open(&new, BY).unwrap();
         assert!(!imports.has(&old) && imports.has(&new));
         imports.mapped.store(8192, Ordering::Relaxed);
-        let Foreign::File(name) = new else { unreachable!() };
+        let RemoteMemoryKey::File(name) = new else { unreachable!() };
         let endless = SharedName { len: 96 << 40, fd: name.fd + 1, ..name };
-        let refused = imports.open(&Foreign::File(endless), BY).map(|_| ()).unwrap_err();
+        let refused = imports.open(&RemoteMemoryKey::File(endless), BY).map(|_| ()).unwrap_err();
         assert!(refused.to_string().contains("too many to map beside 8192"), "{refused}");
         assert!(imports.has(&new), "nothing was closed in vain");
         assert_eq!(imports.mapped(), 8192);
@@ -616,10 +625,10 @@ mod tests {
 
     #[test]
     fn host_memory_is_let_go_once_the_peer_has() {
-        let imports = Imports::new(gpus(), Now::here());
+        let imports = ImportCache::new(gpus(), Now::here());
         let shared = || {
             let region = shared(100);
-            let there = Foreign::File(region.shared_name().unwrap());
+            let there = RemoteMemoryKey::File(region.shared_name().unwrap());
             (region, there)
         };
         let ((one, first), (two, second), (_three, third)) = (shared(), shared(), shared());
@@ -642,12 +651,12 @@ mod tests {
     #[test]
     fn memory_of_a_gpu_is_let_go_once_its_process_has_ended() {
         let gpus = gpus();
-        let imports = Imports::new(gpus.clone(), Now::here());
+        let imports = ImportCache::new(gpus.clone(), Now::here());
         let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let open = || {
             let memory = gpus.region(MemoryKind::Gpu(0), 64).unwrap();
-            let there = Foreign::Gpu(0, gpus.share(0, memory.address()).unwrap().0);
-            let by = OwnedBy { pid: Some(process.id()), ..BY };
+            let there = RemoteMemoryKey::Gpu(0, gpus.share(0, memory.address()).unwrap().0);
+            let by = OwnerId { pid: Some(process.id()), ..BY };
             let used = imports.open(&there, by).unwrap();
             (memory, there, used)
         };
@@ -659,7 +668,7 @@ mod tests {
         assert!(matches!(imports.find(&other.1), Found::Closed));
         assert_eq!(Arc::strong_count(&one.2), 1, "what a transfer uses is kept by it alone");
         process.wait().unwrap();
-        let late = imports.open(&one.1, OwnedBy { pid: Some(process.id()), ..BY });
+        let late = imports.open(&one.1, OwnerId { pid: Some(process.id()), ..BY });
         assert!(late.is_ok(), "a number that no process has says nothing");
     }
 
@@ -693,9 +702,9 @@ mod tests {
             name: words[2].parse::<u128>().unwrap().to_ne_bytes(),
             len: words[3].parse().unwrap(),
         };
-        let imports = Imports::new(gpus(), Now::here());
-        imports.open(&Foreign::File(name), BY).unwrap();
-        imports.open(&Foreign::Pinned(name), BY).unwrap();
+        let imports = ImportCache::new(gpus(), Now::here());
+        imports.open(&RemoteMemoryKey::File(name), BY).unwrap();
+        imports.open(&RemoteMemoryKey::Pinned(name), BY).unwrap();
         assert_eq!(imports.held(), (2, 100));
         process.kill().unwrap();
         until("it is closed without another look", || imports.held() == (0, 0));
@@ -705,11 +714,11 @@ mod tests {
 
     #[test]
     fn what_a_peer_named_is_closed_when_the_peer_is_gone() {
-        let imports = Imports::new(gpus(), Now::here());
+        let imports = ImportCache::new(gpus(), Now::here());
         let (one, other) = (shared(100), shared(100));
-        let there = |region: &Region| Foreign::File(region.shared_name().unwrap());
+        let there = |region: &Region| RemoteMemoryKey::File(region.shared_name().unwrap());
         imports.open(&there(&one), BY).unwrap();
-        imports.open(&there(&other), OwnedBy { peer: "other", pid: None }).unwrap();
+        imports.open(&there(&other), OwnerId { peer: "other", pid: None }).unwrap();
         imports.close_of("peer");
         assert!(!imports.has(&there(&one)) && imports.has(&there(&other)));
     }
@@ -718,17 +727,20 @@ mod tests {
     fn opening_many_pieces_takes_as_many_looks() {
         const PIECES: usize = 4000;
         let gpus = gpus();
-        let imports = Imports::new(gpus.clone(), Now::here());
+        let imports = ImportCache::new(gpus.clone(), Now::here());
         let memories: Vec<_> =
             (0..PIECES).map(|_| gpus.region(MemoryKind::Gpu(0), 8).unwrap()).collect();
         for memory in &memories {
             let handle = gpus.share(0, memory.address()).unwrap().0;
-            imports.open(&Foreign::Gpu(0, handle), BY).unwrap();
+            imports.open(&RemoteMemoryKey::Gpu(0, handle), BY).unwrap();
         }
         let looks = imports.looks.load(Ordering::Relaxed);
         assert!(looks <= 2 * PIECES as u64, "{looks}");
         let opened = imports.lock();
-        assert_eq!((opened.by_name.len(), opened.by_use.len()), (Imports::KEPT, Imports::KEPT));
+        assert_eq!(
+            (opened.by_name.len(), opened.by_use.len()),
+            (ImportCache::KEPT, ImportCache::KEPT)
+        );
     }
 
     #[test]
@@ -741,11 +753,11 @@ mod tests {
             }
         }
         let queue = Arc::new(Queue::default());
-        let imports = Imports::new(gpus(), queue.clone());
+        let imports = ImportCache::new(gpus(), queue.clone());
         imports.sweep_soon();
         assert!(queue.0.lock().unwrap().is_empty());
         let region = shared(100);
-        imports.open(&Foreign::File(region.shared_name().unwrap()), BY).unwrap();
+        imports.open(&RemoteMemoryKey::File(region.shared_name().unwrap()), BY).unwrap();
         imports.sweep_soon();
         imports.sweep_soon();
         assert_eq!(queue.0.lock().unwrap().len(), 1);

@@ -11,12 +11,12 @@ use super::pull::Pull;
 use super::source::Source;
 
 /// Which way the bytes go.
-pub(super) enum Way {
+pub(super) enum StagedFlow {
     Push(Source),
     Pull(Pull),
 }
 
-impl Way {
+impl StagedFlow {
     fn poll(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         match self {
             Self::Push(source) => source.poll(clock),
@@ -55,10 +55,10 @@ impl Way {
 
 /// A staged transfer with a peer that may know nothing of staging. It hears only what it hears of any transfer: the key
 /// of its offer, once all bytes are in place.
-pub(super) struct Alone {
+pub(super) struct OneSided {
     clock: Arc<dyn Clock>,
     notifier: CompletionNotifier,
-    way: Way,
+    way: StagedFlow,
     /// Field order: after what uses the memory.
     leased: Leased,
     failure: Option<TransportError>,
@@ -67,11 +67,11 @@ pub(super) struct Alone {
     report: PathReport,
 }
 
-impl Alone {
+impl OneSided {
     pub(super) fn new(
         clock: Arc<dyn Clock>,
         notifier: CompletionNotifier,
-        (way, leased): (Way, Leased),
+        (way, leased): (StagedFlow, Leased),
         report: PathReport,
     ) -> Self {
         Self { clock, notifier, way, leased, failure: None, steps: 0, ended: false, report }
@@ -100,7 +100,7 @@ impl Alone {
     }
 }
 
-impl Execution for Alone {
+impl Execution for OneSided {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         if self.ended {
             return Poll::Ready(Err(TransportError::Closed));
@@ -126,7 +126,7 @@ impl Execution for Alone {
     }
 }
 
-impl Drop for Alone {
+impl Drop for OneSided {
     fn drop(&mut self) {
         // A GPU or the engine may still use the memory.
         if !self.way.is_quiet() {

@@ -5,7 +5,7 @@ use nixl_descriptor::DescriptorList;
 /// The descriptors of an operation as one stream of bytes, and the stream as chunks of one size; the last may be
 /// shorter.
 #[derive(Clone, Debug)]
-pub(crate) struct Cut {
+pub(crate) struct Chunking {
     /// Where each descriptor begins in the stream, and at the end where the stream ends.
     starts: Vec<u64>,
     chunk_bytes: u64,
@@ -22,7 +22,7 @@ pub(crate) struct Piece {
     pub(crate) len: u64,
 }
 
-impl Cut {
+impl Chunking {
     /// The most chunks of an operation: 16 TiB of the default size.
     const MAX_CHUNKS: u64 = 1 << 24;
 
@@ -105,14 +105,14 @@ mod tests {
         fn chunks_are_full_and_miss_nothing(
             lens in proptest::collection::vec(1u64..2000, 1..40), chunk_bytes in 1u64..5000,
         ) {
-            let cut = Cut::of(lens.iter().copied(), chunk_bytes).unwrap();
+            let chunking = Chunking::of(lens.iter().copied(), chunk_bytes).unwrap();
             let mut done = vec![0u64; lens.len()];
-            for chunk in 0..cut.count() {
-                let pieces: Vec<_> = cut.pieces(chunk).collect();
-                prop_assert_eq!(pieces.iter().map(|p| p.len).sum::<u64>(), cut.len(chunk));
-                prop_assert_eq!(pieces.last().unwrap().index, cut.last_descriptor(chunk));
-                let full = chunk + 1 < cut.count() || cut.total().is_multiple_of(chunk_bytes);
-                prop_assert_eq!(cut.len(chunk) == chunk_bytes, full);
+            for chunk in 0..chunking.count() {
+                let pieces: Vec<_> = chunking.pieces(chunk).collect();
+                prop_assert_eq!(pieces.iter().map(|p| p.len).sum::<u64>(), chunking.len(chunk));
+                prop_assert_eq!(pieces.last().unwrap().index, chunking.last_descriptor(chunk));
+                let full = chunk + 1 < chunking.count() || chunking.total().is_multiple_of(chunk_bytes);
+                prop_assert_eq!(chunking.len(chunk) == chunk_bytes, full);
                 for piece in pieces {
                     prop_assert_eq!(piece.offset, done[piece.index]);
                     prop_assert!(done[..piece.index].iter().zip(&lens).all(|(d, l)| d == l));
@@ -120,14 +120,14 @@ mod tests {
                 }
             }
             prop_assert_eq!(done, lens);
-            prop_assert_eq!(cut.len(cut.count()), 0);
+            prop_assert_eq!(chunking.len(chunking.count()), 0);
         }
     }
 
     #[test]
     fn absurd_cuts_are_refused() {
-        assert!(Cut::of([1].into_iter(), 0).is_none());
-        assert!(Cut::of([1 << 60].into_iter(), 1).is_none());
-        assert!(Cut::of([u64::MAX, 2].into_iter(), 1 << 50).is_none());
+        assert!(Chunking::of([1].into_iter(), 0).is_none());
+        assert!(Chunking::of([1 << 60].into_iter(), 1).is_none());
+        assert!(Chunking::of([u64::MAX, 2].into_iter(), 1 << 50).is_none());
     }
 }

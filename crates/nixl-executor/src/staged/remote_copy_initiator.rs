@@ -12,23 +12,23 @@ use nixl_ops::{Execution, PathReport, PeerMemory, TransportError};
 
 use super::message::Message;
 use super::outbox::Outbox;
-use super::request::{Lend, Recall};
+use super::request::{CancelCopy, RemoteCopyRequest};
 use super::session::Membership;
 use super::staging::Staging;
 use super::{failed, violated};
 
 /// From the request to the peer's last word. Whatever goes wrong here, the memory is the peer's until the peer has said
 /// that it is quiet, or its process has ended; an engine that lost the peer says nothing of the peer's GPU.
-pub(super) struct Lender {
+pub(super) struct RemoteCopyInitiator {
     staging: Arc<Staging>,
     session: Membership,
     outbox: Outbox,
     leased: Leased,
     kind: OperationKind,
     /// What to ask, until it is queued.
-    lend: Option<Lend>,
+    copy_request: Option<RemoteCopyRequest>,
     /// What to say once this side gives up.
-    recall: Recall,
+    cancel: CancelCopy,
     /// The engine took the request: from then on the peer may use the memory.
     asked: bool,
     /// The peer said that it has not completed the operation.
@@ -48,7 +48,7 @@ pub(super) struct Lender {
     report: PathReport,
 }
 
-impl Lender {
+impl RemoteCopyInitiator {
     /// How often the peer's process is looked at.
     const LOOK: Duration = Duration::from_millis(10);
     /// How long the last word of a process that has ended may take, before it counts as never said.
@@ -58,20 +58,21 @@ impl Lender {
         staging: Arc<Staging>,
         session: Membership,
         outbox: Outbox,
-        (lend, leased): (Lend, Leased),
+        (copy_request, leased): (RemoteCopyRequest, Leased),
         process: ProcessWatch,
         report: PathReport,
     ) -> Self {
         let now = staging.link().clock.now();
-        let (offer, introduction) = (lend.offer.clone(), lend.introduction.clone());
+        let (offer, initiator_metadata) =
+            (copy_request.offer.clone(), copy_request.initiator_metadata.clone());
         Self {
             staging,
             session,
             outbox,
             leased,
-            kind: lend.kind,
-            lend: Some(lend),
-            recall: Recall { offer, introduction, reason: String::new() },
+            kind: copy_request.kind,
+            copy_request: Some(copy_request),
+            cancel: CancelCopy { offer, initiator_metadata, reason: String::new() },
             asked: false,
             refused: false,
             failure: None,
@@ -90,7 +91,7 @@ impl Lender {
         if let Poll::Ready(result) = self.read_mail() {
             return Poll::Ready(result);
         }
-        if self.lend.is_some() {
+        if self.copy_request.is_some() {
             // It may have waited for work on the memory; the peer has not been asked yet.
             self.heard = now;
         }
@@ -128,7 +129,7 @@ impl Lender {
                     self.refused = true;
                     failed("peer", format!("the peer gave up: {reason}"))
                 }
-                Message::Unused => failed("peer", "the peer knows nothing of the transfer"),
+                Message::NotFound => failed("peer", "the peer knows nothing of the transfer"),
                 other => {
                     let name = other.name();
                     self.fail(violated(format!("{name} to the side that lends")));
@@ -145,8 +146,8 @@ impl Lender {
 
     fn send(&mut self, now: Duration) {
         let Some(failure) = &self.failure else {
-            if let Some(lend) = self.lend.take() {
-                self.outbox.push(&Message::Lend(lend));
+            if let Some(copy_request) = self.copy_request.take() {
+                self.outbox.push(&Message::RemoteCopyRequest(copy_request));
             }
             match self.outbox.flush(self.staging.link(), now) {
                 Ok(sent) => {
@@ -165,7 +166,7 @@ impl Lender {
             self.recalled = Some(now);
             let reason = failure.to_string();
             self.outbox.clear();
-            self.outbox.push(&Message::Recall(Recall { reason, ..self.recall.clone() }));
+            self.outbox.push(&Message::CancelCopy(CancelCopy { reason, ..self.cancel.clone() }));
         }
         // What cannot be said now is said again later.
         if self.outbox.flush(self.staging.link(), now).is_err() {
@@ -191,7 +192,7 @@ impl Lender {
     }
 }
 
-impl Execution for Lender {
+impl Execution for RemoteCopyInitiator {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         if self.ended {
             return Poll::Ready(Err(TransportError::Closed));
@@ -238,7 +239,7 @@ impl Execution for Lender {
     }
 }
 
-impl Drop for Lender {
+impl Drop for RemoteCopyInitiator {
     fn drop(&mut self) {
         // The peer has it yet.
         if !self.ended && self.asked {

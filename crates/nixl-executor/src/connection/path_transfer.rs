@@ -11,25 +11,25 @@ use nixl_ops::{
     TransferRequest, Transport, TransportError,
 };
 
-use super::attached::{Attached, devices};
+use super::executor::{ConnectionExecutor, devices};
 use super::probe::PROBE;
 use crate::ipc::is_not_open;
 use crate::paths::{
-    AblePath, HealthState, MAX_ATTEMPTS, PathPlan, Standing, Subject, may_retry, note_attempt,
-    note_end, tell_end,
+    AvailablePath, HealthState, MAX_ATTEMPTS, PathHistory, PathKey, PathPlan, may_retry,
+    note_attempt, note_end, tell_end,
 };
 use crate::peers::Peer;
 
 /// An operation that goes by the paths of its plan.
-pub(super) struct Attempt {
-    attached: Arc<Attached>,
+pub(super) struct PathTransfer {
+    connection: Arc<ConnectionExecutor>,
     plan: Arc<PathPlan>,
-    standing: Standing,
+    history: PathHistory,
     peer: Arc<Peer>,
     bytes: u64,
     /// What the next path would need; none if there is no other.
     request: Option<Box<Owned>>,
-    path: AblePath,
+    path: AvailablePath,
     current: Box<dyn Execution>,
     leased: Leased,
     /// What those before the current one left at the peer's memory.
@@ -54,7 +54,7 @@ struct Owned {
     transport: Arc<dyn Transport>,
     peer: PeerId,
     registrations: Vec<Registration>,
-    introduction: Option<AgentMetadata>,
+    initiator_metadata: Option<AgentMetadata>,
     policy: PathPolicy,
 }
 
@@ -71,7 +71,7 @@ impl Owned {
             transport: Arc::clone(route.transport),
             peer: route.peer.clone(),
             registrations: route.registrations.clone(),
-            introduction: route.introduction.clone(),
+            initiator_metadata: route.initiator_metadata.clone(),
             policy: request.policy,
         }))
     }
@@ -85,7 +85,7 @@ impl Owned {
             &self.peer,
             self.registrations.clone(),
         )
-        .introducing(self.introduction.clone())
+        .introducing(self.initiator_metadata.clone())
         .with_slot(self.slot.as_ref())
         .under(self.policy);
         match self.notifies {
@@ -95,40 +95,40 @@ impl Owned {
     }
 }
 
-impl Attempt {
+impl PathTransfer {
     /// Prepares the transfer by the best path that can be prepared.
     pub(super) fn begin(
-        attached: Arc<Attached>,
+        connection: Arc<ConnectionExecutor>,
         peer: Arc<Peer>,
-        (plan, mut standing): (Arc<PathPlan>, Standing),
+        (plan, mut history): (Arc<PathPlan>, PathHistory),
         request: &TransferRequest<'_>,
     ) -> Result<Box<dyn Execution>, TransportError> {
         let bytes = request.local.total_bytes();
         let mut tries = 0;
         let (path, (current, proving)) = loop {
-            let path = plan.choose(bytes, &standing)?.path.clone();
+            let path = plan.choose(bytes, &history)?.path.clone();
             tries += 1;
-            match attached.first(path.kind, &peer, &plan, request) {
+            match connection.first(path.kind, &peer, &plan, request) {
                 Ok(first) => break (path, first),
                 Err(error) => {
-                    attached.note(&peer, &plan, path.kind, Err(&error));
+                    connection.note(&peer, &plan, path.kind, Err(&error));
                     // The connector meets the peer anew, and comes back.
                     let another = may_retry(false, &error) || unregistered(&error, &plan);
                     if wants_reconnect(&error) || tries >= MAX_ATTEMPTS || !another {
                         return Err(error);
                     }
-                    standing.note_tried(path.kind, error.to_string());
+                    history.note_tried(path.kind, error.to_string());
                 }
             }
         };
         let leased = request.leased.clone();
-        let another = plan.able.len() > 1 || proving;
+        let another = plan.available.len() > 1 || proving;
         let request = if another { Owned::of(request) } else { None };
         let abandoned = false;
         Ok(Box::new(Self {
-            attached,
+            connection,
             plan,
-            standing,
+            history,
             peer,
             bytes,
             request,
@@ -153,20 +153,20 @@ impl Attempt {
             && !self.current.target_told()
             && (may_retry(false, &error) || unregistered(&error, &self.plan))
         {
-            self.standing.note_tried(self.path.kind, error.to_string());
-            let Ok(chosen) = self.plan.choose(self.bytes, &self.standing) else {
+            self.history.note_tried(self.path.kind, error.to_string());
+            let Ok(chosen) = self.plan.choose(self.bytes, &self.history) else {
                 return Err(error);
             };
             self.path = chosen.path.clone();
             self.tries += 1;
             let request = request.request();
-            match self.attached.first(self.path.kind, &self.peer, &self.plan, &request) {
+            match self.connection.first(self.path.kind, &self.peer, &self.plan, &request) {
                 Ok((execution, proving)) => {
                     self.replace(execution, proving);
                     return Ok(());
                 }
                 Err(next) => {
-                    self.attached.note(&self.peer, &self.plan, self.path.kind, Err(&next));
+                    self.connection.note(&self.peer, &self.plan, self.path.kind, Err(&next));
                     error = next;
                 }
             }
@@ -177,8 +177,8 @@ impl Attempt {
     /// The path works: the whole operation by it.
     fn proceed(&mut self) -> Result<(), TransportError> {
         let Some(request) = &self.request else { return Err(TransportError::Closed) };
-        let (kind, local) = (self.path.kind, self.plan.question.local);
-        let execution = self.attached.begin(kind, local, &request.request())?;
+        let (kind, local) = (self.path.kind, self.plan.query.local);
+        let execution = self.connection.begin(kind, local, &request.request())?;
         self.replace(execution, false);
         Ok(())
     }
@@ -190,7 +190,7 @@ impl Attempt {
     }
 }
 
-impl Attached {
+impl ConnectionExecutor {
     /// What an operation by a path begins with, and whether that only shows whether the path works.
     fn first(
         &self,
@@ -199,7 +199,7 @@ impl Attached {
         plan: &PathPlan,
         request: &TransferRequest<'_>,
     ) -> Result<(Box<dyn Execution>, bool), TransportError> {
-        let local = plan.question.local;
+        let local = plan.query.local;
         if request.local.total_bytes() > PROBE
             && !self.has_proven(kind, peer, plan)
             && let Some(probe) = self.probe(kind, local, request)?
@@ -213,7 +213,7 @@ impl Attached {
     fn has_proven(&self, kind: PathKind, peer: &Peer, plan: &PathPlan) -> bool {
         let (local, remote) = devices(plan);
         let now = self.link.clock.now();
-        let state = peer.lock().health.state(Subject { kind, local, remote }, now);
+        let state = peer.lock().health.state(PathKey { kind, local, remote }, now);
         state == HealthState::Proven
     }
 
@@ -231,17 +231,17 @@ impl Attached {
             Err(_) => note_attempt(kind, transport, result),
         }
         let (local, remote) = devices(plan);
-        let subject = Subject { kind, local, remote };
+        let path_key = PathKey { kind, local, remote };
         if result.is_err_and(|e| kind == PathKind::SharedMemory || wants_reconnect(e)) {
             // The memory of a process that has ended is free only once it is closed here.
             self.imports.sweep_soon();
         }
         match result {
-            Ok(()) => peer.lock().health.succeeded(subject),
+            Ok(()) => peer.lock().health.succeeded(path_key),
             // The others say nothing about the path.
             Err(error) if may_retry(false, error) && !is_not_open(error) => {
                 let now = self.link.clock.now();
-                peer.lock().health.failed(subject, error.to_string(), now);
+                peer.lock().health.failed(path_key, error.to_string(), now);
             }
             Err(_) => {}
         }
@@ -249,7 +249,7 @@ impl Attached {
 }
 
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
-impl Execution for Attempt {
+impl Execution for PathTransfer {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         loop {
             let result = match self.current.poll() {
@@ -264,7 +264,7 @@ impl Execution for Attempt {
                 },
                 result => result,
             };
-            self.attached.note(&self.peer, &self.plan, self.path.kind, result.as_ref().copied());
+            self.connection.note(&self.peer, &self.plan, self.path.kind, result.as_ref().copied());
             let result = match result {
                 Ok(()) => Ok(()),
                 Err(error) => match self.next(error) {
@@ -273,10 +273,10 @@ impl Execution for Attempt {
                 },
             };
             self.ended = true;
-            let engine = self.attached.link.transport.name();
+            let engine = self.connection.link.transport.name();
             match &result {
                 Ok(()) => {
-                    self.attached.successes.end(self.path.kind, engine, self.bytes);
+                    self.connection.successes.end(self.path.kind, engine, self.bytes);
                     if tracing::enabled!(tracing::Level::DEBUG) {
                         tell_end(&self.report());
                     }
@@ -303,7 +303,7 @@ impl Execution for Attempt {
         let mut report = self.current.report();
         report.kind = self.path.kind;
         report.carrier = report.carrier.or(self.path.carrier);
-        report.rejected = self.plan.not_taken(self.path.kind, self.bytes, &self.standing);
+        report.rejected = self.plan.alternatives(self.path.kind, self.bytes, &self.history);
         report.degraded = self.plan.degraded(&self.path).cloned();
         report
     }
@@ -339,7 +339,7 @@ impl Execution for Attempt {
     }
 }
 
-impl Drop for Attempt {
+impl Drop for PathTransfer {
     fn drop(&mut self) {
         // Dropped in flight: what the current path uses stays leased.
         if !self.ended && !self.current.abandon() {
@@ -357,6 +357,6 @@ fn wants_reconnect(error: &TransportError) -> bool {
 /// need that; if there is none, the metadata may be stale.
 fn unregistered(error: &TransportError, plan: &PathPlan) -> bool {
     matches!(error, TransportError::NotRegistered { .. })
-        && !plan.question.remote.is_host()
-        && plan.able.len() > 1
+        && !plan.query.remote.is_host()
+        && plan.available.len() > 1
 }

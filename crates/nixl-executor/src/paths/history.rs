@@ -9,12 +9,12 @@ use super::plan::same;
 /// What speaks against paths that are there: those that failed [lately](super::Health), which come last, and those that
 /// this operation has tried, which are not tried again. Empty, it takes no memory.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Standing {
-    cooling: Reasons,
+pub struct PathHistory {
+    in_cooldown: Reasons,
     tried: Reasons,
 }
 
-impl Standing {
+impl PathHistory {
     /// Nothing speaks against any.
     #[must_use]
     pub fn new() -> Self {
@@ -24,12 +24,12 @@ impl Standing {
     /// Whether nothing speaks against any.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.cooling.is_empty() && self.tried.is_empty()
+        self.in_cooldown.is_empty() && self.tried.is_empty()
     }
 
     /// Notes that a path failed lately.
-    pub fn note_cooling(&mut self, kind: PathKind, reason: impl Into<Cow<'static, str>>) {
-        note(&mut self.cooling, kind, reason.into());
+    pub fn note_cooldown(&mut self, kind: PathKind, reason: impl Into<Cow<'static, str>>) {
+        note(&mut self.in_cooldown, kind, reason.into());
     }
 
     /// Notes that this operation tried a path in vain.
@@ -39,8 +39,8 @@ impl Standing {
 
     /// Why a path comes last.
     #[must_use]
-    pub fn cooling(&self, kind: PathKind) -> Option<&Cow<'static, str>> {
-        find(&self.cooling, kind)
+    pub fn in_cooldown(&self, kind: PathKind) -> Option<&Cow<'static, str>> {
+        find(&self.in_cooldown, kind)
     }
 
     /// How a path failed this operation.

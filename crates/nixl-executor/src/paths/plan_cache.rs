@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use nixl_metadata::PeerInfo;
 
-use super::{LocalFacts, PathCosts, PathPlan, PeerFacts, Question};
+use super::{LocalFacts, PathCosts, PathPlan, PathQuery, PeerFacts};
 
 /// The plans for one peer, kept for as long as the peer says the same of itself. Bounded: the oldest is forgotten.
 #[derive(Clone, Debug, Default)]
-pub struct Plans {
+pub struct PlanCache {
     info: Option<PeerInfo>,
     plans: Vec<Arc<PathPlan>>,
 }
 
-impl Plans {
+impl PlanCache {
     /// How many plans are kept.
     pub const MAX_PLANS: usize = 64;
 
@@ -30,16 +30,16 @@ impl Plans {
         &mut self,
         (here, costs): (&LocalFacts, &PathCosts),
         info: Option<&PeerInfo>,
-        question: Question,
+        query: PathQuery,
     ) -> Arc<PathPlan> {
         if self.info.as_ref() != info {
             *self = Self { info: info.cloned(), plans: Vec::new() };
         }
-        if let Some(plan) = self.plans.iter().find(|plan| plan.question == question) {
+        if let Some(plan) = self.plans.iter().find(|plan| plan.query == query) {
             return Arc::clone(plan);
         }
         let facts = info.map_or_else(PeerFacts::unknown, |info| PeerFacts::new(info, here));
-        let plan = Arc::new(PathPlan::new(question, here, &facts, costs));
+        let plan = Arc::new(PathPlan::new(query, here, &facts, costs));
         if self.plans.len() == Self::MAX_PLANS {
             self.plans.remove(0);
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Calls a function about a second after [use](Self::note_use) began, then once a second while it goes on, and once more
 /// after the last. Otherwise its thread, which the first use starts, sleeps. The thread ends when this is dropped, or when
 /// the function says so.
-pub(super) struct Upkeep {
+pub(super) struct Maintenance {
     shared: Arc<Shared>,
     look: Arc<dyn Fn() -> Next + Send + Sync>,
 }
@@ -35,7 +35,7 @@ struct State {
     closing: bool,
 }
 
-impl Upkeep {
+impl Maintenance {
     const PERIOD: Duration = Duration::from_secs(1);
 
     pub(super) fn new(look: impl Fn() -> Next + Send + Sync + 'static) -> Self {
@@ -73,7 +73,7 @@ impl Shared {
             let state = state.unwrap_or_else(PoisonError::into_inner);
             self.used.store(false, Ordering::Relaxed);
             let open = |state: &mut State| !state.closing;
-            let waited = self.changed.wait_timeout_while(state, Upkeep::PERIOD, open);
+            let waited = self.changed.wait_timeout_while(state, Maintenance::PERIOD, open);
             let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
             if state.closing {
                 return;
@@ -88,14 +88,14 @@ impl Shared {
     }
 }
 
-impl Drop for Upkeep {
+impl Drop for Maintenance {
     fn drop(&mut self) {
         self.shared.lock().closing = true;
         self.shared.changed.notify_one();
     }
 }
 
-impl fmt::Debug for Upkeep {
+impl fmt::Debug for Maintenance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upkeep").finish_non_exhaustive()
     }
@@ -113,20 +113,20 @@ mod tests {
     fn it_looks_after_the_last_use_as_well_and_then_only_when_asked() {
         let (look, looks) = mpsc::channel();
         let soon = AtomicBool::new(true);
-        let upkeep = Upkeep::new(move || {
+        let maintenance = Maintenance::new(move || {
             look.send(()).unwrap();
             if soon.swap(false, Ordering::Relaxed) { Next::Soon } else { Next::WhenUsed }
         });
-        assert!(!upkeep.shared.lock().started);
-        upkeep.note_use();
+        assert!(!maintenance.shared.lock().started);
+        maintenance.note_use();
         // Of the use, and since the first look asked for it.
         for _ in 0..2 {
             looks.recv_timeout(LIMIT).unwrap();
         }
-        assert!(looks.recv_timeout(2 * Upkeep::PERIOD).is_err());
-        upkeep.note_use();
+        assert!(looks.recv_timeout(2 * Maintenance::PERIOD).is_err());
+        maintenance.note_use();
         looks.recv_timeout(LIMIT).unwrap();
-        drop(upkeep);
+        drop(maintenance);
         let ended = looks.recv_timeout(LIMIT);
         assert_eq!(ended, Err(mpsc::RecvTimeoutError::Disconnected), "the thread ends");
     }

@@ -8,10 +8,12 @@ use nixl_descriptor::Leased;
 use nixl_metadata::OperationKind;
 use nixl_ops::{Claim, Execution, PathReport, TransferRequest, TransportError};
 
-use crate::local::{CopyOp, ListCopy, Seams, StrategyPolicy, Tools, kind_of, starts};
+use crate::local::{
+    AllocationBoundaries, CopyContext, CopyOp, ListCopy, StrategyPolicy, kind_of, starts,
+};
 
 /// A copy between local memory and that of an offer, by the block executor's strategies.
-pub(super) struct Within {
+pub(super) struct IntraProcessCopy {
     copy: ListCopy,
     /// Gone once the offer has been completed.
     claim: Option<Claim>,
@@ -19,16 +21,16 @@ pub(super) struct Within {
     ended: bool,
 }
 
-impl Within {
+impl IntraProcessCopy {
     /// `request.local` and the offer's list are paired.
     pub(super) fn new(
         request: &TransferRequest<'_>,
         claim: Claim,
-        tools: &Tools,
+        context: &CopyContext,
     ) -> Result<Self, TransportError> {
         let theirs = claim.descriptors();
         let kind = |list| {
-            kind_of(list, &*tools.gpus).ok_or_else(|| failed("one side mixes kinds of memory"))
+            kind_of(list, &*context.gpus).ok_or_else(|| failed("one side mixes kinds of memory"))
         };
         let (ours, others) = (kind(request.local)?, kind(theirs)?);
         let ops: Vec<_> = request
@@ -51,13 +53,13 @@ impl Within {
             OperationKind::Read => (others, ours),
             OperationKind::Write => (ours, others),
         };
-        let seams = match ops.len() {
+        let boundaries = match ops.len() {
             // Nothing to join.
-            1 => Seams::default(),
-            _ => Seams::of(starts(request.local).chain(starts(theirs))),
+            1 => AllocationBoundaries::default(),
+            _ => AllocationBoundaries::of(starts(request.local).chain(starts(theirs))),
         };
-        let (ops, policy) = ((&*ops, &seams), StrategyPolicy::Auto);
-        let copy = ListCopy::new(ops, kinds, &policy, None, request.local.pending(), tools)
+        let (ops, policy) = ((&*ops, &boundaries), StrategyPolicy::Auto);
+        let copy = ListCopy::new(ops, kinds, &policy, None, request.local.pending(), context)
             .map_err(|error| failed(error.to_string()))?;
         let leased = request.leased.clone();
         Ok(Self { copy, claim: Some(claim), leased, ended: false })
@@ -68,7 +70,7 @@ fn failed(reason: impl Into<Cow<'static, str>>) -> TransportError {
     TransportError::Engine { engine: "local", call: "plan", reason: reason.into() }
 }
 
-impl Execution for Within {
+impl Execution for IntraProcessCopy {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let copied = ready!(self.copy.poll());
         self.ended = true;
@@ -96,7 +98,7 @@ impl Execution for Within {
     }
 }
 
-impl Drop for Within {
+impl Drop for IntraProcessCopy {
     fn drop(&mut self) {
         if !self.ended && !self.copy.abandon() {
             // A GPU may still use both sides' memory.

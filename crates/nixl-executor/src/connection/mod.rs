@@ -5,12 +5,12 @@
 //! its [plan](crate::paths), and at the next ones if that fails; a path that has yet to show that it works is
 //! [tried](probe) first.
 
-mod attached;
-mod attempt;
-mod common;
 mod executor;
+mod intra_process;
+mod maintenance;
+mod path_executor;
+mod path_transfer;
 mod probe;
-mod upkeep;
-mod within;
+mod shared;
 
-pub use executor::{PathExecutor, PeerStats};
+pub use path_executor::{PathExecutor, PeerStats};

@@ -14,32 +14,34 @@ use nixl_ops::{
     TransportError,
 };
 
-use super::attempt::Attempt;
-use super::executor::{PeerStats, Shared};
-use super::within::Within;
+use super::intra_process::IntraProcessCopy;
+use super::path_executor::{PeerStats, Shared};
+use super::path_transfer::PathTransfer;
 use crate::DirectExecutor;
 use crate::direct::{agree, is_host};
 use crate::ipc::{
-    Foreign, ImportError, Imports, OwnedBy, PeerCopy, copier, foreign, owner_gone, shares,
+    ImportCache, ImportError, OwnerId, PeerCopy, RemoteMemoryKey, copier, memory_key, owner_gone,
+    shares,
 };
-use crate::local::{MemoryKind, Tools, kind_of};
+use crate::local::{CopyContext, MemoryKind, kind_of};
 use crate::offers::Offers;
 use crate::paths::{
-    Engine, LocalFacts, Offered, PathPlan, Question, ShareForm, Standing, Successes, UcxTransports,
+    Engine, LocalFacts, OfferFacts, PathHistory, PathPlan, PathQuery, ShareForm, Successes,
+    UcxTransports,
 };
 use crate::peers::{Peer, Peers};
-use crate::staged::{Borrowing, Manner, Staging};
+use crate::staged::{RemoteCopyContext, Staging, StagingMode};
 
-pub(super) struct Attached {
+pub(super) struct ConnectionExecutor {
     /// For operations, which go on with the next path by themselves.
     me: Weak<Self>,
     shared: Arc<Shared>,
     /// What is known of this process, with the transports that UCX was given for this connection.
     facts: Arc<LocalFacts>,
     pub(super) link: Link,
-    tools: Tools,
+    context: CopyContext,
     pub(super) staging: Arc<Staging>,
-    pub(super) imports: Arc<Imports>,
+    pub(super) imports: Arc<ImportCache>,
     peers: Arc<Peers>,
     engine: Engine,
     pub(super) successes: Successes,
@@ -59,33 +61,33 @@ fn facts_of(process: &Arc<LocalFacts>, settings: &[EngineSetting]) -> Arc<LocalF
     }
 }
 
-impl Attached {
+impl ConnectionExecutor {
     pub(super) fn new(shared: Arc<Shared>, link: Link) -> Arc<Self> {
         Arc::new_cyclic(|me| Self::with(Weak::clone(me), shared, link))
     }
 
     fn with(me: Weak<Self>, shared: Arc<Shared>, link: Link) -> Self {
         let gpus = &shared.gpus;
-        let tools = Tools {
+        let context = CopyContext {
             gpus: Arc::clone(gpus),
             threads: shared.threads.clone(),
             costs: shared.costs.clone(),
             waker: link.waker.clone(),
         };
         let facts = facts_of(&shared.facts, &link.transport.settings());
-        let imports = Imports::new(Arc::clone(gpus), Arc::clone(&link.background));
-        let borrowing = Borrowing {
+        let imports = ImportCache::new(Arc::clone(gpus), Arc::clone(&link.background));
+        let remote_copies = RemoteCopyContext {
             imports: Arc::clone(&imports),
-            tools: tools.clone(),
+            context: context.clone(),
             facts: Arc::clone(&facts),
         };
         let peers = Arc::<Peers>::default();
         Self {
             me,
             facts,
-            tools,
+            context,
             staging: Staging::new(
-                borrowing,
+                remote_copies,
                 link.clone(),
                 Arc::clone(&peers),
                 (shared.staging, &shared.slots),
@@ -146,7 +148,7 @@ impl Attached {
 
     /// What is looked after once a second: closes what peers have let go of, in the background, and asks for peers that
     /// stalled.
-    pub(super) fn look_after(&self) {
+    pub(super) fn maintain(&self) {
         self.imports.sweep_soon();
         self.staging.look_for_stalled();
     }
@@ -160,7 +162,7 @@ impl Attached {
     }
 
     /// What the operation asks; of the engine it says what is so for any peer.
-    fn question(&self, request: &TransferRequest<'_>) -> Question {
+    fn query(&self, request: &TransferRequest<'_>) -> PathQuery {
         let remote = request
             .remote
             .descriptors()
@@ -168,12 +170,12 @@ impl Attached {
             .map(|d| d.device())
             .find(|device| !device.is_host())
             .unwrap_or(Device::HOST);
-        Question {
+        PathQuery {
             operation: request.kind,
             local: self.local_kind(request.local, remote),
             remote,
             engine: self.engine,
-            offered: Offered::by_a_peer(request.remote),
+            offered: OfferFacts::by_a_peer(request.remote),
             policy: request.policy,
         }
     }
@@ -196,16 +198,16 @@ impl Attached {
         &self,
         peer: &Peer,
         info: Option<&PeerInfo>,
-        mut question: Question,
-    ) -> (Arc<PathPlan>, Standing) {
+        mut query: PathQuery,
+    ) -> (Arc<PathPlan>, PathHistory) {
         let now = self.link.clock.now();
         let here = (&*self.facts, &self.shared.path_costs);
         let mut known = peer.lock();
-        question.engine = known.estimate.refine(self.engine);
-        let plan = known.plans.get(here, info, question);
+        query.engine = known.estimate.refine(self.engine);
+        let plan = known.plans.get(here, info, query);
         let (local, remote) = devices(&plan);
-        let standing = known.health.standing(local, remote, now);
-        (plan, standing)
+        let history = known.health.history(local, remote, now);
+        (plan, history)
     }
 
     /// Asks the engine once for each peer what it expects of a transfer between host memories.
@@ -234,7 +236,7 @@ impl Attached {
         let gate = |execution| Gate::before(execution, request.local.pending());
         match kind {
             PathKind::CudaIpc if is_host_memory(request.remote) => {
-                self.staging.begin(request, Manner::Lent).map(gate)
+                self.staging.begin(request, StagingMode::PeerCopies).map(gate)
             }
             // Their copies wait by themselves, as those of the transport below.
             PathKind::CudaIpc | PathKind::SharedMemory => {
@@ -242,8 +244,8 @@ impl Attached {
             }
             PathKind::StagedOneSide | PathKind::StagedBothSides => {
                 let there = !is_host_memory(request.remote);
-                let manner = if there { Manner::Together } else { Manner::Alone };
-                self.staging.begin(request, manner).map(gate)
+                let mode = if there { StagingMode::TwoSided } else { StagingMode::OneSided };
+                self.staging.begin(request, mode).map(gate)
             }
             PathKind::GpuDirect | PathKind::Direct | PathKind::Emulated => {
                 Ok(gate(Box::new(DirectTransfer::prepare(kind, request)?)))
@@ -264,28 +266,28 @@ impl Attached {
         most: u64,
     ) -> Result<PeerCopy, TransportError> {
         let facts = &self.facts;
-        PeerCopy::new(kind, (request, most), local, facts, &self.imports, &self.tools)
+        PeerCopy::new(kind, (request, most), local, facts, &self.imports, &self.context)
     }
 
     /// The peer's memory as this process opens it, and the kind of path that needs it open.
-    fn foreign<'a>(
+    fn memory_key<'a>(
         &self,
         local: &DescriptorList,
         remote: &'a RdmaMetadata,
-    ) -> Option<(PathKind, impl Iterator<Item = Foreign> + use<'a>)> {
-        let path = match Offered::by_a_peer(remote).share? {
+    ) -> Option<(PathKind, impl Iterator<Item = RemoteMemoryKey> + use<'a>)> {
+        let path = match OfferFacts::by_a_peer(remote).share? {
             ShareForm::CudaIpc => PathKind::CudaIpc,
             ShareForm::File => PathKind::SharedMemory,
         };
         let device = remote.descriptors().first().map_or(Device::HOST, |d| d.device());
         let (gpus, ours) = (&*self.shared.gpus, (local, self.local_kind(local, device)));
         let (gpu, _) = copier(&self.facts, gpus, ours, remote);
-        let gpus = gpus.abilities().gpus;
+        let gpus = gpus.capabilities().gpus;
         let wanted =
-            remote.shares().iter().filter_map(move |share| foreign(share.kind(), gpu, ours.1));
-        let wanted = wanted.filter(move |foreign| match foreign {
-            Foreign::Gpu(gpu, _) => *gpu < gpus,
-            Foreign::File(_) | Foreign::Pinned(_) => true,
+            remote.shares().iter().filter_map(move |share| memory_key(share.kind(), gpu, ours.1));
+        let wanted = wanted.filter(move |memory_key| match memory_key {
+            RemoteMemoryKey::Gpu(gpu, _) => *gpu < gpus,
+            RemoteMemoryKey::File(_) | RemoteMemoryKey::Pinned(_) => true,
         });
         Some((path, wanted))
     }
@@ -293,22 +295,22 @@ impl Attached {
     /// A job that opens the peer's memory, if a path that needs it is there.
     fn opening(&self, local: &DescriptorList, remote: &RdmaMetadata) -> Option<Preparation> {
         let now = self.link.clock.now();
-        let (path, wanted) = self.foreign(local, remote)?;
+        let (path, wanted) = self.memory_key(local, remote)?;
         let unopened: Vec<_> = wanted
-            .filter(|foreign| !self.imports.has(foreign))
-            .filter(|foreign| match foreign {
-                Foreign::Gpu(..) => true,
+            .filter(|memory_key| !self.imports.has(memory_key))
+            .filter(|memory_key| match memory_key {
+                RemoteMemoryKey::Gpu(..) => true,
                 // A peer cannot have this process reach its own memory.
-                Foreign::File(name) | Foreign::Pinned(name) => !name.is_own(),
+                RemoteMemoryKey::File(name) | RemoteMemoryKey::Pinned(name) => !name.is_own(),
             })
             .collect();
         if unopened.is_empty() || unopened.iter().any(|f| self.imports.refused.has(f, now)) {
             return None;
         }
         let distinct = || unopened.iter().collect::<HashSet<_>>().len();
-        if unopened.len() > Imports::KEPT && distinct() > Imports::KEPT {
+        if unopened.len() > ImportCache::KEPT && distinct() > ImportCache::KEPT {
             // They would close each other, and keep the connection's thread busy all the while.
-            let (pieces, most) = (distinct(), Imports::KEPT);
+            let (pieces, most) = (distinct(), ImportCache::KEPT);
             let reason = format!("{pieces} pieces of memory are more than stay open: {most}");
             unopened
                 .into_iter()
@@ -318,24 +320,26 @@ impl Attached {
         }
         let info = remote.peer()?;
         let device = remote.descriptors().first().map(|d| d.device())?;
-        let question = Question {
+        let query = PathQuery {
             operation: remote.operation_kind(),
             local: self.local_kind(local, device),
             remote: device,
             engine: self.engine,
-            offered: Offered::by_a_peer(remote),
+            offered: OfferFacts::by_a_peer(remote),
             policy: PathPolicy::auto(),
         };
         let peer = self.peer(info.agent_name(), Some(info));
-        let (plan, standing) = self.plan(&peer, Some(info), question);
-        if !plan.able.iter().any(|able| able.kind == path) || standing.cooling(path).is_some() {
+        let (plan, history) = self.plan(&peer, Some(info), query);
+        if !plan.available.iter().any(|available| available.kind == path)
+            || history.in_cooldown(path).is_some()
+        {
             return None;
         }
         let (imports, pid) = (Arc::clone(&self.imports), self.pid_here(info));
         let page = remote.doorbell().map(page_of);
         Some(Box::new(move || {
-            for foreign in unopened {
-                match imports.open(&foreign, OwnedBy { peer: peer.name(), pid }) {
+            for memory_key in unopened {
+                match imports.open(&memory_key, OwnerId { peer: peer.name(), pid }) {
                     Ok(_) => {}
                     // The peer is here, and its memory is not.
                     Err(ImportError::Absent)
@@ -346,7 +350,7 @@ impl Attached {
                     }
                     Err(error) => {
                         // The operation takes another path, and later ones with this memory do not try for a while.
-                        imports.refused.note(foreign, error.to_string(), now);
+                        imports.refused.note(memory_key, error.to_string(), now);
                         break;
                     }
                 }
@@ -356,26 +360,27 @@ impl Attached {
     }
 
     /// Notes what this operation cannot use; the path may with other memory.
-    fn note_memory(&self, request: &TransferRequest<'_>, standing: &mut Standing) {
+    fn note_memory(&self, request: &TransferRequest<'_>, history: &mut PathHistory) {
         if let Some(reason) = self.staging.why_not(request.local, request.kind) {
             for kind in [PathKind::StagedOneSide, PathKind::StagedBothSides] {
-                standing.note_tried(kind, reason.clone());
+                history.note_tried(kind, reason.clone());
             }
         }
         if request.route.as_ref().is_some_and(|route| !route.notifies) {
             let reason = "the owner takes part in the transfer of an offer, not of a grant";
-            standing.note_tried(PathKind::StagedBothSides, reason.to_owned());
+            history.note_tried(PathKind::StagedBothSides, reason.to_owned());
             if is_host_memory(request.remote) {
-                standing.note_tried(PathKind::CudaIpc, reason.to_owned());
+                history.note_tried(PathKind::CudaIpc, reason.to_owned());
             }
         }
         if self.imports.refused.any()
-            && let Some((path, mut wanted)) = self.foreign(request.local, request.remote)
+            && let Some((path, mut wanted)) = self.memory_key(request.local, request.remote)
         {
             let now = self.link.clock.now();
-            let reason = wanted.find_map(|foreign| self.imports.refused.reason(&foreign, now));
+            let reason =
+                wanted.find_map(|memory_key| self.imports.refused.reason(&memory_key, now));
             if let Some(reason) = reason {
-                standing.note_tried(path, format!("this memory could not be opened: {reason}"));
+                history.note_tried(path, format!("this memory could not be opened: {reason}"));
             }
         }
     }
@@ -395,20 +400,20 @@ impl Attached {
         let offer = offer.ok_or_else(|| ended(EndedOffer::Revoked))?;
         agree(&offer, request.remote)?;
         let claim = offer.claim_for_copy().map_err(ended)?;
-        Ok(Box::new(Within::new(request, claim, &self.tools)?))
+        Ok(Box::new(IntraProcessCopy::new(request, claim, &self.context)?))
     }
 }
 
 /// The device of each side.
 pub(super) fn devices(plan: &PathPlan) -> (Device, Device) {
-    let here = match plan.question.local {
+    let here = match plan.query.local {
         MemoryKind::Gpu(gpu) => Device::cuda(gpu),
         _ => Device::HOST,
     };
-    (here, plan.question.remote)
+    (here, plan.query.remote)
 }
 
-impl Executor for Attached {
+impl Executor for ConnectionExecutor {
     fn announce(&self, offer: Offer) {
         Offers::of_this_process().insert(offer.clone());
         self.staging.announce(offer);
@@ -419,7 +424,7 @@ impl Executor for Attached {
         self.staging.withdraw(key);
         if self.shared.slots.are_allocated() {
             // They may be idle from now on.
-            self.shared.upkeep.note_use();
+            self.shared.maintenance.note_use();
         }
     }
 
@@ -472,7 +477,7 @@ impl Executor for Attached {
     fn receive(&self, from: &str, payload: &[u8]) -> Received {
         let received = self.staging.receive(from, payload);
         if matches!(received, Received::Serve(_)) {
-            self.shared.upkeep.note_use();
+            self.shared.maintenance.note_use();
         }
         received
     }
@@ -512,11 +517,11 @@ impl Executor for Attached {
         let info = request.remote.peer();
         let peer = self.peer(route.peer.as_str(), info);
         self.ask_engine(&peer, &request);
-        let (plan, mut standing) = self.plan(&peer, info, self.question(&request));
-        self.note_memory(&request, &mut standing);
-        self.shared.upkeep.note_use();
+        let (plan, mut history) = self.plan(&peer, info, self.query(&request));
+        self.note_memory(&request, &mut history);
+        self.shared.maintenance.note_use();
         let me = self.me.upgrade().ok_or(TransportError::Closed)?;
-        Attempt::begin(me, peer, (plan, standing), &request)
+        PathTransfer::begin(me, peer, (plan, history), &request)
     }
 }
 
@@ -530,7 +535,7 @@ pub(super) fn is_host_memory(remote: &RdmaMetadata) -> bool {
     remote.descriptors().iter().all(|d| d.device().is_host())
 }
 
-impl fmt::Debug for Attached {
+impl fmt::Debug for ConnectionExecutor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Attached")
             .field("gpus", &self.shared.gpus)

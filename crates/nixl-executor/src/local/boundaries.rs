@@ -9,9 +9,9 @@ use nixl_descriptor::DescriptorList;
 /// Bytes that follow each other there are not one copy: the driver refuses a copy that runs from one allocation into the
 /// next, even if their addresses touch.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Seams(Arc<[u64]>);
+pub(crate) struct AllocationBoundaries(Arc<[u64]>);
 
-impl Seams {
+impl AllocationBoundaries {
     /// Of allocations that begin at these addresses.
     pub(crate) fn of(starts: impl IntoIterator<Item = u64>) -> Self {
         let mut starts: Vec<u64> = starts.into_iter().collect();

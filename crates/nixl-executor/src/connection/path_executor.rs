@@ -10,9 +10,11 @@ use nixl_device::LeakInChild;
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{Clock, Execution, Executor, Link, SystemClock, TransferRequest, TransportError};
 
-use super::attached::Attached;
-use super::upkeep::{Next, Upkeep};
-use crate::local::{Costs, CudaGpus, GpuError, Gpus, NoGpus, StreamHandle, StreamPoint, Threads};
+use super::executor::ConnectionExecutor;
+use super::maintenance::{Maintenance, Next};
+use crate::local::{
+    CopyWorkers, Costs, CudaGpus, GpuBackend, GpuError, NoGpus, StreamHandle, StreamPoint,
+};
 use crate::paths::{LocalFacts, PathCosts};
 use crate::staged::{SlotPools, StagingConfig, StagingStats};
 use crate::{BlockError, DirectExecutor};
@@ -34,7 +36,7 @@ pub struct PathExecutor {
 }
 
 /// Those that have not ended, and some that have.
-pub(super) type Connections = Mutex<Vec<Weak<Attached>>>;
+pub(super) type Connections = Mutex<Vec<Weak<ConnectionExecutor>>>;
 
 /// What is kept for peers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -63,14 +65,14 @@ impl PeerStats {
 
 /// What the connections of an executor have in common.
 pub(super) struct Shared {
-    pub(super) gpus: Arc<dyn Gpus>,
+    pub(super) gpus: Arc<dyn GpuBackend>,
     pub(super) facts: Arc<LocalFacts>,
-    pub(super) threads: Threads,
+    pub(super) threads: CopyWorkers,
     pub(super) costs: Costs,
     pub(super) path_costs: PathCosts,
     pub(super) staging: StagingConfig,
     pub(super) slots: SlotPools,
-    pub(super) upkeep: Upkeep,
+    pub(super) maintenance: Maintenance,
 }
 
 impl PathExecutor {
@@ -83,7 +85,7 @@ impl PathExecutor {
     /// without CUDA, is no error.
     pub fn new() -> Result<Self, BlockError> {
         let facts = LocalFacts::discover();
-        let gpus: Arc<dyn Gpus> = match &facts.cuda {
+        let gpus: Arc<dyn GpuBackend> = match &facts.cuda {
             Ok(()) => Arc::new(CudaGpus::new()?),
             Err(_) => Arc::new(NoGpus::default()),
         };
@@ -95,10 +97,10 @@ impl PathExecutor {
     /// # Errors
     ///
     /// [`BlockError::Thread`].
-    pub fn with(gpus: Arc<dyn Gpus>, facts: Arc<LocalFacts>) -> Result<Self, BlockError> {
+    pub fn with(gpus: Arc<dyn GpuBackend>, facts: Arc<LocalFacts>) -> Result<Self, BlockError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let threads =
-            Threads::new(&clock).map_err(|e| BlockError::Thread { reason: e.to_string() })?;
+            CopyWorkers::new(&clock).map_err(|e| BlockError::Thread { reason: e.to_string() })?;
         let connections = Arc::<Connections>::default();
         let slots = SlotPools::new(StagingConfig::default());
         let shared = Shared {
@@ -108,7 +110,7 @@ impl PathExecutor {
             costs: Costs::default(),
             path_costs: PathCosts::default(),
             staging: StagingConfig::default(),
-            upkeep: upkeep(&connections, &slots),
+            maintenance: maintenance(&connections, &slots),
             slots,
         };
         Ok(Self { shared: LeakInChild::new(Arc::new(shared)), connections })
@@ -125,7 +127,7 @@ impl PathExecutor {
             costs: shared.costs.clone(),
             path_costs: shared.path_costs.clone(),
             staging: config,
-            upkeep: upkeep(&self.connections, &slots),
+            maintenance: maintenance(&self.connections, &slots),
             slots,
         });
         self
@@ -164,7 +166,7 @@ impl PathExecutor {
     }
 }
 
-fn live(connections: &Connections) -> Vec<Arc<Attached>> {
+fn live(connections: &Connections) -> Vec<Arc<ConnectionExecutor>> {
     let connections = connections.lock().unwrap_or_else(PoisonError::into_inner);
     connections.iter().filter_map(Weak::upgrade).collect()
 }
@@ -172,12 +174,12 @@ fn live(connections: &Connections) -> Vec<Arc<Attached>> {
 /// Seconds without a staged transfer after which the slots' memory goes back.
 const IDLE_SECONDS: u32 = 30;
 
-fn upkeep(connections: &Arc<Connections>, slots: &SlotPools) -> Upkeep {
+fn maintenance(connections: &Arc<Connections>, slots: &SlotPools) -> Maintenance {
     let (connections, slots) = (Arc::clone(connections), slots.clone());
     let idle = AtomicU32::new(0);
-    Upkeep::new(move || {
+    Maintenance::new(move || {
         let live = live(&connections);
-        live.iter().for_each(|connection| connection.look_after());
+        live.iter().for_each(|connection| connection.maintain());
         // What is offered may be asked for until it is withdrawn, which counts as a use.
         let needed = live.iter().any(|connection| connection.staging.may_need_slots());
         if needed || !slots.are_idle() {
@@ -204,11 +206,11 @@ impl Executor for PathExecutor {
     }
 
     fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
-        let attached = Attached::new(Arc::clone(&self.shared), link);
+        let connection = ConnectionExecutor::new(Arc::clone(&self.shared), link);
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|connection| connection.strong_count() > 0);
-        connections.push(Arc::downgrade(&attached));
-        Some(attached)
+        connections.push(Arc::downgrade(&connection));
+        Some(connection)
     }
 
     fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// What could not be opened, why, and when it may be tried again. That one piece of memory cannot be opened says nothing of
 /// the others of the same peer.
-pub(crate) struct Refused<T> {
+pub(crate) struct OpenFailures<T> {
     known: Mutex<HashMap<T, Failure>>,
     /// There is none, readable without the lock.
     any: AtomicBool,
@@ -21,7 +21,7 @@ struct Failure {
     until: Duration,
 }
 
-impl<T: Copy + Eq + Hash> Refused<T> {
+impl<T: Copy + Eq + Hash> OpenFailures<T> {
     /// Pieces of memory that are remembered.
     const MAX: usize = 1024;
     const FIRST_COOLDOWN: Duration = Duration::from_secs(1);
@@ -75,7 +75,7 @@ impl<T: Copy + Eq + Hash> Refused<T> {
     }
 }
 
-impl<T> Default for Refused<T> {
+impl<T> Default for OpenFailures<T> {
     fn default() -> Self {
         Self { known: Mutex::default(), any: AtomicBool::new(false) }
     }
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn what_is_refused_is_tried_again_less_and_less_often() {
-        let refused = Refused::default();
+        let refused = OpenFailures::default();
         let at = Duration::from_secs;
         assert!(!refused.any() && refused.reason(&1, at(0)).is_none());
         refused.note(1, "why".to_owned(), at(10));
@@ -105,10 +105,10 @@ mod tests {
 
     #[test]
     fn no_more_are_remembered_than_there_is_room_for() {
-        let refused = Refused::default();
-        for memory in 0..3 * Refused::<usize>::MAX {
+        let refused = OpenFailures::default();
+        for memory in 0..3 * OpenFailures::<usize>::MAX {
             refused.note(memory, "why".to_owned(), Duration::ZERO);
-            assert!(refused.lock().len() <= Refused::<usize>::MAX);
+            assert!(refused.lock().len() <= OpenFailures::<usize>::MAX);
         }
     }
 }

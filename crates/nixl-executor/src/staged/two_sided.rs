@@ -22,7 +22,7 @@ use super::{failed, gone, violated};
 ///
 /// It ends only when nobody uses its memory any more: its own GPU and engine, and, where this side is the sink, the
 /// source, which says so, or is gone.
-pub(super) struct Cooperative {
+pub(super) struct TwoSided {
     staging: Arc<Staging>,
     session: Membership,
     outbox: Outbox,
@@ -60,7 +60,7 @@ pub(super) enum Role {
 /// Which side this is.
 pub(super) enum Begun {
     /// The initiator, which has not asked yet.
-    Unasked(Open),
+    Initiator(Open),
     /// The initiator; whether the target has answered.
     Asked { answered: bool },
     /// The target, with the right to use the offer's memory.
@@ -91,13 +91,13 @@ impl Role {
 
     fn chunks(&self) -> u64 {
         match self {
-            Self::Source(source) => source.cut().count(),
-            Self::Sink(sink) => sink.cut().count(),
+            Self::Source(source) => source.chunking().count(),
+            Self::Sink(sink) => sink.chunking().count(),
         }
     }
 }
 
-impl Cooperative {
+impl TwoSided {
     pub(super) fn new(
         staging: Arc<Staging>,
         session: Membership,
@@ -165,13 +165,13 @@ impl Cooperative {
 
     /// The initiator's first word.
     fn ask(&mut self, now: Duration) -> bool {
-        if !matches!(self.begun, Begun::Unasked(_)) || self.failure.is_some() {
+        if !matches!(self.begun, Begun::Initiator(_)) || self.failure.is_some() {
             return false;
         }
         // It may have waited for work on the memory; from now on the peer is expected to say something.
         self.heard = now;
         let begun = mem::replace(&mut self.begun, Begun::Asked { answered: false });
-        if let Begun::Unasked(open) = begun {
+        if let Begun::Initiator(open) = begun {
             self.outbox.push(&Message::Open(open));
         }
         true
@@ -226,12 +226,12 @@ impl Cooperative {
                 Err(failed("peer", format!("the peer gave up: {reason}")))
             }
             (Role::Source(source), Message::Slots(slots)) => {
-                let cut = Arc::clone(source.cut());
-                source.grants()?.add_slots(&cut, slots)
+                let chunking = Arc::clone(source.chunking());
+                source.grants()?.add_slots(&chunking, slots)
             }
             (Role::Source(source), Message::Places { first, addresses }) => {
-                let cut = Arc::clone(source.cut());
-                source.grants()?.add_places(&cut, first, &addresses)
+                let chunking = Arc::clone(source.chunking());
+                source.grants()?.add_places(&chunking, first, &addresses)
             }
             (Role::Source(source), Message::Done) => {
                 if !source.all_started() {
@@ -268,9 +268,9 @@ impl Cooperative {
         // A target answers only the peer that it has met; a sink's further grants wait for the target's answer, since
         // they could overtake the first message.
         let may_say = match self.begun {
-            Begun::Unasked(_) => false,
+            Begun::Initiator(_) => false,
             Begun::Asked { answered } => answered,
-            Begun::Serving(_) => self.outbox.has_met(),
+            Begun::Serving(_) => self.outbox.is_connected(),
         };
         let clock = &*self.staging.link().clock;
         match &mut self.role {
@@ -287,7 +287,7 @@ impl Cooperative {
         self.peer_gone |= gone(&error);
         self.role.stop();
         if self.failure.is_none() {
-            self.staging.peers.meet_again(self.session.peer());
+            self.staging.peers.reconnect(self.session.peer());
             self.failure = Some(error);
             self.failed_at = now;
             // What was not said yet is void, but for the first word of a sink, whose slots it grants.
@@ -318,7 +318,7 @@ impl Cooperative {
             claim.complete();
         }
         self.said_end = true;
-        if !matches!(self.begun, Begun::Unasked(_)) {
+        if !matches!(self.begun, Begun::Initiator(_)) {
             self.outbox.push(&last);
         }
     }
@@ -328,7 +328,7 @@ impl Cooperative {
         if !self.role.is_quiet() {
             return Poll::Pending;
         }
-        let unasked = matches!(self.begun, Begun::Unasked(_));
+        let unasked = matches!(self.begun, Begun::Initiator(_));
         let told = self.mute || self.peer_gone || (self.said_end && self.outbox.is_empty());
         let Some(error) = &self.failure else {
             match self.role {
@@ -373,7 +373,7 @@ impl Cooperative {
     }
 }
 
-impl Execution for Cooperative {
+impl Execution for TwoSided {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         if self.ended {
             return Poll::Ready(Err(TransportError::Closed));
@@ -413,7 +413,7 @@ impl Execution for Cooperative {
     fn peer_memory(&self) -> PeerMemory {
         match self.begun {
             // SAFETY: the peer was not asked, so neither side has begun.
-            Begun::Unasked(_) => unsafe { PeerMemory::untouched() },
+            Begun::Initiator(_) => unsafe { PeerMemory::untouched() },
             _ => PeerMemory::UNPROVEN,
         }
     }
@@ -427,7 +427,7 @@ impl Execution for Cooperative {
     }
 }
 
-impl Drop for Cooperative {
+impl Drop for TwoSided {
     fn drop(&mut self) {
         // A GPU or an engine of this side may still use the memory.
         let quiet = self.role.is_quiet();
@@ -435,7 +435,7 @@ impl Drop for Cooperative {
             Begun::Serving(claim) if !quiet => claim.take().into_iter().for_each(Claim::leak),
             Begun::Serving(_) => {}
             // Or the peer, which was asked for it.
-            Begun::Unasked(_) | Begun::Asked { .. } => {
+            Begun::Initiator(_) | Begun::Asked { .. } => {
                 if !self.ended && !self.abandon() {
                     self.leased.take().into_iter().for_each(Leased::leak);
                 }

@@ -7,14 +7,14 @@ use super::Engine;
 /// What an engine that was asked once expects of the way to one peer. It is a hint that corrects what is inferred: UCX falls
 /// back to sockets silently.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Estimate {
+pub struct EngineEstimate {
     /// The engine expects no more than of sockets. `None` if it has not said.
     by_sockets: Option<bool>,
     /// How often it was asked in vain.
     silent: u32,
 }
 
-impl Estimate {
+impl EngineEstimate {
     /// Transfers whose descriptors are this long tell the bandwidth: shorter ones are mostly latency.
     pub const FROM_BYTES: u64 = 64 * 1024;
     /// An engine that has not answered so often is not asked again.
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn an_engine_that_expects_little_goes_by_sockets() {
-        let [mut a, mut b, mut c] = [Estimate::new(); 3];
+        let [mut a, mut b, mut c] = [EngineEstimate::new(); 3];
         assert!(!a.wants(4096, 1) && a.wants(1 << 20, 1));
         assert!(!a.wants(1 << 20, 100), "that would tell the latency");
         assert_eq!(a.refine(Engine::Ucx), Engine::Ucx);
@@ -80,8 +80,8 @@ mod tests {
 
     #[test]
     fn an_engine_that_does_not_say_is_not_asked_for_ever() {
-        let mut estimate = Estimate::new();
-        for _ in 0..Estimate::MAX_SILENT {
+        let mut estimate = EngineEstimate::new();
+        for _ in 0..EngineEstimate::MAX_SILENT {
             assert!(estimate.wants(1 << 20, 1));
             estimate.note(1 << 20, None);
         }

@@ -9,10 +9,10 @@ use nixl_ops::{OperationOptions, OperationStatus, Received};
 
 use super::gpus;
 use super::world::{Memory, Messages, World, config, pattern};
-use crate::local::Gpus;
-use crate::staged::Manner;
+use crate::local::GpuBackend;
+use crate::staged::StagingMode;
 use crate::staged::message::{Message, SessionId};
-use crate::staged::request::{Lend, Loan, Presented, Proof};
+use crate::staged::request::{ExportedRange, PresentedOffer, Proof, RemoteCopyRequest};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -25,15 +25,18 @@ fn what_a_process_lent_is_closed_when_it_is_killed() {
     let passive = target.offer(OperationKind::Read, &memory, OperationOptions::new());
     let lent = Memory::new(Device::cuda(0), &[100], false);
     let (handle, offset) = lender.gpus.share(0, lent.list[0].address()).unwrap();
-    let lend = Message::Lend(Lend {
-        offer: Presented { key: passive.metadata().notification_key().clone(), proof: Proof::Key },
+    let copy_request = Message::RemoteCopyRequest(RemoteCopyRequest {
+        offer: PresentedOffer {
+            key: passive.metadata().notification_key().clone(),
+            proof: Proof::Key,
+        },
         kind: OperationKind::Read,
         process: Some(process.id()),
         gpu: [0; 16],
-        loans: vec![Loan { handle, offsets: vec![offset] }],
-        introduction: lender.agent_metadata().compressed().clone(),
+        ranges: vec![ExportedRange { handle, offsets: vec![offset] }],
+        initiator_metadata: lender.agent_metadata().compressed().clone(),
     });
-    let payload = lend.encode(SessionId::random());
+    let payload = copy_request.encode(SessionId::random());
     let Received::Serve(mut served) =
         target.staging.receive(lender.transport.agent_name(), &payload)
     else {
@@ -69,7 +72,8 @@ fn lending_says_nothing_by_the_engine_where_there_are_mailboxes() {
         gpus::overwrite(&target.region, &target.image(&stream));
         let sides = (&local, &target);
         let options = (OperationOptions::new(), OperationOptions::new());
-        let (passive, active) = world.begin(OperationKind::Read, 0, sides, Manner::Lent, options);
+        let (passive, active) =
+            world.begin(OperationKind::Read, 0, sides, StagingMode::PeerCopies, options);
         let active = active.unwrap();
         let mut letters = 0;
         for _ in 0..100 {
@@ -94,7 +98,7 @@ fn a_conversation_that_begins_by_the_engine_goes_on_by_it() {
         (Memory::new(Device::cuda(0), &lens, false), Memory::new(Device::HOST, &lens, false));
     let options = (OperationOptions::new(), OperationOptions::new());
     let (_passive, active) =
-        world.begin(OperationKind::Read, 0, (&local, &target), Manner::Lent, options);
+        world.begin(OperationKind::Read, 0, (&local, &target), StagingMode::PeerCopies, options);
     let mut active = active.unwrap();
     world.sides[0].reactor.turn();
     active.cancel();
