@@ -582,12 +582,13 @@ impl Connector {
         connection.run(executor.prepare(local, Some(remote))).await?;
         let peer = connection.connect(remote).await?;
         let registrations = connection.register(local).await?;
-        let introduction = match executor.introduces(local, remote) {
+        let initiator_metadata = match executor.introduces(local, remote) {
             true => Some(connection.local_metadata().await?),
             false => None,
         };
         let to = ToPeer { kind, memory, remote, policy, slot: slot.as_ref(), notifies: true };
-        let (execution, peer) = self.execute(&to, (peer, registrations), introduction).await?;
+        let (execution, peer) =
+            self.execute(&to, (peer, registrations), initiator_metadata).await?;
         let execution = self.claiming(execution, remote, &peer, slot.is_some()).await?;
         Ok(Verification::after(OfferUse::of(execution, slot, used), verification))
     }
@@ -613,14 +614,15 @@ impl Connector {
         &self,
         to: &ToPeer<'_>,
         (peer, registrations): (PeerId, Vec<Registration>),
-        introduction: Option<AgentMetadata>,
+        initiator_metadata: Option<AgentMetadata>,
     ) -> Result<(Box<dyn Execution>, PeerId), ConnectorError> {
         let connection = &self.shared.connection;
         let transport = connection.transport();
         let executor = connection.executor();
-        let again = (registrations.clone(), introduction.clone());
+        let again = (registrations.clone(), initiator_metadata.clone());
         let error =
-            match executor.execute(to.request(transport, &peer, registrations, introduction)) {
+            match executor.execute(to.request(transport, &peer, registrations, initiator_metadata))
+            {
                 Ok(execution) => return Ok((execution, peer)),
                 Err(error) => error,
             };
@@ -676,11 +678,11 @@ impl<'a> ToPeer<'a> {
         transport: &'a Arc<dyn Transport>,
         peer: &'a PeerId,
         registrations: Vec<Registration>,
-        introduction: Option<AgentMetadata>,
+        initiator_metadata: Option<AgentMetadata>,
     ) -> TransferRequest<'a> {
         let &Self { kind, memory, remote, policy, slot, notifies } = self;
         let request = TransferRequest::remote(kind, memory, remote, transport, peer, registrations)
-            .introducing(introduction)
+            .with_initiator_metadata(initiator_metadata)
             .with_slot(slot)
             .under(policy);
         match notifies {

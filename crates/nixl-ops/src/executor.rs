@@ -222,7 +222,7 @@ pub struct Route<'a> {
     /// Registrations of the local memory.
     pub registrations: Vec<Registration>,
     /// What the peer needs to reach this side, if [`Executor::introduces`] asked for it. Covers the local memory.
-    pub introduction: Option<AgentMetadata>,
+    pub initiator_metadata: Option<AgentMetadata>,
     /// The slot of the offer, if the peer is proven to be on this host.
     pub slot: Option<&'a RemoteSlot>,
     /// Whether the target waits for a notification of the end. Not for a read under a grant, of whose end its owner learns by the
@@ -242,9 +242,9 @@ impl<'a> TransferRequest<'a> {
 
     /// The same request, with what the peer needs to reach this side.
     #[must_use]
-    pub fn introducing(mut self, metadata: Option<AgentMetadata>) -> Self {
+    pub fn with_initiator_metadata(mut self, metadata: Option<AgentMetadata>) -> Self {
         if let Some(route) = &mut self.route {
-            route.introduction = metadata;
+            route.initiator_metadata = metadata;
         }
         self
     }
@@ -303,8 +303,9 @@ impl<'a> TransferRequest<'a> {
         peer: &'a PeerId,
         registrations: Vec<Registration>,
     ) -> Self {
-        let (introduction, slot, notifies) = (None, None, true);
-        let route = Some(Route { transport, peer, registrations, introduction, slot, notifies });
+        let (initiator_metadata, slot, notifies) = (None, None, true);
+        let route =
+            Some(Route { transport, peer, registrations, initiator_metadata, slot, notifies });
         Self { kind, local, leased, remote, route, policy: PathPolicy::auto() }
     }
 }

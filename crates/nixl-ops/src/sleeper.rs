@@ -31,7 +31,7 @@ impl Sleeper {
     }
 
     /// Wakes the thread if it sleeps, or is about to. Returns whether it did.
-    pub fn rouse(&self) -> bool {
+    pub fn wake(&self) -> bool {
         let rouses = self.is_asleep() && self.asleep.swap(false, Ordering::SeqCst);
         if rouses {
             self.unpark();
@@ -89,7 +89,7 @@ mod loom_model {
                 let world = Arc::clone(&world);
                 thread::spawn(move || {
                     world.1[at].store(true, Ordering::SeqCst);
-                    world.0.rouse();
+                    world.0.wake();
                 })
             });
             let mut left = 2;

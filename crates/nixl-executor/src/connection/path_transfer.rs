@@ -85,7 +85,7 @@ impl Owned {
             &self.peer,
             self.registrations.clone(),
         )
-        .introducing(self.initiator_metadata.clone())
+        .with_initiator_metadata(self.initiator_metadata.clone())
         .with_slot(self.slot.as_ref())
         .under(self.policy);
         match self.notifies {

@@ -383,17 +383,17 @@ impl Side {
         let blob = remote.agent_metadata().inflate(&Limits::default()).unwrap();
         let peer = self.transport.connect(&blob)?.peer;
         let registered = self.registrations.get_or_register(&memory.region).into_iter().collect();
-        let mode = match kind {
+        let lease = match kind {
             OperationKind::Read => LeaseMode::Write,
             OperationKind::Write => LeaseMode::Read,
         };
-        let leased = Leases::acquire_list(list.clone(), mode).unwrap();
+        let leased = Leases::acquire_list(list.clone(), lease).unwrap();
         let memory = (&list, &leased);
         let slot = self.slot(remote);
         let initiator_metadata = (mode != StagingMode::OneSided).then(|| self.agent_metadata());
         let request =
             TransferRequest::remote(kind, memory, remote, &self.transport, &peer, registered)
-                .introducing(initiator_metadata)
+                .with_initiator_metadata(initiator_metadata)
                 .with_slot(slot.as_ref());
         self.staging.begin(&request, mode)
     }
