@@ -1,4 +1,4 @@
-//! How a connector is configured.
+//! The builder of connectors.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The connector: where operations come from.
+//! The connector, which makes operations.
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -396,13 +396,13 @@ impl Connector {
         let connection = &self.shared.connection;
         if local.len() <= Self::WALKED_HERE {
             let offer = self.offer(kind, local, options);
-            let (spec, options) = connection.driver().within(options, offer).await?;
+            let (spec, options) = connection.driver().with_timeout(options, offer).await?;
             return Ok((spec?, options));
         }
         let me = self.clone();
         let work = async move { me.offer(kind, local, options).await };
         let offloaded = Offloaded::new(connection.work()?, work);
-        let (spec, options) = connection.driver().within(options, offloaded).await?;
+        let (spec, options) = connection.driver().with_timeout(options, offloaded).await?;
         Ok((spec??, options))
     }
 
@@ -418,7 +418,7 @@ impl Connector {
         let policy = options.path_policy();
         if local.len().max(remote.descriptors().len()) <= Self::WALKED_HERE {
             let prepare = self.prepare(kind, &local, remote, policy);
-            let (execution, options) = connection.driver().within(options, prepare).await?;
+            let (execution, options) = connection.driver().with_timeout(options, prepare).await?;
             return Ok((execution?, local, options));
         }
         let (me, remote) = (self.clone(), remote.clone());
@@ -427,7 +427,7 @@ impl Connector {
             Ok::<_, ConnectorError>((execution, local))
         };
         let offloaded = Offloaded::new(connection.work()?, work);
-        let (prepared, options) = connection.driver().within(options, offloaded).await?;
+        let (prepared, options) = connection.driver().with_timeout(options, offloaded).await?;
         let (execution, local) = prepared??;
         Ok((execution, local, options))
     }
@@ -516,7 +516,7 @@ impl Connector {
                 let peer = connection.connect(remote).await?;
                 connection.driver().decline(key, terms, &peer).await?;
             }
-            // Dynamo's profile and version 3 have no word for it.
+            // Dynamo's profile and version 3 have no field for it.
             (None, None) => {}
         }
         used.spend();
@@ -582,7 +582,7 @@ impl Connector {
         connection.run(executor.prepare(local, Some(remote))).await?;
         let peer = connection.connect(remote).await?;
         let registrations = connection.register(local).await?;
-        let initiator_metadata = match executor.introduces(local, remote) {
+        let initiator_metadata = match executor.needs_local_metadata(local, remote) {
             true => Some(connection.local_metadata().await?),
             false => None,
         };

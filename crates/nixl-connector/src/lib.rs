@@ -1,4 +1,4 @@
-//! Who talks to whom: connectors and the transports that carry their operations.
+//! Connectors, and the transports that carry their operations.
 //!
 //! A [`Connector`] offers memory to peers and reads or writes what peers offer. Over NIXL (feature `nixl`, on by
 //! default) the peer is another process, here or on another machine; over the [`simulated`] transport it is
@@ -87,8 +87,8 @@ pub use grants::{
 };
 pub use health::{Drained, Health};
 pub use nixl_ops::{
-    Advice, CancelHandle, CancelOutcome, Carrier, ClaimDemand, Completion, DriverConfig,
-    EndedOffer, EngineSetting, FreeBlocks, GrantError, GrantStats, Held, OperationError,
+    Advice, CancelHandle, CancelOutcome, ClaimDemand, Completion, DriverConfig, EndedOffer,
+    EngineSetting, FreeBlocks, GrantError, GrantStats, Held, Medium, OperationError,
     OperationFuture, OperationKind, OperationOptions, OperationStatus, Overdue, PathKind,
     PathPolicy, PathReport, ReadOperation, ReadableOperation, Reclaimed, RevokeOutcome,
     SettingSource, SpentStats, TransportError, WritableOperation, WriteOperation,

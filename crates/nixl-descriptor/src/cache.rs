@@ -68,7 +68,7 @@ impl RegistrationCache {
     #[must_use]
     pub fn get(&self, region: &Region) -> Option<Registration> {
         let region = region.whole_region();
-        let registration = region.attached().get(&self.shared)?;
+        let registration = region.engine_caches().get(&self.shared)?;
         self.shared.hits.fetch_add(1, Relaxed);
         Some(registration)
     }
@@ -83,7 +83,7 @@ impl RegistrationCache {
             return Ok(registration);
         }
         let region = region.whole_region();
-        let slot = region.attached().slot(&self.shared, region.len() as u64);
+        let slot = region.engine_caches().slot(&self.shared, region.len() as u64);
         let _registering = lock(&slot.registering);
         if let Some(registration) = self.get(region) {
             return Ok(registration);
@@ -107,7 +107,7 @@ impl RegistrationCache {
             return Some(Ok(registration));
         }
         let region = region.whole_region();
-        let slot = region.attached().slot(&self.shared, region.len() as u64);
+        let slot = region.engine_caches().slot(&self.shared, region.len() as u64);
         let _registering = slot.registering.try_lock().ok()?;
         if let Some(registration) = self.get(region) {
             return Some(Ok(registration));
@@ -270,11 +270,11 @@ impl Slot {
 
 /// A region's slots, one for each cache that it was used with.
 #[derive(Debug, Default)]
-pub(crate) struct Attached {
+pub(crate) struct EngineCaches {
     slots: Mutex<Vec<Arc<Slot>>>,
 }
 
-impl Attached {
+impl EngineCaches {
     fn get(&self, cache: &Arc<Shared>) -> Option<Registration> {
         let slots = lock(&self.slots);
         let slot = slots.iter().find(|slot| slot.belongs_to(cache))?;

@@ -9,8 +9,8 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::block_selection::{BlockExtents, BlockSelection};
 use crate::block_set::BlockIds;
-use crate::block_use::{BlockUse, Footprint};
 use crate::extent::Extent;
 use crate::lease::LeaseMode;
 
@@ -186,7 +186,7 @@ pub(crate) fn seen() {
 /// What a layout has in one region, and the grants on it.
 #[derive(Clone, Debug)]
 pub(crate) struct GrantedHere {
-    pub(crate) footprint: Arc<Footprint>,
+    pub(crate) block_extents: Arc<BlockExtents>,
     pub(crate) layers: usize,
     pub(crate) counts: Arc<Counts>,
 }
@@ -199,9 +199,9 @@ impl GrantedHere {
         }
         let bytes = extent.start as u64..extent.end as u64;
         let blocks = self.counts.blocks() as u64;
-        let combs = self.footprint.combs_near(self.layers, blocks, bytes.clone());
-        combs
-            .filter_map(|comb| comb.blocks_in(blocks, &bytes))
+        let strided = self.block_extents.strided_near(self.layers, blocks, bytes.clone());
+        strided
+            .filter_map(|strided| strided.blocks_in(blocks, &bytes))
             .find_map(|blocks| self.counts.conflict(mode, blocks))
     }
 
@@ -209,12 +209,12 @@ impl GrantedHere {
     pub(crate) fn conflict_with_blocks(
         &self,
         mode: LeaseMode,
-        used: &BlockUse,
+        used: &BlockSelection,
     ) -> Option<(u32, LeaseMode)> {
         if !self.counts.any() {
             return None;
         }
-        match used.ids_in(&self.footprint) {
+        match used.ids_in(&self.block_extents) {
             Some(ids) => ids.iter().find_map(|&id| self.counts.conflict(mode, id..=id)),
             None => used.extents().find_map(|extent| self.conflict(mode, extent)),
         }
@@ -226,9 +226,9 @@ impl GrantedHere {
             // At most 2^32 blocks.
             let ids = (0..here.counts.blocks()).map(|id| id as u32).collect();
             let ids = Arc::new(BlockIds::new(ids, here.counts.blocks() as u64));
-            BlockUse::new(Arc::clone(&here.footprint), 0..here.layers, ids)
+            BlockSelection::new(Arc::clone(&here.block_extents), 0..here.layers, ids)
         };
-        Arc::ptr_eq(&self.footprint, &other.footprint) || whole(self).meets(&whole(other))
+        Arc::ptr_eq(&self.block_extents, &other.block_extents) || whole(self).meets(&whole(other))
     }
 }
 

@@ -18,8 +18,8 @@ use crate::copying::Copying;
 use crate::disposal;
 use crate::extent::Extent;
 use crate::leaked;
+use crate::range_locks::RangeLocks;
 use crate::region::RegionError;
-use crate::traffic::Traffic;
 
 pub(crate) struct Memory {
     base: NonNull<u8>,
@@ -27,7 +27,7 @@ pub(crate) struct Memory {
     len: usize,
     device: Device,
     access: Access,
-    traffic: Traffic,
+    range_locks: RangeLocks,
     /// `Some` for memory that is in use as a whole and by parts.
     copying: Option<Copying>,
     /// Registrations of which no engine has yet confirmed the end. While it is not zero the memory is not freed.
@@ -67,7 +67,7 @@ impl Memory {
             len,
             device,
             access,
-            traffic: Traffic::default(),
+            range_locks: RangeLocks::default(),
             copying: None,
             registrations: AtomicUsize::new(0),
             owner: Some(owner),
@@ -101,7 +101,7 @@ impl Memory {
             len: extent.len(),
             device: self.device,
             access: self.access,
-            traffic: Traffic::default(),
+            range_locks: RangeLocks::default(),
             copying,
             registrations: AtomicUsize::new(0),
             owner: Some(owner),
@@ -131,8 +131,8 @@ impl Memory {
     }
 
     /// Who is using which of the bytes.
-    pub(crate) fn traffic(&self) -> &Traffic {
-        &self.traffic
+    pub(crate) fn range_locks(&self) -> &RangeLocks {
+        &self.range_locks
     }
 
     /// Checks that the host may read `len` bytes at `offset`. `None` for no bytes.

@@ -1,4 +1,4 @@
-//! Memory to memory: by the CPU inside the process, by the transport to anywhere else.
+//! The direct executor: copies by the CPU inside the process, transfers by the transport to other processes.
 
 use std::task::Poll;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use nixl_descriptor::DescriptorList;
 use nixl_metadata::{NotificationKey, RdmaMetadata};
 use nixl_ops::{
-    EndedOffer, Execution, Executor, Gate, Offer, PathKind, PathReport, PeerMemory, Rejected,
-    TransferRequest, TransportError, TransportExecutor,
+    EndedOffer, Execution, Executor, Offer, PathKind, PathReport, PeerMemory, Rejected,
+    TransferRequest, TransportError, TransportExecutor, WaitFor,
 };
 
 use crate::memcpy::Memcpy;
@@ -37,13 +37,13 @@ impl DirectExecutor {
 }
 
 impl Executor for DirectExecutor {
-    fn announce(&self, offer: Offer) {
+    fn offer_created(&self, offer: Offer) {
         if is_host(offer.descriptors()) {
             Offers::of_this_process().insert(offer);
         }
     }
 
-    fn withdraw(&self, key: &NotificationKey) {
+    fn offer_ended(&self, key: &NotificationKey) {
         Offers::of_this_process().remove(key);
     }
 
@@ -66,7 +66,7 @@ impl Executor for DirectExecutor {
         agree(&offer, request.remote)?;
         let claim = offer.claim_for_copy().map_err(ended)?;
         let copy = Box::new(Memcpy::new(&request, claim)?);
-        Ok(Gate::before(copy, request.local.pending()))
+        Ok(WaitFor::before(copy, request.local.pending()))
     }
 }
 
@@ -112,8 +112,8 @@ impl Execution for ViaTransport {
         self.execution.abandon()
     }
 
-    fn awaits_word(&self) -> bool {
-        self.execution.awaits_word()
+    fn awaits_notification(&self) -> bool {
+        self.execution.awaits_notification()
     }
 
     fn takes_turns(&self) -> bool {

@@ -114,7 +114,7 @@ struct World {
 }
 
 impl World {
-    async fn new(near: bool) -> Self {
+    async fn new(locality: bool) -> Self {
         let mut capabilities = GpuCapabilities::default();
         (capabilities.gpus, capabilities.batch) = (1, true);
         let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
@@ -129,7 +129,7 @@ impl World {
         let inner = Arc::clone(&paths) as Arc<dyn Executor>;
         let executor: Arc<dyn Executor> = Arc::new(Apart {
             executor: inner,
-            poses: near.then(std::os::unix::process::parent_id),
+            poses: locality.then(std::os::unix::process::parent_id),
         });
         let fabric = Fabric::new(Arc::new(SystemClock::new()));
         let build = |name: &str| {
@@ -158,7 +158,7 @@ impl World {
         let mine = self.region(&[0; 10_000]);
         let offer = self.target.create_readable(theirs).await.unwrap();
         let remote = RdmaMetadata::decode(&offer.metadata().to_native_bytes().unwrap()).unwrap();
-        let policy = PathPolicy::auto().forbid(PathKind::Emulated);
+        let policy = PathPolicy::auto().forbid(PathKind::EngineStaged);
         let options = OperationOptions::new().policy(policy);
         let mut read = self.initiator.begin_read_with(&remote, mine.clone(), options).await?;
         let completion = read.wait_for_completion().await?;

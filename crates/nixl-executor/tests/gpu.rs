@@ -20,7 +20,7 @@ use common::{
 use nixl_connector::Connector;
 use nixl_connector::simulated::Fabric;
 use nixl_descriptor::layout::{LayerOrder, LayoutKind};
-use nixl_descriptor::{DescriptorList, Pending as _, Region, SharedMemory};
+use nixl_descriptor::{Dependency as _, DescriptorList, Region, SharedMemory};
 use nixl_device::Device;
 use nixl_device::cuda::{Context, DeviceMemory, PinnedMemory, Stream};
 use nixl_executor::{

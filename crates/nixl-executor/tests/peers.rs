@@ -16,7 +16,9 @@ use nixl_executor::{
     GpuBackend, GpuCapabilities, MemoryKind, PathExecutor, PathKind, SimulatedGpus,
 };
 use nixl_metadata::RdmaMetadata;
-use nixl_ops::{Execution, Executor, Link, PeerId, SystemClock, TransferRequest, TransportError};
+use nixl_ops::{
+    ConnectionContext, Execution, Executor, PeerId, SystemClock, TransferRequest, TransportError,
+};
 
 const GPU: MemoryKind = MemoryKind::Gpu(0);
 /// In which what is looked at comes to be.
@@ -30,7 +32,7 @@ struct Keeping {
 }
 
 impl Executor for Keeping {
-    fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
+    fn attach(&self, link: ConnectionContext) -> Option<Arc<dyn Executor>> {
         let attached = self.executor.attach(link)?;
         Some(Arc::clone(self.attached.get_or_init(|| attached)))
     }

@@ -1,4 +1,4 @@
-//! Executions that have outlived their drain time: asked seldom, for as long as the driver lives.
+//! Overdue executions: past their drain time, and polled seldom until they end or the driver does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,9 +65,9 @@ fn float(bytes: u64) -> f64 {
 
 /// Those of one driver, each with the time of the next look at it.
 #[derive(Default)]
-pub(crate) struct OverdueList(Vec<Late>);
+pub(crate) struct OverdueList(Vec<OverdueSlot>);
 
-struct Late {
+struct OverdueSlot {
     slot: Arc<Slot>,
     at: Duration,
     pause: Duration,
@@ -82,7 +82,7 @@ impl OverdueList {
 
     pub(crate) fn add(&mut self, slot: Arc<Slot>, now: Duration) {
         let pause = Self::FIRST_PAUSE;
-        self.0.push(Late { slot, at: now.saturating_add(pause), pause });
+        self.0.push(OverdueSlot { slot, at: now.saturating_add(pause), pause });
     }
 
     /// Looks at those that are due. Each look that finds nothing new doubles the pause before the next.

@@ -1,4 +1,4 @@
-//! The peers that NIXL knows: meeting them, and forgetting them.
+//! The directory of NIXL's peers: connecting and forgetting.
 //!
 //! Everything here that changes something runs on the connection's control thread, so no two such calls overlap.
 
@@ -303,7 +303,7 @@ impl Directory {
             }
             Err(error) => error,
         };
-        // Whatever was loaded halfway must not linger; an unknown peer is no error here.
+        // A half-loaded peer must not stay; an unknown peer is no error here.
         if let Some(inside) = self.agent.enter().inside() {
             let _ = inside.agent.invalidate_remote_md(name);
         }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::lease::BlockLeaseError;
 use super::local::Layout;
+use crate::block_selection::BlockSelection;
 use crate::block_set::BlockIds;
-use crate::block_use::BlockUse;
 use crate::granted::{Counts, GrantedHere, Refused};
 use crate::leaked;
 use crate::lease::{LeaseMode, LeaseSet};
+use crate::range_locks::Conflict;
 use crate::region::RegionId;
-use crate::traffic::Conflict;
 
 /// Why blocks were not granted. None of them was.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -100,9 +100,9 @@ impl Layout {
     pub fn grantable(&self) -> BlockGrants {
         let counts = Arc::new(Counts::new(self.geometry().blocks()));
         let layers = self.geometry().layers();
-        for (region, footprint) in self.footprints() {
-            let (footprint, counts) = (Arc::clone(footprint), Arc::clone(&counts));
-            region.traffic().attach(GrantedHere { footprint, layers, counts });
+        for (region, block_extents) in self.footprints() {
+            let (block_extents, counts) = (Arc::clone(block_extents), Arc::clone(&counts));
+            region.range_locks().attach(GrantedHere { block_extents, layers, counts });
         }
         let mut regions = self.footprints().iter().map(|(region, _)| region);
         let read_only = regions.find(|region| !region.is_writable()).map(|region| region.id());
@@ -211,10 +211,10 @@ impl BlockGrant {
     fn admit(&self) -> Result<(), BlockGrantError> {
         let Inner { layout, counts, .. } = &*self.of;
         let (ids, layers) = (self.ids(), layout.geometry().layers());
-        let busy = layout.footprints().iter().filter(|(region, _)| !region.traffic().is_idle());
-        for (region, footprint) in busy {
-            let used = BlockUse::new(Arc::clone(footprint), 0..layers, Arc::clone(&ids));
-            let admitted = region.traffic().admit_grant(self.mode, &used, counts);
+        let busy = layout.footprints().iter().filter(|(region, _)| !region.range_locks().is_idle());
+        for (region, block_extents) in busy {
+            let used = BlockSelection::new(Arc::clone(block_extents), 0..layers, Arc::clone(&ids));
+            let admitted = region.range_locks().admit_grant(self.mode, &used, counts);
             admitted.map_err(|conflict| match conflict {
                 Conflict::Lease(held) => BlockGrantError::Leased { region: region.id(), held },
                 Conflict::Grant { block, held } => BlockGrantError::Granted { block, held },
@@ -245,7 +245,7 @@ impl Drop for BlockGrant {
 impl Drop for Inner {
     fn drop(&mut self) {
         for (region, _) in self.layout.footprints() {
-            region.traffic().detach(&self.counts);
+            region.range_locks().detach(&self.counts);
         }
     }
 }

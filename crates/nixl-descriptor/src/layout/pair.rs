@@ -8,7 +8,7 @@ use super::geometry::{GeometryMismatch, same_geometry};
 use super::lease::duplicate;
 use super::local::Layout;
 use super::placement::SelectionError;
-use crate::comb::meeting;
+use crate::strided::first_overlap;
 
 /// Why blocks cannot be copied between two layouts.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -94,5 +94,5 @@ fn overlap(src: &BlockSide, dst: &BlockSide, layers: &Range<usize>) -> Option<(u
     if a.device != b.device || !a.may_overlap(b) {
         return None;
     }
-    meeting(a.combs(layers), src.blocks.set(), b.combs(layers), dst.blocks.set())
+    first_overlap(a.strided(layers), src.blocks.set(), b.strided(layers), dst.blocks.set())
 }

@@ -39,7 +39,7 @@ impl Slab {
     /// Gives up the registrations, the name and the pages, so that nothing but the mapping is left. For good. Does not block
     /// on an engine; the system takes some 0.1 ms for each MiB that has pages.
     pub(super) fn withdraw(&self) {
-        self.region.attached().retire_all(self.region.id());
+        self.region.engine_caches().retire_all(self.region.id());
         if let Some(memory) = self.region.memory().owner::<SharedMemory>() {
             memory.withdraw();
         }

@@ -100,7 +100,7 @@ impl Region {
         let id = self.id();
         // Nobody holds a weak handle, so this fails only if there is another handle.
         let inner = Arc::get_mut(&mut self.0).ok_or(ReclaimError::Shared)?;
-        inner.attached.deregister_all(id)?;
+        inner.engine_caches.deregister_all(id)?;
         let memory = Arc::get_mut(&mut inner.memory).ok_or(ReclaimError::Registered)?;
         // The type was checked above, so only a failed deregistration is left as a reason.
         memory.take_owner().ok_or(ReclaimError::Withheld)

@@ -9,9 +9,9 @@ use nixl_descriptor::{DescriptorList, Presence, SharedName};
 use nixl_device::{Device, ExitWatch, ProcessExits};
 use nixl_metadata::{Doorbell, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    DirectTransfer, EndedOffer, EngineSetting, Execution, Executor, Gate, Link, Offer, PathKind,
-    PathPolicy, PeerId, Preparation, Received, Rejected, SettingSource, TransferRequest,
-    TransportError,
+    ConnectionContext, DirectTransfer, EndedOffer, EngineSetting, Execution, Executor, Offer,
+    PathKind, PathPolicy, PeerId, Preparation, Received, Rejected, SettingSource, TransferRequest,
+    TransportError, WaitFor,
 };
 
 use super::intra_process::IntraProcessCopy;
@@ -38,7 +38,7 @@ pub(super) struct ConnectionExecutor {
     shared: Arc<Shared>,
     /// What is known of this process, with the transports that UCX was given for this connection.
     facts: Arc<LocalFacts>,
-    pub(super) link: Link,
+    pub(super) link: ConnectionContext,
     context: CopyContext,
     pub(super) staging: Arc<Staging>,
     pub(super) imports: Arc<ImportCache>,
@@ -62,11 +62,11 @@ fn facts_of(process: &Arc<LocalFacts>, settings: &[EngineSetting]) -> Arc<LocalF
 }
 
 impl ConnectionExecutor {
-    pub(super) fn new(shared: Arc<Shared>, link: Link) -> Arc<Self> {
+    pub(super) fn new(shared: Arc<Shared>, link: ConnectionContext) -> Arc<Self> {
         Arc::new_cyclic(|me| Self::with(Weak::clone(me), shared, link))
     }
 
-    fn with(me: Weak<Self>, shared: Arc<Shared>, link: Link) -> Self {
+    fn with(me: Weak<Self>, shared: Arc<Shared>, link: ConnectionContext) -> Self {
         let gpus = &shared.gpus;
         let context = CopyContext {
             gpus: Arc::clone(gpus),
@@ -146,14 +146,14 @@ impl ConnectionExecutor {
         host.same_pid_namespace(info.host()).then(|| info.host().pid())
     }
 
-    /// What is looked after once a second: closes what peers have let go of, in the background, and asks for peers that
+    /// Periodic maintenance, once a second: closes memory that peers have released, in the background, and checks for peers that
     /// stalled.
     pub(super) fn maintain(&self) {
         self.imports.sweep_soon();
         self.staging.look_for_stalled();
     }
 
-    /// Lets go of pinned slots, in the background.
+    /// Releases pinned slots, in the background.
     pub(super) fn release_slots(&self) {
         let staging = Arc::downgrade(&self.staging);
         self.link.background.run(Box::new(move || {
@@ -220,7 +220,7 @@ impl ConnectionExecutor {
         {
             return;
         }
-        // Whatever is wrong with it shows again when it is begun.
+        // An error here shows again when the transfer begins.
         let transfer = request.clone().transfer(None).ok();
         let expected = transfer.and_then(|transfer| transfer.estimate());
         peer.lock().estimate.note(bytes, expected);
@@ -233,7 +233,7 @@ impl ConnectionExecutor {
         local: MemoryKind,
         request: &TransferRequest<'_>,
     ) -> Result<Box<dyn Execution>, TransportError> {
-        let gate = |execution| Gate::before(execution, request.local.pending());
+        let gate = |execution| WaitFor::before(execution, request.local.pending());
         match kind {
             PathKind::CudaIpc if is_host_memory(request.remote) => {
                 self.staging.begin(request, StagingMode::PeerCopies).map(gate)
@@ -247,7 +247,7 @@ impl ConnectionExecutor {
                 let mode = if there { StagingMode::TwoSided } else { StagingMode::OneSided };
                 self.staging.begin(request, mode).map(gate)
             }
-            PathKind::GpuDirect | PathKind::Direct | PathKind::Emulated => {
+            PathKind::GpuDirect | PathKind::Direct | PathKind::EngineStaged => {
                 Ok(gate(Box::new(DirectTransfer::prepare(kind, request)?)))
             }
             other => {
@@ -386,7 +386,10 @@ impl ConnectionExecutor {
     }
 
     /// Both sides are memory of this process.
-    fn within(&self, request: &TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+    fn intra_process(
+        &self,
+        request: &TransferRequest<'_>,
+    ) -> Result<Box<dyn Execution>, TransportError> {
         let offer = Offers::of_this_process().get(request.remote.notification_key());
         let host = |offer: &Offer| is_host(offer.descriptors());
         if is_host(request.local) && offer.as_ref().is_none_or(host) {
@@ -414,14 +417,14 @@ pub(super) fn devices(plan: &PathPlan) -> (Device, Device) {
 }
 
 impl Executor for ConnectionExecutor {
-    fn announce(&self, offer: Offer) {
+    fn offer_created(&self, offer: Offer) {
         Offers::of_this_process().insert(offer.clone());
-        self.staging.announce(offer);
+        self.staging.offer_created(offer);
     }
 
-    fn withdraw(&self, key: &NotificationKey) {
+    fn offer_ended(&self, key: &NotificationKey) {
         Offers::of_this_process().remove(key);
-        self.staging.withdraw(key);
+        self.staging.offer_ended(key);
         if self.shared.slots.are_allocated() {
             // They may be idle from now on.
             self.shared.maintenance.note_use();
@@ -446,11 +449,11 @@ impl Executor for ConnectionExecutor {
         }
     }
 
-    fn reaches(&self, device: Device) -> bool {
-        self.staging.reaches(device)
+    fn can_access(&self, device: Device) -> bool {
+        self.staging.can_access(device)
     }
 
-    fn introduces(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+    fn needs_local_metadata(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
         let Some(peer) = remote.peer().filter(|peer| peer.capabilities().staging) else {
             return false;
         };
@@ -466,12 +469,12 @@ impl Executor for ConnectionExecutor {
         self.staging.completed_otherwise(key);
     }
 
-    fn listens(&self) -> bool {
-        self.staging.listens()
+    fn has_sessions(&self) -> bool {
+        self.staging.has_sessions()
     }
 
-    fn checks_every(&self) -> Option<Duration> {
-        self.staging.checks_every()
+    fn poll_interval(&self) -> Option<Duration> {
+        self.staging.poll_interval()
     }
 
     fn receive(&self, from: &str, payload: &[u8]) -> Received {
@@ -499,14 +502,14 @@ impl Executor for ConnectionExecutor {
         }
         let gpus = &*self.shared.gpus;
         let reached = |list: &DescriptorList| {
-            list.iter().all(|d| d.device().is_host() || self.reaches(d.device()))
+            list.iter().all(|d| d.device().is_host() || self.can_access(d.device()))
                 && kind_of(list, gpus).is_some()
         };
         reached(local) && reached(theirs)
     }
 
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        let Some(route) = &request.route else { return self.within(&request) };
+        let Some(route) = &request.route else { return self.intra_process(&request) };
         let mut devices = request.local.iter().map(|d| d.device());
         let first = devices.next();
         if devices.any(|device| Some(device) != first) {

@@ -1,4 +1,4 @@
-//! Both sides in this process, at least one of them GPU memory.
+//! Copies within this process of which at least one side is GPU memory.
 
 use std::borrow::Cow;
 use std::task::{Poll, ready};

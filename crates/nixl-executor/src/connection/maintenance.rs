@@ -1,4 +1,4 @@
-//! What is looked after once a second while an executor is used.
+//! Periodic maintenance of an executor while it is in use.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! The executor that picks: for every operation the best path that both sides really have.
+//! The path executor: picks for every operation the best path that both sides have.
 //!
 //! [`PathExecutor`] is what users configure. A connection [attaches](attached) it, which gives it the engine, the slots
 //! of staging and the peers' memory that is open here. An operation becomes an [attempt](attempt) at the best path of

@@ -1,4 +1,4 @@
-//! What users configure.
+//! The path executor, as users configure it.
 
 use std::fmt;
 use std::sync::atomic::AtomicU32;
@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use nixl_descriptor::DescriptorList;
 use nixl_device::LeakInChild;
 use nixl_metadata::RdmaMetadata;
-use nixl_ops::{Clock, Execution, Executor, Link, SystemClock, TransferRequest, TransportError};
+use nixl_ops::{
+    Clock, ConnectionContext, Execution, Executor, SystemClock, TransferRequest, TransportError,
+};
 
 use super::executor::ConnectionExecutor;
 use super::maintenance::{Maintenance, Next};
@@ -205,7 +207,7 @@ impl Executor for PathExecutor {
         }
     }
 
-    fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
+    fn attach(&self, link: ConnectionContext) -> Option<Arc<dyn Executor>> {
         let connection = ConnectionExecutor::new(Arc::clone(&self.shared), link);
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|connection| connection.strong_count() > 0);

@@ -1,4 +1,4 @@
-//! One operation on its way: at the best path, and at the next ones if that fails.
+//! One operation's transfer: on the best path, and on the next ones if that fails.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -302,7 +302,7 @@ impl Execution for PathTransfer {
     fn report(&self) -> PathReport {
         let mut report = self.current.report();
         report.kind = self.path.kind;
-        report.carrier = report.carrier.or(self.path.carrier);
+        report.medium = report.medium.or(self.path.medium);
         report.rejected = self.plan.alternatives(self.path.kind, self.bytes, &self.history);
         report.degraded = self.plan.degraded(&self.path).cloned();
         report
@@ -310,11 +310,11 @@ impl Execution for PathTransfer {
 
     fn expected(&self) -> Option<Duration> {
         let estimate = || self.path.cost.estimate(1, self.bytes);
-        self.current.expected().or_else(|| self.awaits_word().then(estimate))
+        self.current.expected().or_else(|| self.awaits_notification().then(estimate))
     }
 
-    fn awaits_word(&self) -> bool {
-        self.current.awaits_word()
+    fn awaits_notification(&self) -> bool {
+        self.current.awaits_notification()
     }
 
     fn steps(&self) -> u64 {
@@ -348,7 +348,7 @@ impl Drop for PathTransfer {
     }
 }
 
-/// Whether the engine must meet the peer anew, whatever the path.
+/// Whether the engine must reconnect to the peer, on any path.
 fn wants_reconnect(error: &TransportError) -> bool {
     matches!(error, TransportError::UnknownPeer { .. } | TransportError::PeerGone { .. })
 }

@@ -1,15 +1,15 @@
-//! A small transfer that shows whether a path works, before all of an operation's bytes are trusted to it.
+//! Probe transfers: a small first transfer shows whether a path works before it carries all of an operation's bytes.
 //!
 //! What the two sides say of themselves only proposes a path: a GPU may have opened memory that it cannot reach, and an
 //! engine may have registered memory that its NIC cannot. So the first operation by such a path moves a little of its own
-//! bytes first, and tells nobody. If that fails, little is lost, and the next path writes over it.
+//! bytes first, without a notification. If that fails, little is lost, and the next path writes over it.
 
 use std::task::Poll;
 
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
-    Execution, Gate, PathKind, PathReport, PeerMemory, Transfer, TransferRequest, TransferSpec,
-    TransportError,
+    Execution, PathKind, PathReport, PeerMemory, Transfer, TransferRequest, TransferSpec,
+    TransportError, WaitFor,
 };
 
 use super::executor::{ConnectionExecutor, is_host_memory};
@@ -34,7 +34,7 @@ impl ConnectionExecutor {
             }
             PathKind::GpuDirect => {
                 let probe = first_of_engine(request)?;
-                Ok(Some(Gate::before(probe, request.local.pending())))
+                Ok(Some(WaitFor::before(probe, request.local.pending())))
             }
             _ => Ok(None),
         }

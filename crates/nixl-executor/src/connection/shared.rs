@@ -1,4 +1,4 @@
-//! The executor that the connectors of a process share.
+//! The path executor that the connectors of a process share by default.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 

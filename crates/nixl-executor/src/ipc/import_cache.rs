@@ -1,4 +1,4 @@
-//! Memory of peers that is open in this process.
+//! The cache of peers' memory that is open in this process.
 #![allow(unsafe_code, reason = "keeps memory of peers pinned while GPUs use it")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,18 +9,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nixl_descriptor::{Presence, Region, SharedMemory, SharedName};
 use nixl_device::{ExitWatch, ProcessError, ProcessExits};
-use nixl_ops::{Background, RecentCheck};
+use nixl_ops::{BlockingThread, RecentCheck};
 
 use super::open_failures::OpenFailures;
 use crate::local::{Buffer, GpuBackend, SharedHandle};
 
 /// Opens each piece of memory once for each GPU, and keeps the latest open: opening takes some hundred microseconds, and
 /// the memory of a cache of keys and values is a few allocations that are used all the time. What a process that has ended
-/// had is closed at once, what a peer has let go of at the next [`sweep`](Self::sweep).
+/// had is closed at once, what a peer has released at the next [`sweep`](Self::sweep).
 pub(crate) struct ImportCache {
     me: Weak<Self>,
     gpus: Arc<dyn GpuBackend>,
-    background: Arc<dyn Background>,
+    background: Arc<dyn BlockingThread>,
     opened: Mutex<Opened>,
     pub(crate) refused: OpenFailures<RemoteMemoryKey>,
     /// Bytes of peers' memory that are pinned.
@@ -85,7 +85,7 @@ struct Owner {
 pub(crate) enum Found {
     /// It is open here, and the peer had it too when that was [looked at](RecentCheck).
     Open(Arc<dyn Buffer>),
-    /// It was open here, and the peer has let go of it or has ended.
+    /// It was open here, and the peer has released it or has ended.
     Gone,
     /// It is not open, or this process may not know any more whether the peer has it.
     Closed,
@@ -94,7 +94,7 @@ pub(crate) enum Found {
 /// Why a peer's memory cannot be opened.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum ImportError {
-    /// There is no such memory on this host: the peer has let go of it or has ended, or it runs on another host that calls
+    /// There is no such memory on this host: the peer has released it or has ended, or it runs on another host that calls
     /// itself as this one does.
     #[error("the process that it names does not have it open here")]
     Absent,
@@ -116,7 +116,7 @@ impl ImportCache {
     const SWEPT_AFTER: usize = 16;
 
     /// None is open yet. Blocking calls that nothing waits for are made in the `background`.
-    pub(crate) fn new(gpus: Arc<dyn GpuBackend>, background: Arc<dyn Background>) -> Arc<Self> {
+    pub(crate) fn new(gpus: Arc<dyn GpuBackend>, background: Arc<dyn BlockingThread>) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             gpus,
@@ -158,7 +158,7 @@ impl ImportCache {
         names.iter().any(SharedName::is_there)
     }
 
-    /// Whether the memory is open, whatever the peer has done since.
+    /// Whether the memory is open, even if the peer has released it since.
     pub(crate) fn has(&self, memory_key: &RemoteMemoryKey) -> bool {
         self.lock().by_name.contains_key(memory_key)
     }
@@ -181,7 +181,7 @@ impl ImportCache {
             }
             Found::Closed => {}
         }
-        // What a peer has let go of would be kept from the system. As many looks as pieces, however many there are.
+        // Memory that a peer has released would be kept from the system. The number of checks is that of the pieces.
         let due = {
             let opened = self.lock();
             opened.fresh >= Self::SWEPT_AFTER.max(opened.by_name.len().min(Self::KEPT))
@@ -294,7 +294,7 @@ impl ImportCache {
         (self.lock().by_name.len(), self.pinned.load(Ordering::Acquire))
     }
 
-    /// *Blocking.* Closes what peers have let go of.
+    /// *Blocking.* Closes memory that peers have released.
     pub(crate) fn sweep(&self) {
         self.sweeping.store(false, Ordering::Release);
         let mut opened = self.lock();
@@ -494,13 +494,13 @@ pub(crate) struct Now;
 
 #[cfg(test)]
 impl Now {
-    pub(crate) fn here() -> Arc<dyn Background> {
+    pub(crate) fn here() -> Arc<dyn BlockingThread> {
         Arc::new(Self)
     }
 }
 
 #[cfg(test)]
-impl Background for Now {
+impl BlockingThread for Now {
     fn run(&self, job: Box<dyn FnOnce() + Send>) {
         job();
     }
@@ -747,7 +747,7 @@ mod tests {
     fn a_sweep_is_queued_once_and_only_if_something_is_open() {
         #[derive(Debug, Default)]
         struct Queue(Mutex<Vec<String>>);
-        impl Background for Queue {
+        impl BlockingThread for Queue {
             fn run(&self, _: Box<dyn FnOnce() + Send>) {
                 self.0.lock().unwrap().push(String::new());
             }

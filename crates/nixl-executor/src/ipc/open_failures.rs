@@ -1,4 +1,4 @@
-//! Memory of peers that could not be opened.
+//! The record of peers' memory that could not be opened.
 
 use std::collections::HashMap;
 use std::hash::Hash;

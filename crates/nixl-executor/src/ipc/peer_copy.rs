@@ -1,4 +1,4 @@
-//! A transfer to or from memory that a peer shares.
+//! Copies to or from memory that a peer shares.
 #![allow(
     unsafe_code,
     reason = "says that a copy has ended; tests look into memory that stands for a GPU's"
@@ -123,7 +123,7 @@ impl PeerCopy {
                     base
                 }
             };
-            // Inside the shared memory, which the metadata and whoever opened it checked.
+            // Inside the shared memory, which was checked when the metadata was read and when the memory was opened.
             let theirs = base.wrapping_add(offset);
             let len = left.min(ours.len() as u64);
             left -= len;
@@ -183,7 +183,7 @@ pub(crate) fn is_not_open(error: &TransportError) -> bool {
     matches!(error, TransportError::Engine { call: NOT_OPEN, .. })
 }
 
-/// The error of a share that its owner has let go of.
+/// The error of a share whose owner has released it.
 pub(crate) fn owner_gone() -> TransportError {
     TransportError::OfferEnded { why: EndedOffer::OwnerGone }
 }
@@ -466,7 +466,7 @@ mod tests {
         assert_eq!(copies(write, first, MemoryKind::Gpu(1)), 1);
         assert_eq!(copies(read, unknown, MemoryKind::Gpu(1)), 1);
         assert_eq!(copies(read, second, MemoryKind::Pageable), 1);
-        // Of memory that others made nobody knows who reaches it.
+        // It is unknown which GPUs reach memory that others allocated.
         let ours = gpus.region(MemoryKind::Gpu(1), 64).unwrap();
         let others = SimulatedGpus::new(gpus.capabilities().clone()).unwrap();
         let list = DescriptorList::from(ours.whole());

@@ -1,4 +1,4 @@
-//! What an offer tells other processes of this machine.
+//! The shares that an offer names to other processes of this host.
 
 use nixl_descriptor::{Descriptor, DescriptorList, Region, SharedName};
 use nixl_device::DeviceKind;

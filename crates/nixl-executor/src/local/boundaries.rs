@@ -1,4 +1,4 @@
-//! Where one allocation ends and another may begin.
+//! Boundaries between allocations, which a single copy must not cross.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What each strategy costs on each route: the one table from which strategies are chosen.
+//! The cost table from which copy strategies are chosen, by route.
 
 use std::time::Duration;
 
@@ -127,7 +127,7 @@ impl Default for Costs {
                 // Scattered 4 KiB at 5.8 GB/s.
                 row(DeviceToHost, Batch, Cost::new(9.0, 0.7, 55.0)),
                 row(HostToDevice, Batch, Cost::new(9.0, 0.7, 55.0)),
-                // 52 and 51 GB/s whatever the chunk.
+                // 52 and 51 GB/s for every size of chunk.
                 row(DeviceToHost, Kernel, Cost::new(10.0, 0.0, 52.0)),
                 row(HostToDevice, Kernel, Cost::new(10.0, 0.0, 51.0)),
                 // One copy's 55 GB/s less the first slice, which no copy overlaps: 54. Two steps on two lanes, so a larger

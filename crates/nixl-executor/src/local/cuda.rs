@@ -1,4 +1,4 @@
-//! The driver's GPUs.
+//! The GPU back end over the CUDA driver.
 #![allow(unsafe_code, reason = "queues copies and kernels by address")]
 
 use std::any::Any;
@@ -194,7 +194,7 @@ unsafe impl GpuBackend for CudaGpus {
     ) -> Result<Box<dyn GpuEvent>, GpuError> {
         let gpu = self.gpu(gpu)?;
         let event = gpu.event()?;
-        // SAFETY: whoever made the handle vouched for the stream.
+        // SAFETY: the caller of `StreamHandle::from_raw` vouched for the stream.
         unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(foreign_stream)?;
         Ok(Box::new(CudaGpuEvent { gpu: Arc::clone(gpu), event: Some(event) }))
     }
@@ -321,7 +321,7 @@ unsafe impl GpuStream for CudaGpuStream {
 
     fn wait_stream(&mut self, stream: StreamHandle) -> Result<(), GpuError> {
         let event = self.gpu.event()?;
-        // SAFETY: whoever made the handle vouched for the stream.
+        // SAFETY: the caller of `StreamHandle::from_raw` vouched for the stream.
         unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(foreign_stream)?;
         self.own()?.wait(&event).map_err(driver)?;
         lock(&self.gpu.events).push(event);

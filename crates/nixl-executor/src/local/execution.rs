@@ -1,4 +1,4 @@
-//! Carrying a plan out.
+//! The execution of a copy plan.
 #![allow(unsafe_code, reason = "queues copies by address")]
 
 use std::io;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use nixl_descriptor::Pending;
-use nixl_ops::{Clock, Execution, Gate, PathKind, PathReport, Rejected, TransportError};
+use nixl_descriptor::Dependency;
+use nixl_ops::{Clock, Execution, PathKind, PathReport, Rejected, TransportError, WaitFor};
 
 use super::gpu_backend::{Buffer, GpuBackend, GpuEvent, GpuStream};
 use super::host_copy::{self, CopyPool, Copying, Target, Work};
@@ -29,7 +29,7 @@ pub(crate) struct PlanExecution {
     waker: Waker,
     after: Option<StreamHandle>,
     /// Work on the memory that must be done first.
-    pending: Vec<Arc<dyn Pending>>,
+    pending: Vec<Arc<dyn Dependency>>,
     reporter: Option<Arc<Reporter>>,
     state: State,
 }
@@ -64,7 +64,7 @@ enum State {
         _last: Option<Box<dyn GpuStream>>,
         _scratch: Option<Box<dyn Buffer>>,
     },
-    /// Not all of the work could be queued. What was, behind work of somebody else's perhaps, is waited for all the same.
+    /// Not all of the work could be queued. What was queued, possibly behind work of another transfer, is still waited for.
     Failing {
         error: GpuError,
         events: Vec<Box<dyn GpuEvent>>,
@@ -81,7 +81,7 @@ impl PlanExecution {
     /// not. Two threads were no faster up to this (16 and 36 to 69 us), and slower if they had to be woken (51 to 94 us); from
     /// 1 MiB on they are.
     const INLINE: u64 = 512 * 1024;
-    /// What is expected to end within this wakes nobody by a callback, whose thread contends with whoever asks for the end
+    /// Work that is expected to end within this has no wake-up callback, whose thread contends with the thread that polls for the end
     /// and costs it 15 to 20 us: waiters are woken shortly before the expected end and look closely, and what takes
     /// longer than expected is found by the driver within a sixteenth of the time waited. Estimates of longer ones may be
     /// off by more than that close look, so a callback tells of their end at once.
@@ -100,7 +100,7 @@ impl PlanExecution {
     }
 
     /// Begins after this work.
-    pub(crate) fn pending(mut self, pending: &[Arc<dyn Pending>]) -> Self {
+    pub(crate) fn pending(mut self, pending: &[Arc<dyn Dependency>]) -> Self {
         self.pending = pending.to_vec();
         self
     }
@@ -113,7 +113,7 @@ impl PlanExecution {
         );
         match on_a_lane && is_of_streams(&self.pending) {
             true => Ok(true),
-            false => Gate::is_open(&self.pending),
+            false => WaitFor::is_open(&self.pending),
         }
     }
 

@@ -1,4 +1,4 @@
-//! One call that moves any set of blocks between memories of this process.
+//! The block executor: moves any set of blocks between memories of this process with one call.
 
 use std::fmt;
 use std::ops::Range;
@@ -112,7 +112,7 @@ impl BlockExecutor {
         let threads = CopyWorkers::new(&clock).map_err(thread)?;
         let mut config = DriverConfig::default();
         config.max_in_flight = Self::MAX_IN_FLIGHT;
-        // Submitting never blocks, whatever the size.
+        // Submitting never blocks, for any size.
         config.inline_bytes = u64::MAX;
         // Some MiB over PCIe, 64 over NVLink, end within this: their waiter looks on, in parts of 50 us between which its
         // neighbours have their turn. The waiter of a longer one looks again when the end is near.

@@ -1,4 +1,4 @@
-//! GPUs as the strategies see them: the driver's, or simulated ones.
+//! The interface to GPUs: streams, events and memory of the CUDA driver, or simulated ones.
 #![allow(unsafe_code, reason = "copies by address are unsafe to ask for")]
 
 use std::any::Any;
@@ -30,7 +30,7 @@ use super::{GpuError, MemoryKind};
 ///   them until what was returned is dropped.
 /// * [`pin`](Self::pin): the buffer's address is the region's, and all of the region is pinned until the buffer is dropped.
 /// * [`open`](Self::open): as many bytes as the handle says in its last eight (little endian), which `gpu` can read and
-///   write at the buffer's address until the buffer is dropped, whatever the other process does.
+///   write at the buffer's address until the buffer is dropped, even if the other process has ended.
 /// * [`create_stream`](Self::create_stream), [`record_event_on`](Self::record_event_on) and all buffers keep the contracts of their traits. The mark of
 ///   a stream is reached no sooner than the work that the stream had queued.
 ///
@@ -227,7 +227,7 @@ pub unsafe trait GpuStream: Send {
     /// [`GpuError`] if the handle is not of this GPU's context, or the stream captures a graph.
     fn wait_stream(&mut self, stream: StreamHandle) -> Result<(), GpuError>;
 
-    /// Makes what is queued from here on wait for a point of another stream, on whatever GPU.
+    /// Makes what is queued from here on wait for an event of another stream, on any GPU.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Copying by the processor, on several threads when there is much.
+//! Host memory copies by the processor, on several threads for large ones.
 #![allow(unsafe_code, reason = "copies by address")]
 
 use std::collections::VecDeque;
@@ -43,7 +43,7 @@ pub(crate) struct Work<'a> {
     pub(crate) reporter: Option<Arc<Reporter>>,
 }
 
-/// Where the bytes had best be afterwards.
+/// The cache hint for a copy's destination.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Target {
     /// In the caches too: they are read soon.
@@ -53,7 +53,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// Host to host, this many bytes stay in a cache for whoever uses them next; more would only push each other out (16 MiB:
+    /// Host to host, this many bytes stay in a cache for the next user; more would evict each other (16 MiB:
     /// 21 GB/s past the caches, 9 through them).
     const CACHED: u64 = 4 * 1024 * 1024;
 
@@ -115,7 +115,7 @@ impl CopyPool {
     ///
     /// # Safety
     ///
-    /// All ranges are host memory, no target overlaps its source, nobody writes what is read or touches what is written,
+    /// All ranges are host memory, no target overlaps its source, nothing writes what is read or touches what is written,
     /// and all of it stays so until [`Copying::is_done`].
     pub(crate) unsafe fn start(&self, work: Work<'_>) -> Copying {
         let (ops, pieces) = share(work.ops, Self::PIECE);
@@ -220,7 +220,7 @@ impl Group {
         while let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let mut bytes = 0;
             for op in self.ops.get(piece.clone()).unwrap_or_default() {
-                // SAFETY: whoever started the group vouched for its ranges until it is done.
+                // SAFETY: the caller of `start` vouched for the ranges until the group is done.
                 unsafe { copy(*op, self.target) };
                 bytes += op.len;
             }
@@ -260,7 +260,7 @@ impl Drop for CopyPool {
 ///
 /// # Safety
 ///
-/// Both ranges are host memory, they do not overlap, and nobody else writes the source or touches the target meanwhile.
+/// Both ranges are host memory, they do not overlap, and nothing else writes the source or touches the target meanwhile.
 pub(crate) unsafe fn copy(op: CopyOp, target: Target) {
     /// Shorter ones are hardly faster past the caches.
     const STREAMED: u64 = 64 * 1024;
@@ -391,7 +391,7 @@ mod tests {
     /// Groups from several threads at once, with pauses in which the threads go to sleep, and a pool that is dropped
     /// while it copies.
     #[test]
-    fn whoever_starts_copies_sees_them_end() {
+    fn each_caller_sees_its_copies_end() {
         let pool = pool(2);
         let mut targets: Vec<Vec<u8>> = vec![vec![0; 400_000]; 4];
         let src = pattern(400_000);

@@ -1,11 +1,11 @@
-//! Copies from a list, as operations on descriptors need them.
+//! Copies of a descriptor list's ranges.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use nixl_descriptor::Pending;
+use nixl_descriptor::Dependency;
 use nixl_ops::{Execution, PathReport, TransportError};
 
 use super::block_copy::{BlockCopy, CopyOp};
@@ -16,7 +16,7 @@ use super::gpu_backend::GpuBackend;
 use super::plan::Plan;
 use super::{BlockError, MemoryKind, StrategyPolicy};
 
-/// What list copies are made with.
+/// What list copies need: the GPU back end, copy workers, costs and the waker.
 #[derive(Clone)]
 pub(crate) struct CopyContext {
     pub(crate) gpus: Arc<dyn GpuBackend>,
@@ -43,7 +43,7 @@ impl ListCopy {
         kinds: (MemoryKind, MemoryKind),
         policy: &StrategyPolicy,
         copier: Option<u32>,
-        pending: &[Arc<dyn Pending>],
+        pending: &[Arc<dyn Dependency>],
         context: &CopyContext,
     ) -> Result<Self, BlockError> {
         let mut ops = merged(ops, boundaries);

@@ -1,4 +1,4 @@
-//! The kinds of memory that a copy tells apart.
+//! Kinds of memory, as copies distinguish them.
 
 use std::fmt;
 

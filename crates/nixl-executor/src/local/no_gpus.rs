@@ -1,4 +1,4 @@
-//! A machine without GPUs.
+//! The GPU back end of a machine without GPUs.
 #![allow(unsafe_code, reason = "implements a trait that is trusted with memory")]
 
 use nixl_descriptor::Region;

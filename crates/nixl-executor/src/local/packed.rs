@@ -1,4 +1,4 @@
-//! Through dense scratch memory on the GPU, in slices: a kernel packs the next slice while copies carry the one before, or
+//! Packed copies through dense scratch memory on the GPU, in slices: a kernel packs the next slice while copies carry the one before, or
 //! a kernel unpacks one while copies carry the next. The pinned side is dense only if its chunks follow each other; a
 //! slice is copied in as few copies as it has runs there.
 #![allow(unsafe_code, reason = "queues copies by address")]
@@ -33,7 +33,7 @@ pub(crate) struct StreamPair<'a> {
 /// # Safety
 ///
 /// As for [`GpuStream::memcpy_async`] with the copies of `blocks`, until marks made later on both lanes are reached. At `scratch` are
-/// as many bytes as `blocks` has, of the memory of the lanes' GPU, which nobody else uses as long. If this succeeds, the
+/// as many bytes as `blocks` has, of the memory of the lanes' GPU, which nothing else uses as long. If this succeeds, the
 /// last lane's mark will do.
 pub(crate) unsafe fn queue(
     gpu_streams: StreamPair<'_>,

@@ -1,4 +1,4 @@
-//! A plan is data: what would be copied, how, and why not otherwise.
+//! Copy plans: what will be copied, by which strategy, and why not by others.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Through pinned slots: pageable memory to a GPU and back, and between GPUs that cannot reach each other.
+//! Rings of pinned slots: pageable memory to a GPU and back, and between GPUs without peer access.
 //!
 //! While one slot is filled, others are drained. A slot is used again as soon as it is drained.
 #![allow(unsafe_code, reason = "queues copies by address")]
@@ -21,7 +21,7 @@ const SLOT: u64 = 4 * 1024 * 1024;
 const SLOTS: usize = 4;
 /// Bytes of the first load. Each later one is twice as long as the one before, up to a slot, and the last ones are short
 /// again: one side has nothing to do during the first load, and the other during the last. What fits into the first is
-/// copied by whoever moves the ring on, within 55 us: waking a thread takes longer.
+/// copied by the thread that polls the ring, within 55 us: waking a thread takes longer.
 const FIRST: u64 = 512 * 1024;
 
 /// A transfer through pinned slots.
@@ -36,7 +36,7 @@ pub(crate) struct Ring {
     reporter: Option<Arc<Reporter>>,
     /// One load is all.
     is_short: bool,
-    /// No further load is taken, and no slot drained that is filled: the transfer failed or nobody wants it.
+    /// No further load is taken, and no slot drained that is filled: the transfer failed or was abandoned.
     stopped: bool,
     /// The first error.
     error: Option<GpuError>,

@@ -1,4 +1,4 @@
-//! Moves rings on, on a thread of their own.
+//! The thread that polls rings of pinned slots.
 //!
 //! A hop of a slot takes less than 100 us, and a thread that sleeps takes half as long to wake. So this thread looks closely
 //! while a ring moves, and sleeps only when there is none, or when its GPU is busy with something else for long.
@@ -25,7 +25,7 @@ pub(crate) struct RingDriver {
 
 struct Shared {
     inbox: Mutex<Vec<Arc<ActiveRing>>>,
-    /// Somebody has put something into the inbox.
+    /// The inbox has a new ring.
     fresh: AtomicBool,
     closing: AtomicBool,
     sleeper: Sleeper,
@@ -37,9 +37,9 @@ struct ActiveRing {
     stage: Mutex<Stage>,
     /// Set after the stage.
     ended: AtomicBool,
-    /// Nobody wants the result.
+    /// The transfer was abandoned.
     unwanted: AtomicBool,
-    /// Nobody waits for the end either: its memory is leaked.
+    /// The transfer was dropped in flight: its memory is leaked.
     leaked: AtomicBool,
     is_short: bool,
     waker: Waker,
@@ -157,7 +157,7 @@ impl Drop for RingTransfer {
 }
 
 impl ActiveRing {
-    /// Moves the ring on, unless somebody else does at this moment.
+    /// Polls the ring, unless another thread does at this moment.
     fn look(&self) -> RingProgress {
         let mut stage = match self.stage.try_lock() {
             Ok(stage) => stage,
@@ -175,13 +175,13 @@ impl ActiveRing {
         if self.unwanted.load(Ordering::SeqCst) {
             ring.stop();
         }
-        // SAFETY: whoever began it vouched for the ranges until its end, or for ever.
+        // SAFETY: the caller of `begin` vouched for the ranges until the end, or for ever.
         let (moved, result) = unsafe { ring.poll() };
         match result {
             Poll::Pending if moved => RingProgress::Moved,
             Poll::Pending => RingProgress::Still,
             Poll::Ready(result) => {
-                // Slots and lanes go back before anybody learns of the end.
+                // Slots and streams go back before the waiter is woken.
                 *stage = Stage::Ended(Some(result));
                 self.ended.store(true, Ordering::Release);
                 RingProgress::Ended { now: true }
@@ -271,7 +271,7 @@ mod tests {
     use super::super::{GpuCapabilities, MemoryKind, SimulatedGpus};
     use super::*;
 
-    /// The drain time has passed: whoever waited has leaked the memory and is gone.
+    /// The drain time has passed: the waiter has leaked the memory and is gone.
     #[test]
     fn a_ring_that_never_ends_is_leaked_and_looked_at_no_more() {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());

@@ -1,4 +1,4 @@
-//! GPUs that are host memory with a label: for tests of executors on machines without any.
+//! Simulated GPUs: host memory with a label, for tests of executors on machines without GPUs.
 #![allow(unsafe_code, reason = "copies by address, as a GPU does")]
 
 use std::any::Any;
@@ -36,7 +36,7 @@ pub struct SimulatedGpus {
 struct Shared {
     capabilities: GpuCapabilities,
     memories: Memories,
-    /// Held by whoever pauses the GPUs.
+    /// Held by the test that pauses the GPUs.
     running: Mutex<()>,
     /// Held while something is copied.
     copying: Mutex<()>,
@@ -79,7 +79,7 @@ impl SimulatedGpus {
             for work in queue {
                 let _running = lock(&theirs.running);
                 let _copying = lock(&theirs.copying);
-                // Whoever learns of a failure gives the memory back.
+                // A caller that learns of a failure gives the memory back.
                 let has_failed = theirs.failed.load(Ordering::Acquire);
                 match work {
                     Work::Copies(_) | Work::Kernel(_) | Work::Reach(_) if has_failed => {}
@@ -164,7 +164,7 @@ fn healthy(shared: &Shared) -> Result<(), GpuError> {
     Ok(())
 }
 
-// SAFETY: all memory is this process's own, whatever it stands for, so the processor and the thread that simulates GPUs can
+// SAFETY: all memory is this process's own, of every simulated kind, so the processor and the thread that simulates GPUs can
 // reach it at its address. `Memories` finds it as long as it lives: pinned memory and what is pinned is found as such until
 // it is dropped. All buffers are regions, of their own or, for `pin`, of the same bytes. `SharedMemory::open` maps as many
 // bytes as the handle says, of a file that cannot shrink. The mark of a stream is one after the work of all lanes, which

@@ -1,4 +1,4 @@
-//! What simulated GPUs can reach, as the driver would see it.
+//! The memory that simulated GPUs can access, as the CUDA driver would see it.
 #![allow(unsafe_code, reason = "makes regions of memory that stands for a GPU's")]
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! The ways to copy, and which of them exist between two kinds of memory.
+//! Copy strategies, and which of them apply between two kinds of memory.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,10 +1,10 @@
-//! Ordering after the work of a caller's stream.
+//! Order after the work of a caller's CUDA stream.
 
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use nixl_descriptor::{Pending, PendingError};
+use nixl_descriptor::{Dependency, DependencyError};
 
 use super::GpuError;
 use super::gpu_backend::{GpuBackend, GpuEvent, GpuStream, StreamHandle};
@@ -33,7 +33,7 @@ impl StreamPoint {
 }
 
 /// Whether all of the work is of streams, so that a lane can wait for it.
-pub(super) fn is_of_streams(pending: &[Arc<dyn Pending>]) -> bool {
+pub(super) fn is_of_streams(pending: &[Arc<dyn Dependency>]) -> bool {
     pending.iter().all(|work| point(work).is_some())
 }
 
@@ -44,18 +44,18 @@ pub(super) fn is_of_streams(pending: &[Arc<dyn Pending>]) -> bool {
 /// [`GpuError`] if it cannot.
 pub(super) fn order(
     gpu_stream: &mut dyn GpuStream,
-    pending: &[Arc<dyn Pending>],
+    pending: &[Arc<dyn Dependency>],
 ) -> Result<(), GpuError> {
     pending.iter().filter_map(point).try_for_each(|point| gpu_stream.wait_event(&*point.event))
 }
 
-fn point(work: &Arc<dyn Pending>) -> Option<&StreamPoint> {
+fn point(work: &Arc<dyn Dependency>) -> Option<&StreamPoint> {
     (&**work as &dyn Any).downcast_ref()
 }
 
-impl Pending for StreamPoint {
-    fn is_done(&self) -> Result<bool, PendingError> {
-        self.event.is_complete().map_err(|e| PendingError { reason: e.to_string() })
+impl Dependency for StreamPoint {
+    fn is_done(&self) -> Result<bool, DependencyError> {
+        self.event.is_complete().map_err(|e| DependencyError { reason: e.to_string() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the copy kernel is told; see `kernels/README.md`.
+//! Parameters of the copy kernel; see `kernels/README.md`.
 
 use super::block_copy::{BlockCopy, BlockSide, Piece};
 

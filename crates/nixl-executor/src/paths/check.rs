@@ -1,9 +1,9 @@
-//! Which paths the facts leave, and what is missing for the others.
+//! Availability checks of each kind of path, with the reason against those that are unavailable.
 
 use std::borrow::Cow;
 
 use nixl_device::{Device, DeviceKind};
-use nixl_ops::{Carrier, OperationKind, PathKind};
+use nixl_ops::{Medium, OperationKind, PathKind};
 
 use super::plan::Refusal;
 use super::{Engine, LocalFacts, LocalGpu, PathCosts, PathQuery, PeerFacts, PeerGpu, ShareForm};
@@ -11,7 +11,7 @@ use crate::{Cost, MemoryKind};
 
 /// What a path is carried by and costs, and what makes it possible.
 pub(super) struct Availability {
-    pub(super) carrier: Option<Carrier>,
+    pub(super) medium: Option<Medium>,
     pub(super) cost: Cost,
     pub(super) why: Cow<'static, str>,
 }
@@ -33,8 +33,8 @@ fn not_applicable(reason: &'static str) -> Missing {
     Missing { refusal: Refusal::Inapplicable, reason: reason.into() }
 }
 
-fn available(carrier: Option<Carrier>, cost: Cost, why: impl Into<Cow<'static, str>>) -> Verdict {
-    Ok(Availability { carrier, cost, why: why.into() })
+fn available(medium: Option<Medium>, cost: Cost, why: impl Into<Cow<'static, str>>) -> Verdict {
+    Ok(Availability { medium, cost, why: why.into() })
 }
 
 /// Everything that the facts are judged by.
@@ -61,7 +61,7 @@ impl Check<'_> {
             PathKind::Direct => self.direct(),
             PathKind::StagedOneSide => self.staged_one_side(),
             PathKind::StagedBothSides => self.staged_both_sides(),
-            PathKind::Emulated => self.emulated(),
+            PathKind::EngineStaged => self.emulated(),
             _ => Err(missing("the planner does not know this kind of path")),
         }
     }
@@ -103,12 +103,12 @@ impl Check<'_> {
         };
         self.same_host()?;
         self.same_pid_namespace()?;
-        if self.peer.near.process {
+        if self.peer.locality.process {
             return Err(missing(
                 "the peer is in this very process, which cannot open its own handles",
             ));
         }
-        match self.peer.near.ipc_namespace {
+        match self.peer.locality.ipc_namespace {
             Some(true) => {}
             Some(false) => return Err(missing("separate IPC namespaces")),
             None => return Err(missing("whether both are in one IPC namespace is not known")),
@@ -127,23 +127,23 @@ impl Check<'_> {
                 "the peer shares no GPU memory"
             }));
         }
-        let carrier = Some(Carrier::Gpu);
+        let medium = Some(Medium::Gpu);
         let costs = self.costs;
         let theirs = self.peer.gpu(theirs);
         match self.query.local {
             MemoryKind::Gpu(ours) => match self.gpus(ours, theirs)? {
-                Link::Same => available(carrier, costs.ipc_same_gpu, "both sides are on one GPU"),
-                Link::Reach => available(carrier, costs.ipc_other_gpu, "the GPUs reach each other"),
+                Link::Same => available(medium, costs.ipc_same_gpu, "both sides are on one GPU"),
+                Link::Reach => available(medium, costs.ipc_other_gpu, "the GPUs reach each other"),
                 Link::Unknown => available(
-                    carrier,
+                    medium,
                     costs.ipc_other_gpu,
                     "the peer's GPU is not visible here; unproven",
                 ),
             },
             _ if self.here.gpus.is_empty() => Err(missing("this process has no GPU")),
-            MemoryKind::Pinned => available(carrier, costs.ipc_pinned, "a GPU copies to the host"),
+            MemoryKind::Pinned => available(medium, costs.ipc_pinned, "a GPU copies to the host"),
             MemoryKind::Pageable => {
-                available(carrier, costs.ipc_pageable, "a GPU copies, through pinned slots")
+                available(medium, costs.ipc_pageable, "a GPU copies, through pinned slots")
             }
         }
     }
@@ -160,7 +160,7 @@ impl Check<'_> {
         if self.peer.gpus.is_empty() {
             return Err(missing("the peer has no GPU that could copy"));
         }
-        available(Some(Carrier::Gpu), self.costs.ipc_lent, "the peer's GPU copies")
+        available(Some(Medium::Gpu), self.costs.ipc_lent, "the peer's GPU copies")
     }
 
     fn shared_memory(&self) -> Verdict {
@@ -169,7 +169,7 @@ impl Check<'_> {
         }
         self.same_host()?;
         self.same_pid_namespace()?;
-        if self.peer.near.process {
+        if self.peer.locality.process {
             return Err(missing(
                 "the peer is in this very process, whose memory is not opened again",
             ));
@@ -180,17 +180,17 @@ impl Check<'_> {
         if self.query.offered.share != Some(ShareForm::File) {
             return Err(missing("the peer did not share this memory"));
         }
-        let carrier = Some(Carrier::SharedMemory);
+        let medium = Some(Medium::SharedMemory);
         match self.query.local {
             MemoryKind::Gpu(ours) => {
                 self.local_gpu(ours)?;
                 available(
-                    carrier,
+                    medium,
                     self.costs.shared_to_gpu,
                     "the GPU copies, through pinned slots; the memory is mapped here",
                 )
             }
-            _ => available(carrier, self.costs.shared_to_host, "the peer's memory is mapped here"),
+            _ => available(medium, self.costs.shared_to_host, "the peer's memory is mapped here"),
         }
     }
 
@@ -216,37 +216,37 @@ impl Check<'_> {
                 None => return Err(missing(format!("the peer says nothing of its {remote}"))),
             }
         }
-        available(Some(Carrier::Rdma), self.costs.gpu_direct, "NICs reach the memory on both sides")
+        available(Some(Medium::Rdma), self.costs.gpu_direct, "NICs reach the memory on both sides")
     }
 
     fn direct(&self) -> Verdict {
         if !self.all_host() {
             return Err(not_applicable("GPU memory takes part"));
         }
-        let carrier = self.engine_carrier()?;
-        let (cost, why) = match (carrier, self.query.operation) {
-            (Some(Carrier::SharedMemory), _) => (self.costs.direct_shared, "on one host"),
-            (Some(Carrier::Rdma), _) => (self.costs.direct_rdma, "NICs on both sides"),
+        let medium = self.engine_medium()?;
+        let (cost, why) = match (medium, self.query.operation) {
+            (Some(Medium::SharedMemory), _) => (self.costs.direct_shared, "on one host"),
+            (Some(Medium::Rdma), _) => (self.costs.direct_rdma, "NICs on both sides"),
             (_, OperationKind::Read) => (self.costs.direct_tcp_read, "host memory on both sides"),
             (_, OperationKind::Write) => (self.costs.direct_tcp_write, "host memory on both sides"),
         };
-        available(carrier, cost, why)
+        available(medium, cost, why)
     }
 
     fn staged_one_side(&self) -> Verdict {
         match (self.query.local, self.query.remote.is_host()) {
             (MemoryKind::Gpu(ours), true) => {
                 self.local_gpu(ours)?;
-                let (carrier, cost) = self.staged()?;
+                let (medium, cost) = self.staged()?;
                 let alone = Cost::new(self.costs.staged_alone_us, cost.per_chunk_us, cost.gbps);
-                available(carrier, alone, "only this side stages")
+                available(medium, alone, "only this side stages")
             }
             (MemoryKind::Gpu(_), false) => Err(not_applicable("GPU memory on both sides")),
             (_, true) => Err(not_applicable("no GPU takes part")),
             (_, false) => {
                 self.cooperates()?;
-                let (carrier, cost) = self.staged()?;
-                available(carrier, cost, "the peer stages")
+                let (medium, cost) = self.staged()?;
+                available(medium, cost, "the peer stages")
             }
         }
     }
@@ -260,8 +260,8 @@ impl Check<'_> {
         }
         self.local_gpu(ours)?;
         self.cooperates()?;
-        let (carrier, cost) = self.staged()?;
-        available(carrier, cost, "both sides stage")
+        let (medium, cost) = self.staged()?;
+        available(medium, cost, "both sides stage")
     }
 
     fn emulated(&self) -> Verdict {
@@ -276,17 +276,17 @@ impl Check<'_> {
         if let (MemoryKind::Gpu(ours), Some(theirs)) = (self.query.local, self.remote_ordinal())
             && self.engine_has_ipc()
         {
-            let carrier = Some(Carrier::Gpu);
+            let medium = Some(Medium::Gpu);
             let why = "UCX copies by CUDA IPC";
             match self.gpus(ours, self.peer.gpu(theirs)) {
-                Ok(Link::Same) => return available(carrier, self.costs.emulated_same_gpu, why),
-                Ok(Link::Reach) => return available(carrier, self.costs.emulated_other_gpu, why),
+                Ok(Link::Same) => return available(medium, self.costs.emulated_same_gpu, why),
+                Ok(Link::Reach) => return available(medium, self.costs.emulated_other_gpu, why),
                 // Whether UCX would dare is not known.
                 Ok(Link::Unknown) | Err(_) => {}
             }
         }
         available(
-            self.engine_carrier()?,
+            self.engine_medium()?,
             self.costs.emulated,
             "the engine copies GPU memory by itself",
         )
@@ -294,34 +294,34 @@ impl Check<'_> {
 
     /// Whether UCX would use CUDA IPC between the two processes. An inference.
     fn engine_has_ipc(&self) -> bool {
-        let near = self.peer.near;
+        let locality = self.peer.locality;
         self.query.engine.is_ucx()
             && self.here.ucx.cuda_ipc
             && self.here.cuda.is_ok()
-            && !near.process
-            && near.pid_namespace == Some(true)
-            && near.ipc_namespace == Some(true)
+            && !locality.process
+            && locality.pid_namespace == Some(true)
+            && locality.ipc_namespace == Some(true)
     }
 
     /// What carries the engine's bytes between host memories. For UCX an inference: memory of the host if both are there,
-    /// else NICs, else sockets. `None` if nobody knows.
-    fn engine_carrier(&self) -> Result<Option<Carrier>, Missing> {
-        let (near, ucx) = (self.peer.near, self.here.ucx);
+    /// else NICs, else sockets. `None` if it is unknown.
+    fn engine_medium(&self) -> Result<Option<Medium>, Missing> {
+        let (locality, ucx) = (self.peer.locality, self.here.ucx);
         let by_sockets = self.query.engine == Engine::UcxBySockets;
-        if self.query.engine == Engine::Other || (near.host.is_none() && !by_sockets) {
+        if self.query.engine == Engine::Other || (locality.host.is_none() && !by_sockets) {
             return Ok(None);
         }
-        let shared = self.peer.carriers.is_none_or(|c| c.shared_memory);
-        let tcp = self.peer.carriers.is_none_or(|c| c.tcp);
+        let shared = self.peer.media.is_none_or(|c| c.shared_memory);
+        let tcp = self.peer.media.is_none_or(|c| c.tcp);
         if by_sockets {
-            // Should it have none, the estimate was wrong, and nobody knows.
-            Ok((ucx.tcp && tcp).then_some(Carrier::Tcp))
-        } else if near.pid_namespace == Some(true) && ucx.shared_memory && shared {
-            Ok(Some(Carrier::SharedMemory))
+            // Should it have none, the estimate was wrong, and the medium is unknown.
+            Ok((ucx.tcp && tcp).then_some(Medium::Tcp))
+        } else if locality.pid_namespace == Some(true) && ucx.shared_memory && shared {
+            Ok(Some(Medium::SharedMemory))
         } else if self.rdma().is_ok() {
-            Ok(Some(Carrier::Rdma))
+            Ok(Some(Medium::Rdma))
         } else if ucx.tcp && tcp {
-            Ok(Some(Carrier::Tcp))
+            Ok(Some(Medium::Tcp))
         } else if !ucx.tcp {
             Err(missing("UCX_TLS leaves nothing that both sides have: it allows no tcp"))
         } else {
@@ -329,14 +329,14 @@ impl Check<'_> {
         }
     }
 
-    fn staged(&self) -> Result<(Option<Carrier>, Cost), Missing> {
-        let carrier = self.engine_carrier()?;
-        let cost = match carrier {
-            Some(Carrier::SharedMemory) => self.costs.staged_shared,
-            Some(Carrier::Rdma) => self.costs.staged_rdma,
+    fn staged(&self) -> Result<(Option<Medium>, Cost), Missing> {
+        let medium = self.engine_medium()?;
+        let cost = match medium {
+            Some(Medium::SharedMemory) => self.costs.staged_shared,
+            Some(Medium::Rdma) => self.costs.staged_rdma,
             _ => self.costs.staged_tcp,
         };
-        Ok((carrier, cost))
+        Ok((medium, cost))
     }
 
     fn rdma(&self) -> Result<(), Missing> {
@@ -349,8 +349,8 @@ impl Check<'_> {
         if !self.here.ucx.rdma {
             return Err(missing("UCX_TLS allows no RDMA"));
         }
-        match self.peer.carriers {
-            Some(carriers) if carriers.rdma => Ok(()),
+        match self.peer.media {
+            Some(media) if media.rdma => Ok(()),
             Some(_) => Err(missing("the peer says that it has no RDMA NIC")),
             None => Err(missing("the peer does not say that it has an RDMA NIC")),
         }
@@ -370,7 +370,7 @@ impl Check<'_> {
     }
 
     fn same_host(&self) -> Result<(), Missing> {
-        match self.peer.near.host {
+        match self.peer.locality.host {
             Some(true) => Ok(()),
             Some(false) => Err(missing("the peer runs on another host")),
             None => Err(missing("whether the peer runs on this host is not known")),
@@ -378,7 +378,7 @@ impl Check<'_> {
     }
 
     fn same_pid_namespace(&self) -> Result<(), Missing> {
-        match self.peer.near.pid_namespace {
+        match self.peer.locality.pid_namespace {
             Some(true) => Ok(()),
             Some(false) => Err(missing("separate PID namespaces")),
             None => Err(missing("whether both are in one PID namespace is not known")),

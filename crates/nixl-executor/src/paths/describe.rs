@@ -1,7 +1,7 @@
-//! What a peer is told.
+//! The description of this process for peers: capabilities, GPUs and media.
 
 use nixl_metadata::{PeerDevice, PeerInfo};
-use nixl_ops::Carrier;
+use nixl_ops::Medium;
 
 use super::LocalFacts;
 use super::check::{REMOTE_COPY, STAGING};
@@ -17,15 +17,15 @@ impl LocalFacts {
             .with_staging(staging)
             .with_ipc(self.cuda.is_ok() && self.ucx.cuda_ipc)
             .with_shared_memory(self.ucx.shared_memory);
-        let has = |carrier: Carrier| match carrier {
-            Carrier::SharedMemory => self.ucx.shared_memory,
-            Carrier::Rdma => self.ucx.rdma && self.rdma.is_ok(),
-            Carrier::Tcp => self.ucx.tcp,
+        let has = |medium: Medium| match medium {
+            Medium::SharedMemory => self.ucx.shared_memory,
+            Medium::Rdma => self.ucx.rdma && self.rdma.is_ok(),
+            Medium::Tcp => self.ucx.tcp,
             _ => false,
         };
-        let carriers = Carrier::ALL.into_iter().filter(|carrier| has(*carrier));
+        let media = Medium::ALL.into_iter().filter(|medium| has(*medium));
         let mut transports = info.transports().to_vec();
-        for name in carriers.map(|carrier| carrier.to_string()) {
+        for name in media.map(|medium| medium.to_string()) {
             if !transports.contains(&name) && transports.len() < PeerInfo::MAX_TRANSPORTS {
                 transports.push(name);
             }

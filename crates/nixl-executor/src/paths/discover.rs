@@ -1,4 +1,4 @@
-//! What this process finds out about itself.
+//! Discovery of this process's own facts: host, GPUs, NICs and UCX settings.
 
 use std::sync::{Arc, OnceLock};
 

@@ -1,4 +1,4 @@
-//! What the engine expects of the way to a peer.
+//! The engine's own estimate of the connection to a peer.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::Engine;
 pub struct EngineEstimate {
     /// The engine expects no more than of sockets. `None` if it has not said.
     by_sockets: Option<bool>,
-    /// How often it was asked in vain.
+    /// How often it was asked and gave no answer.
     silent: u32,
 }
 

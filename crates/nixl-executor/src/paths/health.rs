@@ -1,4 +1,4 @@
-//! How real use of the paths went.
+//! Path health: results of past use, with a cooldown after failures.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! How the paths stand for one operation.
+//! The paths that have failed recently or were tried already, for one operation.
 
 use std::borrow::Cow;
 

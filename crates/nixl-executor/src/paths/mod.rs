@@ -1,4 +1,4 @@
-//! Which way the bytes of one operation go, between processes or inside this one.
+//! The path planner: which way the bytes of one operation go, between processes or inside this one.
 //!
 //! Everything here is data and pure functions: nothing is copied, registered or asked of an engine.
 //!
@@ -30,7 +30,7 @@
 //! };
 //! let plan = PathPlan::new(query, &LocalFacts::default(), &peer, &PathCosts::default());
 //! let chosen = plan.choose(1 << 20, &PathHistory::new())?;
-//! assert_eq!(chosen.path.kind, PathKind::Emulated);
+//! assert_eq!(chosen.path.kind, PathKind::EngineStaged);
 //! println!("{}", plan.rank(1 << 20, &PathHistory::new()));
 //! # Ok::<(), nixl_ops::TransportError>(())
 //! ```
@@ -56,8 +56,8 @@ mod tests;
 pub use costs::PathCosts;
 pub use engine_estimate::EngineEstimate;
 pub use facts::{
-    Engine, Fact, LocalFacts, LocalGpu, Locality, OfferFacts, PathQuery, PeerCarriers, PeerFacts,
-    PeerGpu, ShareForm,
+    Engine, Fact, LocalFacts, LocalGpu, Locality, OfferFacts, PathQuery, PeerFacts, PeerGpu,
+    PeerMedia, ShareForm,
 };
 pub use health::{Health, HealthState, PathKey};
 pub use history::PathHistory;

@@ -1,4 +1,4 @@
-//! Every kind of path: whether it is there, and at what cost.
+//! Path plans: which kinds of path are available for a query, and at what cost.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,27 +6,27 @@ use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixl_ops::{Carrier, PathKind, Rejected, TransportError};
+use nixl_ops::{Medium, PathKind, Rejected, TransportError};
 
 use super::check::Check;
 use super::{LocalFacts, PathCosts, PathHistory, PathQuery, PeerFacts, Ranking};
 use crate::Cost;
 
-/// A path that is there.
+/// An available path.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct AvailablePath {
     /// Its kind.
     pub kind: PathKind,
-    /// What carries the bytes. `None` if they stay in the process, or if nobody knows.
-    pub carrier: Option<Carrier>,
+    /// What carries the bytes. `None` if they stay in the process, or if it is unknown.
+    pub medium: Option<Medium>,
     /// The fixed part in microseconds, and the rate.
     pub cost: Cost,
     /// What makes it possible.
     pub why: Cow<'static, str>,
 }
 
-/// A path that is not there, or not allowed.
+/// A path that is unavailable or forbidden.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct UnavailablePath {
@@ -42,7 +42,7 @@ pub struct UnavailablePath {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// It is no path between memories like these, whatever the machines.
+    /// It is no path between these kinds of memory, on any machine.
     Inapplicable,
     /// Something is missing that other machines, peers or settings have.
     Missing,
@@ -92,10 +92,10 @@ impl PathPlan {
                 }
                 (_, Err(reason)) => refuse(Refusal::Forbidden, reason),
                 (Ok(ability), Ok(())) => {
-                    match policy.check(kind, ability.carrier, Some(ability.cost.gbps)) {
+                    match policy.check(kind, ability.medium, Some(ability.cost.gbps)) {
                         Ok(()) => available.push(AvailablePath {
                             kind,
-                            carrier: ability.carrier,
+                            medium: ability.medium,
                             cost: ability.cost,
                             why: ability.why,
                         }),
@@ -138,7 +138,7 @@ impl PathPlan {
         Ranking::new(self, bytes, history)
     }
 
-    /// The paths that are better by nature than the one that was taken, with the reasons against them, best first; and
+    /// The paths that are preferred by kind over the one that was taken, with the reasons against them, best first; and
     /// those that failed. For the report of an operation. What never was a path between memories like these is left
     /// out.
     #[must_use]
@@ -185,7 +185,7 @@ impl PathPlan {
     /// staging is not there for this reason.
     #[must_use]
     pub fn degraded(&self, taken: &AvailablePath) -> Option<&Cow<'static, str>> {
-        if taken.kind != PathKind::Emulated || taken.carrier == Some(Carrier::Gpu) {
+        if taken.kind != PathKind::EngineStaged || taken.medium == Some(Medium::Gpu) {
             return None;
         }
         let staged = |path: &&UnavailablePath| {
@@ -228,12 +228,12 @@ pub(super) struct RankKey {
     pub(super) estimate: Duration,
 }
 
-/// Whether two kinds are the same, whatever the strategy inside the process.
+/// Whether two kinds are the same, without regard to the strategy inside the process.
 pub(super) fn same(a: PathKind, b: PathKind) -> bool {
     discriminant(&a) == discriminant(&b)
 }
 
-/// From the best by nature to the last.
+/// The position of a kind in the order of preference.
 fn order(kind: PathKind) -> usize {
     PathKind::ALL.iter().position(|known| same(*known, kind)).unwrap_or(PathKind::ALL.len())
 }
@@ -255,8 +255,8 @@ impl fmt::Display for PathPlan {
 impl fmt::Display for AvailablePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.kind)?;
-        if let Some(carrier) = self.carrier {
-            write!(f, " by {carrier}")?;
+        if let Some(medium) = self.medium {
+            write!(f, " by {medium}")?;
         }
         write!(f, ", {} us + {} GB/s: {}", self.cost.fixed_us, self.cost.gbps, self.why)
     }

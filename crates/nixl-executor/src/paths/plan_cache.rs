@@ -1,4 +1,4 @@
-//! Plans that have been made.
+//! The cache of path plans for one peer.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The paths of a plan in the order in which they would be taken.
+//! The ranking of a plan's paths, for display.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -61,8 +61,8 @@ impl fmt::Display for Ranking<'_> {
         for Ranked { path, estimate, failure, tried } in &self.order {
             let word = if *tried { "not" } else { std::mem::replace(&mut word, "then") };
             write!(f, "\n  {word} {}", path.kind)?;
-            if let Some(carrier) = path.carrier {
-                write!(f, " by {carrier}")?;
+            if let Some(medium) = path.medium {
+                write!(f, " by {medium}")?;
             }
             write!(f, ", estimated at {estimate:.1?} ({} GB/s): {}", path.cost.gbps, path.why)?;
             if let Some(failure) = failure {

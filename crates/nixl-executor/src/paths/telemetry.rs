@@ -1,4 +1,4 @@
-//! Counters and events: what was asked for, apart from what was tried.
+//! Counters and events of operations and attempts.
 //!
 //! | counter | labels | counts |
 //! |---|---|---|
@@ -54,7 +54,7 @@ pub(crate) fn tell_end(report: &PathReport) {
         kind = report.kind.class(),
         transport = %report.transport,
         outcome = "ok",
-        carrier = report.carrier.map(tracing::field::display),
+        carrier = report.medium.map(tracing::field::display),
         bytes = report.bytes,
         descriptors = report.descriptors,
         chunks = report.chunks,

@@ -1,4 +1,4 @@
-//! The planner: what it chooses on machines that are known, and what holds on any.
+//! Tests of the planner: choices on known machines, and properties on any.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use nixl_metadata::{
     AgentMetadata, Capabilities, HostIdentity, MessageVersions, NotificationKey, OperationKind,
     PeerInfo, RdmaMetadata, SerializedDescriptor, Share, ShareKind,
 };
-use nixl_ops::{Carrier, PathKind, PathPolicy, TransportError};
+use nixl_ops::{Medium, PathKind, PathPolicy, TransportError};
 use proptest::prelude::*;
 
 use super::*;
@@ -36,7 +36,7 @@ fn neighbour() -> PeerFacts {
         |ordinal: u32| PeerGpu { ordinal, uuid: Some(GPU[ordinal as usize]), gpu_direct: false };
     PeerFacts {
         native: true,
-        near: Locality {
+        locality: Locality {
             host: Some(true),
             pid_namespace: Some(true),
             ipc_namespace: Some(true),
@@ -45,15 +45,15 @@ fn neighbour() -> PeerFacts {
         staging: true,
         ipc: true,
         versions: MessageVersions::default(),
-        carriers: None,
+        media: None,
         gpus: vec![gpu(0), gpu(1)],
     }
 }
 
 fn elsewhere() -> PeerFacts {
     let no = Some(false);
-    let near = Locality { host: no, pid_namespace: no, ipc_namespace: no, process: false };
-    PeerFacts { near, ..neighbour() }
+    let locality = Locality { host: no, pid_namespace: no, ipc_namespace: no, process: false };
+    PeerFacts { locality, ..neighbour() }
 }
 
 fn ask(local: MemoryKind, remote: Device) -> PathQuery {
@@ -75,9 +75,9 @@ fn plan(query: PathQuery, here: &LocalFacts, peer: &PeerFacts) -> PathPlan {
     PathPlan::new(query, here, peer, &PathCosts::default())
 }
 
-fn chosen(plan: &PathPlan, bytes: u64) -> (PathKind, Option<Carrier>) {
+fn chosen(plan: &PathPlan, bytes: u64) -> (PathKind, Option<Medium>) {
     let path = plan.choose(bytes, &PathHistory::new()).unwrap().path;
-    (path.kind, path.carrier)
+    (path.kind, path.medium)
 }
 
 fn reason(plan: &PathPlan, kind: PathKind) -> &str {
@@ -93,7 +93,7 @@ fn a_shared_gpu_is_copied_directly() {
     for local in [MemoryKind::Gpu(0), MemoryKind::Gpu(1), MemoryKind::Pinned, MemoryKind::Pageable]
     {
         let plan = plan(query(local), &here(), &neighbour());
-        assert_eq!(chosen(&plan, LARGE), (PathKind::CudaIpc, Some(Carrier::Gpu)), "{plan}");
+        assert_eq!(chosen(&plan, LARGE), (PathKind::CudaIpc, Some(Medium::Gpu)), "{plan}");
         if local != MemoryKind::Pageable {
             assert_eq!(chosen(&plan, 4096).0, PathKind::CudaIpc, "{plan}");
         }
@@ -127,26 +127,32 @@ fn each_missing_fact_is_named() {
     let host = ask(MemoryKind::Gpu(0), Device::HOST);
     let file = PathQuery { offered: shared(ShareForm::File), ..host };
     let only = |value| LocalFacts { ucx: UcxTransports::parse(value), ..here() };
-    let near = |change: fn(&mut Locality)| {
+    let locality = |change: fn(&mut Locality)| {
         let mut peer = neighbour();
-        change(&mut peer.near);
+        change(&mut peer.locality);
         peer
     };
     let nic = LocalFacts { rdma: Ok(()), ..here() };
-    let with_nic = PeerCarriers { rdma: true, ..PeerCarriers::default() };
-    let peer_with_nic = PeerFacts { carriers: Some(with_nic), ..elsewhere() };
+    let with_nic = PeerMedia { rdma: true, ..PeerMedia::default() };
+    let peer_with_nic = PeerFacts { media: Some(with_nic), ..elsewhere() };
     let no_staging = PeerFacts { staging: false, ..neighbour() };
-    let apart = || near(|n| n.pid_namespace = Some(false));
-    use PathKind::{CudaIpc, Emulated, GpuDirect, SharedMemory, StagedBothSides};
+    let apart = || locality(|n| n.pid_namespace = Some(false));
+    use PathKind::{CudaIpc, EngineStaged, GpuDirect, SharedMemory, StagedBothSides};
     for (kind, query, here, peer, expected) in [
         (CudaIpc, ipc, here(), elsewhere(), "the peer runs on another host"),
         (CudaIpc, ipc, here(), apart(), "separate PID namespaces"),
-        (CudaIpc, ipc, here(), near(|n| n.ipc_namespace = Some(false)), "separate IPC namespaces"),
         (
             CudaIpc,
             ipc,
             here(),
-            near(|n| n.process = true),
+            locality(|n| n.ipc_namespace = Some(false)),
+            "separate IPC namespaces",
+        ),
+        (
+            CudaIpc,
+            ipc,
+            here(),
+            locality(|n| n.process = true),
             "the peer is in this very process, which cannot open its own handles",
         ),
         (CudaIpc, ipc, only("tcp,cuda_copy"), neighbour(), "UCX_TLS allows no cuda_ipc"),
@@ -201,7 +207,7 @@ fn each_missing_fact_is_named() {
             "the peer's metadata has no staging capability: it is Dynamo's profile",
         ),
         (
-            Emulated,
+            EngineStaged,
             ipc,
             only("tcp"),
             neighbour(),
@@ -216,9 +222,9 @@ fn each_missing_fact_is_named() {
 fn over_sockets_large_transfers_are_staged_and_small_ones_left_to_the_engine() {
     let here = LocalFacts { ucx: UcxTransports::parse("tcp,cuda_copy"), ..here() };
     let plan = plan(ask(MemoryKind::Gpu(0), ONE), &here, &neighbour());
-    assert_eq!(chosen(&plan, LARGE), (PathKind::StagedBothSides, Some(Carrier::Tcp)));
-    assert_eq!(chosen(&plan, 4096), (PathKind::Emulated, Some(Carrier::Tcp)));
-    let rejected = plan.alternatives(PathKind::Emulated, 4096, &PathHistory::new());
+    assert_eq!(chosen(&plan, LARGE), (PathKind::StagedBothSides, Some(Medium::Tcp)));
+    assert_eq!(chosen(&plan, 4096), (PathKind::EngineStaged, Some(Medium::Tcp)));
+    let rejected = plan.alternatives(PathKind::EngineStaged, 4096, &PathHistory::new());
     let staged = rejected.iter().find(|r| r.kind == PathKind::StagedBothSides).unwrap();
     assert!(staged.reason.starts_with("estimated at"), "{}", staged.reason);
     assert_eq!(plan.degraded(plan.choose(4096, &PathHistory::new()).unwrap().path), None);
@@ -227,7 +233,7 @@ fn over_sockets_large_transfers_are_staged_and_small_ones_left_to_the_engine() {
 #[test]
 fn the_engine_s_own_cuda_ipc_is_better_than_staging() {
     let plan = plan(ask(MemoryKind::Gpu(0), ONE), &here(), &neighbour());
-    assert_eq!(chosen(&plan, LARGE), (PathKind::Emulated, Some(Carrier::Gpu)));
+    assert_eq!(chosen(&plan, LARGE), (PathKind::EngineStaged, Some(Medium::Gpu)));
     assert_eq!(plan.degraded(plan.choose(LARGE, &PathHistory::new()).unwrap().path), None);
 }
 
@@ -247,7 +253,7 @@ fn host_memory_needs_no_cooperation() {
 #[test]
 fn a_neighbour_s_gpu_copies_what_is_lent_to_it() {
     let plan = plan(ask(MemoryKind::Gpu(0), Device::HOST), &here(), &neighbour());
-    assert_eq!(chosen(&plan, LARGE), (PathKind::CudaIpc, Some(Carrier::Gpu)), "{plan}");
+    assert_eq!(chosen(&plan, LARGE), (PathKind::CudaIpc, Some(Medium::Gpu)), "{plan}");
     // Little is not worth the messages.
     assert_eq!(chosen(&plan, 4096).0, PathKind::StagedOneSide, "{plan}");
 }
@@ -279,7 +285,7 @@ fn a_peer_takes_part_if_its_messages_are_of_this_version_or_one_beside_it() {
 fn a_peer_that_does_not_cooperate_is_degraded() {
     let plan = plan(ask(MemoryKind::Pageable, ONE), &here(), &PeerFacts::unknown());
     let taken = plan.choose(LARGE, &PathHistory::new()).unwrap().path;
-    assert_eq!(taken.kind, PathKind::Emulated);
+    assert_eq!(taken.kind, PathKind::EngineStaged);
     assert!(plan.degraded(taken).unwrap().contains("Dynamo's profile"));
 }
 
@@ -287,24 +293,24 @@ fn a_peer_that_does_not_cooperate_is_degraded() {
 fn host_to_host_is_carried_by_what_both_have() {
     let query = ask(MemoryKind::Pageable, Device::HOST);
     let carried = |here: &LocalFacts, peer: &PeerFacts| {
-        plan(query, here, peer).choose(LARGE, &PathHistory::new()).map(|c| c.path.carrier)
+        plan(query, here, peer).choose(LARGE, &PathHistory::new()).map(|c| c.path.medium)
     };
     let nic = LocalFacts { rdma: Ok(()), ..here() };
-    let rdma = PeerCarriers { rdma: true, tcp: true, shared_memory: true };
-    let far_with_nic = PeerFacts { carriers: Some(rdma), ..elsewhere() };
-    assert_eq!(carried(&here(), &neighbour()), Ok(Some(Carrier::SharedMemory)));
-    assert_eq!(carried(&here(), &elsewhere()), Ok(Some(Carrier::Tcp)));
-    assert_eq!(carried(&nic, &far_with_nic), Ok(Some(Carrier::Rdma)));
+    let rdma = PeerMedia { rdma: true, tcp: true, shared_memory: true };
+    let far_with_nic = PeerFacts { media: Some(rdma), ..elsewhere() };
+    assert_eq!(carried(&here(), &neighbour()), Ok(Some(Medium::SharedMemory)));
+    assert_eq!(carried(&here(), &elsewhere()), Ok(Some(Medium::Tcp)));
+    assert_eq!(carried(&nic, &far_with_nic), Ok(Some(Medium::Rdma)));
     assert_eq!(carried(&nic, &PeerFacts::unknown()), Ok(None));
     // What the engine itself expects counts for more, unless it cannot be.
     let slow = PathQuery { engine: Engine::UcxBySockets, ..query };
     let rc = LocalFacts { ucx: UcxTransports::parse("rc"), ..nic.clone() };
     let known = plan(slow, &rc, &far_with_nic);
-    assert_eq!(known.choose(LARGE, &PathHistory::new()).unwrap().path.carrier, None);
+    assert_eq!(known.choose(LARGE, &PathHistory::new()).unwrap().path.medium, None);
     for peer in [PeerFacts::unknown(), neighbour(), far_with_nic] {
         let plan = plan(slow, &nic, &peer);
         let chosen = plan.choose(LARGE, &PathHistory::new()).unwrap();
-        assert_eq!((chosen.path.kind, chosen.path.carrier), (PathKind::Direct, Some(Carrier::Tcp)));
+        assert_eq!((chosen.path.kind, chosen.path.medium), (PathKind::Direct, Some(Medium::Tcp)));
     }
     let shm = LocalFacts { ucx: UcxTransports::parse("shm"), ..here() };
     assert!(carried(&shm, &elsewhere()).is_err());
@@ -391,21 +397,21 @@ fn what_one_side_describes_the_other_understands() {
     // Saying it again changes nothing.
     assert_eq!(facts.describe(info.clone(), true), info);
     let peer = PeerFacts::new(&info, &facts);
-    let carriers = PeerCarriers { shared_memory: true, rdma: true, tcp: false };
-    assert_eq!(peer.carriers, Some(carriers));
+    let media = PeerMedia { shared_memory: true, rdma: true, tcp: false };
+    assert_eq!(peer.media, Some(media));
     assert!(peer.native && peer.staging && peer.ipc);
-    assert_eq!(peer.near.host, Some(true));
-    assert_eq!(peer.near.pid_namespace, None);
+    assert_eq!(peer.locality.host, Some(true));
+    assert_eq!(peer.locality.pid_namespace, None);
     assert_eq!(peer.gpu(1).map(|gpu| (gpu.uuid, gpu.gpu_direct)), Some((Some(GPU[1]), true)));
     // A GPU of both sides' NICs.
     let query = ask(MemoryKind::Gpu(1), ONE);
     assert_eq!(chosen(&plan(query, &facts, &peer), LARGE).0, PathKind::GpuDirect);
 
     let stranger = PeerInfo::new("agent", 1, identity("other")).unwrap();
-    assert_eq!(PeerFacts::new(&stranger, &facts).near.host, Some(false));
+    assert_eq!(PeerFacts::new(&stranger, &facts).locality.host, Some(false));
     let silent = PeerInfo::new("agent", 1, identity("")).unwrap();
     let silent = PeerFacts::new(&silent, &facts);
-    assert_eq!((silent.near.host, silent.carriers, silent.staging), (None, None, false));
+    assert_eq!((silent.locality.host, silent.media, silent.staging), (None, None, false));
 }
 
 #[test]
@@ -443,7 +449,7 @@ fn plans_are_kept_until_the_peer_says_otherwise() {
     let query = ask(MemoryKind::Gpu(0), ONE);
     let first = get(&info, query);
     assert!(std::sync::Arc::ptr_eq(&first, &get(&info, query)));
-    let other = PathQuery { policy: PathPolicy::auto().forbid(PathKind::Emulated), ..query };
+    let other = PathQuery { policy: PathPolicy::auto().forbid(PathKind::EngineStaged), ..query };
     assert_ne!(get(&info, other), first);
     let changed = info.with_capabilities(Capabilities::default());
     assert_ne!(get(&changed, query), first);
@@ -496,20 +502,20 @@ prop_compose! {
 prop_compose! {
     fn any_peer()(
         (native, staging, ipc, process) in any::<(bool, bool, bool, bool)>(),
-        near in any::<[Option<bool>; 3]>(),
-        carriers in any::<Option<(bool, bool, bool)>>(),
+        locality in any::<[Option<bool>; 3]>(),
+        media in any::<Option<(bool, bool, bool)>>(),
         gpus in proptest::collection::vec((uuid(), any::<bool>()), 0..3),
     ) -> PeerFacts {
         let gpu = |(ordinal, (uuid, gpu_direct))| PeerGpu { ordinal, uuid, gpu_direct };
-        let [host, pid_namespace, ipc_namespace] = near;
-        let carriers =
-            carriers.map(|(shared_memory, rdma, tcp)| PeerCarriers { shared_memory, rdma, tcp });
+        let [host, pid_namespace, ipc_namespace] = locality;
+        let media =
+            media.map(|(shared_memory, rdma, tcp)| PeerMedia { shared_memory, rdma, tcp });
         PeerFacts {
             native,
-            near: Locality { host, pid_namespace, ipc_namespace, process },
+            locality: Locality { host, pid_namespace, ipc_namespace, process },
             staging,
             ipc,
-            carriers,
+            media,
             gpus: (0..).zip(gpus).map(gpu).collect(),
             versions: MessageVersions::default(),
         }
@@ -589,7 +595,7 @@ proptest! {
     #[test]
     fn the_policy_is_kept(
         query in any_question(), here in any_here(), peer in any_peer(), kind in kind(),
-        carrier in proptest::sample::select(Carrier::ALL.to_vec()), floor in 0.0..500.0f64,
+        medium in proptest::sample::select(Medium::ALL.to_vec()), floor in 0.0..500.0f64,
     ) {
         let chosen = |policy| {
             let plan = plan(PathQuery { policy, ..query }, &here, &peer);
@@ -611,8 +617,8 @@ proptest! {
         if let Ok(path) = chosen(PathPolicy::auto().forbid(kind)) {
             prop_assert_ne!(path.kind, kind);
         }
-        if let Ok(path) = chosen(PathPolicy::auto().forbid_carrier(carrier)) {
-            prop_assert_ne!(path.carrier, Some(carrier));
+        if let Ok(path) = chosen(PathPolicy::auto().forbid_medium(medium)) {
+            prop_assert_ne!(path.medium, Some(medium));
         }
         if let Ok(path) = chosen(PathPolicy::auto().at_least_gbps(floor)) {
             prop_assert!(path.cost.gbps >= floor);

@@ -1,4 +1,4 @@
-//! What one connection knows of its peers: one table, one state for each.
+//! The peers of one connection: one table, one state for each.
 
 mod table;
 

@@ -1,12 +1,12 @@
-//! Who gets a slot: first come, first served, and nobody much more than others.
+//! Fair admission of sessions to slots: first come, first served, with a bound on each session's share.
 
 use std::collections::BTreeMap;
 
 /// Slots by number, and the sessions that want some.
 ///
 /// A session may hold at most its share, the slots divided by the sessions that want some, and one at least. One that
-/// holds none comes before those that hold some, and among such the one that has waited longest. Nobody who could take a
-/// slot is kept waiting by somebody who will not: whoever wants none any more must [say so](Self::settle).
+/// holds none comes before those that hold some, and among those the one that has waited longest. A session that can take a
+/// slot never waits for one that will not: a session that wants no more must [settle](Self::settle).
 #[derive(Debug)]
 pub(super) struct Admission {
     free: Vec<u16>,
@@ -178,7 +178,7 @@ mod tests {
                             let share = ((usize::from(slots) - gone) / (others + 1)).max(1);
                             prop_assert!(mine.len() <= share);
                         } else if others == 0 {
-                            prop_assert_eq!(pool.free(), 0, "nobody else wants one");
+                            prop_assert_eq!(pool.free(), 0, "no other session wants one");
                         }
                     }
                     Step::Settle(i) => {
@@ -212,9 +212,9 @@ mod tests {
             }
         }
 
-        /// Whatever the order in which they ask, everybody who keeps asking gets slots, and about as many as others.
+        /// In any order of requests, every session that keeps asking gets slots.
         #[test]
-        fn everybody_is_served(slots in 1u16..6, members in 1usize..9, order in vec(0..9usize, 2000)) {
+        fn every_session_is_served(slots in 1u16..6, members in 1usize..9, order in vec(0..9usize, 2000)) {
             let mut pool = Admission::new(slots);
             let ids: Vec<_> = (0..members).map(|_| pool.join()).collect();
             let mut queues = vec![Vec::new(); members];

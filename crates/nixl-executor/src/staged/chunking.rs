@@ -1,4 +1,4 @@
-//! How the bytes of an operation are cut into chunks. Both sides compute the same cut from the same lengths.
+//! Chunking of an operation's bytes. Both sides compute the same chunks from the same lengths.
 
 use nixl_descriptor::DescriptorList;
 

@@ -1,4 +1,4 @@
-//! How much memory staging takes, and how patient it is.
+//! Configuration of staging: memory and time-outs.
 
 use std::time::Duration;
 

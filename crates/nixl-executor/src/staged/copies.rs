@@ -1,4 +1,4 @@
-//! Copies between GPU memory and slots.
+//! GPU copies between device memory and pinned slots.
 #![allow(unsafe_code, reason = "queues copies by address")]
 
 use std::mem;
@@ -15,7 +15,7 @@ use crate::local::{
 
 /// A queue of copies between the GPU memory of one operation and slots.
 ///
-/// Made for memory that the operation leases, or an offer's claim holds, for as long as this lives; whoever drops this
+/// Made for memory that the operation leases, or an offer's claim holds, for as long as this lives; a caller that drops this
 /// with copies [queued](Self::is_quiet) never gives that memory back.
 pub(super) struct Copier {
     /// `Some` until dropped.
@@ -83,7 +83,7 @@ impl Copier {
         }
         let ops = ops((&self.list, &self.boundaries), chunking, chunk, slot.address(), towards);
         // SAFETY (of both calls): the copies stay inside the list, which the operation leases until all of them are
-        // done, and inside the slot, which nobody else uses until then.
+        // done, and inside the slot, which nothing else uses until then.
         let queued = match self.batch && ops.len() > Self::BATCH {
             // SAFETY: above.
             true => unsafe { gpu_stream.memcpy_batch_async(&ops) },

@@ -1,4 +1,4 @@
-//! How long each leg of a pipeline was busy.
+//! Busy time of each hop of a pipeline.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What the two sides of a staged transfer say to each other: bytes that come from a peer, and are trusted no further.
+//! Messages between the two sides of a staged transfer. Their bytes come from a peer and are validated here.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
@@ -52,21 +52,21 @@ pub(crate) enum Message {
         /// Slot and round, if it went to a slot.
         slot: Option<(u16, u32)>,
     },
-    /// Sink to source, borrower to lender: all bytes are in place.
+    /// Sink to source, remote-copy target to initiator: all bytes are in place.
     Done,
     /// Sink to source: write no more.
     Stop {
         reason: String,
     },
-    /// Source to sink, borrower to lender: nothing is being written, and nothing ever will be.
+    /// Source to sink, remote-copy target to initiator: nothing is being written, and nothing will be.
     Stopped {
         reason: String,
     },
-    /// Somebody is there.
+    /// Keep-alive: the sender still runs.
     Ping,
-    /// Lender to borrower: stop. Said again and again until there is an answer.
+    /// Remote-copy initiator to target: stop. Repeated until it is answered.
     CancelCopy(CancelCopy),
-    /// To a lender whose transfer is not known, or no longer: nothing here uses the memory.
+    /// To an initiator whose transfer is not known, or no longer: nothing here uses the memory.
     NotFound,
 }
 
@@ -89,11 +89,11 @@ impl Message {
     const MAGIC: &[u8; 3] = b"nxs";
     /// The most slots or places in one message.
     pub(crate) const MAX_GRANTS: usize = 64;
-    /// The longest introduction. One of a thousand registrations has some 100 KiB.
+    /// The longest initiator metadata. That of a thousand registrations has some 100 KiB.
     pub(crate) const MAX_INITIATOR_METADATA: usize = 256 * 1024;
-    /// The most descriptors of memory that is lent: 256 KiB of offsets.
+    /// The most descriptors of exported GPU memory: 256 KiB of offsets.
     pub(crate) const MAX_RANGE_OFFSETS: usize = 1 << 15;
-    /// The most allocations that are lent at a time.
+    /// The most allocations in one request.
     pub(crate) const MAX_EXPORTED_RANGES: usize = 1 << 10;
     /// The longest reason; the rest is cut off.
     pub(super) const MAX_REASON: usize = 240;

@@ -1,4 +1,4 @@
-//! Transfers in chunks through pinned memory, where the engine cannot reach GPU memory well.
+//! Staged transfers: chunks through pinned host memory, where the engine reaches GPU memory badly or not at all.
 //!
 //! The bytes of an operation are one stream, [cut](cut) into chunks. The side that they leave (the *source*) copies each
 //! chunk to a pinned slot of its own and writes it into a pinned slot of the other side (the *sink*), which copies it to
@@ -22,7 +22,7 @@
 //! * An outgoing slot is taken only for a chunk whose target is known. From then on the chunk moves by this side's GPU and
 //!   engine alone, so outgoing slots always come back.
 //! * An incoming slot waits for the peer's outgoing slots, which come back, and then for this side's GPU.
-//! * So outgoing slots wait for nobody's slots, and incoming ones only for outgoing ones. The two directions of a pair of
+//! * So outgoing slots wait for no other slots, and incoming ones only for outgoing ones. The two directions of a pair of
 //!   peers use different pools.
 //! * A peer that stops holds the slots it was granted until it goes on or is gone, also if the transfer ends after
 //!   its [silence](StagingConfig::silence): they are in [quarantine](session) until then. Other sessions go on with the rest,

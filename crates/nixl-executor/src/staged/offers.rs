@@ -1,4 +1,4 @@
-//! The offers that peers may ask for, and those that have ended.
+//! Offers by key, as staging serves them, and keys of offers that have ended.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -33,12 +33,12 @@ impl Offers {
     /// Ended offers that are remembered. To requests for earlier ones there is no answer.
     const ENDED: usize = 1 << 14;
 
-    pub(super) fn announce(&mut self, offer: Offer) {
+    pub(super) fn offer_created(&mut self, offer: Offer) {
         self.live.insert(offer.key().clone(), offer);
     }
 
     /// The offer may hold the last handle to its memory: the caller drops it outside locks.
-    pub(super) fn withdraw(&mut self, key: &NotificationKey, now: Duration) -> Option<Offer> {
+    pub(super) fn offer_ended(&mut self, key: &NotificationKey, now: Duration) -> Option<Offer> {
         self.last_end = Some(now);
         let offer = self.live.remove(key)?;
         if self.ended.insert(key.clone(), Ended { token: token(&offer), answered: 0 }).is_none() {

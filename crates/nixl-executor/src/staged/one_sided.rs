@@ -1,4 +1,4 @@
-//! A transfer in which the peer takes no part: its memory is the host's.
+//! One-sided staged transfers: the peer takes no part, and its memory is host memory.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -10,7 +10,7 @@ use super::failed;
 use super::pull::Pull;
 use super::source::Source;
 
-/// Which way the bytes go.
+/// The direction of the bytes.
 pub(super) enum StagedFlow {
     Push(Source),
     Pull(Pull),
@@ -53,7 +53,7 @@ impl StagedFlow {
     }
 }
 
-/// A staged transfer with a peer that may know nothing of staging. It hears only what it hears of any transfer: the key
+/// A staged transfer with a peer that need not support staging. The peer receives the same notification as of any transfer: the key
 /// of its offer, once all bytes are in place.
 pub(super) struct OneSided {
     clock: Arc<dyn Clock>,

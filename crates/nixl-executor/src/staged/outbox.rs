@@ -1,4 +1,4 @@
-//! Messages on their way out, in order.
+//! The ordered queue of outgoing messages of one session.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nixl_metadata::AgentMetadata;
-use nixl_ops::{Link, Mailbox, PeerId, TransportError};
+use nixl_ops::{ConnectionContext, Mailbox, PeerId, TransportError};
 
 use super::message::{Message, SessionId};
 use super::pending_connect::PendingConnect;
@@ -73,7 +73,7 @@ impl Outbox {
     }
 
     /// To a peer that must be met first, unless it was.
-    pub(super) fn meeting(mut self, link: &Link, peers: &Arc<Peers>) -> Self {
+    pub(super) fn meeting(mut self, link: &ConnectionContext, peers: &Arc<Peers>) -> Self {
         let is_met = peers.is_connected_with(self.peer.as_str(), &self.metadata);
         if self.meeting.is_none() && !is_met {
             self.meeting = Some(PendingConnect::begin(link, self.metadata.clone()));
@@ -105,7 +105,11 @@ impl Outbox {
     /// # Errors
     ///
     /// Why nothing more can be sent.
-    pub(super) fn flush(&mut self, link: &Link, now: Duration) -> Result<bool, TransportError> {
+    pub(super) fn flush(
+        &mut self,
+        link: &ConnectionContext,
+        now: Duration,
+    ) -> Result<bool, TransportError> {
         let mut moved = self.meet(link, now)?;
         self.begin(link);
         for _ in 0..Self::BURST {
@@ -130,7 +134,7 @@ impl Outbox {
         Ok(moved)
     }
 
-    fn meet(&mut self, link: &Link, now: Duration) -> Result<bool, TransportError> {
+    fn meet(&mut self, link: &ConnectionContext, now: Duration) -> Result<bool, TransportError> {
         let Some(meeting) = &mut self.meeting else { return Ok(false) };
         let Poll::Ready(met) = meeting.poll(link, now) else { return Ok(false) };
         self.meeting = None;
@@ -145,14 +149,14 @@ impl Outbox {
         Ok(true)
     }
 
-    fn begin(&mut self, link: &Link) {
+    fn begin(&mut self, link: &ConnectionContext) {
         if let Some(first) = self.waiting.front().filter(|_| !self.begun) {
             self.mailbox.take_if(|_| !Mailbox::fits(link.transport.agent_name(), first));
             self.begun = true;
         }
     }
 
-    fn send(&self, link: &Link, message: &[u8]) -> Poll<Result<(), TransportError>> {
+    fn send(&self, link: &ConnectionContext, message: &[u8]) -> Poll<Result<(), TransportError>> {
         let own = link.transport.agent_name();
         match &self.mailbox {
             // What a message leads to may need the engine.

@@ -1,11 +1,11 @@
-//! Becoming able to send a peer messages: its metadata is loaded on the connection's own thread.
+//! A connect in progress: the peer's metadata is loaded on the connection's blocking thread.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use nixl_metadata::{AgentMetadata, Limits};
-use nixl_ops::{ConnectSpec, Link, PeerId, TransportError};
+use nixl_ops::{ConnectSpec, ConnectionContext, PeerId, TransportError};
 
 /// A peer being met.
 pub(super) struct PendingConnect {
@@ -27,14 +27,14 @@ impl PendingConnect {
     /// The longest metadata. What is within the longest message, and no bomb, inflates to less.
     const INFLATED: usize = 4 << 20;
 
-    pub(super) fn begin(link: &Link, metadata: AgentMetadata) -> Self {
+    pub(super) fn begin(link: &ConnectionContext, metadata: AgentMetadata) -> Self {
         let state = State::Asked(ask(link, &metadata));
         Self { metadata, state }
     }
 
     pub(super) fn poll(
         &mut self,
-        link: &Link,
+        link: &ConnectionContext,
         now: Duration,
     ) -> Poll<Result<PeerId, TransportError>> {
         match &self.state {
@@ -55,7 +55,7 @@ impl PendingConnect {
     }
 }
 
-fn ask(link: &Link, metadata: &AgentMetadata) -> Arc<Answer> {
+fn ask(link: &ConnectionContext, metadata: &AgentMetadata) -> Arc<Answer> {
     let answer = Arc::new(Answer::default());
     let (transport, metadata) = (Arc::clone(&link.transport), metadata.clone());
     let (reply, waker) = (Arc::clone(&answer), link.waker.clone());

@@ -81,7 +81,7 @@ const EXHAUSTED: &str = "every pinned slot may still be written by peers that st
 pub struct SlotStats {
     /// Bytes of pinned memory allocated.
     pub pinned_bytes: usize,
-    /// Slots that nobody holds.
+    /// Slots that are free.
     pub free: usize,
     /// Slots that a peer may still write, although their transfer has ended. They come back when the peer says that it does
     /// not, or is gone; those that this process's own GPU or engine may use do not.
@@ -209,7 +209,7 @@ impl RegisteredSlots {
         }
     }
 
-    /// *Blocking.* Lets go of the memory. Transfers under way keep it.
+    /// *Blocking.* Releases the memory. Transfers in flight keep it.
     pub(super) fn release(&self) {
         let released = self.slab().take();
         drop(released);
@@ -293,7 +293,7 @@ impl Drop for Member {
     }
 }
 
-/// A slot. Unless it is [released](Self::release), dropping it gives it up for ever: somebody may still write to it.
+/// A slot. Unless it is [released](Self::release), dropping it retires it for ever: a peer may still write to it.
 pub(super) struct Slot {
     pool: Arc<SlotPool>,
     member: u64,
@@ -311,7 +311,7 @@ enum SlotState {
 }
 
 impl Slot {
-    /// Nobody uses it any more, neither a GPU nor an engine nor a peer.
+    /// No GPU, engine or peer uses it any more.
     pub(super) fn release(mut self) {
         match mem::replace(&mut self.state, SlotState::Released) {
             SlotState::Quarantined => self.pool.lock().restore(self.index),

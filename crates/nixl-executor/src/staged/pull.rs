@@ -1,4 +1,4 @@
-//! Fetches bytes from a peer that does not take part: from its host memory to a slot, and from there to the GPU.
+//! The reading side of a one-sided transfer: from the peer's host memory to a slot, and from there to the GPU.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -60,7 +60,7 @@ impl Pull {
     ///
     /// # Errors
     ///
-    /// The first failure. Whatever else is on its way must be polled until [quiet](Self::is_quiet) all the same.
+    /// The first failure. Chunks in flight must still be polled until [quiet](Self::is_quiet).
     pub(super) fn poll(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let landed = self.land(clock)?;
         let crossed = self.cross(clock)?;

@@ -1,4 +1,4 @@
-//! Telling a peer that its request cannot be served, or is not.
+//! The reply to a peer whose request is not served.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -17,7 +17,7 @@ pub(super) struct RefusalReply {
     session: Membership,
     outbox: Outbox,
     begun: Duration,
-    /// What is said again to whoever asks again. The name stays taken for the time of silence then, so that a request of
+    /// The answer to repeated requests. The session's name stays taken for the silence time-out then, so that a request of
     /// this name that comes late is none any more.
     keep_answering: Option<Message>,
 }

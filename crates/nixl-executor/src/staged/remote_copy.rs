@@ -1,4 +1,4 @@
-//! GPU memory of the initiator that the target's GPU reaches: who asks, and who is asked.
+//! Remote copies: the target's GPU copies to or from GPU memory that the initiator exports.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::ipc::{ImportCache, shares};
 use crate::local::{CopyContext, GpuBackend, kind_of};
 use crate::paths::LocalFacts;
 
-/// What copies of memory that peers lend are made with.
+/// What remote copies need: open imports, copy workers and local facts.
 pub(crate) struct RemoteCopyContext {
     pub(crate) imports: Arc<ImportCache>,
     pub(crate) context: CopyContext,
@@ -76,7 +76,7 @@ impl Staging {
         Ok(Box::new(RemoteCopyInitiator::new(me, session, outbox, copy_request, process, report)))
     }
 
-    /// A peer wants back what it lent for a transfer. The transfer's own business, or to be answered if there is none.
+    /// A peer cancels a remote copy. Delivered to the transfer, or answered here if there is none.
     pub(super) fn cancel_remote_copy(
         self: &Arc<Self>,
         id: SessionId,
@@ -84,7 +84,7 @@ impl Staging {
         cancel: CancelCopy,
     ) -> Option<Option<Box<dyn Execution>>> {
         let CancelCopy { offer, initiator_metadata, reason } = cancel;
-        // An introduction is long, and a transfer has had it.
+        // The initiator's metadata is long, and a transfer has it already.
         let short = CancelCopy { offer: offer.clone(), initiator_metadata: Bytes::new(), reason };
         if self.sessions.deliver(id, from, Message::CancelCopy(short), self.link().clock.now()) {
             return None;
@@ -96,7 +96,7 @@ impl Staging {
         Some(Some(Box::new(refusal.keep_answering(Message::NotFound))))
     }
 
-    /// Copies what a peer asks for, or tells it why not.
+    /// Serves a peer's remote copy, or replies why not.
     pub(super) fn serve_remote_copy(
         self: &Arc<Self>,
         id: SessionId,
@@ -132,7 +132,7 @@ impl Staging {
         RemoteCopyRanges::check(&copy_request, &list)?;
         let here = &self.remote_copies.facts;
         let gpu = here.gpu_with(copy_request.gpu).map_or(0, |gpu| gpu.ordinal);
-        if !self.reaches(Device::cuda(gpu)) {
+        if !self.can_access(Device::cuda(gpu)) {
             return Err(failed("serve", "there is no GPU here that could copy"));
         }
         let claim = claim(&offer)?;

@@ -1,4 +1,4 @@
-//! The initiator of a transfer that the peer's GPU carries out: it lends its GPU memory, and waits.
+//! The initiator of a remote copy: it exports its GPU memory to the target, whose GPU copies, and waits.
 #![allow(unsafe_code, reason = "says that the peer's own state counts")]
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::session::Membership;
 use super::staging::Staging;
 use super::{failed, violated};
 
-/// From the request to the peer's last word. Whatever goes wrong here, the memory is the peer's until the peer has said
+/// From the request to the peer's last message. After any failure here, the peer may use the memory until it has said
 /// that it is quiet, or its process has ended; an engine that lost the peer says nothing of the peer's GPU.
 pub(super) struct RemoteCopyInitiator {
     staging: Arc<Staging>,
@@ -51,7 +51,7 @@ pub(super) struct RemoteCopyInitiator {
 impl RemoteCopyInitiator {
     /// How often the peer's process is looked at.
     const LOOK: Duration = Duration::from_millis(10);
-    /// How long the last word of a process that has ended may take, before it counts as never said.
+    /// How long the last message of a process that has ended may take before it counts as lost.
     const LAST_WORD: Duration = Duration::from_millis(500);
 
     pub(super) fn new(
@@ -219,7 +219,7 @@ impl Execution for RemoteCopyInitiator {
         self.steps
     }
 
-    fn awaits_word(&self) -> bool {
+    fn awaits_notification(&self) -> bool {
         true
     }
 

@@ -1,4 +1,4 @@
-//! The target of a transfer that its own GPU carries out, to or from GPU memory that the peer lends.
+//! The target of a remote copy: its own GPU copies to or from GPU memory that the initiator exports.
 
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use crate::local::{
     AllocationBoundaries, Buffer, CopyOp, ListCopy, MemoryKind, Strategy, StrategyPolicy, starts,
 };
 
-/// From the request to the last word: meets the peer, opens its memory, copies, and says so. Ends by itself, since nothing
+/// From the request to the last message: connects to the peer, opens its memory, copies, and confirms. Ends by itself, since nothing
 /// in it waits for the peer but the engine that carries the messages.
 pub(super) struct RemoteCopyTarget {
     staging: Arc<Staging>,
@@ -59,7 +59,7 @@ type Opened = Mutex<Option<Result<Vec<Arc<dyn Buffer>>, String>>>;
 /// What is to be copied.
 pub(super) struct RemoteCopyRanges {
     pub(super) kind: OperationKind,
-    /// The lender's, if it is known.
+    /// The initiator's process, if it is known.
     pub(super) process: Option<u32>,
     pub(super) ranges: Vec<ExportedRange>,
     pub(super) list: DescriptorList,

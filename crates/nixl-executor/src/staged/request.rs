@@ -1,4 +1,4 @@
-//! The messages that ask for an offer: what they are about, and what the sender presents for it.
+//! The messages that request an offer, and the proof that the sender holds its metadata.
 //!
 //! | version 2 | bytes | content |
 //! |---|---|---|
@@ -27,7 +27,7 @@ use super::message::{Message, MessageError, SessionId};
 use super::wire::{Reader, bad, kind_byte, put_initiator_metadata, put_text};
 use crate::local::SharedHandle;
 
-/// What the sender of a request presents for the offer that it asks for.
+/// The offer that a request is for, with the sender's proof.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct PresentedOffer {
     /// The target's offer.
@@ -54,12 +54,12 @@ pub(crate) struct Open {
     pub(crate) initiator_metadata: Bytes,
 }
 
-/// The initiator asks the target to copy, to or from GPU memory that it lends.
+/// The initiator asks the target to copy, to or from GPU memory that the initiator exports.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct RemoteCopyRequest {
     pub(crate) offer: PresentedOffer,
     pub(crate) kind: OperationKind,
-    /// The lender's process, told from version 2 of lending on: the memory is closed when it ends.
+    /// The initiator's process, told from version 2 on: the memory is closed when it ends.
     pub(crate) process: Option<u32>,
     /// The UUID of the GPU whose memory it is, zeros if that is not known.
     pub(crate) gpu: [u8; 16],
@@ -69,7 +69,7 @@ pub(crate) struct RemoteCopyRequest {
     pub(crate) initiator_metadata: Bytes,
 }
 
-/// The initiator wants back what it lent.
+/// The initiator cancels the copy.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct CancelCopy {
     pub(crate) offer: PresentedOffer,
@@ -88,7 +88,7 @@ pub(crate) struct ExportedRange {
 pub(super) const OPEN: u8 = 0;
 pub(super) const REMOTE_COPY: u8 = 10;
 pub(super) const CANCEL_COPY: u8 = 11;
-/// A `RemoteCopyRequest` of version 1 that tells the lender's process.
+/// A `RemoteCopyRequest` of version 1 that tells the initiator's process.
 pub(super) const REMOTE_COPY_OF_PROCESS: u8 = 13;
 
 impl PresentedOffer {

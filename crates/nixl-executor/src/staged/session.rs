@@ -1,4 +1,4 @@
-//! The sessions of a connection, and the messages that wait for each.
+//! The staging sessions of a connection, and the inbox of each.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -38,7 +38,7 @@ struct Entry {
     /// The key of the offer, if this side is the target, and bytes of the peer's introduction.
     key: Option<(NotificationKey, usize)>,
     mail: Mutex<Inbox>,
-    /// Nobody reads the mail any more.
+    /// The session's reader is gone.
     deaf: AtomicBool,
     /// Slots that the peer may still write to although the session has ended, by number, with their round.
     quarantine: Mutex<HashMap<u16, (Slot, u32)>>,
@@ -153,7 +153,7 @@ impl Sessions {
         self.edit(|m| *m.peer == *from && is(m, key), |mail| mail.superseded = true)
     }
 
-    /// An operation that a session serves is complete by other means, as somebody knows who has its metadata.
+    /// An operation that a session serves was completed through its offer slot.
     pub(super) fn complete(&self, key: &NotificationKey) -> bool {
         self.edit(|m| is(m, key.as_bytes()), |mail| mail.superseded = true)
     }

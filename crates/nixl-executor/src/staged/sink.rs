@@ -1,4 +1,4 @@
-//! The side at which the bytes arrive: granted slots and from there GPU memory, or host memory in place.
+//! The sink side of a staged transfer: granted slots and from there GPU memory, or host memory in place.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The side that the bytes leave: GPU memory to a slot, and from there, or straight from host memory, to the peer.
+//! The source side of a staged transfer: GPU memory to a slot, and from there, or directly from host memory, to the peer.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -27,7 +27,7 @@ pub(super) enum SourceMemory {
 pub(super) struct Source {
     transport: Arc<dyn Transport>,
     peer: PeerId,
-    /// Whom the peer is told of each chunk; nobody if it does not take part.
+    /// The peer to notify of each chunk; `None` in a one-sided transfer.
     session: Option<SessionId>,
     list: DescriptorList,
     chunking: Arc<Chunking>,
@@ -100,7 +100,7 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// The first failure. Whatever else is on its way must be polled until [quiet](Self::is_quiet) all the same.
+    /// The first failure. Chunks in flight must still be polled until [quiet](Self::is_quiet).
     pub(super) fn poll(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let moved = self.advance(clock)?;
         Ok(self.start(clock)? | moved)

@@ -1,4 +1,4 @@
-//! Staging for one connection.
+//! The staging state of one connection: sessions, slot pools and offers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,8 +11,8 @@ use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_device::{Device, DeviceKind};
 use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata};
 use nixl_ops::{
-    Claim, CompletionNotifier, Execution, Link, Mailbox, Offer, PathReport, PeerId, Preparation,
-    Received, TransferRequest, TransportError,
+    Claim, CompletionNotifier, ConnectionContext, Execution, Mailbox, Offer, PathReport, PeerId,
+    Preparation, Received, TransferRequest, TransportError,
 };
 
 use super::chunking::Chunking;
@@ -41,7 +41,7 @@ use crate::peers::Peers;
 pub(crate) struct Staging {
     pub(super) gpus: Arc<dyn GpuBackend>,
     pub(super) remote_copies: RemoteCopyContext,
-    link: Link,
+    link: ConnectionContext,
     config: StagingConfig,
     outgoing: Arc<RegisteredSlots>,
     incoming: Arc<RegisteredSlots>,
@@ -106,14 +106,14 @@ pub(super) enum MemoryLocation {
 impl Staging {
     /// Executions that one connection serves at most; more are ignored.
     const MAX_SERVED: usize = 1 << 13;
-    /// How long peers wait at most for the answer of a side that expects nobody. Much shorter than their patience.
+    /// How long peers wait at most for the answer of a side that expects no message. Much shorter than their time-out.
     const CHECK: Duration = Duration::from_secs(1);
     /// How long after the end of the last offer peers are expected to ask for one. Nothing ticks for ever.
     const LATE: Duration = Duration::from_secs(120);
 
     pub(crate) fn new(
         remote_copies: RemoteCopyContext,
-        link: Link,
+        link: ConnectionContext,
         peers: Arc<Peers>,
         (config, pools): (StagingConfig, &SlotPools),
     ) -> Arc<Self> {
@@ -132,7 +132,7 @@ impl Staging {
         })
     }
 
-    pub(super) fn link(&self) -> &Link {
+    pub(super) fn link(&self) -> &ConnectionContext {
         &self.link
     }
 
@@ -154,7 +154,7 @@ impl Staging {
         self.sessions.len() > 0 || self.offers().values().any(on_gpu)
     }
 
-    /// *Blocking.* Lets go of the slots' memory, which is registered again when it is needed.
+    /// *Blocking.* Releases the slots' memory, which is registered again when it is needed.
     pub(crate) fn release_slots(&self) {
         self.outgoing.release();
         self.incoming.release();
@@ -227,16 +227,16 @@ impl Staging {
     }
 
     /// Whether a GPU here reaches memory of this device.
-    pub(crate) fn reaches(&self, device: Device) -> bool {
+    pub(crate) fn can_access(&self, device: Device) -> bool {
         device.kind() == DeviceKind::Cuda && device.index() < self.gpus.capabilities().gpus
     }
 
-    pub(crate) fn listens(&self) -> bool {
+    pub(crate) fn has_sessions(&self) -> bool {
         self.sessions.len() > 0
     }
 
     /// Peers may ask for an offer that is complete, and for a while after it was withdrawn.
-    pub(crate) fn checks_every(&self) -> Option<Duration> {
+    pub(crate) fn poll_interval(&self) -> Option<Duration> {
         if !self.offers().is_empty() || self.sessions.has_stalled() {
             return Some(Self::CHECK);
         }
@@ -245,13 +245,13 @@ impl Staging {
         ended.filter(|ended| now.saturating_sub(*ended) < Self::LATE).map(|_| Self::CHECK)
     }
 
-    pub(crate) fn announce(&self, offer: Offer) {
-        self.offers().announce(offer);
+    pub(crate) fn offer_created(&self, offer: Offer) {
+        self.offers().offer_created(offer);
     }
 
-    pub(crate) fn withdraw(&self, key: &NotificationKey) {
+    pub(crate) fn offer_ended(&self, key: &NotificationKey) {
         let now = self.link.clock.now();
-        let removed = self.offers().withdraw(key, now);
+        let removed = self.offers().offer_ended(key, now);
         drop(removed);
         if self.sessions.withdraw(key) {
             self.link.waker.wake_by_ref();
@@ -637,7 +637,7 @@ impl Staging {
         }
         match first {
             device if device.is_host() => Ok(MemoryLocation::Host),
-            device if self.reaches(device) => Ok(MemoryLocation::Gpu(device.index())),
+            device if self.can_access(device) => Ok(MemoryLocation::Gpu(device.index())),
             device => Err(failed("begin", format!("there is no {device} here"))),
         }
     }

@@ -1,4 +1,4 @@
-//! Where in the peer's memory each chunk goes.
+//! Target addresses of chunks in the peer's memory.
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU64;

@@ -1,4 +1,4 @@
-//! A transfer in which both sides take part.
+//! Two-sided staged transfers: both executors take part.
 #![allow(unsafe_code, reason = "says that nothing was begun")]
 
 use std::mem;
@@ -20,7 +20,7 @@ use super::{failed, gone, violated};
 
 /// One side of a transfer, from its first message to its last.
 ///
-/// It ends only when nobody uses its memory any more: its own GPU and engine, and, where this side is the sink, the
+/// It ends only when its memory is no longer in use: by its own GPU and engine, and, where this side is the sink, by the
 /// source, which says so, or is gone.
 pub(super) struct TwoSided {
     staging: Arc<Staging>,

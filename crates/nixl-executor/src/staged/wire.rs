@@ -1,4 +1,4 @@
-//! The fields of messages: big-endian, with lengths before what varies.
+//! Encoding of message fields: big-endian, variable fields after their length.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use nixl_metadata::{NotificationKey, OperationKind};

@@ -26,6 +26,6 @@ mod message;
 mod owner;
 
 pub(crate) use decline::Message;
-pub(crate) use initiator::{ClaimRoute, Claims, Heard, MessageClaim};
-pub(crate) use message::{ControlMessage, Said};
+pub(crate) use initiator::{ClaimRoute, Claims, ControlOutcome, MessageClaim};
+pub(crate) use message::{ControlMessage, ControlVerb};
 pub(crate) use owner::Owner;

@@ -1,4 +1,4 @@
-//! UCX's events in a process whose UCX believes in a thread that is not there.
+//! UCX's events in the child of a fork, which lacks UCX's event thread.
 //!
 //! UCX must not give that thread up: it would join it, and what the C library knows of a thread lies on its stack, which a child hands
 //! out to other threads, or unmaps. So one handler is never removed, and a thread of this library does what UCX's would: it waits for the

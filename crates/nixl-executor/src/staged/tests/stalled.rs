@@ -67,8 +67,8 @@ impl Scene {
 fn slots_come_back_when_the_peer_goes_on() {
     let mut scene = Scene::new();
     let staging = &scene.world.sides[1].staging;
-    assert!(staging.has_stalled() && !staging.listens());
-    assert_eq!(staging.checks_every(), Some(Duration::from_secs(1)), "for a late word");
+    assert!(staging.has_stalled() && !staging.has_sessions());
+    assert_eq!(staging.poll_interval(), Some(Duration::from_secs(1)), "for a late word");
     for _ in 0..20 {
         scene.world.turn();
     }

@@ -15,10 +15,10 @@ use nixl_metadata::{
     RdmaMetadata, SerializedDescriptor,
 };
 use nixl_ops::{
-    Background, CancelOutcome, Clock, Driver, DriverConfig, Execution, Executor, FoundSlot, Link,
-    ManualClock, OfferSpec, OfferUse, OperationOptions, OperationStatus, Reactor, ReadOperation,
-    ReadableOperation, RemoteSlot, RemoteSlots, TransferRequest, Transport, TransportError,
-    WritableOperation, WriteOperation,
+    BlockingThread, CancelOutcome, Clock, ConnectionContext, Driver, DriverConfig, Execution,
+    Executor, FoundSlot, ManualClock, OfferSpec, OfferUse, OperationOptions, OperationStatus,
+    Reactor, ReadOperation, ReadableOperation, RemoteSlot, RemoteSlots, TransferRequest, Transport,
+    TransportError, WritableOperation, WriteOperation,
 };
 
 use super::attached::ConnectionExecutor;
@@ -40,7 +40,7 @@ pub(super) struct World {
 #[derive(Default)]
 pub(super) struct Jobs(Mutex<VecDeque<Box<dyn FnOnce() + Send>>>);
 
-impl Background for Jobs {
+impl BlockingThread for Jobs {
     fn run(&self, job: Box<dyn FnOnce() + Send>) {
         self.0.lock().unwrap().push_back(job);
     }
@@ -258,7 +258,7 @@ impl Side {
         let (slots, none) = (Arc::new(RemoteSlots::default()), Arc::default());
         // Where its pages are not open, the engine carries the messages.
         let pages = if messages == Messages::ByMailbox { &slots } else { &none };
-        let link = Link::new(
+        let link = ConnectionContext::new(
             transport.clone(),
             registrations.clone(),
             jobs.clone(),

@@ -7,14 +7,14 @@ use crate::block_set::BlockSet;
 /// Where a piece of each block lies: block `b` has the bytes from `start + b * stride`, `len` of them. The pieces do not
 /// overlap, and nothing wraps for blocks that exist.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Comb {
+pub(crate) struct StridedExtents {
     pub(crate) start: u64,
     /// At least `len`, which is at least one.
     pub(crate) stride: u64,
     pub(crate) len: u64,
 }
 
-impl Comb {
+impl StridedExtents {
     pub(crate) fn piece(&self, block: u32) -> Range<u64> {
         let start = self.start + u64::from(block) * self.stride;
         start..start + self.len
@@ -68,7 +68,7 @@ impl Comb {
     }
 
     /// A block of each side that share bytes.
-    fn meeting(
+    fn first_overlap(
         &self,
         blocks: &BlockSet,
         other: &Self,
@@ -85,10 +85,10 @@ impl Comb {
 }
 
 /// A block of each side that share bytes. On each side the combs follow each other without overlapping.
-pub(crate) fn meeting(
-    a: impl Iterator<Item = Comb>,
+pub(crate) fn first_overlap(
+    a: impl Iterator<Item = StridedExtents>,
     a_blocks: &BlockSet,
-    b: impl Iterator<Item = Comb>,
+    b: impl Iterator<Item = StridedExtents>,
     b_blocks: &BlockSet,
 ) -> Option<(u32, u32)> {
     let (mut a, mut b) = (a.peekable(), b.peekable());
@@ -96,7 +96,7 @@ pub(crate) fn meeting(
         let (&x, &y) = (a.peek()?, b.peek()?);
         let (x_span, y_span) = (x.span(a_blocks), y.span(b_blocks));
         if overlap(&x_span, &y_span)
-            && let Some(blocks) = x.meeting(a_blocks, &y, b_blocks)
+            && let Some(blocks) = x.first_overlap(a_blocks, &y, b_blocks)
         {
             return Some(blocks);
         }

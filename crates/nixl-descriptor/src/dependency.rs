@@ -10,20 +10,20 @@ use std::fmt;
 /// Not an unsafe trait: safe code cannot begin work that touches the memory of a region behind its back. Code that begins
 /// such work by an unsafe call answers for the order in which the memory is used, and so for its own implementation of
 /// this trait.
-pub trait Pending: Any + fmt::Debug + Send + Sync {
+pub trait Dependency: Any + fmt::Debug + Send + Sync {
     /// Whether it is done. Takes microseconds and never waits; once it is, it stays so.
     ///
     /// # Errors
     ///
-    /// [`PendingError`] if it failed. The memory may hold anything then.
-    fn is_done(&self) -> Result<bool, PendingError>;
+    /// [`DependencyError`] if it failed. The memory may hold anything then.
+    fn is_done(&self) -> Result<bool, DependencyError>;
 }
 
 /// Work on memory failed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{reason}")]
 #[allow(clippy::exhaustive_structs, reason = "whoever does the work makes it")]
-pub struct PendingError {
+pub struct DependencyError {
     /// What went wrong.
     pub reason: String,
 }

@@ -8,23 +8,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::{ptr, slice};
 
-use crate::block_use::BlockUse;
-use crate::coverage::Coverage;
+use crate::block_selection::BlockSelection;
 use crate::extent::{Extent, ExtentSet};
 use crate::granted::{self, Counts, GrantedHere};
 use crate::lease::LeaseMode;
+use crate::lease_map::LeaseMap;
 
 /// A host copy's use of some bytes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Use {
+pub(crate) struct RangeAccess {
     pub(crate) extent: Extent,
     pub(crate) mode: LeaseMode,
-    pub(crate) leasing: Leasing,
+    pub(crate) leasing: LeaseCheck,
 }
 
 /// Whether a copy yields to leases.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Leasing {
+pub(crate) enum LeaseCheck {
     /// Fail if an operation's lease conflicts.
     Respect,
     /// The copy is made by the operation that holds the lease, or is vouched for by an unsafe caller.
@@ -43,7 +43,7 @@ pub(crate) enum Conflict {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Traffic {
+pub(crate) struct RangeLocks {
     state: Mutex<State>,
     copy_ended: Condvar,
     /// Copies and leases that have begun, or look whether they may. Changed while the state is locked.
@@ -53,12 +53,12 @@ pub(crate) struct Traffic {
 #[derive(Debug, Default)]
 struct State {
     /// Leases of bytes.
-    leases: Coverage,
+    leases: LeaseMap,
     /// Leases of blocks: hundreds at most, each of which is compared in some nanoseconds.
     blocks: Vec<BlockLease>,
     last_lease: u64,
     /// Uses by copies under way, with the number of the copy. Few: one thread has one copy.
-    copies: Vec<(u64, Use)>,
+    copies: Vec<(u64, RangeAccess)>,
     last_copy: u64,
     /// Threads that wait for a copy to end.
     waiting: usize,
@@ -70,10 +70,10 @@ struct State {
 struct BlockLease {
     id: u64,
     mode: LeaseMode,
-    used: BlockUse,
+    used: BlockSelection,
 }
 
-impl Traffic {
+impl RangeLocks {
     /// Notes a lease until [`end_lease`](Self::end_lease), or says what is in the way.
     pub(crate) fn begin_lease(&self, mode: LeaseMode, set: &ExtentSet) -> Result<(), Conflict> {
         let mut state = self.lock();
@@ -103,7 +103,7 @@ impl Traffic {
     pub(crate) fn begin_block_lease(
         &self,
         mode: LeaseMode,
-        used: BlockUse,
+        used: BlockSelection,
         but: Option<&Counts>,
     ) -> Result<u64, Conflict> {
         let state = self.lock();
@@ -130,11 +130,11 @@ impl Traffic {
     }
 
     /// Notes a copy until the guard is dropped; all its uses at once, so that it cannot deadlock with another.
-    pub(crate) fn begin_copy(&self, uses: &[Use]) -> Result<CopyGuard<'_>, Conflict> {
+    pub(crate) fn begin_copy(&self, uses: &[RangeAccess]) -> Result<CopyGuard<'_>, Conflict> {
         let mut state = self.lock();
         self.enter(&state);
         loop {
-            let respecting = uses.iter().filter(|used| used.leasing == Leasing::Respect);
+            let respecting = uses.iter().filter(|used| used.leasing == LeaseCheck::Respect);
             let mut conflicts = respecting.filter_map(|used| {
                 state.conflict_with_bytes(used.mode, slice::from_ref(&used.extent))
             });
@@ -149,7 +149,7 @@ impl Traffic {
         state.last_copy += 1;
         let copy = state.last_copy;
         state.copies.extend(uses.iter().map(|used| (copy, *used)));
-        Ok(CopyGuard { traffic: self, copy })
+        Ok(CopyGuard { range_locks: self, copy })
     }
 
     /// From now on copies and leases in the region yield to the grants on the layout's blocks.
@@ -180,7 +180,7 @@ impl Traffic {
     pub(crate) fn admit_grant(
         &self,
         mode: LeaseMode,
-        used: &BlockUse,
+        used: &BlockSelection,
         counts: &Counts,
     ) -> Result<(), Conflict> {
         let admitted = self.without_conflict(self.lock(), mode, used, Some(counts));
@@ -192,14 +192,14 @@ impl Traffic {
         &self,
         mut state: MutexGuard<'a, State>,
         mode: LeaseMode,
-        used: &BlockUse,
+        used: &BlockSelection,
         but: Option<&Counts>,
     ) -> Result<MutexGuard<'a, State>, (MutexGuard<'a, State>, Conflict)> {
         loop {
             if let Some(conflict) = state.conflict_with_blocks(mode, used, but) {
                 return Err((state, conflict));
             }
-            let in_the_way = |(_, copied): &(u64, Use)| {
+            let in_the_way = |(_, copied): &(u64, RangeAccess)| {
                 mode.conflicts(copied.mode) && used.touches(copied.extent)
             };
             if !state.copies.iter().any(in_the_way) {
@@ -262,7 +262,7 @@ impl State {
     fn conflict_with_blocks(
         &self,
         mode: LeaseMode,
-        used: &BlockUse,
+        used: &BlockSelection,
         but: Option<&Counts>,
     ) -> Option<Conflict> {
         let in_the_way = |lease: &&BlockLease| mode.conflicts(lease.mode) && lease.used.meets(used);
@@ -292,7 +292,8 @@ impl State {
     fn is_copied(&self, mut uses: impl Iterator<Item = (Extent, LeaseMode)>) -> bool {
         !self.copies.is_empty()
             && uses.any(|(extent, mode)| {
-                let blocks = |used: &Use| mode.conflicts(used.mode) && extent.overlaps(used.extent);
+                let blocks =
+                    |used: &RangeAccess| mode.conflicts(used.mode) && extent.overlaps(used.extent);
                 self.copies.iter().any(|(_, used)| blocks(used))
             })
     }
@@ -301,17 +302,17 @@ impl State {
 /// A copy under way.
 #[derive(Debug)]
 pub(crate) struct CopyGuard<'a> {
-    traffic: &'a Traffic,
+    range_locks: &'a RangeLocks,
     copy: u64,
 }
 
 impl Drop for CopyGuard<'_> {
     fn drop(&mut self) {
-        let mut state = self.traffic.lock();
+        let mut state = self.range_locks.lock();
         state.copies.retain(|(copy, _)| *copy != self.copy);
-        self.traffic.leave(&state);
+        self.range_locks.leave(&state);
         if state.waiting > 0 {
-            self.traffic.copy_ended.notify_all();
+            self.range_locks.copy_ended.notify_all();
         }
     }
 }
@@ -322,29 +323,29 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::block_selection::BlockExtents;
     use crate::block_set::BlockIds;
-    use crate::block_use::Footprint;
-    use crate::comb::Comb;
+    use crate::strided::StridedExtents;
 
     const WRITE: LeaseMode = LeaseMode::Write;
     const READ: LeaseMode = LeaseMode::Read;
 
-    fn used(mode: LeaseMode) -> Use {
-        Use { extent: Extent { start: 0, end: 8 }, mode, leasing: Leasing::Respect }
+    fn used(mode: LeaseMode) -> RangeAccess {
+        RangeAccess { extent: Extent { start: 0, end: 8 }, mode, leasing: LeaseCheck::Respect }
     }
 
     /// Whether `second` waits for a copy in mode `first` to end.
-    fn waits(first: LeaseMode, second: impl FnOnce(&Traffic) + Send) -> bool {
-        let traffic = Traffic::default();
+    fn waits(first: LeaseMode, second: impl FnOnce(&RangeLocks) + Send) -> bool {
+        let range_locks = RangeLocks::default();
         let begun = AtomicBool::new(false);
-        let guard = traffic.begin_copy(&[used(first)]);
+        let guard = range_locks.begin_copy(&[used(first)]);
         thread::scope(|scope| {
             scope.spawn(|| {
-                second(&traffic);
+                second(&range_locks);
                 begun.store(true, SeqCst);
             });
             // It either begins or waits; nothing else can happen while the guard is held.
-            while !begun.load(SeqCst) && traffic.lock().waiting == 0 {
+            while !begun.load(SeqCst) && range_locks.lock().waiting == 0 {
                 thread::yield_now();
             }
             let waited = !begun.load(SeqCst);
@@ -355,10 +356,10 @@ mod tests {
 
     #[test]
     fn copies_wait_for_copies_of_the_same_bytes() {
-        for leasing in [Leasing::Respect, Leasing::Ignore] {
+        for leasing in [LeaseCheck::Respect, LeaseCheck::Ignore] {
             let copy = |mode| {
-                let wanted = Use { leasing, ..used(mode) };
-                move |traffic: &Traffic| assert!(traffic.begin_copy(&[wanted]).is_ok())
+                let wanted = RangeAccess { leasing, ..used(mode) };
+                move |range_locks: &RangeLocks| assert!(range_locks.begin_copy(&[wanted]).is_ok())
             };
             assert!(
                 waits(WRITE, copy(WRITE)) && waits(WRITE, copy(READ)) && waits(READ, copy(WRITE))
@@ -369,22 +370,22 @@ mod tests {
 
     #[test]
     fn each_use_of_a_copy_heeds_leases_for_itself() {
-        let traffic = Traffic::default();
+        let range_locks = RangeLocks::default();
         let leased = used(WRITE);
-        traffic.begin_lease(WRITE, &ExtentSet::One(leased.extent)).unwrap();
-        let own = Use { leasing: Leasing::Ignore, ..leased };
-        let elsewhere = Use { extent: Extent { start: 8, end: 16 }, ..leased };
-        assert!(traffic.begin_copy(&[own, elsewhere]).is_ok());
-        assert!(traffic.begin_copy(&[own, leased]).is_err());
-        assert!(traffic.begin_copy(&[leased, own]).is_err());
+        range_locks.begin_lease(WRITE, &ExtentSet::One(leased.extent)).unwrap();
+        let own = RangeAccess { leasing: LeaseCheck::Ignore, ..leased };
+        let elsewhere = RangeAccess { extent: Extent { start: 8, end: 16 }, ..leased };
+        assert!(range_locks.begin_copy(&[own, elsewhere]).is_ok());
+        assert!(range_locks.begin_copy(&[own, leased]).is_err());
+        assert!(range_locks.begin_copy(&[leased, own]).is_err());
     }
 
     #[test]
     fn leases_wait_for_copies_of_the_same_bytes() {
         let lease = |mode| {
-            move |traffic: &Traffic| {
+            move |range_locks: &RangeLocks| {
                 let set = ExtentSet::One(used(mode).extent);
-                assert!(traffic.begin_lease(mode, &set).is_ok());
+                assert!(range_locks.begin_lease(mode, &set).is_ok());
             }
         };
         assert!(
@@ -397,12 +398,12 @@ mod tests {
     fn leases_of_blocks_wait_for_copies_of_the_same_bytes() {
         // The copies are of block 1.
         let lease = |mode, block: u32| {
-            move |traffic: &Traffic| {
-                let comb = Comb { start: 0, stride: 7, len: 4 };
-                let footprint = Arc::new(Footprint::Together(comb));
+            move |range_locks: &RangeLocks| {
+                let strided = StridedExtents { start: 0, stride: 7, len: 4 };
+                let block_extents = Arc::new(BlockExtents::Contiguous(strided));
                 let blocks = Arc::new(BlockIds::new([block].into(), 10));
-                let used = BlockUse::new(footprint, 0..1, blocks);
-                assert!(traffic.begin_block_lease(mode, used, None).is_ok());
+                let used = BlockSelection::new(block_extents, 0..1, blocks);
+                assert!(range_locks.begin_block_lease(mode, used, None).is_ok());
             }
         };
         assert!(waits(WRITE, lease(WRITE, 1)));

@@ -1,10 +1,10 @@
-//! Waiting for work on memory.
+//! Executions that wait for work on their memory.
 
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use nixl_descriptor::{DescriptorList, Pending, PendingError};
+use nixl_descriptor::{Dependency, DependencyError, DescriptorList};
 
 use crate::{
     CopyOperation, Driver, Execution, OperationError, OperationOptions, PathKind, PathReport,
@@ -13,16 +13,16 @@ use crate::{
 
 /// An execution that begins once work on its memory is done, for those that cannot wait by themselves.
 #[allow(missing_debug_implementations, reason = "executions have none")]
-pub struct Gate {
-    pending: Vec<Arc<dyn Pending>>,
+pub struct WaitFor {
+    pending: Vec<Arc<dyn Dependency>>,
     execution: Box<dyn Execution>,
 }
 
-impl Gate {
+impl WaitFor {
     /// The execution, behind a gate if anything is pending.
     pub fn before(
         execution: Box<dyn Execution>,
-        pending: &[Arc<dyn Pending>],
+        pending: &[Arc<dyn Dependency>],
     ) -> Box<dyn Execution> {
         match pending {
             [] => execution,
@@ -35,10 +35,10 @@ impl Gate {
     /// # Errors
     ///
     /// [`TransportError::MemoryNotReady`] if any of it failed.
-    pub fn is_open(pending: &[Arc<dyn Pending>]) -> Result<bool, TransportError> {
+    pub fn is_open(pending: &[Arc<dyn Dependency>]) -> Result<bool, TransportError> {
         for work in pending {
             let done = work.is_done();
-            let failed = |e: PendingError| TransportError::MemoryNotReady { reason: e.reason };
+            let failed = |e: DependencyError| TransportError::MemoryNotReady { reason: e.reason };
             if !done.map_err(failed)? {
                 return Ok(false);
             }
@@ -56,19 +56,19 @@ impl Driver {
     ///
     /// [`TransportError::MemoryNotReady`] if it failed, or [`OperationError::QueueFull`].
     pub async fn ready(self: &Arc<Self>, list: &DescriptorList) -> Result<(), OperationError> {
-        if Gate::is_open(list.pending())? {
+        if WaitFor::is_open(list.pending())? {
             return Ok(());
         }
-        let gate = Gate::before(Box::new(Nothing), list.pending());
+        let gate = WaitFor::before(Box::new(NoWait), list.pending());
         let mut wait = CopyOperation::begin(self, gate, 0, Vec::new(), OperationOptions::new())?;
         wait.wait_for_completion().await.map(drop)
     }
 }
 
 /// What is behind a gate that is waited for by itself.
-struct Nothing;
+struct NoWait;
 
-impl Execution for Nothing {
+impl Execution for NoWait {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         Poll::Ready(Ok(()))
     }
@@ -83,7 +83,7 @@ impl Execution for Nothing {
 }
 
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
-impl Execution for Gate {
+impl Execution for WaitFor {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         if !Self::is_open(&self.pending)? {
             return Poll::Pending;
@@ -109,12 +109,12 @@ impl Execution for Gate {
         self.execution.target_told()
     }
 
-    fn awaits_word(&self) -> bool {
-        self.execution.awaits_word()
+    fn awaits_notification(&self) -> bool {
+        self.execution.awaits_notification()
     }
 
     fn expected(&self) -> Option<Duration> {
-        // The wait for the work comes first, and nobody knows how long that is.
+        // The wait for the work comes first, for an unknown time.
         None
     }
 

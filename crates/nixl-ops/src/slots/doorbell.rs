@@ -1,4 +1,4 @@
-//! By which initiators wake the thread that looks at a page.
+//! The doorbell of a page, by which initiators wake the thread that polls it.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::sync::{SharedMemory, wake_one};
 /// A ring costs a system call only while the owner sleeps. Peers that misuse the page can ring without a word, and can undo a
 /// ring or the owner's note that it sleeps: then the owner wakes for nothing, or only when its time is over.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bell<'a> {
+pub(crate) struct PageDoorbell<'a> {
     rings: &'a AtomicU32,
     /// Not 0 while the owner sleeps.
     asleep: &'a AtomicU32,
 }
 
-impl<'a> Bell<'a> {
+impl<'a> PageDoorbell<'a> {
     /// `None` if the page is of a release that has none.
     pub(crate) fn of(memory: &'a SharedMemory) -> Option<Self> {
         let rings = memory.half_word(Doorbell::BELL)?;

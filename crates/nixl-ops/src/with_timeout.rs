@@ -1,4 +1,4 @@
-//! Deadlines for what comes before an operation: registering memory, meeting a peer.
+//! Time-outs for the steps before an operation: registering memory, connecting to a peer.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -22,7 +22,7 @@ impl Driver {
     /// # Errors
     ///
     /// [`OperationError::TimedOut`]; what the future began goes on without it.
-    pub async fn within<T>(
+    pub async fn with_timeout<T>(
         &self,
         options: OperationOptions,
         future: impl Future<Output = T>,

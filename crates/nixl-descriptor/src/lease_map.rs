@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::block_use::BlockUse;
+use crate::block_selection::BlockSelection;
 use crate::extent::Extent;
 use crate::lease::LeaseMode;
 
 #[derive(Debug, Default)]
-pub(crate) struct Coverage {
+pub(crate) struct LeaseMap {
     /// Start to end of what is leased for writing. Disjoint from each other and from what is read.
     written: BTreeMap<usize, usize>,
     /// What is leased for reading, by start, cut wherever the number of readers changes.
@@ -27,7 +27,7 @@ struct Readers {
     count: usize,
 }
 
-impl Coverage {
+impl LeaseMap {
     /// The lease, if any, that a use of these bytes would get in the way of.
     pub(crate) fn conflict(&self, mode: LeaseMode, extent: Extent) -> Option<LeaseMode> {
         // Extents in a map are disjoint, so the last to start before the end is the last that could overlap.
@@ -42,7 +42,7 @@ impl Coverage {
     pub(crate) fn conflict_with_blocks(
         &self,
         mode: LeaseMode,
-        used: &BlockUse,
+        used: &BlockSelection,
     ) -> Option<LeaseMode> {
         let held = self.written.len() + self.read.len();
         // Usually nothing is held, and else whichever are fewer are walked.
@@ -195,18 +195,18 @@ mod tests {
         /// Readers that come and go behind a long one leave no trace.
         #[test]
         fn readers_leave_no_cuts(extents in prop::collection::vec((0..40usize, 1..10usize), 1..30)) {
-            let mut coverage = Coverage::default();
+            let mut lease_map = LeaseMap::default();
             let long = Extent { start: 5, end: 45 };
-            coverage.add(LeaseMode::Read, &[long]);
+            lease_map.add(LeaseMode::Read, &[long]);
             let extents: Vec<_> =
                 extents.into_iter().map(|(start, len)| Extent { start, end: start + len }).collect();
             for &extent in &extents {
-                coverage.add(LeaseMode::Read, &[extent]);
+                lease_map.add(LeaseMode::Read, &[extent]);
             }
             for &extent in &extents {
-                coverage.remove(LeaseMode::Read, &[extent]);
+                lease_map.remove(LeaseMode::Read, &[extent]);
             }
-            prop_assert_eq!(coverage.read.len(), 1);
+            prop_assert_eq!(lease_map.read.len(), 1);
         }
     }
 }
