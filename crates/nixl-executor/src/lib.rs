@@ -88,10 +88,10 @@ pub use begin::connector;
 pub use connection::{PathExecutor, PeerStats};
 pub use direct::DirectExecutor;
 pub use local::{
-    BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockPlan, BlockSide, Buffer, CopyOp, Cost,
-    Costs, CostsError, CudaGpus, GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream,
-    MemoryKind, Piece, Plan, Progress, Route, SharedHandle, SimulatedGpus, Strategy,
-    StrategyPolicy, StreamHandle, StreamPoint,
+    BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockPlan, BlockSide, CopyOp, CopyRoute,
+    Cost, Costs, CostsError, CudaGpus, GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream,
+    MemoryKind, Piece, Plan, Progress, SharedHandle, SimulatedGpus, Strategy, StrategyPolicy,
+    StreamHandle, StreamPoint, TransferBuffer,
 };
 pub use staged::{SlotStats, StagingConfig, StagingStats};
 

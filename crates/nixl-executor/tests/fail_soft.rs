@@ -17,8 +17,8 @@ use nixl_descriptor::{DescriptorList, Region};
 use nixl_device::Device;
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
-    Buffer, GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream, MemoryKind, PathExecutor,
-    PathKind, PathPolicy, SharedHandle, SimulatedGpus, StagingConfig, StreamHandle,
+    GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream, MemoryKind, PathExecutor, PathKind,
+    PathPolicy, SharedHandle, SimulatedGpus, StagingConfig, StreamHandle, TransferBuffer,
 };
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{Executor, OperationOptions, SystemClock, TransportError};
@@ -74,7 +74,7 @@ unsafe impl GpuBackend for Failing {
         self.inner.create_stream(gpu)
     }
 
-    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         self.may_pin()?;
         self.inner.pinned(gpu, len)
     }
@@ -84,7 +84,7 @@ unsafe impl GpuBackend for Failing {
         self.inner.pinned_region(gpu, len)
     }
 
-    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         self.inner.scratch(gpu, len)
     }
 
@@ -92,14 +92,14 @@ unsafe impl GpuBackend for Failing {
         self.inner.share(gpu, address)
     }
 
-    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
+    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
         match *self.closed.lock().unwrap() == Some(*handle) {
             true => Err(GpuError::Unsupported { reason: "not this memory".to_owned() }),
             false => self.inner.open(gpu, handle),
         }
     }
 
-    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
+    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {
         self.may_pin()?;
         // SAFETY: the caller's promise is the same.
         unsafe { self.inner.pin(region) }

@@ -11,9 +11,9 @@ use nixl_descriptor::Region;
 use nixl_descriptor::layout::{Dimensions, Inner, Layout, LayoutGeometry};
 use nixl_device::Device;
 use nixl_executor::{
-    BlockCopy, BlockExecutor, BlockOptions, Buffer, CopyOp, Costs, GpuBackend, GpuCapabilities,
-    GpuError, GpuEvent, GpuStream, MemoryKind, Progress, SimulatedGpus, Strategy, StrategyPolicy,
-    StreamHandle,
+    BlockCopy, BlockExecutor, BlockOptions, CopyOp, Costs, GpuBackend, GpuCapabilities, GpuError,
+    GpuEvent, GpuStream, MemoryKind, Progress, SimulatedGpus, Strategy, StrategyPolicy,
+    StreamHandle, TransferBuffer,
 };
 use nixl_ops::{Completion, CopyOperation, MemoryFate, OperationError};
 use proptest::prelude::*;
@@ -62,12 +62,12 @@ impl Moody {
 }
 
 struct Counted {
-    buffer: Box<dyn Buffer>,
+    buffer: Box<dyn TransferBuffer>,
     mood: Arc<Mood>,
 }
 
 // SAFETY: as the buffer that it holds.
-unsafe impl Buffer for Counted {
+unsafe impl TransferBuffer for Counted {
     fn address(&self) -> u64 {
         self.buffer.address()
     }
@@ -80,12 +80,12 @@ impl Drop for Counted {
 }
 
 struct Scratch {
-    buffer: Box<dyn Buffer>,
+    buffer: Box<dyn TransferBuffer>,
     mood: Arc<Mood>,
 }
 
 // SAFETY: as the buffer that it holds.
-unsafe impl Buffer for Scratch {
+unsafe impl TransferBuffer for Scratch {
     fn address(&self) -> u64 {
         self.buffer.address()
     }
@@ -153,7 +153,7 @@ unsafe impl GpuBackend for Moody {
         Ok(Box::new(MoodyLane { gpu_stream: self.gpus.create_stream(gpu)?, mood, is_busy }))
     }
 
-    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let limit = self.mood.pinned_limit.load(SeqCst);
         let one_more = |out: usize| (out < limit).then_some(out + 1);
         if self.mood.pinned.fetch_update(SeqCst, SeqCst, one_more).is_err() {
@@ -167,7 +167,7 @@ unsafe impl GpuBackend for Moody {
         self.gpus.pinned_region(gpu, len)
     }
 
-    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let mood = Arc::clone(&self.mood);
         Ok(Box::new(Scratch { buffer: self.gpus.scratch(gpu, len)?, mood }))
     }

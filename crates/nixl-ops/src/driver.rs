@@ -103,7 +103,7 @@ pub enum Next {
     /// Look again after this time, or when unparked.
     Sleep(Duration),
     /// Nothing is outstanding: wait to be unparked, or for as long as the executor
-    /// [checks](crate::Executor::checks_every) for messages.
+    /// [checks](crate::Executor::poll_interval) for messages.
     Park,
     /// The driver was dropped and everything has ended.
     Exit,

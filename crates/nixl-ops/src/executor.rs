@@ -21,10 +21,9 @@ use crate::{
 /// # Contract
 ///
 /// `execute` only prepares; bytes move from [`Execution::poll`], and not before the work is done that is
-/// [pending](DescriptorList::pending) on the local memory: a [`WaitFor`](crate::Gate) sees to that where nothing better does. Peers'
-/// addresses are never dereferenced:
-/// an executor that copies inside the process uses the memory of the [`Offer`] that was announced to it,
-/// found by its key, never the addresses in the metadata.
+/// [pending](DescriptorList::pending) on the local memory: wrap the execution in
+/// a [`WaitFor`](crate::WaitFor) unless the GPU can wait itself. Peers' addresses are never dereferenced: an executor that copies inside
+/// the process finds the memory of the [`Offer`] by its key, never by the addresses in the metadata.
 pub trait Executor: Send + Sync + fmt::Debug + 'static {
     /// A passive operation was created by a connector that uses this executor.
     fn offer_created(&self, offer: Offer) {

@@ -10,7 +10,7 @@ use crate::sync::unpark;
 
 /// Where a thread sleeps while it has no work, so that those who give it some wake it only then.
 ///
-/// What tells of work is written and read sequentially consistently, and written before the thread is [roused](Self::rouse): then
+/// What tells of work is written and read sequentially consistently, and written before the thread is [roused](Self::wake): then
 /// either the thread sees it before it sleeps, or it is seen to sleep and woken.
 #[derive(Debug)]
 pub struct Sleeper {

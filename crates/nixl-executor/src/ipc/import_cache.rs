@@ -12,7 +12,7 @@ use nixl_device::{ExitWatch, ProcessError, ProcessExits};
 use nixl_ops::{BlockingThread, RecentCheck};
 
 use super::open_failures::OpenFailures;
-use crate::local::{Buffer, GpuBackend, SharedHandle};
+use crate::local::{GpuBackend, SharedHandle, TransferBuffer};
 
 /// Opens each piece of memory once for each GPU, and keeps the latest open: opening takes some hundred microseconds, and
 /// the memory of a cache of keys and values is a few allocations that are used all the time. What a process that has ended
@@ -65,7 +65,7 @@ struct Opened {
 }
 
 struct Import {
-    memory: Arc<dyn Buffer>,
+    memory: Arc<dyn TransferBuffer>,
     /// The number of its last use.
     used: u64,
     owner: Arc<Owner>,
@@ -84,7 +84,7 @@ struct Owner {
 /// What is known of a peer's memory.
 pub(crate) enum Found {
     /// It is open here, and the peer had it too when that was [looked at](RecentCheck).
-    Open(Arc<dyn Buffer>),
+    Open(Arc<dyn TransferBuffer>),
     /// It was open here, and the peer has released it or has ended.
     Gone,
     /// It is not open, or this process may not know any more whether the peer has it.
@@ -131,7 +131,7 @@ impl ImportCache {
     }
 
     /// The memory, if it is [open](Found::Open).
-    pub(crate) fn get(&self, memory_key: &RemoteMemoryKey) -> Option<Arc<dyn Buffer>> {
+    pub(crate) fn get(&self, memory_key: &RemoteMemoryKey) -> Option<Arc<dyn TransferBuffer>> {
         match self.find(memory_key) {
             Found::Open(memory) => Some(memory),
             Found::Gone | Found::Closed => None,
@@ -172,7 +172,7 @@ impl ImportCache {
         &self,
         memory_key: &RemoteMemoryKey,
         by: OwnerId<'_>,
-    ) -> Result<Arc<dyn Buffer>, ImportError> {
+    ) -> Result<Arc<dyn TransferBuffer>, ImportError> {
         match self.find(memory_key) {
             Found::Open(memory) => return Ok(memory),
             Found::Gone => {
@@ -194,7 +194,7 @@ impl ImportCache {
             Some(pid) => self.process(pid),
             None => None,
         };
-        let memory: Arc<dyn Buffer> = match memory_key {
+        let memory: Arc<dyn TransferBuffer> = match memory_key {
             RemoteMemoryKey::Gpu(gpu, handle) => {
                 let memory = self.gpus.open(*gpu, handle);
                 Arc::from(memory.map_err(|e| ImportError::Failed(e.to_string()))?)
@@ -202,7 +202,7 @@ impl ImportCache {
             RemoteMemoryKey::File(name) | RemoteMemoryKey::Pinned(name) => {
                 let allowance = self.allow(name)?;
                 let region = map(name)?;
-                let buffer: Arc<dyn Buffer> = match memory_key {
+                let buffer: Arc<dyn TransferBuffer> = match memory_key {
                     RemoteMemoryKey::Pinned(_) => self.pin(region),
                     _ => Arc::new(region),
                 };
@@ -275,7 +275,7 @@ impl ImportCache {
     }
 
     /// What cannot be pinned is copied through pinned slots.
-    fn pin(&self, memory: Region) -> Arc<dyn Buffer> {
+    fn pin(&self, memory: Region) -> Arc<dyn TransferBuffer> {
         let Some(allowance) = PinPermit::take(&self.pinned, memory.len(), Self::MAX_PINNED) else {
             return Arc::new(memory);
         };
@@ -374,7 +374,10 @@ impl Owner {
 
 impl Opened {
     /// Counts as a use.
-    fn touch(&mut self, memory_key: &RemoteMemoryKey) -> Option<(Arc<dyn Buffer>, Arc<Owner>)> {
+    fn touch(
+        &mut self,
+        memory_key: &RemoteMemoryKey,
+    ) -> Option<(Arc<dyn TransferBuffer>, Arc<Owner>)> {
         let import = self.by_name.get_mut(memory_key)?;
         self.uses += 1;
         self.by_use.remove(&mem::replace(&mut import.used, self.uses));
@@ -384,7 +387,7 @@ impl Opened {
 
     /// Returns what is to be closed: those whose last use is longest ago. They are closed when the transfers that use them
     /// have ended.
-    fn insert(&mut self, owner: Arc<Owner>, memory: Arc<dyn Buffer>) -> Vec<Import> {
+    fn insert(&mut self, owner: Arc<Owner>, memory: Arc<dyn TransferBuffer>) -> Vec<Import> {
         let memory_key = owner.memory_key;
         let mut closed = Vec::new();
         closed.extend(self.remove(&memory_key));
@@ -426,12 +429,12 @@ impl Opened {
 
 /// Pinned memory of a peer. Field order: unpinned before it is given back.
 struct Pinned {
-    buffer: Box<dyn Buffer>,
+    buffer: Box<dyn TransferBuffer>,
     _allowance: PinPermit,
 }
 
 // SAFETY: as the buffer that it holds.
-unsafe impl Buffer for Pinned {
+unsafe impl TransferBuffer for Pinned {
     fn address(&self) -> u64 {
         self.buffer.address()
     }
@@ -439,12 +442,12 @@ unsafe impl Buffer for Pinned {
 
 /// Mapped memory of a peer. Field order: unmapped before the address space is given back.
 struct Mapped {
-    buffer: Arc<dyn Buffer>,
+    buffer: Arc<dyn TransferBuffer>,
     _allowance: PinPermit,
 }
 
 // SAFETY: as the buffer that it holds.
-unsafe impl Buffer for Mapped {
+unsafe impl TransferBuffer for Mapped {
     fn address(&self) -> u64 {
         self.buffer.address()
     }

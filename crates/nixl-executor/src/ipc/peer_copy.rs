@@ -20,8 +20,8 @@ use nixl_ops::{
 
 use super::{Found, ImportCache, RemoteMemoryKey, memory_key};
 use crate::local::{
-    AllocationBoundaries, Buffer, CopyContext, CopyOp, GpuBackend, ListCopy, MemoryKind, Strategy,
-    StrategyPolicy, starts,
+    AllocationBoundaries, CopyContext, CopyOp, GpuBackend, ListCopy, MemoryKind, Strategy,
+    StrategyPolicy, TransferBuffer, starts,
 };
 use crate::paths::LocalFacts;
 
@@ -63,7 +63,7 @@ pub(crate) struct PeerCopy {
     stage: Stage,
     copy: ListCopy,
     /// Open as long as the copy may use it. Field order: after the copy.
-    imports: Vec<Arc<dyn Buffer>>,
+    imports: Vec<Arc<dyn TransferBuffer>>,
     leased: Leased,
     /// Tells the peer. `None` if these are not all bytes.
     notifier: Option<CompletionNotifier>,
@@ -90,7 +90,7 @@ impl PeerCopy {
     ) -> Result<Self, TransportError> {
         let Some(route) = &request.route else { return Err(TransportError::Closed) };
         let (gpu, theirs) = copier(here, &*context.gpus, (request.local, local), request.remote);
-        let mut opened: Vec<Arc<dyn Buffer>> = Vec::new();
+        let mut opened: Vec<Arc<dyn TransferBuffer>> = Vec::new();
         let mut ops = Vec::with_capacity(request.local.len());
         let mut last: Option<(RemoteMemoryKey, u64)> = None;
         let (mut left, whole) = (most, request.local.total_bytes() <= most);
@@ -188,7 +188,7 @@ pub(crate) fn owner_gone() -> TransportError {
     TransportError::OfferEnded { why: EndedOffer::OwnerGone }
 }
 
-fn is_pinned(gpus: &dyn GpuBackend, memory: &dyn Buffer) -> bool {
+fn is_pinned(gpus: &dyn GpuBackend, memory: &dyn TransferBuffer) -> bool {
     gpus.memory_kind(Device::HOST, memory.address()) == MemoryKind::Pinned
 }
 

@@ -44,7 +44,7 @@ impl Cost {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum Route {
+pub enum CopyRoute {
     /// Host to host.
     Host,
     /// From a GPU to the host.
@@ -57,7 +57,7 @@ pub enum Route {
     DeviceToDevice,
 }
 
-impl Route {
+impl CopyRoute {
     /// The route between two memories.
     #[must_use]
     pub fn between(src: MemoryKind, dst: MemoryKind) -> Self {
@@ -85,7 +85,7 @@ pub struct Costs {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
-    route: Route,
+    route: CopyRoute,
     strategy: Strategy,
     cost: Cost,
 }
@@ -113,7 +113,7 @@ pub enum CostsError {
 impl Default for Costs {
     /// Figures of H200s in one host (PCIe 5 x16, NVLink), submit to awaited completion; see docs/BENCHMARKS.md.
     fn default() -> Self {
-        use Route::{DeviceToDevice, DeviceToHost, Host, HostToDevice, SameDevice};
+        use CopyRoute::{DeviceToDevice, DeviceToHost, Host, HostToDevice, SameDevice};
         use Strategy::{Batch, Copies, Kernel, Memcpy, PackedCopy, PinnedRing, ThroughPinned};
         let row = |route, strategy, cost| Row { route, strategy, cost };
         Self {
@@ -157,7 +157,7 @@ impl Costs {
     #[must_use]
     pub fn new(
         machine: impl Into<String>,
-        rows: impl IntoIterator<Item = (Route, Strategy, Cost)>,
+        rows: impl IntoIterator<Item = (CopyRoute, Strategy, Cost)>,
     ) -> Self {
         let row = |(route, strategy, cost)| Row { route, strategy, cost };
         Self { machine: machine.into(), rows: rows.into_iter().map(row).collect() }
@@ -185,7 +185,7 @@ impl Costs {
 
     /// What is known of a strategy on a route. A strategy that was not measured is the last choice.
     #[must_use]
-    pub fn cost(&self, route: Route, strategy: Strategy) -> Cost {
+    pub fn cost(&self, route: CopyRoute, strategy: Strategy) -> Cost {
         self.rows
             .iter()
             .find(|row| row.route == route && row.strategy == strategy)
@@ -218,7 +218,7 @@ mod tests {
         let best = |chunks, bytes| {
             [Strategy::Copies, Strategy::Kernel]
                 .into_iter()
-                .min_by_key(|s| costs.cost(Route::DeviceToHost, *s).estimate(chunks, bytes))
+                .min_by_key(|s| costs.cost(CopyRoute::DeviceToHost, *s).estimate(chunks, bytes))
         };
         assert_eq!(best(1, 5 << 20), Some(Strategy::Copies));
         assert_eq!(best(160, 5 << 20), Some(Strategy::Kernel));

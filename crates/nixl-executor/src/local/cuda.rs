@@ -17,7 +17,9 @@ use nixl_device::cuda::{
 use nixl_device::{Device, DeviceKind};
 
 use super::block_copy::{BlockCopy, CopyOp};
-use super::gpu_backend::{Buffer, GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle};
+use super::gpu_backend::{
+    GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
+};
 use super::strategy::GpuCapabilities;
 use super::table::{table_len, width, write_table};
 use super::{GpuError, MemoryKind};
@@ -167,7 +169,7 @@ unsafe impl GpuBackend for CudaGpus {
         }))
     }
 
-    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Ok(Box::new(self.gpu(gpu)?.pinned.allocate(len).map_err(memory)?))
     }
 
@@ -178,7 +180,7 @@ unsafe impl GpuBackend for CudaGpus {
         Region::try_from(pinned).map_err(refused)
     }
 
-    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Ok(Box::new(self.gpu(gpu)?.scratch.allocate(len).map_err(memory)?))
     }
 
@@ -199,7 +201,7 @@ unsafe impl GpuBackend for CudaGpus {
         Ok(Box::new(CudaGpuEvent { gpu: Arc::clone(gpu), event: Some(event) }))
     }
 
-    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
+    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let context = &self.gpu(0)?.context;
         let start = NonNull::new(region.address() as *mut u8);
         let start =
@@ -218,35 +220,35 @@ unsafe impl GpuBackend for CudaGpus {
         Ok((handle.to_bytes(), offset))
     }
 
-    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
+    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let handle = IpcMemoryHandle::from_bytes(handle);
         Ok(Box::new(ImportedMemory::open(&self.gpu(gpu)?.context, &handle).map_err(memory)?))
     }
 }
 
 // SAFETY: the mapping stays where it is until it is closed, by dropping this.
-unsafe impl Buffer for ImportedMemory {
+unsafe impl TransferBuffer for ImportedMemory {
     fn address(&self) -> u64 {
         self.address()
     }
 }
 
 // SAFETY: the registration holds its region, whose memory does not move.
-unsafe impl Buffer for HostRegistration<Region> {
+unsafe impl TransferBuffer for HostRegistration<Region> {
     fn address(&self) -> u64 {
         self.address()
     }
 }
 
 // SAFETY: the allocation stays where it is until this is dropped.
-unsafe impl Buffer for PinnedMemory {
+unsafe impl TransferBuffer for PinnedMemory {
     fn address(&self) -> u64 {
         self.address()
     }
 }
 
 // SAFETY: the allocation stays where it is until this is dropped.
-unsafe impl Buffer for DeviceMemory {
+unsafe impl TransferBuffer for DeviceMemory {
     fn address(&self) -> u64 {
         self.address()
     }

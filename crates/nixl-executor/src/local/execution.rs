@@ -10,8 +10,8 @@ use std::time::Duration;
 use nixl_descriptor::Dependency;
 use nixl_ops::{Clock, Execution, PathKind, PathReport, Rejected, TransportError, WaitFor};
 
-use super::gpu_backend::{Buffer, GpuBackend, GpuEvent, GpuStream};
-use super::host_copy::{self, CopyPool, Copying, Target, Work};
+use super::gpu_backend::{GpuBackend, GpuEvent, GpuStream, TransferBuffer};
+use super::host_copy::{self, CacheHint, CopyPool, Copying, Work};
 use super::packed;
 use super::plan::Plan;
 use super::progress::Reporter;
@@ -62,7 +62,7 @@ enum State {
         event: Box<dyn GpuEvent>,
         _gpu_stream: Box<dyn GpuStream>,
         _last: Option<Box<dyn GpuStream>>,
-        _scratch: Option<Box<dyn Buffer>>,
+        _scratch: Option<Box<dyn TransferBuffer>>,
     },
     /// Not all of the work could be queued. What was queued, possibly behind work of another transfer, is still waited for.
     Failing {
@@ -70,7 +70,7 @@ enum State {
         events: Vec<Box<dyn GpuEvent>>,
         _gpu_stream: Box<dyn GpuStream>,
         _last: Option<Box<dyn GpuStream>>,
-        _scratch: Option<Box<dyn Buffer>>,
+        _scratch: Option<Box<dyn TransferBuffer>>,
     },
     Ring(RingTransfer),
     Ended,
@@ -124,14 +124,14 @@ impl PlanExecution {
                 for op in self.plan.blocks.ops() {
                     // SAFETY: the operation leases both ranges. `GpuBackend::memory_kind` said of both that the processor
                     // reaches them, else the strategy had been turned down.
-                    unsafe { host_copy::copy(op, Target::Cached) };
+                    unsafe { host_copy::copy(op, CacheHint::Cached) };
                 }
                 Ok(State::Ended)
             }
             Strategy::Memcpy => {
                 let work = Work {
                     ops: &self.plan.ops(),
-                    target: Target::of(self.plan.bytes),
+                    target: CacheHint::of(self.plan.bytes),
                     waker: Some(self.waker.clone()),
                     reporter: self.reporter.clone(),
                 };

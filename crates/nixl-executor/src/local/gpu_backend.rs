@@ -37,12 +37,12 @@ use super::{GpuError, MemoryKind};
 /// A handle or an address that means nothing is an error.
 ///
 /// ```compile_fail,E0200
-/// use nixl_executor::Buffer;
+/// use nixl_executor::TransferBuffer;
 ///
 /// struct Nowhere;
 ///
 /// // Not `unsafe impl`: the compiler refuses it.
-/// impl Buffer for Nowhere {
+/// impl TransferBuffer for Nowhere {
 ///     fn address(&self) -> u64 {
 ///         16
 ///     }
@@ -67,7 +67,7 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     ///
     /// [`GpuError`] if the pool's bound is reached or the machine has no more.
-    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError>;
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError>;
 
     /// Pinned memory near a GPU, as a region that engines may reach too. From the same pool.
     ///
@@ -81,7 +81,7 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     ///
     /// [`GpuError`] if the pool's bound is reached or the GPU has no more.
-    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError>;
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError>;
 
     /// Names the allocation of a GPU's memory around `address` to other processes of this machine, and says where in it
     /// the address is.
@@ -111,7 +111,7 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
     ///
     /// The buffer is not dropped, only leaked, while a GPU uses the region's memory. Any operation may: as long as the region
     /// is pinned, [`memory_kind`](Self::memory_kind) says so.
-    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
+    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let _ = region;
         Err(GpuError::Unsupported { reason: "these GPUs do not pin memory".to_owned() })
     }
@@ -135,7 +135,7 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     ///
     /// [`GpuError`] if the handle names nothing, or this GPU cannot reach the memory.
-    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
+    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let _ = (gpu, handle);
         Err(GpuError::Unsupported { reason: "these GPUs do not share memory".to_owned() })
     }
@@ -150,13 +150,13 @@ pub type SharedHandle = [u8; 72];
 ///
 /// [`address`](Self::address) is the same at every call, and the memory there, as long as the call that returned the
 /// buffer says, stays allocated and reachable until the buffer is dropped.
-pub unsafe trait Buffer: Send + Sync {
+pub unsafe trait TransferBuffer: Send + Sync {
     /// Where it is, for copies.
     fn address(&self) -> u64;
 }
 
 // SAFETY: a region's memory neither moves nor goes before its last handle.
-unsafe impl Buffer for Region {
+unsafe impl TransferBuffer for Region {
     fn address(&self) -> u64 {
         Self::address(self)
     }

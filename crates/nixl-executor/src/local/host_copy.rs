@@ -36,7 +36,7 @@ struct Shared {
 /// What is to be copied.
 pub(crate) struct Work<'a> {
     pub(crate) ops: &'a [CopyOp],
-    pub(crate) target: Target,
+    pub(crate) target: CacheHint,
     /// Woken when all is copied.
     pub(crate) waker: Option<Waker>,
     /// Told of every few MiB, and of the rest before the copies count as done.
@@ -45,14 +45,14 @@ pub(crate) struct Work<'a> {
 
 /// The cache hint for a copy's destination.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Target {
+pub(crate) enum CacheHint {
     /// In the caches too: they are read soon.
     Cached,
     /// In memory only.
     Memory,
 }
 
-impl Target {
+impl CacheHint {
     /// Host to host, this many bytes stay in a cache for the next user; more would evict each other (16 MiB:
     /// 21 GB/s past the caches, 9 through them).
     const CACHED: u64 = 4 * 1024 * 1024;
@@ -66,7 +66,7 @@ impl Target {
 /// Copies that are awaited together. Threads take piece by piece.
 struct Group {
     ops: Vec<CopyOp>,
-    target: Target,
+    target: CacheHint,
     waker: Option<Waker>,
     reporter: Option<Arc<Reporter>>,
     pieces: Vec<Range<usize>>,
@@ -261,10 +261,10 @@ impl Drop for CopyPool {
 /// # Safety
 ///
 /// Both ranges are host memory, they do not overlap, and nothing else writes the source or touches the target meanwhile.
-pub(crate) unsafe fn copy(op: CopyOp, target: Target) {
+pub(crate) unsafe fn copy(op: CopyOp, target: CacheHint) {
     /// Shorter ones are hardly faster past the caches.
     const STREAMED: u64 = 64 * 1024;
-    if target == Target::Memory && op.len >= STREAMED {
+    if target == CacheHint::Memory && op.len >= STREAMED {
         // SAFETY: the caller vouches for both ranges.
         return unsafe { copy_streaming(op) };
     }
@@ -318,7 +318,7 @@ mod tests {
         CopyPool::new(threads, Arc::new(SystemClock::new())).unwrap()
     }
 
-    fn work(ops: &[CopyOp], target: Target) -> Work<'_> {
+    fn work(ops: &[CopyOp], target: CacheHint) -> Work<'_> {
         Work { ops, target, waker: None, reporter: None }
     }
 
@@ -378,7 +378,7 @@ mod tests {
     fn a_pool_copies_everything() {
         let pool = pool(3);
         let src = pattern(3_000_000);
-        for target in [Target::Cached, Target::Memory] {
+        for target in [CacheHint::Cached, CacheHint::Memory] {
             let mut dst = vec![0u8; src.len()];
             let ops = [op(&src, &mut dst)];
             // SAFETY: both vectors live, untouched, until the wait is over.
@@ -404,14 +404,14 @@ mod tests {
                         let ops = [op(src, dst)];
                         for round in 0..20 {
                             // SAFETY: both vectors live, untouched, until all copies are seen to end, below.
-                            let copying = unsafe { pool.start(work(&ops, Target::Cached)) };
+                            let copying = unsafe { pool.start(work(&ops, CacheHint::Cached)) };
                             wait(&copying);
                             if round % 5 == 0 {
                                 thread::sleep(Duration::from_micros(500));
                             }
                         }
                         // SAFETY: as above.
-                        unsafe { pool.start(work(&ops, Target::Cached)) }
+                        unsafe { pool.start(work(&ops, CacheHint::Cached)) }
                     })
                 })
                 .collect();
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn nothing_to_copy_is_done_at_once() {
         // SAFETY: there are no ranges.
-        assert!(unsafe { pool(1).start(work(&[], Target::Cached)) }.is_done());
+        assert!(unsafe { pool(1).start(work(&[], CacheHint::Cached)) }.is_done());
     }
 
     #[test]
@@ -439,7 +439,7 @@ mod tests {
         let mut dst = vec![0; src.len()];
         let reporter = Some(Arc::new(Reporter::new(callback, src.len() as u64)));
         let ops = [op(&src, &mut dst)];
-        let job = Work { reporter, ..work(&ops, Target::Memory) };
+        let job = Work { reporter, ..work(&ops, CacheHint::Memory) };
         // SAFETY: both vectors live, untouched, until the wait is over.
         wait(&unsafe { pool(2).start(job) });
         let seen = seen.lock().unwrap();

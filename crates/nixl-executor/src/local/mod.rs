@@ -29,11 +29,13 @@ mod table;
 
 pub use block_copy::{BlockCopy, BlockSide, CopyOp, Piece};
 pub use block_plan::BlockPlan;
-pub use costs::{Cost, Costs, CostsError, Route};
+pub use costs::{CopyRoute, Cost, Costs, CostsError};
 pub use cuda::CudaGpus;
 pub use error::{BlockError, GpuError};
 pub use executor::{BlockExecutor, BlockOptions};
-pub use gpu_backend::{Buffer, GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle};
+pub use gpu_backend::{
+    GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
+};
 pub use memory::MemoryKind;
 pub use plan::Plan;
 pub use policy::StrategyPolicy;

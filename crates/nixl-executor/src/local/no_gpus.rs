@@ -4,7 +4,7 @@
 use nixl_descriptor::Region;
 use nixl_device::Device;
 
-use super::gpu_backend::{Buffer, GpuBackend, GpuStream};
+use super::gpu_backend::{GpuBackend, GpuStream, TransferBuffer};
 use super::strategy::GpuCapabilities;
 use super::{GpuError, MemoryKind};
 
@@ -36,7 +36,7 @@ unsafe impl GpuBackend for NoGpus {
         Self::none(gpu)
     }
 
-    fn pinned(&self, gpu: u32, _: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn pinned(&self, gpu: u32, _: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Self::none(gpu)
     }
 
@@ -44,7 +44,7 @@ unsafe impl GpuBackend for NoGpus {
         Self::none(gpu)
     }
 
-    fn scratch(&self, gpu: u32, _: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn scratch(&self, gpu: u32, _: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Self::none(gpu)
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::block_copy::{BlockCopy, CopyOp, Direction};
-use super::costs::{Costs, Route};
+use super::costs::{CopyRoute, Costs};
 use super::strategy::{GpuCapabilities, Strategy};
 use super::{BlockError, MemoryKind, StrategyPolicy};
 
@@ -43,7 +43,7 @@ impl Plan {
         policy: &StrategyPolicy,
     ) -> Result<Self, BlockError> {
         let (bytes, copies) = (blocks.bytes(), blocks.op_count());
-        let route = Route::between(src, dst);
+        let route = CopyRoute::between(src, dst);
         let mut able = Vec::new();
         let mut unable = Vec::new();
         for strategy in Strategy::ALL {

@@ -9,8 +9,8 @@ use std::task::Poll;
 
 use super::block_copy::CopyOp;
 use super::boundaries::AllocationBoundaries;
-use super::gpu_backend::{Buffer, GpuBackend, GpuEvent, GpuStream, StreamHandle};
-use super::host_copy::{CopyPool, Copying, Target, Work, copy};
+use super::gpu_backend::{GpuBackend, GpuEvent, GpuStream, StreamHandle, TransferBuffer};
+use super::host_copy::{CacheHint, CopyPool, Copying, Work, copy};
 use super::progress::Reporter;
 use super::{GpuError, MemoryKind};
 
@@ -45,13 +45,13 @@ pub(crate) struct Ring {
 /// How one side of the slots is reached.
 enum Side {
     /// By the processor.
-    Host(Target),
+    Host(CacheHint),
     /// By a lane, on which work is done in order.
     Gpu { gpu_stream: Box<dyn GpuStream>, queued: u64 },
 }
 
 struct Slot {
-    buffer: Box<dyn Buffer>,
+    buffer: Box<dyn TransferBuffer>,
     state: SlotState,
 }
 
@@ -116,7 +116,7 @@ impl Ring {
             Ok(Side::Gpu { gpu_stream, queued: 0 })
         };
         // A slot is read by the GPU, and best from the caches; what comes out of one is for later.
-        let (fill, drain) = (side(src, Target::Cached)?, side(dst, Target::Memory)?);
+        let (fill, drain) = (side(src, CacheHint::Cached)?, side(dst, CacheHint::Memory)?);
         let near = match (src, dst) {
             (MemoryKind::Gpu(gpu), _) | (_, MemoryKind::Gpu(gpu)) => gpu,
             _ => 0,

@@ -87,7 +87,7 @@ impl RingDriver {
     ///
     /// # Safety
     ///
-    /// The ranges of its copies stay as [`GpuStream::memcpy_async`](super::Lane::copies) wants them until the transfer's
+    /// The ranges of its copies stay as [`GpuStream::memcpy_async`](super::GpuStream::memcpy_async) wants them until the transfer's
     /// [`poll`](RingTransfer::poll) returns `Ready`; for ever, if it is dropped before.
     pub(crate) unsafe fn begin(&self, ring: Ring, waker: Waker) -> RingTransfer {
         let moving = Arc::new(ActiveRing {

@@ -13,8 +13,10 @@ use nixl_descriptor::{Region, RegionError, SharedMemory, SharedName};
 use nixl_device::{Device, DeviceKind};
 
 use super::block_copy::{BlockCopy, CopyOp};
-use super::gpu_backend::{Buffer, GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle};
-use super::host_copy::{Target, copy};
+use super::gpu_backend::{
+    GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
+};
+use super::host_copy::{CacheHint, copy};
 use super::simulated_memory::{Memories, Place, Reach, Unreachable};
 use super::strategy::GpuCapabilities;
 use super::table::{Parameter, ParameterSide, table_len, width, write_table};
@@ -86,7 +88,7 @@ impl SimulatedGpus {
                     Work::Copies(ops) => {
                         for op in ops {
                             // SAFETY: the caller that queued it vouched for the ranges until a later mark is reached.
-                            unsafe { copy(op, Target::Cached) };
+                            unsafe { copy(op, CacheHint::Cached) };
                         }
                     }
                     Work::Kernel(launch) => {
@@ -179,7 +181,7 @@ unsafe impl GpuBackend for SimulatedGpus {
         self.create_stream(gpu)?.record_event()
     }
 
-    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
+    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {
         healthy(&self.shared)?;
         let refused = |e: RegionError| GpuError::Unsupported { reason: e.to_string() };
         let memories = &self.shared.memories;
@@ -211,7 +213,7 @@ unsafe impl GpuBackend for SimulatedGpus {
         }))
     }
 
-    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Ok(Box::new(self.pinned_region(gpu, len)?))
     }
 
@@ -222,7 +224,7 @@ unsafe impl GpuBackend for SimulatedGpus {
         self.region(MemoryKind::Pinned, len).map_err(refused)
     }
 
-    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         self.check(gpu)?;
         let refused =
             |e: RegionError| GpuError::OutOfMemory { what: "device", reason: e.to_string() };
@@ -246,7 +248,7 @@ unsafe impl GpuBackend for SimulatedGpus {
         Ok((handle, offset))
     }
 
-    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
+    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
         self.check(gpu)?;
         let (head, len) = (&handle[..24], &handle[64..]);
         let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| head[at + i]));
@@ -312,7 +314,7 @@ impl Launch {
                 })?;
             }
             // SAFETY: the caller vouches for the ranges.
-            unsafe { copy(CopyOp { src, dst, len: length }, Target::Cached) };
+            unsafe { copy(CopyOp { src, dst, len: length }, CacheHint::Cached) };
         }
         Ok(())
     }

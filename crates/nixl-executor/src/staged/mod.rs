@@ -3,7 +3,7 @@
 //! The bytes of an operation are one stream, [cut](cut) into chunks. The side that they leave (the *source*) copies each
 //! chunk to a pinned slot of its own and writes it into a pinned slot of the other side (the *sink*), which copies it to
 //! its GPU. A side with host memory needs no slots: chunks leave it, and arrive in it, where they are. Everything is
-//! pushed by the source, because engines write faster than they read; only a peer that [takes no part](alone) is read from.
+//! pushed by the source, because engines write faster than they read; only a peer that [takes no part](one_sided) is read from.
 //!
 //! # Messages
 //!

@@ -17,7 +17,8 @@ use super::staging::Staging;
 use super::{failed, violated};
 use crate::ipc::{OwnerId, RemoteMemoryKey};
 use crate::local::{
-    AllocationBoundaries, Buffer, CopyOp, ListCopy, MemoryKind, Strategy, StrategyPolicy, starts,
+    AllocationBoundaries, CopyOp, ListCopy, MemoryKind, Strategy, StrategyPolicy, TransferBuffer,
+    starts,
 };
 
 /// From the request to the last message: connects to the peer, opens its memory, copies, and confirms. Ends by itself, since nothing
@@ -48,13 +49,13 @@ enum Stage {
     Copying {
         copy: ListCopy,
         /// Open for as long as the GPU may use it. Field order: after the copy.
-        memory: Vec<Arc<dyn Buffer>>,
+        memory: Vec<Arc<dyn TransferBuffer>>,
     },
     Over,
 }
 
 /// What came of opening the peer's memory, once it is known.
-type Opened = Mutex<Option<Result<Vec<Arc<dyn Buffer>>, String>>>;
+type Opened = Mutex<Option<Result<Vec<Arc<dyn TransferBuffer>>, String>>>;
 
 /// What is to be copied.
 pub(super) struct RemoteCopyRanges {
@@ -99,7 +100,7 @@ impl RemoteCopyRanges {
     }
 
     /// The memory, if all of it is open.
-    fn open_already(&self, staging: &Staging) -> Option<Vec<Arc<dyn Buffer>>> {
+    fn open_already(&self, staging: &Staging) -> Option<Vec<Arc<dyn TransferBuffer>>> {
         let get = |range: &ExportedRange| {
             staging.imports().get(&RemoteMemoryKey::Gpu(self.gpu, range.handle))
         };
@@ -109,7 +110,7 @@ impl RemoteCopyRanges {
     /// The copy, once the memory is open.
     fn copy(
         &self,
-        memory: &[Arc<dyn Buffer>],
+        memory: &[Arc<dyn TransferBuffer>],
         staging: &Staging,
     ) -> Result<ListCopy, TransportError> {
         let theirs = MemoryKind::Gpu(self.gpu);
@@ -126,7 +127,7 @@ impl RemoteCopyRanges {
             .map_err(|e| failed("plan", e.to_string()))
     }
 
-    fn ops(&self, memory: &[Arc<dyn Buffer>]) -> Vec<CopyOp> {
+    fn ops(&self, memory: &[Arc<dyn TransferBuffer>]) -> Vec<CopyOp> {
         let theirs = self.ranges.iter().zip(memory).flat_map(|(range, memory)| {
             let base = memory.address();
             // Inside the allocation, which the check and the driver saw to.

@@ -11,8 +11,8 @@ use nixl_descriptor::{Access, Region};
 use nixl_device::{Device, DeviceKind};
 
 use crate::local::{
-    BlockCopy, Buffer, CopyOp, GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream,
-    MemoryKind, SharedHandle, StreamHandle,
+    BlockCopy, CopyOp, GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream, MemoryKind,
+    SharedHandle, StreamHandle, TransferBuffer,
 };
 
 #[derive(Debug)]
@@ -109,7 +109,7 @@ unsafe impl GpuBackend for TestGpus {
         Ok(Box::new(TestLane { queue: Arc::clone(&self.queue), lost: Arc::clone(&self.lost) }))
     }
 
-    fn pinned(&self, _: u32, _: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn pinned(&self, _: u32, _: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
     }
 
@@ -117,7 +117,7 @@ unsafe impl GpuBackend for TestGpus {
         Ok(region(Device::HOST, len))
     }
 
-    fn scratch(&self, _: u32, _: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn scratch(&self, _: u32, _: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
     }
 
@@ -130,7 +130,7 @@ unsafe impl GpuBackend for TestGpus {
         Ok((handle, INSIDE))
     }
 
-    fn open(&self, _: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
+    fn open(&self, _: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
         lost(&self.lost)?;
         let [a, b, c, d, e, f, g, h, ..] = *handle;
         Ok(Box::new(Opened(u64::from_le_bytes([a, b, c, d, e, f, g, h]))))
@@ -140,7 +140,7 @@ unsafe impl GpuBackend for TestGpus {
 struct Opened(u64);
 
 // SAFETY: the test keeps the vector that the address is in.
-unsafe impl Buffer for Opened {
+unsafe impl TransferBuffer for Opened {
     fn address(&self) -> u64 {
         self.0
     }
