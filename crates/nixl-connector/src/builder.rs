@@ -156,8 +156,8 @@ impl ConnectorBuilder {
     ///
     /// [`ConnectorError::BadName`], [`ConnectorError::Thread`], [`ConnectorError::NoTransport`], or, without
     /// NIXL on the machine, `ConnectorError::Nixl` with what was looked for. In a process that was forked from one with a connector also
-    /// [`ConnectorError::ForkedAmidThreads`], `ConnectorError::Nixl` if the engine cannot begin anew there, and [`TransportError::Forked`](nixl_ops::TransportError::Forked)
-    /// for an executor of the other process.
+    /// [`ConnectorError::ForkedAmidThreads`], `ConnectorError::Nixl` if the engine cannot begin anew there, and
+    /// [`TransportError::Forked`](nixl_ops::TransportError::Forked) for an executor of the other process.
     pub async fn build(self) -> Result<Connector, ConnectorError> {
         self.executor.check_process()?;
         let local = LocalHost::discover();

@@ -39,8 +39,8 @@
 //! # What a peer can do
 //!
 //! Metadata is a capability: NIXL's covers the whole regions that the operation offers parts of, or the slab that they lie in,
-//! and with a NIC all memory that the connector has registered when it is made. Give it to peers that you trust with that, over a channel that you trust. What a
-//! peer sends is validated before NIXL sees it, apart from the inside of NIXL's own connection details and keys,
+//! and with a NIC all memory that the connector has registered when it is made. Give it to peers that you trust with that, over a channel
+//! that you trust. What a peer sends is validated before NIXL sees it, apart from the inside of NIXL's own connection details and keys,
 //! which only NIXL can read. Read-only memory (`bytes::Bytes`, say) is offered for reading only, but NIXL registers all
 //! memory for both: a peer that breaks the rules could still write to it.
 //!

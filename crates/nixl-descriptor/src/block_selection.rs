@@ -1,4 +1,4 @@
-//! Blocks of a layout in one region, as an operation uses them: known by their ids, not byte by byte.
+//! Block selections: blocks of a layout in one region, by their ids instead of byte ranges.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::strided::{StridedExtents, first_overlap};
 pub(crate) enum BlockExtents {
     /// The layers of a block follow each other; this is layer 0.
     Contiguous(StridedExtents),
-    /// The combs of each layer, by address; they do not overlap.
+    /// The strided extents of each layer, by address; they do not overlap.
     PerLayer(Vec<(usize, StridedExtents)>),
 }
 

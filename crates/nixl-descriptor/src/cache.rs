@@ -1,4 +1,4 @@
-//! Registers every region once per engine.
+//! The registration cache: every region is registered once per engine.
 //!
 //! The hold on a cached registration is a *slot* that the region and the cache share. The region finds its slot without
 //! a search through the cache, and empties it when it goes; the cache empties it to evict. Neither keeps the other
@@ -14,7 +14,7 @@ use nixl_device::LeakInChild;
 use crate::region::{ReclaimError, Region, RegionId};
 use crate::registration::{RegisterError, Registrar, Registration};
 
-/// How much a [`RegistrationCache`] may keep registered that nobody uses at the moment.
+/// How much a [`RegistrationCache`] may keep registered that is not in use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[expect(clippy::exhaustive_structs, reason = "a plain configuration value that callers write out")]
 pub struct CacheLimits {
@@ -50,7 +50,7 @@ pub struct CacheStats {
 /// Registrations with one engine, kept for the next use of the same region.
 ///
 /// Bounded; the least recently used goes first. To evict is to give up the cache's hold: a [`Registration`] that
-/// somebody uses lives on. An entry goes when its region does, and all go when the cache does. Buffers of one slab of the
+/// in use lives on. An entry goes when its region does, and all go when the cache does. Buffers of one slab of the
 /// [`BufferPool`](crate::BufferPool) have one registration, that of the slab.
 #[derive(Debug)]
 pub struct RegistrationCache {
@@ -316,7 +316,7 @@ impl EngineCaches {
     pub(crate) fn deregister_all(&mut self, region: RegionId) -> Result<(), ReclaimError> {
         for slot in lock(&self.slots).iter() {
             let mut current = lock(&slot.current);
-            // Nobody but the holder of this lock can make more handles of a sole one.
+            // Only the holder of this lock can make more handles of a sole one.
             if current.as_ref().is_some_and(|registration| !registration.is_sole()) {
                 return Err(ReclaimError::Registered);
             }

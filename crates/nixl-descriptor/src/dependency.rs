@@ -1,4 +1,4 @@
-//! Work that is under way on memory.
+//! Dependencies: work on memory that must be done before an operation uses it.
 
 use std::any::Any;
 use std::fmt;
@@ -22,7 +22,7 @@ pub trait Dependency: Any + fmt::Debug + Send + Sync {
 /// Work on memory failed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{reason}")]
-#[allow(clippy::exhaustive_structs, reason = "whoever does the work makes it")]
+#[allow(clippy::exhaustive_structs, reason = "an implementor of `Dependency` makes it")]
 pub struct DependencyError {
     /// What went wrong.
     pub reason: String,

@@ -1,4 +1,4 @@
-//! Which bytes of a region are leased, and how.
+//! The map of leased bytes of a region.
 //!
 //! Two ordered maps, so that the cost of a lease depends on its own size and hardly on how many others there are: a
 //! cache of keys and values is one region with hundreds of operations in flight, interleaved layer by layer.

@@ -1,4 +1,4 @@
-//! What is moved: memory a program owns, checked ranges of it, and its registration with transfer engines.
+//! Memory to transfer: regions that a program owns, checked ranges of them, and their registration with transfer engines.
 //!
 //! A transfer engine (a NIC, a GPU's copy engine, NIXL) reads and writes memory behind the compiler's back, and a peer's
 //! write can arrive long after this side lost interest. This crate makes that sound in safe Rust with four ideas:
@@ -15,7 +15,8 @@
 //!
 //! Above them, the [`layout`] module says where the blocks of a KV cache lie in such memory, and pairs the bytes of
 //! blocks in two layouts for a copy. Blocks that peers use by grants ([`BlockGrants`](layout::BlockGrants)) are kept from copies
-//! and leases as leased bytes are, and [`PublishedWords`] tell those peers when a grant has ended. With the feature `dlpack`, tensors of other frameworks become regions.
+//! and leases as leased bytes are, and [`PublishedWords`] tell those peers when a grant has ended. With the feature `dlpack`, tensors of
+//! other frameworks become regions.
 //!
 //! # Decided here
 //!
@@ -58,7 +59,7 @@
 //! let list = DescriptorList::try_from(vec![region.descriptor(..1024)?, region.descriptor(2048..)?])?;
 //! assert_eq!(list.total_bytes(), 3072);
 //!
-//! // An operation writes into the memory: nobody else reads or writes it meanwhile.
+//! // An operation writes into the memory: no other reads or writes it meanwhile.
 //! let lease = Leases::acquire(list.as_slice(), LeaseMode::Write)?;
 //! assert!(region.copy_to_slice(0, &mut [0; 16]).is_err());
 //! drop(lease);

@@ -1,4 +1,4 @@
-//! The bytes themselves: one allocation, its owner, and raw copies in and out.
+//! The memory of a region: one allocation, its owner, and raw copies in and out.
 //!
 //! This is the only place that holds a pointer to a region's memory. The pointer is derived once, when the owner moves
 //! in; nothing of the owner that reaches the bytes is touched again until it moves out or is dropped, so nothing
@@ -238,7 +238,7 @@ impl Memory {
         self.owner.as_deref()?.downcast_ref()
     }
 
-    /// Moves the owner out, if it is a `T` and no engine may know the memory. Exclusive access proves that nobody copies.
+    /// Moves the owner out, if it is a `T` and no engine may know the memory. Exclusive access proves that no copy is under way.
     pub(crate) fn take_owner<T: Any>(&mut self) -> Option<T> {
         if self.is_registered() {
             return None;

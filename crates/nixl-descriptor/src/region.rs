@@ -1,4 +1,4 @@
-//! Memory that a program owns and engines may reach.
+//! Regions: memory that a program owns and engines may access.
 
 mod copy;
 mod reclaim;
@@ -145,7 +145,7 @@ impl Region {
         self.access() == Access::ReadWrite
     }
 
-    /// Whether the region was made of a `T`, whatever reaches its bytes now.
+    /// Whether the region was made of a `T`, even if others access its bytes now.
     #[must_use]
     pub fn is_made_of<T: Any>(&self) -> bool {
         self.memory().is_owned_by::<T>()

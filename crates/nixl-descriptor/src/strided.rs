@@ -1,4 +1,4 @@
-//! The bytes of blocks at equal distances, and which blocks of two layouts share bytes.
+//! Strided extents: the bytes of blocks at equal distances, and which blocks of two layouts overlap.
 
 use std::ops::{Range, RangeInclusive};
 
@@ -84,7 +84,7 @@ impl StridedExtents {
     }
 }
 
-/// A block of each side that share bytes. On each side the combs follow each other without overlapping.
+/// A block of each side that share bytes. On each side the strided extents follow each other without overlapping.
 pub(crate) fn first_overlap(
     a: impl Iterator<Item = StridedExtents>,
     a_blocks: &BlockSet,

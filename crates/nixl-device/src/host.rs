@@ -1,4 +1,4 @@
-//! Which machine this is, and what it allows this process.
+//! The identity of the host, and its limits for this process.
 
 use std::num::NonZeroU64;
 use std::path::Path;

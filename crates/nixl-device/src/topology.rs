@@ -1,4 +1,4 @@
-//! The machine as a whole.
+//! The topology of the machine.
 
 use std::path::Path;
 

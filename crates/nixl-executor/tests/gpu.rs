@@ -328,7 +328,7 @@ fn figures_of_the_parts() {
                 if blocks == 1 {
                     let begun = Instant::now();
                     let mut gpu_stream = cuda.gpus.create_stream(0).unwrap();
-                    // SAFETY: both layouts live on, and nothing else uses their memory until the mark.
+                    // SAFETY: both layouts live on, and nothing else uses their memory until the event.
                     unsafe { gpu_stream.memcpy_async(&plan.ops()) }.unwrap();
                     let event = gpu_stream.record_event().unwrap();
                     while !event.is_complete().unwrap() {}
@@ -342,7 +342,7 @@ fn figures_of_the_parts() {
                 total.push(begun.elapsed());
             }
             println!(
-                "{blocks} x {bytes} bytes after {rest:?}: plan {:?}, lane {:?}, execute {:?}, in all {:?}",
+                "{blocks} x {bytes} bytes after {rest:?}: plan {:?}, stream {:?}, execute {:?}, in all {:?}",
                 median(planning),
                 raw.first().map(|_| median(raw.clone())),
                 median(submit),

@@ -97,13 +97,13 @@ impl Drop for Scratch {
     }
 }
 
-struct MoodyLane {
+struct MoodyStream {
     gpu_stream: Box<dyn GpuStream>,
     mood: Arc<Mood>,
     is_busy: Arc<AtomicBool>,
 }
 
-impl MoodyLane {
+impl MoodyStream {
     /// Whether one more call is refused.
     fn refuses(&self) -> bool {
         self.mood.calls.fetch_add(1, SeqCst);
@@ -118,7 +118,7 @@ fn moody() -> GpuError {
     GpuError::Unsupported { reason: "moody".to_owned() }
 }
 
-struct LateMark {
+struct LateEvent {
     event: Box<dyn GpuEvent>,
     late: AtomicUsize,
     mood: Arc<Mood>,
@@ -126,7 +126,7 @@ struct LateMark {
 }
 
 // SAFETY: as the mark that it holds, and reached no sooner.
-unsafe impl GpuEvent for LateMark {
+unsafe impl GpuEvent for LateEvent {
     fn is_complete(&self) -> Result<bool, GpuError> {
         let is_late = |left: usize| left.checked_sub(1);
         let reached =
@@ -150,7 +150,7 @@ unsafe impl GpuBackend for Moody {
 
     fn create_stream(&self, gpu: u32) -> Result<Box<dyn GpuStream>, GpuError> {
         let (mood, is_busy) = (Arc::clone(&self.mood), Arc::default());
-        Ok(Box::new(MoodyLane { gpu_stream: self.gpus.create_stream(gpu)?, mood, is_busy }))
+        Ok(Box::new(MoodyStream { gpu_stream: self.gpus.create_stream(gpu)?, mood, is_busy }))
     }
 
     fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
@@ -173,8 +173,8 @@ unsafe impl GpuBackend for Moody {
     }
 }
 
-// SAFETY: as the lane that it holds, which it asks for the same, or for less if it returns an error.
-unsafe impl GpuStream for MoodyLane {
+// SAFETY: as the stream that it holds, which it asks for the same, or for less if it returns an error.
+unsafe impl GpuStream for MoodyStream {
     unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         // What is refused has begun in part.
         let is_refused = self.refuses();
@@ -216,7 +216,7 @@ unsafe impl GpuStream for MoodyLane {
     fn record_event(&mut self) -> Result<Box<dyn GpuEvent>, GpuError> {
         let late = AtomicUsize::new(self.mood.late);
         let (mood, is_busy) = (Arc::clone(&self.mood), Arc::clone(&self.is_busy));
-        Ok(Box::new(LateMark { event: self.gpu_stream.record_event()?, late, mood, is_busy }))
+        Ok(Box::new(LateEvent { event: self.gpu_stream.record_event()?, late, mood, is_busy }))
     }
 
     fn on_complete(&mut self, waker: Waker) -> Result<(), GpuError> {
@@ -360,7 +360,7 @@ proptest! {
     }
 
     #[test]
-    fn a_packed_copy_that_fails_between_slices_gives_nothing_back_before_both_lanes_are_done(
+    fn a_packed_copy_that_fails_between_slices_gives_nothing_back_before_both_streams_are_done(
         calls in 0usize..4, packing: bool, late in 0usize..50,
     ) {
         let gpus = Moody::with(late);

@@ -678,7 +678,7 @@ impl Reactor {
         let mut progress = false;
         let (mut spinning_until, mut all_spin) = (None, true);
         let (wakes, mut flushed) = (WakeBatch::begin(), started);
-        // Each goes to the end of the line: those whom a turn does not reach come first in the next.
+        // Each goes to the end of the queue: those that a turn does not reach come first in the next.
         for _ in 0..self.active.len() {
             let Some(slot) = self.active.pop_front() else { break };
             if let Some(until) = slot.caller_spins_until(started) {

@@ -65,7 +65,7 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
     }
 
     /// Whether the peer will have to reach this side, so that the request must carry
-    /// [what it needs](Route::introduction).
+    /// [what it needs](Route::initiator_metadata).
     fn needs_local_metadata(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
         let _ = (local, remote);
         false

@@ -353,8 +353,8 @@ macro_rules! operation {
     ) => {
         $(#[$doc])*
         ///
-        /// In a process that was forked from the one that began it, it has ended with [`TransportError::Forked`](crate::TransportError::Forked), and nothing that is
-        /// done with it there reaches the parent's.
+        /// In a process that was forked from the one that began it, it has ended with
+        /// [`TransportError::Forked`](crate::TransportError::Forked), and nothing that is done with it there reaches the parent's.
         pub struct $name(LeakInChild<$inner>);
 
         impl $name {

@@ -10,7 +10,7 @@ use crate::sync::unpark;
 
 /// Where a thread sleeps while it has no work, so that those who give it some wake it only then.
 ///
-/// What tells of work is written and read sequentially consistently, and written before the thread is [roused](Self::wake): then
+/// The flag of work is written and read sequentially consistently, and written before the thread is [woken](Self::wake): then
 /// either the thread sees it before it sleeps, or it is seen to sleep and woken.
 #[derive(Debug)]
 pub struct Sleeper {
@@ -39,7 +39,7 @@ impl Sleeper {
         rouses
     }
 
-    /// On the thread: sleeps until it is roused, for `time` at most, unless there `is_work`. May return early.
+    /// On the thread: sleeps until it is woken, for `time` at most, unless there `is_work`. May return early.
     pub fn sleep(
         &self,
         clock: &dyn Clock,

@@ -1,4 +1,4 @@
-//! Which bytes go where when blocks are copied between layouts.
+//! Pairing of blocks of two layouts into chunks to copy.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub enum ChunkPairError {
 /// written is for [`BlockPairs::lease`] to say. Panics: never.
 ///
 /// # Errors
-/// [`ChunkPairError`]; whatever is wrong, nothing is returned that could be copied.
+/// [`ChunkPairError`]; with an error nothing is returned that could be copied.
 pub fn pair_chunks(
     src: &Layout,
     src_blocks: &[usize],

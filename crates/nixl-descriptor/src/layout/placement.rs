@@ -1,4 +1,4 @@
-//! Where chunks lie, as numbers: what local and remote layouts have in common.
+//! Placement of chunks, as numbers: the common part of local and remote layouts.
 //!
 //! Every kind of layout is the same linear map with other strides, so nothing after the constructor looks at the kind.
 

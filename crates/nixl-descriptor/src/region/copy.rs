@@ -155,7 +155,7 @@ pub fn copy_range_to_slice(
     Ok(())
 }
 
-/// As [`copy_range`], whatever is leased.
+/// As [`copy_range`], without regard to leases.
 ///
 /// # Errors
 /// [`AccessError::OutOfBounds`] (of the descriptor), [`AccessError::NotHost`] or [`AccessError::ReadOnly`].
@@ -180,7 +180,7 @@ pub unsafe fn copy_range_unchecked(
 }
 
 /// Copies `len` bytes between registered regions in host memory, from `source_offset` bytes into the one to
-/// `target_offset` bytes into the other, whatever is leased.
+/// `target_offset` bytes into the other, without regard to leases.
 ///
 /// For engines inside this process, which know memory by its registration: like a NIC, such an engine writes what a peer
 /// names. Waits as [`copy_range`]. Panics: never.

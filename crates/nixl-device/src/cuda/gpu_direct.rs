@@ -1,4 +1,4 @@
-//! What stands for and against GPU Direct, for each device and each NIC, with reasons.
+//! GPU Direct support of each device and each NIC, with reasons.
 //!
 //! These are preconditions. That a transfer really takes the direct path, only a transfer can prove.
 
@@ -22,7 +22,7 @@ pub struct GpuDirectAttributes {
     /// Which calls flush what a NIC wrote, as a set of bits: 1 the host's call, 2 memory operations of streams
     /// (attribute 117).
     pub flush_writes: Option<u32>,
-    /// For whom writes of a NIC are in order without a flush: 0 nobody, 100 the device itself, 200 all devices
+    /// The observers for which writes of a NIC are in order without a flush: 0 none, 100 the device itself, 200 all devices
     /// (attribute 118).
     pub writes_ordering: Option<i32>,
     /// Memory can be exported as a DMA-BUF (attribute 124).

@@ -1,4 +1,4 @@
-//! A thread that does what other threads may not: calls CUDA after a callback, waits without blocking anyone.
+//! The reaper thread, which calls CUDA after a callback and waits for streams.
 //!
 //! It is started when it is first needed and sleeps while there is nothing to do. If it cannot be started, what it is
 //! given is leaked: that is safe.

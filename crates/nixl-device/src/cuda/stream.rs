@@ -1,4 +1,4 @@
-//! Queues of work for a device.
+//! CUDA streams: queues of work for a device.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -119,7 +119,7 @@ impl Stream {
     }
 
     /// Runs a function on a thread of the driver when everything queued before it is done, with `Ok`; or when the
-    /// context breaks, with the error. What is queued later waits for the function, so keep it short: wake somebody.
+    /// context breaks, with the error. What is queued later waits for the function, so keep it short: wake a task.
     ///
     /// The way takes about 15 µs; who polls an [`Event`] instead knows 2 µs after the device has passed.
     ///
@@ -211,7 +211,7 @@ impl Drop for Stream {
             reaper::wait_for(holds);
         }
         let raw = self.raw;
-        // SAFETY: nobody else destroys it. The driver finishes what is queued first.
+        // SAFETY: nothing else destroys it. The driver finishes what is queued first.
         self.context.release("cuStreamDestroy", move |api| unsafe { (api.stream_destroy)(raw) });
     }
 }

@@ -130,7 +130,7 @@ impl Default for Costs {
                 // 52 and 51 GB/s for every size of chunk.
                 row(DeviceToHost, Kernel, Cost::new(10.0, 0.0, 52.0)),
                 row(HostToDevice, Kernel, Cost::new(10.0, 0.0, 51.0)),
-                // One copy's 55 GB/s less the first slice, which no copy overlaps: 54. Two steps on two lanes, so a larger
+                // One copy's 55 GB/s less the first slice, which no copy overlaps: 54. Two steps on two streams, so a larger
                 // fixed part; the host's side is copied run by run.
                 row(DeviceToHost, PackedCopy, Cost::new(25.0, 2.3, 54.0)),
                 row(HostToDevice, PackedCopy, Cost::new(25.0, 2.3, 54.0)),

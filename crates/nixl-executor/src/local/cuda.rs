@@ -272,13 +272,13 @@ impl CudaGpuStream {
 }
 
 // SAFETY: everything is queued on one stream of the driver's, which runs it in order: copies between the ranges of `ops`, and
-// the kernel, which copies what its table says (`table.rs`, and `kernels/README.md`). A mark is an event recorded on the
+// the kernel, which copies what its table says (`table.rs`, and `kernels/README.md`). An event is recorded on the
 // stream; the driver refuses one only for a context that is lost, whose work it has ended. Waiting is `cuStreamWaitEvent`.
 unsafe impl GpuStream for CudaGpuStream {
     unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         let stream = self.own()?;
         for op in ops {
-            // SAFETY: the caller vouches for both ranges until a later mark is reached.
+            // SAFETY: the caller vouches for both ranges until a later event is complete.
             unsafe { stream.copy_async(op.dst, op.src, op.len as usize) }.map_err(driver)?;
         }
         Ok(())
@@ -288,7 +288,7 @@ unsafe impl GpuStream for CudaGpuStream {
         let dsts: Vec<_> = ops.iter().map(|op| op.dst).collect();
         let srcs: Vec<_> = ops.iter().map(|op| op.src).collect();
         let lens: Vec<_> = ops.iter().map(|op| op.len as usize).collect();
-        // SAFETY: the caller vouches for all ranges until a later mark is reached; plans have no overlapping targets.
+        // SAFETY: the caller vouches for all ranges until a later event is complete; plans have no overlapping targets.
         unsafe { self.own()?.copy_batch_async(&dsts, &srcs, &lens) }.map_err(driver)
     }
 
@@ -307,8 +307,8 @@ unsafe impl GpuStream for CudaGpuStream {
         let host = is_pinned(copy.src.block(0)) || is_pinned(copy.dst.block(0));
         let grid = grid(host, copy.bytes(), self.gpu.multiprocessors);
         let mut parameters = [ptr::from_mut(&mut parameter).cast::<c_void>()];
-        // SAFETY: the entries take one such parameter by value. The caller vouches for all ranges until a later mark
-        // is reached; the table lies in pinned memory that this lane keeps until then, and the module is the GPU's.
+        // SAFETY: the entries take one such parameter by value. The caller vouches for all ranges until a later event
+        // is reached; the table lies in pinned memory that this stream keeps until then, and the module is the GPU's.
         unsafe { function.launch([grid, 1, 1], [THREADS, 1, 1], 0, &mut parameters, self.own()?) }
             .map_err(driver)?;
         self.tables.push(table);
@@ -316,8 +316,8 @@ unsafe impl GpuStream for CudaGpuStream {
     }
 
     unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError> {
-        // SAFETY: the stream is of the primary context of this lane's GPU, and the caller uses the handle only as long
-        // as the lane keeps the stream.
+        // SAFETY: the stream is of the primary context of this stream's GPU, and the caller uses the handle only as long
+        // as the stream keeps the stream.
         Ok(unsafe { StreamHandle::from_raw(self.own()?.as_raw()) })
     }
 

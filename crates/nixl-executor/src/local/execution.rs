@@ -57,7 +57,7 @@ impl CopyWorkers {
 enum State {
     Planned,
     Host(Copying),
-    /// Work is queued on a GPU; lanes and scratch memory go back when it is done.
+    /// Work is queued on a GPU; streams and scratch memory go back when it is done.
     Queued {
         event: Box<dyn GpuEvent>,
         _gpu_stream: Box<dyn GpuStream>,
@@ -154,7 +154,7 @@ impl PlanExecution {
         }
     }
 
-    /// Queues the whole plan on one lane, or on two where the second ends last.
+    /// Queues the whole plan on one stream, or on two where the second ends last.
     fn queue(&mut self) -> Result<State, GpuError> {
         let gpu = match (self.plan.copier, self.plan.src, self.plan.dst) {
             (Some(gpu), ..) | (_, MemoryKind::Gpu(gpu), _) | (.., MemoryKind::Gpu(gpu)) => gpu,
@@ -177,9 +177,9 @@ impl PlanExecution {
         };
         let ordered = ordered.and_then(|()| order(&mut *gpu_stream, &self.pending));
         // SAFETY (of all calls below): the operation leases both ranges of every copy until this execution has seen
-        // the mark, or the GPU is lost. The GPU reaches both: `GpuBackend::memory_kind` said what they are, for each part, and
+        // the event, or the GPU is lost. The GPU reaches both: `GpuBackend::memory_kind` said what they are, for each part, and
         // `Strategy::check` turns down what a GPU cannot reach. Scratch memory is this transfer's own, as long as the copies.
-        // StreamPair and scratch memory are kept with the marks, and leaked if this is dropped before.
+        // StreamPair and scratch memory are kept with the events, and leaked if this is dropped before.
         let queued = ordered.and_then(|()| match (plan.strategy, &mut last, &scratch) {
             (Strategy::PackedCopy, Some(last), Some(scratch)) => {
                 let gpu_streams = packed::StreamPair { first: &mut *gpu_stream, last: &mut **last };
@@ -207,7 +207,7 @@ impl PlanExecution {
                 Ok(State::Queued { event, _gpu_stream: gpu_stream, _last: last, _scratch: scratch })
             }
             Err(error) => {
-                // A lane that takes no mark has lost its GPU, and nothing is under way on it.
+                // A stream that records no event has lost its GPU, and nothing is in flight on it.
                 let gpu_streams = [Some(&mut gpu_stream), last.as_mut()].into_iter().flatten();
                 let events =
                     gpu_streams.filter_map(|gpu_stream| gpu_stream.record_event().ok()).collect();

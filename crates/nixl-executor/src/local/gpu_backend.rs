@@ -18,7 +18,7 @@ use super::{GpuError, MemoryKind};
 ///
 /// The executors copy by address what an implementation says is there. It promises:
 ///
-/// * [`capabilities`](Self::abilities) are the same at every call. GPUs with ordinals below `gpus` exist, and two that are in
+/// * [`capabilities`](Self::capabilities) are the same at every call. GPUs with ordinals below `gpus` exist, and two that are in
 ///   `peers` can read and write each other's memory, as far as [`is_open_to_peers`](Self::is_open_to_peers) says.
 /// * [`memory_kind`](Self::memory_kind), for an address inside a live region of `device`: [`MemoryKind::Pageable`] and
 ///   [`MemoryKind::Pinned`] only if the processor can read and write the memory at that address, as far as the region's
@@ -31,8 +31,8 @@ use super::{GpuError, MemoryKind};
 /// * [`pin`](Self::pin): the buffer's address is the region's, and all of the region is pinned until the buffer is dropped.
 /// * [`open`](Self::open): as many bytes as the handle says in its last eight (little endian), which `gpu` can read and
 ///   write at the buffer's address until the buffer is dropped, even if the other process has ended.
-/// * [`create_stream`](Self::create_stream), [`record_event_on`](Self::record_event_on) and all buffers keep the contracts of their traits. The mark of
-///   a stream is reached no sooner than the work that the stream had queued.
+/// * [`create_stream`](Self::create_stream), [`record_event_on`](Self::record_event_on) and all buffers keep the contracts of their traits.
+///   The event of a stream is complete no sooner than the work that the stream had queued.
 ///
 /// A handle or an address that means nothing is an error.
 ///
@@ -49,13 +49,13 @@ use super::{GpuError, MemoryKind};
 /// }
 /// ```
 pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
-    /// What they can do.
+    /// The capabilities of the GPUs.
     fn capabilities(&self) -> &GpuCapabilities;
 
     /// What kind of memory an address of a device is.
     fn memory_kind(&self, device: Device, address: u64) -> MemoryKind;
 
-    /// A queue of work on one GPU, for one transfer.
+    /// A stream of one GPU, for one transfer.
     ///
     /// # Errors
     ///
@@ -116,7 +116,7 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
         Err(GpuError::Unsupported { reason: "these GPUs do not pin memory".to_owned() })
     }
 
-    /// A point after all that a stream of the caller's has queued until now.
+    /// Records an event after all that a stream of the caller's has queued until now.
     ///
     /// # Errors
     ///
@@ -162,16 +162,17 @@ unsafe impl TransferBuffer for Region {
     }
 }
 
-/// A queue of work on one GPU; what is queued runs in order.
+/// A stream: a queue of work on one GPU, which runs in order.
 ///
 /// # Safety
 ///
 /// * The work touches no memory but the ranges of the copies that it was asked for: it reads the sources and writes the
-///   targets, none of which is touched before the call or after a mark that was made later is reached.
+///   targets, none of which is touched before the call or after an event recorded later is complete.
 /// * After `Ok`, all that was asked is queued. After `Err`, some of it may be.
-/// * [`record_event`](Self::record_event) comes after everything queued so far, and `Err` means that nothing queued so far runs, now or later.
-/// * What is queued after [`wait_stream`](Self::wait_stream) or [`wait_event`](Self::wait_event) has returned `Ok` begins only when the work
-///   before that point is done. An error means that nothing waits.
+/// * [`record_event`](Self::record_event) comes after everything queued so far, and `Err` means that nothing queued so far runs, now or
+///   later.
+/// * What is queued after [`wait_stream`](Self::wait_stream) or [`wait_event`](Self::wait_event) has returned `Ok` begins only when the
+///   work before that point is done. An error means that nothing waits.
 /// * [`on_complete`](Self::on_complete) has no part in this: a waker is woken too early or never.
 pub unsafe trait GpuStream: Send {
     /// Queues one copy for each of `ops`.
@@ -183,7 +184,7 @@ pub unsafe trait GpuStream: Send {
     /// # Safety
     ///
     /// Both ranges of each copy are memory that the GPU can reach, nothing else writes what is read or touches what is
-    /// written, and all of it stays so until a [`record_event`](Self::record_event) made later is reached, or the GPU is lost. The lane is
+    /// written, and all of it stays so until an event [recorded](Self::record_event) later is complete, or the GPU is lost. The stream is
     /// not dropped before that, only leaked: what it keeps for its work goes with it.
     unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError>;
 
@@ -209,15 +210,15 @@ pub unsafe trait GpuStream: Send {
     /// As there.
     unsafe fn launch_copy_kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError>;
 
-    /// What [`wait_stream`](Self::wait_stream) of another lane of the same GPU takes, to order that lane's work after this one's.
+    /// The handle for [`wait_stream`](Self::wait_stream) of another stream of the same GPU, to order that stream's work after this one's.
     ///
     /// # Errors
     ///
-    /// [`GpuError`] if the lane has no stream any more.
+    /// [`GpuError`] if the stream was given back.
     ///
     /// # Safety
     ///
-    /// The handle is not used once this lane is dropped.
+    /// The handle is not used once this stream is dropped.
     unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError>;
 
     /// Makes what is queued from here on wait for what `stream` has queued until now.
@@ -231,10 +232,10 @@ pub unsafe trait GpuStream: Send {
     ///
     /// # Errors
     ///
-    /// [`GpuError`] if the mark is of other [`GpuBackend`].
+    /// [`GpuError`] if the event is of another [`GpuBackend`].
     fn wait_event(&mut self, event: &dyn GpuEvent) -> Result<(), GpuError>;
 
-    /// A point after everything queued so far.
+    /// Records an event after everything queued so far.
     ///
     /// # Errors
     ///
@@ -249,7 +250,7 @@ pub unsafe trait GpuStream: Send {
     fn on_complete(&mut self, waker: Waker) -> Result<(), GpuError>;
 }
 
-/// A point in the work of a lane or a stream.
+/// An event: a point in the work of a stream.
 ///
 /// # Safety
 ///

@@ -18,7 +18,7 @@ impl NoGpus {
     }
 }
 
-// SAFETY: it hands out no memory, lane or mark. Memory of a region on the host is the processor's to reach, and of GPUs that
+// SAFETY: it hands out no memory, stream or event. Memory of a region on the host is the processor's to reach, and of GPUs that
 // a region may name none is there by `capabilities`, so no strategy takes one.
 unsafe impl GpuBackend for NoGpus {
     fn capabilities(&self) -> &GpuCapabilities {

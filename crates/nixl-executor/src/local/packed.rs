@@ -15,7 +15,7 @@ const SLICES: usize = 8;
 /// Bytes of a slice at least, unless it is the only one: the link takes 76 us for them, the host some 10 us to queue them.
 const SLICE_BYTES: u64 = 4 << 20;
 
-/// Two lanes of one GPU: one for the kernels, one for the copies.
+/// Two streams of one GPU: one for the kernels, one for the copies.
 pub(crate) struct StreamPair<'a> {
     /// Does the first step of each slice.
     pub(crate) first: &'a mut dyn GpuStream,
@@ -23,18 +23,18 @@ pub(crate) struct StreamPair<'a> {
     pub(crate) last: &'a mut dyn GpuStream,
 }
 
-/// Queues copies through scratch memory: a kernel on the first lane and copies on the last, if the source is to be
+/// Queues copies through scratch memory: a kernel on the first stream and copies on the last, if the source is to be
 /// packed; else copies on the first and a kernel on the last.
 ///
 /// # Errors
 ///
-/// [`GpuError`]. Some of the work may have been queued, on both lanes.
+/// [`GpuError`]. Some of the work may have been queued, on both streams.
 ///
 /// # Safety
 ///
-/// As for [`GpuStream::memcpy_async`] with the copies of `blocks`, until marks made later on both lanes are reached. At `scratch` are
-/// as many bytes as `blocks` has, of the memory of the lanes' GPU, which nothing else uses as long. If this succeeds, the
-/// last lane's mark will do.
+/// As for [`GpuStream::memcpy_async`] with the copies of `blocks`, until events made later on both streams are reached. At `scratch` are
+/// as many bytes as `blocks` has, of the memory of the streams' GPU, which nothing else uses as long. If this succeeds, the
+/// last stream's event will do.
 pub(crate) unsafe fn queue(
     gpu_streams: StreamPair<'_>,
     blocks: &BlockCopy,
@@ -52,7 +52,7 @@ pub(crate) unsafe fn queue(
             // SAFETY: as above.
             false => unsafe { first.memcpy_async(&into.block_ops()) }?,
         }
-        // SAFETY: the lane of the handle lives, and so does its stream; both lanes are of one GPU.
+        // SAFETY: the stream of the handle lives, and so does its stream; both streams are of one GPU.
         last.wait_stream(unsafe { first.raw_stream() }?)?;
         match packing {
             // SAFETY: the caller vouches for the targets and the scratch memory, whose bytes of this slice were written
@@ -85,11 +85,11 @@ mod tests {
     use super::super::gpu_backend::{GpuEvent, StreamHandle};
     use super::*;
 
-    /// What two lanes were told.
+    /// What two streams were told.
     #[derive(Default)]
     struct Log {
         work: Vec<Work>,
-        /// For each lane, the work that is done before what is queued next begins.
+        /// For each stream, the work that is done before what is queued next begins.
         before: [HashSet<usize>; 2],
     }
 
@@ -100,7 +100,7 @@ mod tests {
         before: HashSet<usize>,
     }
 
-    /// A lane that copies nothing and takes notes.
+    /// A stream that copies nothing and takes notes.
     struct Noting {
         gpu_stream: usize,
         log: Arc<Mutex<Log>>,
@@ -120,7 +120,7 @@ mod tests {
         Err(GpuError::Unsupported { reason: "it only takes notes".to_owned() })
     }
 
-    // SAFETY: it copies nothing and makes no marks.
+    // SAFETY: it copies nothing and makes no events.
     unsafe impl GpuStream for Noting {
         unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
             self.note(false, ops.to_vec())
@@ -135,7 +135,7 @@ mod tests {
         }
 
         unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError> {
-            // SAFETY: it only gets back to these lanes, which take the number of a lane out of it.
+            // SAFETY: it only gets back to these streams, which take the number of a stream out of it.
             Ok(unsafe { StreamHandle::from_raw(self.gpu_stream) })
         }
 
@@ -196,7 +196,7 @@ mod tests {
             let log = Arc::new(Mutex::new(Log::default()));
             let [mut first, mut last] = [0, 1].map(|gpu_stream| Noting { gpu_stream, log: Arc::clone(&log) });
             let gpu_streams = StreamPair { first: &mut first, last: &mut last };
-            // SAFETY: these lanes copy nothing.
+            // SAFETY: these streams copy nothing.
             unsafe { queue(gpu_streams, &copy, SCRATCH, packing) }.unwrap();
             let log = log.lock().unwrap();
             // Where each piece in the scratch memory came from, and by which work.
@@ -219,7 +219,7 @@ mod tests {
             carried.sort_unstable();
             expected.sort_unstable();
             prop_assert_eq!(carried, expected);
-            prop_assert_eq!(log.before[1].len(), log.work.len(), "the last lane ends last");
+            prop_assert_eq!(log.before[1].len(), log.work.len(), "the last stream ends last");
             prop_assert_eq!(log.work.len(), 2 * slices(&copy).count());
         }
     }

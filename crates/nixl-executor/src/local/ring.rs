@@ -46,7 +46,7 @@ pub(crate) struct Ring {
 enum Side {
     /// By the processor.
     Host(CacheHint),
-    /// By a lane, on which work is done in order.
+    /// By a stream, on which work is done in order.
     Gpu { gpu_stream: Box<dyn GpuStream>, queued: u64 },
 }
 
@@ -64,7 +64,7 @@ enum SlotState {
 enum Done {
     Now,
     Host(Copying),
-    /// After so much work on the lane.
+    /// After so much work on the stream.
     Gpu {
         event: Box<dyn GpuEvent>,
         turn: u64,
@@ -72,7 +72,7 @@ enum Done {
 }
 
 impl Done {
-    /// Asks the GPU only if this comes `first` on its lane: an answer takes 2 us.
+    /// Asks the GPU only if this comes `first` on its stream: an answer takes 2 us.
     fn is_done(&self, first: Option<u64>) -> Result<bool, GpuError> {
         match self {
             Self::Now => Ok(true),
@@ -184,7 +184,7 @@ impl Ring {
         self.stop();
     }
 
-    /// What comes first on the lanes of the two sides.
+    /// What comes first on the streams of the two sides.
     fn first(&self) -> (Option<u64>, Option<u64>) {
         let filling = |slot: &Slot| match &slot.state {
             SlotState::Filling { done, .. } => done.turn(),

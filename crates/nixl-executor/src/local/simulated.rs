@@ -87,12 +87,12 @@ impl SimulatedGpus {
                     Work::Copies(_) | Work::Kernel(_) | Work::Reach(_) if has_failed => {}
                     Work::Copies(ops) => {
                         for op in ops {
-                            // SAFETY: the caller that queued it vouched for the ranges until a later mark is reached.
+                            // SAFETY: the caller that queued it vouched for the ranges until a later event is complete.
                             unsafe { copy(op, CacheHint::Cached) };
                         }
                     }
                     Work::Kernel(launch) => {
-                        // SAFETY: the caller that queued it vouched for the ranges until a later mark is reached.
+                        // SAFETY: the caller that queued it vouched for the ranges until a later event is complete.
                         if let Err(fault) = unsafe { launch.run(&theirs) } {
                             let _ = theirs.fault.set(fault);
                             theirs.failed.store(true, Ordering::Release);
@@ -130,7 +130,7 @@ impl SimulatedGpus {
     }
 
     /// Makes all that is queued or asked from here on fail, as after a sticky error. Nothing is copied any more once
-    /// anybody has been told.
+    /// a caller has been told.
     pub fn fail(&self) {
         self.shared.failed.store(true, Ordering::Release);
     }
@@ -169,7 +169,7 @@ fn healthy(shared: &Shared) -> Result<(), GpuError> {
 // SAFETY: all memory is this process's own, of every simulated kind, so the processor and the thread that simulates GPUs can
 // reach it at its address. `Memories` finds it as long as it lives: pinned memory and what is pinned is found as such until
 // it is dropped. All buffers are regions, of their own or, for `pin`, of the same bytes. `SharedMemory::open` maps as many
-// bytes as the handle says, of a file that cannot shrink. The mark of a stream is one after the work of all lanes, which
+// bytes as the handle says, of a file that cannot shrink. The event of a stream is one after the work of all streams, which
 // every stream counts as.
 unsafe impl GpuBackend for SimulatedGpus {
     fn capabilities(&self) -> &GpuCapabilities {
@@ -177,7 +177,7 @@ unsafe impl GpuBackend for SimulatedGpus {
     }
 
     fn record_event_on(&self, gpu: u32, _: StreamHandle) -> Result<Box<dyn GpuEvent>, GpuError> {
-        // Any stream counts as having queued what all lanes have.
+        // Any stream counts as having queued what all streams have.
         self.create_stream(gpu)?.record_event()
     }
 
@@ -387,8 +387,8 @@ impl SimulatedStream {
     }
 }
 
-// SAFETY: one thread does the work of all lanes in the order in which it was queued, and a mark is work of that thread's. A
-// mark that cannot be made is one of GPUs that have failed: `healthy` says so only when nothing is copied, and nothing
+// SAFETY: one thread does the work of all streams in the order in which it was queued, and an event is work of that thread's. An
+// event that cannot be recorded is one of GPUs that have failed: `healthy` says so only when nothing is copied, and nothing
 // is afterwards.
 unsafe impl GpuStream for SimulatedStream {
     unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
@@ -411,7 +411,7 @@ unsafe impl GpuStream for SimulatedStream {
     }
 
     fn wait_stream(&mut self, _stream: StreamHandle) -> Result<(), GpuError> {
-        // There are no streams but these, and the work of all lanes is done in the order in which it was queued.
+        // There are no streams but these, and the work of all streams is done in the order in which it was queued.
         healthy(&self.shared)
     }
 
@@ -478,7 +478,7 @@ mod tests {
         CopyOp { src: src.address(), dst: dst.address(), len: src.len() as u64 }
     }
 
-    /// What becomes of one request on a lane of the first GPU, once its mark is reached.
+    /// What becomes of one request on a stream of the first GPU, once its event is complete.
     fn outcome(
         gpus: &SimulatedGpus,
         ask: impl FnOnce(&mut dyn GpuStream) -> Result<(), GpuError>,

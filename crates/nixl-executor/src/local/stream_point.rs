@@ -32,12 +32,12 @@ impl StreamPoint {
     }
 }
 
-/// Whether all of the work is of streams, so that a lane can wait for it.
+/// Whether all of the work is of streams, so that a stream can wait for it.
 pub(super) fn is_of_streams(pending: &[Arc<dyn Dependency>]) -> bool {
     pending.iter().all(|work| point(work).is_some())
 }
 
-/// Makes the lane wait for the work of streams.
+/// Makes the stream wait for the work of streams.
 ///
 /// # Errors
 ///

@@ -8,7 +8,7 @@ use super::check::{REMOTE_COPY, STAGING};
 
 impl LocalFacts {
     /// Adds to `info` what a planner on the other side needs: the capabilities, the GPUs, and, behind the names of the
-    /// transports, those of the [carriers](Carrier) that this side has. `staging` says whether this process takes part in
+    /// transports, those of the [media](Medium) that this side has. `staging` says whether this process takes part in
     /// staged transfers.
     #[must_use]
     pub fn describe(&self, info: PeerInfo, staging: bool) -> PeerInfo {

@@ -237,7 +237,7 @@ impl PeerFacts {
 pub enum Engine {
     /// UCX, for instance inside NIXL: what carries its bytes is inferred.
     Ucx,
-    /// The same, and it [expects](super::Estimate) no more of the way to this peer than of sockets.
+    /// The same, and it [expects](super::EngineEstimate) no more of the way to this peer than of sockets.
     UcxBySockets,
     /// Another, of which nothing is known.
     Other,

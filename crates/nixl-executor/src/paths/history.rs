@@ -32,7 +32,7 @@ impl PathHistory {
         note(&mut self.in_cooldown, kind, reason.into());
     }
 
-    /// Notes that this operation tried a path in vain.
+    /// Notes that a path failed for this operation.
     pub fn note_tried(&mut self, kind: PathKind, reason: impl Into<Cow<'static, str>>) {
         note(&mut self.tried, kind, reason.into());
     }

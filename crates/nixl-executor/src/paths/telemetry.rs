@@ -205,7 +205,7 @@ mod tests {
             note_attempt(PathKind::CudaIpc, "cuda", Err(&gone));
             note_attempt(PathKind::StagedBothSides, "nixl/UCX", Ok(()));
             note_end(Some(&PathReport::new(PathKind::StagedBothSides, "nixl/UCX", 70, 1)), Ok(()));
-            let local = PathReport::new(PathKind::Local("kernel"), "whatever", 5, 1);
+            let local = PathReport::new(PathKind::Local("kernel"), "any", 5, 1);
             note_end(Some(&local), Err(&OperationError::Cancelled));
             note_end(None, Err(&OperationError::Transport(gone)));
             let successes = Successes::default();

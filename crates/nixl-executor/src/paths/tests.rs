@@ -239,7 +239,7 @@ fn the_engine_s_own_cuda_ipc_is_better_than_staging() {
 
 #[test]
 fn host_memory_needs_no_cooperation() {
-    // A GPU here, host memory there: whoever the peer is.
+    // A GPU here, host memory there: with any peer.
     let query = ask(MemoryKind::Gpu(0), Device::HOST);
     for peer in [PeerFacts::unknown(), elsewhere()] {
         let plan = plan(query, &here(), &peer);
@@ -660,11 +660,11 @@ proptest! {
         for kind in &ranked {
             let chosen = plan.choose(bytes, &history).unwrap().path.kind;
             prop_assert_eq!(chosen, *kind);
-            history.note_tried(chosen, "in vain");
+            history.note_tried(chosen, "tried");
         }
         match plan.choose(bytes, &history) {
             Err(TransportError::NoPath { rejected }) => {
-                let tried = rejected.iter().filter(|r| r.reason == "in vain").count();
+                let tried = rejected.iter().filter(|r| r.reason == "tried").count();
                 prop_assert_eq!(tried, ranked.len());
             }
             other => prop_assert!(false, "{:?}", other),

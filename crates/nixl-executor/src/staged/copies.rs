@@ -126,7 +126,7 @@ impl Copier {
 
 impl Drop for Copier {
     fn drop(&mut self) {
-        // A lane goes back to its pool only when its work is known to be done.
+        // A stream goes back to its pool only when its work is known to be done.
         if let Some(gpu_stream) = self.gpu_stream.take().filter(|_| self.lost || !self.is_quiet()) {
             mem::forget(gpu_stream);
         }

@@ -212,7 +212,7 @@ impl RemoteCopyTarget {
         match self.outbox.flush(self.staging.link(), now) {
             Ok(sent) => self.steps += u64::from(sent),
             Err(error) if matches!(self.stage, Stage::Connecting(_)) => self.fail(error),
-            // The copy goes on all the same, since the peer's memory is in use; and the last word is tried again.
+            // The copy goes on all the same, since the peer's memory is in use; and the last message is sent again.
             Err(_) => {}
         }
         if !self.said_end {

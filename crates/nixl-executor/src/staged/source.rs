@@ -92,7 +92,7 @@ impl Source {
     pub(super) fn grants(&mut self) -> Result<&mut Grants, TransportError> {
         match &mut self.targets {
             Targets::Granted(grants) => Ok(grants),
-            Targets::Known(_) => Err(violated("a grant that nobody asked for")),
+            Targets::Known(_) => Err(violated("an unrequested grant")),
         }
     }
 

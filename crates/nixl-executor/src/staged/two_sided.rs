@@ -34,13 +34,13 @@ pub(super) struct TwoSided {
     failure: Option<TransportError>,
     /// When it did.
     failed_at: Duration,
-    /// The last word about it was queued.
+    /// The last message about it was queued.
     said_end: bool,
     /// The peer cannot be reached any more, so that it cannot reach this side either.
     peer_gone: bool,
     /// Nothing can be sent, for reasons that say nothing about the peer.
     mute: bool,
-    /// The peer said the last word: `Done` to a source, `Stopped` to a sink.
+    /// The peer sent its last message: `Done` to a source, `Stopped` to a sink.
     peer_ended: bool,
     /// The peer stopped, so it has not completed the operation.
     refused: bool,
@@ -297,7 +297,7 @@ impl TwoSided {
         }
     }
 
-    /// Queues the last word once it is true.
+    /// Queues the last message once it is true.
     fn say_end(&mut self) {
         if self.said_end {
             return;

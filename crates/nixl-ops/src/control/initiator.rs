@@ -376,7 +376,7 @@ impl Execution for MessageClaim {
 impl Drop for MessageClaim {
     fn drop(&mut self) {
         if self.stage != Stage::Ended && !self.abandon() {
-            // In flight, and nothing waits for its end: the owner needs another proof than this side's word.
+            // In flight, and nothing waits for its end: the owner needs another proof than this side's message.
             self.claims.note_in_flight(&self.key);
             self.claims.lock().by_key.remove(&self.key);
         }

@@ -137,7 +137,7 @@ impl Claims {
         }
     }
 
-    /// Ends a claim by the owner's proof, or by the writer's word that came another way.
+    /// Ends a claim by the owner's proof, or by the writer's confirmation that came another way.
     pub(super) fn settle(&self, slot: u32, generation: u64) {
         if let Some(word) = self.word(slot) {
             word.store(claim_of(generation, DONE), Ordering::SeqCst);

@@ -42,7 +42,7 @@ impl ServedGrants {
         tables.values().any(has_grants)
     }
 
-    /// A reader's word. Returns whether it is about an export here.
+    /// A reader's message. Returns whether it is about an export here.
     pub(crate) fn receive(&self, message: &[u8]) -> bool {
         let Some(message) = GrantMessage::decode(message) else { return false };
         let table = lock(&self.tables).get(&message.export).and_then(Weak::upgrade);

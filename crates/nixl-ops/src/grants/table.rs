@@ -78,13 +78,13 @@ enum Phase {
 pub enum GrantEnd {
     /// It has ended now: what is done to the blocks from here on is not taken for granted bytes by a reader that checks.
     Ended,
-    /// It is not valid any more, but a writer has claimed it: its blocks stay granted until the writer's word or proof.
+    /// It is not valid any more, but a writer has claimed it: its blocks stay granted until the writer's confirmation or proof.
     Quarantined,
     /// It had ended before, or there was none.
     Over,
 }
 
-/// What a reader's or writer's word came to.
+/// The outcome of a reader's or writer's message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum DoneOutcome {

@@ -1,4 +1,4 @@
-//! What a grant is for, and what names it.
+//! The terms of a grant and its name.
 
 use std::fmt;
 use std::num::NonZeroU32;

@@ -1,4 +1,4 @@
-//! What wakes a driver's thread, and what a peer that misuses the page can do about it.
+//! Tests of the wake-ups of a driver's thread, also against a peer that misuses the page.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -94,7 +94,8 @@ struct Functions {
 }
 
 type Callback = extern "C" fn(c_int, c_uint, *mut c_void);
-/// `ucs_async_dispatch_handlers`: their numbers, how many, and what has happened. The last is not there before UCX 1.8, where it is ignored.
+/// `ucs_async_dispatch_handlers`: their numbers, how many, and what has happened. The last is not there before UCX 1.8, where it is
+/// ignored.
 type Dispatch = unsafe extern "C" fn(*mut c_int, usize, c_int) -> i8;
 /// `ucs_async_poll`, of every UCX since 1.0: calls the handlers of a context, or all.
 type Poll = unsafe extern "C" fn(*mut c_void);

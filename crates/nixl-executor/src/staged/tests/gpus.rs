@@ -40,7 +40,7 @@ impl TestGpus {
         for _ in 0..count {
             let Some(work) = self.queue.lock().unwrap().pop_front() else { return };
             match work {
-                // SAFETY: the caller that queued it vouched for both ranges until a later mark is reached.
+                // SAFETY: the caller that queued it vouched for both ranges until a later event is complete.
                 Work::Copy(op) => unsafe {
                     std::ptr::copy(op.src as *const u8, op.dst as *mut u8, op.len as usize);
                 },
@@ -68,7 +68,7 @@ pub(super) fn region(device: Device, len: usize) -> Region {
     unsafe { Region::from_raw_parts(base, len, device, Access::ReadWrite, bytes) }.unwrap()
 }
 
-/// What is in it, whoever may write to it now: a look from outside.
+/// Its content, read without regard to concurrent writers.
 pub(super) fn look(region: &Region) -> Vec<u8> {
     let base = region.address() as *const u8;
     // SAFETY: it is a vector of this process, and the test's one thread does all the writing.
@@ -89,7 +89,7 @@ fn lost(flag: &AtomicBool) -> Result<(), GpuError> {
     }
 }
 
-// SAFETY: all memory is the host's, whatever it stands for: vectors of this process that stay where they are, which the one
+// SAFETY: all memory is host memory, of every simulated kind: vectors of this process that stay where they are, which the one
 // thread of the test reaches by address. A handle names such a vector, which the test keeps while it is open.
 unsafe impl GpuBackend for TestGpus {
     fn capabilities(&self) -> &GpuCapabilities {

@@ -1,5 +1,4 @@
-//! What a peer may send to a live session, and what comes of it: an error that says what was wrong, and memory and slots
-//! that come back.
+//! Hostile messages to a live session: each is an error that says what was wrong, and memory and slots come back.
 
 use std::process::{Command, Stdio};
 use std::task::Poll;
@@ -444,7 +443,7 @@ fn requests_are_checked_against_the_offer() {
         let said = refusal(&world, &from, &Message::Open(open));
         assert!(said.contains(reason), "{said}");
     }
-    // An introduction of somebody else's is not answered: nobody knows whom it would reach.
+    // Metadata of another agent is not answered: the answer would reach that agent.
     let forged = world.sides[1].agent_metadata().compressed().clone();
     let open = Message::Open(Open { initiator_metadata: forged, ..good.clone() });
     let received = world.sides[1].staging.receive(&from, &open.encode(SessionId::random()));

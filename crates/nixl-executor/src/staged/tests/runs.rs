@@ -252,7 +252,7 @@ fn cases() -> u32 {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases()))]
 
-    /// No circle, no lost credit: whatever the order of things, all complete, and soon.
+    /// No circle of waits, no lost credit: in every order of events, all complete, and soon.
     #[test]
     fn all_complete_in_any_order(
         by in messages(), slots in slots(), window in 1usize..6, operations in vec(asked(), 1..6),
@@ -364,7 +364,7 @@ proptest! {
             run.step(*step);
         }
         run.settle(DRAIN * 3);
-        // Late writes come last, and must hurt nobody.
+        // Late writes come last, and must hit no other memory.
         run.world.fabric.faults().release();
         prop_assert!(run.settle(DRAIN * 3), "something never ends");
         run.finish(true);

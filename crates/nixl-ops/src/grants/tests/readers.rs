@@ -110,7 +110,7 @@ fn a_grant_ends_once() {
                 ended.fetch_add(1, Relaxed);
             }
         });
-        // The writer's word may have come after the first look at it.
+        // The writer's confirmation may have come after the first look at it.
         ended.fetch_add(table.take_done().len() as u64, Relaxed);
         assert_eq!(table.done(slot, generation, &token, [0; 16]), Ok(DoneOutcome::Over));
         assert_eq!(table.stats(), Default::default());
