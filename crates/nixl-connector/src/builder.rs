@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixl_device::HostIdentity as LocalHost;
+use nixl_device::MachineIdentity;
 use nixl_metadata::{HostIdentity, MessageVersions, PeerInfo};
 use nixl_ops::{
     ClaimDemand, Clock, DriverConfig, Executor, RemoteSlots, SystemClock, Transport,
@@ -160,7 +160,7 @@ impl ConnectorBuilder {
     /// [`TransportError::Forked`](nixl_ops::TransportError::Forked) for an executor of the other process.
     pub async fn build(self) -> Result<Connector, ConnectorError> {
         self.executor.check_process()?;
-        let local = LocalHost::discover();
+        let local = MachineIdentity::discover();
         let hostname = local.hostname.unwrap_or_else(|| "unknown".to_owned());
         let boot_id = local.boot_id.unwrap_or_default();
         let host = HostIdentity::new(&hostname, boot_id, std::process::id())?

@@ -104,7 +104,7 @@ pub use error::{CudaError, CudaErrorClass, DeviceError};
 pub use event::{Event, IpcEventHandle};
 pub use foreign_stream::ForeignStreamError;
 pub use gpu_direct::{
-    GpuDirectAttributes, LocalGpuDirect, NicLink, Verdict, local_gpu_direct, nic_links,
+    GpuDirectAttributes, GpuDirectSupport, LocalGpuDirect, NicLink, local_gpu_direct, nic_links,
 };
 pub use gpu_link::{GpuLink, Interconnect, gpu_links};
 pub use ipc::{ImportedMemory, IpcMemoryHandle};

@@ -38,7 +38,7 @@ pub use gpu_direct::{
     GdrCopy, GpuDirect, ModuleVersion, NvidiaDriver, NvidiaDriverFlavor, PeerMemory,
     PeerMemoryProvider,
 };
-pub use host::{HostIdentity, Limit, MemlockLimit};
+pub use host::{Limit, MachineIdentity, MemlockLimit};
 pub use interfaces::{InterfaceReach, NetworkInterface};
 pub use nic::{DmaBufSupport, LinkLayer, PortState, RdmaNic, RdmaPort, VerbsDevice};
 pub use node::NodeAccess;

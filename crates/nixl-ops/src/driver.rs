@@ -23,7 +23,7 @@ use crate::overdue::{Overdue, OverdueList, OverdueTotal};
 use crate::parking::{DoorbellListener, Parking};
 use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
 use crate::sync::{Mutex, lock, thread};
-use crate::task::{self, Count, InFlight, Slot, SlotState, Task};
+use crate::task::{self, Count, InFlight, SlotState, Task, TaskSlot};
 use crate::typical::TypicalDurations;
 use crate::unexpected::{IdleLooks, Unexpected};
 use crate::wakes::WakeBatch;
@@ -152,7 +152,7 @@ pub(crate) struct Shared {
 /// What was begun and is not the reactor's yet.
 #[derive(Default)]
 struct Inbox {
-    slots: Vec<Arc<Slot>>,
+    slots: Vec<Arc<TaskSlot>>,
     /// There is no reactor any more.
     closed: bool,
 }
@@ -339,7 +339,7 @@ impl Driver {
         bytes: u64,
         inline: bool,
         options: OperationOptions,
-    ) -> Result<Arc<Slot>, OperationError> {
+    ) -> Result<Arc<TaskSlot>, OperationError> {
         self.check_process()?;
         let shared = &self.shared;
         if lock(&shared.inbox).closed {
@@ -349,7 +349,7 @@ impl Driver {
         let count =
             InFlight::count(&shared.active, limit).ok_or(OperationError::QueueFull { limit })?;
         let begun = shared.clock.now();
-        let slot = Arc::new(Slot::new(Task {
+        let slot = Arc::new(TaskSlot::new(Task {
             execution,
             bytes,
             begun,
@@ -424,7 +424,7 @@ impl Shared {
         }
     }
 
-    pub(crate) fn poll(&self, slot: &Slot) -> SlotState {
+    pub(crate) fn poll(&self, slot: &TaskSlot) -> SlotState {
         let Self { clock, config, overdue, typical, .. } = self;
         slot.poll(task::Context { clock: &**clock, config, overdue, typical })
     }
@@ -484,7 +484,7 @@ impl Shared {
     }
 
     /// A slot for what a peer has asked for.
-    fn serve(&self, execution: Box<dyn Execution>) -> Arc<Slot> {
+    fn serve(&self, execution: Box<dyn Execution>) -> Arc<TaskSlot> {
         let task = Task {
             execution,
             bytes: 0,
@@ -496,7 +496,7 @@ impl Shared {
             deadline: None,
             drain_by: None,
         };
-        Arc::new(Slot::serving(task))
+        Arc::new(TaskSlot::serving(task))
     }
 
     /// Makes the driver poll at once and closely for a while, in any state of its back-off.
@@ -523,7 +523,7 @@ impl Shared {
 
 impl Inbox {
     /// Returns whether the reactor will find it.
-    fn add(&mut self, slot: &Arc<Slot>) -> bool {
+    fn add(&mut self, slot: &Arc<TaskSlot>) -> bool {
         if !self.closed {
             self.slots.push(Arc::clone(slot));
         }
@@ -566,7 +566,7 @@ impl fmt::Debug for Driver {
 pub struct Reactor {
     shared: Arc<Shared>,
     /// In the order in which they are looked at: those that waited longest come first.
-    active: VecDeque<Arc<Slot>>,
+    active: VecDeque<Arc<TaskSlot>>,
     overdue: OverdueList,
     last_progress: Duration,
     /// New operations are not polled by the driver before this time, since their callers usually spin on them: two threads that ask an

@@ -57,7 +57,7 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
         None
     }
 
-    /// Whether this executor reaches memory of this device without the engine, so that failing to register it with the
+    /// Whether this executor accesses memory of this device without the engine, so that a failure to register it with the
     /// engine is no reason to give up.
     fn can_access(&self, device: Device) -> bool {
         let _ = device;
@@ -96,7 +96,7 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
         Ok(())
     }
 
-    /// How often messages are taken while none is expected, since peers may ask for what is no longer there and wait for
+    /// How often messages are received while none is expected, since peers may request an offer that has ended and wait for
     /// an answer. `None` is never, as by default.
     fn poll_interval(&self) -> Option<Duration> {
         None
@@ -451,7 +451,7 @@ impl Offer {
         self.entry.token()
     }
 
-    /// Whether the engine may be introduced to an agent that holds it. False beyond the number of its readers and eight.
+    /// Whether the engine may be connected to an agent that holds it. False beyond the number of its readers and eight.
     pub fn may_introduce(&self, agent: &str) -> bool {
         self.entry.may_introduce(agent)
     }

@@ -23,7 +23,7 @@ use crate::leasing::Leasing;
 use crate::outcome::{Completion, Outcome};
 use crate::passive::{OfferSpec, PassiveEntry, Release};
 use crate::spin::SpinWindow;
-use crate::task::{Slot, SlotState};
+use crate::task::{SlotState, TaskSlot};
 use crate::{
     Driver, Execution, Executor, Offer, OperationError, OperationOptions, OperationStatus,
 };
@@ -53,7 +53,7 @@ pub enum RevokeOutcome {
 
 /// What the active operations are made of. A fork's child neither uses nor drops it.
 struct Active<M> {
-    slot: Arc<Slot>,
+    slot: Arc<TaskSlot>,
     driver: Arc<Driver>,
     /// What is given back at the end.
     memory: M,
@@ -214,7 +214,7 @@ impl Active<DescriptorList> {
 }
 
 /// Cancels what is in `slot` unless it has ended. Its driver is there for as long as it has not.
-fn cancel(slot: &Arc<Slot>, driver: Option<&Driver>) -> CancelOutcome {
+fn cancel(slot: &Arc<TaskSlot>, driver: Option<&Driver>) -> CancelOutcome {
     let cancelled = Err(OperationError::Cancelled);
     if !slot.cell.finish(OperationStatus::Cancelled, cancelled) {
         return CancelOutcome::AlreadyEnded(slot.cell.status());

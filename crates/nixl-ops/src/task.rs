@@ -72,7 +72,7 @@ impl Drop for InFlight {
 }
 
 /// A task, polled by the thread that gets its lock.
-pub(crate) struct Slot {
+pub(crate) struct TaskSlot {
     pub(crate) cell: Arc<CompletionCell<Outcome>>,
     task: Mutex<Option<Task>>,
     /// Served for a peer, without a waiter here.
@@ -123,7 +123,7 @@ pub(crate) enum SlotState {
     Gone,
 }
 
-impl Slot {
+impl TaskSlot {
     /// How long before the expected end a waiter is woken, and how long after it the waiter looks on. Two threads take some
     /// 100 us to wake one after the other in a virtual machine; the rest is for estimates that are off.
     pub(crate) const LEAD: Duration = Duration::from_micros(200);

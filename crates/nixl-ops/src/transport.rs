@@ -231,7 +231,7 @@ pub struct ConnectSpec<'a> {
     pub needed: Option<&'a [SerializedDescriptor]>,
     /// The peer is of another library, and cannot prove that it runs on this host where it claims so.
     pub is_foreign: bool,
-    /// The peer introduces itself by a message, so that it can be answered. Engines may forget such peers to make room.
+    /// The peer is connected by its own message, so that it can be answered. Engines may disconnect such peers to make room.
     pub is_introduced: bool,
 }
 
@@ -248,7 +248,7 @@ impl<'a> ConnectSpec<'a> {
         self
     }
 
-    /// Notes that the peer introduces itself.
+    /// Notes that the peer is connected by its own message.
     #[must_use]
     pub fn introduced(mut self) -> Self {
         self.is_introduced = true;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::fair;
-use crate::task::Slot;
+use crate::task::TaskSlot;
 use crate::{
     Driver, Execution, OperationError, OperationOptions, OperationStatus, PathKind, PathReport,
     TransportError,
@@ -66,7 +66,7 @@ impl Driver {
 
 /// A task of the driver's that only ever times out.
 struct Timer<'a> {
-    slot: Arc<Slot>,
+    slot: Arc<TaskSlot>,
     driver: &'a Driver,
 }
 

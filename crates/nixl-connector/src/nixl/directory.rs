@@ -179,7 +179,7 @@ impl Directory {
         }
     }
 
-    /// Notes that a peer introduced itself, or is one that this process uses. Peers that introduced themselves the longest ago
+    /// Notes that a peer was connected by its own message, or is one that this process uses. Those connected the longest ago
     /// are forgotten beyond a number, unless a transfer with them is in flight. **Blocks.**
     pub(super) fn note_introduced(&self, peer: &PeerId, is_introduced: bool) {
         let forgotten = match is_introduced {

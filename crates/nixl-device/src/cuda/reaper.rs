@@ -13,7 +13,7 @@ use crate::process::PerProcess;
 
 use super::callback::catch;
 use super::capture::relax_capture;
-use super::hold::{Hold, Verdict};
+use super::hold::{Hold, HoldState};
 
 enum Task {
     Run(Box<dyn FnOnce() + Send>),
@@ -73,10 +73,10 @@ fn work(tasks: &Receiver<Task>) {
         }
         queues.retain_mut(|holds| {
             while let Some(hold) = holds.pop_front() {
-                match hold.verdict() {
-                    Verdict::Passed => catch(move || drop(hold)),
-                    Verdict::Unknown(_) => hold.leak(),
-                    Verdict::Pending => {
+                match hold.state() {
+                    HoldState::Passed => catch(move || drop(hold)),
+                    HoldState::Unknown(_) => hold.leak(),
+                    HoldState::Pending => {
                         holds.push_front(hold);
                         return true;
                     }

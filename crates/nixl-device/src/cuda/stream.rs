@@ -9,7 +9,7 @@ use super::callback::{self, HostCallback};
 use super::context::Context;
 use super::error::CudaError;
 use super::event::Event;
-use super::hold::{Hold, Verdict};
+use super::hold::{Hold, HoldState};
 use super::lock::lock;
 use super::reaper;
 
@@ -176,15 +176,15 @@ impl Stream {
         let mut passed = Vec::new();
         let mut queue = lock(&self.queue);
         while let Some(hold) = queue.holds.pop_front() {
-            match hold.verdict() {
-                Verdict::Passed => {
+            match hold.state() {
+                HoldState::Passed => {
                     let (event, value) = hold.into_parts();
                     queue.spare.push(event);
                     passed.push(value);
                 }
-                Verdict::Unknown(error) if error.is_sticky() => hold.leak(),
+                HoldState::Unknown(error) if error.is_sticky() => hold.leak(),
                 // Not told on the driver's own threads, for example.
-                Verdict::Pending | Verdict::Unknown(_) => {
+                HoldState::Pending | HoldState::Unknown(_) => {
                     queue.holds.push_front(hold);
                     break;
                 }

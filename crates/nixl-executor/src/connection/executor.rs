@@ -540,7 +540,7 @@ pub(super) fn is_host_memory(remote: &RdmaMetadata) -> bool {
 
 impl fmt::Debug for ConnectionExecutor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Attached")
+        f.debug_struct("ConnectionExecutor")
             .field("gpus", &self.shared.gpus)
             .field("staging", &self.staging)
             .finish_non_exhaustive()

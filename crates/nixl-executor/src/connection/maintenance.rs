@@ -97,7 +97,7 @@ impl Drop for Maintenance {
 
 impl fmt::Debug for Maintenance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upkeep").finish_non_exhaustive()
+        f.debug_struct("Maintenance").finish_non_exhaustive()
     }
 }
 

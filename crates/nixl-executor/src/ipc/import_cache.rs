@@ -483,7 +483,7 @@ fn map(name: &SharedName) -> Result<Region, ImportError> {
 
 impl fmt::Debug for ImportCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Imports")
+        f.debug_struct("ImportCache")
             .field("open", &self.lock().by_name.len())
             .field("looks", &self.looks)
             .finish_non_exhaustive()
@@ -689,7 +689,7 @@ mod tests {
     #[test]
     fn host_memory_is_let_go_once_its_process_was_killed() {
         let mut process = Command::new("/proc/self/exe")
-            .args(["--exact", "ipc::imports::tests::owner", "--ignored", "--nocapture"])
+            .args(["--exact", "ipc::import_cache::tests::owner", "--ignored", "--nocapture"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

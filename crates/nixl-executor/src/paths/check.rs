@@ -22,7 +22,7 @@ pub(super) struct Missing {
     pub(super) reason: Cow<'static, str>,
 }
 
-type Verdict = Result<Availability, Missing>;
+type CheckResult = Result<Availability, Missing>;
 
 fn missing(reason: impl Into<Cow<'static, str>>) -> Missing {
     Missing { refusal: Refusal::Missing, reason: reason.into() }
@@ -33,7 +33,7 @@ fn not_applicable(reason: &'static str) -> Missing {
     Missing { refusal: Refusal::Inapplicable, reason: reason.into() }
 }
 
-fn available(medium: Option<Medium>, cost: Cost, why: impl Into<Cow<'static, str>>) -> Verdict {
+fn available(medium: Option<Medium>, cost: Cost, why: impl Into<Cow<'static, str>>) -> CheckResult {
     Ok(Availability { medium, cost, why: why.into() })
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Check<'a> {
 }
 
 impl Check<'_> {
-    pub(super) fn verdict(&self, kind: PathKind) -> Verdict {
+    pub(super) fn check(&self, kind: PathKind) -> CheckResult {
         if !matches!(kind, PathKind::SameProcessCopy | PathKind::Local(_))
             && self.query.offered.ours
         {
@@ -66,7 +66,7 @@ impl Check<'_> {
         }
     }
 
-    fn same_process_copy(&self) -> Verdict {
+    fn same_process_copy(&self) -> CheckResult {
         if !self.query.offered.ours {
             return Err(not_applicable("the peer is another process"));
         }
@@ -76,7 +76,7 @@ impl Check<'_> {
         available(None, self.costs.memcpy, "both sides are host memory of this process")
     }
 
-    fn local(&self) -> Verdict {
+    fn local(&self) -> CheckResult {
         if !self.query.offered.ours {
             return Err(not_applicable("the peer is another process"));
         }
@@ -91,7 +91,7 @@ impl Check<'_> {
         available(None, self.costs.local, "both sides are memory of this process")
     }
 
-    fn cuda_ipc(&self) -> Verdict {
+    fn cuda_ipc(&self) -> CheckResult {
         let theirs = match (self.remote_ordinal(), self.query.local) {
             (Some(theirs), _) => Some(theirs),
             (None, MemoryKind::Gpu(_)) if self.query.remote.is_host() => None,
@@ -119,7 +119,7 @@ impl Check<'_> {
         if let Err(why) = &self.here.cuda {
             return Err(missing(why.clone()));
         }
-        let Some(theirs) = theirs else { return self.lent() };
+        let Some(theirs) = theirs else { return self.remote_copy() };
         if self.query.offered.share != Some(ShareForm::CudaIpc) {
             return Err(missing(if self.peer.ipc {
                 "the peer did not share this memory"
@@ -149,7 +149,7 @@ impl Check<'_> {
     }
 
     /// GPU memory of this side and host memory of the peer, whose GPU copies.
-    fn lent(&self) -> Verdict {
+    fn remote_copy(&self) -> CheckResult {
         if let MemoryKind::Gpu(ours) = self.query.local {
             self.local_gpu(ours)?;
         }
@@ -163,7 +163,7 @@ impl Check<'_> {
         available(Some(Medium::Gpu), self.costs.ipc_lent, "the peer's GPU copies")
     }
 
-    fn shared_memory(&self) -> Verdict {
+    fn shared_memory(&self) -> CheckResult {
         if !self.query.remote.is_host() {
             return Err(not_applicable("the peer's memory is not host memory"));
         }
@@ -194,7 +194,7 @@ impl Check<'_> {
         }
     }
 
-    fn gpu_direct(&self) -> Verdict {
+    fn gpu_direct(&self) -> CheckResult {
         if self.all_host() {
             return Err(not_applicable("no GPU takes part"));
         }
@@ -219,7 +219,7 @@ impl Check<'_> {
         available(Some(Medium::Rdma), self.costs.gpu_direct, "NICs reach the memory on both sides")
     }
 
-    fn direct(&self) -> Verdict {
+    fn direct(&self) -> CheckResult {
         if !self.all_host() {
             return Err(not_applicable("GPU memory takes part"));
         }
@@ -233,7 +233,7 @@ impl Check<'_> {
         available(medium, cost, why)
     }
 
-    fn staged_one_side(&self) -> Verdict {
+    fn staged_one_side(&self) -> CheckResult {
         match (self.query.local, self.query.remote.is_host()) {
             (MemoryKind::Gpu(ours), true) => {
                 self.local_gpu(ours)?;
@@ -251,7 +251,7 @@ impl Check<'_> {
         }
     }
 
-    fn staged_both_sides(&self) -> Verdict {
+    fn staged_both_sides(&self) -> CheckResult {
         let MemoryKind::Gpu(ours) = self.query.local else {
             return Err(not_applicable("this side is host memory"));
         };
@@ -264,7 +264,7 @@ impl Check<'_> {
         available(medium, cost, "both sides stage")
     }
 
-    fn emulated(&self) -> Verdict {
+    fn emulated(&self) -> CheckResult {
         if self.all_host() {
             return Err(not_applicable("no GPU takes part"));
         }

@@ -85,7 +85,7 @@ impl PathPlan {
         for kind in PathKind::ALL {
             let mut refuse =
                 |refusal, reason| refused.push(UnavailablePath { kind, refusal, reason });
-            match (check.verdict(kind), policy.check(kind, None, None)) {
+            match (check.check(kind), policy.check(kind, None, None)) {
                 (Err(missing), Ok(())) => refuse(missing.refusal, missing.reason),
                 (Err(missing), Err(_)) if missing.refusal == Refusal::Inapplicable => {
                     refuse(missing.refusal, missing.reason);

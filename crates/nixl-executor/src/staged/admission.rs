@@ -89,13 +89,13 @@ impl Admission {
 
     /// A slot comes back.
     pub(super) fn put(&mut self, member: u64, slot: u16) {
-        self.let_go(member);
+        self.release_one(member);
         self.free.push(slot);
     }
 
     /// A slot does not come back for now: a peer may still write to it.
     pub(super) fn give_up(&mut self, member: u64) {
-        self.let_go(member);
+        self.release_one(member);
         self.usable = self.usable.saturating_sub(1);
     }
 
@@ -110,7 +110,7 @@ impl Admission {
         self.members.is_empty() && self.free.len() == self.usable && self.usable == self.slots
     }
 
-    fn let_go(&mut self, member: u64) {
+    fn release_one(&mut self, member: u64) {
         if let Some(me) = self.members.get_mut(&member) {
             me.held = me.held.saturating_sub(1);
         }

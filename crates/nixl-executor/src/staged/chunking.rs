@@ -13,7 +13,7 @@ pub(crate) struct Chunking {
 
 /// A part of one descriptor.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Piece {
+pub(crate) struct ChunkPiece {
     /// Which descriptor.
     pub(crate) index: usize,
     /// Where in it.
@@ -77,7 +77,7 @@ impl Chunking {
     }
 
     /// The parts of descriptors that make up a chunk, in order.
-    pub(crate) fn pieces(&self, chunk: u64) -> impl Iterator<Item = Piece> + '_ {
+    pub(crate) fn pieces(&self, chunk: u64) -> impl Iterator<Item = ChunkPiece> + '_ {
         let mut at = chunk.saturating_mul(self.chunk_bytes).min(self.total());
         let end = at + self.len(chunk);
         let mut index = self.starts.partition_point(|start| *start <= at).saturating_sub(1);
@@ -86,7 +86,7 @@ impl Chunking {
                 return None;
             }
             let (start, next) = (*self.starts.get(index)?, *self.starts.get(index + 1)?);
-            let piece = Piece { index, offset: at - start, len: next.min(end) - at };
+            let piece = ChunkPiece { index, offset: at - start, len: next.min(end) - at };
             at += piece.len;
             index += 1;
             Some(piece)

@@ -102,7 +102,7 @@ impl Message {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Open(_) => "open",
-            Self::RemoteCopyRequest(_) => "lend",
+            Self::RemoteCopyRequest(_) => "copy request",
             Self::Accept => "accept",
             Self::Slots(_) => "slots",
             Self::Places { .. } => "places",
@@ -111,13 +111,13 @@ impl Message {
             Self::Stop { .. } => "stop",
             Self::Stopped { .. } => "stopped",
             Self::Ping => "ping",
-            Self::CancelCopy(_) => "recall",
+            Self::CancelCopy(_) => "copy cancellation",
             Self::NotFound => "unused",
         }
     }
 
     /// Magic, version, session (16 bytes), tag, and the fields in order. Big-endian; counts of grants in one byte, lengths of
-    /// texts in one, of the introduction in four. What is longer than its bound is cut off, which senders see to.
+    /// texts in one, of the initiator metadata in four. Senders cut off a text at its bound.
     ///
     /// [Requests](request) are of the version that they are made for, all else is the same in both and says version 1.
     pub(crate) fn encode(&self, session: SessionId) -> Bytes {

@@ -67,7 +67,7 @@ impl Offers {
         }
     }
 
-    /// Whether the engine may be introduced to an agent that holds this offer.
+    /// Whether the engine may be connected to an agent that holds this offer.
     pub(super) fn may_introduce(&mut self, key: &NotificationKey, agent: &str) -> bool {
         if let Some(offer) = self.live.get(key) {
             return offer.may_introduce(agent);

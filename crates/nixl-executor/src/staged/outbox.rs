@@ -23,7 +23,7 @@ pub(super) struct Outbox {
     begun: bool,
     /// What the peer is met by.
     metadata: AgentMetadata,
-    meeting: Option<PendingConnect>,
+    connecting: Option<PendingConnect>,
     /// Where it is noted that the peer was met.
     peers: Option<Arc<Peers>>,
     met_again: u32,
@@ -52,7 +52,7 @@ impl Outbox {
             mailbox: None,
             begun: false,
             metadata,
-            meeting: None,
+            connecting: None,
             peers: None,
             met_again: 0,
             waiting,
@@ -73,10 +73,10 @@ impl Outbox {
     }
 
     /// To a peer that must be met first, unless it was.
-    pub(super) fn meeting(mut self, link: &ConnectionContext, peers: &Arc<Peers>) -> Self {
+    pub(super) fn connecting(mut self, link: &ConnectionContext, peers: &Arc<Peers>) -> Self {
         let is_met = peers.is_connected_with(self.peer.as_str(), &self.metadata);
-        if self.meeting.is_none() && !is_met {
-            self.meeting = Some(PendingConnect::begin(link, self.metadata.clone()));
+        if self.connecting.is_none() && !is_met {
+            self.connecting = Some(PendingConnect::begin(link, self.metadata.clone()));
             self.peers = Some(Arc::clone(peers));
         }
         self
@@ -84,7 +84,7 @@ impl Outbox {
 
     /// Whether the peer has been met.
     pub(super) fn is_connected(&self) -> bool {
-        self.meeting.is_none()
+        self.connecting.is_none()
     }
 
     pub(super) fn push(&mut self, message: &Message) {
@@ -125,7 +125,7 @@ impl Outbox {
                     if self.met_again < Self::MEETINGS =>
                 {
                     self.met_again += 1;
-                    self.meeting = Some(PendingConnect::begin(link, self.metadata.clone()));
+                    self.connecting = Some(PendingConnect::begin(link, self.metadata.clone()));
                     break;
                 }
                 Poll::Ready(Err(error)) => return Err(error),
@@ -135,9 +135,9 @@ impl Outbox {
     }
 
     fn meet(&mut self, link: &ConnectionContext, now: Duration) -> Result<bool, TransportError> {
-        let Some(meeting) = &mut self.meeting else { return Ok(false) };
-        let Poll::Ready(met) = meeting.poll(link, now) else { return Ok(false) };
-        self.meeting = None;
+        let Some(connecting) = &mut self.connecting else { return Ok(false) };
+        let Poll::Ready(met) = connecting.poll(link, now) else { return Ok(false) };
+        self.connecting = None;
         let met = met?;
         if met != self.peer {
             let reason = format!("it names {met}, but was sent by {}", self.peer);
@@ -160,7 +160,7 @@ impl Outbox {
         let own = link.transport.agent_name();
         match &self.mailbox {
             // What a message leads to may need the engine.
-            _ if self.meeting.is_some() => Poll::Pending,
+            _ if self.connecting.is_some() => Poll::Pending,
             Some(mailbox) if Mailbox::fits(own, message) => mailbox.post(&self.peer, own, message),
             _ => link.transport.notify(&self.peer, message),
         }

@@ -45,12 +45,12 @@ impl Execution for RefusalReply {
         let link = self.staging.link();
         let now = link.clock.now();
         let waited = now.saturating_sub(self.begun) >= self.staging.config().silence;
-        let mail = self.session.take();
-        if mail.peer_gone {
+        let inbox = self.session.take();
+        if inbox.peer_gone {
             return Poll::Ready(Ok(()));
         }
         if let Some(word) = &self.keep_answering {
-            if !mail.messages.is_empty() && self.outbox.is_empty() {
+            if !inbox.messages.is_empty() && self.outbox.is_empty() {
                 self.outbox.push(word);
             }
             // If it cannot be said now, then when it is asked for again.

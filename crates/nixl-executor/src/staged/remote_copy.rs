@@ -30,7 +30,7 @@ pub(crate) struct RemoteCopyContext {
 
 impl fmt::Debug for RemoteCopyContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Borrowing").field("imports", &self.imports).finish_non_exhaustive()
+        f.debug_struct("RemoteCopyContext").field("imports", &self.imports).finish_non_exhaustive()
     }
 }
 
@@ -42,7 +42,7 @@ impl Staging {
     ) -> Result<Box<dyn Execution>, TransportError> {
         let Some(route) = &request.route else { return Err(TransportError::Closed) };
         let MemoryLocation::Gpu(gpu) = self.place(request.local)? else {
-            return Err(failed("begin", "only GPU memory can be lent"));
+            return Err(failed("begin", "only GPU memory can be exported"));
         };
         let (remote, local) = (request.remote, request.local);
         let ranges = ranges(&*self.gpus, local)?;
@@ -158,7 +158,7 @@ fn ranges(
     let runs = descriptors.chunk_by(|a, b| a.region().id() == b.region().id()).count();
     if descriptors.len() > Message::MAX_RANGE_OFFSETS || runs > Message::MAX_EXPORTED_RANGES {
         let reason = format!(
-            "{} descriptors in {runs} runs of one region each are more than can be lent at a time: {} in {}",
+            "{} descriptors in {runs} runs of one region each are more than can be exported at a time: {} in {}",
             descriptors.len(),
             Message::MAX_RANGE_OFFSETS,
             Message::MAX_EXPORTED_RANGES,
@@ -167,9 +167,9 @@ fn ranges(
     }
     let ranges: Option<Vec<_>> = shares(gpus, list).iter().map(range).collect();
     let ranges = ranges.unwrap_or_default();
-    let lent: usize = ranges.iter().map(|range| range.offsets.len()).sum();
-    match lent == list.len() {
+    let exported: usize = ranges.iter().map(|range| range.offsets.len()).sum();
+    match exported == list.len() {
         true => Ok(ranges),
-        false => Err(failed("open", "some of the memory cannot be lent to another process")),
+        false => Err(failed("open", "some of the memory cannot be exported to another process")),
     }
 }

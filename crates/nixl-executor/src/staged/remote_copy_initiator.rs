@@ -35,7 +35,7 @@ pub(super) struct RemoteCopyInitiator {
     refused: bool,
     /// The first thing that went wrong.
     failure: Option<TransportError>,
-    heard: Duration,
+    last_heard: Duration,
     /// When the peer was last asked to stop.
     recalled: Option<Duration>,
     process: ProcessWatch,
@@ -76,7 +76,7 @@ impl RemoteCopyInitiator {
             asked: false,
             refused: false,
             failure: None,
-            heard: now,
+            last_heard: now,
             recalled: None,
             process,
             looked: now,
@@ -88,15 +88,15 @@ impl RemoteCopyInitiator {
     }
 
     fn turn(&mut self, now: Duration) -> Poll<Result<(), TransportError>> {
-        if let Poll::Ready(result) = self.read_mail() {
+        if let Poll::Ready(result) = self.read_inbox() {
             return Poll::Ready(result);
         }
         if self.copy_request.is_some() {
             // It may have waited for work on the memory; the peer has not been asked yet.
-            self.heard = now;
+            self.last_heard = now;
         }
         let silence = self.staging.config().silence;
-        if self.failure.is_none() && now.saturating_sub(self.heard) >= silence {
+        if self.failure.is_none() && now.saturating_sub(self.last_heard) >= silence {
             let peer = self.session.peer();
             let reason =
                 format!("no word from the peer {peer} for {silence:?}; check that it runs");
@@ -116,12 +116,12 @@ impl RemoteCopyInitiator {
     }
 
     /// What the peer says is the end of it, if it is.
-    fn read_mail(&mut self) -> Poll<Result<(), TransportError>> {
-        let mail = self.session.take();
-        if let Some(heard) = mail.heard {
-            self.heard = self.heard.max(heard);
+    fn read_inbox(&mut self) -> Poll<Result<(), TransportError>> {
+        let inbox = self.session.take();
+        if let Some(last_heard) = inbox.last_heard {
+            self.last_heard = self.last_heard.max(last_heard);
         }
-        for message in mail.messages {
+        for message in inbox.messages {
             self.steps += 1;
             let end = match message {
                 Message::Done => return Poll::Ready(Ok(())),
@@ -132,13 +132,13 @@ impl RemoteCopyInitiator {
                 Message::NotFound => failed("peer", "the peer knows nothing of the transfer"),
                 other => {
                     let name = other.name();
-                    self.fail(violated(format!("{name} to the side that lends")));
+                    self.fail(violated(format!("{name} to the initiator of a remote copy")));
                     continue;
                 }
             };
             return Poll::Ready(Err(self.failure.take().unwrap_or(end)));
         }
-        if mail.flooded {
+        if inbox.flooded {
             self.fail(violated("more messages than can be meant"));
         }
         Poll::Pending

@@ -34,7 +34,7 @@ pub(super) struct RemoteCopyTarget {
     failure: Option<TransportError>,
     /// The peer says that the operation is complete by other means.
     superseded: bool,
-    said_end: bool,
+    sent_end: bool,
     /// Nothing can be told it any more.
     peer_gone: bool,
     ended_at: Duration,
@@ -70,7 +70,7 @@ pub(super) struct RemoteCopyRanges {
 }
 
 impl RemoteCopyRanges {
-    /// Checks what a peer lends for an offer's memory.
+    /// Checks the ranges that a peer exports for an offer's memory.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl RemoteCopyRanges {
         let count: usize = copy_request.ranges.iter().map(|range| range.offsets.len()).sum();
         if count != list.len() {
             let offered = list.len();
-            return Err(violated(format!("{count} descriptors lent for {offered} offered")));
+            return Err(violated(format!("{count} descriptors exported for {offered} offered")));
         }
         let mut lens = list.iter().map(|d| d.len() as u64);
         for range in &copy_request.ranges {
@@ -91,7 +91,7 @@ impl RemoteCopyRanges {
             for (offset, len) in range.offsets.iter().zip(&mut lens) {
                 if offset.checked_add(len).is_none_or(|end| end > length) {
                     return Err(violated(format!(
-                        "{len} bytes lent from {offset} on, of {length}"
+                        "{len} bytes exported from {offset} on, of {length}"
                     )));
                 }
             }
@@ -118,7 +118,7 @@ impl RemoteCopyRanges {
             OperationKind::Read => (self.memory, theirs),
             OperationKind::Write => (theirs, self.memory),
         };
-        // What is lent is open for one GPU only.
+        // Exported memory is open for one GPU only.
         let policy = StrategyPolicy::Forbid(vec![Strategy::ThroughPinned]);
         let ops = self.ops(memory);
         let bases = memory.iter().map(|memory| memory.address());
@@ -164,7 +164,7 @@ impl RemoteCopyTarget {
             claim: Some(claim),
             failure: None,
             superseded: false,
-            said_end: false,
+            sent_end: false,
             peer_gone: false,
             steps: 0,
             report,
@@ -194,13 +194,13 @@ impl RemoteCopyTarget {
     }
 
     fn turn(&mut self, now: Duration) -> Poll<Result<(), TransportError>> {
-        self.read_mail();
+        self.read_inbox();
         if let Err(error) = self.advance() {
             self.stage = Stage::Over;
             self.fail(error);
         }
         if let Stage::Over = self.stage
-            && !self.said_end
+            && !self.sent_end
         {
             self.say_end(now);
         }
@@ -215,7 +215,7 @@ impl RemoteCopyTarget {
             // The copy goes on all the same, since the peer's memory is in use; and the last message is sent again.
             Err(_) => {}
         }
-        if !self.said_end {
+        if !self.sent_end {
             return Poll::Pending;
         }
         let waited = now.saturating_sub(self.ended_at) >= self.staging.config().silence;
@@ -225,14 +225,14 @@ impl RemoteCopyTarget {
         }
     }
 
-    fn read_mail(&mut self) {
-        let mail = self.session.take();
-        self.peer_gone |= mail.peer_gone;
+    fn read_inbox(&mut self) {
+        let inbox = self.session.take();
+        self.peer_gone |= inbox.peer_gone;
         if let Stage::Over = self.stage {
-            self.superseded |= mail.superseded && !self.said_end;
+            self.superseded |= inbox.superseded && !self.sent_end;
             return;
         }
-        for message in mail.messages {
+        for message in inbox.messages {
             self.fail(match message {
                 Message::CancelCopy(cancel) => {
                     failed("peer", format!("the peer gave up: {}", cancel.reason))
@@ -240,10 +240,10 @@ impl RemoteCopyTarget {
                 other => violated(format!("{} to the side that borrows", other.name())),
             });
         }
-        if mail.withdrawn {
+        if inbox.withdrawn {
             self.fail(failed("serve", "the operation has ended"));
         }
-        if mail.superseded {
+        if inbox.superseded {
             self.superseded = true;
             self.fail(failed("serve", "the peer completed the operation by other means"));
         }
@@ -296,7 +296,7 @@ impl RemoteCopyTarget {
 
     /// Neither GPU uses memory for this any more.
     fn say_end(&mut self, now: Duration) {
-        self.said_end = true;
+        self.sent_end = true;
         self.ended_at = now;
         let claim = self.claim.take();
         if self.failure.is_none() || self.superseded {

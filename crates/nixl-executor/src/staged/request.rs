@@ -4,18 +4,18 @@
 //! |---|---|---|
 //! | all | 4 | magic: `nxs`, 2 |
 //! | | 16 | session |
-//! | | 1 | tag: 0 open, 10 lend, 11 recall |
+//! | | 1 | tag: 0 open, 10 copy request, 11 copy cancellation |
 //! | | 1 + | key |
 //! | | 8 | the token of the offer's terms, 0 for an offer without |
 //! | open | 1, 8 | kind, bytes of a chunk |
-//! | | 4 + | introduction |
-//! | lend | 1, 4, 16 | kind, process (0: not told), UUID of the GPU |
-//! | | 2 + | loans: each 72 bytes of a handle, and 2 + 8 *n* of offsets |
-//! | | 4 + | introduction |
-//! | recall | 4 +, 1 + | introduction, reason |
+//! | | 4 + | initiator metadata |
+//! | copy request | 1, 4, 16 | kind, process (0: not told), UUID of the GPU |
+//! | | 2 + | exported ranges: each 72 bytes of a handle, and 2 + 8 *n* of offsets |
+//! | | 4 + | initiator metadata |
+//! | copy cancellation | 4 +, 1 + | initiator metadata, reason |
 //! | all | 2, 4 + | sections, until the end: a number and its content. Numbers ascend; unknown ones are skipped |
 //!
-//! The version is that of staging messages, for loans too: [`MessageVersions::staging`](nixl_metadata::MessageVersions::staging).
+//! The version is that of staging messages, for remote copies too: [`MessageVersions::staging`](nixl_metadata::MessageVersions::staging).
 //! Version 1 has no token and no sections, and other orders: the key is all that its sender presents.
 
 use std::fmt;
@@ -235,12 +235,12 @@ impl RemoteCopyRequest {
         if count as usize > Message::MAX_EXPORTED_RANGES {
             return Err(bad("number of loans", count));
         }
-        let (mut ranges, mut lent) = (Vec::new(), 0);
+        let (mut ranges, mut exported) = (Vec::new(), 0);
         for _ in 0..count {
             let handle = rest.array("handle")?;
             let places = rest.u16("offsets")?;
-            lent += usize::from(places);
-            if places == 0 || lent > Message::MAX_RANGE_OFFSETS {
+            exported += usize::from(places);
+            if places == 0 || exported > Message::MAX_RANGE_OFFSETS {
                 return Err(bad("number of offsets", places));
             }
             let bytes = rest.take(usize::from(places) * size_of::<u64>(), "offsets")?;
@@ -312,6 +312,6 @@ impl fmt::Debug for Proof {
 /// Shows no handle.
 impl fmt::Debug for ExportedRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loan").field("offsets", &self.offsets).finish_non_exhaustive()
+        f.debug_struct("ExportedRange").field("offsets", &self.offsets).finish_non_exhaustive()
     }
 }

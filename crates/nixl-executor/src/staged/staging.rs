@@ -319,7 +319,7 @@ impl Staging {
     }
 
     /// A session that a peer asks for, and the way to answer it. Only a holder of an offer comes so far: the engine is
-    /// introduced to it, if it does not know it.
+    /// connected to it, if it is not yet.
     pub(super) fn admit(
         self: &Arc<Self>,
         id: SessionId,
@@ -347,7 +347,7 @@ impl Staging {
         let outbox =
             Outbox::to(id, PeerId::new(from), initiator_metadata, now).by(self.mailbox_of(from));
         match outbox.is_by_engine() {
-            true => Some((session, outbox.meeting(&self.link, &self.peers))),
+            true => Some((session, outbox.connecting(&self.link, &self.peers))),
             false => Some((session, outbox)),
         }
     }
@@ -409,7 +409,7 @@ impl Staging {
         );
         let begun = (Begun::Serving(Some(claim)), None);
         // The engine carries the bytes in any case.
-        let outbox = outbox.meeting(&self.link, &self.peers);
+        let outbox = outbox.connecting(&self.link, &self.peers);
         Some(Box::new(TwoSided::new(Arc::clone(self), session, outbox, role, begun, report)))
     }
 

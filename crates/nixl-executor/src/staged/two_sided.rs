@@ -35,7 +35,7 @@ pub(super) struct TwoSided {
     /// When it did.
     failed_at: Duration,
     /// The last message about it was queued.
-    said_end: bool,
+    sent_end: bool,
     /// The peer cannot be reached any more, so that it cannot reach this side either.
     peer_gone: bool,
     /// Nothing can be sent, for reasons that say nothing about the peer.
@@ -46,7 +46,7 @@ pub(super) struct TwoSided {
     refused: bool,
     /// The peer says that the operation is complete by other means.
     superseded: bool,
-    heard: Duration,
+    last_heard: Duration,
     steps: u64,
     ended: bool,
     report: PathReport,
@@ -116,13 +116,13 @@ impl TwoSided {
             leased,
             failure: None,
             failed_at: now,
-            said_end: false,
+            sent_end: false,
             peer_gone: false,
             mute: false,
             peer_ended: false,
             refused: false,
             superseded: false,
-            heard: now,
+            last_heard: now,
             steps: 0,
             ended: false,
             report,
@@ -136,7 +136,7 @@ impl TwoSided {
     /// Looks once at everything. Returns whether anything happened.
     fn turn(&mut self, now: Duration) -> bool {
         let mut moved = self.ask(now);
-        moved |= self.read_mail(now);
+        moved |= self.read_inbox(now);
         self.watch(now);
         match self.advance() {
             Ok(advanced) => moved |= advanced,
@@ -169,7 +169,7 @@ impl TwoSided {
             return false;
         }
         // It may have waited for work on the memory; from now on the peer is expected to say something.
-        self.heard = now;
+        self.last_heard = now;
         let begun = mem::replace(&mut self.begun, Begun::Asked { answered: false });
         if let Begun::Initiator(open) = begun {
             self.outbox.push(&Message::Open(open));
@@ -177,31 +177,31 @@ impl TwoSided {
         true
     }
 
-    fn read_mail(&mut self, now: Duration) -> bool {
-        let mail = self.session.take();
-        if let Some(heard) = mail.heard {
-            self.heard = self.heard.max(heard);
+    fn read_inbox(&mut self, now: Duration) -> bool {
+        let inbox = self.session.take();
+        if let Some(last_heard) = inbox.last_heard {
+            self.last_heard = self.last_heard.max(last_heard);
         }
-        let moved = !mail.messages.is_empty();
-        if self.said_end && self.failure.is_none() {
+        let moved = !inbox.messages.is_empty();
+        if self.sent_end && self.failure.is_none() {
             // All is in place and `Done` is on its way: what the owner or the peer does now does not matter.
             return moved;
         }
-        for message in mail.messages {
+        for message in inbox.messages {
             if let Err(error) = self.obey(message) {
                 self.fail(error, now);
             }
         }
-        if mail.flooded {
+        if inbox.flooded {
             self.fail(violated("more messages than can be meant"), now);
         }
-        if mail.peer_gone {
+        if inbox.peer_gone {
             self.fail(TransportError::PeerGone { name: self.session.peer().to_owned() }, now);
         }
-        if mail.withdrawn {
+        if inbox.withdrawn {
             self.fail(failed("serve", "the operation has ended"), now);
         }
-        if mail.superseded {
+        if inbox.superseded {
             self.superseded = true;
             self.fail(failed("serve", "the peer completed the operation by other means"), now);
         }
@@ -256,7 +256,7 @@ impl TwoSided {
     /// Gives up on a peer that says nothing.
     fn watch(&mut self, now: Duration) {
         let silence = self.staging.config().silence;
-        if self.failure.is_none() && now.saturating_sub(self.heard) >= silence {
+        if self.failure.is_none() && now.saturating_sub(self.last_heard) >= silence {
             let peer = self.session.peer();
             let reason =
                 format!("no word from the peer {peer} for {silence:?}; check that it runs");
@@ -299,7 +299,7 @@ impl TwoSided {
 
     /// Queues the last message once it is true.
     fn say_end(&mut self) {
-        if self.said_end {
+        if self.sent_end {
             return;
         }
         let reason = || self.failure.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -317,7 +317,7 @@ impl TwoSided {
         {
             claim.complete();
         }
-        self.said_end = true;
+        self.sent_end = true;
         if !matches!(self.begun, Begun::Initiator(_)) {
             self.outbox.push(&last);
         }
@@ -329,7 +329,7 @@ impl TwoSided {
             return Poll::Pending;
         }
         let unasked = matches!(self.begun, Begun::Initiator(_));
-        let told = self.mute || self.peer_gone || (self.said_end && self.outbox.is_empty());
+        let told = self.mute || self.peer_gone || (self.sent_end && self.outbox.is_empty());
         let Some(error) = &self.failure else {
             match self.role {
                 Role::Source(_) if self.peer_ended => self.complete_claim(),

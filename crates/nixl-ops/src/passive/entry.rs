@@ -48,7 +48,7 @@ struct State {
     copying: bool,
     /// The agent that claimed it by a message.
     agent: Option<String>,
-    /// The agents to which the engine was introduced for this offer.
+    /// The agents to which the engine was connected for this offer.
     introduced: Vec<Box<str>>,
     /// Uses that have ended, and those that succeeded, by the slot and by notifications.
     by_slot: (u32, u32),
@@ -257,7 +257,7 @@ impl PassiveEntry {
         }
     }
 
-    /// Whether the engine may be introduced to an agent because it holds this offer: as many as the offer has readers, and eight
+    /// Whether the engine may be connected to an agent because it holds this offer: as many as the offer has readers, and eight
     /// that try again under another name.
     pub(crate) fn may_introduce(&self, agent: &str) -> bool {
         const SPARE: u32 = 8;

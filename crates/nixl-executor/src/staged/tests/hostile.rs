@@ -225,7 +225,7 @@ fn refusal(world: &World, from: &str, request: &Message) -> String {
     }
 }
 
-/// So are loans: what is not there is not copied.
+/// So are exported ranges: memory that does not exist is not copied.
 #[test]
 fn loans_are_checked_against_the_offer() {
     let world = World::new([config(2, 4), config(2, 4)]);
@@ -258,10 +258,13 @@ fn loans_are_checked_against_the_offer() {
     let wrong = [
         (RemoteCopyRequest { offer, ..good.clone() }, "only host memory"),
         (RemoteCopyRequest { kind: OperationKind::Write, ..good.clone() }, "not a WRITE"),
-        (with(vec![]), "0 descriptors lent for 2 offered"),
-        (with(vec![range(1000, &[0, 200, 300])]), "3 descriptors lent for 2 offered"),
-        (with(vec![range(149, &[0, 100])]), "50 bytes lent from 100 on, of 149"),
-        (with(vec![range(1000, &[u64::MAX, 0])]), "100 bytes lent from 18446744073709551615 on"),
+        (with(vec![]), "0 descriptors exported for 2 offered"),
+        (with(vec![range(1000, &[0, 200, 300])]), "3 descriptors exported for 2 offered"),
+        (with(vec![range(149, &[0, 100])]), "50 bytes exported from 100 on, of 149"),
+        (
+            with(vec![range(1000, &[u64::MAX, 0])]),
+            "100 bytes exported from 18446744073709551615 on",
+        ),
     ];
     for (copy_request, reason) in wrong {
         let said = refusal(&world, &from, &Message::RemoteCopyRequest(copy_request));
@@ -271,7 +274,7 @@ fn loans_are_checked_against_the_offer() {
     assert_eq!(passive.status(), OperationStatus::Initialized);
 }
 
-/// Who lends hears the end of it, and nothing else.
+/// The initiator of a remote copy accepts its end, and no other message.
 #[test]
 fn a_lender_waits_for_the_peer_s_last_word() {
     let done = |message: &Message| matches!(message, Message::Done);
@@ -312,7 +315,7 @@ fn a_lender_waits_for_the_peer_s_last_word() {
     }
 }
 
-/// A lender believes that a peer is dead only if its process is.
+/// The initiator of a remote copy counts a peer as dead only if its process has ended.
 #[test]
 fn a_lender_gets_its_memory_back_when_the_peer_s_process_ends() {
     let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
@@ -465,7 +468,7 @@ fn requests_are_checked_against_the_offer() {
     assert_eq!(passive.status(), OperationStatus::Initialized);
 }
 
-/// Who presents no offer is not even looked at further: its introduction is not read, and nothing is begun for it.
+/// A request without an offer is dropped early: its initiator metadata is not read, and nothing is begun for it.
 #[test]
 fn strangers_are_not_introduced() {
     let mut world = World::new([config(2, 4), config(2, 4)]);
@@ -534,7 +537,7 @@ fn asked() -> (World, Passive, Message) {
     (world, passive, Message::Open(open))
 }
 
-/// A name is what its sender says it is: an offer introduces no more agents than it has readers, and eight.
+/// Names of senders are unproven: an offer connects no more agents than it has readers, and eight.
 #[test]
 fn a_holder_introduces_no_crowd() {
     let (world, _passive, open) = asked();

@@ -1,4 +1,4 @@
-//! GPU memory that a peer lends is closed when the peer's process ends.
+//! Tests of remote copies: exported GPU memory is closed when the peer's process ends.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,12 +19,12 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[test]
 fn what_a_process_lent_is_closed_when_it_is_killed() {
     let world = World::new([config(2, 4), config(2, 4)]);
-    let (lender, target) = (&world.sides[0], &world.sides[1]);
+    let (initiator, target) = (&world.sides[0], &world.sides[1]);
     let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     let memory = Memory::new(Device::HOST, &[100], false);
     let passive = target.offer(OperationKind::Read, &memory, OperationOptions::new());
-    let lent = Memory::new(Device::cuda(0), &[100], false);
-    let (handle, offset) = lender.gpus.share(0, lent.list[0].address()).unwrap();
+    let exported = Memory::new(Device::cuda(0), &[100], false);
+    let (handle, offset) = initiator.gpus.share(0, exported.list[0].address()).unwrap();
     let copy_request = Message::RemoteCopyRequest(RemoteCopyRequest {
         offer: PresentedOffer {
             key: passive.metadata().notification_key().clone(),
@@ -34,11 +34,11 @@ fn what_a_process_lent_is_closed_when_it_is_killed() {
         process: Some(process.id()),
         gpu: [0; 16],
         ranges: vec![ExportedRange { handle, offsets: vec![offset] }],
-        initiator_metadata: lender.agent_metadata().compressed().clone(),
+        initiator_metadata: initiator.agent_metadata().compressed().clone(),
     });
     let payload = copy_request.encode(SessionId::random());
     let Received::Serve(mut served) =
-        target.staging.receive(lender.transport.agent_name(), &payload)
+        target.staging.receive(initiator.transport.agent_name(), &payload)
     else {
         panic!("not served")
     };
@@ -63,7 +63,7 @@ fn what_a_process_lent_is_closed_when_it_is_killed() {
 /// Between processes of one host the engine carries no message, and the peer need not be met: the second time, once both pages
 /// are open.
 #[test]
-fn lending_says_nothing_by_the_engine_where_there_are_mailboxes() {
+fn remote_copies_send_nothing_by_the_engine_where_there_are_mailboxes() {
     let mut world = World::with_messages([config(2, 4), config(2, 4)], Messages::ByMailbox);
     for round in 0..3 {
         let local = Memory::new(Device::cuda(0), &[100], false);
@@ -108,5 +108,5 @@ fn a_conversation_that_begins_by_the_engine_goes_on_by_it() {
         .iter()
         .map(|(_, payload)| Message::decode(payload).unwrap().1.name())
         .collect();
-    assert_eq!(said, ["lend", "recall"]);
+    assert_eq!(said, ["copy request", "copy cancellation"]);
 }

@@ -23,7 +23,7 @@ struct Asked {
     here: Option<u32>,
     there: Option<u32>,
     together: bool,
-    lent: bool,
+    exported: bool,
     lens: Vec<usize>,
     reversed: (bool, bool),
 }
@@ -39,13 +39,13 @@ fn asked() -> impl Strategy<Value = Asked> {
         2 => vec(600usize..3000, 1..3),
     ];
     (kind, 0usize..2, device(), device(), any::<(bool, bool)>(), lens, any::<(bool, bool)>())
-        .prop_map(|(kind, initiator, here, there, (together, lent), lens, reversed)| Asked {
+        .prop_map(|(kind, initiator, here, there, (together, exported), lens, reversed)| Asked {
             kind,
             initiator,
             here,
             there,
             together,
-            lent,
+            exported,
             lens,
             reversed,
         })
@@ -109,7 +109,7 @@ impl Run {
             // The others only where the peer's memory is the host's and there is something to stage.
             let one_sided = asked.there.is_none() && asked.here.is_some() && !asked.together;
             let mode = match one_sided {
-                true if asked.lent => StagingMode::PeerCopies,
+                true if asked.exported => StagingMode::PeerCopies,
                 true => StagingMode::OneSided,
                 false => StagingMode::TwoSided,
             };
