@@ -9,8 +9,8 @@ use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_ma
 use nixl_descriptor::LeaseMode;
 use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
 use nixl_executor::{
-    Abilities, BlockExecutor, BlockOptions, Costs, Gpus, MemoryKind, SimulatedGpus, Strategy,
-    StrategyPolicy,
+    BlockExecutor, BlockOptions, Costs, GpuBackend, GpuCapabilities, MemoryKind, SimulatedGpus,
+    Strategy, StrategyPolicy,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -25,11 +25,11 @@ struct Scene {
 impl Scene {
     /// `moved` scattered blocks of 4 KiB pieces, each layer and K and V a piece of its own if there are several.
     fn new(moved: usize, layers: usize, outer: usize) -> Self {
-        let mut can = Abilities::default();
+        let mut can = GpuCapabilities::default();
         (can.gpus, can.kernel) = (1, true);
         let gpus = Arc::new(SimulatedGpus::new(can).unwrap());
         let executor =
-            BlockExecutor::new(Arc::clone(&gpus) as Arc<dyn Gpus>, Costs::default()).unwrap();
+            BlockExecutor::new(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Costs::default()).unwrap();
         let blocks = moved + moved / 4;
         let (inner, page_size, element_width) = (Inner::Elements(1024), 2, 2);
         let geometry = LayoutGeometry::try_from(Dimensions {

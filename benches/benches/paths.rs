@@ -16,26 +16,26 @@ use nixl_descriptor::{
 };
 use nixl_device::Device;
 use nixl_executor::paths::{
-    Engine, Health, LocalFacts, Offered, PathCosts, PathPlan, PeerFacts, Plans, Question, Standing,
-    Subject,
+    Engine, Health, LocalFacts, OfferFacts, PathCosts, PathHistory, PathKey, PathPlan, PathQuery,
+    PeerFacts, PlanCache,
 };
 use nixl_executor::{DirectExecutor, MemoryKind, PathExecutor};
 use nixl_metadata::{AgentMetadata, NotificationKey, PeerInfo, RdmaMetadata, SerializedDescriptor};
 use nixl_ops::{
-    Background, Connected, Driver, DriverConfig, Executor, Link, OperationKind, PathKind,
-    PathPolicy, PeerId, SystemClock, Transfer, TransferRequest, TransferSpec, Transport,
+    BlockingThread, Connected, ConnectionContext, Driver, DriverConfig, Executor, OperationKind,
+    PathKind, PathPolicy, PeerId, SystemClock, Transfer, TransferRequest, TransferSpec, Transport,
     TransportError,
 };
 
 const PEER: &str = "worker-0-0123456789abcdef0123456789abcdef";
 
-fn host_read() -> Question {
-    Question {
+fn host_read() -> PathQuery {
+    PathQuery {
         operation: OperationKind::Read,
         local: MemoryKind::Pageable,
         remote: Device::HOST,
         engine: Engine::Ucx,
-        offered: Offered::default(),
+        offered: OfferFacts::default(),
         policy: PathPolicy::auto(),
     }
 }
@@ -45,8 +45,8 @@ fn paths(c: &mut Criterion) {
     let info = PeerInfo::new(PEER, 1, here.host.clone().unwrap()).unwrap();
     let info = here.describe(info.with_transports(["nixl/UCX"]).unwrap(), true);
     let peer = PeerFacts::new(&info, &here);
-    let (mut plans, mut health, costs) = (Plans::new(), Health::new(), PathCosts::default());
-    let subject = Subject { kind: PathKind::Direct, local: Device::HOST, remote: Device::HOST };
+    let (mut plans, mut health, costs) = (PlanCache::new(), Health::new(), PathCosts::default());
+    let subject = PathKey { kind: PathKind::Direct, local: Device::HOST, remote: Device::HOST };
     health.succeeded(subject);
 
     let mut group = c.benchmark_group("paths");
@@ -57,17 +57,17 @@ fn paths(c: &mut Criterion) {
         b.iter(|| plans.get((&here, &costs), black_box(Some(&info)), host_read()));
     });
     group.bench_function("choose", |b| {
-        let (plan, standing) =
-            (plans.get((&here, &costs), Some(&info), host_read()), Standing::new());
-        b.iter(|| plan.choose(black_box(4096), &standing).unwrap().estimate);
+        let (plan, history) =
+            (plans.get((&here, &costs), Some(&info), host_read()), PathHistory::new());
+        b.iter(|| plan.choose(black_box(4096), &history).unwrap().estimate);
     });
     // All that a 4 KiB read of host memory pays: the plan, the health, the choice, the note of its success.
     group.bench_function("host read", |b| {
         b.iter(|| {
             let plan = plans.get((&here, &costs), black_box(Some(&info)), host_read());
-            let standing = health.standing(Device::HOST, Device::HOST, Duration::from_secs(1));
-            let kind = plan.choose(4096, &standing).unwrap().path.kind;
-            health.succeeded(Subject { kind, ..subject });
+            let history = health.history(Device::HOST, Device::HOST, Duration::from_secs(1));
+            let kind = plan.choose(4096, &history).unwrap().path.kind;
+            health.succeeded(PathKey { kind, ..subject });
             kind
         });
     });
@@ -139,7 +139,7 @@ unsafe impl Transport for Instant {
 #[derive(Debug)]
 struct Nowhere;
 
-impl Background for Nowhere {
+impl BlockingThread for Nowhere {
     fn run(&self, _: Box<dyn FnOnce() + Send>) {}
 }
 
@@ -155,7 +155,8 @@ fn executors(c: &mut Criterion) {
     let (driver, _) = Driver::manual(Arc::clone(&transport), Arc::new(SystemClock::new()), config);
     let mailboxes = driver.mailboxes(&Arc::default());
     let (cache, nowhere) = (Arc::new(cache), Arc::new(Nowhere));
-    let link = Link::new(Arc::clone(&transport), cache, nowhere, clock, waker, mailboxes);
+    let link =
+        ConnectionContext::new(Arc::clone(&transport), cache, nowhere, clock, waker, mailboxes);
     let choosing = PathExecutor::new().unwrap().attach(link).unwrap();
     let direct: Arc<dyn Executor> = Arc::new(DirectExecutor::new());
 
@@ -173,7 +174,7 @@ fn executors(c: &mut Criterion) {
             b.iter(|| {
                 assert!(!executor.is_local(&local, &remote));
                 assert!(executor.prepare(&local, Some(&remote)).is_none());
-                assert!(!executor.introduces(&local, &remote));
+                assert!(!executor.needs_local_metadata(&local, &remote));
                 let (memory, to) = ((&local, &leased), (&transport, &peer));
                 let request =
                     TransferRequest::remote(kind, memory, &remote, to.0, to.1, Vec::new());

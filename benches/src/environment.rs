@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nixl_connector::nixl::NixlLibrary;
-use nixl_device::{HostIdentity, Topology, cuda};
+use nixl_device::{MachineIdentity, Topology, cuda};
 use serde::{Deserialize, Serialize};
 
 /// Facts that change the figures; `none` and `unknown` are values.
@@ -40,7 +40,7 @@ impl Environment {
         Self {
             date: rfc3339(now),
             commit: commit().unwrap_or_else(unknown),
-            kernel: HostIdentity::discover().kernel.unwrap_or_else(unknown),
+            kernel: MachineIdentity::discover().kernel.unwrap_or_else(unknown),
             cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(unknown),
             cores: std::thread::available_parallelism().map_or(0, Into::into),
             memory_bytes: memory(),

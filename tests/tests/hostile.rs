@@ -17,7 +17,7 @@ use nixl_connector::nixl::NixlTransport;
 use nixl_connector::{Connector, ControlThread};
 use nixl_descriptor::Region;
 use nixl_executor::paths::LocalFacts;
-use nixl_executor::{Abilities, Gpus, PathExecutor, SimulatedGpus};
+use nixl_executor::{GpuBackend, GpuCapabilities, PathExecutor, SimulatedGpus};
 use nixl_metadata::{AgentMetadata, RdmaMetadata};
 use nixl_ops::{Executor, Transport};
 use nixl_tests::forge::Blob;
@@ -323,10 +323,10 @@ struct Scene {
 
 /// One that takes part in staged transfers.
 async fn connector(name: &str) -> Connector {
-    let mut abilities = Abilities::default();
-    (abilities.gpus, abilities.batch) = (1, true);
-    let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
-    let gpus: Arc<dyn Gpus> = Arc::new(SimulatedGpus::new(abilities).unwrap());
+    let mut capabilities = GpuCapabilities::default();
+    (capabilities.gpus, capabilities.batch) = (1, true);
+    let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
+    let gpus: Arc<dyn GpuBackend> = Arc::new(SimulatedGpus::new(capabilities).unwrap());
     let executor = PathExecutor::with(gpus, Arc::new(facts)).unwrap();
     let builder = Connector::builder().name(name).executor(Arc::new(executor) as Arc<dyn Executor>);
     builder.build().await.unwrap()

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use Memory::{Cuda, Host, Shared};
 use PathKind::{CudaIpc, Direct, SharedMemory, StagedBothSides, StagedOneSide};
 use nixl_connector::{
-    Carrier, Completion, Connector, DriverConfig, OperationError, OperationOptions, PathKind,
+    Completion, Connector, DriverConfig, Medium, OperationError, OperationOptions, PathKind,
     PathPolicy, ReadOperation, ReadableOperation, Reclaimed, WritableOperation, WriteOperation,
 };
 use nixl_descriptor::{Region, leaked};
 use nixl_executor::paths::LocalFacts;
-use nixl_executor::{Abilities, Gpus, PathExecutor, SimulatedGpus, StagingConfig};
+use nixl_executor::{GpuBackend, GpuCapabilities, PathExecutor, SimulatedGpus, StagingConfig};
 use nixl_ops::Executor;
 use nixl_tests::{
     Memory, Peer, Random, alone, bytes as contents, crc32, eventually, metadata, native_line,
@@ -48,15 +48,16 @@ struct Here {
 
 impl Here {
     async fn new(silence: Duration, drain: Duration) -> Self {
-        let mut abilities = Abilities::default();
-        (abilities.gpus, abilities.batch) = (1, true);
-        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
-        let gpus = Arc::new(SimulatedGpus::new(abilities).unwrap());
+        let mut capabilities = GpuCapabilities::default();
+        (capabilities.gpus, capabilities.batch) = (1, true);
+        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
+        let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
         let mut config = StagingConfig::default();
         config.silence = silence;
         // The dead are noticed by the next word to them.
         config.ping = silence.min(Duration::from_secs(2)) / 10;
-        let staged = PathExecutor::with(gpus.clone() as Arc<dyn Gpus>, Arc::new(facts)).unwrap();
+        let staged =
+            PathExecutor::with(gpus.clone() as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
         let staged = Arc::new(staged.staging(config));
         let mut driving = DriverConfig::default();
         driving.drain = drain;
@@ -188,7 +189,7 @@ fn every_way_where_memory_is_opened() {
 }
 
 /// Of a peer with Dynamo's metadata nothing is known. That its memory is reached by sockets, UCX itself expects.
-fn silent_peer(name: &str, variables: &[(&str, &Path)], carrier: Option<Carrier>) {
+fn silent_peer(name: &str, variables: &[(&str, &Path)], medium: Option<Medium>) {
     alone(name, variables, || {
         within(LIMIT, async {
             let here = Here::new(Duration::from_secs(30), Duration::from_secs(60)).await;
@@ -200,8 +201,8 @@ fn silent_peer(name: &str, variables: &[(&str, &Path)], carrier: Option<Carrier>
                 let options = OperationOptions::new().policy(policy);
                 here.connector.begin_read_with(&remote, region.clone(), options)
             };
-            let refused = begin(PathPolicy::auto().forbid_carrier(Carrier::Tcp)).await;
-            let mut read = match (refused, carrier) {
+            let refused = begin(PathPolicy::auto().forbid_medium(Medium::Tcp)).await;
+            let mut read = match (refused, medium) {
                 (Ok(read), None) => read,
                 (Err(error), Some(_)) => {
                     println!("{error}");
@@ -210,7 +211,7 @@ fn silent_peer(name: &str, variables: &[(&str, &Path)], carrier: Option<Carrier>
                 (other, _) => panic!("{other:?}"),
             };
             let done = read.wait_for_completion().await.unwrap();
-            assert_eq!(done.path().unwrap().carrier, carrier);
+            assert_eq!(done.path().unwrap().medium, medium);
             assert!(contents(&region).unwrap() == pattern(3, 1 << 20));
         });
     });
@@ -218,7 +219,7 @@ fn silent_peer(name: &str, variables: &[(&str, &Path)], carrier: Option<Carrier>
 
 #[test]
 fn a_silent_peer_over_tcp() {
-    silent_peer("a_silent_peer_over_tcp", &tcp(), Some(Carrier::Tcp));
+    silent_peer("a_silent_peer_over_tcp", &tcp(), Some(Medium::Tcp));
 }
 
 #[test]

@@ -31,6 +31,7 @@ Usage: cargo xtask <command>
   miri                 the tests that hold the unsafe code, checked for undefined behaviour;
                        needs a nightly toolchain with miri
   fuzz [--seconds N]   every fuzz target for N seconds, 60 by default; needs nightly and cargo-fuzz
+  style                counts of code and prose, beside published crates by the same rules
   aarch64 [--test]     the crates for aarch64: clippy, or with --test the unit tests in an emulator
   ci                   what CI checks with one stable toolchain: docs/CI.md has the list
   help                 this text";
@@ -55,6 +56,7 @@ pub(crate) enum Command {
     Loom,
     Miri,
     Fuzz { seconds: u32 },
+    Style,
     Aarch64 { test: bool },
     Ci,
     Probe { paths: Vec<PathBuf> },
@@ -80,7 +82,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
             None => bail!("`{TEST_GPU}` takes the folder of the test programs"),
         },
         "setup" | "env" | "doctor" | "test" | "bundle" | "ptx" | "loom" | "miri" | "fuzz"
-        | "aarch64" | "ci"
+        | "style" | "aarch64" | "ci"
             if asks_for_help(&rest) =>
         {
             Command::Help
@@ -114,6 +116,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
         "loom" => alone("loom", Command::Loom, &rest)?,
         "miri" => alone("miri", Command::Miri, &rest)?,
         "fuzz" => Command::Fuzz { seconds: seconds(&rest)? },
+        "style" => alone("style", Command::Style, &rest)?,
         "aarch64" => Command::Aarch64 { test: flag("aarch64", "--test", &rest)? },
         "ci" => alone("ci", Command::Ci, &rest)?,
         _ => bail!("no such command: `{name}`"),
@@ -182,6 +185,7 @@ mod tests {
             ("miri", Command::Miri),
             ("fuzz", Command::Fuzz { seconds: 60 }),
             ("fuzz --seconds 5", Command::Fuzz { seconds: 5 }),
+            ("style", Command::Style),
             ("aarch64", Command::Aarch64 { test: false }),
             ("aarch64 --test", Command::Aarch64 { test: true }),
             ("ci", Command::Ci),

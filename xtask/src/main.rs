@@ -17,6 +17,7 @@ mod programs;
 mod ptx;
 mod setup;
 mod soak;
+mod style;
 mod tally;
 mod test;
 mod workspace;
@@ -53,6 +54,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Test { cargo_args } => test::run(&workspace()?, &cargo_args)?,
         Command::Bench { args } => return bench::run(&workspace()?, &args),
         Command::Soak { args } => return soak::run(&workspace()?, &args),
+        Command::Style => style::run(&workspace()?)?,
         Command::Bundle => bundle::run(&workspace()?)?,
         Command::Tune { args } => {
             let args: Vec<_> = ["tune".into()].into_iter().chain(args).collect();

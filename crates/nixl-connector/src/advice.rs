@@ -1,4 +1,4 @@
-//! What to do about the errors of a connector.
+//! Advice on the errors of a connector: retry, ask again or give up.
 
 use nixl_descriptor::{AccessError, LeaseError, RegionError, RegisterError};
 use nixl_ops::Advice;
@@ -6,7 +6,7 @@ use nixl_ops::Advice;
 use crate::{ConnectorError, TicketError};
 
 impl ConnectorError {
-    /// What to do about it, from whatever depth it comes.
+    /// The remedy, found at any depth of the chain of sources.
     ///
     /// ```
     /// use nixl_connector::{Advice, Completion, Connector, ConnectorError};

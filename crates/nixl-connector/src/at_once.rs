@@ -1,4 +1,4 @@
-//! Transfers from begin to end in one call.
+//! One-call transfers: begin, wait and take the bytes.
 
 use nixl_descriptor::DescriptorList;
 use nixl_metadata::RdmaMetadata;
@@ -95,7 +95,7 @@ impl Connector {
     /// The bytes that a peer offered, its descriptors one after the other: read into a [buffer](Self::buffer) of the pool,
     /// and copied out of it.
     ///
-    /// The length is the peer's word, so it is refused beyond `limit` bytes, before anything is allocated. Programs that
+    /// The length comes from the peer, so it is refused beyond `limit` bytes, before anything is allocated. Programs that
     /// move much, or again and again, spare the copy: they [`read`](Self::read) into memory of their own.
     ///
     /// Cancel safe: if the future is dropped, nothing is transferred or the transfer is cancelled.

@@ -1,9 +1,9 @@
-//! How a connector is configured.
+//! The builder of connectors.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixl_device::HostIdentity as LocalHost;
+use nixl_device::MachineIdentity;
 use nixl_metadata::{HostIdentity, MessageVersions, PeerInfo};
 use nixl_ops::{
     ClaimDemand, Clock, DriverConfig, Executor, RemoteSlots, SystemClock, Transport,
@@ -156,11 +156,11 @@ impl ConnectorBuilder {
     ///
     /// [`ConnectorError::BadName`], [`ConnectorError::Thread`], [`ConnectorError::NoTransport`], or, without
     /// NIXL on the machine, `ConnectorError::Nixl` with what was looked for. In a process that was forked from one with a connector also
-    /// [`ConnectorError::ForkedAmidThreads`], `ConnectorError::Nixl` if the engine cannot begin anew there, and [`TransportError::Forked`](nixl_ops::TransportError::Forked)
-    /// for an executor of the other process.
+    /// [`ConnectorError::ForkedAmidThreads`], `ConnectorError::Nixl` if the engine cannot begin anew there, and
+    /// [`TransportError::Forked`](nixl_ops::TransportError::Forked) for an executor of the other process.
     pub async fn build(self) -> Result<Connector, ConnectorError> {
         self.executor.check_process()?;
-        let local = LocalHost::discover();
+        let local = MachineIdentity::discover();
         let hostname = local.hostname.unwrap_or_else(|| "unknown".to_owned());
         let boot_id = local.boot_id.unwrap_or_default();
         let host = HostIdentity::new(&hostname, boot_id, std::process::id())?

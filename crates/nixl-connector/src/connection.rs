@@ -1,4 +1,4 @@
-//! One engine, its driver and its caches.
+//! A connection: one engine, its driver and its caches.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -9,9 +9,9 @@ use nixl_descriptor::{
 use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata, SerializedDescriptor};
 use nixl_ops::{
-    Clock, ConnectSpec, Driver, DriverConfig, Executor, FoundSlot, Held, Link, OperationError,
-    OperationOptions, Overdue, PeerId, Preparation, RemoteSlot, RemoteSlots, SpentKeys, SpentStats,
-    Transport, TransportError,
+    Clock, ConnectSpec, ConnectionContext, Driver, DriverConfig, Executor, FoundSlot, Held,
+    OperationError, OperationOptions, Overdue, PeerId, Preparation, RemoteSlot, RemoteSlots,
+    SpentKeys, SpentStats, Transport, TransportError,
 };
 
 use crate::ConnectorError;
@@ -99,7 +99,7 @@ impl Connection {
         let registrations =
             Arc::new(RegistrationCache::new(transport.registrar(), CacheLimits::default()));
         let slots = Arc::default();
-        let link = Link::new(
+        let link = ConnectionContext::new(
             Arc::clone(&transport),
             Arc::clone(&registrations),
             Arc::new(control.clone()),
@@ -291,7 +291,7 @@ impl Connection {
             for (device, region) in &regions {
                 match cache.get_or_register(region) {
                     Ok(registration) => held.push(registration),
-                    Err(error) if executor.reaches(*device) => {
+                    Err(error) if executor.can_access(*device) => {
                         tracing::debug!(%error, "memory that only the executor will reach");
                     }
                     Err(error) => return Err(error.into()),
@@ -387,7 +387,7 @@ impl Connection {
         let transport = Arc::clone(&self.transport);
         let look = self.control.run(move || transport.problems());
         let options = OperationOptions::new().timeout(PATIENCE);
-        match self.driver.within(options, look).await {
+        match self.driver.with_timeout(options, look).await {
             Ok((Ok(problems), _)) => (problems, false),
             Ok((Err(error), _)) => (vec![error], false),
             Err(OperationError::Transport(error)) => (vec![error], false),
@@ -402,7 +402,7 @@ impl Connection {
         let tell = self.control.run(move || driver.tell_leaving(&peers));
         let options = OperationOptions::new().timeout(PATIENCE);
         // What is not told by then is queued, and told if the process lives.
-        let _ = self.driver.within(options, tell).await;
+        let _ = self.driver.with_timeout(options, tell).await;
     }
 
     /// Drops what the cache says about a peer that the engine has given up.

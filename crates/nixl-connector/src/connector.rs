@@ -1,4 +1,4 @@
-//! The connector: where operations come from.
+//! The connector, which makes operations.
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -406,13 +406,13 @@ impl Connector {
         let connection = &self.shared.connection;
         if local.len() <= Self::WALKED_HERE {
             let offer = self.offer(kind, local, options);
-            let (spec, options) = connection.driver().within(options, offer).await?;
+            let (spec, options) = connection.driver().with_timeout(options, offer).await?;
             return Ok((spec?, options));
         }
         let me = self.clone();
         let work = async move { me.offer(kind, local, options).await };
         let offloaded = Offloaded::new(connection.work()?, work);
-        let (spec, options) = connection.driver().within(options, offloaded).await?;
+        let (spec, options) = connection.driver().with_timeout(options, offloaded).await?;
         Ok((spec??, options))
     }
 
@@ -428,7 +428,7 @@ impl Connector {
         let policy = options.path_policy();
         if local.len().max(remote.descriptors().len()) <= Self::WALKED_HERE {
             let prepare = self.prepare(kind, &local, remote, policy);
-            let (execution, options) = connection.driver().within(options, prepare).await?;
+            let (execution, options) = connection.driver().with_timeout(options, prepare).await?;
             return Ok((execution?, local, options));
         }
         let (me, remote) = (self.clone(), remote.clone());
@@ -437,7 +437,7 @@ impl Connector {
             Ok::<_, ConnectorError>((execution, local))
         };
         let offloaded = Offloaded::new(connection.work()?, work);
-        let (prepared, options) = connection.driver().within(options, offloaded).await?;
+        let (prepared, options) = connection.driver().with_timeout(options, offloaded).await?;
         let (execution, local) = prepared??;
         Ok((execution, local, options))
     }
@@ -527,7 +527,7 @@ impl Connector {
                 let peer = connection.connect(remote).await?;
                 connection.driver().decline(key, terms, &peer).await?;
             }
-            // Dynamo's profile and version 3 have no word for it.
+            // Dynamo's profile and version 3 have no field for it.
             (None, None) => {}
         }
         used.spend();
@@ -593,12 +593,13 @@ impl Connector {
         connection.run(executor.prepare(local, Some(remote))).await?;
         let peer = connection.connect(remote).await?;
         let registrations = connection.register(local).await?;
-        let introduction = match executor.introduces(local, remote) {
+        let initiator_metadata = match executor.needs_local_metadata(local, remote) {
             true => Some(connection.local_metadata().await?),
             false => None,
         };
         let to = ToPeer { kind, memory, remote, policy, slot: slot.as_ref(), notifies: true };
-        let (execution, peer) = self.execute(&to, (peer, registrations), introduction).await?;
+        let (execution, peer) =
+            self.execute(&to, (peer, registrations), initiator_metadata).await?;
         let execution = self.claiming(execution, remote, &peer, slot.is_some()).await?;
         Ok(Verification::after(OfferUse::of(execution, slot, used), verification))
     }
@@ -624,14 +625,15 @@ impl Connector {
         &self,
         to: &ToPeer<'_>,
         (peer, registrations): (PeerId, Vec<Registration>),
-        introduction: Option<AgentMetadata>,
+        initiator_metadata: Option<AgentMetadata>,
     ) -> Result<(Box<dyn Execution>, PeerId), ConnectorError> {
         let connection = &self.shared.connection;
         let transport = connection.transport();
         let executor = connection.executor();
-        let again = (registrations.clone(), introduction.clone());
+        let again = (registrations.clone(), initiator_metadata.clone());
         let error =
-            match executor.execute(to.request(transport, &peer, registrations, introduction)) {
+            match executor.execute(to.request(transport, &peer, registrations, initiator_metadata))
+            {
                 Ok(execution) => return Ok((execution, peer)),
                 Err(error) => error,
             };
@@ -714,11 +716,11 @@ impl<'a> ToPeer<'a> {
         transport: &'a Arc<dyn Transport>,
         peer: &'a PeerId,
         registrations: Vec<Registration>,
-        introduction: Option<AgentMetadata>,
+        initiator_metadata: Option<AgentMetadata>,
     ) -> TransferRequest<'a> {
         let &Self { kind, memory, remote, policy, slot, notifies } = self;
         let request = TransferRequest::remote(kind, memory, remote, transport, peer, registrations)
-            .introducing(introduction)
+            .with_initiator_metadata(initiator_metadata)
             .with_slot(slot)
             .under(policy);
         match notifies {

@@ -1,4 +1,4 @@
-//! The thread on which a connection makes the engine's blocking calls.
+//! The control thread, on which a connection makes the engine's blocking calls.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use nixl_device::{ForkGeneration, LeakInChild};
-use nixl_ops::{Background, TransportError, contained};
+use nixl_ops::{BlockingThread, TransportError, contained};
 use tokio::sync::oneshot;
 
 use crate::ConnectorError;
@@ -101,7 +101,7 @@ impl ControlThread {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Queues a job whose end nobody awaits.
+    /// Queues a job whose end is not awaited.
     pub fn post(&self, job: impl FnOnce() + Send + 'static) {
         if self.jobs.is_inherited() {
             // A fork's child has not the thread, nor is what the job holds its own to drop.
@@ -130,14 +130,14 @@ impl ControlThread {
     ) -> Result<T, TransportError> {
         let (reply, result) = oneshot::channel();
         self.post(move || {
-            // Nobody may be waiting any more.
+            // The waiter may be gone.
             let _ = reply.send(contained(Self::JOB, job));
         });
         self.here(result).await?.unwrap_or_else(|_| Err(self.ended()))
     }
 }
 
-impl Background for ControlThread {
+impl BlockingThread for ControlThread {
     fn run(&self, job: Box<dyn FnOnce() + Send>) {
         self.post(job);
     }

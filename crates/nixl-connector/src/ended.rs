@@ -1,4 +1,4 @@
-//! What goes when a peer's process ends.
+//! Clean-up after the end of a peer's process.
 
 use std::sync::{Arc, Weak};
 

@@ -1,4 +1,4 @@
-//! Why a connector refused.
+//! Errors of a connector.
 
 use std::convert::Infallible;
 
@@ -113,7 +113,7 @@ pub enum ConnectorError {
         "cannot start a thread of the connection: {reason}; check the limits on processes and memory"
     )]
     Thread {
-        /// The operating system's word for it.
+        /// The operating system's text.
         reason: String,
     },
     /// A thread of the connection was started and does not run. What every thread needs for that was in use by another thread, which

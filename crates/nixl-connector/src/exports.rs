@@ -1,4 +1,4 @@
-//! This agent's metadata as it was exported before.
+//! The cache of this agent's exported metadata.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

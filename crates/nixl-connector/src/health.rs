@@ -1,4 +1,4 @@
-//! What probes of a server ask.
+//! Liveness and readiness, for the probes of a server.
 
 use nixl_ops::TransportError;
 

@@ -1,4 +1,4 @@
-//! Who talks to whom: connectors and the transports that carry their operations.
+//! Connectors, and the transports that carry their operations.
 //!
 //! A [`Connector`] offers memory to peers and reads or writes what peers offer. Over NIXL (feature `nixl`, on by
 //! default) the peer is another process, here or on another machine; over the [`simulated`] transport it is
@@ -39,8 +39,8 @@
 //! # What a peer can do
 //!
 //! Metadata is a capability: NIXL's covers the whole regions that the operation offers parts of, or the slab that they lie in,
-//! and with a NIC all memory that the connector has registered when it is made. Give it to peers that you trust with that, over a channel that you trust. What a
-//! peer sends is validated before NIXL sees it, apart from the inside of NIXL's own connection details and keys,
+//! and with a NIC all memory that the connector has registered when it is made. Give it to peers that you trust with that, over a channel
+//! that you trust. What a peer sends is validated before NIXL sees it, apart from the inside of NIXL's own connection details and keys,
 //! which only NIXL can read. Read-only memory (`bytes::Bytes`, say) is offered for reading only, but NIXL registers all
 //! memory for both: a peer that breaks the rules could still write to it.
 //!
@@ -87,8 +87,8 @@ pub use grants::{
 };
 pub use health::{Drained, Health};
 pub use nixl_ops::{
-    Advice, CancelHandle, CancelOutcome, Carrier, ClaimDemand, Completion, DriverConfig,
-    EndedOffer, EngineSetting, FreeBlocks, GrantError, GrantStats, Held, OperationError,
+    Advice, CancelHandle, CancelOutcome, ClaimDemand, Completion, DriverConfig, EndedOffer,
+    EngineSetting, FreeBlocks, GrantError, GrantStats, Held, Medium, OperationError,
     OperationFuture, OperationKind, OperationOptions, OperationStatus, Overdue, PathKind,
     PathPolicy, PathReport, ReadOperation, ReadableOperation, Reclaimed, RevokeOutcome,
     SettingSource, SpentStats, TransportError, WritableOperation, WriteOperation,

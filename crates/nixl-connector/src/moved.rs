@@ -1,4 +1,4 @@
-//! The path of an execution whose bytes are in place, for what follows it.
+//! The report of an execution whose bytes are in place, for the steps that follow it.
 
 use nixl_ops::{Execution, PathReport, PeerMemory};
 

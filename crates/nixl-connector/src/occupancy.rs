@@ -1,4 +1,4 @@
-//! How many transfers with a peer are in flight, and who waits for the last of them.
+//! The count of transfers in flight with a peer, and the waiter for the last of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! Futures whose work is too long for an async thread.
+//! Futures that run their long work on the control thread.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! What may be done with memory, and why a copy was refused.
+//! Access rights of memory, and errors of copies.
 
 use nixl_device::Device;
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-/// Ids of blocks in the order in which somebody gave them, at least one, and the set of them, which is made when it is
+/// Ids of blocks in the order in which the caller gave them, at least one, and the set of them, which is made when it is
 /// first asked for: what is only read is seldom compared with anything.
 #[derive(Debug)]
 pub(crate) struct BlockIds {

@@ -1,4 +1,4 @@
-//! Registers every region once per engine.
+//! The registration cache: every region is registered once per engine.
 //!
 //! The hold on a cached registration is a *slot* that the region and the cache share. The region finds its slot without
 //! a search through the cache, and empties it when it goes; the cache empties it to evict. Neither keeps the other
@@ -14,7 +14,7 @@ use nixl_device::LeakInChild;
 use crate::region::{ReclaimError, Region, RegionId};
 use crate::registration::{RegisterError, Registrar, Registration};
 
-/// How much a [`RegistrationCache`] may keep registered that nobody uses at the moment.
+/// How much a [`RegistrationCache`] may keep registered that is not in use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[expect(clippy::exhaustive_structs, reason = "a plain configuration value that callers write out")]
 pub struct CacheLimits {
@@ -50,7 +50,7 @@ pub struct CacheStats {
 /// Registrations with one engine, kept for the next use of the same region.
 ///
 /// Bounded; the least recently used goes first. To evict is to give up the cache's hold: a [`Registration`] that
-/// somebody uses lives on. An entry goes when its region does, and all go when the cache does. Buffers of one slab of the
+/// in use lives on. An entry goes when its region does, and all go when the cache does. Buffers of one slab of the
 /// [`BufferPool`](crate::BufferPool) have one registration, that of the slab.
 #[derive(Debug)]
 pub struct RegistrationCache {
@@ -68,7 +68,7 @@ impl RegistrationCache {
     #[must_use]
     pub fn get(&self, region: &Region) -> Option<Registration> {
         let region = region.whole_region();
-        let registration = region.attached().get(&self.shared)?;
+        let registration = region.engine_caches().get(&self.shared)?;
         self.shared.hits.fetch_add(1, Relaxed);
         Some(registration)
     }
@@ -83,7 +83,7 @@ impl RegistrationCache {
             return Ok(registration);
         }
         let region = region.whole_region();
-        let slot = region.attached().slot(&self.shared, region.len() as u64);
+        let slot = region.engine_caches().slot(&self.shared, region.len() as u64);
         let _registering = lock(&slot.registering);
         if let Some(registration) = self.get(region) {
             return Ok(registration);
@@ -107,7 +107,7 @@ impl RegistrationCache {
             return Some(Ok(registration));
         }
         let region = region.whole_region();
-        let slot = region.attached().slot(&self.shared, region.len() as u64);
+        let slot = region.engine_caches().slot(&self.shared, region.len() as u64);
         let _registering = slot.registering.try_lock().ok()?;
         if let Some(registration) = self.get(region) {
             return Some(Ok(registration));
@@ -270,11 +270,11 @@ impl Slot {
 
 /// A region's slots, one for each cache that it was used with.
 #[derive(Debug, Default)]
-pub(crate) struct Attached {
+pub(crate) struct EngineCaches {
     slots: Mutex<Vec<Arc<Slot>>>,
 }
 
-impl Attached {
+impl EngineCaches {
     fn get(&self, cache: &Arc<Shared>) -> Option<Registration> {
         let slots = lock(&self.slots);
         let slot = slots.iter().find(|slot| slot.belongs_to(cache))?;
@@ -316,7 +316,7 @@ impl Attached {
     pub(crate) fn deregister_all(&mut self, region: RegionId) -> Result<(), ReclaimError> {
         for slot in lock(&self.slots).iter() {
             let mut current = lock(&slot.current);
-            // Nobody but the holder of this lock can make more handles of a sole one.
+            // Only the holder of this lock can make more handles of a sole one.
             if current.as_ref().is_some_and(|registration| !registration.is_sole()) {
                 return Err(ReclaimError::Registered);
             }

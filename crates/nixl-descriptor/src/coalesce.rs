@@ -1,4 +1,4 @@
-//! Fewer, longer descriptors for the engine.
+//! Coalescing of descriptors into fewer, longer ones for the engine.
 
 use nixl_device::Device;
 

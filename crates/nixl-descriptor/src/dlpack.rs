@@ -47,7 +47,7 @@ pub struct DLDataType {
     pub lanes: u16,
 }
 
-/// A tensor that somebody else owns.
+/// A tensor that another framework owns.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct DLTensor {
@@ -67,7 +67,7 @@ pub struct DLTensor {
     pub byte_offset: u64,
 }
 
-/// A tensor with what is needed to let go of it; before version 1.0.
+/// A tensor with its deleter; before version 1.0.
 #[repr(C)]
 #[derive(Debug)]
 pub struct DLManagedTensor {
@@ -75,7 +75,7 @@ pub struct DLManagedTensor {
     pub dl_tensor: DLTensor,
     /// For the producer.
     pub manager_ctx: *mut c_void,
-    /// Lets go of the tensor, unless there is nothing to do.
+    /// The deleter, unless there is nothing to do.
     pub deleter: Option<unsafe extern "C" fn(*mut Self)>,
 }
 
@@ -89,7 +89,7 @@ pub struct DLPackVersion {
     pub minor: u32,
 }
 
-/// A tensor with what is needed to let go of it; from version 1.0 on.
+/// A tensor with its deleter; from version 1.0 on.
 #[repr(C)]
 #[derive(Debug)]
 pub struct DLManagedTensorVersioned {
@@ -97,7 +97,7 @@ pub struct DLManagedTensorVersioned {
     pub version: DLPackVersion,
     /// For the producer.
     pub manager_ctx: *mut c_void,
-    /// Lets go of the tensor, unless there is nothing to do.
+    /// The deleter, unless there is nothing to do.
     pub deleter: Option<unsafe extern "C" fn(*mut Self)>,
     /// Bits such as [`DL_FLAG_READ_ONLY`].
     pub flags: u64,
@@ -160,7 +160,7 @@ impl Region {
     /// A region over a tensor of another framework, which stays alive as long as the region's memory is needed.
     ///
     /// The tensor must be contiguous in row-major order, on the host, pinned or on an NVIDIA GPU. Its deleter is called
-    /// once: here if this fails, else on whatever thread the region's last handle or registration goes. Panics: never.
+    /// once: here if this fails, else on the thread that drops the region's last handle or registration. Panics: never.
     ///
     /// # Errors
     /// [`DlpackError`]
@@ -225,7 +225,7 @@ unsafe impl<T> Sync for Owner<T> {}
 impl<T> Drop for Owner<T> {
     fn drop(&mut self) {
         if let Some(delete) = self.deleter {
-            // SAFETY: whoever imported the tensor gave it away, and this is the only call.
+            // SAFETY: the caller of the import gave the tensor away, and this is the only call.
             unsafe { delete(self.tensor.as_ptr()) }
         }
     }

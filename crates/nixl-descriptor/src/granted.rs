@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::block_use::{BlockUse, Footprint};
+use crate::block_selection::{BlockExtents, BlockSelection};
 use crate::extent::Extent;
 
 /// The grants on the blocks of one layout.
@@ -170,7 +170,7 @@ pub(crate) fn seen() {
 /// What a layout has in one region, and the grants on it.
 #[derive(Clone, Debug)]
 pub(crate) struct GrantedHere {
-    pub(crate) footprint: Arc<Footprint>,
+    pub(crate) block_extents: Arc<BlockExtents>,
     pub(crate) layers: usize,
     pub(crate) counts: Arc<Counts>,
 }
@@ -183,18 +183,18 @@ impl GrantedHere {
         }
         let bytes = extent.start as u64..extent.end as u64;
         let blocks = self.counts.blocks() as u64;
-        let combs = self.footprint.combs_near(self.layers, blocks, bytes.clone());
-        combs
-            .filter_map(|comb| comb.blocks_in(blocks, &bytes))
+        let strided = self.block_extents.strided_near(self.layers, blocks, bytes.clone());
+        strided
+            .filter_map(|strided| strided.blocks_in(blocks, &bytes))
             .find_map(|blocks| self.counts.first_granted(blocks))
     }
 
     /// As [`granted_bytes`](Self::granted_bytes), for blocks of this or another layout.
-    pub(crate) fn granted_blocks(&self, used: &BlockUse) -> Option<u32> {
+    pub(crate) fn granted_blocks(&self, used: &BlockSelection) -> Option<u32> {
         if !self.counts.any() {
             return None;
         }
-        match used.ids_in(&self.footprint) {
+        match used.ids_in(&self.block_extents) {
             Some(ids) => ids.iter().find_map(|&id| self.counts.first_granted(id..=id)),
             None => used.extents().find_map(|extent| self.granted_bytes(extent)),
         }

@@ -1,4 +1,4 @@
-//! Where the bytes of KV-cache blocks lie, and which bytes of one layout belong to which of another.
+//! Layouts: the addresses of KV-cache blocks, and which bytes of one layout correspond to which of another.
 //!
 //! A cache holds *blocks*; a block holds, for each *layer* and each *outer* part (K and V, or one fused part), the
 //! *page* of some tokens with *inner* elements each. A chunk is the bytes of one (block, layer, outer): it is
@@ -18,7 +18,7 @@
 //! # Decided here
 //!
 //! * **Padding**: blocks may lie further apart than they are long, because paged frameworks pad them
-//!   ([`Layout::with_block_stride`]). What is between blocks and after the last one belongs to nobody and is never
+//!   ([`Layout::with_block_stride`]). What is between blocks and after the last one is padding and never
 //!   touched.
 //! * **Number of blocks**: may differ between two layouts that exchange blocks. Everything else must be equal
 //!   ([`same_geometry`]).

@@ -1,4 +1,4 @@
-//! Counts what was given up on purpose, because an engine might still write into it.
+//! The count of memory that was leaked on purpose, because an engine might still write into it.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -5,12 +5,12 @@ use std::mem;
 
 use nixl_device::ForkGeneration;
 
-use crate::block_use::BlockUse;
+use crate::block_selection::BlockSelection;
 use crate::descriptor::Descriptor;
 use crate::extent::{Extent, ExtentSet};
 use crate::leaked;
+use crate::range_locks::Conflict;
 use crate::region::{Region, RegionId};
-use crate::traffic::Conflict;
 
 /// What an operation in flight does to memory.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -146,7 +146,7 @@ enum Held {
     /// The region's number for the lease.
     Blocks {
         lease: u64,
-        used: BlockUse,
+        used: BlockSelection,
     },
 }
 
@@ -197,15 +197,19 @@ impl LeaseSet {
 
     fn add(&mut self, region: &Region, extents: ExtentSet) -> Result<(), LeaseError> {
         self.hold(region, |mode| {
-            region.traffic().begin_lease(mode, &extents)?;
+            region.range_locks().begin_lease(mode, &extents)?;
             Ok(Held::Bytes(extents))
         })
     }
 
     /// Adds blocks that lie in `region`.
-    pub(crate) fn add_blocks(&mut self, region: &Region, used: BlockUse) -> Result<(), LeaseError> {
+    pub(crate) fn add_blocks(
+        &mut self,
+        region: &Region,
+        used: BlockSelection,
+    ) -> Result<(), LeaseError> {
         self.hold(region, |mode| {
-            let lease = region.traffic().begin_block_lease(mode, used.clone())?;
+            let lease = region.range_locks().begin_block_lease(mode, used.clone())?;
             Ok(Held::Blocks { lease, used })
         })
     }
@@ -241,10 +245,10 @@ impl Drop for LeaseSet {
             return;
         }
         for part in &self.parts {
-            let traffic = part.region.traffic();
+            let range_locks = part.region.range_locks();
             match &part.held {
-                Held::Bytes(extents) => traffic.end_lease(self.mode, extents),
-                Held::Blocks { lease, .. } => traffic.end_block_lease(*lease),
+                Held::Bytes(extents) => range_locks.end_lease(self.mode, extents),
+                Held::Blocks { lease, .. } => range_locks.end_block_lease(*lease),
             }
         }
     }

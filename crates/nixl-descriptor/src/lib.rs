@@ -1,4 +1,4 @@
-//! What is moved: memory a program owns, checked ranges of it, and its registration with transfer engines.
+//! Memory to transfer: regions that a program owns, checked ranges of them, and their registration with transfer engines.
 //!
 //! A transfer engine (a NIC, a GPU's copy engine, NIXL) reads and writes memory behind the compiler's back, and a peer's
 //! write can arrive long after this side lost interest. This crate makes that sound in safe Rust with four ideas:
@@ -59,7 +59,7 @@
 //! let list = DescriptorList::try_from(vec![region.descriptor(..1024)?, region.descriptor(2048..)?])?;
 //! assert_eq!(list.total_bytes(), 3072);
 //!
-//! // An operation writes into the memory: nobody else reads or writes it meanwhile.
+//! // An operation writes into the memory: no other reads or writes it meanwhile.
 //! let lease = Leases::acquire(list.as_slice(), LeaseMode::Write)?;
 //! assert!(region.copy_to_slice(0, &mut [0; 16]).is_err());
 //! drop(lease);
@@ -78,44 +78,44 @@ pub mod dlpack;
 pub mod layout;
 
 mod access;
+mod block_selection;
 mod block_set;
-mod block_use;
 mod cache;
 mod coalesce;
-mod comb;
 mod contents;
 mod copying;
-mod coverage;
+mod dependency;
 mod descriptor;
 mod disposal;
 mod extent;
 mod granted;
 mod leaked;
 mod lease;
+mod lease_map;
 mod leased;
 mod list;
 mod memfd;
 mod memory;
 mod pages;
-mod pending;
 mod pool;
 mod published;
+mod range_locks;
 mod region;
 mod registration;
 mod shared;
 mod shortage;
-mod traffic;
+mod strided;
 
 pub use access::{Access, AccessError};
 pub use cache::{CacheLimits, CacheStats, RegistrationCache};
 pub use coalesce::{PairError, Span, coalesce_pairs};
+pub use dependency::{Dependency, DependencyError};
 pub use descriptor::{Descriptor, DescriptorError};
 pub use disposal::defer_disposal_on_this_thread;
 pub use leaked::{Leaked, leaked};
 pub use lease::{LeaseError, LeaseMode, LeaseSet, Leases};
 pub use leased::{LeaseUse, Leased};
 pub use list::DescriptorList;
-pub use pending::{Pending, PendingError};
 pub use pool::{BufferPool, PoolStats};
 pub use published::{PublishedWords, ReadOnlyWords};
 pub use region::{

@@ -3,8 +3,8 @@
 use std::slice;
 use std::sync::Arc;
 
+use crate::dependency::Dependency;
 use crate::descriptor::{Descriptor, DescriptorError};
-use crate::pending::Pending;
 use crate::region::Region;
 
 /// At least one descriptor, in order, with a total size that fits into 64 bits.
@@ -14,20 +14,20 @@ use crate::region::Region;
 pub struct DescriptorList {
     descriptors: Vec<Descriptor>,
     total_bytes: u64,
-    pending: Vec<Arc<dyn Pending>>,
+    pending: Vec<Arc<dyn Dependency>>,
 }
 
 impl DescriptorList {
     /// The same memory, which operations leave alone until this work is done, and what was named before.
     #[must_use]
-    pub fn after(mut self, work: Arc<dyn Pending>) -> Self {
+    pub fn after(mut self, work: Arc<dyn Dependency>) -> Self {
         self.pending.push(work);
         self
     }
 
     /// The work to be done first.
     #[must_use]
-    pub fn pending(&self) -> &[Arc<dyn Pending>] {
+    pub fn pending(&self) -> &[Arc<dyn Dependency>] {
         &self.pending
     }
 

@@ -1,4 +1,4 @@
-//! The bytes themselves: one allocation, its owner, and raw copies in and out.
+//! The memory of a region: one allocation, its owner, and raw copies in and out.
 //!
 //! This is the only place that holds a pointer to a region's memory. The pointer is derived once, when the owner moves
 //! in; nothing of the owner that reaches the bytes is touched again until it moves out or is dropped, so nothing
@@ -18,8 +18,8 @@ use crate::copying::Copying;
 use crate::disposal;
 use crate::extent::Extent;
 use crate::leaked;
+use crate::range_locks::RangeLocks;
 use crate::region::RegionError;
-use crate::traffic::Traffic;
 
 pub(crate) struct Memory {
     base: NonNull<u8>,
@@ -27,7 +27,7 @@ pub(crate) struct Memory {
     len: usize,
     device: Device,
     access: Access,
-    traffic: Traffic,
+    range_locks: RangeLocks,
     /// `Some` for memory that is in use as a whole and by parts.
     copying: Option<Copying>,
     /// Registrations of which no engine has yet confirmed the end. While it is not zero the memory is not freed.
@@ -67,7 +67,7 @@ impl Memory {
             len,
             device,
             access,
-            traffic: Traffic::default(),
+            range_locks: RangeLocks::default(),
             copying: None,
             registrations: AtomicUsize::new(0),
             owner: Some(owner),
@@ -101,7 +101,7 @@ impl Memory {
             len: extent.len(),
             device: self.device,
             access: self.access,
-            traffic: Traffic::default(),
+            range_locks: RangeLocks::default(),
             copying,
             registrations: AtomicUsize::new(0),
             owner: Some(owner),
@@ -131,8 +131,8 @@ impl Memory {
     }
 
     /// Who is using which of the bytes.
-    pub(crate) fn traffic(&self) -> &Traffic {
-        &self.traffic
+    pub(crate) fn range_locks(&self) -> &RangeLocks {
+        &self.range_locks
     }
 
     /// Checks that the host may read `len` bytes at `offset`. `None` for no bytes.
@@ -238,7 +238,7 @@ impl Memory {
         self.owner.as_deref()?.downcast_ref()
     }
 
-    /// Moves the owner out, if it is a `T` and no engine may know the memory. Exclusive access proves that nobody copies.
+    /// Moves the owner out, if it is a `T` and no engine may know the memory. Exclusive access proves that no copy is under way.
     pub(crate) fn take_owner<T: Any>(&mut self) -> Option<T> {
         if self.is_registered() {
             return None;

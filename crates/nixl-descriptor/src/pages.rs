@@ -1,4 +1,4 @@
-//! What the processor may do with pages of this process.
+//! Access rights of pages of this process.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};

@@ -1,11 +1,11 @@
-//! Buffers that a late write cannot turn against anything else.
+//! The buffer pool: buffers whose memory a late write cannot turn against other memory.
 //!
-//! A peer that was offered memory may write there after its owner has let go of it: a one-sided write cannot be called
+//! A peer that was offered memory may write there after its owner has dropped it: a one-sided write cannot be called
 //! back. So memory that is offered for a while comes from here. It lies in *slabs*, each a mapped file
 //! ([`SharedMemory`](crate::SharedMemory)) that engines register, and peers map, once for all its *blocks*; a buffer is one
 //! block. Where a buffer was, there is a mapping of this pool's at least as long as an offer of it may be used:
 //!
-//! * A block is used again when the last handle to its region is gone. Whatever may still move its bytes holds one:
+//! * A block is used again when the last handle to its region is gone. Each user that may still move its bytes holds one:
 //!   operations, and leases of those whose memory is not proven quiet.
 //! * A slab is *retired* when all its blocks are free and the pool has more free memory than it needs. Its pages go back to
 //!   the system, its registrations and its file are given up, and no buffer is taken from it any more; the mapping stays
@@ -18,7 +18,7 @@
 //!
 //! Free blocks keep their pages up to 64 MiB, or up to what was in use at once in the last seconds. Retired slabs are 4096
 //! or 64 GiB of addresses at most; beyond that the oldest is unmapped early, and
-//! [counted](PoolStats::unmapped_early). There is no thread: what time ends is let go of by [`trim`](BufferPool::trim), and
+//! [counted](PoolStats::unmapped_early). There is no thread: what time ends is released by [`trim`](BufferPool::trim), and
 //! slab by slab whenever a buffer comes back.
 
 mod class;
@@ -131,7 +131,7 @@ impl BufferPool {
         self.shelves.lock().retain_for(at_least);
     }
 
-    /// Lets go of what time has ended by `now`, and says when there will be more of it if nothing else happens. For a thread
+    /// Releases what time has ended by `now`, and says when there will be more of it if nothing else happens. For a thread
     /// that wakes now and then anyway: to give pages back takes some 0.1 ms for each MiB.
     pub fn trim(&self, now: Instant) -> Option<Instant> {
         let mut stock = self.shelves.lock();

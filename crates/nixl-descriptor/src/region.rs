@@ -1,4 +1,4 @@
-//! Memory that a program owns and engines may reach.
+//! Regions: memory that a program owns and engines may access.
 
 mod copy;
 mod reclaim;
@@ -17,11 +17,11 @@ pub use self::reclaim::{Reclaim, ReclaimError};
 pub use self::source::RegionError;
 
 use crate::access::Access;
-use crate::cache::Attached;
+use crate::cache::EngineCaches;
 use crate::descriptor::{Descriptor, DescriptorError};
 use crate::extent::Extent;
 use crate::memory::Memory;
-use crate::traffic::Traffic;
+use crate::range_locks::RangeLocks;
 
 /// Names a region; unique in this process and never reused.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -62,7 +62,7 @@ pub struct Region(Arc<Inner>);
 /// Field order: registrations go before the memory.
 struct Inner {
     id: RegionId,
-    attached: Attached,
+    engine_caches: EngineCaches,
     /// Shared with registrations only, which must not keep the region itself alive: it holds them.
     memory: Arc<Memory>,
     /// What engines know instead of this region, if it is a part of that.
@@ -82,7 +82,7 @@ impl Region {
     fn new(memory: Memory, whole: Option<Self>) -> Self {
         Self(Arc::new(Inner {
             id: RegionId::next(),
-            attached: Attached::default(),
+            engine_caches: EngineCaches::default(),
             memory: Arc::new(memory),
             whole,
         }))
@@ -145,7 +145,7 @@ impl Region {
         self.access() == Access::ReadWrite
     }
 
-    /// Whether the region was made of a `T`, whatever reaches its bytes now.
+    /// Whether the region was made of a `T`, even if others access its bytes now.
     #[must_use]
     pub fn is_made_of<T: Any>(&self) -> bool {
         self.memory().is_owned_by::<T>()
@@ -161,8 +161,8 @@ impl Region {
         &self.0.memory
     }
 
-    pub(crate) fn traffic(&self) -> &Traffic {
-        self.0.memory.traffic()
+    pub(crate) fn range_locks(&self) -> &RangeLocks {
+        self.0.memory.range_locks()
     }
 
     /// The region that engines and peers know: this one, or the one it is a part of.
@@ -170,15 +170,15 @@ impl Region {
         self.0.whole.as_ref().unwrap_or(self)
     }
 
-    pub(crate) fn attached(&self) -> &Attached {
-        &self.0.attached
+    pub(crate) fn engine_caches(&self) -> &EngineCaches {
+        &self.0.engine_caches
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         if !self.memory.is_inherited() {
-            self.attached.retire_all(self.id);
+            self.engine_caches.retire_all(self.id);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Making memory known to an engine, and keeping it allocated until the engine let go.
+//! Registrations of memory with an engine, which keep it allocated until it is deregistered.
 #![allow(unsafe_code, reason = "declares traits that are trusted with memory; has no unsafe block")]
 
 use std::fmt;
@@ -38,7 +38,7 @@ impl fmt::Display for RegistrarId {
 
 /// Registers memory with one engine.
 ///
-/// May be dropped on any thread, by whoever drops the last registration; its `Drop` must not block on the engine either.
+/// May be dropped on any thread, with the last registration; its `Drop` must not block on the engine either.
 ///
 /// # Safety
 /// Memory is freed, and handed back to safe code, by what an implementation says:
@@ -56,7 +56,7 @@ pub unsafe trait Registrar: fmt::Debug + Send + Sync {
     /// Makes all of `span` known to the engine. **Blocks** (milliseconds to seconds): never called on an async thread.
     ///
     /// What is returned should hold a clone of `span` until the engine has let go: then no other code can free the
-    /// memory too early, whatever it does with the registration.
+    /// memory too early, for any use of the registration.
     ///
     /// # Errors
     /// [`RegisterError`]; then the engine does not know the memory.
@@ -145,7 +145,8 @@ pub enum RegisterError {
     },
 }
 
-/// All the memory of a region, or of the slab that it is a part of, as a registrar sees it. A clone keeps the memory allocated, but not the [`Region`].
+/// All the memory of a region, or of the slab that it is a part of, as a registrar sees it. A clone keeps the memory allocated, but not the
+/// [`Region`].
 #[derive(Clone)]
 pub struct RegionSpan {
     memory: Arc<Memory>,
@@ -233,8 +234,8 @@ struct Inner {
 }
 
 impl Registration {
-    /// Registers the whole of `region`, or the slab that it is a part of, **blocking** until the engine is done. Does not look for an earlier
-    /// registration: that is what [`RegistrationCache`](crate::RegistrationCache) does.
+    /// Registers the whole of `region`, or the slab that it is a part of, **blocking** until the engine is done. Does not look for an
+    /// earlier registration: that is what [`RegistrationCache`](crate::RegistrationCache) does.
     ///
     /// # Errors
     /// What the registrar says.
@@ -294,7 +295,7 @@ impl Registration {
         self.0.number
     }
 
-    /// Whether no other handle exists. Stays true while nobody else can reach this one.
+    /// Whether no other handle exists. Stays true while no other thread can reach this one.
     pub(crate) fn is_sole(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
@@ -325,7 +326,7 @@ impl Drop for Inner {
     }
 }
 
-/// A registration that nobody uses any more, together with the memory it covers.
+/// A registration that is no longer used, together with the memory it covers.
 ///
 /// Dropping it deregisters as well, and ignores the error.
 #[derive(Debug)]
@@ -343,7 +344,7 @@ impl Retired {
         &self.span
     }
 
-    /// Deregisters, **blocking** until the engine is done, then lets go of the memory. The memory is freed here if
+    /// Deregisters, **blocking** until the engine is done, then releases the memory. The memory is freed here if
     /// nothing else refers to it; if the engine fails, it never is (see [`leaked`](crate::leaked())).
     ///
     /// # Errors

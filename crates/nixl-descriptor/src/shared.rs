@@ -1,8 +1,8 @@
-//! Host memory that other processes of this machine can map.
+//! Shared host memory, which other processes of this machine can map.
 //!
-//! It is an anonymous file (`memfd_create`), which nobody finds by a path: a process that is told its [`SharedName`], and
+//! It is an anonymous file (`memfd_create`), which has no path: a process that is told its [`SharedName`], and
 //! that may look into the owner (in `ptrace`'s sense: usually of the same user), opens it through the owner's
-//! descriptors in `/proc`. The file cannot shrink, so a mapping of it stays valid whatever the other side does, also
+//! descriptors in `/proc`. The file cannot shrink, so a mapping of it stays valid, also
 //! after the owner has ended.
 #![allow(unsafe_code, reason = "maps files")]
 
@@ -38,7 +38,7 @@ pub struct SharedMemory {
 
 /// What names shared memory to other processes of the machine.
 ///
-/// Whoever knows it and may look into the owner has access to all of the memory, so `Debug` does not show it.
+/// A process that knows it and may look into the owner has access to all of the memory, so `Debug` does not show it.
 #[derive(Clone, Copy, Eq, PartialEq)]
 #[allow(clippy::exhaustive_structs, reason = "it is what peers send")]
 pub struct SharedName {
@@ -75,8 +75,8 @@ pub enum SharedMemoryError {
         /// What the system said, and what helps.
         message: String,
     },
-    /// What is there is not the memory of that name: its owner has let go of it, or it was never its.
-    #[error("the memory that another process shared is not there: its owner has let go of it")]
+    /// What is there is not the memory of that name: its owner has released it, or never had it.
+    #[error("the memory that another process shared is not there: its owner has released it")]
     Gone,
     /// It could become shorter under the mapping, or already is.
     #[error("the memory that another process shares is shorter than it said, or may become so")]
@@ -95,7 +95,7 @@ pub enum SharedMemoryError {
 pub enum Presence {
     /// It has: the number means the process that made the memory, for this process too.
     Here,
-    /// It has not: the process has let go of the memory or has ended, or the number means another process here.
+    /// It has not: the process has released the memory or has ended, or the number means another process here.
     Absent,
     /// This process may not know.
     Unknown(Unprovable),
@@ -161,7 +161,7 @@ impl SharedMemory {
     pub(crate) fn into_memory(mut self) -> Result<Memory, RegionError> {
         let (address, len) = (self.map.as_mut_ptr(), self.map.len());
         let base = NonNull::new(address).ok_or(RegionError::Empty)?;
-        // SAFETY: moving the owner does not move the mapping, which stays valid whatever becomes of the file. Only
+        // SAFETY: moving the owner does not move the mapping, which stays valid independently of the file. Only
         // regions reach the bytes: the owner's own, and those of processes that were told its name, as peers are.
         unsafe { Memory::new(base, len, Device::HOST, Access::ReadWrite, Box::new(self)) }
     }
@@ -228,7 +228,7 @@ pub(crate) fn own() -> MutexGuard<'static, HashSet<[u8; 16]>> {
     OWN.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The random part tells names apart; maps of them are bounded, whatever peers make up.
+/// The random part tells names apart; maps of them are bounded against invented names.
 impl Hash for SharedName {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u128(u128::from_ne_bytes(self.name));
@@ -635,7 +635,7 @@ mod tests {
         };
         until_held_by(&[]);
         let mut other = Looker::new(this_program(), &ours.name());
-        // It maps the memory once more after it has answered, and lets go of the descriptor each time.
+        // It maps the memory once more after it has answered, and closes the descriptor each time.
         until_held_by(&[other.0.id()]);
         other.kill();
         until_held_by(&[]);
@@ -649,9 +649,9 @@ mod tests {
             return;
         }
         let ours = SharedMemory::new(100).unwrap();
-        let mut nobody = this_program();
-        nobody.uid(65_534).gid(65_534).current_dir("/");
-        let said = Looker::new(nobody, &ours.name()).1.clone();
+        let mut unprivileged = this_program();
+        unprivileged.uid(65_534).gid(65_534).current_dir("/");
+        let said = Looker::new(unprivileged, &ours.name()).1.clone();
         assert!(said.starts_with("Unknown(NotAllowed") && said.ends_with("false false"), "{said}");
         // The program is reached by a descriptor: that user may not see its folder.
         let script = "mount -t proc -o hidepid=2 proc /proc && exec 9<$0 && cd / && \

@@ -1,4 +1,4 @@
-//! What the operating system is short of, and what helps.
+//! Shortages of the operating system, and their remedies.
 
 use std::io;
 

@@ -2,7 +2,7 @@
 //!
 //! Nothing of CUDA is needed to build, and `libcuda` is not needed to run. Everything begins with one cached [`probe`];
 //! without a driver all that leads to a [`Context`] returns [`CudaUnavailable`], and nothing panics. A call that the
-//! driver refuses is a [`CudaError`], whatever its code.
+//! driver refuses is a [`CudaError`], for every code.
 //!
 //! - [`devices`], [`gpu_links`], [`nic_links`] and [`local_gpu_direct`] describe the hardware.
 //! - [`Context`] is where all that follows lives. It breaks for good by a sticky error, and says so.
@@ -104,7 +104,7 @@ pub use error::{CudaError, CudaErrorClass, DeviceError};
 pub use event::{Event, IpcEventHandle};
 pub use foreign_stream::ForeignStreamError;
 pub use gpu_direct::{
-    GpuDirectAttributes, LocalGpuDirect, NicLink, Verdict, local_gpu_direct, nic_links,
+    GpuDirectAttributes, GpuDirectSupport, LocalGpuDirect, NicLink, local_gpu_direct, nic_links,
 };
 pub use gpu_link::{GpuLink, Interconnect, gpu_links};
 pub use ipc::{ImportedMemory, IpcMemoryHandle};

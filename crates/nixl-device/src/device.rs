@@ -1,4 +1,4 @@
-//! Which memory something lives in: host memory, or that of the n-th accelerator of a kind.
+//! Memory devices: host memory, or that of the n-th accelerator of a kind.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! What the machine offers for moving GPU memory without the processor.
+//! Kernel modules and devices for moving GPU memory without the processor.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! Which machine this is, and what it allows this process.
+//! The identity of the host, and its limits for this process.
 
 use std::num::NonZeroU64;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::tree::Tree;
 /// Which machine this is, and which of its namespaces this process is in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct HostIdentity {
+pub struct MachineIdentity {
     /// The name, which containers may set for themselves.
     pub hostname: Option<String>,
     /// The kernel's identifier of this boot. Two processes with the same one run on the same kernel, in whichever
@@ -26,7 +26,7 @@ pub struct HostIdentity {
     pub ipc_namespace: Option<NonZeroU64>,
 }
 
-impl HostIdentity {
+impl MachineIdentity {
     /// Identifies this machine from three small files and two links. Never fails: what cannot be read is `None`.
     #[must_use]
     pub fn discover() -> Self {
@@ -55,8 +55,8 @@ pub enum Limit {
     Unlimited,
 }
 
-pub(crate) fn read_identity(tree: &Tree) -> HostIdentity {
-    HostIdentity {
+pub(crate) fn read_identity(tree: &Tree) -> MachineIdentity {
+    MachineIdentity {
         hostname: tree.text("proc/sys/kernel/hostname"),
         boot_id: tree.value(
             "proc/sys/kernel/random/boot_id",

@@ -1,4 +1,4 @@
-//! Which memories and links a machine has, found without verbs or NIXL; and the memory of CUDA devices.
+//! Discovery of a machine's memories and links, without verbs or NIXL; and CUDA memory.
 //!
 //! - [`Device`] names a memory: the host's, or that of an accelerator.
 //! - [`Topology`] is what the file system tells: NUMA nodes, RDMA NICs, GPUs, how far apart they are, and what there is
@@ -38,7 +38,7 @@ pub use gpu_direct::{
     GdrCopy, GpuDirect, ModuleVersion, NvidiaDriver, NvidiaDriverFlavor, PeerMemory,
     PeerMemoryProvider,
 };
-pub use host::{HostIdentity, Limit, MemlockLimit};
+pub use host::{Limit, MachineIdentity, MemlockLimit};
 pub use interfaces::{InterfaceReach, NetworkInterface};
 pub use nic::{DmaBufSupport, LinkLayer, PortState, RdmaNic, RdmaPort, VerbsDevice};
 pub use node::NodeAccess;

@@ -1,4 +1,4 @@
-//! Other processes of this PID namespace: which one a number means, whether it has ended, what it has open. And which process this is in a line of forks.
+//! Other processes of this PID namespace: identity, end and open files; and detection of forks.
 
 mod descriptors;
 mod exits;

@@ -1,11 +1,11 @@
-//! The machine as a whole.
+//! The topology of the machine.
 
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::gpu_direct::{GpuDirect, read_gpu_direct, read_gpus};
-use crate::host::{HostIdentity, MemlockLimit, read_identity, read_memlock};
+use crate::host::{MachineIdentity, MemlockLimit, read_identity, read_memlock};
 use crate::nic::{RdmaNic, read_nics};
 use crate::numa::{NumaNode, read_nodes};
 use crate::pci::PciFunction;
@@ -32,7 +32,7 @@ use crate::tree::{Note, Tree};
 #[non_exhaustive]
 pub struct Topology {
     /// Which machine this is.
-    pub host: HostIdentity,
+    pub host: MachineIdentity,
     /// The NUMA nodes, ascending. Empty if the kernel does not know of any.
     pub numa_nodes: Vec<NumaNode>,
     /// The RDMA NICs, in natural order of their names.

@@ -1,4 +1,4 @@
-//! Reading the small text files of `/sys` and `/proc` below a root, where anything may be missing or broken.
+//! The reader of the small text files of `/sys` and `/proc` below a root, where anything may be missing or broken.
 
 use std::cell::RefCell;
 use std::fs::{self, File};

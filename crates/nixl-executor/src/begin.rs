@@ -1,4 +1,4 @@
-//! The connector to begin with.
+//! The default connector, with the process's path executor.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Memory to memory: by the CPU inside the process, by the transport to anywhere else.
+//! The direct executor: copies by the CPU inside the process, transfers by the transport to other processes.
 
 use std::task::Poll;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use nixl_descriptor::DescriptorList;
 use nixl_metadata::{NotificationKey, RdmaMetadata};
 use nixl_ops::{
-    EndedOffer, Execution, Executor, Gate, Offer, PathKind, PathReport, PeerMemory, Rejected,
-    TransferRequest, TransportError, TransportExecutor,
+    EndedOffer, Execution, Executor, Offer, PathKind, PathReport, PeerMemory, Rejected,
+    TransferRequest, TransportError, TransportExecutor, WaitFor,
 };
 
 use crate::memcpy::Memcpy;
@@ -37,13 +37,13 @@ impl DirectExecutor {
 }
 
 impl Executor for DirectExecutor {
-    fn announce(&self, offer: Offer) {
+    fn offer_created(&self, offer: Offer) {
         if is_host(offer.descriptors()) {
             Offers::of_this_process().insert(offer);
         }
     }
 
-    fn withdraw(&self, key: &NotificationKey) {
+    fn offer_ended(&self, key: &NotificationKey) {
         Offers::of_this_process().remove(key);
     }
 
@@ -54,7 +54,7 @@ impl Executor for DirectExecutor {
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
         if request.route.is_some() {
             let execution = TransportExecutor.execute(request)?;
-            return Ok(Box::new(Elsewhere { execution }));
+            return Ok(Box::new(ViaTransport { execution }));
         }
         let kind = PathKind::SameProcessCopy;
         if let Err(reason) = request.policy.check(kind, None, None) {
@@ -66,7 +66,7 @@ impl Executor for DirectExecutor {
         agree(&offer, request.remote)?;
         let claim = offer.claim_for_copy().map_err(ended)?;
         let copy = Box::new(Memcpy::new(&request, claim)?);
-        Ok(Gate::before(copy, request.local.pending()))
+        Ok(WaitFor::before(copy, request.local.pending()))
     }
 }
 
@@ -94,12 +94,12 @@ pub(crate) fn agree(offer: &Offer, remote: &RdmaMetadata) -> Result<(), Transpor
 }
 
 /// The transport's execution, with a word on why it was not a copy.
-struct Elsewhere {
+struct ViaTransport {
     execution: Box<dyn Execution>,
 }
 
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
-impl Execution for Elsewhere {
+impl Execution for ViaTransport {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         self.execution.poll()
     }
@@ -112,8 +112,8 @@ impl Execution for Elsewhere {
         self.execution.abandon()
     }
 
-    fn awaits_word(&self) -> bool {
-        self.execution.awaits_word()
+    fn awaits_notification(&self) -> bool {
+        self.execution.awaits_notification()
     }
 
     fn takes_turns(&self) -> bool {

@@ -1,4 +1,4 @@
-//! What the fuzzer of messages between executors runs (`cargo +nightly fuzz run staging`), and the tests on any toolchain.
+//! The entry point of the fuzzer of staging messages (`cargo +nightly fuzz run staging`), and the tests on any toolchain.
 
 use crate::staged::Message;
 

@@ -1,4 +1,4 @@
-//! The crate to begin with: connectors that move bytes the best way there is.
+//! The crate to depend on: connectors that move bytes by the best available path.
 //!
 //! An application depends on this crate alone. [`connector`] starts to configure a [`Connector`], which offers memory to
 //! peers and reads or writes what peers offer. The [`prelude`] has the names that most programs use; what else an
@@ -70,6 +70,7 @@
 //! operations are `Send` and `Sync`, futures of their methods are `Send`.
 
 mod begin;
+mod connection;
 mod direct;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -81,18 +82,17 @@ mod offers;
 pub mod paths;
 mod peers;
 pub mod prelude;
-mod routed;
 mod staged;
 
 pub use begin::connector;
+pub use connection::{PathExecutor, PeerStats};
 pub use direct::DirectExecutor;
 pub use local::{
-    Abilities, BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockPlan, BlockSide, Buffer,
-    CopyOp, Cost, Costs, CostsError, CudaGpus, GpuError, Gpus, Lane, Mark, MemoryKind, Piece, Plan,
-    Progress, Route, SharedHandle, SimulatedGpus, Strategy, StrategyPolicy, StreamHandle,
-    StreamPoint,
+    BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockPlan, BlockSide, CopyOp, CopyRoute,
+    Cost, Costs, CostsError, CudaGpus, GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream,
+    MemoryKind, Piece, Plan, Progress, SharedHandle, SimulatedGpus, Strategy, StrategyPolicy,
+    StreamHandle, StreamPoint, TransferBuffer,
 };
-pub use routed::{PathExecutor, PeerStats};
 pub use staged::{SlotStats, StagingConfig, StagingStats};
 
 // What an application needs of the crates below, so that it depends on this one alone.
@@ -108,18 +108,18 @@ pub use nixl_connector::{
 #[cfg(feature = "dlpack")]
 pub use nixl_descriptor::dlpack;
 pub use nixl_descriptor::{
-    Access, AccessError, BufferPool, Descriptor, DescriptorError, DescriptorList, LeaseError,
-    LeaseMode, Pending, PendingError, Reclaim, ReclaimError, Region, RegionError, RegisterError,
-    layout,
+    Access, AccessError, BufferPool, Dependency, DependencyError, Descriptor, DescriptorError,
+    DescriptorList, LeaseError, LeaseMode, Reclaim, ReclaimError, Region, RegionError,
+    RegisterError, layout,
 };
 pub use nixl_device::{Device, DeviceKind, cuda};
 pub use nixl_metadata::{
     ExportId, ExportMetadata, Limits, MetadataError, NativeVersion, RdmaMetadata, Ticket,
 };
 pub use nixl_ops::{
-    Advice, CancelHandle, CancelOutcome, Carrier, ClaimDemand, Clock, Completion, CopyOperation,
-    DriverConfig, EndedOffer, EngineSetting, FreeBlocks, GrantError, GrantStats, Hop, MemoryFate,
-    OperationError, OperationFuture, OperationKind, OperationOptions, OperationStatus,
+    Advice, CancelHandle, CancelOutcome, ClaimDemand, Clock, Completion, CopyOperation,
+    DriverConfig, EndedOffer, EngineSetting, FreeBlocks, GrantError, GrantStats, Hop, Medium,
+    MemoryFate, OperationError, OperationFuture, OperationKind, OperationOptions, OperationStatus,
     PairingError, PathKind, PathPolicy, PathReport, ReadOperation, ReadableOperation, Reclaimed,
     Rejected, RevokeOutcome, SettingSource, Settled, SystemClock, TransportError,
     WritableOperation, WriteOperation,

@@ -1,4 +1,4 @@
-//! Copying inside the process, in pieces.
+//! Host copies inside the process, in pieces.
 
 use std::task::Poll;
 

@@ -1,4 +1,4 @@
-//! What this process offers, by key.
+//! The offers of this process, by key.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,7 @@ impl Offers {
     }
 
     pub(crate) fn remove(&self, key: &NotificationKey) {
-        // The offer may hold the last handle to its memory: let go of it outside the lock.
+        // The offer may hold the last handle to its memory: drop it outside the lock.
         let removed = self.lock().remove(key);
         drop(removed);
     }

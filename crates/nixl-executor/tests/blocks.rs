@@ -13,8 +13,8 @@ use common::{
 use nixl_descriptor::layout::{LayerOrder, Layout, LayoutKind};
 use nixl_descriptor::{AccessError, LeaseMode, Region, copy, copy_range};
 use nixl_executor::{
-    Abilities, BlockError, BlockExecutor, BlockOptions, Costs, Gpus, MemoryKind, SimulatedGpus,
-    Strategy, StrategyPolicy,
+    BlockError, BlockExecutor, BlockOptions, Costs, GpuBackend, GpuCapabilities, MemoryKind,
+    SimulatedGpus, Strategy, StrategyPolicy,
 };
 use nixl_ops::{CancelOutcome, MemoryFate, OperationError, TransportError};
 use proptest::prelude::*;
@@ -23,16 +23,16 @@ use proptest::strategy::Strategy as _;
 const KINDS: [MemoryKind; 4] =
     [MemoryKind::Pageable, MemoryKind::Pinned, MemoryKind::Gpu(0), MemoryKind::Gpu(1)];
 
-fn abilities() -> Abilities {
-    let mut can = Abilities::default();
+fn capabilities() -> GpuCapabilities {
+    let mut can = GpuCapabilities::default();
     (can.gpus, can.batch, can.kernel, can.peers) = (2, true, true, vec![(0, 1)]);
     can
 }
 
-fn machine(can: Abilities) -> (Arc<SimulatedGpus>, BlockExecutor) {
+fn machine(can: GpuCapabilities) -> (Arc<SimulatedGpus>, BlockExecutor) {
     let gpus = Arc::new(SimulatedGpus::new(can).unwrap());
     let executor =
-        BlockExecutor::new(Arc::clone(&gpus) as Arc<dyn Gpus>, Costs::default()).unwrap();
+        BlockExecutor::new(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Costs::default()).unwrap();
     (gpus, executor)
 }
 
@@ -57,7 +57,7 @@ impl Machine for SimulatedGpus {
 /// Addresses are used again, by memory of another kind.
 #[test]
 fn memory_is_pinned_only_as_long_as_it_lives() {
-    let (gpus, _executor) = machine(abilities());
+    let (gpus, _executor) = machine(capabilities());
     for _ in 0..100 {
         let pinned = gpus.region(MemoryKind::Pinned, 1 << 16).unwrap();
         assert_eq!(gpus.memory_kind(pinned.device(), pinned.address()), MemoryKind::Pinned);
@@ -69,7 +69,7 @@ fn memory_is_pinned_only_as_long_as_it_lives() {
 
 #[test]
 fn every_pair_of_memories_and_layouts_with_every_strategy() {
-    let (gpus, executor) = machine(abilities());
+    let (gpus, executor) = machine(capabilities());
     let g = geometry(5, 3, 24, 2);
     let mut used = Vec::new();
     for src in KINDS {
@@ -98,7 +98,7 @@ proptest! {
         inner in 1usize..70, width in 0u32..4, layers in 1usize..5, cut in any::<(u8, u8)>(),
         guard in 0usize..20, order in Just((0usize..6).collect::<Vec<_>>()).prop_shuffle(), count in 1usize..6,
     ) {
-        let (gpus, executor) = machine(abilities());
+        let (gpus, executor) = machine(capabilities());
         let g = geometry(6, layers, inner, 1 << width);
         let from = Cache::new(&*gpus, KINDS[src_kind], LAYOUTS[a], g, guard);
         let to = Cache::new(&*gpus, KINDS[dst_kind], LAYOUTS[b], g, guard / 3);
@@ -129,7 +129,7 @@ proptest! {
         inner in prop_oneof![1usize..70, 20_000usize..60_000], layers in 1usize..6,
         guard in 0usize..20, peers: bool, kernel: bool,
     ) {
-        let mut can = abilities();
+        let mut can = capabilities();
         can.kernel = kernel;
         can.peers.retain(|_| peers);
         let (gpus, executor) = machine(can);
@@ -162,7 +162,7 @@ proptest! {
 /// A kernel of a plan for the first layer alone would read pageable memory of the second.
 #[test]
 fn a_pinned_and_a_pageable_layer_go_to_a_gpu_by_a_kernel_and_by_slots() {
-    let (gpus, executor) = machine(abilities());
+    let (gpus, executor) = machine(capabilities());
     let g = geometry(64, 2, 8, 2);
     let kinds = [MemoryKind::Pinned, MemoryKind::Pageable];
     let from = Cache::mixed(&*gpus, &kinds, LAYOUTS[2], g, 0);
@@ -183,7 +183,7 @@ fn a_pinned_and_a_pageable_layer_go_to_a_gpu_by_a_kernel_and_by_slots() {
 /// One group fails at once, the other is still copied: the memory comes back when both are over.
 #[test]
 fn a_group_that_fails_waits_for_the_others() {
-    let (gpus, executor) = machine(abilities());
+    let (gpus, executor) = machine(capabilities());
     let g = geometry(8, 2, 1000, 1);
     let kinds = [MemoryKind::Pinned, MemoryKind::Pageable];
     let from = Cache::mixed(&*gpus, &kinds, LAYOUTS[1], g, 0);
@@ -206,7 +206,7 @@ fn a_group_that_fails_waits_for_the_others() {
 
 #[test]
 fn more_than_the_ring_holds() {
-    let (gpus, executor) = machine(abilities());
+    let (gpus, executor) = machine(capabilities());
     // 40 MiB through slots of 4 MiB, at a length that no slot divides.
     let g = geometry(3, 2, 833_333, 1);
     let from = Cache::new(&*gpus, MemoryKind::Pageable, LayoutKind::FullyContiguous, g, 64);
@@ -218,13 +218,13 @@ fn more_than_the_ring_holds() {
 
 #[test]
 fn packed_copies_in_several_slices() {
-    let (gpus, executor) = machine(abilities());
+    let (gpus, executor) = machine(capabilities());
     several_slices(&*gpus, &executor);
 }
 
 #[test]
 fn without_batch_calls_kernels_or_peers_the_next_best_is_used_and_the_plan_says_why() {
-    let mut can = abilities();
+    let mut can = capabilities();
     (can.batch, can.kernel, can.peers) = (false, false, vec![]);
     let (gpus, executor) = machine(can);
     let g = geometry(4, 2, 16, 2);
@@ -242,7 +242,7 @@ fn without_batch_calls_kernels_or_peers_the_next_best_is_used_and_the_plan_says_
 
 #[test]
 fn a_gpu_that_is_not_there_is_an_error_that_names_it() {
-    let (gpus, executor) = machine(abilities());
+    let (gpus, executor) = machine(capabilities());
     let g = geometry(4, 2, 16, 2);
     let here = Cache::new(&*gpus, MemoryKind::Pinned, LAYOUTS[0], g, 64);
     let nowhere = Cache::new(&*gpus, MemoryKind::Gpu(7), LAYOUTS[0], g, 64);
@@ -255,7 +255,7 @@ fn a_gpu_that_is_not_there_is_an_error_that_names_it() {
 
 #[test]
 fn blocks_in_use_are_refused_and_come_back() {
-    let (gpus, executor) = machine(abilities());
+    let (gpus, executor) = machine(capabilities());
     let g = geometry(4, 2, 16, 2);
     let from = Cache::new(&*gpus, MemoryKind::Gpu(0), LAYOUTS[0], g, 64);
     let to = Cache::new(&*gpus, MemoryKind::Gpu(1), LAYOUTS[1], g, 64);
@@ -274,7 +274,7 @@ fn blocks_in_use_are_refused_and_come_back() {
 /// The executor's threads and GPUs copy by address, without the locks of regions: the leases alone keep others away.
 #[test]
 fn the_hosts_copies_do_not_get_in_the_way_of_a_transfer() {
-    let (gpus, executor) = machine(abilities());
+    let (gpus, executor) = machine(capabilities());
     let g = geometry(4, 2, 16, 2);
     let layout = |region: &Region| Layout::fully_contiguous(g, region.clone()).unwrap();
     let [host, free] = [(); 2].map(|()| Region::zeroed(g.bytes()).unwrap());
@@ -301,7 +301,7 @@ fn the_hosts_copies_do_not_get_in_the_way_of_a_transfer() {
 
 #[test]
 fn a_cancelled_transfer_keeps_its_blocks_until_the_gpu_has_passed() {
-    let (gpus, executor) = machine(abilities());
+    let (gpus, executor) = machine(capabilities());
     let g = geometry(4, 2, 16, 2);
     let from = Cache::new(&*gpus, MemoryKind::Gpu(0), LAYOUTS[0], g, 64);
     let to = Cache::new(&*gpus, MemoryKind::Gpu(0), LAYOUTS[1], g, 64);
@@ -321,7 +321,7 @@ fn a_cancelled_transfer_keeps_its_blocks_until_the_gpu_has_passed() {
 
 #[test]
 fn a_poisoned_gpu_fails_its_transfers_and_leaves_the_hosts_alone() {
-    let (gpus, executor) = machine(abilities());
+    let (gpus, executor) = machine(capabilities());
     let g = geometry(4, 2, 16, 2);
     let from = Cache::new(&*gpus, MemoryKind::Gpu(0), LAYOUTS[0], g, 64);
     let to = Cache::new(&*gpus, MemoryKind::Pinned, LAYOUTS[1], g, 64);
@@ -340,7 +340,7 @@ fn a_poisoned_gpu_fails_its_transfers_and_leaves_the_hosts_alone() {
 
 #[test]
 fn thousands_in_flight_all_end() {
-    let (gpus, executor) = machine(abilities());
+    let (gpus, executor) = machine(capabilities());
     let g = geometry(2000, 1, 8, 1);
     let from = Cache::new(&*gpus, MemoryKind::Gpu(0), LAYOUTS[0], g, 64);
     let to = Cache::new(&*gpus, MemoryKind::Gpu(1), LAYOUTS[0], g, 64);

@@ -12,7 +12,9 @@ use nixl_connector::{Connector, ConnectorError};
 use nixl_descriptor::{Descriptor, DescriptorList, Region};
 use nixl_device::Device;
 use nixl_executor::paths::LocalFacts;
-use nixl_executor::{Abilities, Gpus, MemoryKind, PathExecutor, PathKind, SimulatedGpus};
+use nixl_executor::{
+    GpuBackend, GpuCapabilities, MemoryKind, PathExecutor, PathKind, SimulatedGpus,
+};
 use nixl_metadata::{Checksum, RdmaMetadata};
 use nixl_ops::{Executor, OperationError, OperationOptions, SystemClock, TransportError};
 
@@ -31,12 +33,12 @@ enum Relation {
 
 impl World {
     async fn new(relation: Relation) -> Self {
-        let mut abilities = Abilities::default();
-        (abilities.gpus, abilities.batch) = (1, true);
-        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
-        let gpus = Arc::new(SimulatedGpus::new(abilities).unwrap());
+        let mut capabilities = GpuCapabilities::default();
+        (capabilities.gpus, capabilities.batch) = (1, true);
+        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
+        let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
         let executor =
-            PathExecutor::with(Arc::clone(&gpus) as Arc<dyn Gpus>, Arc::new(facts)).unwrap();
+            PathExecutor::with(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
         let executor: Arc<dyn Executor> = Arc::new(executor);
         let executor = match relation {
             Relation::OneProcess => executor,

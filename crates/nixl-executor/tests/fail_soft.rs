@@ -17,8 +17,8 @@ use nixl_descriptor::{DescriptorList, Region};
 use nixl_device::Device;
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
-    Abilities, Buffer, GpuError, Gpus, Lane, Mark, MemoryKind, PathExecutor, PathKind, PathPolicy,
-    SharedHandle, SimulatedGpus, StagingConfig, StreamHandle,
+    GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream, MemoryKind, PathExecutor, PathKind,
+    PathPolicy, SharedHandle, SimulatedGpus, StagingConfig, StreamHandle, TransferBuffer,
 };
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{Executor, OperationOptions, SystemClock, TransportError};
@@ -49,9 +49,9 @@ impl Failing {
 }
 
 // SAFETY: as those inside.
-unsafe impl Gpus for Failing {
-    fn abilities(&self) -> &Abilities {
-        self.inner.abilities()
+unsafe impl GpuBackend for Failing {
+    fn capabilities(&self) -> &GpuCapabilities {
+        self.inner.capabilities()
     }
 
     fn memory_kind(&self, device: Device, address: u64) -> MemoryKind {
@@ -62,15 +62,19 @@ unsafe impl Gpus for Failing {
         self.inner.is_open_to_peers(region)
     }
 
-    fn mark_stream(&self, gpu: u32, stream: StreamHandle) -> Result<Box<dyn Mark>, GpuError> {
-        self.inner.mark_stream(gpu, stream)
+    fn record_event_on(
+        &self,
+        gpu: u32,
+        stream: StreamHandle,
+    ) -> Result<Box<dyn GpuEvent>, GpuError> {
+        self.inner.record_event_on(gpu, stream)
     }
 
-    fn lane(&self, gpu: u32) -> Result<Box<dyn Lane>, GpuError> {
-        self.inner.lane(gpu)
+    fn create_stream(&self, gpu: u32) -> Result<Box<dyn GpuStream>, GpuError> {
+        self.inner.create_stream(gpu)
     }
 
-    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         self.may_pin()?;
         self.inner.pinned(gpu, len)
     }
@@ -80,7 +84,7 @@ unsafe impl Gpus for Failing {
         self.inner.pinned_region(gpu, len)
     }
 
-    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         self.inner.scratch(gpu, len)
     }
 
@@ -88,14 +92,14 @@ unsafe impl Gpus for Failing {
         self.inner.share(gpu, address)
     }
 
-    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
+    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
         match *self.closed.lock().unwrap() == Some(*handle) {
             true => Err(GpuError::Unsupported { reason: "not this memory".to_owned() }),
             false => self.inner.open(gpu, handle),
         }
     }
 
-    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
+    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {
         self.may_pin()?;
         // SAFETY: the caller's promise is the same.
         unsafe { self.inner.pin(region) }
@@ -110,22 +114,22 @@ struct World {
 }
 
 impl World {
-    async fn new(near: bool) -> Self {
-        let mut abilities = Abilities::default();
-        (abilities.gpus, abilities.batch) = (1, true);
-        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
-        let inner = SimulatedGpus::new(abilities).unwrap();
+    async fn new(locality: bool) -> Self {
+        let mut capabilities = GpuCapabilities::default();
+        (capabilities.gpus, capabilities.batch) = (1, true);
+        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
+        let inner = SimulatedGpus::new(capabilities).unwrap();
         let gpus =
             Arc::new(Failing { inner, pinning: AtomicBool::new(false), closed: Mutex::default() });
         let executor =
-            PathExecutor::with(Arc::clone(&gpus) as Arc<dyn Gpus>, Arc::new(facts)).unwrap();
+            PathExecutor::with(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
         let mut staging = StagingConfig::default();
         (staging.slot_bytes, staging.slots) = (4096, 4);
         let paths = Arc::new(executor.staging(staging));
         let inner = Arc::clone(&paths) as Arc<dyn Executor>;
         let executor: Arc<dyn Executor> = Arc::new(Apart {
             executor: inner,
-            poses: near.then(std::os::unix::process::parent_id),
+            poses: locality.then(std::os::unix::process::parent_id),
         });
         let fabric = Fabric::new(Arc::new(SystemClock::new()));
         let build = |name: &str| {
@@ -154,7 +158,7 @@ impl World {
         let mine = self.region(&[0; 10_000]);
         let offer = self.target.create_readable(theirs).await.unwrap();
         let remote = RdmaMetadata::decode(&offer.metadata().to_native_bytes().unwrap()).unwrap();
-        let policy = PathPolicy::auto().forbid(PathKind::Emulated);
+        let policy = PathPolicy::auto().forbid(PathKind::EngineStaged);
         let options = OperationOptions::new().policy(policy);
         let mut read = self.initiator.begin_read_with(&remote, mine.clone(), options).await?;
         let completion = read.wait_for_completion().await?;

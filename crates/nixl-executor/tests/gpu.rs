@@ -20,11 +20,11 @@ use common::{
 use nixl_connector::Connector;
 use nixl_connector::simulated::Fabric;
 use nixl_descriptor::layout::{LayerOrder, LayoutKind};
-use nixl_descriptor::{DescriptorList, Pending as _, Region, SharedMemory};
+use nixl_descriptor::{Dependency as _, DescriptorList, Region, SharedMemory};
 use nixl_device::Device;
 use nixl_device::cuda::{Context, DeviceMemory, PinnedMemory, Stream};
 use nixl_executor::{
-    BlockExecutor, BlockOptions, Costs, CudaGpus, Gpus, MemoryKind, PathExecutor, PathKind,
+    BlockExecutor, BlockOptions, Costs, CudaGpus, GpuBackend, MemoryKind, PathExecutor, PathKind,
     Strategy, StreamHandle,
 };
 use nixl_ops::SystemClock;
@@ -51,7 +51,7 @@ impl Cuda {
         }
         let gpus = Arc::new(CudaGpus::new().unwrap());
         let executor =
-            BlockExecutor::new(Arc::clone(&gpus) as Arc<dyn Gpus>, Costs::default()).unwrap();
+            BlockExecutor::new(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Costs::default()).unwrap();
         let context = Context::primary(0).unwrap();
         let stream = Stream::new(&context).unwrap();
         Some((Self { gpus, stream, context }, executor))
@@ -288,7 +288,7 @@ fn the_kernel_and_the_batch_call_are_there() {
     let Some((machine, _)) = Cuda::new(1, "the_kernel_and_the_batch_call_are_there") else {
         return;
     };
-    let can = machine.gpus.abilities();
+    let can = machine.gpus.capabilities();
     println!("{can:?}");
     assert!(can.kernel, "the PTX was not accepted");
     let pinned = MemoryKind::Pinned;
@@ -327,11 +327,11 @@ fn figures_of_the_parts() {
                 planning.push(begun.elapsed());
                 if blocks == 1 {
                     let begun = Instant::now();
-                    let mut lane = cuda.gpus.lane(0).unwrap();
-                    // SAFETY: both layouts live on, and nothing else uses their memory until the mark.
-                    unsafe { lane.copies(&plan.ops()) }.unwrap();
-                    let mark = lane.mark().unwrap();
-                    while !mark.reached().unwrap() {}
+                    let mut gpu_stream = cuda.gpus.create_stream(0).unwrap();
+                    // SAFETY: both layouts live on, and nothing else uses their memory until the event.
+                    unsafe { gpu_stream.memcpy_async(&plan.ops()) }.unwrap();
+                    let event = gpu_stream.record_event().unwrap();
+                    while !event.is_complete().unwrap() {}
                     raw.push(begun.elapsed());
                     std::thread::sleep(rest);
                 }
@@ -342,7 +342,7 @@ fn figures_of_the_parts() {
                 total.push(begun.elapsed());
             }
             println!(
-                "{blocks} x {bytes} bytes after {rest:?}: plan {:?}, lane {:?}, execute {:?}, in all {:?}",
+                "{blocks} x {bytes} bytes after {rest:?}: plan {:?}, stream {:?}, execute {:?}, in all {:?}",
                 median(planning),
                 raw.first().map(|_| median(raw.clone())),
                 median(submit),

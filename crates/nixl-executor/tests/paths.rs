@@ -16,11 +16,11 @@ use nixl_descriptor::layout::{
     Dimensions, Inner, LayerOrder, Layout, LayoutDescription, LayoutGeometry, LayoutKind,
     RemoteLayout,
 };
-use nixl_descriptor::{Descriptor, DescriptorList, Pending, PendingError, Region};
+use nixl_descriptor::{Dependency, DependencyError, Descriptor, DescriptorList, Region};
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
-    Abilities, Gpus, MemoryKind, PathExecutor, PathKind, PathPolicy, PathReport, SimulatedGpus,
-    StagingConfig, StreamHandle,
+    GpuBackend, GpuCapabilities, MemoryKind, PathExecutor, PathKind, PathPolicy, PathReport,
+    SimulatedGpus, StagingConfig, StreamHandle,
 };
 use nixl_metadata::{OperationKind, RdmaMetadata};
 use nixl_ops::{Executor, OperationError, OperationOptions, SystemClock, TransportError};
@@ -39,17 +39,17 @@ impl World {
     }
 
     /// Where each side opens the other's GPU memory.
-    async fn near() -> Self {
+    async fn locality() -> Self {
         Self::with(true).await
     }
 
     async fn with(poses: bool) -> Self {
-        let mut abilities = Abilities::default();
-        (abilities.gpus, abilities.batch) = (1, true);
-        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
-        let gpus = Arc::new(SimulatedGpus::new(abilities).unwrap());
+        let mut capabilities = GpuCapabilities::default();
+        (capabilities.gpus, capabilities.batch) = (1, true);
+        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
+        let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
         let executor =
-            PathExecutor::with(Arc::clone(&gpus) as Arc<dyn Gpus>, Arc::new(facts)).unwrap();
+            PathExecutor::with(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
         let mut staging = StagingConfig::default();
         (staging.slot_bytes, staging.slots) = (4096, 4);
         let paths = Arc::new(executor.staging(staging));
@@ -282,12 +282,12 @@ async fn a_path_that_cannot_be_prepared_is_followed_by_the_next_and_the_report_s
     let world = World::new().await;
     for kind in KINDS {
         // The simulated engine registers no GPU memory, so its own way with such memory is preferred in vain.
-        let policy = PathPolicy::auto().prefer(PathKind::Emulated);
+        let policy = PathPolicy::auto().prefer(PathKind::EngineStaged);
         let (ended, bytes) = world.transfer(kind, (GPU, GPU), policy).await;
         let completion = ended.unwrap();
         let path = completion.path().unwrap();
         assert_eq!(path.kind, PathKind::StagedBothSides, "{path}");
-        let rejected = path.rejected.iter().find(|r| r.kind == PathKind::Emulated).unwrap();
+        let rejected = path.rejected.iter().find(|r| r.kind == PathKind::EngineStaged).unwrap();
         assert!(rejected.reason.contains("not registered"), "{}", rejected.reason);
         assert!(bytes == moved(kind));
     }
@@ -301,7 +301,7 @@ async fn a_path_that_fails_halfway_is_followed_by_the_next() {
     {
         for kind in KINDS {
             // A path that failed is avoided for a while.
-            let world = World::near().await;
+            let world = World::locality().await;
             let policy = PathPolicy::auto().prefer(first);
             // Of eight chunks, the last one of them at times.
             let arrive = if kind == OperationKind::Read { 1 } else { 7 };
@@ -340,13 +340,13 @@ const LARGE: usize = 1 << 20;
 #[tokio::test]
 async fn a_path_shows_that_it_works_before_it_is_trusted() {
     const PROBE: u64 = 64 * 1024;
-    let world = World::near().await;
+    let world = World::locality().await;
     for expected in [PROBE + LARGE as u64, LARGE as u64] {
         let (path, asked) = read_large(&world).await;
         assert_eq!((path.kind, asked), (PathKind::CudaIpc, expected), "{path}");
     }
     // What fails to show it is not trusted, and not asked again for a while.
-    let world = World::near().await;
+    let world = World::locality().await;
     world.gpus.refuse(1);
     for _ in 0..2 {
         let (path, _) = read_large(&world).await;
@@ -359,7 +359,7 @@ async fn a_path_shows_that_it_works_before_it_is_trusted() {
 #[tokio::test]
 async fn what_the_policy_requires_is_not_replaced() {
     let world = World::new().await;
-    let policy = PathPolicy::auto().require(PathKind::Emulated);
+    let policy = PathPolicy::auto().require(PathKind::EngineStaged);
     let (ended, bytes) = world.transfer(OperationKind::Read, (GPU, GPU), policy).await;
     let error = ended.unwrap_err();
     let expected = matches!(error, ConnectorError::Transport(TransportError::NotRegistered { .. }));
@@ -372,7 +372,7 @@ async fn a_transfer_that_fails_on_its_only_path_is_an_error_and_the_next_one_is_
     let world = World::new().await;
     for sides in [(HOST, HOST), (GPU, HOST), (GPU, GPU)] {
         for kind in KINDS {
-            let policy = PathPolicy::auto().forbid(PathKind::Emulated);
+            let policy = PathPolicy::auto().forbid(PathKind::EngineStaged);
             world.fabric.faults().next([Fault::Fails { after: 5000 }]);
             let (ended, _) = world.transfer(kind, sides, policy).await;
             let error = ended.unwrap_err();
@@ -402,16 +402,16 @@ async fn a_path_that_is_not_there_is_an_error_before_bytes_move() {
 
 /// Work on memory that ends when a test says so.
 #[derive(Debug, Default)]
-struct Work(Mutex<Option<Result<(), PendingError>>>);
+struct Work(Mutex<Option<Result<(), DependencyError>>>);
 
 impl Work {
-    fn end(&self, result: Result<(), PendingError>) {
+    fn end(&self, result: Result<(), DependencyError>) {
         *self.0.lock().unwrap() = Some(result);
     }
 }
 
-impl Pending for Work {
-    fn is_done(&self) -> Result<bool, PendingError> {
+impl Dependency for Work {
+    fn is_done(&self) -> Result<bool, DependencyError> {
         self.0.lock().unwrap().clone().map_or(Ok(false), |ended| ended.map(|()| true))
     }
 }
@@ -427,7 +427,7 @@ fn fill(region: &Region, bytes: &[u8]) {
 
 #[tokio::test]
 async fn memory_that_is_worked_on_is_left_alone_until_that_is_done() {
-    for (world, near) in [(World::new().await, false), (World::near().await, true)] {
+    for (world, locality) in [(World::new().await, false), (World::locality().await, true)] {
         for (here, there) in [(GPU, GPU), (HOST, GPU), (GPU, HOST), (HOST, HOST)] {
             let (mine, theirs) = (world.region(here, &[0; LEN]), world.region(there, &[0; LEN]));
             let mut offer = world.target.create_writable(theirs.clone()).await.unwrap();
@@ -438,14 +438,14 @@ async fn memory_that_is_worked_on_is_left_alone_until_that_is_done() {
             let mut write = world.initiator.begin_write(list, &remote).await.unwrap();
             first.end(Ok(()));
             let soon = tokio::time::timeout(MOMENT, write.wait_for_completion()).await;
-            assert!(soon.is_err(), "{here} to {there}, {near}");
+            assert!(soon.is_err(), "{here} to {there}, {locality}");
             fill(&mine, &pattern(7));
             second.end(Ok(()));
             write.wait_for_completion().await.unwrap();
             offer.wait_for_completion().await.unwrap();
             // SAFETY: as in `fill`; the transfer is over.
             let moved = unsafe { slice::from_raw_parts(theirs.address() as *const u8, LEN) };
-            assert!(moved == pattern(7), "{here} to {there}, {near}");
+            assert!(moved == pattern(7), "{here} to {there}, {locality}");
         }
     }
 }
@@ -465,17 +465,17 @@ async fn memory_is_offered_once_the_work_on_it_is_done() {
     let options = OperationOptions::new().timeout(MOMENT);
     let late = world.target.create_readable_with(list.clone(), options).await.unwrap_err();
     assert!(matches!(late, ConnectorError::Operation(OperationError::TimedOut { .. })), "{late}");
-    work.end(Err(PendingError { reason: "the kernel faulted".to_owned() }));
+    work.end(Err(DependencyError { reason: "the kernel faulted".to_owned() }));
     let failed = world.target.create_readable(list).await.unwrap_err().to_string();
     assert!(failed.contains("the kernel faulted"), "{failed}");
 }
 
 #[tokio::test]
 async fn work_that_fails_says_nothing_against_the_path() {
-    let world = World::near().await;
+    let world = World::locality().await;
     let theirs = world.region(GPU, &pattern(11));
     let broken = Arc::new(Work::default());
-    broken.end(Err(PendingError { reason: "the kernel faulted".to_owned() }));
+    broken.end(Err(DependencyError { reason: "the kernel faulted".to_owned() }));
     let offer = world.target.create_readable(theirs).await.unwrap();
     let list = DescriptorList::from(world.region(GPU, &pattern(7))).after(broken);
     let mut read = world.initiator.begin_read(&carried(offer.metadata()), list).await.unwrap();
@@ -490,7 +490,7 @@ async fn work_that_fails_says_nothing_against_the_path() {
 
 #[tokio::test]
 async fn a_gpu_waits_for_a_stream_by_itself() {
-    let world = World::near().await;
+    let world = World::locality().await;
     let theirs = world.region(GPU, &[0; LEN]);
     // SAFETY: simulated GPUs do not look at the handle.
     let stream = unsafe { StreamHandle::from_raw(0) };
@@ -517,7 +517,7 @@ async fn a_gpu_waits_for_a_stream_by_itself() {
 
 #[tokio::test]
 async fn what_fails_behind_a_stream_is_waited_for_without_a_thread() {
-    let world = World::near().await;
+    let world = World::locality().await;
     let (mine, theirs) = (world.region(GPU, &pattern(7)), world.region(GPU, &[0; LEN]));
     let mut offer = world.target.create_writable(theirs.clone()).await.unwrap();
     let remote = carried(offer.metadata());
@@ -542,7 +542,7 @@ async fn what_fails_behind_a_stream_is_waited_for_without_a_thread() {
 
 #[tokio::test]
 async fn memory_of_several_devices_is_refused_and_says_nothing_against_a_path() {
-    let world = World::near().await;
+    let world = World::locality().await;
     let theirs = world.region(GPU, &pattern(11));
     let offer = world.target.create_readable(vec![
         theirs.descriptor(..100).unwrap(),

@@ -12,9 +12,13 @@ use apart::Apart;
 use nixl_connector::Connector;
 use nixl_connector::simulated::Fabric;
 use nixl_executor::paths::LocalFacts;
-use nixl_executor::{Abilities, Gpus, MemoryKind, PathExecutor, PathKind, SimulatedGpus};
+use nixl_executor::{
+    GpuBackend, GpuCapabilities, MemoryKind, PathExecutor, PathKind, SimulatedGpus,
+};
 use nixl_metadata::RdmaMetadata;
-use nixl_ops::{Execution, Executor, Link, PeerId, SystemClock, TransferRequest, TransportError};
+use nixl_ops::{
+    ConnectionContext, Execution, Executor, PeerId, SystemClock, TransferRequest, TransportError,
+};
 
 const GPU: MemoryKind = MemoryKind::Gpu(0);
 /// In which what is looked at comes to be.
@@ -28,7 +32,7 @@ struct Keeping {
 }
 
 impl Executor for Keeping {
-    fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
+    fn attach(&self, link: ConnectionContext) -> Option<Arc<dyn Executor>> {
         let attached = self.executor.attach(link)?;
         Some(Arc::clone(self.attached.get_or_init(|| attached)))
     }
@@ -51,12 +55,12 @@ struct World {
 impl World {
     async fn new() -> Self {
         let process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        let mut abilities = Abilities::default();
-        (abilities.gpus, abilities.batch) = (1, true);
-        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
-        let gpus = Arc::new(SimulatedGpus::new(abilities).unwrap());
+        let mut capabilities = GpuCapabilities::default();
+        (capabilities.gpus, capabilities.batch) = (1, true);
+        let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
+        let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
         let paths = || {
-            let gpus = Arc::clone(&gpus) as Arc<dyn Gpus>;
+            let gpus = Arc::clone(&gpus) as Arc<dyn GpuBackend>;
             Arc::new(PathExecutor::with(gpus, Arc::new(facts.clone())).unwrap())
         };
         let (theirs, ours) = (paths(), paths());

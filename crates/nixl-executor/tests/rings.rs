@@ -11,8 +11,9 @@ use nixl_descriptor::Region;
 use nixl_descriptor::layout::{Dimensions, Inner, Layout, LayoutGeometry};
 use nixl_device::Device;
 use nixl_executor::{
-    Abilities, BlockCopy, BlockExecutor, BlockOptions, Buffer, CopyOp, Costs, GpuError, Gpus, Lane,
-    Mark, MemoryKind, Progress, SimulatedGpus, Strategy, StrategyPolicy, StreamHandle,
+    BlockCopy, BlockExecutor, BlockOptions, CopyOp, Costs, GpuBackend, GpuCapabilities, GpuError,
+    GpuEvent, GpuStream, MemoryKind, Progress, SimulatedGpus, Strategy, StrategyPolicy,
+    StreamHandle, TransferBuffer,
 };
 use nixl_ops::{Completion, CopyOperation, MemoryFate, OperationError};
 use proptest::prelude::*;
@@ -44,7 +45,7 @@ struct Mood {
 
 impl Moody {
     fn with(late: usize) -> Arc<Self> {
-        let mut can = Abilities::default();
+        let mut can = GpuCapabilities::default();
         // No peers: from GPU to GPU it goes through slots.
         (can.gpus, can.batch, can.kernel) = (2, true, true);
         let mood = Mood {
@@ -61,12 +62,12 @@ impl Moody {
 }
 
 struct Counted {
-    buffer: Box<dyn Buffer>,
+    buffer: Box<dyn TransferBuffer>,
     mood: Arc<Mood>,
 }
 
 // SAFETY: as the buffer that it holds.
-unsafe impl Buffer for Counted {
+unsafe impl TransferBuffer for Counted {
     fn address(&self) -> u64 {
         self.buffer.address()
     }
@@ -79,12 +80,12 @@ impl Drop for Counted {
 }
 
 struct Scratch {
-    buffer: Box<dyn Buffer>,
+    buffer: Box<dyn TransferBuffer>,
     mood: Arc<Mood>,
 }
 
 // SAFETY: as the buffer that it holds.
-unsafe impl Buffer for Scratch {
+unsafe impl TransferBuffer for Scratch {
     fn address(&self) -> u64 {
         self.buffer.address()
     }
@@ -96,13 +97,13 @@ impl Drop for Scratch {
     }
 }
 
-struct MoodyLane {
-    lane: Box<dyn Lane>,
+struct MoodyStream {
+    gpu_stream: Box<dyn GpuStream>,
     mood: Arc<Mood>,
     is_busy: Arc<AtomicBool>,
 }
 
-impl MoodyLane {
+impl MoodyStream {
     /// Whether one more call is refused.
     fn refuses(&self) -> bool {
         self.mood.calls.fetch_add(1, SeqCst);
@@ -117,19 +118,19 @@ fn moody() -> GpuError {
     GpuError::Unsupported { reason: "moody".to_owned() }
 }
 
-struct LateMark {
-    mark: Box<dyn Mark>,
+struct LateEvent {
+    event: Box<dyn GpuEvent>,
     late: AtomicUsize,
     mood: Arc<Mood>,
     is_busy: Arc<AtomicBool>,
 }
 
 // SAFETY: as the mark that it holds, and reached no sooner.
-unsafe impl Mark for LateMark {
-    fn reached(&self) -> Result<bool, GpuError> {
+unsafe impl GpuEvent for LateEvent {
+    fn is_complete(&self) -> Result<bool, GpuError> {
         let is_late = |left: usize| left.checked_sub(1);
         let reached =
-            self.mark.reached()? && self.late.fetch_update(SeqCst, SeqCst, is_late).is_err();
+            self.event.is_complete()? && self.late.fetch_update(SeqCst, SeqCst, is_late).is_err();
         if reached && self.is_busy.swap(false, SeqCst) {
             self.mood.busy.fetch_sub(1, SeqCst);
         }
@@ -138,21 +139,21 @@ unsafe impl Mark for LateMark {
 }
 
 // SAFETY: as the simulated GPUs that it asks; it refuses more.
-unsafe impl Gpus for Moody {
-    fn abilities(&self) -> &Abilities {
-        self.gpus.abilities()
+unsafe impl GpuBackend for Moody {
+    fn capabilities(&self) -> &GpuCapabilities {
+        self.gpus.capabilities()
     }
 
     fn memory_kind(&self, device: Device, address: u64) -> MemoryKind {
         self.gpus.memory_kind(device, address)
     }
 
-    fn lane(&self, gpu: u32) -> Result<Box<dyn Lane>, GpuError> {
+    fn create_stream(&self, gpu: u32) -> Result<Box<dyn GpuStream>, GpuError> {
         let (mood, is_busy) = (Arc::clone(&self.mood), Arc::default());
-        Ok(Box::new(MoodyLane { lane: self.gpus.lane(gpu)?, mood, is_busy }))
+        Ok(Box::new(MoodyStream { gpu_stream: self.gpus.create_stream(gpu)?, mood, is_busy }))
     }
 
-    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let limit = self.mood.pinned_limit.load(SeqCst);
         let one_more = |out: usize| (out < limit).then_some(out + 1);
         if self.mood.pinned.fetch_update(SeqCst, SeqCst, one_more).is_err() {
@@ -166,60 +167,60 @@ unsafe impl Gpus for Moody {
         self.gpus.pinned_region(gpu, len)
     }
 
-    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let mood = Arc::clone(&self.mood);
         Ok(Box::new(Scratch { buffer: self.gpus.scratch(gpu, len)?, mood }))
     }
 }
 
-// SAFETY: as the lane that it holds, which it asks for the same, or for less if it returns an error.
-unsafe impl Lane for MoodyLane {
-    unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+// SAFETY: as the stream that it holds, which it asks for the same, or for less if it returns an error.
+unsafe impl GpuStream for MoodyStream {
+    unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         // What is refused has begun in part.
         let is_refused = self.refuses();
         let some = if is_refused { &ops[..1] } else { ops };
         // SAFETY: the caller's promise.
-        unsafe { self.lane.copies(some) }?;
+        unsafe { self.gpu_stream.memcpy_async(some) }?;
         match is_refused {
             true => Err(moody()),
             false => Ok(()),
         }
     }
 
-    unsafe fn batch(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+    unsafe fn memcpy_batch_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         // SAFETY: the caller's promise.
-        unsafe { self.lane.batch(ops) }
+        unsafe { self.gpu_stream.memcpy_batch_async(ops) }
     }
 
-    unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
+    unsafe fn launch_copy_kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
         if self.refuses() {
             return Err(moody());
         }
         // SAFETY: the caller's promise.
-        unsafe { self.lane.kernel(copy) }
+        unsafe { self.gpu_stream.launch_copy_kernel(copy) }
     }
 
-    unsafe fn stream(&self) -> Result<StreamHandle, GpuError> {
+    unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError> {
         // SAFETY: the caller's promise.
-        unsafe { self.lane.stream() }
+        unsafe { self.gpu_stream.raw_stream() }
     }
 
-    fn after(&mut self, stream: StreamHandle) -> Result<(), GpuError> {
-        self.lane.after(stream)
+    fn wait_stream(&mut self, stream: StreamHandle) -> Result<(), GpuError> {
+        self.gpu_stream.wait_stream(stream)
     }
 
-    fn wait_for(&mut self, mark: &dyn Mark) -> Result<(), GpuError> {
-        self.lane.wait_for(mark)
+    fn wait_event(&mut self, event: &dyn GpuEvent) -> Result<(), GpuError> {
+        self.gpu_stream.wait_event(event)
     }
 
-    fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {
+    fn record_event(&mut self) -> Result<Box<dyn GpuEvent>, GpuError> {
         let late = AtomicUsize::new(self.mood.late);
         let (mood, is_busy) = (Arc::clone(&self.mood), Arc::clone(&self.is_busy));
-        Ok(Box::new(LateMark { mark: self.lane.mark()?, late, mood, is_busy }))
+        Ok(Box::new(LateEvent { event: self.gpu_stream.record_event()?, late, mood, is_busy }))
     }
 
-    fn wake(&mut self, waker: Waker) -> Result<(), GpuError> {
-        self.lane.wake(waker)
+    fn on_complete(&mut self, waker: Waker) -> Result<(), GpuError> {
+        self.gpu_stream.on_complete(waker)
     }
 }
 
@@ -268,7 +269,7 @@ fn pattern(seed: usize) -> impl Fn(usize) -> u8 {
 }
 
 fn executor(gpus: &Arc<Moody>) -> BlockExecutor {
-    BlockExecutor::new(Arc::clone(gpus) as Arc<dyn Gpus>, Costs::default()).unwrap()
+    BlockExecutor::new(Arc::clone(gpus) as Arc<dyn GpuBackend>, Costs::default()).unwrap()
 }
 
 fn both(
@@ -359,7 +360,7 @@ proptest! {
     }
 
     #[test]
-    fn a_packed_copy_that_fails_between_slices_gives_nothing_back_before_both_lanes_are_done(
+    fn a_packed_copy_that_fails_between_slices_gives_nothing_back_before_both_streams_are_done(
         calls in 0usize..4, packing: bool, late in 0usize..50,
     ) {
         let gpus = Moody::with(late);

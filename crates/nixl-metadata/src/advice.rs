@@ -1,4 +1,4 @@
-//! What to do about an error.
+//! Advice on errors: retry, ask again or give up.
 
 use crate::MetadataError;
 
@@ -138,7 +138,7 @@ mod tests {
         }
     }
 
-    /// Whatever byte of a message of the native profile is damaged, or lost with all after it.
+    /// Any byte of a message of the native profile is damaged, or lost with all after it.
     #[test]
     fn a_damaged_message_is_asked_for_again() {
         let descriptor = crate::SerializedDescriptor::new(nixl_device::Device::HOST, 4096, 64);

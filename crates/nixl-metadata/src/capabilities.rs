@@ -1,4 +1,4 @@
-//! What a peer can do beyond moving bytes with its engine.
+//! Capabilities of a peer beyond its engine.
 
 /// What a peer can do beyond moving bytes with its engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -1,4 +1,4 @@
-//! How a process of the owner's host says that it is done, without the engine.
+//! The place of an offer's doorbell, by which a process of the owner's host completes it without the engine.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use std::fmt;
 ///
 /// The memory is a file as that of [`ShareKind::File`](crate::ShareKind::File), of words of 8 bytes in the host's byte order,
 /// which are changed atomically. Word 0 has a bit for each of words 1 to 64, those one for each place (the bit `slot % 64` of
-/// word `1 + slot / 64`), and word `65 + slot` is the place itself. Whoever is done changes the place from 0 to the token, then
+/// word `1 + slot / 64`), and word `65 + slot` is the place itself. An initiator that is done changes the place from 0 to the token, then
 /// sets the two bits, the place's first. If the place is not 0, the word has to go through the engine.
 ///
 /// A file of at least [`LENGTH`](Self::LENGTH) bytes also has a bell, two numbers of 4 bytes: number [`BELL`](Self::BELL) counts
@@ -30,7 +30,7 @@ use std::fmt;
 /// highest 16), the name of the sender's agent in whole words, and the payload in whole words, padded with zeros. The sender writes
 /// it, adds its words to word 1, sets the lane's bit, and rings the bell. It writes no more words than the ring has beyond word 8.
 ///
-/// It is a hint: the notification through the engine is as good. Whoever knows it can claim that the operation is complete, so
+/// It is a hint: the notification through the engine is as good. Its holder can claim that the operation is complete, so
 /// `Debug` shows only the place.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs, reason = "it is what peers send")]
@@ -45,7 +45,7 @@ pub struct Doorbell {
     pub length: u64,
     /// The place.
     pub slot: u32,
-    /// What nobody but the holder of the offer knows; not 0.
+    /// The secret of the offer's holders; not 0.
     pub token: u64,
 }
 

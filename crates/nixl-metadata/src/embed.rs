@@ -38,8 +38,8 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>, T>(
     }
 }
 
-/// Takes either form, also the one that was not asked for: serde keeps a value that it reads twice in a buffer that calls itself a format for
-/// people, also if it came from a binary one.
+/// Takes either form, also the one that was not asked for: serde keeps a value that it reads twice in a buffer that calls itself a format
+/// for people, also if it came from a binary one.
 struct Embedded<T> {
     field: Field,
     most: usize,

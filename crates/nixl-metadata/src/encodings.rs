@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Whether an offer was encoded in a form that carries no terms. Shared by all clones of the offer, and no part of its value: two
-/// offers are equal whatever was done with them.
+/// offers are equal regardless of their encoding.
 #[derive(Clone, Default)]
 pub(crate) struct Encodings {
     without_terms: Arc<AtomicBool>,

@@ -1,4 +1,4 @@
-//! Why metadata was refused.
+//! Errors of metadata.
 
 use nixl_device::{Device, ParseDeviceError};
 

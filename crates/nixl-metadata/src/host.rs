@@ -1,4 +1,4 @@
-//! Where a peer runs.
+//! The identity of a peer's host and process.
 
 use std::num::NonZeroU64;
 

@@ -8,7 +8,7 @@ use crate::{Field, MetadataError, name};
 
 /// The text that the completion notification carries: 1 to 200 bytes without control characters.
 ///
-/// Whoever knows it can claim that the operation is complete, so `Debug` does not show it. Clones share the text. It
+/// Its holder can claim that the operation is complete, so `Debug` does not show it. Clones share the text. It
 /// borrows as `str` with the same hash, so a map from keys to waiters can be asked with the payload of a notification.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct NotificationKey(Arc<str>);
@@ -27,7 +27,7 @@ impl NotificationKey {
         Ok(Self(text.into()))
     }
 
-    /// Makes a new key that nobody can guess: a version 4 UUID, as Dynamo makes them.
+    /// Makes a new random key: a version 4 UUID, as Dynamo makes them.
     #[must_use]
     pub fn random() -> Self {
         let mut text = uuid::Uuid::encode_buffer();

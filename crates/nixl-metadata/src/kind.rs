@@ -1,4 +1,4 @@
-//! What the target offers.
+//! The kind of an operation.
 
 use std::fmt;
 

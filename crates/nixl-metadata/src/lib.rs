@@ -1,8 +1,8 @@
-//! What two peers tell each other before a transfer: where the memory is, how to reach its owner, and which
+//! The metadata that peers exchange before a transfer: where the memory is, how to reach its owner, and which
 //! notification says that the transfer is done.
 //!
 //! [`RdmaMetadata`] is that message for one operation. The owner of the memory (the *target*) makes one and hands it to
-//! its peer (the *initiator*) over a channel of the application's choice. Whoever holds it can read or write the memory it names, so
+//! its peer (the *initiator*) over a channel of the application's choice. Its holder can read or write the memory it names, so
 //! the channel has to be trusted, and nothing here prints it: `Debug` shows lengths and counts only.
 //!
 //! # Two encodings

@@ -1,4 +1,4 @@
-//! How much a peer may make us read and allocate.
+//! Limits on the bytes and elements that a peer may make this side read and allocate.
 
 use crate::{Field, MetadataError, PeerInfo, RdmaMetadata, dynamo, native};
 
@@ -89,7 +89,7 @@ impl Limits {
 
 impl Limits {
     /// Checks that receivers with these limits can read an offer, in either profile and every version. It is for the
-    /// owner, before the offer leaves: an offer beyond the limits is made in vain.
+    /// owner, before the offer leaves: peers refuse an offer beyond the limits.
     ///
     /// The size of each encoding is computed, not written: a step for each descriptor and share. It is exact, but that of
     /// the longest encoding counts, which is usually the JSON. So an offer that is nearly [`encoded_bytes`](Self::encoded_bytes)

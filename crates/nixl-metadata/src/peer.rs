@@ -1,4 +1,4 @@
-//! Who the target is and what it can do: the native profile's additions.
+//! Information about the target and its capabilities: the native profile's additions.
 
 use std::collections::HashSet;
 

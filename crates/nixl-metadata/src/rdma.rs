@@ -14,7 +14,8 @@ use crate::{
 
 /// An offer: memory that the peer may read or write, how to reach its owner, and the key that says it is done.
 ///
-/// Its holder has that access. Clones share the lists, so cloning takes less than a microsecond. `Debug` shows no address, key or agent metadata.
+/// Its holder has that access. Clones share the lists, so cloning takes less than a microsecond. `Debug` shows no address, key or agent
+/// metadata.
 ///
 /// With serde it is Dynamo's object in formats for people, which carries as little as [`to_dynamo_json`](Self::to_dynamo_json),
 /// and the bytes of [`to_native_bytes`](Self::to_native_bytes) in binary ones. Both are decoded within the default [`Limits`].
@@ -227,7 +228,7 @@ impl RdmaMetadata {
 
     /// Encodes as Dynamo's `nixl_connect` does: one line of JSON, no field added, the same text for the same value.
     ///
-    /// Dynamo's profile carries no [`OfferTerms`]: its initiators neither claim nor know an end, whatever the offer
+    /// Dynamo's profile carries no [`OfferTerms`]: its initiators neither claim nor know an end, even if the offer
     /// demands. An owner that needs claims makes no offer for this profile. Nor does it carry a [`Checksum`].
     #[must_use]
     pub fn to_dynamo_json(&self) -> String {

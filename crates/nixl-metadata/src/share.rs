@@ -13,7 +13,7 @@ use crate::{MetadataError, SerializedDescriptor};
 /// [`offset`](Self::offset) bytes into it; each other one as far from the first as the addresses of the two are apart.
 /// [`RdmaMetadata::with_shares`](crate::RdmaMetadata::with_shares) checks this, and the decoder does.
 ///
-/// It is a hint: whether the memory can be opened shows when it is tried. Whoever opens it has access to all of it, so
+/// It is a hint: whether the memory can be opened shows when it is tried. A process that opens it has access to all of it, so
 /// `Debug` does not show what names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {

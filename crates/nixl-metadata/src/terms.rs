@@ -66,7 +66,7 @@ impl OfferTerms {
     }
 
     /// Sets when the offer is made, by the owner's clock, in milliseconds after the Unix epoch. An initiator that the owner
-    /// does not know since an earlier time claims the offer, whatever it [demands](Self::with_claims).
+    /// does not know since an earlier time claims the offer, even if it does not [demand](Self::with_claims) claims.
     #[must_use]
     pub const fn with_made_unix_millis(mut self, made: u64) -> Self {
         self.made_unix_millis = made;

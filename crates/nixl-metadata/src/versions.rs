@@ -29,7 +29,7 @@ impl MessageVersions {
         self
     }
 
-    /// Sets the version of the messages by which memory is lent to the peer's GPU.
+    /// Sets the version of the messages for copies by the peer's GPU.
     #[must_use]
     pub const fn with_lending(mut self, version: u16) -> Self {
         self.lending = version;
@@ -56,7 +56,7 @@ impl MessageVersions {
         self.staging
     }
 
-    /// The version of the messages by which memory is lent to the peer's GPU.
+    /// The version of the messages for copies by the peer's GPU.
     #[must_use]
     pub const fn lending(&self) -> u16 {
         self.lending

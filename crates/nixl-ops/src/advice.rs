@@ -1,4 +1,4 @@
-//! What to do about the errors of engines and operations.
+//! Advice on the errors of engines and operations: retry, ask again or give up.
 
 use nixl_descriptor::layout::BlockGrantError;
 use nixl_metadata::Advice;

@@ -1,4 +1,4 @@
-//! How often to look: spin, then sleep ever longer, up to a bound.
+//! The back-off between polls: spin, then sleep ever longer, up to a bound.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Waiting on a thread that does nothing else.
+//! Blocking waits for an operation.
 
 use std::future::Future;
 use std::pin::pin;

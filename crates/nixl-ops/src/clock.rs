@@ -1,4 +1,4 @@
-//! Time, injected: nothing in this crate asks the operating system what time it is.
+//! The injected clock: nothing else in this crate asks the operating system for the time.
 
 use std::fmt;
 use std::sync::{LazyLock, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! The cell in which the end of an operation meets the one who waits for it.
+//! The completion cell of an operation: its status, outcome and waker.
 
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -102,7 +102,7 @@ impl<T: Clone> CompletionCell<T> {
         ended
     }
 
-    /// Notes that the engine is done with the memory and wakes whoever waits for that.
+    /// Notes that the engine is done with the memory and wakes the waiter for that.
     pub(crate) fn set_quiet(&self) {
         self.set_memory(Memory::Quiet);
     }

@@ -1,4 +1,4 @@
-//! Where a panic ends: code of users and of other crates runs on threads that all operations share.
+//! Containment of panics: code of users and of other crates runs on threads that all operations share.
 
 use std::any::Any;
 use std::mem;

@@ -1,4 +1,4 @@
-//! When an operation must have ended.
+//! The deadline of an operation.
 
 use std::time::Duration;
 

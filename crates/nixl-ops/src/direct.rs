@@ -1,4 +1,4 @@
-//! The engine's own transfer, from one process to another.
+//! The execution of an engine's own transfer between processes.
 
 use std::fmt;
 use std::task::{Poll, ready};

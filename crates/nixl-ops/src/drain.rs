@@ -1,11 +1,11 @@
-//! The end of a connection in an orderly way.
+//! Draining a connection: waiting until no operation is in flight.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use crate::control::{ControlMessage, Said};
+use crate::control::{ControlMessage, ControlVerb};
 use crate::driver::Shared;
 use crate::{
     CopyOperation, Driver, Execution, OperationError, OperationOptions, PathKind, PathReport,
@@ -73,7 +73,7 @@ impl Driver {
             return;
         }
         self.shared().passive.abandon_all(&OperationError::Cancelled);
-        self.shared().nudge(true);
+        self.shared().wake(true);
     }
 
     /// *Blocking.* Tells peers that this side has drained and is about to go.
@@ -81,7 +81,7 @@ impl Driver {
         const TRIES: usize = 1000;
         let Some(transport) = self.shared().transport() else { return };
         let key = transport.agent_name().as_bytes();
-        let message = ControlMessage { key, token: 0, said: Said::Leaving }.encode();
+        let message = ControlMessage { key, token: 0, verb: ControlVerb::Leaving }.encode();
         for peer in peers {
             for _ in 0..TRIES {
                 match transport.notify(peer, &message) {

@@ -1,4 +1,4 @@
-//! Brings operations to their end, whether or not anybody awaits them.
+//! The driver: polls operations to their end, awaited or not.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,19 +14,21 @@ use nixl_descriptor::BufferPool;
 use nixl_device::{ForkGeneration, LeakInChild};
 
 use crate::contained::contained;
-use crate::control::{ClaimRoute, Claims, ControlMessage, Heard, MessageClaim, Owner, Said};
+use crate::control::{
+    ClaimRoute, Claims, ControlMessage, ControlOutcome, ControlVerb, MessageClaim, Owner,
+};
 use crate::deadline::Deadline;
 use crate::drain::Departures;
 use crate::overdue::{Overdue, OverdueList, OverdueTotal};
-use crate::parking::{Ear, Parking};
+use crate::parking::{DoorbellListener, Parking};
 use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
 use crate::sync::{Mutex, lock, thread};
-use crate::task::{self, Count, InFlight, Slot, SlotState, Task};
-use crate::typical::Typical;
+use crate::task::{self, Count, InFlight, SlotState, Task, TaskSlot};
+use crate::typical::TypicalDurations;
 use crate::unexpected::{IdleLooks, Unexpected};
-use crate::wakes::Batch;
+use crate::wakes::WakeBatch;
 use crate::{
-    Background, Backoff, Clock, Execution, Executor, Mailboxes, OfferSlot, OperationError,
+    Backoff, BlockingThread, Clock, Execution, Executor, Mailboxes, OfferSlot, OperationError,
     OperationOptions, OperationStatus, PeerId, Received, RemoteSlots, Transport, TransportError,
 };
 use nixl_metadata::{AgentMetadata, NotificationKey, OfferTerms, OperationKind, RdmaMetadata};
@@ -76,7 +78,7 @@ pub struct DriverStats {
     pub overdue: Overdue,
     /// Passive operations that a peer may still use, abandoned ones included.
     pub passive: usize,
-    /// Writable offers that were given up and that a peer may still be writing. They come back by the peer's word or by proof.
+    /// Writable offers that were given up and that a peer may still be writing. They come back by the peer's confirmation or by proof.
     pub quarantined: Held,
     /// Those of them whose peers know neither claims nor a life time, as those of Dynamo's profile.
     pub quarantined_without_terms: Held,
@@ -94,14 +96,14 @@ pub struct DriverStats {
 
 /// What a driver does next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[allow(clippy::exhaustive_enums, reason = "whoever drives a reactor must handle each")]
+#[allow(clippy::exhaustive_enums, reason = "a caller of `Reactor::turn` must handle each")]
 pub enum Next {
     /// Look again at once.
     Spin,
     /// Look again after this time, or when unparked.
     Sleep(Duration),
     /// Nothing is outstanding: wait to be unparked, or for as long as the executor
-    /// [checks](crate::Executor::checks_every) for messages.
+    /// [checks](crate::Executor::poll_interval) for messages.
     Park,
     /// The driver was dropped and everything has ended.
     Exit,
@@ -111,11 +113,11 @@ pub enum Next {
 /// what is in flight on its own and then ends.
 pub struct Driver {
     shared: LeakInChild<Arc<Shared>>,
-    bell: Arc<Bell>,
+    waker: Arc<DriverWaker>,
 }
 
 /// Wakes a driver's thread without keeping the driver.
-struct Bell(Weak<Shared>);
+struct DriverWaker(Weak<Shared>);
 
 pub(crate) struct Shared {
     inbox: Mutex<Inbox>,
@@ -124,12 +126,12 @@ pub(crate) struct Shared {
     /// How many of the active ones wait for the others.
     pub(crate) drains: AtomicUsize,
     pub(crate) departures: Departures,
-    typical: Typical,
+    typical: TypicalDurations,
     parking: Parking,
     /// It turns, or will at once.
     awake: AtomicBool,
-    /// Somebody has begun to wait: the next turn counts as progress, so that the back-off starts anew.
-    fresh: AtomicBool,
+    /// A new waiter arrived: the next turn counts as progress, so that the back-off starts anew.
+    new_waiter: AtomicBool,
     closing: AtomicBool,
     pub(crate) passive: Arc<PassiveTable>,
     /// Answers claims of its offers.
@@ -150,7 +152,7 @@ pub(crate) struct Shared {
 /// What was begun and is not the reactor's yet.
 #[derive(Default)]
 struct Inbox {
-    slots: Vec<Arc<Slot>>,
+    slots: Vec<Arc<TaskSlot>>,
     /// There is no reactor any more.
     closed: bool,
 }
@@ -220,10 +222,10 @@ impl Driver {
             overdue: Arc::default(),
             drains: AtomicUsize::new(0),
             departures: Departures::default(),
-            typical: Typical::default(),
+            typical: TypicalDurations::default(),
             parking: Parking::new(Arc::clone(&passive.page)),
             awake: AtomicBool::new(false),
-            fresh: AtomicBool::new(false),
+            new_waiter: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             owner: OnceLock::new(),
             claims: Arc::default(),
@@ -237,8 +239,8 @@ impl Driver {
             generation: ForkGeneration::current(),
         });
         let reactor = Reactor::new(Arc::clone(&shared));
-        let bell = Arc::new(Bell(Arc::downgrade(&shared)));
-        (Self { shared: LeakInChild::new(shared), bell }, reactor)
+        let waker = Arc::new(DriverWaker(Arc::downgrade(&shared)));
+        (Self { shared: LeakInChild::new(shared), waker }, reactor)
     }
 
     /// Whether this process was forked from that of the driver, which has its thread. Then its operations end with an error.
@@ -276,7 +278,7 @@ impl Driver {
     /// Wakes the driver's thread, so that it looks at once. For executions that learn of their end elsewhere, in a
     /// callback say.
     pub fn waker(&self) -> Waker {
-        Waker::from(Arc::clone(&self.bell))
+        Waker::from(Arc::clone(&self.waker))
     }
 
     /// Hands messages that end no passive operation to this executor from now on. Only the first call counts.
@@ -293,7 +295,7 @@ impl Driver {
     /// What proves that a peer no longer touches the memory of an offer, asked on `background`. Only the first call counts;
     /// without it nothing is proven.
     /// Claims by messages are answered there, too.
-    pub fn set_proofs(&self, quiet: Arc<dyn QuietProof>, background: Arc<dyn Background>) {
+    pub fn set_proofs(&self, quiet: Arc<dyn QuietProof>, background: Arc<dyn BlockingThread>) {
         if let Some(transport) = &self.shared.transport {
             let owner = Owner::new(Arc::clone(transport), Arc::clone(&background));
             let _ = self.shared.owner.set(owner);
@@ -337,7 +339,7 @@ impl Driver {
         bytes: u64,
         inline: bool,
         options: OperationOptions,
-    ) -> Result<Arc<Slot>, OperationError> {
+    ) -> Result<Arc<TaskSlot>, OperationError> {
         self.check_process()?;
         let shared = &self.shared;
         if lock(&shared.inbox).closed {
@@ -347,7 +349,7 @@ impl Driver {
         let count =
             InFlight::count(&shared.active, limit).ok_or(OperationError::QueueFull { limit })?;
         let begun = shared.clock.now();
-        let slot = Arc::new(Slot::new(Task {
+        let slot = Arc::new(TaskSlot::new(Task {
             execution,
             bytes,
             begun,
@@ -365,8 +367,8 @@ impl Driver {
             return Err(ENDED.into());
         }
         match inline {
-            true => shared.nudge(false),
-            false => shared.attend(),
+            true => shared.wake(false),
+            false => shared.kick(),
         }
         Ok(slot)
     }
@@ -387,7 +389,7 @@ impl Driver {
             entry.abandon(ENDED.into());
             return Err(ENDED.into());
         }
-        self.shared.attend();
+        self.shared.kick();
         Ok(entry)
     }
 
@@ -397,9 +399,9 @@ impl Driver {
 }
 
 impl Shared {
-    const LOOKS_ALONE: Duration = Duration::from_micros(200);
+    const SPIN_ALONE: Duration = Duration::from_micros(200);
 
-    /// Whether whoever begins an execution posts it.
+    /// Whether the thread that begins an execution posts it.
     pub(crate) fn posts_inline(&self, bytes: u64, execution: &dyn Execution) -> bool {
         if execution.posts_quickly() {
             return true;
@@ -413,16 +415,16 @@ impl Shared {
 
     /// How long the waiter of an operation looks at first. One alone in flight is looked at for longer: most end within that,
     /// and a look that sees the end costs nothing of the thread's budget.
-    pub(crate) fn looks_for(&self, bytes: u64) -> Duration {
+    pub(crate) fn spin_time(&self, bytes: u64) -> Duration {
         let alone = self.active.load(Ordering::Relaxed) <= 1 && !self.config.inline_spin.is_zero();
         match alone {
             // Twice what such ones take: a look that sees no end costs the next ones theirs.
-            true => self.config.inline_spin.max(Self::LOOKS_ALONE.min(self.typical.of(bytes) * 2)),
+            true => self.config.inline_spin.max(Self::SPIN_ALONE.min(self.typical.of(bytes) * 2)),
             false => self.config.inline_spin,
         }
     }
 
-    pub(crate) fn poll(&self, slot: &Slot) -> SlotState {
+    pub(crate) fn poll(&self, slot: &TaskSlot) -> SlotState {
         let Self { clock, config, overdue, typical, .. } = self;
         slot.poll(task::Context { clock: &**clock, config, overdue, typical })
     }
@@ -436,12 +438,12 @@ impl Shared {
         self.transport.clone()
     }
 
-    /// Whether somebody waits for a peer's word.
+    /// Whether a notification or message of a peer is awaited.
     fn expects_messages(&self) -> bool {
         self.passive.awaited() > 0
             || self.passive.grants.are_awaited()
             || self.claims.are_open()
-            || self.executor.get().is_some_and(|executor| executor.listens())
+            || self.executor.get().is_some_and(|executor| executor.has_sessions())
     }
 
     /// A message about a claim. Returns whether it says something of an operation here.
@@ -454,19 +456,19 @@ impl Shared {
             );
             return false;
         };
-        if message.said == Said::Leaving {
+        if message.verb == ControlVerb::Leaving {
             self.departures.note(from);
             return true;
         }
-        if message.said == Said::GrantDone {
+        if message.verb == ControlVerb::GrantDone {
             return self.passive.grants.receive(message.key);
         }
         let is_owner =
             self.owner.get().is_some_and(|owner| owner.receive(&self.passive, from, &message));
         match self.claims.receive(from, &message, self.clock.unix_time()) {
-            Heard::Nothing => is_owner,
-            Heard::Taken => true,
-            Heard::Answer(answer) => {
+            ControlOutcome::Nothing => is_owner,
+            ControlOutcome::Taken => true,
+            ControlOutcome::Answer(answer) => {
                 if let Some(transport) = &self.transport {
                     // The owner asks again if it is lost.
                     let _ = transport.notify(&PeerId::new(from), &answer);
@@ -477,13 +479,13 @@ impl Shared {
     }
 
     /// How often messages are taken for offers that have ended.
-    fn checks_every(&self) -> Option<Duration> {
-        let executor = self.executor.get().and_then(|executor| executor.checks_every());
-        executor.into_iter().chain(self.passive.checks_every()).min()
+    fn poll_interval(&self) -> Option<Duration> {
+        let executor = self.executor.get().and_then(|executor| executor.poll_interval());
+        executor.into_iter().chain(self.passive.poll_interval()).min()
     }
 
     /// A slot for what a peer has asked for.
-    fn serve(&self, execution: Box<dyn Execution>) -> Arc<Slot> {
+    fn serve(&self, execution: Box<dyn Execution>) -> Arc<TaskSlot> {
         let task = Task {
             execution,
             bytes: 0,
@@ -495,20 +497,20 @@ impl Shared {
             deadline: None,
             drain_by: None,
         };
-        Arc::new(Slot::serving(task))
+        Arc::new(TaskSlot::serving(task))
     }
 
-    /// Makes the driver look at once and closely for a while, whatever it was waiting for so far.
-    pub(crate) fn attend(&self) {
+    /// Makes the driver poll at once and closely for a while, in any state of its back-off.
+    pub(crate) fn kick(&self) {
         // Another that has set it nudges as well.
-        if !self.fresh.swap(true, Ordering::SeqCst) {
-            self.nudge(true);
+        if !self.new_waiter.swap(true, Ordering::SeqCst) {
+            self.wake(true);
         }
     }
 
     /// Makes the driver look: at once if `urgent`, else within its current sleep, which is short unless it
     /// is parked.
-    pub(crate) fn nudge(&self, urgent: bool) {
+    pub(crate) fn wake(&self, urgent: bool) {
         // A fork's child would ring at its parent's page.
         if !self.generation.is_current() {
             return;
@@ -522,7 +524,7 @@ impl Shared {
 
 impl Inbox {
     /// Returns whether the reactor will find it.
-    fn add(&mut self, slot: &Arc<Slot>) -> bool {
+    fn add(&mut self, slot: &Arc<TaskSlot>) -> bool {
         if !self.closed {
             self.slots.push(Arc::clone(slot));
         }
@@ -530,14 +532,14 @@ impl Inbox {
     }
 }
 
-impl Wake for Bell {
+impl Wake for DriverWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
         if let Some(shared) = self.0.upgrade() {
-            shared.nudge(true);
+            shared.wake(true);
         }
     }
 }
@@ -548,7 +550,7 @@ impl Drop for Driver {
             return;
         }
         self.shared.closing.store(true, Ordering::SeqCst);
-        self.shared.nudge(true);
+        self.shared.wake(true);
     }
 }
 
@@ -565,15 +567,15 @@ impl fmt::Debug for Driver {
 pub struct Reactor {
     shared: Arc<Shared>,
     /// In the order in which they are looked at: those that waited longest come first.
-    active: VecDeque<Arc<Slot>>,
+    active: VecDeque<Arc<TaskSlot>>,
     overdue: OverdueList,
     last_progress: Duration,
-    /// Until when those just begun are left to their callers, who usually wait and look closely: two threads that ask an
+    /// New operations are not polled by the driver before this time, since their callers usually spin on them: two threads that ask an
     /// engine at once get in each other's way.
-    head_start: Option<Duration>,
-    /// As long as those who await them look closely at all transfers in hand: until when the first of them does.
-    watched: Option<Duration>,
-    ear: Ear,
+    caller_first_until: Option<Duration>,
+    /// While the waiters of all transfers spin: the earliest end of their spinning.
+    callers_spin_until: Option<Duration>,
+    listener: DoorbellListener,
     idle_looks: IdleLooks,
     /// When messages were taken last.
     taken: Duration,
@@ -593,8 +595,8 @@ impl Reactor {
     /// Those whose operations have ended are woken together, and wait for it no longer than this.
     const BATCH: Duration = Duration::from_micros(100);
     /// Sleeps rather than parks this long after the last operation ended, since another usually follows, and need then
-    /// not wake it. One that nobody awaits is posted, but seen to its end only then.
-    const LINGER: Duration = Duration::from_millis(1);
+    /// not wake it. An operation that is not awaited is posted, but polled to its end only then.
+    const SLEEP_BEFORE_PARK: Duration = Duration::from_millis(1);
 
     fn new(shared: Arc<Shared>) -> Self {
         let last_progress = shared.clock.now();
@@ -603,9 +605,9 @@ impl Reactor {
             active: VecDeque::new(),
             overdue: OverdueList::default(),
             last_progress,
-            head_start: None,
-            watched: None,
-            ear: Ear::new(),
+            caller_first_until: None,
+            callers_spin_until: None,
+            listener: DoorbellListener::new(),
             idle_looks: IdleLooks::new(),
             taken: last_progress,
             notifications_failed: false,
@@ -617,26 +619,26 @@ impl Reactor {
     /// Looks once at everything outstanding.
     pub fn turn(&mut self) -> Next {
         let started = self.shared.clock.now();
-        self.ear.listen(&self.shared.parking);
+        self.listener.listen(&self.shared.parking);
         let idle = self.active.is_empty();
-        let fresh = self.shared.fresh.swap(false, Ordering::SeqCst);
-        let mut progress = self.admit() | fresh;
+        let new_waiter = self.shared.new_waiter.swap(false, Ordering::SeqCst);
+        let mut progress = self.admit() | new_waiter;
         if progress {
             self.idle_looks.begin();
         }
         if self.shared.closing.load(Ordering::SeqCst) {
             self.dismiss();
         }
-        if fresh {
-            self.head_start = None;
+        if new_waiter {
+            self.caller_first_until = None;
         } else if idle && progress {
-            self.head_start = Some(started.saturating_add(self.shared.config.inline_spin));
+            self.caller_first_until = Some(started.saturating_add(self.shared.config.inline_spin));
         }
-        if self.head_start.is_none_or(|until| started >= until) {
-            progress |= self.head_start.take().is_some();
+        if self.caller_first_until.is_none_or(|until| started >= until) {
+            progress |= self.caller_first_until.take().is_some();
             progress |= self.poll_active(started);
         } else {
-            self.watched = None;
+            self.callers_spin_until = None;
         }
         progress |= self.poll_passive();
         let now = self.shared.clock.now();
@@ -651,7 +653,7 @@ impl Reactor {
             self.last_progress = now;
         }
         let early = self.active.iter().filter_map(|slot| slot.wake_early(now)).min();
-        let near = self.active.iter().filter_map(|slot| slot.looked_at_from(now)).min();
+        let near = self.active.iter().filter_map(|slot| slot.poll_closely_from(now)).min();
         match (self.next(now), early.into_iter().chain(near).min()) {
             (Next::Sleep(_), Some(at)) if at <= now => Next::Spin,
             (Next::Sleep(sleep), Some(at)) => Next::Sleep(sleep.min(at.saturating_sub(now))),
@@ -659,7 +661,7 @@ impl Reactor {
         }
     }
 
-    /// Ends what peers have asked for, once nobody here can ask for anything any more.
+    /// Ends the executions served for peers, once the driver's owner has dropped it.
     fn dismiss(&self) {
         for slot in self.active.iter().filter(|slot| slot.is_served()) {
             slot.cell.finish(OperationStatus::Cancelled, Err(OperationError::Cancelled));
@@ -675,17 +677,18 @@ impl Reactor {
 
     fn poll_active(&mut self, started: Duration) -> bool {
         let mut progress = false;
-        let (mut watched, mut all_watched) = (None, true);
-        let (wakes, mut flushed) = (Batch::begin(), started);
-        // Each goes to the end of the line: those whom a turn does not reach come first in the next.
+        let (mut spinning_until, mut all_spin) = (None, true);
+        let (wakes, mut flushed) = (WakeBatch::begin(), started);
+        // Each goes to the end of the queue: those that a turn does not reach come first in the next.
         for _ in 0..self.active.len() {
             let Some(slot) = self.active.pop_front() else { break };
-            if let Some(until) = slot.watched(started) {
-                watched = Some(watched.map_or(until, |first: Duration| first.min(until)));
+            if let Some(until) = slot.caller_spins_until(started) {
+                spinning_until =
+                    Some(spinning_until.map_or(until, |first: Duration| first.min(until)));
                 self.active.push_back(slot);
                 continue;
             }
-            all_watched = false;
+            all_spin = false;
             let state = self.shared.poll(&slot);
             progress |= matches!(state, SlotState::Ended | SlotState::Stepped);
             match state {
@@ -707,7 +710,7 @@ impl Reactor {
                 flushed = now;
             }
         }
-        self.watched = watched.filter(|_| all_watched);
+        self.callers_spin_until = spinning_until.filter(|_| all_spin);
         progress
     }
 
@@ -717,7 +720,7 @@ impl Reactor {
         let now = shared.clock.now();
         let is_due = |every| now.saturating_sub(self.taken) >= every;
         let closing = self.closed.is_some();
-        if !shared.expects_messages() && !closing && !self.checks_every().is_some_and(is_due) {
+        if !shared.expects_messages() && !closing && !self.poll_interval().is_some_and(is_due) {
             return false;
         }
         self.taken = now;
@@ -765,7 +768,7 @@ impl Reactor {
         });
         let result = transport.take_notifications(&mut receive);
         delivered |= mail;
-        self.ear.looked(rung | mail);
+        self.listener.looked(rung | mail);
         let unreadable = shared.passive.page.unreadable_mail();
         shared.unexpected.note_unreadable(transport.unreadable_notifications() + unreadable);
         self.idle_looks.took(bytes);
@@ -779,8 +782,8 @@ impl Reactor {
     }
 
     /// How often messages are taken that are not awaited.
-    fn checks_every(&self) -> Option<Duration> {
-        self.shared.checks_every().into_iter().chain(self.idle_looks.every()).min()
+    fn poll_interval(&self) -> Option<Duration> {
+        self.shared.poll_interval().into_iter().chain(self.idle_looks.every()).min()
     }
 
     fn next(&mut self, now: Duration) -> Next {
@@ -798,15 +801,18 @@ impl Reactor {
         }
         let config = &self.shared.config;
         if !self.active.is_empty() || self.shared.expects_messages() {
-            let rest = self.head_start.or(self.watched).map(|until| until.saturating_sub(now));
+            let rest = self
+                .caller_first_until
+                .or(self.callers_spin_until)
+                .map(|until| until.saturating_sub(now));
             return match (config.backoff.sleep_after(idle), rest) {
                 (None, Some(rest)) if !self.shared.expects_messages() => Next::Sleep(rest),
                 (None, _) => Next::Spin,
                 (Some(sleep), rest) => Next::Sleep(rest.map_or(sleep, |rest| rest.min(sleep))),
             };
         }
-        match Self::LINGER.checked_sub(idle) {
-            // One sleep, not ticks: whoever waits for an operation looks at it, and wakes the driver only if that
+        match Self::SLEEP_BEFORE_PARK.checked_sub(idle) {
+            // One sleep, not ticks: the waiter of an operation polls it, and wakes the driver only if that
             // does not help.
             Some(rest) if !rest.is_zero() => Next::Sleep(rest),
             _ => {
@@ -855,7 +861,7 @@ impl Reactor {
                 Next::Spin => std::hint::spin_loop(),
                 Next::Sleep(time) => {
                     let is_awaited = shared.expects_messages();
-                    shared.parking.sleep(clock, time, &mut self.ear, is_awaited);
+                    shared.parking.sleep(clock, time, &mut self.listener, is_awaited);
                 }
                 Next::Park => {
                     shared.parking.park(clock, || self.has_work(), || self.rest(clock));
@@ -874,7 +880,7 @@ impl Reactor {
         let now = Instant::now();
         let trim = BufferPool::global().trim(now);
         let trim = trim.map(|at| at.saturating_duration_since(now));
-        [expiry, trim, self.checks_every()].into_iter().flatten().min()
+        [expiry, trim, self.poll_interval()].into_iter().flatten().min()
     }
 
     fn has_work(&self) -> bool {

@@ -1,4 +1,4 @@
-//! What can go wrong with an engine, and with an operation.
+//! Errors of engines and of operations.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -76,7 +76,7 @@ pub enum TransportError {
     /// The bytes arrived, but the peer could not be told.
     #[error("the bytes are in place, but the completion notification could not be sent: {reason}")]
     NotificationFailed {
-        /// The engine's word for it.
+        /// The engine's text.
         reason: Cow<'static, str>,
     },
     /// The engine failed the call.
@@ -86,7 +86,7 @@ pub enum TransportError {
         engine: &'static str,
         /// The call.
         call: &'static str,
-        /// The engine's word for it.
+        /// The engine's text.
         reason: Cow<'static, str>,
     },
     /// No path is there that the policy allows.

@@ -1,4 +1,4 @@
-//! What a strategy must offer: carry out a request, and say which path it took.
+//! The interfaces of executors: requests, executions and offers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,32 +12,31 @@ use nixl_metadata::{AgentMetadata, NotificationKey, OperationKind, PeerInfo, Rdm
 
 use crate::passive::PassiveEntry;
 use crate::{
-    Clock, DirectTransfer, EndedOffer, Gate, Mailboxes, PathKind, PathPolicy, PathReport, PeerId,
-    Rejected, RemoteSlot, Transfer, TransferSpec, Transport, TransportError,
+    Clock, DirectTransfer, EndedOffer, Mailboxes, PathKind, PathPolicy, PathReport, PeerId,
+    Rejected, RemoteSlot, Transfer, TransferSpec, Transport, TransportError, WaitFor,
 };
 
-/// Decides how the bytes of an operation travel.
+/// Chooses the path of an operation and prepares its execution.
 ///
 /// # Contract
 ///
 /// `execute` only prepares; bytes move from [`Execution::poll`], and not before the work is done that is
-/// [pending](DescriptorList::pending) on the local memory: a [`Gate`](crate::Gate) sees to that where nothing better does. Peers'
-/// addresses are never dereferenced:
-/// an executor that copies inside the process uses the memory of the [`Offer`] that was announced to it,
-/// found by its key, never the addresses in the metadata.
+/// [pending](DescriptorList::pending) on the local memory: wrap the execution in
+/// a [`WaitFor`](crate::WaitFor) unless the GPU can wait itself. Peers' addresses are never dereferenced: an executor that copies inside
+/// the process finds the memory of the [`Offer`] by its key, never by the addresses in the metadata.
 pub trait Executor: Send + Sync + fmt::Debug + 'static {
     /// A passive operation was created by a connector that uses this executor.
-    fn announce(&self, offer: Offer) {
+    fn offer_created(&self, offer: Offer) {
         let _ = offer;
     }
 
     /// The passive operation of this key has ended.
-    fn withdraw(&self, key: &NotificationKey) {
+    fn offer_ended(&self, key: &NotificationKey) {
         let _ = key;
     }
 
     /// This executor for one connection, whose engine it may then use by itself. `None`, the default, if it does not.
-    fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
+    fn attach(&self, link: ConnectionContext) -> Option<Arc<dyn Executor>> {
         let _ = link;
         None
     }
@@ -58,16 +57,16 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
         None
     }
 
-    /// Whether this executor reaches memory of this device without the engine, so that failing to register it with the
+    /// Whether this executor accesses memory of this device without the engine, so that a failure to register it with the
     /// engine is no reason to give up.
-    fn reaches(&self, device: Device) -> bool {
+    fn can_access(&self, device: Device) -> bool {
         let _ = device;
         false
     }
 
     /// Whether the peer will have to reach this side, so that the request must carry
-    /// [what it needs](Route::introduction).
-    fn introduces(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+    /// [what it needs](Route::initiator_metadata).
+    fn needs_local_metadata(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
         let _ = (local, remote);
         false
     }
@@ -83,8 +82,8 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
         let _ = key;
     }
 
-    /// Whether messages are expected now, so that somebody must look for them.
-    fn listens(&self) -> bool {
+    /// Whether messages are expected now, so that the driver polls for them.
+    fn has_sessions(&self) -> bool {
         false
     }
 
@@ -97,9 +96,9 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
         Ok(())
     }
 
-    /// How often messages are taken while none is expected, since peers may ask for what is no longer there and wait for
+    /// How often messages are received while none is expected, since peers may request an offer that has ended and wait for
     /// an answer. `None` is never, as by default.
-    fn checks_every(&self) -> Option<Duration> {
+    fn poll_interval(&self) -> Option<Duration> {
         None
     }
 
@@ -130,30 +129,30 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError>;
 }
 
-/// What an executor may use of a connection.
+/// The parts of a connection that its executor may use.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Link {
+pub struct ConnectionContext {
     /// The engine.
     pub transport: Arc<dyn Transport>,
     /// Memory that the executor registers is registered through this.
     pub registrations: Arc<RegistrationCache>,
     /// Where blocking calls are made.
-    pub background: Arc<dyn Background>,
+    pub background: Arc<dyn BlockingThread>,
     /// The connection's time.
     pub clock: Arc<dyn Clock>,
     /// Makes the connection's driver look at its executions.
     pub waker: Waker,
-    /// By which processes of one host send each other messages without the engine.
+    /// Mailboxes for messages between processes of one host, without the engine.
     pub mailboxes: Arc<Mailboxes>,
 }
 
-impl Link {
+impl ConnectionContext {
     /// The parts of a connection.
     pub fn new(
         transport: Arc<dyn Transport>,
         registrations: Arc<RegistrationCache>,
-        background: Arc<dyn Background>,
+        background: Arc<dyn BlockingThread>,
         clock: Arc<dyn Clock>,
         waker: Waker,
         mailboxes: Arc<Mailboxes>,
@@ -163,7 +162,7 @@ impl Link {
 }
 
 /// Runs jobs that block, one after the other, on a thread of a connection's own.
-pub trait Background: Send + Sync + fmt::Debug {
+pub trait BlockingThread: Send + Sync + fmt::Debug {
     /// Queues a job.
     fn run(&self, job: Box<dyn FnOnce() + Send>);
 }
@@ -178,7 +177,7 @@ pub enum Received {
     Ignored,
     /// It was for something under way.
     Taken,
-    /// It asks for something that the driver is to carry out from now on. Nobody awaits it; it must end by itself, soon
+    /// It asks for something that the driver is to carry out from now on. It has no waiter here; it must end by itself, soon
     /// after [`abandon`](Execution::abandon) at the latest.
     Serve(Box<dyn Execution>),
 }
@@ -221,8 +220,8 @@ pub struct Route<'a> {
     pub peer: &'a PeerId,
     /// Registrations of the local memory.
     pub registrations: Vec<Registration>,
-    /// What the peer needs to reach this side, if [`Executor::introduces`] asked for it. Covers the local memory.
-    pub introduction: Option<AgentMetadata>,
+    /// What the peer needs to reach this side, if [`Executor::needs_local_metadata`] asked for it. Covers the local memory.
+    pub initiator_metadata: Option<AgentMetadata>,
     /// The slot of the offer, if the peer is proven to be on this host.
     pub slot: Option<&'a RemoteSlot>,
     /// Whether the target waits for a notification of the end. Not for a read under a grant, of whose end its owner learns by the
@@ -242,9 +241,9 @@ impl<'a> TransferRequest<'a> {
 
     /// The same request, with what the peer needs to reach this side.
     #[must_use]
-    pub fn introducing(mut self, metadata: Option<AgentMetadata>) -> Self {
+    pub fn with_initiator_metadata(mut self, metadata: Option<AgentMetadata>) -> Self {
         if let Some(route) = &mut self.route {
-            route.introduction = metadata;
+            route.initiator_metadata = metadata;
         }
         self
     }
@@ -303,8 +302,9 @@ impl<'a> TransferRequest<'a> {
         peer: &'a PeerId,
         registrations: Vec<Registration>,
     ) -> Self {
-        let (introduction, slot, notifies) = (None, None, true);
-        let route = Some(Route { transport, peer, registrations, introduction, slot, notifies });
+        let (initiator_metadata, slot, notifies) = (None, None, true);
+        let route =
+            Some(Route { transport, peer, registrations, initiator_metadata, slot, notifies });
         Self { kind, local, leased, remote, route, policy: PathPolicy::auto() }
     }
 }
@@ -320,19 +320,19 @@ pub trait Execution: Send {
     fn poll(&mut self) -> Poll<Result<(), TransportError>>;
 
     /// How long it is expected to take from its first poll to its end, if it can tell; asked once, before that poll.
-    /// Whoever awaits it is woken shortly before, to look closely. Only what wakes the driver at its end
+    /// Its waiter is woken shortly before, to poll closely. Only what wakes the driver at its end
     /// ([`Driver::waker`](crate::Driver::waker)) gains by an answer.
     fn expected(&self) -> Option<Duration> {
         None
     }
 
-    /// Whether it learns of its end by a peer's word, which the driver takes in: then the driver looks closely when that is
-    /// [expected](Self::expected), and not only whoever awaits it.
-    fn awaits_word(&self) -> bool {
+    /// Whether it learns of its end by a peer's notification, which the driver receives: then the driver polls closely when that is
+    /// [expected](Self::expected), and not only its waiter.
+    fn awaits_notification(&self) -> bool {
         false
     }
 
-    /// Nobody wants the result any more. Returns `true` if nothing is in flight, so that the memory may be
+    /// The result is no longer wanted. Returns `true` if nothing is in flight, so that the memory may be
     /// given back now; on `false` it must be polled until it is ready.
     fn abandon(&mut self) -> bool;
 
@@ -358,7 +358,7 @@ pub trait Execution: Send {
     }
 
     /// Whether the other side may have learned that the operation is complete, although it fails here: it must not be
-    /// tried by other means then. By default it never does, since the last word is this side's.
+    /// tried by other means then. By default it never does, since this side completes the operation.
     fn target_told(&self) -> bool {
         false
     }
@@ -451,7 +451,7 @@ impl Offer {
         self.entry.token()
     }
 
-    /// Whether the engine may be introduced to an agent that holds it. False beyond the number of its readers and eight.
+    /// Whether the engine may be connected to an agent that holds it. False beyond the number of its readers and eight.
     pub fn may_introduce(&self, agent: &str) -> bool {
         self.entry.may_introduce(agent)
     }
@@ -544,6 +544,6 @@ impl Executor for TransportExecutor {
             return Err(TransportError::NoPath { rejected: vec![Rejected::new(kind, reason)] });
         }
         let pending = request.local.pending();
-        Ok(Gate::before(Box::new(DirectTransfer::prepare(kind, &request)?), pending))
+        Ok(WaitFor::before(Box::new(DirectTransfer::prepare(kind, &request)?), pending))
     }
 }

@@ -1,4 +1,4 @@
-//! Turns of tasks whose operations end at once.
+//! Fair yielding of tasks whose operations end at once.
 //!
 //! A task that never waits keeps its thread: its neighbours would starve for as long as it has something to begin.
 
@@ -16,19 +16,19 @@ const SLICE: Duration = Duration::from_micros(30);
 const GAP: Duration = Duration::from_micros(200);
 
 thread_local! {
-    static TURN: Cell<Turn> = const { Cell::new(Turn { since: Duration::ZERO, last: Duration::ZERO }) };
+    static TURN: Cell<YieldBudget> = const { Cell::new(YieldBudget { since: Duration::ZERO, last: Duration::ZERO }) };
 }
 
 /// One operation after another on a thread.
 #[derive(Clone, Copy)]
-struct Turn {
+struct YieldBudget {
     /// When a task last had to wait for its turn.
     since: Duration,
     /// When an operation was begun last.
     last: Duration,
 }
 
-impl Turn {
+impl YieldBudget {
     /// Notes that an operation is begun. Returns whether others shall have their turn first.
     fn begin(&mut self, now: Duration) -> bool {
         // A clock that goes back is another one.
@@ -42,7 +42,7 @@ impl Turn {
 
 /// The task that is polled now has been waiting: others have had the thread.
 pub(crate) fn resumed(now: Duration) {
-    TURN.set(Turn { since: now, last: now });
+    TURN.set(YieldBudget { since: now, last: now });
 }
 
 /// Yields once if the thread has begun operations for a slice without a wait.
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     fn yields(begun_at: &[u64]) -> Vec<bool> {
-        let mut turn = Turn { since: Duration::ZERO, last: Duration::ZERO };
+        let mut turn = YieldBudget { since: Duration::ZERO, last: Duration::ZERO };
         begun_at.iter().map(|at| turn.begin(Duration::from_micros(*at))).collect()
     }
 

@@ -1,4 +1,5 @@
-//! What the fuzzers of what other processes say run (`cargo +nightly fuzz run control` and `mailbox`), and the tests on any toolchain.
+//! The entry points of the fuzzers of other processes' messages (`cargo +nightly fuzz run control` and `mailbox`), and the tests on any
+//! toolchain.
 
 mod mailbox;
 

@@ -37,8 +37,8 @@ impl Execution for Leasing {
         self.execution.expected()
     }
 
-    fn awaits_word(&self) -> bool {
-        self.execution.awaits_word()
+    fn awaits_notification(&self) -> bool {
+        self.execution.awaits_notification()
     }
 
     fn abandon(&mut self) -> bool {

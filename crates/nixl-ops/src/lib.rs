@@ -1,11 +1,11 @@
-//! How a transfer lives.
+//! The life of operations: status, driver, completion, offers and messages between connections.
 //!
 //! This crate knows operations, not engines: the [state machine](OperationStatus) that every transfer
 //! follows, the traits an engine ([`Transport`]) and a strategy ([`Executor`]) implement, and the
 //! [`Driver`] that brings operations to their end. It contains no NIXL, no CUDA, no sockets, and reads
 //! time only from an injected [`Clock`].
 //!
-//! What it guarantees to callers, whatever the engine does:
+//! Guarantees to callers, for every behaviour of the engine:
 //!
 //! * **Memory outlives the engine's interest in it.** A transfer that was posted is polled to a terminal
 //!   state even if its operation was dropped, cancelled or timed out; its memory stays leased until then.
@@ -13,7 +13,7 @@
 //!   seldom from then on, [for as long as the driver lives](Overdue). Then the memory is leaked and
 //!   [counted](nixl_descriptor::leaked), never reused.
 //! * **Every offer ends.** An offer that is given up is free at once unless a peer may be using it; then it
-//!   is retained or quarantined until the peer's word, a [proof of quiet](QuietProof), or the end of its
+//!   is retained or quarantined until the peer's confirmation, a [proof of quiet](QuietProof), or the end of its
 //!   life time, and [`DriverStats`] says how much is held.
 //! * **Every grant ends, and at once.** The owner of granted blocks asks no reader: a read that was late is
 //!   [found out](WordCheck).
@@ -56,7 +56,6 @@ mod fair;
 #[cfg(any(all(test, not(loom)), fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
-mod gate;
 mod grants;
 mod leasing;
 mod mailbox;
@@ -82,8 +81,9 @@ mod transport;
 mod typical;
 mod unexpected;
 mod usage;
+mod wait_for;
 mod wakes;
-mod within;
+mod with_timeout;
 
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -93,10 +93,9 @@ pub use direct::DirectTransfer;
 pub use driver::{Driver, DriverConfig, DriverStats, Next, Reactor};
 pub use error::{EndedOffer, OperationError, TransportError};
 pub use executor::{
-    Background, Claim, Execution, Executor, Link, Offer, PeerMemory, Preparation, Received, Route,
-    TransferRequest, TransportExecutor,
+    BlockingThread, Claim, ConnectionContext, Execution, Executor, Offer, PeerMemory, Preparation,
+    Received, Route, TransferRequest, TransportExecutor,
 };
-pub use gate::Gate;
 pub use grants::{
     DoneOutcome, FreeBlocks, GrantError, GrantStats, GrantTable, GrantTableOptions, GrantTerms,
     GrantWords, Granted, StaleRead, WordCheck,
@@ -113,7 +112,7 @@ pub use outcome::Completion;
 pub use overdue::Overdue;
 pub use pairing::{PairingError, pair};
 pub use passive::{Claimant, Held, OfferSpec, QuietProof, QuietWatch};
-pub use path::{Carrier, Hop, PathKind, PathReport, Rejected};
+pub use path::{Hop, Medium, PathKind, PathReport, Rejected};
 pub use policy::PathPolicy;
 pub use setting::{EngineSetting, SettingSource};
 pub use sleeper::Sleeper;
@@ -122,3 +121,4 @@ pub use spent::{KeyUse, SpentKeys, SpentStats};
 pub use status::{OperationStatus, StatusError};
 pub use transport::{ConnectSpec, Connected, Idle, PeerId, Transfer, TransferSpec, Transport};
 pub use usage::OfferUse;
+pub use wait_for::WaitFor;

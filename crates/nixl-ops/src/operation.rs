@@ -1,4 +1,4 @@
-//! The four operations.
+//! The four kinds of operation: readable, writable, read and write.
 
 mod future;
 mod handle;
@@ -21,9 +21,9 @@ use crate::completion::Memory;
 use crate::fair;
 use crate::leasing::Leasing;
 use crate::outcome::{Completion, Outcome};
-use crate::passive::{Letting, OfferSpec, PassiveEntry};
-use crate::spin::Look;
-use crate::task::{Slot, SlotState};
+use crate::passive::{OfferSpec, PassiveEntry, Release};
+use crate::spin::SpinWindow;
+use crate::task::{SlotState, TaskSlot};
 use crate::{
     Driver, Execution, Executor, Offer, OperationError, OperationOptions, OperationStatus,
 };
@@ -53,7 +53,7 @@ pub enum RevokeOutcome {
 
 /// What the active operations are made of. A fork's child neither uses nor drops it.
 struct Active<M> {
-    slot: Arc<Slot>,
+    slot: Arc<TaskSlot>,
     driver: Arc<Driver>,
     /// What is given back at the end.
     memory: M,
@@ -63,7 +63,7 @@ struct Active<M> {
     /// How long, if the caller said so.
     spin: Option<Duration>,
     /// The look that is under way; the wait yields between its parts.
-    look: Option<Look>,
+    look: Option<SpinWindow>,
 }
 
 impl<M> Active<M> {
@@ -92,7 +92,7 @@ impl<M> Active<M> {
             }
             self.look = self.first_look();
             if self.look.is_none() {
-                self.driver.shared().attend();
+                self.driver.shared().kick();
             }
         } else {
             fair::resumed(self.driver.shared().clock.now());
@@ -110,35 +110,35 @@ impl<M> Active<M> {
             if polled.is_ready() {
                 return polled;
             }
-            // Asked only once the waker is in its place: a word that comes later wakes it.
+            // Checked only once the waker is in its place: a later note wakes it.
             let Some(until) = self.slot.cell.take_near() else { return Poll::Pending };
             self.slot.watch(until);
-            self.look = Some(Look::until(until));
+            self.look = Some(SpinWindow::until(until));
         }
     }
 
     /// `None` if the end is not near: such a look would only cost later ones their time.
-    fn first_look(&self) -> Option<Look> {
+    fn first_look(&self) -> Option<SpinWindow> {
         let shared = self.driver.shared();
         let now = shared.clock.now();
         if let Some(spin) = self.spin {
             let until = now.saturating_add(spin);
             self.slot.watch(until);
-            return Some(Look::asked_for(until));
+            return Some(SpinWindow::asked_for(until));
         }
-        let until = now.saturating_add(shared.looks_for(self.bytes));
+        let until = now.saturating_add(shared.spin_time(self.bytes));
         if self.slot.is_far(until) {
             return None;
         }
         // What is to end soon after is not worth sleeping for.
-        let until = self.slot.near(until).unwrap_or(until);
+        let until = self.slot.expected_soon(until).unwrap_or(until);
         self.slot.watch(until);
-        Some(Look::until(until))
+        Some(SpinWindow::until(until))
     }
 
     /// Looks closely for as long as one poll may, while the driver leaves the engine alone. Returns the rest of the look, if
     /// any.
-    fn look_on(&self, mut look: Look) -> Option<Look> {
+    fn look_on(&self, mut look: SpinWindow) -> Option<SpinWindow> {
         let clock = &self.driver.shared().clock;
         let begun = clock.now();
         if let Some(until) = look.next(begun) {
@@ -158,7 +158,7 @@ impl<M> Active<M> {
         // What ended meanwhile may have called a driver that looked away: one look more. From here on the driver is waited
         // for, which may be asleep over something older.
         if !self.poll() {
-            self.driver.shared().attend();
+            self.driver.shared().kick();
         }
         None
     }
@@ -214,7 +214,7 @@ impl Active<DescriptorList> {
 }
 
 /// Cancels what is in `slot` unless it has ended. Its driver is there for as long as it has not.
-fn cancel(slot: &Arc<Slot>, driver: Option<&Driver>) -> CancelOutcome {
+fn cancel(slot: &Arc<TaskSlot>, driver: Option<&Driver>) -> CancelOutcome {
     let cancelled = Err(OperationError::Cancelled);
     if !slot.cell.finish(OperationStatus::Cancelled, cancelled) {
         return CancelOutcome::AlreadyEnded(slot.cell.status());
@@ -222,7 +222,7 @@ fn cancel(slot: &Arc<Slot>, driver: Option<&Driver>) -> CancelOutcome {
     if let Some(driver) = driver {
         // What was not posted yet is released here; the rest is the driver's.
         driver.shared().poll(slot);
-        driver.shared().nudge(true);
+        driver.shared().wake(true);
     }
     CancelOutcome::Cancelled
 }
@@ -269,25 +269,25 @@ impl Passive {
 
     fn cancel(&self) -> CancelOutcome {
         match self.abandon() {
-            Letting::AlreadyEnded => CancelOutcome::AlreadyEnded(self.status()),
-            Letting::Free | Letting::Held => CancelOutcome::Cancelled,
+            Release::AlreadyEnded => CancelOutcome::AlreadyEnded(self.status()),
+            Release::Free | Release::Held => CancelOutcome::Cancelled,
         }
     }
 
     fn revoke(&self) -> RevokeOutcome {
         match self.abandon() {
-            Letting::AlreadyEnded => RevokeOutcome::AlreadyEnded(self.status()),
-            Letting::Free => RevokeOutcome::Free,
-            Letting::Held => RevokeOutcome::Held,
+            Release::AlreadyEnded => RevokeOutcome::AlreadyEnded(self.status()),
+            Release::Free => RevokeOutcome::Free,
+            Release::Held => RevokeOutcome::Held,
         }
     }
 
-    fn abandon(&self) -> Letting {
-        let letting = self.entry.abandon(OperationError::Cancelled);
-        if letting != Letting::AlreadyEnded {
-            self.driver.shared().nudge(true);
+    fn abandon(&self) -> Release {
+        let release = self.entry.abandon(OperationError::Cancelled);
+        if release != Release::AlreadyEnded {
+            self.driver.shared().wake(true);
         }
-        letting
+        release
     }
 
     async fn reclaim(&mut self) -> Reclaimed {
@@ -302,7 +302,7 @@ impl Passive {
 
 impl Drop for Passive {
     fn drop(&mut self) {
-        self.executor.withdraw(self.entry.key());
+        self.executor.offer_ended(self.entry.key());
         self.cancel();
     }
 }
@@ -353,8 +353,8 @@ macro_rules! operation {
     ) => {
         $(#[$doc])*
         ///
-        /// In a process that was forked from the one that began it, it has ended with [`TransportError::Forked`](crate::TransportError::Forked), and nothing that is
-        /// done with it there reaches the parent's.
+        /// In a process that was forked from the one that began it, it has ended with
+        /// [`TransportError::Forked`](crate::TransportError::Forked), and nothing that is done with it there reaches the parent's.
         pub struct $name(LeakInChild<$inner>);
 
         impl $name {
@@ -572,9 +572,9 @@ macro_rules! passive {
                 options: OperationOptions,
             ) -> Result<Self, OperationError> {
                 let (metadata, memory) = (spec.metadata.clone(), Arc::clone(&spec.descriptors));
-                let refused = |_: &_| executor.withdraw(metadata.notification_key());
+                let refused = |_: &_| executor.offer_ended(metadata.notification_key());
                 let entry = driver.offer(spec, options).inspect_err(refused)?;
-                executor.announce(Offer::new(Arc::clone(&entry), Arc::clone(&memory)));
+                executor.offer_created(Offer::new(Arc::clone(&entry), Arc::clone(&memory)));
                 Ok(Self(LeakInChild::new(Passive {
                     entry,
                     driver: Arc::clone(driver),
@@ -593,7 +593,7 @@ macro_rules! passive {
                 }
             }
 
-            /// Ends the offer and gives its memory back at once, on the caller's word.
+            /// Ends the offer and gives its memory back at once, on the caller's promise.
             ///
             /// # Safety
             ///
@@ -607,7 +607,7 @@ macro_rules! passive {
                 }
             }
 
-            /// What the peer needs to reach the memory. It is a capability: whoever has it can, so carry it
+            /// What the peer needs to reach the memory. It is a capability: its holder can access the memory, so send it
             /// over a channel that both sides trust.
             pub fn metadata(&self) -> &RdmaMetadata {
                 self.0.metadata()

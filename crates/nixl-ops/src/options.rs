@@ -1,4 +1,4 @@
-//! What a caller may ask of one operation.
+//! Options of one operation.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl OperationOptions {
         self
     }
 
-    /// Which ways the bytes may go. For active operations: whoever begins the transfer chooses.
+    /// The allowed paths. For active operations only: the side that begins the transfer chooses.
     #[must_use]
     pub fn policy(mut self, policy: PathPolicy) -> Self {
         self.policy = policy;

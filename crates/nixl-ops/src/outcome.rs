@@ -1,4 +1,4 @@
-//! How an operation ended.
+//! The outcome of an operation.
 
 use std::sync::Arc;
 use std::time::Duration;

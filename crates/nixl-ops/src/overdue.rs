@@ -1,4 +1,4 @@
-//! Executions that have outlived their drain time: asked seldom, for as long as the driver lives.
+//! Overdue executions: past their drain time, and polled seldom until they end or the driver does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use metrics::{Gauge, gauge};
 
 use crate::sync::{Mutex, lock};
-use crate::task::{Slot, SlotState};
+use crate::task::{SlotState, TaskSlot};
 
 /// Executions whose engines were not quiet when the drain time was over.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -65,10 +65,10 @@ fn float(bytes: u64) -> f64 {
 
 /// Those of one driver, each with the time of the next look at it.
 #[derive(Default)]
-pub(crate) struct OverdueList(Vec<Late>);
+pub(crate) struct OverdueList(Vec<OverdueSlot>);
 
-struct Late {
-    slot: Arc<Slot>,
+struct OverdueSlot {
+    slot: Arc<TaskSlot>,
     at: Duration,
     pause: Duration,
 }
@@ -80,13 +80,13 @@ impl OverdueList {
     /// After a step: the engine goes on.
     const SHORT_PAUSE: Duration = Duration::from_millis(1);
 
-    pub(crate) fn add(&mut self, slot: Arc<Slot>, now: Duration) {
+    pub(crate) fn add(&mut self, slot: Arc<TaskSlot>, now: Duration) {
         let pause = Self::FIRST_PAUSE;
-        self.0.push(Late { slot, at: now.saturating_add(pause), pause });
+        self.0.push(OverdueSlot { slot, at: now.saturating_add(pause), pause });
     }
 
     /// Looks at those that are due. Each look that finds nothing new doubles the pause before the next.
-    pub(crate) fn poll(&mut self, now: Duration, poll: impl Fn(&Slot) -> SlotState) {
+    pub(crate) fn poll(&mut self, now: Duration, poll: impl Fn(&TaskSlot) -> SlotState) {
         self.0.retain_mut(|late| {
             if now < late.at {
                 return true;
@@ -107,7 +107,7 @@ impl OverdueList {
     }
 
     /// All of them; none has a waiter any more.
-    pub(crate) fn take(&mut self) -> impl Iterator<Item = Arc<Slot>> {
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = Arc<TaskSlot>> {
         std::mem::take(&mut self.0).into_iter().map(|late| late.slot)
     }
 }

@@ -1,4 +1,4 @@
-//! Do the two sides of an operation fit together?
+//! The check that the two sides of an operation fit together.
 
 use nixl_descriptor::{Access, DescriptorList};
 use nixl_metadata::{OperationKind, RdmaMetadata};

@@ -1,4 +1,4 @@
-//! How a driver's thread sleeps, and what wakes it.
+//! Sleep and wake-up of a driver's thread.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,25 +16,25 @@ pub(crate) struct Parking {
     /// Where it sleeps for long.
     long: Sleeper,
     /// It sleeps on the bell, or is about to.
-    on_bell: AtomicBool,
+    on_doorbell: AtomicBool,
     /// It was woken since its last sleep on the bell.
     woken: AtomicBool,
     page: Arc<OfferPage>,
 }
 
-/// What a driver's thread has heard of the bell.
+/// The rings of the doorbell that a driver's thread has seen.
 #[derive(Debug)]
-pub(crate) struct Ear {
+pub(crate) struct DoorbellListener {
     /// The rings that its last look at the slots came after.
     seen: Option<u32>,
     /// The last sleep was ended by a ring.
     rang: bool,
-    /// Rings without a word that still end a sleep.
+    /// Rings without a completion that still end a sleep.
     patience: u32,
 }
 
-impl Ear {
-    /// Rings in a row that bring no word, and end a sleep. There are such of honest peers: the word may be found before its ring is
+impl DoorbellListener {
+    /// Rings in a row without a completion that end a sleep. Honest peers make such rings: the completion may be found before its ring is
     /// heard.
     const PATIENCE: u32 = 8;
 
@@ -44,10 +44,10 @@ impl Ear {
 
     /// Before a look at the slots: rings from now on are for words that it may miss.
     pub(crate) fn listen(&mut self, parking: &Parking) {
-        self.seen = parking.page.bell().map(|bell| bell.rings());
+        self.seen = parking.page.doorbell().map(|doorbell| doorbell.rings());
     }
 
-    /// After a look at the slots that has found a word or none.
+    /// After a look at the slots that has found a completion or none.
     pub(crate) fn looked(&mut self, found: bool) {
         let rang = std::mem::take(&mut self.rang);
         match (found, rang) {
@@ -62,7 +62,7 @@ impl Parking {
     pub(crate) fn new(page: Arc<OfferPage>) -> Self {
         Self {
             long: Sleeper::new(),
-            on_bell: AtomicBool::new(false),
+            on_doorbell: AtomicBool::new(false),
             woken: AtomicBool::new(false),
             page,
         }
@@ -76,10 +76,10 @@ impl Parking {
     /// Ends the thread's sleep, or keeps it from the next one.
     pub(crate) fn wake(&self) {
         self.woken.store(true, Ordering::SeqCst);
-        if self.on_bell.load(Ordering::SeqCst)
-            && let Some(bell) = self.page.bell()
+        if self.on_doorbell.load(Ordering::SeqCst)
+            && let Some(doorbell) = self.page.doorbell()
         {
-            bell.ring();
+            doorbell.ring();
         }
         self.long.unpark();
     }
@@ -91,22 +91,28 @@ impl Parking {
         }
     }
 
-    /// Sleeps for some milliseconds at most. If a peer's word `is_awaited`, a ring since the ear listened ends it.
+    /// Sleeps for some milliseconds at most. If a peer's completion `is_awaited`, a ring since the last look ends it.
     ///
-    /// Once rings have brought no word some times in a row, a sleep is not ended by any: a peer that rings without end costs one turn
+    /// After some rings in a row without a completion, no ring ends a sleep: a peer that rings without end costs one turn
     /// more for each of them.
-    pub(crate) fn sleep(&self, clock: &dyn Clock, time: Duration, ear: &mut Ear, is_awaited: bool) {
-        let bell = self.page.bell().zip(ear.seen).filter(|_| is_awaited);
-        let Some((bell, seen)) = bell.filter(|_| ear.patience > 0) else {
+    pub(crate) fn sleep(
+        &self,
+        clock: &dyn Clock,
+        time: Duration,
+        listener: &mut DoorbellListener,
+        is_awaited: bool,
+    ) {
+        let doorbell = self.page.doorbell().zip(listener.seen).filter(|_| is_awaited);
+        let Some((doorbell, seen)) = doorbell.filter(|_| listener.patience > 0) else {
             clock.park(Some(time));
-            ear.patience = ear.patience.max(1);
+            listener.patience = listener.patience.max(1);
             return;
         };
-        self.on_bell.store(true, Ordering::SeqCst);
+        self.on_doorbell.store(true, Ordering::SeqCst);
         let is_awake = || self.woken.swap(false, Ordering::SeqCst);
-        bell.sleep(clock, seen, time, is_awake);
-        self.on_bell.store(false, Ordering::SeqCst);
-        ear.rang = bell.rings() != seen && !self.woken.load(Ordering::SeqCst);
+        doorbell.sleep(clock, seen, time, is_awake);
+        self.on_doorbell.store(false, Ordering::SeqCst);
+        listener.rang = doorbell.rings() != seen && !self.woken.load(Ordering::SeqCst);
     }
 
     /// Sleeps until woken, for `time` at most, unless there `is_work`. Work that is added after it was asked wakes.

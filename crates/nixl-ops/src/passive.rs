@@ -8,7 +8,7 @@ mod spec;
 mod table;
 mod telemetry;
 
-pub(crate) use entry::{Letting, PassiveEntry};
+pub(crate) use entry::{PassiveEntry, Release};
 pub use quiet::{Claimant, QuietProof, QuietWatch};
 pub(crate) use retained::Freed;
 pub use spec::OfferSpec;

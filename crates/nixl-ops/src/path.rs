@@ -1,4 +1,4 @@
-//! The path is data: what an operation did with the bytes, and why not something better.
+//! Path reports: the path that an operation took, and the reasons against better ones.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -26,7 +26,7 @@ pub enum PathKind {
     /// In chunks through pinned memory on both sides.
     StagedBothSides,
     /// By the transport's engine in one request, which copies GPU memory by means of its own: slowly.
-    Emulated,
+    EngineStaged,
 }
 
 impl PathKind {
@@ -40,10 +40,10 @@ impl PathKind {
         Self::Direct,
         Self::StagedOneSide,
         Self::StagedBothSides,
-        Self::Emulated,
+        Self::EngineStaged,
     ];
 
-    /// A number below 16 for each kind, whatever a local strategy's name.
+    /// A number below 16 for each kind, the same for all local strategies.
     pub(crate) fn index(self) -> u8 {
         match self {
             Self::SameProcessCopy => 0,
@@ -54,11 +54,11 @@ impl PathKind {
             Self::Direct => 5,
             Self::StagedOneSide => 6,
             Self::StagedBothSides => 7,
-            Self::Emulated => 8,
+            Self::EngineStaged => 8,
         }
     }
 
-    /// The name, whatever a local strategy's: one of a closed set, for labels.
+    /// The name, the same for all local strategies: one of a closed set, for labels.
     #[must_use]
     pub fn class(self) -> &'static str {
         match self {
@@ -70,7 +70,7 @@ impl PathKind {
             Self::Direct => "direct",
             Self::StagedOneSide => "staged-one-side",
             Self::StagedBothSides => "staged-both-sides",
-            Self::Emulated => "emulated",
+            Self::EngineStaged => "emulated",
         }
     }
 }
@@ -87,7 +87,7 @@ impl fmt::Display for PathKind {
 /// What carries bytes from process to process.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
-pub enum Carrier {
+pub enum Medium {
     /// A GPU's copy engine or kernel, over NVLink or PCIe.
     Gpu,
     /// Memory of one host.
@@ -98,7 +98,7 @@ pub enum Carrier {
     Tcp,
 }
 
-impl Carrier {
+impl Medium {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Gpu, Self::SharedMemory, Self::Rdma, Self::Tcp];
 
@@ -112,7 +112,7 @@ impl Carrier {
     }
 }
 
-impl fmt::Display for Carrier {
+impl fmt::Display for Medium {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Gpu => "gpu",
@@ -170,7 +170,7 @@ pub struct PathReport {
     /// Descriptor pairs handed to the engine, after neighbours were merged.
     pub descriptors: usize,
     /// What carried the bytes between the processes, if they left this one and it is known.
-    pub carrier: Option<Carrier>,
+    pub medium: Option<Medium>,
     /// Pieces that moved one after the other; one if the path does not cut.
     pub chunks: u64,
     /// Links used side by side.
@@ -198,7 +198,7 @@ impl PathReport {
             transport: transport.into(),
             bytes,
             descriptors,
-            carrier: None,
+            medium: None,
             chunks: 1,
             rails: 1,
             hops: Vec::new(),
@@ -223,8 +223,8 @@ impl fmt::Display for PathReport {
             "{} over {}: {} bytes in {} descriptors, {:?}",
             self.kind, self.transport, self.bytes, self.descriptors, self.elapsed
         )?;
-        if let Some(carrier) = self.carrier {
-            write!(f, "; carried by {carrier}")?;
+        if let Some(medium) = self.medium {
+            write!(f, "; carried by {medium}")?;
         }
         if self.chunks > 1 {
             write!(f, "; {} chunks", self.chunks)?;

@@ -1,31 +1,31 @@
-//! Which paths a caller allows.
+//! The paths that a caller allows.
 
 use std::borrow::Cow;
 
-use crate::{Carrier, PathKind};
+use crate::{Medium, PathKind};
 
 /// Which ways the bytes of an operation may go. A policy that leaves none is an error before any byte moves.
 ///
 /// ```
-/// use nixl_ops::{Carrier, PathKind, PathPolicy};
+/// use nixl_ops::{Medium, PathKind, PathPolicy};
 ///
-/// let policy = PathPolicy::auto().forbid_carrier(Carrier::Tcp).at_least_gbps(1.0);
-/// assert!(policy.check(PathKind::Direct, Some(Carrier::Tcp), None).is_err());
-/// assert!(policy.check(PathKind::Direct, Some(Carrier::Rdma), None).is_ok());
-/// assert!(policy.check(PathKind::Emulated, None, Some(0.5)).is_err());
+/// let policy = PathPolicy::auto().forbid_medium(Medium::Tcp).at_least_gbps(1.0);
+/// assert!(policy.check(PathKind::Direct, Some(Medium::Tcp), None).is_err());
+/// assert!(policy.check(PathKind::Direct, Some(Medium::Rdma), None).is_ok());
+/// assert!(policy.check(PathKind::EngineStaged, None, Some(0.5)).is_err());
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PathPolicy {
     required: Option<PathKind>,
     preferred: Option<PathKind>,
     forbidden: u16,
-    required_carrier: Option<Carrier>,
-    forbidden_carriers: u8,
+    required_medium: Option<Medium>,
+    forbidden_media: u8,
     floor_gbps: Option<f64>,
 }
 
 impl PathPolicy {
-    /// Whatever is best.
+    /// Any path: the fastest is taken.
     #[must_use]
     pub fn auto() -> Self {
         Self::default()
@@ -54,19 +54,19 @@ impl PathPolicy {
 
     /// Bytes that leave the process are carried by this or not at all.
     #[must_use]
-    pub fn require_carrier(mut self, carrier: Carrier) -> Self {
-        self.required_carrier = Some(carrier);
+    pub fn require_medium(mut self, medium: Medium) -> Self {
+        self.required_medium = Some(medium);
         self
     }
 
     /// Bytes may be carried by anything but this.
     #[must_use]
-    pub fn forbid_carrier(mut self, carrier: Carrier) -> Self {
-        self.forbidden_carriers |= 1 << carrier.index();
+    pub fn forbid_medium(mut self, medium: Medium) -> Self {
+        self.forbidden_media |= 1 << medium.index();
         self
     }
 
-    /// Only paths that are estimated to carry this many 1e9 bytes a second or more, whatever the size of the operation.
+    /// Only paths that are estimated to carry this many 1e9 bytes a second or more, for every size of operation.
     /// A path of which nothing is known passes.
     #[must_use]
     pub fn at_least_gbps(mut self, gbps: f64) -> Self {
@@ -80,7 +80,7 @@ impl PathPolicy {
         self.preferred
     }
 
-    /// Whether a path of this kind may be taken, carried so (`None`: the bytes do not leave the process, or nobody knows
+    /// Whether a path of this kind may be taken, carried so (`None`: the bytes do not leave the process, or it is unknown
     /// by what), estimated at so many 1e9 bytes a second.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ impl PathPolicy {
     pub fn check(
         &self,
         kind: PathKind,
-        carrier: Option<Carrier>,
+        medium: Option<Medium>,
         gbps: Option<f64>,
     ) -> Result<(), Cow<'static, str>> {
         if let Some(required) = self.required
@@ -100,15 +100,15 @@ impl PathPolicy {
         if self.forbidden & (1 << kind.index()) != 0 {
             return Err("the policy forbids it".into());
         }
-        if let Some(required) = self.required_carrier
-            && carrier.is_some_and(|carrier| carrier != required)
+        if let Some(required) = self.required_medium
+            && medium.is_some_and(|medium| medium != required)
         {
             return Err(format!("the policy requires {required}").into());
         }
-        if let Some(carrier) = carrier
-            && self.forbidden_carriers & (1 << carrier.index()) != 0
+        if let Some(medium) = medium
+            && self.forbidden_media & (1 << medium.index()) != 0
         {
-            return Err(format!("the policy forbids {carrier}").into());
+            return Err(format!("the policy forbids {medium}").into());
         }
         match (self.floor_gbps, gbps) {
             (Some(floor), Some(gbps)) if gbps < floor => {
@@ -150,17 +150,17 @@ mod tests {
             let allowed = PathKind::ALL.iter().filter(|k| policy.check(**k, None, None).is_ok());
             assert_eq!(allowed.count(), PathKind::ALL.len() - 1);
         }
-        for forbidden in Carrier::ALL {
-            let policy = PathPolicy::auto().forbid_carrier(forbidden);
-            let direct = |c: &&Carrier| policy.check(PathKind::Direct, Some(**c), None).is_ok();
-            assert_eq!(Carrier::ALL.iter().filter(direct).count(), Carrier::ALL.len() - 1);
+        for forbidden in Medium::ALL {
+            let policy = PathPolicy::auto().forbid_medium(forbidden);
+            let direct = |c: &&Medium| policy.check(PathKind::Direct, Some(**c), None).is_ok();
+            assert_eq!(Medium::ALL.iter().filter(direct).count(), Medium::ALL.len() - 1);
         }
     }
 
     #[test]
     fn what_stays_in_the_process_needs_no_carrier() {
-        let policy = PathPolicy::auto().require_carrier(Carrier::Rdma);
+        let policy = PathPolicy::auto().require_medium(Medium::Rdma);
         assert_eq!(policy.check(PathKind::SameProcessCopy, None, None), Ok(()));
-        assert!(policy.check(PathKind::Direct, Some(Carrier::Tcp), None).is_err());
+        assert!(policy.check(PathKind::Direct, Some(Medium::Tcp), None).is_err());
     }
 }

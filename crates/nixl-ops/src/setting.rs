@@ -1,4 +1,4 @@
-//! Settings that an engine was given.
+//! Engine settings and where they come from.
 
 use std::fmt;
 

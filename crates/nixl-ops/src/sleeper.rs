@@ -10,7 +10,7 @@ use crate::sync::unpark;
 
 /// Where a thread sleeps while it has no work, so that those who give it some wake it only then.
 ///
-/// What tells of work is written and read sequentially consistently, and written before the thread is [roused](Self::rouse): then
+/// The flag of work is written and read sequentially consistently, and written before the thread is [woken](Self::wake): then
 /// either the thread sees it before it sleeps, or it is seen to sleep and woken.
 #[derive(Debug)]
 pub struct Sleeper {
@@ -31,7 +31,7 @@ impl Sleeper {
     }
 
     /// Wakes the thread if it sleeps, or is about to. Returns whether it did.
-    pub fn rouse(&self) -> bool {
+    pub fn wake(&self) -> bool {
         let rouses = self.is_asleep() && self.asleep.swap(false, Ordering::SeqCst);
         if rouses {
             self.unpark();
@@ -39,7 +39,7 @@ impl Sleeper {
         rouses
     }
 
-    /// On the thread: sleeps until it is roused, for `time` at most, unless there `is_work`. May return early.
+    /// On the thread: sleeps until it is woken, for `time` at most, unless there `is_work`. May return early.
     pub fn sleep(
         &self,
         clock: &dyn Clock,
@@ -89,7 +89,7 @@ mod loom_model {
                 let world = Arc::clone(&world);
                 thread::spawn(move || {
                     world.1[at].store(true, Ordering::SeqCst);
-                    world.0.rouse();
+                    world.0.wake();
                 })
             });
             let mut left = 2;

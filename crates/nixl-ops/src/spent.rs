@@ -1,4 +1,4 @@
-//! The keys that this process has used.
+//! The set of keys that this process has used.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};

@@ -1,4 +1,4 @@
-//! How much of a thread's time goes into looking closely at what has not ended yet.
+//! The spin budget of a thread: the time that polls of unfinished operations may take.
 
 use std::cell::RefCell;
 use std::thread::{self, ThreadId};
@@ -7,7 +7,7 @@ use std::time::Duration;
 /// A look of an async task's at its operation, in one or several parts between which it yields to its neighbours.
 ///
 /// All looks of a thread share its budget: those that do not see the end of their operation take at most 5 % of any 10 ms.
-pub(crate) struct Look {
+pub(crate) struct SpinWindow {
     until: Duration,
     /// Asked for by the caller: neither cut into parts nor counted.
     is_asked_for: bool,
@@ -15,7 +15,7 @@ pub(crate) struct Look {
     charged: Option<(ThreadId, Duration)>,
 }
 
-impl Look {
+impl SpinWindow {
     /// The longest that one poll of a future looks.
     const LONGEST: Duration = Duration::from_micros(50);
 
@@ -149,9 +149,9 @@ mod tests {
                 let (mut now, mut missed) = (Duration::ZERO, Vec::new());
                 for (pause, wanted, hit_in) in looks {
                     now += micros(pause);
-                    let (mut look, mut parts) = (Look::until(now + micros(wanted)), Vec::new());
+                    let (mut look, mut parts) = (SpinWindow::until(now + micros(wanted)), Vec::new());
                     while let Some(until) = look.next(now) {
-                        assert!(until - now <= Look::LONGEST);
+                        assert!(until - now <= SpinWindow::LONGEST);
                         if parts.len() == hit_in {
                             look.hit(now);
                             parts.clear();
@@ -179,10 +179,10 @@ mod tests {
     fn a_thread_without_misses_looks_as_long_as_ever() {
         for round in 0..10_000 {
             let now = micros(round * 60);
-            let mut look = Look::until(now + micros(100));
-            assert_eq!(look.next(now), Some(now + Look::LONGEST), "round {round}");
-            look.missed(now, now + Look::LONGEST);
-            look.hit(now + Look::LONGEST);
+            let mut look = SpinWindow::until(now + micros(100));
+            assert_eq!(look.next(now), Some(now + SpinWindow::LONGEST), "round {round}");
+            look.missed(now, now + SpinWindow::LONGEST);
+            look.hit(now + SpinWindow::LONGEST);
         }
     }
 
@@ -190,21 +190,21 @@ mod tests {
     fn what_the_caller_asks_for_is_not_cut_and_not_counted() {
         for round in 0..100 {
             let now = micros(round * 10_000);
-            let mut look = Look::asked_for(now + micros(9_000));
+            let mut look = SpinWindow::asked_for(now + micros(9_000));
             assert_eq!(look.next(now), Some(now + micros(9_000)));
             look.missed(now, now + micros(9_000));
         }
         let now = micros(1_000_000);
-        assert_eq!(Look::until(now + micros(100)).next(now), Some(now + Look::LONGEST));
+        assert_eq!(SpinWindow::until(now + micros(100)).next(now), Some(now + SpinWindow::LONGEST));
     }
 
     #[test]
     fn a_clock_that_goes_back_is_another_one() {
-        let mut look = Look::until(micros(u64::MAX));
+        let mut look = SpinWindow::until(micros(u64::MAX));
         for millis in 1..100 {
             look.missed(Duration::ZERO, Duration::from_millis(millis));
         }
         let now = micros(10);
-        assert_eq!(Look::until(now + micros(100)).next(now), Some(now + Look::LONGEST));
+        assert_eq!(SpinWindow::until(now + micros(100)).next(now), Some(now + SpinWindow::LONGEST));
     }
 }

@@ -1,4 +1,4 @@
-//! A transfer in flight, shared between the one who awaits it and the driver.
+//! A transfer in flight, shared between its waiter and the driver.
 
 use std::mem;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::deadline::Deadline;
 use crate::outcome::{Completion, Outcome};
 use crate::overdue::{CountedOverdue, OverdueTotal};
 use crate::sync::{Mutex, lock};
-use crate::typical::Typical;
+use crate::typical::TypicalDurations;
 use crate::{Clock, CompletionCell, DriverConfig, Execution, OperationError, OperationStatus};
 
 /// Everything that must stay alive while an engine works. The execution owns the leases of its memory.
@@ -27,7 +27,7 @@ pub(crate) struct Task {
     /// Its steps when it was polled last.
     pub(crate) steps: u64,
     pub(crate) deadline: Option<Deadline>,
-    /// Set once nobody wants the result: when to give up on the engine.
+    /// Set once the result is no longer wanted: when to give up on the engine.
     pub(crate) drain_by: Option<Duration>,
 }
 
@@ -71,24 +71,24 @@ impl Drop for InFlight {
     }
 }
 
-/// Who may poll a task: whoever gets the lock.
-pub(crate) struct Slot {
+/// A task, polled by the thread that gets its lock.
+pub(crate) struct TaskSlot {
     pub(crate) cell: Arc<CompletionCell<Outcome>>,
     task: Mutex<Option<Task>>,
-    /// For a peer; nobody here awaits it.
+    /// Served for a peer, without a waiter here.
     served: bool,
-    /// Until when its waiter looks closely itself.
-    watched: Moment,
+    /// Until when its waiter spins.
+    caller_spins_until: AtomicInstant,
     /// When to wake its waiter, shortly before the end that is expected.
-    early: Moment,
-    /// When the driver is to look closely itself, since nobody else finds its end.
-    near: Moment,
+    wake_at: AtomicInstant,
+    /// From when on the driver polls closely itself, since no waiter does.
+    poll_closely_from: AtomicInstant,
 }
 
 /// A time of the clock that several threads set and read, or none.
-struct Moment(AtomicU64);
+struct AtomicInstant(AtomicU64);
 
-impl Moment {
+impl AtomicInstant {
     const NONE: u64 = u64::MAX;
 
     const fn none() -> Self {
@@ -109,7 +109,7 @@ impl Moment {
 /// What polling a slot found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum SlotState {
-    /// Somebody else polls it at this moment.
+    /// Another thread polls it at this moment.
     Busy,
     /// The engine still works.
     Pending,
@@ -123,7 +123,7 @@ pub(crate) enum SlotState {
     Gone,
 }
 
-impl Slot {
+impl TaskSlot {
     /// How long before the expected end a waiter is woken, and how long after it the waiter looks on. Two threads take some
     /// 100 us to wake one after the other in a virtual machine; the rest is for estimates that are off.
     pub(crate) const LEAD: Duration = Duration::from_micros(200);
@@ -148,52 +148,52 @@ impl Slot {
             cell: Arc::new(cell),
             task: Mutex::new(Some(task)),
             served,
-            watched: Moment::none(),
-            early: Moment::none(),
-            near: Moment::none(),
+            caller_spins_until: AtomicInstant::none(),
+            wake_at: AtomicInstant::none(),
+            poll_closely_from: AtomicInstant::none(),
         }
     }
 
     /// The waiter looks closely until then, or until it says that it does not.
     pub(crate) fn watch(&self, until: Duration) {
-        self.watched.set(Some(until));
+        self.caller_spins_until.set(Some(until));
     }
 
     pub(crate) fn unwatch(&self) {
-        self.watched.set(None);
+        self.caller_spins_until.set(None);
     }
 
     /// Until when the waiter looks closely, if it does.
-    pub(crate) fn watched(&self, now: Duration) -> Option<Duration> {
-        self.watched.get().filter(|until| now < *until)
+    pub(crate) fn caller_spins_until(&self, now: Duration) -> Option<Duration> {
+        self.caller_spins_until.get().filter(|until| now < *until)
     }
 
     /// Whether the end is expected so long after `until` that its waiter is woken before it.
     pub(crate) fn is_far(&self, until: Duration) -> bool {
-        self.early.get().is_some_and(|at| at > until)
+        self.wake_at.get().is_some_and(|at| at > until)
     }
 
-    /// How long to look if the end is expected at or shortly after `until`; then nobody need be woken for it.
-    pub(crate) fn near(&self, until: Duration) -> Option<Duration> {
-        let at = self.early.get().filter(|at| *at <= until)?;
-        self.early.set(None);
+    /// How long to look if the end is expected at or shortly after `until`; then the waiter need not be woken for it.
+    pub(crate) fn expected_soon(&self, until: Duration) -> Option<Duration> {
+        let at = self.wake_at.get().filter(|at| *at <= until)?;
+        self.wake_at.set(None);
         Some(until.max(at.saturating_add(2 * Self::LEAD)))
     }
 
     /// Wakes the waiter if it is time to. Returns when it will be.
     pub(crate) fn wake_early(&self, now: Duration) -> Option<Duration> {
-        let at = self.early.get()?;
+        let at = self.wake_at.get()?;
         if now < at {
             return Some(at);
         }
-        self.early.set(None);
+        self.wake_at.set(None);
         self.cell.wake_early(at.saturating_add(2 * Self::LEAD));
         None
     }
 
     /// From when on the driver is to look closely, unless that is over.
-    pub(crate) fn looked_at_from(&self, now: Duration) -> Option<Duration> {
-        self.near.get().filter(|from| now < from.saturating_add(2 * Self::LEAD))
+    pub(crate) fn poll_closely_from(&self, now: Duration) -> Option<Duration> {
+        self.poll_closely_from.get().filter(|from| now < from.saturating_add(2 * Self::LEAD))
     }
 
     /// Moves the task on, and applies its deadline or the drain deadline of an abandoned one. A panic ends the task.
@@ -245,7 +245,7 @@ impl Slot {
     ) -> Step {
         let now = || clock.now();
         if !task.posted {
-            // The first poll posts, which must not happen for a result that nobody wants.
+            // The first poll posts, which must not happen for a result that is no longer wanted.
             let expired = task.expired(now);
             if (expired.is_some() || self.cell.status().is_terminal()) && task.execution.abandon() {
                 return Step::End(End::Abandoned(expired));
@@ -254,11 +254,13 @@ impl Slot {
                 self.cell.finish(OperationStatus::Errored, Err(timed_out));
             }
             task.posted = true;
-            // Whoever awaits a short one looks closely all along.
+            // The waiter of a short one spins until its end.
             let expected = task.execution.expected().filter(|time| *time > config.inline_spin);
-            let early = expected.map(|time| now().saturating_add(time).saturating_sub(Self::LEAD));
-            self.early.set(early);
-            self.near.set(early.filter(|_| self.served || task.execution.awaits_word()));
+            let wake_at =
+                expected.map(|time| now().saturating_add(time).saturating_sub(Self::LEAD));
+            self.wake_at.set(wake_at);
+            self.poll_closely_from
+                .set(wake_at.filter(|_| self.served || task.execution.awaits_notification()));
         }
         if let Poll::Ready(result) = task.execution.poll() {
             let mut report = task.execution.report();
@@ -323,7 +325,7 @@ pub(crate) struct Context<'a> {
     pub(crate) clock: &'a dyn Clock,
     pub(crate) config: &'a DriverConfig,
     pub(crate) overdue: &'a Arc<OverdueTotal>,
-    pub(crate) typical: &'a Typical,
+    pub(crate) typical: &'a TypicalDurations,
 }
 
 /// What one step of a task came to.

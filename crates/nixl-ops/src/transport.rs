@@ -1,4 +1,4 @@
-//! What an engine must offer: registration, peers, transfers and notifications.
+//! The interface of engines: registration, peers, transfers and notifications.
 
 use std::any::Any;
 use std::fmt;
@@ -42,7 +42,7 @@ impl fmt::Display for PeerId {
 /// # Contract
 ///
 /// * The calls marked *blocking* may take milliseconds to seconds. They are made one at a time, on a
-///   thread of the connection's own. All others return within microseconds, whoever calls.
+///   thread of the connection's own. All others return within microseconds, on every thread.
 /// * Arguments are validated by the caller: descriptor lists pair in count and size, ranges lie inside
 ///   regions that the given registrations cover. What only the engine can know (is this peer connected, has
 ///   it registered that range) the engine checks *before* it touches a byte.
@@ -50,7 +50,7 @@ impl fmt::Display for PeerId {
 ///
 /// # Safety
 ///
-/// Safe code gives memory back, and to other owners, on the word of a transport. An implementor promises:
+/// Safe code frees and reuses memory when a transport says so. An implementor promises:
 ///
 /// * A [`Transfer`] that it prepares keeps the contract of that trait: the engine touches no local memory but
 ///   [`TransferSpec::local`], only between the post and the end, and not once the transfer's [`Leased`] is dropped.
@@ -231,7 +231,7 @@ pub struct ConnectSpec<'a> {
     pub needed: Option<&'a [SerializedDescriptor]>,
     /// The peer is of another library, and cannot prove that it runs on this host where it claims so.
     pub is_foreign: bool,
-    /// The peer introduces itself by a message, so that it can be answered. Engines may forget such peers to make room.
+    /// The peer is connected by its own message, so that it can be answered. Engines may disconnect such peers to make room.
     pub is_introduced: bool,
 }
 
@@ -248,7 +248,7 @@ impl<'a> ConnectSpec<'a> {
         self
     }
 
-    /// Notes that the peer introduces itself.
+    /// Notes that the peer is connected by its own message.
     #[must_use]
     pub fn introduced(mut self) -> Self {
         self.is_introduced = true;

@@ -1,4 +1,4 @@
-//! How long operations take, by their size.
+//! Typical durations of operations, by size.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,9 +7,9 @@ use std::time::Duration;
 ///
 /// Each sample moves it by an eighth towards itself, so that a few slow ones, after a time without any say, change little.
 #[derive(Debug)]
-pub(crate) struct Typical([AtomicU64; Self::CLASSES]);
+pub(crate) struct TypicalDurations([AtomicU64; Self::CLASSES]);
 
-impl Typical {
+impl TypicalDurations {
     const CLASSES: usize = 65;
     const LEAST: u64 = 5_000;
     const MOST: u64 = 1_000_000;
@@ -32,7 +32,7 @@ impl Typical {
     }
 }
 
-impl Default for Typical {
+impl Default for TypicalDurations {
     fn default() -> Self {
         Self(std::array::from_fn(|_| AtomicU64::new(Self::FIRST)))
     }
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn a_quarter_of_slow_operations_does_not_hide_the_fast_ones() {
-        let typical = Typical::default();
+        let typical = TypicalDurations::default();
         for round in 0..400 {
             let took = if round % 4 == 0 { 3_000 } else { 25 };
             typical.note(4096, Duration::from_micros(took));

@@ -1,4 +1,4 @@
-//! Notifications that are for no operation, and how often they are taken while none is expected.
+//! Unexpected notifications, and how often they are received while none is expected.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! One use of a peer's offer.
+//! An execution that uses a peer's offer, with its claim and completion.
 
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -98,8 +98,8 @@ impl Execution for OfferUse {
         self.execution.expected()
     }
 
-    fn awaits_word(&self) -> bool {
-        self.execution.awaits_word()
+    fn awaits_notification(&self) -> bool {
+        self.execution.awaits_notification()
     }
 
     fn report(&self) -> PathReport {

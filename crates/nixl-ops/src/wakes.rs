@@ -1,4 +1,4 @@
-//! Waking those who await operations: in batches, by a thread that ends many.
+//! Batches of wake-ups, made by a thread that ends many operations.
 //!
 //! A runtime's thread that sleeps is woken once for all that a turn of the driver has ended, and not once for each: with many
 //! tasks, switching between threads costs more than their reads.
@@ -31,9 +31,9 @@ fn call(waker: Waker) {
 }
 
 /// Collects the wakers of this thread until it is dropped, or [flushed](Self::flush).
-pub(crate) struct Batch(());
+pub(crate) struct WakeBatch(());
 
-impl Batch {
+impl WakeBatch {
     pub(crate) fn begin() -> Self {
         BATCH.set(Some(Vec::new()));
         Self(())
@@ -48,7 +48,7 @@ impl Batch {
     }
 }
 
-impl Drop for Batch {
+impl Drop for WakeBatch {
     fn drop(&mut self) {
         let wakers = BATCH.take();
         wakers.into_iter().flatten().for_each(call);

@@ -34,7 +34,7 @@ use nixl_connector::{
 };
 use nixl_descriptor::Region;
 use nixl_executor::paths::LocalFacts;
-use nixl_executor::{Abilities, Gpus, PathExecutor, SimulatedGpus, StagingConfig};
+use nixl_executor::{GpuBackend, GpuCapabilities, PathExecutor, SimulatedGpus, StagingConfig};
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::Executor;
 use nixl_tests::{Memory, bytes, crc32, metadata, native_line, pattern};
@@ -62,10 +62,10 @@ struct Server {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let mut abilities = Abilities::default();
-    (abilities.gpus, abilities.batch) = (1, true);
-    let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
-    let gpus = match SimulatedGpus::new(abilities) {
+    let mut capabilities = GpuCapabilities::default();
+    (capabilities.gpus, capabilities.batch) = (1, true);
+    let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
+    let gpus = match SimulatedGpus::new(capabilities) {
         Ok(gpus) => Arc::new(gpus),
         Err(error) => return println!("error {error:?}"),
     };
@@ -74,7 +74,7 @@ async fn main() {
     if let Some(silence) = silence.as_ref().and_then(|ms| ms.parse().ok()) {
         config.silence = Duration::from_millis(silence);
     }
-    let made = PathExecutor::with(Arc::clone(&gpus) as Arc<dyn Gpus>, Arc::new(facts));
+    let made = PathExecutor::with(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Arc::new(facts));
     let staged = match made {
         Ok(executor) => Arc::new(executor.staging(config)),
         Err(error) => return println!("error {error:?}"),

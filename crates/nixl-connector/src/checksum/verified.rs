@@ -137,8 +137,8 @@ impl Execution for Verified {
         }
     }
 
-    fn awaits_word(&self) -> bool {
-        matches!(&self.0, Stage::Moving(execution, _) if execution.awaits_word())
+    fn awaits_notification(&self) -> bool {
+        matches!(&self.0, Stage::Moving(execution, _) if execution.awaits_notification())
     }
 
     fn abandon(&mut self) -> bool {

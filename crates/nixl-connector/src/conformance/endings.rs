@@ -1,4 +1,4 @@
-//! Operations end, and then their memory comes back.
+//! Conformance of endings: operations end, and then their memory comes back.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(super) async fn passive_completion(pair: &Pair) -> Result<(), Failure> {
     let there = offer.wait_for_completion().await?;
     ensure(offer.status() == OperationStatus::Complete, "its end shows")?;
     ensure(there.path().is_none(), "the target does not know the path")?;
-    // The bytes are in place when the target hears of it, whatever the initiator knows.
+    // The bytes are in place when the target is notified, also before the initiator knows.
     ensure(offer.reclaim().await.memory.is_some(), "the target's memory comes back")?;
     write.wait_for_completion().await?;
     scene.check()?;

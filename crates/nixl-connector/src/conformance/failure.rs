@@ -1,4 +1,4 @@
-//! A promise that was not kept.
+//! The failure of a conformance case.
 
 use std::error::Error;
 use std::fmt;

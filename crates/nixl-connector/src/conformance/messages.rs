@@ -1,4 +1,4 @@
-//! Messages of executors arrive whole, and only where they were sent.
+//! Conformance of messages: they arrive whole, and only where they were sent.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -7,7 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nixl_ops::{
-    Execution, Executor, Link, PeerId, Received, TransferRequest, TransportError, TransportExecutor,
+    ConnectionContext, Execution, Executor, PeerId, Received, TransferRequest, TransportError,
+    TransportExecutor,
 };
 
 use super::Failure;
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Transfers by the transport, keeps the connection's link, and collects messages.
 #[derive(Debug, Default)]
 struct Probe {
-    link: OnceLock<Link>,
+    link: OnceLock<ConnectionContext>,
     received: Mutex<Vec<(String, Vec<u8>)>>,
 }
 
@@ -33,7 +34,7 @@ struct Attached(Arc<Probe>);
 struct Unattached(Arc<Probe>);
 
 impl Executor for Unattached {
-    fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
+    fn attach(&self, link: ConnectionContext) -> Option<Arc<dyn Executor>> {
         // A connection attaches once.
         let _ = self.0.link.set(link);
         Some(Arc::new(Attached(Arc::clone(&self.0))))
@@ -45,7 +46,7 @@ impl Executor for Unattached {
 }
 
 impl Executor for Attached {
-    fn listens(&self) -> bool {
+    fn has_sessions(&self) -> bool {
         true
     }
 
@@ -61,7 +62,7 @@ impl Executor for Attached {
 }
 
 impl Probe {
-    fn link(&self) -> Result<&Link, Failure> {
+    fn link(&self) -> Result<&ConnectionContext, Failure> {
         self.link.get().ok_or_else(|| Failure::new("the executor was not attached"))
     }
 
@@ -123,7 +124,7 @@ pub(super) async fn arrive(builders: [ConnectorBuilder; 2]) -> Result<(), Failur
     )?;
     ensure(
         initiator.received.lock().unwrap_or_else(PoisonError::into_inner).is_empty(),
-        "nobody else gets them",
+        "no other peer gets them",
     )
 }
 

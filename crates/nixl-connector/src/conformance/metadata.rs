@@ -1,4 +1,4 @@
-//! Metadata: both encodings, again and again, out of date, and hostile.
+//! Conformance of metadata: both encodings, repeated, out of date, and hostile.
 
 use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, Limits, NotificationKey, RdmaMetadata, SerializedDescriptor};
@@ -100,7 +100,7 @@ pub(super) async fn never_registered(pair: &Pair) -> Result<(), Failure> {
 pub(super) async fn own(pair: &Pair) -> Result<(), Failure> {
     let offer = pair.initiator.create_readable(patterned(1, LEN)?).await?;
     let refused = pair.initiator.begin_read(offer.metadata(), poisoned(LEN)?).await.err();
-    ensure(is_own(&refused, &pair.initiator), "nobody is its own peer")?;
+    ensure(is_own(&refused, &pair.initiator), "an agent is not its own peer")?;
     still_works(pair).await
 }
 
@@ -136,7 +136,7 @@ pub(super) async fn under_our_name(pair: &Pair, outsider: &Connector) -> Result<
     let offer = outsider.create_readable(patterned(1, LEN)?).await?;
     let blob = rename(offer.metadata(), outsider.name(), pair.initiator.name())?;
     let refused = read_with_blob(pair, offer.metadata(), &blob).await?;
-    ensure(is_own(&refused, &pair.initiator), "nobody else may use our name")?;
+    ensure(is_own(&refused, &pair.initiator), "no other agent may use our name")?;
     still_works(pair).await
 }
 

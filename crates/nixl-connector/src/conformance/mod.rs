@@ -1,4 +1,4 @@
-//! What every transport must do, as cases that any transport can run.
+//! The conformance suite of transports, as cases that any transport can run.
 //!
 //! A [`Harness`] makes pairs of connectors over the transport under test; each [`Case`] is one promise,
 //! checked byte for byte. The cases need no particular async runtime, and wait for nothing but the

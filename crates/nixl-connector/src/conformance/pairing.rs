@@ -1,4 +1,4 @@
-//! Sides that do not fit are refused before an engine sees them.
+//! Conformance of pairing: sides that do not fit are refused before an engine sees them.
 
 use bytes::Bytes;
 use nixl_descriptor::{LeaseError, Region};

@@ -170,7 +170,7 @@ pub(super) async fn play_through(
     scene.check()
 }
 
-/// Whatever came before, the connection still works.
+/// The connection still works after the case.
 pub(super) async fn still_works(pair: &Pair) -> Result<(), Failure> {
     for kind in [OperationKind::Read, OperationKind::Write] {
         play(pair, kind, &Scene::contiguous(99, 4 << 10)?).await?;

@@ -1,4 +1,4 @@
-//! Bytes arrive, all of them, where they should and nowhere else.
+//! Conformance of transfers: all bytes arrive where they should and nowhere else.
 
 use super::Failure;
 use super::failure::ensure;
@@ -107,7 +107,7 @@ pub(super) async fn both_directions(pair: &Pair) -> Result<(), Failure> {
     scenes.iter().try_for_each(Scene::check)
 }
 
-/// The second use of a region registers nothing, whatever part of it is used and for what.
+/// The second use of a region registers nothing, for any part of it and any kind of operation.
 pub(super) async fn registered_once(pair: &Pair) -> Result<(), Failure> {
     let scene = Scene::contiguous(5, 4 << 10)?;
     play(pair, OperationKind::Read, &scene).await?;

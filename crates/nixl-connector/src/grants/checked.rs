@@ -146,8 +146,8 @@ impl Execution for Checked {
         }
     }
 
-    fn awaits_word(&self) -> bool {
-        matches!(&self.stage, Stage::Moving(execution) if execution.awaits_word())
+    fn awaits_notification(&self) -> bool {
+        matches!(&self.stage, Stage::Moving(execution) if execution.awaits_notification())
     }
 
     fn abandon(&mut self) -> bool {

@@ -1,4 +1,4 @@
-//! Why blocks could not be read.
+//! Errors of tickets and of block reads.
 
 use std::fmt;
 

@@ -244,7 +244,7 @@ impl Export {
         let Some(freed) = self.shared.close() else { return true };
         drop(self);
         let options = OperationOptions::new().timeout(deadline);
-        driver.within(options, freed).await.is_ok()
+        driver.with_timeout(options, freed).await.is_ok()
     }
 }
 
@@ -361,7 +361,7 @@ impl ExportShared {
             Ok(())
         };
         let work = Offloaded::new(connection.work()?, work);
-        let (copied, _) = connection.driver().within(options, work).await?;
+        let (copied, _) = connection.driver().with_timeout(options, work).await?;
         copied??;
         let elapsed = connection.clock().now().saturating_sub(begun);
         let report =

@@ -1,4 +1,4 @@
-//! Which bytes a ticket's blocks are, as an executor takes them.
+//! The ranges of a ticket's blocks, as an executor takes them.
 
 use std::ops::Range;
 

@@ -199,7 +199,7 @@ impl Connector {
             self.prepare_silently((&local, &leased), &remote, policy).await
         };
         let driver = self.connection().driver();
-        let (prepared, options) = driver.within(options, prepare).await?;
+        let (prepared, options) = driver.with_timeout(options, prepare).await?;
         let (execution, peer) = prepared?;
         let mut read = ReadOperation::begin(driver, execution, local, options)?;
         Ok((read.wait_for_completion().await?, peer))
@@ -421,10 +421,10 @@ impl RemoteExport {
         let sides = (ticket.clone(), local.clone(), blocks.to_vec());
         let prepare = self.clone().prepare(sides, layers, check, operation.path_policy());
         let (prepared, operation) = if runs <= Self::LISTED_HERE {
-            driver.within(operation, prepare).await?
+            driver.with_timeout(operation, prepare).await?
         } else {
             let offloaded = Offloaded::new(connector.connection().work()?, prepare);
-            let (prepared, operation) = driver.within(operation, offloaded).await?;
+            let (prepared, operation) = driver.with_timeout(operation, offloaded).await?;
             (prepared?, operation)
         };
         let (execution, local) = prepared?;

@@ -35,7 +35,7 @@ use crate::control::ControlThread;
 
 /// A NIXL agent.
 ///
-/// Calls that register memory or meet a peer block, and hold the gate meanwhile. Everybody else only
+/// Calls that register memory or connect to a peer block, and hold the gate meanwhile. All other calls only
 /// [tries](Self::try_enter) it, and comes back later if it is shut.
 pub(super) struct Agent {
     name: String,
@@ -52,7 +52,7 @@ pub(super) struct Agent {
 /// What is behind it is gone once the agent is being dropped, or the process exits.
 pub(super) struct Gate(Mutex<Option<Inside>>);
 
-/// Behind the gate: all that NIXL has for the agent, so that it can be destroyed whatever holds the parts. Field order: what points into
+/// Behind the gate: all that NIXL has for the agent, so that it can be destroyed while others hold the parts. Field order: what points into
 /// the agent goes before it.
 pub(super) struct Inside {
     /// Requests that were posted and have not ended.
@@ -264,7 +264,7 @@ impl Agent {
         &self.control
     }
 
-    /// Waits for the gate. **Blocks** as long as whoever is inside.
+    /// Waits for the gate. **Blocks** until the thread inside leaves.
     pub(super) fn enter(&self) -> Entered<'_> {
         // In a fork's child another thread may have held the gate.
         if !self.generation.is_current() {
@@ -274,7 +274,7 @@ impl Agent {
         Entered { busy: exit::enter(), gate: Some(gate), _relaxed: Some(relax_capture()) }
     }
 
-    /// Enters if nobody is inside, and the process is not exiting.
+    /// Enters if no thread is inside, and the process is not exiting.
     pub(super) fn try_enter(&self) -> Option<Entered<'_>> {
         if !self.generation.is_current() {
             return Some(Entered::NOT);
@@ -305,7 +305,7 @@ impl Gate {
     }
 }
 
-/// The gate, entered. Field order: nobody else gets in before this thread is out of NIXL.
+/// The gate, entered. Field order: no other thread enters before this one is out of NIXL.
 pub(super) struct Entered<'a> {
     busy: Option<Busy<'static>>,
     /// `None` in a fork's child.
@@ -318,7 +318,7 @@ impl Entered<'_> {
     /// In a fork's child.
     const NOT: Self = Self { busy: None, gate: None, _relaxed: None };
 
-    /// `None` only while the agent is being dropped, when nobody can enter any more, if the process exits, and in a fork's child.
+    /// `None` only while the agent is being dropped, when no thread can enter any more, if the process exits, and in a fork's child.
     pub(super) fn inside(&mut self) -> Option<&mut Inside> {
         self.busy.as_ref()?;
         self.gate.as_mut()?.as_mut()

@@ -1,4 +1,4 @@
-//! Reading NIXL's metadata blob, strictly, before NIXL does.
+//! The strict parser of NIXL's metadata blob, which runs before NIXL reads it.
 //!
 //! NIXL's own reader trusts lengths and panics through its Rust binding on names that are not UTF-8. A blob
 //! passes here only if every length is in bounds, every tag is where NIXL puts it, and nothing follows. UCX is not told

@@ -1,4 +1,4 @@
-//! NIXL's own file of settings.
+//! NIXL's configuration file.
 //!
 //! NIXL looks for it when the first agent of the process is made. Where it may not look, it makes none, and says only that its
 //! backend failed.

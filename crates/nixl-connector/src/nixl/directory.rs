@@ -1,4 +1,4 @@
-//! The peers that NIXL knows: meeting them, and forgetting them.
+//! The directory of NIXL's peers: connecting and forgetting.
 //!
 //! Everything here that changes something runs on the connection's control thread, so no two such calls overlap.
 
@@ -179,7 +179,7 @@ impl Directory {
         }
     }
 
-    /// Notes that a peer introduced itself, or is one that this process uses. Peers that introduced themselves the longest ago
+    /// Notes that a peer was connected by its own message, or is one that this process uses. Those connected the longest ago
     /// are forgotten beyond a number, unless a transfer with them is in flight. **Blocks.**
     pub(super) fn note_introduced(&self, peer: &PeerId, is_introduced: bool) {
         let forgotten = match is_introduced {
@@ -303,7 +303,7 @@ impl Directory {
             }
             Err(error) => error,
         };
-        // Whatever was loaded halfway must not linger; an unknown peer is no error here.
+        // A half-loaded peer must not stay; an unknown peer is no error here.
         if let Some(inside) = self.agent.enter().inside() {
             let _ = inside.agent.invalidate_remote_md(name);
         }

@@ -1,4 +1,4 @@
-//! Where a peer's engine listens, so that it can be asked whether it does before UCX is.
+//! Addresses on which peers' engines listen, checked before UCX connects.
 //!
 //! UCX leaks a file with each attempt to reach a peer that refuses, and a peer that cannot be reached now may be reachable in a
 //! second. A connection of our own tells without leaking.

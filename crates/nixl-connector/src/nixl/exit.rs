@@ -1,7 +1,7 @@
-//! No agent outlives the libraries that it runs in.
+//! The exit handler: no agent outlives NIXL's libraries.
 //!
-//! `exit`, and with it returning from `main`, runs the destructors of NIXL's and UCX's libraries while other threads go on: a thread that is
-//! inside NIXL then crashes, and so does the progress thread of an agent that nothing has destroyed. So a handler that runs before those
+//! `exit`, and with it returning from `main`, runs the destructors of NIXL's and UCX's libraries while other threads go on: a thread that
+//! is inside NIXL then crashes, and so does the progress thread of an agent that nothing has destroyed. So a handler that runs before those
 //! destructors lets no thread in again, waits for those inside, and destroys the agents that are left.
 //!
 //! All of that has [`PATIENCE`]. Beyond it, with a thread inside NIXL that waits for a dead peer or a destructor that does not return, the

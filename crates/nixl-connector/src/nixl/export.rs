@@ -1,4 +1,4 @@
-//! What this agent tells peers of its memory.
+//! The export of this agent's metadata.
 //!
 //! NIXL exports all that is registered. A peer needs the memory of one offer: so where NIXL's keys say nothing of memory, an
 //! offer carries its own memories alone, and its size and cost do not depend on what else is registered. Where keys do, it

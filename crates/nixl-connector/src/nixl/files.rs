@@ -1,4 +1,4 @@
-//! Whether NIXL failed because this process may open no more files: UCX needs several at once, and NIXL says only that it failed.
+//! Detection of failures for lack of file descriptors: UCX needs several at once, and NIXL says only that it failed.
 
 use std::fs;
 use std::path::Path;

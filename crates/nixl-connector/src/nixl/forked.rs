@@ -1,4 +1,4 @@
-//! Agents in the child of a fork.
+//! NIXL agents in the child of a fork.
 //!
 //! UCX serves the events of all its workers by one thread of the process, with one epoll set. The child of a fork inherits the set and the
 //! count of the thread's users, but not the thread: what an agent of the child's waits for there is never served, and its sockets are put

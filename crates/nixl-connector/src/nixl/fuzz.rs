@@ -1,4 +1,4 @@
-//! What the fuzzers of what NIXL's peers say of themselves run (`cargo +nightly fuzz run blob` and `worker_address`), and the tests
+//! The entry points of the fuzzers of NIXL's blobs and UCX's addresses (`cargo +nightly fuzz run blob` and `worker_address`), and the tests
 //! on any toolchain.
 
 use super::blob::{Blob, Memory};

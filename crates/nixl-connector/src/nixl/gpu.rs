@@ -1,4 +1,4 @@
-//! What NIXL needs of CUDA: the GPU's context current on the thread that calls, or UCX takes its memory for the host's.
+//! The CUDA context for NIXL's calls: without it current on the thread, UCX takes GPU memory for host memory.
 
 use nixl_device::cuda::{Context, Current};
 use nixl_device::{Device, DeviceKind};

@@ -1,11 +1,11 @@
-//! The peers that introduced themselves by a message.
+//! Peers that were connected by their own message, in the order of those messages.
 
 use std::collections::VecDeque;
 
 /// Their names, for so many at most. The application did not ask for these peers, so they make room for each other.
 #[derive(Debug, Default)]
 pub(super) struct Introduced {
-    /// The one that introduced itself the longest ago is first.
+    /// The one connected the longest ago is first.
     names: VecDeque<Box<str>>,
 }
 

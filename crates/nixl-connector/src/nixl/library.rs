@@ -1,4 +1,4 @@
-//! Finding NIXL's library, and making sure that calling it cannot abort the process.
+//! The NIXL library: found by path, with every symbol checked, so that a call cannot abort the process.
 #![allow(unsafe_code, reason = "opening a shared library runs its constructors")]
 
 use std::env;
@@ -90,7 +90,7 @@ pub enum NixlUnavailable {
     NotLoadable {
         /// The file.
         path: PathBuf,
-        /// The loader's word for it.
+        /// The loader's text.
         reason: String,
     },
     /// The library is too old, or something else.
@@ -188,7 +188,7 @@ pub enum NixlUnavailable {
     Start {
         /// What it was to start.
         what: &'static str,
-        /// NIXL's word for it.
+        /// NIXL's text.
         reason: String,
     },
 }

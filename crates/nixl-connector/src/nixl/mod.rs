@@ -28,9 +28,9 @@
 //! | once GPU memory was refused, no peer accepts the agent's metadata | `registrar` tries it with another agent first |
 //! | deregistering under a running request dangles | registrations are held by the transfer |
 //! | a non-UTF-8 notification blocks all later ones | read as bytes, one by one |
-//! | a sender's name with a NUL is not found, or is another peer's for a second time | skipped and counted, and no word of others with it |
+//! | a sender's name with a NUL is not found, or is another peer's for a second time | skipped and counted, and no notification of others with it |
 //! | notifications that are not taken are queued without a bound | an idle connection takes them once a second |
-//! | the agent is destroyed on whatever thread drops it last | `agent` sends it to the control thread |
+//! | the agent is destroyed on the thread that drops it last | `agent` sends it to the control thread |
 //! | a thread inside NIXL while the process exits crashes, and so does an agent that is left | `exit` waits for the threads, lets none in again, and destroys the agents |
 //! | in the child of a fork UCX waits for a thread that is not there, and shares its events with the parent | `forked` has UCX begin anew there, and serves its events |
 

@@ -1,4 +1,4 @@
-//! How an application sets up NIXL and UCX.
+//! Options of NIXL and UCX.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! One peer, as its transfers see it.
+//! One NIXL peer, as its transfers use it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

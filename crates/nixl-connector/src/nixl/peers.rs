@@ -1,4 +1,4 @@
-//! What NIXL has been told about each peer, and what it may be told next.
+//! The metadata that NIXL has loaded of each peer, and what may be loaded next.
 //!
 //! NIXL merges metadata into what it knows, refuses changed connection details, locks a peer out for good if the key of a
 //! known memory changes, and forgets a single memory never: only the whole peer, whose sockets UCX then leaves open on both

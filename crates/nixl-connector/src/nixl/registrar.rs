@@ -1,4 +1,4 @@
-//! Registering memory with NIXL.
+//! The registrar of memory with NIXL.
 #![allow(unsafe_code, reason = "implements unsafe traits, ours and one of nixl-sys")]
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! One transfer of NIXL's, which is never released before it has ended.
+//! A NIXL transfer, whose request is never released before it has ended.
 #![allow(unsafe_code, reason = "promises what transfers must keep")]
 
 use std::mem;
@@ -179,7 +179,7 @@ unsafe impl Transfer for NixlTransfer {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let directory = Arc::clone(&self.directory);
         let _context = gpu::enter(self.gpu);
-        // Shut while memory is registered or a peer is met: whoever polls comes back.
+        // Shut while memory is registered or a peer is connected: the caller polls again.
         let Some(mut entered) = directory.agent().try_enter() else { return Poll::Pending };
         let Some(inside) = entered.inside() else { return self.end(Err(TransportError::Closed)) };
         match self.state {

@@ -1,4 +1,4 @@
-//! NIXL as a transport.
+//! The NIXL transport.
 #![allow(unsafe_code, reason = "promises what engines must keep")]
 
 use std::fmt;

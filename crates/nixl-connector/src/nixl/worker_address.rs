@@ -1,4 +1,4 @@
-//! Reading UCX's worker addresses before UCX does.
+//! The parser of UCX's worker addresses, which runs before UCX reads them.
 //!
 //! UCX is told where an address begins and not where it ends: it trusts the lengths inside, ends the process on a version that
 //! it does not know, and hands each transport's part on without its length. So an address passes here only if every part of it

@@ -1,4 +1,4 @@
-//! One agent: its memory, its inbox, and what it knows of others.
+//! One simulated agent: its memory, inbox and peers.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The metadata of a simulated agent: bytes that come from a peer, and are trusted no further.
+//! The metadata of a simulated agent: bytes that come from a peer, and are validated here.
 
 use std::sync::Arc;
 

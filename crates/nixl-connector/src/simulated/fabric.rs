@@ -1,4 +1,4 @@
-//! The network and who is on it.
+//! The simulated network and its agents.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,7 +19,7 @@ pub struct Fabric {
 }
 
 impl Fabric {
-    /// A network on which nobody is yet. Delays are measured on `clock`, which should be that of the
+    /// A network without agents. Delays are measured on `clock`, which should be that of the
     /// connectors too.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self { network: Arc::new(Network { clock, state: Mutex::default() }) }
@@ -49,7 +49,7 @@ impl Fabric {
         Some(Faults::new(Arc::clone(&self.network), Some(name)))
     }
 
-    /// Ends an agent as if its process had died: nothing moves to or from its memory any more, and nobody
+    /// Ends an agent as if its process had died: nothing moves to or from its memory any more, and no peer
     /// hears of it. Returns whether it was alive.
     pub fn kill(&self, agent: &str) -> bool {
         self.network.lock().kill(agent)
@@ -73,7 +73,7 @@ pub(super) struct Network {
 pub(super) struct State {
     pub(super) agents: HashMap<Arc<str>, Agent>,
     pub(super) plan: Plan,
-    /// Transfers that were dropped in flight: the engine does not know that nobody cares any more.
+    /// Transfers that were dropped in flight, which the engine still carries out.
     orphans: Vec<Job>,
     /// The last registration on the network; no two have the same number.
     pub(super) registrations: u64,

@@ -1,4 +1,4 @@
-//! Ordering what goes wrong.
+//! Injection of faults.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The engine's side of a transfer: what is left to move, and what goes wrong on the way.
+//! The engine's side of a simulated transfer: the bytes left to move, and the faults.
 #![allow(unsafe_code, reason = "moves the bytes of operations that hold the leases")]
 
 use std::sync::Arc;

@@ -1,13 +1,13 @@
-//! A transport that needs no engine: a network inside this process, with faults to order.
+//! The simulated transport: a network inside this process, with faults on request.
 //!
 //! A [`Fabric`] is the network; each [`transport`](Fabric::transport) is one agent on it. Transfers really
-//! move the bytes, between whatever memory the agents registered, and follow the rules that a real engine
+//! move the bytes, between any memory that the agents registered, and follow the rules that a real engine
 //! imposes: peers must be connected, ranges must be registered, re-registered memory needs fresh metadata.
 //! Time comes from the fabric's clock, so that on a [`ManualClock`](nixl_ops::ManualClock) nothing depends
 //! on the machine.
 //!
 //! Faults are ordered through [`Faults`], for the whole fabric or for one agent, and strike at a given
-//! transfer and a given byte. A test of what an application does when the peer's word gets lost:
+//! transfer and a given byte. A test of an application whose peer's notification gets lost:
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {

@@ -1,4 +1,4 @@
-//! What one agent was told about another.
+//! The metadata that one simulated agent has loaded of another.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! An agent as its connector sees it.
+//! The simulated transport of one agent.
 #![allow(unsafe_code, reason = "promises what engines must keep")]
 
 use std::borrow::Cow;
@@ -224,7 +224,7 @@ impl Drop for SimulatedTransport {
         let agent = self.network.lock().agents.remove(&self.agent);
         // Not under the lock: its registered memory may be freed here.
         drop(agent);
-        // Ends the transfers of this agent that nobody polls any more.
+        // Ends the transfers of this agent that are no longer polled.
         self.network.move_orphans();
     }
 }

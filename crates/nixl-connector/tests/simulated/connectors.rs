@@ -9,7 +9,7 @@ use nixl_connector::{
     Connector, ConnectorError, EndedOffer, OperationError, OperationOptions, TransportError,
 };
 use nixl_descriptor::{LeaseMode, Leases, Region, RegionError};
-use nixl_device::HostIdentity;
+use nixl_device::MachineIdentity;
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::SystemClock;
 
@@ -33,7 +33,7 @@ async fn an_offer_says_where_its_owner_runs() {
     let message = offer.metadata().to_native_bytes().unwrap();
     let metadata = RdmaMetadata::decode(&message).unwrap();
     let said = metadata.peer().unwrap().host();
-    let here = HostIdentity::discover();
+    let here = MachineIdentity::discover();
     assert_eq!(said.boot_id(), here.boot_id.as_deref());
     assert_eq!(said.pid(), std::process::id());
     assert_eq!(said.pid_namespace(), here.pid_namespace);

@@ -1,4 +1,4 @@
-//! What goes where when blocks are copied: ids and pieces, and the chunks that they amount to.
+//! Pairs of chunks of a block copy: ids and pieces, and the chunks that they amount to.
 
 use std::iter::FusedIterator;
 use std::ops::Range;
@@ -96,7 +96,7 @@ impl BlockPairs {
     /// The chunks one by one: by layer, by outer, and then in the order of the ids given.
     ///
     /// Blocks that are neighbours in that order and follow each other on both sides are one chunk. Nothing is sorted:
-    /// whoever wants the fewest chunks gives the ids in ascending order.
+    /// for the fewest chunks give the ids in ascending order.
     pub fn chunks(&self) -> ChunkPairs<'_> {
         let len = self.fold.len;
         let dense = [&self.src, &self.dst].into_iter().all(|side| side.strides().block == len);

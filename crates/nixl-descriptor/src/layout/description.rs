@@ -1,4 +1,4 @@
-//! What a peer is told about a layout.
+//! The description of a layout for peers.
 
 use std::fmt;
 
@@ -136,7 +136,7 @@ impl TryFrom<&LayoutDescription> for RemoteLayout {
     }
 }
 
-/// Stops at the first part too many, whatever length the peer announced.
+/// Stops at the first part too many, for any length that the peer announced.
 fn bounded_parts<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<PartDescription>, D::Error> {
     struct Parts;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::lease::BlockLeaseError;
 use super::local::Layout;
+use crate::block_selection::BlockSelection;
 use crate::block_set::BlockIds;
-use crate::block_use::BlockUse;
 use crate::granted::{Counts, GrantedHere, Refused};
 use crate::lease::{LeaseMode, LeaseSet};
 use crate::region::RegionId;
@@ -78,9 +78,9 @@ impl Layout {
     pub fn grantable(&self) -> BlockGrants {
         let counts = Arc::new(Counts::new(self.geometry().blocks()));
         let layers = self.geometry().layers();
-        for (region, footprint) in self.footprints() {
-            let (footprint, counts) = (Arc::clone(footprint), Arc::clone(&counts));
-            region.traffic().attach(GrantedHere { footprint, layers, counts });
+        for (region, block_extents) in self.footprints() {
+            let (block_extents, counts) = (Arc::clone(block_extents), Arc::clone(&counts));
+            region.range_locks().attach(GrantedHere { block_extents, layers, counts });
         }
         BlockGrants(Arc::new(Inner { layout: self.clone(), counts }))
     }
@@ -164,10 +164,10 @@ impl BlockGrant {
     fn admit(&self) -> Result<(), BlockGrantError> {
         let layout = &self.of.layout;
         let (ids, layers) = (self.ids(), layout.geometry().layers());
-        let busy = layout.footprints().iter().filter(|(region, _)| !region.traffic().is_idle());
-        for (region, footprint) in busy {
-            let used = BlockUse::new(Arc::clone(footprint), 0..layers, Arc::clone(&ids));
-            if !region.traffic().admit_grant(&used) {
+        let busy = layout.footprints().iter().filter(|(region, _)| !region.range_locks().is_idle());
+        for (region, block_extents) in busy {
+            let used = BlockSelection::new(Arc::clone(block_extents), 0..layers, Arc::clone(&ids));
+            if !region.range_locks().admit_grant(&used) {
                 return Err(BlockGrantError::Leased { region: region.id() });
             }
         }
@@ -196,7 +196,7 @@ impl Drop for BlockGrant {
 impl Drop for Inner {
     fn drop(&mut self) {
         for (region, _) in self.layout.footprints() {
-            region.traffic().detach(&self.counts);
+            region.range_locks().detach(&self.counts);
         }
     }
 }

@@ -7,8 +7,8 @@ use nixl_device::Device;
 
 use super::geometry::LayoutGeometry;
 use super::placement::{ByteSpan, LayerOrder, LayoutError, LayoutKind, Placement, SelectionError};
+use crate::block_selection::{BlockExtents, BlockSelection};
 use crate::block_set::BlockIds;
-use crate::block_use::{BlockUse, Footprint};
 use crate::descriptor::Descriptor;
 use crate::lease::{LeaseError, LeaseMode, LeaseSet};
 use crate::region::Region;
@@ -22,7 +22,7 @@ struct Inner {
     placement: Placement,
     parts: Vec<Descriptor>,
     /// What lies where, by region.
-    footprints: Vec<(Region, Arc<Footprint>)>,
+    footprints: Vec<(Region, Arc<BlockExtents>)>,
 }
 
 impl Layout {
@@ -131,7 +131,7 @@ impl Layout {
     ///
     /// For transfers between processes: one side offers these blocks, the other reads or writes its own, and the two
     /// lists pair however each side arranges its chunks, since the chunks of equal geometries are equally long. A
-    /// [`RemoteLayout`](super::RemoteLayout) tells whether the geometries are. Neighbours are not merged here; whoever
+    /// [`RemoteLayout`](super::RemoteLayout) tells whether the geometries are. Neighbours are not merged here; a caller that
     /// carries them does that. Panics: never.
     ///
     /// # Errors
@@ -167,8 +167,9 @@ impl Layout {
     ) -> Result<LeaseSet, LeaseError> {
         let footprints = &self.0.footprints;
         let mut leases = LeaseSet::empty(mode, footprints.len().min(layers.len()));
-        for (region, footprint) in footprints.iter().filter(|(_, there)| there.has(&layers)) {
-            let used = BlockUse::new(Arc::clone(footprint), layers.clone(), Arc::clone(&blocks));
+        for (region, block_extents) in footprints.iter().filter(|(_, there)| there.has(&layers)) {
+            let used =
+                BlockSelection::new(Arc::clone(block_extents), layers.clone(), Arc::clone(&blocks));
             // On failure, dropping `leases` releases the regions before this one.
             leases.add_blocks(region, used)?;
         }
@@ -176,7 +177,7 @@ impl Layout {
     }
 
     /// What blocks have in each region.
-    pub(super) fn footprints(&self) -> &[(Region, Arc<Footprint>)] {
+    pub(super) fn footprints(&self) -> &[(Region, Arc<BlockExtents>)] {
         &self.0.footprints
     }
 
@@ -191,18 +192,18 @@ impl Layout {
 }
 
 /// What blocks have in each region, counted from its start, in the order of the regions.
-fn footprints(placement: &Placement, parts: &[Descriptor]) -> Vec<(Region, Arc<Footprint>)> {
+fn footprints(placement: &Placement, parts: &[Descriptor]) -> Vec<(Region, Arc<BlockExtents>)> {
     let strides = placement.strides;
     let mut sorted: Vec<_> = parts.iter().enumerate().collect();
     sorted.sort_unstable_by_key(|(_, part)| (part.region().id(), part.offset()));
     let of_region = |group: &[(usize, &Descriptor)]| {
-        let combs = group.iter().flat_map(|&(layer, part)| {
-            strides.combs(part.offset() as u64).map(move |comb| (layer, comb))
+        let strided = group.iter().flat_map(|&(layer, part)| {
+            strides.strided(part.offset() as u64).map(move |strided| (layer, strided))
         });
-        let combs: Vec<_> = combs.collect();
-        match combs[..] {
-            [(_, first)] if !strides.part_per_layer => Footprint::Together(first),
-            _ => Footprint::Apart(combs),
+        let strided: Vec<_> = strided.collect();
+        match strided[..] {
+            [(_, first)] if !strides.part_per_layer => BlockExtents::Contiguous(first),
+            _ => BlockExtents::PerLayer(strided),
         }
     };
     sorted

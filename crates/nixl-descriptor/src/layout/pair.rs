@@ -1,4 +1,4 @@
-//! Which bytes go where when blocks are copied between layouts.
+//! Pairing of blocks of two layouts into chunks to copy.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::geometry::{GeometryMismatch, same_geometry};
 use super::lease::duplicate;
 use super::local::Layout;
 use super::placement::SelectionError;
-use crate::comb::meeting;
+use crate::strided::first_overlap;
 
 /// Why blocks cannot be copied between two layouts.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -56,7 +56,7 @@ pub enum ChunkPairError {
 /// written is for [`BlockPairs::lease`] to say. Panics: never.
 ///
 /// # Errors
-/// [`ChunkPairError`]; whatever is wrong, nothing is returned that could be copied.
+/// [`ChunkPairError`]; with an error nothing is returned that could be copied.
 pub fn pair_chunks(
     src: &Layout,
     src_blocks: &[usize],
@@ -94,5 +94,5 @@ fn overlap(src: &BlockSide, dst: &BlockSide, layers: &Range<usize>) -> Option<(u
     if a.device != b.device || !a.may_overlap(b) {
         return None;
     }
-    meeting(a.combs(layers), src.blocks.set(), b.combs(layers), dst.blocks.set())
+    first_overlap(a.strided(layers), src.blocks.set(), b.strided(layers), dst.blocks.set())
 }

@@ -1,4 +1,4 @@
-//! Where chunks lie, as numbers: what local and remote layouts have in common.
+//! Placement of chunks, as numbers: the common part of local and remote layouts.
 //!
 //! Every kind of layout is the same linear map with other strides, so nothing after the constructor looks at the kind.
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::geometry::LayoutGeometry;
 use crate::block_set::BlockIds;
-use crate::comb::Comb;
+use crate::strided::StridedExtents;
 
 /// How a layout arranges the chunks.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
@@ -180,12 +180,12 @@ impl Strides {
     }
 
     /// What blocks have in a part that begins at `start`, in ascending order: in a part for all layers, the first layer.
-    pub(super) fn combs(self, start: u64) -> impl Iterator<Item = Comb> {
+    pub(super) fn strided(self, start: u64) -> impl Iterator<Item = StridedExtents> {
         let (times, len) = match self.outer == self.chunk {
             true => (1, self.layer),
             false => (self.outers, self.chunk),
         };
-        (0..times).map(move |outer| Comb {
+        (0..times).map(move |outer| StridedExtents {
             start: start + (outer * self.outer) as u64,
             stride: self.block as u64,
             len: len as u64,
@@ -337,15 +337,15 @@ impl Placement {
     }
 
     /// What blocks have of `layers`, by address; nothing overlaps.
-    pub(super) fn combs(&self, layers: &Range<usize>) -> impl Iterator<Item = Comb> {
+    pub(super) fn strided(&self, layers: &Range<usize>) -> impl Iterator<Item = StridedExtents> {
         let (strides, layers) = (self.strides, layers.clone());
         self.used.iter().flat_map(move |used| {
             let there = !strides.part_per_layer || layers.contains(&used.part);
-            let combs = there.then(|| strides.combs(used.start)).into_iter().flatten();
+            let strided = there.then(|| strides.strided(used.start)).into_iter().flatten();
             let layers = layers.clone();
-            combs.map(move |comb| match strides.part_per_layer {
-                true => comb,
-                false => comb.of_layers(&layers),
+            strided.map(move |strided| match strides.part_per_layer {
+                true => strided,
+                false => strided.of_layers(&layers),
             })
         })
     }

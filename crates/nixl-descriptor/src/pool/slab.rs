@@ -1,4 +1,4 @@
-//! Memory that blocks are cut from, and blocks that are in use.
+//! Slabs of a pool, and the blocks of them that are in use.
 #![allow(unsafe_code, reason = "vouches for the bounds and the owner of parts of memory")]
 
 use std::any::Any;
@@ -39,7 +39,7 @@ impl Slab {
     /// Gives up the registrations, the name and the pages, so that nothing but the mapping is left. For good. Does not block
     /// on an engine; the system takes some 0.1 ms for each MiB that has pages.
     pub(super) fn withdraw(&self) {
-        self.region.attached().retire_all(self.region.id());
+        self.region.engine_caches().retire_all(self.region.id());
         if let Some(memory) = self.region.memory().owner::<SharedMemory>() {
             memory.withdraw();
         }
@@ -88,7 +88,7 @@ impl Block {
         Extent { start, end: start + len }
     }
 
-    /// The first `len` bytes as a region, whatever is in them.
+    /// The first `len` bytes as a region, with unspecified content.
     pub(crate) fn into_region(self, len: usize) -> Result<Region, RegionError> {
         let (slab, extent) = (Arc::clone(&self.slab), self.extent(len));
         // SAFETY: the block keeps the slab, and is handed out again only when it is dropped.

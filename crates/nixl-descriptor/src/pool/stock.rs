@@ -1,4 +1,4 @@
-//! The accounts of a pool: which blocks are free, and which slabs are no longer used.
+//! The stock of a pool: free blocks, and slabs that are no longer used.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::class::Class;
 use super::slab::Slab;
 use crate::region::RegionId;
 
-/// Bytes of free blocks that keep their pages whatever is in use.
+/// Bytes of free blocks that keep their pages, however much is in use.
 pub(super) const WARM: usize = 64 << 20;
 /// Free blocks keep their pages as long as all blocks together are no more than were in use at once in the last one to two
 /// of these.
@@ -68,7 +68,7 @@ pub(super) struct Taken {
     pub(super) used_before: bool,
 }
 
-/// Slabs to let go of, without the lock.
+/// Slabs to release, without the lock.
 #[derive(Default)]
 pub(super) struct Cleared {
     pub(super) withdrawn: Vec<Arc<Slab>>,
@@ -160,7 +160,7 @@ impl Stock {
         self.turns
     }
 
-    /// Retires idle slabs while too much is free, and lets go of those whose time is over: of each kind no more than `most`,
+    /// Retires idle slabs while too much is free, and releases those whose time is over: of each kind no more than `most`,
     /// the oldest first.
     pub(super) fn clear(&mut self, now: Instant, most: usize) -> Cleared {
         self.peak.pass(self.used, now);

@@ -1,3 +1,4 @@
+//! Tests of the buffer pool.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::{HashMap, HashSet};

@@ -10,8 +10,8 @@ use crate::extent::Extent;
 use crate::lease::LeaseMode;
 use crate::leased::LeaseUse;
 use crate::memory::Memory;
+use crate::range_locks::{Conflict, LeaseCheck, RangeAccess};
 use crate::registration::RegionSpan;
-use crate::traffic::{Conflict, Leasing, Use};
 
 impl Region {
     /// Copies bytes from `offset` on into `target`, all of it.
@@ -26,7 +26,7 @@ impl Region {
         let Some(from) = self.memory().readable(offset, target.len())? else {
             return Ok(());
         };
-        let _guard = self.traffic().begin_copy(&[reads(from)])?;
+        let _guard = self.range_locks().begin_copy(&[reads(from)])?;
         // SAFETY: `readable` checked `from`; `target` is exclusive and as long; the guard keeps writers away.
         unsafe { self.memory().read(from, target.as_mut_ptr()) };
         Ok(())
@@ -43,7 +43,7 @@ impl Region {
         let Some(to) = self.memory().writable(offset, source.len())? else {
             return Ok(());
         };
-        let _guard = self.traffic().begin_copy(&[writes(to)])?;
+        let _guard = self.range_locks().begin_copy(&[writes(to)])?;
         // SAFETY: `writable` checked `to`; `source` is as long; the guard keeps readers and writers away.
         unsafe { self.memory().write(source.as_ptr(), to) };
         Ok(())
@@ -60,7 +60,7 @@ impl Region {
         };
         let mut bytes: Vec<u8> = Vec::new();
         bytes.try_reserve_exact(len).map_err(|_| AccessError::OutOfMemory { len })?;
-        let _guard = self.traffic().begin_copy(&[reads(from)])?;
+        let _guard = self.range_locks().begin_copy(&[reads(from)])?;
         // SAFETY: `readable` checked `from`; the vector has room for `len` bytes; the guard keeps writers away.
         unsafe { self.memory().read(from, bytes.as_mut_ptr()) };
         // SAFETY: the first `len` bytes were just written.
@@ -104,8 +104,8 @@ pub fn copy_range(
     let leasing = |descriptor: &Descriptor, offset: usize, mode: LeaseMode| {
         let extent = Extent { start: offset, end: offset + len };
         match held.iter().any(|held| held.allows(descriptor.region(), extent, mode)) {
-            true => Leasing::Ignore,
-            false => Leasing::Respect,
+            true => LeaseCheck::Ignore,
+            false => LeaseCheck::Respect,
         }
     };
     let source_offset = inside(source, source_offset, len)?;
@@ -144,10 +144,10 @@ pub fn copy_range_to_slice(
     };
     let leasing = match held.iter().any(|held| held.allows(source.region(), from, LeaseMode::Read))
     {
-        true => Leasing::Ignore,
-        false => Leasing::Respect,
+        true => LeaseCheck::Ignore,
+        false => LeaseCheck::Respect,
     };
-    let _guard = memory.traffic().begin_copy(&[Use { leasing, ..reads(from) }])?;
+    let _guard = memory.range_locks().begin_copy(&[RangeAccess { leasing, ..reads(from) }])?;
     // SAFETY: `readable` checked `from`; `target` is exclusive and as long. The guard keeps other copies of this module away.
     // Copies by address are made by operations that hold a lease: if it is not among `held`, whose use is this copy's own, the
     // guard was refused.
@@ -155,7 +155,7 @@ pub fn copy_range_to_slice(
     Ok(())
 }
 
-/// As [`copy_range`], whatever is leased.
+/// As [`copy_range`], without regard to leases.
 ///
 /// # Errors
 /// [`AccessError::OutOfBounds`] (of the descriptor), [`AccessError::NotHost`] or [`AccessError::ReadOnly`].
@@ -173,14 +173,14 @@ pub unsafe fn copy_range_unchecked(
 ) -> Result<(), AccessError> {
     let source_offset = inside(source, source_offset, len)?;
     let target_offset = inside(target, target_offset, len)?;
-    let leasing = Leasing::Ignore;
+    let leasing = LeaseCheck::Ignore;
     let from = Place { memory: source.region().memory(), offset: source_offset, leasing };
     let to = Place { memory: target.region().memory(), offset: target_offset, leasing };
     copy_memories(&from, &to, len)
 }
 
 /// Copies `len` bytes between registered regions in host memory, from `source_offset` bytes into the one to
-/// `target_offset` bytes into the other, whatever is leased.
+/// `target_offset` bytes into the other, without regard to leases.
 ///
 /// For engines inside this process, which know memory by its registration: like a NIC, such an engine writes what a peer
 /// names. Waits as [`copy_range`]. Panics: never.
@@ -198,7 +198,7 @@ pub unsafe fn copy_spans(
     target_offset: usize,
     len: usize,
 ) -> Result<(), AccessError> {
-    let leasing = Leasing::Ignore;
+    let leasing = LeaseCheck::Ignore;
     let from = Place { memory: source.memory(), offset: source_offset, leasing };
     let to = Place { memory: target.memory(), offset: target_offset, leasing };
     copy_memories(&from, &to, len)
@@ -208,7 +208,7 @@ pub unsafe fn copy_spans(
 struct Place<'a> {
     memory: &'a Arc<Memory>,
     offset: usize,
-    leasing: Leasing,
+    leasing: LeaseCheck,
 }
 
 fn copy_memories(source: &Place<'_>, target: &Place<'_>, len: usize) -> Result<(), AccessError> {
@@ -218,18 +218,18 @@ fn copy_memories(source: &Place<'_>, target: &Place<'_>, len: usize) -> Result<(
         return Ok(());
     };
 
-    let reading = Use { leasing: source.leasing, ..reads(from) };
-    let writing = Use { leasing: target.leasing, ..writes(to) };
+    let reading = RangeAccess { leasing: source.leasing, ..reads(from) };
+    let writing = RangeAccess { leasing: target.leasing, ..writes(to) };
     let (source, target) = (source.memory, target.memory);
     let _guards = if Arc::ptr_eq(source, target) {
-        (source.traffic().begin_copy(&[reading, writing])?, None)
+        (source.range_locks().begin_copy(&[reading, writing])?, None)
     } else if Arc::as_ptr(source) < Arc::as_ptr(target) {
         // In the order of addresses, so that two copies in opposite directions cannot wait for each other.
-        let first = source.traffic().begin_copy(&[reading])?;
-        (first, Some(target.traffic().begin_copy(&[writing])?))
+        let first = source.range_locks().begin_copy(&[reading])?;
+        (first, Some(target.range_locks().begin_copy(&[writing])?))
     } else {
-        let first = target.traffic().begin_copy(&[writing])?;
-        (first, Some(source.traffic().begin_copy(&[reading])?))
+        let first = target.range_locks().begin_copy(&[writing])?;
+        (first, Some(source.range_locks().begin_copy(&[reading])?))
     };
     // SAFETY: `readable` and `writable` checked the extents, both `len` long. The guards keep other copies of this module
     // away. Copies by address are made by operations that hold a lease: if it is not this copy's own, which has one use
@@ -246,12 +246,12 @@ fn inside(descriptor: &Descriptor, offset: usize, len: usize) -> Result<usize, A
     }
 }
 
-fn reads(extent: Extent) -> Use {
-    Use { extent, mode: LeaseMode::Read, leasing: Leasing::Respect }
+fn reads(extent: Extent) -> RangeAccess {
+    RangeAccess { extent, mode: LeaseMode::Read, leasing: LeaseCheck::Respect }
 }
 
-fn writes(extent: Extent) -> Use {
-    Use { extent, mode: LeaseMode::Write, leasing: Leasing::Respect }
+fn writes(extent: Extent) -> RangeAccess {
+    RangeAccess { extent, mode: LeaseMode::Write, leasing: LeaseCheck::Respect }
 }
 
 impl From<Conflict> for AccessError {

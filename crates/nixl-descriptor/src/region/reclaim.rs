@@ -1,4 +1,4 @@
-//! Taking the memory back.
+//! Reclaiming the memory of a region from its owner's type.
 
 use std::any::{Any, type_name};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub enum ReclaimError {
         "other handles to the region exist: drop its clones and descriptors and wait for its operations"
     )]
     Shared,
-    /// Somebody holds a [`Registration`](crate::Registration) of the region, or an engine is still busy deregistering
+    /// A caller holds a [`Registration`](crate::Registration) of the region, or an engine is still busy deregistering
     /// one that was evicted or dropped.
     #[error(
         "the memory is still registered: wait for the operations that use it, or for the engine to finish deregistering"
@@ -77,7 +77,7 @@ impl Region {
     }
 
     /// Takes back the memory of a region made by [`from_pod`](Self::from_pod); see
-    /// [`try_into_inner`](Self::try_into_inner). The values are whatever bytes were written last.
+    /// [`try_into_inner`](Self::try_into_inner). The values are the bytes that were written last.
     ///
     /// # Errors
     /// [`Reclaim`], with the region and the reason.
@@ -98,9 +98,9 @@ impl Region {
             return Err(ReclaimError::WrongType { wanted: type_name::<T>() });
         }
         let id = self.id();
-        // Nobody holds a weak handle, so this fails only if there is another handle.
+        // There are no weak handles, so this fails only if there is another handle.
         let inner = Arc::get_mut(&mut self.0).ok_or(ReclaimError::Shared)?;
-        inner.attached.deregister_all(id)?;
+        inner.engine_caches.deregister_all(id)?;
         let memory = Arc::get_mut(&mut inner.memory).ok_or(ReclaimError::Registered)?;
         // The type was checked above, so only a failed deregistration is left as a reason.
         memory.take_owner().ok_or(ReclaimError::Withheld)

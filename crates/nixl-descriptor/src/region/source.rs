@@ -1,4 +1,4 @@
-//! What a region can be made from.
+//! Sources of regions: vectors, mappings and memory of others.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -43,7 +43,7 @@ pub enum RegionError {
 impl Region {
     /// A region over memory that `owner` keeps valid, such as pinned or GPU memory.
     ///
-    /// `owner` is dropped when the region's last handle and last registration are gone, on whatever thread that
+    /// `owner` is dropped when the region's last handle and last registration are gone, on the thread where that
     /// happens; it comes back from [`try_into_inner`](Self::try_into_inner). Panics: never.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl Region {
     /// From this call until `owner` is dropped or handed back, whichever thread `owner` is moved to:
     /// * `ptr..ptr + len` is one allocation on `device` that is valid for reads, and for writes too if `access` is
     ///   [`Access::ReadWrite`]. Moving `owner` does not invalidate `ptr` (moving a `Box` that owns the bytes does).
-    /// * If `device` is the host, all the bytes are initialised, and stay valid for the owner whatever is written.
+    /// * If `device` is the host, all the bytes are initialised, and stay valid for the owner with any content.
     /// * Nothing else writes the bytes. If `access` is [`Access::ReadWrite`], nothing else reads them either, other
     ///   than handles of this region and engines that learnt the address from it. In particular `owner` has no safe way to
     ///   reach the bytes through a shared reference to itself that exists elsewhere.
@@ -83,7 +83,7 @@ impl Region {
         };
         let bytes = owner.len() * size_of::<T>(); // A vector's size in bytes is at most `isize::MAX`.
         // SAFETY: a vector's pointer is not null, and moving the vector does not move the elements. `Pod` types have no
-        // padding and any bytes are a value. Owned, so nobody else has access.
+        // padding and any bytes are a value. Owned, so there is no other access.
         unsafe { host(owner.as_mut_ptr().cast(), bytes, Access::ReadWrite, owner) }
     }
 
@@ -164,7 +164,7 @@ impl TryFrom<Vec<u8>> for Region {
     }
 }
 
-/// Kept, and handed back, as a `Vec<u8>`: moving a box asserts that nobody else has a pointer to what is in it.
+/// Kept, and handed back, as a `Vec<u8>`: moving a box asserts that there is no other pointer to its content.
 impl TryFrom<Box<[u8]>> for Region {
     type Error = RegionError;
 
@@ -201,7 +201,7 @@ impl TryFrom<MmapMut> for Region {
     type Error = RegionError;
 
     fn try_from(mut owner: MmapMut) -> Result<Self, RegionError> {
-        // SAFETY: moving the handle does not move the mapping; whoever made a mapping of a file promised that nobody
+        // SAFETY: moving the handle does not move the mapping; the caller that mapped a file promised that nothing
         // else changes the file.
         unsafe { host(owner.as_mut_ptr(), owner.len(), Access::ReadWrite, owner) }
     }

@@ -164,7 +164,7 @@ impl Api {
     /// Loads a driver for good: once initialised it has threads of its own, so its code must stay.
     pub(super) fn load(name: &str) -> Result<Self, CudaUnavailable> {
         // SAFETY: loading runs the library's initialisers. The name is the driver's, which is made to be loaded at any
-        // time from any thread; whoever can put another library in its place controls the process anyway.
+        // time from any thread; an attacker that can replace the library controls the process anyway.
         let library = unsafe { Library::new(name) }
             .map_err(|error| CudaUnavailable::not_found(name, &error))?;
         resolve(&ManuallyDrop::new(library))

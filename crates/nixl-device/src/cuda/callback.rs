@@ -1,6 +1,6 @@
-//! Functions that the driver calls when a stream reaches them.
+//! Host callbacks, which the driver calls when a stream reaches them.
 //!
-//! The driver gets a number, not a pointer. So a callback runs exactly once and is freed exactly once whatever the
+//! The driver gets a number, not a pointer. So a callback runs exactly once and is freed exactly once for every behaviour of the
 //! driver does: call twice, never, or after it refused.
 
 use std::cell::Cell;
@@ -58,7 +58,7 @@ pub(super) fn add(
     }
 }
 
-/// Whoever takes a callback runs or drops it.
+/// The caller that takes a callback runs or drops it.
 fn take(id: usize) -> Option<Pending> {
     lock(&PENDING).remove(&id)
 }

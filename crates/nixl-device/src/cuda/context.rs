@@ -95,7 +95,7 @@ impl ContextState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryInfo {
-    /// Bytes that nobody uses now.
+    /// Bytes that are free now.
     pub free: u64,
     /// Bytes in all.
     pub total: u64,
@@ -313,7 +313,7 @@ impl Context {
         Ok(greatest..=least)
     }
 
-    /// Whether `address` is host memory that the driver has pinned, in whatever way: memory that devices copy without
+    /// Whether `address` is host memory that the driver has pinned, in any way: memory that devices copy without
     /// blocking. `false` for all other memory, and if the driver cannot tell. Takes under a microsecond.
     #[must_use]
     pub fn is_pinned(&self, address: u64) -> bool {

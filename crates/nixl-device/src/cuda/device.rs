@@ -1,4 +1,4 @@
-//! The devices and what they are.
+//! CUDA devices and their properties.
 
 use std::ffi::{CStr, c_char};
 use std::fmt;
@@ -30,7 +30,7 @@ pub struct CudaDevice {
     pub numa_node: Option<u32>,
     /// Bytes of memory.
     pub total_memory: u64,
-    /// Bytes that nobody used when this was read. `None` without NVML; [`Context::memory_info`](super::Context)
+    /// Bytes that were free when this was read. `None` without NVML; [`Context::memory_info`](super::Context)
     /// tells too.
     pub free_memory: Option<u64>,
     /// Compute capability, major and minor: (9, 0) for Hopper.

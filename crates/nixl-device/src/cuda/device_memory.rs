@@ -134,7 +134,7 @@ impl Block for DeviceBlock {
 impl Drop for DeviceBlock {
     fn drop(&mut self) {
         let address = self.address;
-        // SAFETY: nobody else frees it, and whoever queued work on it kept it until the device had passed.
+        // SAFETY: nothing else frees it, and callers that queued work on it kept it until the device had passed.
         self.context.release("cuMemFree", move |api| unsafe { (api.mem_free)(address) });
     }
 }

@@ -1,4 +1,4 @@
-//! Points in a stream that can be asked about and waited for.
+//! CUDA events: points in a stream that can be queried and waited for.
 
 use std::time::Duration;
 
@@ -152,7 +152,7 @@ impl Event {
 impl Drop for Event {
     fn drop(&mut self) {
         let raw = self.raw;
-        // SAFETY: nobody else destroys it. The driver keeps what a pending record needs.
+        // SAFETY: nothing else destroys it. The driver keeps what a pending record needs.
         self.context.release("cuEventDestroy", move |api| unsafe { (api.event_destroy)(raw) });
     }
 }

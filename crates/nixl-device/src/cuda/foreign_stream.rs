@@ -1,4 +1,4 @@
-//! Streams that are not of this library, such as a framework's.
+//! Streams of other libraries, such as a framework's.
 
 use super::context::Context;
 use super::error::{CudaError, STREAM_CAPTURE_IMPLICIT};

@@ -1,4 +1,4 @@
-//! What stands for and against GPU Direct, for each device and each NIC, with reasons.
+//! GPU Direct support of each device and each NIC, with reasons.
 //!
 //! These are preconditions. That a transfer really takes the direct path, only a transfer can prove.
 
@@ -22,7 +22,7 @@ pub struct GpuDirectAttributes {
     /// Which calls flush what a NIC wrote, as a set of bits: 1 the host's call, 2 memory operations of streams
     /// (attribute 117).
     pub flush_writes: Option<u32>,
-    /// For whom writes of a NIC are in order without a flush: 0 nobody, 100 the device itself, 200 all devices
+    /// The observers for which writes of a NIC are in order without a flush: 0 none, 100 the device itself, 200 all devices
     /// (attribute 118).
     pub writes_ordering: Option<i32>,
     /// Memory can be exported as a DMA-BUF (attribute 124).
@@ -46,7 +46,7 @@ impl GpuDirectAttributes {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Verdict {
+pub enum GpuDirectSupport {
     /// Nothing stands against it.
     Possible {
         /// What it builds on.
@@ -64,7 +64,7 @@ pub enum Verdict {
     },
 }
 
-impl Verdict {
+impl GpuDirectSupport {
     fn possible(reason: impl Into<String>) -> Self {
         Self::Possible { reason: reason.into() }
     }
@@ -95,9 +95,9 @@ pub struct NicLink {
     /// What their traffic crosses. `None` if either has no known place on the PCI bus.
     pub distance: Option<Distance>,
     /// Registering device memory by its address, through a peer memory module.
-    pub rdma_by_peer_memory: Verdict,
+    pub rdma_by_peer_memory: GpuDirectSupport,
     /// Registering device memory as a DMA-BUF.
-    pub rdma_by_dma_buf: Verdict,
+    pub rdma_by_dma_buf: GpuDirectSupport,
 }
 
 /// What a device offers without a NIC.
@@ -107,9 +107,9 @@ pub struct LocalGpuDirect {
     /// Ordinal of the device.
     pub gpu: u32,
     /// GDRCopy: the processor reads and writes device memory at low latency.
-    pub gdrcopy: Verdict,
+    pub gdrcopy: GpuDirectSupport,
     /// GPU Direct Storage: files are read into device memory without the host.
-    pub storage: Verdict,
+    pub storage: GpuDirectSupport,
 }
 
 /// Every pair of a device and a NIC, nearest NIC first for each device.
@@ -153,15 +153,17 @@ fn distance(device: &CudaDevice, nic: &RdmaNic, topology: &Topology) -> Option<D
     Some(gpu.distance(nic.pci.as_ref()?))
 }
 
-fn by_peer_memory(device: &CudaDevice, nic: &RdmaNic, kernel: &GpuDirect) -> Verdict {
+fn by_peer_memory(device: &CudaDevice, nic: &RdmaNic, kernel: &GpuDirect) -> GpuDirectSupport {
     if nic.pci.is_none() {
-        return Verdict::impossible(format!(
+        return GpuDirectSupport::impossible(format!(
             "{} is made of software, which cannot reach device memory",
             nic.name
         ));
     }
     if device.gpu_direct.rdma == Some(false) {
-        return Verdict::impossible("the device does not support GPU Direct RDMA (attribute 116)");
+        return GpuDirectSupport::impossible(
+            "the device does not support GPU Direct RDMA (attribute 116)",
+        );
     }
     let serves = |provider| match provider {
         // Made for one kind of NIC.
@@ -173,7 +175,7 @@ fn by_peer_memory(device: &CudaDevice, nic: &RdmaNic, kernel: &GpuDirect) -> Ver
         | PeerMemoryProvider::NvPeerMem => true,
     };
     let Some(module) = kernel.peer_memory.iter().find(|module| serves(module.provider)) else {
-        return Verdict::impossible(
+        return GpuDirectSupport::impossible(
             "no peer memory module is loaded; load nvidia_peermem, or use DMA-BUF",
         );
     };
@@ -184,22 +186,24 @@ fn by_peer_memory(device: &CudaDevice, nic: &RdmaNic, kernel: &GpuDirect) -> Ver
         PeerMemoryProvider::EfaNvPeermem => "efa_nv_peermem",
     };
     match device.gpu_direct.rdma {
-        Some(true) => Verdict::possible(format!("{module} is loaded, and the device supports it")),
-        _ => Verdict::unknown(format!(
+        Some(true) => {
+            GpuDirectSupport::possible(format!("{module} is loaded, and the device supports it"))
+        }
+        _ => GpuDirectSupport::unknown(format!(
             "{module} is loaded, but the driver does not say whether the device supports it"
         )),
     }
 }
 
-fn by_dma_buf(device: &CudaDevice, nic: &RdmaNic, kernel: &GpuDirect) -> Verdict {
+fn by_dma_buf(device: &CudaDevice, nic: &RdmaNic, kernel: &GpuDirect) -> GpuDirectSupport {
     if let DmaBufSupport::Unsupported { reason } = &nic.dma_buf {
-        return Verdict::impossible(format!("{}: {reason}", nic.name));
+        return GpuDirectSupport::impossible(format!("{}: {reason}", nic.name));
     }
     match device.gpu_direct.dma_buf {
         Some(true) => {}
         Some(false) => {
             let flavor = kernel.nvidia_driver.as_ref().and_then(|driver| driver.flavor);
-            return Verdict::impossible(match flavor {
+            return GpuDirectSupport::impossible(match flavor {
                 Some(NvidiaDriverFlavor::Proprietary) => {
                     "the device cannot export a DMA-BUF (attribute 124): that needs NVIDIA's open \
                      kernel modules, and the proprietary one is loaded"
@@ -207,37 +211,47 @@ fn by_dma_buf(device: &CudaDevice, nic: &RdmaNic, kernel: &GpuDirect) -> Verdict
                 _ => "the device cannot export a DMA-BUF (attribute 124)",
             });
         }
-        None => return Verdict::unknown("the driver is too old to know DMA-BUF (attribute 124)"),
+        None => {
+            return GpuDirectSupport::unknown(
+                "the driver is too old to know DMA-BUF (attribute 124)",
+            );
+        }
     }
     match &nic.dma_buf {
         DmaBufSupport::Unknown { reason } => {
-            Verdict::unknown(format!("the device can; {}: {reason}", nic.name))
+            GpuDirectSupport::unknown(format!("the device can; {}: {reason}", nic.name))
         }
-        DmaBufSupport::Unsupported { reason } => Verdict::impossible(reason.clone()),
+        DmaBufSupport::Unsupported { reason } => GpuDirectSupport::impossible(reason.clone()),
     }
 }
 
-fn gdrcopy(device: &CudaDevice, kernel: &GpuDirect) -> Verdict {
+fn gdrcopy(device: &CudaDevice, kernel: &GpuDirect) -> GpuDirectSupport {
     let Some(module) = &kernel.gdrcopy else {
-        return Verdict::impossible("gdrdrv is not loaded");
+        return GpuDirectSupport::impossible("gdrdrv is not loaded");
     };
     match module.access {
         NodeAccess::Missing => {
-            Verdict::impossible("gdrdrv is loaded, but there is no /dev/gdrdrv here")
+            GpuDirectSupport::impossible("gdrdrv is loaded, but there is no /dev/gdrdrv here")
         }
-        NodeAccess::Denied => Verdict::impossible("this process may not open /dev/gdrdrv"),
+        NodeAccess::Denied => GpuDirectSupport::impossible("this process may not open /dev/gdrdrv"),
         NodeAccess::Granted => match device.gpu_direct.rdma {
-            Some(false) => Verdict::impossible("the device does not support it (attribute 116)"),
-            Some(true) => Verdict::possible("gdrdrv is loaded, and the device supports it"),
-            None => Verdict::unknown("the driver does not say whether the device supports it"),
+            Some(false) => {
+                GpuDirectSupport::impossible("the device does not support it (attribute 116)")
+            }
+            Some(true) => {
+                GpuDirectSupport::possible("gdrdrv is loaded, and the device supports it")
+            }
+            None => {
+                GpuDirectSupport::unknown("the driver does not say whether the device supports it")
+            }
         },
     }
 }
 
-fn storage(kernel: &GpuDirect) -> Verdict {
+fn storage(kernel: &GpuDirect) -> GpuDirectSupport {
     match kernel.nvidia_fs {
-        Some(_) => Verdict::possible("nvidia_fs is loaded"),
-        None => Verdict::impossible(
+        Some(_) => GpuDirectSupport::possible("nvidia_fs is loaded"),
+        None => GpuDirectSupport::impossible(
             "nvidia_fs is not loaded; cuFile falls back to copies through host memory",
         ),
     }
@@ -306,7 +320,7 @@ mod tests {
         for link in links {
             assert_eq!((link.nic.as_str(), link.distance), ("rxe0", None));
             assert!(
-                matches!(&link.rdma_by_peer_memory, Verdict::Impossible { reason } if reason.contains("software")),
+                matches!(&link.rdma_by_peer_memory, GpuDirectSupport::Impossible { reason } if reason.contains("software")),
                 "{link:?}"
             );
         }
@@ -333,18 +347,18 @@ mod tests {
         device.gpu_direct.rdma = None;
         assert!(matches!(
             by_peer_memory(&device, &nic, &topology.gpu_direct),
-            Verdict::Unknown { .. }
+            GpuDirectSupport::Unknown { .. }
         ));
         device.gpu_direct.rdma = Some(false);
         assert!(matches!(
             by_peer_memory(&device, &nic, &topology.gpu_direct),
-            Verdict::Impossible { .. }
+            GpuDirectSupport::Impossible { .. }
         ));
         device.gpu_direct.rdma = Some(true);
         topology.gpu_direct.peer_memory.clear();
         assert!(matches!(
             by_peer_memory(&device, &nic, &topology.gpu_direct),
-            Verdict::Impossible { .. }
+            GpuDirectSupport::Impossible { .. }
         ));
     }
 
@@ -365,7 +379,7 @@ mod tests {
         let local = &local_gpu_direct(&devices, &topology)[0];
         assert!(local.storage.is_possible());
         assert!(
-            matches!(&local.gdrcopy, Verdict::Impossible { reason } if reason.contains("/dev/gdrdrv")),
+            matches!(&local.gdrcopy, GpuDirectSupport::Impossible { reason } if reason.contains("/dev/gdrdrv")),
             "{local:?}"
         );
         let (devices, topology) = machine(&[], able());

@@ -1,4 +1,4 @@
-//! How devices reach each other.
+//! Links between devices: peer access and interconnect.
 
 use serde::Serialize;
 

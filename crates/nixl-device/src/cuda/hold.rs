@@ -11,7 +11,7 @@ pub(super) struct Hold {
     value: Box<dyn Any + Send>,
 }
 
-pub(super) enum Verdict {
+pub(super) enum HoldState {
     /// The device has passed the point.
     Passed,
     Pending,
@@ -25,11 +25,11 @@ impl Hold {
         Self { event, value }
     }
 
-    pub(super) fn verdict(&self) -> Verdict {
+    pub(super) fn state(&self) -> HoldState {
         match self.event.query() {
-            Ok(true) => Verdict::Passed,
-            Ok(false) => Verdict::Pending,
-            Err(error) => Verdict::Unknown(error),
+            Ok(true) => HoldState::Passed,
+            Ok(false) => HoldState::Pending,
+            Err(error) => HoldState::Unknown(error),
         }
     }
 

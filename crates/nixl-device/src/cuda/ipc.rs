@@ -1,4 +1,4 @@
-//! Device memory of another process of this machine.
+//! CUDA IPC: device memory of another process of this machine.
 
 use std::collections::hash_map::Entry;
 
@@ -20,7 +20,7 @@ impl IpcMemoryHandle {
         Self { bytes, len }
     }
 
-    /// Names the allocation around an address, whoever made it: a framework's memory too. Returns how far into the
+    /// Names the allocation around an address, also one of a framework. Returns how far into the
     /// allocation the address is as well.
     ///
     /// What holds for [`DeviceMemory::export`](super::DeviceMemory::export) holds here.
@@ -73,7 +73,7 @@ impl IpcMemoryHandle {
 
 /// Device memory of another process, open until dropped.
 ///
-/// The other process must keep the memory as long as this lives. If it does not, copies read and write whatever is
+/// The other process must keep the memory as long as this lives. If it does not, copies read and write the memory that is
 /// there, or break the context; the host's memory is not in danger.
 #[derive(Debug)]
 pub struct ImportedMemory {
@@ -175,7 +175,7 @@ fn close(context: Context, bytes: [u8; 64]) {
     if import.users == 0 {
         let address = import.address;
         imports.remove(&bytes);
-        // SAFETY: nobody else closes it, and whoever queued work on it kept it until the device had passed.
+        // SAFETY: nothing else closes it, and callers that queued work on it kept it until the device had passed.
         let closed = context
             .call("cuIpcCloseMemHandle", |api| unsafe { (api.ipc_close_mem_handle)(address) });
         if closed.is_err() {

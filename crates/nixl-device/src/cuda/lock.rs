@@ -1,8 +1,8 @@
-//! Locking without poison.
+//! Mutexes without poison.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks, whoever panicked before: what the locks of this module guard is consistent between any two statements.
+/// Locks, ignoring poison: the data that the locks of this module guard is consistent between any two statements.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -58,7 +58,7 @@ impl Mapping {
         let end = range.end.min(self.len);
         for offset in (range.start..end).step_by(PAGE) {
             let byte = self.start().cast::<u8>().wrapping_add(offset);
-            // SAFETY: inside the mapping, which nobody else knows yet; threads touch different ranges. The bytes are
+            // SAFETY: inside the mapping, which has no other user yet; threads touch different ranges. The bytes are
             // zero already.
             unsafe { byte.write_volatile(0) };
         }

@@ -1,4 +1,4 @@
-//! Why memory cannot be had.
+//! Errors of memory allocation.
 
 use super::error::CudaError;
 

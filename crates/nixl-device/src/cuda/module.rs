@@ -1,4 +1,4 @@
-//! Kernels.
+//! CUDA modules and their kernels.
 
 use std::ffi::{CString, c_void};
 use std::fmt;
@@ -110,7 +110,7 @@ impl Module {
 impl Drop for Loaded {
     fn drop(&mut self) {
         let raw = self.raw;
-        // SAFETY: nobody else unloads it, and launches are done by contract.
+        // SAFETY: nothing else unloads it, and launches are done by contract.
         self.context.release("cuModuleUnload", move |api| unsafe { (api.module_unload)(raw) });
     }
 }

@@ -1,4 +1,4 @@
-//! What only NVIDIA's management library tells. It is optional: what it would tell is unknown without it.
+//! Facts from NVIDIA's management library (NVML). It is optional: the facts are unknown without it.
 
 use std::ffi::{CString, c_char};
 use std::mem::ManuallyDrop;

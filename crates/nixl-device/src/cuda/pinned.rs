@@ -1,4 +1,4 @@
-//! Page-locked host memory, which devices reach at the full speed of the link.
+//! Pinned host memory, which devices access at the full speed of the link.
 
 use std::ffi::c_void;
 use std::mem::ManuallyDrop;
@@ -139,7 +139,7 @@ impl PinnedMemory {
     /// The bytes, while nothing shares the memory: what is queued holds an [`Arc`] to it.
     #[must_use]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: the memory is this value's own and initialised. `&mut self` shows that nobody else has a handle to
+        // SAFETY: the memory is this value's own and initialised. `&mut self` shows that there is no other handle to
         // it, so no safe copy is queued; unsafe ones promised not to overlap with other use.
         unsafe { slice::from_raw_parts_mut(self.at(0), self.len) }
     }
@@ -218,7 +218,7 @@ fn allocate(context: &Context, len: usize) -> Result<Backing, MemoryError> {
         (api.mem_host_alloc)(&raw mut start, len, PORTABLE)
     });
     allocated.map_err(|error| MemoryError::pinned(len, error))?;
-    // SAFETY: the memory was just allocated with this length, and nobody else knows it. The driver may have had it in
+    // SAFETY: the memory was just allocated with this length, and has no other user. The driver may have had it in
     // use before, so zero is not a matter of course.
     unsafe { start.cast::<u8>().write_bytes(0, len) };
     Ok(Backing::Driver(start.expose_provenance()))
@@ -237,7 +237,7 @@ fn map(context: &Context, len: usize) -> Result<Backing, MemoryError> {
     context.placement().run_pieces(mapping.len(), HUGE_PAGE, MAX_THREADS, |range| {
         mapping.touch(range);
     });
-    // SAFETY: the mapping is alive, and whoever drops it unregisters first.
+    // SAFETY: the mapping is alive, and its drop unregisters first.
     unsafe { register(context, mapping.start(), mapping.len()) }?;
     Ok(Backing::Mapped(mapping))
 }
@@ -257,7 +257,7 @@ impl Drop for PinnedBlock {
         // SAFETY: dropped once, and `backing` is not used again.
         match unsafe { ManuallyDrop::take(&mut self.backing) } {
             Backing::Driver(address) => self.context.release("cuMemFreeHost", move |api| {
-                // SAFETY: nobody else frees it, and whoever queued work on it kept it until the device had passed.
+                // SAFETY: nothing else frees it, and callers that queued work on it kept it until the device had passed.
                 unsafe { (api.mem_free_host)(ptr::with_exposed_provenance_mut(address)) }
             }),
             Backing::Mapped(mapping) => {

@@ -1,4 +1,4 @@
-//! Memory that is kept for reuse, because getting it from the driver takes long.
+//! Memory pools: device and pinned memory is kept for reuse, because the driver takes long to allocate it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -70,7 +70,7 @@ macro_rules! pool {
                 }
             }
 
-            /// Memory of `len` bytes, with whatever was in it. Never waits for memory to come back.
+            /// Memory of `len` bytes with unspecified content. Never waits for memory to come back.
             ///
             /// # Errors
             ///

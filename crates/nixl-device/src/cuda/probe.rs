@@ -1,4 +1,4 @@
-//! Whether CUDA can be used here.
+//! The probe for a usable CUDA driver.
 
 use std::sync::OnceLock;
 

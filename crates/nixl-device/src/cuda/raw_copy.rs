@@ -1,4 +1,4 @@
-//! Copies between addresses, for executors that know that the addresses are good.
+//! Copies between raw addresses, for executors that have validated them.
 
 use std::ptr;
 

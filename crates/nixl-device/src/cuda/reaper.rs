@@ -1,4 +1,4 @@
-//! A thread that does what other threads may not: calls CUDA after a callback, waits without blocking anyone.
+//! The reaper thread, which calls CUDA after a callback and waits for streams.
 //!
 //! It is started when it is first needed and sleeps while there is nothing to do. If it cannot be started, what it is
 //! given is leaked: that is safe.
@@ -13,7 +13,7 @@ use crate::process::PerProcess;
 
 use super::callback::catch;
 use super::capture::relax_capture;
-use super::hold::{Hold, Verdict};
+use super::hold::{Hold, HoldState};
 
 enum Task {
     Run(Box<dyn FnOnce() + Send>),
@@ -73,10 +73,10 @@ fn work(tasks: &Receiver<Task>) {
         }
         queues.retain_mut(|holds| {
             while let Some(hold) = holds.pop_front() {
-                match hold.verdict() {
-                    Verdict::Passed => catch(move || drop(hold)),
-                    Verdict::Unknown(_) => hold.leak(),
-                    Verdict::Pending => {
+                match hold.state() {
+                    HoldState::Passed => catch(move || drop(hold)),
+                    HoldState::Unknown(_) => hold.leak(),
+                    HoldState::Pending => {
                         holds.push_front(hold);
                         return true;
                     }

@@ -1,4 +1,4 @@
-//! Pinning host memory that exists already.
+//! Pinning of existing host memory.
 
 use std::any::Any;
 use std::ffi::c_void;
@@ -13,7 +13,7 @@ use super::memory_error::{MemoryError, checked_len};
 /// Host memory that was pinned where it is, together with its owner; unpinned when dropped.
 ///
 /// All devices reach it at the full speed of the link, at the address that the host uses. The owner is out of reach
-/// until [`into_owner`](Self::into_owner), so nobody races with a queued copy.
+/// until [`into_owner`](Self::into_owner), so no access races with a queued copy.
 pub struct HostRegistration<T: Any + Send + Sync> {
     context: Context,
     /// With exposed provenance.
@@ -34,7 +34,7 @@ impl HostRegistration<Vec<u8>> {
         let Some(start) = NonNull::new(owner.as_mut_ptr()) else {
             return Err(MemoryError::Empty);
         };
-        // SAFETY: the vector's elements stay where they are when it moves, and nobody can reach it in here.
+        // SAFETY: the vector's elements stay where they are when it moves, and nothing can reach it in here.
         unsafe { Self::from_raw_parts(context, start, len, owner) }
     }
 }
@@ -148,7 +148,7 @@ pub(super) unsafe fn register(
 pub(super) fn unregister(context: Context, address: usize, owner: impl Send + 'static) {
     let owner = ManuallyDrop::new(owner);
     context.release("cuMemHostUnregister", move |api| {
-        // SAFETY: the caller registered it, lets go of it here, and kept it until the device had passed.
+        // SAFETY: the caller registered it, gives it up here, and kept it until the device had passed.
         let code = unsafe { (api.mem_host_unregister)(ptr::with_exposed_provenance_mut(address)) };
         if code == 0 {
             drop(ManuallyDrop::into_inner(owner));
@@ -191,7 +191,7 @@ mod tests {
         let owner = Arc::new(());
         let start = NonNull::from(&mut bytes).cast();
         let register = || {
-            // SAFETY: `bytes` outlives the registrations, and nobody uses it.
+            // SAFETY: `bytes` outlives the registrations, and is not used.
             unsafe { HostRegistration::from_raw_parts(&context, start, 64, Arc::clone(&owner)) }
         };
         drop(register().unwrap());

@@ -1,4 +1,4 @@
-//! Rounding sizes up so that freed memory fits the next request.
+//! Size classes: sizes rounded up so that freed memory fits the next request.
 
 /// The size of the class that `len`, which is not 0, belongs to: at least `smallest`, a power of two, and at most a
 /// quarter more than `len` above it. `None` if that is no size.

@@ -1,4 +1,4 @@
-//! Queues of work for a device.
+//! CUDA streams: queues of work for a device.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -9,7 +9,7 @@ use super::callback::{self, HostCallback};
 use super::context::Context;
 use super::error::CudaError;
 use super::event::Event;
-use super::hold::{Hold, Verdict};
+use super::hold::{Hold, HoldState};
 use super::lock::lock;
 use super::reaper;
 
@@ -119,7 +119,7 @@ impl Stream {
     }
 
     /// Runs a function on a thread of the driver when everything queued before it is done, with `Ok`; or when the
-    /// context breaks, with the error. What is queued later waits for the function, so keep it short: wake somebody.
+    /// context breaks, with the error. What is queued later waits for the function, so keep it short: wake a task.
     ///
     /// The way takes about 15 µs; who polls an [`Event`] instead knows 2 µs after the device has passed.
     ///
@@ -176,15 +176,15 @@ impl Stream {
         let mut passed = Vec::new();
         let mut queue = lock(&self.queue);
         while let Some(hold) = queue.holds.pop_front() {
-            match hold.verdict() {
-                Verdict::Passed => {
+            match hold.state() {
+                HoldState::Passed => {
                     let (event, value) = hold.into_parts();
                     queue.spare.push(event);
                     passed.push(value);
                 }
-                Verdict::Unknown(error) if error.is_sticky() => hold.leak(),
+                HoldState::Unknown(error) if error.is_sticky() => hold.leak(),
                 // Not told on the driver's own threads, for example.
-                Verdict::Pending | Verdict::Unknown(_) => {
+                HoldState::Pending | HoldState::Unknown(_) => {
                     queue.holds.push_front(hold);
                     break;
                 }
@@ -211,7 +211,7 @@ impl Drop for Stream {
             reaper::wait_for(holds);
         }
         let raw = self.raw;
-        // SAFETY: nobody else destroys it. The driver finishes what is queued first.
+        // SAFETY: nothing else destroys it. The driver finishes what is queued first.
         self.context.release("cuStreamDestroy", move |api| unsafe { (api.stream_destroy)(raw) });
     }
 }

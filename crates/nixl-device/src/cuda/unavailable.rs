@@ -1,4 +1,4 @@
-//! Why CUDA cannot be used at all.
+//! The reasons why CUDA cannot be used at all.
 
 use std::error::Error as _;
 

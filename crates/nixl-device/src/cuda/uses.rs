@@ -1,4 +1,4 @@
-//! Who uses which bytes of host memory now, so that the host and a device do not race on them.
+//! Uses of pinned host memory by byte range, so that the host and a device do not race on it.
 //!
 //! Devices may overlap with each other: their order is the streams' business, and such a race gives wrong bytes, not
 //! undefined behaviour. The host may not overlap with a writer.

@@ -1,4 +1,4 @@
-//! The open descriptors of a process.
+//! Open file descriptors of a process.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};

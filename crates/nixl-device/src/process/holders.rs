@@ -1,4 +1,4 @@
-//! Which processes have a file of memory open or mapped.
+//! Processes that have a file of memory open or mapped.
 
 use std::ffi::CStr;
 use std::fs::{self, File};

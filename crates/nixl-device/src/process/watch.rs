@@ -1,4 +1,4 @@
-//! Whether a process has ended.
+//! A watch for the end of a process.
 
 use std::fmt;
 use std::os::fd::OwnedFd;

@@ -1,4 +1,4 @@
-//! Which process has the other end of a connection.
+//! The process at the other end of a local TCP connection.
 
 use std::collections::HashSet;
 use std::time::Duration;

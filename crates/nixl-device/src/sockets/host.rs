@@ -1,4 +1,4 @@
-//! Whether an address is one of this host's own.
+//! The addresses of this host.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

@@ -118,7 +118,7 @@ fn exchange(request: &[u8], rows: &mut Vec<Row>) -> Result<i32, String> {
 }
 
 /// Takes the messages of one datagram. Returns the error that the last one reports, or 0, if it was the last.
-#[allow(clippy::type_complexity, reason = "cut off, in vain, or at an end or not")]
+#[allow(clippy::type_complexity, reason = "cut off, failed, or at an end or not")]
 fn take(mut bytes: &[u8], dump: bool, rows: &mut Vec<Row>) -> Option<Result<Option<i32>, String>> {
     while !bytes.is_empty() {
         let len = usize::try_from(u32_at(bytes, 0)?).ok()?;

@@ -1,4 +1,4 @@
-//! How long TCP goes on to send what is not acknowledged.
+//! The time for which TCP retransmits unacknowledged data.
 
 use std::fs;
 use std::time::Duration;

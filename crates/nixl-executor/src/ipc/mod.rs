@@ -1,12 +1,12 @@
 //! Memory of other processes of this machine, reached by this process's own GPUs and processors.
 
-mod imports;
+mod import_cache;
+mod open_failures;
 mod peer_copy;
-mod refused;
 mod share;
 
 #[cfg(test)]
-pub(crate) use imports::Now;
-pub(crate) use imports::{Foreign, Found, ImportError, Imports, OwnedBy};
+pub(crate) use import_cache::Now;
+pub(crate) use import_cache::{Found, ImportCache, ImportError, OwnerId, RemoteMemoryKey};
 pub(crate) use peer_copy::{PeerCopy, copier, is_not_open, owner_gone};
-pub(crate) use share::{foreign, shares};
+pub(crate) use share::{memory_key, shares};

@@ -1,4 +1,4 @@
-//! A transfer to or from memory that a peer shares.
+//! Copies to or from memory that a peer shares.
 #![allow(
     unsafe_code,
     reason = "says that a copy has ended; tests look into memory that stands for a GPU's"
@@ -18,16 +18,17 @@ use nixl_ops::{
     TransportError,
 };
 
-use super::{Foreign, Found, Imports, foreign};
+use super::{Found, ImportCache, RemoteMemoryKey, memory_key};
 use crate::local::{
-    Buffer, CopyOp, Gpus, ListCopy, MemoryKind, Seams, Strategy, StrategyPolicy, Tools, starts,
+    AllocationBoundaries, CopyContext, CopyOp, GpuBackend, ListCopy, MemoryKind, Strategy,
+    StrategyPolicy, TransferBuffer, starts,
 };
 use crate::paths::LocalFacts;
 
 /// Which GPU here copies, and the number here of the GPU whose memory the peer shares, if it has one.
 pub(crate) fn copier(
     here: &LocalFacts,
-    gpus: &dyn Gpus,
+    gpus: &dyn GpuBackend,
     (list, local): (&DescriptorList, MemoryKind),
     remote: &RdmaMetadata,
 ) -> (u32, Option<u32>) {
@@ -39,7 +40,7 @@ pub(crate) fn copier(
         // A GPU writes another's memory sooner than that reads it: 6.8 us for 4 KiB rather than 10.5 (two H200s).
         (MemoryKind::Gpu(ours), Some(theirs))
             if remote.operation_kind() == OperationKind::Read
-                && gpus.abilities().reach_each_other(ours, theirs)
+                && gpus.capabilities().reach_each_other(ours, theirs)
                 && each_region(list).all(|region| gpus.is_open_to_peers(region)) =>
         {
             theirs
@@ -62,7 +63,7 @@ pub(crate) struct PeerCopy {
     stage: Stage,
     copy: ListCopy,
     /// Open as long as the copy may use it. Field order: after the copy.
-    imports: Vec<Arc<dyn Buffer>>,
+    imports: Vec<Arc<dyn TransferBuffer>>,
     leased: Leased,
     /// Tells the peer. `None` if these are not all bytes.
     notifier: Option<CompletionNotifier>,
@@ -84,14 +85,14 @@ impl PeerCopy {
         (request, most): (&TransferRequest<'_>, u64),
         local: MemoryKind,
         here: &LocalFacts,
-        imports: &Imports,
-        tools: &Tools,
+        imports: &ImportCache,
+        context: &CopyContext,
     ) -> Result<Self, TransportError> {
         let Some(route) = &request.route else { return Err(TransportError::Closed) };
-        let (gpu, theirs) = copier(here, &*tools.gpus, (request.local, local), request.remote);
-        let mut opened: Vec<Arc<dyn Buffer>> = Vec::new();
+        let (gpu, theirs) = copier(here, &*context.gpus, (request.local, local), request.remote);
+        let mut opened: Vec<Arc<dyn TransferBuffer>> = Vec::new();
         let mut ops = Vec::with_capacity(request.local.len());
-        let mut last: Option<(Foreign, u64)> = None;
+        let mut last: Option<(RemoteMemoryKey, u64)> = None;
         let (mut left, whole) = (most, request.local.total_bytes() <= most);
         for (index, ours) in request.local.iter().enumerate() {
             if left == 0 {
@@ -101,7 +102,7 @@ impl PeerCopy {
                 .remote
                 .share_of(index)
                 .ok_or_else(|| failed(path, "open", format!("descriptor {index} is not shared")))?;
-            let wanted = foreign(share.kind(), gpu, local).ok_or_else(|| {
+            let wanted = memory_key(share.kind(), gpu, local).ok_or_else(|| {
                 failed(path, "open", format!("descriptor {index} is shared in an unknown way"))
             })?;
             let base = match last {
@@ -122,7 +123,7 @@ impl PeerCopy {
                     base
                 }
             };
-            // Inside the shared memory, which the metadata and whoever opened it checked.
+            // Inside the shared memory, which was checked when the metadata was read and when the memory was opened.
             let theirs = base.wrapping_add(offset);
             let len = left.min(ours.len() as u64);
             left -= len;
@@ -134,7 +135,7 @@ impl PeerCopy {
         let (remote, by, policy) = match path {
             PathKind::SharedMemory => {
                 let pinned = matches!(local, MemoryKind::Gpu(_))
-                    && opened.iter().all(|memory| is_pinned(&*tools.gpus, &**memory));
+                    && opened.iter().all(|memory| is_pinned(&*context.gpus, &**memory));
                 let remote = if pinned { MemoryKind::Pinned } else { MemoryKind::Pageable };
                 (remote, None, StrategyPolicy::Auto)
             }
@@ -155,13 +156,13 @@ impl PeerCopy {
             _ => kinds,
         };
         let bases = opened.iter().map(|memory| memory.address());
-        let seams = match ops.len() {
+        let boundaries = match ops.len() {
             // Nothing to join.
-            1 => Seams::default(),
-            _ => Seams::of(starts(request.local).chain(bases)),
+            1 => AllocationBoundaries::default(),
+            _ => AllocationBoundaries::of(starts(request.local).chain(bases)),
         };
-        let ops = (&*ops, &seams);
-        let copy = ListCopy::new(ops, kinds, &policy, by, request.local.pending(), tools)
+        let ops = (&*ops, &boundaries);
+        let copy = ListCopy::new(ops, kinds, &policy, by, request.local.pending(), context)
             .map_err(|e| failed(path, "plan", e.to_string()))?;
         Ok(Self {
             path,
@@ -182,12 +183,12 @@ pub(crate) fn is_not_open(error: &TransportError) -> bool {
     matches!(error, TransportError::Engine { call: NOT_OPEN, .. })
 }
 
-/// The error of a share that its owner has let go of.
+/// The error of a share whose owner has released it.
 pub(crate) fn owner_gone() -> TransportError {
     TransportError::OfferEnded { why: EndedOffer::OwnerGone }
 }
 
-fn is_pinned(gpus: &dyn Gpus, memory: &dyn Buffer) -> bool {
+fn is_pinned(gpus: &dyn GpuBackend, memory: &dyn TransferBuffer) -> bool {
     gpus.memory_kind(Device::HOST, memory.address()) == MemoryKind::Pinned
 }
 
@@ -279,13 +280,13 @@ mod tests {
 
     use super::*;
     use crate::ipc::shares;
-    use crate::ipc::{Now, OwnedBy};
-    use crate::local::{Abilities, Costs, SimulatedGpus, Threads};
+    use crate::ipc::{Now, OwnerId};
+    use crate::local::{CopyWorkers, Costs, GpuCapabilities, SimulatedGpus};
     use crate::paths::LocalGpu;
 
     struct World {
         gpus: Arc<SimulatedGpus>,
-        tools: Tools,
+        context: CopyContext,
         target: Arc<dyn Transport>,
         initiator: Arc<dyn Transport>,
         peer: PeerId,
@@ -293,19 +294,20 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            let abilities = Abilities { gpus: 2, batch: true, kernel: true, peers: vec![(0, 1)] };
-            let gpus = Arc::new(SimulatedGpus::new(abilities).unwrap());
+            let capabilities =
+                GpuCapabilities { gpus: 2, batch: true, kernel: true, peers: vec![(0, 1)] };
+            let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
             let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
             let fabric = Fabric::new(Arc::clone(&clock));
             let (target, initiator) = (fabric.transport("target"), fabric.transport("initiator"));
             let peer = initiator.connect(&target.local_metadata().unwrap()).unwrap().peer;
-            let tools = Tools {
-                gpus: Arc::clone(&gpus) as Arc<dyn Gpus>,
-                threads: Threads::new(&clock).unwrap(),
+            let context = CopyContext {
+                gpus: Arc::clone(&gpus) as Arc<dyn GpuBackend>,
+                threads: CopyWorkers::new(&clock).unwrap(),
                 costs: Costs::default(),
                 waker: Waker::noop().clone(),
             };
-            Self { gpus, tools, target, initiator, peer }
+            Self { gpus, context, target, initiator, peer }
         }
 
         fn region(&self, kind: MemoryKind, bytes: &[u8]) -> Region {
@@ -367,14 +369,16 @@ mod tests {
                 &self.peer,
                 Vec::new(),
             );
-            let (facts, imports) =
-                (LocalFacts::default(), Imports::new(Arc::clone(&self.tools.gpus), Now::here()));
+            let (facts, imports) = (
+                LocalFacts::default(),
+                ImportCache::new(Arc::clone(&self.context.gpus), Now::here()),
+            );
             let begin =
-                || PeerCopy::new(path, (&request, most), local, &facts, &imports, &self.tools);
+                || PeerCopy::new(path, (&request, most), local, &facts, &imports, &self.context);
             assert!(begin().is_err(), "the peer's memory is not open yet");
             let (gpu, _) = copier(&facts, &*self.gpus, (&here, local), &remote);
-            let foreign = foreign(remote.shares()[0].kind(), gpu, local).unwrap();
-            imports.open(&foreign, OwnedBy { peer: "target", pid: None }).unwrap();
+            let memory_key = memory_key(remote.shares()[0].kind(), gpu, local).unwrap();
+            imports.open(&memory_key, OwnerId { peer: "target", pid: None }).unwrap();
             let mut copy = begin().unwrap();
             while copy.poll().map(Result::unwrap).is_pending() {}
             let told = Mutex::new(Vec::new());
@@ -407,15 +411,15 @@ mod tests {
             Vec::new(),
         );
         let (facts, imports) =
-            (LocalFacts::default(), Imports::new(world.tools.gpus.clone(), Now::here()));
+            (LocalFacts::default(), ImportCache::new(world.context.gpus.clone(), Now::here()));
         let begin = || {
             let request = (&request, u64::MAX);
-            PeerCopy::new(path, request, local, &facts, &imports, &world.tools).map(drop)
+            PeerCopy::new(path, request, local, &facts, &imports, &world.context).map(drop)
         };
         // Another path may do better.
         assert!(matches!(begin(), Err(TransportError::Engine { call: "open", .. })));
-        let foreign = foreign(remote.shares()[0].kind(), 0, local).unwrap();
-        imports.open(&foreign, OwnedBy { peer: "target", pid: None }).unwrap();
+        let memory_key = memory_key(remote.shares()[0].kind(), 0, local).unwrap();
+        imports.open(&memory_key, OwnerId { peer: "target", pid: None }).unwrap();
         begin().unwrap();
         drop((their, there));
         std::thread::sleep(2 * RecentCheck::TTL);
@@ -462,9 +466,9 @@ mod tests {
         assert_eq!(copies(write, first, MemoryKind::Gpu(1)), 1);
         assert_eq!(copies(read, unknown, MemoryKind::Gpu(1)), 1);
         assert_eq!(copies(read, second, MemoryKind::Pageable), 1);
-        // Of memory that others made nobody knows who reaches it.
+        // It is unknown which GPUs reach memory that others allocated.
         let ours = gpus.region(MemoryKind::Gpu(1), 64).unwrap();
-        let others = SimulatedGpus::new(gpus.abilities().clone()).unwrap();
+        let others = SimulatedGpus::new(gpus.capabilities().clone()).unwrap();
         let list = DescriptorList::from(ours.whole());
         let local = (&list, MemoryKind::Gpu(1));
         assert_eq!(copier(&here, &others, local, &remote(read, first)).0, 1);

@@ -1,15 +1,15 @@
-//! What an offer tells other processes of this machine.
+//! The shares that an offer names to other processes of this host.
 
 use nixl_descriptor::{Descriptor, DescriptorList, Region, SharedName};
 use nixl_device::DeviceKind;
 use nixl_metadata::{Share, ShareKind};
 
-use super::Foreign;
-use crate::local::{Gpus, MemoryKind};
+use super::RemoteMemoryKey;
+use crate::local::{GpuBackend, MemoryKind};
 
 /// The memory under `list` that other processes can open: allocations of GPUs, and host memory
 /// made for it. What cannot be shared is left out: peers then take another path.
-pub(crate) fn shares(gpus: &dyn Gpus, list: &DescriptorList) -> Vec<Share> {
+pub(crate) fn shares(gpus: &dyn GpuBackend, list: &DescriptorList) -> Vec<Share> {
     let mut shares = Vec::new();
     let mut first = 0;
     for run in list.as_slice().chunk_by(|a, b| is_one_share(a.region(), b.region())) {
@@ -27,7 +27,7 @@ fn is_one_share(a: &Region, b: &Region) -> bool {
     a.id() == b.id() || a.shared_name().is_some_and(|name| b.shared_name() == Some(name))
 }
 
-fn share(gpus: &dyn Gpus, run: &[Descriptor]) -> Option<(ShareKind, u64)> {
+fn share(gpus: &dyn GpuBackend, run: &[Descriptor]) -> Option<(ShareKind, u64)> {
     let first = run.first()?;
     if first.device().is_host() {
         let SharedName { pid, fd, name, len } = first.region().shared_name()?;
@@ -50,14 +50,14 @@ fn share(gpus: &dyn Gpus, run: &[Descriptor]) -> Option<(ShareKind, u64)> {
 
 /// What a share names, for `gpu` if it is a GPU's, and for copies from or to `local` memory here. `None` if that is not known
 /// here.
-pub(crate) fn foreign(kind: &ShareKind, gpu: u32, local: MemoryKind) -> Option<Foreign> {
+pub(crate) fn memory_key(kind: &ShareKind, gpu: u32, local: MemoryKind) -> Option<RemoteMemoryKey> {
     match *kind {
-        ShareKind::CudaIpc { handle } => Some(Foreign::Gpu(gpu, handle)),
+        ShareKind::CudaIpc { handle } => Some(RemoteMemoryKey::Gpu(gpu, handle)),
         ShareKind::File { pid, fd, name, length } => {
             let name = SharedName { pid, fd, name, len: length };
             Some(match local {
-                MemoryKind::Gpu(_) => Foreign::Pinned(name),
-                _ => Foreign::File(name),
+                MemoryKind::Gpu(_) => RemoteMemoryKey::Pinned(name),
+                _ => RemoteMemoryKey::File(name),
             })
         }
         _ => None,
@@ -69,12 +69,12 @@ mod tests {
     use nixl_descriptor::SharedMemory;
 
     use super::*;
-    use crate::local::{Abilities, SimulatedGpus};
+    use crate::local::{GpuCapabilities, SimulatedGpus};
 
     #[test]
     fn each_run_of_a_region_that_others_can_open_is_a_share() {
-        let abilities = Abilities { gpus: 2, ..Abilities::default() };
-        let gpus = SimulatedGpus::new(abilities).unwrap();
+        let capabilities = GpuCapabilities { gpus: 2, ..GpuCapabilities::default() };
+        let gpus = SimulatedGpus::new(capabilities).unwrap();
         let on = |gpu| gpus.region(MemoryKind::Gpu(gpu), 100).unwrap();
         let (a, b, host) = (on(0), on(1), Region::zeroed(100).unwrap());
         let file = Region::try_from(SharedMemory::new(100).unwrap()).unwrap();
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn buffers_of_one_slab_are_one_share() {
-        let gpus = SimulatedGpus::new(Abilities::default()).unwrap();
+        let gpus = SimulatedGpus::new(GpuCapabilities::default()).unwrap();
         let buffers: Vec<_> = (0..20).map(|_| Region::shared(5000).unwrap()).collect();
         let alone = Region::try_from(SharedMemory::new(5000).unwrap()).unwrap();
         let part = |region: &Region| region.descriptor(7..100).unwrap();

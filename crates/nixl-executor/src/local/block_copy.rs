@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::seams::Seams;
+use super::boundaries::AllocationBoundaries;
 
 /// Bytes to copy from one address to another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -19,13 +19,13 @@ pub struct CopyOp {
 
 impl CopyOp {
     /// Adds a copy to a list, as part of the last one if it continues that on both sides in the same allocations.
-    pub(crate) fn append(self, ops: &mut Vec<Self>, seams: &Seams) {
+    pub(crate) fn append(self, ops: &mut Vec<Self>, boundaries: &AllocationBoundaries) {
         match ops.last_mut() {
             Some(last)
                 if last.src.wrapping_add(last.len) == self.src
                     && last.dst.wrapping_add(last.len) == self.dst
-                    && !seams.is_at(self.src)
-                    && !seams.is_at(self.dst) =>
+                    && !boundaries.is_at(self.src)
+                    && !boundaries.is_at(self.dst) =>
             {
                 last.len += self.len;
             }
@@ -51,7 +51,7 @@ pub struct BlockCopy {
     pub len: u64,
     /// Where allocations begin, if pieces are to be joined: one of a block and that of the next id are in one allocation on
     /// each side.
-    pub(crate) seams: Seams,
+    pub(crate) boundaries: AllocationBoundaries,
 }
 
 /// Where blocks lie on one side: block `i` at `base + ids[i] * stride`, without ids at `base + i * stride`.
@@ -100,7 +100,7 @@ impl BlockSide {
 
 impl BlockCopy {
     /// Copies that are equally long, at least one, and whose targets do not overlap.
-    pub(crate) fn of_ops(ops: &[CopyOp], seams: &Seams) -> Self {
+    pub(crate) fn of_ops(ops: &[CopyOp], boundaries: &AllocationBoundaries) -> Self {
         let first = ops.first().copied().unwrap_or(CopyOp { src: 0, dst: 0, len: 1 });
         debug_assert!(ops.iter().all(|op| op.len == first.len), "copies of one length");
         let piece = |op: &CopyOp| Piece {
@@ -115,7 +115,7 @@ impl BlockCopy {
             dst: side(first.dst),
             pieces: ops.iter().map(piece).collect(),
             len: first.len,
-            seams: seams.clone(),
+            boundaries: boundaries.clone(),
         }
     }
 
@@ -212,8 +212,8 @@ impl BlockCopy {
             None => BlockSide { base: side.block(blocks.start), stride: side.stride, ids: None },
         };
         let (src, dst) = (side(&self.src), side(&self.dst));
-        let (pieces, seams) = (self.pieces.clone(), self.seams.clone());
-        Self { blocks: blocks.len(), src, dst, pieces, len: self.len, seams }
+        let (pieces, boundaries) = (self.pieces.clone(), self.boundaries.clone());
+        Self { blocks: blocks.len(), src, dst, pieces, len: self.len, boundaries }
     }
 
     /// The copies of a copy with a dense side: as many as the other side has [`runs`](Self::runs), and one more for each
@@ -224,7 +224,7 @@ impl BlockCopy {
             let (src, dst) = (self.src.block(index), self.dst.block(index));
             for piece in &self.pieces {
                 let (src, dst) = (src.wrapping_add(piece.src), dst.wrapping_add(piece.dst));
-                CopyOp { src, dst, len: self.len }.append(&mut ops, &self.seams);
+                CopyOp { src, dst, len: self.len }.append(&mut ops, &self.boundaries);
             }
         }
         ops
@@ -297,7 +297,7 @@ pub(crate) mod tests {
                     dst: side(dst, together[1]),
                     pieces: (0..pieces).map(piece).collect(),
                     len,
-                    seams: Seams::default(),
+                    boundaries: AllocationBoundaries::default(),
                 }
             },
         )
@@ -369,12 +369,12 @@ pub(crate) mod tests {
             let mut packed = copy.with_dense(dense, 1 << 50);
             let all = places(&packed, false);
             let at = |(src, dst): &(u64, u64)| if source { *dst } else { *src };
-            packed.seams = Seams::of(chosen.iter().map(|index| at(index.get(&all))));
+            packed.boundaries = AllocationBoundaries::of(chosen.iter().map(|index| at(index.get(&all))));
             let ops = packed.block_ops();
             prop_assert_eq!(cut(&ops, copy.len), all);
             for op in &ops {
                 let inside = (1..op.len / copy.len).map(|n| at(&(op.src, op.dst)) + n * copy.len);
-                prop_assert!(inside.into_iter().all(|address| !packed.seams.is_at(address)));
+                prop_assert!(inside.into_iter().all(|address| !packed.boundaries.is_at(address)));
             }
         }
     }
@@ -410,7 +410,7 @@ pub(crate) mod tests {
             dst: side(1 << 30, &[0, 1, 2, 3, 5]),
             pieces: vec![Piece { src: 0, dst: 0 }],
             len: 64,
-            seams: Seams::default(),
+            boundaries: AllocationBoundaries::default(),
         };
         let lens: Vec<_> = copy.ops().map(|op| op.len).collect();
         assert_eq!(lens, [192, 64, 64]);

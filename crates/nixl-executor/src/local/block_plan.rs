@@ -8,10 +8,10 @@ use nixl_descriptor::Descriptor;
 use nixl_descriptor::layout::{BlockPairs, ByteSpan, Layout};
 
 use super::block_copy::{BlockCopy, BlockSide, CopyOp, Piece};
+use super::boundaries::AllocationBoundaries;
 use super::costs::Costs;
-use super::engine::Gpus;
+use super::gpu_backend::GpuBackend;
 use super::plan::Plan;
-use super::seams::Seams;
 use super::{BlockError, MemoryKind, StrategyPolicy};
 
 /// How a set of blocks will be copied.
@@ -28,7 +28,7 @@ pub(crate) struct Inputs<'a> {
     pub(crate) src: &'a Layout,
     pub(crate) dst: &'a Layout,
     pub(crate) pairs: &'a BlockPairs,
-    pub(crate) gpus: &'a dyn Gpus,
+    pub(crate) gpus: &'a dyn GpuBackend,
     pub(crate) costs: &'a Costs,
     pub(crate) policy: &'a StrategyPolicy,
 }
@@ -37,12 +37,13 @@ impl BlockPlan {
     pub(crate) fn new(inputs: Inputs<'_>) -> Result<Self, BlockError> {
         let Inputs { gpus, costs, policy, .. } = inputs;
         let mut groups = Vec::with_capacity(1);
-        let mut seams = None;
+        let mut boundaries = None;
         for (kinds, pieces) in pieces(&inputs) {
             let blocks = block_copy(&inputs, pieces);
-            let mut plan = Plan::of(blocks, kinds, gpus.abilities(), costs, policy)?;
+            let mut plan = Plan::of(blocks, kinds, gpus.capabilities(), costs, policy)?;
             if plan.strategy.joins_pieces() {
-                plan.blocks.seams = seams.get_or_insert_with(|| find_seams(&inputs)).clone();
+                plan.blocks.boundaries =
+                    boundaries.get_or_insert_with(|| find_seams(&inputs)).clone();
             }
             groups.push(plan);
         }
@@ -128,9 +129,9 @@ fn pieces(inputs: &Inputs<'_>) -> Vec<(Kinds, Vec<Piece>)> {
 }
 
 /// Where the regions of both sides begin.
-fn find_seams(inputs: &Inputs<'_>) -> Seams {
+fn find_seams(inputs: &Inputs<'_>) -> AllocationBoundaries {
     let parts = [inputs.src, inputs.dst].into_iter().flat_map(Layout::parts);
-    Seams::of(parts.map(|part| part.region().address()))
+    AllocationBoundaries::of(parts.map(|part| part.region().address()))
 }
 
 /// The copy of pieces at addresses of block 0, at least one.
@@ -152,14 +153,14 @@ fn block_copy(inputs: &Inputs<'_>, mut pieces: Vec<Piece>) -> BlockCopy {
         dst: side(inputs.dst, base.dst, pairs.dst_ids()),
         pieces,
         len: pairs.piece_len() as u64,
-        seams: Seams::default(),
+        boundaries: AllocationBoundaries::default(),
     }
 }
 
 /// The parts of one layout, and what is known of their memory.
 struct Parts<'a> {
     parts: &'a [Descriptor],
-    gpus: &'a dyn Gpus,
+    gpus: &'a dyn GpuBackend,
     /// Of all parts: those of a GPU are of one kind.
     whole: Option<MemoryKind>,
     /// Of the part that was asked for last: pieces come part by part.
@@ -167,7 +168,7 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    fn new(layout: &'a Layout, gpus: &'a dyn Gpus) -> Self {
+    fn new(layout: &'a Layout, gpus: &'a dyn GpuBackend) -> Self {
         let (parts, device) = (layout.parts(), layout.device());
         let whole = match parts {
             [first, rest @ ..] if rest.is_empty() || !device.is_host() => {

@@ -1,4 +1,4 @@
-//! What each strategy costs on each route: the one table from which strategies are chosen.
+//! The cost table from which copy strategies are chosen, by route.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ impl Cost {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum Route {
+pub enum CopyRoute {
     /// Host to host.
     Host,
     /// From a GPU to the host.
@@ -57,7 +57,7 @@ pub enum Route {
     DeviceToDevice,
 }
 
-impl Route {
+impl CopyRoute {
     /// The route between two memories.
     #[must_use]
     pub fn between(src: MemoryKind, dst: MemoryKind) -> Self {
@@ -85,7 +85,7 @@ pub struct Costs {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
-    route: Route,
+    route: CopyRoute,
     strategy: Strategy,
     cost: Cost,
 }
@@ -113,7 +113,7 @@ pub enum CostsError {
 impl Default for Costs {
     /// Figures of H200s in one host (PCIe 5 x16, NVLink), submit to awaited completion; see docs/BENCHMARKS.md.
     fn default() -> Self {
-        use Route::{DeviceToDevice, DeviceToHost, Host, HostToDevice, SameDevice};
+        use CopyRoute::{DeviceToDevice, DeviceToHost, Host, HostToDevice, SameDevice};
         use Strategy::{Batch, Copies, Kernel, Memcpy, PackedCopy, PinnedRing, ThroughPinned};
         let row = |route, strategy, cost| Row { route, strategy, cost };
         Self {
@@ -127,10 +127,10 @@ impl Default for Costs {
                 // Scattered 4 KiB at 5.8 GB/s.
                 row(DeviceToHost, Batch, Cost::new(9.0, 0.7, 55.0)),
                 row(HostToDevice, Batch, Cost::new(9.0, 0.7, 55.0)),
-                // 52 and 51 GB/s whatever the chunk.
+                // 52 and 51 GB/s for every size of chunk.
                 row(DeviceToHost, Kernel, Cost::new(10.0, 0.0, 52.0)),
                 row(HostToDevice, Kernel, Cost::new(10.0, 0.0, 51.0)),
-                // One copy's 55 GB/s less the first slice, which no copy overlaps: 54. Two steps on two lanes, so a larger
+                // One copy's 55 GB/s less the first slice, which no copy overlaps: 54. Two steps on two streams, so a larger
                 // fixed part; the host's side is copied run by run.
                 row(DeviceToHost, PackedCopy, Cost::new(25.0, 2.3, 54.0)),
                 row(HostToDevice, PackedCopy, Cost::new(25.0, 2.3, 54.0)),
@@ -157,7 +157,7 @@ impl Costs {
     #[must_use]
     pub fn new(
         machine: impl Into<String>,
-        rows: impl IntoIterator<Item = (Route, Strategy, Cost)>,
+        rows: impl IntoIterator<Item = (CopyRoute, Strategy, Cost)>,
     ) -> Self {
         let row = |(route, strategy, cost)| Row { route, strategy, cost };
         Self { machine: machine.into(), rows: rows.into_iter().map(row).collect() }
@@ -185,7 +185,7 @@ impl Costs {
 
     /// What is known of a strategy on a route. A strategy that was not measured is the last choice.
     #[must_use]
-    pub fn cost(&self, route: Route, strategy: Strategy) -> Cost {
+    pub fn cost(&self, route: CopyRoute, strategy: Strategy) -> Cost {
         self.rows
             .iter()
             .find(|row| row.route == route && row.strategy == strategy)
@@ -218,7 +218,7 @@ mod tests {
         let best = |chunks, bytes| {
             [Strategy::Copies, Strategy::Kernel]
                 .into_iter()
-                .min_by_key(|s| costs.cost(Route::DeviceToHost, *s).estimate(chunks, bytes))
+                .min_by_key(|s| costs.cost(CopyRoute::DeviceToHost, *s).estimate(chunks, bytes))
         };
         assert_eq!(best(1, 5 << 20), Some(Strategy::Copies));
         assert_eq!(best(160, 5 << 20), Some(Strategy::Kernel));

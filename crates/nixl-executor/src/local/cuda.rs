@@ -1,4 +1,4 @@
-//! The driver's GPUs.
+//! The GPU back end over the CUDA driver.
 #![allow(unsafe_code, reason = "queues copies and kernels by address")]
 
 use std::any::Any;
@@ -17,8 +17,10 @@ use nixl_device::cuda::{
 use nixl_device::{Device, DeviceKind};
 
 use super::block_copy::{BlockCopy, CopyOp};
-use super::engine::{Buffer, Gpus, Lane, Mark, SharedHandle, StreamHandle};
-use super::strategy::Abilities;
+use super::gpu_backend::{
+    GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
+};
+use super::strategy::GpuCapabilities;
 use super::table::{table_len, width, write_table};
 use super::{GpuError, MemoryKind};
 
@@ -37,7 +39,7 @@ const ENTRIES: [(u32, &str); 5] = [
 /// the contexts and the kernel, which take some hundred milliseconds.
 #[derive(Debug)]
 pub struct CudaGpus {
-    abilities: Abilities,
+    capabilities: GpuCapabilities,
     gpus: Vec<Arc<Gpu>>,
 }
 
@@ -84,13 +86,13 @@ impl CudaGpus {
                 peers.push(pair);
             }
         }
-        let abilities = Abilities {
+        let capabilities = GpuCapabilities {
             gpus: gpus.len() as u32,
             batch: gpus.iter().all(|gpu| gpu.context.has_batch_copy()),
             kernel: gpus.iter().all(|gpu| !gpu.entries.is_empty()),
             peers,
         };
-        Ok(Self { abilities, gpus })
+        Ok(Self { capabilities, gpus })
     }
 
     fn gpu(&self, ordinal: u32) -> Result<&Arc<Gpu>, GpuError> {
@@ -137,9 +139,9 @@ impl Gpu {
 // maps for all contexts (unified addressing, `PORTABLE` registration). Memory comes from the driver's allocations, held by
 // the buffers, which give it back to a pool or the driver when they are dropped. `ImportedMemory::open` checks the length
 // in the handle against the driver's own. Marks of streams are events recorded there.
-unsafe impl Gpus for CudaGpus {
-    fn abilities(&self) -> &Abilities {
-        &self.abilities
+unsafe impl GpuBackend for CudaGpus {
+    fn capabilities(&self) -> &GpuCapabilities {
+        &self.capabilities
     }
 
     fn memory_kind(&self, device: Device, address: u64) -> MemoryKind {
@@ -153,17 +155,21 @@ unsafe impl Gpus for CudaGpus {
         }
     }
 
-    fn lane(&self, gpu: u32) -> Result<Box<dyn Lane>, GpuError> {
+    fn create_stream(&self, gpu: u32) -> Result<Box<dyn GpuStream>, GpuError> {
         let gpu = self.gpu(gpu)?;
         let pooled = lock(&gpu.streams).pop();
         let stream = match pooled {
             Some(stream) => stream,
             None => Stream::new(&gpu.context).map_err(driver)?,
         };
-        Ok(Box::new(CudaLane { gpu: Arc::clone(gpu), stream: Some(stream), tables: Vec::new() }))
+        Ok(Box::new(CudaGpuStream {
+            gpu: Arc::clone(gpu),
+            stream: Some(stream),
+            tables: Vec::new(),
+        }))
     }
 
-    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Ok(Box::new(self.gpu(gpu)?.pinned.allocate(len).map_err(memory)?))
     }
 
@@ -174,7 +180,7 @@ unsafe impl Gpus for CudaGpus {
         Region::try_from(pinned).map_err(refused)
     }
 
-    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Ok(Box::new(self.gpu(gpu)?.scratch.allocate(len).map_err(memory)?))
     }
 
@@ -183,15 +189,19 @@ unsafe impl Gpus for CudaGpus {
         region.is_made_of::<DeviceMemory>()
     }
 
-    fn mark_stream(&self, gpu: u32, stream: StreamHandle) -> Result<Box<dyn Mark>, GpuError> {
+    fn record_event_on(
+        &self,
+        gpu: u32,
+        stream: StreamHandle,
+    ) -> Result<Box<dyn GpuEvent>, GpuError> {
         let gpu = self.gpu(gpu)?;
         let event = gpu.event()?;
-        // SAFETY: whoever made the handle vouched for the stream.
-        unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(foreign)?;
-        Ok(Box::new(CudaMark { gpu: Arc::clone(gpu), event: Some(event) }))
+        // SAFETY: the caller of `StreamHandle::from_raw` vouched for the stream.
+        unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(foreign_stream)?;
+        Ok(Box::new(CudaGpuEvent { gpu: Arc::clone(gpu), event: Some(event) }))
     }
 
-    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
+    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let context = &self.gpu(0)?.context;
         let start = NonNull::new(region.address() as *mut u8);
         let start =
@@ -210,42 +220,42 @@ unsafe impl Gpus for CudaGpus {
         Ok((handle.to_bytes(), offset))
     }
 
-    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
+    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let handle = IpcMemoryHandle::from_bytes(handle);
         Ok(Box::new(ImportedMemory::open(&self.gpu(gpu)?.context, &handle).map_err(memory)?))
     }
 }
 
 // SAFETY: the mapping stays where it is until it is closed, by dropping this.
-unsafe impl Buffer for ImportedMemory {
+unsafe impl TransferBuffer for ImportedMemory {
     fn address(&self) -> u64 {
         self.address()
     }
 }
 
 // SAFETY: the registration holds its region, whose memory does not move.
-unsafe impl Buffer for HostRegistration<Region> {
+unsafe impl TransferBuffer for HostRegistration<Region> {
     fn address(&self) -> u64 {
         self.address()
     }
 }
 
 // SAFETY: the allocation stays where it is until this is dropped.
-unsafe impl Buffer for PinnedMemory {
+unsafe impl TransferBuffer for PinnedMemory {
     fn address(&self) -> u64 {
         self.address()
     }
 }
 
 // SAFETY: the allocation stays where it is until this is dropped.
-unsafe impl Buffer for DeviceMemory {
+unsafe impl TransferBuffer for DeviceMemory {
     fn address(&self) -> u64 {
         self.address()
     }
 }
 
-/// A stream from the pool, which takes it back when this is dropped: after its work, as [`Lane::copies`] demands.
-struct CudaLane {
+/// A stream from the pool, which takes it back when this is dropped: after its work, as [`GpuStream::memcpy_async`] demands.
+struct CudaGpuStream {
     gpu: Arc<Gpu>,
     /// `Some` until dropped.
     stream: Option<Stream>,
@@ -253,7 +263,7 @@ struct CudaLane {
     tables: Vec<PinnedMemory>,
 }
 
-impl CudaLane {
+impl CudaGpuStream {
     fn own(&self) -> Result<&Stream, GpuError> {
         self.stream.as_ref().ok_or_else(|| GpuError::Unsupported {
             reason: "the lane has been given back".to_owned(),
@@ -262,27 +272,27 @@ impl CudaLane {
 }
 
 // SAFETY: everything is queued on one stream of the driver's, which runs it in order: copies between the ranges of `ops`, and
-// the kernel, which copies what its table says (`table.rs`, and `kernels/README.md`). A mark is an event recorded on the
+// the kernel, which copies what its table says (`table.rs`, and `kernels/README.md`). An event is recorded on the
 // stream; the driver refuses one only for a context that is lost, whose work it has ended. Waiting is `cuStreamWaitEvent`.
-unsafe impl Lane for CudaLane {
-    unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+unsafe impl GpuStream for CudaGpuStream {
+    unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         let stream = self.own()?;
         for op in ops {
-            // SAFETY: the caller vouches for both ranges until a later mark is reached.
+            // SAFETY: the caller vouches for both ranges until a later event is complete.
             unsafe { stream.copy_async(op.dst, op.src, op.len as usize) }.map_err(driver)?;
         }
         Ok(())
     }
 
-    unsafe fn batch(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+    unsafe fn memcpy_batch_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         let dsts: Vec<_> = ops.iter().map(|op| op.dst).collect();
         let srcs: Vec<_> = ops.iter().map(|op| op.src).collect();
         let lens: Vec<_> = ops.iter().map(|op| op.len as usize).collect();
-        // SAFETY: the caller vouches for all ranges until a later mark is reached; plans have no overlapping targets.
+        // SAFETY: the caller vouches for all ranges until a later event is complete; plans have no overlapping targets.
         unsafe { self.own()?.copy_batch_async(&dsts, &srcs, &lens) }.map_err(driver)
     }
 
-    unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
+    unsafe fn launch_copy_kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
         let width = width(copy);
         let entry = self.gpu.entries.iter().find(|(w, _)| *w == width);
         let Some((_, function)) = entry else {
@@ -297,51 +307,51 @@ unsafe impl Lane for CudaLane {
         let host = is_pinned(copy.src.block(0)) || is_pinned(copy.dst.block(0));
         let grid = grid(host, copy.bytes(), self.gpu.multiprocessors);
         let mut parameters = [ptr::from_mut(&mut parameter).cast::<c_void>()];
-        // SAFETY: the entries take one such parameter by value. The caller vouches for all ranges until a later mark
-        // is reached; the table lies in pinned memory that this lane keeps until then, and the module is the GPU's.
+        // SAFETY: the entries take one such parameter by value. The caller vouches for all ranges until a later event
+        // is reached; the table lies in pinned memory that this stream keeps until then, and the module is the GPU's.
         unsafe { function.launch([grid, 1, 1], [THREADS, 1, 1], 0, &mut parameters, self.own()?) }
             .map_err(driver)?;
         self.tables.push(table);
         Ok(())
     }
 
-    unsafe fn stream(&self) -> Result<StreamHandle, GpuError> {
-        // SAFETY: the stream is of the primary context of this lane's GPU, and the caller uses the handle only as long
-        // as the lane keeps the stream.
+    unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError> {
+        // SAFETY: the stream is of the primary context of this stream's GPU, and the caller uses the handle only as long
+        // as the stream keeps the stream.
         Ok(unsafe { StreamHandle::from_raw(self.own()?.as_raw()) })
     }
 
-    fn after(&mut self, stream: StreamHandle) -> Result<(), GpuError> {
+    fn wait_stream(&mut self, stream: StreamHandle) -> Result<(), GpuError> {
         let event = self.gpu.event()?;
-        // SAFETY: whoever made the handle vouched for the stream.
-        unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(foreign)?;
+        // SAFETY: the caller of `StreamHandle::from_raw` vouched for the stream.
+        unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(foreign_stream)?;
         self.own()?.wait(&event).map_err(driver)?;
         lock(&self.gpu.events).push(event);
         Ok(())
     }
 
-    fn wait_for(&mut self, mark: &dyn Mark) -> Result<(), GpuError> {
-        let mark = (mark as &dyn Any).downcast_ref::<CudaMark>();
+    fn wait_event(&mut self, event: &dyn GpuEvent) -> Result<(), GpuError> {
+        let event = (event as &dyn Any).downcast_ref::<CudaGpuEvent>();
         let others =
             || GpuError::Unsupported { reason: "the mark is of no CUDA stream".to_owned() };
-        match &mark.ok_or_else(others)?.event {
+        match &event.ok_or_else(others)?.event {
             Some(event) => self.own()?.wait(event).map_err(driver),
             None => Ok(()),
         }
     }
 
-    fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {
+    fn record_event(&mut self) -> Result<Box<dyn GpuEvent>, GpuError> {
         let event = self.gpu.event()?;
         event.record(self.own()?).map_err(driver)?;
-        Ok(Box::new(CudaMark { gpu: Arc::clone(&self.gpu), event: Some(event) }))
+        Ok(Box::new(CudaGpuEvent { gpu: Arc::clone(&self.gpu), event: Some(event) }))
     }
 
-    fn wake(&mut self, waker: Waker) -> Result<(), GpuError> {
+    fn on_complete(&mut self, waker: Waker) -> Result<(), GpuError> {
         self.own()?.host_callback(Box::new(move |_| waker.wake())).map_err(driver)
     }
 }
 
-impl Drop for CudaLane {
+impl Drop for CudaGpuStream {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
             lock(&self.gpu.streams).push(stream);
@@ -349,7 +359,7 @@ impl Drop for CudaLane {
     }
 }
 
-struct CudaMark {
+struct CudaGpuEvent {
     gpu: Arc<Gpu>,
     /// `Some` until dropped.
     event: Option<Event>,
@@ -358,8 +368,8 @@ struct CudaMark {
 // SAFETY: `cuEventQuery` says that the event is complete only when all work captured by it is, with its writes visible to the
 // host. An error other than "not ready" is of a context that is lost, whose work the driver has ended; but for the one below,
 // which says nothing of the work and is none here.
-unsafe impl Mark for CudaMark {
-    fn reached(&self) -> Result<bool, GpuError> {
+unsafe impl GpuEvent for CudaGpuEvent {
+    fn is_complete(&self) -> Result<bool, GpuError> {
         /// `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED`: a capture by another thread forbids the question for now.
         const FORBIDDEN_NOW: i32 = 900;
         let Some(event) = &self.event else { return Ok(true) };
@@ -370,7 +380,7 @@ unsafe impl Mark for CudaMark {
     }
 }
 
-impl Drop for CudaMark {
+impl Drop for CudaGpuEvent {
     fn drop(&mut self) {
         if let Some(event) = self.event.take() {
             lock(&self.gpu.events).push(event);
@@ -399,7 +409,7 @@ fn driver(error: CudaError) -> GpuError {
     }
 }
 
-fn foreign(error: ForeignStreamError) -> GpuError {
+fn foreign_stream(error: ForeignStreamError) -> GpuError {
     match error {
         ForeignStreamError::Cuda(error) => driver(error),
         capturing => GpuError::StreamCapturing { reason: capturing.to_string() },

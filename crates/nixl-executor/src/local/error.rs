@@ -1,4 +1,4 @@
-//! Why blocks cannot be copied.
+//! Errors of block copies.
 
 use std::borrow::Cow;
 
@@ -87,7 +87,7 @@ pub enum BlockError {
 }
 
 impl BlockError {
-    /// What to do about it, from whatever depth it comes.
+    /// The remedy, found at any depth of the chain of sources.
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {

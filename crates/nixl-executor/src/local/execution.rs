@@ -1,4 +1,4 @@
-//! Carrying a plan out.
+//! The execution of a copy plan.
 #![allow(unsafe_code, reason = "queues copies by address")]
 
 use std::io;
@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use nixl_descriptor::Pending;
-use nixl_ops::{Clock, Execution, Gate, PathKind, PathReport, Rejected, TransportError};
+use nixl_descriptor::Dependency;
+use nixl_ops::{Clock, Execution, PathKind, PathReport, Rejected, TransportError, WaitFor};
 
-use super::engine::{Buffer, Gpus, Lane, Mark};
-use super::host_copy::{self, CopyPool, Copying, Target, Work};
+use super::gpu_backend::{GpuBackend, GpuEvent, GpuStream, TransferBuffer};
+use super::host_copy::{self, CacheHint, CopyPool, Copying, Work};
 use super::packed;
 use super::plan::Plan;
 use super::progress::Reporter;
 use super::ring::Ring;
-use super::rings::{RingTransfer, Rings};
+use super::ring_driver::{RingDriver, RingTransfer};
 use super::stream_point::{is_of_streams, order};
 use super::{GpuError, MemoryKind, Strategy, StreamHandle};
 
@@ -24,24 +24,24 @@ use super::{GpuError, MemoryKind, Strategy, StreamHandle};
 /// [`abandon`](Execution::abandon) has not returned `true`.
 pub(crate) struct PlanExecution {
     plan: Plan,
-    gpus: Arc<dyn Gpus>,
-    threads: Threads,
+    gpus: Arc<dyn GpuBackend>,
+    threads: CopyWorkers,
     waker: Waker,
     after: Option<StreamHandle>,
     /// Work on the memory that must be done first.
-    pending: Vec<Arc<dyn Pending>>,
+    pending: Vec<Arc<dyn Dependency>>,
     reporter: Option<Arc<Reporter>>,
     state: State,
 }
 
 /// The threads of an executor that work for its transfers.
 #[derive(Clone)]
-pub(crate) struct Threads {
+pub(crate) struct CopyWorkers {
     pool: Arc<CopyPool>,
-    rings: Arc<Rings>,
+    rings: Arc<RingDriver>,
 }
 
-impl Threads {
+impl CopyWorkers {
     /// Threads that copy host memory, unless there are fewer cores. Eight reach three times what one does (36 against
     /// 12 GB/s on a 32-core host).
     const COPYING: usize = 8;
@@ -49,7 +49,7 @@ impl Threads {
     pub(crate) fn new(clock: &Arc<dyn Clock>) -> io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = CopyPool::new(Self::COPYING.min(cores), Arc::clone(clock))?;
-        let rings = Rings::new(Arc::clone(clock))?;
+        let rings = RingDriver::new(Arc::clone(clock))?;
         Ok(Self { pool: Arc::new(pool), rings: Arc::new(rings) })
     }
 }
@@ -57,20 +57,20 @@ impl Threads {
 enum State {
     Planned,
     Host(Copying),
-    /// Work is queued on a GPU; lanes and scratch memory go back when it is done.
+    /// Work is queued on a GPU; streams and scratch memory go back when it is done.
     Queued {
-        mark: Box<dyn Mark>,
-        _lane: Box<dyn Lane>,
-        _last: Option<Box<dyn Lane>>,
-        _scratch: Option<Box<dyn Buffer>>,
+        event: Box<dyn GpuEvent>,
+        _gpu_stream: Box<dyn GpuStream>,
+        _last: Option<Box<dyn GpuStream>>,
+        _scratch: Option<Box<dyn TransferBuffer>>,
     },
-    /// Not all of the work could be queued. What was, behind work of somebody else's perhaps, is waited for all the same.
+    /// Not all of the work could be queued. What was queued, possibly behind work of another transfer, is still waited for.
     Failing {
         error: GpuError,
-        marks: Vec<Box<dyn Mark>>,
-        _lane: Box<dyn Lane>,
-        _last: Option<Box<dyn Lane>>,
-        _scratch: Option<Box<dyn Buffer>>,
+        events: Vec<Box<dyn GpuEvent>>,
+        _gpu_stream: Box<dyn GpuStream>,
+        _last: Option<Box<dyn GpuStream>>,
+        _scratch: Option<Box<dyn TransferBuffer>>,
     },
     Ring(RingTransfer),
     Ended,
@@ -81,7 +81,7 @@ impl PlanExecution {
     /// not. Two threads were no faster up to this (16 and 36 to 69 us), and slower if they had to be woken (51 to 94 us); from
     /// 1 MiB on they are.
     const INLINE: u64 = 512 * 1024;
-    /// What is expected to end within this wakes nobody by a callback, whose thread contends with whoever asks for the end
+    /// Work that is expected to end within this has no wake-up callback, whose thread contends with the thread that polls for the end
     /// and costs it 15 to 20 us: waiters are woken shortly before the expected end and look closely, and what takes
     /// longer than expected is found by the driver within a sixteenth of the time waited. Estimates of longer ones may be
     /// off by more than that close look, so a callback tells of their end at once.
@@ -89,8 +89,8 @@ impl PlanExecution {
 
     pub(crate) fn new(
         plan: Plan,
-        gpus: Arc<dyn Gpus>,
-        threads: Threads,
+        gpus: Arc<dyn GpuBackend>,
+        threads: CopyWorkers,
         waker: Waker,
         after: Option<StreamHandle>,
         reporter: Option<Arc<Reporter>>,
@@ -100,7 +100,7 @@ impl PlanExecution {
     }
 
     /// Begins after this work.
-    pub(crate) fn pending(mut self, pending: &[Arc<dyn Pending>]) -> Self {
+    pub(crate) fn pending(mut self, pending: &[Arc<dyn Dependency>]) -> Self {
         self.pending = pending.to_vec();
         self
     }
@@ -113,7 +113,7 @@ impl PlanExecution {
         );
         match on_a_lane && is_of_streams(&self.pending) {
             true => Ok(true),
-            false => Gate::is_open(&self.pending),
+            false => WaitFor::is_open(&self.pending),
         }
     }
 
@@ -122,26 +122,26 @@ impl PlanExecution {
         match self.plan.strategy {
             Strategy::Memcpy if self.plan.bytes <= Self::INLINE => {
                 for op in self.plan.blocks.ops() {
-                    // SAFETY: the operation leases both ranges. `Gpus::memory_kind` said of both that the processor
+                    // SAFETY: the operation leases both ranges. `GpuBackend::memory_kind` said of both that the processor
                     // reaches them, else the strategy had been turned down.
-                    unsafe { host_copy::copy(op, Target::Cached) };
+                    unsafe { host_copy::copy(op, CacheHint::Cached) };
                 }
                 Ok(State::Ended)
             }
             Strategy::Memcpy => {
                 let work = Work {
                     ops: &self.plan.ops(),
-                    target: Target::of(self.plan.bytes),
+                    target: CacheHint::of(self.plan.bytes),
                     waker: Some(self.waker.clone()),
                     reporter: self.reporter.clone(),
                 };
-                // SAFETY: the operation leases both ranges until the copies are done. `Gpus::memory_kind` said of both that
+                // SAFETY: the operation leases both ranges until the copies are done. `GpuBackend::memory_kind` said of both that
                 // the processor reaches them, else the strategy had been turned down.
                 Ok(State::Host(unsafe { self.threads.pool.start(work) }))
             }
             Strategy::PinnedRing | Strategy::ThroughPinned => {
                 let (pool, reporter) = (Arc::clone(&self.threads.pool), self.reporter.clone());
-                let ops = (&*self.plan.ops(), &self.plan.blocks.seams);
+                let ops = (&*self.plan.ops(), &self.plan.blocks.boundaries);
                 let ring = Ring::new(&*self.gpus, (src, dst), ops, pool, reporter, self.after)?;
                 // SAFETY: the operation leases the ranges of all copies until this is ready, and if this is dropped
                 // before, they are leaked.
@@ -154,7 +154,7 @@ impl PlanExecution {
         }
     }
 
-    /// Queues the whole plan on one lane, or on two where the second ends last.
+    /// Queues the whole plan on one stream, or on two where the second ends last.
     fn queue(&mut self) -> Result<State, GpuError> {
         let gpu = match (self.plan.copier, self.plan.src, self.plan.dst) {
             (Some(gpu), ..) | (_, MemoryKind::Gpu(gpu), _) | (.., MemoryKind::Gpu(gpu)) => gpu,
@@ -165,51 +165,54 @@ impl PlanExecution {
             }
         };
         let plan = &self.plan;
-        let mut lane = self.gpus.lane(gpu)?;
+        let mut gpu_stream = self.gpus.create_stream(gpu)?;
         let (mut last, mut scratch) = (None, None);
         if plan.strategy == Strategy::PackedCopy {
-            last = Some(self.gpus.lane(gpu)?);
+            last = Some(self.gpus.create_stream(gpu)?);
             scratch = Some(self.gpus.scratch(gpu, plan.bytes as usize)?);
         }
         let ordered = match self.after {
-            Some(stream) => lane.after(stream),
+            Some(stream) => gpu_stream.wait_stream(stream),
             None => Ok(()),
         };
-        let ordered = ordered.and_then(|()| order(&mut *lane, &self.pending));
+        let ordered = ordered.and_then(|()| order(&mut *gpu_stream, &self.pending));
         // SAFETY (of all calls below): the operation leases both ranges of every copy until this execution has seen
-        // the mark, or the GPU is lost. The GPU reaches both: `Gpus::memory_kind` said what they are, for each part, and
+        // the event, or the GPU is lost. The GPU reaches both: `GpuBackend::memory_kind` said what they are, for each part, and
         // `Strategy::check` turns down what a GPU cannot reach. Scratch memory is this transfer's own, as long as the copies.
-        // Lanes and scratch memory are kept with the marks, and leaked if this is dropped before.
+        // StreamPair and scratch memory are kept with the events, and leaked if this is dropped before.
         let queued = ordered.and_then(|()| match (plan.strategy, &mut last, &scratch) {
             (Strategy::PackedCopy, Some(last), Some(scratch)) => {
-                let lanes = packed::Lanes { first: &mut *lane, last: &mut **last };
+                let gpu_streams = packed::StreamPair { first: &mut *gpu_stream, last: &mut **last };
                 let packing = matches!(plan.src, MemoryKind::Gpu(_));
                 // SAFETY: above.
-                unsafe { packed::queue(lanes, &plan.blocks, scratch.address(), packing) }
+                unsafe { packed::queue(gpu_streams, &plan.blocks, scratch.address(), packing) }
             }
             // SAFETY: above.
-            (Strategy::Batch, ..) => unsafe { lane.batch(&plan.ops()) },
+            (Strategy::Batch, ..) => unsafe { gpu_stream.memcpy_batch_async(&plan.ops()) },
             // SAFETY: above.
-            (Strategy::Kernel, ..) => unsafe { lane.kernel(&plan.blocks) },
+            (Strategy::Kernel, ..) => unsafe { gpu_stream.launch_copy_kernel(&plan.blocks) },
             // SAFETY: above.
-            _ => unsafe { lane.copies(&plan.ops()) },
+            _ => unsafe { gpu_stream.memcpy_async(&plan.ops()) },
         });
         let marked = queued.and_then(|()| {
-            let end = last.as_mut().unwrap_or(&mut lane);
-            let mark = end.mark()?;
+            let end = last.as_mut().unwrap_or(&mut gpu_stream);
+            let event = end.record_event()?;
             if plan.estimate > Self::POLLED {
-                end.wake(self.waker.clone())?;
+                end.on_complete(self.waker.clone())?;
             }
-            Ok(mark)
+            Ok(event)
         });
         match marked {
-            Ok(mark) => Ok(State::Queued { mark, _lane: lane, _last: last, _scratch: scratch }),
+            Ok(event) => {
+                Ok(State::Queued { event, _gpu_stream: gpu_stream, _last: last, _scratch: scratch })
+            }
             Err(error) => {
-                // A lane that takes no mark has lost its GPU, and nothing is under way on it.
-                let lanes = [Some(&mut lane), last.as_mut()].into_iter().flatten();
-                let marks = lanes.filter_map(|lane| lane.mark().ok()).collect();
-                let (_lane, _last, _scratch) = (lane, last, scratch);
-                Ok(State::Failing { error, marks, _lane, _last, _scratch })
+                // A stream that records no event has lost its GPU, and nothing is in flight on it.
+                let gpu_streams = [Some(&mut gpu_stream), last.as_mut()].into_iter().flatten();
+                let events =
+                    gpu_streams.filter_map(|gpu_stream| gpu_stream.record_event().ok()).collect();
+                let (_gpu_stream, _last, _scratch) = (gpu_stream, last, scratch);
+                Ok(State::Failing { error, events, _gpu_stream, _last, _scratch })
             }
         }
     }
@@ -228,11 +231,11 @@ impl PlanExecution {
             State::Planned => return Poll::Pending,
             State::Ended => Ok(true),
             State::Host(copying) => Ok(copying.is_done()),
-            State::Queued { mark, .. } => mark.reached(),
-            State::Failing { error, marks, .. } => {
+            State::Queued { event, .. } => event.is_complete(),
+            State::Failing { error, events, .. } => {
                 // One that cannot be asked any more is of a GPU that is lost.
-                marks.retain(|mark| matches!(mark.reached(), Ok(false)));
-                if marks.is_empty() { Err(error.clone()) } else { Ok(false) }
+                events.retain(|event| matches!(event.is_complete(), Ok(false)));
+                if events.is_empty() { Err(error.clone()) } else { Ok(false) }
             }
             State::Ring(ring) => match ring.poll() {
                 Poll::Pending => Ok(false),

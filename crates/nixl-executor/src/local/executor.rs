@@ -1,4 +1,4 @@
-//! One call that moves any set of blocks between memories of this process.
+//! The block executor: moves any set of blocks between memories of this process with one call.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,8 +14,8 @@ use nixl_ops::{
 
 use super::block_plan::{BlockPlan, Inputs};
 use super::costs::Costs;
-use super::engine::{Gpus, StreamHandle};
-use super::execution::{PlanExecution, Threads};
+use super::execution::{CopyWorkers, PlanExecution};
+use super::gpu_backend::{GpuBackend, StreamHandle};
 use super::groups::Groups;
 use super::plan::Plan;
 use super::progress::{Progress, ProgressCallback, Reporter};
@@ -91,8 +91,8 @@ pub struct BlockExecutor {
 }
 
 struct Shared {
-    gpus: Arc<dyn Gpus>,
-    threads: Threads,
+    gpus: Arc<dyn GpuBackend>,
+    threads: CopyWorkers,
     driver: Arc<Driver>,
     costs: Costs,
 }
@@ -106,13 +106,13 @@ impl BlockExecutor {
     /// # Errors
     ///
     /// [`BlockError::Thread`].
-    pub fn new(gpus: Arc<dyn Gpus>, costs: Costs) -> Result<Self, BlockError> {
+    pub fn new(gpus: Arc<dyn GpuBackend>, costs: Costs) -> Result<Self, BlockError> {
         let thread = |e: std::io::Error| BlockError::Thread { reason: e.to_string() };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let threads = Threads::new(&clock).map_err(thread)?;
+        let threads = CopyWorkers::new(&clock).map_err(thread)?;
         let mut config = DriverConfig::default();
         config.max_in_flight = Self::MAX_IN_FLIGHT;
-        // Submitting never blocks, whatever the size.
+        // Submitting never blocks, for any size.
         config.inline_bytes = u64::MAX;
         // Some MiB over PCIe, 64 over NVLink, end within this: their waiter looks on, in parts of 50 us between which its
         // neighbours have their turn. The waiter of a longer one looks again when the end is near.

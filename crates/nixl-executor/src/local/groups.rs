@@ -1,4 +1,4 @@
-//! Carrying out a plan of several groups, side by side.
+//! Concurrent execution of a plan of several groups.
 
 use std::borrow::Cow;
 use std::task::Poll;

@@ -1,4 +1,4 @@
-//! Copying by the processor, on several threads when there is much.
+//! Host memory copies by the processor, on several threads for large ones.
 #![allow(unsafe_code, reason = "copies by address")]
 
 use std::collections::VecDeque;
@@ -36,24 +36,24 @@ struct Shared {
 /// What is to be copied.
 pub(crate) struct Work<'a> {
     pub(crate) ops: &'a [CopyOp],
-    pub(crate) target: Target,
+    pub(crate) target: CacheHint,
     /// Woken when all is copied.
     pub(crate) waker: Option<Waker>,
     /// Told of every few MiB, and of the rest before the copies count as done.
     pub(crate) reporter: Option<Arc<Reporter>>,
 }
 
-/// Where the bytes had best be afterwards.
+/// The cache hint for a copy's destination.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Target {
+pub(crate) enum CacheHint {
     /// In the caches too: they are read soon.
     Cached,
     /// In memory only.
     Memory,
 }
 
-impl Target {
-    /// Host to host, this many bytes stay in a cache for whoever uses them next; more would only push each other out (16 MiB:
+impl CacheHint {
+    /// Host to host, this many bytes stay in a cache for the next user; more would evict each other (16 MiB:
     /// 21 GB/s past the caches, 9 through them).
     const CACHED: u64 = 4 * 1024 * 1024;
 
@@ -66,7 +66,7 @@ impl Target {
 /// Copies that are awaited together. Threads take piece by piece.
 struct Group {
     ops: Vec<CopyOp>,
-    target: Target,
+    target: CacheHint,
     waker: Option<Waker>,
     reporter: Option<Arc<Reporter>>,
     pieces: Vec<Range<usize>>,
@@ -90,7 +90,7 @@ impl CopyPool {
     /// Bytes that one thread takes at a time: some 10 to 30 us, so that threads share even the smallest slots of a ring.
     const PIECE: u64 = 128 * 1024;
     /// How long a thread without work looks for more before it sleeps: waking one takes some 50 us in a virtual machine.
-    const LINGER: Duration = Duration::from_micros(200);
+    const SPIN_FOR_WORK: Duration = Duration::from_micros(200);
 
     pub(crate) fn new(threads: usize, clock: Arc<dyn Clock>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
@@ -115,7 +115,7 @@ impl CopyPool {
     ///
     /// # Safety
     ///
-    /// All ranges are host memory, no target overlaps its source, nobody writes what is read or touches what is written,
+    /// All ranges are host memory, no target overlaps its source, nothing writes what is read or touches what is written,
     /// and all of it stays so until [`Copying::is_done`].
     pub(crate) unsafe fn start(&self, work: Work<'_>) -> Copying {
         let (ops, pieces) = share(work.ops, Self::PIECE);
@@ -136,7 +136,7 @@ impl CopyPool {
             queue.push_back(Arc::clone(&group));
             self.shared.waiting.store(queue.len(), Ordering::SeqCst);
             drop(queue);
-            self.shared.rouse(count);
+            self.shared.wake(count);
         } else if let Some(waker) = &group.waker {
             waker.wake_by_ref();
         }
@@ -144,15 +144,15 @@ impl CopyPool {
     }
 
     /// Wakes the threads, for work that comes soon.
-    pub(crate) fn rouse(&self) {
-        self.shared.rouse(usize::MAX);
+    pub(crate) fn wake(&self) {
+        self.shared.wake(usize::MAX);
     }
 }
 
 impl Shared {
     /// Wakes up to `count` of those that sleep.
-    fn rouse(&self, count: usize) {
-        self.workers.iter().filter(|worker| worker.rouse()).take(count).for_each(drop);
+    fn wake(&self, count: usize) {
+        self.workers.iter().filter(|worker| worker.wake()).take(count).for_each(drop);
     }
 
     fn work(&self, index: usize) {
@@ -162,7 +162,7 @@ impl Shared {
             while let Some(group) = self.first() {
                 group.copy();
             }
-            if self.linger() {
+            if self.spin_for_work() {
                 continue;
             }
             let is_waiting = || self.waiting.load(Ordering::SeqCst) > 0;
@@ -175,8 +175,8 @@ impl Shared {
     }
 
     /// Looks for work for a while. Returns whether there is any.
-    fn linger(&self) -> bool {
-        let until = self.clock.now().saturating_add(CopyPool::LINGER);
+    fn spin_for_work(&self) -> bool {
+        let until = self.clock.now().saturating_add(CopyPool::SPIN_FOR_WORK);
         // A clock may stand still.
         for _ in 0..10_000 {
             for _ in 0..16 {
@@ -220,7 +220,7 @@ impl Group {
         while let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let mut bytes = 0;
             for op in self.ops.get(piece.clone()).unwrap_or_default() {
-                // SAFETY: whoever started the group vouched for its ranges until it is done.
+                // SAFETY: the caller of `start` vouched for the ranges until the group is done.
                 unsafe { copy(*op, self.target) };
                 bytes += op.len;
             }
@@ -252,7 +252,7 @@ impl Group {
 impl Drop for CopyPool {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::SeqCst);
-        self.shared.rouse(usize::MAX);
+        self.shared.wake(usize::MAX);
     }
 }
 
@@ -260,11 +260,11 @@ impl Drop for CopyPool {
 ///
 /// # Safety
 ///
-/// Both ranges are host memory, they do not overlap, and nobody else writes the source or touches the target meanwhile.
-pub(crate) unsafe fn copy(op: CopyOp, target: Target) {
+/// Both ranges are host memory, they do not overlap, and nothing else writes the source or touches the target meanwhile.
+pub(crate) unsafe fn copy(op: CopyOp, target: CacheHint) {
     /// Shorter ones are hardly faster past the caches.
     const STREAMED: u64 = 64 * 1024;
-    if target == Target::Memory && op.len >= STREAMED {
+    if target == CacheHint::Memory && op.len >= STREAMED {
         // SAFETY: the caller vouches for both ranges.
         return unsafe { copy_streaming(op) };
     }
@@ -318,7 +318,7 @@ mod tests {
         CopyPool::new(threads, Arc::new(SystemClock::new())).unwrap()
     }
 
-    fn work(ops: &[CopyOp], target: Target) -> Work<'_> {
+    fn work(ops: &[CopyOp], target: CacheHint) -> Work<'_> {
         Work { ops, target, waker: None, reporter: None }
     }
 
@@ -378,7 +378,7 @@ mod tests {
     fn a_pool_copies_everything() {
         let pool = pool(3);
         let src = pattern(3_000_000);
-        for target in [Target::Cached, Target::Memory] {
+        for target in [CacheHint::Cached, CacheHint::Memory] {
             let mut dst = vec![0u8; src.len()];
             let ops = [op(&src, &mut dst)];
             // SAFETY: both vectors live, untouched, until the wait is over.
@@ -391,7 +391,7 @@ mod tests {
     /// Groups from several threads at once, with pauses in which the threads go to sleep, and a pool that is dropped
     /// while it copies.
     #[test]
-    fn whoever_starts_copies_sees_them_end() {
+    fn each_caller_sees_its_copies_end() {
         let pool = pool(2);
         let mut targets: Vec<Vec<u8>> = vec![vec![0; 400_000]; 4];
         let src = pattern(400_000);
@@ -404,14 +404,14 @@ mod tests {
                         let ops = [op(src, dst)];
                         for round in 0..20 {
                             // SAFETY: both vectors live, untouched, until all copies are seen to end, below.
-                            let copying = unsafe { pool.start(work(&ops, Target::Cached)) };
+                            let copying = unsafe { pool.start(work(&ops, CacheHint::Cached)) };
                             wait(&copying);
                             if round % 5 == 0 {
                                 thread::sleep(Duration::from_micros(500));
                             }
                         }
                         // SAFETY: as above.
-                        unsafe { pool.start(work(&ops, Target::Cached)) }
+                        unsafe { pool.start(work(&ops, CacheHint::Cached)) }
                     })
                 })
                 .collect();
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn nothing_to_copy_is_done_at_once() {
         // SAFETY: there are no ranges.
-        assert!(unsafe { pool(1).start(work(&[], Target::Cached)) }.is_done());
+        assert!(unsafe { pool(1).start(work(&[], CacheHint::Cached)) }.is_done());
     }
 
     #[test]
@@ -439,7 +439,7 @@ mod tests {
         let mut dst = vec![0; src.len()];
         let reporter = Some(Arc::new(Reporter::new(callback, src.len() as u64)));
         let ops = [op(&src, &mut dst)];
-        let job = Work { reporter, ..work(&ops, Target::Memory) };
+        let job = Work { reporter, ..work(&ops, CacheHint::Memory) };
         // SAFETY: both vectors live, untouched, until the wait is over.
         wait(&unsafe { pool(2).start(job) });
         let seen = seen.lock().unwrap();

@@ -1,26 +1,26 @@
-//! Copies from a list, as operations on descriptors need them.
+//! Copies of a descriptor list's ranges.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use nixl_descriptor::Pending;
+use nixl_descriptor::Dependency;
 use nixl_ops::{Execution, PathReport, TransportError};
 
 use super::block_copy::{BlockCopy, CopyOp};
+use super::boundaries::AllocationBoundaries;
 use super::costs::Costs;
-use super::engine::Gpus;
-use super::execution::{PlanExecution, Threads};
+use super::execution::{CopyWorkers, PlanExecution};
+use super::gpu_backend::GpuBackend;
 use super::plan::Plan;
-use super::seams::Seams;
 use super::{BlockError, MemoryKind, StrategyPolicy};
 
-/// What list copies are made with.
+/// What list copies need: the GPU back end, copy workers, costs and the waker.
 #[derive(Clone)]
-pub(crate) struct Tools {
-    pub(crate) gpus: Arc<dyn Gpus>,
-    pub(crate) threads: Threads,
+pub(crate) struct CopyContext {
+    pub(crate) gpus: Arc<dyn GpuBackend>,
+    pub(crate) threads: CopyWorkers,
     pub(crate) costs: Costs,
     pub(crate) waker: Waker,
 }
@@ -37,28 +37,28 @@ pub(crate) struct ListCopy {
 impl ListCopy {
     /// Prepares to copy `ops`, at least one, whose targets do not overlap. `copier` is the GPU that does it, if that is not
     /// the one of the source or else the destination. They begin once `pending` is done. The allocations that they are in
-    /// begin at the `seams`.
+    /// begin at the `boundaries`.
     pub(crate) fn new(
-        (ops, seams): (&[CopyOp], &Seams),
+        (ops, boundaries): (&[CopyOp], &AllocationBoundaries),
         kinds: (MemoryKind, MemoryKind),
         policy: &StrategyPolicy,
         copier: Option<u32>,
-        pending: &[Arc<dyn Pending>],
-        tools: &Tools,
+        pending: &[Arc<dyn Dependency>],
+        context: &CopyContext,
     ) -> Result<Self, BlockError> {
-        let mut ops = merged(ops, seams);
+        let mut ops = merged(ops, boundaries);
         // Stable: those of one length stay in their order.
         ops.sort_by_key(|op| op.len);
         let mut left = VecDeque::new();
         let mut expected = Duration::ZERO;
         for group in ops.chunk_by(|a, b| a.len == b.len) {
-            let can = tools.gpus.abilities();
-            let blocks = BlockCopy::of_ops(group, seams);
-            let mut plan = Plan::of(blocks, kinds, can, &tools.costs, policy)?;
+            let can = context.gpus.capabilities();
+            let blocks = BlockCopy::of_ops(group, boundaries);
+            let mut plan = Plan::of(blocks, kinds, can, &context.costs, policy)?;
             plan.copier = copier;
             expected += plan.estimate;
-            let (gpus, threads) = (Arc::clone(&tools.gpus), tools.threads.clone());
-            let waker = tools.waker.clone();
+            let (gpus, threads) = (Arc::clone(&context.gpus), context.threads.clone());
+            let waker = context.waker.clone();
             let execution = PlanExecution::new(plan, gpus, threads, waker, None, None);
             left.push_back(execution.pending(pending));
         }
@@ -113,9 +113,9 @@ impl Execution for ListCopy {
 }
 
 /// Joins neighbours that continue each other on both sides.
-fn merged(ops: &[CopyOp], seams: &Seams) -> Vec<CopyOp> {
+fn merged(ops: &[CopyOp], boundaries: &AllocationBoundaries) -> Vec<CopyOp> {
     let mut merged: Vec<CopyOp> = Vec::with_capacity(ops.len());
-    ops.iter().for_each(|op| op.append(&mut merged, seams));
+    ops.iter().for_each(|op| op.append(&mut merged, boundaries));
     merged
 }
 
@@ -127,8 +127,11 @@ mod tests {
     fn neighbours_are_one_copy_unless_an_allocation_begins_between_them() {
         let op = |at: u64, len: u64| CopyOp { src: 1000 + at, dst: 5000 + at, len };
         let ops = [op(0, 10), op(10, 20), op(30, 5), op(40, 2), op(42, 3)];
-        let lens = |seams: &[u64]| -> Vec<u64> {
-            merged(&ops, &Seams::of(seams.iter().copied())).iter().map(|op| op.len).collect()
+        let lens = |boundaries: &[u64]| -> Vec<u64> {
+            merged(&ops, &AllocationBoundaries::of(boundaries.iter().copied()))
+                .iter()
+                .map(|op| op.len)
+                .collect()
         };
         assert_eq!(lens(&[]), [35, 5]);
         assert_eq!(lens(&[1000, 5000, 1040]), [35, 5]);

@@ -1,10 +1,10 @@
-//! The kinds of memory that a copy tells apart.
+//! Kinds of memory, as copies distinguish them.
 
 use std::fmt;
 
 use nixl_descriptor::{Descriptor, DescriptorList};
 
-use super::Gpus;
+use super::GpuBackend;
 
 /// Where bytes are, as far as the way to copy them is concerned.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -26,7 +26,7 @@ impl MemoryKind {
 }
 
 /// The kind of memory of a list that one plan can copy: `None` if it mixes several.
-pub(crate) fn kind_of(list: &DescriptorList, gpus: &dyn Gpus) -> Option<MemoryKind> {
+pub(crate) fn kind_of(list: &DescriptorList, gpus: &dyn GpuBackend) -> Option<MemoryKind> {
     let kind = |d: &Descriptor| gpus.memory_kind(d.device(), d.address());
     let mut kinds = list.as_slice().chunk_by(|a, b| a.region().id() == b.region().id());
     let first = kinds.next().and_then(<[_]>::first).map(kind);

@@ -2,12 +2,13 @@
 
 mod block_copy;
 mod block_plan;
+mod boundaries;
 mod costs;
 mod cuda;
-mod engine;
 mod error;
 mod execution;
 mod executor;
+mod gpu_backend;
 mod groups;
 mod host_copy;
 mod list;
@@ -18,8 +19,7 @@ mod plan;
 mod policy;
 mod progress;
 mod ring;
-mod rings;
-mod seams;
+mod ring_driver;
 mod simulated;
 mod simulated_memory;
 mod strategy;
@@ -29,21 +29,23 @@ mod table;
 
 pub use block_copy::{BlockCopy, BlockSide, CopyOp, Piece};
 pub use block_plan::BlockPlan;
-pub use costs::{Cost, Costs, CostsError, Route};
+pub use costs::{CopyRoute, Cost, Costs, CostsError};
 pub use cuda::CudaGpus;
-pub use engine::{Buffer, Gpus, Lane, Mark, SharedHandle, StreamHandle};
 pub use error::{BlockError, GpuError};
 pub use executor::{BlockExecutor, BlockOptions};
+pub use gpu_backend::{
+    GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
+};
 pub use memory::MemoryKind;
 pub use plan::Plan;
 pub use policy::StrategyPolicy;
 pub use progress::Progress;
 pub use simulated::SimulatedGpus;
-pub use strategy::{Abilities, Strategy};
+pub use strategy::{GpuCapabilities, Strategy};
 pub use stream_point::StreamPoint;
 
-pub(crate) use execution::Threads;
-pub(crate) use list::{ListCopy, Tools};
+pub(crate) use boundaries::{AllocationBoundaries, starts};
+pub(crate) use execution::CopyWorkers;
+pub(crate) use list::{CopyContext, ListCopy};
 pub(crate) use memory::kind_of;
 pub(crate) use no_gpus::NoGpus;
-pub(crate) use seams::{Seams, starts};

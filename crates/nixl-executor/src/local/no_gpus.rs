@@ -1,16 +1,16 @@
-//! A machine without GPUs.
+//! The GPU back end of a machine without GPUs.
 #![allow(unsafe_code, reason = "implements a trait that is trusted with memory")]
 
 use nixl_descriptor::Region;
 use nixl_device::Device;
 
-use super::engine::{Buffer, Gpus, Lane};
-use super::strategy::Abilities;
+use super::gpu_backend::{GpuBackend, GpuStream, TransferBuffer};
+use super::strategy::GpuCapabilities;
 use super::{GpuError, MemoryKind};
 
 /// No GPUs: all memory is the host's, and pageable.
 #[derive(Debug, Default)]
-pub(crate) struct NoGpus(Abilities);
+pub(crate) struct NoGpus(GpuCapabilities);
 
 impl NoGpus {
     fn none<T>(ordinal: u32) -> Result<T, GpuError> {
@@ -18,10 +18,10 @@ impl NoGpus {
     }
 }
 
-// SAFETY: it hands out no memory, lane or mark. Memory of a region on the host is the processor's to reach, and of GPUs that
-// a region may name none is there by `abilities`, so no strategy takes one.
-unsafe impl Gpus for NoGpus {
-    fn abilities(&self) -> &Abilities {
+// SAFETY: it hands out no memory, stream or event. Memory of a region on the host is the processor's to reach, and of GPUs that
+// a region may name none is there by `capabilities`, so no strategy takes one.
+unsafe impl GpuBackend for NoGpus {
+    fn capabilities(&self) -> &GpuCapabilities {
         &self.0
     }
 
@@ -32,11 +32,11 @@ unsafe impl Gpus for NoGpus {
         }
     }
 
-    fn lane(&self, gpu: u32) -> Result<Box<dyn Lane>, GpuError> {
+    fn create_stream(&self, gpu: u32) -> Result<Box<dyn GpuStream>, GpuError> {
         Self::none(gpu)
     }
 
-    fn pinned(&self, gpu: u32, _: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn pinned(&self, gpu: u32, _: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Self::none(gpu)
     }
 
@@ -44,7 +44,7 @@ unsafe impl Gpus for NoGpus {
         Self::none(gpu)
     }
 
-    fn scratch(&self, gpu: u32, _: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn scratch(&self, gpu: u32, _: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Self::none(gpu)
     }
 }

@@ -1,4 +1,4 @@
-//! Through dense scratch memory on the GPU, in slices: a kernel packs the next slice while copies carry the one before, or
+//! Packed copies through dense scratch memory on the GPU, in slices: a kernel packs the next slice while copies carry the one before, or
 //! a kernel unpacks one while copies carry the next. The pinned side is dense only if its chunks follow each other; a
 //! slice is copied in as few copies as it has runs there.
 #![allow(unsafe_code, reason = "queues copies by address")]
@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::GpuError;
 use super::block_copy::{BlockCopy, Direction};
-use super::engine::Lane;
+use super::gpu_backend::GpuStream;
 
 /// How many slices at most. Nothing overlaps the first pack or the last unpack; an eighth of a kernel that is many times as
 /// fast as the link is little.
@@ -15,51 +15,51 @@ const SLICES: usize = 8;
 /// Bytes of a slice at least, unless it is the only one: the link takes 76 us for them, the host some 10 us to queue them.
 const SLICE_BYTES: u64 = 4 << 20;
 
-/// Two lanes of one GPU: one for the kernels, one for the copies.
-pub(crate) struct Lanes<'a> {
+/// Two streams of one GPU: one for the kernels, one for the copies.
+pub(crate) struct StreamPair<'a> {
     /// Does the first step of each slice.
-    pub(crate) first: &'a mut dyn Lane,
+    pub(crate) first: &'a mut dyn GpuStream,
     /// Does the second step, and so ends last.
-    pub(crate) last: &'a mut dyn Lane,
+    pub(crate) last: &'a mut dyn GpuStream,
 }
 
-/// Queues copies through scratch memory: a kernel on the first lane and copies on the last, if the source is to be
+/// Queues copies through scratch memory: a kernel on the first stream and copies on the last, if the source is to be
 /// packed; else copies on the first and a kernel on the last.
 ///
 /// # Errors
 ///
-/// [`GpuError`]. Some of the work may have been queued, on both lanes.
+/// [`GpuError`]. Some of the work may have been queued, on both streams.
 ///
 /// # Safety
 ///
-/// As for [`Lane::copies`] with the copies of `blocks`, until marks made later on both lanes are reached. At `scratch` are
-/// as many bytes as `blocks` has, of the memory of the lanes' GPU, which nobody else uses as long. If this succeeds, the
-/// last lane's mark will do.
+/// As for [`GpuStream::memcpy_async`] with the copies of `blocks`, until events made later on both streams are reached. At `scratch` are
+/// as many bytes as `blocks` has, of the memory of the streams' GPU, which nothing else uses as long. If this succeeds, the
+/// last stream's event will do.
 pub(crate) unsafe fn queue(
-    lanes: Lanes<'_>,
+    gpu_streams: StreamPair<'_>,
     blocks: &BlockCopy,
     scratch: u64,
     packing: bool,
 ) -> Result<(), GpuError> {
-    let Lanes { first, last } = lanes;
+    let StreamPair { first, last } = gpu_streams;
     let into = blocks.with_dense(Direction::Destination, scratch);
     let out = blocks.with_dense(Direction::Source, scratch);
     for slice in slices(blocks) {
         let (into, out) = (into.slice(slice.clone()), out.slice(slice));
         match packing {
             // SAFETY: the caller vouches for the sources and the scratch memory.
-            true => unsafe { first.kernel(&into) }?,
+            true => unsafe { first.launch_copy_kernel(&into) }?,
             // SAFETY: as above.
-            false => unsafe { first.copies(&into.block_ops()) }?,
+            false => unsafe { first.memcpy_async(&into.block_ops()) }?,
         }
-        // SAFETY: the lane of the handle lives, and so does its stream; both lanes are of one GPU.
-        last.after(unsafe { first.stream() }?)?;
+        // SAFETY: the stream of the handle lives, and so does its stream; both streams are of one GPU.
+        last.wait_stream(unsafe { first.raw_stream() }?)?;
         match packing {
             // SAFETY: the caller vouches for the targets and the scratch memory, whose bytes of this slice were written
             // before, and are not written again.
-            true => unsafe { last.copies(&out.block_ops()) }?,
+            true => unsafe { last.memcpy_async(&out.block_ops()) }?,
             // SAFETY: as above.
-            false => unsafe { last.kernel(&out) }?,
+            false => unsafe { last.launch_copy_kernel(&out) }?,
         }
     }
     Ok(())
@@ -82,36 +82,36 @@ mod tests {
 
     use super::super::block_copy::CopyOp;
     use super::super::block_copy::tests::{copies, cut, places};
-    use super::super::engine::{Mark, StreamHandle};
+    use super::super::gpu_backend::{GpuEvent, StreamHandle};
     use super::*;
 
-    /// What two lanes were told.
+    /// What two streams were told.
     #[derive(Default)]
     struct Log {
         work: Vec<Work>,
-        /// For each lane, the work that is done before what is queued next begins.
+        /// For each stream, the work that is done before what is queued next begins.
         before: [HashSet<usize>; 2],
     }
 
     struct Work {
-        lane: usize,
+        gpu_stream: usize,
         is_kernel: bool,
         ops: Vec<CopyOp>,
         before: HashSet<usize>,
     }
 
-    /// A lane that copies nothing and takes notes.
+    /// A stream that copies nothing and takes notes.
     struct Noting {
-        lane: usize,
+        gpu_stream: usize,
         log: Arc<Mutex<Log>>,
     }
 
     impl Noting {
         fn note(&self, is_kernel: bool, ops: Vec<CopyOp>) -> Result<(), GpuError> {
             let mut log = self.log.lock().unwrap();
-            let (index, before) = (log.work.len(), log.before[self.lane].clone());
-            log.work.push(Work { lane: self.lane, is_kernel, ops, before });
-            log.before[self.lane].insert(index);
+            let (index, before) = (log.work.len(), log.before[self.gpu_stream].clone());
+            log.work.push(Work { gpu_stream: self.gpu_stream, is_kernel, ops, before });
+            log.before[self.gpu_stream].insert(index);
             Ok(())
         }
     }
@@ -120,41 +120,41 @@ mod tests {
         Err(GpuError::Unsupported { reason: "it only takes notes".to_owned() })
     }
 
-    // SAFETY: it copies nothing and makes no marks.
-    unsafe impl Lane for Noting {
-        unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+    // SAFETY: it copies nothing and makes no events.
+    unsafe impl GpuStream for Noting {
+        unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
             self.note(false, ops.to_vec())
         }
 
-        unsafe fn batch(&mut self, _: &[CopyOp]) -> Result<(), GpuError> {
+        unsafe fn memcpy_batch_async(&mut self, _: &[CopyOp]) -> Result<(), GpuError> {
             not_here()
         }
 
-        unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
+        unsafe fn launch_copy_kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
             self.note(true, copy.ops().collect())
         }
 
-        unsafe fn stream(&self) -> Result<StreamHandle, GpuError> {
-            // SAFETY: it only gets back to these lanes, which take the number of a lane out of it.
-            Ok(unsafe { StreamHandle::from_raw(self.lane) })
+        unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError> {
+            // SAFETY: it only gets back to these streams, which take the number of a stream out of it.
+            Ok(unsafe { StreamHandle::from_raw(self.gpu_stream) })
         }
 
-        fn after(&mut self, stream: StreamHandle) -> Result<(), GpuError> {
+        fn wait_stream(&mut self, stream: StreamHandle) -> Result<(), GpuError> {
             let mut log = self.log.lock().unwrap();
             let theirs = log.before[stream.as_raw()].clone();
-            log.before[self.lane].extend(theirs);
+            log.before[self.gpu_stream].extend(theirs);
             Ok(())
         }
 
-        fn wait_for(&mut self, _: &dyn Mark) -> Result<(), GpuError> {
+        fn wait_event(&mut self, _: &dyn GpuEvent) -> Result<(), GpuError> {
             not_here()
         }
 
-        fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {
+        fn record_event(&mut self) -> Result<Box<dyn GpuEvent>, GpuError> {
             not_here()
         }
 
-        fn wake(&mut self, _: Waker) -> Result<(), GpuError> {
+        fn on_complete(&mut self, _: Waker) -> Result<(), GpuError> {
             not_here()
         }
     }
@@ -194,18 +194,18 @@ mod tests {
             copy in long_copies(), packing: bool,
         ) {
             let log = Arc::new(Mutex::new(Log::default()));
-            let [mut first, mut last] = [0, 1].map(|lane| Noting { lane, log: Arc::clone(&log) });
-            let lanes = Lanes { first: &mut first, last: &mut last };
-            // SAFETY: these lanes copy nothing.
-            unsafe { queue(lanes, &copy, SCRATCH, packing) }.unwrap();
+            let [mut first, mut last] = [0, 1].map(|gpu_stream| Noting { gpu_stream, log: Arc::clone(&log) });
+            let gpu_streams = StreamPair { first: &mut first, last: &mut last };
+            // SAFETY: these streams copy nothing.
+            unsafe { queue(gpu_streams, &copy, SCRATCH, packing) }.unwrap();
             let log = log.lock().unwrap();
             // Where each piece in the scratch memory came from, and by which work.
             let mut there = HashMap::new();
             let mut carried = Vec::new();
             for (index, work) in log.work.iter().enumerate() {
-                prop_assert_eq!(work.is_kernel, (work.lane == 0) == packing);
+                prop_assert_eq!(work.is_kernel, (work.gpu_stream == 0) == packing);
                 for (src, dst) in cut(&work.ops, copy.len) {
-                    if work.lane == 0 {
+                    if work.gpu_stream == 0 {
                         prop_assert!((SCRATCH..SCRATCH + copy.bytes()).contains(&dst));
                         prop_assert_eq!(there.insert(dst, (src, index)), None, "used twice");
                     } else {
@@ -219,7 +219,7 @@ mod tests {
             carried.sort_unstable();
             expected.sort_unstable();
             prop_assert_eq!(carried, expected);
-            prop_assert_eq!(log.before[1].len(), log.work.len(), "the last lane ends last");
+            prop_assert_eq!(log.before[1].len(), log.work.len(), "the last stream ends last");
             prop_assert_eq!(log.work.len(), 2 * slices(&copy).count());
         }
     }

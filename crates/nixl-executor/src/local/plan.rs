@@ -1,12 +1,12 @@
-//! A plan is data: what would be copied, how, and why not otherwise.
+//! Copy plans: what will be copied, by which strategy, and why not by others.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 use super::block_copy::{BlockCopy, CopyOp, Direction};
-use super::costs::{Costs, Route};
-use super::strategy::{Abilities, Strategy};
+use super::costs::{CopyRoute, Costs};
+use super::strategy::{GpuCapabilities, Strategy};
 use super::{BlockError, MemoryKind, StrategyPolicy};
 
 /// How blocks will be copied from one kind of memory to another.
@@ -38,12 +38,12 @@ impl Plan {
     pub(crate) fn of(
         blocks: BlockCopy,
         (src, dst): (MemoryKind, MemoryKind),
-        can: &Abilities,
+        can: &GpuCapabilities,
         costs: &Costs,
         policy: &StrategyPolicy,
     ) -> Result<Self, BlockError> {
         let (bytes, copies) = (blocks.bytes(), blocks.op_count());
-        let route = Route::between(src, dst);
+        let route = CopyRoute::between(src, dst);
         let mut able = Vec::new();
         let mut unable = Vec::new();
         for strategy in Strategy::ALL {

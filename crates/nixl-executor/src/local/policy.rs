@@ -1,4 +1,4 @@
-//! Which strategies a caller allows.
+//! The strategies that a caller allows.
 
 use super::Strategy;
 

@@ -1,4 +1,4 @@
-//! Telling the caller how far a transfer has come.
+//! Progress reports of a transfer to its caller.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,7 +30,7 @@ pub(crate) struct Reporter {
     callback: ProgressCallback,
     total: u64,
     done: Mutex<u64>,
-    /// Nobody wants to know any more.
+    /// The caller has gone: progress is no longer reported.
     closed: AtomicBool,
 }
 

@@ -1,4 +1,4 @@
-//! Through pinned slots: pageable memory to a GPU and back, and between GPUs that cannot reach each other.
+//! Rings of pinned slots: pageable memory to a GPU and back, and between GPUs without peer access.
 //!
 //! While one slot is filled, others are drained. A slot is used again as soon as it is drained.
 #![allow(unsafe_code, reason = "queues copies by address")]
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::block_copy::CopyOp;
-use super::engine::{Buffer, Gpus, Lane, Mark, StreamHandle};
-use super::host_copy::{CopyPool, Copying, Target, Work, copy};
+use super::boundaries::AllocationBoundaries;
+use super::gpu_backend::{GpuBackend, GpuEvent, GpuStream, StreamHandle, TransferBuffer};
+use super::host_copy::{CacheHint, CopyPool, Copying, Work, copy};
 use super::progress::Reporter;
-use super::seams::Seams;
 use super::{GpuError, MemoryKind};
 
 /// Bytes of a slot at most: 80 us at 55 GB/s, long enough that its fixed costs do not show. Eight slots of 2 MiB were slower (22
@@ -21,7 +21,7 @@ const SLOT: u64 = 4 * 1024 * 1024;
 const SLOTS: usize = 4;
 /// Bytes of the first load. Each later one is twice as long as the one before, up to a slot, and the last ones are short
 /// again: one side has nothing to do during the first load, and the other during the last. What fits into the first is
-/// copied by whoever moves the ring on, within 55 us: waking a thread takes longer.
+/// copied by the thread that polls the ring, within 55 us: waking a thread takes longer.
 const FIRST: u64 = 512 * 1024;
 
 /// A transfer through pinned slots.
@@ -31,12 +31,12 @@ pub(crate) struct Ring {
     slots: Vec<Slot>,
     fill: Side,
     drain: Side,
-    seams: Seams,
+    boundaries: AllocationBoundaries,
     pool: Arc<CopyPool>,
     reporter: Option<Arc<Reporter>>,
     /// One load is all.
     is_short: bool,
-    /// No further load is taken, and no slot drained that is filled: the transfer failed or nobody wants it.
+    /// No further load is taken, and no slot drained that is filled: the transfer failed or was abandoned.
     stopped: bool,
     /// The first error.
     error: Option<GpuError>,
@@ -45,13 +45,13 @@ pub(crate) struct Ring {
 /// How one side of the slots is reached.
 enum Side {
     /// By the processor.
-    Host(Target),
-    /// By a lane, on which work is done in order.
-    Gpu { lane: Box<dyn Lane>, queued: u64 },
+    Host(CacheHint),
+    /// By a stream, on which work is done in order.
+    Gpu { gpu_stream: Box<dyn GpuStream>, queued: u64 },
 }
 
 struct Slot {
-    buffer: Box<dyn Buffer>,
+    buffer: Box<dyn TransferBuffer>,
     state: SlotState,
 }
 
@@ -64,21 +64,21 @@ enum SlotState {
 enum Done {
     Now,
     Host(Copying),
-    /// After so much work on the lane.
+    /// After so much work on the stream.
     Gpu {
-        mark: Box<dyn Mark>,
+        event: Box<dyn GpuEvent>,
         turn: u64,
     },
 }
 
 impl Done {
-    /// Asks the GPU only if this comes `first` on its lane: an answer takes 2 us.
+    /// Asks the GPU only if this comes `first` on its stream: an answer takes 2 us.
     fn is_done(&self, first: Option<u64>) -> Result<bool, GpuError> {
         match self {
             Self::Now => Ok(true),
             Self::Host(copying) => Ok(copying.is_done()),
             Self::Gpu { turn, .. } if Some(*turn) != first => Ok(false),
-            Self::Gpu { mark, .. } => mark.reached(),
+            Self::Gpu { event, .. } => event.is_complete(),
         }
     }
 
@@ -99,9 +99,9 @@ struct Begun {
 impl Ring {
     /// Prepares the slots; nothing moves yet.
     pub(crate) fn new(
-        gpus: &dyn Gpus,
+        gpus: &dyn GpuBackend,
         (src, dst): (MemoryKind, MemoryKind),
-        (ops, seams): (&[CopyOp], &Seams),
+        (ops, boundaries): (&[CopyOp], &AllocationBoundaries),
         pool: Arc<CopyPool>,
         reporter: Option<Arc<Reporter>>,
         after: Option<StreamHandle>,
@@ -109,14 +109,14 @@ impl Ring {
         let loads = pack(ops);
         let side = |kind, target| -> Result<Side, GpuError> {
             let MemoryKind::Gpu(gpu) = kind else { return Ok(Side::Host(target)) };
-            let mut lane = gpus.lane(gpu)?;
+            let mut gpu_stream = gpus.create_stream(gpu)?;
             if let Some(stream) = after {
-                lane.after(stream)?;
+                gpu_stream.wait_stream(stream)?;
             }
-            Ok(Side::Gpu { lane, queued: 0 })
+            Ok(Side::Gpu { gpu_stream, queued: 0 })
         };
         // A slot is read by the GPU, and best from the caches; what comes out of one is for later.
-        let (fill, drain) = (side(src, Target::Cached)?, side(dst, Target::Memory)?);
+        let (fill, drain) = (side(src, CacheHint::Cached)?, side(dst, CacheHint::Memory)?);
         let near = match (src, dst) {
             (MemoryKind::Gpu(gpu), _) | (_, MemoryKind::Gpu(gpu)) => gpu,
             _ => 0,
@@ -124,7 +124,7 @@ impl Ring {
         let is_short = loads.len() <= 1;
         let by_host = matches!(fill, Side::Host(_)) || matches!(drain, Side::Host(_));
         if by_host && !is_short {
-            pool.rouse();
+            pool.wake();
         }
         // Few lengths, so that the pool has one.
         let longest = loads.iter().map(|load| bytes(load)).max().unwrap_or(0);
@@ -139,8 +139,8 @@ impl Ring {
             }
         }
         let (stopped, error) = (false, None);
-        let seams = seams.clone();
-        Ok(Self { loads, slots, fill, drain, seams, pool, reporter, is_short, stopped, error })
+        let boundaries = boundaries.clone();
+        Ok(Self { loads, slots, fill, drain, boundaries, pool, reporter, is_short, stopped, error })
     }
 
     /// Whether one load is all.
@@ -152,7 +152,7 @@ impl Ring {
     ///
     /// # Safety
     ///
-    /// The ranges of the copies stay as [`Lane::copies`] wants them until there is a result.
+    /// The ranges of the copies stay as [`GpuStream::memcpy_async`] wants them until there is a result.
     pub(crate) unsafe fn poll(&mut self) -> (bool, Poll<Result<(), GpuError>>) {
         let (mut moved, mut busy) = (false, false);
         let first = self.first();
@@ -184,7 +184,7 @@ impl Ring {
         self.stop();
     }
 
-    /// What comes first on the lanes of the two sides.
+    /// What comes first on the streams of the two sides.
     fn first(&self) -> (Option<u64>, Option<u64>) {
         let filling = |slot: &Slot| match &slot.state {
             SlotState::Filling { done, .. } => done.turn(),
@@ -218,8 +218,13 @@ impl Ring {
                         return Ok(false);
                     }
                     let Some(load) = self.loads.pop_front() else { return Ok(false) };
-                    let into = rebased(&load, slot.buffer.address(), Towards::Slot, &self.seams);
-                    // SAFETY: the caller vouches for the sources. The load fits the slot, which `Gpus::pinned` gave to this ring
+                    let into = rebased(
+                        &load,
+                        slot.buffer.address(),
+                        CopyDirection::Slot,
+                        &self.boundaries,
+                    );
+                    // SAFETY: the caller vouches for the sources. The load fits the slot, which `GpuBackend::pinned` gave to this ring
                     // alone, and it is idle.
                     let begun = unsafe { start(&mut self.fill, into, &self.pool, alone) }?;
                     slot.state = SlotState::Filling { load, done: begun.done };
@@ -233,7 +238,12 @@ impl Ring {
                         slot.state = SlotState::Idle;
                         return Ok(false);
                     }
-                    let out = rebased(load, slot.buffer.address(), Towards::Target, &self.seams);
+                    let out = rebased(
+                        load,
+                        slot.buffer.address(),
+                        CopyDirection::Target,
+                        &self.boundaries,
+                    );
                     let bytes = bytes(&out);
                     // SAFETY: the caller vouches for the targets. The slot is this ring's alone; it is filled, and not
                     // written now.
@@ -258,7 +268,7 @@ impl Ring {
 
 /// # Safety
 ///
-/// As for [`Lane::copies`], until the result says that it is done.
+/// As for [`GpuStream::memcpy_async`], until the result says that it is done.
 unsafe fn start(
     side: &mut Side,
     ops: Vec<CopyOp>,
@@ -280,13 +290,13 @@ unsafe fn start(
             let copying = unsafe { pool.start(work) };
             Ok(Begun { done: Done::Host(copying), error: None })
         }
-        Side::Gpu { lane, queued } => {
+        Side::Gpu { gpu_stream, queued } => {
             // SAFETY: the caller vouches for the ranges.
-            let outcome = unsafe { lane.copies(&ops) };
+            let outcome = unsafe { gpu_stream.memcpy_async(&ops) };
             // Even if some could not be queued, what was must be waited for.
-            let mark = lane.mark()?;
+            let event = gpu_stream.record_event()?;
             *queued += 1;
-            Ok(Begun { done: Done::Gpu { mark, turn: *queued }, error: outcome.err() })
+            Ok(Begun { done: Done::Gpu { event, turn: *queued }, error: outcome.err() })
         }
     }
 }
@@ -296,23 +306,28 @@ fn bytes(ops: &[CopyOp]) -> u64 {
 }
 
 #[derive(Clone, Copy)]
-enum Towards {
+enum CopyDirection {
     Slot,
     Target,
 }
 
 /// The copies of a load with the slot on one side.
-fn rebased(load: &[CopyOp], slot: u64, towards: Towards, seams: &Seams) -> Vec<CopyOp> {
+fn rebased(
+    load: &[CopyOp],
+    slot: u64,
+    towards: CopyDirection,
+    boundaries: &AllocationBoundaries,
+) -> Vec<CopyOp> {
     let mut at = slot;
     let mut ops: Vec<CopyOp> = Vec::with_capacity(load.len());
     for op in load {
         let (src, dst) = match towards {
-            Towards::Slot => (op.src, at),
-            Towards::Target => (at, op.dst),
+            CopyDirection::Slot => (op.src, at),
+            CopyDirection::Target => (at, op.dst),
         };
         at += op.len;
         // The slot's side is dense: neighbours on the other side become one copy.
-        CopyOp { src, dst, len: op.len }.append(&mut ops, seams);
+        CopyOp { src, dst, len: op.len }.append(&mut ops, boundaries);
     }
     ops
 }

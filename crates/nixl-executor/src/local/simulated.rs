@@ -1,4 +1,4 @@
-//! GPUs that are host memory with a label: for tests of executors on machines without any.
+//! Simulated GPUs: host memory with a label, for tests of executors on machines without GPUs.
 #![allow(unsafe_code, reason = "copies by address, as a GPU does")]
 
 use std::any::Any;
@@ -13,10 +13,12 @@ use nixl_descriptor::{Region, RegionError, SharedMemory, SharedName};
 use nixl_device::{Device, DeviceKind};
 
 use super::block_copy::{BlockCopy, CopyOp};
-use super::engine::{Buffer, Gpus, Lane, Mark, SharedHandle, StreamHandle};
-use super::host_copy::{Target, copy};
+use super::gpu_backend::{
+    GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
+};
+use super::host_copy::{CacheHint, copy};
 use super::simulated_memory::{Memories, Place, Reach, Unreachable};
-use super::strategy::Abilities;
+use super::strategy::GpuCapabilities;
 use super::table::{Parameter, ParameterSide, table_len, width, write_table};
 use super::{GpuError, MemoryKind};
 
@@ -27,16 +29,16 @@ use super::{GpuError, MemoryKind};
 /// They reach what real ones would: their own memory, that of peers, what is pinned, and what was opened for them. A kernel
 /// that touches anything else is a fault that ends every further use of them, as of a real GPU. A copy, which the driver
 /// looks at first, is refused if it is not inside one allocation or touches memory of a GPU that is no peer. So is a copy of
-/// pageable memory: the driver would make it with the caller waiting, and a [`Lane`] never makes it wait.
+/// pageable memory: the driver would make it with the caller waiting, and a [`GpuStream`] never makes it wait.
 pub struct SimulatedGpus {
     shared: Arc<Shared>,
     work: Sender<Work>,
 }
 
 struct Shared {
-    abilities: Abilities,
+    capabilities: GpuCapabilities,
     memories: Memories,
-    /// Held by whoever pauses the GPUs.
+    /// Held by the test that pauses the GPUs.
     running: Mutex<()>,
     /// Held while something is copied.
     copying: Mutex<()>,
@@ -62,10 +64,10 @@ impl SimulatedGpus {
     /// # Errors
     ///
     /// If the operating system refuses the thread.
-    pub fn new(abilities: Abilities) -> std::io::Result<Self> {
+    pub fn new(capabilities: GpuCapabilities) -> std::io::Result<Self> {
         let (work, queue) = channel::<Work>();
         let shared = Arc::new(Shared {
-            abilities,
+            capabilities,
             memories: Memories::default(),
             running: Mutex::default(),
             copying: Mutex::default(),
@@ -79,24 +81,24 @@ impl SimulatedGpus {
             for work in queue {
                 let _running = lock(&theirs.running);
                 let _copying = lock(&theirs.copying);
-                // Whoever learns of a failure gives the memory back.
+                // A caller that learns of a failure gives the memory back.
                 let has_failed = theirs.failed.load(Ordering::Acquire);
                 match work {
                     Work::Copies(_) | Work::Kernel(_) | Work::Reach(_) if has_failed => {}
                     Work::Copies(ops) => {
                         for op in ops {
-                            // SAFETY: the caller that queued it vouched for the ranges until a later mark is reached.
-                            unsafe { copy(op, Target::Cached) };
+                            // SAFETY: the caller that queued it vouched for the ranges until a later event is complete.
+                            unsafe { copy(op, CacheHint::Cached) };
                         }
                     }
                     Work::Kernel(launch) => {
-                        // SAFETY: the caller that queued it vouched for the ranges until a later mark is reached.
+                        // SAFETY: the caller that queued it vouched for the ranges until a later event is complete.
                         if let Err(fault) = unsafe { launch.run(&theirs) } {
                             let _ = theirs.fault.set(fault);
                             theirs.failed.store(true, Ordering::Release);
                         }
                     }
-                    Work::Reach(mark) => mark.store(true, Ordering::Release),
+                    Work::Reach(event) => event.store(true, Ordering::Release),
                     Work::Wake(waker) => waker.wake(),
                 }
             }
@@ -128,7 +130,7 @@ impl SimulatedGpus {
     }
 
     /// Makes all that is queued or asked from here on fail, as after a sticky error. Nothing is copied any more once
-    /// anybody has been told.
+    /// a caller has been told.
     pub fn fail(&self) {
         self.shared.failed.store(true, Ordering::Release);
     }
@@ -146,10 +148,10 @@ impl SimulatedGpus {
 
     fn check(&self, gpu: u32) -> Result<(), GpuError> {
         healthy(&self.shared)?;
-        if gpu < self.shared.abilities.gpus {
+        if gpu < self.shared.capabilities.gpus {
             return Ok(());
         }
-        let reason = format!("{} are simulated", self.shared.abilities.gpus);
+        let reason = format!("{} are simulated", self.shared.capabilities.gpus);
         Err(GpuError::NoDevice { ordinal: gpu, reason })
     }
 }
@@ -164,22 +166,22 @@ fn healthy(shared: &Shared) -> Result<(), GpuError> {
     Ok(())
 }
 
-// SAFETY: all memory is this process's own, whatever it stands for, so the processor and the thread that simulates GPUs can
+// SAFETY: all memory is this process's own, of every simulated kind, so the processor and the thread that simulates GPUs can
 // reach it at its address. `Memories` finds it as long as it lives: pinned memory and what is pinned is found as such until
 // it is dropped. All buffers are regions, of their own or, for `pin`, of the same bytes. `SharedMemory::open` maps as many
-// bytes as the handle says, of a file that cannot shrink. The mark of a stream is one after the work of all lanes, which
+// bytes as the handle says, of a file that cannot shrink. The event of a stream is one after the work of all streams, which
 // every stream counts as.
-unsafe impl Gpus for SimulatedGpus {
-    fn abilities(&self) -> &Abilities {
-        &self.shared.abilities
+unsafe impl GpuBackend for SimulatedGpus {
+    fn capabilities(&self) -> &GpuCapabilities {
+        &self.shared.capabilities
     }
 
-    fn mark_stream(&self, gpu: u32, _: StreamHandle) -> Result<Box<dyn Mark>, GpuError> {
-        // Any stream counts as having queued what all lanes have.
-        self.lane(gpu)?.mark()
+    fn record_event_on(&self, gpu: u32, _: StreamHandle) -> Result<Box<dyn GpuEvent>, GpuError> {
+        // Any stream counts as having queued what all streams have.
+        self.create_stream(gpu)?.record_event()
     }
 
-    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn Buffer>, GpuError> {
+    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {
         healthy(&self.shared)?;
         let refused = |e: RegionError| GpuError::Unsupported { reason: e.to_string() };
         let memories = &self.shared.memories;
@@ -202,16 +204,16 @@ unsafe impl Gpus for SimulatedGpus {
         }
     }
 
-    fn lane(&self, gpu: u32) -> Result<Box<dyn Lane>, GpuError> {
+    fn create_stream(&self, gpu: u32) -> Result<Box<dyn GpuStream>, GpuError> {
         self.check(gpu)?;
-        Ok(Box::new(SimulatedLane {
+        Ok(Box::new(SimulatedStream {
             gpu,
             shared: Arc::clone(&self.shared),
             work: self.work.clone(),
         }))
     }
 
-    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Ok(Box::new(self.pinned_region(gpu, len)?))
     }
 
@@ -222,7 +224,7 @@ unsafe impl Gpus for SimulatedGpus {
         self.region(MemoryKind::Pinned, len).map_err(refused)
     }
 
-    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         self.check(gpu)?;
         let refused =
             |e: RegionError| GpuError::OutOfMemory { what: "device", reason: e.to_string() };
@@ -246,7 +248,7 @@ unsafe impl Gpus for SimulatedGpus {
         Ok((handle, offset))
     }
 
-    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
+    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
         self.check(gpu)?;
         let (head, len) = (&handle[..24], &handle[64..]);
         let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| head[at + i]));
@@ -286,7 +288,7 @@ impl Launch {
     ///
     /// # Safety
     ///
-    /// As for [`Lane::copies`], until it returns.
+    /// As for [`GpuStream::memcpy_async`], until it returns.
     unsafe fn run(&self, shared: &Shared) -> Result<(), String> {
         let reach = shared.memories.now();
         let Parameter { length, blocks, pieces, source, destination, offsets } = self.parameter;
@@ -305,14 +307,14 @@ impl Launch {
                 return Err("CUDA_ERROR_MISALIGNED_ADDRESS (716)".to_owned());
             }
             for address in [src, dst] {
-                reach.check(&shared.abilities, self.gpu, address, length).map_err(|why| {
+                reach.check(&shared.capabilities, self.gpu, address, length).map_err(|why| {
                     format!(
                         "CUDA_ERROR_ILLEGAL_ADDRESS (700): {length} bytes at {address:#x}: {why}"
                     )
                 })?;
             }
             // SAFETY: the caller vouches for the ranges.
-            unsafe { copy(CopyOp { src, dst, len: length }, Target::Cached) };
+            unsafe { copy(CopyOp { src, dst, len: length }, CacheHint::Cached) };
         }
         Ok(())
     }
@@ -329,13 +331,13 @@ unsafe fn read<T>(table: u64, index: u64) -> Option<T> {
     Some(unsafe { table.wrapping_add(index as usize).read_unaligned() })
 }
 
-struct SimulatedLane {
+struct SimulatedStream {
     gpu: u32,
     shared: Arc<Shared>,
     work: Sender<Work>,
 }
 
-impl SimulatedLane {
+impl SimulatedStream {
     /// Counts a request, unless it is refused.
     fn ask(&self, bytes: u64) -> Result<(), GpuError> {
         self.shared.asked.fetch_add(bytes, Ordering::Relaxed);
@@ -357,7 +359,7 @@ impl SimulatedLane {
 
     fn check(&self, reach: &Reach, call: &str, op: &CopyOp) -> Result<(), GpuError> {
         for address in [op.src, op.dst] {
-            match reach.check(&self.shared.abilities, self.gpu, address, op.len) {
+            match reach.check(&self.shared.capabilities, self.gpu, address, op.len) {
                 Ok(()) => {}
                 Err(why @ Unreachable::Pageable) => {
                     let reason =
@@ -385,62 +387,62 @@ impl SimulatedLane {
     }
 }
 
-// SAFETY: one thread does the work of all lanes in the order in which it was queued, and a mark is work of that thread's. A
-// mark that cannot be made is one of GPUs that have failed: `healthy` says so only when nothing is copied, and nothing
+// SAFETY: one thread does the work of all streams in the order in which it was queued, and an event is work of that thread's. An
+// event that cannot be recorded is one of GPUs that have failed: `healthy` says so only when nothing is copied, and nothing
 // is afterwards.
-unsafe impl Lane for SimulatedLane {
-    unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+unsafe impl GpuStream for SimulatedStream {
+    unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         self.copy("cuMemcpyAsync", ops)
     }
 
-    unsafe fn batch(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+    unsafe fn memcpy_batch_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         self.copy("cuMemcpyBatchAsync", ops)
     }
 
-    unsafe fn kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
+    unsafe fn launch_copy_kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
         self.ask(copy.bytes())?;
         self.queue(Work::Kernel(Launch::new(self.gpu, copy)))
     }
 
-    unsafe fn stream(&self) -> Result<StreamHandle, GpuError> {
+    unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError> {
         // Any handle will do, since `after` has nothing to wait for.
         // SAFETY: 0 is the default stream, which is always there.
         Ok(unsafe { StreamHandle::from_raw(0) })
     }
 
-    fn after(&mut self, _stream: StreamHandle) -> Result<(), GpuError> {
-        // There are no streams but these, and the work of all lanes is done in the order in which it was queued.
+    fn wait_stream(&mut self, _stream: StreamHandle) -> Result<(), GpuError> {
+        // There are no streams but these, and the work of all streams is done in the order in which it was queued.
         healthy(&self.shared)
     }
 
-    fn wait_for(&mut self, mark: &dyn Mark) -> Result<(), GpuError> {
+    fn wait_event(&mut self, event: &dyn GpuEvent) -> Result<(), GpuError> {
         // What was queued before this is done before it.
-        match (mark as &dyn Any).is::<SimulatedMark>() {
+        match (event as &dyn Any).is::<SimulatedEvent>() {
             true => healthy(&self.shared),
             false => Err(GpuError::Unsupported { reason: "the mark is of other GPUs".to_owned() }),
         }
     }
 
-    fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {
+    fn record_event(&mut self) -> Result<Box<dyn GpuEvent>, GpuError> {
         let reached = Arc::new(AtomicBool::new(false));
         self.queue(Work::Reach(Arc::clone(&reached)))?;
-        Ok(Box::new(SimulatedMark { reached, shared: Arc::clone(&self.shared) }))
+        Ok(Box::new(SimulatedEvent { reached, shared: Arc::clone(&self.shared) }))
     }
 
-    fn wake(&mut self, waker: Waker) -> Result<(), GpuError> {
+    fn on_complete(&mut self, waker: Waker) -> Result<(), GpuError> {
         self.queue(Work::Wake(waker))
     }
 }
 
-struct SimulatedMark {
+struct SimulatedEvent {
     reached: Arc<AtomicBool>,
     shared: Arc<Shared>,
 }
 
 // SAFETY: the thread sets the flag, with `Release`, when it comes to it; after a failure nothing is copied any more, which
 // `healthy` waits for.
-unsafe impl Mark for SimulatedMark {
-    fn reached(&self) -> Result<bool, GpuError> {
+unsafe impl GpuEvent for SimulatedEvent {
+    fn is_complete(&self) -> Result<bool, GpuError> {
         if self.reached.load(Ordering::Acquire) {
             return Ok(true);
         }
@@ -452,7 +454,7 @@ unsafe impl Mark for SimulatedMark {
 impl fmt::Debug for SimulatedGpus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SimulatedGpus")
-            .field("abilities", &self.shared.abilities)
+            .field("abilities", &self.shared.capabilities)
             .finish_non_exhaustive()
     }
 }
@@ -465,26 +467,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::local::block_copy::Piece;
-    use crate::local::seams::Seams;
+    use crate::local::boundaries::AllocationBoundaries;
 
     fn gpus() -> SimulatedGpus {
         let (batch, kernel) = (true, true);
-        SimulatedGpus::new(Abilities { gpus: 2, batch, kernel, peers: vec![] }).unwrap()
+        SimulatedGpus::new(GpuCapabilities { gpus: 2, batch, kernel, peers: vec![] }).unwrap()
     }
 
     fn op(src: &Region, dst: &Region) -> CopyOp {
         CopyOp { src: src.address(), dst: dst.address(), len: src.len() as u64 }
     }
 
-    /// What becomes of one request on a lane of the first GPU, once its mark is reached.
+    /// What becomes of one request on a stream of the first GPU, once its event is complete.
     fn outcome(
         gpus: &SimulatedGpus,
-        ask: impl FnOnce(&mut dyn Lane) -> Result<(), GpuError>,
+        ask: impl FnOnce(&mut dyn GpuStream) -> Result<(), GpuError>,
     ) -> Result<(), GpuError> {
-        let mut lane = gpus.lane(0)?;
-        ask(&mut *lane)?;
-        let mark = lane.mark()?;
-        while !mark.reached()? {
+        let mut gpu_stream = gpus.create_stream(0)?;
+        ask(&mut *gpu_stream)?;
+        let event = gpu_stream.record_event()?;
+        while !event.is_complete()? {
             thread::yield_now();
         }
         Ok(())
@@ -493,17 +495,17 @@ mod tests {
     fn kernel(gpus: &SimulatedGpus, op: CopyOp) -> Result<(), GpuError> {
         let copy = BlockCopy {
             pieces: vec![Piece { src: 0, dst: 0 }],
-            ..BlockCopy::of_ops(&[op], &Seams::default())
+            ..BlockCopy::of_ops(&[op], &AllocationBoundaries::default())
         };
         // SAFETY: the ranges are this test's own.
-        outcome(gpus, |lane| unsafe { lane.kernel(&copy) })
+        outcome(gpus, |gpu_stream| unsafe { gpu_stream.launch_copy_kernel(&copy) })
     }
 
     fn copies(gpus: &SimulatedGpus, op: CopyOp) -> [Result<(), GpuError>; 2] {
         // SAFETY: the ranges are this test's own.
-        let one = outcome(gpus, |lane| unsafe { lane.copies(&[op]) });
+        let one = outcome(gpus, |gpu_stream| unsafe { gpu_stream.memcpy_async(&[op]) });
         // SAFETY: as above.
-        [one, outcome(gpus, |lane| unsafe { lane.batch(&[op]) })]
+        [one, outcome(gpus, |gpu_stream| unsafe { gpu_stream.memcpy_batch_async(&[op]) })]
     }
 
     #[test]
@@ -531,7 +533,7 @@ mod tests {
             0,
             &BlockCopy::of_ops(
                 &[CopyOp { src: own.address() + 1, dst: own.address() + 33, len: 16 }],
-                &Seams::default(),
+                &AllocationBoundaries::default(),
             ),
         );
         launch.width = 16;

@@ -1,4 +1,4 @@
-//! What simulated GPUs can reach, as the driver would see it.
+//! The memory that simulated GPUs can access, as the CUDA driver would see it.
 #![allow(unsafe_code, reason = "makes regions of memory that stands for a GPU's")]
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use nixl_descriptor::{Access, Region, RegionError};
 use nixl_device::Device;
 
-use super::strategy::Abilities;
+use super::strategy::GpuCapabilities;
 
 /// All memory of simulated GPUs, and what is pinned for them or open.
 #[derive(Default)]
@@ -111,7 +111,7 @@ impl Reach {
     /// Whether `gpu` reaches all of a range that is not empty.
     pub(super) fn check(
         &self,
-        can: &Abilities,
+        can: &GpuCapabilities,
         gpu: u32,
         address: u64,
         len: u64,
@@ -153,7 +153,7 @@ mod tests {
         let opened = list(Device::cuda(0), Place::Opened(0));
         let other = list(Device::cuda(1), Place::Opened(1));
         let pageable = Region::zeroed(4096).unwrap();
-        let can = Abilities { gpus: 3, peers: vec![(0, 1)], ..Abilities::default() };
+        let can = GpuCapabilities { gpus: 3, peers: vec![(0, 1)], ..GpuCapabilities::default() };
         let reach = memories.now();
         let check =
             |region: &Region, at: u64, len| reach.check(&can, 0, region.address() + at, len);

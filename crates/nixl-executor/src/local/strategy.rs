@@ -1,4 +1,4 @@
-//! The ways to copy, and which of them exist between two kinds of memory.
+//! Copy strategies, and which of them apply between two kinds of memory.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -68,7 +68,7 @@ impl Strategy {
         self,
         src: MemoryKind,
         dst: MemoryKind,
-        can: &Abilities,
+        can: &GpuCapabilities,
     ) -> Result<(), Cow<'static, str>> {
         use MemoryKind::{Gpu, Pageable, Pinned};
         for kind in [src, dst] {
@@ -122,7 +122,7 @@ impl fmt::Display for Strategy {
 /// What the GPUs of a machine can do.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
-pub struct Abilities {
+pub struct GpuCapabilities {
     /// How many there are.
     pub gpus: u32,
     /// The driver has `cuMemcpyBatchAsync`.
@@ -133,7 +133,7 @@ pub struct Abilities {
     pub peers: Vec<(u32, u32)>,
 }
 
-impl Abilities {
+impl GpuCapabilities {
     fn peers(&self, a: MemoryKind, b: MemoryKind) -> bool {
         match (a, b) {
             (MemoryKind::Gpu(a), MemoryKind::Gpu(b)) => a == b || self.reach_each_other(a, b),
@@ -160,7 +160,7 @@ mod tests {
         for batch in [false, true] {
             for kernel in [false, true] {
                 for peers in [vec![], vec![(0, 1)]] {
-                    let can = Abilities { gpus: 2, batch, kernel, peers };
+                    let can = GpuCapabilities { gpus: 2, batch, kernel, peers };
                     for src in kinds() {
                         for dst in kinds() {
                             let some =
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_gpu_that_is_not_there_has_none_and_is_named() {
-        let can = Abilities { gpus: 1, batch: true, kernel: true, peers: vec![] };
+        let can = GpuCapabilities { gpus: 1, batch: true, kernel: true, peers: vec![] };
         for strategy in Strategy::ALL {
             for host in [MemoryKind::Pageable, MemoryKind::Pinned, MemoryKind::Gpu(0)] {
                 let why = strategy.check(host, MemoryKind::Gpu(1), &can).unwrap_err();
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn gpus_without_peer_access_go_through_pinned_memory() {
-        let can = Abilities { gpus: 2, batch: true, kernel: true, peers: vec![] };
+        let can = GpuCapabilities { gpus: 2, batch: true, kernel: true, peers: vec![] };
         let (a, b) = (MemoryKind::Gpu(0), MemoryKind::Gpu(1));
         let able: Vec<_> =
             Strategy::ALL.into_iter().filter(|s| s.check(a, b, &can).is_ok()).collect();

@@ -1,4 +1,4 @@
-//! What the copy kernel is told; see `kernels/README.md`.
+//! Parameters of the copy kernel; see `kernels/README.md`.
 
 use super::block_copy::{BlockCopy, BlockSide, Piece};
 
@@ -88,7 +88,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::block_copy::tests::{copies, places};
-    use super::super::seams::Seams;
+    use super::super::boundaries::AllocationBoundaries;
     use super::*;
 
     /// What the kernel would copy, piece by piece.
@@ -151,7 +151,7 @@ mod tests {
             dst: side(1 << 40),
             pieces: vec![Piece { src: 0, dst: 0 }],
             len: 4096,
-            seams: Seams::default(),
+            boundaries: AllocationBoundaries::default(),
         };
         assert_eq!((table_len(&copy), width(&copy)), (24, 16));
     }

@@ -1,4 +1,4 @@
-//! What each path costs: the one table from which paths are chosen.
+//! The cost table from which paths are chosen.
 
 use crate::Cost;
 
@@ -67,7 +67,7 @@ impl Default for PathCosts {
             ipc_pinned: cost(12.4, 55.0),
             // Through a ring of pinned slots: 13 to 17 us for 4 KiB, 39 to 41 GB/s for 64 MiB.
             ipc_pageable: cost(15.0, 41.0),
-            // 105 to 116 us for 4 KiB: two messages, and whoever gets them has to wake up. The rate is that of pinned memory,
+            // 105 to 116 us for 4 KiB: two messages, each of which wakes a thread. The rate is that of pinned memory,
             // which the peer's may be or not (then it is 30 to 41 GB/s).
             ipc_lent: cost(106.0, 55.0),
             // Pinned here: 15 us for 4 KiB, 51 to 55 GB/s for 64 MiB.

@@ -1,14 +1,14 @@
-//! What a peer is told.
+//! The description of this process for peers: capabilities, GPUs and media.
 
 use nixl_metadata::{PeerDevice, PeerInfo};
-use nixl_ops::Carrier;
+use nixl_ops::Medium;
 
 use super::LocalFacts;
-use super::check::{LENDING, STAGING};
+use super::check::{REMOTE_COPY, STAGING};
 
 impl LocalFacts {
     /// Adds to `info` what a planner on the other side needs: the capabilities, the GPUs, and, behind the names of the
-    /// transports, those of the [carriers](Carrier) that this side has. `staging` says whether this process takes part in
+    /// transports, those of the [media](Medium) that this side has. `staging` says whether this process takes part in
     /// staged transfers.
     #[must_use]
     pub fn describe(&self, info: PeerInfo, staging: bool) -> PeerInfo {
@@ -17,15 +17,15 @@ impl LocalFacts {
             .with_staging(staging)
             .with_ipc(self.cuda.is_ok() && self.ucx.cuda_ipc)
             .with_shared_memory(self.ucx.shared_memory);
-        let has = |carrier: Carrier| match carrier {
-            Carrier::SharedMemory => self.ucx.shared_memory,
-            Carrier::Rdma => self.ucx.rdma && self.rdma.is_ok(),
-            Carrier::Tcp => self.ucx.tcp,
+        let has = |medium: Medium| match medium {
+            Medium::SharedMemory => self.ucx.shared_memory,
+            Medium::Rdma => self.ucx.rdma && self.rdma.is_ok(),
+            Medium::Tcp => self.ucx.tcp,
             _ => false,
         };
-        let carriers = Carrier::ALL.into_iter().filter(|carrier| has(*carrier));
+        let media = Medium::ALL.into_iter().filter(|medium| has(*medium));
         let mut transports = info.transports().to_vec();
-        for name in carriers.map(|carrier| carrier.to_string()) {
+        for name in media.map(|medium| medium.to_string()) {
             if !transports.contains(&name) && transports.len() < PeerInfo::MAX_TRANSPORTS {
                 transports.push(name);
             }
@@ -35,7 +35,7 @@ impl LocalFacts {
                 .with_uuid(gpu.uuid.unwrap_or_default())
                 .with_gpu_direct(gpu.gpu_direct.is_ok())
         });
-        let versions = info.versions().with_staging(STAGING).with_lending(LENDING);
+        let versions = info.versions().with_staging(STAGING).with_lending(REMOTE_COPY);
         let info = info.with_capabilities(capabilities).with_versions(versions);
         // Neither fails: the names come from the info and the carriers, and the ordinals differ.
         let described =

@@ -1,9 +1,9 @@
-//! What this process finds out about itself.
+//! Discovery of this process's own facts: host, GPUs, NICs and UCX settings.
 
 use std::sync::Arc;
 
-use nixl_device::cuda::{NicLink, Verdict, devices, gpu_links, nic_links};
-use nixl_device::{HostIdentity as Machine, NodeAccess, PerProcess, PortState, RdmaNic, Topology};
+use nixl_device::cuda::{GpuDirectSupport, NicLink, devices, gpu_links, nic_links};
+use nixl_device::{MachineIdentity, NodeAccess, PerProcess, PortState, RdmaNic, Topology};
 use nixl_metadata::HostIdentity;
 
 use super::facts::NO_NIC;
@@ -55,7 +55,7 @@ fn find() -> LocalFacts {
     facts
 }
 
-fn identity(machine: &Machine) -> Option<HostIdentity> {
+fn identity(machine: &MachineIdentity) -> Option<HostIdentity> {
     let hostname = machine.hostname.as_deref().unwrap_or("unknown");
     let boot_id = machine.boot_id.as_deref().unwrap_or_default();
     let identity = HostIdentity::new(hostname, boot_id, std::process::id()).ok()?;
@@ -105,7 +105,10 @@ fn gpu_direct(gpu: u32, links: &[NicLink], nics: &[RdmaNic]) -> Fact {
     let mut nearest = None;
     for link in links.iter().filter(|link| link.gpu == gpu).filter(usable) {
         match (&link.rdma_by_peer_memory, &link.rdma_by_dma_buf) {
-            (Verdict::Impossible { reason }, Verdict::Impossible { reason: other }) => {
+            (
+                GpuDirectSupport::Impossible { reason },
+                GpuDirectSupport::Impossible { reason: other },
+            ) => {
                 nearest.get_or_insert_with(|| format!("{}: {reason}; {other}", link.nic));
             }
             // That it may, is enough to try: use proves it.

@@ -1,4 +1,4 @@
-//! What is known of the two sides of an operation, as plain data.
+//! Facts about the two sides of an operation, as plain data.
 
 use std::borrow::Cow;
 
@@ -6,10 +6,10 @@ use nixl_device::Device;
 use nixl_metadata::{
     HostIdentity, MessageVersions, OperationKind, PeerInfo, RdmaMetadata, Share, ShareKind,
 };
-use nixl_ops::{Carrier, PathPolicy};
+use nixl_ops::{Medium, PathPolicy};
 
 use super::UcxTransports;
-use crate::{Abilities, MemoryKind};
+use crate::{GpuCapabilities, MemoryKind};
 
 /// That something is there, or what is missing.
 pub type Fact = Result<(), Cow<'static, str>>;
@@ -39,7 +39,7 @@ pub struct LocalFacts {
 pub struct LocalGpu {
     /// Its number here.
     pub ordinal: u32,
-    /// Which GPU it is, in whatever process. `None` if that cannot be told.
+    /// Identifies the GPU in every process. `None` if the driver does not tell.
     pub uuid: Option<[u8; 16]>,
     /// A NIC that reaches its memory. That nothing stands against it is no proof.
     pub gpu_direct: Fact,
@@ -72,14 +72,14 @@ impl LocalFacts {
     /// The same process, with the GPUs that these abilities speak of instead of the machine's: for simulated ones. Those
     /// of one number are the same GPU in all processes of the machine.
     #[must_use]
-    pub fn with_simulated_gpus(mut self, abilities: &Abilities) -> Self {
+    pub fn with_simulated_gpus(mut self, capabilities: &GpuCapabilities) -> Self {
         let gpu = |ordinal: u32| {
             let uuid =
                 (u128::from_be_bytes(*b"simulated GPU   ") + u128::from(ordinal)).to_be_bytes();
             LocalGpu { uuid: Some(uuid), ..LocalGpu::new(ordinal) }
         };
-        self.gpus = (0..abilities.gpus).map(gpu).collect();
-        self.peer_access.clone_from(&abilities.peers);
+        self.gpus = (0..capabilities.gpus).map(gpu).collect();
+        self.peer_access.clone_from(&capabilities.peers);
         self.cuda = Ok(());
         self
     }
@@ -106,7 +106,7 @@ impl LocalFacts {
 /// How near the other side is. `None` is unknown.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
-pub struct Nearness {
+pub struct Locality {
     /// On one host.
     pub host: Option<bool>,
     /// In one PID namespace of it.
@@ -117,7 +117,7 @@ pub struct Nearness {
     pub process: bool,
 }
 
-impl Nearness {
+impl Locality {
     /// How near two processes are.
     #[must_use]
     pub fn between(a: &HostIdentity, b: &HostIdentity) -> Self {
@@ -144,7 +144,7 @@ pub struct PeerFacts {
     /// Whether it said anything: with Dynamo's profile it does not.
     pub native: bool,
     /// How near it is.
-    pub near: Nearness,
+    pub locality: Locality,
     /// It takes part in staged transfers.
     pub staging: bool,
     /// It shares GPU memory.
@@ -152,7 +152,7 @@ pub struct PeerFacts {
     /// The versions of the messages that it speaks.
     pub versions: MessageVersions,
     /// What can carry bytes to it. `None` if it does not say; then it is taken to have what this side has.
-    pub carriers: Option<PeerCarriers>,
+    pub media: Option<PeerMedia>,
     /// Its GPUs.
     pub gpus: Vec<PeerGpu>,
 }
@@ -160,7 +160,7 @@ pub struct PeerFacts {
 /// What a peer says can carry bytes to it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
-pub struct PeerCarriers {
+pub struct PeerMedia {
     /// Memory of its host.
     pub shared_memory: bool,
     /// A NIC.
@@ -187,11 +187,11 @@ impl PeerFacts {
     pub fn unknown() -> Self {
         Self {
             native: false,
-            near: Nearness::default(),
+            locality: Locality::default(),
             staging: false,
             versions: MessageVersions::default(),
             ipc: false,
-            carriers: None,
+            media: None,
             gpus: Vec::new(),
         }
     }
@@ -199,11 +199,11 @@ impl PeerFacts {
     /// What a peer says of itself, as seen from here.
     #[must_use]
     pub fn new(info: &PeerInfo, here: &LocalFacts) -> Self {
-        let says = |carrier: Carrier| info.transports().iter().any(|t| *t == carrier.to_string());
-        let carriers = PeerCarriers {
-            shared_memory: says(Carrier::SharedMemory),
-            rdma: says(Carrier::Rdma),
-            tcp: says(Carrier::Tcp),
+        let says = |medium: Medium| info.transports().iter().any(|t| *t == medium.to_string());
+        let media = PeerMedia {
+            shared_memory: says(Medium::SharedMemory),
+            rdma: says(Medium::Rdma),
+            tcp: says(Medium::Tcp),
         };
         let gpus = info.devices().iter().map(|device| PeerGpu {
             ordinal: device.device().index(),
@@ -212,14 +212,14 @@ impl PeerFacts {
         });
         Self {
             native: true,
-            near: here
+            locality: here
                 .host
                 .as_ref()
-                .map_or_else(Nearness::default, |host| Nearness::between(host, info.host())),
+                .map_or_else(Locality::default, |host| Locality::between(host, info.host())),
             staging: info.capabilities().staging,
             versions: info.versions(),
             ipc: info.capabilities().ipc,
-            carriers: (carriers != PeerCarriers::default()).then_some(carriers),
+            media: (media != PeerMedia::default()).then_some(media),
             gpus: gpus.collect(),
         }
     }
@@ -237,7 +237,7 @@ impl PeerFacts {
 pub enum Engine {
     /// UCX, for instance inside NIXL: what carries its bytes is inferred.
     Ucx,
-    /// The same, and it [expects](super::Estimate) no more of the way to this peer than of sockets.
+    /// The same, and it [expects](super::EngineEstimate) no more of the way to this peer than of sockets.
     UcxBySockets,
     /// Another, of which nothing is known.
     Other,
@@ -258,14 +258,14 @@ impl Engine {
 /// What came with the offer.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[non_exhaustive]
-pub struct Offered {
+pub struct OfferFacts {
     /// The offer is one of this process.
     pub ours: bool,
     /// How all of its memory can be opened by another process, if it can.
     pub share: Option<ShareForm>,
 }
 
-impl Offered {
+impl OfferFacts {
     /// An offer of this process.
     #[must_use]
     pub fn by_this_process() -> Self {
@@ -303,8 +303,8 @@ pub enum ShareForm {
 /// What a plan is asked for. All descriptors of each side are memory of one kind; for an operation that mixes them, ask
 /// for each pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[allow(clippy::exhaustive_structs, reason = "whoever asks must say each")]
-pub struct Question {
+#[allow(clippy::exhaustive_structs, reason = "a query must set each field")]
+pub struct PathQuery {
     /// `Read` moves remote to local, `Write` local to remote.
     pub operation: OperationKind,
     /// Memory of this process.
@@ -314,7 +314,7 @@ pub struct Question {
     /// What moves the bytes where the executor does not.
     pub engine: Engine,
     /// What came with the offer.
-    pub offered: Offered,
+    pub offered: OfferFacts,
     /// Which ways are allowed.
     pub policy: PathPolicy,
 }

@@ -1,4 +1,4 @@
-//! How real use of the paths went.
+//! Path health: results of past use, with a cooldown after failures.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use nixl_device::Device;
 use nixl_ops::PathKind;
 
-use super::Standing;
+use super::PathHistory;
 use super::plan::same;
 
 /// What was used: a kind of path between two memories.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[allow(clippy::exhaustive_structs, reason = "it is a key")]
-pub struct Subject {
+pub struct PathKey {
     /// The kind of path.
     pub kind: PathKind,
     /// Memory of this side.
@@ -21,7 +21,7 @@ pub struct Subject {
     pub remote: Device,
 }
 
-impl Subject {
+impl PathKey {
     fn is(&self, other: &Self) -> bool {
         same(self.kind, other.kind) && self.pair() == other.pair()
     }
@@ -59,18 +59,18 @@ pub enum HealthState {
 /// ```
 /// use std::time::Duration;
 /// use nixl_device::Device;
-/// use nixl_executor::paths::{Health, Subject};
+/// use nixl_executor::paths::{Health, PathKey};
 /// use nixl_ops::PathKind;
 ///
 /// let mut health = Health::new();
-/// let subject = Subject { kind: PathKind::CudaIpc, local: Device::cuda(0), remote: Device::cuda(1) };
-/// health.failed(subject, "the driver refused the handle", Duration::from_secs(5));
-/// let at = |seconds| health.standing(Device::cuda(0), Device::cuda(1), Duration::from_secs_f64(seconds));
+/// let path_key = PathKey { kind: PathKind::CudaIpc, local: Device::cuda(0), remote: Device::cuda(1) };
+/// health.failed(path_key, "the driver refused the handle", Duration::from_secs(5));
+/// let at = |seconds| health.history(Device::cuda(0), Device::cuda(1), Duration::from_secs_f64(seconds));
 /// assert_eq!(
-///     at(5.4).cooling(PathKind::CudaIpc).unwrap(),
+///     at(5.4).in_cooldown(PathKind::CudaIpc).unwrap(),
 ///     "failed 400.0ms ago, not tried again for 600.0ms: the driver refused the handle"
 /// );
-/// assert!(at(6.0).cooling(PathKind::CudaIpc).is_none());
+/// assert!(at(6.0).in_cooldown(PathKind::CudaIpc).is_none());
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Health {
@@ -79,7 +79,7 @@ pub struct Health {
 
 #[derive(Clone, Debug)]
 struct Record {
-    subject: Subject,
+    path_key: PathKey,
     failure: Option<Failure>,
 }
 
@@ -97,7 +97,7 @@ impl Health {
     /// The longest time for which a failure demotes a path.
     pub const LONGEST_COOLDOWN: Duration = Duration::from_secs(300);
     /// How many paths are remembered.
-    pub const MAX_SUBJECTS: usize = 128;
+    pub const MAX_PATHS: usize = 128;
 
     /// Nothing is known.
     #[must_use]
@@ -106,20 +106,20 @@ impl Health {
     }
 
     /// The path worked.
-    pub fn succeeded(&mut self, subject: Subject) {
-        record(&mut self.records, subject).failure = None;
+    pub fn succeeded(&mut self, path_key: PathKey) {
+        record(&mut self.records, path_key).failure = None;
     }
 
     /// The path failed. Failures of operations that were under way together count as one: during its cooldown a path's
     /// further failures change the reason only.
     pub fn failed(
         &mut self,
-        subject: Subject,
+        path_key: PathKey,
         reason: impl Into<Cow<'static, str>>,
         now: Duration,
     ) {
         let reason = reason.into();
-        let record = record(&mut self.records, subject);
+        let record = record(&mut self.records, path_key);
         match &mut record.failure {
             Some(failure) if now < failure.until => {
                 failure.at = failure.at.max(now);
@@ -135,8 +135,8 @@ impl Health {
 
     /// What is known of a path.
     #[must_use]
-    pub fn state(&self, subject: Subject, now: Duration) -> HealthState {
-        match self.records.iter().find(|record| record.subject.is(&subject)) {
+    pub fn state(&self, path_key: PathKey, now: Duration) -> HealthState {
+        match self.records.iter().find(|record| record.path_key.is(&path_key)) {
             None => HealthState::Unproven,
             Some(Record { failure: None, .. }) => HealthState::Proven,
             Some(Record { failure: Some(failure), .. }) => HealthState::Failed {
@@ -150,10 +150,10 @@ impl Health {
 
     /// How the paths between two memories stand. Takes memory only if one of them is in its cooldown.
     #[must_use]
-    pub fn standing(&self, local: Device, remote: Device, now: Duration) -> Standing {
-        let mut standing = Standing::new();
+    pub fn history(&self, local: Device, remote: Device, now: Duration) -> PathHistory {
+        let mut history = PathHistory::new();
         for record in &self.records {
-            if record.subject.pair() != (local, remote) {
+            if record.path_key.pair() != (local, remote) {
                 continue;
             }
             if let Some(failure) = &record.failure
@@ -161,8 +161,8 @@ impl Health {
             {
                 let ago = now.saturating_sub(failure.at);
                 let wait = failure.until - now;
-                standing.note_cooling(
-                    record.subject.kind,
+                history.note_cooldown(
+                    record.path_key.kind,
                     format!(
                         "failed {ago:.1?} ago, not tried again for {wait:.1?}: {}",
                         failure.reason
@@ -170,7 +170,7 @@ impl Health {
                 );
             }
         }
-        standing
+        history
     }
 }
 
@@ -181,14 +181,14 @@ fn cooldown(times: u32) -> Duration {
 }
 
 /// The record of a subject, moved to the end; the one at the front is the oldest.
-fn record(records: &mut Vec<Record>, subject: Subject) -> &mut Record {
-    match records.iter().position(|record| record.subject.is(&subject)) {
+fn record(records: &mut Vec<Record>, path_key: PathKey) -> &mut Record {
+    match records.iter().position(|record| record.path_key.is(&path_key)) {
         Some(index) => records[index..].rotate_left(1),
         None => {
-            if records.len() == Health::MAX_SUBJECTS {
+            if records.len() == Health::MAX_PATHS {
                 records.remove(0);
             }
-            records.push(Record { subject, failure: None });
+            records.push(Record { path_key, failure: None });
         }
     }
     let last = records.len() - 1;
@@ -203,8 +203,8 @@ mod tests {
 
     use super::*;
 
-    fn subject(kind: usize, local: u32) -> Subject {
-        Subject { kind: PathKind::ALL[kind], local: Device::cuda(local), remote: Device::HOST }
+    fn path_key(kind: usize, local: u32) -> PathKey {
+        PathKey { kind: PathKind::ALL[kind], local: Device::cuda(local), remote: Device::HOST }
     }
 
     #[derive(Clone, Debug)]
@@ -268,22 +268,22 @@ mod tests {
             for step in &steps {
                 let now = Duration::from_millis(model.now);
                 match *step {
-                    Step::Succeed(k, l) => health.succeeded(subject(k, l)),
-                    Step::Fail(k, l) => health.failed(subject(k, l), "why", now),
+                    Step::Succeed(k, l) => health.succeeded(path_key(k, l)),
+                    Step::Fail(k, l) => health.failed(path_key(k, l), "why", now),
                     Step::Wait(_) => {}
                 }
                 model.step(step);
                 let now = Duration::from_millis(model.now);
                 for l in 0..2 {
-                    let standing = health.standing(Device::cuda(l), Device::HOST, now);
+                    let history = health.history(Device::cuda(l), Device::HOST, now);
                     for k in 2..5 {
                         let expected = model.state((k, l));
-                        prop_assert_eq!(health.state(subject(k, l), now), expected.clone());
-                        let cooling = matches!(
+                        prop_assert_eq!(health.state(path_key(k, l), now), expected.clone());
+                        let in_cooldown = matches!(
                             expected,
                             HealthState::Failed { retry_in, .. } if retry_in > Duration::ZERO
                         );
-                        prop_assert_eq!(standing.cooling(PathKind::ALL[k]).is_some(), cooling);
+                        prop_assert_eq!(history.in_cooldown(PathKind::ALL[k]).is_some(), in_cooldown);
                     }
                 }
             }
@@ -299,13 +299,13 @@ mod tests {
     #[test]
     fn the_path_used_the_longest_ago_is_forgotten() {
         let mut health = Health::new();
-        let last = u32::try_from(Health::MAX_SUBJECTS).unwrap();
+        let last = u32::try_from(Health::MAX_PATHS).unwrap();
         for local in 0..last {
-            health.succeeded(subject(2, local));
+            health.succeeded(path_key(2, local));
         }
-        health.succeeded(subject(2, 0));
-        health.succeeded(subject(2, last));
-        let state = |local| health.state(subject(2, local), Duration::ZERO);
+        health.succeeded(path_key(2, 0));
+        health.succeeded(path_key(2, last));
+        let state = |local| health.state(path_key(2, local), Duration::ZERO);
         assert_eq!(state(1), HealthState::Unproven);
         for local in [0, 2, last] {
             assert_eq!(state(local), HealthState::Proven, "{local}");

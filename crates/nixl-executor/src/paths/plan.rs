@@ -1,4 +1,4 @@
-//! Every kind of path: whether it is there, and at what cost.
+//! Path plans: which kinds of path are available for a query, and at what cost.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,30 +6,30 @@ use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixl_ops::{Carrier, PathKind, Rejected, TransportError};
+use nixl_ops::{Medium, PathKind, Rejected, TransportError};
 
 use super::check::Check;
-use super::{LocalFacts, PathCosts, PeerFacts, Question, Ranking, Standing};
+use super::{LocalFacts, PathCosts, PathHistory, PathQuery, PeerFacts, Ranking};
 use crate::Cost;
 
-/// A path that is there.
+/// An available path.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct AblePath {
+pub struct AvailablePath {
     /// Its kind.
     pub kind: PathKind,
-    /// What carries the bytes. `None` if they stay in the process, or if nobody knows.
-    pub carrier: Option<Carrier>,
+    /// What carries the bytes. `None` if they stay in the process, or if it is unknown.
+    pub medium: Option<Medium>,
     /// The fixed part in microseconds, and the rate.
     pub cost: Cost,
     /// What makes it possible.
     pub why: Cow<'static, str>,
 }
 
-/// A path that is not there, or not allowed.
+/// A path that is unavailable or forbidden.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct RefusedPath {
+pub struct UnavailablePath {
     /// Its kind.
     pub kind: PathKind,
     /// What sort of reason it is.
@@ -42,7 +42,7 @@ pub struct RefusedPath {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// It is no path between memories like these, whatever the machines.
+    /// It is no path between these kinds of memory, on any machine.
     Inapplicable,
     /// Something is missing that other machines, peers or settings have.
     Missing,
@@ -50,17 +50,17 @@ pub enum Refusal {
     Forbidden,
 }
 
-/// All kinds of path for one [`Question`]. It depends on facts alone: not on the size of an operation, nor on what
+/// All kinds of path for one [`PathQuery`]. It depends on facts alone: not on the size of an operation, nor on what
 /// happened before.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PathPlan {
     /// What it answers.
-    pub question: Question,
+    pub query: PathQuery,
     /// The paths that are there, in the order of [`PathKind::ALL`].
-    pub able: Vec<AblePath>,
+    pub available: Vec<AvailablePath>,
     /// The others, in the same order.
-    pub refused: Vec<RefusedPath>,
+    pub refused: Vec<UnavailablePath>,
     /// What an operation says of the others, if only one path is there.
     only: Option<Arc<[Rejected]>>,
 }
@@ -70,7 +70,7 @@ pub struct PathPlan {
 #[non_exhaustive]
 pub struct Chosen<'a> {
     /// The path.
-    pub path: &'a AblePath,
+    pub path: &'a AvailablePath,
     /// From begin to awaited completion, for the size that was asked about.
     pub estimate: Duration,
 }
@@ -78,23 +78,24 @@ pub struct Chosen<'a> {
 impl PathPlan {
     /// Judges every kind of path.
     #[must_use]
-    pub fn new(question: Question, here: &LocalFacts, peer: &PeerFacts, costs: &PathCosts) -> Self {
-        let check = Check { question: &question, here, peer, costs };
-        let policy = question.policy;
-        let (mut able, mut refused) = (Vec::new(), Vec::new());
+    pub fn new(query: PathQuery, here: &LocalFacts, peer: &PeerFacts, costs: &PathCosts) -> Self {
+        let check = Check { query: &query, here, peer, costs };
+        let policy = query.policy;
+        let (mut available, mut refused) = (Vec::new(), Vec::new());
         for kind in PathKind::ALL {
-            let mut refuse = |refusal, reason| refused.push(RefusedPath { kind, refusal, reason });
-            match (check.verdict(kind), policy.check(kind, None, None)) {
+            let mut refuse =
+                |refusal, reason| refused.push(UnavailablePath { kind, refusal, reason });
+            match (check.check(kind), policy.check(kind, None, None)) {
                 (Err(missing), Ok(())) => refuse(missing.refusal, missing.reason),
                 (Err(missing), Err(_)) if missing.refusal == Refusal::Inapplicable => {
                     refuse(missing.refusal, missing.reason);
                 }
                 (_, Err(reason)) => refuse(Refusal::Forbidden, reason),
                 (Ok(ability), Ok(())) => {
-                    match policy.check(kind, ability.carrier, Some(ability.cost.gbps)) {
-                        Ok(()) => able.push(AblePath {
+                    match policy.check(kind, ability.medium, Some(ability.cost.gbps)) {
+                        Ok(()) => available.push(AvailablePath {
                             kind,
-                            carrier: ability.carrier,
+                            medium: ability.medium,
                             cost: ability.cost,
                             why: ability.why,
                         }),
@@ -103,9 +104,9 @@ impl PathPlan {
                 }
             }
         }
-        let mut plan = Self { question, able, refused, only: None };
-        if let [path] = &*plan.able {
-            plan.only = Some(plan.better_than(path.kind, 0, &Standing::new()).into());
+        let mut plan = Self { query, available, refused, only: None };
+        if let [path] = &*plan.available {
+            plan.only = Some(plan.better_than(path.kind, 0, &PathHistory::new()).into());
         }
         plan
     }
@@ -117,39 +118,44 @@ impl PathPlan {
     /// # Errors
     ///
     /// [`TransportError::NoPath`], with the missing facts first.
-    pub fn choose(&self, bytes: u64, standing: &Standing) -> Result<Chosen<'_>, TransportError> {
+    pub fn choose(&self, bytes: u64, history: &PathHistory) -> Result<Chosen<'_>, TransportError> {
         let best = self
-            .able
+            .available
             .iter()
-            .filter(|path| standing.tried(path.kind).is_none())
-            .map(|path| (path, self.place(path, bytes, standing)))
+            .filter(|path| history.tried(path.kind).is_none())
+            .map(|path| (path, self.place(path, bytes, history)))
             // The first of equals.
             .min_by_key(|(_, place)| *place);
         match best {
             Some((path, place)) => Ok(Chosen { path, estimate: place.estimate }),
-            None => Err(TransportError::NoPath { rejected: self.rejected(standing) }),
+            None => Err(TransportError::NoPath { rejected: self.rejected(history) }),
         }
     }
 
     /// All paths in the order in which they would be taken, to be shown.
     #[must_use]
-    pub fn rank(&self, bytes: u64, standing: &Standing) -> Ranking<'_> {
-        Ranking::new(self, bytes, standing)
+    pub fn rank(&self, bytes: u64, history: &PathHistory) -> Ranking<'_> {
+        Ranking::new(self, bytes, history)
     }
 
-    /// The paths that are better by nature than the one that was taken, with the reasons against them, best first; and
+    /// The paths that are preferred by kind over the one that was taken, with the reasons against them, best first; and
     /// those that failed. For the report of an operation. What never was a path between memories like these is left
     /// out.
     #[must_use]
-    pub fn not_taken(&self, taken: PathKind, bytes: u64, standing: &Standing) -> Arc<[Rejected]> {
+    pub fn alternatives(
+        &self,
+        taken: PathKind,
+        bytes: u64,
+        history: &PathHistory,
+    ) -> Arc<[Rejected]> {
         match &self.only {
             // The same for every operation.
-            Some(rejected) if standing.is_clean() => Arc::clone(rejected),
-            _ => self.better_than(taken, bytes, standing).into(),
+            Some(rejected) if history.is_clean() => Arc::clone(rejected),
+            _ => self.better_than(taken, bytes, history).into(),
         }
     }
 
-    fn better_than(&self, taken: PathKind, bytes: u64, standing: &Standing) -> Vec<Rejected> {
+    fn better_than(&self, taken: PathKind, bytes: u64, history: &PathHistory) -> Vec<Rejected> {
         let mut rejected: Vec<_> = self
             .refused
             .iter()
@@ -157,12 +163,12 @@ impl PathPlan {
             .filter(|path| order(path.kind) < order(taken))
             .map(|path| Rejected::new(path.kind, path.reason.clone()))
             .collect();
-        for path in self.able.iter().filter(|path| !same(path.kind, taken)) {
-            if let Some(failure) = standing.tried(path.kind).or(standing.cooling(path.kind)) {
+        for path in self.available.iter().filter(|path| !same(path.kind, taken)) {
+            if let Some(failure) = history.tried(path.kind).or(history.in_cooldown(path.kind)) {
                 rejected.push(Rejected::new(path.kind, failure.clone()));
             } else if order(path.kind) < order(taken) {
                 let estimate = path.cost.estimate(1, bytes);
-                let reason = match self.question.policy.preferred() {
+                let reason = match self.query.policy.preferred() {
                     Some(preferred) if same(preferred, taken) => {
                         format!("the policy prefers {taken}")
                     }
@@ -178,33 +184,33 @@ impl PathPlan {
     /// Why a path that was taken is not what the hardware could do: the engine has to copy GPU memory by itself, since
     /// staging is not there for this reason.
     #[must_use]
-    pub fn degraded(&self, taken: &AblePath) -> Option<&Cow<'static, str>> {
-        if taken.kind != PathKind::Emulated || taken.carrier == Some(Carrier::Gpu) {
+    pub fn degraded(&self, taken: &AvailablePath) -> Option<&Cow<'static, str>> {
+        if taken.kind != PathKind::EngineStaged || taken.medium == Some(Medium::Gpu) {
             return None;
         }
-        let staged = |path: &&RefusedPath| {
+        let staged = |path: &&UnavailablePath| {
             matches!(path.kind, PathKind::StagedOneSide | PathKind::StagedBothSides)
                 && path.refusal == Refusal::Missing
         };
         self.refused.iter().find(staged).map(|path| &path.reason)
     }
 
-    pub(super) fn place(&self, path: &AblePath, bytes: u64, standing: &Standing) -> Place {
-        let preferred = self.question.policy.preferred();
-        Place {
-            cooling: standing.cooling(path.kind).is_some(),
+    pub(super) fn place(&self, path: &AvailablePath, bytes: u64, history: &PathHistory) -> RankKey {
+        let preferred = self.query.policy.preferred();
+        RankKey {
+            in_cooldown: history.in_cooldown(path.kind).is_some(),
             not_preferred: !preferred.is_some_and(|kind| same(kind, path.kind)),
             estimate: path.cost.estimate(1, bytes),
         }
     }
 
     /// Why none is left: what was tried, then what is missing, then what cannot be, then what is not allowed.
-    fn rejected(&self, standing: &Standing) -> Vec<Rejected> {
-        let tried = self.able.iter().filter_map(|path| {
-            let reason = standing.tried(path.kind)?;
+    fn rejected(&self, history: &PathHistory) -> Vec<Rejected> {
+        let tried = self.available.iter().filter_map(|path| {
+            let reason = history.tried(path.kind)?;
             Some(Rejected::new(path.kind, reason.clone()))
         });
-        let allowed = |kind| self.question.policy.check(kind, None, None).is_ok();
+        let allowed = |kind| self.query.policy.check(kind, None, None).is_ok();
         let refused = [Refusal::Missing, Refusal::Inapplicable, Refusal::Forbidden]
             .into_iter()
             .flat_map(|refusal| self.refused.iter().filter(move |path| path.refusal == refusal))
@@ -216,27 +222,27 @@ impl PathPlan {
 
 /// What paths are ordered by.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) struct Place {
-    cooling: bool,
+pub(super) struct RankKey {
+    in_cooldown: bool,
     not_preferred: bool,
     pub(super) estimate: Duration,
 }
 
-/// Whether two kinds are the same, whatever the strategy inside the process.
+/// Whether two kinds are the same, without regard to the strategy inside the process.
 pub(super) fn same(a: PathKind, b: PathKind) -> bool {
     discriminant(&a) == discriminant(&b)
 }
 
-/// From the best by nature to the last.
+/// The position of a kind in the order of preference.
 fn order(kind: PathKind) -> usize {
     PathKind::ALL.iter().position(|known| same(*known, kind)).unwrap_or(PathKind::ALL.len())
 }
 
 impl fmt::Display for PathPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Question { operation, local, remote, .. } = self.question;
+        let PathQuery { operation, local, remote, .. } = self.query;
         write!(f, "{operation:?} {local} and the peer's {remote}")?;
-        for path in &self.able {
+        for path in &self.available {
             write!(f, "\n  {path}")?;
         }
         for path in &self.refused {
@@ -246,17 +252,17 @@ impl fmt::Display for PathPlan {
     }
 }
 
-impl fmt::Display for AblePath {
+impl fmt::Display for AvailablePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.kind)?;
-        if let Some(carrier) = self.carrier {
-            write!(f, " by {carrier}")?;
+        if let Some(medium) = self.medium {
+            write!(f, " by {medium}")?;
         }
         write!(f, ", {} us + {} GB/s: {}", self.cost.fixed_us, self.cost.gbps, self.why)
     }
 }
 
-impl fmt::Display for RefusedPath {
+impl fmt::Display for UnavailablePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "not {}: {}", self.kind, self.reason)
     }

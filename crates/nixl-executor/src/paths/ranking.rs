@@ -1,10 +1,10 @@
-//! The paths of a plan in the order in which they would be taken.
+//! The ranking of a plan's paths, for display.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use super::{AblePath, PathPlan, Standing};
+use super::{AvailablePath, PathHistory, PathPlan};
 
 /// A plan for one size, ranked. Shown, it is a line for the operation and one for each path, the one to take first.
 #[derive(Clone, Debug)]
@@ -17,21 +17,21 @@ pub struct Ranking<'a> {
 
 #[derive(Clone, Debug)]
 struct Ranked<'a> {
-    path: &'a AblePath,
+    path: &'a AvailablePath,
     estimate: Duration,
     failure: Option<Cow<'static, str>>,
     tried: bool,
 }
 
 impl<'a> Ranking<'a> {
-    pub(super) fn new(plan: &'a PathPlan, bytes: u64, standing: &Standing) -> Self {
+    pub(super) fn new(plan: &'a PathPlan, bytes: u64, history: &PathHistory) -> Self {
         let mut order: Vec<_> = plan
-            .able
+            .available
             .iter()
             .map(|path| {
-                let tried = standing.tried(path.kind);
-                let place = plan.place(path, bytes, standing);
-                let failure = tried.or(standing.cooling(path.kind)).cloned();
+                let tried = history.tried(path.kind);
+                let place = plan.place(path, bytes, history);
+                let failure = tried.or(history.in_cooldown(path.kind)).cloned();
                 let tried = tried.is_some();
                 ((tried, place), Ranked { path, estimate: place.estimate, failure, tried })
             })
@@ -41,7 +41,7 @@ impl<'a> Ranking<'a> {
     }
 
     /// The paths that may be taken, the one to take first.
-    pub fn paths(&self) -> impl Iterator<Item = (&'a AblePath, Duration)> {
+    pub fn paths(&self) -> impl Iterator<Item = (&'a AvailablePath, Duration)> {
         self.order
             .iter()
             .filter(|ranked| !ranked.tried)
@@ -51,18 +51,18 @@ impl<'a> Ranking<'a> {
 
 impl fmt::Display for Ranking<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let question = &self.plan.question;
+        let query = &self.plan.query;
         write!(
             f,
             "{:?} of {} bytes, {} and the peer's {}",
-            question.operation, self.bytes, question.local, question.remote
+            query.operation, self.bytes, query.local, query.remote
         )?;
         let mut word = "take";
         for Ranked { path, estimate, failure, tried } in &self.order {
             let word = if *tried { "not" } else { std::mem::replace(&mut word, "then") };
             write!(f, "\n  {word} {}", path.kind)?;
-            if let Some(carrier) = path.carrier {
-                write!(f, " by {carrier}")?;
+            if let Some(medium) = path.medium {
+                write!(f, " by {medium}")?;
             }
             write!(f, ", estimated at {estimate:.1?} ({} GB/s): {}", path.cost.gbps, path.why)?;
             if let Some(failure) = failure {

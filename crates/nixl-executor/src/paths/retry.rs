@@ -1,4 +1,4 @@
-//! Whether an operation that failed on one path may be tried on another.
+//! The rule for retrying a failed operation on another path.
 
 use nixl_ops::TransportError;
 

@@ -1,4 +1,4 @@
-//! Counters and events: what was asked for, apart from what was tried.
+//! Counters and events of operations and attempts.
 //!
 //! | counter | labels | counts |
 //! |---|---|---|
@@ -54,7 +54,7 @@ pub(crate) fn tell_end(report: &PathReport) {
         kind = report.kind.class(),
         transport = %report.transport,
         outcome = "ok",
-        carrier = report.carrier.map(tracing::field::display),
+        carrier = report.medium.map(tracing::field::display),
         bytes = report.bytes,
         descriptors = report.descriptors,
         chunks = report.chunks,
@@ -205,7 +205,7 @@ mod tests {
             note_attempt(PathKind::CudaIpc, "cuda", Err(&gone));
             note_attempt(PathKind::StagedBothSides, "nixl/UCX", Ok(()));
             note_end(Some(&PathReport::new(PathKind::StagedBothSides, "nixl/UCX", 70, 1)), Ok(()));
-            let local = PathReport::new(PathKind::Local("kernel"), "whatever", 5, 1);
+            let local = PathReport::new(PathKind::Local("kernel"), "any", 5, 1);
             note_end(Some(&local), Err(&OperationError::Cancelled));
             note_end(None, Err(&OperationError::Transport(gone)));
             let successes = Successes::default();

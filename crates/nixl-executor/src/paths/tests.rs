@@ -1,4 +1,4 @@
-//! The planner: what it chooses on machines that are known, and what holds on any.
+//! Tests of the planner: choices on known machines, and properties on any.
 
 use std::collections::HashSet;
 
@@ -7,11 +7,11 @@ use nixl_metadata::{
     AgentMetadata, Capabilities, HostIdentity, MessageVersions, NotificationKey, OperationKind,
     PeerInfo, RdmaMetadata, SerializedDescriptor, Share, ShareKind,
 };
-use nixl_ops::{Carrier, PathKind, PathPolicy, TransportError};
+use nixl_ops::{Medium, PathKind, PathPolicy, TransportError};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Abilities, MemoryKind};
+use crate::{GpuCapabilities, MemoryKind};
 
 const GPU: [[u8; 16]; 2] = [[0x1a; 16], [0x2b; 16]];
 
@@ -36,7 +36,7 @@ fn neighbour() -> PeerFacts {
         |ordinal: u32| PeerGpu { ordinal, uuid: Some(GPU[ordinal as usize]), gpu_direct: false };
     PeerFacts {
         native: true,
-        near: Nearness {
+        locality: Locality {
             host: Some(true),
             pid_namespace: Some(true),
             ipc_namespace: Some(true),
@@ -45,39 +45,39 @@ fn neighbour() -> PeerFacts {
         staging: true,
         ipc: true,
         versions: MessageVersions::default(),
-        carriers: None,
+        media: None,
         gpus: vec![gpu(0), gpu(1)],
     }
 }
 
 fn elsewhere() -> PeerFacts {
     let no = Some(false);
-    let near = Nearness { host: no, pid_namespace: no, ipc_namespace: no, process: false };
-    PeerFacts { near, ..neighbour() }
+    let locality = Locality { host: no, pid_namespace: no, ipc_namespace: no, process: false };
+    PeerFacts { locality, ..neighbour() }
 }
 
-fn ask(local: MemoryKind, remote: Device) -> Question {
-    Question {
+fn ask(local: MemoryKind, remote: Device) -> PathQuery {
+    PathQuery {
         operation: OperationKind::Read,
         local,
         remote,
         engine: Engine::Ucx,
-        offered: Offered::default(),
+        offered: OfferFacts::default(),
         policy: PathPolicy::auto(),
     }
 }
 
-fn shared(form: ShareForm) -> Offered {
-    Offered { ours: false, share: Some(form) }
+fn shared(form: ShareForm) -> OfferFacts {
+    OfferFacts { ours: false, share: Some(form) }
 }
 
-fn plan(question: Question, here: &LocalFacts, peer: &PeerFacts) -> PathPlan {
-    PathPlan::new(question, here, peer, &PathCosts::default())
+fn plan(query: PathQuery, here: &LocalFacts, peer: &PeerFacts) -> PathPlan {
+    PathPlan::new(query, here, peer, &PathCosts::default())
 }
 
-fn chosen(plan: &PathPlan, bytes: u64) -> (PathKind, Option<Carrier>) {
-    let path = plan.choose(bytes, &Standing::new()).unwrap().path;
-    (path.kind, path.carrier)
+fn chosen(plan: &PathPlan, bytes: u64) -> (PathKind, Option<Medium>) {
+    let path = plan.choose(bytes, &PathHistory::new()).unwrap().path;
+    (path.kind, path.medium)
 }
 
 fn reason(plan: &PathPlan, kind: PathKind) -> &str {
@@ -89,11 +89,11 @@ const ONE: Device = Device::cuda(1);
 
 #[test]
 fn a_shared_gpu_is_copied_directly() {
-    let question = |local| Question { offered: shared(ShareForm::CudaIpc), ..ask(local, ONE) };
+    let query = |local| PathQuery { offered: shared(ShareForm::CudaIpc), ..ask(local, ONE) };
     for local in [MemoryKind::Gpu(0), MemoryKind::Gpu(1), MemoryKind::Pinned, MemoryKind::Pageable]
     {
-        let plan = plan(question(local), &here(), &neighbour());
-        assert_eq!(chosen(&plan, LARGE), (PathKind::CudaIpc, Some(Carrier::Gpu)), "{plan}");
+        let plan = plan(query(local), &here(), &neighbour());
+        assert_eq!(chosen(&plan, LARGE), (PathKind::CudaIpc, Some(Medium::Gpu)), "{plan}");
         if local != MemoryKind::Pageable {
             assert_eq!(chosen(&plan, 4096).0, PathKind::CudaIpc, "{plan}");
         }
@@ -102,10 +102,10 @@ fn a_shared_gpu_is_copied_directly() {
 
 #[test]
 fn a_gpu_is_known_by_its_uuid() {
-    let question = Question { offered: shared(ShareForm::CudaIpc), ..ask(MemoryKind::Gpu(0), ONE) };
+    let query = PathQuery { offered: shared(ShareForm::CudaIpc), ..ask(MemoryKind::Gpu(0), ONE) };
     let why = |here: &LocalFacts, peer: &PeerFacts| {
-        let plan = plan(question, here, peer);
-        let ipc = plan.able.iter().find(|path| path.kind == PathKind::CudaIpc);
+        let plan = plan(query, here, peer);
+        let ipc = plan.available.iter().find(|path| path.kind == PathKind::CudaIpc);
         ipc.map_or_else(|| reason(&plan, PathKind::CudaIpc).to_owned(), |path| path.why.to_string())
     };
     let mut peer = neighbour();
@@ -123,30 +123,36 @@ fn a_gpu_is_known_by_its_uuid() {
 
 #[test]
 fn each_missing_fact_is_named() {
-    let ipc = Question { offered: shared(ShareForm::CudaIpc), ..ask(MemoryKind::Gpu(0), ONE) };
+    let ipc = PathQuery { offered: shared(ShareForm::CudaIpc), ..ask(MemoryKind::Gpu(0), ONE) };
     let host = ask(MemoryKind::Gpu(0), Device::HOST);
-    let file = Question { offered: shared(ShareForm::File), ..host };
+    let file = PathQuery { offered: shared(ShareForm::File), ..host };
     let only = |value| LocalFacts { ucx: UcxTransports::parse(value), ..here() };
-    let near = |change: fn(&mut Nearness)| {
+    let locality = |change: fn(&mut Locality)| {
         let mut peer = neighbour();
-        change(&mut peer.near);
+        change(&mut peer.locality);
         peer
     };
     let nic = LocalFacts { rdma: Ok(()), ..here() };
-    let with_nic = PeerCarriers { rdma: true, ..PeerCarriers::default() };
-    let peer_with_nic = PeerFacts { carriers: Some(with_nic), ..elsewhere() };
+    let with_nic = PeerMedia { rdma: true, ..PeerMedia::default() };
+    let peer_with_nic = PeerFacts { media: Some(with_nic), ..elsewhere() };
     let no_staging = PeerFacts { staging: false, ..neighbour() };
-    let apart = || near(|n| n.pid_namespace = Some(false));
-    use PathKind::{CudaIpc, Emulated, GpuDirect, SharedMemory, StagedBothSides};
-    for (kind, question, here, peer, expected) in [
+    let apart = || locality(|n| n.pid_namespace = Some(false));
+    use PathKind::{CudaIpc, EngineStaged, GpuDirect, SharedMemory, StagedBothSides};
+    for (kind, query, here, peer, expected) in [
         (CudaIpc, ipc, here(), elsewhere(), "the peer runs on another host"),
         (CudaIpc, ipc, here(), apart(), "separate PID namespaces"),
-        (CudaIpc, ipc, here(), near(|n| n.ipc_namespace = Some(false)), "separate IPC namespaces"),
         (
             CudaIpc,
             ipc,
             here(),
-            near(|n| n.process = true),
+            locality(|n| n.ipc_namespace = Some(false)),
+            "separate IPC namespaces",
+        ),
+        (
+            CudaIpc,
+            ipc,
+            here(),
+            locality(|n| n.process = true),
             "the peer is in this very process, which cannot open its own handles",
         ),
         (CudaIpc, ipc, only("tcp,cuda_copy"), neighbour(), "UCX_TLS allows no cuda_ipc"),
@@ -201,14 +207,14 @@ fn each_missing_fact_is_named() {
             "the peer's metadata has no staging capability: it is Dynamo's profile",
         ),
         (
-            Emulated,
+            EngineStaged,
             ipc,
             only("tcp"),
             neighbour(),
             "UCX_TLS allows no cuda_copy, without which UCX takes no GPU memory",
         ),
     ] {
-        assert_eq!(reason(&plan(question, &here, &peer), kind), expected);
+        assert_eq!(reason(&plan(query, &here, &peer), kind), expected);
     }
 }
 
@@ -216,58 +222,58 @@ fn each_missing_fact_is_named() {
 fn over_sockets_large_transfers_are_staged_and_small_ones_left_to_the_engine() {
     let here = LocalFacts { ucx: UcxTransports::parse("tcp,cuda_copy"), ..here() };
     let plan = plan(ask(MemoryKind::Gpu(0), ONE), &here, &neighbour());
-    assert_eq!(chosen(&plan, LARGE), (PathKind::StagedBothSides, Some(Carrier::Tcp)));
-    assert_eq!(chosen(&plan, 4096), (PathKind::Emulated, Some(Carrier::Tcp)));
-    let rejected = plan.not_taken(PathKind::Emulated, 4096, &Standing::new());
+    assert_eq!(chosen(&plan, LARGE), (PathKind::StagedBothSides, Some(Medium::Tcp)));
+    assert_eq!(chosen(&plan, 4096), (PathKind::EngineStaged, Some(Medium::Tcp)));
+    let rejected = plan.alternatives(PathKind::EngineStaged, 4096, &PathHistory::new());
     let staged = rejected.iter().find(|r| r.kind == PathKind::StagedBothSides).unwrap();
     assert!(staged.reason.starts_with("estimated at"), "{}", staged.reason);
-    assert_eq!(plan.degraded(plan.choose(4096, &Standing::new()).unwrap().path), None);
+    assert_eq!(plan.degraded(plan.choose(4096, &PathHistory::new()).unwrap().path), None);
 }
 
 #[test]
 fn the_engine_s_own_cuda_ipc_is_better_than_staging() {
     let plan = plan(ask(MemoryKind::Gpu(0), ONE), &here(), &neighbour());
-    assert_eq!(chosen(&plan, LARGE), (PathKind::Emulated, Some(Carrier::Gpu)));
-    assert_eq!(plan.degraded(plan.choose(LARGE, &Standing::new()).unwrap().path), None);
+    assert_eq!(chosen(&plan, LARGE), (PathKind::EngineStaged, Some(Medium::Gpu)));
+    assert_eq!(plan.degraded(plan.choose(LARGE, &PathHistory::new()).unwrap().path), None);
 }
 
 #[test]
 fn host_memory_needs_no_cooperation() {
-    // A GPU here, host memory there: whoever the peer is.
-    let question = ask(MemoryKind::Gpu(0), Device::HOST);
+    // A GPU here, host memory there: with any peer.
+    let query = ask(MemoryKind::Gpu(0), Device::HOST);
     for peer in [PeerFacts::unknown(), elsewhere()] {
-        let plan = plan(question, &here(), &peer);
+        let plan = plan(query, &here(), &peer);
         assert_eq!(chosen(&plan, LARGE).0, PathKind::StagedOneSide, "{plan}");
     }
-    let question = Question { offered: shared(ShareForm::File), ..question };
-    let plan = plan(question, &here(), &neighbour());
+    let query = PathQuery { offered: shared(ShareForm::File), ..query };
+    let plan = plan(query, &here(), &neighbour());
     assert_eq!(chosen(&plan, LARGE).0, PathKind::SharedMemory);
 }
 
 #[test]
 fn a_neighbour_s_gpu_copies_what_is_lent_to_it() {
     let plan = plan(ask(MemoryKind::Gpu(0), Device::HOST), &here(), &neighbour());
-    assert_eq!(chosen(&plan, LARGE), (PathKind::CudaIpc, Some(Carrier::Gpu)), "{plan}");
+    assert_eq!(chosen(&plan, LARGE), (PathKind::CudaIpc, Some(Medium::Gpu)), "{plan}");
     // Little is not worth the messages.
     assert_eq!(chosen(&plan, 4096).0, PathKind::StagedOneSide, "{plan}");
 }
 
 #[test]
 fn a_peer_takes_part_if_its_messages_are_of_this_version_or_one_beside_it() {
-    for (theirs, speaks) in
+    for (theirs, supports_version) in
         [(0, false), (1, true), (2, true), (3, true), (4, false), (u16::MAX, false)]
     {
         let versions = MessageVersions::default().with_staging(theirs).with_lending(theirs);
         let peer = PeerFacts { versions, ..neighbour() };
         let staged = plan(ask(MemoryKind::Gpu(0), ONE), &here(), &peer);
         let lent = plan(ask(MemoryKind::Gpu(0), Device::HOST), &here(), &peer);
-        for (plan, kind, messages, speaks) in [
-            (&staged, PathKind::StagedBothSides, "staging", speaks),
-            (&lent, PathKind::CudaIpc, "lending", speaks),
+        for (plan, kind, messages, supports_version) in [
+            (&staged, PathKind::StagedBothSides, "staging", supports_version),
+            (&lent, PathKind::CudaIpc, "lending", supports_version),
         ] {
-            let able = plan.able.iter().any(|path| path.kind == kind);
-            assert_eq!(able, speaks, "{messages} {theirs}: {plan}");
-            if !speaks {
+            let available = plan.available.iter().any(|path| path.kind == kind);
+            assert_eq!(available, supports_version, "{messages} {theirs}: {plan}");
+            if !supports_version {
                 let why = format!("the peer speaks version {theirs} of {messages} messages");
                 assert!(reason(plan, kind).starts_with(&why), "{plan}");
             }
@@ -278,33 +284,33 @@ fn a_peer_takes_part_if_its_messages_are_of_this_version_or_one_beside_it() {
 #[test]
 fn a_peer_that_does_not_cooperate_is_degraded() {
     let plan = plan(ask(MemoryKind::Pageable, ONE), &here(), &PeerFacts::unknown());
-    let taken = plan.choose(LARGE, &Standing::new()).unwrap().path;
-    assert_eq!(taken.kind, PathKind::Emulated);
+    let taken = plan.choose(LARGE, &PathHistory::new()).unwrap().path;
+    assert_eq!(taken.kind, PathKind::EngineStaged);
     assert!(plan.degraded(taken).unwrap().contains("Dynamo's profile"));
 }
 
 #[test]
 fn host_to_host_is_carried_by_what_both_have() {
-    let question = ask(MemoryKind::Pageable, Device::HOST);
+    let query = ask(MemoryKind::Pageable, Device::HOST);
     let carried = |here: &LocalFacts, peer: &PeerFacts| {
-        plan(question, here, peer).choose(LARGE, &Standing::new()).map(|c| c.path.carrier)
+        plan(query, here, peer).choose(LARGE, &PathHistory::new()).map(|c| c.path.medium)
     };
     let nic = LocalFacts { rdma: Ok(()), ..here() };
-    let rdma = PeerCarriers { rdma: true, tcp: true, shared_memory: true };
-    let far_with_nic = PeerFacts { carriers: Some(rdma), ..elsewhere() };
-    assert_eq!(carried(&here(), &neighbour()), Ok(Some(Carrier::SharedMemory)));
-    assert_eq!(carried(&here(), &elsewhere()), Ok(Some(Carrier::Tcp)));
-    assert_eq!(carried(&nic, &far_with_nic), Ok(Some(Carrier::Rdma)));
+    let rdma = PeerMedia { rdma: true, tcp: true, shared_memory: true };
+    let far_with_nic = PeerFacts { media: Some(rdma), ..elsewhere() };
+    assert_eq!(carried(&here(), &neighbour()), Ok(Some(Medium::SharedMemory)));
+    assert_eq!(carried(&here(), &elsewhere()), Ok(Some(Medium::Tcp)));
+    assert_eq!(carried(&nic, &far_with_nic), Ok(Some(Medium::Rdma)));
     assert_eq!(carried(&nic, &PeerFacts::unknown()), Ok(None));
     // What the engine itself expects counts for more, unless it cannot be.
-    let slow = Question { engine: Engine::UcxBySockets, ..question };
+    let slow = PathQuery { engine: Engine::UcxBySockets, ..query };
     let rc = LocalFacts { ucx: UcxTransports::parse("rc"), ..nic.clone() };
     let known = plan(slow, &rc, &far_with_nic);
-    assert_eq!(known.choose(LARGE, &Standing::new()).unwrap().path.carrier, None);
+    assert_eq!(known.choose(LARGE, &PathHistory::new()).unwrap().path.medium, None);
     for peer in [PeerFacts::unknown(), neighbour(), far_with_nic] {
         let plan = plan(slow, &nic, &peer);
-        let chosen = plan.choose(LARGE, &Standing::new()).unwrap();
-        assert_eq!((chosen.path.kind, chosen.path.carrier), (PathKind::Direct, Some(Carrier::Tcp)));
+        let chosen = plan.choose(LARGE, &PathHistory::new()).unwrap();
+        assert_eq!((chosen.path.kind, chosen.path.medium), (PathKind::Direct, Some(Medium::Tcp)));
     }
     let shm = LocalFacts { ucx: UcxTransports::parse("shm"), ..here() };
     assert!(carried(&shm, &elsewhere()).is_err());
@@ -313,9 +319,9 @@ fn host_to_host_is_carried_by_what_both_have() {
 #[test]
 fn requiring_gpu_direct_without_a_nic_names_the_nic_first() {
     let policy = PathPolicy::auto().require(PathKind::GpuDirect);
-    let question = Question { policy, ..ask(MemoryKind::Gpu(0), ONE) };
-    let plan = plan(question, &here(), &neighbour());
-    match plan.choose(LARGE, &Standing::new()) {
+    let query = PathQuery { policy, ..ask(MemoryKind::Gpu(0), ONE) };
+    let plan = plan(query, &here(), &neighbour());
+    match plan.choose(LARGE, &PathHistory::new()) {
         Err(TransportError::NoPath { rejected }) => {
             assert_eq!(rejected[0].kind, PathKind::GpuDirect);
             assert_eq!(rejected[0].reason, "no RDMA NIC on this host");
@@ -326,26 +332,23 @@ fn requiring_gpu_direct_without_a_nic_names_the_nic_first() {
 
 #[test]
 fn inside_the_process_no_engine_is_asked() {
-    let offered = Offered::by_this_process();
-    let question = Question { offered, ..ask(MemoryKind::Pageable, Device::HOST) };
-    assert_eq!(
-        chosen(&plan(question, &here(), &neighbour()), 1),
-        (PathKind::SameProcessCopy, None)
-    );
-    let question = Question { offered, ..ask(MemoryKind::Pageable, ONE) };
-    let plan = plan(question, &here(), &neighbour());
+    let offered = OfferFacts::by_this_process();
+    let query = PathQuery { offered, ..ask(MemoryKind::Pageable, Device::HOST) };
+    assert_eq!(chosen(&plan(query, &here(), &neighbour()), 1), (PathKind::SameProcessCopy, None));
+    let query = PathQuery { offered, ..ask(MemoryKind::Pageable, ONE) };
+    let plan = plan(query, &here(), &neighbour());
     assert!(matches!(chosen(&plan, 1), (PathKind::Local(_), None)));
-    assert_eq!(plan.able.len(), 1);
+    assert_eq!(plan.available.len(), 1);
 }
 
 #[test]
 fn a_ranking_is_shown_line_by_line() {
     let here = LocalFacts { ucx: UcxTransports::parse("tcp,cuda_copy"), ..here() };
-    let question = Question { offered: shared(ShareForm::CudaIpc), ..ask(MemoryKind::Gpu(0), ONE) };
-    let plan = plan(question, &here, &neighbour());
-    let mut standing = Standing::new();
-    standing.note_cooling(PathKind::StagedBothSides, "failed 2 s ago");
-    let shown = plan.rank(LARGE, &standing).to_string();
+    let query = PathQuery { offered: shared(ShareForm::CudaIpc), ..ask(MemoryKind::Gpu(0), ONE) };
+    let plan = plan(query, &here, &neighbour());
+    let mut history = PathHistory::new();
+    history.note_cooldown(PathKind::StagedBothSides, "failed 2 s ago");
+    let shown = plan.rank(LARGE, &history).to_string();
     let expected = "\
 Read of 67108864 bytes, cuda:0 and the peer's cuda:1
   take emulated by tcp, estimated at 335.6ms (0.2 GB/s): the engine copies GPU memory by itself
@@ -362,10 +365,10 @@ Read of 67108864 bytes, cuda:0 and the peer's cuda:1
 
 #[test]
 fn simulated_gpus_are_shared_and_staged_like_others() {
-    let abilities = Abilities { gpus: 2, ..Abilities::default() };
-    let here = LocalFacts::default().with_simulated_gpus(&abilities);
-    let question = Question { engine: Engine::Other, ..ask(MemoryKind::Gpu(0), ONE) };
-    let plan = plan(question, &here, &neighbour());
+    let capabilities = GpuCapabilities { gpus: 2, ..GpuCapabilities::default() };
+    let here = LocalFacts::default().with_simulated_gpus(&capabilities);
+    let query = PathQuery { engine: Engine::Other, ..ask(MemoryKind::Gpu(0), ONE) };
+    let plan = plan(query, &here, &neighbour());
     assert_eq!(chosen(&plan, LARGE), (PathKind::StagedBothSides, None));
     let info = describe(&here);
     assert!(info.capabilities().staging && info.capabilities().ipc);
@@ -394,21 +397,21 @@ fn what_one_side_describes_the_other_understands() {
     // Saying it again changes nothing.
     assert_eq!(facts.describe(info.clone(), true), info);
     let peer = PeerFacts::new(&info, &facts);
-    let carriers = PeerCarriers { shared_memory: true, rdma: true, tcp: false };
-    assert_eq!(peer.carriers, Some(carriers));
+    let media = PeerMedia { shared_memory: true, rdma: true, tcp: false };
+    assert_eq!(peer.media, Some(media));
     assert!(peer.native && peer.staging && peer.ipc);
-    assert_eq!(peer.near.host, Some(true));
-    assert_eq!(peer.near.pid_namespace, None);
+    assert_eq!(peer.locality.host, Some(true));
+    assert_eq!(peer.locality.pid_namespace, None);
     assert_eq!(peer.gpu(1).map(|gpu| (gpu.uuid, gpu.gpu_direct)), Some((Some(GPU[1]), true)));
     // A GPU of both sides' NICs.
-    let question = ask(MemoryKind::Gpu(1), ONE);
-    assert_eq!(chosen(&plan(question, &facts, &peer), LARGE).0, PathKind::GpuDirect);
+    let query = ask(MemoryKind::Gpu(1), ONE);
+    assert_eq!(chosen(&plan(query, &facts, &peer), LARGE).0, PathKind::GpuDirect);
 
     let stranger = PeerInfo::new("agent", 1, identity("other")).unwrap();
-    assert_eq!(PeerFacts::new(&stranger, &facts).near.host, Some(false));
+    assert_eq!(PeerFacts::new(&stranger, &facts).locality.host, Some(false));
     let silent = PeerInfo::new("agent", 1, identity("")).unwrap();
     let silent = PeerFacts::new(&silent, &facts);
-    assert_eq!((silent.near.host, silent.carriers, silent.staging), (None, None, false));
+    assert_eq!((silent.locality.host, silent.media, silent.staging), (None, None, false));
 }
 
 #[test]
@@ -421,7 +424,7 @@ fn shares_count_if_they_cover_all_in_one_form() {
         let key = NotificationKey::random();
         let remote =
             RdmaMetadata::new(OperationKind::Read, descriptors.unwrap(), agent, key).unwrap();
-        Offered::by_a_peer(&remote.with_shares(shares).unwrap()).share
+        OfferFacts::by_a_peer(&remote.with_shares(shares).unwrap()).share
     };
     let mut handle = [0; 72];
     handle[64..].copy_from_slice(&(1u64 << 20).to_le_bytes());
@@ -439,17 +442,17 @@ fn shares_count_if_they_cover_all_in_one_form() {
 
 #[test]
 fn plans_are_kept_until_the_peer_says_otherwise() {
-    let mut plans = Plans::new();
+    let mut plans = PlanCache::new();
     let (here, costs) = (here(), PathCosts::default());
-    let mut get = |info: &PeerInfo, question| plans.get((&here, &costs), Some(info), question);
+    let mut get = |info: &PeerInfo, query| plans.get((&here, &costs), Some(info), query);
     let info = describe(&here);
-    let question = ask(MemoryKind::Gpu(0), ONE);
-    let first = get(&info, question);
-    assert!(std::sync::Arc::ptr_eq(&first, &get(&info, question)));
-    let other = Question { policy: PathPolicy::auto().forbid(PathKind::Emulated), ..question };
+    let query = ask(MemoryKind::Gpu(0), ONE);
+    let first = get(&info, query);
+    assert!(std::sync::Arc::ptr_eq(&first, &get(&info, query)));
+    let other = PathQuery { policy: PathPolicy::auto().forbid(PathKind::EngineStaged), ..query };
     assert_ne!(get(&info, other), first);
     let changed = info.with_capabilities(Capabilities::default());
-    assert_ne!(get(&changed, question), first);
+    assert_ne!(get(&changed, query), first);
 }
 
 fn memory() -> impl Strategy<Value = MemoryKind> {
@@ -499,20 +502,20 @@ prop_compose! {
 prop_compose! {
     fn any_peer()(
         (native, staging, ipc, process) in any::<(bool, bool, bool, bool)>(),
-        near in any::<[Option<bool>; 3]>(),
-        carriers in any::<Option<(bool, bool, bool)>>(),
+        locality in any::<[Option<bool>; 3]>(),
+        media in any::<Option<(bool, bool, bool)>>(),
         gpus in proptest::collection::vec((uuid(), any::<bool>()), 0..3),
     ) -> PeerFacts {
         let gpu = |(ordinal, (uuid, gpu_direct))| PeerGpu { ordinal, uuid, gpu_direct };
-        let [host, pid_namespace, ipc_namespace] = near;
-        let carriers =
-            carriers.map(|(shared_memory, rdma, tcp)| PeerCarriers { shared_memory, rdma, tcp });
+        let [host, pid_namespace, ipc_namespace] = locality;
+        let media =
+            media.map(|(shared_memory, rdma, tcp)| PeerMedia { shared_memory, rdma, tcp });
         PeerFacts {
             native,
-            near: Nearness { host, pid_namespace, ipc_namespace, process },
+            locality: Locality { host, pid_namespace, ipc_namespace, process },
             staging,
             ipc,
-            carriers,
+            media,
             gpus: (0..).zip(gpus).map(gpu).collect(),
             versions: MessageVersions::default(),
         }
@@ -528,11 +531,11 @@ prop_compose! {
         share in proptest::option::of(
             proptest::sample::select(vec![ShareForm::CudaIpc, ShareForm::File])
         ),
-    ) -> Question {
-        Question {
+    ) -> PathQuery {
+        PathQuery {
             operation: if read { OperationKind::Read } else { OperationKind::Write },
             engine: if ucx { Engine::Ucx } else { Engine::Other },
-            offered: Offered { ours, share },
+            offered: OfferFacts { ours, share },
             ..ask(local, remote)
         }
     }
@@ -541,33 +544,33 @@ prop_compose! {
 proptest! {
     #[test]
     fn every_kind_has_one_answer_with_a_reason(
-        question in any_question(), here in any_here(), peer in any_peer(),
+        query in any_question(), here in any_here(), peer in any_peer(),
     ) {
-        let plan = plan(question, &here, &peer);
-        let kinds = || plan.able.iter().map(|p| p.kind).chain(plan.refused.iter().map(|p| p.kind));
+        let plan = plan(query, &here, &peer);
+        let kinds = || plan.available.iter().map(|p| p.kind).chain(plan.refused.iter().map(|p| p.kind));
         prop_assert_eq!(kinds().count(), PathKind::ALL.len());
         prop_assert_eq!(kinds().collect::<HashSet<_>>().len(), PathKind::ALL.len());
-        prop_assert!(plan.able.iter().all(|path| !path.why.is_empty()));
+        prop_assert!(plan.available.iter().all(|path| !path.why.is_empty()));
         prop_assert!(plan.refused.iter().all(|path| !path.reason.is_empty()));
-        let again = tests::plan(question, &here, &peer);
+        let again = tests::plan(query, &here, &peer);
         prop_assert_eq!(&again, &plan);
-        let standing = Standing::new();
-        prop_assert_eq!(again.rank(LARGE, &standing).to_string(), plan.rank(LARGE, &standing).to_string());
+        let history = PathHistory::new();
+        prop_assert_eq!(again.rank(LARGE, &history).to_string(), plan.rank(LARGE, &history).to_string());
     }
 
     #[test]
     fn paths_suit_the_memory(
-        question in any_question(), here in any_here(), peer in any_peer(),
+        query in any_question(), here in any_here(), peer in any_peer(),
     ) {
-        let plan = plan(question, &here, &peer);
-        let (local_gpu, remote_gpu) = (!question.local.is_host(), !question.remote.is_host());
-        for path in &plan.able {
+        let plan = plan(query, &here, &peer);
+        let (local_gpu, remote_gpu) = (!query.local.is_host(), !query.remote.is_host());
+        for path in &plan.available {
             let suits = match path.kind {
-                PathKind::SameProcessCopy => question.offered.ours && !local_gpu && !remote_gpu,
-                PathKind::Local(_) => question.offered.ours && (local_gpu || remote_gpu),
-                PathKind::CudaIpc if remote_gpu => question.offered.share == Some(ShareForm::CudaIpc),
+                PathKind::SameProcessCopy => query.offered.ours && !local_gpu && !remote_gpu,
+                PathKind::Local(_) => query.offered.ours && (local_gpu || remote_gpu),
+                PathKind::CudaIpc if remote_gpu => query.offered.share == Some(ShareForm::CudaIpc),
                 PathKind::CudaIpc => local_gpu && peer.ipc && peer.staging,
-                PathKind::SharedMemory => !remote_gpu && question.offered.share == Some(ShareForm::File),
+                PathKind::SharedMemory => !remote_gpu && query.offered.share == Some(ShareForm::File),
                 PathKind::Direct => !local_gpu && !remote_gpu,
                 PathKind::StagedOneSide => local_gpu != remote_gpu && (!remote_gpu || peer.staging),
                 PathKind::StagedBothSides => local_gpu && remote_gpu && peer.staging,
@@ -575,47 +578,47 @@ proptest! {
             };
             prop_assert!(suits, "{}", plan);
             let leaves = !matches!(path.kind, PathKind::SameProcessCopy | PathKind::Local(_));
-            prop_assert_eq!(leaves, !question.offered.ours);
+            prop_assert_eq!(leaves, !query.offered.ours);
         }
     }
 
     #[test]
     fn without_a_policy_the_least_estimate_is_taken(
-        question in any_question(), here in any_here(), peer in any_peer(), bytes in 0u64..1 << 40,
+        query in any_question(), here in any_here(), peer in any_peer(), bytes in 0u64..1 << 40,
     ) {
-        let plan = plan(question, &here, &peer);
-        let least = plan.able.iter().map(|path| path.cost.estimate(1, bytes)).min();
-        let chosen = plan.choose(bytes, &Standing::new()).ok();
+        let plan = plan(query, &here, &peer);
+        let least = plan.available.iter().map(|path| path.cost.estimate(1, bytes)).min();
+        let chosen = plan.choose(bytes, &PathHistory::new()).ok();
         prop_assert_eq!(chosen.map(|chosen| chosen.estimate), least);
     }
 
     #[test]
     fn the_policy_is_kept(
-        question in any_question(), here in any_here(), peer in any_peer(), kind in kind(),
-        carrier in proptest::sample::select(Carrier::ALL.to_vec()), floor in 0.0..500.0f64,
+        query in any_question(), here in any_here(), peer in any_peer(), kind in kind(),
+        medium in proptest::sample::select(Medium::ALL.to_vec()), floor in 0.0..500.0f64,
     ) {
         let chosen = |policy| {
-            let plan = plan(Question { policy, ..question }, &here, &peer);
-            plan.choose(LARGE, &Standing::new()).map(|c| c.path.clone())
+            let plan = plan(PathQuery { policy, ..query }, &here, &peer);
+            plan.choose(LARGE, &PathHistory::new()).map(|c| c.path.clone())
         };
-        let auto = plan(question, &here, &peer);
-        let able = auto.able.iter().find(|path| path.kind == kind);
+        let auto = plan(query, &here, &peer);
+        let available = auto.available.iter().find(|path| path.kind == kind);
         match chosen(PathPolicy::auto().require(kind)) {
             Ok(path) => prop_assert_eq!(path.kind, kind),
             Err(TransportError::NoPath { rejected }) => {
-                prop_assert!(able.is_none());
+                prop_assert!(available.is_none());
                 prop_assert_eq!(rejected[0].kind, kind);
             }
             Err(other) => prop_assert!(false, "{}", other),
         }
         if let Ok(path) = chosen(PathPolicy::auto().prefer(kind)) {
-            prop_assert_eq!(path.kind == kind, able.is_some());
+            prop_assert_eq!(path.kind == kind, available.is_some());
         }
         if let Ok(path) = chosen(PathPolicy::auto().forbid(kind)) {
             prop_assert_ne!(path.kind, kind);
         }
-        if let Ok(path) = chosen(PathPolicy::auto().forbid_carrier(carrier)) {
-            prop_assert_ne!(path.carrier, Some(carrier));
+        if let Ok(path) = chosen(PathPolicy::auto().forbid_medium(medium)) {
+            prop_assert_ne!(path.medium, Some(medium));
         }
         if let Ok(path) = chosen(PathPolicy::auto().at_least_gbps(floor)) {
             prop_assert!(path.cost.gbps >= floor);
@@ -624,9 +627,9 @@ proptest! {
 
     #[test]
     fn less_enables_no_more(
-        question in any_question(), here in any_here(), peer in any_peer(), which in 0..8usize,
+        query in any_question(), here in any_here(), peer in any_peer(), which in 0..8usize,
     ) {
-        let (mut less, mut poorer, mut bare) = (here.clone(), peer.clone(), question);
+        let (mut less, mut poorer, mut bare) = (here.clone(), peer.clone(), query);
         match which {
             0 => less.ucx.shared_memory = false,
             1 => less.ucx.cuda_ipc = false,
@@ -637,37 +640,37 @@ proptest! {
             6 => poorer.gpus.iter_mut().for_each(|gpu| gpu.gpu_direct = false),
             _ => bare.offered.share = None,
         }
-        let kinds = |plan: PathPlan| plan.able.iter().map(|p| p.kind).collect::<HashSet<_>>();
-        let (more, less) = (kinds(plan(question, &here, &peer)), kinds(plan(bare, &less, &poorer)));
+        let kinds = |plan: PathPlan| plan.available.iter().map(|p| p.kind).collect::<HashSet<_>>();
+        let (more, less) = (kinds(plan(query, &here, &peer)), kinds(plan(bare, &less, &poorer)));
         prop_assert!(less.is_subset(&more), "{:?} {:?}", less, more);
     }
 
     #[test]
     fn trying_one_after_the_other_follows_the_ranking_and_ends(
-        question in any_question(), here in any_here(), peer in any_peer(),
-        bytes in 0u64..1 << 30, cooling in proptest::collection::vec(kind(), 0..4),
+        query in any_question(), here in any_here(), peer in any_peer(),
+        bytes in 0u64..1 << 30, in_cooldown in proptest::collection::vec(kind(), 0..4),
     ) {
-        let plan = plan(question, &here, &peer);
-        let mut standing = Standing::new();
-        for kind in &cooling {
-            standing.note_cooling(*kind, "lately");
+        let plan = plan(query, &here, &peer);
+        let mut history = PathHistory::new();
+        for kind in &in_cooldown {
+            history.note_cooldown(*kind, "lately");
         }
-        let ranked: Vec<_> = plan.rank(bytes, &standing).paths().map(|(path, _)| path.kind).collect();
-        prop_assert_eq!(ranked.len(), plan.able.len());
+        let ranked: Vec<_> = plan.rank(bytes, &history).paths().map(|(path, _)| path.kind).collect();
+        prop_assert_eq!(ranked.len(), plan.available.len());
         for kind in &ranked {
-            let chosen = plan.choose(bytes, &standing).unwrap().path.kind;
+            let chosen = plan.choose(bytes, &history).unwrap().path.kind;
             prop_assert_eq!(chosen, *kind);
-            standing.note_tried(chosen, "in vain");
+            history.note_tried(chosen, "tried");
         }
-        match plan.choose(bytes, &standing) {
+        match plan.choose(bytes, &history) {
             Err(TransportError::NoPath { rejected }) => {
-                let tried = rejected.iter().filter(|r| r.reason == "in vain").count();
+                let tried = rejected.iter().filter(|r| r.reason == "tried").count();
                 prop_assert_eq!(tried, ranked.len());
             }
             other => prop_assert!(false, "{:?}", other),
         }
         // Those that failed lately come last.
-        let is_cooling: Vec<_> = ranked.iter().map(|kind| cooling.contains(kind)).collect();
+        let is_cooling: Vec<_> = ranked.iter().map(|kind| in_cooldown.contains(kind)).collect();
         prop_assert!(is_cooling.is_sorted());
     }
 }

@@ -1,4 +1,4 @@
-//! What `UCX_TLS` leaves of UCX's transports.
+//! The UCX transports that `UCX_TLS` allows.
 
 use std::sync::OnceLock;
 
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 /// This is an inference: UCX is not asked, its variable is read by the rules that UCX documents, and only by the name of
 /// the transport. That a transport is allowed does not say that the machine has it. The other side's variable is not
 /// seen either. For paths that do not go through UCX the variable counts as a statement of what the user wants: who
-/// allows `tcp,cuda_copy` wants neither shared memory nor CUDA IPC, whoever would use it.
+/// allows `tcp,cuda_copy` excludes shared memory and CUDA IPC, for this executor as well.
 ///
 /// ```
 /// use nixl_executor::paths::UcxTransports;

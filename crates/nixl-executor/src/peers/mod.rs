@@ -1,4 +1,4 @@
-//! What one connection knows of its peers: one table, one state for each.
+//! The peers of one connection: one table, one state for each.
 
 mod table;
 
@@ -8,34 +8,34 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use nixl_device::ExitWatch;
 use nixl_metadata::AgentMetadata;
 
-use crate::paths::{Estimate, Health, Plans};
+use crate::paths::{EngineEstimate, Health, PlanCache};
 
 pub(crate) use table::Peers;
 
 /// A peer that the connection deals with.
 pub(crate) struct Peer {
     name: Box<str>,
-    known: Mutex<Known>,
+    state: Mutex<PeerState>,
     /// Its process was looked for.
     looked: Once,
 }
 
 /// What is known of it.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
-    pub(crate) plans: Plans,
+pub(crate) struct PeerState {
+    pub(crate) plans: PlanCache,
     pub(crate) health: Health,
-    pub(crate) estimate: Estimate,
+    pub(crate) estimate: EngineEstimate,
     /// What the engine met it by last, on behalf of a session. A hint: an engine may forget a peer, which shows when it is
     /// used.
-    pub(crate) met_by: Option<AgentMetadata>,
+    pub(crate) connected_with: Option<AgentMetadata>,
     /// Its process, if that is one of this PID namespace.
     process: Option<ExitWatch>,
 }
 
 impl Peer {
     fn new(name: &str) -> Self {
-        Self { name: name.into(), known: Mutex::default(), looked: Once::new() }
+        Self { name: name.into(), state: Mutex::default(), looked: Once::new() }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -43,8 +43,8 @@ impl Peer {
     }
 
     /// A short lock: nothing is asked of the system or an engine under it.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn lock(&self) -> MutexGuard<'_, PeerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has its process watched, the first time that this is called.

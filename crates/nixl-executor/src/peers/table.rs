@@ -58,19 +58,19 @@ impl Peers {
     }
 
     /// Whether the engine met the peer by exactly this last.
-    pub(crate) fn was_met_by(&self, name: &str, metadata: &AgentMetadata) -> bool {
-        self.get(name).is_some_and(|peer| peer.lock().met_by.as_ref() == Some(metadata))
+    pub(crate) fn is_connected_with(&self, name: &str, metadata: &AgentMetadata) -> bool {
+        self.get(name).is_some_and(|peer| peer.lock().connected_with.as_ref() == Some(metadata))
     }
 
     /// The engine met the peer by this.
-    pub(crate) fn note_met(&self, name: &str, metadata: &AgentMetadata) {
-        self.of(name).lock().met_by = Some(metadata.clone());
+    pub(crate) fn note_connected(&self, name: &str, metadata: &AgentMetadata) {
+        self.of(name).lock().connected_with = Some(metadata.clone());
     }
 
     /// A session with the peer failed: perhaps the engine no longer knows it, or not all its memory.
-    pub(crate) fn meet_again(&self, name: &str) {
+    pub(crate) fn reconnect(&self, name: &str) {
         if let Some(peer) = self.get(name) {
-            peer.lock().met_by = None;
+            peer.lock().connected_with = None;
         }
     }
 
@@ -109,14 +109,14 @@ mod tests {
     fn a_peer_is_known_by_what_it_was_last_met_by() {
         let peers = Peers::default();
         let (old, new) = (metadata(b"old"), metadata(b"new"));
-        assert!(!peers.was_met_by("a", &old) && peers.len() == 0);
-        peers.note_met("a", &old);
-        assert!(peers.was_met_by("a", &old) && !peers.was_met_by("a", &new));
-        assert!(!peers.was_met_by("b", &old));
-        peers.note_met("a", &new);
-        assert!(peers.was_met_by("a", &new) && !peers.was_met_by("a", &old));
-        peers.meet_again("a");
-        assert!(!peers.was_met_by("a", &new));
+        assert!(!peers.is_connected_with("a", &old) && peers.len() == 0);
+        peers.note_connected("a", &old);
+        assert!(peers.is_connected_with("a", &old) && !peers.is_connected_with("a", &new));
+        assert!(!peers.is_connected_with("b", &old));
+        peers.note_connected("a", &new);
+        assert!(peers.is_connected_with("a", &new) && !peers.is_connected_with("a", &old));
+        peers.reconnect("a");
+        assert!(!peers.is_connected_with("a", &new));
         assert!(peers.forget("a") && !peers.forget("a") && peers.len() == 0);
     }
 

@@ -1,25 +1,25 @@
-//! Who gets a slot: first come, first served, and nobody much more than others.
+//! Fair admission of sessions to slots: first come, first served, with a bound on each session's share.
 
 use std::collections::BTreeMap;
 
 /// Slots by number, and the sessions that want some.
 ///
 /// A session may hold at most its share, the slots divided by the sessions that want some, and one at least. One that
-/// holds none comes before those that hold some, and among such the one that has waited longest. Nobody who could take a
-/// slot is kept waiting by somebody who will not: whoever wants none any more must [say so](Self::settle).
+/// holds none comes before those that hold some, and among those the one that has waited longest. A session that can take a
+/// slot never waits for one that will not: a session that wants no more must [settle](Self::settle).
 #[derive(Debug)]
 pub(super) struct Admission {
     free: Vec<u16>,
     slots: usize,
     /// All slots but those that were given up.
     usable: usize,
-    members: BTreeMap<u64, Standing>,
+    members: BTreeMap<u64, PathHistory>,
     last_member: u64,
     last_turn: u64,
 }
 
 #[derive(Debug, Default)]
-struct Standing {
+struct PathHistory {
     held: usize,
     /// Since when it wants a slot.
     waiting: Option<u64>,
@@ -27,7 +27,7 @@ struct Standing {
 
 /// All slots were given up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Exhausted;
+pub(super) struct NoUsableSlots;
 
 impl Admission {
     pub(super) fn new(slots: u16) -> Self {
@@ -43,7 +43,7 @@ impl Admission {
 
     pub(super) fn join(&mut self) -> u64 {
         self.last_member += 1;
-        self.members.insert(self.last_member, Standing::default());
+        self.members.insert(self.last_member, PathHistory::default());
         self.last_member
     }
 
@@ -52,9 +52,9 @@ impl Admission {
     }
 
     /// A slot, if it is this member's turn. It is noted as waiting for more until it [settles](Self::settle).
-    pub(super) fn take(&mut self, member: u64) -> Result<Option<u16>, Exhausted> {
+    pub(super) fn take(&mut self, member: u64) -> Result<Option<u16>, NoUsableSlots> {
         if self.usable == 0 {
-            return Err(Exhausted);
+            return Err(NoUsableSlots);
         }
         let Some(me) = self.members.get_mut(&member) else { return Ok(None) };
         let next_turn = self.last_turn + 1;
@@ -63,7 +63,7 @@ impl Admission {
         let held = me.held;
         let wanting = self.members.values().filter(|m| m.waiting.is_some()).count();
         let share = (self.usable / wanting.max(1)).max(1);
-        let before = |other: &Standing| {
+        let before = |other: &PathHistory| {
             other.held == 0 && other.waiting.is_some_and(|turn| held > 0 || turn < since)
         };
         let ahead = self.members.values().filter(|other| before(other)).count();
@@ -89,13 +89,13 @@ impl Admission {
 
     /// A slot comes back.
     pub(super) fn put(&mut self, member: u64, slot: u16) {
-        self.let_go(member);
+        self.release_one(member);
         self.free.push(slot);
     }
 
     /// A slot does not come back for now: a peer may still write to it.
     pub(super) fn give_up(&mut self, member: u64) {
-        self.let_go(member);
+        self.release_one(member);
         self.usable = self.usable.saturating_sub(1);
     }
 
@@ -110,7 +110,7 @@ impl Admission {
         self.members.is_empty() && self.free.len() == self.usable && self.usable == self.slots
     }
 
-    fn let_go(&mut self, member: u64) {
+    fn release_one(&mut self, member: u64) {
         if let Some(me) = self.members.get_mut(&member) {
             me.held = me.held.saturating_sub(1);
         }
@@ -168,7 +168,7 @@ mod tests {
                         let taken = pool.take(members[i]);
                         let gone = lost.len();
                         if gone == usize::from(slots) {
-                            prop_assert_eq!(taken, Err(Exhausted));
+                            prop_assert_eq!(taken, Err(NoUsableSlots));
                             continue;
                         }
                         wanting[i] = true;
@@ -178,7 +178,7 @@ mod tests {
                             let share = ((usize::from(slots) - gone) / (others + 1)).max(1);
                             prop_assert!(mine.len() <= share);
                         } else if others == 0 {
-                            prop_assert_eq!(pool.free(), 0, "nobody else wants one");
+                            prop_assert_eq!(pool.free(), 0, "no other session wants one");
                         }
                     }
                     Step::Settle(i) => {
@@ -212,9 +212,9 @@ mod tests {
             }
         }
 
-        /// Whatever the order in which they ask, everybody who keeps asking gets slots, and about as many as others.
+        /// In any order of requests, every session that keeps asking gets slots.
         #[test]
-        fn everybody_is_served(slots in 1u16..6, members in 1usize..9, order in vec(0..9usize, 2000)) {
+        fn every_session_is_served(slots in 1u16..6, members in 1usize..9, order in vec(0..9usize, 2000)) {
             let mut pool = Admission::new(slots);
             let ids: Vec<_> = (0..members).map(|_| pool.join()).collect();
             let mut queues = vec![Vec::new(); members];

@@ -1,4 +1,4 @@
-//! How much memory staging takes, and how patient it is.
+//! Configuration of staging: memory and time-outs.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ pub struct StagingConfig {
     pub window: usize,
     /// After so long without a message of its own, a side sends one that says only that it is there.
     pub ping: Duration,
-    /// After so long without a word from the peer, a side gives the transfer up. What it has lent stays the peer's until the
-    /// peer answers or its process ends.
+    /// After so long without a message from the peer, a side gives the transfer up. The peer may use the memory that it has exported until
+    /// the peer answers or its process ends.
     pub silence: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! Copies between GPU memory and slots.
+//! GPU copies between device memory and pinned slots.
 #![allow(unsafe_code, reason = "queues copies by address")]
 
 use std::mem;
@@ -7,20 +7,22 @@ use std::task::Poll;
 
 use nixl_descriptor::DescriptorList;
 
-use super::cut::Cut;
+use super::chunking::Chunking;
 use super::pool::Slot;
-use crate::local::{CopyOp, GpuError, Gpus, Lane, Mark, Seams, starts};
+use crate::local::{
+    AllocationBoundaries, CopyOp, GpuBackend, GpuError, GpuEvent, GpuStream, starts,
+};
 
 /// A queue of copies between the GPU memory of one operation and slots.
 ///
-/// Made for memory that the operation leases, or an offer's claim holds, for as long as this lives; whoever drops this
+/// Made for memory that the operation leases, or an offer's claim holds, for as long as this lives; a caller that drops this
 /// with copies [queued](Self::is_quiet) never gives that memory back.
 pub(super) struct Copier {
     /// `Some` until dropped.
-    lane: Option<Box<dyn Lane>>,
+    gpu_stream: Option<Box<dyn GpuStream>>,
     batch: bool,
     list: DescriptorList,
-    seams: Seams,
+    boundaries: AllocationBoundaries,
     queued: usize,
     /// The GPU failed. What was queued may or may not have run, and no more will.
     lost: bool,
@@ -28,13 +30,13 @@ pub(super) struct Copier {
 
 /// Copies of one chunk. The slot is the copier's until they are done.
 pub(super) struct Copying {
-    mark: Box<dyn Mark>,
+    event: Box<dyn GpuEvent>,
     /// Some copies could not be queued; those that were must be waited for all the same.
     failed: Option<GpuError>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Towards {
+pub(super) enum CopyDirection {
     Slot,
     Gpu,
 }
@@ -44,13 +46,20 @@ impl Copier {
     const BATCH: usize = 4;
 
     pub(super) fn new(
-        gpus: &Arc<dyn Gpus>,
+        gpus: &Arc<dyn GpuBackend>,
         gpu: u32,
         list: DescriptorList,
     ) -> Result<Self, GpuError> {
-        let batch = gpus.abilities().batch;
-        let seams = Seams::of(starts(&list));
-        Ok(Self { lane: Some(gpus.lane(gpu)?), batch, list, seams, queued: 0, lost: false })
+        let batch = gpus.capabilities().batch;
+        let boundaries = AllocationBoundaries::of(starts(&list));
+        Ok(Self {
+            gpu_stream: Some(gpus.create_stream(gpu)?),
+            batch,
+            list,
+            boundaries,
+            queued: 0,
+            lost: false,
+        })
     }
 
     /// Queues the copies of a chunk, whose bytes lie densely in `slot`.
@@ -60,30 +69,31 @@ impl Copier {
     /// If the GPU is lost. The slot must be given up then.
     pub(super) fn start(
         &mut self,
-        cut: &Cut,
+        chunking: &Chunking,
         chunk: u64,
         slot: &Slot,
-        towards: Towards,
+        towards: CopyDirection,
     ) -> Result<Copying, GpuError> {
         let lost = || GpuError::Unsupported { reason: "the lane has been given back".to_owned() };
-        let lane = self.lane.as_mut().ok_or_else(lost)?;
-        if cut.len(chunk) > slot.len() {
-            let reason = format!("{} bytes do not fit a slot of {}", cut.len(chunk), slot.len());
+        let gpu_stream = self.gpu_stream.as_mut().ok_or_else(lost)?;
+        if chunking.len(chunk) > slot.len() {
+            let reason =
+                format!("{} bytes do not fit a slot of {}", chunking.len(chunk), slot.len());
             return Err(GpuError::Unsupported { reason });
         }
-        let ops = ops((&self.list, &self.seams), cut, chunk, slot.address(), towards);
+        let ops = ops((&self.list, &self.boundaries), chunking, chunk, slot.address(), towards);
         // SAFETY (of both calls): the copies stay inside the list, which the operation leases until all of them are
-        // done, and inside the slot, which nobody else uses until then.
+        // done, and inside the slot, which nothing else uses until then.
         let queued = match self.batch && ops.len() > Self::BATCH {
             // SAFETY: above.
-            true => unsafe { lane.batch(&ops) },
+            true => unsafe { gpu_stream.memcpy_batch_async(&ops) },
             // SAFETY: above.
-            false => unsafe { lane.copies(&ops) },
+            false => unsafe { gpu_stream.memcpy_async(&ops) },
         };
-        match lane.mark() {
-            Ok(mark) => {
+        match gpu_stream.record_event() {
+            Ok(event) => {
                 self.queued += 1;
-                Ok(Copying { mark, failed: queued.err() })
+                Ok(Copying { event, failed: queued.err() })
             }
             Err(error) => {
                 self.lost = true;
@@ -98,7 +108,7 @@ impl Copier {
     ///
     /// If some could not be queued, or the GPU is lost. The slot must be given up then.
     pub(super) fn poll(&mut self, copying: &mut Copying) -> Poll<Result<(), GpuError>> {
-        let reached = copying.mark.reached();
+        let reached = copying.event.is_complete();
         if reached == Ok(false) {
             return Poll::Pending;
         }
@@ -116,32 +126,32 @@ impl Copier {
 
 impl Drop for Copier {
     fn drop(&mut self) {
-        // A lane goes back to its pool only when its work is known to be done.
-        if let Some(lane) = self.lane.take().filter(|_| self.lost || !self.is_quiet()) {
-            mem::forget(lane);
+        // A stream goes back to its pool only when its work is known to be done.
+        if let Some(gpu_stream) = self.gpu_stream.take().filter(|_| self.lost || !self.is_quiet()) {
+            mem::forget(gpu_stream);
         }
     }
 }
 
 fn ops(
-    (list, seams): (&DescriptorList, &Seams),
-    cut: &Cut,
+    (list, boundaries): (&DescriptorList, &AllocationBoundaries),
+    chunking: &Chunking,
     chunk: u64,
     slot: u64,
-    towards: Towards,
+    towards: CopyDirection,
 ) -> Vec<CopyOp> {
     let mut ops: Vec<CopyOp> = Vec::new();
     let mut at = slot;
-    for piece in cut.pieces(chunk) {
+    for piece in chunking.pieces(chunk) {
         let Some(descriptor) = list.as_slice().get(piece.index) else { continue };
         let memory = descriptor.address() + piece.offset;
         let (src, dst) = match towards {
-            Towards::Slot => (memory, at),
-            Towards::Gpu => (at, memory),
+            CopyDirection::Slot => (memory, at),
+            CopyDirection::Gpu => (at, memory),
         };
         at += piece.len;
         // The slot's side is dense: neighbours in memory become one copy.
-        CopyOp { src, dst, len: piece.len }.append(&mut ops, seams);
+        CopyOp { src, dst, len: piece.len }.append(&mut ops, boundaries);
     }
     ops
 }

@@ -1,9 +1,9 @@
-//! What the two sides of a staged transfer say to each other: bytes that come from a peer, and are trusted no further.
+//! Messages between the two sides of a staged transfer. Their bytes come from a peer and are validated here.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-use super::request::{self, Lend, Open, Recall};
+use super::request::{self, CancelCopy, Open, RemoteCopyRequest};
 use super::wire::{Reader, bad, put_text};
 
 /// Names a transfer on both sides; a random number that the initiator draws.
@@ -36,7 +36,7 @@ pub(crate) struct SlotGrant {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Message {
     Open(Open),
-    Lend(Lend),
+    RemoteCopyRequest(RemoteCopyRequest),
     /// Source to sink: the target takes part.
     Accept,
     /// Sink to source: slots for chunks.
@@ -52,22 +52,22 @@ pub(crate) enum Message {
         /// Slot and round, if it went to a slot.
         slot: Option<(u16, u32)>,
     },
-    /// Sink to source, borrower to lender: all bytes are in place.
+    /// Sink to source, remote-copy target to initiator: all bytes are in place.
     Done,
     /// Sink to source: write no more.
     Stop {
         reason: String,
     },
-    /// Source to sink, borrower to lender: nothing is being written, and nothing ever will be.
+    /// Source to sink, remote-copy target to initiator: nothing is being written, and nothing will be.
     Stopped {
         reason: String,
     },
-    /// Somebody is there.
+    /// Keep-alive: the sender still runs.
     Ping,
-    /// Lender to borrower: stop. Said again and again until there is an answer.
-    Recall(Recall),
-    /// To a lender whose transfer is not known, or no longer: nothing here uses the memory.
-    Unused,
+    /// Remote-copy initiator to target: stop. Repeated until it is answered.
+    CancelCopy(CancelCopy),
+    /// To an initiator whose transfer is not known, or no longer: nothing here uses the memory.
+    NotFound,
 }
 
 /// Why bytes are no message.
@@ -75,7 +75,7 @@ pub(crate) enum Message {
 pub(crate) enum MessageError {
     /// It is something else.
     #[error("it is no message of a staged transfer")]
-    Foreign,
+    NotAMessage,
     #[error("the message ends inside its {field}")]
     Truncated { field: &'static str },
     #[error("the message's {field} is {value}, which cannot be")]
@@ -89,12 +89,12 @@ impl Message {
     const MAGIC: &[u8; 3] = b"nxs";
     /// The most slots or places in one message.
     pub(crate) const MAX_GRANTS: usize = 64;
-    /// The longest introduction. One of a thousand registrations has some 100 KiB.
-    pub(crate) const MAX_INTRODUCTION: usize = 256 * 1024;
-    /// The most descriptors of memory that is lent: 256 KiB of offsets.
-    pub(crate) const MAX_LENT: usize = 1 << 15;
-    /// The most allocations that are lent at a time.
-    pub(crate) const MAX_LOANS: usize = 1 << 10;
+    /// The longest initiator metadata. That of a thousand registrations has some 100 KiB.
+    pub(crate) const MAX_INITIATOR_METADATA: usize = 256 * 1024;
+    /// The most descriptors of exported GPU memory: 256 KiB of offsets.
+    pub(crate) const MAX_RANGE_OFFSETS: usize = 1 << 15;
+    /// The most allocations in one request.
+    pub(crate) const MAX_EXPORTED_RANGES: usize = 1 << 10;
     /// The longest reason; the rest is cut off.
     pub(super) const MAX_REASON: usize = 240;
 
@@ -102,7 +102,7 @@ impl Message {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Open(_) => "open",
-            Self::Lend(_) => "lend",
+            Self::RemoteCopyRequest(_) => "copy request",
             Self::Accept => "accept",
             Self::Slots(_) => "slots",
             Self::Places { .. } => "places",
@@ -111,13 +111,13 @@ impl Message {
             Self::Stop { .. } => "stop",
             Self::Stopped { .. } => "stopped",
             Self::Ping => "ping",
-            Self::Recall(_) => "recall",
-            Self::Unused => "unused",
+            Self::CancelCopy(_) => "copy cancellation",
+            Self::NotFound => "unused",
         }
     }
 
     /// Magic, version, session (16 bytes), tag, and the fields in order. Big-endian; counts of grants in one byte, lengths of
-    /// texts in one, of the introduction in four. What is longer than its bound is cut off, which senders see to.
+    /// texts in one, of the initiator metadata in four. Senders cut off a text at its bound.
     ///
     /// [Requests](request) are of the version that they are made for, all else is the same in both and says version 1.
     pub(crate) fn encode(&self, session: SessionId) -> Bytes {
@@ -166,9 +166,9 @@ impl Message {
                 put_text(&mut out, reason, Self::MAX_REASON);
             }
             Self::Ping => out.put_u8(9),
-            Self::Lend(lend) => lend.put(&mut out),
-            Self::Recall(recall) => recall.put(&mut out),
-            Self::Unused => out.put_u8(12),
+            Self::RemoteCopyRequest(copy_request) => copy_request.put(&mut out),
+            Self::CancelCopy(cancel) => cancel.put(&mut out),
+            Self::NotFound => out.put_u8(12),
         }
         out.freeze()
     }
@@ -177,8 +177,8 @@ impl Message {
     fn version(&self) -> u8 {
         let offer = match self {
             Self::Open(open) => &open.offer,
-            Self::Lend(lend) => &lend.offer,
-            Self::Recall(recall) => &recall.offer,
+            Self::RemoteCopyRequest(copy_request) => &copy_request.offer,
+            Self::CancelCopy(cancel) => &cancel.offer,
             _ => return 1,
         };
         if offer.is_of_version_1() { 1 } else { 2 }
@@ -193,7 +193,7 @@ impl Message {
     /// Accepts exactly what `encode` makes, and sections of requests that it does not know; allocates in proportion to what
     /// arrived.
     pub(crate) fn decode(bytes: &[u8]) -> Result<(SessionId, Self), MessageError> {
-        let (version, rest) = Self::split_magic(bytes).ok_or(MessageError::Foreign)?;
+        let (version, rest) = Self::split_magic(bytes).ok_or(MessageError::NotAMessage)?;
         let mut rest = Reader(rest);
         let session = SessionId::read(&mut rest)?;
         let tag = rest.u8("tag")?;
@@ -201,8 +201,10 @@ impl Message {
             1 => Self::read_v1(tag, &mut rest)?,
             _ => match tag {
                 request::OPEN => Self::Open(Open::read_v2(&mut rest)?),
-                request::LEND => Self::Lend(Lend::read_v2(&mut rest)?),
-                request::RECALL => Self::Recall(Recall::read_v2(&mut rest)?),
+                request::REMOTE_COPY => {
+                    Self::RemoteCopyRequest(RemoteCopyRequest::read_v2(&mut rest)?)
+                }
+                request::CANCEL_COPY => Self::CancelCopy(CancelCopy::read_v2(&mut rest)?),
                 other => return Err(bad("tag", other)),
             },
         };
@@ -245,13 +247,15 @@ impl Message {
             7 => Self::Stop { reason: rest.text("reason", Self::MAX_REASON)?.to_owned() },
             8 => Self::Stopped { reason: rest.text("reason", Self::MAX_REASON)?.to_owned() },
             9 => Self::Ping,
-            request::LEND => Self::Lend(Lend::read_v1(rest, None)?),
-            request::LEND_OF_PROCESS => {
-                let process = rest.u32("process")?;
-                Self::Lend(Lend::read_v1(rest, Some(process))?)
+            request::REMOTE_COPY => {
+                Self::RemoteCopyRequest(RemoteCopyRequest::read_v1(rest, None)?)
             }
-            request::RECALL => Self::Recall(Recall::read_v1(rest)?),
-            12 => Self::Unused,
+            request::REMOTE_COPY_OF_PROCESS => {
+                let process = rest.u32("process")?;
+                Self::RemoteCopyRequest(RemoteCopyRequest::read_v1(rest, Some(process))?)
+            }
+            request::CANCEL_COPY => Self::CancelCopy(CancelCopy::read_v1(rest)?),
+            12 => Self::NotFound,
             other => return Err(bad("tag", other)),
         })
     }
@@ -264,49 +268,67 @@ mod tests {
 
     use nixl_metadata::{NotificationKey, OperationKind};
 
-    use super::super::request::{Loan, Presented, Proof};
+    use super::super::request::{ExportedRange, PresentedOffer, Proof};
     use super::*;
 
     /// Of both versions.
-    fn offer() -> impl Strategy<Value = Presented> {
+    fn offer() -> impl Strategy<Value = PresentedOffer> {
         let proof = prop_oneof![Just(Proof::Key), any::<u64>().prop_map(Proof::Token)];
-        ("[a-z0-9-]{1,200}", proof)
-            .prop_map(|(key, proof)| Presented { key: NotificationKey::new(&key).unwrap(), proof })
+        ("[a-z0-9-]{1,200}", proof).prop_map(|(key, proof)| PresentedOffer {
+            key: NotificationKey::new(&key).unwrap(),
+            proof,
+        })
     }
 
     fn message() -> impl Strategy<Value = Message> {
         let kind = prop_oneof![Just(OperationKind::Read), Just(OperationKind::Write)];
         let open = (offer(), kind, any::<u64>(), vec(any::<u8>(), 0..3000)).prop_map(
-            |(offer, kind, chunk_bytes, introduction)| {
-                Message::Open(Open { offer, kind, chunk_bytes, introduction: introduction.into() })
+            |(offer, kind, chunk_bytes, initiator_metadata)| {
+                Message::Open(Open {
+                    offer,
+                    kind,
+                    chunk_bytes,
+                    initiator_metadata: initiator_metadata.into(),
+                })
             },
         );
         let kind = prop_oneof![Just(OperationKind::Read), Just(OperationKind::Write)];
-        let loan = (any::<u64>(), vec(any::<u64>(), 1..40)).prop_map(|(name, offsets)| {
+        let range = (any::<u64>(), vec(any::<u64>(), 1..40)).prop_map(|(name, offsets)| {
             let mut handle = [0; 72];
             handle[..8].copy_from_slice(&name.to_be_bytes());
-            Loan { handle, offsets }
+            ExportedRange { handle, offsets }
         });
-        let introduction = vec(any::<u8>(), 0..3000);
+        let initiator_metadata = vec(any::<u8>(), 0..3000);
         let owner = (proptest::option::of(1..=u32::MAX), any::<[u8; 16]>());
-        let lend = (offer(), kind, owner, vec(loan, 0..6), introduction).prop_map(
-            |(offer, kind, (process, gpu), loans, introduction)| {
-                let introduction = introduction.into();
-                Message::Lend(Lend { offer, kind, process, gpu, loans, introduction })
+        let copy_request = (offer(), kind, owner, vec(range, 0..6), initiator_metadata).prop_map(
+            |(offer, kind, (process, gpu), ranges, initiator_metadata)| {
+                let initiator_metadata = initiator_metadata.into();
+                Message::RemoteCopyRequest(RemoteCopyRequest {
+                    offer,
+                    kind,
+                    process,
+                    gpu,
+                    ranges,
+                    initiator_metadata,
+                })
             },
         );
-        let recall = (offer(), vec(any::<u8>(), 0..3000), "\\PC{0,60}").prop_map(
-            |(offer, introduction, reason)| {
-                Message::Recall(Recall { offer, introduction: introduction.into(), reason })
+        let cancel = (offer(), vec(any::<u8>(), 0..3000), "\\PC{0,60}").prop_map(
+            |(offer, initiator_metadata, reason)| {
+                Message::CancelCopy(CancelCopy {
+                    offer,
+                    initiator_metadata: initiator_metadata.into(),
+                    reason,
+                })
             },
         );
         let slot = any::<(u16, u32, u64, u64)>()
             .prop_map(|(slot, round, address, len)| SlotGrant { slot, round, address, len });
         prop_oneof![
             open,
-            lend,
-            recall,
-            Just(Message::Unused),
+            copy_request,
+            cancel,
+            Just(Message::NotFound),
             Just(Message::Accept),
             vec(slot, 0..=Message::MAX_GRANTS).prop_map(Message::Slots),
             (any::<u32>(), vec(any::<u64>(), 0..=Message::MAX_GRANTS))
@@ -328,9 +350,9 @@ mod tests {
         }
 
         #[test]
-        fn every_truncation_and_extension_is_refused(message in message(), cut: prop::sample::Index) {
+        fn every_truncation_and_extension_is_refused(message in message(), chunking: prop::sample::Index) {
             let bytes = message.encode(SessionId(7));
-            prop_assert!(Message::decode(&bytes[..cut.index(bytes.len())]).is_err());
+            prop_assert!(Message::decode(&bytes[..chunking.index(bytes.len())]).is_err());
             prop_assert!(Message::decode(&[&bytes[..], b"\0"].concat()).is_err());
         }
 
@@ -343,17 +365,17 @@ mod tests {
         }
 
         #[test]
-        fn what_a_request_presents_is_read_without_the_rest(message in message(), cut: prop::sample::Index) {
+        fn what_a_request_presents_is_read_without_the_rest(message in message(), chunking: prop::sample::Index) {
             let bytes = message.encode(SessionId(7));
             let offer = match &message {
                 Message::Open(open) => Some(&open.offer),
-                Message::Lend(lend) => Some(&lend.offer),
-                Message::Recall(recall) => Some(&recall.offer),
+                Message::RemoteCopyRequest(copy_request) => Some(&copy_request.offer),
+                Message::CancelCopy(cancel) => Some(&cancel.offer),
                 _ => None,
             };
             let expected = offer.map(|offer| (SessionId(7), offer.clone()));
-            prop_assert_eq!(&Presented::peek(&bytes), &expected);
-            let short = Presented::peek(&bytes[..cut.index(bytes.len())]);
+            prop_assert_eq!(&PresentedOffer::peek(&bytes), &expected);
+            let short = PresentedOffer::peek(&bytes[..chunking.index(bytes.len())]);
             prop_assert!(short.is_none() || short == expected);
         }
 
@@ -401,9 +423,9 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_refused_before_it_is_read() {
-        let offer = Presented { key: NotificationKey::random(), proof: Proof::Token(1) };
-        let introduction = vec![0; Message::MAX_INTRODUCTION + 1].into();
-        let open = Open { offer, kind: OperationKind::Read, chunk_bytes: 1, introduction };
+        let offer = PresentedOffer { key: NotificationKey::random(), proof: Proof::Token(1) };
+        let initiator_metadata = vec![0; Message::MAX_INITIATOR_METADATA + 1].into();
+        let open = Open { offer, kind: OperationKind::Read, chunk_bytes: 1, initiator_metadata };
         let refused = Message::decode(&Message::Open(open).encode(SessionId(1)));
         assert!(matches!(refused, Err(MessageError::Bad { .. })), "{refused:?}");
     }

@@ -1,20 +1,20 @@
-//! Transfers in chunks through pinned memory, where the engine cannot reach GPU memory well.
+//! Staged transfers: chunks through pinned host memory, where the engine reaches GPU memory badly or not at all.
 //!
-//! The bytes of an operation are one stream, [cut](cut) into chunks. The side that they leave (the *source*) copies each
+//! The bytes of an operation are one stream, [cut](chunking) into chunks. The sending side (the *source*) copies each
 //! chunk to a pinned slot of its own and writes it into a pinned slot of the other side (the *sink*), which copies it to
 //! its GPU. A side with host memory needs no slots: chunks leave it, and arrive in it, where they are. Everything is
-//! pushed by the source, because engines write faster than they read; only a peer that [takes no part](alone) is read from.
+//! pushed by the source, because engines write faster than they read; only a peer that [takes no part](one_sided) is read from.
 //!
 //! # Messages
 //!
-//! The initiator asks (`Open`); a source that serves says that it does (`Accept`). The sink grants slots, or the
+//! The initiator sends `Open`; a target that is the source answers `Accept`. The sink grants slots, or the
 //! addresses of its descriptors, and the source writes each chunk with a notification (`Filled`). When the last chunk is
-//! in place the sink says `Done`. If something fails, a sink says `Stop` and a source `Stopped`, once nothing of it is
-//! in flight; until it hears that, a sink gives nothing back that it has granted. Source and sink say `Ping` when they have
-//! said nothing for long, so that a dead peer is noticed, and one that only waits is not given up.
+//! in place the sink sends `Done`. After a failure, a sink sends `Stop` and a source `Stopped`, once nothing of it is
+//! in flight; until `Stopped` arrives, a sink keeps the memory that it has granted. Source and sink send `Ping` as a keep-alive, so that
+//! a dead peer is detected, and one that only waits is not given up.
 //!
-//! Messages of one session may overtake each other and the chunks. So a sink grants nothing before it has heard from the
-//! source, every grant of a slot has a round, and `Done` and `Stopped` are said only when nothing else is to come.
+//! Messages of one session may overtake each other and the chunks. So a sink grants nothing before the first message of
+//! the source, every grant of a slot has a round, and `Done` and `Stopped` are sent only when no other message follows.
 //! A message counts only if it comes from the session's peer, and is checked against what this side granted.
 //!
 //! # Why nothing waits in a circle
@@ -22,21 +22,21 @@
 //! * An outgoing slot is taken only for a chunk whose target is known. From then on the chunk moves by this side's GPU and
 //!   engine alone, so outgoing slots always come back.
 //! * An incoming slot waits for the peer's outgoing slots, which come back, and then for this side's GPU.
-//! * So outgoing slots wait for nobody's slots, and incoming ones only for outgoing ones. The two directions of a pair of
+//! * So outgoing slots wait for no other slots, and incoming ones only for outgoing ones. The two directions of a pair of
 //!   peers use different pools.
 //! * A peer that stops holds the slots it was granted until it goes on or is gone, also if the transfer ends after
 //!   its [silence](StagingConfig::silence): they are in [quarantine](session) until then. Other sessions go on with the rest,
 //!   since no session [gets more than its share](admission) while others want some. Without a usable slot, operations take
 //!   another path.
 //!
-//! # Lending
+//! # Remote copies
 //!
 //! Where the initiator has GPU memory and the target host memory of the same machine, no chunks are needed: the target's
-//! GPU reaches the initiator's memory by CUDA IPC, and copies all of it at once, in either direction ([`lending`]). The
-//! initiator asks (`Lend`); the target meets it, copies, and says `Done`, or `Stopped` once its GPU is quiet. An initiator
-//! that gives up says `Recall` until it is answered: `Unused` by a target that knows nothing of the transfer, and for
-//! the time of silence takes no request for it that comes late. The memory is the target's until the answer, or until its process has ended: that an engine
-//! lost the peer says nothing about the peer's GPU.
+//! GPU opens the initiator's memory by CUDA IPC, and copies all of it at once, in either direction ([`remote_copy`]). The
+//! initiator sends `RemoteCopyRequest`; the target connects to it, copies, and answers `Done`, or `Stopped` once its GPU is quiet. An
+//! initiator that gives up repeats `CancelCopy` until it is answered. A target that has no such transfer answers `NotFound`, and refuses
+//! a late request for it during the silence time-out. The target may use the memory until the answer, or until its process has ended:
+//! the loss of the engine's connection proves nothing about the peer's GPU.
 //!
 //! # What a failed write leaves behind
 //!
@@ -44,22 +44,21 @@
 //! others. It can be written again, as a whole, for as long as it lives.
 
 mod admission;
-mod alone;
-mod borrower;
+mod chunking;
 mod config;
-mod cooperative;
 mod copies;
-mod cut;
-mod hop;
-mod lender;
-mod lending;
-mod meeting;
+mod hop_timer;
 mod message;
 mod offers;
+mod one_sided;
 mod outbox;
+mod pending_connect;
 mod pool;
 mod pull;
 mod refusal;
+mod remote_copy;
+mod remote_copy_initiator;
+mod remote_copy_target;
 mod request;
 mod session;
 mod sink;
@@ -68,6 +67,7 @@ mod staging;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod two_sided;
 mod wire;
 
 use std::borrow::Cow;
@@ -75,13 +75,13 @@ use std::borrow::Cow;
 use nixl_ops::TransportError;
 
 pub use config::StagingConfig;
-pub(crate) use lending::Borrowing;
 #[cfg(any(test, fuzzing))]
 pub(crate) use message::Message;
 pub(crate) use pool::SlotPools;
 pub use pool::SlotStats;
+pub(crate) use remote_copy::RemoteCopyContext;
 pub use staging::StagingStats;
-pub(crate) use staging::{Manner, Staging};
+pub(crate) use staging::{Staging, StagingMode};
 
 use crate::local::GpuError;
 

@@ -1,4 +1,4 @@
-//! The offers that peers may ask for, and those that have ended.
+//! Offers by key, as staging serves them, and keys of offers that have ended.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use nixl_metadata::NotificationKey;
 use nixl_ops::Offer;
 
-use super::request::{Presented, Proof};
+use super::request::{PresentedOffer, Proof};
 
 /// The offers of a connection by key.
 #[derive(Debug, Default)]
@@ -33,12 +33,12 @@ impl Offers {
     /// Ended offers that are remembered. To requests for earlier ones there is no answer.
     const ENDED: usize = 1 << 14;
 
-    pub(super) fn announce(&mut self, offer: Offer) {
+    pub(super) fn offer_created(&mut self, offer: Offer) {
         self.live.insert(offer.key().clone(), offer);
     }
 
     /// The offer may hold the last handle to its memory: the caller drops it outside locks.
-    pub(super) fn withdraw(&mut self, key: &NotificationKey, now: Duration) -> Option<Offer> {
+    pub(super) fn offer_ended(&mut self, key: &NotificationKey, now: Duration) -> Option<Offer> {
         self.last_end = Some(now);
         let offer = self.live.remove(key)?;
         if self.ended.insert(key.clone(), Ended { token: token(&offer), answered: 0 }).is_none() {
@@ -57,7 +57,7 @@ impl Offers {
     }
 
     /// Whether this is presented by a holder of the metadata of one of these offers.
-    pub(super) fn know(&self, presented: &Presented) -> bool {
+    pub(super) fn know(&self, presented: &PresentedOffer) -> bool {
         let live = self.live.get(&presented.key).map(token);
         let known = live.or_else(|| self.ended.get(&presented.key).map(|ended| ended.token));
         match presented.proof {
@@ -67,7 +67,7 @@ impl Offers {
         }
     }
 
-    /// Whether the engine may be introduced to an agent that holds this offer.
+    /// Whether the engine may be connected to an agent that holds this offer.
     pub(super) fn may_introduce(&mut self, key: &NotificationKey, agent: &str) -> bool {
         if let Some(offer) = self.live.get(key) {
             return offer.may_introduce(agent);

@@ -1,4 +1,4 @@
-//! Messages on their way out, in order.
+//! The ordered queue of outgoing messages of one session.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nixl_metadata::AgentMetadata;
-use nixl_ops::{Link, Mailbox, PeerId, TransportError};
+use nixl_ops::{ConnectionContext, Mailbox, PeerId, TransportError};
 
-use super::meeting::Meeting;
 use super::message::{Message, SessionId};
+use super::pending_connect::PendingConnect;
 use crate::peers::Peers;
 
 /// Messages to one peer. A peer that the engine does not know, or has forgotten, is met first.
@@ -23,7 +23,7 @@ pub(super) struct Outbox {
     begun: bool,
     /// What the peer is met by.
     metadata: AgentMetadata,
-    meeting: Option<Meeting>,
+    connecting: Option<PendingConnect>,
     /// Where it is noted that the peer was met.
     peers: Option<Arc<Peers>>,
     met_again: u32,
@@ -52,7 +52,7 @@ impl Outbox {
             mailbox: None,
             begun: false,
             metadata,
-            meeting: None,
+            connecting: None,
             peers: None,
             met_again: 0,
             waiting,
@@ -73,18 +73,18 @@ impl Outbox {
     }
 
     /// To a peer that must be met first, unless it was.
-    pub(super) fn meeting(mut self, link: &Link, peers: &Arc<Peers>) -> Self {
-        let is_met = peers.was_met_by(self.peer.as_str(), &self.metadata);
-        if self.meeting.is_none() && !is_met {
-            self.meeting = Some(Meeting::begin(link, self.metadata.clone()));
+    pub(super) fn connecting(mut self, link: &ConnectionContext, peers: &Arc<Peers>) -> Self {
+        let is_met = peers.is_connected_with(self.peer.as_str(), &self.metadata);
+        if self.connecting.is_none() && !is_met {
+            self.connecting = Some(PendingConnect::begin(link, self.metadata.clone()));
             self.peers = Some(Arc::clone(peers));
         }
         self
     }
 
     /// Whether the peer has been met.
-    pub(super) fn has_met(&self) -> bool {
-        self.meeting.is_none()
+    pub(super) fn is_connected(&self) -> bool {
+        self.connecting.is_none()
     }
 
     pub(super) fn push(&mut self, message: &Message) {
@@ -105,7 +105,11 @@ impl Outbox {
     /// # Errors
     ///
     /// Why nothing more can be sent.
-    pub(super) fn flush(&mut self, link: &Link, now: Duration) -> Result<bool, TransportError> {
+    pub(super) fn flush(
+        &mut self,
+        link: &ConnectionContext,
+        now: Duration,
+    ) -> Result<bool, TransportError> {
         let mut moved = self.meet(link, now)?;
         self.begin(link);
         for _ in 0..Self::BURST {
@@ -121,7 +125,7 @@ impl Outbox {
                     if self.met_again < Self::MEETINGS =>
                 {
                     self.met_again += 1;
-                    self.meeting = Some(Meeting::begin(link, self.metadata.clone()));
+                    self.connecting = Some(PendingConnect::begin(link, self.metadata.clone()));
                     break;
                 }
                 Poll::Ready(Err(error)) => return Err(error),
@@ -130,33 +134,33 @@ impl Outbox {
         Ok(moved)
     }
 
-    fn meet(&mut self, link: &Link, now: Duration) -> Result<bool, TransportError> {
-        let Some(meeting) = &mut self.meeting else { return Ok(false) };
-        let Poll::Ready(met) = meeting.poll(link, now) else { return Ok(false) };
-        self.meeting = None;
+    fn meet(&mut self, link: &ConnectionContext, now: Duration) -> Result<bool, TransportError> {
+        let Some(connecting) = &mut self.connecting else { return Ok(false) };
+        let Poll::Ready(met) = connecting.poll(link, now) else { return Ok(false) };
+        self.connecting = None;
         let met = met?;
         if met != self.peer {
             let reason = format!("it names {met}, but was sent by {}", self.peer);
             return Err(TransportError::BadMetadata { reason });
         }
         if let Some(peers) = self.peers.take() {
-            peers.note_met(self.peer.as_str(), &self.metadata);
+            peers.note_connected(self.peer.as_str(), &self.metadata);
         }
         Ok(true)
     }
 
-    fn begin(&mut self, link: &Link) {
+    fn begin(&mut self, link: &ConnectionContext) {
         if let Some(first) = self.waiting.front().filter(|_| !self.begun) {
             self.mailbox.take_if(|_| !Mailbox::fits(link.transport.agent_name(), first));
             self.begun = true;
         }
     }
 
-    fn send(&self, link: &Link, message: &[u8]) -> Poll<Result<(), TransportError>> {
+    fn send(&self, link: &ConnectionContext, message: &[u8]) -> Poll<Result<(), TransportError>> {
         let own = link.transport.agent_name();
         match &self.mailbox {
             // What a message leads to may need the engine.
-            _ if self.meeting.is_some() => Poll::Pending,
+            _ if self.connecting.is_some() => Poll::Pending,
             Some(mailbox) if Mailbox::fits(own, message) => mailbox.post(&self.peer, own, message),
             _ => link.transport.notify(&self.peer, message),
         }

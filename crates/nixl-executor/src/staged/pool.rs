@@ -13,7 +13,7 @@ use nixl_ops::TransportError;
 
 use super::admission::Admission;
 use super::{StagingConfig, failed};
-use crate::local::Gpus;
+use crate::local::GpuBackend;
 
 /// The slots of both directions, for all connections of an executor.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ const EXHAUSTED: &str = "every pinned slot may still be written by peers that st
 pub struct SlotStats {
     /// Bytes of pinned memory allocated.
     pub pinned_bytes: usize,
-    /// Slots that nobody holds.
+    /// Slots that are free.
     pub free: usize,
     /// Slots that a peer may still write, although their transfer has ended. They come back when the peer says that it does
     /// not, or is gone; those that this process's own GPU or engine may use do not.
@@ -101,7 +101,7 @@ impl SlotPool {
     }
 
     /// Allocates the slots near a GPU, unless that has been done. **Blocks.**
-    fn allocate(&self, gpus: &dyn Gpus, gpu: u32) -> Result<Region, String> {
+    fn allocate(&self, gpus: &dyn GpuBackend, gpu: u32) -> Result<Region, String> {
         let mut memory = self.memory();
         if let Some(region) = &*memory {
             return Ok(region.clone());
@@ -185,7 +185,7 @@ impl RegisteredSlots {
     /// connection's own thread only, so never twice at a time. A failure is [remembered](Self::why_not).
     pub(super) fn make_ready(
         &self,
-        gpus: &dyn Gpus,
+        gpus: &dyn GpuBackend,
         gpu: u32,
         registrations: &RegistrationCache,
         now: Duration,
@@ -209,7 +209,7 @@ impl RegisteredSlots {
         }
     }
 
-    /// *Blocking.* Lets go of the memory. Transfers under way keep it.
+    /// *Blocking.* Releases the memory. Transfers in flight keep it.
     pub(super) fn release(&self) {
         let released = self.slab().take();
         drop(released);
@@ -293,7 +293,7 @@ impl Drop for Member {
     }
 }
 
-/// A slot. Unless it is [released](Self::release), dropping it gives it up for ever: somebody may still write to it.
+/// A slot. Unless it is [released](Self::release), dropping it retires it for ever: a peer may still write to it.
 pub(super) struct Slot {
     pool: Arc<SlotPool>,
     member: u64,
@@ -311,7 +311,7 @@ enum SlotState {
 }
 
 impl Slot {
-    /// Nobody uses it any more, neither a GPU nor an engine nor a peer.
+    /// No GPU, engine or peer uses it any more.
     pub(super) fn release(mut self) {
         match mem::replace(&mut self.state, SlotState::Released) {
             SlotState::Quarantined => self.pool.lock().restore(self.index),
@@ -388,7 +388,7 @@ mod tests {
     use nixl_ops::{SystemClock, Transport};
 
     use super::*;
-    use crate::local::{Abilities, SimulatedGpus};
+    use crate::local::{GpuCapabilities, SimulatedGpus};
 
     struct Connection {
         slots: Arc<RegisteredSlots>,
@@ -405,7 +405,7 @@ mod tests {
             Self { slots, registrations, _transport: transport }
         }
 
-        fn make_ready(&self, gpus: &dyn Gpus) {
+        fn make_ready(&self, gpus: &dyn GpuBackend) {
             self.slots.make_ready(gpus, 0, &self.registrations, Duration::ZERO);
             assert!(self.slots.is_ready());
         }
@@ -413,7 +413,8 @@ mod tests {
 
     #[test]
     fn connections_share_the_memory_and_idle_memory_goes_back() {
-        let gpus = SimulatedGpus::new(Abilities { gpus: 1, ..Abilities::default() }).unwrap();
+        let gpus =
+            SimulatedGpus::new(GpuCapabilities { gpus: 1, ..GpuCapabilities::default() }).unwrap();
         let mut config = StagingConfig::default();
         (config.slot_bytes, config.slots) = (64, 2);
         let pools = SlotPools::new(config);
@@ -443,7 +444,8 @@ mod tests {
 
     #[test]
     fn memory_that_a_peer_may_write_to_is_not_given_back() {
-        let gpus = SimulatedGpus::new(Abilities { gpus: 1, ..Abilities::default() }).unwrap();
+        let gpus =
+            SimulatedGpus::new(GpuCapabilities { gpus: 1, ..GpuCapabilities::default() }).unwrap();
         let pools = SlotPools::new(StagingConfig::default());
         let connection = Connection::new(&pools, "one");
         connection.make_ready(&gpus);

@@ -1,4 +1,4 @@
-//! Fetches bytes from a peer that does not take part: from its host memory to a slot, and from there to the GPU.
+//! The reading side of a one-sided transfer: from the peer's host memory to a slot, and from there to the GPU.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -7,10 +7,10 @@ use nixl_descriptor::LeaseMode;
 use nixl_metadata::{OperationKind, SerializedDescriptor};
 use nixl_ops::{Clock, Hop, PeerId, Transfer, TransferSpec, Transport, TransportError};
 
-use super::copies::{Copier, Copying, Towards};
-use super::cut::Cut;
+use super::chunking::Chunking;
+use super::copies::{Copier, CopyDirection, Copying};
 use super::engine_failed;
-use super::hop::Leg;
+use super::hop_timer::HopTimer;
 use super::pool::{Member, Slot};
 use super::source::lease;
 use super::targets::Targets;
@@ -19,7 +19,7 @@ use super::targets::Targets;
 pub(super) struct Pull {
     transport: Arc<dyn Transport>,
     peer: PeerId,
-    cut: Arc<Cut>,
+    chunking: Arc<Chunking>,
     copier: Copier,
     member: Member,
     sources: Targets,
@@ -28,13 +28,13 @@ pub(super) struct Pull {
     landing: Vec<(Slot, Copying)>,
     next: u64,
     stopped: bool,
-    legs: (Leg, Leg),
+    hop_timers: (HopTimer, HopTimer),
 }
 
 impl Pull {
     pub(super) fn new(
         (transport, peer): (Arc<dyn Transport>, PeerId),
-        cut: Arc<Cut>,
+        chunking: Arc<Chunking>,
         copier: Copier,
         member: Member,
         remote: Vec<SerializedDescriptor>,
@@ -43,7 +43,7 @@ impl Pull {
         Self {
             transport,
             peer,
-            cut,
+            chunking,
             copier,
             member,
             sources: Targets::Known(remote),
@@ -52,7 +52,7 @@ impl Pull {
             landing: Vec::new(),
             next: 0,
             stopped: false,
-            legs: (Leg::new("peer to slot"), Leg::new("slot to gpu")),
+            hop_timers: (HopTimer::new("peer to slot"), HopTimer::new("slot to gpu")),
         }
     }
 
@@ -60,7 +60,7 @@ impl Pull {
     ///
     /// # Errors
     ///
-    /// The first failure. Whatever else is on its way must be polled until [quiet](Self::is_quiet) all the same.
+    /// The first failure. Chunks in flight must still be polled until [quiet](Self::is_quiet).
     pub(super) fn poll(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let landed = self.land(clock)?;
         let crossed = self.cross(clock)?;
@@ -74,7 +74,7 @@ impl Pull {
                 at += 1;
                 continue;
             };
-            self.legs.1.leave(clock.now());
+            self.hop_timers.1.leave(clock.now());
             let (slot, _) = self.landing.swap_remove(at);
             copied.map_err(|e| engine_failed("copy", &e))?;
             slot.release();
@@ -93,7 +93,7 @@ impl Pull {
                 at += 1;
                 continue;
             };
-            self.legs.0.leave(clock.now());
+            self.hop_timers.0.leave(clock.now());
             let (chunk, slot, _) = self.crossing.swap_remove(at);
             if self.stopped || crossed.is_err() {
                 slot.release();
@@ -102,9 +102,9 @@ impl Pull {
             }
             let copying = self
                 .copier
-                .start(&self.cut, chunk, &slot, Towards::Gpu)
+                .start(&self.chunking, chunk, &slot, CopyDirection::Gpu)
                 .map_err(|e| engine_failed("copy", &e))?;
-            self.legs.1.enter(clock.now());
+            self.hop_timers.1.enter(clock.now());
             self.landing.push((slot, copying));
             moved = true;
         }
@@ -114,7 +114,7 @@ impl Pull {
     fn start(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let mut moved = false;
         while !self.stopped
-            && self.next < self.cut.count()
+            && self.next < self.chunking.count()
             && self.crossing.len() + self.landing.len() < self.window
         {
             // Not settled: it waits for its turn.
@@ -126,7 +126,7 @@ impl Pull {
                     return Err(error);
                 }
             };
-            self.legs.0.enter(clock.now());
+            self.hop_timers.0.enter(clock.now());
             self.crossing.push((self.next, slot, transfer));
             self.next += 1;
             moved = true;
@@ -140,10 +140,10 @@ impl Pull {
     }
 
     fn fetch(&mut self, chunk: u64, slot: &Slot) -> Result<Box<dyn Transfer>, TransportError> {
-        let source = self.sources.take(&self.cut, chunk)?;
+        let source = self.sources.take(&self.chunking, chunk)?;
         let mut local = Vec::with_capacity(source.remote.len());
         let mut at = 0;
-        for piece in self.cut.pieces(chunk) {
+        for piece in self.chunking.pieces(chunk) {
             local.push(slot.part(at, piece.len)?);
             at += piece.len;
         }
@@ -169,10 +169,10 @@ impl Pull {
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        self.next == self.cut.count() && self.crossing.is_empty() && self.landing.is_empty()
+        self.next == self.chunking.count() && self.crossing.is_empty() && self.landing.is_empty()
     }
 
     pub(super) fn hops(&self) -> Vec<Hop> {
-        vec![self.legs.0.hop(), self.legs.1.hop()]
+        vec![self.hop_timers.0.hop(), self.hop_timers.1.hop()]
     }
 }

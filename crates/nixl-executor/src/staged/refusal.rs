@@ -1,4 +1,4 @@
-//! Telling a peer that its request cannot be served, or is not.
+//! The reply to a peer whose request is not served.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -12,17 +12,17 @@ use super::session::Membership;
 use super::staging::Staging;
 
 /// One message, once the peer has been met.
-pub(super) struct Refusal {
+pub(super) struct RefusalReply {
     staging: Arc<Staging>,
     session: Membership,
     outbox: Outbox,
     begun: Duration,
-    /// What is said again to whoever asks again. The name stays taken for the time of silence then, so that a request of
+    /// The answer to repeated requests. The session's name stays taken for the silence time-out then, so that a request of
     /// this name that comes late is none any more.
-    standing: Option<Message>,
+    keep_answering: Option<Message>,
 }
 
-impl Refusal {
+impl RefusalReply {
     pub(super) fn new(
         staging: Arc<Staging>,
         session: Membership,
@@ -31,26 +31,26 @@ impl Refusal {
     ) -> Self {
         outbox.push(word);
         let begun = staging.link().clock.now();
-        Self { staging, session, outbox, begun, standing: None }
+        Self { staging, session, outbox, begun, keep_answering: None }
     }
 
     /// Says it again and again, as often as it is asked.
-    pub(super) fn standing(self, word: Message) -> Self {
-        Self { standing: Some(word), ..self }
+    pub(super) fn keep_answering(self, word: Message) -> Self {
+        Self { keep_answering: Some(word), ..self }
     }
 }
 
-impl Execution for Refusal {
+impl Execution for RefusalReply {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let link = self.staging.link();
         let now = link.clock.now();
         let waited = now.saturating_sub(self.begun) >= self.staging.config().silence;
-        let mail = self.session.take();
-        if mail.peer_gone {
+        let inbox = self.session.take();
+        if inbox.peer_gone {
             return Poll::Ready(Ok(()));
         }
-        if let Some(word) = &self.standing {
-            if !mail.messages.is_empty() && self.outbox.is_empty() {
+        if let Some(word) = &self.keep_answering {
+            if !inbox.messages.is_empty() && self.outbox.is_empty() {
                 self.outbox.push(word);
             }
             // If it cannot be said now, then when it is asked for again.

@@ -1,21 +1,21 @@
-//! The messages that ask for an offer: what they are about, and what the sender presents for it.
+//! The messages that request an offer, and the proof that the sender holds its metadata.
 //!
 //! | version 2 | bytes | content |
 //! |---|---|---|
 //! | all | 4 | magic: `nxs`, 2 |
 //! | | 16 | session |
-//! | | 1 | tag: 0 open, 10 lend, 11 recall |
+//! | | 1 | tag: 0 open, 10 copy request, 11 copy cancellation |
 //! | | 1 + | key |
 //! | | 8 | the token of the offer's terms, 0 for an offer without |
 //! | open | 1, 8 | kind, bytes of a chunk |
-//! | | 4 + | introduction |
-//! | lend | 1, 4, 16 | kind, process (0: not told), UUID of the GPU |
-//! | | 2 + | loans: each 72 bytes of a handle, and 2 + 8 *n* of offsets |
-//! | | 4 + | introduction |
-//! | recall | 4 +, 1 + | introduction, reason |
+//! | | 4 + | initiator metadata |
+//! | copy request | 1, 4, 16 | kind, process (0: not told), UUID of the GPU |
+//! | | 2 + | exported ranges: each 72 bytes of a handle, and 2 + 8 *n* of offsets |
+//! | | 4 + | initiator metadata |
+//! | copy cancellation | 4 +, 1 + | initiator metadata, reason |
 //! | all | 2, 4 + | sections, until the end: a number and its content. Numbers ascend; unknown ones are skipped |
 //!
-//! The version is that of staging messages, for loans too: [`MessageVersions::staging`](nixl_metadata::MessageVersions::staging).
+//! The version is that of staging messages, for remote copies too: [`MessageVersions::staging`](nixl_metadata::MessageVersions::staging).
 //! Version 1 has no token and no sections, and other orders: the key is all that its sender presents.
 
 use std::fmt;
@@ -24,12 +24,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use nixl_metadata::{NotificationKey, OperationKind, PeerInfo, RdmaMetadata};
 
 use super::message::{Message, MessageError, SessionId};
-use super::wire::{Reader, bad, kind_byte, put_introduction, put_text};
+use super::wire::{Reader, bad, kind_byte, put_initiator_metadata, put_text};
 use crate::local::SharedHandle;
 
-/// What the sender of a request presents for the offer that it asks for.
+/// The offer that a request is for, with the sender's proof.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Presented {
+pub(crate) struct PresentedOffer {
     /// The target's offer.
     pub(crate) key: NotificationKey,
     pub(crate) proof: Proof,
@@ -47,51 +47,51 @@ pub(crate) enum Proof {
 /// The initiator asks the target to take part.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Open {
-    pub(crate) offer: Presented,
+    pub(crate) offer: PresentedOffer,
     pub(crate) kind: OperationKind,
     pub(crate) chunk_bytes: u64,
     /// What the target needs to reach the initiator, as it travels.
-    pub(crate) introduction: Bytes,
+    pub(crate) initiator_metadata: Bytes,
 }
 
-/// The initiator asks the target to copy, to or from GPU memory that it lends.
+/// The initiator asks the target to copy, to or from GPU memory that the initiator exports.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Lend {
-    pub(crate) offer: Presented,
+pub(crate) struct RemoteCopyRequest {
+    pub(crate) offer: PresentedOffer,
     pub(crate) kind: OperationKind,
-    /// The lender's process, told from version 2 of lending on: the memory is closed when it ends.
+    /// The initiator's process, told from version 2 on: the memory is closed when it ends.
     pub(crate) process: Option<u32>,
     /// The UUID of the GPU whose memory it is, zeros if that is not known.
     pub(crate) gpu: [u8; 16],
     /// The memory, in the order of the descriptors.
-    pub(crate) loans: Vec<Loan>,
+    pub(crate) ranges: Vec<ExportedRange>,
     /// What the target needs to reach the initiator, as it travels.
-    pub(crate) introduction: Bytes,
+    pub(crate) initiator_metadata: Bytes,
 }
 
-/// The initiator wants back what it lent.
+/// The initiator cancels the copy.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Recall {
-    pub(crate) offer: Presented,
-    /// As in [`Lend`], which may not have arrived.
-    pub(crate) introduction: Bytes,
+pub(crate) struct CancelCopy {
+    pub(crate) offer: PresentedOffer,
+    /// As in [`RemoteCopyRequest`], which may not have arrived.
+    pub(crate) initiator_metadata: Bytes,
     pub(crate) reason: String,
 }
 
 /// An allocation of GPU memory, and where in it each of the next descriptors begins.
 #[derive(Clone, Eq, PartialEq)]
-pub(crate) struct Loan {
+pub(crate) struct ExportedRange {
     pub(crate) handle: SharedHandle,
     pub(crate) offsets: Vec<u64>,
 }
 
 pub(super) const OPEN: u8 = 0;
-pub(super) const LEND: u8 = 10;
-pub(super) const RECALL: u8 = 11;
-/// A `Lend` of version 1 that tells the lender's process.
-pub(super) const LEND_OF_PROCESS: u8 = 13;
+pub(super) const REMOTE_COPY: u8 = 10;
+pub(super) const CANCEL_COPY: u8 = 11;
+/// A `RemoteCopyRequest` of version 1 that tells the initiator's process.
+pub(super) const REMOTE_COPY_OF_PROCESS: u8 = 13;
 
-impl Presented {
+impl PresentedOffer {
     /// For a peer's offer, in the version that the peer speaks.
     pub(super) fn of(remote: &RdmaMetadata) -> Self {
         let versions = remote.peer().map(PeerInfo::versions).unwrap_or_default();
@@ -108,12 +108,12 @@ impl Presented {
         let mut rest = Reader(rest);
         let (id, tag) = (SessionId::read(&mut rest).ok()?, rest.u8("tag").ok()?);
         let presented = match (version, tag) {
-            (2, OPEN | LEND | RECALL) => Self::read(&mut rest).ok()?,
-            (1, OPEN | LEND | RECALL | LEND_OF_PROCESS) => {
+            (2, OPEN | REMOTE_COPY | CANCEL_COPY) => Self::read(&mut rest).ok()?,
+            (1, OPEN | REMOTE_COPY | CANCEL_COPY | REMOTE_COPY_OF_PROCESS) => {
                 let before = match tag {
                     OPEN => 9,
-                    LEND => 1,
-                    LEND_OF_PROCESS => 5,
+                    REMOTE_COPY => 1,
+                    REMOTE_COPY_OF_PROCESS => 5,
                     _ => 0,
                 };
                 rest.take(before, "kind").ok()?;
@@ -158,53 +158,53 @@ impl Open {
         out.put_u8(kind_byte(self.kind));
         out.put_u64(self.chunk_bytes);
         self.offer.put_key_of_version_1(out);
-        put_introduction(out, &self.introduction);
+        put_initiator_metadata(out, &self.initiator_metadata);
     }
 
     pub(super) fn read_v1(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
         let (kind, chunk_bytes) = (rest.kind()?, rest.u64("chunk size")?);
-        let offer = Presented { key: rest.key()?, proof: Proof::Key };
-        Ok(Self { offer, kind, chunk_bytes, introduction: rest.introduction()? })
+        let offer = PresentedOffer { key: rest.key()?, proof: Proof::Key };
+        Ok(Self { offer, kind, chunk_bytes, initiator_metadata: rest.initiator_metadata()? })
     }
 
     pub(super) fn read_v2(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
-        let offer = Presented::read(rest)?;
+        let offer = PresentedOffer::read(rest)?;
         let (kind, chunk_bytes) = (rest.kind()?, rest.u64("chunk size")?);
-        let introduction = rest.introduction()?;
+        let initiator_metadata = rest.initiator_metadata()?;
         skip_sections(rest)?;
-        Ok(Self { offer, kind, chunk_bytes, introduction })
+        Ok(Self { offer, kind, chunk_bytes, initiator_metadata })
     }
 }
 
-impl Lend {
+impl RemoteCopyRequest {
     pub(super) fn put(&self, out: &mut BytesMut) {
         match (self.offer.proof, self.process) {
             (Proof::Key, Some(process)) => {
-                out.put_u8(LEND_OF_PROCESS);
+                out.put_u8(REMOTE_COPY_OF_PROCESS);
                 out.put_u32(process);
                 out.put_u8(kind_byte(self.kind));
             }
             (Proof::Key, None) => {
-                out.put_u8(LEND);
+                out.put_u8(REMOTE_COPY);
                 out.put_u8(kind_byte(self.kind));
             }
             (Proof::Token(_), process) => {
-                self.offer.put(LEND, out);
+                self.offer.put(REMOTE_COPY, out);
                 out.put_u8(kind_byte(self.kind));
                 out.put_u32(process.unwrap_or(0));
             }
         }
         self.offer.put_key_of_version_1(out);
         out.put_slice(&self.gpu);
-        out.put_u16(self.loans.len().min(Message::MAX_LOANS) as u16);
-        for loan in self.loans.iter().take(Message::MAX_LOANS) {
-            out.put_slice(&loan.handle);
-            out.put_u16(loan.offsets.len().min(Message::MAX_LENT) as u16);
-            for offset in loan.offsets.iter().take(Message::MAX_LENT) {
+        out.put_u16(self.ranges.len().min(Message::MAX_EXPORTED_RANGES) as u16);
+        for range in self.ranges.iter().take(Message::MAX_EXPORTED_RANGES) {
+            out.put_slice(&range.handle);
+            out.put_u16(range.offsets.len().min(Message::MAX_RANGE_OFFSETS) as u16);
+            for offset in range.offsets.iter().take(Message::MAX_RANGE_OFFSETS) {
                 out.put_u64(*offset);
             }
         }
-        put_introduction(out, &self.introduction);
+        put_initiator_metadata(out, &self.initiator_metadata);
     }
 
     pub(super) fn read_v1(
@@ -212,70 +212,77 @@ impl Lend {
         process: Option<u32>,
     ) -> Result<Self, MessageError> {
         let kind = rest.kind()?;
-        let offer = Presented { key: rest.key()?, proof: Proof::Key };
+        let offer = PresentedOffer { key: rest.key()?, proof: Proof::Key };
         Self::read_loans(rest, offer, kind, process)
     }
 
     pub(super) fn read_v2(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
-        let offer = Presented::read(rest)?;
+        let offer = PresentedOffer::read(rest)?;
         let (kind, process) = (rest.kind()?, rest.u32("process")?);
-        let lend = Self::read_loans(rest, offer, kind, (process != 0).then_some(process))?;
+        let copy_request = Self::read_loans(rest, offer, kind, (process != 0).then_some(process))?;
         skip_sections(rest)?;
-        Ok(lend)
+        Ok(copy_request)
     }
 
     fn read_loans(
         rest: &mut Reader<'_>,
-        offer: Presented,
+        offer: PresentedOffer,
         kind: OperationKind,
         process: Option<u32>,
     ) -> Result<Self, MessageError> {
         let gpu = rest.array("GPU")?;
         let count = rest.u16("loans")?;
-        if count as usize > Message::MAX_LOANS {
+        if count as usize > Message::MAX_EXPORTED_RANGES {
             return Err(bad("number of loans", count));
         }
-        let (mut loans, mut lent) = (Vec::new(), 0);
+        let (mut ranges, mut exported) = (Vec::new(), 0);
         for _ in 0..count {
             let handle = rest.array("handle")?;
             let places = rest.u16("offsets")?;
-            lent += usize::from(places);
-            if places == 0 || lent > Message::MAX_LENT {
+            exported += usize::from(places);
+            if places == 0 || exported > Message::MAX_RANGE_OFFSETS {
                 return Err(bad("number of offsets", places));
             }
             let bytes = rest.take(usize::from(places) * size_of::<u64>(), "offsets")?;
             let (offsets, _) = bytes.as_chunks();
             let offsets = offsets.iter().map(|offset| u64::from_be_bytes(*offset)).collect();
-            loans.push(Loan { handle, offsets });
+            ranges.push(ExportedRange { handle, offsets });
         }
-        Ok(Self { offer, kind, process, gpu, loans, introduction: rest.introduction()? })
+        Ok(Self {
+            offer,
+            kind,
+            process,
+            gpu,
+            ranges,
+            initiator_metadata: rest.initiator_metadata()?,
+        })
     }
 }
 
-impl Recall {
+impl CancelCopy {
     pub(super) fn put(&self, out: &mut BytesMut) {
-        self.offer.put(RECALL, out);
+        self.offer.put(CANCEL_COPY, out);
         self.offer.put_key_of_version_1(out);
-        put_introduction(out, &self.introduction);
+        put_initiator_metadata(out, &self.initiator_metadata);
         put_text(out, &self.reason, Message::MAX_REASON);
     }
 
     pub(super) fn read_v1(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
-        let offer = Presented { key: rest.key()?, proof: Proof::Key };
+        let offer = PresentedOffer { key: rest.key()?, proof: Proof::Key };
         Self::read_rest(rest, offer)
     }
 
     pub(super) fn read_v2(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
-        let offer = Presented::read(rest)?;
-        let recall = Self::read_rest(rest, offer)?;
+        let offer = PresentedOffer::read(rest)?;
+        let cancel = Self::read_rest(rest, offer)?;
         skip_sections(rest)?;
-        Ok(recall)
+        Ok(cancel)
     }
 
-    fn read_rest(rest: &mut Reader<'_>, offer: Presented) -> Result<Self, MessageError> {
-        let introduction = rest.introduction()?;
+    fn read_rest(rest: &mut Reader<'_>, offer: PresentedOffer) -> Result<Self, MessageError> {
+        let initiator_metadata = rest.initiator_metadata()?;
         let reason = rest.text("reason", Message::MAX_REASON)?.to_owned();
-        Ok(Self { offer, introduction, reason })
+        Ok(Self { offer, initiator_metadata, reason })
     }
 }
 
@@ -303,8 +310,8 @@ impl fmt::Debug for Proof {
 }
 
 /// Shows no handle.
-impl fmt::Debug for Loan {
+impl fmt::Debug for ExportedRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loan").field("offsets", &self.offsets).finish_non_exhaustive()
+        f.debug_struct("ExportedRange").field("offsets", &self.offsets).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! The sessions of a connection, and the messages that wait for each.
+//! The staging sessions of a connection, and the inbox of each.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -15,7 +15,7 @@ use super::pool::Slot;
 #[derive(Default)]
 pub(super) struct Sessions {
     by_id: Mutex<HashMap<SessionId, Arc<Entry>>>,
-    /// How many there are of each offer of this side, and bytes of their introductions.
+    /// The number of sessions of each offer of this side, and bytes of their initiator metadata.
     served: Mutex<Served>,
     /// Messages that wait, of all sessions.
     waiting: AtomicUsize,
@@ -35,10 +35,10 @@ struct Served {
 struct Entry {
     /// The only agent that may send any.
     peer: Box<str>,
-    /// The key of the offer, if this side is the target, and bytes of the peer's introduction.
+    /// The key of the offer, if this side is the target, and bytes of the initiator's metadata.
     key: Option<(NotificationKey, usize)>,
-    mail: Mutex<Mail>,
-    /// Nobody reads the mail any more.
+    inbox: Mutex<Inbox>,
+    /// The session's reader is gone.
     deaf: AtomicBool,
     /// Slots that the peer may still write to although the session has ended, by number, with their round.
     quarantine: Mutex<HashMap<u16, (Slot, u32)>>,
@@ -48,10 +48,10 @@ struct Entry {
 
 /// Messages, and what else there is to know.
 #[derive(Debug, Default)]
-pub(super) struct Mail {
+pub(super) struct Inbox {
     pub(super) messages: VecDeque<Message>,
     /// When the peer was last heard.
-    pub(super) heard: Option<Duration>,
+    pub(super) last_heard: Option<Duration>,
     /// The peer sent more than it can have meant.
     pub(super) flooded: bool,
     /// The peer's process has ended, or its connection is dead.
@@ -72,7 +72,7 @@ impl Sessions {
     const FEW: usize = 16;
     /// Sessions that one offer may have on this side.
     const MAX_OF_OFFER: usize = 256;
-    /// Bytes of introductions, of all sessions that this side serves.
+    /// Bytes of initiator metadata of all sessions that this side serves.
     const MAX_BYTES: usize = 64 << 20;
 
     /// A new session. `None` if there is one of this name, or there are too many.
@@ -94,7 +94,7 @@ impl Sessions {
         let entry = Arc::new(Entry {
             peer: peer.into(),
             key,
-            mail: Mutex::default(),
+            inbox: Mutex::default(),
             deaf: AtomicBool::new(false),
             quarantine: Mutex::default(),
             looks: Mutex::default(),
@@ -131,18 +131,18 @@ impl Sessions {
         if self.heard_late(id, &entry, &message) {
             return true;
         }
-        let mut mail = lock(&entry.mail);
-        mail.heard = Some(now);
+        let mut inbox = lock(&entry.inbox);
+        inbox.last_heard = Some(now);
         if message == Message::Ping || entry.deaf.load(Ordering::Relaxed) {
             return true;
         }
-        let waiting = mail.messages.len();
+        let waiting = inbox.messages.len();
         if waiting >= Self::MAX_MESSAGES
             || (waiting >= Self::FEW && self.waiting() >= Self::MAX_WAITING)
         {
-            mail.flooded = true;
+            inbox.flooded = true;
         } else {
-            mail.messages.push_back(message);
+            inbox.messages.push_back(message);
             self.waiting.fetch_add(1, Ordering::Relaxed);
         }
         true
@@ -150,12 +150,12 @@ impl Sessions {
 
     /// A peer reports an operation complete that a session serves. Returns whether there was one, with this peer.
     pub(super) fn supersede(&self, from: &str, key: &[u8]) -> bool {
-        self.edit(|m| *m.peer == *from && is(m, key), |mail| mail.superseded = true)
+        self.edit(|m| *m.peer == *from && is(m, key), |inbox| inbox.superseded = true)
     }
 
-    /// An operation that a session serves is complete by other means, as somebody knows who has its metadata.
+    /// An operation that a session serves was completed through its offer slot.
     pub(super) fn complete(&self, key: &NotificationKey) -> bool {
-        self.edit(|m| is(m, key.as_bytes()), |mail| mail.superseded = true)
+        self.edit(|m| is(m, key.as_bytes()), |inbox| inbox.superseded = true)
     }
 
     /// A word to a session that has ended: the peer's `Stopped` says that it writes to no slot any more, and `Filled` that it
@@ -224,12 +224,12 @@ impl Sessions {
                 self.heard_late(id, &entry, &stopped);
             }
         }
-        self.edit(|m| *m.peer == *peer, |mail| mail.peer_gone = true)
+        self.edit(|m| *m.peer == *peer, |inbox| inbox.peer_gone = true)
     }
 
     /// The offer of this key has ended. Returns whether a session serves it.
     pub(super) fn withdraw(&self, key: &NotificationKey) -> bool {
-        self.edit(|m| is(m, key.as_bytes()), |mail| mail.withdrawn = true)
+        self.edit(|m| is(m, key.as_bytes()), |inbox| inbox.withdrawn = true)
     }
 
     /// A session is no longer there.
@@ -239,12 +239,12 @@ impl Sessions {
         }
     }
 
-    fn edit(&self, which: impl Fn(&Entry) -> bool, edit: impl Fn(&mut Mail)) -> bool {
+    fn edit(&self, which: impl Fn(&Entry) -> bool, edit: impl Fn(&mut Inbox)) -> bool {
         if self.len() == 0 {
             return false;
         }
         let found: Vec<_> = self.lock().values().filter(|m| which(m)).cloned().collect();
-        found.iter().for_each(|entry| edit(&mut lock(&entry.mail)));
+        found.iter().for_each(|entry| edit(&mut lock(&entry.inbox)));
         !found.is_empty()
     }
 
@@ -297,12 +297,12 @@ impl Membership {
     }
 
     /// What has arrived since the last call.
-    pub(super) fn take(&self) -> Mail {
-        let mail = std::mem::take(&mut *lock(&self.entry.mail));
-        if !mail.messages.is_empty() {
-            self.sessions.waiting.fetch_sub(mail.messages.len(), Ordering::Relaxed);
+    pub(super) fn take(&self) -> Inbox {
+        let inbox = std::mem::take(&mut *lock(&self.entry.inbox));
+        if !inbox.messages.is_empty() {
+            self.sessions.waiting.fetch_sub(inbox.messages.len(), Ordering::Relaxed);
         }
-        mail
+        inbox
     }
 
     /// The session ends, and the peer may still write to these. The place is kept until it cannot.

@@ -1,4 +1,4 @@
-//! The side at which the bytes arrive: granted slots and from there GPU memory, or host memory in place.
+//! The sink side of a staged transfer: granted slots and from there GPU memory, or host memory in place.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,9 +7,9 @@ use std::task::Poll;
 use nixl_descriptor::DescriptorList;
 use nixl_ops::{Clock, Hop, TransportError};
 
-use super::copies::{Copier, Copying, Towards};
-use super::cut::Cut;
-use super::hop::Leg;
+use super::chunking::Chunking;
+use super::copies::{Copier, CopyDirection, Copying};
+use super::hop_timer::HopTimer;
 use super::message::{Message, SlotGrant};
 use super::pool::{Member, Slot};
 use super::{engine_failed, violated};
@@ -25,7 +25,7 @@ pub(super) enum SinkMemory {
 /// The chunks of one operation as they come in.
 pub(super) struct Sink {
     list: DescriptorList,
-    cut: Arc<Cut>,
+    chunking: Arc<Chunking>,
     memory: SinkMemory,
     window: usize,
     /// Slots that the peer may write to, by number, with their round.
@@ -39,7 +39,7 @@ pub(super) struct Sink {
     arrivals: u64,
     landed: u64,
     stopped: bool,
-    leg: Leg,
+    hop_timer: HopTimer,
 }
 
 impl Sink {
@@ -48,11 +48,11 @@ impl Sink {
 
     pub(super) fn new(
         list: DescriptorList,
-        cut: Arc<Cut>,
+        chunking: Arc<Chunking>,
         memory: SinkMemory,
         window: usize,
     ) -> Self {
-        let words = cut.count().div_ceil(64);
+        let words = chunking.count().div_ceil(64);
         Self {
             list,
             memory,
@@ -64,13 +64,13 @@ impl Sink {
             arrivals: 0,
             landed: 0,
             stopped: false,
-            leg: Leg::new("slot to gpu"),
-            cut,
+            hop_timer: HopTimer::new("slot to gpu"),
+            chunking,
         }
     }
 
-    pub(super) fn cut(&self) -> &Arc<Cut> {
-        &self.cut
+    pub(super) fn chunking(&self) -> &Arc<Chunking> {
+        &self.chunking
     }
 
     /// Moves chunks on to the GPU, and, if it may, says what it grants. Returns whether anything happened.
@@ -100,7 +100,7 @@ impl Sink {
                 at += 1;
                 continue;
             };
-            self.leg.leave(clock.now());
+            self.hop_timer.leave(clock.now());
             let (slot, _) = self.landing.swap_remove(at);
             copied.map_err(|e| engine_failed("copy", &e))?;
             slot.release();
@@ -130,7 +130,7 @@ impl Sink {
                 let mut slots = Vec::new();
                 loop {
                     let open = self.granted.len() as u64;
-                    if self.arrivals + open >= self.cut.count() {
+                    if self.arrivals + open >= self.chunking.count() {
                         member.settle();
                         break;
                     }
@@ -169,7 +169,7 @@ impl Sink {
         chunk: u64,
         slot: Option<(u16, u32)>,
     ) -> Result<(), TransportError> {
-        let count = self.cut.count();
+        let count = self.chunking.count();
         let (word, bit) = (usize::try_from(chunk / 64).unwrap_or(usize::MAX), 1 << (chunk % 64));
         let arrived = self
             .arrived
@@ -181,7 +181,7 @@ impl Sink {
         }
         match (&mut self.memory, slot) {
             (SinkMemory::Host { granted }, None) => {
-                if self.cut.last_descriptor(chunk) >= *granted {
+                if self.chunking.last_descriptor(chunk) >= *granted {
                     return Err(violated(format!("chunk {chunk}, whose place it cannot know")));
                 }
                 self.landed += 1;
@@ -198,9 +198,9 @@ impl Sink {
                     slot.release();
                 } else {
                     let copying = copier
-                        .start(&self.cut, chunk, &slot, Towards::Gpu)
+                        .start(&self.chunking, chunk, &slot, CopyDirection::Gpu)
                         .map_err(|e| engine_failed("copy", &e))?;
-                    self.leg.enter(clock.now());
+                    self.hop_timer.enter(clock.now());
                     self.landing.push((slot, copying));
                 }
             }
@@ -252,7 +252,7 @@ impl Sink {
 
     /// Whether the peer has nothing left to write.
     pub(super) fn all_arrived(&self) -> bool {
-        self.arrivals == self.cut.count()
+        self.arrivals == self.chunking.count()
     }
 
     /// Whether the peer writes to this side's slots only, and not to the operation's memory.
@@ -262,13 +262,13 @@ impl Sink {
 
     /// Whether all bytes are in place.
     pub(super) fn is_complete(&self) -> bool {
-        self.landed == self.cut.count()
+        self.landed == self.chunking.count()
     }
 
     pub(super) fn hops(&self) -> Vec<Hop> {
         match self.memory {
             SinkMemory::Host { .. } => Vec::new(),
-            SinkMemory::Gpu(..) => vec![self.leg.hop()],
+            SinkMemory::Gpu(..) => vec![self.hop_timer.hop()],
         }
     }
 }

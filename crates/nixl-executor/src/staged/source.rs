@@ -1,4 +1,4 @@
-//! The side that the bytes leave: GPU memory to a slot, and from there, or straight from host memory, to the peer.
+//! The source side of a staged transfer: GPU memory to a slot, and from there, or directly from host memory, to the peer.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -7,9 +7,9 @@ use nixl_descriptor::{Descriptor, DescriptorList, LeaseMode, Leased, Leases, Reg
 use nixl_metadata::OperationKind;
 use nixl_ops::{Clock, Hop, PeerId, Transfer, TransferSpec, Transport, TransportError};
 
-use super::copies::{Copier, Copying, Towards};
-use super::cut::Cut;
-use super::hop::Leg;
+use super::chunking::Chunking;
+use super::copies::{Copier, CopyDirection, Copying};
+use super::hop_timer::HopTimer;
 use super::message::{Message, SessionId};
 use super::pool::{Member, Slot};
 use super::targets::{Grants, Target, Targets};
@@ -27,23 +27,23 @@ pub(super) enum SourceMemory {
 pub(super) struct Source {
     transport: Arc<dyn Transport>,
     peer: PeerId,
-    /// Whom the peer is told of each chunk; nobody if it does not take part.
+    /// The peer to notify of each chunk; `None` in a one-sided transfer.
     session: Option<SessionId>,
     list: DescriptorList,
-    cut: Arc<Cut>,
+    chunking: Arc<Chunking>,
     memory: SourceMemory,
     targets: Targets,
     window: usize,
-    flights: Vec<Flight>,
+    flights: Vec<InFlightChunk>,
     /// The next chunk to start with.
     next: u64,
     stopped: bool,
-    copying: Leg,
-    crossing: Leg,
+    copying: HopTimer,
+    crossing: HopTimer,
 }
 
 /// A chunk on its way.
-enum Flight {
+enum InFlightChunk {
     /// To a slot of this side. A slot is taken only once it is known where the chunk goes.
     Copying { chunk: u64, target: Target, slot: Slot, copying: Copying },
     /// To the peer.
@@ -54,7 +54,7 @@ impl Source {
     pub(super) fn new(
         (transport, peer): (Arc<dyn Transport>, PeerId),
         session: Option<SessionId>,
-        (list, cut): (DescriptorList, Arc<Cut>),
+        (list, chunking): (DescriptorList, Arc<Chunking>),
         memory: SourceMemory,
         targets: Targets,
         window: usize,
@@ -68,20 +68,20 @@ impl Source {
             peer,
             session,
             list,
-            cut,
+            chunking,
             memory,
             targets,
             window,
             flights: Vec::new(),
             next: 0,
             stopped: false,
-            copying: Leg::new("gpu to slot"),
-            crossing: Leg::new(name),
+            copying: HopTimer::new("gpu to slot"),
+            crossing: HopTimer::new(name),
         }
     }
 
-    pub(super) fn cut(&self) -> &Arc<Cut> {
-        &self.cut
+    pub(super) fn chunking(&self) -> &Arc<Chunking> {
+        &self.chunking
     }
 
     /// What the peer has granted.
@@ -92,7 +92,7 @@ impl Source {
     pub(super) fn grants(&mut self) -> Result<&mut Grants, TransportError> {
         match &mut self.targets {
             Targets::Granted(grants) => Ok(grants),
-            Targets::Known(_) => Err(violated("a grant that nobody asked for")),
+            Targets::Known(_) => Err(violated("an unrequested grant")),
         }
     }
 
@@ -100,7 +100,7 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// The first failure. Whatever else is on its way must be polled until [quiet](Self::is_quiet) all the same.
+    /// The first failure. Chunks in flight must still be polled until [quiet](Self::is_quiet).
     pub(super) fn poll(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let moved = self.advance(clock)?;
         Ok(self.start(clock)? | moved)
@@ -111,10 +111,12 @@ impl Source {
         let mut at = 0;
         while at < self.flights.len() {
             let (flight, progress) = match self.flights.swap_remove(at) {
-                Flight::Copying { chunk, target, slot, copying } => {
+                InFlightChunk::Copying { chunk, target, slot, copying } => {
                     self.copied(clock, chunk, target, slot, copying)?
                 }
-                Flight::Crossing { slot, transfer } => self.crossed(clock, slot, transfer)?,
+                InFlightChunk::Crossing { slot, transfer } => {
+                    self.crossed(clock, slot, transfer)?
+                }
             };
             moved |= progress;
             if let Some(flight) = flight {
@@ -134,11 +136,11 @@ impl Source {
         target: Target,
         slot: Slot,
         mut copying: Copying,
-    ) -> Result<(Option<Flight>, bool), TransportError> {
+    ) -> Result<(Option<InFlightChunk>, bool), TransportError> {
         let SourceMemory::Gpu(copier, _) = &mut self.memory else { return Ok((None, true)) };
         match copier.poll(&mut copying) {
             Poll::Pending => {
-                return Ok((Some(Flight::Copying { chunk, target, slot, copying }), false));
+                return Ok((Some(InFlightChunk::Copying { chunk, target, slot, copying }), false));
             }
             Poll::Ready(copied) => {
                 self.copying.leave(clock.now());
@@ -166,7 +168,7 @@ impl Source {
         clock: &dyn Clock,
         slot: Option<Slot>,
         mut transfer: Box<dyn Transfer>,
-    ) -> Result<(Option<Flight>, bool), TransportError> {
+    ) -> Result<(Option<InFlightChunk>, bool), TransportError> {
         if self.stopped && !transfer.in_flight() {
             // It was never posted, and would be now.
             self.crossing.leave(clock.now());
@@ -174,7 +176,7 @@ impl Source {
             return Ok((None, true));
         }
         match transfer.poll() {
-            Poll::Pending => Ok((Some(Flight::Crossing { slot, transfer }), false)),
+            Poll::Pending => Ok((Some(InFlightChunk::Crossing { slot, transfer }), false)),
             Poll::Ready(result) => {
                 self.crossing.leave(clock.now());
                 slot.into_iter().for_each(Slot::release);
@@ -185,14 +187,15 @@ impl Source {
 
     fn start(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let mut moved = false;
-        while !self.stopped && self.next < self.cut.count() && self.flights.len() < self.window {
+        while !self.stopped && self.next < self.chunking.count() && self.flights.len() < self.window
+        {
             let chunk = self.next;
-            if !self.targets.has(&self.cut, chunk) {
+            if !self.targets.has(&self.chunking, chunk) {
                 break;
             }
             let flight = match &mut self.memory {
                 SourceMemory::Host(..) => {
-                    let target = self.targets.take(&self.cut, chunk)?;
+                    let target = self.targets.take(&self.chunking, chunk)?;
                     let transfer = self.push(chunk, target, None)?;
                     self.crossing.enter(clock.now());
                     self.crossed(clock, None, transfer)?.0
@@ -200,7 +203,7 @@ impl Source {
                 SourceMemory::Gpu(copier, member) => {
                     // Not settled: it waits for its turn.
                     let Some(slot) = member.take()? else { return Ok(moved) };
-                    let target = match self.targets.take(&self.cut, chunk) {
+                    let target = match self.targets.take(&self.chunking, chunk) {
                         Ok(target) => target,
                         Err(error) => {
                             slot.release();
@@ -208,10 +211,10 @@ impl Source {
                         }
                     };
                     let copying = copier
-                        .start(&self.cut, chunk, &slot, Towards::Slot)
+                        .start(&self.chunking, chunk, &slot, CopyDirection::Slot)
                         .map_err(|e| engine_failed("copy", &e))?;
                     self.copying.enter(clock.now());
-                    Some(Flight::Copying { chunk, target, slot, copying })
+                    Some(InFlightChunk::Copying { chunk, target, slot, copying })
                 }
             };
             self.flights.extend(flight);
@@ -237,7 +240,7 @@ impl Source {
     ) -> Result<Box<dyn Transfer>, TransportError> {
         let mut local = Vec::with_capacity(target.remote.len());
         let mut at = 0;
-        for piece in self.cut.pieces(chunk) {
+        for piece in self.chunking.pieces(chunk) {
             local.push(match slot {
                 Some(slot) => slot.part(at, piece.len)?,
                 None => part(&self.list, piece.index, piece.offset, piece.len)?,
@@ -275,7 +278,7 @@ impl Source {
 
     /// Whether every chunk was started with.
     pub(super) fn all_started(&self) -> bool {
-        self.next == self.cut.count()
+        self.next == self.chunking.count()
     }
 
     pub(super) fn hops(&self) -> Vec<Hop> {

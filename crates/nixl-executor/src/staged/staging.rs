@@ -1,4 +1,4 @@
-//! Staging for one connection.
+//! The staging state of one connection: sessions, slot pools and offers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,37 +11,37 @@ use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_device::{Device, DeviceKind};
 use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata};
 use nixl_ops::{
-    Claim, CompletionNotifier, Execution, Link, Mailbox, Offer, PathReport, PeerId, Preparation,
-    Received, TransferRequest, TransportError,
+    Claim, CompletionNotifier, ConnectionContext, Execution, Mailbox, Offer, PathReport, PeerId,
+    Preparation, Received, TransferRequest, TransportError,
 };
 
-use super::alone::{Alone, Way};
-use super::cooperative::{Begun, Cooperative, Role, path_kind};
+use super::chunking::Chunking;
 use super::copies::Copier;
-use super::cut::Cut;
-use super::lending::Borrowing;
 use super::message::{Message, MessageError, SessionId};
 use super::offers::Offers;
+use super::one_sided::{OneSided, StagedFlow};
 use super::outbox::Outbox;
 use super::pool::{RegisteredSlots, SlotPools, SlotStats};
 use super::pull::Pull;
-use super::refusal::Refusal;
-use super::request::{Open, Presented};
+use super::refusal::RefusalReply;
+use super::remote_copy::RemoteCopyContext;
+use super::request::{Open, PresentedOffer};
 use super::session::{Membership, Sessions};
 use super::sink::{Sink, SinkMemory};
 use super::source::{Source, SourceMemory};
 use super::targets::{Grants, Targets};
+use super::two_sided::{Begun, Role, TwoSided, path_kind};
 use super::{StagingConfig, engine_failed, failed, gone};
-use crate::ipc::Imports;
-use crate::local::{Gpus, Tools};
+use crate::ipc::ImportCache;
+use crate::local::{CopyContext, GpuBackend};
 use crate::peers::Peers;
 
 /// Staged transfers of one connection: those that this side begins, and those that it serves.
 #[derive(Debug)]
 pub(crate) struct Staging {
-    pub(super) gpus: Arc<dyn Gpus>,
-    pub(super) borrowing: Borrowing,
-    link: Link,
+    pub(super) gpus: Arc<dyn GpuBackend>,
+    pub(super) remote_copies: RemoteCopyContext,
+    link: ConnectionContext,
     config: StagingConfig,
     outgoing: Arc<RegisteredSlots>,
     incoming: Arc<RegisteredSlots>,
@@ -54,13 +54,13 @@ pub(crate) struct Staging {
 
 /// Who takes part.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Manner {
+pub(crate) enum StagingMode {
     /// This side only. The peer's memory must be the host's.
-    Alone,
+    OneSided,
     /// Both sides. The peer must run this library, with staging.
-    Together,
+    TwoSided,
     /// The peer's GPU copies, to or from GPU memory of this side. The peer must run this library, on this machine.
-    Lent,
+    PeerCopies,
 }
 
 /// What staging holds.
@@ -98,7 +98,7 @@ impl StagingStats {
 
 /// Where one side's memory is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Place {
+pub(super) enum MemoryLocation {
     Host,
     Gpu(u32),
 }
@@ -106,21 +106,21 @@ pub(super) enum Place {
 impl Staging {
     /// Executions that one connection serves at most; more are ignored.
     const MAX_SERVED: usize = 1 << 13;
-    /// How long peers wait at most for the answer of a side that expects nobody. Much shorter than their patience.
+    /// How long peers wait at most for the answer of a side that expects no message. Much shorter than their time-out.
     const CHECK: Duration = Duration::from_secs(1);
     /// How long after the end of the last offer peers are expected to ask for one. Nothing ticks for ever.
     const LATE: Duration = Duration::from_secs(120);
 
     pub(crate) fn new(
-        borrowing: Borrowing,
-        link: Link,
+        remote_copies: RemoteCopyContext,
+        link: ConnectionContext,
         peers: Arc<Peers>,
         (config, pools): (StagingConfig, &SlotPools),
     ) -> Arc<Self> {
         let config = config.checked();
         Arc::new(Self {
-            gpus: Arc::clone(&borrowing.tools.gpus),
-            borrowing,
+            gpus: Arc::clone(&remote_copies.context.gpus),
+            remote_copies,
             link,
             config,
             outgoing: RegisteredSlots::new(&pools.outgoing),
@@ -132,7 +132,7 @@ impl Staging {
         })
     }
 
-    pub(super) fn link(&self) -> &Link {
+    pub(super) fn link(&self) -> &ConnectionContext {
         &self.link
     }
 
@@ -140,12 +140,12 @@ impl Staging {
         &self.config
     }
 
-    pub(super) fn imports(&self) -> &Arc<Imports> {
-        &self.borrowing.imports
+    pub(super) fn imports(&self) -> &Arc<ImportCache> {
+        &self.remote_copies.imports
     }
 
-    pub(super) fn tools(&self) -> &Tools {
-        &self.borrowing.tools
+    pub(super) fn context(&self) -> &CopyContext {
+        &self.remote_copies.context
     }
 
     /// Whether an offer of this side may be asked for that needs slots.
@@ -154,7 +154,7 @@ impl Staging {
         self.sessions.len() > 0 || self.offers().values().any(on_gpu)
     }
 
-    /// *Blocking.* Lets go of the slots' memory, which is registered again when it is needed.
+    /// *Blocking.* Releases the slots' memory, which is registered again when it is needed.
     pub(crate) fn release_slots(&self) {
         self.outgoing.release();
         self.incoming.release();
@@ -196,7 +196,7 @@ impl Staging {
         local: &DescriptorList,
         remote: Option<&RdmaMetadata>,
     ) -> Option<Preparation> {
-        let Ok(Place::Gpu(gpu)) = self.place(local) else { return None };
+        let Ok(MemoryLocation::Gpu(gpu)) = self.place(local) else { return None };
         let now = self.link.clock.now();
         // A peer learns of the slots in which bytes arrive from the metadata that is exported afterwards.
         let mut wanted = match remote.map(RdmaMetadata::operation_kind) {
@@ -219,7 +219,7 @@ impl Staging {
 
     /// Why this side cannot stage an operation with this memory, if it has to and that is known.
     pub(crate) fn why_not(&self, local: &DescriptorList, kind: OperationKind) -> Option<String> {
-        let Ok(Place::Gpu(_)) = self.place(local) else { return None };
+        let Ok(MemoryLocation::Gpu(_)) = self.place(local) else { return None };
         match kind {
             OperationKind::Write => self.outgoing.why_not(),
             OperationKind::Read => self.incoming.why_not(),
@@ -227,16 +227,16 @@ impl Staging {
     }
 
     /// Whether a GPU here reaches memory of this device.
-    pub(crate) fn reaches(&self, device: Device) -> bool {
-        device.kind() == DeviceKind::Cuda && device.index() < self.gpus.abilities().gpus
+    pub(crate) fn can_access(&self, device: Device) -> bool {
+        device.kind() == DeviceKind::Cuda && device.index() < self.gpus.capabilities().gpus
     }
 
-    pub(crate) fn listens(&self) -> bool {
+    pub(crate) fn has_sessions(&self) -> bool {
         self.sessions.len() > 0
     }
 
     /// Peers may ask for an offer that is complete, and for a while after it was withdrawn.
-    pub(crate) fn checks_every(&self) -> Option<Duration> {
+    pub(crate) fn poll_interval(&self) -> Option<Duration> {
         if !self.offers().is_empty() || self.sessions.has_stalled() {
             return Some(Self::CHECK);
         }
@@ -245,13 +245,13 @@ impl Staging {
         ended.filter(|ended| now.saturating_sub(*ended) < Self::LATE).map(|_| Self::CHECK)
     }
 
-    pub(crate) fn announce(&self, offer: Offer) {
-        self.offers().announce(offer);
+    pub(crate) fn offer_created(&self, offer: Offer) {
+        self.offers().offer_created(offer);
     }
 
-    pub(crate) fn withdraw(&self, key: &NotificationKey) {
+    pub(crate) fn offer_ended(&self, key: &NotificationKey) {
         let now = self.link.clock.now();
-        let removed = self.offers().withdraw(key, now);
+        let removed = self.offers().offer_ended(key, now);
         drop(removed);
         if self.sessions.withdraw(key) {
             self.link.waker.wake_by_ref();
@@ -273,7 +273,7 @@ impl Staging {
     }
 
     pub(crate) fn receive(self: &Arc<Self>, from: &str, payload: &[u8]) -> Received {
-        if let Some((id, presented)) = Presented::peek(payload)
+        if let Some((id, presented)) = PresentedOffer::peek(payload)
             && !self.offers().know(&presented)
             && !self.sessions.has(id, from)
         {
@@ -283,7 +283,7 @@ impl Staging {
         }
         let (id, message) = match Message::decode(payload) {
             Ok(decoded) => decoded,
-            Err(MessageError::Foreign) => {
+            Err(MessageError::NotAMessage) => {
                 return match self.sessions.supersede(from, payload) {
                     true => Received::Taken,
                     false => Received::Ignored,
@@ -297,8 +297,10 @@ impl Staging {
         let name = message.name();
         let served = match message {
             Message::Open(open) => self.serve(id, from, open),
-            Message::Lend(lend) => self.borrow(id, from, lend),
-            Message::Recall(recall) => match self.recalled(id, from, recall) {
+            Message::RemoteCopyRequest(copy_request) => {
+                self.serve_remote_copy(id, from, copy_request)
+            }
+            Message::CancelCopy(cancel) => match self.cancel_remote_copy(id, from, cancel) {
                 Some(execution) => execution,
                 None => return Received::Taken,
             },
@@ -317,20 +319,23 @@ impl Staging {
     }
 
     /// A session that a peer asks for, and the way to answer it. Only a holder of an offer comes so far: the engine is
-    /// introduced to it, if it does not know it.
+    /// connected to it, if it is not yet.
     pub(super) fn admit(
         self: &Arc<Self>,
         id: SessionId,
         from: &str,
         key: &NotificationKey,
-        introduction: Bytes,
+        initiator_metadata: Bytes,
     ) -> Option<(Membership, Outbox)> {
         if self.sessions.len() >= Self::MAX_SERVED || from == self.link.transport.agent_name() {
             return None;
         }
-        let len = introduction.len();
-        let introduction = AgentMetadata::from_compressed(introduction, &Limits::default()).ok()?;
-        if !self.peers.was_met_by(from, &introduction) && !self.offers().may_introduce(key, from) {
+        let len = initiator_metadata.len();
+        let initiator_metadata =
+            AgentMetadata::from_compressed(initiator_metadata, &Limits::default()).ok()?;
+        if !self.peers.is_connected_with(from, &initiator_metadata)
+            && !self.offers().may_introduce(key, from)
+        {
             tracing::debug!(
                 from,
                 "a request in the name of one agent more than the offer has readers"
@@ -339,9 +344,10 @@ impl Staging {
         }
         let session = self.sessions.open(id, from, Some((key.clone(), len)))?;
         let now = self.link.clock.now();
-        let outbox = Outbox::to(id, PeerId::new(from), introduction, now).by(self.mailbox_of(from));
+        let outbox =
+            Outbox::to(id, PeerId::new(from), initiator_metadata, now).by(self.mailbox_of(from));
         match outbox.is_by_engine() {
-            true => Some((session, outbox.meeting(&self.link, &self.peers))),
+            true => Some((session, outbox.connecting(&self.link, &self.peers))),
             false => Some((session, outbox)),
         }
     }
@@ -377,7 +383,7 @@ impl Staging {
         from: &str,
         open: Open,
     ) -> Option<Box<dyn Execution>> {
-        let (session, outbox) = self.admit(id, from, &open.offer.key, open.introduction)?;
+        let (session, outbox) = self.admit(id, from, &open.offer.key, open.initiator_metadata)?;
         let (claim, role) =
             match self.answer(id, from, &open.offer.key, open.kind, open.chunk_bytes) {
                 Ok(answer) => answer,
@@ -387,7 +393,12 @@ impl Staging {
                         OperationKind::Read => Message::Stopped { reason },
                         OperationKind::Write => Message::Stop { reason },
                     };
-                    return Some(Box::new(Refusal::new(Arc::clone(self), session, outbox, &word)));
+                    return Some(Box::new(RefusalReply::new(
+                        Arc::clone(self),
+                        session,
+                        outbox,
+                        &word,
+                    )));
                 }
             };
         let report = PathReport::new(
@@ -398,8 +409,8 @@ impl Staging {
         );
         let begun = (Begun::Serving(Some(claim)), None);
         // The engine carries the bytes in any case.
-        let outbox = outbox.meeting(&self.link, &self.peers);
-        Some(Box::new(Cooperative::new(Arc::clone(self), session, outbox, role, begun, report)))
+        let outbox = outbox.connecting(&self.link, &self.peers);
+        Some(Box::new(TwoSided::new(Arc::clone(self), session, outbox, role, begun, report)))
     }
 
     fn answer(
@@ -413,17 +424,17 @@ impl Staging {
         let offer = self.offer(key, kind)?;
         let peer = PeerId::new(from);
         let list = offer.descriptors().clone();
-        let cut = self.cut(&list, chunk_bytes)?;
+        let chunking = self.chunking(&list, chunk_bytes)?;
         let claim = claim(&offer)?;
         let role = match kind {
             OperationKind::Read => Role::Source(self.source(
                 peer,
                 Some(id),
-                (&list, &cut),
+                (&list, &chunking),
                 Targets::Granted(Grants::default()),
                 (self.registrations(&list), claim.leased().clone()),
             )?),
-            OperationKind::Write => Role::Sink(self.sink(&list, &cut)?),
+            OperationKind::Write => Role::Sink(self.sink(&list, &chunking)?),
         };
         Ok((claim, role))
     }
@@ -436,25 +447,25 @@ impl Staging {
     pub(crate) fn begin(
         self: &Arc<Self>,
         request: &TransferRequest<'_>,
-        manner: Manner,
+        mode: StagingMode,
     ) -> Result<Box<dyn Execution>, TransportError> {
-        if manner == Manner::Lent {
-            return self.lend(request);
+        if mode == StagingMode::PeerCopies {
+            return self.begin_remote_copy(request);
         }
         let Some(route) = &request.route else { return Err(TransportError::Closed) };
         let here = self.place(request.local)?;
         let remote = request.remote;
         let there = remote.descriptors().iter().any(|d| !d.device().is_host());
         let list = request.local.clone();
-        let cut = self.cut(&list, self.config.slot_bytes as u64)?;
+        let chunking = self.chunking(&list, self.config.slot_bytes as u64)?;
         let mut report = PathReport::new(
-            path_kind(here != Place::Host, there),
+            path_kind(here != MemoryLocation::Host, there),
             route.transport.name().to_owned(),
-            cut.total(),
+            chunking.total(),
             list.len(),
         );
-        report.chunks = cut.count();
-        if manner == Manner::Alone {
+        report.chunks = chunking.count();
+        if mode == StagingMode::OneSided {
             let known = Targets::Known(remote.descriptors().to_vec());
             let way = match (request.kind, here) {
                 _ if there => {
@@ -463,38 +474,38 @@ impl Staging {
                 (OperationKind::Write, _) => {
                     let held = (route.registrations.clone(), request.leased.clone());
                     let peer = route.peer.clone();
-                    Way::Push(self.source(peer, None, (&list, &cut), known, held)?)
+                    StagedFlow::Push(self.source(peer, None, (&list, &chunking), known, held)?)
                 }
-                (OperationKind::Read, Place::Gpu(gpu)) => {
-                    self.fits(&self.incoming, &cut)?;
-                    Way::Pull(Pull::new(
+                (OperationKind::Read, MemoryLocation::Gpu(gpu)) => {
+                    self.fits(&self.incoming, &chunking)?;
+                    StagedFlow::Pull(Pull::new(
                         (Arc::clone(&self.link.transport), route.peer.clone()),
-                        Arc::clone(&cut),
+                        Arc::clone(&chunking),
                         self.copier(gpu, &list)?,
                         self.incoming.join(),
                         remote.descriptors().to_vec(),
                         self.config.window,
                     ))
                 }
-                (OperationKind::Read, Place::Host) => {
+                (OperationKind::Read, MemoryLocation::Host) => {
                     return Err(failed("begin", "nothing to stage: both sides are host memory"));
                 }
             };
             let notifier = CompletionNotifier::new(route, remote.notification_key());
             let (clock, way) = (Arc::clone(&self.link.clock), (way, request.leased.clone()));
-            return Ok(Box::new(Alone::new(clock, notifier, way, report)));
+            return Ok(Box::new(OneSided::new(clock, notifier, way, report)));
         }
-        let introduction = self.introduction(route.introduction.as_ref())?;
+        let initiator_metadata = self.initiator_metadata(route.initiator_metadata.as_ref())?;
         let id = SessionId::random();
         let role = match request.kind {
             OperationKind::Write => Role::Source(self.source(
                 route.peer.clone(),
                 Some(id),
-                (&list, &cut),
+                (&list, &chunking),
                 Targets::Granted(Grants::default()),
                 (route.registrations.clone(), request.leased.clone()),
             )?),
-            OperationKind::Read => Role::Sink(self.sink(&list, &cut)?),
+            OperationKind::Read => Role::Sink(self.sink(&list, &chunking)?),
         };
         let session = self.session(id, route.peer)?;
         let now = self.link.clock.now();
@@ -502,10 +513,10 @@ impl Staging {
         let mailbox = self.link.mailboxes.of_offer(remote);
         let outbox = Outbox::to(id, route.peer.clone(), metadata, now).by(mailbox);
         let chunk_bytes = self.config.slot_bytes as u64;
-        let offer = Presented::of(remote);
-        let open = Open { offer, kind: request.kind, chunk_bytes, introduction };
-        let begun = (Begun::Unasked(open), Some(request.leased.clone()));
-        Ok(Box::new(Cooperative::new(Arc::clone(self), session, outbox, role, begun, report)))
+        let offer = PresentedOffer::of(remote);
+        let open = Open { offer, kind: request.kind, chunk_bytes, initiator_metadata };
+        let begun = (Begun::Initiator(open), Some(request.leased.clone()));
+        Ok(Box::new(TwoSided::new(Arc::clone(self), session, outbox, role, begun, report)))
     }
 
     pub(super) fn session(
@@ -518,7 +529,7 @@ impl Staging {
             .ok_or_else(|| failed("begin", "too many staged transfers are under way"))
     }
 
-    pub(super) fn introduction(
+    pub(super) fn initiator_metadata(
         &self,
         metadata: Option<&AgentMetadata>,
     ) -> Result<Bytes, TransportError> {
@@ -526,8 +537,8 @@ impl Staging {
             failed("begin", "the peer must reach this side, and nothing was given to tell it how")
         })?;
         let bytes = metadata.compressed().clone();
-        if bytes.len() > Message::MAX_INTRODUCTION {
-            let (len, most) = (bytes.len(), Message::MAX_INTRODUCTION);
+        if bytes.len() > Message::MAX_INITIATOR_METADATA {
+            let (len, most) = (bytes.len(), Message::MAX_INITIATOR_METADATA);
             let reason = format!(
                 "what the peer needs to reach this side has {len} bytes, of {most} allowed; register less memory"
             );
@@ -540,39 +551,43 @@ impl Staging {
         &self,
         peer: PeerId,
         session: Option<SessionId>,
-        (list, cut): (&DescriptorList, &Arc<Cut>),
+        (list, chunking): (&DescriptorList, &Arc<Chunking>),
         targets: Targets,
         (registrations, leased): (Vec<Registration>, Leased),
     ) -> Result<Source, TransportError> {
         let memory = match self.place(list)? {
-            Place::Host => SourceMemory::Host(registrations, leased),
-            Place::Gpu(gpu) => {
-                self.fits(&self.outgoing, cut)?;
+            MemoryLocation::Host => SourceMemory::Host(registrations, leased),
+            MemoryLocation::Gpu(gpu) => {
+                self.fits(&self.outgoing, chunking)?;
                 SourceMemory::Gpu(self.copier(gpu, list)?, self.outgoing.join())
             }
         };
         let road = (Arc::clone(&self.link.transport), peer);
-        let bytes = (list.clone(), Arc::clone(cut));
+        let bytes = (list.clone(), Arc::clone(chunking));
         Ok(Source::new(road, session, bytes, memory, targets, self.config.window))
     }
 
-    fn sink(&self, list: &DescriptorList, cut: &Arc<Cut>) -> Result<Sink, TransportError> {
+    fn sink(
+        &self,
+        list: &DescriptorList,
+        chunking: &Arc<Chunking>,
+    ) -> Result<Sink, TransportError> {
         let memory = match self.place(list)? {
-            Place::Host => SinkMemory::Host { granted: 0 },
-            Place::Gpu(gpu) => {
-                self.fits(&self.incoming, cut)?;
+            MemoryLocation::Host => SinkMemory::Host { granted: 0 },
+            MemoryLocation::Gpu(gpu) => {
+                self.fits(&self.incoming, chunking)?;
                 SinkMemory::Gpu(self.copier(gpu, list)?, self.incoming.join())
             }
         };
-        Ok(Sink::new(list.clone(), Arc::clone(cut), memory, self.config.window))
+        Ok(Sink::new(list.clone(), Arc::clone(chunking), memory, self.config.window))
     }
 
     fn copier(&self, gpu: u32, list: &DescriptorList) -> Result<Copier, TransportError> {
         Copier::new(&self.gpus, gpu, list.clone()).map_err(|e| engine_failed("begin", &e))
     }
 
-    fn fits(&self, pool: &RegisteredSlots, cut: &Cut) -> Result<(), TransportError> {
-        let (longest, slot) = (cut.longest(), pool.slot_bytes());
+    fn fits(&self, pool: &RegisteredSlots, chunking: &Chunking) -> Result<(), TransportError> {
+        let (longest, slot) = (chunking.longest(), pool.slot_bytes());
         if longest > slot {
             let reason = format!(
                 "chunks of {longest} bytes do not fit slots of {slot}; configure both sides alike"
@@ -589,8 +604,12 @@ impl Staging {
         Ok(())
     }
 
-    fn cut(&self, list: &DescriptorList, chunk_bytes: u64) -> Result<Arc<Cut>, TransportError> {
-        Cut::new(list, chunk_bytes).map(Arc::new).ok_or_else(|| {
+    fn chunking(
+        &self,
+        list: &DescriptorList,
+        chunk_bytes: u64,
+    ) -> Result<Arc<Chunking>, TransportError> {
+        Chunking::new(list, chunk_bytes).map(Arc::new).ok_or_else(|| {
             let total = list.total_bytes();
             failed("begin", format!("{total} bytes cannot be cut into chunks of {chunk_bytes}"))
         })
@@ -609,7 +628,7 @@ impl Staging {
     }
 
     /// Where all of a list is.
-    pub(super) fn place(&self, list: &DescriptorList) -> Result<Place, TransportError> {
+    pub(super) fn place(&self, list: &DescriptorList) -> Result<MemoryLocation, TransportError> {
         let mut devices = list.iter().map(|d| d.device());
         let first = devices.next().unwrap_or(Device::HOST);
         if devices.any(|device| device != first) {
@@ -617,8 +636,8 @@ impl Staging {
             return Err(failed("begin", reason));
         }
         match first {
-            device if device.is_host() => Ok(Place::Host),
-            device if self.reaches(device) => Ok(Place::Gpu(device.index())),
+            device if device.is_host() => Ok(MemoryLocation::Host),
+            device if self.can_access(device) => Ok(MemoryLocation::Gpu(device.index())),
             device => Err(failed("begin", format!("there is no {device} here"))),
         }
     }

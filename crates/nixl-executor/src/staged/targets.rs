@@ -1,4 +1,4 @@
-//! Where in the peer's memory each chunk goes.
+//! Target addresses of chunks in the peer's memory.
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU64;
@@ -7,7 +7,7 @@ use nixl_device::Device;
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::TransportError;
 
-use super::cut::Cut;
+use super::chunking::Chunking;
 use super::message::SlotGrant;
 use super::{failed, violated};
 
@@ -46,12 +46,12 @@ impl Grants {
 
     pub(super) fn add_slots(
         &mut self,
-        cut: &Cut,
+        chunking: &Chunking,
         slots: Vec<SlotGrant>,
     ) -> Result<(), TransportError> {
         for grant in slots {
-            if grant.len < cut.longest() {
-                let longest = cut.longest();
+            if grant.len < chunking.longest() {
+                let longest = chunking.longest();
                 return Err(violated(format!(
                     "a slot of {} bytes for chunks of {longest}",
                     grant.len
@@ -77,13 +77,13 @@ impl Grants {
 
     pub(super) fn add_places(
         &mut self,
-        cut: &Cut,
+        chunking: &Chunking,
         first: u32,
         addresses: &[u64],
     ) -> Result<(), TransportError> {
-        self.places.resize(cut.descriptors(), None);
+        self.places.resize(chunking.descriptors(), None);
         for (index, address) in (first as usize..).zip(addresses) {
-            let count = cut.descriptors();
+            let count = chunking.descriptors();
             let place = self
                 .places
                 .get_mut(index)
@@ -103,26 +103,30 @@ impl Grants {
 
 impl Targets {
     /// Whether it is known where the next chunk goes.
-    pub(super) fn has(&self, cut: &Cut, chunk: u64) -> bool {
+    pub(super) fn has(&self, chunking: &Chunking, chunk: u64) -> bool {
         match self {
             Self::Known(_) => true,
             Self::Granted(grants) => {
-                !grants.slots.is_empty() || cut.last_descriptor(chunk) < grants.known
+                !grants.slots.is_empty() || chunking.last_descriptor(chunk) < grants.known
             }
         }
     }
 
     /// Where the next chunk goes; the slot is used up.
-    pub(super) fn take(&mut self, cut: &Cut, chunk: u64) -> Result<Target, TransportError> {
+    pub(super) fn take(
+        &mut self,
+        chunking: &Chunking,
+        chunk: u64,
+    ) -> Result<Target, TransportError> {
         let impossible = || violated(format!("an address for chunk {chunk} that wraps around"));
         if let Self::Granted(grants) = self
-            && cut.last_descriptor(chunk) >= grants.known
+            && chunking.last_descriptor(chunk) >= grants.known
         {
             let grant =
                 grants.slots.pop_front().ok_or_else(|| failed("take", "no slot is granted"))?;
             let mut at = grant.address;
             let mut remote = Vec::new();
-            for piece in cut.pieces(chunk) {
+            for piece in chunking.pieces(chunk) {
                 // Inside the slot, whose end was checked.
                 let part = SerializedDescriptor::new(Device::HOST, at, piece.len);
                 remote.push(part.map_err(|_| impossible())?);
@@ -142,7 +146,7 @@ impl Targets {
             }
         };
         let remote: Option<Vec<_>> =
-            cut.pieces(chunk).map(|p| place(p.index, p.offset, p.len)).collect();
+            chunking.pieces(chunk).map(|p| place(p.index, p.offset, p.len)).collect();
         Ok(Target { remote: remote.ok_or_else(impossible)?, slot: None })
     }
 }

@@ -1,4 +1,4 @@
-//! The fields of messages: big-endian, with lengths before what varies.
+//! Encoding of message fields: big-endian, variable fields after their length.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use nixl_metadata::{NotificationKey, OperationKind};
@@ -16,9 +16,9 @@ pub(super) fn kind_byte(kind: OperationKind) -> u8 {
     }
 }
 
-pub(super) fn put_introduction(out: &mut BytesMut, introduction: &[u8]) {
-    out.put_u32(introduction.len() as u32);
-    out.put_slice(introduction);
+pub(super) fn put_initiator_metadata(out: &mut BytesMut, initiator_metadata: &[u8]) {
+    out.put_u32(initiator_metadata.len() as u32);
+    out.put_slice(initiator_metadata);
 }
 
 pub(super) fn put_text(out: &mut BytesMut, text: &str, most: usize) {
@@ -86,9 +86,9 @@ impl<'a> Reader<'a> {
             .map_err(|_| MessageError::Bad { field: "key's length or content", value })
     }
 
-    pub(super) fn introduction(&mut self) -> Result<Bytes, MessageError> {
+    pub(super) fn initiator_metadata(&mut self) -> Result<Bytes, MessageError> {
         let len = self.u32("introduction")?;
-        if len as usize > Message::MAX_INTRODUCTION {
+        if len as usize > Message::MAX_INITIATOR_METADATA {
             return Err(bad("introduction's length", len));
         }
         Ok(Bytes::copy_from_slice(self.take(len as usize, "introduction")?))

@@ -7,7 +7,7 @@ use nixl_descriptor::DescriptorList;
 use nixl_device::Device;
 use nixl_metadata::{HostIdentity, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    Execution, Executor, Link, Offer, PeerId, Preparation, Received, TransferRequest,
+    ConnectionContext, Execution, Executor, Offer, PeerId, Preparation, Received, TransferRequest,
     TransportError,
 };
 
@@ -21,15 +21,15 @@ pub(crate) struct Apart {
 }
 
 impl Executor for Apart {
-    fn announce(&self, offer: Offer) {
-        self.executor.announce(offer);
+    fn offer_created(&self, offer: Offer) {
+        self.executor.offer_created(offer);
     }
 
-    fn withdraw(&self, key: &NotificationKey) {
-        self.executor.withdraw(key);
+    fn offer_ended(&self, key: &NotificationKey) {
+        self.executor.offer_ended(key);
     }
 
-    fn attach(&self, link: Link) -> Option<Arc<dyn Executor>> {
+    fn attach(&self, link: ConnectionContext) -> Option<Arc<dyn Executor>> {
         let (executor, poses) = (self.executor.attach(link)?, self.poses);
         Some(Arc::new(Self { executor, poses }))
     }
@@ -56,24 +56,24 @@ impl Executor for Apart {
         self.executor.prepare(local, remote)
     }
 
-    fn reaches(&self, device: Device) -> bool {
-        self.executor.reaches(device)
+    fn can_access(&self, device: Device) -> bool {
+        self.executor.can_access(device)
     }
 
-    fn introduces(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
-        self.executor.introduces(local, remote)
+    fn needs_local_metadata(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        self.executor.needs_local_metadata(local, remote)
     }
 
     fn shares(&self, local: &DescriptorList) -> Vec<Share> {
         self.executor.shares(local)
     }
 
-    fn listens(&self) -> bool {
-        self.executor.listens()
+    fn has_sessions(&self) -> bool {
+        self.executor.has_sessions()
     }
 
-    fn checks_every(&self) -> Option<Duration> {
-        self.executor.checks_every()
+    fn poll_interval(&self) -> Option<Duration> {
+        self.executor.poll_interval()
     }
 
     fn receive(&self, from: &str, payload: &[u8]) -> Received {

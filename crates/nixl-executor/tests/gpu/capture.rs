@@ -7,7 +7,7 @@ use nixl_connector::Connector;
 use nixl_connector::simulated::Fabric;
 use nixl_descriptor::{DescriptorList, Region};
 use nixl_device::cuda::{Event, relax_capture};
-use nixl_executor::{GpuError, Gpus as _, MemoryKind, PathExecutor, StreamHandle};
+use nixl_executor::{GpuBackend as _, GpuError, MemoryKind, PathExecutor, StreamHandle};
 use nixl_ops::SystemClock;
 
 use crate::Cuda;

@@ -1,4 +1,4 @@
-//! How the checksum of an offer's bytes is laid out.
+//! Encoding of the checksum of an offer's bytes.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! How a doorbell is laid out.
+//! Encoding of a doorbell.
 
 use serde::{Deserialize, Serialize};
 

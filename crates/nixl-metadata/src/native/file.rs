@@ -1,4 +1,4 @@
-//! How a shared file is laid out.
+//! Encoding of a shared file.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! How the layouts of an export are laid out.
+//! Encoding of the layouts of an export.
 
 use serde::{Deserialize, Serialize};
 

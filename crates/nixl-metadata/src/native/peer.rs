@@ -1,4 +1,4 @@
-//! How a peer is laid out, without the versions of its messages.
+//! Encoding of a peer, without the versions of its messages.
 
 use std::num::NonZeroU64;
 

@@ -1,4 +1,4 @@
-//! How a share is laid out.
+//! Encoding of a share.
 
 use serde::{Deserialize, Serialize};
 

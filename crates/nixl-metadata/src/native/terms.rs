@@ -1,4 +1,4 @@
-//! How the terms of an offer are laid out.
+//! Encoding of the terms of an offer.
 
 use std::num::{NonZeroU32, NonZeroU64};
 

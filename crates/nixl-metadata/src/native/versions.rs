@@ -1,4 +1,4 @@
-//! How the versions of a peer's messages are laid out: pairs of a kind and its version, in ascending order of the kinds.
+//! Encoding of the versions of a peer's messages: pairs of a kind and its version, in ascending order of the kinds.
 //!
 //! Both are 2 bytes, and nothing else is there. Kinds that are unknown are skipped, so a release may add one; a known kind
 //! that is absent is one that the peer does not speak.

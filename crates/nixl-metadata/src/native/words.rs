@@ -1,4 +1,4 @@
-//! How the place of an export's words is laid out.
+//! Encoding of the place of an export's words.
 
 use serde::{Deserialize, Serialize};
 

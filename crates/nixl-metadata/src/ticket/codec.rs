@@ -1,4 +1,4 @@
-//! How a ticket is laid out.
+//! Encoding of a ticket.
 //!
 //! | offset | bytes | content |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! What a ticket allows.
+//! The rights that a ticket grants.
 
 use crate::MetadataError;
 

@@ -1,4 +1,4 @@
-//! What a ticket says besides its blocks.
+//! The terms of a ticket besides its blocks.
 
 use std::fmt;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! Bounds what waits for the connection's blocking thread.
+//! The bound on jobs that wait for the connection's blocking thread.
 
 use std::collections::HashMap;
 use std::sync::Arc;

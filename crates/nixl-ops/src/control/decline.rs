@@ -5,7 +5,7 @@ use std::task::Poll;
 
 use nixl_metadata::{NotificationKey, OfferTerms};
 
-use super::message::{ControlMessage, Said};
+use super::message::{ControlMessage, ControlVerb};
 use crate::{
     CopyOperation, Driver, Execution, OperationError, OperationOptions, PathKind, PathReport,
     PeerId, Transport, TransportError,
@@ -27,7 +27,7 @@ impl Driver {
     ) -> Result<(), OperationError> {
         let transport = self.shared().transport().ok_or(TransportError::Closed)?;
         let (key, token) = (key.as_bytes(), terms.token().get());
-        let payload = ControlMessage { key, token, said: Said::Decline }.encode();
+        let payload = ControlMessage { key, token, verb: ControlVerb::Decline }.encode();
         let message = Box::new(Message::new(transport, peer.clone(), payload));
         let options = OperationOptions::new();
         let mut sent = CopyOperation::begin(self, message, 0, Vec::new(), options)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use nixl_metadata::NotificationKey;
 
-use super::message::{ControlMessage, Said};
+use super::message::{ControlMessage, ControlVerb};
 use crate::{
     Clock, EndedOffer, Execution, OfferSpec, PathReport, PeerId, PeerMemory, SpentKeys, Transport,
     TransportError,
@@ -42,7 +42,7 @@ enum State {
 
 /// What a message of an owner comes to.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum ControlOutcome {
     /// It is about nothing here.
     Nothing,
     Taken,
@@ -62,44 +62,44 @@ impl Claims {
         from: &str,
         message: &ControlMessage<'_>,
         unix_time: Duration,
-    ) -> Heard {
-        let &ControlMessage { key, token, said } = message;
+    ) -> ControlOutcome {
+        let &ControlMessage { key, token, verb } = message;
         let text = std::str::from_utf8(key).ok();
         let Some(key) = text.and_then(|text| NotificationKey::new(text).ok()) else {
-            return Heard::Nothing;
+            return ControlOutcome::Nothing;
         };
         let mut inner = self.lock();
         let is_in_flight = inner.in_flight.contains(&key);
         let has_ended = inner.write_ended.contains(&key);
         let state = inner.by_key.get_mut(&key);
-        let answer = match (said, state) {
-            (Said::Granted { known_since }, Some(state)) if *state == State::Waiting => {
+        let answer = match (verb, state) {
+            (ControlVerb::Granted { known_since }, Some(state)) if *state == State::Waiting => {
                 *state = State::Granted;
                 inner.note_known(from, known_since);
-                return Heard::Taken;
+                return ControlOutcome::Taken;
             }
-            (Said::Refused(why), Some(state)) if *state == State::Waiting => {
+            (ControlVerb::Refused(why), Some(state)) if *state == State::Waiting => {
                 *state = State::Refused(why);
-                return Heard::Taken;
+                return ControlOutcome::Taken;
             }
-            (Said::Query, Some(State::Granted)) => Said::Writing,
-            (Said::Query, _) if is_in_flight => Said::Writing,
-            (Said::Query, _) if has_ended => Said::WriteEnded,
-            (Said::Query, Some(state)) => {
+            (ControlVerb::Query, Some(State::Granted)) => ControlVerb::Writing,
+            (ControlVerb::Query, _) if is_in_flight => ControlVerb::Writing,
+            (ControlVerb::Query, _) if has_ended => ControlVerb::WriteEnded,
+            (ControlVerb::Query, Some(state)) => {
                 // It has not begun, and does not begin any more.
                 *state = State::Refused(EndedOffer::Revoked);
-                Said::NotWriting
+                ControlVerb::NotWriting
             }
-            (Said::Query, None) => Said::NotWriting,
-            _ => return Heard::Nothing,
+            (ControlVerb::Query, None) => ControlVerb::NotWriting,
+            _ => return ControlOutcome::Nothing,
         };
-        if answer == Said::NotWriting {
+        if answer == ControlVerb::NotWriting {
             inner.disowned.insert(&key);
             drop(inner);
             let until = unix_time.saturating_add(OfferSpec::LIFE_TIME);
             SpentKeys::of_this_process().disown(&key, (unix_time, until));
         }
-        Heard::Answer(ControlMessage { key: key.as_bytes(), token, said: answer }.encode())
+        ControlOutcome::Answer(ControlMessage { key: key.as_bytes(), token, verb: answer }.encode())
     }
 
     /// Whether the owner asks this side before it takes for granted that an offer, made at that time by its clock, is not being
@@ -266,8 +266,8 @@ impl MessageClaim {
     }
 
     fn send(&mut self, since: Duration, now: Duration) -> Poll<Result<(), TransportError>> {
-        let said = Said::Claim { metadata: &self.metadata };
-        match self.tell(said) {
+        let verb = ControlVerb::Claim { metadata: &self.metadata };
+        match self.tell(verb) {
             Poll::Ready(Ok(())) => {
                 self.stage = Stage::Waiting { since, sent: now };
                 Poll::Pending
@@ -282,8 +282,8 @@ impl MessageClaim {
         }
     }
 
-    fn tell(&self, said: Said<'_>) -> Poll<Result<(), TransportError>> {
-        let message = ControlMessage { key: self.key.as_bytes(), token: self.token, said };
+    fn tell(&self, verb: ControlVerb<'_>) -> Poll<Result<(), TransportError>> {
+        let message = ControlMessage { key: self.key.as_bytes(), token: self.token, verb };
         self.transport.notify(&self.peer, &message.encode())
     }
 
@@ -300,7 +300,7 @@ impl MessageClaim {
         self.claims.lock().by_key.remove(&self.key);
         if !touched {
             // If it cannot be sent now, the owner asks.
-            let _ = self.tell(Said::NotWriting);
+            let _ = self.tell(ControlVerb::NotWriting);
         }
     }
 
@@ -341,8 +341,8 @@ impl Execution for MessageClaim {
         None
     }
 
-    fn awaits_word(&self) -> bool {
-        self.stage != Stage::Granted || self.execution.awaits_word()
+    fn awaits_notification(&self) -> bool {
+        self.stage != Stage::Granted || self.execution.awaits_notification()
     }
 
     fn report(&self) -> PathReport {
@@ -376,7 +376,7 @@ impl Execution for MessageClaim {
 impl Drop for MessageClaim {
     fn drop(&mut self) {
         if self.stage != Stage::Ended && !self.abandon() {
-            // In flight, and nothing waits for its end: the owner needs another proof than this side's word.
+            // In flight, and nothing waits for its end: the owner needs another proof than this side's message.
             self.claims.note_in_flight(&self.key);
             self.claims.lock().by_key.remove(&self.key);
         }
@@ -395,17 +395,18 @@ mod tests {
     fn the_owner_is_told_what_has_become_of_a_write() {
         let claims = Claims::default();
         let answer = |claims: &Claims, key: &NotificationKey| {
-            let query = ControlMessage { key: key.as_bytes(), token: 7, said: Said::Query };
-            let Heard::Answer(bytes) = claims.receive("owner", &query, Duration::from_secs(9))
+            let query = ControlMessage { key: key.as_bytes(), token: 7, verb: ControlVerb::Query };
+            let ControlOutcome::Answer(bytes) =
+                claims.receive("owner", &query, Duration::from_secs(9))
             else {
                 panic!("a query is answered");
             };
             let answer = ControlMessage::decode(&bytes).unwrap();
             assert_eq!((answer.key, answer.token), (key.as_bytes(), 7));
-            match answer.said {
-                Said::Writing => "writing",
-                Said::WriteEnded => "ended",
-                Said::NotWriting => "not writing",
+            match answer.verb {
+                ControlVerb::Writing => "writing",
+                ControlVerb::WriteEnded => "ended",
+                ControlVerb::NotWriting => "not writing",
                 other => panic!("{other:?}"),
             }
         };

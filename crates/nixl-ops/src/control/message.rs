@@ -17,7 +17,7 @@ const VERSION: u8 = 1;
 
 /// What a message says about the offer of a key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Said<'a> {
+pub(crate) enum ControlVerb<'a> {
     Claim {
         /// Compressed.
         metadata: &'a [u8],
@@ -45,7 +45,7 @@ pub(crate) enum Said<'a> {
 pub(crate) struct ControlMessage<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) token: u64,
-    pub(crate) said: Said<'a>,
+    pub(crate) verb: ControlVerb<'a>,
 }
 
 impl<'a> ControlMessage<'a> {
@@ -63,41 +63,41 @@ impl<'a> ControlMessage<'a> {
         if version != VERSION || key.is_empty() {
             return None;
         }
-        let said = match (kind, rest) {
-            (1, metadata) if !metadata.is_empty() => Said::Claim { metadata },
+        let verb = match (kind, rest) {
+            (1, metadata) if !metadata.is_empty() => ControlVerb::Claim { metadata },
             (2, since) => {
                 let known_since = u64::from_le_bytes(since.try_into().ok()?);
-                Said::Granted { known_since }
+                ControlVerb::Granted { known_since }
             }
-            (3, &[why]) => Said::Refused(reason(why)),
-            (4, []) => Said::Query,
-            (5, []) => Said::Writing,
-            (6, []) => Said::NotWriting,
-            (7, []) => Said::Decline,
-            (8, []) => Said::Leaving,
-            (9, []) => Said::WriteEnded,
-            (10, []) => Said::GrantDone,
+            (3, &[why]) => ControlVerb::Refused(reason(why)),
+            (4, []) => ControlVerb::Query,
+            (5, []) => ControlVerb::Writing,
+            (6, []) => ControlVerb::NotWriting,
+            (7, []) => ControlVerb::Decline,
+            (8, []) => ControlVerb::Leaving,
+            (9, []) => ControlVerb::WriteEnded,
+            (10, []) => ControlVerb::GrantDone,
             _ => return None,
         };
-        Some(Self { key, token: u64::from_le_bytes(*token), said })
+        Some(Self { key, token: u64::from_le_bytes(*token), verb })
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let since;
-        let (kind, rest): (u8, &[u8]) = match &self.said {
-            Said::Claim { metadata } => (1, metadata),
-            Said::Granted { known_since } => {
+        let (kind, rest): (u8, &[u8]) = match &self.verb {
+            ControlVerb::Claim { metadata } => (1, metadata),
+            ControlVerb::Granted { known_since } => {
                 since = known_since.to_le_bytes();
                 (2, &since)
             }
-            Said::Refused(why) => (3, std::slice::from_ref(number(*why))),
-            Said::Query => (4, &[]),
-            Said::Writing => (5, &[]),
-            Said::NotWriting => (6, &[]),
-            Said::Decline => (7, &[]),
-            Said::Leaving => (8, &[]),
-            Said::WriteEnded => (9, &[]),
-            Said::GrantDone => (10, &[]),
+            ControlVerb::Refused(why) => (3, std::slice::from_ref(number(*why))),
+            ControlVerb::Query => (4, &[]),
+            ControlVerb::Writing => (5, &[]),
+            ControlVerb::NotWriting => (6, &[]),
+            ControlVerb::Decline => (7, &[]),
+            ControlVerb::Leaving => (8, &[]),
+            ControlVerb::WriteEnded => (9, &[]),
+            ControlVerb::GrantDone => (10, &[]),
         };
         // Keys are of at most 255 bytes.
         let len = u8::try_from(self.key.len()).unwrap_or(u8::MAX);
@@ -138,22 +138,22 @@ mod tests {
 
     use super::*;
 
-    fn said() -> impl Strategy<Value = (u8, Vec<u8>)> {
+    fn verb() -> impl Strategy<Value = (u8, Vec<u8>)> {
         (1..11u8, proptest::collection::vec(any::<u8>(), 1..50))
     }
 
-    fn make(kind: u8, bytes: &[u8]) -> Said<'_> {
+    fn make(kind: u8, bytes: &[u8]) -> ControlVerb<'_> {
         match kind {
-            1 => Said::Claim { metadata: bytes },
-            2 => Said::Granted { known_since: bytes.len() as u64 },
-            3 => Said::Refused(reason(bytes[0] % 6)),
-            4 => Said::Query,
-            5 => Said::Writing,
-            6 => Said::NotWriting,
-            7 => Said::Decline,
-            8 => Said::Leaving,
-            9 => Said::WriteEnded,
-            _ => Said::GrantDone,
+            1 => ControlVerb::Claim { metadata: bytes },
+            2 => ControlVerb::Granted { known_since: bytes.len() as u64 },
+            3 => ControlVerb::Refused(reason(bytes[0] % 6)),
+            4 => ControlVerb::Query,
+            5 => ControlVerb::Writing,
+            6 => ControlVerb::NotWriting,
+            7 => ControlVerb::Decline,
+            8 => ControlVerb::Leaving,
+            9 => ControlVerb::WriteEnded,
+            _ => ControlVerb::GrantDone,
         }
     }
 
@@ -162,9 +162,9 @@ mod tests {
         fn what_is_encoded_decodes_and_no_prefix_of_it_does(
             key in proptest::collection::vec(any::<u8>(), 1..255),
             token in any::<u64>(),
-            (kind, bytes) in said(),
+            (kind, bytes) in verb(),
         ) {
-            let message = ControlMessage { key: &key, token, said: make(kind, &bytes) };
+            let message = ControlMessage { key: &key, token, verb: make(kind, &bytes) };
             let encoded = message.encode();
             prop_assert!(ControlMessage::is_one(&encoded));
             prop_assert_eq!(ControlMessage::decode(&encoded), Some(message));

@@ -15,8 +15,8 @@
 //! writes without one; when the owner gives such an offer up, it asks all initiators that it knew when it made the offer. So an
 //! offer that no known initiator writes ends at once, and only the first write between two agents waits for a claim.
 //!
-//! Each message but the last two kinds carries the key of the offer and its token, which only holders of the metadata know; an owner meets an
-//! initiator only after it has checked them. Messages may be lost: an initiator repeats its claim until it is answered, and an
+//! Each message but the last two kinds carries the key of the offer and its token, which only holders of the metadata know; an owner meets
+//! an initiator only after it has checked them. Messages may be lost: an initiator repeats its claim until it is answered, and an
 //! owner its query. What waits to be answered is bounded for each peer; a claim beyond that counts as lost.
 
 mod budget;
@@ -26,6 +26,6 @@ mod message;
 mod owner;
 
 pub(crate) use decline::Message;
-pub(crate) use initiator::{ClaimRoute, Claims, Heard, MessageClaim};
-pub(crate) use message::{ControlMessage, Said};
+pub(crate) use initiator::{ClaimRoute, Claims, ControlOutcome, MessageClaim};
+pub(crate) use message::{ControlMessage, ControlVerb};
 pub(crate) use owner::Owner;

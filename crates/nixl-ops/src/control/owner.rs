@@ -7,22 +7,22 @@ use bytes::Bytes;
 use nixl_metadata::{AgentMetadata, Limits};
 
 use super::budget::Budget;
-use super::message::{ControlMessage, Said};
+use super::message::{ControlMessage, ControlVerb};
 use crate::passive::PassiveTable;
-use crate::{Background, ConnectSpec, EndedOffer, PeerId, Transport};
+use crate::{BlockingThread, ConnectSpec, EndedOffer, PeerId, Transport};
 
 /// Answers claims of one connection's offers. Answers are sent on the connection's blocking thread, since the initiator may have
 /// to be met first.
 #[derive(Debug)]
 pub(crate) struct Owner {
     transport: Arc<dyn Transport>,
-    background: Arc<dyn Background>,
+    background: Arc<dyn BlockingThread>,
     /// Of answers that wait for the blocking thread.
     budget: Arc<Budget>,
 }
 
 impl Owner {
-    pub(crate) fn new(transport: Arc<dyn Transport>, background: Arc<dyn Background>) -> Self {
+    pub(crate) fn new(transport: Arc<dyn Transport>, background: Arc<dyn BlockingThread>) -> Self {
         Self { transport, background, budget: Arc::default() }
     }
 
@@ -33,19 +33,19 @@ impl Owner {
         from: &str,
         message: &ControlMessage<'_>,
     ) -> bool {
-        let &ControlMessage { key, token, said } = message;
-        match said {
-            Said::Claim { metadata } => {
+        let &ControlMessage { key, token, verb } = message;
+        match verb {
+            ControlVerb::Claim { metadata } => {
                 let result =
                     table.entry_with(key, token).and_then(|entry| entry.claim_by_message(from));
-                let said = match result {
-                    Ok(()) => Said::Granted { known_since: table.announce(from) },
+                let verb = match result {
+                    Ok(()) => ControlVerb::Granted { known_since: table.offer_created(from) },
                     // A stranger is neither met nor answered.
                     Err(EndedOffer::WrongToken) => {
                         tracing::debug!(from, "a claim with a wrong token");
                         return false;
                     }
-                    Err(why) => Said::Refused(why),
+                    Err(why) => ControlVerb::Refused(why),
                 };
                 if !table.may_introduce(key, from) {
                     tracing::debug!(
@@ -54,22 +54,24 @@ impl Owner {
                     );
                     return false;
                 }
-                let answer = ControlMessage { key, token, said }.encode();
+                let answer = ControlMessage { key, token, verb }.encode();
                 self.answer(from, metadata, answer)
             }
-            Said::NotWriting => {
+            ControlVerb::NotWriting => {
                 let entry = table.entry_with(key, token);
                 entry.map(|entry| entry.is_not_written_by(from)).is_ok()
             }
-            Said::WriteEnded => {
+            ControlVerb::WriteEnded => {
                 table.entry_with(key, token).map(|entry| entry.write_of_agent_ended(from)).is_ok()
             }
-            Said::Decline => table.entry_with(key, token).map(|entry| entry.declined(from)).is_ok(),
-            Said::Writing => true,
+            ControlVerb::Decline => {
+                table.entry_with(key, token).map(|entry| entry.declined(from)).is_ok()
+            }
+            ControlVerb::Writing => true,
             // About no offer.
-            Said::Leaving | Said::GrantDone => false,
+            ControlVerb::Leaving | ControlVerb::GrantDone => false,
             // For the initiator's side.
-            Said::Granted { .. } | Said::Refused(_) | Said::Query => false,
+            ControlVerb::Granted { .. } | ControlVerb::Refused(_) | ControlVerb::Query => false,
         }
     }
 
@@ -78,7 +80,7 @@ impl Owner {
         for (entry, agent) in table.wanted_words() {
             let Some(token) = entry.token() else { continue };
             let key = entry.key().as_bytes();
-            let query = ControlMessage { key, token, said: Said::Query }.encode();
+            let query = ControlMessage { key, token, verb: ControlVerb::Query }.encode();
             // Asked again at the next look.
             let _ = self.transport.notify(&PeerId::new(agent), &query);
         }

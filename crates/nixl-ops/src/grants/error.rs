@@ -1,4 +1,4 @@
-//! What can go wrong with a grant.
+//! Errors of grants.
 
 use nixl_descriptor::RegionError;
 use nixl_descriptor::layout::{BlockGrantError, BlockLeaseError};

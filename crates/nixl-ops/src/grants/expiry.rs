@@ -1,4 +1,4 @@
-//! When grants end by themselves.
+//! Expiry of grants.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -1,4 +1,4 @@
-//! What readers say of grants by messages.
+//! Messages of readers about grants.
 //!
 //! It is the key of a [control message](crate::control), whose token is not used:
 //!

@@ -9,7 +9,7 @@ use nixl_descriptor::{DescriptorList, Registration};
 
 use super::message::GrantMessage;
 use super::table::GrantTable;
-use crate::control::{ControlMessage, Message, Said};
+use crate::control::{ControlMessage, ControlVerb, Message};
 use crate::passive::Freed;
 use crate::sync::{Mutex, lock};
 use crate::{CopyOperation, Driver, OperationError, OperationOptions, PeerId, TransportError};
@@ -53,7 +53,7 @@ impl ServedGrants {
         self.count.load(Ordering::Acquire) > 0 && self.alive().iter().any(|table| is_so(table))
     }
 
-    /// A reader's word. Returns whether it is about an export here.
+    /// A reader's message. Returns whether it is about an export here.
     pub(crate) fn receive(&self, message: &[u8]) -> bool {
         let Some(message) = GrantMessage::decode(message) else { return false };
         let table = lock(&self.tables).get(&message.export).and_then(Weak::upgrade);
@@ -82,12 +82,12 @@ impl Driver {
     /// A grant of a table that is served ends by itself at this time of the connection's clock.
     pub fn grant_expires(&self, at: Duration) {
         self.shared().passive.wake_by(at);
-        self.shared().nudge(false);
+        self.shared().wake(false);
     }
 
     /// A task waits for blocks of a table that is served: from now on readers' words are taken as they come, until none waits.
     pub fn await_grants(&self) {
-        self.shared().attend();
+        self.shared().kick();
     }
 
     /// Keeps the memory of a closed export, of which readers begin no read after `until` by any clock, for as long as a read may be
@@ -100,7 +100,7 @@ impl Driver {
         freed: impl FnOnce() + Send + 'static,
     ) {
         self.shared().passive.retain_export(until, held, Freed::new(freed));
-        self.shared().nudge(true);
+        self.shared().wake(true);
     }
 
     /// Tells the owner of an export, a connected peer, that a reader is done with a grant.
@@ -119,7 +119,7 @@ impl Driver {
     ) -> Result<(), OperationError> {
         let transport = self.shared().transport().ok_or(TransportError::Closed)?;
         let key = GrantMessage { export, slot, generation, token, reader }.encode();
-        let payload = ControlMessage { key: &key, token: 0, said: Said::GrantDone }.encode();
+        let payload = ControlMessage { key: &key, token: 0, verb: ControlVerb::GrantDone }.encode();
         let message = Message::new(transport, peer.clone(), payload);
         let options = OperationOptions::new();
         let mut sent = CopyOperation::begin(self, Box::new(message), 0, Vec::new(), options)?;

@@ -1,4 +1,4 @@
-//! The two ends of a page's lanes.
+//! The sender's and the owner's end of a page's lanes.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use nixl_metadata::Doorbell;
 use rustix::process::{Pid, test_kill_process};
 
 use super::ring::{Ring, Taken};
-use crate::slots::{Bell, take_bits};
+use crate::slots::{PageDoorbell, take_bits};
 use crate::sync::SharedMemory;
 
 /// The sender's end: one lane of a page.
@@ -50,8 +50,8 @@ impl Lane {
             mail.fetch_or(1 << lane.index, Ordering::AcqRel);
         }
         drop(claimed);
-        if let Some(bell) = Bell::of(memory) {
-            bell.ring();
+        if let Some(doorbell) = PageDoorbell::of(memory) {
+            doorbell.ring();
         }
         true
     }
@@ -118,7 +118,7 @@ fn name_of(words: [u64; 4]) -> Option<SharedName> {
 
 /// A letter as its owner gets it.
 #[derive(Debug)]
-pub(crate) struct Letter<'a> {
+pub(crate) struct MailboxMessage<'a> {
     /// The agent that it says it is of.
     pub(crate) from: &'a str,
     /// The page of its sender.
@@ -150,7 +150,7 @@ impl Inbox {
     pub(crate) fn take(
         &mut self,
         memory: &SharedMemory,
-        receive: &mut dyn FnMut(Letter<'_>),
+        receive: &mut dyn FnMut(MailboxMessage<'_>),
     ) -> bool {
         let mut any = false;
         for index in take_bits(memory, Doorbell::MAIL) {
@@ -164,7 +164,7 @@ impl Inbox {
         &mut self,
         memory: &SharedMemory,
         index: usize,
-        receive: &mut dyn FnMut(Letter<'_>),
+        receive: &mut dyn FnMut(MailboxMessage<'_>),
     ) {
         let (ring, Some(read)) = (Ring::of_page(index), self.read.get_mut(index)) else { return };
         let reply = [0, 1, 2, 3].map(|word| {
@@ -175,14 +175,14 @@ impl Inbox {
             match ring.take(memory, read, &mut self.buffer) {
                 Taken::Nothing => return,
                 Taken::Garbage => self.garbage += 1,
-                Taken::Letter { from, payload } => {
+                Taken::MailboxMessage { from, payload } => {
                     let (from, rest) = self.buffer.split_at(from);
                     let Ok(from) = std::str::from_utf8(from) else {
                         self.garbage += 1;
                         continue;
                     };
                     let payload = rest.get(..payload).unwrap_or_default();
-                    receive(Letter { from, reply: name_of(reply), payload });
+                    receive(MailboxMessage { from, reply: name_of(reply), payload });
                 }
             }
         }

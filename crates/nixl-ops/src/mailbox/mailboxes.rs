@@ -1,4 +1,4 @@
-//! The mailboxes that a connection knows.
+//! The mailboxes that a connection has open.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -20,7 +20,7 @@ mod ring;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-pub(crate) use lane::{Inbox, Lane, Letter};
+pub(crate) use lane::{Inbox, Lane, MailboxMessage};
 pub use mailboxes::Mailboxes;
 pub use open::Mailbox;
 pub(crate) use open::Reached;

@@ -35,7 +35,7 @@ impl Mailbox {
         Lane::fits(from, payload)
     }
 
-    /// Puts a message of the agent `from` into the mailbox of `peer`, and wakes that. `Pending` if the owner has to read first: try
+    /// Puts a message of the agent `from` into the mailbox of `peer`, and wakes that. `Dependency` if the owner has to read first: try
     /// again later. Messages arrive in the order in which they are posted.
     ///
     /// # Errors

@@ -38,7 +38,7 @@ pub(super) enum Taken {
     /// There is none.
     Nothing,
     /// The name of the sender, and the payload, are in the buffer from here to there.
-    Letter { from: usize, payload: usize },
+    MailboxMessage { from: usize, payload: usize },
     /// What is there is no letter, so all of it was skipped.
     Garbage,
 }
@@ -138,7 +138,7 @@ impl Ring {
             }
         }
         self.acknowledge(memory, read, at);
-        Taken::Letter { from, payload }
+        Taken::MailboxMessage { from, payload }
     }
 
     fn acknowledge(self, memory: &impl Words, read: &mut u64, now: u64) {
@@ -205,7 +205,7 @@ mod loom_model {
             };
             let (mut read, mut buffer, mut got) = (0, Vec::new(), Vec::new());
             let mut drain = |got: &mut Vec<u8>| {
-                while let Taken::Letter { .. } = ring.take(&*page, &mut read, &mut buffer) {
+                while let Taken::MailboxMessage { .. } = ring.take(&*page, &mut read, &mut buffer) {
                     assert_eq!(buffer[0], b'a');
                     got.push(buffer[1]);
                 }

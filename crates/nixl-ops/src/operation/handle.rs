@@ -4,19 +4,19 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use super::{CancelOutcome, cancel};
-use crate::task::Slot;
+use crate::task::TaskSlot;
 use crate::{Driver, OperationStatus};
 
 /// Cancels an active operation: a read, a write or a copy. Cheap to clone; it may outlive the operation and its connection, of
 /// which it keeps neither.
 #[derive(Clone)]
 pub struct CancelHandle {
-    slot: Arc<Slot>,
+    slot: Arc<TaskSlot>,
     driver: Weak<Driver>,
 }
 
 impl CancelHandle {
-    pub(super) fn new(slot: &Arc<Slot>, driver: &Arc<Driver>) -> Self {
+    pub(super) fn new(slot: &Arc<TaskSlot>, driver: &Arc<Driver>) -> Self {
         Self { slot: Arc::clone(slot), driver: Arc::downgrade(driver) }
     }
 

@@ -44,13 +44,13 @@ fn loom_work_ends_a_sleep_on_the_bell() {
                 world.parking.wake();
             })
         };
-        let mut ear = Ear::new();
+        let mut listener = DoorbellListener::new();
         loop {
-            ear.listen(&world.parking);
+            listener.listen(&world.parking);
             if world.take_work() {
                 break;
             }
-            world.parking.sleep(&ModelClock, LONG, &mut ear, true);
+            world.parking.sleep(&ModelClock, LONG, &mut listener, true);
         }
         giver.join().unwrap();
     });
@@ -95,13 +95,13 @@ fn loom_a_peer_that_rings_without_a_word_hides_no_work() {
                 rings.fetch_add(1, Ordering::SeqCst);
             })
         };
-        let mut ear = Ear::new();
+        let mut listener = DoorbellListener::new();
         loop {
-            ear.listen(&world.parking);
+            listener.listen(&world.parking);
             if world.take_work() {
                 break;
             }
-            world.parking.sleep(&ModelClock, LONG, &mut ear, true);
+            world.parking.sleep(&ModelClock, LONG, &mut listener, true);
         }
         giver.join().unwrap();
         peer.join().unwrap();

@@ -1,4 +1,4 @@
-//! What wakes a driver's thread, and what a peer that misuses the page can do about it.
+//! Tests of the wake-ups of a driver's thread, also against a peer that misuses the page.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -65,19 +65,19 @@ impl Clock for Peer {
 }
 
 /// A turn that finds a word or none, and the sleep after it.
-fn turn(parking: &Parking, clock: &Peer, ear: &mut Ear, found: bool) {
-    ear.listen(parking);
-    ear.looked(found);
-    parking.sleep(clock, LONG, ear, true);
+fn turn(parking: &Parking, clock: &Peer, listener: &mut DoorbellListener, found: bool) {
+    listener.listen(parking);
+    listener.looked(found);
+    parking.sleep(clock, LONG, listener, true);
 }
 
 #[test]
 fn rings_without_a_word_end_every_other_sleep_at_most() {
     let (_page, _slot, parking) = parking();
-    let (clock, mut ear) = (Peer { rings: true, ..Peer::default() }, Ear::new());
-    (0..1000).for_each(|_| turn(&parking, &clock, &mut ear, false));
+    let (clock, mut listener) = (Peer { rings: true, ..Peer::default() }, DoorbellListener::new());
+    (0..1000).for_each(|_| turn(&parking, &clock, &mut listener, false));
     let slept = clock.slept.lock().unwrap();
-    let (first, rest) = slept.split_at(Ear::PATIENCE as usize);
+    let (first, rest) = slept.split_at(DoorbellListener::PATIENCE as usize);
     assert!(first.iter().all(|slept| *slept == Slept::OnBell));
     for pair in rest.chunks_exact(2) {
         assert_eq!(pair, [Slept::Without, Slept::OnBell]);
@@ -87,9 +87,9 @@ fn rings_without_a_word_end_every_other_sleep_at_most() {
 #[test]
 fn a_word_makes_up_for_the_rings_without() {
     let (_page, _slot, parking) = parking();
-    let (clock, mut ear) = (Peer { rings: true, ..Peer::default() }, Ear::new());
+    let (clock, mut listener) = (Peer { rings: true, ..Peer::default() }, DoorbellListener::new());
     for at in 0..1000 {
-        turn(&parking, &clock, &mut ear, at % Ear::PATIENCE == 0);
+        turn(&parking, &clock, &mut listener, at % DoorbellListener::PATIENCE == 0);
     }
     assert!(clock.slept.lock().unwrap().iter().all(|slept| *slept == Slept::OnBell));
 }
@@ -97,13 +97,13 @@ fn a_word_makes_up_for_the_rings_without() {
 #[test]
 fn sleeps_that_no_ring_ends_stay_on_the_bell() {
     let (_page, _slot, parking) = parking();
-    let (clock, mut ear) = (Peer::default(), Ear::new());
+    let (clock, mut listener) = (Peer::default(), DoorbellListener::new());
     for at in 0..1000 {
         // Nor do those count that this process ends.
         if at % 2 == 0 {
             parking.wake();
         }
-        turn(&parking, &clock, &mut ear, false);
+        turn(&parking, &clock, &mut listener, false);
     }
     let slept = clock.slept.lock().unwrap();
     assert_eq!(slept.len(), 500, "a thread that was woken does not sleep");
@@ -113,25 +113,25 @@ fn sleeps_that_no_ring_ends_stay_on_the_bell() {
 #[test]
 fn without_a_page_or_an_offer_it_sleeps_without_the_bell() {
     let empty = Parking::new(Arc::default());
-    let (clock, mut ear) = (Peer::default(), Ear::new());
-    turn(&empty, &clock, &mut ear, false);
+    let (clock, mut listener) = (Peer::default(), DoorbellListener::new());
+    turn(&empty, &clock, &mut listener, false);
     let (_page, _slot, parking) = parking();
-    ear.listen(&parking);
-    parking.sleep(&clock, LONG, &mut ear, false);
+    listener.listen(&parking);
+    parking.sleep(&clock, LONG, &mut listener, false);
     assert_eq!(*clock.slept.lock().unwrap(), [Slept::Without; 2]);
 }
 
 /// Sleeps until `is_over`. Returns whether no sleep had to end by itself.
 fn sleep_until(parking: &Parking, clock: &SystemClock, is_over: impl Fn() -> bool) -> bool {
-    let (mut ear, begun) = (Ear::new(), Instant::now());
+    let (mut listener, begun) = (DoorbellListener::new(), Instant::now());
     loop {
-        ear.listen(parking);
+        listener.listen(parking);
         if is_over() {
             return begun.elapsed() < LONG;
         }
         // A look that finds nothing is not held against those who ring here.
-        ear.looked(true);
-        parking.sleep(clock, LONG, &mut ear, true);
+        listener.looked(true);
+        parking.sleep(clock, LONG, &mut listener, true);
     }
 }
 
@@ -149,7 +149,7 @@ fn no_wake_up_of_this_process_or_ring_of_another_is_lost() {
                     told.store(round, Ordering::SeqCst);
                     match by {
                         0 => parking.wake(),
-                        _ => page.bell().unwrap().ring(),
+                        _ => page.doorbell().unwrap().ring(),
                     }
                     barrier.wait();
                 }
@@ -187,11 +187,11 @@ fn a_peer_that_unrings_delays_by_one_sleep_at_most() {
                 barrier.wait();
             }
         });
-        let mut ear = Ear::new();
+        let mut listener = DoorbellListener::new();
         for round in 1..=ROUNDS {
             // Were a sleep without end, this would be.
             while told.load(Ordering::SeqCst) != round {
-                turn_of(&parking, &clock, &mut ear, SLEEP);
+                turn_of(&parking, &clock, &mut listener, SLEEP);
             }
             barrier.wait();
         }
@@ -199,10 +199,15 @@ fn a_peer_that_unrings_delays_by_one_sleep_at_most() {
     });
 }
 
-fn turn_of(parking: &Parking, clock: &SystemClock, ear: &mut Ear, time: Duration) {
-    ear.listen(parking);
-    ear.looked(false);
-    parking.sleep(clock, time, ear, true);
+fn turn_of(
+    parking: &Parking,
+    clock: &SystemClock,
+    listener: &mut DoorbellListener,
+    time: Duration,
+) {
+    listener.listen(parking);
+    listener.looked(false);
+    parking.sleep(clock, time, listener, true);
 }
 
 proptest! {
@@ -213,13 +218,13 @@ proptest! {
         let memory = page.memory().unwrap();
         memory.half_word(Doorbell::BELL).unwrap().store(rings, Ordering::SeqCst);
         memory.half_word(Doorbell::BELL + 1).unwrap().store(asleep, Ordering::SeqCst);
-        let (clock, mut ear) = (Peer::default(), Ear::new());
+        let (clock, mut listener) = (Peer::default(), DoorbellListener::new());
         if woken {
             parking.wake();
         }
-        turn(&parking, &clock, &mut ear, false);
-        page.bell().unwrap().ring();
-        prop_assert_eq!(page.bell().unwrap().rings(), rings.wrapping_add(1));
+        turn(&parking, &clock, &mut listener, false);
+        page.doorbell().unwrap().ring();
+        prop_assert_eq!(page.doorbell().unwrap().rings(), rings.wrapping_add(1));
         prop_assert_eq!(clock.slept.lock().unwrap().len(), usize::from(!woken));
     }
 }
@@ -290,11 +295,11 @@ fn another_process_wakes_the_owner() {
 #[test]
 fn a_page_of_an_earlier_release_has_no_bell_and_takes_words() {
     let memory = SharedMemory::new(8 * Doorbell::WORDS).unwrap();
-    assert!(crate::slots::Bell::of(&memory).is_none());
+    assert!(crate::slots::PageDoorbell::of(&memory).is_none());
     assert!(crate::slots::ring(&memory, Doorbell::SLOTS - 1));
     // An earlier release maps the whole of a longer file, and finds all that it knows of.
     let ours = SharedMemory::new(Doorbell::LENGTH).unwrap();
     assert!(ours.name().len >= 8 * Doorbell::WORDS as u64);
-    assert!(crate::slots::Bell::of(&ours).is_some());
+    assert!(crate::slots::PageDoorbell::of(&ours).is_some());
     const { assert!(Doorbell::BELL * 4 >= Doorbell::WORDS * 8, "no place is in the bell") };
 }

@@ -1,4 +1,4 @@
-//! One passive operation.
+//! The state of one passive operation.
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,7 +48,7 @@ struct State {
     copying: bool,
     /// The agent that claimed it by a message.
     agent: Option<String>,
-    /// The agents to which the engine was introduced for this offer.
+    /// The agents to which the engine was connected for this offer.
     introduced: Vec<Box<str>>,
     /// Uses that have ended, and those that succeeded, by the slot and by notifications.
     by_slot: (u32, u32),
@@ -94,7 +94,7 @@ impl Quarantine {
 
 /// What giving an offer up came to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Letting {
+pub(crate) enum Release {
     /// It had ended before.
     AlreadyEnded,
     /// The memory is the owner's again.
@@ -257,7 +257,7 @@ impl PassiveEntry {
         }
     }
 
-    /// Whether the engine may be introduced to an agent because it holds this offer: as many as the offer has readers, and eight
+    /// Whether the engine may be connected to an agent because it holds this offer: as many as the offer has readers, and eight
     /// that try again under another name.
     pub(crate) fn may_introduce(&self, agent: &str) -> bool {
         const SPARE: u32 = 8;
@@ -403,8 +403,8 @@ impl PassiveEntry {
         }
     }
 
-    /// The owner gives the offer up. Its memory comes back at once if no peer writes it, else by the peer's word or by proof.
-    pub(crate) fn abandon(self: &Arc<Self>, error: OperationError) -> Letting {
+    /// The owner gives the offer up. Its memory comes back at once if no peer writes it, else by the peer's confirmation or by proof.
+    pub(crate) fn abandon(self: &Arc<Self>, error: OperationError) -> Release {
         // An end that is in the slot already counts.
         if let Some(event) = self.slot_event() {
             Arc::clone(self).used(event);
@@ -416,19 +416,19 @@ impl PassiveEntry {
         let before = self.cell.status().is_terminal();
         lock(&self.state).given_up = true;
         if before {
-            return Letting::AlreadyEnded;
+            return Release::AlreadyEnded;
         }
         // Revoked before the waiter wakes.
-        let letting = self.let_go_before(|| {
+        let release = self.let_go_before(|| {
             self.cell.finish(status, Err(error));
         });
-        match letting {
-            true => Letting::Free,
-            false => Letting::Held,
+        match release {
+            true => Release::Free,
+            false => Release::Held,
         }
     }
 
-    /// As [`abandon`](Self::abandon), with the owner's word that no peer touches the memory.
+    /// As [`abandon`](Self::abandon), with the owner's promise that no peer accesses the memory.
     pub(crate) fn abandon_quiet(self: &Arc<Self>) {
         self.cell.finish(OperationStatus::Cancelled, Err(OperationError::Cancelled));
         let claimed = {
@@ -516,7 +516,7 @@ impl PassiveEntry {
         self.cell.set_quiet();
     }
 
-    /// Lets go of the memory.
+    /// Releases the memory.
     fn forget(&self) {
         let hold = lock(&self.state).hold.take();
         if let Some(table) = self.table.upgrade() {
@@ -525,7 +525,7 @@ impl PassiveEntry {
         drop(hold);
     }
 
-    /// Applies whatever deadline has passed; returns the next one.
+    /// Applies the deadlines that have passed; returns the next one.
     pub(super) fn expire(self: &Arc<Self>, now: Duration) -> Option<Duration> {
         let timed_out = {
             let mut state = lock(&self.state);

@@ -24,7 +24,7 @@ pub enum Claimant {
 ///
 /// # Safety
 ///
-/// Memory is given back on the word of a watch: its [`QuietWatch`]es keep their contract.
+/// Memory is given back when a watch says so: its [`QuietWatch`]es keep their contract.
 #[allow(unsafe_code, reason = "declares what proofs promise")]
 pub unsafe trait QuietProof: Send + Sync + fmt::Debug {
     /// A watch over this peer, which may be writing `memory` since at most `age`. Made and asked on the connection's blocking

@@ -1,4 +1,4 @@
-//! Memory of readable offers whose life time is over, until no read of it can be under way.
+//! Retention of readable offers' memory after their life time, until no read of it can be in flight.
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! Memory of readable offers that have ended.
+//! Retained memory of readable offers that have ended.
 
 use std::fmt;
 use std::mem;
@@ -53,7 +53,7 @@ impl Retained {
         Self { key, until, readers, bytes, held: Some(held), freed: None, _gauges: gauges }
     }
 
-    /// Memory of an export that is closed: no word of a reader ends it sooner.
+    /// Memory of an export that is closed: no notification of a reader ends it sooner.
     pub(super) fn of_export(
         until: Duration,
         held: (Vec<Registration>, Arc<DescriptorList>),

@@ -1,4 +1,4 @@
-//! The parts of a passive operation.
+//! The specification of a passive operation.
 
 use std::sync::Arc;
 use std::time::Duration;

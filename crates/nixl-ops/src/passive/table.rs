@@ -19,7 +19,7 @@ use crate::deadline::Deadline;
 use crate::grants::ServedGrants;
 use crate::slots::OfferPage;
 use crate::sync::{Mutex, lock};
-use crate::{Background, Clock, EndedOffer, OperationError, OperationOptions, OperationStatus};
+use crate::{BlockingThread, Clock, EndedOffer, OperationError, OperationOptions, OperationStatus};
 
 /// Memory that is held for peers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -77,7 +77,7 @@ pub(crate) struct PassiveTable {
 #[derive(Debug)]
 struct Proofs {
     quiet: Arc<dyn QuietProof>,
-    background: Arc<dyn Background>,
+    background: Arc<dyn BlockingThread>,
 }
 
 /// The keys of the latest offers that have ended.
@@ -150,7 +150,11 @@ impl PassiveTable {
     }
 
     /// What proves that peers are quiet, and the thread that asks it. Only the first call counts.
-    pub(crate) fn set_proofs(&self, quiet: Arc<dyn QuietProof>, background: Arc<dyn Background>) {
+    pub(crate) fn set_proofs(
+        &self,
+        quiet: Arc<dyn QuietProof>,
+        background: Arc<dyn BlockingThread>,
+    ) {
         let _ = self.proofs.set(Proofs { quiet, background });
     }
 
@@ -184,7 +188,7 @@ impl PassiveTable {
     }
 
     /// How often messages are taken while none is awaited.
-    pub(crate) fn checks_every(&self) -> Option<Duration> {
+    pub(crate) fn poll_interval(&self) -> Option<Duration> {
         let is_held =
             self.dormant.load(Ordering::Acquire) > 0 || self.retains() || self.grants.are_alive();
         is_held.then_some(Self::CHECK)
@@ -271,7 +275,7 @@ impl PassiveTable {
 
     /// Notes that an agent may write offers that are made from now on. Returns since when it may, in milliseconds since 1970;
     /// the end of time if it may not.
-    pub(crate) fn announce(&self, agent: &str) -> u64 {
+    pub(crate) fn offer_created(&self, agent: &str) -> u64 {
         let mut announced = lock(&self.announced);
         if let Some(since) = announced.get(agent) {
             return *since;
@@ -348,7 +352,7 @@ impl PassiveTable {
         (at != u64::MAX).then(|| Duration::from_nanos(at))
     }
 
-    /// Ends all operations: no word of a peer is taken any more.
+    /// Ends all operations: no notification of a peer is taken any more.
     pub(crate) fn abandon_all(&self, error: &OperationError) {
         let entries: Vec<_> = lock(&self.entries).values().cloned().collect();
         for entry in entries {

@@ -1,4 +1,4 @@
-//! What is held for peers, by the recorder of the crate `metrics`.
+//! Gauges of memory that is held for peers, by the crate `metrics`.
 //!
 //! | metric | kind | labels | of |
 //! |---|---|---|---|

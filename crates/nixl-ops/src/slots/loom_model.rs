@@ -146,13 +146,13 @@ fn loom_no_ring_is_lost() {
             remote.begin().unwrap();
             remote.complete().unwrap();
         });
-        let bell = page.bell().unwrap();
+        let doorbell = page.doorbell().unwrap();
         loop {
-            let seen = bell.rings();
+            let seen = doorbell.rings();
             if page.poll(&mut |_, event| assert_eq!(event.successes, 1)) {
                 break;
             }
-            bell.sleep(&ModelClock, seen, LONG, || false);
+            doorbell.sleep(&ModelClock, seen, LONG, || false);
         }
         initiator.join().unwrap();
     });

@@ -7,10 +7,10 @@
 //!
 //! A process that maps the page reads and writes all of it, and needs the right to trace the owner for that, with which it could do
 //! anything to the owner. By writing what is not the token of an offer it loses words of others, so that the owner waits for
-//! proof, and ends no offer. By writing the token, which it can read there, it says what it likes. By the [bell](bell::Bell) it
+//! proof, and ends no offer. By writing the token, which it can read there, it says what it likes. By the [bell](doorbell::Bell) it
 //! wakes the owner, which pays no attention to rings that bring no word, and delays its wake-ups by one short sleep at most.
 
-mod bell;
+mod doorbell;
 #[cfg(all(test, loom))]
 mod loom_model;
 mod page;
@@ -20,7 +20,7 @@ mod remote;
 mod tests;
 mod word;
 
-pub(crate) use bell::Bell;
+pub(crate) use doorbell::PageDoorbell;
 pub use page::OfferSlot;
 #[cfg(any(all(test, not(loom)), fuzzing))]
 pub(crate) use page::ring;

@@ -10,10 +10,10 @@ use nixl_descriptor::SharedName;
 use nixl_device::{ForkGeneration, PerProcess};
 use nixl_metadata::{Doorbell, NotificationKey, OperationKind};
 
-use super::bell::Bell;
+use super::doorbell::PageDoorbell;
 use super::word::{SlotState, SlotWord};
 use crate::EndedOffer;
-use crate::mailbox::{Inbox, Letter};
+use crate::mailbox::{Inbox, MailboxMessage};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, SharedMemory, lock};
 
@@ -112,7 +112,7 @@ impl OfferPage {
     }
 
     /// Hands the messages that have arrived in the mailbox to `receive`. Returns whether there was any, or may be more.
-    pub(crate) fn take_mail(&self, receive: &mut dyn FnMut(Letter<'_>)) -> bool {
+    pub(crate) fn take_mail(&self, receive: &mut dyn FnMut(MailboxMessage<'_>)) -> bool {
         let Some(memory) = self.memory() else { return false };
         // Most looks find nothing, and take no lock.
         if memory.word(Doorbell::MAIL).is_none_or(|mail| mail.load(Ordering::Relaxed) == 0) {
@@ -144,8 +144,8 @@ impl OfferPage {
     }
 
     /// By which initiators wake the owner. `None` before the first offer.
-    pub(crate) fn bell(&self) -> Option<Bell<'_>> {
-        Bell::of(self.memory()?)
+    pub(crate) fn doorbell(&self) -> Option<PageDoorbell<'_>> {
+        PageDoorbell::of(self.memory()?)
     }
 
     fn word(&self, slot: u32) -> Option<&AtomicU64> {
@@ -214,7 +214,7 @@ impl OfferSlot {
         let Some(place) = self.page.word(self.doorbell.slot) else { return };
         let open = SlotWord::open(self.doorbell.token).bits();
         let claimed = SlotWord::from_bits(open).claimed_by_agent().bits();
-        // Whatever else is there stays.
+        // Another word stays.
         let _ = place.compare_exchange(claimed, open, Ordering::AcqRel, Ordering::Relaxed);
     }
 
@@ -308,8 +308,8 @@ pub(crate) fn ring(memory: &SharedMemory, slot: u32) -> bool {
     };
     bits.fetch_or(1 << (slot % 64), Ordering::AcqRel);
     groups.fetch_or(1 << (group % 64), Ordering::AcqRel);
-    if let Some(bell) = Bell::of(memory) {
-        bell.ring();
+    if let Some(doorbell) = PageDoorbell::of(memory) {
+        doorbell.ring();
     }
     true
 }

@@ -209,7 +209,7 @@ impl RemoteSlots {
             return;
         }
         let known = match name.is_own() {
-            // Found by its name, whatever else the metadata says.
+            // Found by its name alone; the rest of the metadata may differ.
             true => OfferPage::own(&name.name).map_or(Known::Unreachable, |page| {
                 Known::Own(Arc::new(OwnPage { page, lane: Lane::default() }))
             }),

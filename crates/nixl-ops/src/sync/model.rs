@@ -1,4 +1,4 @@
-//! What loom lacks: sequentially consistent accesses, pages of processes, and waits on their words.
+//! Stand-ins that loom lacks: sequentially consistent accesses, pages of processes, and waits on their words.
 
 #[cfg(test)]
 use std::sync::PoisonError;

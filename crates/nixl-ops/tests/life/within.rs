@@ -20,7 +20,7 @@ fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
 fn what_is_ready_at_once_involves_nobody() {
     let world = World::new();
     let options = OperationOptions::new().timeout(SECOND);
-    let within = pin!(world.driver.within(options, ready(7)));
+    let within = pin!(world.driver.with_timeout(options, ready(7)));
     assert_eq!(poll(within), Poll::Ready(Ok((7, options))));
     assert_eq!(world.driver.stats().active, 0);
 }
@@ -30,7 +30,7 @@ fn it_ends_with_the_deadline() {
     let mut world = World::new();
     let options = OperationOptions::new().timeout(SECOND);
     let driver = Arc::clone(&world.driver);
-    let mut within = pin!(driver.within(options, pending::<()>()));
+    let mut within = pin!(driver.with_timeout(options, pending::<()>()));
     assert!(poll(within.as_mut()).is_pending());
     world.clock.advance(SECOND / 2);
     world.reactor.turn();
@@ -48,7 +48,8 @@ fn the_operation_gets_what_is_left() {
     let options = OperationOptions::new().timeout(SECOND);
     let driver = Arc::clone(&world.driver);
     let gate = Mutex::new(Poll::Pending);
-    let mut within = pin!(driver.within(options, std::future::poll_fn(|_| *gate.lock().unwrap())));
+    let mut within =
+        pin!(driver.with_timeout(options, std::future::poll_fn(|_| *gate.lock().unwrap())));
     assert!(poll(within.as_mut()).is_pending());
     world.clock.advance(SECOND / 4);
     *gate.lock().unwrap() = Poll::Ready(());
@@ -70,7 +71,7 @@ fn dropping_it_leaves_nothing_behind() {
     let world = World::new();
     {
         let options = OperationOptions::new().timeout(SECOND);
-        let mut within = pin!(world.driver.within(options, pending::<()>()));
+        let mut within = pin!(world.driver.with_timeout(options, pending::<()>()));
         assert!(poll(within.as_mut()).is_pending());
         assert_eq!(world.driver.stats().active, 1);
     }

@@ -19,10 +19,10 @@ use nixl_metadata::{
     AgentMetadata, NotificationKey, OfferTerms, RdmaMetadata, SerializedDescriptor,
 };
 use nixl_ops::{
-    Background, ClaimDemand, Claimant, Clock as _, Connected, CopyOperation, Driver, DriverConfig,
-    Execution, Executor, ManualClock, Offer, OfferSpec, OperationError, OperationKind,
-    OperationOptions, PathKind, PathReport, PeerId, QuietProof, QuietWatch, Reactor, ReadOperation,
-    ReadableOperation, Received, Transfer, TransferRequest, TransferSpec, Transport,
+    BlockingThread, ClaimDemand, Claimant, Clock as _, Connected, CopyOperation, Driver,
+    DriverConfig, Execution, Executor, ManualClock, Offer, OfferSpec, OperationError,
+    OperationKind, OperationOptions, PathKind, PathReport, PeerId, QuietProof, QuietWatch, Reactor,
+    ReadOperation, ReadableOperation, Received, Transfer, TransferRequest, TransferSpec, Transport,
     TransportError, WritableOperation,
 };
 
@@ -167,7 +167,7 @@ impl Execution for Scripted {
         *self.engine.expected.lock().unwrap()
     }
 
-    fn awaits_word(&self) -> bool {
+    fn awaits_notification(&self) -> bool {
         self.engine.told.load(Ordering::SeqCst)
     }
 
@@ -294,19 +294,19 @@ impl Executor for Announced {
         self.by_slot.lock().unwrap().push(key.clone());
     }
 
-    fn announce(&self, offer: Offer) {
+    fn offer_created(&self, offer: Offer) {
         self.offers.lock().unwrap().push(offer);
     }
 
-    fn withdraw(&self, key: &NotificationKey) {
+    fn offer_ended(&self, key: &NotificationKey) {
         self.offers.lock().unwrap().retain(|offer| offer.key() != key);
     }
 
-    fn listens(&self) -> bool {
+    fn has_sessions(&self) -> bool {
         self.listens.load(Ordering::SeqCst)
     }
 
-    fn checks_every(&self) -> Option<Duration> {
+    fn poll_interval(&self) -> Option<Duration> {
         *self.checks_every.lock().unwrap()
     }
 
@@ -345,7 +345,7 @@ impl fmt::Debug for Jobs {
     }
 }
 
-impl Background for Jobs {
+impl BlockingThread for Jobs {
     fn run(&self, job: Box<dyn FnOnce() + Send>) {
         self.0.lock().unwrap().push(job);
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use nixl_device::cuda::{devices, probe};
 use nixl_executor::{
-    Abilities, BlockExecutor, Costs, CudaGpus, Gpus as Engine, MemoryKind, SimulatedGpus,
+    BlockExecutor, Costs, CudaGpus, GpuBackend as Engine, GpuCapabilities, MemoryKind,
+    SimulatedGpus,
 };
 
 use crate::gpus::{Gpu, Gpus};
@@ -13,7 +14,7 @@ use crate::gpus::{Gpu, Gpus};
 /// What copies, and where to.
 pub(crate) struct Machine {
     pub(crate) executor: BlockExecutor,
-    pub(crate) abilities: Abilities,
+    pub(crate) capabilities: GpuCapabilities,
     pub(crate) gpus: Gpus,
     /// For the table of costs.
     pub(crate) name: String,
@@ -28,16 +29,16 @@ impl Machine {
                 eprintln!(
                     "local: no GPU ({reason}): only copies between host memories are measured"
                 );
-                Arc::new(SimulatedGpus::new(Abilities::default())?)
+                Arc::new(SimulatedGpus::new(GpuCapabilities::default())?)
             }
         };
-        let abilities = engine.abilities().clone();
-        let gpus = Gpus::open(abilities.gpus)?;
+        let capabilities = engine.capabilities().clone();
+        let gpus = Gpus::open(capabilities.gpus)?;
         let name = match devices().unwrap_or_default().first() {
             Some(device) => format!("{} x {}", gpus.count(), device.name),
             None => "no GPU".to_owned(),
         };
-        Ok(Self { executor: BlockExecutor::new(engine, costs)?, abilities, gpus, name })
+        Ok(Self { executor: BlockExecutor::new(engine, costs)?, capabilities, gpus, name })
     }
 
     /// The GPU that copies from one memory to another.

@@ -105,7 +105,7 @@ fn engines(machine: &Machine, shape: Shape, chunks: usize) -> Vec<Engine> {
     } else {
         if chunks > 1 {
             engines.push(Engine::CudaCopies);
-            if machine.abilities.batch {
+            if machine.capabilities.batch {
                 engines.push(Engine::CudaBatch);
             }
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use nixl_descriptor::layout::LayoutKind;
-use nixl_executor::{Cost, Costs, MemoryKind, Route, Strategy, StrategyPolicy};
+use nixl_executor::{CopyRoute, Cost, Costs, MemoryKind, Strategy, StrategyPolicy};
 
 use super::case::plain;
 use super::fit::{Line, Point, fit, worst};
@@ -39,10 +39,10 @@ pub(crate) fn tune(effort: Effort, out: &Path) -> Result<()> {
     let machine = Machine::open(Costs::default())?;
     let (mut rows, mut lines) = (Vec::new(), Vec::new());
     for (src, dst) in routes(&machine) {
-        let route = Route::between(src, dst);
+        let route = CopyRoute::between(src, dst);
         for strategy in Strategy::ALL {
             // Strategies for pageable memory have no other figures for pinned memory, and the other way round.
-            if strategy.check(src, dst, &machine.abilities).is_err()
+            if strategy.check(src, dst, &machine.capabilities).is_err()
                 || rows.iter().any(|(r, s, _)| (*r, *s) == (route, strategy))
             {
                 continue;

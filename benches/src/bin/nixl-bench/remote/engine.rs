@@ -32,7 +32,7 @@ impl Engine {
         PathKind::Direct,
         PathKind::StagedOneSide,
         PathKind::StagedBothSides,
-        PathKind::Emulated,
+        PathKind::EngineStaged,
     ];
 
     /// Those between which every transfer is compared.

@@ -55,8 +55,8 @@ pub(crate) fn rejected(error: &ConnectorError) -> Option<&[Rejected]> {
 /// Kind, carrier and chunks.
 pub(crate) fn name(path: &PathReport) -> String {
     let mut name = path.kind.to_string();
-    if let Some(carrier) = path.carrier {
-        name += &format!("/{carrier}");
+    if let Some(medium) = path.medium {
+        name += &format!("/{medium}");
     }
     if path.chunks > 1 {
         name += &format!(" x{}", path.chunks);
@@ -67,7 +67,7 @@ pub(crate) fn name(path: &PathReport) -> String {
 #[cfg(test)]
 mod tests {
     use nixl_executor::PathKind::{Direct, GpuDirect};
-    use nixl_ops::Carrier;
+    use nixl_ops::Medium;
 
     use super::*;
     use crate::remote::memory::Memory;
@@ -76,7 +76,7 @@ mod tests {
     fn a_path_is_named_with_its_carrier_and_its_chunks() {
         let mut path = PathReport::new(PathKind::StagedBothSides, "nixl/UCX", 1 << 26, 1);
         assert_eq!(name(&path), "staged-both-sides");
-        path.carrier = Some(Carrier::Tcp);
+        path.medium = Some(Medium::Tcp);
         path.chunks = 64;
         assert_eq!(name(&path), "staged-both-sides/tcp x64");
     }

@@ -1,4 +1,4 @@
-//! UCX's events in a process whose UCX believes in a thread that is not there.
+//! UCX's events in the child of a fork, which lacks UCX's event thread.
 //!
 //! UCX must not give that thread up: it would join it, and what the C library knows of a thread lies on its stack, which a child hands
 //! out to other threads, or unmaps. So one handler is never removed, and a thread of this library does what UCX's would: it waits for the
@@ -94,7 +94,8 @@ struct Functions {
 }
 
 type Callback = extern "C" fn(c_int, c_uint, *mut c_void);
-/// `ucs_async_dispatch_handlers`: their numbers, how many, and what has happened. The last is not there before UCX 1.8, where it is ignored.
+/// `ucs_async_dispatch_handlers`: their numbers, how many, and what has happened. The last is not there before UCX 1.8, where it is
+/// ignored.
 type Dispatch = unsafe extern "C" fn(*mut c_int, usize, c_int) -> i8;
 /// `ucs_async_poll`, of every UCX since 1.0: calls the handlers of a context, or all.
 type Poll = unsafe extern "C" fn(*mut c_void);

@@ -1,4 +1,4 @@
-//! Which network devices UCX is given on a machine that has more than it takes.
+//! The choice of network devices for UCX on a machine that has more than it takes.
 
 use nixl_device::{InterfaceReach, NetworkInterface, RdmaNic, Topology};
 

@@ -1,4 +1,4 @@
-//! Which settings UCX is given, and giving them.
+//! Settings of UCX: their choice, and their hand-over to the library.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

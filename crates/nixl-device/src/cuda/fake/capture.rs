@@ -1,4 +1,4 @@
-//! What the fake driver makes of calls while CUDA graphs are captured.
+//! Stream capture in the fake driver.
 //!
 //! The rules are those of `cuThreadExchangeStreamCaptureMode`, and one of this library's own: no call at all is made in
 //! another mode than relaxed. Calls are unsafe to this driver unless they are known to be harmless on real ones.

@@ -11,20 +11,20 @@ use nixl_ops::{
     TransportExecutor,
 };
 
-use crate::staged::staging::{Manner, Staging};
+use crate::staged::staging::{Staging, StagingMode};
 
 /// Stages every operation in which either side is GPU memory, and hands all others to the transport as they are: what the
 /// tests of staging attach to a connection.
 #[derive(Debug)]
-pub(super) struct Attached(pub(super) Arc<Staging>);
+pub(super) struct ConnectionExecutor(pub(super) Arc<Staging>);
 
-impl Executor for Attached {
-    fn announce(&self, offer: Offer) {
-        self.0.announce(offer);
+impl Executor for ConnectionExecutor {
+    fn offer_created(&self, offer: Offer) {
+        self.0.offer_created(offer);
     }
 
-    fn withdraw(&self, key: &NotificationKey) {
-        self.0.withdraw(key);
+    fn offer_ended(&self, key: &NotificationKey) {
+        self.0.offer_ended(key);
     }
 
     fn describe(&self, info: PeerInfo) -> PeerInfo {
@@ -40,20 +40,20 @@ impl Executor for Attached {
         self.0.prepare(local, remote)
     }
 
-    fn reaches(&self, device: Device) -> bool {
-        self.0.reaches(device)
+    fn can_access(&self, device: Device) -> bool {
+        self.0.can_access(device)
     }
 
-    fn introduces(&self, _: &DescriptorList, remote: &RdmaMetadata) -> bool {
+    fn needs_local_metadata(&self, _: &DescriptorList, remote: &RdmaMetadata) -> bool {
         remote.descriptors().iter().any(|d| !d.device().is_host())
     }
 
-    fn listens(&self) -> bool {
-        self.0.listens()
+    fn has_sessions(&self) -> bool {
+        self.0.has_sessions()
     }
 
-    fn checks_every(&self) -> Option<Duration> {
-        self.0.checks_every()
+    fn poll_interval(&self) -> Option<Duration> {
+        self.0.poll_interval()
     }
 
     fn receive(&self, from: &str, payload: &[u8]) -> Received {
@@ -64,8 +64,8 @@ impl Executor for Attached {
         let there = request.remote.descriptors().iter().any(|d| !d.device().is_host());
         let here = request.local.iter().any(|d| !d.device().is_host());
         match (here, there) {
-            (_, true) => self.0.begin(&request, Manner::Together),
-            (true, false) => self.0.begin(&request, Manner::Alone),
+            (_, true) => self.0.begin(&request, StagingMode::TwoSided),
+            (true, false) => self.0.begin(&request, StagingMode::OneSided),
             (false, false) => TransportExecutor.execute(request),
         }
     }

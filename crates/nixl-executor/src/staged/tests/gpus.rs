@@ -11,13 +11,13 @@ use nixl_descriptor::{Access, Region};
 use nixl_device::{Device, DeviceKind};
 
 use crate::local::{
-    Abilities, BlockCopy, Buffer, CopyOp, GpuError, Gpus, Lane, Mark, MemoryKind, SharedHandle,
-    StreamHandle,
+    BlockCopy, CopyOp, GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream, MemoryKind,
+    SharedHandle, StreamHandle, TransferBuffer,
 };
 
 #[derive(Debug)]
 pub(super) struct TestGpus {
-    abilities: Abilities,
+    capabilities: GpuCapabilities,
     queue: Arc<Mutex<VecDeque<Work>>>,
     lost: Arc<AtomicBool>,
 }
@@ -30,9 +30,9 @@ enum Work {
 
 impl TestGpus {
     pub(super) fn new() -> Arc<Self> {
-        let mut abilities = Abilities::default();
-        (abilities.gpus, abilities.batch) = (2, true);
-        Arc::new(Self { abilities, queue: Arc::default(), lost: Arc::default() })
+        let mut capabilities = GpuCapabilities::default();
+        (capabilities.gpus, capabilities.batch) = (2, true);
+        Arc::new(Self { capabilities, queue: Arc::default(), lost: Arc::default() })
     }
 
     /// Does the next `count` pieces of work.
@@ -40,11 +40,11 @@ impl TestGpus {
         for _ in 0..count {
             let Some(work) = self.queue.lock().unwrap().pop_front() else { return };
             match work {
-                // SAFETY: the caller that queued it vouched for both ranges until a later mark is reached.
+                // SAFETY: the caller that queued it vouched for both ranges until a later event is complete.
                 Work::Copy(op) => unsafe {
                     std::ptr::copy(op.src as *const u8, op.dst as *mut u8, op.len as usize);
                 },
-                Work::Reach(mark) => mark.store(true, Ordering::Release),
+                Work::Reach(event) => event.store(true, Ordering::Release),
             }
         }
     }
@@ -68,7 +68,7 @@ pub(super) fn region(device: Device, len: usize) -> Region {
     unsafe { Region::from_raw_parts(base, len, device, Access::ReadWrite, bytes) }.unwrap()
 }
 
-/// What is in it, whoever may write to it now: a look from outside.
+/// Its content, read without regard to concurrent writers.
 pub(super) fn look(region: &Region) -> Vec<u8> {
     let base = region.address() as *const u8;
     // SAFETY: it is a vector of this process, and the test's one thread does all the writing.
@@ -89,11 +89,11 @@ fn lost(flag: &AtomicBool) -> Result<(), GpuError> {
     }
 }
 
-// SAFETY: all memory is the host's, whatever it stands for: vectors of this process that stay where they are, which the one
+// SAFETY: all memory is host memory, of every simulated kind: vectors of this process that stay where they are, which the one
 // thread of the test reaches by address. A handle names such a vector, which the test keeps while it is open.
-unsafe impl Gpus for TestGpus {
-    fn abilities(&self) -> &Abilities {
-        &self.abilities
+unsafe impl GpuBackend for TestGpus {
+    fn capabilities(&self) -> &GpuCapabilities {
+        &self.capabilities
     }
 
     /// What is not a GPU's is pinned: pageable memory goes through threads, which the test does not step.
@@ -104,12 +104,12 @@ unsafe impl Gpus for TestGpus {
         }
     }
 
-    fn lane(&self, _: u32) -> Result<Box<dyn Lane>, GpuError> {
+    fn create_stream(&self, _: u32) -> Result<Box<dyn GpuStream>, GpuError> {
         lost(&self.lost)?;
         Ok(Box::new(TestLane { queue: Arc::clone(&self.queue), lost: Arc::clone(&self.lost) }))
     }
 
-    fn pinned(&self, _: u32, _: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn pinned(&self, _: u32, _: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
     }
 
@@ -117,7 +117,7 @@ unsafe impl Gpus for TestGpus {
         Ok(region(Device::HOST, len))
     }
 
-    fn scratch(&self, _: u32, _: usize) -> Result<Box<dyn Buffer>, GpuError> {
+    fn scratch(&self, _: u32, _: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
     }
 
@@ -130,7 +130,7 @@ unsafe impl Gpus for TestGpus {
         Ok((handle, INSIDE))
     }
 
-    fn open(&self, _: u32, handle: &SharedHandle) -> Result<Box<dyn Buffer>, GpuError> {
+    fn open(&self, _: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
         lost(&self.lost)?;
         let [a, b, c, d, e, f, g, h, ..] = *handle;
         Ok(Box::new(Opened(u64::from_le_bytes([a, b, c, d, e, f, g, h]))))
@@ -140,7 +140,7 @@ unsafe impl Gpus for TestGpus {
 struct Opened(u64);
 
 // SAFETY: the test keeps the vector that the address is in.
-unsafe impl Buffer for Opened {
+unsafe impl TransferBuffer for Opened {
     fn address(&self) -> u64 {
         self.0
     }
@@ -152,56 +152,56 @@ struct TestLane {
 }
 
 // SAFETY: work is done in the order of the queue, as it was asked for. Once the GPUs are lost, none is done any more.
-unsafe impl Lane for TestLane {
-    unsafe fn copies(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+unsafe impl GpuStream for TestLane {
+    unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         lost(&self.lost)?;
         self.queue.lock().unwrap().extend(ops.iter().map(|op| Work::Copy(*op)));
         Ok(())
     }
 
-    unsafe fn batch(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+    unsafe fn memcpy_batch_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         // SAFETY: the caller vouches for the same.
-        unsafe { self.copies(ops) }
+        unsafe { self.memcpy_async(ops) }
     }
 
-    unsafe fn kernel(&mut self, _: &BlockCopy) -> Result<(), GpuError> {
+    unsafe fn launch_copy_kernel(&mut self, _: &BlockCopy) -> Result<(), GpuError> {
         Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
     }
 
-    unsafe fn stream(&self) -> Result<StreamHandle, GpuError> {
+    unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError> {
         Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
     }
 
-    fn after(&mut self, _: StreamHandle) -> Result<(), GpuError> {
+    fn wait_stream(&mut self, _: StreamHandle) -> Result<(), GpuError> {
         Ok(())
     }
 
-    fn wait_for(&mut self, _: &dyn Mark) -> Result<(), GpuError> {
+    fn wait_event(&mut self, _: &dyn GpuEvent) -> Result<(), GpuError> {
         Ok(())
     }
 
-    fn mark(&mut self) -> Result<Box<dyn Mark>, GpuError> {
+    fn record_event(&mut self) -> Result<Box<dyn GpuEvent>, GpuError> {
         lost(&self.lost)?;
-        let mark = Arc::new(AtomicBool::new(false));
-        self.queue.lock().unwrap().push_back(Work::Reach(Arc::clone(&mark)));
-        Ok(Box::new(TestMark { mark, lost: Arc::clone(&self.lost) }))
+        let event = Arc::new(AtomicBool::new(false));
+        self.queue.lock().unwrap().push_back(Work::Reach(Arc::clone(&event)));
+        Ok(Box::new(TestMark { event, lost: Arc::clone(&self.lost) }))
     }
 
-    fn wake(&mut self, waker: Waker) -> Result<(), GpuError> {
+    fn on_complete(&mut self, waker: Waker) -> Result<(), GpuError> {
         waker.wake();
         Ok(())
     }
 }
 
 struct TestMark {
-    mark: Arc<AtomicBool>,
+    event: Arc<AtomicBool>,
     lost: Arc<AtomicBool>,
 }
 
 // SAFETY: set by the queue when its turn comes. Once the GPUs are lost, no work is done any more.
-unsafe impl Mark for TestMark {
-    fn reached(&self) -> Result<bool, GpuError> {
-        if self.mark.load(Ordering::Acquire) {
+unsafe impl GpuEvent for TestMark {
+    fn is_complete(&self) -> Result<bool, GpuError> {
+        if self.event.load(Ordering::Acquire) {
             return Ok(true);
         }
         lost(&self.lost).map(|()| false)

@@ -1,5 +1,4 @@
-//! What a peer may send to a live session, and what comes of it: an error that says what was wrong, and memory and slots
-//! that come back.
+//! Hostile messages to a live session: each is an error that says what was wrong, and memory and slots come back.
 
 use std::process::{Command, Stdio};
 use std::task::Poll;
@@ -14,8 +13,10 @@ use super::gpus;
 use super::world::{Active, Memory, Passive, World, config, pattern};
 use crate::staged::StagingConfig;
 use crate::staged::message::{Message, SessionId, SlotGrant};
-use crate::staged::request::{Lend, Loan, Open, Presented, Proof, Recall};
-use crate::staged::staging::Manner;
+use crate::staged::request::{
+    CancelCopy, ExportedRange, Open, PresentedOffer, Proof, RemoteCopyRequest,
+};
+use crate::staged::staging::StagingMode;
 
 const LEN: usize = 300;
 const GPU: Device = Device::cuda(0);
@@ -41,7 +42,7 @@ impl Scene {
         let options = OperationOptions::new().timeout(Duration::from_secs(5));
         let both = (&local, &remote);
         let (passive, active) =
-            world.begin(OperationKind::Read, 0, both, Manner::Together, (options, options));
+            world.begin(OperationKind::Read, 0, both, StagingMode::TwoSided, (options, options));
         let active = active.unwrap();
         // The first word, which the test reads in the target's place before it hands it on.
         world.sides[0].reactor.turn();
@@ -203,10 +204,10 @@ fn strangers_and_noise_change_nothing() {
 }
 
 /// What a holder of the metadata presents.
-fn presented(passive: &Passive) -> Presented {
+fn presented(passive: &Passive) -> PresentedOffer {
     let metadata = passive.metadata();
     let token = metadata.terms().unwrap().token().get();
-    Presented { key: metadata.notification_key().clone(), proof: Proof::Token(token) }
+    PresentedOffer { key: metadata.notification_key().clone(), proof: Proof::Token(token) }
 }
 
 /// What side 1 answers to a request that it does not serve.
@@ -224,7 +225,7 @@ fn refusal(world: &World, from: &str, request: &Message) -> String {
     }
 }
 
-/// So are loans: what is not there is not copied.
+/// So are exported ranges: memory that does not exist is not copied.
 #[test]
 fn loans_are_checked_against_the_offer() {
     let world = World::new([config(2, 4), config(2, 4)]);
@@ -233,38 +234,47 @@ fn loans_are_checked_against_the_offer() {
     let passive = world.sides[1].offer(OperationKind::Read, &memory, options);
     let on_gpu =
         world.sides[1].offer(OperationKind::Read, &Memory::new(GPU, &[100, 50], false), options);
-    let introduction = world.sides[0].agent_metadata().compressed().clone();
+    let initiator_metadata = world.sides[0].agent_metadata().compressed().clone();
     let blob = world.sides[1].agent_metadata().inflate(&Default::default()).unwrap();
     world.sides[0].transport.connect(&blob).unwrap();
     let from = world.sides[0].transport.agent_name().to_owned();
-    let loan = |length: u64, offsets: &[u64]| {
+    let range = |length: u64, offsets: &[u64]| {
         let mut handle = [7; 72];
         handle[64..].copy_from_slice(&length.to_le_bytes());
-        Loan { handle, offsets: offsets.to_vec() }
+        ExportedRange { handle, offsets: offsets.to_vec() }
     };
     let offer = presented(&passive);
-    let loans = vec![loan(100, &[0]), loan(60, &[10])];
-    let good =
-        Lend { offer, kind: OperationKind::Read, process: None, gpu: [0; 16], loans, introduction };
-    let with = |loans: Vec<Loan>| Lend { loans, ..good.clone() };
+    let ranges = vec![range(100, &[0]), range(60, &[10])];
+    let good = RemoteCopyRequest {
+        offer,
+        kind: OperationKind::Read,
+        process: None,
+        gpu: [0; 16],
+        ranges,
+        initiator_metadata,
+    };
+    let with = |ranges: Vec<ExportedRange>| RemoteCopyRequest { ranges, ..good.clone() };
     let offer = presented(&on_gpu);
     let wrong = [
-        (Lend { offer, ..good.clone() }, "only host memory"),
-        (Lend { kind: OperationKind::Write, ..good.clone() }, "not a WRITE"),
-        (with(vec![]), "0 descriptors lent for 2 offered"),
-        (with(vec![loan(1000, &[0, 200, 300])]), "3 descriptors lent for 2 offered"),
-        (with(vec![loan(149, &[0, 100])]), "50 bytes lent from 100 on, of 149"),
-        (with(vec![loan(1000, &[u64::MAX, 0])]), "100 bytes lent from 18446744073709551615 on"),
+        (RemoteCopyRequest { offer, ..good.clone() }, "only host memory"),
+        (RemoteCopyRequest { kind: OperationKind::Write, ..good.clone() }, "not a WRITE"),
+        (with(vec![]), "0 descriptors exported for 2 offered"),
+        (with(vec![range(1000, &[0, 200, 300])]), "3 descriptors exported for 2 offered"),
+        (with(vec![range(149, &[0, 100])]), "50 bytes exported from 100 on, of 149"),
+        (
+            with(vec![range(1000, &[u64::MAX, 0])]),
+            "100 bytes exported from 18446744073709551615 on",
+        ),
     ];
-    for (lend, reason) in wrong {
-        let said = refusal(&world, &from, &Message::Lend(lend));
+    for (copy_request, reason) in wrong {
+        let said = refusal(&world, &from, &Message::RemoteCopyRequest(copy_request));
         assert!(said.contains(reason), "{said}");
     }
     assert_eq!(world.sides[1].staging.stats().sessions, 0);
     assert_eq!(passive.status(), OperationStatus::Initialized);
 }
 
-/// Who lends hears the end of it, and nothing else.
+/// The initiator of a remote copy accepts its end, and no other message.
 #[test]
 fn a_lender_waits_for_the_peer_s_last_word() {
     let done = |message: &Message| matches!(message, Message::Done);
@@ -275,12 +285,12 @@ fn a_lender_waits_for_the_peer_s_last_word() {
         let options = OperationOptions::new();
         let both = (&local, &remote);
         let (_passive, active) =
-            world.begin(OperationKind::Read, 0, both, Manner::Lent, (options, options));
+            world.begin(OperationKind::Read, 0, both, StagingMode::PeerCopies, (options, options));
         let mut active = active.unwrap();
         world.sides[0].reactor.turn();
         let (_, request) = world.letters(1).remove(0);
         let (id, message) = Message::decode(&request).unwrap();
-        assert!(matches!(message, Message::Lend(_)));
+        assert!(matches!(message, Message::RemoteCopyRequest(_)));
         let peer = world.sides[1].transport.agent_name().to_owned();
         let send = |world: &World, message: &Message| {
             world.sides[0].staging.receive(&peer, &message.encode(id))
@@ -290,8 +300,8 @@ fn a_lender_waits_for_the_peer_s_last_word() {
         world.sides[0].reactor.turn();
         world.sides[0].reactor.turn();
         assert!(local.is_leased());
-        let (_, recall) = world.letters(1).remove(0);
-        assert!(matches!(Message::decode(&recall).unwrap().1, Message::Recall(_)));
+        let (_, cancel) = world.letters(1).remove(0);
+        assert!(matches!(Message::decode(&cancel).unwrap().1, Message::CancelCopy(_)));
         assert_eq!(active.status(), OperationStatus::InProgress);
         assert!(matches!(send(&world, &last), Received::Taken));
         world.sides[0].reactor.turn();
@@ -305,7 +315,7 @@ fn a_lender_waits_for_the_peer_s_last_word() {
     }
 }
 
-/// A lender believes that a peer is dead only if its process is.
+/// The initiator of a remote copy counts a peer as dead only if its process has ended.
 #[test]
 fn a_lender_gets_its_memory_back_when_the_peer_s_process_ends() {
     let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
@@ -315,9 +325,10 @@ fn a_lender_gets_its_memory_back_when_the_peer_s_process_ends() {
     let remote = Memory::new(Device::HOST, &[LEN], false);
     let options = OperationOptions::new();
     let both = (&local, &remote);
-    let lend =
-        |world: &World| world.begin(OperationKind::Read, 0, both, Manner::Lent, (options, options));
-    let (passive, active) = lend(&world);
+    let copy_request = |world: &World| {
+        world.begin(OperationKind::Read, 0, both, StagingMode::PeerCopies, (options, options))
+    };
+    let (passive, active) = copy_request(&world);
     let mut active = active.unwrap();
     world.sides[0].reactor.turn();
     assert!(world.fabric.kill(world.sides[1].transport.agent_name()));
@@ -349,7 +360,7 @@ fn a_transfer_that_the_peer_knows_nothing_of_uses_no_memory() {
     let options = OperationOptions::new();
     let both = (&local, &remote);
     let (passive, active) =
-        world.begin(OperationKind::Write, 0, both, Manner::Lent, (options, options));
+        world.begin(OperationKind::Write, 0, both, StagingMode::PeerCopies, (options, options));
     let mut active = active.unwrap();
     world.sides[0].reactor.turn();
     // The request comes late.
@@ -373,7 +384,7 @@ fn a_transfer_that_the_peer_knows_nothing_of_uses_no_memory() {
 /// A write whose end is not heard of must not be tried by other means, unless the peer says that it is not complete.
 #[test]
 fn a_write_knows_whether_its_target_may_have_been_told() {
-    for (device, manner) in [(GPU, Manner::Together), (Device::HOST, Manner::Lent)] {
+    for (device, mode) in [(GPU, StagingMode::TwoSided), (Device::HOST, StagingMode::PeerCopies)] {
         for answered in [false, true] {
             let mut world = World::new([config(2, 4), config(2, 4)]);
             let (local, remote) =
@@ -382,7 +393,7 @@ fn a_write_knows_whether_its_target_may_have_been_told() {
             let passive = world.sides[1].offer(OperationKind::Write, &remote, options);
             let metadata = passive.metadata();
             let mut execution =
-                world.sides[0].execution(OperationKind::Write, &metadata, &local, manner).unwrap();
+                world.sides[0].execution(OperationKind::Write, &metadata, &local, mode).unwrap();
             if answered {
                 world.sides[1].gpus.lose();
             }
@@ -405,10 +416,10 @@ fn a_write_knows_whether_its_target_may_have_been_told() {
                 }
                 world.clock.advance(Duration::from_millis(500));
             }
-            let error = error.unwrap_or_else(|| panic!("{manner:?} {answered}")).to_string();
-            assert_eq!(execution.target_told(), !answered, "{manner:?} {error}");
+            let error = error.unwrap_or_else(|| panic!("{mode:?} {answered}")).to_string();
+            assert_eq!(execution.target_told(), !answered, "{mode:?} {error}");
             let complete = passive.status() == OperationStatus::Complete;
-            assert_eq!(complete, !answered, "{manner:?} {error}");
+            assert_eq!(complete, !answered, "{mode:?} {error}");
         }
     }
 }
@@ -421,11 +432,11 @@ fn requests_are_checked_against_the_offer() {
     let options = OperationOptions::new();
     let passive = world.sides[1].offer(OperationKind::Read, &memory, options);
     let offer = presented(&passive);
-    let introduction = world.sides[0].agent_metadata().compressed().clone();
+    let initiator_metadata = world.sides[0].agent_metadata().compressed().clone();
     let blob = world.sides[1].agent_metadata().inflate(&Default::default()).unwrap();
     world.sides[0].transport.connect(&blob).unwrap();
     let from = world.sides[0].transport.agent_name().to_owned();
-    let good = Open { offer, kind: OperationKind::Read, chunk_bytes: 64, introduction };
+    let good = Open { offer, kind: OperationKind::Read, chunk_bytes: 64, initiator_metadata };
     let wrong = [
         (Open { kind: OperationKind::Write, ..good.clone() }, "not a WRITE"),
         (Open { chunk_bytes: 65, ..good.clone() }, "do not fit"),
@@ -435,9 +446,9 @@ fn requests_are_checked_against_the_offer() {
         let said = refusal(&world, &from, &Message::Open(open));
         assert!(said.contains(reason), "{said}");
     }
-    // An introduction of somebody else's is not answered: nobody knows whom it would reach.
+    // Metadata of another agent is not answered: the answer would reach that agent.
     let forged = world.sides[1].agent_metadata().compressed().clone();
-    let open = Message::Open(Open { introduction: forged, ..good.clone() });
+    let open = Message::Open(Open { initiator_metadata: forged, ..good.clone() });
     let received = world.sides[1].staging.receive(&from, &open.encode(SessionId::random()));
     let Received::Serve(mut served) = received else { panic!("not tried") };
     while world.sides[1].jobs.next() {}
@@ -457,7 +468,7 @@ fn requests_are_checked_against_the_offer() {
     assert_eq!(passive.status(), OperationStatus::Initialized);
 }
 
-/// Who presents no offer is not even looked at further: its introduction is not read, and nothing is begun for it.
+/// A request without an offer is dropped early: its initiator metadata is not read, and nothing is begun for it.
 #[test]
 fn strangers_are_not_introduced() {
     let mut world = World::new([config(2, 4), config(2, 4)]);
@@ -468,23 +479,28 @@ fn strangers_are_not_introduced() {
     let unknown = NotificationKey::random();
     let Proof::Token(token) = held.proof else { unreachable!() };
     let strangers = [
-        Presented { key: unknown.clone(), proof: Proof::Key },
-        Presented { key: unknown, proof: held.proof },
-        Presented { key: held.key.clone(), proof: Proof::Token(0) },
-        Presented { key: held.key.clone(), proof: Proof::Token(token ^ 1 << 63) },
+        PresentedOffer { key: unknown.clone(), proof: Proof::Key },
+        PresentedOffer { key: unknown, proof: held.proof },
+        PresentedOffer { key: held.key.clone(), proof: Proof::Token(0) },
+        PresentedOffer { key: held.key.clone(), proof: Proof::Token(token ^ 1 << 63) },
     ];
-    let introduction = Bytes::from_static(b"what UCX would fall over");
+    let initiator_metadata = Bytes::from_static(b"what UCX would fall over");
     let kind = OperationKind::Read;
     let mut sent = 0;
     for offer in &strangers {
-        let introduction = introduction.clone();
-        let open = Open { offer: offer.clone(), kind, chunk_bytes: 64, introduction };
-        let (offer, introduction) = (offer.clone(), open.introduction.clone());
-        let recall = Recall { offer, introduction, reason: String::new() };
-        let (offer, introduction) = (recall.offer.clone(), recall.introduction.clone());
-        let (process, gpu, loans) = (Some(1), [0; 16], Vec::new());
-        let lend = Lend { offer, kind, process, gpu, loans, introduction };
-        for message in [Message::Open(open), Message::Lend(lend), Message::Recall(recall)] {
+        let initiator_metadata = initiator_metadata.clone();
+        let open = Open { offer: offer.clone(), kind, chunk_bytes: 64, initiator_metadata };
+        let (offer, initiator_metadata) = (offer.clone(), open.initiator_metadata.clone());
+        let cancel = CancelCopy { offer, initiator_metadata, reason: String::new() };
+        let (offer, initiator_metadata) = (cancel.offer.clone(), cancel.initiator_metadata.clone());
+        let (process, gpu, ranges) = (Some(1), [0; 16], Vec::new());
+        let copy_request =
+            RemoteCopyRequest { offer, kind, process, gpu, ranges, initiator_metadata };
+        for message in [
+            Message::Open(open),
+            Message::RemoteCopyRequest(copy_request),
+            Message::CancelCopy(cancel),
+        ] {
             let payload = message.encode(SessionId::random());
             let received = world.sides[1].staging.receive(&from, &payload);
             assert!(matches!(received, Received::Ignored), "{message:?}");
@@ -495,15 +511,15 @@ fn strangers_are_not_introduced() {
     let stats = world.sides[1].staging.stats();
     assert_eq!((stats.sessions, stats.strangers), (0, sent));
     // A holder is heard, whether it speaks this version or the one before, and after the offer has ended, too.
-    let introduction = world.sides[0].agent_metadata().compressed().clone();
+    let initiator_metadata = world.sides[0].agent_metadata().compressed().clone();
     let blob = world.sides[1].agent_metadata().inflate(&Default::default()).unwrap();
     world.sides[0].transport.connect(&blob).unwrap();
     drop(passive);
     world.turn();
     for proof in [held.proof, Proof::Key] {
-        let offer = Presented { key: held.key.clone(), proof };
-        let introduction = introduction.clone();
-        let open = Open { offer, kind, chunk_bytes: 64, introduction };
+        let offer = PresentedOffer { key: held.key.clone(), proof };
+        let initiator_metadata = initiator_metadata.clone();
+        let open = Open { offer, kind, chunk_bytes: 64, initiator_metadata };
         let said = refusal(&world, &from, &Message::Open(open));
         assert!(said.contains("has ended"), "{said}");
     }
@@ -515,13 +531,13 @@ fn asked() -> (World, Passive, Message) {
     let world = World::new([config(2, 4), config(2, 4)]);
     let memory = Memory::new(GPU, &[LEN], false);
     let passive = world.sides[1].offer(OperationKind::Read, &memory, OperationOptions::new());
-    let introduction = world.sides[0].agent_metadata().compressed().clone();
+    let initiator_metadata = world.sides[0].agent_metadata().compressed().clone();
     let offer = presented(&passive);
-    let open = Open { offer, kind: OperationKind::Read, chunk_bytes: 64, introduction };
+    let open = Open { offer, kind: OperationKind::Read, chunk_bytes: 64, initiator_metadata };
     (world, passive, Message::Open(open))
 }
 
-/// A name is what its sender says it is: an offer introduces no more agents than it has readers, and eight.
+/// Names of senders are unproven: an offer connects no more agents than it has readers, and eight.
 #[test]
 fn a_holder_introduces_no_crowd() {
     let (world, _passive, open) = asked();
@@ -602,7 +618,7 @@ fn grants_are_checked() {
         let none = OperationOptions::new();
         let both = (&local, &remote);
         let (_passive, active) =
-            world.begin(OperationKind::Write, 0, both, Manner::Together, (none, none));
+            world.begin(OperationKind::Write, 0, both, StagingMode::TwoSided, (none, none));
         let Active::Write(mut write) = active.unwrap() else { panic!("it is a write") };
         world.sides[0].reactor.turn();
         let (_, open) = world.letters(1).remove(0);

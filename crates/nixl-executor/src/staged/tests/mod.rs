@@ -4,7 +4,7 @@
 mod attached;
 mod gpus;
 mod hostile;
-mod lent;
+mod remote_copy;
 mod runs;
 mod stalled;
 mod world;

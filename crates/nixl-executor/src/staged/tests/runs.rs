@@ -13,7 +13,7 @@ use proptest::sample::Index;
 
 use super::gpus;
 use super::world::{Active, DRAIN, Memory, Messages, Passive, World, config, pattern};
-use crate::staged::staging::Manner;
+use crate::staged::staging::StagingMode;
 
 /// One operation, as it is asked for.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ struct Asked {
     here: Option<u32>,
     there: Option<u32>,
     together: bool,
-    lent: bool,
+    exported: bool,
     lens: Vec<usize>,
     reversed: (bool, bool),
 }
@@ -39,13 +39,13 @@ fn asked() -> impl Strategy<Value = Asked> {
         2 => vec(600usize..3000, 1..3),
     ];
     (kind, 0usize..2, device(), device(), any::<(bool, bool)>(), lens, any::<(bool, bool)>())
-        .prop_map(|(kind, initiator, here, there, (together, lent), lens, reversed)| Asked {
+        .prop_map(|(kind, initiator, here, there, (together, exported), lens, reversed)| Asked {
             kind,
             initiator,
             here,
             there,
             together,
-            lent,
+            exported,
             lens,
             reversed,
         })
@@ -108,10 +108,10 @@ impl Run {
             gpus::overwrite(&memory[from].region, &memory[from].image(&stream));
             // The others only where the peer's memory is the host's and there is something to stage.
             let one_sided = asked.there.is_none() && asked.here.is_some() && !asked.together;
-            let manner = match one_sided {
-                true if asked.lent => Manner::Lent,
-                true => Manner::Alone,
-                false => Manner::Together,
+            let mode = match one_sided {
+                true if asked.exported => StagingMode::PeerCopies,
+                true => StagingMode::OneSided,
+                false => StagingMode::TwoSided,
             };
             let options = timeouts.map(|timeout| match timeout {
                 Some(timeout) => OperationOptions::new().timeout(timeout),
@@ -121,7 +121,7 @@ impl Run {
                 asked.kind,
                 asked.initiator,
                 (&memory[0], &memory[1]),
-                manner,
+                mode,
                 (options[0], options[1]),
             );
             run.running.push(Running {
@@ -252,7 +252,7 @@ fn cases() -> u32 {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases()))]
 
-    /// No circle, no lost credit: whatever the order of things, all complete, and soon.
+    /// No circle of waits, no lost credit: in every order of events, all complete, and soon.
     #[test]
     fn all_complete_in_any_order(
         by in messages(), slots in slots(), window in 1usize..6, operations in vec(asked(), 1..6),
@@ -364,7 +364,7 @@ proptest! {
             run.step(*step);
         }
         run.settle(DRAIN * 3);
-        // Late writes come last, and must hurt nobody.
+        // Late writes come last, and must hit no other memory.
         run.world.fabric.faults().release();
         prop_assert!(run.settle(DRAIN * 3), "something never ends");
         run.finish(true);

@@ -7,7 +7,7 @@ use nixl_metadata::OperationKind;
 use nixl_ops::{OperationOptions, OperationStatus};
 
 use super::world::{Active, Memory, Passive, World, config};
-use crate::staged::staging::Manner;
+use crate::staged::staging::StagingMode;
 
 const GPU: Device = Device::cuda(0);
 const SLOTS: usize = 2;
@@ -30,7 +30,7 @@ impl Scene {
             OperationKind::Write,
             0,
             (&memory[0], &memory[1]),
-            Manner::Together,
+            StagingMode::TwoSided,
             (options, options),
         );
         let active = active.unwrap();
@@ -67,8 +67,8 @@ impl Scene {
 fn slots_come_back_when_the_peer_goes_on() {
     let mut scene = Scene::new();
     let staging = &scene.world.sides[1].staging;
-    assert!(staging.has_stalled() && !staging.listens());
-    assert_eq!(staging.checks_every(), Some(Duration::from_secs(1)), "for a late word");
+    assert!(staging.has_stalled() && !staging.has_sessions());
+    assert_eq!(staging.poll_interval(), Some(Duration::from_secs(1)), "for a late word");
     for _ in 0..20 {
         scene.world.turn();
     }

@@ -15,18 +15,18 @@ use nixl_metadata::{
     RdmaMetadata, SerializedDescriptor,
 };
 use nixl_ops::{
-    Background, CancelOutcome, Clock, Driver, DriverConfig, Execution, Executor, FoundSlot, Link,
-    ManualClock, OfferSpec, OfferUse, OperationOptions, OperationStatus, Reactor, ReadOperation,
-    ReadableOperation, RemoteSlot, RemoteSlots, TransferRequest, Transport, TransportError,
-    WritableOperation, WriteOperation,
+    BlockingThread, CancelOutcome, Clock, ConnectionContext, Driver, DriverConfig, Execution,
+    Executor, FoundSlot, ManualClock, OfferSpec, OfferUse, OperationOptions, OperationStatus,
+    Reactor, ReadOperation, ReadableOperation, RemoteSlot, RemoteSlots, TransferRequest, Transport,
+    TransportError, WritableOperation, WriteOperation,
 };
 
-use super::attached::Attached;
+use super::attached::ConnectionExecutor;
 use super::gpus::{self, TestGpus};
-use crate::ipc::Imports;
-use crate::local::{Costs, Gpus, Threads, Tools};
-use crate::staged::staging::{Manner, Staging};
-use crate::staged::{Borrowing, SlotPools, StagingConfig};
+use crate::ipc::ImportCache;
+use crate::local::{CopyContext, CopyWorkers, Costs, GpuBackend};
+use crate::staged::staging::{Staging, StagingMode};
+use crate::staged::{RemoteCopyContext, SlotPools, StagingConfig};
 
 pub(super) const DRAIN: Duration = Duration::from_secs(60);
 
@@ -40,7 +40,7 @@ pub(super) struct World {
 #[derive(Default)]
 pub(super) struct Jobs(Mutex<VecDeque<Box<dyn FnOnce() + Send>>>);
 
-impl Background for Jobs {
+impl BlockingThread for Jobs {
     fn run(&self, job: Box<dyn FnOnce() + Send>) {
         self.0.lock().unwrap().push_back(job);
     }
@@ -228,12 +228,12 @@ impl World {
         kind: OperationKind,
         initiator: usize,
         (local, target): (&Memory, &Memory),
-        manner: Manner,
+        mode: StagingMode,
         (options, offer_options): (OperationOptions, OperationOptions),
     ) -> (Passive, Result<Active, TransportError>) {
         let passive = self.sides[1 - initiator].offer(kind, target, offer_options);
         let active =
-            self.sides[initiator].transfer(kind, &passive.metadata(), local, manner, options);
+            self.sides[initiator].transfer(kind, &passive.metadata(), local, mode, options);
         (passive, active)
     }
 }
@@ -258,7 +258,7 @@ impl Side {
         let (slots, none) = (Arc::new(RemoteSlots::default()), Arc::default());
         // Where its pages are not open, the engine carries the messages.
         let pages = if messages == Messages::ByMailbox { &slots } else { &none };
-        let link = Link::new(
+        let link = ConnectionContext::new(
             transport.clone(),
             registrations.clone(),
             jobs.clone(),
@@ -267,19 +267,19 @@ impl Side {
             driver.mailboxes(pages),
         );
         let gpus = TestGpus::new();
-        let dynamic: Arc<dyn Gpus> = gpus.clone();
+        let dynamic: Arc<dyn GpuBackend> = gpus.clone();
         let time: Arc<dyn Clock> = clock.clone();
-        let tools = Tools {
+        let context = CopyContext {
             gpus: Arc::clone(&dynamic),
-            threads: Threads::new(&time).unwrap(),
+            threads: CopyWorkers::new(&time).unwrap(),
             costs: Costs::default(),
             waker: link.waker.clone(),
         };
-        let imports = Imports::new(dynamic, jobs.clone());
-        let borrowing = Borrowing { imports, tools, facts: Arc::default() };
+        let imports = ImportCache::new(dynamic, jobs.clone());
+        let remote_copies = RemoteCopyContext { imports, context, facts: Arc::default() };
         let staging =
-            Staging::new(borrowing, link, Arc::default(), (config, &SlotPools::new(config)));
-        let executor: Arc<dyn Executor> = Arc::new(Attached(staging.clone()));
+            Staging::new(remote_copies, link, Arc::default(), (config, &SlotPools::new(config)));
+        let executor: Arc<dyn Executor> = Arc::new(ConnectionExecutor(staging.clone()));
         driver.set_executor(executor.clone());
         let driver = Arc::new(driver);
         let pid = std::process::id();
@@ -344,11 +344,11 @@ impl Side {
         kind: OperationKind,
         remote: &RdmaMetadata,
         memory: &Memory,
-        manner: Manner,
+        mode: StagingMode,
         options: OperationOptions,
     ) -> Result<Active, TransportError> {
         let slot = self.slot(remote);
-        let execution = self.execution(kind, remote, memory, manner)?;
+        let execution = self.execution(kind, remote, memory, mode)?;
         let execution = OfferUse::of(execution, slot, None);
         let list = memory.descriptors();
         let driver = &self.driver;
@@ -376,26 +376,26 @@ impl Side {
         kind: OperationKind,
         remote: &RdmaMetadata,
         memory: &Memory,
-        manner: Manner,
+        mode: StagingMode,
     ) -> Result<Box<dyn Execution>, TransportError> {
         let list = memory.descriptors();
         self.executor.prepare(&list, Some(remote)).into_iter().for_each(|job| job().unwrap());
         let blob = remote.agent_metadata().inflate(&Limits::default()).unwrap();
         let peer = self.transport.connect(&blob)?.peer;
         let registered = self.registrations.get_or_register(&memory.region).into_iter().collect();
-        let mode = match kind {
+        let lease = match kind {
             OperationKind::Read => LeaseMode::Write,
             OperationKind::Write => LeaseMode::Read,
         };
-        let leased = Leases::acquire_list(list.clone(), mode).unwrap();
+        let leased = Leases::acquire_list(list.clone(), lease).unwrap();
         let memory = (&list, &leased);
         let slot = self.slot(remote);
-        let introduction = (manner != Manner::Alone).then(|| self.agent_metadata());
+        let initiator_metadata = (mode != StagingMode::OneSided).then(|| self.agent_metadata());
         let request =
             TransferRequest::remote(kind, memory, remote, &self.transport, &peer, registered)
-                .introducing(introduction)
+                .with_initiator_metadata(initiator_metadata)
                 .with_slot(slot.as_ref());
-        self.staging.begin(&request, manner)
+        self.staging.begin(&request, mode)
     }
 }
 

@@ -1,0 +1,232 @@
+//! The path executor, as users configure it.
+
+use std::fmt;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use nixl_descriptor::DescriptorList;
+use nixl_device::LeakInChild;
+use nixl_metadata::RdmaMetadata;
+use nixl_ops::{
+    Clock, ConnectionContext, Execution, Executor, SystemClock, TransferRequest, TransportError,
+};
+
+use super::executor::ConnectionExecutor;
+use super::maintenance::{Maintenance, Next};
+use crate::local::{
+    CopyWorkers, Costs, CudaGpus, GpuBackend, GpuError, NoGpus, StreamHandle, StreamPoint,
+};
+use crate::paths::{LocalFacts, PathCosts};
+use crate::staged::{SlotPools, StagingConfig, StagingStats};
+use crate::{BlockError, DirectExecutor};
+
+/// Takes the best path that the two sides of an operation really have, at the speed of that path, and says which it was.
+///
+/// In order of preference, as far as the hardware and the [policy](nixl_ops::PathPolicy) allow: a copy inside the process;
+/// GPU memory, or host memory made by [`Region::shared`](nixl_descriptor::Region::shared), that a process of the same
+/// machine shares; a NIC that reaches GPU memory; the engine from host memory to host memory; chunks through pinned memory
+/// on the sides that have GPU memory; and at last the engine's own way with GPU memory. A path that fails before the target
+/// was told is followed by the next one.
+///
+/// Give it to [`ConnectorBuilder::executor`](nixl_connector::ConnectorBuilder::executor), or begin with
+/// [`connector`](crate::connector), which does. One may serve any number of connectors of
+/// its process; they share its GPUs and threads.
+pub struct PathExecutor {
+    pub(super) shared: LeakInChild<Arc<Shared>>,
+    pub(super) connections: Arc<Connections>,
+}
+
+/// Those that have not ended, and some that have.
+pub(super) type Connections = Mutex<Vec<Weak<ConnectionExecutor>>>;
+
+/// What is kept for peers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct PeerStats {
+    /// Peers of which something is known.
+    pub peers: usize,
+    /// Pieces of their memory that are open here.
+    pub imports: usize,
+    /// Bytes of those that are pinned here.
+    pub pinned_bytes: usize,
+    /// Bytes of address space that those of host memory take.
+    pub mapped_bytes: usize,
+}
+
+impl PeerStats {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            peers: self.peers + other.peers,
+            imports: self.imports + other.imports,
+            pinned_bytes: self.pinned_bytes + other.pinned_bytes,
+            mapped_bytes: self.mapped_bytes + other.mapped_bytes,
+        }
+    }
+}
+
+/// What the connections of an executor have in common.
+pub(super) struct Shared {
+    pub(super) gpus: Arc<dyn GpuBackend>,
+    pub(super) facts: Arc<LocalFacts>,
+    pub(super) threads: CopyWorkers,
+    pub(super) costs: Costs,
+    pub(super) path_costs: PathCosts,
+    pub(super) staging: StagingConfig,
+    pub(super) slots: SlotPools,
+    pub(super) maintenance: Maintenance,
+}
+
+impl PathExecutor {
+    /// For the GPUs of this process, if it has any. **Blocks** for some hundred milliseconds while their contexts are
+    /// made: call it off async threads, or use [`shared`](Self::shared).
+    ///
+    /// # Errors
+    ///
+    /// [`BlockError`]: a GPU is there and fails, or the operating system refuses a thread. A machine without GPUs, or
+    /// without CUDA, is no error.
+    pub fn new() -> Result<Self, BlockError> {
+        let facts = LocalFacts::discover();
+        let gpus: Arc<dyn GpuBackend> = match &facts.cuda {
+            Ok(()) => Arc::new(CudaGpus::new()?),
+            Err(_) => Arc::new(NoGpus::default()),
+        };
+        Self::with(gpus, facts)
+    }
+
+    /// For these GPUs, of which `facts` speak: simulated ones in tests.
+    ///
+    /// # Errors
+    ///
+    /// [`BlockError::Thread`].
+    pub fn with(gpus: Arc<dyn GpuBackend>, facts: Arc<LocalFacts>) -> Result<Self, BlockError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let threads =
+            CopyWorkers::new(&clock).map_err(|e| BlockError::Thread { reason: e.to_string() })?;
+        let connections = Arc::<Connections>::default();
+        let slots = SlotPools::new(StagingConfig::default());
+        let shared = Shared {
+            gpus,
+            facts,
+            threads,
+            costs: Costs::default(),
+            path_costs: PathCosts::default(),
+            staging: StagingConfig::default(),
+            maintenance: maintenance(&connections, &slots),
+            slots,
+        };
+        Ok(Self { shared: LeakInChild::new(Arc::new(shared)), connections })
+    }
+
+    /// With slots like these for staging. For connections that are made afterwards.
+    #[must_use]
+    pub fn staging(mut self, config: StagingConfig) -> Self {
+        let (shared, slots) = (&self.shared, SlotPools::new(config));
+        *self.shared = Arc::new(Shared {
+            gpus: Arc::clone(&shared.gpus),
+            facts: Arc::clone(&shared.facts),
+            threads: shared.threads.clone(),
+            costs: shared.costs.clone(),
+            path_costs: shared.path_costs.clone(),
+            staging: config,
+            maintenance: maintenance(&self.connections, &slots),
+            slots,
+        });
+        self
+    }
+
+    /// A point after all that a stream of the caller's on this GPU has queued until now. Memory that is offered or moved
+    /// [after](nixl_descriptor::DescriptorList::after) it waits for that work.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError::StreamCapturing`] if the stream captures a CUDA graph, which goes on: make the point before the capture
+    /// begins, or after the graph was launched. Else [`GpuError`] if there is no such GPU, or the stream is not of its
+    /// primary context.
+    pub fn stream_point(
+        &self,
+        gpu: u32,
+        stream: StreamHandle,
+    ) -> Result<Arc<StreamPoint>, GpuError> {
+        StreamPoint::new(&*self.shared.gpus, gpu, stream)
+    }
+
+    /// What is kept for peers, on all connections together.
+    #[must_use]
+    pub fn peer_stats(&self) -> PeerStats {
+        let connections = live(&self.connections);
+        let each = connections.iter().map(|connection| connection.peer_stats());
+        each.fold(PeerStats::default(), PeerStats::plus)
+    }
+
+    /// What staging holds, on all connections together.
+    #[must_use]
+    pub fn staging_stats(&self) -> StagingStats {
+        let connections = live(&self.connections);
+        let staging = connections.iter().map(|connection| &*connection.staging);
+        StagingStats::of(&self.shared.slots, staging)
+    }
+}
+
+fn live(connections: &Connections) -> Vec<Arc<ConnectionExecutor>> {
+    let connections = connections.lock().unwrap_or_else(PoisonError::into_inner);
+    connections.iter().filter_map(Weak::upgrade).collect()
+}
+
+/// Seconds without a staged transfer after which the slots' memory goes back.
+const IDLE_SECONDS: u32 = 30;
+
+fn maintenance(connections: &Arc<Connections>, slots: &SlotPools) -> Maintenance {
+    let (connections, slots) = (Arc::clone(connections), slots.clone());
+    let idle = AtomicU32::new(0);
+    Maintenance::new(move || {
+        let live = live(&connections);
+        live.iter().for_each(|connection| connection.maintain());
+        // What is offered may be asked for until it is withdrawn, which counts as a use.
+        let needed = live.iter().any(|connection| connection.staging.may_need_slots());
+        if needed || !slots.are_idle() {
+            idle.store(0, Relaxed);
+        } else if idle.fetch_add(1, Relaxed) + 1 >= IDLE_SECONDS {
+            idle.store(0, Relaxed);
+            live.iter().for_each(|connection| connection.release_slots());
+            slots.release();
+        }
+        let stalled = live.iter().any(|connection| connection.staging.has_stalled());
+        match stalled || (!needed && slots.are_allocated()) {
+            true => Next::Soon,
+            false => Next::WhenUsed,
+        }
+    })
+}
+
+impl Executor for PathExecutor {
+    fn check_process(&self) -> Result<(), TransportError> {
+        match self.shared.is_inherited() {
+            true => Err(TransportError::Forked),
+            false => Ok(()),
+        }
+    }
+
+    fn attach(&self, link: ConnectionContext) -> Option<Arc<dyn Executor>> {
+        let connection = ConnectionExecutor::new(Arc::clone(&self.shared), link);
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.retain(|connection| connection.strong_count() > 0);
+        connections.push(Arc::downgrade(&connection));
+        Some(connection)
+    }
+
+    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        DirectExecutor::new().is_local(local, remote)
+    }
+
+    /// Only for a connection that did not attach it.
+    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        DirectExecutor::new().execute(request)
+    }
+}
+
+impl fmt::Debug for PathExecutor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PathExecutor").field("gpus", &self.shared.gpus).finish_non_exhaustive()
+    }
+}

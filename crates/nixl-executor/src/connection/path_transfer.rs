@@ -1,0 +1,362 @@
+//! One operation's transfer: on the best path, and on the next ones if that fails.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use nixl_descriptor::{DescriptorList, Leased, Registration};
+use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
+use nixl_ops::{
+    Execution, OperationError, PathKind, PathPolicy, PathReport, PeerId, PeerMemory, RemoteSlot,
+    TransferRequest, Transport, TransportError,
+};
+
+use super::executor::{ConnectionExecutor, devices};
+use super::probe::PROBE;
+use crate::ipc::is_not_open;
+use crate::paths::{
+    AvailablePath, HealthState, MAX_ATTEMPTS, PathHistory, PathKey, PathPlan, may_retry,
+    note_attempt, note_end, tell_end,
+};
+use crate::peers::Peer;
+
+/// An operation that goes by the paths of its plan.
+pub(super) struct PathTransfer {
+    connection: Arc<ConnectionExecutor>,
+    plan: Arc<PathPlan>,
+    history: PathHistory,
+    peer: Arc<Peer>,
+    bytes: u64,
+    /// What the next path would need; none if there is no other.
+    request: Option<Box<Owned>>,
+    path: AvailablePath,
+    current: Box<dyn Execution>,
+    leased: Leased,
+    /// What those before the current one left at the peer's memory.
+    before: Option<PeerMemory>,
+    ended: bool,
+    /// The current one only shows whether the path works.
+    proving: bool,
+    /// Of those before the current one.
+    steps: u64,
+    tries: u32,
+    abandoned: bool,
+}
+
+/// A request that outlives its call.
+struct Owned {
+    kind: OperationKind,
+    local: DescriptorList,
+    leased: Leased,
+    slot: Option<RemoteSlot>,
+    notifies: bool,
+    remote: RdmaMetadata,
+    transport: Arc<dyn Transport>,
+    peer: PeerId,
+    registrations: Vec<Registration>,
+    initiator_metadata: Option<AgentMetadata>,
+    policy: PathPolicy,
+}
+
+impl Owned {
+    fn of(request: &TransferRequest<'_>) -> Option<Box<Self>> {
+        let route = request.route.as_ref()?;
+        Some(Box::new(Self {
+            kind: request.kind,
+            local: request.local.clone(),
+            leased: request.leased.clone(),
+            slot: route.slot.cloned(),
+            notifies: route.notifies,
+            remote: request.remote.clone(),
+            transport: Arc::clone(route.transport),
+            peer: route.peer.clone(),
+            registrations: route.registrations.clone(),
+            initiator_metadata: route.initiator_metadata.clone(),
+            policy: request.policy,
+        }))
+    }
+
+    fn request(&self) -> TransferRequest<'_> {
+        let request = TransferRequest::remote(
+            self.kind,
+            (&self.local, &self.leased),
+            &self.remote,
+            &self.transport,
+            &self.peer,
+            self.registrations.clone(),
+        )
+        .with_initiator_metadata(self.initiator_metadata.clone())
+        .with_slot(self.slot.as_ref())
+        .under(self.policy);
+        match self.notifies {
+            true => request,
+            false => request.without_notification(),
+        }
+    }
+}
+
+impl PathTransfer {
+    /// Prepares the transfer by the best path that can be prepared.
+    pub(super) fn begin(
+        connection: Arc<ConnectionExecutor>,
+        peer: Arc<Peer>,
+        (plan, mut history): (Arc<PathPlan>, PathHistory),
+        request: &TransferRequest<'_>,
+    ) -> Result<Box<dyn Execution>, TransportError> {
+        let bytes = request.local.total_bytes();
+        let mut tries = 0;
+        let (path, (current, proving)) = loop {
+            let path = plan.choose(bytes, &history)?.path.clone();
+            tries += 1;
+            match connection.first(path.kind, &peer, &plan, request) {
+                Ok(first) => break (path, first),
+                Err(error) => {
+                    connection.note(&peer, &plan, path.kind, Err(&error));
+                    // The connector meets the peer anew, and comes back.
+                    let another = may_retry(false, &error) || unregistered(&error, &plan);
+                    if wants_reconnect(&error) || tries >= MAX_ATTEMPTS || !another {
+                        return Err(error);
+                    }
+                    history.note_tried(path.kind, error.to_string());
+                }
+            }
+        };
+        let leased = request.leased.clone();
+        let another = plan.available.len() > 1 || proving;
+        let request = if another { Owned::of(request) } else { None };
+        let abandoned = false;
+        Ok(Box::new(Self {
+            connection,
+            plan,
+            history,
+            peer,
+            bytes,
+            request,
+            path,
+            current,
+            leased,
+            before: None,
+            ended: false,
+            proving,
+            steps: 0,
+            tries,
+            abandoned,
+        }))
+    }
+
+    /// After a failure: the next path, if there is one and it may be tried.
+    fn next(&mut self, error: TransportError) -> Result<(), TransportError> {
+        let mut error = error;
+        let Some(request) = &self.request else { return Err(error) };
+        while !self.abandoned
+            && self.tries < MAX_ATTEMPTS
+            && !self.current.target_told()
+            && (may_retry(false, &error) || unregistered(&error, &self.plan))
+        {
+            self.history.note_tried(self.path.kind, error.to_string());
+            let Ok(chosen) = self.plan.choose(self.bytes, &self.history) else {
+                return Err(error);
+            };
+            self.path = chosen.path.clone();
+            self.tries += 1;
+            let request = request.request();
+            match self.connection.first(self.path.kind, &self.peer, &self.plan, &request) {
+                Ok((execution, proving)) => {
+                    self.replace(execution, proving);
+                    return Ok(());
+                }
+                Err(next) => {
+                    self.connection.note(&self.peer, &self.plan, self.path.kind, Err(&next));
+                    error = next;
+                }
+            }
+        }
+        Err(error)
+    }
+
+    /// The path works: the whole operation by it.
+    fn proceed(&mut self) -> Result<(), TransportError> {
+        let Some(request) = &self.request else { return Err(TransportError::Closed) };
+        let (kind, local) = (self.path.kind, self.plan.query.local);
+        let execution = self.connection.begin(kind, local, &request.request())?;
+        self.replace(execution, false);
+        Ok(())
+    }
+
+    fn replace(&mut self, execution: Box<dyn Execution>, proving: bool) {
+        self.steps += self.current.steps() + 1;
+        self.before = self.before.max(Some(self.current.peer_memory()));
+        (self.current, self.proving) = (execution, proving);
+    }
+}
+
+impl ConnectionExecutor {
+    /// What an operation by a path begins with, and whether that only shows whether the path works.
+    fn first(
+        &self,
+        kind: PathKind,
+        peer: &Peer,
+        plan: &PathPlan,
+        request: &TransferRequest<'_>,
+    ) -> Result<(Box<dyn Execution>, bool), TransportError> {
+        let local = plan.query.local;
+        if request.local.total_bytes() > PROBE
+            && !self.has_proven(kind, peer, plan)
+            && let Some(probe) = self.probe(kind, local, request)?
+        {
+            return Ok((probe, true));
+        }
+        Ok((self.begin(kind, local, request)?, false))
+    }
+
+    /// Whether a path worked the last time.
+    fn has_proven(&self, kind: PathKind, peer: &Peer, plan: &PathPlan) -> bool {
+        let (local, remote) = devices(plan);
+        let now = self.link.clock.now();
+        let state = peer.lock().health.state(PathKey { kind, local, remote }, now);
+        state == HealthState::Proven
+    }
+
+    /// Remembers how a path did.
+    fn note(
+        &self,
+        peer: &Peer,
+        plan: &PathPlan,
+        kind: PathKind,
+        result: Result<(), &TransportError>,
+    ) {
+        let transport = self.link.transport.name();
+        match result {
+            Ok(()) => self.successes.attempt(kind, transport),
+            Err(_) => note_attempt(kind, transport, result),
+        }
+        let (local, remote) = devices(plan);
+        let path_key = PathKey { kind, local, remote };
+        if result.is_err_and(|e| kind == PathKind::SharedMemory || wants_reconnect(e)) {
+            // The memory of a process that has ended is free only once it is closed here.
+            self.imports.sweep_soon();
+        }
+        match result {
+            Ok(()) => peer.lock().health.succeeded(path_key),
+            // The others say nothing about the path.
+            Err(error) if may_retry(false, error) && !is_not_open(error) => {
+                let now = self.link.clock.now();
+                peer.lock().health.failed(path_key, error.to_string(), now);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+#[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
+impl Execution for PathTransfer {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        loop {
+            let result = match self.current.poll() {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(result) => result,
+            };
+            let result = match result {
+                Ok(()) if self.proving && self.abandoned => Err(TransportError::Closed),
+                Ok(()) if self.proving => match self.proceed() {
+                    Ok(()) => continue,
+                    Err(error) => Err(error),
+                },
+                result => result,
+            };
+            self.connection.note(&self.peer, &self.plan, self.path.kind, result.as_ref().copied());
+            let result = match result {
+                Ok(()) => Ok(()),
+                Err(error) => match self.next(error) {
+                    Ok(()) => continue,
+                    Err(error) => Err(OperationError::from(error)),
+                },
+            };
+            self.ended = true;
+            let engine = self.connection.link.transport.name();
+            match &result {
+                Ok(()) => {
+                    self.connection.successes.end(self.path.kind, engine, self.bytes);
+                    if tracing::enabled!(tracing::Level::DEBUG) {
+                        tell_end(&self.report());
+                    }
+                }
+                Err(error) => {
+                    let mut report = self.report();
+                    report.transport = engine.to_owned().into();
+                    note_end(Some(&report), Err(error));
+                }
+            }
+            return Poll::Ready(result.map_err(|error| match error {
+                OperationError::Transport(error) => error,
+                _ => TransportError::Closed,
+            }));
+        }
+    }
+
+    fn abandon(&mut self) -> bool {
+        self.abandoned = true;
+        self.current.abandon()
+    }
+
+    fn report(&self) -> PathReport {
+        let mut report = self.current.report();
+        report.kind = self.path.kind;
+        report.medium = report.medium.or(self.path.medium);
+        report.rejected = self.plan.alternatives(self.path.kind, self.bytes, &self.history);
+        report.degraded = self.plan.degraded(&self.path).cloned();
+        report
+    }
+
+    fn expected(&self) -> Option<Duration> {
+        let estimate = || self.path.cost.estimate(1, self.bytes);
+        self.current.expected().or_else(|| self.awaits_notification().then(estimate))
+    }
+
+    fn awaits_notification(&self) -> bool {
+        self.current.awaits_notification()
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps + self.current.steps()
+    }
+
+    fn takes_turns(&self) -> bool {
+        self.current.takes_turns()
+    }
+
+    fn posts_quickly(&self) -> bool {
+        self.current.posts_quickly()
+    }
+
+    fn target_told(&self) -> bool {
+        self.current.target_told()
+    }
+
+    fn peer_memory(&self) -> PeerMemory {
+        let current = self.current.peer_memory();
+        self.before.map_or(current, |before| before.max(current))
+    }
+}
+
+impl Drop for PathTransfer {
+    fn drop(&mut self) {
+        // Dropped in flight: what the current path uses stays leased.
+        if !self.ended && !self.current.abandon() {
+            self.leased.clone().leak();
+        }
+    }
+}
+
+/// Whether the engine must reconnect to the peer, on any path.
+fn wants_reconnect(error: &TransportError) -> bool {
+    matches!(error, TransportError::UnknownPeer { .. } | TransportError::PeerGone { .. })
+}
+
+/// Whether the engine does not know the peer's GPU memory, which it may not be able to register at all. Other paths do not
+/// need that; if there is none, the metadata may be stale.
+fn unregistered(error: &TransportError, plan: &PathPlan) -> bool {
+    matches!(error, TransportError::NotRegistered { .. })
+        && !plan.query.remote.is_host()
+        && plan.available.len() > 1
+}

@@ -1,0 +1,90 @@
+//! The path executor that the connectors of a process share by default.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use nixl_connector::{ConnectorError, ControlThread};
+use nixl_device::{LeakInChild, PerProcess};
+use nixl_ops::OperationError;
+
+use super::path_executor::{Connections, PathExecutor, Shared};
+use crate::BlockError;
+
+/// The parts of the executor, for as long as a handle or a connection holds them. The lock is held while it is made, so that
+/// two callers do not make two.
+static COMMON: PerProcess<Mutex<Parts>> = PerProcess::new(Mutex::default);
+
+#[derive(Default)]
+struct Parts {
+    shared: Weak<Shared>,
+    connections: Weak<Connections>,
+}
+
+impl Parts {
+    fn executor(&self) -> Option<PathExecutor> {
+        let (shared, connections) = (self.shared.upgrade()?, self.connections.upgrade()?);
+        Some(PathExecutor { shared: LeakInChild::new(shared), connections })
+    }
+}
+
+impl PathExecutor {
+    /// The executor of this process, made by the first call, as by [`new`](Self::new), on a thread of its own. Later calls
+    /// return handles to the same one for as long as a handle or a connection that uses it is there: its GPUs, threads and
+    /// staging memory are shared.
+    ///
+    /// Never blocks the caller's thread. Cancel safe: dropping the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`BlockError`]: a GPU is there and fails, or the operating system refuses a thread. The next call tries again. A
+    /// machine without GPUs, or without CUDA, is no error.
+    pub async fn shared() -> Result<Self, BlockError> {
+        if let Ok(parts) = COMMON.get().try_lock()
+            && let Some(executor) = parts.executor()
+        {
+            return Ok(executor);
+        }
+        let thread = ControlThread::spawn().map_err(|error| match error {
+            ConnectorError::Thread { reason } => BlockError::Thread { reason },
+            other => BlockError::Thread { reason: other.to_string() },
+        })?;
+        thread.run(common).await.map_err(OperationError::Transport)?
+    }
+}
+
+/// **Blocks** while it is made, by this thread or another.
+fn common() -> Result<PathExecutor, BlockError> {
+    let mut parts = COMMON.get().lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(executor) = parts.executor() {
+        return Ok(executor);
+    }
+    let made = PathExecutor::new()?;
+    *parts = Parts {
+        shared: Arc::downgrade(&made.shared),
+        connections: Arc::downgrade(&made.connections),
+    };
+    Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One test, since the executor is of the process.
+    #[tokio::test]
+    async fn it_is_one_for_all_and_ends_with_its_last_user() {
+        let (first, second) = tokio::join!(PathExecutor::shared(), PathExecutor::shared());
+        let (first, second) = (first.unwrap(), second.unwrap());
+        assert!(Arc::ptr_eq(&first.shared, &second.shared));
+        let third = PathExecutor::shared().await.unwrap();
+        assert!(Arc::ptr_eq(&first.shared, &third.shared));
+
+        // Settings of a handle are its own.
+        let other = third.staging(crate::StagingConfig::default());
+        assert!(!Arc::ptr_eq(&first.shared, &other.shared));
+
+        let weak = Arc::downgrade(&first.shared);
+        drop((first, second, other));
+        assert_eq!(weak.strong_count(), 0);
+        PathExecutor::shared().await.unwrap();
+    }
+}

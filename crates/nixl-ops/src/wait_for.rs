@@ -1,0 +1,135 @@
+//! Executions that wait for work on their memory.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use nixl_descriptor::{Dependency, DependencyError, DescriptorList};
+
+use crate::{
+    CopyOperation, Driver, Execution, OperationError, OperationOptions, PathKind, PathReport,
+    PeerMemory, TransportError,
+};
+
+/// An execution that begins once work on its memory is done, for those that cannot wait by themselves.
+#[allow(missing_debug_implementations, reason = "executions have none")]
+pub struct WaitFor {
+    pending: Vec<Arc<dyn Dependency>>,
+    execution: Box<dyn Execution>,
+}
+
+impl WaitFor {
+    /// The execution, behind a gate if anything is pending.
+    pub fn before(
+        execution: Box<dyn Execution>,
+        pending: &[Arc<dyn Dependency>],
+    ) -> Box<dyn Execution> {
+        match pending {
+            [] => execution,
+            _ => Box::new(Self { pending: pending.to_vec(), execution }),
+        }
+    }
+
+    /// Whether all of the work is done.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::MemoryNotReady`] if any of it failed.
+    pub fn is_open(pending: &[Arc<dyn Dependency>]) -> Result<bool, TransportError> {
+        for work in pending {
+            let done = work.is_done();
+            let failed = |e: DependencyError| TransportError::MemoryNotReady { reason: e.reason };
+            if !done.map_err(failed)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Driver {
+    /// Waits until the work that is pending on the memory is done.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::MemoryNotReady`] if it failed, or [`OperationError::QueueFull`].
+    pub async fn ready(self: &Arc<Self>, list: &DescriptorList) -> Result<(), OperationError> {
+        if WaitFor::is_open(list.pending())? {
+            return Ok(());
+        }
+        let gate = WaitFor::before(Box::new(NoWait), list.pending());
+        let mut wait = CopyOperation::begin(self, gate, 0, Vec::new(), OperationOptions::new())?;
+        wait.wait_for_completion().await.map(drop)
+    }
+}
+
+/// What is behind a gate that is waited for by itself.
+struct NoWait;
+
+impl Execution for NoWait {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn abandon(&mut self) -> bool {
+        true
+    }
+
+    fn report(&self) -> PathReport {
+        PathReport::new(PathKind::Local("wait"), "wait", 0, 0)
+    }
+}
+
+#[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
+impl Execution for WaitFor {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        if !Self::is_open(&self.pending)? {
+            return Poll::Pending;
+        }
+        self.pending.clear();
+        self.execution.poll()
+    }
+
+    fn abandon(&mut self) -> bool {
+        // What has not begun can always be given up.
+        !self.pending.is_empty() || self.execution.abandon()
+    }
+
+    fn report(&self) -> PathReport {
+        self.execution.report()
+    }
+
+    fn steps(&self) -> u64 {
+        self.execution.steps() + u64::from(self.pending.is_empty())
+    }
+
+    fn target_told(&self) -> bool {
+        self.execution.target_told()
+    }
+
+    fn awaits_notification(&self) -> bool {
+        self.execution.awaits_notification()
+    }
+
+    fn expected(&self) -> Option<Duration> {
+        // The wait for the work comes first, for an unknown time.
+        None
+    }
+
+    fn takes_turns(&self) -> bool {
+        self.execution.takes_turns()
+    }
+
+    fn posts_quickly(&self) -> bool {
+        false
+    }
+
+    fn peer_memory(&self) -> PeerMemory {
+        match self.pending.is_empty() {
+            true => self.execution.peer_memory(),
+            false => PeerMemory::UNTOUCHED,
+        }
+    }
+}

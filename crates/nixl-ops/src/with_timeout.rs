@@ -1,0 +1,97 @@
+//! Time-outs for the steps before an operation: registering memory, connecting to a peer.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use crate::fair;
+use crate::task::TaskSlot;
+use crate::{
+    Driver, Execution, OperationError, OperationOptions, OperationStatus, PathKind, PathReport,
+    TransportError,
+};
+
+impl Driver {
+    /// Awaits `future` for as long as `options` give, and returns the options for the operation that follows,
+    /// which has what is left. Costs nothing if the future is ready at once, but a turn of the other tasks of this thread now
+    /// and then.
+    ///
+    /// Cancel safe as far as `future` is.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::TimedOut`]; what the future began goes on without it.
+    pub async fn with_timeout<T>(
+        &self,
+        options: OperationOptions,
+        future: impl Future<Output = T>,
+    ) -> Result<(T, OperationOptions), OperationError> {
+        self.check_process()?;
+        fair::give_way(&*self.shared().clock).await;
+        let mut future = pin!(future);
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return Ok((output, options));
+        }
+        let Some(after) = options.deadline_after() else {
+            let output = poll_fn(|cx| match self.check_process() {
+                Ok(()) => future.as_mut().poll(cx).map(Ok),
+                Err(forked) => Poll::Ready(Err(forked)),
+            });
+            return Ok((output.await?, options));
+        };
+        let begun = self.shared().clock.now();
+        let timer =
+            Timer { slot: self.begin(Box::new(Never), u64::MAX, false, options)?, driver: self };
+        let output = poll_fn(|cx| {
+            if self.check_process().is_err() {
+                return Poll::Ready(Err(None));
+            }
+            match future.as_mut().poll(cx) {
+                Poll::Ready(output) => Poll::Ready(Ok(output)),
+                Poll::Pending => timer.slot.cell.poll_outcome(cx.waker()).map(Some).map(Err),
+            }
+        });
+        match output.await {
+            Ok(output) => {
+                let spent = self.shared().clock.now().saturating_sub(begun);
+                Ok((output, options.spending(spent)))
+            }
+            Err(None) => Err(TransportError::Forked.into()),
+            // The timer ends in no other way.
+            Err(Some(_)) => Err(OperationError::TimedOut { after }),
+        }
+    }
+}
+
+/// A task of the driver's that only ever times out.
+struct Timer<'a> {
+    slot: Arc<TaskSlot>,
+    driver: &'a Driver,
+}
+
+impl Drop for Timer<'_> {
+    fn drop(&mut self) {
+        if self.driver.check_process().is_err() {
+            return;
+        }
+        self.slot.cell.finish(OperationStatus::Cancelled, Err(OperationError::Cancelled));
+        self.driver.shared().poll(&self.slot);
+    }
+}
+
+struct Never;
+
+impl Execution for Never {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        Poll::Pending
+    }
+
+    fn abandon(&mut self) -> bool {
+        true
+    }
+
+    fn report(&self) -> PathReport {
+        PathReport::new(PathKind::Direct, "timer", 0, 0)
+    }
+}

@@ -1,0 +1,68 @@
+//! `cargo xtask style`: counts of code and prose of this workspace's crates, beside published crates by the same rules.
+//!
+//! | column | rule |
+//! |---|---|
+//! | files, lines | below `src`, without files and modules of tests |
+//! | median, longest | lines of a file |
+//! | doc %, comment % | lines that begin with `///` or `//!`, and with `//` otherwise |
+//! | unsafe, SAFETY | lines of code with `unsafe {` or `unsafe impl`, and comments with `SAFETY` |
+//! | fn | lines of a function's body with its head: median, 95th percentile, longest |
+//! | pub | public items in 1,000 lines |
+//! | fields | public fields |
+//! | panics | `unwrap()`, `expect(`, `panic!` and assertions outside `debug_assert` in 1,000 lines |
+//! | wide | lines of more than 140 columns, without tables and strings |
+//! | words | [quaint words](words::QUAINT) in 1,000 lines |
+
+mod count;
+mod published;
+mod source;
+pub(crate) mod words;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::workspace::Workspace;
+use count::Counts;
+
+/// The workspace's crates that are counted.
+pub(crate) const CRATES: [&str; 6] = [
+    "nixl-device",
+    "nixl-descriptor",
+    "nixl-metadata",
+    "nixl-ops",
+    "nixl-connector",
+    "nixl-executor",
+];
+
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    println!("{}", Counts::HEADINGS);
+    match published::folders(workspace) {
+        Ok(folders) => {
+            for (name, folder) in folders {
+                print(&name, &[&folder])?;
+            }
+        }
+        Err(error) => eprintln!("published crates are left out: {error:#}"),
+    }
+    let ours = CRATES.map(|name| workspace.root.join("crates").join(name));
+    print("**these six crates**", &ours.each_ref().map(|folder| &**folder))?;
+    for (name, folder) in CRATES.iter().zip(&ours) {
+        print(name, &[folder])?;
+    }
+    Ok(())
+}
+
+fn print(name: &str, folders: &[&Path]) -> Result<()> {
+    let mut counts = Counts::default();
+    for folder in folders {
+        for file in source::files(&folder.join("src"))? {
+            counts.add(&file);
+        }
+    }
+    println!("{}", counts.row(name));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tidy;

@@ -1,0 +1,146 @@
+//! House style of the crates' sources and documents, as far as a test can hold it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use super::count::{COLUMNS, is_wide};
+use super::source::{Source, paths};
+use super::{CRATES, words};
+
+const ARCHITECTURE: &str = include_str!("../../../docs/ARCHITECTURE.md");
+
+fn root() -> PathBuf {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/..").into()
+}
+
+/// Every source file of the crates: its path in the repository, and its text.
+fn sources() -> Vec<(String, String)> {
+    let root = root();
+    let folders = CRATES.iter().map(|name| root.join("crates").join(name).join("src"));
+    let files = folders.flat_map(|folder| paths(&folder).unwrap());
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(&root).unwrap().display().to_string();
+        (name, fs::read_to_string(&path).unwrap())
+    };
+    files.map(read).collect()
+}
+
+/// Fails with one line for each fault.
+fn holds(faults: impl IntoIterator<Item = String>) {
+    let faults: Vec<_> = faults.into_iter().collect();
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+fn faulty_lines(is_fault: impl Fn(&str) -> Option<String>) {
+    holds(sources().iter().flat_map(|(name, text)| {
+        let lines = text.lines().enumerate();
+        lines
+            .filter_map(|(at, line)| Some(format!("{name}:{}: {}", at + 1, is_fault(line)?)))
+            .collect::<Vec<_>>()
+    }));
+}
+
+#[test]
+fn every_module_has_a_header() {
+    holds(sources().into_iter().filter(|(_, text)| !text.starts_with("//! ")).map(|(name, _)| {
+        format!("{name}: begins without a `//!` header; say in a noun phrase what the module is")
+    }));
+}
+
+#[test]
+fn a_header_names_a_thing() {
+    const OPENINGS: [&str; 12] = [
+        "What ", "Who ", "Whom ", "Whether ", "Why ", "How ", "Where ", "When ", "Which ", "By ",
+        "Is ", "Do ",
+    ];
+    holds(sources().into_iter().filter_map(|(name, text)| {
+        let header = text.lines().next()?.strip_prefix("//! ")?;
+        let opening = OPENINGS.iter().find(|opening| header.starts_with(**opening))?;
+        Some(format!("{name}: begins with `{opening}`; begin with the field's term for the module"))
+    }));
+}
+
+#[test]
+fn no_line_is_wide() {
+    faulty_lines(|line| is_wide(line).then(|| format!("more than {COLUMNS} columns")));
+}
+
+#[test]
+fn no_word_is_banned() {
+    faulty_lines(|line| {
+        let word = words::BANNED.iter().find(|word| words::count(line, word) > 0)?;
+        Some(format!("says `{word}`; name the driver, the target or the caller"))
+    });
+}
+
+/// The names that a cell of a table has in backquotes, with their braces expanded.
+fn names(cell: &str) -> Vec<String> {
+    let quoted = cell.split('`').skip(1).step_by(2);
+    quoted
+        .flat_map(|name| match (name.split_once('{'), name.strip_suffix('}')) {
+            (Some((before, inside)), Some(_)) => inside
+                .trim_end_matches('}')
+                .split(',')
+                .map(|part| format!("{before}{part}"))
+                .collect::<Vec<_>>(),
+            _ => vec![name.to_owned()],
+        })
+        .collect()
+}
+
+/// Modules whose sources lift the lint against unsafe code.
+fn unsafe_modules() -> BTreeSet<String> {
+    let lifts = |text: &str| {
+        let code: String =
+            Source::without_tests(text).lines.iter().map(|line| line.trim()).collect();
+        ["[allow(unsafe_code", "[expect(unsafe_code"].iter().any(|lift| code.contains(lift))
+    };
+    let module = |name: &str| {
+        name.trim_start_matches("crates/").trim_end_matches(".rs").replacen("/src", "", 1)
+    };
+    sources()
+        .iter()
+        .filter(|(name, text)| !name.contains("/tests/") && lifts(text))
+        .map(|(name, _)| module(name))
+        .collect()
+}
+
+#[test]
+fn the_table_of_unsafe_modules_is_that_of_the_code() {
+    let rows = ARCHITECTURE.lines().skip_while(|line| *line != "| crate | modules | what for |");
+    let listed: BTreeSet<String> = rows
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .flat_map(|row| {
+            let cells: Vec<_> = row.split('|').collect();
+            let name = names(cells[1]).remove(0);
+            names(cells[2]).into_iter().map(move |module| format!("{name}/{module}"))
+        })
+        .collect();
+    assert_eq!(listed, unsafe_modules(), "docs/ARCHITECTURE.md, and the code");
+}
+
+/// Every file of a crate that ARCHITECTURE names in its table of crates exists.
+#[test]
+fn the_code_map_names_files_that_exist() {
+    let rows = ARCHITECTURE.lines().filter(|line| line.starts_with("| `nixl-"));
+    holds(rows.flat_map(|row| {
+        let cells: Vec<_> = row.split('|').collect();
+        let name = names(cells[1]).remove(0);
+        let folder = root().join("crates").join(&name).join("src");
+        let there = paths(&folder).unwrap();
+        let is_missing = |file: &String| !there.iter().any(|path| path.ends_with(file));
+        let files = cells.get(3).map(|cell| names(cell)).unwrap_or_default();
+        let files = files.into_iter().filter(|file| file.ends_with(".rs"));
+        files
+            .filter(is_missing)
+            .map(|file| format!("{name}: {file} is not there"))
+            .collect::<Vec<_>>()
+    }));
+}
+
+#[test]
+fn names_in_braces_are_expanded() {
+    assert_eq!(names("`a`, `b/{c,d}` and `e`"), ["a", "b/c", "b/d", "e"]);
+}
