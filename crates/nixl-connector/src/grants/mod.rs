@@ -20,6 +20,7 @@ mod read;
 mod remote;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub use described::ExportedLayoutError;
 pub use error::{BlockReadError, TicketError};

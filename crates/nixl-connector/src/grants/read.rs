@@ -1,6 +1,7 @@
 //! Which bytes a ticket's blocks are, as an executor takes them.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use nixl_descriptor::DescriptorList;
 use nixl_descriptor::layout::{Layout, RemoteLayout, RemotePairs, pair_remote_chunks};
@@ -22,7 +23,7 @@ pub(super) struct Lists {
 impl Lists {
     /// The blocks of the ticket, in its order, beside `blocks` of a local layout.
     pub(super) fn of_blocks(
-        (export, theirs): (&ExportMetadata, &RemoteLayout),
+        ((export, theirs), key): ((&ExportMetadata, &RemoteLayout), &NotificationKey),
         ticket: &Ticket,
         (local, blocks): (&Layout, &[usize]),
         layers: Range<usize>,
@@ -30,7 +31,7 @@ impl Lists {
         let granted: Vec<usize> = ticket.blocks().iter().map(|&block| block as usize).collect();
         let pairs = pair_remote_chunks(theirs, &granted, local, blocks, layers)
             .map_err(TicketError::Pairing)?;
-        let remote = of_peer(export, ticket.layout().into(), &pairs)?;
+        let remote = of_peer((export, key), ticket.layout().into(), &pairs)?;
         Ok(Self { local: DescriptorList::try_from(pairs.into_local())?, remote })
     }
 
@@ -41,7 +42,10 @@ impl Lists {
     ) -> Result<Self, ConnectorError> {
         let (at, len) = (export.words().address, local.total_bytes());
         let words = SerializedDescriptor::new(Device::HOST, at, len)?;
-        Ok(Self { local, remote: offered(export, vec![words], Vec::new())? })
+        Ok(Self {
+            local,
+            remote: offered((export, NotificationKey::random()), vec![words], Vec::new())?,
+        })
     }
 
     /// The first bytes of a layout's first part, to see whether a path works.
@@ -55,13 +59,16 @@ impl Lists {
         let part = &described.parts[0];
         let bytes = SerializedDescriptor::new(described.device, part.address, part.len.min(most))?;
         let shares = share(export, (layout, 0), part.address, 0..1).into_iter().collect();
-        Ok(Self { local, remote: offered(export, vec![bytes], shares)? })
+        Ok(Self {
+            local,
+            remote: offered((export, NotificationKey::random()), vec![bytes], shares)?,
+        })
     }
 }
 
 /// What the peer offers, as the metadata of an offer of these bytes alone would say it.
 fn of_peer(
-    export: &ExportMetadata,
+    (export, key): (&ExportMetadata, &NotificationKey),
     layout: usize,
     pairs: &RemotePairs,
 ) -> Result<RdmaMetadata, MetadataError> {
@@ -86,7 +93,7 @@ fn of_peer(
             _ => shares.push(next),
         }
     }
-    offered(export, descriptors, shares)
+    offered((export, key.clone()), descriptors, shares)
 }
 
 /// Whether `next` follows `last` in the list and lies in the same memory, as far from it as the addresses say.
@@ -112,12 +119,12 @@ fn share(
 }
 
 fn offered(
-    export: &ExportMetadata,
+    (export, key): (&ExportMetadata, NotificationKey),
     descriptors: Vec<SerializedDescriptor>,
     shares: Vec<Share>,
 ) -> Result<RdmaMetadata, MetadataError> {
-    let (agent, key) = (export.agent_metadata().clone(), NotificationKey::random());
+    let agent = export.agent_metadata().clone();
     RdmaMetadata::new(OperationKind::Read, descriptors, agent, key)?
-        .with_peer(export.peer().clone())
+        .with_peer(Arc::clone(export.peer()))
         .with_shares(shares)
 }

@@ -10,21 +10,19 @@ use nixl_descriptor::{
     DescriptorList, LeaseMode, Leased, Leases, PublishedWords, ReadOnlyWords, SharedMemoryError,
     SharedName,
 };
-use nixl_device::Device;
-use nixl_metadata::{
-    ExportMetadata, Rights, SerializedDescriptor, SharedFile, Ticket, WordsLocation,
-};
+use nixl_metadata::{ExportMetadata, NotificationKey, Rights, SharedFile, Ticket, WordsLocation};
 use nixl_ops::{
     Completion, Execution, OperationOptions, PathPolicy, PathReport, PeerId, ReadOperation,
     StaleRead, TransportError, WordCheck,
 };
 
-use super::checked::{Checked, WordReader, WordRequest};
+use super::checked::{Checked, WordReader};
 use super::described;
 use super::error::{BlockReadError, TicketError};
 use super::export::ExportShared;
 use super::own::exports_of_this_process;
 use super::read::Lists;
+use super::words::{Rooms, WordRequest};
 use crate::offload::Offloaded;
 use crate::{Connector, ConnectorError};
 
@@ -46,6 +44,10 @@ struct Imported {
     peer: Option<PeerId>,
     /// By what the owner tells this import from other readers.
     reader: [u8; 16],
+    /// Stands for that of an offer where executors want one. No owner knows it.
+    key: NotificationKey,
+    /// Of the words that the engine reads.
+    rooms: Arc<Rooms>,
 }
 
 /// How the words of the export are read.
@@ -115,6 +117,8 @@ impl Connector {
             paths: Vec::new(),
             peer: None,
             reader: uuid::Uuid::new_v4().into_bytes(),
+            key: NotificationKey::random(),
+            rooms: Arc::default(),
         };
         if let Some(own) = own {
             imported.words = Words::Own(own);
@@ -371,9 +375,10 @@ impl RemoteExport {
         check: WordCheck,
         policy: PathPolicy,
     ) -> Result<(Box<dyn Execution>, DescriptorList), ConnectorError> {
-        let Imported { connector, metadata, layouts, words, .. } = &*self.0;
+        let Imported { connector, metadata, layouts, words, key, rooms, .. } = &*self.0;
         let export = (metadata, &layouts[usize::from(ticket.layout())]);
-        let Lists { local, remote } = Lists::of_blocks(export, &ticket, (&local, &blocks), layers)?;
+        let Lists { local, remote } =
+            Lists::of_blocks((export, key), &ticket, (&local, &blocks), layers)?;
         let leased = Leased::from(Leases::acquire(local.as_slice(), LeaseMode::Write)?);
         let prepared = connector.prepare_silently((&local, &leased), &remote, policy).await?;
         let (execution, peer) = prepared;
@@ -381,31 +386,11 @@ impl RemoteExport {
             Words::Mapped(words) => WordReader::Mapped(Arc::clone(words)),
             // A copy within the process does not come here.
             Words::Own(_) | Words::Engine => {
-                WordReader::Engine(connector.word_request(metadata.words(), check, peer).await?)
+                let slot = (metadata.words(), check.slot);
+                WordReader::Engine(WordRequest::new(connector, slot, peer, rooms).await?)
             }
         };
         Ok((Checked::after(execution, check, words), local))
-    }
-}
-
-impl Connector {
-    async fn word_request(
-        &self,
-        words: &WordsLocation,
-        check: WordCheck,
-        peer: PeerId,
-    ) -> Result<WordRequest, ConnectorError> {
-        let connection = self.connection();
-        let bytes = WordsLocation::SLOT_BYTES;
-        // Inside the address space, as the metadata was checked.
-        let address = words.address + bytes * u64::from(check.slot);
-        let remote = SerializedDescriptor::new(Device::HOST, address, bytes)?;
-        let list = DescriptorList::from(self.buffer(bytes as usize)?.whole());
-        let registrations = connection.register(&list).await?;
-        let leased = Leases::acquire_list(list.clone(), LeaseMode::Write)?;
-        let local = list.as_slice()[0].clone();
-        let transport = Arc::clone(connection.transport());
-        Ok(WordRequest { transport, peer, registrations, remote, local, leased })
     }
 }
 

@@ -356,7 +356,7 @@ impl Attached {
     }
 
     /// Notes what this operation cannot use; the path may with other memory.
-    fn note_memory(&self, request: &TransferRequest<'_>, standing: &mut Standing) {
+    fn note_memory(&self, request: &TransferRequest<'_>, plan: &PathPlan, standing: &mut Standing) {
         if let Some(reason) = self.staging.why_not(request.local, request.kind) {
             for kind in [PathKind::StagedOneSide, PathKind::StagedBothSides] {
                 standing.note_tried(kind, reason.clone());
@@ -364,9 +364,15 @@ impl Attached {
         }
         if request.route.as_ref().is_some_and(|route| !route.notifies) {
             let reason = "the owner takes part in the transfer of an offer, not of a grant";
-            standing.note_tried(PathKind::StagedBothSides, reason.to_owned());
-            if is_host_memory(request.remote) {
-                standing.note_tried(PathKind::CudaIpc, reason.to_owned());
+            for able in &plan.able {
+                let owner_works = match able.kind {
+                    PathKind::StagedBothSides => true,
+                    PathKind::CudaIpc => is_host_memory(request.remote),
+                    _ => false,
+                };
+                if owner_works {
+                    standing.note_tried(able.kind, reason);
+                }
             }
         }
         if self.imports.refused.any()
@@ -513,7 +519,7 @@ impl Executor for Attached {
         let peer = self.peer(route.peer.as_str(), info);
         self.ask_engine(&peer, &request);
         let (plan, mut standing) = self.plan(&peer, info, self.question(&request));
-        self.note_memory(&request, &mut standing);
+        self.note_memory(&request, &plan, &mut standing);
         self.shared.upkeep.note_use();
         let me = self.me.upgrade().ok_or(TransportError::Closed)?;
         Attempt::begin(me, peer, (plan, standing), &request)
