@@ -48,21 +48,31 @@ impl Lists {
         })
     }
 
-    /// The first bytes of a layout's first part, to see whether a path works.
+    /// How many bytes of a layout's parts a probe reads, part by part: the first few of each, so that all are opened and known to
+    /// the engine. Of a layout of more parts than processes keep open, only those of the first.
+    pub(super) fn probed(export: &ExportMetadata, layout: usize) -> Vec<u64> {
+        const PARTS: usize = 1024;
+        const BYTES: u64 = 64;
+        let parts = &export.layouts()[layout].parts;
+        let probed = if parts.len() > PARTS { &parts[..1] } else { parts };
+        probed.iter().map(|part| part.len.min(BYTES)).collect()
+    }
+
+    /// As many bytes of a layout's parts, to see whether a path works.
     pub(super) fn of_probe(
         export: &ExportMetadata,
         layout: usize,
         local: DescriptorList,
     ) -> Result<Self, ConnectorError> {
-        let most = local.total_bytes();
         let described = &export.layouts()[layout];
-        let part = &described.parts[0];
-        let bytes = SerializedDescriptor::new(described.device, part.address, part.len.min(most))?;
-        let shares = share(export, (layout, 0), part.address, 0..1).into_iter().collect();
-        Ok(Self {
-            local,
-            remote: offered((export, NotificationKey::random()), vec![bytes], shares)?,
-        })
+        let (mut descriptors, mut shares) = (Vec::new(), Vec::new());
+        for (index, (part, bytes)) in described.parts.iter().zip(local.iter()).enumerate() {
+            let (address, len) = (part.address, bytes.len() as u64);
+            descriptors.push(SerializedDescriptor::new(described.device, address, len)?);
+            shares.extend(share(export, (layout, index), address, index..index + 1));
+        }
+        let key = NotificationKey::random();
+        Ok(Self { local, remote: offered((export, key), descriptors, shares)? })
     }
 }
 

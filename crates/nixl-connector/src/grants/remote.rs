@@ -89,7 +89,7 @@ impl BlockReadOptions {
 
 impl Connector {
     /// Reaches a peer's export: connects to its owner, opens what processes of one host can open, and moves some bytes of each
-    /// layout, so that later reads need none of that.
+    /// part of each layout, so that later reads need none of that.
     ///
     /// Cancel safe.
     ///
@@ -129,8 +129,7 @@ impl Connector {
             self.ask_whether_open(metadata).await?;
         }
         for layout in 0..imported.layouts.len() {
-            let most = metadata.layouts()[layout].parts[0].len.min(Self::PROBE);
-            let local = DescriptorList::from(self.buffer(most as usize)?.whole());
+            let local = self.room_for(&Lists::probed(metadata, layout))?;
             let (read, peer) =
                 self.read_silently(Lists::of_probe(metadata, layout, local)?).await?;
             imported.paths.push(read.path().cloned());
@@ -139,8 +138,17 @@ impl Connector {
         Ok(RemoteExport(Arc::new(imported)))
     }
 
-    /// How much of each layout an import reads.
-    const PROBE: u64 = 4096;
+    /// A buffer of so many bytes for each descriptor.
+    fn room_for(&self, lens: &[u64]) -> Result<DescriptorList, ConnectorError> {
+        let region = self.buffer(lens.iter().sum::<u64>() as usize)?;
+        let mut end = 0;
+        let parts = lens.iter().map(|len| {
+            let start = end;
+            end += *len as usize;
+            region.descriptor(start..end)
+        });
+        Ok(DescriptorList::try_from(parts.collect::<Result<Vec<_>, _>>()?)?)
+    }
 
     async fn open_words(&self, metadata: &ExportMetadata) -> Result<Words, ConnectorError> {
         let connection = self.connection();
@@ -186,13 +194,18 @@ impl Connector {
         let Lists { local, remote } = lists;
         let options = self.default_options();
         let policy = options.path_policy();
-        let prepare = async {
+        let me = self.clone();
+        let prepare = async move {
             let leased = Leases::acquire_list(local.clone(), LeaseMode::Write)?;
-            self.prepare_silently((&local, &leased), &remote, policy).await
+            let memory = (&local, &leased);
+            let (execution, peer) = me.prepare_silently(memory, &remote, policy, None).await?;
+            Ok::<_, ConnectorError>((execution, peer, local))
         };
         let driver = self.connection().driver();
+        // The layouts of an export may have many parts.
+        let prepare = Offloaded::new(self.connection().work()?, prepare);
         let (prepared, options) = driver.within(options, prepare).await?;
-        let (execution, peer) = prepared?;
+        let (execution, peer, local) = prepared??;
         let mut read = ReadOperation::begin(driver, execution, local, options)?;
         Ok((read.wait_for_completion().await?, peer))
     }
@@ -375,12 +388,13 @@ impl RemoteExport {
         check: WordCheck,
         policy: PathPolicy,
     ) -> Result<(Box<dyn Execution>, DescriptorList), ConnectorError> {
-        let Imported { connector, metadata, layouts, words, key, rooms, .. } = &*self.0;
+        let Imported { connector, metadata, layouts, words, peer, key, rooms, .. } = &*self.0;
         let export = (metadata, &layouts[usize::from(ticket.layout())]);
         let Lists { local, remote } =
             Lists::of_blocks((export, key), &ticket, (&local, &blocks), layers)?;
         let leased = Leased::from(Leases::acquire(local.as_slice(), LeaseMode::Write)?);
-        let prepared = connector.prepare_silently((&local, &leased), &remote, policy).await?;
+        let memory = (&local, &leased);
+        let prepared = connector.prepare_silently(memory, &remote, policy, peer.as_ref()).await?;
         let (execution, peer) = prepared;
         let words = match words {
             Words::Mapped(words) => WordReader::Mapped(Arc::clone(words)),
