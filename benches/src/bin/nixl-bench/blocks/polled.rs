@@ -11,10 +11,9 @@ use crate::samples::Samples;
 #[derive(Default)]
 pub(crate) struct Holds {
     pub(crate) first: Samples,
-    /// CPU time of the first poll: without what other threads took meanwhile.
-    pub(crate) first_cpu: Samples,
     /// The longest of each future.
     pub(crate) longest: Samples,
+    /// CPU time of the longest: without what other threads took meanwhile.
     pub(crate) longest_cpu: Samples,
 }
 
@@ -42,7 +41,6 @@ impl<F: Future> Future for Polled<'_, F> {
         let longest = match self.longest {
             None => {
                 self.holds.first.push(took.0);
-                self.holds.first_cpu.push(took.1);
                 took
             }
             Some(longest) => (longest.0.max(took.0), longest.1.max(took.1)),

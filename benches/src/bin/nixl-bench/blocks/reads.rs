@@ -22,6 +22,8 @@ use crate::samples::Samples;
 /// Blocks of the memory that `memcpy` copies from, the same again and again: several times as much as the caches hold.
 const COPIED: usize = 96;
 
+/// Blocks of the reads of which it is noted how long they held the caller's thread.
+const HELD_BY: usize = 64;
 /// Of the gauges: the longest that any poll of a read held the caller's thread.
 pub(crate) const HELD: &str = "longest poll, CPU time, max";
 
@@ -139,7 +141,9 @@ pub(crate) fn reads(
             .in_batches_of(count * LAYERS)
             .verified();
         findings.rows.push(row.moving(count * BLOCK_BYTES));
-        gauges(&case, engine, &subject, findings);
+        if count == HELD_BY {
+            gauges(&case, engine, &subject, findings);
+        }
     }
     let bytes = |what: &str, bytes: usize| {
         Gauge::new(format!("{what} of {count} blocks"), bytes as f64, "B")
@@ -194,22 +198,21 @@ fn prepare(session: &Session, cache: &Cache) -> Result<Prepared> {
 
 /// How long the caller's thread was held, and what the owner worked.
 fn gauges(case: &str, engine: Engine, subject: &Subject, findings: &mut Findings) {
-    let Holds { first, first_cpu, longest, longest_cpu } = &subject.holds;
-    let all = [
-        ("first poll", first),
-        ("first poll, CPU time", first_cpu),
-        ("longest poll", longest),
-        ("longest poll, CPU time", longest_cpu),
+    let Holds { first, longest, longest_cpu } = &subject.holds;
+    let all = [first, longest, longest_cpu].map(Samples::percentiles);
+    let [Some(first), Some(longest), Some(longest_cpu)] = all else { return };
+    let figures = [
+        ("first poll, median", first.p50),
+        ("longest poll, median", longest.p50),
+        ("longest poll, max", longest.max),
+        (HELD, longest_cpu.max),
     ];
-    for (what, samples) in all {
-        let Some(p) = samples.percentiles() else { return };
-        for (which, nanos) in [("median", p.p50), ("max", p.max)] {
-            let name = format!("{case} by {engine}: {what}, {which}");
-            findings.gauges.push(Gauge::new(name, nanos as f64 / 1e3, "us"));
-        }
+    for (what, nanos) in figures {
+        let micros = (nanos as f64 / 100.0).round() / 10.0;
+        findings.gauges.push(Gauge::new(format!("{case} by {engine}: {what}"), micros, "us"));
     }
     let (cpu, took) = subject.owner;
     let share = (cpu as f64 / took.max(1) as f64 * 1e4).round() / 1e2;
-    let name = format!("{case} by {engine}: CPU time of the owner, of that of the read");
+    let name = format!("{case} by {engine}: CPU time of the owner meanwhile");
     findings.gauges.push(Gauge::new(name, share, "%"));
 }
