@@ -604,16 +604,22 @@ impl Connector {
         Ok(Verification::after(OfferUse::of(execution, slot, used), verification))
     }
 
-    /// Prepares a read of a peer's memory, of which the peer is not told, and says which peer it is.
+    /// Prepares a read of a peer's memory, of which the peer is not told, and says which peer it is: `known` if that was met and
+    /// all of the memory was reached then.
     pub(crate) async fn prepare_silently(
         &self,
         memory: (&DescriptorList, &Leased),
         remote: &RdmaMetadata,
         policy: PathPolicy,
+        known: Option<&PeerId>,
     ) -> Result<(Box<dyn Execution>, PeerId), ConnectorError> {
         let connection = &self.shared.connection;
         connection.run(connection.executor().prepare(memory.0, Some(remote))).await?;
-        let peer = connection.connect(remote).await?;
+        let peer = match known {
+            // If the engine has given it up, the executor says so.
+            Some(peer) => peer.clone(),
+            None => connection.connect(remote).await?,
+        };
         let registrations = connection.register(memory.0).await?;
         let kind = OperationKind::Read;
         let to = ToPeer { kind, memory, remote, policy, slot: None, notifies: false };

@@ -70,8 +70,8 @@ impl RdmaMetadata {
 
     /// Adds who makes the offer. Only the native profile carries it.
     #[must_use]
-    pub fn with_peer(mut self, peer: PeerInfo) -> Self {
-        self.peer = Some(Arc::new(peer));
+    pub fn with_peer(mut self, peer: impl Into<Arc<PeerInfo>>) -> Self {
+        self.peer = Some(peer.into());
         self
     }
 

@@ -11,8 +11,8 @@ use nixl_executor::Costs;
 use crate::transport::Transport;
 
 /// Measures transfers between two processes of this machine over NIXL (suite `host`: our connector, and plain nixl-sys
-/// beside it; suite `remote`: between host, pinned and GPU memory, by every path) and copies of blocks within a process
-/// (suite `local`: our executor, and plain CUDA calls beside it).
+/// beside it; suite `remote`: between host, pinned and GPU memory, by every path; suite `blocks`: blocks read by tickets) and
+/// copies of blocks within a process (suite `local`: our executor, and plain CUDA calls beside it).
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
@@ -49,6 +49,8 @@ pub(crate) enum Suite {
     Remote,
     /// Copies between memories of one process
     Local,
+    /// Blocks of a cache that another process has exported
+    Blocks,
     /// All of them
     All,
 }
@@ -71,6 +73,9 @@ pub(crate) enum Role {
     /// The same of the suite `remote`
     #[command(hide = true)]
     RemoteTarget,
+    /// The process whose blocks the suite `blocks` reads
+    #[command(hide = true)]
+    BlocksOwner,
 }
 
 impl Suite {
@@ -79,6 +84,7 @@ impl Suite {
             Self::Host => "host",
             Self::Remote => "remote",
             Self::Local => "local",
+            Self::Blocks => "blocks",
             Self::All => "all",
         }
     }
@@ -91,7 +97,8 @@ impl Args {
             Some(Suite::Host) => &[Suite::Host],
             Some(Suite::Remote) => &[Suite::Remote],
             Some(Suite::Local) => &[Suite::Local],
-            Some(Suite::All) => &[Suite::Host, Suite::Remote, Suite::Local],
+            Some(Suite::Blocks) => &[Suite::Blocks],
+            Some(Suite::All) => &[Suite::Host, Suite::Remote, Suite::Local, Suite::Blocks],
             None if gpu => &[Suite::Host, Suite::Local],
             None => &[Suite::Host],
         }
@@ -131,7 +138,7 @@ mod tests {
         assert_eq!(suites(&["bench", "--suite", "local"], false), [Suite::Local]);
         assert_eq!(suites(&["bench", "--suite", "host"], true), [Suite::Host]);
         assert_eq!(suites(&["bench", "--suite", "remote"], false), [Suite::Remote]);
-        assert_eq!(suites(&["bench", "--suite", "all"], false).len(), 3);
+        assert_eq!(suites(&["bench", "--suite", "all"], false).len(), 4);
     }
 
     #[test]

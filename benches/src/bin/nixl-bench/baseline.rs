@@ -72,6 +72,10 @@ impl Baseline {
         Ok(Registered { handle, _region: region.clone() })
     }
 
+    pub(crate) fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
     pub(crate) fn metadata(&self) -> Result<Vec<u8>> {
         self.agent.get_local_md().context("nixl-sys: get_local_md")
     }

@@ -12,7 +12,12 @@ pub(crate) fn cpu_time() -> u64 {
     nanos(clock_gettime(ClockId::ProcessCPUTime))
 }
 
+/// Nanoseconds of CPU time that this thread has used.
+pub(crate) fn thread_cpu_time() -> u64 {
+    nanos(clock_gettime(ClockId::ThreadCPUTime))
+}
+
 fn nanos(time: Timespec) -> u64 {
-    // Neither clock is ever negative, and 64 bits of nanoseconds last for centuries.
+    // No clock is ever negative, and 64 bits of nanoseconds last for centuries.
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }

@@ -2,11 +2,13 @@
 //!
 //! `cargo xtask bench` builds and runs it. In the suite `host` two processes of one machine exchange memory over NIXL: the
 //! process that is started is the initiator, and starts itself once more as the target. In the suite `remote` they exchange
-//! host, pinned and GPU memory by every path there is. In the suite `local` one process copies blocks between such memories.
+//! host, pinned and GPU memory by every path there is, in the suite `blocks` one reads blocks that the other has exported. In the
+//! suite `local` one process copies blocks between such memories.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
 mod args;
 mod baseline;
+mod blocks;
 mod cases;
 mod clock;
 mod compare;
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     let result = adopted.and_then(|()| match &args.role {
         Some(Role::Target) => target::run(),
         Some(Role::RemoteTarget) => remote::run_target(),
+        Some(Role::BlocksOwner) => blocks::run_owner(),
         Some(Role::Tune { quick, out }) => local::tune(Effort::new(*quick), out),
         None => run::run(&args),
     });

@@ -8,6 +8,7 @@ use nixl_benches::Environment;
 use nixl_device::cuda;
 
 use crate::args::{Args, Suite};
+use crate::blocks;
 use crate::cases::{self, Effort};
 use crate::compare;
 use crate::initiator::{self, Findings};
@@ -28,6 +29,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let found = match suite {
             Suite::Host => host(filter, effort, alone),
             Suite::Remote => remote::run(effort, filter),
+            Suite::Blocks => blocks::run(effort, filter),
             Suite::Local | Suite::All => local::run(effort, filter, costs.clone()),
         };
         match found {
@@ -47,7 +49,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let path = args.report_path();
     report.write(&path)?;
     println!("{}", table::terminal(&report));
-    for line in remote::verdicts(&report).into_iter().chain(local::verdicts(&report)) {
+    let verdicts = [remote::verdicts(&report), local::verdicts(&report), blocks::verdicts(&report)];
+    for line in verdicts.into_iter().flatten() {
         println!("{line}");
     }
     if let Some(earlier) = earlier {

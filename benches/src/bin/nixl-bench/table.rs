@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 
+use crate::blocks;
 use crate::local;
 use crate::messages::Engine;
 use crate::remote;
@@ -43,6 +44,7 @@ pub(crate) fn terminal(report: &Report) -> String {
         aligned(&HEADINGS, lines(report)),
         aligned(&remote::HEADINGS, remote::lines(report)),
         aligned(&LOCAL_HEADINGS, local_lines(report)),
+        aligned(&blocks::HEADINGS, blocks::lines(report)),
     ];
     let tables: Vec<_> =
         tables.iter().filter(|table| table.row_count() > 0).map(ToString::to_string).collect();
@@ -91,6 +93,19 @@ pub(crate) fn markdown(report: &Report) -> String {
              64 MiB was checked, of larger ones the first, the middle and the last.\n\n",
         );
         push_list(&mut text, local::verdicts(report));
+    }
+    let blocks = blocks::lines(report);
+    if !blocks.is_empty() {
+        text.push_str("# Blocks of another process, by tickets\n\n");
+        push_table(&mut text, &blocks::HEADINGS, blocks);
+        text.push_str(
+            "\nIn turns on the same memory. `ticket`: through the engine, the word of the grant too, as between hosts; \
+             `ticket-mapped`: of memory that is mapped. `one-shot`: `begin_read` of an offer of the same chunks, by the same \
+             path, decoded before. `nixl-sys`: `make_xfer_req` of prepared lists, post and poll, no notification; of a page, a \
+             second read of 32 bytes after it. `memcpy`: a loop over the same chunks inside the reader's process, on as many \
+             threads as the executor copies with. Every destination was poisoned before and checked after each read.\n\n",
+        );
+        push_list(&mut text, blocks::verdicts(report));
     }
     if !report.gauges.is_empty() {
         text.push_str("\n| figure | value | unit |\n| :-- | --: | :-- |\n");

@@ -5,14 +5,10 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use nixl_descriptor::{Descriptor, Leased, ReadOnlyWords, Registration, copy_range_to_slice};
-use nixl_metadata::{OperationKind, SerializedDescriptor};
-use nixl_ops::{
-    Execution, PathReport, PeerId, PeerMemory, StaleRead, Transfer, TransferSpec, Transport,
-    TransportError, WordCheck,
-};
+use nixl_descriptor::ReadOnlyWords;
+use nixl_ops::{Execution, PathReport, PeerMemory, StaleRead, Transfer, TransportError, WordCheck};
 
-use crate::moved::Moved;
+use super::words::WordRequest;
 
 /// Where the words of an export are read.
 pub(super) enum WordReader {
@@ -22,50 +18,11 @@ pub(super) enum WordReader {
     Engine(WordRequest),
 }
 
-/// Reads one slot's words through the engine.
-pub(super) struct WordRequest {
-    pub(super) transport: Arc<dyn Transport>,
-    pub(super) peer: PeerId,
-    pub(super) registrations: Vec<Registration>,
-    /// The words of the slot at the owner.
-    pub(super) remote: SerializedDescriptor,
-    /// As many bytes here, which `leased` covers for writing.
-    pub(super) local: Descriptor,
-    pub(super) leased: Leased,
-}
-
-impl WordRequest {
-    fn prepare(&self) -> Result<Box<dyn Transfer>, TransportError> {
-        self.transport.prepare(TransferSpec::new(
-            OperationKind::Read,
-            &self.peer,
-            (std::slice::from_ref(&self.local), &self.leased),
-            std::slice::from_ref(&self.remote),
-            None,
-            self.registrations.clone(),
-        )?)
-    }
-
-    /// The slot's words, once they have arrived.
-    fn arrived(&self) -> Result<[u64; 2], TransportError> {
-        let failed = |reason: String| TransportError::Engine {
-            engine: "grant",
-            call: "read a word",
-            reason: reason.into(),
-        };
-        let held = self.leased.begin_use().map_err(|error| failed(error.to_string()))?;
-        let mut bytes = [0; 16];
-        copy_range_to_slice(&self.local, 0, &mut bytes, &[&held])
-            .map_err(|error| failed(error.to_string()))?;
-        let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
-        // In the owner's byte order: engines reach peers of one architecture only.
-        Ok([u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)])
-    }
-}
-
 /// An execution that is complete only if the grant stood when all its bytes had arrived.
 pub(super) struct Checked {
     stage: Stage,
+    /// That of the bytes; it has ended in all stages but the first.
+    moving: Box<dyn Execution>,
     check: WordCheck,
     words: WordReader,
     /// The digest was found wrong once beside the right word: both may have been read while the slot was granted anew.
@@ -73,51 +30,53 @@ pub(super) struct Checked {
 }
 
 enum Stage {
-    Moving(Box<dyn Execution>),
+    Moving,
     /// Posted once the bytes had arrived: nothing orders the descriptors of one request.
-    Asking(Moved, Box<dyn Transfer>),
-    Over(Moved),
+    Asking(Box<dyn Transfer>),
+    Over,
 }
 
 impl Checked {
     pub(super) fn after(
-        execution: Box<dyn Execution>,
+        moving: Box<dyn Execution>,
         check: WordCheck,
         words: WordReader,
     ) -> Box<dyn Execution> {
-        Box::new(Self { stage: Stage::Moving(execution), check, words, asked_again: false })
+        Box::new(Self { stage: Stage::Moving, moving, check, words, asked_again: false })
     }
 
-    /// The bytes are in place, and no part of the execution that moved them is left.
-    fn ask(&mut self, moved: Moved) -> Poll<Result<(), TransportError>> {
-        self.stage = Stage::Over(moved.clone());
+    /// The bytes are in place.
+    fn ask(&mut self) -> Poll<Result<(), TransportError>> {
+        self.stage = Stage::Over;
         match &self.words {
             WordReader::Mapped(words) => Poll::Ready(said(self.check.check_mapped(words))),
             WordReader::Engine(request) => {
-                self.stage = Stage::Asking(moved, request.prepare()?);
+                self.stage = Stage::Asking(request.prepare()?);
                 self.poll_words()
             }
         }
     }
 
     fn poll_words(&mut self) -> Poll<Result<(), TransportError>> {
-        let (Stage::Asking(moved, transfer), WordReader::Engine(request)) =
-            (&mut self.stage, &self.words)
+        let (Stage::Asking(transfer), WordReader::Engine(request)) =
+            (&mut self.stage, &mut self.words)
         else {
             return Poll::Ready(Ok(()));
         };
         let asked = ready!(transfer.poll());
-        let moved = moved.clone();
         // The request is released before its memory is looked at.
-        self.stage = Stage::Over(moved.clone());
+        self.stage = Stage::Over;
         asked?;
         let [word, digest] = request.arrived()?;
         match self.check.compare(word, digest) {
             Err(StaleRead::NotGranted) if !mem::replace(&mut self.asked_again, true) => {
-                self.stage = Stage::Asking(moved, request.prepare()?);
+                self.stage = Stage::Asking(request.prepare()?);
                 self.poll_words()
             }
-            checked => Poll::Ready(said(checked)),
+            checked => {
+                request.give_back();
+                Poll::Ready(said(checked))
+            }
         }
     }
 }
@@ -132,66 +91,59 @@ fn said(checked: Result<(), StaleRead>) -> Result<(), TransportError> {
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Execution for Checked {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        let Stage::Moving(execution) = &mut self.stage else { return self.poll_words() };
-        ready!(execution.poll())?;
-        let moved = Moved::by(&**execution);
-        self.ask(moved)
+        let Stage::Moving = self.stage else { return self.poll_words() };
+        ready!(self.moving.poll())?;
+        self.ask()
     }
 
     fn expected(&self) -> Option<Duration> {
         match (&self.stage, &self.words) {
-            (Stage::Moving(execution), WordReader::Mapped(_)) => execution.expected(),
+            (Stage::Moving, WordReader::Mapped(_)) => self.moving.expected(),
             // A request more than the path expects.
             _ => None,
         }
     }
 
     fn awaits_notification(&self) -> bool {
-        matches!(&self.stage, Stage::Moving(execution) if execution.awaits_notification())
+        matches!(self.stage, Stage::Moving) && self.moving.awaits_notification()
     }
 
     fn abandon(&mut self) -> bool {
-        match &mut self.stage {
-            Stage::Moving(execution) => execution.abandon(),
-            Stage::Asking(_, transfer) => !transfer.in_flight(),
-            Stage::Over(_) => true,
+        match &self.stage {
+            Stage::Moving => self.moving.abandon(),
+            Stage::Asking(transfer) => !transfer.in_flight(),
+            Stage::Over => true,
         }
     }
 
     fn report(&self) -> PathReport {
-        match &self.stage {
-            Stage::Moving(execution) => execution.report(),
-            Stage::Asking(moved, _) | Stage::Over(moved) => moved.report.clone(),
-        }
+        self.moving.report()
     }
 
     fn posts_quickly(&self) -> bool {
-        matches!(&self.stage, Stage::Moving(execution) if execution.posts_quickly())
+        matches!(self.stage, Stage::Moving) && self.moving.posts_quickly()
     }
 
     fn takes_turns(&self) -> bool {
         match &self.stage {
-            Stage::Moving(execution) => execution.takes_turns(),
-            Stage::Asking(..) => true,
-            Stage::Over(_) => false,
+            Stage::Moving => self.moving.takes_turns(),
+            Stage::Asking(_) => true,
+            Stage::Over => false,
         }
     }
 
     fn steps(&self) -> u64 {
         match &self.stage {
-            Stage::Moving(execution) => execution.steps(),
-            Stage::Asking(moved, _) | Stage::Over(moved) => moved.steps + 1,
+            Stage::Moving => self.moving.steps(),
+            Stage::Asking(_) | Stage::Over => self.moving.steps() + 1,
         }
     }
 
     fn target_told(&self) -> bool {
-        matches!(&self.stage, Stage::Moving(execution) if execution.target_told())
+        matches!(self.stage, Stage::Moving) && self.moving.target_told()
     }
 
     fn peer_memory(&self) -> PeerMemory {
-        match &self.stage {
-            Stage::Moving(execution) => execution.peer_memory(),
-            Stage::Asking(moved, _) | Stage::Over(moved) => moved.memory,
-        }
+        self.moving.peer_memory()
     }
 }

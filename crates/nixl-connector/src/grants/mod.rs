@@ -23,6 +23,7 @@ mod read;
 mod remote;
 #[cfg(test)]
 mod tests;
+mod words;
 mod write;
 
 pub use described::ExportedLayoutError;

@@ -1,6 +1,7 @@
 //! The ranges of a ticket's blocks, as an executor takes them.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use nixl_descriptor::DescriptorList;
 use nixl_descriptor::layout::{Layout, RemoteLayout, RemotePairs, pair_remote_chunks};
@@ -22,7 +23,7 @@ pub(super) struct Lists {
 impl Lists {
     /// The blocks of the ticket, in its order, beside `blocks` of a local layout.
     pub(super) fn of_blocks(
-        (export, theirs): (&ExportMetadata, &RemoteLayout),
+        ((export, theirs), key): ((&ExportMetadata, &RemoteLayout), &NotificationKey),
         ticket: &Ticket,
         (local, blocks): (&Layout, &[usize]),
         layers: Range<usize>,
@@ -30,7 +31,7 @@ impl Lists {
         let granted: Vec<usize> = ticket.blocks().iter().map(|&block| block as usize).collect();
         let pairs = pair_remote_chunks(theirs, &granted, local, blocks, layers)
             .map_err(TicketError::Pairing)?;
-        let remote = of_peer(export, ticket.layout().into(), &pairs)?;
+        let remote = of_peer((export, key), ticket.layout().into(), &pairs)?;
         Ok(Self { local: DescriptorList::try_from(pairs.into_local())?, remote })
     }
 
@@ -44,27 +45,43 @@ impl Lists {
         // Inside the address space, as the metadata was checked.
         let at = export.words().address + len * u64::from(slot);
         let words = SerializedDescriptor::new(Device::HOST, at, len)?;
-        Ok(Self { local, remote: offered(export, vec![words], Vec::new())? })
+        Ok(Self {
+            local,
+            remote: offered((export, NotificationKey::random()), vec![words], Vec::new())?,
+        })
     }
 
-    /// The first bytes of a layout's first part, to see whether a path works.
+    /// How many bytes of a layout's parts a probe reads, part by part: the first few of each, so that all are opened and known to
+    /// the engine. Of a layout of more parts than processes keep open, only those of the first.
+    pub(super) fn probed(export: &ExportMetadata, layout: usize) -> Vec<u64> {
+        const PARTS: usize = 1024;
+        const BYTES: u64 = 64;
+        let parts = &export.layouts()[layout].parts;
+        let probed = if parts.len() > PARTS { &parts[..1] } else { parts };
+        probed.iter().map(|part| part.len.min(BYTES)).collect()
+    }
+
+    /// As many bytes of a layout's parts, to see whether a path works.
     pub(super) fn of_probe(
         export: &ExportMetadata,
         layout: usize,
         local: DescriptorList,
     ) -> Result<Self, ConnectorError> {
-        let most = local.total_bytes();
         let described = &export.layouts()[layout];
-        let part = &described.parts[0];
-        let bytes = SerializedDescriptor::new(described.device, part.address, part.len.min(most))?;
-        let shares = share(export, (layout, 0), part.address, 0..1).into_iter().collect();
-        Ok(Self { local, remote: offered(export, vec![bytes], shares)? })
+        let (mut descriptors, mut shares) = (Vec::new(), Vec::new());
+        for (index, (part, bytes)) in described.parts.iter().zip(local.iter()).enumerate() {
+            let (address, len) = (part.address, bytes.len() as u64);
+            descriptors.push(SerializedDescriptor::new(described.device, address, len)?);
+            shares.extend(share(export, (layout, index), address, index..index + 1));
+        }
+        let key = NotificationKey::random();
+        Ok(Self { local, remote: offered((export, key), descriptors, shares)? })
     }
 }
 
 /// What the peer offers, as the metadata of an offer of these bytes alone would say it.
 fn of_peer(
-    export: &ExportMetadata,
+    (export, key): (&ExportMetadata, &NotificationKey),
     layout: usize,
     pairs: &RemotePairs,
 ) -> Result<RdmaMetadata, MetadataError> {
@@ -89,7 +106,7 @@ fn of_peer(
             _ => shares.push(next),
         }
     }
-    offered(export, descriptors, shares)
+    offered((export, key.clone()), descriptors, shares)
 }
 
 /// Whether `next` follows `last` in the list and lies in the same memory, as far from it as the addresses say.
@@ -115,12 +132,12 @@ pub(super) fn share(
 }
 
 fn offered(
-    export: &ExportMetadata,
+    (export, key): (&ExportMetadata, NotificationKey),
     descriptors: Vec<SerializedDescriptor>,
     shares: Vec<Share>,
 ) -> Result<RdmaMetadata, MetadataError> {
-    let (agent, key) = (export.agent_metadata().clone(), NotificationKey::random());
+    let agent = export.agent_metadata().clone();
     RdmaMetadata::new(OperationKind::Read, descriptors, agent, key)?
-        .with_peer(export.peer().clone())
+        .with_peer(Arc::clone(export.peer()))
         .with_shares(shares)
 }

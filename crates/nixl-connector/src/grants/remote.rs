@@ -10,21 +10,19 @@ use nixl_descriptor::{
     DescriptorList, LeaseMode, Leased, Leases, PublishedWords, ReadOnlyWords, SharedMemoryError,
     SharedName,
 };
-use nixl_device::Device;
-use nixl_metadata::{
-    ExportMetadata, Rights, SerializedDescriptor, SharedFile, Ticket, WordsLocation,
-};
+use nixl_metadata::{ExportMetadata, NotificationKey, Rights, SharedFile, Ticket, WordsLocation};
 use nixl_ops::{
     Completion, Execution, GrantWords, OperationOptions, PathPolicy, PathReport, PeerId,
     ReadOperation, StaleRead, TransportError, WordCheck,
 };
 
-use super::checked::{Checked, WordReader, WordRequest};
+use super::checked::{Checked, WordReader};
 use super::described;
 use super::error::{BlockReadError, TicketError};
 use super::export::ExportShared;
 use super::own::exports_of_this_process;
 use super::read::Lists;
+use super::words::{Rooms, WordRequest};
 use super::write;
 use crate::offload::Offloaded;
 use crate::{Connector, ConnectorError};
@@ -47,6 +45,10 @@ struct Imported {
     peer: Option<PeerId>,
     /// By what the owner tells this import from other readers.
     reader: [u8; 16],
+    /// Stands for that of an offer where executors want one. No owner knows it.
+    key: NotificationKey,
+    /// Of the words that the engine reads.
+    rooms: Arc<Rooms>,
 }
 
 /// How the words of the export are read.
@@ -88,7 +90,7 @@ impl BlockTransferOptions {
 
 impl Connector {
     /// Reaches a peer's export: connects to its owner, opens what processes of one host can open, and moves some bytes of each
-    /// layout, so that later reads need none of that.
+    /// part of each layout, so that later reads need none of that.
     ///
     /// Cancel safe.
     ///
@@ -116,6 +118,8 @@ impl Connector {
             paths: Vec::new(),
             peer: None,
             reader: uuid::Uuid::new_v4().into_bytes(),
+            key: NotificationKey::random(),
+            rooms: Arc::default(),
         };
         if let Some(own) = own {
             imported.words = Words::Own(own);
@@ -126,8 +130,7 @@ impl Connector {
             self.ask_whether_open(metadata).await?;
         }
         for layout in 0..imported.layouts.len() {
-            let most = metadata.layouts()[layout].parts[0].len.min(Self::PROBE);
-            let local = DescriptorList::from(self.buffer(most as usize)?.whole());
+            let local = self.room_for(&Lists::probed(metadata, layout))?;
             let (read, peer) =
                 self.read_silently(Lists::of_probe(metadata, layout, local)?).await?;
             imported.paths.push(read.path().cloned());
@@ -136,8 +139,17 @@ impl Connector {
         Ok(RemoteExport(Arc::new(imported)))
     }
 
-    /// How much of each layout an import reads.
-    const PROBE: u64 = 4096;
+    /// A buffer of so many bytes for each descriptor.
+    fn room_for(&self, lens: &[u64]) -> Result<DescriptorList, ConnectorError> {
+        let region = self.buffer(lens.iter().sum::<u64>() as usize)?;
+        let mut end = 0;
+        let parts = lens.iter().map(|len| {
+            let start = end;
+            end += *len as usize;
+            region.descriptor(start..end)
+        });
+        Ok(DescriptorList::try_from(parts.collect::<Result<Vec<_>, _>>()?)?)
+    }
 
     async fn open_words(&self, metadata: &ExportMetadata) -> Result<Words, ConnectorError> {
         let connection = self.connection();
@@ -194,13 +206,18 @@ impl Connector {
         let Lists { local, remote } = lists;
         let options = self.default_options();
         let policy = options.path_policy();
-        let prepare = async {
+        let me = self.clone();
+        let prepare = async move {
             let leased = Leases::acquire_list(local.clone(), LeaseMode::Write)?;
-            self.prepare_silently((&local, &leased), &remote, policy).await
+            let memory = (&local, &leased);
+            let (execution, peer) = me.prepare_silently(memory, &remote, policy, None).await?;
+            Ok::<_, ConnectorError>((execution, peer, local))
         };
         let driver = self.connection().driver();
+        // The layouts of an export may have many parts.
+        let prepare = Offloaded::new(self.connection().work()?, prepare);
         let (prepared, options) = driver.with_timeout(options, prepare).await?;
-        let (execution, peer) = prepared?;
+        let (execution, peer, local) = prepared??;
         let mut read = ReadOperation::begin(driver, execution, local, options)?;
         Ok((read.wait_for_completion().await?, peer))
     }
@@ -476,41 +493,23 @@ impl RemoteExport {
         check: WordCheck,
         policy: PathPolicy,
     ) -> Result<(Box<dyn Execution>, DescriptorList), ConnectorError> {
-        let Imported { connector, metadata, layouts, words, .. } = &*self.0;
+        let Imported { connector, metadata, layouts, words, peer, key, rooms, .. } = &*self.0;
         let export = (metadata, &layouts[usize::from(ticket.layout())]);
-        let Lists { local, remote } = Lists::of_blocks(export, &ticket, (&local, &blocks), layers)?;
+        let Lists { local, remote } =
+            Lists::of_blocks((export, key), &ticket, (&local, &blocks), layers)?;
         let leased = Leased::from(Leases::acquire(local.as_slice(), LeaseMode::Write)?);
-        let prepared = connector.prepare_silently((&local, &leased), &remote, policy).await?;
+        let memory = (&local, &leased);
+        let prepared = connector.prepare_silently(memory, &remote, policy, peer.as_ref()).await?;
         let (execution, peer) = prepared;
         let words = match words {
             Words::Mapped(words) => WordReader::Mapped(Arc::clone(words)),
             // A copy within the process does not come here.
             Words::Own(_) | Words::Engine => {
-                WordReader::Engine(connector.word_request(metadata.words(), check, peer).await?)
+                let slot = (metadata.words(), check.slot);
+                WordReader::Engine(WordRequest::new(connector, slot, peer, rooms).await?)
             }
         };
         Ok((Checked::after(execution, check, words), local))
-    }
-}
-
-impl Connector {
-    async fn word_request(
-        &self,
-        words: &WordsLocation,
-        check: WordCheck,
-        peer: PeerId,
-    ) -> Result<WordRequest, ConnectorError> {
-        let connection = self.connection();
-        let bytes = WordsLocation::SLOT_BYTES;
-        // Inside the address space, as the metadata was checked.
-        let address = words.address + bytes * u64::from(check.slot);
-        let remote = SerializedDescriptor::new(Device::HOST, address, bytes)?;
-        let list = DescriptorList::from(self.buffer(bytes as usize)?.whole());
-        let registrations = connection.register(&list).await?;
-        let leased = Leases::acquire_list(list.clone(), LeaseMode::Write)?;
-        let local = list.as_slice()[0].clone();
-        let transport = Arc::clone(connection.transport());
-        Ok(WordRequest { transport, peer, registrations, remote, local, leased })
     }
 }
 

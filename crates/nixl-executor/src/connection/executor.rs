@@ -360,7 +360,12 @@ impl ConnectionExecutor {
     }
 
     /// Notes what this operation cannot use; the path may with other memory.
-    fn note_memory(&self, request: &TransferRequest<'_>, history: &mut PathHistory) {
+    fn note_memory(
+        &self,
+        request: &TransferRequest<'_>,
+        plan: &PathPlan,
+        history: &mut PathHistory,
+    ) {
         if let Some(reason) = self.staging.why_not(request.local, request.kind) {
             for kind in [PathKind::StagedOneSide, PathKind::StagedBothSides] {
                 history.note_tried(kind, reason.clone());
@@ -368,9 +373,15 @@ impl ConnectionExecutor {
         }
         if request.route.as_ref().is_some_and(|route| !route.notifies) {
             let reason = "the owner takes part in the transfer of an offer, not of a grant";
-            history.note_tried(PathKind::StagedBothSides, reason.to_owned());
-            if is_host_memory(request.remote) {
-                history.note_tried(PathKind::CudaIpc, reason.to_owned());
+            for path in &plan.available {
+                let owner_works = match path.kind {
+                    PathKind::StagedBothSides => true,
+                    PathKind::CudaIpc => is_host_memory(request.remote),
+                    _ => false,
+                };
+                if owner_works {
+                    history.note_tried(path.kind, reason);
+                }
             }
         }
         if self.imports.refused.any()
@@ -521,7 +532,7 @@ impl Executor for ConnectionExecutor {
         let peer = self.peer(route.peer.as_str(), info);
         self.ask_engine(&peer, &request);
         let (plan, mut history) = self.plan(&peer, info, self.query(&request));
-        self.note_memory(&request, &mut history);
+        self.note_memory(&request, &plan, &mut history);
         self.shared.maintenance.note_use();
         let me = self.me.upgrade().ok_or(TransportError::Closed)?;
         PathTransfer::begin(me, peer, (plan, history), &request)

@@ -65,7 +65,7 @@ impl ExportMetadata {
     pub fn new(
         export: ExportId,
         agent_metadata: AgentMetadata,
-        peer: PeerInfo,
+        peer: impl Into<Arc<PeerInfo>>,
         layouts: Vec<ExportedLayout>,
         words: WordsLocation,
     ) -> Result<Self, MetadataError> {
@@ -75,7 +75,7 @@ impl ExportMetadata {
         Ok(Self {
             export,
             agent_metadata,
-            peer: Arc::new(peer),
+            peer: peer.into(),
             layouts: layouts.into(),
             shares: Arc::default(),
             words,
@@ -133,7 +133,7 @@ impl ExportMetadata {
 
     /// The owner.
     #[must_use]
-    pub fn peer(&self) -> &PeerInfo {
+    pub fn peer(&self) -> &Arc<PeerInfo> {
         &self.peer
     }
 

@@ -1,0 +1,29 @@
+//! The suite `blocks`: blocks of a cache that one process has exported, read by another by tickets, beside the one-shot way,
+//! plain nixl-sys with prepared lists, and copies by `memcpy`.
+
+mod at_once;
+mod cache;
+mod case;
+mod engine;
+mod first;
+mod grants;
+mod memcpy;
+mod messages;
+mod owner;
+mod polled;
+mod prepared;
+mod reads;
+mod session;
+mod small;
+mod suite;
+mod table;
+mod turns;
+mod verdict;
+
+pub(crate) use self::owner::run as run_owner;
+pub(crate) use self::suite::run;
+pub(crate) use self::table::{HEADINGS, lines};
+pub(crate) use self::verdict::verdicts;
+
+/// The name of this suite in reports.
+pub(crate) const SUITE: &str = "blocks";
