@@ -15,7 +15,7 @@ use nixl_sys::NixlError;
 
 use super::agent::Agent;
 use super::blob::{self, Blob, Connections};
-use super::endpoints::{Endpoints, Sockets};
+use super::endpoints::Endpoints;
 use super::files;
 use super::here;
 use super::introduced::Introduced;
@@ -147,10 +147,8 @@ impl Directory {
         let was_masked = known.map(|(_, is_masked, ..)| is_masked);
         let masked = self.masked(&blob, was_masked, trusted)?;
         let mut loaded = Loaded::new(Peer::new(id.clone()), &blob, masked, each);
-        let sockets = Sockets::open_now();
         self.meet(&loaded.for_nixl(&blob), blob.name)?;
-        let details: Vec<_> = blob.connections.iter().map(|(_, details)| *details).collect();
-        loaded.endpoints = Endpoints::opened_since(&sockets, &details);
+        loaded.endpoints = self.agent.endpoints(&blob);
         loaded.note(&blob);
         self.loaded().insert(blob.name.to_owned(), loaded);
         Ok(Connected::to(id).superseding().in_part(in_part))
@@ -164,7 +162,8 @@ impl Directory {
         was_masked: Option<bool>,
         trusted: bool,
     ) -> Result<Option<Connections>, TransportError> {
-        let details: Vec<_> = blob.connections.iter().map(|(_, details)| *details).collect();
+        let of_ucx = |(backend, _): &&(&str, &[u8])| *backend == blob::UCX;
+        let details: Vec<_> = blob.connections.iter().filter(of_ucx).map(|(_, d)| *d).collect();
         match (was_masked, self.machine) {
             (Some(false), _) => Ok(None),
             (None, _) if trusted => Ok(None),
