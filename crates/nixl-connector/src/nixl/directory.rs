@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nixl_descriptor::Span;
 use nixl_metadata::SerializedDescriptor;
-use nixl_ops::{Connected, Idle, PeerId, TransportError};
+use nixl_ops::{ConnectSpec, Connected, Idle, PeerId, TransportError};
 use nixl_sys::NixlError;
 
 use super::agent::Agent;
@@ -85,18 +85,17 @@ impl Directory {
         Some(Connected::to(known.peer.id.clone()).in_part(blob.memories.len() < all))
     }
 
-    /// Makes sure that NIXL knows what a blob says of the memory that is `needed`, or all of it. Of a peer that is not `trusted` to
-    /// be on this host if it claims so, that is proven first. **Blocks.**
+    /// Makes sure that NIXL knows what a blob says of the memory that is needed, or all of it. Of a peer that claims to be on this
+    /// host, that is proven first, unless it is of another library. **Blocks.**
     pub(super) fn connect(
         self: &Arc<Self>,
-        metadata: &[u8],
-        needed: Option<&[SerializedDescriptor]>,
-        trusted: bool,
+        spec: &ConnectSpec<'_>,
     ) -> Result<Connected, TransportError> {
         let blob =
-            Blob::parse(metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
+            Blob::parse(spec.metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
+        spec.check_name(blob.name)?;
         let all = blob.memories.len();
-        let blob = blob.of_use_for(needed);
+        let blob = blob.of_use_for(spec.needed);
         let in_part = blob.memories.len() < all;
         if blob.name == self.agent.name() {
             return Err(TransportError::OwnIdentity { name: blob.name.to_owned() });
@@ -145,7 +144,7 @@ impl Directory {
             None => {}
         }
         let was_masked = known.map(|(_, is_masked, ..)| is_masked);
-        let masked = self.masked(&blob, was_masked, trusted)?;
+        let masked = self.masked(&blob, was_masked, spec.is_foreign)?;
         let mut loaded = Loaded::new(Peer::new(id.clone()), &blob, masked, each);
         self.meet(&loaded.for_nixl(&blob), blob.name)?;
         loaded.endpoints = self.agent.endpoints(&blob);

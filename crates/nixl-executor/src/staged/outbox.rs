@@ -76,7 +76,7 @@ impl Outbox {
     pub(super) fn meeting(mut self, link: &Link, peers: &Arc<Peers>) -> Self {
         let is_met = peers.was_met_by(self.peer.as_str(), &self.metadata);
         if self.meeting.is_none() && !is_met {
-            self.meeting = Some(Meeting::begin(link, self.metadata.clone()));
+            self.meeting = Some(Meeting::begin(link, self.peer.clone(), self.metadata.clone()));
             self.peers = Some(Arc::clone(peers));
         }
         self
@@ -121,7 +121,8 @@ impl Outbox {
                     if self.met_again < Self::MEETINGS =>
                 {
                     self.met_again += 1;
-                    self.meeting = Some(Meeting::begin(link, self.metadata.clone()));
+                    self.meeting =
+                        Some(Meeting::begin(link, self.peer.clone(), self.metadata.clone()));
                     break;
                 }
                 Poll::Ready(Err(error)) => return Err(error),
@@ -134,11 +135,7 @@ impl Outbox {
         let Some(meeting) = &mut self.meeting else { return Ok(false) };
         let Poll::Ready(met) = meeting.poll(link, now) else { return Ok(false) };
         self.meeting = None;
-        let met = met?;
-        if met != self.peer {
-            let reason = format!("it names {met}, but was sent by {}", self.peer);
-            return Err(TransportError::BadMetadata { reason });
-        }
+        met?;
         if let Some(peers) = self.peers.take() {
             peers.note_met(self.peer.as_str(), &self.metadata);
         }
