@@ -118,6 +118,7 @@ impl Connection {
         let peers = Arc::new(PeerTable::new(Self::PEERS));
         let knowledge = PeerKnowledge::new((&transport, &executor), &peers, &slots, &control);
         driver.set_on_leaving(move |peer| knowledge.clone().forget_soon(peer));
+        control.measure_from_here();
         Ok(Self {
             transport,
             executor,

@@ -131,6 +131,12 @@ impl ControlThread {
         }
     }
 
+    /// Forgets how long jobs took that were queued before: starting an engine, for instance.
+    pub(crate) fn measure_from_here(&self) {
+        let counters = Arc::clone(&self.counters);
+        self.post(move || counters.longest.store(0, Ordering::Relaxed));
+    }
+
     /// Queues a job whose end nobody awaits.
     pub fn post(&self, job: impl FnOnce() + Send + 'static) {
         self.queue(Turn::Next(Box::new(job)));

@@ -112,6 +112,16 @@ async fn main() {
     }
 }
 
+/// How much memory an offer is for, within what this program has.
+fn length(remote: &RdmaMetadata) -> Result<usize> {
+    const MOST: u64 = 256 << 20;
+    let bytes = remote.total_bytes();
+    match bytes <= MOST {
+        true => Ok(usize::try_from(bytes)?),
+        false => Err(format!("{bytes} bytes are more than this program reads").into()),
+    }
+}
+
 impl Server {
     /// In Dynamo's profile, unless transfers are staged, of which that says nothing, or the test wants the other.
     fn line(&self, metadata: &RdmaMetadata) -> String {
@@ -135,14 +145,14 @@ impl Server {
             }
             "read" => {
                 let remote = metadata(rest)?;
-                let region = self.region(vec![0; usize::try_from(remote.total_bytes())?])?;
+                let region = self.region(vec![0; length(&remote)?])?;
                 let operation = self.connector.begin_read(&remote, region.clone()).await?;
                 Ok(self.keep(Operation::Read(operation), region).to_string())
             }
             "write" => {
                 let (seed, line) = rest.split_once(' ').ok_or("write SEED METADATA")?;
                 let remote = metadata(line)?;
-                let bytes = pattern(seed.parse()?, usize::try_from(remote.total_bytes())?);
+                let bytes = pattern(seed.parse()?, length(&remote)?);
                 let region = self.region(bytes)?;
                 let operation = self.connector.begin_write(region.clone(), &remote).await?;
                 Ok(self.keep(Operation::Write(operation), region).to_string())
