@@ -1,5 +1,6 @@
 //! Helpers shared by the whole-workspace tests.
 
+mod exports;
 pub mod forge;
 mod fork;
 mod line;
@@ -8,11 +9,14 @@ mod pattern;
 mod process;
 mod skip;
 
+pub use exports::{Cache, Exports, block_of};
 pub use fork::in_child;
-pub use line::{hex_line, metadata, native_line};
+pub use line::{bytes_of, hex_line, metadata, native_line};
 pub use memory::{Memory, bytes};
 pub use pattern::{Random, crc32, pattern};
-pub use process::{Offer, Peer, PeerError, Resources, alone, eventually, resources, within};
+pub use process::{
+    Offer, Peer, PeerError, Resources, alone, alone_within, eventually, resources, within,
+};
 pub use skip::skip;
 
 /// The example in the README compiles and runs.

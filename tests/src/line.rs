@@ -22,10 +22,16 @@ pub fn hex_line(bytes: &[u8]) -> String {
 ///
 /// As decoding.
 pub fn metadata(line: &str) -> Result<RdmaMetadata, MetadataError> {
+    match bytes_of(line) {
+        Some(bytes) => RdmaMetadata::decode(&bytes),
+        None => RdmaMetadata::decode(line.as_bytes()),
+    }
+}
+
+/// The bytes of a [line in hexadecimal](hex_line).
+pub fn bytes_of(line: &str) -> Option<Vec<u8>> {
     let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
     let (pairs, rest) = line.as_bytes().as_chunks::<2>();
-    match pairs.iter().map(|pair| byte(pair)).collect::<Option<Vec<_>>>() {
-        Some(bytes) if rest.is_empty() && !bytes.is_empty() => RdmaMetadata::decode(&bytes),
-        _ => RdmaMetadata::decode(line.as_bytes()),
-    }
+    let bytes = pairs.iter().map(|pair| byte(pair)).collect::<Option<Vec<_>>>()?;
+    (rest.is_empty() && !bytes.is_empty()).then_some(bytes)
 }

@@ -232,6 +232,15 @@ pub struct Offer {
 ///
 /// If the test fails there.
 pub fn alone(name: &str, variables: &[(&str, &Path)], body: impl FnOnce()) {
+    alone_within(ALONE, name, variables, body);
+}
+
+/// The same, for at most `limit`.
+///
+/// # Panics
+///
+/// If the test fails there.
+pub fn alone_within(limit: Duration, name: &str, variables: &[(&str, &Path)], body: impl FnOnce()) {
     if env::var_os(ALONE_VARIABLE).is_some_and(|alone| alone == name) {
         return body();
     }
@@ -255,7 +264,7 @@ pub fn alone(name: &str, variables: &[(&str, &Path)], body: impl FnOnce()) {
         if let Ok(Some(status)) = child.try_wait() {
             break Some(status);
         }
-        if started.elapsed() > ALONE {
+        if started.elapsed() > limit {
             let _ = child.kill();
             let _ = child.wait();
             break None;
@@ -266,7 +275,7 @@ pub fn alone(name: &str, variables: &[(&str, &Path)], body: impl FnOnce()) {
     println!("{output}");
     assert!(
         status.is_some_and(|s| s.success()) && output.contains("1 passed"),
-        "{name} failed in its own process: {status:?} (none: it took longer than {ALONE:?})"
+        "{name} failed in its own process: {status:?} (none: it took longer than {limit:?})"
     );
 }
 

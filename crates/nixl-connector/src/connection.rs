@@ -74,6 +74,10 @@ pub struct ConnectionStats {
     pub peers: usize,
     /// Calls that wait for the connection's own thread, with the one under way.
     pub blocking_calls: usize,
+    /// The longest of them so far.
+    pub longest_blocking_call: Duration,
+    /// Calls that peers' messages asked for and that were refused because too many waited. The peers ask again.
+    pub refused_blocking_calls: u64,
 }
 
 impl Connection {
@@ -114,6 +118,7 @@ impl Connection {
         let peers = Arc::new(PeerTable::new(Self::PEERS));
         let knowledge = PeerKnowledge::new((&transport, &executor), &peers, &slots, &control);
         driver.set_on_leaving(move |peer| knowledge.clone().forget_soon(peer));
+        control.measure_from_here();
         Ok(Self {
             transport,
             executor,
@@ -192,7 +197,7 @@ impl Connection {
     }
 
     pub(crate) fn stats(&self) -> ConnectionStats {
-        let driver = self.driver.stats();
+        let (driver, control) = (self.driver.stats(), self.control.stats());
         ConnectionStats {
             active: driver.active,
             overdue: driver.overdue,
@@ -207,7 +212,9 @@ impl Connection {
             spent: SpentKeys::of_this_process().stats(),
             registrations: self.registrations.stats(),
             peers: self.peers.len(),
-            blocking_calls: self.control.waiting(),
+            blocking_calls: control.waiting,
+            longest_blocking_call: control.longest,
+            refused_blocking_calls: control.refused,
         }
     }
 

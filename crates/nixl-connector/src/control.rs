@@ -1,15 +1,16 @@
 //! The control thread, on which a connection makes the engine's blocking calls.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::task::Poll;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nixl_device::{ForkGeneration, LeakInChild};
 use nixl_ops::{BlockingThread, TransportError, contained};
@@ -19,13 +20,37 @@ use crate::ConnectorError;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+enum Turn {
+    Next(Job),
+    /// After those of this process that are queued, for a peer.
+    Spare(Job),
+}
+
 /// Runs jobs one after the other on a thread of its own. The thread ends with the last clone, after the jobs
 /// that were queued.
 #[derive(Clone)]
 pub struct ControlThread {
-    jobs: LeakInChild<Sender<Job>>,
-    waiting: Arc<AtomicUsize>,
+    turns: LeakInChild<Sender<Turn>>,
+    counters: Arc<Counters>,
     name: &'static str,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    waiting: AtomicUsize,
+    /// Those of them that peers asked for.
+    for_peers: AtomicUsize,
+    refused: AtomicU64,
+    /// The longest, in nanoseconds.
+    longest: AtomicU64,
+}
+
+/// What the thread has done and has to do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct ControlStats {
+    pub(crate) waiting: usize,
+    pub(crate) refused: u64,
+    pub(crate) longest: Duration,
 }
 
 impl ControlThread {
@@ -33,6 +58,10 @@ impl ControlThread {
     const JOB: &str = "a job of the connection's thread";
     /// In which a thread begins to run that ever does.
     const LONGEST: Duration = Duration::from_secs(10);
+    /// Jobs for peers that wait.
+    const FOR_PEERS: usize = 256;
+    /// Others that run before one for a peer does.
+    const BEFORE: usize = 16;
 
     /// Starts the thread.
     ///
@@ -49,31 +78,27 @@ impl ControlThread {
     }
 
     fn named(name: &'static str) -> Result<Self, ConnectorError> {
-        let (jobs, queue) = channel::<Job>();
-        let waiting = Arc::<AtomicUsize>::default();
-        let left = Arc::clone(&waiting);
+        let (turns, queue) = channel::<Turn>();
+        let counters = Arc::<Counters>::default();
+        let of_thread = Arc::clone(&counters);
         let (began, begins) = channel();
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
                 let _ = began.send(());
                 nixl_descriptor::defer_disposal_on_this_thread();
-                for job in queue {
-                    // A job that panics costs none of the others. Its awaiting caller is told by `run`.
-                    let _ = contained(Self::JOB, job);
-                    left.fetch_sub(1, Ordering::Relaxed);
-                }
+                run_all(&queue, &of_thread);
             })
             .map_err(|e| ConnectorError::Thread { reason: e.to_string() })?;
         if ForkGeneration::current().is_forked() && begins.recv_timeout(Self::LONGEST).is_err() {
             return Err(ConnectorError::ForkedAmidThreads);
         }
-        Ok(Self { jobs: LeakInChild::new(jobs), waiting, name })
+        Ok(Self { turns: LeakInChild::new(turns), counters, name })
     }
 
     /// What has happened to a job that was never run.
     pub(crate) fn ended(&self) -> TransportError {
-        match self.jobs.is_inherited() {
+        match self.turns.is_inherited() {
             true => TransportError::Forked,
             false => TransportError::ThreadEnded { thread: self.name },
         }
@@ -89,30 +114,45 @@ impl ControlThread {
         future: impl Future<Output = T>,
     ) -> Result<T, TransportError> {
         let mut future = pin!(future);
-        let output = poll_fn(|cx| match self.jobs.is_inherited() {
+        let output = poll_fn(|cx| match self.turns.is_inherited() {
             true => Poll::Ready(Err(TransportError::Forked)),
             false => future.as_mut().poll(cx).map(Ok),
         });
         output.await
     }
 
-    /// Jobs that are queued, with the one that runs.
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+    /// Jobs that are queued, with the one that runs, and what there was so far.
+    pub(crate) fn stats(&self) -> ControlStats {
+        let Counters { waiting, refused, longest, .. } = &*self.counters;
+        ControlStats {
+            waiting: waiting.load(Ordering::Relaxed),
+            refused: refused.load(Ordering::Relaxed),
+            longest: Duration::from_nanos(longest.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Forgets how long jobs took that were queued before: starting an engine, for instance.
+    pub(crate) fn measure_from_here(&self) {
+        let counters = Arc::clone(&self.counters);
+        self.post(move || counters.longest.store(0, Ordering::Relaxed));
     }
 
     /// Queues a job whose end is not awaited.
     pub fn post(&self, job: impl FnOnce() + Send + 'static) {
-        if self.jobs.is_inherited() {
+        self.queue(Turn::Next(Box::new(job)));
+    }
+
+    fn queue(&self, turn: Turn) {
+        if self.turns.is_inherited() {
             // A fork's child has not the thread, nor is what the job holds its own to drop.
-            mem::forget(job);
+            mem::forget(turn);
             return;
         }
         // The thread lives as long as any sender. Should it have ended all the same, the job is dropped here, which tells
         // the caller that awaits it.
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        if self.jobs.send(Box::new(job)).is_err() {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.counters.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.turns.send(turn).is_err() {
+            self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -141,17 +181,67 @@ impl BlockingThread for ControlThread {
     fn run(&self, job: Box<dyn FnOnce() + Send>) {
         self.post(job);
     }
+
+    fn run_for_peer(&self, job: Box<dyn FnOnce() + Send>) -> bool {
+        let Counters { for_peers, refused, .. } = &*self.counters;
+        if for_peers.fetch_add(1, Ordering::Relaxed) >= Self::FOR_PEERS {
+            for_peers.fetch_sub(1, Ordering::Relaxed);
+            refused.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        self.queue(Turn::Spare(job));
+        true
+    }
+}
+
+/// Runs what is queued until no sender is left.
+fn run_all(queue: &Receiver<Turn>, counters: &Counters) {
+    let run = |job: Job| {
+        let began = Instant::now();
+        // A job that panics costs none of the others. Its awaiting caller is told by `run`.
+        let _ = contained(ControlThread::JOB, job);
+        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        counters.longest.fetch_max(took, Ordering::Relaxed);
+        counters.waiting.fetch_sub(1, Ordering::Relaxed);
+    };
+    let mut spare = VecDeque::new();
+    let mut before = 0;
+    loop {
+        let turn = match spare.is_empty() {
+            true => queue.recv().map_err(|_| TryRecvError::Disconnected),
+            false if before < ControlThread::BEFORE => queue.try_recv(),
+            false => Err(TryRecvError::Empty),
+        };
+        match turn {
+            Ok(Turn::Next(job)) => {
+                before += usize::from(!spare.is_empty());
+                run(job);
+            }
+            Ok(Turn::Spare(job)) => spare.push_back(job),
+            Err(end) => match spare.pop_front() {
+                Some(job) => {
+                    before = 0;
+                    counters.for_peers.fetch_sub(1, Ordering::Relaxed);
+                    run(job);
+                }
+                None if end == TryRecvError::Disconnected => return,
+                None => {}
+            },
+        }
+    }
 }
 
 impl fmt::Debug for ControlThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, waiting) = (self.name, self.waiting());
-        f.debug_struct("ControlThread").field("name", &name).field("waiting", &waiting).finish()
+        let (name, stats) = (self.name, self.stats());
+        f.debug_struct("ControlThread").field("name", &name).field("stats", &stats).finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     #[tokio::test]
@@ -166,12 +256,52 @@ mod tests {
 
     #[tokio::test]
     async fn a_thread_that_has_ended_is_an_error_at_once() {
-        let (jobs, queue) = channel::<Job>();
+        let (turns, queue) = channel();
         drop(queue);
-        let jobs = LeakInChild::new(jobs);
-        let outcome = ControlThread { jobs, waiting: Arc::default(), name: ControlThread::THREAD }
-            .run(|| 7)
-            .await;
+        let turns = LeakInChild::new(turns);
+        let (counters, name) = (Arc::default(), ControlThread::THREAD);
+        let outcome = ControlThread { turns, counters, name }.run(|| 7).await;
         assert_eq!(outcome, Err(TransportError::ThreadEnded { thread: "nixl-control" }));
+    }
+
+    #[tokio::test]
+    async fn what_peers_ask_for_waits_for_what_this_process_does_and_is_bounded() {
+        let control = ControlThread::spawn().unwrap();
+        let (go, gate) = channel::<()>();
+        control.post(move || gate.recv().unwrap());
+        let ran = Arc::new(Mutex::new(Vec::new()));
+        let note = |what: usize| {
+            let ran = Arc::clone(&ran);
+            move || ran.lock().unwrap().push(what)
+        };
+        for job in 0..ControlThread::FOR_PEERS {
+            assert!(control.run_for_peer(Box::new(note(1000 + job))));
+        }
+        assert!(!control.run_for_peer(Box::new(note(0))));
+        for job in 0..2 * ControlThread::BEFORE {
+            control.post(note(job));
+        }
+        assert_eq!(control.stats().refused, 1);
+        let pause = Duration::from_millis(2);
+        thread::sleep(pause);
+        go.send(()).unwrap();
+        // The last of them all.
+        let (last, all) = channel();
+        while !control.run_for_peer(Box::new({
+            let last = last.clone();
+            move || last.send(()).unwrap()
+        })) {
+            thread::yield_now();
+        }
+        all.recv().unwrap();
+        let ran = ran.lock().unwrap();
+        let own: Vec<_> = ran.iter().filter(|job| **job < 1000).copied().collect();
+        assert_eq!(own, (0..2 * ControlThread::BEFORE).collect::<Vec<_>>());
+        assert_eq!(ran.len(), own.len() + ControlThread::FOR_PEERS);
+        // One for a peer, after so many of this process's.
+        assert_eq!(ran[ControlThread::BEFORE], 1000);
+        assert!(ran[..ControlThread::BEFORE].iter().all(|job| *job < 1000));
+        let stats = control.stats();
+        assert!(stats.longest >= pause, "{stats:?}");
     }
 }

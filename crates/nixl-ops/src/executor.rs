@@ -165,6 +165,13 @@ impl ConnectionContext {
 pub trait BlockingThread: Send + Sync + fmt::Debug {
     /// Queues a job.
     fn run(&self, job: Box<dyn FnOnce() + Send>);
+
+    /// Queues a job that a peer's message asks for: one of those that this process asks for goes first. Returns false, and drops it,
+    /// if too many of these wait.
+    fn run_for_peer(&self, job: Box<dyn FnOnce() + Send>) -> bool {
+        self.run(job);
+        true
+    }
 }
 
 /// A blocking job that an operation waits for.

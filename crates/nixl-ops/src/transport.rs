@@ -231,14 +231,15 @@ pub struct ConnectSpec<'a> {
     pub needed: Option<&'a [SerializedDescriptor]>,
     /// The peer is of another library, and cannot prove that it runs on this host where it claims so.
     pub is_foreign: bool,
-    /// The peer is connected by its own message, so that it can be answered. Engines may disconnect such peers to make room.
-    pub is_introduced: bool,
+    /// The peer introduces itself by a message of the agent of this name, so that it can be answered. Metadata of another agent is
+    /// refused before the engine sees it, and engines may forget such peers to make room.
+    pub introduced_by: Option<&'a str>,
 }
 
 impl<'a> ConnectSpec<'a> {
     /// To reach all memory of the peer.
     pub fn new(metadata: &'a [u8]) -> Self {
-        Self { metadata, needed: None, is_foreign: false, is_introduced: false }
+        Self { metadata, needed: None, is_foreign: false, introduced_by: None }
     }
 
     /// To reach this memory only.
@@ -248,11 +249,26 @@ impl<'a> ConnectSpec<'a> {
         self
     }
 
-    /// Notes that the peer is connected by its own message.
+    /// Notes that the peer introduces itself, and what it calls itself in the message.
     #[must_use]
-    pub fn introduced(mut self) -> Self {
-        self.is_introduced = true;
+    pub fn introduced_by(mut self, agent: &'a str) -> Self {
+        self.introduced_by = Some(agent);
         self
+    }
+
+    /// Checks that the metadata is that of the agent which introduces itself.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::BadMetadata`].
+    pub fn check_name(&self, name: &str) -> Result<(), TransportError> {
+        match self.introduced_by {
+            Some(sender) if sender != name => {
+                let reason = format!("it is that of {name}, and was sent by {sender}");
+                Err(TransportError::BadMetadata { reason })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Notes that the peer may be of another library.

@@ -17,6 +17,9 @@
 //! | `slots` | what staging holds |
 //! | `stats` | what is in hand |
 //! | `settings` | what the engine was given |
+//! | `blocked` | the longest call on the connection's thread, in microseconds |
+//! | `export SEED`, `import METADATA` | the metadata of an export; nothing |
+//! | `grant BLOCK,…`, `end N`, `blocks TICKET` | a grant's number and ticket; whether it had not ended; the CRC-32 of the blocks |
 //!
 //! With the variable `NIXL_TEST_STAGED`, transfers of GPU memory are staged; its value is the time of silence, in
 //! milliseconds, after which a peer is given up. It ends when stdin does.
@@ -37,7 +40,7 @@ use nixl_executor::paths::LocalFacts;
 use nixl_executor::{GpuBackend, GpuCapabilities, PathExecutor, SimulatedGpus, StagingConfig};
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::Executor;
-use nixl_tests::{Memory, bytes, crc32, metadata, native_line, pattern};
+use nixl_tests::{Exports, Memory, bytes, crc32, metadata, native_line, pattern};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -55,6 +58,7 @@ struct Server {
     memory: Memory,
     native: bool,
     operations: HashMap<u64, (Operation, Region)>,
+    exports: Exports,
     /// Memory of operations that have ended.
     reused: HashMap<u64, Region>,
     last: u64,
@@ -95,6 +99,7 @@ async fn main() {
         memory: Memory::Host,
         native: silence.is_some(),
         operations: HashMap::new(),
+        exports: Exports::default(),
         reused: HashMap::new(),
         last: 0,
     };
@@ -104,6 +109,16 @@ async fn main() {
             Ok(answer) => println!("ok {answer}"),
             Err(error) => println!("error {error:?}"),
         }
+    }
+}
+
+/// How much memory an offer is for, within what this program has.
+fn length(remote: &RdmaMetadata) -> Result<usize> {
+    const MOST: u64 = 256 << 20;
+    let bytes = remote.total_bytes();
+    match bytes <= MOST {
+        true => Ok(usize::try_from(bytes)?),
+        false => Err(format!("{bytes} bytes are more than this program reads").into()),
     }
 }
 
@@ -130,14 +145,14 @@ impl Server {
             }
             "read" => {
                 let remote = metadata(rest)?;
-                let region = self.region(vec![0; usize::try_from(remote.total_bytes())?])?;
+                let region = self.region(vec![0; length(&remote)?])?;
                 let operation = self.connector.begin_read(&remote, region.clone()).await?;
                 Ok(self.keep(Operation::Read(operation), region).to_string())
             }
             "write" => {
                 let (seed, line) = rest.split_once(' ').ok_or("write SEED METADATA")?;
                 let remote = metadata(line)?;
-                let bytes = pattern(seed.parse()?, usize::try_from(remote.total_bytes())?);
+                let bytes = pattern(seed.parse()?, length(&remote)?);
                 let region = self.region(bytes)?;
                 let operation = self.connector.begin_write(region.clone(), &remote).await?;
                 Ok(self.keep(Operation::Write(operation), region).to_string())
@@ -184,13 +199,18 @@ impl Server {
                 self.native = rest == "native";
                 Ok(String::new())
             }
+            // The longest call on the connection's thread, in microseconds.
+            "blocked" => Ok(self.connector.stats().longest_blocking_call.as_micros().to_string()),
             "slots" => Ok(format!("{:?}", self.staged.staging_stats())),
             "stats" => Ok(format!("{:?}", self.connector.stats())),
             "settings" => {
                 let settings = self.connector.engine_settings();
                 Ok(settings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
             }
-            _ => Err(format!("no command {command:?}").into()),
+            _ => {
+                let obeyed = self.exports.obey(&self.connector, command, rest).await?;
+                obeyed.ok_or_else(|| format!("no command {command:?}").into())
+            }
         }
     }
 

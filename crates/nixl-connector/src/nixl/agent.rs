@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use uuid::Uuid;
 
 use super::blob::{self, Blob};
 use super::configuration;
+use super::endpoints::Endpoints;
 use super::exit::{self, Busy};
 use super::files;
 use super::forked;
@@ -50,7 +52,11 @@ pub(super) struct Agent {
 }
 
 /// What is behind it is gone once the agent is being dropped, or the process exits.
-pub(super) struct Gate(Mutex<Option<Inside>>);
+pub(super) struct Gate {
+    inside: Mutex<Option<Inside>>,
+    /// Threads that wait for it: those that only try it let them go first.
+    waiting: AtomicUsize,
+}
 
 /// Behind the gate: all that NIXL has for the agent, so that it can be destroyed while others hold the parts. Field order: what points into
 /// the agent goes before it.
@@ -221,7 +227,7 @@ impl Agent {
         let addresses = addresses(&details);
         let (requests, registered) = (Slab::new(), Slab::new());
         let inside = Inside { requests, registered, notifications: None, details, backends, agent };
-        let gate = Arc::new(Gate(Mutex::new(Some(inside))));
+        let gate = Arc::new(Gate::before(inside));
         exit::add(&gate)?;
         tracing::debug!(name, settings = %told(&settings), "NIXL's agent has started");
         let generation = ForkGeneration::current();
@@ -236,6 +242,13 @@ impl Agent {
     pub(super) fn check(&self, blob: &Blob<'_>) -> Result<(), String> {
         let Some(addresses) = &self.addresses else { return Ok(()) };
         of_backend(blob).try_for_each(|address| addresses.check(address))
+    }
+
+    /// Where a peer listens, so that it can be asked whether it does.
+    pub(super) fn endpoints(&self, blob: &Blob<'_>) -> Endpoints {
+        let Some(addresses) = &self.addresses else { return Endpoints::default() };
+        let listeners = |address| addresses.listeners(address, Endpoints::MOST);
+        of_backend(blob).flat_map(listeners).take(Endpoints::MOST).collect()
     }
 
     pub(super) fn name(&self) -> &str {
@@ -270,16 +283,20 @@ impl Agent {
         if !self.generation.is_current() {
             return Entered::NOT;
         }
-        let gate = self.gate.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let gate = self.gate.wait();
         Entered { busy: exit::enter(), gate: Some(gate), _relaxed: Some(relax_capture()) }
     }
 
-    /// Enters if no thread is inside, and the process is not exiting.
+    /// Enters if no thread is inside or waits, and the process is not exiting.
     pub(super) fn try_enter(&self) -> Option<Entered<'_>> {
         if !self.generation.is_current() {
             return Some(Entered::NOT);
         }
-        let gate = match self.gate.0.try_lock() {
+        // The lock is not fair: under a flood of messages a thread that takes them would always be first.
+        if self.gate.waiting.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let gate = match self.gate.inside.try_lock() {
             Ok(gate) => gate,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
@@ -290,10 +307,21 @@ impl Agent {
 }
 
 impl Gate {
+    fn before(inside: Inside) -> Self {
+        Self { inside: Mutex::new(Some(inside)), waiting: AtomicUsize::new(0) }
+    }
+
+    fn wait(&self) -> MutexGuard<'_, Option<Inside>> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        inside
+    }
+
     /// Destroys the agent, once no thread is inside or by that time not at all. **Blocks**: NIXL joins its threads.
     pub(super) fn destroy(&self, until: Instant) {
         let inside = loop {
-            match self.0.try_lock() {
+            match self.inside.try_lock() {
                 Ok(mut gate) => break gate.take(),
                 Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner().take(),
                 Err(TryLockError::WouldBlock) if Instant::now() >= until => return,
@@ -384,7 +412,7 @@ impl Drop for Agent {
         self.control.post(move || {
             // Once the process exits, it is destroyed there.
             let Some(_busy) = exit::enter() else { return };
-            let inside = gate.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let inside = gate.wait().take();
             let _relaxed = relax_capture();
             drop(inside);
             exit::remove(&gate);

@@ -22,6 +22,9 @@ pub(super) const UCX: &str = "UCX";
 /// The kinds of memory that UCX knows. It looks them up in tables.
 const UCX_MEMORY_KINDS: u8 = 9;
 
+/// The kinds of memory that NIXL knows: it keeps a table of them, and looks beyond its end for others.
+const NIXL_MEMORY_KINDS: u32 = 5;
+
 /// The longest agent name that is accepted, in bytes.
 const MAX_NAME: usize = 255;
 
@@ -219,6 +222,9 @@ impl<'a> Reader<'a> {
             .try_into()
             .map(u32::from_le_bytes)
             .map_err(|_| self.fault("the kind of memory is not 4 bytes"))?;
+        if kind >= NIXL_MEMORY_KINDS {
+            return Err(self.fault(&format!("NIXL knows no memory of kind {kind}")));
+        }
         let count = self.number("n")?;
         for _ in 0..count {
             let mut record = Reader { bytes: self.value("")?, at: 0 };

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use nixl_descriptor::Span;
 use nixl_metadata::SerializedDescriptor;
-use nixl_ops::{Connected, Idle, PeerId, TransportError};
+use nixl_ops::{ConnectSpec, Connected, Idle, PeerId, TransportError};
 use nixl_sys::NixlError;
 
 use super::agent::Agent;
 use super::blob::{self, Blob, Connections};
-use super::endpoints::{Endpoints, Sockets};
+use super::endpoints::Endpoints;
 use super::files;
 use super::here;
 use super::introduced::Introduced;
@@ -85,18 +85,17 @@ impl Directory {
         Some(Connected::to(known.peer.id.clone()).in_part(blob.memories.len() < all))
     }
 
-    /// Makes sure that NIXL knows what a blob says of the memory that is `needed`, or all of it. Of a peer that is not `trusted` to
-    /// be on this host if it claims so, that is proven first. **Blocks.**
+    /// Makes sure that NIXL knows what a blob says of the memory that is needed, or all of it. Of a peer that claims to be on this
+    /// host, that is proven first, unless it is of another library. **Blocks.**
     pub(super) fn connect(
         self: &Arc<Self>,
-        metadata: &[u8],
-        needed: Option<&[SerializedDescriptor]>,
-        trusted: bool,
+        spec: &ConnectSpec<'_>,
     ) -> Result<Connected, TransportError> {
         let blob =
-            Blob::parse(metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
+            Blob::parse(spec.metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
+        spec.check_name(blob.name)?;
         let all = blob.memories.len();
-        let blob = blob.of_use_for(needed);
+        let blob = blob.of_use_for(spec.needed);
         let in_part = blob.memories.len() < all;
         if blob.name == self.agent.name() {
             return Err(TransportError::OwnIdentity { name: blob.name.to_owned() });
@@ -145,12 +144,10 @@ impl Directory {
             None => {}
         }
         let was_masked = known.map(|(_, is_masked, ..)| is_masked);
-        let masked = self.masked(&blob, was_masked, trusted)?;
+        let masked = self.masked(&blob, was_masked, spec.is_foreign)?;
         let mut loaded = Loaded::new(Peer::new(id.clone()), &blob, masked, each);
-        let sockets = Sockets::open_now();
         self.meet(&loaded.for_nixl(&blob), blob.name)?;
-        let details: Vec<_> = blob.connections.iter().map(|(_, details)| *details).collect();
-        loaded.endpoints = Endpoints::opened_since(&sockets, &details);
+        loaded.endpoints = self.agent.endpoints(&blob);
         loaded.note(&blob);
         self.loaded().insert(blob.name.to_owned(), loaded);
         Ok(Connected::to(id).superseding().in_part(in_part))
@@ -164,7 +161,8 @@ impl Directory {
         was_masked: Option<bool>,
         trusted: bool,
     ) -> Result<Option<Connections>, TransportError> {
-        let details: Vec<_> = blob.connections.iter().map(|(_, details)| *details).collect();
+        let of_ucx = |(backend, _): &&(&str, &[u8])| *backend == blob::UCX;
+        let details: Vec<_> = blob.connections.iter().filter(of_ucx).map(|(_, d)| *d).collect();
         match (was_masked, self.machine) {
             (Some(false), _) => Ok(None),
             (None, _) if trusted => Ok(None),

@@ -3,57 +3,86 @@
 //! UCX leaks a file with each attempt to reach a peer that refuses, and a peer that cannot be reached now may be reachable in a
 //! second. A connection of our own tells without leaking.
 
-use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
-use nixl_device::TcpSocket;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 
-/// The addresses to which UCX has connected for one peer.
+/// The addresses at which a peer says that it listens.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Endpoints(Vec<SocketAddr>);
 
-/// The sockets of this process at one moment.
-#[derive(Debug, Default)]
-pub(super) struct Sockets(HashSet<u64>);
-
-impl Sockets {
-    pub(super) fn open_now() -> Self {
-        let sockets = TcpSocket::all_of_this_process().unwrap_or_default();
-        Self(sockets.into_iter().map(|socket| socket.inode).collect())
+impl FromIterator<SocketAddr> for Endpoints {
+    fn from_iter<T: IntoIterator<Item = SocketAddr>>(addresses: T) -> Self {
+        Self(addresses.into_iter().take(Self::MOST).collect())
     }
 }
 
 impl Endpoints {
     /// How long a peer may take to accept a connection.
     const PATIENCE: Duration = Duration::from_millis(100);
-
-    /// Where sockets that were opened since `before` lead, of those that the connection details name.
-    pub(super) fn opened_since(before: &Sockets, details: &[&[u8]]) -> Self {
-        let sockets = TcpSocket::all_of_this_process().unwrap_or_default();
-        let new = sockets.into_iter().filter(|socket| !before.0.contains(&socket.inode));
-        let named = |remote: &SocketAddr| details.iter().any(|details| names(details, remote));
-        let mut remotes: Vec<_> = new.filter_map(|socket| socket.remote).filter(named).collect();
-        remotes.sort_unstable();
-        remotes.dedup();
-        Self(remotes)
-    }
+    /// Addresses that are tried, all at one time.
+    pub(super) const MOST: usize = 16;
 
     /// Whether it is known that nothing accepts connections there now. **Blocks** for a moment.
     pub(super) fn refuse(&self) -> bool {
-        let accepts = |remote| TcpStream::connect_timeout(remote, Self::PATIENCE).is_ok();
-        !self.0.is_empty() && !self.0.iter().any(accepts)
+        if self.0.is_empty() {
+            return false;
+        }
+        let mut waiting = Vec::new();
+        for address in &self.0 {
+            match attempt(*address) {
+                Attempt::Accepted => return false,
+                Attempt::Refused => {}
+                Attempt::Waiting(socket) => waiting.push(socket),
+            }
+        }
+        let until = Instant::now() + Self::PATIENCE;
+        while !waiting.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut sockets: Vec<_> =
+                waiting.iter().map(|socket| PollFd::new(socket, PollFlags::OUT)).collect();
+            match poll(&mut sockets, Timespec::try_from(left).ok().as_ref()) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                // Not known.
+                Err(_) => return false,
+            }
+            let is_over: Vec<_> = sockets.iter().map(|s| !s.revents().is_empty()).collect();
+            let mut is_over = is_over.into_iter();
+            let (over, others) = waiting.into_iter().partition(|_| is_over.next() == Some(true));
+            let over: Vec<OwnedFd> = over;
+            if over.iter().any(|socket| matches!(sockopt::socket_error(socket), Ok(Ok(())))) {
+                return false;
+            }
+            waiting = others;
+        }
+        true
     }
 }
 
-/// Whether the bytes have the address and the port in them, in the order of the network.
-fn names(details: &[u8], remote: &SocketAddr) -> bool {
-    let has = |bytes: &[u8]| details.windows(bytes.len()).any(|window| window == bytes);
-    let has_address = match remote.ip() {
-        IpAddr::V4(address) => has(&address.octets()),
-        IpAddr::V6(address) => has(&address.octets()),
+enum Attempt {
+    Accepted,
+    Refused,
+    Waiting(OwnedFd),
+}
+
+fn attempt(address: SocketAddr) -> Attempt {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let Ok(socket) = socket_with(family, SocketType::STREAM, flags, None) else {
+        // Not known: there are too few files, perhaps.
+        return Attempt::Accepted;
     };
-    has_address && has(&remote.port().to_be_bytes())
+    match connect(&socket, &address) {
+        Ok(()) => Attempt::Accepted,
+        Err(Errno::INPROGRESS) => Attempt::Waiting(socket),
+        Err(_) => Attempt::Refused,
+    }
 }
 
 #[cfg(test)]
@@ -66,22 +95,23 @@ mod tests {
     fn a_peer_that_listens_no_more_refuses() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let before = Sockets::open_now();
-        let _connection = TcpStream::connect(address).unwrap();
-        let details = [&[127, 0, 0, 1, 9][..], &address.port().to_be_bytes()].concat();
-        let endpoints = Endpoints::opened_since(&before, &[&details]);
-        assert_eq!(endpoints.0, [address]);
+        let endpoints = Endpoints::from_iter([address]);
         assert!(!endpoints.refuse());
         drop(listener);
         assert!(endpoints.refuse());
+        assert!(!Endpoints::default().refuse(), "nothing is known of it");
     }
 
     #[test]
-    fn sockets_of_others_are_no_endpoints_and_unknown_ones_refuse_nothing() {
+    fn one_address_that_accepts_is_enough_and_those_that_are_silent_take_no_longer_together() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let before = Sockets::open_now();
-        let _connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let endpoints = Endpoints::opened_since(&before, &[&[1; 40]]);
-        assert!(endpoints.0.is_empty() && !endpoints.refuse());
+        // A network for documentation, which leads nowhere.
+        let silent = (1..99).map(|host| SocketAddr::from(([192, 0, 2, host], 9)));
+        let began = Instant::now();
+        let endpoints: Endpoints = silent.clone().collect();
+        assert!(endpoints.refuse());
+        assert!(began.elapsed() < 10 * Endpoints::PATIENCE, "{:?}", began.elapsed());
+        let with: Endpoints = silent.take(3).chain(listener.local_addr()).collect();
+        assert!(!with.refuse());
     }
 }

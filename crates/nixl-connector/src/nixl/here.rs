@@ -6,6 +6,7 @@
 //! of a peer whose file is not open in a process here, UCX is given connection details in which the machine's identity is
 //! another one. It then reaches the peer as one of another host, over its network transports.
 
+use std::collections::HashSet;
 use std::fs::File;
 
 use nixl_device::memfd_holders;
@@ -28,10 +29,15 @@ impl Beacon {
     }
 }
 
+/// Processes that are looked at for one agent: a peer could name them all.
+const MOST: usize = 256;
+
 /// Whether a process of this host and PID namespace is the agent of this name. `details` are its connection details, which
 /// hold the identifier of its process among others.
 pub(super) fn is_here(agent: &str, details: &[&[u8]]) -> bool {
+    let mut seen = HashSet::new();
     let candidates = details.iter().flat_map(|bytes| identifiers(bytes));
+    let candidates = candidates.filter(|identifier| seen.insert(*identifier)).take(MOST);
     memfd_holders(&name(agent), candidates).next().is_some()
 }
 
@@ -142,6 +148,21 @@ mod tests {
         assert!(!is_here(&agent, &[&others]));
         drop(beacon);
         assert!(!is_here(&agent, &[&details]));
+    }
+
+    #[test]
+    fn an_address_that_names_many_processes_is_looked_at_in_part() {
+        let agent = format!("many-{}", uuid::Uuid::new_v4());
+        let _beacon = Beacon::of(&agent);
+        // What begins in the middle of a word is no identifier.
+        let words = |range: std::ops::Range<u64>| -> Vec<u8> {
+            let all = range.chain([std::process::id().into()]);
+            all.flat_map(|word| (word | u64::MAX << 32).to_le_bytes()).collect()
+        };
+        // Identifiers as large as that are not given out here.
+        let first = (1 << 22) - 1000;
+        assert!(is_here(&agent, &[&words(first..first + 9)]));
+        assert!(!is_here(&agent, &[&words(first..first + 999)]));
     }
 
     #[test]

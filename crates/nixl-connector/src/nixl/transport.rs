@@ -106,12 +106,12 @@ unsafe impl Transport for NixlTransport {
     }
 
     fn connect(&self, metadata: &[u8]) -> Result<Connected, TransportError> {
-        self.directory.connect(metadata, None, false)
+        self.directory.connect(&ConnectSpec::new(metadata))
     }
 
     fn connect_for(&self, spec: &ConnectSpec<'_>) -> Result<Connected, TransportError> {
-        let connected = self.directory.connect(spec.metadata, spec.needed, spec.is_foreign)?;
-        self.directory.note_introduced(&connected.peer, spec.is_introduced);
+        let connected = self.directory.connect(spec)?;
+        self.directory.note_introduced(&connected.peer, spec.introduced_by.is_some());
         Ok(connected)
     }
 

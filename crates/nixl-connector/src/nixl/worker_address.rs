@@ -20,6 +20,7 @@
 //! | | 16: figures and flags | 8: the same, less exact |
 //! | | 1: length, flags; address | the same, or 63 and 1 |
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 /// What the addresses of peers are held against.
@@ -27,6 +28,8 @@ use std::ops::RangeInclusive;
 pub(super) struct WorkerAddresses {
     /// The transports of this process.
     own: Vec<Interface>,
+    /// The machine and network namespace of the loopback devices of this process.
+    loopback: Vec<Box<[u8]>>,
     worker: u64,
 }
 
@@ -42,13 +45,46 @@ struct Interface {
 /// A whole address.
 struct Address<'a> {
     worker: u64,
-    interfaces: Vec<(Interface, &'a [u8])>,
+    parts: Vec<Part<'a>>,
+}
+
+/// The part of one transport.
+struct Part<'a> {
+    transport: u16,
+    device: &'a [u8],
+    interface: &'a [u8],
+}
+
+impl Part<'_> {
+    fn interface(&self) -> Interface {
+        Interface {
+            transport: self.transport,
+            device_len: self.device.len(),
+            interface_len: self.interface.len(),
+        }
+    }
+
+    /// The machine and network namespace, where it is TCP over a loopback device.
+    fn loopback(&self) -> Option<&[u8]> {
+        match self.device {
+            [flags, _, place @ ..] if self.is_tcp() && flags & LOOPBACK != 0 => Some(place),
+            _ => None,
+        }
+    }
+
+    fn is_tcp(&self) -> bool {
+        matches!(Known::of(self.transport), Some(Known::Tcp))
+    }
 }
 
 /// As many as UCX has room for.
 const MAX_INTERFACES: usize = 128;
 const MAX_MEMORY_DOMAINS: u8 = 64;
 const LAST: u8 = 0x80;
+/// In the flags of a TCP device.
+const LOOPBACK: u8 = 1;
+const INET: u8 = 2;
+const INET6: u8 = 10;
 
 impl WorkerAddresses {
     /// Against this process's own address. `None` if that cannot be read: then UCX has a layout that is not known here, and no
@@ -59,8 +95,9 @@ impl WorkerAddresses {
                 tracing::warn!(error, "UCX's addresses cannot be read, so peers' are not checked");
             })
             .ok()?;
-        let own = address.interfaces.iter().map(|(interface, _)| *interface).collect();
-        Some(Self { own, worker: address.worker })
+        let own = address.parts.iter().map(Part::interface).collect();
+        let loopback = address.parts.iter().filter_map(Part::loopback).map(Box::from).collect();
+        Some(Self { own, loopback, worker: address.worker })
     }
 
     /// Checks a peer's address.
@@ -73,14 +110,32 @@ impl WorkerAddresses {
         if address.worker == self.worker {
             return Err("it is this process's own".to_owned());
         }
-        for (interface, device) in &address.interfaces {
-            self.check_interface(interface, device)?;
-        }
-        Ok(())
+        address.parts.iter().try_for_each(|part| self.check_part(part))
+    }
+
+    /// Where a peer's address says that it listens, as far as this process can reach that by TCP; so many at most.
+    pub(super) fn listeners(&self, address: &[u8], most: usize) -> Vec<SocketAddr> {
+        let Ok(address) = Address::parse(address) else { return Vec::new() };
+        let listener = |part: &Part<'_>| {
+            let port = u16::from_be_bytes(part.interface.try_into().ok()?);
+            let ip: IpAddr = match (part.loopback(), part.device) {
+                (Some(place), _) if !self.loopback.iter().any(|own| **own == *place) => {
+                    return None;
+                }
+                (Some(_), [_, INET, ..]) => Ipv4Addr::LOCALHOST.into(),
+                (Some(_), _) => Ipv6Addr::LOCALHOST.into(),
+                (None, [_, INET, ip @ ..]) => <[u8; 4]>::try_from(ip).ok()?.into(),
+                (None, [_, INET6, ip @ ..]) => <[u8; 16]>::try_from(ip).ok()?.into(),
+                _ => return None,
+            };
+            Some(SocketAddr::new(ip, port))
+        };
+        address.parts.iter().filter(|part| part.is_tcp()).filter_map(listener).take(most).collect()
     }
 
     /// UCX looks only into the parts of transports that it has itself.
-    fn check_interface(&self, interface: &Interface, device: &[u8]) -> Result<(), String> {
+    fn check_part(&self, part: &Part<'_>) -> Result<(), String> {
+        let interface = part.interface();
         let same = |own: &&Interface| own.transport == interface.transport;
         if !self.own.iter().any(|own| same(&own)) {
             return Ok(());
@@ -91,7 +146,7 @@ impl WorkerAddresses {
         };
         match Known::of(interface.transport) {
             Some(known) => {
-                if !known.device_is_whole(device) {
+                if !known.device_is_whole(part.device) {
                     return refuse("has a device address that is too short, or of no known kind");
                 }
                 if !known.interface_len().contains(&interface.interface_len) {
@@ -154,9 +209,6 @@ impl Known {
     fn device_is_whole(self, device: &[u8]) -> bool {
         match self {
             Self::Tcp => {
-                const LOOPBACK: u8 = 1;
-                const INET: u8 = 2;
-                const INET6: u8 = 10;
                 // A machine and a network namespace, or an address.
                 match device {
                     [flags, INET | INET6, place @ ..] if flags & LOOPBACK != 0 => {
@@ -256,9 +308,9 @@ impl<'a> Address<'a> {
             let len = reader.u8()?;
             reader.take(len.into())?;
         }
-        let interfaces = reader.devices()?;
+        let parts = reader.devices()?;
         match reader.at == bytes.len() {
-            true => Ok(Self { worker, interfaces }),
+            true => Ok(Self { worker, parts }),
             false => Err(reader.fault("something follows the end")),
         }
     }
@@ -299,14 +351,14 @@ impl<'a> Reader<'a> {
         Ok((number, byte & !mask))
     }
 
-    fn devices(&mut self) -> Result<Vec<(Interface, &'a [u8])>, String> {
+    fn devices(&mut self) -> Result<Vec<Part<'a>>, String> {
         const NONE: u8 = 0xff;
         const PATHS: u8 = 0x40;
         const OF_SYSTEM: u8 = 0x20;
-        let mut interfaces = Vec::new();
+        let mut parts = Vec::new();
         if self.bytes.get(self.at) == Some(&NONE) {
             self.at += 1;
-            return Ok(interfaces);
+            return Ok(parts);
         }
         let mut count = 0;
         loop {
@@ -329,19 +381,15 @@ impl<'a> Reader<'a> {
                 if self.is_second && domain >= MAX_MEMORY_DOMAINS {
                     return Err(self.fault("a device is of a domain that UCX cannot count"));
                 }
-                self.interfaces(device, &mut interfaces)?;
+                self.transports(device, &mut parts)?;
             }
             if is_last {
-                return Ok(interfaces);
+                return Ok(parts);
             }
         }
     }
 
-    fn interfaces(
-        &mut self,
-        device: &'a [u8],
-        into: &mut Vec<(Interface, &'a [u8])>,
-    ) -> Result<(), String> {
+    fn transports(&mut self, device: &'a [u8], into: &mut Vec<Part<'a>>) -> Result<(), String> {
         const HAS_ENDPOINTS: u8 = 0x40;
         loop {
             if into.len() >= MAX_INTERFACES {
@@ -353,9 +401,7 @@ impl<'a> Reader<'a> {
             if flags & HAS_ENDPOINTS != 0 {
                 return Err(self.fault("the address of a worker has one of an endpoint"));
             }
-            let interface_len = self.take(len.into())?.len();
-            let interface = Interface { transport, device_len: device.len(), interface_len };
-            into.push((interface, device));
+            into.push(Part { transport, device, interface: self.take(len.into())? });
             if flags & LAST != 0 {
                 return Ok(());
             }
@@ -407,10 +453,23 @@ mod tests {
         let address = sample();
         assert_eq!(beside_another().check(&address), Ok(()));
         let parsed = Address::parse(&address).unwrap();
-        let transports: Vec<_> = parsed.interfaces.iter().map(|(i, _)| i.transport).collect();
+        let transports: Vec<_> = parsed.parts.iter().map(|part| part.transport).collect();
         assert_eq!(transports, ["self", "tcp", "tcp", "sysv", "posix", "cma"].map(checksum));
         let own = WorkerAddresses::beside(&address).unwrap();
         assert!(own.check(&address).unwrap_err().contains("own"));
+    }
+
+    #[test]
+    fn it_is_known_where_a_peer_listens() {
+        let (address, beside) = (sample(), beside_another());
+        let expected: Vec<SocketAddr> =
+            ["192.0.2.2:38023", "127.0.0.1:40367"].map(|at| at.parse().unwrap()).to_vec();
+        assert_eq!(beside.listeners(&address, 9), expected);
+        assert_eq!(beside.listeners(&address, 1), expected[..1]);
+        // The loopback device of another machine is not this one's.
+        let elsewhere = WorkerAddresses { loopback: vec![[0; 12].into()], ..beside };
+        assert_eq!(elsewhere.listeners(&address, 9), expected[..1]);
+        assert_eq!(elsewhere.listeners(b"no address", 9), []);
     }
 
     #[test]

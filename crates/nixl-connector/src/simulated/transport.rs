@@ -97,6 +97,7 @@ unsafe impl Transport for SimulatedTransport {
 
     fn connect_for(&self, spec: &ConnectSpec<'_>) -> Result<Connected, TransportError> {
         let mut blob = decode(spec.metadata)?;
+        spec.check_name(&blob.agent)?;
         let all = blob.entries.len();
         if let Some(needed) = spec.needed {
             let needed: Vec<_> = needed.iter().map(span).collect();

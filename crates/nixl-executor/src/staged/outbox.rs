@@ -76,7 +76,8 @@ impl Outbox {
     pub(super) fn connecting(mut self, link: &ConnectionContext, peers: &Arc<Peers>) -> Self {
         let is_met = peers.is_connected_with(self.peer.as_str(), &self.metadata);
         if self.connecting.is_none() && !is_met {
-            self.connecting = Some(PendingConnect::begin(link, self.metadata.clone()));
+            self.connecting =
+                Some(PendingConnect::begin(link, self.peer.clone(), self.metadata.clone()));
             self.peers = Some(Arc::clone(peers));
         }
         self
@@ -125,7 +126,8 @@ impl Outbox {
                     if self.met_again < Self::MEETINGS =>
                 {
                     self.met_again += 1;
-                    self.connecting = Some(PendingConnect::begin(link, self.metadata.clone()));
+                    self.connecting =
+                        Some(PendingConnect::begin(link, self.peer.clone(), self.metadata.clone()));
                     break;
                 }
                 Poll::Ready(Err(error)) => return Err(error),
@@ -138,11 +140,7 @@ impl Outbox {
         let Some(connecting) = &mut self.connecting else { return Ok(false) };
         let Poll::Ready(met) = connecting.poll(link, now) else { return Ok(false) };
         self.connecting = None;
-        let met = met?;
-        if met != self.peer {
-            let reason = format!("it names {met}, but was sent by {}", self.peer);
-            return Err(TransportError::BadMetadata { reason });
-        }
+        met?;
         if let Some(peers) = self.peers.take() {
             peers.note_connected(self.peer.as_str(), &self.metadata);
         }

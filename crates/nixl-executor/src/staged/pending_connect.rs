@@ -9,6 +9,7 @@ use nixl_ops::{ConnectSpec, ConnectionContext, PeerId, TransportError};
 
 /// A peer being met.
 pub(super) struct PendingConnect {
+    peer: PeerId,
     metadata: AgentMetadata,
     state: State,
 }
@@ -19,7 +20,7 @@ enum State {
     Busy(Duration),
 }
 
-type Answer = Mutex<Option<Result<PeerId, TransportError>>>;
+type Answer = Mutex<Option<Result<(), TransportError>>>;
 
 impl PendingConnect {
     /// How long until a busy peer is tried again.
@@ -27,19 +28,20 @@ impl PendingConnect {
     /// The longest metadata. What is within the longest message, and no bomb, inflates to less.
     const INFLATED: usize = 4 << 20;
 
-    pub(super) fn begin(link: &ConnectionContext, metadata: AgentMetadata) -> Self {
-        let state = State::Asked(ask(link, &metadata));
-        Self { metadata, state }
+    /// Meets the peer, whose metadata this is.
+    pub(super) fn begin(link: &ConnectionContext, peer: PeerId, metadata: AgentMetadata) -> Self {
+        let state = State::Asked(ask(link, &peer, &metadata));
+        Self { peer, metadata, state }
     }
 
     pub(super) fn poll(
         &mut self,
         link: &ConnectionContext,
         now: Duration,
-    ) -> Poll<Result<PeerId, TransportError>> {
+    ) -> Poll<Result<(), TransportError>> {
         match &self.state {
             State::Busy(until) if now < *until => {}
-            State::Busy(_) => self.state = State::Asked(ask(link, &self.metadata)),
+            State::Busy(_) => self.state = State::Asked(ask(link, &self.peer, &self.metadata)),
             State::Asked(answer) => {
                 let answer = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
                 match answer {
@@ -55,20 +57,27 @@ impl PendingConnect {
     }
 }
 
-fn ask(link: &ConnectionContext, metadata: &AgentMetadata) -> Arc<Answer> {
+fn ask(link: &ConnectionContext, peer: &PeerId, metadata: &AgentMetadata) -> Arc<Answer> {
     let answer = Arc::new(Answer::default());
     let (transport, metadata) = (Arc::clone(&link.transport), metadata.clone());
+    let sender = peer.clone();
     let (reply, waker) = (Arc::clone(&answer), link.waker.clone());
-    link.background.run(Box::new(move || {
+    let is_queued = link.background.run_for_peer(Box::new(move || {
         let met =
             match metadata.inflate(&Limits::default().inflated_bytes(PendingConnect::INFLATED)) {
                 Ok(blob) => transport
-                    .connect_for(&ConnectSpec::new(&blob).introduced())
-                    .map(|connected| connected.peer),
+                    .connect_for(&ConnectSpec::new(&blob).introduced_by(sender.as_str()))
+                    .map(drop),
                 Err(error) => Err(TransportError::BadMetadata { reason: error.to_string() }),
             };
         *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(met);
         waker.wake();
     }));
+    if !is_queued {
+        // As if it were busy: it is asked again, as long as the transfer has time.
+        let busy = TransportError::PeerBusy { name: peer.to_string() };
+        *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(busy));
+        link.waker.wake_by_ref();
+    }
     answer
 }

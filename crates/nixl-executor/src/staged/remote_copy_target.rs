@@ -358,7 +358,8 @@ fn open(staging: &Staging, peer: &str, ranges: &RemoteCopyRanges) -> Arc<Opened>
     let (imports, gpu) = (Arc::clone(staging.imports()), ranges.gpu);
     let (peer, pid) = (peer.to_owned(), ranges.process);
     let handles: Vec<_> = ranges.ranges.iter().map(|range| range.handle).collect();
-    staging.link().background.run(Box::new(move || {
+    let count = handles.len();
+    let is_queued = staging.link().background.run_for_peer(Box::new(move || {
         let open = |handle| {
             let by = OwnerId { peer: &peer, pid };
             imports.open(&RemoteMemoryKey::Gpu(gpu, handle), by).map_err(|error| error.to_string())
@@ -367,5 +368,11 @@ fn open(staging: &Staging, peer: &str, ranges: &RemoteCopyRanges) -> Arc<Opened>
         *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
         waker.wake();
     }));
+    if !is_queued {
+        let refused = || Err("too many peers ask at once: ask again".to_owned());
+        *opened.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((0..count).map(|_| refused()).collect());
+        staging.link().waker.wake_by_ref();
+    }
     opened
 }

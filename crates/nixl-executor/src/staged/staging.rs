@@ -357,7 +357,8 @@ impl Staging {
         let page = self.link.mailboxes.page_of(peer)?;
         if !self.link.mailboxes.knows(&page) {
             let mailboxes = Arc::clone(&self.link.mailboxes);
-            self.link.background.run(Box::new(move || mailboxes.open(&page)));
+            // Without it the engine answers.
+            let _ = self.link.background.run_for_peer(Box::new(move || mailboxes.open(&page)));
         }
         self.link.mailboxes.get(&page)
     }

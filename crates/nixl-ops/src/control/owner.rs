@@ -94,21 +94,20 @@ impl Owner {
         };
         let (transport, peer) = (Arc::clone(&self.transport), PeerId::new(to));
         let metadata = Bytes::copy_from_slice(metadata);
-        self.background.run(Box::new(move || {
+        let is_queued = self.background.run_for_peer(Box::new(move || {
             let _permit = permit;
-            let limits = Limits::default();
+            let limits = Limits::default().inflated_bytes(Self::INFLATED);
             let blob = AgentMetadata::from_compressed(metadata, &limits)
                 .and_then(|metadata| metadata.inflate(&limits));
             let met = match blob {
-                Ok(blob) => transport
-                    .connect_for(&ConnectSpec::new(&blob).needing(&[]).introduced())
-                    .map_err(|e| e.to_string()),
+                Ok(blob) => {
+                    let spec = ConnectSpec::new(&blob).needing(&[]).introduced_by(peer.as_str());
+                    transport.connect_for(&spec).map_err(|e| e.to_string())
+                }
                 Err(error) => Err(error.to_string()),
             };
-            match met {
-                Ok(connected) if connected.peer == peer => {}
-                Ok(_) => return tracing::debug!("a claim in the name of another agent"),
-                Err(error) => return tracing::debug!(error, "a claimant cannot be reached"),
+            if let Err(error) = met {
+                return tracing::debug!(error, "a claimant cannot be reached");
             }
             for _ in 0..Self::TRIES {
                 match transport.notify(&peer, &answer) {
@@ -120,8 +119,14 @@ impl Owner {
                 }
             }
         }));
-        true
+        if !is_queued {
+            tracing::debug!(to, "more claims than the connection's thread answers at once");
+        }
+        is_queued
     }
+
+    /// The longest metadata of a claimant.
+    const INFLATED: usize = 4 << 20;
 
     /// The initiator repeats a claim that is not answered.
     const TRIES: usize = 1000;

@@ -22,9 +22,9 @@ pub(crate) fn verdicts(report: &Report) -> Vec<String> {
         (
             "1. one block of 5 MiB",
             vec![
-                r.with_timeout("blocks-1", Pinned, gpu, 120_000),
-                r.with_timeout("blocks-1", gpu, Pinned, 120_000),
-                r.with_timeout("blocks-1", gpu, gpu, 25_000),
+                r.within("blocks-1", Pinned, gpu, 120_000),
+                r.within("blocks-1", gpu, Pinned, 120_000),
+                r.within("blocks-1", gpu, gpu, 25_000),
             ],
         ),
         (
@@ -47,7 +47,7 @@ pub(crate) fn verdicts(report: &Report) -> Vec<String> {
             "4. between GPUs, 64 MiB and 4 KiB",
             vec![
                 r.at_least("contiguous-64MiB", gpu, peer, 370.0),
-                r.with_timeout("contiguous-4KiB", gpu, peer, 12_000),
+                r.within("contiguous-4KiB", gpu, peer, 12_000),
             ],
         ),
         (

@@ -41,7 +41,7 @@ pub(crate) fn verdicts(report: &Report) -> Vec<String> {
         lines.push(line("2. between a GPU and host memory, 64 MiB", figures));
         let mut figures = Vec::new();
         figures.extend(both(&|kind| r.at_least(kind, between, 64 * MIB, 360.0)));
-        figures.extend(both(&|kind| r.with_timeout(kind, between, 4 * KIB, 20_000)));
+        figures.extend(both(&|kind| r.within(kind, between, 4 * KIB, 20_000)));
         let inside = Flow::new(Gpu(0), Gpu(0));
         figures.extend(both(&|kind| r.times_faster(kind, inside, 64 * MIB, 1.0)));
         lines.push(line("3. between GPUs by CUDA IPC, 64 MiB and 4 KiB", figures));
