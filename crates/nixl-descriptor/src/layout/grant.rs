@@ -53,7 +53,7 @@ pub enum BlockGrantError {
         "an operation in flight holds a {held} lease on some of the blocks in {region}: wait for it to complete"
     )]
     Leased {
-        /// Where they meet.
+        /// The first byte that both have.
         region: RegionId,
         /// What the operation may do.
         held: LeaseMode,

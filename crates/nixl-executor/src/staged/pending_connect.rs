@@ -7,7 +7,7 @@ use std::time::Duration;
 use nixl_metadata::{AgentMetadata, Limits};
 use nixl_ops::{ConnectSpec, ConnectionContext, PeerId, TransportError};
 
-/// A peer being met.
+/// A connect to a peer in progress.
 pub(super) struct PendingConnect {
     metadata: AgentMetadata,
     state: State,
@@ -60,14 +60,14 @@ fn ask(link: &ConnectionContext, metadata: &AgentMetadata) -> Arc<Answer> {
     let (transport, metadata) = (Arc::clone(&link.transport), metadata.clone());
     let (reply, waker) = (Arc::clone(&answer), link.waker.clone());
     link.background.run(Box::new(move || {
-        let met =
+        let connected =
             match metadata.inflate(&Limits::default().inflated_bytes(PendingConnect::INFLATED)) {
                 Ok(blob) => transport
                     .connect_for(&ConnectSpec::new(&blob).introduced())
                     .map(|connected| connected.peer),
                 Err(error) => Err(TransportError::BadMetadata { reason: error.to_string() }),
             };
-        *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(met);
+        *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected);
         waker.wake();
     }));
     answer
