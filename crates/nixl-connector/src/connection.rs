@@ -402,7 +402,7 @@ impl Connection {
         }
     }
 
-    /// Tells the peers that were met that this side is about to go. Waits no longer than a second.
+    /// Notifies the connected peers that this side is about to go. Waits no longer than a second.
     pub(crate) async fn tell_leaving(&self) {
         const PATIENCE: Duration = Duration::from_secs(1);
         let (driver, peers) = (Arc::clone(&self.driver), self.peers.all());

@@ -30,9 +30,9 @@ use crate::{ConnectorBuilder, ConnectorError, Drained, Health};
 /// Cheap to clone; all clones share one connection, which ends when the last clone and the last operation
 /// are gone.
 ///
-/// Deadlines count from the call: they bound registering memory and meeting the peer as well as the transfer.
+/// Deadlines count from the call: they bound registering memory and connecting to the peer as well as the transfer.
 ///
-/// None of its calls blocks the thread: what blocks in the engine (registering memory, meeting a peer for
+/// None of its calls blocks the thread: what blocks in the engine (registering memory, connecting to a peer for
 /// the first time) runs on a thread of the connection's own, and once that is cached an operation begins
 /// without a task switch.
 ///
@@ -329,8 +329,8 @@ impl Connector {
     }
 
     /// Brings the connector to an end: from now on no operation begins ([`ConnectorError::Draining`]), and those in hand go on until
-    /// they end, or until the deadline. Then the offers that are left are revoked, and the peers that this connector has met are told
-    /// to forget it. Peers of this host learn of revoked offers by themselves.
+    /// they end, or until the deadline. Then the offers that are left are revoked, and the peers that this connector is connected to are
+    /// notified to forget it. Peers of this host learn of revoked offers by themselves.
     ///
     /// Not waited for are operations that have outlived their own deadline and drain time, and memory in quarantine:
     /// [`stats`](Self::stats) shows them.
@@ -626,7 +626,7 @@ impl Connector {
         self.execute(&to, (peer, registrations), None).await
     }
 
-    /// Has the executor prepare it; again with the peer met anew if the engine has given the peer, or registrations, up.
+    /// Has the executor prepare it; again after a reconnect if the engine has dropped the peer or registrations.
     async fn execute(
         &self,
         to: &ToPeer<'_>,

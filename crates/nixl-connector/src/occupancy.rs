@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub(crate) struct Occupancy {
     in_flight: AtomicUsize,
-    /// Those who wait until no transfer is in flight, or have waited and are about to load the peer anew.
+    /// Waiters until no transfer is in flight, and those that are about to reload the peer.
     waiting: AtomicUsize,
     idle: Notify,
 }

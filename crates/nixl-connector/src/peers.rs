@@ -143,7 +143,7 @@ impl State {
         }
     }
 
-    /// A scan, because it is made once per peer that is met, which costs a thousand times as much.
+    /// A scan, because it is made once for each connect, which costs a thousand times as much.
     fn evict(&mut self) {
         let oldest = self.peers.iter().min_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed));
         let Some(oldest) = oldest.map(|(peer, _)| peer.clone()) else { return };

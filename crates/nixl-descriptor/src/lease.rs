@@ -56,7 +56,7 @@ pub enum LeaseError {
         "an operation in flight holds a {held} lease on bytes of {region}: wait for it to complete"
     )]
     Conflict {
-        /// Where they meet.
+        /// The first byte that both have.
         region: RegionId,
         /// What the other operation may do.
         held: LeaseMode,

@@ -2,7 +2,7 @@
 //!
 //! An application depends on this crate alone. [`connector`] starts to configure a [`Connector`], which offers memory to
 //! peers and reads or writes what peers offer. The [`prelude`] has the names that most programs use; what else an
-//! application meets is at the top level here, from the crates that define it:
+//! application uses is at the top level here, from the crates that define it:
 //!
 //! | for | names |
 //! |---|---|

@@ -99,7 +99,7 @@ async fn probed(builders: [ConnectorBuilder; 2]) -> Result<(Pair, [Arc<Probe>; 2
 
 pub(super) async fn arrive(builders: [ConnectorBuilder; 2]) -> Result<(), Failure> {
     let (pair, [target, initiator]) = probed(builders).await?;
-    // Meets the peer.
+    // Connects to the peer.
     let mut offer = pair.target.create_readable(patterned(1, 64)?).await?;
     let mut read = pair.initiator.begin_read(offer.metadata(), poisoned(64)?).await?;
     read.wait_for_completion().await?;

@@ -10,7 +10,7 @@ use nixl_descriptor::{
     DescriptorList, LeaseMode, Leased, Leases, PublishedWords, ReadOnlyWords, SharedMemoryError,
     SharedName,
 };
-use nixl_metadata::{ExportMetadata, NotificationKey, Rights, SharedFile, Ticket, WordsLocation};
+use nixl_metadata::{ExportMetadata, NotificationKey, Rights, SharedFile, Ticket};
 use nixl_ops::{
     Completion, Execution, GrantWords, OperationOptions, PathPolicy, PathReport, PeerId,
     ReadOperation, StaleRead, TransportError, WordCheck,

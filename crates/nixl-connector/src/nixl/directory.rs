@@ -265,7 +265,7 @@ impl Directory {
         let mut entered = self.agent.enter();
         let inside = entered.inside().ok_or(TransportError::Closed)?;
         // Decided behind the gate, where transfers are posted: none can begin between here and the end, and one that
-        // was prepared before finds its peer forgotten. NIXL would lie about a transfer whose peer it has forgotten.
+        // was prepared before finds its peer forgotten. NIXL reports a wrong state for a transfer whose peer it has dropped.
         if peer.transfers.is_busy() {
             return Err(TransportError::PeerBusy { name: peer.id.to_string() });
         }

@@ -39,7 +39,7 @@ pub struct NixlTransport {
 }
 
 impl NixlTransport {
-    /// Starts an agent of this name, which must be unique among all agents that ever meet: NIXL cannot tell a
+    /// Starts an agent of this name, which must be unique among all agents that ever connect: NIXL cannot tell a
     /// restarted agent from its predecessor. **Blocks** for tens of milliseconds; the blocking work of its later life
     /// is done on `control`.
     ///

@@ -43,7 +43,7 @@ pub enum BlockGrantError {
         "an operation in flight writes some of the blocks in {region}: wait for it to complete"
     )]
     Leased {
-        /// Where they meet.
+        /// The first byte that both have.
         region: RegionId,
     },
 }

@@ -112,7 +112,7 @@ impl PathTransfer {
                 Ok(first) => break (path, first),
                 Err(error) => {
                     connection.note(&peer, &plan, path.kind, Err(&error));
-                    // The connector meets the peer anew, and comes back.
+                    // The connector reconnects to the peer, and calls again.
                     let another = may_retry(false, &error) || unregistered(&error, &plan);
                     if wants_reconnect(&error) || tries >= MAX_ATTEMPTS || !another {
                         return Err(error);

@@ -11,9 +11,9 @@ pub const MAX_ATTEMPTS: u32 = 3;
 /// - Before any byte moved, yes: the target cannot have been told.
 /// - After that a read, yes: its bytes lie in memory that the operation still owns, and are written over.
 /// - After that a write, too, unless the target may have been told: until then it does not look at its memory.
-/// - Once it may have been told, never: it may have given its memory to someone else.
-/// - Never if the error is one of the operation, its metadata or its offer: another path meets it again, or what is at the
-///   offer's address by now.
+/// - Once it may have been told, never: its memory may be in another use.
+/// - Never if the error is one of the operation, its metadata or its offer: another path fails the same way, or accesses the memory that is
+///   at the offer's address by now.
 ///
 /// So neither the kind of operation nor what has moved matters by itself. What the caller has to see to: the path that
 /// failed is quiet, so that none of its bytes arrives later, and the operation has time and [attempts](MAX_ATTEMPTS) left.

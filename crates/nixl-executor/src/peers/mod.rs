@@ -12,7 +12,7 @@ use crate::paths::{EngineEstimate, Health, PlanCache};
 
 pub(crate) use table::Peers;
 
-/// A peer that the connection deals with.
+/// A peer of the connection.
 pub(crate) struct Peer {
     name: Box<str>,
     state: Mutex<PeerState>,
@@ -26,7 +26,7 @@ pub(crate) struct PeerState {
     pub(crate) plans: PlanCache,
     pub(crate) health: Health,
     pub(crate) estimate: EngineEstimate,
-    /// What the engine met it by last, on behalf of a session. A hint: an engine may forget a peer, which shows when it is
+    /// The metadata by which the engine connected last, on behalf of a session. A hint: an engine may drop a peer, which shows when it is
     /// used.
     pub(crate) connected_with: Option<AgentMetadata>,
     /// Its process, if that is one of this PID namespace.

@@ -57,12 +57,12 @@ impl Peers {
         forgotten.is_some()
     }
 
-    /// Whether the engine met the peer by exactly this last.
+    /// Whether the engine connected to the peer by exactly this metadata last.
     pub(crate) fn is_connected_with(&self, name: &str, metadata: &AgentMetadata) -> bool {
         self.get(name).is_some_and(|peer| peer.lock().connected_with.as_ref() == Some(metadata))
     }
 
-    /// The engine met the peer by this.
+    /// Notes that the engine connected to the peer by this metadata.
     pub(crate) fn note_connected(&self, name: &str, metadata: &AgentMetadata) {
         self.of(name).lock().connected_with = Some(metadata.clone());
     }
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_known_by_what_it_was_last_met_by() {
+    fn a_peer_is_known_by_the_metadata_of_its_last_connect() {
         let peers = Peers::default();
         let (old, new) = (metadata(b"old"), metadata(b"new"));
         assert!(!peers.is_connected_with("a", &old) && peers.len() == 0);

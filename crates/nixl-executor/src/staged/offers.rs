@@ -23,12 +23,12 @@ pub(super) struct Offers {
 #[derive(Debug)]
 struct Ended {
     token: u64,
-    /// Requests of agents that had to be met for the answer.
+    /// Requests of agents to which this side connected for the answer.
     answered: u8,
 }
 
 impl Offers {
-    /// Requests for an ended offer that are answered to agents that must be met first.
+    /// Requests for an ended offer that are answered after a connect to their agents.
     const ANSWERED: u8 = 16;
     /// Ended offers that are remembered. To requests for earlier ones there is no answer.
     const ENDED: usize = 1 << 14;

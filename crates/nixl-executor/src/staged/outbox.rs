@@ -13,7 +13,7 @@ use super::message::{Message, SessionId};
 use super::pending_connect::PendingConnect;
 use crate::peers::Peers;
 
-/// Messages to one peer. A peer that the engine does not know, or has forgotten, is met first.
+/// Messages to one peer. A peer that the engine does not know, or has dropped, is connected first.
 pub(super) struct Outbox {
     session: SessionId,
     peer: PeerId,
@@ -21,12 +21,12 @@ pub(super) struct Outbox {
     mailbox: Option<Mailbox>,
     /// A message was sent, or is about to be: what carries it carries the rest.
     begun: bool,
-    /// What the peer is met by.
+    /// The metadata by which the peer is connected.
     metadata: AgentMetadata,
     connecting: Option<PendingConnect>,
-    /// Where it is noted that the peer was met.
+    /// The table that notes the connect.
     peers: Option<Arc<Peers>>,
-    met_again: u32,
+    reconnects: u32,
     waiting: VecDeque<Bytes>,
     /// When the last message was handed to the engine.
     pub(super) last: Duration,
@@ -35,8 +35,8 @@ pub(super) struct Outbox {
 impl Outbox {
     /// Messages that one call sends at most.
     const BURST: usize = 32;
-    /// An engine that forgets a peer so often has reasons.
-    const MEETINGS: u32 = 4;
+    /// Reconnects after which the peer counts as gone: the engine drops it each time.
+    const CONNECTS: u32 = 4;
 
     /// To a peer that the engine knows.
     pub(super) fn to(
@@ -54,7 +54,7 @@ impl Outbox {
             metadata,
             connecting: None,
             peers: None,
-            met_again: 0,
+            reconnects: 0,
             waiting,
             last: now,
         }
@@ -72,10 +72,10 @@ impl Outbox {
         self.mailbox.is_none()
     }
 
-    /// To a peer that must be met first, unless it was.
+    /// To a peer that is connected first, unless it was.
     pub(super) fn connecting(mut self, link: &ConnectionContext, peers: &Arc<Peers>) -> Self {
-        let is_met = peers.is_connected_with(self.peer.as_str(), &self.metadata);
-        if self.connecting.is_none() && !is_met {
+        let is_connected = peers.is_connected_with(self.peer.as_str(), &self.metadata);
+        if self.connecting.is_none() && !is_connected {
             self.connecting =
                 Some(PendingConnect::begin(link, self.peer.clone(), self.metadata.clone()));
             self.peers = Some(Arc::clone(peers));
@@ -83,7 +83,7 @@ impl Outbox {
         self
     }
 
-    /// Whether the peer has been met.
+    /// Whether the peer is connected.
     pub(super) fn is_connected(&self) -> bool {
         self.connecting.is_none()
     }
@@ -111,7 +111,7 @@ impl Outbox {
         link: &ConnectionContext,
         now: Duration,
     ) -> Result<bool, TransportError> {
-        let mut moved = self.meet(link, now)?;
+        let mut moved = self.poll_connect(link, now)?;
         self.begin(link);
         for _ in 0..Self::BURST {
             let Some(message) = self.waiting.front() else { break };
@@ -123,9 +123,9 @@ impl Outbox {
                     moved = true;
                 }
                 Poll::Ready(Err(TransportError::UnknownPeer { .. }))
-                    if self.met_again < Self::MEETINGS =>
+                    if self.reconnects < Self::CONNECTS =>
                 {
-                    self.met_again += 1;
+                    self.reconnects += 1;
                     self.connecting =
                         Some(PendingConnect::begin(link, self.peer.clone(), self.metadata.clone()));
                     break;
@@ -136,11 +136,15 @@ impl Outbox {
         Ok(moved)
     }
 
-    fn meet(&mut self, link: &ConnectionContext, now: Duration) -> Result<bool, TransportError> {
+    fn poll_connect(
+        &mut self,
+        link: &ConnectionContext,
+        now: Duration,
+    ) -> Result<bool, TransportError> {
         let Some(connecting) = &mut self.connecting else { return Ok(false) };
-        let Poll::Ready(met) = connecting.poll(link, now) else { return Ok(false) };
+        let Poll::Ready(connected) = connecting.poll(link, now) else { return Ok(false) };
         self.connecting = None;
-        met?;
+        connected?;
         if let Some(peers) = self.peers.take() {
             peers.note_connected(self.peer.as_str(), &self.metadata);
         }

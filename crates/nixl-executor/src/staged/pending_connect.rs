@@ -7,7 +7,7 @@ use std::time::Duration;
 use nixl_metadata::{AgentMetadata, Limits};
 use nixl_ops::{ConnectSpec, ConnectionContext, PeerId, TransportError};
 
-/// A peer being met.
+/// A connect to a peer in progress.
 pub(super) struct PendingConnect {
     peer: PeerId,
     metadata: AgentMetadata,
@@ -63,14 +63,14 @@ fn ask(link: &ConnectionContext, peer: &PeerId, metadata: &AgentMetadata) -> Arc
     let sender = peer.clone();
     let (reply, waker) = (Arc::clone(&answer), link.waker.clone());
     let is_queued = link.background.run_for_peer(Box::new(move || {
-        let met =
+        let connected =
             match metadata.inflate(&Limits::default().inflated_bytes(PendingConnect::INFLATED)) {
                 Ok(blob) => transport
                     .connect_for(&ConnectSpec::new(&blob).introduced_by(sender.as_str()))
                     .map(drop),
                 Err(error) => Err(TransportError::BadMetadata { reason: error.to_string() }),
             };
-        *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(met);
+        *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected);
         waker.wake();
     }));
     if !is_queued {

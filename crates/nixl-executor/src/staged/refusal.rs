@@ -11,7 +11,7 @@ use super::outbox::Outbox;
 use super::session::Membership;
 use super::staging::Staging;
 
-/// One message, once the peer has been met.
+/// One message, once the peer is connected.
 pub(super) struct RefusalReply {
     staging: Arc<Staging>,
     session: Membership,

@@ -176,7 +176,7 @@ impl RemoteCopyTarget {
         this
     }
 
-    /// Once the peer has been met: prepares the copy, or has the memory opened that is not open yet.
+    /// Once the peer is connected: prepares the copy, or has the memory opened that is not open yet.
     fn prepare(&mut self) -> Result<(), TransportError> {
         if !self.outbox.is_connected() {
             return Ok(());

@@ -265,7 +265,7 @@ impl TwoSided {
     }
 
     fn advance(&mut self) -> Result<bool, TransportError> {
-        // A target answers only the peer that it has met; a sink's further grants wait for the target's answer, since
+        // A target answers only a connected peer; a sink's further grants wait for the target's answer, since
         // they could overtake the first message.
         let may_say = match self.begun {
             Begun::Initiator(_) => false,

@@ -555,7 +555,7 @@ fn a_holder_introduces_no_crowd() {
         jobs += 1;
     }
     assert_eq!((jobs, world.sides[1].staging.stats().sessions), (9, 9));
-    // Those who are known ask as often as they like, up to the bound on sessions of an offer.
+    // Known agents may request often, up to the bound on sessions of an offer.
     for _ in 0..1000 {
         let payload = open.encode(SessionId::random());
         if let Received::Serve(execution) = world.sides[1].staging.receive("ghost-0", &payload) {

@@ -60,7 +60,7 @@ fn what_a_process_lent_is_closed_when_it_is_killed() {
     process.wait().unwrap();
 }
 
-/// Between processes of one host the engine carries no message, and the peer need not be met: the second time, once both pages
+/// Between processes of one host the engine carries no message, and the peer need not be connected: the second time, once both pages
 /// are open.
 #[test]
 fn remote_copies_send_nothing_by_the_engine_where_there_are_mailboxes() {
