@@ -18,7 +18,7 @@ use crate::region::{Region, RegionId};
 pub enum LeaseMode {
     /// It reads the bytes: others may read them too.
     Read,
-    /// It writes the bytes: nobody else may read or write them.
+    /// It writes the bytes: no other operation may read or write them.
     Write,
 }
 

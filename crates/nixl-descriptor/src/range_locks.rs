@@ -1,4 +1,4 @@
-//! Who is using which bytes of a region: leases of operations, and copies by the host.
+//! Range locks of a region: leases of operations, grants, and copies by the host.
 //!
 //! One short-held mutex per region. A lease that conflicts with a lease or a grant is an error, a host copy that conflicts
 //! with one is an error; only where a host copy is under way does anything wait, and then for no longer than that copy.
