@@ -12,7 +12,7 @@ use crate::gpus::Gpus;
 use crate::pattern::{CHUNK, Pattern};
 
 pub(crate) const LAYERS: usize = 80;
-/// Bytes of a block in a layer: K and V, 16 tokens, 8 heads of 64, bf16.
+/// Bytes of a block in a layer: K and V, 16 tokens, 8 heads of 128, bf16.
 pub(crate) const LAYER_BYTES: usize = 64 << 10;
 /// Bytes of a block in all layers.
 pub(crate) const BLOCK_BYTES: usize = LAYERS * LAYER_BYTES;
