@@ -9,6 +9,7 @@
 //! | `read JSON`, `write SEED JSON` | the number of the operation, which has begun |
 //! | `wait N` | once it is complete, the CRC-32 of its memory |
 //! | `cancel N` | what came of it |
+//! | `drop N` | nothing; the operation is gone, and its memory as far as this program is concerned |
 //! | `reuse N SEED` | once it is complete, nothing; the operation is gone, and its owner has filled the memory from the seed |
 //! | `look N` | the CRC-32 of memory that is in use again |
 //! | `free N` | nothing; the memory is gone |
@@ -190,6 +191,10 @@ impl Server {
                     Operation::Write(operation) => operation.cancel(),
                 };
                 Ok(format!("{outcome:?}"))
+            }
+            "drop" => {
+                self.operations.remove(&rest.parse()?).ok_or("no such operation")?;
+                Ok(String::new())
             }
             "memory" => {
                 self.memory = rest.parse()?;

@@ -86,7 +86,7 @@ pub(crate) fn offers(target: &Target, seed: u64, count: usize) -> usize {
             }
         };
         if let Ok(begun) = target.ask(&format!("read {line}")) {
-            let _ = target.ask(&format!("cancel {begun}"));
+            target.ask(&format!("drop {begun}")).unwrap();
         }
     }
     count

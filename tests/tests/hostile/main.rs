@@ -48,6 +48,8 @@ fn attack(name: &str, count: usize, is_timed: bool) {
         scene.still_works();
         // What is written there may be the word of any holder: honest ends are lost, and bytes are not.
         scene.row("pages that a holder writes", count, inputs::pages);
+        let blocked: u64 = scene.victim.ask("blocked").unwrap().parse().unwrap();
+        println!("\nthe longest call on the target's control thread: {blocked} us");
         println!("{}", scene.victim.ask("stats").unwrap());
         println!("{}", scene.victim.ask("slots").unwrap());
         assert!(!is_timed || late.is_empty(), "honest operations are late beside {late:?}");

@@ -35,10 +35,8 @@ impl Row {
 }
 
 impl Scene {
-    /// Honest traffic goes on for so long at least.
-    const LEAST: Duration = Duration::from_secs(2);
-    /// Of the attack on the other process.
-    const PART: usize = 5;
+    /// What was sent is still being received for so long.
+    const AFTER: Duration = Duration::from_millis(500);
 
     pub(crate) fn new() -> Self {
         println!(
@@ -56,8 +54,7 @@ impl Scene {
         attack: impl Fn(&Target, u64, usize) -> usize,
     ) -> Row {
         self.seed += 1;
-        let (_, elsewhere) =
-            self.beside(|scene| attack(&scene.decoy, scene.seed, count / Self::PART));
+        let (_, elsewhere) = self.beside(|scene| attack(&scene.decoy, scene.seed, count));
         self.seed += 1;
         let (memory, files) = (self.victim.memory(), self.victim.files());
         let began = Instant::now();
@@ -84,10 +81,8 @@ impl Scene {
         let (victim, stopped) = (Arc::clone(&self.victim), Arc::clone(&stop));
         let honest =
             thread::spawn(move || within(LIMIT, async { Honest::until(&stopped, &victim).await }));
-        let began = Instant::now();
         let outcome = attack(self);
-        // What was sent is still being received.
-        thread::sleep(Self::LEAST.saturating_sub(began.elapsed()).max(Self::LEAST / 4));
+        thread::sleep(Self::AFTER);
         stop.store(true, Ordering::Relaxed);
         (outcome, honest.join().unwrap())
     }
