@@ -12,6 +12,7 @@
 //! | calls block while memory is registered | `agent`: callers only ever *try* its gate |
 //! | a request, list or notification map used with the wrong agent or after it | `agent` owns the agent; nothing of it leaves this module |
 //! | a blob with a bad name panics, a forged one evicts a healthy peer, a changed one wedges it | `blob` parses every blob strictly, `peers` compares it with what is loaded |
+//! | memory of a kind that NIXL does not know is written beyond the end of a table | `blob` refuses it |
 //! | a damaged worker address ends the process | `worker_address` reads all of it before UCX does |
 //! | a peer that died keeps its endpoints, attempts to reach it leak files | `directory` has NIXL forget it, and does not let it be tried often; `endpoints` asks whether it listens before |
 //! | memory that comes and goes makes it forget and load the peer, which leaks sockets on both sides | `peers` loads keys that say nothing of their memory once, over all addresses |
