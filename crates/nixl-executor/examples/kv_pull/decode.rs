@@ -50,6 +50,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
                 None => match reach(&http, &args, &connector).await {
                     Ok(reached) => {
                         tally.imports += 1;
+                        println!("import {}", tally.imports);
                         import = Some(reached);
                         continue;
                     }

@@ -454,7 +454,7 @@ fn requests_are_checked_against_the_offer() {
     while world.sides[1].jobs.next() {}
     let refused = served.poll();
     assert!(
-        matches!(&refused, Poll::Ready(Err(TransportError::OwnIdentity { .. }))),
+        matches!(&refused, Poll::Ready(Err(TransportError::BadMetadata { .. }))),
         "{refused:?}"
     );
     drop(served);
