@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use nixl_descriptor::layout::{ChunkPairError, Layout, RemoteLayout, same_geometry};
 use nixl_descriptor::{
-    DescriptorList, LeaseMode, Leased, Leases, PublishedWords, ReadOnlyWords, SharedMemoryError,
-    SharedName,
+    DescriptorList, LeaseMode, Leased, Leases, PublishedWords, ReadOnlyWords, SharedName,
 };
 use nixl_metadata::{ExportMetadata, NotificationKey, Rights, SharedFile, Ticket};
 use nixl_ops::{
@@ -165,8 +164,8 @@ impl Connector {
                 Ok(Words::Mapped(Arc::new(words)))
             }
             // The file is that of the random name, so the process is the owner.
-            Ok(_) | Err(SharedMemoryError::Gone) => Err(closed(metadata)),
-            // The engine reads them.
+            Ok(_) => Err(closed(metadata)),
+            // The engine reads them: the owner has closed them, or runs on another host that has the identity of this one.
             Err(error) => {
                 tracing::debug!(%error, "the words of an export are not mapped");
                 Ok(Words::Engine)
