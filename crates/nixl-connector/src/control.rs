@@ -267,8 +267,12 @@ mod tests {
     #[tokio::test]
     async fn what_peers_ask_for_waits_for_what_this_process_does_and_is_bounded() {
         let control = ControlThread::spawn().unwrap();
-        let (go, gate) = channel::<()>();
-        control.post(move || gate.recv().unwrap());
+        let ((go, gate), (begin, begun)) = (channel::<()>(), channel());
+        control.post(move || {
+            begin.send(()).unwrap();
+            gate.recv().unwrap();
+        });
+        begun.recv().unwrap();
         let ran = Arc::new(Mutex::new(Vec::new()));
         let note = |what: usize| {
             let ran = Arc::clone(&ran);
