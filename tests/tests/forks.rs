@@ -78,7 +78,8 @@ fn ended<T>(result: Result<T, OperationError>) -> bool {
 
 /// All that a connector can be asked.
 async fn refuses(connector: &Connector, remote: &RdmaMetadata) {
-    let memory = || Region::zeroed(remote.descriptors()[0].size() as usize).unwrap();
+    // Of the heap: a child that unmaps memory may wait for a lock of UCX's memory hooks (ARCHITECTURE says so).
+    let memory = || Region::try_from(vec![0; remote.descriptors()[0].size() as usize]).unwrap();
     assert!(is_forked(connector.create_readable(memory()).await));
     assert!(is_forked(connector.create_writable(memory()).await));
     assert!(is_forked(connector.begin_read(remote, memory()).await));
@@ -289,7 +290,6 @@ fn children_of_a_busy_process_do_not_hang() {
                 in_child(fork % 2 == 0, LIMIT, || {
                     within(LIMIT, refuses(&source, &remote));
                     drop(handles.take());
-                    let _ = Region::shared(5000).unwrap();
                 });
             }
             is_over.store(true, Ordering::Relaxed);
