@@ -314,10 +314,12 @@ fn memory_of_killed_initiators_goes_back_to_the_system() {
             }
             nothing_is_held();
             assert!(held > 0, "none was killed in the middle");
-            let after = resources();
-            let grown = after.resident.saturating_sub(before.resident);
+            // A thread of its own frees it.
+            let grown = eventually("the memory goes back to the system", PROOF, || {
+                let grown = resources().resident.saturating_sub(before.resident);
+                (grown < LEN).then_some(grown)
+            });
             println!("{held} of 24 held their memory; {} KiB more are resident", grown >> 10);
-            assert!(grown < LEN, "{before:?} {after:?}");
             assert_eq!(leaked(), Default::default());
         });
     });
