@@ -37,7 +37,8 @@ pub(crate) fn run<A: Parser>(example: impl AsyncFnOnce(A) -> Result) -> ExitCode
 fn fail(code: u8, error: impl Display) -> ExitCode {
     let error = error.to_string();
     let line = error.split_whitespace().collect::<Vec<_>>().join(" ");
-    // Without stderr there is nobody to tell.
-    let _ = writeln!(io::stderr(), "error: {line}");
+    // Without stderr the exit code has to do.
+    // In one piece: threads of NIXL's write there too.
+    let _ = io::stderr().write_all(format!("error: {line}\n").as_bytes());
     ExitCode::from(code)
 }
