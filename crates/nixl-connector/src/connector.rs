@@ -626,30 +626,32 @@ impl Connector {
         self.execute(&to, (peer, registrations), None).await
     }
 
-    /// Has the executor prepare it; again after a reconnect if the engine has dropped the peer or registrations.
+    /// Has the executor prepare it; again after a reconnect if the engine has dropped the peer or registrations, which other
+    /// operations' reconnects may cause meanwhile.
     async fn execute(
         &self,
         to: &ToPeer<'_>,
-        (peer, registrations): (PeerId, Vec<Registration>),
+        (mut peer, registrations): (PeerId, Vec<Registration>),
         initiator_metadata: Option<AgentMetadata>,
     ) -> Result<(Box<dyn Execution>, PeerId), ConnectorError> {
+        const RECONNECTS: u32 = 4;
         let connection = &self.shared.connection;
-        let transport = connection.transport();
         let executor = connection.executor();
-        let again = (registrations.clone(), initiator_metadata.clone());
-        let error =
-            match executor.execute(to.request(transport, &peer, registrations, initiator_metadata))
-            {
+        let mut reconnects = 0;
+        loop {
+            let prepared = (registrations.clone(), initiator_metadata.clone());
+            let request = to.request(connection.transport(), &peer, prepared.0, prepared.1);
+            let error = match executor.execute(request) {
                 Ok(execution) => return Ok((execution, peer)),
                 Err(error) => error,
             };
-        if !wants_reconnect(&error) {
-            return Err(error.into());
+            if reconnects == RECONNECTS || !wants_reconnect(&error) {
+                return Err(error.into());
+            }
+            reconnects += 1;
+            connection.forget(&peer);
+            peer = connection.reconnect(to.remote).await?;
         }
-        connection.forget(&peer);
-        let peer = connection.reconnect(to.remote).await?;
-        let execution = executor.execute(to.request(transport, &peer, again.0, again.1))?;
-        Ok((execution, peer))
     }
 
     /// The execution, behind a claim by a message if the offer's terms demand one that its slot does not give.

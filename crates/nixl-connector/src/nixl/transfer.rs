@@ -77,10 +77,10 @@ impl NixlTransfer {
         if self.peer.is_forgotten() {
             match self.directory.current(&self.peer.id, self.pairs.iter().map(|(_, there)| there)) {
                 Ok(current) => self.peer = current,
-                Err(TransportError::UnknownPeer { name }) if self.peer.is_broken() => {
-                    return self.end(Err(TransportError::PeerGone { name }));
+                Err(error) => {
+                    let error = self.forgotten(error);
+                    return self.end(Err(error));
                 }
-                Err(error) => return self.end(Err(error)),
             }
         }
         if self.peer.is_broken() {
@@ -112,6 +112,19 @@ impl NixlTransfer {
                 let error = self.gone();
                 self.end(Err(error))
             }
+        }
+    }
+
+    /// Why the peer's entry does not serve this transfer any more. A peer may have been loaded anew for another operation,
+    /// with the memory of that one alone: that says nothing of this one's.
+    fn forgotten(&self, error: TransportError) -> TransportError {
+        use TransportError::{NotRegistered, PeerBusy, PeerGone, UnknownPeer};
+        match error {
+            UnknownPeer { name } | NotRegistered { name, .. } if self.peer.is_broken() => {
+                PeerGone { name }
+            }
+            NotRegistered { name, .. } => PeerBusy { name },
+            error => error,
         }
     }
 
