@@ -11,7 +11,9 @@ use nixl_connector::{
     CancelOutcome, Connector, ConnectorError, DriverConfig, OperationError, OperationOptions,
     OperationStatus, ReadOperation, TransportError, WriteOperation,
 };
-use nixl_descriptor::{AccessError, LeaseError, LeaseMode, ReclaimError, Region, leaked};
+use nixl_descriptor::{
+    AccessError, DescriptorList, LeaseError, LeaseMode, ReclaimError, Region, leaked,
+};
 use nixl_metadata::RdmaMetadata;
 use nixl_tests::{
     Offer, Peer, Random, Resources, alone, crc32, eventually, pattern, resources, within,
@@ -339,6 +341,50 @@ fn killed_at_random_over_tcp() {
 #[test]
 fn killed_at_random_over_shared_memory() {
     kill_many(25, &local(), "killed_at_random_over_shared_memory");
+}
+
+/// TCP has no reads: the owner's UCX replies to them with messages, which cannot be sent to a reader that has died. UCX by itself
+/// ends the process of the owner then.
+#[test]
+fn readers_that_are_killed_while_they_are_replied_to() {
+    const READERS: usize = 4;
+    const ROUNDS: usize = 8;
+    alone("readers_that_are_killed_while_they_are_replied_to", &tcp(), || {
+        within(LIMIT, async {
+            let mut random = Random::new(11);
+            let connector = Connector::builder().name("owner").build().await.unwrap();
+            let region = Region::try_from(pattern(3, LARGE)).unwrap();
+            for round in 0..ROUNDS {
+                let mut readers: Vec<_> = (0..READERS).map(|_| Peer::start(PEER, &[])).collect();
+                // One read that is long under way, or many that arrive together.
+                let (reads, len) = if round % 2 == 0 { (1, LARGE) } else { (32, 256 << 10) };
+                let list = DescriptorList::from(region.descriptor(..len).unwrap());
+                let mut offers = Vec::new();
+                for reader in &mut readers {
+                    for _ in 0..reads {
+                        let offer = connector.create_readable(list.clone()).await.unwrap();
+                        let metadata = offer.metadata().to_dynamo_json();
+                        reader.tell(&format!("read {metadata}")).unwrap();
+                        offers.push(offer);
+                    }
+                }
+                for reader in &mut readers {
+                    reader.answer("read").unwrap();
+                }
+                thread::sleep(Duration::from_millis(random.below(30)));
+                for reader in &mut readers {
+                    reader.kill().unwrap();
+                }
+            }
+            // The owner lives, and serves others.
+            let mut reader = Peer::start(PEER, &[]);
+            let mut offer = connector.create_readable(region.clone()).await.unwrap();
+            let read = reader.ask(&format!("read {}", offer.metadata().to_dynamo_json())).unwrap();
+            let sum = reader.ask(&format!("wait {read}")).unwrap();
+            assert_eq!(sum, crc32(&pattern(3, LARGE)));
+            offer.wait_for_completion().await.unwrap();
+        });
+    });
 }
 
 /// A target learns nothing of its initiator's death: its wait ends at the deadline, and since the peer might only be

@@ -24,6 +24,7 @@
 //! | settings with commas, and those of the process, cannot be given, and wrong ones are ignored | `ucx` asks and tells UCX itself |
 //! | more network interfaces than UCX takes end its start, and more than 64 names in a list the process | `ucx/choice` names some; `ucx/settings` counts |
 //! | UCX's module for EFA loads a second libnl, whose destructors crash at exit | `ucx/settings` leaves it out where no such device is |
+//! | UCX ends the owner's process where a reader over TCP dies while it is replied to | `ucx/replies` replaces the functions that do |
 //! | UCX prints on the standard output | `ucx/log` hands its messages to `tracing` |
 //! | no agent is made where `HOME` may not be looked into, or too few files may be opened, and the reason is not told | `configuration` and `files` look before |
 //! | once GPU memory was refused, no peer accepts the agent's metadata | `registrar` tries it with another agent first |

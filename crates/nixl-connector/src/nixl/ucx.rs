@@ -7,6 +7,7 @@ mod choice;
 mod library;
 mod lists;
 mod log;
+mod replies;
 mod settings;
 
 use std::fs;

@@ -13,7 +13,7 @@ use nixl_ops::{EngineSetting, SettingSource};
 use super::choice::{MOST_NAMES, UcxDevices};
 use super::library::Ucx;
 use super::lists::Lists;
-use super::log;
+use super::{log, replies};
 use crate::nixl::{NixlOptions, NixlUnavailable};
 
 /// Lists with more names than [`MOST_NAMES`] in these make UCX abort the process.
@@ -140,6 +140,9 @@ impl Plan {
         let ucx = Ucx::loaded();
         if let Some(ucx) = &ucx {
             log::hand_on(ucx);
+            if env::var_os("NOPATCH").is_none() {
+                replies::outlive_readers(ucx, &process);
+            }
         }
         let mut lists = ucx.as_ref().map(|ucx| Lists::new(ucx, &process));
         let (mut settings, mut handed) = (Vec::new(), Vec::new());
