@@ -9,11 +9,11 @@
 //!
 //! | mutant | found by |
 //! |---|---|
-//! | no check: `Checked::ask` says that the grant stands | wrong bytes |
-//! | the check before the bytes | wrong bytes |
+//! | no check: `Checked::ask` says that the grant stands | a read of an ended grant that succeeds |
+//! | the words read before the bytes, and not after | wrong bytes |
 //! | the words read by a request that is posted beside that of the bytes | wrong bytes |
-//! | `GrantTable` raises the word of a slot when the next grant ends, after its blocks were overwritten | wrong bytes |
-//! | words that were read are remembered for 1 ms | wrong bytes |
+//! | `GrantTable` raises the word of a slot when the next grant ends, after its blocks were overwritten | a read of an ended grant that succeeds |
+//! | mapped words that stood are remembered for 1 ms | wrong bytes |
 //! | `State::next_value` gives each value of eight again and again | a digest that is not the ticket's |
 
 mod clock;

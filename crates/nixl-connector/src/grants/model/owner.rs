@@ -116,12 +116,25 @@ impl Owner {
         Some(granted)
     }
 
-    /// Ends a grant, and usually overwrites its blocks at once.
-    pub(super) fn end(&mut self, random: &mut Random) -> bool {
+    /// One that was not ended here.
+    pub(super) fn any_alive(&self, random: &mut Random) -> Option<Rc<Granted>> {
         if self.alive.is_empty() {
-            return false;
+            return None;
         }
-        let at = random.below(self.alive.len());
+        Some(Rc::clone(&self.alive[random.below(self.alive.len())].1))
+    }
+
+    /// Ends a grant.
+    pub(super) fn end(&mut self, random: &mut Random) -> bool {
+        let granted = self.any_alive(random);
+        granted.is_some_and(|granted| self.end_this(&granted, random))
+    }
+
+    /// Ends a grant, and usually overwrites its blocks at once.
+    pub(super) fn end_this(&mut self, granted: &Rc<Granted>, random: &mut Random) -> bool {
+        let Some(at) = self.alive.iter().position(|(_, other)| Rc::ptr_eq(other, granted)) else {
+            return false;
+        };
         let (grant, granted) = self.alive.swap_remove(at);
         let had_not_ended = grant.end();
         assert!(

@@ -88,6 +88,7 @@ impl World {
             90..150 => self.begin_a_read(),
             150..158 => self.cancel_a_read(),
             158..170 => self.say_done(),
+            170..180 if now_possible => self.overtake_a_read(),
             170.. => self.move_a_chunk(),
             _ => false,
         };
@@ -146,6 +147,32 @@ impl World {
         let read = Read::begin(&mut self.readers[reader], granted, &mut self.random);
         self.reads.push(read);
         true
+    }
+
+    /// A read begins, the grant ends after some of its chunks, and the rest follows at once.
+    fn overtake_a_read(&mut self) -> bool {
+        let Some(granted) = self.owner.any_alive(&mut self.random) else { return false };
+        let at = self.random.below(READERS);
+        let agent = self.readers[at].connector.name().to_owned();
+        let is_busy = self.reads.iter().any(|read| read.agent == agent);
+        if is_busy || self.steps < self.readers[at].stopped_until {
+            return false;
+        }
+        self.reads.push(Read::begin(&mut self.readers[at], &granted, &mut self.random));
+        self.poll_reads();
+        for _ in 0..self.random.below(12) {
+            self.steps += usize::from(self.fabric.step(&agent, self.random.next()));
+        }
+        self.owner.end_this(&granted, &mut self.random);
+        let until = Instant::now() + Duration::from_millis(5);
+        while self.reads.iter().any(|read| read.agent == agent) && Instant::now() < until {
+            match self.fabric.step(&agent, self.random.next()) {
+                true => self.steps += 1,
+                false => thread::yield_now(),
+            }
+            self.poll_reads();
+        }
+        self.count("overtaken")
     }
 
     /// The engine goes on with it.
