@@ -66,7 +66,9 @@ pub(super) struct Chunk {
 /// What a transfer does next.
 pub(super) enum Next {
     /// So many bytes can move before something else happens.
-    Moves { most: u64 },
+    Moves {
+        most: u64,
+    },
     /// Nothing, for now.
     Waits,
     Ends(Result<(), TransportError>),

@@ -158,9 +158,10 @@ impl Owner {
         let version = self.versions[block][layer] + 1;
         let bytes = content(block, layer, version);
         let written = self.parts[layer].copy_from_slice(block * bytes.len(), &bytes);
-        let covering = self.alive.iter().filter(|(_, granted)| {
-            granted.ticket.blocks().contains(&(block as u32))
-        });
+        let covering = self
+            .alive
+            .iter()
+            .filter(|(_, granted)| granted.ticket.blocks().contains(&(block as u32)));
         match written {
             Ok(()) => {
                 for (_, granted) in covering {

@@ -91,9 +91,10 @@ impl Read {
         let options = BlockTransferOptions::new().layers(layers.clone());
         let (import, ticket) = (reader.import.clone(), granted.ticket.clone());
         let (layout, blocks) = (room.0.clone(), to.clone());
-        let future = Box::pin(async move {
-            import.read_blocks_with(&ticket, &layout, &blocks, options).await
-        });
+        let future =
+            Box::pin(
+                async move { import.read_blocks_with(&ticket, &layout, &blocks, options).await },
+            );
         Self {
             agent: reader.connector.name().to_owned(),
             granted: Rc::clone(granted),

@@ -141,7 +141,8 @@ impl World {
             return false;
         }
         // Mostly one of the latest.
-        let most = if self.random.one_in(4) { self.tickets.len() } else { self.tickets.len().min(6) };
+        let most =
+            if self.random.one_in(4) { self.tickets.len() } else { self.tickets.len().min(6) };
         let granted = &self.tickets[self.tickets.len() - 1 - self.random.below(most)];
         let reader = self.random.below(READERS);
         let read = Read::begin(&mut self.readers[reader], granted, &mut self.random);
@@ -259,8 +260,7 @@ impl World {
     fn restart_a_reader(&mut self) -> bool {
         let at = self.random.below(READERS);
         assert!(self.fabric.kill(self.readers[at].connector.name()));
-        self.readers[at] =
-            start_reader(&self.fabric, &self.clock, &self.owner, &mut self.random);
+        self.readers[at] = start_reader(&self.fabric, &self.clock, &self.owner, &mut self.random);
         self.count("readers killed")
     }
 
@@ -274,8 +274,7 @@ impl World {
         assert!(self.fabric.kill(self.owner.connector.name()));
         self.owner = start_owner(&self.fabric, &self.clock, self.owner.number + 1);
         for reader in &mut self.readers {
-            reader.import =
-                import(&self.fabric, &reader.connector, &self.owner, &mut self.random);
+            reader.import = import(&self.fabric, &reader.connector, &self.owner, &mut self.random);
         }
         self.count("owners killed")
     }
