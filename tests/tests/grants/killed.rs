@@ -7,7 +7,7 @@ use nixl_connector::{Connector, ConnectorError, Export, GrantOptions, RevokeOutc
 use nixl_descriptor::leaked;
 use nixl_tests::{Cache, Random, alone_within, eventually, hex_line, within};
 
-use super::{By, VARIABLES};
+use super::{By, local};
 
 /// Tokens of a page: blocks have 1 MiB.
 const PAGE: usize = 4096;
@@ -125,7 +125,7 @@ async fn killed(connector: &Connector, by: By, each: usize) {
 }
 
 fn run(name: &str, by: By, each: usize) {
-    alone_within(LIMIT, name, &VARIABLES, || {
+    alone_within(LIMIT, name, &local(), || {
         within(LIMIT, async {
             let connector = by.builder().build().await.unwrap();
             killed(&connector, by, each).await;

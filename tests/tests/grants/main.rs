@@ -15,8 +15,10 @@ use nixl_tests::Peer;
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
 
-/// What UCX is told in all processes of a test.
-const VARIABLES: [(&str, &Path); 0] = [];
+/// Shared memory and CMA, as between any two processes of one machine.
+fn local() -> [(&'static str, &'static Path); 1] {
+    [("UCX_MEM_EVENTS", Path::new("no"))]
+}
 
 /// The variable by which a peer picks paths, and its value.
 const STAGED: (&str, &str) = ("NIXL_TEST_STAGED", "30000");
