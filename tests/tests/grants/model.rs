@@ -16,6 +16,8 @@ const PAGE: usize = 256;
 const BLOCK_LEN: usize = PAGE * 256;
 const READERS: usize = 3;
 const GRANTS: usize = 12;
+/// Tickets expire by a clock that is behind by up to a tick of the kernel's.
+const COARSE: Duration = Duration::from_millis(12);
 const TICKETS: usize = 16;
 
 /// What was granted, and what is known of its end.
@@ -157,8 +159,7 @@ impl Model {
         let blocks: Vec<_> = (0..count).map(|at| (first + 9 * at) % Cache::BLOCKS).collect();
         let millis = [20, 500, 60_000][self.below(3)];
         let list = blocks.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        // Its clock tells milliseconds.
-        let expires = Instant::now() + Duration::from_millis(millis) - Duration::from_millis(2);
+        let expires = Instant::now() + Duration::from_millis(millis) - COARSE;
         let answer = self.owner.ask(&format!("grant {list} {millis}")).unwrap();
         let (number, ticket) = answer.split_once(' ').unwrap();
         let bytes: Vec<u8> = blocks.iter().flat_map(|&at| self.contents[at].clone()).collect();

@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use nixl_metadata::{ExportMetadata, WordsLocation};
 use nixl_ops::{Clock, DriverConfig};
 
+use super::super::RemoteExport;
 use super::Random;
 use super::clock::AheadClock;
 use super::owner::{BLOCKS, Granted, LAYERS, Owner};
 use super::reader::{Ended, Read, Reader};
+use crate::Connector;
 use crate::simulated::{Fabric, MessageFault};
-use crate::{Connector, ConnectorError};
 
 const READERS: usize = 3;
 const READS: usize = 8;
@@ -305,12 +306,7 @@ fn start_reader(
 }
 
 /// As a process of the owner's host has it, or one of another host, which cannot map the words.
-fn import(
-    fabric: &Fabric,
-    reader: &Connector,
-    owner: &Owner,
-    random: &mut Random,
-) -> super::super::RemoteExport {
+fn import(fabric: &Fabric, reader: &Connector, owner: &Owner, random: &mut Random) -> RemoteExport {
     let here = owner.export.metadata();
     let afar = ExportMetadata::new(
         here.export(),
@@ -321,10 +317,8 @@ fn import(
     )
     .unwrap();
     let metadata = if random.one_in(3) { here } else { &afar };
-    let imported = drive(fabric, Some(reader.name()), async {
-        Ok::<_, ConnectorError>(reader.import_unless(metadata, None).await?)
-    });
-    imported.unwrap()
+    let importing = reader.import_unless(metadata, None);
+    drive(fabric, Some(reader.name()), importing).unwrap()
 }
 
 /// The output of a future, for which the agent's requests move.
