@@ -433,6 +433,45 @@ fn targets_of_peers_that_die() {
     });
 }
 
+// ---- Memory that comes and goes ----
+
+/// Each read is of memory that was registered just now, where other memory was registered before, and several are under way.
+#[test]
+fn files_stay_while_memory_of_a_healthy_peer_changes() {
+    alone("files_stay_while_memory_of_a_healthy_peer_changes", &tcp(), || {
+        within(LIMIT, async {
+            let connector = Connector::builder().build().await.unwrap();
+            let mut peer = Peer::start(PEER, &[]);
+            let mut random = Random::new(20_261_129);
+            let mut round = async |seed: u64| {
+                let (mut under_way, mut lens) = (Vec::new(), Vec::new());
+                for at in 0..3 {
+                    let len = 1 + random.below(200_000) as usize;
+                    let offer = peer.offer("readable", len, seed + at).unwrap();
+                    let region = Region::zeroed(len).unwrap();
+                    let read = connector.begin_read(&decode(&offer), region.clone()).await;
+                    under_way.push((read.unwrap(), region, offer, seed + at));
+                    lens.push(len);
+                }
+                for ((mut read, region, offer, seed), len) in under_way.into_iter().zip(lens) {
+                    read.wait_for_completion().await.unwrap();
+                    assert!(region.to_vec().unwrap() == pattern(seed, len), "wrong bytes");
+                    peer.ask(&format!("wait {}", offer.id)).unwrap();
+                }
+            };
+            for seed in 0..20 {
+                round(seed * 10).await;
+            }
+            let before = resources();
+            for seed in 20..120 {
+                round(seed * 10).await;
+            }
+            let after = resources();
+            assert!(after.files <= before.files, "{before:?} -> {after:?}");
+        });
+    });
+}
+
 // ---- Handles ----
 
 /// NIXL tells the target only when the initiator asks how the transfer stands. Nobody does here, and it is told.

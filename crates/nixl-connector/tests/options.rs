@@ -2,6 +2,8 @@
 #![cfg(feature = "nixl")]
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
+use std::net::SocketAddr;
+
 use nixl_connector::nixl::{NixlBackend, NixlOptions, NixlUnavailable, UcxLogLevel};
 use nixl_connector::{Connector, ConnectorError, EngineSetting, SettingSource};
 use nixl_device::{NetworkInterface, TcpSocket, TcpState};
@@ -18,10 +20,15 @@ fn refusal(options: NixlOptions) -> NixlUnavailable {
     }
 }
 
-/// The sockets on which this process listens, one for each interface that UCX uses.
-fn listening() -> usize {
+/// The addresses on which this process listens, one for each interface that UCX uses.
+fn addresses() -> Vec<SocketAddr> {
     let sockets = TcpSocket::all_of_this_process().unwrap();
-    sockets.iter().filter(|socket| socket.state == TcpState::Listen).count()
+    let listening = sockets.iter().filter(|socket| socket.state == TcpState::Listen);
+    listening.filter_map(|socket| socket.local).collect()
+}
+
+fn listening() -> usize {
+    addresses().len()
 }
 
 fn setting(connector: &Connector, name: &str) -> Option<EngineSetting> {
@@ -40,6 +47,8 @@ fn options_reach_ucx_and_are_told() {
     let loopback = NixlOptions::new().network_devices(["lo", "no-such0"]).rails(3);
     let connector = build(loopback).unwrap();
     assert_eq!(listening(), before + 1, "UCX listens on one interface");
+    let are_local = addresses().iter().all(|address| address.ip().is_loopback());
+    assert!(are_local, "other hosts reach {:?}", addresses());
     let devices = setting(&connector, "UCX_NET_DEVICES").unwrap();
     assert_eq!(devices.to_string(), "UCX_NET_DEVICES=lo,no-such0 (option)");
     assert_eq!(source(&connector, "UCX_MAX_RMA_RAILS"), Some(SettingSource::Option));

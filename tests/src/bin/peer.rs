@@ -20,7 +20,11 @@
 //! | `settings` | what the engine was given |
 //! | `blocked` | the longest call on the connection's thread, in microseconds |
 //! | `export SEED`, `import METADATA` | the metadata of an export; nothing |
-//! | `grant BLOCK,…`, `end N`, `blocks TICKET` | a grant's number and ticket; whether it had not ended; the CRC-32 of the blocks |
+//! | `pages TOKENS` | nothing; caches from here on have pages of so many tokens, in memory of the pool |
+//! | `grant BLOCK,… [MILLISECONDS]`, `end N` | a grant's number and ticket; whether it had not ended |
+//! | `refill N SEED` | as `end`, and whether each of its blocks was filled from the seed and its number |
+//! | `blocks TICKET` | the CRC-32 of the blocks, which were read |
+//! | `put TICKET`, `done TICKET` | nothing; the blocks were written from the first of the own cache, or the owner was told |
 //!
 //! With the variable `NIXL_TEST_STAGED`, transfers of GPU memory are staged; its value is the time of silence, in
 //! milliseconds, after which a peer is given up. It ends when stdin does.

@@ -18,6 +18,8 @@ mod described;
 mod error;
 mod export;
 mod grant;
+#[cfg(test)]
+mod model;
 mod own;
 mod read;
 mod remote;

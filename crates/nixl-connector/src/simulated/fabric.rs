@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -10,6 +11,7 @@ use nixl_ops::{Clock, Transport};
 use super::agent::Agent;
 use super::faults::{Faults, Plan};
 use super::job::Job;
+use super::stepped::{self, SteppedJob};
 use super::transport::SimulatedTransport;
 
 /// A network inside this process. Cheap to clone; all clones are the same network.
@@ -22,7 +24,21 @@ impl Fabric {
     /// A network without agents. Delays are measured on `clock`, which should be that of the
     /// connectors too.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { network: Arc::new(Network { clock, state: Mutex::default() }) }
+        Self { network: Arc::new(Network { clock, chunk: None, state: Mutex::default() }) }
+    }
+
+    /// A network on which nothing moves by itself: each call of [`step`](Self::step) moves a chunk of at most `chunk` bytes.
+    ///
+    /// Messages arrive by themselves, and so does the end of a transfer whose peer is dead.
+    pub fn stepped(clock: Arc<dyn Clock>, chunk: NonZeroU64) -> Self {
+        let network = Network { clock, chunk: Some(chunk), state: Mutex::default() };
+        Self { network: Arc::new(network) }
+    }
+
+    /// Moves one chunk of a transfer that `agent` has posted on a [stepped](Self::stepped) network, or ends one whose chunks have
+    /// all moved. The number chooses the transfer and the chunk, in any order. Returns whether there was one to move or to end.
+    pub fn step(&self, agent: &str, choice: u64) -> bool {
+        stepped::step(&self.network, agent, choice)
     }
 
     /// A new agent, named `{name}-{incarnation}`. Like the process that it stands for, it is gone from the
@@ -52,7 +68,9 @@ impl Fabric {
     /// Ends an agent as if its process had died: nothing moves to or from its memory any more, and no peer
     /// hears of it. Returns whether it was alive.
     pub fn kill(&self, agent: &str) -> bool {
-        self.network.lock().kill(agent)
+        let killed = self.network.lock().kill(agent);
+        stepped::end_of_the_dead(&self.network);
+        killed
     }
 }
 
@@ -65,6 +83,8 @@ impl fmt::Debug for Fabric {
 /// What agents, transfers and fault handles share.
 pub(super) struct Network {
     pub(super) clock: Arc<dyn Clock>,
+    /// The most bytes that a step moves, if transfers move in steps.
+    pub(super) chunk: Option<NonZeroU64>,
     state: Mutex<State>,
 }
 
@@ -75,6 +95,8 @@ pub(super) struct State {
     pub(super) plan: Plan,
     /// Transfers that were dropped in flight, which the engine still carries out.
     orphans: Vec<Job>,
+    /// Transfers in flight that move in steps.
+    pub(super) stepped: Vec<Arc<SteppedJob>>,
     /// The last registration on the network; no two have the same number.
     pub(super) registrations: u64,
     incarnations: u64,

@@ -55,6 +55,25 @@ pub(super) struct Job {
     within: u64,
 }
 
+/// A part of a pair.
+pub(super) struct Chunk {
+    pub(super) pair: usize,
+    /// Where in it.
+    pub(super) within: u64,
+    pub(super) len: u64,
+}
+
+/// What a transfer does next.
+pub(super) enum Next {
+    /// So many bytes can move before something else happens.
+    Moves {
+        most: u64,
+    },
+    /// Nothing, for now.
+    Waits,
+    Ends(Result<(), TransportError>),
+}
+
 impl Job {
     /// The most bytes that one call moves.
     const BURST: u64 = 1 << 20;
@@ -108,45 +127,90 @@ impl Job {
     fn burst(&mut self, network: &Network) -> Poll<Result<(), TransportError>> {
         let end = self.moved.saturating_add(Self::BURST);
         loop {
-            let now = network.clock.now();
-            let mut state = network.lock();
-            state.check_alive(&self.request.agent, &self.request.peer)?;
-            if now < self.not_before {
-                return Poll::Pending;
-            }
-            let stalling = !state.is_released(&self.request.agent, &self.strikes);
-            let mut until = self.total;
-            if let Some((byte, fault)) = self.strikes.at_byte(stalling) {
-                until = until.min(byte);
-                if self.moved >= until {
-                    return match fault {
-                        Fault::Stalls { .. } => Poll::Pending,
-                        Fault::PeerDies { .. } => {
-                            state.kill(&self.request.peer);
-                            Poll::Ready(Err(gone(&self.request.peer)))
-                        }
-                        _ => Poll::Ready(Err(failed("transfer", "a fault was ordered"))),
-                    };
-                }
-            }
-            if self.moved == self.total {
-                return Poll::Ready(self.tell(&mut state));
-            }
+            let most = match self.next(network) {
+                Next::Moves { most } => most,
+                Next::Waits => return Poll::Pending,
+                Next::Ends(result) => return Poll::Ready(result),
+            };
             if self.moved == end {
                 return Poll::Pending;
             }
-            drop(state);
-            self.copy(network, until.min(end) - self.moved)?;
+            let Some(pair) = self.request.pairs.get(self.pair) else {
+                return Poll::Ready(Err(failed("transfer", "it is longer than its descriptors")));
+            };
+            let left = pair.local.len - self.within;
+            let len = left.min(most).min(end - self.moved);
+            self.copy(network, Chunk { pair: self.pair, within: self.within, len })?;
+            self.within += len;
+            if len == left {
+                (self.pair, self.within) = (self.pair + 1, 0);
+            }
         }
     }
 
-    /// Copies at most `most` bytes, of one pair.
-    fn copy(&mut self, network: &Network, most: u64) -> Result<(), TransportError> {
-        let Some(pair) = self.request.pairs.get(self.pair) else {
+    /// The agent that posted it.
+    pub(super) fn agent(&self) -> &Arc<str> {
+        &self.request.agent
+    }
+
+    /// Its bytes in chunks of at most `most`, in ascending order.
+    pub(super) fn chunks(&self, most: u64) -> Vec<Chunk> {
+        let of_pair = |(pair, Pair { local, .. }): (usize, &Pair)| {
+            let (total, step) = (local.len, usize::try_from(most).unwrap_or(usize::MAX));
+            let starts = (0..total).step_by(step);
+            starts.map(move |within| Chunk { pair, within, len: most.min(total - within) })
+        };
+        self.request.pairs.iter().enumerate().flat_map(of_pair).collect()
+    }
+
+    /// Why it cannot go on, if one of its agents is dead.
+    pub(super) fn check_alive(&self, network: &Network) -> Result<(), TransportError> {
+        network.lock().check_alive(&self.request.agent, &self.request.peer)
+    }
+
+    /// It has ended: its peer may be forgotten.
+    pub(super) fn leave(&self) {
+        self.transfers.leave();
+    }
+
+    /// What happens next, by the agents, the clock and the faults.
+    pub(super) fn next(&self, network: &Network) -> Next {
+        let now = network.clock.now();
+        let mut state = network.lock();
+        if let Err(error) = state.check_alive(&self.request.agent, &self.request.peer) {
+            return Next::Ends(Err(error));
+        }
+        if now < self.not_before {
+            return Next::Waits;
+        }
+        let stalling = !state.is_released(&self.request.agent, &self.strikes);
+        let mut until = self.total;
+        if let Some((byte, fault)) = self.strikes.at_byte(stalling) {
+            until = until.min(byte);
+            if self.moved >= until {
+                return match fault {
+                    Fault::Stalls { .. } => Next::Waits,
+                    Fault::PeerDies { .. } => {
+                        state.kill(&self.request.peer);
+                        Next::Ends(Err(gone(&self.request.peer)))
+                    }
+                    _ => Next::Ends(Err(failed("transfer", "a fault was ordered"))),
+                };
+            }
+        }
+        match self.moved == self.total {
+            true => Next::Ends(self.tell(&mut state)),
+            false => Next::Moves { most: until - self.moved },
+        }
+    }
+
+    /// Copies a chunk that has not moved before.
+    pub(super) fn copy(&mut self, network: &Network, chunk: Chunk) -> Result<(), TransportError> {
+        let Chunk { pair, within, len } = chunk;
+        let Some(pair) = self.request.pairs.get(pair) else {
             return Err(failed("transfer", "it is longer than its descriptors"));
         };
-        let len = most.min(pair.local.len - self.within);
-        let address = pair.local.address + self.within;
+        let address = pair.local.address + within;
         let here = Span { address, len, device: pair.local.device };
         let (local, remote) = {
             let state = network.lock();
@@ -162,7 +226,7 @@ impl Job {
             remote.ok_or_else(|| failed("transfer", "the peer deregistered the memory"))?;
         let bytes = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         let local_offset = bytes(address - local.address());
-        let remote_offset = bytes(pair.offset + self.within);
+        let remote_offset = bytes(pair.offset + within);
         let (source, target) = match self.request.kind {
             OperationKind::Read => ((&remote, remote_offset), (&local, local_offset)),
             OperationKind::Write => ((&local, local_offset), (&remote, remote_offset)),
@@ -172,10 +236,6 @@ impl Job {
         unsafe { copy_spans(source.0, source.1, target.0, target.1, bytes(len)) }
             .map_err(|error| failed("transfer", error.to_string()))?;
         self.moved += len;
-        self.within += len;
-        if self.within == pair.local.len {
-            (self.pair, self.within) = (self.pair + 1, 0);
-        }
         if self.moved == self.total && self.request.kind == OperationKind::Read {
             for at in self.strikes.flipped() {
                 self.flip_bit(at.min(self.total - 1))?;

@@ -40,6 +40,9 @@
 //! # }).unwrap();
 //! ```
 //!
+//! On a [stepped](Fabric::stepped) network nothing moves but by [`Fabric::step`], chunk by chunk in any order, so that a test decides
+//! what happens between two chunks of one request.
+//!
 //! Host memory only.
 
 mod agent;
@@ -49,6 +52,7 @@ mod faults;
 mod job;
 mod peer;
 mod registrar;
+mod stepped;
 mod transfer;
 mod transport;
 

@@ -8,6 +8,7 @@ use nixl_ops::{Transfer, TransportError};
 
 use super::fabric::Network;
 use super::job::{Job, Request};
+use super::stepped::SteppedJob;
 
 pub(super) struct SimulatedTransfer {
     network: Arc<Network>,
@@ -19,6 +20,7 @@ pub(super) struct SimulatedTransfer {
 enum Stage {
     Prepared(Request),
     Posted(Job),
+    Stepped(Arc<SteppedJob>),
     Ended,
 }
 
@@ -29,8 +31,8 @@ impl SimulatedTransfer {
     }
 }
 
-// SAFETY: the job copies only in `advance`, from the post on until it is ready, and owns the lease; that of one that is dropped
-// in flight is leaked.
+// SAFETY: the job copies only from the post on, in `advance` or in a step, until it is ready, and owns the lease; that of one
+// that is dropped in flight is leaked.
 unsafe impl Transfer for SimulatedTransfer {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let mut job = match std::mem::replace(&mut self.stage, Stage::Ended) {
@@ -39,8 +41,25 @@ unsafe impl Transfer for SimulatedTransfer {
                 self.stage = Stage::Prepared(request);
                 return Poll::Pending;
             }
-            Stage::Prepared(request) => Job::post(&self.network, request)?,
+            Stage::Prepared(request) => {
+                let job = Job::post(&self.network, request)?;
+                match self.network.chunk {
+                    None => job,
+                    Some(chunk) => {
+                        self.was_posted = true;
+                        self.stage = Stage::Stepped(SteppedJob::post(&self.network, job, chunk));
+                        return Poll::Pending;
+                    }
+                }
+            }
             Stage::Posted(job) => job,
+            Stage::Stepped(job) => {
+                let ended = job.poll(&self.network);
+                if ended.is_pending() {
+                    self.stage = Stage::Stepped(job);
+                }
+                return ended;
+            }
             Stage::Ended => return Poll::Ready(Err(TransportError::Closed)),
         };
         self.was_posted = true;
@@ -52,7 +71,7 @@ unsafe impl Transfer for SimulatedTransfer {
     }
 
     fn in_flight(&self) -> bool {
-        matches!(self.stage, Stage::Posted(_))
+        matches!(self.stage, Stage::Posted(_) | Stage::Stepped(_))
     }
 
     fn was_posted(&self) -> bool {
@@ -67,9 +86,14 @@ unsafe impl Transfer for SimulatedTransfer {
 impl Drop for SimulatedTransfer {
     fn drop(&mut self) {
         // The engine goes on without us, as engines do.
-        if let Stage::Posted(job) = std::mem::replace(&mut self.stage, Stage::Ended) {
-            job.leak();
-            self.network.adopt(job);
+        match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Posted(job) => {
+                job.leak();
+                self.network.adopt(job);
+            }
+            // The network has it.
+            Stage::Stepped(job) => job.leak(),
+            Stage::Prepared(_) | Stage::Ended => {}
         }
     }
 }

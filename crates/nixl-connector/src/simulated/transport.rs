@@ -22,6 +22,7 @@ use super::faults::MessageFault;
 use super::job::{Pair, Request};
 use super::peer::{Peer, Update};
 use super::registrar::SimulatedRegistrar;
+use super::stepped;
 use super::transfer::SimulatedTransfer;
 
 pub(super) struct SimulatedTransport {
@@ -227,6 +228,7 @@ impl Drop for SimulatedTransport {
         drop(agent);
         // Ends the transfers of this agent that are no longer polled.
         self.network.move_orphans();
+        stepped::end_of_the_dead(&self.network);
     }
 }
 

@@ -105,6 +105,22 @@ async fn a_write_that_is_late_meets_no_other_buffer() {
 }
 
 #[tokio::test]
+async fn foreign_memory_is_offered_for_writing_unless_that_is_refused() {
+    let fabric = Fabric::new(Arc::new(SystemClock::new()));
+    let builder = || Connector::builder().transport(fabric.transport("target"));
+    let foreign = || Region::try_from(vec![0; 64]).unwrap();
+    let lenient = builder().build().await.unwrap();
+    lenient.create_writable(foreign()).await.unwrap();
+    let strict = builder().refuse_foreign_memory().build().await.unwrap();
+    let refused = strict.create_writable(foreign()).await.unwrap_err();
+    assert_eq!(refused, ConnectorError::ForeignMemory { index: 0 });
+    // What peers may only read, and memory of the library.
+    strict.create_readable(foreign()).await.unwrap();
+    strict.create_writable(strict.buffer(64).unwrap()).await.unwrap();
+    strict.create_writable(Region::shared(64).unwrap()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_dead_peer_is_an_error_and_others_are_not_concerned() {
     let net = net().await;
     let offer = net.target.create_readable(Region::zeroed(64).unwrap()).await.unwrap();

@@ -10,3 +10,4 @@ mod connectors;
 mod faults;
 mod peers;
 mod side;
+mod stepped;

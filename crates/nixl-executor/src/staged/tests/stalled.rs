@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nixl_device::Device;
 use nixl_metadata::OperationKind;
-use nixl_ops::{OperationOptions, OperationStatus};
+use nixl_ops::{Clock as _, OperationOptions, OperationStatus};
 
 use super::world::{Active, Memory, Passive, World, config};
 use crate::staged::staging::StagingMode;
@@ -79,6 +79,37 @@ fn slots_come_back_when_the_peer_goes_on() {
         OperationStatus::InProgress | OperationStatus::Complete
     ));
     scene.came_back();
+}
+
+/// Peers may ask for an offer for two minutes after its end; then nothing is looked for any more.
+#[test]
+fn nothing_ticks_two_minutes_after_the_last_offer() {
+    let mut world = World::new([config(SLOTS, 4), config(SLOTS, 4)]);
+    assert_eq!(world.sides[1].staging.poll_interval(), None, "nothing was offered");
+    let memory = [(); 2].map(|()| Memory::new(GPU, &[300], false));
+    let options = OperationOptions::new().timeout(Duration::from_secs(3600));
+    let (passive, active) = world.begin(
+        OperationKind::Write,
+        0,
+        (&memory[0], &memory[1]),
+        StagingMode::TwoSided,
+        (options, options),
+    );
+    let active = active.unwrap();
+    let often = Some(Duration::from_secs(1));
+    assert_eq!(world.sides[1].staging.poll_interval(), often);
+    for _ in 0..1_000 {
+        world.turn();
+    }
+    assert_eq!(active.status(), OperationStatus::Complete);
+    drop((active, passive));
+    for _ in 0..8 {
+        world.turn();
+    }
+    let ended = world.clock.now();
+    assert_eq!(world.sides[1].staging.poll_interval(), often, "for a while");
+    world.clock.advance(Duration::from_secs(121));
+    assert_eq!(world.sides[1].staging.poll_interval(), None, "offered until {ended:?}");
 }
 
 #[test]
