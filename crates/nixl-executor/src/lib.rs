@@ -72,6 +72,7 @@
 mod begin;
 mod connection;
 mod direct;
+mod facts;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
@@ -81,6 +82,7 @@ mod memcpy;
 mod offers;
 pub mod paths;
 mod peers;
+mod planner;
 pub mod prelude;
 mod staged;
 

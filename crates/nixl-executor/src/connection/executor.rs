@@ -17,19 +17,18 @@ use nixl_ops::{
 use super::intra_process::IntraProcessCopy;
 use super::path_executor::{PeerStats, Shared};
 use super::path_transfer::PathTransfer;
+use super::telemetry::Successes;
 use crate::DirectExecutor;
 use crate::direct::{agree, is_host};
+use crate::facts::{Engine, LocalFacts, OfferFacts, ShareForm, UcxTransports};
 use crate::ipc::{
     ImportCache, ImportError, OwnerId, PeerCopy, RemoteMemoryKey, copier, memory_key, owner_gone,
     shares,
 };
 use crate::local::{CopyContext, MemoryKind, kind_of};
 use crate::offers::Offers;
-use crate::paths::{
-    Engine, LocalFacts, OfferFacts, PathHistory, PathPlan, PathQuery, ShareForm, Successes,
-    UcxTransports,
-};
 use crate::peers::{Peer, Peers};
+use crate::planner::{PathHistory, PathPlan, PathQuery};
 use crate::staged::{RemoteCopyContext, Staging, StagingMode};
 
 pub(super) struct ConnectionExecutor {

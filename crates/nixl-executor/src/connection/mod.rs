@@ -12,5 +12,7 @@ mod path_executor;
 mod path_transfer;
 mod probe;
 mod shared;
+mod telemetry;
 
 pub use path_executor::{PathExecutor, PeerStats};
+pub use telemetry::{note_attempt, note_end};

@@ -14,10 +14,11 @@ use nixl_ops::{
 
 use super::executor::ConnectionExecutor;
 use super::maintenance::{Maintenance, Next};
+use crate::facts::LocalFacts;
 use crate::local::{
     CopyWorkers, Costs, CudaGpus, GpuBackend, GpuError, NoGpus, StreamHandle, StreamPoint,
 };
-use crate::paths::{LocalFacts, PathCosts};
+use crate::planner::PathCosts;
 use crate::staged::{SlotPools, StagingConfig, StagingStats};
 use crate::{BlockError, DirectExecutor};
 

@@ -13,12 +13,10 @@ use nixl_ops::{
 
 use super::executor::{ConnectionExecutor, devices};
 use super::probe::PROBE;
+use super::telemetry::{note_attempt, note_end, tell_end};
 use crate::ipc::is_not_open;
-use crate::paths::{
-    AvailablePath, HealthState, MAX_ATTEMPTS, PathHistory, PathKey, PathPlan, may_retry,
-    note_attempt, note_end, tell_end,
-};
-use crate::peers::Peer;
+use crate::peers::{HealthState, PathKey, Peer};
+use crate::planner::{AvailablePath, MAX_ATTEMPTS, PathHistory, PathPlan, may_retry};
 
 /// An operation that goes by the paths of its plan.
 pub(super) struct PathTransfer {

@@ -19,11 +19,11 @@ use nixl_ops::{
 };
 
 use super::{Found, ImportCache, RemoteMemoryKey, memory_key};
+use crate::facts::LocalFacts;
 use crate::local::{
     AllocationBoundaries, CopyContext, CopyOp, GpuBackend, ListCopy, MemoryKind, Strategy,
     StrategyPolicy, TransferBuffer, starts,
 };
-use crate::paths::LocalFacts;
 
 /// Which GPU here copies, and the number here of the GPU whose memory the peer shares, if it has one.
 pub(crate) fn copier(
@@ -279,10 +279,10 @@ mod tests {
     use nixl_ops::{Clock, PeerId, RecentCheck, SystemClock, Transport};
 
     use super::*;
+    use crate::facts::LocalGpu;
     use crate::ipc::shares;
     use crate::ipc::{Now, OwnerId};
     use crate::local::{CopyWorkers, Costs, GpuCapabilities, SimulatedGpus};
-    use crate::paths::LocalGpu;
 
     struct World {
         gpus: Arc<SimulatedGpus>,

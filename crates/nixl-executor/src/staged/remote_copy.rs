@@ -17,9 +17,9 @@ use super::remote_copy_initiator::RemoteCopyInitiator;
 use super::remote_copy_target::{RemoteCopyRanges, RemoteCopyTarget};
 use super::request::{CancelCopy, ExportedRange, PresentedOffer, RemoteCopyRequest};
 use super::staging::{MemoryLocation, Staging, claim};
+use crate::facts::LocalFacts;
 use crate::ipc::{ImportCache, shares};
 use crate::local::{CopyContext, GpuBackend, kind_of};
-use crate::paths::LocalFacts;
 
 /// What remote copies need: open imports, copy workers and local facts.
 pub(crate) struct RemoteCopyContext {

@@ -6,8 +6,7 @@ use std::time::Duration;
 use nixl_device::Device;
 use nixl_ops::PathKind;
 
-use super::PathHistory;
-use super::plan::same;
+use crate::planner::{PathHistory, same};
 
 /// What was used: a kind of path between two memories.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -1,6 +1,6 @@
 //! The path planner: which way the bytes of one operation go, between processes or inside this one.
 //!
-//! Everything here is data and pure functions: nothing is copied, registered or asked of an engine.
+//! Nothing is copied, registered or asked of an engine here.
 //!
 //! - [`LocalFacts`] and [`PeerFacts`] are what is known of the two sides; static facts propose paths.
 //! - [`PathPlan`] says of every kind of path whether it is there for a [`PathQuery`], and at what [cost](PathCosts), or
@@ -35,36 +35,13 @@
 //! # Ok::<(), nixl_ops::TransportError>(())
 //! ```
 
-mod check;
-mod costs;
-mod describe;
-mod discover;
-mod engine_estimate;
-mod facts;
-mod health;
-mod history;
-mod plan;
-mod plan_cache;
-mod ranking;
-mod retry;
-mod telemetry;
-mod ucx;
-
-#[cfg(test)]
-mod tests;
-
-pub use costs::PathCosts;
-pub use engine_estimate::EngineEstimate;
-pub use facts::{
-    Engine, Fact, LocalFacts, LocalGpu, Locality, OfferFacts, PathQuery, PeerFacts, PeerGpu,
-    PeerMedia, ShareForm,
+pub use crate::connection::{note_attempt, note_end};
+pub use crate::facts::{
+    Engine, Fact, LocalFacts, LocalGpu, Locality, OfferFacts, PeerFacts, PeerGpu, PeerMedia,
+    ShareForm, UcxTransports,
 };
-pub use health::{Health, HealthState, PathKey};
-pub use history::PathHistory;
-pub use plan::{AvailablePath, Chosen, PathPlan, Refusal, UnavailablePath};
-pub use plan_cache::PlanCache;
-pub use ranking::Ranking;
-pub use retry::{MAX_ATTEMPTS, may_retry};
-pub(crate) use telemetry::{Successes, tell_end};
-pub use telemetry::{note_attempt, note_end};
-pub use ucx::UcxTransports;
+pub use crate::peers::{EngineEstimate, Health, HealthState, PathKey, PlanCache};
+pub use crate::planner::{
+    AvailablePath, Chosen, MAX_ATTEMPTS, PathCosts, PathHistory, PathPlan, PathQuery, Ranking,
+    Refusal, UnavailablePath, may_retry,
+};

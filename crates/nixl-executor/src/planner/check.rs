@@ -6,8 +6,11 @@ use nixl_device::{Device, DeviceKind};
 use nixl_ops::{Medium, OperationKind, PathKind};
 
 use super::plan::Refusal;
-use super::{Engine, LocalFacts, LocalGpu, PathCosts, PathQuery, PeerFacts, PeerGpu, ShareForm};
-use crate::{Cost, MemoryKind};
+use super::{PathCosts, PathQuery};
+use crate::facts::{
+    Engine, LocalFacts, LocalGpu, PeerFacts, PeerGpu, REMOTE_COPY, STAGING, ShareForm,
+};
+use crate::local::{Cost, MemoryKind};
 
 /// What a path is carried by and costs, and what makes it possible.
 pub(super) struct Availability {
@@ -425,11 +428,6 @@ impl Check<'_> {
         cuda(self.query.remote)
     }
 }
-
-/// The version of staging messages that this release speaks.
-pub(super) const STAGING: u16 = 2;
-/// The version of the messages by which a peer's GPU is asked to copy.
-pub(super) const REMOTE_COPY: u16 = 2;
 
 /// Whether a peer that speaks version `theirs` of some messages understands this release's. Each release speaks its own version
 /// and the one before.

@@ -9,8 +9,9 @@ use std::time::Duration;
 use nixl_ops::{Medium, PathKind, Rejected, TransportError};
 
 use super::check::Check;
-use super::{LocalFacts, PathCosts, PathHistory, PathQuery, PeerFacts, Ranking};
-use crate::Cost;
+use super::{PathCosts, PathHistory, PathQuery, Ranking};
+use crate::facts::{LocalFacts, PeerFacts};
+use crate::local::Cost;
 
 /// An available path.
 #[derive(Clone, Debug, PartialEq)]
@@ -229,7 +230,7 @@ pub(super) struct RankKey {
 }
 
 /// Whether two kinds are the same, without regard to the strategy inside the process.
-pub(super) fn same(a: PathKind, b: PathKind) -> bool {
+pub(crate) fn same(a: PathKind, b: PathKind) -> bool {
     discriminant(&a) == discriminant(&b)
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use nixl_metadata::PeerInfo;
 
-use super::{LocalFacts, PathCosts, PathPlan, PathQuery, PeerFacts};
+use crate::facts::{LocalFacts, PeerFacts};
+use crate::planner::{PathCosts, PathPlan, PathQuery};
 
 /// The plans for one peer, kept for as long as the peer says the same of itself. Bounded: the oldest is forgotten.
 #[derive(Clone, Debug, Default)]
@@ -45,5 +46,40 @@ impl PlanCache {
         }
         self.plans.push(Arc::clone(&plan));
         plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nixl_device::Device;
+    use nixl_metadata::{Capabilities, HostIdentity};
+    use nixl_ops::{OperationKind, PathKind, PathPolicy};
+
+    use super::*;
+    use crate::facts::{Engine, OfferFacts};
+    use crate::local::MemoryKind;
+
+    #[test]
+    fn plans_are_kept_until_the_peer_says_otherwise() {
+        let mut plans = PlanCache::new();
+        let (here, costs) = (LocalFacts::default(), PathCosts::default());
+        let mut get = |info: &PeerInfo, query| plans.get((&here, &costs), Some(info), query);
+        let host = HostIdentity::new("host", "boot", 1).unwrap();
+        let info = here.describe(PeerInfo::new("peer", 1, host).unwrap(), true);
+        let query = PathQuery {
+            operation: OperationKind::Read,
+            local: MemoryKind::Gpu(0),
+            remote: Device::cuda(1),
+            engine: Engine::Ucx,
+            offered: OfferFacts::default(),
+            policy: PathPolicy::auto(),
+        };
+        let first = get(&info, query);
+        assert!(Arc::ptr_eq(&first, &get(&info, query)));
+        let other =
+            PathQuery { policy: PathPolicy::auto().forbid(PathKind::EngineStaged), ..query };
+        assert_ne!(get(&info, other), first);
+        let changed = info.with_capabilities(Capabilities::default());
+        assert_ne!(get(&changed, query), first);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Engine;
+use crate::facts::Engine;
 
 /// What an engine that was asked once expects of the way to one peer. It is a hint that corrects what is inferred: UCX falls
 /// back to sockets silently.

@@ -4,14 +4,15 @@ use std::collections::HashSet;
 
 use nixl_device::Device;
 use nixl_metadata::{
-    AgentMetadata, Capabilities, HostIdentity, MessageVersions, NotificationKey, OperationKind,
-    PeerInfo, RdmaMetadata, SerializedDescriptor, Share, ShareKind,
+    AgentMetadata, HostIdentity, MessageVersions, NotificationKey, OperationKind, PeerInfo,
+    RdmaMetadata, SerializedDescriptor, Share, ShareKind,
 };
 use nixl_ops::{Medium, PathKind, PathPolicy, TransportError};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{GpuCapabilities, MemoryKind};
+use crate::facts::*;
+use crate::local::{GpuCapabilities, MemoryKind};
 
 const GPU: [[u8; 16]; 2] = [[0x1a; 16], [0x2b; 16]];
 
@@ -438,21 +439,6 @@ fn shares_count_if_they_cover_all_in_one_form() {
     assert_eq!(offer(&[gpu, gpu], vec![ipc(1..2)]), None);
     assert_eq!(offer(&[host], vec![file(0..1)]), Some(ShareForm::File));
     assert_eq!(offer(&[gpu, host], vec![ipc(0..1), file(1..2)]), None);
-}
-
-#[test]
-fn plans_are_kept_until_the_peer_says_otherwise() {
-    let mut plans = PlanCache::new();
-    let (here, costs) = (here(), PathCosts::default());
-    let mut get = |info: &PeerInfo, query| plans.get((&here, &costs), Some(info), query);
-    let info = describe(&here);
-    let query = ask(MemoryKind::Gpu(0), ONE);
-    let first = get(&info, query);
-    assert!(std::sync::Arc::ptr_eq(&first, &get(&info, query)));
-    let other = PathQuery { policy: PathPolicy::auto().forbid(PathKind::EngineStaged), ..query };
-    assert_ne!(get(&info, other), first);
-    let changed = info.with_capabilities(Capabilities::default());
-    assert_ne!(get(&changed, query), first);
 }
 
 fn memory() -> impl Strategy<Value = MemoryKind> {

@@ -6,7 +6,7 @@ use nixl_ops::PathKind;
 
 use super::plan::same;
 
-/// What speaks against paths that are there: those that failed [lately](super::Health), which come last, and those that
+/// What speaks against paths that are there: those that failed lately, which come last, and those that
 /// this operation has tried, which are not tried again. Empty, it takes no memory.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PathHistory {

@@ -4,7 +4,11 @@ use nixl_metadata::{PeerDevice, PeerInfo};
 use nixl_ops::Medium;
 
 use super::LocalFacts;
-use super::check::{REMOTE_COPY, STAGING};
+
+/// The version of staging messages that this release speaks.
+pub(crate) const STAGING: u16 = 2;
+/// The version of the messages by which a peer's GPU is asked to copy.
+pub(crate) const REMOTE_COPY: u16 = 2;
 
 impl LocalFacts {
     /// Adds to `info` what a planner on the other side needs: the capabilities, the GPUs, and, behind the names of the

@@ -1,6 +1,6 @@
 //! The cost table from which paths are chosen.
 
-use crate::Cost;
+use crate::local::Cost;
 
 /// What each kind of path costs, as far as its cost differs: from begin to awaited completion. The defaults were measured
 /// on two H200s of one host (NVLink, PCIe 5 x16, no RDMA NIC) unless a comment says otherwise.

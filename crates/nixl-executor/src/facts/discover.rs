@@ -6,7 +6,7 @@ use nixl_device::cuda::{GpuDirectSupport, NicLink, devices, gpu_links, nic_links
 use nixl_device::{MachineIdentity, NodeAccess, PerProcess, PortState, RdmaNic, Topology};
 use nixl_metadata::HostIdentity;
 
-use super::facts::NO_NIC;
+use super::sides::NO_NIC;
 use super::{Fact, LocalFacts, LocalGpu, UcxTransports};
 
 impl LocalFacts {

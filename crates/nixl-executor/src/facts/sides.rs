@@ -2,14 +2,11 @@
 
 use std::borrow::Cow;
 
-use nixl_device::Device;
-use nixl_metadata::{
-    HostIdentity, MessageVersions, OperationKind, PeerInfo, RdmaMetadata, Share, ShareKind,
-};
-use nixl_ops::{Medium, PathPolicy};
+use nixl_metadata::{HostIdentity, MessageVersions, PeerInfo, RdmaMetadata, Share, ShareKind};
+use nixl_ops::Medium;
 
 use super::UcxTransports;
-use crate::{GpuCapabilities, MemoryKind};
+use crate::local::GpuCapabilities;
 
 /// That something is there, or what is missing.
 pub type Fact = Result<(), Cow<'static, str>>;
@@ -237,7 +234,7 @@ impl PeerFacts {
 pub enum Engine {
     /// UCX, for instance inside NIXL: what carries its bytes is inferred.
     Ucx,
-    /// The same, and it [expects](super::EngineEstimate) no more of the way to this peer than of sockets.
+    /// The same, and it expects no more of the way to this peer than of sockets.
     UcxBySockets,
     /// Another, of which nothing is known.
     Other,
@@ -250,7 +247,7 @@ impl Engine {
         if transport.ends_with("/UCX") { Self::Ucx } else { Self::Other }
     }
 
-    pub(super) fn is_ucx(self) -> bool {
+    pub(crate) fn is_ucx(self) -> bool {
         self != Self::Other
     }
 }
@@ -298,23 +295,4 @@ pub enum ShareForm {
     CudaIpc,
     /// Host memory by open files.
     File,
-}
-
-/// What a plan is asked for. All descriptors of each side are memory of one kind; for an operation that mixes them, ask
-/// for each pair.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[allow(clippy::exhaustive_structs, reason = "a query must set each field")]
-pub struct PathQuery {
-    /// `Read` moves remote to local, `Write` local to remote.
-    pub operation: OperationKind,
-    /// Memory of this process.
-    pub local: MemoryKind,
-    /// Memory of the other side, in its numbering.
-    pub remote: Device,
-    /// What moves the bytes where the executor does not.
-    pub engine: Engine,
-    /// What came with the offer.
-    pub offered: OfferFacts,
-    /// Which ways are allowed.
-    pub policy: PathPolicy,
 }
