@@ -71,15 +71,12 @@
 
 mod begin;
 mod connection;
-mod direct;
 mod facts;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
 mod ipc;
 mod local;
-mod memcpy;
-mod offers;
 pub mod paths;
 mod peers;
 mod planner;
@@ -88,12 +85,11 @@ mod staged;
 
 pub use begin::connector;
 pub use connection::{PathExecutor, PeerStats};
-pub use direct::DirectExecutor;
 pub use local::{
     BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockPlan, BlockSide, CopyOp, CopyRoute,
-    Cost, Costs, CostsError, CudaGpus, GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream,
-    MemoryKind, Piece, Plan, Progress, SharedHandle, SimulatedGpus, Strategy, StrategyPolicy,
-    StreamHandle, StreamPoint, TransferBuffer,
+    Cost, Costs, CostsError, CudaGpus, DirectExecutor, GpuBackend, GpuCapabilities, GpuError,
+    GpuEvent, GpuStream, MemoryKind, Piece, Plan, Progress, SharedHandle, SimulatedGpus, Strategy,
+    StrategyPolicy, StreamHandle, StreamPoint, TransferBuffer,
 };
 pub use staged::{SlotStats, StagingConfig, StagingStats};
 

@@ -9,24 +9,20 @@ use nixl_descriptor::{DescriptorList, Presence, SharedName};
 use nixl_device::{Device, ExitWatch, ProcessExits};
 use nixl_metadata::{Doorbell, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    ConnectionContext, DirectTransfer, EndedOffer, EngineSetting, Execution, Executor, Offer,
-    PathKind, PathPolicy, PeerId, Preparation, Received, Rejected, SettingSource, TransferRequest,
-    TransportError, WaitFor,
+    ConnectionContext, DirectTransfer, EngineSetting, Execution, Executor, Offer, PathKind,
+    PathPolicy, PeerId, Preparation, Received, SettingSource, TransferRequest, TransportError,
+    WaitFor,
 };
 
-use super::intra_process::IntraProcessCopy;
 use super::path_executor::{PeerStats, Shared};
 use super::path_transfer::PathTransfer;
 use super::telemetry::Successes;
-use crate::DirectExecutor;
-use crate::direct::{agree, is_host};
 use crate::facts::{Engine, LocalFacts, OfferFacts, ShareForm, UcxTransports};
 use crate::ipc::{
     ImportCache, ImportError, OwnerId, PeerCopy, RemoteMemoryKey, copier, memory_key, owner_gone,
     shares,
 };
-use crate::local::{CopyContext, MemoryKind, kind_of};
-use crate::offers::Offers;
+use crate::local::{self, CopyContext, MemoryKind, ProcessOffers, is_host, kind_of};
 use crate::peers::{Peer, Peers};
 use crate::planner::{PathHistory, PathPlan, PathQuery};
 use crate::staged::{RemoteCopyContext, Staging, StagingMode};
@@ -394,27 +390,6 @@ impl ConnectionExecutor {
             }
         }
     }
-
-    /// Both sides are memory of this process.
-    fn intra_process(
-        &self,
-        request: &TransferRequest<'_>,
-    ) -> Result<Box<dyn Execution>, TransportError> {
-        let offer = Offers::of_this_process().get(request.remote.notification_key());
-        let host = |offer: &Offer| is_host(offer.descriptors());
-        if is_host(request.local) && offer.as_ref().is_none_or(host) {
-            return DirectExecutor::new().execute(request.clone());
-        }
-        let kind = PathKind::Local("local");
-        if let Err(reason) = request.policy.check(kind, None, None) {
-            return Err(TransportError::NoPath { rejected: vec![Rejected::new(kind, reason)] });
-        }
-        let ended = |why| TransportError::OfferEnded { why };
-        let offer = offer.ok_or_else(|| ended(EndedOffer::Revoked))?;
-        agree(&offer, request.remote)?;
-        let claim = offer.claim_for_copy().map_err(ended)?;
-        Ok(Box::new(IntraProcessCopy::new(request, claim, &self.context)?))
-    }
 }
 
 /// The device of each side.
@@ -428,12 +403,12 @@ pub(super) fn devices(plan: &PathPlan) -> (Device, Device) {
 
 impl Executor for ConnectionExecutor {
     fn offer_created(&self, offer: Offer) {
-        Offers::of_this_process().insert(offer.clone());
+        ProcessOffers::get().insert(offer.clone());
         self.staging.offer_created(offer);
     }
 
     fn offer_ended(&self, key: &NotificationKey) {
-        Offers::of_this_process().remove(key);
+        ProcessOffers::get().remove(key);
         self.staging.offer_ended(key);
         if self.shared.slots.are_allocated() {
             // They may be idle from now on.
@@ -503,23 +478,11 @@ impl Executor for ConnectionExecutor {
     }
 
     fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
-        let Some(offer) = Offers::of_this_process().get(remote.notification_key()) else {
-            return false;
-        };
-        let theirs = offer.descriptors();
-        if is_host(local) && is_host(theirs) {
-            return true;
-        }
-        let gpus = &*self.shared.gpus;
-        let reached = |list: &DescriptorList| {
-            list.iter().all(|d| d.device().is_host() || self.can_access(d.device()))
-                && kind_of(list, gpus).is_some()
-        };
-        reached(local) && reached(theirs)
+        local::is_local(local, remote, &*self.shared.gpus)
     }
 
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        let Some(route) = &request.route else { return self.intra_process(&request) };
+        let Some(route) = &request.route else { return local::begin(&request, &self.context) };
         let mut devices = request.local.iter().map(|d| d.device());
         let first = devices.next();
         if devices.any(|device| Some(device) != first) {

@@ -6,7 +6,6 @@
 //! [tried](probe) first.
 
 mod executor;
-mod intra_process;
 mod maintenance;
 mod path_executor;
 mod path_transfer;

@@ -16,11 +16,11 @@ use super::executor::ConnectionExecutor;
 use super::maintenance::{Maintenance, Next};
 use crate::facts::LocalFacts;
 use crate::local::{
-    CopyWorkers, Costs, CudaGpus, GpuBackend, GpuError, NoGpus, StreamHandle, StreamPoint,
+    BlockError, CopyWorkers, Costs, CudaGpus, DirectExecutor, GpuBackend, GpuError, NoGpus,
+    StreamHandle, StreamPoint,
 };
 use crate::planner::PathCosts;
 use crate::staged::{SlotPools, StagingConfig, StagingStats};
-use crate::{BlockError, DirectExecutor};
 
 /// Takes the best path that the two sides of an operation really have, at the speed of that path, and says which it was.
 ///

@@ -1,4 +1,6 @@
-//! Copies of KV-cache blocks between memories of this process.
+//! Copies between memories of this process: KV-cache blocks, lists of ranges, and offers of this process.
+//!
+//! Nothing here reaches into other processes. What the layers above use of it is named at the end of this file.
 
 mod block_copy;
 mod block_plan;
@@ -14,6 +16,7 @@ mod host_copy;
 mod list;
 mod memory;
 mod no_gpus;
+mod offers;
 mod packed;
 mod plan;
 mod policy;
@@ -37,6 +40,7 @@ pub use gpu_backend::{
     GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
 };
 pub use memory::MemoryKind;
+pub use offers::DirectExecutor;
 pub use plan::Plan;
 pub use policy::StrategyPolicy;
 pub use progress::Progress;
@@ -49,3 +53,4 @@ pub(crate) use execution::CopyWorkers;
 pub(crate) use list::{CopyContext, ListCopy};
 pub(crate) use memory::kind_of;
 pub(crate) use no_gpus::NoGpus;
+pub(crate) use offers::{ProcessOffers, begin, can_access, is_host, is_local};

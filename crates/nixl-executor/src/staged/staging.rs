@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use metrics::counter;
 use nixl_descriptor::{DescriptorList, Leased, Registration};
-use nixl_device::{Device, DeviceKind};
+use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata};
 use nixl_ops::{
     Claim, CompletionNotifier, ConnectionContext, Execution, Mailbox, Offer, PathReport, PeerId,
@@ -33,7 +33,7 @@ use super::targets::{Grants, Targets};
 use super::two_sided::{Begun, Role, TwoSided, path_kind};
 use super::{StagingConfig, engine_failed, failed, gone};
 use crate::ipc::ImportCache;
-use crate::local::{CopyContext, GpuBackend};
+use crate::local::{CopyContext, GpuBackend, can_access};
 use crate::peers::Peers;
 
 /// Staged transfers of one connection: those that this side begins, and those that it serves.
@@ -228,7 +228,7 @@ impl Staging {
 
     /// Whether a GPU here reaches memory of this device.
     pub(crate) fn can_access(&self, device: Device) -> bool {
-        device.kind() == DeviceKind::Cuda && device.index() < self.gpus.capabilities().gpus
+        can_access(&*self.gpus, device)
     }
 
     pub(crate) fn has_sessions(&self) -> bool {

@@ -10,8 +10,9 @@ use nixl_ops::{
     TransferRequest, TransportError, TransportExecutor, WaitFor,
 };
 
-use crate::memcpy::Memcpy;
-use crate::offers::Offers;
+use super::memcpy::Memcpy;
+use super::table::ProcessOffers;
+use super::{agree, is_host};
 
 /// Copies inside the process where both sides are its own host memory, and hands everything else to the
 /// transport as it is.
@@ -31,7 +32,7 @@ impl DirectExecutor {
 
     fn local_offer(remote: &RdmaMetadata) -> Option<Offer> {
         // Other executors offer memory of GPUs too.
-        let offer = Offers::of_this_process().get(remote.notification_key());
+        let offer = ProcessOffers::get().find(remote.notification_key());
         offer.filter(|offer| is_host(offer.descriptors()))
     }
 }
@@ -39,12 +40,12 @@ impl DirectExecutor {
 impl Executor for DirectExecutor {
     fn offer_created(&self, offer: Offer) {
         if is_host(offer.descriptors()) {
-            Offers::of_this_process().insert(offer);
+            ProcessOffers::get().insert(offer);
         }
     }
 
     fn offer_ended(&self, key: &NotificationKey) {
-        Offers::of_this_process().remove(key);
+        ProcessOffers::get().remove(key);
     }
 
     fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
@@ -68,29 +69,6 @@ impl Executor for DirectExecutor {
         let copy = Box::new(Memcpy::new(&request, claim)?);
         Ok(WaitFor::before(copy, request.local.pending()))
     }
-}
-
-/// Only the host's memory can be copied by the host.
-pub(crate) fn is_host(list: &DescriptorList) -> bool {
-    list.iter().all(|d| d.device().is_host())
-}
-
-/// The metadata was paired with the local side; the copy uses the offer's memory. So the two must agree.
-pub(crate) fn agree(offer: &Offer, remote: &RdmaMetadata) -> Result<(), TransportError> {
-    let same = offer.kind() == remote.operation_kind()
-        && offer.descriptors().len() == remote.descriptors().len()
-        && offer.descriptors().iter().zip(remote.descriptors()).all(|(ours, theirs)| {
-            ours.address() == theirs.ptr()
-                && ours.len() as u64 == theirs.size()
-                && ours.device() == theirs.device()
-        });
-    if same {
-        return Ok(());
-    }
-    Err(TransportError::BadMetadata {
-        reason: "it carries the key of an operation of this process, but describes another one"
-            .to_owned(),
-    })
 }
 
 /// The transport's execution, with a word on why it was not a copy.

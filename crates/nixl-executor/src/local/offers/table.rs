@@ -1,4 +1,4 @@
-//! The offers of this process, by key.
+//! The table of this process's offers, by key.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,13 +12,13 @@ use nixl_ops::Offer;
 /// One for the process, since "the same process" is what it decides. Keys are random and unguessable, so
 /// connectors that know nothing of each other cannot get in each other's way.
 #[derive(Debug, Default)]
-pub(crate) struct Offers {
+pub(crate) struct ProcessOffers {
     by_key: Mutex<HashMap<NotificationKey, Offer>>,
 }
 
-impl Offers {
-    pub(crate) fn of_this_process() -> &'static Self {
-        static OFFERS: PerProcess<Offers> = PerProcess::new(Offers::default);
+impl ProcessOffers {
+    pub(crate) fn get() -> &'static Self {
+        static OFFERS: PerProcess<ProcessOffers> = PerProcess::new(ProcessOffers::default);
         OFFERS.get()
     }
 
@@ -32,7 +32,7 @@ impl Offers {
         drop(removed);
     }
 
-    pub(crate) fn get(&self, key: &NotificationKey) -> Option<Offer> {
+    pub(crate) fn find(&self, key: &NotificationKey) -> Option<Offer> {
         self.lock().get(key).cloned()
     }
 

@@ -13,7 +13,7 @@ use crate::local::{
 };
 
 /// A copy between local memory and that of an offer, by the block executor's strategies.
-pub(super) struct IntraProcessCopy {
+pub(super) struct OfferCopy {
     copy: ListCopy,
     /// Gone once the offer has been completed.
     claim: Option<Claim>,
@@ -21,7 +21,7 @@ pub(super) struct IntraProcessCopy {
     ended: bool,
 }
 
-impl IntraProcessCopy {
+impl OfferCopy {
     /// `request.local` and the offer's list are paired.
     pub(super) fn new(
         request: &TransferRequest<'_>,
@@ -70,7 +70,7 @@ fn failed(reason: impl Into<Cow<'static, str>>) -> TransportError {
     TransportError::Engine { engine: "local", call: "plan", reason: reason.into() }
 }
 
-impl Execution for IntraProcessCopy {
+impl Execution for OfferCopy {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let copied = ready!(self.copy.poll());
         self.ended = true;
@@ -98,7 +98,7 @@ impl Execution for IntraProcessCopy {
     }
 }
 
-impl Drop for IntraProcessCopy {
+impl Drop for OfferCopy {
     fn drop(&mut self) {
         if !self.ended && !self.copy.abandon() {
             // A GPU may still use both sides' memory.
