@@ -75,13 +75,16 @@ mod facts;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
-mod ipc;
 mod local;
+mod messages;
 pub mod paths;
 mod peers;
 mod planner;
 pub mod prelude;
-mod staged;
+mod remote_memory;
+mod sessions;
+mod slots;
+mod transfers;
 
 pub use begin::connector;
 pub use connection::{PathExecutor, PeerStats};
@@ -91,7 +94,8 @@ pub use local::{
     GpuEvent, GpuStream, MemoryKind, Piece, Plan, Progress, SharedHandle, SimulatedGpus, Strategy,
     StrategyPolicy, StreamHandle, StreamPoint, TransferBuffer,
 };
-pub use staged::{SlotStats, StagingConfig, StagingStats};
+pub use slots::{SlotStats, StagingConfig};
+pub use transfers::StagingStats;
 
 // What an application needs of the crates below, so that it depends on this one alone.
 #[cfg(feature = "nixl")]

@@ -18,14 +18,13 @@ use super::path_executor::{PeerStats, Shared};
 use super::path_transfer::PathTransfer;
 use super::telemetry::Successes;
 use crate::facts::{Engine, LocalFacts, OfferFacts, ShareForm, UcxTransports};
-use crate::ipc::{
-    ImportCache, ImportError, OwnerId, PeerCopy, RemoteMemoryKey, copier, memory_key, owner_gone,
-    shares,
-};
 use crate::local::{self, CopyContext, MemoryKind, ProcessOffers, is_host, kind_of};
 use crate::peers::{Peer, Peers};
 use crate::planner::{PathHistory, PathPlan, PathQuery};
-use crate::staged::{RemoteCopyContext, Staging, StagingMode};
+use crate::remote_memory::{
+    ImportCache, ImportError, OwnerId, RemoteMemoryKey, memory_key, shares,
+};
+use crate::transfers::{PeerCopy, RemoteCopyContext, Staging, StagingMode, copier, owner_gone};
 
 pub(super) struct ConnectionExecutor {
     /// For operations, which go on with the next path by themselves.

@@ -20,7 +20,8 @@ use crate::local::{
     StreamHandle, StreamPoint,
 };
 use crate::planner::PathCosts;
-use crate::staged::{SlotPools, StagingConfig, StagingStats};
+use crate::slots::{SlotPools, StagingConfig};
+use crate::transfers::StagingStats;
 
 /// Takes the best path that the two sides of an operation really have, at the speed of that path, and says which it was.
 ///

@@ -14,9 +14,9 @@ use nixl_ops::{
 use super::executor::{ConnectionExecutor, devices};
 use super::probe::PROBE;
 use super::telemetry::{note_attempt, note_end, tell_end};
-use crate::ipc::is_not_open;
 use crate::peers::{HealthState, PathKey, Peer};
 use crate::planner::{AvailablePath, MAX_ATTEMPTS, PathHistory, PathPlan, may_retry};
+use crate::transfers::is_not_open;
 
 /// An operation that goes by the paths of its plan.
 pub(super) struct PathTransfer {

@@ -1,0 +1,10 @@
+//! Memory of other processes of this machine, as this process opens it: the cache of what is open, and what offers share.
+
+mod import_cache;
+mod open_failures;
+mod share;
+
+#[cfg(test)]
+pub(crate) use import_cache::Now;
+pub(crate) use import_cache::{Found, ImportCache, ImportError, OwnerId, RemoteMemoryKey};
+pub(crate) use share::{memory_key, shares};

@@ -1,0 +1,111 @@
+//! Peers that say nothing for so long that their transfers are given up: their slots come back when they go on, or are gone.
+
+use std::time::Duration;
+
+use nixl_device::Device;
+use nixl_metadata::OperationKind;
+use nixl_ops::{OperationOptions, OperationStatus};
+
+use super::world::{Active, Memory, Passive, World, config};
+use crate::transfers::StagingMode;
+
+const GPU: Device = Device::cuda(0);
+const SLOTS: usize = 2;
+
+/// A write from side 0 to side 1, both on GPUs, of which side 0 has stalled with every slot of side 1, for as long as it took
+/// side 1 to give the transfer up.
+struct Scene {
+    world: World,
+    _memory: [Memory; 2],
+    active: Active,
+    _passive: Passive,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let mut world = World::new([config(SLOTS, 4), config(SLOTS, 4)]);
+        let memory = [(); 2].map(|()| Memory::new(GPU, &[300], false));
+        let options = OperationOptions::new().timeout(Duration::from_secs(3600));
+        let (passive, active) = world.begin(
+            OperationKind::Write,
+            0,
+            (&memory[0], &memory[1]),
+            StagingMode::TwoSided,
+            (options, options),
+        );
+        let active = active.unwrap();
+        world.sides[0].reactor.turn();
+        let silence = world.sides[1].staging.config().silence;
+        for _ in 0..8 {
+            while world.sides[1].jobs.next() {}
+            world.sides[1].reactor.turn();
+        }
+        let stats = world.sides[1].staging.stats();
+        assert_eq!((stats.incoming.free, stats.incoming.quarantined), (0, 0), "all are granted");
+        for _ in 0..8 {
+            world.clock.advance(silence / 2);
+            world.sides[1].reactor.turn();
+        }
+        let scene = Self { world, _memory: memory, active, _passive: passive };
+        let stats = scene.world.sides[1].staging.stats();
+        assert_eq!(
+            (stats.incoming.free, stats.incoming.quarantined, stats.sessions),
+            (0, SLOTS, 0)
+        );
+        scene
+    }
+
+    fn came_back(&self) {
+        let staging = &self.world.sides[1].staging;
+        let stats = staging.stats();
+        assert_eq!((stats.incoming.free, stats.incoming.quarantined), (SLOTS, 0));
+        assert!(!staging.has_stalled());
+    }
+}
+
+#[test]
+fn slots_come_back_when_the_peer_goes_on() {
+    let mut scene = Scene::new();
+    let staging = &scene.world.sides[1].staging;
+    assert!(staging.has_stalled() && !staging.has_sessions());
+    assert_eq!(staging.poll_interval(), Some(Duration::from_secs(1)), "for a late word");
+    for _ in 0..20 {
+        scene.world.turn();
+    }
+    scene.world.clock.advance(Duration::from_secs(1));
+    scene.world.turn();
+    assert!(!matches!(
+        scene.active.status(),
+        OperationStatus::InProgress | OperationStatus::Complete
+    ));
+    scene.came_back();
+}
+
+#[test]
+fn slots_come_back_when_the_peer_is_gone() {
+    let scene = Scene::new();
+    let peer = scene.world.sides[0].transport.agent_name().to_owned();
+    scene.world.sides[1].staging.peer_gone("another");
+    assert!(scene.world.sides[1].staging.has_stalled());
+    scene.world.sides[1].staging.peer_gone(&peer);
+    scene.came_back();
+}
+
+#[test]
+fn a_peer_that_stalled_is_asked_less_and_less_often() {
+    let scene = Scene::new();
+    let sessions = &scene.world.sides[1].staging.sessions;
+    let asked = (0..1000).filter(|_| !sessions.stalled().is_empty()).count();
+    assert!((10..30).contains(&asked), "{asked}");
+}
+
+/// What waits for a slot that will not come back soon takes another path instead.
+#[test]
+fn without_a_usable_slot_there_is_a_reason() {
+    let scene = Scene::new();
+    let memory = Memory::new(GPU, &[300], false).descriptors();
+    let staging = &scene.world.sides[1].staging;
+    let reason = staging.why_not(&memory, OperationKind::Read).unwrap();
+    assert!(reason.contains("stalled"), "{reason}");
+    assert_eq!(staging.why_not(&memory, OperationKind::Write), None);
+}
