@@ -94,8 +94,8 @@ pub use local::{
     GpuEvent, GpuStream, MemoryKind, Piece, Plan, Progress, SharedHandle, SimulatedGpus, Strategy,
     StrategyPolicy, StreamHandle, StreamPoint, TransferBuffer,
 };
+pub use sessions::StagingStats;
 pub use slots::{SlotStats, StagingConfig};
-pub use transfers::StagingStats;
 
 // What an application needs of the crates below, so that it depends on this one alone.
 #[cfg(feature = "nixl")]

@@ -24,7 +24,7 @@ use crate::planner::{PathHistory, PathPlan, PathQuery};
 use crate::remote_memory::{
     ImportCache, ImportError, OwnerId, RemoteMemoryKey, memory_key, shares,
 };
-use crate::transfers::{PeerCopy, RemoteCopyContext, Staging, StagingMode, copier, owner_gone};
+use crate::transfers::{PeerCopy, RemoteCopyContext, Services, StagingMode, copier, owner_gone};
 
 pub(super) struct ConnectionExecutor {
     /// For operations, which go on with the next path by themselves.
@@ -34,7 +34,7 @@ pub(super) struct ConnectionExecutor {
     facts: Arc<LocalFacts>,
     pub(super) link: ConnectionContext,
     context: CopyContext,
-    pub(super) staging: Arc<Staging>,
+    pub(super) services: Services,
     pub(super) imports: Arc<ImportCache>,
     peers: Arc<Peers>,
     engine: Engine,
@@ -80,7 +80,7 @@ impl ConnectionExecutor {
             me,
             facts,
             context,
-            staging: Staging::new(
+            services: Services::new(
                 remote_copies,
                 link.clone(),
                 Arc::clone(&peers),
@@ -130,7 +130,7 @@ impl ConnectionExecutor {
     /// *Blocking.* The peer is gone: what is kept for it goes, but for what operations under way use.
     fn forget(&self, peer: &str) {
         self.peers.forget(peer);
-        self.staging.peer_gone(peer);
+        self.services.sessions.peer_gone(peer);
         self.imports.close_of(peer);
     }
 
@@ -144,12 +144,12 @@ impl ConnectionExecutor {
     /// stalled.
     pub(super) fn maintain(&self) {
         self.imports.sweep_soon();
-        self.staging.look_for_stalled();
+        self.services.sessions.look_for_stalled();
     }
 
     /// Releases pinned slots, in the background.
     pub(super) fn release_slots(&self) {
-        let staging = Arc::downgrade(&self.staging);
+        let staging = Arc::downgrade(&self.services.staging);
         self.link.background.run(Box::new(move || {
             staging.upgrade().into_iter().for_each(|staging| staging.release_slots());
         }));
@@ -230,7 +230,7 @@ impl ConnectionExecutor {
         let gate = |execution| WaitFor::before(execution, request.local.pending());
         match kind {
             PathKind::CudaIpc if is_host_memory(request.remote) => {
-                self.staging.begin(request, StagingMode::PeerCopies).map(gate)
+                self.services.remote_copies.begin(request).map(gate)
             }
             // Their copies wait by themselves, as those of the transport below.
             PathKind::CudaIpc | PathKind::SharedMemory => {
@@ -239,7 +239,7 @@ impl ConnectionExecutor {
             PathKind::StagedOneSide | PathKind::StagedBothSides => {
                 let there = !is_host_memory(request.remote);
                 let mode = if there { StagingMode::TwoSided } else { StagingMode::OneSided };
-                self.staging.begin(request, mode).map(gate)
+                self.services.staging.begin(request, mode).map(gate)
             }
             PathKind::GpuDirect | PathKind::Direct | PathKind::EngineStaged => {
                 Ok(gate(Box::new(DirectTransfer::prepare(kind, request)?)))
@@ -360,7 +360,7 @@ impl ConnectionExecutor {
         plan: &PathPlan,
         history: &mut PathHistory,
     ) {
-        if let Some(reason) = self.staging.why_not(request.local, request.kind) {
+        if let Some(reason) = self.services.staging.why_not(request.local, request.kind) {
             for kind in [PathKind::StagedOneSide, PathKind::StagedBothSides] {
                 history.note_tried(kind, reason.clone());
             }
@@ -403,12 +403,12 @@ pub(super) fn devices(plan: &PathPlan) -> (Device, Device) {
 impl Executor for ConnectionExecutor {
     fn offer_created(&self, offer: Offer) {
         ProcessOffers::get().insert(offer.clone());
-        self.staging.offer_created(offer);
+        self.services.sessions.offer_created(offer);
     }
 
     fn offer_ended(&self, key: &NotificationKey) {
         ProcessOffers::get().remove(key);
-        self.staging.offer_ended(key);
+        self.services.sessions.offer_ended(key);
         if self.shared.slots.are_allocated() {
             // They may be idle from now on.
             self.shared.maintenance.note_use();
@@ -424,7 +424,7 @@ impl Executor for ConnectionExecutor {
         local: &DescriptorList,
         remote: Option<&RdmaMetadata>,
     ) -> Option<Preparation> {
-        let staging = self.staging.prepare(local, remote);
+        let staging = self.services.staging.prepare(local, remote);
         let opening = remote.and_then(|remote| self.opening(local, remote));
         let jobs: Vec<_> = [staging, opening].into_iter().flatten().collect();
         match jobs.is_empty() {
@@ -434,7 +434,7 @@ impl Executor for ConnectionExecutor {
     }
 
     fn can_access(&self, device: Device) -> bool {
-        self.staging.can_access(device)
+        local::can_access(&*self.shared.gpus, device)
     }
 
     fn needs_local_metadata(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
@@ -450,19 +450,19 @@ impl Executor for ConnectionExecutor {
     }
 
     fn completed_by_slot(&self, key: &NotificationKey) {
-        self.staging.completed_otherwise(key);
+        self.services.sessions.completed_otherwise(key);
     }
 
     fn has_sessions(&self) -> bool {
-        self.staging.has_sessions()
+        self.services.sessions.len() > 0
     }
 
     fn poll_interval(&self) -> Option<Duration> {
-        self.staging.poll_interval()
+        self.services.sessions.poll_interval()
     }
 
     fn receive(&self, from: &str, payload: &[u8]) -> Received {
-        let received = self.staging.receive(from, payload);
+        let received = self.services.receive(from, payload);
         if matches!(received, Received::Serve(_)) {
             self.shared.maintenance.note_use();
         }
@@ -514,7 +514,7 @@ impl fmt::Debug for ConnectionExecutor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnectionExecutor")
             .field("gpus", &self.shared.gpus)
-            .field("staging", &self.staging)
+            .field("services", &self.services)
             .finish_non_exhaustive()
     }
 }

@@ -20,8 +20,8 @@ use crate::local::{
     StreamHandle, StreamPoint,
 };
 use crate::planner::PathCosts;
+use crate::sessions::StagingStats;
 use crate::slots::{SlotPools, StagingConfig};
-use crate::transfers::StagingStats;
 
 /// Takes the best path that the two sides of an operation really have, at the speed of that path, and says which it was.
 ///
@@ -165,8 +165,8 @@ impl PathExecutor {
     #[must_use]
     pub fn staging_stats(&self) -> StagingStats {
         let connections = live(&self.connections);
-        let staging = connections.iter().map(|connection| &*connection.staging);
-        StagingStats::of(&self.shared.slots, staging)
+        let sessions = connections.iter().map(|connection| &*connection.services.sessions);
+        StagingStats::of(&self.shared.slots, sessions)
     }
 }
 
@@ -185,7 +185,7 @@ fn maintenance(connections: &Arc<Connections>, slots: &SlotPools) -> Maintenance
         let live = live(&connections);
         live.iter().for_each(|connection| connection.maintain());
         // What is offered may be asked for until it is withdrawn, which counts as a use.
-        let needed = live.iter().any(|connection| connection.staging.may_need_slots());
+        let needed = live.iter().any(|connection| connection.services.staging.may_need_slots());
         if needed || !slots.are_idle() {
             idle.store(0, Relaxed);
         } else if idle.fetch_add(1, Relaxed) + 1 >= IDLE_SECONDS {
@@ -193,7 +193,7 @@ fn maintenance(connections: &Arc<Connections>, slots: &SlotPools) -> Maintenance
             live.iter().for_each(|connection| connection.release_slots());
             slots.release();
         }
-        let stalled = live.iter().any(|connection| connection.staging.has_stalled());
+        let stalled = live.iter().any(|connection| connection.services.sessions.has_stalled());
         match stalled || (!needed && slots.are_allocated()) {
             true => Next::Soon,
             false => Next::WhenUsed,

@@ -15,7 +15,7 @@ impl SessionId {
         Self(uuid::Uuid::new_v4().as_u128())
     }
 
-    pub(crate) fn read(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
+    pub(super) fn read(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
         rest.array("session").map(|id| Self(u128::from_be_bytes(id)))
     }
 }
@@ -96,7 +96,7 @@ impl Message {
     /// The most allocations in one request.
     pub(crate) const MAX_EXPORTED_RANGES: usize = 1 << 10;
     /// The longest reason; the rest is cut off.
-    pub(crate) const MAX_REASON: usize = 240;
+    pub(super) const MAX_REASON: usize = 240;
 
     /// Its name, for errors.
     pub(crate) fn name(&self) -> &'static str {
@@ -185,7 +185,7 @@ impl Message {
     }
 
     /// The version of a message, and what follows it.
-    pub(crate) fn split_magic(bytes: &[u8]) -> Option<(u8, &[u8])> {
+    pub(super) fn split_magic(bytes: &[u8]) -> Option<(u8, &[u8])> {
         let (version, rest) = bytes.strip_prefix(Self::MAGIC)?.split_first()?;
         matches!(version, 1 | 2).then_some((*version, rest))
     }

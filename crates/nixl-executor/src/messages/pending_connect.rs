@@ -8,7 +8,7 @@ use nixl_metadata::{AgentMetadata, Limits};
 use nixl_ops::{ConnectSpec, ConnectionContext, PeerId, TransportError};
 
 /// A connect to a peer in progress.
-pub(crate) struct PendingConnect {
+pub(super) struct PendingConnect {
     peer: PeerId,
     metadata: AgentMetadata,
     state: State,
@@ -29,12 +29,12 @@ impl PendingConnect {
     const INFLATED: usize = 4 << 20;
 
     /// Meets the peer, whose metadata this is.
-    pub(crate) fn begin(link: &ConnectionContext, peer: PeerId, metadata: AgentMetadata) -> Self {
+    pub(super) fn begin(link: &ConnectionContext, peer: PeerId, metadata: AgentMetadata) -> Self {
         let state = State::Asked(ask(link, &peer, &metadata));
         Self { peer, metadata, state }
     }
 
-    pub(crate) fn poll(
+    pub(super) fn poll(
         &mut self,
         link: &ConnectionContext,
         now: Duration,

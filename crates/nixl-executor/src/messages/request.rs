@@ -85,11 +85,11 @@ pub(crate) struct ExportedRange {
     pub(crate) offsets: Vec<u64>,
 }
 
-pub(crate) const OPEN: u8 = 0;
-pub(crate) const REMOTE_COPY: u8 = 10;
-pub(crate) const CANCEL_COPY: u8 = 11;
+pub(super) const OPEN: u8 = 0;
+pub(super) const REMOTE_COPY: u8 = 10;
+pub(super) const CANCEL_COPY: u8 = 11;
 /// A `RemoteCopyRequest` of version 1 that tells the initiator's process.
-pub(crate) const REMOTE_COPY_OF_PROCESS: u8 = 13;
+pub(super) const REMOTE_COPY_OF_PROCESS: u8 = 13;
 
 impl PresentedOffer {
     /// For a peer's offer, in the version that the peer speaks.
@@ -124,7 +124,7 @@ impl PresentedOffer {
         Some((id, presented))
     }
 
-    pub(crate) fn is_of_version_1(&self) -> bool {
+    pub(super) fn is_of_version_1(&self) -> bool {
         self.proof == Proof::Key
     }
 
@@ -153,7 +153,7 @@ impl PresentedOffer {
 }
 
 impl Open {
-    pub(crate) fn put(&self, out: &mut BytesMut) {
+    pub(super) fn put(&self, out: &mut BytesMut) {
         self.offer.put(OPEN, out);
         out.put_u8(kind_byte(self.kind));
         out.put_u64(self.chunk_bytes);
@@ -161,13 +161,13 @@ impl Open {
         put_initiator_metadata(out, &self.initiator_metadata);
     }
 
-    pub(crate) fn read_v1(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
+    pub(super) fn read_v1(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
         let (kind, chunk_bytes) = (rest.kind()?, rest.u64("chunk size")?);
         let offer = PresentedOffer { key: rest.key()?, proof: Proof::Key };
         Ok(Self { offer, kind, chunk_bytes, initiator_metadata: rest.initiator_metadata()? })
     }
 
-    pub(crate) fn read_v2(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
+    pub(super) fn read_v2(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
         let offer = PresentedOffer::read(rest)?;
         let (kind, chunk_bytes) = (rest.kind()?, rest.u64("chunk size")?);
         let initiator_metadata = rest.initiator_metadata()?;
@@ -177,7 +177,7 @@ impl Open {
 }
 
 impl RemoteCopyRequest {
-    pub(crate) fn put(&self, out: &mut BytesMut) {
+    pub(super) fn put(&self, out: &mut BytesMut) {
         match (self.offer.proof, self.process) {
             (Proof::Key, Some(process)) => {
                 out.put_u8(REMOTE_COPY_OF_PROCESS);
@@ -207,7 +207,7 @@ impl RemoteCopyRequest {
         put_initiator_metadata(out, &self.initiator_metadata);
     }
 
-    pub(crate) fn read_v1(
+    pub(super) fn read_v1(
         rest: &mut Reader<'_>,
         process: Option<u32>,
     ) -> Result<Self, MessageError> {
@@ -216,7 +216,7 @@ impl RemoteCopyRequest {
         Self::read_loans(rest, offer, kind, process)
     }
 
-    pub(crate) fn read_v2(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
+    pub(super) fn read_v2(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
         let offer = PresentedOffer::read(rest)?;
         let (kind, process) = (rest.kind()?, rest.u32("process")?);
         let copy_request = Self::read_loans(rest, offer, kind, (process != 0).then_some(process))?;
@@ -260,19 +260,19 @@ impl RemoteCopyRequest {
 }
 
 impl CancelCopy {
-    pub(crate) fn put(&self, out: &mut BytesMut) {
+    pub(super) fn put(&self, out: &mut BytesMut) {
         self.offer.put(CANCEL_COPY, out);
         self.offer.put_key_of_version_1(out);
         put_initiator_metadata(out, &self.initiator_metadata);
         put_text(out, &self.reason, Message::MAX_REASON);
     }
 
-    pub(crate) fn read_v1(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
+    pub(super) fn read_v1(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
         let offer = PresentedOffer { key: rest.key()?, proof: Proof::Key };
         Self::read_rest(rest, offer)
     }
 
-    pub(crate) fn read_v2(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
+    pub(super) fn read_v2(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
         let offer = PresentedOffer::read(rest)?;
         let cancel = Self::read_rest(rest, offer)?;
         skip_sections(rest)?;

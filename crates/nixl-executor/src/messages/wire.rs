@@ -5,23 +5,23 @@ use nixl_metadata::{NotificationKey, OperationKind};
 
 use super::message::{Message, MessageError};
 
-pub(crate) fn bad(field: &'static str, value: impl Into<u64>) -> MessageError {
+pub(super) fn bad(field: &'static str, value: impl Into<u64>) -> MessageError {
     MessageError::Bad { field, value: value.into() }
 }
 
-pub(crate) fn kind_byte(kind: OperationKind) -> u8 {
+pub(super) fn kind_byte(kind: OperationKind) -> u8 {
     match kind {
         OperationKind::Read => 1,
         OperationKind::Write => 2,
     }
 }
 
-pub(crate) fn put_initiator_metadata(out: &mut BytesMut, initiator_metadata: &[u8]) {
+pub(super) fn put_initiator_metadata(out: &mut BytesMut, initiator_metadata: &[u8]) {
     out.put_u32(initiator_metadata.len() as u32);
     out.put_slice(initiator_metadata);
 }
 
-pub(crate) fn put_text(out: &mut BytesMut, text: &str, most: usize) {
+pub(super) fn put_text(out: &mut BytesMut, text: &str, most: usize) {
     let mut len = text.len().min(most);
     while !text.is_char_boundary(len) {
         len -= 1;
@@ -32,10 +32,10 @@ pub(crate) fn put_text(out: &mut BytesMut, text: &str, most: usize) {
 
 /// What is left of a message.
 #[derive(Clone, Copy)]
-pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(crate) fn take(
+    pub(super) fn take(
         &mut self,
         len: usize,
         field: &'static str,
@@ -46,7 +46,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    pub(crate) fn array<const N: usize>(
+    pub(super) fn array<const N: usize>(
         &mut self,
         field: &'static str,
     ) -> Result<[u8; N], MessageError> {
@@ -55,23 +55,23 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
-    pub(crate) fn u8(&mut self, field: &'static str) -> Result<u8, MessageError> {
+    pub(super) fn u8(&mut self, field: &'static str) -> Result<u8, MessageError> {
         self.array(field).map(u8::from_be_bytes)
     }
 
-    pub(crate) fn u16(&mut self, field: &'static str) -> Result<u16, MessageError> {
+    pub(super) fn u16(&mut self, field: &'static str) -> Result<u16, MessageError> {
         self.array(field).map(u16::from_be_bytes)
     }
 
-    pub(crate) fn u32(&mut self, field: &'static str) -> Result<u32, MessageError> {
+    pub(super) fn u32(&mut self, field: &'static str) -> Result<u32, MessageError> {
         self.array(field).map(u32::from_be_bytes)
     }
 
-    pub(crate) fn u64(&mut self, field: &'static str) -> Result<u64, MessageError> {
+    pub(super) fn u64(&mut self, field: &'static str) -> Result<u64, MessageError> {
         self.array(field).map(u64::from_be_bytes)
     }
 
-    pub(crate) fn kind(&mut self) -> Result<OperationKind, MessageError> {
+    pub(super) fn kind(&mut self) -> Result<OperationKind, MessageError> {
         match self.u8("kind")? {
             1 => Ok(OperationKind::Read),
             2 => Ok(OperationKind::Write),
@@ -79,14 +79,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(crate) fn key(&mut self) -> Result<NotificationKey, MessageError> {
+    pub(super) fn key(&mut self) -> Result<NotificationKey, MessageError> {
         let key = self.text("key", NotificationKey::MAX_BYTES)?;
         let value = key.len() as u64;
         NotificationKey::new(key)
             .map_err(|_| MessageError::Bad { field: "key's length or content", value })
     }
 
-    pub(crate) fn initiator_metadata(&mut self) -> Result<Bytes, MessageError> {
+    pub(super) fn initiator_metadata(&mut self) -> Result<Bytes, MessageError> {
         let len = self.u32("introduction")?;
         if len as usize > Message::MAX_INITIATOR_METADATA {
             return Err(bad("introduction's length", len));
@@ -94,14 +94,14 @@ impl<'a> Reader<'a> {
         Ok(Bytes::copy_from_slice(self.take(len as usize, "introduction")?))
     }
 
-    pub(crate) fn count(&mut self, field: &'static str) -> Result<usize, MessageError> {
+    pub(super) fn count(&mut self, field: &'static str) -> Result<usize, MessageError> {
         match self.u8(field)? {
             count if count as usize > Message::MAX_GRANTS => Err(bad(field, count)),
             count => Ok(count.into()),
         }
     }
 
-    pub(crate) fn text(
+    pub(super) fn text(
         &mut self,
         field: &'static str,
         most: usize,

@@ -10,7 +10,7 @@ use crate::messages::{PresentedOffer, Proof};
 
 /// The offers of a connection by key.
 #[derive(Debug, Default)]
-pub(crate) struct Offers {
+pub(super) struct Offers {
     live: HashMap<NotificationKey, Offer>,
     /// The tokens of the latest that have ended, 0 for those without: who was given one of these asks in good faith, and is
     /// told that it has ended.
@@ -33,12 +33,12 @@ impl Offers {
     /// Ended offers that are remembered. To requests for earlier ones there is no answer.
     const ENDED: usize = 1 << 14;
 
-    pub(crate) fn offer_created(&mut self, offer: Offer) {
+    pub(super) fn offer_created(&mut self, offer: Offer) {
         self.live.insert(offer.key().clone(), offer);
     }
 
     /// The offer may hold the last handle to its memory: the caller drops it outside locks.
-    pub(crate) fn offer_ended(&mut self, key: &NotificationKey, now: Duration) -> Option<Offer> {
+    pub(super) fn offer_ended(&mut self, key: &NotificationKey, now: Duration) -> Option<Offer> {
         self.last_end = Some(now);
         let offer = self.live.remove(key)?;
         if self.ended.insert(key.clone(), Ended { token: token(&offer), answered: 0 }).is_none() {
@@ -52,12 +52,12 @@ impl Offers {
         Some(offer)
     }
 
-    pub(crate) fn get(&self, key: &NotificationKey) -> Option<&Offer> {
+    pub(super) fn get(&self, key: &NotificationKey) -> Option<&Offer> {
         self.live.get(key)
     }
 
     /// Whether this is presented by a holder of the metadata of one of these offers.
-    pub(crate) fn know(&self, presented: &PresentedOffer) -> bool {
+    pub(super) fn know(&self, presented: &PresentedOffer) -> bool {
         let live = self.live.get(&presented.key).map(token);
         let known = live.or_else(|| self.ended.get(&presented.key).map(|ended| ended.token));
         match presented.proof {
@@ -68,7 +68,7 @@ impl Offers {
     }
 
     /// Whether the engine may be connected to an agent that holds this offer.
-    pub(crate) fn may_introduce(&mut self, key: &NotificationKey, agent: &str) -> bool {
+    pub(super) fn may_introduce(&mut self, key: &NotificationKey, agent: &str) -> bool {
         if let Some(offer) = self.live.get(key) {
             return offer.may_introduce(agent);
         }
@@ -78,16 +78,16 @@ impl Offers {
         fits
     }
 
-    pub(crate) fn values(&self) -> impl Iterator<Item = &Offer> {
+    pub(super) fn values(&self) -> impl Iterator<Item = &Offer> {
         self.live.values()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.live.is_empty()
     }
 
     /// When the last offer ended.
-    pub(crate) fn last_end(&self) -> Option<Duration> {
+    pub(super) fn last_end(&self) -> Option<Duration> {
         self.last_end
     }
 }

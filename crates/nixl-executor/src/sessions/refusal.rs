@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use nixl_ops::{Execution, PathKind, PathReport, TransportError};
 
-use super::Membership;
+use super::{Membership, Sessions};
 use crate::messages::{Message, Outbox};
-use crate::transfers::Staging;
 
 /// One message, once the peer is connected.
 pub(crate) struct RefusalReply {
-    staging: Arc<Staging>,
+    sessions: Arc<Sessions>,
     session: Membership,
     outbox: Outbox,
     begun: Duration,
@@ -23,14 +22,14 @@ pub(crate) struct RefusalReply {
 
 impl RefusalReply {
     pub(crate) fn new(
-        staging: Arc<Staging>,
+        sessions: Arc<Sessions>,
         session: Membership,
         mut outbox: Outbox,
         word: &Message,
     ) -> Self {
         outbox.push(word);
-        let begun = staging.link().clock.now();
-        Self { staging, session, outbox, begun, keep_answering: None }
+        let begun = sessions.link().clock.now();
+        Self { sessions, session, outbox, begun, keep_answering: None }
     }
 
     /// Says it again and again, as often as it is asked.
@@ -41,9 +40,9 @@ impl RefusalReply {
 
 impl Execution for RefusalReply {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        let link = self.staging.link();
+        let link = self.sessions.link();
         let now = link.clock.now();
-        let waited = now.saturating_sub(self.begun) >= self.staging.config().silence;
+        let waited = now.saturating_sub(self.begun) >= self.sessions.config().silence;
         let inbox = self.session.take();
         if inbox.peer_gone {
             return Poll::Ready(Ok(()));

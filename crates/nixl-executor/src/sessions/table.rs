@@ -1,4 +1,4 @@
-//! The staging sessions of a connection, and the inbox of each.
+//! The table of sessions, and the inbox of each.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::slots::Slot;
 
 /// All sessions of a connection, of both sides.
 #[derive(Default)]
-pub(crate) struct Sessions {
+pub(super) struct SessionTable {
     by_id: Mutex<HashMap<SessionId, Arc<Entry>>>,
     /// The number of sessions of each offer of this side, and bytes of their initiator metadata.
     served: Mutex<Served>,
@@ -62,7 +62,7 @@ pub(crate) struct Inbox {
     pub(crate) superseded: bool,
 }
 
-impl Sessions {
+impl SessionTable {
     /// Bound on sessions of a connection.
     const MAX: usize = 1 << 14;
     /// Messages that may wait for one session: more than any protocol step brings, even with every place granted.
@@ -70,13 +70,13 @@ impl Sessions {
     /// Messages that may wait for all sessions together. Each may have a few beyond that.
     const MAX_WAITING: usize = 1 << 16;
     const FEW: usize = 16;
-    /// Sessions that one offer may have on this side.
+    /// SessionTable that one offer may have on this side.
     const MAX_OF_OFFER: usize = 256;
     /// Bytes of initiator metadata of all sessions that this side serves.
     const MAX_BYTES: usize = 64 << 20;
 
     /// A new session. `None` if there is one of this name, or there are too many.
-    pub(crate) fn open(
+    pub(super) fn open(
         self: &Arc<Self>,
         id: SessionId,
         peer: &str,
@@ -104,22 +104,22 @@ impl Sessions {
         Some(Membership { sessions: Arc::clone(self), kept: false, is_over: false, id, entry })
     }
 
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.live.load(Ordering::Acquire)
     }
 
     /// Whether this session is with this peer.
-    pub(crate) fn has(&self, id: SessionId, peer: &str) -> bool {
+    pub(super) fn has(&self, id: SessionId, peer: &str) -> bool {
         self.lock().get(&id).is_some_and(|entry| *entry.peer == *peer)
     }
 
     /// Messages that wait.
-    pub(crate) fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
     /// Hands a message over. Returns whether it was for a session with this peer.
-    pub(crate) fn deliver(
+    pub(super) fn deliver(
         &self,
         id: SessionId,
         from: &str,
@@ -149,12 +149,12 @@ impl Sessions {
     }
 
     /// A peer reports an operation complete that a session serves. Returns whether there was one, with this peer.
-    pub(crate) fn supersede(&self, from: &str, key: &[u8]) -> bool {
+    pub(super) fn supersede(&self, from: &str, key: &[u8]) -> bool {
         self.edit(|m| *m.peer == *from && is(m, key), |inbox| inbox.superseded = true)
     }
 
     /// An operation that a session serves was completed through its offer slot.
-    pub(crate) fn complete(&self, key: &NotificationKey) -> bool {
+    pub(super) fn complete(&self, key: &NotificationKey) -> bool {
         self.edit(|m| is(m, key.as_bytes()), |inbox| inbox.superseded = true)
     }
 
@@ -186,13 +186,13 @@ impl Sessions {
     }
 
     /// Whether peers of sessions that have ended may still write to slots.
-    pub(crate) fn has_stalled(&self) -> bool {
+    pub(super) fn has_stalled(&self) -> bool {
         self.stalled.load(Ordering::Acquire) > 0
     }
 
-    /// Sessions that have ended whose peers may still write to slots and are to be asked now whether they are there: less
+    /// SessionTable that have ended whose peers may still write to slots and are to be asked now whether they are there: less
     /// and less often.
-    pub(crate) fn stalled(&self) -> Vec<(SessionId, Box<str>)> {
+    pub(super) fn stalled(&self) -> Vec<(SessionId, Box<str>)> {
         const RAREST: u32 = 64;
         if !self.has_stalled() {
             return Vec::new();
@@ -211,7 +211,7 @@ impl Sessions {
     }
 
     /// The peer is gone: it writes to nothing any more. Returns whether there is a session with it.
-    pub(crate) fn peer_gone(&self, peer: &str) -> bool {
+    pub(super) fn peer_gone(&self, peer: &str) -> bool {
         if self.has_stalled() {
             let stopped = Message::Stopped { reason: String::new() };
             let of_it: Vec<_> = self
@@ -228,7 +228,7 @@ impl Sessions {
     }
 
     /// The offer of this key has ended. Returns whether a session serves it.
-    pub(crate) fn withdraw(&self, key: &NotificationKey) -> bool {
+    pub(super) fn withdraw(&self, key: &NotificationKey) -> bool {
         self.edit(|m| is(m, key.as_bytes()), |inbox| inbox.withdrawn = true)
     }
 
@@ -262,7 +262,7 @@ impl Served {
     fn add(&mut self, key: &NotificationKey, bytes: usize) -> bool {
         let sum = self.bytes.saturating_add(bytes);
         let count = self.by_offer.get(key).copied().unwrap_or(0);
-        if sum > Sessions::MAX_BYTES || count >= Sessions::MAX_OF_OFFER {
+        if sum > SessionTable::MAX_BYTES || count >= SessionTable::MAX_OF_OFFER {
             return false;
         }
         self.bytes = sum;
@@ -283,7 +283,7 @@ impl Served {
 
 /// A session's place in the table, which it leaves when this is dropped.
 pub(crate) struct Membership {
-    sessions: Arc<Sessions>,
+    sessions: Arc<SessionTable>,
     kept: bool,
     /// It is no longer counted, and does not leave.
     is_over: bool,
@@ -343,9 +343,9 @@ impl Drop for Membership {
     }
 }
 
-impl fmt::Debug for Sessions {
+impl fmt::Debug for SessionTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sessions").field("live", &self.len()).finish_non_exhaustive()
+        f.debug_struct("SessionTable").field("live", &self.len()).finish_non_exhaustive()
     }
 }
 

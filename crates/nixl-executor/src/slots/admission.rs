@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// holds none comes before those that hold some, and among those the one that has waited longest. A session that can take a
 /// slot never waits for one that will not: a session that wants no more must [settle](Self::settle).
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub(super) struct Admission {
     free: Vec<u16>,
     slots: usize,
     /// All slots but those that were given up.
@@ -27,10 +27,10 @@ struct MemberState {
 
 /// All slots were given up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct NoUsableSlots;
+pub(super) struct NoUsableSlots;
 
 impl Admission {
-    pub(crate) fn new(slots: u16) -> Self {
+    pub(super) fn new(slots: u16) -> Self {
         Self {
             free: (0..slots).rev().collect(),
             slots: slots.into(),
@@ -41,18 +41,18 @@ impl Admission {
         }
     }
 
-    pub(crate) fn join(&mut self) -> u64 {
+    pub(super) fn join(&mut self) -> u64 {
         self.last_member += 1;
         self.members.insert(self.last_member, MemberState::default());
         self.last_member
     }
 
-    pub(crate) fn leave(&mut self, member: u64) {
+    pub(super) fn leave(&mut self, member: u64) {
         self.members.remove(&member);
     }
 
     /// A slot, if it is this member's turn. It is noted as waiting for more until it [settles](Self::settle).
-    pub(crate) fn take(&mut self, member: u64) -> Result<Option<u16>, NoUsableSlots> {
+    pub(super) fn take(&mut self, member: u64) -> Result<Option<u16>, NoUsableSlots> {
         if self.usable == 0 {
             return Err(NoUsableSlots);
         }
@@ -81,32 +81,32 @@ impl Admission {
     }
 
     /// This member wants no more for now.
-    pub(crate) fn settle(&mut self, member: u64) {
+    pub(super) fn settle(&mut self, member: u64) {
         if let Some(me) = self.members.get_mut(&member) {
             me.waiting = None;
         }
     }
 
     /// A slot comes back.
-    pub(crate) fn put(&mut self, member: u64, slot: u16) {
+    pub(super) fn put(&mut self, member: u64, slot: u16) {
         self.release_one(member);
         self.free.push(slot);
     }
 
     /// A slot does not come back for now: a peer may still write to it.
-    pub(crate) fn give_up(&mut self, member: u64) {
+    pub(super) fn give_up(&mut self, member: u64) {
         self.release_one(member);
         self.usable = self.usable.saturating_sub(1);
     }
 
     /// A slot that was given up comes back after all.
-    pub(crate) fn restore(&mut self, slot: u16) {
+    pub(super) fn restore(&mut self, slot: u16) {
         self.usable += 1;
         self.free.push(slot);
     }
 
     /// Whether no session has or wants a slot, and no peer may write to one.
-    pub(crate) fn is_unused(&self) -> bool {
+    pub(super) fn is_unused(&self) -> bool {
         self.members.is_empty() && self.free.len() == self.usable && self.usable == self.slots
     }
 
@@ -116,11 +116,11 @@ impl Admission {
         }
     }
 
-    pub(crate) fn free(&self) -> usize {
+    pub(super) fn free(&self) -> usize {
         self.free.len()
     }
 
-    pub(crate) fn usable(&self) -> usize {
+    pub(super) fn usable(&self) -> usize {
         self.usable
     }
 }

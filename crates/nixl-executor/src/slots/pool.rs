@@ -222,11 +222,6 @@ impl RegisteredSlots {
         Member { pool, slab, id }
     }
 
-    #[cfg(test)]
-    pub(crate) fn stats(&self) -> SlotStats {
-        self.pool.stats()
-    }
-
     fn slab(&self) -> MutexGuard<'_, Option<Slab>> {
         self.slab.lock().unwrap_or_else(PoisonError::into_inner)
     }

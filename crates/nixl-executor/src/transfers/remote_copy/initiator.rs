@@ -11,13 +11,12 @@ use nixl_metadata::OperationKind;
 use nixl_ops::{Execution, PathReport, PeerMemory, TransportError};
 
 use crate::messages::{CancelCopy, Message, Outbox, RemoteCopyRequest};
-use crate::sessions::{Membership, failed, violated};
-use crate::transfers::Staging;
+use crate::sessions::{Membership, Sessions, failed, violated};
 
 /// From the request to the peer's last message. After any failure here, the peer may use the memory until it has said
 /// that it is quiet, or its process has ended; an engine that lost the peer says nothing of the peer's GPU.
 pub(super) struct RemoteCopyInitiator {
-    staging: Arc<Staging>,
+    sessions: Arc<Sessions>,
     session: Membership,
     outbox: Outbox,
     leased: Leased,
@@ -52,18 +51,18 @@ impl RemoteCopyInitiator {
     const LAST_WORD: Duration = Duration::from_millis(500);
 
     pub(super) fn new(
-        staging: Arc<Staging>,
+        sessions: Arc<Sessions>,
         session: Membership,
         outbox: Outbox,
         (copy_request, leased): (RemoteCopyRequest, Leased),
         process: ProcessWatch,
         report: PathReport,
     ) -> Self {
-        let now = staging.link().clock.now();
+        let now = sessions.link().clock.now();
         let (offer, initiator_metadata) =
             (copy_request.offer.clone(), copy_request.initiator_metadata.clone());
         Self {
-            staging,
+            sessions,
             session,
             outbox,
             leased,
@@ -92,7 +91,7 @@ impl RemoteCopyInitiator {
             // It may have waited for work on the memory; the peer has not been asked yet.
             self.last_heard = now;
         }
-        let silence = self.staging.config().silence;
+        let silence = self.sessions.config().silence;
         if self.failure.is_none() && now.saturating_sub(self.last_heard) >= silence {
             let peer = self.session.peer();
             let reason =
@@ -146,7 +145,7 @@ impl RemoteCopyInitiator {
             if let Some(copy_request) = self.copy_request.take() {
                 self.outbox.push(&Message::RemoteCopyRequest(copy_request));
             }
-            match self.outbox.flush(self.staging.link(), now) {
+            match self.outbox.flush(self.sessions.link(), now) {
                 Ok(sent) => {
                     self.steps += u64::from(sent);
                     self.asked |= self.outbox.is_empty();
@@ -158,7 +157,7 @@ impl RemoteCopyInitiator {
         if !self.asked {
             return;
         }
-        let ping = self.staging.config().ping;
+        let ping = self.sessions.config().ping;
         if self.recalled.is_none_or(|last| now.saturating_sub(last) >= ping) {
             self.recalled = Some(now);
             let reason = failure.to_string();
@@ -166,7 +165,7 @@ impl RemoteCopyInitiator {
             self.outbox.push(&Message::CancelCopy(CancelCopy { reason, ..self.cancel.clone() }));
         }
         // What cannot be said now is said again later.
-        if self.outbox.flush(self.staging.link(), now).is_err() {
+        if self.outbox.flush(self.sessions.link(), now).is_err() {
             self.outbox.clear();
         }
     }
@@ -194,7 +193,7 @@ impl Execution for RemoteCopyInitiator {
         if self.ended {
             return Poll::Ready(Err(TransportError::Closed));
         }
-        let now = self.staging.link().clock.now();
+        let now = self.sessions.link().clock.now();
         let result = self.turn(now);
         self.ended = result.is_ready();
         result

@@ -4,4 +4,4 @@ mod initiator;
 mod remote_copies;
 mod target;
 
-pub(crate) use remote_copies::RemoteCopyContext;
+pub(crate) use remote_copies::{RemoteCopies, RemoteCopyContext};

@@ -1,4 +1,4 @@
-//! Remote copies: the target's GPU copies to or from GPU memory that the initiator exports.
+//! The remote copies of one connection, begun and served.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,14 +12,13 @@ use nixl_ops::{Claim, Execution, PathKind, PathReport, TransferRequest, Transpor
 use super::initiator::RemoteCopyInitiator;
 use super::target::{RemoteCopyRanges, RemoteCopyTarget};
 use crate::facts::LocalFacts;
-use crate::local::{CopyContext, GpuBackend, kind_of};
+use crate::local::{CopyContext, GpuBackend, can_access, kind_of};
 use crate::messages::{
     CancelCopy, ExportedRange, Message, Outbox, PresentedOffer, RemoteCopyRequest, SessionId,
 };
 use crate::remote_memory::{ImportCache, shares};
-use crate::sessions::{RefusalReply, failed};
-use crate::transfers::Staging;
-use crate::transfers::staged::{MemoryLocation, claim};
+use crate::sessions::{RefusalReply, Sessions, claim, failed};
+use crate::transfers::location::MemoryLocation;
 
 /// What remote copies need: open imports, copy workers and local facts.
 pub(crate) struct RemoteCopyContext {
@@ -34,26 +33,38 @@ impl fmt::Debug for RemoteCopyContext {
     }
 }
 
-impl Staging {
+/// Remote copies of one connection: those that this side begins, and those that it serves.
+#[derive(Debug)]
+pub(crate) struct RemoteCopies {
+    sessions: Arc<Sessions>,
+    context: Arc<RemoteCopyContext>,
+}
+
+impl RemoteCopies {
+    pub(crate) fn new(sessions: &Arc<Sessions>, context: RemoteCopyContext) -> Self {
+        Self { sessions: Arc::clone(sessions), context: Arc::new(context) }
+    }
+
     /// Asks the peer to copy, to or from GPU memory of this side.
-    pub(crate) fn begin_remote_copy(
-        self: &Arc<Self>,
+    pub(crate) fn begin(
+        &self,
         request: &TransferRequest<'_>,
     ) -> Result<Box<dyn Execution>, TransportError> {
         let Some(route) = &request.route else { return Err(TransportError::Closed) };
-        let MemoryLocation::Gpu(gpu) = self.place(request.local)? else {
+        let MemoryLocation::Gpu(gpu) = MemoryLocation::of(request.local, self.gpus())? else {
             return Err(failed("begin", "only GPU memory can be exported"));
         };
         let (remote, local) = (request.remote, request.local);
-        let ranges = ranges(&*self.gpus, local)?;
-        let initiator_metadata = self.initiator_metadata(route.initiator_metadata.as_ref())?;
+        let ranges = ranges(self.gpus(), local)?;
+        let initiator_metadata =
+            self.sessions.initiator_metadata(route.initiator_metadata.as_ref())?;
         let id = SessionId::random();
-        let session = self.session(id, route.peer)?;
-        let now = self.link().clock.now();
-        let mailbox = self.link().mailboxes.of_offer(remote);
+        let session = self.sessions.session(id, route.peer)?;
+        let now = self.sessions.link().clock.now();
+        let mailbox = self.sessions.link().mailboxes.of_offer(remote);
         let outbox = Outbox::to(id, route.peer.clone(), remote.agent_metadata().clone(), now);
         let outbox = outbox.by(mailbox);
-        let gpu = self.remote_copies.facts.gpu(gpu).and_then(|gpu| gpu.uuid).unwrap_or_default();
+        let gpu = self.context.facts.gpu(gpu).and_then(|gpu| gpu.uuid).unwrap_or_default();
         let offer = PresentedOffer::of(remote);
         // Both are in one PID namespace, or this were no path.
         let versions = remote.peer().map(PeerInfo::versions).unwrap_or_default();
@@ -72,13 +83,14 @@ impl Staging {
             .map_err(|e| failed("begin", format!("the peer's process cannot be watched: {e}")))?;
         let (bytes, count) = (local.total_bytes(), local.len());
         let report = PathReport::new(PathKind::CudaIpc, "cuda-ipc", bytes, count);
-        let (me, copy_request) = (Arc::clone(self), (copy_request, request.leased.clone()));
+        let (me, copy_request) =
+            (Arc::clone(&self.sessions), (copy_request, request.leased.clone()));
         Ok(Box::new(RemoteCopyInitiator::new(me, session, outbox, copy_request, process, report)))
     }
 
     /// A peer cancels a remote copy. Delivered to the transfer, or answered here if there is none.
-    pub(crate) fn cancel_remote_copy(
-        self: &Arc<Self>,
+    pub(crate) fn cancel(
+        &self,
         id: SessionId,
         from: &str,
         cancel: CancelCopy,
@@ -86,32 +98,45 @@ impl Staging {
         let CancelCopy { offer, initiator_metadata, reason } = cancel;
         // The initiator's metadata is long, and a transfer has it already.
         let short = CancelCopy { offer: offer.clone(), initiator_metadata: Bytes::new(), reason };
-        if self.sessions.deliver(id, from, Message::CancelCopy(short), self.link().clock.now()) {
+        if self.sessions.deliver(id, from, Message::CancelCopy(short)) {
             return None;
         }
-        let Some((session, outbox)) = self.admit(id, from, &offer.key, initiator_metadata) else {
+        let Some((session, outbox)) = self.sessions.admit(id, from, &offer.key, initiator_metadata)
+        else {
             return Some(None);
         };
-        let refusal = RefusalReply::new(Arc::clone(self), session, outbox, &Message::NotFound);
+        let refusal =
+            RefusalReply::new(Arc::clone(&self.sessions), session, outbox, &Message::NotFound);
         Some(Some(Box::new(refusal.keep_answering(Message::NotFound))))
     }
 
     /// Serves a peer's remote copy, or replies why not.
-    pub(crate) fn serve_remote_copy(
-        self: &Arc<Self>,
+    pub(crate) fn serve(
+        &self,
         id: SessionId,
         from: &str,
         copy_request: RemoteCopyRequest,
     ) -> Option<Box<dyn Execution>> {
-        let (session, outbox) =
-            self.admit(id, from, &copy_request.offer.key, copy_request.initiator_metadata.clone())?;
-        let me = Arc::clone(self);
+        let (session, outbox) = self.sessions.admit(
+            id,
+            from,
+            &copy_request.offer.key,
+            copy_request.initiator_metadata.clone(),
+        )?;
+        let me = Arc::clone(&self.sessions);
         Some(match self.accept(copy_request) {
             Ok((claim, ranges)) => {
                 let list = claim.descriptors();
                 let (bytes, count) = (list.total_bytes(), list.len());
                 let report = PathReport::new(PathKind::CudaIpc, "cuda-ipc", bytes, count);
-                Box::new(RemoteCopyTarget::new(me, session, outbox, claim, ranges, report))
+                Box::new(RemoteCopyTarget::new(
+                    (me, Arc::clone(&self.context)),
+                    session,
+                    outbox,
+                    claim,
+                    ranges,
+                    report,
+                ))
             }
             Err(reason) => {
                 let word = Message::Stopped { reason: reason.to_string() };
@@ -124,20 +149,24 @@ impl Staging {
         &self,
         copy_request: RemoteCopyRequest,
     ) -> Result<(Claim, RemoteCopyRanges), TransportError> {
-        let offer = self.offer(&copy_request.offer.key, copy_request.kind)?;
+        let offer = self.sessions.offer(&copy_request.offer.key, copy_request.kind)?;
         let list = offer.descriptors().clone();
-        let memory = kind_of(&list, &*self.gpus)
+        let memory = kind_of(&list, self.gpus())
             .filter(|kind| kind.is_host())
             .ok_or_else(|| failed("serve", "only host memory of one kind is copied for a peer"))?;
         RemoteCopyRanges::check(&copy_request, &list)?;
-        let here = &self.remote_copies.facts;
+        let here = &self.context.facts;
         let gpu = here.gpu_with(copy_request.gpu).map_or(0, |gpu| gpu.ordinal);
-        if !self.can_access(Device::cuda(gpu)) {
+        if !can_access(self.gpus(), Device::cuda(gpu)) {
             return Err(failed("serve", "there is no GPU here that could copy"));
         }
         let claim = claim(&offer)?;
         let RemoteCopyRequest { kind, process, ranges, .. } = copy_request;
         Ok((claim, RemoteCopyRanges { kind, process, ranges, list, memory, gpu }))
+    }
+
+    fn gpus(&self) -> &dyn GpuBackend {
+        &*self.context.context.gpus
     }
 }
 

@@ -9,19 +9,20 @@ use nixl_descriptor::DescriptorList;
 use nixl_metadata::OperationKind;
 use nixl_ops::{Claim, Execution, PathReport, TransportError};
 
+use super::RemoteCopyContext;
 use crate::local::{
     AllocationBoundaries, CopyOp, ListCopy, MemoryKind, Strategy, StrategyPolicy, TransferBuffer,
     starts,
 };
 use crate::messages::{ExportedRange, Message, Outbox, RemoteCopyRequest};
 use crate::remote_memory::{OwnerId, RemoteMemoryKey};
-use crate::sessions::{Membership, failed, violated};
-use crate::transfers::Staging;
+use crate::sessions::{Membership, Sessions, failed, violated};
 
 /// From the request to the last message: connects to the peer, opens its memory, copies, and confirms. Ends by itself, since nothing
 /// in it waits for the peer but the engine that carries the messages.
 pub(super) struct RemoteCopyTarget {
-    staging: Arc<Staging>,
+    sessions: Arc<Sessions>,
+    context: Arc<RemoteCopyContext>,
     session: Membership,
     outbox: Outbox,
     stage: Stage,
@@ -97,9 +98,9 @@ impl RemoteCopyRanges {
     }
 
     /// The memory, if all of it is open.
-    fn open_already(&self, staging: &Staging) -> Option<Vec<Arc<dyn TransferBuffer>>> {
+    fn open_already(&self, context: &RemoteCopyContext) -> Option<Vec<Arc<dyn TransferBuffer>>> {
         let get = |range: &ExportedRange| {
-            staging.imports().get(&RemoteMemoryKey::Gpu(self.gpu, range.handle))
+            context.imports.get(&RemoteMemoryKey::Gpu(self.gpu, range.handle))
         };
         self.ranges.iter().map(get).collect()
     }
@@ -108,7 +109,7 @@ impl RemoteCopyRanges {
     fn copy(
         &self,
         memory: &[Arc<dyn TransferBuffer>],
-        staging: &Staging,
+        context: &RemoteCopyContext,
     ) -> Result<ListCopy, TransportError> {
         let theirs = MemoryKind::Gpu(self.gpu);
         let kinds = match self.kind {
@@ -120,7 +121,7 @@ impl RemoteCopyRanges {
         let ops = self.ops(memory);
         let bases = memory.iter().map(|memory| memory.address());
         let boundaries = AllocationBoundaries::of(starts(&self.list).chain(bases));
-        ListCopy::new((&ops, &boundaries), kinds, &policy, Some(self.gpu), &[], staging.context())
+        ListCopy::new((&ops, &boundaries), kinds, &policy, Some(self.gpu), &[], &context.context)
             .map_err(|e| failed("plan", e.to_string()))
     }
 
@@ -145,7 +146,7 @@ impl RemoteCopyRanges {
 
 impl RemoteCopyTarget {
     pub(super) fn new(
-        staging: Arc<Staging>,
+        (sessions, context): (Arc<Sessions>, Arc<RemoteCopyContext>),
         session: Membership,
         outbox: Outbox,
         claim: Claim,
@@ -153,8 +154,9 @@ impl RemoteCopyTarget {
         report: PathReport,
     ) -> Self {
         let mut this = Self {
-            ended_at: staging.link().clock.now(),
-            staging,
+            ended_at: sessions.link().clock.now(),
+            sessions,
+            context,
             session,
             outbox,
             stage: Stage::Connecting(ranges),
@@ -180,11 +182,14 @@ impl RemoteCopyTarget {
         }
         if let Stage::Connecting(ranges) = mem::replace(&mut self.stage, Stage::Over) {
             self.steps += 1;
-            self.stage = match ranges.open_already(&self.staging) {
+            self.stage = match ranges.open_already(&self.context) {
                 Some(memory) => {
-                    Stage::Copying { copy: ranges.copy(&memory, &self.staging)?, memory }
+                    Stage::Copying { copy: ranges.copy(&memory, &self.context)?, memory }
                 }
-                None => Stage::Opening(open(&self.staging, self.session.peer(), &ranges), ranges),
+                None => Stage::Opening(
+                    open((&self.sessions, &self.context), self.session.peer(), &ranges),
+                    ranges,
+                ),
             };
         }
         Ok(())
@@ -202,11 +207,11 @@ impl RemoteCopyTarget {
             self.say_end(now);
         }
         if self.outbox.is_empty()
-            && now.saturating_sub(self.outbox.last) >= self.staging.config().ping
+            && now.saturating_sub(self.outbox.last) >= self.sessions.config().ping
         {
             self.outbox.push(&Message::Ping);
         }
-        match self.outbox.flush(self.staging.link(), now) {
+        match self.outbox.flush(self.sessions.link(), now) {
             Ok(sent) => self.steps += u64::from(sent),
             Err(error) if matches!(self.stage, Stage::Connecting(_)) => self.fail(error),
             // The copy goes on all the same, since the peer's memory is in use; and the last message is sent again.
@@ -215,7 +220,7 @@ impl RemoteCopyTarget {
         if !self.sent_end {
             return Poll::Pending;
         }
-        let waited = now.saturating_sub(self.ended_at) >= self.staging.config().silence;
+        let waited = now.saturating_sub(self.ended_at) >= self.sessions.config().silence;
         match self.outbox.is_empty() || waited || self.peer_gone {
             true => Poll::Ready(self.failure.take().map_or(Ok(()), Err)),
             false => Poll::Pending,
@@ -259,7 +264,7 @@ impl RemoteCopyTarget {
                 self.stage = Stage::Over;
                 return Ok(());
             }
-            let copy = ranges.copy(&memory, &self.staging)?;
+            let copy = ranges.copy(&memory, &self.context)?;
             self.stage = Stage::Copying { copy, memory };
         }
         if let Stage::Copying { copy, .. } = &mut self.stage {
@@ -276,7 +281,7 @@ impl RemoteCopyTarget {
 
     fn fail(&mut self, error: TransportError) {
         if self.failure.is_none() {
-            self.staging.peers.reconnect(self.session.peer());
+            self.sessions.reconnect(self.session.peer());
             self.failure = Some(error);
         }
         let quiet = match &mut self.stage {
@@ -309,7 +314,7 @@ impl RemoteCopyTarget {
 
 impl Execution for RemoteCopyTarget {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        let now = self.staging.link().clock.now();
+        let now = self.sessions.link().clock.now();
         self.turn(now)
     }
 
@@ -349,14 +354,18 @@ impl Drop for RemoteCopyTarget {
 }
 
 /// Opens the memory, on the connection's own thread.
-fn open(staging: &Staging, peer: &str, ranges: &RemoteCopyRanges) -> Arc<Opened> {
+fn open(
+    (sessions, context): (&Sessions, &RemoteCopyContext),
+    peer: &str,
+    ranges: &RemoteCopyRanges,
+) -> Arc<Opened> {
     let opened = Arc::new(Opened::default());
-    let (reply, waker) = (Arc::clone(&opened), staging.link().waker.clone());
-    let (imports, gpu) = (Arc::clone(staging.imports()), ranges.gpu);
+    let (reply, waker) = (Arc::clone(&opened), sessions.link().waker.clone());
+    let (imports, gpu) = (Arc::clone(&context.imports), ranges.gpu);
     let (peer, pid) = (peer.to_owned(), ranges.process);
     let handles: Vec<_> = ranges.ranges.iter().map(|range| range.handle).collect();
     let count = handles.len();
-    let is_queued = staging.link().background.run_for_peer(Box::new(move || {
+    let is_queued = sessions.link().background.run_for_peer(Box::new(move || {
         let open = |handle| {
             let by = OwnerId { peer: &peer, pid };
             imports.open(&RemoteMemoryKey::Gpu(gpu, handle), by).map_err(|error| error.to_string())
@@ -369,7 +378,7 @@ fn open(staging: &Staging, peer: &str, ranges: &RemoteCopyRanges) -> Arc<Opened>
         let refused = || Err("too many peers ask at once: ask again".to_owned());
         *opened.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((0..count).map(|_| refused()).collect());
-        staging.link().waker.wake_by_ref();
+        sessions.link().waker.wake_by_ref();
     }
     opened
 }

@@ -54,5 +54,4 @@ mod staging;
 mod targets;
 mod two_sided;
 
-pub use staging::StagingStats;
-pub(crate) use staging::{MemoryLocation, Staging, StagingMode, claim};
+pub(crate) use staging::{Staging, StagingMode};

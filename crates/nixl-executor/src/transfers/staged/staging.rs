@@ -1,18 +1,12 @@
-//! The staging state of one connection: sessions, slot pools and offers.
+//! The staged transfers of one connection, begun and served.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
-use std::time::Duration;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use metrics::counter;
 use nixl_descriptor::{DescriptorList, Leased, Registration};
-use nixl_device::Device;
-use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata};
+use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata};
 use nixl_ops::{
-    Claim, CompletionNotifier, ConnectionContext, Execution, Mailbox, Offer, PathReport, PeerId,
-    Preparation, Received, TransferRequest, TransportError,
+    Claim, CompletionNotifier, ConnectionContext, Execution, Offer, PathReport, PeerId,
+    Preparation, TransferRequest, TransportError,
 };
 
 use super::chunking::Chunking;
@@ -23,28 +17,19 @@ use super::sink::{Sink, SinkMemory};
 use super::source::{Source, SourceMemory};
 use super::targets::{Grants, Targets};
 use super::two_sided::{Begun, Role, TwoSided, path_kind};
-use crate::local::{CopyContext, GpuBackend, can_access};
-use crate::messages::{Message, MessageError, Open, Outbox, PresentedOffer, SessionId};
-use crate::peers::Peers;
-use crate::remote_memory::ImportCache;
-use crate::sessions::{Membership, Offers, RefusalReply, Sessions, failed, gone};
-use crate::slots::{RegisteredSlots, SlotPools, SlotStats, StagingConfig};
-use crate::transfers::RemoteCopyContext;
+use crate::local::GpuBackend;
+use crate::messages::{Message, Open, Outbox, PresentedOffer, SessionId};
+use crate::sessions::{RefusalReply, Sessions, claim, failed};
+use crate::slots::{RegisteredSlots, SlotPools};
+use crate::transfers::location::MemoryLocation;
 
 /// Staged transfers of one connection: those that this side begins, and those that it serves.
 #[derive(Debug)]
 pub(crate) struct Staging {
-    pub(crate) gpus: Arc<dyn GpuBackend>,
-    pub(crate) remote_copies: RemoteCopyContext,
-    link: ConnectionContext,
-    config: StagingConfig,
+    sessions: Arc<Sessions>,
+    gpus: Arc<dyn GpuBackend>,
     outgoing: Arc<RegisteredSlots>,
     incoming: Arc<RegisteredSlots>,
-    pub(crate) sessions: Arc<Sessions>,
-    pub(crate) peers: Arc<Peers>,
-    offers: Mutex<Offers>,
-    /// Requests that presented no offer of this side.
-    strangers: AtomicU64,
 }
 
 /// Who takes part.
@@ -54,99 +39,26 @@ pub(crate) enum StagingMode {
     OneSided,
     /// Both sides. The peer must run this library, with staging.
     TwoSided,
-    /// The peer's GPU copies, to or from GPU memory of this side. The peer must run this library, on this machine.
-    PeerCopies,
-}
-
-/// What staging holds.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct StagingStats {
-    /// Slots by which bytes leave.
-    pub outgoing: SlotStats,
-    /// Slots by which bytes arrive.
-    pub incoming: SlotStats,
-    /// Transfers under way in which the peer takes part, of both sides.
-    pub sessions: usize,
-    /// Requests by senders that hold no offer of this side; nothing was done for them.
-    pub strangers: u64,
-    /// Messages of peers that wait for transfers under way.
-    pub waiting_messages: usize,
-}
-
-impl StagingStats {
-    /// Of connections that share the pools.
-    pub(crate) fn of<'a>(
-        pools: &SlotPools,
-        connections: impl Iterator<Item = &'a Staging>,
-    ) -> Self {
-        let (outgoing, incoming) = (pools.outgoing.stats(), pools.incoming.stats());
-        let none = Self { outgoing, incoming, ..Self::default() };
-        connections.fold(none, |sum, staging| Self {
-            sessions: sum.sessions + staging.sessions.len(),
-            strangers: sum.strangers + staging.strangers.load(Ordering::Relaxed),
-            waiting_messages: sum.waiting_messages + staging.sessions.waiting(),
-            ..sum
-        })
-    }
-}
-
-/// Where one side's memory is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum MemoryLocation {
-    Host,
-    Gpu(u32),
 }
 
 impl Staging {
-    /// Executions that one connection serves at most; more are ignored.
-    const MAX_SERVED: usize = 1 << 13;
-    /// How long peers wait at most for the answer of a side that expects no message. Much shorter than their time-out.
-    const CHECK: Duration = Duration::from_secs(1);
-    /// How long after the end of the last offer peers are expected to ask for one. Nothing ticks for ever.
-    const LATE: Duration = Duration::from_secs(120);
-
     pub(crate) fn new(
-        remote_copies: RemoteCopyContext,
-        link: ConnectionContext,
-        peers: Arc<Peers>,
-        (config, pools): (StagingConfig, &SlotPools),
+        sessions: &Arc<Sessions>,
+        gpus: &Arc<dyn GpuBackend>,
+        pools: &SlotPools,
     ) -> Arc<Self> {
-        let config = config.checked();
         Arc::new(Self {
-            gpus: Arc::clone(&remote_copies.context.gpus),
-            remote_copies,
-            link,
-            config,
+            sessions: Arc::clone(sessions),
+            gpus: Arc::clone(gpus),
             outgoing: RegisteredSlots::new(&pools.outgoing),
             incoming: RegisteredSlots::new(&pools.incoming),
-            sessions: Arc::default(),
-            peers,
-            offers: Mutex::default(),
-            strangers: AtomicU64::new(0),
         })
-    }
-
-    pub(crate) fn link(&self) -> &ConnectionContext {
-        &self.link
-    }
-
-    pub(crate) fn config(&self) -> &StagingConfig {
-        &self.config
-    }
-
-    pub(crate) fn imports(&self) -> &Arc<ImportCache> {
-        &self.remote_copies.imports
-    }
-
-    pub(crate) fn context(&self) -> &CopyContext {
-        &self.remote_copies.context
     }
 
     /// Whether an offer of this side may be asked for that needs slots.
     pub(crate) fn may_need_slots(&self) -> bool {
         let on_gpu = |offer: &Offer| offer.descriptors().iter().any(|d| !d.device().is_host());
-        self.sessions.len() > 0 || self.offers().values().any(on_gpu)
+        self.sessions.len() > 0 || self.sessions.offers_any(on_gpu)
     }
 
     /// *Blocking.* Releases the slots' memory, which is registered again when it is needed.
@@ -155,44 +67,15 @@ impl Staging {
         self.incoming.release();
     }
 
-    /// Asks peers whose stalled transfers have slots whether they are there.
-    pub(crate) fn look_for_stalled(&self) {
-        for (id, peer) in self.sessions.stalled() {
-            let ping = Message::Ping.encode(id);
-            let told = self.link.transport.notify(&PeerId::new(&*peer), &ping);
-            if let Poll::Ready(Err(error)) = told
-                && gone(&error)
-            {
-                self.sessions.peer_gone(&peer);
-            }
-        }
-    }
-
-    /// Whether peers may still write to slots of transfers that have ended.
-    pub(crate) fn has_stalled(&self) -> bool {
-        self.sessions.has_stalled()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn stats(&self) -> StagingStats {
-        StagingStats {
-            outgoing: self.outgoing.stats(),
-            incoming: self.incoming.stats(),
-            sessions: self.sessions.len(),
-            strangers: self.strangers.load(Ordering::Relaxed),
-            waiting_messages: self.sessions.waiting(),
-        }
-    }
-
     /// What must be done on the connection's thread first, for an operation that will be staged if it involves GPU
     /// memory: `remote` is what the peer offers, none if this side offers.
     pub(crate) fn prepare(
-        self: &Arc<Self>,
+        &self,
         local: &DescriptorList,
         remote: Option<&RdmaMetadata>,
     ) -> Option<Preparation> {
         let Ok(MemoryLocation::Gpu(gpu)) = self.place(local) else { return None };
-        let now = self.link.clock.now();
+        let now = self.link().clock.now();
         // A peer learns of the slots in which bytes arrive from the metadata that is exported afterwards.
         let mut wanted = match remote.map(RdmaMetadata::operation_kind) {
             Some(OperationKind::Write) => vec![&self.outgoing],
@@ -204,7 +87,8 @@ impl Staging {
             return None;
         }
         let pools: Vec<_> = wanted.into_iter().map(Arc::clone).collect();
-        let (gpus, registrations) = (Arc::clone(&self.gpus), Arc::clone(&self.link.registrations));
+        let (gpus, registrations) =
+            (Arc::clone(&self.gpus), Arc::clone(&self.link().registrations));
         Some(Box::new(move || {
             // An operation that has another path does without.
             pools.iter().for_each(|pool| pool.make_ready(&*gpus, gpu, &registrations, now));
@@ -221,165 +105,15 @@ impl Staging {
         }
     }
 
-    /// Whether a GPU here reaches memory of this device.
-    pub(crate) fn can_access(&self, device: Device) -> bool {
-        can_access(&*self.gpus, device)
-    }
-
-    pub(crate) fn has_sessions(&self) -> bool {
-        self.sessions.len() > 0
-    }
-
-    /// Peers may ask for an offer that is complete, and for a while after it was withdrawn.
-    pub(crate) fn poll_interval(&self) -> Option<Duration> {
-        if !self.offers().is_empty() || self.sessions.has_stalled() {
-            return Some(Self::CHECK);
-        }
-        let ended = self.offers().last_end();
-        let now = self.link.clock.now();
-        ended.filter(|ended| now.saturating_sub(*ended) < Self::LATE).map(|_| Self::CHECK)
-    }
-
-    pub(crate) fn offer_created(&self, offer: Offer) {
-        self.offers().offer_created(offer);
-    }
-
-    pub(crate) fn offer_ended(&self, key: &NotificationKey) {
-        let now = self.link.clock.now();
-        let removed = self.offers().offer_ended(key, now);
-        drop(removed);
-        if self.sessions.withdraw(key) {
-            self.link.waker.wake_by_ref();
-        }
-    }
-
-    /// The peer's process has ended, or its connection is dead: its sessions end.
-    pub(crate) fn peer_gone(&self, peer: &str) {
-        if self.sessions.peer_gone(peer) {
-            self.link.waker.wake_by_ref();
-        }
-    }
-
-    /// A peer has completed an operation that is served here, without the engine.
-    pub(crate) fn completed_otherwise(&self, key: &NotificationKey) {
-        if !self.sessions.complete(key) {
-            tracing::debug!("a slot completed for no operation");
-        }
-    }
-
-    pub(crate) fn receive(self: &Arc<Self>, from: &str, payload: &[u8]) -> Received {
-        if let Some((id, presented)) = PresentedOffer::peek(payload)
-            && !self.offers().know(&presented)
-            && !self.sessions.has(id, from)
-        {
-            self.strangers.fetch_add(1, Ordering::Relaxed);
-            counter!("nixl_requests_of_strangers_total").increment(1);
-            return Received::Ignored;
-        }
-        let (id, message) = match Message::decode(payload) {
-            Ok(decoded) => decoded,
-            Err(MessageError::NotAMessage) => {
-                return match self.sessions.supersede(from, payload) {
-                    true => Received::Taken,
-                    false => Received::Ignored,
-                };
-            }
-            Err(error) => {
-                tracing::debug!(from, %error, "a message that cannot be read");
-                return Received::Ignored;
-            }
-        };
-        let name = message.name();
-        let served = match message {
-            Message::Open(open) => self.serve(id, from, open),
-            Message::RemoteCopyRequest(copy_request) => {
-                self.serve_remote_copy(id, from, copy_request)
-            }
-            Message::CancelCopy(cancel) => match self.cancel_remote_copy(id, from, cancel) {
-                Some(execution) => execution,
-                None => return Received::Taken,
-            },
-            message => match self.sessions.deliver(id, from, message, self.link.clock.now()) {
-                true => return Received::Taken,
-                false => None,
-            },
-        };
-        match served {
-            Some(execution) => Received::Serve(execution),
-            None => {
-                tracing::debug!(from, message = name, "a message for no transfer with this peer");
-                Received::Ignored
-            }
-        }
-    }
-
-    /// A session that a peer asks for, and the way to answer it. Only a holder of an offer comes so far: the engine is
-    /// connected to it, if it is not yet.
-    pub(crate) fn admit(
-        self: &Arc<Self>,
-        id: SessionId,
-        from: &str,
-        key: &NotificationKey,
-        initiator_metadata: Bytes,
-    ) -> Option<(Membership, Outbox)> {
-        if self.sessions.len() >= Self::MAX_SERVED || from == self.link.transport.agent_name() {
-            return None;
-        }
-        let len = initiator_metadata.len();
-        let initiator_metadata =
-            AgentMetadata::from_compressed(initiator_metadata, &Limits::default()).ok()?;
-        if !self.peers.is_connected_with(from, &initiator_metadata)
-            && !self.offers().may_introduce(key, from)
-        {
-            tracing::debug!(
-                from,
-                "a request in the name of one agent more than the offer has readers"
-            );
-            return None;
-        }
-        let session = self.sessions.open(id, from, Some((key.clone(), len)))?;
-        let now = self.link.clock.now();
-        let outbox =
-            Outbox::to(id, PeerId::new(from), initiator_metadata, now).by(self.mailbox_of(from));
-        match outbox.is_by_engine() {
-            true => Some((session, outbox.connecting(&self.link, &self.peers))),
-            false => Some((session, outbox)),
-        }
-    }
-
-    /// The mailbox of a peer that has written from its own. The first time it is opened for the next.
-    fn mailbox_of(&self, peer: &str) -> Option<Mailbox> {
-        let page = self.link.mailboxes.page_of(peer)?;
-        if !self.link.mailboxes.knows(&page) {
-            let mailboxes = Arc::clone(&self.link.mailboxes);
-            // Without it the engine answers.
-            let _ = self.link.background.run_for_peer(Box::new(move || mailboxes.open(&page)));
-        }
-        self.link.mailboxes.get(&page)
-    }
-
-    pub(crate) fn offer(
-        &self,
-        key: &NotificationKey,
-        kind: OperationKind,
-    ) -> Result<Offer, TransportError> {
-        let offer = self.offers().get(key).cloned();
-        let offer = offer.ok_or_else(|| failed("serve", "the operation has ended"))?;
-        if offer.kind() != kind {
-            let offered = offer.kind();
-            return Err(failed("serve", format!("the operation is a {offered}, not a {kind}")));
-        }
-        Ok(offer)
-    }
-
     /// Takes part in what a peer asks for, or tells it why not.
-    fn serve(
-        self: &Arc<Self>,
+    pub(crate) fn serve(
+        &self,
         id: SessionId,
         from: &str,
         open: Open,
     ) -> Option<Box<dyn Execution>> {
-        let (session, outbox) = self.admit(id, from, &open.offer.key, open.initiator_metadata)?;
+        let (session, outbox) =
+            self.sessions.admit(id, from, &open.offer.key, open.initiator_metadata)?;
         let (claim, role) =
             match self.answer(id, from, &open.offer.key, open.kind, open.chunk_bytes) {
                 Ok(answer) => answer,
@@ -389,24 +123,27 @@ impl Staging {
                         OperationKind::Read => Message::Stopped { reason },
                         OperationKind::Write => Message::Stop { reason },
                     };
-                    return Some(Box::new(RefusalReply::new(
-                        Arc::clone(self),
-                        session,
-                        outbox,
-                        &word,
-                    )));
+                    let sessions = Arc::clone(&self.sessions);
+                    return Some(Box::new(RefusalReply::new(sessions, session, outbox, &word)));
                 }
             };
         let report = PathReport::new(
             path_kind(role.stages(), false),
-            self.link.transport.name().to_owned(),
+            self.link().transport.name().to_owned(),
             claim.descriptors().total_bytes(),
             claim.descriptors().len(),
         );
         let begun = (Begun::Serving(Some(claim)), None);
         // The engine carries the bytes in any case.
-        let outbox = outbox.connecting(&self.link, &self.peers);
-        Some(Box::new(TwoSided::new(Arc::clone(self), session, outbox, role, begun, report)))
+        let outbox = self.sessions.connecting(outbox);
+        Some(Box::new(TwoSided::new(
+            Arc::clone(&self.sessions),
+            session,
+            outbox,
+            role,
+            begun,
+            report,
+        )))
     }
 
     fn answer(
@@ -417,7 +154,7 @@ impl Staging {
         kind: OperationKind,
         chunk_bytes: u64,
     ) -> Result<(Claim, Role), TransportError> {
-        let offer = self.offer(key, kind)?;
+        let offer = self.sessions.offer(key, kind)?;
         let peer = PeerId::new(from);
         let list = offer.descriptors().clone();
         let chunking = self.chunking(&list, chunk_bytes)?;
@@ -441,19 +178,16 @@ impl Staging {
     ///
     /// Why it cannot be.
     pub(crate) fn begin(
-        self: &Arc<Self>,
+        &self,
         request: &TransferRequest<'_>,
         mode: StagingMode,
     ) -> Result<Box<dyn Execution>, TransportError> {
-        if mode == StagingMode::PeerCopies {
-            return self.begin_remote_copy(request);
-        }
         let Some(route) = &request.route else { return Err(TransportError::Closed) };
         let here = self.place(request.local)?;
         let remote = request.remote;
         let there = remote.descriptors().iter().any(|d| !d.device().is_host());
         let list = request.local.clone();
-        let chunking = self.chunking(&list, self.config.slot_bytes as u64)?;
+        let chunking = self.chunking(&list, self.sessions.config().slot_bytes as u64)?;
         let mut report = PathReport::new(
             path_kind(here != MemoryLocation::Host, there),
             route.transport.name().to_owned(),
@@ -475,12 +209,12 @@ impl Staging {
                 (OperationKind::Read, MemoryLocation::Gpu(gpu)) => {
                     self.fits(&self.incoming, &chunking)?;
                     StagedFlow::Pull(Pull::new(
-                        (Arc::clone(&self.link.transport), route.peer.clone()),
+                        (Arc::clone(&self.link().transport), route.peer.clone()),
                         Arc::clone(&chunking),
                         self.copier(gpu, &list)?,
                         self.incoming.join(),
                         remote.descriptors().to_vec(),
-                        self.config.window,
+                        self.sessions.config().window,
                     ))
                 }
                 (OperationKind::Read, MemoryLocation::Host) => {
@@ -488,10 +222,11 @@ impl Staging {
                 }
             };
             let notifier = CompletionNotifier::new(route, remote.notification_key());
-            let (clock, way) = (Arc::clone(&self.link.clock), (way, request.leased.clone()));
+            let (clock, way) = (Arc::clone(&self.link().clock), (way, request.leased.clone()));
             return Ok(Box::new(OneSided::new(clock, notifier, way, report)));
         }
-        let initiator_metadata = self.initiator_metadata(route.initiator_metadata.as_ref())?;
+        let initiator_metadata =
+            self.sessions.initiator_metadata(route.initiator_metadata.as_ref())?;
         let id = SessionId::random();
         let role = match request.kind {
             OperationKind::Write => Role::Source(self.source(
@@ -503,44 +238,23 @@ impl Staging {
             )?),
             OperationKind::Read => Role::Sink(self.sink(&list, &chunking)?),
         };
-        let session = self.session(id, route.peer)?;
-        let now = self.link.clock.now();
+        let session = self.sessions.session(id, route.peer)?;
+        let now = self.link().clock.now();
         let metadata = remote.agent_metadata().clone();
-        let mailbox = self.link.mailboxes.of_offer(remote);
+        let mailbox = self.link().mailboxes.of_offer(remote);
         let outbox = Outbox::to(id, route.peer.clone(), metadata, now).by(mailbox);
-        let chunk_bytes = self.config.slot_bytes as u64;
+        let chunk_bytes = self.sessions.config().slot_bytes as u64;
         let offer = PresentedOffer::of(remote);
         let open = Open { offer, kind: request.kind, chunk_bytes, initiator_metadata };
         let begun = (Begun::Initiator(open), Some(request.leased.clone()));
-        Ok(Box::new(TwoSided::new(Arc::clone(self), session, outbox, role, begun, report)))
-    }
-
-    pub(crate) fn session(
-        self: &Arc<Self>,
-        id: SessionId,
-        peer: &PeerId,
-    ) -> Result<Membership, TransportError> {
-        self.sessions
-            .open(id, peer.as_str(), None)
-            .ok_or_else(|| failed("begin", "too many staged transfers are under way"))
-    }
-
-    pub(crate) fn initiator_metadata(
-        &self,
-        metadata: Option<&AgentMetadata>,
-    ) -> Result<Bytes, TransportError> {
-        let metadata = metadata.ok_or_else(|| {
-            failed("begin", "the peer must reach this side, and nothing was given to tell it how")
-        })?;
-        let bytes = metadata.compressed().clone();
-        if bytes.len() > Message::MAX_INITIATOR_METADATA {
-            let (len, most) = (bytes.len(), Message::MAX_INITIATOR_METADATA);
-            let reason = format!(
-                "what the peer needs to reach this side has {len} bytes, of {most} allowed; register less memory"
-            );
-            return Err(failed("begin", reason));
-        }
-        Ok(bytes)
+        Ok(Box::new(TwoSided::new(
+            Arc::clone(&self.sessions),
+            session,
+            outbox,
+            role,
+            begun,
+            report,
+        )))
     }
 
     fn source(
@@ -558,9 +272,9 @@ impl Staging {
                 SourceMemory::Gpu(self.copier(gpu, list)?, self.outgoing.join())
             }
         };
-        let road = (Arc::clone(&self.link.transport), peer);
+        let road = (Arc::clone(&self.link().transport), peer);
         let bytes = (list.clone(), Arc::clone(chunking));
-        Ok(Source::new(road, session, bytes, memory, targets, self.config.window))
+        Ok(Source::new(road, session, bytes, memory, targets, self.sessions.config().window))
     }
 
     fn sink(
@@ -575,7 +289,7 @@ impl Staging {
                 SinkMemory::Gpu(self.copier(gpu, list)?, self.incoming.join())
             }
         };
-        Ok(Sink::new(list.clone(), Arc::clone(chunking), memory, self.config.window))
+        Ok(Sink::new(list.clone(), Arc::clone(chunking), memory, self.sessions.config().window))
     }
 
     fn copier(&self, gpu: u32, list: &DescriptorList) -> Result<Copier, TransportError> {
@@ -617,32 +331,17 @@ impl Staging {
         let mut last = None;
         for region in list.iter().map(|d| d.region()) {
             if last.replace(region.id()) != Some(region.id()) {
-                held.extend(self.link.registrations.get(region));
+                held.extend(self.link().registrations.get(region));
             }
         }
         held
     }
 
-    /// Where all of a list is.
-    pub(crate) fn place(&self, list: &DescriptorList) -> Result<MemoryLocation, TransportError> {
-        let mut devices = list.iter().map(|d| d.device());
-        let first = devices.next().unwrap_or(Device::HOST);
-        if devices.any(|device| device != first) {
-            let reason = "one operation cannot mix memory of several devices on one side; split it";
-            return Err(failed("begin", reason));
-        }
-        match first {
-            device if device.is_host() => Ok(MemoryLocation::Host),
-            device if self.can_access(device) => Ok(MemoryLocation::Gpu(device.index())),
-            device => Err(failed("begin", format!("there is no {device} here"))),
-        }
+    fn place(&self, list: &DescriptorList) -> Result<MemoryLocation, TransportError> {
+        MemoryLocation::of(list, &*self.gpus)
     }
 
-    fn offers(&self) -> MutexGuard<'_, Offers> {
-        self.offers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn link(&self) -> &ConnectionContext {
+        self.sessions.link()
     }
-}
-
-pub(crate) fn claim(offer: &Offer) -> Result<Claim, TransportError> {
-    offer.claim().ok_or_else(|| failed("serve", "the operation has ended, or is being served"))
 }

@@ -11,16 +11,15 @@ use nixl_ops::{Claim, Execution, PathKind, PathReport, PeerMemory, TransportErro
 
 use super::sink::Sink;
 use super::source::Source;
-use super::staging::Staging;
 use crate::messages::{Message, Open, Outbox};
-use crate::sessions::{Membership, failed, gone, violated};
+use crate::sessions::{Membership, Sessions, failed, gone, violated};
 
 /// One side of a transfer, from its first message to its last.
 ///
 /// It ends only when its memory is no longer in use: by its own GPU and engine, and, where this side is the sink, by the
 /// source, which says so, or is gone.
 pub(super) struct TwoSided {
-    staging: Arc<Staging>,
+    sessions: Arc<Sessions>,
     session: Membership,
     outbox: Outbox,
     role: Role,
@@ -96,16 +95,16 @@ impl Role {
 
 impl TwoSided {
     pub(super) fn new(
-        staging: Arc<Staging>,
+        sessions: Arc<Sessions>,
         session: Membership,
         outbox: Outbox,
         role: Role,
         (begun, leased): (Begun, Option<Leased>),
         report: PathReport,
     ) -> Self {
-        let now = staging.link().clock.now();
+        let now = sessions.link().clock.now();
         let mut this = Self {
-            staging,
+            sessions,
             session,
             outbox,
             role,
@@ -143,12 +142,12 @@ impl TwoSided {
             }
         }
         self.say_end();
-        let config = self.staging.config();
+        let config = self.sessions.config();
         if self.outbox.is_empty() && now.saturating_sub(self.outbox.last) >= config.ping {
             self.outbox.push(&Message::Ping);
         }
         if !self.mute && !self.peer_gone {
-            match self.outbox.flush(self.staging.link(), now) {
+            match self.outbox.flush(self.sessions.link(), now) {
                 Ok(sent) => moved |= sent,
                 Err(error) => {
                     self.mute = true;
@@ -211,7 +210,7 @@ impl TwoSided {
         }
         match (&mut self.role, message) {
             (Role::Sink(sink), Message::Filled { chunk, slot }) => {
-                sink.filled(&*self.staging.link().clock, chunk, slot)
+                sink.filled(&*self.sessions.link().clock, chunk, slot)
             }
             (Role::Sink(_), Message::Accept) => Ok(()),
             (Role::Sink(sink), Message::Stopped { reason }) => {
@@ -252,7 +251,7 @@ impl TwoSided {
 
     /// Gives up on a peer that says nothing.
     fn watch(&mut self, now: Duration) {
-        let silence = self.staging.config().silence;
+        let silence = self.sessions.config().silence;
         if self.failure.is_none() && now.saturating_sub(self.last_heard) >= silence {
             let peer = self.session.peer();
             let reason =
@@ -269,7 +268,7 @@ impl TwoSided {
             Begun::Asked { answered } => answered,
             Begun::Serving(_) => self.outbox.is_connected(),
         };
-        let clock = &*self.staging.link().clock;
+        let clock = &*self.sessions.link().clock;
         match &mut self.role {
             Role::Source(source) => source.poll(clock),
             Role::Sink(sink) => {
@@ -284,7 +283,7 @@ impl TwoSided {
         self.peer_gone |= gone(&error);
         self.role.stop();
         if self.failure.is_none() {
-            self.staging.peers.reconnect(self.session.peer());
+            self.sessions.reconnect(self.session.peer());
             self.failure = Some(error);
             self.failed_at = now;
             // What was not said yet is void, but for the first word of a sink, whose slots it grants.
@@ -336,7 +335,7 @@ impl TwoSided {
             return Poll::Ready(Ok(()));
         };
         let mut error = error.clone();
-        let waited = now.saturating_sub(self.failed_at) >= self.staging.config().silence;
+        let waited = now.saturating_sub(self.failed_at) >= self.sessions.config().silence;
         if !(told || unasked || waited) {
             return Poll::Pending;
         }
@@ -375,7 +374,7 @@ impl Execution for TwoSided {
         if self.ended {
             return Poll::Ready(Err(TransportError::Closed));
         }
-        let now = self.staging.link().clock.now();
+        let now = self.sessions.link().clock.now();
         if self.turn(now) {
             self.steps += 1;
         }
@@ -388,7 +387,7 @@ impl Execution for TwoSided {
         if self.ended {
             return true;
         }
-        let now = self.staging.link().clock.now();
+        let now = self.sessions.link().clock.now();
         self.fail(failed("wait", "the operation was abandoned"), now);
         self.poll().is_ready()
     }

@@ -11,20 +11,24 @@ use nixl_ops::{
     TransportExecutor,
 };
 
-use crate::transfers::{Staging, StagingMode};
+use crate::local::{GpuBackend, can_access};
+use crate::transfers::{Services, StagingMode};
 
 /// Stages every operation in which either side is GPU memory, and hands all others to the transport as they are: what the
 /// tests of staging attach to a connection.
 #[derive(Debug)]
-pub(super) struct ConnectionExecutor(pub(super) Arc<Staging>);
+pub(super) struct ConnectionExecutor {
+    pub(super) services: Arc<Services>,
+    pub(super) gpus: Arc<dyn GpuBackend>,
+}
 
 impl Executor for ConnectionExecutor {
     fn offer_created(&self, offer: Offer) {
-        self.0.offer_created(offer);
+        self.services.sessions.offer_created(offer);
     }
 
     fn offer_ended(&self, key: &NotificationKey) {
-        self.0.offer_ended(key);
+        self.services.sessions.offer_ended(key);
     }
 
     fn describe(&self, info: PeerInfo) -> PeerInfo {
@@ -37,11 +41,11 @@ impl Executor for ConnectionExecutor {
         local: &DescriptorList,
         remote: Option<&RdmaMetadata>,
     ) -> Option<Preparation> {
-        self.0.prepare(local, remote)
+        self.services.staging.prepare(local, remote)
     }
 
     fn can_access(&self, device: Device) -> bool {
-        self.0.can_access(device)
+        can_access(&*self.gpus, device)
     }
 
     fn needs_local_metadata(&self, _: &DescriptorList, remote: &RdmaMetadata) -> bool {
@@ -49,23 +53,23 @@ impl Executor for ConnectionExecutor {
     }
 
     fn has_sessions(&self) -> bool {
-        self.0.has_sessions()
+        self.services.sessions.len() > 0
     }
 
     fn poll_interval(&self) -> Option<Duration> {
-        self.0.poll_interval()
+        self.services.sessions.poll_interval()
     }
 
     fn receive(&self, from: &str, payload: &[u8]) -> Received {
-        self.0.receive(from, payload)
+        self.services.receive(from, payload)
     }
 
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
         let there = request.remote.descriptors().iter().any(|d| !d.device().is_host());
         let here = request.local.iter().any(|d| !d.device().is_host());
         match (here, there) {
-            (_, true) => self.0.begin(&request, StagingMode::TwoSided),
-            (true, false) => self.0.begin(&request, StagingMode::OneSided),
+            (_, true) => self.services.staging.begin(&request, StagingMode::TwoSided),
+            (true, false) => self.services.staging.begin(&request, StagingMode::OneSided),
             (false, false) => TransportExecutor.execute(request),
         }
     }

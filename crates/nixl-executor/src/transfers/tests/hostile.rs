@@ -10,11 +10,10 @@ use nixl_metadata::{NotificationKey, OperationKind};
 use nixl_ops::{OperationError, OperationOptions, OperationStatus, Received, TransportError};
 
 use super::gpus;
-use super::world::{Active, Memory, Passive, World, config, pattern};
+use super::world::{Active, Memory, Mode, Passive, World, config, pattern};
 use crate::messages::{CancelCopy, ExportedRange, Open, PresentedOffer, Proof, RemoteCopyRequest};
 use crate::messages::{Message, SessionId, SlotGrant};
 use crate::slots::StagingConfig;
-use crate::transfers::StagingMode;
 
 const LEN: usize = 300;
 const GPU: Device = Device::cuda(0);
@@ -40,14 +39,14 @@ impl Scene {
         let options = OperationOptions::new().timeout(Duration::from_secs(5));
         let both = (&local, &remote);
         let (passive, active) =
-            world.begin(OperationKind::Read, 0, both, StagingMode::TwoSided, (options, options));
+            world.begin(OperationKind::Read, 0, both, Mode::TwoSided, (options, options));
         let active = active.unwrap();
         // The first word, which the test reads in the target's place before it hands it on.
         world.sides[0].reactor.turn();
         let (from, open) = world.letters(1).remove(0);
         let (id, message) = Message::decode(&open).unwrap();
         assert!(matches!(message, Message::Open(_)));
-        let Received::Serve(mut served) = world.sides[1].staging.receive(&from, &open) else {
+        let Received::Serve(mut served) = world.sides[1].services.receive(&from, &open) else {
             panic!("not served");
         };
         // Accepts.
@@ -70,7 +69,7 @@ impl Scene {
     }
 
     fn send(&self, message: &Message) -> Received {
-        self.world.sides[0].staging.receive(&self.target(), &message.encode(self.id))
+        self.world.sides[0].services.receive(&self.target(), &message.encode(self.id))
     }
 
     /// After `messages`, the read fails for a reason that contains `reason`; and gives its memory and slots back when
@@ -108,7 +107,7 @@ impl Scene {
     }
 
     fn returned(self) {
-        let stats = self.world.sides[0].staging.stats();
+        let stats = self.world.sides[0].stats();
         assert_eq!((stats.incoming.free, stats.sessions), (2, 0));
         assert!(!self.local.is_leased() && self.local.guards_hold());
         assert_eq!(self.passive.status(), OperationStatus::Initialized);
@@ -180,7 +179,7 @@ fn strangers_and_noise_change_nothing() {
     let own = scene.world.sides[0].transport.agent_name().to_owned();
     for from in ["stranger-1", "", &own] {
         for message in [&done, &filled] {
-            let received = scene.world.sides[0].staging.receive(from, &message.encode(scene.id));
+            let received = scene.world.sides[0].services.receive(from, &message.encode(scene.id));
             assert!(matches!(received, Received::Ignored));
         }
     }
@@ -189,7 +188,7 @@ fn strangers_and_noise_change_nothing() {
     for noise in
         [&other[..], b"", b"nxs\x01", b"nxs\x02", b"nxs\x03", &done.encode(scene.id)[..22], b"key"]
     {
-        let received = scene.world.sides[0].staging.receive(&peer, noise);
+        let received = scene.world.sides[0].services.receive(&peer, noise);
         assert!(matches!(received, Received::Ignored), "{noise:?}");
     }
     scene.turn();
@@ -211,7 +210,7 @@ fn presented(passive: &Passive) -> PresentedOffer {
 /// What side 1 answers to a request that it does not serve.
 fn refusal(world: &World, from: &str, request: &Message) -> String {
     let payload = request.encode(SessionId::random());
-    let Received::Serve(mut served) = world.sides[1].staging.receive(from, &payload) else {
+    let Received::Serve(mut served) = world.sides[1].services.receive(from, &payload) else {
         panic!("not answered: {request:?}");
     };
     while world.sides[1].jobs.next() {}
@@ -268,7 +267,7 @@ fn loans_are_checked_against_the_offer() {
         let said = refusal(&world, &from, &Message::RemoteCopyRequest(copy_request));
         assert!(said.contains(reason), "{said}");
     }
-    assert_eq!(world.sides[1].staging.stats().sessions, 0);
+    assert_eq!(world.sides[1].stats().sessions, 0);
     assert_eq!(passive.status(), OperationStatus::Initialized);
 }
 
@@ -283,7 +282,7 @@ fn a_lender_waits_for_the_peer_s_last_word() {
         let options = OperationOptions::new();
         let both = (&local, &remote);
         let (_passive, active) =
-            world.begin(OperationKind::Read, 0, both, StagingMode::PeerCopies, (options, options));
+            world.begin(OperationKind::Read, 0, both, Mode::PeerCopies, (options, options));
         let mut active = active.unwrap();
         world.sides[0].reactor.turn();
         let (_, request) = world.letters(1).remove(0);
@@ -291,7 +290,7 @@ fn a_lender_waits_for_the_peer_s_last_word() {
         assert!(matches!(message, Message::RemoteCopyRequest(_)));
         let peer = world.sides[1].transport.agent_name().to_owned();
         let send = |world: &World, message: &Message| {
-            world.sides[0].staging.receive(&peer, &message.encode(id))
+            world.sides[0].services.receive(&peer, &message.encode(id))
         };
         // Not its business: it gives up, and gives nothing back.
         assert!(matches!(send(&world, &Message::Accept), Received::Taken));
@@ -324,7 +323,7 @@ fn a_lender_gets_its_memory_back_when_the_peer_s_process_ends() {
     let options = OperationOptions::new();
     let both = (&local, &remote);
     let copy_request = |world: &World| {
-        world.begin(OperationKind::Read, 0, both, StagingMode::PeerCopies, (options, options))
+        world.begin(OperationKind::Read, 0, both, Mode::PeerCopies, (options, options))
     };
     let (passive, active) = copy_request(&world);
     let mut active = active.unwrap();
@@ -358,7 +357,7 @@ fn a_transfer_that_the_peer_knows_nothing_of_uses_no_memory() {
     let options = OperationOptions::new();
     let both = (&local, &remote);
     let (passive, active) =
-        world.begin(OperationKind::Write, 0, both, StagingMode::PeerCopies, (options, options));
+        world.begin(OperationKind::Write, 0, both, Mode::PeerCopies, (options, options));
     let mut active = active.unwrap();
     world.sides[0].reactor.turn();
     // The request comes late.
@@ -369,7 +368,7 @@ fn a_transfer_that_the_peer_knows_nothing_of_uses_no_memory() {
         world.turn();
     }
     assert!(!local.is_leased());
-    let late = world.sides[1].staging.receive(&from, &request);
+    let late = world.sides[1].services.receive(&from, &request);
     assert!(matches!(late, Received::Ignored));
     drop(passive);
     world.clock.advance(StagingConfig::default().silence);
@@ -382,7 +381,7 @@ fn a_transfer_that_the_peer_knows_nothing_of_uses_no_memory() {
 /// A write whose end is not heard of must not be tried by other means, unless the peer says that it is not complete.
 #[test]
 fn a_write_knows_whether_its_target_may_have_been_told() {
-    for (device, mode) in [(GPU, StagingMode::TwoSided), (Device::HOST, StagingMode::PeerCopies)] {
+    for (device, mode) in [(GPU, Mode::TwoSided), (Device::HOST, Mode::PeerCopies)] {
         for answered in [false, true] {
             let mut world = World::new([config(2, 4), config(2, 4)]);
             let (local, remote) =
@@ -409,7 +408,7 @@ fn a_write_knows_whether_its_target_may_have_been_told() {
                 for (from, letter) in world.letters(0) {
                     // The good news is lost.
                     if !matches!(Message::decode(&letter).unwrap().1, Message::Done) {
-                        world.sides[0].staging.receive(&from, &letter);
+                        world.sides[0].services.receive(&from, &letter);
                     }
                 }
                 world.clock.advance(Duration::from_millis(500));
@@ -447,7 +446,7 @@ fn requests_are_checked_against_the_offer() {
     // Metadata of another agent is not answered: the answer would reach that agent.
     let forged = world.sides[1].agent_metadata().compressed().clone();
     let open = Message::Open(Open { initiator_metadata: forged, ..good.clone() });
-    let received = world.sides[1].staging.receive(&from, &open.encode(SessionId::random()));
+    let received = world.sides[1].services.receive(&from, &open.encode(SessionId::random()));
     let Received::Serve(mut served) = received else { panic!("not tried") };
     while world.sides[1].jobs.next() {}
     let refused = served.poll();
@@ -458,11 +457,11 @@ fn requests_are_checked_against_the_offer() {
     drop(served);
     // The offer is as free as before.
     let open = Message::Open(good).encode(SessionId::random());
-    let Received::Serve(served) = world.sides[1].staging.receive(&from, &open) else {
+    let Received::Serve(served) = world.sides[1].services.receive(&from, &open) else {
         panic!("not served");
     };
     drop(served);
-    assert_eq!(world.sides[1].staging.stats().sessions, 0);
+    assert_eq!(world.sides[1].stats().sessions, 0);
     assert_eq!(passive.status(), OperationStatus::Initialized);
 }
 
@@ -500,13 +499,13 @@ fn strangers_are_not_introduced() {
             Message::CancelCopy(cancel),
         ] {
             let payload = message.encode(SessionId::random());
-            let received = world.sides[1].staging.receive(&from, &payload);
+            let received = world.sides[1].services.receive(&from, &payload);
             assert!(matches!(received, Received::Ignored), "{message:?}");
             assert!(!world.sides[1].jobs.next(), "nothing is to be met for {message:?}");
             sent += 1;
         }
     }
-    let stats = world.sides[1].staging.stats();
+    let stats = world.sides[1].stats();
     assert_eq!((stats.sessions, stats.strangers), (0, sent));
     // A holder is heard, whether it speaks this version or the one before, and after the offer has ended, too.
     let initiator_metadata = world.sides[0].agent_metadata().compressed().clone();
@@ -521,7 +520,7 @@ fn strangers_are_not_introduced() {
         let said = refusal(&world, &from, &Message::Open(open));
         assert!(said.contains("has ended"), "{said}");
     }
-    assert_eq!(world.sides[1].staging.stats().strangers, sent);
+    assert_eq!(world.sides[1].stats().strangers, sent);
 }
 
 /// An offer of the second side, and a request for it.
@@ -542,7 +541,7 @@ fn a_holder_introduces_no_crowd() {
     let mut served = Vec::new();
     for ghost in 0..1000 {
         let payload = open.encode(SessionId::random());
-        match world.sides[1].staging.receive(&format!("ghost-{ghost}"), &payload) {
+        match world.sides[1].services.receive(&format!("ghost-{ghost}"), &payload) {
             Received::Serve(execution) => served.push(execution),
             other => assert!(matches!(other, Received::Ignored)),
         }
@@ -552,19 +551,19 @@ fn a_holder_introduces_no_crowd() {
     while world.sides[1].jobs.next() {
         jobs += 1;
     }
-    assert_eq!((jobs, world.sides[1].staging.stats().sessions), (9, 9));
+    assert_eq!((jobs, world.sides[1].stats().sessions), (9, 9));
     // Known agents may request often, up to the bound on sessions of an offer.
     for _ in 0..1000 {
         let payload = open.encode(SessionId::random());
-        if let Received::Serve(execution) = world.sides[1].staging.receive("ghost-0", &payload) {
+        if let Received::Serve(execution) = world.sides[1].services.receive("ghost-0", &payload) {
             served.push(execution);
         }
     }
-    assert_eq!(world.sides[1].staging.stats().sessions, 256);
+    assert_eq!(world.sides[1].stats().sessions, 256);
     drop(served);
-    assert_eq!(world.sides[1].staging.stats().sessions, 0);
+    assert_eq!(world.sides[1].stats().sessions, 0);
     let payload = open.encode(SessionId::random());
-    let again = world.sides[1].staging.receive("ghost-0", &payload);
+    let again = world.sides[1].services.receive("ghost-0", &payload);
     assert!(matches!(again, Received::Serve(_)), "sessions that are over count no more");
 }
 
@@ -575,23 +574,23 @@ fn a_flood_to_many_sessions_is_dammed() {
     let mut sessions = Vec::new();
     for _ in 0..30 {
         let id = SessionId::random();
-        let received = world.sides[1].staging.receive("ghost", &open.encode(id));
+        let received = world.sides[1].services.receive("ghost", &open.encode(id));
         let Received::Serve(execution) = received else { panic!("not served") };
         sessions.push((id, execution));
     }
-    let send = |id| world.sides[1].staging.receive("ghost", &Message::Accept.encode(id));
+    let send = |id| world.sides[1].services.receive("ghost", &Message::Accept.encode(id));
     let (last, flooded) = sessions.split_last().unwrap();
     for (id, _) in flooded {
         for _ in 0..4000 {
             send(*id);
         }
     }
-    let waiting = world.sides[1].staging.stats().waiting_messages;
+    let waiting = world.sides[1].stats().waiting_messages;
     assert!((1 << 16..1 << 17).contains(&waiting), "{waiting}");
     assert!(matches!(send(last.0), Received::Taken));
-    assert_eq!(world.sides[1].staging.stats().waiting_messages, waiting + 1);
+    assert_eq!(world.sides[1].stats().waiting_messages, waiting + 1);
     drop(sessions);
-    assert_eq!(world.sides[1].staging.stats().waiting_messages, 0);
+    assert_eq!(world.sides[1].stats().waiting_messages, 0);
 }
 
 /// A source checks what it is granted, too.
@@ -616,13 +615,13 @@ fn grants_are_checked() {
         let none = OperationOptions::new();
         let both = (&local, &remote);
         let (_passive, active) =
-            world.begin(OperationKind::Write, 0, both, StagingMode::TwoSided, (none, none));
+            world.begin(OperationKind::Write, 0, both, Mode::TwoSided, (none, none));
         let Active::Write(mut write) = active.unwrap() else { panic!("it is a write") };
         world.sides[0].reactor.turn();
         let (_, open) = world.letters(1).remove(0);
         let (id, _) = Message::decode(&open).unwrap();
         let from = world.sides[1].transport.agent_name().to_owned();
-        let received = world.sides[0].staging.receive(&from, &message.encode(id));
+        let received = world.sides[0].services.receive(&from, &message.encode(id));
         assert!(matches!(received, Received::Taken));
         for _ in 0..4 {
             world.sides[0].gpus.run(usize::MAX);
@@ -630,7 +629,7 @@ fn grants_are_checked() {
         }
         let error = super::now(write.wait_for_completion()).unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
-        let stats = world.sides[0].staging.stats();
+        let stats = world.sides[0].stats();
         assert_eq!((stats.outgoing.free, stats.sessions), (2, 0));
         assert!(!local.is_leased());
     }

@@ -8,11 +8,10 @@ use nixl_metadata::OperationKind;
 use nixl_ops::{OperationOptions, OperationStatus, Received};
 
 use super::gpus;
-use super::world::{Memory, Messages, World, config, pattern};
+use super::world::{Memory, Messages, Mode, World, config, pattern};
 use crate::local::GpuBackend;
 use crate::messages::{ExportedRange, PresentedOffer, Proof, RemoteCopyRequest};
 use crate::messages::{Message, SessionId};
-use crate::transfers::StagingMode;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -38,7 +37,7 @@ fn what_a_process_lent_is_closed_when_it_is_killed() {
     });
     let payload = copy_request.encode(SessionId::random());
     let Received::Serve(mut served) =
-        target.staging.receive(initiator.transport.agent_name(), &payload)
+        target.services.receive(initiator.transport.agent_name(), &payload)
     else {
         panic!("not served")
     };
@@ -49,10 +48,10 @@ fn what_a_process_lent_is_closed_when_it_is_killed() {
             break;
         }
     }
-    assert_eq!(target.staging.imports().held().0, 1);
+    assert_eq!(target.imports.held().0, 1);
     process.kill().unwrap();
     let began = Instant::now();
-    while target.staging.imports().held().0 > 0 {
+    while target.imports.held().0 > 0 {
         assert!(began.elapsed() < LIMIT);
         while target.jobs.next() {}
         std::thread::yield_now();
@@ -73,7 +72,7 @@ fn remote_copies_send_nothing_by_the_engine_where_there_are_mailboxes() {
         let sides = (&local, &target);
         let options = (OperationOptions::new(), OperationOptions::new());
         let (passive, active) =
-            world.begin(OperationKind::Read, 0, sides, StagingMode::PeerCopies, options);
+            world.begin(OperationKind::Read, 0, sides, Mode::PeerCopies, options);
         let active = active.unwrap();
         let mut letters = 0;
         for _ in 0..100 {
@@ -98,7 +97,7 @@ fn a_conversation_that_begins_by_the_engine_goes_on_by_it() {
         (Memory::new(Device::cuda(0), &lens, false), Memory::new(Device::HOST, &lens, false));
     let options = (OperationOptions::new(), OperationOptions::new());
     let (_passive, active) =
-        world.begin(OperationKind::Read, 0, (&local, &target), StagingMode::PeerCopies, options);
+        world.begin(OperationKind::Read, 0, (&local, &target), Mode::PeerCopies, options);
     let mut active = active.unwrap();
     world.sides[0].reactor.turn();
     active.cancel();

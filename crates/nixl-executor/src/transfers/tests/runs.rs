@@ -12,8 +12,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::gpus;
-use super::world::{Active, DRAIN, Memory, Messages, Passive, World, config, pattern};
-use crate::transfers::StagingMode;
+use super::world::{Active, DRAIN, Memory, Messages, Mode, Passive, World, config, pattern};
 
 /// One operation, as it is asked for.
 #[derive(Clone, Debug)]
@@ -109,9 +108,9 @@ impl Run {
             // The others only where the peer's memory is the host's and there is something to stage.
             let one_sided = asked.there.is_none() && asked.here.is_some() && !asked.together;
             let mode = match one_sided {
-                true if asked.exported => StagingMode::PeerCopies,
-                true => StagingMode::OneSided,
-                false => StagingMode::TwoSided,
+                true if asked.exported => Mode::PeerCopies,
+                true => Mode::OneSided,
+                false => Mode::TwoSided,
             };
             let options = timeouts.map(|timeout| match timeout {
                 Some(timeout) => OperationOptions::new().timeout(timeout),
@@ -195,7 +194,7 @@ impl Run {
             }
         }
         for side in &self.world.sides {
-            let (stats, config) = (side.staging.stats(), side.staging.config());
+            let (stats, config) = (side.stats(), side.services.sessions.config());
             let overdue = side.driver.stats().overdue.operations;
             assert!(stats.sessions <= overdue, "{stats:?}");
             for pool in [stats.outgoing, stats.incoming] {

@@ -6,8 +6,7 @@ use nixl_device::Device;
 use nixl_metadata::OperationKind;
 use nixl_ops::{OperationOptions, OperationStatus};
 
-use super::world::{Active, Memory, Passive, World, config};
-use crate::transfers::StagingMode;
+use super::world::{Active, Memory, Mode, Passive, World, config};
 
 const GPU: Device = Device::cuda(0);
 const SLOTS: usize = 2;
@@ -30,24 +29,24 @@ impl Scene {
             OperationKind::Write,
             0,
             (&memory[0], &memory[1]),
-            StagingMode::TwoSided,
+            Mode::TwoSided,
             (options, options),
         );
         let active = active.unwrap();
         world.sides[0].reactor.turn();
-        let silence = world.sides[1].staging.config().silence;
+        let silence = world.sides[1].services.sessions.config().silence;
         for _ in 0..8 {
             while world.sides[1].jobs.next() {}
             world.sides[1].reactor.turn();
         }
-        let stats = world.sides[1].staging.stats();
+        let stats = world.sides[1].stats();
         assert_eq!((stats.incoming.free, stats.incoming.quarantined), (0, 0), "all are granted");
         for _ in 0..8 {
             world.clock.advance(silence / 2);
             world.sides[1].reactor.turn();
         }
         let scene = Self { world, _memory: memory, active, _passive: passive };
-        let stats = scene.world.sides[1].staging.stats();
+        let stats = scene.world.sides[1].stats();
         assert_eq!(
             (stats.incoming.free, stats.incoming.quarantined, stats.sessions),
             (0, SLOTS, 0)
@@ -56,19 +55,19 @@ impl Scene {
     }
 
     fn came_back(&self) {
-        let staging = &self.world.sides[1].staging;
-        let stats = staging.stats();
+        let side = &self.world.sides[1];
+        let stats = side.stats();
         assert_eq!((stats.incoming.free, stats.incoming.quarantined), (SLOTS, 0));
-        assert!(!staging.has_stalled());
+        assert!(!side.services.sessions.has_stalled());
     }
 }
 
 #[test]
 fn slots_come_back_when_the_peer_goes_on() {
     let mut scene = Scene::new();
-    let staging = &scene.world.sides[1].staging;
-    assert!(staging.has_stalled() && !staging.has_sessions());
-    assert_eq!(staging.poll_interval(), Some(Duration::from_secs(1)), "for a late word");
+    let sessions = &scene.world.sides[1].services.sessions;
+    assert!(sessions.has_stalled() && sessions.len() == 0);
+    assert_eq!(sessions.poll_interval(), Some(Duration::from_secs(1)), "for a late word");
     for _ in 0..20 {
         scene.world.turn();
     }
@@ -85,17 +84,22 @@ fn slots_come_back_when_the_peer_goes_on() {
 fn slots_come_back_when_the_peer_is_gone() {
     let scene = Scene::new();
     let peer = scene.world.sides[0].transport.agent_name().to_owned();
-    scene.world.sides[1].staging.peer_gone("another");
-    assert!(scene.world.sides[1].staging.has_stalled());
-    scene.world.sides[1].staging.peer_gone(&peer);
+    scene.world.sides[1].services.sessions.peer_gone("another");
+    assert!(scene.world.sides[1].services.sessions.has_stalled());
+    scene.world.sides[1].services.sessions.peer_gone(&peer);
     scene.came_back();
 }
 
 #[test]
 fn a_peer_that_stalled_is_asked_less_and_less_often() {
     let scene = Scene::new();
-    let sessions = &scene.world.sides[1].staging.sessions;
-    let asked = (0..1000).filter(|_| !sessions.stalled().is_empty()).count();
+    let sessions = &scene.world.sides[1].services.sessions;
+    scene.world.letters(0);
+    let is_asked = || {
+        sessions.look_for_stalled();
+        !scene.world.letters(0).is_empty()
+    };
+    let asked = (0..1000).filter(|_| is_asked()).count();
     assert!((10..30).contains(&asked), "{asked}");
 }
 
@@ -104,7 +108,7 @@ fn a_peer_that_stalled_is_asked_less_and_less_often() {
 fn without_a_usable_slot_there_is_a_reason() {
     let scene = Scene::new();
     let memory = Memory::new(GPU, &[300], false).descriptors();
-    let staging = &scene.world.sides[1].staging;
+    let staging = &scene.world.sides[1].services.staging;
     let reason = staging.why_not(&memory, OperationKind::Read).unwrap();
     assert!(reason.contains("stalled"), "{reason}");
     assert_eq!(staging.why_not(&memory, OperationKind::Write), None);

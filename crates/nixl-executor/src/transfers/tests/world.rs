@@ -25,9 +25,9 @@ use super::attached::ConnectionExecutor;
 use super::gpus::{self, TestGpus};
 use crate::local::{CopyContext, CopyWorkers, Costs, GpuBackend};
 use crate::remote_memory::ImportCache;
+use crate::sessions::StagingStats;
 use crate::slots::{SlotPools, StagingConfig};
-use crate::transfers::RemoteCopyContext;
-use crate::transfers::{Staging, StagingMode};
+use crate::transfers::{RemoteCopyContext, Services, StagingMode};
 
 pub(super) const DRAIN: Duration = Duration::from_secs(60);
 
@@ -70,13 +70,24 @@ pub(super) enum Messages {
     ByMailbox,
 }
 
+/// The kind of transfer, and who takes part.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Mode {
+    OneSided,
+    TwoSided,
+    /// A remote copy.
+    PeerCopies,
+}
+
 pub(super) struct Side {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) driver: Arc<Driver>,
     pub(super) reactor: Reactor,
     pub(super) gpus: Arc<TestGpus>,
     pub(super) jobs: Arc<Jobs>,
-    pub(super) staging: Arc<Staging>,
+    pub(super) services: Arc<Services>,
+    pub(super) imports: Arc<ImportCache>,
+    pools: SlotPools,
     /// The process that its offers say they are of.
     pub(super) pid: u32,
     executor: Arc<dyn Executor>,
@@ -218,7 +229,7 @@ impl World {
             let driver = side.driver.stats();
             // What is overdue waits for a word that may never come, and keeps its session.
             driver.active == 0
-                && side.staging.stats().sessions <= driver.overdue.operations
+                && side.stats().sessions <= driver.overdue.operations
                 && side.gpus.is_idle()
         })
     }
@@ -229,7 +240,7 @@ impl World {
         kind: OperationKind,
         initiator: usize,
         (local, target): (&Memory, &Memory),
-        mode: StagingMode,
+        mode: Mode,
         (options, offer_options): (OperationOptions, OperationOptions),
     ) -> (Passive, Result<Active, TransportError>) {
         let passive = self.sides[1 - initiator].offer(kind, target, offer_options);
@@ -276,11 +287,14 @@ impl Side {
             costs: Costs::default(),
             waker: link.waker.clone(),
         };
-        let imports = ImportCache::new(dynamic, jobs.clone());
-        let remote_copies = RemoteCopyContext { imports, context, facts: Arc::default() };
-        let staging =
-            Staging::new(remote_copies, link, Arc::default(), (config, &SlotPools::new(config)));
-        let executor: Arc<dyn Executor> = Arc::new(ConnectionExecutor(staging.clone()));
+        let imports = ImportCache::new(Arc::clone(&dynamic), jobs.clone());
+        let facts = Arc::default();
+        let remote_copies = RemoteCopyContext { imports: Arc::clone(&imports), context, facts };
+        let pools = SlotPools::new(config);
+        let services =
+            Arc::new(Services::new(remote_copies, link, Arc::default(), (config, &pools)));
+        let executor: Arc<dyn Executor> =
+            Arc::new(ConnectionExecutor { services: services.clone(), gpus: dynamic });
         driver.set_executor(executor.clone());
         let driver = Arc::new(driver);
         let pid = std::process::id();
@@ -290,12 +304,18 @@ impl Side {
             reactor,
             gpus,
             jobs,
-            staging,
+            services,
+            imports,
+            pools,
             pid,
             executor,
             registrations,
             slots,
         }
+    }
+
+    pub(super) fn stats(&self) -> StagingStats {
+        StagingStats::of(&self.pools, std::iter::once(&*self.services.sessions))
     }
 
     pub(super) fn agent_metadata(&self) -> AgentMetadata {
@@ -345,7 +365,7 @@ impl Side {
         kind: OperationKind,
         remote: &RdmaMetadata,
         memory: &Memory,
-        mode: StagingMode,
+        mode: Mode,
         options: OperationOptions,
     ) -> Result<Active, TransportError> {
         let slot = self.slot(remote);
@@ -377,7 +397,7 @@ impl Side {
         kind: OperationKind,
         remote: &RdmaMetadata,
         memory: &Memory,
-        mode: StagingMode,
+        mode: Mode,
     ) -> Result<Box<dyn Execution>, TransportError> {
         let list = memory.descriptors();
         self.executor.prepare(&list, Some(remote)).into_iter().for_each(|job| job().unwrap());
@@ -391,12 +411,16 @@ impl Side {
         let leased = Leases::acquire_list(list.clone(), lease).unwrap();
         let memory = (&list, &leased);
         let slot = self.slot(remote);
-        let initiator_metadata = (mode != StagingMode::OneSided).then(|| self.agent_metadata());
+        let initiator_metadata = (mode != Mode::OneSided).then(|| self.agent_metadata());
         let request =
             TransferRequest::remote(kind, memory, remote, &self.transport, &peer, registered)
                 .with_initiator_metadata(initiator_metadata)
                 .with_slot(slot.as_ref());
-        self.staging.begin(&request, mode)
+        match mode {
+            Mode::OneSided => self.services.staging.begin(&request, StagingMode::OneSided),
+            Mode::TwoSided => self.services.staging.begin(&request, StagingMode::TwoSided),
+            Mode::PeerCopies => self.services.remote_copies.begin(&request),
+        }
     }
 }
 
