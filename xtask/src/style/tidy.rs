@@ -8,14 +8,14 @@ use super::count::{COLUMNS, is_wide};
 use super::source::{Source, paths};
 use super::{CRATES, words};
 
-const ARCHITECTURE: &str = include_str!("../../../docs/ARCHITECTURE.md");
+pub(super) const ARCHITECTURE: &str = include_str!("../../../docs/ARCHITECTURE.md");
 
 fn root() -> PathBuf {
     concat!(env!("CARGO_MANIFEST_DIR"), "/..").into()
 }
 
 /// Every source file of the crates: its path in the repository, and its text.
-fn sources() -> Vec<(String, String)> {
+pub(super) fn sources() -> Vec<(String, String)> {
     let root = root();
     let folders = CRATES.iter().map(|name| root.join("crates").join(name).join("src"));
     let files = folders.flat_map(|folder| paths(&folder).unwrap());
@@ -27,7 +27,7 @@ fn sources() -> Vec<(String, String)> {
 }
 
 /// Fails with one line for each fault.
-fn holds(faults: impl IntoIterator<Item = String>) {
+pub(super) fn holds(faults: impl IntoIterator<Item = String>) {
     let faults: Vec<_> = faults.into_iter().collect();
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }

@@ -11,7 +11,8 @@ use nixl_ops::{
     TransferRequest, Transport, TransportError,
 };
 
-use super::executor::{ConnectionExecutor, devices};
+use super::executor::ConnectionExecutor;
+use super::planning::devices;
 use super::probe::PROBE;
 use super::telemetry::{note_attempt, note_end, tell_end};
 use crate::peers::{HealthState, PathKey, Peer};

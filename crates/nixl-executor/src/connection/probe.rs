@@ -12,7 +12,8 @@ use nixl_ops::{
     TransportError, WaitFor,
 };
 
-use super::executor::{ConnectionExecutor, is_host_memory};
+use super::executor::ConnectionExecutor;
+use super::planning::is_host_memory;
 use crate::local::MemoryKind;
 
 /// How much is moved to see whether a path works. Operations of no more show it themselves.

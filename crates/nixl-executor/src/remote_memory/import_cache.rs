@@ -1,9 +1,7 @@
 //! The cache of peers' memory that is open in this process.
 #![allow(unsafe_code, reason = "keeps memory of peers pinned while GPUs use it")]
 
-use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -12,7 +10,10 @@ use nixl_device::{ExitWatch, ProcessError, ProcessExits};
 use nixl_ops::{BlockingThread, RecentCheck};
 
 use super::open_failures::OpenFailures;
-use crate::local::{GpuBackend, SharedHandle, TransferBuffer};
+use super::opened::{Opened, Owner};
+use super::permit::{Mapped, PinPermit, Pinned};
+use super::{OwnerId, RemoteMemoryKey};
+use crate::local::{GpuBackend, TransferBuffer};
 
 /// Opens each piece of memory once for each GPU, and keeps the latest open: opening takes some hundred microseconds, and
 /// the memory of a cache of keys and values is a few allocations that are used all the time. What a process that has ended
@@ -31,54 +32,6 @@ pub(crate) struct ImportCache {
     sweeping: AtomicBool,
     /// How often the system was asked whether a peer has its memory.
     looks: AtomicU64,
-}
-
-/// Memory of a peer, as this process opens it.
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
-pub(crate) enum RemoteMemoryKey {
-    /// An allocation on a GPU, for one GPU here.
-    Gpu(u32, SharedHandle),
-    /// Host memory.
-    File(SharedName),
-    /// Host memory for the GPUs here, pinned if it can be.
-    Pinned(SharedName),
-}
-
-/// Whose memory it is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct OwnerId<'a> {
-    /// The peer that named it.
-    pub(crate) peer: &'a str,
-    /// The process of a GPU's memory, where that is known.
-    pub(crate) pid: Option<u32>,
-}
-
-#[derive(Default)]
-struct Opened {
-    by_name: HashMap<RemoteMemoryKey, Import>,
-    /// In the order of their last uses.
-    by_use: BTreeMap<u64, RemoteMemoryKey>,
-    uses: u64,
-    processes: HashMap<u32, Weak<ExitWatch>>,
-    /// Opened since the last sweep.
-    fresh: usize,
-}
-
-struct Import {
-    memory: Arc<dyn TransferBuffer>,
-    /// The number of its last use.
-    used: u64,
-    owner: Arc<Owner>,
-}
-
-/// Who has the memory, too.
-struct Owner {
-    memory_key: RemoteMemoryKey,
-    peer: Box<str>,
-    /// Unless it is not known, or there are no more descriptors.
-    process: Option<Arc<ExitWatch>>,
-    /// That the peer has it, too.
-    seen: RecentCheck,
 }
 
 /// What is known of a peer's memory.
@@ -105,7 +58,7 @@ pub(crate) enum ImportError {
 
 impl ImportCache {
     /// Pieces of memory that are kept open.
-    pub(crate) const KEPT: usize = 1024;
+    pub(crate) const KEPT: usize = Opened::KEPT;
     /// Bytes of all that is pinned at most. A peer says how long its memory is, and pinning takes every page of it, and 0.1 s
     /// for each GiB.
     const MAX_PINNED: usize = 4 << 30;
@@ -346,130 +299,6 @@ impl ImportCache {
 
     fn lock(&self) -> MutexGuard<'_, Opened> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl RemoteMemoryKey {
-    fn name(&self) -> Option<&SharedName> {
-        match self {
-            Self::Gpu(..) => None,
-            Self::File(name) | Self::Pinned(name) => Some(name),
-        }
-    }
-}
-
-impl Owner {
-    fn process_has_ended(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| process.process().has_ended())
-    }
-
-    /// Whether it certainly has it no more.
-    fn has_let_go(&self) -> bool {
-        match self.memory_key.name() {
-            Some(name) => name.presence() == Presence::Absent,
-            None => self.process_has_ended(),
-        }
-    }
-}
-
-impl Opened {
-    /// Counts as a use.
-    fn touch(
-        &mut self,
-        memory_key: &RemoteMemoryKey,
-    ) -> Option<(Arc<dyn TransferBuffer>, Arc<Owner>)> {
-        let import = self.by_name.get_mut(memory_key)?;
-        self.uses += 1;
-        self.by_use.remove(&mem::replace(&mut import.used, self.uses));
-        self.by_use.insert(self.uses, *memory_key);
-        Some((Arc::clone(&import.memory), Arc::clone(&import.owner)))
-    }
-
-    /// Returns what is to be closed: those whose last use is longest ago. They are closed when the transfers that use them
-    /// have ended.
-    fn insert(&mut self, owner: Arc<Owner>, memory: Arc<dyn TransferBuffer>) -> Vec<Import> {
-        let memory_key = owner.memory_key;
-        let mut closed = Vec::new();
-        closed.extend(self.remove(&memory_key));
-        self.uses += 1;
-        self.fresh += 1;
-        self.by_use.insert(self.uses, memory_key);
-        self.by_name.insert(memory_key, Import { memory, used: self.uses, owner });
-        while self.by_name.len() > ImportCache::KEPT
-            && let Some(oldest) = self.remove_oldest()
-        {
-            closed.push(oldest);
-        }
-        closed
-    }
-
-    fn remove_oldest(&mut self) -> Option<Import> {
-        let (_, oldest) = self.by_use.pop_first()?;
-        self.by_name.remove(&oldest)
-    }
-
-    fn remove(&mut self, memory_key: &RemoteMemoryKey) -> Option<Import> {
-        let import = self.by_name.remove(memory_key)?;
-        self.by_use.remove(&import.used);
-        Some(import)
-    }
-
-    /// Unless it was opened anew since.
-    fn remove_of(&mut self, owner: &Arc<Owner>) -> Option<Import> {
-        let import = self.by_name.get(&owner.memory_key)?;
-        Arc::ptr_eq(&import.owner, owner).then(|| self.remove(&owner.memory_key))?
-    }
-
-    fn take(&mut self, which: impl Fn(&Owner) -> bool) -> Vec<Import> {
-        let taken = self.by_name.values().filter(|import| which(&import.owner));
-        let taken: Vec<_> = taken.map(|import| import.owner.memory_key).collect();
-        taken.iter().filter_map(|memory_key| self.remove(memory_key)).collect()
-    }
-}
-
-/// Pinned memory of a peer. Field order: unpinned before it is given back.
-struct Pinned {
-    buffer: Box<dyn TransferBuffer>,
-    _allowance: PinPermit,
-}
-
-// SAFETY: as the buffer that it holds.
-unsafe impl TransferBuffer for Pinned {
-    fn address(&self) -> u64 {
-        self.buffer.address()
-    }
-}
-
-/// Mapped memory of a peer. Field order: unmapped before the address space is given back.
-struct Mapped {
-    buffer: Arc<dyn TransferBuffer>,
-    _allowance: PinPermit,
-}
-
-// SAFETY: as the buffer that it holds.
-unsafe impl TransferBuffer for Mapped {
-    fn address(&self) -> u64 {
-        self.buffer.address()
-    }
-}
-
-/// A part of the bytes that may be pinned or mapped, until dropped.
-struct PinPermit {
-    taken: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl PinPermit {
-    fn take(taken: &Arc<AtomicUsize>, bytes: usize, most: usize) -> Option<Self> {
-        let fits = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= most);
-        taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
-        Some(Self { taken: Arc::clone(taken), bytes })
-    }
-}
-
-impl Drop for PinPermit {
-    fn drop(&mut self) {
-        self.taken.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 

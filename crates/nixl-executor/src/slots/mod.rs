@@ -1,6 +1,6 @@
 //! Pinned slots, through which staged transfers move their chunks, and the configuration of staging.
 //!
-//! Slots are one [piece of memory](pool) for each direction, and [admission](admission) shares them fairly among sessions.
+//! Slots are one [piece of memory](pool) for each direction, and [admission] shares them fairly among sessions.
 
 mod admission;
 mod config;

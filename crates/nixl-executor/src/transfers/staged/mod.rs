@@ -25,18 +25,9 @@
 //! * So outgoing slots wait for no other slots, and incoming ones only for outgoing ones. The two directions of a pair of
 //!   peers use different pools.
 //! * A peer that stops holds the slots it was granted until it goes on or is gone, also if the transfer ends after
-//!   its [silence](StagingConfig::silence): they are in [quarantine](session) until then. Other sessions go on with the rest,
-//!   since no session [gets more than its share](admission) while others want some. Without a usable slot, operations take
+//!   its [silence](crate::slots::StagingConfig::silence): they are in [quarantine](crate::sessions) until then. Other sessions go on with the rest,
+//!   since no session [gets more than its share](crate::slots) while others want some. Without a usable slot, operations take
 //!   another path.
-//!
-//! # Remote copies
-//!
-//! Where the initiator has GPU memory and the target host memory of the same machine, no chunks are needed: the target's
-//! GPU opens the initiator's memory by CUDA IPC, and copies all of it at once, in either direction ([`remote_copy`]). The
-//! initiator sends `RemoteCopyRequest`; the target connects to it, copies, and answers `Done`, or `Stopped` once its GPU is quiet. An
-//! initiator that gives up repeats `CancelCopy` until it is answered. A target that has no such transfer answers `NotFound`, and refuses
-//! a late request for it during the silence time-out. The target may use the memory until the answer, or until its process has ended:
-//! the loss of the engine's connection proves nothing about the peer's GPU.
 //!
 //! # What a failed write leaves behind
 //!
