@@ -79,11 +79,11 @@ mod local;
 mod messages;
 pub mod paths;
 mod peers;
+mod pinned_slots;
 mod planner;
 pub mod prelude;
 mod remote_memory;
 mod sessions;
-mod slots;
 mod transfers;
 
 pub use begin::connector;
@@ -94,8 +94,8 @@ pub use local::{
     GpuEvent, GpuStream, MemoryKind, Piece, Plan, Progress, SharedHandle, SimulatedGpus, Strategy,
     StrategyPolicy, StreamHandle, StreamPoint, TransferBuffer,
 };
+pub use pinned_slots::{SlotStats, StagingConfig};
 pub use sessions::StagingStats;
-pub use slots::{SlotStats, StagingConfig};
 
 // What an application needs of the crates below, so that it depends on this one alone.
 #[cfg(feature = "nixl")]

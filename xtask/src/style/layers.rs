@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 9] = [
     &["facts"],
     &["planner"],
     &["peers"],
-    &["messages", "remote_memory", "slots"],
+    &["messages", "pinned_slots", "remote_memory"],
     &["sessions"],
     &["transfers"],
     &["connection"],
@@ -25,7 +25,7 @@ const LAYERS: [&[&str]; 9] = [
 const PURE: [&str; 1] = ["planner"];
 
 /// Names that a pure module has no use for: locks and other state, the environment, the system, the driver, metrics and logs.
-const IMPURE: [&str; 28] = [
+const IMPURE: [&str; 29] = [
     "Mutex",
     "RwLock",
     "Condvar",
@@ -47,6 +47,7 @@ const IMPURE: [&str; 28] = [
     "std::net",
     "std::process",
     "std::thread",
+    "Clock",
     "Instant",
     "SystemTime",
     "cuda::",
@@ -243,11 +244,12 @@ fn what_is_against_the_rules_is_found() {
     assert_eq!(faults("planner/a.rs", text), [at(expected)]);
 
     let text = "use crate::{\n    facts::{Engine, peers},\n    local::MemoryKind,\n    sessions::Sessions,\n};\n";
-    let expected = "slots/a/b.rs:1: `slots` names `crate::sessions`, which is above it";
-    assert_eq!(faults("slots/a/b.rs", text), [at(expected)]);
+    let expected =
+        "pinned_slots/a/b.rs:1: `pinned_slots` names `crate::sessions`, which is above it";
+    assert_eq!(faults("pinned_slots/a/b.rs", text), [at(expected)]);
 
-    let text = "fn f() {\n    super::super::slots::f();\n    super::g();\n}\n";
-    let expected = "messages/a.rs:2: `messages` names `crate::slots`, which is beside it";
+    let text = "fn f() {\n    super::super::pinned_slots::f();\n    super::g();\n}\n";
+    let expected = "messages/a.rs:2: `messages` names `crate::pinned_slots`, which is beside it";
     assert_eq!(faults("messages/a.rs", text), [at(expected)]);
     assert_eq!(faults("sessions/a.rs", text), [""; 0]);
     let text = "use super::connection::Shared;\n";

@@ -140,6 +140,24 @@ fn the_code_map_names_files_that_exist() {
     }));
 }
 
+/// The answers to a newcomer's questions name files that exist.
+#[test]
+fn the_questions_are_answered_by_files_that_exist() {
+    let rows = ARCHITECTURE.lines().skip_while(|line| *line != "| question | file |");
+    let rows: Vec<_> = rows.skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() >= 4, "docs/ARCHITECTURE.md has the table of questions");
+    holds(rows.into_iter().flat_map(|row| {
+        let answer = row.split('|').nth(2).unwrap_or_default();
+        let files: Vec<_> = names(answer).into_iter().filter(|n| n.ends_with(".rs")).collect();
+        let missing = files.iter().filter(|file| !root().join("crates").join(file).is_file());
+        let mut faults: Vec<_> = missing.map(|file| format!("{file} is not there")).collect();
+        if files.is_empty() {
+            faults.push(format!("no file answers: {row}"));
+        }
+        faults
+    }));
+}
+
 #[test]
 fn names_in_braces_are_expanded() {
     assert_eq!(names("`a`, `b/{c,d}` and `e`"), ["a", "b/c", "b/d", "e"]);

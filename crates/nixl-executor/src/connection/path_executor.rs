@@ -19,9 +19,9 @@ use crate::local::{
     BlockError, CopyWorkers, Costs, CudaGpus, DirectExecutor, GpuBackend, GpuError, NoGpus,
     StreamHandle, StreamPoint,
 };
+use crate::pinned_slots::{SlotPools, StagingConfig};
 use crate::planner::PathCosts;
 use crate::sessions::StagingStats;
-use crate::slots::{SlotPools, StagingConfig};
 
 /// Takes the best path that the two sides of an operation really have, at the speed of that path, and says which it was.
 ///

@@ -15,7 +15,7 @@ use super::table::{Membership, SessionTable};
 use super::{failed, gone};
 use crate::messages::{Message, MessageError, Outbox, PresentedOffer, SessionId};
 use crate::peers::Peers;
-use crate::slots::StagingConfig;
+use crate::pinned_slots::StagingConfig;
 
 /// Sessions of both sides, and the offers that peers may ask for.
 #[derive(Debug)]

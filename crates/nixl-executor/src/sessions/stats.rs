@@ -1,7 +1,7 @@
 //! The counts of what staging holds.
 
 use super::Sessions;
-use crate::slots::{SlotPools, SlotStats};
+use crate::pinned_slots::{SlotPools, SlotStats};
 
 /// What staging holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nixl_metadata::NotificationKey;
 
 use crate::messages::{Message, SessionId};
-use crate::slots::Slot;
+use crate::pinned_slots::Slot;
 
 /// All sessions of a connection, of both sides.
 #[derive(Default)]

@@ -8,8 +8,8 @@ use super::remote_copy::{RemoteCopies, RemoteCopyContext};
 use super::staged::Staging;
 use crate::messages::Message;
 use crate::peers::Peers;
+use crate::pinned_slots::{SlotPools, StagingConfig};
 use crate::sessions::Sessions;
-use crate::slots::{SlotPools, StagingConfig};
 
 /// The sessions of a connection, and what serves them.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use super::chunking::Chunking;
 use crate::local::{
     AllocationBoundaries, CopyOp, GpuBackend, GpuError, GpuEvent, GpuStream, starts,
 };
+use crate::pinned_slots::Slot;
 use crate::sessions::failed;
-use crate::slots::Slot;
 
 /// A queue of copies between the GPU memory of one operation and slots.
 ///

@@ -24,10 +24,10 @@
 //! * An incoming slot waits for the peer's outgoing slots, which come back, and then for this side's GPU.
 //! * So outgoing slots wait for no other slots, and incoming ones only for outgoing ones. The two directions of a pair of
 //!   peers use different pools.
-//! * A peer that stops holds the slots it was granted until it goes on or is gone, also if the transfer ends after
-//!   its [silence](crate::slots::StagingConfig::silence): they are in [quarantine](crate::sessions) until then. Other sessions go on with the rest,
-//!   since no session [gets more than its share](crate::slots) while others want some. Without a usable slot, operations take
-//!   another path.
+//! * A peer that stops holds the slots it was granted until it goes on or is gone, also if the transfer ends after its
+//!   [silence](crate::pinned_slots::StagingConfig::silence): they are in [quarantine](crate::sessions) until then. Other
+//!   sessions go on with the rest, since no session gets more than its [share](crate::pinned_slots) while others want some.
+//!   Without a usable slot, operations take another path.
 //!
 //! # What a failed write leaves behind
 //!

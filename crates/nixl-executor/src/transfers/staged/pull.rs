@@ -12,7 +12,7 @@ use super::copies::{Copier, CopyDirection, Copying, engine_failed};
 use super::hop_timer::HopTimer;
 use super::source::lease;
 use super::targets::Targets;
-use crate::slots::{Member, Slot};
+use crate::pinned_slots::{Member, Slot};
 
 /// The chunks of one operation on their way from the peer.
 pub(super) struct Pull {

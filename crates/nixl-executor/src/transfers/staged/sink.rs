@@ -11,8 +11,8 @@ use super::chunking::Chunking;
 use super::copies::{Copier, CopyDirection, Copying, engine_failed};
 use super::hop_timer::HopTimer;
 use crate::messages::{Message, SlotGrant};
+use crate::pinned_slots::{Member, Slot};
 use crate::sessions::violated;
-use crate::slots::{Member, Slot};
 
 /// Where the bytes arrive.
 pub(super) enum SinkMemory {

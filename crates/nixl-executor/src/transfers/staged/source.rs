@@ -12,8 +12,8 @@ use super::copies::{Copier, CopyDirection, Copying, engine_failed};
 use super::hop_timer::HopTimer;
 use super::targets::{Grants, Target, Targets};
 use crate::messages::{Message, SessionId};
+use crate::pinned_slots::{Member, Slot};
 use crate::sessions::{failed, violated};
-use crate::slots::{Member, Slot};
 
 /// Where the bytes come from.
 pub(super) enum SourceMemory {

@@ -19,8 +19,8 @@ use super::targets::{Grants, Targets};
 use super::two_sided::{Begun, Role, TwoSided, path_kind};
 use crate::local::GpuBackend;
 use crate::messages::{Message, Open, Outbox, PresentedOffer, SessionId};
+use crate::pinned_slots::{RegisteredSlots, SlotPools};
 use crate::sessions::{RefusalReply, Sessions, claim, failed};
-use crate::slots::{RegisteredSlots, SlotPools};
 use crate::transfers::location::MemoryLocation;
 
 /// Staged transfers of one connection: those that this side begins, and those that it serves.

@@ -13,7 +13,7 @@ use super::gpus;
 use super::world::{Active, Memory, Mode, Passive, World, config, pattern};
 use crate::messages::{CancelCopy, ExportedRange, Open, PresentedOffer, Proof, RemoteCopyRequest};
 use crate::messages::{Message, SessionId, SlotGrant};
-use crate::slots::StagingConfig;
+use crate::pinned_slots::StagingConfig;
 
 const LEN: usize = 300;
 const GPU: Device = Device::cuda(0);

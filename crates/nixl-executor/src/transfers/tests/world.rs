@@ -24,9 +24,9 @@ use nixl_ops::{
 use super::attached::ConnectionExecutor;
 use super::gpus::{self, TestGpus};
 use crate::local::{CopyContext, CopyWorkers, Costs, GpuBackend};
+use crate::pinned_slots::{SlotPools, StagingConfig};
 use crate::remote_memory::ImportCache;
 use crate::sessions::StagingStats;
-use crate::slots::{SlotPools, StagingConfig};
 use crate::transfers::{RemoteCopyContext, Services, StagingMode};
 
 pub(super) const DRAIN: Duration = Duration::from_secs(60);
