@@ -8,8 +8,9 @@ use nixl_descriptor::DescriptorList;
 use nixl_device::Device;
 use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    ConnectionContext, DirectTransfer, EngineSetting, Execution, Executor, Offer, PathKind, PeerId,
-    Preparation, Received, SettingSource, TransferRequest, TransportError, WaitFor,
+    ConnectionContext, ConnectionExecutor, DirectTransfer, EngineSetting, Execution, Offer,
+    OfferRegistry, PathKind, PeerId, PeerService, Preparation, Received, SettingSource,
+    TransferRequest, TransportError, WaitFor,
 };
 
 use super::path_executor::{PeerStats, Shared};
@@ -22,7 +23,7 @@ use crate::peers::Peers;
 use crate::remote_memory::{ImportCache, shares};
 use crate::transfers::{PeerCopy, RemoteCopyContext, Services, StagingMode};
 
-pub(super) struct ConnectionExecutor {
+pub(super) struct PathConnection {
     /// For operations, which go on with the next path by themselves.
     pub(super) me: Weak<Self>,
     pub(super) shared: Arc<Shared>,
@@ -51,7 +52,7 @@ fn facts_of(process: &Arc<LocalFacts>, settings: &[EngineSetting]) -> Arc<LocalF
     }
 }
 
-impl ConnectionExecutor {
+impl PathConnection {
     pub(super) fn new(shared: Arc<Shared>, link: ConnectionContext) -> Arc<Self> {
         Arc::new_cyclic(|me| Self::with(Weak::clone(me), shared, link))
     }
@@ -156,23 +157,28 @@ impl ConnectionExecutor {
     }
 }
 
-impl Executor for ConnectionExecutor {
-    fn offer_created(&self, offer: Offer) {
-        ProcessOffers::get().insert(offer.clone());
-        self.services.sessions.offer_created(offer);
-    }
-
-    fn offer_ended(&self, key: &NotificationKey) {
-        ProcessOffers::get().remove(key);
-        self.services.sessions.offer_ended(key);
-        if self.shared.slots.are_allocated() {
-            // They may be idle from now on.
-            self.shared.maintenance.note_use();
+impl ConnectionExecutor for PathConnection {
+    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        let Some(route) = &request.route else { return local::begin(&request, &self.context) };
+        let mut devices = request.local.iter().map(|d| d.device());
+        let first = devices.next();
+        if devices.any(|device| Some(device) != first) {
+            let reason = "the local memory is of several devices; use one operation for each";
+            let (engine, call) = ("executor", "begin");
+            return Err(TransportError::Engine { engine, call, reason: reason.into() });
         }
+        let info = request.remote.peer();
+        let peer = self.peer(route.peer.as_str(), info);
+        self.ask_engine(&peer, &request);
+        let (plan, mut history) = self.plan(&peer, info, self.query(&request));
+        self.note_memory(&request, &plan, &mut history);
+        self.shared.maintenance.note_use();
+        let me = self.me.upgrade().ok_or(TransportError::Closed)?;
+        PathTransfer::begin(me, peer, (plan, history), &request)
     }
 
-    fn describe(&self, info: PeerInfo) -> PeerInfo {
-        self.facts.describe(info, true)
+    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        local::is_local(local, remote, &*self.shared.gpus)
     }
 
     fn prepare(
@@ -201,12 +207,46 @@ impl Executor for ConnectionExecutor {
         !is_host_memory(remote) || (peer.capabilities().ipc && !is_host(local))
     }
 
+    fn offers(&self) -> Option<&dyn OfferRegistry> {
+        Some(self)
+    }
+
+    fn peers(&self) -> Option<&dyn PeerService> {
+        Some(self)
+    }
+}
+
+impl OfferRegistry for PathConnection {
+    fn offer_created(&self, offer: Offer) {
+        ProcessOffers::get().insert(offer.clone());
+        self.services.sessions.offer_created(offer);
+    }
+
+    fn offer_ended(&self, key: &NotificationKey) {
+        ProcessOffers::get().remove(key);
+        self.services.sessions.offer_ended(key);
+        if self.shared.slots.are_allocated() {
+            // They may be idle from now on.
+            self.shared.maintenance.note_use();
+        }
+    }
+
+    fn describe(&self, info: PeerInfo) -> PeerInfo {
+        self.facts.describe(info, true)
+    }
+
     fn shares(&self, local: &DescriptorList) -> Vec<Share> {
         shares(&*self.shared.gpus, local)
     }
+}
 
-    fn completed_by_slot(&self, key: &NotificationKey) {
-        self.services.sessions.completed_otherwise(key);
+impl PeerService for PathConnection {
+    fn receive(&self, from: &str, payload: &[u8]) -> Received {
+        let received = self.services.receive(from, payload);
+        if matches!(received, Received::Serve(_)) {
+            self.shared.maintenance.note_use();
+        }
+        received
     }
 
     fn has_sessions(&self) -> bool {
@@ -217,45 +257,18 @@ impl Executor for ConnectionExecutor {
         self.services.sessions.poll_interval()
     }
 
-    fn receive(&self, from: &str, payload: &[u8]) -> Received {
-        let received = self.services.receive(from, payload);
-        if matches!(received, Received::Serve(_)) {
-            self.shared.maintenance.note_use();
-        }
-        received
+    fn completed_by_slot(&self, key: &NotificationKey) {
+        self.services.sessions.completed_otherwise(key);
     }
 
     fn peer_ended(&self, peer: &PeerId) {
         self.forget_soon(peer.as_str());
     }
-
-    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
-        local::is_local(local, remote, &*self.shared.gpus)
-    }
-
-    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        let Some(route) = &request.route else { return local::begin(&request, &self.context) };
-        let mut devices = request.local.iter().map(|d| d.device());
-        let first = devices.next();
-        if devices.any(|device| Some(device) != first) {
-            let reason = "the local memory is of several devices; use one operation for each";
-            let (engine, call) = ("executor", "begin");
-            return Err(TransportError::Engine { engine, call, reason: reason.into() });
-        }
-        let info = request.remote.peer();
-        let peer = self.peer(route.peer.as_str(), info);
-        self.ask_engine(&peer, &request);
-        let (plan, mut history) = self.plan(&peer, info, self.query(&request));
-        self.note_memory(&request, &plan, &mut history);
-        self.shared.maintenance.note_use();
-        let me = self.me.upgrade().ok_or(TransportError::Closed)?;
-        PathTransfer::begin(me, peer, (plan, history), &request)
-    }
 }
 
-impl fmt::Debug for ConnectionExecutor {
+impl fmt::Debug for PathConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionExecutor")
+        f.debug_struct("PathConnection")
             .field("gpus", &self.shared.gpus)
             .field("services", &self.services)
             .finish_non_exhaustive()

@@ -8,13 +8,13 @@ use nixl_device::Device;
 use nixl_metadata::{Doorbell, RdmaMetadata};
 use nixl_ops::{PathKind, PathPolicy, Preparation};
 
-use super::executor::ConnectionExecutor;
+use super::executor::PathConnection;
 use crate::facts::{OfferFacts, ShareForm};
 use crate::planner::PathQuery;
 use crate::remote_memory::{ImportCache, ImportError, OwnerId, RemoteMemoryKey, memory_key};
 use crate::transfers::{copier, owner_gone};
 
-impl ConnectionExecutor {
+impl PathConnection {
     /// The peer's memory as this process opens it, and the kind of path that needs it open.
     pub(super) fn memory_key<'a>(
         &self,

@@ -5,19 +5,17 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use nixl_descriptor::DescriptorList;
 use nixl_device::LeakInChild;
-use nixl_metadata::RdmaMetadata;
 use nixl_ops::{
-    Clock, ConnectionContext, Execution, Executor, SystemClock, TransferRequest, TransportError,
+    Clock, ConnectionContext, ConnectionExecutor, Executor, SystemClock, TransportError,
 };
 
-use super::executor::ConnectionExecutor;
+use super::executor::PathConnection;
 use super::maintenance::{Maintenance, Next};
 use crate::facts::LocalFacts;
 use crate::local::{
-    BlockError, CopyWorkers, Costs, CudaGpus, DirectExecutor, GpuBackend, GpuError, NoGpus,
-    StreamHandle, StreamPoint,
+    BlockError, CopyWorkers, Costs, CudaGpus, GpuBackend, GpuError, NoGpus, StreamHandle,
+    StreamPoint,
 };
 use crate::pinned_slots::{SlotPools, StagingConfig};
 use crate::planner::PathCosts;
@@ -40,7 +38,7 @@ pub struct PathExecutor {
 }
 
 /// Those that have not ended, and some that have.
-pub(super) type Connections = Mutex<Vec<Weak<ConnectionExecutor>>>;
+pub(super) type Connections = Mutex<Vec<Weak<PathConnection>>>;
 
 /// What is kept for peers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -170,7 +168,7 @@ impl PathExecutor {
     }
 }
 
-fn live(connections: &Connections) -> Vec<Arc<ConnectionExecutor>> {
+fn live(connections: &Connections) -> Vec<Arc<PathConnection>> {
     let connections = connections.lock().unwrap_or_else(PoisonError::into_inner);
     connections.iter().filter_map(Weak::upgrade).collect()
 }
@@ -209,21 +207,12 @@ impl Executor for PathExecutor {
         }
     }
 
-    fn attach(&self, link: ConnectionContext) -> Option<Arc<dyn Executor>> {
-        let connection = ConnectionExecutor::new(Arc::clone(&self.shared), link);
+    fn connect(&self, link: ConnectionContext) -> Arc<dyn ConnectionExecutor> {
+        let connection = PathConnection::new(Arc::clone(&self.shared), link);
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|connection| connection.strong_count() > 0);
         connections.push(Arc::downgrade(&connection));
-        Some(connection)
-    }
-
-    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
-        DirectExecutor::new().is_local(local, remote)
-    }
-
-    /// Only for a connection that did not attach it.
-    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        DirectExecutor::new().execute(request)
+        connection
     }
 }
 

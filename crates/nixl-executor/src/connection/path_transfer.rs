@@ -11,7 +11,7 @@ use nixl_ops::{
     TransferRequest, Transport, TransportError,
 };
 
-use super::executor::ConnectionExecutor;
+use super::executor::PathConnection;
 use super::planning::devices;
 use super::probe::PROBE;
 use super::telemetry::{note_attempt, note_end, tell_end};
@@ -21,7 +21,7 @@ use crate::transfers::is_not_open;
 
 /// An operation that goes by the paths of its plan.
 pub(super) struct PathTransfer {
-    connection: Arc<ConnectionExecutor>,
+    connection: Arc<PathConnection>,
     plan: Arc<PathPlan>,
     history: PathHistory,
     peer: Arc<Peer>,
@@ -97,7 +97,7 @@ impl Owned {
 impl PathTransfer {
     /// Prepares the transfer by the best path that can be prepared.
     pub(super) fn begin(
-        connection: Arc<ConnectionExecutor>,
+        connection: Arc<PathConnection>,
         peer: Arc<Peer>,
         (plan, mut history): (Arc<PathPlan>, PathHistory),
         request: &TransferRequest<'_>,
@@ -189,7 +189,7 @@ impl PathTransfer {
     }
 }
 
-impl ConnectionExecutor {
+impl PathConnection {
     /// What an operation by a path begins with, and whether that only shows whether the path works.
     fn first(
         &self,

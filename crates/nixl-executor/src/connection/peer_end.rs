@@ -5,10 +5,10 @@ use std::sync::{Arc, Weak};
 use nixl_device::{ExitWatch, ProcessExits};
 use nixl_metadata::PeerInfo;
 
-use super::executor::ConnectionExecutor;
+use super::executor::PathConnection;
 use crate::peers::Peer;
 
-impl ConnectionExecutor {
+impl PathConnection {
     /// What is known of the peer of this name, that says this of itself. The first time that it does, its process is watched
     /// if that is one of this PID namespace.
     pub(super) fn peer(&self, name: &str, info: Option<&PeerInfo>) -> Arc<Peer> {

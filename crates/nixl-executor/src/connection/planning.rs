@@ -7,13 +7,13 @@ use nixl_device::Device;
 use nixl_metadata::{PeerInfo, RdmaMetadata};
 use nixl_ops::{PathKind, TransferRequest};
 
-use super::executor::ConnectionExecutor;
+use super::executor::PathConnection;
 use crate::facts::{Engine, OfferFacts};
 use crate::local::{MemoryKind, is_host, kind_of};
 use crate::peers::Peer;
 use crate::planner::{PathHistory, PathPlan, PathQuery};
 
-impl ConnectionExecutor {
+impl PathConnection {
     /// What the operation asks; of the engine it says what is so for any peer.
     pub(super) fn query(&self, request: &TransferRequest<'_>) -> PathQuery {
         let remote = request

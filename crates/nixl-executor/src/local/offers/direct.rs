@@ -1,13 +1,15 @@
 //! The direct executor: copies by the CPU inside the process, transfers by the transport to other processes.
 
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
-use nixl_metadata::{NotificationKey, RdmaMetadata};
+use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    EndedOffer, Execution, Executor, Offer, PathKind, PathReport, PeerMemory, Rejected,
-    TransferRequest, TransportError, TransportExecutor, WaitFor,
+    ConnectionContext, ConnectionExecutor, EndedOffer, Execution, Executor, Offer, OfferRegistry,
+    PathKind, PathReport, PeerMemory, Rejected, TransferRequest, TransportError, TransportExecutor,
+    WaitFor,
 };
 
 use super::memcpy::Memcpy;
@@ -38,20 +40,12 @@ impl DirectExecutor {
 }
 
 impl Executor for DirectExecutor {
-    fn offer_created(&self, offer: Offer) {
-        if is_host(offer.descriptors()) {
-            ProcessOffers::get().insert(offer);
-        }
+    fn connect(&self, _: ConnectionContext) -> Arc<dyn ConnectionExecutor> {
+        Arc::new(*self)
     }
+}
 
-    fn offer_ended(&self, key: &NotificationKey) {
-        ProcessOffers::get().remove(key);
-    }
-
-    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
-        is_host(local) && Self::local_offer(remote).is_some()
-    }
-
+impl ConnectionExecutor for DirectExecutor {
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
         if request.route.is_some() {
             let execution = TransportExecutor.execute(request)?;
@@ -68,6 +62,34 @@ impl Executor for DirectExecutor {
         let claim = offer.claim_for_copy().map_err(ended)?;
         let copy = Box::new(Memcpy::new(&request, claim)?);
         Ok(WaitFor::before(copy, request.local.pending()))
+    }
+
+    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        is_host(local) && Self::local_offer(remote).is_some()
+    }
+
+    fn offers(&self) -> Option<&dyn OfferRegistry> {
+        Some(self)
+    }
+}
+
+impl OfferRegistry for DirectExecutor {
+    fn offer_created(&self, offer: Offer) {
+        if is_host(offer.descriptors()) {
+            ProcessOffers::get().insert(offer);
+        }
+    }
+
+    fn offer_ended(&self, key: &NotificationKey) {
+        ProcessOffers::get().remove(key);
+    }
+
+    fn describe(&self, info: PeerInfo) -> PeerInfo {
+        info
+    }
+
+    fn shares(&self, _: &DescriptorList) -> Vec<Share> {
+        Vec::new()
     }
 }
 

@@ -11,7 +11,8 @@ use nixl_descriptor::DescriptorList;
 use nixl_device::{Device, DeviceKind};
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{
-    EndedOffer, Execution, Executor, Offer, PathKind, Rejected, TransferRequest, TransportError,
+    ConnectionExecutor, EndedOffer, Execution, Offer, PathKind, Rejected, TransferRequest,
+    TransportError,
 };
 
 use super::{CopyContext, GpuBackend, kind_of};

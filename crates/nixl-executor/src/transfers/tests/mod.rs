@@ -1,7 +1,7 @@
 //! Both sides of staged transfers on a simulated network, moved step by step.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod attached;
+mod executor;
 mod gpus;
 mod hostile;
 mod remote_copy;

@@ -15,13 +15,13 @@ use nixl_metadata::{
     RdmaMetadata, SerializedDescriptor,
 };
 use nixl_ops::{
-    BlockingThread, CancelOutcome, Clock, ConnectionContext, Driver, DriverConfig, Execution,
-    Executor, FoundSlot, ManualClock, OfferSpec, OfferUse, OperationOptions, OperationStatus,
-    Reactor, ReadOperation, ReadableOperation, RemoteSlot, RemoteSlots, TransferRequest, Transport,
-    TransportError, WritableOperation, WriteOperation,
+    BlockingThread, CancelOutcome, Clock, ConnectionContext, ConnectionExecutor, Driver,
+    DriverConfig, Execution, FoundSlot, ManualClock, OfferSpec, OfferUse, OperationOptions,
+    OperationStatus, Reactor, ReadOperation, ReadableOperation, RemoteSlot, RemoteSlots,
+    TransferRequest, Transport, TransportError, WritableOperation, WriteOperation,
 };
 
-use super::attached::ConnectionExecutor;
+use super::executor::StagingExecutor;
 use super::gpus::{self, TestGpus};
 use crate::local::{CopyContext, CopyWorkers, Costs, GpuBackend};
 use crate::pinned_slots::{SlotPools, StagingConfig};
@@ -90,7 +90,7 @@ pub(super) struct Side {
     pools: SlotPools,
     /// The process that its offers say they are of.
     pub(super) pid: u32,
-    executor: Arc<dyn Executor>,
+    executor: Arc<dyn ConnectionExecutor>,
     registrations: Arc<RegistrationCache>,
     slots: Arc<RemoteSlots>,
 }
@@ -293,8 +293,8 @@ impl Side {
         let pools = SlotPools::new(config);
         let services =
             Arc::new(Services::new(remote_copies, link, Arc::default(), (config, &pools)));
-        let executor: Arc<dyn Executor> =
-            Arc::new(ConnectionExecutor { services: services.clone(), gpus: dynamic });
+        let executor: Arc<dyn ConnectionExecutor> =
+            Arc::new(StagingExecutor { services: services.clone(), gpus: dynamic });
         driver.set_executor(executor.clone());
         let driver = Arc::new(driver);
         let pid = std::process::id();
