@@ -1,9 +1,9 @@
 //! The life of operations: status, driver, completion, offers and messages between connections.
 //!
 //! This crate knows operations, not engines: the [state machine](OperationStatus) that every transfer
-//! follows, the traits an engine ([`Transport`]) and a strategy ([`Executor`]) implement, and the
-//! [`Driver`] that brings operations to their end. It contains no NIXL, no CUDA, no sockets, and reads
-//! time only from an injected [`Clock`].
+//! follows, the traits an engine ([`Transport`]) and a strategy ([`Executor`], [`ConnectionExecutor`])
+//! implement, and the [`Driver`] that brings operations to their end. It contains no NIXL, no CUDA, no
+//! sockets, and reads time only from an injected [`Clock`].
 //!
 //! Guarantees to callers, for every behaviour of the engine:
 //!

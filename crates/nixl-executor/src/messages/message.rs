@@ -1,24 +1,9 @@
 //! Messages between the two sides of a staged transfer. Their bytes come from a peer and are validated here.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use thiserror::Error;
 
 use super::request::{self, CancelCopy, Open, RemoteCopyRequest};
-use super::wire::{Reader, bad, put_text};
-
-/// Names a transfer on both sides; a random number that the initiator draws.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct SessionId(u128);
-
-impl SessionId {
-    pub(crate) fn random() -> Self {
-        Self(uuid::Uuid::new_v4().as_u128())
-    }
-
-    pub(super) fn read(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
-        rest.array("session").map(|id| Self(u128::from_be_bytes(id)))
-    }
-}
+use super::wire::{self, MessageError, Reader, SessionId, bad, put_text};
 
 /// Permission to write one chunk into a slot of the sink's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -70,34 +55,7 @@ pub(crate) enum Message {
     NotFound,
 }
 
-/// Why bytes are no message.
-#[derive(Clone, Debug, Eq, Error, PartialEq)]
-pub(crate) enum MessageError {
-    /// It is something else.
-    #[error("it is no message of a staged transfer")]
-    NotAMessage,
-    #[error("the message ends inside its {field}")]
-    Truncated { field: &'static str },
-    #[error("the message's {field} is {value}, which cannot be")]
-    Bad { field: &'static str, value: u64 },
-    #[error("{extra} bytes follow the message")]
-    Trailing { extra: usize },
-}
-
 impl Message {
-    /// Bytes that tell messages from keys. The version follows.
-    const MAGIC: &[u8; 3] = b"nxs";
-    /// The most slots or places in one message.
-    pub(crate) const MAX_GRANTS: usize = 64;
-    /// The longest initiator metadata. That of a thousand registrations has some 100 KiB.
-    pub(crate) const MAX_INITIATOR_METADATA: usize = 256 * 1024;
-    /// The most descriptors of exported GPU memory: 256 KiB of offsets.
-    pub(crate) const MAX_RANGE_OFFSETS: usize = 1 << 15;
-    /// The most allocations in one request.
-    pub(crate) const MAX_EXPORTED_RANGES: usize = 1 << 10;
-    /// The longest reason; the rest is cut off.
-    pub(super) const MAX_REASON: usize = 240;
-
     /// Its name, for errors.
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -122,7 +80,7 @@ impl Message {
     /// [Requests](request) are of the version that they are made for, all else is the same in both and says version 1.
     pub(crate) fn encode(&self, session: SessionId) -> Bytes {
         let mut out = BytesMut::with_capacity(64);
-        out.put_slice(Self::MAGIC);
+        out.put_slice(wire::MAGIC);
         out.put_u8(self.version());
         out.put_u128(session.0);
         match self {
@@ -130,8 +88,8 @@ impl Message {
             Self::Accept => out.put_u8(1),
             Self::Slots(slots) => {
                 out.put_u8(2);
-                out.put_u8(slots.len().min(Self::MAX_GRANTS) as u8);
-                for grant in slots.iter().take(Self::MAX_GRANTS) {
+                out.put_u8(slots.len().min(wire::MAX_GRANTS) as u8);
+                for grant in slots.iter().take(wire::MAX_GRANTS) {
                     out.put_u16(grant.slot);
                     out.put_u32(grant.round);
                     out.put_u64(grant.address);
@@ -141,8 +99,8 @@ impl Message {
             Self::Places { first, addresses } => {
                 out.put_u8(3);
                 out.put_u32(*first);
-                out.put_u8(addresses.len().min(Self::MAX_GRANTS) as u8);
-                for address in addresses.iter().take(Self::MAX_GRANTS) {
+                out.put_u8(addresses.len().min(wire::MAX_GRANTS) as u8);
+                for address in addresses.iter().take(wire::MAX_GRANTS) {
                     out.put_u64(*address);
                 }
             }
@@ -159,11 +117,11 @@ impl Message {
             Self::Done => out.put_u8(6),
             Self::Stop { reason } => {
                 out.put_u8(7);
-                put_text(&mut out, reason, Self::MAX_REASON);
+                put_text(&mut out, reason, wire::MAX_REASON);
             }
             Self::Stopped { reason } => {
                 out.put_u8(8);
-                put_text(&mut out, reason, Self::MAX_REASON);
+                put_text(&mut out, reason, wire::MAX_REASON);
             }
             Self::Ping => out.put_u8(9),
             Self::RemoteCopyRequest(copy_request) => copy_request.put(&mut out),
@@ -184,16 +142,10 @@ impl Message {
         if offer.is_of_version_1() { 1 } else { 2 }
     }
 
-    /// The version of a message, and what follows it.
-    pub(super) fn split_magic(bytes: &[u8]) -> Option<(u8, &[u8])> {
-        let (version, rest) = bytes.strip_prefix(Self::MAGIC)?.split_first()?;
-        matches!(version, 1 | 2).then_some((*version, rest))
-    }
-
     /// Accepts exactly what `encode` makes, and sections of requests that it does not know; allocates in proportion to what
     /// arrived.
     pub(crate) fn decode(bytes: &[u8]) -> Result<(SessionId, Self), MessageError> {
-        let (version, rest) = Self::split_magic(bytes).ok_or(MessageError::NotAMessage)?;
+        let (version, rest) = wire::split_magic(bytes).ok_or(MessageError::NotAMessage)?;
         let mut rest = Reader(rest);
         let session = SessionId::read(&mut rest)?;
         let tag = rest.u8("tag")?;
@@ -219,7 +171,7 @@ impl Message {
             request::OPEN => Self::Open(Open::read_v1(rest)?),
             1 => Self::Accept,
             2 => {
-                let mut slots = Vec::with_capacity(Self::MAX_GRANTS);
+                let mut slots = Vec::with_capacity(wire::MAX_GRANTS);
                 for _ in 0..rest.count("slots")? {
                     slots.push(SlotGrant {
                         slot: rest.u16("slot")?,
@@ -232,7 +184,7 @@ impl Message {
             }
             3 => {
                 let first = rest.u32("places")?;
-                let mut addresses = Vec::with_capacity(Self::MAX_GRANTS);
+                let mut addresses = Vec::with_capacity(wire::MAX_GRANTS);
                 for _ in 0..rest.count("places")? {
                     addresses.push(rest.u64("place")?);
                 }
@@ -244,8 +196,8 @@ impl Message {
                 Self::Filled { chunk, slot: Some((rest.u16("slot")?, rest.u32("slot")?)) }
             }
             6 => Self::Done,
-            7 => Self::Stop { reason: rest.text("reason", Self::MAX_REASON)?.to_owned() },
-            8 => Self::Stopped { reason: rest.text("reason", Self::MAX_REASON)?.to_owned() },
+            7 => Self::Stop { reason: rest.text("reason", wire::MAX_REASON)?.to_owned() },
+            8 => Self::Stopped { reason: rest.text("reason", wire::MAX_REASON)?.to_owned() },
             9 => Self::Ping,
             request::REMOTE_COPY => {
                 Self::RemoteCopyRequest(RemoteCopyRequest::read_v1(rest, None)?)
@@ -330,8 +282,8 @@ mod tests {
             cancel,
             Just(Message::NotFound),
             Just(Message::Accept),
-            vec(slot, 0..=Message::MAX_GRANTS).prop_map(Message::Slots),
-            (any::<u32>(), vec(any::<u64>(), 0..=Message::MAX_GRANTS))
+            vec(slot, 0..=wire::MAX_GRANTS).prop_map(Message::Slots),
+            (any::<u32>(), vec(any::<u64>(), 0..=wire::MAX_GRANTS))
                 .prop_map(|(first, addresses)| Message::Places { first, addresses }),
             any::<(u64, Option<(u16, u32)>)>()
                 .prop_map(|(chunk, slot)| Message::Filled { chunk, slot }),
@@ -407,7 +359,7 @@ mod tests {
         #[test]
         fn noise_is_no_message(noise in vec(any::<u8>(), 0..200)) {
             let _ = Message::decode(&noise);
-            let _ = Message::decode(&[&Message::MAGIC[..], &noise].concat());
+            let _ = Message::decode(&[&wire::MAGIC[..], &noise].concat());
             let _ = Message::decode(&[&b"nxs\x01"[..], &noise].concat());
             let _ = Message::decode(&[&b"nxs\x02"[..], &noise].concat());
         }
@@ -424,7 +376,7 @@ mod tests {
     #[test]
     fn what_is_too_long_is_refused_before_it_is_read() {
         let offer = PresentedOffer { key: NotificationKey::random(), proof: Proof::Token(1) };
-        let initiator_metadata = vec![0; Message::MAX_INITIATOR_METADATA + 1].into();
+        let initiator_metadata = vec![0; wire::MAX_INITIATOR_METADATA + 1].into();
         let open = Open { offer, kind: OperationKind::Read, chunk_bytes: 1, initiator_metadata };
         let refused = Message::decode(&Message::Open(open).encode(SessionId(1)));
         assert!(matches!(refused, Err(MessageError::Bad { .. })), "{refused:?}");

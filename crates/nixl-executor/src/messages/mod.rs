@@ -9,8 +9,12 @@ mod pending_connect;
 mod request;
 mod wire;
 
-pub(crate) use message::{Message, MessageError, SessionId, SlotGrant};
+pub(crate) use message::{Message, SlotGrant};
 pub(crate) use outbox::Outbox;
 pub(crate) use request::{
     CancelCopy, ExportedRange, Open, PresentedOffer, Proof, RemoteCopyRequest,
+};
+pub(crate) use wire::{
+    MAX_EXPORTED_RANGES, MAX_GRANTS, MAX_INITIATOR_METADATA, MAX_RANGE_OFFSETS, MessageError,
+    SessionId,
 };

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use nixl_metadata::AgentMetadata;
 use nixl_ops::{ConnectionContext, Mailbox, PeerId, TransportError};
 
-use super::message::{Message, SessionId};
+use super::message::Message;
 use super::pending_connect::PendingConnect;
+use super::wire::SessionId;
 use crate::peers::Peers;
 
 /// Messages to one peer. A peer that the engine does not know, or has dropped, is connected first.

@@ -23,8 +23,9 @@ use std::fmt;
 use bytes::{BufMut, Bytes, BytesMut};
 use nixl_metadata::{NotificationKey, OperationKind, PeerInfo, RdmaMetadata};
 
-use super::message::{Message, MessageError, SessionId};
-use super::wire::{Reader, bad, kind_byte, put_initiator_metadata, put_text};
+use super::wire::{
+    self, MessageError, Reader, SessionId, bad, kind_byte, put_initiator_metadata, put_text,
+};
 use crate::local::SharedHandle;
 
 /// The offer that a request is for, with the sender's proof.
@@ -104,7 +105,7 @@ impl PresentedOffer {
 
     /// The session of a message and what it presents, if it is a request, read without the rest of it.
     pub(crate) fn peek(message: &[u8]) -> Option<(SessionId, Self)> {
-        let (version, rest) = Message::split_magic(message)?;
+        let (version, rest) = wire::split_magic(message)?;
         let mut rest = Reader(rest);
         let (id, tag) = (SessionId::read(&mut rest).ok()?, rest.u8("tag").ok()?);
         let presented = match (version, tag) {
@@ -196,11 +197,11 @@ impl RemoteCopyRequest {
         }
         self.offer.put_key_of_version_1(out);
         out.put_slice(&self.gpu);
-        out.put_u16(self.ranges.len().min(Message::MAX_EXPORTED_RANGES) as u16);
-        for range in self.ranges.iter().take(Message::MAX_EXPORTED_RANGES) {
+        out.put_u16(self.ranges.len().min(wire::MAX_EXPORTED_RANGES) as u16);
+        for range in self.ranges.iter().take(wire::MAX_EXPORTED_RANGES) {
             out.put_slice(&range.handle);
-            out.put_u16(range.offsets.len().min(Message::MAX_RANGE_OFFSETS) as u16);
-            for offset in range.offsets.iter().take(Message::MAX_RANGE_OFFSETS) {
+            out.put_u16(range.offsets.len().min(wire::MAX_RANGE_OFFSETS) as u16);
+            for offset in range.offsets.iter().take(wire::MAX_RANGE_OFFSETS) {
                 out.put_u64(*offset);
             }
         }
@@ -232,7 +233,7 @@ impl RemoteCopyRequest {
     ) -> Result<Self, MessageError> {
         let gpu = rest.array("GPU")?;
         let count = rest.u16("loans")?;
-        if count as usize > Message::MAX_EXPORTED_RANGES {
+        if count as usize > wire::MAX_EXPORTED_RANGES {
             return Err(bad("number of loans", count));
         }
         let (mut ranges, mut exported) = (Vec::new(), 0);
@@ -240,7 +241,7 @@ impl RemoteCopyRequest {
             let handle = rest.array("handle")?;
             let places = rest.u16("offsets")?;
             exported += usize::from(places);
-            if places == 0 || exported > Message::MAX_RANGE_OFFSETS {
+            if places == 0 || exported > wire::MAX_RANGE_OFFSETS {
                 return Err(bad("number of offsets", places));
             }
             let bytes = rest.take(usize::from(places) * size_of::<u64>(), "offsets")?;
@@ -264,7 +265,7 @@ impl CancelCopy {
         self.offer.put(CANCEL_COPY, out);
         self.offer.put_key_of_version_1(out);
         put_initiator_metadata(out, &self.initiator_metadata);
-        put_text(out, &self.reason, Message::MAX_REASON);
+        put_text(out, &self.reason, wire::MAX_REASON);
     }
 
     pub(super) fn read_v1(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
@@ -281,7 +282,7 @@ impl CancelCopy {
 
     fn read_rest(rest: &mut Reader<'_>, offer: PresentedOffer) -> Result<Self, MessageError> {
         let initiator_metadata = rest.initiator_metadata()?;
-        let reason = rest.text("reason", Message::MAX_REASON)?.to_owned();
+        let reason = rest.text("reason", wire::MAX_REASON)?.to_owned();
         Ok(Self { offer, initiator_metadata, reason })
     }
 }

@@ -1,9 +1,55 @@
-//! Encoding of message fields: big-endian, variable fields after their length.
+//! Encoding of messages: limits, errors, and fields, which are big-endian, variable ones after their length.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use nixl_metadata::{NotificationKey, OperationKind};
+use thiserror::Error;
 
-use super::message::{Message, MessageError};
+/// Bytes that tell messages from keys. The version follows.
+pub(super) const MAGIC: &[u8; 3] = b"nxs";
+/// The most slots or places in one message.
+pub(crate) const MAX_GRANTS: usize = 64;
+/// The longest initiator metadata. That of a thousand registrations has some 100 KiB.
+pub(crate) const MAX_INITIATOR_METADATA: usize = 256 * 1024;
+/// The most descriptors of exported GPU memory: 256 KiB of offsets.
+pub(crate) const MAX_RANGE_OFFSETS: usize = 1 << 15;
+/// The most allocations in one request.
+pub(crate) const MAX_EXPORTED_RANGES: usize = 1 << 10;
+/// The longest reason; the rest is cut off.
+pub(super) const MAX_REASON: usize = 240;
+
+/// Names a transfer on both sides; a random number that the initiator draws.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct SessionId(pub(super) u128);
+
+impl SessionId {
+    pub(crate) fn random() -> Self {
+        Self(uuid::Uuid::new_v4().as_u128())
+    }
+
+    pub(super) fn read(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
+        rest.array("session").map(|id| Self(u128::from_be_bytes(id)))
+    }
+}
+
+/// Why bytes are no message.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub(crate) enum MessageError {
+    /// It is something else.
+    #[error("it is no message of a staged transfer")]
+    NotAMessage,
+    #[error("the message ends inside its {field}")]
+    Truncated { field: &'static str },
+    #[error("the message's {field} is {value}, which cannot be")]
+    Bad { field: &'static str, value: u64 },
+    #[error("{extra} bytes follow the message")]
+    Trailing { extra: usize },
+}
+
+/// The version of a message, and what follows it.
+pub(super) fn split_magic(bytes: &[u8]) -> Option<(u8, &[u8])> {
+    let (version, rest) = bytes.strip_prefix(MAGIC)?.split_first()?;
+    matches!(version, 1 | 2).then_some((*version, rest))
+}
 
 pub(super) fn bad(field: &'static str, value: impl Into<u64>) -> MessageError {
     MessageError::Bad { field, value: value.into() }
@@ -88,7 +134,7 @@ impl<'a> Reader<'a> {
 
     pub(super) fn initiator_metadata(&mut self) -> Result<Bytes, MessageError> {
         let len = self.u32("introduction")?;
-        if len as usize > Message::MAX_INITIATOR_METADATA {
+        if len as usize > MAX_INITIATOR_METADATA {
             return Err(bad("introduction's length", len));
         }
         Ok(Bytes::copy_from_slice(self.take(len as usize, "introduction")?))
@@ -96,7 +142,7 @@ impl<'a> Reader<'a> {
 
     pub(super) fn count(&mut self, field: &'static str) -> Result<usize, MessageError> {
         match self.u8(field)? {
-            count if count as usize > Message::MAX_GRANTS => Err(bad(field, count)),
+            count if count as usize > MAX_GRANTS => Err(bad(field, count)),
             count => Ok(count.into()),
         }
     }

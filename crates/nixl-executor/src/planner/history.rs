@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use nixl_ops::PathKind;
 
-use super::plan::same;
+use super::kinds::same;
 
 /// What speaks against paths that are there: those that failed lately, which come last, and those that
 /// this operation has tried, which are not tried again. Empty, it takes no memory.

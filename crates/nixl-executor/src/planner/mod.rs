@@ -10,6 +10,7 @@
 mod check;
 mod costs;
 mod history;
+mod kinds;
 mod plan;
 mod query;
 mod ranking;
@@ -20,7 +21,7 @@ mod tests;
 
 pub use costs::PathCosts;
 pub use history::PathHistory;
-pub(crate) use plan::same;
+pub(crate) use kinds::same;
 pub use plan::{AvailablePath, Chosen, PathPlan, Refusal, UnavailablePath};
 pub use query::PathQuery;
 pub use ranking::Ranking;

@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_ops::{Medium, PathKind, Rejected, TransportError};
 
 use super::check::Check;
+use super::kinds::{order, same};
 use super::{PathCosts, PathHistory, PathQuery, Ranking};
 use crate::facts::{LocalFacts, PeerFacts};
 use crate::local::Cost;
@@ -227,16 +227,6 @@ pub(super) struct RankKey {
     in_cooldown: bool,
     not_preferred: bool,
     pub(super) estimate: Duration,
-}
-
-/// Whether two kinds are the same, without regard to the strategy inside the process.
-pub(crate) fn same(a: PathKind, b: PathKind) -> bool {
-    discriminant(&a) == discriminant(&b)
-}
-
-/// The position of a kind in the order of preference.
-fn order(kind: PathKind) -> usize {
-    PathKind::ALL.iter().position(|known| same(*known, kind)).unwrap_or(PathKind::ALL.len())
 }
 
 impl fmt::Display for PathPlan {

@@ -13,7 +13,7 @@ use nixl_ops::{Claim, ConnectionContext, Mailbox, Offer, PeerId, Received, Trans
 use super::offers::Offers;
 use super::table::{Membership, SessionTable};
 use super::{failed, gone};
-use crate::messages::{Message, MessageError, Outbox, PresentedOffer, SessionId};
+use crate::messages::{self, Message, MessageError, Outbox, PresentedOffer, SessionId};
 use crate::peers::Peers;
 use crate::pinned_slots::StagingConfig;
 
@@ -257,8 +257,8 @@ impl Sessions {
             failed("begin", "the peer must reach this side, and nothing was given to tell it how")
         })?;
         let bytes = metadata.compressed().clone();
-        if bytes.len() > Message::MAX_INITIATOR_METADATA {
-            let (len, most) = (bytes.len(), Message::MAX_INITIATOR_METADATA);
+        if bytes.len() > messages::MAX_INITIATOR_METADATA {
+            let (len, most) = (bytes.len(), messages::MAX_INITIATOR_METADATA);
             let reason = format!(
                 "what the peer needs to reach this side has {len} bytes, of {most} allowed; register less memory"
             );

@@ -7,8 +7,10 @@
 //! refuses a late request for it during the silence time-out. The target may use the memory until the answer, or until its process
 //! has ended: the loss of the engine's connection proves nothing about the peer's GPU.
 
+mod context;
 mod initiator;
 mod remote_copies;
 mod target;
 
-pub(crate) use remote_copies::{RemoteCopies, RemoteCopyContext};
+pub(crate) use context::RemoteCopyContext;
+pub(crate) use remote_copies::RemoteCopies;

@@ -1,6 +1,5 @@
 //! The remote copies of one connection, begun and served.
 
-use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,29 +8,16 @@ use nixl_device::{Device, ProcessWatch};
 use nixl_metadata::{PeerInfo, Share, ShareKind};
 use nixl_ops::{Claim, Execution, PathKind, PathReport, TransferRequest, TransportError};
 
+use super::context::RemoteCopyContext;
 use super::initiator::RemoteCopyInitiator;
 use super::target::{RemoteCopyRanges, RemoteCopyTarget};
-use crate::facts::LocalFacts;
-use crate::local::{CopyContext, GpuBackend, can_access, kind_of};
+use crate::local::{GpuBackend, can_access, kind_of};
 use crate::messages::{
-    CancelCopy, ExportedRange, Message, Outbox, PresentedOffer, RemoteCopyRequest, SessionId,
+    self, CancelCopy, ExportedRange, Message, Outbox, PresentedOffer, RemoteCopyRequest, SessionId,
 };
-use crate::remote_memory::{ImportCache, shares};
+use crate::remote_memory::shares;
 use crate::sessions::{RefusalReply, Sessions, claim, failed};
 use crate::transfers::location::MemoryLocation;
-
-/// What remote copies need: open imports, copy workers and local facts.
-pub(crate) struct RemoteCopyContext {
-    pub(crate) imports: Arc<ImportCache>,
-    pub(crate) context: CopyContext,
-    pub(crate) facts: Arc<LocalFacts>,
-}
-
-impl fmt::Debug for RemoteCopyContext {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RemoteCopyContext").field("imports", &self.imports).finish_non_exhaustive()
-    }
-}
 
 /// Remote copies of one connection: those that this side begins, and those that it serves.
 #[derive(Debug)]
@@ -185,12 +171,12 @@ fn ranges(
     };
     // Before the driver is asked for each.
     let runs = descriptors.chunk_by(|a, b| a.region().id() == b.region().id()).count();
-    if descriptors.len() > Message::MAX_RANGE_OFFSETS || runs > Message::MAX_EXPORTED_RANGES {
+    if descriptors.len() > messages::MAX_RANGE_OFFSETS || runs > messages::MAX_EXPORTED_RANGES {
         let reason = format!(
             "{} descriptors in {runs} runs of one region each are more than can be exported at a time: {} in {}",
             descriptors.len(),
-            Message::MAX_RANGE_OFFSETS,
-            Message::MAX_EXPORTED_RANGES,
+            messages::MAX_RANGE_OFFSETS,
+            messages::MAX_EXPORTED_RANGES,
         );
         return Err(failed("begin", reason));
     }

@@ -9,7 +9,7 @@ use nixl_descriptor::DescriptorList;
 use nixl_metadata::OperationKind;
 use nixl_ops::{Claim, Execution, PathReport, TransportError};
 
-use super::RemoteCopyContext;
+use super::context::RemoteCopyContext;
 use crate::local::{
     AllocationBoundaries, CopyOp, ListCopy, MemoryKind, Strategy, StrategyPolicy, TransferBuffer,
     starts,

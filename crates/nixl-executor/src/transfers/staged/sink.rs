@@ -10,7 +10,7 @@ use nixl_ops::{Clock, Hop, TransportError};
 use super::chunking::Chunking;
 use super::copies::{Copier, CopyDirection, Copying, engine_failed};
 use super::hop_timer::HopTimer;
-use crate::messages::{Message, SlotGrant};
+use crate::messages::{self, Message, SlotGrant};
 use crate::pinned_slots::{Member, Slot};
 use crate::sessions::violated;
 
@@ -117,7 +117,7 @@ impl Sink {
                 if rest.is_empty() {
                     return Ok(false);
                 }
-                for part in rest.chunks(Message::MAX_GRANTS).take(Self::PLACES_AT_ONCE) {
+                for part in rest.chunks(messages::MAX_GRANTS).take(Self::PLACES_AT_ONCE) {
                     let addresses = part.iter().map(|d| d.address()).collect();
                     let first = u32::try_from(*granted)
                         .map_err(|_| violated("more descriptors than can be counted"))?;
@@ -150,7 +150,7 @@ impl Sink {
                     });
                     self.granted.insert(slot.index(), (slot, *round));
                 }
-                for part in slots.chunks(Message::MAX_GRANTS) {
+                for part in slots.chunks(messages::MAX_GRANTS) {
                     say(Message::Slots(part.to_vec()));
                 }
                 Ok(!slots.is_empty())

@@ -1,6 +1,6 @@
 //! The strategies that a caller allows.
 
-use super::Strategy;
+use crate::local::Strategy;
 
 /// Which strategies may be used. A policy that leaves none is an error before any byte moves.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

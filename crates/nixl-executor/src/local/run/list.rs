@@ -8,13 +8,13 @@ use std::time::Duration;
 use nixl_descriptor::Dependency;
 use nixl_ops::{Execution, PathReport, TransportError};
 
-use super::block_copy::{BlockCopy, CopyOp};
-use super::boundaries::AllocationBoundaries;
-use super::costs::Costs;
 use super::execution::{CopyWorkers, PlanExecution};
-use super::gpu_backend::GpuBackend;
-use super::plan::Plan;
-use super::{BlockError, MemoryKind, StrategyPolicy};
+use crate::local::gpu::gpu_backend::GpuBackend;
+use crate::local::plan::block_copy::{BlockCopy, CopyOp};
+use crate::local::plan::boundaries::AllocationBoundaries;
+use crate::local::plan::copy_plan::Plan;
+use crate::local::plan::costs::Costs;
+use crate::local::{BlockError, MemoryKind, StrategyPolicy};
 
 /// What list copies need: the GPU back end, copy workers, costs and the waker.
 #[derive(Clone)]

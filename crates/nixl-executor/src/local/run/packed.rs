@@ -5,9 +5,9 @@
 
 use std::ops::Range;
 
-use super::GpuError;
-use super::block_copy::{BlockCopy, Direction};
-use super::gpu_backend::GpuStream;
+use crate::local::GpuError;
+use crate::local::gpu::gpu_backend::GpuStream;
+use crate::local::plan::block_copy::{BlockCopy, Direction};
 
 /// How many slices at most. Nothing overlaps the first pack or the last unpack; an eighth of a kernel that is many times as
 /// fast as the link is little.
@@ -80,10 +80,10 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::block_copy::CopyOp;
-    use super::super::block_copy::tests::{copies, cut, places};
-    use super::super::gpu_backend::{GpuEvent, StreamHandle};
     use super::*;
+    use crate::local::gpu::gpu_backend::{GpuEvent, StreamHandle};
+    use crate::local::plan::block_copy::CopyOp;
+    use crate::local::plan::block_copy::tests::{copies, cut, places};
 
     /// What two streams were told.
     #[derive(Default)]

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use nixl_descriptor::{Access, Region, RegionError};
 use nixl_device::Device;
 
-use super::strategy::GpuCapabilities;
+use crate::local::plan::strategy::GpuCapabilities;
 
 /// All memory of simulated GPUs, and what is pinned for them or open.
 #[derive(Default)]
-pub(super) struct Memories(Mutex<List>);
+pub(crate) struct Memories(Mutex<List>);
 
 /// By address, and then by the order in which it was listed: what is pinned twice is there twice.
 #[derive(Default)]
@@ -30,7 +30,7 @@ struct Listed {
 
 /// Who can reach memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// The host's; every GPU can.
     Pinned,
     /// Allocated on this GPU, which can, and its peers.
@@ -41,7 +41,7 @@ pub(super) enum Place {
 
 /// Why a GPU cannot reach a range.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Unreachable {
+pub(crate) enum Unreachable {
     /// It is the host's and not pinned, or not allocated.
     Pageable,
     /// It begins in one allocation and ends in none or another.
@@ -64,7 +64,7 @@ impl fmt::Display for Unreachable {
 
 impl Memories {
     /// Memory of a device over the bytes of `inner`, which is listed for as long as it lives.
-    pub(super) fn list(
+    pub(crate) fn list(
         &self,
         inner: Region,
         device: Device,
@@ -83,7 +83,7 @@ impl Memories {
     }
 
     /// The memory at an address.
-    pub(super) fn find(&self, address: u64) -> Option<(Arc<Region>, Place)> {
+    pub(crate) fn find(&self, address: u64) -> Option<(Arc<Region>, Place)> {
         let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // What lives does not overlap, so the last before the address has it, or nothing does.
         let before = list.by_address.range(..=(address, u64::MAX)).rev();
@@ -92,7 +92,7 @@ impl Memories {
     }
 
     /// What is there now, and stays until this is dropped.
-    pub(super) fn now(&self) -> Reach {
+    pub(crate) fn now(&self) -> Reach {
         let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Reach(list.by_address.values().filter_map(Listed::living).collect())
     }
@@ -105,11 +105,11 @@ impl Listed {
 }
 
 /// All that was listed at some moment, by address.
-pub(super) struct Reach(Vec<(Arc<Region>, Place)>);
+pub(crate) struct Reach(Vec<(Arc<Region>, Place)>);
 
 impl Reach {
     /// Whether `gpu` reaches all of a range that is not empty.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         can: &GpuCapabilities,
         gpu: u32,

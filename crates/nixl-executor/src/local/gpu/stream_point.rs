@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use nixl_descriptor::{Dependency, DependencyError};
 
-use super::GpuError;
 use super::gpu_backend::{GpuBackend, GpuEvent, GpuStream, StreamHandle};
+use crate::local::GpuError;
 
 /// All that a stream of the caller's had queued when this was made.
 ///
@@ -33,7 +33,7 @@ impl StreamPoint {
 }
 
 /// Whether all of the work is of streams, so that a stream can wait for it.
-pub(super) fn is_of_streams(pending: &[Arc<dyn Dependency>]) -> bool {
+pub(crate) fn is_of_streams(pending: &[Arc<dyn Dependency>]) -> bool {
     pending.iter().all(|work| point(work).is_some())
 }
 
@@ -42,7 +42,7 @@ pub(super) fn is_of_streams(pending: &[Arc<dyn Dependency>]) -> bool {
 /// # Errors
 ///
 /// [`GpuError`] if it cannot.
-pub(super) fn order(
+pub(crate) fn order(
     gpu_stream: &mut dyn GpuStream,
     pending: &[Arc<dyn Dependency>],
 ) -> Result<(), GpuError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MemoryKind, Strategy};
+use crate::local::{MemoryKind, Strategy};
 
 /// The cost of a strategy on a route, as a line: `fixed + per_chunk × (chunks - 1) + bytes / rate`.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]

@@ -8,9 +8,9 @@ use std::task::Waker;
 use nixl_descriptor::Region;
 use nixl_device::Device;
 
-use super::block_copy::{BlockCopy, CopyOp};
-use super::strategy::GpuCapabilities;
-use super::{GpuError, MemoryKind};
+use crate::local::plan::block_copy::{BlockCopy, CopyOp};
+use crate::local::plan::strategy::GpuCapabilities;
+use crate::local::{GpuError, MemoryKind};
 
 /// The GPUs of a machine.
 ///

@@ -1,7 +1,7 @@
 //! Copies with non-temporal stores, for targets that the copying processor will not read.
 #![allow(unsafe_code, reason = "copies by address")]
 
-use super::block_copy::CopyOp;
+use crate::local::plan::block_copy::CopyOp;
 
 /// Copies on this thread with stores that go to memory without reading what they replace: twice as fast as a plain copy where
 /// the target is in no cache (16 against 9 GB/s of one thread; 23 against 15 if the source is in one), but slower where it
@@ -44,7 +44,7 @@ mod x86 {
     };
 
     /// Bytes of a cache line.
-    pub(super) const LINE: usize = 64;
+    pub(crate) const LINE: usize = 64;
     /// How far ahead the source is fetched; the processor's own prefetcher stops at pages.
     const AHEAD: usize = 1024;
 
@@ -53,7 +53,7 @@ mod x86 {
     /// # Safety
     ///
     /// As for `copy_streaming`, and `dst` is aligned to a line.
-    pub(super) unsafe fn copy_lines(src: *const u8, dst: *mut u8, lines: usize) {
+    pub(crate) unsafe fn copy_lines(src: *const u8, dst: *mut u8, lines: usize) {
         for line in 0..lines {
             let from = src.wrapping_add(line * LINE).cast::<__m128i>();
             let to = dst.wrapping_add(line * LINE).cast::<__m128i>();

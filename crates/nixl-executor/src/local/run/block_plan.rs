@@ -7,12 +7,12 @@ use std::time::Duration;
 use nixl_descriptor::Descriptor;
 use nixl_descriptor::layout::{BlockPairs, ByteSpan, Layout};
 
-use super::block_copy::{BlockCopy, BlockSide, CopyOp, Piece};
-use super::boundaries::AllocationBoundaries;
-use super::costs::Costs;
-use super::gpu_backend::GpuBackend;
-use super::plan::Plan;
-use super::{BlockError, MemoryKind, StrategyPolicy};
+use crate::local::gpu::gpu_backend::GpuBackend;
+use crate::local::plan::block_copy::{BlockCopy, BlockSide, CopyOp, Piece};
+use crate::local::plan::boundaries::AllocationBoundaries;
+use crate::local::plan::copy_plan::Plan;
+use crate::local::plan::costs::Costs;
+use crate::local::{BlockError, MemoryKind, StrategyPolicy};
 
 /// How a set of blocks will be copied.
 ///

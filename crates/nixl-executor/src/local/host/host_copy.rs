@@ -12,9 +12,9 @@ use std::{fmt, io, thread};
 
 use nixl_ops::{Clock, Sleeper};
 
-use super::block_copy::CopyOp;
 use super::progress::Reporter;
 use super::streaming::copy_streaming;
+use crate::local::plan::block_copy::CopyOp;
 
 /// Threads that copy. They end when it is dropped, after the copies in hand.
 ///
@@ -430,7 +430,7 @@ mod tests {
 
     #[test]
     fn progress_is_reported_before_the_end() {
-        use super::super::progress::{Progress, ProgressCallback};
+        use crate::local::host::progress::{Progress, ProgressCallback};
         let seen = Arc::new(Mutex::new(Vec::new()));
         let theirs = Arc::clone(&seen);
         let callback =

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::block_copy::{BlockCopy, CopyOp, Direction};
 use super::costs::{CopyRoute, Costs};
 use super::strategy::{GpuCapabilities, Strategy};
-use super::{BlockError, MemoryKind, StrategyPolicy};
+use crate::local::{BlockError, MemoryKind, StrategyPolicy};
 
 /// How blocks will be copied from one kind of memory to another.
 #[derive(Clone, Debug, PartialEq)]

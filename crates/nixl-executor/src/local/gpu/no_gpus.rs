@@ -5,8 +5,8 @@ use nixl_descriptor::Region;
 use nixl_device::Device;
 
 use super::gpu_backend::{GpuBackend, GpuStream, TransferBuffer};
-use super::strategy::GpuCapabilities;
-use super::{GpuError, MemoryKind};
+use crate::local::plan::strategy::GpuCapabilities;
+use crate::local::{GpuError, MemoryKind};
 
 /// No GPUs: all memory is the host's, and pageable.
 #[derive(Debug, Default)]

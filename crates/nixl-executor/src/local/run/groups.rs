@@ -8,7 +8,7 @@ use nixl_ops::{Execution, PathKind, PathReport, Rejected, TransportError};
 
 use super::block_plan::BlockPlan;
 use super::execution::PlanExecution;
-use super::plan::Plan;
+use crate::local::plan::copy_plan::Plan;
 
 /// The groups of one plan. All of them begin at the first poll, since the stream that they may have to wait for need not
 /// be there any longer.

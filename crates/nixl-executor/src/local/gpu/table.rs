@@ -1,6 +1,6 @@
 //! Parameters of the copy kernel; see `kernels/README.md`.
 
-use super::block_copy::{BlockCopy, BlockSide, Piece};
+use crate::local::plan::block_copy::{BlockCopy, BlockSide, Piece};
 
 /// The kernel's parameter: laid out as C does, every field eight bytes.
 #[derive(Clone, Copy, Debug)]
@@ -87,9 +87,9 @@ fn write_words<const N: usize>(bytes: &mut [u8], words: impl Iterator<Item = [u8
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::block_copy::tests::{copies, places};
-    use super::super::boundaries::AllocationBoundaries;
     use super::*;
+    use crate::local::plan::block_copy::tests::{copies, places};
+    use crate::local::plan::boundaries::AllocationBoundaries;
 
     /// What the kernel would copy, piece by piece.
     fn walk(parameter: &Parameter, table: &[u8], address: u64) -> Vec<(u64, u64)> {

@@ -7,12 +7,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
 
-use super::block_copy::CopyOp;
-use super::boundaries::AllocationBoundaries;
-use super::gpu_backend::{GpuBackend, GpuEvent, GpuStream, StreamHandle, TransferBuffer};
-use super::host_copy::{CacheHint, CopyPool, Copying, Work, copy};
-use super::progress::Reporter;
-use super::{GpuError, MemoryKind};
+use crate::local::gpu::gpu_backend::{
+    GpuBackend, GpuEvent, GpuStream, StreamHandle, TransferBuffer,
+};
+use crate::local::host::host_copy::{CacheHint, CopyPool, Copying, Work, copy};
+use crate::local::host::progress::Reporter;
+use crate::local::plan::block_copy::CopyOp;
+use crate::local::plan::boundaries::AllocationBoundaries;
+use crate::local::{GpuError, MemoryKind};
 
 /// Bytes of a slot at most: 80 us at 55 GB/s, long enough that its fixed costs do not show. Eight slots of 2 MiB were slower (22
 /// against 29 GB/s for 256 MiB).

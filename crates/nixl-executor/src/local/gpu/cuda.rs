@@ -16,16 +16,16 @@ use nixl_device::cuda::{
 };
 use nixl_device::{Device, DeviceKind};
 
-use super::block_copy::{BlockCopy, CopyOp};
 use super::gpu_backend::{
     GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
 };
-use super::strategy::GpuCapabilities;
 use super::table::{table_len, width, write_table};
-use super::{GpuError, MemoryKind};
+use crate::local::plan::block_copy::{BlockCopy, CopyOp};
+use crate::local::plan::strategy::GpuCapabilities;
+use crate::local::{GpuError, MemoryKind};
 
 /// The kernel that copies scattered pieces; see `kernels/README.md`.
-const KERNEL: &str = include_str!("../../kernels/copy.ptx");
+const KERNEL: &str = include_str!("../../../kernels/copy.ptx");
 /// Its entries, by the width of their accesses.
 const ENTRIES: [(u32, &str); 5] = [
     (16, "nixl_copy_16"),

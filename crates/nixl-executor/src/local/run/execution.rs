@@ -10,15 +10,15 @@ use std::time::Duration;
 use nixl_descriptor::Dependency;
 use nixl_ops::{Clock, Execution, PathKind, PathReport, Rejected, TransportError, WaitFor};
 
-use super::gpu_backend::{GpuBackend, GpuEvent, GpuStream, TransferBuffer};
-use super::host_copy::{self, CacheHint, CopyPool, Copying, Work};
 use super::packed;
-use super::plan::Plan;
-use super::progress::Reporter;
 use super::ring::Ring;
 use super::ring_driver::{RingDriver, RingTransfer};
-use super::stream_point::{is_of_streams, order};
-use super::{GpuError, MemoryKind, Strategy, StreamHandle};
+use crate::local::gpu::gpu_backend::{GpuBackend, GpuEvent, GpuStream, TransferBuffer};
+use crate::local::gpu::stream_point::{is_of_streams, order};
+use crate::local::host::host_copy::{self, CacheHint, CopyPool, Copying, Work};
+use crate::local::host::progress::Reporter;
+use crate::local::plan::copy_plan::Plan;
+use crate::local::{GpuError, MemoryKind, Strategy, StreamHandle};
 
 /// A plan being carried out. Made for memory that the operation leases for as long as this lives, or as long as
 /// [`abandon`](Execution::abandon) has not returned `true`.

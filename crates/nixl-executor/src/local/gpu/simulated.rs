@@ -12,15 +12,15 @@ use std::thread;
 use nixl_descriptor::{Region, RegionError, SharedMemory, SharedName};
 use nixl_device::{Device, DeviceKind};
 
-use super::block_copy::{BlockCopy, CopyOp};
 use super::gpu_backend::{
     GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
 };
-use super::host_copy::{CacheHint, copy};
 use super::simulated_memory::{Memories, Place, Reach, Unreachable};
-use super::strategy::GpuCapabilities;
 use super::table::{Parameter, ParameterSide, table_len, width, write_table};
-use super::{GpuError, MemoryKind};
+use crate::local::host::host_copy::{CacheHint, copy};
+use crate::local::plan::block_copy::{BlockCopy, CopyOp};
+use crate::local::plan::strategy::GpuCapabilities;
+use crate::local::{GpuError, MemoryKind};
 
 /// Simulated GPUs. Their memory is shared like that of real ones: those of another process of the machine open it. What
 /// they copy is copied by one thread, in the order in which it was queued; the thread can be
@@ -466,8 +466,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::block_copy::Piece;
-    use crate::local::boundaries::AllocationBoundaries;
+    use crate::local::plan::block_copy::Piece;
+    use crate::local::plan::boundaries::AllocationBoundaries;
 
     fn gpus() -> SimulatedGpus {
         let (batch, kernel) = (true, true);

@@ -15,8 +15,8 @@ use std::{hint, io};
 use nixl_device::cuda::relax_capture;
 use nixl_ops::{Backoff, Clock, Sleeper};
 
-use super::GpuError;
 use super::ring::Ring;
+use crate::local::GpuError;
 
 /// The thread that moves rings on. It ends when this is dropped and all rings have ended.
 pub(crate) struct RingDriver {
@@ -87,7 +87,7 @@ impl RingDriver {
     ///
     /// # Safety
     ///
-    /// The ranges of its copies stay as [`GpuStream::memcpy_async`](super::GpuStream::memcpy_async) wants them until the transfer's
+    /// The ranges of its copies stay as [`GpuStream::memcpy_async`](crate::local::GpuStream::memcpy_async) wants them until the transfer's
     /// [`poll`](RingTransfer::poll) returns `Ready`; for ever, if it is dropped before.
     pub(crate) unsafe fn begin(&self, ring: Ring, waker: Waker) -> RingTransfer {
         let moving = Arc::new(ActiveRing {
@@ -265,11 +265,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use nixl_ops::SystemClock;
 
-    use super::super::block_copy::CopyOp;
-    use super::super::boundaries::AllocationBoundaries;
-    use super::super::host_copy::CopyPool;
-    use super::super::{GpuCapabilities, MemoryKind, SimulatedGpus};
     use super::*;
+    use crate::local::host::host_copy::CopyPool;
+    use crate::local::plan::block_copy::CopyOp;
+    use crate::local::plan::boundaries::AllocationBoundaries;
+    use crate::local::{GpuCapabilities, MemoryKind, SimulatedGpus};
 
     /// The drain time has passed: the waiter has leaked the memory and is gone.
     #[test]
