@@ -146,7 +146,7 @@ fn active(c: &mut Criterion) {
 fn passive(c: &mut Criterion) {
     let mut group = c.benchmark_group("passive_operation");
     let driver = driver(DriverConfig::default());
-    let executor: Arc<dyn nixl_ops::Executor> = Arc::new(TransportExecutor);
+    let executor: Arc<dyn nixl_ops::ConnectionExecutor> = Arc::new(TransportExecutor);
     let agent = AgentMetadata::compress(b"nobody").unwrap();
     let region = Region::zeroed(4096).unwrap();
     let offer = || {

@@ -157,8 +157,8 @@ fn executors(c: &mut Criterion) {
     let (cache, nowhere) = (Arc::new(cache), Arc::new(Nowhere));
     let link =
         ConnectionContext::new(Arc::clone(&transport), cache, nowhere, clock, waker, mailboxes);
-    let choosing = PathExecutor::new().unwrap().attach(link).unwrap();
-    let direct: Arc<dyn Executor> = Arc::new(DirectExecutor::new());
+    let direct = DirectExecutor::new().connect(link.clone());
+    let choosing = PathExecutor::new().unwrap().connect(link);
 
     let local = DescriptorList::from(Region::zeroed(4096).unwrap().whole());
     let leased = Leases::acquire_list(local.clone(), LeaseMode::Write).unwrap();

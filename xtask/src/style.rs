@@ -67,6 +67,8 @@ fn print(name: &str, folders: &[&Path]) -> Result<()> {
 #[cfg(test)]
 mod ignored;
 #[cfg(test)]
+mod layers;
+#[cfg(test)]
 mod promises;
 #[cfg(test)]
 mod tidy;

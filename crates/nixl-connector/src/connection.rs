@@ -7,11 +7,11 @@ use nixl_descriptor::{
     CacheLimits, CacheStats, Descriptor, DescriptorList, Region, Registration, RegistrationCache,
 };
 use nixl_device::Device;
-use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata, SerializedDescriptor};
+use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata, SerializedDescriptor, Share};
 use nixl_ops::{
-    Clock, ConnectSpec, ConnectionContext, Driver, DriverConfig, Executor, FoundSlot, Held,
-    OperationError, OperationOptions, Overdue, PeerId, Preparation, RemoteSlot, RemoteSlots,
-    SpentKeys, SpentStats, Transport, TransportError,
+    Clock, ConnectSpec, ConnectionContext, ConnectionExecutor, Driver, DriverConfig, Executor,
+    FoundSlot, Held, OperationError, OperationOptions, Overdue, PeerId, Preparation, RemoteSlot,
+    RemoteSlots, SpentKeys, SpentStats, Transport, TransportError,
 };
 
 use crate::ConnectorError;
@@ -25,7 +25,7 @@ use crate::quiet::Proofs;
 #[derive(Debug)]
 pub(crate) struct Connection {
     transport: Arc<dyn Transport>,
-    executor: Arc<dyn Executor>,
+    executor: Arc<dyn ConnectionExecutor>,
     driver: Arc<Driver>,
     control: ControlThread,
     /// For long lists and the checksums of many bytes. Started by the first.
@@ -111,10 +111,13 @@ impl Connection {
             driver.waker(),
             driver.mailboxes(&slots),
         );
-        let executor = executor.attach(link).unwrap_or(executor);
+        let executor = executor.connect(link);
         driver.set_executor(Arc::clone(&executor));
         driver.set_proofs(Arc::new(Proofs::of(&*transport)), Arc::new(control.clone()));
-        let info = executor.describe(info);
+        let info = match executor.offers() {
+            Some(offers) => offers.describe(info),
+            None => info,
+        };
         let peers = Arc::new(PeerTable::new(Self::PEERS));
         let knowledge = PeerKnowledge::new((&transport, &executor), &peers, &slots, &control);
         driver.set_on_leaving(move |peer| knowledge.clone().forget_soon(peer));
@@ -140,9 +143,14 @@ impl Connection {
         &self.transport
     }
 
-    /// The executor as it is attached to this connection.
-    pub(crate) fn executor(&self) -> &Arc<dyn Executor> {
+    /// The executor of this connection.
+    pub(crate) fn executor(&self) -> &Arc<dyn ConnectionExecutor> {
         &self.executor
+    }
+
+    /// How processes of this machine reach the memory without the engine.
+    pub(crate) fn shares(&self, list: &DescriptorList) -> Vec<Share> {
+        self.executor.offers().map_or_else(Vec::new, |offers| offers.shares(list))
     }
 
     pub(crate) fn driver(&self) -> &Arc<Driver> {

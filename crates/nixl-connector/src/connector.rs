@@ -463,7 +463,6 @@ impl Connector {
             .iter()
             .map(|d| SerializedDescriptor::new(d.device(), d.address(), d.len() as u64))
             .collect::<Result<_, _>>()?;
-        let executor = connection.executor();
         let key = NotificationKey::random();
         let token = naming.token(&key);
         // Peers may use the memory as soon as they have the metadata, and not before its work is done.
@@ -484,7 +483,7 @@ impl Connector {
         BufferPool::global().retain_for(life_time.saturating_add(late));
         let metadata = RdmaMetadata::new(kind, descriptors, agent, key.clone())?
             .with_peer(connection.info().clone())
-            .with_shares(executor.shares(&local))?
+            .with_shares(connection.shares(&local))?
             .with_terms(terms(&**connection.clock(), life_time, claims, (readers, token))?)?;
         let metadata = match checksum {
             Some(checksum) => metadata.with_checksum(checksum)?,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use nixl_device::{ProcessError, ProcessExits};
-use nixl_ops::{Executor, PeerId, RemoteSlots, Transport};
+use nixl_ops::{ConnectionExecutor, PeerId, RemoteSlots, Transport};
 
 use crate::control::ControlThread;
 use crate::peers::PeerTable;
@@ -12,7 +12,7 @@ use crate::peers::PeerTable;
 #[derive(Clone, Debug)]
 pub(crate) struct PeerKnowledge {
     transport: Weak<dyn Transport>,
-    executor: Weak<dyn Executor>,
+    executor: Weak<dyn ConnectionExecutor>,
     peers: Weak<PeerTable>,
     slots: Weak<RemoteSlots>,
     control: ControlThread,
@@ -20,7 +20,7 @@ pub(crate) struct PeerKnowledge {
 
 impl PeerKnowledge {
     pub(crate) fn new(
-        (transport, executor): (&Arc<dyn Transport>, &Arc<dyn Executor>),
+        (transport, executor): (&Arc<dyn Transport>, &Arc<dyn ConnectionExecutor>),
         peers: &Arc<PeerTable>,
         slots: &Arc<RemoteSlots>,
         control: &ControlThread,
@@ -67,8 +67,10 @@ impl PeerKnowledge {
         if let (Some(slots), Some(pid)) = (self.slots.upgrade(), pid) {
             slots.close_of(pid);
         }
-        if let Some(executor) = self.executor.upgrade() {
-            executor.peer_ended(peer);
+        if let Some(executor) = self.executor.upgrade()
+            && let Some(service) = executor.peers()
+        {
+            service.peer_ended(peer);
         }
         if let Some(transport) = self.transport.upgrade() {
             transport.peer_ended(peer);

@@ -8,16 +8,15 @@ use std::thread;
 use nixl_connector::simulated::Fabric;
 use nixl_connector::{Connector, ConnectorError};
 use nixl_descriptor::{DescriptorList, Region};
-use nixl_metadata::{MetadataError, RdmaMetadata, Share};
+use nixl_metadata::{MetadataError, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    Execution, Executor, PathReport, SystemClock, TransferRequest, TransportError,
-    TransportExecutor,
+    ConnectionContext, ConnectionExecutor, Execution, Executor, Offer, OfferRegistry, PathReport,
+    SystemClock, TransferRequest, TransportError, TransportExecutor,
 };
 
 /// Notes which threads walk lists.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Watched {
-    inner: TransportExecutor,
     threads: Arc<Mutex<Vec<String>>>,
 }
 
@@ -27,20 +26,40 @@ fn note(threads: &Mutex<Vec<String>>) {
 }
 
 impl Executor for Watched {
-    fn shares(&self, local: &DescriptorList) -> Vec<Share> {
-        note(&self.threads);
-        self.inner.shares(local)
+    fn connect(&self, _: ConnectionContext) -> Arc<dyn ConnectionExecutor> {
+        Arc::new(self.clone())
     }
+}
 
-    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+impl ConnectionExecutor for Watched {
+    fn is_local(&self, _: &DescriptorList, _: &RdmaMetadata) -> bool {
         note(&self.threads);
-        self.inner.is_local(local, remote)
+        false
     }
 
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
         note(&self.threads);
-        let execution = self.inner.execute(request)?;
+        let execution = TransportExecutor.execute(request)?;
         Ok(Box::new(Posted { execution, threads: Some(Arc::clone(&self.threads)) }))
+    }
+
+    fn offers(&self) -> Option<&dyn OfferRegistry> {
+        Some(self)
+    }
+}
+
+impl OfferRegistry for Watched {
+    fn offer_created(&self, _: Offer) {}
+
+    fn offer_ended(&self, _: &NotificationKey) {}
+
+    fn describe(&self, info: PeerInfo) -> PeerInfo {
+        info
+    }
+
+    fn shares(&self, _: &DescriptorList) -> Vec<Share> {
+        note(&self.threads);
+        Vec::new()
     }
 }
 
@@ -78,7 +97,7 @@ async fn threads(descriptors: usize) -> Vec<String> {
     let fabric = Fabric::new(Arc::new(SystemClock::new()));
     let threads = Arc::<Mutex<Vec<String>>>::default();
     let connector = |name| {
-        let executor = Watched { inner: TransportExecutor, threads: Arc::clone(&threads) };
+        let executor = Watched { threads: Arc::clone(&threads) };
         let transport = fabric.transport(name);
         Connector::builder().transport(transport).executor(Arc::new(executor)).build()
     };

@@ -1,6 +1,6 @@
 //! The entry point of the fuzzer of staging messages (`cargo +nightly fuzz run staging`), and the tests on any toolchain.
 
-use crate::staged::Message;
+use crate::messages::Message;
 
 /// Reads a message. What is let through is what its content is written as, and sections that this release does not know.
 pub fn staging(input: &[u8]) {

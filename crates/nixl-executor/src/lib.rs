@@ -71,29 +71,31 @@
 
 mod begin;
 mod connection;
-mod direct;
+mod facts;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
-mod ipc;
 mod local;
-mod memcpy;
-mod offers;
+mod messages;
 pub mod paths;
 mod peers;
+mod pinned_slots;
+mod planner;
 pub mod prelude;
-mod staged;
+mod remote_memory;
+mod sessions;
+mod transfers;
 
 pub use begin::connector;
 pub use connection::{PathExecutor, PeerStats};
-pub use direct::DirectExecutor;
 pub use local::{
     BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockPlan, BlockSide, CopyOp, CopyRoute,
-    Cost, Costs, CostsError, CudaGpus, GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream,
-    MemoryKind, Piece, Plan, Progress, SharedHandle, SimulatedGpus, Strategy, StrategyPolicy,
-    StreamHandle, StreamPoint, TransferBuffer,
+    Cost, Costs, CostsError, CudaGpus, DirectExecutor, GpuBackend, GpuCapabilities, GpuError,
+    GpuEvent, GpuStream, MemoryKind, Piece, Plan, Progress, SharedHandle, SimulatedGpus, Strategy,
+    StrategyPolicy, StreamHandle, StreamPoint, TransferBuffer,
 };
-pub use staged::{SlotStats, StagingConfig, StagingStats};
+pub use pinned_slots::{SlotStats, StagingConfig};
+pub use sessions::StagingStats;
 
 // What an application needs of the crates below, so that it depends on this one alone.
 #[cfg(feature = "nixl")]

@@ -17,28 +17,29 @@ use nixl_executor::{
 };
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{
-    ConnectionContext, Execution, Executor, PeerId, SystemClock, TransferRequest, TransportError,
+    ConnectionContext, ConnectionExecutor, Executor, PeerId, SystemClock, TransportError,
 };
 
 const GPU: MemoryKind = MemoryKind::Gpu(0);
 /// In which what is looked at comes to be.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Keeps what a connector attaches.
+/// Keeps the executor of a connection.
 #[derive(Debug)]
 struct Keeping {
     executor: Apart,
-    attached: Arc<OnceLock<Arc<dyn Executor>>>,
+    connected: Arc<OnceLock<Arc<dyn ConnectionExecutor>>>,
 }
 
+#[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Executor for Keeping {
-    fn attach(&self, link: ConnectionContext) -> Option<Arc<dyn Executor>> {
-        let attached = self.executor.attach(link)?;
-        Some(Arc::clone(self.attached.get_or_init(|| attached)))
+    fn connect(&self, link: ConnectionContext) -> Arc<dyn ConnectionExecutor> {
+        let connected = self.executor.connect(link);
+        Arc::clone(self.connected.get_or_init(|| connected))
     }
 
-    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        self.executor.execute(request)
+    fn check_process(&self) -> Result<(), TransportError> {
+        self.executor.check_process()
     }
 }
 
@@ -49,7 +50,7 @@ struct World {
     paths: Arc<PathExecutor>,
     target: Connector,
     initiator: Connector,
-    attached: Arc<OnceLock<Arc<dyn Executor>>>,
+    connected: Arc<OnceLock<Arc<dyn ConnectionExecutor>>>,
 }
 
 impl World {
@@ -65,20 +66,20 @@ impl World {
         };
         let (theirs, ours) = (paths(), paths());
         let fabric = Fabric::new(Arc::new(SystemClock::new()));
-        let attached = Arc::<OnceLock<_>>::default();
+        let connected = Arc::<OnceLock<_>>::default();
         let build = |name: &str, paths: &Arc<PathExecutor>, poses| {
             let executor = Apart { executor: Arc::clone(paths) as Arc<dyn Executor>, poses };
-            let attached = match poses {
+            let connected = match poses {
                 Some(_) => Arc::default(),
-                None => Arc::clone(&attached),
+                None => Arc::clone(&connected),
             };
-            let executor = Keeping { executor, attached };
+            let executor = Keeping { executor, connected };
             let transport = fabric.transport(name);
             Connector::builder().transport(transport).executor(Arc::new(executor)).build()
         };
         let target = build("target", &theirs, Some(process.id())).await.unwrap();
         let initiator = build("initiator", &ours, None).await.unwrap();
-        Self { process, gpus, paths: ours, target, initiator, attached }
+        Self { process, gpus, paths: ours, target, initiator, connected }
     }
 
     /// Reads from the target's GPU.
@@ -124,7 +125,7 @@ async fn what_is_kept_for_a_peer_goes_when_its_connection_is_dead() {
     let world = World::new().await;
     let peer = world.read().await;
     assert_eq!(world.paths.peer_stats().imports, 1);
-    world.attached.get().unwrap().peer_ended(&peer);
+    world.connected.get().unwrap().peers().unwrap().peer_ended(&peer);
     world.until_nothing_is_kept();
     // It comes back if it is there after all.
     world.read().await;

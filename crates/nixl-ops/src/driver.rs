@@ -28,8 +28,9 @@ use crate::typical::TypicalDurations;
 use crate::unexpected::{IdleLooks, Unexpected};
 use crate::wakes::WakeBatch;
 use crate::{
-    Backoff, BlockingThread, Clock, Execution, Executor, Mailboxes, OfferSlot, OperationError,
-    OperationOptions, OperationStatus, PeerId, Received, RemoteSlots, Transport, TransportError,
+    Backoff, BlockingThread, Clock, ConnectionExecutor, Execution, Mailboxes, OfferSlot,
+    OperationError, OperationOptions, OperationStatus, PeerId, PeerService, Received, RemoteSlots,
+    Transport, TransportError,
 };
 use nixl_metadata::{AgentMetadata, NotificationKey, OfferTerms, OperationKind, RdmaMetadata};
 
@@ -103,7 +104,7 @@ pub enum Next {
     /// Look again after this time, or when unparked.
     Sleep(Duration),
     /// Nothing is outstanding: wait to be unparked, or for as long as the executor
-    /// [checks](crate::Executor::poll_interval) for messages.
+    /// [checks](crate::PeerService::poll_interval) for messages.
     Park,
     /// The driver was dropped and everything has ended.
     Exit,
@@ -141,7 +142,7 @@ pub(crate) struct Shared {
     /// Notes by which pages peers are answered.
     mailboxes: OnceLock<Arc<Mailboxes>>,
     /// Gets the messages that end no passive operation.
-    executor: OnceLock<Arc<dyn Executor>>,
+    executor: OnceLock<Arc<dyn ConnectionExecutor>>,
     /// Read for notifications; a driver of copies inside the process has none.
     transport: Option<Arc<dyn Transport>>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -282,7 +283,7 @@ impl Driver {
     }
 
     /// Hands messages that end no passive operation to this executor from now on. Only the first call counts.
-    pub fn set_executor(&self, executor: Arc<dyn Executor>) {
+    pub fn set_executor(&self, executor: Arc<dyn ConnectionExecutor>) {
         let _ = self.shared.executor.set(executor);
     }
 
@@ -438,12 +439,17 @@ impl Shared {
         self.transport.clone()
     }
 
+    /// What serves the messages of peers.
+    fn peer_service(&self) -> Option<&dyn PeerService> {
+        self.executor.get().and_then(|executor| executor.peers())
+    }
+
     /// Whether a notification or message of a peer is awaited.
     fn expects_messages(&self) -> bool {
         self.passive.awaited() > 0
             || self.passive.grants.are_awaited()
             || self.claims.are_open()
-            || self.executor.get().is_some_and(|executor| executor.has_sessions())
+            || self.peer_service().is_some_and(|service| service.has_sessions())
     }
 
     /// A message about a claim. Returns whether it says something of an operation here.
@@ -480,7 +486,7 @@ impl Shared {
 
     /// How often messages are taken for offers that have ended.
     fn poll_interval(&self) -> Option<Duration> {
-        let executor = self.executor.get().and_then(|executor| executor.poll_interval());
+        let executor = self.peer_service().and_then(|service| service.poll_interval());
         executor.into_iter().chain(self.passive.poll_interval()).min()
     }
 
@@ -724,10 +730,10 @@ impl Reactor {
             return false;
         }
         self.taken = now;
-        let executor = shared.executor.get();
+        let service = shared.peer_service();
         let rung = shared.passive.poll_slots(&mut |key| {
-            if let Some(executor) = executor {
-                executor.completed_by_slot(key);
+            if let Some(service) = service {
+                service.completed_by_slot(key);
             }
         });
         let mut delivered = rung;
@@ -745,7 +751,7 @@ impl Reactor {
                 }
                 match shared.passive.deliver(payload) {
                     true => Received::Taken,
-                    false => executor.map_or(Received::Ignored, |e| e.receive(from, payload)),
+                    false => service.map_or(Received::Ignored, |s| s.receive(from, payload)),
                 }
             });
             match taken.unwrap_or(Received::Ignored) {

@@ -16,7 +16,25 @@ use crate::{
     Rejected, RemoteSlot, Transfer, TransferSpec, Transport, TransportError, WaitFor,
 };
 
-/// Chooses the path of an operation and prepares its execution.
+/// What an application gives to its connectors: makes the executor of each connection.
+pub trait Executor: Send + Sync + fmt::Debug + 'static {
+    /// The executor of one connection, whose engine it may use by itself. A connection asks once.
+    fn connect(&self, link: ConnectionContext) -> Arc<dyn ConnectionExecutor>;
+
+    /// Whether this process was forked from that of the executor, and has none of its threads. By default it has none.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Forked`].
+    fn check_process(&self) -> Result<(), TransportError> {
+        Ok(())
+    }
+}
+
+/// Chooses the path of an operation and prepares its execution, for one connection.
+///
+/// An executor that copies from and to offers of this process, or tells peers how to reach them, also knows [offers](OfferRegistry);
+/// one that works together with executors of peers also serves their [messages](PeerService).
 ///
 /// # Contract
 ///
@@ -24,26 +42,18 @@ use crate::{
 /// [pending](DescriptorList::pending) on the local memory: wrap the execution in
 /// a [`WaitFor`](crate::WaitFor) unless the GPU can wait itself. Peers' addresses are never dereferenced: an executor that copies inside
 /// the process finds the memory of the [`Offer`] by its key, never by the addresses in the metadata.
-pub trait Executor: Send + Sync + fmt::Debug + 'static {
-    /// A passive operation was created by a connector that uses this executor.
-    fn offer_created(&self, offer: Offer) {
-        let _ = offer;
-    }
+pub trait ConnectionExecutor: Send + Sync + fmt::Debug + 'static {
+    /// Prepares the transfer.
+    ///
+    /// # Errors
+    ///
+    /// Why no path can carry it.
+    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError>;
 
-    /// The passive operation of this key has ended.
-    fn offer_ended(&self, key: &NotificationKey) {
-        let _ = key;
-    }
-
-    /// This executor for one connection, whose engine it may then use by itself. `None`, the default, if it does not.
-    fn attach(&self, link: ConnectionContext) -> Option<Arc<dyn Executor>> {
-        let _ = link;
-        None
-    }
-
-    /// Adds to what peers are told about this side.
-    fn describe(&self, info: PeerInfo) -> PeerInfo {
-        info
+    /// Whether this executor can serve the pair from memory of this process, with neither peer nor engine.
+    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
+        let _ = (local, remote);
+        false
     }
 
     /// What must be done, on the connection's own thread, before an operation with this memory: `remote` is what a peer
@@ -71,62 +81,51 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
         false
     }
 
-    /// How processes of this machine reach the memory without the engine; goes into what they are told of an offer.
-    fn shares(&self, local: &DescriptorList) -> Vec<Share> {
-        let _ = local;
-        Vec::new()
-    }
-
-    /// A process of this machine has completed, by its slot, an offer that is [claimed](Offer::claim) here.
-    fn completed_by_slot(&self, key: &NotificationKey) {
-        let _ = key;
-    }
-
-    /// Whether messages are expected now, so that the driver polls for them.
-    fn has_sessions(&self) -> bool {
-        false
-    }
-
-    /// Whether this process was forked from that of the executor, and has none of its threads. By default it has none.
-    ///
-    /// # Errors
-    ///
-    /// [`TransportError::Forked`].
-    fn check_process(&self) -> Result<(), TransportError> {
-        Ok(())
-    }
-
-    /// How often messages are received while none is expected, since peers may request an offer that has ended and wait for
-    /// an answer. `None` is never, as by default.
-    fn poll_interval(&self) -> Option<Duration> {
+    /// Where this side's offers are made known to the executor. By default it knows none.
+    fn offers(&self) -> Option<&dyn OfferRegistry> {
         None
     }
 
+    /// What serves the messages of peers. By default they mean nothing to the executor.
+    fn peers(&self) -> Option<&dyn PeerService> {
+        None
+    }
+}
+
+/// The part of an executor that knows this side's offers.
+pub trait OfferRegistry {
+    /// A passive operation was created by a connector that uses this executor.
+    fn offer_created(&self, offer: Offer);
+
+    /// The passive operation of this key has ended, or was not created after all.
+    fn offer_ended(&self, key: &NotificationKey);
+
+    /// Adds to what peers are told about this side.
+    fn describe(&self, info: PeerInfo) -> PeerInfo;
+
+    /// How processes of this machine reach the memory without the engine; goes into what they are told of an offer.
+    fn shares(&self, local: &DescriptorList) -> Vec<Share>;
+}
+
+/// The part of an executor that works together with those of peers. Its methods must not block.
+pub trait PeerService {
     /// A notification that ends no passive operation, or one of an offer that is [claimed](Offer::claim). Sender and
     /// payload are a peer's bytes.
-    fn receive(&self, from: &str, payload: &[u8]) -> Received {
-        let _ = (from, payload);
-        Received::Ignored
-    }
+    fn receive(&self, from: &str, payload: &[u8]) -> Received;
+
+    /// Whether messages are expected now, so that the driver polls for them.
+    fn has_sessions(&self) -> bool;
+
+    /// How often messages are received while none is expected, since peers may request an offer that has ended and wait for
+    /// an answer. `None` is never.
+    fn poll_interval(&self) -> Option<Duration>;
+
+    /// A process of this machine has completed, by its slot, an offer that is [claimed](Offer::claim) here.
+    fn completed_by_slot(&self, key: &NotificationKey);
 
     /// The connection to a peer is known to be dead, or the peer's process to have ended: what is kept for the peer is of no
-    /// use any more. Must not block.
-    fn peer_ended(&self, peer: &PeerId) {
-        let _ = peer;
-    }
-
-    /// Whether this executor can serve the pair from memory of this process, with neither peer nor engine.
-    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
-        let _ = (local, remote);
-        false
-    }
-
-    /// Prepares the transfer.
-    ///
-    /// # Errors
-    ///
-    /// Why no path can carry it.
-    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError>;
+    /// use any more.
+    fn peer_ended(&self, peer: &PeerId);
 }
 
 /// The parts of a connection that its executor may use.
@@ -211,7 +210,7 @@ pub struct TransferRequest<'a> {
     pub leased: &'a Leased,
     /// What the peer offered.
     pub remote: &'a RdmaMetadata,
-    /// The peer and the engine that reaches it; `None` if [`Executor::is_local`] said so.
+    /// The peer and the engine that reaches it; `None` if [`ConnectionExecutor::is_local`] said so.
     pub route: Option<Route<'a>>,
     /// Which ways are allowed.
     pub policy: PathPolicy,
@@ -227,7 +226,7 @@ pub struct Route<'a> {
     pub peer: &'a PeerId,
     /// Registrations of the local memory.
     pub registrations: Vec<Registration>,
-    /// What the peer needs to reach this side, if [`Executor::needs_local_metadata`] asked for it. Covers the local memory.
+    /// What the peer needs to reach this side, if [`ConnectionExecutor::needs_local_metadata`] asked for it. Covers the local memory.
     pub initiator_metadata: Option<AgentMetadata>,
     /// The slot of the offer, if the peer is proven to be on this host.
     pub slot: Option<&'a RemoteSlot>,
@@ -545,6 +544,12 @@ impl Drop for Claim {
 pub struct TransportExecutor;
 
 impl Executor for TransportExecutor {
+    fn connect(&self, _: ConnectionContext) -> Arc<dyn ConnectionExecutor> {
+        Arc::new(Self)
+    }
+}
+
+impl ConnectionExecutor for TransportExecutor {
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
         let kind = PathKind::Direct;
         if let Err(reason) = request.policy.check(kind, None, None) {

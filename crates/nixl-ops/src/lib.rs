@@ -1,9 +1,9 @@
 //! The life of operations: status, driver, completion, offers and messages between connections.
 //!
 //! This crate knows operations, not engines: the [state machine](OperationStatus) that every transfer
-//! follows, the traits an engine ([`Transport`]) and a strategy ([`Executor`]) implement, and the
-//! [`Driver`] that brings operations to their end. It contains no NIXL, no CUDA, no sockets, and reads
-//! time only from an injected [`Clock`].
+//! follows, the traits an engine ([`Transport`]) and a strategy ([`Executor`], [`ConnectionExecutor`])
+//! implement, and the [`Driver`] that brings operations to their end. It contains no NIXL, no CUDA, no
+//! sockets, and reads time only from an injected [`Clock`].
 //!
 //! Guarantees to callers, for every behaviour of the engine:
 //!
@@ -93,8 +93,9 @@ pub use direct::DirectTransfer;
 pub use driver::{Driver, DriverConfig, DriverStats, Next, Reactor};
 pub use error::{EndedOffer, OperationError, TransportError};
 pub use executor::{
-    BlockingThread, Claim, ConnectionContext, Execution, Executor, Offer, PeerMemory, Preparation,
-    Received, Route, TransferRequest, TransportExecutor,
+    BlockingThread, Claim, ConnectionContext, ConnectionExecutor, Execution, Executor, Offer,
+    OfferRegistry, PeerMemory, PeerService, Preparation, Received, Route, TransferRequest,
+    TransportExecutor,
 };
 pub use grants::{
     DoneOutcome, FreeBlocks, GrantError, GrantStats, GrantTable, GrantTableOptions, GrantTerms,

@@ -25,7 +25,7 @@ use crate::passive::{OfferSpec, PassiveEntry, Release};
 use crate::spin::SpinWindow;
 use crate::task::{SlotState, TaskSlot};
 use crate::{
-    Driver, Execution, Executor, Offer, OperationError, OperationOptions, OperationStatus,
+    ConnectionExecutor, Driver, Execution, Offer, OperationError, OperationOptions, OperationStatus,
 };
 
 /// What a request to cancel came to.
@@ -237,7 +237,7 @@ impl<M> Drop for Active<M> {
 struct Passive {
     entry: Arc<PassiveEntry>,
     driver: Arc<Driver>,
-    executor: Arc<dyn Executor>,
+    executor: Arc<dyn ConnectionExecutor>,
     metadata: RdmaMetadata,
     /// What is given back at the end.
     memory: Arc<DescriptorList>,
@@ -302,7 +302,9 @@ impl Passive {
 
 impl Drop for Passive {
     fn drop(&mut self) {
-        self.executor.offer_ended(self.entry.key());
+        if let Some(offers) = self.executor.offers() {
+            offers.offer_ended(self.entry.key());
+        }
         self.cancel();
     }
 }
@@ -567,14 +569,20 @@ macro_rules! passive {
             /// [`OperationError::QueueFull`].
             pub fn offer(
                 driver: &Arc<Driver>,
-                executor: &Arc<dyn Executor>,
+                executor: &Arc<dyn ConnectionExecutor>,
                 spec: OfferSpec,
                 options: OperationOptions,
             ) -> Result<Self, OperationError> {
                 let (metadata, memory) = (spec.metadata.clone(), Arc::clone(&spec.descriptors));
-                let refused = |_: &_| executor.offer_ended(metadata.notification_key());
+                let refused = |_: &_| {
+                    if let Some(offers) = executor.offers() {
+                        offers.offer_ended(metadata.notification_key());
+                    }
+                };
                 let entry = driver.offer(spec, options).inspect_err(refused)?;
-                executor.offer_created(Offer::new(Arc::clone(&entry), Arc::clone(&memory)));
+                if let Some(offers) = executor.offers() {
+                    offers.offer_created(Offer::new(Arc::clone(&entry), Arc::clone(&memory)));
+                }
                 Ok(Self(LeakInChild::new(Passive {
                     entry,
                     driver: Arc::clone(driver),

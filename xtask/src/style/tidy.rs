@@ -8,14 +8,14 @@ use super::count::{COLUMNS, is_wide};
 use super::source::{Source, paths};
 use super::{CRATES, words};
 
-const ARCHITECTURE: &str = include_str!("../../../docs/ARCHITECTURE.md");
+pub(super) const ARCHITECTURE: &str = include_str!("../../../docs/ARCHITECTURE.md");
 
 fn root() -> PathBuf {
     concat!(env!("CARGO_MANIFEST_DIR"), "/..").into()
 }
 
 /// Every source file of the crates: its path in the repository, and its text.
-fn sources() -> Vec<(String, String)> {
+pub(super) fn sources() -> Vec<(String, String)> {
     let root = root();
     let folders = CRATES.iter().map(|name| root.join("crates").join(name).join("src"));
     let files = folders.flat_map(|folder| paths(&folder).unwrap());
@@ -27,7 +27,7 @@ fn sources() -> Vec<(String, String)> {
 }
 
 /// Fails with one line for each fault.
-fn holds(faults: impl IntoIterator<Item = String>) {
+pub(super) fn holds(faults: impl IntoIterator<Item = String>) {
     let faults: Vec<_> = faults.into_iter().collect();
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
@@ -137,6 +137,24 @@ fn the_code_map_names_files_that_exist() {
             .filter(is_missing)
             .map(|file| format!("{name}: {file} is not there"))
             .collect::<Vec<_>>()
+    }));
+}
+
+/// The answers to a newcomer's questions name files that exist.
+#[test]
+fn the_questions_are_answered_by_files_that_exist() {
+    let rows = ARCHITECTURE.lines().skip_while(|line| *line != "| question | file |");
+    let rows: Vec<_> = rows.skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() >= 4, "docs/ARCHITECTURE.md has the table of questions");
+    holds(rows.into_iter().flat_map(|row| {
+        let answer = row.split('|').nth(2).unwrap_or_default();
+        let files: Vec<_> = names(answer).into_iter().filter(|n| n.ends_with(".rs")).collect();
+        let missing = files.iter().filter(|file| !root().join("crates").join(file).is_file());
+        let mut faults: Vec<_> = missing.map(|file| format!("{file} is not there")).collect();
+        if files.is_empty() {
+            faults.push(format!("no file answers: {row}"));
+        }
+        faults
     }));
 }
 

@@ -6,9 +6,10 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nixl_metadata::NotificationKey;
 use nixl_ops::{
-    ConnectionContext, Execution, Executor, PeerId, Received, TransferRequest, TransportError,
-    TransportExecutor,
+    ConnectionContext, ConnectionExecutor, Execution, Executor, PeerId, PeerService, Received,
+    TransferRequest, TransportError, TransportExecutor,
 };
 
 use super::Failure;
@@ -26,44 +27,54 @@ struct Probe {
     received: Mutex<Vec<(String, Vec<u8>)>>,
 }
 
-/// The probe, as it is attached.
+/// The probe of a connection.
 #[derive(Debug)]
-struct Attached(Arc<Probe>);
+struct Connected(Arc<Probe>);
 
 #[derive(Debug)]
-struct Unattached(Arc<Probe>);
+struct Probing(Arc<Probe>);
 
-impl Executor for Unattached {
-    fn attach(&self, link: ConnectionContext) -> Option<Arc<dyn Executor>> {
-        // A connection attaches once.
+impl Executor for Probing {
+    fn connect(&self, link: ConnectionContext) -> Arc<dyn ConnectionExecutor> {
+        // A connection asks once.
         let _ = self.0.link.set(link);
-        Some(Arc::new(Attached(Arc::clone(&self.0))))
-    }
-
-    fn execute(&self, _: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        Err(TransportError::Closed)
+        Arc::new(Connected(Arc::clone(&self.0)))
     }
 }
 
-impl Executor for Attached {
+impl ConnectionExecutor for Connected {
+    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        TransportExecutor.execute(request)
+    }
+
+    fn peers(&self) -> Option<&dyn PeerService> {
+        Some(self)
+    }
+}
+
+impl PeerService for Connected {
     fn has_sessions(&self) -> bool {
         true
     }
+
+    fn poll_interval(&self) -> Option<Duration> {
+        None
+    }
+
+    fn completed_by_slot(&self, _: &NotificationKey) {}
+
+    fn peer_ended(&self, _: &PeerId) {}
 
     fn receive(&self, from: &str, payload: &[u8]) -> Received {
         let mut received = self.0.received.lock().unwrap_or_else(PoisonError::into_inner);
         received.push((from.to_owned(), payload.to_vec()));
         Received::Taken
     }
-
-    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        TransportExecutor.execute(request)
-    }
 }
 
 impl Probe {
     fn link(&self) -> Result<&ConnectionContext, Failure> {
-        self.link.get().ok_or_else(|| Failure::new("the executor was not attached"))
+        self.link.get().ok_or_else(|| Failure::new("the executor was asked for no connection"))
     }
 
     /// Sends, asking as often as it takes.
@@ -90,7 +101,7 @@ async fn probed(builders: [ConnectorBuilder; 2]) -> Result<(Pair, [Arc<Probe>; 2
     let probes = [Arc::<Probe>::default(), Arc::default()];
     let [target, initiator] = builders;
     let with = |builder: ConnectorBuilder, probe: &Arc<Probe>| {
-        builder.executor(Arc::new(Unattached(Arc::clone(probe)))).build()
+        builder.executor(Arc::new(Probing(Arc::clone(probe)))).build()
     };
     let target = with(target, &probes[0]).await?;
     let initiator = with(initiator, &probes[1]).await?;

@@ -141,7 +141,7 @@ impl Connector {
             }),
         };
         let metadata = ExportMetadata::new(id, agent, connection.info().clone(), described, words)?
-            .with_shares(connection.executor().shares(&parts))?;
+            .with_shares(connection.shares(&parts))?;
         // Any slot names the page of all.
         let slot = connection.driver().arm_slot(&NotificationKey::random(), OperationKind::Write);
         let metadata = match slot.map(|slot| slot.doorbell()) {

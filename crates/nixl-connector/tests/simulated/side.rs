@@ -16,8 +16,8 @@ use nixl_metadata::{
     AgentMetadata, Limits, NotificationKey, OperationKind, RdmaMetadata, SerializedDescriptor,
 };
 use nixl_ops::{
-    Connected, Driver, DriverConfig, Executor, ManualClock, OfferSpec, OperationOptions, Reactor,
-    ReadOperation, ReadableOperation, TransferRequest, Transport, TransportError,
+    Connected, ConnectionExecutor, Driver, DriverConfig, ManualClock, OfferSpec, OperationOptions,
+    Reactor, ReadOperation, ReadableOperation, TransferRequest, Transport, TransportError,
     TransportExecutor,
 };
 
@@ -126,7 +126,7 @@ impl Side {
         let registrations = vec![self.cache.get_or_register(region).unwrap()];
         let metadata = self.metadata(region, OperationKind::Read);
         let spec = OfferSpec::new(metadata, list, leased, registrations);
-        let executor: Arc<dyn Executor> = Arc::new(TransportExecutor);
+        let executor: Arc<dyn ConnectionExecutor> = Arc::new(TransportExecutor);
         ReadableOperation::offer(&self.driver, &executor, spec, options).unwrap()
     }
 

@@ -5,21 +5,21 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use nixl_descriptor::DescriptorList;
 use nixl_device::LeakInChild;
-use nixl_metadata::RdmaMetadata;
 use nixl_ops::{
-    Clock, ConnectionContext, Execution, Executor, SystemClock, TransferRequest, TransportError,
+    Clock, ConnectionContext, ConnectionExecutor, Executor, SystemClock, TransportError,
 };
 
-use super::executor::ConnectionExecutor;
+use super::executor::PathConnection;
 use super::maintenance::{Maintenance, Next};
+use crate::facts::LocalFacts;
 use crate::local::{
-    CopyWorkers, Costs, CudaGpus, GpuBackend, GpuError, NoGpus, StreamHandle, StreamPoint,
+    BlockError, CopyWorkers, Costs, CudaGpus, GpuBackend, GpuError, NoGpus, StreamHandle,
+    StreamPoint,
 };
-use crate::paths::{LocalFacts, PathCosts};
-use crate::staged::{SlotPools, StagingConfig, StagingStats};
-use crate::{BlockError, DirectExecutor};
+use crate::pinned_slots::{SlotPools, StagingConfig};
+use crate::planner::PathCosts;
+use crate::sessions::StagingStats;
 
 /// Takes the best path that the two sides of an operation really have, at the speed of that path, and says which it was.
 ///
@@ -38,7 +38,7 @@ pub struct PathExecutor {
 }
 
 /// Those that have not ended, and some that have.
-pub(super) type Connections = Mutex<Vec<Weak<ConnectionExecutor>>>;
+pub(super) type Connections = Mutex<Vec<Weak<PathConnection>>>;
 
 /// What is kept for peers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -163,12 +163,12 @@ impl PathExecutor {
     #[must_use]
     pub fn staging_stats(&self) -> StagingStats {
         let connections = live(&self.connections);
-        let staging = connections.iter().map(|connection| &*connection.staging);
-        StagingStats::of(&self.shared.slots, staging)
+        let sessions = connections.iter().map(|connection| &*connection.services.sessions);
+        StagingStats::of(&self.shared.slots, sessions)
     }
 }
 
-fn live(connections: &Connections) -> Vec<Arc<ConnectionExecutor>> {
+fn live(connections: &Connections) -> Vec<Arc<PathConnection>> {
     let connections = connections.lock().unwrap_or_else(PoisonError::into_inner);
     connections.iter().filter_map(Weak::upgrade).collect()
 }
@@ -183,7 +183,7 @@ fn maintenance(connections: &Arc<Connections>, slots: &SlotPools) -> Maintenance
         let live = live(&connections);
         live.iter().for_each(|connection| connection.maintain());
         // What is offered may be asked for until it is withdrawn, which counts as a use.
-        let needed = live.iter().any(|connection| connection.staging.may_need_slots());
+        let needed = live.iter().any(|connection| connection.services.staging.may_need_slots());
         if needed || !slots.are_idle() {
             idle.store(0, Relaxed);
         } else if idle.fetch_add(1, Relaxed) + 1 >= IDLE_SECONDS {
@@ -191,7 +191,7 @@ fn maintenance(connections: &Arc<Connections>, slots: &SlotPools) -> Maintenance
             live.iter().for_each(|connection| connection.release_slots());
             slots.release();
         }
-        let stalled = live.iter().any(|connection| connection.staging.has_stalled());
+        let stalled = live.iter().any(|connection| connection.services.sessions.has_stalled());
         match stalled || (!needed && slots.are_allocated()) {
             true => Next::Soon,
             false => Next::WhenUsed,
@@ -207,21 +207,12 @@ impl Executor for PathExecutor {
         }
     }
 
-    fn attach(&self, link: ConnectionContext) -> Option<Arc<dyn Executor>> {
-        let connection = ConnectionExecutor::new(Arc::clone(&self.shared), link);
+    fn connect(&self, link: ConnectionContext) -> Arc<dyn ConnectionExecutor> {
+        let connection = PathConnection::new(Arc::clone(&self.shared), link);
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|connection| connection.strong_count() > 0);
         connections.push(Arc::downgrade(&connection));
-        Some(connection)
-    }
-
-    fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
-        DirectExecutor::new().is_local(local, remote)
-    }
-
-    /// Only for a connection that did not attach it.
-    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        DirectExecutor::new().execute(request)
+        connection
     }
 }
 

@@ -11,18 +11,17 @@ use nixl_ops::{
     TransferRequest, Transport, TransportError,
 };
 
-use super::executor::{ConnectionExecutor, devices};
+use super::executor::PathConnection;
+use super::planning::devices;
 use super::probe::PROBE;
-use crate::ipc::is_not_open;
-use crate::paths::{
-    AvailablePath, HealthState, MAX_ATTEMPTS, PathHistory, PathKey, PathPlan, may_retry,
-    note_attempt, note_end, tell_end,
-};
-use crate::peers::Peer;
+use super::telemetry::{note_attempt, note_end, tell_end};
+use crate::peers::{HealthState, PathKey, Peer};
+use crate::planner::{AvailablePath, MAX_ATTEMPTS, PathHistory, PathPlan, may_retry};
+use crate::transfers::is_not_open;
 
 /// An operation that goes by the paths of its plan.
 pub(super) struct PathTransfer {
-    connection: Arc<ConnectionExecutor>,
+    connection: Arc<PathConnection>,
     plan: Arc<PathPlan>,
     history: PathHistory,
     peer: Arc<Peer>,
@@ -98,7 +97,7 @@ impl Owned {
 impl PathTransfer {
     /// Prepares the transfer by the best path that can be prepared.
     pub(super) fn begin(
-        connection: Arc<ConnectionExecutor>,
+        connection: Arc<PathConnection>,
         peer: Arc<Peer>,
         (plan, mut history): (Arc<PathPlan>, PathHistory),
         request: &TransferRequest<'_>,
@@ -190,7 +189,7 @@ impl PathTransfer {
     }
 }
 
-impl ConnectionExecutor {
+impl PathConnection {
     /// What an operation by a path begins with, and whether that only shows whether the path works.
     fn first(
         &self,

@@ -12,13 +12,14 @@ use nixl_ops::{
     TransportError, WaitFor,
 };
 
-use super::executor::{ConnectionExecutor, is_host_memory};
+use super::executor::PathConnection;
+use super::planning::is_host_memory;
 use crate::local::MemoryKind;
 
 /// How much is moved to see whether a path works. Operations of no more show it themselves.
 pub(super) const PROBE: u64 = 64 * 1024;
 
-impl ConnectionExecutor {
+impl PathConnection {
     /// The first bytes of a transfer by a path that has yet to show that it works. `None` if the path needs none: both
     /// sides take part in it, or the engine carries host memory.
     pub(super) fn probe(

@@ -7,7 +7,7 @@ use nixl_device::{LeakInChild, PerProcess};
 use nixl_ops::OperationError;
 
 use super::path_executor::{Connections, PathExecutor, Shared};
-use crate::BlockError;
+use crate::local::BlockError;
 
 /// The parts of the executor, for as long as a handle or a connection holds them. The lock is held while it is made, so that
 /// two callers do not make two.

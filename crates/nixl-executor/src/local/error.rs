@@ -8,7 +8,7 @@ use nixl_descriptor::layout::ChunkPairError;
 use nixl_ops::{Advice, OperationError};
 use thiserror::Error;
 
-use super::{MemoryKind, Strategy};
+use crate::local::{MemoryKind, Strategy};
 
 /// A GPU refused or failed.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]

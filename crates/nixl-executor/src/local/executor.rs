@@ -12,14 +12,14 @@ use nixl_ops::{
     OperationOptions, SystemClock,
 };
 
-use super::block_plan::{BlockPlan, Inputs};
-use super::costs::Costs;
-use super::execution::{CopyWorkers, PlanExecution};
-use super::gpu_backend::{GpuBackend, StreamHandle};
-use super::groups::Groups;
-use super::plan::Plan;
-use super::progress::{Progress, ProgressCallback, Reporter};
-use super::{BlockError, StrategyPolicy};
+use crate::local::gpu::gpu_backend::{GpuBackend, StreamHandle};
+use crate::local::host::progress::{Progress, ProgressCallback, Reporter};
+use crate::local::plan::copy_plan::Plan;
+use crate::local::plan::costs::Costs;
+use crate::local::run::block_plan::{BlockPlan, Inputs};
+use crate::local::run::execution::{CopyWorkers, PlanExecution};
+use crate::local::run::groups::Groups;
+use crate::local::{BlockError, StrategyPolicy};
 
 /// What a caller asks of one block transfer.
 #[derive(Clone, Debug, Default)]

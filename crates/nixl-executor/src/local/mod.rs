@@ -1,51 +1,30 @@
-//! Copies of KV-cache blocks between memories of this process.
+//! Copies between memories of this process: KV-cache blocks, lists of ranges, and offers of this process.
+//!
+//! Nothing here reaches into other processes. What the layers above use of it is named at the end of this file.
 
-mod block_copy;
-mod block_plan;
-mod boundaries;
-mod costs;
-mod cuda;
 mod error;
-mod execution;
 mod executor;
-mod gpu_backend;
-mod groups;
-mod host_copy;
-mod list;
-mod memory;
-mod no_gpus;
-mod packed;
+mod gpu;
+mod host;
+mod offers;
 mod plan;
-mod policy;
-mod progress;
-mod ring;
-mod ring_driver;
-mod simulated;
-mod simulated_memory;
-mod strategy;
-mod stream_point;
-mod streaming;
-mod table;
+mod run;
 
-pub use block_copy::{BlockCopy, BlockSide, CopyOp, Piece};
-pub use block_plan::BlockPlan;
-pub use costs::{CopyRoute, Cost, Costs, CostsError};
-pub use cuda::CudaGpus;
 pub use error::{BlockError, GpuError};
 pub use executor::{BlockExecutor, BlockOptions};
-pub use gpu_backend::{
-    GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
+pub use gpu::{
+    CudaGpus, GpuBackend, GpuEvent, GpuStream, SharedHandle, SimulatedGpus, StreamHandle,
+    StreamPoint, TransferBuffer,
 };
-pub use memory::MemoryKind;
-pub use plan::Plan;
-pub use policy::StrategyPolicy;
-pub use progress::Progress;
-pub use simulated::SimulatedGpus;
-pub use strategy::{GpuCapabilities, Strategy};
-pub use stream_point::StreamPoint;
+pub use host::Progress;
+pub use offers::DirectExecutor;
+pub use plan::{
+    BlockCopy, BlockSide, CopyOp, CopyRoute, Cost, Costs, CostsError, GpuCapabilities, MemoryKind,
+    Piece, Plan, Strategy, StrategyPolicy,
+};
+pub use run::BlockPlan;
 
-pub(crate) use boundaries::{AllocationBoundaries, starts};
-pub(crate) use execution::CopyWorkers;
-pub(crate) use list::{CopyContext, ListCopy};
-pub(crate) use memory::kind_of;
-pub(crate) use no_gpus::NoGpus;
+pub(crate) use gpu::{NoGpus, kind_of};
+pub(crate) use offers::{ProcessOffers, begin, can_access, is_host, is_local};
+pub(crate) use plan::{AllocationBoundaries, starts};
+pub(crate) use run::{CopyContext, CopyWorkers, ListCopy};

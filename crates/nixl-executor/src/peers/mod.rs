@@ -1,5 +1,8 @@
 //! The peers of one connection: one table, one state for each.
 
+mod engine_estimate;
+mod health;
+mod plan_cache;
 mod table;
 
 use std::fmt;
@@ -8,8 +11,9 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use nixl_device::ExitWatch;
 use nixl_metadata::AgentMetadata;
 
-use crate::paths::{EngineEstimate, Health, PlanCache};
-
+pub use engine_estimate::EngineEstimate;
+pub use health::{Health, HealthState, PathKey};
+pub use plan_cache::PlanCache;
 pub(crate) use table::Peers;
 
 /// A peer of the connection.

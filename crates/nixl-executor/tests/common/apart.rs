@@ -1,14 +1,13 @@
 //! Two connectors of one process as peers of each other.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
 use nixl_device::Device;
 use nixl_metadata::{HostIdentity, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    ConnectionContext, Execution, Executor, Offer, PeerId, Preparation, Received, TransferRequest,
-    TransportError,
+    ConnectionContext, ConnectionExecutor, Execution, Executor, Offer, OfferRegistry, PeerService,
+    Preparation, TransferRequest, TransportError,
 };
 
 /// The same executor, but for one thing: what this process offers is not copied inside it. So two connectors of one
@@ -20,32 +19,31 @@ pub(crate) struct Apart {
     pub(crate) poses: Option<u32>,
 }
 
+#[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Executor for Apart {
-    fn offer_created(&self, offer: Offer) {
-        self.executor.offer_created(offer);
+    fn connect(&self, link: ConnectionContext) -> Arc<dyn ConnectionExecutor> {
+        Arc::new(ApartConnection { executor: self.executor.connect(link), poses: self.poses })
     }
 
-    fn offer_ended(&self, key: &NotificationKey) {
-        self.executor.offer_ended(key);
+    fn check_process(&self) -> Result<(), TransportError> {
+        self.executor.check_process()
+    }
+}
+
+#[derive(Debug)]
+struct ApartConnection {
+    executor: Arc<dyn ConnectionExecutor>,
+    poses: Option<u32>,
+}
+
+#[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
+impl ConnectionExecutor for ApartConnection {
+    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        self.executor.execute(request)
     }
 
-    fn attach(&self, link: ConnectionContext) -> Option<Arc<dyn Executor>> {
-        let (executor, poses) = (self.executor.attach(link)?, self.poses);
-        Some(Arc::new(Self { executor, poses }))
-    }
-
-    fn describe(&self, info: PeerInfo) -> PeerInfo {
-        let info = self.executor.describe(info);
-        let Some(pid) = self.poses else { return info };
-        let host = info.host();
-        let elsewhere = HostIdentity::new(host.hostname(), host.boot_id().unwrap_or(""), pid)
-            .unwrap()
-            .with_pid_namespace(host.pid_namespace())
-            .with_ipc_namespace(host.ipc_namespace());
-        let other = PeerInfo::new(info.agent_name(), info.incarnation(), elsewhere).unwrap();
-        let other = other.with_transports(info.transports().to_vec()).unwrap();
-        let other = other.with_devices(info.devices().to_vec()).unwrap();
-        other.with_capabilities(info.capabilities()).with_versions(info.versions())
+    fn is_local(&self, _: &DescriptorList, _: &RdmaMetadata) -> bool {
+        false
     }
 
     fn prepare(
@@ -64,27 +62,45 @@ impl Executor for Apart {
         self.executor.needs_local_metadata(local, remote)
     }
 
+    fn offers(&self) -> Option<&dyn OfferRegistry> {
+        Some(self)
+    }
+
+    fn peers(&self) -> Option<&dyn PeerService> {
+        self.executor.peers()
+    }
+}
+
+impl ApartConnection {
+    fn inner(&self) -> &dyn OfferRegistry {
+        self.executor.offers().unwrap()
+    }
+}
+
+impl OfferRegistry for ApartConnection {
+    fn offer_created(&self, offer: Offer) {
+        self.inner().offer_created(offer);
+    }
+
+    fn offer_ended(&self, key: &NotificationKey) {
+        self.inner().offer_ended(key);
+    }
+
+    fn describe(&self, info: PeerInfo) -> PeerInfo {
+        let info = self.inner().describe(info);
+        let Some(pid) = self.poses else { return info };
+        let host = info.host();
+        let elsewhere = HostIdentity::new(host.hostname(), host.boot_id().unwrap_or(""), pid)
+            .unwrap()
+            .with_pid_namespace(host.pid_namespace())
+            .with_ipc_namespace(host.ipc_namespace());
+        let other = PeerInfo::new(info.agent_name(), info.incarnation(), elsewhere).unwrap();
+        let other = other.with_transports(info.transports().to_vec()).unwrap();
+        let other = other.with_devices(info.devices().to_vec()).unwrap();
+        other.with_capabilities(info.capabilities()).with_versions(info.versions())
+    }
+
     fn shares(&self, local: &DescriptorList) -> Vec<Share> {
-        self.executor.shares(local)
-    }
-
-    fn has_sessions(&self) -> bool {
-        self.executor.has_sessions()
-    }
-
-    fn poll_interval(&self) -> Option<Duration> {
-        self.executor.poll_interval()
-    }
-
-    fn receive(&self, from: &str, payload: &[u8]) -> Received {
-        self.executor.receive(from, payload)
-    }
-
-    fn peer_ended(&self, peer: &PeerId) {
-        self.executor.peer_ended(peer);
-    }
-
-    fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        self.executor.execute(request)
+        self.inner().shares(local)
     }
 }

@@ -16,14 +16,14 @@ use nixl_descriptor::{
     Registered, Registrar, RegistrarId, Registration, Retired,
 };
 use nixl_metadata::{
-    AgentMetadata, NotificationKey, OfferTerms, RdmaMetadata, SerializedDescriptor,
+    AgentMetadata, NotificationKey, OfferTerms, PeerInfo, RdmaMetadata, SerializedDescriptor, Share,
 };
 use nixl_ops::{
-    BlockingThread, ClaimDemand, Claimant, Clock as _, Connected, CopyOperation, Driver,
-    DriverConfig, Execution, Executor, ManualClock, Offer, OfferSpec, OperationError,
-    OperationKind, OperationOptions, PathKind, PathReport, PeerId, QuietProof, QuietWatch, Reactor,
-    ReadOperation, ReadableOperation, Received, Transfer, TransferRequest, TransferSpec, Transport,
-    TransportError, WritableOperation,
+    BlockingThread, ClaimDemand, Claimant, Clock as _, Connected, ConnectionExecutor,
+    CopyOperation, Driver, DriverConfig, Execution, ManualClock, Offer, OfferRegistry, OfferSpec,
+    OperationError, OperationKind, OperationOptions, PathKind, PathReport, PeerId, PeerService,
+    QuietProof, QuietWatch, Reactor, ReadOperation, ReadableOperation, Received, Transfer,
+    TransferRequest, TransferSpec, Transport, TransportError, WritableOperation,
 };
 
 pub(crate) use crate::blocking::block_on;
@@ -289,11 +289,21 @@ pub(crate) struct Announced {
     pub(crate) by_slot: Mutex<Vec<NotificationKey>>,
 }
 
-impl Executor for Announced {
-    fn completed_by_slot(&self, key: &NotificationKey) {
-        self.by_slot.lock().unwrap().push(key.clone());
+impl ConnectionExecutor for Announced {
+    fn execute(&self, _: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
+        Err(TransportError::Closed)
     }
 
+    fn offers(&self) -> Option<&dyn OfferRegistry> {
+        Some(self)
+    }
+
+    fn peers(&self) -> Option<&dyn PeerService> {
+        Some(self)
+    }
+}
+
+impl OfferRegistry for Announced {
     fn offer_created(&self, offer: Offer) {
         self.offers.lock().unwrap().push(offer);
     }
@@ -302,14 +312,16 @@ impl Executor for Announced {
         self.offers.lock().unwrap().retain(|offer| offer.key() != key);
     }
 
-    fn has_sessions(&self) -> bool {
-        self.listens.load(Ordering::SeqCst)
+    fn describe(&self, info: PeerInfo) -> PeerInfo {
+        info
     }
 
-    fn poll_interval(&self) -> Option<Duration> {
-        *self.checks_every.lock().unwrap()
+    fn shares(&self, _: &DescriptorList) -> Vec<Share> {
+        Vec::new()
     }
+}
 
+impl PeerService for Announced {
     fn receive(&self, from: &str, payload: &[u8]) -> Received {
         assert_eq!(from, "peer-1");
         if payload == b"serve" {
@@ -322,9 +334,19 @@ impl Executor for Announced {
         Received::Taken
     }
 
-    fn execute(&self, _: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        Err(TransportError::Closed)
+    fn has_sessions(&self) -> bool {
+        self.listens.load(Ordering::SeqCst)
     }
+
+    fn poll_interval(&self) -> Option<Duration> {
+        *self.checks_every.lock().unwrap()
+    }
+
+    fn completed_by_slot(&self, key: &NotificationKey) {
+        self.by_slot.lock().unwrap().push(key.clone());
+    }
+
+    fn peer_ended(&self, _: &PeerId) {}
 }
 
 /// Jobs of the connection's blocking thread, until the test runs them.
@@ -440,7 +462,7 @@ impl World {
         options: OperationOptions,
     ) -> Result<WritableOperation, OperationError> {
         let spec = self.spec(Offering::writable(), memory);
-        let executor: Arc<dyn Executor> = self.announced.clone();
+        let executor: Arc<dyn ConnectionExecutor> = self.announced.clone();
         WritableOperation::offer(&self.driver, &executor, spec, options)
     }
 
@@ -455,7 +477,7 @@ impl World {
         memory: &Memory,
         options: OperationOptions,
     ) -> WritableOperation {
-        let (spec, executor): (_, Arc<dyn Executor>) =
+        let (spec, executor): (_, Arc<dyn ConnectionExecutor>) =
             (self.spec(offering, memory), self.announced.clone());
         WritableOperation::offer(&self.driver, &executor, spec, options).unwrap()
     }
@@ -471,7 +493,7 @@ impl World {
         memory: &Memory,
         options: OperationOptions,
     ) -> ReadableOperation {
-        let (spec, executor): (_, Arc<dyn Executor>) =
+        let (spec, executor): (_, Arc<dyn ConnectionExecutor>) =
             (self.spec(offering, memory), self.announced.clone());
         ReadableOperation::offer(&self.driver, &executor, spec, options).unwrap()
     }

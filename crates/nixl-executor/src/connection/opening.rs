@@ -1,0 +1,117 @@
+//! The job that opens a peer's memory before an operation that may use it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use nixl_descriptor::{DescriptorList, Presence, SharedName};
+use nixl_device::Device;
+use nixl_metadata::{Doorbell, RdmaMetadata};
+use nixl_ops::{PathKind, PathPolicy, Preparation};
+
+use super::executor::PathConnection;
+use crate::facts::{OfferFacts, ShareForm};
+use crate::planner::PathQuery;
+use crate::remote_memory::{ImportCache, ImportError, OwnerId, RemoteMemoryKey, memory_key};
+use crate::transfers::{copier, owner_gone};
+
+impl PathConnection {
+    /// The peer's memory as this process opens it, and the kind of path that needs it open.
+    pub(super) fn memory_key<'a>(
+        &self,
+        local: &DescriptorList,
+        remote: &'a RdmaMetadata,
+    ) -> Option<(PathKind, impl Iterator<Item = RemoteMemoryKey> + use<'a>)> {
+        let path = match OfferFacts::by_a_peer(remote).share? {
+            ShareForm::CudaIpc => PathKind::CudaIpc,
+            ShareForm::File => PathKind::SharedMemory,
+        };
+        let device = remote.descriptors().first().map_or(Device::HOST, |d| d.device());
+        let (gpus, ours) = (&*self.shared.gpus, (local, self.local_kind(local, device)));
+        let (gpu, _) = copier(&self.facts, gpus, ours, remote);
+        let gpus = gpus.capabilities().gpus;
+        let wanted =
+            remote.shares().iter().filter_map(move |share| memory_key(share.kind(), gpu, ours.1));
+        let wanted = wanted.filter(move |memory_key| match memory_key {
+            RemoteMemoryKey::Gpu(gpu, _) => *gpu < gpus,
+            RemoteMemoryKey::File(_) | RemoteMemoryKey::Pinned(_) => true,
+        });
+        Some((path, wanted))
+    }
+
+    /// A job that opens the peer's memory, if a path that needs it is there.
+    pub(super) fn opening(
+        &self,
+        local: &DescriptorList,
+        remote: &RdmaMetadata,
+    ) -> Option<Preparation> {
+        let now = self.link.clock.now();
+        let (path, wanted) = self.memory_key(local, remote)?;
+        let unopened: Vec<_> = wanted
+            .filter(|memory_key| !self.imports.has(memory_key))
+            .filter(|memory_key| match memory_key {
+                RemoteMemoryKey::Gpu(..) => true,
+                // A peer cannot have this process reach its own memory.
+                RemoteMemoryKey::File(name) | RemoteMemoryKey::Pinned(name) => !name.is_own(),
+            })
+            .collect();
+        if unopened.is_empty() || unopened.iter().any(|f| self.imports.refused.has(f, now)) {
+            return None;
+        }
+        let distinct = || unopened.iter().collect::<HashSet<_>>().len();
+        if unopened.len() > ImportCache::KEPT && distinct() > ImportCache::KEPT {
+            // They would close each other, and keep the connection's thread busy all the while.
+            let (pieces, most) = (distinct(), ImportCache::KEPT);
+            let reason = format!("{pieces} pieces of memory are more than stay open: {most}");
+            unopened
+                .into_iter()
+                .take(1)
+                .for_each(|f| self.imports.refused.note(f, reason.clone(), now));
+            return None;
+        }
+        let info = remote.peer()?;
+        let device = remote.descriptors().first().map(|d| d.device())?;
+        let query = PathQuery {
+            operation: remote.operation_kind(),
+            local: self.local_kind(local, device),
+            remote: device,
+            engine: self.engine,
+            offered: OfferFacts::by_a_peer(remote),
+            policy: PathPolicy::auto(),
+        };
+        let peer = self.peer(info.agent_name(), Some(info));
+        let (plan, history) = self.plan(&peer, Some(info), query);
+        if !plan.available.iter().any(|available| available.kind == path)
+            || history.in_cooldown(path).is_some()
+        {
+            return None;
+        }
+        let (imports, pid) = (Arc::clone(&self.imports), self.pid_here(info));
+        let page = remote.doorbell().map(page_of);
+        Some(Box::new(move || {
+            for memory_key in unopened {
+                match imports.open(&memory_key, OwnerId { peer: peer.name(), pid }) {
+                    Ok(_) => {}
+                    // The peer is here, and its memory is not.
+                    Err(ImportError::Absent)
+                        if page.is_some_and(|page| page.presence() == Presence::Here)
+                            || pid.is_some_and(|pid| imports.reaches(pid)) =>
+                    {
+                        return Err(owner_gone());
+                    }
+                    Err(error) => {
+                        // The operation takes another path, and later ones with this memory do not try for a while.
+                        imports.refused.note(memory_key, error.to_string(), now);
+                        break;
+                    }
+                }
+            }
+            Ok(())
+        }))
+    }
+}
+
+/// The page of offer slots that a peer names.
+fn page_of(doorbell: &Doorbell) -> SharedName {
+    let &Doorbell { pid, fd, name, length, .. } = doorbell;
+    SharedName { pid, fd, name, len: length }
+}

@@ -1,0 +1,58 @@
+//! The end of a peer: its process is watched, and with it goes what is kept for the peer.
+
+use std::sync::{Arc, Weak};
+
+use nixl_device::{ExitWatch, ProcessExits};
+use nixl_metadata::PeerInfo;
+
+use super::executor::PathConnection;
+use crate::peers::Peer;
+
+impl PathConnection {
+    /// What is known of the peer of this name, that says this of itself. The first time that it does, its process is watched
+    /// if that is one of this PID namespace.
+    pub(super) fn peer(&self, name: &str, info: Option<&PeerInfo>) -> Arc<Peer> {
+        let peer = self.peers.of(name);
+        if let Some(info) = info {
+            peer.watch(|| self.watch(name, self.pid_here(info)?));
+        }
+        peer
+    }
+
+    fn watch(&self, name: &str, pid: u32) -> Option<ExitWatch> {
+        if pid == std::process::id() {
+            return None;
+        }
+        let (me, background) = (Weak::clone(&self.me), Arc::clone(&self.link.background));
+        let name = name.to_owned();
+        let ended = move || {
+            background.run(Box::new(move || {
+                me.upgrade().into_iter().for_each(|me| me.forget(&name));
+            }));
+        };
+        let watch = ProcessExits::global().watch(pid, None, ended);
+        // It has ended already, which the operation finds out, or there are no descriptors left.
+        watch.inspect_err(|error| tracing::debug!(%error, "a peer's process is not watched")).ok()
+    }
+
+    /// The peer's process has ended, or its connection is dead: a job forgets it.
+    pub(super) fn forget_soon(&self, peer: &str) {
+        let (me, name) = (Weak::clone(&self.me), peer.to_owned());
+        self.link.background.run(Box::new(move || {
+            me.upgrade().into_iter().for_each(|me| me.forget(&name));
+        }));
+    }
+
+    /// *Blocking.* The peer is gone: what is kept for it goes, but for what operations under way use.
+    fn forget(&self, peer: &str) {
+        self.peers.forget(peer);
+        self.services.sessions.peer_gone(peer);
+        self.imports.close_of(peer);
+    }
+
+    /// The process of a peer, if its number means the same process here.
+    pub(super) fn pid_here(&self, info: &PeerInfo) -> Option<u32> {
+        let host = self.facts.host.as_ref()?;
+        host.same_pid_namespace(info.host()).then(|| info.host().pid())
+    }
+}

@@ -1,0 +1,131 @@
+//! The plan of an operation: the query, what is known of the peer, and what this operation cannot use.
+
+use std::sync::Arc;
+
+use nixl_descriptor::DescriptorList;
+use nixl_device::Device;
+use nixl_metadata::{PeerInfo, RdmaMetadata};
+use nixl_ops::{PathKind, TransferRequest};
+
+use super::executor::PathConnection;
+use crate::facts::{Engine, OfferFacts};
+use crate::local::{MemoryKind, is_host, kind_of};
+use crate::peers::Peer;
+use crate::planner::{PathHistory, PathPlan, PathQuery};
+
+impl PathConnection {
+    /// What the operation asks; of the engine it says what is so for any peer.
+    pub(super) fn query(&self, request: &TransferRequest<'_>) -> PathQuery {
+        let remote = request
+            .remote
+            .descriptors()
+            .iter()
+            .map(|d| d.device())
+            .find(|device| !device.is_host())
+            .unwrap_or(Device::HOST);
+        PathQuery {
+            operation: request.kind,
+            local: self.local_kind(request.local, remote),
+            remote,
+            engine: self.engine,
+            offered: OfferFacts::by_a_peer(request.remote),
+            policy: request.policy,
+        }
+    }
+
+    /// What kind of memory a list is. Host memory is asked whether it is pinned only where that matters.
+    pub(super) fn local_kind(&self, list: &DescriptorList, remote: Device) -> MemoryKind {
+        let gpu = list.iter().find(|d| !d.device().is_host());
+        match (gpu, list.as_slice().first()) {
+            (Some(d), _) => MemoryKind::Gpu(d.device().index()),
+            // What is pinned in part only is not reached as a whole.
+            (None, Some(_)) if !remote.is_host() => {
+                kind_of(list, &*self.shared.gpus).unwrap_or(MemoryKind::Pageable)
+            }
+            _ => MemoryKind::Pageable,
+        }
+    }
+
+    /// The plan, and how its paths stand.
+    pub(super) fn plan(
+        &self,
+        peer: &Peer,
+        info: Option<&PeerInfo>,
+        mut query: PathQuery,
+    ) -> (Arc<PathPlan>, PathHistory) {
+        let now = self.link.clock.now();
+        let here = (&*self.facts, &self.shared.path_costs);
+        let mut known = peer.lock();
+        query.engine = known.estimate.refine(self.engine);
+        let plan = known.plans.get(here, info, query);
+        let (local, remote) = devices(&plan);
+        let history = known.health.history(local, remote, now);
+        (plan, history)
+    }
+
+    /// Asks the engine once for each peer what it expects of a transfer between host memories.
+    pub(super) fn ask_engine(&self, peer: &Peer, request: &TransferRequest<'_>) {
+        let bytes = request.local.total_bytes();
+        let is_host = || is_host(request.local) && is_host_memory(request.remote);
+        if self.engine != Engine::Ucx
+            || !peer.lock().estimate.wants(bytes, request.local.len())
+            || !is_host()
+        {
+            return;
+        }
+        // An error here shows again when the transfer begins.
+        let transfer = request.clone().transfer(None).ok();
+        let expected = transfer.and_then(|transfer| transfer.estimate());
+        peer.lock().estimate.note(bytes, expected);
+    }
+
+    /// Notes what this operation cannot use; the path may with other memory.
+    pub(super) fn note_memory(
+        &self,
+        request: &TransferRequest<'_>,
+        plan: &PathPlan,
+        history: &mut PathHistory,
+    ) {
+        if let Some(reason) = self.services.staging.why_not(request.local, request.kind) {
+            for kind in [PathKind::StagedOneSide, PathKind::StagedBothSides] {
+                history.note_tried(kind, reason.clone());
+            }
+        }
+        if request.route.as_ref().is_some_and(|route| !route.notifies) {
+            let reason = "the owner takes part in the transfer of an offer, not of a grant";
+            for path in &plan.available {
+                let owner_works = match path.kind {
+                    PathKind::StagedBothSides => true,
+                    PathKind::CudaIpc => is_host_memory(request.remote),
+                    _ => false,
+                };
+                if owner_works {
+                    history.note_tried(path.kind, reason);
+                }
+            }
+        }
+        if self.imports.refused.any()
+            && let Some((path, mut wanted)) = self.memory_key(request.local, request.remote)
+        {
+            let now = self.link.clock.now();
+            let reason =
+                wanted.find_map(|memory_key| self.imports.refused.reason(&memory_key, now));
+            if let Some(reason) = reason {
+                history.note_tried(path, format!("this memory could not be opened: {reason}"));
+            }
+        }
+    }
+}
+
+/// The device of each side.
+pub(super) fn devices(plan: &PathPlan) -> (Device, Device) {
+    let here = match plan.query.local {
+        MemoryKind::Gpu(gpu) => Device::cuda(gpu),
+        _ => Device::HOST,
+    };
+    (here, plan.query.remote)
+}
+
+pub(super) fn is_host_memory(remote: &RdmaMetadata) -> bool {
+    remote.descriptors().iter().all(|d| d.device().is_host())
+}

@@ -1,0 +1,49 @@
+//! The description of this process for peers: capabilities, GPUs and media.
+
+use nixl_metadata::{PeerDevice, PeerInfo};
+use nixl_ops::Medium;
+
+use super::LocalFacts;
+
+/// The version of staging messages that this release speaks.
+pub(crate) const STAGING: u16 = 2;
+/// The version of the messages by which a peer's GPU is asked to copy.
+pub(crate) const REMOTE_COPY: u16 = 2;
+
+impl LocalFacts {
+    /// Adds to `info` what a planner on the other side needs: the capabilities, the GPUs, and, behind the names of the
+    /// transports, those of the [media](Medium) that this side has. `staging` says whether this process takes part in
+    /// staged transfers.
+    #[must_use]
+    pub fn describe(&self, info: PeerInfo, staging: bool) -> PeerInfo {
+        let capabilities = info
+            .capabilities()
+            .with_staging(staging)
+            .with_ipc(self.cuda.is_ok() && self.ucx.cuda_ipc)
+            .with_shared_memory(self.ucx.shared_memory);
+        let has = |medium: Medium| match medium {
+            Medium::SharedMemory => self.ucx.shared_memory,
+            Medium::Rdma => self.ucx.rdma && self.rdma.is_ok(),
+            Medium::Tcp => self.ucx.tcp,
+            _ => false,
+        };
+        let media = Medium::ALL.into_iter().filter(|medium| has(*medium));
+        let mut transports = info.transports().to_vec();
+        for name in media.map(|medium| medium.to_string()) {
+            if !transports.contains(&name) && transports.len() < PeerInfo::MAX_TRANSPORTS {
+                transports.push(name);
+            }
+        }
+        let devices = self.gpus.iter().take(PeerInfo::MAX_DEVICES).map(|gpu| {
+            PeerDevice::cuda(gpu.ordinal)
+                .with_uuid(gpu.uuid.unwrap_or_default())
+                .with_gpu_direct(gpu.gpu_direct.is_ok())
+        });
+        let versions = info.versions().with_staging(STAGING).with_lending(REMOTE_COPY);
+        let info = info.with_capabilities(capabilities).with_versions(versions);
+        // Neither fails: the names come from the info and the carriers, and the ordinals differ.
+        let described =
+            info.clone().with_transports(transports).and_then(|i| i.with_devices(devices));
+        described.unwrap_or(info)
+    }
+}

@@ -1,0 +1,442 @@
+//! The GPU back end over the CUDA driver.
+#![allow(unsafe_code, reason = "queues copies and kernels by address")]
+
+use std::any::Any;
+use std::ffi::c_void;
+use std::fmt;
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use nixl_descriptor::{Region, RegionError};
+use nixl_device::cuda::{
+    Context, CudaError, DeviceError, DeviceMemory, DevicePool, Event, ForeignStreamError, Function,
+    HostRegistration, ImportedMemory, IpcMemoryHandle, MemoryError, Module, PinnedMemory,
+    PinnedPool, PoolLimits, Stream, devices, gpu_links,
+};
+use nixl_device::{Device, DeviceKind};
+
+use super::gpu_backend::{
+    GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
+};
+use super::table::{table_len, width, write_table};
+use crate::local::plan::block_copy::{BlockCopy, CopyOp};
+use crate::local::plan::strategy::GpuCapabilities;
+use crate::local::{GpuError, MemoryKind};
+
+/// The kernel that copies scattered pieces; see `kernels/README.md`.
+const KERNEL: &str = include_str!("../../../kernels/copy.ptx");
+/// Its entries, by the width of their accesses.
+const ENTRIES: [(u32, &str); 5] = [
+    (16, "nixl_copy_16"),
+    (8, "nixl_copy_8"),
+    (4, "nixl_copy_4"),
+    (2, "nixl_copy_2"),
+    (1, "nixl_copy_1"),
+];
+
+/// All GPUs of this process, with pools of streams and memory. Its parts are made when they are first used, but for
+/// the contexts and the kernel, which take some hundred milliseconds.
+#[derive(Debug)]
+pub struct CudaGpus {
+    capabilities: GpuCapabilities,
+    gpus: Vec<Arc<Gpu>>,
+}
+
+struct Gpu {
+    context: Context,
+    multiprocessors: u32,
+    /// By width, as [`ENTRIES`]. Empty if the kernel could not be loaded.
+    entries: Vec<(u32, Function)>,
+    pinned: PinnedPool,
+    scratch: DevicePool,
+    streams: Mutex<Vec<Stream>>,
+    events: Mutex<Vec<Event>>,
+}
+
+impl CudaGpus {
+    /// Pinned memory that transfers may take for each GPU: slots of rings, and tables of the kernel.
+    pub const PINNED_BYTES: usize = 512 << 20;
+    /// Device memory that transfers may take on each GPU.
+    pub const SCRATCH_BYTES: usize = 512 << 20;
+
+    /// The GPUs of this process. **Blocks** while their contexts are made.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`]: CUDA is not there, or a context cannot be made. A kernel that cannot be loaded or peers that cannot
+    /// be reached are no error: plans say so.
+    pub fn new() -> Result<Self, GpuError> {
+        let described = devices().map_err(|e| no_device(0, &e))?;
+        let mut gpus = Vec::with_capacity(described.len());
+        for device in &described {
+            gpus.push(Arc::new(Gpu::new(device.ordinal, device.multiprocessors)?));
+        }
+        let mut peers = Vec::new();
+        for link in gpu_links(&described).map_err(|e| no_device(0, &e))? {
+            let (Some(from), Some(to)) = (gpus.get(link.from as usize), gpus.get(link.to as usize))
+            else {
+                continue;
+            };
+            let both = link.peer_access
+                && from.context.enable_peer_access(&to.context).is_ok()
+                && to.context.enable_peer_access(&from.context).is_ok();
+            let pair = (link.from.min(link.to), link.from.max(link.to));
+            if both && !peers.contains(&pair) {
+                peers.push(pair);
+            }
+        }
+        let capabilities = GpuCapabilities {
+            gpus: gpus.len() as u32,
+            batch: gpus.iter().all(|gpu| gpu.context.has_batch_copy()),
+            kernel: gpus.iter().all(|gpu| !gpu.entries.is_empty()),
+            peers,
+        };
+        Ok(Self { capabilities, gpus })
+    }
+
+    fn gpu(&self, ordinal: u32) -> Result<&Arc<Gpu>, GpuError> {
+        self.gpus.get(ordinal as usize).ok_or_else(|| GpuError::NoDevice {
+            ordinal,
+            reason: format!("{} are there", self.gpus.len()),
+        })
+    }
+}
+
+impl Gpu {
+    fn new(ordinal: u32, multiprocessors: u32) -> Result<Self, GpuError> {
+        let context = Context::primary(ordinal).map_err(|e| no_device(ordinal, &e))?;
+        let entries = match Module::load_ptx(&context, KERNEL) {
+            Ok(module) => ENTRIES
+                .iter()
+                .filter_map(|(width, name)| Some((*width, module.function(name).ok()?)))
+                .collect(),
+            Err(_) => Vec::new(),
+        };
+        let entries = if entries.len() == ENTRIES.len() { entries } else { Vec::new() };
+        Ok(Self {
+            pinned: PinnedPool::new(&context, PoolLimits::new(CudaGpus::PINNED_BYTES)),
+            scratch: DevicePool::new(&context, PoolLimits::new(CudaGpus::SCRATCH_BYTES)),
+            streams: Mutex::default(),
+            events: Mutex::default(),
+            context,
+            multiprocessors,
+            entries,
+        })
+    }
+}
+
+impl Gpu {
+    /// An event from the pool, or a new one.
+    fn event(&self) -> Result<Event, GpuError> {
+        let pooled = lock(&self.events).pop();
+        pooled.map_or_else(|| Event::new(&self.context).map_err(driver), Ok)
+    }
+}
+
+// SAFETY: the abilities are of `gpus`, made once; peers are those for which access was enabled in both directions. What is
+// not of a CUDA device is a region of the host's, and pinned if the driver says that the address is page-locked, which it
+// maps for all contexts (unified addressing, `PORTABLE` registration). Memory comes from the driver's allocations, held by
+// the buffers, which give it back to a pool or the driver when they are dropped. `ImportedMemory::open` checks the length
+// in the handle against the driver's own. Marks of streams are events recorded there.
+unsafe impl GpuBackend for CudaGpus {
+    fn capabilities(&self) -> &GpuCapabilities {
+        &self.capabilities
+    }
+
+    fn memory_kind(&self, device: Device, address: u64) -> MemoryKind {
+        match device.kind() {
+            DeviceKind::Cuda => MemoryKind::Gpu(device.index()),
+            // Pinned memory is pinned for all contexts.
+            _ if self.gpus.first().is_some_and(|gpu| gpu.context.is_pinned(address)) => {
+                MemoryKind::Pinned
+            }
+            _ => MemoryKind::Pageable,
+        }
+    }
+
+    fn create_stream(&self, gpu: u32) -> Result<Box<dyn GpuStream>, GpuError> {
+        let gpu = self.gpu(gpu)?;
+        let pooled = lock(&gpu.streams).pop();
+        let stream = match pooled {
+            Some(stream) => stream,
+            None => Stream::new(&gpu.context).map_err(driver)?,
+        };
+        Ok(Box::new(CudaGpuStream {
+            gpu: Arc::clone(gpu),
+            stream: Some(stream),
+            tables: Vec::new(),
+        }))
+    }
+
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
+        Ok(Box::new(self.gpu(gpu)?.pinned.allocate(len).map_err(memory)?))
+    }
+
+    fn pinned_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
+        let pinned = self.gpu(gpu)?.pinned.allocate(len).map_err(memory)?;
+        let refused =
+            |e: RegionError| GpuError::OutOfMemory { what: "pinned", reason: e.to_string() };
+        Region::try_from(pinned).map_err(refused)
+    }
+
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
+        Ok(Box::new(self.gpu(gpu)?.scratch.allocate(len).map_err(memory)?))
+    }
+
+    fn is_open_to_peers(&self, region: &Region) -> bool {
+        // `cuMemAlloc`, for which access between contexts counts. Frameworks may use `cuMemCreate`, for which it does not.
+        region.is_made_of::<DeviceMemory>()
+    }
+
+    fn record_event_on(
+        &self,
+        gpu: u32,
+        stream: StreamHandle,
+    ) -> Result<Box<dyn GpuEvent>, GpuError> {
+        let gpu = self.gpu(gpu)?;
+        let event = gpu.event()?;
+        // SAFETY: the caller of `StreamHandle::from_raw` vouched for the stream.
+        unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(foreign_stream)?;
+        Ok(Box::new(CudaGpuEvent { gpu: Arc::clone(gpu), event: Some(event) }))
+    }
+
+    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {
+        let context = &self.gpu(0)?.context;
+        let start = NonNull::new(region.address() as *mut u8);
+        let start =
+            start.ok_or_else(|| GpuError::Unsupported { reason: "no memory".to_owned() })?;
+        // SAFETY: the region keeps its bytes where they are, and is kept until they are unpinned. They are copied by address
+        // only.
+        let pinned = unsafe {
+            HostRegistration::from_raw_parts(context, start, region.len(), region.clone())
+        };
+        Ok(Box::new(pinned.map_err(memory)?))
+    }
+
+    fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
+        let context = &self.gpu(gpu)?.context;
+        let (handle, offset) = IpcMemoryHandle::around(context, address).map_err(driver)?;
+        Ok((handle.to_bytes(), offset))
+    }
+
+    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
+        let handle = IpcMemoryHandle::from_bytes(handle);
+        Ok(Box::new(ImportedMemory::open(&self.gpu(gpu)?.context, &handle).map_err(memory)?))
+    }
+}
+
+// SAFETY: the mapping stays where it is until it is closed, by dropping this.
+unsafe impl TransferBuffer for ImportedMemory {
+    fn address(&self) -> u64 {
+        self.address()
+    }
+}
+
+// SAFETY: the registration holds its region, whose memory does not move.
+unsafe impl TransferBuffer for HostRegistration<Region> {
+    fn address(&self) -> u64 {
+        self.address()
+    }
+}
+
+// SAFETY: the allocation stays where it is until this is dropped.
+unsafe impl TransferBuffer for PinnedMemory {
+    fn address(&self) -> u64 {
+        self.address()
+    }
+}
+
+// SAFETY: the allocation stays where it is until this is dropped.
+unsafe impl TransferBuffer for DeviceMemory {
+    fn address(&self) -> u64 {
+        self.address()
+    }
+}
+
+/// A stream from the pool, which takes it back when this is dropped: after its work, as [`GpuStream::memcpy_async`] demands.
+struct CudaGpuStream {
+    gpu: Arc<Gpu>,
+    /// `Some` until dropped.
+    stream: Option<Stream>,
+    /// Read by kernels that may not have run yet.
+    tables: Vec<PinnedMemory>,
+}
+
+impl CudaGpuStream {
+    fn own(&self) -> Result<&Stream, GpuError> {
+        self.stream.as_ref().ok_or_else(|| GpuError::Unsupported {
+            reason: "the lane has been given back".to_owned(),
+        })
+    }
+}
+
+// SAFETY: everything is queued on one stream of the driver's, which runs it in order: copies between the ranges of `ops`, and
+// the kernel, which copies what its table says (`table.rs`, and `kernels/README.md`). An event is recorded on the
+// stream; the driver refuses one only for a context that is lost, whose work it has ended. Waiting is `cuStreamWaitEvent`.
+unsafe impl GpuStream for CudaGpuStream {
+    unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+        let stream = self.own()?;
+        for op in ops {
+            // SAFETY: the caller vouches for both ranges until a later event is complete.
+            unsafe { stream.copy_async(op.dst, op.src, op.len as usize) }.map_err(driver)?;
+        }
+        Ok(())
+    }
+
+    unsafe fn memcpy_batch_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
+        let dsts: Vec<_> = ops.iter().map(|op| op.dst).collect();
+        let srcs: Vec<_> = ops.iter().map(|op| op.src).collect();
+        let lens: Vec<_> = ops.iter().map(|op| op.len as usize).collect();
+        // SAFETY: the caller vouches for all ranges until a later event is complete; plans have no overlapping targets.
+        unsafe { self.own()?.copy_batch_async(&dsts, &srcs, &lens) }.map_err(driver)
+    }
+
+    unsafe fn launch_copy_kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
+        let width = width(copy);
+        let entry = self.gpu.entries.iter().find(|(w, _)| *w == width);
+        let Some((_, function)) = entry else {
+            return Err(GpuError::Unsupported { reason: "the kernel is not loaded".to_owned() });
+        };
+        let len = table_len(copy);
+        // No memory has no bytes, and a dense copy needs no table.
+        let mut table = self.gpu.pinned.allocate(len.max(1)).map_err(memory)?;
+        let address = table.address();
+        let mut parameter = write_table(copy, &mut table.as_mut_slice()[..len], address);
+        let is_pinned = |address| self.gpu.context.is_pinned(address);
+        let host = is_pinned(copy.src.block(0)) || is_pinned(copy.dst.block(0));
+        let grid = grid(host, copy.bytes(), self.gpu.multiprocessors);
+        let mut parameters = [ptr::from_mut(&mut parameter).cast::<c_void>()];
+        // SAFETY: the entries take one such parameter by value. The caller vouches for all ranges until a later event
+        // is reached; the table lies in pinned memory that this stream keeps until then, and the module is the GPU's.
+        unsafe { function.launch([grid, 1, 1], [THREADS, 1, 1], 0, &mut parameters, self.own()?) }
+            .map_err(driver)?;
+        self.tables.push(table);
+        Ok(())
+    }
+
+    unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError> {
+        // SAFETY: the stream is of the primary context of this stream's GPU, and the caller uses the handle only as long
+        // as the stream keeps the stream.
+        Ok(unsafe { StreamHandle::from_raw(self.own()?.as_raw()) })
+    }
+
+    fn wait_stream(&mut self, stream: StreamHandle) -> Result<(), GpuError> {
+        let event = self.gpu.event()?;
+        // SAFETY: the caller of `StreamHandle::from_raw` vouched for the stream.
+        unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(foreign_stream)?;
+        self.own()?.wait(&event).map_err(driver)?;
+        lock(&self.gpu.events).push(event);
+        Ok(())
+    }
+
+    fn wait_event(&mut self, event: &dyn GpuEvent) -> Result<(), GpuError> {
+        let event = (event as &dyn Any).downcast_ref::<CudaGpuEvent>();
+        let others =
+            || GpuError::Unsupported { reason: "the mark is of no CUDA stream".to_owned() };
+        match &event.ok_or_else(others)?.event {
+            Some(event) => self.own()?.wait(event).map_err(driver),
+            None => Ok(()),
+        }
+    }
+
+    fn record_event(&mut self) -> Result<Box<dyn GpuEvent>, GpuError> {
+        let event = self.gpu.event()?;
+        event.record(self.own()?).map_err(driver)?;
+        Ok(Box::new(CudaGpuEvent { gpu: Arc::clone(&self.gpu), event: Some(event) }))
+    }
+
+    fn on_complete(&mut self, waker: Waker) -> Result<(), GpuError> {
+        self.own()?.host_callback(Box::new(move |_| waker.wake())).map_err(driver)
+    }
+}
+
+impl Drop for CudaGpuStream {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            lock(&self.gpu.streams).push(stream);
+        }
+    }
+}
+
+struct CudaGpuEvent {
+    gpu: Arc<Gpu>,
+    /// `Some` until dropped.
+    event: Option<Event>,
+}
+
+// SAFETY: `cuEventQuery` says that the event is complete only when all work captured by it is, with its writes visible to the
+// host. An error other than "not ready" is of a context that is lost, whose work the driver has ended; but for the one below,
+// which says nothing of the work and is none here.
+unsafe impl GpuEvent for CudaGpuEvent {
+    fn is_complete(&self) -> Result<bool, GpuError> {
+        /// `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED`: a capture by another thread forbids the question for now.
+        const FORBIDDEN_NOW: i32 = 900;
+        let Some(event) = &self.event else { return Ok(true) };
+        match event.query() {
+            Err(error) if error.code == FORBIDDEN_NOW => Ok(false),
+            asked => asked.map_err(driver),
+        }
+    }
+}
+
+impl Drop for CudaGpuEvent {
+    fn drop(&mut self) {
+        if let Some(event) = self.event.take() {
+            lock(&self.gpu.events).push(event);
+        }
+    }
+}
+
+/// Threads of a block of the kernel.
+const THREADS: u32 = 256;
+
+/// Blocks of the kernel. Enough to fill the GPU's memory, or, where the host's takes part, to fill PCIe and leave the
+/// other multiprocessors to the model (16 reach 51.5 and 50.2 GB/s on PCIe 5 x16, as many as do not matter more).
+fn grid(host: bool, bytes: u64, multiprocessors: u32) -> u32 {
+    const OVER_PCIE: u32 = 16;
+    const PER_MULTIPROCESSOR: u32 = 16;
+    const BYTES_PER_BLOCK: u64 = 16 * 1024;
+    let most = if host { OVER_PCIE } else { multiprocessors.saturating_mul(PER_MULTIPROCESSOR) };
+    let useful = u32::try_from(bytes.div_ceil(BYTES_PER_BLOCK)).unwrap_or(u32::MAX);
+    most.min(useful).max(1)
+}
+
+fn driver(error: CudaError) -> GpuError {
+    match error.is_not_supported() {
+        true => GpuError::Unsupported { reason: error.to_string() },
+        false => GpuError::Driver { reason: error.to_string(), sticky: error.is_sticky() },
+    }
+}
+
+fn foreign_stream(error: ForeignStreamError) -> GpuError {
+    match error {
+        ForeignStreamError::Cuda(error) => driver(error),
+        capturing => GpuError::StreamCapturing { reason: capturing.to_string() },
+    }
+}
+
+fn memory(error: MemoryError) -> GpuError {
+    let what = match &error {
+        MemoryError::OutOfDeviceMemory { .. } => "device",
+        _ => "pinned",
+    };
+    GpuError::OutOfMemory { what, reason: error.to_string() }
+}
+
+fn no_device(ordinal: u32, error: &DeviceError) -> GpuError {
+    GpuError::NoDevice { ordinal, reason: error.to_string() }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gpu")
+            .field("context", &self.context)
+            .field("kernel", &!self.entries.is_empty())
+            .finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

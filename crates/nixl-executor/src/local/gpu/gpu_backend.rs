@@ -1,0 +1,288 @@
+//! The interface to GPUs: streams, events and memory of the CUDA driver, or simulated ones.
+#![allow(unsafe_code, reason = "copies by address are unsafe to ask for")]
+
+use std::any::Any;
+use std::fmt;
+use std::task::Waker;
+
+use nixl_descriptor::Region;
+use nixl_device::Device;
+
+use crate::local::plan::block_copy::{BlockCopy, CopyOp};
+use crate::local::plan::strategy::GpuCapabilities;
+use crate::local::{GpuError, MemoryKind};
+
+/// The GPUs of a machine.
+///
+/// # Safety
+///
+/// The executors copy by address what an implementation says is there. It promises:
+///
+/// * [`capabilities`](Self::capabilities) are the same at every call. GPUs with ordinals below `gpus` exist, and two that are in
+///   `peers` can read and write each other's memory, as far as [`is_open_to_peers`](Self::is_open_to_peers) says.
+/// * [`memory_kind`](Self::memory_kind), for an address inside a live region of `device`: [`MemoryKind::Pageable`] and
+///   [`MemoryKind::Pinned`] only if the processor can read and write the memory at that address, as far as the region's
+///   [`Access`](nixl_descriptor::Access) goes; `Pinned` only if every GPU can as well, until the region is dropped or what
+///   [`pin`](Self::pin) returned is; [`MemoryKind::Gpu`] only if that GPU can. All of a region is of one kind, and so is all
+///   memory of one device other than the host.
+/// * [`pinned`](Self::pinned), [`pinned_region`](Self::pinned_region): `len` bytes that the processor and every GPU can
+///   read and write at the address given. [`scratch`](Self::scratch): `len` bytes that the GPU can. Nothing else uses
+///   them until what was returned is dropped.
+/// * [`pin`](Self::pin): the buffer's address is the region's, and all of the region is pinned until the buffer is dropped.
+/// * [`open`](Self::open): as many bytes as the handle says in its last eight (little endian), which `gpu` can read and
+///   write at the buffer's address until the buffer is dropped, even if the other process has ended.
+/// * [`create_stream`](Self::create_stream), [`record_event_on`](Self::record_event_on) and all buffers keep the contracts of their traits.
+///   The event of a stream is complete no sooner than the work that the stream had queued.
+///
+/// A handle or an address that means nothing is an error.
+///
+/// ```compile_fail,E0200
+/// use nixl_executor::TransferBuffer;
+///
+/// struct Nowhere;
+///
+/// // Not `unsafe impl`: the compiler refuses it.
+/// impl TransferBuffer for Nowhere {
+///     fn address(&self) -> u64 {
+///         16
+///     }
+/// }
+/// ```
+pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
+    /// The capabilities of the GPUs.
+    fn capabilities(&self) -> &GpuCapabilities;
+
+    /// What kind of memory an address of a device is.
+    fn memory_kind(&self, device: Device, address: u64) -> MemoryKind;
+
+    /// A stream of one GPU, for one transfer.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`]: no such GPU, or it is lost.
+    fn create_stream(&self, gpu: u32) -> Result<Box<dyn GpuStream>, GpuError>;
+
+    /// Pinned memory near a GPU, from a pool; it returns when dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the pool's bound is reached or the machine has no more.
+    fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError>;
+
+    /// Pinned memory near a GPU, as a region that engines may reach too. From the same pool.
+    ///
+    /// # Errors
+    ///
+    /// As [`pinned`](Self::pinned).
+    fn pinned_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError>;
+
+    /// Memory of a GPU, from a pool; it returns when dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the pool's bound is reached or the GPU has no more.
+    fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError>;
+
+    /// Names the allocation of a GPU's memory around `address` to other processes of this machine, and says where in it
+    /// the address is.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if such memory cannot be shared.
+    fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
+        let _ = (gpu, address);
+        Err(GpuError::Unsupported { reason: "these GPUs do not share memory".to_owned() })
+    }
+
+    /// Whether every GPU that reaches the region's reaches this memory of it, and not only the one that it was allocated
+    /// for. `false` if that is not known.
+    fn is_open_to_peers(&self, region: &Region) -> bool {
+        let _ = region;
+        false
+    }
+
+    /// *Blocking.* Pins host memory for all GPUs, until dropped. Takes about 100 us for each MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if it cannot be pinned, or is.
+    ///
+    /// # Safety
+    ///
+    /// The buffer is not dropped, only leaked, while a GPU uses the region's memory. Any operation may: as long as the region
+    /// is pinned, [`memory_kind`](Self::memory_kind) says so.
+    unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {
+        let _ = region;
+        Err(GpuError::Unsupported { reason: "these GPUs do not pin memory".to_owned() })
+    }
+
+    /// Records an event after all that a stream of the caller's has queued until now.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the handle is not of this GPU's context, or the stream captures a graph.
+    fn record_event_on(
+        &self,
+        gpu: u32,
+        stream: StreamHandle,
+    ) -> Result<Box<dyn GpuEvent>, GpuError> {
+        let _ = (gpu, stream);
+        Err(GpuError::Unsupported { reason: "these GPUs have no streams but their own".to_owned() })
+    }
+
+    /// Opens an allocation that another process shares, so that `gpu` reaches it. It stays open until dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the handle names nothing, or this GPU cannot reach the memory.
+    fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
+        let _ = (gpu, handle);
+        Err(GpuError::Unsupported { reason: "these GPUs do not share memory".to_owned() })
+    }
+}
+
+/// What names an allocation of GPU memory to other processes: CUDA's IPC handle and the length.
+pub type SharedHandle = [u8; 72];
+
+/// Memory that a transfer uses on its way.
+///
+/// # Safety
+///
+/// [`address`](Self::address) is the same at every call, and the memory there, as long as the call that returned the
+/// buffer says, stays allocated and reachable until the buffer is dropped.
+pub unsafe trait TransferBuffer: Send + Sync {
+    /// Where it is, for copies.
+    fn address(&self) -> u64;
+}
+
+// SAFETY: a region's memory neither moves nor goes before its last handle.
+unsafe impl TransferBuffer for Region {
+    fn address(&self) -> u64 {
+        Self::address(self)
+    }
+}
+
+/// A stream: a queue of work on one GPU, which runs in order.
+///
+/// # Safety
+///
+/// * The work touches no memory but the ranges of the copies that it was asked for: it reads the sources and writes the
+///   targets, none of which is touched before the call or after an event recorded later is complete.
+/// * After `Ok`, all that was asked is queued. After `Err`, some of it may be.
+/// * [`record_event`](Self::record_event) comes after everything queued so far, and `Err` means that nothing queued so far runs, now or
+///   later.
+/// * What is queued after [`wait_stream`](Self::wait_stream) or [`wait_event`](Self::wait_event) has returned `Ok` begins only when the
+///   work before that point is done. An error means that nothing waits.
+/// * [`on_complete`](Self::on_complete) has no part in this: a waker is woken too early or never.
+pub unsafe trait GpuStream: Send {
+    /// Queues one copy for each of `ops`.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`]. Some of the copies may have been queued.
+    ///
+    /// # Safety
+    ///
+    /// Both ranges of each copy are memory that the GPU can reach, nothing else writes what is read or touches what is
+    /// written, and all of it stays so until an event [recorded](Self::record_event) later is complete, or the GPU is lost. The stream is
+    /// not dropped before that, only leaked: what it keeps for its work goes with it.
+    unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError>;
+
+    /// Queues all of `ops` with one call. As [`memcpy_async`](Self::memcpy_async) otherwise.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn memcpy_batch_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError>;
+
+    /// Queues a kernel that copies every piece of every block. As [`memcpy_async`](Self::memcpy_async) otherwise.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn launch_copy_kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError>;
+
+    /// The handle for [`wait_stream`](Self::wait_stream) of another stream of the same GPU, to order that stream's work after this one's.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the stream was given back.
+    ///
+    /// # Safety
+    ///
+    /// The handle is not used once this stream is dropped.
+    unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError>;
+
+    /// Makes what is queued from here on wait for what `stream` has queued until now.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the handle is not of this GPU's context, or the stream captures a graph.
+    fn wait_stream(&mut self, stream: StreamHandle) -> Result<(), GpuError>;
+
+    /// Makes what is queued from here on wait for an event of another stream, on any GPU.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the event is of another [`GpuBackend`].
+    fn wait_event(&mut self, event: &dyn GpuEvent) -> Result<(), GpuError>;
+
+    /// Records an event after everything queued so far.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the GPU is lost.
+    fn record_event(&mut self) -> Result<Box<dyn GpuEvent>, GpuError>;
+
+    /// Wakes `waker` once everything queued so far is done.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the GPU is lost.
+    fn on_complete(&mut self, waker: Waker) -> Result<(), GpuError>;
+}
+
+/// An event: a point in the work of a stream.
+///
+/// # Safety
+///
+/// [`is_complete`](Self::is_complete) returns `Ok(true)` only if the work before the point is done, touches no memory any more, and
+/// what it wrote is seen by the thread that asks; `Err` only if that work never runs again and touches no memory from then
+/// on. Memory is freed by either.
+pub unsafe trait GpuEvent: Any + Send + Sync {
+    /// Whether the work before it is done.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the work failed or the GPU is lost.
+    fn is_complete(&self) -> Result<bool, GpuError>;
+}
+
+/// A stream of the caller's.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct StreamHandle(usize);
+
+impl StreamHandle {
+    /// The stream behind a `CUstream`; 0 is the default stream.
+    ///
+    /// # Safety
+    ///
+    /// `stream` is a `CUstream` of the primary context of the GPU that a transfer with this handle uses, and stays alive
+    /// until that transfer has begun.
+    #[must_use]
+    pub unsafe fn from_raw(stream: usize) -> Self {
+        Self(stream)
+    }
+
+    pub(crate) fn as_raw(self) -> usize {
+        self.0
+    }
+}

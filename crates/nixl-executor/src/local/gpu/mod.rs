@@ -1,0 +1,19 @@
+//! GPUs behind one trait: those of the driver, simulated ones, and none.
+
+mod cuda;
+pub(crate) mod gpu_backend;
+mod kind_of;
+mod no_gpus;
+mod simulated;
+mod simulated_memory;
+pub(crate) mod stream_point;
+mod table;
+
+pub use cuda::CudaGpus;
+pub use gpu_backend::{
+    GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
+};
+pub(crate) use kind_of::kind_of;
+pub(crate) use no_gpus::NoGpus;
+pub use simulated::SimulatedGpus;
+pub use stream_point::StreamPoint;

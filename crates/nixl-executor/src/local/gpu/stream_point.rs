@@ -1,0 +1,66 @@
+//! Order after the work of a caller's CUDA stream.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use nixl_descriptor::{Dependency, DependencyError};
+
+use super::gpu_backend::{GpuBackend, GpuEvent, GpuStream, StreamHandle};
+use crate::local::GpuError;
+
+/// All that a stream of the caller's had queued when this was made.
+///
+/// Memory that is offered or moved [after](nixl_descriptor::DescriptorList::after) it waits for that work: a GPU that copies the
+/// memory waits by itself, without the processor; an offer is made, and all else begins, once the work is done.
+pub struct StreamPoint {
+    event: Box<dyn GpuEvent>,
+}
+
+impl StreamPoint {
+    /// After what `stream`, which is of this GPU, has queued until now. The stream is not used any more afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if there is no such GPU, or the stream is not of its primary context, or captures a graph.
+    pub(crate) fn new(
+        gpus: &dyn GpuBackend,
+        gpu: u32,
+        stream: StreamHandle,
+    ) -> Result<Arc<Self>, GpuError> {
+        Ok(Arc::new(Self { event: gpus.record_event_on(gpu, stream)? }))
+    }
+}
+
+/// Whether all of the work is of streams, so that a stream can wait for it.
+pub(crate) fn is_of_streams(pending: &[Arc<dyn Dependency>]) -> bool {
+    pending.iter().all(|work| point(work).is_some())
+}
+
+/// Makes the stream wait for the work of streams.
+///
+/// # Errors
+///
+/// [`GpuError`] if it cannot.
+pub(crate) fn order(
+    gpu_stream: &mut dyn GpuStream,
+    pending: &[Arc<dyn Dependency>],
+) -> Result<(), GpuError> {
+    pending.iter().filter_map(point).try_for_each(|point| gpu_stream.wait_event(&*point.event))
+}
+
+fn point(work: &Arc<dyn Dependency>) -> Option<&StreamPoint> {
+    (&**work as &dyn Any).downcast_ref()
+}
+
+impl Dependency for StreamPoint {
+    fn is_done(&self) -> Result<bool, DependencyError> {
+        self.event.is_complete().map_err(|e| DependencyError { reason: e.to_string() })
+    }
+}
+
+impl fmt::Debug for StreamPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamPoint").field("done", &self.event.is_complete().ok()).finish()
+    }
+}

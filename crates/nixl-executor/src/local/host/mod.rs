@@ -1,0 +1,7 @@
+//! Copies by the processor, and the progress of copies.
+
+pub(crate) mod host_copy;
+pub(crate) mod progress;
+mod streaming;
+
+pub use progress::Progress;

@@ -1,0 +1,102 @@
+//! Copy plans: what will be copied, by which strategy, and why not by others.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use super::block_copy::{BlockCopy, CopyOp, Direction};
+use super::costs::{CopyRoute, Costs};
+use super::strategy::{GpuCapabilities, Strategy};
+use crate::local::{BlockError, MemoryKind, StrategyPolicy};
+
+/// How blocks will be copied from one kind of memory to another.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Plan {
+    /// Memory of the source.
+    pub src: MemoryKind,
+    /// Memory of the destination.
+    pub dst: MemoryKind,
+    /// What is copied.
+    pub blocks: BlockCopy,
+    /// How many copies that is, if neighbours in the order given are one; [`ops`](Self::ops) are these.
+    pub copies: usize,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// How they are carried out.
+    pub strategy: Strategy,
+    /// What that is expected to take, submit to awaited completion.
+    pub estimate: Duration,
+    /// The other strategies, each with the reason against it, cheapest first, then those that cannot.
+    pub rejected: Vec<(Strategy, Cow<'static, str>)>,
+    /// The GPU that copies, if it is not that of the source or else the destination.
+    pub(crate) copier: Option<u32>,
+}
+
+impl Plan {
+    /// A plan for any copies, addresses of which both sides vouch for.
+    pub(crate) fn of(
+        blocks: BlockCopy,
+        (src, dst): (MemoryKind, MemoryKind),
+        can: &GpuCapabilities,
+        costs: &Costs,
+        policy: &StrategyPolicy,
+    ) -> Result<Self, BlockError> {
+        let (bytes, copies) = (blocks.bytes(), blocks.op_count());
+        let route = CopyRoute::between(src, dst);
+        let mut able = Vec::new();
+        let mut unable = Vec::new();
+        for strategy in Strategy::ALL {
+            let verdict = match policy.forbids(strategy) {
+                Some(reason) => Err(reason.into()),
+                None => strategy.check(src, dst, can),
+            };
+            match verdict {
+                Ok(()) => {
+                    let chunks = match strategy {
+                        // The host's side is copied run by run.
+                        Strategy::PackedCopy if src.is_host() => blocks.runs(Direction::Source),
+                        Strategy::PackedCopy => blocks.runs(Direction::Destination),
+                        _ => copies,
+                    };
+                    let estimate = costs.cost(route, strategy).estimate(chunks, bytes);
+                    able.push((strategy, estimate));
+                }
+                Err(reason) => unable.push((strategy, reason)),
+            }
+        }
+        able.sort_by_key(|(_, estimate)| *estimate);
+        let mut able = able.into_iter();
+        let Some((strategy, estimate)) = able.next() else {
+            return Err(BlockError::NoStrategy { src, dst, rejected: unable });
+        };
+        let dearer = able.map(|(other, cost)| (other, format!("estimated at {cost:.1?}").into()));
+        let rejected = dearer.chain(unable).collect();
+        Ok(Self { src, dst, blocks, copies, bytes, strategy, estimate, rejected, copier: None })
+    }
+
+    /// The copies one by one: by layer, by K and V, and then in the order of the blocks given.
+    #[must_use]
+    pub fn ops(&self) -> Vec<CopyOp> {
+        let mut ops = Vec::with_capacity(self.copies);
+        ops.extend(self.blocks.ops());
+        ops
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lens = || self.blocks.ops().map(|op| op.len);
+        let (shortest, longest) = (lens().min().unwrap_or(0), lens().max().unwrap_or(0));
+        writeln!(
+            f,
+            "{} -> {}: {} bytes in {} copies of {shortest} to {longest} bytes",
+            self.src, self.dst, self.bytes, self.copies
+        )?;
+        write!(f, "  by {}, estimated at {:.1?}", self.strategy, self.estimate)?;
+        for (strategy, reason) in &self.rejected {
+            write!(f, "\n  not {strategy}: {reason}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,28 @@
+//! The strategies that a caller allows.
+
+use crate::local::Strategy;
+
+/// Which strategies may be used. A policy that leaves none is an error before any byte moves.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum StrategyPolicy {
+    /// The cheapest that works.
+    #[default]
+    Auto,
+    /// This one or none.
+    Require(Strategy),
+    /// Any but these.
+    Forbid(Vec<Strategy>),
+}
+
+impl StrategyPolicy {
+    pub(crate) fn forbids(&self, strategy: Strategy) -> Option<&'static str> {
+        match self {
+            Self::Require(required) if *required != strategy => Some("the policy requires another"),
+            Self::Forbid(forbidden) if forbidden.contains(&strategy) => {
+                Some("the policy forbids it")
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Copies of a descriptor list's ranges.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use nixl_descriptor::Dependency;
+use nixl_ops::{Execution, PathReport, TransportError};
+
+use super::execution::{CopyWorkers, PlanExecution};
+use crate::local::gpu::gpu_backend::GpuBackend;
+use crate::local::plan::block_copy::{BlockCopy, CopyOp};
+use crate::local::plan::boundaries::AllocationBoundaries;
+use crate::local::plan::copy_plan::Plan;
+use crate::local::plan::costs::Costs;
+use crate::local::{BlockError, MemoryKind, StrategyPolicy};
+
+/// What list copies need: the GPU back end, copy workers, costs and the waker.
+#[derive(Clone)]
+pub(crate) struct CopyContext {
+    pub(crate) gpus: Arc<dyn GpuBackend>,
+    pub(crate) threads: CopyWorkers,
+    pub(crate) costs: Costs,
+    pub(crate) waker: Waker,
+}
+
+/// Copies of any lengths between two kinds of memory: those of one length after those of another. Made for memory that
+/// stays as [`PlanExecution`] wants it.
+pub(crate) struct ListCopy {
+    left: VecDeque<PlanExecution>,
+    report: PathReport,
+    expected: Option<Duration>,
+    steps: u64,
+}
+
+impl ListCopy {
+    /// Prepares to copy `ops`, at least one, whose targets do not overlap. `copier` is the GPU that does it, if that is not
+    /// the one of the source or else the destination. They begin once `pending` is done. The allocations that they are in
+    /// begin at the `boundaries`.
+    pub(crate) fn new(
+        (ops, boundaries): (&[CopyOp], &AllocationBoundaries),
+        kinds: (MemoryKind, MemoryKind),
+        policy: &StrategyPolicy,
+        copier: Option<u32>,
+        pending: &[Arc<dyn Dependency>],
+        context: &CopyContext,
+    ) -> Result<Self, BlockError> {
+        let mut ops = merged(ops, boundaries);
+        // Stable: those of one length stay in their order.
+        ops.sort_by_key(|op| op.len);
+        let mut left = VecDeque::new();
+        let mut expected = Duration::ZERO;
+        for group in ops.chunk_by(|a, b| a.len == b.len) {
+            let can = context.gpus.capabilities();
+            let blocks = BlockCopy::of_ops(group, boundaries);
+            let mut plan = Plan::of(blocks, kinds, can, &context.costs, policy)?;
+            plan.copier = copier;
+            expected += plan.estimate;
+            let (gpus, threads) = (Arc::clone(&context.gpus), context.threads.clone());
+            let waker = context.waker.clone();
+            let execution = PlanExecution::new(plan, gpus, threads, waker, None, None);
+            left.push_back(execution.pending(pending));
+        }
+        let mut report = left.front().map_or_else(
+            || PathReport::new(nixl_ops::PathKind::Local("none"), "none", 0, 0),
+            PlanExecution::report,
+        );
+        report.bytes = ops.iter().map(|op| op.len).sum();
+        report.descriptors = ops.len();
+        Ok(Self { left, report, expected: Some(expected), steps: 0 })
+    }
+}
+
+impl Execution for ListCopy {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        while let Some(first) = self.left.front_mut() {
+            match first.poll() {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => {
+                    self.left.clear();
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Ready(Ok(())) => {
+                    self.left.pop_front();
+                    self.steps += 1;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn abandon(&mut self) -> bool {
+        // Only the first has begun.
+        self.left.truncate(1);
+        self.left.front_mut().is_none_or(PlanExecution::abandon)
+    }
+
+    fn report(&self) -> PathReport {
+        self.report.clone()
+    }
+
+    fn expected(&self) -> Option<Duration> {
+        self.expected
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+    fn posts_quickly(&self) -> bool {
+        true
+    }
+}
+
+/// Joins neighbours that continue each other on both sides.
+fn merged(ops: &[CopyOp], boundaries: &AllocationBoundaries) -> Vec<CopyOp> {
+    let mut merged: Vec<CopyOp> = Vec::with_capacity(ops.len());
+    ops.iter().for_each(|op| op.append(&mut merged, boundaries));
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_one_copy_unless_an_allocation_begins_between_them() {
+        let op = |at: u64, len: u64| CopyOp { src: 1000 + at, dst: 5000 + at, len };
+        let ops = [op(0, 10), op(10, 20), op(30, 5), op(40, 2), op(42, 3)];
+        let lens = |boundaries: &[u64]| -> Vec<u64> {
+            merged(&ops, &AllocationBoundaries::of(boundaries.iter().copied()))
+                .iter()
+                .map(|op| op.len)
+                .collect()
+        };
+        assert_eq!(lens(&[]), [35, 5]);
+        assert_eq!(lens(&[1000, 5000, 1040]), [35, 5]);
+        assert_eq!(lens(&[1010]), [10, 25, 5]);
+        assert_eq!(lens(&[5042, 5030]), [30, 5, 2, 3]);
+    }
+}

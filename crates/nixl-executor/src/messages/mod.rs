@@ -1,0 +1,20 @@
+//! Messages between executors: what two sides of a transfer say to each other, and the queue by which one side sends.
+//!
+//! What a peer sends is validated [here](message). Requests for an offer are [messages of their own](request), with the proof that the
+//! sender holds its metadata.
+
+mod message;
+mod outbox;
+mod pending_connect;
+mod request;
+mod wire;
+
+pub(crate) use message::{Message, SlotGrant};
+pub(crate) use outbox::Outbox;
+pub(crate) use request::{
+    CancelCopy, ExportedRange, Open, PresentedOffer, Proof, RemoteCopyRequest,
+};
+pub(crate) use wire::{
+    MAX_EXPORTED_RANGES, MAX_GRANTS, MAX_INITIATOR_METADATA, MAX_RANGE_OFFSETS, MessageError,
+    SessionId,
+};

@@ -1,0 +1,47 @@
+//! The path planner: which way the bytes of one operation go, between processes or inside this one.
+//!
+//! Nothing is copied, registered or asked of an engine here.
+//!
+//! - [`LocalFacts`] and [`PeerFacts`] are what is known of the two sides; static facts propose paths.
+//! - [`PathPlan`] says of every kind of path whether it is there for a [`PathQuery`], and at what [cost](PathCosts), or
+//!   what is missing. It depends neither on the size nor on what happened before, so [`PlanCache`] keeps it for a peer.
+//! - [`PathPlan::choose`] picks the fastest for a size, [`PathPlan::rank`] shows the order.
+//! - [`Health`] remembers how real use went with a peer: a path that failed stands behind the others for a while. One operation's
+//!   [`PathHistory`] is drawn from it, and takes up the paths that the operation has tried itself.
+//! - [`EngineEstimate`] keeps what the engine itself expects of the way to a peer, which corrects what is inferred of it.
+//! - [`may_retry`] says whether another path may be tried.
+//! - [`note_attempt`] and [`note_end`] count, and tell `tracing`.
+//!
+//! ```
+//! use nixl_device::Device;
+//! use nixl_executor::MemoryKind;
+//! use nixl_executor::paths::{Engine, LocalFacts, OfferFacts, PathCosts, PathPlan, PeerFacts, PathQuery, PathHistory};
+//! use nixl_ops::{OperationKind, PathKind, PathPolicy};
+//!
+//! // A peer of which only its address is known, as Dynamo's profile has it.
+//! let peer = PeerFacts::unknown();
+//! let query = PathQuery {
+//!     operation: OperationKind::Read,
+//!     local: MemoryKind::Pageable,
+//!     remote: Device::cuda(0),
+//!     engine: Engine::Ucx,
+//!     offered: OfferFacts::default(),
+//!     policy: PathPolicy::auto(),
+//! };
+//! let plan = PathPlan::new(query, &LocalFacts::default(), &peer, &PathCosts::default());
+//! let chosen = plan.choose(1 << 20, &PathHistory::new())?;
+//! assert_eq!(chosen.path.kind, PathKind::EngineStaged);
+//! println!("{}", plan.rank(1 << 20, &PathHistory::new()));
+//! # Ok::<(), nixl_ops::TransportError>(())
+//! ```
+
+pub use crate::connection::{note_attempt, note_end};
+pub use crate::facts::{
+    Engine, Fact, LocalFacts, LocalGpu, Locality, OfferFacts, PeerFacts, PeerGpu, PeerMedia,
+    ShareForm, UcxTransports,
+};
+pub use crate::peers::{EngineEstimate, Health, HealthState, PathKey, PlanCache};
+pub use crate::planner::{
+    AvailablePath, Chosen, MAX_ATTEMPTS, PathCosts, PathHistory, PathPlan, PathQuery, Ranking,
+    Refusal, UnavailablePath, may_retry,
+};

@@ -1,0 +1,91 @@
+//! The engine's own estimate of the connection to a peer.
+
+use std::time::Duration;
+
+use crate::facts::Engine;
+
+/// What an engine that was asked once expects of the way to one peer. It is a hint that corrects what is inferred: UCX falls
+/// back to sockets silently.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EngineEstimate {
+    /// The engine expects no more than of sockets. `None` if it has not said.
+    by_sockets: Option<bool>,
+    /// How often it was asked and gave no answer.
+    silent: u32,
+}
+
+impl EngineEstimate {
+    /// Transfers whose descriptors are this long tell the bandwidth: shorter ones are mostly latency.
+    pub const FROM_BYTES: u64 = 64 * 1024;
+    /// An engine that has not answered so often is not asked again.
+    const MAX_SILENT: u32 = 4;
+    /// What is expected to be slower goes by sockets, in GB/s. UCX 1.22 expects 0.0125 of sockets inside a machine and 11.7
+    /// of its shared memory, of any size; fast network cards, by sockets too, may be above.
+    const SOCKETS_BELOW: f64 = 1.0;
+
+    /// Nothing is known.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether the engine should be asked for a transfer of so many bytes in so many descriptors.
+    #[must_use]
+    pub fn wants(&self, bytes: u64, descriptors: usize) -> bool {
+        bytes / (descriptors.max(1) as u64) >= Self::FROM_BYTES
+            && self.by_sockets.is_none()
+            && self.silent < Self::MAX_SILENT
+    }
+
+    /// The engine was asked for so many bytes, and what it expects, if it said.
+    pub fn note(&mut self, bytes: u64, expected: Option<Duration>) {
+        match expected {
+            Some(expected) => {
+                let gbps = bytes as f64 / expected.as_secs_f64().max(1e-9) / 1e9;
+                self.by_sockets = Some(gbps < Self::SOCKETS_BELOW);
+            }
+            None => self.silent += 1,
+        }
+    }
+
+    /// What is known of the engine, on the way to this peer.
+    #[must_use]
+    pub fn refine(&self, engine: Engine) -> Engine {
+        match (engine, self.by_sockets) {
+            (Engine::Ucx, Some(true)) => Engine::UcxBySockets,
+            _ => engine,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_expects_little_goes_by_sockets() {
+        let [mut a, mut b, mut c] = [EngineEstimate::new(); 3];
+        assert!(!a.wants(4096, 1) && a.wants(1 << 20, 1));
+        assert!(!a.wants(1 << 20, 100), "that would tell the latency");
+        assert_eq!(a.refine(Engine::Ucx), Engine::Ucx);
+        // What NIXL 1.5.1 said on one machine, over TCP and over CMA.
+        a.note(1 << 20, Some(Duration::from_micros(83_948)));
+        b.note(1 << 20, Some(Duration::from_micros(89)));
+        c.note(100_003, Some(Duration::ZERO));
+        assert_eq!(a.refine(Engine::Ucx), Engine::UcxBySockets);
+        assert_eq!((b.refine(Engine::Ucx), c.refine(Engine::Ucx)), (Engine::Ucx, Engine::Ucx));
+        assert_eq!(a.refine(Engine::Other), Engine::Other);
+        assert!(!a.wants(1 << 20, 1) && !b.wants(1 << 20, 1));
+    }
+
+    #[test]
+    fn an_engine_that_does_not_say_is_not_asked_for_ever() {
+        let mut estimate = EngineEstimate::new();
+        for _ in 0..EngineEstimate::MAX_SILENT {
+            assert!(estimate.wants(1 << 20, 1));
+            estimate.note(1 << 20, None);
+        }
+        assert!(!estimate.wants(1 << 20, 1));
+        assert_eq!(estimate.refine(Engine::Ucx), Engine::Ucx);
+    }
+}

@@ -1,0 +1,313 @@
+//! Path health: results of past use, with a cooldown after failures.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use nixl_device::Device;
+use nixl_ops::PathKind;
+
+use crate::planner::{PathHistory, same};
+
+/// What was used: a kind of path between two memories.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(clippy::exhaustive_structs, reason = "it is a key")]
+pub struct PathKey {
+    /// The kind of path.
+    pub kind: PathKind,
+    /// Memory of this side.
+    pub local: Device,
+    /// Memory of the peer, in its numbering.
+    pub remote: Device,
+}
+
+impl PathKey {
+    fn is(&self, other: &Self) -> bool {
+        same(self.kind, other.kind) && self.pair() == other.pair()
+    }
+
+    fn pair(&self) -> (Device, Device) {
+        (self.local, self.remote)
+    }
+}
+
+/// What is known of a path from use.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum HealthState {
+    /// It has not been used, or that was forgotten.
+    Unproven,
+    /// It worked the last time.
+    Proven,
+    /// It failed the last time.
+    Failed {
+        /// How many cooldowns in a row.
+        times: u32,
+        /// How long ago.
+        ago: Duration,
+        /// How much longer it stands behind the others. Zero once it may be tried again.
+        retry_in: Duration,
+        /// How it failed.
+        reason: Cow<'static, str>,
+    },
+}
+
+/// Remembers which paths to one peer worked and which failed. A failure demotes a path for a cooldown, which doubles each
+/// time that the path fails again after it; a success ends that. Bounded: the paths that were used the longest ago are
+/// forgotten. Times are those of one [`Clock`](nixl_ops::Clock).
+///
+/// ```
+/// use std::time::Duration;
+/// use nixl_device::Device;
+/// use nixl_executor::paths::{Health, PathKey};
+/// use nixl_ops::PathKind;
+///
+/// let mut health = Health::new();
+/// let path_key = PathKey { kind: PathKind::CudaIpc, local: Device::cuda(0), remote: Device::cuda(1) };
+/// health.failed(path_key, "the driver refused the handle", Duration::from_secs(5));
+/// let at = |seconds| health.history(Device::cuda(0), Device::cuda(1), Duration::from_secs_f64(seconds));
+/// assert_eq!(
+///     at(5.4).in_cooldown(PathKind::CudaIpc).unwrap(),
+///     "failed 400.0ms ago, not tried again for 600.0ms: the driver refused the handle"
+/// );
+/// assert!(at(6.0).in_cooldown(PathKind::CudaIpc).is_none());
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    records: Vec<Record>,
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    path_key: PathKey,
+    failure: Option<Failure>,
+}
+
+#[derive(Clone, Debug)]
+struct Failure {
+    times: u32,
+    at: Duration,
+    until: Duration,
+    reason: Cow<'static, str>,
+}
+
+impl Health {
+    /// How long the first failure demotes a path.
+    pub const FIRST_COOLDOWN: Duration = Duration::from_secs(1);
+    /// The longest time for which a failure demotes a path.
+    pub const LONGEST_COOLDOWN: Duration = Duration::from_secs(300);
+    /// How many paths are remembered.
+    pub const MAX_PATHS: usize = 128;
+
+    /// Nothing is known.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The path worked.
+    pub fn succeeded(&mut self, path_key: PathKey) {
+        record(&mut self.records, path_key).failure = None;
+    }
+
+    /// The path failed. Failures of operations that were under way together count as one: during its cooldown a path's
+    /// further failures change the reason only.
+    pub fn failed(
+        &mut self,
+        path_key: PathKey,
+        reason: impl Into<Cow<'static, str>>,
+        now: Duration,
+    ) {
+        let reason = reason.into();
+        let record = record(&mut self.records, path_key);
+        match &mut record.failure {
+            Some(failure) if now < failure.until => {
+                failure.at = failure.at.max(now);
+                failure.reason = reason;
+            }
+            failure => {
+                let times = failure.as_ref().map_or(0, |f| f.times).saturating_add(1);
+                let until = now.saturating_add(cooldown(times));
+                *failure = Some(Failure { times, at: now, until, reason });
+            }
+        }
+    }
+
+    /// What is known of a path.
+    #[must_use]
+    pub fn state(&self, path_key: PathKey, now: Duration) -> HealthState {
+        match self.records.iter().find(|record| record.path_key.is(&path_key)) {
+            None => HealthState::Unproven,
+            Some(Record { failure: None, .. }) => HealthState::Proven,
+            Some(Record { failure: Some(failure), .. }) => HealthState::Failed {
+                times: failure.times,
+                ago: now.saturating_sub(failure.at),
+                retry_in: failure.until.saturating_sub(now),
+                reason: failure.reason.clone(),
+            },
+        }
+    }
+
+    /// How the paths between two memories stand. Takes memory only if one of them is in its cooldown.
+    #[must_use]
+    pub fn history(&self, local: Device, remote: Device, now: Duration) -> PathHistory {
+        let mut history = PathHistory::new();
+        for record in &self.records {
+            if record.path_key.pair() != (local, remote) {
+                continue;
+            }
+            if let Some(failure) = &record.failure
+                && now < failure.until
+            {
+                let ago = now.saturating_sub(failure.at);
+                let wait = failure.until - now;
+                history.note_cooldown(
+                    record.path_key.kind,
+                    format!(
+                        "failed {ago:.1?} ago, not tried again for {wait:.1?}: {}",
+                        failure.reason
+                    ),
+                );
+            }
+        }
+        history
+    }
+}
+
+/// The cooldown after so many failures in a row.
+fn cooldown(times: u32) -> Duration {
+    let factor = 1u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
+    Health::FIRST_COOLDOWN.saturating_mul(factor).min(Health::LONGEST_COOLDOWN)
+}
+
+/// The record of a subject, moved to the end; the one at the front is the oldest.
+fn record(records: &mut Vec<Record>, path_key: PathKey) -> &mut Record {
+    match records.iter().position(|record| record.path_key.is(&path_key)) {
+        Some(index) => records[index..].rotate_left(1),
+        None => {
+            if records.len() == Health::MAX_PATHS {
+                records.remove(0);
+            }
+            records.push(Record { path_key, failure: None });
+        }
+    }
+    let last = records.len() - 1;
+    &mut records[last]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn path_key(kind: usize, local: u32) -> PathKey {
+        PathKey { kind: PathKind::ALL[kind], local: Device::cuda(local), remote: Device::HOST }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Succeed(usize, u32),
+        Fail(usize, u32),
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let key = || (2..5usize, 0..2u32);
+        prop_oneof![
+            2 => key().prop_map(|(k, l)| Step::Succeed(k, l)),
+            6 => key().prop_map(|(k, l)| Step::Fail(k, l)),
+            4 => (0..400_000u64).prop_map(Step::Wait),
+        ]
+    }
+
+    /// Failures in a row, the last one, the end of the cooldown; all in milliseconds.
+    #[derive(Default)]
+    struct Model {
+        paths: HashMap<(usize, u32), (u32, u64, u64)>,
+        now: u64,
+    }
+
+    impl Model {
+        fn step(&mut self, step: &Step) {
+            match *step {
+                Step::Succeed(k, l) => drop(self.paths.insert((k, l), (0, 0, 0))),
+                Step::Fail(k, l) => {
+                    let (times, at, until) = self.paths.entry((k, l)).or_default();
+                    *at = self.now;
+                    if *times == 0 || self.now >= *until {
+                        *times += 1;
+                        let doubled = (1..*times).fold(1000, |all: u64, _| (2 * all).min(300_000));
+                        *until = self.now + doubled;
+                    }
+                }
+                Step::Wait(ms) => self.now += ms,
+            }
+        }
+
+        fn state(&self, key: (usize, u32)) -> HealthState {
+            match self.paths.get(&key) {
+                None => HealthState::Unproven,
+                Some((0, ..)) => HealthState::Proven,
+                Some((times, at, until)) => HealthState::Failed {
+                    times: *times,
+                    ago: Duration::from_millis(self.now - at),
+                    retry_in: Duration::from_millis(until.saturating_sub(self.now)),
+                    reason: "why".into(),
+                },
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_remembers_as_the_model_does(steps in proptest::collection::vec(step(), 0..60)) {
+            let (mut health, mut model) = (Health::new(), Model::default());
+            for step in &steps {
+                let now = Duration::from_millis(model.now);
+                match *step {
+                    Step::Succeed(k, l) => health.succeeded(path_key(k, l)),
+                    Step::Fail(k, l) => health.failed(path_key(k, l), "why", now),
+                    Step::Wait(_) => {}
+                }
+                model.step(step);
+                let now = Duration::from_millis(model.now);
+                for l in 0..2 {
+                    let history = health.history(Device::cuda(l), Device::HOST, now);
+                    for k in 2..5 {
+                        let expected = model.state((k, l));
+                        prop_assert_eq!(health.state(path_key(k, l), now), expected.clone());
+                        let in_cooldown = matches!(
+                            expected,
+                            HealthState::Failed { retry_in, .. } if retry_in > Duration::ZERO
+                        );
+                        prop_assert_eq!(history.in_cooldown(PathKind::ALL[k]).is_some(), in_cooldown);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn however_many_failures_the_cooldown_is_bounded(times in any::<u32>()) {
+            let cooldown = cooldown(times);
+            prop_assert!((Health::FIRST_COOLDOWN..=Health::LONGEST_COOLDOWN).contains(&cooldown));
+        }
+    }
+
+    #[test]
+    fn the_path_used_the_longest_ago_is_forgotten() {
+        let mut health = Health::new();
+        let last = u32::try_from(Health::MAX_PATHS).unwrap();
+        for local in 0..last {
+            health.succeeded(path_key(2, local));
+        }
+        health.succeeded(path_key(2, 0));
+        health.succeeded(path_key(2, last));
+        let state = |local| health.state(path_key(2, local), Duration::ZERO);
+        assert_eq!(state(1), HealthState::Unproven);
+        for local in [0, 2, last] {
+            assert_eq!(state(local), HealthState::Proven, "{local}");
+        }
+    }
+}

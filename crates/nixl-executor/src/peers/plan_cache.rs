@@ -1,0 +1,85 @@
+//! The cache of path plans for one peer.
+
+use std::sync::Arc;
+
+use nixl_metadata::PeerInfo;
+
+use crate::facts::{LocalFacts, PeerFacts};
+use crate::planner::{PathCosts, PathPlan, PathQuery};
+
+/// The plans for one peer, kept for as long as the peer says the same of itself. Bounded: the oldest is forgotten.
+#[derive(Clone, Debug, Default)]
+pub struct PlanCache {
+    info: Option<PeerInfo>,
+    plans: Vec<Arc<PathPlan>>,
+}
+
+impl PlanCache {
+    /// How many plans are kept.
+    pub const MAX_PLANS: usize = 64;
+
+    /// No plans yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The plan for a question to the peer, that says this of itself, by what this process knows of itself. One that was made
+    /// before costs a look; all are of the same `here` and `costs`.
+    #[must_use]
+    pub fn get(
+        &mut self,
+        (here, costs): (&LocalFacts, &PathCosts),
+        info: Option<&PeerInfo>,
+        query: PathQuery,
+    ) -> Arc<PathPlan> {
+        if self.info.as_ref() != info {
+            *self = Self { info: info.cloned(), plans: Vec::new() };
+        }
+        if let Some(plan) = self.plans.iter().find(|plan| plan.query == query) {
+            return Arc::clone(plan);
+        }
+        let facts = info.map_or_else(PeerFacts::unknown, |info| PeerFacts::new(info, here));
+        let plan = Arc::new(PathPlan::new(query, here, &facts, costs));
+        if self.plans.len() == Self::MAX_PLANS {
+            self.plans.remove(0);
+        }
+        self.plans.push(Arc::clone(&plan));
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nixl_device::Device;
+    use nixl_metadata::{Capabilities, HostIdentity};
+    use nixl_ops::{OperationKind, PathKind, PathPolicy};
+
+    use super::*;
+    use crate::facts::{Engine, OfferFacts};
+    use crate::local::MemoryKind;
+
+    #[test]
+    fn plans_are_kept_until_the_peer_says_otherwise() {
+        let mut plans = PlanCache::new();
+        let (here, costs) = (LocalFacts::default(), PathCosts::default());
+        let mut get = |info: &PeerInfo, query| plans.get((&here, &costs), Some(info), query);
+        let host = HostIdentity::new("host", "boot", 1).unwrap();
+        let info = here.describe(PeerInfo::new("peer", 1, host).unwrap(), true);
+        let query = PathQuery {
+            operation: OperationKind::Read,
+            local: MemoryKind::Gpu(0),
+            remote: Device::cuda(1),
+            engine: Engine::Ucx,
+            offered: OfferFacts::default(),
+            policy: PathPolicy::auto(),
+        };
+        let first = get(&info, query);
+        assert!(Arc::ptr_eq(&first, &get(&info, query)));
+        let other =
+            PathQuery { policy: PathPolicy::auto().forbid(PathKind::EngineStaged), ..query };
+        assert_ne!(get(&info, other), first);
+        let changed = info.with_capabilities(Capabilities::default());
+        assert!(!Arc::ptr_eq(&get(&changed, query), &first));
+    }
+}

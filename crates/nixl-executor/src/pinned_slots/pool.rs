@@ -1,0 +1,463 @@
+//! Pinned slots: one piece of memory for each direction, which the connections of an executor share. Each connection
+//! registers it with its engine.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::mem;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nixl_descriptor::{Descriptor, Region, Registration, RegistrationCache};
+use nixl_ops::TransportError;
+
+use super::StagingConfig;
+use super::admission::Admission;
+use crate::local::GpuBackend;
+
+/// The slots of both directions, for all connections of an executor.
+#[derive(Clone, Debug)]
+pub(crate) struct SlotPools {
+    pub(crate) outgoing: Arc<SlotPool>,
+    pub(crate) incoming: Arc<SlotPool>,
+}
+
+impl SlotPools {
+    pub(crate) fn new(config: StagingConfig) -> Self {
+        let config = config.checked();
+        Self { outgoing: SlotPool::new(&config), incoming: SlotPool::new(&config) }
+    }
+
+    /// Whether their memory is allocated and was not used since the last call.
+    pub(crate) fn are_idle(&self) -> bool {
+        let used = [&self.outgoing, &self.incoming].map(|pool| pool.used.swap(false, Relaxed));
+        self.are_allocated() && used == [false, false]
+    }
+
+    pub(crate) fn are_allocated(&self) -> bool {
+        [&self.outgoing, &self.incoming].iter().any(|pool| pool.memory().is_some())
+    }
+
+    /// *Blocking.* Gives the memory back, unless it is in use. Connections that keep it registered keep it.
+    pub(crate) fn release(&self) {
+        [&self.outgoing, &self.incoming].iter().for_each(|pool| pool.release());
+    }
+}
+
+/// The slots of one direction. Their memory is allocated when it is first needed, and does not grow.
+pub(crate) struct SlotPool {
+    slots: u16,
+    slot_bytes: usize,
+    memory: Mutex<Option<Region>>,
+    admission: Mutex<Admission>,
+    used: AtomicBool,
+}
+
+/// The slots of one direction for one connection, whose engine must know their memory.
+pub(crate) struct RegisteredSlots {
+    pool: Arc<SlotPool>,
+    slab: Mutex<Option<Slab>>,
+    /// Why it has none, and when that was found.
+    failure: Mutex<Option<Failure>>,
+}
+
+#[derive(Clone)]
+struct Failure {
+    reason: String,
+    at: Duration,
+}
+
+#[derive(Clone)]
+struct Slab {
+    region: Region,
+    registration: Registration,
+}
+
+const EXHAUSTED: &str = "every pinned slot may still be written by peers that stalled: they come back when those peers go on or end";
+
+/// What a pool holds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct SlotStats {
+    /// Bytes of pinned memory allocated.
+    pub pinned_bytes: usize,
+    /// Slots that are free.
+    pub free: usize,
+    /// Slots that a peer may still write, although their transfer has ended. They come back when the peer says that it does
+    /// not, or is gone; those that this process's own GPU or engine may use do not.
+    pub quarantined: usize,
+}
+
+impl SlotPool {
+    fn new(config: &StagingConfig) -> Arc<Self> {
+        let slots = u16::try_from(config.slots).unwrap_or(u16::MAX);
+        Arc::new(Self {
+            slots,
+            slot_bytes: config.slot_bytes,
+            memory: Mutex::default(),
+            admission: Mutex::new(Admission::new(slots)),
+            used: AtomicBool::new(false),
+        })
+    }
+
+    /// Allocates the slots near a GPU, unless that has been done. **Blocks.**
+    fn allocate(&self, gpus: &dyn GpuBackend, gpu: u32) -> Result<Region, String> {
+        let mut memory = self.memory();
+        if let Some(region) = &*memory {
+            return Ok(region.clone());
+        }
+        let len = self.slot_bytes.checked_mul(self.slots.into());
+        let len = len.ok_or("the slots are too large")?;
+        let region = gpus.pinned_region(gpu, len).map_err(|e| e.to_string())?;
+        *memory = Some(region.clone());
+        Ok(region)
+    }
+
+    fn release(&self) {
+        let is_unused = self.lock().is_unused();
+        let released = if is_unused { self.memory().take() } else { None };
+        drop(released);
+    }
+
+    pub(crate) fn stats(&self) -> SlotStats {
+        let pinned_bytes = self.memory().as_ref().map_or(0, Region::len);
+        let admission = self.lock();
+        SlotStats {
+            pinned_bytes,
+            free: admission.free(),
+            quarantined: usize::from(self.slots) - admission.usable(),
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Option<Region>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Admission> {
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for SlotPool {
+    fn drop(&mut self) {
+        // A peer may write to it for as long as the process lives.
+        if self.lock().usable() < usize::from(self.slots) {
+            mem::forget(self.memory().take());
+        }
+    }
+}
+
+impl RegisteredSlots {
+    /// How long after a failure no other allocation is tried.
+    const RETRY: Duration = Duration::from_secs(1);
+
+    pub(crate) fn new(pool: &Arc<SlotPool>) -> Arc<Self> {
+        let pool = Arc::clone(pool);
+        Arc::new(Self { pool, slab: Mutex::default(), failure: Mutex::default() })
+    }
+
+    pub(crate) fn slot_bytes(&self) -> u64 {
+        self.pool.slot_bytes as u64
+    }
+
+    /// Counts as a use.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.pool.used.store(true, Relaxed);
+        self.slab().is_some()
+    }
+
+    /// Whether the slots should be allocated or registered now.
+    pub(crate) fn wants_memory(&self, now: Duration) -> bool {
+        let waits = |failure: &Failure| now.saturating_sub(failure.at) < Self::RETRY;
+        !self.is_ready() && !self.failure().as_ref().is_some_and(waits)
+    }
+
+    /// Why no operation gets a slot, if that is known.
+    pub(crate) fn why_not(&self) -> Option<String> {
+        if self.slab().is_some() {
+            let exhausted = self.pool.lock().usable() == 0;
+            return exhausted.then(|| EXHAUSTED.to_owned());
+        }
+        self.failure().as_ref().map(|failure| format!("no pinned slots: {}", failure.reason))
+    }
+
+    /// Allocates the slots near a GPU and registers them, unless that has been done. **Blocks.** Called on the
+    /// connection's own thread only, so never twice at a time. A failure is [remembered](Self::why_not).
+    pub(crate) fn make_ready(
+        &self,
+        gpus: &dyn GpuBackend,
+        gpu: u32,
+        registrations: &RegistrationCache,
+        now: Duration,
+    ) {
+        if !self.wants_memory(now) {
+            return;
+        }
+        let slab = self.pool.allocate(gpus, gpu).and_then(|region| {
+            let registration = registrations.get_or_register(&region);
+            Ok(Slab { registration: registration.map_err(|e| e.to_string())?, region })
+        });
+        match slab {
+            Ok(slab) => {
+                *self.slab() = Some(slab);
+                *self.failure() = None;
+            }
+            Err(reason) => {
+                tracing::warn!(gpu, %reason, "no pinned slots: transfers that need them take another path");
+                *self.failure() = Some(Failure { reason, at: now });
+            }
+        }
+    }
+
+    /// *Blocking.* Releases the memory. Transfers in flight keep it.
+    pub(crate) fn release(&self) {
+        let released = self.slab().take();
+        drop(released);
+    }
+
+    pub(crate) fn join(&self) -> Member {
+        let (pool, slab) = (Arc::clone(&self.pool), self.slab().clone());
+        let id = pool.lock().join();
+        Member { pool, slab, id }
+    }
+
+    fn slab(&self) -> MutexGuard<'_, Option<Slab>> {
+        self.slab.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<Failure>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for RegisteredSlots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegisteredSlots").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SlotPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlotPool").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+/// A session's claim to slots of a pool.
+pub(crate) struct Member {
+    pool: Arc<SlotPool>,
+    /// The memory as long as this lasts. None if there was none.
+    slab: Option<Slab>,
+    id: u64,
+}
+
+impl Member {
+    /// A slot, if one is free and it is this session's turn.
+    ///
+    /// # Errors
+    ///
+    /// If there will never be one.
+    pub(crate) fn take(&self) -> Result<Option<Slot>, TransportError> {
+        let Some(slab) = &self.slab else {
+            return Err(failed("no slots were allocated"));
+        };
+        let taken = self.pool.lock().take(self.id).map_err(|_| failed(EXHAUSTED))?;
+        Ok(taken.map(|index| Slot {
+            pool: Arc::clone(&self.pool),
+            member: self.id,
+            index,
+            slab: slab.clone(),
+            state: SlotState::Held,
+        }))
+    }
+
+    /// Wants no more for now. Without this word, others are kept waiting.
+    pub(crate) fn settle(&self) {
+        self.pool.lock().settle(self.id);
+    }
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.pool.lock().leave(self.id);
+    }
+}
+
+/// A slot. Unless it is [released](Self::release), dropping it retires it for ever: a peer may still write to it.
+pub(crate) struct Slot {
+    pool: Arc<SlotPool>,
+    member: u64,
+    index: u16,
+    slab: Slab,
+    state: SlotState,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum SlotState {
+    Held,
+    /// Its transfer has ended, and the peer may still write to it.
+    Quarantined,
+    Released,
+}
+
+impl Slot {
+    /// No GPU, engine or peer uses it any more.
+    pub(crate) fn release(mut self) {
+        match mem::replace(&mut self.state, SlotState::Released) {
+            SlotState::Quarantined => self.pool.lock().restore(self.index),
+            _ => self.pool.lock().put(self.member, self.index),
+        }
+    }
+
+    /// Its transfer has ended, and the peer may still write to it. It is not waited for any more.
+    pub(crate) fn quarantine(&mut self) {
+        if self.state == SlotState::Held {
+            self.state = SlotState::Quarantined;
+            self.pool.lock().give_up(self.member);
+        }
+    }
+
+    pub(crate) fn index(&self) -> u16 {
+        self.index
+    }
+
+    fn offset(&self) -> usize {
+        // Inside the slab, whose length was checked.
+        usize::from(self.index) * self.pool.slot_bytes
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        self.slab.region.address() + self.offset() as u64
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.pool.slot_bytes as u64
+    }
+
+    pub(crate) fn registration(&self) -> &Registration {
+        &self.slab.registration
+    }
+
+    /// `len` of its bytes, from `offset` on.
+    pub(crate) fn part(&self, offset: u64, len: u64) -> Result<Descriptor, TransportError> {
+        let whole = self.offset()..self.offset() + self.pool.slot_bytes;
+        let range = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        self.slab
+            .region
+            .descriptor(whole)
+            .and_then(|slot| slot.slice(range(offset)..range(offset.saturating_add(len))))
+            .map_err(|e| failed(e.to_string()))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.state == SlotState::Held {
+            self.pool.lock().give_up(self.member);
+        }
+        if self.state != SlotState::Released {
+            tracing::error!(
+                slot = self.index,
+                bytes = self.pool.slot_bytes,
+                "a staged transfer never became quiet; its slot is given up"
+            );
+        }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+fn failed(reason: impl Into<Cow<'static, str>>) -> TransportError {
+    TransportError::Engine { engine: "staging", call: "prepare", reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use nixl_connector::simulated::Fabric;
+    use nixl_descriptor::CacheLimits;
+    use nixl_ops::{SystemClock, Transport};
+
+    use super::*;
+    use crate::local::{GpuCapabilities, SimulatedGpus};
+
+    struct Connection {
+        slots: Arc<RegisteredSlots>,
+        registrations: RegistrationCache,
+        _transport: Arc<dyn Transport>,
+    }
+
+    impl Connection {
+        fn new(pools: &SlotPools, name: &str) -> Self {
+            let transport = Fabric::new(Arc::new(SystemClock::new())).transport(name);
+            let registrations =
+                RegistrationCache::new(transport.registrar(), CacheLimits::default());
+            let slots = RegisteredSlots::new(&pools.incoming);
+            Self { slots, registrations, _transport: transport }
+        }
+
+        fn make_ready(&self, gpus: &dyn GpuBackend) {
+            self.slots.make_ready(gpus, 0, &self.registrations, Duration::ZERO);
+            assert!(self.slots.is_ready());
+        }
+    }
+
+    #[test]
+    fn connections_share_the_memory_and_idle_memory_goes_back() {
+        let gpus =
+            SimulatedGpus::new(GpuCapabilities { gpus: 1, ..GpuCapabilities::default() }).unwrap();
+        let mut config = StagingConfig::default();
+        (config.slot_bytes, config.slots) = (64, 2);
+        let pools = SlotPools::new(config);
+        let [one, other] = ["one", "other"].map(|name| Connection::new(&pools, name));
+        one.make_ready(&gpus);
+        other.make_ready(&gpus);
+        let slots = [&one, &other].map(|connection| connection.slots.join());
+        let [a, b] = slots.each_ref().map(|member| member.take().unwrap().unwrap());
+        assert_eq!(a.address().abs_diff(b.address()), 64, "slots of one piece of memory");
+        assert_eq!(pools.incoming.stats().pinned_bytes, 128);
+        assert!(!pools.are_idle(), "it was used since it was last looked at");
+        assert!(pools.are_idle());
+        // Not while a session may write to it.
+        pools.release();
+        assert_eq!(pools.incoming.stats().pinned_bytes, 128);
+        a.release();
+        b.release();
+        drop(slots);
+        one.slots.release();
+        other.slots.release();
+        pools.release();
+        assert_eq!(pools.incoming.stats(), SlotStats { pinned_bytes: 0, free: 2, quarantined: 0 });
+        assert!(!pools.are_allocated() && !one.slots.is_ready());
+        one.make_ready(&gpus);
+        assert!(one.slots.join().take().unwrap().is_some());
+    }
+
+    #[test]
+    fn memory_that_a_peer_may_write_to_is_not_given_back() {
+        let gpus =
+            SimulatedGpus::new(GpuCapabilities { gpus: 1, ..GpuCapabilities::default() }).unwrap();
+        let pools = SlotPools::new(StagingConfig::default());
+        let connection = Connection::new(&pools, "one");
+        connection.make_ready(&gpus);
+        let mut slot = connection.slots.join().take().unwrap().unwrap();
+        slot.quarantine();
+        let stats = pools.incoming.stats();
+        assert_eq!((stats.free, stats.quarantined), (15, 1));
+        pools.release();
+        assert!(pools.are_allocated());
+        slot.release();
+        assert_eq!(pools.incoming.stats().free, 16);
+        pools.release();
+        assert!(!pools.are_allocated());
+    }
+}

@@ -1,0 +1,101 @@
+//! The cost table from which paths are chosen.
+
+use crate::local::Cost;
+
+/// What each kind of path costs, as far as its cost differs: from begin to awaited completion. The defaults were measured
+/// on two H200s of one host (NVLink, PCIe 5 x16, no RDMA NIC) unless a comment says otherwise.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct PathCosts {
+    /// The processor copies inside the process.
+    pub memcpy: Cost,
+    /// The GPUs of this process copy inside it.
+    pub local: Cost,
+    /// Shared GPU memory to memory of the same GPU.
+    pub ipc_same_gpu: Cost,
+    /// Shared GPU memory to another GPU.
+    pub ipc_other_gpu: Cost,
+    /// Shared GPU memory to pinned host memory.
+    pub ipc_pinned: Cost,
+    /// Shared GPU memory to pageable host memory.
+    pub ipc_pageable: Cost,
+    /// GPU memory of this side and host memory of the peer, whose GPU copies.
+    pub ipc_lent: Cost,
+    /// Shared host memory to a GPU.
+    pub shared_to_gpu: Cost,
+    /// Shared host memory to host memory.
+    pub shared_to_host: Cost,
+    /// A NIC that reaches GPU memory.
+    pub gpu_direct: Cost,
+    /// The engine in host memory of one machine.
+    pub direct_shared: Cost,
+    /// The engine over a NIC, host to host.
+    pub direct_rdma: Cost,
+    /// The engine over sockets, reading.
+    pub direct_tcp_read: Cost,
+    /// The engine over sockets, writing.
+    pub direct_tcp_write: Cost,
+    /// Through pinned memory, with the peer's help, in memory of one machine.
+    pub staged_shared: Cost,
+    /// The same over a NIC.
+    pub staged_rdma: Cost,
+    /// The same over sockets.
+    pub staged_tcp: Cost,
+    /// The fixed part of staging, in microseconds, if the peer need not help.
+    pub staged_alone_us: f64,
+    /// The engine's own way with GPU memory.
+    pub emulated: Cost,
+    /// The engine's own way between two processes on one GPU.
+    pub emulated_same_gpu: Cost,
+    /// The engine's own way between GPUs of one machine.
+    pub emulated_other_gpu: Cost,
+}
+
+impl Default for PathCosts {
+    fn default() -> Self {
+        let cost = |fixed_us, gbps| Cost::new(fixed_us, 0.0, gbps);
+        Self {
+            // One thread 12 GB/s.
+            memcpy: cost(0.2, 12.0),
+            // Device to pinned: 7.1 us for 4 KiB, 55 GB/s. The block executor's own table is finer.
+            local: cost(7.1, 55.0),
+            // 14 us for 4 KiB, 49 to 52 us for 64 MiB.
+            ipc_same_gpu: cost(14.0, 2000.0),
+            // 12 to 14 us for 4 KiB, 185 to 188 us for 64 MiB.
+            ipc_other_gpu: cost(14.0, 393.0),
+            // 12 us for 4 KiB, 54 GB/s for 64 MiB.
+            ipc_pinned: cost(12.4, 55.0),
+            // Through a ring of pinned slots: 13 to 17 us for 4 KiB, 39 to 41 GB/s for 64 MiB.
+            ipc_pageable: cost(15.0, 41.0),
+            // 105 to 116 us for 4 KiB: two messages, each of which wakes a thread. The rate is that of pinned memory,
+            // which the peer's may be or not (then it is 30 to 41 GB/s).
+            ipc_lent: cost(106.0, 55.0),
+            // Pinned here: 15 us for 4 KiB, 51 to 55 GB/s for 64 MiB.
+            shared_to_gpu: cost(15.0, 54.0),
+            // 3.4 to 4.7 us for 4 KiB, 52 to 56 GB/s for 64 MiB by eight threads.
+            shared_to_host: cost(4.0, 50.0),
+            // Not measured: an NDR port carries 50 GB/s, and the fixed part is a guess.
+            gpu_direct: cost(20.0, 40.0),
+            // UCX by CMA: 5.7 to 8.6 us for 4 KiB, 6 GB/s for 1 MiB, 5.5 to 7.5 GB/s for 64 MiB.
+            direct_shared: cost(5.8, 7.0),
+            // Not measured, as for gpu_direct.
+            direct_rdma: cost(19.0, 40.0),
+            // 27 to 33 us for 4 KiB; 1.3 to 1.8 GB/s for 64 MiB read, 5.1 to 6.4 written.
+            direct_tcp_read: cost(30.0, 1.6),
+            direct_tcp_write: cost(27.0, 5.4),
+            // Several messages, then the slowest hop, the engine's: 177 to 260 us for 4 KiB.
+            staged_shared: cost(240.0, 7.0),
+            staged_rdma: cost(300.0, 30.0),
+            // 253 to 310 us for 4 KiB, 4.8 GB/s for 64 MiB.
+            staged_tcp: cost(280.0, 4.8),
+            // A copy to or from a slot, and the engine's request: no message but the last. 31 to 37 us for 4 KiB.
+            staged_alone_us: 33.0,
+            // 72 to 111 us for 4 KiB; 0.15 to 0.25 GB/s for 64 MiB.
+            emulated: cost(85.0, 0.2),
+            // 15 to 16 us for 4 KiB, 117 to 156 us for 64 MiB.
+            emulated_same_gpu: cost(15.4, 560.0),
+            // 15 to 16 us for 4 KiB, 289 to 318 us for 64 MiB.
+            emulated_other_gpu: cost(15.6, 233.0),
+        }
+    }
+}

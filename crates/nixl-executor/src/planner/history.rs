@@ -1,0 +1,62 @@
+//! The paths that have failed recently or were tried already, for one operation.
+
+use std::borrow::Cow;
+
+use nixl_ops::PathKind;
+
+use super::kinds::same;
+
+/// What speaks against paths that are there: those that failed lately, which come last, and those that
+/// this operation has tried, which are not tried again. Empty, it takes no memory.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PathHistory {
+    in_cooldown: Reasons,
+    tried: Reasons,
+}
+
+impl PathHistory {
+    /// Nothing speaks against any.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether nothing speaks against any.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.in_cooldown.is_empty() && self.tried.is_empty()
+    }
+
+    /// Notes that a path failed lately.
+    pub fn note_cooldown(&mut self, kind: PathKind, reason: impl Into<Cow<'static, str>>) {
+        note(&mut self.in_cooldown, kind, reason.into());
+    }
+
+    /// Notes that a path failed for this operation.
+    pub fn note_tried(&mut self, kind: PathKind, reason: impl Into<Cow<'static, str>>) {
+        note(&mut self.tried, kind, reason.into());
+    }
+
+    /// Why a path comes last.
+    #[must_use]
+    pub fn in_cooldown(&self, kind: PathKind) -> Option<&Cow<'static, str>> {
+        find(&self.in_cooldown, kind)
+    }
+
+    /// How a path failed this operation.
+    #[must_use]
+    pub fn tried(&self, kind: PathKind) -> Option<&Cow<'static, str>> {
+        find(&self.tried, kind)
+    }
+}
+
+type Reasons = Vec<(PathKind, Cow<'static, str>)>;
+
+fn note(list: &mut Reasons, kind: PathKind, reason: Cow<'static, str>) {
+    list.retain(|(known, _)| !same(*known, kind));
+    list.push((kind, reason));
+}
+
+fn find(list: &Reasons, kind: PathKind) -> Option<&Cow<'static, str>> {
+    list.iter().find(|(known, _)| same(*known, kind)).map(|(_, reason)| reason)
+}

@@ -1,0 +1,28 @@
+//! The path planner: which way the bytes of one operation go, between processes or inside this one.
+//!
+//! Data and pure functions of facts: no locks, no environment, no driver, no metrics.
+//!
+//! - [`PathPlan`] says of every kind of path whether it is there for a [`PathQuery`], and at what [cost](PathCosts), or
+//!   what is missing: the [checks](check). It depends neither on the size nor on what happened before.
+//! - [`PathPlan::choose`] picks the fastest for a size and one operation's [`PathHistory`], [`PathPlan::rank`] shows the order.
+//! - [`may_retry`] says whether another path may be tried.
+
+mod check;
+mod costs;
+mod history;
+mod kinds;
+mod plan;
+mod query;
+mod ranking;
+mod retry;
+
+#[cfg(test)]
+mod tests;
+
+pub use costs::PathCosts;
+pub use history::PathHistory;
+pub(crate) use kinds::same;
+pub use plan::{AvailablePath, Chosen, PathPlan, Refusal, UnavailablePath};
+pub use query::PathQuery;
+pub use ranking::Ranking;
+pub use retry::{MAX_ATTEMPTS, may_retry};

@@ -1,0 +1,26 @@
+//! The question that a path plan answers.
+
+use nixl_device::Device;
+use nixl_ops::{OperationKind, PathPolicy};
+
+use crate::facts::{Engine, OfferFacts};
+use crate::local::MemoryKind;
+
+/// What a plan is asked for. All descriptors of each side are memory of one kind; for an operation that mixes them, ask
+/// for each pair.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(clippy::exhaustive_structs, reason = "a query must set each field")]
+pub struct PathQuery {
+    /// `Read` moves remote to local, `Write` local to remote.
+    pub operation: OperationKind,
+    /// Memory of this process.
+    pub local: MemoryKind,
+    /// Memory of the other side, in its numbering.
+    pub remote: Device,
+    /// What moves the bytes where the executor does not.
+    pub engine: Engine,
+    /// What came with the offer.
+    pub offered: OfferFacts,
+    /// Which ways are allowed.
+    pub policy: PathPolicy,
+}

@@ -1,0 +1,14 @@
+//! Memory of other processes of this machine, as this process opens it: the cache of what is open, and what offers share.
+
+mod import_cache;
+mod key;
+mod open_failures;
+mod opened;
+mod permit;
+mod share;
+
+#[cfg(test)]
+pub(crate) use import_cache::Now;
+pub(crate) use import_cache::{Found, ImportCache, ImportError};
+pub(crate) use key::{OwnerId, RemoteMemoryKey};
+pub(crate) use share::{memory_key, shares};

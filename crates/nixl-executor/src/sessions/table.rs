@@ -1,0 +1,354 @@
+//! The table of sessions, and the inbox of each.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nixl_metadata::NotificationKey;
+
+use crate::messages::{Message, SessionId};
+use crate::pinned_slots::Slot;
+
+/// All sessions of a connection, of both sides.
+#[derive(Default)]
+pub(super) struct SessionTable {
+    by_id: Mutex<HashMap<SessionId, Arc<Entry>>>,
+    /// The number of sessions of each offer of this side, and bytes of their initiator metadata.
+    served: Mutex<Served>,
+    /// Messages that wait, of all sessions.
+    waiting: AtomicUsize,
+    /// How many there are, readable without the lock, without those that have ended.
+    live: AtomicUsize,
+    /// How many have ended whose peers may still write to slots.
+    stalled: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Served {
+    by_offer: HashMap<NotificationKey, usize>,
+    bytes: usize,
+}
+
+/// What has arrived for one session.
+struct Entry {
+    /// The only agent that may send any.
+    peer: Box<str>,
+    /// The key of the offer, if this side is the target, and bytes of the initiator's metadata.
+    key: Option<(NotificationKey, usize)>,
+    inbox: Mutex<Inbox>,
+    /// The session's reader is gone.
+    deaf: AtomicBool,
+    /// Slots that the peer may still write to although the session has ended, by number, with their round.
+    quarantine: Mutex<HashMap<u16, (Slot, u32)>>,
+    /// Looks for the peer so far, and those until it is asked again.
+    looks: Mutex<(u32, u32)>,
+}
+
+/// Messages, and what else there is to know.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    pub(crate) messages: VecDeque<Message>,
+    /// When the peer was last heard.
+    pub(crate) last_heard: Option<Duration>,
+    /// The peer sent more than it can have meant.
+    pub(crate) flooded: bool,
+    /// The peer's process has ended, or its connection is dead.
+    pub(crate) peer_gone: bool,
+    /// The offer has ended.
+    pub(crate) withdrawn: bool,
+    /// The peer says that the operation is complete, by other means.
+    pub(crate) superseded: bool,
+}
+
+impl SessionTable {
+    /// Bound on sessions of a connection.
+    const MAX: usize = 1 << 14;
+    /// Messages that may wait for one session: more than any protocol step brings, even with every place granted.
+    const MAX_MESSAGES: usize = 1 << 12;
+    /// Messages that may wait for all sessions together. Each may have a few beyond that.
+    const MAX_WAITING: usize = 1 << 16;
+    const FEW: usize = 16;
+    /// SessionTable that one offer may have on this side.
+    const MAX_OF_OFFER: usize = 256;
+    /// Bytes of initiator metadata of all sessions that this side serves.
+    const MAX_BYTES: usize = 64 << 20;
+
+    /// A new session. `None` if there is one of this name, or there are too many.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        id: SessionId,
+        peer: &str,
+        key: Option<(NotificationKey, usize)>,
+    ) -> Option<Membership> {
+        let mut sessions = self.lock();
+        if sessions.len() >= Self::MAX || sessions.contains_key(&id) {
+            return None;
+        }
+        if let Some((key, bytes)) = &key
+            && !lock(&self.served).add(key, *bytes)
+        {
+            return None;
+        }
+        let entry = Arc::new(Entry {
+            peer: peer.into(),
+            key,
+            inbox: Mutex::default(),
+            deaf: AtomicBool::new(false),
+            quarantine: Mutex::default(),
+            looks: Mutex::default(),
+        });
+        sessions.insert(id, Arc::clone(&entry));
+        self.live.fetch_add(1, Ordering::AcqRel);
+        Some(Membership { sessions: Arc::clone(self), kept: false, is_over: false, id, entry })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.live.load(Ordering::Acquire)
+    }
+
+    /// Whether this session is with this peer.
+    pub(super) fn has(&self, id: SessionId, peer: &str) -> bool {
+        self.lock().get(&id).is_some_and(|entry| *entry.peer == *peer)
+    }
+
+    /// Messages that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Hands a message over. Returns whether it was for a session with this peer.
+    pub(super) fn deliver(
+        &self,
+        id: SessionId,
+        from: &str,
+        message: Message,
+        now: Duration,
+    ) -> bool {
+        let entry = self.lock().get(&id).cloned();
+        let Some(entry) = entry.filter(|entry| *entry.peer == *from) else { return false };
+        if self.heard_late(id, &entry, &message) {
+            return true;
+        }
+        let mut inbox = lock(&entry.inbox);
+        inbox.last_heard = Some(now);
+        if message == Message::Ping || entry.deaf.load(Ordering::Relaxed) {
+            return true;
+        }
+        let waiting = inbox.messages.len();
+        if waiting >= Self::MAX_MESSAGES
+            || (waiting >= Self::FEW && self.waiting() >= Self::MAX_WAITING)
+        {
+            inbox.flooded = true;
+        } else {
+            inbox.messages.push_back(message);
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// A peer reports an operation complete that a session serves. Returns whether there was one, with this peer.
+    pub(super) fn supersede(&self, from: &str, key: &[u8]) -> bool {
+        self.edit(|m| *m.peer == *from && is(m, key), |inbox| inbox.superseded = true)
+    }
+
+    /// An operation that a session serves was completed through its offer slot.
+    pub(super) fn complete(&self, key: &NotificationKey) -> bool {
+        self.edit(|m| is(m, key.as_bytes()), |inbox| inbox.superseded = true)
+    }
+
+    /// A word to a session that has ended: the peer's `Stopped` says that it writes to no slot any more, and `Filled` that it
+    /// has written to one for the last time. Returns whether the session has ended.
+    fn heard_late(&self, id: SessionId, entry: &Entry, message: &Message) -> bool {
+        let mut slots = lock(&entry.quarantine);
+        if slots.is_empty() {
+            return false;
+        }
+        let released: Vec<_> = match message {
+            Message::Stopped { .. } => slots.drain().map(|(_, (slot, _))| slot).collect(),
+            Message::Filled { slot: Some((index, round)), .. } => {
+                let is_it = slots.get(index).is_some_and(|(_, granted)| granted == round);
+                let slot = if is_it { slots.remove(index) } else { None };
+                slot.into_iter().map(|(slot, _)| slot).collect()
+            }
+            _ => Vec::new(),
+        };
+        let is_over = slots.is_empty();
+        drop(slots);
+        released.into_iter().for_each(Slot::release);
+        if is_over {
+            let removed = self.lock().remove(&id);
+            removed.into_iter().for_each(|entry| self.left(&entry));
+            self.stalled.fetch_sub(1, Ordering::AcqRel);
+        }
+        true
+    }
+
+    /// Whether peers of sessions that have ended may still write to slots.
+    pub(super) fn has_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Acquire) > 0
+    }
+
+    /// SessionTable that have ended whose peers may still write to slots and are to be asked now whether they are there: less
+    /// and less often.
+    pub(super) fn stalled(&self) -> Vec<(SessionId, Box<str>)> {
+        const RAREST: u32 = 64;
+        if !self.has_stalled() {
+            return Vec::new();
+        }
+        let sessions = self.lock();
+        let due = sessions.iter().filter(|(_, entry)| {
+            let (looks, next) = &mut *lock(&entry.looks);
+            *looks += 1;
+            let due = !lock(&entry.quarantine).is_empty() && *looks > *next;
+            if due {
+                *next = *looks + (*looks).min(RAREST);
+            }
+            due
+        });
+        due.map(|(id, entry)| (*id, entry.peer.clone())).collect()
+    }
+
+    /// The peer is gone: it writes to nothing any more. Returns whether there is a session with it.
+    pub(super) fn peer_gone(&self, peer: &str) -> bool {
+        if self.has_stalled() {
+            let stopped = Message::Stopped { reason: String::new() };
+            let of_it: Vec<_> = self
+                .lock()
+                .iter()
+                .filter(|(_, entry)| *entry.peer == *peer)
+                .map(|(id, entry)| (*id, Arc::clone(entry)))
+                .collect();
+            for (id, entry) in of_it {
+                self.heard_late(id, &entry, &stopped);
+            }
+        }
+        self.edit(|m| *m.peer == *peer, |inbox| inbox.peer_gone = true)
+    }
+
+    /// The offer of this key has ended. Returns whether a session serves it.
+    pub(super) fn withdraw(&self, key: &NotificationKey) -> bool {
+        self.edit(|m| is(m, key.as_bytes()), |inbox| inbox.withdrawn = true)
+    }
+
+    /// A session is no longer there.
+    fn left(&self, entry: &Entry) {
+        if let Some((key, bytes)) = &entry.key {
+            lock(&self.served).remove(key, *bytes);
+        }
+    }
+
+    fn edit(&self, which: impl Fn(&Entry) -> bool, edit: impl Fn(&mut Inbox)) -> bool {
+        if self.len() == 0 {
+            return false;
+        }
+        let found: Vec<_> = self.lock().values().filter(|m| which(m)).cloned().collect();
+        found.iter().for_each(|entry| edit(&mut lock(&entry.inbox)));
+        !found.is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Entry>>> {
+        lock(&self.by_id)
+    }
+}
+
+fn is(entry: &Entry, key: &[u8]) -> bool {
+    entry.key.as_ref().is_some_and(|(own, _)| own.as_bytes() == key)
+}
+
+impl Served {
+    /// Counts a session, if there is room.
+    fn add(&mut self, key: &NotificationKey, bytes: usize) -> bool {
+        let sum = self.bytes.saturating_add(bytes);
+        let count = self.by_offer.get(key).copied().unwrap_or(0);
+        if sum > SessionTable::MAX_BYTES || count >= SessionTable::MAX_OF_OFFER {
+            return false;
+        }
+        self.bytes = sum;
+        self.by_offer.insert(key.clone(), count + 1);
+        true
+    }
+
+    fn remove(&mut self, key: &NotificationKey, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        if let Some(count) = self.by_offer.get_mut(key) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.by_offer.remove(key);
+            }
+        }
+    }
+}
+
+/// A session's place in the table, which it leaves when this is dropped.
+pub(crate) struct Membership {
+    sessions: Arc<SessionTable>,
+    kept: bool,
+    /// It is no longer counted, and does not leave.
+    is_over: bool,
+    id: SessionId,
+    entry: Arc<Entry>,
+}
+
+impl Membership {
+    pub(crate) fn peer(&self) -> &str {
+        &self.entry.peer
+    }
+
+    /// What has arrived since the last call.
+    pub(crate) fn take(&self) -> Inbox {
+        let inbox = std::mem::take(&mut *lock(&self.entry.inbox));
+        if !inbox.messages.is_empty() {
+            self.sessions.waiting.fetch_sub(inbox.messages.len(), Ordering::Relaxed);
+        }
+        inbox
+    }
+
+    /// The session ends, and the peer may still write to these. The place is kept until it cannot.
+    pub(crate) fn quarantine(&mut self, mut slots: HashMap<u16, (Slot, u32)>) {
+        if slots.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            peer = &*self.entry.peer,
+            slots = slots.len(),
+            "a peer stalled; its slots come back when it goes on or is gone"
+        );
+        slots.values_mut().for_each(|(slot, _)| slot.quarantine());
+        self.sessions.stalled.fetch_add(1, Ordering::AcqRel);
+        *lock(&self.entry.quarantine) = slots;
+        self.is_over = true;
+        self.sessions.live.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Keeps the place for ever. What arrives is dropped.
+    pub(crate) fn keep(&mut self) {
+        self.kept = true;
+        self.entry.deaf.store(true, Ordering::Relaxed);
+        drop(self.take());
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        if self.kept || self.is_over {
+            return;
+        }
+        let left = self.sessions.lock().remove(&self.id);
+        self.sessions.live.fetch_sub(1, Ordering::AcqRel);
+        self.sessions.left(&self.entry);
+        // No message reaches it any more.
+        drop((left, self.take()));
+    }
+}
+
+impl fmt::Debug for SessionTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionTable").field("live", &self.len()).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,48 @@
+//! Staged transfers: chunks through pinned host memory, where the engine reaches GPU memory badly or not at all.
+//!
+//! The bytes of an operation are one stream, [cut](chunking) into chunks. The sending side (the *source*) copies each
+//! chunk to a pinned slot of its own and writes it into a pinned slot of the other side (the *sink*), which copies it to
+//! its GPU. A side with host memory needs no slots: chunks leave it, and arrive in it, where they are. Everything is
+//! pushed by the source, because engines write faster than they read; only a peer that [takes no part](one_sided) is read from.
+//!
+//! # Messages
+//!
+//! The initiator sends `Open`; a target that is the source answers `Accept`. The sink grants slots, or the
+//! addresses of its descriptors, and the source writes each chunk with a notification (`Filled`). When the last chunk is
+//! in place the sink sends `Done`. After a failure, a sink sends `Stop` and a source `Stopped`, once nothing of it is
+//! in flight; until `Stopped` arrives, a sink keeps the memory that it has granted. Source and sink send `Ping` as a keep-alive, so that
+//! a dead peer is detected, and one that only waits is not given up.
+//!
+//! Messages of one session may overtake each other and the chunks. So a sink grants nothing before the first message of
+//! the source, every grant of a slot has a round, and `Done` and `Stopped` are sent only when no other message follows.
+//! A message counts only if it comes from the session's peer, and is checked against what this side granted.
+//!
+//! # Why nothing waits in a circle
+//!
+//! * An outgoing slot is taken only for a chunk whose target is known. From then on the chunk moves by this side's GPU and
+//!   engine alone, so outgoing slots always come back.
+//! * An incoming slot waits for the peer's outgoing slots, which come back, and then for this side's GPU.
+//! * So outgoing slots wait for no other slots, and incoming ones only for outgoing ones. The two directions of a pair of
+//!   peers use different pools.
+//! * A peer that stops holds the slots it was granted until it goes on or is gone, also if the transfer ends after its
+//!   [silence](crate::pinned_slots::StagingConfig::silence): they are in [quarantine](crate::sessions) until then. Other
+//!   sessions go on with the rest, since no session gets more than its [share](crate::pinned_slots) while others want some.
+//!   Without a usable slot, operations take another path.
+//!
+//! # What a failed write leaves behind
+//!
+//! If a transfer into an offer's memory fails halfway, the offer does not complete; its memory holds some chunks and not
+//! others. It can be written again, as a whole, for as long as it lives.
+
+mod chunking;
+mod copies;
+mod hop_timer;
+mod one_sided;
+mod pull;
+mod sink;
+mod source;
+mod staging;
+mod targets;
+mod two_sided;
+
+pub(crate) use staging::{Staging, StagingMode};

@@ -1,0 +1,452 @@
+//! Two-sided staged transfers: both executors take part.
+#![allow(unsafe_code, reason = "says that nothing was begun")]
+
+use std::mem;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use nixl_descriptor::Leased;
+use nixl_ops::{Claim, Execution, PathKind, PathReport, PeerMemory, TransportError};
+
+use super::sink::Sink;
+use super::source::Source;
+use crate::messages::{Message, Open, Outbox};
+use crate::sessions::{Membership, Sessions, failed, gone, violated};
+
+/// One side of a transfer, from its first message to its last.
+///
+/// It ends only when its memory is no longer in use: by its own GPU and engine, and, where this side is the sink, by the
+/// source, which says so, or is gone.
+pub(super) struct TwoSided {
+    sessions: Arc<Sessions>,
+    session: Membership,
+    outbox: Outbox,
+    role: Role,
+    begun: Begun,
+    /// The initiator's; a target's is its claim's. Field order: after what uses the memory.
+    leased: Option<Leased>,
+    /// The first thing that went wrong.
+    failure: Option<TransportError>,
+    /// When it did.
+    failed_at: Duration,
+    /// The last message about it was queued.
+    sent_end: bool,
+    /// The peer cannot be reached any more, so that it cannot reach this side either.
+    peer_gone: bool,
+    /// Nothing can be sent, for reasons that say nothing about the peer.
+    mute: bool,
+    /// The peer sent its last message: `Done` to a source, `Stopped` to a sink.
+    peer_ended: bool,
+    /// The peer stopped, so it has not completed the operation.
+    refused: bool,
+    /// The peer says that the operation is complete by other means.
+    superseded: bool,
+    last_heard: Duration,
+    steps: u64,
+    ended: bool,
+    report: PathReport,
+}
+
+pub(super) enum Role {
+    Source(Source),
+    Sink(Sink),
+}
+
+/// Which side this is.
+pub(super) enum Begun {
+    /// The initiator, which has not asked yet.
+    Initiator(Open),
+    /// The initiator; whether the target has answered.
+    Asked { answered: bool },
+    /// The target, with the right to use the offer's memory.
+    Serving(Option<Claim>),
+}
+
+impl Role {
+    pub(super) fn stages(&self) -> bool {
+        match self {
+            Self::Source(source) => source.stages(),
+            Self::Sink(sink) => sink.stages(),
+        }
+    }
+
+    fn stop(&mut self) {
+        match self {
+            Self::Source(source) => source.stop(),
+            Self::Sink(sink) => sink.stop(),
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        match self {
+            Self::Source(source) => source.is_quiet(),
+            Self::Sink(sink) => sink.is_quiet(),
+        }
+    }
+
+    fn chunks(&self) -> u64 {
+        match self {
+            Self::Source(source) => source.chunking().count(),
+            Self::Sink(sink) => sink.chunking().count(),
+        }
+    }
+}
+
+impl TwoSided {
+    pub(super) fn new(
+        sessions: Arc<Sessions>,
+        session: Membership,
+        outbox: Outbox,
+        role: Role,
+        (begun, leased): (Begun, Option<Leased>),
+        report: PathReport,
+    ) -> Self {
+        let now = sessions.link().clock.now();
+        let mut this = Self {
+            sessions,
+            session,
+            outbox,
+            role,
+            begun,
+            leased,
+            failure: None,
+            failed_at: now,
+            sent_end: false,
+            peer_gone: false,
+            mute: false,
+            peer_ended: false,
+            refused: false,
+            superseded: false,
+            last_heard: now,
+            steps: 0,
+            ended: false,
+            report,
+        };
+        if let (Begun::Serving(_), Role::Source(_)) = (&this.begun, &this.role) {
+            this.outbox.push(&Message::Accept);
+        }
+        this
+    }
+
+    /// Looks once at everything. Returns whether anything happened.
+    fn turn(&mut self, now: Duration) -> bool {
+        let mut moved = self.ask(now);
+        moved |= self.read_inbox(now);
+        self.watch(now);
+        match self.advance() {
+            Ok(advanced) => moved |= advanced,
+            Err(error) => {
+                self.fail(error, now);
+                moved = true;
+            }
+        }
+        self.say_end();
+        let config = self.sessions.config();
+        if self.outbox.is_empty() && now.saturating_sub(self.outbox.last) >= config.ping {
+            self.outbox.push(&Message::Ping);
+        }
+        if !self.mute && !self.peer_gone {
+            match self.outbox.flush(self.sessions.link(), now) {
+                Ok(sent) => moved |= sent,
+                Err(error) => {
+                    self.mute = true;
+                    self.fail(error, now);
+                    moved = true;
+                }
+            }
+        }
+        moved
+    }
+
+    /// The initiator's first word.
+    fn ask(&mut self, now: Duration) -> bool {
+        if !matches!(self.begun, Begun::Initiator(_)) || self.failure.is_some() {
+            return false;
+        }
+        // It may have waited for work on the memory; from now on the peer is expected to say something.
+        self.last_heard = now;
+        let begun = mem::replace(&mut self.begun, Begun::Asked { answered: false });
+        if let Begun::Initiator(open) = begun {
+            self.outbox.push(&Message::Open(open));
+        }
+        true
+    }
+
+    fn read_inbox(&mut self, now: Duration) -> bool {
+        let inbox = self.session.take();
+        if let Some(last_heard) = inbox.last_heard {
+            self.last_heard = self.last_heard.max(last_heard);
+        }
+        let moved = !inbox.messages.is_empty();
+        if self.sent_end && self.failure.is_none() {
+            // All is in place and `Done` is on its way: what the owner or the peer does now does not matter.
+            return moved;
+        }
+        for message in inbox.messages {
+            if let Err(error) = self.obey(message) {
+                self.fail(error, now);
+            }
+        }
+        if inbox.flooded {
+            self.fail(violated("more messages than can be meant"), now);
+        }
+        if inbox.peer_gone {
+            self.fail(TransportError::PeerGone { name: self.session.peer().to_owned() }, now);
+        }
+        if inbox.withdrawn {
+            self.fail(failed("serve", "the operation has ended"), now);
+        }
+        if inbox.superseded {
+            self.superseded = true;
+            self.fail(failed("serve", "the peer completed the operation by other means"), now);
+        }
+        moved
+    }
+
+    fn obey(&mut self, message: Message) -> Result<(), TransportError> {
+        if let Begun::Asked { answered } = &mut self.begun {
+            *answered = true;
+        }
+        match (&mut self.role, message) {
+            (Role::Sink(sink), Message::Filled { chunk, slot }) => {
+                sink.filled(&*self.sessions.link().clock, chunk, slot)
+            }
+            (Role::Sink(_), Message::Accept) => Ok(()),
+            (Role::Sink(sink), Message::Stopped { reason }) => {
+                self.peer_ended = true;
+                // What it gave up after its last chunk does not matter here.
+                if sink.all_arrived() {
+                    return Ok(());
+                }
+                Err(failed("peer", format!("the peer gave up: {reason}")))
+            }
+            (Role::Source(source), Message::Slots(slots)) => {
+                let chunking = Arc::clone(source.chunking());
+                source.grants()?.add_slots(&chunking, slots)
+            }
+            (Role::Source(source), Message::Places { first, addresses }) => {
+                let chunking = Arc::clone(source.chunking());
+                source.grants()?.add_places(&chunking, first, &addresses)
+            }
+            (Role::Source(source), Message::Done) => {
+                if !source.all_started() {
+                    return Err(violated("done before all was sent"));
+                }
+                self.peer_ended = true;
+                Ok(())
+            }
+            (Role::Source(_), Message::Stop { reason }) => {
+                self.refused = true;
+                Err(failed("peer", format!("the peer gave up: {reason}")))
+            }
+            (Role::Source(_), other) => {
+                Err(violated(format!("{} to the side that sends", other.name())))
+            }
+            (Role::Sink(_), other) => {
+                Err(violated(format!("{} to the side that receives", other.name())))
+            }
+        }
+    }
+
+    /// Gives up on a peer that says nothing.
+    fn watch(&mut self, now: Duration) {
+        let silence = self.sessions.config().silence;
+        if self.failure.is_none() && now.saturating_sub(self.last_heard) >= silence {
+            let peer = self.session.peer();
+            let reason =
+                format!("no word from the peer {peer} for {silence:?}; check that it runs");
+            self.fail(failed("wait", reason), now);
+        }
+    }
+
+    fn advance(&mut self) -> Result<bool, TransportError> {
+        // A target answers only a connected peer; a sink's further grants wait for the target's answer, since
+        // they could overtake the first message.
+        let may_say = match self.begun {
+            Begun::Initiator(_) => false,
+            Begun::Asked { answered } => answered,
+            Begun::Serving(_) => self.outbox.is_connected(),
+        };
+        let clock = &*self.sessions.link().clock;
+        match &mut self.role {
+            Role::Source(source) => source.poll(clock),
+            Role::Sink(sink) => {
+                let outbox = &mut self.outbox;
+                let mut say = |message| outbox.push(&message);
+                sink.poll(clock, may_say, &mut say)
+            }
+        }
+    }
+
+    fn fail(&mut self, error: TransportError, now: Duration) {
+        self.peer_gone |= gone(&error);
+        self.role.stop();
+        if self.failure.is_none() {
+            self.sessions.reconnect(self.session.peer());
+            self.failure = Some(error);
+            self.failed_at = now;
+            // What was not said yet is void, but for the first word of a sink, whose slots it grants.
+            if !matches!(self.begun, Begun::Asked { .. }) {
+                self.outbox.clear();
+            }
+        }
+    }
+
+    /// Queues the last message once it is true.
+    fn say_end(&mut self) {
+        if self.sent_end {
+            return;
+        }
+        let reason = || self.failure.as_ref().map(ToString::to_string).unwrap_or_default();
+        let last = match (&self.role, &self.failure) {
+            (Role::Sink(sink), None) if sink.is_complete() => Message::Done,
+            (Role::Sink(_), Some(_)) => Message::Stop { reason: reason() },
+            (Role::Source(source), Some(_)) if source.is_quiet() => {
+                Message::Stopped { reason: reason() }
+            }
+            _ => return,
+        };
+        if last == Message::Done
+            && let Begun::Serving(claim) = &mut self.begun
+            && let Some(claim) = claim.take()
+        {
+            claim.complete();
+        }
+        self.sent_end = true;
+        if !matches!(self.begun, Begun::Initiator(_)) {
+            self.outbox.push(&last);
+        }
+    }
+
+    /// Whether it has ended, and how.
+    fn verdict(&mut self, now: Duration) -> Poll<Result<(), TransportError>> {
+        if !self.role.is_quiet() {
+            return Poll::Pending;
+        }
+        let unasked = matches!(self.begun, Begun::Initiator(_));
+        let told = self.mute || self.peer_gone || (self.sent_end && self.outbox.is_empty());
+        let Some(error) = &self.failure else {
+            match self.role {
+                Role::Source(_) if self.peer_ended => self.complete_claim(),
+                Role::Sink(_) if told => {}
+                _ => return Poll::Pending,
+            }
+            return Poll::Ready(Ok(()));
+        };
+        let mut error = error.clone();
+        let waited = now.saturating_sub(self.failed_at) >= self.sessions.config().silence;
+        if !(told || unasked || waited) {
+            return Poll::Pending;
+        }
+        if let Role::Sink(sink) = &mut self.role {
+            if sink.is_complete() {
+                let reason = error.to_string().into();
+                error = TransportError::NotificationFailed { reason };
+            } else if sink.may_be_written() && !self.peer_ended && !self.peer_gone {
+                // Slots are given up rather than waited for without end. Memory that the peer writes to directly cannot
+                // be: an offer's stays leased by the offer, an initiator's by this.
+                let serving = matches!(self.begun, Begun::Serving(_));
+                if !waited || !(serving || sink.stages()) {
+                    return Poll::Pending;
+                }
+            } else {
+                sink.peer_is_quiet();
+            }
+        }
+        if self.superseded {
+            self.complete_claim();
+        }
+        Poll::Ready(Err(error))
+    }
+
+    fn complete_claim(&mut self) {
+        if let Begun::Serving(claim) = &mut self.begun
+            && let Some(claim) = claim.take()
+        {
+            claim.complete();
+        }
+    }
+}
+
+impl Execution for TwoSided {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        if self.ended {
+            return Poll::Ready(Err(TransportError::Closed));
+        }
+        let now = self.sessions.link().clock.now();
+        if self.turn(now) {
+            self.steps += 1;
+        }
+        let verdict = self.verdict(now);
+        self.ended = verdict.is_ready();
+        verdict
+    }
+
+    fn abandon(&mut self) -> bool {
+        if self.ended {
+            return true;
+        }
+        let now = self.sessions.link().clock.now();
+        self.fail(failed("wait", "the operation was abandoned"), now);
+        self.poll().is_ready()
+    }
+
+    fn report(&self) -> PathReport {
+        let mut report = self.report.clone();
+        report.chunks = self.role.chunks();
+        report.hops = match &self.role {
+            Role::Source(source) => source.hops(),
+            Role::Sink(sink) => sink.hops(),
+        };
+        report
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn peer_memory(&self) -> PeerMemory {
+        match self.begun {
+            // SAFETY: the peer was not asked, so neither side has begun.
+            Begun::Initiator(_) => unsafe { PeerMemory::untouched() },
+            _ => PeerMemory::UNPROVEN,
+        }
+    }
+
+    /// A target that takes part in a write sees its end itself, once every chunk is on its way.
+    fn target_told(&self) -> bool {
+        match (&self.begun, &self.role) {
+            (Begun::Asked { .. }, Role::Source(source)) => source.all_started() && !self.refused,
+            _ => false,
+        }
+    }
+}
+
+impl Drop for TwoSided {
+    fn drop(&mut self) {
+        // A GPU or an engine of this side may still use the memory.
+        let quiet = self.role.is_quiet();
+        match &mut self.begun {
+            Begun::Serving(claim) if !quiet => claim.take().into_iter().for_each(Claim::leak),
+            Begun::Serving(_) => {}
+            // Or the peer, which was asked for it.
+            Begun::Initiator(_) | Begun::Asked { .. } => {
+                if !self.ended && !self.abandon() {
+                    self.leased.take().into_iter().for_each(Leased::leak);
+                }
+            }
+        }
+        if let Role::Sink(sink) = &mut self.role {
+            self.session.quarantine(sink.take_granted());
+        }
+    }
+}
+
+/// The kind of path, by which sides have GPU memory.
+pub(super) fn path_kind(here: bool, there: bool) -> PathKind {
+    match here && there {
+        true => PathKind::StagedBothSides,
+        false => PathKind::StagedOneSide,
+    }
+}
