@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use nixl_descriptor::SharedName;
 use nixl_metadata::{Doorbell, OperationKind, RdmaMetadata};
 
-use super::page::{OfferPage, ring, word};
+use super::page::{OfferPage, mark, ring, word};
 use super::recent::RecentCheck;
 use super::word::{SlotState, SlotWord};
 use crate::mailbox::{Lane, Reached};
@@ -296,6 +296,7 @@ impl RemoteSlot {
             SlotState::Open => Ok(word),
             state => Err(state.ended()),
         })
+        .map(drop)
     }
 
     /// The use has ended before a byte moved: the offer can be used again.
@@ -308,7 +309,8 @@ impl RemoteSlot {
         }
     }
 
-    /// Every byte is in place: ends the use, and rings the owner when it is the last.
+    /// Every byte is in place: ends the use, and rings the owner when it is the last. The owner counts the others when it looks
+    /// next, which it does in some milliseconds.
     ///
     /// # Errors
     ///
@@ -340,9 +342,12 @@ impl RemoteSlot {
             (_, state) => Err(state.ended()),
         });
         match result {
-            Ok(()) => {
+            Ok(word) => {
                 if let Some(memory) = self.page.memory() {
-                    ring(memory, self.slot);
+                    match word.state() {
+                        SlotState::Done => ring(memory, self.slot),
+                        _ => mark(memory, self.slot),
+                    };
                 }
                 Ok(())
             }
@@ -389,13 +394,13 @@ impl RemoteSlot {
         word.is_of(self.token) && word.state() == SlotState::Claimed(self.pid)
     }
 
-    /// Changes the word as `next` says. `expected` is what it most likely is: a swap without a load before it moves the cache
+    /// Changes the word as `next` says, and returns what it is then. `expected` is what it most likely is: a swap without a load before it moves the cache
     /// line from the owner's processor once, not twice.
     fn change(
         &self,
         expected: SlotWord,
         next: impl Fn(SlotWord) -> Result<SlotWord, EndedOffer>,
-    ) -> Result<(), TransportError> {
+    ) -> Result<SlotWord, TransportError> {
         let memory = self.page.memory().ok_or(ended(EndedOffer::OwnerGone))?;
         let place = word(memory, self.slot).ok_or(ended(EndedOffer::Revoked))?;
         // Acquire, as the fence of a seqlock's reader: what was read before is not read after this. The callers' copies have
@@ -410,7 +415,7 @@ impl RemoteSlot {
             }
             let wanted = next(found).map_err(ended)?;
             match place.compare_exchange(seen, wanted.bits(), Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(wanted),
                 Err(now) => seen = now,
             }
         }
