@@ -283,9 +283,18 @@ impl RemoteSlot {
     ///
     /// [`TransportError::OfferEnded`], or [`TransportError::PeerGone`] if the owner has closed its page.
     pub(crate) fn begin(&self) -> Result<(), TransportError> {
-        if !self.page.is_owned() {
-            return Err(TransportError::OfferEnded { why: EndedOffer::OwnerGone });
+        self.check_owner()?;
+        self.claim()
+    }
+
+    fn check_owner(&self) -> Result<(), TransportError> {
+        match self.page.is_owned() {
+            true => Ok(()),
+            false => Err(ended(EndedOffer::OwnerGone)),
         }
+    }
+
+    fn claim(&self) -> Result<(), TransportError> {
         if self.protocol == Protocol::Token {
             return Ok(());
         }
@@ -364,9 +373,10 @@ impl RemoteSlot {
     ///
     /// [`TransportError::OfferEnded`] if it has ended.
     pub fn decline(&self) -> Result<(), TransportError> {
-        self.begin()?;
+        self.claim()?;
         self.fail();
-        Ok(())
+        // Asked last: the owner wakes meanwhile.
+        self.check_owner()
     }
 
     fn put_token(&self) -> Result<(), TransportError> {
