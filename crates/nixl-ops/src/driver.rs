@@ -21,7 +21,8 @@ use crate::deadline::Deadline;
 use crate::drain::Departures;
 use crate::overdue::{Overdue, OverdueList, OverdueTotal};
 use crate::parking::{DoorbellListener, Parking};
-use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
+use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof, SlotsFound};
+use crate::posts::{PostHistory, PostedBy};
 use crate::sync::{Mutex, lock, thread};
 use crate::task::{self, Count, InFlight, SlotState, Task, TaskSlot};
 use crate::typical::TypicalDurations;
@@ -128,6 +129,7 @@ pub(crate) struct Shared {
     pub(crate) drains: AtomicUsize,
     pub(crate) departures: Departures,
     typical: TypicalDurations,
+    posts: PostHistory,
     parking: Parking,
     /// It turns, or will at once.
     awake: AtomicBool,
@@ -224,6 +226,7 @@ impl Driver {
             drains: AtomicUsize::new(0),
             departures: Departures::default(),
             typical: TypicalDurations::default(),
+            posts: PostHistory::default(),
             parking: Parking::new(Arc::clone(&passive.page)),
             awake: AtomicBool::new(false),
             new_waiter: AtomicBool::new(false),
@@ -333,12 +336,12 @@ impl Driver {
         self.shared.passive.page.arm(key, kind)
     }
 
-    /// Takes charge of an execution: posts it now if that is to be done `inline`, and sees it through.
+    /// Takes charge of an execution: posts it now if its caller does, and sees it through.
     pub(crate) fn begin(
         &self,
         execution: Box<dyn Execution>,
         bytes: u64,
-        inline: bool,
+        posted_by: PostedBy,
         options: OperationOptions,
     ) -> Result<Arc<TaskSlot>, OperationError> {
         self.check_process()?;
@@ -360,16 +363,16 @@ impl Driver {
             deadline: Deadline::starting(begun, &options),
             drain_by: None,
         }));
-        if inline && shared.poll(&slot) == SlotState::Ended {
+        if posted_by == PostedBy::Caller && shared.poll(&slot) == SlotState::Ended {
             return Ok(slot);
         }
         if !lock(&shared.inbox).add(&slot) {
             slot.give_up(ENDED.into());
             return Err(ENDED.into());
         }
-        match inline {
-            true => shared.wake(false),
-            false => shared.kick(),
+        match posted_by {
+            PostedBy::Caller | PostedBy::Waiter => shared.wake(false),
+            PostedBy::Driver => shared.kick(),
         }
         Ok(slot)
     }
@@ -402,16 +405,31 @@ impl Driver {
 impl Shared {
     const SPIN_ALONE: Duration = Duration::from_micros(200);
 
-    /// Whether the thread that begins an execution posts it.
-    pub(crate) fn posts_inline(&self, bytes: u64, execution: &dyn Execution) -> bool {
+    /// The longest copy in a post that the thread which begins it makes.
+    const LONGEST_POST: Duration = Duration::from_micros(50);
+
+    /// Which thread posts an execution.
+    pub(crate) fn posted_by(&self, bytes: u64, execution: &dyn Execution) -> PostedBy {
         if execution.posts_quickly() {
-            return true;
+            return PostedBy::Caller;
+        }
+        if bytes > self.config.inline_bytes {
+            return PostedBy::Driver;
+        }
+        if !execution.takes_turns() {
+            return PostedBy::Caller;
+        }
+        if self.posts.end_at_once() {
+            // A thread that begins several need not copy them all before it goes on.
+            return match self.typical.of(bytes) <= Self::LONGEST_POST {
+                true => PostedBy::Caller,
+                false => PostedBy::Waiter,
+            };
         }
         // With many tasks the driver is awake, and alone at the engine it does more.
-        let is_left_to_driver = execution.takes_turns()
-            && self.awake.load(Ordering::Relaxed)
-            && self.active.load(Ordering::Relaxed) > 0;
-        bytes <= self.config.inline_bytes && !is_left_to_driver
+        let is_busy =
+            self.awake.load(Ordering::Relaxed) && self.active.load(Ordering::Relaxed) > 0;
+        if is_busy { PostedBy::Driver } else { PostedBy::Caller }
     }
 
     /// How long the waiter of an operation looks at first. One alone in flight is looked at for longer: most end within that,
@@ -426,8 +444,8 @@ impl Shared {
     }
 
     pub(crate) fn poll(&self, slot: &TaskSlot) -> SlotState {
-        let Self { clock, config, overdue, typical, .. } = self;
-        slot.poll(task::Context { clock: &**clock, config, overdue, typical })
+        let Self { clock, config, overdue, typical, posts, .. } = self;
+        slot.poll(task::Context { clock: &**clock, config, overdue, typical, posts })
     }
 
     /// Operations that have not ended, of either side.
@@ -731,12 +749,12 @@ impl Reactor {
         }
         self.taken = now;
         let service = shared.peer_service();
-        let rung = shared.passive.poll_slots(&mut |key| {
+        let found = shared.passive.poll_slots(&mut |key| {
             if let Some(service) = service {
                 service.completed_by_slot(key);
             }
         });
-        let mut delivered = rung;
+        let mut delivered = found == SlotsFound::End;
         let active = &mut self.active;
         let mut bytes = 0;
         let mut receive = |from: &str, payload: &[u8]| {
@@ -774,7 +792,7 @@ impl Reactor {
         });
         let result = transport.take_notifications(&mut receive);
         delivered |= mail;
-        self.listener.looked(rung | mail);
+        self.listener.looked(mail || found != SlotsFound::Nothing);
         let unreadable = shared.passive.page.unreadable_mail();
         shared.unexpected.note_unreadable(transport.unreadable_notifications() + unreadable);
         self.idle_looks.took(bytes);

@@ -40,8 +40,8 @@ impl YieldBudget {
     }
 }
 
-/// The task that is polled now has been waiting: others have had the thread.
-pub(crate) fn resumed(now: Duration) {
+/// A task has waited for its operation, or begins to: others have the thread, and what is begun next on it begins a turn.
+pub(crate) fn waited(now: Duration) {
     TURN.set(YieldBudget { since: now, last: now });
 }
 
@@ -62,7 +62,7 @@ pub(crate) async fn give_way(clock: &dyn Clock) {
         Poll::Pending
     })
     .await;
-    resumed(clock.now());
+    waited(clock.now());
 }
 
 #[cfg(test)]

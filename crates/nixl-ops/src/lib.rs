@@ -69,6 +69,7 @@ mod parking;
 mod passive;
 mod path;
 mod policy;
+mod posts;
 mod setting;
 mod sleeper;
 mod slots;

@@ -22,6 +22,7 @@ use crate::fair;
 use crate::leasing::Leasing;
 use crate::outcome::{Completion, Outcome};
 use crate::passive::{OfferSpec, PassiveEntry, Release};
+use crate::posts::PostedBy;
 use crate::spin::SpinWindow;
 use crate::task::{SlotState, TaskSlot};
 use crate::{
@@ -81,6 +82,14 @@ impl<M> Active<M> {
     }
 
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let polled = self.poll_once(cx);
+        if polled.is_pending() {
+            fair::waited(self.driver.shared().clock.now());
+        }
+        polled
+    }
+
+    fn poll_once(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         if let Err(forked) = self.driver.check_process() {
             return Poll::Ready(Err(forked.into()));
         }
@@ -95,7 +104,7 @@ impl<M> Active<M> {
                 self.driver.shared().kick();
             }
         } else {
-            fair::resumed(self.driver.shared().clock.now());
+            fair::waited(self.driver.shared().clock.now());
         }
         loop {
             if let Some(look) = self.look.take()
@@ -523,11 +532,14 @@ impl<M> Active<M> {
         options: OperationOptions,
     ) -> Result<Self, OperationError> {
         let is_short = descriptors <= Self::POSTED_HERE;
-        let inline = is_short && driver.shared().posts_inline(bytes, &*execution);
+        let posted_by = match is_short {
+            true => driver.shared().posted_by(bytes, &*execution),
+            false => PostedBy::Driver,
+        };
         let spin = options.spin_time();
-        let slot = driver.begin(execution, bytes, inline, options)?;
+        let slot = driver.begin(execution, bytes, posted_by, options)?;
         // What the driver posts must not be posted by a waiter that polls first.
-        let spun = !inline;
+        let spun = posted_by == PostedBy::Driver;
         Ok(Self { slot, driver: Arc::clone(driver), memory, bytes, spun, spin, look: None })
     }
 }

@@ -13,4 +13,4 @@ pub use quiet::{Claimant, QuietProof, QuietWatch};
 pub(crate) use retained::Freed;
 pub use spec::OfferSpec;
 pub use table::Held;
-pub(crate) use table::PassiveTable;
+pub(crate) use table::{PassiveTable, SlotsFound};

@@ -12,6 +12,7 @@ use crate::contained::contained;
 use crate::deadline::Deadline;
 use crate::outcome::{Completion, Outcome};
 use crate::overdue::{CountedOverdue, OverdueTotal};
+use crate::posts::PostHistory;
 use crate::sync::{Mutex, lock};
 use crate::typical::TypicalDurations;
 use crate::{Clock, CompletionCell, DriverConfig, Execution, OperationError, OperationStatus};
@@ -241,10 +242,11 @@ impl TaskSlot {
     fn step(
         &self,
         task: &mut Task,
-        Context { clock, config, overdue, typical }: Context<'_>,
+        Context { clock, config, overdue, typical, posts }: Context<'_>,
     ) -> Step {
         let now = || clock.now();
-        if !task.posted {
+        let is_post = !task.posted;
+        if is_post {
             // The first poll posts, which must not happen for a result that is no longer wanted.
             let expired = task.expired(now);
             if (expired.is_some() || self.cell.status().is_terminal()) && task.execution.abandon() {
@@ -262,7 +264,11 @@ impl TaskSlot {
             self.poll_closely_from
                 .set(wake_at.filter(|_| self.served || task.execution.awaits_notification()));
         }
-        if let Poll::Ready(result) = task.execution.poll() {
+        let polled = task.execution.poll();
+        if is_post && task.execution.takes_turns() {
+            posts.note(polled.is_ready());
+        }
+        if let Poll::Ready(result) = polled {
             let mut report = task.execution.report();
             report.elapsed = now().saturating_sub(task.begun);
             if !self.served {
@@ -326,6 +332,7 @@ pub(crate) struct Context<'a> {
     pub(crate) config: &'a DriverConfig,
     pub(crate) overdue: &'a Arc<OverdueTotal>,
     pub(crate) typical: &'a TypicalDurations,
+    pub(crate) posts: &'a PostHistory,
 }
 
 /// What one step of a task came to.

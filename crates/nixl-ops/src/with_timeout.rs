@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::fair;
+use crate::posts::PostedBy;
 use crate::task::TaskSlot;
 use crate::{
     Driver, Execution, OperationError, OperationOptions, OperationStatus, PathKind, PathReport,
@@ -41,8 +42,8 @@ impl Driver {
             return Ok((output.await?, options));
         };
         let begun = self.shared().clock.now();
-        let timer =
-            Timer { slot: self.begin(Box::new(Never), u64::MAX, false, options)?, driver: self };
+        let slot = self.begin(Box::new(Never), u64::MAX, PostedBy::Driver, options)?;
+        let timer = Timer { slot, driver: self };
         let output = poll_fn(|cx| {
             if self.check_process().is_err() {
                 return Poll::Ready(Err(None));

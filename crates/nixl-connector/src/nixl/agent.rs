@@ -54,8 +54,24 @@ pub(super) struct Agent {
 /// What is behind it is gone once the agent is being dropped, or the process exits.
 pub(super) struct Gate {
     inside: Mutex<Option<Inside>>,
-    /// Threads that wait for it: those that only try it let them go first.
-    waiting: AtomicUsize,
+    /// Threads with calls that block, inside or waiting for it: those that only try it let them go first.
+    blocking: AtomicUsize,
+}
+
+/// One of the threads with calls that block.
+struct Blocking<'a>(&'a AtomicUsize);
+
+impl<'a> Blocking<'a> {
+    fn on(gate: &'a Gate) -> Self {
+        gate.blocking.fetch_add(1, Ordering::Relaxed);
+        Self(&gate.blocking)
+    }
+}
+
+impl Drop for Blocking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Behind the gate: all that NIXL has for the agent, so that it can be destroyed while others hold the parts. Field order: what points into
@@ -283,8 +299,23 @@ impl Agent {
         if !self.generation.is_current() {
             return Entered::NOT;
         }
-        let gate = self.gate.wait();
-        Entered { busy: exit::enter(), gate: Some(gate), _relaxed: Some(relax_capture()) }
+        let blocking = Some(Blocking::on(&self.gate));
+        let gate = Some(self.gate.wait());
+        Entered { busy: exit::enter(), gate, _blocking: blocking, _relaxed: Some(relax_capture()) }
+    }
+
+    /// As [`try_enter`](Self::try_enter), for some microseconds while another thread is inside with a call that does not block.
+    pub(super) fn try_enter_for_a_moment(&self) -> Option<Entered<'_>> {
+        /// Longer than such a call takes.
+        const TRIES: u32 = 256;
+        for _ in 1..TRIES {
+            let entered = self.try_enter();
+            if entered.is_some() || self.gate.is_blocked() {
+                return entered;
+            }
+            std::hint::spin_loop();
+        }
+        self.try_enter()
     }
 
     /// Enters if no thread is inside or waits, and the process is not exiting.
@@ -293,7 +324,7 @@ impl Agent {
             return Some(Entered::NOT);
         }
         // The lock is not fair: under a flood of messages a thread that takes them would always be first.
-        if self.gate.waiting.load(Ordering::Relaxed) > 0 {
+        if self.gate.is_blocked() {
             return None;
         }
         let gate = match self.gate.inside.try_lock() {
@@ -302,20 +333,21 @@ impl Agent {
             Err(TryLockError::WouldBlock) => return None,
         };
         let busy = Some(exit::enter()?);
-        Some(Entered { busy, gate: Some(gate), _relaxed: Some(relax_capture()) })
+        Some(Entered { busy, gate: Some(gate), _blocking: None, _relaxed: Some(relax_capture()) })
     }
 }
 
 impl Gate {
     fn before(inside: Inside) -> Self {
-        Self { inside: Mutex::new(Some(inside)), waiting: AtomicUsize::new(0) }
+        Self { inside: Mutex::new(Some(inside)), blocking: AtomicUsize::new(0) }
     }
 
     fn wait(&self) -> MutexGuard<'_, Option<Inside>> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        inside
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.blocking.load(Ordering::Relaxed) > 0
     }
 
     /// Destroys the agent, once no thread is inside or by that time not at all. **Blocks**: NIXL joins its threads.
@@ -338,13 +370,14 @@ pub(super) struct Entered<'a> {
     busy: Option<Busy<'static>>,
     /// `None` in a fork's child.
     gate: Option<MutexGuard<'a, Option<Inside>>>,
+    _blocking: Option<Blocking<'a>>,
     /// UCX queries events and looks addresses up on the thread that calls it.
     _relaxed: Option<RelaxedCapture>,
 }
 
 impl Entered<'_> {
     /// In a fork's child.
-    const NOT: Self = Self { busy: None, gate: None, _relaxed: None };
+    const NOT: Self = Self { busy: None, gate: None, _blocking: None, _relaxed: None };
 
     /// `None` only while the agent is being dropped, when no thread can enter any more, if the process exits, and in a fork's child.
     pub(super) fn inside(&mut self) -> Option<&mut Inside> {
@@ -412,6 +445,7 @@ impl Drop for Agent {
         self.control.post(move || {
             // Once the process exits, it is destroyed there.
             let Some(_busy) = exit::enter() else { return };
+            let _blocking = Blocking::on(&gate);
             let inside = gate.wait().take();
             let _relaxed = relax_capture();
             drop(inside);

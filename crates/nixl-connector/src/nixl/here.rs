@@ -44,14 +44,13 @@ pub(super) fn is_here(agent: &str, details: &[&[u8]]) -> bool {
 /// The words in connection details that may be process identifiers.
 fn identifiers(details: &[u8]) -> impl Iterator<Item = u32> + '_ {
     /// The largest identifier that Linux gives out is one less.
-    const END: u64 = 1 << 22;
+    const END: u32 = 1 << 22;
     /// UCX marks the identifier of a process in a PID namespace of its own.
-    const IN_NAMESPACE: u64 = 1 << 31;
-    details.windows(8).filter_map(|window| {
-        let word = u64::from_le_bytes(window.try_into().ok()?);
-        // What follows a 4-byte identifier is any number.
-        let word = u64::from(word as u32) & !IN_NAMESPACE;
-        (word > 0 && word < END).then_some(word as u32)
+    const IN_NAMESPACE: u32 = 1 << 31;
+    // Of 4 bytes each, since an identifier may be the last word but a byte or two.
+    details.windows(4).filter_map(|window| {
+        let word = u32::from_le_bytes(window.try_into().ok()?) & !IN_NAMESPACE;
+        (word > 0 && word < END).then_some(word)
     })
 }
 
@@ -141,6 +140,9 @@ mod tests {
         let mut details = MACHINE.to_le_bytes().to_vec();
         details.extend_from_slice(&u64::from(std::process::id()).to_le_bytes());
         assert!(is_here(&agent, &[&details]));
+        // The identifier ends the details, as where CMA is the last of UCX's transports.
+        let last = [&MACHINE.to_le_bytes()[..], &std::process::id().to_le_bytes()].concat();
+        assert!(is_here(&agent, &[&last]));
         // The same identifier, and another agent: what clones of a machine look like to each other.
         assert!(!is_here("another", &[&details]));
         // The identifier of another process.

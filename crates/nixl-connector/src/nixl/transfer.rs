@@ -192,8 +192,13 @@ unsafe impl Transfer for NixlTransfer {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let directory = Arc::clone(&self.directory);
         let _context = gpu::enter(self.gpu);
-        // Shut while memory is registered or a peer is connected: the caller polls again.
-        let Some(mut entered) = directory.agent().try_enter() else { return Poll::Pending };
+        // Shut while memory is registered or a peer is connected: the caller polls again. What is not posted at once wakes the
+        // driver, and then its waiter, which takes longer than another thread is inside.
+        let entered = match self.state {
+            State::Prepared => directory.agent().try_enter_for_a_moment(),
+            State::Posted(_) | State::Ended => directory.agent().try_enter(),
+        };
+        let Some(mut entered) = entered else { return Poll::Pending };
         let Some(inside) = entered.inside() else { return self.end(Err(TransportError::Closed)) };
         match self.state {
             State::Prepared => self.post(inside),

@@ -50,7 +50,21 @@ impl ServedGrants {
     }
 
     fn any(&self, is_so: impl Fn(&GrantTable) -> bool) -> bool {
-        self.count.load(Ordering::Acquire) > 0 && self.alive().iter().any(|table| is_so(table))
+        // Asked several times in each turn of the driver: without a list of the tables.
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let mut last = Vec::new();
+        let tables = lock(&self.tables);
+        let is_any = tables.values().filter_map(Weak::upgrade).any(|table| {
+            let is_it = is_so(&table);
+            last.extend(Arc::into_inner(table));
+            is_it
+        });
+        // The end of a table whose export is gone wakes tasks: outside the lock.
+        drop(tables);
+        drop(last);
+        is_any
     }
 
     /// A reader's message. Returns whether it is about an export here.

@@ -38,6 +38,16 @@ impl Held {
     }
 }
 
+/// What a look at the slots found at most.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum SlotsFound {
+    Nothing,
+    /// A use of an offer that has more readers: there is nothing more to do for it.
+    Use,
+    /// The end of an offer.
+    End,
+}
+
 /// What the table holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PassiveStats {
@@ -259,15 +269,23 @@ impl PassiveTable {
         !lock(&self.retained).is_empty() || !self.late_reads.is_empty()
     }
 
-    /// Ends the operations whose slots say so. `copied` gets those that are complete while this process copies them. Returns
-    /// whether there was any.
-    pub(crate) fn poll_slots(&self, copied: &mut dyn FnMut(&NotificationKey)) -> bool {
+    /// Ends the operations whose slots say so. `copied` gets those that are complete while this process copies them.
+    pub(crate) fn poll_slots(&self, copied: &mut dyn FnMut(&NotificationKey)) -> SlotsFound {
+        let mut found = SlotsFound::Nothing;
         self.page.poll(&mut |key, event| {
             let entry = lock(&self.entries).get(key.as_bytes()).cloned();
-            if entry.is_some_and(|entry| !entry.used(event)) && event.successes > 0 {
-                copied(key);
-            }
-        })
+            let is_end = entry.is_none_or(|entry| match Arc::clone(&entry).used(event) {
+                true => entry.cell.status().is_terminal(),
+                false => {
+                    if event.successes > 0 {
+                        copied(key);
+                    }
+                    true
+                }
+            });
+            found = found.max(if is_end { SlotsFound::End } else { SlotsFound::Use });
+        });
+        found
     }
 
     /// Agents that are known at most. Others claim every offer.

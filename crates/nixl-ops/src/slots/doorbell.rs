@@ -29,9 +29,10 @@ impl<'a> PageDoorbell<'a> {
 
     /// Wakes the owner if it sleeps, else keeps it from going to sleep.
     pub(crate) fn ring(&self) {
-        // Sequentially consistent, as the owner's accesses in `sleep`: either it is seen to sleep here, or it sees the ring.
+        // Sequentially consistent, as the owner's accesses in `sleep`: either it is seen to sleep here, or it sees the ring. Of
+        // those who ring before it has woken one wakes it.
         self.rings.fetch_add(1, Ordering::SeqCst);
-        if self.asleep.load(Ordering::SeqCst) != 0 {
+        if self.asleep.load(Ordering::SeqCst) != 0 && self.asleep.swap(0, Ordering::SeqCst) != 0 {
             wake_one(self.rings);
         }
     }

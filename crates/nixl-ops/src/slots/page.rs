@@ -302,15 +302,21 @@ pub(super) fn word(memory: &SharedMemory, slot: u32) -> Option<&AtomicU64> {
 
 /// Sets the bits that lead the owner to a slot, and wakes it if it sleeps.
 pub(crate) fn ring(memory: &SharedMemory, slot: u32) -> bool {
+    let is_marked = mark(memory, slot);
+    if is_marked && let Some(doorbell) = PageDoorbell::of(memory) {
+        doorbell.ring();
+    }
+    is_marked
+}
+
+/// Sets the bits that lead the owner to a slot when it looks next.
+pub(crate) fn mark(memory: &SharedMemory, slot: u32) -> bool {
     let group = slot as usize / 64;
     let (Some(bits), Some(groups)) = (memory.word(1 + group), memory.word(0)) else {
         return false;
     };
     bits.fetch_or(1 << (slot % 64), Ordering::AcqRel);
     groups.fetch_or(1 << (group % 64), Ordering::AcqRel);
-    if let Some(doorbell) = PageDoorbell::of(memory) {
-        doorbell.ring();
-    }
     true
 }
 

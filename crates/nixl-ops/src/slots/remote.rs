@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use nixl_descriptor::SharedName;
 use nixl_metadata::{Doorbell, OperationKind, RdmaMetadata};
 
-use super::page::{OfferPage, ring, word};
+use super::page::{OfferPage, mark, ring, word};
 use super::recent::RecentCheck;
 use super::word::{SlotState, SlotWord};
 use crate::mailbox::{Lane, Reached};
@@ -283,9 +283,18 @@ impl RemoteSlot {
     ///
     /// [`TransportError::OfferEnded`], or [`TransportError::PeerGone`] if the owner has closed its page.
     pub(crate) fn begin(&self) -> Result<(), TransportError> {
-        if !self.page.is_owned() {
-            return Err(TransportError::OfferEnded { why: EndedOffer::OwnerGone });
+        self.check_owner()?;
+        self.claim()
+    }
+
+    fn check_owner(&self) -> Result<(), TransportError> {
+        match self.page.is_owned() {
+            true => Ok(()),
+            false => Err(ended(EndedOffer::OwnerGone)),
         }
+    }
+
+    fn claim(&self) -> Result<(), TransportError> {
         if self.protocol == Protocol::Token {
             return Ok(());
         }
@@ -296,6 +305,7 @@ impl RemoteSlot {
             SlotState::Open => Ok(word),
             state => Err(state.ended()),
         })
+        .map(drop)
     }
 
     /// The use has ended before a byte moved: the offer can be used again.
@@ -308,7 +318,8 @@ impl RemoteSlot {
         }
     }
 
-    /// Every byte is in place: ends the use, and rings the owner when it is the last.
+    /// Every byte is in place: ends the use, and rings the owner when it is the last. The owner counts the others when it looks
+    /// next, which it does in some milliseconds.
     ///
     /// # Errors
     ///
@@ -340,9 +351,12 @@ impl RemoteSlot {
             (_, state) => Err(state.ended()),
         });
         match result {
-            Ok(()) => {
+            Ok(word) => {
                 if let Some(memory) = self.page.memory() {
-                    ring(memory, self.slot);
+                    match word.state() {
+                        SlotState::Done => ring(memory, self.slot),
+                        _ => mark(memory, self.slot),
+                    };
                 }
                 Ok(())
             }
@@ -359,9 +373,10 @@ impl RemoteSlot {
     ///
     /// [`TransportError::OfferEnded`] if it has ended.
     pub fn decline(&self) -> Result<(), TransportError> {
-        self.begin()?;
+        self.claim()?;
         self.fail();
-        Ok(())
+        // Asked last: the owner wakes meanwhile.
+        self.check_owner()
     }
 
     fn put_token(&self) -> Result<(), TransportError> {
@@ -389,13 +404,13 @@ impl RemoteSlot {
         word.is_of(self.token) && word.state() == SlotState::Claimed(self.pid)
     }
 
-    /// Changes the word as `next` says. `expected` is what it most likely is: a swap without a load before it moves the cache
+    /// Changes the word as `next` says, and returns what it is then. `expected` is what it most likely is: a swap without a load before it moves the cache
     /// line from the owner's processor once, not twice.
     fn change(
         &self,
         expected: SlotWord,
         next: impl Fn(SlotWord) -> Result<SlotWord, EndedOffer>,
-    ) -> Result<(), TransportError> {
+    ) -> Result<SlotWord, TransportError> {
         let memory = self.page.memory().ok_or(ended(EndedOffer::OwnerGone))?;
         let place = word(memory, self.slot).ok_or(ended(EndedOffer::Revoked))?;
         // Acquire, as the fence of a seqlock's reader: what was read before is not read after this. The callers' copies have
@@ -410,7 +425,7 @@ impl RemoteSlot {
             }
             let wanted = next(found).map_err(ended)?;
             match place.compare_exchange(seen, wanted.bits(), Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(wanted),
                 Err(now) => seen = now,
             }
         }

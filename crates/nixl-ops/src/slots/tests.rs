@@ -550,6 +550,23 @@ fn every_end_is_told_while_initiators_and_owner_meet_in_the_page() {
     assert_eq!(told.lock().unwrap().len(), ROUNDS);
 }
 
+/// A thread that is woken for each of many reads takes the processor from their readers.
+#[test]
+fn the_last_read_of_an_offer_rings_and_the_owner_finds_the_others_when_it_looks() {
+    let page = Arc::<OfferPage>::default();
+    let offer = offered(&page, OperationKind::Read, 3);
+    let doorbell = page.doorbell().unwrap();
+    for uses in 1..=3 {
+        let before = doorbell.rings();
+        offer.remote[0].begin().unwrap();
+        offer.remote[0].complete().unwrap();
+        assert_eq!(doorbell.rings() - before, u32::from(uses == 3));
+        let mut told = Vec::new();
+        assert!(page.poll(&mut |_, event| told.push(event)));
+        assert_eq!(told, [SlotEvent { uses, successes: uses }]);
+    }
+}
+
 #[test]
 fn the_earlier_protocol_puts_the_token_where_there_was_nothing() {
     for kind in [OperationKind::Read, OperationKind::Write] {
