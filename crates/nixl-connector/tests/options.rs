@@ -21,7 +21,7 @@ fn refusal(options: NixlOptions) -> NixlUnavailable {
 /// The sockets on which this process listens, one for each interface that UCX uses.
 fn listening() -> usize {
     let sockets = TcpSocket::all_of_this_process().unwrap();
-    sockets.iter().filter(|socket| socket.state == TcpState::Listen).count()
+    sockets.iter().filter(|socket| socket.state() == TcpState::Listen).count()
 }
 
 fn setting(connector: &Connector, name: &str) -> Option<EngineSetting> {

@@ -38,7 +38,7 @@ struct Cuda {
 impl Cuda {
     /// The GPUs, if there are at least `wanted`; else the test is noted as skipped.
     fn new(wanted: u32, test: &str) -> Option<(Self, BlockExecutor)> {
-        let found = nixl_device::cuda::probe().as_ref().map_or(0, |driver| driver.device_count);
+        let found = nixl_device::cuda::probe().as_ref().map_or(0, |driver| driver.device_count());
         if found < wanted {
             let want = if wanted == 1 { "a GPU" } else { "two GPUs" };
             let line = format!("SKIPPED({want}): {test}\n");

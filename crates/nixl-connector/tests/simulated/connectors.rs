@@ -34,10 +34,10 @@ async fn an_offer_says_where_its_owner_runs() {
     let metadata = RdmaMetadata::decode(&message).unwrap();
     let said = metadata.peer().unwrap().host();
     let here = MachineIdentity::discover();
-    assert_eq!(said.boot_id(), here.boot_id.as_deref());
+    assert_eq!(said.boot_id(), here.boot_id());
     assert_eq!(said.pid(), std::process::id());
-    assert_eq!(said.pid_namespace(), here.pid_namespace);
-    assert_eq!(said.ipc_namespace(), here.ipc_namespace);
+    assert_eq!(said.pid_namespace(), here.pid_namespace());
+    assert_eq!(said.ipc_namespace(), here.ipc_namespace());
 }
 
 #[tokio::test]
