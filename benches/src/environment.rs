@@ -34,7 +34,7 @@ impl Environment {
     #[must_use]
     pub fn discover() -> Self {
         let unknown = || "unknown".to_owned();
-        let library = NixlLibrary::open().ok().map(|library| library.path.as_path());
+        let library = NixlLibrary::open().ok().map(|library| library.path());
         let name = library.and_then(Path::file_name);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Self {

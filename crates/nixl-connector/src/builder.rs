@@ -131,7 +131,7 @@ impl ConnectorBuilder {
     /// for its owner. Hosts whose clocks differ by more may use an offer whose memory was freed.
     #[must_use]
     pub fn clock_skew(mut self, most: Duration) -> Self {
-        self.driver.clock_skew = most;
+        self.driver = self.driver.with_clock_skew(most);
         self
     }
 

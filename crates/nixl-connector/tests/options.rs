@@ -25,11 +25,11 @@ fn listening() -> usize {
 }
 
 fn setting(connector: &Connector, name: &str) -> Option<EngineSetting> {
-    connector.engine_settings().into_iter().find(|setting| setting.name == name)
+    connector.engine_settings().into_iter().find(|setting| setting.name() == name)
 }
 
 fn source(connector: &Connector, name: &str) -> Option<SettingSource> {
-    setting(connector, name).map(|setting| setting.source)
+    setting(connector, name).map(|setting| setting.source())
 }
 
 /// One test, since some settings are of the process.
@@ -96,7 +96,7 @@ fn options_reach_ucx_and_are_told() {
     assert_eq!(refusal(NixlOptions::new().backends([])), NixlUnavailable::NoBackend);
     let workers = NixlOptions::new().parameter(NixlBackend::Ucx, "num_workers", "2");
     let connector = build(workers).unwrap();
-    assert_eq!(setting(&connector, "UCX.num_workers").unwrap().value, "2");
+    assert_eq!(setting(&connector, "UCX.num_workers").unwrap().value(), "2");
     let engine =
         NixlOptions::new().parameter(NixlBackend::Ucx, "engine_config", "MAX_EAGER_RAILS=1");
     assert_eq!(source(&build(engine).unwrap(), "UCX.engine_config"), Some(SettingSource::Option));

@@ -219,7 +219,7 @@ async fn operations_wait_for_streams() {
     let mut write = initiator.begin_write(list, &remote).await.unwrap();
     let done = write.wait_for_completion().await.unwrap();
     offer.wait_for_completion().await.unwrap();
-    assert!(matches!(done.path().unwrap().kind, PathKind::Local(_)));
+    assert!(matches!(done.path().unwrap().kind(), PathKind::Local(_)));
     assert!(cuda.download(&theirs) == bytes);
 
     let point = work();
@@ -290,7 +290,7 @@ fn the_kernel_and_the_batch_call_are_there() {
     };
     let can = machine.gpus.capabilities();
     println!("{can:?}");
-    assert!(can.kernel, "the PTX was not accepted");
+    assert!(can.kernel(), "the PTX was not accepted");
     let pinned = MemoryKind::Pinned;
     assert_eq!(Strategy::Kernel.check(MemoryKind::Gpu(0), pinned, can), Ok(()));
 }

@@ -10,12 +10,23 @@ use crate::task::{SlotState, TaskSlot};
 
 /// Executions whose engines were not quiet when the drain time was over.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct Overdue {
+    operations: usize,
+    pub(crate) bytes: u64,
+}
+
+impl Overdue {
     /// How many there are.
-    pub operations: usize,
+    #[must_use]
+    pub fn operations(&self) -> usize {
+        self.operations
+    }
+
     /// The bytes of their memory, which stays leased.
-    pub bytes: u64,
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 /// All of a driver's, shared with those that are counted.

@@ -8,5 +8,6 @@ mod checksums;
 mod claims;
 mod connectors;
 mod faults;
+mod net;
 mod peers;
 mod side;

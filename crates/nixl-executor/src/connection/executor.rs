@@ -51,10 +51,10 @@ pub(super) struct ConnectionExecutor {
 /// among the facts.
 fn facts_of(process: &Arc<LocalFacts>, settings: &[EngineSetting]) -> Arc<LocalFacts> {
     let is_transports =
-        |s: &&EngineSetting| s.name == "UCX_TLS" && s.source == SettingSource::Option;
+        |s: &&EngineSetting| s.name() == "UCX_TLS" && s.source() == SettingSource::Option;
     match settings.iter().find(is_transports) {
         Some(transports) => {
-            let ucx = UcxTransports::parse(&transports.value);
+            let ucx = UcxTransports::parse(transports.value());
             Arc::new(LocalFacts { ucx, ..LocalFacts::clone(process) })
         }
         None => Arc::clone(process),
@@ -72,10 +72,10 @@ impl ConnectionExecutor {
             gpus: Arc::clone(gpus),
             threads: shared.threads.clone(),
             costs: shared.costs.clone(),
-            waker: link.waker.clone(),
+            waker: link.waker().clone(),
         };
-        let facts = facts_of(&shared.facts, &link.transport.settings());
-        let imports = ImportCache::new(Arc::clone(gpus), Arc::clone(&link.background));
+        let facts = facts_of(&shared.facts, &link.transport().settings());
+        let imports = ImportCache::new(Arc::clone(gpus), Arc::clone(link.background()));
         let remote_copies = RemoteCopyContext {
             imports: Arc::clone(&imports),
             context: context.clone(),
@@ -94,7 +94,7 @@ impl ConnectionExecutor {
             ),
             imports,
             peers,
-            engine: Engine::of(link.transport.name()),
+            engine: Engine::of(link.transport().name()),
             successes: Successes::default(),
             link,
             shared,
@@ -121,7 +121,7 @@ impl ConnectionExecutor {
         if pid == std::process::id() {
             return None;
         }
-        let (me, background) = (Weak::clone(&self.me), Arc::clone(&self.link.background));
+        let (me, background) = (Weak::clone(&self.me), Arc::clone(self.link.background()));
         let name = name.to_owned();
         let ended = move || {
             background.run(Box::new(move || {
@@ -156,7 +156,7 @@ impl ConnectionExecutor {
     /// Releases pinned slots, in the background.
     pub(super) fn release_slots(&self) {
         let staging = Arc::downgrade(&self.staging);
-        self.link.background.run(Box::new(move || {
+        self.link.background().run(Box::new(move || {
             staging.upgrade().into_iter().for_each(|staging| staging.release_slots());
         }));
     }
@@ -164,19 +164,19 @@ impl ConnectionExecutor {
     /// What the operation asks; of the engine it says what is so for any peer.
     fn query(&self, request: &TransferRequest<'_>) -> PathQuery {
         let remote = request
-            .remote
+            .remote()
             .descriptors()
             .iter()
             .map(|d| d.device())
             .find(|device| !device.is_host())
             .unwrap_or(Device::HOST);
         PathQuery {
-            operation: request.kind,
-            local: self.local_kind(request.local, remote),
+            operation: request.kind(),
+            local: self.local_kind(request.local(), remote),
             remote,
             engine: self.engine,
-            offered: OfferFacts::by_a_peer(request.remote),
-            policy: request.policy,
+            offered: OfferFacts::by_a_peer(request.remote()),
+            policy: request.policy(),
         }
     }
 
@@ -200,7 +200,7 @@ impl ConnectionExecutor {
         info: Option<&PeerInfo>,
         mut query: PathQuery,
     ) -> (Arc<PathPlan>, PathHistory) {
-        let now = self.link.clock.now();
+        let now = self.link.clock().now();
         let here = (&*self.facts, &self.shared.path_costs);
         let mut known = peer.lock();
         query.engine = known.estimate.refine(self.engine);
@@ -212,10 +212,10 @@ impl ConnectionExecutor {
 
     /// Asks the engine once for each peer what it expects of a transfer between host memories.
     fn ask_engine(&self, peer: &Peer, request: &TransferRequest<'_>) {
-        let bytes = request.local.total_bytes();
-        let is_host = || is_host(request.local) && is_host_memory(request.remote);
+        let bytes = request.local().total_bytes();
+        let is_host = || is_host(request.local()) && is_host_memory(request.remote());
         if self.engine != Engine::Ucx
-            || !peer.lock().estimate.wants(bytes, request.local.len())
+            || !peer.lock().estimate.wants(bytes, request.local().len())
             || !is_host()
         {
             return;
@@ -233,9 +233,9 @@ impl ConnectionExecutor {
         local: MemoryKind,
         request: &TransferRequest<'_>,
     ) -> Result<Box<dyn Execution>, TransportError> {
-        let gate = |execution| WaitFor::before(execution, request.local.pending());
+        let gate = |execution| WaitFor::before(execution, request.local().pending());
         match kind {
-            PathKind::CudaIpc if is_host_memory(request.remote) => {
+            PathKind::CudaIpc if is_host_memory(request.remote()) => {
                 self.staging.begin(request, StagingMode::PeerCopies).map(gate)
             }
             // Their copies wait by themselves, as those of the transport below.
@@ -243,7 +243,7 @@ impl ConnectionExecutor {
                 Ok(Box::new(self.peer_copy(kind, local, request, u64::MAX)?))
             }
             PathKind::StagedOneSide | PathKind::StagedBothSides => {
-                let there = !is_host_memory(request.remote);
+                let there = !is_host_memory(request.remote());
                 let mode = if there { StagingMode::TwoSided } else { StagingMode::OneSided };
                 self.staging.begin(request, mode).map(gate)
             }
@@ -294,7 +294,7 @@ impl ConnectionExecutor {
 
     /// A job that opens the peer's memory, if a path that needs it is there.
     fn opening(&self, local: &DescriptorList, remote: &RdmaMetadata) -> Option<Preparation> {
-        let now = self.link.clock.now();
+        let now = self.link.clock().now();
         let (path, wanted) = self.memory_key(local, remote)?;
         let unopened: Vec<_> = wanted
             .filter(|memory_key| !self.imports.has(memory_key))
@@ -366,17 +366,17 @@ impl ConnectionExecutor {
         plan: &PathPlan,
         history: &mut PathHistory,
     ) {
-        if let Some(reason) = self.staging.why_not(request.local, request.kind) {
+        if let Some(reason) = self.staging.why_not(request.local(), request.kind()) {
             for kind in [PathKind::StagedOneSide, PathKind::StagedBothSides] {
                 history.note_tried(kind, reason.clone());
             }
         }
-        if request.route.as_ref().is_some_and(|route| !route.notifies) {
+        if request.route().is_some_and(|route| !route.notifies()) {
             let reason = "the owner takes part in the transfer of an offer, not of a grant";
             for path in &plan.available {
                 let owner_works = match path.kind {
                     PathKind::StagedBothSides => true,
-                    PathKind::CudaIpc => is_host_memory(request.remote),
+                    PathKind::CudaIpc => is_host_memory(request.remote()),
                     _ => false,
                 };
                 if owner_works {
@@ -385,9 +385,9 @@ impl ConnectionExecutor {
             }
         }
         if self.imports.refused.any()
-            && let Some((path, mut wanted)) = self.memory_key(request.local, request.remote)
+            && let Some((path, mut wanted)) = self.memory_key(request.local(), request.remote())
         {
-            let now = self.link.clock.now();
+            let now = self.link.clock().now();
             let reason =
                 wanted.find_map(|memory_key| self.imports.refused.reason(&memory_key, now));
             if let Some(reason) = reason {
@@ -401,18 +401,18 @@ impl ConnectionExecutor {
         &self,
         request: &TransferRequest<'_>,
     ) -> Result<Box<dyn Execution>, TransportError> {
-        let offer = Offers::of_this_process().get(request.remote.notification_key());
+        let offer = Offers::of_this_process().get(request.remote().notification_key());
         let host = |offer: &Offer| is_host(offer.descriptors());
-        if is_host(request.local) && offer.as_ref().is_none_or(host) {
+        if is_host(request.local()) && offer.as_ref().is_none_or(host) {
             return DirectExecutor::new().execute(request.clone());
         }
         let kind = PathKind::Local("local");
-        if let Err(reason) = request.policy.check(kind, None, None) {
+        if let Err(reason) = request.policy().check(kind, None, None) {
             return Err(TransportError::NoPath { rejected: vec![Rejected::new(kind, reason)] });
         }
         let ended = |why| TransportError::OfferEnded { why };
         let offer = offer.ok_or_else(|| ended(EndedOffer::Revoked))?;
-        agree(&offer, request.remote)?;
+        agree(&offer, request.remote())?;
         let claim = offer.claim_for_copy().map_err(ended)?;
         Ok(Box::new(IntraProcessCopy::new(request, claim, &self.context)?))
     }
@@ -465,11 +465,11 @@ impl Executor for ConnectionExecutor {
     }
 
     fn needs_local_metadata(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
-        let Some(peer) = remote.peer().filter(|peer| peer.capabilities().staging) else {
+        let Some(peer) = remote.peer().filter(|peer| peer.capabilities().staging()) else {
             return false;
         };
         // Staged, or copied by the peer's GPU.
-        !is_host_memory(remote) || (peer.capabilities().ipc && !is_host(local))
+        !is_host_memory(remote) || (peer.capabilities().ipc() && !is_host(local))
     }
 
     fn shares(&self, local: &DescriptorList) -> Vec<Share> {
@@ -498,7 +498,7 @@ impl Executor for ConnectionExecutor {
 
     fn peer_ended(&self, peer: &PeerId) {
         let (me, name) = (Weak::clone(&self.me), peer.as_str().to_owned());
-        self.link.background.run(Box::new(move || {
+        self.link.background().run(Box::new(move || {
             me.upgrade().into_iter().for_each(|me| me.forget(&name));
         }));
     }
@@ -520,16 +520,16 @@ impl Executor for ConnectionExecutor {
     }
 
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        let Some(route) = &request.route else { return self.intra_process(&request) };
-        let mut devices = request.local.iter().map(|d| d.device());
+        let Some(route) = request.route() else { return self.intra_process(&request) };
+        let mut devices = request.local().iter().map(|d| d.device());
         let first = devices.next();
         if devices.any(|device| Some(device) != first) {
             let reason = "the local memory is of several devices; use one operation for each";
             let (engine, call) = ("executor", "begin");
             return Err(TransportError::Engine { engine, call, reason: reason.into() });
         }
-        let info = request.remote.peer();
-        let peer = self.peer(route.peer.as_str(), info);
+        let info = request.remote().peer();
+        let peer = self.peer(route.peer().as_str(), info);
         self.ask_engine(&peer, &request);
         let (plan, mut history) = self.plan(&peer, info, self.query(&request));
         self.note_memory(&request, &plan, &mut history);
@@ -541,8 +541,8 @@ impl Executor for ConnectionExecutor {
 
 /// The page of offer slots that a peer names.
 fn page_of(doorbell: &Doorbell) -> SharedName {
-    let &Doorbell { pid, fd, name, length, .. } = doorbell;
-    SharedName { pid, fd, name, len: length }
+    let file = doorbell.file();
+    SharedName { pid: file.pid(), fd: file.fd(), name: file.name(), len: file.length() }
 }
 
 pub(super) fn is_host_memory(remote: &RdmaMetadata) -> bool {

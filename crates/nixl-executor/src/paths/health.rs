@@ -11,17 +11,21 @@ use super::plan::same;
 
 /// What was used: a kind of path between two memories.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[allow(clippy::exhaustive_structs, reason = "it is a key")]
 pub struct PathKey {
     /// The kind of path.
-    pub kind: PathKind,
+    pub(crate) kind: PathKind,
     /// Memory of this side.
-    pub local: Device,
+    pub(crate) local: Device,
     /// Memory of the peer, in its numbering.
-    pub remote: Device,
+    pub(crate) remote: Device,
 }
 
 impl PathKey {
+    /// A kind of path between memory of this side and of the peer, in its numbering.
+    pub const fn new(kind: PathKind, local: Device, remote: Device) -> Self {
+        Self { kind, local, remote }
+    }
+
     fn is(&self, other: &Self) -> bool {
         same(self.kind, other.kind) && self.pair() == other.pair()
     }

@@ -20,17 +20,12 @@
 //!
 //! // A peer of which only its address is known, as Dynamo's profile has it.
 //! let peer = PeerFacts::unknown();
-//! let query = PathQuery {
-//!     operation: OperationKind::Read,
-//!     local: MemoryKind::Pageable,
-//!     remote: Device::cuda(0),
-//!     engine: Engine::Ucx,
-//!     offered: OfferFacts::default(),
-//!     policy: PathPolicy::auto(),
-//! };
+//! let memories = (MemoryKind::Pageable, Device::cuda(0));
+//! let (offered, policy) = (OfferFacts::default(), PathPolicy::auto());
+//! let query = PathQuery::new(OperationKind::Read, memories, Engine::Ucx, offered, policy);
 //! let plan = PathPlan::new(query, &LocalFacts::default(), &peer, &PathCosts::default());
 //! let chosen = plan.choose(1 << 20, &PathHistory::new())?;
-//! assert_eq!(chosen.path.kind, PathKind::EngineStaged);
+//! assert_eq!(chosen.kind(), PathKind::EngineStaged);
 //! println!("{}", plan.rank(1 << 20, &PathHistory::new()));
 //! # Ok::<(), nixl_ops::TransportError>(())
 //! ```
@@ -53,18 +48,31 @@ mod ucx;
 #[cfg(test)]
 mod tests;
 
+pub use facts::LocalFacts;
+// The planner's own, for its benches.
+#[doc(hidden)]
 pub use costs::PathCosts;
+#[doc(hidden)]
 pub use engine_estimate::EngineEstimate;
+#[doc(hidden)]
 pub use facts::{
-    Engine, Fact, LocalFacts, LocalGpu, Locality, OfferFacts, PathQuery, PeerFacts, PeerGpu,
-    PeerMedia, ShareForm,
+    Engine, Fact, LocalGpu, Locality, OfferFacts, PathQuery, PeerFacts, PeerGpu, PeerMedia,
+    ShareForm,
 };
+#[doc(hidden)]
 pub use health::{Health, HealthState, PathKey};
+#[doc(hidden)]
 pub use history::PathHistory;
+#[doc(hidden)]
 pub use plan::{AvailablePath, Chosen, PathPlan, Refusal, UnavailablePath};
+#[doc(hidden)]
 pub use plan_cache::PlanCache;
+#[doc(hidden)]
 pub use ranking::Ranking;
+#[doc(hidden)]
 pub use retry::{MAX_ATTEMPTS, may_retry};
 pub(crate) use telemetry::{Successes, tell_end};
+#[doc(hidden)]
 pub use telemetry::{note_attempt, note_end};
+#[doc(hidden)]
 pub use ucx::UcxTransports;

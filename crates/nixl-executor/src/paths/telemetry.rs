@@ -25,13 +25,13 @@ pub fn note_attempt(kind: PathKind, transport: &str, result: Result<(), &Transpo
 /// none if it never got a path.
 pub fn note_end(report: Option<&PathReport>, result: Result<(), &OperationError>) {
     let outcome = result.err().map_or("ok", of_operation);
-    let kind = report.map_or("none", |report| report.kind.class());
-    let transport = label(report.map_or("", |report| &report.transport));
+    let kind = report.map_or("none", |report| report.kind().class());
+    let transport = label(report.map_or("", |report| report.transport()));
     let labels = [("kind", kind), ("transport", transport), ("outcome", outcome)];
     counter!("nixl_requests_total", &labels).increment(1);
     match (report, result) {
         (Some(report), Ok(())) => {
-            counter!("nixl_bytes_total", &labels[..2]).increment(report.bytes);
+            counter!("nixl_bytes_total", &labels[..2]).increment(report.bytes());
             tell_end(report);
         }
         (report, Ok(())) => {
@@ -41,7 +41,7 @@ pub fn note_end(report: Option<&PathReport>, result: Result<(), &OperationError>
             kind,
             transport,
             outcome,
-            bytes = report.map(|report| report.bytes),
+            bytes = report.map(|report| report.bytes()),
             %error,
             "operation failed"
         ),
@@ -51,17 +51,17 @@ pub fn note_end(report: Option<&PathReport>, result: Result<(), &OperationError>
 /// Tells `tracing` of an operation that completed, at level `DEBUG`.
 pub(crate) fn tell_end(report: &PathReport) {
     tracing::debug!(
-        kind = report.kind.class(),
-        transport = %report.transport,
+        kind = report.kind().class(),
+        transport = %report.transport(),
         outcome = "ok",
-        carrier = report.medium.map(tracing::field::display),
-        bytes = report.bytes,
-        descriptors = report.descriptors,
-        chunks = report.chunks,
-        rails = report.rails,
-        elapsed_us = micros(report.elapsed),
-        degraded = report.degraded.as_deref(),
-        rejected = report.rejected.len(),
+        carrier = report.medium().map(tracing::field::display),
+        bytes = report.bytes(),
+        descriptors = report.descriptors(),
+        chunks = report.chunks(),
+        rails = report.rails(),
+        elapsed_us = micros(report.elapsed()),
+        degraded = report.degraded(),
+        rejected = report.rejected().len(),
         "operation completed"
     );
 }

@@ -17,18 +17,17 @@ use std::sync::OnceLock;
 /// assert!(!UcxTransports::parse("^tcp").tcp);
 /// ```
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct UcxTransports {
     /// Host memory of one machine: `posix`, `sysv`, `xpmem`, `cma` or `knem`.
-    pub shared_memory: bool,
+    pub(crate) shared_memory: bool,
     /// InfiniBand, RoCE or EFA: a transport of `ib` or `srd`.
-    pub rdma: bool,
+    pub(crate) rdma: bool,
     /// `tcp`.
-    pub tcp: bool,
+    pub(crate) tcp: bool,
     /// `cuda_copy`, without which UCX takes no GPU memory at all.
-    pub cuda_copy: bool,
+    pub(crate) cuda_copy: bool,
     /// `cuda_ipc`.
-    pub cuda_ipc: bool,
+    pub(crate) cuda_ipc: bool,
 }
 
 const SHARED_MEMORY: u32 = 0b1_1111;

@@ -25,7 +25,7 @@
 //! * So outgoing slots wait for no other slots, and incoming ones only for outgoing ones. The two directions of a pair of
 //!   peers use different pools.
 //! * A peer that stops holds the slots it was granted until it goes on or is gone, also if the transfer ends after
-//!   its [silence](StagingConfig::silence): they are in [quarantine](session) until then. Other sessions go on with the rest,
+//!   its [silence](StagingConfig::with_silence): they are in [quarantine](session) until then. Other sessions go on with the rest,
 //!   since no session [gets more than its share](admission) while others want some. Without a usable slot, operations take
 //!   another path.
 //!

@@ -30,7 +30,7 @@ impl RefusalReply {
         word: &Message,
     ) -> Self {
         outbox.push(word);
-        let begun = staging.link().clock.now();
+        let begun = staging.link().clock().now();
         Self { staging, session, outbox, begun, keep_answering: None }
     }
 
@@ -43,7 +43,7 @@ impl RefusalReply {
 impl Execution for RefusalReply {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let link = self.staging.link();
-        let now = link.clock.now();
+        let now = link.clock().now();
         let waited = now.saturating_sub(self.begun) >= self.staging.config().silence;
         let inbox = self.session.take();
         if inbox.peer_gone {

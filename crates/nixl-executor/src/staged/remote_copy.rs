@@ -40,18 +40,18 @@ impl Staging {
         self: &Arc<Self>,
         request: &TransferRequest<'_>,
     ) -> Result<Box<dyn Execution>, TransportError> {
-        let Some(route) = &request.route else { return Err(TransportError::Closed) };
-        let MemoryLocation::Gpu(gpu) = self.place(request.local)? else {
+        let Some(route) = request.route() else { return Err(TransportError::Closed) };
+        let MemoryLocation::Gpu(gpu) = self.place(request.local())? else {
             return Err(failed("begin", "only GPU memory can be exported"));
         };
-        let (remote, local) = (request.remote, request.local);
+        let (remote, local) = (request.remote(), request.local());
         let ranges = ranges(&*self.gpus, local)?;
-        let initiator_metadata = self.initiator_metadata(route.initiator_metadata.as_ref())?;
+        let initiator_metadata = self.initiator_metadata(route.initiator_metadata())?;
         let id = SessionId::random();
-        let session = self.session(id, route.peer)?;
-        let now = self.link().clock.now();
-        let mailbox = self.link().mailboxes.of_offer(remote);
-        let outbox = Outbox::to(id, route.peer.clone(), remote.agent_metadata().clone(), now);
+        let session = self.session(id, route.peer())?;
+        let now = self.link().clock().now();
+        let mailbox = self.link().mailboxes().of_offer(remote);
+        let outbox = Outbox::to(id, route.peer().clone(), remote.agent_metadata().clone(), now);
         let outbox = outbox.by(mailbox);
         let gpu = self.remote_copies.facts.gpu(gpu).and_then(|gpu| gpu.uuid).unwrap_or_default();
         let offer = PresentedOffer::of(remote);
@@ -60,7 +60,7 @@ impl Staging {
         let process = (versions.lending() >= 2).then(std::process::id);
         let copy_request = RemoteCopyRequest {
             offer,
-            kind: request.kind,
+            kind: request.kind(),
             process,
             gpu,
             ranges,
@@ -72,7 +72,7 @@ impl Staging {
             .map_err(|e| failed("begin", format!("the peer's process cannot be watched: {e}")))?;
         let (bytes, count) = (local.total_bytes(), local.len());
         let report = PathReport::new(PathKind::CudaIpc, "cuda-ipc", bytes, count);
-        let (me, copy_request) = (Arc::clone(self), (copy_request, request.leased.clone()));
+        let (me, copy_request) = (Arc::clone(self), (copy_request, request.leased().clone()));
         Ok(Box::new(RemoteCopyInitiator::new(me, session, outbox, copy_request, process, report)))
     }
 
@@ -86,7 +86,7 @@ impl Staging {
         let CancelCopy { offer, initiator_metadata, reason } = cancel;
         // The initiator's metadata is long, and a transfer has it already.
         let short = CancelCopy { offer: offer.clone(), initiator_metadata: Bytes::new(), reason };
-        if self.sessions.deliver(id, from, Message::CancelCopy(short), self.link().clock.now()) {
+        if self.sessions.deliver(id, from, Message::CancelCopy(short), self.link().clock().now()) {
             return None;
         }
         let Some((session, outbox)) = self.admit(id, from, &offer.key, initiator_metadata) else {

@@ -62,7 +62,7 @@ impl RemoteCopyInitiator {
         process: ProcessWatch,
         report: PathReport,
     ) -> Self {
-        let now = staging.link().clock.now();
+        let now = staging.link().clock().now();
         let (offer, initiator_metadata) =
             (copy_request.offer.clone(), copy_request.initiator_metadata.clone());
         Self {
@@ -197,7 +197,7 @@ impl Execution for RemoteCopyInitiator {
         if self.ended {
             return Poll::Ready(Err(TransportError::Closed));
         }
-        let now = self.staging.link().clock.now();
+        let now = self.staging.link().clock().now();
         let result = self.turn(now);
         self.ended = result.is_ready();
         result

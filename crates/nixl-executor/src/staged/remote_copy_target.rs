@@ -156,7 +156,7 @@ impl RemoteCopyTarget {
         report: PathReport,
     ) -> Self {
         let mut this = Self {
-            ended_at: staging.link().clock.now(),
+            ended_at: staging.link().clock().now(),
             staging,
             session,
             outbox,
@@ -312,7 +312,7 @@ impl RemoteCopyTarget {
 
 impl Execution for RemoteCopyTarget {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        let now = self.staging.link().clock.now();
+        let now = self.staging.link().clock().now();
         self.turn(now)
     }
 
@@ -354,12 +354,12 @@ impl Drop for RemoteCopyTarget {
 /// Opens the memory, on the connection's own thread.
 fn open(staging: &Staging, peer: &str, ranges: &RemoteCopyRanges) -> Arc<Opened> {
     let opened = Arc::new(Opened::default());
-    let (reply, waker) = (Arc::clone(&opened), staging.link().waker.clone());
+    let (reply, waker) = (Arc::clone(&opened), staging.link().waker().clone());
     let (imports, gpu) = (Arc::clone(staging.imports()), ranges.gpu);
     let (peer, pid) = (peer.to_owned(), ranges.process);
     let handles: Vec<_> = ranges.ranges.iter().map(|range| range.handle).collect();
     let count = handles.len();
-    let is_queued = staging.link().background.run_for_peer(Box::new(move || {
+    let is_queued = staging.link().background().run_for_peer(Box::new(move || {
         let open = |handle| {
             let by = OwnerId { peer: &peer, pid };
             imports.open(&RemoteMemoryKey::Gpu(gpu, handle), by).map_err(|error| error.to_string())
@@ -372,7 +372,7 @@ fn open(staging: &Staging, peer: &str, ranges: &RemoteCopyRanges) -> Arc<Opened>
         let refused = || Err("too many peers ask at once: ask again".to_owned());
         *opened.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((0..count).map(|_| refused()).collect());
-        staging.link().waker.wake_by_ref();
+        staging.link().waker().wake_by_ref();
     }
     opened
 }

@@ -65,18 +65,12 @@ pub(crate) enum StagingMode {
 
 /// What staging holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct StagingStats {
-    /// Slots by which bytes leave.
-    pub outgoing: SlotStats,
-    /// Slots by which bytes arrive.
-    pub incoming: SlotStats,
-    /// Transfers under way in which the peer takes part, of both sides.
-    pub sessions: usize,
-    /// Requests by senders that hold no offer of this side; nothing was done for them.
-    pub strangers: u64,
-    /// Messages of peers that wait for transfers under way.
-    pub waiting_messages: usize,
+    pub(crate) outgoing: SlotStats,
+    pub(crate) incoming: SlotStats,
+    pub(crate) sessions: usize,
+    pub(crate) strangers: u64,
+    pub(crate) waiting_messages: usize,
 }
 
 impl StagingStats {
@@ -93,6 +87,36 @@ impl StagingStats {
             waiting_messages: sum.waiting_messages + staging.sessions.waiting(),
             ..sum
         })
+    }
+
+    /// Slots by which bytes leave.
+    #[must_use]
+    pub fn outgoing(&self) -> SlotStats {
+        self.outgoing
+    }
+
+    /// Slots by which bytes arrive.
+    #[must_use]
+    pub fn incoming(&self) -> SlotStats {
+        self.incoming
+    }
+
+    /// Transfers under way in which the peer takes part, of both sides.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions
+    }
+
+    /// Requests by senders that hold no offer of this side; nothing was done for them.
+    #[must_use]
+    pub fn strangers(&self) -> u64 {
+        self.strangers
+    }
+
+    /// Messages of peers that wait for transfers under way.
+    #[must_use]
+    pub fn waiting_messages(&self) -> usize {
+        self.waiting_messages
     }
 }
 
@@ -164,7 +188,7 @@ impl Staging {
     pub(crate) fn look_for_stalled(&self) {
         for (id, peer) in self.sessions.stalled() {
             let ping = Message::Ping.encode(id);
-            let told = self.link.transport.notify(&PeerId::new(&*peer), &ping);
+            let told = self.link.transport().notify(&PeerId::new(&*peer), &ping);
             if let Poll::Ready(Err(error)) = told
                 && gone(&error)
             {
@@ -197,7 +221,7 @@ impl Staging {
         remote: Option<&RdmaMetadata>,
     ) -> Option<Preparation> {
         let Ok(MemoryLocation::Gpu(gpu)) = self.place(local) else { return None };
-        let now = self.link.clock.now();
+        let now = self.link.clock().now();
         // A peer learns of the slots in which bytes arrive from the metadata that is exported afterwards.
         let mut wanted = match remote.map(RdmaMetadata::operation_kind) {
             Some(OperationKind::Write) => vec![&self.outgoing],
@@ -209,7 +233,7 @@ impl Staging {
             return None;
         }
         let pools: Vec<_> = wanted.into_iter().map(Arc::clone).collect();
-        let (gpus, registrations) = (Arc::clone(&self.gpus), Arc::clone(&self.link.registrations));
+        let (gpus, registrations) = (Arc::clone(&self.gpus), Arc::clone(self.link.registrations()));
         Some(Box::new(move || {
             // An operation that has another path does without.
             pools.iter().for_each(|pool| pool.make_ready(&*gpus, gpu, &registrations, now));
@@ -241,7 +265,7 @@ impl Staging {
             return Some(Self::CHECK);
         }
         let ended = self.offers().last_end();
-        let now = self.link.clock.now();
+        let now = self.link.clock().now();
         ended.filter(|ended| now.saturating_sub(*ended) < Self::LATE).map(|_| Self::CHECK)
     }
 
@@ -250,18 +274,18 @@ impl Staging {
     }
 
     pub(crate) fn offer_ended(&self, key: &NotificationKey) {
-        let now = self.link.clock.now();
+        let now = self.link.clock().now();
         let removed = self.offers().offer_ended(key, now);
         drop(removed);
         if self.sessions.withdraw(key) {
-            self.link.waker.wake_by_ref();
+            self.link.waker().wake_by_ref();
         }
     }
 
     /// The peer's process has ended, or its connection is dead: its sessions end.
     pub(crate) fn peer_gone(&self, peer: &str) {
         if self.sessions.peer_gone(peer) {
-            self.link.waker.wake_by_ref();
+            self.link.waker().wake_by_ref();
         }
     }
 
@@ -304,7 +328,7 @@ impl Staging {
                 Some(execution) => execution,
                 None => return Received::Taken,
             },
-            message => match self.sessions.deliver(id, from, message, self.link.clock.now()) {
+            message => match self.sessions.deliver(id, from, message, self.link.clock().now()) {
                 true => return Received::Taken,
                 false => None,
             },
@@ -327,7 +351,7 @@ impl Staging {
         key: &NotificationKey,
         initiator_metadata: Bytes,
     ) -> Option<(Membership, Outbox)> {
-        if self.sessions.len() >= Self::MAX_SERVED || from == self.link.transport.agent_name() {
+        if self.sessions.len() >= Self::MAX_SERVED || from == self.link.transport().agent_name() {
             return None;
         }
         let len = initiator_metadata.len();
@@ -343,7 +367,7 @@ impl Staging {
             return None;
         }
         let session = self.sessions.open(id, from, Some((key.clone(), len)))?;
-        let now = self.link.clock.now();
+        let now = self.link.clock().now();
         let outbox =
             Outbox::to(id, PeerId::new(from), initiator_metadata, now).by(self.mailbox_of(from));
         match outbox.is_by_engine() {
@@ -354,13 +378,13 @@ impl Staging {
 
     /// The mailbox of a peer that has written from its own. The first time it is opened for the next.
     fn mailbox_of(&self, peer: &str) -> Option<Mailbox> {
-        let page = self.link.mailboxes.page_of(peer)?;
-        if !self.link.mailboxes.knows(&page) {
-            let mailboxes = Arc::clone(&self.link.mailboxes);
+        let page = self.link.mailboxes().page_of(peer)?;
+        if !self.link.mailboxes().knows(&page) {
+            let mailboxes = Arc::clone(self.link.mailboxes());
             // Without it the engine answers.
-            let _ = self.link.background.run_for_peer(Box::new(move || mailboxes.open(&page)));
+            let _ = self.link.background().run_for_peer(Box::new(move || mailboxes.open(&page)));
         }
-        self.link.mailboxes.get(&page)
+        self.link.mailboxes().get(&page)
     }
 
     pub(super) fn offer(
@@ -404,7 +428,7 @@ impl Staging {
             };
         let report = PathReport::new(
             path_kind(role.stages(), false),
-            self.link.transport.name().to_owned(),
+            self.link.transport().name().to_owned(),
             claim.descriptors().total_bytes(),
             claim.descriptors().len(),
         );
@@ -453,34 +477,34 @@ impl Staging {
         if mode == StagingMode::PeerCopies {
             return self.begin_remote_copy(request);
         }
-        let Some(route) = &request.route else { return Err(TransportError::Closed) };
-        let here = self.place(request.local)?;
-        let remote = request.remote;
+        let Some(route) = request.route() else { return Err(TransportError::Closed) };
+        let here = self.place(request.local())?;
+        let remote = request.remote();
         let there = remote.descriptors().iter().any(|d| !d.device().is_host());
-        let list = request.local.clone();
+        let list = request.local().clone();
         let chunking = self.chunking(&list, self.config.slot_bytes as u64)?;
-        let mut report = PathReport::new(
+        let report = PathReport::new(
             path_kind(here != MemoryLocation::Host, there),
-            route.transport.name().to_owned(),
+            route.transport().name().to_owned(),
             chunking.total(),
             list.len(),
-        );
-        report.chunks = chunking.count();
+        )
+        .with_chunks(chunking.count());
         if mode == StagingMode::OneSided {
             let known = Targets::Known(remote.descriptors().to_vec());
-            let way = match (request.kind, here) {
+            let way = match (request.kind(), here) {
                 _ if there => {
                     return Err(failed("begin", "the peer must take part: it has GPU memory"));
                 }
                 (OperationKind::Write, _) => {
-                    let held = (route.registrations.clone(), request.leased.clone());
-                    let peer = route.peer.clone();
+                    let held = (route.registrations().to_vec(), request.leased().clone());
+                    let peer = route.peer().clone();
                     StagedFlow::Push(self.source(peer, None, (&list, &chunking), known, held)?)
                 }
                 (OperationKind::Read, MemoryLocation::Gpu(gpu)) => {
                     self.fits(&self.incoming, &chunking)?;
                     StagedFlow::Pull(Pull::new(
-                        (Arc::clone(&self.link.transport), route.peer.clone()),
+                        (Arc::clone(self.link.transport()), route.peer().clone()),
                         Arc::clone(&chunking),
                         self.copier(gpu, &list)?,
                         self.incoming.join(),
@@ -493,30 +517,30 @@ impl Staging {
                 }
             };
             let notifier = CompletionNotifier::new(route, remote.notification_key());
-            let (clock, way) = (Arc::clone(&self.link.clock), (way, request.leased.clone()));
+            let (clock, way) = (Arc::clone(self.link.clock()), (way, request.leased().clone()));
             return Ok(Box::new(OneSided::new(clock, notifier, way, report)));
         }
-        let initiator_metadata = self.initiator_metadata(route.initiator_metadata.as_ref())?;
+        let initiator_metadata = self.initiator_metadata(route.initiator_metadata())?;
         let id = SessionId::random();
-        let role = match request.kind {
+        let role = match request.kind() {
             OperationKind::Write => Role::Source(self.source(
-                route.peer.clone(),
+                route.peer().clone(),
                 Some(id),
                 (&list, &chunking),
                 Targets::Granted(Grants::default()),
-                (route.registrations.clone(), request.leased.clone()),
+                (route.registrations().to_vec(), request.leased().clone()),
             )?),
             OperationKind::Read => Role::Sink(self.sink(&list, &chunking)?),
         };
-        let session = self.session(id, route.peer)?;
-        let now = self.link.clock.now();
+        let session = self.session(id, route.peer())?;
+        let now = self.link.clock().now();
         let metadata = remote.agent_metadata().clone();
-        let mailbox = self.link.mailboxes.of_offer(remote);
-        let outbox = Outbox::to(id, route.peer.clone(), metadata, now).by(mailbox);
+        let mailbox = self.link.mailboxes().of_offer(remote);
+        let outbox = Outbox::to(id, route.peer().clone(), metadata, now).by(mailbox);
         let chunk_bytes = self.config.slot_bytes as u64;
         let offer = PresentedOffer::of(remote);
-        let open = Open { offer, kind: request.kind, chunk_bytes, initiator_metadata };
-        let begun = (Begun::Initiator(open), Some(request.leased.clone()));
+        let open = Open { offer, kind: request.kind(), chunk_bytes, initiator_metadata };
+        let begun = (Begun::Initiator(open), Some(request.leased().clone()));
         Ok(Box::new(TwoSided::new(Arc::clone(self), session, outbox, role, begun, report)))
     }
 
@@ -563,7 +587,7 @@ impl Staging {
                 SourceMemory::Gpu(self.copier(gpu, list)?, self.outgoing.join())
             }
         };
-        let road = (Arc::clone(&self.link.transport), peer);
+        let road = (Arc::clone(self.link.transport()), peer);
         let bytes = (list.clone(), Arc::clone(chunking));
         Ok(Source::new(road, session, bytes, memory, targets, self.config.window))
     }
@@ -622,7 +646,7 @@ impl Staging {
         let mut last = None;
         for region in list.iter().map(|d| d.region()) {
             if last.replace(region.id()) != Some(region.id()) {
-                held.extend(self.link.registrations.get(region));
+                held.extend(self.link.registrations().get(region));
             }
         }
         held

@@ -106,7 +106,7 @@ impl TwoSided {
         (begun, leased): (Begun, Option<Leased>),
         report: PathReport,
     ) -> Self {
-        let now = staging.link().clock.now();
+        let now = staging.link().clock().now();
         let mut this = Self {
             staging,
             session,
@@ -214,7 +214,7 @@ impl TwoSided {
         }
         match (&mut self.role, message) {
             (Role::Sink(sink), Message::Filled { chunk, slot }) => {
-                sink.filled(&*self.staging.link().clock, chunk, slot)
+                sink.filled(&**self.staging.link().clock(), chunk, slot)
             }
             (Role::Sink(_), Message::Accept) => Ok(()),
             (Role::Sink(sink), Message::Stopped { reason }) => {
@@ -272,7 +272,7 @@ impl TwoSided {
             Begun::Asked { answered } => answered,
             Begun::Serving(_) => self.outbox.is_connected(),
         };
-        let clock = &*self.staging.link().clock;
+        let clock = &**self.staging.link().clock();
         match &mut self.role {
             Role::Source(source) => source.poll(clock),
             Role::Sink(sink) => {
@@ -378,7 +378,7 @@ impl Execution for TwoSided {
         if self.ended {
             return Poll::Ready(Err(TransportError::Closed));
         }
-        let now = self.staging.link().clock.now();
+        let now = self.staging.link().clock().now();
         if self.turn(now) {
             self.steps += 1;
         }
@@ -391,19 +391,17 @@ impl Execution for TwoSided {
         if self.ended {
             return true;
         }
-        let now = self.staging.link().clock.now();
+        let now = self.staging.link().clock().now();
         self.fail(failed("wait", "the operation was abandoned"), now);
         self.poll().is_ready()
     }
 
     fn report(&self) -> PathReport {
-        let mut report = self.report.clone();
-        report.chunks = self.role.chunks();
-        report.hops = match &self.role {
+        let hops = match &self.role {
             Role::Source(source) => source.hops(),
             Role::Sink(sink) => sink.hops(),
         };
-        report
+        self.report.clone().with_chunks(self.role.chunks()).with_hops(hops)
     }
 
     fn steps(&self) -> u64 {

@@ -61,8 +61,8 @@ impl Executor for ConnectionExecutor {
     }
 
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        let there = request.remote.descriptors().iter().any(|d| !d.device().is_host());
-        let here = request.local.iter().any(|d| !d.device().is_host());
+        let there = request.remote().descriptors().iter().any(|d| !d.device().is_host());
+        let here = request.local().iter().any(|d| !d.device().is_host());
         match (here, there) {
             (_, true) => self.0.begin(&request, StagingMode::TwoSided),
             (true, false) => self.0.begin(&request, StagingMode::OneSided),
