@@ -37,8 +37,8 @@ fn decode(offer: &Offer) -> RdmaMetadata {
 }
 
 fn draining(drain: Duration) -> DriverConfig {
-    let config = DriverConfig::default().with_drain(drain);
-    config
+    
+    DriverConfig::default().with_drain(drain)
 }
 
 async fn verified_read(connector: &Connector, peer: &mut Peer, seed: u64) {

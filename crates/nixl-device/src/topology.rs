@@ -19,13 +19,13 @@ use crate::tree::{Note, Tree};
 /// use nixl_device::Topology;
 ///
 /// let topology = Topology::discover();
-/// for gpu in &topology.gpus {
+/// for gpu in topology.gpus() {
 ///     let nearest = topology
-///         .nics
+///         .nics()
 ///         .iter()
-///         .filter_map(|nic| Some((gpu.distance(nic.pci.as_ref()?), &nic.name)))
+///         .filter_map(|nic| Some((gpu.distance(nic.pci()?), nic.name())))
 ///         .min();
-///     println!("{}: {nearest:?}", gpu.address);
+///     println!("{}: {nearest:?}", gpu.address());
 /// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

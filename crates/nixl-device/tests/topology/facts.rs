@@ -37,7 +37,7 @@ fn gpus_are_nvidias_display_and_3d_controllers() {
     let gpus: Vec<_> = topology
         .gpus()
         .iter()
-        .map(|gpu| (gpu.address().to_string(), gpu.numa_node(), gpu.driver().clone()))
+        .map(|gpu| (gpu.address().to_string(), gpu.numa_node(), gpu.driver()))
         .collect();
     assert_eq!(
         gpus,

@@ -67,7 +67,7 @@ pub enum HealthState {
 /// use nixl_ops::PathKind;
 ///
 /// let mut health = Health::new();
-/// let path_key = PathKey { kind: PathKind::CudaIpc, local: Device::cuda(0), remote: Device::cuda(1) };
+/// let path_key = PathKey::new(PathKind::CudaIpc, Device::cuda(0), Device::cuda(1));
 /// health.failed(path_key, "the driver refused the handle", Duration::from_secs(5));
 /// let at = |seconds| health.history(Device::cuda(0), Device::cuda(1), Duration::from_secs_f64(seconds));
 /// assert_eq!(

@@ -17,8 +17,8 @@ const MICRO: Duration = Duration::from_micros(1);
 const LEAD: Duration = Duration::from_micros(200);
 
 fn looking() -> DriverConfig {
-    let config = config().with_inline_spin(250 * MICRO);
-    config
+    
+    config().with_inline_spin(250 * MICRO)
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(in crate::nixl) struct UcxDevices {
 impl UcxDevices {
     pub(in crate::nixl) fn of_this_machine() -> Self {
         let ports =
-            if super::may_use_rdma() { ports(&Topology::discover().nics()) } else { Vec::new() };
+            if super::may_use_rdma() { ports(Topology::discover().nics()) } else { Vec::new() };
         Self { ports, interfaces: NetworkInterface::all() }
     }
 
