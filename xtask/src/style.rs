@@ -65,4 +65,6 @@ fn print(name: &str, folders: &[&Path]) -> Result<()> {
 }
 
 #[cfg(test)]
+mod observability;
+#[cfg(test)]
 mod tidy;

@@ -456,6 +456,9 @@ impl Connection {
             let blob = metadata.inflate(&Limits::default())?;
             let connected = transport.connect_for(&spec(&blob, &remote))?;
             let is_new = peers.insert(metadata.clone(), &connected);
+            if is_new {
+                tracing::info!(peer = %connected.peer(), "a peer is met");
+            }
             let host = remote.peer().map(|peer| peer.host());
             if is_new && let Some(host) = host.filter(|host| here.same_pid_namespace(host)) {
                 knowledge.forget_at_exit(connected.peer(), host.pid());

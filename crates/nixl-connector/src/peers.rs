@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nixl_device::ExitWatch;
 use nixl_metadata::AgentMetadata;
-use nixl_ops::{Connected, PeerId};
+use nixl_ops::{Connected, GaugeShare, PeerId};
 
 /// One entry for each peer. Its metadata is known by the compressed bytes: a hit costs neither inflating nor loading.
 #[derive(Debug)]
@@ -39,6 +39,17 @@ struct Entry {
     used: Arc<AtomicU64>,
     /// Of a peer on this host.
     exit: Option<ExitWatch>,
+    _gauge: PeerGauge,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "only its drop matters")]
+struct PeerGauge(GaugeShare);
+
+impl Default for PeerGauge {
+    fn default() -> Self {
+        Self(GaugeShare::new("nixl_peers", 1))
+    }
 }
 
 impl PeerTable {

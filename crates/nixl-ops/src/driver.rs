@@ -24,6 +24,7 @@ use crate::parking::{DoorbellListener, Parking};
 use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
 use crate::sync::{Mutex, lock, thread};
 use crate::task::{self, Count, InFlight, SlotState, Task, TaskSlot};
+use crate::telemetry::EndMetrics;
 use crate::typical::TypicalDurations;
 use crate::unexpected::{IdleLooks, Unexpected};
 use crate::wakes::WakeBatch;
@@ -219,6 +220,7 @@ pub(crate) struct Shared {
     pub(crate) drains: AtomicUsize,
     pub(crate) departures: Departures,
     typical: TypicalDurations,
+    metrics: EndMetrics,
     parking: Parking,
     /// It turns, or will at once.
     awake: AtomicBool,
@@ -315,6 +317,7 @@ impl Driver {
             drains: AtomicUsize::new(0),
             departures: Departures::default(),
             typical: TypicalDurations::default(),
+            metrics: EndMetrics::default(),
             parking: Parking::new(Arc::clone(&passive.page)),
             awake: AtomicBool::new(false),
             new_waiter: AtomicBool::new(false),
@@ -450,6 +453,7 @@ impl Driver {
             count: Count::InFlight(count),
             deadline: Deadline::starting(begun, &options),
             drain_by: None,
+            span: tracing::debug_span!("operation", bytes),
         }));
         if inline && shared.poll(&slot) == SlotState::Ended {
             return Ok(slot);
@@ -517,8 +521,8 @@ impl Shared {
     }
 
     pub(crate) fn poll(&self, slot: &TaskSlot) -> SlotState {
-        let Self { clock, config, overdue, typical, .. } = self;
-        slot.poll(task::Context { clock: &**clock, config, overdue, typical })
+        let Self { clock, config, overdue, typical, metrics, .. } = self;
+        slot.poll(task::Context { clock: &**clock, config, overdue, typical, metrics })
     }
 
     /// Operations that have not ended, of either side.
@@ -588,6 +592,7 @@ impl Shared {
             count: Count::InFlight(InFlight::beyond_limit(&self.active)),
             deadline: None,
             drain_by: None,
+            span: tracing::debug_span!("served operation"),
         };
         Arc::new(TaskSlot::serving(task))
     }

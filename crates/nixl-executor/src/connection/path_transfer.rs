@@ -16,7 +16,7 @@ use super::probe::PROBE;
 use crate::ipc::is_not_open;
 use crate::paths::{
     AvailablePath, HealthState, MAX_ATTEMPTS, PathHistory, PathKey, PathPlan, may_retry,
-    note_attempt, note_end, tell_end,
+    note_attempt,
 };
 use crate::peers::Peer;
 
@@ -106,7 +106,10 @@ impl PathTransfer {
         let bytes = request.local().total_bytes();
         let mut tries = 0;
         let (path, (current, proving)) = loop {
-            let path = plan.choose(bytes, &history)?.path.clone();
+            let chosen = plan.choose(bytes, &history);
+            let chosen =
+                chosen.inspect_err(|error| tracing::info!(%error, "every path is refused"))?;
+            let path = chosen.path.clone();
             tries += 1;
             match connection.first(path.kind, &peer, &plan, request) {
                 Ok(first) => break (path, first),
@@ -273,18 +276,6 @@ impl Execution for PathTransfer {
                 },
             };
             self.ended = true;
-            let engine = self.connection.link.transport().name();
-            match &result {
-                Ok(()) => {
-                    self.connection.successes.end(self.path.kind, engine, self.bytes);
-                    if tracing::enabled!(tracing::Level::DEBUG) {
-                        tell_end(&self.report());
-                    }
-                }
-                Err(error) => {
-                    note_end(Some(&self.report()), Err(error));
-                }
-            }
             return Poll::Ready(result.map_err(|error| match error {
                 OperationError::Transport(error) => error,
                 _ => TransportError::Closed,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nixl_descriptor::{Presence, Region, SharedMemory, SharedName};
 use nixl_device::{ExitWatch, ProcessError, ProcessExits};
-use nixl_ops::{BlockingThread, RecentCheck};
+use nixl_ops::{BlockingThread, GaugeShare, RecentCheck};
 
 use super::open_failures::OpenFailures;
 use crate::local::{GpuBackend, SharedHandle, TransferBuffer};
@@ -255,7 +255,9 @@ impl ImportCache {
     fn allow(&self, name: &SharedName) -> Result<PinPermit, ImportError> {
         let bytes = usize::try_from(name.len).unwrap_or(usize::MAX);
         loop {
-            if let Some(allowance) = PinPermit::take(&self.mapped, bytes, Self::MAX_MAPPED) {
+            if let Some(allowance) =
+                PinPermit::take("nixl_mapped_bytes", &self.mapped, bytes, Self::MAX_MAPPED)
+            {
                 return Ok(allowance);
             }
             let fits = bytes <= Self::MAX_MAPPED;
@@ -276,7 +278,9 @@ impl ImportCache {
 
     /// What cannot be pinned is copied through pinned slots.
     fn pin(&self, memory: Region) -> Arc<dyn TransferBuffer> {
-        let Some(allowance) = PinPermit::take(&self.pinned, memory.len(), Self::MAX_PINNED) else {
+        let taken =
+            PinPermit::take("nixl_pinned_bytes", &self.pinned, memory.len(), Self::MAX_PINNED);
+        let Some(allowance) = taken else {
             return Arc::new(memory);
         };
         // SAFETY: transfers keep what they got from here as long as a GPU may use it, and leak it if they cannot tell.
@@ -457,13 +461,21 @@ unsafe impl TransferBuffer for Mapped {
 struct PinPermit {
     taken: Arc<AtomicUsize>,
     bytes: usize,
+    _gauge: GaugeShare,
 }
 
 impl PinPermit {
-    fn take(taken: &Arc<AtomicUsize>, bytes: usize, most: usize) -> Option<Self> {
+    /// `gauge` is the name of the gauge of what is taken.
+    fn take(
+        gauge: &'static str,
+        taken: &Arc<AtomicUsize>,
+        bytes: usize,
+        most: usize,
+    ) -> Option<Self> {
         let fits = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= most);
         taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
-        Some(Self { taken: Arc::clone(taken), bytes })
+        let gauge = GaugeShare::new(gauge, bytes as u64);
+        Some(Self { taken: Arc::clone(taken), bytes, _gauge: gauge })
     }
 }
 

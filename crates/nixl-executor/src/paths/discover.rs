@@ -14,9 +14,24 @@ impl LocalFacts {
     /// kept: call it first off async threads. Never fails and never panics: without CUDA there are no GPUs.
     #[must_use]
     pub fn discover() -> Arc<Self> {
-        static FOUND: PerProcess<Arc<LocalFacts>> = PerProcess::new(|| Arc::new(find()));
+        static FOUND: PerProcess<Arc<LocalFacts>> = PerProcess::new(|| Arc::new(told(find())));
         Arc::clone(FOUND.get())
     }
+}
+
+/// Tells `tracing` what paths are chosen by.
+fn told(facts: LocalFacts) -> LocalFacts {
+    let reason = |fact: &Fact| fact.as_ref().err().map(ToString::to_string);
+    let with_gpu_direct = facts.gpus.iter().filter(|gpu| gpu.gpu_direct.is_ok()).count();
+    tracing::info!(
+        gpus = facts.gpus.len(),
+        with_gpu_direct,
+        gpu_pairs = facts.peer_access.len(),
+        without_cuda = reason(&facts.cuda),
+        without_rdma = reason(&facts.rdma),
+        "the facts that paths are chosen by"
+    );
+    facts
 }
 
 fn find() -> LocalFacts {

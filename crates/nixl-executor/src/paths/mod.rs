@@ -10,7 +10,7 @@
 //!   [`PathHistory`] is drawn from it, and takes up the paths that the operation has tried itself.
 //! - [`EngineEstimate`] keeps what the engine itself expects of the way to a peer, which corrects what is inferred of it.
 //! - [`may_retry`] says whether another path may be tried.
-//! - [`note_attempt`] and [`note_end`] count, and tell `tracing`.
+//! - [`note_attempt`] counts the paths that are tried.
 //!
 //! ```
 //! use nixl_device::Device;
@@ -71,8 +71,8 @@ pub use plan_cache::PlanCache;
 pub use ranking::Ranking;
 #[doc(hidden)]
 pub use retry::{MAX_ATTEMPTS, may_retry};
-pub(crate) use telemetry::{Successes, tell_end};
+pub(crate) use telemetry::Successes;
 #[doc(hidden)]
-pub use telemetry::{note_attempt, note_end};
+pub use telemetry::note_attempt;
 #[doc(hidden)]
 pub use ucx::UcxTransports;
