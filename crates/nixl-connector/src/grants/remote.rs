@@ -275,14 +275,7 @@ impl RemoteExport {
         local: &Layout,
         blocks: &[usize],
     ) -> Result<Completion, BlockReadError> {
-        let operation = self.0.connector.default_options();
-        self.read_blocks_with(
-            ticket,
-            local,
-            blocks,
-            BlockTransferOptions::new().operation(operation),
-        )
-        .await
+        self.read_blocks_with(ticket, local, blocks, self.default_options()).await
     }
 
     /// As [`read_blocks`](Self::read_blocks), with options instead of the connector's timeout.
@@ -318,9 +311,11 @@ impl RemoteExport {
         local: &Layout,
         blocks: &[usize],
     ) -> Result<Completion, ConnectorError> {
-        let operation = self.0.connector.default_options();
-        let options = BlockTransferOptions::new().operation(operation);
-        self.write_blocks_with(ticket, local, blocks, options).await
+        self.write_blocks_with(ticket, local, blocks, self.default_options()).await
+    }
+
+    fn default_options(&self) -> BlockTransferOptions {
+        BlockTransferOptions::new().operation(self.0.connector.default_options())
     }
 
     /// As [`write_blocks`](Self::write_blocks), with options instead of the connector's timeout.
