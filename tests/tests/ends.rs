@@ -36,7 +36,7 @@ fn fault(output: &Output, expected: Result<i32, i32>) -> Option<String> {
 
 /// Has `count` processes of each kind end, some at a time.
 fn end(count: usize) {
-    let at_once = thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
+    let at_once = thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
     for executor in ["default", "path"] {
         for (end, expected) in ENDS {
             let (next, faults) = (AtomicUsize::new(0), AtomicUsize::new(0));

@@ -8,6 +8,9 @@ mod capture;
 mod common;
 #[path = "gpu/framework.rs"]
 mod framework;
+#[cfg(feature = "nixl")]
+#[path = "gpu/owners.rs"]
+mod owners;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;

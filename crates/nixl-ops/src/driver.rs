@@ -885,8 +885,12 @@ impl Reactor {
 
     fn next(&mut self, now: Duration) -> Next {
         let idle = now.saturating_sub(self.last_progress);
-        let over = self.active.is_empty() && self.shared.passive.awaited() == 0;
-        if over && self.shared.closing.load(Ordering::SeqCst) {
+        // In this order: nothing is added once it closes, and what was added since this turn began is still to be admitted.
+        let over = self.shared.closing.load(Ordering::SeqCst)
+            && self.active.is_empty()
+            && lock(&self.shared.inbox).slots.is_empty()
+            && self.shared.passive.awaited() == 0;
+        if over {
             self.dismiss_overdue();
             // What is in quarantine, or retained, beyond the drain time is leaked.
             let closed = *self.closed.get_or_insert(now);

@@ -6,7 +6,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use nixl_ops::{
-    CancelOutcome, MemoryFate, Next, OperationError, OperationOptions, OperationStatus, PathKind,
+    CancelOutcome, Driver, MemoryFate, Next, OperationError, OperationOptions, OperationStatus,
+    PathKind, ReadOperation,
 };
 
 use crate::world::{
@@ -199,6 +200,33 @@ fn dropping_in_flight_keeps_the_lease_until_the_engine_is_quiet() {
     world.reactor.turn();
     assert!(!memory.is_leased() && engine.is_gone());
     assert_eq!(world.driver.stats().active(), 0);
+}
+
+/// Begun after a turn has admitted what is new, and given up before the turn ends.
+#[test]
+fn what_begins_in_the_last_turn_is_waited_for() {
+    let World { driver, mut reactor, .. } = World::new();
+    let (first, last, memory) = (Engine::pending(), Engine::pending(), Memory::small());
+    let begin = |driver: &Arc<Driver>, engine: &Arc<Engine>, memory: &Memory| {
+        let execution = engine.moving(memory.leased());
+        ReadOperation::begin(driver, execution, memory.list(), OperationOptions::new()).unwrap()
+    };
+    let read = begin(&driver, &first, &Memory::small());
+    let mut rest = Some((driver, read, Arc::clone(&last), memory.leased(), memory.list()));
+    let engine = Arc::clone(&first);
+    first.aside(move || {
+        if let Some((driver, read, last, leased, list)) = rest.take() {
+            let execution = last.moving(leased);
+            drop(ReadOperation::begin(&driver, execution, list, OperationOptions::new()).unwrap());
+            drop((driver, read));
+            engine.end(Ok(()));
+        }
+    });
+    assert!(!matches!(reactor.turn(), Next::Exit), "the last is in flight");
+    assert!(last.in_flight() && memory.is_leased());
+    last.end(Ok(()));
+    assert_eq!(reactor.turn(), Next::Exit);
+    assert!(last.is_gone() && !memory.is_leased());
 }
 
 #[test]
