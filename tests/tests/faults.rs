@@ -37,7 +37,6 @@ fn decode(offer: &Offer) -> RdmaMetadata {
 }
 
 fn draining(drain: Duration) -> DriverConfig {
-    
     DriverConfig::default().with_drain(drain)
 }
 

@@ -19,9 +19,9 @@ use crate::control::{
 };
 use crate::deadline::Deadline;
 use crate::drain::Departures;
-use crate::overdue::{Overdue, OverdueList, OverdueTotal};
+use crate::overdue::{OverdueList, OverdueTotal};
 use crate::parking::{DoorbellListener, Parking};
-use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof};
+use crate::passive::{OfferSpec, PassiveEntry, PassiveTable, QuietProof};
 use crate::sync::{Mutex, lock, thread};
 use crate::task::{self, Count, InFlight, SlotState, Task, TaskSlot};
 use crate::telemetry::EndMetrics;
@@ -29,163 +29,11 @@ use crate::typical::TypicalDurations;
 use crate::unexpected::{IdleLooks, Unexpected};
 use crate::wakes::WakeBatch;
 use crate::{
-    Backoff, BlockingThread, Clock, Execution, Executor, Mailboxes, OfferSlot, OperationError,
-    OperationOptions, OperationStatus, PeerId, Received, RemoteSlots, Transport, TransportError,
+    BlockingThread, Clock, DriverConfig, DriverStats, Execution, Executor, Mailboxes, OfferSlot,
+    OperationError, OperationOptions, OperationStatus, PeerId, Received, RemoteSlots, Transport,
+    TransportError,
 };
 use nixl_metadata::{AgentMetadata, NotificationKey, OfferTerms, OperationKind, RdmaMetadata};
-
-/// How a driver works.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct DriverConfig {
-    backoff: Backoff,
-    pub(crate) drain: Duration,
-    clock_skew: Duration,
-    max_in_flight: usize,
-    inline_bytes: u64,
-    pub(crate) inline_spin: Duration,
-}
-
-impl DriverConfig {
-    /// How often to look while something is outstanding. Default: [`Backoff::default`]. Shorter sleeps take processor time.
-    #[must_use]
-    pub fn with_backoff(self, backoff: Backoff) -> Self {
-        Self { backoff, ..self }
-    }
-
-    /// How long to wait for an engine or a peer whose operation has ended. After that an active operation is
-    /// [overdue](DriverStats::overdue), and the memory of a passive one stays in quarantine until its peer is proven quiet.
-    /// Default: 60 s.
-    #[must_use]
-    pub fn with_drain(self, drain: Duration) -> Self {
-        Self { drain, ..self }
-    }
-
-    /// The most by which the clocks of two hosts may differ: the life time of an offer is over so much later for its owner.
-    /// Default: 60 s.
-    #[must_use]
-    pub fn with_clock_skew(self, clock_skew: Duration) -> Self {
-        Self { clock_skew, ..self }
-    }
-
-    /// Bound on operations in flight; more are refused with [`OperationError::QueueFull`]. Default: 65,536.
-    #[must_use]
-    pub fn with_max_in_flight(self, operations: usize) -> Self {
-        Self { max_in_flight: operations, ..self }
-    }
-
-    /// Transfers up to this many bytes are posted and first polled on the caller's thread, larger ones by the driver, unless
-    /// they [post quickly](Execution::posts_quickly): some engines copy inside the post, which takes the caller's thread for as
-    /// long. Default: 1 MiB.
-    #[must_use]
-    pub fn with_inline_bytes(self, bytes: u64) -> Self {
-        Self { inline_bytes: bytes, ..self }
-    }
-
-    /// How long the first poll of a wait may look for completion before it goes to sleep; its thread does nothing else meanwhile.
-    /// Default: 50 µs.
-    #[must_use]
-    pub fn with_inline_spin(self, spin: Duration) -> Self {
-        Self { inline_spin: spin, ..self }
-    }
-
-    /// The most by which the clocks of two hosts may differ.
-    #[must_use]
-    pub fn clock_skew(&self) -> Duration {
-        self.clock_skew
-    }
-}
-
-impl Default for DriverConfig {
-    fn default() -> Self {
-        Self {
-            backoff: Backoff::default(),
-            drain: Duration::from_secs(60),
-            clock_skew: Duration::from_secs(60),
-            max_in_flight: 65_536,
-            inline_bytes: 1024 * 1024,
-            inline_spin: Duration::from_micros(50),
-        }
-    }
-}
-
-/// What a driver has in hand.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct DriverStats {
-    active: usize,
-    overdue: Overdue,
-    pub(crate) passive: usize,
-    pub(crate) quarantined: Held,
-    pub(crate) quarantined_without_terms: Held,
-    pub(crate) retained: Held,
-    pub(crate) second_completions: u64,
-    unexpected_notifications: u64,
-    unexpected_bytes: u64,
-    unreadable_notifications: u64,
-}
-
-impl DriverStats {
-    /// Active operations whose engine is not quiet, abandoned ones included, overdue ones not.
-    #[must_use]
-    pub fn active(&self) -> usize {
-        self.active
-    }
-
-    /// Active operations whose engine was not quiet when their drain time was over. Their waiters were told; their memory comes
-    /// back when their engine is quiet, which is asked seldom, and is leaked only if the driver ends before. They do not count for
-    /// [`max_in_flight`](DriverConfig::with_max_in_flight).
-    #[must_use]
-    pub fn overdue(&self) -> Overdue {
-        self.overdue
-    }
-
-    /// Passive operations that a peer may still use, abandoned ones included.
-    #[must_use]
-    pub fn passive(&self) -> usize {
-        self.passive
-    }
-
-    /// Writable offers that were given up and that a peer may still be writing. They come back by the peer's confirmation or by proof.
-    #[must_use]
-    pub fn quarantined(&self) -> Held {
-        self.quarantined
-    }
-
-    /// Those of them whose peers know neither claims nor a life time, as those of Dynamo's profile.
-    #[must_use]
-    pub fn quarantined_without_terms(&self) -> Held {
-        self.quarantined_without_terms
-    }
-
-    /// Readable offers that were given up: their memory can be overwritten, and is freed when their life time is over.
-    #[must_use]
-    pub fn retained(&self) -> Held {
-        self.retained
-    }
-
-    /// Completions of offers that had ended: two initiators used one offer, or one used it twice.
-    #[must_use]
-    pub fn second_completions(&self) -> u64 {
-        self.second_completions
-    }
-
-    /// Notifications that ended no operation and were for nothing under way. They are dropped.
-    #[must_use]
-    pub fn unexpected_notifications(&self) -> u64 {
-        self.unexpected_notifications
-    }
-
-    /// Their bytes.
-    #[must_use]
-    pub fn unexpected_bytes(&self) -> u64 {
-        self.unexpected_bytes
-    }
-
-    /// Notifications whose sender or content the engine [cannot read](Transport::unreadable_notifications).
-    #[must_use]
-    pub fn unreadable_notifications(&self) -> u64 {
-        self.unreadable_notifications
-    }
-}
 
 /// What a driver does next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -50,6 +50,8 @@ mod deadline;
 mod direct;
 mod drain;
 mod driver;
+mod driver_config;
+mod driver_stats;
 mod error;
 mod executor;
 mod fair;
@@ -91,7 +93,9 @@ pub use clock::{Clock, ManualClock, SystemClock};
 use completion::CompletionCell;
 pub use contained::contained;
 pub use direct::DirectTransfer;
-pub use driver::{Driver, DriverConfig, DriverStats, Next, Reactor};
+pub use driver::{Driver, Next, Reactor};
+pub use driver_config::DriverConfig;
+pub use driver_stats::DriverStats;
 pub use error::{EndedOffer, OperationError, TransportError};
 pub use executor::{
     BlockingThread, Claim, ConnectionContext, Execution, Executor, Offer, PeerMemory, Preparation,
