@@ -25,8 +25,7 @@ struct Scene {
 impl Scene {
     /// `moved` scattered blocks of 4 KiB pieces, each layer and K and V a piece of its own if there are several.
     fn new(moved: usize, layers: usize, outer: usize) -> Self {
-        let mut can = GpuCapabilities::default();
-        (can.gpus, can.kernel) = (1, true);
+        let can = GpuCapabilities::new(1).with_kernel(true);
         let gpus = Arc::new(SimulatedGpus::new(can).unwrap());
         let executor =
             BlockExecutor::new(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Costs::default()).unwrap();

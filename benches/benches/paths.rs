@@ -30,24 +30,19 @@ use nixl_ops::{
 const PEER: &str = "worker-0-0123456789abcdef0123456789abcdef";
 
 fn host_read() -> PathQuery {
-    PathQuery {
-        operation: OperationKind::Read,
-        local: MemoryKind::Pageable,
-        remote: Device::HOST,
-        engine: Engine::Ucx,
-        offered: OfferFacts::default(),
-        policy: PathPolicy::auto(),
-    }
+    let memories = (MemoryKind::Pageable, Device::HOST);
+    let (offered, policy) = (OfferFacts::default(), PathPolicy::auto());
+    PathQuery::new(OperationKind::Read, memories, Engine::Ucx, offered, policy)
 }
 
 fn paths(c: &mut Criterion) {
     let here = LocalFacts::discover();
-    let info = PeerInfo::new(PEER, 1, here.host.clone().unwrap()).unwrap();
+    let info = PeerInfo::new(PEER, 1, here.host().unwrap().clone()).unwrap();
     let info = here.describe(info.with_transports(["nixl/UCX"]).unwrap(), true);
     let peer = PeerFacts::new(&info, &here);
     let (mut plans, mut health, costs) = (PlanCache::new(), Health::new(), PathCosts::default());
-    let subject = PathKey { kind: PathKind::Direct, local: Device::HOST, remote: Device::HOST };
-    health.succeeded(subject);
+    let subject = |kind| PathKey::new(kind, Device::HOST, Device::HOST);
+    health.succeeded(subject(PathKind::Direct));
 
     let mut group = c.benchmark_group("paths");
     group.bench_function("plan", |b| {
@@ -59,15 +54,15 @@ fn paths(c: &mut Criterion) {
     group.bench_function("choose", |b| {
         let (plan, history) =
             (plans.get((&here, &costs), Some(&info), host_read()), PathHistory::new());
-        b.iter(|| plan.choose(black_box(4096), &history).unwrap().estimate);
+        b.iter(|| plan.choose(black_box(4096), &history).unwrap().estimate());
     });
     // All that a 4 KiB read of host memory pays: the plan, the health, the choice, the note of its success.
     group.bench_function("host read", |b| {
         b.iter(|| {
             let plan = plans.get((&here, &costs), black_box(Some(&info)), host_read());
             let history = health.history(Device::HOST, Device::HOST, Duration::from_secs(1));
-            let kind = plan.choose(4096, &history).unwrap().path.kind;
-            health.succeeded(PathKey { kind, ..subject });
+            let kind = plan.choose(4096, &history).unwrap().kind();
+            health.succeeded(subject(kind));
             kind
         });
     });
@@ -146,7 +141,7 @@ impl BlockingThread for Nowhere {
 /// A 4 KiB read of host memory by either executor, as a connector calls it: the difference is what choosing costs.
 fn executors(c: &mut Criterion) {
     let here = LocalFacts::discover();
-    let info = PeerInfo::new(PEER, 1, here.host.clone().unwrap()).unwrap();
+    let info = PeerInfo::new(PEER, 1, here.host().unwrap().clone()).unwrap();
     let info = here.describe(info.with_transports(["nixl/UCX"]).unwrap(), true);
     let transport: Arc<dyn Transport> = Arc::new(Instant);
     let cache = RegistrationCache::new(transport.registrar(), CacheLimits::default());
@@ -177,7 +172,7 @@ fn executors(c: &mut Criterion) {
                 assert!(!executor.needs_local_metadata(&local, &remote));
                 let (memory, to) = ((&local, &leased), (&transport, &peer));
                 let request =
-                    TransferRequest::remote(kind, memory, &remote, to.0, to.1, Vec::new());
+                    TransferRequest::inter_process(kind, memory, &remote, to.0, to.1, Vec::new());
                 let mut execution = executor.execute(request).unwrap();
                 let _ = black_box((execution.posts_quickly(), execution.expected()));
                 assert!(execution.poll().is_ready());

@@ -34,13 +34,13 @@ impl Environment {
     #[must_use]
     pub fn discover() -> Self {
         let unknown = || "unknown".to_owned();
-        let library = NixlLibrary::open().ok().map(|library| library.path.as_path());
+        let library = NixlLibrary::open().ok().map(|library| library.path());
         let name = library.and_then(Path::file_name);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Self {
             date: rfc3339(now),
             commit: commit().unwrap_or_else(unknown),
-            kernel: MachineIdentity::discover().kernel.unwrap_or_else(unknown),
+            kernel: MachineIdentity::discover().kernel().map_or_else(unknown, str::to_owned),
             cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(unknown),
             cores: std::thread::available_parallelism().map_or(0, Into::into),
             memory_bytes: memory(),
@@ -49,7 +49,7 @@ impl Environment {
             nixl_version: library.and_then(wheel_version).unwrap_or_else(unknown),
             ucx_tls: env::var("UCX_TLS").unwrap_or_else(|_| "default".to_owned()),
             gpus: gpus(),
-            nics: count(Topology::discover().nics.len()),
+            nics: count(Topology::discover().nics().len()),
         }
     }
 
@@ -80,9 +80,9 @@ fn count(number: usize) -> String {
 fn gpus() -> String {
     let Ok(driver) = cuda::probe() else { return count(0) };
     let devices = cuda::devices().unwrap_or_default();
-    let model = devices.first().map_or("GPU", |device| device.name.as_str());
-    let (major, minor) = (driver.driver_version / 1000, driver.driver_version % 1000 / 10);
-    format!("{} x {model}, driver for CUDA {major}.{minor}", driver.device_count)
+    let model = devices.first().map_or("GPU", |device| device.name());
+    let (major, minor) = (driver.driver_version() / 1000, driver.driver_version() % 1000 / 10);
+    format!("{} x {model}, driver for CUDA {major}.{minor}", driver.device_count())
 }
 
 /// The first value of a field in one of the kernel's lists.

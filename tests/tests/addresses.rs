@@ -106,14 +106,14 @@ fn meets_addresses() {
         let outcome = match transport.connect(&blob.bytes()) {
             Ok(connected) => {
                 for _ in 0..3 {
-                    let told = transport.notify(&connected.peer, &[7; 100]);
+                    let told = transport.notify(connected.peer(), &[7; 100]);
                     if let Poll::Ready(Err(_)) = told {
                         break;
                     }
                     thread::sleep(Duration::from_millis(1));
                 }
                 transport.take_notifications(&mut |_, _| {}).unwrap();
-                let _ = transport.disconnect(&connected.peer);
+                let _ = transport.disconnect(connected.peer());
                 "connected"
             }
             Err(TransportError::BadMetadata { .. }) => "refused",

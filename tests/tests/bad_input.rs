@@ -85,7 +85,7 @@ impl Stage {
         assert_eq!(self.peer.ask(&format!("wait {}", offer.id)).unwrap(), crc);
 
         let stats = self.connector.stats();
-        assert_eq!((stats.active, stats.passive), (0, 0));
+        assert_eq!((stats.active(), stats.passive()), (0, 0));
         assert_eq!(leaked(), Default::default());
         let theirs = self.peer.ask("stats").unwrap();
         let expected = format!("active: 0, passive: {},", self.open);

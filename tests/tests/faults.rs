@@ -39,9 +39,7 @@ fn decode(offer: &Offer) -> RdmaMetadata {
 }
 
 fn draining(drain: Duration) -> DriverConfig {
-    let mut config = DriverConfig::default();
-    config.drain = drain;
-    config
+    DriverConfig::default().with_drain(drain)
 }
 
 async fn verified_read(connector: &Connector, peer: &mut Peer, seed: u64) {
@@ -82,7 +80,7 @@ impl Stopped {
             peer.stop().unwrap();
             // What is in the sockets still arrives.
             thread::sleep(Duration::from_millis(300));
-            if connector.stats().active == 1 {
+            if connector.stats().active() == 1 {
                 return Self { connector, peer, offer, region, read };
             }
             peer.resume().unwrap();
@@ -106,8 +104,8 @@ async fn unreachable(connector: &Connector, offer: &Offer, region: Region) -> Re
         ConnectorError::Lease(LeaseError::Conflict { region: region.id(), held: LeaseMode::Write })
     );
     let refused = region.try_into_vec().unwrap_err();
-    assert_eq!(refused.reason, ReclaimError::Shared);
-    refused.region
+    assert_eq!(refused.reason(), &ReclaimError::Shared);
+    refused.into_region()
 }
 
 /// The peer goes on; from the moment at which the memory can be reached, it never changes.
@@ -127,10 +125,10 @@ async fn never_written_again(
     thread::sleep(Duration::from_secs(1));
     assert!(region.to_vec().unwrap() == first, "written after its lease was over");
 
-    eventually("nothing is in flight", LIMIT, || (connector.stats().active == 0).then_some(()));
+    eventually("nothing is in flight", LIMIT, || (connector.stats().active() == 0).then_some(()));
     let mut held = Some(region);
     let mut bytes = eventually("the vector comes back", LIMIT, || {
-        held.take()?.try_into_vec().map_err(|e| held = Some(e.region)).ok()
+        held.take()?.try_into_vec().map_err(|e| held = Some(e.into_region())).ok()
     });
     assert!(bytes == first, "written while it was handed back");
     // In place, so that the allocation is the one that the peer was writing to.
@@ -205,21 +203,21 @@ fn stopped_for_longer_than_the_drain_time() {
             assert_eq!(reclaimed.outcome, Err(OperationError::Cancelled));
             assert!(reclaimed.memory.is_none(), "memory was handed out that NIXL may write to");
             // It is not lost: the engine is asked on, and the memory comes back when it is quiet.
-            let overdue = connector.stats().overdue;
-            assert_eq!((overdue.operations, overdue.bytes), (1, LARGE as u64));
-            assert_eq!((connector.stats().active, leaked().leases), (0, 0));
+            let overdue = connector.stats().overdue();
+            assert_eq!((overdue.operations(), overdue.bytes()), (1, LARGE as u64));
+            assert_eq!((connector.stats().active(), leaked().leases()), (0, 0));
 
             region = unreachable(&connector, &offer, region).await;
             peer.resume().unwrap();
             eventually("the engine is quiet", LIMIT, || {
-                (connector.stats().overdue.operations == 0).then_some(())
+                (connector.stats().overdue().operations() == 0).then_some(())
             });
             let bytes = region.to_vec().unwrap();
             thread::sleep(Duration::from_secs(1));
             assert!(region.to_vec().unwrap() == bytes, "it was written again");
             drop(region);
             verified_read(&connector, &mut peer, 3).await;
-            assert_eq!((leaked().leases, leaked().regions), (0, 0));
+            assert_eq!((leaked().leases(), leaked().regions()), (0, 0));
         });
     });
 }
@@ -293,7 +291,8 @@ async fn killed(connector: &Connector, mut peer: Peer, random: &mut Random, tall
 fn settled(connector: &Connector, threads: usize, files: usize) -> Resources {
     eventually("everything is given back", Duration::from_secs(20), || {
         let (stats, now) = (connector.stats(), resources());
-        let quiet = stats.active == 0 && stats.passive == 0 && stats.registrations.entries == 0;
+        let quiet =
+            stats.active() == 0 && stats.passive() == 0 && stats.registrations().entries() == 0;
         (quiet && now.threads <= threads && now.files <= files).then_some(now)
     })
 }
@@ -422,12 +421,12 @@ fn targets_of_peers_that_die() {
             }
             // With Dynamo's profile any holder of the message may write until its life time is over.
             let stats = connector.stats();
-            assert_eq!((stats.passive, stats.quarantined_without_terms.offers), (held, held));
+            assert_eq!((stats.passive(), stats.quarantined_without_terms().offers()), (held, held));
             assert_eq!(leaked(), Default::default(), "it can still come back");
             verified_read(&connector, &mut Peer::start(PEER, &[]), 7).await;
             drop(connector);
             eventually("nobody can prove it now", LIMIT, || {
-                (leaked().leases == held as u64).then_some(())
+                (leaked().leases() == held as u64).then_some(())
             });
         });
     });
@@ -496,7 +495,7 @@ fn nobody_awaits(name: &str, variables: &[(&str, &Path)]) {
                 peer.ask(&format!("wait {}", readable.id)).unwrap();
                 drop(read);
             }
-            eventually("all is over", LIMIT, || (connector.stats().active == 0).then_some(()));
+            eventually("all is over", LIMIT, || (connector.stats().active() == 0).then_some(()));
         });
     });
 }
@@ -533,8 +532,8 @@ fn handles_dropped_in_any_order() {
             });
             println!("before {before:?}\nafter  {after:?}\n{:?}", leaked());
             // A read that was dropped before it was posted never happens, so its target never hears of it.
-            assert!(leaked().leases <= unreported && leaked().regions == 0, "{:?}", leaked());
-            let kept = usize::try_from(leaked().bytes).unwrap();
+            assert!(leaked().leases() <= unreported && leaked().regions() == 0, "{:?}", leaked());
+            let kept = usize::try_from(leaked().bytes()).unwrap();
             let grown = after.resident.saturating_sub(before.resident);
             assert!(grown < kept + (16 << 20), "grew by {grown} bytes");
         });

@@ -87,7 +87,7 @@ async fn refuses(connector: &Connector, remote: &RdmaMetadata) {
     assert!(is_forked(connector.decline(remote).await));
     assert!(is_forked(connector.buffer(1000)));
     assert_eq!(connector.stats(), Default::default());
-    assert_eq!(connector.health().await.problems, [TransportError::Forked]);
+    assert_eq!(connector.health().await.problems(), [TransportError::Forked]);
     connector.drain(Duration::from_secs(60)).await;
     let _ = (connector.name(), format!("{connector:?}"));
 }
@@ -128,7 +128,7 @@ impl Hand {
             read: Some(read),
             write: Some(write),
             waits: Some(waits),
-            health: Some(Box::pin(async move { of_health.health().await.problems })),
+            health: Some(Box::pin(async move { of_health.health().await.problems().to_vec() })),
             memory: Some(memory),
         };
         let mut unwoken = Context::from_waker(Waker::noop());

@@ -202,10 +202,10 @@ fn abandoned_readable_offers_are_free_to_overwrite_at_once() {
                     drop(offer);
                     region.copy_from_slice(0, &[1; LEN]).unwrap();
                 }
-                assert!(connector.stats().retained.offers > 0, "none is freed yet");
+                assert!(connector.stats().retained().offers() > 0, "none is freed yet");
                 eventually("their memory is freed", PROOF, || {
                     let stats = connector.stats();
-                    (stats.retained.offers == 0 && stats.passive == 0).then_some(())
+                    (stats.retained().offers() == 0 && stats.passive() == 0).then_some(())
                 });
             }
             assert_eq!(leaked(), Default::default());
@@ -231,7 +231,7 @@ fn abandoned_writable_offers_that_demand_claims_come_back_at_once() {
                     region.copy_from_slice(0, &[1; LEN]).unwrap();
                 }
                 let stats = connector.stats();
-                assert_eq!((stats.passive, stats.quarantined.offers), (0, 0));
+                assert_eq!((stats.passive(), stats.quarantined().offers()), (0, 0));
             }
             assert_eq!(leaked(), Default::default());
         });
@@ -258,7 +258,7 @@ fn killed_while_it_writes(name: &str, variables: &Variables, by: By) {
                 eventually("the memory comes back", PROOF, || region.to_vec().ok());
                 if outcome == RevokeOutcome::Held {
                     eventually("nothing is left", PROOF, || {
-                        (connector.stats().quarantined.offers == 0).then_some(())
+                        (connector.stats().quarantined().offers() == 0).then_some(())
                     });
                     assert_eq!(leaked(), Default::default());
                     return;
@@ -302,7 +302,7 @@ fn memory_of_killed_initiators_goes_back_to_the_system() {
             };
             let nothing_is_held = || {
                 eventually("nothing is held", PROOF, || {
-                    (connector.stats().quarantined.offers == 0).then_some(())
+                    (connector.stats().quarantined().offers() == 0).then_some(())
                 });
             };
             round().await;
@@ -359,7 +359,7 @@ fn one_of_two_initiators_writes() {
                     let [seed] = won[..] else { panic!("written by {won:?}") };
                     assert!(region.to_vec().unwrap() == pattern(seed, len), "not the winner's");
                 }
-                assert_eq!(connector.stats().second_completions, 0);
+                assert_eq!(connector.stats().second_completions(), 0);
             }
         });
     });

@@ -48,19 +48,16 @@ struct Here {
 
 impl Here {
     async fn new(silence: Duration, drain: Duration) -> Self {
-        let mut capabilities = GpuCapabilities::default();
-        (capabilities.gpus, capabilities.batch) = (1, true);
+        let capabilities = GpuCapabilities::new(1).with_batch(true);
         let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
         let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
-        let mut config = StagingConfig::default();
-        config.silence = silence;
         // The dead are noticed by the next word to them.
-        config.ping = silence.min(Duration::from_secs(2)) / 10;
+        let ping = silence.min(Duration::from_secs(2)) / 10;
+        let config = StagingConfig::default().with_silence(silence).with_ping(ping);
         let staged =
             PathExecutor::with(gpus.clone() as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
         let staged = Arc::new(staged.staging(config));
-        let mut driving = DriverConfig::default();
-        driving.drain = drain;
+        let driving = DriverConfig::default().with_drain(drain);
         let connector = Connector::builder()
             .name("here")
             .driver(driving)
@@ -102,11 +99,11 @@ fn every_way(name: &str, variables: &[(&str, &Path)], ways: &[Way]) {
                 }
             }
             eventually("all is quiet", LIMIT, || {
-                (here.staged.staging_stats().sessions == 0).then_some(())
+                (here.staged.staging_stats().sessions() == 0).then_some(())
             });
             let stats = here.staged.staging_stats();
-            let slots = StagingConfig::default().slots;
-            assert_eq!((stats.incoming.free, stats.outgoing.free), (slots, slots));
+            let slots = StagingConfig::default().slots();
+            assert_eq!((stats.incoming().free(), stats.outgoing().free()), (slots, slots));
             assert_eq!(leaked(), Default::default());
         });
     });
@@ -124,7 +121,7 @@ async fn one_of_each(here: &Here, peer: &mut Peer, ((mine, _), kind): Way, seed:
     let mut read = here.connector.begin_read(&remote, region.clone()).await.unwrap();
     let done = read.wait_for_completion().await.unwrap();
     println!("read {}", done.path().unwrap());
-    assert!(is_small || done.path().unwrap().kind == kind);
+    assert!(is_small || done.path().unwrap().kind() == kind);
     assert!(contents(&region).unwrap() == bytes, "the bytes read are wrong");
     assert_eq!(peer.ask(&format!("wait {}", offer.id)).unwrap(), crc32(&bytes));
 
@@ -134,7 +131,7 @@ async fn one_of_each(here: &Here, peer: &mut Peer, ((mine, _), kind): Way, seed:
     let mut write = here.connector.begin_write(region, &remote).await.unwrap();
     let done = write.wait_for_completion().await.unwrap();
     println!("write {}", done.path().unwrap());
-    assert!(is_small || done.path().unwrap().kind == kind);
+    assert!(is_small || done.path().unwrap().kind() == kind);
     assert_eq!(peer.ask(&format!("wait {}", offer.id)).unwrap(), crc32(&bytes));
 
     let mut offered = here.connector.create_readable(here.region(mine, &bytes)).await.unwrap();
@@ -211,7 +208,7 @@ fn silent_peer(name: &str, variables: &[(&str, &Path)], medium: Option<Medium>) 
                 (other, _) => panic!("{other:?}"),
             };
             let done = read.wait_for_completion().await.unwrap();
-            assert_eq!(done.path().unwrap().medium, medium);
+            assert_eq!(done.path().unwrap().medium(), medium);
             assert!(contents(&region).unwrap() == pattern(3, 1 << 20));
         });
     });
@@ -359,15 +356,15 @@ fn hit_many(name: &str, variables: &[(&str, &Path)], ways: &[Way], times: usize,
             println!("{completed} of {times} completed");
             let stats = eventually("everything has ended", Duration::from_secs(20), || {
                 let (staged, connection) = (here.staged.staging_stats(), here.connector.stats());
-                let over = staged.sessions == 0 && connection.active == 0;
-                (over && connection.passive == 0).then_some(staged)
+                let over = staged.sessions() == 0 && connection.active() == 0;
+                (over && connection.passive() == 0).then_some(staged)
             });
             println!("{stats:?}");
-            let slots = StagingConfig::default().slots;
-            for pool in [stats.incoming, stats.outgoing] {
-                assert_eq!(pool.free + pool.quarantined, slots, "a slot was lost");
+            let slots = StagingConfig::default().slots();
+            for pool in [stats.incoming(), stats.outgoing()] {
+                assert_eq!(pool.free() + pool.quarantined(), slots, "a slot was lost");
                 // The dead write nothing.
-                assert!(stopped || pool.quarantined == 0, "{stats:?}");
+                assert!(stopped || pool.quarantined() == 0, "{stats:?}");
             }
             // And all is as good as new.
             let mut peer = peer("30000");

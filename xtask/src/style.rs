@@ -69,6 +69,8 @@ mod ignored;
 #[cfg(test)]
 mod layers;
 #[cfg(test)]
+mod observability;
+#[cfg(test)]
 mod promises;
 #[cfg(test)]
 mod tidy;

@@ -131,7 +131,7 @@ impl ConnectorBuilder {
     /// for its owner. Hosts whose clocks differ by more may use an offer whose memory was freed.
     #[must_use]
     pub fn clock_skew(mut self, most: Duration) -> Self {
-        self.driver.clock_skew = most;
+        self.driver = self.driver.with_clock_skew(most);
         self
     }
 
@@ -161,13 +161,13 @@ impl ConnectorBuilder {
     pub async fn build(self) -> Result<Connector, ConnectorError> {
         self.executor.check_process()?;
         let local = MachineIdentity::discover();
-        let hostname = local.hostname.unwrap_or_else(|| "unknown".to_owned());
-        let boot_id = local.boot_id.unwrap_or_default();
-        let host = HostIdentity::new(&hostname, boot_id, std::process::id())?
-            .with_pid_namespace(local.pid_namespace)
-            .with_ipc_namespace(local.ipc_namespace);
+        let hostname = local.hostname().unwrap_or("unknown");
+        let boot_id = local.boot_id().unwrap_or_default();
+        let host = HostIdentity::new(hostname, boot_id, std::process::id())?
+            .with_pid_namespace(local.pid_namespace())
+            .with_ipc_namespace(local.ipc_namespace());
         let incarnation = Uuid::new_v4().as_u128();
-        let prefix = self.name.unwrap_or(hostname);
+        let prefix = self.name.unwrap_or_else(|| hostname.to_owned());
         check_name(&prefix)?;
         let control = ControlThread::spawn()?;
         #[cfg(not(feature = "nixl"))]

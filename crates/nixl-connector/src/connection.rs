@@ -43,41 +43,122 @@ pub(crate) struct Connection {
 
 /// What a connection has in hand.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct ConnectionStats {
+    pub(crate) active: usize,
+    passive: usize,
+    overdue: Overdue,
+    quarantined: Held,
+    quarantined_without_terms: Held,
+    pub(crate) retained: Held,
+    second_completions: u64,
+    unexpected_notifications: u64,
+    unexpected_bytes: u64,
+    unreadable_notifications: u64,
+    spent: SpentStats,
+    pub(crate) registrations: CacheStats,
+    pub(crate) peers: usize,
+    blocking_calls: usize,
+    longest_blocking_call: Duration,
+    refused_blocking_calls: u64,
+}
+
+impl ConnectionStats {
     /// Active operations whose engine is not quiet.
-    pub active: usize,
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.active
+    }
+
     /// Passive operations that a peer may still use.
-    pub passive: usize,
+    #[must_use]
+    pub fn passive(&self) -> usize {
+        self.passive
+    }
+
     /// Active operations that have outlived their deadline and drain time, and whose engine is asked seldom. Their memory comes back
     /// when it is quiet.
-    pub overdue: Overdue,
+    #[must_use]
+    pub fn overdue(&self) -> Overdue {
+        self.overdue
+    }
+
     /// Writable offers that were given up and that a peer may still be writing.
-    pub quarantined: Held,
+    #[must_use]
+    pub fn quarantined(&self) -> Held {
+        self.quarantined
+    }
+
     /// Those of them whose peers know neither claims nor a life time, as those of Dynamo's profile.
-    pub quarantined_without_terms: Held,
+    #[must_use]
+    pub fn quarantined_without_terms(&self) -> Held {
+        self.quarantined_without_terms
+    }
+
     /// Readable offers that were given up, whose memory is freed when their life time is over.
-    pub retained: Held,
+    #[must_use]
+    pub fn retained(&self) -> Held {
+        self.retained
+    }
+
     /// Completions of offers that had ended.
-    pub second_completions: u64,
+    #[must_use]
+    pub fn second_completions(&self) -> u64 {
+        self.second_completions
+    }
+
     /// Notifications that ended no operation and were for nothing under way. They are dropped.
-    pub unexpected_notifications: u64,
+    #[must_use]
+    pub fn unexpected_notifications(&self) -> u64 {
+        self.unexpected_notifications
+    }
+
     /// Their bytes.
-    pub unexpected_bytes: u64,
+    #[must_use]
+    pub fn unexpected_bytes(&self) -> u64 {
+        self.unexpected_bytes
+    }
+
     /// Notifications whose sender or content the engine cannot read.
-    pub unreadable_notifications: u64,
+    #[must_use]
+    pub fn unreadable_notifications(&self) -> u64 {
+        self.unreadable_notifications
+    }
+
     /// The keys that this process has used.
-    pub spent: SpentStats,
+    #[must_use]
+    pub fn spent(&self) -> SpentStats {
+        self.spent
+    }
+
     /// The registration cache.
-    pub registrations: CacheStats,
+    #[must_use]
+    pub fn registrations(&self) -> CacheStats {
+        self.registrations
+    }
+
     /// Peers whose metadata is loaded.
-    pub peers: usize,
+    #[must_use]
+    pub fn peers(&self) -> usize {
+        self.peers
+    }
+
     /// Calls that wait for the connection's own thread, with the one under way.
-    pub blocking_calls: usize,
+    #[must_use]
+    pub fn blocking_calls(&self) -> usize {
+        self.blocking_calls
+    }
+
     /// The longest of them so far.
-    pub longest_blocking_call: Duration,
+    #[must_use]
+    pub fn longest_blocking_call(&self) -> Duration {
+        self.longest_blocking_call
+    }
+
     /// Calls that peers' messages asked for and that were refused because too many waited. The peers ask again.
-    pub refused_blocking_calls: u64,
+    #[must_use]
+    pub fn refused_blocking_calls(&self) -> u64 {
+        self.refused_blocking_calls
+    }
 }
 
 impl Connection {
@@ -134,7 +215,7 @@ impl Connection {
             slots,
             info,
             clock,
-            skew: config.clock_skew,
+            skew: config.clock_skew(),
             kept: Mutex::default(),
         })
     }
@@ -207,16 +288,16 @@ impl Connection {
     pub(crate) fn stats(&self) -> ConnectionStats {
         let (driver, control) = (self.driver.stats(), self.control.stats());
         ConnectionStats {
-            active: driver.active,
-            overdue: driver.overdue,
-            passive: driver.passive,
-            quarantined: driver.quarantined,
-            quarantined_without_terms: driver.quarantined_without_terms,
-            retained: driver.retained,
-            second_completions: driver.second_completions,
-            unexpected_notifications: driver.unexpected_notifications,
-            unexpected_bytes: driver.unexpected_bytes,
-            unreadable_notifications: driver.unreadable_notifications,
+            active: driver.active(),
+            overdue: driver.overdue(),
+            passive: driver.passive(),
+            quarantined: driver.quarantined(),
+            quarantined_without_terms: driver.quarantined_without_terms(),
+            retained: driver.retained(),
+            second_completions: driver.second_completions(),
+            unexpected_notifications: driver.unexpected_notifications(),
+            unexpected_bytes: driver.unexpected_bytes(),
+            unreadable_notifications: driver.unreadable_notifications(),
             spent: SpentKeys::of_this_process().stats(),
             registrations: self.registrations.stats(),
             peers: self.peers.len(),
@@ -366,10 +447,10 @@ impl Connection {
         let blob = metadata.inflate(&Limits::default())?;
         let connected = self.transport.connect_known(&spec(&blob, remote));
         // One that is new here, or has ended meanwhile, has to be watched.
-        let connected = connected.filter(|connected| self.peers.knows(&connected.peer));
+        let connected = connected.filter(|connected| self.peers.knows(connected.peer()));
         Ok(connected.map(|connected| {
             self.peers.insert(metadata.clone(), &connected);
-            connected.peer
+            connected.into_peer()
         }))
     }
 
@@ -383,15 +464,18 @@ impl Connection {
             let blob = metadata.inflate(&Limits::default())?;
             let connected = transport.connect_for(&spec(&blob, &remote))?;
             let is_new = peers.insert(metadata.clone(), &connected);
+            if is_new {
+                tracing::info!(peer = %connected.peer(), "a peer is met");
+            }
             let host = remote.peer().map(|peer| peer.host());
             if is_new && let Some(host) = host.filter(|host| here.same_pid_namespace(host)) {
-                knowledge.forget_at_exit(&connected.peer, host.pid());
+                knowledge.forget_at_exit(connected.peer(), host.pid());
             }
             for unused in peers.take_unused() {
                 // A busy peer stays loaded; it is found again when it is next named.
                 let _ = transport.disconnect(&unused);
             }
-            Ok(connected.peer)
+            Ok(connected.into_peer())
         };
         self.control.run(load).await?
     }

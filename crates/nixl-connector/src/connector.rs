@@ -575,7 +575,7 @@ impl Connector {
             None => None,
         };
         if executor.is_local(local, remote) {
-            let request = TransferRequest::local(kind, memory, remote).under(policy);
+            let request = TransferRequest::intra_process(kind, memory, remote).under(policy);
             return Ok(Verification::after(executor.execute(request)?, verification));
         }
         let times = self.remembered(remote)?;
@@ -726,10 +726,11 @@ impl<'a> ToPeer<'a> {
         initiator_metadata: Option<AgentMetadata>,
     ) -> TransferRequest<'a> {
         let &Self { kind, memory, remote, policy, slot, notifies } = self;
-        let request = TransferRequest::remote(kind, memory, remote, transport, peer, registrations)
-            .with_initiator_metadata(initiator_metadata)
-            .with_slot(slot)
-            .under(policy);
+        let request =
+            TransferRequest::inter_process(kind, memory, remote, transport, peer, registrations)
+                .with_initiator_metadata(initiator_metadata)
+                .with_slot(slot)
+                .under(policy);
         match notifies {
             true => request,
             false => request.without_notification(),

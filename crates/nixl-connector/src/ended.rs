@@ -61,8 +61,10 @@ impl PeerKnowledge {
 
     /// *Blocking.* `pid` is its process, if that is of this host and has ended.
     fn forget(&self, peer: &PeerId, pid: Option<u32>) {
-        if let Some(peers) = self.peers.upgrade() {
-            peers.remove(peer);
+        if let Some(peers) = self.peers.upgrade()
+            && peers.remove(peer)
+        {
+            tracing::info!(%peer, "a peer is lost");
         }
         if let (Some(slots), Some(pid)) = (self.slots.upgrade(), pid) {
             slots.close_of(pid);

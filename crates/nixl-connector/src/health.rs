@@ -4,14 +4,10 @@ use nixl_ops::TransportError;
 
 /// How a connector is. For a readiness probe: [`is_ready`](Self::is_ready); for a liveness probe: [`is_live`](Self::is_live).
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct Health {
-    /// [`Connector::drain`](crate::Connector::drain) was called.
-    pub is_draining: bool,
-    /// What is wrong now. Each says what to do.
-    pub problems: Vec<TransportError>,
-    /// The thread for blocking calls of the engine has not answered for a second: it is inside one, or has others before.
-    pub is_blocked: bool,
+    pub(crate) is_draining: bool,
+    pub(crate) problems: Vec<TransportError>,
+    pub(crate) is_blocked: bool,
 }
 
 impl Health {
@@ -34,16 +30,31 @@ impl Health {
         };
         !self.problems.iter().any(is_fatal)
     }
+
+    /// [`Connector::drain`](crate::Connector::drain) was called.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.is_draining
+    }
+
+    /// What is wrong now. Each says what to do.
+    #[must_use]
+    pub fn problems(&self) -> &[TransportError] {
+        &self.problems
+    }
+
+    /// The thread for blocking calls of the engine has not answered for a second: it is inside one, or has others before.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
 }
 
 /// What a drain came to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct Drained {
-    /// Offers that had not ended by the deadline, and were revoked.
-    pub revoked: usize,
-    /// Active operations that had not ended by then. They end by their own deadlines.
-    pub active: usize,
+    revoked: usize,
+    pub(crate) active: usize,
 }
 
 impl Drained {
@@ -55,5 +66,17 @@ impl Drained {
 
     pub(crate) fn new(revoked: usize, active: usize) -> Self {
         Self { revoked, active }
+    }
+
+    /// Offers that had not ended by the deadline, and were revoked.
+    #[must_use]
+    pub fn revoked(&self) -> usize {
+        self.revoked
+    }
+
+    /// Active operations that had not ended by then. They end by their own deadlines.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.active
     }
 }

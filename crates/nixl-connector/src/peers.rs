@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nixl_device::ExitWatch;
 use nixl_metadata::AgentMetadata;
-use nixl_ops::{Connected, PeerId};
+use nixl_ops::{Connected, GaugeShare, PeerId};
 
 /// One entry for each peer. Its metadata is known by the compressed bytes: a hit costs neither inflating nor loading.
 #[derive(Debug)]
@@ -39,6 +39,17 @@ struct Entry {
     used: Arc<AtomicU64>,
     /// Of a peer on this host.
     exit: Option<ExitWatch>,
+    _gauge: PeerGauge,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "only its drop matters")]
+struct PeerGauge(GaugeShare);
+
+impl Default for PeerGauge {
+    fn default() -> Self {
+        Self(GaugeShare::new("nixl_peers", 1))
+    }
 }
 
 impl PeerTable {
@@ -62,12 +73,12 @@ impl PeerTable {
     /// Notes what was loaded. Returns whether the peer is new here.
     pub(crate) fn insert(&self, metadata: AgentMetadata, connected: &Connected) -> bool {
         let mut state = self.lock();
-        let peer = &connected.peer;
-        if connected.superseded {
+        let peer = connected.peer();
+        if connected.superseded() {
             state.forget_metadata(peer);
         }
         let known = state.by_metadata.get(&metadata);
-        let whole = !connected.in_part || known.is_some_and(|loaded| loaded.whole);
+        let whole = !connected.is_partial() || known.is_some_and(|loaded| loaded.whole);
         let is_new = !state.peers.contains_key(peer);
         let used = Arc::clone(&state.touch(peer).used);
         state.by_metadata.insert(metadata.clone(), Loaded { peer: peer.clone(), used, whole });
@@ -227,7 +238,7 @@ mod tests {
                 let connected = to(&peer.to_string());
                 let connected = if superseding { connected.superseding() } else { connected };
                 table.insert(metadata(&text), &connected);
-                prop_assert_eq!(table.get(&metadata(&text)), Some((connected.peer, true)));
+                prop_assert_eq!(table.get(&metadata(&text)), Some((connected.into_peer(), true)));
                 let state = table.lock();
                 prop_assert!(state.peers.len() <= 3);
                 let kept: usize = state.peers.values().map(|entry| entry.metadata.len()).sum();

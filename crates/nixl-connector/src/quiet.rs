@@ -147,8 +147,8 @@ struct Reads {
 type Ends = (Option<SocketAddr>, Option<SocketAddr>, u64);
 
 fn ends(socket: &TcpSocket) -> Ends {
-    let inode = if socket.remote.is_some() { 0 } else { socket.inode };
-    (socket.local, socket.remote, inode)
+    let inode = if socket.remote().is_some() { 0 } else { socket.inode() };
+    (socket.local(), socket.remote(), inode)
 }
 
 impl Reads {
@@ -160,18 +160,18 @@ impl Reads {
     fn note(&mut self, sockets: &[TcpSocket]) {
         let may_bring_more = self.may_bring_more();
         let counts = |socket: &&TcpSocket| {
-            let listens = socket.state == TcpState::Listen;
+            let listens = socket.state() == TcpState::Listen;
             !listens && !socket.is_past_end_of_stream()
         };
         let open: HashMap<_, _> = sockets.iter().filter(counts).map(|s| (ends(s), s)).collect();
         let waits = self.waits.get_or_insert_with(|| open.keys().map(|ends| (*ends, 0)).collect());
         waits.retain(|ends, seen| {
             let Some(socket) = open.get(ends) else { return false };
-            let is_near = socket.remote.is_some_and(|remote| is_this_host(remote.ip()));
+            let is_near = socket.remote().is_some_and(|remote| is_this_host(remote.ip()));
             if may_bring_more && !is_near {
                 return true;
             }
-            let is_empty = socket.unread.map_or(!may_bring_more, |unread| unread == 0);
+            let is_empty = socket.unread().map_or(!may_bring_more, |unread| unread == 0);
             *seen += u32::from(is_empty);
             *seen < 2
         });
@@ -206,8 +206,8 @@ fn no_child_has(file: FileIdentity, offered: u64) -> bool {
         Err(_) => true,
     };
     // A process that this one may not look into inherited nothing if it is older.
-    let older = holders.last_unreadable_start.is_none_or(|started| started < offered);
-    !holders.hidden && older && !holders.pids.iter().any(started_later)
+    let older = holders.last_unreadable_start().is_none_or(|started| started < offered);
+    !holders.hidden() && older && !holders.pids().iter().any(started_later)
 }
 
 /// Whether all of this process's sockets that `counts` selects are past their end of stream.
@@ -215,7 +215,7 @@ fn sockets_are_over(
     counts: impl Fn(&TcpSocket) -> Result<bool, SocketsError>,
 ) -> Result<bool, SocketsError> {
     for socket in TcpSocket::all_of_this_process()? {
-        let listens = socket.state == TcpState::Listen;
+        let listens = socket.state() == TcpState::Listen;
         if !listens && !socket.is_past_end_of_stream() && counts(&socket)? {
             return Ok(false);
         }
@@ -226,10 +226,10 @@ fn sockets_are_over(
 /// A socket whose other end was on this host and has no owner any more.
 fn of_the_dead(socket: &TcpSocket) -> Result<bool, SocketsError> {
     const LIMIT: Duration = Duration::from_millis(200);
-    match socket.remote {
+    match socket.remote() {
         Some(remote) if !is_this_host(remote.ip()) => Ok(false),
         Some(_) => Ok(match socket.owners_of_remote_end(LIMIT)? {
-            Some(owners) => owners.pids.is_empty(),
+            Some(owners) => owners.pids().is_empty(),
             None => true,
         }),
         None => Ok(true),
@@ -239,10 +239,10 @@ fn of_the_dead(socket: &TcpSocket) -> Result<bool, SocketsError> {
 /// A socket that does not lead back to this process.
 fn of_others(socket: &TcpSocket) -> Result<bool, SocketsError> {
     const LIMIT: Duration = Duration::from_millis(200);
-    match socket.remote {
+    match socket.remote() {
         Some(remote) if is_this_host(remote.ip()) => {
             let owners = socket.owners_of_remote_end(LIMIT)?;
-            Ok(owners.is_none_or(|owners| owners.pids != [std::process::id()]))
+            Ok(owners.is_none_or(|owners| owners.pids() != [std::process::id()]))
         }
         Some(_) | None => Ok(true),
     }

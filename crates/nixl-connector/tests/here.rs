@@ -46,7 +46,7 @@ fn a_peer_that_is_not_proven_to_be_here_is_reached_over_the_network() {
     let registrations = vec![caches[1].get_or_register(&ours).unwrap()];
     let metadata = target.local_metadata().unwrap();
     let before = received();
-    let peer = initiator.connect(&of_a_clone(&metadata, &name)).unwrap().peer;
+    let peer = initiator.connect(&of_a_clone(&metadata, &name)).unwrap().into_peer();
     let there = [SerializedDescriptor::new(theirs.device(), theirs.address(), LEN as u64).unwrap()];
     let here = [ours.whole()];
     let leased = Leased::from(Leases::acquire(&here, LeaseMode::Write).unwrap());

@@ -23,8 +23,8 @@ fn refusal(options: NixlOptions) -> NixlUnavailable {
 /// The addresses on which this process listens, one for each interface that UCX uses.
 fn addresses() -> Vec<SocketAddr> {
     let sockets = TcpSocket::all_of_this_process().unwrap();
-    let listening = sockets.iter().filter(|socket| socket.state == TcpState::Listen);
-    listening.filter_map(|socket| socket.local).collect()
+    let listening = sockets.iter().filter(|socket| socket.state() == TcpState::Listen);
+    listening.filter_map(|socket| socket.local()).collect()
 }
 
 fn listening() -> usize {
@@ -32,11 +32,11 @@ fn listening() -> usize {
 }
 
 fn setting(connector: &Connector, name: &str) -> Option<EngineSetting> {
-    connector.engine_settings().into_iter().find(|setting| setting.name == name)
+    connector.engine_settings().into_iter().find(|setting| setting.name() == name)
 }
 
 fn source(connector: &Connector, name: &str) -> Option<SettingSource> {
-    setting(connector, name).map(|setting| setting.source)
+    setting(connector, name).map(|setting| setting.source())
 }
 
 /// One test, since some settings are of the process.
@@ -105,7 +105,7 @@ fn options_reach_ucx_and_are_told() {
     assert_eq!(refusal(NixlOptions::new().backends([])), NixlUnavailable::NoBackend);
     let workers = NixlOptions::new().parameter(NixlBackend::Ucx, "num_workers", "2");
     let connector = build(workers).unwrap();
-    assert_eq!(setting(&connector, "UCX.num_workers").unwrap().value, "2");
+    assert_eq!(setting(&connector, "UCX.num_workers").unwrap().value(), "2");
     let engine =
         NixlOptions::new().parameter(NixlBackend::Ucx, "engine_config", "MAX_EAGER_RAILS=1");
     assert_eq!(source(&build(engine).unwrap(), "UCX.engine_config"), Some(SettingSource::Option));

@@ -30,16 +30,16 @@ fn nixl_is_looked_for_in_the_folder_that_is_given_and_opened_once() {
         Some(folder) if Path::new(&folder).is_dir() => {
             build(Path::new(&folder)).unwrap();
             let library = NixlLibrary::open().unwrap();
-            assert!(library.path.starts_with(&folder), "{library:?}");
+            assert!(library.path().starts_with(&folder), "{library:?}");
             library
         }
         _ => NixlLibrary::open().unwrap(),
     };
 
     let Err(ConnectorError::Nixl(error)) = build(nowhere) else { panic!("another was opened") };
-    let path = library.path.clone();
+    let path = library.path().to_owned();
     assert_eq!(error, NixlUnavailable::OtherInForce { path, prefix: nowhere.to_owned() });
-    if let Some(folder) = library.path.parent().filter(|folder| folder.is_absolute()) {
+    if let Some(folder) = library.path().parent().filter(|folder| folder.is_absolute()) {
         build(folder).unwrap();
     }
 }

@@ -16,12 +16,30 @@ use crate::registration::{RegisterError, Registrar, Registration};
 
 /// How much a [`RegistrationCache`] may keep registered that is not in use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(clippy::exhaustive_structs, reason = "a plain configuration value that callers write out")]
 pub struct CacheLimits {
-    /// Number of regions. Zero turns the cache off.
-    pub entries: usize,
-    /// Bytes of all those regions. A larger region is registered for each use, so leave room for the largest.
-    pub bytes: u64,
+    entries: usize,
+    bytes: u64,
+}
+
+impl CacheLimits {
+    /// At most this many regions, by default 1024; zero turns the cache off. At most this many bytes of all those regions, by
+    /// default any number. A larger region is registered for each use, so leave room for the largest.
+    #[must_use]
+    pub const fn new(entries: usize, bytes: u64) -> Self {
+        Self { entries, bytes }
+    }
+
+    /// Number of regions.
+    #[must_use]
+    pub const fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// Bytes of all those regions.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 /// 1024 regions of any size.
@@ -33,18 +51,44 @@ impl Default for CacheLimits {
 
 /// What a [`RegistrationCache`] did and holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct CacheStats {
+    hits: u64,
+    misses: u64,
+    evictions: u64,
+    entries: usize,
+    pub(crate) bytes: u64,
+}
+
+impl CacheStats {
     /// Lookups that found a registration.
-    pub hits: u64,
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        self.hits
+    }
+
     /// Times the engine was asked to register.
-    pub misses: u64,
+    #[must_use]
+    pub fn misses(&self) -> u64 {
+        self.misses
+    }
+
     /// Registrations given up to stay within the limits.
-    pub evictions: u64,
+    #[must_use]
+    pub fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
     /// Regions cached now.
-    pub entries: usize,
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
     /// Bytes of the regions cached now.
-    pub bytes: u64,
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 /// Registrations with one engine, kept for the next use of the same region.

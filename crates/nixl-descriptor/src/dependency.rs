@@ -22,8 +22,19 @@ pub trait Dependency: Any + fmt::Debug + Send + Sync {
 /// Work on memory failed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{reason}")]
-#[allow(clippy::exhaustive_structs, reason = "an implementor of `Dependency` makes it")]
 pub struct DependencyError {
+    pub(crate) reason: String,
+}
+
+impl DependencyError {
+    /// Of work that failed, and whose writes may not have been made, for this reason.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+
     /// What went wrong.
-    pub reason: String,
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
 }

@@ -8,14 +8,30 @@ static BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// What this process leaked on purpose since it started.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct Leaked {
+    pub(crate) leases: u64,
+    regions: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Leaked {
     /// Leases given up by [`LeaseSet::leak`](crate::LeaseSet::leak) or [`Leased::leak`](crate::Leased::leak).
-    pub leases: u64,
+    #[must_use]
+    pub fn leases(&self) -> u64 {
+        self.leases
+    }
+
     /// Regions whose memory was kept from the allocator because an engine failed to deregister it.
-    pub regions: u64,
+    #[must_use]
+    pub fn regions(&self) -> u64 {
+        self.regions
+    }
+
     /// Bytes covered by those leases, plus the size of those regions.
-    pub bytes: u64,
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 /// What this process leaked on purpose since it started. All zero in a healthy process.

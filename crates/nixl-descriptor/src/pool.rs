@@ -48,26 +48,72 @@ pub struct BufferPool {
 
 /// What a [`BufferPool`] has, and has done.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct PoolStats {
+    slabs: usize,
+    mapped: u64,
+    buffers: usize,
+    pub(crate) used: u64,
+    warm: u64,
+    retired: usize,
+    retired_bytes: u64,
+    made: u64,
+    unmapped_early: u64,
+}
+
+impl PoolStats {
     /// Slabs that buffers are taken from: so many mapped files.
-    pub slabs: usize,
+    #[must_use]
+    pub fn slabs(&self) -> usize {
+        self.slabs
+    }
+
     /// Bytes of those, with or without pages.
-    pub mapped: u64,
+    #[must_use]
+    pub fn mapped(&self) -> u64 {
+        self.mapped
+    }
+
     /// Buffers in use.
-    pub buffers: usize,
+    #[must_use]
+    pub fn buffers(&self) -> usize {
+        self.buffers
+    }
+
     /// Bytes of their blocks.
-    pub used: u64,
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+
     /// Bytes of free blocks that may have pages.
-    pub warm: u64,
+    #[must_use]
+    pub fn warm(&self) -> u64 {
+        self.warm
+    }
+
     /// Slabs that are mapped for late writes only.
-    pub retired: usize,
+    #[must_use]
+    pub fn retired(&self) -> usize {
+        self.retired
+    }
+
     /// Bytes of those, without pages.
-    pub retired_bytes: u64,
+    #[must_use]
+    pub fn retired_bytes(&self) -> u64 {
+        self.retired_bytes
+    }
+
     /// Slabs made since the start.
-    pub made: u64,
+    #[must_use]
+    pub fn made(&self) -> u64 {
+        self.made
+    }
+
     /// Slabs unmapped before their time, because too many were retired.
-    pub unmapped_early: u64,
+    #[must_use]
+    pub fn unmapped_early(&self) -> u64 {
+        self.unmapped_early
+    }
 }
 
 impl BufferPool {

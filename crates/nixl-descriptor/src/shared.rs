@@ -628,7 +628,7 @@ mod tests {
         // What another test starts has copies of all descriptors until it runs its program.
         let until_held_by = |pids: &[u32]| {
             let began = std::time::Instant::now();
-            while nixl_device::Holders::of_file(file, limit).pids != pids {
+            while nixl_device::Holders::of_file(file, limit).pids() != pids {
                 assert!(began.elapsed() < limit, "{pids:?}");
                 std::thread::yield_now();
             }

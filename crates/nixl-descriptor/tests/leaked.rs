@@ -73,7 +73,7 @@ fn what_an_engine_may_touch_is_leaked_and_counted() {
     let parts = [region.descriptor(..10).unwrap(), region.descriptor(5..20).unwrap()];
     Leases::acquire(&parts, LeaseMode::Read).unwrap().leak();
     drop(parts);
-    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (1, 0, 20));
+    assert_eq!((leaked().leases(), leaked().regions(), leaked().bytes()), (1, 0, 20));
     assert_eq!(region.copy_from_slice(0, &[1]), Err(AccessError::Leased { mode: LeaseMode::Read }));
     assert!(region.try_into_inner::<memmap2::MmapMut>().is_err());
 
@@ -91,7 +91,7 @@ fn what_an_engine_may_touch_is_leaked_and_counted() {
     let parts: Vec<_> = (0..3).map(part).collect();
     let layout = Layout::per_layer(geometry, LayerOrder::BlockFirst, parts).unwrap();
     layout.lease(&[3, 1], 1..3, LeaseMode::Write).unwrap().leak();
-    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (2, 0, 44));
+    assert_eq!((leaked().leases(), leaked().regions(), leaked().bytes()), (2, 0, 44));
     assert!(layout.lease(&[3], 2..3, LeaseMode::Read).is_err());
 
     // A proof of a lease: whichever clone is leaked, it counts once and holds for all.
@@ -101,7 +101,7 @@ fn what_an_engine_may_touch_is_leaked_and_counted() {
     clones.into_iter().for_each(Leased::leak);
     assert!(leased.is_leaked());
     drop(leased);
-    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (3, 0, 94));
+    assert_eq!((leaked().leases(), leaked().regions(), leaked().bytes()), (3, 0, 94));
     assert!(region.copy_to_slice(0, &mut [0]).is_err());
 
     // A registration that cannot be ended, found out when the region is dropped.
@@ -111,18 +111,18 @@ fn what_an_engine_may_touch_is_leaked_and_counted() {
     drop(Registration::new(&registrar, &region).unwrap());
     assert_eq!(engine.failures.lock().unwrap().len(), 1);
     drop(region);
-    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (3, 1, 1094));
+    assert_eq!((leaked().leases(), leaked().regions(), leaked().bytes()), (3, 1, 1094));
 
     // The same, found out when the memory is to be taken back.
     let cache = RegistrationCache::new(registrar, CacheLimits::default());
     let region = precious(5000);
     drop(cache.get_or_register(&region).unwrap());
     let refused = region.try_into_inner::<Bytes>().unwrap_err();
-    assert!(matches!(refused.reason, ReclaimError::Deregister(_)));
-    let refused = refused.region.try_into_inner::<Bytes>().unwrap_err();
-    assert_eq!(refused.reason, ReclaimError::Withheld);
+    assert!(matches!(refused.reason(), ReclaimError::Deregister(_)));
+    let refused = refused.into_region().try_into_inner::<Bytes>().unwrap_err();
+    assert_eq!(refused.reason(), &ReclaimError::Withheld);
     // It can still be used.
-    assert_eq!(refused.region.to_vec().unwrap(), vec![0; 5000]);
+    assert_eq!(refused.region().to_vec().unwrap(), vec![0; 5000]);
     drop(refused);
-    assert_eq!((leaked().leases, leaked().regions, leaked().bytes), (3, 2, 6094));
+    assert_eq!((leaked().leases(), leaked().regions(), leaked().bytes()), (3, 2, 6094));
 }

@@ -53,8 +53,8 @@ fn a_process_keeps_little_for_its_buffers() {
     }
     assert_eq!(warm, Some((mappings(), files(), resident())));
     let stats = pool.stats();
-    assert!(resident() <= stats.used + stats.warm, "{stats:?}");
-    assert!(stats.warm <= 64 << 20, "{stats:?}");
+    assert!(resident() <= stats.used() + stats.warm(), "{stats:?}");
+    assert!(stats.warm() <= 64 << 20, "{stats:?}");
     held.clear();
 
     // 320 MiB with all their pages.
@@ -67,7 +67,7 @@ fn a_process_keeps_little_for_its_buffers() {
     let soon = Instant::now() + Duration::from_secs(3);
     pool.trim(soon);
     let stats = pool.stats();
-    assert!(stats.retired >= 32, "{stats:?}");
+    assert!(stats.retired() >= 32, "{stats:?}");
     assert!(resident() <= 64 << 20, "{} bytes, {stats:?}", resident());
     assert!(files() <= before.1 + 8);
 
@@ -87,7 +87,7 @@ fn a_process_keeps_little_for_its_buffers() {
     assert!(addresses.iter().all(|&address| is_mapped(address)));
     pool.trim(soon + Duration::from_secs(665));
     let stats = pool.stats();
-    assert_eq!((stats.retired, stats.retired_bytes, stats.unmapped_early), (0, 0, 0));
+    assert_eq!((stats.retired(), stats.retired_bytes(), stats.unmapped_early()), (0, 0, 0));
     let left = addresses.iter().filter(|&&address| is_mapped(address)).count();
     assert!(left <= 8, "{left} of the newest are kept");
     assert!(mappings() <= before.0 + 8);

@@ -10,28 +10,60 @@ use crate::tree::Tree;
 ///
 /// These are preconditions. That a transfer really takes the direct path, only a transfer can prove.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct GpuDirect {
+    pub(crate) nvidia_driver: Option<NvidiaDriver>,
+    pub(crate) peer_memory: Vec<PeerMemory>,
+    pub(crate) gdrcopy: Option<GdrCopy>,
+    pub(crate) nvidia_fs: Option<ModuleVersion>,
+}
+
+impl GpuDirect {
     /// The loaded NVIDIA driver. `None` if there is none.
-    pub nvidia_driver: Option<NvidiaDriver>,
+    #[must_use]
+    pub fn nvidia_driver(&self) -> Option<&NvidiaDriver> {
+        self.nvidia_driver.as_ref()
+    }
+
     /// The modules that let NICs register GPU memory by its address. GPU Direct RDMA needs one of them, or DMA-BUF
     /// on both sides ([`NvidiaDriver::flavor`], [`RdmaNic::dma_buf`](crate::RdmaNic::dma_buf)).
-    pub peer_memory: Vec<PeerMemory>,
+    #[must_use]
+    pub fn peer_memory(&self) -> &[PeerMemory] {
+        &self.peer_memory
+    }
+
     /// GDRCopy, with which the processor reads and writes GPU memory at low latency. `None` if `gdrdrv` is not
     /// loaded.
-    pub gdrcopy: Option<GdrCopy>,
+    #[must_use]
+    pub fn gdrcopy(&self) -> Option<&GdrCopy> {
+        self.gdrcopy.as_ref()
+    }
+
     /// The version of `nvidia_fs`, which GPU Direct Storage uses. `None` if it is not loaded.
-    pub nvidia_fs: Option<ModuleVersion>,
+    #[must_use]
+    pub fn nvidia_fs(&self) -> Option<&ModuleVersion> {
+        self.nvidia_fs.as_ref()
+    }
 }
 
 /// The loaded NVIDIA driver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct NvidiaDriver {
+    version: ModuleVersion,
+    pub(crate) flavor: Option<NvidiaDriverFlavor>,
+}
+
+impl NvidiaDriver {
     /// Its version.
-    pub version: ModuleVersion,
+    #[must_use]
+    pub fn version(&self) -> &ModuleVersion {
+        &self.version
+    }
+
     /// Open or proprietary. `None` if `/proc/driver/nvidia/version` does not tell.
-    pub flavor: Option<NvidiaDriverFlavor>,
+    #[must_use]
+    pub fn flavor(&self) -> Option<NvidiaDriverFlavor> {
+        self.flavor
+    }
 }
 
 /// Which of NVIDIA's two kernel drivers is loaded.
@@ -58,12 +90,23 @@ pub enum ModuleVersion {
 
 /// A way to register GPU memory by address that is in place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct PeerMemory {
+    pub(crate) provider: PeerMemoryProvider,
+    version: ModuleVersion,
+}
+
+impl PeerMemory {
     /// Who provides it.
-    pub provider: PeerMemoryProvider,
+    #[must_use]
+    pub fn provider(&self) -> PeerMemoryProvider {
+        self.provider
+    }
+
     /// The provider's version.
-    pub version: ModuleVersion,
+    #[must_use]
+    pub fn version(&self) -> &ModuleVersion {
+        &self.version
+    }
 }
 
 /// Who lets NICs register GPU memory by its address.
@@ -83,12 +126,23 @@ pub enum PeerMemoryProvider {
 
 /// GDRCopy's kernel module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct GdrCopy {
+    version: ModuleVersion,
+    pub(crate) access: NodeAccess,
+}
+
+impl GdrCopy {
     /// Its version.
-    pub version: ModuleVersion,
+    #[must_use]
+    pub fn version(&self) -> &ModuleVersion {
+        &self.version
+    }
+
     /// Whether this process can open `/dev/gdrdrv`.
-    pub access: NodeAccess,
+    #[must_use]
+    pub fn access(&self) -> NodeAccess {
+        self.access
+    }
 }
 
 pub(crate) fn read_gpu_direct(tree: &Tree) -> GpuDirect {

@@ -9,21 +9,12 @@ use crate::tree::Tree;
 
 /// Which machine this is, and which of its namespaces this process is in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct MachineIdentity {
-    /// The name, which containers may set for themselves.
-    pub hostname: Option<String>,
-    /// The kernel's identifier of this boot. Two processes with the same one run on the same kernel, in whichever
-    /// containers, though they need not see each other's memory or files.
-    pub boot_id: Option<String>,
-    /// The release of the kernel, such as `6.8.0-45-generic`.
-    pub kernel: Option<String>,
-    /// The PID namespace of this process, as the number of its inode. Processes of one boot with the same number see
-    /// each other's process identifiers.
-    pub pid_namespace: Option<NonZeroU64>,
-    /// The IPC namespace of this process, as the number of its inode. Processes of one boot need the same one for CUDA
-    /// IPC.
-    pub ipc_namespace: Option<NonZeroU64>,
+    hostname: Option<String>,
+    boot_id: Option<String>,
+    pub(crate) kernel: Option<String>,
+    pid_namespace: Option<NonZeroU64>,
+    ipc_namespace: Option<NonZeroU64>,
 }
 
 impl MachineIdentity {
@@ -32,16 +23,60 @@ impl MachineIdentity {
     pub fn discover() -> Self {
         read_identity(&Tree::new(Path::new("/")))
     }
+
+    /// The name, which containers may set for themselves.
+    #[must_use]
+    pub fn hostname(&self) -> Option<&str> {
+        self.hostname.as_deref()
+    }
+
+    /// The kernel's identifier of this boot. Two processes with the same one run on the same kernel, in whichever
+    /// containers, though they need not see each other's memory or files.
+    #[must_use]
+    pub fn boot_id(&self) -> Option<&str> {
+        self.boot_id.as_deref()
+    }
+
+    /// The release of the kernel, such as `6.8.0-45-generic`.
+    #[must_use]
+    pub fn kernel(&self) -> Option<&str> {
+        self.kernel.as_deref()
+    }
+
+    /// The PID namespace of this process, as the number of its inode. Processes of one boot with the same number see
+    /// each other's process identifiers.
+    #[must_use]
+    pub fn pid_namespace(&self) -> Option<NonZeroU64> {
+        self.pid_namespace
+    }
+
+    /// The IPC namespace of this process, as the number of its inode. Processes of one boot need the same one for CUDA
+    /// IPC.
+    #[must_use]
+    pub fn ipc_namespace(&self) -> Option<NonZeroU64> {
+        self.ipc_namespace
+    }
 }
 
 /// How much memory this process may lock, and thus register with a NIC, unless it is privileged (`CAP_IPC_LOCK`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct MemlockLimit {
+    soft: Limit,
+    hard: Limit,
+}
+
+impl MemlockLimit {
     /// What holds now.
-    pub soft: Limit,
+    #[must_use]
+    pub fn soft(&self) -> Limit {
+        self.soft
+    }
+
     /// What this process can raise it to.
-    pub hard: Limit,
+    #[must_use]
+    pub fn hard(&self) -> Limit {
+        self.hard
+    }
 }
 
 /// A limit on an amount of memory.

@@ -11,12 +11,9 @@ use serde::Serialize;
 /// A network interface of this network namespace that is up and has an address. Bridges are left out: what is behind them has
 /// interfaces of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct NetworkInterface {
-    /// Its name, such as `eth0`.
-    pub name: String,
-    /// What it leads to.
-    pub reach: InterfaceReach,
+    name: String,
+    reach: InterfaceReach,
 }
 
 /// What a network interface leads to, the widest first.
@@ -54,6 +51,18 @@ impl NetworkInterface {
             }
         }
         read(Path::new("/"), up)
+    }
+
+    /// Its name, such as `eth0`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it leads to.
+    #[must_use]
+    pub fn reach(&self) -> InterfaceReach {
+        self.reach
     }
 }
 

@@ -11,9 +11,9 @@
 //! assert_eq!("gpu:1".parse(), Ok(Device::cuda(1)));
 //!
 //! let topology = Topology::discover();
-//! println!("{} NUMA nodes, {} RDMA NICs", topology.numa_nodes.len(), topology.nics.len());
+//! println!("{} NUMA nodes, {} RDMA NICs", topology.numa_nodes().len(), topology.nics().len());
 //! match cuda::probe() {
-//!     Ok(driver) => println!("{} CUDA devices", driver.device_count),
+//!     Ok(driver) => println!("{} CUDA devices", driver.device_count()),
 //!     Err(reason) => println!("no CUDA: {reason}"),
 //! }
 //! ```

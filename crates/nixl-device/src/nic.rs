@@ -11,44 +11,107 @@ const VERBS_FOLDER: &str = "sys/class/infiniband_verbs";
 
 /// An RDMA device: a host channel adapter or a NIC with RDMA.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct RdmaNic {
+    pub(crate) name: String,
+    pub(crate) pci: Option<PciFunction>,
+    verbs: Option<VerbsDevice>,
+    ports: Vec<RdmaPort>,
+    pub(crate) dma_buf: DmaBufSupport,
+}
+
+impl RdmaNic {
     /// Its name for verbs and UCX, such as `mlx5_0`.
-    pub name: String,
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its PCI function. `None` for a device in software, such as `rxe0`.
-    pub pci: Option<PciFunction>,
+    #[must_use]
+    pub fn pci(&self) -> Option<&PciFunction> {
+        self.pci.as_ref()
+    }
+
     /// The device through which programs reach it. `None` if the kernel offers none (is `ib_uverbs` loaded?).
-    pub verbs: Option<VerbsDevice>,
+    #[must_use]
+    pub fn verbs(&self) -> Option<&VerbsDevice> {
+        self.verbs.as_ref()
+    }
+
     /// Its ports, ascending.
-    pub ports: Vec<RdmaPort>,
+    #[must_use]
+    pub fn ports(&self) -> &[RdmaPort] {
+        &self.ports
+    }
+
     /// Whether it can register memory that another device exports as a DMA-BUF.
-    pub dma_buf: DmaBufSupport,
+    #[must_use]
+    pub fn dma_buf(&self) -> &DmaBufSupport {
+        &self.dma_buf
+    }
 }
 
 /// The character device of an RDMA NIC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct VerbsDevice {
+    name: String,
+    access: NodeAccess,
+}
+
+impl VerbsDevice {
     /// Its name below `/dev/infiniband`, such as `uverbs0`.
-    pub name: String,
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whether this process can open it.
-    pub access: NodeAccess,
+    #[must_use]
+    pub fn access(&self) -> NodeAccess {
+        self.access
+    }
 }
 
 /// A port of an RDMA NIC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct RdmaPort {
+    number: u32,
+    state: Option<PortState>,
+    link_layer: Option<LinkLayer>,
+    rate_mbit_s: Option<u64>,
+    netdevs: Vec<String>,
+}
+
+impl RdmaPort {
     /// Its number on the NIC, from 1.
-    pub number: u32,
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
     /// Whether traffic can flow. `None` if that could not be read.
-    pub state: Option<PortState>,
+    #[must_use]
+    pub fn state(&self) -> Option<PortState> {
+        self.state
+    }
+
     /// What it speaks. `None` if that could not be read.
-    pub link_layer: Option<LinkLayer>,
+    #[must_use]
+    pub fn link_layer(&self) -> Option<LinkLayer> {
+        self.link_layer
+    }
+
     /// The signalling rate in Mbit/s: 400000 for NDR. `None` if that could not be read.
-    pub rate_mbit_s: Option<u64>,
+    #[must_use]
+    pub fn rate_mbit_s(&self) -> Option<u64> {
+        self.rate_mbit_s
+    }
+
     /// The network interfaces on this port, sorted by name.
-    pub netdevs: Vec<String>,
+    #[must_use]
+    pub fn netdevs(&self) -> &[String] {
+        &self.netdevs
+    }
 }
 
 /// The logical state of a port.

@@ -10,17 +10,38 @@ const FOLDER: &str = "sys/devices/system/node";
 
 /// A NUMA node: memory, processors or both that are near each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct NumaNode {
+    pub(crate) id: u32,
+    pub(crate) cpus: Option<Vec<u32>>,
+    memory_bytes: Option<u64>,
+    distances: Option<BTreeMap<u32, u32>>,
+}
+
+impl NumaNode {
     /// Its number.
-    pub id: u32,
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
     /// The processors on it, ascending. Empty for a node of memory alone; `None` if that could not be read.
-    pub cpus: Option<Vec<u32>>,
+    #[must_use]
+    pub fn cpus(&self) -> Option<&[u32]> {
+        self.cpus.as_deref()
+    }
+
     /// The memory on it, in bytes. 0 for a node of processors alone; `None` if that could not be read.
-    pub memory_bytes: Option<u64>,
+    #[must_use]
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.memory_bytes
+    }
+
     /// The distance to every node by its number, in the firmware's unit: 10 is local. `None` if that could not be
     /// read.
-    pub distances: Option<BTreeMap<u32, u32>>,
+    #[must_use]
+    pub fn distances(&self) -> Option<&BTreeMap<u32, u32>> {
+        self.distances.as_ref()
+    }
 }
 
 /// The nodes in ascending order; none if the kernel has no NUMA support.

@@ -94,46 +94,38 @@ fn parse_address(text: &str) -> Option<PciAddress> {
 /// A text is no PCI address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid PCI address {input:?}: expected the form `0000:3b:00.0`")]
-#[non_exhaustive]
 pub struct ParsePciAddressError {
+    input: String,
+}
+
+impl ParsePciAddressError {
     /// The text that was given, cut after 40 characters.
-    pub input: String,
+    #[must_use]
+    pub fn input(&self) -> &str {
+        &self.input
+    }
 }
 
 /// Speed and width of a PCI Express link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct PcieLink {
-    /// Transfers a second on each lane, in MT/s: 32000 for generation 5. `None` if the kernel does not know.
-    pub speed_mt_s: Option<u32>,
-    /// Lanes. `None` if the kernel does not know, as for functions inside the root complex.
-    pub lanes: Option<u8>,
+    pub(crate) speed_mt_s: Option<u32>,
+    pub(crate) lanes: Option<u8>,
 }
 
 /// A PCI function and its place in the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct PciFunction {
-    /// Its address.
-    pub address: PciAddress,
-    /// The host bridge it hangs below, as a path below `/sys/devices`: usually just `pci0000:00`.
-    pub host_bridge: String,
-    /// The bridges between the host bridge and the function, root port first.
-    pub bridges: Vec<PciAddress>,
-    /// The NUMA node it is attached to. The machine's only node where there is but one and the firmware is silent.
-    pub numa_node: Option<u32>,
-    /// The vendor: 0x10de is NVIDIA, 0x15b3 Mellanox.
-    pub vendor: Option<u16>,
-    /// The vendor's number for the device.
-    pub device: Option<u16>,
-    /// Class, subclass and programming interface, as in `0x030200`.
-    pub class: Option<u32>,
-    /// The kernel driver bound to it. `None` if there is none.
-    pub driver: Option<String>,
-    /// The link as it is now. Idle GPUs lower the speed to save power.
-    pub link: PcieLink,
-    /// The best link that the function can have.
-    pub max_link: PcieLink,
+    pub(crate) address: PciAddress,
+    pub(crate) host_bridge: String,
+    pub(crate) bridges: Vec<PciAddress>,
+    pub(crate) numa_node: Option<u32>,
+    pub(crate) vendor: Option<u16>,
+    pub(crate) device: Option<u16>,
+    pub(crate) class: Option<u32>,
+    pub(crate) driver: Option<String>,
+    pub(crate) link: PcieLink,
+    pub(crate) max_link: PcieLink,
 }
 
 /// How far apart two PCI functions are: what their traffic to each other has to cross.
@@ -222,6 +214,66 @@ impl PciFunction {
             max_link: PcieLink::read(tree, &folder, "max"),
         })
     }
+
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> PciAddress {
+        self.address
+    }
+
+    /// The host bridge it hangs below, as a path below `/sys/devices`: usually just `pci0000:00`.
+    #[must_use]
+    pub fn host_bridge(&self) -> &str {
+        &self.host_bridge
+    }
+
+    /// The bridges between the host bridge and the function, root port first.
+    #[must_use]
+    pub fn bridges(&self) -> &[PciAddress] {
+        &self.bridges
+    }
+
+    /// The NUMA node it is attached to. The machine's only node where there is but one and the firmware is silent.
+    #[must_use]
+    pub fn numa_node(&self) -> Option<u32> {
+        self.numa_node
+    }
+
+    /// The vendor: 0x10de is NVIDIA, 0x15b3 Mellanox.
+    #[must_use]
+    pub fn vendor(&self) -> Option<u16> {
+        self.vendor
+    }
+
+    /// The vendor's number for the device.
+    #[must_use]
+    pub fn device(&self) -> Option<u16> {
+        self.device
+    }
+
+    /// Class, subclass and programming interface, as in `0x030200`.
+    #[must_use]
+    pub fn class(&self) -> Option<u32> {
+        self.class
+    }
+
+    /// The kernel driver bound to it. `None` if there is none.
+    #[must_use]
+    pub fn driver(&self) -> Option<&str> {
+        self.driver.as_deref()
+    }
+
+    /// The link as it is now. Idle GPUs lower the speed to save power.
+    #[must_use]
+    pub fn link(&self) -> PcieLink {
+        self.link
+    }
+
+    /// The best link that the function can have.
+    #[must_use]
+    pub fn max_link(&self) -> PcieLink {
+        self.max_link
+    }
 }
 
 /// `pci` and a domain and bus, as in `pci0000:3a`.
@@ -257,6 +309,18 @@ impl PcieLink {
             // 0 stands for no link, 255 for a link that cannot be read.
             lanes: lanes.filter(|lanes| !matches!(lanes, 0 | 255)),
         }
+    }
+
+    /// Transfers a second on each lane, in MT/s: 32000 for generation 5. `None` if the kernel does not know.
+    #[must_use]
+    pub fn speed_mt_s(&self) -> Option<u32> {
+        self.speed_mt_s
+    }
+
+    /// Lanes. `None` if the kernel does not know, as for functions inside the root complex.
+    #[must_use]
+    pub fn lanes(&self) -> Option<u8> {
+        self.lanes
     }
 }
 

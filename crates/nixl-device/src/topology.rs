@@ -19,33 +19,24 @@ use crate::tree::{Note, Tree};
 /// use nixl_device::Topology;
 ///
 /// let topology = Topology::discover();
-/// for gpu in &topology.gpus {
+/// for gpu in topology.gpus() {
 ///     let nearest = topology
-///         .nics
+///         .nics()
 ///         .iter()
-///         .filter_map(|nic| Some((gpu.distance(nic.pci.as_ref()?), &nic.name)))
+///         .filter_map(|nic| Some((gpu.distance(nic.pci()?), nic.name())))
 ///         .min();
-///     println!("{}: {nearest:?}", gpu.address);
+///     println!("{}: {nearest:?}", gpu.address());
 /// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct Topology {
-    /// Which machine this is.
-    pub host: MachineIdentity,
-    /// The NUMA nodes, ascending. Empty if the kernel does not know of any.
-    pub numa_nodes: Vec<NumaNode>,
-    /// The RDMA NICs, in natural order of their names.
-    pub nics: Vec<RdmaNic>,
-    /// NVIDIA's GPUs, ascending by PCI address. They need no driver to be here, and being here does not make them
-    /// usable: see [`cuda::probe`](crate::cuda::probe). CUDA may count them in another order.
-    pub gpus: Vec<PciFunction>,
-    /// The kernel's side of GPU Direct.
-    pub gpu_direct: GpuDirect,
-    /// How much memory this process may lock. `None` if that could not be read.
-    pub memlock: Option<MemlockLimit>,
-    /// What could not be read or understood. What is merely not there takes no note.
-    pub notes: Vec<Note>,
+    host: MachineIdentity,
+    numa_nodes: Vec<NumaNode>,
+    pub(crate) nics: Vec<RdmaNic>,
+    pub(crate) gpus: Vec<PciFunction>,
+    pub(crate) gpu_direct: GpuDirect,
+    memlock: Option<MemlockLimit>,
+    notes: Vec<Note>,
 }
 
 impl Topology {
@@ -79,5 +70,48 @@ impl Topology {
             numa_nodes,
             notes: tree.into_notes(),
         }
+    }
+
+    /// Which machine this is.
+    #[must_use]
+    pub fn host(&self) -> &MachineIdentity {
+        &self.host
+    }
+
+    /// The NUMA nodes, ascending. Empty if the kernel does not know of any.
+    #[must_use]
+    pub fn numa_nodes(&self) -> &[NumaNode] {
+        &self.numa_nodes
+    }
+
+    /// The RDMA NICs, in natural order of their names.
+    #[must_use]
+    pub fn nics(&self) -> &[RdmaNic] {
+        &self.nics
+    }
+
+    /// NVIDIA's GPUs, ascending by PCI address. They need no driver to be here, and being here does not make them
+    /// usable: see [`cuda::probe`](crate::cuda::probe). CUDA may count them in another order.
+    #[must_use]
+    pub fn gpus(&self) -> &[PciFunction] {
+        &self.gpus
+    }
+
+    /// The kernel's side of GPU Direct.
+    #[must_use]
+    pub fn gpu_direct(&self) -> &GpuDirect {
+        &self.gpu_direct
+    }
+
+    /// How much memory this process may lock. `None` if that could not be read.
+    #[must_use]
+    pub fn memlock(&self) -> Option<MemlockLimit> {
+        self.memlock
+    }
+
+    /// What could not be read or understood. What is merely not there takes no note.
+    #[must_use]
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
     }
 }

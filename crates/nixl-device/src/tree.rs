@@ -11,12 +11,23 @@ use serde::Serialize;
 ///
 /// Discovery goes on without it: the value it stood for is `None` or absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct Note {
+    path: String,
+    message: String,
+}
+
+impl Note {
     /// The file or folder, as an absolute path inside the root that was searched.
-    pub path: String,
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// What is wrong with it.
-    pub message: String,
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
 }
 
 /// A file system below a root, with the notes taken while reading it. Paths are relative to the root.

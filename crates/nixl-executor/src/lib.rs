@@ -30,7 +30,7 @@
 //! let remote = RdmaMetadata::decode(&message)?;
 //! let local = Region::zeroed(4096)?;
 //! let completion = sink.begin_read(&remote, local.clone()).await?.wait_for_completion().await?;
-//! assert_eq!(completion.path().map(|path| path.kind), Some(PathKind::SameProcessCopy));
+//! assert_eq!(completion.path().map(|path| path.kind()), Some(PathKind::SameProcessCopy));
 //! assert_eq!(local.to_vec()?, [7u8; 4096]);
 //! offered.wait_for_completion().await?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -10,7 +10,7 @@
 //!   [`PathHistory`] is drawn from it, and takes up the paths that the operation has tried itself.
 //! - [`EngineEstimate`] keeps what the engine itself expects of the way to a peer, which corrects what is inferred of it.
 //! - [`may_retry`] says whether another path may be tried.
-//! - [`note_attempt`] and [`note_end`] count, and tell `tracing`.
+//! - [`note_attempt`] counts the paths that are tried.
 //!
 //! ```
 //! use nixl_device::Device;
@@ -20,27 +20,29 @@
 //!
 //! // A peer of which only its address is known, as Dynamo's profile has it.
 //! let peer = PeerFacts::unknown();
-//! let query = PathQuery {
-//!     operation: OperationKind::Read,
-//!     local: MemoryKind::Pageable,
-//!     remote: Device::cuda(0),
-//!     engine: Engine::Ucx,
-//!     offered: OfferFacts::default(),
-//!     policy: PathPolicy::auto(),
-//! };
+//! let memories = (MemoryKind::Pageable, Device::cuda(0));
+//! let (offered, policy) = (OfferFacts::default(), PathPolicy::auto());
+//! let query = PathQuery::new(OperationKind::Read, memories, Engine::Ucx, offered, policy);
 //! let plan = PathPlan::new(query, &LocalFacts::default(), &peer, &PathCosts::default());
 //! let chosen = plan.choose(1 << 20, &PathHistory::new())?;
-//! assert_eq!(chosen.path.kind, PathKind::EngineStaged);
+//! assert_eq!(chosen.kind(), PathKind::EngineStaged);
 //! println!("{}", plan.rank(1 << 20, &PathHistory::new()));
 //! # Ok::<(), nixl_ops::TransportError>(())
 //! ```
 
-pub use crate::connection::{note_attempt, note_end};
+pub use crate::facts::LocalFacts;
+
+// The planner's own, for its benches.
+#[doc(hidden)]
+pub use crate::connection::note_attempt;
+#[doc(hidden)]
 pub use crate::facts::{
-    Engine, Fact, LocalFacts, LocalGpu, Locality, OfferFacts, PeerFacts, PeerGpu, PeerMedia,
-    ShareForm, UcxTransports,
+    Engine, Fact, LocalGpu, Locality, OfferFacts, PeerFacts, PeerGpu, PeerMedia, ShareForm,
+    UcxTransports,
 };
+#[doc(hidden)]
 pub use crate::peers::{EngineEstimate, Health, HealthState, PathKey, PlanCache};
+#[doc(hidden)]
 pub use crate::planner::{
     AvailablePath, Chosen, MAX_ATTEMPTS, PathCosts, PathHistory, PathPlan, PathQuery, Ranking,
     Refusal, UnavailablePath, may_retry,

@@ -24,9 +24,7 @@ const KINDS: [MemoryKind; 4] =
     [MemoryKind::Pageable, MemoryKind::Pinned, MemoryKind::Gpu(0), MemoryKind::Gpu(1)];
 
 fn capabilities() -> GpuCapabilities {
-    let mut can = GpuCapabilities::default();
-    (can.gpus, can.batch, can.kernel, can.peers) = (2, true, true, vec![(0, 1)]);
-    can
+    GpuCapabilities::new(2).with_batch(true).with_kernel(true).with_peers([(0, 1)])
 }
 
 fn machine(can: GpuCapabilities) -> (Arc<SimulatedGpus>, BlockExecutor) {
@@ -129,9 +127,10 @@ proptest! {
         inner in prop_oneof![1usize..70, 20_000usize..60_000], layers in 1usize..6,
         guard in 0usize..20, peers: bool, kernel: bool,
     ) {
-        let mut can = capabilities();
-        can.kernel = kernel;
-        can.peers.retain(|_| peers);
+        let mut can = capabilities().with_kernel(kernel);
+        if !peers {
+            can = can.with_peers([]);
+        }
         let (gpus, executor) = machine(can);
         let g = geometry(4, layers, inner, 1);
         let from = Cache::mixed(&*gpus, &src_kinds, LAYOUTS[a], g, guard);
@@ -148,7 +147,7 @@ proptest! {
                 pairs.push(pair);
             }
         }
-        let planned: Vec<_> = plan.groups().iter().map(|group| (group.src, group.dst)).collect();
+        let planned: Vec<_> = plan.groups().iter().map(|group| (group.src(), group.dst())).collect();
         prop_assert_eq!(planned, pairs.clone());
         let shown = plan.to_string();
         for (src, dst) in pairs {
@@ -170,7 +169,7 @@ fn a_pinned_and_a_pageable_layer_go_to_a_gpu_by_a_kernel_and_by_slots() {
     let ids: Vec<usize> = (0..64).rev().collect();
     let options = BlockOptions::new();
     let plan = executor.plan(&from.layout, &ids, &to.layout, &ids, &options).unwrap();
-    let strategies: Vec<_> = plan.groups().iter().map(|group| group.strategy).collect();
+    let strategies: Vec<_> = plan.groups().iter().map(|group| group.strategy()).collect();
     assert_eq!(strategies, [Strategy::Kernel, Strategy::PinnedRing]);
     let used = copy_by_parts_and_check(&*gpus, &executor, (&from, &to), (&ids, &ids));
     assert_eq!(used, "kernel + pinned-ring");
@@ -224,19 +223,17 @@ fn packed_copies_in_several_slices() {
 
 #[test]
 fn without_batch_calls_kernels_or_peers_the_next_best_is_used_and_the_plan_says_why() {
-    let mut can = capabilities();
-    (can.batch, can.kernel, can.peers) = (false, false, vec![]);
-    let (gpus, executor) = machine(can);
+    let (gpus, executor) = machine(GpuCapabilities::new(2));
     let g = geometry(4, 2, 16, 2);
     let device = Cache::new(&*gpus, MemoryKind::Gpu(0), LAYOUTS[1], g, 64);
     let pinned = Cache::new(&*gpus, MemoryKind::Pinned, LAYOUTS[0], g, 64);
     let other = Cache::new(&*gpus, MemoryKind::Gpu(1), LAYOUTS[0], g, 64);
     let options = BlockOptions::new();
     let plan = executor.plan(&device.layout, &[0], &pinned.layout, &[1], &options).unwrap();
-    assert_eq!(plan.groups()[0].strategy, Strategy::Copies);
+    assert_eq!(plan.groups()[0].strategy(), Strategy::Copies);
     assert!(plan.to_string().contains("not batch: the driver has no cuMemcpyBatchAsync"), "{plan}");
     let plan = executor.plan(&device.layout, &[0], &other.layout, &[1], &options).unwrap();
-    assert_eq!(plan.groups()[0].strategy, Strategy::ThroughPinned);
+    assert_eq!(plan.groups()[0].strategy(), Strategy::ThroughPinned);
     assert!(plan.to_string().contains("cannot reach each other"), "{plan}");
 }
 

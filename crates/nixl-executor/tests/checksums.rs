@@ -33,8 +33,7 @@ enum Relation {
 
 impl World {
     async fn new(relation: Relation) -> Self {
-        let mut capabilities = GpuCapabilities::default();
-        (capabilities.gpus, capabilities.batch) = (1, true);
+        let capabilities = GpuCapabilities::new(1).with_batch(true);
         let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
         let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
         let executor =
@@ -95,7 +94,7 @@ async fn reads_inside_a_process_and_between_two_are_verified() {
                 let mut read = world.initiator.begin_read(&remote, local).await.unwrap();
                 let ended = read.wait_for_completion().await;
                 if is_right {
-                    assert_eq!(ended.unwrap().path().unwrap().kind, path);
+                    assert_eq!(ended.unwrap().path().unwrap().kind(), path);
                 } else {
                     let corrupted = TransportError::Corrupted { bytes: total };
                     assert_eq!(ended, Err(OperationError::Transport(corrupted)), "{path:?}");

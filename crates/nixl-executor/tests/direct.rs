@@ -77,7 +77,7 @@ proptest! {
                 target.wait_for_completion().await.unwrap();
                 assert_eq!(bytes(&local), bytes(&offered));
                 assert_eq!(there.to_vec().unwrap(), before.0);
-                done.path().unwrap().kind
+                done.path().unwrap().kind()
             } else {
                 let mut target = a.create_writable(offered.clone()).await.unwrap();
                 let mut write = b.begin_write(local.clone(), target.metadata()).await.unwrap();
@@ -85,10 +85,10 @@ proptest! {
                 target.wait_for_completion().await.unwrap();
                 assert_eq!(bytes(&offered), bytes(&local));
                 assert_eq!(here.to_vec().unwrap(), before.1);
-                done.path().unwrap().kind
+                done.path().unwrap().kind()
             };
             assert_eq!(path, PathKind::SameProcessCopy);
-            assert_eq!((a.stats().active, a.stats().passive), (0, 0));
+            assert_eq!((a.stats().active(), a.stats().passive()), (0, 0));
         });
     }
 }
@@ -123,8 +123,8 @@ fn others_offers_go_over_the_transport_and_the_report_says_why() {
         let mut read = direct.begin_read(&remote, Region::zeroed(100).unwrap()).await.unwrap();
         let done = read.wait_for_completion().await.unwrap();
         let path = done.path().unwrap();
-        assert_eq!(path.kind, PathKind::Direct);
-        assert_eq!(path.rejected[0].kind, PathKind::SameProcessCopy);
+        assert_eq!(path.kind(), PathKind::Direct);
+        assert_eq!(path.rejected()[0].kind(), PathKind::SameProcessCopy);
         assert!(path.to_string().contains("not same-process-copy"), "{path}");
         offered.wait_for_completion().await.unwrap();
     });

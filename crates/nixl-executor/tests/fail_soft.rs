@@ -115,16 +115,14 @@ struct World {
 
 impl World {
     async fn new(locality: bool) -> Self {
-        let mut capabilities = GpuCapabilities::default();
-        (capabilities.gpus, capabilities.batch) = (1, true);
+        let capabilities = GpuCapabilities::new(1).with_batch(true);
         let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
         let inner = SimulatedGpus::new(capabilities).unwrap();
         let gpus =
             Arc::new(Failing { inner, pinning: AtomicBool::new(false), closed: Mutex::default() });
         let executor =
             PathExecutor::with(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
-        let mut staging = StagingConfig::default();
-        (staging.slot_bytes, staging.slots) = (4096, 4);
+        let staging = StagingConfig::default().with_slot_bytes(4096).with_slots(4);
         let paths = Arc::new(executor.staging(staging));
         let inner = Arc::clone(&paths) as Arc<dyn Executor>;
         let executor: Arc<dyn Executor> = Arc::new(Apart {
@@ -174,8 +172,8 @@ async fn without_pinned_slots_operations_take_other_paths() {
     let world = World::new(true).await;
     world.gpus.pinning.store(true, Ordering::Relaxed);
     let completion = world.read().await.unwrap();
-    assert_eq!(completion.path().unwrap().kind, PathKind::CudaIpc);
-    assert_eq!(world.paths.staging_stats().incoming.pinned_bytes, 0);
+    assert_eq!(completion.path().unwrap().kind(), PathKind::CudaIpc);
+    assert_eq!(world.paths.staging_stats().incoming().pinned_bytes(), 0);
 }
 
 #[tokio::test]
@@ -186,9 +184,9 @@ async fn without_pinned_slots_and_other_paths_the_error_says_so_until_there_are_
     let ConnectorError::Transport(TransportError::NoPath { rejected }) = &error else {
         panic!("{error:?}")
     };
-    let staged = rejected.iter().find(|r| r.kind == PathKind::StagedBothSides).unwrap();
-    assert!(staged.reason.starts_with("no pinned slots: "), "{}", staged.reason);
-    assert!(staged.reason.contains("exhausted"), "{}", staged.reason);
+    let staged = rejected.iter().find(|r| r.kind() == PathKind::StagedBothSides).unwrap();
+    assert!(staged.reason().starts_with("no pinned slots: "), "{}", staged.reason());
+    assert!(staged.reason().contains("exhausted"), "{}", staged.reason());
     world.gpus.pinning.store(false, Ordering::Relaxed);
     let began = Instant::now();
     let completion = loop {
@@ -198,7 +196,7 @@ async fn without_pinned_slots_and_other_paths_the_error_says_so_until_there_are_
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
-    assert_eq!(completion.path().unwrap().kind, PathKind::StagedBothSides);
+    assert_eq!(completion.path().unwrap().kind(), PathKind::StagedBothSides);
 }
 
 #[tokio::test]
@@ -215,7 +213,10 @@ async fn connections_share_the_pinned_slots() {
         kept.push((connector, offer));
     }
     let stats = world.paths.staging_stats();
-    assert_eq!((stats.incoming.pinned_bytes, stats.outgoing.pinned_bytes), (4 * 4096, 4 * 4096));
+    assert_eq!(
+        (stats.incoming().pinned_bytes(), stats.outgoing().pinned_bytes()),
+        (4 * 4096, 4 * 4096)
+    );
     world.read().await.unwrap();
 }
 
@@ -228,15 +229,15 @@ async fn memory_that_cannot_be_opened_says_nothing_of_other_memory() {
     for _ in 0..2 {
         let completion = world.read_from(bad.clone()).await.unwrap();
         let path = completion.path().unwrap();
-        assert_eq!(path.kind, PathKind::StagedBothSides, "{path}");
-        let rejected = path.rejected.iter().find(|r| r.kind == PathKind::CudaIpc).unwrap();
-        assert!(rejected.reason.contains("not this memory"), "{}", rejected.reason);
+        assert_eq!(path.kind(), PathKind::StagedBothSides, "{path}");
+        let rejected = path.rejected().iter().find(|r| r.kind() == PathKind::CudaIpc).unwrap();
+        assert!(rejected.reason().contains("not this memory"), "{}", rejected.reason());
         let completion = world.read().await.unwrap();
-        assert_eq!(completion.path().unwrap().kind, PathKind::CudaIpc);
+        assert_eq!(completion.path().unwrap().kind(), PathKind::CudaIpc);
     }
     *world.gpus.closed.lock().unwrap() = None;
     let began = Instant::now();
-    while world.read_from(bad.clone()).await.unwrap().path().unwrap().kind != PathKind::CudaIpc {
+    while world.read_from(bad.clone()).await.unwrap().path().unwrap().kind() != PathKind::CudaIpc {
         assert!(began.elapsed() < LIMIT, "it is tried again");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -259,9 +260,9 @@ async fn memory_in_more_pieces_than_stay_open_is_not_opened() {
     let mut read = world.initiator.begin_read(&remote, local).await.unwrap();
     let completion = read.wait_for_completion().await.unwrap();
     let path = completion.path().unwrap();
-    let rejected = path.rejected.iter().find(|r| r.kind == PathKind::CudaIpc).unwrap();
-    assert!(rejected.reason.contains("1100 pieces of memory are more"), "{}", rejected.reason);
-    assert_eq!(world.paths.peer_stats().imports, 0);
+    let rejected = path.rejected().iter().find(|r| r.kind() == PathKind::CudaIpc).unwrap();
+    assert!(rejected.reason().contains("1100 pieces of memory are more"), "{}", rejected.reason());
+    assert_eq!(world.paths.peer_stats().imports(), 0);
     for region in mine {
         // SAFETY: memory of a simulated GPU, of this length; the transfer is over.
         let bytes = unsafe { slice::from_raw_parts(region.address() as *const u8, 8) };

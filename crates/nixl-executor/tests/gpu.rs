@@ -41,7 +41,7 @@ struct Cuda {
 impl Cuda {
     /// The GPUs, if there are at least `wanted`; else the test is noted as skipped.
     fn new(wanted: u32, test: &str) -> Option<(Self, BlockExecutor)> {
-        let found = nixl_device::cuda::probe().as_ref().map_or(0, |driver| driver.device_count);
+        let found = nixl_device::cuda::probe().as_ref().map_or(0, |driver| driver.device_count());
         if found < wanted {
             let want = if wanted == 1 { "a GPU" } else { "two GPUs" };
             let line = format!("SKIPPED({want}): {test}\n");
@@ -222,7 +222,7 @@ async fn operations_wait_for_streams() {
     let mut write = initiator.begin_write(list, &remote).await.unwrap();
     let done = write.wait_for_completion().await.unwrap();
     offer.wait_for_completion().await.unwrap();
-    assert!(matches!(done.path().unwrap().kind, PathKind::Local(_)));
+    assert!(matches!(done.path().unwrap().kind(), PathKind::Local(_)));
     assert!(cuda.download(&theirs) == bytes);
 
     let point = work();
@@ -293,7 +293,7 @@ fn the_kernel_and_the_batch_call_are_there() {
     };
     let can = machine.gpus.capabilities();
     println!("{can:?}");
-    assert!(can.kernel, "the PTX was not accepted");
+    assert!(can.kernel(), "the PTX was not accepted");
     let pinned = MemoryKind::Pinned;
     assert_eq!(Strategy::Kernel.check(MemoryKind::Gpu(0), pinned, can), Ok(()));
 }

@@ -44,14 +44,12 @@ impl World {
     }
 
     async fn with(poses: bool) -> Self {
-        let mut capabilities = GpuCapabilities::default();
-        (capabilities.gpus, capabilities.batch) = (1, true);
+        let capabilities = GpuCapabilities::new(1).with_batch(true);
         let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
         let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
         let executor =
             PathExecutor::with(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
-        let mut staging = StagingConfig::default();
-        (staging.slot_bytes, staging.slots) = (4096, 4);
+        let staging = StagingConfig::default().with_slot_bytes(4096).with_slots(4);
         let paths = Arc::new(executor.staging(staging));
         let executor: Arc<dyn Executor> = Arc::new(Apart {
             executor: Arc::clone(&paths) as Arc<dyn Executor>,
@@ -271,7 +269,7 @@ async fn every_pair_of_memories_has_a_path_and_the_report_names_it() {
         for kind in KINDS {
             let (ended, bytes) = world.transfer(kind, sides, PathPolicy::auto()).await;
             let completion = ended.unwrap();
-            assert_eq!(completion.path().unwrap().kind, expected, "{kind} {sides:?}");
+            assert_eq!(completion.path().unwrap().kind(), expected, "{kind} {sides:?}");
             assert!(bytes == moved(kind), "{kind} {sides:?}");
         }
     }
@@ -286,9 +284,9 @@ async fn a_path_that_cannot_be_prepared_is_followed_by_the_next_and_the_report_s
         let (ended, bytes) = world.transfer(kind, (GPU, GPU), policy).await;
         let completion = ended.unwrap();
         let path = completion.path().unwrap();
-        assert_eq!(path.kind, PathKind::StagedBothSides, "{path}");
-        let rejected = path.rejected.iter().find(|r| r.kind == PathKind::EngineStaged).unwrap();
-        assert!(rejected.reason.contains("not registered"), "{}", rejected.reason);
+        assert_eq!(path.kind(), PathKind::StagedBothSides, "{path}");
+        let rejected = path.rejected().iter().find(|r| r.kind() == PathKind::EngineStaged).unwrap();
+        assert!(rejected.reason().contains("not registered"), "{}", rejected.reason());
         assert!(bytes == moved(kind));
     }
 }
@@ -311,9 +309,9 @@ async fn a_path_that_fails_halfway_is_followed_by_the_next() {
             let (ended, bytes) = world.transfer(kind, sides, policy).await;
             let completion = ended.unwrap();
             let path = completion.path().unwrap();
-            assert_eq!(path.kind, PathKind::CudaIpc, "{kind} {sides:?} {path}");
-            let failed = path.rejected.iter().find(|r| r.kind == first).unwrap();
-            assert!(failed.reason.contains("failed"), "{}", failed.reason);
+            assert_eq!(path.kind(), PathKind::CudaIpc, "{kind} {sides:?} {path}");
+            let failed = path.rejected().iter().find(|r| r.kind() == first).unwrap();
+            assert!(failed.reason().contains("failed"), "{}", failed.reason());
             assert!(bytes == moved(kind), "{kind} {sides:?}");
         }
     }
@@ -343,16 +341,16 @@ async fn a_path_shows_that_it_works_before_it_is_trusted() {
     let world = World::locality().await;
     for expected in [PROBE + LARGE as u64, LARGE as u64] {
         let (path, asked) = read_large(&world).await;
-        assert_eq!((path.kind, asked), (PathKind::CudaIpc, expected), "{path}");
+        assert_eq!((path.kind(), asked), (PathKind::CudaIpc, expected), "{path}");
     }
     // What fails to show it is not trusted, and not asked again for a while.
     let world = World::locality().await;
     world.gpus.refuse(1);
     for _ in 0..2 {
         let (path, _) = read_large(&world).await;
-        assert_eq!(path.kind, PathKind::StagedBothSides, "{path}");
-        let rejected = path.rejected.iter().find(|r| r.kind == PathKind::CudaIpc).unwrap();
-        assert!(rejected.reason.contains("simulated refusal"), "{}", rejected.reason);
+        assert_eq!(path.kind(), PathKind::StagedBothSides, "{path}");
+        let rejected = path.rejected().iter().find(|r| r.kind() == PathKind::CudaIpc).unwrap();
+        assert!(rejected.reason().contains("simulated refusal"), "{}", rejected.reason());
     }
 }
 
@@ -395,7 +393,7 @@ async fn a_path_that_is_not_there_is_an_error_before_bytes_move() {
         let ConnectorError::Transport(TransportError::NoPath { rejected }) = &error else {
             panic!("{error:?}")
         };
-        assert_eq!(rejected[0].kind, PathKind::GpuDirect, "what is missing comes first");
+        assert_eq!(rejected[0].kind(), PathKind::GpuDirect, "what is missing comes first");
         assert!(bytes == [pattern(7), pattern(11)], "nothing moved");
     }
 }
@@ -465,7 +463,7 @@ async fn memory_is_offered_once_the_work_on_it_is_done() {
     let options = OperationOptions::new().timeout(MOMENT);
     let late = world.target.create_readable_with(list.clone(), options).await.unwrap_err();
     assert!(matches!(late, ConnectorError::Operation(OperationError::TimedOut { .. })), "{late}");
-    work.end(Err(DependencyError { reason: "the kernel faulted".to_owned() }));
+    work.end(Err(DependencyError::new("the kernel faulted")));
     let failed = world.target.create_readable(list).await.unwrap_err().to_string();
     assert!(failed.contains("the kernel faulted"), "{failed}");
 }
@@ -475,7 +473,7 @@ async fn work_that_fails_says_nothing_against_the_path() {
     let world = World::locality().await;
     let theirs = world.region(GPU, &pattern(11));
     let broken = Arc::new(Work::default());
-    broken.end(Err(DependencyError { reason: "the kernel faulted".to_owned() }));
+    broken.end(Err(DependencyError::new("the kernel faulted")));
     let offer = world.target.create_readable(theirs).await.unwrap();
     let list = DescriptorList::from(world.region(GPU, &pattern(7))).after(broken);
     let mut read = world.initiator.begin_read(&carried(offer.metadata()), list).await.unwrap();
@@ -485,7 +483,7 @@ async fn work_that_fails_says_nothing_against_the_path() {
     let auto = PathPolicy::auto();
     let (ended, _) = world.transfer(OperationKind::Read, (GPU, GPU), auto).await;
     let path = ended.unwrap().path().unwrap().clone();
-    assert_eq!((path.kind, path.rejected.len()), (PathKind::CudaIpc, 0), "{path}");
+    assert_eq!((path.kind(), path.rejected().len()), (PathKind::CudaIpc, 0), "{path}");
 }
 
 #[tokio::test]
@@ -533,8 +531,8 @@ async fn what_fails_behind_a_stream_is_waited_for_without_a_thread() {
     let done = write.wait_for_completion().await.unwrap();
     offer.wait_for_completion().await.unwrap();
     let path = done.path().unwrap();
-    let failed = path.rejected.iter().find(|r| r.kind == PathKind::CudaIpc);
-    assert!(path.kind != PathKind::CudaIpc && failed.is_some(), "{path}");
+    let failed = path.rejected().iter().find(|r| r.kind() == PathKind::CudaIpc);
+    assert!(path.kind() != PathKind::CudaIpc && failed.is_some(), "{path}");
     // SAFETY: as in `fill`; the transfer is over.
     let moved = unsafe { slice::from_raw_parts(theirs.address() as *const u8, LEN) };
     assert!(moved == pattern(7));
@@ -554,5 +552,5 @@ async fn memory_of_several_devices_is_refused_and_says_nothing_against_a_path() 
     let refused = world.initiator.begin_read(&remote, mixed).await.unwrap_err().to_string();
     assert!(refused.contains("several devices"), "{refused}");
     let (ended, _) = world.transfer(OperationKind::Read, (GPU, GPU), PathPolicy::auto()).await;
-    assert_eq!(ended.unwrap().path().unwrap().kind, PathKind::CudaIpc);
+    assert_eq!(ended.unwrap().path().unwrap().kind(), PathKind::CudaIpc);
 }

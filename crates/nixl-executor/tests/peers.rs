@@ -56,8 +56,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         let process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        let mut capabilities = GpuCapabilities::default();
-        (capabilities.gpus, capabilities.batch) = (1, true);
+        let capabilities = GpuCapabilities::new(1).with_batch(true);
         let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
         let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
         let paths = || {
@@ -89,7 +88,7 @@ impl World {
         let remote = RdmaMetadata::decode(&offer.metadata().to_native_bytes().unwrap()).unwrap();
         let mut read = self.initiator.begin_read(&remote, region()).await.unwrap();
         let completion = read.wait_for_completion().await.unwrap();
-        assert_eq!(completion.path().unwrap().kind, PathKind::CudaIpc);
+        assert_eq!(completion.path().unwrap().kind(), PathKind::CudaIpc);
         PeerId::new(remote.peer().unwrap().agent_name())
     }
 
@@ -115,7 +114,7 @@ async fn what_is_kept_for_a_peer_goes_when_its_process_is_killed() {
     world.read().await;
     world.read().await;
     let stats = world.paths.peer_stats();
-    assert_eq!((stats.peers, stats.imports), (1, 2));
+    assert_eq!((stats.peers(), stats.imports()), (1, 2));
     world.process.kill().unwrap();
     world.until_nothing_is_kept();
 }
@@ -124,10 +123,10 @@ async fn what_is_kept_for_a_peer_goes_when_its_process_is_killed() {
 async fn what_is_kept_for_a_peer_goes_when_its_connection_is_dead() {
     let world = World::new().await;
     let peer = world.read().await;
-    assert_eq!(world.paths.peer_stats().imports, 1);
+    assert_eq!(world.paths.peer_stats().imports(), 1);
     world.connected.get().unwrap().peers().unwrap().peer_ended(&peer);
     world.until_nothing_is_kept();
     // It comes back if it is there after all.
     world.read().await;
-    assert_eq!(world.paths.peer_stats().imports, 1);
+    assert_eq!(world.paths.peer_stats().imports(), 1);
 }

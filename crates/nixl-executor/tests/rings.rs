@@ -45,9 +45,8 @@ struct Mood {
 
 impl Moody {
     fn with(late: usize) -> Arc<Self> {
-        let mut can = GpuCapabilities::default();
         // No peers: from GPU to GPU it goes through slots.
-        (can.gpus, can.batch, can.kernel) = (2, true, true);
+        let can = GpuCapabilities::new(2).with_batch(true).with_kernel(true);
         let mood = Mood {
             pinned: AtomicUsize::new(0),
             pinned_limit: AtomicUsize::new(usize::MAX),
@@ -459,9 +458,9 @@ fn progress_grows_to_the_total_before_the_end() {
         wait(both(&executor, (&from, &to), &options)).unwrap();
         let seen = seen.lock().unwrap();
         assert!(calls.contains(&seen.len()), "{strategy}: {seen:?}");
-        assert!(seen.is_sorted_by_key(|progress| progress.done), "{seen:?}");
-        assert!(seen.iter().all(|progress| progress.total == 2 * half as u64));
-        assert_eq!(seen.last().unwrap().done, 2 * half as u64);
+        assert!(seen.is_sorted_by_key(|progress| progress.done()), "{seen:?}");
+        assert!(seen.iter().all(|progress| progress.total() == 2 * half as u64));
+        assert_eq!(seen.last().unwrap().done(), 2 * half as u64);
     }
 }
 

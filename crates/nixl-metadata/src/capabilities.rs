@@ -2,14 +2,10 @@
 
 /// What a peer can do beyond moving bytes with its engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub struct Capabilities {
-    /// It takes part in staged transfers through pinned host memory.
-    pub staging: bool,
-    /// It can share device memory with other processes of its host.
-    pub ipc: bool,
-    /// It can map host memory that another process of its host shares.
-    pub shared_memory: bool,
+    pub(crate) staging: bool,
+    ipc: bool,
+    shared_memory: bool,
 }
 
 impl Capabilities {
@@ -51,5 +47,23 @@ impl Capabilities {
             ipc: bits & Self::IPC != 0,
             shared_memory: bits & Self::SHARED_MEMORY != 0,
         }
+    }
+
+    /// It takes part in staged transfers through pinned host memory.
+    #[must_use]
+    pub fn staging(&self) -> bool {
+        self.staging
+    }
+
+    /// It can share device memory with other processes of its host.
+    #[must_use]
+    pub fn ipc(&self) -> bool {
+        self.ipc
+    }
+
+    /// It can map host memory that another process of its host shares.
+    #[must_use]
+    pub fn shared_memory(&self) -> bool {
+        self.shared_memory
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::SharedFile;
+
 /// A place in the owner's shared memory where an initiator on the same host leaves its word that the operation is complete.
 ///
 /// The memory is a file as that of [`ShareKind::File`](crate::ShareKind::File), of words of 8 bytes in the host's byte order,
@@ -33,20 +35,10 @@ use std::fmt;
 /// It is a hint: the notification through the engine is as good. Its holder can claim that the operation is complete, so
 /// `Debug` shows only the place.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[allow(clippy::exhaustive_structs, reason = "it is what peers send")]
 pub struct Doorbell {
-    /// The process that has the file open.
-    pub pid: u32,
-    /// Its file descriptor there.
-    pub fd: u32,
-    /// Random, and part of the file's own name.
-    pub name: [u8; 16],
-    /// The number of bytes of the file.
-    pub length: u64,
-    /// The place.
-    pub slot: u32,
-    /// The secret of the offer's holders; not 0.
-    pub token: u64,
+    pub(crate) file: SharedFile,
+    pub(crate) slot: u32,
+    pub(crate) token: u64,
 }
 
 impl Doorbell {
@@ -76,6 +68,30 @@ impl Doorbell {
 
     /// What the first word of a letter ends with.
     pub const LETTER: u16 = 0x6c74;
+
+    /// A place of the file, with the secret of the offer's holders, which is not 0.
+    #[must_use]
+    pub const fn new(file: SharedFile, slot: u32, token: u64) -> Self {
+        Self { file, slot, token }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> SharedFile {
+        self.file
+    }
+
+    /// The place.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// The secret of the offer's holders; not 0.
+    #[must_use]
+    pub fn token(&self) -> u64 {
+        self.token
+    }
 }
 
 impl fmt::Debug for Doorbell {

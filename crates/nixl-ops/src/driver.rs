@@ -19,82 +19,22 @@ use crate::control::{
 };
 use crate::deadline::Deadline;
 use crate::drain::Departures;
-use crate::overdue::{Overdue, OverdueList, OverdueTotal};
+use crate::overdue::{OverdueList, OverdueTotal};
 use crate::parking::{DoorbellListener, Parking};
-use crate::passive::{Held, OfferSpec, PassiveEntry, PassiveTable, QuietProof, SlotsFound};
+use crate::passive::{OfferSpec, PassiveEntry, PassiveTable, QuietProof, SlotsFound};
 use crate::posts::{PostHistory, PostedBy};
 use crate::sync::{Mutex, lock, thread};
 use crate::task::{self, Count, InFlight, SlotState, Task, TaskSlot};
+use crate::telemetry::EndMetrics;
 use crate::typical::TypicalDurations;
 use crate::unexpected::{IdleLooks, Unexpected};
 use crate::wakes::WakeBatch;
 use crate::{
-    Backoff, BlockingThread, Clock, ConnectionExecutor, Execution, Mailboxes, OfferSlot,
-    OperationError, OperationOptions, OperationStatus, PeerId, PeerService, Received, RemoteSlots,
-    Transport, TransportError,
+    BlockingThread, Clock, ConnectionExecutor, DriverConfig, DriverStats, Execution, Mailboxes,
+    OfferSlot, OperationError, OperationOptions, OperationStatus, PeerId, PeerService, Received,
+    RemoteSlots, Transport, TransportError,
 };
 use nixl_metadata::{AgentMetadata, NotificationKey, OfferTerms, OperationKind, RdmaMetadata};
-
-/// How a driver works.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct DriverConfig {
-    /// How often to look while something is outstanding.
-    pub backoff: Backoff,
-    /// How long to wait for an engine or a peer whose operation has ended. After that an active operation is
-    /// [overdue](DriverStats::overdue), and the memory of a passive one stays in quarantine until its peer is proven quiet.
-    pub drain: Duration,
-    /// The most by which the clocks of two hosts may differ: the life time of an offer is over so much later for its owner.
-    pub clock_skew: Duration,
-    /// Bound on operations in flight; more are refused with [`OperationError::QueueFull`].
-    pub max_in_flight: usize,
-    /// Transfers up to this many bytes are posted and first polled on the caller's thread, larger ones by
-    /// the driver, unless they [post quickly](Execution::posts_quickly): some engines copy inside the post.
-    pub inline_bytes: u64,
-    /// How long the first poll of a wait may look for completion before it goes to sleep.
-    pub inline_spin: Duration,
-}
-
-impl Default for DriverConfig {
-    fn default() -> Self {
-        Self {
-            backoff: Backoff::default(),
-            drain: Duration::from_secs(60),
-            clock_skew: Duration::from_secs(60),
-            max_in_flight: 65_536,
-            inline_bytes: 1024 * 1024,
-            inline_spin: Duration::from_micros(50),
-        }
-    }
-}
-
-/// What a driver has in hand.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct DriverStats {
-    /// Active operations whose engine is not quiet, abandoned ones included, overdue ones not.
-    pub active: usize,
-    /// Active operations whose engine was not quiet when their drain time was over. Their waiters were told; their memory comes
-    /// back when their engine is quiet, which is asked seldom, and is leaked only if the driver ends before. They do not count for
-    /// [`max_in_flight`](DriverConfig::max_in_flight).
-    pub overdue: Overdue,
-    /// Passive operations that a peer may still use, abandoned ones included.
-    pub passive: usize,
-    /// Writable offers that were given up and that a peer may still be writing. They come back by the peer's confirmation or by proof.
-    pub quarantined: Held,
-    /// Those of them whose peers know neither claims nor a life time, as those of Dynamo's profile.
-    pub quarantined_without_terms: Held,
-    /// Readable offers that were given up: their memory can be overwritten, and is freed when their life time is over.
-    pub retained: Held,
-    /// Completions of offers that had ended: two initiators used one offer, or one used it twice.
-    pub second_completions: u64,
-    /// Notifications that ended no operation and were for nothing under way. They are dropped.
-    pub unexpected_notifications: u64,
-    /// Their bytes.
-    pub unexpected_bytes: u64,
-    /// Notifications whose sender or content the engine [cannot read](Transport::unreadable_notifications).
-    pub unreadable_notifications: u64,
-}
 
 /// What a driver does next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -130,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) departures: Departures,
     typical: TypicalDurations,
     posts: PostHistory,
+    metrics: EndMetrics,
     parking: Parking,
     /// It turns, or will at once.
     awake: AtomicBool,
@@ -227,6 +168,7 @@ impl Driver {
             departures: Departures::default(),
             typical: TypicalDurations::default(),
             posts: PostHistory::default(),
+            metrics: EndMetrics::default(),
             parking: Parking::new(Arc::clone(&passive.page)),
             awake: AtomicBool::new(false),
             new_waiter: AtomicBool::new(false),
@@ -362,6 +304,7 @@ impl Driver {
             count: Count::InFlight(count),
             deadline: Deadline::starting(begun, &options),
             drain_by: None,
+            span: tracing::debug_span!("operation", bytes),
         }));
         if posted_by == PostedBy::Caller && shared.poll(&slot) == SlotState::Ended {
             return Ok(slot);
@@ -427,8 +370,7 @@ impl Shared {
             };
         }
         // With many tasks the driver is awake, and alone at the engine it does more.
-        let is_busy =
-            self.awake.load(Ordering::Relaxed) && self.active.load(Ordering::Relaxed) > 0;
+        let is_busy = self.awake.load(Ordering::Relaxed) && self.active.load(Ordering::Relaxed) > 0;
         if is_busy { PostedBy::Driver } else { PostedBy::Caller }
     }
 
@@ -444,8 +386,8 @@ impl Shared {
     }
 
     pub(crate) fn poll(&self, slot: &TaskSlot) -> SlotState {
-        let Self { clock, config, overdue, typical, posts, .. } = self;
-        slot.poll(task::Context { clock: &**clock, config, overdue, typical, posts })
+        let Self { clock, config, overdue, typical, posts, metrics, .. } = self;
+        slot.poll(task::Context { clock: &**clock, config, overdue, typical, posts, metrics })
     }
 
     /// Operations that have not ended, of either side.
@@ -520,6 +462,7 @@ impl Shared {
             count: Count::InFlight(InFlight::beyond_limit(&self.active)),
             deadline: None,
             drain_by: None,
+            span: tracing::debug_span!("served operation"),
         };
         Arc::new(TaskSlot::serving(task))
     }

@@ -130,20 +130,13 @@ pub trait PeerService {
 
 /// The parts of a connection that its executor may use.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct ConnectionContext {
-    /// The engine.
-    pub transport: Arc<dyn Transport>,
-    /// Memory that the executor registers is registered through this.
-    pub registrations: Arc<RegistrationCache>,
-    /// Where blocking calls are made.
-    pub background: Arc<dyn BlockingThread>,
-    /// The connection's time.
-    pub clock: Arc<dyn Clock>,
-    /// Makes the connection's driver look at its executions.
-    pub waker: Waker,
-    /// Mailboxes for messages between processes of one host, without the engine.
-    pub mailboxes: Arc<Mailboxes>,
+    pub(crate) transport: Arc<dyn Transport>,
+    registrations: Arc<RegistrationCache>,
+    pub(crate) background: Arc<dyn BlockingThread>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) waker: Waker,
+    pub(crate) mailboxes: Arc<Mailboxes>,
 }
 
 impl ConnectionContext {
@@ -157,6 +150,42 @@ impl ConnectionContext {
         mailboxes: Arc<Mailboxes>,
     ) -> Self {
         Self { transport, registrations, background, clock, waker, mailboxes }
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn transport(&self) -> &Arc<dyn Transport> {
+        &self.transport
+    }
+
+    /// Memory that the executor registers is registered through this.
+    #[must_use]
+    pub fn registrations(&self) -> &Arc<RegistrationCache> {
+        &self.registrations
+    }
+
+    /// Where blocking calls are made.
+    #[must_use]
+    pub fn background(&self) -> &Arc<dyn BlockingThread> {
+        &self.background
+    }
+
+    /// The connection's time.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Makes the connection's driver look at its executions.
+    #[must_use]
+    pub fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
+    /// Mailboxes for messages between processes of one host, without the engine.
+    #[must_use]
+    pub fn mailboxes(&self) -> &Arc<Mailboxes> {
+        &self.mailboxes
     }
 }
 
@@ -200,44 +229,68 @@ impl fmt::Debug for Received {
 
 /// An operation to carry out. The lists have been [paired](crate::pair).
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct TransferRequest<'a> {
-    /// `Read` moves remote to local, `Write` local to remote.
-    pub kind: OperationKind,
-    /// Local memory, which [`leased`](Self::leased) covers.
-    pub local: &'a DescriptorList,
-    /// The proof that it is leased; the execution owns a clone until nothing of it is in flight.
-    pub leased: &'a Leased,
-    /// What the peer offered.
-    pub remote: &'a RdmaMetadata,
-    /// The peer and the engine that reaches it; `None` if [`ConnectionExecutor::is_local`] said so.
-    pub route: Option<Route<'a>>,
-    /// Which ways are allowed.
-    pub policy: PathPolicy,
+    pub(crate) kind: OperationKind,
+    pub(crate) local: &'a DescriptorList,
+    pub(crate) leased: &'a Leased,
+    pub(crate) remote: &'a RdmaMetadata,
+    pub(crate) route: Option<Route<'a>>,
+    pub(crate) policy: PathPolicy,
 }
 
 /// How an engine reaches the other side.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct Route<'a> {
+    pub(crate) transport: &'a Arc<dyn Transport>,
+    pub(crate) peer: &'a PeerId,
+    registrations: Vec<Registration>,
+    initiator_metadata: Option<AgentMetadata>,
+    pub(crate) slot: Option<&'a RemoteSlot>,
+    pub(crate) notifies: bool,
+}
+
+impl<'a> Route<'a> {
     /// The engine.
-    pub transport: &'a Arc<dyn Transport>,
+    #[must_use]
+    pub fn transport(&self) -> &'a Arc<dyn Transport> {
+        self.transport
+    }
+
     /// The connected peer.
-    pub peer: &'a PeerId,
+    #[must_use]
+    pub fn peer(&self) -> &'a PeerId {
+        self.peer
+    }
+
     /// Registrations of the local memory.
-    pub registrations: Vec<Registration>,
+    #[must_use]
+    pub fn registrations(&self) -> &[Registration] {
+        &self.registrations
+    }
+
     /// What the peer needs to reach this side, if [`ConnectionExecutor::needs_local_metadata`] asked for it. Covers the local memory.
-    pub initiator_metadata: Option<AgentMetadata>,
+    #[must_use]
+    pub fn initiator_metadata(&self) -> Option<&AgentMetadata> {
+        self.initiator_metadata.as_ref()
+    }
+
     /// The slot of the offer, if the peer is proven to be on this host.
-    pub slot: Option<&'a RemoteSlot>,
+    #[must_use]
+    pub fn slot(&self) -> Option<&'a RemoteSlot> {
+        self.slot
+    }
+
     /// Whether the target waits for a notification of the end. Not for a read under a grant, of whose end its owner learns by the
     /// ticket; paths in which the target takes part, and which begin at an offer, are then not available.
-    pub notifies: bool,
+    #[must_use]
+    pub fn notifies(&self) -> bool {
+        self.notifies
+    }
 }
 
 impl<'a> TransferRequest<'a> {
     /// A request that is served inside this process.
-    pub fn local(
+    pub fn intra_process(
         kind: OperationKind,
         (local, leased): (&'a DescriptorList, &'a Leased),
         remote: &'a RdmaMetadata,
@@ -300,7 +353,7 @@ impl<'a> TransferRequest<'a> {
     }
 
     /// A request to a connected peer.
-    pub fn remote(
+    pub fn inter_process(
         kind: OperationKind,
         (local, leased): (&'a DescriptorList, &'a Leased),
         remote: &'a RdmaMetadata,
@@ -312,6 +365,42 @@ impl<'a> TransferRequest<'a> {
         let route =
             Some(Route { transport, peer, registrations, initiator_metadata, slot, notifies });
         Self { kind, local, leased, remote, route, policy: PathPolicy::auto() }
+    }
+
+    /// `Read` moves remote to local, `Write` local to remote.
+    #[must_use]
+    pub fn kind(&self) -> OperationKind {
+        self.kind
+    }
+
+    /// Local memory, which [`leased`](Self::leased) covers.
+    #[must_use]
+    pub fn local(&self) -> &'a DescriptorList {
+        self.local
+    }
+
+    /// The proof that it is leased; the execution owns a clone until nothing of it is in flight.
+    #[must_use]
+    pub fn leased(&self) -> &'a Leased {
+        self.leased
+    }
+
+    /// What the peer offered.
+    #[must_use]
+    pub fn remote(&self) -> &'a RdmaMetadata {
+        self.remote
+    }
+
+    /// The peer and the engine that reaches it; `None` if [`Executor::is_local`] said so.
+    #[must_use]
+    pub fn route(&self) -> Option<&Route<'a>> {
+        self.route.as_ref()
+    }
+
+    /// Which ways are allowed.
+    #[must_use]
+    pub fn policy(&self) -> PathPolicy {
+        self.policy
     }
 }
 

@@ -3,19 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{Gauge, gauge};
-
 use crate::sync::{Mutex, lock};
 use crate::task::{SlotState, TaskSlot};
+use crate::telemetry::GaugeShare;
 
 /// Executions whose engines were not quiet when the drain time was over.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct Overdue {
+    operations: usize,
+    pub(crate) bytes: u64,
+}
+
+impl Overdue {
     /// How many there are.
-    pub operations: usize,
+    #[must_use]
+    pub fn operations(&self) -> usize {
+        self.operations
+    }
+
     /// The bytes of their memory, which stays leased.
-    pub bytes: u64,
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 /// All of a driver's, shared with those that are counted.
@@ -33,17 +43,18 @@ impl OverdueTotal {
         total.operations += 1;
         total.bytes = total.bytes.saturating_add(bytes);
         drop(total);
-        let gauges = (gauge!("nixl_overdue_operations"), gauge!("nixl_overdue_bytes"));
-        gauges.0.increment(1.0);
-        gauges.1.increment(float(bytes));
-        CountedOverdue { total: Arc::clone(self), gauges, bytes }
+        let gauges = [
+            GaugeShare::new("nixl_overdue_operations", 1),
+            GaugeShare::new("nixl_overdue_bytes", bytes),
+        ];
+        CountedOverdue { total: Arc::clone(self), _gauges: gauges, bytes }
     }
 }
 
 /// One that is counted until it is dropped.
 pub(crate) struct CountedOverdue {
     total: Arc<OverdueTotal>,
-    gauges: (Gauge, Gauge),
+    _gauges: [GaugeShare; 2],
     bytes: u64,
 }
 
@@ -52,15 +63,7 @@ impl Drop for CountedOverdue {
         let mut total = lock(&self.total.0);
         total.operations -= 1;
         total.bytes = total.bytes.saturating_sub(self.bytes);
-        drop(total);
-        self.gauges.0.decrement(1.0);
-        self.gauges.1.decrement(float(self.bytes));
     }
-}
-
-#[allow(clippy::cast_precision_loss, reason = "gauges are floating-point numbers")]
-fn float(bytes: u64) -> f64 {
-    bytes as f64
 }
 
 /// Those of one driver, each with the time of the next look at it.

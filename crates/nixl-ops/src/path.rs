@@ -125,12 +125,9 @@ impl fmt::Display for Medium {
 
 /// One leg of a path.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct Hop {
-    /// What moved the bytes and where, for instance `gpu to slot`.
-    pub name: Cow<'static, str>,
-    /// The time during which at least one chunk was on this leg.
-    pub busy: Duration,
+    pub(crate) name: Cow<'static, str>,
+    busy: Duration,
 }
 
 impl Hop {
@@ -138,16 +135,25 @@ impl Hop {
     pub fn new(name: impl Into<Cow<'static, str>>, busy: Duration) -> Self {
         Self { name: name.into(), busy }
     }
+
+    /// What moved the bytes and where, for instance `gpu to slot`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The time during which at least one chunk was on this leg.
+    #[must_use]
+    pub fn busy(&self) -> Duration {
+        self.busy
+    }
 }
 
 /// A path that was considered and not taken.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct Rejected {
-    /// The path.
-    pub kind: PathKind,
-    /// Why not.
-    pub reason: Cow<'static, str>,
+    pub(crate) kind: PathKind,
+    pub(crate) reason: Cow<'static, str>,
 }
 
 impl Rejected {
@@ -155,34 +161,34 @@ impl Rejected {
     pub fn new(kind: PathKind, reason: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, reason: reason.into() }
     }
+
+    /// The path.
+    #[must_use]
+    pub fn kind(&self) -> PathKind {
+        self.kind
+    }
+
+    /// Why not.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
 }
 
 /// The path one operation took.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct PathReport {
-    /// The kind of path.
-    pub kind: PathKind,
-    /// The engine that moved the bytes, for instance `nixl/UCX` or `memcpy`.
-    pub transport: Cow<'static, str>,
-    /// Bytes of the operation.
-    pub bytes: u64,
-    /// Descriptor pairs handed to the engine, after neighbours were merged.
-    pub descriptors: usize,
-    /// What carried the bytes between the processes, if they left this one and it is known.
-    pub medium: Option<Medium>,
-    /// Pieces that moved one after the other; one if the path does not cut.
-    pub chunks: u64,
-    /// Links used side by side.
-    pub rails: u32,
-    /// The legs of a path that has several.
-    pub hops: Vec<Hop>,
-    /// Why this is not what the hardware could do, if the peer is the reason.
-    pub degraded: Option<Cow<'static, str>>,
-    /// From post to the observed end. Zero while the operation has not ended.
-    pub elapsed: Duration,
-    /// Better paths that were not taken, best first.
-    pub rejected: Arc<[Rejected]>,
+    pub(crate) kind: PathKind,
+    pub(crate) transport: Cow<'static, str>,
+    pub(crate) bytes: u64,
+    pub(crate) descriptors: usize,
+    medium: Option<Medium>,
+    chunks: u64,
+    rails: u32,
+    hops: Vec<Hop>,
+    degraded: Option<Cow<'static, str>>,
+    pub(crate) elapsed: Duration,
+    pub(crate) rejected: Arc<[Rejected]>,
 }
 
 impl PathReport {
@@ -208,11 +214,120 @@ impl PathReport {
         }
     }
 
+    /// The same report, of this kind of path.
+    #[must_use]
+    pub fn with_kind(mut self, kind: PathKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// The same report, of this medium.
+    #[must_use]
+    pub fn with_medium(mut self, medium: Option<Medium>) -> Self {
+        self.medium = medium;
+        self
+    }
+
+    /// The same report, of a transfer in so many chunks; 1 unless set.
+    #[must_use]
+    pub fn with_chunks(mut self, chunks: u64) -> Self {
+        self.chunks = chunks;
+        self
+    }
+
+    /// The same report, with the time that each hop took.
+    #[must_use]
+    pub fn with_hops(mut self, hops: Vec<Hop>) -> Self {
+        self.hops = hops;
+        self
+    }
+
+    /// The same report, of a path that is slower than the hardware allows for this reason.
+    #[must_use]
+    pub fn with_degraded(mut self, reason: Option<Cow<'static, str>>) -> Self {
+        self.degraded = reason;
+        self
+    }
+
+    /// The same report, of so many bytes in so many copies.
+    #[must_use]
+    pub fn of_copies(mut self, bytes: u64, copies: usize) -> Self {
+        self.bytes = bytes;
+        self.descriptors = copies;
+        self
+    }
+
     /// With these paths not taken.
     #[must_use]
     pub fn rejecting(mut self, rejected: impl Into<Arc<[Rejected]>>) -> Self {
         self.rejected = rejected.into();
         self
+    }
+
+    /// The kind of path.
+    #[must_use]
+    pub fn kind(&self) -> PathKind {
+        self.kind
+    }
+
+    /// The engine that moved the bytes, for instance `nixl/UCX` or `memcpy`.
+    #[must_use]
+    pub fn transport(&self) -> &str {
+        &self.transport
+    }
+
+    /// Bytes of the operation.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Descriptor pairs handed to the engine, after neighbours were merged.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        self.descriptors
+    }
+
+    /// What carried the bytes between the processes, if they left this one and it is known.
+    #[must_use]
+    pub fn medium(&self) -> Option<Medium> {
+        self.medium
+    }
+
+    /// Pieces that moved one after the other; one if the path does not cut.
+    #[must_use]
+    pub fn chunks(&self) -> u64 {
+        self.chunks
+    }
+
+    /// Links used side by side.
+    #[must_use]
+    pub fn rails(&self) -> u32 {
+        self.rails
+    }
+
+    /// The legs of a path that has several.
+    #[must_use]
+    pub fn hops(&self) -> &[Hop] {
+        &self.hops
+    }
+
+    /// Why this is not what the hardware could do, if the peer is the reason.
+    #[must_use]
+    pub fn degraded(&self) -> Option<&str> {
+        self.degraded.as_deref()
+    }
+
+    /// From post to the observed end. Zero while the operation has not ended.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// Better paths that were not taken, best first.
+    #[must_use]
+    pub fn rejected(&self) -> &[Rejected] {
+        &self.rejected
     }
 }
 

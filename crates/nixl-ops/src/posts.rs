@@ -1,4 +1,4 @@
-//! Where transfers are posted, and whether an engine moves the bytes in its posts.
+//! The thread that posts a transfer, and whether an engine moves the bytes in its posts.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -4,14 +4,10 @@ use std::fmt;
 
 /// One setting of the engine's, as it is in force.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct EngineSetting {
-    /// Its name, as the engine knows it: `UCX_TLS` for instance.
-    pub name: String,
-    /// Its value.
-    pub value: String,
-    /// Where the value is from.
-    pub source: SettingSource,
+    pub(crate) name: String,
+    pub(crate) value: String,
+    source: SettingSource,
 }
 
 /// Where the value of a setting is from.
@@ -32,6 +28,24 @@ impl EngineSetting {
     /// A setting in force.
     pub fn new(name: impl Into<String>, value: impl Into<String>, source: SettingSource) -> Self {
         Self { name: name.into(), value: value.into(), source }
+    }
+
+    /// Its name, as the engine knows it: `UCX_TLS` for instance.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its value.
+    #[must_use]
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// Where the value is from.
+    #[must_use]
+    pub fn source(&self) -> SettingSource {
+        self.source
     }
 }
 

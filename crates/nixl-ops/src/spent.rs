@@ -31,12 +31,23 @@ struct Inner {
 
 /// What [`SpentKeys`] holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct SpentStats {
+    pub(crate) keys: usize,
+    forgotten: u64,
+}
+
+impl SpentStats {
     /// Keys that are remembered.
-    pub keys: usize,
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.keys
+    }
+
     /// Keys that were forgotten before their life time was over.
-    pub forgotten: u64,
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
 }
 
 /// One use of a key. Dropped before it is [spent](Self::spend), it leaves the key usable.

@@ -80,12 +80,23 @@ impl fmt::Display for OperationStatus {
 /// A move that the life of an operation does not have.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[error("an operation that is {from} cannot become {to}")]
-#[non_exhaustive]
 pub struct StatusError {
+    pub(crate) from: OperationStatus,
+    to: OperationStatus,
+}
+
+impl StatusError {
     /// The state it was in.
-    pub from: OperationStatus,
+    #[must_use]
+    pub fn from(&self) -> OperationStatus {
+        self.from
+    }
+
     /// The state it was asked to take.
-    pub to: OperationStatus,
+    #[must_use]
+    pub fn to(&self) -> OperationStatus {
+        self.to
+    }
 }
 
 #[cfg(test)]

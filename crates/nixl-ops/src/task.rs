@@ -14,6 +14,7 @@ use crate::outcome::{Completion, Outcome};
 use crate::overdue::{CountedOverdue, OverdueTotal};
 use crate::posts::PostHistory;
 use crate::sync::{Mutex, lock};
+use crate::telemetry::{EndMetrics, GaugeShare};
 use crate::typical::TypicalDurations;
 use crate::{Clock, CompletionCell, DriverConfig, Execution, OperationError, OperationStatus};
 
@@ -30,6 +31,8 @@ pub(crate) struct Task {
     pub(crate) deadline: Option<Deadline>,
     /// Set once the result is no longer wanted: when to give up on the engine.
     pub(crate) drain_by: Option<Duration>,
+    /// Below that of the caller who began it.
+    pub(crate) span: tracing::Span,
 }
 
 impl Task {
@@ -49,26 +52,34 @@ pub(crate) enum Count {
 }
 
 /// One of those in flight, counted until it is dropped.
-pub(crate) struct InFlight(Arc<AtomicUsize>);
+pub(crate) struct InFlight {
+    active: Arc<AtomicUsize>,
+    _gauge: GaugeShare,
+}
 
 impl InFlight {
     /// Counts one more, however many there are.
     pub(crate) fn beyond_limit(active: &Arc<AtomicUsize>) -> Self {
         active.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(active))
+        Self::counted(active)
     }
 
     /// Counts one more, unless there are `limit`.
     pub(crate) fn count(active: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
-        let counted = Self(Arc::clone(active));
+        let counted = Self::counted(active);
         // Dropping it on the way out takes the surplus one back.
         (active.fetch_add(1, Ordering::AcqRel) < limit).then_some(counted)
+    }
+
+    fn counted(active: &Arc<AtomicUsize>) -> Self {
+        let gauge = GaugeShare::new("nixl_requests_in_flight", 1);
+        Self { active: Arc::clone(active), _gauge: gauge }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.active.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -205,6 +216,8 @@ impl TaskSlot {
             Err(TryLockError::WouldBlock) => return SlotState::Busy,
         };
         let Some(task) = guard.as_mut() else { return SlotState::Gone };
+        let span = task.span.clone();
+        let _entered = span.enter();
         let step = contained("an execution", || self.step(task, context));
         let end = match step {
             Ok(Step::Stay(state)) => return state,
@@ -214,12 +227,38 @@ impl TaskSlot {
                 _ => End::Failed(panicked.into(), Memory::Leaked),
             },
         };
+        if !self.served {
+            // A recorder or subscriber may panic.
+            let _ = contained("metrics", || self.note(&end, task, context));
+        }
         // The lease goes before the waiter wakes, so that it finds its memory free. Dropped in flight, the task leaks what its
         // engine may still touch.
         let _ = contained("the end of an execution", || *guard = None);
         drop(guard);
         self.end(end);
         SlotState::Ended
+    }
+
+    fn note(&self, end: &End, task: &Task, Context { clock, metrics, .. }: Context<'_>) {
+        let elapsed = || clock.now().saturating_sub(task.begun);
+        match end {
+            End::Done(Ok(completion)) => metrics.completed(completion),
+            End::Done(Err(error)) => {
+                EndMetrics::failed(Some(&task.execution.report()), elapsed(), error);
+            }
+            End::Abandoned(Some(error)) | End::Failed(error, _) => {
+                EndMetrics::failed(None, elapsed(), error);
+            }
+            // Its deadline had passed before, or its caller does not want it.
+            End::Abandoned(None) => {
+                let after = elapsed();
+                let error = match self.cell.status() {
+                    OperationStatus::Errored => OperationError::TimedOut { after },
+                    _ => OperationError::Cancelled,
+                };
+                EndMetrics::failed(None, after, &error);
+            }
+        }
     }
 
     /// Gives up an execution that nothing polls any more.
@@ -242,7 +281,7 @@ impl TaskSlot {
     fn step(
         &self,
         task: &mut Task,
-        Context { clock, config, overdue, typical, posts }: Context<'_>,
+        Context { clock, config, overdue, typical, posts, .. }: Context<'_>,
     ) -> Step {
         let now = || clock.now();
         let is_post = !task.posted;
@@ -333,6 +372,7 @@ pub(crate) struct Context<'a> {
     pub(crate) overdue: &'a Arc<OverdueTotal>,
     pub(crate) typical: &'a TypicalDurations,
     pub(crate) posts: &'a PostHistory,
+    pub(crate) metrics: &'a EndMetrics,
 }
 
 /// What one step of a task came to.

@@ -223,17 +223,11 @@ impl fmt::Debug for Idle {
 
 /// Which part of a peer's metadata a connection is for.
 #[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
 pub struct ConnectSpec<'a> {
-    /// What the peer's engine exported.
-    pub metadata: &'a [u8],
-    /// The peer's memory that is to be reached: all of it, or this. An empty list: messages are sent only.
-    pub needed: Option<&'a [SerializedDescriptor]>,
-    /// The peer is of another library, and cannot prove that it runs on this host where it claims so.
-    pub is_foreign: bool,
-    /// The peer introduces itself by a message of the agent of this name, so that it can be answered. Metadata of another agent is
-    /// refused before the engine sees it, and engines may forget such peers to make room.
-    pub introduced_by: Option<&'a str>,
+    pub(crate) metadata: &'a [u8],
+    needed: Option<&'a [SerializedDescriptor]>,
+    is_foreign: bool,
+    introduced_by: Option<&'a str>,
 }
 
 impl<'a> ConnectSpec<'a> {
@@ -277,25 +271,51 @@ impl<'a> ConnectSpec<'a> {
         self.is_foreign = is_foreign;
         self
     }
+
+    /// What the peer's engine exported.
+    #[must_use]
+    pub fn metadata(&self) -> &'a [u8] {
+        self.metadata
+    }
+
+    /// The peer's memory that is to be reached: all of it, or this. An empty list: messages are sent only.
+    #[must_use]
+    pub fn needed(&self) -> Option<&'a [SerializedDescriptor]> {
+        self.needed
+    }
+
+    /// The peer is of another library, and cannot prove that it runs on this host where it claims so.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.is_foreign
+    }
+
+    /// The peer introduces itself by a message of the agent of this name, so that it can be answered. Metadata of another agent is
+    /// refused before the engine sees it, and engines may forget such peers to make room.
+    #[must_use]
+    pub fn introducer(&self) -> Option<&'a str> {
+        self.introduced_by
+    }
 }
 
 /// What [`Transport::connect`] came to.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct Connected {
-    /// The peer.
-    pub peer: PeerId,
-    /// What was loaded for this peer before is void: descriptors that only the earlier metadata covers need
-    /// that metadata to be loaded again.
-    pub superseded: bool,
-    /// Only a part of the metadata was loaded: what was needed.
-    pub in_part: bool,
+    pub(crate) peer: PeerId,
+    superseded: bool,
+    in_part: bool,
 }
 
 impl Connected {
     /// `peer` is reachable, and everything loaded for it before still counts.
     pub fn to(peer: PeerId) -> Self {
         Self { peer, superseded: false, in_part: false }
+    }
+
+    /// The peer.
+    #[must_use]
+    pub fn into_peer(self) -> PeerId {
+        self.peer
     }
 
     /// Notes that more than this was in the metadata.
@@ -311,26 +331,37 @@ impl Connected {
         self.superseded = true;
         self
     }
+
+    /// The peer.
+    #[must_use]
+    pub fn peer(&self) -> &PeerId {
+        &self.peer
+    }
+
+    /// What was loaded for this peer before is void: descriptors that only the earlier metadata covers need
+    /// that metadata to be loaded again.
+    #[must_use]
+    pub fn superseded(&self) -> bool {
+        self.superseded
+    }
+
+    /// Only a part of the metadata was loaded: what was needed.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.in_part
+    }
 }
 
 /// What to move. `local` and `remote` pair up one to one, each pair of equal length.
 #[derive(Debug)]
-#[non_exhaustive]
 pub struct TransferSpec<'a> {
-    /// `Read` moves remote to local, `Write` local to remote.
-    pub kind: OperationKind,
-    /// The peer that owns the remote side.
-    pub peer: &'a PeerId,
-    /// Local memory, which [`leased`](Self::leased) covers.
-    pub local: &'a [Descriptor],
-    /// The proof that the local memory is leased. The transfer owns a clone until the engine is done with the memory.
-    pub leased: &'a Leased,
-    /// The peer's memory: numbers that mean something to the peer only.
-    pub remote: &'a [SerializedDescriptor],
-    /// Sent to the peer once the bytes are in place.
-    pub notification: Option<Bytes>,
-    /// Keep the local memory registered; the transfer holds them until it ends.
-    pub registrations: Vec<Registration>,
+    pub(crate) kind: OperationKind,
+    pub(crate) peer: &'a PeerId,
+    pub(crate) local: &'a [Descriptor],
+    pub(crate) leased: &'a Leased,
+    pub(crate) remote: &'a [SerializedDescriptor],
+    notification: Option<Bytes>,
+    pub(crate) registrations: Vec<Registration>,
 }
 
 impl<'a> TransferSpec<'a> {
@@ -357,6 +388,49 @@ impl<'a> TransferSpec<'a> {
             Some(index) => Err(TransportError::NotLeased { index }),
             None => Ok(Self { kind, peer, local, leased, remote, notification, registrations }),
         }
+    }
+
+    /// `Read` moves remote to local, `Write` local to remote.
+    #[must_use]
+    pub fn kind(&self) -> OperationKind {
+        self.kind
+    }
+
+    /// The peer that owns the remote side.
+    #[must_use]
+    pub fn peer(&self) -> &'a PeerId {
+        self.peer
+    }
+
+    /// Local memory, which [`leased`](Self::leased) covers.
+    #[must_use]
+    pub fn local(&self) -> &'a [Descriptor] {
+        self.local
+    }
+
+    /// The proof that the local memory is leased. The transfer owns a clone until the engine is done with the memory.
+    #[must_use]
+    pub fn leased(&self) -> &'a Leased {
+        self.leased
+    }
+
+    /// The peer's memory: numbers that mean something to the peer only.
+    #[must_use]
+    pub fn remote(&self) -> &'a [SerializedDescriptor] {
+        self.remote
+    }
+
+    /// What is sent to the peer once the bytes are in place.
+    #[must_use]
+    pub fn notification(&self) -> Option<&Bytes> {
+        self.notification.as_ref()
+    }
+
+    /// What is sent to the peer once the bytes are in place, and the registrations of the local memory, which the transfer
+    /// holds until it ends.
+    #[must_use]
+    pub fn into_owned_parts(self) -> (Option<Bytes>, Vec<Registration>) {
+        (self.notification, self.registrations)
     }
 }
 

@@ -38,7 +38,9 @@ impl WaitFor {
     pub fn is_open(pending: &[Arc<dyn Dependency>]) -> Result<bool, TransportError> {
         for work in pending {
             let done = work.is_done();
-            let failed = |e: DependencyError| TransportError::MemoryNotReady { reason: e.reason };
+            let failed = |e: DependencyError| TransportError::MemoryNotReady {
+                reason: e.reason().to_owned(),
+            };
             if !done.map_err(failed)? {
                 return Ok(false);
             }

@@ -71,8 +71,7 @@ struct Server {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let mut capabilities = GpuCapabilities::default();
-    (capabilities.gpus, capabilities.batch) = (1, true);
+    let capabilities = GpuCapabilities::new(1).with_batch(true);
     let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
     let gpus = match SimulatedGpus::new(capabilities) {
         Ok(gpus) => Arc::new(gpus),
@@ -81,7 +80,7 @@ async fn main() {
     let mut config = StagingConfig::default();
     let silence = env::var("NIXL_TEST_STAGED").ok();
     if let Some(silence) = silence.as_ref().and_then(|ms| ms.parse().ok()) {
-        config.silence = Duration::from_millis(silence);
+        config = config.with_silence(Duration::from_millis(silence));
     }
     let made = PathExecutor::with(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Arc::new(facts));
     let staged = match made {
@@ -209,7 +208,7 @@ impl Server {
                 Ok(String::new())
             }
             // The longest call on the connection's thread, in microseconds.
-            "blocked" => Ok(self.connector.stats().longest_blocking_call.as_micros().to_string()),
+            "blocked" => Ok(self.connector.stats().longest_blocking_call().as_micros().to_string()),
             "slots" => Ok(format!("{:?}", self.staged.staging_stats())),
             "stats" => Ok(format!("{:?}", self.connector.stats())),
             "settings" => {

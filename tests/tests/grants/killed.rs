@@ -106,7 +106,7 @@ async fn killed(connector: &Connector, by: By, each: usize) {
     }
     let free = Instant::now().saturating_duration_since(over);
     eventually("nothing is held for writers", PROOF, || {
-        (connector.stats().quarantined.offers == 0).then_some(())
+        (connector.stats().quarantined().offers() == 0).then_some(())
     });
     let quiet = Instant::now().saturating_duration_since(over);
     assert_eq!(leaked(), Default::default());

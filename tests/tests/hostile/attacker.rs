@@ -83,7 +83,7 @@ impl Agent {
         let control = ControlThread::spawn().unwrap();
         let transport = NixlTransport::open(name, control).unwrap();
         let target = offer.agent_metadata().inflate(&Default::default()).unwrap();
-        let target = transport.connect(&target).unwrap().peer;
+        let target = transport.connect(&target).unwrap().into_peer();
         let own = AgentMetadata::compress(&transport.local_metadata().unwrap()).unwrap();
         Self { transport, target, own }
     }

@@ -63,8 +63,7 @@ impl Honest {
 
 /// One that takes part in staged transfers.
 pub(crate) async fn connector(name: &str) -> Connector {
-    let mut abilities = GpuCapabilities::default();
-    (abilities.gpus, abilities.batch) = (1, true);
+    let abilities = GpuCapabilities::new(1).with_batch(true);
     let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&abilities);
     let gpus: Arc<dyn GpuBackend> = Arc::new(SimulatedGpus::new(abilities).unwrap());
     let executor = PathExecutor::with(gpus, Arc::new(facts)).unwrap();

@@ -6,10 +6,9 @@ use std::os::unix::fs::FileExt as _;
 use std::thread;
 use std::time::Duration;
 
-use nixl_metadata::RdmaMetadata;
 use nixl_metadata::{
-    AgentMetadata, ExportId, ExportMetadata, ExportedLayout, Rights, Ticket, TicketTerms,
-    WordsLocation,
+    AgentMetadata, ExportId, ExportMetadata, ExportedLayout, RdmaMetadata, Rights, SharedFile,
+    Ticket, TicketTerms, WordsLocation,
 };
 use nixl_tests::forge::Blob;
 use nixl_tests::{Random, block_of, bytes_of, crc32, hex_line, metadata, native_line};
@@ -145,8 +144,9 @@ fn forged_export(
         6 => words.file = None,
         7 => {
             if let Some(file) = &mut words.file {
-                file.fd = forge.below(64) as u32;
-                file.pid = forge.pick(&[file.pid, 1, 0, std::process::id()]);
+                let fd = forge.below(64) as u32;
+                let pid = forge.pick(&[file.pid(), 1, 0, std::process::id()]);
+                *file = SharedFile::new(pid, fd, file.name(), file.length());
             }
         }
         _ => export = ExportId::new(forge.below(u64::MAX)),
@@ -227,12 +227,13 @@ fn forged_ticket(forge: &mut Forge<'_>, from: &Ticket) -> Option<Ticket> {
 pub(crate) fn pages(target: &Target, seed: u64, count: usize) -> usize {
     const AT_ONCE: usize = 500;
     let doorbell = *metadata(&target.offer).unwrap().doorbell().unwrap();
-    let place = (doorbell.pid, doorbell.fd);
+    let place = (doorbell.file().pid(), doorbell.file().fd());
     let mut random = Random::new(seed);
     for number in 0..count {
         let kind = random.below(4);
         let len = if kind == 0 { 1 + random.below(8) } else { 8 };
-        let at = random.below(doorbell.length - len + 1) & !(if kind == 0 { 0 } else { 7 });
+        let at =
+            random.below(doorbell.file().length() - len + 1) & !(if kind == 0 { 0 } else { 7 });
         let bytes = match kind {
             // Counters, lengths and places are small, or the largest.
             1 => random.below(20_000).to_le_bytes(),

@@ -101,9 +101,14 @@ fn the_words_of_an_export_cannot_be_written_by_readers() {
     alone_within(LIMIT, "the_words_of_an_export_cannot_be_written_by_readers", &[], || {
         let target = Target::new();
         let file = target.export.words().file.unwrap();
-        assert!(inputs::write_to((file.pid, file.fd), &[7; 8], 0).is_err());
+        assert!(inputs::write_to((file.pid(), file.fd()), &[7; 8], 0).is_err());
         // That of offers can be.
         let doorbell = *metadata(&target.offer).unwrap().doorbell().unwrap();
-        inputs::write_to((doorbell.pid, doorbell.fd), &[0], doorbell.length - 1).unwrap();
+        inputs::write_to(
+            (doorbell.file().pid(), doorbell.file().fd()),
+            &[0],
+            doorbell.file().length() - 1,
+        )
+        .unwrap();
     });
 }

@@ -97,7 +97,7 @@ async fn a_python_buffer_is_offered_again_and_again() {
         read(&rust, &mut python, &[size; 3], seed, how).await;
         write(&rust, &mut python, &[size; 3], seed, how).await;
     }
-    assert_eq!(rust.stats().active, 0);
+    assert_eq!(rust.stats().active(), 0);
 }
 
 /// Python keeps its earlier operations, and with them what it knows of us, while our registrations come and go.

@@ -22,7 +22,7 @@ pub(super) fn check(report: &mut Report, topology: &Topology, library: &Path, uc
     }
     let interfaces = NetworkInterface::all().len();
     let found = format!("{interfaces} with an address");
-    let ports: usize = topology.nics.iter().map(|nic| nic.ports.len()).sum();
+    let ports: usize = topology.nics().iter().map(|nic| nic.ports().len()).sum();
     let most = MOST_INTERFACES.saturating_sub(OF_A_PORT * ports);
     if interfaces > most && !is_set("UCX_NET_DEVICES") && !is_set("UCX_TLS") {
         // NICs are looked at all the same.
@@ -59,10 +59,10 @@ pub(super) fn check(report: &mut Report, topology: &Topology, library: &Path, uc
     devices.sort_unstable();
     devices.dedup();
     report.ok_for(SECTION, "devices", devices.join(", "));
-    for nic in topology.nics.iter().filter(|nic| !is_used(&nic.name, &devices)) {
+    for nic in topology.nics().iter().filter(|nic| !is_used(nic.name(), &devices)) {
         report.note(
             SECTION,
-            &nic.name,
+            nic.name(),
             "this NIXL's UCX cannot use it: transfers between machines go over TCP",
             Some(
                 "use a NIXL that is built with the system's rdma-core: a wheel's libibverbs has the driver of mlx5 alone; \
@@ -81,8 +81,8 @@ fn is_used(nic: &str, devices: &[&str]) -> bool {
 /// Whether AWS's adapter is there.
 pub(super) fn has_efa(topology: &Topology) -> bool {
     const AMAZON: u16 = 0x1d0f;
-    let is_efa = |nic: &RdmaNic| nic.pci.as_ref().is_some_and(|pci| pci.vendor == Some(AMAZON));
-    topology.nics.iter().any(is_efa)
+    let is_efa = |nic: &RdmaNic| nic.pci().is_some_and(|pci| pci.vendor() == Some(AMAZON));
+    topology.nics().iter().any(is_efa)
 }
 
 #[cfg(test)]

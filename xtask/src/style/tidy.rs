@@ -10,7 +10,7 @@ use super::{CRATES, words};
 
 pub(super) const ARCHITECTURE: &str = include_str!("../../../docs/ARCHITECTURE.md");
 
-fn root() -> PathBuf {
+pub(super) fn root() -> PathBuf {
     concat!(env!("CARGO_MANIFEST_DIR"), "/..").into()
 }
 

@@ -83,7 +83,7 @@ impl Probe {
         peer: &str,
         payload: &[u8],
     ) -> Result<Result<(), TransportError>, Failure> {
-        let (transport, peer) = (&self.link()?.transport, PeerId::new(peer));
+        let (transport, peer) = (&self.link()?.transport(), PeerId::new(peer));
         let until = Instant::now() + PATIENCE;
         let sent = poll_fn(|cx| match transport.notify(&peer, payload) {
             Poll::Ready(sent) => Poll::Ready(Ok(sent)),

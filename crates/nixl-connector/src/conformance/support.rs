@@ -186,7 +186,7 @@ pub(super) fn take_back(mut region: Region) -> Result<Vec<u8>, Failure> {
     for _ in 0..TRIES {
         match region.try_into_vec() {
             Ok(bytes) => return Ok(bytes),
-            Err(refused) => region = refused.region,
+            Err(refused) => region = refused.into_region(),
         }
         thread::sleep(PAUSE);
     }

@@ -111,8 +111,9 @@ pub(super) async fn both_directions(pair: &Pair) -> Result<(), Failure> {
 pub(super) async fn registered_once(pair: &Pair) -> Result<(), Failure> {
     let scene = Scene::contiguous(5, 4 << 10)?;
     play(pair, OperationKind::Read, &scene).await?;
-    let registered =
-        || [&pair.target, &pair.initiator].map(|connector| connector.stats().registrations.misses);
+    let registered = || {
+        [&pair.target, &pair.initiator].map(|connector| connector.stats().registrations.misses())
+    };
     ensure(registered() == [1, 1], "the first use registers one region on each side")?;
     for _ in 0..20 {
         play(pair, OperationKind::Read, &scene).await?;

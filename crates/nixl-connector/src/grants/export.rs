@@ -10,7 +10,7 @@ use std::time::Duration;
 use nixl_descriptor::layout::{Layout, pair_chunks};
 use nixl_descriptor::{DescriptorList, LeaseError, Leased, Registration, copy_range};
 use nixl_metadata::{
-    Doorbell, ExportId, ExportMetadata, NotificationKey, Rights, SharedFile, Ticket, TicketTerms,
+    ExportId, ExportMetadata, NotificationKey, Rights, SharedFile, Ticket, TicketTerms,
     WordsLocation,
 };
 use nixl_ops::{
@@ -42,7 +42,7 @@ impl ExportOptions {
     /// Room for 65,536 grants.
     #[must_use]
     pub fn new() -> Self {
-        Self { slots: GrantTableOptions::default().slots }
+        Self { slots: GrantTableOptions::default().slots() }
     }
 
     /// Grants that can be alive at one time. Each takes 32 bytes of shared memory once it is used.
@@ -133,21 +133,14 @@ impl Connector {
         let words = WordsLocation {
             address: table.words().region().address(),
             slots: table.words().slots(),
-            file: Some(SharedFile {
-                pid: name.pid,
-                fd: name.fd,
-                name: name.name,
-                length: name.len,
-            }),
+            file: Some(SharedFile::new(name.pid, name.fd, name.name, name.len)),
         };
         let metadata = ExportMetadata::new(id, agent, connection.info().clone(), described, words)?
             .with_shares(connection.shares(&parts))?;
         // Any slot names the page of all.
         let slot = connection.driver().arm_slot(&NotificationKey::random(), OperationKind::Write);
         let metadata = match slot.map(|slot| slot.doorbell()) {
-            Some(Doorbell { pid, fd, name, length, .. }) => {
-                metadata.with_claims(SharedFile { pid, fd, name, length })?
-            }
+            Some(doorbell) => metadata.with_claims(doorbell.file())?,
             None => metadata,
         };
         table.open(id.value());
@@ -203,16 +196,16 @@ impl Export {
                 layout,
                 layers,
                 rights: Rights::Read,
-                slot: granted.slot,
-                generation: granted.generation,
-                token: granted.token,
+                slot: granted.slot(),
+                generation: granted.generation(),
+                token: granted.token(),
                 expires_unix_millis: expires,
             },
             blocks,
         )?;
         self.shared.note_expiry(expires);
         connection.driver().grant_expires(connection.clock().now().saturating_add(time_to_live));
-        table.publish(granted.slot, granted.generation, ticket.digest(), ready.into())?;
+        table.publish(granted.slot(), granted.generation(), ticket.digest(), ready.into())?;
         Ok(Grant::new(alive, ticket))
     }
 
@@ -353,9 +346,9 @@ impl ExportShared {
                 return Err(TicketError::Lease(LeaseError::InUse));
             };
             for chunk in pairs.chunks() {
-                let from = &source.parts()[chunk.src.part];
-                let to = &local.parts()[chunk.dst.part];
-                let (start, end) = (chunk.src.offset, chunk.dst.offset);
+                let from = &source.parts()[chunk.src().part];
+                let to = &local.parts()[chunk.dst().part];
+                let (start, end) = (chunk.src().offset, chunk.dst().offset);
                 copy_range(from, start, to, end, chunk.len(), &[reading, writing])?;
             }
             Ok(())

@@ -83,7 +83,7 @@ pub(super) struct Alive {
 
 impl Alive {
     fn end(&self) -> bool {
-        let Granted { slot, generation, .. } = self.granted;
+        let (slot, generation) = (self.granted.slot(), self.granted.generation());
         self.export.table().end(slot, generation)
     }
 }
@@ -111,7 +111,8 @@ impl Grant {
     ///
     /// [`ConnectorError::Grant`] if the grant has ended.
     pub fn ready_through(&self, layers: u16) -> Result<(), ConnectorError> {
-        let Granted { slot, generation, .. } = self.alive.granted;
+        let granted = &self.alive.granted;
+        let (slot, generation) = (granted.slot(), granted.generation());
         Ok(self.alive.export.table().ready_through(slot, generation, layers.into())?)
     }
 

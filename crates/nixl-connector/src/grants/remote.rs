@@ -9,7 +9,7 @@ use nixl_descriptor::layout::{ChunkPairError, Layout, RemoteLayout, same_geometr
 use nixl_descriptor::{
     DescriptorList, LeaseMode, Leased, Leases, PublishedWords, ReadOnlyWords, SharedName,
 };
-use nixl_metadata::{ExportMetadata, NotificationKey, Rights, SharedFile, Ticket};
+use nixl_metadata::{ExportMetadata, NotificationKey, Rights, Ticket};
 use nixl_ops::{
     Completion, Execution, GrantWords, OperationOptions, PathPolicy, PathReport, PeerId,
     ReadOperation, StaleRead, TransportError, WordCheck,
@@ -156,8 +156,8 @@ impl Connector {
         let Some(file) = metadata.words().file.filter(|_| is_here) else {
             return Ok(Words::Engine);
         };
-        let SharedFile { pid, fd, name, length } = file;
-        let name = SharedName { pid, fd, name, len: length };
+        let name =
+            SharedName { pid: file.pid(), fd: file.fd(), name: file.name(), len: file.length() };
         let open = move || PublishedWords::open(&name);
         match connection.control().run(open).await? {
             Ok(words) if words.load(EXPORT_WORD) == Some(metadata.export().value()) => {
@@ -275,14 +275,7 @@ impl RemoteExport {
         local: &Layout,
         blocks: &[usize],
     ) -> Result<Completion, BlockReadError> {
-        let operation = self.0.connector.default_options();
-        self.read_blocks_with(
-            ticket,
-            local,
-            blocks,
-            BlockTransferOptions::new().operation(operation),
-        )
-        .await
+        self.read_blocks_with(ticket, local, blocks, self.default_options()).await
     }
 
     /// As [`read_blocks`](Self::read_blocks), with options instead of the connector's timeout.
@@ -318,9 +311,11 @@ impl RemoteExport {
         local: &Layout,
         blocks: &[usize],
     ) -> Result<Completion, ConnectorError> {
-        let operation = self.0.connector.default_options();
-        let options = BlockTransferOptions::new().operation(operation);
-        self.write_blocks_with(ticket, local, blocks, options).await
+        self.write_blocks_with(ticket, local, blocks, self.default_options()).await
+    }
+
+    fn default_options(&self) -> BlockTransferOptions {
+        BlockTransferOptions::new().operation(self.0.connector.default_options())
     }
 
     /// As [`write_blocks`](Self::write_blocks), with options instead of the connector's timeout.
@@ -377,9 +372,9 @@ impl RemoteExport {
             Words::Own(own) => own.layers_ready(&check)?,
             Words::Mapped(words) => check.layers_ready(words).map_err(refused)?,
             Words::Engine => {
-                let [_, _, layers, _] = connector.read_words(metadata, check.slot).await?;
+                let [_, _, layers, _] = connector.read_words(metadata, check.slot()).await?;
                 // The number is of this grant if that stands after the number was read.
-                let [word, digest, ..] = connector.read_words(metadata, check.slot).await?;
+                let [word, digest, ..] = connector.read_words(metadata, check.slot()).await?;
                 check.compare(word, digest).map_err(refused)?;
                 layers
             }
@@ -504,7 +499,7 @@ impl RemoteExport {
             Words::Mapped(words) => WordReader::Mapped(Arc::clone(words)),
             // A copy within the process does not come here.
             Words::Own(_) | Words::Engine => {
-                let slot = (metadata.words(), check.slot);
+                let slot = (metadata.words(), check.slot());
                 WordReader::Engine(WordRequest::new(connector, slot, peer, rooms).await?)
             }
         };
@@ -513,8 +508,7 @@ impl RemoteExport {
 }
 
 fn check_of(ticket: &Ticket) -> WordCheck {
-    let (slot, generation) = (ticket.slot(), ticket.generation());
-    WordCheck { slot, generation, digest: ticket.digest() }
+    WordCheck::new(ticket.slot(), ticket.generation(), ticket.digest())
 }
 
 /// What is said of a grant that does not stand, before anything moves.

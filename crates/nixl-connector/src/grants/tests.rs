@@ -120,7 +120,7 @@ async fn granted_blocks_are_read_by_id() {
         let grant = world.export.grant(0, &[7, 2, 3], GrantOptions::new()).unwrap();
         let done = import.read_blocks(grant.ticket(), &local, &[0, 4, 5]).await.unwrap();
         assert_eq!(done.bytes(), 3 * geometry().block_len() as u64);
-        assert_eq!(done.path().unwrap().kind, crate::PathKind::Direct);
+        assert_eq!(done.path().unwrap().kind(), crate::PathKind::Direct);
         for (granted, local) in [(7, 0), (2, 4), (3, 5)] {
             assert_eq!(read(&bytes, local), block(granted));
         }
@@ -137,7 +137,7 @@ async fn granted_blocks_are_read_by_id() {
         let error = cause(import.read_blocks(&ticket_of(&world, &[7]), &local, &[0]).await);
         assert!(is_stale(&error), "{error}");
     }
-    assert_eq!(world.export.stats().alive, 0);
+    assert_eq!(world.export.stats().alive(), 0);
 }
 
 /// A ticket whose grant has ended.
@@ -195,7 +195,7 @@ async fn a_grant_ends_by_its_readers_words() {
     afar.done(&ticket).await.unwrap();
     let waits = world.export.free_blocks(0, &[1]).unwrap();
     tokio::time::timeout(Duration::from_secs(20), waits).await.unwrap();
-    assert_eq!(world.export.stats().alive, 1, "the other covers block 2");
+    assert_eq!(world.export.stats().alive(), 1, "the other covers block 2");
     drop(other);
     tokio::time::timeout(Duration::from_secs(20), free).await.unwrap();
     assert!(!grant.end(), "it had ended");
@@ -306,14 +306,14 @@ async fn a_closed_export_is_neither_read_nor_imported() {
     drop(grant);
     // The memory is the owner's to change, and stays for late reads.
     world.cache[0].copy_from_slice(0, &[1]).unwrap();
-    assert_eq!(world.owner.stats().retained.offers, 1);
+    assert_eq!(world.owner.stats().retained.offers(), 1);
 }
 
 #[tokio::test]
 async fn memory_of_a_closed_export_without_tickets_is_free_after_a_proof() {
     let world = World::new().await;
     assert!(world.export.close(Duration::from_secs(20)).await);
-    assert_eq!(world.owner.stats().retained.offers, 0);
+    assert_eq!(world.owner.stats().retained.offers(), 0);
     for region in world.cache {
         assert!(region.try_into_vec().is_ok());
     }
@@ -326,7 +326,7 @@ async fn blocks_of_this_process_are_copied_under_a_lease() {
     let grant = world.export.grant(0, &[7, 2], GrantOptions::new()).unwrap();
     let (local, bytes) = contiguous();
     let done = import.read_blocks(grant.ticket(), &local, &[3, 0]).await.unwrap();
-    assert_eq!(done.path().unwrap().kind, crate::PathKind::SameProcessCopy);
+    assert_eq!(done.path().unwrap().kind(), crate::PathKind::SameProcessCopy);
     assert_eq!((read(&bytes, 3), read(&bytes, 0)), (block(7), block(2)));
     import.done(grant.ticket()).await.unwrap();
     let error = cause(import.read_blocks(grant.ticket(), &local, &[3, 0]).await);

@@ -18,8 +18,7 @@ use nixl_descriptor::DescriptorList;
 use nixl_descriptor::layout::{Layout, RemoteLayout};
 use nixl_metadata::{
     ClaimDemand, Doorbell, ExportMetadata, MetadataError, NotificationKey, OfferTerms,
-    OperationKind, RdmaMetadata, Rights, SerializedDescriptor, Share, SharedFile, Ticket,
-    TicketTerms,
+    OperationKind, RdmaMetadata, Rights, SerializedDescriptor, Share, Ticket, TicketTerms,
 };
 use nixl_ops::{Completion, OperationError, OperationOptions, RevokeOutcome, WritableOperation};
 
@@ -77,7 +76,7 @@ impl Export {
         let token = uuid::Uuid::parse_str(metadata.notification_key().as_str());
         let expires = metadata.terms().map_or(0, |terms| terms.expires_unix_millis().get());
         let (slot, generation) =
-            metadata.doorbell().map_or((NO_SLOT, 0), |bell| (bell.slot, bell.token));
+            metadata.doorbell().map_or((NO_SLOT, 0), |bell| (bell.slot(), bell.token()));
         let ticket = Ticket::new(
             TicketTerms {
                 export: shared.id(),
@@ -168,9 +167,8 @@ fn offered(
         .with_shares(shares)?
         .with_terms(terms)?;
     match export.claims() {
-        Some(&SharedFile { pid, fd, name, length }) if ticket.slot() != NO_SLOT => {
-            let (slot, token) = (ticket.slot(), ticket.generation());
-            remote.with_doorbell(Doorbell { pid, fd, name, length, slot, token })
+        Some(&file) if ticket.slot() != NO_SLOT => {
+            remote.with_doorbell(Doorbell::new(file, ticket.slot(), ticket.generation()))
         }
         _ => Ok(remote),
     }

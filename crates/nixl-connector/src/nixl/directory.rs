@@ -91,11 +91,11 @@ impl Directory {
         self: &Arc<Self>,
         spec: &ConnectSpec<'_>,
     ) -> Result<Connected, TransportError> {
-        let blob =
-            Blob::parse(spec.metadata).map_err(|reason| TransportError::BadMetadata { reason })?;
+        let blob = Blob::parse(spec.metadata())
+            .map_err(|reason| TransportError::BadMetadata { reason })?;
         spec.check_name(blob.name)?;
         let all = blob.memories.len();
-        let blob = blob.of_use_for(spec.needed);
+        let blob = blob.of_use_for(spec.needed());
         let in_part = blob.memories.len() < all;
         if blob.name == self.agent.name() {
             return Err(TransportError::OwnIdentity { name: blob.name.to_owned() });
@@ -144,7 +144,7 @@ impl Directory {
             None => {}
         }
         let was_masked = known.map(|(_, is_masked, ..)| is_masked);
-        let masked = self.masked(&blob, was_masked, spec.is_foreign)?;
+        let masked = self.masked(&blob, was_masked, spec.is_foreign())?;
         let mut loaded = Loaded::new(Peer::new(id.clone()), &blob, masked, each);
         self.meet(&loaded.for_nixl(&blob), blob.name)?;
         loaded.endpoints = self.agent.endpoints(&blob);

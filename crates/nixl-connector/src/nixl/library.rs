@@ -65,10 +65,8 @@ const SYMBOLS: [&str; 43] = [
 
 /// NIXL's library, opened and checked. It stays open until the process ends.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct NixlLibrary {
-    /// Where it was found; only the file's name if the system's loader found it.
-    pub path: PathBuf,
+    path: PathBuf,
 }
 
 /// Why NIXL cannot be used.
@@ -250,7 +248,8 @@ impl NixlLibrary {
             }
             (None, _) => {
                 // It stays open until the process ends, and so does what is known of it.
-                let library = Box::leak(Box::new(Self::find(&candidates)?));
+                let library: &Self = Box::leak(Box::new(Self::find(&candidates)?));
+                tracing::info!(path = %library.path.display(), "NIXL's library is open");
                 Ok(opened.insert(library))
             }
         }
@@ -301,6 +300,12 @@ impl NixlLibrary {
             return Err(NixlUnavailable::WrongName { path: path.to_owned() });
         }
         Ok(Self { path: path.to_owned() })
+    }
+
+    /// Where it was found; only the file's name if the system's loader found it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 

@@ -18,8 +18,8 @@ impl Listener {
     pub(super) fn open_now() -> Vec<(u64, u16)> {
         // Without them the sockets are not watched.
         let sockets = TcpSocket::all_of_this_process().unwrap_or_default();
-        let listening = sockets.into_iter().filter(|socket| socket.state == TcpState::Listen);
-        listening.filter_map(|socket| Some((socket.inode, socket.local?.port()))).collect()
+        let listening = sockets.into_iter().filter(|socket| socket.state() == TcpState::Listen);
+        listening.filter_map(|socket| Some((socket.inode(), socket.local()?.port()))).collect()
     }
 
     /// Those of the agent: opened since `before`, and on a port that its connection details name.
@@ -44,8 +44,9 @@ impl Listener {
             return false;
         }
         let Ok(sockets) = TcpSocket::all_of_this_process() else { return false };
-        let listens =
-            |inode: &u64| sockets.iter().any(|s| s.inode == *inode && s.state == TcpState::Listen);
+        let listens = |inode: &u64| {
+            sockets.iter().any(|s| s.inode() == *inode && s.state() == TcpState::Listen)
+        };
         !self.inodes.iter().all(listens)
     }
 }

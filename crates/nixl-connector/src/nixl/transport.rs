@@ -111,12 +111,12 @@ unsafe impl Transport for NixlTransport {
 
     fn connect_for(&self, spec: &ConnectSpec<'_>) -> Result<Connected, TransportError> {
         let connected = self.directory.connect(spec)?;
-        self.directory.note_introduced(&connected.peer, spec.introduced_by.is_some());
+        self.directory.note_introduced(connected.peer(), spec.introducer().is_some());
         Ok(connected)
     }
 
     fn connect_known(&self, spec: &ConnectSpec<'_>) -> Option<Connected> {
-        self.directory.connect_known(spec.metadata, spec.needed)
+        self.directory.connect_known(spec.metadata(), spec.needed())
     }
 
     fn reaches(&self, peer: &PeerId, needed: &[SerializedDescriptor]) -> bool {
@@ -148,15 +148,15 @@ unsafe impl Transport for NixlTransport {
     }
 
     fn prepare(&self, spec: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError> {
-        let unknown = || TransportError::UnknownPeer { name: spec.peer.to_string() };
+        let unknown = || TransportError::UnknownPeer { name: spec.peer().to_string() };
         let loaded = self.directory.loaded();
         let loaded =
-            loaded.get(spec.peer.as_str()).filter(|l| !l.peer.is_broken()).ok_or_else(unknown)?;
-        let mut remote = Vec::with_capacity(spec.remote.len());
-        for (index, descriptor) in spec.remote.iter().enumerate() {
+            loaded.get(spec.peer().as_str()).filter(|l| !l.peer.is_broken()).ok_or_else(unknown)?;
+        let mut remote = Vec::with_capacity(spec.remote().len());
+        for (index, descriptor) in spec.remote().iter().enumerate() {
             let span = span(descriptor);
             if !covers(loaded, &span) {
-                let (name, len) = (spec.peer.to_string(), span.len);
+                let (name, len) = (spec.peer().to_string(), span.len);
                 return Err(TransportError::NotRegistered { name, index, len });
             }
             remote.push(span);
@@ -167,16 +167,18 @@ unsafe impl Transport for NixlTransport {
                 .checked_add(second.len)
                 .is_some_and(|len| covers(loaded, &Span { len, ..*first }))
         };
-        let pairs = coalesce_pairs(spec.local, &remote, union_is_covered)
+        let pairs = coalesce_pairs(spec.local(), &remote, union_is_covered)
             .map_err(|e| TransportError::BadMetadata { reason: e.to_string() })?;
         one_kind(&pairs)?;
+        let (kind, leased) = (spec.kind(), spec.leased().clone());
+        let (notification, registrations) = spec.into_owned_parts();
         Ok(Box::new(NixlTransfer::new(
             Arc::clone(&self.directory),
             Arc::clone(&loaded.peer),
-            spec.kind,
+            kind,
             pairs,
-            spec.notification,
-            (spec.registrations, spec.leased.clone()),
+            notification,
+            (registrations, leased),
         )))
     }
 

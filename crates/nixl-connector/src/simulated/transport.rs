@@ -97,10 +97,10 @@ unsafe impl Transport for SimulatedTransport {
     }
 
     fn connect_for(&self, spec: &ConnectSpec<'_>) -> Result<Connected, TransportError> {
-        let mut blob = decode(spec.metadata)?;
+        let mut blob = decode(spec.metadata())?;
         spec.check_name(&blob.agent)?;
         let all = blob.entries.len();
-        if let Some(needed) = spec.needed {
+        if let Some(needed) = spec.needed() {
             let needed: Vec<_> = needed.iter().map(span).collect();
             blob.entries.retain(|entry| needed.iter().any(|range| entry.covers(range)));
         }
@@ -138,17 +138,17 @@ unsafe impl Transport for SimulatedTransport {
     }
 
     fn prepare(&self, spec: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError> {
-        let name = || spec.peer.as_str().to_owned();
+        let name = || spec.peer().as_str().to_owned();
         let mut state = self.network.lock();
-        let alive = state.living(spec.peer.as_str()).is_some();
+        let alive = state.living(spec.peer().as_str()).is_some();
         let me = state.living(&self.agent).ok_or(TransportError::Closed)?;
-        let Some((peer, known)) = me.peers.get_key_value(spec.peer.as_str()) else {
+        let Some((peer, known)) = me.peers.get_key_value(spec.peer().as_str()) else {
             return Err(TransportError::UnknownPeer { name: name() });
         };
         if !alive {
             return Err(TransportError::PeerGone { name: name() });
         }
-        let remote: Vec<Span> = spec.remote.iter().map(span).collect();
+        let remote: Vec<Span> = spec.remote().iter().map(span).collect();
         if let Some(index) = remote.iter().position(|range| known.covering(range).is_none()) {
             let len = remote.get(index).map_or(0, |range| range.len);
             return Err(TransportError::NotRegistered { name: name(), index, len });
@@ -157,7 +157,7 @@ unsafe impl Transport for SimulatedTransport {
             let both = Span { len: first.len.saturating_add(second.len), ..*first };
             known.covering(&both).is_some()
         };
-        let pairs = coalesce_pairs(spec.local, &remote, one_covers_both)
+        let pairs = coalesce_pairs(spec.local(), &remote, one_covers_both)
             .map_err(|error| failed("prepare", error.to_string()))?
             .into_iter()
             .filter_map(|(local, there)| {
@@ -166,16 +166,11 @@ unsafe impl Transport for SimulatedTransport {
                 Some(Pair { local, registration: entry.number, offset })
             })
             .collect();
-        let request = Request {
-            kind: spec.kind,
-            agent: Arc::clone(&self.agent),
-            peer: Arc::clone(peer),
-            pairs,
-            local: spec.local.to_vec(),
-            notification: spec.notification,
-            registrations: spec.registrations,
-            leased: spec.leased.clone(),
-        };
+        let (kind, local, leased) = (spec.kind(), spec.local().to_vec(), spec.leased().clone());
+        let (notification, registrations) = spec.into_owned_parts();
+        let (agent, peer) = (Arc::clone(&self.agent), Arc::clone(peer));
+        let request =
+            Request { kind, agent, peer, pairs, local, notification, registrations, leased };
         drop(state);
         Ok(Box::new(SimulatedTransfer::new(Arc::clone(&self.network), request)))
     }

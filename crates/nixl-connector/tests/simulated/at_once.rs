@@ -1,31 +1,17 @@
 //! Transfers from begin to end in one call, and those that are cancelled from elsewhere.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use nixl_connector::simulated::{Fabric, Fault};
+use nixl_connector::simulated::Fault;
 use nixl_connector::{
-    CancelOutcome, Connector, ConnectorError, OperationError, OperationOptions, TransportError,
+    CancelOutcome, ConnectorError, OperationError, OperationOptions, TransportError,
 };
 use nixl_descriptor::{Descriptor, LeaseMode, Leases, Region};
 use nixl_metadata::RdmaMetadata;
-use nixl_ops::SystemClock;
 use proptest::prelude::*;
 
+use crate::net::net;
 use crate::side::pattern;
-
-struct Net {
-    fabric: Fabric,
-    target: Connector,
-    initiator: Connector,
-}
-
-async fn net() -> Net {
-    let fabric = Fabric::new(Arc::new(SystemClock::new()));
-    let build = |name| Connector::builder().transport(fabric.transport(name)).build();
-    let (target, initiator) = (build("target").await.unwrap(), build("initiator").await.unwrap());
-    Net { fabric, target, initiator }
-}
 
 fn sent(metadata: &RdmaMetadata) -> RdmaMetadata {
     RdmaMetadata::decode(metadata.to_dynamo_json().as_bytes()).unwrap()

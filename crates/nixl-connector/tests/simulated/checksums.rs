@@ -1,33 +1,19 @@
 //! Offers with a checksum: damaged bytes are found, and reads of whole ones complete.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 
-use nixl_connector::simulated::{Fabric, Fault};
-use nixl_connector::{Connector, ConnectorError, OperationError, OperationOptions, TransportError};
+use nixl_connector::simulated::Fault;
+use nixl_connector::{ConnectorError, OperationError, OperationOptions, TransportError};
 use nixl_descriptor::{Descriptor, DescriptorList, Region};
 use nixl_metadata::{NativeVersion, RdmaMetadata};
-use nixl_ops::SystemClock;
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::net::net;
 use crate::side::pattern;
 
 /// Inline, on the connection's thread in one turn, and in several.
 const LENGTHS: [usize; 4] = [1, 64 << 10, (64 << 10) + 1, (20 << 20) + 3];
-
-struct Net {
-    fabric: Fabric,
-    target: Connector,
-    initiator: Connector,
-}
-
-async fn net() -> Net {
-    let fabric = Fabric::new(Arc::new(SystemClock::new()));
-    let build = |name| Connector::builder().transport(fabric.transport(name)).build();
-    let (target, initiator) = (build("target").await.unwrap(), build("initiator").await.unwrap());
-    Net { fabric, target, initiator }
-}
 
 fn options() -> OperationOptions {
     OperationOptions::new().checksum(true)

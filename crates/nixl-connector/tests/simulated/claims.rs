@@ -150,7 +150,7 @@ async fn a_known_initiator_is_asked_about_offers_that_demand_no_claim() {
     let _open = initiator.create_writable(Region::zeroed(64).unwrap()).await.unwrap();
     eventually("its answer gives the memory back", || memory.copy_from_slice(0, &[1]).is_ok())
         .await;
-    assert_eq!(net.target.stats().quarantined.offers, 0);
+    assert_eq!(net.target.stats().quarantined().offers(), 0);
     let spent = TransportError::OfferEnded { why: EndedOffer::Spent };
     assert_eq!(write(initiator, &far).await, Err(spent.into()), "it keeps its word");
     assert_eq!(memory.to_vec().unwrap()[..2], [1, 0]);

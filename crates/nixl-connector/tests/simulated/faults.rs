@@ -122,7 +122,7 @@ fn a_repeated_notification_completes_once() {
     scene.turn();
     now(scene.offer.wait_for_completion()).unwrap();
     scene.turn();
-    assert_eq!(scene.target.driver.stats().passive, 0);
+    assert_eq!(scene.target.driver.stats().passive(), 0);
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn after_a_partition_memory_and_peer_come_back() {
     assert!(matches!(now(read.wait_for_completion()), Err(OperationError::TimedOut { .. })));
     assert!(now(read.reclaim()).memory.is_none());
     let stats = scene.initiator.driver.stats();
-    assert_eq!((stats.active, stats.overdue.operations), (0, 1));
+    assert_eq!((stats.active(), stats.overdue().operations()), (0, 1));
     let busy = scene.initiator.transport.disconnect(&peer);
     assert!(matches!(busy, Err(TransportError::PeerBusy { .. })));
     assert!(is_leased(&scene.local));
@@ -240,8 +240,8 @@ fn after_a_partition_memory_and_peer_come_back() {
         scene.turn();
     }
     assert_eq!(scene.arrived(), 3 << 20, "the late write happened, and only then the lease ended");
-    assert_eq!(scene.initiator.driver.stats().overdue.operations, 0);
-    assert_eq!(scene.target.driver.stats().retained.offers, 0, "the target was told");
+    assert_eq!(scene.initiator.driver.stats().overdue().operations(), 0);
+    assert_eq!(scene.target.driver.stats().retained().offers(), 0, "the target was told");
     assert_eq!(scene.initiator.transport.disconnect(&peer), Ok(()));
 }
 
@@ -258,20 +258,20 @@ fn a_late_write_meets_leaked_memory_after_the_connections_end() {
     scene.turn();
     world.clock.advance(DRAIN);
     scene.turn();
-    assert_eq!(scene.initiator.driver.stats().overdue.operations, 1);
+    assert_eq!(scene.initiator.driver.stats().overdue().operations(), 1);
     let target = scene.target.driver.stats();
     assert!(!is_leased(&scene.source), "nobody writes what was offered to be read");
-    assert_eq!(target.retained.offers, 1, "it stays allocated");
+    assert_eq!(target.retained().offers(), 1, "it stays allocated");
     let before = nixl_descriptor::leaked();
     drop(scene.initiator.driver);
     assert_eq!(scene.initiator.reactor.turn(), Next::Exit);
-    assert!(nixl_descriptor::leaked().leases > before.leases);
+    assert!(nixl_descriptor::leaked().leases() > before.leases());
     world.fabric.faults().release();
     // Now and then it looks whether the reader has said that it is done.
     world.clock.advance(Duration::from_secs(1));
     scene.target.reactor.turn();
     let target = scene.target.driver.stats();
-    assert_eq!(target.retained.offers, 0, "the engine went on without us");
+    assert_eq!(target.retained().offers(), 0, "the engine went on without us");
     assert!(is_leased(&scene.local), "for ever");
     assert!(scene.local.try_into_vec().is_err());
 }

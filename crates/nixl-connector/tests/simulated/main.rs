@@ -8,6 +8,7 @@ mod checksums;
 mod claims;
 mod connectors;
 mod faults;
+mod net;
 mod peers;
 mod side;
 mod stepped;

@@ -70,7 +70,7 @@ fn a_busy_peer_is_neither_forgotten_nor_replaced() {
     let more = Region::zeroed(10).unwrap();
     let registration = target.register(&more).unwrap();
     let both = target.transport.local_metadata().unwrap();
-    assert!(!initiator.transport.connect(&both).unwrap().superseded);
+    assert!(!initiator.transport.connect(&both).unwrap().superseded());
     drop(registration);
     let _again = target.register(&more).unwrap();
     let anew = target.transport.local_metadata().unwrap();
@@ -79,7 +79,7 @@ fn a_busy_peer_is_neither_forgotten_nor_replaced() {
     world.fabric.faults().release();
     let mut read = read;
     now(read.wait_for_completion()).unwrap();
-    assert!(initiator.transport.connect(&anew).unwrap().superseded);
+    assert!(initiator.transport.connect(&anew).unwrap().superseded());
     initiator.transport.disconnect(&peer).unwrap();
 }
 
@@ -89,7 +89,7 @@ fn registered_memory_comes_back() {
     let side = world.side("a");
     let region = Region::try_from(vec![1; 64]).unwrap();
     let registration = side.register(&region).unwrap();
-    let region = region.try_into_vec().unwrap_err().region;
+    let region = region.try_into_vec().unwrap_err().into_region();
     drop(registration);
     assert_eq!(region.try_into_vec().unwrap(), [1; 64]);
     let empty = side.transport.local_metadata().unwrap();
@@ -141,7 +141,7 @@ proptest! {
             .iter()
             .map(|(_, to, len)| local.descriptor(*to..to + len).unwrap())
             .collect();
-        let peer = initiator.connect(&remote).unwrap().peer;
+        let peer = initiator.connect(&remote).unwrap().into_peer();
         let leased = Leased::from(Leases::acquire(&list, LeaseMode::Write).unwrap());
         let spec = TransferSpec::new(
             OperationKind::Read,

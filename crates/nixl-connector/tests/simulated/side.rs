@@ -37,10 +37,8 @@ impl World {
 
     pub(crate) fn side(&self, name: &str) -> Side {
         let transport = self.fabric.transport(name);
-        let mut config = DriverConfig::default();
-        config.drain = DRAIN;
         // No head start for callers: a turn looks at everything.
-        config.inline_spin = Duration::ZERO;
+        let config = DriverConfig::default().with_drain(DRAIN).with_inline_spin(Duration::ZERO);
         let (driver, reactor) = Driver::manual(transport.clone(), self.clock.clone(), config);
         let registrar = transport.registrar();
         let cache = RegistrationCache::new(Arc::clone(&registrar), CacheLimits::default());
@@ -142,11 +140,11 @@ impl Side {
         region: &Region,
         options: OperationOptions,
     ) -> Result<ReadOperation, TransportError> {
-        let peer = self.connect(remote)?.peer;
+        let peer = self.connect(remote)?.into_peer();
         let list = DescriptorList::from(region.clone());
         let leased = Leased::from(Leases::acquire(list.as_slice(), LeaseMode::Write).unwrap());
         let registrations = vec![self.cache.get_or_register(region).unwrap()];
-        let request = TransferRequest::remote(
+        let request = TransferRequest::inter_process(
             OperationKind::Read,
             (&list, &leased),
             remote,

@@ -12,12 +12,9 @@ use crate::lease::{LeaseError, LeaseMode, LeaseSet};
 
 /// The same bytes of a block in two layouts; both spans are equally long.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct ChunkPair {
-    /// Where they are read.
-    pub src: ByteSpan,
-    /// Where they are written.
-    pub dst: ByteSpan,
+    pub(crate) src: ByteSpan,
+    pub(crate) dst: ByteSpan,
 }
 
 impl ChunkPair {
@@ -26,6 +23,18 @@ impl ChunkPair {
     #[expect(clippy::len_without_is_empty, reason = "a pair is never empty")]
     pub fn len(&self) -> usize {
         self.src.len
+    }
+
+    /// Where they are read.
+    #[must_use]
+    pub fn src(&self) -> ByteSpan {
+        self.src
+    }
+
+    /// Where they are written.
+    #[must_use]
+    pub fn dst(&self) -> ByteSpan {
+        self.dst
     }
 }
 

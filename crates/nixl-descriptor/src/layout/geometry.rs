@@ -217,14 +217,30 @@ impl From<LayoutGeometry> for Dimensions {
 #[error(
     "the {dimension} is {src} in the source and {dst} in the destination: blocks must have the same shape on both sides"
 )]
-#[non_exhaustive]
 pub struct GeometryMismatch {
+    pub(crate) dimension: Dimension,
+    pub(crate) src: usize,
+    pub(crate) dst: usize,
+}
+
+impl GeometryMismatch {
     /// What differs; the first one if there are several.
-    pub dimension: Dimension,
+    #[must_use]
+    pub fn dimension(&self) -> Dimension {
+        self.dimension
+    }
+
     /// The source's.
-    pub src: usize,
+    #[must_use]
+    pub fn src(&self) -> usize {
+        self.src
+    }
+
     /// The destination's.
-    pub dst: usize,
+    #[must_use]
+    pub fn dst(&self) -> usize {
+        self.dst
+    }
 }
 
 /// Checks that blocks have the same shape on both sides: layers, outer, page size, inner and element width, not only

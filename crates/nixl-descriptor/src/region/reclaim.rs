@@ -12,13 +12,30 @@ use crate::registration::RegisterError;
 /// The memory could not be taken back; here is the region again.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot take the memory back: {reason}")]
-#[non_exhaustive]
 pub struct Reclaim {
-    /// The region, as usable as before; its cached registrations may be gone.
-    pub region: Region,
-    /// Why not.
+    pub(crate) region: Region,
     #[source]
-    pub reason: ReclaimError,
+    pub(crate) reason: ReclaimError,
+}
+
+impl Reclaim {
+    /// The region, as usable as before; its cached registrations may be gone.
+    #[must_use]
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// The region, for another try.
+    #[must_use]
+    pub fn into_region(self) -> Region {
+        self.region
+    }
+
+    /// Why not.
+    #[must_use]
+    pub fn reason(&self) -> &ReclaimError {
+        &self.reason
+    }
 }
 
 /// Why memory could not be taken back.

@@ -65,11 +65,11 @@ impl Model {
 
     fn miss(&mut self, name: usize, bytes: u64) {
         self.misses += 1;
-        if self.limits.entries == 0 || bytes > self.limits.bytes {
+        if self.limits.entries() == 0 || bytes > self.limits.bytes() {
             return;
         }
         self.cached.push_back((name, bytes));
-        while self.cached.len() > self.limits.entries || self.bytes() > self.limits.bytes {
+        while self.cached.len() > self.limits.entries() || self.bytes() > self.limits.bytes() {
             self.cached.pop_front();
             self.evictions += 1;
         }
@@ -81,7 +81,7 @@ proptest! {
     fn the_cache_agrees_with_the_model(
         steps in prop::collection::vec(step(), 1..80), entries in 0..5usize, bytes in 20..120u64,
     ) {
-        let limits = CacheLimits { entries, bytes };
+        let limits = CacheLimits::new(entries, bytes);
         let log = Log::default();
         let engine = Engine::new(&log);
         let cache = RegistrationCache::new(Arc::clone(&engine) as Arc<dyn Registrar>, limits);
@@ -116,13 +116,13 @@ proptest! {
                             // In use, or not yet deregistered; a cached one that is in use stays cached.
                             let cached = model.cached.iter().any(|(cached, _)| *cached == name);
                             prop_assert!(in_use || engine.retired() > 0);
-                            let still = cache.get(&refused.region).is_some();
+                            let still = cache.get(refused.region()).is_some();
                             if still {
                                 prop_assert!(model.hit(name));
                             } else if cached {
                                 model.forget(name);
                             }
-                            regions.push((name, refused.region));
+                            regions.push((name, refused.into_region()));
                         }
                     }
                 }
@@ -147,9 +147,9 @@ proptest! {
                 Step::Release(_) => {}
             }
             let stats = cache.stats();
-            prop_assert!(stats.entries <= limits.entries && stats.bytes <= limits.bytes);
-            prop_assert_eq!((stats.entries, stats.bytes), (model.cached.len(), model.bytes()));
-            prop_assert_eq!((stats.hits, stats.misses, stats.evictions), (model.hits, model.misses, model.evictions));
+            prop_assert!(stats.entries() <= limits.entries() && stats.bytes() <= limits.bytes());
+            prop_assert_eq!((stats.entries(), stats.bytes()), (model.cached.len(), model.bytes()));
+            prop_assert_eq!((stats.hits(), stats.misses(), stats.evictions()), (model.hits, model.misses, model.evictions));
             log.check();
         }
 
@@ -177,14 +177,14 @@ fn threads_that_miss_together_register_once() {
         }
     });
     assert_eq!(log.registered(), 1);
-    assert_eq!((cache.stats().misses, cache.stats().hits), (1, 3));
+    assert_eq!((cache.stats().misses(), cache.stats().hits()), (1, 3));
 }
 
 #[test]
 fn eviction_spares_a_registration_in_use() {
     let log = Log::default();
     let engine = Engine::new(&log);
-    let limits = CacheLimits { entries: 1, bytes: u64::MAX };
+    let limits = CacheLimits::new(1, u64::MAX);
     let cache = RegistrationCache::new(Arc::clone(&engine) as Arc<dyn Registrar>, limits);
     let (a, b) = (log.region(8), log.region(8));
     let used = cache.get_or_register(&a).unwrap();
@@ -240,7 +240,7 @@ fn looking_up_does_not_wait_for_the_engine() {
         let registering = scope.spawn(|| cache.get_or_register(&region).map(drop));
         entered.recv().unwrap();
         assert!(cache.get(&region).is_none());
-        assert_eq!(cache.stats().entries, 0);
+        assert_eq!(cache.stats().entries(), 0);
         go.send(()).unwrap();
         registering.join().unwrap().unwrap();
     });
@@ -253,7 +253,7 @@ fn threads_use_drop_and_evict() {
     let rounds = if cfg!(miri) { 5 } else { 300 };
     let log = Log::default();
     let engine = Engine::new(&log);
-    let limits = CacheLimits { entries: 2, bytes: 64 };
+    let limits = CacheLimits::new(2, 64);
     let cache = RegistrationCache::new(Arc::clone(&engine) as Arc<dyn Registrar>, limits);
     let shared: Vec<Region> = (0..3).map(|_| log.region(16)).collect();
     thread::scope(|scope| {
@@ -268,7 +268,7 @@ fn threads_use_drop_and_evict() {
                     drop(registration);
                     match own.try_into_inner::<bytes::Bytes>() {
                         Ok(memory) => drop(memory),
-                        Err(refused) => drop(refused.region),
+                        Err(refused) => drop(refused.into_region()),
                     }
                     engine.settle();
                 }
@@ -276,7 +276,7 @@ fn threads_use_drop_and_evict() {
         }
     });
     let stats = cache.stats();
-    assert!(stats.entries <= 2 && stats.bytes <= 64);
+    assert!(stats.entries() <= 2 && stats.bytes() <= 64);
     drop((shared, cache));
     engine.settle();
     assert_eq!(log.registered(), log.deregistered());

@@ -129,7 +129,7 @@ fn a_lease_keeps_the_region() {
     let lease = Leases::acquire(&[region.whole()], LeaseMode::Read).unwrap();
     let refused = region.try_into_inner::<memmap2::MmapMut>().unwrap_err();
     drop(lease);
-    assert!(refused.region.try_into_inner::<memmap2::MmapMut>().is_ok());
+    assert!(refused.into_region().try_into_inner::<memmap2::MmapMut>().is_ok());
 }
 
 /// Of threads that want to write the same bytes, at most one has the lease at any time.

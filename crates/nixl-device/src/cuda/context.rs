@@ -93,12 +93,23 @@ impl ContextState {
 
 /// Free and total memory of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct MemoryInfo {
+    free: u64,
+    total: u64,
+}
+
+impl MemoryInfo {
     /// Bytes that are free now.
-    pub free: u64,
+    #[must_use]
+    pub fn free(&self) -> u64 {
+        self.free
+    }
+
     /// Bytes in all.
-    pub total: u64,
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
+    }
 }
 
 impl Context {

@@ -16,31 +16,87 @@ use crate::topology::Topology;
 
 /// A CUDA device. Being described, it takes no memory and has no context.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct CudaDevice {
+    pub(crate) ordinal: u32,
+    uuid: DeviceUuid,
+    name: String,
+    pub(crate) pci: Option<PciAddress>,
+    numa_node: Option<u32>,
+    total_memory: u64,
+    free_memory: Option<u64>,
+    compute_capability: (u32, u32),
+    multiprocessors: u32,
+    copy_engines: u32,
+    pub(crate) gpu_direct: GpuDirectAttributes,
+}
+
+impl CudaDevice {
     /// Its number in this process, as in `cuda:N`.
-    pub ordinal: u32,
+    #[must_use]
+    pub fn ordinal(&self) -> u32 {
+        self.ordinal
+    }
+
     /// Names it on every machine and in every process.
-    pub uuid: DeviceUuid,
+    #[must_use]
+    pub fn uuid(&self) -> DeviceUuid {
+        self.uuid
+    }
+
     /// The name of its model.
-    pub name: String,
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where it is on the PCI bus. `None` if the driver does not tell.
-    pub pci: Option<PciAddress>,
+    #[must_use]
+    pub fn pci(&self) -> Option<PciAddress> {
+        self.pci
+    }
+
     /// The NUMA node it is attached to. `None` if neither the kernel nor the driver tells.
-    pub numa_node: Option<u32>,
+    #[must_use]
+    pub fn numa_node(&self) -> Option<u32> {
+        self.numa_node
+    }
+
     /// Bytes of memory.
-    pub total_memory: u64,
+    #[must_use]
+    pub fn total_memory(&self) -> u64 {
+        self.total_memory
+    }
+
     /// Bytes that were free when this was read. `None` without NVML; [`Context::memory_info`](super::Context)
     /// tells too.
-    pub free_memory: Option<u64>,
+    #[must_use]
+    pub fn free_memory(&self) -> Option<u64> {
+        self.free_memory
+    }
+
     /// Compute capability, major and minor: (9, 0) for Hopper.
-    pub compute_capability: (u32, u32),
+    #[must_use]
+    pub fn compute_capability(&self) -> (u32, u32) {
+        self.compute_capability
+    }
+
     /// Streaming multiprocessors.
-    pub multiprocessors: u32,
+    #[must_use]
+    pub fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
     /// How many engines copy while kernels run.
-    pub copy_engines: u32,
+    #[must_use]
+    pub fn copy_engines(&self) -> u32 {
+        self.copy_engines
+    }
+
     /// What it can do for GPU Direct.
-    pub gpu_direct: GpuDirectAttributes,
+    #[must_use]
+    pub fn gpu_direct(&self) -> GpuDirectAttributes {
+        self.gpu_direct
+    }
 }
 
 /// All devices of this process, by ordinal.

@@ -24,14 +24,10 @@ pub(super) const STREAM_CAPTURE_IMPLICIT: i32 = 906;
 /// A call of the CUDA driver failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, thiserror::Error)]
 #[error("{call} failed with {}{}", Code { code: *code, name: *name }, self.advice())]
-#[non_exhaustive]
 pub struct CudaError {
-    /// What the driver returned: a `CUresult`. A driver may return codes that no list here has.
-    pub code: i32,
-    /// The driver's name for the code, such as `CUDA_ERROR_OUT_OF_MEMORY`. `None` if it has none.
-    pub name: Option<&'static str>,
-    /// The function that was called, without the suffix of its version.
-    pub call: &'static str,
+    pub(crate) code: i32,
+    pub(crate) name: Option<&'static str>,
+    pub(crate) call: &'static str,
 }
 
 /// What kind of failure a [`CudaError`] is, as far as it decides what to do next.
@@ -103,6 +99,24 @@ impl CudaError {
             }
             _ => "",
         }
+    }
+
+    /// What the driver returned: a `CUresult`. A driver may return codes that no list here has.
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        self.code
+    }
+
+    /// The driver's name for the code, such as `CUDA_ERROR_OUT_OF_MEMORY`. `None` if it has none.
+    #[must_use]
+    pub fn name(&self) -> Option<&'static str> {
+        self.name
+    }
+
+    /// The function that was called, without the suffix of its version.
+    #[must_use]
+    pub fn call(&self) -> &'static str {
+        self.call
     }
 }
 

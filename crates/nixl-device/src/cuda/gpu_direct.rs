@@ -13,20 +13,12 @@ use crate::topology::Topology;
 
 /// What the driver says that a device can do for GPU Direct. `None` where it does not know the attribute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct GpuDirectAttributes {
-    /// Memory can be registered with a NIC through a peer memory module (attribute 116).
-    pub rdma: Option<bool>,
-    /// The same for memory made with CUDA's virtual memory calls (attribute 110).
-    pub rdma_with_virtual_memory: Option<bool>,
-    /// Which calls flush what a NIC wrote, as a set of bits: 1 the host's call, 2 memory operations of streams
-    /// (attribute 117).
-    pub flush_writes: Option<u32>,
-    /// The observers for which writes of a NIC are in order without a flush: 0 none, 100 the device itself, 200 all devices
-    /// (attribute 118).
-    pub writes_ordering: Option<i32>,
-    /// Memory can be exported as a DMA-BUF (attribute 124).
-    pub dma_buf: Option<bool>,
+    rdma: Option<bool>,
+    rdma_with_virtual_memory: Option<bool>,
+    flush_writes: Option<u32>,
+    writes_ordering: Option<i32>,
+    dma_buf: Option<bool>,
 }
 
 impl GpuDirectAttributes {
@@ -39,6 +31,38 @@ impl GpuDirectAttributes {
             writes_ordering: attribute(118),
             dma_buf: flag(124),
         }
+    }
+
+    /// Memory can be registered with a NIC through a peer memory module (attribute 116).
+    #[must_use]
+    pub fn rdma(&self) -> Option<bool> {
+        self.rdma
+    }
+
+    /// The same for memory made with CUDA's virtual memory calls (attribute 110).
+    #[must_use]
+    pub fn rdma_with_virtual_memory(&self) -> Option<bool> {
+        self.rdma_with_virtual_memory
+    }
+
+    /// Which calls flush what a NIC wrote, as a set of bits: 1 the host's call, 2 memory operations of streams
+    /// (attribute 117).
+    #[must_use]
+    pub fn flush_writes(&self) -> Option<u32> {
+        self.flush_writes
+    }
+
+    /// The observers for which writes of a NIC are in order without a flush: 0 none, 100 the device itself, 200 all devices
+    /// (attribute 118).
+    #[must_use]
+    pub fn writes_ordering(&self) -> Option<i32> {
+        self.writes_ordering
+    }
+
+    /// Memory can be exported as a DMA-BUF (attribute 124).
+    #[must_use]
+    pub fn dma_buf(&self) -> Option<bool> {
+        self.dma_buf
     }
 }
 
@@ -86,30 +110,72 @@ impl GpuDirectSupport {
 
 /// A device and a NIC: how far apart they are, and which ways of GPU Direct RDMA there are between them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct NicLink {
+    gpu: u32,
+    nic: String,
+    distance: Option<Distance>,
+    rdma_by_peer_memory: GpuDirectSupport,
+    rdma_by_dma_buf: GpuDirectSupport,
+}
+
+impl NicLink {
     /// Ordinal of the device.
-    pub gpu: u32,
+    #[must_use]
+    pub fn gpu(&self) -> u32 {
+        self.gpu
+    }
+
     /// Name of the NIC.
-    pub nic: String,
+    #[must_use]
+    pub fn nic(&self) -> &str {
+        &self.nic
+    }
+
     /// What their traffic crosses. `None` if either has no known place on the PCI bus.
-    pub distance: Option<Distance>,
+    #[must_use]
+    pub fn distance(&self) -> Option<Distance> {
+        self.distance
+    }
+
     /// Registering device memory by its address, through a peer memory module.
-    pub rdma_by_peer_memory: GpuDirectSupport,
+    #[must_use]
+    pub fn rdma_by_peer_memory(&self) -> &GpuDirectSupport {
+        &self.rdma_by_peer_memory
+    }
+
     /// Registering device memory as a DMA-BUF.
-    pub rdma_by_dma_buf: GpuDirectSupport,
+    #[must_use]
+    pub fn rdma_by_dma_buf(&self) -> &GpuDirectSupport {
+        &self.rdma_by_dma_buf
+    }
 }
 
 /// What a device offers without a NIC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct LocalGpuDirect {
+    gpu: u32,
+    gdrcopy: GpuDirectSupport,
+    storage: GpuDirectSupport,
+}
+
+impl LocalGpuDirect {
     /// Ordinal of the device.
-    pub gpu: u32,
+    #[must_use]
+    pub fn gpu(&self) -> u32 {
+        self.gpu
+    }
+
     /// GDRCopy: the processor reads and writes device memory at low latency.
-    pub gdrcopy: GpuDirectSupport,
+    #[must_use]
+    pub fn gdrcopy(&self) -> &GpuDirectSupport {
+        &self.gdrcopy
+    }
+
     /// GPU Direct Storage: files are read into device memory without the host.
-    pub storage: GpuDirectSupport,
+    #[must_use]
+    pub fn storage(&self) -> &GpuDirectSupport {
+        &self.storage
+    }
 }
 
 /// Every pair of a device and a NIC, nearest NIC first for each device.

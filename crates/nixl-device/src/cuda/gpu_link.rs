@@ -11,21 +11,52 @@ use crate::pci::PciAddress;
 
 /// The way from one device to the memory of another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct GpuLink {
+    from: u32,
+    to: u32,
+    peer_access: bool,
+    native_atomics: bool,
+    performance_rank: Option<u32>,
+    interconnect: Interconnect,
+}
+
+impl GpuLink {
     /// Ordinal of the device whose copies and kernels reach out.
-    pub from: u32,
+    #[must_use]
+    pub fn from(&self) -> u32 {
+        self.from
+    }
+
     /// Ordinal of the device whose memory is reached.
-    pub to: u32,
+    #[must_use]
+    pub fn to(&self) -> u32 {
+        self.to
+    }
+
     /// Whether it can be reached directly: see [`Context::enable_peer_access`](super::Context::enable_peer_access).
     /// If not, copies go through host memory.
-    pub peer_access: bool,
+    #[must_use]
+    pub fn peer_access(&self) -> bool {
+        self.peer_access
+    }
+
     /// Whether atomic operations work across the link.
-    pub native_atomics: bool,
+    #[must_use]
+    pub fn native_atomics(&self) -> bool {
+        self.native_atomics
+    }
+
     /// How the link ranks among those of the machine; less is faster. `None` if the driver does not tell.
-    pub performance_rank: Option<u32>,
+    #[must_use]
+    pub fn performance_rank(&self) -> Option<u32> {
+        self.performance_rank
+    }
+
     /// What it is made of.
-    pub interconnect: Interconnect,
+    #[must_use]
+    pub fn interconnect(&self) -> &Interconnect {
+        &self.interconnect
+    }
 }
 
 /// What connects two devices.

@@ -14,12 +14,9 @@ use super::size_class::size_class;
 
 /// What a pool may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct PoolLimits {
-    /// Bytes in use and kept for reuse together. Beyond it allocation fails.
-    pub max_bytes: usize,
-    /// Bytes kept for reuse. Memory beyond it is freed when it comes back.
-    pub max_idle_bytes: usize,
+    max_bytes: usize,
+    max_idle_bytes: usize,
 }
 
 impl PoolLimits {
@@ -28,24 +25,74 @@ impl PoolLimits {
     pub const fn new(max_bytes: usize) -> Self {
         Self { max_bytes, max_idle_bytes: max_bytes }
     }
+
+    /// Keeps at most this many bytes for reuse. Default: `max_bytes`. With less, memory that comes back beyond it is freed,
+    /// and the next use of as much allocates anew.
+    #[must_use]
+    pub const fn with_max_idle_bytes(self, max_idle_bytes: usize) -> Self {
+        Self { max_idle_bytes, ..self }
+    }
+
+    /// Bytes in use and kept for reuse together. Beyond it allocation fails.
+    #[must_use]
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
+    /// Bytes kept for reuse. Memory beyond it is freed when it comes back.
+    #[must_use]
+    pub fn max_idle_bytes(&self) -> usize {
+        self.max_idle_bytes
+    }
 }
 
 /// What a pool holds and did. Bytes are counted after rounding up to a size class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct PoolStats {
+    in_use_bytes: usize,
+    idle_bytes: usize,
+    peak_bytes: usize,
+    allocated: u64,
+    reused: u64,
+    refused: u64,
+}
+
+impl PoolStats {
     /// Bytes in use.
-    pub in_use_bytes: usize,
+    #[must_use]
+    pub fn in_use_bytes(&self) -> usize {
+        self.in_use_bytes
+    }
+
     /// Bytes kept for reuse.
-    pub idle_bytes: usize,
+    #[must_use]
+    pub fn idle_bytes(&self) -> usize {
+        self.idle_bytes
+    }
+
     /// The most bytes that were ever in use at a time.
-    pub peak_bytes: usize,
+    #[must_use]
+    pub fn peak_bytes(&self) -> usize {
+        self.peak_bytes
+    }
+
     /// Allocations made from the driver.
-    pub allocated: u64,
+    #[must_use]
+    pub fn allocated(&self) -> u64 {
+        self.allocated
+    }
+
     /// Allocations served from what was kept.
-    pub reused: u64,
+    #[must_use]
+    pub fn reused(&self) -> u64 {
+        self.reused
+    }
+
     /// Allocations refused because of the limit.
-    pub refused: u64,
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
 }
 
 macro_rules! pool {

@@ -13,12 +13,23 @@ use crate::process::{ForkGeneration, PerProcess};
 
 /// A CUDA driver with at least one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct CudaDriver {
+    driver_version: u32,
+    pub(crate) device_count: u32,
+}
+
+impl CudaDriver {
     /// The newest version of CUDA that the driver supports, as 1000 × major + 10 × minor: 12040 is 12.4.
-    pub driver_version: u32,
+    #[must_use]
+    pub fn driver_version(&self) -> u32 {
+        self.driver_version
+    }
+
     /// The number of devices, at least 1. `CUDA_VISIBLE_DEVICES` limits it.
-    pub device_count: u32,
+    #[must_use]
+    pub fn device_count(&self) -> u32 {
+        self.device_count
+    }
 }
 
 /// Whether CUDA is there: loads the driver, initialises it and counts devices, once for the process.

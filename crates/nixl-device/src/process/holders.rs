@@ -54,20 +54,11 @@ impl FileIdentity {
 /// Only processes of this PID namespace are found. Not looked at are: descriptors that are under way in a Unix socket or
 /// registered with `io_uring`; descriptors that only one thread of a process has (`unshare(CLONE_FILES)`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Holders {
-    /// Those that have it.
-    pub pids: Vec<u32>,
-    /// How many processes this one may not look into (other users', usually), or did not look into before the limit of
-    /// time. Kernel threads and processes that have ended are not counted. Even root may not look into all where a
-    /// security module or a container says so.
-    pub unreadable: usize,
-    /// When the last of those started, as [`ProcessIdentity::start_time`](super::ProcessIdentity::start_time); beyond any
-    /// time if that is not known of one. `None` if there are none.
-    pub last_unreadable_start: Option<u64>,
-    /// There may be processes that `/proc` does not show: it is mounted with `hidepid`, is of another PID namespace, or
-    /// cannot be read.
-    pub hidden: bool,
+    pids: Vec<u32>,
+    unreadable: usize,
+    last_unreadable_start: Option<u64>,
+    hidden: bool,
 }
 
 impl Holders {
@@ -103,6 +94,34 @@ impl Holders {
     pub fn proves_none_since(&self, start_time: u64) -> bool {
         let older = self.last_unreadable_start.is_none_or(|last| last < start_time);
         self.pids.is_empty() && older && !self.hidden
+    }
+
+    /// Those that have it.
+    #[must_use]
+    pub fn pids(&self) -> &[u32] {
+        &self.pids
+    }
+
+    /// How many processes this one may not look into (other users', usually), or did not look into before the limit of
+    /// time. Kernel threads and processes that have ended are not counted. Even root may not look into all where a
+    /// security module or a container says so.
+    #[must_use]
+    pub fn unreadable(&self) -> usize {
+        self.unreadable
+    }
+
+    /// When the last of those started, as [`ProcessIdentity::start_time`](super::ProcessIdentity::start_time); beyond any
+    /// time if that is not known of one. `None` if there are none.
+    #[must_use]
+    pub fn last_unreadable_start(&self) -> Option<u64> {
+        self.last_unreadable_start
+    }
+
+    /// There may be processes that `/proc` does not show: it is mounted with `hidepid`, is of another PID namespace, or
+    /// cannot be read.
+    #[must_use]
+    pub fn hidden(&self) -> bool {
+        self.hidden
     }
 }
 

@@ -14,22 +14,13 @@ use crate::process::{each_descriptor, socket_inode};
 
 /// A TCP socket that this process has open, or will have once it accepts a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct TcpSocket {
-    /// This side. `None` if the kernel does not tell. IPv4 addresses inside IPv6 are given as IPv4 ones.
-    pub local: Option<SocketAddr>,
-    /// The other side. `None` of a socket that listens, that was never connected, or whose connection has ended entirely:
-    /// then the kernel no longer tells where it led.
-    pub remote: Option<SocketAddr>,
-    /// Its state.
-    pub state: TcpState,
-    /// Bytes that wait to be read, without the end of stream, which the kernel counts as one. Connections that wait to be
-    /// accepted if it listens. `None` if the kernel does not tell.
-    pub unread: Option<u64>,
-    /// Bytes that the other side has not acknowledged. `None` if the kernel does not tell, or if it listens.
-    pub unsent: Option<u64>,
-    /// The number that `/proc` knows it by. 0 of a connection that waits to be accepted.
-    pub inode: u64,
+    pub(crate) local: Option<SocketAddr>,
+    pub(crate) remote: Option<SocketAddr>,
+    state: TcpState,
+    unread: Option<u64>,
+    unsent: Option<u64>,
+    inode: u64,
 }
 
 /// The state of a TCP socket, as RFC 9293 names it.
@@ -136,6 +127,44 @@ impl TcpSocket {
     pub fn may_lead_to(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.state != TcpState::Listen && self.remote.is_none_or(|remote| remote.ip() == address)
+    }
+
+    /// This side. `None` if the kernel does not tell. IPv4 addresses inside IPv6 are given as IPv4 ones.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.local
+    }
+
+    /// The other side. `None` of a socket that listens, that was never connected, or whose connection has ended entirely:
+    /// then the kernel no longer tells where it led.
+    #[must_use]
+    pub fn remote(&self) -> Option<SocketAddr> {
+        self.remote
+    }
+
+    /// Its state.
+    #[must_use]
+    pub fn state(&self) -> TcpState {
+        self.state
+    }
+
+    /// Bytes that wait to be read, without the end of stream, which the kernel counts as one. Connections that wait to be
+    /// accepted if it listens. `None` if the kernel does not tell.
+    #[must_use]
+    pub fn unread(&self) -> Option<u64> {
+        self.unread
+    }
+
+    /// Bytes that the other side has not acknowledged. `None` if the kernel does not tell, or if it listens.
+    #[must_use]
+    pub fn unsent(&self) -> Option<u64> {
+        self.unsent
+    }
+
+    /// The number that `/proc` knows it by. 0 of a connection that waits to be accepted.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.inode
     }
 }
 

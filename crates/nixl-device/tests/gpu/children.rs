@@ -77,7 +77,7 @@ fn import() {
     let handle = IpcMemoryHandle::from_bytes(&from_hex(&task[..144]));
     let event = IpcEventHandle::from_bytes(from_hex(&task[144..]));
     // On another device too, if there is one.
-    let last = probe().as_ref().unwrap().device_count - 1;
+    let last = probe().as_ref().unwrap().device_count() - 1;
     for ordinal in [Some(0), (last > 0).then_some(last)].into_iter().flatten() {
         let context = Context::primary(ordinal).unwrap();
         let stream = Stream::new(&context).unwrap();

@@ -15,16 +15,16 @@ fn devices_are_described() {
     let topology = Topology::discover();
     let all = devices().unwrap();
     println!("{all:#?}");
-    assert_eq!(all.len(), probe().as_ref().unwrap().device_count as usize);
+    assert_eq!(all.len(), probe().as_ref().unwrap().device_count() as usize);
     let first = &all[0];
-    assert!(!first.name.is_empty() && first.multiprocessors > 0);
-    assert!(first.compute_capability >= (5, 0));
-    assert!(topology.gpus.iter().any(|gpu| Some(gpu.address) == first.pci));
+    assert!(!first.name().is_empty() && first.multiprocessors() > 0);
+    assert!(first.compute_capability() >= (5, 0));
+    assert!(topology.gpus().iter().any(|gpu| Some(gpu.address()) == first.pci()));
     let info = context.memory_info().unwrap();
     println!("{info:?}");
-    assert!(info.free <= info.total && info.total <= first.total_memory);
+    assert!(info.free() <= info.total() && info.total() <= first.total_memory());
     for device in &all {
-        assert!(all.iter().filter(|other| other.uuid == device.uuid).count() == 1);
+        assert!(all.iter().filter(|other| other.uuid() == device.uuid()).count() == 1);
     }
     println!("{:#?}", nic_links(&all, &topology));
     println!("{:#?}", local_gpu_direct(&all, &topology));
@@ -35,7 +35,7 @@ fn there_is_no_device_beyond_the_last() {
     if one_gpu("devices::there_is_no_device_beyond_the_last").is_none() {
         return;
     }
-    let count = probe().as_ref().unwrap().device_count;
+    let count = probe().as_ref().unwrap().device_count();
     for ordinal in [count, u32::MAX] {
         assert_eq!(Context::primary(ordinal), Err(DeviceError::NoSuchDevice { ordinal, count }));
     }
@@ -49,9 +49,10 @@ fn links_are_the_same_both_ways() {
     let links = gpu_links(&devices().unwrap()).unwrap();
     println!("{links:#?}");
     for link in &links {
-        let back = links.iter().find(|back| (back.from, back.to) == (link.to, link.from)).unwrap();
-        assert_eq!(link.interconnect, back.interconnect);
-        assert!(link.interconnect != Interconnect::NvLink || link.peer_access);
+        let back =
+            links.iter().find(|back| (back.from(), back.to()) == (link.to(), link.from())).unwrap();
+        assert_eq!(link.interconnect(), back.interconnect());
+        assert!(*link.interconnect() != Interconnect::NvLink || link.peer_access());
     }
 }
 

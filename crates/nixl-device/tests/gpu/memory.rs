@@ -63,7 +63,7 @@ fn memory_that_is_registered_twice_is_an_error() {
     let register = || unsafe { HostRegistration::from_raw_parts(&context, start, 3 * 4096, ()) };
     let first = register().unwrap();
     let second = register();
-    assert!(matches!(second, Err(MemoryError::Cuda(error)) if error.code == 712), "{second:?}");
+    assert!(matches!(second, Err(MemoryError::Cuda(error)) if error.code() == 712), "{second:?}");
     drop(first);
     drop(register().unwrap());
     context.health().unwrap();
@@ -74,7 +74,7 @@ fn too_much_memory_is_an_error_that_harms_nothing() {
     let Some(context) = one_gpu("memory::too_much_memory_is_an_error_that_harms_nothing") else {
         return;
     };
-    let total = usize::try_from(context.memory_info().unwrap().total).unwrap();
+    let total = usize::try_from(context.memory_info().unwrap().total()).unwrap();
     let error = DeviceMemory::new(&context, total + 1).unwrap_err();
     println!("{error}");
     assert!(matches!(error, MemoryError::OutOfDeviceMemory { .. }), "{error:?}");
@@ -109,8 +109,8 @@ fn pools_serve_again_what_came_back() {
     }
     let (device, pinned) = (device.stats(), pinned.stats());
     println!("{device:?}\n{pinned:?}");
-    assert_eq!((device.in_use_bytes, pinned.in_use_bytes), (0, 0));
-    assert!(device.allocated <= 2 && pinned.allocated <= 4);
+    assert_eq!((device.in_use_bytes(), pinned.in_use_bytes()), (0, 0));
+    assert!(device.allocated() <= 2 && pinned.allocated() <= 4);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn device_memory_is_exported_as_a_dma_buf_or_refused() {
         return;
     };
     let memory = DeviceMemory::new(&context, 2 * MIB).unwrap();
-    let supported = nixl_device::cuda::devices().unwrap()[0].gpu_direct.dma_buf;
+    let supported = nixl_device::cuda::devices().unwrap()[0].gpu_direct().dma_buf();
     let exported = memory.export_dma_buf();
     println!("DMA-BUF: attribute {supported:?}, export {exported:?}");
     if supported == Some(false) {

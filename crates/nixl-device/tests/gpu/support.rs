@@ -17,7 +17,7 @@ pub(crate) fn one_gpu(test: &str) -> Option<Context> {
 
 /// The first two devices, or a note that the test is skipped.
 pub(crate) fn two_gpus(test: &str) -> Option<[Context; 2]> {
-    if !matches!(probe(), Ok(driver) if driver.device_count >= 2) {
+    if !matches!(probe(), Ok(driver) if driver.device_count() >= 2) {
         skip("two GPUs", test);
         return None;
     }

@@ -54,8 +54,8 @@ fn connect(address: &str, bytes: usize) {
 
 fn holders(device: u64, inode: u64) {
     let holders = Holders::of_file(FileIdentity { device, inode }, LIMIT);
-    let Holders { pids, unreadable, hidden, .. } = &holders;
-    say(format!("{pids:?} {} {hidden} {}", *unreadable > 0, holders.proves_none()));
+    let (pids, hidden) = (holders.pids(), holders.hidden());
+    say(format!("{pids:?} {} {hidden} {}", holders.unreadable() > 0, holders.proves_none()));
     next_word();
 }
 

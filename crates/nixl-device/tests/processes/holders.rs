@@ -27,9 +27,10 @@ fn shell(file: &File, script: &str) -> Other {
 /// program.
 fn until_held_by(identity: FileIdentity, pids: &[u32]) -> Holders {
     until(&format!("{pids:?}"), || {
-        let mut holders = Holders::of_file(identity, LIMIT);
-        holders.pids.sort_unstable();
-        (holders.pids == pids).then_some(holders)
+        let holders = Holders::of_file(identity, LIMIT);
+        let mut found = holders.pids().to_vec();
+        found.sort_unstable();
+        (found == pids).then_some(holders)
     })
 }
 
@@ -54,10 +55,10 @@ fn a_child_that_inherited_the_file_counts_after_its_parent_has_ended() {
     Command::new("kill").arg(child.to_string()).status().unwrap();
     let ended = until_held_by(identity, &[]);
     // Of what else runs here, users other than root may not see everything.
-    let sees_all = ended.unreadable == 0 && !ended.hidden;
+    let sees_all = ended.unreadable() == 0 && !ended.hidden();
     assert_eq!(ended.proves_none(), sees_all);
-    let older = ended.last_unreadable_start < Some(start);
-    assert_eq!(ended.proves_none_since(start), older && !ended.hidden);
+    let older = ended.last_unreadable_start() < Some(start);
+    assert_eq!(ended.proves_none_since(start), older && !ended.hidden());
     assert!(!ended.proves_none_since(0) || sees_all);
 }
 
@@ -65,7 +66,7 @@ fn a_child_that_inherited_the_file_counts_after_its_parent_has_ended() {
 fn what_was_not_looked_at_in_time_counts_as_unreadable() {
     let (_file, identity) = memory("late");
     let holders = Holders::of_file(identity, std::time::Duration::ZERO);
-    assert!(holders.unreadable > 0 && holders.pids.is_empty() && !holders.proves_none());
+    assert!(holders.unreadable() > 0 && holders.pids().is_empty() && !holders.proves_none());
     let me = ProcessIdentity::current().unwrap();
     assert!(!holders.proves_none_since(me.start_time), "this process was not looked at either");
 }

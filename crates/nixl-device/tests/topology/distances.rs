@@ -12,10 +12,10 @@ fn distance(gpu: (&str, i32), nic: (&str, i32)) -> Distance {
         .gpu(gpu.0, gpu.1)
         .nic("mlx5_0", nic.0, nic.1);
     let topology = tree.discover();
-    assert_eq!(topology.notes, []);
-    let nic = topology.nics[0].pci.as_ref().unwrap();
-    let there = topology.gpus[0].distance(nic);
-    assert_eq!(there, nic.distance(&topology.gpus[0]));
+    assert_eq!(topology.notes(), []);
+    let nic = topology.nics()[0].pci().unwrap();
+    let there = topology.gpus()[0].distance(nic);
+    assert_eq!(there, nic.distance(&topology.gpus()[0]));
     there
 }
 
@@ -110,9 +110,9 @@ fn an_unknown_node_is_the_only_node() {
         -1,
     );
     let topology = tree.discover();
-    let nic = topology.nics[0].pci.as_ref().unwrap();
-    assert_eq!(nic.numa_node, Some(0));
-    assert_eq!(topology.gpus[0].distance(nic), Distance::Node);
+    let nic = topology.nics()[0].pci().unwrap();
+    assert_eq!(nic.numa_node(), Some(0));
+    assert_eq!(topology.gpus()[0].distance(nic), Distance::Node);
 }
 
 #[test]
@@ -147,7 +147,8 @@ fn a_host_bridge_below_other_devices_is_found() {
 fn a_function_is_at_no_distance_from_itself() {
     let tree = FakeTree::new();
     tree.gpu("pci0000:00/0000:00:01.0/0000:01:00.0", 0);
-    let gpu = &tree.discover().gpus[0];
+    let topology = tree.discover();
+    let gpu = &topology.gpus()[0];
     assert_eq!(gpu.distance(gpu), Distance::Same);
 }
 

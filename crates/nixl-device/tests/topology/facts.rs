@@ -9,17 +9,17 @@ use crate::fake_tree::FakeTree;
 #[test]
 fn a_bare_machine_has_nothing_and_no_notes() {
     let topology = FakeTree::new().discover();
-    assert_eq!(topology.notes, []);
-    assert_eq!(topology.nics, []);
-    assert_eq!(topology.gpus, []);
-    assert_eq!(topology.numa_nodes, []);
-    assert_eq!(topology.memlock, None);
-    assert_eq!(topology.host.hostname, None);
-    assert_eq!((topology.host.pid_namespace, topology.host.ipc_namespace), (None, None));
-    assert_eq!(topology.gpu_direct.peer_memory, []);
-    assert_eq!(topology.gpu_direct.gdrcopy, None);
-    assert_eq!(topology.gpu_direct.nvidia_fs, None);
-    assert_eq!(topology.gpu_direct.nvidia_driver, None);
+    assert_eq!(topology.notes(), []);
+    assert_eq!(topology.nics(), []);
+    assert_eq!(topology.gpus(), []);
+    assert_eq!(topology.numa_nodes(), []);
+    assert_eq!(topology.memlock(), None);
+    assert_eq!(topology.host().hostname(), None);
+    assert_eq!((topology.host().pid_namespace(), topology.host().ipc_namespace()), (None, None));
+    assert_eq!(topology.gpu_direct().peer_memory(), []);
+    assert_eq!(topology.gpu_direct().gdrcopy(), None);
+    assert_eq!(topology.gpu_direct().nvidia_fs(), None);
+    assert_eq!(topology.gpu_direct().nvidia_driver(), None);
 }
 
 #[test]
@@ -33,11 +33,11 @@ fn gpus_are_nvidias_display_and_3d_controllers() {
         .function(&format!("{port}/0000:07:00.0"), "0x10de", "0x068000", 0)
         .function(&format!("{port}/0000:02:00.0"), "0x1a03", "0x030000", 0);
     let topology = tree.discover();
-    assert_eq!(topology.notes, []);
+    assert_eq!(topology.notes(), []);
     let gpus: Vec<_> = topology
-        .gpus
+        .gpus()
         .iter()
-        .map(|gpu| (gpu.address.to_string(), gpu.numa_node, gpu.driver.clone()))
+        .map(|gpu| (gpu.address().to_string(), gpu.numa_node(), gpu.driver()))
         .collect();
     assert_eq!(
         gpus,
@@ -55,10 +55,11 @@ fn each_way_of_peer_memory_is_found() {
     ] {
         let tree = FakeTree::new();
         tree.file(&format!("{folder}/version"), "570.86.15\n");
-        let found = tree.discover().gpu_direct.peer_memory;
+        let topology = tree.discover();
+        let found = topology.gpu_direct().peer_memory();
         assert_eq!(found.len(), 1, "{folder}");
-        assert_eq!(found[0].provider, provider);
-        assert_eq!(found[0].version, ModuleVersion::Known("570.86.15".to_owned()));
+        assert_eq!(found[0].provider(), provider);
+        assert_eq!(found[0].version(), &ModuleVersion::Known("570.86.15".to_owned()));
     }
 }
 
@@ -68,20 +69,22 @@ fn a_module_without_a_version_is_still_loaded() {
     tree.folder("sys/module/nvidia_peermem")
         .file("sys/module/nvidia_fs/version", "2.24\n")
         .folder("sys/module/gdrdrv");
-    let facts = tree.discover().gpu_direct;
-    assert_eq!(facts.peer_memory[0].version, ModuleVersion::Unknown);
-    assert_eq!(facts.nvidia_fs, Some(ModuleVersion::Known("2.24".to_owned())));
-    let gdrcopy = facts.gdrcopy.unwrap();
-    assert_eq!(gdrcopy.version, ModuleVersion::Unknown);
-    assert_eq!(gdrcopy.access, NodeAccess::Missing);
+    let topology = tree.discover();
+    let facts = topology.gpu_direct();
+    assert_eq!(facts.peer_memory()[0].version(), &ModuleVersion::Unknown);
+    assert_eq!(facts.nvidia_fs(), Some(&ModuleVersion::Known("2.24".to_owned())));
+    let gdrcopy = facts.gdrcopy().unwrap();
+    assert_eq!(gdrcopy.version(), &ModuleVersion::Unknown);
+    assert_eq!(gdrcopy.access(), NodeAccess::Missing);
 }
 
 #[test]
 fn gdrcopy_has_its_node() {
     let tree = FakeTree::new();
     tree.file("sys/module/gdrdrv/version", "2.5\n").file("dev/gdrdrv", "");
-    let gdrcopy = tree.discover().gpu_direct.gdrcopy.unwrap();
-    assert_eq!(gdrcopy.access, NodeAccess::Granted);
+    let topology = tree.discover();
+    let gdrcopy = topology.gpu_direct().gdrcopy().unwrap();
+    assert_eq!(gdrcopy.access(), NodeAccess::Granted);
 }
 
 #[test]
@@ -100,9 +103,10 @@ fn the_flavor_of_the_driver_is_told() {
         let tree = FakeTree::new();
         tree.file("sys/module/nvidia/version", "570.86.15\n")
             .file("proc/driver/nvidia/version", line);
-        let driver = tree.discover().gpu_direct.nvidia_driver.unwrap();
-        assert_eq!(driver.version, ModuleVersion::Known("570.86.15".to_owned()));
-        assert_eq!(driver.flavor, flavor, "{line}");
+        let topology = tree.discover();
+        let driver = topology.gpu_direct().nvidia_driver().unwrap();
+        assert_eq!(driver.version(), &ModuleVersion::Known("570.86.15".to_owned()));
+        assert_eq!(driver.flavor(), flavor, "{line}");
     }
 }
 
@@ -115,10 +119,10 @@ fn the_limit_of_locked_memory_is_read() {
          Max cpu time              unlimited            unlimited            seconds   \n\
          Max locked memory         8388608              unlimited            bytes     \n",
     );
-    let memlock = tree.discover().memlock.unwrap();
-    assert_eq!(memlock.soft, Limit::Bytes(8_388_608));
-    assert_eq!(memlock.hard, Limit::Unlimited);
-    assert!(memlock.soft < memlock.hard);
+    let memlock = tree.discover().memlock().unwrap();
+    assert_eq!(memlock.soft(), Limit::Bytes(8_388_608));
+    assert_eq!(memlock.hard(), Limit::Unlimited);
+    assert!(memlock.soft() < memlock.hard());
 }
 
 #[test]
@@ -130,13 +134,13 @@ fn the_identity_of_the_host_is_read() {
         .raw_link("proc/self/ns/pid", "pid:[4026531836]")
         .raw_link("proc/self/ns/ipc", "ipc:[18446744073709551615]");
     let topology = tree.discover();
-    assert_eq!(topology.notes, []);
-    let host = topology.host;
-    assert_eq!(host.hostname.as_deref(), Some("worker-7"));
-    assert_eq!(host.kernel.as_deref(), Some("6.8.0-45-generic"));
-    assert_eq!(host.boot_id.as_deref(), Some("0f0e0d0c-0b0a-4908-8706-050403020100"));
-    assert_eq!(host.pid_namespace, NonZeroU64::new(4_026_531_836));
-    assert_eq!(host.ipc_namespace, Some(NonZeroU64::MAX));
+    assert_eq!(topology.notes(), []);
+    let host = topology.host();
+    assert_eq!(host.hostname(), Some("worker-7"));
+    assert_eq!(host.kernel(), Some("6.8.0-45-generic"));
+    assert_eq!(host.boot_id(), Some("0f0e0d0c-0b0a-4908-8706-050403020100"));
+    assert_eq!(host.pid_namespace(), NonZeroU64::new(4_026_531_836));
+    assert_eq!(host.ipc_namespace(), Some(NonZeroU64::MAX));
 }
 
 #[test]

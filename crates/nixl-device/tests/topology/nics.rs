@@ -16,18 +16,18 @@ fn a_nic_has_its_place_and_link() {
         .folder("sys/bus/pci/drivers/mlx5_core")
         .link(&format!("sys/devices/{SLOT}/driver"), "sys/bus/pci/drivers/mlx5_core");
     let topology = tree.discover();
-    assert_eq!(topology.notes, []);
-    let nic = &topology.nics[0];
-    assert_eq!(nic.name, "mlx5_0");
-    let pci = nic.pci.as_ref().unwrap();
-    assert_eq!(pci.address.to_string(), "0000:3b:00.0");
-    assert_eq!(pci.host_bridge, "pci0000:00");
-    assert_eq!(pci.numa_node, Some(1));
-    assert_eq!((pci.vendor, pci.device), (Some(0x15b3), Some(0x1021)));
-    assert_eq!(pci.class, Some(0x02_0700));
-    assert_eq!(pci.driver.as_deref(), Some("mlx5_core"));
-    assert_eq!((pci.link.speed_mt_s, pci.link.lanes), (Some(16_000), Some(8)));
-    assert_eq!((pci.max_link.speed_mt_s, pci.max_link.lanes), (Some(32_000), Some(16)));
+    assert_eq!(topology.notes(), []);
+    let nic = &topology.nics()[0];
+    assert_eq!(nic.name(), "mlx5_0");
+    let pci = nic.pci().unwrap();
+    assert_eq!(pci.address().to_string(), "0000:3b:00.0");
+    assert_eq!(pci.host_bridge(), "pci0000:00");
+    assert_eq!(pci.numa_node(), Some(1));
+    assert_eq!((pci.vendor(), pci.device()), (Some(0x15b3), Some(0x1021)));
+    assert_eq!(pci.class(), Some(0x02_0700));
+    assert_eq!(pci.driver(), Some("mlx5_core"));
+    assert_eq!((pci.link().speed_mt_s(), pci.link().lanes()), (Some(16_000), Some(8)));
+    assert_eq!((pci.max_link().speed_mt_s(), pci.max_link().lanes()), (Some(32_000), Some(16)));
 }
 
 #[test]
@@ -39,11 +39,11 @@ fn each_port_has_its_own_state_layer_and_rate() {
         .port("mlx5_0", 1, "InfiniBand", "400 Gb/sec (4X NDR)")
         .file("sys/class/infiniband/mlx5_0/ports/2/state", "1: DOWN\n");
     let topology = tree.discover();
-    assert_eq!(topology.notes, []);
-    let ports: Vec<_> = topology.nics[0]
-        .ports
+    assert_eq!(topology.notes(), []);
+    let ports: Vec<_> = topology.nics()[0]
+        .ports()
         .iter()
-        .map(|port| (port.number, port.state, port.link_layer, port.rate_mbit_s))
+        .map(|port| (port.number(), port.state(), port.link_layer(), port.rate_mbit_s()))
         .collect();
     assert_eq!(
         ports,
@@ -67,8 +67,8 @@ fn ethernet_ports_name_their_interfaces_in_the_gid_table() {
         // An unused entry cannot be read, which is no fault.
         .folder(&format!("{table}/3"));
     let topology = tree.discover();
-    assert_eq!(topology.notes, []);
-    assert_eq!(topology.nics[0].ports[0].netdevs, ["eth2", "eth2.100"]);
+    assert_eq!(topology.notes(), []);
+    assert_eq!(topology.nics()[0].ports()[0].netdevs(), ["eth2", "eth2.100"]);
 }
 
 #[test]
@@ -79,9 +79,10 @@ fn infiniband_ports_find_their_interfaces_by_number() {
         .port("mlx4_0", 2, "InfiniBand", "56 Gb/sec (4X FDR)")
         .file(&format!("sys/devices/{SLOT}/net/ib0/dev_port"), "0\n")
         .file(&format!("sys/devices/{SLOT}/net/ib1/dev_port"), "1\n");
-    let ports = &tree.discover().nics[0].ports;
-    assert_eq!(ports[0].netdevs, ["ib0"]);
-    assert_eq!(ports[1].netdevs, ["ib1"]);
+    let topology = tree.discover();
+    let ports = topology.nics()[0].ports();
+    assert_eq!(ports[0].netdevs(), ["ib0"]);
+    assert_eq!(ports[1].netdevs(), ["ib1"]);
 }
 
 #[test]
@@ -90,7 +91,7 @@ fn the_only_port_has_all_interfaces() {
     tree.nic("mlx5_0", SLOT, 0)
         .port("mlx5_0", 1, "InfiniBand", "400 Gb/sec (4X NDR)")
         .folder(&format!("sys/devices/{SLOT}/net/ibp59s0"));
-    assert_eq!(tree.discover().nics[0].ports[0].netdevs, ["ibp59s0"]);
+    assert_eq!(tree.discover().nics()[0].ports()[0].netdevs(), ["ibp59s0"]);
 }
 
 #[test]
@@ -100,9 +101,9 @@ fn a_device_in_software_has_no_pci_function() {
         .link("sys/class/infiniband/rxe0", "sys/devices/virtual/infiniband/rxe0")
         .port("rxe0", 1, "Ethernet", "10 Gb/sec (4X SDR)");
     let topology = tree.discover();
-    assert_eq!(topology.notes, []);
-    assert_eq!(topology.nics[0].pci, None);
-    assert_eq!(topology.nics[0].ports.len(), 1);
+    assert_eq!(topology.notes(), []);
+    assert_eq!(topology.nics()[0].pci(), None);
+    assert_eq!(topology.nics()[0].ports().len(), 1);
 }
 
 #[test]
@@ -110,8 +111,9 @@ fn a_subfunction_has_the_pci_function_above_it() {
     let tree = FakeTree::new();
     tree.function(SLOT, "0x15b3", "0x020000", 0)
         .rdma_device("mlx5_2", &format!("{SLOT}/mlx5_core.sf.4"));
-    let nic = &tree.discover().nics[0];
-    assert_eq!(nic.pci.as_ref().unwrap().address.to_string(), "0000:3b:00.0");
+    let topology = tree.discover();
+    let nic = &topology.nics()[0];
+    assert_eq!(nic.pci().unwrap().address().to_string(), "0000:3b:00.0");
 }
 
 #[test]
@@ -126,11 +128,11 @@ fn a_verbs_device_belongs_to_the_nic_it_names() {
         .file("dev/infiniband/rdma_cm", "")
         .file("dev/infiniband/uverbs1", "");
     let topology = tree.discover();
-    assert_eq!(topology.notes, []);
+    assert_eq!(topology.notes(), []);
     let verbs: Vec<_> = topology
-        .nics
+        .nics()
         .iter()
-        .map(|nic| nic.verbs.as_ref().map(|verbs| (verbs.name.as_str(), verbs.access)))
+        .map(|nic| nic.verbs().map(|verbs| (verbs.name(), verbs.access())))
         .collect();
     assert_eq!(
         verbs,
@@ -142,9 +144,10 @@ fn a_verbs_device_belongs_to_the_nic_it_names() {
 fn a_verbs_node_without_a_nic_is_noted() {
     let tree = FakeTree::new();
     tree.file("dev/infiniband/uverbs7", "");
-    let notes = tree.discover().notes;
+    let topology = tree.discover();
+    let notes = topology.notes();
     assert_eq!(notes.len(), 1);
-    assert_eq!(notes[0].path, "/dev/infiniband/uverbs7");
+    assert_eq!(notes[0].path(), "/dev/infiniband/uverbs7");
 }
 
 fn dma_buf(kernel: &str) -> DmaBufSupport {
@@ -154,7 +157,7 @@ fn dma_buf(kernel: &str) -> DmaBufSupport {
         .file("proc/sys/kernel/osrelease", format!("{kernel}\n"))
         .folder("sys/bus/pci/drivers/mlx5_core")
         .link(&format!("sys/devices/{SLOT}/driver"), "sys/bus/pci/drivers/mlx5_core");
-    tree.discover().nics[0].dma_buf.clone()
+    tree.discover().nics()[0].dma_buf().clone()
 }
 
 #[test]
@@ -189,16 +192,16 @@ proptest! {
             }
         }
         let topology = tree.discover();
-        prop_assert_eq!(&topology.notes, &[]);
+        prop_assert_eq!(topology.notes(), &[]);
         let found: Vec<(String, BTreeSet<u32>)> = topology
-            .nics
+            .nics()
             .iter()
-            .map(|nic| (nic.name.clone(), nic.ports.iter().map(|port| port.number).collect()))
+            .map(|nic| (nic.name().to_owned(), nic.ports().iter().map(|port| port.number()).collect()))
             .collect();
         let made: Vec<_> = nics.into_iter().map(|(nic, ports)| (format!("mlx5_{nic}"), ports)).collect();
         prop_assert_eq!(found, made);
-        for nic in &topology.nics {
-            prop_assert!(nic.ports.is_sorted_by(|a, b| a.number < b.number));
+        for nic in topology.nics() {
+            prop_assert!(nic.ports().is_sorted_by(|a, b| a.number() < b.number()));
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::fake_tree::FakeTree;
 const SLOT: &str = "pci0000:00/0000:00:01.0/0000:3b:00.0";
 
 fn note_paths(topology: &Topology) -> Vec<&str> {
-    topology.notes.iter().map(|note| note.path.as_str()).collect()
+    topology.notes().iter().map(|note| note.path()).collect()
 }
 
 #[test]
@@ -19,7 +19,7 @@ fn a_root_that_does_not_exist_is_noted() {
     let tree = FakeTree::new();
     let topology = Topology::discover_in(&tree.path().join("nowhere"));
     assert_eq!(note_paths(&topology), ["/"]);
-    assert_eq!(topology.nics, []);
+    assert_eq!(topology.nics(), []);
 }
 
 #[test]
@@ -36,18 +36,18 @@ fn broken_files_of_one_nic_hide_neither_it_nor_others() {
         .nic("mlx5_1", "pci0000:00/0000:00:02.0/0000:5e:00.0", 1)
         .port("mlx5_1", 1, "Ethernet", "100 Gb/sec (4X EDR)");
     let topology = tree.discover();
-    let [broken, whole] = topology.nics.as_slice() else {
-        panic!("{:?}", topology.nics);
+    let [broken, whole] = topology.nics() else {
+        panic!("{:?}", topology.nics());
     };
-    let pci = broken.pci.as_ref().unwrap();
-    assert_eq!((pci.numa_node, pci.vendor), (None, None));
-    assert_eq!(pci.device, Some(0x1021));
-    assert_eq!((pci.link.speed_mt_s, pci.link.lanes), (None, None));
-    let [port] = broken.ports.as_slice() else {
-        panic!("{:?}", broken.ports);
+    let pci = broken.pci().unwrap();
+    assert_eq!((pci.numa_node(), pci.vendor()), (None, None));
+    assert_eq!(pci.device(), Some(0x1021));
+    assert_eq!((pci.link().speed_mt_s(), pci.link().lanes()), (None, None));
+    let [port] = broken.ports() else {
+        panic!("{:?}", broken.ports());
     };
-    assert_eq!((port.state, port.link_layer, port.rate_mbit_s), (None, None, None));
-    assert!(whole.ports[0].state.is_some());
+    assert_eq!((port.state(), port.link_layer(), port.rate_mbit_s()), (None, None, None));
+    assert!(whole.ports()[0].state().is_some());
     let mut paths = note_paths(&topology);
     paths.sort_unstable();
     assert_eq!(
@@ -72,8 +72,8 @@ fn links_that_lead_nowhere_or_out_are_noted() {
         .raw_link("sys/class/infiniband/b/device", outside.path().join("sys/devices").join(SLOT))
         .raw_link("sys/class/infiniband/c/device", "device");
     let topology = tree.discover();
-    assert_eq!(topology.nics.len(), 3);
-    assert!(topology.nics.iter().all(|nic| nic.pci.is_none()));
+    assert_eq!(topology.nics().len(), 3);
+    assert!(topology.nics().iter().all(|nic| nic.pci().is_none()));
     assert_eq!(
         note_paths(&topology),
         [
@@ -89,7 +89,7 @@ fn a_gpu_outside_any_host_bridge_is_noted() {
     let tree = FakeTree::new();
     tree.function("platform/0000:3b:00.0", "0x10de", "0x030200", 0);
     let topology = tree.discover();
-    assert_eq!(topology.gpus, []);
+    assert_eq!(topology.gpus(), []);
     assert_eq!(note_paths(&topology), ["/sys/bus/pci/devices/0000:3b:00.0"]);
 }
 
@@ -98,7 +98,7 @@ fn an_endless_file_is_not_read_to_its_end() {
     let tree = FakeTree::new();
     tree.raw_link("proc/sys/kernel/hostname", "/dev/zero");
     let topology = tree.discover();
-    assert_eq!(topology.host.hostname, None);
+    assert_eq!(topology.host().hostname(), None);
     assert_eq!(note_paths(&topology), ["/proc/sys/kernel/hostname"]);
 }
 
@@ -106,9 +106,10 @@ fn an_endless_file_is_not_read_to_its_end() {
 fn a_long_wrong_text_makes_a_short_note() {
     let tree = FakeTree::new();
     tree.file("proc/sys/kernel/random/boot_id", "\u{1b}".repeat(10_000));
-    let notes = tree.discover().notes;
-    assert!(notes[0].message.len() < 400, "{}", notes[0].message);
-    assert!(!notes[0].message.contains('\u{1b}'));
+    let topology = tree.discover();
+    let notes = topology.notes();
+    assert!(notes[0].message().len() < 400, "{}", notes[0].message());
+    assert!(!notes[0].message().contains('\u{1b}'));
 }
 
 #[test]
@@ -128,8 +129,8 @@ fn namespaces_that_are_not_written_as_the_kernel_does_are_noted() {
         let tree = FakeTree::new();
         tree.raw_link("proc/self/ns/pid", target).raw_link("proc/self/ns/ipc", "ipc:[4026531839]");
         let topology = tree.discover();
-        assert_eq!(topology.host.pid_namespace, None, "{target}");
-        assert_eq!(topology.host.ipc_namespace, NonZeroU64::new(4_026_531_839));
+        assert_eq!(topology.host().pid_namespace(), None, "{target}");
+        assert_eq!(topology.host().ipc_namespace(), NonZeroU64::new(4_026_531_839));
         assert_eq!(note_paths(&topology), ["/proc/self/ns/pid"], "{target}");
     }
 
@@ -137,16 +138,16 @@ fn namespaces_that_are_not_written_as_the_kernel_does_are_noted() {
     let tree = FakeTree::new();
     tree.file("proc/self/ns/pid", "pid:[4026531836]").folder("proc/self/ns/ipc");
     let topology = tree.discover();
-    assert_eq!((topology.host.pid_namespace, topology.host.ipc_namespace), (None, None));
+    assert_eq!((topology.host().pid_namespace(), topology.host().ipc_namespace()), (None, None));
     assert_eq!(note_paths(&topology), ["/proc/self/ns/pid", "/proc/self/ns/ipc"]);
 }
 
 #[test]
 fn the_real_machine_is_described() {
     let topology = Topology::discover();
-    assert!(topology.host.kernel.is_some());
-    assert!(topology.host.pid_namespace.is_some());
-    assert!(topology.memlock.is_some());
+    assert!(topology.host().kernel().is_some());
+    assert!(topology.host().pid_namespace().is_some());
+    assert!(topology.memlock().is_some());
     assert!(serde_json::to_string(&topology).is_ok());
 }
 
@@ -254,9 +255,9 @@ proptest! {
         let topology = tree.discover();
         prop_assert!(serde_json::to_string(&topology).is_ok());
         prop_assert_eq!(&topology, &tree.discover());
-        for a in &topology.gpus {
-            for nic in &topology.nics {
-                if let Some(b) = &nic.pci {
+        for a in topology.gpus() {
+            for nic in topology.nics() {
+                if let Some(b) = &nic.pci() {
                     prop_assert_eq!(a.distance(b), b.distance(a));
                 }
             }

@@ -42,10 +42,10 @@ pub(super) struct PathConnection {
 /// among the facts.
 fn facts_of(process: &Arc<LocalFacts>, settings: &[EngineSetting]) -> Arc<LocalFacts> {
     let is_transports =
-        |s: &&EngineSetting| s.name == "UCX_TLS" && s.source == SettingSource::Option;
+        |s: &&EngineSetting| s.name() == "UCX_TLS" && s.source() == SettingSource::Option;
     match settings.iter().find(is_transports) {
         Some(transports) => {
-            let ucx = UcxTransports::parse(&transports.value);
+            let ucx = UcxTransports::parse(transports.value());
             Arc::new(LocalFacts { ucx, ..LocalFacts::clone(process) })
         }
         None => Arc::clone(process),
@@ -63,10 +63,10 @@ impl PathConnection {
             gpus: Arc::clone(gpus),
             threads: shared.threads.clone(),
             costs: shared.costs.clone(),
-            waker: link.waker.clone(),
+            waker: link.waker().clone(),
         };
-        let facts = facts_of(&shared.facts, &link.transport.settings());
-        let imports = ImportCache::new(Arc::clone(gpus), Arc::clone(&link.background));
+        let facts = facts_of(&shared.facts, &link.transport().settings());
+        let imports = ImportCache::new(Arc::clone(gpus), Arc::clone(link.background()));
         let remote_copies = RemoteCopyContext {
             imports: Arc::clone(&imports),
             context: context.clone(),
@@ -85,7 +85,7 @@ impl PathConnection {
             ),
             imports,
             peers,
-            engine: Engine::of(link.transport.name()),
+            engine: Engine::of(link.transport().name()),
             successes: Successes::default(),
             link,
             shared,
@@ -108,7 +108,7 @@ impl PathConnection {
     /// Releases pinned slots, in the background.
     pub(super) fn release_slots(&self) {
         let staging = Arc::downgrade(&self.services.staging);
-        self.link.background.run(Box::new(move || {
+        self.link.background().run(Box::new(move || {
             staging.upgrade().into_iter().for_each(|staging| staging.release_slots());
         }));
     }
@@ -120,9 +120,9 @@ impl PathConnection {
         local: MemoryKind,
         request: &TransferRequest<'_>,
     ) -> Result<Box<dyn Execution>, TransportError> {
-        let gate = |execution| WaitFor::before(execution, request.local.pending());
+        let gate = |execution| WaitFor::before(execution, request.local().pending());
         match kind {
-            PathKind::CudaIpc if is_host_memory(request.remote) => {
+            PathKind::CudaIpc if is_host_memory(request.remote()) => {
                 self.services.remote_copies.begin(request).map(gate)
             }
             // Their copies wait by themselves, as those of the transport below.
@@ -130,7 +130,7 @@ impl PathConnection {
                 Ok(Box::new(self.peer_copy(kind, local, request, u64::MAX)?))
             }
             PathKind::StagedOneSide | PathKind::StagedBothSides => {
-                let there = !is_host_memory(request.remote);
+                let there = !is_host_memory(request.remote());
                 let mode = if there { StagingMode::TwoSided } else { StagingMode::OneSided };
                 self.services.staging.begin(request, mode).map(gate)
             }
@@ -159,16 +159,16 @@ impl PathConnection {
 
 impl ConnectionExecutor for PathConnection {
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        let Some(route) = &request.route else { return local::begin(&request, &self.context) };
-        let mut devices = request.local.iter().map(|d| d.device());
+        let Some(route) = &request.route() else { return local::begin(&request, &self.context) };
+        let mut devices = request.local().iter().map(|d| d.device());
         let first = devices.next();
         if devices.any(|device| Some(device) != first) {
             let reason = "the local memory is of several devices; use one operation for each";
             let (engine, call) = ("executor", "begin");
             return Err(TransportError::Engine { engine, call, reason: reason.into() });
         }
-        let info = request.remote.peer();
-        let peer = self.peer(route.peer.as_str(), info);
+        let info = request.remote().peer();
+        let peer = self.peer(route.peer().as_str(), info);
         self.ask_engine(&peer, &request);
         let (plan, mut history) = self.plan(&peer, info, self.query(&request));
         self.note_memory(&request, &plan, &mut history);
@@ -200,11 +200,11 @@ impl ConnectionExecutor for PathConnection {
     }
 
     fn needs_local_metadata(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
-        let Some(peer) = remote.peer().filter(|peer| peer.capabilities().staging) else {
+        let Some(peer) = remote.peer().filter(|peer| peer.capabilities().staging()) else {
             return false;
         };
         // Staged, or copied by the peer's GPU.
-        !is_host_memory(remote) || (peer.capabilities().ipc && !is_host(local))
+        !is_host_memory(remote) || (peer.capabilities().ipc() && !is_host(local))
     }
 
     fn offers(&self) -> Option<&dyn OfferRegistry> {

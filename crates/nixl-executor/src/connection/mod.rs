@@ -17,4 +17,4 @@ mod shared;
 mod telemetry;
 
 pub use path_executor::{PathExecutor, PeerStats};
-pub use telemetry::{note_attempt, note_end};
+pub use telemetry::note_attempt;

@@ -44,7 +44,7 @@ impl PathConnection {
         local: &DescriptorList,
         remote: &RdmaMetadata,
     ) -> Option<Preparation> {
-        let now = self.link.clock.now();
+        let now = self.link.clock().now();
         let (path, wanted) = self.memory_key(local, remote)?;
         let unopened: Vec<_> = wanted
             .filter(|memory_key| !self.imports.has(memory_key))
@@ -112,6 +112,6 @@ impl PathConnection {
 
 /// The page of offer slots that a peer names.
 fn page_of(doorbell: &Doorbell) -> SharedName {
-    let &Doorbell { pid, fd, name, length, .. } = doorbell;
-    SharedName { pid, fd, name, len: length }
+    let file = doorbell.file();
+    SharedName { pid: file.pid(), fd: file.fd(), name: file.name(), len: file.length() }
 }

@@ -42,16 +42,11 @@ pub(super) type Connections = Mutex<Vec<Weak<PathConnection>>>;
 
 /// What is kept for peers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct PeerStats {
-    /// Peers of which something is known.
-    pub peers: usize,
-    /// Pieces of their memory that are open here.
-    pub imports: usize,
-    /// Bytes of those that are pinned here.
-    pub pinned_bytes: usize,
-    /// Bytes of address space that those of host memory take.
-    pub mapped_bytes: usize,
+    pub(crate) peers: usize,
+    pub(crate) imports: usize,
+    pub(crate) pinned_bytes: usize,
+    pub(crate) mapped_bytes: usize,
 }
 
 impl PeerStats {
@@ -62,6 +57,30 @@ impl PeerStats {
             pinned_bytes: self.pinned_bytes + other.pinned_bytes,
             mapped_bytes: self.mapped_bytes + other.mapped_bytes,
         }
+    }
+
+    /// Peers of which something is known.
+    #[must_use]
+    pub fn peers(&self) -> usize {
+        self.peers
+    }
+
+    /// Pieces of their memory that are open here.
+    #[must_use]
+    pub fn imports(&self) -> usize {
+        self.imports
+    }
+
+    /// Bytes of those that are pinned here.
+    #[must_use]
+    pub fn pinned_bytes(&self) -> usize {
+        self.pinned_bytes
+    }
+
+    /// Bytes of address space that those of host memory take.
+    #[must_use]
+    pub fn mapped_bytes(&self) -> usize {
+        self.mapped_bytes
     }
 }
 

@@ -14,7 +14,7 @@ use nixl_ops::{
 use super::executor::PathConnection;
 use super::planning::devices;
 use super::probe::PROBE;
-use super::telemetry::{note_attempt, note_end, tell_end};
+use super::telemetry::note_attempt;
 use crate::peers::{HealthState, PathKey, Peer};
 use crate::planner::{AvailablePath, MAX_ATTEMPTS, PathHistory, PathPlan, may_retry};
 use crate::transfers::is_not_open;
@@ -59,24 +59,24 @@ struct Owned {
 
 impl Owned {
     fn of(request: &TransferRequest<'_>) -> Option<Box<Self>> {
-        let route = request.route.as_ref()?;
+        let route = request.route()?;
         Some(Box::new(Self {
-            kind: request.kind,
-            local: request.local.clone(),
-            leased: request.leased.clone(),
-            slot: route.slot.cloned(),
-            notifies: route.notifies,
-            remote: request.remote.clone(),
-            transport: Arc::clone(route.transport),
-            peer: route.peer.clone(),
-            registrations: route.registrations.clone(),
-            initiator_metadata: route.initiator_metadata.clone(),
-            policy: request.policy,
+            kind: request.kind(),
+            local: request.local().clone(),
+            leased: request.leased().clone(),
+            slot: route.slot().cloned(),
+            notifies: route.notifies(),
+            remote: request.remote().clone(),
+            transport: Arc::clone(route.transport()),
+            peer: route.peer().clone(),
+            registrations: route.registrations().to_vec(),
+            initiator_metadata: route.initiator_metadata().cloned(),
+            policy: request.policy(),
         }))
     }
 
     fn request(&self) -> TransferRequest<'_> {
-        let request = TransferRequest::remote(
+        let request = TransferRequest::inter_process(
             self.kind,
             (&self.local, &self.leased),
             &self.remote,
@@ -102,10 +102,13 @@ impl PathTransfer {
         (plan, mut history): (Arc<PathPlan>, PathHistory),
         request: &TransferRequest<'_>,
     ) -> Result<Box<dyn Execution>, TransportError> {
-        let bytes = request.local.total_bytes();
+        let bytes = request.local().total_bytes();
         let mut tries = 0;
         let (path, (current, proving)) = loop {
-            let path = plan.choose(bytes, &history)?.path.clone();
+            let chosen = plan.choose(bytes, &history);
+            let chosen =
+                chosen.inspect_err(|error| tracing::info!(%error, "every path is refused"))?;
+            let path = chosen.path.clone();
             tries += 1;
             match connection.first(path.kind, &peer, &plan, request) {
                 Ok(first) => break (path, first),
@@ -120,7 +123,7 @@ impl PathTransfer {
                 }
             }
         };
-        let leased = request.leased.clone();
+        let leased = request.leased().clone();
         let another = plan.available.len() > 1 || proving;
         let request = if another { Owned::of(request) } else { None };
         let abandoned = false;
@@ -199,7 +202,7 @@ impl PathConnection {
         request: &TransferRequest<'_>,
     ) -> Result<(Box<dyn Execution>, bool), TransportError> {
         let local = plan.query.local;
-        if request.local.total_bytes() > PROBE
+        if request.local().total_bytes() > PROBE
             && !self.has_proven(kind, peer, plan)
             && let Some(probe) = self.probe(kind, local, request)?
         {
@@ -211,7 +214,7 @@ impl PathConnection {
     /// Whether a path worked the last time.
     fn has_proven(&self, kind: PathKind, peer: &Peer, plan: &PathPlan) -> bool {
         let (local, remote) = devices(plan);
-        let now = self.link.clock.now();
+        let now = self.link.clock().now();
         let state = peer.lock().health.state(PathKey { kind, local, remote }, now);
         state == HealthState::Proven
     }
@@ -224,7 +227,7 @@ impl PathConnection {
         kind: PathKind,
         result: Result<(), &TransportError>,
     ) {
-        let transport = self.link.transport.name();
+        let transport = self.link.transport().name();
         match result {
             Ok(()) => self.successes.attempt(kind, transport),
             Err(_) => note_attempt(kind, transport, result),
@@ -239,7 +242,7 @@ impl PathConnection {
             Ok(()) => peer.lock().health.succeeded(path_key),
             // The others say nothing about the path.
             Err(error) if may_retry(false, error) && !is_not_open(error) => {
-                let now = self.link.clock.now();
+                let now = self.link.clock().now();
                 peer.lock().health.failed(path_key, error.to_string(), now);
             }
             Err(_) => {}
@@ -272,20 +275,6 @@ impl Execution for PathTransfer {
                 },
             };
             self.ended = true;
-            let engine = self.connection.link.transport.name();
-            match &result {
-                Ok(()) => {
-                    self.connection.successes.end(self.path.kind, engine, self.bytes);
-                    if tracing::enabled!(tracing::Level::DEBUG) {
-                        tell_end(&self.report());
-                    }
-                }
-                Err(error) => {
-                    let mut report = self.report();
-                    report.transport = engine.to_owned().into();
-                    note_end(Some(&report), Err(error));
-                }
-            }
             return Poll::Ready(result.map_err(|error| match error {
                 OperationError::Transport(error) => error,
                 _ => TransportError::Closed,
@@ -299,12 +288,12 @@ impl Execution for PathTransfer {
     }
 
     fn report(&self) -> PathReport {
-        let mut report = self.current.report();
-        report.kind = self.path.kind;
-        report.medium = report.medium.or(self.path.medium);
-        report.rejected = self.plan.alternatives(self.path.kind, self.bytes, &self.history);
-        report.degraded = self.plan.degraded(&self.path).cloned();
+        let report = self.current.report().with_kind(self.path.kind);
+        let medium = report.medium().or(self.path.medium);
         report
+            .with_medium(medium)
+            .with_degraded(self.plan.degraded(&self.path).cloned())
+            .rejecting(self.plan.alternatives(self.path.kind, self.bytes, &self.history))
     }
 
     fn expected(&self) -> Option<Duration> {

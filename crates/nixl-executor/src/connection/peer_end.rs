@@ -23,7 +23,7 @@ impl PathConnection {
         if pid == std::process::id() {
             return None;
         }
-        let (me, background) = (Weak::clone(&self.me), Arc::clone(&self.link.background));
+        let (me, background) = (Weak::clone(&self.me), Arc::clone(&self.link.background()));
         let name = name.to_owned();
         let ended = move || {
             background.run(Box::new(move || {
@@ -38,7 +38,7 @@ impl PathConnection {
     /// The peer's process has ended, or its connection is dead: a job forgets it.
     pub(super) fn forget_soon(&self, peer: &str) {
         let (me, name) = (Weak::clone(&self.me), peer.to_owned());
-        self.link.background.run(Box::new(move || {
+        self.link.background().run(Box::new(move || {
             me.upgrade().into_iter().for_each(|me| me.forget(&name));
         }));
     }

@@ -17,19 +17,19 @@ impl PathConnection {
     /// What the operation asks; of the engine it says what is so for any peer.
     pub(super) fn query(&self, request: &TransferRequest<'_>) -> PathQuery {
         let remote = request
-            .remote
+            .remote()
             .descriptors()
             .iter()
             .map(|d| d.device())
             .find(|device| !device.is_host())
             .unwrap_or(Device::HOST);
         PathQuery {
-            operation: request.kind,
-            local: self.local_kind(request.local, remote),
+            operation: request.kind(),
+            local: self.local_kind(request.local(), remote),
             remote,
             engine: self.engine,
-            offered: OfferFacts::by_a_peer(request.remote),
-            policy: request.policy,
+            offered: OfferFacts::by_a_peer(request.remote()),
+            policy: request.policy(),
         }
     }
 
@@ -53,7 +53,7 @@ impl PathConnection {
         info: Option<&PeerInfo>,
         mut query: PathQuery,
     ) -> (Arc<PathPlan>, PathHistory) {
-        let now = self.link.clock.now();
+        let now = self.link.clock().now();
         let here = (&*self.facts, &self.shared.path_costs);
         let mut known = peer.lock();
         query.engine = known.estimate.refine(self.engine);
@@ -65,10 +65,10 @@ impl PathConnection {
 
     /// Asks the engine once for each peer what it expects of a transfer between host memories.
     pub(super) fn ask_engine(&self, peer: &Peer, request: &TransferRequest<'_>) {
-        let bytes = request.local.total_bytes();
-        let is_host = || is_host(request.local) && is_host_memory(request.remote);
+        let bytes = request.local().total_bytes();
+        let is_host = || is_host(request.local()) && is_host_memory(request.remote());
         if self.engine != Engine::Ucx
-            || !peer.lock().estimate.wants(bytes, request.local.len())
+            || !peer.lock().estimate.wants(bytes, request.local().len())
             || !is_host()
         {
             return;
@@ -86,17 +86,17 @@ impl PathConnection {
         plan: &PathPlan,
         history: &mut PathHistory,
     ) {
-        if let Some(reason) = self.services.staging.why_not(request.local, request.kind) {
+        if let Some(reason) = self.services.staging.why_not(request.local(), request.kind()) {
             for kind in [PathKind::StagedOneSide, PathKind::StagedBothSides] {
                 history.note_tried(kind, reason.clone());
             }
         }
-        if request.route.as_ref().is_some_and(|route| !route.notifies) {
+        if request.route().as_ref().is_some_and(|route| !route.notifies()) {
             let reason = "the owner takes part in the transfer of an offer, not of a grant";
             for path in &plan.available {
                 let owner_works = match path.kind {
                     PathKind::StagedBothSides => true,
-                    PathKind::CudaIpc => is_host_memory(request.remote),
+                    PathKind::CudaIpc => is_host_memory(request.remote()),
                     _ => false,
                 };
                 if owner_works {
@@ -105,9 +105,9 @@ impl PathConnection {
             }
         }
         if self.imports.refused.any()
-            && let Some((path, mut wanted)) = self.memory_key(request.local, request.remote)
+            && let Some((path, mut wanted)) = self.memory_key(request.local(), request.remote())
         {
-            let now = self.link.clock.now();
+            let now = self.link.clock().now();
             let reason =
                 wanted.find_map(|memory_key| self.imports.refused.reason(&memory_key, now));
             if let Some(reason) = reason {

@@ -29,13 +29,13 @@ impl PathConnection {
         request: &TransferRequest<'_>,
     ) -> Result<Option<Box<dyn Execution>>, TransportError> {
         match kind {
-            PathKind::CudaIpc if is_host_memory(request.remote) => Ok(None),
+            PathKind::CudaIpc if is_host_memory(request.remote()) => Ok(None),
             PathKind::CudaIpc | PathKind::SharedMemory => {
                 Ok(Some(Box::new(self.peer_copy(kind, local, request, PROBE)?)))
             }
             PathKind::GpuDirect => {
                 let probe = first_of_engine(request)?;
-                Ok(Some(WaitFor::before(probe, request.local.pending())))
+                Ok(Some(WaitFor::before(probe, request.local().pending())))
             }
             _ => Ok(None),
         }
@@ -49,21 +49,21 @@ struct EngineProbe {
 }
 
 fn first_of_engine(request: &TransferRequest<'_>) -> Result<Box<EngineProbe>, TransportError> {
-    let Some(route) = &request.route else { return Err(TransportError::Closed) };
-    let pair = request.local.as_slice().first().zip(request.remote.descriptors().first());
+    let Some(route) = request.route() else { return Err(TransportError::Closed) };
+    let pair = request.local().as_slice().first().zip(request.remote().descriptors().first());
     let bad = |reason: String| TransportError::BadMetadata { reason };
     let (ours, theirs) = pair.ok_or_else(|| bad("it offers nothing".to_owned()))?;
     let len = ours.len().min(PROBE as usize);
     let ours = ours.slice(..len).map_err(|e| bad(e.to_string()))?;
     let theirs = SerializedDescriptor::new(theirs.device(), theirs.ptr(), len as u64)
         .map_err(|e| bad(e.to_string()))?;
-    let transfer = route.transport.prepare(TransferSpec::new(
-        request.kind,
-        route.peer,
-        (&[ours], request.leased),
+    let transfer = route.transport().prepare(TransferSpec::new(
+        request.kind(),
+        route.peer(),
+        (&[ours], request.leased()),
         &[theirs],
         None,
-        route.registrations.clone(),
+        route.registrations().to_vec(),
     )?)?;
     Ok(Box::new(EngineProbe { transfer, bytes: len as u64 }))
 }
@@ -112,13 +112,13 @@ mod tests {
         let ours = Region::zeroed(LEN).unwrap();
         let registrations = vec![caches[1].get_or_register(&ours).unwrap()];
         let blob = target.local_metadata().unwrap();
-        let peer = initiator.connect(&blob).unwrap().peer;
+        let peer = initiator.connect(&blob).unwrap().into_peer();
         let there = SerializedDescriptor::new(Device::HOST, theirs.address(), LEN as u64).unwrap();
         let (agent, key) = (AgentMetadata::compress(&blob).unwrap(), NotificationKey::random());
         let remote = RdmaMetadata::new(OperationKind::Read, vec![there], agent, key).unwrap();
         let local = DescriptorList::from(ours.whole());
         let leased = Leases::acquire_list(local.clone(), LeaseMode::Write).unwrap();
-        let request = TransferRequest::remote(
+        let request = TransferRequest::inter_process(
             OperationKind::Read,
             (&local, &leased),
             &remote,

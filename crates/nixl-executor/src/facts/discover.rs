@@ -14,17 +14,32 @@ impl LocalFacts {
     /// kept: call it first off async threads. Never fails and never panics: without CUDA there are no GPUs.
     #[must_use]
     pub fn discover() -> Arc<Self> {
-        static FOUND: PerProcess<Arc<LocalFacts>> = PerProcess::new(|| Arc::new(find()));
+        static FOUND: PerProcess<Arc<LocalFacts>> = PerProcess::new(|| Arc::new(told(find())));
         Arc::clone(FOUND.get())
     }
+}
+
+/// Tells `tracing` what paths are chosen by.
+fn told(facts: LocalFacts) -> LocalFacts {
+    let reason = |fact: &Fact| fact.as_ref().err().map(ToString::to_string);
+    let with_gpu_direct = facts.gpus.iter().filter(|gpu| gpu.gpu_direct.is_ok()).count();
+    tracing::info!(
+        gpus = facts.gpus.len(),
+        with_gpu_direct,
+        gpu_pairs = facts.peer_access.len(),
+        without_cuda = reason(&facts.cuda),
+        without_rdma = reason(&facts.rdma),
+        "the facts that paths are chosen by"
+    );
+    facts
 }
 
 fn find() -> LocalFacts {
     let topology = Topology::discover();
     let mut facts = LocalFacts {
-        host: identity(&topology.host),
+        host: identity(topology.host()),
         ucx: UcxTransports::of_this_process(),
-        rdma: any_nic(&topology.nics),
+        rdma: any_nic(topology.nics()),
         ..LocalFacts::default()
     };
     let devices = match devices() {
@@ -39,30 +54,33 @@ fn find() -> LocalFacts {
     facts.gpus = devices
         .iter()
         .map(|device| LocalGpu {
-            ordinal: device.ordinal,
-            uuid: Some(device.uuid.to_bytes()).filter(|uuid| *uuid != [0; 16]),
-            gpu_direct: gpu_direct(device.ordinal, &nics, &topology.nics),
+            ordinal: device.ordinal(),
+            uuid: Some(device.uuid().to_bytes()).filter(|uuid| *uuid != [0; 16]),
+            gpu_direct: gpu_direct(device.ordinal(), &nics, topology.nics()),
         })
         .collect();
     // A driver that cannot tell leaves none.
     let links = gpu_links(&devices).unwrap_or_default();
-    let reaches = |from, to| links.iter().any(|l| l.peer_access && (l.from, l.to) == (from, to));
+    let reaches =
+        |from, to| links.iter().any(|l| l.peer_access() && (l.from(), l.to()) == (from, to));
     facts.peer_access = links
         .iter()
-        .filter(|link| link.from < link.to && link.peer_access && reaches(link.to, link.from))
-        .map(|link| (link.from, link.to))
+        .filter(|link| {
+            link.from() < link.to() && link.peer_access() && reaches(link.to(), link.from())
+        })
+        .map(|link| (link.from(), link.to()))
         .collect();
     facts
 }
 
 fn identity(machine: &MachineIdentity) -> Option<HostIdentity> {
-    let hostname = machine.hostname.as_deref().unwrap_or("unknown");
-    let boot_id = machine.boot_id.as_deref().unwrap_or_default();
+    let hostname = machine.hostname().unwrap_or("unknown");
+    let boot_id = machine.boot_id().unwrap_or_default();
     let identity = HostIdentity::new(hostname, boot_id, std::process::id()).ok()?;
     Some(
         identity
-            .with_pid_namespace(machine.pid_namespace)
-            .with_ipc_namespace(machine.ipc_namespace),
+            .with_pid_namespace(machine.pid_namespace())
+            .with_ipc_namespace(machine.ipc_namespace()),
     )
 }
 
@@ -78,20 +96,20 @@ fn any_nic(nics: &[RdmaNic]) -> Fact {
 }
 
 fn usable(nic: &RdmaNic) -> Fact {
-    let name = &nic.name;
-    match &nic.verbs {
+    let name = nic.name();
+    match &nic.verbs() {
         None => return Err(format!("{name} has no verbs device").into()),
-        Some(verbs) if verbs.access == NodeAccess::Missing => {
-            let node = &verbs.name;
+        Some(verbs) if verbs.access() == NodeAccess::Missing => {
+            let node = verbs.name();
             return Err(format!("{name}: there is no /dev/infiniband/{node} here").into());
         }
-        Some(verbs) if verbs.access == NodeAccess::Denied => {
-            let node = &verbs.name;
+        Some(verbs) if verbs.access() == NodeAccess::Denied => {
+            let node = verbs.name();
             return Err(format!("this process may not open /dev/infiniband/{node}").into());
         }
         Some(_) => {}
     }
-    if nic.ports.iter().any(|port| port.state == Some(PortState::Active)) {
+    if nic.ports().iter().any(|port| port.state() == Some(PortState::Active)) {
         return Ok(());
     }
     Err(format!("{name} has no active port").into())
@@ -101,15 +119,15 @@ fn usable(nic: &RdmaNic) -> Fact {
 fn gpu_direct(gpu: u32, links: &[NicLink], nics: &[RdmaNic]) -> Fact {
     any_nic(nics)?;
     let usable =
-        |link: &&NicLink| nics.iter().any(|nic| nic.name == link.nic && usable(nic).is_ok());
+        |link: &&NicLink| nics.iter().any(|nic| nic.name() == link.nic() && usable(nic).is_ok());
     let mut nearest = None;
-    for link in links.iter().filter(|link| link.gpu == gpu).filter(usable) {
-        match (&link.rdma_by_peer_memory, &link.rdma_by_dma_buf) {
+    for link in links.iter().filter(|link| link.gpu() == gpu).filter(usable) {
+        match (link.rdma_by_peer_memory(), link.rdma_by_dma_buf()) {
             (
                 GpuDirectSupport::Impossible { reason },
                 GpuDirectSupport::Impossible { reason: other },
             ) => {
-                nearest.get_or_insert_with(|| format!("{}: {reason}; {other}", link.nic));
+                nearest.get_or_insert_with(|| format!("{}: {reason}; {other}", link.nic()));
             }
             // That it may, is enough to try: use proves it.
             _ => return Ok(()),

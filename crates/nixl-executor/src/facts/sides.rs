@@ -14,32 +14,30 @@ pub type Fact = Result<(), Cow<'static, str>>;
 /// What this process knows of itself. [`discover`](Self::discover) finds it; the default is a machine of which nothing
 /// is known, without GPUs.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct LocalFacts {
     /// Where this process runs. `None` if that could not be told.
-    pub host: Option<HostIdentity>,
+    pub(crate) host: Option<HostIdentity>,
     /// What `UCX_TLS` allows.
-    pub ucx: UcxTransports,
+    pub(crate) ucx: UcxTransports,
     /// A NIC that this process can use.
-    pub rdma: Fact,
+    pub(crate) rdma: Fact,
     /// CUDA.
-    pub cuda: Fact,
+    pub(crate) cuda: Fact,
     /// The GPUs, by ordinal.
-    pub gpus: Vec<LocalGpu>,
+    pub(crate) gpus: Vec<LocalGpu>,
     /// Pairs of ordinals, the smaller first, whose GPUs reach each other's memory over NVLink or PCIe.
-    pub peer_access: Vec<(u32, u32)>,
+    pub(crate) peer_access: Vec<(u32, u32)>,
 }
 
 /// A GPU of this process.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct LocalGpu {
     /// Its number here.
-    pub ordinal: u32,
+    pub(crate) ordinal: u32,
     /// Identifies the GPU in every process. `None` if the driver does not tell.
-    pub uuid: Option<[u8; 16]>,
+    pub(crate) uuid: Option<[u8; 16]>,
     /// A NIC that reaches its memory. That nothing stands against it is no proof.
-    pub gpu_direct: Fact,
+    pub(crate) gpu_direct: Fact,
 }
 
 impl LocalGpu {
@@ -81,6 +79,12 @@ impl LocalFacts {
         self
     }
 
+    /// The identity of this host. `None` if it is not known.
+    #[must_use]
+    pub fn host(&self) -> Option<&HostIdentity> {
+        self.host.as_ref()
+    }
+
     /// The GPU of this number.
     #[must_use]
     pub fn gpu(&self, ordinal: u32) -> Option<&LocalGpu> {
@@ -102,16 +106,15 @@ impl LocalFacts {
 
 /// How near the other side is. `None` is unknown.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct Locality {
     /// On one host.
-    pub host: Option<bool>,
+    pub(crate) host: Option<bool>,
     /// In one PID namespace of it.
-    pub pid_namespace: Option<bool>,
+    pub(crate) pid_namespace: Option<bool>,
     /// In one IPC namespace of it.
-    pub ipc_namespace: Option<bool>,
+    pub(crate) ipc_namespace: Option<bool>,
     /// In one process, as far as that is known.
-    pub process: bool,
+    pub(crate) process: bool,
 }
 
 impl Locality {
@@ -136,46 +139,43 @@ impl Locality {
 /// What is known of a peer: what it says of itself. If that is wrong it costs time, but no safety, with one exception: GPU
 /// memory that a peer may open is the peer's until its process ends, and which process that is only the peer knows.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct PeerFacts {
     /// Whether it said anything: with Dynamo's profile it does not.
-    pub native: bool,
+    pub(crate) native: bool,
     /// How near it is.
-    pub locality: Locality,
+    pub(crate) locality: Locality,
     /// It takes part in staged transfers.
-    pub staging: bool,
+    pub(crate) staging: bool,
     /// It shares GPU memory.
-    pub ipc: bool,
+    pub(crate) ipc: bool,
     /// The versions of the messages that it speaks.
-    pub versions: MessageVersions,
+    pub(crate) versions: MessageVersions,
     /// What can carry bytes to it. `None` if it does not say; then it is taken to have what this side has.
-    pub media: Option<PeerMedia>,
+    pub(crate) media: Option<PeerMedia>,
     /// Its GPUs.
-    pub gpus: Vec<PeerGpu>,
+    pub(crate) gpus: Vec<PeerGpu>,
 }
 
 /// What a peer says can carry bytes to it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct PeerMedia {
     /// Memory of its host.
-    pub shared_memory: bool,
+    pub(crate) shared_memory: bool,
     /// A NIC.
-    pub rdma: bool,
+    pub(crate) rdma: bool,
     /// Sockets.
-    pub tcp: bool,
+    pub(crate) tcp: bool,
 }
 
 /// A GPU of a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct PeerGpu {
     /// Its number there.
-    pub ordinal: u32,
+    pub(crate) ordinal: u32,
     /// Which GPU it is. `None` if that is not known.
-    pub uuid: Option<[u8; 16]>,
+    pub(crate) uuid: Option<[u8; 16]>,
     /// A NIC of the peer reaches its memory, the peer says.
-    pub gpu_direct: bool,
+    pub(crate) gpu_direct: bool,
 }
 
 impl PeerFacts {
@@ -213,9 +213,9 @@ impl PeerFacts {
                 .host
                 .as_ref()
                 .map_or_else(Locality::default, |host| Locality::between(host, info.host())),
-            staging: info.capabilities().staging,
+            staging: info.capabilities().staging(),
             versions: info.versions(),
-            ipc: info.capabilities().ipc,
+            ipc: info.capabilities().ipc(),
             media: (media != PeerMedia::default()).then_some(media),
             gpus: gpus.collect(),
         }
@@ -254,12 +254,11 @@ impl Engine {
 
 /// What came with the offer.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct OfferFacts {
     /// The offer is one of this process.
-    pub ours: bool,
+    pub(crate) ours: bool,
     /// How all of its memory can be opened by another process, if it can.
-    pub share: Option<ShareForm>,
+    pub(crate) share: Option<ShareForm>,
 }
 
 impl OfferFacts {

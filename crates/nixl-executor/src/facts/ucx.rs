@@ -8,27 +8,18 @@ use std::sync::OnceLock;
 /// the transport. That a transport is allowed does not say that the machine has it. The other side's variable is not
 /// seen either. For paths that do not go through UCX the variable counts as a statement of what the user wants: who
 /// allows `tcp,cuda_copy` excludes shared memory and CUDA IPC, for this executor as well.
-///
-/// ```
-/// use nixl_executor::paths::UcxTransports;
-///
-/// let tcp = UcxTransports::parse("tcp,cuda_copy");
-/// assert!(tcp.tcp && tcp.cuda_copy && !tcp.shared_memory && !tcp.cuda_ipc && !tcp.rdma);
-/// assert!(!UcxTransports::parse("^tcp").tcp);
-/// ```
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct UcxTransports {
     /// Host memory of one machine: `posix`, `sysv`, `xpmem`, `cma` or `knem`.
-    pub shared_memory: bool,
+    pub(crate) shared_memory: bool,
     /// InfiniBand, RoCE or EFA: a transport of `ib` or `srd`.
-    pub rdma: bool,
+    pub(crate) rdma: bool,
     /// `tcp`.
-    pub tcp: bool,
+    pub(crate) tcp: bool,
     /// `cuda_copy`, without which UCX takes no GPU memory at all.
-    pub cuda_copy: bool,
+    pub(crate) cuda_copy: bool,
     /// `cuda_ipc`.
-    pub cuda_ipc: bool,
+    pub(crate) cuda_ipc: bool,
 }
 
 const SHARED_MEMORY: u32 = 0b1_1111;

@@ -110,14 +110,15 @@ impl BlockExecutor {
         let thread = |e: std::io::Error| BlockError::Thread { reason: e.to_string() };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let threads = CopyWorkers::new(&clock).map_err(thread)?;
-        let mut config = DriverConfig::default();
-        config.max_in_flight = Self::MAX_IN_FLIGHT;
         // Submitting never blocks, for any size.
-        config.inline_bytes = u64::MAX;
+        let config = DriverConfig::default()
+            .with_max_in_flight(Self::MAX_IN_FLIGHT)
+            .with_inline_bytes(u64::MAX);
         // Some MiB over PCIe, 64 over NVLink, end within this: their waiter looks on, in parts of 50 us between which its
         // neighbours have their turn. The waiter of a longer one looks again when the end is near.
-        config.inline_spin = Duration::from_micros(250);
-        config.backoff = Backoff::default().spin(Duration::from_micros(300));
+        let config = config
+            .with_inline_spin(Duration::from_micros(250))
+            .with_backoff(Backoff::default().spin(Duration::from_micros(300)));
         let driver = Driver::spawn_local(clock, config).map_err(thread)?;
         let shared = Shared { gpus, threads, driver: Arc::new(driver), costs };
         Ok(Self { shared: LeakInChild::new(Arc::new(shared)) })
@@ -179,7 +180,7 @@ impl BlockExecutor {
     /// Transfers in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.shared.driver.stats().active
+        self.shared.driver.stats().active()
     }
 
     fn plan_pairs(

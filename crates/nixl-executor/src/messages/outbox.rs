@@ -154,18 +154,18 @@ impl Outbox {
 
     fn begin(&mut self, link: &ConnectionContext) {
         if let Some(first) = self.waiting.front().filter(|_| !self.begun) {
-            self.mailbox.take_if(|_| !Mailbox::fits(link.transport.agent_name(), first));
+            self.mailbox.take_if(|_| !Mailbox::fits(link.transport().agent_name(), first));
             self.begun = true;
         }
     }
 
     fn send(&self, link: &ConnectionContext, message: &[u8]) -> Poll<Result<(), TransportError>> {
-        let own = link.transport.agent_name();
+        let own = link.transport().agent_name();
         match &self.mailbox {
             // What a message leads to may need the engine.
             _ if self.connecting.is_some() => Poll::Pending,
             Some(mailbox) if Mailbox::fits(own, message) => mailbox.post(&self.peer, own, message),
-            _ => link.transport.notify(&self.peer, message),
+            _ => link.transport().notify(&self.peer, message),
         }
     }
 }

@@ -59,10 +59,10 @@ impl PendingConnect {
 
 fn ask(link: &ConnectionContext, peer: &PeerId, metadata: &AgentMetadata) -> Arc<Answer> {
     let answer = Arc::new(Answer::default());
-    let (transport, metadata) = (Arc::clone(&link.transport), metadata.clone());
+    let (transport, metadata) = (Arc::clone(link.transport()), metadata.clone());
     let sender = peer.clone();
-    let (reply, waker) = (Arc::clone(&answer), link.waker.clone());
-    let is_queued = link.background.run_for_peer(Box::new(move || {
+    let (reply, waker) = (Arc::clone(&answer), link.waker().clone());
+    let is_queued = link.background().run_for_peer(Box::new(move || {
         let connected =
             match metadata.inflate(&Limits::default().inflated_bytes(PendingConnect::INFLATED)) {
                 Ok(blob) => transport
@@ -77,7 +77,7 @@ fn ask(link: &ConnectionContext, peer: &PeerId, metadata: &AgentMetadata) -> Arc
         // As if it were busy: it is asked again, as long as the transfer has time.
         let busy = TransportError::PeerBusy { name: peer.to_string() };
         *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(busy));
-        link.waker.wake_by_ref();
+        link.waker().wake_by_ref();
     }
     answer
 }

@@ -10,17 +10,21 @@ use crate::planner::{PathHistory, same};
 
 /// What was used: a kind of path between two memories.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[allow(clippy::exhaustive_structs, reason = "it is a key")]
 pub struct PathKey {
     /// The kind of path.
-    pub kind: PathKind,
+    pub(crate) kind: PathKind,
     /// Memory of this side.
-    pub local: Device,
+    pub(crate) local: Device,
     /// Memory of the peer, in its numbering.
-    pub remote: Device,
+    pub(crate) remote: Device,
 }
 
 impl PathKey {
+    /// A kind of path between memory of this side and of the peer, in its numbering.
+    pub const fn new(kind: PathKind, local: Device, remote: Device) -> Self {
+        Self { kind, local, remote }
+    }
+
     fn is(&self, other: &Self) -> bool {
         same(self.kind, other.kind) && self.pair() == other.pair()
     }
@@ -62,7 +66,7 @@ pub enum HealthState {
 /// use nixl_ops::PathKind;
 ///
 /// let mut health = Health::new();
-/// let path_key = PathKey { kind: PathKind::CudaIpc, local: Device::cuda(0), remote: Device::cuda(1) };
+/// let path_key = PathKey::new(PathKind::CudaIpc, Device::cuda(0), Device::cuda(1));
 /// health.failed(path_key, "the driver refused the handle", Duration::from_secs(5));
 /// let at = |seconds| health.history(Device::cuda(0), Device::cuda(1), Duration::from_secs_f64(seconds));
 /// assert_eq!(

@@ -4,23 +4,15 @@ use std::time::Duration;
 
 /// How transfers are staged.
 ///
-/// Both sides of a transfer must agree on [`slot_bytes`](Self::slot_bytes): a side refuses chunks that do not fit its
+/// Both sides of a transfer must agree on [bytes of a slot](Self::with_slot_bytes): a side refuses chunks that do not fit its
 /// slots.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct StagingConfig {
-    /// Bytes of a slot, and of a chunk.
-    pub slot_bytes: usize,
-    /// Slots for each direction, which all connections of an executor share. With [`slot_bytes`](Self::slot_bytes), the bound
-    /// on pinned memory. They are allocated when an operation may need them, and go back when none has for half a minute.
-    pub slots: usize,
-    /// The most chunks of one transfer that are under way at a time.
-    pub window: usize,
-    /// After so long without a message of its own, a side sends one that says only that it is there.
-    pub ping: Duration,
-    /// After so long without a message from the peer, a side gives the transfer up. The peer may use the memory that it has exported until
-    /// the peer answers or its process ends.
-    pub silence: Duration,
+    pub(crate) slot_bytes: usize,
+    pub(crate) slots: usize,
+    pub(crate) window: usize,
+    pub(crate) ping: Duration,
+    pub(crate) silence: Duration,
 }
 
 impl Default for StagingConfig {
@@ -44,6 +36,51 @@ impl StagingConfig {
         self.slot_bytes = self.slot_bytes.max(1);
         self.slots = self.slots.clamp(1, Self::MAX_SLOTS);
         self.window = self.window.clamp(1, Self::MAX_SLOTS);
+        self
+    }
+
+    /// Bytes of a slot, and of a chunk. Default: 1 MiB. Smaller chunks fill the pipeline sooner, and cost a message each.
+    #[must_use]
+    pub const fn with_slot_bytes(mut self, bytes: usize) -> Self {
+        self.slot_bytes = bytes;
+        self
+    }
+
+    /// Slots for each direction, which all connections of an executor share. Default: 16. With
+    /// [`with_slot_bytes`](Self::with_slot_bytes), the bound on pinned memory. They are allocated when an operation may need
+    /// them, and go back when none has for half a minute.
+    #[must_use]
+    pub const fn with_slots(mut self, slots: usize) -> Self {
+        self.slots = slots;
+        self
+    }
+
+    /// Slots for each direction.
+    #[must_use]
+    pub const fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// The most chunks of one transfer that are under way at a time. Default: 8. More leave fewer slots for other transfers.
+    #[must_use]
+    pub const fn with_window(mut self, chunks: usize) -> Self {
+        self.window = chunks;
+        self
+    }
+
+    /// After so long without a message of its own, a side sends one that says only that it is there. Default: 1 s. Keep
+    /// it well below the peer's [silence](Self::with_silence).
+    #[must_use]
+    pub const fn with_ping(mut self, ping: Duration) -> Self {
+        self.ping = ping;
+        self
+    }
+
+    /// After so long without a message from the peer, a side gives the transfer up. Default: 30 s. The peer may use the memory
+    /// that it has exported until the peer answers or its process ends.
+    #[must_use]
+    pub const fn with_silence(mut self, silence: Duration) -> Self {
+        self.silence = silence;
         self
     }
 }

@@ -78,15 +78,31 @@ const EXHAUSTED: &str = "every pinned slot may still be written by peers that st
 
 /// What a pool holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct SlotStats {
+    pub(crate) pinned_bytes: usize,
+    pub(crate) free: usize,
+    pub(crate) quarantined: usize,
+}
+
+impl SlotStats {
     /// Bytes of pinned memory allocated.
-    pub pinned_bytes: usize,
+    #[must_use]
+    pub fn pinned_bytes(&self) -> usize {
+        self.pinned_bytes
+    }
+
     /// Slots that are free.
-    pub free: usize,
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.free
+    }
+
     /// Slots that a peer may still write, although their transfer has ended. They come back when the peer says that it does
     /// not, or is gone; those that this process's own GPU or engine may use do not.
-    pub quarantined: usize,
+    #[must_use]
+    pub fn quarantined(&self) -> usize {
+        self.quarantined
+    }
 }
 
 impl SlotPool {

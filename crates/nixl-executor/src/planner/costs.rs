@@ -5,50 +5,49 @@ use crate::local::Cost;
 /// What each kind of path costs, as far as its cost differs: from begin to awaited completion. The defaults were measured
 /// on two H200s of one host (NVLink, PCIe 5 x16, no RDMA NIC) unless a comment says otherwise.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct PathCosts {
     /// The processor copies inside the process.
-    pub memcpy: Cost,
+    pub(crate) memcpy: Cost,
     /// The GPUs of this process copy inside it.
-    pub local: Cost,
+    pub(crate) local: Cost,
     /// Shared GPU memory to memory of the same GPU.
-    pub ipc_same_gpu: Cost,
+    pub(crate) ipc_same_gpu: Cost,
     /// Shared GPU memory to another GPU.
-    pub ipc_other_gpu: Cost,
+    pub(crate) ipc_other_gpu: Cost,
     /// Shared GPU memory to pinned host memory.
-    pub ipc_pinned: Cost,
+    pub(crate) ipc_pinned: Cost,
     /// Shared GPU memory to pageable host memory.
-    pub ipc_pageable: Cost,
+    pub(crate) ipc_pageable: Cost,
     /// GPU memory of this side and host memory of the peer, whose GPU copies.
-    pub ipc_lent: Cost,
+    pub(crate) ipc_lent: Cost,
     /// Shared host memory to a GPU.
-    pub shared_to_gpu: Cost,
+    pub(crate) shared_to_gpu: Cost,
     /// Shared host memory to host memory.
-    pub shared_to_host: Cost,
+    pub(crate) shared_to_host: Cost,
     /// A NIC that reaches GPU memory.
-    pub gpu_direct: Cost,
+    pub(crate) gpu_direct: Cost,
     /// The engine in host memory of one machine.
-    pub direct_shared: Cost,
+    pub(crate) direct_shared: Cost,
     /// The engine over a NIC, host to host.
-    pub direct_rdma: Cost,
+    pub(crate) direct_rdma: Cost,
     /// The engine over sockets, reading.
-    pub direct_tcp_read: Cost,
+    pub(crate) direct_tcp_read: Cost,
     /// The engine over sockets, writing.
-    pub direct_tcp_write: Cost,
+    pub(crate) direct_tcp_write: Cost,
     /// Through pinned memory, with the peer's help, in memory of one machine.
-    pub staged_shared: Cost,
+    pub(crate) staged_shared: Cost,
     /// The same over a NIC.
-    pub staged_rdma: Cost,
+    pub(crate) staged_rdma: Cost,
     /// The same over sockets.
-    pub staged_tcp: Cost,
+    pub(crate) staged_tcp: Cost,
     /// The fixed part of staging, in microseconds, if the peer need not help.
-    pub staged_alone_us: f64,
+    pub(crate) staged_alone_us: f64,
     /// The engine's own way with GPU memory.
-    pub emulated: Cost,
+    pub(crate) emulated: Cost,
     /// The engine's own way between two processes on one GPU.
-    pub emulated_same_gpu: Cost,
+    pub(crate) emulated_same_gpu: Cost,
     /// The engine's own way between GPUs of one machine.
-    pub emulated_other_gpu: Cost,
+    pub(crate) emulated_other_gpu: Cost,
 }
 
 impl Default for PathCosts {

@@ -15,28 +15,26 @@ use crate::local::Cost;
 
 /// An available path.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct AvailablePath {
     /// Its kind.
-    pub kind: PathKind,
+    pub(crate) kind: PathKind,
     /// What carries the bytes. `None` if they stay in the process, or if it is unknown.
-    pub medium: Option<Medium>,
+    pub(crate) medium: Option<Medium>,
     /// The fixed part in microseconds, and the rate.
-    pub cost: Cost,
+    pub(crate) cost: Cost,
     /// What makes it possible.
-    pub why: Cow<'static, str>,
+    pub(crate) why: Cow<'static, str>,
 }
 
 /// A path that is unavailable or forbidden.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct UnavailablePath {
     /// Its kind.
-    pub kind: PathKind,
+    pub(crate) kind: PathKind,
     /// What sort of reason it is.
-    pub refusal: Refusal,
+    pub(crate) refusal: Refusal,
     /// The reason.
-    pub reason: Cow<'static, str>,
+    pub(crate) reason: Cow<'static, str>,
 }
 
 /// The sort of reason against a path.
@@ -54,26 +52,36 @@ pub enum Refusal {
 /// All kinds of path for one [`PathQuery`]. It depends on facts alone: not on the size of an operation, nor on what
 /// happened before.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct PathPlan {
     /// What it answers.
-    pub query: PathQuery,
+    pub(crate) query: PathQuery,
     /// The paths that are there, in the order of [`PathKind::ALL`].
-    pub available: Vec<AvailablePath>,
+    pub(crate) available: Vec<AvailablePath>,
     /// The others, in the same order.
-    pub refused: Vec<UnavailablePath>,
+    pub(crate) refused: Vec<UnavailablePath>,
     /// What an operation says of the others, if only one path is there.
     only: Option<Arc<[Rejected]>>,
 }
 
 /// The path to take.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct Chosen<'a> {
     /// The path.
-    pub path: &'a AvailablePath,
+    pub(crate) path: &'a AvailablePath,
     /// From begin to awaited completion, for the size that was asked about.
-    pub estimate: Duration,
+    pub(crate) estimate: Duration,
+}
+
+impl Chosen<'_> {
+    /// The kind of path.
+    pub fn kind(&self) -> PathKind {
+        self.path.kind
+    }
+
+    /// From begin to awaited completion, for the size that was asked about.
+    pub fn estimate(&self) -> Duration {
+        self.estimate
+    }
 }
 
 impl PathPlan {
@@ -178,7 +186,7 @@ impl PathPlan {
                 rejected.push(Rejected::new(path.kind, reason));
             }
         }
-        rejected.sort_by_key(|rejected| order(rejected.kind));
+        rejected.sort_by_key(|rejected| order(rejected.kind()));
         rejected
     }
 

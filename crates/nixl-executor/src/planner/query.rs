@@ -12,15 +12,28 @@ use crate::local::MemoryKind;
 #[allow(clippy::exhaustive_structs, reason = "a query must set each field")]
 pub struct PathQuery {
     /// `Read` moves remote to local, `Write` local to remote.
-    pub operation: OperationKind,
+    pub(crate) operation: OperationKind,
     /// Memory of this process.
-    pub local: MemoryKind,
+    pub(crate) local: MemoryKind,
     /// Memory of the other side, in its numbering.
-    pub remote: Device,
+    pub(crate) remote: Device,
     /// What moves the bytes where the executor does not.
-    pub engine: Engine,
+    pub(crate) engine: Engine,
     /// What came with the offer.
-    pub offered: OfferFacts,
+    pub(crate) offered: OfferFacts,
     /// Which ways are allowed.
-    pub policy: PathPolicy,
+    pub(crate) policy: PathPolicy,
+}
+
+impl PathQuery {
+    /// An operation between `local` memory of this process and memory of `remote` at the other side, in its numbering.
+    pub fn new(
+        operation: OperationKind,
+        (local, remote): (MemoryKind, Device),
+        engine: Engine,
+        offered: OfferFacts,
+        policy: PathPolicy,
+    ) -> Self {
+        Self { operation, local, remote, engine, offered, policy }
+    }
 }

@@ -8,7 +8,6 @@ use super::{AvailablePath, PathHistory, PathPlan};
 
 /// A plan for one size, ranked. Shown, it is a line for the operation and one for each path, the one to take first.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct Ranking<'a> {
     plan: &'a PathPlan,
     bytes: u64,

@@ -226,8 +226,8 @@ fn over_sockets_large_transfers_are_staged_and_small_ones_left_to_the_engine() {
     assert_eq!(chosen(&plan, LARGE), (PathKind::StagedBothSides, Some(Medium::Tcp)));
     assert_eq!(chosen(&plan, 4096), (PathKind::EngineStaged, Some(Medium::Tcp)));
     let rejected = plan.alternatives(PathKind::EngineStaged, 4096, &PathHistory::new());
-    let staged = rejected.iter().find(|r| r.kind == PathKind::StagedBothSides).unwrap();
-    assert!(staged.reason.starts_with("estimated at"), "{}", staged.reason);
+    let staged = rejected.iter().find(|r| r.kind() == PathKind::StagedBothSides).unwrap();
+    assert!(staged.reason().starts_with("estimated at"), "{}", staged.reason());
     assert_eq!(plan.degraded(plan.choose(4096, &PathHistory::new()).unwrap().path), None);
 }
 
@@ -324,8 +324,8 @@ fn requiring_gpu_direct_without_a_nic_names_the_nic_first() {
     let plan = plan(query, &here(), &neighbour());
     match plan.choose(LARGE, &PathHistory::new()) {
         Err(TransportError::NoPath { rejected }) => {
-            assert_eq!(rejected[0].kind, PathKind::GpuDirect);
-            assert_eq!(rejected[0].reason, "no RDMA NIC on this host");
+            assert_eq!(rejected[0].kind(), PathKind::GpuDirect);
+            assert_eq!(rejected[0].reason(), "no RDMA NIC on this host");
         }
         other => panic!("{other:?}"),
     }
@@ -372,7 +372,7 @@ fn simulated_gpus_are_shared_and_staged_like_others() {
     let plan = plan(query, &here, &neighbour());
     assert_eq!(chosen(&plan, LARGE), (PathKind::StagedBothSides, None));
     let info = describe(&here);
-    assert!(info.capabilities().staging && info.capabilities().ipc);
+    assert!(info.capabilities().staging() && info.capabilities().ipc());
     let uuids: Vec<_> = info.devices().iter().filter_map(|d| d.uuid()).collect();
     assert!(uuids.len() == 2 && uuids[0] != uuids[1]);
 }
@@ -593,7 +593,7 @@ proptest! {
             Ok(path) => prop_assert_eq!(path.kind, kind),
             Err(TransportError::NoPath { rejected }) => {
                 prop_assert!(available.is_none());
-                prop_assert_eq!(rejected[0].kind, kind);
+                prop_assert_eq!(rejected[0].kind(), kind);
             }
             Err(other) => prop_assert!(false, "{}", other),
         }
@@ -650,7 +650,7 @@ proptest! {
         }
         match plan.choose(bytes, &history) {
             Err(TransportError::NoPath { rejected }) => {
-                let tried = rejected.iter().filter(|r| r.reason == "tried").count();
+                let tried = rejected.iter().filter(|r| r.reason() == "tried").count();
                 prop_assert_eq!(tried, ranked.len());
             }
             other => prop_assert!(false, "{:?}", other),

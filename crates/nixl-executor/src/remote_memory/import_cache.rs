@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nixl_descriptor::{Presence, Region, SharedMemory, SharedName};
 use nixl_device::{ExitWatch, ProcessError, ProcessExits};
-use nixl_ops::{BlockingThread, RecentCheck};
+use nixl_ops::{BlockingThread, GaugeShare, RecentCheck};
 
 use super::open_failures::OpenFailures;
 use super::opened::{Opened, Owner};
@@ -208,7 +208,9 @@ impl ImportCache {
     fn allow(&self, name: &SharedName) -> Result<PinPermit, ImportError> {
         let bytes = usize::try_from(name.len).unwrap_or(usize::MAX);
         loop {
-            if let Some(allowance) = PinPermit::take(&self.mapped, bytes, Self::MAX_MAPPED) {
+            if let Some(allowance) =
+                PinPermit::take("nixl_mapped_bytes", &self.mapped, bytes, Self::MAX_MAPPED)
+            {
                 return Ok(allowance);
             }
             let fits = bytes <= Self::MAX_MAPPED;
@@ -229,7 +231,9 @@ impl ImportCache {
 
     /// What cannot be pinned is copied through pinned slots.
     fn pin(&self, memory: Region) -> Arc<dyn TransferBuffer> {
-        let Some(allowance) = PinPermit::take(&self.pinned, memory.len(), Self::MAX_PINNED) else {
+        let taken =
+            PinPermit::take("nixl_pinned_bytes", &self.pinned, memory.len(), Self::MAX_PINNED);
+        let Some(allowance) = taken else {
             return Arc::new(memory);
         };
         // SAFETY: transfers keep what they got from here as long as a GPU may use it, and leak it if they cannot tell.

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nixl_ops::GaugeShare;
+
 use crate::local::TransferBuffer;
 
 /// Pinned memory of a peer. Field order: unpinned before it is given back.
@@ -36,13 +38,21 @@ unsafe impl TransferBuffer for Mapped {
 pub(super) struct PinPermit {
     taken: Arc<AtomicUsize>,
     bytes: usize,
+    _gauge: GaugeShare,
 }
 
 impl PinPermit {
-    pub(super) fn take(taken: &Arc<AtomicUsize>, bytes: usize, most: usize) -> Option<Self> {
+    /// `gauge` is the name of the gauge of what is taken.
+    pub(super) fn take(
+        gauge: &'static str,
+        taken: &Arc<AtomicUsize>,
+        bytes: usize,
+        most: usize,
+    ) -> Option<Self> {
         let fits = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= most);
         taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
-        Some(Self { taken: Arc::clone(taken), bytes })
+        let gauge = GaugeShare::new(gauge, bytes as u64);
+        Some(Self { taken: Arc::clone(taken), bytes, _gauge: gauge })
     }
 }
 

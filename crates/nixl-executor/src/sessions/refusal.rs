@@ -28,7 +28,7 @@ impl RefusalReply {
         word: &Message,
     ) -> Self {
         outbox.push(word);
-        let begun = sessions.link().clock.now();
+        let begun = sessions.link().clock().now();
         Self { sessions, session, outbox, begun, keep_answering: None }
     }
 
@@ -41,7 +41,7 @@ impl RefusalReply {
 impl Execution for RefusalReply {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
         let link = self.sessions.link();
-        let now = link.clock.now();
+        let now = link.clock().now();
         let waited = now.saturating_sub(self.begun) >= self.sessions.config().silence;
         let inbox = self.session.take();
         if inbox.peer_gone {

@@ -84,7 +84,7 @@ impl Sessions {
     pub(crate) fn look_for_stalled(&self) {
         for (id, peer) in self.table.stalled() {
             let ping = Message::Ping.encode(id);
-            let told = self.link.transport.notify(&PeerId::new(&*peer), &ping);
+            let told = self.link.transport().notify(&PeerId::new(&*peer), &ping);
             if let Poll::Ready(Err(error)) = told
                 && gone(&error)
             {
@@ -104,7 +104,7 @@ impl Sessions {
             return Some(Self::CHECK);
         }
         let ended = self.offers().last_end();
-        let now = self.link.clock.now();
+        let now = self.link.clock().now();
         ended.filter(|ended| now.saturating_sub(*ended) < Self::LATE).map(|_| Self::CHECK)
     }
 
@@ -113,18 +113,18 @@ impl Sessions {
     }
 
     pub(crate) fn offer_ended(&self, key: &NotificationKey) {
-        let now = self.link.clock.now();
+        let now = self.link.clock().now();
         let removed = self.offers().offer_ended(key, now);
         drop(removed);
         if self.table.withdraw(key) {
-            self.link.waker.wake_by_ref();
+            self.link.waker().wake_by_ref();
         }
     }
 
     /// The peer's process has ended, or its connection is dead: its sessions end.
     pub(crate) fn peer_gone(&self, peer: &str) {
         if self.table.peer_gone(peer) {
-            self.link.waker.wake_by_ref();
+            self.link.waker().wake_by_ref();
         }
     }
 
@@ -167,7 +167,7 @@ impl Sessions {
 
     /// Hands a message to its session. Returns whether there is one with this peer.
     pub(crate) fn deliver(&self, id: SessionId, from: &str, message: Message) -> bool {
-        self.table.deliver(id, from, message, self.link.clock.now())
+        self.table.deliver(id, from, message, self.link.clock().now())
     }
 
     /// A session that a peer asks for, and the way to answer it. Only a holder of an offer comes so far: the engine is
@@ -179,7 +179,7 @@ impl Sessions {
         key: &NotificationKey,
         initiator_metadata: Bytes,
     ) -> Option<(Membership, Outbox)> {
-        if self.table.len() >= Self::MAX_SERVED || from == self.link.transport.agent_name() {
+        if self.table.len() >= Self::MAX_SERVED || from == self.link.transport().agent_name() {
             return None;
         }
         let len = initiator_metadata.len();
@@ -195,7 +195,7 @@ impl Sessions {
             return None;
         }
         let session = self.table.open(id, from, Some((key.clone(), len)))?;
-        let now = self.link.clock.now();
+        let now = self.link.clock().now();
         let outbox =
             Outbox::to(id, PeerId::new(from), initiator_metadata, now).by(self.mailbox_of(from));
         match outbox.is_by_engine() {
@@ -206,13 +206,13 @@ impl Sessions {
 
     /// The mailbox of a peer that has written from its own. The first time it is opened for the next.
     fn mailbox_of(&self, peer: &str) -> Option<Mailbox> {
-        let page = self.link.mailboxes.page_of(peer)?;
-        if !self.link.mailboxes.knows(&page) {
-            let mailboxes = Arc::clone(&self.link.mailboxes);
+        let page = self.link.mailboxes().page_of(peer)?;
+        if !self.link.mailboxes().knows(&page) {
+            let mailboxes = Arc::clone(&self.link.mailboxes());
             // Without it the engine answers.
-            let _ = self.link.background.run_for_peer(Box::new(move || mailboxes.open(&page)));
+            let _ = self.link.background().run_for_peer(Box::new(move || mailboxes.open(&page)));
         }
-        self.link.mailboxes.get(&page)
+        self.link.mailboxes().get(&page)
     }
 
     pub(crate) fn offer(

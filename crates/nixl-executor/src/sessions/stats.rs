@@ -5,18 +5,12 @@ use crate::pinned_slots::{SlotPools, SlotStats};
 
 /// What staging holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct StagingStats {
-    /// Slots by which bytes leave.
-    pub outgoing: SlotStats,
-    /// Slots by which bytes arrive.
-    pub incoming: SlotStats,
-    /// Transfers under way in which the peer takes part, of both sides.
-    pub sessions: usize,
-    /// Requests by senders that hold no offer of this side; nothing was done for them.
-    pub strangers: u64,
-    /// Messages of peers that wait for transfers under way.
-    pub waiting_messages: usize,
+    pub(crate) outgoing: SlotStats,
+    pub(crate) incoming: SlotStats,
+    pub(crate) sessions: usize,
+    pub(crate) strangers: u64,
+    pub(crate) waiting_messages: usize,
 }
 
 impl StagingStats {
@@ -33,5 +27,35 @@ impl StagingStats {
             waiting_messages: sum.waiting_messages + sessions.waiting(),
             ..sum
         })
+    }
+
+    /// Slots by which bytes leave.
+    #[must_use]
+    pub fn outgoing(&self) -> SlotStats {
+        self.outgoing
+    }
+
+    /// Slots by which bytes arrive.
+    #[must_use]
+    pub fn incoming(&self) -> SlotStats {
+        self.incoming
+    }
+
+    /// Transfers under way in which the peer takes part, of both sides.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions
+    }
+
+    /// Requests by senders that hold no offer of this side; nothing was done for them.
+    #[must_use]
+    pub fn strangers(&self) -> u64 {
+        self.strangers
+    }
+
+    /// Messages of peers that wait for transfers under way.
+    #[must_use]
+    pub fn waiting_messages(&self) -> usize {
+        self.waiting_messages
     }
 }

@@ -88,18 +88,19 @@ impl PeerCopy {
         imports: &ImportCache,
         context: &CopyContext,
     ) -> Result<Self, TransportError> {
-        let Some(route) = &request.route else { return Err(TransportError::Closed) };
-        let (gpu, theirs) = copier(here, &*context.gpus, (request.local, local), request.remote);
+        let Some(route) = request.route() else { return Err(TransportError::Closed) };
+        let (gpu, theirs) =
+            copier(here, &*context.gpus, (request.local(), local), request.remote());
         let mut opened: Vec<Arc<dyn TransferBuffer>> = Vec::new();
-        let mut ops = Vec::with_capacity(request.local.len());
+        let mut ops = Vec::with_capacity(request.local().len());
         let mut last: Option<(RemoteMemoryKey, u64)> = None;
-        let (mut left, whole) = (most, request.local.total_bytes() <= most);
-        for (index, ours) in request.local.iter().enumerate() {
+        let (mut left, whole) = (most, request.local().total_bytes() <= most);
+        for (index, ours) in request.local().iter().enumerate() {
             if left == 0 {
                 break;
             }
             let (share, offset) = request
-                .remote
+                .remote()
                 .share_of(index)
                 .ok_or_else(|| failed(path, "open", format!("descriptor {index} is not shared")))?;
             let wanted = memory_key(share.kind(), gpu, local).ok_or_else(|| {
@@ -127,7 +128,7 @@ impl PeerCopy {
             let theirs = base.wrapping_add(offset);
             let len = left.min(ours.len() as u64);
             left -= len;
-            ops.push(match request.kind {
+            ops.push(match request.kind() {
                 OperationKind::Read => CopyOp { src: theirs, dst: ours.address(), len },
                 OperationKind::Write => CopyOp { src: ours.address(), dst: theirs, len },
             });
@@ -146,7 +147,7 @@ impl PeerCopy {
                 (remote, Some(gpu), policy)
             }
         };
-        let kinds = match request.kind {
+        let kinds = match request.kind() {
             OperationKind::Read => (remote, local),
             OperationKind::Write => (local, remote),
         };
@@ -159,10 +160,10 @@ impl PeerCopy {
         let boundaries = match ops.len() {
             // Nothing to join.
             1 => AllocationBoundaries::default(),
-            _ => AllocationBoundaries::of(starts(request.local).chain(bases)),
+            _ => AllocationBoundaries::of(starts(request.local()).chain(bases)),
         };
         let ops = (&*ops, &boundaries);
-        let copy = ListCopy::new(ops, kinds, &policy, by, request.local.pending(), context)
+        let copy = ListCopy::new(ops, kinds, &policy, by, request.local().pending(), context)
             .map_err(|e| failed(path, "plan", e.to_string()))?;
         Ok(Self {
             path,
@@ -170,8 +171,8 @@ impl PeerCopy {
             copy,
             imports: opened,
             notifier: whole
-                .then(|| CompletionNotifier::new(route, request.remote.notification_key())),
-            leased: request.leased.clone(),
+                .then(|| CompletionNotifier::new(route, request.remote().notification_key())),
+            leased: request.leased().clone(),
         })
     }
 }
@@ -220,9 +221,7 @@ impl Execution for PeerCopy {
     }
 
     fn report(&self) -> PathReport {
-        let mut report = self.copy.report();
-        report.kind = self.path;
-        report
+        self.copy.report().with_kind(self.path)
     }
 
     fn expected(&self) -> Option<Duration> {
@@ -299,7 +298,7 @@ mod tests {
             let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
             let fabric = Fabric::new(Arc::clone(&clock));
             let (target, initiator) = (fabric.transport("target"), fabric.transport("initiator"));
-            let peer = initiator.connect(&target.local_metadata().unwrap()).unwrap().peer;
+            let peer = initiator.connect(&target.local_metadata().unwrap()).unwrap().into_peer();
             let context = CopyContext {
                 gpus: Arc::clone(&gpus) as Arc<dyn GpuBackend>,
                 threads: CopyWorkers::new(&clock).unwrap(),
@@ -360,7 +359,7 @@ mod tests {
                 OperationKind::Write => LeaseMode::Read,
             };
             let leased = Leases::acquire_list(here.clone(), mode).unwrap();
-            let request = TransferRequest::remote(
+            let request = TransferRequest::inter_process(
                 kind,
                 (&here, &leased),
                 &remote,
@@ -401,7 +400,7 @@ mod tests {
         let there = DescriptorList::from(their.whole());
         let remote = world.remote(OperationKind::Write, &there);
         let leased = Leases::acquire_list(here.clone(), LeaseMode::Read).unwrap();
-        let request = TransferRequest::remote(
+        let request = TransferRequest::inter_process(
             OperationKind::Write,
             (&here, &leased),
             &remote,

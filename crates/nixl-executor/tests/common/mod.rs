@@ -199,7 +199,7 @@ fn copy_and_check_with(
     to.fill(machine, 4);
     let operation = executor.execute(&from.layout, src, &to.layout, dst, &options).unwrap();
     let done = wait(operation).unwrap_or_else(|e| panic!("{strategy}: {e}"));
-    assert_eq!(done.path().unwrap().kind, PathKind::Local(strategy.name()));
+    assert_eq!(done.path().unwrap().kind(), PathKind::Local(strategy.name()));
     to.check(machine, strategy.name(), |(block, layer, outer)| {
         match dst.iter().position(|b| *b == block).filter(|_| layers.contains(&layer)) {
             Some(index) => (3, (src[index], layer, outer)),
@@ -227,5 +227,5 @@ pub(crate) fn copy_by_parts_and_check(
             None => (4, (block, layer, outer)),
         }
     });
-    done.path().unwrap().transport.to_string()
+    done.path().unwrap().transport().to_string()
 }

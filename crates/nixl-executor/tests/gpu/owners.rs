@@ -67,7 +67,7 @@ fn the_memory_of_killed_owners_is_closed() {
             }
             killer.unwrap().join().unwrap();
             let killed = Instant::now();
-            while executor.peer_stats().imports > 0 {
+            while executor.peer_stats().imports() > 0 {
                 assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", executor.peer_stats());
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -160,7 +160,7 @@ async fn read(
 ) -> Result<PathKind, Failure> {
     let mut read = reader.begin_read(offer, region.clone()).await.map_err(Failure::Begin)?;
     let report = read.wait_for_completion().await.map_err(Failure::End)?;
-    Ok(report.path().unwrap().kind)
+    Ok(report.path().unwrap().kind())
 }
 
 /// Whether an error says that the owner is gone.
@@ -182,7 +182,7 @@ fn bytes() -> Vec<u8> {
 
 /// Free memory of the GPU, and open files.
 fn held(cuda: &Cuda) -> (u64, usize) {
-    let free = cuda.context.memory_info().unwrap().free;
+    let free = cuda.context.memory_info().unwrap().free();
     (free, fs::read_dir("/proc/self/fd").unwrap().count())
 }
 

@@ -7,16 +7,43 @@ use std::fmt;
 /// Before it is mapped, make sure that it is this file, has these bytes and cannot shrink. Its holder can open it, so `Debug`
 /// shows the length only.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[allow(clippy::exhaustive_structs, reason = "it is what peers send")]
 pub struct SharedFile {
+    pub(crate) pid: u32,
+    pub(crate) fd: u32,
+    pub(crate) name: [u8; 16],
+    pub(crate) length: u64,
+}
+
+impl SharedFile {
+    /// A file of `length` bytes that process `pid` has open as descriptor `fd`, with `name` as part of the file's own name.
+    #[must_use]
+    pub const fn new(pid: u32, fd: u32, name: [u8; 16], length: u64) -> Self {
+        Self { pid, fd, name, length }
+    }
+
     /// The process.
-    pub pid: u32,
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Its file descriptor there.
-    pub fd: u32,
+    #[must_use]
+    pub fn fd(&self) -> u32 {
+        self.fd
+    }
+
     /// Random, and part of the file's own name.
-    pub name: [u8; 16],
+    #[must_use]
+    pub fn name(&self) -> [u8; 16] {
+        self.name
+    }
+
     /// The number of bytes of the file.
-    pub length: u64,
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.length
+    }
 }
 
 impl fmt::Debug for SharedFile {

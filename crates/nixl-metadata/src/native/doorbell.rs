@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Doorbell as Checked;
+use crate::{Doorbell as Checked, SharedFile};
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Doorbell {
@@ -19,13 +19,13 @@ pub(super) const ENCODED_LEN: u64 = 4 + 4 + 16 + 8 + 4 + 8;
 
 impl Doorbell {
     pub(super) fn new(doorbell: &Checked) -> Self {
-        let &Checked { pid, fd, name, length, slot, token } = doorbell;
+        let &Checked { file: SharedFile { pid, fd, name, length }, slot, token } = doorbell;
         Self { pid, fd, name, length, slot, token }
     }
 
     /// The offer checks it.
     pub(super) fn unchecked(self) -> Checked {
         let Self { pid, fd, name, length, slot, token } = self;
-        Checked { pid, fd, name, length, slot, token }
+        Checked::new(SharedFile::new(pid, fd, name, length), slot, token)
     }
 }

@@ -100,6 +100,10 @@ proptest! {
     }
 }
 
+fn resized(file: SharedFile, length: u64) -> SharedFile {
+    SharedFile::new(file.pid(), file.fd(), file.name(), length)
+}
+
 #[test]
 fn every_truncation_and_every_flipped_bit_is_noticed() {
     let good = golden_export().encode().unwrap();
@@ -302,7 +306,7 @@ fn words_and_claims_that_are_nowhere() {
         WordsLocation { address: 12, ..good },
         WordsLocation { address: u64::MAX - 7, ..good },
         WordsLocation { slots: 4097, ..good },
-        WordsLocation { file: Some(SharedFile { length: 131_071, ..file }), ..good },
+        WordsLocation { file: Some(resized(file, 131_071)), ..good },
     ];
     for words in faulty {
         assert!(matches!(with_words(words), Err(E::BadWords { .. })), "{words:?}");
@@ -310,13 +314,13 @@ fn words_and_claims_that_are_nowhere() {
         content.extend(words.slots.to_le_bytes());
         content.push(1);
         let file = words.file.unwrap();
-        content.extend([file.pid, file.fd].iter().flat_map(|number| number.to_le_bytes()));
-        content.extend(file.name);
-        content.extend(file.length.to_le_bytes());
+        content.extend([file.pid(), file.fd()].iter().flat_map(|number| number.to_le_bytes()));
+        content.extend(file.name());
+        content.extend(file.length().to_le_bytes());
         let error = changed(|parts| parts.section(WORDS).content = content);
         assert_eq!(Err(error), with_words(words).map(|_| ()));
     }
-    let claims = |length| golden_export().with_claims(SharedFile { length, ..file }).map(|_| ());
+    let claims = |length| golden_export().with_claims(resized(file, length)).map(|_| ());
     assert_eq!(claims(32_768), Ok(()));
     assert_eq!(claims(32_767), Err(E::ShortClaims { length: 32_767, needed: 32_768 }));
     let error = changed(|parts| parts.section(CLAIMS).content[24..].fill(0));

@@ -83,7 +83,7 @@ pub(crate) fn without_doorbell() -> RdmaMetadata {
 
 pub(crate) fn doorbell(slot: u32, token: u64) -> Doorbell {
     let length = 8 * Doorbell::WORDS as u64;
-    Doorbell { pid: 4242, fd: 18, name: [0x64; 16], length, slot, token }
+    Doorbell::new(SharedFile::new(4242, 18, [0x64; 16], length), slot, token)
 }
 
 /// A handle as `nixl-device` writes it.
@@ -386,7 +386,7 @@ pub(crate) fn golden_export() -> ExportMetadata {
     let words = WordsLocation {
         address: 0x7f00_0000_2000,
         slots: 4096,
-        file: Some(SharedFile { pid: 4242, fd: 20, name, length: 131_072 }),
+        file: Some(SharedFile::new(4242, 20, name, 131_072)),
     };
     let file = ShareKind::File { pid: 4243, fd: 17, name: [0x6b; 16], length: 1 << 30 };
     let shares = vec![
@@ -401,9 +401,7 @@ pub(crate) fn golden_export() -> ExportMetadata {
         words,
     )
     .and_then(|export| export.with_shares(shares))
-    .and_then(|export| {
-        export.with_claims(SharedFile { pid: 4242, fd: 21, name: [0x63; 16], length: 32_768 })
-    })
+    .and_then(|export| export.with_claims(SharedFile::new(4242, 21, [0x63; 16], 32_768)))
     .unwrap()
 }
 
@@ -470,7 +468,7 @@ fn any_layout() -> impl Strategy<Value = ExportedLayout> {
 
 fn any_file(least: u64) -> impl Strategy<Value = SharedFile> {
     any::<(u32, u32, [u8; 16])>().prop_flat_map(move |(pid, fd, name)| {
-        (least..=u64::MAX).prop_map(move |length| SharedFile { pid, fd, name, length })
+        (least..=u64::MAX).prop_map(move |length| SharedFile::new(pid, fd, name, length))
     })
 }
 

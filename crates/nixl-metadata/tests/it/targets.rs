@@ -164,8 +164,8 @@ pub(crate) fn check_export(export: &ExportMetadata) {
     let bytes = 32 * u64::from(words.slots);
     assert!(words.slots > 0 && words.address != 0 && words.address.is_multiple_of(8));
     assert!(words.address.checked_add(bytes).is_some());
-    assert!(words.file.is_none_or(|file| file.length >= bytes));
-    assert!(export.claims().is_none_or(|file| file.length >= bytes / 4));
+    assert!(words.file.is_none_or(|file| file.length() >= bytes));
+    assert!(export.claims().is_none_or(|file| file.length() >= bytes / 4));
 
     let all: Vec<_> = parts().map(|(layout, p)| (layout.device, p.address, p.len)).collect();
     let mut at = 0;
@@ -254,7 +254,7 @@ pub(crate) fn check(decoded: Result<RdmaMetadata, MetadataError>, limits: &Limit
     };
     let again = match metadata.doorbell() {
         Some(doorbell) => {
-            assert!(doorbell.slot < Doorbell::SLOTS && doorbell.token != 0);
+            assert!(doorbell.slot() < Doorbell::SLOTS && doorbell.token() != 0);
             again.with_doorbell(*doorbell).expect("it was accepted")
         }
         None => again,

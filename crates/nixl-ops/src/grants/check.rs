@@ -12,14 +12,10 @@ use crate::sync::fence;
 /// Each thread that copies has ended, or the request of the engine has, before the words are looked at. Through the engine they
 /// are a request of their own, posted after the one for the bytes was seen to end: parts of one request arrive in any order.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(clippy::exhaustive_structs, reason = "it is these three numbers of a ticket")]
 pub struct WordCheck {
-    /// The slot.
-    pub slot: u32,
-    /// What its word is while the grant is alive.
-    pub generation: u64,
-    /// The digest of the ticket.
-    pub digest: u64,
+    pub(crate) slot: u32,
+    pub(crate) generation: u64,
+    pub(crate) digest: u64,
 }
 
 /// Why bytes that were read do not count.
@@ -48,6 +44,12 @@ pub enum StaleRead {
 }
 
 impl WordCheck {
+    /// The words of this slot are those of a live grant if they are this generation and the digest of what was granted.
+    #[must_use]
+    pub fn new(slot: u32, generation: u64, digest: u64) -> Self {
+        Self { slot, generation, digest }
+    }
+
     /// Compares words that were read through the engine: the first two of the slot.
     ///
     /// # Errors
@@ -105,5 +107,23 @@ impl WordCheck {
         // Nor of one that has it now.
         self.check(words)?;
         layers.ok_or(StaleRead::NoSlot { slot: self.slot })
+    }
+
+    /// The slot.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// What its word is while the grant is alive.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The digest of the ticket.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.digest
     }
 }

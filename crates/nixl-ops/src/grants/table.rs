@@ -74,14 +74,30 @@ pub enum DoneOutcome {
 
 /// What a table holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct GrantStats {
+    pub(crate) alive: usize,
+    pub(crate) blocks: usize,
+    pub(crate) waiting: usize,
+}
+
+impl GrantStats {
     /// Grants that have not ended.
-    pub alive: usize,
+    #[must_use]
+    pub fn alive(&self) -> usize {
+        self.alive
+    }
+
     /// Blocks that a grant covers.
-    pub blocks: usize,
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
     /// Tasks that wait for blocks to be free.
-    pub waiting: usize,
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
 }
 
 impl GrantTable {

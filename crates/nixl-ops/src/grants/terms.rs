@@ -6,10 +6,8 @@ use std::time::Duration;
 
 /// How many grants a table has room for.
 #[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
 pub struct GrantTableOptions {
-    /// Grants that are alive at one time: 65,536 unless set. Each takes 32 bytes of shared memory once it is used.
-    pub slots: NonZeroU32,
+    pub(crate) slots: NonZeroU32,
 }
 
 impl Default for GrantTableOptions {
@@ -25,18 +23,20 @@ impl GrantTableOptions {
         self.slots = slots;
         self
     }
+
+    /// Grants that are alive at one time.
+    #[must_use]
+    pub fn slots(&self) -> NonZeroU32 {
+        self.slots
+    }
 }
 
 /// Of which layout a grant's blocks are, and how long it lives.
 #[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
 pub struct GrantTerms {
-    /// Which layout of the export.
-    pub layout: u16,
-    /// After which time the grant ends unless it is renewed; never, without one.
-    pub time_to_live: Option<Duration>,
-    /// Readers after whose word it ends: one unless set.
-    pub readers: NonZeroU32,
+    pub(crate) layout: u16,
+    pub(crate) time_to_live: Option<Duration>,
+    pub(crate) readers: NonZeroU32,
 }
 
 impl GrantTerms {
@@ -60,14 +60,30 @@ impl GrantTerms {
 
 /// What names a grant in its ticket.
 #[derive(Clone, Copy, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct Granted {
+    pub(crate) slot: u32,
+    pub(crate) generation: u64,
+    pub(crate) token: [u8; 16],
+}
+
+impl Granted {
     /// Its slot.
-    pub slot: u32,
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+
     /// The word of the slot while it is alive. Never used again in the export.
-    pub generation: u64,
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Random: its holder may renew and end the grant.
-    pub token: [u8; 16],
+    #[must_use]
+    pub fn token(&self) -> [u8; 16] {
+        self.token
+    }
 }
 
 /// Shows nothing that ends the grant.

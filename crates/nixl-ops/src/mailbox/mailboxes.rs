@@ -8,7 +8,7 @@ use nixl_descriptor::SharedName;
 use nixl_metadata::{Doorbell, RdmaMetadata};
 
 use super::open::Mailbox;
-use crate::slots::{OfferPage, RemoteSlots};
+use crate::slots::{OfferPage, RemoteSlots, page_of};
 
 /// The mailboxes of peers on this host, and this connection's own, to which they answer.
 pub struct Mailboxes {
@@ -28,8 +28,7 @@ impl Mailboxes {
 
     /// The mailbox of an offer's owner, once the offer's slot was [looked up](RemoteSlots::open).
     pub fn of_offer(&self, remote: &RdmaMetadata) -> Option<Mailbox> {
-        let &Doorbell { pid, fd, name, length, .. } = remote.doorbell()?;
-        self.get(&SharedName { pid, fd, name, len: length })
+        self.get(&page_of(remote.doorbell()?))
     }
 
     /// The page that an agent has written from last, if its letters say so.

@@ -287,7 +287,7 @@ fn another_process_wakes_the_owner() {
     let clock = SystemClock::new();
     let bits = memory.word(0).unwrap();
     for _ in 0..200 {
-        ringer.tell(slot.doorbell().slot);
+        ringer.tell(slot.doorbell().slot());
         assert!(sleep_until(&parking, &clock, || bits.swap(0, Ordering::SeqCst) != 0));
     }
 }

@@ -17,6 +17,7 @@ use crate::deadline::Deadline;
 use crate::outcome::{Completion, Outcome};
 use crate::slots::{OfferSlot, Revocation, SlotEvent};
 use crate::sync::{Mutex, lock};
+use crate::telemetry::{GaugeShare, note_offer};
 use crate::{CompletionCell, EndedOffer, OperationError, OperationStatus};
 
 /// One passive operation.
@@ -68,6 +69,7 @@ struct Hold {
     descriptors: Arc<DescriptorList>,
     /// While it is quarantined.
     gauges: Option<HeldGauges>,
+    _offers: GaugeShare,
     /// Last: freed when nothing leads to the memory any more.
     slot: Option<OfferSlot>,
 }
@@ -119,7 +121,14 @@ impl PassiveEntry {
             table,
             dormant: AtomicBool::new(false),
             state: Mutex::new(State {
-                hold: Some(Hold { registrations, leased, descriptors, gauges: None, slot }),
+                hold: Some(Hold {
+                    registrations,
+                    leased,
+                    descriptors,
+                    gauges: None,
+                    _offers: GaugeShare::new("nixl_offers", 1),
+                    slot,
+                }),
                 deadline,
                 drain_by: None,
                 exported: false,
@@ -389,8 +398,9 @@ impl PassiveEntry {
         let hold = lock(&self.state).hold.take();
         let Some(hold) = hold else { return };
         drop(hold);
-        // A claim may outlive the driver, and with it the table.
-        let elapsed = table.map_or(Duration::ZERO, |table| table.now().saturating_sub(self.begun));
+        let elapsed = self.elapsed(table.as_deref());
+        let outcome = if succeeded { Ok(()) } else { Err(&OperationError::Declined) };
+        note_offer(self.kind(), self.total_bytes(), elapsed, outcome);
         // The waiter may take its memory back as soon as it wakes: the hold has gone.
         match succeeded {
             true => {
@@ -401,6 +411,16 @@ impl PassiveEntry {
                 self.cell.finish_quiet(OperationStatus::Errored, Err(OperationError::Declined));
             }
         }
+    }
+
+    /// A claim may outlive the driver, and with it the table.
+    fn elapsed(&self, table: Option<&PassiveTable>) -> Duration {
+        table.map_or(Duration::ZERO, |table| table.now().saturating_sub(self.begun))
+    }
+
+    fn note_given_up(&self, error: &OperationError) {
+        let elapsed = self.elapsed(self.table.upgrade().as_deref());
+        note_offer(self.kind(), self.total_bytes(), elapsed, Err(error));
     }
 
     /// The owner gives the offer up. Its memory comes back at once if no peer writes it, else by the peer's confirmation or by proof.
@@ -418,6 +438,7 @@ impl PassiveEntry {
         if before {
             return Release::AlreadyEnded;
         }
+        self.note_given_up(&error);
         // Revoked before the waiter wakes.
         let release = self.let_go_before(|| {
             self.cell.finish(status, Err(error));
@@ -430,6 +451,9 @@ impl PassiveEntry {
 
     /// As [`abandon`](Self::abandon), with the owner's promise that no peer accesses the memory.
     pub(crate) fn abandon_quiet(self: &Arc<Self>) {
+        if !self.cell.status().is_terminal() {
+            self.note_given_up(&OperationError::Cancelled);
+        }
         self.cell.finish(OperationStatus::Cancelled, Err(OperationError::Cancelled));
         let claimed = {
             let mut state = lock(&self.state);

@@ -10,20 +10,13 @@ use crate::OfferSlot;
 
 /// What a passive operation is made of.
 #[derive(Debug)]
-#[non_exhaustive]
 pub struct OfferSpec {
-    /// What the peer will get. Its key is the one the peer's notification must carry.
-    pub metadata: RdmaMetadata,
-    /// The memory offered.
-    pub descriptors: Arc<DescriptorList>,
-    /// The proof that it is leased: for reading by a readable operation, for writing by a writable one.
-    pub leased: Leased,
-    /// Its registrations.
-    pub registrations: Vec<Registration>,
-    /// The slot that the metadata names, if it names one.
-    pub slot: Option<OfferSlot>,
-    /// How long initiators may begin to use the offer.
-    pub life_time: Duration,
+    pub(crate) metadata: RdmaMetadata,
+    pub(crate) descriptors: Arc<DescriptorList>,
+    pub(crate) leased: Leased,
+    pub(crate) registrations: Vec<Registration>,
+    pub(crate) slot: Option<OfferSlot>,
+    pub(crate) life_time: Duration,
 }
 
 impl OfferSpec {

@@ -23,18 +23,27 @@ use crate::{BlockingThread, Clock, EndedOffer, OperationError, OperationOptions,
 
 /// Memory that is held for peers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct Held {
-    /// Offers that hold it.
-    pub offers: usize,
-    /// Its bytes.
-    pub bytes: u64,
+    pub(crate) offers: usize,
+    pub(crate) bytes: u64,
 }
 
 impl Held {
     fn add(&mut self, bytes: u64) {
         self.offers += 1;
         self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Offers that hold it.
+    #[must_use]
+    pub fn offers(&self) -> usize {
+        self.offers
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 

@@ -27,4 +27,4 @@ pub(crate) use page::ring;
 pub(crate) use page::{OfferPage, Revocation, SlotEvent, take_bits};
 pub use recent::RecentCheck;
 pub use remote::{FoundSlot, RemoteSlot, RemoteSlots};
-pub(crate) use remote::{MappedPage, OwnPage};
+pub(crate) use remote::{MappedPage, OwnPage, page_of};

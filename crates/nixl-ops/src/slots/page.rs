@@ -8,7 +8,7 @@ use std::sync::{
 
 use nixl_descriptor::SharedName;
 use nixl_device::{ForkGeneration, PerProcess};
-use nixl_metadata::{Doorbell, NotificationKey, OperationKind};
+use nixl_metadata::{Doorbell, NotificationKey, OperationKind, SharedFile};
 
 use super::doorbell::PageDoorbell;
 use super::word::{SlotState, SlotWord};
@@ -88,7 +88,8 @@ impl OfferPage {
         // Release: the offer's memory is as the application left it before the slot opens.
         word(memory, slot)?.store(SlotWord::open(token).bits(), Ordering::Release);
         let SharedName { pid, fd, name, len } = memory.name();
-        let doorbell = Doorbell { pid, fd, name, length: len, slot, token };
+        let file = SharedFile::new(pid, fd, name, len);
+        let doorbell = Doorbell::new(file, slot, token);
         let generation = ForkGeneration::current();
         Some(OfferSlot { page: Arc::clone(self), doorbell, kind, generation })
     }
@@ -190,19 +191,19 @@ impl OfferSlot {
 
     /// The uses that have ended.
     pub(crate) fn event(&self) -> Option<SlotEvent> {
-        let place = self.page.word(self.doorbell.slot)?;
+        let place = self.page.word(self.doorbell.slot())?;
         let found = SlotWord::from_bits(place.load(Ordering::Acquire));
-        SlotEvent::of(found, self.kind).filter(|_| found.is_of(self.doorbell.token))
+        SlotEvent::of(found, self.kind).filter(|_| found.is_of(self.doorbell.token()))
     }
 
     /// Claims the offer for an agent that cannot reach the slot.
     pub(crate) fn claim_for_agent(&self) -> Result<(), EndedOffer> {
-        let Some(place) = self.page.word(self.doorbell.slot) else { return Ok(()) };
-        let open = SlotWord::open(self.doorbell.token).bits();
+        let Some(place) = self.page.word(self.doorbell.slot()) else { return Ok(()) };
+        let open = SlotWord::open(self.doorbell.token()).bits();
         let claimed = SlotWord::from_bits(open).claimed_by_agent().bits();
         match place.compare_exchange(open, claimed, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(()),
-            Err(found) if SlotWord::from_bits(found).is_of(self.doorbell.token) => {
+            Err(found) if SlotWord::from_bits(found).is_of(self.doorbell.token()) => {
                 Err(SlotWord::from_bits(found).state().ended())
             }
             Err(_) => Err(EndedOffer::Claimed),
@@ -211,8 +212,8 @@ impl OfferSlot {
 
     /// Takes back a [claim](Self::claim_for_agent): no byte was moved, or none is on its way.
     pub(crate) fn unclaim_for_agent(&self) {
-        let Some(place) = self.page.word(self.doorbell.slot) else { return };
-        let open = SlotWord::open(self.doorbell.token).bits();
+        let Some(place) = self.page.word(self.doorbell.slot()) else { return };
+        let open = SlotWord::open(self.doorbell.token()).bits();
         let claimed = SlotWord::from_bits(open).claimed_by_agent().bits();
         // Another word stays.
         let _ = place.compare_exchange(claimed, open, Ordering::AcqRel, Ordering::Relaxed);
@@ -220,11 +221,13 @@ impl OfferSlot {
 
     /// Ends the offer unless an initiator has claimed it. From then on none claims it.
     pub(crate) fn revoke(&self) -> Revocation {
-        let Some(place) = self.page.word(self.doorbell.slot) else { return Revocation::Unclaimed };
+        let Some(place) = self.page.word(self.doorbell.slot()) else {
+            return Revocation::Unclaimed;
+        };
         let mut seen = place.load(Ordering::Acquire);
         loop {
             let found = SlotWord::from_bits(seen);
-            if !found.is_of(self.doorbell.token) {
+            if !found.is_of(self.doorbell.token()) {
                 // A peer that misuses the page has overwritten the word. No honest initiator can claim it any more, but one
                 // may have before.
                 return Revocation::Claimed(0);
@@ -255,13 +258,13 @@ impl Drop for OfferSlot {
         if !self.generation.is_current() {
             return;
         }
-        let slot = self.doorbell.slot;
+        let slot = self.doorbell.slot();
         if let Some(place) = self.page.word(slot) {
             // Only a revoked slot is told from an open one by initiators that come late.
             let _ = place.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |bits| {
                 let word = SlotWord::from_bits(bits);
                 let open = matches!(word.state(), SlotState::Open | SlotState::Claimed(_));
-                (open && word.is_of(self.doorbell.token)).then(|| word.revoked().bits())
+                (open && word.is_of(self.doorbell.token())).then(|| word.revoked().bits())
             });
         }
         let mut table = self.page.lock();
@@ -339,6 +342,6 @@ impl fmt::Debug for OfferPage {
 /// Shows nothing that ends the offer.
 impl fmt::Debug for OfferSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OfferSlot").field("slot", &self.doorbell.slot).finish_non_exhaustive()
+        f.debug_struct("OfferSlot").field("slot", &self.doorbell.slot()).finish_non_exhaustive()
     }
 }

@@ -151,7 +151,7 @@ impl RemoteSlot {
         readers: u32,
     ) -> Self {
         let (page, protocol) = (Page::Own(Arc::clone(page)), Protocol::State);
-        let Doorbell { slot, token, .. } = doorbell;
+        let (slot, token) = (doorbell.slot(), doorbell.token());
         Self { page, slot, token, kind, readers, pid, protocol }
     }
 }
@@ -200,7 +200,7 @@ impl RemoteSlots {
 
     /// *Blocking.* Opens the page that the slot is on. One that cannot be opened is not tried again.
     pub fn open(&self, doorbell: &Doorbell) {
-        self.open_page(&name(doorbell));
+        self.open_page(&page_of(doorbell));
     }
 
     /// *Blocking.* As [`open`](Self::open).
@@ -248,7 +248,7 @@ impl RemoteSlots {
     /// The slot of an offer.
     pub fn find(&self, remote: &RdmaMetadata) -> FoundSlot {
         let Some(doorbell) = remote.doorbell() else { return FoundSlot::Unreachable };
-        let page = match self.lock().get(&name(doorbell)) {
+        let page = match self.lock().get(&page_of(doorbell)) {
             Some(known) => known.page(),
             None => return FoundSlot::Unknown,
         };
@@ -261,7 +261,7 @@ impl RemoteSlots {
             Some(terms) => (terms.readers().get(), Protocol::State),
             None => (1, Protocol::Token),
         };
-        let (slot, token, kind) = (doorbell.slot, doorbell.token, remote.operation_kind());
+        let (slot, token, kind) = (doorbell.slot(), doorbell.token(), remote.operation_kind());
         word(page.memory()?, slot)?;
         Some(RemoteSlot { page, slot, token, kind, readers, pid: self.pid, protocol })
     }
@@ -404,8 +404,8 @@ impl RemoteSlot {
         word.is_of(self.token) && word.state() == SlotState::Claimed(self.pid)
     }
 
-    /// Changes the word as `next` says, and returns what it is then. `expected` is what it most likely is: a swap without a load before it moves the cache
-    /// line from the owner's processor once, not twice.
+    /// Changes the word as `next` says, and returns what it is then. `expected` is what it most likely is: a swap without a load
+    /// before it moves the cache line from the owner's processor once, not twice.
     fn change(
         &self,
         expected: SlotWord,
@@ -436,9 +436,9 @@ fn ended(why: EndedOffer) -> TransportError {
     TransportError::OfferEnded { why }
 }
 
-fn name(doorbell: &Doorbell) -> SharedName {
-    let &Doorbell { pid, fd, name, length, .. } = doorbell;
-    SharedName { pid, fd, name, len: length }
+pub(crate) fn page_of(doorbell: &Doorbell) -> SharedName {
+    let file = doorbell.file();
+    SharedName { pid: file.pid(), fd: file.fd(), name: file.name(), len: file.length() }
 }
 
 impl fmt::Debug for RemoteSlots {

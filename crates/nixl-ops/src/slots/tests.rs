@@ -303,9 +303,9 @@ impl Model {
             let Some(slot) = &offer.slot else { continue };
             let event = SlotEvent { uses: offer.uses, successes: offer.successes };
             assert_eq!(slot.event(), (offer.uses > 0).then_some(event));
-            let place = word(self.page.memory().unwrap(), offer.doorbell.slot).unwrap();
+            let place = word(self.page.memory().unwrap(), offer.doorbell.slot()).unwrap();
             let seen = SlotWord::from_bits(place.load(Ordering::Relaxed));
-            assert!(seen.is_of(offer.doorbell.token));
+            assert!(seen.is_of(offer.doorbell.token()));
             let expected = match offer.state {
                 Expected::Open => super::word::SlotState::Open,
                 Expected::Claimed(who) => super::word::SlotState::Claimed(PIDS[who]),
@@ -384,7 +384,7 @@ proptest! {
                 let offer = offered(&page, OperationKind::Write, 1);
                 offer.remote[0].begin().unwrap();
                 offer.remote[0].complete().unwrap();
-                let place = word(page.memory().unwrap(), offer.slot.doorbell().slot).unwrap();
+                let place = word(page.memory().unwrap(), offer.slot.doorbell().slot()).unwrap();
                 old.push(place.load(Ordering::Relaxed));
             } else {
                 others.push(page.arm(&NotificationKey::random(), OperationKind::Write).unwrap());
@@ -400,7 +400,7 @@ proptest! {
             }
         }
         let content = || -> Vec<u64> {
-            let slots = offers.iter().map(|offer| offer.slot.doorbell().slot as usize);
+            let slots = offers.iter().map(|offer| offer.slot.doorbell().slot() as usize);
             slots.map(|slot| place(slot).load(Ordering::Relaxed)).collect()
         };
         let honest = content();
@@ -574,7 +574,7 @@ fn the_earlier_protocol_puts_the_token_where_there_was_nothing() {
         let armed = page.arm(&NotificationKey::random(), kind).unwrap();
         // As an owner of the earlier release has it: the place is 0, and the token has all of its bits.
         let (slot, token) = (Doorbell::SLOTS - 1, u64::MAX - 1);
-        let doorbell = Doorbell { slot, token, ..armed.doorbell() };
+        let doorbell = Doorbell::new(armed.doorbell().file(), slot, token);
         let metadata = metadata(doorbell, kind, NotificationKey::random(), None);
         let remote = found(PIDS[0], &metadata);
         assert!(!remote.refuses_reuse());

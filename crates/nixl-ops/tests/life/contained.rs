@@ -44,7 +44,7 @@ fn a_waker_that_panics_costs_no_other_operation() {
         assert_eq!(read.status(), OperationStatus::Complete);
         assert!(now(read.wait_for_completion()).is_ok());
     }
-    assert_eq!(world.driver.stats().active, 0);
+    assert_eq!(world.driver.stats().active(), 0);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn an_execution_that_panics_ends_its_own_operation() {
         assert_eq!(memory.is_leased(), in_flight, "what was in flight may be written");
         assert_eq!(now(read.reclaim()).memory.is_some(), !in_flight);
         assert!(now(next.wait_for_completion()).is_ok());
-        assert_eq!(world.driver.stats().active, 0);
+        assert_eq!(world.driver.stats().active(), 0);
     }
 }
 
@@ -107,7 +107,7 @@ fn memory_whose_destructor_panics_costs_no_other_operation() {
     world.reactor.turn();
     assert!(dropped.load(Ordering::SeqCst));
     assert!(now(read.wait_for_completion()).is_ok());
-    assert_eq!(world.driver.stats().active, 0);
+    assert_eq!(world.driver.stats().active(), 0);
 }
 
 #[test]

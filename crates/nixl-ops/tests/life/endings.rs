@@ -29,13 +29,13 @@ const CHECK: Duration = Duration::from_millis(300);
 const SKEW: Duration = Duration::from_secs(60);
 
 fn counts(held: Held) -> (usize, u64) {
-    (held.offers, held.bytes)
+    (held.offers(), held.bytes())
 }
 
 /// Why the region cannot be taken back, and the region.
 fn refused(region: Region) -> (ReclaimError, Region) {
     let refused = region.try_into_vec().unwrap_err();
-    (refused.reason, refused.region)
+    (refused.reason().clone(), refused.into_region())
 }
 
 /// Counts the memory that it knows.
@@ -108,7 +108,7 @@ fn a_readable_offer_that_is_given_up_can_be_overwritten_at_once_and_freed_after_
         region.copy_from_slice(0, &[7; 8]).unwrap();
         drop(memory);
         let stats = world.driver.stats();
-        assert_eq!((counts(stats.retained), stats.passive), ((1, 8), 0));
+        assert_eq!((counts(stats.retained()), stats.passive()), ((1, 8), 0));
         let (reason, region) = refused(region);
         assert_eq!(reason, ReclaimError::Shared);
         let passed = if way == 3 { SECOND } else { Duration::ZERO };
@@ -121,14 +121,13 @@ fn a_readable_offer_that_is_given_up_can_be_overwritten_at_once_and_freed_after_
         world.reactor.turn();
         assert_eq!(known.load(Ordering::SeqCst), 0);
         assert_eq!(region.try_into_vec().unwrap(), [7; 8]);
-        assert_eq!(counts(world.driver.stats().retained), (0, 0));
+        assert_eq!(counts(world.driver.stats().retained()), (0, 0));
     }
 }
 
 #[test]
 fn memory_is_retained_as_long_as_each_offers_own_life_time_and_skew_say() {
-    let mut config = config();
-    config.clock_skew = SECOND;
+    let config = config().with_clock_skew(SECOND);
     let mut world = World::with(config);
     let mut regions = Vec::new();
     for seconds in [5, 1, 3] {
@@ -138,7 +137,7 @@ fn memory_is_retained_as_long_as_each_offers_own_life_time_and_skew_say() {
         readable.metadata();
         regions.push((seconds, Some(region)));
     }
-    assert_eq!(counts(world.driver.stats().retained), (3, 24));
+    assert_eq!(counts(world.driver.stats().retained()), (3, 24));
     for passed in 1..=6 {
         world.clock.advance(SECOND);
         world.reactor.turn();
@@ -148,7 +147,7 @@ fn memory_is_retained_as_long_as_each_offers_own_life_time_and_skew_say() {
                 Ok(_) => assert_eq!(passed, *seconds + 1),
                 Err(refused) => {
                     assert!(passed <= *seconds);
-                    *region = Some(refused.region);
+                    *region = Some(refused.into_region());
                 }
             }
         }
@@ -172,12 +171,12 @@ fn memory_that_would_vanish_is_retained_until_reads_have_arrived() {
         jobs.run_all();
         world.clock.advance(CHECK);
     }
-    assert_eq!(counts(world.driver.stats().retained), (2, 16));
+    assert_eq!(counts(world.driver.stats().retained()), (2, 16));
     assert_eq!(*proofs.reads.lock().unwrap(), [Duration::ZERO], "one watch for both");
     // A reader's late word is as good.
     world.inbox.push(key.as_bytes());
     world.reactor.turn();
-    assert_eq!(counts(world.driver.stats().retained), (1, 8));
+    assert_eq!(counts(world.driver.stats().retained()), (1, 8));
     // What ends later has a watch of its own.
     let (later, _other) = Memory::over(vec![0; 8]);
     world.readable(Offering::readable().readers(1), &later).metadata();
@@ -186,12 +185,12 @@ fn memory_that_would_vanish_is_retained_until_reads_have_arrived() {
     proofs.quiet.store(true, Ordering::SeqCst);
     world.reactor.turn();
     jobs.run_all();
-    assert_eq!(counts(world.driver.stats().retained), (1, 8));
+    assert_eq!(counts(world.driver.stats().retained()), (1, 8));
     assert_eq!(region.try_into_vec().unwrap().len(), 8);
     world.clock.advance(CHECK);
     world.reactor.turn();
     jobs.run_all();
-    assert_eq!(counts(world.driver.stats().retained), (0, 0));
+    assert_eq!(counts(world.driver.stats().retained()), (0, 0));
     assert_eq!(proofs.reads.lock().unwrap().len(), 2);
 }
 
@@ -201,10 +200,10 @@ fn memory_of_the_pool_is_free_when_the_life_time_is_over() {
     let (proofs, _jobs) = world.proving();
     let memory = Memory::from(BufferPool::global().buffer(8).unwrap());
     world.readable(Offering::readable().readers(1), &memory).metadata();
-    assert_eq!(counts(world.driver.stats().retained), (1, 8));
+    assert_eq!(counts(world.driver.stats().retained()), (1, 8));
     world.clock.advance(OfferSpec::LIFE_TIME + SKEW);
     world.reactor.turn();
-    assert_eq!(counts(world.driver.stats().retained), (0, 0));
+    assert_eq!(counts(world.driver.stats().retained()), (0, 0));
     assert!(proofs.reads.lock().unwrap().is_empty(), "its addresses stay mapped");
 }
 
@@ -222,7 +221,7 @@ fn an_offer_that_no_peer_has_seen_is_free_at_once() {
         }
         drop(memory);
         assert_eq!(region.try_into_vec().unwrap().len(), 8);
-        assert_eq!(counts(world.driver.stats().retained), (0, 0));
+        assert_eq!(counts(world.driver.stats().retained()), (0, 0));
     }
 }
 
@@ -251,7 +250,7 @@ fn a_writable_offer_that_demands_claims_and_has_none_is_free_at_once_and_refuses
         assert!(peer.is_none_or(|peer| !peer.claim() && peer.seen() == Some((0, REVOKED))));
     }
     let stats = world.driver.stats();
-    assert_eq!((stats.passive, counts(stats.quarantined)), (0, (0, 0)));
+    assert_eq!((stats.passive(), counts(stats.quarantined())), (0, (0, 0)));
 }
 
 #[test]
@@ -282,8 +281,8 @@ fn the_memory_of_a_claimed_offer_comes_back_with_the_slots_word_also_after_the_d
         let (memory, region) = Memory::over(vec![0; 8]);
         let (writable, peer) = claimed(&world, &memory);
         let stats = world.driver.stats();
-        assert_eq!(counts(stats.quarantined), (1, 8));
-        assert_eq!(counts(stats.quarantined_without_terms), (0, 0));
+        assert_eq!(counts(stats.quarantined()), (1, 8));
+        assert_eq!(counts(stats.quarantined_without_terms()), (0, 0));
         let mut reclaim = Box::pin(writable.reclaim());
         let wakes = Arc::new(Wakes::default());
         assert!(poll(&mut reclaim, &wakes).is_pending());
@@ -292,7 +291,7 @@ fn the_memory_of_a_claimed_offer_comes_back_with_the_slots_word_also_after_the_d
             world.reactor.turn();
             let Poll::Ready(reclaimed) = poll(&mut reclaim, &wakes) else { panic!("it waits") };
             assert!(reclaimed.memory.is_none());
-            assert_eq!(counts(world.driver.stats().quarantined), (1, 8));
+            assert_eq!(counts(world.driver.stats().quarantined()), (1, 8));
         }
         assert!(memory.is_leased());
         assert!(peer.written(succeeded));
@@ -307,7 +306,7 @@ fn the_memory_of_a_claimed_offer_comes_back_with_the_slots_word_also_after_the_d
         drop((memory, reclaim));
         assert_eq!(region.try_into_vec().unwrap().len(), 8);
         let stats = world.driver.stats();
-        assert_eq!((stats.passive, counts(stats.quarantined)), (0, (0, 0)));
+        assert_eq!((stats.passive(), counts(stats.quarantined())), (0, (0, 0)));
     }
 }
 
@@ -385,7 +384,7 @@ fn the_memory_of_a_claimed_offer_comes_back_when_its_peer_is_proven_quiet() {
     jobs.run_all();
     assert_eq!(waiter.taken(), Some(true), "at once, also while others look at the offer");
     let stats = world.driver.stats();
-    assert_eq!((stats.passive, counts(stats.quarantined)), (0, (0, 0)));
+    assert_eq!((stats.passive(), counts(stats.quarantined())), (0, (0, 0)));
 }
 
 #[test]
@@ -446,8 +445,8 @@ fn an_offer_that_was_encoded_without_terms_is_one_without_terms() {
     assert_eq!(writable.revoke(), RevokeOutcome::Held);
     assert!(memory.is_leased());
     let stats = world.driver.stats();
-    assert_eq!(counts(stats.quarantined_without_terms), (1, 64));
-    assert_eq!(counts(stats.quarantined), (0, 0));
+    assert_eq!(counts(stats.quarantined_without_terms()), (1, 64));
+    assert_eq!(counts(stats.quarantined()), (0, 0));
 }
 
 #[test]
@@ -465,7 +464,7 @@ fn what_is_still_quarantined_when_its_driver_ends_is_leaked_and_counted() {
     drop(reactor);
     let after = nixl_descriptor::leaked();
     // Other tests of this process leak too.
-    assert!(after.leases > before.leases && after.bytes >= before.bytes + 64);
+    assert!(after.leases() > before.leases() && after.bytes() >= before.bytes() + 64);
     assert!(memory.is_leased(), "for ever");
 }
 
@@ -486,8 +485,8 @@ fn retained_memory_is_freed_once_all_readers_have_said_that_they_are_done() {
         world.reactor.turn();
     }
     assert_eq!(region.try_into_vec().unwrap().len(), 8);
-    assert_eq!(counts(world.driver.stats().retained), (0, 0));
-    assert_eq!(world.driver.stats().second_completions, 0, "each reader used it once");
+    assert_eq!(counts(world.driver.stats().retained()), (0, 0));
+    assert_eq!(world.driver.stats().second_completions(), 0, "each reader used it once");
 }
 
 #[test]
@@ -514,7 +513,7 @@ fn a_driver_that_is_dropped_waits_for_readers_as_long_as_for_writers_and_then_le
             true => assert_eq!(region.try_into_vec().unwrap().len(), 8),
             false => {
                 // Other tests of this process leak too.
-                assert!(nixl_descriptor::leaked().leases > before.leases);
+                assert!(nixl_descriptor::leaked().leases() > before.leases());
                 assert_eq!(refused(region).0, ReclaimError::Shared, "for ever");
             }
         }
@@ -531,11 +530,11 @@ fn completions_of_an_offer_that_has_ended_are_counted() {
     for again in 0..3 {
         world.inbox.push(key.as_bytes());
         world.reactor.turn();
-        assert_eq!(world.driver.stats().second_completions, again);
+        assert_eq!(world.driver.stats().second_completions(), again);
     }
     world.inbox.push(b"a key of no offer");
     world.reactor.turn();
-    assert_eq!(world.driver.stats().second_completions, 2);
+    assert_eq!(world.driver.stats().second_completions(), 2);
 }
 
 #[test]
@@ -558,7 +557,7 @@ fn an_offer_for_several_readers_ends_with_the_last_whatever_way_each_tells() {
         assert!(!memory.is_leased());
         assert!(!peer.read(true, 3), "a fourth comes too late");
         assert_eq!(
-            counts(world.driver.stats().retained),
+            counts(world.driver.stats().retained()),
             (0, 0),
             "all have said that they are done"
         );
@@ -600,7 +599,7 @@ fn the_owners_word_that_its_peer_is_done_gives_the_memory_back_at_once() {
         assert!(!memory.is_leased());
         assert!(now(writable.reclaim()).memory.is_some());
         let stats = world.driver.stats();
-        assert_eq!((stats.passive, counts(stats.quarantined_without_terms)), (0, (0, 0)));
+        assert_eq!((stats.passive(), counts(stats.quarantined_without_terms())), (0, (0, 0)));
     }
 }
 
@@ -673,8 +672,8 @@ fn an_offer_that_is_given_up_under_a_copy_ends_as_it_would_have_once_the_copy_is
         assert_eq!(peer.seen(), Some(expected), "no other begins");
         assert_eq!(memory.is_leased(), !free);
         let stats = world.driver.stats();
-        assert_eq!(stats.retained.offers, usize::from(kind == 0));
-        assert_eq!(stats.quarantined.offers, usize::from(!free));
+        assert_eq!(stats.retained().offers(), usize::from(kind == 0));
+        assert_eq!(stats.quarantined().offers(), usize::from(!free));
     }
 }
 
@@ -694,7 +693,7 @@ fn a_copy_that_never_ends_keeps_the_memory_and_not_the_driver() {
         }
         assert!(now(writable.reclaim()).memory.is_none());
         assert!(memory.is_leased(), "for ever");
-        assert_eq!(world.driver.stats().passive, 0);
+        assert_eq!(world.driver.stats().passive(), 0);
         world.clock.advance(SECOND);
         world.reactor.turn();
         world.clock.advance(SECOND);
@@ -746,7 +745,7 @@ fn what_an_agent_had_sent_before_its_write_failed_is_waited_for() {
     world.reactor.turn();
     jobs.run_all();
     assert!(!memory.is_leased());
-    assert_eq!(counts(world.driver.stats().quarantined), (0, 0));
+    assert_eq!(counts(world.driver.stats().quarantined()), (0, 0));
 }
 
 #[test]
@@ -806,10 +805,10 @@ fn a_driver_that_parks_frees_what_is_retained_in_time() {
     drop(claim);
     world.clock.advance(SECOND);
     assert_eq!(world.reactor.turn(), Next::Park);
-    assert_eq!(counts(world.driver.stats().retained), (1, 64));
+    assert_eq!(counts(world.driver.stats().retained()), (1, 64));
     world.clock.advance(OfferSpec::LIFE_TIME + SKEW);
     world.reactor.turn();
-    assert_eq!(counts(world.driver.stats().retained), (0, 0));
+    assert_eq!(counts(world.driver.stats().retained()), (0, 0));
 }
 
 /// While one thread completes a copy and another takes the memory back, a third looks at all offers all the time.

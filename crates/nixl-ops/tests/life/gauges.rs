@@ -1,17 +1,17 @@
-//! What recorders of metrics see of offers that were given up.
+//! Metrics of operations and offers, as recorders see them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use metrics::{
-    Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+    Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
     with_local_recorder,
 };
-use nixl_ops::{ClaimDemand, RevokeOutcome};
+use nixl_ops::{ClaimDemand, OperationOptions, RevokeOutcome};
 
 use crate::peer::PeerSlot;
-use crate::world::{Memory, Offering, World};
+use crate::world::{Engine, Memory, Offering, World, broken, now};
 
 /// Keeps counters and gauges, by name and labels.
 #[derive(Default)]
@@ -48,8 +48,62 @@ impl Recorder for Recorded {
         Gauge::from_arc(self.of(key))
     }
 
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(Arc::new(Count(self.of(key))))
+    }
+}
+
+/// Counts what a histogram records.
+struct Count(Arc<AtomicU64>);
+
+impl HistogramFn for Count {
+    fn record(&self, _: f64) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn operations_of_both_sides_are_counted_by_a_recorder_that_is_installed_late() {
+    let mut world = World::new();
+    let read = |world: &World, engine: &Arc<Engine>| {
+        world.read(engine, &Memory::small(), OperationOptions::new()).unwrap()
+    };
+    drop(read(&world, &Engine::ready(Ok(()))));
+    let before = Engine::pending();
+    let mut begun_before = read(&world, &before);
+    let recorded = Recorded::default();
+    with_local_recorder(&recorded, || {
+        let gauge = |name| recorded.value(name).map(f64::from_bits);
+        before.end(Ok(()));
+        now(begun_before.wait_for_completion()).unwrap();
+        let engine = Engine::pending();
+        let mut fails = read(&world, &engine);
+        assert_eq!(gauge("nixl_requests_in_flight"), Some(1.0));
+        engine.end(Err(broken()));
+        now(fails.wait_for_completion()).unwrap_err();
+        assert_eq!(gauge("nixl_requests_in_flight"), Some(0.0));
+
+        let mut offer = world.offer(Offering::writable(), &Memory::small());
+        assert_eq!(gauge("nixl_offers"), Some(1.0));
+        world.inbox.push(offer.metadata().notification_key().as_bytes());
+        world.reactor.turn();
+        now(offer.wait_for_completion()).unwrap();
+        assert_eq!(gauge("nixl_offers"), Some(0.0));
+        world.offer(Offering::writable(), &Memory::small()).revoke();
+    });
+    let expected = [
+        ("nixl_requests_total direct other ok", 1),
+        ("nixl_bytes_total direct other", 64),
+        ("nixl_request_duration_seconds direct other", 1),
+        ("nixl_requests_total direct other peer-gone", 1),
+        ("nixl_offers_ended_total write ok", 1),
+        ("nixl_offers_ended_total write cancelled", 1),
+        ("nixl_offer_bytes_total write", 64),
+        ("nixl_offer_duration_seconds write", 1),
+    ];
+    for (name, value) in expected {
+        let all = recorded.0.lock().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(recorded.value(name), Some(value), "{name} among {all:?}");
     }
 }
 

@@ -15,6 +15,7 @@ mod passive;
 mod peer;
 mod random;
 mod served;
+mod spans;
 mod threads;
 mod unexpected;
 mod uses;

@@ -44,7 +44,7 @@ fn it_is_asked_on_seldom_and_its_memory_comes_back_when_its_engine_is_quiet() {
     let (engine, memory) = (Engine::pending(), Memory::small());
     overdue(&mut world, &engine, &memory);
     let stats = world.driver.stats();
-    assert_eq!((stats.active, stats.overdue.operations, stats.overdue.bytes), (0, 1, 64));
+    assert_eq!((stats.active(), stats.overdue().operations(), stats.overdue().bytes()), (0, 1, 64));
     let before = engine.polls();
     let turns = run_for(&mut world, 1000 * SECOND);
     let polls = engine.polls() - before;
@@ -54,7 +54,7 @@ fn it_is_asked_on_seldom_and_its_memory_comes_back_when_its_engine_is_quiet() {
     engine.end(Ok(()));
     run_for(&mut world, 5 * SECOND);
     assert!(!memory.is_leased() && engine.is_gone());
-    assert_eq!(world.driver.stats().overdue, nixl_ops::Overdue::default());
+    assert_eq!(world.driver.stats().overdue(), nixl_ops::Overdue::default());
 }
 
 #[test]
@@ -76,12 +76,11 @@ fn an_engine_that_goes_on_is_asked_again_soon() {
 
 #[test]
 fn it_takes_no_place_in_flight_and_holds_nobody_else_up() {
-    let mut config = config();
-    config.max_in_flight = 1;
+    let config = config().with_max_in_flight(1);
     let mut world = World::with(config);
     for number in 1..=3 {
         overdue(&mut world, &Engine::pending(), &Memory::small());
-        assert_eq!(world.driver.stats().overdue.operations, number);
+        assert_eq!(world.driver.stats().overdue().operations(), number);
     }
     let engine = Engine::pending();
     let read = world.read(&engine, &Memory::small(), OperationOptions::new()).unwrap();

@@ -31,7 +31,7 @@ fn the_key_completes_it_and_wakes_the_waiter_once() {
     assert_eq!((completion.bytes(), completion.elapsed()), (64, SECOND));
     assert!(completion.path().is_none());
     assert!(!memory.is_leased());
-    assert_eq!(world.driver.stats().passive, 0);
+    assert_eq!(world.driver.stats().passive(), 0);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn each_key_completes_its_own() {
         assert_eq!(operation.status() == OperationStatus::Complete, complete);
         assert_eq!(memory.is_leased(), !complete);
     }
-    assert_eq!(world.driver.stats().passive, 50);
+    assert_eq!(world.driver.stats().passive(), 50);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn the_deadline_ends_the_wait() {
     let timed_out = OperationError::TimedOut { after: SECOND };
     assert_eq!(now(writable.wait_for_completion()), Err(timed_out));
     assert!(!memory.is_leased(), "nobody ever saw the metadata");
-    assert_eq!(world.driver.stats().passive, 0);
+    assert_eq!(world.driver.stats().passive(), 0);
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn cancelling_before_anybody_saw_the_metadata_frees_the_memory_at_once() {
     assert_eq!(writable.cancel(), CancelOutcome::Cancelled);
     assert_eq!(writable.cancel(), CancelOutcome::AlreadyEnded(OperationStatus::Cancelled));
     assert!(!memory.is_leased());
-    assert_eq!(world.driver.stats().passive, 0);
+    assert_eq!(world.driver.stats().passive(), 0);
     assert!(now(writable.reclaim()).memory.is_some());
 }
 
@@ -176,7 +176,7 @@ fn the_memory_of_a_timed_out_operation_comes_back_with_the_peers_word() {
     world.inbox.push(key.as_bytes());
     world.reactor.turn();
     assert!(!memory.is_leased());
-    assert_eq!(world.driver.stats().passive, 0);
+    assert_eq!(world.driver.stats().passive(), 0);
 }
 
 #[test]
@@ -191,19 +191,18 @@ fn the_memory_of_a_silent_peer_stays_in_quarantine_after_the_drain_time_and_come
     world.reactor.turn();
     assert!(now(writable.reclaim()).memory.is_none(), "its owner waits no longer");
     assert!(memory.is_leased());
-    assert_eq!(world.driver.stats().quarantined_without_terms.bytes, 64);
+    assert_eq!(world.driver.stats().quarantined_without_terms().bytes(), 64);
     world.inbox.push(key.as_bytes());
     world.clock.advance(SECOND);
     world.reactor.turn();
     assert!(!memory.is_leased());
-    assert_eq!(world.driver.stats().passive, 0);
-    assert_eq!(world.driver.stats().quarantined_without_terms, Held::default());
+    assert_eq!(world.driver.stats().passive(), 0);
+    assert_eq!(world.driver.stats().quarantined_without_terms(), Held::default());
 }
 
 #[test]
 fn a_full_table_refuses() {
-    let mut config = config();
-    config.max_in_flight = 1;
+    let config = config().with_max_in_flight(1);
     let world = World::with(config);
     let first = world.writable(&Memory::small(), OperationOptions::new()).unwrap();
     let memory = Memory::small();

@@ -24,17 +24,18 @@ pub(crate) struct PeerSlot {
 impl PeerSlot {
     pub(crate) fn of(metadata: &RdmaMetadata) -> Self {
         let doorbell = *metadata.doorbell().unwrap();
-        let Doorbell { pid, fd, name, length, .. } = doorbell;
-        let page = SharedMemory::open(&SharedName { pid, fd, name, len: length }).unwrap();
+        let file = doorbell.file();
+        let (pid, fd, name, len) = (file.pid(), file.fd(), file.name(), file.length());
+        let page = SharedMemory::open(&SharedName { pid, fd, name, len }).unwrap();
         Self { page, doorbell }
     }
 
     fn word(&self) -> &AtomicU64 {
-        self.page.word(65 + self.doorbell.slot as usize).unwrap()
+        self.page.word(65 + self.doorbell.slot() as usize).unwrap()
     }
 
     fn bits(&self, detail: u64, state: u64) -> u64 {
-        self.doorbell.token << 24 | detail << 2 | state
+        self.doorbell.token() << 24 | detail << 2 | state
     }
 
     fn change(&self, from: u64, to: u64) -> bool {
@@ -42,7 +43,7 @@ impl PeerSlot {
     }
 
     fn ring(&self) {
-        let slot = self.doorbell.slot;
+        let slot = self.doorbell.slot();
         let word = |index: u32| self.page.word(index as usize).unwrap();
         word(1 + slot / 64).fetch_or(1 << (slot % 64), Ordering::SeqCst);
         word(0).fetch_or(1 << (slot / 64 % 64), Ordering::SeqCst);
@@ -51,7 +52,7 @@ impl PeerSlot {
     /// Detail and state, if the slot is still this offer's.
     pub(crate) fn seen(&self) -> Option<(u64, u64)> {
         let bits = self.word().load(Ordering::SeqCst);
-        (bits >> 24 == self.doorbell.token).then_some((bits >> 2 & ((1 << 22) - 1), bits & 3))
+        (bits >> 24 == self.doorbell.token()).then_some((bits >> 2 & ((1 << 22) - 1), bits & 3))
     }
 
     /// Writes over the state, as no initiator does.

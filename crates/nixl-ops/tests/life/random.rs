@@ -438,11 +438,11 @@ impl Model {
             }
         }
         let stats = self.world.driver.stats();
-        assert_eq!(stats.active + stats.overdue.operations, engines);
-        assert_eq!(stats.passive, peers);
-        assert_eq!(stats.quarantined_without_terms.bytes, 64 * without_terms);
-        assert_eq!(stats.quarantined.bytes, 64 * with_terms);
-        assert_eq!(stats.retained.offers, retained);
+        assert_eq!(stats.active() + stats.overdue().operations(), engines);
+        assert_eq!(stats.passive(), peers);
+        assert_eq!(stats.quarantined_without_terms().bytes(), 64 * without_terms);
+        assert_eq!(stats.quarantined().bytes(), 64 * with_terms);
+        assert_eq!(stats.retained().offers(), retained);
     }
 
     fn finish(mut self) {
@@ -454,8 +454,8 @@ impl Model {
         self.now += DRAIN;
         self.turn();
         self.check();
-        assert_eq!(self.world.driver.stats().active, 0, "the count returns to zero");
-        let retains = self.world.driver.stats().retained.offers > 0;
+        assert_eq!(self.world.driver.stats().active(), 0, "the count returns to zero");
+        let retains = self.world.driver.stats().retained().offers() > 0;
         let World { driver, mut reactor, clock, .. } = self.world;
         drop::<Arc<Driver>>(driver);
         if retains {

@@ -62,11 +62,11 @@ fn what_a_peer_asked_for_is_polled_to_its_end() {
     let engine = serving(&mut world);
     world.reactor.turn();
     assert!(engine.was_posted() && engine.in_flight());
-    assert_eq!(world.driver.stats().active, 1);
+    assert_eq!(world.driver.stats().active(), 1);
     engine.end(Ok(()));
     world.reactor.turn();
     assert!(engine.is_gone());
-    assert_eq!(world.driver.stats().active, 0);
+    assert_eq!(world.driver.stats().active(), 0);
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn every_waiter_wakes() {
             });
         }
     });
-    assert_eq!(driver.stats().active, 0);
+    assert_eq!(driver.stats().active(), 0);
 }
 
 #[test]
@@ -60,9 +60,8 @@ fn a_cancelled_operation_gives_its_memory_back_once_the_engine_is_quiet() {
 const ASLEEP: Duration = Duration::from_secs(600);
 
 fn sleeping() -> DriverConfig {
-    let mut config = config();
-    config.backoff = Backoff::default().spin(Duration::ZERO).first_sleep(ASLEEP).max_sleep(ASLEEP);
-    config
+    config()
+        .with_backoff(Backoff::default().spin(Duration::ZERO).first_sleep(ASLEEP).max_sleep(ASLEEP))
 }
 
 #[test]

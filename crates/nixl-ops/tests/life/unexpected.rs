@@ -34,8 +34,8 @@ fn an_idle_driver_takes_what_arrives_once_a_second() {
         assert_eq!(world.reactor.turn(), Next::Park, "nothing is outstanding");
         assert_eq!(world.inbox.len(), 0);
         let stats = world.driver.stats();
-        assert_eq!(stats.unexpected_notifications, second + 1);
-        assert_eq!(stats.unexpected_bytes, (second + 1) * FOR_NOTHING.len() as u64);
+        assert_eq!(stats.unexpected_notifications(), second + 1);
+        assert_eq!(stats.unexpected_bytes(), (second + 1) * FOR_NOTHING.len() as u64);
     }
 }
 
@@ -65,10 +65,10 @@ fn claims_without_end_keep_no_more_than_a_share_waiting() {
     let offer = world.offer(Offering::writable().claims(ClaimDemand::Everywhere), &Memory::small());
     let key = offer.metadata().notification_key().as_bytes().to_vec();
     let flood = |world: &mut World, token| {
-        let before = world.driver.stats().unexpected_notifications;
+        let before = world.driver.stats().unexpected_notifications();
         (0..1000).for_each(|_| world.inbox.push(&claim(&key, token, 100_000)));
         world.reactor.turn();
-        1000 - (world.driver.stats().unexpected_notifications - before)
+        1000 - (world.driver.stats().unexpected_notifications() - before)
     };
     assert_eq!(flood(&mut world, TOKEN), 10, "1 MiB of them");
     assert_eq!(format!("{jobs:?}"), "Jobs(10)");

@@ -81,8 +81,8 @@ unsafe impl Transport for Engine {
     }
 
     fn prepare(&self, spec: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError> {
-        *self.0.travelling.lock().unwrap() = Some(spec.notification);
-        let leased = Some(spec.leased.clone());
+        *self.0.travelling.lock().unwrap() = Some(spec.notification().cloned());
+        let leased = Some(spec.leased().clone());
         Ok(Box::new(Moving { wire: Arc::clone(&self.0), leased, posted: false, ended: false }))
     }
 
@@ -177,7 +177,7 @@ fn direct(
     let peer = PeerId::new("owner");
     let (local, no_registrations) = ((&list, &leased), Vec::new());
     let request =
-        TransferRequest::remote(kind, local, metadata, &transport, &peer, no_registrations);
+        TransferRequest::inter_process(kind, local, metadata, &transport, &peer, no_registrations);
     let transfer = DirectTransfer::prepare(PathKind::Direct, &request.with_slot(slot)).unwrap();
     Box::new(transfer)
 }
@@ -580,7 +580,7 @@ fn a_transfer_that_is_dropped_in_flight_keeps_its_memory_leased() {
         let (list, leased) = (memory.list(), memory.leased());
         let transport: Arc<dyn Transport> = Arc::new(Engine(Arc::clone(&wire)));
         let peer = PeerId::new("owner");
-        let request = TransferRequest::remote(
+        let request = TransferRequest::inter_process(
             OperationKind::Read,
             (&list, &leased),
             offer.metadata(),

@@ -32,12 +32,11 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(60);
 pub(crate) const INLINE: usize = 64;
 
 pub(crate) fn config() -> DriverConfig {
-    let mut config = DriverConfig::default();
-    config.drain = DRAIN;
-    config.inline_bytes = INLINE as u64;
     // No head start for callers: a turn looks at everything.
-    config.inline_spin = Duration::ZERO;
-    config
+    DriverConfig::default()
+        .with_drain(DRAIN)
+        .with_inline_bytes(INLINE as u64)
+        .with_inline_spin(Duration::ZERO)
 }
 
 /// The script of one execution, and what became of it.

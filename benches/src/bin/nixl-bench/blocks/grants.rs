@@ -69,7 +69,7 @@ pub(crate) fn measure(runtime: &Runtime, connector: &Connector, rounds: usize) -
                 let list = &lists[index % lists.len()];
                 alive.push(export.grant(0, list, GrantOptions::new())?);
             }
-            ensure!(export.stats().alive == ALIVE, "not all grants are alive");
+            ensure!(export.stats().alive() == ALIVE, "not all grants are alive");
         }
         for round in 0..rounds {
             let (begun, ending, ended) = once(&export, &lists[round % lists.len()])?;

@@ -180,7 +180,7 @@ fn by_ticket(
 }
 
 pub(crate) fn path(done: &nixl_connector::Completion) -> String {
-    done.path().map_or_else(|| "unknown".to_owned(), |path| path.kind.to_string())
+    done.path().map_or_else(|| "unknown".to_owned(), |path| path.kind().to_string())
 }
 
 /// All chunks of both sides, by layer and then by block.

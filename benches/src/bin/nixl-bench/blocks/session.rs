@@ -63,8 +63,8 @@ impl Session {
         let expected = [PathKind::SharedMemory, PathKind::Direct];
         for (import, expected) in [&here, &afar].into_iter().zip(expected) {
             let path = import.path(0).context("an import without a path")?;
-            if path.kind != expected {
-                bail!("the import takes the path {}, not {expected}", path.kind);
+            if path.kind() != expected {
+                bail!("the import takes the path {}, not {expected}", path.kind());
             }
         }
         Ok(Self {

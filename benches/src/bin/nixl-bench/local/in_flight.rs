@@ -83,7 +83,7 @@ fn run(machine: &Machine, pair: &Pair) -> Result<String> {
                 operations.pop_front().context("there is one for each in flight")?;
             let completion = block_on(oldest.wait_for_completion())?;
             if index == TRANSFERS + IN_FLIGHT - 1 {
-                path = completion.path().map_or_else(String::new, |path| path.kind.to_string());
+                path = completion.path().map_or_else(String::new, |path| path.kind().to_string());
             }
         }
         if index < TRANSFERS {

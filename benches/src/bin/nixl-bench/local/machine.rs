@@ -33,9 +33,9 @@ impl Machine {
             }
         };
         let capabilities = engine.capabilities().clone();
-        let gpus = Gpus::open(capabilities.gpus)?;
+        let gpus = Gpus::open(capabilities.gpus())?;
         let name = match devices().unwrap_or_default().first() {
-            Some(device) => format!("{} x {}", gpus.count(), device.name),
+            Some(device) => format!("{} x {}", gpus.count(), device.name()),
             None => "no GPU".to_owned(),
         };
         Ok(Self { executor: BlockExecutor::new(engine, costs)?, capabilities, gpus, name })

@@ -105,7 +105,7 @@ fn engines(machine: &Machine, shape: Shape, chunks: usize) -> Vec<Engine> {
     } else {
         if chunks > 1 {
             engines.push(Engine::CudaCopies);
-            if machine.capabilities.batch {
+            if machine.capabilities.batch() {
                 engines.push(Engine::CudaBatch);
             }
         }
@@ -188,7 +188,7 @@ pub(crate) fn execute(
     let completion = block_on(operation.wait_for_completion())?;
     let took = clock::now() - begun;
     let path = completion.path().context("the executor does not say which way it took")?;
-    Ok((took, path.kind.to_string()))
+    Ok((took, path.kind().to_string()))
 }
 
 fn copies(machine: &Machine, pair: &Pair) -> Result<u64> {
@@ -197,7 +197,7 @@ fn copies(machine: &Machine, pair: &Pair) -> Result<u64> {
     let queued = pair.ops.iter().try_for_each(|op| {
         // SAFETY: the plan's ranges lie in the memory of the two sides, which is kept, and which nothing else uses,
         // until the stream has passed, below.
-        unsafe { stream.copy_async(op.dst, op.src, op.len as usize) }
+        unsafe { stream.copy_async(op.dst(), op.src(), op.bytes() as usize) }
     });
     stream.synchronize()?;
     queued?;
@@ -206,9 +206,9 @@ fn copies(machine: &Machine, pair: &Pair) -> Result<u64> {
 
 fn batch(machine: &Machine, pair: &Pair) -> Result<u64> {
     let stream = &machine.copier(pair.src.kind, pair.dst.kind)?.stream;
-    let dsts: Vec<_> = pair.ops.iter().map(|op| op.dst).collect();
-    let srcs: Vec<_> = pair.ops.iter().map(|op| op.src).collect();
-    let lens: Vec<_> = pair.ops.iter().map(|op| op.len as usize).collect();
+    let dsts: Vec<_> = pair.ops.iter().map(|op| op.dst()).collect();
+    let srcs: Vec<_> = pair.ops.iter().map(|op| op.src()).collect();
+    let lens: Vec<_> = pair.ops.iter().map(|op| op.bytes() as usize).collect();
     let begun = clock::now();
     // SAFETY: as in `copies`; a plan has no overlapping destinations.
     let queued = unsafe { stream.copy_batch_async(&dsts, &srcs, &lens) };
@@ -220,9 +220,9 @@ fn batch(machine: &Machine, pair: &Pair) -> Result<u64> {
 fn memcpy(pair: &Pair) -> u64 {
     let begun = clock::now();
     for op in &pair.ops {
-        let (src, dst) = (op.src as *const u8, op.dst as *mut u8);
+        let (src, dst) = (op.src() as *const u8, op.dst() as *mut u8);
         // SAFETY: the plan's ranges lie in host memory of the two sides, which nothing else uses now, and do not overlap.
-        unsafe { std::ptr::copy_nonoverlapping(src, dst, op.len as usize) };
+        unsafe { std::ptr::copy_nonoverlapping(src, dst, op.bytes() as usize) };
     }
     clock::now() - begun
 }

@@ -54,9 +54,9 @@ pub(crate) fn tune(effort: Effort, out: &Path) -> Result<()> {
                     lines.push(vec![
                         format!("{src}->{dst}"),
                         strategy.to_string(),
-                        format!("{:.1}", cost.fixed_us),
-                        format!("{:.3}", cost.per_chunk_us),
-                        format!("{:.1}", cost.gbps),
+                        format!("{:.1}", cost.fixed_us()),
+                        format!("{:.3}", cost.per_chunk_us()),
+                        format!("{:.1}", cost.gbps()),
                         format!("{:.0} %", error * 100.0),
                     ]);
                 }

@@ -157,8 +157,8 @@ impl Exchange {
             Engine::Connector => {
                 let (begun, ended, completion) = self.by_connector(session, &parts, &metadata)?;
                 if let Some(path) = completion.path() {
-                    outcome.transport = path.transport.to_string();
-                    outcome.path = path.kind.to_string();
+                    outcome.transport = path.transport().to_string();
+                    outcome.path = path.kind().to_string();
                 }
                 (begun, ended)
             }

@@ -32,10 +32,10 @@ impl Refusal {
 
 /// What was said of this kind of path; if nothing, all that was said.
 fn reason(kind: PathKind, rejected: &[Rejected]) -> String {
-    match rejected.iter().find(|path| path.kind == kind) {
-        Some(path) => path.reason.to_string(),
+    match rejected.iter().find(|path| path.kind() == kind) {
+        Some(path) => path.reason().to_string(),
         None => {
-            let all = rejected.iter().map(|path| format!("{}: {}", path.kind, path.reason));
+            let all = rejected.iter().map(|path| format!("{}: {}", path.kind(), path.reason()));
             all.collect::<Vec<_>>().join("; ")
         }
     }
@@ -54,12 +54,12 @@ pub(crate) fn rejected(error: &ConnectorError) -> Option<&[Rejected]> {
 
 /// Kind, carrier and chunks.
 pub(crate) fn name(path: &PathReport) -> String {
-    let mut name = path.kind.to_string();
-    if let Some(medium) = path.medium {
+    let mut name = path.kind().to_string();
+    if let Some(medium) = path.medium() {
         name += &format!("/{medium}");
     }
-    if path.chunks > 1 {
-        name += &format!(" x{}", path.chunks);
+    if path.chunks() > 1 {
+        name += &format!(" x{}", path.chunks());
     }
     name
 }
@@ -74,10 +74,9 @@ mod tests {
 
     #[test]
     fn a_path_is_named_with_its_carrier_and_its_chunks() {
-        let mut path = PathReport::new(PathKind::StagedBothSides, "nixl/UCX", 1 << 26, 1);
+        let path = PathReport::new(PathKind::StagedBothSides, "nixl/UCX", 1 << 26, 1);
         assert_eq!(name(&path), "staged-both-sides");
-        path.medium = Some(Medium::Tcp);
-        path.chunks = 64;
+        let path = path.with_medium(Some(Medium::Tcp)).with_chunks(64);
         assert_eq!(name(&path), "staged-both-sides/tcp x64");
     }
 

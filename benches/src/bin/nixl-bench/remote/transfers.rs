@@ -257,5 +257,5 @@ async fn operate(
 pub(crate) fn taken(completion: &Completion) -> Result<(String, String)> {
     let path: &PathReport =
         completion.path().context("the executor does not say which way it took")?;
-    Ok((path.transport.to_string(), path::name(path)))
+    Ok((path.transport().to_string(), path::name(path)))
 }

@@ -80,8 +80,7 @@ impl Node {
         // So that no operation waits for it.
         pattern(0, 0);
         start_freeing()?;
-        let mut driver = DriverConfig::default();
-        driver.drain = Duration::from_millis(setup.drain_ms);
+        let driver = DriverConfig::default().with_drain(Duration::from_millis(setup.drain_ms));
         let mut builder = Connector::builder()
             .name("soak")
             .driver(driver)
@@ -109,16 +108,16 @@ impl Node {
         let mut served = Tally::default();
         self.served(|tally| served = tally.clone());
         let pool = BufferPool::global().stats();
-        let held = [stats.quarantined, stats.quarantined_without_terms, stats.retained];
+        let held = [stats.quarantined(), stats.quarantined_without_terms(), stats.retained()];
         State {
             served,
-            busy: stats.active + stats.passive,
-            held_bytes: held.iter().map(|held| held.bytes).sum(),
-            leaked_bytes: leaked().bytes,
-            pool_mappings: (pool.slabs + pool.retired) as u64,
-            pool_bytes: pool.mapped,
-            imports: self.paths.as_ref().map_or(0, |paths| paths.peer_stats().imports) as u64,
-            peers: stats.peers as u64,
+            busy: stats.active() + stats.passive(),
+            held_bytes: held.iter().map(|held| held.bytes()).sum(),
+            leaked_bytes: leaked().bytes(),
+            pool_mappings: (pool.slabs() + pool.retired()) as u64,
+            pool_bytes: pool.mapped(),
+            imports: self.paths.as_ref().map_or(0, |paths| paths.peer_stats().imports()) as u64,
+            peers: stats.peers() as u64,
         }
     }
 }

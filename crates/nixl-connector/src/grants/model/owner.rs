@@ -184,6 +184,6 @@ impl Owner {
     pub(super) fn is_free(&mut self) -> bool {
         self.alive.clear();
         let free = (0..BLOCKS).all(|block| self.overwrite(block, 0));
-        free && self.export.stats().alive == 0
+        free && self.export.stats().alive() == 0
     }
 }

@@ -282,9 +282,8 @@ impl World {
 }
 
 fn connector(fabric: &Fabric, clock: &Arc<AheadClock>, name: &str) -> Connector {
-    let mut config = DriverConfig::default();
     // No thread of the test waits for the network.
-    config.inline_spin = Duration::ZERO;
+    let config = DriverConfig::default().with_inline_spin(Duration::ZERO);
     let builder = Connector::builder().transport(fabric.transport(name)).clock(clock.clone());
     drive(fabric, None, builder.driver(config).no_timeout().build()).unwrap()
 }

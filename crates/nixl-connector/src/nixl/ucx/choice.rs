@@ -27,7 +27,7 @@ pub(in crate::nixl) struct UcxDevices {
 impl UcxDevices {
     pub(in crate::nixl) fn of_this_machine() -> Self {
         let ports =
-            if super::may_use_rdma() { ports(&Topology::discover().nics) } else { Vec::new() };
+            if super::may_use_rdma() { ports(Topology::discover().nics()) } else { Vec::new() };
         Self { ports, interfaces: NetworkInterface::all() }
     }
 
@@ -42,26 +42,27 @@ impl UcxDevices {
         if self.interfaces.len() <= RESOURCES.saturating_sub(others) {
             return None;
         }
-        let is_virtual = |i: &&NetworkInterface| i.reach == InterfaceReach::Virtual;
+        let is_virtual = |i: &&NetworkInterface| i.reach() == InterfaceReach::Virtual;
         let known = self.interfaces.iter().filter(|i| !is_virtual(i));
         let some = self.interfaces.iter().filter(is_virtual).take(MOST_VIRTUAL);
-        let names = known.chain(some).map(|interface| &interface.name);
+        let names = known.chain(some).map(NetworkInterface::name);
         let mut chosen: Vec<String> = Vec::new();
         let mut len = 0;
-        for name in self.ports.iter().chain(names) {
+        for name in self.ports.iter().map(String::as_str).chain(names) {
             len += name.len() + 1;
             if chosen.len() == MOST_NAMES || len > LONGEST_LIST {
                 break;
             }
-            chosen.push(name.clone());
+            chosen.push(name.to_owned());
         }
         Some(chosen)
     }
 }
 
 fn ports(nics: &[RdmaNic]) -> Vec<String> {
-    let ports = nics.iter().flat_map(|nic| nic.ports.iter().map(move |port| (nic, port.number)));
-    ports.map(|(nic, port)| format!("{}:{port}", nic.name)).collect()
+    let ports =
+        nics.iter().flat_map(|nic| nic.ports().iter().map(move |port| (nic, port.number())));
+    ports.map(|(nic, port)| format!("{}:{port}", nic.name())).collect()
 }
 
 #[cfg(test)]

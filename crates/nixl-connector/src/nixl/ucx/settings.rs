@@ -182,7 +182,7 @@ impl Plan {
             let source = SettingSource::EarlierConnector;
             settings.push(EngineSetting::new(format!("UCX_{name}"), value, source));
         }
-        settings.sort_by(|a, b| a.name.cmp(&b.name));
+        settings.sort_by(|a, b| a.name().cmp(b.name()));
         let (made, error) = log::first_error(|| make(&handed.join(",")));
         match made {
             Ok(made) => Ok((made, settings)),

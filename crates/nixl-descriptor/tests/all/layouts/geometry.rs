@@ -1,7 +1,7 @@
 //! Sizes are checked, and compared one by one.
 
 use nixl_descriptor::layout::{
-    Dimension, Dimensions, GeometryError, GeometryMismatch, Inner, LayoutGeometry, same_geometry,
+    Dimension, Dimensions, GeometryError, Inner, LayoutGeometry, same_geometry,
 };
 use proptest::prelude::*;
 
@@ -90,7 +90,7 @@ fn every_difference_is_named() {
         (Dimensions { inner: Inner::Elements(512), ..KV }, Dimension::Inner, 1024, 512),
     ] {
         let mismatch = same_geometry(&geometry(KV), &geometry(other)).unwrap_err();
-        let GeometryMismatch { dimension: named, src: left, dst: right, .. } = mismatch;
+        let (named, left, right) = (mismatch.dimension(), mismatch.src(), mismatch.dst());
         assert_eq!((named, left, right), (dimension, src, dst));
     }
     let plain = Dimensions { blocks: 3, inner: Inner::Elements(1024), ..KV };

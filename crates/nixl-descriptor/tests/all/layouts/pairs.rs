@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use nixl_descriptor::layout::{
-    ByteSpan, ChunkPairError, Dimension, Dimensions, GeometryMismatch, SelectionError, pair_chunks,
+    ByteSpan, ChunkPairError, Dimension, Dimensions, SelectionError, pair_chunks,
 };
 use nixl_descriptor::{LeaseMode, copy_range};
 use proptest::prelude::*;
@@ -93,10 +93,10 @@ proptest! {
         ).unwrap();
         let mut bytes = 0;
         for pair in pairs.chunks() {
-            prop_assert_eq!(pair.src.len, pair.dst.len);
+            prop_assert_eq!(pair.src().len, pair.dst().len);
             bytes += pair.len();
-            let (from, to) = (&src.layout.parts()[pair.src.part], &dst.layout.parts()[pair.dst.part]);
-            copy_range(from, pair.src.offset, to, pair.dst.offset, pair.len(), &[]).unwrap();
+            let (from, to) = (&src.layout.parts()[pair.src().part], &dst.layout.parts()[pair.dst().part]);
+            copy_range(from, pair.src().offset, to, pair.dst().offset, pair.len(), &[]).unwrap();
         }
         prop_assert_eq!(dst.bytes(), expected);
         prop_assert_eq!(src.bytes(), before);
@@ -116,22 +116,22 @@ proptest! {
             blocks += two[0].len() / pairs.piece_len();
             // Nothing is merged over the end of a piece, where the next one begins with the first block again.
             let same_piece = !blocks.is_multiple_of(case.src_blocks.len());
-            let follow = continues(two[0].src, two[1].src) && continues(two[0].dst, two[1].dst);
+            let follow = continues(two[0].src(), two[1].src()) && continues(two[0].dst(), two[1].dst());
             prop_assert!(!(same_piece && follow), "{two:?} could be one");
         }
         // The same as every piece of every block, one by one.
         let strides = (src.layout.block_stride(), dst.layout.block_stride());
         let mut places = Vec::new();
         for piece in pairs.pieces() {
-            prop_assert_eq!((piece.src.len, piece.dst.len), (pairs.piece_len(), pairs.piece_len()));
+            prop_assert_eq!((piece.src().len, piece.dst().len), (pairs.piece_len(), pairs.piece_len()));
             for (from, to) in case.src_blocks.iter().zip(&case.dst_blocks) {
-                let at = (piece.src.offset + from * strides.0, piece.dst.offset + to * strides.1);
-                places.push((piece.src.part, at.0, piece.dst.part, at.1));
+                let at = (piece.src().offset + from * strides.0, piece.dst().offset + to * strides.1);
+                places.push((piece.src().part, at.0, piece.dst().part, at.1));
             }
         }
         let cut = chunks.iter().flat_map(|chunk| {
             (0..chunk.len()).step_by(pairs.piece_len()).map(|at| {
-                (chunk.src.part, chunk.src.offset + at, chunk.dst.part, chunk.dst.offset + at)
+                (chunk.src().part, chunk.src().offset + at, chunk.dst().part, chunk.dst().offset + at)
             })
         });
         prop_assert_eq!(cut.collect::<Vec<_>>(), places);
@@ -201,9 +201,9 @@ proptest! {
         let page_size = case.dst.0.page_size + 1;
         let dst = Built::new(&Dimensions { page_size, ..case.dst.0 }, &case.dst.1);
         let result = pair_chunks(&src.layout, &[0], &dst.layout, &[0], 0..1);
-        let Err(ChunkPairError::Geometry(GeometryMismatch { dimension, .. })) = result else {
+        let Err(ChunkPairError::Geometry(mismatch)) = result else {
             return Err(TestCaseError::fail(format!("{result:?}")));
         };
-        prop_assert_eq!(dimension, Dimension::PageSize);
+        prop_assert_eq!(mismatch.dimension(), Dimension::PageSize);
     }
 }

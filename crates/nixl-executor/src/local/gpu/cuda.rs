@@ -70,18 +70,19 @@ impl CudaGpus {
         let described = devices().map_err(|e| no_device(0, &e))?;
         let mut gpus = Vec::with_capacity(described.len());
         for device in &described {
-            gpus.push(Arc::new(Gpu::new(device.ordinal, device.multiprocessors)?));
+            gpus.push(Arc::new(Gpu::new(device.ordinal(), device.multiprocessors())?));
         }
         let mut peers = Vec::new();
         for link in gpu_links(&described).map_err(|e| no_device(0, &e))? {
-            let (Some(from), Some(to)) = (gpus.get(link.from as usize), gpus.get(link.to as usize))
+            let (Some(from), Some(to)) =
+                (gpus.get(link.from() as usize), gpus.get(link.to() as usize))
             else {
                 continue;
             };
-            let both = link.peer_access
+            let both = link.peer_access()
                 && from.context.enable_peer_access(&to.context).is_ok()
                 && to.context.enable_peer_access(&from.context).is_ok();
-            let pair = (link.from.min(link.to), link.from.max(link.to));
+            let pair = (link.from().min(link.to()), link.from().max(link.to()));
             if both && !peers.contains(&pair) {
                 peers.push(pair);
             }
@@ -374,7 +375,7 @@ unsafe impl GpuEvent for CudaGpuEvent {
         const FORBIDDEN_NOW: i32 = 900;
         let Some(event) = &self.event else { return Ok(true) };
         match event.query() {
-            Err(error) if error.code == FORBIDDEN_NOW => Ok(false),
+            Err(error) if error.code() == FORBIDDEN_NOW => Ok(false),
             asked => asked.map_err(driver),
         }
     }

@@ -55,7 +55,7 @@ fn point(work: &Arc<dyn Dependency>) -> Option<&StreamPoint> {
 
 impl Dependency for StreamPoint {
     fn is_done(&self) -> Result<bool, DependencyError> {
-        self.event.is_complete().map_err(|e| DependencyError { reason: e.to_string() })
+        self.event.is_complete().map_err(|e| DependencyError::new(e.to_string()))
     }
 }
 

@@ -7,12 +7,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// How far a transfer has come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct Progress {
+    pub(crate) done: u64,
+    total: u64,
+}
+
+impl Progress {
     /// Bytes that are in the destination. Never less than at the call before.
-    pub done: u64,
+    #[must_use]
+    pub fn done(&self) -> u64 {
+        self.done
+    }
+
     /// Bytes of the whole transfer.
-    pub total: u64,
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
+    }
 }
 
 /// What a caller wants called.

@@ -47,21 +47,21 @@ impl Executor for DirectExecutor {
 
 impl ConnectionExecutor for DirectExecutor {
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        if request.route.is_some() {
+        if request.route().is_some() {
             let execution = TransportExecutor.execute(request)?;
             return Ok(Box::new(ViaTransport { execution }));
         }
         let kind = PathKind::SameProcessCopy;
-        if let Err(reason) = request.policy.check(kind, None, None) {
+        if let Err(reason) = request.policy().check(kind, None, None) {
             return Err(TransportError::NoPath { rejected: vec![Rejected::new(kind, reason)] });
         }
         let ended = |why| TransportError::OfferEnded { why };
-        let offer = Self::local_offer(request.remote);
+        let offer = Self::local_offer(request.remote());
         let offer = offer.ok_or_else(|| ended(EndedOffer::Revoked))?;
-        agree(&offer, request.remote)?;
+        agree(&offer, request.remote())?;
         let claim = offer.claim_for_copy().map_err(ended)?;
         let copy = Box::new(Memcpy::new(&request, claim)?);
-        Ok(WaitFor::before(copy, request.local.pending()))
+        Ok(WaitFor::before(copy, request.local().pending()))
     }
 
     fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {

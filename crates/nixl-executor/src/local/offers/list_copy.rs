@@ -32,14 +32,14 @@ impl OfferCopy {
         let kind = |list| {
             kind_of(list, &*context.gpus).ok_or_else(|| failed("one side mixes kinds of memory"))
         };
-        let (ours, others) = (kind(request.local)?, kind(theirs)?);
+        let (ours, others) = (kind(request.local())?, kind(theirs)?);
         let ops: Vec<_> = request
-            .local
+            .local()
             .iter()
             .zip(theirs.iter())
             .map(|(here, there)| {
                 let len = here.len() as u64;
-                match request.kind {
+                match request.kind() {
                     OperationKind::Read => {
                         CopyOp { src: there.address(), dst: here.address(), len }
                     }
@@ -49,19 +49,19 @@ impl OfferCopy {
                 }
             })
             .collect();
-        let kinds = match request.kind {
+        let kinds = match request.kind() {
             OperationKind::Read => (others, ours),
             OperationKind::Write => (ours, others),
         };
         let boundaries = match ops.len() {
             // Nothing to join.
             1 => AllocationBoundaries::default(),
-            _ => AllocationBoundaries::of(starts(request.local).chain(starts(theirs))),
+            _ => AllocationBoundaries::of(starts(request.local()).chain(starts(theirs))),
         };
         let (ops, policy) = ((&*ops, &boundaries), StrategyPolicy::Auto);
-        let copy = ListCopy::new(ops, kinds, &policy, None, request.local.pending(), context)
+        let copy = ListCopy::new(ops, kinds, &policy, None, request.local().pending(), context)
             .map_err(|error| failed(error.to_string()))?;
-        let leased = request.leased.clone();
+        let leased = request.leased().clone();
         Ok(Self { copy, claim: Some(claim), leased, ended: false })
     }
 }

@@ -24,10 +24,10 @@ pub(crate) struct Memcpy {
 impl Memcpy {
     /// The request's list and the offer's are paired: equal counts, equal lengths.
     pub(crate) fn new(request: &TransferRequest<'_>, claim: Claim) -> Result<Self, TransportError> {
-        let (here, there) = (request.leased.begin_use(), claim.leased().begin_use());
+        let (here, there) = (request.leased().begin_use(), claim.leased().begin_use());
         let in_use = |error: nixl_descriptor::LeaseError| failed(error.to_string());
         let offer = Some((there.map_err(in_use)?, claim));
-        let (kind, local) = (request.kind, request.local.clone());
+        let (kind, local) = (request.kind(), request.local().clone());
         Ok(Self { kind, local, here: here.map_err(in_use)?, offer, index: 0, offset: 0 })
     }
 

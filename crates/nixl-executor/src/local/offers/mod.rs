@@ -49,18 +49,18 @@ pub(crate) fn begin(
     request: &TransferRequest<'_>,
     context: &CopyContext,
 ) -> Result<Box<dyn Execution>, TransportError> {
-    let offer = ProcessOffers::get().find(request.remote.notification_key());
+    let offer = ProcessOffers::get().find(request.remote().notification_key());
     let host = |offer: &Offer| is_host(offer.descriptors());
-    if is_host(request.local) && offer.as_ref().is_none_or(host) {
+    if is_host(request.local()) && offer.as_ref().is_none_or(host) {
         return DirectExecutor::new().execute(request.clone());
     }
     let kind = PathKind::Local("local");
-    if let Err(reason) = request.policy.check(kind, None, None) {
+    if let Err(reason) = request.policy().check(kind, None, None) {
         return Err(TransportError::NoPath { rejected: vec![Rejected::new(kind, reason)] });
     }
     let ended = |why| TransportError::OfferEnded { why };
     let offer = offer.ok_or_else(|| ended(EndedOffer::Revoked))?;
-    agree(&offer, request.remote)?;
+    agree(&offer, request.remote())?;
     let claim = offer.claim_for_copy().map_err(ended)?;
     Ok(Box::new(OfferCopy::new(request, claim, context)?))
 }

@@ -7,14 +7,10 @@ use super::boundaries::AllocationBoundaries;
 
 /// Bytes to copy from one address to another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[allow(clippy::exhaustive_structs, reason = "it is these three numbers and will stay so")]
 pub struct CopyOp {
-    /// Where they are read.
-    pub src: u64,
-    /// Where they are written.
-    pub dst: u64,
-    /// How many.
-    pub len: u64,
+    pub(crate) src: u64,
+    pub(crate) dst: u64,
+    pub(crate) len: u64,
 }
 
 impl CopyOp {
@@ -32,23 +28,35 @@ impl CopyOp {
             _ => ops.push(self),
         }
     }
+
+    /// Where they are read.
+    #[must_use]
+    pub fn src(&self) -> u64 {
+        self.src
+    }
+
+    /// Where they are written.
+    #[must_use]
+    pub fn dst(&self) -> u64 {
+        self.dst
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.len
+    }
 }
 
 /// Every piece of every block is copied from one side to the other. All pieces are equally long, and no piece of the
 /// destination shares bytes with another piece.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct BlockCopy {
-    /// Number of blocks, at least one.
-    pub blocks: usize,
-    /// Where the blocks are read.
-    pub src: BlockSide,
-    /// Where they are written.
-    pub dst: BlockSide,
-    /// The pieces of a block, at least one.
-    pub pieces: Vec<Piece>,
-    /// Bytes of a piece, at least one.
-    pub len: u64,
+    pub(crate) blocks: usize,
+    pub(crate) src: BlockSide,
+    pub(crate) dst: BlockSide,
+    pub(crate) pieces: Vec<Piece>,
+    pub(crate) len: u64,
     /// Where allocations begin, if pieces are to be joined: one of a block and that of the next id are in one allocation on
     /// each side.
     pub(crate) boundaries: AllocationBoundaries,
@@ -56,25 +64,32 @@ pub struct BlockCopy {
 
 /// Where blocks lie on one side: block `i` at `base + ids[i] * stride`, without ids at `base + i * stride`.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct BlockSide {
-    /// Address of the block with id 0.
-    pub base: u64,
-    /// Bytes from there to the block with id 1.
-    pub stride: u64,
-    /// As many as there are blocks.
-    pub ids: Option<Arc<[u32]>>,
+    pub(crate) base: u64,
+    pub(crate) stride: u64,
+    pub(crate) ids: Option<Arc<[u32]>>,
 }
 
 /// Where a piece lies: bytes after the address of its block. Sums wrap, since pieces may be in memory of their own.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[allow(clippy::exhaustive_structs, reason = "it is these two numbers and will stay so")]
 #[repr(C)]
 pub struct Piece {
+    pub(crate) src: u64,
+    pub(crate) dst: u64,
+}
+
+impl Piece {
     /// In the source.
-    pub src: u64,
+    #[must_use]
+    pub fn src(&self) -> u64 {
+        self.src
+    }
+
     /// In the destination.
-    pub dst: u64,
+    #[must_use]
+    pub fn dst(&self) -> u64 {
+        self.dst
+    }
 }
 
 impl BlockSide {
@@ -95,6 +110,24 @@ impl BlockSide {
             None if step == 1 => blocks - 1,
             None => 0,
         }
+    }
+
+    /// Address of the block with id 0.
+    #[must_use]
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Bytes from there to the block with id 1.
+    #[must_use]
+    pub fn stride(&self) -> u64 {
+        self.stride
+    }
+
+    /// As many as there are blocks.
+    #[must_use]
+    pub fn ids(&self) -> Option<&Arc<[u32]>> {
+        self.ids.as_ref()
     }
 }
 
@@ -249,6 +282,36 @@ impl BlockCopy {
             None => true,
         };
         self.is_dense() && follows(&self.src) && follows(&self.dst)
+    }
+
+    /// Number of blocks, at least one.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// Where the blocks are read.
+    #[must_use]
+    pub fn src(&self) -> &BlockSide {
+        &self.src
+    }
+
+    /// Where they are written.
+    #[must_use]
+    pub fn dst(&self) -> &BlockSide {
+        &self.dst
+    }
+
+    /// The pieces of a block, at least one.
+    #[must_use]
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    /// Bytes of a piece, at least one.
+    #[must_use]
+    pub fn piece_bytes(&self) -> u64 {
+        self.len
     }
 }
 

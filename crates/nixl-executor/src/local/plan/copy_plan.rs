@@ -11,24 +11,15 @@ use crate::local::{BlockError, MemoryKind, StrategyPolicy};
 
 /// How blocks will be copied from one kind of memory to another.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct Plan {
-    /// Memory of the source.
-    pub src: MemoryKind,
-    /// Memory of the destination.
-    pub dst: MemoryKind,
-    /// What is copied.
-    pub blocks: BlockCopy,
-    /// How many copies that is, if neighbours in the order given are one; [`ops`](Self::ops) are these.
-    pub copies: usize,
-    /// Bytes of all of them.
-    pub bytes: u64,
-    /// How they are carried out.
-    pub strategy: Strategy,
-    /// What that is expected to take, submit to awaited completion.
-    pub estimate: Duration,
-    /// The other strategies, each with the reason against it, cheapest first, then those that cannot.
-    pub rejected: Vec<(Strategy, Cow<'static, str>)>,
+    pub(crate) src: MemoryKind,
+    pub(crate) dst: MemoryKind,
+    pub(crate) blocks: BlockCopy,
+    pub(crate) copies: usize,
+    pub(crate) bytes: u64,
+    pub(crate) strategy: Strategy,
+    pub(crate) estimate: Duration,
+    pub(crate) rejected: Vec<(Strategy, Cow<'static, str>)>,
     /// The GPU that copies, if it is not that of the source or else the destination.
     pub(crate) copier: Option<u32>,
 }
@@ -81,6 +72,54 @@ impl Plan {
         let mut ops = Vec::with_capacity(self.copies);
         ops.extend(self.blocks.ops());
         ops
+    }
+
+    /// Memory of the source.
+    #[must_use]
+    pub fn src(&self) -> MemoryKind {
+        self.src
+    }
+
+    /// Memory of the destination.
+    #[must_use]
+    pub fn dst(&self) -> MemoryKind {
+        self.dst
+    }
+
+    /// What is copied.
+    #[must_use]
+    pub fn blocks(&self) -> &BlockCopy {
+        &self.blocks
+    }
+
+    /// How many copies that is, if neighbours in the order given are one; [`ops`](Self::ops) are these.
+    #[must_use]
+    pub fn copies(&self) -> usize {
+        self.copies
+    }
+
+    /// Bytes of all of them.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How they are carried out.
+    #[must_use]
+    pub fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
+    /// What that is expected to take, submit to awaited completion.
+    #[must_use]
+    pub fn estimate(&self) -> Duration {
+        self.estimate
+    }
+
+    /// The other strategies, each with the reason against it, cheapest first, then those that cannot.
+    #[must_use]
+    pub fn rejected(&self) -> &[(Strategy, Cow<'static, str>)] {
+        &self.rejected
     }
 }
 

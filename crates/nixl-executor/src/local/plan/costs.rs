@@ -8,14 +8,10 @@ use crate::local::{MemoryKind, Strategy};
 
 /// The cost of a strategy on a route, as a line: `fixed + per_chunk × (chunks - 1) + bytes / rate`.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
-#[non_exhaustive]
 pub struct Cost {
-    /// From submit to awaited completion of the smallest transfer, in microseconds.
-    pub fixed_us: f64,
-    /// For each chunk more, in microseconds.
-    pub per_chunk_us: f64,
-    /// What it approaches with long chunks, in 1e9 bytes a second.
-    pub gbps: f64,
+    pub(crate) fixed_us: f64,
+    pub(crate) per_chunk_us: f64,
+    pub(crate) gbps: f64,
 }
 
 impl Cost {
@@ -37,6 +33,24 @@ impl Cost {
     fn is_sane(&self) -> bool {
         [self.fixed_us, self.per_chunk_us, self.gbps].iter().all(|x| x.is_finite() && *x >= 0.0)
             && self.gbps > 0.0
+    }
+
+    /// From submit to awaited completion of the smallest transfer, in microseconds.
+    #[must_use]
+    pub fn fixed_us(&self) -> f64 {
+        self.fixed_us
+    }
+
+    /// For each chunk more, in microseconds.
+    #[must_use]
+    pub fn per_chunk_us(&self) -> f64 {
+        self.per_chunk_us
+    }
+
+    /// What it approaches with long chunks, in 1e9 bytes a second.
+    #[must_use]
+    pub fn gbps(&self) -> f64 {
+        self.gbps
     }
 }
 

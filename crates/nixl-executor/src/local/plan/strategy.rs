@@ -94,7 +94,7 @@ impl Strategy {
             _ if pageable => Err("a GPU cannot reach pageable memory without blocking".into()),
             Self::ThroughPinned if two_gpus => Ok(()),
             Self::ThroughPinned => Err("not between two GPUs".into()),
-            _ if two_gpus && !can.peers(src, dst) => {
+            _ if two_gpus && !can.can_reach(src, dst) => {
                 Err("the two GPUs cannot reach each other's memory".into())
             }
             Self::Copies => Ok(()),
@@ -121,20 +121,15 @@ impl fmt::Display for Strategy {
 
 /// What the GPUs of a machine can do.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct GpuCapabilities {
-    /// How many there are.
-    pub gpus: u32,
-    /// The driver has `cuMemcpyBatchAsync`.
-    pub batch: bool,
-    /// The copy kernel is loaded.
-    pub kernel: bool,
-    /// Pairs of ordinals, the smaller first, that reach each other's memory.
-    pub peers: Vec<(u32, u32)>,
+    pub(crate) gpus: u32,
+    pub(crate) batch: bool,
+    pub(crate) kernel: bool,
+    pub(crate) peers: Vec<(u32, u32)>,
 }
 
 impl GpuCapabilities {
-    fn peers(&self, a: MemoryKind, b: MemoryKind) -> bool {
+    fn can_reach(&self, a: MemoryKind, b: MemoryKind) -> bool {
         match (a, b) {
             (MemoryKind::Gpu(a), MemoryKind::Gpu(b)) => a == b || self.reach_each_other(a, b),
             _ => true,
@@ -144,6 +139,57 @@ impl GpuCapabilities {
     /// Whether two different GPUs reach each other's memory.
     pub(crate) fn reach_each_other(&self, a: u32, b: u32) -> bool {
         self.peers.contains(&(a.min(b), a.max(b)))
+    }
+
+    /// So many GPUs, with ordinals from 0, that copy one range at a time and reach no memory of each other.
+    #[must_use]
+    pub fn new(gpus: u32) -> Self {
+        Self { gpus, ..Self::default() }
+    }
+
+    /// Says whether the driver has `cuMemcpyBatchAsync`.
+    #[must_use]
+    pub fn with_batch(mut self, batch: bool) -> Self {
+        self.batch = batch;
+        self
+    }
+
+    /// Says whether the copy kernel is loaded.
+    #[must_use]
+    pub fn with_kernel(mut self, kernel: bool) -> Self {
+        self.kernel = kernel;
+        self
+    }
+
+    /// Names the pairs of ordinals, the smaller first, that reach each other's memory.
+    #[must_use]
+    pub fn with_peers(mut self, peers: impl Into<Vec<(u32, u32)>>) -> Self {
+        self.peers = peers.into();
+        self
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn gpus(&self) -> u32 {
+        self.gpus
+    }
+
+    /// The driver has `cuMemcpyBatchAsync`.
+    #[must_use]
+    pub fn batch(&self) -> bool {
+        self.batch
+    }
+
+    /// The copy kernel is loaded.
+    #[must_use]
+    pub fn kernel(&self) -> bool {
+        self.kernel
+    }
+
+    /// Pairs of ordinals, the smaller first, that reach each other's memory.
+    #[must_use]
+    pub fn peers(&self) -> &[(u32, u32)] {
+        &self.peers
     }
 }
 

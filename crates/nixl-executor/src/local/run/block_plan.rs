@@ -114,8 +114,8 @@ fn pieces(inputs: &Inputs<'_>) -> Vec<(Kinds, Vec<Piece>)> {
     let count = pairs.len();
     let mut groups: Vec<(Kinds, Vec<Piece>)> = Vec::with_capacity(1);
     for pair in pairs {
-        let kinds = (src.kind(pair.src.part), dst.kind(pair.dst.part));
-        let piece = Piece { src: src.address(pair.src), dst: dst.address(pair.dst) };
+        let kinds = (src.kind(pair.src().part), dst.kind(pair.dst().part));
+        let piece = Piece { src: src.address(pair.src()), dst: dst.address(pair.dst()) };
         match groups.iter_mut().find(|(others, _)| *others == kinds) {
             Some((_, pieces)) => pieces.push(piece),
             None => {

@@ -62,12 +62,11 @@ impl ListCopy {
             let execution = PlanExecution::new(plan, gpus, threads, waker, None, None);
             left.push_back(execution.pending(pending));
         }
-        let mut report = left.front().map_or_else(
+        let report = left.front().map_or_else(
             || PathReport::new(nixl_ops::PathKind::Local("none"), "none", 0, 0),
             PlanExecution::report,
         );
-        report.bytes = ops.iter().map(|op| op.len).sum();
-        report.descriptors = ops.len();
+        let report = report.of_copies(ops.iter().map(|op| op.len).sum(), ops.len());
         Ok(Self { left, report, expected: Some(expected), steps: 0 })
     }
 }

@@ -58,7 +58,7 @@ impl RemoteCopyInitiator {
         process: ProcessWatch,
         report: PathReport,
     ) -> Self {
-        let now = sessions.link().clock.now();
+        let now = sessions.link().clock().now();
         let (offer, initiator_metadata) =
             (copy_request.offer.clone(), copy_request.initiator_metadata.clone());
         Self {
@@ -193,7 +193,7 @@ impl Execution for RemoteCopyInitiator {
         if self.ended {
             return Poll::Ready(Err(TransportError::Closed));
         }
-        let now = self.sessions.link().clock.now();
+        let now = self.sessions.link().clock().now();
         let result = self.turn(now);
         self.ended = result.is_ready();
         result

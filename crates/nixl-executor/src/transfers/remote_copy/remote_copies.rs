@@ -36,19 +36,18 @@ impl RemoteCopies {
         &self,
         request: &TransferRequest<'_>,
     ) -> Result<Box<dyn Execution>, TransportError> {
-        let Some(route) = &request.route else { return Err(TransportError::Closed) };
-        let MemoryLocation::Gpu(gpu) = MemoryLocation::of(request.local, self.gpus())? else {
+        let Some(route) = request.route() else { return Err(TransportError::Closed) };
+        let MemoryLocation::Gpu(gpu) = MemoryLocation::of(request.local(), self.gpus())? else {
             return Err(failed("begin", "only GPU memory can be exported"));
         };
-        let (remote, local) = (request.remote, request.local);
+        let (remote, local) = (request.remote(), request.local());
         let ranges = ranges(self.gpus(), local)?;
-        let initiator_metadata =
-            self.sessions.initiator_metadata(route.initiator_metadata.as_ref())?;
+        let initiator_metadata = self.sessions.initiator_metadata(route.initiator_metadata())?;
         let id = SessionId::random();
-        let session = self.sessions.session(id, route.peer)?;
-        let now = self.sessions.link().clock.now();
-        let mailbox = self.sessions.link().mailboxes.of_offer(remote);
-        let outbox = Outbox::to(id, route.peer.clone(), remote.agent_metadata().clone(), now);
+        let session = self.sessions.session(id, route.peer())?;
+        let now = self.sessions.link().clock().now();
+        let mailbox = self.sessions.link().mailboxes().of_offer(remote);
+        let outbox = Outbox::to(id, route.peer().clone(), remote.agent_metadata().clone(), now);
         let outbox = outbox.by(mailbox);
         let gpu = self.context.facts.gpu(gpu).and_then(|gpu| gpu.uuid).unwrap_or_default();
         let offer = PresentedOffer::of(remote);
@@ -57,7 +56,7 @@ impl RemoteCopies {
         let process = (versions.lending() >= 2).then(std::process::id);
         let copy_request = RemoteCopyRequest {
             offer,
-            kind: request.kind,
+            kind: request.kind(),
             process,
             gpu,
             ranges,
@@ -70,7 +69,7 @@ impl RemoteCopies {
         let (bytes, count) = (local.total_bytes(), local.len());
         let report = PathReport::new(PathKind::CudaIpc, "cuda-ipc", bytes, count);
         let (me, copy_request) =
-            (Arc::clone(&self.sessions), (copy_request, request.leased.clone()));
+            (Arc::clone(&self.sessions), (copy_request, request.leased().clone()));
         Ok(Box::new(RemoteCopyInitiator::new(me, session, outbox, copy_request, process, report)))
     }
 

@@ -154,7 +154,7 @@ impl RemoteCopyTarget {
         report: PathReport,
     ) -> Self {
         let mut this = Self {
-            ended_at: sessions.link().clock.now(),
+            ended_at: sessions.link().clock().now(),
             sessions,
             context,
             session,
@@ -314,7 +314,7 @@ impl RemoteCopyTarget {
 
 impl Execution for RemoteCopyTarget {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        let now = self.sessions.link().clock.now();
+        let now = self.sessions.link().clock().now();
         self.turn(now)
     }
 
@@ -360,12 +360,12 @@ fn open(
     ranges: &RemoteCopyRanges,
 ) -> Arc<Opened> {
     let opened = Arc::new(Opened::default());
-    let (reply, waker) = (Arc::clone(&opened), sessions.link().waker.clone());
+    let (reply, waker) = (Arc::clone(&opened), sessions.link().waker().clone());
     let (imports, gpu) = (Arc::clone(&context.imports), ranges.gpu);
     let (peer, pid) = (peer.to_owned(), ranges.process);
     let handles: Vec<_> = ranges.ranges.iter().map(|range| range.handle).collect();
     let count = handles.len();
-    let is_queued = sessions.link().background.run_for_peer(Box::new(move || {
+    let is_queued = sessions.link().background().run_for_peer(Box::new(move || {
         let open = |handle| {
             let by = OwnerId { peer: &peer, pid };
             imports.open(&RemoteMemoryKey::Gpu(gpu, handle), by).map_err(|error| error.to_string())
@@ -378,7 +378,7 @@ fn open(
         let refused = || Err("too many peers ask at once: ask again".to_owned());
         *opened.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((0..count).map(|_| refused()).collect());
-        sessions.link().waker.wake_by_ref();
+        sessions.link().waker().wake_by_ref();
     }
     opened
 }

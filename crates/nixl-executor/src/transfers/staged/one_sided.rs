@@ -116,9 +116,7 @@ impl Execution for OneSided {
     }
 
     fn report(&self) -> PathReport {
-        let mut report = self.report.clone();
-        report.hops = self.way.hops();
-        report
+        self.report.clone().with_hops(self.way.hops())
     }
 
     fn steps(&self) -> u64 {

@@ -75,7 +75,7 @@ impl Staging {
         remote: Option<&RdmaMetadata>,
     ) -> Option<Preparation> {
         let Ok(MemoryLocation::Gpu(gpu)) = self.place(local) else { return None };
-        let now = self.link().clock.now();
+        let now = self.link().clock().now();
         // A peer learns of the slots in which bytes arrive from the metadata that is exported afterwards.
         let mut wanted = match remote.map(RdmaMetadata::operation_kind) {
             Some(OperationKind::Write) => vec![&self.outgoing],
@@ -88,7 +88,7 @@ impl Staging {
         }
         let pools: Vec<_> = wanted.into_iter().map(Arc::clone).collect();
         let (gpus, registrations) =
-            (Arc::clone(&self.gpus), Arc::clone(&self.link().registrations));
+            (Arc::clone(&self.gpus), Arc::clone(&self.link().registrations()));
         Some(Box::new(move || {
             // An operation that has another path does without.
             pools.iter().for_each(|pool| pool.make_ready(&*gpus, gpu, &registrations, now));
@@ -129,7 +129,7 @@ impl Staging {
             };
         let report = PathReport::new(
             path_kind(role.stages(), false),
-            self.link().transport.name().to_owned(),
+            self.link().transport().name().to_owned(),
             claim.descriptors().total_bytes(),
             claim.descriptors().len(),
         );
@@ -182,34 +182,34 @@ impl Staging {
         request: &TransferRequest<'_>,
         mode: StagingMode,
     ) -> Result<Box<dyn Execution>, TransportError> {
-        let Some(route) = &request.route else { return Err(TransportError::Closed) };
-        let here = self.place(request.local)?;
-        let remote = request.remote;
+        let Some(route) = request.route() else { return Err(TransportError::Closed) };
+        let here = self.place(request.local())?;
+        let remote = request.remote();
         let there = remote.descriptors().iter().any(|d| !d.device().is_host());
-        let list = request.local.clone();
+        let list = request.local().clone();
         let chunking = self.chunking(&list, self.sessions.config().slot_bytes as u64)?;
-        let mut report = PathReport::new(
+        let report = PathReport::new(
             path_kind(here != MemoryLocation::Host, there),
-            route.transport.name().to_owned(),
+            route.transport().name().to_owned(),
             chunking.total(),
             list.len(),
-        );
-        report.chunks = chunking.count();
+        )
+        .with_chunks(chunking.count());
         if mode == StagingMode::OneSided {
             let known = Targets::Known(remote.descriptors().to_vec());
-            let way = match (request.kind, here) {
+            let way = match (request.kind(), here) {
                 _ if there => {
                     return Err(failed("begin", "the peer must take part: it has GPU memory"));
                 }
                 (OperationKind::Write, _) => {
-                    let held = (route.registrations.clone(), request.leased.clone());
-                    let peer = route.peer.clone();
+                    let held = (route.registrations().to_vec(), request.leased().clone());
+                    let peer = route.peer().clone();
                     StagedFlow::Push(self.source(peer, None, (&list, &chunking), known, held)?)
                 }
                 (OperationKind::Read, MemoryLocation::Gpu(gpu)) => {
                     self.fits(&self.incoming, &chunking)?;
                     StagedFlow::Pull(Pull::new(
-                        (Arc::clone(&self.link().transport), route.peer.clone()),
+                        (Arc::clone(self.link().transport()), route.peer().clone()),
                         Arc::clone(&chunking),
                         self.copier(gpu, &list)?,
                         self.incoming.join(),
@@ -222,31 +222,30 @@ impl Staging {
                 }
             };
             let notifier = CompletionNotifier::new(route, remote.notification_key());
-            let (clock, way) = (Arc::clone(&self.link().clock), (way, request.leased.clone()));
+            let (clock, way) = (Arc::clone(self.link().clock()), (way, request.leased().clone()));
             return Ok(Box::new(OneSided::new(clock, notifier, way, report)));
         }
-        let initiator_metadata =
-            self.sessions.initiator_metadata(route.initiator_metadata.as_ref())?;
+        let initiator_metadata = self.sessions.initiator_metadata(route.initiator_metadata())?;
         let id = SessionId::random();
-        let role = match request.kind {
+        let role = match request.kind() {
             OperationKind::Write => Role::Source(self.source(
-                route.peer.clone(),
+                route.peer().clone(),
                 Some(id),
                 (&list, &chunking),
                 Targets::Granted(Grants::default()),
-                (route.registrations.clone(), request.leased.clone()),
+                (route.registrations().to_vec(), request.leased().clone()),
             )?),
             OperationKind::Read => Role::Sink(self.sink(&list, &chunking)?),
         };
-        let session = self.sessions.session(id, route.peer)?;
-        let now = self.link().clock.now();
+        let session = self.sessions.session(id, route.peer())?;
+        let now = self.link().clock().now();
         let metadata = remote.agent_metadata().clone();
-        let mailbox = self.link().mailboxes.of_offer(remote);
-        let outbox = Outbox::to(id, route.peer.clone(), metadata, now).by(mailbox);
+        let mailbox = self.link().mailboxes().of_offer(remote);
+        let outbox = Outbox::to(id, route.peer().clone(), metadata, now).by(mailbox);
         let chunk_bytes = self.sessions.config().slot_bytes as u64;
         let offer = PresentedOffer::of(remote);
-        let open = Open { offer, kind: request.kind, chunk_bytes, initiator_metadata };
-        let begun = (Begun::Initiator(open), Some(request.leased.clone()));
+        let open = Open { offer, kind: request.kind(), chunk_bytes, initiator_metadata };
+        let begun = (Begun::Initiator(open), Some(request.leased().clone()));
         Ok(Box::new(TwoSided::new(
             Arc::clone(&self.sessions),
             session,
@@ -272,7 +271,7 @@ impl Staging {
                 SourceMemory::Gpu(self.copier(gpu, list)?, self.outgoing.join())
             }
         };
-        let road = (Arc::clone(&self.link().transport), peer);
+        let road = (Arc::clone(self.link().transport()), peer);
         let bytes = (list.clone(), Arc::clone(chunking));
         Ok(Source::new(road, session, bytes, memory, targets, self.sessions.config().window))
     }
@@ -331,7 +330,7 @@ impl Staging {
         let mut last = None;
         for region in list.iter().map(|d| d.region()) {
             if last.replace(region.id()) != Some(region.id()) {
-                held.extend(self.link().registrations.get(region));
+                held.extend(self.link().registrations().get(region));
             }
         }
         held

@@ -102,7 +102,7 @@ impl TwoSided {
         (begun, leased): (Begun, Option<Leased>),
         report: PathReport,
     ) -> Self {
-        let now = sessions.link().clock.now();
+        let now = sessions.link().clock().now();
         let mut this = Self {
             sessions,
             session,
@@ -210,7 +210,7 @@ impl TwoSided {
         }
         match (&mut self.role, message) {
             (Role::Sink(sink), Message::Filled { chunk, slot }) => {
-                sink.filled(&*self.sessions.link().clock, chunk, slot)
+                sink.filled(&**self.sessions.link().clock(), chunk, slot)
             }
             (Role::Sink(_), Message::Accept) => Ok(()),
             (Role::Sink(sink), Message::Stopped { reason }) => {
@@ -268,7 +268,7 @@ impl TwoSided {
             Begun::Asked { answered } => answered,
             Begun::Serving(_) => self.outbox.is_connected(),
         };
-        let clock = &*self.sessions.link().clock;
+        let clock = &**self.sessions.link().clock();
         match &mut self.role {
             Role::Source(source) => source.poll(clock),
             Role::Sink(sink) => {
@@ -374,7 +374,7 @@ impl Execution for TwoSided {
         if self.ended {
             return Poll::Ready(Err(TransportError::Closed));
         }
-        let now = self.sessions.link().clock.now();
+        let now = self.sessions.link().clock().now();
         if self.turn(now) {
             self.steps += 1;
         }
@@ -387,19 +387,17 @@ impl Execution for TwoSided {
         if self.ended {
             return true;
         }
-        let now = self.sessions.link().clock.now();
+        let now = self.sessions.link().clock().now();
         self.fail(failed("wait", "the operation was abandoned"), now);
         self.poll().is_ready()
     }
 
     fn report(&self) -> PathReport {
-        let mut report = self.report.clone();
-        report.chunks = self.role.chunks();
-        report.hops = match &self.role {
+        let hops = match &self.role {
             Role::Source(source) => source.hops(),
             Role::Sink(sink) => sink.hops(),
         };
-        report
+        self.report.clone().with_chunks(self.role.chunks()).with_hops(hops)
     }
 
     fn steps(&self) -> u64 {

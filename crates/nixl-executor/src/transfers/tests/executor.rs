@@ -24,8 +24,8 @@ pub(super) struct StagingExecutor {
 
 impl ConnectionExecutor for StagingExecutor {
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError> {
-        let there = request.remote.descriptors().iter().any(|d| !d.device().is_host());
-        let here = request.local.iter().any(|d| !d.device().is_host());
+        let there = request.remote().descriptors().iter().any(|d| !d.device().is_host());
+        let here = request.local().iter().any(|d| !d.device().is_host());
         match (here, there) {
             (_, true) => self.services.staging.begin(&request, StagingMode::TwoSided),
             (true, false) => self.services.staging.begin(&request, StagingMode::OneSided),

@@ -195,7 +195,7 @@ impl Run {
         }
         for side in &self.world.sides {
             let (stats, config) = (side.stats(), side.services.sessions.config());
-            let overdue = side.driver.stats().overdue.operations;
+            let overdue = side.driver.stats().overdue().operations();
             assert!(stats.sessions <= overdue, "{stats:?}");
             for pool in [stats.outgoing, stats.incoming] {
                 // What is overdue keeps its slots until its engine is quiet.

@@ -228,8 +228,8 @@ impl World {
         self.sides.iter().all(|side| {
             let driver = side.driver.stats();
             // What is overdue waits for a word that may never come, and keeps its session.
-            driver.active == 0
-                && side.stats().sessions <= driver.overdue.operations
+            driver.active() == 0
+                && side.stats().sessions <= driver.overdue().operations()
                 && side.gpus.is_idle()
         })
     }
@@ -259,10 +259,8 @@ impl Side {
         messages: Messages,
     ) -> Self {
         let transport = fabric.transport(name);
-        let mut driving = DriverConfig::default();
-        driving.drain = DRAIN;
         // No head start for callers: a turn looks at everything.
-        driving.inline_spin = Duration::ZERO;
+        let driving = DriverConfig::default().with_drain(DRAIN).with_inline_spin(Duration::ZERO);
         let (driver, reactor) = Driver::manual(transport.clone(), clock.clone(), driving);
         let registrations =
             Arc::new(RegistrationCache::new(transport.registrar(), CacheLimits::default()));
@@ -285,7 +283,7 @@ impl Side {
             gpus: Arc::clone(&dynamic),
             threads: CopyWorkers::new(&time).unwrap(),
             costs: Costs::default(),
-            waker: link.waker.clone(),
+            waker: link.waker().clone(),
         };
         let imports = ImportCache::new(Arc::clone(&dynamic), jobs.clone());
         let facts = Arc::default();
@@ -402,7 +400,7 @@ impl Side {
         let list = memory.descriptors();
         self.executor.prepare(&list, Some(remote)).into_iter().for_each(|job| job().unwrap());
         let blob = remote.agent_metadata().inflate(&Limits::default()).unwrap();
-        let peer = self.transport.connect(&blob)?.peer;
+        let peer = self.transport.connect(&blob)?.into_peer();
         let registered = self.registrations.get_or_register(&memory.region).into_iter().collect();
         let lease = match kind {
             OperationKind::Read => LeaseMode::Write,
@@ -412,10 +410,16 @@ impl Side {
         let memory = (&list, &leased);
         let slot = self.slot(remote);
         let initiator_metadata = (mode != Mode::OneSided).then(|| self.agent_metadata());
-        let request =
-            TransferRequest::remote(kind, memory, remote, &self.transport, &peer, registered)
-                .with_initiator_metadata(initiator_metadata)
-                .with_slot(slot.as_ref());
+        let request = TransferRequest::inter_process(
+            kind,
+            memory,
+            remote,
+            &self.transport,
+            &peer,
+            registered,
+        )
+        .with_initiator_metadata(initiator_metadata)
+        .with_slot(slot.as_ref());
         match mode {
             Mode::OneSided => self.services.staging.begin(&request, StagingMode::OneSided),
             Mode::TwoSided => self.services.staging.begin(&request, StagingMode::TwoSided),
