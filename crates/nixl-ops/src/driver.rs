@@ -48,7 +48,8 @@ pub struct DriverConfig {
     /// Bound on operations in flight; more are refused with [`OperationError::QueueFull`].
     pub max_in_flight: usize,
     /// Transfers up to this many bytes are posted and first polled on the caller's thread, larger ones by
-    /// the driver, unless they [post quickly](Execution::posts_quickly): some engines copy inside the post.
+    /// the driver, unless they [post quickly](Execution::posts_quickly): some engines copy inside the post. Where such copies take
+    /// longer than 50 us, the thread that waits for a transfer posts it, or else the driver's within its current sleep.
     pub inline_bytes: u64,
     /// How long the first poll of a wait may look for completion before it goes to sleep.
     pub inline_spin: Duration,
@@ -426,8 +427,7 @@ impl Shared {
             };
         }
         // With many tasks the driver is awake, and alone at the engine it does more.
-        let is_busy =
-            self.awake.load(Ordering::Relaxed) && self.active.load(Ordering::Relaxed) > 0;
+        let is_busy = self.awake.load(Ordering::Relaxed) && self.active.load(Ordering::Relaxed) > 0;
         if is_busy { PostedBy::Driver } else { PostedBy::Caller }
     }
 

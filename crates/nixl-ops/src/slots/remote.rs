@@ -404,8 +404,8 @@ impl RemoteSlot {
         word.is_of(self.token) && word.state() == SlotState::Claimed(self.pid)
     }
 
-    /// Changes the word as `next` says, and returns what it is then. `expected` is what it most likely is: a swap without a load before it moves the cache
-    /// line from the owner's processor once, not twice.
+    /// Changes the word as `next` says, and returns what it is then. `expected` is what it most likely is: a swap without a load
+    /// before it moves the cache line from the owner's processor once, not twice.
     fn change(
         &self,
         expected: SlotWord,
