@@ -407,12 +407,12 @@ macro_rules! operation {
 }
 
 operation! {
-    /// Reads a peer's memory into local memory. It was posted when it was made. Dropping it cancels it.
+    /// Reads a peer's memory into local memory. It goes on whether it is awaited or not. Dropping it cancels it.
     ReadOperation(Active<DescriptorList>)
 }
 
 operation! {
-    /// Writes local memory into a peer's. It was posted when it was made. Dropping it cancels it.
+    /// Writes local memory into a peer's. It goes on whether it is awaited or not. Dropping it cancels it.
     WriteOperation(Active<DescriptorList>)
 }
 

@@ -1,4 +1,4 @@
-//! The thread that posts a transfer, and whether an engine moves the bytes in its posts.
+//! Posts of transfers: the thread that makes them, and whether an engine moves the bytes in them.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -15,8 +15,8 @@ pub(crate) enum PostedBy {
 
 /// How the latest posts to an engine ended.
 ///
-/// Some engines copy in the post, as UCX's CMA does: then transfers end where they are posted, and a post takes as long as a copy. Others
-/// move the bytes later, and a post takes microseconds.
+/// Some engines copy in the post, as UCX's CMA does: then transfers end where they are posted, and a post takes as long as a copy.
+/// Others move the bytes later, and a post takes microseconds.
 #[derive(Debug, Default)]
 pub(crate) struct PostHistory(AtomicU32);
 

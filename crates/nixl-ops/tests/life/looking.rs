@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use nixl_ops::{DriverConfig, Next, OperationOptions};
+use nixl_ops::{DriverConfig, Next, OperationOptions, OperationStatus};
 use proptest::prelude::*;
 
 use crate::world::{Engine, Memory, Wakes, World, config, is_pending, poll};
@@ -218,6 +218,46 @@ fn what_posts_quickly_is_posted_at_once_however_large() {
         engine.end(Ok(()));
         drop(read);
     }
+}
+
+/// An engine that copies in its posts, as UCX's CMA does.
+#[test]
+fn long_copies_in_posts_are_made_by_those_who_wait_or_by_the_driver() {
+    let mut world = World::with(looking());
+    let memory = Memory::small();
+    let copying = |takes: u32| {
+        let engine = Engine::slow(&world.clock, takes * MICRO);
+        engine.take_turns();
+        engine.end(Ok(()));
+        engine
+    };
+    let begin = |engine: &Arc<_>| world.read(engine, &memory, OperationOptions::new()).unwrap();
+    // Short ones are posted where they are begun, also by an engine that is known to copy.
+    for _ in 0..50 {
+        let engine = copying(10);
+        let _read = begin(&engine);
+        assert!(engine.was_posted());
+    }
+    // Until enough were long, those are, too.
+    let long = |_: &u32| {
+        let engine = copying(100);
+        let mut read = begin(&engine);
+        let was_posted = engine.was_posted();
+        assert!(matches!(poll_out(&mut pin!(read.wait_for_completion())).0, Poll::Ready(Ok(_))));
+        assert_eq!(engine.polls(), 1);
+        !was_posted
+    };
+    assert!((1..50).find(long).is_some_and(|count| count > 1));
+    // What is not awaited is posted by the driver.
+    let engine = copying(100);
+    let read = begin(&engine);
+    assert!(!engine.was_posted());
+    let turns = (0..10).find(|_| {
+        world.reactor.turn();
+        world.clock.advance(100 * MICRO);
+        engine.was_posted()
+    });
+    assert!(turns.is_some() && read.status() == OperationStatus::Complete);
 }
 
 #[test]

@@ -51,6 +51,7 @@ pub(crate) struct Engine {
     poll_takes: Mutex<Option<(Arc<ManualClock>, Duration)>>,
     expected: Mutex<Option<Duration>>,
     quick: AtomicBool,
+    takes_turns: AtomicBool,
     told: AtomicBool,
     /// Runs inside each poll.
     aside: Mutex<Option<Aside>>,
@@ -84,6 +85,11 @@ impl Engine {
     /// Whether it posts quickly.
     pub(crate) fn set_quick(&self, quick: bool) {
         self.quick.store(quick, Ordering::SeqCst);
+    }
+
+    /// It shares its engine's lock with others.
+    pub(crate) fn take_turns(&self) {
+        self.takes_turns.store(true, Ordering::SeqCst);
     }
 
     /// Says how long it expects to take.
@@ -160,6 +166,10 @@ impl Execution for Scripted {
 
     fn posts_quickly(&self) -> bool {
         self.engine.quick.load(Ordering::SeqCst)
+    }
+
+    fn takes_turns(&self) -> bool {
+        self.engine.takes_turns.load(Ordering::SeqCst)
     }
 
     fn expected(&self) -> Option<Duration> {
