@@ -44,14 +44,13 @@ pub(super) fn is_here(agent: &str, details: &[&[u8]]) -> bool {
 /// The words in connection details that may be process identifiers.
 fn identifiers(details: &[u8]) -> impl Iterator<Item = u32> + '_ {
     /// The largest identifier that Linux gives out is one less.
-    const END: u64 = 1 << 22;
+    const END: u32 = 1 << 22;
     /// UCX marks the identifier of a process in a PID namespace of its own.
-    const IN_NAMESPACE: u64 = 1 << 31;
-    details.windows(8).filter_map(|window| {
-        let word = u64::from_le_bytes(window.try_into().ok()?);
-        // What follows a 4-byte identifier is any number.
-        let word = u64::from(word as u32) & !IN_NAMESPACE;
-        (word > 0 && word < END).then_some(word as u32)
+    const IN_NAMESPACE: u32 = 1 << 31;
+    // As short as an identifier: the last one may end two bytes before the details do.
+    details.windows(4).filter_map(|window| {
+        let word = u32::from_le_bytes(window.try_into().ok()?) & !IN_NAMESPACE;
+        (word > 0 && word < END).then_some(word)
     })
 }
 
@@ -141,6 +140,9 @@ mod tests {
         let mut details = MACHINE.to_le_bytes().to_vec();
         details.extend_from_slice(&u64::from(std::process::id()).to_le_bytes());
         assert!(is_here(&agent, &[&details]));
+        // As UCX's own addresses end, with an identifier of four bytes and two more.
+        let (first, last) = details.split_at(8);
+        assert!(is_here(&agent, &[&[first, &last[..4], &[0x87, 0x80]].concat()]));
         // The same identifier, and another agent: what clones of a machine look like to each other.
         assert!(!is_here("another", &[&details]));
         // The identifier of another process.
