@@ -13,7 +13,6 @@
 //! paths on which the engine checks no rights (shared memory, CMA, UCX over TCP) write them; Python peers and programs of plain
 //! NIXL make no check. Work that the owner queued on a GPU before it ended a grant is not ordered by it.
 
-mod checked;
 mod described;
 mod error;
 mod export;

@@ -14,6 +14,8 @@ use super::{
 use crate::simulated::{Fabric, Fault};
 use crate::{Connector, ConnectorError, OperationOptions};
 
+mod words;
+
 const BLOCKS: usize = 12;
 
 fn geometry() -> LayoutGeometry {
