@@ -109,7 +109,7 @@ mod strided;
 pub use access::{Access, AccessError};
 pub use cache::{CacheLimits, CacheStats, RegistrationCache};
 pub use coalesce::{PairError, Span, coalesce_pairs};
-pub use dependency::{Dependency, DependencyError};
+pub use dependency::{Dependency, DependencyError, QueuedFunction, WorkQueue};
 pub use descriptor::{Descriptor, DescriptorError};
 pub use disposal::defer_disposal_on_this_thread;
 pub use leaked::{Leaked, leaked};

@@ -91,7 +91,7 @@ pub use local::{
     BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockPlan, BlockSide, CopyOp, CopyRoute,
     Cost, Costs, CostsError, CudaGpus, GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream,
     MemoryKind, Piece, Plan, Progress, SharedHandle, SimulatedGpus, Strategy, StrategyPolicy,
-    StreamHandle, StreamPoint, TransferBuffer,
+    StreamHandle, StreamPoint, StreamQueue, TransferBuffer,
 };
 pub use staged::{SlotStats, StagingConfig, StagingStats};
 
@@ -109,8 +109,8 @@ pub use nixl_connector::{
 pub use nixl_descriptor::dlpack;
 pub use nixl_descriptor::{
     Access, AccessError, BufferPool, Dependency, DependencyError, Descriptor, DescriptorError,
-    DescriptorList, LeaseError, LeaseMode, Reclaim, ReclaimError, Region, RegionError,
-    RegisterError, layout,
+    DescriptorList, LeaseError, LeaseMode, QueuedFunction, Reclaim, ReclaimError, Region,
+    RegionError, RegisterError, WorkQueue, layout,
 };
 pub use nixl_device::{Device, DeviceKind, cuda};
 pub use nixl_metadata::{

@@ -14,6 +14,7 @@ use super::{
 use crate::simulated::{Fabric, Fault};
 use crate::{Connector, ConnectorError, OperationOptions};
 
+mod stream;
 mod words;
 
 const BLOCKS: usize = 12;

@@ -16,6 +16,7 @@ use super::executor::ConnectionExecutor;
 use super::maintenance::{Maintenance, Next};
 use crate::local::{
     CopyWorkers, Costs, CudaGpus, GpuBackend, GpuError, NoGpus, StreamHandle, StreamPoint,
+    StreamQueue,
 };
 use crate::paths::{LocalFacts, PathCosts};
 use crate::staged::{SlotPools, StagingConfig, StagingStats};
@@ -149,6 +150,13 @@ impl PathExecutor {
         stream: StreamHandle,
     ) -> Result<Arc<StreamPoint>, GpuError> {
         StreamPoint::new(&*self.shared.gpus, gpu, stream)
+    }
+
+    /// A stream of the caller's on this GPU, in whose order grants begin, end and get ready. A capture, a stream of another
+    /// context and a GPU that is not there are errors of what is queued on it.
+    #[must_use]
+    pub fn stream_queue(&self, gpu: u32, stream: StreamHandle) -> Arc<StreamQueue> {
+        StreamQueue::new(&self.shared.gpus, gpu, stream)
     }
 
     /// What is kept for peers, on all connections together.

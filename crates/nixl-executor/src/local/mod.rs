@@ -42,7 +42,7 @@ pub use policy::StrategyPolicy;
 pub use progress::Progress;
 pub use simulated::SimulatedGpus;
 pub use strategy::{GpuCapabilities, Strategy};
-pub use stream_point::StreamPoint;
+pub use stream_point::{StreamPoint, StreamQueue};
 
 pub(crate) use boundaries::{AllocationBoundaries, starts};
 pub(crate) use execution::CopyWorkers;
