@@ -98,6 +98,7 @@ mod memfd;
 mod memory;
 mod pages;
 mod pool;
+mod prefault;
 mod published;
 mod range_locks;
 mod region;
@@ -117,6 +118,7 @@ pub use lease::{LeaseError, LeaseMode, LeaseSet, Leases};
 pub use leased::{LeaseUse, Leased};
 pub use list::DescriptorList;
 pub use pool::{BufferPool, PoolStats};
+pub use prefault::prefault;
 pub use published::{PublishedWords, ReadOnlyWords};
 pub use region::{
     Reclaim, ReclaimError, Region, RegionError, RegionId, copy, copy_range, copy_range_to_slice,

@@ -103,7 +103,7 @@ pub use nixl_connector::nixl::{
 pub use nixl_connector::{
     BlockReadError, BlockTransferOptions, ConnectionStats, Connector, ConnectorBuilder,
     ConnectorError, Drained, Export, ExportOptions, ExportedLayoutError, Grant, GrantOptions,
-    Health, RemoteExport, TicketError, WriteGrant, simulated,
+    Health, ImportOptions, RemoteExport, TicketError, WriteGrant, simulated,
 };
 #[cfg(feature = "dlpack")]
 pub use nixl_descriptor::dlpack;

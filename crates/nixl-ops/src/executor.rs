@@ -109,6 +109,13 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
         Received::Ignored
     }
 
+    /// Jobs that have the pages of a peer's memory mapped which this process has open, ahead of its first copies: each takes some
+    /// milliseconds at most. By default there are none.
+    fn prefaults(&self, remote: &RdmaMetadata) -> Vec<Prefault> {
+        let _ = remote;
+        Vec::new()
+    }
+
     /// The connection to a peer is known to be dead, or the peer's process to have ended: what is kept for the peer is of no
     /// use any more. Must not block.
     fn peer_ended(&self, peer: &PeerId) {
@@ -176,6 +183,9 @@ pub trait BlockingThread: Send + Sync + fmt::Debug {
 
 /// A blocking job that an operation waits for.
 pub type Preparation = Box<dyn FnOnce() -> Result<(), TransportError> + Send>;
+
+/// A blocking job that maps pages of a peer's memory, and says how many bytes are mapped.
+pub type Prefault = Box<dyn FnOnce() -> u64 + Send>;
 
 /// What an executor makes of a message.
 #[allow(clippy::exhaustive_enums, reason = "the driver must handle each")]

@@ -93,8 +93,8 @@ pub use direct::DirectTransfer;
 pub use driver::{Driver, DriverConfig, DriverStats, Next, Reactor};
 pub use error::{EndedOffer, OperationError, TransportError};
 pub use executor::{
-    BlockingThread, Claim, ConnectionContext, Execution, Executor, Offer, PeerMemory, Preparation,
-    Received, Route, TransferRequest, TransportExecutor,
+    BlockingThread, Claim, ConnectionContext, Execution, Executor, Offer, PeerMemory, Prefault,
+    Preparation, Received, Route, TransferRequest, TransportExecutor,
 };
 pub use grants::{
     DoneOutcome, FreeBlocks, GrantError, GrantStats, GrantTable, GrantTableOptions, GrantTerms,

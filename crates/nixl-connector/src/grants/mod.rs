@@ -30,7 +30,7 @@ pub use described::ExportedLayoutError;
 pub use error::{BlockReadError, TicketError};
 pub use export::{Export, ExportOptions};
 pub use grant::{Grant, GrantOptions};
-pub use remote::{BlockTransferOptions, RemoteExport};
+pub use remote::{BlockTransferOptions, ImportOptions, RemoteExport};
 pub use write::WriteGrant;
 
 #[cfg(doc)]

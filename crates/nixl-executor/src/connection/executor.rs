@@ -10,8 +10,8 @@ use nixl_device::{Device, ExitWatch, ProcessExits};
 use nixl_metadata::{Doorbell, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
     ConnectionContext, DirectTransfer, EndedOffer, EngineSetting, Execution, Executor, Offer,
-    PathKind, PathPolicy, PeerId, Preparation, Received, Rejected, SettingSource, TransferRequest,
-    TransportError, WaitFor,
+    PathKind, PathPolicy, PeerId, Prefault, Preparation, Received, Rejected, SettingSource,
+    TransferRequest, TransportError, WaitFor,
 };
 
 use super::intra_process::IntraProcessCopy;
@@ -21,7 +21,7 @@ use crate::DirectExecutor;
 use crate::direct::{agree, is_host};
 use crate::ipc::{
     ImportCache, ImportError, OwnerId, PeerCopy, RemoteMemoryKey, copier, memory_key, owner_gone,
-    shares,
+    prefaults, shares,
 };
 use crate::local::{CopyContext, MemoryKind, kind_of};
 use crate::offers::Offers;
@@ -494,6 +494,10 @@ impl Executor for ConnectionExecutor {
             self.shared.maintenance.note_use();
         }
         received
+    }
+
+    fn prefaults(&self, remote: &RdmaMetadata) -> Vec<Prefault> {
+        prefaults(&self.imports, remote)
     }
 
     fn peer_ended(&self, peer: &PeerId) {

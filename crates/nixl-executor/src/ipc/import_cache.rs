@@ -77,6 +77,8 @@ struct Owner {
     peer: Box<str>,
     /// Unless it is not known, or there are no more descriptors.
     process: Option<Arc<ExitWatch>>,
+    /// Host memory, as it is mapped here.
+    mapped: Option<Region>,
     /// That the peer has it, too.
     seen: RecentCheck,
 }
@@ -149,6 +151,13 @@ impl ImportCache {
         }
     }
 
+    /// Host memory that is open, as it is mapped here.
+    pub(crate) fn mapped_region(&self, name: &SharedName) -> Option<Region> {
+        let opened = self.lock();
+        let import = opened.by_name.get(&RemoteMemoryKey::File(*name))?;
+        import.owner.mapped.clone()
+    }
+
     /// Whether memory of this process is open, so that its number means the same process here.
     pub(crate) fn reaches(&self, pid: u32) -> bool {
         let opened = self.lock();
@@ -194,6 +203,7 @@ impl ImportCache {
             Some(pid) => self.process(pid),
             None => None,
         };
+        let mut mapped = None;
         let memory: Arc<dyn TransferBuffer> = match memory_key {
             RemoteMemoryKey::Gpu(gpu, handle) => {
                 let memory = self.gpus.open(*gpu, handle);
@@ -202,6 +212,7 @@ impl ImportCache {
             RemoteMemoryKey::File(name) | RemoteMemoryKey::Pinned(name) => {
                 let allowance = self.allow(name)?;
                 let region = map(name)?;
+                mapped = Some(region.clone());
                 let buffer: Arc<dyn TransferBuffer> = match memory_key {
                     RemoteMemoryKey::Pinned(_) => self.pin(region),
                     _ => Arc::new(region),
@@ -216,6 +227,7 @@ impl ImportCache {
             memory_key: *memory_key,
             peer: by.peer.into(),
             process,
+            mapped,
             seen: RecentCheck::default(),
         });
         let closed = self.lock().insert(owner, Arc::clone(&memory));

@@ -7,8 +7,8 @@ use nixl_descriptor::DescriptorList;
 use nixl_device::Device;
 use nixl_metadata::{HostIdentity, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    ConnectionContext, Execution, Executor, Offer, PeerId, Preparation, Received, TransferRequest,
-    TransportError,
+    ConnectionContext, Execution, Executor, Offer, PeerId, Prefault, Preparation, Received,
+    TransferRequest, TransportError,
 };
 
 /// The same executor, but for one thing: what this process offers is not copied inside it. So two connectors of one
@@ -78,6 +78,10 @@ impl Executor for Apart {
 
     fn receive(&self, from: &str, payload: &[u8]) -> Received {
         self.executor.receive(from, payload)
+    }
+
+    fn prefaults(&self, remote: &RdmaMetadata) -> Vec<Prefault> {
+        self.executor.prefaults(remote)
     }
 
     fn peer_ended(&self, peer: &PeerId) {

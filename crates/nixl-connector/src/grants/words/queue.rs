@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 
 use nixl_ops::{TransportError, contained};
 
@@ -37,6 +37,13 @@ impl Entry {
         }
     }
 
+    pub(super) fn answered(&self) -> Option<Answer> {
+        match &*self.lock() {
+            Stage::Answered(answer) => Some(answer.clone()),
+            Stage::Waiting(_) => None,
+        }
+    }
+
     fn wake(&self) {
         let waker = match &mut *self.lock() {
             Stage::Waiting(waker) => waker.take(),
@@ -57,7 +64,8 @@ pub(super) struct Batch {
     pub(super) runs: Runs,
 }
 
-/// What a read does next.
+/// What a read does next. A batch that is taken is posted, or its reads wait for ever.
+#[must_use]
 pub(super) enum Next {
     Answered(Answer),
     /// Post a request for these.
@@ -117,16 +125,17 @@ impl Queue {
     }
 
     pub(super) async fn next(&self, entry: &Arc<Entry>) -> Next {
-        poll_fn(|cx| self.poll_next(entry, cx)).await
+        poll_fn(|cx| self.poll_next(entry, Some(cx.waker()))).await
     }
 
-    fn poll_next(&self, entry: &Arc<Entry>, cx: &mut Context<'_>) -> Poll<Next> {
+    /// Notes the waker, if there is one.
+    pub(super) fn poll_next(&self, entry: &Arc<Entry>, to_wake: Option<&Waker>) -> Poll<Next> {
         let mut state = self.lock();
         match &mut *entry.lock() {
             Stage::Answered(answer) => return Poll::Ready(Next::Answered(answer.clone())),
             // Woken when it is answered, or when a request has ended.
             Stage::Waiting(waker) if state.in_flight => {
-                *waker = Some(cx.waker().clone());
+                *waker = to_wake.cloned();
                 return Poll::Pending;
             }
             Stage::Waiting(_) => {}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
-use nixl_descriptor::{Descriptor, copy_range_to_slice};
+use nixl_descriptor::{Descriptor, LeaseUse, copy_range_to_slice};
 use nixl_device::Device;
 use nixl_metadata::{OperationKind, SerializedDescriptor};
 use nixl_ops::{
@@ -66,20 +66,15 @@ impl WordRequest {
         )?)
     }
 
-    /// The words that have arrived, slot by slot of the room.
-    fn arrived(&self) -> Result<Vec<u8>, TransportError> {
-        let Some(room) = &self.room else { return Err(TransportError::Closed) };
-        let held = room.leased.begin_use().map_err(failed)?;
-        let mut bytes = vec![0; self.batch.runs.slots() * GrantWords::SLOT_BYTES];
-        copy_range_to_slice(&self.whole, 0, &mut bytes, &[&held]).map_err(failed)?;
-        Ok(bytes)
-    }
-
-    fn answer(&mut self, arrived: &Result<Vec<u8>, TransportError>) {
+    /// Gives each read the words that have arrived for it.
+    fn answer(&mut self, asked: &Result<(), TransportError>) {
+        let held = self.room.as_ref().map(|room| room.leased.begin_use());
         for (entry, place) in self.batch.reads.drain(..) {
-            let answer: Answer = match arrived {
-                Ok(bytes) => two_words(bytes, place).ok_or(TransportError::Closed),
-                Err(error) => Err(error.clone()),
+            let answer: Answer = match (asked, &held) {
+                (Err(error), _) => Err(error.clone()),
+                (Ok(()), Some(Ok(held))) => two_words(&self.whole, place, held),
+                (Ok(()), Some(Err(error))) => Err(failed(error)),
+                (Ok(()), None) => Err(TransportError::Closed),
             };
             entry.answer(answer);
         }
@@ -87,10 +82,12 @@ impl WordRequest {
 }
 
 /// The first two words of the slot at this place, in the owner's byte order: engines reach peers of one architecture only.
-fn two_words(bytes: &[u8], place: usize) -> Option<[u64; 2]> {
-    let slot = bytes.get(place * GrantWords::SLOT_BYTES..)?;
-    let (word, rest) = slot.split_first_chunk()?;
-    Some([u64::from_ne_bytes(*word), u64::from_ne_bytes(*rest.first_chunk()?)])
+fn two_words(room: &Descriptor, place: usize, held: &LeaseUse) -> Answer {
+    let mut bytes = [0; 16];
+    let at = place * GrantWords::SLOT_BYTES;
+    copy_range_to_slice(room, at, &mut bytes, &[held]).map_err(failed)?;
+    let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
+    Ok([u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)])
 }
 
 fn failed(reason: impl ToString) -> TransportError {
@@ -107,8 +104,7 @@ impl Execution for WordRequest {
         };
         // The request is released before its memory is looked at.
         self.transfer = None;
-        let arrived = asked.and_then(|()| self.arrived());
-        self.answer(&arrived);
+        self.answer(&asked);
         self.queue.ended(self.room.take(), Vec::new());
         // A failure has been told to each.
         Poll::Ready(Ok(()))

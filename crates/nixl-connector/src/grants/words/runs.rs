@@ -1,4 +1,4 @@
-//! Which ranges of slots one request reads.
+//! Ranges of slots for one request.
 
 use std::ops::Range;
 
