@@ -83,7 +83,7 @@ impl ImportOptions {
     /// that no first read of a block meets page faults. For memory that this process copies by itself, and that its owner has
     /// touched; in the order of layouts and their parts. 0 is none.
     ///
-    /// A GiB takes 2 MiB of page tables, and the import some tens of milliseconds longer.
+    /// A GiB takes 2 MiB of page tables, and makes the import about 0.1 s longer.
     #[must_use]
     pub fn prefault(mut self, bytes: u64) -> Self {
         self.prefault = bytes;
