@@ -54,6 +54,7 @@ impl ConnectorError {
             | Self::ChecksumOfDevice { .. }
             | Self::ChecksumIntoDevice { .. }
             | Self::ExportedLayout(_)
+            | Self::WorkQueue(_)
             | Self::ForkedAmidThreads
             | Self::Draining
             | Self::BadName { .. }

@@ -2,7 +2,9 @@
 
 use std::convert::Infallible;
 
-use nixl_descriptor::{AccessError, DescriptorError, LeaseError, RegionError, RegisterError};
+use nixl_descriptor::{
+    AccessError, DependencyError, DescriptorError, LeaseError, RegionError, RegisterError,
+};
 use nixl_device::Device;
 use nixl_metadata::{ExportId, MetadataError};
 use nixl_ops::{GrantError, OperationError, PairingError, TransportError};
@@ -96,6 +98,9 @@ pub enum ConnectorError {
         /// Which export.
         export: ExportId,
     },
+    /// The queue of work that a grant was to follow refused to call a function in its order.
+    #[error("a grant cannot follow the work of this stream: {0}")]
+    WorkQueue(#[from] DependencyError),
     /// The engine could not register the memory.
     #[error(transparent)]
     Register(#[from] RegisterError),

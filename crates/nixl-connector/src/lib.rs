@@ -83,7 +83,7 @@ pub use control::ControlThread;
 pub use error::ConnectorError;
 pub use grants::{
     BlockReadError, BlockTransferOptions, Export, ExportOptions, ExportedLayoutError, Grant,
-    GrantOptions, RemoteExport, TicketError, WriteGrant,
+    GrantOptions, ImportOptions, RemoteExport, TicketError, WriteGrant,
 };
 pub use health::{Drained, Health};
 pub use nixl_ops::{

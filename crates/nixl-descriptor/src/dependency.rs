@@ -1,4 +1,4 @@
-//! Dependencies: work on memory that must be done before an operation uses it.
+//! Dependencies: work on memory that must be done before an operation uses it, and queues of such work.
 
 use std::any::Any;
 use std::fmt;
@@ -18,6 +18,24 @@ pub trait Dependency: Any + fmt::Debug + Send + Sync {
     /// [`DependencyError`] if it failed. The memory may hold anything then.
     fn is_done(&self) -> Result<bool, DependencyError>;
 }
+
+/// A queue of work on memory, for instance a CUDA stream, that calls functions of the processor in its order.
+///
+/// Not an unsafe trait, as [`Dependency`] is not: it is about order only.
+pub trait WorkQueue: fmt::Debug + Send + Sync {
+    /// Has `function` called once all that is queued now is done; what is queued later begins when it has returned. It gets the
+    /// error if the work failed, or is not known to have ended.
+    ///
+    /// It may be called on a thread of the device's driver: it is short, and does not call the device.
+    ///
+    /// # Errors
+    ///
+    /// [`DependencyError`] if the queue does not take it: then it is dropped and never called.
+    fn call(&self, function: QueuedFunction) -> Result<(), DependencyError>;
+}
+
+/// What a [`WorkQueue`] calls.
+pub type QueuedFunction = Box<dyn FnOnce(Result<(), DependencyError>) + Send>;
 
 /// Work on memory failed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

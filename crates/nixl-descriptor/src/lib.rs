@@ -98,6 +98,7 @@ mod memfd;
 mod memory;
 mod pages;
 mod pool;
+mod prefault;
 mod published;
 mod range_locks;
 mod region;
@@ -109,7 +110,7 @@ mod strided;
 pub use access::{Access, AccessError};
 pub use cache::{CacheLimits, CacheStats, RegistrationCache};
 pub use coalesce::{PairError, Span, coalesce_pairs};
-pub use dependency::{Dependency, DependencyError};
+pub use dependency::{Dependency, DependencyError, QueuedFunction, WorkQueue};
 pub use descriptor::{Descriptor, DescriptorError};
 pub use disposal::defer_disposal_on_this_thread;
 pub use leaked::{Leaked, leaked};
@@ -117,6 +118,7 @@ pub use lease::{LeaseError, LeaseMode, LeaseSet, Leases};
 pub use leased::{LeaseUse, Leased};
 pub use list::DescriptorList;
 pub use pool::{BufferPool, PoolStats};
+pub use prefault::prefault;
 pub use published::{PublishedWords, ReadOnlyWords};
 pub use region::{
     Reclaim, ReclaimError, Region, RegionError, RegionId, copy, copy_range, copy_range_to_slice,

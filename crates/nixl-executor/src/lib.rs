@@ -92,7 +92,7 @@ pub use local::{
     BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockPlan, BlockSide, CopyOp, CopyRoute,
     Cost, Costs, CostsError, CudaGpus, DirectExecutor, GpuBackend, GpuCapabilities, GpuError,
     GpuEvent, GpuStream, MemoryKind, Piece, Plan, Progress, SharedHandle, SimulatedGpus, Strategy,
-    StrategyPolicy, StreamHandle, StreamPoint, TransferBuffer,
+    StrategyPolicy, StreamHandle, StreamPoint, StreamQueue, TransferBuffer,
 };
 pub use pinned_slots::{SlotStats, StagingConfig};
 pub use sessions::StagingStats;
@@ -105,14 +105,14 @@ pub use nixl_connector::nixl::{
 pub use nixl_connector::{
     BlockReadError, BlockTransferOptions, ConnectionStats, Connector, ConnectorBuilder,
     ConnectorError, Drained, Export, ExportOptions, ExportedLayoutError, Grant, GrantOptions,
-    Health, RemoteExport, TicketError, WriteGrant, simulated,
+    Health, ImportOptions, RemoteExport, TicketError, WriteGrant, simulated,
 };
 #[cfg(feature = "dlpack")]
 pub use nixl_descriptor::dlpack;
 pub use nixl_descriptor::{
     Access, AccessError, BufferPool, Dependency, DependencyError, Descriptor, DescriptorError,
-    DescriptorList, LeaseError, LeaseMode, Reclaim, ReclaimError, Region, RegionError,
-    RegisterError, layout,
+    DescriptorList, LeaseError, LeaseMode, QueuedFunction, Reclaim, ReclaimError, Region,
+    RegionError, RegisterError, WorkQueue, layout,
 };
 pub use nixl_device::{Device, DeviceKind, cuda};
 pub use nixl_metadata::{

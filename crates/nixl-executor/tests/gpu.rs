@@ -8,6 +8,8 @@ mod capture;
 mod common;
 #[path = "gpu/framework.rs"]
 mod framework;
+#[path = "gpu/grants.rs"]
+mod grants;
 #[cfg(feature = "nixl")]
 #[path = "gpu/owners.rs"]
 mod owners;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use apart::Apart;
 use nixl_connector::simulated::{Fabric, Fault};
-use nixl_connector::{Completion, Connector, ConnectorError};
+use nixl_connector::{Completion, Connector, ConnectorError, GrantOptions};
 use nixl_descriptor::layout::{
     Dimensions, Inner, LayerOrder, Layout, LayoutDescription, LayoutGeometry, LayoutKind,
     RemoteLayout,
@@ -511,6 +511,55 @@ async fn a_gpu_waits_for_a_stream_by_itself() {
     drop(offering.await.unwrap());
     assert!(matches!(point.is_done(), Ok(true)));
     assert!(world.paths.stream_point(1, stream).is_err(), "there is one GPU");
+}
+
+#[tokio::test]
+async fn grants_begin_and_end_in_the_order_of_a_stream() {
+    let world = World::new().await;
+    let geometry = LayoutGeometry::try_from(Dimensions {
+        blocks: 2,
+        layers: 3,
+        outer: 1,
+        page_size: 1,
+        inner: Inner::Elements(64),
+        element_width: 1,
+    });
+    let region = Region::zeroed(2 * 3 * 64).unwrap();
+    let layout = Layout::fully_contiguous(geometry.unwrap(), region.clone()).unwrap();
+    let export = world.target.export([("cache", layout)]).await.unwrap();
+    let import = world.initiator.import(export.metadata()).await.unwrap();
+    // SAFETY: simulated GPUs do not look at the handle.
+    let stream = unsafe { StreamHandle::from_raw(0) };
+    let queue = world.paths.stream_queue(0, stream);
+    let paused = world.gpus.pause();
+    let grant = export.grant(0, &[1], GrantOptions::new().ready(1).after(queue.clone())).unwrap();
+    grant.ready_through_on(3, &*queue).unwrap();
+    let ticket = grant.ticket().clone();
+    import.layers_ready(&ticket).await.unwrap_err();
+    drop(paused);
+    while import.layers_ready(&ticket).await != Ok(3) {
+        tokio::task::yield_now().await;
+    }
+    let paused = world.gpus.pause();
+    let free = grant.free_blocks().unwrap();
+    grant.end_on(&*queue).unwrap();
+    assert_eq!((export.stats().alive(), import.layers_ready(&ticket).await), (1, Ok(3)));
+    assert!(region.copy_from_slice(3 * 64, &[1]).is_err(), "it is granted");
+    drop(paused);
+    free.await;
+    import.layers_ready(&ticket).await.unwrap_err();
+    region.copy_from_slice(3 * 64, &[1]).unwrap();
+    // A GPU that fails ends what it was to end, and makes nothing valid.
+    let [ending, _valid] =
+        [GrantOptions::new(), GrantOptions::new().after(queue.clone())].map(|options| {
+            world.gpus.fail();
+            export.grant(0, &[0], options)
+        });
+    let _ = ending.unwrap().end_on(&*queue);
+    assert_eq!(export.stats().alive(), 0);
+    let none = world.paths.stream_queue(1, stream);
+    let refused = export.grant(0, &[0], GrantOptions::new()).unwrap().end_on(&*none);
+    assert!(matches!(refused, Err(ConnectorError::WorkQueue(_))), "{refused:?}");
 }
 
 #[tokio::test]

@@ -287,19 +287,42 @@ impl Driver {
         options: OperationOptions,
     ) -> Result<Arc<TaskSlot>, OperationError> {
         self.check_process()?;
+        let limit = self.shared.config.max_in_flight;
+        let count = InFlight::count(&self.shared.active, limit);
+        let count = count.ok_or(OperationError::QueueFull { limit })?;
+        self.take_charge(execution, bytes, (posted_by, false), options, count)
+    }
+
+    /// Takes charge of an execution that was polled before and may be in flight: however many there are.
+    pub(crate) fn resume(
+        &self,
+        execution: Box<dyn Execution>,
+        bytes: u64,
+        options: OperationOptions,
+    ) -> Result<Arc<TaskSlot>, OperationError> {
+        self.check_process()?;
+        let count = InFlight::beyond_limit(&self.shared.active);
+        self.take_charge(execution, bytes, (PostedBy::Caller, true), options, count)
+    }
+
+    fn take_charge(
+        &self,
+        execution: Box<dyn Execution>,
+        bytes: u64,
+        (posted_by, posted): (PostedBy, bool),
+        options: OperationOptions,
+        count: InFlight,
+    ) -> Result<Arc<TaskSlot>, OperationError> {
         let shared = &self.shared;
         if lock(&shared.inbox).closed {
             return Err(ENDED.into());
         }
-        let limit = shared.config.max_in_flight;
-        let count =
-            InFlight::count(&shared.active, limit).ok_or(OperationError::QueueFull { limit })?;
         let begun = shared.clock.now();
         let slot = Arc::new(TaskSlot::new(Task {
             execution,
             bytes,
             begun,
-            posted: false,
+            posted,
             steps: 0,
             count: Count::InFlight(count),
             deadline: Deadline::starting(begun, &options),

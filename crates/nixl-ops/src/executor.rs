@@ -67,6 +67,13 @@ pub trait ConnectionExecutor: Send + Sync + fmt::Debug + 'static {
         None
     }
 
+    /// Jobs that have the pages of a peer's memory mapped which this process has open, ahead of its first copies: each takes some
+    /// milliseconds at most. By default there are none.
+    fn prefaults(&self, remote: &RdmaMetadata) -> Vec<Prefault> {
+        let _ = remote;
+        Vec::new()
+    }
+
     /// Whether this executor accesses memory of this device without the engine, so that a failure to register it with the
     /// engine is no reason to give up.
     fn can_access(&self, device: Device) -> bool {
@@ -204,6 +211,9 @@ pub trait BlockingThread: Send + Sync + fmt::Debug {
 
 /// A blocking job that an operation waits for.
 pub type Preparation = Box<dyn FnOnce() -> Result<(), TransportError> + Send>;
+
+/// A blocking job that maps pages of a peer's memory, and says how many bytes are mapped.
+pub type Prefault = Box<dyn FnOnce() -> u64 + Send>;
 
 /// What an executor makes of a message.
 #[allow(clippy::exhaustive_enums, reason = "the driver must handle each")]

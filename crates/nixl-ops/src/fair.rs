@@ -53,6 +53,11 @@ pub(crate) async fn give_way(clock: &dyn Clock) {
     if !is_over {
         return;
     }
+    yield_once(clock).await;
+}
+
+/// Lets the other tasks of this thread have their turn.
+pub(crate) async fn yield_once(clock: &dyn Clock) {
     let mut yielded = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut yielded, true) {

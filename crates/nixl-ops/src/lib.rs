@@ -100,8 +100,8 @@ pub use driver_stats::DriverStats;
 pub use error::{EndedOffer, OperationError, TransportError};
 pub use executor::{
     BlockingThread, Claim, ConnectionContext, ConnectionExecutor, Execution, Executor, Offer,
-    OfferRegistry, PeerMemory, PeerService, Preparation, Received, Route, TransferRequest,
-    TransportExecutor,
+    OfferRegistry, PeerMemory, PeerService, Prefault, Preparation, Received, Route,
+    TransferRequest, TransportExecutor,
 };
 pub use grants::{
     DoneOutcome, FreeBlocks, GrantError, GrantStats, GrantTable, GrantTableOptions, GrantTerms,

@@ -215,6 +215,27 @@ impl<M> Active<M> {
     }
 }
 
+impl ReadOperation {
+    /// As [`begin`](Self::begin), for an execution that was polled before and is not ready: it is not refused for the number of
+    /// operations in flight.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::ThreadEnded`](crate::TransportError::ThreadEnded), [`TransportError::Forked`](crate::TransportError::Forked).
+    pub fn resume(
+        driver: &Arc<Driver>,
+        execution: Box<dyn Execution>,
+        local: DescriptorList,
+        options: OperationOptions,
+    ) -> Result<Self, OperationError> {
+        let (bytes, spin) = (local.total_bytes(), options.spin_time());
+        let slot = driver.resume(execution, bytes, options)?;
+        let (driver, memory) = (Arc::clone(driver), local);
+        let active = Active { slot, driver, memory, bytes, spun: false, spin, look: None };
+        Ok(Self(LeakInChild::new(active)))
+    }
+}
+
 impl Active<DescriptorList> {
     async fn reclaim(&mut self) -> Reclaimed {
         let (outcome, memory) = self.settle().await;

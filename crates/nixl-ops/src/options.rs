@@ -129,8 +129,9 @@ impl OperationOptions {
         self.readers.unwrap_or(NonZeroU32::MIN)
     }
 
-    /// Notes that some of the time has gone.
-    pub(crate) fn spending(mut self, time: Duration) -> Self {
+    /// Notes that some of the time has gone, in a step before the one that these options are for.
+    #[must_use]
+    pub fn spending(mut self, time: Duration) -> Self {
         self.spent = self.spent.saturating_add(time);
         self
     }

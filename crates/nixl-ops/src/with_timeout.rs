@@ -14,6 +14,11 @@ use crate::{
 };
 
 impl Driver {
+    /// Lets the other tasks of this thread have their turn. Cancel safe.
+    pub async fn yield_now(&self) {
+        fair::yield_once(&*self.shared().clock).await;
+    }
+
     /// Awaits `future` for as long as `options` give, and returns the options for the operation that follows,
     /// which has what is left. Costs nothing if the future is ready at once, but a turn of the other tasks of this thread now
     /// and then.

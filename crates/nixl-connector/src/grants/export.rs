@@ -173,7 +173,8 @@ impl Export {
     ///
     /// # Errors
     ///
-    /// [`ConnectorError::Grant`] says which block cannot be granted; [`ConnectorError::Draining`].
+    /// [`ConnectorError::Grant`] says which block cannot be granted; [`ConnectorError::Draining`]; [`ConnectorError::WorkQueue`]
+    /// if the queue of [`GrantOptions::after`] refuses.
     pub fn grant(
         &self,
         layout: u16,
@@ -181,12 +182,12 @@ impl Export {
         options: GrantOptions,
     ) -> Result<Grant, ConnectorError> {
         self.shared.connector.refuse_if_draining()?;
-        let GrantOptions { layers, time_to_live, readers, ready } = options;
+        let GrantOptions { layers, time_to_live, readers, ready, after } = options;
         let (_, layers) = self.shared.layers_of(layout, layers)?;
         let terms = GrantTerms::new(layout).for_time(time_to_live).for_readers(readers);
         let table = &self.shared.table;
         let granted = table.grant(&terms, blocks)?;
-        let alive = Alive { export: Arc::clone(&self.shared), granted };
+        let alive = Alive::new(&self.shared, granted);
         let connection = self.shared.connector.connection();
         let expires = millis(connection.clock().unix_time().saturating_add(time_to_live));
         let ready = ready.unwrap_or(layers.end);
@@ -205,7 +206,20 @@ impl Export {
         )?;
         self.shared.note_expiry(expires);
         connection.driver().grant_expires(connection.clock().now().saturating_add(time_to_live));
-        table.publish(granted.slot(), granted.generation(), ticket.digest(), ready.into())?;
+        let (slot, generation, digest) = (granted.slot(), granted.generation(), ticket.digest());
+        match after {
+            None => table.publish(slot, generation, digest, ready.into())?,
+            Some(queue) => {
+                let table = Arc::clone(table);
+                queue.call(Box::new(move |done| {
+                    if done.is_err()
+                        || table.publish(slot, generation, digest, ready.into()).is_err()
+                    {
+                        table.end(slot, generation);
+                    }
+                }))?;
+            }
+        }
         Ok(Grant::new(alive, ticket))
     }
 

@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nixl_descriptor::WorkQueue;
 use nixl_metadata::Ticket;
-use nixl_ops::{FreeBlocks, Granted};
+use nixl_ops::{FreeBlocks, GrantTable, Granted};
 
 use super::export::ExportShared;
 use crate::ConnectorError;
@@ -18,6 +19,7 @@ pub struct GrantOptions {
     pub(super) time_to_live: Duration,
     pub(super) readers: NonZeroU32,
     pub(super) ready: Option<u16>,
+    pub(super) after: Option<Arc<dyn WorkQueue>>,
 }
 
 impl Default for GrantOptions {
@@ -34,7 +36,7 @@ impl GrantOptions {
     #[must_use]
     pub fn new() -> Self {
         let (time_to_live, readers) = (Self::TIME_TO_LIVE, NonZeroU32::MIN);
-        Self { layers: None, time_to_live, readers, ready: None }
+        Self { layers: None, time_to_live, readers, ready: None, after: None }
     }
 
     /// Only these layers.
@@ -58,6 +60,14 @@ impl GrantOptions {
         self
     }
 
+    /// The grant becomes valid once all that `queue` has queued by then is done, and not at all if that fails: its ticket can be
+    /// sent before, and a read by it is [stale](crate::TransportError::Stale) until then. For the work that fills the blocks.
+    #[must_use]
+    pub fn after(mut self, queue: Arc<dyn WorkQueue>) -> Self {
+        self.after = Some(queue);
+        self
+    }
+
     /// Layers below this one are ready, and the others later: see [`Grant::ready_through`].
     #[must_use]
     pub fn ready(mut self, layers: u16) -> Self {
@@ -74,21 +84,34 @@ pub struct Grant {
     ticket: Ticket,
 }
 
-/// A grant that ends when this is dropped.
+/// A grant, and the export that it keeps open. Field order: the grant ends before the export may.
 #[derive(Debug)]
 pub(super) struct Alive {
-    pub(super) export: Arc<ExportShared>,
-    pub(super) granted: Granted,
+    ends: Ends,
+    export: Arc<ExportShared>,
 }
 
 impl Alive {
-    fn end(&self) -> bool {
-        let (slot, generation) = (self.granted.slot(), self.granted.generation());
-        self.export.table().end(slot, generation)
+    pub(super) fn new(export: &Arc<ExportShared>, granted: Granted) -> Self {
+        let ends = Ends { table: Arc::clone(export.table()), granted };
+        Self { ends, export: Arc::clone(export) }
     }
 }
 
-impl Drop for Alive {
+/// A grant that ends when this is dropped.
+#[derive(Debug)]
+struct Ends {
+    table: Arc<GrantTable>,
+    granted: Granted,
+}
+
+impl Ends {
+    fn end(&self) -> bool {
+        self.table.end(self.granted.slot(), self.granted.generation())
+    }
+}
+
+impl Drop for Ends {
     fn drop(&mut self) {
         self.end();
     }
@@ -111,17 +134,54 @@ impl Grant {
     ///
     /// [`ConnectorError::Grant`] if the grant has ended.
     pub fn ready_through(&self, layers: u16) -> Result<(), ConnectorError> {
-        let granted = &self.alive.granted;
-        let (slot, generation) = (granted.slot(), granted.generation());
-        Ok(self.alive.export.table().ready_through(slot, generation, layers.into())?)
+        let Ends { table, granted } = &self.alive.ends;
+        Ok(table.ready_through(granted.slot(), granted.generation(), layers.into())?)
+    }
+
+    /// As [`ready_through`](Self::ready_through), once all that `queue` has queued until now is done. If that fails nothing is
+    /// said, nor if the grant has ended by then.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError::WorkQueue`] if the queue does not take it.
+    pub fn ready_through_on(
+        &self,
+        layers: u16,
+        queue: &dyn WorkQueue,
+    ) -> Result<(), ConnectorError> {
+        let Ends { table, granted } = &self.alive.ends;
+        let (table, slot, generation) = (Arc::clone(table), granted.slot(), granted.generation());
+        Ok(queue.call(Box::new(move |done| {
+            if done.is_ok() {
+                // A grant that has ended has no readers.
+                let _ = table.ready_through(slot, generation, layers.into());
+            }
+        }))?)
     }
 
     /// Ends the grant: what is done to the blocks from here on is not taken for granted bytes by a reader. Returns whether it
     /// had not ended before.
     ///
-    /// It orders work of this process's threads that follows. Work that was queued on a GPU before is not ordered by it.
+    /// It orders work of this process's threads that follows. Work that was queued on a GPU before is not ordered by it: see
+    /// [`end_on`](Self::end_on).
     pub fn end(self) -> bool {
-        self.alive.end()
+        self.alive.ends.end()
+    }
+
+    /// Ends the grant in the order of a queue of work: after all that `queue` has queued until now, and before what is queued on
+    /// it later begins. So work that overwrites the blocks can be queued at once, and no reader takes what it writes for granted
+    /// bytes. The blocks are [free](Self::free_blocks) from then on.
+    ///
+    /// The grant does not keep the export open any more: it ends with it at the latest, as by its time to live.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError::WorkQueue`] if the queue does not take it. Then the grant has ended when this returns, which is sooner
+    /// than asked for, and as safe.
+    pub fn end_on(self, queue: &dyn WorkQueue) -> Result<(), ConnectorError> {
+        let ends = self.alive.ends;
+        // Dropped by the queue if it refuses, or its context breaks: that ends the grant, too.
+        Ok(queue.call(Box::new(move |_| drop(ends)))?)
     }
 
     /// Resolves when no grant covers the blocks of this one: it has ended, and so have others of the same blocks. Cancel safe.

@@ -11,9 +11,9 @@
 //!
 //! The check protects readers that make it. A holder of an export's metadata can read any of its blocks at any time, and over
 //! paths on which the engine checks no rights (shared memory, CMA, UCX over TCP) write them; Python peers and programs of plain
-//! NIXL make no check. Work that the owner queued on a GPU before it ended a grant is not ordered by it.
+//! NIXL make no check. Work that the owner queued on a GPU before it ended a grant is not ordered by it: it ends those grants
+//! [in the order of the stream](Grant::end_on).
 
-mod checked;
 mod described;
 mod error;
 mod export;
@@ -32,7 +32,7 @@ pub use described::ExportedLayoutError;
 pub use error::{BlockReadError, TicketError};
 pub use export::{Export, ExportOptions};
 pub use grant::{Grant, GrantOptions};
-pub use remote::{BlockTransferOptions, RemoteExport};
+pub use remote::{BlockTransferOptions, ImportOptions, RemoteExport};
 pub use write::WriteGrant;
 
 #[cfg(doc)]

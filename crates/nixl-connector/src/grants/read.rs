@@ -79,6 +79,17 @@ impl Lists {
     }
 }
 
+/// All of a layout's parts, for what is done of them ahead of reads.
+pub(super) fn whole(export: &ExportMetadata, layout: usize) -> Result<RdmaMetadata, MetadataError> {
+    let (mut descriptors, mut shares) = (Vec::new(), Vec::new());
+    let described = &export.layouts()[layout];
+    for (index, part) in described.parts.iter().enumerate() {
+        descriptors.push(SerializedDescriptor::new(described.device, part.address, part.len)?);
+        shares.extend(share(export, (layout, index), part.address, index..index + 1));
+    }
+    offered((export, NotificationKey::random()), descriptors, shares)
+}
+
 /// What the peer offers, as the metadata of an offer of these bytes alone would say it.
 fn of_peer(
     (export, key): (&ExportMetadata, &NotificationKey),

@@ -9,10 +9,14 @@ use nixl_metadata::{ExportMetadata, Rights, Ticket, TicketTerms, WordsLocation};
 use nixl_ops::{ManualClock, SystemClock, TransportError};
 
 use super::{
-    BlockReadError, BlockTransferOptions, Export, GrantOptions, RemoteExport, TicketError,
+    BlockReadError, BlockTransferOptions, Export, GrantOptions, ImportOptions, RemoteExport,
+    TicketError,
 };
 use crate::simulated::{Fabric, Fault};
 use crate::{Connector, ConnectorError, OperationOptions};
+
+mod stream;
+mod words;
 
 const BLOCKS: usize = 12;
 
@@ -91,9 +95,13 @@ impl World {
 
     /// The export as a reader of this host and as one of another host reach it.
     async fn imports(&self) -> [RemoteExport; 2] {
-        let here = self.reader.import_unless(self.export.metadata(), None).await.unwrap();
+        let here = self
+            .reader
+            .import_unless(self.export.metadata(), None, ImportOptions::new())
+            .await
+            .unwrap();
         let afar = from_afar(self.export.metadata());
-        let afar = self.reader.import_unless(&afar, None).await.unwrap();
+        let afar = self.reader.import_unless(&afar, None, ImportOptions::new()).await.unwrap();
         assert!(here.words_are_mapped() && !afar.words_are_mapped());
         [here, afar]
     }
@@ -212,7 +220,7 @@ async fn a_grant_ends_when_its_time_is_over() {
     let (owner, reader) = (build("owner").await.unwrap(), build("reader").await.unwrap());
     let (layout, cache) = per_layer();
     let export = owner.export([("full", layout)]).await.unwrap();
-    let import = reader.import_unless(export.metadata(), None).await.unwrap();
+    let import = reader.import_unless(export.metadata(), None, ImportOptions::new()).await.unwrap();
     let time = Duration::from_secs(5);
     let grant = export.grant(0, &[3], GrantOptions::new().time_to_live(time)).unwrap();
     let free = export.free_blocks(0, &[3]).unwrap();
@@ -299,9 +307,14 @@ async fn a_closed_export_is_neither_read_nor_imported() {
         assert!(is_stale(&error), "{error}");
     }
     let closed = ConnectorError::ExportClosed { export: metadata.export() };
-    let error = world.reader.import_unless(&metadata, None).await.unwrap_err();
+    let error =
+        world.reader.import_unless(&metadata, None, ImportOptions::new()).await.unwrap_err();
     assert_eq!(error, closed);
-    let error = world.reader.import_unless(&from_afar(&metadata), None).await.unwrap_err();
+    let error = world
+        .reader
+        .import_unless(&from_afar(&metadata), None, ImportOptions::new())
+        .await
+        .unwrap_err();
     assert_eq!(error, closed);
     drop(grant);
     // The memory is the owner's to change, and stays for late reads.

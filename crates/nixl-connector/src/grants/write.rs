@@ -45,7 +45,7 @@ pub struct WriteGrant {
 impl Export {
     /// Grants blocks of a layout, by its position, for writing by one peer, and gives the ticket. No other grant covers them.
     ///
-    /// Of the options, the number of readers and the layers that are ready mean nothing here.
+    /// Of the options, the number of readers, the layers that are ready and the queue of work mean nothing here.
     ///
     /// Cancel safe: nothing is granted if the future is dropped.
     ///

@@ -134,17 +134,21 @@ impl NixlTransfer {
             local.add_desc(address(here), length(here), memory_kind(here.device).1);
             remote.add_desc(address(there), length(there), memory_kind(there.device).1);
         }
-        let mut options = OptArgs::new()?;
-        if let Some(notification) = &self.notification {
-            options.set_has_notification(true)?;
-            options.set_notification_message(notification)?;
-        }
+        let options = match &self.notification {
+            Some(notification) => {
+                let mut options = OptArgs::new()?;
+                options.set_has_notification(true)?;
+                options.set_notification_message(notification)?;
+                Some(options)
+            }
+            None => None,
+        };
         let kind = match self.kind {
             OperationKind::Read => XferOp::Read,
             OperationKind::Write => XferOp::Write,
         };
         let peer = self.peer.id.as_str();
-        inside.agent.create_xfer_req(kind, &local, &remote, peer, Some(&options))
+        inside.agent.create_xfer_req(kind, &local, &remote, peer, options.as_ref())
     }
 
     fn status(&mut self, inside: &mut Inside) -> Poll<Result<(), TransportError>> {

@@ -1,5 +1,6 @@
 //! Streams of other libraries, such as a framework's.
 
+use super::callback::{self, HostCallback};
 use super::context::Context;
 use super::error::{CudaError, STREAM_CAPTURE_IMPLICIT};
 use super::event::Event;
@@ -56,6 +57,28 @@ impl Event {
     }
 }
 
+impl Context {
+    /// Runs a function as [`Stream::host_callback`](super::Stream::host_callback) does, on a stream that the caller made, such as
+    /// a framework's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Event::record_on_foreign`]; then the function is dropped and never runs.
+    ///
+    /// # Safety
+    ///
+    /// `stream` is a `CUstream` of this context that is alive during the call, or 0 for the default stream.
+    pub unsafe fn host_callback_on_foreign(
+        &self,
+        stream: usize,
+        callback: HostCallback,
+    ) -> Result<(), ForeignStreamError> {
+        // SAFETY: the caller vouches for the stream.
+        unsafe { check_not_capturing(self, stream) }?;
+        Ok(callback::add(*self, stream, callback)?)
+    }
+}
+
 /// # Safety
 ///
 /// As for [`Event::record_on_foreign`].
@@ -104,6 +127,31 @@ mod tests {
             assert_eq!(fake.end_capture(stream), 0, "the capture goes on");
         }
         assert_eq!(record(&event, stream), Ok(()));
+        assert_eq!(fake.faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_function_runs_in_the_order_of_a_callers_stream_unless_that_captures() {
+        let fake = Fake::new();
+        let context = fake.context(0);
+        let stream = fake.foreign_stream();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let call = |number| {
+            let sender = sender.clone();
+            let function = Box::new(move |result| sender.send((number, result)).unwrap());
+            // SAFETY: the fake driver follows no handle but its own.
+            unsafe { context.host_callback_on_foreign(stream, function) }
+        };
+        call(1).unwrap();
+        assert!(receiver.try_recv().is_err(), "the device is not there yet");
+        fake.begin_capture(stream, &context, false, GLOBAL);
+        assert_eq!(call(2), Err(ForeignStreamError::Capturing { stream }));
+        assert_eq!(fake.end_capture(stream), 0, "the capture goes on");
+        fake.fail("cuStreamAddCallback", 400, 1);
+        assert!(call(3).is_err());
+        fake.finish();
+        drop(sender);
+        assert_eq!(receiver.iter().collect::<Vec<_>>(), [(1, Ok(()))]);
         assert_eq!(fake.faults(), Vec::<String>::new());
     }
 

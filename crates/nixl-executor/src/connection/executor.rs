@@ -9,7 +9,7 @@ use nixl_device::Device;
 use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
     ConnectionContext, ConnectionExecutor, DirectTransfer, EngineSetting, Execution, Offer,
-    OfferRegistry, PathKind, PeerId, PeerService, Preparation, Received, SettingSource,
+    OfferRegistry, PathKind, PeerId, PeerService, Prefault, Preparation, Received, SettingSource,
     TransferRequest, TransportError, WaitFor,
 };
 
@@ -20,7 +20,7 @@ use super::telemetry::Successes;
 use crate::facts::{Engine, LocalFacts, UcxTransports};
 use crate::local::{self, CopyContext, MemoryKind, ProcessOffers, is_host};
 use crate::peers::Peers;
-use crate::remote_memory::{ImportCache, shares};
+use crate::remote_memory::{ImportCache, prefaults, shares};
 use crate::transfers::{PeerCopy, RemoteCopyContext, Services, StagingMode};
 
 pub(super) struct PathConnection {
@@ -193,6 +193,10 @@ impl ConnectionExecutor for PathConnection {
             true => None,
             false => Some(Box::new(move || jobs.into_iter().try_for_each(|job| job()))),
         }
+    }
+
+    fn prefaults(&self, remote: &RdmaMetadata) -> Vec<Prefault> {
+        prefaults(&self.imports, remote)
     }
 
     fn can_access(&self, device: Device) -> bool {

@@ -15,7 +15,7 @@ use super::maintenance::{Maintenance, Next};
 use crate::facts::LocalFacts;
 use crate::local::{
     BlockError, CopyWorkers, Costs, CudaGpus, GpuBackend, GpuError, NoGpus, StreamHandle,
-    StreamPoint,
+    StreamPoint, StreamQueue,
 };
 use crate::pinned_slots::{SlotPools, StagingConfig};
 use crate::planner::PathCosts;
@@ -168,6 +168,13 @@ impl PathExecutor {
         stream: StreamHandle,
     ) -> Result<Arc<StreamPoint>, GpuError> {
         StreamPoint::new(&*self.shared.gpus, gpu, stream)
+    }
+
+    /// A stream of the caller's on this GPU, in whose order grants begin, end and get ready. A capture, a stream of another
+    /// context and a GPU that is not there are errors of what is queued on it.
+    #[must_use]
+    pub fn stream_queue(&self, gpu: u32, stream: StreamHandle) -> Arc<StreamQueue> {
+        StreamQueue::new(&self.shared.gpus, gpu, stream)
     }
 
     /// What is kept for peers, on all connections together.

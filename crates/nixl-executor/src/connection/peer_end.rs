@@ -23,7 +23,7 @@ impl PathConnection {
         if pid == std::process::id() {
             return None;
         }
-        let (me, background) = (Weak::clone(&self.me), Arc::clone(&self.link.background()));
+        let (me, background) = (Weak::clone(&self.me), Arc::clone(self.link.background()));
         let name = name.to_owned();
         let ended = move || {
             background.run(Box::new(move || {

@@ -14,7 +14,7 @@ pub use error::{BlockError, GpuError};
 pub use executor::{BlockExecutor, BlockOptions};
 pub use gpu::{
     CudaGpus, GpuBackend, GpuEvent, GpuStream, SharedHandle, SimulatedGpus, StreamHandle,
-    StreamPoint, TransferBuffer,
+    StreamPoint, StreamQueue, TransferBuffer,
 };
 pub use host::Progress;
 pub use offers::DirectExecutor;

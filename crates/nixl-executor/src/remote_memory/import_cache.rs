@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nixl_descriptor::{Presence, Region, SharedMemory, SharedName};
 use nixl_device::{ExitWatch, ProcessError, ProcessExits};
-use nixl_ops::{BlockingThread, GaugeShare, RecentCheck};
+use nixl_ops::{BlockingThread, RecentCheck};
 
 use super::open_failures::OpenFailures;
 use super::opened::{Opened, Owner};
@@ -102,6 +102,13 @@ impl ImportCache {
         }
     }
 
+    /// Host memory that is open, as it is mapped here.
+    pub(crate) fn mapped_region(&self, name: &SharedName) -> Option<Region> {
+        let opened = self.lock();
+        let import = opened.by_name.get(&RemoteMemoryKey::File(*name))?;
+        import.owner.mapped.clone()
+    }
+
     /// Whether memory of this process is open, so that its number means the same process here.
     pub(crate) fn reaches(&self, pid: u32) -> bool {
         let opened = self.lock();
@@ -147,6 +154,7 @@ impl ImportCache {
             Some(pid) => self.process(pid),
             None => None,
         };
+        let mut mapped = None;
         let memory: Arc<dyn TransferBuffer> = match memory_key {
             RemoteMemoryKey::Gpu(gpu, handle) => {
                 let memory = self.gpus.open(*gpu, handle);
@@ -155,6 +163,7 @@ impl ImportCache {
             RemoteMemoryKey::File(name) | RemoteMemoryKey::Pinned(name) => {
                 let allowance = self.allow(name)?;
                 let region = map(name)?;
+                mapped = Some(region.clone());
                 let buffer: Arc<dyn TransferBuffer> = match memory_key {
                     RemoteMemoryKey::Pinned(_) => self.pin(region),
                     _ => Arc::new(region),
@@ -169,6 +178,7 @@ impl ImportCache {
             memory_key: *memory_key,
             peer: by.peer.into(),
             process,
+            mapped,
             seen: RecentCheck::default(),
         });
         let closed = self.lock().insert(owner, Arc::clone(&memory));

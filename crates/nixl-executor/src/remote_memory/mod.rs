@@ -5,10 +5,12 @@ mod key;
 mod open_failures;
 mod opened;
 mod permit;
+mod prefault;
 mod share;
 
 #[cfg(test)]
 pub(crate) use import_cache::Now;
 pub(crate) use import_cache::{Found, ImportCache, ImportError};
 pub(crate) use key::{OwnerId, RemoteMemoryKey};
+pub(crate) use prefault::prefaults;
 pub(crate) use share::{memory_key, shares};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::sync::{Arc, Weak};
 
-use nixl_descriptor::Presence;
+use nixl_descriptor::{Presence, Region};
 use nixl_device::ExitWatch;
 use nixl_ops::RecentCheck;
 
@@ -36,6 +36,8 @@ pub(super) struct Owner {
     pub(super) peer: Box<str>,
     /// Unless it is not known, or there are no more descriptors.
     pub(super) process: Option<Arc<ExitWatch>>,
+    /// Host memory, as it is mapped here.
+    pub(super) mapped: Option<Region>,
     /// That the peer has it, too.
     pub(super) seen: RecentCheck,
 }

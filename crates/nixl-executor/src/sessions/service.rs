@@ -208,7 +208,7 @@ impl Sessions {
     fn mailbox_of(&self, peer: &str) -> Option<Mailbox> {
         let page = self.link.mailboxes().page_of(peer)?;
         if !self.link.mailboxes().knows(&page) {
-            let mailboxes = Arc::clone(&self.link.mailboxes());
+            let mailboxes = Arc::clone(self.link.mailboxes());
             // Without it the engine answers.
             let _ = self.link.background().run_for_peer(Box::new(move || mailboxes.open(&page)));
         }

@@ -7,7 +7,7 @@ use nixl_device::Device;
 use nixl_metadata::{HostIdentity, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
     ConnectionContext, ConnectionExecutor, Execution, Executor, Offer, OfferRegistry, PeerService,
-    Preparation, TransferRequest, TransportError,
+    Prefault, Preparation, TransferRequest, TransportError,
 };
 
 /// The same executor, but for one thing: what this process offers is not copied inside it. So two connectors of one
@@ -52,6 +52,10 @@ impl ConnectionExecutor for ApartConnection {
         remote: Option<&RdmaMetadata>,
     ) -> Option<Preparation> {
         self.executor.prepare(local, remote)
+    }
+
+    fn prefaults(&self, remote: &RdmaMetadata) -> Vec<Prefault> {
+        self.executor.prefaults(remote)
     }
 
     fn can_access(&self, device: Device) -> bool {

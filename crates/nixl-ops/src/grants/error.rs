@@ -57,6 +57,11 @@ pub enum GrantError {
     /// The grant has ended, or is of another export.
     #[error("the grant has ended, or the ticket is of another export: ask for a new ticket")]
     Over,
+    /// The grant is not valid yet: the work that it follows is not done.
+    #[error(
+        "the grant is not valid yet: the work that fills its blocks is not done; try again later"
+    )]
+    Unpublished,
     /// The grant is valid already.
     #[error("the grant was published before")]
     Published,

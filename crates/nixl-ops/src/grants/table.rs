@@ -276,7 +276,8 @@ impl GrantTable {
     ///
     /// # Errors
     ///
-    /// [`GrantError::NoSlot`], [`GrantError::Over`], [`GrantError::WrongToken`], [`GrantError::Lease`].
+    /// [`GrantError::NoSlot`], [`GrantError::Over`], [`GrantError::WrongToken`], [`GrantError::Unpublished`],
+    /// [`GrantError::Lease`].
     pub fn lease(
         &self,
         slot: u32,
@@ -286,7 +287,11 @@ impl GrantTable {
     ) -> Result<LeaseSet, GrantError> {
         let now = self.clock.now();
         self.change(|changes| {
-            Ok(changes.valid(slot, generation, token, now)?.blocks.lease(layers)?)
+            let grant = changes.valid(slot, generation, token, now)?;
+            if !grant.published {
+                return Err(GrantError::Unpublished);
+            }
+            Ok(grant.blocks.lease(layers)?)
         })
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nixl_metadata::{ExportMetadata, WordsLocation};
 use nixl_ops::{Clock, DriverConfig};
 
-use super::super::RemoteExport;
+use super::super::{ImportOptions, RemoteExport};
 use super::Random;
 use super::clock::AheadClock;
 use super::owner::{BLOCKS, Granted, LAYERS, Owner};
@@ -316,7 +316,7 @@ fn import(fabric: &Fabric, reader: &Connector, owner: &Owner, random: &mut Rando
     )
     .unwrap();
     let metadata = if random.one_in(3) { here } else { &afar };
-    let importing = reader.import_unless(metadata, None);
+    let importing = reader.import_unless(metadata, None, ImportOptions::new());
     drive(fabric, Some(reader.name()), importing).unwrap()
 }
 

@@ -8,7 +8,7 @@ use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use nixl_descriptor::{Region, RegionError};
+use nixl_descriptor::{DependencyError, QueuedFunction, Region, RegionError};
 use nixl_device::cuda::{
     Context, CudaError, DeviceError, DeviceMemory, DevicePool, Event, ForeignStreamError, Function,
     HostRegistration, ImportedMemory, IpcMemoryHandle, MemoryError, Module, PinnedMemory,
@@ -200,6 +200,20 @@ unsafe impl GpuBackend for CudaGpus {
         // SAFETY: the caller of `StreamHandle::from_raw` vouched for the stream.
         unsafe { event.record_on_foreign(stream.as_raw()) }.map_err(foreign_stream)?;
         Ok(Box::new(CudaGpuEvent { gpu: Arc::clone(gpu), event: Some(event) }))
+    }
+
+    fn call_on(
+        &self,
+        gpu: u32,
+        stream: StreamHandle,
+        function: QueuedFunction,
+    ) -> Result<(), GpuError> {
+        let gpu = self.gpu(gpu)?;
+        let failed = |error: CudaError| DependencyError::new(error.to_string());
+        let callback = Box::new(move |done: Result<(), CudaError>| function(done.map_err(failed)));
+        // SAFETY: the caller of `StreamHandle::from_raw` vouched for the stream.
+        let queued = unsafe { gpu.context.host_callback_on_foreign(stream.as_raw(), callback) };
+        queued.map_err(foreign_stream)
     }
 
     unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {

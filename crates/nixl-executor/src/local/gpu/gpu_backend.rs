@@ -5,7 +5,7 @@ use std::any::Any;
 use std::fmt;
 use std::task::Waker;
 
-use nixl_descriptor::Region;
+use nixl_descriptor::{QueuedFunction, Region};
 use nixl_device::Device;
 
 use crate::local::plan::block_copy::{BlockCopy, CopyOp};
@@ -127,6 +127,22 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
         stream: StreamHandle,
     ) -> Result<Box<dyn GpuEvent>, GpuError> {
         let _ = (gpu, stream);
+        Err(GpuError::Unsupported { reason: "these GPUs have no streams but their own".to_owned() })
+    }
+
+    /// Calls a function in the order of a stream of the caller's: after all that it has queued until now, and before what is
+    /// queued on it later begins. The function gets the error if the work failed.
+    ///
+    /// # Errors
+    ///
+    /// As [`record_event_on`](Self::record_event_on); then the function is dropped and never called.
+    fn call_on(
+        &self,
+        gpu: u32,
+        stream: StreamHandle,
+        function: QueuedFunction,
+    ) -> Result<(), GpuError> {
+        let _ = (gpu, stream, function);
         Err(GpuError::Unsupported { reason: "these GPUs have no streams but their own".to_owned() })
     }
 
@@ -276,7 +292,7 @@ impl StreamHandle {
     /// # Safety
     ///
     /// `stream` is a `CUstream` of the primary context of the GPU that a transfer with this handle uses, and stays alive
-    /// until that transfer has begun.
+    /// until that transfer has begun, or the last use of a [`StreamQueue`](crate::StreamQueue) that is made of it.
     #[must_use]
     pub unsafe fn from_raw(stream: usize) -> Self {
         Self(stream)

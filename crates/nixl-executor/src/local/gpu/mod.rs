@@ -16,4 +16,4 @@ pub use gpu_backend::{
 pub(crate) use kind_of::kind_of;
 pub(crate) use no_gpus::NoGpus;
 pub use simulated::SimulatedGpus;
-pub use stream_point::StreamPoint;
+pub use stream_point::{StreamPoint, StreamQueue};

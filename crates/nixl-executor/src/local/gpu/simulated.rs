@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread;
 
-use nixl_descriptor::{Region, RegionError, SharedMemory, SharedName};
+use nixl_descriptor::{
+    DependencyError, QueuedFunction, Region, RegionError, SharedMemory, SharedName,
+};
 use nixl_device::{Device, DeviceKind};
 
 use super::gpu_backend::{
@@ -56,6 +58,7 @@ enum Work {
     Kernel(Launch),
     Reach(Arc<AtomicBool>),
     Wake(Waker),
+    Call(QueuedFunction),
 }
 
 impl SimulatedGpus {
@@ -80,7 +83,7 @@ impl SimulatedGpus {
         thread::Builder::new().name("simulated-gpu".to_owned()).spawn(move || {
             for work in queue {
                 let _running = lock(&theirs.running);
-                let _copying = lock(&theirs.copying);
+                let copying = lock(&theirs.copying);
                 // A caller that learns of a failure gives the memory back.
                 let has_failed = theirs.failed.load(Ordering::Acquire);
                 match work {
@@ -100,6 +103,12 @@ impl SimulatedGpus {
                     }
                     Work::Reach(event) => event.store(true, Ordering::Release),
                     Work::Wake(waker) => waker.wake(),
+                    Work::Call(function) => {
+                        // It may ask for more.
+                        drop(copying);
+                        let failed = Err(DependencyError::new("simulated failure"));
+                        function(if has_failed { failed } else { Ok(()) });
+                    }
                 }
             }
         })?;
@@ -156,6 +165,10 @@ impl SimulatedGpus {
     }
 }
 
+fn gone() -> GpuError {
+    GpuError::Driver { reason: "the simulated GPUs are gone".to_owned(), sticky: true }
+}
+
 fn healthy(shared: &Shared) -> Result<(), GpuError> {
     if shared.failed.load(Ordering::Acquire) {
         // What is copied next sees the failure; what is copied now still uses its memory.
@@ -179,6 +192,12 @@ unsafe impl GpuBackend for SimulatedGpus {
     fn record_event_on(&self, gpu: u32, _: StreamHandle) -> Result<Box<dyn GpuEvent>, GpuError> {
         // Any stream counts as having queued what all streams have.
         self.create_stream(gpu)?.record_event()
+    }
+
+    fn call_on(&self, gpu: u32, _: StreamHandle, function: QueuedFunction) -> Result<(), GpuError> {
+        // As above: the order is that of all streams.
+        self.check(gpu)?;
+        self.work.send(Work::Call(function)).map_err(|_| gone())
     }
 
     unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {
@@ -380,10 +399,7 @@ impl SimulatedStream {
 
     fn queue(&self, work: Work) -> Result<(), GpuError> {
         healthy(&self.shared)?;
-        self.work.send(work).map_err(|_| GpuError::Driver {
-            reason: "the simulated GPUs are gone".to_owned(),
-            sticky: true,
-        })
+        self.work.send(work).map_err(|_| gone())
     }
 }
 

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use nixl_descriptor::{Dependency, DependencyError};
+use nixl_descriptor::{Dependency, DependencyError, QueuedFunction, WorkQueue};
 
 use super::gpu_backend::{GpuBackend, GpuEvent, GpuStream, StreamHandle};
 use crate::local::GpuError;
@@ -29,6 +29,33 @@ impl StreamPoint {
         stream: StreamHandle,
     ) -> Result<Arc<Self>, GpuError> {
         Ok(Arc::new(Self { event: gpus.record_event_on(gpu, stream)? }))
+    }
+}
+
+/// A stream of the caller's, in whose order grants begin, end and get ready: see
+/// [`Grant::end_on`](nixl_connector::Grant::end_on). Make it with [`PathExecutor::stream_queue`](crate::PathExecutor::stream_queue).
+pub struct StreamQueue {
+    gpus: Arc<dyn GpuBackend>,
+    gpu: u32,
+    stream: StreamHandle,
+}
+
+impl StreamQueue {
+    pub(crate) fn new(gpus: &Arc<dyn GpuBackend>, gpu: u32, stream: StreamHandle) -> Arc<Self> {
+        Arc::new(Self { gpus: Arc::clone(gpus), gpu, stream })
+    }
+}
+
+impl WorkQueue for StreamQueue {
+    fn call(&self, function: QueuedFunction) -> Result<(), DependencyError> {
+        let queued = self.gpus.call_on(self.gpu, self.stream, function);
+        queued.map_err(|error| DependencyError::new(error.to_string()))
+    }
+}
+
+impl fmt::Debug for StreamQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamQueue").field("gpu", &self.gpu).finish_non_exhaustive()
     }
 }
 

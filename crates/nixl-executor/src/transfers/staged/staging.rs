@@ -88,7 +88,7 @@ impl Staging {
         }
         let pools: Vec<_> = wanted.into_iter().map(Arc::clone).collect();
         let (gpus, registrations) =
-            (Arc::clone(&self.gpus), Arc::clone(&self.link().registrations()));
+            (Arc::clone(&self.gpus), Arc::clone(self.link().registrations()));
         Some(Box::new(move || {
             // An operation that has another path does without.
             pools.iter().for_each(|pool| pool.make_ready(&*gpus, gpu, &registrations, now));

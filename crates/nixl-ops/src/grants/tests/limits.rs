@@ -84,6 +84,9 @@ fn readers_of_this_process_hold_a_lease() {
     wrong[15] ^= 1;
     let refused = table.lease(slot, generation, &wrong, 0..2);
     assert_eq!(refused.unwrap_err(), GrantError::WrongToken { slot });
+    let early = table.lease(slot, generation, &granted.token, 0..2);
+    assert_eq!(early.unwrap_err(), GrantError::Unpublished);
+    table.publish(slot, generation, 1, 3).unwrap();
     let lease = table.lease(slot, generation, &granted.token, 0..2).unwrap();
     assert_eq!(lease.mode(), LeaseMode::Read);
     assert!(table.end(slot, generation));

@@ -1,0 +1,146 @@
+//! One request of the engine's for words.
+
+use std::sync::Arc;
+use std::task::{Poll, ready};
+
+use nixl_descriptor::{Descriptor, LeaseUse, copy_range_to_slice};
+use nixl_device::Device;
+use nixl_metadata::{OperationKind, SerializedDescriptor};
+use nixl_ops::{
+    Execution, GrantWords, PathKind, PathReport, PeerId, Transfer, TransferSpec, Transport,
+    TransportError,
+};
+
+use super::queue::{Answer, Batch, Entry, Queue};
+use super::room::Room;
+
+/// A request for the words of some reads. It gives each its words; if it is dropped before, they join the next.
+pub(super) struct WordRequest {
+    queue: Arc<Queue>,
+    batch: Batch,
+    transfer: Option<Result<Box<dyn Transfer>, TransportError>>,
+    /// Field order: the request goes before the room that it brings words to.
+    room: Option<Room>,
+    whole: Descriptor,
+    transport: Arc<dyn Transport>,
+}
+
+impl WordRequest {
+    /// Of words that begin at an address of the owner's. A failure is that of the request.
+    pub(super) fn new(
+        (queue, transport): (&Arc<Queue>, &Arc<dyn Transport>),
+        owner: (u64, &PeerId),
+        (batch, room): (Batch, Room),
+    ) -> Self {
+        let (queue, transport) = (Arc::clone(queue), Arc::clone(transport));
+        let (whole, room) = (room.region.whole(), Some(room));
+        let mut new = Self { queue, batch, transfer: None, room, whole, transport };
+        new.transfer = Some(new.prepared(owner));
+        new
+    }
+
+    /// Where the words come to.
+    pub(super) fn memory(&self) -> Descriptor {
+        self.whole.clone()
+    }
+
+    fn prepared(&self, (words, peer): (u64, &PeerId)) -> Result<Box<dyn Transfer>, TransportError> {
+        let Some(room) = &self.room else { return Err(TransportError::Closed) };
+        let (mut local, mut remote) = (Vec::new(), Vec::new());
+        for (slots, place) in self.batch.runs.each() {
+            let len = slots.len() * GrantWords::SLOT_BYTES;
+            let at = place * GrantWords::SLOT_BYTES;
+            local.push(room.region.descriptor(at..at + len).map_err(failed)?);
+            // Inside the address space, as the metadata was checked.
+            let at = words + GrantWords::offset(slots.start) as u64;
+            let of_peer = SerializedDescriptor::new(Device::HOST, at, len as u64);
+            remote.push(of_peer.map_err(failed)?);
+        }
+        self.transport.prepare(TransferSpec::new(
+            OperationKind::Read,
+            peer,
+            (&local, &room.leased),
+            &remote,
+            None,
+            room.registrations.clone(),
+        )?)
+    }
+
+    /// Gives each read the words that have arrived for it.
+    fn answer(&mut self, asked: &Result<(), TransportError>) {
+        let held = self.room.as_ref().map(|room| room.leased.begin_use());
+        for (entry, place) in self.batch.reads.drain(..) {
+            let answer: Answer = match (asked, &held) {
+                (Err(error), _) => Err(error.clone()),
+                (Ok(()), Some(Ok(held))) => two_words(&self.whole, place, held),
+                (Ok(()), Some(Err(error))) => Err(failed(error)),
+                (Ok(()), None) => Err(TransportError::Closed),
+            };
+            entry.answer(answer);
+        }
+    }
+}
+
+/// The first two words of the slot at this place, in the owner's byte order: engines reach peers of one architecture only.
+fn two_words(room: &Descriptor, place: usize, held: &LeaseUse) -> Answer {
+    let mut bytes = [0; 16];
+    let at = place * GrantWords::SLOT_BYTES;
+    copy_range_to_slice(room, at, &mut bytes, &[held]).map_err(failed)?;
+    let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
+    Ok([u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)])
+}
+
+fn failed(reason: impl ToString) -> TransportError {
+    let reason = reason.to_string().into();
+    TransportError::Engine { engine: "grant", call: "read a word", reason }
+}
+
+impl Execution for WordRequest {
+    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+        let asked = match &mut self.transfer {
+            Some(Ok(transfer)) => ready!(transfer.poll()),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(TransportError::Closed),
+        };
+        // The request is released before its memory is looked at.
+        self.transfer = None;
+        self.answer(&asked);
+        self.queue.ended(self.room.take(), Vec::new());
+        // A failure has been told to each.
+        Poll::Ready(Ok(()))
+    }
+
+    fn abandon(&mut self) -> bool {
+        match &self.transfer {
+            Some(Ok(transfer)) => !transfer.in_flight(),
+            _ => true,
+        }
+    }
+
+    fn report(&self) -> PathReport {
+        let bytes = (self.batch.runs.slots() * GrantWords::SLOT_BYTES) as u64;
+        let descriptors = self.batch.runs.each().count();
+        let engine = self.transport.name().to_owned();
+        PathReport::new(PathKind::Direct, engine, bytes, descriptors)
+    }
+
+    fn takes_turns(&self) -> bool {
+        true
+    }
+}
+
+impl Drop for WordRequest {
+    fn drop(&mut self) {
+        // One in flight keeps its memory; the room is not used again.
+        let unused = match &self.transfer {
+            None => self.room.take(),
+            Some(_) => None,
+        };
+        self.transfer = None;
+        if unused.is_some() || !self.batch.reads.is_empty() {
+            let unanswered: Vec<Arc<Entry>> =
+                self.batch.reads.drain(..).map(|(entry, _)| entry).collect();
+            self.queue.ended(unused, unanswered);
+        }
+    }
+}

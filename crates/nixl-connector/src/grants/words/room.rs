@@ -1,0 +1,26 @@
+//! Memory that words are brought to.
+
+use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Region, Registration};
+use nixl_ops::GrantWords;
+
+use super::runs::Runs;
+use crate::{Connector, ConnectorError};
+
+/// Room for the words of some slots: registered, and leased for writing.
+pub(super) struct Room {
+    pub(super) registrations: Vec<Registration>,
+    pub(super) region: Region,
+    pub(super) leased: Leased,
+}
+
+impl Room {
+    const BYTES: usize = Runs::MOST_SLOTS * GrantWords::SLOT_BYTES;
+
+    pub(super) async fn new(connector: &Connector) -> Result<Self, ConnectorError> {
+        let region = connector.buffer(Self::BYTES)?;
+        let list = DescriptorList::from(region.whole());
+        let registrations = connector.connection().register(&list).await?;
+        let leased = Leases::acquire_list(list, LeaseMode::Write)?;
+        Ok(Self { registrations, region, leased })
+    }
+}

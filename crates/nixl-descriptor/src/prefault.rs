@@ -1,0 +1,99 @@
+//! Page tables of memory that another process shares, filled ahead of copies.
+#![allow(unsafe_code, reason = "asks and advises the system on mapped memory")]
+
+use std::io;
+use std::ops::Range;
+use std::ptr;
+
+use rustix::mm::{Advice, madvise};
+
+use crate::region::Region;
+
+/// Pages that the system is asked about at once.
+const PAGES: usize = 4096;
+
+/// *Blocking.* Has the system map the pages of `range`, in bytes of the region, that are in memory, so that copies from it meet no
+/// page fault there. For memory of another process that this one has [opened](crate::SharedMemory::open). Returns the number of
+/// bytes that are mapped: pages that their owner has never touched are left out, since looking at one would allocate it.
+///
+/// # Errors
+///
+/// What the system says: it is older than Linux 5.14, or the region is no mapping.
+pub fn prefault(region: &Region, range: Range<usize>) -> io::Result<usize> {
+    let page = rustix::param::page_size();
+    let base = region.address() as usize;
+    // Whole pages, of which the region may have a part.
+    let end = base + range.end.min(region.len());
+    let mut at = base + range.start;
+    let mut bytes = 0;
+    let mut resident = vec![0u8; PAGES];
+    while at < end {
+        let first = at - at % page;
+        let until = end.min(first.saturating_add(PAGES * page));
+        let count = (until - first).div_ceil(page);
+        // SAFETY: the pages are those of the region's mapping, and there is a byte for each.
+        let asked = unsafe {
+            libc::mincore(ptr::without_provenance_mut(first), until - first, resident.as_mut_ptr())
+        };
+        if asked != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut index = 0;
+        while let Some(skipped) = resident[index..count].iter().position(|page| page & 1 == 1) {
+            index += skipped;
+            let run = resident[index..count].iter().take_while(|page| **page & 1 == 1).count();
+            let start = first + index * page;
+            // SAFETY: as above. The pages are read, and none is changed.
+            let mapped = unsafe {
+                let start = ptr::without_provenance_mut(start);
+                madvise(start, run * page, Advice::LinuxPopulateRead)
+            };
+            mapped?;
+            bytes += end.min(start + run * page) - at.max(start);
+            index += run;
+        }
+        at = until;
+    }
+    Ok(bytes)
+}
+
+#[cfg(all(test, not(miri)))]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::SharedMemory;
+
+    const PAGE: usize = 4096;
+
+    /// Bytes of the mapping at an address that are in its page tables.
+    fn resident(address: u64) -> usize {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let begin = maps.find(&format!("{address:x}-")).unwrap();
+        let line = maps[begin..].lines().find(|line| line.starts_with("Rss:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+    }
+
+    #[test]
+    fn pages_that_are_there_are_mapped_and_others_not_allocated() {
+        if rustix::param::page_size() != PAGE {
+            return;
+        }
+        const LEN: usize = (PAGES + 64) * PAGE;
+        let theirs = SharedMemory::new(LEN).unwrap();
+        let name = theirs.name();
+        let owner = Region::try_from(theirs).unwrap();
+        for page in [3, 4, 40, PAGES + 40] {
+            owner.copy_from_slice(page * PAGE, &[1]).unwrap();
+        }
+        let here = Region::try_from(SharedMemory::open(&name).unwrap()).unwrap();
+        assert_eq!(resident(here.address()), 0);
+        let some = prefault(&here, 4 * PAGE + 1..64 * PAGE).unwrap();
+        assert_eq!(some, 2 * PAGE - 1);
+        // The system may map neighbours, of those that are there.
+        assert!((2 * PAGE..=3 * PAGE).contains(&resident(here.address())));
+        assert_eq!(prefault(&here, 0..usize::MAX).unwrap(), 4 * PAGE);
+        assert_eq!(resident(here.address()), 4 * PAGE);
+        assert_eq!(prefault(&here, 41 * PAGE..64 * PAGE).unwrap(), 0);
+        assert_eq!(prefault(&here, LEN..LEN).unwrap(), 0);
+    }
+}
