@@ -78,7 +78,7 @@ fn ended<T>(result: Result<T, OperationError>) -> bool {
 
 /// All that a connector can be asked.
 async fn refuses(connector: &Connector, remote: &RdmaMetadata) {
-    // Of the heap: a child that unmaps memory may wait for a lock of UCX's memory hooks (ARCHITECTURE says so).
+    // Of the heap: a child that unmaps memory may wait for a lock of UCX's memory hooks (docs/PROCESS.md).
     let memory = || Region::try_from(vec![0; remote.descriptors()[0].size() as usize]).unwrap();
     assert!(is_forked(connector.create_readable(memory()).await));
     assert!(is_forked(connector.create_writable(memory()).await));

@@ -180,7 +180,7 @@ impl Reads {
 
 // SAFETY: an initiator begins no read once the life time of its offer is over. One that it had begun is in a socket that was open
 // then: its engine hands a request to the kernel when it is posted. (Not so if the socket was full, and the initiator's process was
-// stopped before it was not; that peers are not stopped for longer than an offer lives is the exception that ARCHITECTURE names.) A socket
+// stopped before it was not; peers that are stopped for longer than an offer lives are the exception that docs/OFFERS.md names.) A socket
 // that is empty has been read since; at the second time the engine's thread has answered what it had read by the first. From this host what
 // is sent is in the socket at once; from another one it arrives before that gives the connection up.
 unsafe impl QuietWatch for Reads {

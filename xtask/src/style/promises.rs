@@ -88,20 +88,58 @@ fn every_heading_is_in_its_document() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Headings of ARCHITECTURE that only say where things are.
-const WITHOUT_PROMISES: [&str; 2] = ["birds-eye-view", "architecture"];
+/// The pages that say how the crates are built: ARCHITECTURE, and those that it links first.
+const PAGES: [&str; 10] = [
+    "ARCHITECTURE",
+    "OPERATIONS",
+    "MEMORY",
+    "COPIES",
+    "PATHS",
+    "OFFERS",
+    "EXPORTS",
+    "LIMITS",
+    "ENGINE",
+    "PROCESS",
+];
+
+/// The widest line of their prose.
+const PROSE_COLUMNS: usize = 160;
+
+/// Headings that only say where things are.
+const WITHOUT_PROMISES: [&str; 2] = ["birds-eye-view", "further-pages"];
+
+fn pages() -> impl Iterator<Item = (&'static str, String)> {
+    PAGES.into_iter().map(|page| (page, read(&format!("docs/{page}.md")).unwrap()))
+}
 
 #[test]
-fn every_part_of_architecture_has_its_promises() {
-    let document = read("docs/ARCHITECTURE.md").unwrap();
-    let headings =
-        document.lines().filter(|line| line.starts_with("## ") || line.starts_with("# "));
-    let missing: Vec<_> = headings
-        .map(anchor)
-        .filter(|anchor| !WITHOUT_PROMISES.contains(&anchor.as_str()))
-        .filter(|anchor| !PAGE.contains(&format!("](ARCHITECTURE.md#{anchor})")))
-        .collect();
+fn every_part_of_the_pages_has_its_promises() {
+    let mut missing = Vec::new();
+    for (page, document) in pages() {
+        let anchors = document.lines().filter(|line| line.starts_with("## ")).map(anchor);
+        let links = anchors
+            .filter(|anchor| !WITHOUT_PROMISES.contains(&anchor.as_str()))
+            .map(|anchor| format!("]({page}.md#{anchor})"));
+        missing.extend(links.filter(|link| !PAGE.contains(link)));
+    }
     assert!(missing.is_empty(), "docs/PROMISES.md says nothing of {missing:?}");
+}
+
+#[test]
+fn the_pages_are_linked_and_their_prose_is_wrapped() {
+    let architecture = read("docs/ARCHITECTURE.md").unwrap();
+    let mut faults = Vec::new();
+    for (page, document) in pages() {
+        if page != "ARCHITECTURE" && !architecture.contains(&format!("\n| [{page}]({page}.md) |")) {
+            faults.push(format!("docs/ARCHITECTURE.md does not list {page}.md"));
+        }
+        let prose = document.lines().enumerate().filter(|(_, line)| !line.starts_with('|'));
+        let wide = prose.filter(|(_, line)| line.chars().count() > PROSE_COLUMNS);
+        let fault =
+            |(at, _)| format!("docs/{page}.md:{}: more than {PROSE_COLUMNS} columns", at + 1);
+        faults.extend(wide.map(fault));
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
