@@ -39,7 +39,7 @@ impl Execution for Instantly {
     }
 }
 
-/// Reaches nobody and hears nothing.
+/// Reaches no peer and receives nothing.
 #[derive(Debug)]
 struct Nowhere;
 
@@ -50,7 +50,7 @@ unsafe impl Transport for Nowhere {
     }
 
     fn agent_name(&self) -> &str {
-        "nobody"
+        "unknown"
     }
 
     fn registrar(&self) -> Arc<dyn Registrar> {
@@ -146,7 +146,7 @@ fn passive(c: &mut Criterion) {
     let mut group = c.benchmark_group("passive_operation");
     let driver = driver(DriverConfig::default());
     let executor: Arc<dyn nixl_ops::ConnectionExecutor> = Arc::new(TransportExecutor);
-    let agent = AgentMetadata::compress(b"nobody").unwrap();
+    let agent = AgentMetadata::compress(b"unknown").unwrap();
     let region = Region::zeroed(4096).unwrap();
     let offer = || {
         let list = DescriptorList::from(region.clone());

@@ -99,11 +99,11 @@ unsafe impl Transport for Instant {
     }
 
     fn agent_name(&self) -> &str {
-        "nobody"
+        "unknown"
     }
 
     fn registrar(&self) -> Arc<dyn Registrar> {
-        Fabric::new(Arc::new(SystemClock::new())).transport("nobody").registrar()
+        Fabric::new(Arc::new(SystemClock::new())).transport("unknown").registrar()
     }
 
     fn local_metadata(&self) -> Result<Bytes, TransportError> {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// How an operation is laid out in the memory of its two sides.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[expect(clippy::exhaustive_enums, reason = "whoever measures must handle each")]
+#[expect(clippy::exhaustive_enums, reason = "each measurement must handle each")]
 pub enum Layout {
     /// One piece at the start of the memory.
     Contiguous {

@@ -38,7 +38,7 @@ impl Memory {
             Self::Cuda => {
                 let region = gpus.region(MemoryKind::Gpu(0), bytes.len())?;
                 let target = region.address() as *mut u8;
-                // SAFETY: memory of a simulated GPU is memory of this process, and nobody knows this yet.
+                // SAFETY: memory of a simulated GPU is memory of this process, and no peer knows of it yet.
                 unsafe { std::ptr::copy(bytes.as_ptr(), target, bytes.len()) };
                 Ok(region)
             }
@@ -56,8 +56,8 @@ pub fn bytes(region: &Region) -> Result<Vec<u8>> {
         return Ok(region.to_vec()?);
     }
     let _lease = Leases::acquire(&[region.whole()], LeaseMode::Read)?;
-    // SAFETY: all such memory of these tests is that of simulated GPUs, which is memory of this process; nobody writes it
-    // while it is leased.
+    // SAFETY: all such memory of these tests is that of simulated GPUs, which is memory of this process; it is not
+    // written while it is leased.
     Ok(unsafe { std::slice::from_raw_parts(region.address() as *const u8, region.len()) }.to_vec())
 }
 

@@ -227,7 +227,7 @@ fn blobs_that_are_no_blobs() {
         // No backend in common.
         let mut forged = Blob::of(&honest);
         forged.name = b"stranger".to_vec();
-        forged.connections[0].0 = b"NOBODY".to_vec();
+        forged.connections[0].0 = b"ABSENT".to_vec();
         assert_matches!(
             stage.refusal(&with_blob(&honest, &forged.bytes()).unwrap()).await,
             ConnectorError::Transport(TransportError::BadMetadata { .. })
@@ -480,7 +480,7 @@ fn peers_that_are_gone() {
     });
 }
 
-/// Listens, but so badly that whoever connects gets no answer, not even a refusal. Lives as long as what it returns.
+/// Listens, but so badly that a client that connects gets no answer, not even a refusal. Lives as long as what it returns.
 fn deaf(address: Ipv4Addr) -> (TcpListener, Vec<TcpStream>) {
     let listener = TcpListener::bind((address, 0)).unwrap();
     rustix::net::listen(&listener, 0).unwrap();

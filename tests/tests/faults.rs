@@ -425,7 +425,7 @@ fn targets_of_peers_that_die() {
             assert_eq!(leaked(), Default::default(), "it can still come back");
             verified_read(&connector, &mut Peer::start(PEER, &[]), 7).await;
             drop(connector);
-            eventually("nobody can prove it now", LIMIT, || {
+            eventually("no proof is possible now", LIMIT, || {
                 (leaked().leases() == held as u64).then_some(())
             });
         });
@@ -473,8 +473,8 @@ fn files_stay_while_memory_of_a_healthy_peer_changes() {
 
 // ---- Handles ----
 
-/// NIXL tells the target only when the initiator asks how the transfer stands. Nobody does here, and it is told.
-fn nobody_awaits(name: &str, variables: &[(&str, &Path)]) {
+/// NIXL tells the target only when the initiator asks how the transfer stands. The initiator does not here, and the target is told.
+fn without_a_waiter(name: &str, variables: &[(&str, &Path)]) {
     alone(name, variables, || {
         within(LIMIT, async {
             let connector = Connector::builder().build().await.unwrap();
@@ -501,13 +501,13 @@ fn nobody_awaits(name: &str, variables: &[(&str, &Path)]) {
 }
 
 #[test]
-fn nobody_awaits_over_tcp() {
-    nobody_awaits("nobody_awaits_over_tcp", &tcp());
+fn without_a_waiter_over_tcp() {
+    without_a_waiter("without_a_waiter_over_tcp", &tcp());
 }
 
 #[test]
-fn nobody_awaits_over_shared_memory() {
-    nobody_awaits("nobody_awaits_over_shared_memory", &local());
+fn without_a_waiter_over_shared_memory() {
+    without_a_waiter("without_a_waiter_over_shared_memory", &local());
 }
 
 /// Whatever is dropped first, nothing crashes and everything comes back.

@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 use nixl_tests::{Peer, PeerError, crc32, pattern, skip};
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
-/// A user without rights.
-const NOBODY: &str = "65534";
+/// The user and group `nobody` of Unix, without rights.
+const NOBODY_UID: &str = "65534";
 
 /// Namespaces in which the machine is another, held open by a process.
 struct Machine(Child);
@@ -138,7 +138,7 @@ fn more_interfaces_than_ucx_takes() {
 #[test]
 fn a_home_that_may_not_be_entered() {
     const NAME: &str = "a_home_that_may_not_be_entered";
-    let user = ["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"];
+    let user = ["setpriv", "--reuid", NOBODY_UID, "--regid", NOBODY_UID, "--clear-groups"];
     // The user must be able to run the peer, at least.
     if !is_root() || !works(&[&user[..], &["sh", "-c", "test -x \"$0\"", PEER]].concat()) {
         return skip("root, and a target folder that others may enter", NAME);

@@ -104,7 +104,7 @@ fn used_by(peer: &mut Peer, kind: &str, line: &str) -> Result<String, PeerError>
 
 // ---- Used again ----
 
-/// Everyone who has used an offer, or has its message, tries it once more.
+/// Each connector that has used an offer, or has its message, tries it again.
 struct Again {
     first: Connector,
     second: Connector,

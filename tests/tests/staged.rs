@@ -227,7 +227,7 @@ fn a_silent_peer_over_shared_memory() {
 // ---- Peers that die or stop ----
 
 const DEADLINE: Duration = Duration::from_secs(2);
-/// Of offers, whose end nobody tells of if the peer is dead.
+/// Of offers, whose end is not notified if the peer is dead.
 const OFFERED: Duration = Duration::from_millis(700);
 const SILENCE: Duration = Duration::from_millis(1500);
 const LEN: usize = 16 << 20;
@@ -310,7 +310,7 @@ async fn hit(here: &Here, random: &mut Random, ways: &[Way], fate: Fate) -> bool
                 peer.stop().unwrap();
                 thread::sleep(time);
                 peer.resume().unwrap();
-                // What it still does must hurt nobody.
+                // What it still does must harm no other operation.
                 thread::sleep(Duration::from_millis(300));
             }
         }

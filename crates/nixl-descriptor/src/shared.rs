@@ -635,7 +635,7 @@ mod tests {
         };
         until_held_by(&[]);
         let mut other = Looker::new(this_program(), &ours.name());
-        // It maps the memory once more after it has answered, and closes the descriptor each time.
+        // It maps the memory again after it has answered, and closes the descriptor each time.
         until_held_by(&[other.0.id()]);
         other.kill();
         until_held_by(&[]);

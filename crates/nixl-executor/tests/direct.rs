@@ -140,7 +140,7 @@ fn an_offer_serves_once_and_its_key_does_not_fit_another() {
         let mut offered = a.create_readable(small.clone()).await.unwrap();
         let genuine = offered.metadata().clone();
 
-        // The key of this offer with somebody else's address: refused, and nothing is read.
+        // The key of this offer with the address of other memory: refused, and nothing is read.
         let elsewhere = SerializedDescriptor::new(secret.device(), secret.address(), 64).unwrap();
         let forged = RdmaMetadata::new(
             OperationKind::Read,

@@ -63,7 +63,7 @@ impl Cuda {
     }
 
     fn copy(&self, dst: u64, src: u64, len: usize) {
-        // SAFETY: whoever calls this waits right here, for memory that no transfer uses now.
+        // SAFETY: the copy is waited for right here, and no transfer uses the memory now.
         unsafe { self.stream.copy_async(dst, src, len) }.unwrap();
         self.stream.synchronize().unwrap();
     }

@@ -465,7 +465,7 @@ fn progress_grows_to_the_total_before_the_end() {
 }
 
 #[test]
-fn a_callback_that_panics_harms_nobody() {
+fn a_callback_that_panics_harms_no_other_copy() {
     let gpus = Moody::with(0);
     let executor = executor(&gpus);
     let host = MemoryKind::Pageable;

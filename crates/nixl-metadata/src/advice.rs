@@ -4,7 +4,7 @@ use crate::MetadataError;
 
 /// What to do about an error: its `advice` is a decision for programs, its message says the same to people, and more.
 ///
-/// For the side that offers memory, [`Retry`](Self::Retry) and [`AskAgain`](Self::AskAgain) come to the same: offer once more.
+/// For the side that offers memory, [`Retry`](Self::Retry) and [`AskAgain`](Self::AskAgain) come to the same: offer again.
 /// Retries end when the program says so; leave some time between them.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[expect(clippy::exhaustive_enums, reason = "callers match all three")]

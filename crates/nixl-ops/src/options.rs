@@ -93,7 +93,7 @@ impl OperationOptions {
 
     /// Whether a readable offer carries the checksum of its bytes (XXH3), which initiators verify when they have read them; by
     /// default not. A read that arrives damaged ends with [`Corrupted`](crate::TransportError::Corrupted). Both sides read all
-    /// bytes once more: up to 64 KiB where the operation is polled, more on a thread of the connection's.
+    /// bytes again: up to 64 KiB where the operation is polled, more on a thread of the connection's.
     ///
     /// For host memory at both ends, on every path. Initiators verify offers of the native profile from version 4; those of
     /// other forms, and of earlier releases, read without it. The checksum finds accidents, not forgeries: metadata that is

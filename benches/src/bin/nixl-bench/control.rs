@@ -34,7 +34,7 @@ impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
                         // The main thread may have given up; it is ending the process then.
                         let _ = forward.send(request);
                     }
-                    // Whatever this process is doing, nobody wants it any more. No destructors: they may wait for peers.
+                    // The parent is gone, and with it the use of this process. No destructors: they may wait for peers.
                     Ok(None) | Err(_) => {
                         let _ = kill_process(getpid(), Signal::KILL);
                         return;
@@ -57,7 +57,7 @@ impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
     /// Says why this process gives up, and ends it.
     pub(crate) fn fail(&mut self, error: &anyhow::Error) -> Result<()> {
         self.sender.send(&Err::<(), _>(format!("{error:#}")))?;
-        // Whoever started this process tells the user.
+        // The process that started this one tells the user.
         std::process::exit(1)
     }
 }

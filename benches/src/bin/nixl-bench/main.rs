@@ -1,7 +1,7 @@
 //! What transfers cost, with our crates and with plain calls beside them.
 //!
 //! `cargo xtask bench` builds and runs it. In the suite `host` two processes of one machine exchange memory over NIXL: the
-//! process that is started is the initiator, and starts itself once more as the target. In the suite `remote` they exchange
+//! process that is started is the initiator, and starts itself again as the target. In the suite `remote` they exchange
 //! host, pinned and GPU memory by every path there is, in the suite `blocks` one reads blocks that the other has exported. In the
 //! suite `local` one process copies blocks between such memories.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]

@@ -192,7 +192,7 @@ impl Target {
                     .runtime
                     .block_on(async { timeout(time, operation.wait_for_completion()).await });
                 if let Ok(end) = end {
-                    bail!("an operation that nobody knows has ended: {end:?}");
+                    bail!("an operation that no peer knows has ended: {end:?}");
                 }
             }
             None => thread::sleep(time),

@@ -139,7 +139,7 @@ pub(super) async fn arrive(builders: [ConnectorBuilder; 2]) -> Result<(), Failur
     )
 }
 
-pub(super) async fn to_nobody(builders: [ConnectorBuilder; 2]) -> Result<(), Failure> {
+pub(super) async fn to_unknown_peer(builders: [ConnectorBuilder; 2]) -> Result<(), Failure> {
     let (pair, [target, _]) = probed(builders).await?;
     let sent = target.notify(pair.initiator.name(), b"x").await?;
     let unknown = TransportError::UnknownPeer { name: pair.initiator.name().to_owned() };

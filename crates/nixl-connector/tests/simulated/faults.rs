@@ -193,7 +193,7 @@ fn a_stalled_transfer_goes_on_when_it_is_released() {
     );
 }
 
-/// The engine writes after the wait has ended; until it is quiet nobody else gets at the memory.
+/// The engine writes after the wait has ended; until it is quiet the memory stays leased.
 #[test]
 fn a_late_write_meets_leased_memory_after_a_timeout() {
     let world = World::new();
@@ -260,7 +260,7 @@ fn a_late_write_meets_leaked_memory_after_the_connections_end() {
     scene.turn();
     assert_eq!(scene.initiator.driver.stats().overdue().operations(), 1);
     let target = scene.target.driver.stats();
-    assert!(!is_leased(&scene.source), "nobody writes what was offered to be read");
+    assert!(!is_leased(&scene.source), "no peer writes what was offered to be read");
     assert_eq!(target.retained().offers(), 1, "it stays allocated");
     let before = nixl_descriptor::leaked();
     drop(scene.initiator.driver);

@@ -20,7 +20,7 @@ fn every_agent_has_its_own_name() {
 }
 
 #[test]
-fn nobody_connects_to_itself() {
+fn no_peer_connects_to_itself() {
     let world = World::new();
     let side = world.side("a");
     let blob = side.transport.local_metadata().unwrap();
@@ -48,7 +48,7 @@ fn the_dead_and_the_forgotten_cannot_be_reached() {
     let scene = world.scene(10);
     let peer = PeerId::new(scene.target.transport.agent_name());
     scene.initiator.transport.disconnect(&peer).unwrap();
-    scene.initiator.transport.disconnect(&PeerId::new("nobody")).unwrap();
+    scene.initiator.transport.disconnect(&PeerId::new("unknown")).unwrap();
     let blob = scene.target.transport.local_metadata().unwrap();
     drop((scene.target, scene.offer));
     let gone = TransportError::PeerGone { name: peer.as_str().into() };

@@ -1,4 +1,4 @@
-//! Memory comes back when nobody else can touch it, and is freed only then.
+//! Memory comes back when no other handle can touch it, and is freed only then.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -129,14 +129,14 @@ fn break_a_context() {
     let module = Module::load_ptx(&context, PTX).unwrap();
     let fault = module.function("fault").unwrap();
     let (sender, receiver) = channel();
-    // SAFETY: the kernel reaches no memory of anybody; that it breaks the context is the point.
+    // SAFETY: the kernel reaches no mapped memory; that it breaks the context is the point.
     unsafe { fault.launch([1, 1, 1], [1, 1, 1], 0, &mut [], &stream) }.unwrap();
     let copied = stream.copy(&memory, 0, &pinned, 0, 4096);
     let added = stream.host_callback(Box::new(move |result| {
         let _ = sender.send(result);
     }));
     println!("copy after the fault: {copied:?}; callback: {added:?}");
-    // Nobody asks the driver anything meanwhile.
+    // No thread calls the driver meanwhile.
     match receiver.recv_timeout(Duration::from_secs(5)) {
         Ok(result) => {
             println!("the driver's callback said {result:?}");

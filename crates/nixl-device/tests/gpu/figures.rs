@@ -143,7 +143,7 @@ fn pinned_stages() {
         // SAFETY: registered above.
         assert_eq!(unsafe { unregister(start) }, 0);
         let unpin = clock.elapsed();
-        // SAFETY: nobody uses it any more.
+        // SAFETY: it is not used any more.
         unsafe { munmap(start, len) }.unwrap();
         println!(
             "FIGURE stages {mib} MiB, huge pages {huge}, {threads} threads: touch {touch:?}, register {pin:?}, unregister {unpin:?}"

@@ -8,7 +8,7 @@ use nixl_device::cuda::{Buffer, Module, ModuleError, Stream};
 use crate::support::{download, one_gpu, upload};
 
 /// `fill(words, count, value)`: writes `value + index` to each of `count` words.
-/// `fault(words)`: writes to the first page, which is nobody's.
+/// `fault(words)`: writes to the first page, which is not mapped.
 pub(crate) const PTX: &str = "
 .version 6.4
 .target sm_70

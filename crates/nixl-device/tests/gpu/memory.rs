@@ -59,7 +59,7 @@ fn memory_that_is_registered_twice_is_an_error() {
     };
     let mut bytes = vec![0_u8; 3 * 4096];
     let start = std::ptr::NonNull::new(bytes.as_mut_ptr()).unwrap();
-    // SAFETY: `bytes` outlives both, and nobody uses it.
+    // SAFETY: `bytes` outlives both, and is not used.
     let register = || unsafe { HostRegistration::from_raw_parts(&context, start, 3 * 4096, ()) };
     let first = register().unwrap();
     let second = register();

@@ -78,8 +78,8 @@ fn processes_of_other_users_are_counted() {
     }
     let (_file, FileIdentity { device, inode }) = memory("mine");
     // It may not see that this process has it.
-    let mut nobody = Other::as_nobody(&format!("holders {device} {inode}"));
-    assert_eq!(nobody.hear(), "[] true false false");
+    let mut other = Other::as_other_user(&format!("holders {device} {inode}"));
+    assert_eq!(other.hear(), "[] true false false");
 }
 
 #[test]

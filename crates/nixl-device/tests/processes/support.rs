@@ -26,10 +26,10 @@ impl Other {
     }
 
     /// As another user, for whom the folders of the program may be closed.
-    pub(crate) fn as_nobody(task: &str) -> Self {
+    pub(crate) fn as_other_user(task: &str) -> Self {
         use std::os::unix::process::CommandExt;
         let mut command = Command::new("/proc/self/exe");
-        command.uid(NOBODY).gid(NOBODY).current_dir("/");
+        command.uid(NOBODY_UID).gid(NOBODY_UID).current_dir("/");
         Self::with_task_by(command, task)
     }
 
@@ -82,7 +82,8 @@ impl Drop for Other {
     }
 }
 
-const NOBODY: u32 = 65_534;
+/// The user and group `nobody` of Unix.
+const NOBODY_UID: u32 = 65_534;
 
 /// What a child tells its parent.
 pub(crate) fn say(word: impl std::fmt::Display) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Calls a function about a second after [use](Self::note_use) began, then once a second while it goes on, and once more
+/// Calls a function about a second after [use](Self::note_use) began, then once a second while it goes on, and again
 /// after the last. Otherwise its thread, which the first use starts, sleeps. The thread ends when this is dropped, or when
 /// the function says so.
 pub(super) struct Maintenance {

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_engine_moves_the_first_bytes_and_tells_nobody() {
+    fn the_engine_moves_the_first_bytes_without_a_notification() {
         const LEN: usize = 100_000;
         let fabric = Fabric::new(Arc::new(SystemClock::new()));
         let (target, initiator) = (fabric.transport("target"), fabric.transport("initiator"));

@@ -107,7 +107,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
-    fn what_does_not_hold_is_refused_from_anybody(
+    fn what_does_not_hold_is_refused_from_every_peer(
         offer in any_offer(),
         shares in proptest::collection::vec(any_share(), 0..3),
     ) {

@@ -56,7 +56,7 @@ fn a_large_transfer_is_never_posted_on_the_callers_thread() {
 }
 
 #[test]
-fn the_driver_completes_what_nobody_awaits() {
+fn the_driver_completes_operations_without_a_waiter() {
     let mut world = World::new();
     for memory in [Memory::small(), Memory::large()] {
         let engine = Engine::pending();
@@ -327,7 +327,7 @@ fn thousands_in_flight_all_end() {
 /// Each poll takes half a turn, so a turn sees three operations; within a few turns every one must have
 /// been seen about equally often.
 #[test]
-fn a_turn_that_is_cut_short_starves_nobody() {
+fn a_turn_that_is_cut_short_starves_no_operation() {
     let mut world = World::new();
     let engines: Vec<_> =
         (0..10).map(|_| Engine::slow(&world.clock, Duration::from_micros(500))).collect();

@@ -101,11 +101,11 @@ fn callers_look_first_and_the_driver_after_them() {
     assert_eq!(engine.polls(), 1);
     world.clock.advance(30 * MICRO);
     assert_eq!(world.reactor.turn(), Next::Spin);
-    assert_eq!(engine.polls(), 2, "nobody else may be waiting");
+    assert_eq!(engine.polls(), 2, "there may be no other waiter");
 }
 
 #[test]
-fn whoever_is_waiting_already_is_not_made_to_wait_for_others_callers() {
+fn a_waiter_is_not_delayed_by_the_callers_of_other_operations() {
     let mut world = with_head_start();
     let first = Engine::pending();
     let _first = world.read(&first, &Memory::small(), OperationOptions::new()).unwrap();

@@ -1,4 +1,4 @@
-//! How whoever awaits an operation sees its end: by looking closely at first, and again when the end is near.
+//! How the waiter of an operation sees its end: by looking closely at first, and again when the end is near.
 
 use std::future::Future;
 use std::pin::pin;
@@ -270,7 +270,7 @@ fn what_takes_longer_than_expected_is_awaited_asleep() {
     let mut wait = pin!(read.wait_for_completion());
     assert!(poll(&mut wait, &wakes).is_pending());
     turn_until_woken(&mut world, &wakes);
-    // From 1,800 to 2,200 us, in steps of one, and once more.
+    // From 1,800 to 2,200 us, in steps of one, and one more look.
     let clock = Arc::clone(&world.clock);
     engine.aside(move || clock.advance(MICRO));
     let before = engine.polls();
@@ -314,7 +314,7 @@ fn the_driver_looks_closely_for_what_ends_by_a_word() {
 }
 
 #[test]
-fn what_nobody_awaits_ends_as_before() {
+fn operations_without_a_waiter_end_as_before() {
     let mut world = World::with(looking());
     let (engine, memory) = (Engine::pending(), Memory::small());
     engine.expect(1000 * MICRO);

@@ -75,7 +75,7 @@ fn an_engine_that_goes_on_is_asked_again_soon() {
 }
 
 #[test]
-fn it_takes_no_place_in_flight_and_holds_nobody_else_up() {
+fn it_takes_no_place_in_flight_and_delays_no_other() {
     let config = config().with_max_in_flight(1);
     let mut world = World::with(config);
     for number in 1..=3 {

@@ -76,7 +76,7 @@ fn each_key_completes_its_own() {
 }
 
 #[test]
-fn notifications_that_came_before_an_error_count_and_the_error_hurts_nobody() {
+fn notifications_that_came_before_an_error_count_and_the_error_ends_no_operation() {
     let mut world = World::new();
     let memory = Memory::small();
     let writable = world.writable(&memory, timeout(SECOND)).unwrap();
@@ -109,7 +109,7 @@ fn the_deadline_ends_the_wait() {
     }
     let timed_out = OperationError::TimedOut { after: SECOND };
     assert_eq!(now(writable.wait_for_completion()), Err(timed_out));
-    assert!(!memory.is_leased(), "nobody ever saw the metadata");
+    assert!(!memory.is_leased(), "the metadata was never asked for");
     assert_eq!(world.driver.stats().passive(), 0);
 }
 
@@ -130,7 +130,7 @@ fn the_earliest_of_many_deadlines_is_not_missed() {
 }
 
 #[test]
-fn cancelling_before_anybody_saw_the_metadata_frees_the_memory_at_once() {
+fn cancelling_before_the_metadata_was_asked_for_frees_the_memory_at_once() {
     let world = World::new();
     let memory = Memory::small();
     let mut writable = world.writable(&memory, OperationOptions::new()).unwrap();
@@ -307,7 +307,7 @@ impl Wake for TakesBack {
 }
 
 #[test]
-fn whoever_wakes_can_take_the_memory_back_at_once() {
+fn a_waker_can_take_the_memory_back_at_once() {
     let mut world = World::new();
     let (memory, region) = Memory::over(vec![0; 8]);
     let writable = world.writable(&memory, OperationOptions::new()).unwrap();

@@ -370,7 +370,7 @@ impl Model {
                 && !engine.is_gone()
             {
                 let wanted = item.operation.as_ref().is_some_and(|o| !o.status().is_terminal());
-                assert!(wanted || engine.in_flight(), "kept although nobody wants it");
+                assert!(wanted || engine.in_flight(), "kept although its operation has ended");
             }
         }
     }

@@ -24,7 +24,7 @@ fn serving(world: &mut World) -> std::sync::Arc<Engine> {
 }
 
 #[test]
-fn messages_are_taken_only_while_somebody_listens() {
+fn messages_are_taken_only_while_a_service_listens() {
     let mut world = World::new();
     world.inbox.push(b"early");
     world.reactor.turn();
@@ -39,7 +39,7 @@ fn messages_are_taken_only_while_somebody_listens() {
 }
 
 #[test]
-fn messages_that_nobody_expects_are_taken_now_and_then() {
+fn messages_that_are_not_expected_are_taken_now_and_then() {
     let mut world = World::new();
     *world.announced.checks_every.lock().unwrap() = Some(Duration::from_secs(1));
     world.inbox.push(b"late");
@@ -145,7 +145,7 @@ fn one_that_never_ends_is_left_after_the_drain_time() {
 }
 
 #[test]
-fn the_key_of_a_claimed_offer_is_for_whoever_claimed_it() {
+fn the_key_of_a_claimed_offer_is_for_the_agent_that_claimed_it() {
     let mut world = World::new();
     let memory = Memory::small();
     let writable = world.writable(&memory, OperationOptions::new()).unwrap();

@@ -17,7 +17,7 @@ fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
 }
 
 #[test]
-fn what_is_ready_at_once_involves_nobody() {
+fn what_is_ready_at_once_involves_no_driver() {
     let world = World::new();
     let options = OperationOptions::new().timeout(SECOND);
     let within = pin!(world.driver.with_timeout(options, ready(7)));

@@ -7,7 +7,7 @@ use crate::messages::{Reply, Request};
 use crate::peer::expect_reply;
 use crate::report::Gauge;
 
-/// All threads of the target process, the plain engine's included, which nobody polls here.
+/// All threads of the target process, the plain engine's included, which no thread polls here.
 pub(crate) fn idle(
     session: &mut Session,
     outstanding: bool,

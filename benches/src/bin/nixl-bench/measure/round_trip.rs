@@ -1,4 +1,4 @@
-//! A notification there and back, with somebody awake at each end only by waiting for it.
+//! A notification there and back, with a thread at each end that is awake only to wait for it.
 
 use anyhow::{Context as _, Result};
 use nixl_metadata::RdmaMetadata;

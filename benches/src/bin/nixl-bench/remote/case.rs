@@ -15,7 +15,7 @@ use crate::table::size;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// From which memory to which, whoever moves the bytes.
+/// From which memory to which, whichever side moves the bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Flow {
     pub(crate) src: Memory,

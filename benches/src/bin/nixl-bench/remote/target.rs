@@ -156,7 +156,7 @@ impl Target {
         Ok(Reply::Finished { fault })
     }
 
-    /// Waits for the completions, and checks. The connector serves its offers whether or not anybody waits, so it is
+    /// Waits for the completions, and checks. The connector serves its offers whether or not a thread waits, so it is
     /// enough to wait from now on.
     fn fault(&mut self, offer: Offer, offered: Vec<Offered>, check: bool) -> Result<()> {
         if offer.plain {

@@ -9,7 +9,7 @@
 //!   function of endpoints that have failed already, to which UCX gives the replies to requests that had arrived before.
 //! * A reply that waited for room in the socket is put back in its endpoint's queue when it fails, after UCX has emptied that, and may
 //!   not be there when the endpoint is destroyed (`uct_tcp_ep_t`'s clean-up: "Assertion `0' failed"). So the queue is emptied
-//!   once more first.
+//!   again first.
 //!
 //! The functions are found by UCX's exported symbols, and replaced only where they are what the sources of UCX 1.20 to 1.23 say.
 #![allow(unsafe_code, reason = "replaces functions in tables of UCX's")]
