@@ -401,7 +401,7 @@ impl<'a> TransferRequest<'a> {
         self.remote
     }
 
-    /// The peer and the engine that reaches it; `None` if [`Executor::is_local`] said so.
+    /// The peer and the engine that reaches it; `None` if [`ConnectionExecutor::is_local`] said so.
     #[must_use]
     pub fn route(&self) -> Option<&Route<'a>> {
         self.route.as_ref()
