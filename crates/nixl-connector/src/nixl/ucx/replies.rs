@@ -5,20 +5,24 @@
 //!
 //! * A reply that cannot be sent is taken for an error that cannot be (`ucp_request_try_send`: "unexpected error: Endpoint timeout").
 //!   So the function by which UCX's TCP sends messages is replaced by one that calls it, and says of a reply to a connection that has
-//!   failed that it was sent: the failure is handled where it is noticed, and the reader is not there to miss the reply. So is the
-//!   function of endpoints that have failed already, to which UCX gives the replies to requests that had arrived before.
+//!   failed that there is no room for it now: UCX puts it into the endpoint's queue, which it empties where it notices the failure.
+//!   The functions of endpoints that have failed already, to which UCX gives the replies to requests that had arrived before, say the
+//!   same, and that such a reply is queued: it is forgotten.
 //! * A reply that waited for room in the socket is put back in its endpoint's queue when it fails, after UCX has emptied that, and may
 //!   not be there when the endpoint is destroyed (`uct_tcp_ep_t`'s clean-up: "Assertion `0' failed"). So the queue is emptied
 //!   again first.
 //!
-//! The functions are found by UCX's exported symbols, and replaced only where they are what the sources of UCX 1.20 to 1.23 say.
+//! The reader is not there to miss the reply. A reply that is forgotten costs some hundred bytes, which stay allocated.
+//!
+//! The functions are found by UCX's exported symbols, and replaced only where they are what the sources of UCX 1.22 and 1.23 say.
 #![allow(unsafe_code, reason = "replaces functions in tables of UCX's")]
 
+use std::cell::Cell;
 use std::ffi::{c_char, c_uint, c_void};
 use std::mem;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::{Mutex, Once, OnceLock, PoisonError};
+use std::sync::{Once, OnceLock};
 
 use super::library::Ucx;
 use super::settings::Process;
@@ -28,6 +32,8 @@ use super::settings::Process;
 type SendMessage = unsafe extern "C" fn(*mut c_void, u8, Pack, *mut c_void, c_uint) -> isize;
 /// `uct_pack_callback_t`: packs to an address, and returns how much.
 type Pack = unsafe extern "C" fn(*mut c_void, *mut c_void) -> usize;
+/// `uct_ep_pending_add_func_t`: endpoint, request, flags. Returns a status.
+type Queue = unsafe extern "C" fn(*mut c_void, *mut c_void, c_uint) -> i8;
 /// `uct_ep_destroy_func_t`.
 type Destroy = unsafe extern "C" fn(*mut c_void);
 /// `uct_ep_pending_purge_func_t`: endpoint, what to do with each request, and its argument.
@@ -62,6 +68,7 @@ const PUT_BCOPY: usize = 1;
 const PUT_ZCOPY: usize = 2;
 const AM_SHORT: usize = 6;
 const AM_BCOPY: usize = 8;
+const QUEUE: usize = 24;
 const DESTROY: usize = 33;
 
 impl Interface {
@@ -71,11 +78,11 @@ impl Interface {
             .map_or(ptr::null_mut(), |function| function.load(Ordering::Relaxed))
     }
 
-    /// Replaces a function. Another one there is left.
-    fn replace(&self, place: usize, theirs: *mut c_void, ours: *mut c_void) {
-        if let Some(function) = self.functions.get(place) {
-            let _ = function.compare_exchange(theirs, ours, Ordering::Release, Ordering::Relaxed);
-        }
+    /// Replaces a function. Returns whether it was there.
+    fn replace(&self, place: usize, theirs: *mut c_void, ours: *mut c_void) -> bool {
+        self.functions.get(place).is_some_and(|function| {
+            function.compare_exchange(theirs, ours, Ordering::Release, Ordering::Relaxed).is_ok()
+        })
     }
 }
 
@@ -94,19 +101,29 @@ struct Tcp {
     destroy: Destroy,
 }
 
+/// What UCX's endpoints that have failed have by themselves.
+struct Failed {
+    send: SendMessage,
+    queue: Queue,
+}
+
 static TCP: OnceLock<Tcp> = OnceLock::new();
-static SEND_TO_FAILED: OnceLock<SendMessage> = OnceLock::new();
+static FAILED: OnceLock<Failed> = OnceLock::new();
 
 /// Has the process outlive readers that die while they are replied to, in contexts that are made from now on. Once for the process.
 pub(super) fn outlive_readers(ucx: &Ucx, alone: &Process) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        if replace_of_tcp(ucx, alone).is_none() || replace_of_failed(ucx, alone).is_none() {
-            tracing::warn!(
-                "this UCX is not one whose replies to peers that die are known: it may end the process"
-            );
+        if replace_of_failed(ucx, alone).is_none() || replace_of_tcp(ucx, alone).is_none() {
+            warn();
         }
     });
+}
+
+fn warn() {
+    tracing::warn!(
+        "how this UCX replies to readers is not known: one that dies may end this process, if it reads over TCP"
+    );
 }
 
 /// Replaces the function of the interfaces of TCP that are opened from now on.
@@ -152,11 +169,23 @@ fn replace_of_failed(ucx: &Ucx, _alone: &Process) -> Option<()> {
         && fails != send
         && interface.function(PUT_BCOPY) == send
         && [PUT_ZCOPY, AM_SHORT].iter().all(|place| interface.function(*place) == fails);
+    if !is_known {
+        return None;
+    }
+    let queue = interface.function(QUEUE);
+    if queue.is_null() {
+        return None;
+    }
     // SAFETY: it is the function for messages, of this type.
-    let theirs = is_known.then(|| unsafe { mem::transmute::<*mut c_void, SendMessage>(send) })?;
-    SEND_TO_FAILED.set(theirs).ok()?;
-    interface.replace(AM_BCOPY, send, send_to_failed as SendMessage as *mut c_void);
-    Some(())
+    let send = unsafe { mem::transmute::<*mut c_void, SendMessage>(send) };
+    // SAFETY: it is the function for the queue, of this type: what it returns, a constant, needs no argument.
+    let queue = unsafe { mem::transmute::<*mut c_void, Queue>(queue) };
+    let failed = FAILED.get_or_init(|| Failed { send, queue });
+    let (send, queue) = (failed.send as *mut c_void, failed.queue as *mut c_void);
+    // First that which takes what the other gives.
+    let is_replaced = interface.replace(QUEUE, queue, queue_of_failed as Queue as *mut c_void)
+        && interface.replace(AM_BCOPY, send, send_to_failed as SendMessage as *mut c_void);
+    is_replaced.then_some(())
 }
 
 unsafe extern "C" fn open_tcp(
@@ -176,8 +205,12 @@ unsafe extern "C" fn open_tcp(
         // SAFETY: it is not yet used, and begins with its table of functions.
         let interface = unsafe { &*interface };
         let (send, destroy) = (tcp.send as *mut c_void, tcp.destroy as *mut c_void);
-        interface.replace(AM_BCOPY, send, send_by_tcp as SendMessage as *mut c_void);
-        interface.replace(DESTROY, destroy, empty_and_destroy as Destroy as *mut c_void);
+        let is_replaced =
+            interface.replace(DESTROY, destroy, empty_and_destroy as Destroy as *mut c_void)
+                && interface.replace(AM_BCOPY, send, send_by_tcp as SendMessage as *mut c_void);
+        if !is_replaced {
+            warn();
+        }
     }
     status
 }
@@ -203,7 +236,18 @@ unsafe extern "C" fn send_by_tcp(
 ) -> isize {
     let Some(tcp) = TCP.get() else { return NO_RESOURCE };
     // SAFETY: the arguments are UCX's, as they came, and the function is the one that it called with them.
-    unsafe { send_or_drop(tcp.send, endpoint, id, (pack, argument), flags) }
+    let sent = unsafe { (tcp.send)(endpoint, id, pack, argument, flags) };
+    unless_dead(id, sent)
+}
+
+/// What is said of a message of this kind: of a reply that cannot be sent, that there is no room.
+fn unless_dead(id: u8, sent: isize) -> isize {
+    if sent < 0 && REPLIES.contains(&id) { NO_RESOURCE } else { sent }
+}
+
+thread_local! {
+    /// The address of the request whose reply was refused last by an endpoint that has failed.
+    static REFUSED: Cell<usize> = const { Cell::new(0) };
 }
 
 unsafe extern "C" fn send_to_failed(
@@ -213,67 +257,42 @@ unsafe extern "C" fn send_to_failed(
     argument: *mut c_void,
     flags: c_uint,
 ) -> isize {
-    let Some(send) = SEND_TO_FAILED.get() else { return NO_RESOURCE };
+    let Some(failed) = FAILED.get() else { return NO_RESOURCE };
     // SAFETY: as above.
-    unsafe { send_or_drop(*send, endpoint, id, (pack, argument), flags) }
+    let sent = unsafe { (failed.send)(endpoint, id, pack, argument, flags) };
+    let said = unless_dead(id, sent);
+    if said != sent {
+        REFUSED.set(argument as usize);
+    }
+    said
 }
 
-/// A message's packing, and how much it packed.
-struct Packing {
-    pack: Pack,
-    argument: *mut c_void,
-    packed: Option<usize>,
-}
-
-/// Sends a message; of a reply that cannot be sent, says that it was.
-///
-/// # Safety
-///
-/// `send` may be called with these arguments.
-unsafe fn send_or_drop(
-    send: SendMessage,
+unsafe extern "C" fn queue_of_failed(
     endpoint: *mut c_void,
-    id: u8,
-    (pack, argument): (Pack, *mut c_void),
+    request: *mut c_void,
     flags: c_uint,
-) -> isize {
-    if !REPLIES.contains(&id) {
-        // SAFETY: the caller's.
-        return unsafe { send(endpoint, id, pack, argument, flags) };
+) -> i8 {
+    const QUEUED: i8 = 0;
+    const BUSY: i8 = -15;
+    if is_refused(request as usize) {
+        return QUEUED;
     }
-    let mut packing = Packing { pack, argument, packed: None };
-    // SAFETY: the caller's; `note` packs what `pack` would, and its argument outlives the call, in which messages are packed.
-    let sent = unsafe { send(endpoint, id, note, (&raw mut packing).cast(), flags) };
-    if sent >= 0 || sent == NO_RESOURCE {
-        return sent;
-    }
-    match packing.packed {
-        Some(packed) => packed as isize,
-        // UCX counts what is left by what was packed.
-        None => discard(&packing).map_or(sent, |packed| packed as isize),
-    }
+    let Some(failed) = FAILED.get() else { return BUSY };
+    // SAFETY: the arguments are UCX's, as they came, and the function is the one that it called with them.
+    unsafe { (failed.queue)(endpoint, request, flags) }
 }
 
-unsafe extern "C" fn note(to: *mut c_void, packing: *mut c_void) -> usize {
-    // SAFETY: the argument is that of `send_or_drop`, which lends it for the call.
-    let packing = unsafe { &mut *packing.cast::<Packing>() };
-    // SAFETY: the address is the one that the transport packs to, and the argument that of UCX.
-    let packed = unsafe { (packing.pack)(to, packing.argument) };
-    packing.packed = Some(packed);
-    packed
-}
-
-/// Packs into memory that is not read. `None` if there is none.
-fn discard(packing: &Packing) -> Option<usize> {
-    /// Far more than a message of any transport: of TCP, 8 KiB by default.
-    const LEN: usize = 64 << 20;
-    static SCRATCH: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-    let mut scratch = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
-    // The system provides what is packed to, and no more.
-    scratch.try_reserve_exact(LEN).ok()?;
-    // SAFETY: the memory is reserved, longer than a message, and this thread's while it has the lock; the argument is that with
-    // which UCX would have had it packed.
-    Some(unsafe { (packing.pack)(scratch.as_mut_ptr().cast(), packing.argument) })
+/// Whether it is the reply that was refused on this thread last. UCX queues what was refused at once; what it queues is a part of the
+/// request, whose address was the argument.
+fn is_refused(request: usize) -> bool {
+    /// UCX's requests are shorter.
+    const REQUEST: usize = 1024;
+    let refused = REFUSED.get();
+    let is_it = refused != 0 && request.checked_sub(refused).is_some_and(|at| at < REQUEST);
+    if is_it {
+        REFUSED.set(0);
+    }
+    is_it
 }
 
 #[cfg(test)]
@@ -288,7 +307,7 @@ mod tests {
         NixlLibrary::open().unwrap();
         let control = ControlThread::spawn().unwrap();
         let _agent = Agent::start("ucx-replies", control, &NixlOptions::new()).unwrap();
-        assert!(TCP.get().is_some() && SEND_TO_FAILED.get().is_some());
+        assert!(TCP.get().is_some() && FAILED.get().is_some());
         let ucx = Ucx::loaded().unwrap();
         // SAFETY: the symbol is `uct_tcp_tl`, a `uct_tl_t`.
         let transport = unsafe { ucx.function::<*const Transport>("uct_tcp_tl") }.unwrap();
@@ -300,53 +319,25 @@ mod tests {
         );
     }
 
-    /// A transport that packs a message and fails, and one that fails before.
     #[test]
-    fn replies_that_cannot_be_sent_count_as_sent_and_other_messages_do_not() {
+    fn replies_that_cannot_be_sent_are_to_be_queued_and_other_messages_fail() {
         const FAILED: isize = -80;
-        unsafe extern "C" fn pack(_to: *mut c_void, length: *mut c_void) -> usize {
-            length as usize
-        }
-        unsafe extern "C" fn packs(
-            _: *mut c_void,
-            _: u8,
-            pack: Pack,
-            argument: *mut c_void,
-            _: c_uint,
-        ) -> isize {
-            let mut message = [0_u8; 8];
-            // SAFETY: the function above and `note` may be called with any address.
-            unsafe { pack(message.as_mut_ptr().cast(), argument) };
-            FAILED
-        }
-        unsafe extern "C" fn fails(
-            _: *mut c_void,
-            _: u8,
-            _: Pack,
-            _: *mut c_void,
-            _: c_uint,
-        ) -> isize {
-            FAILED
-        }
-        unsafe extern "C" fn waits(
-            _: *mut c_void,
-            _: u8,
-            _: Pack,
-            _: *mut c_void,
-            _: c_uint,
-        ) -> isize {
-            NO_RESOURCE
-        }
-        let send = |by: SendMessage, id: u8| {
-            let packing: (Pack, _) = (pack, ptr::without_provenance_mut(7));
-            // SAFETY: the three functions may be called with any arguments.
-            unsafe { send_or_drop(by, ptr::null_mut(), id, packing, 0) }
-        };
         for id in REPLIES {
-            assert_eq!([send(packs, id), send(fails, id), send(waits, id)], [7, 7, NO_RESOURCE]);
+            assert_eq!(
+                [FAILED, NO_RESOURCE, 8].map(|sent| unless_dead(id, sent)),
+                [NO_RESOURCE, NO_RESOURCE, 8]
+            );
         }
         for id in [1, 2, 17, 18, 20, 23] {
-            assert_eq!([send(packs, id), send(fails, id)], [FAILED; 2]);
+            assert_eq!([FAILED, 8].map(|sent| unless_dead(id, sent)), [FAILED, 8]);
         }
+    }
+
+    #[test]
+    fn what_was_refused_is_forgotten_once() {
+        assert!(!is_refused(4096));
+        REFUSED.set(4096);
+        assert!(!is_refused(4095) && !is_refused(4096 + 1024));
+        assert!(is_refused(4096 + 120) && !is_refused(4096 + 120));
     }
 }
