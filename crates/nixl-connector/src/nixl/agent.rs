@@ -38,7 +38,7 @@ use crate::control::ControlThread;
 /// A NIXL agent.
 ///
 /// Calls that register memory or connect to a peer block, and hold the gate meanwhile. All other calls only
-/// [tries](Self::try_enter) it, and comes back later if it is shut.
+/// [try](Self::try_enter) it, and are made again later if it is shut.
 pub(super) struct Agent {
     name: String,
     control: ControlThread,

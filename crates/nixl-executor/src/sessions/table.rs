@@ -70,7 +70,7 @@ impl SessionTable {
     /// Messages that may wait for all sessions together. Each may have a few beyond that.
     const MAX_WAITING: usize = 1 << 16;
     const FEW: usize = 16;
-    /// SessionTable that one offer may have on this side.
+    /// Sessions that one offer may have on this side.
     const MAX_OF_OFFER: usize = 256;
     /// Bytes of initiator metadata of all sessions that this side serves.
     const MAX_BYTES: usize = 64 << 20;
@@ -190,7 +190,7 @@ impl SessionTable {
         self.stalled.load(Ordering::Acquire) > 0
     }
 
-    /// SessionTable that have ended whose peers may still write to slots and are to be asked now whether they are there: less
+    /// Sessions that have ended, whose peers may still write to slots and are to be asked now whether they are there: less
     /// and less often.
     pub(super) fn stalled(&self) -> Vec<(SessionId, Box<str>)> {
         const RAREST: u32 = 64;
