@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::time::Duration;
 
-use nixl_connector::{Connector, Export, Grant, GrantOptions, RemoteExport};
+use nixl_connector::{Connector, Export, ExportNotifications, Grant, GrantOptions, RemoteExport};
 use nixl_descriptor::Region;
 use nixl_descriptor::layout::{Dimensions, GeometryError, Inner, Layout, LayoutGeometry};
 use nixl_metadata::{ExportMetadata, Ticket};
@@ -23,6 +23,7 @@ pub struct Exports {
     grants: HashMap<u64, Grant>,
     last: u64,
     imported: Option<RemoteExport>,
+    heard: Option<ExportNotifications>,
     /// What is read goes there, and what is written comes from there.
     local: Option<Cache>,
 }
@@ -113,8 +114,8 @@ pub fn block_of(seed: u64, block: usize) -> Vec<u8> {
 
 impl Exports {
     /// Obeys a command, if it is one of these: `pages TOKENS`, `export SEED`, `grant BLOCK,BLOCK… [MILLISECONDS]`, `end N`,
-    /// `refill N SEED`, `import METADATA`, `blocks TICKET`, `put TICKET` and `done TICKET`, with metadata and tickets in
-    /// hexadecimal.
+    /// `refill N SEED`, `import METADATA`, `blocks TICKET`, `put TICKET`, `done TICKET`, `notify TEXT` and `hear COUNT`, with
+    /// metadata and tickets in hexadecimal.
     ///
     /// # Errors
     ///
@@ -200,6 +201,27 @@ impl Exports {
                 let import = self.imported.as_ref().ok_or("nothing is imported")?;
                 import.done(&Ticket::decode(&bytes_of(rest).ok_or("no bytes")?)?).await?;
                 String::new()
+            }
+            "notify" => {
+                let import = self.imported.as_ref().ok_or("nothing is imported")?;
+                import.notify(rest.as_bytes()).await?;
+                String::new()
+            }
+            // Each as its sender's agent, its payload and how many before it are lost.
+            "hear" => {
+                let (export, _) = self.own.as_ref().ok_or("nothing is exported")?;
+                let mut heard = match self.heard.take() {
+                    Some(heard) => heard,
+                    None => export.notifications().ok_or("they are received elsewhere")?,
+                };
+                let mut line = String::new();
+                for _ in 0..rest.parse()? {
+                    let next = heard.recv().await.ok_or("the export is closed")?;
+                    let (agent, payload) = (next.sender.agent_name(), next.payload.escape_ascii());
+                    line.push_str(&format!("{agent} {payload} {},", next.lost));
+                }
+                self.heard = Some(heard);
+                line
             }
             _ => return Ok(None),
         };

@@ -48,6 +48,8 @@ impl ConnectorError {
             Self::Thread { .. } => Advice::Retry,
             Self::Descriptor(_)
             | Self::OverLimit { .. }
+            | Self::NotificationTooLarge { .. }
+            | Self::NoNotifications { .. }
             | Self::ReadOnly { .. }
             | Self::ForeignMemory { .. }
             | Self::ChecksumOfWritable
@@ -174,6 +176,8 @@ mod tests {
             (E::Grant(GrantError::Closed), GiveUp),
             (E::Ticket(TicketError::Expired), AskAgain),
             (E::Ticket(TicketError::Lease(conflict())), Retry),
+            (E::NotificationTooLarge { bytes: 5000, limit: 4096 }, GiveUp),
+            (E::NoNotifications { owner: text() }, GiveUp),
             (E::ExportClosed { export: ExportId::new(1) }, AskAgain),
             (E::ExportedLayout(too_large()), GiveUp),
             (E::ForkedAmidThreads, GiveUp),
@@ -199,7 +203,7 @@ mod tests {
         let table = table();
         let mut variants: Vec<_> = table.iter().map(|(error, _)| discriminant(error)).collect();
         variants.dedup();
-        let expected = if cfg!(feature = "nixl") { 25 } else { 24 };
+        let expected = if cfg!(feature = "nixl") { 27 } else { 26 };
         assert_eq!(variants.len(), expected);
     }
 }

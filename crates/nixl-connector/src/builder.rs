@@ -6,7 +6,7 @@ use std::time::Duration;
 use nixl_device::MachineIdentity;
 use nixl_metadata::{HostIdentity, MessageVersions, PeerInfo};
 use nixl_ops::{
-    ClaimDemand, Clock, DriverConfig, Executor, RemoteSlots, SystemClock, Transport,
+    ClaimDemand, Clock, Driver, DriverConfig, Executor, RemoteSlots, SystemClock, Transport,
     TransportExecutor,
 };
 use uuid::Uuid;
@@ -182,8 +182,9 @@ impl ConnectorBuilder {
                 Arc::new(control.run(open).await??) as Arc<dyn Transport>
             }
         };
-        let versions =
-            MessageVersions::default().with_doorbell(RemoteSlots::VERSION).with_claims(1);
+        let versions = MessageVersions::default()
+            .with_doorbell(RemoteSlots::VERSION)
+            .with_claims(Driver::NOTIFICATIONS_SINCE);
         let info = PeerInfo::new(transport.agent_name(), incarnation, host)?
             .with_transports([transport.name()])?
             .with_versions(versions);

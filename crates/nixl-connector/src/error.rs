@@ -98,6 +98,24 @@ pub enum ConnectorError {
         /// Which export.
         export: ExportId,
     },
+    /// A notification has a longer payload than owners take.
+    #[error(
+        "a notification of {bytes} bytes is longer than {limit}: send less, or where it is to be read"
+    )]
+    NotificationTooLarge {
+        /// Bytes of the payload.
+        bytes: usize,
+        /// The most.
+        limit: usize,
+    },
+    /// The owner of an export runs a release that knows no notifications.
+    #[error(
+        "{owner}, the owner of the export, runs a release without notifications: update it, or tell it by other means"
+    )]
+    NoNotifications {
+        /// The name of its agent.
+        owner: String,
+    },
     /// The queue of work that a grant was to follow refused to call a function in its order.
     #[error("a grant cannot follow the work of this stream: {0}")]
     WorkQueue(#[from] DependencyError),

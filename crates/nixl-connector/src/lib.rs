@@ -82,14 +82,15 @@ pub use connector::Connector;
 pub use control::ControlThread;
 pub use error::ConnectorError;
 pub use grants::{
-    BlockReadError, BlockTransferOptions, Export, ExportOptions, ExportedLayoutError, Grant,
-    GrantOptions, ImportOptions, RemoteExport, TicketError, WriteGrant,
+    BlockReadError, BlockTransferOptions, Export, ExportNotifications, ExportOptions,
+    ExportedLayoutError, Grant, GrantOptions, ImportOptions, RemoteExport, TicketError, WriteGrant,
 };
 pub use health::{Drained, Health};
 pub use nixl_ops::{
     Advice, CancelHandle, CancelOutcome, ClaimDemand, Completion, DriverConfig, EndedOffer,
-    EngineSetting, FreeBlocks, GrantError, GrantStats, Held, Medium, OperationError,
-    OperationFuture, OperationKind, OperationOptions, OperationStatus, Overdue, PathKind,
-    PathPolicy, PathReport, ReadOperation, ReadableOperation, Reclaimed, RevokeOutcome,
-    SettingSource, SpentStats, TransportError, WritableOperation, WriteOperation,
+    EngineSetting, ExportNotification, FreeBlocks, GrantError, GrantStats, Held, Medium,
+    NotificationSender, OperationError, OperationFuture, OperationKind, OperationOptions,
+    OperationStatus, Overdue, PathKind, PathPolicy, PathReport, ReadOperation, ReadableOperation,
+    Reclaimed, RevokeOutcome, SettingSource, SpentStats, TransportError, WritableOperation,
+    WriteOperation,
 };

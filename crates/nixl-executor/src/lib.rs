@@ -104,8 +104,8 @@ pub use nixl_connector::nixl::{
 };
 pub use nixl_connector::{
     BlockReadError, BlockTransferOptions, ConnectionStats, Connector, ConnectorBuilder,
-    ConnectorError, Drained, Export, ExportOptions, ExportedLayoutError, Grant, GrantOptions,
-    Health, ImportOptions, RemoteExport, TicketError, WriteGrant, simulated,
+    ConnectorError, Drained, Export, ExportNotifications, ExportOptions, ExportedLayoutError,
+    Grant, GrantOptions, Health, ImportOptions, RemoteExport, TicketError, WriteGrant, simulated,
 };
 #[cfg(feature = "dlpack")]
 pub use nixl_descriptor::dlpack;
@@ -120,11 +120,11 @@ pub use nixl_metadata::{
 };
 pub use nixl_ops::{
     Advice, CancelHandle, CancelOutcome, ClaimDemand, Clock, Completion, CopyOperation,
-    DriverConfig, EndedOffer, EngineSetting, FreeBlocks, GrantError, GrantStats, Hop, Medium,
-    MemoryFate, OperationError, OperationFuture, OperationKind, OperationOptions, OperationStatus,
-    PairingError, PathKind, PathPolicy, PathReport, ReadOperation, ReadableOperation, Reclaimed,
-    Rejected, RevokeOutcome, SettingSource, Settled, SystemClock, TransportError,
-    WritableOperation, WriteOperation,
+    DriverConfig, EndedOffer, EngineSetting, ExportNotification, FreeBlocks, GrantError,
+    GrantStats, Hop, Medium, MemoryFate, NotificationSender, OperationError, OperationFuture,
+    OperationKind, OperationOptions, OperationStatus, PairingError, PathKind, PathPolicy,
+    PathReport, ReadOperation, ReadableOperation, Reclaimed, Rejected, RevokeOutcome,
+    SettingSource, Settled, SystemClock, TransportError, WritableOperation, WriteOperation,
 };
 
 /// The example in this crate's README compiles.

@@ -43,7 +43,8 @@ impl MessageVersions {
         self
     }
 
-    /// Sets the version of the messages about offers: claims, questions and their answers.
+    /// Sets the version of the messages about offers and exports: claims, questions and their answers; from version 2 on also
+    /// notifications of exports.
     #[must_use]
     pub const fn with_claims(mut self, version: u16) -> Self {
         self.claims = version;
@@ -68,7 +69,7 @@ impl MessageVersions {
         self.doorbell
     }
 
-    /// The version of the messages about offers.
+    /// The version of the messages about offers and exports.
     #[must_use]
     pub const fn claims(&self) -> u16 {
         self.claims

@@ -452,6 +452,9 @@ impl Shared {
         if message.verb == ControlVerb::GrantDone {
             return self.passive.grants.receive(message.key);
         }
+        if let ControlVerb::Notification { .. } = message.verb {
+            return self.passive.grants.notified(from, &message);
+        }
         let is_owner =
             self.owner.get().is_some_and(|owner| owner.receive(&self.passive, from, &message));
         match self.claims.receive(from, &message, self.clock.unix_time()) {

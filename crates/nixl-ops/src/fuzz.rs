@@ -26,7 +26,7 @@ mod tests {
         #[test]
         fn messages_that_are_nearly_right(
             head in prop_oneof![Just(b"\x89NXC\x01".to_vec()), vec(any::<u8>(), 0..6)],
-            kind in 0..10u8,
+            kind in 0..13u8,
             rest in vec(any::<u8>(), 0..300),
         ) {
             super::control(&[&head[..], &[kind], &rest].concat());

@@ -104,8 +104,9 @@ pub use executor::{
     TransferRequest, TransportExecutor,
 };
 pub use grants::{
-    DoneOutcome, FreeBlocks, GrantError, GrantStats, GrantTable, GrantTableOptions, GrantTerms,
-    GrantWords, Granted, StaleRead, WordCheck,
+    DoneOutcome, ExportNotification, FreeBlocks, GrantError, GrantStats, GrantTable,
+    GrantTableOptions, GrantTerms, GrantWords, Granted, NotificationReceiver, NotificationSender,
+    StaleRead, WordCheck,
 };
 pub use mailbox::{Mailbox, Mailboxes};
 pub use nixl_metadata::{Advice, ClaimDemand, OperationKind};

@@ -25,6 +25,7 @@
 //! | `refill N SEED` | as `end`, and whether each of its blocks was filled from the seed and its number |
 //! | `blocks TICKET` | the CRC-32 of the blocks, which were read |
 //! | `put TICKET`, `done TICKET` | nothing; the blocks were written from the first of the own cache, or the owner was told |
+//! | `notify TEXT`, `hear COUNT` | nothing, the owner was notified; the notifications of importers, of which 0 begin to be received |
 //!
 //! With the variable `NIXL_TEST_STAGED`, transfers of GPU memory are staged; its value is the time of silence, in
 //! milliseconds, after which a peer is given up. It ends when stdin does.

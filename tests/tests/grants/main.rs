@@ -1,9 +1,11 @@
-//! Exports between real processes: a model of reads and reuse, initiators that are killed, and cycles that leave nothing behind.
+//! Exports between real processes: a model of reads and reuse, initiators that are killed, cycles that leave nothing behind, and
+//! notifications.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test says so, by failing too")]
 
 mod flat;
 mod killed;
 mod model;
+mod notifications;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -253,8 +253,32 @@ impl Forge<'_> {
         out
     }
 
+    /// A notification to the owner of the held export or of none, in the name of one of many imports.
+    pub(crate) fn notification(&mut self) -> Vec<u8> {
+        let export = match &self.ticket {
+            Some(ticket) if self.random.below(8) > 0 => ticket.export().value(),
+            _ => self.below(u64::MAX),
+        };
+        let import = u128::from(self.below(5_000)).to_le_bytes();
+        let len = if self.below(8) == 0 { self.below(17) as usize } else { import.len() };
+        let last = self.below(u64::MAX);
+        let sequence = self.pick(&[0, 1, 2, 3, 1 << 63, u64::MAX, last]);
+        let payload = self.pick(&[0, 1, 100, 4096, 4097, 60_000]);
+        let mut out = b"\x89NXC\x01\x0b".to_vec();
+        out.push(len as u8);
+        out.extend(&import[..len]);
+        out.extend(export.to_le_bytes());
+        out.extend(sequence.to_le_bytes());
+        out.resize(out.len() + payload, 7);
+        if self.below(4) == 0 {
+            self.damage(&mut out);
+        }
+        out
+    }
+
     pub(crate) fn message(&mut self, is_holder: bool) -> Vec<u8> {
-        match self.below(11) {
+        match self.below(12) {
+            11 => self.notification(),
             10 => self.grant_done(),
             0 => self.bytes(300),
             1 => {

@@ -34,6 +34,8 @@ impl Target {
         let pid = metadata(&offer).unwrap().peer().unwrap().host().pid();
         let export = peer.ask(&format!("export {SEED}")).unwrap();
         let export = ExportMetadata::decode(&bytes_of(&export).unwrap()).unwrap();
+        // What importers notify it of is kept from now on.
+        peer.ask("hear 0").unwrap();
         let ticket = peer.ask("grant 0,1,2").unwrap().split_once(' ').unwrap().1.to_owned();
         Self { peer: Arc::new(Mutex::new(peer)), pid, offer, export, ticket }
     }

@@ -9,6 +9,9 @@
 //! Blocks are [granted for writing](Export::grant_write) to one peer at a time, which claims the grant before its first byte; the
 //! rules for writable offers hold.
 //!
+//! An importer [notifies](RemoteExport::notify) the owner with messages of its own, which the owner
+//! [receives](Export::notifications) in order.
+//!
 //! The check protects readers that make it. A holder of an export's metadata can read any of its blocks at any time, and over
 //! paths on which the engine checks no rights (shared memory, CMA, UCX over TCP) write them; Python peers and programs of plain
 //! NIXL make no check. Work that the owner queued on a GPU before it ended a grant is not ordered by it: it ends those grants
@@ -20,6 +23,7 @@ mod export;
 mod grant;
 #[cfg(test)]
 mod model;
+mod notifications;
 mod own;
 mod read;
 mod remote;
@@ -32,6 +36,7 @@ pub use described::ExportedLayoutError;
 pub use error::{BlockReadError, TicketError};
 pub use export::{Export, ExportOptions};
 pub use grant::{Grant, GrantOptions};
+pub use notifications::ExportNotifications;
 pub use remote::{BlockTransferOptions, ImportOptions, RemoteExport};
 pub use write::WriteGrant;
 

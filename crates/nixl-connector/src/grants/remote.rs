@@ -15,6 +15,8 @@ use nixl_ops::{
     ReadOperation, StaleRead, TransportError, WordCheck,
 };
 
+use tokio::sync::Mutex;
+
 use super::described;
 use super::error::{BlockReadError, TicketError};
 use super::export::ExportShared;
@@ -32,25 +34,27 @@ use crate::{Connector, ConnectorError};
 #[derive(Clone)]
 pub struct RemoteExport(Arc<Imported>);
 
-struct Imported {
-    connector: Connector,
-    metadata: ExportMetadata,
+pub(super) struct Imported {
+    pub(super) connector: Connector,
+    pub(super) metadata: ExportMetadata,
     layouts: Vec<RemoteLayout>,
-    words: Words,
+    pub(super) words: Words,
     /// Of each layout into host memory of this process.
     paths: Vec<Option<PathReport>>,
     /// Bytes whose pages were mapped when it was imported.
     prefaulted: u64,
     /// The owner; `None` if that is this process.
-    peer: Option<PeerId>,
+    pub(super) peer: Option<PeerId>,
     /// By what the owner tells this import from other readers.
-    reader: [u8; 16],
+    pub(super) reader: [u8; 16],
+    /// The number of the last notification.
+    pub(super) notified: Mutex<u64>,
     /// Stands for that of an offer where executors want one. No owner knows it.
     key: NotificationKey,
 }
 
 /// How the words of the export are read.
-enum Words {
+pub(super) enum Words {
     /// The export is this process's own.
     Own(Arc<ExportShared>),
     Mapped(ReadOnlyWords),
@@ -170,6 +174,7 @@ impl Connector {
             prefaulted: 0,
             peer: None,
             reader: uuid::Uuid::new_v4().into_bytes(),
+            notified: Mutex::default(),
             key: NotificationKey::random(),
         };
         if let Words::Own(_) = &imported.words {
@@ -314,6 +319,10 @@ impl RemoteExport {
     #[must_use]
     pub fn metadata(&self) -> &ExportMetadata {
         &self.0.metadata
+    }
+
+    pub(super) fn imported(&self) -> &Imported {
+        &self.0
     }
 
     /// A layout by its name, and its position among those of the export.

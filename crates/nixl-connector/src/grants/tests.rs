@@ -15,6 +15,7 @@ use super::{
 use crate::simulated::{Fabric, Fault};
 use crate::{Connector, ConnectorError, OperationOptions};
 
+mod notifications;
 mod stream;
 mod words;
 

@@ -8,9 +8,9 @@
 //! | 6 | 1 | length of the key |
 //! | 7 | | the key |
 //! | | 8 | the token, little-endian |
-//! | | | claim: the initiator's agent metadata as it travels; granted: 8 bytes for a time; refused: a byte for the reason |
+//! | | | claim: the initiator's agent metadata as it travels; granted: 8 bytes for a time; refused: a byte for the reason; notification: 8 bytes for its number, and the payload |
 
-use crate::EndedOffer;
+use crate::{EndedOffer, ExportNotification};
 
 const MAGIC: [u8; 4] = *b"\x89NXC";
 const VERSION: u8 = 1;
@@ -38,6 +38,14 @@ pub(crate) enum ControlVerb<'a> {
     WriteEnded,
     /// A reader is done with a grant, which the key names ([`GrantMessage`](crate::grants::GrantMessage)); the token is 0.
     GrantDone,
+    /// An importer's message to the owner of an export. The key is the import, at random, and the token the export. Owners of
+    /// earlier releases ignore it.
+    Notification {
+        /// From 1 on.
+        sequence: u64,
+        /// At most [`ExportNotification::MAX_BYTES`].
+        payload: &'a [u8],
+    },
 }
 
 /// One message.
@@ -77,13 +85,21 @@ impl<'a> ControlMessage<'a> {
             (8, []) => ControlVerb::Leaving,
             (9, []) => ControlVerb::WriteEnded,
             (10, []) => ControlVerb::GrantDone,
+            (11, rest) => {
+                let (sequence, payload) = rest.split_first_chunk()?;
+                let sequence = u64::from_le_bytes(*sequence);
+                if sequence == 0 || payload.len() > ExportNotification::MAX_BYTES {
+                    return None;
+                }
+                ControlVerb::Notification { sequence, payload }
+            }
             _ => return None,
         };
         Some(Self { key, token: u64::from_le_bytes(*token), verb })
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let since;
+        let (since, notification);
         let (kind, rest): (u8, &[u8]) = match &self.verb {
             ControlVerb::Claim { metadata } => (1, metadata),
             ControlVerb::Granted { known_since } => {
@@ -98,6 +114,10 @@ impl<'a> ControlMessage<'a> {
             ControlVerb::Leaving => (8, &[]),
             ControlVerb::WriteEnded => (9, &[]),
             ControlVerb::GrantDone => (10, &[]),
+            ControlVerb::Notification { sequence, payload } => {
+                notification = [&sequence.to_le_bytes(), *payload].concat();
+                (11, &notification)
+            }
         };
         // Keys are of at most 255 bytes.
         let len = u8::try_from(self.key.len()).unwrap_or(u8::MAX);
@@ -139,7 +159,7 @@ mod tests {
     use super::*;
 
     fn verb() -> impl Strategy<Value = (u8, Vec<u8>)> {
-        (1..11u8, proptest::collection::vec(any::<u8>(), 1..50))
+        (1..12u8, proptest::collection::vec(any::<u8>(), 1..50))
     }
 
     fn make(kind: u8, bytes: &[u8]) -> ControlVerb<'_> {
@@ -153,7 +173,8 @@ mod tests {
             7 => ControlVerb::Decline,
             8 => ControlVerb::Leaving,
             9 => ControlVerb::WriteEnded,
-            _ => ControlVerb::GrantDone,
+            10 => ControlVerb::GrantDone,
+            _ => ControlVerb::Notification { sequence: bytes.len() as u64, payload: &bytes[1..] },
         }
     }
 
@@ -168,10 +189,31 @@ mod tests {
             let encoded = message.encode();
             prop_assert!(ControlMessage::is_one(&encoded));
             prop_assert_eq!(ControlMessage::decode(&encoded), Some(message));
-            if kind != 1 {
+            // Those two end in bytes of any number.
+            if ![1, 11].contains(&kind) {
                 for len in 0..encoded.len() {
                     prop_assert_eq!(ControlMessage::decode(&encoded[..len]), None);
                 }
+            }
+        }
+
+        #[test]
+        fn notifications_have_a_number_and_at_most_so_many_bytes(
+            sequence in any::<u64>(),
+            len in ExportNotification::MAX_BYTES - 2..ExportNotification::MAX_BYTES + 3,
+        ) {
+            let payload = vec![7; len];
+            let bytes_of = |sequence| {
+                let verb = ControlVerb::Notification { sequence, payload: &payload };
+                ControlMessage { key: b"k", token: 1, verb }.encode()
+            };
+            let is_read = |bytes: &[u8]| ControlMessage::decode(bytes).is_some();
+            let fits = len <= ExportNotification::MAX_BYTES;
+            prop_assert_eq!(is_read(&bytes_of(sequence.max(1))), fits);
+            prop_assert!(!is_read(&bytes_of(0)));
+            // Without a whole number.
+            for end in 0..16 + 7 {
+                prop_assert!(!is_read(&bytes_of(sequence)[..end]));
             }
         }
 

@@ -9,15 +9,16 @@
 //! | decline | initiator | it does not take the offer up |
 //! | write ended | initiator | the answer to a query about a write whose request has ended without success |
 //! | grant done | reader | it is done with a grant, which is named instead of an offer |
+//! | notification | importer | a payload for the owner of an export, which is named instead of an offer |
 //! | leaving | either | it has drained and is about to go: what is known of it can be forgotten |
 //!
 //! A claim also makes the initiator known to the owner. Offers that the owner makes later, and that demand no claim of it, it
 //! writes without one; when the owner gives such an offer up, it asks all initiators that it knew when it made the offer. So an
 //! offer that no known initiator writes ends at once, and only the first write between two agents waits for a claim.
 //!
-//! Each message but the last two kinds carries the key of the offer and its token, which only holders of the metadata know; an owner meets
-//! an initiator only after it has checked them. Messages may be lost: an initiator repeats its claim until it is answered, and an
-//! owner its query. What waits to be answered is bounded for each peer; a claim beyond that counts as lost.
+//! Each message but the last three kinds carries the key of the offer and its token, which only holders of the metadata know; an
+//! owner meets an initiator only after it has checked them. Messages may be lost: an initiator repeats its claim until it is
+//! answered, and an owner its query. What waits to be answered is bounded for each peer; a claim beyond that counts as lost.
 
 mod budget;
 mod decline;

@@ -69,7 +69,9 @@ impl Owner {
             }
             ControlVerb::Writing => true,
             // About no offer.
-            ControlVerb::Leaving | ControlVerb::GrantDone => false,
+            ControlVerb::Leaving | ControlVerb::GrantDone | ControlVerb::Notification { .. } => {
+                false
+            }
             // For the initiator's side.
             ControlVerb::Granted { .. } | ControlVerb::Refused(_) | ControlVerb::Query => false,
         }

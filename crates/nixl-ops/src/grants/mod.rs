@@ -15,6 +15,7 @@ mod check;
 mod error;
 mod expiry;
 mod message;
+mod notifications;
 mod served;
 mod table;
 mod terms;
@@ -26,6 +27,7 @@ mod words;
 
 pub use check::{StaleRead, WordCheck};
 pub use error::GrantError;
+pub use notifications::{ExportNotification, NotificationReceiver, NotificationSender};
 pub(crate) use served::ServedGrants;
 pub use table::{DoneOutcome, GrantStats, GrantTable};
 pub use terms::{GrantTableOptions, GrantTerms, Granted};

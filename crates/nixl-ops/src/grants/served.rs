@@ -8,6 +8,7 @@ use std::time::Duration;
 use nixl_descriptor::{DescriptorList, Registration};
 
 use super::message::GrantMessage;
+use super::notifications::NotificationSender;
 use super::table::GrantTable;
 use crate::control::{ControlMessage, ControlVerb, Message};
 use crate::passive::Freed;
@@ -44,7 +45,7 @@ impl ServedGrants {
         self.any(GrantTable::is_used)
     }
 
-    /// Whether a task waits for blocks that a reader's word may free.
+    /// Whether a task waits for blocks that a reader's word may free, or for notifications.
     pub(crate) fn are_awaited(&self) -> bool {
         self.any(GrantTable::is_awaited)
     }
@@ -82,6 +83,17 @@ impl ServedGrants {
         }
     }
 
+    /// An importer's notification. Returns whether it is about an export here.
+    pub(crate) fn notified(&self, from: &str, message: &ControlMessage<'_>) -> bool {
+        let ControlVerb::Notification { sequence, payload } = message.verb else { return false };
+        let Ok(import) = message.key.try_into() else { return false };
+        let table = lock(&self.tables).get(&message.token).and_then(Weak::upgrade);
+        let Some(table) = table else { return false };
+        let sender = NotificationSender::new(from, import);
+        table.notify(sender, sequence, payload);
+        true
+    }
+
     fn alive(&self) -> Vec<Arc<GrantTable>> {
         lock(&self.tables).values().filter_map(Weak::upgrade).collect()
     }
@@ -99,7 +111,8 @@ impl Driver {
         self.shared().wake(false);
     }
 
-    /// A task waits for blocks of a table that is served: from now on readers' words are taken as they come, until none waits.
+    /// A task waits for blocks or notifications of a table that is served: from now on peers' messages are taken as they come,
+    /// until none waits.
     pub fn await_grants(&self) {
         self.shared().kick();
     }

@@ -12,6 +12,7 @@ use nixl_descriptor::layout::{BlockGrant, BlockGrantError, BlockGrants, Layout};
 
 use super::error::GrantError;
 use super::expiry::Expiries;
+use super::notifications::{NotificationInbox, NotificationReceiver, NotificationSender};
 use super::terms::{GrantTableOptions, GrantTerms, Granted};
 use super::tokens::{Tokens, same};
 use super::waiters::{FreeBlocks, Waiters};
@@ -27,6 +28,7 @@ pub struct GrantTable {
     words: GrantWords,
     layouts: Vec<BlockGrants>,
     state: Mutex<State>,
+    notifications: Arc<NotificationInbox>,
 }
 
 struct State {
@@ -130,7 +132,8 @@ impl GrantTable {
             closed: false,
         };
         let layouts = layouts.iter().map(Layout::grantable).collect();
-        Ok(Self { clock, words, layouts, state: Mutex::new(state) })
+        let notifications = NotificationInbox::new();
+        Ok(Self { clock, words, layouts, state: Mutex::new(state), notifications })
     }
 
     /// Grants blocks, or none. The grant is valid once it is [published](Self::publish).
@@ -328,6 +331,7 @@ impl GrantTable {
                 changes.end(slot as u32);
             }
         });
+        self.notifications.close();
     }
 
     /// Resolves when no grant of this table covers any of the blocks. Another task may have them granted by then.
@@ -352,9 +356,19 @@ impl GrantTable {
         self.lock().alive() > 0
     }
 
-    /// Whether a task waits for blocks to be free.
+    /// Whether a task waits for blocks to be free, or for a notification.
     pub(super) fn is_awaited(&self) -> bool {
-        self.lock().waiters.len() > 0
+        self.lock().waiters.len() > 0 || self.notifications.is_awaited()
+    }
+
+    /// Receives what importers notify; `None` while there is another receiver. Those that arrive while there is none are dropped.
+    pub fn subscribe(&self) -> Option<NotificationReceiver> {
+        self.notifications.subscribe()
+    }
+
+    /// A notification of an import of this process.
+    pub fn notify(&self, sender: NotificationSender, sequence: u64, payload: &[u8]) {
+        self.notifications.deliver(sender, sequence, payload);
     }
 
     /// What the table holds.

@@ -1,0 +1,44 @@
+//! The receiver of an export's notifications.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use super::inbox::NotificationInbox;
+use super::sender::ExportNotification;
+
+/// Receives the notifications of one export.
+///
+/// Dropping it drops those that it has not received: a later receiver is told that they are lost.
+#[derive(Debug)]
+pub struct NotificationReceiver {
+    inbox: Arc<NotificationInbox>,
+}
+
+impl NotificationReceiver {
+    pub(super) fn new(inbox: Arc<NotificationInbox>) -> Self {
+        Self { inbox }
+    }
+
+    /// The next notification, senders taking turns; `None` once the table is closed and all are received.
+    ///
+    /// Cancel safe: nothing is lost if the future is dropped.
+    pub async fn recv(&mut self) -> Option<ExportNotification> {
+        let wait = Wait(&self.inbox);
+        poll_fn(|cx| wait.0.poll(cx.waker())).await
+    }
+}
+
+impl Drop for NotificationReceiver {
+    fn drop(&mut self) {
+        self.inbox.unsubscribe();
+    }
+}
+
+/// A task that waits.
+struct Wait<'a>(&'a NotificationInbox);
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.0.forget_waker();
+    }
+}

@@ -1,0 +1,36 @@
+//! The importer's side: a notification is sent.
+
+use std::sync::Arc;
+
+use crate::control::{ControlMessage, ControlVerb, Message};
+use crate::{CopyOperation, Driver, OperationError, OperationOptions, PeerId, TransportError};
+
+impl Driver {
+    /// The version of the messages about offers and exports ([`MessageVersions::claims`](nixl_metadata::MessageVersions::claims))
+    /// that has notifications of exports. Owners of earlier releases ignore them.
+    pub const NOTIFICATIONS_SINCE: u16 = 2;
+
+    /// Sends the owner of an export, a connected peer, a notification of an import; its number is one higher than that of the
+    /// import's last.
+    ///
+    /// Cancel safe: the message is sent or it is not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transport::notify`](crate::Transport::notify), or [`OperationError::QueueFull`].
+    pub async fn notify_export(
+        self: &Arc<Self>,
+        export: u64,
+        import: [u8; 16],
+        (sequence, payload): (u64, &[u8]),
+        peer: &PeerId,
+    ) -> Result<(), OperationError> {
+        let transport = self.shared().transport().ok_or(TransportError::Closed)?;
+        let verb = ControlVerb::Notification { sequence, payload };
+        let payload = ControlMessage { key: &import, token: export, verb }.encode();
+        let message = Message::new(transport, peer.clone(), payload);
+        let options = OperationOptions::new();
+        let mut sent = CopyOperation::begin(self, Box::new(message), 0, Vec::new(), options)?;
+        sent.wait_for_completion().await.map(drop)
+    }
+}
