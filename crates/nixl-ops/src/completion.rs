@@ -145,7 +145,6 @@ impl<T: Clone> CompletionCell<T> {
     }
 
     /// The outcome, if the operation has ended.
-    #[cfg(test)]
     pub(crate) fn outcome(&self) -> Option<T> {
         lock(&self.state).outcome.clone()
     }

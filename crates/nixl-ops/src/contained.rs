@@ -16,13 +16,18 @@ use crate::TransportError;
 pub fn contained<R>(what: &'static str, work: impl FnOnce() -> R) -> Result<R, TransportError> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let reason = message(&*panic);
-        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-            // A payload whose destructor panics too.
-            mem::forget(again);
-        }
-        tracing::error!(what, reason, "a panic was contained");
+        // A payload whose destructor panics too.
+        forget_panic(|| drop(panic));
+        // Also where the panic is a subscriber's own.
+        forget_panic(|| tracing::error!(what, reason, "a panic was contained"));
         TransportError::Panicked { what, reason }
     })
+}
+
+fn forget_panic(work: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+        mem::forget(panic);
+    }
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

@@ -24,7 +24,7 @@ use crate::parking::{DoorbellListener, Parking};
 use crate::passive::{OfferSpec, PassiveEntry, PassiveTable, QuietProof, SlotsFound};
 use crate::posts::{PostHistory, PostedBy};
 use crate::sync::{Mutex, lock, thread};
-use crate::task::{self, Count, InFlight, SlotState, Task, TaskSlot};
+use crate::task::{self, ActiveCount, Count, InFlight, SlotState, Task, TaskSlot};
 use crate::telemetry::EndMetrics;
 use crate::typical::TypicalDurations;
 use crate::unexpected::{IdleLooks, Unexpected};
@@ -63,7 +63,7 @@ struct DriverWaker(Weak<Shared>);
 
 pub(crate) struct Shared {
     inbox: Mutex<Inbox>,
-    active: Arc<AtomicUsize>,
+    active: Arc<ActiveCount>,
     overdue: Arc<OverdueTotal>,
     /// How many of the active ones wait for the others.
     pub(crate) drains: AtomicUsize,
@@ -333,7 +333,7 @@ impl Driver {
             return Ok(slot);
         }
         if !lock(&shared.inbox).add(&slot) {
-            slot.give_up(ENDED.into());
+            shared.give_up(&slot, ENDED.into());
             return Err(ENDED.into());
         }
         match posted_by {
@@ -409,8 +409,16 @@ impl Shared {
     }
 
     pub(crate) fn poll(&self, slot: &TaskSlot) -> SlotState {
+        slot.poll(self.context())
+    }
+
+    fn give_up(&self, slot: &TaskSlot, error: OperationError) {
+        slot.give_up(error, self.context());
+    }
+
+    fn context(&self) -> task::Context<'_> {
         let Self { clock, config, overdue, typical, posts, metrics, .. } = self;
-        slot.poll(task::Context { clock: &**clock, config, overdue, typical, posts, metrics })
+        task::Context { clock: &**clock, config, overdue, typical, posts, metrics }
     }
 
     /// Operations that have not ended, of either side.
@@ -826,7 +834,7 @@ impl Reactor {
     fn dismiss_overdue(&mut self) {
         for slot in self.overdue.take() {
             if !matches!(self.shared.poll(&slot), SlotState::Ended | SlotState::Gone) {
-                slot.give_up(OperationError::Cancelled);
+                self.shared.give_up(&slot, OperationError::Cancelled);
             }
         }
     }
@@ -897,7 +905,7 @@ impl Drop for Reactor {
         };
         let active = mem::take(&mut self.active);
         for slot in active.into_iter().chain(slots).chain(self.overdue.take()) {
-            slot.give_up(ENDED.into());
+            self.shared.give_up(&slot, ENDED.into());
         }
         self.shared.passive.abandon_all(&ENDED.into());
     }

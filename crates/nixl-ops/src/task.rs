@@ -7,14 +7,17 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use metrics::{Gauge, gauge};
+use tracing::Span;
+
 use crate::completion::Memory;
 use crate::contained::contained;
 use crate::deadline::Deadline;
 use crate::outcome::{Completion, Outcome};
 use crate::overdue::{CountedOverdue, OverdueTotal};
 use crate::posts::PostHistory;
-use crate::sync::{Mutex, lock};
-use crate::telemetry::{EndMetrics, GaugeShare};
+use crate::sync::{Mutex, MutexGuard, lock};
+use crate::telemetry::{EndMetrics, GaugeShare, PerRecorder};
 use crate::typical::TypicalDurations;
 use crate::{Clock, CompletionCell, DriverConfig, Execution, OperationError, OperationStatus};
 
@@ -32,7 +35,7 @@ pub(crate) struct Task {
     /// Set once the result is no longer wanted: when to give up on the engine.
     pub(crate) drain_by: Option<Duration>,
     /// Below that of the caller who began it.
-    pub(crate) span: tracing::Span,
+    pub(crate) span: Span,
 }
 
 impl Task {
@@ -51,35 +54,51 @@ pub(crate) enum Count {
     Overdue(CountedOverdue),
 }
 
+/// How many are in flight, also in the gauge `nixl_requests_in_flight`.
+#[derive(Debug, Default)]
+pub(crate) struct ActiveCount {
+    count: AtomicUsize,
+    gauge: PerRecorder<Option<Gauge>>,
+}
+
+impl ActiveCount {
+    pub(crate) fn load(&self, ordering: Ordering) -> usize {
+        self.count.load(ordering)
+    }
+
+    fn gauge(&self) -> Gauge {
+        let look_up = || gauge!("nixl_requests_in_flight");
+        self.gauge.with(|gauge| gauge.get_or_insert_with(look_up).clone())
+    }
+}
+
 /// One of those in flight, counted until it is dropped.
 pub(crate) struct InFlight {
-    active: Arc<AtomicUsize>,
+    active: Arc<ActiveCount>,
     _gauge: GaugeShare,
 }
 
 impl InFlight {
     /// Counts one more, however many there are.
-    pub(crate) fn beyond_limit(active: &Arc<AtomicUsize>) -> Self {
-        active.fetch_add(1, Ordering::AcqRel);
-        Self::counted(active)
+    pub(crate) fn beyond_limit(active: &Arc<ActiveCount>) -> Self {
+        let gauge = GaugeShare::of(active.gauge(), 1);
+        active.count.fetch_add(1, Ordering::AcqRel);
+        Self { active: Arc::clone(active), _gauge: gauge }
     }
 
     /// Counts one more, unless there are `limit`.
-    pub(crate) fn count(active: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
-        let counted = Self::counted(active);
+    pub(crate) fn count(active: &Arc<ActiveCount>, limit: usize) -> Option<Self> {
+        let gauge = GaugeShare::of(active.gauge(), 1);
+        let before = active.count.fetch_add(1, Ordering::AcqRel);
+        let counted = Self { active: Arc::clone(active), _gauge: gauge };
         // Dropping it on the way out takes the surplus one back.
-        (active.fetch_add(1, Ordering::AcqRel) < limit).then_some(counted)
-    }
-
-    fn counted(active: &Arc<AtomicUsize>) -> Self {
-        let gauge = GaugeShare::new("nixl_requests_in_flight", 1);
-        Self { active: Arc::clone(active), _gauge: gauge }
+        (before < limit).then_some(counted)
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.active.fetch_sub(1, Ordering::AcqRel);
+        self.active.count.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -208,7 +227,8 @@ impl TaskSlot {
         self.poll_closely_from.get().filter(|from| now < from.saturating_add(2 * Self::LEAD))
     }
 
-    /// Moves the task on, and applies its deadline or the drain deadline of an abandoned one. A panic ends the task.
+    /// Moves the task on, and applies its deadline or the drain deadline of an abandoned one. A panic of its execution ends the
+    /// task; one of a subscriber of `tracing` does not.
     pub(crate) fn poll(&self, context: Context<'_>) -> SlotState {
         let mut guard = match self.task.try_lock() {
             Ok(guard) => guard,
@@ -216,66 +236,90 @@ impl TaskSlot {
             Err(TryLockError::WouldBlock) => return SlotState::Busy,
         };
         let Some(task) = guard.as_mut() else { return SlotState::Gone };
-        let span = task.span.clone();
-        let _entered = span.enter();
+        // Not cloned, which a subscriber learns of.
+        let span = mem::replace(&mut task.span, Span::none());
+        let polled = in_span(&span, || self.poll_in_span(guard, context));
+        match polled {
+            Some((state, Some(mut guard))) => {
+                if let Some(task) = guard.as_mut() {
+                    task.span = span;
+                }
+                state
+            }
+            Some((state, None)) => {
+                let _ = contained("a subscriber", || drop(span));
+                state
+            }
+            None => SlotState::Pending,
+        }
+    }
+
+    /// Returns the guard with the state unless the task has ended.
+    fn poll_in_span<'a>(
+        &self,
+        mut guard: MutexGuard<'a, Option<Task>>,
+        context: Context<'_>,
+    ) -> (SlotState, Option<MutexGuard<'a, Option<Task>>>) {
+        let Some(task) = guard.as_mut() else { return (SlotState::Gone, None) };
         let step = contained("an execution", || self.step(task, context));
         let end = match step {
-            Ok(Step::Stay(state)) => return state,
+            Ok(Step::Stay(state)) => return (state, Some(guard)),
             Ok(Step::End(end)) => end,
             Err(panicked) => match contained("an execution", || task.execution.abandon()) {
                 Ok(true) => End::Failed(panicked.into(), Memory::Quiet),
                 _ => End::Failed(panicked.into(), Memory::Leaked),
             },
         };
-        if !self.served {
-            // A recorder or subscriber may panic.
-            let _ = contained("metrics", || self.note(&end, task, context));
-        }
+        self.note(&end, task, context);
         // The lease goes before the waiter wakes, so that it finds its memory free. Dropped in flight, the task leaks what its
         // engine may still touch.
         let _ = contained("the end of an execution", || *guard = None);
         drop(guard);
         self.end(end);
-        SlotState::Ended
+        (SlotState::Ended, None)
     }
 
+    /// Counts how the operation ended for its caller. That may have been before its engine: by a cancellation or the deadline.
     fn note(&self, end: &End, task: &Task, Context { clock, metrics, .. }: Context<'_>) {
-        let elapsed = || clock.now().saturating_sub(task.begun);
-        match end {
-            End::Done(Ok(completion)) => metrics.completed(completion),
-            End::Done(Err(error)) => {
-                EndMetrics::failed(Some(&task.execution.report()), elapsed(), error);
-            }
-            End::Abandoned(Some(error)) | End::Failed(error, _) => {
-                EndMetrics::failed(None, elapsed(), error);
-            }
-            // Its deadline had passed before, or its caller does not want it.
-            End::Abandoned(None) => {
-                let after = elapsed();
-                let error = match self.cell.status() {
-                    OperationStatus::Errored => OperationError::TimedOut { after },
-                    _ => OperationError::Cancelled,
-                };
-                EndMetrics::failed(None, after, &error);
-            }
+        if self.served {
+            return;
         }
+        // A recorder or subscriber may panic.
+        let _ = contained("metrics", || {
+            let before = self.cell.outcome().and_then(Result::err);
+            let error = match (&before, end) {
+                (Some(error), _) => error,
+                (None, End::Done(Ok(completion))) => return metrics.completed(completion),
+                (
+                    None,
+                    End::Done(Err(error)) | End::Abandoned(Some(error)) | End::Failed(error, _),
+                ) => error,
+                (None, End::Abandoned(None)) => &OperationError::Cancelled,
+            };
+            let report = matches!(end, End::Done(_)).then(|| task.execution.report());
+            metrics.failed(report.as_ref(), clock.now().saturating_sub(task.begun), error);
+        });
     }
 
     /// Gives up an execution that nothing polls any more.
-    pub(crate) fn give_up(&self, error: OperationError) {
+    pub(crate) fn give_up(&self, error: OperationError, context: Context<'_>) {
         let task = lock(&self.task).take();
         let Some(mut task) = task else { return };
         let is_quiet = contained("an execution", || !task.posted || task.execution.abandon());
         let memory = if is_quiet == Ok(true) { Memory::Quiet } else { Memory::Leaked };
         if memory == Memory::Leaked {
-            tracing::error!(
-                bytes = task.bytes,
-                "an engine was not quiet when its driver ended; its memory is leaked"
-            );
+            let _ = contained("a subscriber", || {
+                tracing::error!(
+                    bytes = task.bytes,
+                    "an engine was not quiet when its driver ended; its memory is leaked"
+                );
+            });
         }
+        let end = End::Failed(error, memory);
+        self.note(&end, &task, context);
         // As above.
         let _ = contained("the end of an execution", || drop(task));
-        self.end(End::Failed(error, memory));
+        self.end(end);
     }
 
     fn step(
@@ -335,10 +379,12 @@ impl TaskSlot {
             return Step::Stay(SlotState::Pending);
         }
         if let Count::InFlight(_) = task.count {
-            tracing::error!(
-                bytes = task.bytes,
-                "the engine did not become quiet in time; its memory stays leased until it does"
-            );
+            let _ = contained("a subscriber", || {
+                tracing::error!(
+                    bytes = task.bytes,
+                    "the engine did not become quiet in time; its memory stays leased until it does"
+                );
+            });
             task.count = Count::Overdue(overdue.count(task.bytes));
             self.cell.set_leaked();
         }
@@ -362,6 +408,15 @@ impl TaskSlot {
             }
         }
     }
+}
+
+/// Runs `work` in the span, or outside it if the subscriber panics when it is entered. `None` if `work` itself panics.
+fn in_span<R>(span: &Span, work: impl FnOnce() -> R) -> Option<R> {
+    let (mut work, mut done) = (Some(work), None);
+    let _ = contained("a subscriber", || {
+        span.in_scope(|| done = work.take().map(|work| work()));
+    });
+    done.or_else(|| work.map(|work| work()))
 }
 
 /// What polling a slot needs of its driver.

@@ -7,7 +7,6 @@ use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
     gauge, histogram, with_recorder,
 };
-use nixl_metadata::OperationKind;
 
 use crate::sync::{Mutex, lock};
 use crate::{Completion, OperationError, PathReport, TransportError};
@@ -54,21 +53,69 @@ pub fn recorder_id() -> usize {
     with_recorder(|recorder| std::ptr::from_ref(recorder).cast::<()>().addr())
 }
 
-/// The metrics of operations that complete. They are looked up once for each recorder, since that takes longer than all else that
-/// is done at the end of an operation.
+/// Handles of metrics, looked up once for each recorder, since that allocates and takes longer than all else that is done at
+/// the end of an operation.
 #[derive(Default)]
-pub(crate) struct EndMetrics(Mutex<Kept>);
+pub(crate) struct PerRecorder<M>(Mutex<Kept<M>>);
 
 #[derive(Default)]
-struct Kept {
+struct Kept<M> {
     /// Of which recorder they are.
     recorder: usize,
-    paths: Vec<PathMetrics>,
+    handles: M,
+}
+
+impl<M: Default> PerRecorder<M> {
+    /// The handles of the recorder that is installed.
+    pub(crate) fn with<R>(&self, used: impl FnOnce(&mut M) -> R) -> R {
+        let recorder = recorder_id();
+        let mut kept = lock(&self.0);
+        if kept.recorder != recorder {
+            describe();
+            *kept = Kept { recorder, handles: M::default() };
+        }
+        used(&mut kept.handles)
+    }
+}
+
+impl<M> fmt::Debug for PerRecorder<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PerRecorder").finish_non_exhaustive()
+    }
+}
+
+/// Handles by the values of their labels, of which there are few.
+pub(crate) struct ByLabels<L, H>(Vec<(L, H)>);
+
+impl<L, H> Default for ByLabels<L, H> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<L: Copy + PartialEq, H> ByLabels<L, H> {
+    /// The handles of these labels, which `look_up` gets from the recorder the first time.
+    pub(crate) fn get(&mut self, labels: L, look_up: impl FnOnce(L) -> H) -> &H {
+        let found = self.0.iter().position(|(known, _)| *known == labels);
+        let at = found.unwrap_or_else(|| {
+            self.0.push((labels, look_up(labels)));
+            self.0.len() - 1
+        });
+        &self.0[at].1
+    }
+}
+
+/// The metrics of operations that end.
+#[derive(Debug, Default)]
+pub(crate) struct EndMetrics(PerRecorder<Ends>);
+
+#[derive(Default)]
+struct Ends {
+    completed: ByLabels<(&'static str, &'static str), PathMetrics>,
+    failed: ByLabels<(&'static str, &'static str, &'static str), Counter>,
 }
 
 struct PathMetrics {
-    kind: &'static str,
-    transport: &'static str,
     requests: Counter,
     bytes: Counter,
     duration: Histogram,
@@ -79,7 +126,9 @@ impl EndMetrics {
     pub(crate) fn completed(&self, completion: &Completion) {
         let Some(report) = completion.path() else { return };
         let (bytes, duration) = (completion.bytes(), completion.elapsed());
-        self.with(report.kind().class(), transport_label(report.transport()), |path| {
+        let labels = (report.kind().class(), transport_label(report.transport()));
+        self.0.with(|ends| {
+            let path = ends.completed.get(labels, PathMetrics::new);
             path.requests.increment(1);
             path.bytes.increment(bytes);
             path.duration.record(duration.as_secs_f64());
@@ -102,12 +151,22 @@ impl EndMetrics {
 
     /// Counts an operation that has failed, and tells `tracing`: at `DEBUG` if its caller gave it up, else at `WARN`. `report` is
     /// of the path that it took, if that is known.
-    pub(crate) fn failed(report: Option<&PathReport>, duration: Duration, error: &OperationError) {
+    pub(crate) fn failed(
+        &self,
+        report: Option<&PathReport>,
+        duration: Duration,
+        error: &OperationError,
+    ) {
         let kind = report.map_or("none", |report| report.kind().class());
         let transport = report.map_or("other", |report| transport_label(report.transport()));
         let cause = error.cause();
-        let labels = [("kind", kind), ("transport", transport), ("outcome", cause)];
-        counter!("nixl_requests_total", &labels).increment(1);
+        self.0.with(|ends| {
+            let failed = ends.failed.get((kind, transport, cause), |_| {
+                let labels = [("kind", kind), ("transport", transport), ("outcome", cause)];
+                counter!("nixl_requests_total", &labels)
+            });
+            failed.increment(1);
+        });
         let elapsed_us = micros(duration);
         if matches!(error, OperationError::Cancelled) {
             tracing::debug!(kind, transport, outcome = cause, elapsed_us, "operation cancelled");
@@ -115,37 +174,12 @@ impl EndMetrics {
             tracing::warn!(kind, transport, outcome = cause, elapsed_us, %error, "operation failed");
         }
     }
-
-    fn with(&self, kind: &'static str, transport: &'static str, note: impl FnOnce(&PathMetrics)) {
-        let recorder = recorder_id();
-        let mut kept = lock(&self.0);
-        if kept.recorder != recorder {
-            describe();
-            *kept = Kept { recorder, paths: Vec::new() };
-        }
-        match kept.paths.iter().find(|path| path.kind == kind && path.transport == transport) {
-            Some(path) => note(path),
-            None => {
-                let path = PathMetrics::new(kind, transport);
-                note(&path);
-                kept.paths.push(path);
-            }
-        }
-    }
-}
-
-impl fmt::Debug for EndMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EndMetrics").finish_non_exhaustive()
-    }
 }
 
 impl PathMetrics {
-    fn new(kind: &'static str, transport: &'static str) -> Self {
+    fn new((kind, transport): (&'static str, &'static str)) -> Self {
         let labels = [("kind", kind), ("transport", transport), ("outcome", "ok")];
         Self {
-            kind,
-            transport,
             requests: counter!("nixl_requests_total", &labels),
             bytes: counter!("nixl_bytes_total", &labels[..2]),
             duration: histogram!("nixl_request_duration_seconds", &labels[..2]),
@@ -153,28 +187,7 @@ impl PathMetrics {
     }
 }
 
-/// Counts an offer that has ended, and tells `tracing` at `DEBUG`.
-pub(crate) fn note_offer(
-    kind: OperationKind,
-    bytes: u64,
-    duration: Duration,
-    outcome: Result<(), &OperationError>,
-) {
-    let kind = match kind {
-        OperationKind::Read => "read",
-        OperationKind::Write => "write",
-    };
-    let cause = outcome.err().map_or("ok", OperationError::cause);
-    let labels = [("kind", kind), ("outcome", cause)];
-    counter!("nixl_offers_ended_total", &labels).increment(1);
-    if outcome.is_ok() {
-        counter!("nixl_offer_bytes_total", &labels[..1]).increment(bytes);
-        histogram!("nixl_offer_duration_seconds", &labels[..1]).record(duration.as_secs_f64());
-    }
-    tracing::debug!(kind, outcome = cause, bytes, elapsed_us = micros(duration), "offer ended");
-}
-
-fn micros(time: Duration) -> u64 {
+pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 

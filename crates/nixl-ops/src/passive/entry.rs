@@ -12,12 +12,12 @@ use super::quiet::{Claimant, QuietWatch};
 use super::retained::Retained;
 use super::spec::OfferSpec;
 use super::table::PassiveTable;
-use super::telemetry::HeldGauges;
+use super::telemetry::{HeldGauges, OfferMetrics};
 use crate::deadline::Deadline;
 use crate::outcome::{Completion, Outcome};
 use crate::slots::{OfferSlot, Revocation, SlotEvent};
 use crate::sync::{Mutex, lock};
-use crate::telemetry::{GaugeShare, note_offer};
+use crate::telemetry::GaugeShare;
 use crate::{CompletionCell, EndedOffer, OperationError, OperationStatus};
 
 /// One passive operation.
@@ -29,6 +29,8 @@ pub(crate) struct PassiveEntry {
     /// When no initiator begins any more.
     pub(super) expires: Duration,
     table: Weak<PassiveTable>,
+    /// Those of the table, which a claim may outlive.
+    metrics: Arc<OfferMetrics>,
     /// Its owner does not wait for the peer any more.
     dormant: AtomicBool,
     state: Mutex<State>,
@@ -110,15 +112,17 @@ impl PassiveEntry {
         spec: OfferSpec,
         now: Duration,
         deadline: Option<Deadline>,
-        table: Weak<PassiveTable>,
+        (table, metrics): (Weak<PassiveTable>, Arc<OfferMetrics>),
     ) -> Self {
         let OfferSpec { metadata, descriptors, leased, registrations, slot, life_time } = spec;
+        let live = metrics.live();
         Self {
             metadata,
             cell: Arc::new(CompletionCell::new()),
             begun: now,
             expires: now.saturating_add(life_time),
             table,
+            metrics,
             dormant: AtomicBool::new(false),
             state: Mutex::new(State {
                 hold: Some(Hold {
@@ -126,7 +130,7 @@ impl PassiveEntry {
                     leased,
                     descriptors,
                     gauges: None,
-                    _offers: GaugeShare::new("nixl_offers", 1),
+                    _offers: live,
                     slot,
                 }),
                 deadline,
@@ -399,17 +403,18 @@ impl PassiveEntry {
         let Some(hold) = hold else { return };
         drop(hold);
         let elapsed = self.elapsed(table.as_deref());
-        let outcome = if succeeded { Ok(()) } else { Err(&OperationError::Declined) };
-        note_offer(self.kind(), self.total_bytes(), elapsed, outcome);
         // The waiter may take its memory back as soon as it wakes: the hold has gone.
-        match succeeded {
+        let (status, outcome) = match succeeded {
             true => {
                 let completion = Completion::new(self.total_bytes(), elapsed, None);
-                self.cell.finish_quiet(OperationStatus::Complete, Ok(completion));
+                (OperationStatus::Complete, Ok(completion))
             }
-            false => {
-                self.cell.finish_quiet(OperationStatus::Errored, Err(OperationError::Declined));
-            }
+            false => (OperationStatus::Errored, Err(OperationError::Declined)),
+        };
+        let failure = outcome.as_ref().err().map(OperationError::cause);
+        // An offer that was given up before has been counted then.
+        if self.cell.finish_quiet(status, outcome) {
+            self.metrics.ended(self.kind(), self.total_bytes(), elapsed, failure);
         }
     }
 
@@ -418,9 +423,17 @@ impl PassiveEntry {
         table.map_or(Duration::ZERO, |table| table.now().saturating_sub(self.begun))
     }
 
-    fn note_given_up(&self, error: &OperationError) {
-        let elapsed = self.elapsed(self.table.upgrade().as_deref());
-        note_offer(self.kind(), self.total_bytes(), elapsed, Err(error));
+    /// Ends the operation for its owner, and counts that unless it has ended before.
+    fn finish_given_up(&self, error: OperationError) {
+        let status = match error {
+            OperationError::Cancelled => OperationStatus::Cancelled,
+            _ => OperationStatus::Errored,
+        };
+        let cause = error.cause();
+        if self.cell.finish(status, Err(error)) {
+            let elapsed = self.elapsed(self.table.upgrade().as_deref());
+            self.metrics.ended(self.kind(), self.total_bytes(), elapsed, Some(cause));
+        }
     }
 
     /// The owner gives the offer up. Its memory comes back at once if no peer writes it, else by the peer's confirmation or by proof.
@@ -429,20 +442,13 @@ impl PassiveEntry {
         if let Some(event) = self.slot_event() {
             Arc::clone(self).used(event);
         }
-        let status = match error {
-            OperationError::Cancelled => OperationStatus::Cancelled,
-            _ => OperationStatus::Errored,
-        };
         let before = self.cell.status().is_terminal();
         lock(&self.state).given_up = true;
         if before {
             return Release::AlreadyEnded;
         }
-        self.note_given_up(&error);
         // Revoked before the waiter wakes.
-        let release = self.let_go_before(|| {
-            self.cell.finish(status, Err(error));
-        });
+        let release = self.let_go_before(|| self.finish_given_up(error));
         match release {
             true => Release::Free,
             false => Release::Held,
@@ -451,10 +457,7 @@ impl PassiveEntry {
 
     /// As [`abandon`](Self::abandon), with the owner's promise that no peer accesses the memory.
     pub(crate) fn abandon_quiet(self: &Arc<Self>) {
-        if !self.cell.status().is_terminal() {
-            self.note_given_up(&OperationError::Cancelled);
-        }
-        self.cell.finish(OperationStatus::Cancelled, Err(OperationError::Cancelled));
+        self.finish_given_up(OperationError::Cancelled);
         let claimed = {
             let mut state = lock(&self.state);
             state.given_up = true;
@@ -530,6 +533,7 @@ impl PassiveEntry {
             self.expires.saturating_add(table.skew()),
             self.readers().saturating_sub(uses),
             (registrations, descriptors),
+            &self.metrics,
         ));
         table.remove(self.key());
     }
@@ -692,7 +696,7 @@ impl State {
             watch: None,
         });
         if let Some(hold) = &mut self.hold {
-            let gauges = || HeldGauges::quarantined(entry.is_without_terms(), entry.held_bytes());
+            let gauges = || entry.metrics.quarantined(entry.is_without_terms(), entry.held_bytes());
             hold.gauges.get_or_insert_with(gauges);
         }
         Revoked::Quarantine

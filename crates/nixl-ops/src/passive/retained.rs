@@ -8,7 +8,7 @@ use std::time::Duration;
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Registration};
 use nixl_metadata::NotificationKey;
 
-use super::telemetry::HeldGauges;
+use super::telemetry::{HeldGauges, OfferMetrics};
 use crate::contained::contained;
 
 /// Memory that its owner may overwrite, and that stays allocated since a read may be under way: the engine's progress thread
@@ -47,9 +47,10 @@ impl Retained {
         until: Duration,
         readers: u32,
         held: (Vec<Registration>, Arc<DescriptorList>),
+        metrics: &OfferMetrics,
     ) -> Self {
         let bytes = held.1.total_bytes();
-        let gauges = HeldGauges::retained(bytes);
+        let gauges = metrics.retained(bytes);
         Self { key, until, readers, bytes, held: Some(held), freed: None, _gauges: gauges }
     }
 
@@ -58,8 +59,9 @@ impl Retained {
         until: Duration,
         held: (Vec<Registration>, Arc<DescriptorList>),
         freed: Freed,
+        metrics: &OfferMetrics,
     ) -> Self {
-        let mut retained = Self::new(NotificationKey::random(), until, u32::MAX, held);
+        let mut retained = Self::new(NotificationKey::random(), until, u32::MAX, held, metrics);
         retained.freed = Some(freed);
         retained
     }

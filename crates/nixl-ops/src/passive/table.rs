@@ -13,7 +13,7 @@ use super::quiet::QuietProof;
 use super::reads::LateReads;
 use super::retained::{Freed, Retained};
 use super::spec::OfferSpec;
-use super::telemetry::note_second_completion;
+use super::telemetry::{OfferMetrics, note_second_completion};
 use crate::contained::contained;
 use crate::deadline::Deadline;
 use crate::grants::ServedGrants;
@@ -88,6 +88,7 @@ pub(crate) struct PassiveTable {
     pub(crate) page: Arc<OfferPage>,
     /// The grants of this connection's exports.
     pub(crate) grants: ServedGrants,
+    metrics: Arc<OfferMetrics>,
     clock: Arc<dyn Clock>,
     drain: Duration,
     skew: Duration,
@@ -150,6 +151,7 @@ impl PassiveTable {
             announced: Mutex::default(),
             page: Arc::default(),
             grants: ServedGrants::default(),
+            metrics: Arc::default(),
             clock,
             drain,
             skew,
@@ -184,7 +186,8 @@ impl PassiveTable {
     ) -> Arc<PassiveEntry> {
         let now = self.clock.now();
         let deadline = Deadline::starting(now, options);
-        let entry = Arc::new(PassiveEntry::new(spec, now, deadline, Arc::downgrade(self)));
+        let (table, metrics) = (Arc::downgrade(self), Arc::clone(&self.metrics));
+        let entry = Arc::new(PassiveEntry::new(spec, now, deadline, (table, metrics)));
         entry.cell.advance(OperationStatus::Initialized);
         lock(&self.entries).insert(entry.key().as_bytes().into(), Arc::clone(&entry));
         if let Some(deadline) = deadline {
@@ -429,7 +432,7 @@ impl PassiveTable {
         held: (Vec<Registration>, Arc<DescriptorList>),
         freed: Freed,
     ) {
-        self.retain(Retained::of_export(until, held, freed));
+        self.retain(Retained::of_export(until, held, freed, &self.metrics));
     }
 
     pub(super) fn retain(&self, memory: Retained) {

@@ -3,29 +3,44 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use metrics::{
     Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
     with_local_recorder,
 };
-use nixl_ops::{ClaimDemand, OperationOptions, RevokeOutcome};
+use nixl_ops::{
+    CancelOutcome, ClaimDemand, OperationError, OperationOptions, OperationStatus, RevokeOutcome,
+};
 
 use crate::peer::PeerSlot;
-use crate::world::{Engine, Memory, Offering, World, broken, now};
+use crate::world::{DRAIN, Engine, Memory, Offering, World, broken, now, timeout};
 
 /// Keeps counters and gauges, by name and labels.
 #[derive(Default)]
-struct Recorded(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
+struct Recorded {
+    values: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
+    look_ups: AtomicU64,
+}
 
 impl Recorded {
     fn of(&self, key: &Key) -> Arc<AtomicU64> {
         let labels: String = key.labels().map(|label| format!(" {}", label.value())).collect();
         let name = format!("{}{labels}", key.name());
-        Arc::clone(self.0.lock().unwrap().entry(name).or_default())
+        self.look_ups.fetch_add(1, Ordering::Relaxed);
+        Arc::clone(self.values.lock().unwrap().entry(name).or_default())
     }
 
     fn value(&self, name: &str) -> Option<u64> {
-        self.0.lock().unwrap().get(name).map(|value| value.load(Ordering::Relaxed))
+        self.values.lock().unwrap().get(name).map(|value| value.load(Ordering::Relaxed))
+    }
+
+    /// The counters of this name that are not zero, with their labels.
+    fn counted(&self, name: &str) -> Vec<(String, u64)> {
+        let values = self.values.lock().unwrap();
+        let of_name = values.iter().filter(|(key, _)| key.split(' ').next() == Some(name));
+        let counted = of_name.map(|(key, value)| (key.clone(), value.load(Ordering::Relaxed)));
+        counted.filter(|(_, value)| *value > 0).collect()
     }
 
     /// Offers that are held, and their bytes.
@@ -102,7 +117,7 @@ fn operations_of_both_sides_are_counted_by_a_recorder_that_is_installed_late() {
         ("nixl_offer_duration_seconds write", 1),
     ];
     for (name, value) in expected {
-        let all = recorded.0.lock().unwrap().keys().cloned().collect::<Vec<_>>();
+        let all = recorded.values.lock().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(recorded.value(name), Some(value), "{name} among {all:?}");
     }
 }
@@ -166,4 +181,129 @@ fn what_a_connection_leaks_at_its_end_is_not_held_any_more() {
         assert_eq!(recorded.held("retained"), Some((0.0, 0.0)));
         assert_eq!(recorded.held("quarantined-without-terms"), Some((0.0, 0.0)));
     });
+}
+
+/// `name labels` and its value.
+fn once(counter: &str) -> Vec<(String, u64)> {
+    vec![(counter.to_owned(), 1)]
+}
+
+#[test]
+fn an_operation_that_ended_before_its_engine_is_counted_as_its_caller_saw_it() {
+    for engine_ends in [Ok(()), Err(broken())] {
+        for is_cancelled in [true, false] {
+            let recorded = Recorded::default();
+            with_local_recorder(&recorded, || {
+                let mut world = World::new();
+                let (engine, memory) = (Engine::pending(), Memory::small());
+                let after = Duration::from_secs(1);
+                let mut read = world.read(&engine, &memory, timeout(after)).unwrap();
+                world.reactor.turn();
+                assert!(engine.in_flight());
+                let error = if is_cancelled {
+                    assert_eq!(read.cancel(), CancelOutcome::Cancelled);
+                    OperationError::Cancelled
+                } else {
+                    world.clock.advance(after);
+                    world.reactor.turn();
+                    OperationError::TimedOut { after }
+                };
+                assert_eq!(now(read.wait_for_completion()), Err(error));
+                engine.end(engine_ends.clone());
+                world.reactor.turn();
+                assert!(!memory.is_leased(), "the engine is quiet");
+            });
+            let outcome = if is_cancelled { "cancelled" } else { "timed-out" };
+            let expected = once(&format!("nixl_requests_total direct other {outcome}"));
+            assert_eq!(recorded.counted("nixl_requests_total"), expected);
+            assert_eq!(recorded.counted("nixl_bytes_total"), []);
+            assert_eq!(recorded.counted("nixl_request_duration_seconds"), []);
+        }
+    }
+}
+
+#[test]
+fn operations_that_their_driver_gives_up_are_counted() {
+    let recorded = Recorded::default();
+    with_local_recorder(&recorded, || {
+        let world = World::new();
+        let read = world.read(&Engine::pending(), &Memory::small(), OperationOptions::new());
+        drop(world.reactor);
+        assert_eq!(read.unwrap().status(), OperationStatus::Errored);
+    });
+    assert_eq!(
+        recorded.counted("nixl_requests_total"),
+        once("nixl_requests_total none other failed")
+    );
+
+    let recorded = Recorded::default();
+    with_local_recorder(&recorded, || {
+        let mut world = World::new();
+        let engine = Engine::pending();
+        let mut read = world.read(&engine, &Memory::small(), OperationOptions::new()).unwrap();
+        world.reactor.turn();
+        read.cancel();
+        world.reactor.turn();
+        world.clock.advance(DRAIN);
+        world.reactor.turn();
+        assert_eq!(recorded.counted("nixl_requests_total"), [], "its engine has not ended");
+        drop(world.reactor);
+    });
+    assert_eq!(
+        recorded.counted("nixl_requests_total"),
+        once("nixl_requests_total none other cancelled")
+    );
+}
+
+#[test]
+fn an_offer_that_was_given_up_is_counted_once() {
+    for has_written in [true, false] {
+        let recorded = Recorded::default();
+        with_local_recorder(&recorded, || {
+            let mut world = World::new();
+            let claimed = Offering::writable().claims(ClaimDemand::Everywhere).with_slot();
+            let memory = Memory::over(vec![0; 8]).0;
+            let mut writable = world.offer(claimed, &memory);
+            let peer = PeerSlot::of(writable.metadata());
+            assert!(peer.claim());
+            assert_eq!(writable.revoke(), RevokeOutcome::Held);
+            assert!(peer.written(has_written));
+            world.reactor.turn();
+            assert_eq!(recorded.held("quarantined"), Some((0.0, 0.0)), "the peer is done");
+        });
+        let expected = once("nixl_offers_ended_total write cancelled");
+        assert_eq!(recorded.counted("nixl_offers_ended_total"), expected);
+        assert_eq!(recorded.counted("nixl_offer_bytes_total"), []);
+    }
+}
+
+#[test]
+fn metrics_are_looked_up_once_for_each_recorder() {
+    let recorded = Recorded::default();
+    with_local_recorder(&recorded, || {
+        let mut world = World::new();
+        let mut round = || {
+            for result in [Ok(()), Err(broken())] {
+                let engine = Engine::ready(result);
+                drop(world.read(&engine, &Memory::small(), OperationOptions::new()).unwrap());
+            }
+            let mut complete = world.offer(Offering::writable(), &Memory::small());
+            world.inbox.push(complete.metadata().notification_key().as_bytes());
+            world.reactor.turn();
+            now(complete.wait_for_completion()).unwrap();
+            let mut quarantined = world.offer(Offering::writable(), &Memory::small());
+            quarantined.metadata();
+            assert_eq!(quarantined.revoke(), RevokeOutcome::Held);
+            let readable = world.readable(Offering::readable(), &Memory::small());
+            readable.metadata();
+            drop(readable);
+            recorded.look_ups.load(Ordering::Relaxed)
+        };
+        let first = round();
+        assert!(first > 0);
+        assert_eq!(round(), first);
+    });
+    assert_eq!(recorded.value("nixl_offers_ended_total write ok"), Some(2));
+    assert_eq!(recorded.value("nixl_requests_total direct other peer-gone"), Some(2));
+    assert_eq!(recorded.held("retained").map(|(offers, _)| offers), Some(0.0));
 }

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use nixl_ops::OperationOptions;
+use nixl_ops::{OperationError, OperationOptions};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::world::{Engine, Memory, World, now};
+use crate::world::{Engine, Memory, World, broken, now, timeout};
 
 /// Keeps what happens as `span > span: message`, of one thread.
 #[derive(Clone, Default)]
@@ -90,4 +91,87 @@ fn an_operation_has_a_span_below_that_of_its_caller() {
     let events = told.0.events.lock().unwrap();
     assert_eq!(*events, ["caller > operation: operation completed"]);
     assert!(told.0.entered.lock().unwrap().is_empty());
+}
+
+/// Panics at each call of one sort.
+struct Panicking(Call);
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Call {
+    Clone,
+    Enter,
+    Exit,
+    Event,
+    Close,
+}
+
+impl Panicking {
+    fn at(&self, call: Call) {
+        assert_ne!(self.0, call, "a subscriber's panic");
+    }
+}
+
+impl Subscriber for Panicking {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {
+        self.at(Call::Event);
+    }
+
+    fn enter(&self, _: &Id) {
+        self.at(Call::Enter);
+    }
+
+    fn exit(&self, _: &Id) {
+        self.at(Call::Exit);
+    }
+
+    fn clone_span(&self, id: &Id) -> Id {
+        self.at(Call::Clone);
+        id.clone()
+    }
+
+    fn try_close(&self, _: Id) -> bool {
+        self.at(Call::Close);
+        false
+    }
+}
+
+#[test]
+fn a_subscriber_that_panics_costs_no_operation() {
+    for call in [Call::Clone, Call::Enter, Call::Exit, Call::Event, Call::Close] {
+        tracing::subscriber::with_default(Panicking(call), || {
+            let mut world = World::new();
+            let engines = [(); 3].map(|()| Engine::pending());
+            let after = Duration::from_secs(1);
+            // Large ones, which the driver posts.
+            let mut reads = engines
+                .each_ref()
+                .map(|engine| world.read(engine, &Memory::large(), timeout(after)).unwrap());
+            world.reactor.turn();
+            assert!(engines.iter().all(|engine| engine.in_flight()), "{call:?}");
+            engines[0].end(Ok(()));
+            engines[1].end(Err(broken()));
+            world.reactor.turn();
+            world.clock.advance(after);
+            world.reactor.turn();
+            assert!(now(reads[0].wait_for_completion()).is_ok(), "{call:?}");
+            assert_eq!(now(reads[1].wait_for_completion()), Err(broken().into()), "{call:?}");
+            let timed_out = OperationError::TimedOut { after };
+            assert_eq!(now(reads[2].wait_for_completion()), Err(timed_out), "{call:?}");
+            engines[2].end(Ok(()));
+            world.reactor.turn();
+            assert_eq!(world.driver.stats().active(), 0, "{call:?}");
+        });
+    }
 }
