@@ -61,7 +61,8 @@ impl GrantOptions {
     }
 
     /// The grant becomes valid once all that `queue` has queued by then is done, and not at all if that fails: its ticket can be
-    /// sent before, and a read by it is [stale](crate::TransportError::Stale) until then. For the work that fills the blocks.
+    /// sent before, and a read by it is [stale](crate::TransportError::Stale) until then; in this process it is refused, as
+    /// [unpublished](nixl_ops::GrantError::Unpublished). For the work that fills the blocks.
     #[must_use]
     pub fn after(mut self, queue: Arc<dyn WorkQueue>) -> Self {
         self.after = Some(queue);
