@@ -21,6 +21,7 @@ mod grant;
 #[cfg(test)]
 mod model;
 mod own;
+mod prefault;
 mod read;
 mod remote;
 #[cfg(test)]
