@@ -89,6 +89,7 @@ impl Iterator for Steps {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
     use std::sync::Arc;
 
     use nixl_descriptor::SharedMemory;
@@ -152,7 +153,7 @@ mod tests {
     #[test]
     fn what_is_open_is_mapped_in_steps_and_what_is_not_is_left() {
         let len = STEP + 2 * PAGE;
-        let world = World::new(len, [0..len]);
+        let world = World::new(len, iter::once(0..len));
         world.touch(0);
         world.touch(len - PAGE);
         assert_eq!(world.steps(u64::MAX), []);
