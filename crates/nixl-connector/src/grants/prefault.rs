@@ -131,7 +131,9 @@ mod tests {
         let (world, steps) = World::new().await;
         let mut prefaulting = Prefaulting::new(25, OperationOptions::new());
         (0..3).for_each(|_| world.leave.send(()).unwrap());
-        prefaulting.run(world.driver(), &world.work, steps).await.unwrap();
+        let run = prefaulting.run(world.driver(), &world.work, steps);
+        let run = tokio::time::timeout(Duration::from_secs(60), run).await;
+        run.expect("it takes three steps").unwrap();
         assert_eq!((prefaulting.left(), prefaulting.mapped()), (0, 12));
         assert_eq!(world.taken().await, 3);
     }

@@ -85,7 +85,7 @@ impl ImportOptions {
     /// and their parts. 0 is none.
     ///
     /// Every byte that is looked at counts: also of a page that its owner has never touched, which is left unmapped, and again
-    /// where parts overlap. Looking ends early with the connector's timeout, which counts from its begin, and the import goes on.
+    /// where parts overlap. Looking ends early with the connector's timeout, which counts from its start, and the import goes on.
     ///
     /// The import waits for it. Each page that is mapped takes an entry of this process's page tables.
     #[must_use]
