@@ -24,7 +24,7 @@ pub fn prefault(region: &Region, range: Range<usize>) -> io::Result<usize> {
     let base = region.address() as usize;
     // Whole pages, of which the region may have a part.
     let end = base + range.end.min(region.len());
-    let mut at = base + range.start;
+    let mut at = base + range.start.min(region.len());
     let mut bytes = 0;
     let mut resident = vec![0u8; PAGES];
     while at < end {
@@ -95,5 +95,6 @@ mod tests {
         assert_eq!(resident(here.address()), 4 * PAGE);
         assert_eq!(prefault(&here, 41 * PAGE..64 * PAGE).unwrap(), 0);
         assert_eq!(prefault(&here, LEN..LEN).unwrap(), 0);
+        assert_eq!(prefault(&here, usize::MAX - 1..usize::MAX).unwrap(), 0);
     }
 }

@@ -67,11 +67,12 @@ pub trait ConnectionExecutor: Send + Sync + fmt::Debug + 'static {
         None
     }
 
-    /// Jobs that have the pages of a peer's memory mapped which this process has open, ahead of its first copies: each takes some
-    /// milliseconds at most. By default there are none.
-    fn prefaults(&self, remote: &RdmaMetadata) -> Vec<Prefault> {
-        let _ = remote;
-        Vec::new()
+    /// Has the pages of a peer's memory mapped which this process has open, ahead of its first copies: looks at `at_most` so many
+    /// bytes of what is offered, in its order, in steps that the caller takes. By default, and if there is no such memory, there
+    /// are none.
+    fn prefault(&self, remote: &RdmaMetadata, at_most: u64) -> Option<Prefault> {
+        let _ = (remote, at_most);
+        None
     }
 
     /// Whether this executor accesses memory of this device without the engine, so that a failure to register it with the
@@ -212,8 +213,18 @@ pub trait BlockingThread: Send + Sync + fmt::Debug {
 /// A blocking job that an operation waits for.
 pub type Preparation = Box<dyn FnOnce() -> Result<(), TransportError> + Send>;
 
-/// A blocking job that maps pages of a peer's memory, and says how many bytes are mapped.
-pub type Prefault = Box<dyn FnOnce() -> u64 + Send>;
+/// Blocking steps that map pages of a peer's memory, each of some milliseconds at most. A step that is never taken costs nothing.
+pub type Prefault = Box<dyn Iterator<Item = PrefaultStep> + Send>;
+
+/// What a step of a [`Prefault`] has done.
+#[allow(clippy::exhaustive_structs, reason = "executors make them")]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct PrefaultStep {
+    /// Bytes of the offer that it has looked at, which are more than 0.
+    pub examined: u64,
+    /// Those of them whose pages are mapped now.
+    pub mapped: u64,
+}
 
 /// What an executor makes of a message.
 #[allow(clippy::exhaustive_enums, reason = "the driver must handle each")]

@@ -100,7 +100,7 @@ pub use driver_stats::DriverStats;
 pub use error::{EndedOffer, OperationError, TransportError};
 pub use executor::{
     BlockingThread, Claim, ConnectionContext, ConnectionExecutor, Execution, Executor, Offer,
-    OfferRegistry, PeerMemory, PeerService, Prefault, Preparation, Received, Route,
+    OfferRegistry, PeerMemory, PeerService, Prefault, PrefaultStep, Preparation, Received, Route,
     TransferRequest, TransportExecutor,
 };
 pub use grants::{

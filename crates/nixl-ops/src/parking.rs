@@ -79,7 +79,7 @@ impl Parking {
         if self.on_doorbell.load(Ordering::SeqCst)
             && let Some(doorbell) = self.page.doorbell()
         {
-            doorbell.ring();
+            doorbell.wake_owner();
         }
         self.long.unpark();
     }

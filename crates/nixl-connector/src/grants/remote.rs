@@ -21,6 +21,7 @@ use super::described;
 use super::error::{BlockReadError, TicketError};
 use super::export::ExportShared;
 use super::own::exports_of_this_process;
+use super::prefault::Prefaulting;
 use super::read::{Lists, whole};
 use super::words::WordReads;
 use super::write;
@@ -74,7 +75,7 @@ impl Default for ImportOptions {
 }
 
 impl ImportOptions {
-    /// Bytes whose pages are mapped before the first read, unless it is said otherwise.
+    /// Bytes that are looked at for pages to map before the first read, unless it is said otherwise.
     pub const PREFAULT: u64 = 1 << 30;
 
     /// [A GiB](Self::PREFAULT) is pre-faulted.
@@ -83,11 +84,14 @@ impl ImportOptions {
         Self { prefault: Self::PREFAULT }
     }
 
-    /// Has the pages of about so many bytes of the export mapped before the import is there, on a thread of the connection's, so
-    /// that no first read of a block meets page faults. For memory that this process copies by itself, and that its owner has
-    /// touched; in the order of layouts and their parts. 0 is none.
+    /// Has the pages of the export's first so many bytes mapped before the import is there, on a thread of the connection's, so
+    /// that no first read of a block meets page faults. For memory that this process copies by itself, in the order of layouts
+    /// and their parts. 0 is none.
     ///
-    /// A GiB takes 2 MiB of page tables, and makes the import about 0.1 s longer.
+    /// Every byte that is looked at counts: also of a page that its owner has never touched, which is left unmapped, and again
+    /// where parts overlap. Looking ends early with the connector's timeout, which counts from its start, and the import goes on.
+    ///
+    /// The import waits for it. Each page that is mapped takes an entry of this process's page tables.
     #[must_use]
     pub fn prefault(mut self, bytes: u64) -> Self {
         self.prefault = bytes;
@@ -183,6 +187,7 @@ impl Connector {
         if let Words::Engine(_) = &imported.words {
             self.ask_whether_open(metadata).await?;
         }
+        let mut prefaulting = Prefaulting::new(options.prefault, self.default_options());
         for layout in 0..imported.layouts.len() {
             let local = self.room_for(&Lists::probed(metadata, layout))?;
             let (read, peer) =
@@ -190,29 +195,29 @@ impl Connector {
             imported.paths.push(read.path().cloned());
             imported.peer = Some(peer);
             if read.path().is_some_and(|path| path.kind() == PathKind::SharedMemory) {
-                let left = options.prefault.saturating_sub(imported.prefaulted);
-                imported.prefaulted += self.prefault(metadata, layout, left).await?;
+                self.prefault(metadata, layout, &mut prefaulting).await?;
             }
         }
+        imported.prefaulted = prefaulting.mapped();
         Ok(RemoteExport(Arc::new(imported)))
     }
 
-    /// Has pages of a layout mapped, of at least `most` bytes. Returns of how many.
+    /// Has pages of a layout mapped.
     async fn prefault(
         &self,
         metadata: &ExportMetadata,
         layout: usize,
-        most: u64,
-    ) -> Result<u64, ConnectorError> {
-        let connection = self.connection();
-        let mut bytes = 0;
-        for job in connection.executor().prefaults(&whole(metadata, layout)?) {
-            if bytes >= most {
-                break;
-            }
-            bytes += connection.work()?.run(job).await?;
+        prefaulting: &mut Prefaulting,
+    ) -> Result<(), ConnectorError> {
+        if prefaulting.left() == 0 {
+            return Ok(());
         }
-        Ok(bytes)
+        let connection = self.connection();
+        let remote = whole(metadata, layout)?;
+        match connection.executor().prefault(&remote, prefaulting.left()) {
+            Some(steps) => prefaulting.run(connection.driver(), connection.work()?, steps).await,
+            None => Ok(()),
+        }
     }
 
     /// A buffer of so many bytes for each descriptor.

@@ -20,7 +20,7 @@ use super::telemetry::Successes;
 use crate::facts::{Engine, LocalFacts, UcxTransports};
 use crate::local::{self, CopyContext, MemoryKind, ProcessOffers, is_host};
 use crate::peers::Peers;
-use crate::remote_memory::{ImportCache, prefaults, shares};
+use crate::remote_memory::{ImportCache, prefault, shares};
 use crate::transfers::{PeerCopy, RemoteCopyContext, Services, StagingMode};
 
 pub(super) struct PathConnection {
@@ -195,8 +195,8 @@ impl ConnectionExecutor for PathConnection {
         }
     }
 
-    fn prefaults(&self, remote: &RdmaMetadata) -> Vec<Prefault> {
-        prefaults(&self.imports, remote)
+    fn prefault(&self, remote: &RdmaMetadata, at_most: u64) -> Option<Prefault> {
+        prefault(&self.imports, remote, at_most)
     }
 
     fn can_access(&self, device: Device) -> bool {

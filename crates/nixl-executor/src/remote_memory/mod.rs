@@ -12,5 +12,5 @@ mod share;
 pub(crate) use import_cache::Now;
 pub(crate) use import_cache::{Found, ImportCache, ImportError};
 pub(crate) use key::{OwnerId, RemoteMemoryKey};
-pub(crate) use prefault::prefaults;
+pub(crate) use prefault::prefault;
 pub(crate) use share::{memory_key, shares};

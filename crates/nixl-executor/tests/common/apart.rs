@@ -54,8 +54,8 @@ impl ConnectionExecutor for ApartConnection {
         self.executor.prepare(local, remote)
     }
 
-    fn prefaults(&self, remote: &RdmaMetadata) -> Vec<Prefault> {
-        self.executor.prefaults(remote)
+    fn prefault(&self, remote: &RdmaMetadata, at_most: u64) -> Option<Prefault> {
+        self.executor.prefault(remote, at_most)
     }
 
     fn can_access(&self, device: Device) -> bool {

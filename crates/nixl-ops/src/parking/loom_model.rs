@@ -107,3 +107,37 @@ fn loom_a_peer_that_rings_without_a_word_hides_no_work() {
         peer.join().unwrap();
     });
 }
+
+/// A peer that is stopped between what it writes to the bell and its wake-up keeps no wake-up of this process from the thread.
+#[test]
+fn loom_a_peer_that_stops_amid_its_ring_hides_no_work() {
+    loom::model(|| {
+        let world = World::new();
+        let giver = {
+            let world = LoomArc::clone(&world);
+            thread::spawn(move || {
+                world.fresh.store(true, Ordering::SeqCst);
+                world.parking.wake();
+            })
+        };
+        let peer = {
+            let world = LoomArc::clone(&world);
+            thread::spawn(move || {
+                let memory = world.parking.page.memory().unwrap();
+                let bell = |at| memory.half_word(nixl_metadata::Doorbell::BELL + at).unwrap();
+                bell(0).fetch_add(1, Ordering::SeqCst);
+                bell(1).swap(0, Ordering::SeqCst);
+            })
+        };
+        let mut listener = DoorbellListener::new();
+        loop {
+            listener.listen(&world.parking);
+            if world.take_work() {
+                break;
+            }
+            world.parking.sleep(&ModelClock, LONG, &mut listener, true);
+        }
+        giver.join().unwrap();
+        peer.join().unwrap();
+    });
+}

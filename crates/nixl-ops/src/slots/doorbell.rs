@@ -37,6 +37,13 @@ impl<'a> PageDoorbell<'a> {
         }
     }
 
+    /// As [`ring`](Self::ring), by the owner's own process while the owner may sleep: wakes it even if a peer that has seen it asleep
+    /// was stopped before its own wake-up.
+    pub(crate) fn wake_owner(&self) {
+        self.rings.fetch_add(1, Ordering::SeqCst);
+        wake_one(self.rings);
+    }
+
     /// How often it was rung.
     pub(crate) fn rings(&self) -> u32 {
         self.rings.load(Ordering::SeqCst)
