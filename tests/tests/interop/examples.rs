@@ -212,7 +212,10 @@ fn a_closed_stdout_is_an_error() {
 #[test]
 fn an_interrupt_ends_it_at_once() {
     for (offers, _) in PAIRS {
-        let mut child = start(offers, &["--bytes", "4096", "--timeout", "600"]);
+        // A shell's job in the background ignores the signal, and so do the children of its children.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=INT").arg(example(offers).get_program());
+        let mut child = Child::spawn(command.args(["--bytes", "4096", "--timeout", "600"]));
         child.line().unwrap();
         let pid = Pid::from_raw(child.id().try_into().unwrap()).unwrap();
         kill_process(pid, Signal::INT).unwrap();

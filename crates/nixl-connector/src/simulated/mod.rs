@@ -24,7 +24,7 @@
 //! let sink = Connector::builder().transport(fabric.transport("sink")).build().await?;
 //! fabric.faults().next([Fault::NotificationLost]);
 //!
-//! let after = Duration::from_millis(20);
+//! let after = Duration::from_secs(1);
 //! let offered = Region::try_from(vec![7u8; 64])?;
 //! let mut offer =
 //!     source.create_readable_with(offered, OperationOptions::new().timeout(after)).await?;
