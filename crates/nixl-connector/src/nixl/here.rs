@@ -47,7 +47,7 @@ fn identifiers(details: &[u8]) -> impl Iterator<Item = u32> + '_ {
     const END: u32 = 1 << 22;
     /// UCX marks the identifier of a process in a PID namespace of its own.
     const IN_NAMESPACE: u32 = 1 << 31;
-    // Of 4 bytes each, since an identifier may be the last word but a byte or two.
+    // Windows of 4 bytes: an identifier may end the address, or lie a byte or two before its end.
     details.windows(4).filter_map(|window| {
         let word = u32::from_le_bytes(window.try_into().ok()?) & !IN_NAMESPACE;
         (word > 0 && word < END).then_some(word)
