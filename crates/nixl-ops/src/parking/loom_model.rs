@@ -31,27 +31,35 @@ impl World {
     fn take_work(&self) -> bool {
         self.fresh.swap(false, Ordering::SeqCst)
     }
+
+    /// Another thread of this process gives work, and wakes this one.
+    fn give(world: &LoomArc<Self>, wake: fn(&Parking)) -> thread::JoinHandle<()> {
+        let world = LoomArc::clone(world);
+        thread::spawn(move || {
+            world.fresh.store(true, Ordering::SeqCst);
+            wake(&world.parking);
+        })
+    }
+
+    /// Sleeps on the bell until there is work.
+    fn sleep_until_work(&self) {
+        let mut listener = DoorbellListener::new();
+        loop {
+            listener.listen(&self.parking);
+            if self.take_work() {
+                break;
+            }
+            self.parking.sleep(&ModelClock, LONG, &mut listener, true);
+        }
+    }
 }
 
 #[test]
 fn loom_work_ends_a_sleep_on_the_bell() {
     loom::model(|| {
         let world = World::new();
-        let giver = {
-            let world = LoomArc::clone(&world);
-            thread::spawn(move || {
-                world.fresh.store(true, Ordering::SeqCst);
-                world.parking.wake();
-            })
-        };
-        let mut listener = DoorbellListener::new();
-        loop {
-            listener.listen(&world.parking);
-            if world.take_work() {
-                break;
-            }
-            world.parking.sleep(&ModelClock, LONG, &mut listener, true);
-        }
+        let giver = World::give(&world, Parking::wake);
+        world.sleep_until_work();
         giver.join().unwrap();
     });
 }
@@ -60,13 +68,7 @@ fn loom_work_ends_a_sleep_on_the_bell() {
 fn loom_work_ends_a_long_sleep() {
     loom::model(|| {
         let world = World::new();
-        let giver = {
-            let world = LoomArc::clone(&world);
-            thread::spawn(move || {
-                world.fresh.store(true, Ordering::SeqCst);
-                world.parking.wake_if_parked();
-            })
-        };
+        let giver = World::give(&world, Parking::wake_if_parked);
         while !world.take_work() {
             let is_work = || world.fresh.load(Ordering::SeqCst);
             world.parking.park(&ModelClock, is_work, || None);
@@ -80,13 +82,7 @@ fn loom_work_ends_a_long_sleep() {
 fn loom_a_peer_that_rings_without_a_word_hides_no_work() {
     loom::model(|| {
         let world = World::new();
-        let giver = {
-            let world = LoomArc::clone(&world);
-            thread::spawn(move || {
-                world.fresh.store(true, Ordering::SeqCst);
-                world.parking.wake();
-            })
-        };
+        let giver = World::give(&world, Parking::wake);
         let peer = {
             let world = LoomArc::clone(&world);
             thread::spawn(move || {
@@ -95,14 +91,7 @@ fn loom_a_peer_that_rings_without_a_word_hides_no_work() {
                 rings.fetch_add(1, Ordering::SeqCst);
             })
         };
-        let mut listener = DoorbellListener::new();
-        loop {
-            listener.listen(&world.parking);
-            if world.take_work() {
-                break;
-            }
-            world.parking.sleep(&ModelClock, LONG, &mut listener, true);
-        }
+        world.sleep_until_work();
         giver.join().unwrap();
         peer.join().unwrap();
     });
@@ -113,13 +102,7 @@ fn loom_a_peer_that_rings_without_a_word_hides_no_work() {
 fn loom_a_peer_that_stops_amid_its_ring_hides_no_work() {
     loom::model(|| {
         let world = World::new();
-        let giver = {
-            let world = LoomArc::clone(&world);
-            thread::spawn(move || {
-                world.fresh.store(true, Ordering::SeqCst);
-                world.parking.wake();
-            })
-        };
+        let giver = World::give(&world, Parking::wake);
         let peer = {
             let world = LoomArc::clone(&world);
             thread::spawn(move || {
@@ -129,14 +112,7 @@ fn loom_a_peer_that_stops_amid_its_ring_hides_no_work() {
                 bell(1).swap(0, Ordering::SeqCst);
             })
         };
-        let mut listener = DoorbellListener::new();
-        loop {
-            listener.listen(&world.parking);
-            if world.take_work() {
-                break;
-            }
-            world.parking.sleep(&ModelClock, LONG, &mut listener, true);
-        }
+        world.sleep_until_work();
         giver.join().unwrap();
         peer.join().unwrap();
     });
