@@ -127,7 +127,7 @@ pub use sleeper::Sleeper;
 pub use slots::{FoundSlot, OfferSlot, RecentCheck, RemoteSlot, RemoteSlots};
 pub use spent::{KeyUse, SpentKeys, SpentStats};
 pub use status::{OperationStatus, StatusError};
-pub use telemetry::{GaugeShare, recorder_id};
+pub use telemetry::{GaugeShare, recorder_id, transport_label};
 pub use transport::{ConnectSpec, Connected, Idle, PeerId, Transfer, TransferSpec, Transport};
 pub use usage::OfferUse;
 pub use wait_for::WaitFor;

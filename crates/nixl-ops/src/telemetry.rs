@@ -191,7 +191,9 @@ pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn transport_label(transport: &str) -> &'static str {
+/// The label of metrics for a transport's name: one of few, so that names make no new series.
+#[must_use]
+pub fn transport_label(transport: &str) -> &'static str {
     let known = ["nixl", "memcpy", "cuda"];
     known.into_iter().find(|name| transport.starts_with(name)).unwrap_or("other")
 }

@@ -3,12 +3,13 @@
 use std::sync::{Mutex, PoisonError};
 
 use metrics::{Counter, Unit, counter, describe_counter, describe_gauge};
-use nixl_ops::{PathKind, TransportError, recorder_id};
+use nixl_ops::{PathKind, TransportError, recorder_id, transport_label};
 
 /// Counts a path that was tried, when it is known how that went.
 pub fn note_attempt(kind: PathKind, transport: &str, result: Result<(), &TransportError>) {
     let outcome = result.err().map_or("ok", TransportError::cause);
-    let labels = [("kind", kind.class()), ("transport", label(transport)), ("outcome", outcome)];
+    let labels =
+        [("kind", kind.class()), ("transport", transport_label(transport)), ("outcome", outcome)];
     counter!("nixl_attempts_total", &labels).increment(1);
 }
 
@@ -27,7 +28,7 @@ struct Kept {
 impl Successes {
     /// As [`note_attempt`].
     pub(crate) fn attempt(&self, kind: PathKind, transport: &str) {
-        let (kind, transport) = (kind.class(), label(transport));
+        let (kind, transport) = (kind.class(), transport_label(transport));
         let recorder = recorder_id();
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.recorder != recorder {
@@ -57,11 +58,6 @@ fn describe() {
     );
     describe_gauge!("nixl_pinned_bytes", Bytes, "Peers' memory that is pinned here");
     describe_gauge!("nixl_mapped_bytes", Bytes, "Address space that peers' host memory takes here");
-}
-
-fn label(transport: &str) -> &'static str {
-    let known = ["nixl", "memcpy", "cuda"];
-    known.into_iter().find(|name| transport.starts_with(name)).unwrap_or("other")
 }
 
 #[cfg(test)]
