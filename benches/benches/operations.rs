@@ -26,7 +26,7 @@ struct Instantly {
 }
 
 impl Execution for Instantly {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         Poll::Ready(Ok(()))
     }
 

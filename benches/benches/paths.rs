@@ -5,7 +5,7 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -75,7 +75,7 @@ struct Instant;
 
 // SAFETY: it touches no memory, and is never in flight.
 unsafe impl Transfer for Instant {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         Poll::Ready(Ok(()))
     }
 
@@ -175,7 +175,7 @@ fn executors(c: &mut Criterion) {
                     TransferRequest::inter_process(kind, memory, &remote, to.0, to.1, Vec::new());
                 let mut execution = executor.execute(request).unwrap();
                 let _ = black_box((execution.posts_quickly(), execution.expected()));
-                assert!(execution.poll().is_ready());
+                assert!(execution.poll(&mut Context::from_waker(Waker::noop())).is_ready());
                 execution.report()
             });
         });

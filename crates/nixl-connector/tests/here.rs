@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use nixl_connector::ControlThread;
@@ -60,7 +61,7 @@ fn a_peer_that_is_not_proven_to_be_here_is_reached_over_the_network() {
     );
     let mut transfer = initiator.prepare(spec.unwrap()).unwrap();
     let until = Instant::now() + Duration::from_secs(30);
-    while transfer.poll().map(Result::unwrap).is_pending() {
+    while transfer.poll(&mut Context::from_waker(Waker::noop())).map(Result::unwrap).is_pending() {
         target.take_notifications(&mut |_, _| ()).unwrap();
         assert!(Instant::now() < until, "the transfer does not end");
     }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::thread;
 
 use nixl_connector::simulated::Fabric;
@@ -69,12 +69,12 @@ struct Posted {
 }
 
 impl Execution for Posted {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         // The first poll posts.
         if let Some(threads) = self.threads.take() {
             note(&threads);
         }
-        self.execution.poll()
+        self.execution.poll(cx)
     }
 
     fn abandon(&mut self) -> bool {

@@ -1,14 +1,14 @@
 //! The execution of an engine's own transfer between processes.
 
 use std::fmt;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use nixl_metadata::OperationKind;
 
 use crate::{
-    CompletionNotifier, Execution, PathKind, PathReport, PeerMemory, Transfer, TransferRequest,
-    TransportError,
+    CompletionMode, CompletionNotifier, Execution, PathKind, PathReport, PeerMemory, Transfer,
+    TransferRequest, TransportError,
 };
 
 /// One request of the engine's, and the notification that the target waits for.
@@ -53,9 +53,9 @@ impl DirectTransfer {
 }
 
 impl Execution for DirectTransfer {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if let Stage::Moving(transfer) = &mut self.stage {
-            let moved = ready!(transfer.poll());
+            let moved = ready!(transfer.poll(cx));
             let memory = match (&moved, transfer.was_posted()) {
                 (Ok(()), _) => PeerMemory::QUIET,
                 (Err(_), true) => PeerMemory::UNPROVEN,
@@ -74,6 +74,13 @@ impl Execution for DirectTransfer {
             notified?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn completion_mode(&self) -> CompletionMode {
+        match &self.stage {
+            Stage::Moving(transfer) => transfer.completion_mode(),
+            Stage::Notifying | Stage::Ended(_) => CompletionMode::Polled,
+        }
     }
 
     fn abandon(&mut self) -> bool {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use crate::control::{ControlMessage, ControlVerb};
 use crate::driver::Shared;
@@ -100,7 +100,7 @@ struct Drained {
 }
 
 impl Execution for Drained {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         // Each drain is an operation itself.
         let drains = self.shared.drains.load(Ordering::Acquire);
         match self.shared.in_hand() <= drains {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,8 +12,8 @@ use nixl_metadata::{AgentMetadata, NotificationKey, OperationKind, PeerInfo, Rdm
 
 use crate::passive::PassiveEntry;
 use crate::{
-    Clock, DirectTransfer, EndedOffer, Mailboxes, PathKind, PathPolicy, PathReport, PeerId,
-    Rejected, RemoteSlot, Transfer, TransferSpec, Transport, TransportError, WaitFor,
+    Clock, CompletionMode, DirectTransfer, EndedOffer, Mailboxes, PathKind, PathPolicy, PathReport,
+    PeerId, Rejected, RemoteSlot, Transfer, TransferSpec, Transport, TransportError, WaitFor,
 };
 
 /// What an application gives to its connectors: makes the executor of each connection.
@@ -428,12 +428,18 @@ impl<'a> TransferRequest<'a> {
 /// An operation being carried out. Dropping it in flight has the consequences of
 /// [`Transfer`](crate::Transfer).
 pub trait Execution: Send {
-    /// Moves the operation on, within microseconds, or within a bounded copy.
+    /// Moves the operation on, within microseconds, or within a bounded copy. The first poll posts.
     ///
     /// # Errors
     ///
     /// How it failed. After `Ready` it must not be polled again.
-    fn poll(&mut self) -> Poll<Result<(), TransportError>>;
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>>;
+
+    /// How it is learned, after a [`poll`](Self::poll) that was pending, that another may get further: of an execution that moves
+    /// one transfer, as of that. By default it is [polled](CompletionMode::Polled).
+    fn completion_mode(&self) -> CompletionMode {
+        CompletionMode::Polled
+    }
 
     /// How long it is expected to take from its first poll to its end, if it can tell; asked once, before that poll.
     /// Its waiter is woken shortly before, to poll closely. Only what wakes the driver at its end

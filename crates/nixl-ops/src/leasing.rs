@@ -1,12 +1,12 @@
 //! An execution together with the leases of its memory.
 
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nixl_descriptor::LeaseSet;
 
 use crate::contained::contained;
-use crate::{Execution, PathReport, PeerMemory, TransportError};
+use crate::{CompletionMode, Execution, PathReport, PeerMemory, TransportError};
 
 /// Holds leases until the execution has ended. Dropped in flight, it leaks them.
 pub(crate) struct Leasing {
@@ -27,14 +27,18 @@ impl Leasing {
 
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Execution for Leasing {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        let polled = self.execution.poll();
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        let polled = self.execution.poll(cx);
         self.ended |= polled.is_ready();
         polled
     }
 
     fn expected(&self) -> Option<Duration> {
         self.execution.expected()
+    }
+
+    fn completion_mode(&self) -> CompletionMode {
+        self.execution.completion_mode()
     }
 
     fn awaits_notification(&self) -> bool {

@@ -128,6 +128,8 @@ pub use slots::{FoundSlot, OfferSlot, RecentCheck, RemoteSlot, RemoteSlots};
 pub use spent::{KeyUse, SpentKeys, SpentStats};
 pub use status::{OperationStatus, StatusError};
 pub use telemetry::{GaugeShare, recorder_id, transport_label};
-pub use transport::{ConnectSpec, Connected, Idle, PeerId, Transfer, TransferSpec, Transport};
+pub use transport::{
+    CompletionMode, ConnectSpec, Connected, Idle, PeerId, Transfer, TransferSpec, Transport,
+};
 pub use usage::OfferUse;
 pub use wait_for::WaitFor;

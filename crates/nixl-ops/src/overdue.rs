@@ -89,9 +89,9 @@ impl OverdueList {
     }
 
     /// Looks at those that are due. Each look that finds nothing new doubles the pause before the next.
-    pub(crate) fn poll(&mut self, now: Duration, poll: impl Fn(&TaskSlot) -> SlotState) {
+    pub(crate) fn poll(&mut self, now: Duration, poll: impl Fn(&Arc<TaskSlot>) -> SlotState) {
         self.0.retain_mut(|late| {
-            if now < late.at {
+            if now < late.at && !late.slot.is_woken() {
                 return true;
             }
             late.pause = match poll(&late.slot) {

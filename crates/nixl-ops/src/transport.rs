@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -434,6 +434,18 @@ impl<'a> TransferSpec<'a> {
     }
 }
 
+/// How it is learned that a transfer has come further.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(clippy::exhaustive_enums, reason = "the driver must handle each")]
+pub enum CompletionMode {
+    /// By polls only: the driver polls it until it is ready, closely at first and then more seldom. So are those of engines without a
+    /// completion event, as NIXL is one.
+    Polled,
+    /// By the waker of the latest poll, which is called once another poll may get further. The driver sleeps until then, and polls
+    /// all the same at the deadline and once a second, so that a wake that was lost costs no more.
+    Wakes,
+}
+
 /// One transfer of an engine.
 ///
 /// # Safety
@@ -444,13 +456,13 @@ impl<'a> TransferSpec<'a> {
 /// write.
 ///
 /// ```compile_fail,E0200
-/// # use std::task::Poll;
+/// # use std::task::{Context, Poll};
 /// # use nixl_ops::{Transfer, TransportError};
 /// struct Careless;
 ///
 /// // Not `unsafe impl`: the compiler refuses it.
 /// impl Transfer for Careless {
-///     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+///     fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
 ///         Poll::Ready(Ok(()))
 ///     }
 ///     fn in_flight(&self) -> bool {
@@ -469,10 +481,18 @@ pub unsafe trait Transfer: Send {
     /// Posts the transfer at the first call, afterwards asks how it stands. Engines that send the
     /// completion notification from here do so: a posted transfer must be polled until it is ready.
     ///
+    /// A transfer that [wakes](CompletionMode::Wakes) wakes the waker of the latest call.
+    ///
     /// # Errors
     ///
     /// How the transfer failed. After `Ready` it must not be polled again.
-    fn poll(&mut self) -> Poll<Result<(), TransportError>>;
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>>;
+
+    /// How it is learned, after a [`poll`](Self::poll) that was pending, that another may get further. By default the transfer
+    /// is [polled](CompletionMode::Polled).
+    fn completion_mode(&self) -> CompletionMode {
+        CompletionMode::Polled
+    }
 
     /// Whether the engine may touch the memory now.
     fn in_flight(&self) -> bool;

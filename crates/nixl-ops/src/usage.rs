@@ -1,9 +1,11 @@
 //! An execution that uses a peer's offer, with its claim and completion.
 
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use crate::{Execution, KeyUse, PathReport, PeerMemory, RemoteSlot, TransportError};
+use crate::{
+    CompletionMode, Execution, KeyUse, PathReport, PeerMemory, RemoteSlot, TransportError,
+};
 
 /// An execution that begins and ends a use of an offer: it claims a writable one at its first poll, before a byte moves, checks
 /// that a readable one is still open, and takes that back if no byte of the peer's was touched.
@@ -68,14 +70,14 @@ impl OfferUse {
 
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Execution for OfferUse {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if self.stage == Stage::Unbegun
             && let Err(error) = self.begin()
         {
             self.stage = Stage::Ended;
             return Poll::Ready(Err(error));
         }
-        let result = ready!(self.execution.poll());
+        let result = ready!(self.execution.poll(cx));
         match &result {
             Ok(()) => {
                 self.stage = Stage::Ended;
@@ -96,6 +98,10 @@ impl Execution for OfferUse {
 
     fn expected(&self) -> Option<Duration> {
         self.execution.expected()
+    }
+
+    fn completion_mode(&self) -> CompletionMode {
+        self.execution.completion_mode()
     }
 
     fn awaits_notification(&self) -> bool {

@@ -1,14 +1,14 @@
 //! Executions that wait for work on their memory.
 
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nixl_descriptor::{Dependency, DependencyError, DescriptorList};
 
 use crate::{
-    CopyOperation, Driver, Execution, OperationError, OperationOptions, PathKind, PathReport,
-    PeerMemory, TransportError,
+    CompletionMode, CopyOperation, Driver, Execution, OperationError, OperationOptions, PathKind,
+    PathReport, PeerMemory, TransportError,
 };
 
 /// An execution that begins once work on its memory is done, for those that cannot wait by themselves.
@@ -71,7 +71,7 @@ impl Driver {
 struct NoWait;
 
 impl Execution for NoWait {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         Poll::Ready(Ok(()))
     }
 
@@ -86,12 +86,12 @@ impl Execution for NoWait {
 
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Execution for WaitFor {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if !Self::is_open(&self.pending)? {
             return Poll::Pending;
         }
         self.pending.clear();
-        self.execution.poll()
+        self.execution.poll(cx)
     }
 
     fn abandon(&mut self) -> bool {
@@ -109,6 +109,13 @@ impl Execution for WaitFor {
 
     fn target_told(&self) -> bool {
         self.execution.target_told()
+    }
+
+    fn completion_mode(&self) -> CompletionMode {
+        match self.pending.is_empty() {
+            true => self.execution.completion_mode(),
+            false => CompletionMode::Polled,
+        }
     }
 
     fn awaits_notification(&self) -> bool {

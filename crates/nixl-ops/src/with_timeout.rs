@@ -89,7 +89,7 @@ impl Drop for Timer<'_> {
 struct Never;
 
 impl Execution for Never {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         Poll::Pending
     }
 

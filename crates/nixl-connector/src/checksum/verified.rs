@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, Leased};
 use nixl_metadata::Checksum;
-use nixl_ops::{Execution, PathReport, PeerMemory, TransportError};
+use nixl_ops::{CompletionMode, Execution, PathReport, PeerMemory, TransportError};
 
 use super::first_not_of_host;
 use super::sum::Sum;
@@ -108,9 +108,9 @@ enum Stage {
 
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Execution for Verified {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if let Stage::Moving(execution, _) = &mut self.0 {
-            ready!(execution.poll())?;
+            ready!(execution.poll(cx))?;
             let moved = Moved::by(&**execution);
             let moving = mem::replace(&mut self.0, Stage::Over(moved.clone()));
             if let Stage::Moving(execution, verification) = moving {
@@ -134,6 +134,13 @@ impl Execution for Verified {
             }
             // The sum comes after what the path expects.
             _ => None,
+        }
+    }
+
+    fn completion_mode(&self) -> CompletionMode {
+        match &self.0 {
+            Stage::Moving(execution, _) => execution.completion_mode(),
+            Stage::Summing(..) | Stage::Over(_) => CompletionMode::Polled,
         }
     }
 

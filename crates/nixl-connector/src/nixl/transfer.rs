@@ -3,7 +3,7 @@
 
 use std::mem;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -193,7 +193,7 @@ impl NixlTransfer {
 // SAFETY: NIXL touches the memory of a request only between its post and the terminal status that `status` waits for, which is
 // when `in_flight` is true. The transfer owns the lease and the registrations, and `drop` leaks both, and the request, in flight.
 unsafe impl Transfer for NixlTransfer {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         let directory = Arc::clone(&self.directory);
         let _context = gpu::enter(self.gpu);
         // Shut while memory is registered or a peer is connected: the caller polls again. What is not posted at once wakes the

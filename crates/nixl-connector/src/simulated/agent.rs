@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::thread::Thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,8 @@ pub(super) struct Agent {
     pub(super) plan: Plan,
     pub(super) inbox: VecDeque<Letter>,
     pub(super) peers: HashMap<Arc<str>, Peer>,
+    /// Moves its transfers, if they wake and the network is not stepped.
+    pub(super) engine: Option<Thread>,
     /// Registered memory by its number.
     memory: BTreeMap<u64, RegionSpan>,
 }
@@ -37,6 +40,7 @@ impl Agent {
             plan: Plan::default(),
             inbox: VecDeque::new(),
             peers: HashMap::new(),
+            engine: None,
             memory: BTreeMap::new(),
         }
     }

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
-use nixl_ops::{Clock, Transport};
+use nixl_ops::{Clock, CompletionMode, Transport};
 
 use super::agent::Agent;
+use super::engine;
 use super::faults::{Faults, Plan};
 use super::job::Job;
 use super::stepped::{self, SteppedJob};
@@ -44,13 +46,26 @@ impl Fabric {
     /// A new agent, named `{name}-{incarnation}`. Like the process that it stands for, it is gone from the
     /// network when the transport is dropped.
     pub fn transport(&self, name: &str) -> Arc<dyn Transport> {
-        let mut state = self.network.lock();
-        state.incarnations += 1;
-        let incarnation = state.incarnations;
-        let name: Arc<str> = format!("{name}-{incarnation}").into();
-        state.agents.insert(Arc::clone(&name), Agent::new(incarnation));
-        drop(state);
-        Arc::new(SimulatedTransport::new(Arc::clone(&self.network), name, incarnation))
+        let (name, incarnation) = self.network.add(name);
+        let network = Arc::clone(&self.network);
+        let mode = CompletionMode::Polled;
+        Arc::new(SimulatedTransport::new(network, name, incarnation, mode))
+    }
+
+    /// As [`transport`](Self::transport), with transfers that [wake](CompletionMode::Wakes): they move without being polled, by a
+    /// thread of the agent's own, or by [`step`](Self::step) on a stepped network.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses the thread.
+    pub fn waking_transport(&self, name: &str) -> io::Result<Arc<dyn Transport>> {
+        let (name, incarnation) = self.network.add(name);
+        if self.network.chunk.is_none() {
+            engine::start(&self.network, &name)?;
+        }
+        let network = Arc::clone(&self.network);
+        let mode = CompletionMode::Wakes;
+        Ok(Arc::new(SimulatedTransport::new(network, name, incarnation, mode)))
     }
 
     /// Orders faults for transfers and registrations of any agent.
@@ -106,6 +121,16 @@ impl Network {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Every critical section leaves the state consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new agent, and its incarnation.
+    fn add(&self, name: &str) -> (Arc<str>, u64) {
+        let mut state = self.lock();
+        state.incarnations += 1;
+        let incarnation = state.incarnations;
+        let name: Arc<str> = format!("{name}-{incarnation}").into();
+        state.agents.insert(Arc::clone(&name), Agent::new(incarnation));
+        (name, incarnation)
     }
 
     /// Takes over a transfer that was dropped in flight.

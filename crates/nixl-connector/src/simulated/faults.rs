@@ -39,6 +39,8 @@ pub enum Fault {
         /// The byte that it is in.
         at: u64,
     },
+    /// A transfer that wakes does not.
+    WakeLost,
     /// The peer is never told.
     NotificationLost,
     /// The peer is told at the post, before the bytes are there.

@@ -110,6 +110,11 @@ impl Job {
         self.moved
     }
 
+    /// Whether its end wakes.
+    pub(super) fn wakes(&self) -> bool {
+        !self.strikes.has(&Fault::WakeLost)
+    }
+
     /// Keeps the local memory leased for good: nothing tells its owner when this ends.
     pub(super) fn leak(&self) {
         self.request.leased.clone().leak();

@@ -43,10 +43,14 @@
 //! On a [stepped](Fabric::stepped) network nothing moves but by [`Fabric::step`], chunk by chunk in any order, so that a test decides
 //! what happens between two chunks of one request.
 //!
+//! The transfers of an agent are polled, as those of NIXL are, or [wake](Fabric::waking_transport), as those of an engine with
+//! completion events do.
+//!
 //! Host memory only.
 
 mod agent;
 mod blob;
+mod engine;
 mod fabric;
 mod faults;
 mod job;

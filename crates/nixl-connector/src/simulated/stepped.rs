@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use nixl_ops::TransportError;
 
@@ -16,48 +16,73 @@ pub(super) struct SteppedJob {
 }
 
 enum State {
-    /// With the chunks that have not moved.
-    Moving(Box<Job>, Vec<Chunk>),
+    Moving(Moving),
     Ended(Result<(), TransportError>),
+}
+
+struct Moving {
+    job: Box<Job>,
+    /// Those that have not moved.
+    chunks: Vec<Chunk>,
+    /// Called at its end.
+    waker: Option<Waker>,
 }
 
 impl SteppedJob {
     pub(super) fn post(network: &Network, job: Job, chunk: NonZeroU64) -> Arc<Self> {
         let (agent, chunks) = (Arc::clone(job.agent()), job.chunks(chunk.get()));
-        let job = Arc::new(Self { agent, state: Mutex::new(State::Moving(Box::new(job), chunks)) });
-        network.lock().stepped.push(Arc::clone(&job));
+        let moving = Moving { job: Box::new(job), chunks, waker: None };
+        let job = Arc::new(Self { agent, state: Mutex::new(State::Moving(moving)) });
+        let mut state = network.lock();
+        state.stepped.push(Arc::clone(&job));
+        if let Some(engine) = state.agents.get(&job.agent).and_then(|agent| agent.engine.as_ref()) {
+            engine.unpark();
+        }
+        drop(state);
         job
     }
 
-    pub(super) fn poll(&self, network: &Network) -> Poll<Result<(), TransportError>> {
+    /// How it stands. Its end calls the waker, if there is one.
+    pub(super) fn poll(
+        &self,
+        network: &Network,
+        waker: Option<&Waker>,
+    ) -> Poll<Result<(), TransportError>> {
         self.end_if_dead(network);
-        match &*self.lock() {
-            State::Moving(..) => Poll::Pending,
+        match &mut *self.lock() {
+            State::Moving(moving) => {
+                moving.waker = waker.cloned();
+                Poll::Pending
+            }
             State::Ended(result) => Poll::Ready(result.clone()),
         }
     }
 
+    pub(super) fn is_of(&self, agent: &str) -> bool {
+        *self.agent == *agent
+    }
+
     /// Keeps the local memory leased for good: nothing tells its owner when this ends.
     pub(super) fn leak(&self) {
-        if let State::Moving(job, _) = &*self.lock() {
-            job.leak();
+        if let State::Moving(moving) = &*self.lock() {
+            moving.job.leak();
         }
     }
 
     fn end_if_dead(&self, network: &Network) {
         let mut state = self.lock();
-        if let State::Moving(job, _) = &*state
-            && let Err(error) = job.check_alive(network)
+        if let State::Moving(moving) = &*state
+            && let Err(error) = moving.job.check_alive(network)
         {
             let ended = end(&mut state, Err(error));
             drop(state);
-            drop(ended);
+            ended.into_iter().for_each(Moving::wake);
         }
     }
 
     fn step(&self, network: &Network, choice: u64) -> bool {
         let mut state = self.lock();
-        let State::Moving(job, chunks) = &mut *state else { return false };
+        let State::Moving(Moving { job, chunks, .. }) = &mut *state else { return false };
         let result = match job.next(network) {
             Next::Waits => return false,
             Next::Ends(result) => result,
@@ -77,7 +102,7 @@ impl SteppedJob {
         };
         let ended = end(&mut state, result);
         drop(state);
-        drop(ended);
+        ended.into_iter().for_each(Moving::wake);
         true
     }
 
@@ -91,21 +116,32 @@ impl SteppedJob {
     }
 }
 
-/// The caller drops what is returned, and with it registrations and leases, without a lock.
-#[must_use]
-fn end(state: &mut State, result: Result<(), TransportError>) -> State {
-    let before = std::mem::replace(state, State::Ended(result));
-    if let State::Moving(job, _) = &before {
-        job.leave();
+impl Moving {
+    /// It has ended: drops it, and with it registrations and leases, and wakes. Not under a lock.
+    fn wake(self) {
+        let waker = self.waker.filter(|_| self.job.wakes());
+        drop(self.job);
+        waker.into_iter().for_each(Waker::wake);
     }
-    before
+}
+
+/// The caller [wakes](Moving::wake) what is returned.
+#[must_use]
+fn end(state: &mut State, result: Result<(), TransportError>) -> Option<Moving> {
+    match std::mem::replace(state, State::Ended(result)) {
+        State::Moving(moving) => {
+            moving.job.leave();
+            Some(moving)
+        }
+        State::Ended(_) => None,
+    }
 }
 
 /// Moves or ends one of the agent's transfers.
 pub(super) fn step(network: &Network, agent: &str, choice: u64) -> bool {
     let of_agent: Vec<_> = {
         let state = network.lock();
-        state.stepped.iter().filter(|job| *job.agent == *agent).cloned().collect()
+        state.stepped.iter().filter(|job| job.is_of(agent)).cloned().collect()
     };
     let first = if of_agent.is_empty() { 0 } else { pick(of_agent.len(), choice) };
     let (before, from) = of_agent.split_at(first);

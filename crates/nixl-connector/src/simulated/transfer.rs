@@ -1,10 +1,11 @@
 //! The caller's side of a transfer.
 #![allow(unsafe_code, reason = "promises what transfers must keep")]
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
-use nixl_ops::{Transfer, TransportError};
+use nixl_ops::{CompletionMode, Transfer, TransportError};
 
 use super::fabric::Network;
 use super::job::{Job, Request};
@@ -15,26 +16,50 @@ pub(super) struct SimulatedTransfer {
     stage: Stage,
     descriptors: usize,
     was_posted: bool,
+    mode: CompletionMode,
 }
 
 enum Stage {
     Prepared(Request),
     Posted(Job),
+    /// Moves without being polled.
     Stepped(Arc<SteppedJob>),
     Ended,
 }
 
 impl SimulatedTransfer {
-    pub(super) fn new(network: Arc<Network>, request: Request) -> Self {
+    /// The most bytes that the engine of an agent moves at once.
+    const CHUNK: NonZeroU64 = NonZeroU64::new(1 << 20).unwrap();
+
+    pub(super) fn new(network: Arc<Network>, request: Request, mode: CompletionMode) -> Self {
         let descriptors = request.pairs.len();
-        Self { network, stage: Stage::Prepared(request), descriptors, was_posted: false }
+        Self { network, stage: Stage::Prepared(request), descriptors, was_posted: false, mode }
+    }
+
+    /// The most bytes that move at once, if the transfer moves without being polled.
+    fn chunk(&self) -> Option<NonZeroU64> {
+        let waking = (self.mode == CompletionMode::Wakes).then_some(Self::CHUNK);
+        self.network.chunk.or(waking)
+    }
+
+    fn poll_stepped(
+        &mut self,
+        job: Arc<SteppedJob>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), TransportError>> {
+        let waker = (self.mode == CompletionMode::Wakes).then(|| cx.waker());
+        let ended = job.poll(&self.network, waker);
+        if ended.is_pending() {
+            self.stage = Stage::Stepped(job);
+        }
+        ended
     }
 }
 
 // SAFETY: the job copies only from the post on, in `advance` or in a step, until it is ready, and owns the lease; that of one
 // that is dropped in flight is leaked.
 unsafe impl Transfer for SimulatedTransfer {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         let mut job = match std::mem::replace(&mut self.stage, Stage::Ended) {
             // An operation waits for those in flight to end; what is posted now would keep it waiting.
             Stage::Prepared(request) if Job::is_held(&self.network, &request) => {
@@ -43,23 +68,17 @@ unsafe impl Transfer for SimulatedTransfer {
             }
             Stage::Prepared(request) => {
                 let job = Job::post(&self.network, request)?;
-                match self.network.chunk {
+                match self.chunk() {
                     None => job,
                     Some(chunk) => {
                         self.was_posted = true;
-                        self.stage = Stage::Stepped(SteppedJob::post(&self.network, job, chunk));
-                        return Poll::Pending;
+                        let job = SteppedJob::post(&self.network, job, chunk);
+                        return self.poll_stepped(job, cx);
                     }
                 }
             }
             Stage::Posted(job) => job,
-            Stage::Stepped(job) => {
-                let ended = job.poll(&self.network);
-                if ended.is_pending() {
-                    self.stage = Stage::Stepped(job);
-                }
-                return ended;
-            }
+            Stage::Stepped(job) => return self.poll_stepped(job, cx),
             Stage::Ended => return Poll::Ready(Err(TransportError::Closed)),
         };
         self.was_posted = true;
@@ -68,6 +87,14 @@ unsafe impl Transfer for SimulatedTransfer {
             self.stage = Stage::Posted(job);
         }
         result
+    }
+
+    fn completion_mode(&self) -> CompletionMode {
+        match &self.stage {
+            Stage::Stepped(_) => self.mode,
+            // One that is held is not in flight.
+            Stage::Prepared(_) | Stage::Posted(_) | Stage::Ended => CompletionMode::Polled,
+        }
     }
 
     fn in_flight(&self) -> bool {

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use nixl_descriptor::{Registrar, Span, coalesce_pairs};
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
-    ConnectSpec, Connected, Idle, PeerId, Transfer, TransferSpec, Transport, TransportError,
+    CompletionMode, ConnectSpec, Connected, Idle, PeerId, Transfer, TransferSpec, Transport,
+    TransportError,
 };
 
 use super::agent::Letter;
@@ -29,6 +30,7 @@ pub(super) struct SimulatedTransport {
     network: Arc<Network>,
     agent: Arc<str>,
     incarnation: u64,
+    mode: CompletionMode,
     registrar: Arc<SimulatedRegistrar>,
 }
 
@@ -60,9 +62,14 @@ impl SimulatedTransport {
         }
     }
 
-    pub(super) fn new(network: Arc<Network>, agent: Arc<str>, incarnation: u64) -> Self {
+    pub(super) fn new(
+        network: Arc<Network>,
+        agent: Arc<str>,
+        incarnation: u64,
+        mode: CompletionMode,
+    ) -> Self {
         let registrar = SimulatedRegistrar::new(Arc::clone(&network), Arc::clone(&agent));
-        Self { network, agent, incarnation, registrar: Arc::new(registrar) }
+        Self { network, agent, incarnation, mode, registrar: Arc::new(registrar) }
     }
 }
 
@@ -172,7 +179,7 @@ unsafe impl Transport for SimulatedTransport {
         let request =
             Request { kind, agent, peer, pairs, local, notification, registrations, leased };
         drop(state);
-        Ok(Box::new(SimulatedTransfer::new(Arc::clone(&self.network), request)))
+        Ok(Box::new(SimulatedTransfer::new(Arc::clone(&self.network), request, self.mode)))
     }
 
     fn notify(&self, peer: &PeerId, payload: &[u8]) -> Poll<Result<(), TransportError>> {
@@ -219,6 +226,9 @@ unsafe impl Transport for SimulatedTransport {
 impl Drop for SimulatedTransport {
     fn drop(&mut self) {
         let agent = self.network.lock().agents.remove(&self.agent);
+        if let Some(engine) = agent.as_ref().and_then(|agent| agent.engine.as_ref()) {
+            engine.unpark();
+        }
         // Not under the lock: its registered memory may be freed here.
         drop(agent);
         // Ends the transfers of this agent that are no longer polled.

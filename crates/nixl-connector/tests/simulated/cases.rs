@@ -7,25 +7,55 @@ use nixl_connector::simulated::Fabric;
 use nixl_connector::{Connector, ConnectorBuilder};
 use nixl_ops::SystemClock;
 
-struct Simulated(Fabric);
+/// Transfers that are polled.
+struct Polled(Fabric);
 
-impl Harness for Simulated {
+impl Harness for Polled {
     fn pair(&self) -> [ConnectorBuilder; 2] {
         ["a", "b"].map(|name| Connector::builder().transport(self.0.transport(name)))
     }
+}
+
+/// Transfers that wake.
+struct Waking(Fabric);
+
+impl Harness for Waking {
+    fn pair(&self) -> [ConnectorBuilder; 2] {
+        ["a", "b"]
+            .map(|name| Connector::builder().transport(self.0.waking_transport(name).unwrap()))
+    }
+}
+
+fn fabric() -> Fabric {
+    Fabric::new(Arc::new(SystemClock::new()))
+}
+
+async fn run(name: &str, harness: &impl Harness) {
+    let case = CASES.iter().find(|case| case.name() == name).unwrap();
+    case.run(harness).await.unwrap();
 }
 
 macro_rules! cases {
     ($($name:ident)*) => {
         const NAMES: &[&str] = &[$(stringify!($name)),*];
 
-        $(
-            #[tokio::test]
-            async fn $name() {
-                let case = CASES.iter().find(|case| case.name() == stringify!($name)).unwrap();
-                case.run(&Simulated(Fabric::new(Arc::new(SystemClock::new())))).await.unwrap();
-            }
-        )*
+        mod polled {
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    super::run(stringify!($name), &super::Polled(super::fabric())).await;
+                }
+            )*
+        }
+
+        mod waking {
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    super::run(stringify!($name), &super::Waking(super::fabric())).await;
+                }
+            )*
+        }
     };
 }
 

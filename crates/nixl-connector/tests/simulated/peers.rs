@@ -1,5 +1,7 @@
 //! Who may connect to whom, and what a connection allows.
 
+use std::task::{Context, Waker};
+
 use nixl_descriptor::{LeaseMode, Leased, Leases, Region};
 use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata, SerializedDescriptor};
 use nixl_ops::{OperationOptions, PeerId, TransferSpec, TransportError};
@@ -158,7 +160,7 @@ proptest! {
             .filter(|w| w[0].0 + w[0].2 == w[1].0 && w[0].1 + w[0].2 == w[1].1)
             .count();
         prop_assert_eq!(transfer.descriptors(), pieces.len() - joints);
-        prop_assert!(matches!(transfer.poll(), std::task::Poll::Ready(Ok(()))));
+        prop_assert!(matches!(transfer.poll(&mut Context::from_waker(Waker::noop())), std::task::Poll::Ready(Ok(()))));
         let mut expected = vec![0; LEN];
         for (from, to, len) in pieces {
             expected[to..to + len].copy_from_slice(&pattern(LEN)[from..from + len]);

@@ -36,7 +36,10 @@ impl World {
     }
 
     pub(crate) fn side(&self, name: &str) -> Side {
-        let transport = self.fabric.transport(name);
+        self.side_of(self.fabric.transport(name))
+    }
+
+    fn side_of(&self, transport: Arc<dyn Transport>) -> Side {
         // No head start for callers: a turn looks at everything.
         let config = DriverConfig::default().with_drain(DRAIN).with_inline_spin(Duration::ZERO);
         let (driver, reactor) = Driver::manual(transport.clone(), self.clock.clone(), config);
@@ -47,7 +50,12 @@ impl World {
 
     /// A target that offers `len` bytes of pattern, and an initiator that has connected to it.
     pub(crate) fn scene(&self, len: usize) -> Scene {
-        let (target, initiator) = (self.side("target"), self.side("initiator"));
+        self.scene_of(len, self.fabric.transport("initiator"))
+    }
+
+    /// The same, with this initiator.
+    pub(crate) fn scene_of(&self, len: usize, initiator: Arc<dyn Transport>) -> Scene {
+        let (target, initiator) = (self.side("target"), self.side_of(initiator));
         let source = Region::try_from(pattern(len)).unwrap();
         let offer = target.offer(&source, OperationOptions::new().timeout(TIMEOUT));
         initiator.connect(offer.metadata()).unwrap();

@@ -2,11 +2,12 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Duration;
 
-use nixl_connector::simulated::Fabric;
-use nixl_ops::{ManualClock, OperationError, OperationStatus, TransportError};
+use nixl_connector::simulated::{Fabric, Fault};
+use nixl_ops::{Clock as _, ManualClock, Next, OperationError, OperationStatus, TransportError};
 
-use crate::side::{Scene, World, is_leased, now};
+use crate::side::{Scene, TIMEOUT, World, is_leased, now};
 
 const LEN: usize = 1000;
 const CHUNK: NonZeroU64 = NonZeroU64::new(64).unwrap();
@@ -70,4 +71,68 @@ fn a_transfer_that_was_given_up_goes_on_and_gives_its_memory_back() {
     assert!(!world.fabric.step(&agent, 3));
     assert!(!is_leased(&scene.local));
     assert_eq!(scene.arrived(), LEN);
+}
+
+/// The same, with an initiator whose transfers wake.
+fn waking() -> (World, Scene) {
+    let clock = Arc::new(ManualClock::new());
+    let world = World { fabric: Fabric::stepped(clock.clone(), CHUNK), clock };
+    let transport = world.fabric.waking_transport("initiator").unwrap();
+    let scene = world.scene_of(LEN, transport);
+    (world, scene)
+}
+
+/// Turns the initiator until it parks, and says for how long at most.
+fn parks(world: &World, scene: &mut Scene) -> Duration {
+    for _ in 0..100 {
+        match scene.initiator.reactor.turn() {
+            Next::Park(bound) => return bound.unwrap(),
+            _ => world.clock.advance(Duration::from_millis(2)),
+        }
+    }
+    panic!("it goes on looking");
+}
+
+#[test]
+fn a_transfer_that_wakes_is_not_polled() {
+    let (world, mut scene) = waking();
+    let mut read = scene.read().unwrap();
+    parks(&world, &mut scene);
+    let agent = scene.initiator.transport.agent_name().to_owned();
+    while world.fabric.step(&agent, 3) {}
+    scene.turn();
+    now(read.wait_for_completion()).unwrap();
+    assert_eq!(scene.arrived(), LEN);
+}
+
+#[test]
+fn a_transfer_that_loses_its_wake_ends_late() {
+    let (world, mut scene) = waking();
+    world.faults_of(&scene.initiator).next([Fault::WakeLost]);
+    let mut read = scene.read().unwrap();
+    let agent = scene.initiator.transport.agent_name().to_owned();
+    parks(&world, &mut scene);
+    while world.fabric.step(&agent, 3) {}
+    let bound = parks(&world, &mut scene);
+    assert_eq!(read.status(), OperationStatus::InProgress);
+    assert!(bound <= Duration::from_secs(1), "{bound:?}");
+    world.clock.advance(bound);
+    scene.turn();
+    now(read.wait_for_completion()).unwrap();
+    assert_eq!(scene.arrived(), LEN);
+}
+
+#[test]
+fn a_transfer_that_stands_still_ends_by_its_deadline() {
+    let (world, mut scene) = waking();
+    let mut read = scene.read().unwrap();
+    let begun = world.clock.now();
+    while read.status() == OperationStatus::InProgress {
+        let bound = parks(&world, &mut scene);
+        world.clock.advance(bound);
+        scene.turn();
+        assert!(world.clock.now() - begun <= TIMEOUT + Duration::from_millis(2));
+    }
+    let timed_out = OperationError::TimedOut { after: TIMEOUT };
+    assert_eq!(now(read.wait_for_completion()), Err(timed_out));
 }

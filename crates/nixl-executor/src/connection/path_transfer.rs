@@ -1,14 +1,14 @@
 //! One operation's transfer: on the best path, and on the next ones if that fails.
 
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
 use nixl_ops::{
-    Execution, OperationError, PathKind, PathPolicy, PathReport, PeerId, PeerMemory, RemoteSlot,
-    TransferRequest, Transport, TransportError,
+    CompletionMode, Execution, OperationError, PathKind, PathPolicy, PathReport, PeerId,
+    PeerMemory, RemoteSlot, TransferRequest, Transport, TransportError,
 };
 
 use super::executor::PathConnection;
@@ -252,9 +252,9 @@ impl PathConnection {
 
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Execution for PathTransfer {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         loop {
-            let result = match self.current.poll() {
+            let result = match self.current.poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(result) => result,
             };
@@ -299,6 +299,10 @@ impl Execution for PathTransfer {
     fn expected(&self) -> Option<Duration> {
         let estimate = || self.path.cost.estimate(1, self.bytes);
         self.current.expected().or_else(|| self.awaits_notification().then(estimate))
+    }
+
+    fn completion_mode(&self) -> CompletionMode {
+        self.current.completion_mode()
     }
 
     fn awaits_notification(&self) -> bool {

@@ -4,12 +4,12 @@
 //! engine may have registered memory that its NIC cannot. So the first operation by such a path moves a little of its own
 //! bytes first, without a notification. If that fails, little is lost, and the next path writes over it.
 
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
-    Execution, PathKind, PathReport, PeerMemory, Transfer, TransferRequest, TransferSpec,
-    TransportError, WaitFor,
+    CompletionMode, Execution, PathKind, PathReport, PeerMemory, Transfer, TransferRequest,
+    TransferSpec, TransportError, WaitFor,
 };
 
 use super::executor::PathConnection;
@@ -69,8 +69,12 @@ fn first_of_engine(request: &TransferRequest<'_>) -> Result<Box<EngineProbe>, Tr
 }
 
 impl Execution for EngineProbe {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        self.transfer.poll()
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        self.transfer.poll(cx)
+    }
+
+    fn completion_mode(&self) -> CompletionMode {
+        self.transfer.completion_mode()
     }
 
     fn abandon(&mut self) -> bool {
@@ -89,6 +93,7 @@ impl Execution for EngineProbe {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::task::Waker;
 
     use nixl_connector::simulated::Fabric;
     use nixl_descriptor::{
@@ -127,7 +132,8 @@ mod tests {
             registrations,
         );
         let mut probe = first_of_engine(&request).unwrap();
-        while probe.poll().map(Result::unwrap).is_pending() {}
+        while probe.poll(&mut Context::from_waker(Waker::noop())).map(Result::unwrap).is_pending() {
+        }
         drop((probe, leased));
         let bytes = ours.to_vec().unwrap();
         let (moved, rest) = bytes.split_at(PROBE as usize);

@@ -1,7 +1,7 @@
 //! The reply to a peer whose request is not served.
 
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nixl_ops::{Execution, PathKind, PathReport, TransportError};
@@ -39,7 +39,7 @@ impl RefusalReply {
 }
 
 impl Execution for RefusalReply {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         let link = self.sessions.link();
         let now = link.clock().now();
         let waited = now.saturating_sub(self.begun) >= self.sessions.config().silence;

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::mem;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, Leased, Region};
@@ -200,9 +200,9 @@ fn on((src, dst): (MemoryKind, MemoryKind), gpu: u32) -> (MemoryKind, MemoryKind
 }
 
 impl Execution for PeerCopy {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if self.stage == Stage::Copying {
-            let copied = ready!(self.copy.poll());
+            let copied = ready!(self.copy.poll(cx));
             self.stage = if copied.is_ok() { Stage::Telling } else { Stage::Ended };
             copied?;
         }
@@ -378,7 +378,11 @@ mod tests {
             let memory_key = memory_key(remote.shares()[0].kind(), gpu, local).unwrap();
             imports.open(&memory_key, OwnerId { peer: "target", pid: None }).unwrap();
             let mut copy = begin().unwrap();
-            while copy.poll().map(Result::unwrap).is_pending() {}
+            while copy
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .map(Result::unwrap)
+                .is_pending()
+            {}
             let told = Mutex::new(Vec::new());
             let note = &mut |_: &str, payload: &[u8]| told.lock().unwrap().push(payload.to_vec());
             self.target.take_notifications(note).unwrap();

@@ -1,7 +1,7 @@
 //! The message that declines an offer.
 
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use nixl_metadata::{NotificationKey, OfferTerms};
 
@@ -49,7 +49,7 @@ impl Message {
 }
 
 impl Execution for Message {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         self.transport.notify(&self.peer, &self.payload)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +10,8 @@ use nixl_metadata::NotificationKey;
 
 use super::message::{ControlMessage, ControlVerb};
 use crate::{
-    Clock, EndedOffer, Execution, OfferSpec, PathReport, PeerId, PeerMemory, SpentKeys, Transport,
-    TransportError,
+    Clock, CompletionMode, EndedOffer, Execution, OfferSpec, PathReport, PeerId, PeerMemory,
+    SpentKeys, Transport, TransportError,
 };
 
 /// The claims of one connection.
@@ -312,7 +312,7 @@ impl MessageClaim {
 
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Execution for MessageClaim {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if self.stage != Stage::Granted
             && let Err(error) = ready!(self.claim())
         {
@@ -320,7 +320,7 @@ impl Execution for MessageClaim {
             return Poll::Ready(Err(error));
         }
         self.begun = true;
-        let result = ready!(self.execution.poll());
+        let result = ready!(self.execution.poll(cx));
         match &result {
             Ok(()) => self.succeed(),
             Err(_) => self.give_up(),
@@ -339,6 +339,13 @@ impl Execution for MessageClaim {
     fn expected(&self) -> Option<Duration> {
         // The claim comes first.
         None
+    }
+
+    fn completion_mode(&self) -> CompletionMode {
+        match self.begun {
+            true => self.execution.completion_mode(),
+            false => CompletionMode::Polled,
+        }
     }
 
     fn awaits_notification(&self) -> bool {

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use super::{CancelOutcome, cancel};
+use super::active::cancel;
+use super::outcomes::CancelOutcome;
 use crate::task::TaskSlot;
 use crate::{Driver, OperationStatus};
 

@@ -148,5 +148,5 @@ fn a_turn_that_panics_is_not_the_last() {
     assert_ne!(world.reactor.turn(), Next::Exit);
     assert_eq!(read.status(), OperationStatus::Errored);
     world.clock.advance(DRAIN + Duration::from_secs(1));
-    assert_eq!(world.reactor.turn(), Next::Park);
+    assert!(matches!(world.reactor.turn(), Next::Park(_)));
 }

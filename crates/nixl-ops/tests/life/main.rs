@@ -19,5 +19,6 @@ mod spans;
 mod threads;
 mod unexpected;
 mod uses;
+mod waking;
 mod within;
 mod world;

@@ -17,7 +17,7 @@ fn parked() -> World {
     let read = world.read(&Engine::pending(), &Memory::small(), OperationOptions::new()).unwrap();
     world.reactor.turn();
     drop(read);
-    while world.reactor.turn() != Next::Park {
+    while !matches!(world.reactor.turn(), Next::Park(_)) {
         world.clock.advance(Duration::from_millis(1));
     }
     world
@@ -28,10 +28,10 @@ fn an_idle_driver_takes_what_arrives_once_a_second() {
     let mut world = parked();
     for second in 0..100 {
         world.inbox.push(FOR_NOTHING);
-        assert_eq!(world.reactor.turn(), Next::Park);
+        assert!(matches!(world.reactor.turn(), Next::Park(_)));
         assert_eq!(world.inbox.len(), 1, "it was just looked at");
         world.clock.advance(SECOND);
-        assert_eq!(world.reactor.turn(), Next::Park, "nothing is outstanding");
+        assert!(matches!(world.reactor.turn(), Next::Park(_)), "nothing is outstanding");
         assert_eq!(world.inbox.len(), 0);
         let stats = world.driver.stats();
         assert_eq!(stats.unexpected_notifications(), second + 1);
@@ -44,7 +44,7 @@ fn a_driver_that_had_nothing_to_do_so_far_takes_nothing() {
     let mut world = World::new();
     world.inbox.push(FOR_NOTHING);
     world.clock.advance(1000 * SECOND);
-    assert_eq!(world.reactor.turn(), Next::Park);
+    assert!(matches!(world.reactor.turn(), Next::Park(_)));
     assert_eq!(world.inbox.len(), 1);
 }
 

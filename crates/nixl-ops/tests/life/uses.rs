@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -106,7 +106,7 @@ struct Moving {
 // SAFETY: no engine touches the memory.
 #[allow(unsafe_code, reason = "the trait is trusted with memory")]
 unsafe impl Transfer for Moving {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         self.wire.polls.fetch_add(1, Ordering::SeqCst);
         if self.wire.refuses.load(Ordering::SeqCst) {
             return Poll::Ready(Err(broken()));
@@ -182,6 +182,11 @@ fn direct(
     Box::new(transfer)
 }
 
+/// Polls an execution outside of a driver.
+fn drive(execution: &mut dyn Execution) -> Poll<Result<(), TransportError>> {
+    execution.poll(&mut Context::from_waker(Waker::noop()))
+}
+
 /// A use of an offer by its slot, whose key is remembered too.
 fn using(wire: &Arc<Wire>, kind: OperationKind, metadata: &RdmaMetadata) -> Box<dyn Execution> {
     let slot = slot(metadata);
@@ -213,7 +218,7 @@ fn after_an_rdma_write_the_end_is_told_on_the_same_connection() {
     let travelling = wire.travelling.lock().unwrap().clone().unwrap();
     assert_eq!(travelling.as_deref(), Some(key.as_bytes()), "with the transfer");
     wire.end(Ok(()));
-    assert_eq!(write.poll(), Poll::Ready(Ok(())));
+    assert_eq!(drive(&mut *write), Poll::Ready(Ok(())));
     drop(write);
     assert_eq!(peer.seen(), Some((own_pid(), CLAIMED)), "the slot says nothing of the bytes");
     assert!(wire.messages.lock().unwrap().is_empty(), "no message that could overtake them");
@@ -238,7 +243,7 @@ fn where_bytes_are_in_place_at_the_end_of_the_request_the_slot_tells_it() {
         wire.end(Ok(()));
         let mut execution = using(&wire, kind, offer.metadata());
         assert_eq!(*wire.travelling.lock().unwrap(), Some(None), "nothing with the transfer");
-        assert_eq!(execution.poll(), Poll::Ready(Ok(())));
+        assert_eq!(drive(&mut *execution), Poll::Ready(Ok(())));
         assert!(matches!(peer.seen(), Some((_, DONE))));
         assert!(wire.messages.lock().unwrap().is_empty());
         world.reactor.turn();
@@ -260,7 +265,7 @@ fn without_a_slot_the_notification_travels_with_the_transfer() {
             let travelling = wire.travelling.lock().unwrap().clone().unwrap();
             let key = offer.metadata().notification_key();
             assert_eq!(travelling.as_deref(), Some(key.as_bytes()));
-            assert_eq!(execution.poll(), Poll::Ready(Ok(())));
+            assert_eq!(drive(&mut *execution), Poll::Ready(Ok(())));
             assert!(wire.messages.lock().unwrap().is_empty());
         }
     }
@@ -274,10 +279,10 @@ fn where_a_peer_has_overwritten_the_slot_a_message_tells_the_end_of_a_write() {
     let peer = PeerSlot::of(writable.metadata());
     let wire = Wire::new(true);
     let mut write = using(&wire, OperationKind::Write, writable.metadata());
-    assert!(write.poll().is_pending());
+    assert!(drive(&mut *write).is_pending());
     peer.overwrite(0, REVOKED);
     wire.end(Ok(()));
-    assert_eq!(write.poll(), Poll::Ready(Ok(())));
+    assert_eq!(drive(&mut *write), Poll::Ready(Ok(())));
     let messages = wire.messages.lock().unwrap().clone();
     assert_eq!(messages, [writable.metadata().notification_key().as_bytes()]);
     world.inbox.push(&messages[0]);
@@ -333,14 +338,14 @@ fn an_attempt_that_failed_before_it_posted_leaves_the_offer_usable() {
         let wire = Wire::new(true);
         wire.refuses.store(true, Ordering::SeqCst);
         let mut failed = using(&wire, kind, offer.metadata());
-        assert_eq!(failed.poll(), Poll::Ready(Err(broken())));
+        assert_eq!(drive(&mut *failed), Poll::Ready(Err(broken())));
         assert!(failed.peer_memory().is_untouched());
         drop(failed);
         assert_eq!(peer.seen(), Some((0, OPEN)));
         assert!(!is_spent(key));
         let wire = Wire::new(true);
         wire.end(Ok(()));
-        assert_eq!(using(&wire, kind, offer.metadata()).poll(), Poll::Ready(Ok(())));
+        assert_eq!(drive(&mut *using(&wire, kind, offer.metadata())), Poll::Ready(Ok(())));
         world.reactor.turn();
         assert_eq!(offer.status(), OperationStatus::Complete);
         assert!(is_spent(key));
@@ -371,9 +376,9 @@ fn an_attempt_that_failed_after_it_posted_spends_the_key_and_proves_nothing() {
         let mut offer = Offer::of(&world, kind, &memory);
         let wire = Wire::new(true);
         let mut failed = using(&wire, kind, offer.metadata());
-        assert!(failed.poll().is_pending());
+        assert!(drive(&mut *failed).is_pending());
         wire.end(Err(broken()));
-        assert_eq!(failed.poll(), Poll::Ready(Err(broken())));
+        assert_eq!(drive(&mut *failed), Poll::Ready(Err(broken())));
         assert!(!failed.peer_memory().is_quiet());
         drop(failed);
         assert!(is_spent(offer.metadata().notification_key()));
@@ -394,7 +399,7 @@ fn an_attempt_that_is_dropped_in_flight_spends_the_key_and_keeps_its_claim() {
     let mut offer = Offer::of(&world, OperationKind::Write, &Memory::small());
     let wire = Wire::new(true);
     let mut write = using(&wire, OperationKind::Write, offer.metadata());
-    assert!(write.poll().is_pending());
+    assert!(drive(&mut *write).is_pending());
     assert!(!write.abandon(), "it is in flight");
     drop(write);
     assert!(is_spent(offer.metadata().notification_key()));
@@ -410,17 +415,17 @@ fn a_second_use_is_refused_before_a_byte_moves() {
         let offer = Offer::of(&world, kind, &Memory::small());
         let wire = Wire::new(true);
         let mut first = using(&wire, kind, offer.metadata());
-        assert!(first.poll().is_pending());
+        assert!(drive(&mut *first).is_pending());
         if kind == OperationKind::Read {
             wire.end(Ok(()));
-            assert_eq!(first.poll(), Poll::Ready(Ok(())));
+            assert_eq!(drive(&mut *first), Poll::Ready(Ok(())));
         }
         // In another process, where the key is not known.
         let wire = Wire::new(true);
         let slot = slot(offer.metadata());
         let execution = direct(&wire, kind, offer.metadata(), Some(&slot));
         let mut second = OfferUse::of(execution, Some(slot), None);
-        assert_eq!(second.poll(), Poll::Ready(Err(TransportError::OfferEnded { why })));
+        assert_eq!(drive(&mut *second), Poll::Ready(Err(TransportError::OfferEnded { why })));
         assert!(second.peer_memory().is_untouched());
         assert_eq!(wire.polls.load(Ordering::SeqCst), 0);
         drop(second);
@@ -440,7 +445,7 @@ fn an_offer_that_was_revoked_is_refused_and_leaves_the_key_alone() {
         let mut late = using(&wire, kind, offer.metadata());
         assert_eq!(offer.revoke(), RevokeOutcome::Free);
         let why = EndedOffer::Revoked;
-        assert_eq!(late.poll(), Poll::Ready(Err(TransportError::OfferEnded { why })));
+        assert_eq!(drive(&mut *late), Poll::Ready(Err(TransportError::OfferEnded { why })));
         drop(late);
         assert_eq!(wire.polls.load(Ordering::SeqCst), 0);
         assert!(!is_spent(offer.metadata().notification_key()));
@@ -453,10 +458,10 @@ fn a_read_that_its_owner_overtakes_is_stale() {
     let mut offer = Offer::of(&world, OperationKind::Read, &Memory::small());
     let wire = Wire::new(false);
     let mut read = using(&wire, OperationKind::Read, offer.metadata());
-    assert!(read.poll().is_pending());
+    assert!(drive(&mut *read).is_pending());
     assert_eq!(offer.revoke(), RevokeOutcome::Free);
     wire.end(Ok(()));
-    assert_eq!(read.poll(), Poll::Ready(Err(TransportError::Stale)));
+    assert_eq!(drive(&mut *read), Poll::Ready(Err(TransportError::Stale)));
     drop(read);
     assert!(is_spent(offer.metadata().notification_key()));
     assert!(wire.messages.lock().unwrap().is_empty());
@@ -466,7 +471,7 @@ fn a_read_that_its_owner_overtakes_is_stale() {
 struct FailsQuietly;
 
 impl Execution for FailsQuietly {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         Poll::Ready(Err(broken()))
     }
 
@@ -495,7 +500,7 @@ fn an_attempt_whose_accesses_are_over_declines_the_offer() {
         let slot = slot(offer.metadata());
         let mut failed =
             OfferUse::of(Box::new(FailsQuietly), Some(slot), Some(key_use(key).unwrap()));
-        assert_eq!(failed.poll(), Poll::Ready(Err(broken())));
+        assert_eq!(drive(&mut *failed), Poll::Ready(Err(broken())));
         world.reactor.turn();
         assert_eq!(offer.status(), OperationStatus::Errored);
         assert!(!memory.is_leased() && is_spent(key));
@@ -592,7 +597,7 @@ fn a_transfer_that_is_dropped_in_flight_keeps_its_memory_leased() {
         drop(leased);
         assert!(memory.is_leased(), "by the transfer");
         if posted {
-            assert!(transfer.poll().is_pending());
+            assert!(transfer.poll(&mut Context::from_waker(Waker::noop())).is_pending());
         }
         drop(transfer);
         assert_eq!(memory.is_leased(), posted);

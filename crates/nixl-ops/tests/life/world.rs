@@ -19,11 +19,12 @@ use nixl_metadata::{
     AgentMetadata, NotificationKey, OfferTerms, PeerInfo, RdmaMetadata, SerializedDescriptor, Share,
 };
 use nixl_ops::{
-    BlockingThread, ClaimDemand, Claimant, Clock as _, Connected, ConnectionExecutor,
-    CopyOperation, Driver, DriverConfig, Execution, ManualClock, Offer, OfferRegistry, OfferSpec,
-    OperationError, OperationKind, OperationOptions, PathKind, PathReport, PeerId, PeerService,
-    QuietProof, QuietWatch, Reactor, ReadOperation, ReadableOperation, Received, Transfer,
-    TransferRequest, TransferSpec, Transport, TransportError, WritableOperation,
+    BlockingThread, ClaimDemand, Claimant, Clock as _, CompletionMode, Connected,
+    ConnectionExecutor, CopyOperation, Driver, DriverConfig, Execution, ManualClock, Offer,
+    OfferRegistry, OfferSpec, OperationError, OperationKind, OperationOptions, PathKind,
+    PathReport, PeerId, PeerService, QuietProof, QuietWatch, Reactor, ReadOperation,
+    ReadableOperation, Received, Transfer, TransferRequest, TransferSpec, Transport,
+    TransportError, WritableOperation,
 };
 
 pub(crate) use crate::blocking::block_on;
@@ -53,6 +54,9 @@ pub(crate) struct Engine {
     quick: AtomicBool,
     takes_turns: AtomicBool,
     told: AtomicBool,
+    /// It wakes, by the waker of the latest poll.
+    wakes: AtomicBool,
+    waker: Mutex<Option<Waker>>,
     /// Runs inside each poll.
     aside: Mutex<Option<Aside>>,
 }
@@ -112,6 +116,17 @@ impl Engine {
         self.told.store(told, Ordering::SeqCst);
     }
 
+    /// From now on it need not be polled.
+    pub(crate) fn set_wakes(&self) {
+        self.wakes.store(true, Ordering::SeqCst);
+    }
+
+    /// Calls the waker of the latest poll.
+    pub(crate) fn wake(&self) {
+        let waker = self.waker.lock().unwrap().clone();
+        waker.unwrap().wake();
+    }
+
     /// Comes further.
     pub(crate) fn step(&self) {
         self.steps.fetch_add(1, Ordering::SeqCst);
@@ -150,9 +165,10 @@ struct Scripted {
 }
 
 impl Execution for Scripted {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         let engine = &self.engine;
         engine.polls.fetch_add(1, Ordering::SeqCst);
+        *engine.waker.lock().unwrap() = Some(cx.waker().clone());
         if let Some((clock, takes)) = &*engine.poll_takes.lock().unwrap() {
             clock.advance(*takes);
         }
@@ -162,6 +178,13 @@ impl Execution for Scripted {
         let result = engine.result.lock().unwrap().clone();
         engine.in_flight.store(result.is_none(), Ordering::SeqCst);
         result.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn completion_mode(&self) -> CompletionMode {
+        match self.engine.wakes.load(Ordering::SeqCst) {
+            true => CompletionMode::Wakes,
+            false => CompletionMode::Polled,
+        }
     }
 
     fn posts_quickly(&self) -> bool {

@@ -13,7 +13,7 @@ mod runs;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use nixl_descriptor::DescriptorList;
 use nixl_metadata::WordsLocation;
@@ -76,7 +76,7 @@ impl WordReads {
         } else if let Poll::Ready(Next::Post(batch, room)) = self.queue.poll_next(&entry, None) {
             // Most engines of one host end it where it is posted: then it needs no driver.
             let mut request = self.request(peer, (batch, room));
-            if request.poll().is_pending() {
+            if request.poll(&mut Context::from_waker(Waker::noop())).is_pending() {
                 let (list, request) = (DescriptorList::from(request.memory()), Box::new(request));
                 let posted = ReadOperation::resume(driver, request, list, OperationOptions::new())?;
                 return driver.with_timeout(options, self.wait(&entry, posted, peer)).await?.0;

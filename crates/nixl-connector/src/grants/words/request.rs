@@ -1,14 +1,14 @@
 //! One request of the engine's for words.
 
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 
 use nixl_descriptor::{Descriptor, LeaseUse, copy_range_to_slice};
 use nixl_device::Device;
 use nixl_metadata::{OperationKind, SerializedDescriptor};
 use nixl_ops::{
-    Execution, GrantWords, PathKind, PathReport, PeerId, Transfer, TransferSpec, Transport,
-    TransportError,
+    CompletionMode, Execution, GrantWords, PathKind, PathReport, PeerId, Transfer, TransferSpec,
+    Transport, TransportError,
 };
 
 use super::queue::{Answer, Batch, Entry, Queue};
@@ -96,9 +96,9 @@ fn failed(reason: impl ToString) -> TransportError {
 }
 
 impl Execution for WordRequest {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         let asked = match &mut self.transfer {
-            Some(Ok(transfer)) => ready!(transfer.poll()),
+            Some(Ok(transfer)) => ready!(transfer.poll(cx)),
             Some(Err(error)) => Err(error.clone()),
             None => Err(TransportError::Closed),
         };
@@ -108,6 +108,13 @@ impl Execution for WordRequest {
         self.queue.ended(self.room.take(), Vec::new());
         // A failure has been told to each.
         Poll::Ready(Ok(()))
+    }
+
+    fn completion_mode(&self) -> CompletionMode {
+        match &self.transfer {
+            Some(Ok(transfer)) => transfer.completion_mode(),
+            Some(Err(_)) | None => CompletionMode::Polled,
+        }
     }
 
     fn abandon(&mut self) -> bool {

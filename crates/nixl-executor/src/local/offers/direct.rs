@@ -1,15 +1,15 @@
 //! The direct executor: copies by the CPU inside the process, transfers by the transport to other processes.
 
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
 use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    ConnectionContext, ConnectionExecutor, EndedOffer, Execution, Executor, Offer, OfferRegistry,
-    PathKind, PathReport, PeerMemory, Rejected, TransferRequest, TransportError, TransportExecutor,
-    WaitFor,
+    CompletionMode, ConnectionContext, ConnectionExecutor, EndedOffer, Execution, Executor, Offer,
+    OfferRegistry, PathKind, PathReport, PeerMemory, Rejected, TransferRequest, TransportError,
+    TransportExecutor, WaitFor,
 };
 
 use super::memcpy::Memcpy;
@@ -100,8 +100,8 @@ struct ViaTransport {
 
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Execution for ViaTransport {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        self.execution.poll()
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        self.execution.poll(cx)
     }
 
     fn expected(&self) -> Option<Duration> {
@@ -110,6 +110,10 @@ impl Execution for ViaTransport {
 
     fn abandon(&mut self) -> bool {
         self.execution.abandon()
+    }
+
+    fn completion_mode(&self) -> CompletionMode {
+        self.execution.completion_mode()
     }
 
     fn awaits_notification(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Copies within this process of which at least one side is GPU memory.
 
 use std::borrow::Cow;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use nixl_descriptor::Leased;
@@ -71,8 +71,8 @@ fn failed(reason: impl Into<Cow<'static, str>>) -> TransportError {
 }
 
 impl Execution for OfferCopy {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        let copied = ready!(self.copy.poll());
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        let copied = ready!(self.copy.poll(cx));
         self.ended = true;
         copied?;
         if let Some(claim) = self.claim.take() {

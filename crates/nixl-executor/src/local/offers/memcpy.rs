@@ -1,6 +1,6 @@
 //! Host copies inside the process, in pieces.
 
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use nixl_descriptor::{AccessError, DescriptorList, LeaseUse, copy_range};
 use nixl_metadata::OperationKind;
@@ -60,7 +60,7 @@ impl Memcpy {
 }
 
 impl Execution for Memcpy {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         match self.advance() {
             Ok(false) => Poll::Pending,
             Ok(true) => {

@@ -4,7 +4,7 @@
 use std::io;
 use std::mem;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use nixl_descriptor::Dependency;
@@ -274,7 +274,7 @@ impl Drop for PlanExecution {
 }
 
 impl Execution for PlanExecution {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if matches!(self.state, State::Planned) && !self.may_begin()? {
             return Poll::Pending;
         }

@@ -1,7 +1,7 @@
 //! Concurrent execution of a plan of several groups.
 
 use std::borrow::Cow;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nixl_ops::{Execution, PathKind, PathReport, Rejected, TransportError};
@@ -51,9 +51,9 @@ fn report(plan: &BlockPlan) -> PathReport {
 }
 
 impl Execution for Groups {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         let failure = &mut self.failure;
-        self.running.retain_mut(|group| match group.poll() {
+        self.running.retain_mut(|group| match group.poll(cx) {
             Poll::Pending => true,
             Poll::Ready(Ok(())) => false,
             Poll::Ready(Err(error)) => {

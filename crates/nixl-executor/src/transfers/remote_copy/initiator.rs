@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "says that the peer's own state counts")]
 
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use nixl_descriptor::Leased;
@@ -189,7 +189,7 @@ impl RemoteCopyInitiator {
 }
 
 impl Execution for RemoteCopyInitiator {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if self.ended {
             return Poll::Ready(Err(TransportError::Closed));
         }
@@ -204,7 +204,7 @@ impl Execution for RemoteCopyInitiator {
             return true;
         }
         self.fail(failed("wait", "the operation was abandoned"));
-        self.poll().is_ready()
+        self.poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     fn report(&self) -> PathReport {

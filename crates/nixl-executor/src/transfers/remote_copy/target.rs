@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
@@ -269,7 +269,7 @@ impl RemoteCopyTarget {
         }
         if let Stage::Copying { copy, .. } = &mut self.stage {
             let before = copy.steps();
-            let copied = copy.poll();
+            let copied = copy.poll(&mut Context::from_waker(Waker::noop()));
             self.steps += copy.steps() - before;
             if let Poll::Ready(copied) = copied {
                 self.stage = Stage::Over;
@@ -313,14 +313,14 @@ impl RemoteCopyTarget {
 }
 
 impl Execution for RemoteCopyTarget {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         let now = self.sessions.link().clock().now();
         self.turn(now)
     }
 
     fn abandon(&mut self) -> bool {
         self.fail(failed("serve", "the connection ends"));
-        self.poll().is_ready()
+        self.poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     fn report(&self) -> PathReport {

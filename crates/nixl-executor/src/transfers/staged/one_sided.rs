@@ -1,7 +1,7 @@
 //! One-sided staged transfers: the peer takes no part, and its memory is host memory.
 
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use nixl_descriptor::Leased;
 use nixl_ops::{Clock, CompletionNotifier, Execution, Hop, PathReport, TransportError};
@@ -101,7 +101,7 @@ impl OneSided {
 }
 
 impl Execution for OneSided {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if self.ended {
             return Poll::Ready(Err(TransportError::Closed));
         }
@@ -112,7 +112,7 @@ impl Execution for OneSided {
 
     fn abandon(&mut self) -> bool {
         self.fail(failed("wait", "the operation was abandoned"));
-        self.ended || self.poll().is_ready()
+        self.ended || self.poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     fn report(&self) -> PathReport {

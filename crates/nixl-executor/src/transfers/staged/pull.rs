@@ -1,7 +1,7 @@
 //! The reading side of a one-sided transfer: from the peer's host memory to a slot, and from there to the GPU.
 
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use nixl_descriptor::LeaseMode;
 use nixl_metadata::{OperationKind, SerializedDescriptor};
@@ -87,7 +87,11 @@ impl Pull {
         while let Some((_, _, transfer)) = self.crossing.get_mut(at) {
             // One that was never posted would be now.
             let dropped = self.stopped && !transfer.in_flight();
-            let polled = if dropped { Poll::Ready(Ok(())) } else { transfer.poll() };
+            let polled = if dropped {
+                Poll::Ready(Ok(()))
+            } else {
+                transfer.poll(&mut Context::from_waker(Waker::noop()))
+            };
             let Poll::Ready(crossed) = polled else {
                 at += 1;
                 continue;

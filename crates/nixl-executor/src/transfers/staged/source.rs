@@ -1,7 +1,7 @@
 //! The source side of a staged transfer: GPU memory to a slot, and from there, or directly from host memory, to the peer.
 
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use nixl_descriptor::{Descriptor, DescriptorList, LeaseMode, Leased, Leases, Registration};
 use nixl_metadata::OperationKind;
@@ -175,7 +175,7 @@ impl Source {
             slot.into_iter().for_each(Slot::release);
             return Ok((None, true));
         }
-        match transfer.poll() {
+        match transfer.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => Ok((Some(InFlightChunk::Crossing { slot, transfer }), false)),
             Poll::Ready(result) => {
                 self.crossing.leave(clock.now());

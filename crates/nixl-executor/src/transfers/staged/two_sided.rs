@@ -3,7 +3,7 @@
 
 use std::mem;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use nixl_descriptor::Leased;
@@ -370,7 +370,7 @@ impl TwoSided {
 }
 
 impl Execution for TwoSided {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if self.ended {
             return Poll::Ready(Err(TransportError::Closed));
         }
@@ -389,7 +389,7 @@ impl Execution for TwoSided {
         }
         let now = self.sessions.link().clock().now();
         self.fail(failed("wait", "the operation was abandoned"), now);
-        self.poll().is_ready()
+        self.poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     fn report(&self) -> PathReport {

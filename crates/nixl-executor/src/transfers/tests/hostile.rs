@@ -1,7 +1,7 @@
 //! Hostile messages to a live session: each is an error that says what was wrong, and memory and slots come back.
 
 use std::process::{Command, Stdio};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,7 +51,7 @@ impl Scene {
         };
         // Accepts.
         while world.sides[1].jobs.next() {}
-        assert!(served.poll().is_pending());
+        assert!(served.poll(&mut Context::from_waker(Waker::noop())).is_pending());
         std::mem::forget(served);
         world.sides[0].reactor.turn();
         world.sides[0].reactor.turn();
@@ -214,7 +214,7 @@ fn refusal(world: &World, from: &str, request: &Message) -> String {
         panic!("not answered: {request:?}");
     };
     while world.sides[1].jobs.next() {}
-    assert!(served.poll().is_ready());
+    assert!(served.poll(&mut Context::from_waker(Waker::noop())).is_ready());
     let (_, answer) = world.letters(0).remove(0);
     match Message::decode(&answer).unwrap().1 {
         Message::Stop { reason } | Message::Stopped { reason } => reason,
@@ -396,7 +396,8 @@ fn a_write_knows_whether_its_target_may_have_been_told() {
             }
             let mut error = None;
             for _ in 0..400 {
-                if let Poll::Ready(ended) = execution.poll() {
+                if let Poll::Ready(ended) = execution.poll(&mut Context::from_waker(Waker::noop()))
+                {
                     error = ended.err();
                     break;
                 }
@@ -449,7 +450,7 @@ fn requests_are_checked_against_the_offer() {
     let received = world.sides[1].services.receive(&from, &open.encode(SessionId::random()));
     let Received::Serve(mut served) = received else { panic!("not tried") };
     while world.sides[1].jobs.next() {}
-    let refused = served.poll();
+    let refused = served.poll(&mut Context::from_waker(Waker::noop()));
     assert!(
         matches!(&refused, Poll::Ready(Err(TransportError::BadMetadata { .. }))),
         "{refused:?}"

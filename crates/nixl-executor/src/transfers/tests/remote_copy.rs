@@ -1,6 +1,7 @@
 //! Tests of remote copies: exported GPU memory is closed when the peer's process ends.
 
 use std::process::{Command, Stdio};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use nixl_device::Device;
@@ -44,7 +45,7 @@ fn what_a_process_lent_is_closed_when_it_is_killed() {
     for _ in 0..8 {
         while target.jobs.next() {}
         target.gpus.run(usize::MAX);
-        if served.poll().is_ready() {
+        if served.poll(&mut Context::from_waker(Waker::noop())).is_ready() {
             break;
         }
     }

@@ -1,235 +1,31 @@
-//! A transfer in flight, shared between its waiter and the driver.
+//! The steps of a task: polls of its execution, its deadlines and its end.
 
 use std::mem;
-use std::sync::Arc;
-use std::sync::TryLockError;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::Poll;
+use std::sync::{Arc, TryLockError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use metrics::{Gauge, gauge};
 use tracing::Span;
 
+use super::count::Count;
+use super::slot::{SlotState, Task, TaskSlot};
 use crate::completion::Memory;
 use crate::contained::contained;
-use crate::deadline::Deadline;
 use crate::outcome::{Completion, Outcome};
-use crate::overdue::{CountedOverdue, OverdueTotal};
+use crate::overdue::OverdueTotal;
 use crate::posts::PostHistory;
-use crate::sync::{Mutex, MutexGuard, lock};
-use crate::telemetry::{EndMetrics, GaugeShare, PerRecorder};
+use crate::sync::{MutexGuard, lock};
+use crate::telemetry::EndMetrics;
 use crate::typical::TypicalDurations;
-use crate::{Clock, CompletionCell, DriverConfig, Execution, OperationError, OperationStatus};
+use crate::{Clock, CompletionMode, DriverConfig, OperationError, OperationStatus};
 
-/// Everything that must stay alive while an engine works. The execution owns the leases of its memory.
-pub(crate) struct Task {
-    pub(crate) execution: Box<dyn Execution>,
-    pub(crate) bytes: u64,
-    pub(crate) begun: Duration,
-    pub(crate) count: Count,
-    /// Whether the execution was polled before.
-    pub(crate) posted: bool,
-    /// Its steps when it was polled last.
-    pub(crate) steps: u64,
-    pub(crate) deadline: Option<Deadline>,
-    /// Set once the result is no longer wanted: when to give up on the engine.
-    pub(crate) drain_by: Option<Duration>,
-    /// Below that of the caller who began it.
-    pub(crate) span: Span,
-}
-
-impl Task {
-    /// The error of a deadline that has passed, once.
-    fn expired(&mut self, now: impl Fn() -> Duration) -> Option<OperationError> {
-        let deadline = self.deadline.take_if(|deadline| now() >= deadline.at)?;
-        Some(OperationError::TimedOut { after: deadline.after })
-    }
-}
-
-/// Where a task is counted until it is dropped.
-#[expect(dead_code, reason = "only their drop matters")]
-pub(crate) enum Count {
-    InFlight(InFlight),
-    /// Its drain time is over.
-    Overdue(CountedOverdue),
-}
-
-/// How many are in flight, also in the gauge `nixl_requests_in_flight`.
-#[derive(Debug, Default)]
-pub(crate) struct ActiveCount {
-    count: AtomicUsize,
-    gauge: PerRecorder<Option<Gauge>>,
-}
-
-impl ActiveCount {
-    pub(crate) fn load(&self, ordering: Ordering) -> usize {
-        self.count.load(ordering)
-    }
-
-    fn gauge(&self) -> Gauge {
-        let look_up = || gauge!("nixl_requests_in_flight");
-        self.gauge.with(|gauge| gauge.get_or_insert_with(look_up).clone())
-    }
-}
-
-/// One of those in flight, counted until it is dropped.
-pub(crate) struct InFlight {
-    active: Arc<ActiveCount>,
-    _gauge: GaugeShare,
-}
-
-impl InFlight {
-    /// Counts one more, however many there are.
-    pub(crate) fn beyond_limit(active: &Arc<ActiveCount>) -> Self {
-        let gauge = GaugeShare::of(active.gauge(), 1);
-        active.count.fetch_add(1, Ordering::AcqRel);
-        Self { active: Arc::clone(active), _gauge: gauge }
-    }
-
-    /// Counts one more, unless there are `limit`.
-    pub(crate) fn count(active: &Arc<ActiveCount>, limit: usize) -> Option<Self> {
-        let gauge = GaugeShare::of(active.gauge(), 1);
-        let before = active.count.fetch_add(1, Ordering::AcqRel);
-        let counted = Self { active: Arc::clone(active), _gauge: gauge };
-        // Dropping it on the way out takes the surplus one back.
-        (before < limit).then_some(counted)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.active.count.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// A task, polled by the thread that gets its lock.
-pub(crate) struct TaskSlot {
-    pub(crate) cell: Arc<CompletionCell<Outcome>>,
-    task: Mutex<Option<Task>>,
-    /// Served for a peer, without a waiter here.
-    served: bool,
-    /// Until when its waiter spins.
-    caller_spins_until: AtomicInstant,
-    /// When to wake its waiter, shortly before the end that is expected.
-    wake_at: AtomicInstant,
-    /// From when on the driver polls closely itself, since no waiter does.
-    poll_closely_from: AtomicInstant,
-}
-
-/// A time of the clock that several threads set and read, or none.
-struct AtomicInstant(AtomicU64);
-
-impl AtomicInstant {
-    const NONE: u64 = u64::MAX;
-
-    const fn none() -> Self {
-        Self(AtomicU64::new(Self::NONE))
-    }
-
-    fn set(&self, time: Option<Duration>) {
-        let nanos = time.map_or(Self::NONE, |t| u64::try_from(t.as_nanos()).unwrap_or(Self::NONE));
-        self.0.store(nanos, Ordering::SeqCst);
-    }
-
-    fn get(&self) -> Option<Duration> {
-        let nanos = self.0.load(Ordering::SeqCst);
-        (nanos != Self::NONE).then(|| Duration::from_nanos(nanos))
-    }
-}
-
-/// What polling a slot found.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum SlotState {
-    /// Another thread polls it at this moment.
-    Busy,
-    /// The engine still works.
-    Pending,
-    /// It still works, and has come further.
-    Stepped,
-    /// Its drain time is over, and its engine still works.
-    Overdue,
-    /// Ended by this poll.
-    Ended,
-    /// Had ended before.
-    Gone,
-}
+/// How late a task whose execution wakes is polled without a wake: one that was lost costs no more.
+const LOST_WAKE: Duration = Duration::from_secs(1);
 
 impl TaskSlot {
-    /// How long before the expected end a waiter is woken, and how long after it the waiter looks on. Two threads take some
-    /// 100 us to wake one after the other in a virtual machine; the rest is for estimates that are off.
-    pub(crate) const LEAD: Duration = Duration::from_micros(200);
-
-    pub(crate) fn new(task: Task) -> Self {
-        Self::with(task, false)
-    }
-
-    pub(crate) fn serving(task: Task) -> Self {
-        Self::with(task, true)
-    }
-
-    pub(crate) fn is_served(&self) -> bool {
-        self.served
-    }
-
-    fn with(task: Task, served: bool) -> Self {
-        let cell = CompletionCell::new();
-        cell.advance(OperationStatus::Initialized);
-        cell.advance(OperationStatus::InProgress);
-        Self {
-            cell: Arc::new(cell),
-            task: Mutex::new(Some(task)),
-            served,
-            caller_spins_until: AtomicInstant::none(),
-            wake_at: AtomicInstant::none(),
-            poll_closely_from: AtomicInstant::none(),
-        }
-    }
-
-    /// The waiter looks closely until then, or until it says that it does not.
-    pub(crate) fn watch(&self, until: Duration) {
-        self.caller_spins_until.set(Some(until));
-    }
-
-    pub(crate) fn unwatch(&self) {
-        self.caller_spins_until.set(None);
-    }
-
-    /// Until when the waiter looks closely, if it does.
-    pub(crate) fn caller_spins_until(&self, now: Duration) -> Option<Duration> {
-        self.caller_spins_until.get().filter(|until| now < *until)
-    }
-
-    /// Whether the end is expected so long after `until` that its waiter is woken before it.
-    pub(crate) fn is_far(&self, until: Duration) -> bool {
-        self.wake_at.get().is_some_and(|at| at > until)
-    }
-
-    /// How long to look if the end is expected at or shortly after `until`; then the waiter need not be woken for it.
-    pub(crate) fn expected_soon(&self, until: Duration) -> Option<Duration> {
-        let at = self.wake_at.get().filter(|at| *at <= until)?;
-        self.wake_at.set(None);
-        Some(until.max(at.saturating_add(2 * Self::LEAD)))
-    }
-
-    /// Wakes the waiter if it is time to. Returns when it will be.
-    pub(crate) fn wake_early(&self, now: Duration) -> Option<Duration> {
-        let at = self.wake_at.get()?;
-        if now < at {
-            return Some(at);
-        }
-        self.wake_at.set(None);
-        self.cell.wake_early(at.saturating_add(2 * Self::LEAD));
-        None
-    }
-
-    /// From when on the driver is to look closely, unless that is over.
-    pub(crate) fn poll_closely_from(&self, now: Duration) -> Option<Duration> {
-        self.poll_closely_from.get().filter(|from| now < from.saturating_add(2 * Self::LEAD))
-    }
-
     /// Moves the task on, and applies its deadline or the drain deadline of an abandoned one. A panic of its execution ends the
     /// task; one of a subscriber of `tracing` does not.
-    pub(crate) fn poll(&self, context: Context<'_>) -> SlotState {
+    pub(crate) fn poll(self: &Arc<Self>, context: DriverContext<'_>) -> SlotState {
         let mut guard = match self.task.try_lock() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -256,9 +52,9 @@ impl TaskSlot {
 
     /// Returns the guard with the state unless the task has ended.
     fn poll_in_span<'a>(
-        &self,
+        self: &'a Arc<Self>,
         mut guard: MutexGuard<'a, Option<Task>>,
-        context: Context<'_>,
+        context: DriverContext<'_>,
     ) -> (SlotState, Option<MutexGuard<'a, Option<Task>>>) {
         let Some(task) = guard.as_mut() else { return (SlotState::Gone, None) };
         let step = contained("an execution", || self.step(task, context));
@@ -280,7 +76,12 @@ impl TaskSlot {
     }
 
     /// Counts how the operation ended for its caller. That may have been before its engine: by a cancellation or the deadline.
-    fn note(&self, end: &End, task: &Task, Context { clock, metrics, .. }: Context<'_>) {
+    fn note(
+        &self,
+        end: &End,
+        task: &Task,
+        DriverContext { clock, metrics, .. }: DriverContext<'_>,
+    ) {
         if self.served {
             return;
         }
@@ -302,7 +103,7 @@ impl TaskSlot {
     }
 
     /// Gives up an execution that nothing polls any more.
-    pub(crate) fn give_up(&self, error: OperationError, context: Context<'_>) {
+    pub(crate) fn give_up(&self, error: OperationError, context: DriverContext<'_>) {
         let task = lock(&self.task).take();
         let Some(mut task) = task else { return };
         let is_quiet = contained("an execution", || !task.posted || task.execution.abandon());
@@ -323,9 +124,9 @@ impl TaskSlot {
     }
 
     fn step(
-        &self,
+        self: &Arc<Self>,
         task: &mut Task,
-        Context { clock, config, overdue, typical, posts, .. }: Context<'_>,
+        DriverContext { clock, config, overdue, typical, posts, .. }: DriverContext<'_>,
     ) -> Step {
         let now = || clock.now();
         let is_post = !task.posted;
@@ -343,11 +144,11 @@ impl TaskSlot {
             let expected = task.execution.expected().filter(|time| *time > config.inline_spin);
             let wake_at =
                 expected.map(|time| now().saturating_add(time).saturating_sub(Self::LEAD));
-            self.wake_at.set(wake_at);
-            self.poll_closely_from
-                .set(wake_at.filter(|_| self.served || task.execution.awaits_notification()));
+            self.expect_end(wake_at, self.served || task.execution.awaits_notification());
         }
-        let polled = task.execution.poll();
+        self.begin_poll();
+        let waker = Waker::from(Arc::clone(self));
+        let polled = task.execution.poll(&mut Context::from_waker(&waker));
         if is_post && task.execution.takes_turns() {
             posts.note(polled.is_ready());
         }
@@ -364,6 +165,7 @@ impl TaskSlot {
         let steps = task.execution.steps();
         let has_stepped = steps != mem::replace(&mut task.steps, steps);
         if expired.is_none() && !self.cell.status().is_terminal() {
+            self.note_look_by(task, now);
             let state = if has_stepped { SlotState::Stepped } else { SlotState::Pending };
             return Step::Stay(state);
         }
@@ -375,6 +177,7 @@ impl TaskSlot {
         }
         let now = now();
         let drain_by = *task.drain_by.get_or_insert(now.saturating_add(config.drain));
+        self.note_look_by(task, || now);
         if now < drain_by {
             return Step::Stay(SlotState::Pending);
         }
@@ -391,7 +194,19 @@ impl TaskSlot {
         Step::Stay(if has_stepped { SlotState::Stepped } else { SlotState::Overdue })
     }
 
+    /// A task whose execution wakes is polled by its deadline all the same, and late without one.
+    fn note_look_by(&self, task: &Task, now: impl Fn() -> Duration) {
+        let by = (task.execution.completion_mode() == CompletionMode::Wakes).then(|| {
+            let deadlines = task.deadline.map(|deadline| deadline.at).into_iter();
+            let late = now().saturating_add(LOST_WAKE);
+            deadlines.chain(task.drain_by).fold(late, Duration::min)
+        });
+        self.set_look_by(by);
+    }
+
     fn end(&self, end: End) {
+        // The driver finds it ended.
+        self.set_look_by(None);
         match end {
             End::Done(Ok(completion)) => {
                 self.cell.finish_quiet(OperationStatus::Complete, Ok(completion));
@@ -421,7 +236,7 @@ fn in_span<R>(span: &Span, work: impl FnOnce() -> R) -> Option<R> {
 
 /// What polling a slot needs of its driver.
 #[derive(Clone, Copy)]
-pub(crate) struct Context<'a> {
+pub(crate) struct DriverContext<'a> {
     pub(crate) clock: &'a dyn Clock,
     pub(crate) config: &'a DriverConfig,
     pub(crate) overdue: &'a Arc<OverdueTotal>,

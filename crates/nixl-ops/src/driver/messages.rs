@@ -1,0 +1,146 @@
+//! The messages that a driver takes: notifications, completions in slots, mail and claims.
+
+use std::time::Duration;
+
+use super::Shared;
+use super::reactor::Reactor;
+use crate::contained::contained;
+use crate::control::{ControlMessage, ControlOutcome, ControlVerb};
+use crate::passive::SlotsFound;
+use crate::{PeerId, PeerService, Received};
+
+impl Shared {
+    /// What serves the messages of peers.
+    fn peer_service(&self) -> Option<&dyn PeerService> {
+        self.executor.get().and_then(|executor| executor.peers())
+    }
+
+    /// Whether a notification or message of a peer is awaited.
+    pub(super) fn awaits_message(&self) -> bool {
+        self.passive.awaited() > 0
+            || self.passive.grants.are_awaited()
+            || self.claims.are_open()
+            || self.peer_service().is_some_and(|service| service.has_sessions())
+    }
+
+    /// A message about a claim. Returns whether it says something of an operation here.
+    fn receive_control(&self, from: &str, payload: &[u8]) -> bool {
+        let Some(message) = ControlMessage::decode(payload) else {
+            tracing::debug!(
+                from,
+                bytes = payload.len(),
+                "a message about a claim that cannot be read"
+            );
+            return false;
+        };
+        if message.verb == ControlVerb::Leaving {
+            self.departures.note(from);
+            return true;
+        }
+        if message.verb == ControlVerb::GrantDone {
+            return self.passive.grants.receive(message.key);
+        }
+        if let ControlVerb::Notification { .. } = message.verb {
+            return self.passive.grants.notified(from, &message);
+        }
+        let is_owner =
+            self.owner.get().is_some_and(|owner| owner.receive(&self.passive, from, &message));
+        match self.claims.receive(from, &message, self.clock.unix_time()) {
+            ControlOutcome::Nothing => is_owner,
+            ControlOutcome::Taken => true,
+            ControlOutcome::Answer(answer) => {
+                if let Some(transport) = &self.transport {
+                    // The owner asks again if it is lost.
+                    let _ = transport.notify(&PeerId::new(from), &answer);
+                }
+                true
+            }
+        }
+    }
+
+    /// How often messages are taken for offers that have ended.
+    fn poll_interval(&self) -> Option<Duration> {
+        let executor = self.peer_service().and_then(|service| service.poll_interval());
+        executor.into_iter().chain(self.passive.poll_interval()).min()
+    }
+}
+
+impl Reactor {
+    /// Takes what peers have sent, if it is awaited or due. Returns whether any of it was for something under way.
+    pub(super) fn take_messages(&mut self) -> bool {
+        let shared = &self.shared;
+        let Some(transport) = &shared.transport else { return false };
+        let now = shared.clock.now();
+        let is_due = self.messages_due().is_some_and(|due| now >= due);
+        if !is_due && !shared.awaits_message() && self.closed.is_none() {
+            return false;
+        }
+        self.taken = now;
+        let service = shared.peer_service();
+        let found = shared.passive.poll_slots(&mut |key| {
+            if let Some(service) = service {
+                service.completed_by_slot(key);
+            }
+        });
+        let mut delivered = found == SlotsFound::End;
+        let active = &mut self.active;
+        let mut bytes = 0;
+        let mut receive = |from: &str, payload: &[u8]| {
+            bytes += payload.len() as u64;
+            // A message that cannot be taken costs no other.
+            let taken = contained("the receipt of a message", || {
+                if ControlMessage::is_one(payload) {
+                    return match shared.receive_control(from, payload) {
+                        true => Received::Taken,
+                        false => Received::Ignored,
+                    };
+                }
+                match shared.passive.deliver(payload) {
+                    true => Received::Taken,
+                    false => service.map_or(Received::Ignored, |s| s.receive(from, payload)),
+                }
+            });
+            match taken.unwrap_or(Received::Ignored) {
+                Received::Serve(execution) => {
+                    active.push_back(shared.serve(execution));
+                    delivered = true;
+                }
+                Received::Taken => delivered = true,
+                Received::Ignored => {
+                    tracing::debug!(from, bytes = payload.len(), "notification for no operation");
+                    shared.unexpected.note(payload.len());
+                }
+            }
+        };
+        let mail = shared.passive.page.take_mail(&mut |letter| {
+            if let (Some(reply), Some(mailboxes)) = (letter.reply, shared.mailboxes.get()) {
+                mailboxes.note(letter.from, reply);
+            }
+            receive(letter.from, letter.payload);
+        });
+        let result = transport.take_notifications(&mut receive);
+        delivered |= mail;
+        self.listener.looked(mail || found != SlotsFound::Nothing);
+        let unreadable = shared.passive.page.unreadable_mail();
+        shared.unexpected.note_unreadable(transport.unreadable_notifications() + unreadable);
+        self.idle_looks.took(bytes);
+        if let Err(error) = &result
+            && !self.notifications_failed
+        {
+            tracing::warn!(%error, "notifications cannot be read; passive operations will time out");
+        }
+        self.notifications_failed = result.is_err();
+        delivered
+    }
+
+    /// How often messages are taken that are not awaited.
+    fn poll_interval(&self) -> Option<Duration> {
+        self.shared.poll_interval().into_iter().chain(self.idle_looks.every()).min()
+    }
+
+    /// When messages that are not awaited are taken next.
+    pub(super) fn messages_due(&self) -> Option<Duration> {
+        self.shared.transport.as_ref()?;
+        Some(self.taken.saturating_add(self.poll_interval()?))
+    }
+}

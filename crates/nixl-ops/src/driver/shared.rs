@@ -1,0 +1,220 @@
+//! The state that a driver's handle, its thread and its operations share.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Wake, Waker};
+
+use nixl_device::ForkGeneration;
+
+use super::Driver;
+use crate::control::{Claims, Owner};
+use crate::drain::Departures;
+use crate::overdue::{Overdue, OverdueTotal};
+use crate::parking::Parking;
+use crate::passive::PassiveTable;
+use crate::posts::PostHistory;
+use crate::sync::{Mutex, lock};
+use crate::task::{self, ActiveCount, Count, InFlight, SlotState, Task, TaskSlot};
+use crate::telemetry::EndMetrics;
+use crate::typical::TypicalDurations;
+use crate::unexpected::Unexpected;
+use crate::{
+    Clock, ConnectionExecutor, DriverConfig, Execution, Mailboxes, OperationError, Transport,
+    TransportError,
+};
+
+pub(crate) struct Shared {
+    inbox: Mutex<Inbox>,
+    pub(super) active: Arc<ActiveCount>,
+    overdue: Arc<OverdueTotal>,
+    /// How many of the active ones wait for the others.
+    pub(crate) drains: AtomicUsize,
+    pub(crate) departures: Departures,
+    pub(super) typical: TypicalDurations,
+    pub(super) posts: PostHistory,
+    metrics: EndMetrics,
+    pub(super) parking: Parking,
+    /// It turns, or will at once.
+    pub(super) awake: AtomicBool,
+    /// A new waiter arrived: the next turn counts as progress, so that the back-off starts anew.
+    pub(super) new_waiter: AtomicBool,
+    pub(super) closing: AtomicBool,
+    pub(crate) passive: Arc<PassiveTable>,
+    /// Answers claims of its offers.
+    pub(super) owner: OnceLock<Owner>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) unexpected: Unexpected,
+    /// Notes by which pages peers are answered.
+    pub(super) mailboxes: OnceLock<Arc<Mailboxes>>,
+    /// Gets the messages that end no passive operation.
+    pub(super) executor: OnceLock<Arc<dyn ConnectionExecutor>>,
+    /// Read for notifications; a driver of copies inside the process has none.
+    pub(super) transport: Option<Arc<dyn Transport>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: DriverConfig,
+    /// Makes the driver's thread look at once.
+    pub(super) waker: Waker,
+    generation: ForkGeneration,
+}
+
+/// What was begun and is not the reactor's yet.
+#[derive(Default)]
+struct Inbox {
+    slots: Vec<Arc<TaskSlot>>,
+    /// There is no reactor any more.
+    closed: bool,
+}
+
+/// Of a driver that no reactor turns any more.
+pub(super) const ENDED: TransportError = TransportError::ThreadEnded { thread: Driver::THREAD };
+
+/// Wakes a driver's thread without keeping the driver.
+struct DriverWaker(Weak<Shared>);
+
+impl Shared {
+    pub(super) fn new(
+        transport: Option<Arc<dyn Transport>>,
+        clock: Arc<dyn Clock>,
+        config: DriverConfig,
+    ) -> Arc<Self> {
+        let passive = PassiveTable::new(Arc::clone(&clock), config.drain, config.clock_skew);
+        Arc::new_cyclic(|me| Self {
+            inbox: Mutex::default(),
+            active: Arc::default(),
+            overdue: Arc::default(),
+            drains: AtomicUsize::new(0),
+            departures: Departures::default(),
+            typical: TypicalDurations::default(),
+            posts: PostHistory::default(),
+            metrics: EndMetrics::default(),
+            parking: Parking::new(Arc::clone(&passive.page)),
+            awake: AtomicBool::new(false),
+            new_waiter: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            owner: OnceLock::new(),
+            claims: Arc::default(),
+            unexpected: Unexpected::default(),
+            mailboxes: OnceLock::new(),
+            executor: OnceLock::new(),
+            passive,
+            transport,
+            clock,
+            config,
+            waker: Waker::from(Arc::new(DriverWaker(Weak::clone(me)))),
+            generation: ForkGeneration::current(),
+        })
+    }
+
+    /// Active operations that are past their drain time.
+    pub(super) fn overdue(&self) -> Overdue {
+        self.overdue.get()
+    }
+
+    pub(crate) fn poll(&self, slot: &Arc<TaskSlot>) -> SlotState {
+        slot.poll(self.context())
+    }
+
+    pub(super) fn give_up(&self, slot: &TaskSlot, error: OperationError) {
+        slot.give_up(error, self.context());
+    }
+
+    fn context(&self) -> task::DriverContext<'_> {
+        let Self { clock, config, overdue, typical, posts, metrics, .. } = self;
+        task::DriverContext { clock: &**clock, config, overdue, typical, posts, metrics }
+    }
+
+    /// Operations that have not ended, of either side.
+    pub(crate) fn in_hand(&self) -> usize {
+        self.active.load(Ordering::Acquire) + self.passive.awaited()
+    }
+
+    pub(crate) fn transport(&self) -> Option<Arc<dyn Transport>> {
+        self.transport.clone()
+    }
+
+    /// A slot for what a peer has asked for.
+    pub(super) fn serve(&self, execution: Box<dyn Execution>) -> Arc<TaskSlot> {
+        let task = Task {
+            execution,
+            bytes: 0,
+            begun: self.clock.now(),
+            posted: false,
+            steps: 0,
+            // The executor bounds them.
+            count: Count::InFlight(InFlight::beyond_limit(&self.active)),
+            deadline: None,
+            drain_by: None,
+            span: tracing::debug_span!("served operation"),
+        };
+        Arc::new(TaskSlot::serving(task, self.waker.clone()))
+    }
+
+    /// Hands a slot to the reactor. Returns whether there is one that will find it.
+    pub(super) fn add(&self, slot: &Arc<TaskSlot>) -> bool {
+        let mut inbox = lock(&self.inbox);
+        if !inbox.closed {
+            inbox.slots.push(Arc::clone(slot));
+        }
+        !inbox.closed
+    }
+
+    /// Whether no reactor turns any more.
+    pub(super) fn has_ended(&self) -> bool {
+        lock(&self.inbox).closed
+    }
+
+    /// Moves the slots that were added to the end of the queue. Returns whether there were any.
+    pub(super) fn admit(&self, active: &mut VecDeque<Arc<TaskSlot>>) -> bool {
+        let mut inbox = lock(&self.inbox);
+        let is_new = !inbox.slots.is_empty();
+        active.extend(inbox.slots.drain(..));
+        is_new
+    }
+
+    /// Whether slots were added since they were last admitted.
+    pub(super) fn has_new(&self) -> bool {
+        !lock(&self.inbox).slots.is_empty()
+    }
+
+    /// Refuses slots from now on, and returns those that were not admitted.
+    pub(super) fn close(&self) -> Vec<Arc<TaskSlot>> {
+        let mut inbox = lock(&self.inbox);
+        inbox.closed = true;
+        mem::take(&mut inbox.slots)
+    }
+
+    /// Makes the driver poll at once and closely for a while, in any state of its back-off.
+    pub(crate) fn kick(&self) {
+        // Another that has set it nudges as well.
+        if !self.new_waiter.swap(true, Ordering::SeqCst) {
+            self.wake(true);
+        }
+    }
+
+    /// Makes the driver look: at once if `urgent`, else within its current sleep, which is short unless it
+    /// is parked.
+    pub(crate) fn wake(&self, urgent: bool) {
+        // A fork's child would ring at its parent's page.
+        if !self.generation.is_current() {
+            return;
+        }
+        match urgent {
+            true => self.parking.wake(),
+            false => self.parking.wake_if_parked(),
+        }
+    }
+}
+
+impl Wake for DriverWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.wake(true);
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The kinds of operation: reads, writes and copies that this side begins, and offers that peers use.
+
+mod active;
+mod future;
+mod handle;
+mod kinds;
+mod outcomes;
+mod passive;
+
+pub use future::OperationFuture;
+pub use handle::CancelHandle;
+pub use kinds::{
+    CopyOperation, ReadOperation, ReadableOperation, WritableOperation, WriteOperation,
+};
+pub use outcomes::{CancelOutcome, MemoryFate, Reclaimed, RevokeOutcome, Settled};

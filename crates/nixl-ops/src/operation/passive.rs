@@ -1,0 +1,111 @@
+//! Passive operations: offers that peers use.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use nixl_descriptor::DescriptorList;
+use nixl_metadata::RdmaMetadata;
+
+use super::outcomes::{CancelOutcome, Reclaimed, RevokeOutcome};
+use crate::completion::Memory;
+use crate::outcome::Outcome;
+use crate::passive::{OfferSpec, PassiveEntry, Release};
+use crate::{ConnectionExecutor, Driver, Offer, OperationError, OperationOptions, OperationStatus};
+
+/// What both passive operations are made of. A fork's child neither uses nor drops it.
+pub(super) struct Passive {
+    pub(super) entry: Arc<PassiveEntry>,
+    driver: Arc<Driver>,
+    executor: Arc<dyn ConnectionExecutor>,
+    metadata: RdmaMetadata,
+    /// What is given back at the end.
+    memory: Arc<DescriptorList>,
+}
+
+impl Passive {
+    /// Makes the memory of `spec` available, and known to the executor.
+    pub(super) fn offer(
+        driver: &Arc<Driver>,
+        executor: &Arc<dyn ConnectionExecutor>,
+        spec: OfferSpec,
+        options: OperationOptions,
+    ) -> Result<Self, OperationError> {
+        let (metadata, memory) = (spec.metadata.clone(), Arc::clone(&spec.descriptors));
+        let refused = |_: &_| {
+            if let Some(offers) = executor.offers() {
+                offers.offer_ended(metadata.notification_key());
+            }
+        };
+        let entry = driver.offer(spec, options).inspect_err(refused)?;
+        if let Some(offers) = executor.offers() {
+            offers.offer_created(Offer::new(Arc::clone(&entry), Arc::clone(&memory)));
+        }
+        let (driver, executor) = (Arc::clone(driver), Arc::clone(executor));
+        Ok(Self { entry, driver, executor, metadata, memory })
+    }
+
+    pub(super) fn metadata(&self) -> &RdmaMetadata {
+        // In a fork's child the offer is the parent's.
+        if self.driver.check_process().is_ok() {
+            self.entry.set_exported();
+        }
+        &self.metadata
+    }
+
+    pub(super) fn status(&self) -> OperationStatus {
+        self.entry.cell.status()
+    }
+
+    pub(super) async fn wait(&self) -> Outcome {
+        poll_fn(|cx| self.poll_wait(cx)).await
+    }
+
+    pub(super) fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        match self.driver.check_process() {
+            Ok(()) => self.entry.cell.poll_outcome(cx.waker()),
+            Err(forked) => Poll::Ready(Err(forked.into())),
+        }
+    }
+
+    pub(super) fn cancel(&self) -> CancelOutcome {
+        match self.abandon() {
+            Release::AlreadyEnded => CancelOutcome::AlreadyEnded(self.status()),
+            Release::Free | Release::Held => CancelOutcome::Cancelled,
+        }
+    }
+
+    pub(super) fn revoke(&self) -> RevokeOutcome {
+        match self.abandon() {
+            Release::AlreadyEnded => RevokeOutcome::AlreadyEnded(self.status()),
+            Release::Free => RevokeOutcome::Free,
+            Release::Held => RevokeOutcome::Held,
+        }
+    }
+
+    fn abandon(&self) -> Release {
+        let release = self.entry.abandon(OperationError::Cancelled);
+        if release != Release::AlreadyEnded {
+            self.driver.shared().wake(true);
+        }
+        release
+    }
+
+    pub(super) async fn reclaim(&mut self) -> Reclaimed {
+        let outcome = self.wait().await;
+        let memory = poll_fn(|cx| match self.driver.check_process() {
+            Ok(()) => self.entry.cell.poll_memory(cx.waker()),
+            Err(_) => Poll::Ready(Memory::Leaked),
+        });
+        Reclaimed::new(outcome, memory.await, &self.memory)
+    }
+}
+
+impl Drop for Passive {
+    fn drop(&mut self) {
+        if let Some(offers) = self.executor.offers() {
+            offers.offer_ended(self.entry.key());
+        }
+        self.cancel();
+    }
+}

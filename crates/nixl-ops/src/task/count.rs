@@ -1,0 +1,65 @@
+//! The count of tasks in flight.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use metrics::{Gauge, gauge};
+
+use crate::overdue::CountedOverdue;
+use crate::telemetry::{GaugeShare, PerRecorder};
+
+/// Where a task is counted until it is dropped.
+#[expect(dead_code, reason = "only their drop matters")]
+pub(crate) enum Count {
+    InFlight(InFlight),
+    /// Its drain time is over.
+    Overdue(CountedOverdue),
+}
+
+/// How many are in flight, also in the gauge `nixl_requests_in_flight`.
+#[derive(Debug, Default)]
+pub(crate) struct ActiveCount {
+    count: AtomicUsize,
+    gauge: PerRecorder<Option<Gauge>>,
+}
+
+impl ActiveCount {
+    pub(crate) fn load(&self, ordering: Ordering) -> usize {
+        self.count.load(ordering)
+    }
+
+    fn gauge(&self) -> Gauge {
+        let look_up = || gauge!("nixl_requests_in_flight");
+        self.gauge.with(|gauge| gauge.get_or_insert_with(look_up).clone())
+    }
+}
+
+/// One of those in flight, counted until it is dropped.
+pub(crate) struct InFlight {
+    active: Arc<ActiveCount>,
+    _gauge: GaugeShare,
+}
+
+impl InFlight {
+    /// Counts one more, however many there are.
+    pub(crate) fn beyond_limit(active: &Arc<ActiveCount>) -> Self {
+        let gauge = GaugeShare::of(active.gauge(), 1);
+        active.count.fetch_add(1, Ordering::AcqRel);
+        Self { active: Arc::clone(active), _gauge: gauge }
+    }
+
+    /// Counts one more, unless there are `limit`.
+    pub(crate) fn count(active: &Arc<ActiveCount>, limit: usize) -> Option<Self> {
+        let gauge = GaugeShare::of(active.gauge(), 1);
+        let before = active.count.fetch_add(1, Ordering::AcqRel);
+        let counted = Self { active: Arc::clone(active), _gauge: gauge };
+        // Dropping it on the way out takes the surplus one back.
+        (before < limit).then_some(counted)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.active.count.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,10 @@
+//! A transfer in flight, shared between its waiter and the driver.
+
+mod count;
+mod instant;
+mod slot;
+mod step;
+
+pub(crate) use count::{ActiveCount, Count, InFlight};
+pub(crate) use slot::{SlotState, Task, TaskSlot};
+pub(crate) use step::DriverContext;

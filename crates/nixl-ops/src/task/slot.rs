@@ -1,0 +1,200 @@
+//! The place of a task, in which its waiter and the driver find it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use tracing::Span;
+
+use super::count::Count;
+use super::instant::AtomicInstant;
+use crate::deadline::Deadline;
+use crate::outcome::Outcome;
+use crate::sync::Mutex;
+use crate::{CompletionCell, Execution, OperationError, OperationStatus};
+
+/// Everything that must stay alive while an engine works. The execution owns the leases of its memory.
+pub(crate) struct Task {
+    pub(crate) execution: Box<dyn Execution>,
+    pub(crate) bytes: u64,
+    pub(crate) begun: Duration,
+    pub(crate) count: Count,
+    /// Whether the execution was polled before.
+    pub(crate) posted: bool,
+    /// Its steps when it was polled last.
+    pub(crate) steps: u64,
+    pub(crate) deadline: Option<Deadline>,
+    /// Set once the result is no longer wanted: when to give up on the engine.
+    pub(crate) drain_by: Option<Duration>,
+    /// Below that of the caller who began it.
+    pub(crate) span: Span,
+}
+
+impl Task {
+    /// The error of a deadline that has passed, once.
+    pub(super) fn expired(&mut self, now: impl Fn() -> Duration) -> Option<OperationError> {
+        let deadline = self.deadline.take_if(|deadline| now() >= deadline.at)?;
+        Some(OperationError::TimedOut { after: deadline.after })
+    }
+}
+
+/// A task, polled by the thread that gets its lock. It is the waker of its execution.
+pub(crate) struct TaskSlot {
+    pub(crate) cell: Arc<CompletionCell<Outcome>>,
+    pub(super) task: Mutex<Option<Task>>,
+    /// Makes the driver's thread look at once.
+    driver: Waker,
+    /// Served for a peer, without a waiter here.
+    pub(super) served: bool,
+    /// Until when its waiter spins.
+    caller_spins_until: AtomicInstant,
+    /// When to wake its waiter, shortly before the end that is expected.
+    wake_at: AtomicInstant,
+    /// From when on the driver polls closely itself, since no waiter does.
+    poll_closely_from: AtomicInstant,
+    /// When the driver looks at the latest, while its execution wakes. None while it must be polled.
+    look_by: AtomicInstant,
+    /// Its execution, or its cancellation, has woken since the last poll began.
+    woken: AtomicBool,
+}
+
+/// What polling a slot found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum SlotState {
+    /// Another thread polls it at this moment.
+    Busy,
+    /// The engine still works.
+    Pending,
+    /// It still works, and has come further.
+    Stepped,
+    /// Its drain time is over, and its engine still works.
+    Overdue,
+    /// Ended by this poll.
+    Ended,
+    /// Had ended before.
+    Gone,
+}
+
+impl TaskSlot {
+    /// How long before the expected end a waiter is woken, and how long after it the waiter looks on. Two threads take some
+    /// 100 us to wake one after the other in a virtual machine; the rest is for estimates that are off.
+    pub(crate) const LEAD: Duration = Duration::from_micros(200);
+
+    pub(crate) fn new(task: Task, driver: Waker) -> Self {
+        Self::with(task, false, driver)
+    }
+
+    pub(crate) fn serving(task: Task, driver: Waker) -> Self {
+        Self::with(task, true, driver)
+    }
+
+    pub(crate) fn is_served(&self) -> bool {
+        self.served
+    }
+
+    fn with(task: Task, served: bool, driver: Waker) -> Self {
+        let cell = CompletionCell::new();
+        cell.advance(OperationStatus::Initialized);
+        cell.advance(OperationStatus::InProgress);
+        Self {
+            cell: Arc::new(cell),
+            task: Mutex::new(Some(task)),
+            driver,
+            served,
+            caller_spins_until: AtomicInstant::none(),
+            wake_at: AtomicInstant::none(),
+            poll_closely_from: AtomicInstant::none(),
+            look_by: AtomicInstant::none(),
+            woken: AtomicBool::new(false),
+        }
+    }
+
+    /// The waiter looks closely until then, or until it says that it does not.
+    pub(crate) fn watch(&self, until: Duration) {
+        self.caller_spins_until.set(Some(until));
+    }
+
+    pub(crate) fn unwatch(&self) {
+        self.caller_spins_until.set(None);
+    }
+
+    /// Until when the waiter looks closely, if it does.
+    pub(crate) fn caller_spins_until(&self, now: Duration) -> Option<Duration> {
+        self.caller_spins_until.get().filter(|until| now < *until)
+    }
+
+    /// Whether the end is expected so long after `until` that its waiter is woken before it.
+    pub(crate) fn is_far(&self, until: Duration) -> bool {
+        self.wake_at.get().is_some_and(|at| at > until)
+    }
+
+    /// How long to look if the end is expected at or shortly after `until`; then the waiter need not be woken for it.
+    pub(crate) fn expected_soon(&self, until: Duration) -> Option<Duration> {
+        let at = self.wake_at.get().filter(|at| *at <= until)?;
+        self.wake_at.set(None);
+        Some(until.max(at.saturating_add(2 * Self::LEAD)))
+    }
+
+    /// Wakes the waiter if it is time to. Returns when it will be.
+    pub(crate) fn wake_early(&self, now: Duration) -> Option<Duration> {
+        let at = self.wake_at.get()?;
+        if now < at {
+            return Some(at);
+        }
+        self.wake_at.set(None);
+        self.cell.wake_early(at.saturating_add(2 * Self::LEAD));
+        None
+    }
+
+    /// From when on the driver is to look closely, unless that is over.
+    pub(crate) fn poll_closely_from(&self, now: Duration) -> Option<Duration> {
+        self.poll_closely_from.get().filter(|from| now < from.saturating_add(2 * Self::LEAD))
+    }
+
+    /// When to poll it at the latest; `None` if now, since its execution does not wake or has woken.
+    pub(crate) fn look_by(&self) -> Option<Duration> {
+        self.look_by.get().filter(|_| !self.is_woken())
+    }
+
+    /// Whether its execution has woken since the last poll.
+    pub(crate) fn is_woken(&self) -> bool {
+        self.woken.load(Ordering::SeqCst)
+    }
+
+    /// Has the driver poll it at its next turn.
+    pub(crate) fn look_soon(&self) {
+        self.woken.store(true, Ordering::SeqCst);
+    }
+
+    /// A poll begins: a wake from now on may be for what it does not see.
+    pub(super) fn begin_poll(&self) {
+        if self.is_woken() {
+            self.woken.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// The execution is pending, and wakes if there is a time by which to look all the same.
+    pub(super) fn set_look_by(&self, by: Option<Duration>) {
+        if self.look_by.get() != by {
+            self.look_by.set(by);
+        }
+    }
+
+    /// What is known of the end before the execution is posted.
+    pub(super) fn expect_end(&self, wake_at: Option<Duration>, driver_polls_closely: bool) {
+        self.wake_at.set(wake_at);
+        self.poll_closely_from.set(wake_at.filter(|_| driver_polls_closely));
+    }
+}
+
+impl Wake for TaskSlot {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.look_soon();
+        self.driver.wake_by_ref();
+    }
+}
