@@ -425,6 +425,7 @@ impl Connector {
         options: OperationOptions,
     ) -> Result<(Box<dyn Execution>, DescriptorList, OperationOptions), ConnectorError> {
         let connection = &self.shared.connection;
+        let options = options.within_trace_of(remote);
         let policy = options.path_policy();
         if local.len().max(remote.descriptors().len()) <= Self::WALKED_HERE {
             let prepare = self.prepare(kind, &local, remote, policy);
@@ -487,6 +488,10 @@ impl Connector {
             .with_terms(terms(&**connection.clock(), life_time, claims, (readers, token))?)?;
         let metadata = match checksum {
             Some(checksum) => metadata.with_checksum(checksum)?,
+            None => metadata,
+        };
+        let metadata = match options.trace() {
+            Some(context) => metadata.with_trace_context(context),
             None => metadata,
         };
         let slot = match readers.get() <= OfferSlot::MAX_READERS {
