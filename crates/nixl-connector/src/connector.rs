@@ -21,9 +21,9 @@ use nixl_ops::{
 };
 
 use crate::checksum::{self, Verification};
-use crate::connection::{Connection, ConnectionStats, wants_reconnect};
+use crate::connection::{Connection, wants_reconnect};
 use crate::offload::Offloaded;
-use crate::{ConnectorBuilder, ConnectorError, Drained, Health};
+use crate::{ConnectionStats, ConnectorBuilder, ConnectorError, Drained, Health};
 
 /// Makes operations, and owns the connection to the engine that carries them.
 ///
@@ -347,7 +347,7 @@ impl Connector {
         let ended = connection.driver().until_drained(options).await.is_ok();
         let left = match ended {
             true => Drained::new(0, 0),
-            false => Drained::new(connection.driver().awaited_offers(), self.stats().active),
+            false => Drained::new(connection.driver().awaited_offers(), self.stats().active()),
         };
         connection.driver().revoke_offers();
         connection.tell_leaving().await;

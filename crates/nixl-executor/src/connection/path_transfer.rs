@@ -8,10 +8,10 @@ use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
 use nixl_ops::{
     Execution, OperationError, PathKind, PathPolicy, PathReport, PeerId, PeerMemory, RemoteSlot,
-    TransferRequest, Transport, TransportError,
+    TransferRequest, Transport, TransportError, forward_execution,
 };
 
-use super::executor::PathConnection;
+use super::path_connection::PathConnection;
 use super::planning::devices;
 use super::probe::PROBE;
 use super::telemetry::note_attempt;
@@ -301,30 +301,16 @@ impl Execution for PathTransfer {
         self.current.expected().or_else(|| self.awaits_notification().then(estimate))
     }
 
-    fn awaits_notification(&self) -> bool {
-        self.current.awaits_notification()
-    }
-
     fn steps(&self) -> u64 {
         self.steps + self.current.steps()
-    }
-
-    fn takes_turns(&self) -> bool {
-        self.current.takes_turns()
-    }
-
-    fn posts_quickly(&self) -> bool {
-        self.current.posts_quickly()
-    }
-
-    fn target_told(&self) -> bool {
-        self.current.target_told()
     }
 
     fn peer_memory(&self) -> PeerMemory {
         let current = self.current.peer_memory();
         self.before.map_or(current, |before| before.max(current))
     }
+
+    forward_execution! { current: awaits_notification posts_quickly takes_turns target_told }
 }
 
 impl Drop for PathTransfer {
