@@ -1,5 +1,6 @@
 //! Helpers shared by the whole-workspace tests.
 
+mod by;
 mod exports;
 pub mod forge;
 mod fork;
@@ -9,6 +10,7 @@ mod pattern;
 mod process;
 mod skip;
 
+pub use by::{By, local};
 pub use exports::{Cache, Exports, block_of};
 pub use fork::in_child;
 pub use line::{bytes_of, hex_line, metadata, native_line};

@@ -4,20 +4,16 @@
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
 use std::path::Path;
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use nixl_connector::{
-    ClaimDemand, Connector, ConnectorBuilder, ConnectorError, OperationOptions, RevokeOutcome,
-};
+use nixl_connector::{ClaimDemand, Connector, ConnectorError, OperationOptions, RevokeOutcome};
 use nixl_descriptor::{Region, SharedMemory, leaked};
-use nixl_executor::PathExecutor;
 use nixl_metadata::{NativeVersion, RdmaMetadata};
-use nixl_ops::{Executor, RecentCheck};
+use nixl_ops::RecentCheck;
 use nixl_tests::{
-    Memory, Offer, Peer, PeerError, alone, crc32, eventually, hex_line, metadata, native_line,
-    pattern, resources, within,
+    By, Memory, Offer, Peer, PeerError, alone, crc32, eventually, hex_line, local, metadata,
+    native_line, pattern, resources, within,
 };
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
@@ -29,53 +25,9 @@ const LARGE: usize = 64 << 20;
 
 type Variables = [(&'static str, &'static Path)];
 
-/// Shared memory and CMA, as between any two processes of one machine.
-fn local() -> [(&'static str, &'static Path); 1] {
-    [("UCX_MEM_EVENTS", Path::new("no"))]
-}
-
 /// As between machines.
 fn tcp() -> [(&'static str, &'static Path); 2] {
     [("UCX_TLS", Path::new("tcp")), ("UCX_MEM_EVENTS", Path::new("no"))]
-}
-
-/// Who decides how the bytes go, on all sides.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum By {
-    /// The executor of a connector that is given none.
-    Engine,
-    /// [`PathExecutor`].
-    Paths,
-}
-
-impl By {
-    fn builder(self) -> ConnectorBuilder {
-        let builder = Connector::builder();
-        match self {
-            Self::Engine => builder,
-            Self::Paths => {
-                builder.executor(Arc::new(PathExecutor::new().unwrap()) as Arc<dyn Executor>)
-            }
-        }
-    }
-
-    fn peer(self) -> Peer {
-        match self {
-            Self::Engine => Peer::start(PEER, &[]),
-            Self::Paths => Peer::start(PEER, &[("NIXL_TEST_STAGED", Path::new("30000"))]),
-        }
-    }
-
-    /// Memory that peers reach by this executor's own means.
-    fn memory(self, bytes: &[u8]) -> Region {
-        let region = match self {
-            Self::Engine => Region::zeroed(bytes.len()),
-            Self::Paths => Region::shared(bytes.len()),
-        };
-        let region = region.unwrap();
-        region.copy_from_slice(0, bytes).unwrap();
-        region
-    }
 }
 
 /// One use of an offer of `len` bytes. Returns what was read.
@@ -129,11 +81,11 @@ impl Again {
 fn used_again(name: &str, variables: &Variables, by: By) {
     alone(name, variables, || {
         within(LIMIT, async {
-            let mut target = by.peer();
+            let mut target = by.start(PEER);
             let mut again = Again {
                 first: by.builder().build().await.unwrap(),
                 second: by.builder().build().await.unwrap(),
-                other: by.peer(),
+                other: by.start(PEER),
             };
             let mut seed = 0;
             for memory in [Memory::Host, Memory::Shared] {
@@ -247,7 +199,7 @@ fn killed_while_it_writes(name: &str, variables: &Variables, by: By) {
             let connector = by.builder().build().await.unwrap();
             // The write may be over, or not have begun, when its process is killed.
             for _ in 0..20 {
-                let mut peer = by.peer();
+                let mut peer = by.start(PEER);
                 peer.ask("profile native").unwrap();
                 let region = by.memory(&vec![0; LARGE]);
                 let mut offer = connector.create_writable(region.clone()).await.unwrap();
@@ -292,7 +244,7 @@ fn memory_of_killed_initiators_goes_back_to_the_system() {
         within(LIMIT, async {
             let connector = Connector::builder().build().await.unwrap();
             let round = async || {
-                let mut peer = By::Engine.peer();
+                let mut peer = By::Engine.start(PEER);
                 peer.ask("profile native").unwrap();
                 let region = By::Engine.memory(&vec![1; LEN]);
                 let mut offer = connector.create_writable(region.clone()).await.unwrap();
@@ -334,7 +286,7 @@ fn one_of_two_initiators_writes() {
         within(LIMIT, async {
             for by in [By::Engine, By::Paths] {
                 let connector = by.builder().build().await.unwrap();
-                let mut peers = [by.peer(), by.peer()];
+                let mut peers = [by.start(PEER), by.start(PEER)];
                 for round in 0..20 {
                     let len = if round % 2 == 0 { LEN } else { 4 << 20 };
                     let region = by.memory(&vec![0; len]);
@@ -372,7 +324,7 @@ fn the_owner_s_process_and_another_one_do_not_both_write() {
         within(LIMIT, async {
             let [owner, near] = [By::Paths.builder(), By::Paths.builder()];
             let (owner, near) = (owner.build().await.unwrap(), near.build().await.unwrap());
-            let mut peer = By::Paths.peer();
+            let mut peer = By::Paths.start(PEER);
             let mut won = [0; 2];
             for round in 0..20 {
                 let len = if round % 2 == 0 { LEN } else { LARGE };
@@ -406,7 +358,7 @@ fn a_share_that_has_vanished_is_not_reached_by_the_engine() {
     alone("a_share_that_has_vanished_is_not_reached_by_the_engine", &local(), || {
         within(LIMIT, async {
             let connector = By::Paths.builder().build().await.unwrap();
-            let [mut opened, mut first, mut fresh] = [(); 3].map(|()| By::Paths.peer());
+            let [mut opened, mut first, mut fresh] = [(); 3].map(|()| By::Paths.start(PEER));
             for kind in ["readable", "writable"] {
                 // A file of its own, which goes with the region.
                 let region = Region::try_from(SharedMemory::new(LEN).unwrap()).unwrap();

@@ -65,6 +65,8 @@ fn print(name: &str, folders: &[&Path]) -> Result<()> {
 }
 
 #[cfg(test)]
+mod features;
+#[cfg(test)]
 mod ignored;
 #[cfg(test)]
 mod layers;

@@ -4,22 +4,22 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nixl_descriptor::{
-    CacheLimits, CacheStats, Descriptor, DescriptorList, Region, Registration, RegistrationCache,
+    CacheLimits, Descriptor, DescriptorList, Region, Registration, RegistrationCache,
 };
 use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata, SerializedDescriptor, Share};
 use nixl_ops::{
     Clock, ConnectSpec, ConnectionContext, ConnectionExecutor, Driver, DriverConfig, Executor,
-    FoundSlot, Held, OperationError, OperationOptions, Overdue, PeerId, Preparation, RemoteSlot,
-    RemoteSlots, SpentKeys, SpentStats, Transport, TransportError,
+    FoundSlot, OperationError, OperationOptions, PeerId, Preparation, RemoteSlot, RemoteSlots,
+    SpentKeys, Transport, TransportError,
 };
 
-use crate::ConnectorError;
 use crate::control::ControlThread;
 use crate::ended::PeerKnowledge;
 use crate::exports::Exports;
 use crate::peers::PeerTable;
 use crate::quiet::Proofs;
+use crate::{ConnectionStats, ConnectorError};
 
 /// What a connector shares between all its operations.
 #[derive(Debug)]
@@ -39,126 +39,6 @@ pub(crate) struct Connection {
     skew: Duration,
     /// The words of exports that are closed: peers may read them late.
     kept: Mutex<Vec<Region>>,
-}
-
-/// What a connection has in hand.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct ConnectionStats {
-    pub(crate) active: usize,
-    passive: usize,
-    overdue: Overdue,
-    quarantined: Held,
-    quarantined_without_terms: Held,
-    pub(crate) retained: Held,
-    second_completions: u64,
-    unexpected_notifications: u64,
-    unexpected_bytes: u64,
-    unreadable_notifications: u64,
-    spent: SpentStats,
-    pub(crate) registrations: CacheStats,
-    pub(crate) peers: usize,
-    blocking_calls: usize,
-    longest_blocking_call: Duration,
-    refused_blocking_calls: u64,
-}
-
-impl ConnectionStats {
-    /// Active operations whose engine is not quiet.
-    #[must_use]
-    pub fn active(&self) -> usize {
-        self.active
-    }
-
-    /// Passive operations that a peer may still use.
-    #[must_use]
-    pub fn passive(&self) -> usize {
-        self.passive
-    }
-
-    /// Active operations that have outlived their deadline and drain time, and whose engine is asked seldom. Their memory comes back
-    /// when it is quiet.
-    #[must_use]
-    pub fn overdue(&self) -> Overdue {
-        self.overdue
-    }
-
-    /// Writable offers that were given up and that a peer may still be writing.
-    #[must_use]
-    pub fn quarantined(&self) -> Held {
-        self.quarantined
-    }
-
-    /// Those of them whose peers know neither claims nor a life time, as those of Dynamo's profile.
-    #[must_use]
-    pub fn quarantined_without_terms(&self) -> Held {
-        self.quarantined_without_terms
-    }
-
-    /// Readable offers that were given up, whose memory is freed when their life time is over.
-    #[must_use]
-    pub fn retained(&self) -> Held {
-        self.retained
-    }
-
-    /// Completions of offers that had ended.
-    #[must_use]
-    pub fn second_completions(&self) -> u64 {
-        self.second_completions
-    }
-
-    /// Notifications that ended no operation and were for nothing under way. They are dropped.
-    #[must_use]
-    pub fn unexpected_notifications(&self) -> u64 {
-        self.unexpected_notifications
-    }
-
-    /// Their bytes.
-    #[must_use]
-    pub fn unexpected_bytes(&self) -> u64 {
-        self.unexpected_bytes
-    }
-
-    /// Notifications whose sender or content the engine cannot read.
-    #[must_use]
-    pub fn unreadable_notifications(&self) -> u64 {
-        self.unreadable_notifications
-    }
-
-    /// The keys that this process has used.
-    #[must_use]
-    pub fn spent(&self) -> SpentStats {
-        self.spent
-    }
-
-    /// The registration cache.
-    #[must_use]
-    pub fn registrations(&self) -> CacheStats {
-        self.registrations
-    }
-
-    /// Peers whose metadata is loaded.
-    #[must_use]
-    pub fn peers(&self) -> usize {
-        self.peers
-    }
-
-    /// Calls that wait for the connection's own thread, with the one under way.
-    #[must_use]
-    pub fn blocking_calls(&self) -> usize {
-        self.blocking_calls
-    }
-
-    /// The longest of them so far.
-    #[must_use]
-    pub fn longest_blocking_call(&self) -> Duration {
-        self.longest_blocking_call
-    }
-
-    /// Calls that peers' messages asked for and that were refused because too many waited. The peers ask again.
-    #[must_use]
-    pub fn refused_blocking_calls(&self) -> u64 {
-        self.refused_blocking_calls
-    }
 }
 
 impl Connection {
@@ -286,18 +166,9 @@ impl Connection {
     }
 
     pub(crate) fn stats(&self) -> ConnectionStats {
-        let (driver, control) = (self.driver.stats(), self.control.stats());
+        let control = self.control.stats();
         ConnectionStats {
-            active: driver.active(),
-            overdue: driver.overdue(),
-            passive: driver.passive(),
-            quarantined: driver.quarantined(),
-            quarantined_without_terms: driver.quarantined_without_terms(),
-            retained: driver.retained(),
-            second_completions: driver.second_completions(),
-            unexpected_notifications: driver.unexpected_notifications(),
-            unexpected_bytes: driver.unexpected_bytes(),
-            unreadable_notifications: driver.unreadable_notifications(),
+            driver: self.driver.stats(),
             spent: SpentKeys::of_this_process().stats(),
             registrations: self.registrations.stats(),
             peers: self.peers.len(),

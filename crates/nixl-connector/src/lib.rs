@@ -60,6 +60,7 @@ mod checksum;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod connection;
+mod connection_stats;
 mod connector;
 mod control;
 mod ended;
@@ -77,7 +78,7 @@ mod quiet;
 pub mod simulated;
 
 pub use builder::ConnectorBuilder;
-pub use connection::ConnectionStats;
+pub use connection_stats::ConnectionStats;
 pub use connector::Connector;
 pub use control::ControlThread;
 pub use error::ConnectorError;

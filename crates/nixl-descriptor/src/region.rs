@@ -1,6 +1,8 @@
 //! Regions: memory that a program owns and engines may access.
 
 mod copy;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod reclaim;
 mod source;
 

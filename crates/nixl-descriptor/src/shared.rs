@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use memmap2::{MmapMut, MmapOptions};
-use nixl_device::cuda::Context;
 use nixl_device::{
     Device, FileIdentity, PerProcess, ProcessError, ProcessWatch, proc_is_of_this_namespace,
 };
@@ -326,7 +325,11 @@ impl Region {
     /// # Errors
     ///
     /// As [`BufferPool::buffer`]; [`RegionError::OutOfMemory`] with what the driver said if it cannot be pinned.
-    pub fn shared_pinned(context: &Context, len: usize) -> Result<Self, RegionError> {
+    #[cfg(feature = "cuda")]
+    pub fn shared_pinned(
+        context: &nixl_device::cuda::Context,
+        len: usize,
+    ) -> Result<Self, RegionError> {
         BufferPool::global().block(len)?.into_pinned(context, len)
     }
 

@@ -1,11 +1,17 @@
 //! Discovery of a machine's memories and links, without verbs or NIXL; and CUDA memory.
 //!
-//! - [`Device`] names a memory: the host's, or that of an accelerator.
-//! - [`Topology`] is what the file system tells: NUMA nodes, RDMA NICs, GPUs, how far apart they are, and what there is
-//!   for GPU Direct.
-//! - [`cuda`] is CUDA: whether it can be used, on any machine and without a panic; devices, memory, streams and copies.
+//! - [`Device`] names a memory: the host's, or that of an accelerator. It needs no feature.
+#![cfg_attr(
+    feature = "host",
+    doc = "- [`Topology`] is what the file system tells: NUMA nodes, RDMA NICs, GPUs, how far apart they are, and what there is\n  for GPU Direct. Feature `host`."
+)]
+#![cfg_attr(
+    feature = "cuda",
+    doc = "- [`cuda`] is CUDA: whether it can be used, on any machine and without a panic; devices, memory, streams and copies.\n  Feature `cuda`, which is on by default and has `host` with it."
+)]
 //!
-//! ```
+#![cfg_attr(feature = "cuda", doc = "```")]
+#![cfg_attr(not(feature = "cuda"), doc = "```ignore")]
 //! use nixl_device::{Device, Topology, cuda};
 //!
 //! assert_eq!("gpu:1".parse(), Ok(Device::cuda(1)));
@@ -17,37 +23,14 @@
 //!     Err(reason) => println!("no CUDA: {reason}"),
 //! }
 //! ```
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "cuda")]
 pub mod cuda;
-
 mod device;
-mod gpu_direct;
-mod host;
-mod interfaces;
-mod nic;
-mod node;
-mod numa;
-mod pci;
-mod process;
-mod sockets;
-mod topology;
-mod tree;
+#[cfg(feature = "host")]
+mod system;
 
 pub use device::{Device, DeviceKind, ParseDeviceError};
-pub use gpu_direct::{
-    GdrCopy, GpuDirect, ModuleVersion, NvidiaDriver, NvidiaDriverFlavor, PeerMemory,
-    PeerMemoryProvider,
-};
-pub use host::{Limit, MachineIdentity, MemlockLimit};
-pub use interfaces::{InterfaceReach, NetworkInterface};
-pub use nic::{DmaBufSupport, LinkLayer, PortState, RdmaNic, RdmaPort, VerbsDevice};
-pub use node::NodeAccess;
-pub use numa::NumaNode;
-pub use pci::{Distance, ParsePciAddressError, PciAddress, PciFunction, PcieLink};
-pub use process::{
-    ExitWatch, FileIdentity, ForkGeneration, Holders, LeakInChild, PerProcess, ProcessError,
-    ProcessExits, ProcessIdentity, ProcessWatch, memfd_holders, proc_is_of_this_namespace,
-};
-pub use sockets::{SocketsError, TcpSocket, TcpState, is_this_host, tcp_gives_up_after};
-pub use topology::Topology;
-pub use tree::Note;
+#[cfg(feature = "host")]
+pub use system::*;

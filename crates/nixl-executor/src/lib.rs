@@ -116,7 +116,8 @@ pub use nixl_descriptor::{
 };
 pub use nixl_device::{Device, DeviceKind, cuda};
 pub use nixl_metadata::{
-    ExportId, ExportMetadata, Limits, MetadataError, NativeVersion, RdmaMetadata, Ticket,
+    ExportId, ExportMetadata, Limits, MetadataError, NativeVersion, ParseTraceContextError,
+    RdmaMetadata, Ticket, TraceContext,
 };
 pub use nixl_ops::{
     Advice, CancelHandle, CancelOutcome, ClaimDemand, Clock, Completion, CopyOperation,

@@ -9,8 +9,8 @@
 //!
 //! | profile | for | carries |
 //! |---|---|---|
-//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without [`PeerInfo`], [`Share`]s, [`Doorbell`], [`OfferTerms`] and [`Checksum`] |
-//! | native, version 3 | peers that run an earlier release of this library | all but [`MessageVersions`], [`OfferTerms`] and [`Checksum`]; a [`Doorbell`] is read, not written |
+//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without [`PeerInfo`], [`Share`]s, [`Doorbell`], [`OfferTerms`], [`Checksum`] and [`TraceContext`] |
+//! | native, version 3 | peers that run an earlier release of this library | all but [`MessageVersions`], [`OfferTerms`], [`Checksum`] and [`TraceContext`]; a [`Doorbell`] is read, not written |
 //! | native, version 4 | peers that both run this library | all of it |
 //!
 //! The Dynamo profile is one JSON object, byte for byte as Dynamo prints it:
@@ -24,7 +24,8 @@
 //! the other side needs to choose a path: where the peer runs and which namespaces it is in ([`HostIdentity`]), what it
 //! can do ([`Capabilities`]), which versions of other messages it speaks ([`MessageVersions`]), its GPUs
 //! ([`PeerDevice`]), and which of the memory can be opened by other processes of its host ([`Share`]). And it says on
-//! which terms the offer may be used ([`OfferTerms`]), and may say which bytes it is for ([`Checksum`]).
+//! which terms the offer may be used ([`OfferTerms`]), and may say which bytes it is for ([`Checksum`]) and to
+//! which trace it belongs ([`TraceContext`]).
 //!
 //! # Releases that differ
 //!
@@ -125,6 +126,7 @@ mod rdma;
 mod share;
 mod terms;
 mod ticket;
+mod trace_context;
 mod versions;
 
 pub use advice::Advice;
@@ -151,4 +153,5 @@ pub use rdma::RdmaMetadata;
 pub use share::{Share, ShareKind};
 pub use terms::OfferTerms;
 pub use ticket::{Rights, Ticket, TicketTerms};
+pub use trace_context::{ParseTraceContextError, TraceContext};
 pub use versions::MessageVersions;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::encodings::Encodings;
 use crate::{
     AgentMetadata, Checksum, Doorbell, Field, Limits, MetadataError, NativeVersion,
-    NotificationKey, OfferTerms, OperationKind, PeerInfo, SerializedDescriptor, Share, dynamo,
-    embed, native, share,
+    NotificationKey, OfferTerms, OperationKind, PeerInfo, SerializedDescriptor, Share,
+    TraceContext, dynamo, embed, native, share,
 };
 
 /// An offer: memory that the peer may read or write, how to reach its owner, and the key that says it is done.
@@ -32,6 +32,7 @@ pub struct RdmaMetadata {
     encodings: Encodings,
     terms: Option<OfferTerms>,
     checksum: Option<Checksum>,
+    trace_context: Option<TraceContext>,
 }
 
 impl RdmaMetadata {
@@ -65,6 +66,7 @@ impl RdmaMetadata {
             encodings: Encodings::default(),
             terms: None,
             checksum: None,
+            trace_context: None,
         })
     }
 
@@ -123,6 +125,13 @@ impl RdmaMetadata {
         Checksum::check(self.operation_kind)?;
         self.checksum = Some(checksum);
         Ok(self)
+    }
+
+    /// Says which trace the offer belongs to. Only the native profile carries it, from version 4.
+    #[must_use]
+    pub fn with_trace_context(mut self, context: TraceContext) -> Self {
+        self.trace_context = Some(context);
+        self
     }
 
     /// Adds what a decoder has found, in the order in which faults are reported.
@@ -205,6 +214,13 @@ impl RdmaMetadata {
         self.checksum
     }
 
+    /// The trace that the offer belongs to. None if the owner gave none, or one that W3C calls invalid, or the offer came in
+    /// the Dynamo profile or in the native profile's version 3.
+    #[must_use]
+    pub const fn trace_context(&self) -> Option<TraceContext> {
+        self.trace_context
+    }
+
     /// What other processes of the owner's host can open: runs of descriptors, ascending and disjoint. None if the
     /// offer came in the Dynamo profile.
     #[must_use]
@@ -229,7 +245,7 @@ impl RdmaMetadata {
     /// Encodes as Dynamo's `nixl_connect` does: one line of JSON, no field added, the same text for the same value.
     ///
     /// Dynamo's profile carries no [`OfferTerms`]: its initiators neither claim nor know an end, even if the offer
-    /// demands. An owner that needs claims makes no offer for this profile. Nor does it carry a [`Checksum`].
+    /// demands. An owner that needs claims makes no offer for this profile. Nor does it carry a [`Checksum`] or a [`TraceContext`].
     #[must_use]
     pub fn to_dynamo_json(&self) -> String {
         self.encodings.note_without_terms();
@@ -280,8 +296,8 @@ impl RdmaMetadata {
     /// [`to_native_bytes`](Self::to_native_bytes) in a version of your choice, for initiators of an earlier release
     /// while a new one is rolled out.
     ///
-    /// Version 3 leaves out the [`MessageVersions`](crate::MessageVersions), the [`OfferTerms`], the [`Checksum`] and the
-    /// [`Doorbell`], so that its initiators verify no bytes and notify through the engine.
+    /// Version 3 leaves out the [`MessageVersions`](crate::MessageVersions), the [`OfferTerms`], the [`Checksum`], the
+    /// [`TraceContext`] and the [`Doorbell`], so that its initiators verify no bytes and notify through the engine.
     ///
     /// # Errors
     ///
@@ -348,6 +364,7 @@ impl fmt::Debug for RdmaMetadata {
             .field("shares", &self.shares)
             .field("terms", &self.terms)
             .field("checksum", &self.checksum)
+            .field("trace_context", &self.trace_context)
             .finish()
     }
 }

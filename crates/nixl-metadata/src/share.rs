@@ -29,7 +29,7 @@ pub enum ShareKind {
     /// Memory of a CUDA device, that of the descriptors.
     CudaIpc {
         /// CUDA's handle of 64 bytes, then the number of bytes that can be reached by it in little endian, as
-        /// [`IpcMemoryHandle::to_bytes`](nixl_device::cuda::IpcMemoryHandle::to_bytes) gives them.
+        /// `nixl_device::cuda::IpcMemoryHandle::to_bytes` gives them.
         handle: [u8; 72],
     },
     /// Host memory in an open file of a process, such as one made by `memfd_create`, that is reached through

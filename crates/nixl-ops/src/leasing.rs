@@ -1,12 +1,11 @@
 //! An execution together with the leases of its memory.
 
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use nixl_descriptor::LeaseSet;
 
 use crate::contained::contained;
-use crate::{CompletionMode, Execution, PathReport, PeerMemory, TransportError};
+use crate::{Execution, PeerMemory, TransportError, forward_execution};
 
 /// Holds leases until the execution has ended. Dropped in flight, it leaks them.
 pub(crate) struct Leasing {
@@ -33,45 +32,15 @@ impl Execution for Leasing {
         polled
     }
 
-    fn expected(&self) -> Option<Duration> {
-        self.execution.expected()
-    }
-
-    fn completion_mode(&self) -> CompletionMode {
-        self.execution.completion_mode()
-    }
-
-    fn awaits_notification(&self) -> bool {
-        self.execution.awaits_notification()
-    }
-
     fn abandon(&mut self) -> bool {
         self.ended || self.execution.abandon()
-    }
-
-    fn report(&self) -> PathReport {
-        self.execution.report()
-    }
-
-    fn takes_turns(&self) -> bool {
-        self.execution.takes_turns()
-    }
-
-    fn posts_quickly(&self) -> bool {
-        self.execution.posts_quickly()
-    }
-
-    fn steps(&self) -> u64 {
-        self.execution.steps()
-    }
-
-    fn target_told(&self) -> bool {
-        self.execution.target_told()
     }
 
     fn peer_memory(&self) -> PeerMemory {
         self.execution.peer_memory()
     }
+
+    forward_execution! { execution: awaits_notification completion_mode expected posts_quickly report steps takes_turns target_told }
 }
 
 impl Drop for Leasing {

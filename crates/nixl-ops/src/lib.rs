@@ -55,6 +55,7 @@ mod driver_stats;
 mod error;
 mod executor;
 mod fair;
+mod forwarding;
 #[cfg(any(all(test, not(loom)), fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
@@ -127,7 +128,7 @@ pub use sleeper::Sleeper;
 pub use slots::{FoundSlot, OfferSlot, RecentCheck, RemoteSlot, RemoteSlots};
 pub use spent::{KeyUse, SpentKeys, SpentStats};
 pub use status::{OperationStatus, StatusError};
-pub use telemetry::{GaugeShare, recorder_id, transport_label};
+pub use telemetry::{ByLabels, GaugeShare, PerRecorder, transport_label};
 pub use transport::{
     CompletionMode, ConnectSpec, Connected, Idle, PeerId, Transfer, TransferSpec, Transport,
 };

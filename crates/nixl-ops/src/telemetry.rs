@@ -48,15 +48,16 @@ impl fmt::Debug for GaugeShare {
 }
 
 /// A number that tells the recorder that is installed from others.
-#[must_use]
-pub fn recorder_id() -> usize {
+fn recorder_id() -> usize {
     with_recorder(|recorder| std::ptr::from_ref(recorder).cast::<()>().addr())
 }
 
 /// Handles of metrics, looked up once for each recorder, since that allocates and takes longer than all else that is done at
 /// the end of an operation.
-#[derive(Default)]
-pub(crate) struct PerRecorder<M>(Mutex<Kept<M>>);
+pub struct PerRecorder<M> {
+    kept: Mutex<Kept<M>>,
+    describe: fn(),
+}
 
 #[derive(Default)]
 struct Kept<M> {
@@ -66,15 +67,28 @@ struct Kept<M> {
 }
 
 impl<M: Default> PerRecorder<M> {
+    /// No handles yet. `describe` tells a recorder the units and meanings of the metrics, before the first handle is had from it.
+    #[must_use]
+    pub fn new(describe: fn()) -> Self {
+        Self { kept: Mutex::default(), describe }
+    }
+
     /// The handles of the recorder that is installed.
-    pub(crate) fn with<R>(&self, used: impl FnOnce(&mut M) -> R) -> R {
+    pub fn with<R>(&self, used: impl FnOnce(&mut M) -> R) -> R {
         let recorder = recorder_id();
-        let mut kept = lock(&self.0);
+        let mut kept = lock(&self.kept);
         if kept.recorder != recorder {
-            describe();
+            (self.describe)();
             *kept = Kept { recorder, handles: M::default() };
         }
         used(&mut kept.handles)
+    }
+}
+
+/// For the metrics of this crate.
+impl<M: Default> Default for PerRecorder<M> {
+    fn default() -> Self {
+        Self::new(describe)
     }
 }
 
@@ -85,7 +99,8 @@ impl<M> fmt::Debug for PerRecorder<M> {
 }
 
 /// Handles by the values of their labels, of which there are few.
-pub(crate) struct ByLabels<L, H>(Vec<(L, H)>);
+#[derive(Debug)]
+pub struct ByLabels<L, H>(Vec<(L, H)>);
 
 impl<L, H> Default for ByLabels<L, H> {
     fn default() -> Self {
@@ -95,7 +110,7 @@ impl<L, H> Default for ByLabels<L, H> {
 
 impl<L: Copy + PartialEq, H> ByLabels<L, H> {
     /// The handles of these labels, which `look_up` gets from the recorder the first time.
-    pub(crate) fn get(&mut self, labels: L, look_up: impl FnOnce(L) -> H) -> &H {
+    pub fn get(&mut self, labels: L, look_up: impl FnOnce(L) -> H) -> &H {
         let found = self.0.iter().position(|(known, _)| *known == labels);
         let at = found.unwrap_or_else(|| {
             self.0.push((labels, look_up(labels)));

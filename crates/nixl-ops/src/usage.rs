@@ -1,11 +1,8 @@
 //! An execution that uses a peer's offer, with its claim and completion.
 
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use crate::{
-    CompletionMode, Execution, KeyUse, PathReport, PeerMemory, RemoteSlot, TransportError,
-};
+use crate::{Execution, KeyUse, PeerMemory, RemoteSlot, TransportError, forward_execution};
 
 /// An execution that begins and ends a use of an offer: it claims a writable one at its first poll, before a byte moves, checks
 /// that a readable one is still open, and takes that back if no byte of the peer's was touched.
@@ -96,44 +93,14 @@ impl Execution for OfferUse {
         quiet
     }
 
-    fn expected(&self) -> Option<Duration> {
-        self.execution.expected()
-    }
-
-    fn completion_mode(&self) -> CompletionMode {
-        self.execution.completion_mode()
-    }
-
-    fn awaits_notification(&self) -> bool {
-        self.execution.awaits_notification()
-    }
-
-    fn report(&self) -> PathReport {
-        self.execution.report()
-    }
-
-    fn takes_turns(&self) -> bool {
-        self.execution.takes_turns()
-    }
-
-    fn posts_quickly(&self) -> bool {
-        self.execution.posts_quickly()
-    }
-
-    fn steps(&self) -> u64 {
-        self.execution.steps()
-    }
-
-    fn target_told(&self) -> bool {
-        self.execution.target_told()
-    }
-
     fn peer_memory(&self) -> PeerMemory {
         match self.stage {
             Stage::Unbegun => PeerMemory::UNTOUCHED,
             Stage::Begun | Stage::Ended => self.execution.peer_memory(),
         }
     }
+
+    forward_execution! { execution: awaits_notification completion_mode expected posts_quickly report steps takes_turns target_told }
 }
 
 impl Drop for OfferUse {

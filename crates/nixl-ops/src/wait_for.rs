@@ -8,7 +8,7 @@ use nixl_descriptor::{Dependency, DependencyError, DescriptorList};
 
 use crate::{
     CompletionMode, CopyOperation, Driver, Execution, OperationError, OperationOptions, PathKind,
-    PathReport, PeerMemory, TransportError,
+    PathReport, PeerMemory, TransportError, forward_execution,
 };
 
 /// An execution that begins once work on its memory is done, for those that cannot wait by themselves.
@@ -99,16 +99,8 @@ impl Execution for WaitFor {
         !self.pending.is_empty() || self.execution.abandon()
     }
 
-    fn report(&self) -> PathReport {
-        self.execution.report()
-    }
-
     fn steps(&self) -> u64 {
         self.execution.steps() + u64::from(self.pending.is_empty())
-    }
-
-    fn target_told(&self) -> bool {
-        self.execution.target_told()
     }
 
     fn completion_mode(&self) -> CompletionMode {
@@ -118,17 +110,9 @@ impl Execution for WaitFor {
         }
     }
 
-    fn awaits_notification(&self) -> bool {
-        self.execution.awaits_notification()
-    }
-
     fn expected(&self) -> Option<Duration> {
         // The wait for the work comes first, for an unknown time.
         None
-    }
-
-    fn takes_turns(&self) -> bool {
-        self.execution.takes_turns()
     }
 
     fn posts_quickly(&self) -> bool {
@@ -141,4 +125,6 @@ impl Execution for WaitFor {
             false => PeerMemory::UNTOUCHED,
         }
     }
+
+    forward_execution! { execution: awaits_notification report takes_turns target_told }
 }

@@ -8,7 +8,7 @@ use nixl_tests::{
     Cache, Peer, Resources, alone_within, block_of, bytes_of, eventually, resources, within,
 };
 
-use super::{By, PEER, local};
+use super::{By, PEER, local, start};
 
 const SEED: u64 = 5;
 const LIMIT: Duration = Duration::from_secs(1_800);
@@ -33,7 +33,7 @@ fn cycles(name: &str, by: By, cycles: usize) {
         within(LIMIT, async {
             let mut owner = match by {
                 By::Engine => Peer::start(PEER, &[]),
-                By::Paths => by.peer(16),
+                By::Paths => start(by, 16),
             };
             let export = owner.ask(&format!("export {SEED}")).unwrap();
             let export = ExportMetadata::decode(&bytes_of(&export).unwrap()).unwrap();

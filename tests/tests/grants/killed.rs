@@ -7,7 +7,7 @@ use nixl_connector::{Connector, ConnectorError, Export, GrantOptions, RevokeOutc
 use nixl_descriptor::leaked;
 use nixl_tests::{Cache, Random, alone_within, eventually, hex_line, within};
 
-use super::{By, local};
+use super::{By, local, start};
 
 /// Tokens of a page: blocks have 1 MiB.
 const PAGE: usize = 4096;
@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(1_200);
 
 /// One initiator's life, up to a random step.
 fn live_and_die(by: By, random: &mut Random, export: &str, command: &str) {
-    let mut peer = by.peer(PAGE);
+    let mut peer = start(by, PAGE);
     let pause = |random: &mut Random, most| {
         thread::sleep(Duration::from_micros(random.below(most)));
     };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nixl_tests::{Cache, Peer, PeerError, Random, alone_within, crc32, pattern};
 
-use super::{By, PEER, STAGED, local};
+use super::{By, PEER, local, start};
 
 /// Tokens of a page: blocks have 64 KiB.
 const PAGE: usize = 256;
@@ -56,7 +56,7 @@ struct Reader {
 
 impl Reader {
     fn start(by: By, is_apart: bool, export: &str) -> Self {
-        let mut peer = if is_apart { apart(by) } else { by.peer(PAGE) };
+        let mut peer = if is_apart { apart(by) } else { start(by, PAGE) };
         peer.ask(&format!("import {export}")).unwrap();
         Self { peer, reading: None, is_apart, is_stopped: false }
     }
@@ -84,7 +84,7 @@ fn apart(by: By) -> Peer {
     let mut command = unshare();
     command.arg(PEER);
     if by == By::Paths {
-        command.env(STAGED.0, STAGED.1);
+        command.env(By::STAGED.0, By::STAGED.1);
     }
     let mut peer = Peer::spawn_by(&mut command).unwrap();
     peer.answer("start").unwrap();
@@ -367,7 +367,7 @@ impl Model {
 
 /// The process, the metadata of its export, and what its blocks hold.
 fn start_owner(by: By, seed: u64) -> (Peer, String, Vec<Vec<u8>>) {
-    let mut owner = by.peer(PAGE);
+    let mut owner = start(by, PAGE);
     let export = owner.ask(&format!("export {seed}")).unwrap();
     let contents = pattern(seed, Cache::BLOCKS * BLOCK_LEN);
     (owner, export, contents.chunks(BLOCK_LEN).map(<[u8]>::to_vec).collect())

@@ -6,7 +6,7 @@ use nixl_connector::RemoteExport;
 use nixl_metadata::{ExportMetadata, Ticket};
 use nixl_tests::{Cache, Peer, alone_within, block_of, bytes_of, hex_line, within};
 
-use super::{By, PEER, local};
+use super::{By, PEER, local, start};
 
 const SEED: u64 = 11;
 const LIMIT: Duration = Duration::from_secs(120);
@@ -15,7 +15,7 @@ const COUNT: usize = 200;
 fn peer(by: By) -> Peer {
     match by {
         By::Engine => Peer::start(PEER, &[]),
-        By::Paths => by.peer(16),
+        By::Paths => start(by, 16),
     }
 }
 

@@ -1,6 +1,7 @@
-//! Import rules between the modules of `nixl-executor`, and the purity of its planner.
+//! Import rules between the modules of `nixl-executor`, the absence of circles within its folders, and the purity of its
+//! planner.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::source::Source;
 use super::tidy::{ARCHITECTURE, holds, sources};
@@ -95,9 +96,15 @@ impl<'a> File<'a> {
 
     /// The names below the crate's root that the code mentions, each with its line.
     fn names(&self) -> Vec<(usize, String)> {
-        let to_root = "super::".repeat(self.depth());
+        self.names_below(&[])
+    }
+
+    /// The names below a folder of the file that the code mentions, each with its line.
+    fn names_below(&self, folder: &[&str]) -> Vec<(usize, String)> {
+        let to_folder = "super::".repeat(self.depth() - folder.len());
+        let from_root: String = ["crate"].iter().chain(folder).map(|n| format!("{n}::")).collect();
         let mut found = Vec::new();
-        for root in ["crate::", &*to_root] {
+        for root in [&*from_root, &*to_folder] {
             for (at, _) in self.code.match_indices(root) {
                 let before = self.code.get(..at).unwrap_or_default();
                 if before.ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | ':')) {
@@ -151,6 +158,51 @@ impl<'a> File<'a> {
         });
         faults.collect()
     }
+}
+
+/// The modules of each folder that name each other in a circle, one line for each circle.
+fn circles(files: &[File<'_>]) -> Vec<String> {
+    // Of each module, by its folder: those beside it that it names.
+    let mut named: BTreeMap<Vec<&str>, BTreeMap<&str, BTreeSet<String>>> = BTreeMap::new();
+    for file in files {
+        let parts: Vec<_> = file.path.trim_end_matches(".rs").split('/').collect();
+        for (depth, module) in parts.iter().enumerate() {
+            // A folder's own file is its table of contents, and part of the folder for those beside it.
+            if matches!(*module, "mod" | "lib") {
+                continue;
+            }
+            let folder = &parts[..depth];
+            let names = file.names_below(folder).into_iter().map(|(_, name)| name);
+            named.entry(folder.to_vec()).or_default().entry(module).or_default().extend(names);
+        }
+    }
+    let mut faults = Vec::new();
+    for (folder, named) in &named {
+        let reached = |from: &str| {
+            let (mut reached, mut next) = (BTreeSet::new(), vec![from]);
+            while let Some(module) = next.pop() {
+                for name in named.get(module).into_iter().flatten().filter(|name| *name != module) {
+                    if named.contains_key(&**name) && reached.insert(&**name) {
+                        next.push(name);
+                    }
+                }
+            }
+            reached
+        };
+        let all: BTreeMap<_, _> = named.keys().map(|module| (*module, reached(module))).collect();
+        let mut circles = BTreeSet::new();
+        for (module, reached) in all.iter().filter(|(module, reached)| reached.contains(*module)) {
+            let returns = |other: &&&str| all[**other].contains(module);
+            circles.insert(reached.iter().filter(returns).copied().collect::<Vec<_>>());
+        }
+        let place = folder.iter().map(|name| format!("{name}/")).collect::<String>();
+        faults.extend(
+            circles
+                .iter()
+                .map(|circle| format!("{CRATE}{place}: a circle of `{}`", circle.join("`, `"))),
+        );
+    }
+    faults
 }
 
 /// The first names of what follows a path to the root: one, or those of a list in braces.
@@ -207,6 +259,33 @@ fn files() -> Vec<(String, String)> {
 #[test]
 fn modules_name_only_what_is_below_them() {
     holds(files().iter().flat_map(|(path, text)| File::new(path, text).faults()));
+}
+
+#[test]
+fn modules_of_a_folder_form_no_circle() {
+    let files = files();
+    let files: Vec<_> = files.iter().map(|(path, text)| File::new(path, text)).collect();
+    holds(circles(&files));
+}
+
+#[test]
+fn circles_are_found() {
+    let found = |texts: &[(&'static str, &str)]| {
+        circles(&texts.iter().map(|(path, text)| File::new(path, text)).collect::<Vec<_>>())
+    };
+    let (a, b) = ("use super::b::B;\n", "use crate::top::a::{A, C};\n");
+    let expected = format!("{CRATE}top/: a circle of `a`, `b`");
+    assert_eq!(found(&[("top/a.rs", a), ("top/b.rs", b)]), [&*expected]);
+    assert_eq!(found(&[("top/a.rs", a), ("top/b/mod.rs", ""), ("top/b/c.rs", b)]), [expected]);
+    assert_eq!(found(&[("top/a.rs", a), ("top/b.rs", "use super::a::A;\n")]).len(), 1);
+    // By way of a third; a folder's own file may name its modules; tests may name what they need.
+    let c = "use super::{a, b::B};\n";
+    let round = [("top/a.rs", a), ("top/b.rs", "use super::c;\n"), ("top/c.rs", c)];
+    assert_eq!(found(&round), [format!("{CRATE}top/: a circle of `a`, `b`, `c`")]);
+    let contents = [("top/mod.rs", "use self::a::A;\n"), ("top/a.rs", "use super::A;\n")];
+    assert_eq!(found(&contents), [""; 0]);
+    let test = "#[cfg(test)]\nmod tests {\n    use super::super::a::A;\n}\n";
+    assert_eq!(found(&[("top/a.rs", a), ("top/b.rs", test)]), [""; 0]);
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn no_word_is_banned() {
 }
 
 /// The names that a cell of a table has in backquotes, with their braces expanded.
-fn names(cell: &str) -> Vec<String> {
+pub(super) fn names(cell: &str) -> Vec<String> {
     let quoted = cell.split('`').skip(1).step_by(2);
     quoted
         .flat_map(|name| match (name.split_once('{'), name.strip_suffix('}')) {

@@ -144,5 +144,5 @@ pub(super) async fn to_unknown_peer(builders: [ConnectorBuilder; 2]) -> Result<(
     let sent = target.notify(pair.initiator.name(), b"x").await?;
     let unknown = TransportError::UnknownPeer { name: pair.initiator.name().to_owned() };
     ensure(sent == Err(unknown), "a peer that was not met cannot be written to")?;
-    ensure(pair.target.stats().active == 0, "nothing is left over")
+    ensure(pair.target.stats().active() == 0, "nothing is left over")
 }

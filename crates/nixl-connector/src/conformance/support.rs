@@ -176,7 +176,7 @@ pub(super) async fn still_works(pair: &Pair) -> Result<(), Failure> {
         play(pair, kind, &Scene::contiguous(99, 4 << 10)?).await?;
     }
     let stats = pair.initiator.stats();
-    ensure(stats.active == 0, "no transfer is left over")
+    ensure(stats.active() == 0, "no transfer is left over")
 }
 
 /// Takes the memory of a region back; an engine may need a moment to become quiet.

@@ -169,7 +169,7 @@ async fn a_grant_that_ends_while_it_is_read_makes_the_read_stale() {
                 tokio::spawn(async move { import.read_blocks(&ticket, &local, &[1, 2]).await })
             };
             // Until the engine has the request, which stalls.
-            while world.reader.stats().active == 0 {
+            while world.reader.stats().active() == 0 {
                 tokio::task::yield_now().await;
             }
             assert!(grant.end());
@@ -320,14 +320,14 @@ async fn a_closed_export_is_neither_read_nor_imported() {
     drop(grant);
     // The memory is the owner's to change, and stays for late reads.
     world.cache[0].copy_from_slice(0, &[1]).unwrap();
-    assert_eq!(world.owner.stats().retained.offers(), 1);
+    assert_eq!(world.owner.stats().retained().offers(), 1);
 }
 
 #[tokio::test]
 async fn memory_of_a_closed_export_without_tickets_is_free_after_a_proof() {
     let world = World::new().await;
     assert!(world.export.close(Duration::from_secs(20)).await);
-    assert_eq!(world.owner.stats().retained.offers(), 0);
+    assert_eq!(world.owner.stats().retained().offers(), 0);
     for region in world.cache {
         assert!(region.try_into_vec().is_ok());
     }
@@ -448,7 +448,7 @@ async fn a_claimed_write_keeps_its_blocks_until_it_is_quiet() {
         let layer = geometry().layer_len();
         // Once the first bytes are there, it is claimed.
         let reads = || world.cache[0].to_vec();
-        while world.reader.stats().active == 0 {
+        while world.reader.stats().active() == 0 {
             tokio::task::yield_now().await;
         }
         let outcome = grant.revoke();

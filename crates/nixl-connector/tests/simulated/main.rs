@@ -12,3 +12,4 @@ mod net;
 mod peers;
 mod side;
 mod stepped;
+mod traces;

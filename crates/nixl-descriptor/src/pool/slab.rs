@@ -2,9 +2,11 @@
 #![allow(unsafe_code, reason = "vouches for the bounds and the owner of parts of memory")]
 
 use std::any::Any;
+#[cfg(feature = "cuda")]
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+#[cfg(feature = "cuda")]
 use nixl_device::cuda::{Context, HostRegistration};
 
 use super::Shelves;
@@ -104,6 +106,7 @@ impl Block {
     }
 
     /// As [`into_zeroed`](Self::into_zeroed), and pinned.
+    #[cfg(feature = "cuda")]
     pub(crate) fn into_pinned(self, context: &Context, len: usize) -> Result<Region, RegionError> {
         let (slab, extent, used_before) =
             (Arc::clone(&self.slab), self.extent(len), self.used_before);

@@ -8,7 +8,6 @@ use bytemuck::Pod;
 use bytes::{Bytes, BytesMut};
 use memmap2::{Mmap, MmapMut};
 use nixl_device::Device;
-use nixl_device::cuda::{DeviceMemory, PinnedMemory};
 
 use super::Region;
 use crate::access::Access;
@@ -118,44 +117,6 @@ unsafe fn host(
 }
 
 /// Comes back from [`Region::try_into_vec`].
-impl TryFrom<DeviceMemory> for Region {
-    type Error = RegionError;
-
-    /// A region of the GPU's memory.
-    fn try_from(memory: DeviceMemory) -> Result<Self, RegionError> {
-        let (address, len, device) = (memory.address(), memory.len(), memory.context().device());
-        // SAFETY: the memory has `len` bytes there and keeps them until it is dropped, and the region is its only user.
-        unsafe { Self::from_address(address, len, device, memory) }
-    }
-}
-
-impl TryFrom<PinnedMemory> for Region {
-    type Error = RegionError;
-
-    /// A region of host memory that GPUs reach directly.
-    fn try_from(memory: PinnedMemory) -> Result<Self, RegionError> {
-        let (address, len) = (memory.address(), memory.len());
-        // SAFETY: the memory has `len` bytes there and keeps them until it is dropped, and the region is its only user.
-        unsafe { Self::from_address(address, len, Device::HOST, memory) }
-    }
-}
-
-impl Region {
-    /// # Safety
-    ///
-    /// As for [`from_raw_parts`](Self::from_raw_parts).
-    unsafe fn from_address(
-        address: u64,
-        len: usize,
-        device: Device,
-        owner: impl Any + Send + Sync,
-    ) -> Result<Self, RegionError> {
-        let base = NonNull::new(address as *mut u8).ok_or(RegionError::Empty)?;
-        // SAFETY: the caller vouches for the memory.
-        unsafe { Self::from_raw_parts(base, len, device, Access::ReadWrite, owner) }
-    }
-}
-
 impl TryFrom<Vec<u8>> for Region {
     type Error = RegionError;
 

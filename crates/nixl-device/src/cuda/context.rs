@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use crate::process::ForkGeneration;
+use crate::system::process::ForkGeneration;
 
 use super::api::{Address, Api, DeviceNumber, Handle};
 use super::callback;

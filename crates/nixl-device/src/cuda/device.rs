@@ -11,8 +11,8 @@ use super::error::{CudaError, DeviceError};
 use super::gpu_direct::GpuDirectAttributes;
 use super::nvml::Nvml;
 use super::probe::loaded;
-use crate::pci::PciAddress;
-use crate::topology::Topology;
+use crate::system::Topology;
+use crate::system::pci::PciAddress;
 
 /// A CUDA device. Being described, it takes no memory and has no context.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

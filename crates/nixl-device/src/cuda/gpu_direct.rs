@@ -5,11 +5,11 @@
 use serde::Serialize;
 
 use super::device::CudaDevice;
-use crate::gpu_direct::{GpuDirect, NvidiaDriverFlavor, PeerMemoryProvider};
-use crate::nic::{DmaBufSupport, RdmaNic};
-use crate::node::NodeAccess;
-use crate::pci::Distance;
-use crate::topology::Topology;
+use crate::system::Topology;
+use crate::system::gpu_direct::{GpuDirect, NvidiaDriverFlavor, PeerMemoryProvider};
+use crate::system::node::NodeAccess;
+use crate::system::pci::Distance;
+use crate::system::{DmaBufSupport, RdmaNic};
 
 /// What the driver says that a device can do for GPU Direct. `None` where it does not know the attribute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -7,7 +7,7 @@ use super::driver::Driver;
 use super::error::{CudaError, DeviceError};
 use super::nvml::{LinkKind, Nvml};
 use super::probe::loaded;
-use crate::pci::PciAddress;
+use crate::system::pci::PciAddress;
 
 /// The way from one device to the memory of another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use libloading::Library;
 
 use super::api::symbol;
-use crate::pci::PciAddress;
+use crate::system::pci::PciAddress;
 
 /// `nvmlDevice_t`.
 type Handle = usize;

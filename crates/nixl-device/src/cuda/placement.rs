@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::thread;
 
-use crate::gpu_direct::read_gpus;
-use crate::numa::read_nodes;
-use crate::pci::PciAddress;
-use crate::tree::Tree;
+use crate::system::gpu_direct::read_gpus;
+use crate::system::numa::read_nodes;
+use crate::system::pci::PciAddress;
+use crate::system::tree::Tree;
 
 /// Where host memory near a device is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use super::driver::Driver;
 use super::error::NO_DEVICE;
 use super::functions::Functions;
 use super::unavailable::CudaUnavailable;
-use crate::process::{ForkGeneration, PerProcess};
+use crate::system::process::{ForkGeneration, PerProcess};
 
 /// A CUDA driver with at least one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

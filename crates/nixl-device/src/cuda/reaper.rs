@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::process::PerProcess;
+use crate::system::process::PerProcess;
 
 use super::callback::catch;
 use super::capture::relax_capture;

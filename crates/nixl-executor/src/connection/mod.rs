@@ -1,20 +1,24 @@
 //! The path executor: picks for every operation the best path that both sides have.
 //!
-//! [`PathExecutor`] is what users configure. A connection [makes](executor) its own, which has the engine, the slots
-//! of staging and the peers' memory that is open here. An operation becomes a [transfer](path_transfer) at the best path of
-//! its [plan](planning), and at the next ones if that fails; a path that has yet to show that it works is
-//! [tried](probe) first.
+//! [`PathExecutor`] is what users configure. Each connection has a [state](path_connection) of its own, with the engine, the
+//! slots of staging and the peers' memory that is open here, and is reached by the [traits](executor) of executors. An
+//! operation becomes a [transfer](path_transfer) by the best path of its [plan](planning), and by the next ones if that fails;
+//! a path that has yet to show that it works is [tried](probe) first.
 
+mod common;
 mod executor;
 mod maintenance;
 mod opening;
+mod path_connection;
 mod path_executor;
 mod path_transfer;
 mod peer_end;
+mod peer_stats;
 mod planning;
 mod probe;
 mod shared;
 mod telemetry;
 
-pub use path_executor::{PathExecutor, PeerStats};
+pub use path_executor::PathExecutor;
+pub use peer_stats::PeerStats;
 pub use telemetry::note_attempt;

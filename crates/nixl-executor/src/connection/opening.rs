@@ -4,40 +4,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use nixl_descriptor::{DescriptorList, Presence, SharedName};
-use nixl_device::Device;
 use nixl_metadata::{Doorbell, RdmaMetadata};
-use nixl_ops::{PathKind, PathPolicy, Preparation};
+use nixl_ops::{PathPolicy, Preparation};
 
-use super::executor::PathConnection;
-use crate::facts::{OfferFacts, ShareForm};
+use super::path_connection::PathConnection;
+use crate::facts::OfferFacts;
 use crate::planner::PathQuery;
-use crate::remote_memory::{ImportCache, ImportError, OwnerId, RemoteMemoryKey, memory_key};
-use crate::transfers::{copier, owner_gone};
+use crate::remote_memory::{ImportCache, ImportError, OwnerId, RemoteMemoryKey};
+use crate::transfers::owner_gone;
 
 impl PathConnection {
-    /// The peer's memory as this process opens it, and the kind of path that needs it open.
-    pub(super) fn memory_key<'a>(
-        &self,
-        local: &DescriptorList,
-        remote: &'a RdmaMetadata,
-    ) -> Option<(PathKind, impl Iterator<Item = RemoteMemoryKey> + use<'a>)> {
-        let path = match OfferFacts::by_a_peer(remote).share? {
-            ShareForm::CudaIpc => PathKind::CudaIpc,
-            ShareForm::File => PathKind::SharedMemory,
-        };
-        let device = remote.descriptors().first().map_or(Device::HOST, |d| d.device());
-        let (gpus, ours) = (&*self.shared.gpus, (local, self.local_kind(local, device)));
-        let (gpu, _) = copier(&self.facts, gpus, ours, remote);
-        let gpus = gpus.capabilities().gpus;
-        let wanted =
-            remote.shares().iter().filter_map(move |share| memory_key(share.kind(), gpu, ours.1));
-        let wanted = wanted.filter(move |memory_key| match memory_key {
-            RemoteMemoryKey::Gpu(gpu, _) => *gpu < gpus,
-            RemoteMemoryKey::File(_) | RemoteMemoryKey::Pinned(_) => true,
-        });
-        Some((path, wanted))
-    }
-
     /// A job that opens the peer's memory, if a path that needs it is there.
     pub(super) fn opening(
         &self,

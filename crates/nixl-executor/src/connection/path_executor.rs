@@ -10,8 +10,10 @@ use nixl_ops::{
     Clock, ConnectionContext, ConnectionExecutor, Executor, SystemClock, TransportError,
 };
 
-use super::executor::PathConnection;
+use super::common::Common;
 use super::maintenance::{Maintenance, Next};
+use super::path_connection::PathConnection;
+use super::peer_stats::PeerStats;
 use crate::facts::LocalFacts;
 use crate::local::{
     BlockError, CopyWorkers, Costs, CudaGpus, GpuBackend, GpuError, NoGpus, StreamHandle,
@@ -33,68 +35,12 @@ use crate::sessions::StagingStats;
 /// [`connector`](crate::connector), which does. One may serve any number of connectors of
 /// its process; they share its GPUs and threads.
 pub struct PathExecutor {
-    pub(super) shared: LeakInChild<Arc<Shared>>,
+    pub(super) shared: LeakInChild<Arc<Common>>,
     pub(super) connections: Arc<Connections>,
 }
 
 /// Those that have not ended, and some that have.
 pub(super) type Connections = Mutex<Vec<Weak<PathConnection>>>;
-
-/// What is kept for peers.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct PeerStats {
-    pub(crate) peers: usize,
-    pub(crate) imports: usize,
-    pub(crate) pinned_bytes: usize,
-    pub(crate) mapped_bytes: usize,
-}
-
-impl PeerStats {
-    fn plus(self, other: Self) -> Self {
-        Self {
-            peers: self.peers + other.peers,
-            imports: self.imports + other.imports,
-            pinned_bytes: self.pinned_bytes + other.pinned_bytes,
-            mapped_bytes: self.mapped_bytes + other.mapped_bytes,
-        }
-    }
-
-    /// Peers of which something is known.
-    #[must_use]
-    pub fn peers(&self) -> usize {
-        self.peers
-    }
-
-    /// Pieces of their memory that are open here.
-    #[must_use]
-    pub fn imports(&self) -> usize {
-        self.imports
-    }
-
-    /// Bytes of those that are pinned here.
-    #[must_use]
-    pub fn pinned_bytes(&self) -> usize {
-        self.pinned_bytes
-    }
-
-    /// Bytes of address space that those of host memory take.
-    #[must_use]
-    pub fn mapped_bytes(&self) -> usize {
-        self.mapped_bytes
-    }
-}
-
-/// What the connections of an executor have in common.
-pub(super) struct Shared {
-    pub(super) gpus: Arc<dyn GpuBackend>,
-    pub(super) facts: Arc<LocalFacts>,
-    pub(super) threads: CopyWorkers,
-    pub(super) costs: Costs,
-    pub(super) path_costs: PathCosts,
-    pub(super) staging: StagingConfig,
-    pub(super) slots: SlotPools,
-    pub(super) maintenance: Maintenance,
-}
 
 impl PathExecutor {
     /// For the GPUs of this process, if it has any. **Blocks** for some hundred milliseconds while their contexts are
@@ -124,7 +70,7 @@ impl PathExecutor {
             CopyWorkers::new(&clock).map_err(|e| BlockError::Thread { reason: e.to_string() })?;
         let connections = Arc::<Connections>::default();
         let slots = SlotPools::new(StagingConfig::default());
-        let shared = Shared {
+        let shared = Common {
             gpus,
             facts,
             threads,
@@ -141,7 +87,7 @@ impl PathExecutor {
     #[must_use]
     pub fn staging(mut self, config: StagingConfig) -> Self {
         let (shared, slots) = (&self.shared, SlotPools::new(config));
-        *self.shared = Arc::new(Shared {
+        *self.shared = Arc::new(Common {
             gpus: Arc::clone(&shared.gpus),
             facts: Arc::clone(&shared.facts),
             threads: shared.threads.clone(),

@@ -7,11 +7,11 @@ use std::time::Duration;
 use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
 use nixl_ops::{
-    CompletionMode, Execution, OperationError, PathKind, PathPolicy, PathReport, PeerId,
-    PeerMemory, RemoteSlot, TransferRequest, Transport, TransportError,
+    Execution, OperationError, PathKind, PathPolicy, PathReport, PeerId, PeerMemory, RemoteSlot,
+    TransferRequest, Transport, TransportError, forward_execution,
 };
 
-use super::executor::PathConnection;
+use super::path_connection::PathConnection;
 use super::planning::devices;
 use super::probe::PROBE;
 use super::telemetry::note_attempt;
@@ -301,34 +301,16 @@ impl Execution for PathTransfer {
         self.current.expected().or_else(|| self.awaits_notification().then(estimate))
     }
 
-    fn completion_mode(&self) -> CompletionMode {
-        self.current.completion_mode()
-    }
-
-    fn awaits_notification(&self) -> bool {
-        self.current.awaits_notification()
-    }
-
     fn steps(&self) -> u64 {
         self.steps + self.current.steps()
-    }
-
-    fn takes_turns(&self) -> bool {
-        self.current.takes_turns()
-    }
-
-    fn posts_quickly(&self) -> bool {
-        self.current.posts_quickly()
-    }
-
-    fn target_told(&self) -> bool {
-        self.current.target_told()
     }
 
     fn peer_memory(&self) -> PeerMemory {
         let current = self.current.peer_memory();
         self.before.map_or(current, |before| before.max(current))
     }
+
+    forward_execution! { current: awaits_notification completion_mode posts_quickly takes_turns target_told }
 }
 
 impl Drop for PathTransfer {

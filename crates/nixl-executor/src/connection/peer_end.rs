@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use nixl_device::{ExitWatch, ProcessExits};
 use nixl_metadata::PeerInfo;
 
-use super::executor::PathConnection;
+use super::path_connection::PathConnection;
 use crate::peers::Peer;
 
 impl PathConnection {

@@ -7,11 +7,13 @@ use nixl_device::Device;
 use nixl_metadata::{PeerInfo, RdmaMetadata};
 use nixl_ops::{PathKind, TransferRequest};
 
-use super::executor::PathConnection;
-use crate::facts::{Engine, OfferFacts};
+use super::path_connection::{PathConnection, is_host_memory};
+use crate::facts::{Engine, OfferFacts, ShareForm};
 use crate::local::{MemoryKind, is_host, kind_of};
 use crate::peers::Peer;
 use crate::planner::{PathHistory, PathPlan, PathQuery};
+use crate::remote_memory::{RemoteMemoryKey, memory_key};
+use crate::transfers::copier;
 
 impl PathConnection {
     /// What the operation asks; of the engine it says what is so for any peer.
@@ -44,6 +46,29 @@ impl PathConnection {
             }
             _ => MemoryKind::Pageable,
         }
+    }
+
+    /// The peer's memory as this process opens it, and the kind of path that needs it open.
+    pub(super) fn memory_key<'a>(
+        &self,
+        local: &DescriptorList,
+        remote: &'a RdmaMetadata,
+    ) -> Option<(PathKind, impl Iterator<Item = RemoteMemoryKey> + use<'a>)> {
+        let path = match OfferFacts::by_a_peer(remote).share? {
+            ShareForm::CudaIpc => PathKind::CudaIpc,
+            ShareForm::File => PathKind::SharedMemory,
+        };
+        let device = remote.descriptors().first().map_or(Device::HOST, |d| d.device());
+        let (gpus, ours) = (&*self.shared.gpus, (local, self.local_kind(local, device)));
+        let (gpu, _) = copier(&self.facts, gpus, ours, remote);
+        let gpus = gpus.capabilities().gpus;
+        let wanted =
+            remote.shares().iter().filter_map(move |share| memory_key(share.kind(), gpu, ours.1));
+        let wanted = wanted.filter(move |memory_key| match memory_key {
+            RemoteMemoryKey::Gpu(gpu, _) => *gpu < gpus,
+            RemoteMemoryKey::File(_) | RemoteMemoryKey::Pinned(_) => true,
+        });
+        Some((path, wanted))
     }
 
     /// The plan, and how its paths stand.
@@ -124,8 +149,4 @@ pub(super) fn devices(plan: &PathPlan) -> (Device, Device) {
         _ => Device::HOST,
     };
     (here, plan.query.remote)
-}
-
-pub(super) fn is_host_memory(remote: &RdmaMetadata) -> bool {
-    remote.descriptors().iter().all(|d| d.device().is_host())
 }

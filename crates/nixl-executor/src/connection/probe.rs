@@ -12,8 +12,7 @@ use nixl_ops::{
     TransferSpec, TransportError, WaitFor,
 };
 
-use super::executor::PathConnection;
-use super::planning::is_host_memory;
+use super::path_connection::{PathConnection, is_host_memory};
 use crate::local::MemoryKind;
 
 /// How much is moved to see whether a path works. Operations of no more show it themselves.

@@ -6,7 +6,8 @@ use nixl_connector::{ConnectorError, ControlThread};
 use nixl_device::{LeakInChild, PerProcess};
 use nixl_ops::OperationError;
 
-use super::path_executor::{Connections, PathExecutor, Shared};
+use super::common::Common;
+use super::path_executor::{Connections, PathExecutor};
 use crate::local::BlockError;
 
 /// The parts of the executor, for as long as a handle or a connection holds them. The lock is held while it is made, so that
@@ -15,7 +16,7 @@ static COMMON: PerProcess<Mutex<Parts>> = PerProcess::new(Mutex::default);
 
 #[derive(Default)]
 struct Parts {
-    shared: Weak<Shared>,
+    shared: Weak<Common>,
     connections: Weak<Connections>,
 }
 

@@ -1,9 +1,7 @@
 //! Counters of the paths that are tried for operations; docs/OBSERVABILITY.md lists them.
 
-use std::sync::{Mutex, PoisonError};
-
 use metrics::{Counter, Unit, counter, describe_counter, describe_gauge};
-use nixl_ops::{PathKind, TransportError, recorder_id, transport_label};
+use nixl_ops::{ByLabels, PathKind, PerRecorder, TransportError, transport_label};
 
 /// Counts a path that was tried, when it is known how that went.
 pub fn note_attempt(kind: PathKind, transport: &str, result: Result<(), &TransportError>) {
@@ -13,37 +11,23 @@ pub fn note_attempt(kind: PathKind, transport: &str, result: Result<(), &Transpo
     counter!("nixl_attempts_total", &labels).increment(1);
 }
 
-/// The counters of attempts that go well. They are looked up once for each recorder, since that takes longer than all else that
-/// is done at the end of an operation.
-#[derive(Default)]
-pub(crate) struct Successes(Mutex<Kept>);
-
-#[derive(Default)]
-struct Kept {
-    /// Of which recorder they are.
-    recorder: usize,
-    attempts: Vec<(&'static str, &'static str, Counter)>,
-}
+/// The counters of attempts that go well.
+#[derive(Debug)]
+pub(crate) struct Successes(PerRecorder<ByLabels<(&'static str, &'static str), Counter>>);
 
 impl Successes {
+    pub(crate) fn new() -> Self {
+        Self(PerRecorder::new(describe))
+    }
+
     /// As [`note_attempt`].
     pub(crate) fn attempt(&self, kind: PathKind, transport: &str) {
-        let (kind, transport) = (kind.class(), transport_label(transport));
-        let recorder = recorder_id();
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.recorder != recorder {
-            describe();
-            *kept = Kept { recorder, attempts: Vec::new() };
-        }
-        match kept.attempts.iter().find(|(k, t, _)| (*k, *t) == (kind, transport)) {
-            Some((.., attempts)) => attempts.increment(1),
-            None => {
-                let labels = [("kind", kind), ("transport", transport), ("outcome", "ok")];
-                let attempts = counter!("nixl_attempts_total", &labels);
-                attempts.increment(1);
-                kept.attempts.push((kind, transport, attempts));
-            }
-        }
+        let counter = |(kind, transport)| {
+            let labels = [("kind", kind), ("transport", transport), ("outcome", "ok")];
+            counter!("nixl_attempts_total", &labels)
+        };
+        let labels = (kind.class(), transport_label(transport));
+        self.0.with(|attempts| attempts.get(labels, counter).increment(1));
     }
 }
 
@@ -105,7 +89,7 @@ mod tests {
 
     #[test]
     fn attempts_are_counted_by_the_recorder_that_is_there() {
-        let successes = Successes::default();
+        let successes = Successes::new();
         successes.attempt(PathKind::StagedBothSides, "nixl/UCX");
         let counters = Counters::default();
         with_local_recorder(&counters, || {

@@ -5,8 +5,7 @@ use std::borrow::Cow;
 use nixl_device::{Device, DeviceKind};
 use nixl_ops::{Medium, OperationKind, PathKind};
 
-use super::plan::Refusal;
-use super::{PathCosts, PathQuery};
+use super::{PathCosts, PathQuery, Refusal};
 use crate::facts::{
     Engine, LocalFacts, LocalGpu, PeerFacts, PeerGpu, REMOTE_COPY, STAGING, ShareForm,
 };

@@ -14,6 +14,7 @@ mod kinds;
 mod plan;
 mod query;
 mod ranking;
+mod refusal;
 mod retry;
 
 #[cfg(test)]
@@ -22,7 +23,8 @@ mod tests;
 pub use costs::PathCosts;
 pub use history::PathHistory;
 pub(crate) use kinds::same;
-pub use plan::{AvailablePath, Chosen, PathPlan, Refusal, UnavailablePath};
+pub use plan::{AvailablePath, Chosen, PathPlan, UnavailablePath};
 pub use query::PathQuery;
 pub use ranking::Ranking;
+pub use refusal::Refusal;
 pub use retry::{MAX_ATTEMPTS, may_retry};

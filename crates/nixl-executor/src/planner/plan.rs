@@ -9,7 +9,7 @@ use nixl_ops::{Medium, PathKind, Rejected, TransportError};
 
 use super::check::Check;
 use super::kinds::{order, same};
-use super::{PathCosts, PathHistory, PathQuery, Ranking};
+use super::{PathCosts, PathHistory, PathQuery, Ranking, Refusal};
 use crate::facts::{LocalFacts, PeerFacts};
 use crate::local::Cost;
 
@@ -35,18 +35,6 @@ pub struct UnavailablePath {
     pub(crate) refusal: Refusal,
     /// The reason.
     pub(crate) reason: Cow<'static, str>,
-}
-
-/// The sort of reason against a path.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// It is no path between these kinds of memory, on any machine.
-    Inapplicable,
-    /// Something is missing that other machines, peers or settings have.
-    Missing,
-    /// The policy does not allow it.
-    Forbidden,
 }
 
 /// All kinds of path for one [`PathQuery`]. It depends on facts alone: not on the size of an operation, nor on what

@@ -27,6 +27,7 @@
 //! | 7 | layouts | | required |
 //! | 8 | words | | required |
 //! | 9 | claims | | optional |
+//! | 10 | trace context | optional | |
 
 use serde::Deserialize;
 
@@ -41,6 +42,7 @@ pub(super) const CHECKSUM: u16 = 6;
 pub(super) const LAYOUTS: u16 = 7;
 pub(super) const WORDS: u16 = 8;
 pub(super) const CLAIMS: u16 = 9;
+pub(super) const TRACE_CONTEXT: u16 = 10;
 
 pub(super) const OPTIONAL: u16 = 0;
 pub(super) const REQUIRED: u16 = 1 << 0;
@@ -63,6 +65,7 @@ pub(crate) const fn name(id: u16) -> Option<&'static str> {
         LAYOUTS => Some("layouts"),
         WORDS => Some("words"),
         CLAIMS => Some("claims"),
+        TRACE_CONTEXT => Some("trace context"),
         _ => None,
     }
 }

@@ -5,12 +5,13 @@ use super::doorbell::{self, Doorbell};
 use super::offer::{self, Offer};
 use super::peer;
 use super::section::{
-    self, CHECKSUM, DOORBELL, OPTIONAL, PEER, REQUIRED, SHARES, TERMS, VERSIONS, decode,
+    self, CHECKSUM, DOORBELL, OPTIONAL, PEER, REQUIRED, SHARES, TERMS, TRACE_CONTEXT, VERSIONS,
+    decode,
 };
 use super::share::{self, Shares};
 use super::terms::{self, Terms};
 use super::versions;
-use crate::{Field, Limits, MetadataError, RdmaMetadata, codec};
+use crate::{Field, Limits, MetadataError, RdmaMetadata, TraceContext, codec};
 
 /// The size of the payload.
 pub(super) fn encoded_len(metadata: &RdmaMetadata) -> u64 {
@@ -22,6 +23,7 @@ pub(super) fn encoded_len(metadata: &RdmaMetadata) -> u64 {
         metadata.doorbell().map(|_| doorbell::ENCODED_LEN),
         metadata.terms().map(|_| terms::ENCODED_LEN),
         metadata.checksum().map(|_| checksum::ENCODED_LEN),
+        metadata.trace_context().map(|_| TraceContext::LEN as u64),
     ];
     let sections = sections.into_iter().flatten().map(|len| section::HEADER_BYTES + len);
     4 + offer::encoded_len(metadata) + sections.sum::<u64>()
@@ -49,14 +51,20 @@ pub(super) fn write(metadata: &RdmaMetadata, out: &mut Vec<u8>) -> Result<(), Me
         let checksum = Checksum::new(checksum);
         section::write(out, CHECKSUM, OPTIONAL, |out| codec::encode_to(&checksum, out))?;
     }
+    if let Some(context) = metadata.trace_context() {
+        section::write(out, TRACE_CONTEXT, OPTIONAL, |out| {
+            out.extend(context.to_wire());
+            Ok(())
+        })?;
+    }
     Ok(())
 }
 
 pub(super) fn read(payload: &[u8], limits: &Limits) -> Result<RdmaMetadata, MetadataError> {
-    const KNOWN: [u16; 6] = [PEER, VERSIONS, SHARES, DOORBELL, TERMS, CHECKSUM];
+    const KNOWN: [u16; 7] = [PEER, VERSIONS, SHARES, DOORBELL, TERMS, CHECKSUM, TRACE_CONTEXT];
     let (core, rest) = section::split_core(payload)?;
     // The frames first: what has to be refused for an unknown section costs no copy.
-    let [peer, versions, shares, doorbell, terms, checksum] = section::read(rest, KNOWN)?;
+    let [peer, versions, shares, doorbell, terms, checksum, trace] = section::read(rest, KNOWN)?;
     let offer: Offer<'_> = codec::decode(core, Field::Core)?;
     let count = offer.count(limits)?;
     let peer = peer::read(peer, versions, limits)?;
@@ -67,5 +75,9 @@ pub(super) fn read(payload: &[u8], limits: &Limits) -> Result<RdmaMetadata, Meta
     let doorbell = decode(DOORBELL, doorbell)?.map(Doorbell::unchecked);
     let terms = decode(TERMS, terms)?.map(Terms::validate).transpose()?;
     let checksum = decode(CHECKSUM, checksum)?.map(Checksum::validate).transpose()?;
-    offer.validate(limits)?.with_parts(peer, shares, doorbell, terms, checksum)
+    let metadata = offer.validate(limits)?.with_parts(peer, shares, doorbell, terms, checksum)?;
+    Ok(match trace.and_then(TraceContext::from_wire) {
+        Some(context) => metadata.with_trace_context(context),
+        None => metadata,
+    })
 }

@@ -1,5 +1,6 @@
 """Prints `v3-full.bin` or `v4-full.bin` for `dynamo_write.json`: its message with all that the version carries.
 Or prints `v4-checksum.bin` for `dynamo_read.json`: its message with a checksum.
+Or, with `trace` as a third argument, `v4-trace-context.bin`.
 
 Written from the documented layout alone. Arguments: the path of the JSON, and 3 or 4.
 """
@@ -49,6 +50,9 @@ else:
     sections = [(1, 0, peer), (2, 0, versions), (3, 0, shares), (4, 0, doorbell), (5, 1, terms)]
     if message["operation_kind"] == 1:
         sections = [(6, 0, struct.pack("<HQ", 1, 0x0123456789ABCDEF))]  # XXH3
+    if sys.argv[3:] == ["trace"]:
+        ids = "4bf92f3577b34da6a3ce929d0e0e473600f067aa0ba902b7"
+        sections = [(10, 0, bytes.fromhex(ids) + b"\x01")]  # trace id, parent id, sampled
     for number, flags, content in sections:
         payload += struct.pack("<HHI", number, flags, len(content)) + content
 

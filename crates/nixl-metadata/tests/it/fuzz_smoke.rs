@@ -5,7 +5,7 @@ use std::panic;
 use crate::golden::V3_FULL;
 use crate::support::{
     BLOB, DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, golden_export, golden_ticket, golden_v4,
-    minimal, minimal_export, minimal_ticket, with_checksum,
+    minimal, minimal_export, minimal_ticket, with_checksum, with_trace,
 };
 use crate::targets;
 use nixl_metadata::AgentMetadata;
@@ -108,9 +108,9 @@ fn json_corpus() -> Vec<Vec<u8>> {
 }
 
 fn native_corpus() -> Vec<Vec<u8>> {
-    let [full, minimal, checksum] = [golden_v4(), minimal(), with_checksum()]
+    let [full, minimal, checksum, trace] = [golden_v4(), minimal(), with_checksum(), with_trace()]
         .map(|metadata| metadata.to_native_bytes().unwrap());
-    let messages = [V3_FULL.to_vec(), full, minimal, checksum];
+    let messages = [V3_FULL.to_vec(), full, minimal, checksum, trace];
     let payloads = messages.clone().map(|message| message[16..].to_vec());
     messages.into_iter().chain(payloads).collect()
 }

@@ -1,6 +1,6 @@
 //! Sections of version 4: those of later releases, and faulty ones.
 
-use crate::support::{any_metadata, golden, golden_v4, minimal, with_checksum};
+use crate::support::{any_metadata, golden, golden_v4, minimal, with_checksum, with_trace};
 use crate::targets;
 use nixl_metadata::{Field, Limits, MessageVersions, MetadataError as E, RdmaMetadata};
 use proptest::prelude::*;
@@ -11,7 +11,8 @@ const SHARES: u16 = 3;
 const DOORBELL: u16 = 4;
 const TERMS: u16 = 5;
 const CHECKSUM: u16 = 6;
-const FIRST_UNKNOWN: u16 = 7;
+const TRACE_CONTEXT: u16 = 10;
+const FIRST_UNKNOWN: u16 = 11;
 
 /// The parts of a message of version 4.
 #[derive(Clone)]
@@ -344,5 +345,35 @@ fn checksums_that_are_faulty() {
     // A release that does not know it skips it.
     let mut parts = good.clone();
     parts.section(CHECKSUM).id = FIRST_UNKNOWN;
+    assert_eq!(parts.decode(), Ok(minimal()));
+}
+
+#[test]
+fn trace_contexts_that_are_faulty_are_ignored() {
+    let good = Parts::of(&with_trace());
+    let [section] = &good.sections[..] else { panic!("{:?}", good.sections) };
+    assert_eq!((section.id, section.flags, section.content.len()), (TRACE_CONTEXT, 0, 25));
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut parts = good.clone();
+        change(&mut parts.section(TRACE_CONTEXT).content);
+        parts.decode()
+    };
+    for cut in 0..25 {
+        assert_eq!(with(&|content| content.truncate(cut)), Ok(minimal()), "{cut}");
+    }
+    assert_eq!(with(&|content| content.push(0)), Ok(minimal()));
+    assert_eq!(with(&|content| content.resize(100_000, 1)), Ok(minimal()));
+    assert_eq!(with(&|content| content[..16].fill(0)), Ok(minimal()), "no trace");
+    assert_eq!(with(&|content| content[16..24].fill(0)), Ok(minimal()), "no parent");
+    // Flags of later levels are dropped.
+    assert_eq!(with(&|content| content[24] = 0xff), Ok(with_trace()));
+    // The frame is checked as any other.
+    let mut parts = good.clone();
+    parts.sections.push(section.clone());
+    let field = Field::Section(TRACE_CONTEXT);
+    assert_eq!(parts.decode(), Err(E::DuplicateField { field }));
+    // A release that does not know it skips it.
+    let mut parts = good.clone();
+    parts.section(TRACE_CONTEXT).id = FIRST_UNKNOWN;
     assert_eq!(parts.decode(), Ok(minimal()));
 }

@@ -8,7 +8,8 @@ use nixl_metadata::{
     AgentMetadata, Capabilities, Checksum, ClaimDemand, Doorbell, ExportId, ExportMetadata,
     ExportedInner, ExportedKind, ExportedLayout, ExportedPart, HostIdentity, MessageVersions,
     NotificationKey, OfferTerms, OperationKind, PeerDevice, PeerInfo, RdmaMetadata, Rights,
-    SerializedDescriptor, Share, ShareKind, SharedFile, Ticket, TicketTerms, WordsLocation,
+    SerializedDescriptor, Share, ShareKind, SharedFile, Ticket, TicketTerms, TraceContext,
+    WordsLocation,
 };
 use proptest::prelude::*;
 
@@ -44,6 +45,12 @@ pub(crate) fn minimal() -> RdmaMetadata {
 /// The minimal offer with a checksum.
 pub(crate) fn with_checksum() -> RdmaMetadata {
     minimal().with_checksum(Checksum::xxh3(0x0123_4567_89ab_cdef)).unwrap()
+}
+
+/// The minimal offer with a trace context.
+pub(crate) fn with_trace() -> RdmaMetadata {
+    let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    minimal().with_trace_context(context.parse().unwrap())
 }
 
 /// The golden values as far as version 3 is still written.
@@ -267,34 +274,44 @@ pub(crate) fn any_metadata() -> impl Strategy<Value = RdmaMetadata> {
         proptest::option::of((0..Doorbell::SLOTS, 1..=u64::MAX)),
         proptest::option::of((any_terms(), 1..=u32::MAX)),
         proptest::option::of(any::<u64>().prop_map(Checksum::xxh3)),
+        any::<([u8; 16], [u8; 8], u8)>(),
     )
-        .prop_map(|(kind, (descriptors, shares), blob, key, peer, place, terms, checksum)| {
-            let agent = AgentMetadata::compress(&blob).unwrap();
-            let key = NotificationKey::new(&key).unwrap();
-            let metadata = RdmaMetadata::new(kind, descriptors, agent, key)
-                .and_then(|metadata| metadata.with_shares(shares))
-                .unwrap();
-            let metadata = match place {
-                Some((slot, token)) => metadata.with_doorbell(doorbell(slot, token)).unwrap(),
-                None => metadata,
-            };
-            let metadata = match (terms, kind) {
-                (Some((terms, readers)), OperationKind::Read) => {
-                    let readers = NonZeroU32::new(readers).unwrap();
-                    metadata.with_terms(terms.with_readers(readers)).unwrap()
+        .prop_map(
+            |(kind, (descriptors, shares), blob, key, peer, place, terms, checksum, trace)| {
+                let agent = AgentMetadata::compress(&blob).unwrap();
+                let key = NotificationKey::new(&key).unwrap();
+                let metadata = RdmaMetadata::new(kind, descriptors, agent, key)
+                    .and_then(|metadata| metadata.with_shares(shares))
+                    .unwrap();
+                let metadata = match place {
+                    Some((slot, token)) => metadata.with_doorbell(doorbell(slot, token)).unwrap(),
+                    None => metadata,
+                };
+                let metadata = match (terms, kind) {
+                    (Some((terms, readers)), OperationKind::Read) => {
+                        let readers = NonZeroU32::new(readers).unwrap();
+                        metadata.with_terms(terms.with_readers(readers)).unwrap()
+                    }
+                    (Some((terms, _)), OperationKind::Write) => metadata.with_terms(terms).unwrap(),
+                    (None, _) => metadata,
+                };
+                let metadata = match (checksum, kind) {
+                    (Some(checksum), OperationKind::Read) => {
+                        metadata.with_checksum(checksum).unwrap()
+                    }
+                    _ => metadata,
+                };
+                let (trace_id, parent_id, flags) = trace;
+                let metadata = match TraceContext::new(trace_id, parent_id, flags) {
+                    Some(context) if flags & 2 != 0 => metadata.with_trace_context(context),
+                    _ => metadata,
+                };
+                match peer {
+                    Some(peer) => metadata.with_peer(peer),
+                    None => metadata,
                 }
-                (Some((terms, _)), OperationKind::Write) => metadata.with_terms(terms).unwrap(),
-                (None, _) => metadata,
-            };
-            let metadata = match (checksum, kind) {
-                (Some(checksum), OperationKind::Read) => metadata.with_checksum(checksum).unwrap(),
-                _ => metadata,
-            };
-            match peer {
-                Some(peer) => metadata.with_peer(peer),
-                None => metadata,
-            }
-        })
+            },
+        )
 }
 
 /// Leave to write blocks whose ids lie at both ends, and are close and far apart.

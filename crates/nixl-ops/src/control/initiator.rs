@@ -10,8 +10,8 @@ use nixl_metadata::NotificationKey;
 
 use super::message::{ControlMessage, ControlVerb};
 use crate::{
-    Clock, CompletionMode, EndedOffer, Execution, OfferSpec, PathReport, PeerId, PeerMemory,
-    SpentKeys, Transport, TransportError,
+    Clock, CompletionMode, EndedOffer, Execution, OfferSpec, PeerId, PeerMemory, SpentKeys,
+    Transport, TransportError, forward_execution,
 };
 
 /// The claims of one connection.
@@ -352,14 +352,6 @@ impl Execution for MessageClaim {
         self.stage != Stage::Granted || self.execution.awaits_notification()
     }
 
-    fn report(&self) -> PathReport {
-        self.execution.report()
-    }
-
-    fn takes_turns(&self) -> bool {
-        self.execution.takes_turns()
-    }
-
     fn posts_quickly(&self) -> bool {
         false
     }
@@ -368,16 +360,14 @@ impl Execution for MessageClaim {
         self.execution.steps() + u64::from(self.stage == Stage::Granted)
     }
 
-    fn target_told(&self) -> bool {
-        self.execution.target_told()
-    }
-
     fn peer_memory(&self) -> PeerMemory {
         match self.begun {
             false => PeerMemory::UNTOUCHED,
             true => self.execution.peer_memory(),
         }
     }
+
+    forward_execution! { execution: report takes_turns target_told }
 }
 
 impl Drop for MessageClaim {

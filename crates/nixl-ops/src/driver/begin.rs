@@ -92,7 +92,11 @@ impl Driver {
             count: Count::InFlight(count),
             deadline: Deadline::starting(begun, &options),
             drain_by: None,
-            span: tracing::debug_span!("operation", bytes),
+            span: tracing::debug_span!(
+                "operation",
+                bytes,
+                traceparent = options.trace().map(tracing::field::display)
+            ),
         };
         let slot = Arc::new(TaskSlot::new(task, shared.waker.clone()));
         if posted_by == PostedBy::Caller && shared.poll(&slot) == SlotState::Ended {

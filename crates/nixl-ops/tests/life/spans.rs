@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nixl_ops::{OperationError, OperationOptions};
+use nixl_device::Device;
+use nixl_metadata::{AgentMetadata, NotificationKey, RdmaMetadata, SerializedDescriptor};
+use nixl_ops::{OperationError, OperationKind, OperationOptions};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -63,6 +65,64 @@ impl Subscriber for Told {
     fn exit(&self, _: &Id) {
         self.0.entered.lock().unwrap().pop();
     }
+}
+
+/// Keeps the field `traceparent` of each new span.
+#[derive(Clone, Default)]
+struct Traces(Arc<Mutex<Vec<String>>>);
+
+impl Visit for Traces {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "traceparent" {
+            self.0.lock().unwrap().push(format!("{value:?}"));
+        }
+    }
+}
+
+impl Subscriber for Traces {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        span.record(&mut self.clone());
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[test]
+fn the_span_has_the_trace_of_the_offer_or_of_the_options() {
+    let [offered, own] = ["4bf92f3577b34da6a3ce929d0e0e4736", "00000000000000000000000000000001"]
+        .map(|trace_id| format!("00-{trace_id}-00f067aa0ba902b7-01"));
+    let memory = Memory::small();
+    let descriptor = SerializedDescriptor::new(Device::HOST, 4096, 64).unwrap();
+    let agent = AgentMetadata::compress(b"agent").unwrap();
+    let key = NotificationKey::random();
+    let remote = RdmaMetadata::new(OperationKind::Read, vec![descriptor], agent, key).unwrap();
+    let remote = remote.with_trace_context(offered.parse().unwrap());
+    let traces = Traces::default();
+    tracing::subscriber::with_default(traces.clone(), || {
+        let world = World::new();
+        let begun = |options| {
+            let engine = Engine::ready(Ok(()));
+            now(world.read(&engine, &memory, options).unwrap().wait_for_completion()).unwrap();
+        };
+        begun(OperationOptions::new());
+        begun(OperationOptions::new().within_trace_of(&remote));
+        let options = OperationOptions::new().trace_context(own.parse().unwrap());
+        begun(options.within_trace_of(&remote));
+    });
+    assert_eq!(*traces.0.lock().unwrap(), [offered, own]);
 }
 
 struct Message(String);

@@ -120,7 +120,7 @@ impl World {
     }
 
     fn are_idle(&self) -> bool {
-        self.readers.iter().all(|reader| reader.connector.stats().active == 0)
+        self.readers.iter().all(|reader| reader.connector.stats().active() == 0)
     }
 
     fn count(&mut self, what: &'static str) -> bool {

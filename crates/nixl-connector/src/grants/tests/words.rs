@@ -140,7 +140,7 @@ async fn a_read_that_is_dropped_leaves_the_request_to_the_others() {
     let Afar { world, import } = afar;
     drop(import);
     world.fabric.faults_of(world.reader.name()).unwrap().release();
-    while world.reader.stats().active > 0 {
+    while world.reader.stats().active() > 0 {
         tokio::task::yield_now().await;
     }
 }

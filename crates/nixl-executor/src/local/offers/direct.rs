@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
 use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    CompletionMode, ConnectionContext, ConnectionExecutor, EndedOffer, Execution, Executor, Offer,
-    OfferRegistry, PathKind, PathReport, PeerMemory, Rejected, TransferRequest, TransportError,
-    TransportExecutor, WaitFor,
+    ConnectionContext, ConnectionExecutor, EndedOffer, Execution, Executor, Offer, OfferRegistry,
+    PathKind, PathReport, Rejected, TransferRequest, TransportError, TransportExecutor, WaitFor,
+    forward_execution,
 };
 
 use super::memcpy::Memcpy;
@@ -104,44 +103,10 @@ impl Execution for ViaTransport {
         self.execution.poll(cx)
     }
 
-    fn expected(&self) -> Option<Duration> {
-        self.execution.expected()
-    }
-
-    fn abandon(&mut self) -> bool {
-        self.execution.abandon()
-    }
-
-    fn completion_mode(&self) -> CompletionMode {
-        self.execution.completion_mode()
-    }
-
-    fn awaits_notification(&self) -> bool {
-        self.execution.awaits_notification()
-    }
-
-    fn takes_turns(&self) -> bool {
-        self.execution.takes_turns()
-    }
-
-    fn posts_quickly(&self) -> bool {
-        self.execution.posts_quickly()
-    }
-
-    fn steps(&self) -> u64 {
-        self.execution.steps()
-    }
-
-    fn target_told(&self) -> bool {
-        self.execution.target_told()
-    }
-
-    fn peer_memory(&self) -> PeerMemory {
-        self.execution.peer_memory()
-    }
-
     fn report(&self) -> PathReport {
         let why = "the other side is not host memory that this process offers";
         self.execution.report().rejecting([Rejected::new(PathKind::SameProcessCopy, why)])
     }
+
+    forward_execution! { execution: abandon awaits_notification completion_mode expected peer_memory posts_quickly steps takes_turns target_told }
 }

@@ -20,19 +20,24 @@ struct Scene {
     _passive: Passive,
 }
 
+/// Begins a write of 300 bytes from side 0 to side 1.
+fn begun(world: &mut World) -> ([Memory; 2], Passive, Active) {
+    let memory = [(); 2].map(|()| Memory::new(GPU, &[300], false));
+    let options = OperationOptions::new().timeout(Duration::from_secs(3600));
+    let (passive, active) = world.begin(
+        OperationKind::Write,
+        0,
+        (&memory[0], &memory[1]),
+        Mode::TwoSided,
+        (options, options),
+    );
+    (memory, passive, active.unwrap())
+}
+
 impl Scene {
     fn new() -> Self {
         let mut world = World::new([config(SLOTS, 4), config(SLOTS, 4)]);
-        let memory = [(); 2].map(|()| Memory::new(GPU, &[300], false));
-        let options = OperationOptions::new().timeout(Duration::from_secs(3600));
-        let (passive, active) = world.begin(
-            OperationKind::Write,
-            0,
-            (&memory[0], &memory[1]),
-            Mode::TwoSided,
-            (options, options),
-        );
-        let active = active.unwrap();
+        let (memory, passive, active) = begun(&mut world);
         world.sides[0].reactor.turn();
         let silence = world.sides[1].services.sessions.config().silence;
         for _ in 0..8 {
@@ -85,16 +90,7 @@ fn slots_come_back_when_the_peer_goes_on() {
 fn nothing_ticks_two_minutes_after_the_last_offer() {
     let mut world = World::new([config(SLOTS, 4), config(SLOTS, 4)]);
     assert_eq!(world.sides[1].services.sessions.poll_interval(), None, "nothing was offered");
-    let memory = [(); 2].map(|()| Memory::new(GPU, &[300], false));
-    let options = OperationOptions::new().timeout(Duration::from_secs(3600));
-    let (passive, active) = world.begin(
-        OperationKind::Write,
-        0,
-        (&memory[0], &memory[1]),
-        Mode::TwoSided,
-        (options, options),
-    );
-    let active = active.unwrap();
+    let (_memory, passive, active) = begun(&mut world);
     let often = Some(Duration::from_secs(1));
     assert_eq!(world.sides[1].services.sessions.poll_interval(), often);
     for _ in 0..1_000 {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::tree::Tree;
+use super::tree::Tree;
 
 const FOLDER: &str = "sys/devices/system/node";
 

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::node::{NodeAccess, node_access};
-use crate::pci::PciFunction;
-use crate::tree::Tree;
+use super::node::{NodeAccess, node_access};
+use super::pci::PciFunction;
+use super::tree::Tree;
 
 /// The kernel's side of GPU Direct: which modules are loaded.
 ///

@@ -10,7 +10,7 @@ use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 use super::{netlink, proc_net};
-use crate::process::{each_descriptor, socket_inode};
+use crate::system::process::{each_descriptor, socket_inode};
 
 /// A TCP socket that this process has open, or will have once it accepts a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]

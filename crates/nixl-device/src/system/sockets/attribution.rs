@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::tcp::{Row, SocketsError, TcpSocket};
 use super::{netlink, proc_net};
-use crate::process::{Holders, each_descriptor, holders_of_socket, socket_inode};
+use crate::system::process::{Holders, each_descriptor, holders_of_socket, socket_inode};
 
 /// A socket leads to an address and a port. Which peer that is can be told only on this host, by the process that has the
 /// other end open, and only while that lives: remember it from then. Of a peer on another host, and of one in another

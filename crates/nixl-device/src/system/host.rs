@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::tree::Tree;
+use super::tree::Tree;
 
 /// Which machine this is, and which of its namespaces this process is in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -4,7 +4,7 @@ use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use serde::Serialize;
 
-use crate::tree::Tree;
+use super::tree::Tree;
 
 /// Whether this process can open a device node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
-use crate::tree::{Tree, parse_hex, parse_thousandths};
+use super::tree::{Tree, parse_hex, parse_thousandths};
 
 /// The address of a PCI function: domain, bus, device and function.
 ///

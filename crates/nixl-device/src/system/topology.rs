@@ -4,12 +4,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::gpu_direct::{GpuDirect, read_gpu_direct, read_gpus};
-use crate::host::{MachineIdentity, MemlockLimit, read_identity, read_memlock};
-use crate::nic::{RdmaNic, read_nics};
-use crate::numa::{NumaNode, read_nodes};
-use crate::pci::PciFunction;
-use crate::tree::{Note, Tree};
+use super::gpu_direct::{GpuDirect, read_gpu_direct, read_gpus};
+use super::host::{MachineIdentity, MemlockLimit, read_identity, read_memlock};
+use super::nic::{RdmaNic, read_nics};
+use super::numa::{NumaNode, read_nodes};
+use super::pci::PciFunction;
+use super::tree::{Note, Tree};
 
 /// What `/sys`, `/proc` and `/dev` tell about the memories and links of this machine.
 ///
@@ -91,7 +91,7 @@ impl Topology {
     }
 
     /// NVIDIA's GPUs, ascending by PCI address. They need no driver to be here, and being here does not make them
-    /// usable: see [`cuda::probe`](crate::cuda::probe). CUDA may count them in another order.
+    /// usable: see `cuda::probe`. CUDA may count them in another order.
     #[must_use]
     pub fn gpus(&self) -> &[PciFunction] {
         &self.gpus

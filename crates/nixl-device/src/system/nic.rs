@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::node::{NodeAccess, node_access};
-use crate::pci::PciFunction;
-use crate::tree::{Tree, parse_thousandths};
+use super::node::{NodeAccess, node_access};
+use super::pci::PciFunction;
+use super::tree::{Tree, parse_thousandths};
 
 const FOLDER: &str = "sys/class/infiniband";
 const VERBS_FOLDER: &str = "sys/class/infiniband_verbs";

@@ -1,0 +1,225 @@
+//! The preparation of transfers to and from the memory that peers offer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Registration};
+use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
+use nixl_ops::{
+    ClaimDemand, EndedOffer, Execution, OfferSpec, OfferUse, OperationOptions, PathPolicy, PeerId,
+    RemoteSlot, SpentKeys, TransferRequest, Transport, TransportError, pair,
+};
+
+use super::Connector;
+use crate::ConnectorError;
+use crate::checksum::Verification;
+use crate::connection::wants_reconnect;
+use crate::offload::Offloaded;
+
+impl Connector {
+    /// [`prepare`](Self::prepare) within the deadline, off this thread if one of the lists is long.
+    pub(super) async fn prepared(
+        &self,
+        kind: OperationKind,
+        local: DescriptorList,
+        remote: &RdmaMetadata,
+        options: OperationOptions,
+    ) -> Result<(Box<dyn Execution>, DescriptorList, OperationOptions), ConnectorError> {
+        let connection = &self.shared.connection;
+        let options = options.within_trace_of(remote);
+        let policy = options.path_policy();
+        if local.len().max(remote.descriptors().len()) <= Self::WALKED_HERE {
+            let prepare = self.prepare(kind, &local, remote, policy);
+            let (execution, options) = connection.driver().with_timeout(options, prepare).await?;
+            return Ok((execution?, local, options));
+        }
+        let (me, remote) = (self.clone(), remote.clone());
+        let work = async move {
+            let execution = me.prepare(kind, &local, &remote, policy).await?;
+            Ok::<_, ConnectorError>((execution, local))
+        };
+        let offloaded = Offloaded::new(connection.work()?, work);
+        let (prepared, options) = connection.driver().with_timeout(options, offloaded).await?;
+        let (execution, local) = prepared??;
+        Ok((execution, local, options))
+    }
+
+    /// The time, and until when the key of an offer is remembered: until no initiator begins any more, and the last has ended.
+    /// Both since 1970.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::OfferEnded`] if the life time of the offer is over by this host's clock.
+    pub(super) fn remembered(
+        &self,
+        remote: &RdmaMetadata,
+    ) -> Result<(Duration, Duration), TransportError> {
+        let now = self.shared.connection.clock().unix_time();
+        let expires = match remote.terms() {
+            Some(terms) => Duration::from_millis(terms.expires_unix_millis().get()),
+            None => now.saturating_add(OfferSpec::LIFE_TIME),
+        };
+        if now >= expires {
+            return Err(TransportError::OfferEnded { why: EndedOffer::Expired });
+        }
+        let deadline = self.shared.timeout.unwrap_or_default();
+        let more = deadline.saturating_add(self.shared.connection.skew());
+        Ok((now, expires.saturating_add(more)))
+    }
+
+    async fn prepare(
+        &self,
+        kind: OperationKind,
+        local: &DescriptorList,
+        remote: &RdmaMetadata,
+        policy: PathPolicy,
+    ) -> Result<Box<dyn Execution>, ConnectorError> {
+        pair(kind, local, remote)?;
+        let mode = match kind {
+            OperationKind::Read => LeaseMode::Write,
+            OperationKind::Write => LeaseMode::Read,
+        };
+        let leased = Leased::from(Leases::acquire(local.as_slice(), mode)?);
+        let connection = &self.shared.connection;
+        let executor = connection.executor();
+        let memory = (local, &leased);
+        let verification = match remote.checksum() {
+            Some(checksum) => Some(Verification::new(checksum, memory, connection)?),
+            None => None,
+        };
+        if executor.is_local(local, remote) {
+            let request = TransferRequest::intra_process(kind, memory, remote).under(policy);
+            return Ok(Verification::after(executor.execute(request)?, verification));
+        }
+        let times = self.remembered(remote)?;
+        let slot = connection.slot(remote).await?;
+        let used = match &slot {
+            // The slot refuses a second use itself, whichever process it comes from.
+            Some(slot) if slot.refuses_reuse() => None,
+            _ => {
+                let readers = remote.terms().map_or(1, |terms| terms.readers().get());
+                let keys = SpentKeys::of_this_process();
+                Some(keys.begin(remote.notification_key(), readers, times)?)
+            }
+        };
+        connection.run(executor.prepare(local, Some(remote))).await?;
+        let peer = connection.connect(remote).await?;
+        let registrations = connection.register(local).await?;
+        let initiator_metadata = match executor.needs_local_metadata(local, remote) {
+            true => Some(connection.local_metadata().await?),
+            false => None,
+        };
+        let to = ToPeer { kind, memory, remote, policy, slot: slot.as_ref(), notifies: true };
+        let (execution, peer) =
+            self.execute(&to, (peer, registrations), initiator_metadata).await?;
+        let execution = self.claiming(execution, remote, &peer, slot.is_some()).await?;
+        Ok(Verification::after(OfferUse::of(execution, slot, used), verification))
+    }
+
+    /// Prepares a read of a peer's memory, of which the peer is not told, and says which peer it is: `known` if that was met and
+    /// all of the memory was reached then.
+    pub(crate) async fn prepare_silently(
+        &self,
+        memory: (&DescriptorList, &Leased),
+        remote: &RdmaMetadata,
+        policy: PathPolicy,
+        known: Option<&PeerId>,
+    ) -> Result<(Box<dyn Execution>, PeerId), ConnectorError> {
+        let connection = &self.shared.connection;
+        connection.run(connection.executor().prepare(memory.0, Some(remote))).await?;
+        let peer = match known {
+            // If the engine has given it up, the executor says so.
+            Some(peer) => peer.clone(),
+            None => connection.connect(remote).await?,
+        };
+        let registrations = connection.register(memory.0).await?;
+        let kind = OperationKind::Read;
+        let to = ToPeer { kind, memory, remote, policy, slot: None, notifies: false };
+        self.execute(&to, (peer, registrations), None).await
+    }
+
+    /// Has the executor prepare it; again after a reconnect if the engine has dropped the peer or registrations, which other
+    /// operations' reconnects may cause meanwhile.
+    async fn execute(
+        &self,
+        to: &ToPeer<'_>,
+        (mut peer, registrations): (PeerId, Vec<Registration>),
+        initiator_metadata: Option<AgentMetadata>,
+    ) -> Result<(Box<dyn Execution>, PeerId), ConnectorError> {
+        const RECONNECTS: u32 = 4;
+        let connection = &self.shared.connection;
+        let executor = connection.executor();
+        let mut reconnects = 0;
+        loop {
+            let prepared = (registrations.clone(), initiator_metadata.clone());
+            let request = to.request(connection.transport(), &peer, prepared.0, prepared.1);
+            let error = match executor.execute(request) {
+                Ok(execution) => return Ok((execution, peer)),
+                Err(error) => error,
+            };
+            if reconnects == RECONNECTS || !wants_reconnect(&error) {
+                return Err(error.into());
+            }
+            reconnects += 1;
+            connection.forget(&peer);
+            peer = connection.reconnect(to.remote).await?;
+        }
+    }
+
+    /// The execution, behind a claim by a message if the offer's terms demand one that its slot does not give.
+    async fn claiming(
+        &self,
+        execution: Box<dyn Execution>,
+        remote: &RdmaMetadata,
+        peer: &PeerId,
+        is_mapped: bool,
+    ) -> Result<Box<dyn Execution>, ConnectorError> {
+        let connection = &self.shared.connection;
+        let Some(terms) = remote.terms() else { return Ok(execution) };
+        let same_host =
+            || remote.peer().is_some_and(|peer| peer.host().same_host(connection.info().host()));
+        let driver = connection.driver();
+        let demanded = match terms.claims() {
+            ClaimDemand::WhereMapped => false,
+            ClaimDemand::SameHost => same_host(),
+            // What a later release demands is at least this.
+            _ => true,
+        };
+        if is_mapped || remote.operation_kind() == OperationKind::Read {
+            return Ok(execution);
+        }
+        let metadata = connection.local_metadata().await?;
+        Ok(driver.claiming(execution, (remote, terms), peer, &metadata, demanded))
+    }
+}
+
+/// A transfer to or from a peer's memory.
+struct ToPeer<'a> {
+    kind: OperationKind,
+    memory: (&'a DescriptorList, &'a Leased),
+    remote: &'a RdmaMetadata,
+    policy: PathPolicy,
+    slot: Option<&'a RemoteSlot>,
+    notifies: bool,
+}
+
+impl<'a> ToPeer<'a> {
+    fn request(
+        &self,
+        transport: &'a Arc<dyn Transport>,
+        peer: &'a PeerId,
+        registrations: Vec<Registration>,
+        initiator_metadata: Option<AgentMetadata>,
+    ) -> TransferRequest<'a> {
+        let &Self { kind, memory, remote, policy, slot, notifies } = self;
+        let request =
+            TransferRequest::inter_process(kind, memory, remote, transport, peer, registrations)
+                .with_initiator_metadata(initiator_metadata)
+                .with_slot(slot)
+                .under(policy);
+        match notifies {
+            true => request,
+            false => request.without_notification(),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The making of offers: memory is registered, and described by metadata.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::time::{Duration, UNIX_EPOCH};
+
+use nixl_descriptor::{BufferPool, DescriptorList, LeaseMode, Leased, Leases};
+use nixl_metadata::{
+    Limits, NotificationKey, OfferTerms, OperationKind, RdmaMetadata, SerializedDescriptor,
+};
+use nixl_ops::{ClaimDemand, Clock, OfferSlot, OfferSpec, OperationOptions};
+
+use super::Connector;
+use crate::ConnectorError;
+use crate::checksum;
+use crate::offload::Offloaded;
+
+/// How offers are made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offers {
+    /// Host memory that the library did not allocate is not offered for writing.
+    pub(crate) refuse_foreign: bool,
+    pub(crate) claims: ClaimDemand,
+    pub(crate) life_time: Duration,
+}
+
+impl Default for Offers {
+    fn default() -> Self {
+        let (claims, life_time) = (ClaimDemand::SameHost, OfferSpec::LIFE_TIME);
+        Self { refuse_foreign: false, claims, life_time }
+    }
+}
+
+impl Connector {
+    /// [`offer`](Self::offer) within the deadline, off this thread if the list is long.
+    pub(super) async fn offered(
+        &self,
+        kind: (OperationKind, Naming),
+        local: DescriptorList,
+        options: OperationOptions,
+    ) -> Result<(OfferSpec, OperationOptions), ConnectorError> {
+        let connection = &self.shared.connection;
+        if local.len() <= Self::WALKED_HERE {
+            let offer = self.offer(kind, local, options);
+            let (spec, options) = connection.driver().with_timeout(options, offer).await?;
+            return Ok((spec?, options));
+        }
+        let me = self.clone();
+        let work = async move { me.offer(kind, local, options).await };
+        let offloaded = Offloaded::new(connection.work()?, work);
+        let (spec, options) = connection.driver().with_timeout(options, offloaded).await?;
+        Ok((spec??, options))
+    }
+
+    async fn offer(
+        &self,
+        (kind, naming): (OperationKind, Naming),
+        local: DescriptorList,
+        options: OperationOptions,
+    ) -> Result<OfferSpec, ConnectorError> {
+        let connection = &self.shared.connection;
+        let mode = match kind {
+            OperationKind::Read => LeaseMode::Read,
+            OperationKind::Write => LeaseMode::Write,
+        };
+        if options.has_checksum() {
+            checksum::check_source(&local)?;
+        }
+        let leased = Leased::from(Leases::acquire(local.as_slice(), mode)?);
+        connection.run(connection.executor().prepare(&local, None)).await?;
+        let (registrations, agent) = connection.register_and_export(&local).await?;
+        let descriptors: Vec<_> = local
+            .iter()
+            .map(|d| SerializedDescriptor::new(d.device(), d.address(), d.len() as u64))
+            .collect::<Result<_, _>>()?;
+        let key = NotificationKey::random();
+        let token = naming.token(&key);
+        // Peers may use the memory as soon as they have the metadata, and not before its work is done.
+        connection.driver().ready(&local).await?;
+        let checksum = match options.has_checksum() {
+            true => Some(checksum::of(&local, &leased, connection).await?),
+            false => None,
+        };
+        let defaults = &self.shared.offers;
+        let life_time = options.offer_life_time().unwrap_or(defaults.life_time);
+        let readers = match kind {
+            OperationKind::Read => options.reader_count(),
+            OperationKind::Write => NonZeroU32::MIN,
+        };
+        let claims = options.claim_demand().unwrap_or(defaults.claims);
+        // A late access meets memory of the pool that is still mapped.
+        let late = connection.skew().saturating_add(self.shared.arrival);
+        BufferPool::global().retain_for(life_time.saturating_add(late));
+        let metadata = RdmaMetadata::new(kind, descriptors, agent, key.clone())?
+            .with_peer(connection.info().clone())
+            .with_shares(connection.shares(&local))?
+            .with_terms(terms(&**connection.clock(), life_time, claims, (readers, token))?)?;
+        let metadata = match checksum {
+            Some(checksum) => metadata.with_checksum(checksum)?,
+            None => metadata,
+        };
+        let metadata = match options.trace() {
+            Some(context) => metadata.with_trace_context(context),
+            None => metadata,
+        };
+        let slot = match readers.get() <= OfferSlot::MAX_READERS {
+            true => connection.driver().arm_slot(&key, kind),
+            false => None,
+        };
+        let metadata = match &slot {
+            Some(slot) => metadata.with_doorbell(slot.doorbell())?,
+            None => metadata,
+        };
+        // No peer with default limits could read more.
+        Limits::default().check(&metadata)?;
+        Ok(OfferSpec::new(metadata, local, leased, registrations)
+            .with_slot(slot)
+            .with_life_time(life_time))
+    }
+}
+
+/// By what initiators find an offer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Naming {
+    /// Metadata: a key, and a token that is known to none but its holders.
+    Random,
+    /// A ticket, which has room for the key: the token is part of it, and both are as secret.
+    Ticket,
+}
+
+impl Naming {
+    fn token(self, key: &NotificationKey) -> NonZeroU64 {
+        match self {
+            Self::Random => low_half(uuid::Uuid::new_v4()),
+            Self::Ticket => token_of_ticket(key),
+        }
+    }
+}
+
+/// The token of an offer whose key is in a ticket.
+pub(crate) fn token_of_ticket(key: &NotificationKey) -> NonZeroU64 {
+    low_half(uuid::Uuid::parse_str(key.as_str()).unwrap_or_default())
+}
+
+fn low_half(uuid: uuid::Uuid) -> NonZeroU64 {
+    NonZeroU64::new(uuid.as_u128() as u64).unwrap_or(NonZeroU64::MIN)
+}
+
+/// The terms of an offer that is made now.
+fn terms(
+    clock: &dyn Clock,
+    life_time: Duration,
+    claims: ClaimDemand,
+    (readers, token): (NonZeroU32, NonZeroU64),
+) -> Result<OfferTerms, ConnectorError> {
+    let now = clock.unix_time();
+    let expires = UNIX_EPOCH + now.saturating_add(life_time);
+    let made = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let terms = OfferTerms::new(expires, token)?.with_made_unix_millis(made);
+    Ok(terms.with_claims(claims).with_readers(readers))
+}

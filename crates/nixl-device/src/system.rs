@@ -1,0 +1,32 @@
+//! Facts of the operating system: topology, NICs, sockets and processes.
+
+pub(crate) mod gpu_direct;
+pub(crate) mod node;
+pub(crate) mod numa;
+pub(crate) mod pci;
+pub(crate) mod process;
+pub(crate) mod tree;
+
+mod host;
+mod interfaces;
+mod nic;
+mod sockets;
+mod topology;
+
+pub use gpu_direct::{
+    GdrCopy, GpuDirect, ModuleVersion, NvidiaDriver, NvidiaDriverFlavor, PeerMemory,
+    PeerMemoryProvider,
+};
+pub use host::{Limit, MachineIdentity, MemlockLimit};
+pub use interfaces::{InterfaceReach, NetworkInterface};
+pub use nic::{DmaBufSupport, LinkLayer, PortState, RdmaNic, RdmaPort, VerbsDevice};
+pub use node::NodeAccess;
+pub use numa::NumaNode;
+pub use pci::{Distance, ParsePciAddressError, PciAddress, PciFunction, PcieLink};
+pub use process::{
+    ExitWatch, FileIdentity, ForkGeneration, Holders, LeakInChild, PerProcess, ProcessError,
+    ProcessExits, ProcessIdentity, ProcessWatch, memfd_holders, proc_is_of_this_namespace,
+};
+pub use sockets::{SocketsError, TcpSocket, TcpState, is_this_host, tcp_gives_up_after};
+pub use topology::Topology;
+pub use tree::Note;

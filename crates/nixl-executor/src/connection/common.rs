@@ -1,0 +1,21 @@
+//! Parts that the connections of an executor have in common.
+
+use std::sync::Arc;
+
+use super::maintenance::Maintenance;
+use crate::facts::LocalFacts;
+use crate::local::{CopyWorkers, Costs, GpuBackend};
+use crate::pinned_slots::{SlotPools, StagingConfig};
+use crate::planner::PathCosts;
+
+/// What the connections of an executor have in common.
+pub(super) struct Common {
+    pub(super) gpus: Arc<dyn GpuBackend>,
+    pub(super) facts: Arc<LocalFacts>,
+    pub(super) threads: CopyWorkers,
+    pub(super) costs: Costs,
+    pub(super) path_costs: PathCosts,
+    pub(super) staging: StagingConfig,
+    pub(super) slots: SlotPools,
+    pub(super) maintenance: Maintenance,
+}
