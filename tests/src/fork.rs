@@ -16,9 +16,7 @@ use std::time::{Duration, Instant};
 ///
 /// If the body panics, or has not ended by `limit`.
 pub fn in_child(exits: bool, limit: Duration, body: impl FnOnce()) {
-    // SAFETY: what the child may find locked or missing is what is tested.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
+    let status = status_of_child(limit, || {
         let code = i32::from(catch_unwind(AssertUnwindSafe(body)).is_err());
         match exits {
             // SAFETY: the child has one thread but for those that it started.
@@ -26,6 +24,37 @@ pub fn in_child(exits: bool, limit: Duration, body: impl FnOnce()) {
             // SAFETY: as above.
             false => unsafe { libc::_exit(code) },
         }
+    });
+    assert_eq!(status, 0, "the child failed; see above");
+}
+
+/// Has a child of a fork call the C library's `exit` with the number that `body` gives, and returns its status as `waitpid` tells it.
+///
+/// # Panics
+///
+/// If the body panics, or the child has not ended by `limit`.
+pub fn exit_of_child(limit: Duration, body: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the child has one thread but for those that it started.
+    status_of_child(limit, || unsafe { libc::exit(body()) })
+}
+
+/// Has the C library call this function when a process exits, after the functions of connectors that are built later.
+///
+/// # Panics
+///
+/// If the C library refuses.
+pub fn at_exit(call: extern "C" fn()) {
+    // SAFETY: the function is there as long as the process.
+    assert_eq!(unsafe { libc::atexit(call) }, 0);
+}
+
+fn status_of_child(limit: Duration, body: impl FnOnce()) -> i32 {
+    // SAFETY: what the child may find locked or missing is what is tested.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        body();
+        // SAFETY: it ends this process.
+        unsafe { libc::abort() };
     }
     assert!(child > 0, "no fork");
     let until = Instant::now() + limit;
@@ -41,5 +70,5 @@ pub fn in_child(exits: bool, limit: Duration, body: impl FnOnce()) {
         }
         thread::sleep(Duration::from_millis(1));
     }
-    assert_eq!(status, 0, "the child failed; see above");
+    status
 }

@@ -12,7 +12,7 @@ mod skip;
 
 pub use by::{By, local};
 pub use exports::{Cache, Exports, block_of};
-pub use fork::in_child;
+pub use fork::{at_exit, exit_of_child, in_child};
 pub use line::{bytes_of, hex_line, metadata, native_line};
 pub use memory::{Memory, bytes};
 pub use pattern::{Random, crc32, pattern};

@@ -10,7 +10,7 @@ use std::thread;
 const ENDING: &str = env!("CARGO_BIN_EXE_ending");
 
 /// How each ends: by its exit code, or a signal.
-const ENDS: [(&str, Result<i32, i32>); 7] = [
+const ENDS: [(&str, Result<i32, i32>); 11] = [
     ("return", Ok(0)),
     ("exit", Ok(0)),
     ("busy", Ok(0)),
@@ -18,6 +18,10 @@ const ENDS: [(&str, Result<i32, i32>); 7] = [
     ("term", Err(15)),
     ("handled", Ok(0)),
     ("runtime", Ok(0)),
+    ("blocked", Ok(0)),
+    ("waker", Ok(0)),
+    ("building", Ok(0)),
+    ("quick", Ok(0)),
 ];
 
 /// What is wrong with it, if anything: another end, or a line that tells of an error of these crates, UCX or NIXL.
@@ -34,9 +38,14 @@ fn fault(output: &Output, expected: Result<i32, i32>) -> Option<String> {
     (ended != expected || !bad.is_empty()).then(|| format!("{ended:?}: {bad:?}\n{text}"))
 }
 
+fn number(variable: &str) -> Option<usize> {
+    env::var(variable).ok()?.parse().ok()
+}
+
 /// Has `count` processes of each kind end, some at a time.
 fn end(count: usize) {
-    let at_once = thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
+    let processors = thread::available_parallelism().map_or(2, usize::from);
+    let at_once = number("NIXL_TEST_ENDS_JOBS").unwrap_or(processors.clamp(2, 16)).max(1);
     for executor in ["default", "path"] {
         for (end, expected) in ENDS {
             let (next, faults) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -68,7 +77,7 @@ fn processes_end_without_a_fault() {
 }
 
 #[test]
-#[ignore = "7,000 processes: cargo test --release -p nixl-tests --test ends -- --ignored --nocapture; NIXL_TEST_ENDS sets the number of each kind"]
+#[ignore = "11,000 processes: cargo test --release -p nixl-tests --test ends -- --ignored --nocapture; NIXL_TEST_ENDS sets the number of each kind, NIXL_TEST_ENDS_JOBS how many run at once"]
 fn five_hundred_processes_of_each_kind_end_without_a_fault() {
-    end(env::var("NIXL_TEST_ENDS").ok().and_then(|count| count.parse().ok()).unwrap_or(500));
+    end(number("NIXL_TEST_ENDS").unwrap_or(500));
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says so, by failing")]
 
 use std::fs;
+use std::hint::black_box;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,7 @@ use nixl_connector::{
 use nixl_descriptor::Region;
 use nixl_executor::PathExecutor;
 use nixl_metadata::RdmaMetadata;
-use nixl_tests::{alone, in_child, pattern, within};
+use nixl_tests::{alone, at_exit, exit_of_child, in_child, pattern, within};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const LARGE: usize = 64 << 20;
@@ -78,8 +79,7 @@ fn ended<T>(result: Result<T, OperationError>) -> bool {
 
 /// All that a connector can be asked.
 async fn refuses(connector: &Connector, remote: &RdmaMetadata) {
-    // Of the heap: a child that unmaps memory may wait for a lock of UCX's memory hooks (docs/PROCESS.md).
-    let memory = || Region::try_from(vec![0; remote.descriptors()[0].size() as usize]).unwrap();
+    let memory = || Region::zeroed(remote.descriptors()[0].size() as usize).unwrap();
     assert!(is_forked(connector.create_readable(memory()).await));
     assert!(is_forked(connector.create_writable(memory()).await));
     assert!(is_forked(connector.begin_read(remote, memory()).await));
@@ -295,5 +295,52 @@ fn children_of_a_busy_process_do_not_hang() {
             is_over.store(true, Ordering::Relaxed);
         });
         within(LIMIT, transfer(&source, &sink, 3));
+    });
+}
+
+/// Threads of the parent map and unmap memory all the time, and so does each child.
+#[test]
+fn children_of_a_process_that_unmaps_memory_do_not_hang() {
+    alone("children_of_a_process_that_unmaps_memory_do_not_hang", &[], || {
+        /// So much the C library maps for itself.
+        const MAPPED: usize = 33 << 20;
+        let (source, sink) = connectors(true, true);
+        let map = || drop(black_box(Vec::<u8>::with_capacity(MAPPED)));
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        map();
+                    }
+                });
+            }
+            for fork in 0..300 {
+                in_child(fork % 10 == 0, LIMIT, || (0..20).for_each(|_| map()));
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        within(LIMIT, transfer(&source, &sink, 3));
+    });
+}
+
+/// As UCX's destructors do where a lock of theirs was held at the fork.
+#[test]
+fn a_child_whose_exit_waits_for_ever_ends_with_its_status() {
+    static IS_CHILD: AtomicBool = AtomicBool::new(false);
+    extern "C" fn wait_in_the_child() {
+        while IS_CHILD.load(Ordering::Relaxed) {
+            thread::park();
+        }
+    }
+    alone("a_child_whose_exit_waits_for_ever_ends_with_its_status", &[], || {
+        at_exit(wait_in_the_child);
+        let (source, sink) = connectors(false, false);
+        let status = exit_of_child(LIMIT, || {
+            IS_CHILD.store(true, Ordering::Relaxed);
+            7
+        });
+        assert_eq!((libc::WIFEXITED(status), libc::WEXITSTATUS(status)), (true, 7), "{status}");
+        within(LIMIT, transfer(&source, &sink, 1));
     });
 }

@@ -9,6 +9,10 @@
 //! | `term` | SIGTERM, whose default action ends the process |
 //! | `handled` | SIGTERM, for which a thread waits that calls `exit` |
 //! | `runtime` | the runtime is dropped first, with operations under way |
+//! | `blocked` | `exit` by another thread, while `main` begins reads and keeps its thread for them |
+//! | `waker` | `exit` by the waker of an operation |
+//! | `building` | `exit` by another thread, while `main` builds connectors |
+//! | `quick` | `quick_exit`, amid reads and offers |
 //!
 //! The second is the executor: `default` or `path`. Errors that the crates log go to stderr.
 #![allow(unsafe_code, reason = "signals")]
@@ -16,10 +20,13 @@
 
 use std::env;
 use std::error::Error;
+use std::ffi::c_int;
 use std::fmt::{self, Write as _};
 use std::mem;
+use std::pin::pin;
 use std::process::{ExitCode, exit};
 use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -30,6 +37,11 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+// SAFETY: it is the C library's function, with its signature.
+unsafe extern "C" {
+    fn quick_exit(status: c_int) -> !;
+}
 
 /// Prints errors.
 struct Errors;
@@ -157,9 +169,63 @@ fn main() -> Result<ExitCode> {
             drop((source, sink));
             drop(kept);
         }
+        "blocked" => {
+            thread::spawn(|| {
+                thread::sleep(Duration::from_millis(5));
+                exit(0)
+            });
+            loop {
+                let (remote, local) = (kept.1.metadata(), Region::zeroed(5000)?);
+                // One reads it; those after that are refused.
+                if let Ok(mut read) = runtime.block_on(sink.begin_read(remote, local)) {
+                    let _ = read.wait_blocking();
+                }
+            }
+        }
+        "waker" => {
+            let (_, mut offered) = kept;
+            let remote = offered.metadata().clone();
+            let mut wait = pin!(offered.wait_for_completion());
+            let waker = Waker::from(Arc::new(Exits));
+            let _ = wait.as_mut().poll(&mut Context::from_waker(&waker));
+            runtime.block_on(async {
+                sink.begin_read(&remote, Region::zeroed(5000)?).await?.wait_for_completion().await?;
+                Ok::<_, Box<dyn Error + Send + Sync>>(())
+            })?;
+            thread::sleep(Duration::from_secs(60));
+        }
+        "building" => {
+            // At another moment in each process.
+            let moment = Duration::from_micros(u64::from(std::process::id()) * 37 % 30_000);
+            thread::spawn(move || {
+                thread::sleep(moment);
+                exit(0)
+            });
+            loop {
+                // It is refused once the process exits.
+                let _ = runtime.block_on(connector(path));
+            }
+        }
+        "quick" => {
+            for _ in 0..2 {
+                runtime.spawn(read_on(source.clone(), sink.clone()));
+            }
+            thread::sleep(Duration::from_millis(5));
+            // SAFETY: it ends this process.
+            unsafe { quick_exit(0) };
+        }
         _ => return Err("no such end".into()),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the process where others are woken.
+struct Exits;
+
+impl Wake for Exits {
+    fn wake(self: Arc<Self>) {
+        exit(0);
+    }
 }
 
 /// A thread that calls `exit` on SIGTERM, which all threads after it leave to it.

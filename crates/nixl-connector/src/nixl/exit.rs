@@ -8,17 +8,21 @@
 //! process goes on to exit, and may crash while it does.
 //!
 //! Likewise no thread is inside NIXL at a fork, if those inside get out within [`LULL`]: what they have locked would stay locked in the
-//! child, whose exit runs those destructors too.
+//! child, whose exit runs those destructors too. Threads of UCX's and NIXL's own may have locked something all the same.
+//!
+//! So destructors may wait for ever in a child, and where something was left. There a thread ends the process with its status if it has
+//! not ended [`LONGEST`] after the handler.
 #![allow(unsafe_code, reason = "the C library must be told of the handlers")]
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::mem;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nixl_device::PerProcess;
+use nixl_device::{ForkGeneration, PerProcess};
 
 use super::agent::Gate;
 use super::library::NixlUnavailable;
@@ -27,6 +31,11 @@ use super::library::NixlUnavailable;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The longest that a fork is.
 const LULL: Duration = Duration::from_millis(100);
+/// The longest that handlers and destructors after ours may take where they may wait for ever.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// The process that has told the C library of the handlers, this one or one before it.
+static ARMED: OnceLock<Option<ForkGeneration>> = OnceLock::new();
 
 /// A fork's child has neither its parent's agents nor the threads that were inside.
 static PROCESS: PerProcess<Process> = PerProcess::new(Process::new);
@@ -61,9 +70,10 @@ pub(super) fn is_exiting() -> bool {
 /// reverse order, and what the first agent has set up by then must be torn down after ours.
 pub(super) fn add(agent: &Arc<Gate>) -> Result<(), NixlUnavailable> {
     type Handler = extern "C" fn();
-    // SAFETY: these are the C library's functions, with their signatures.
+    type OnExit = extern "C" fn(c_int, *mut c_void);
+    // SAFETY: these are the C library's functions, with their signatures; nothing is done with the argument.
     unsafe extern "C" {
-        safe fn atexit(handler: Handler) -> c_int;
+        safe fn on_exit(handler: OnExit, argument: *mut c_void) -> c_int;
         safe fn pthread_atfork(
             before: Option<Handler>,
             parent: Option<Handler>,
@@ -71,11 +81,12 @@ pub(super) fn add(agent: &Arc<Gate>) -> Result<(), NixlUnavailable> {
         ) -> c_int;
     }
     // A fork's child inherits the handlers. It has a guard of its own.
-    static ARMED: OnceLock<bool> = OnceLock::new();
     let arm = || {
-        atexit(before_exit) == 0 && pthread_atfork(Some(before_fork), Some(after_fork), None) == 0
+        let is_armed = on_exit(before_exit, ptr::null_mut()) == 0
+            && pthread_atfork(Some(before_fork), Some(after_fork), None) == 0;
+        is_armed.then(ForkGeneration::current)
     };
-    if !*ARMED.get_or_init(arm) {
+    if ARMED.get_or_init(arm).is_none() {
         let reason = "the C library has no memory for it".to_owned();
         return Err(NixlUnavailable::Start { what: "handlers of exit and fork", reason });
     }
@@ -96,13 +107,21 @@ extern "C" fn after_fork() {
     PROCESS.get().guard.resume();
 }
 
-extern "C" fn before_exit() {
+extern "C" fn before_exit(status: c_int, _: *mut c_void) {
+    let is_first = ARMED.get().is_some_and(|armed| armed.is_some_and(|of| of.is_current()));
+    if !tear_down() || !is_first {
+        end_late(status);
+    }
+}
+
+/// Returns whether nothing is left.
+fn tear_down() -> bool {
     let process = PROCESS.get();
     let until = Instant::now() + PATIENCE;
-    process.guard.close(until);
+    let are_out = process.guard.close(until);
     let agents = mem::take(&mut *process.agents());
     if agents.is_empty() {
-        return;
+        return are_out;
     }
     // By a thread that may be left behind: a destructor of NIXL's waits for its threads.
     let destroyed = Arc::new(AtomicBool::new(false));
@@ -111,9 +130,22 @@ extern "C" fn before_exit() {
         agents.iter().for_each(|agent| agent.destroy(until));
         done.store(true, Ordering::Release);
     };
-    if thread::Builder::new().name("nixl-exit".to_owned()).spawn(destroy).is_ok() {
-        wait_until(until, || destroyed.load(Ordering::Acquire));
+    let spawned = thread::Builder::new().name("nixl-exit".to_owned()).spawn(destroy);
+    spawned.is_ok() && wait_until(until, || destroyed.load(Ordering::Acquire)) && are_out
+}
+
+/// Has a thread end the process if it does not end by itself.
+fn end_late(status: c_int) {
+    // SAFETY: it is the C library's function, with its signature; it can be called at any time.
+    unsafe extern "C" {
+        safe fn _exit(status: c_int) -> !;
     }
+    let end = move || {
+        thread::sleep(LONGEST);
+        _exit(status)
+    };
+    // Without it the process may wait for ever.
+    let _ = thread::Builder::new().name("nixl-exit".to_owned()).spawn(end);
 }
 
 /// Waits until it is so, or that time. Without a channel or a lock: the state of this thread that they need may be gone.
@@ -213,6 +245,7 @@ mod tests {
             assert!(guard.close(Instant::now() + Duration::from_secs(60)));
         });
     }
+
     #[test]
     fn a_pause_waits_for_those_inside_and_holds_up_others() {
         let guard = Guard::new();

@@ -29,6 +29,7 @@ pub(in crate::nixl) struct Plan(BTreeMap<String, (String, SettingSource)>);
 #[derive(Clone, Debug)]
 struct Machine {
     has_cuda: bool,
+    has_rdma: bool,
     has_efa: bool,
     /// The network devices to name to UCX, where it does not take all.
     chosen: Option<Vec<String>>,
@@ -42,6 +43,7 @@ impl Plan {
     ) -> Result<Self, NixlUnavailable> {
         let machine = Machine {
             has_cuda: nixl_device::cuda::is_available(),
+            has_rdma: super::may_use_rdma(),
             has_efa: has_efa(Path::new("/sys/class/infiniband")),
             chosen: devices.chosen(),
         };
@@ -95,6 +97,12 @@ impl Plan {
             // By default UCX keeps a list of the allocations that it has seen, and takes all other memory for the host's: that of
             // a GPU too, if it was allocated in a way or at a time that UCX did not watch.
             choose("MEMTYPE_CACHE", "n".to_owned());
+        }
+        if !machine.has_rdma {
+            // UCX's cache of registrations saves calls to NICs, and is of no use without one. Whatever thread unmaps memory tells it so,
+            // by way of functions that UCX puts in the place of the C library's, and spins on its lock meanwhile: in the child of a
+            // fork for ever, if a thread of the parent's held it.
+            choose("RCACHE_ENABLE", "n".to_owned());
         }
         if !machine.has_efa {
             // The module needs the system's libefa, and with it the system's netlink libraries, whose symbols then bind to those
@@ -317,7 +325,8 @@ mod tests {
     use super::*;
     use SettingSource::{Chosen, Environment, Option};
 
-    const PLAIN: Machine = Machine { has_cuda: false, has_efa: false, chosen: None };
+    const PLAIN: Machine =
+        Machine { has_cuda: false, has_rdma: false, has_efa: false, chosen: None };
 
     fn plan(
         options: &NixlOptions,
@@ -346,6 +355,7 @@ mod tests {
                 entry("MODULES", "all", Option),
                 entry("NET_DEVICES", "eth0,lo", Chosen),
                 entry("NOT_OURS", "1", Environment),
+                entry("RCACHE_ENABLE", "n", Chosen),
                 entry("TCP_CONN_NB", "y", Chosen),
                 entry("TLS", "all", Environment),
             ]
@@ -373,6 +383,17 @@ mod tests {
         assert!(!has_efa(folder.path()));
         fs::write(device.join("vendor"), "0x1d0f\n").unwrap();
         assert!(has_efa(folder.path()));
+    }
+
+    #[test]
+    fn memory_is_watched_for_nics_alone() {
+        let watches_not = entry("RCACHE_ENABLE", "n", Chosen);
+        let options = NixlOptions::new();
+        assert!(plan(&options, &PLAIN, &[]).unwrap().contains(&watches_not));
+        let with_nic = Machine { has_rdma: true, ..PLAIN };
+        assert!(!plan(&options, &with_nic, &[]).unwrap().contains(&watches_not));
+        let by_hand = plan(&options, &PLAIN, &[("RCACHE_ENABLE", "try")]).unwrap();
+        assert!(by_hand.contains(&entry("RCACHE_ENABLE", "try", Environment)));
     }
 
     #[test]
