@@ -1,5 +1,8 @@
 //! The driver: polls operations to their end, awaited or not.
 
+mod arrivals;
+mod waits;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -736,37 +739,16 @@ impl Reactor {
         let mut bytes = 0;
         let mut receive = |from: &str, payload: &[u8]| {
             bytes += payload.len() as u64;
-            // A message that cannot be taken costs no other.
-            let taken = contained("the receipt of a message", || {
-                if ControlMessage::is_one(payload) {
-                    return match shared.receive_control(from, payload) {
-                        true => Received::Taken,
-                        false => Received::Ignored,
-                    };
-                }
-                match shared.passive.deliver(payload) {
-                    true => Received::Taken,
-                    false => service.map_or(Received::Ignored, |s| s.receive(from, payload)),
-                }
-            });
-            match taken.unwrap_or(Received::Ignored) {
+            match shared.receive(from, payload) {
                 Received::Serve(execution) => {
                     active.push_back(shared.serve(execution));
                     delivered = true;
                 }
                 Received::Taken => delivered = true,
-                Received::Ignored => {
-                    tracing::debug!(from, bytes = payload.len(), "notification for no operation");
-                    shared.unexpected.note(payload.len());
-                }
+                Received::Ignored => {}
             }
         };
-        let mail = shared.passive.page.take_mail(&mut |letter| {
-            if let (Some(reply), Some(mailboxes)) = (letter.reply, shared.mailboxes.get()) {
-                mailboxes.note(letter.from, reply);
-            }
-            receive(letter.from, letter.payload);
-        });
+        let mail = shared.take_mail(&mut receive);
         let result = transport.take_notifications(&mut receive);
         delivered |= mail;
         self.listener.looked(mail || found != SlotsFound::Nothing);

@@ -8,6 +8,7 @@ pub use handle::CancelHandle;
 
 use std::fmt;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -295,6 +296,15 @@ impl Passive {
             Ok(()) => self.entry.cell.poll_outcome(cx.waker()),
             Err(forked) => Poll::Ready(Err(forked.into())),
         }
+    }
+
+    /// As `wait`. The thread sleeps where a peer of this host wakes it, if the offer has a slot.
+    fn wait_blocking(&self) -> Outcome {
+        if !self.entry.has_slot() {
+            return block_on(self.wait());
+        }
+        let look = &mut || Arc::clone(&self.entry).look_at_slot();
+        self.driver.shared().block_on_bell(pin!(self.wait()), look)
     }
 
     fn cancel(&self) -> CancelOutcome {
@@ -646,6 +656,17 @@ macro_rules! passive {
                 if !self.0.is_inherited() {
                     self.0.entry.abandon_quiet();
                 }
+            }
+
+            /// As [`wait_for_completion`](Self::wait_for_completion), blocking this thread: for threads outside of async
+            /// runtimes. A peer of this host wakes the thread itself, without the driver's thread in between, if no other
+            /// thread waits so on this connection.
+            ///
+            /// # Errors
+            ///
+            /// As there.
+            pub fn wait_blocking(&mut self) -> Result<Completion, OperationError> {
+                self.0.wait_blocking()
             }
 
             /// What the peer needs to reach the memory. It is a capability: its holder can access the memory, so send it

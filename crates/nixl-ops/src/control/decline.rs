@@ -7,8 +7,8 @@ use nixl_metadata::{NotificationKey, OfferTerms};
 
 use super::message::{ControlMessage, ControlVerb};
 use crate::{
-    CopyOperation, Driver, Execution, OperationError, OperationOptions, PathKind, PathReport,
-    PeerId, Transport, TransportError,
+    CopyOperation, Driver, Execution, Mailbox, OperationError, OperationOptions, PathKind,
+    PathReport, PeerId, Transport, TransportError,
 };
 
 impl Driver {
@@ -35,22 +35,33 @@ impl Driver {
     }
 }
 
-/// A message that is sent when the engine takes it.
+/// A message that is sent when the mailbox of its peer takes it, or the engine.
 pub(crate) struct Message {
     transport: Arc<dyn Transport>,
     peer: PeerId,
     payload: Vec<u8>,
+    mailbox: Option<Mailbox>,
 }
 
 impl Message {
     pub(crate) fn new(transport: Arc<dyn Transport>, peer: PeerId, payload: Vec<u8>) -> Self {
-        Self { transport, peer, payload }
+        Self { transport, peer, payload, mailbox: None }
+    }
+
+    /// Through the mailbox, if there is one and the message is short enough.
+    pub(crate) fn by(mut self, mailbox: Option<Mailbox>) -> Self {
+        let agent = self.transport.agent_name();
+        self.mailbox = mailbox.filter(|_| Mailbox::fits(agent, &self.payload));
+        self
     }
 }
 
 impl Execution for Message {
     fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        self.transport.notify(&self.peer, &self.payload)
+        match &self.mailbox {
+            Some(mailbox) => mailbox.post(&self.peer, self.transport.agent_name(), &self.payload),
+            None => self.transport.notify(&self.peer, &self.payload),
+        }
     }
 
     fn abandon(&mut self) -> bool {

@@ -171,12 +171,17 @@ async fn notifications_for_no_export_here_are_ignored() {
     let mut notifications = world.export.notifications().unwrap();
     let [_, afar] = world.imports().await;
     let (import, driver) = (afar.imported(), world.reader.connection().driver());
-    let (export, peer) = (world.export.metadata().export().value(), import.peer.as_ref().unwrap());
-    driver.notify_export(export ^ 1, import.reader, (1, b"forged"), peer).await.unwrap();
-    driver.notify_export(export, import.reader, (0, b"zero"), peer).await.unwrap();
+    let (export, to) =
+        (world.export.metadata().export().value(), (import.peer.as_ref().unwrap(), None));
+    let send = async |export, message| {
+        let options = OperationOptions::new();
+        driver.notify_export(export, import.reader, message, to.clone(), options).await.unwrap();
+    };
+    send(export ^ 1, (1, b"forged")).await;
+    send(export, (0, b"zero")).await;
     let long = [0; RemoteExport::MAX_NOTIFICATION_BYTES + 1];
-    driver.notify_export(export, import.reader, (1, &long), peer).await.unwrap();
-    driver.notify_export(export, import.reader, (1 << 63, b"far"), peer).await.unwrap();
+    send(export, (1, &long)).await;
+    send(export, (1 << 63, b"far")).await;
     let next = notifications.recv().await.unwrap();
     assert_eq!((&*next.payload, next.lost), (&b"far"[..], (1 << 63) - 1));
     assert_eq!(world.owner.stats().unexpected_notifications(), 3);
