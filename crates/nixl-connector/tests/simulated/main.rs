@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod at_once;
+mod blocking;
 #[cfg(feature = "conformance")]
 mod cases;
 mod checksums;
