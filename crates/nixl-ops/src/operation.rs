@@ -549,6 +549,19 @@ impl CopyOperation {
         let active = Active::begin(driver, execution, (bytes, 0), (), options)?;
         Ok(Self(LeakInChild::new(active)))
     }
+
+    /// For an execution that waits for others: however many operations there are.
+    pub(crate) fn beyond_limit(
+        driver: &Arc<Driver>,
+        execution: Box<dyn Execution>,
+        options: OperationOptions,
+    ) -> Result<Self, OperationError> {
+        let spin = options.spin_time();
+        let slot = driver.resume(execution, 0, options)?;
+        let driver = Arc::clone(driver);
+        let active = Active { slot, driver, memory: (), bytes: 0, spun: false, spin, look: None };
+        Ok(Self(LeakInChild::new(active)))
+    }
 }
 
 impl<M> Active<M> {

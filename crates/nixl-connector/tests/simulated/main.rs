@@ -11,5 +11,6 @@ mod connectors;
 mod faults;
 mod net;
 mod peers;
+mod runtimes;
 mod side;
 mod stepped;

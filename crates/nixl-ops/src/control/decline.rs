@@ -28,10 +28,7 @@ impl Driver {
         let transport = self.shared().transport().ok_or(TransportError::Closed)?;
         let (key, token) = (key.as_bytes(), terms.token().get());
         let payload = ControlMessage { key, token, verb: ControlVerb::Decline }.encode();
-        let message = Box::new(Message::new(transport, peer.clone(), payload));
-        let options = OperationOptions::new();
-        let mut sent = CopyOperation::begin(self, message, 0, Vec::new(), options)?;
-        sent.wait_for_completion().await.map(drop)
+        Message::new(transport, peer.clone(), payload).send(self, OperationOptions::new()).await
     }
 }
 
@@ -53,6 +50,22 @@ impl Message {
         let agent = self.transport.agent_name();
         self.mailbox = mailbox.filter(|_| Mailbox::fits(agent, &self.payload));
         self
+    }
+
+    /// Sends it: at once, if a mailbox takes it, else by an operation, which waits until it is taken.
+    pub(crate) async fn send(
+        mut self,
+        driver: &Arc<Driver>,
+        options: OperationOptions,
+    ) -> Result<(), OperationError> {
+        driver.check_process()?;
+        if self.mailbox.is_some()
+            && let Poll::Ready(sent) = self.poll()
+        {
+            return Ok(sent?);
+        }
+        let mut sent = CopyOperation::begin(driver, Box::new(self), 0, Vec::new(), options)?;
+        sent.wait_for_completion().await.map(drop)
     }
 }
 

@@ -13,9 +13,7 @@ use super::table::GrantTable;
 use crate::control::{ControlMessage, ControlVerb, Message};
 use crate::passive::Freed;
 use crate::sync::{Mutex, lock};
-use crate::{
-    CopyOperation, Driver, Mailbox, OperationError, OperationOptions, PeerId, TransportError,
-};
+use crate::{Driver, Mailbox, OperationError, OperationOptions, PeerId, TransportError};
 
 /// The tables of the exports that are open, by the numbers of the exports.
 #[derive(Debug, Default)]
@@ -151,8 +149,6 @@ impl Driver {
         let transport = self.shared().transport().ok_or(TransportError::Closed)?;
         let key = GrantMessage { export, slot, generation, token, reader }.encode();
         let payload = ControlMessage { key: &key, token: 0, verb: ControlVerb::GrantDone }.encode();
-        let message = Message::new(transport, peer.clone(), payload).by(mailbox);
-        let mut sent = CopyOperation::begin(self, Box::new(message), 0, Vec::new(), options)?;
-        sent.wait_for_completion().await.map(drop)
+        Message::new(transport, peer.clone(), payload).by(mailbox).send(self, options).await
     }
 }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use crate::control::{ControlMessage, ControlVerb, Message};
-use crate::{
-    CopyOperation, Driver, Mailbox, OperationError, OperationOptions, PeerId, TransportError,
-};
+use crate::{Driver, Mailbox, OperationError, OperationOptions, PeerId, TransportError};
 
 impl Driver {
     /// The version of the messages about offers and exports ([`MessageVersions::claims`](nixl_metadata::MessageVersions::claims))
@@ -32,8 +30,6 @@ impl Driver {
         let transport = self.shared().transport().ok_or(TransportError::Closed)?;
         let verb = ControlVerb::Notification { sequence, payload };
         let payload = ControlMessage { key: &import, token: export, verb }.encode();
-        let message = Message::new(transport, peer.clone(), payload).by(mailbox);
-        let mut sent = CopyOperation::begin(self, Box::new(message), 0, Vec::new(), options)?;
-        sent.wait_for_completion().await.map(drop)
+        Message::new(transport, peer.clone(), payload).by(mailbox).send(self, options).await
     }
 }
