@@ -14,11 +14,15 @@
 //! | futex, thread | that thread, which unparks another |
 //! | futex, task | that thread, which wakes a task of tokio: the least for a target whose offers a thread looks after |
 //! | slot | the future of an offer whose slot the peer changes; from before that |
+//! | slot, blocking | the same, where the thread waits in `wait_blocking` |
+//! | notify | the future of a receiver of an export that the peer notifies; from before that |
+//! | notify, blocking | the same, where the thread waits in `recv_blocking` |
 //! | read | the future of an offer that the peer has read; from the end of the read |
 //! | read, Dynamo | the same, where the metadata names no slot: by a notification of NIXL's |
 //! | round trip | two such reads, one after the other, in both directions; as a whole |
 #![allow(clippy::print_stdout, reason = "a command-line program")]
 
+use std::cell::OnceCell;
 use std::error::Error;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -28,9 +32,10 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use nixl_connector::{Connector, OperationError};
+use nixl_connector::{Connector, Export, ExportNotifications, OperationError, RemoteExport};
+use nixl_descriptor::layout::{Dimensions, Inner, Layout, LayoutGeometry};
 use nixl_descriptor::{Region, SharedMemory, SharedName};
-use nixl_metadata::RdmaMetadata;
+use nixl_metadata::{ExportMetadata, RdmaMetadata};
 use nixl_ops::{FoundSlot, RemoteSlots};
 use rustix::thread::futex;
 use rustix::time::{ClockId, clock_gettime};
@@ -63,6 +68,9 @@ enum Way {
     Thread,
     Task,
     Slot,
+    SlotBlocking,
+    Notify,
+    NotifyBlocking,
     Read,
     Dynamo,
     RoundTrip,
@@ -75,6 +83,9 @@ impl Way {
             Self::Thread => "futex, thread",
             Self::Task => "futex, task",
             Self::Slot => "slot",
+            Self::SlotBlocking => "slot, blocking",
+            Self::Notify => "notify",
+            Self::NotifyBlocking => "notify, blocking",
             Self::Read => "read",
             Self::Dynamo => "read, Dynamo",
             Self::RoundTrip => "round trip",
@@ -83,6 +94,10 @@ impl Way {
 
     const fn is_futex(self) -> bool {
         matches!(self, Self::Futex | Self::Thread | Self::Task)
+    }
+
+    const fn is_notify(self) -> bool {
+        matches!(self, Self::Notify | Self::NotifyBlocking)
     }
 }
 
@@ -111,14 +126,16 @@ struct Side {
     memory: Region,
     /// The other side's pages, opened once.
     slots: RemoteSlots,
+    /// The other side's export, imported once.
+    remote: OnceCell<RemoteExport>,
 }
 
 impl Side {
     fn new(name: &str) -> Result<Self> {
         let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
         let connector = runtime.block_on(Connector::builder().name(name).build())?;
-        let slots = RemoteSlots::default();
-        Ok(Self { runtime, connector, memory: Region::zeroed(8192)?, slots })
+        let (slots, remote) = (RemoteSlots::default(), OnceCell::new());
+        Ok(Self { runtime, connector, memory: Region::zeroed(8192)?, slots, remote })
     }
 }
 
@@ -138,7 +155,7 @@ fn initiator(args: &Args) -> Result {
             }
         }
     }
-    println!("{:<16}{:>10}{:>10}{:>10}", "microseconds", "p50", "p90", "p99");
+    println!("{:<17}{:>10}{:>10}{:>10}", "microseconds", "p50", "p90", "p99");
     for (way, samples) in ways.iter().zip(&mut samples) {
         samples.sort_unstable();
         let at = |percent: usize| match samples
@@ -147,7 +164,7 @@ fn initiator(args: &Args) -> Result {
             Some(nanos) => *nanos as f64 / 1000.0,
             None => 0.0,
         };
-        println!("{:<16}{:>10.1}{:>10.1}{:>10.1}", way.name(), at(50), at(90), at(99));
+        println!("{:<17}{:>10.1}{:>10.1}{:>10.1}", way.name(), at(50), at(90), at(99));
     }
     if args.cpu_seconds > 0 {
         for (outstanding, name) in [("yes", "one offer outstanding"), ("no", "nothing outstanding")]
@@ -162,7 +179,7 @@ fn initiator(args: &Args) -> Result {
 
 /// One turn of one way. Returns the nanoseconds that it took.
 fn tell(way: Way, side: &Side, peer: &mut Peer, word: &AtomicU32, idle: Duration) -> Result<u64> {
-    let Side { runtime, connector, memory, slots } = side;
+    let Side { runtime, connector, memory, slots, .. } = side;
     let mut answer = match way {
         Way::RoundTrip => {
             Some(runtime.block_on(connector.create_readable(memory.descriptor(..1)?))?)
@@ -172,6 +189,21 @@ fn tell(way: Way, side: &Side, peer: &mut Peer, word: &AtomicU32, idle: Duration
     let more = answer.as_ref().map(|answer| answer.metadata().to_native_bytes()).transpose()?;
     peer.say(&format!("{way:?} {}", more.as_deref().map_or_else(String::new, hex)))?;
     let offered = peer.hear()?;
+    if way.is_notify() {
+        let remote = match side.remote.get() {
+            Some(remote) => remote,
+            None => {
+                let export = ExportMetadata::decode(&unhex(&offered)?)?;
+                let imported = runtime.block_on(connector.import(&export))?;
+                side.remote.get_or_init(|| imported)
+            }
+        };
+        thread::sleep(idle);
+        let begun = now();
+        runtime.block_on(remote.notify(b"told"))?;
+        let seen: u64 = peer.hear()?.parse()?;
+        return Ok(seen.saturating_sub(begun));
+    }
     let remote = match way.is_futex() {
         true => None,
         false => Some(RdmaMetadata::decode(&unhex(&offered)?)?),
@@ -184,7 +216,7 @@ fn tell(way: Way, side: &Side, peer: &mut Peer, word: &AtomicU32, idle: Duration
             futex::wake(word, futex::Flags::empty(), 1)?;
             begun
         }
-        Some(remote) if way == Way::Slot => {
+        Some(remote) if matches!(way, Way::Slot | Way::SlotBlocking) => {
             slots.open(remote.doorbell().ok_or("the offer has no slot")?);
             let FoundSlot::Mapped(slot) = slots.find(remote) else {
                 return Err("the slots of the target cannot be mapped".into());
@@ -220,6 +252,7 @@ fn target() -> Result {
     let word = memory.half_word(0).ok_or("no word")?;
     let side = Side::new("wake-target")?;
     let Side { runtime, connector, memory, .. } = &side;
+    let (export, mut notifications) = export(&side)?;
     while let Some(line) = next()? {
         let words: Vec<_> = line.split(' ').collect();
         let seen = match (words[0], words.get(1).copied().unwrap_or_default()) {
@@ -264,6 +297,18 @@ fn target() -> Result {
                 let woken = waiter.join().map_err(|_| "the waiter panicked")?;
                 Ok::<_, Box<dyn Error>>(seen.unwrap_or(woken))
             })?,
+            ("NotifyBlocking", _) => {
+                println!("{}", hex(&export.metadata().encode()?));
+                notifications.recv_blocking().ok_or("the export is closed")?;
+                now()
+            }
+            ("Notify", _) => {
+                println!("{}", hex(&export.metadata().encode()?));
+                runtime.block_on(async {
+                    notifications.recv().await.ok_or("the export is closed")?;
+                    Ok::<_, Box<dyn Error>>(now())
+                })?
+            }
             (way, answer) => {
                 let mut offer =
                     runtime.block_on(connector.create_readable(memory.descriptor(..1)?))?;
@@ -274,6 +319,14 @@ fn target() -> Result {
                         _ => offer.metadata().to_native_bytes()?,
                     })
                 );
+                if way == "SlotBlocking" {
+                    match offer.wait_blocking() {
+                        Ok(_) | Err(OperationError::Declined) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                    println!("{}", now());
+                    continue;
+                }
                 runtime.block_on(async {
                     match offer.wait_for_completion().await {
                         Ok(_) => {}
@@ -293,6 +346,23 @@ fn target() -> Result {
         println!("{seen}");
     }
     Ok(())
+}
+
+/// What the initiator imports and notifies.
+fn export(side: &Side) -> Result<(Export, ExportNotifications)> {
+    let one = Dimensions {
+        blocks: 1,
+        layers: 1,
+        outer: 1,
+        page_size: 1,
+        inner: Inner::Elements(1),
+        element_width: 1,
+    };
+    let memory = side.connector.buffer(1)?;
+    let layout = Layout::fully_contiguous(LayoutGeometry::try_from(one)?, memory)?;
+    let export = side.runtime.block_on(side.connector.export([("one", layout)]))?;
+    let notifications = export.notifications().ok_or("another receives")?;
+    Ok((export, notifications))
 }
 
 /// The processor time of all threads, in percent of a core.

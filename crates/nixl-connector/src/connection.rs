@@ -4,14 +4,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nixl_descriptor::{
-    CacheLimits, Descriptor, DescriptorList, Region, Registration, RegistrationCache,
+    CacheLimits, Descriptor, DescriptorList, Region, Registration, RegistrationCache, SharedName,
 };
 use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata, SerializedDescriptor, Share};
 use nixl_ops::{
     Clock, ConnectSpec, ConnectionContext, ConnectionExecutor, Driver, DriverConfig, Executor,
-    FoundSlot, OperationError, OperationOptions, PeerId, Preparation, RemoteSlot, RemoteSlots,
-    SpentKeys, Transport, TransportError,
+    FoundSlot, Mailbox, OperationError, OperationOptions, PeerId, Preparation, RemoteSlot,
+    RemoteSlots, SpentKeys, Transport, TransportError,
 };
 
 use crate::control::ControlThread;
@@ -159,6 +159,20 @@ impl Connection {
             FoundSlot::Mapped(slot) => Ok(Some(slot)),
             _ => Ok(None),
         }
+    }
+
+    /// The mailbox on a page of another process of this host, which is opened on the connection's thread the first time. `None` if it
+    /// cannot be, or no lane is free.
+    pub(crate) async fn mailbox(
+        &self,
+        page: &SharedName,
+    ) -> Result<Option<Mailbox>, ConnectorError> {
+        let mailboxes = self.driver.mailboxes(&self.slots);
+        if !mailboxes.knows(page) {
+            let (opener, page) = (Arc::clone(&mailboxes), *page);
+            self.control.run(move || opener.open(&page)).await?;
+        }
+        Ok(mailboxes.get(page))
     }
 
     pub(crate) fn info(&self) -> &PeerInfo {

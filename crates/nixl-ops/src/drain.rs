@@ -43,13 +43,13 @@ impl Driver {
     }
 
     /// Waits until no operation is in hand: active ones of this side and of peers, and offers. Those that are overdue, and memory in
-    /// quarantine, are not waited for.
+    /// quarantine, are not waited for. A driver that takes no further operation can be waited for, too.
     ///
     /// Cancel safe.
     ///
     /// # Errors
     ///
-    /// [`OperationError::TimedOut`] by the deadline of the options, or [`OperationError::QueueFull`].
+    /// [`OperationError::TimedOut`] by the deadline of the options.
     pub async fn until_drained(
         self: &Arc<Self>,
         options: OperationOptions,
@@ -57,7 +57,7 @@ impl Driver {
         self.check_process()?;
         let drained = Drained { shared: Arc::clone(self.shared()) };
         drained.shared.drains.fetch_add(1, Ordering::AcqRel);
-        let mut wait = CopyOperation::begin(self, Box::new(drained), 0, Vec::new(), options)?;
+        let mut wait = CopyOperation::beyond_limit(self, Box::new(drained), options)?;
         wait.wait_for_completion().await.map(drop)
     }
 

@@ -1,5 +1,7 @@
 //! Sleep and wake-up of a driver's thread.
 
+mod bell_wait;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use crate::{Clock, Sleeper};
 
 /// Where a driver's thread sleeps: short sleeps on the bell of its page, where initiators of this host wake it, long ones without.
 ///
+/// One other thread at a time may [take](Self::take_bell) the bell, to wait for a word itself.
+///
 /// The notes by which this process wakes the thread are its own, so that no peer that has the page open can lose a wake-up.
 #[derive(Debug)]
 pub(crate) struct Parking {
@@ -19,6 +23,8 @@ pub(crate) struct Parking {
     on_doorbell: AtomicBool,
     /// It was woken since its last sleep on the bell.
     woken: AtomicBool,
+    /// Another thread has the bell.
+    waits: AtomicBool,
     page: Arc<OfferPage>,
 }
 
@@ -64,6 +70,7 @@ impl Parking {
             long: Sleeper::new(),
             on_doorbell: AtomicBool::new(false),
             woken: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
             page,
         }
     }
@@ -109,9 +116,18 @@ impl Parking {
             return;
         };
         self.on_doorbell.store(true, Ordering::SeqCst);
+        if self.waits.load(Ordering::SeqCst) {
+            self.on_doorbell.store(false, Ordering::SeqCst);
+            clock.park(Some(time));
+            return;
+        }
         let is_awake = || self.woken.swap(false, Ordering::SeqCst);
         doorbell.sleep(clock, seen, time, is_awake);
         self.on_doorbell.store(false, Ordering::SeqCst);
+        if self.waits.load(Ordering::SeqCst) {
+            // A ring may have come here, or have met the note that this thread sleeps no more.
+            doorbell.hand_on();
+        }
         listener.rang = doorbell.rings() != seen && !self.woken.load(Ordering::SeqCst);
     }
 

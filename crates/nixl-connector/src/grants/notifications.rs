@@ -42,7 +42,8 @@ impl Export {
 impl ExportNotifications {
     /// The next notification; importers take turns. `None` once the export is closed and all that had arrived are received.
     ///
-    /// While a task waits here, the connection looks for messages all the time, in pauses of up to about 1.2 ms.
+    /// While a task waits here, the connection looks for messages all the time, in pauses of up to about 1.2 ms; importers of this
+    /// host wake it.
     ///
     /// Cancel safe: no notification is lost if the future is dropped.
     pub async fn recv(&mut self) -> Option<ExportNotification> {
@@ -62,6 +63,18 @@ impl ExportNotifications {
         });
         next.await
     }
+
+    /// As [`recv`](Self::recv), blocking this thread: for threads outside of async runtimes. An importer of this host wakes the
+    /// thread itself, without the connection's thread in between, if no other thread waits so on this connection.
+    pub fn recv_blocking(&mut self) -> Option<ExportNotification> {
+        let driver =
+            |export: Arc<ExportShared>| Arc::clone(export.connector().connection().driver());
+        match self.export.upgrade().map(driver) {
+            Some(driver) => driver.block_on_messages(self.recv()),
+            // What had arrived before the export was closed.
+            None => self.receiver.try_recv(),
+        }
+    }
 }
 
 impl RemoteExport {
@@ -78,7 +91,8 @@ impl RemoteExport {
     /// # Errors
     ///
     /// [`ConnectorError::NotificationTooLarge`] beyond 4 KiB, and [`ConnectorError::NoNotifications`] if the owner runs a release
-    /// without them: nothing is sent. Or the owner cannot be reached: the message counts as lost.
+    /// without them: nothing is sent. Or the owner cannot be reached, or takes no message from a mailbox of this host that is full
+    /// for the [default time](crate::ConnectorBuilder::default_timeout): the message counts as lost.
     pub async fn notify(&self, payload: &[u8]) -> Result<(), ConnectorError> {
         self.refuse_notification(payload)?;
         let import = self.imported();
@@ -94,8 +108,11 @@ impl RemoteExport {
             }
             (_, None) => Ok(()),
             (_, Some(peer)) => {
-                let driver = import.connector.connection().driver();
-                Ok(driver.notify_export(export, import.reader, (*last, payload), peer).await?)
+                let (connector, message) = (&import.connector, (*last, payload));
+                let to = (peer, import.mailbox().await?);
+                let driver = connector.connection().driver();
+                let options = connector.default_options();
+                Ok(driver.notify_export(export, import.reader, message, to, options).await?)
             }
         }
     }

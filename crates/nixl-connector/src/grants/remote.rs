@@ -9,10 +9,10 @@ use nixl_descriptor::layout::{ChunkPairError, Layout, RemoteLayout, same_geometr
 use nixl_descriptor::{
     DescriptorList, LeaseMode, Leased, Leases, PublishedWords, ReadOnlyWords, SharedName,
 };
-use nixl_metadata::{ExportMetadata, NotificationKey, Rights, Ticket};
+use nixl_metadata::{ExportMetadata, NotificationKey, Rights, SharedFile, Ticket};
 use nixl_ops::{
-    Completion, Execution, GrantWords, OperationOptions, PathKind, PathPolicy, PathReport, PeerId,
-    ReadOperation, StaleRead, TransportError, WordCheck,
+    Completion, Execution, GrantWords, Mailbox, OperationOptions, PathKind, PathPolicy, PathReport,
+    PeerId, ReadOperation, RemoteSlots, StaleRead, TransportError, WordCheck,
 };
 
 use tokio::sync::Mutex;
@@ -50,6 +50,8 @@ pub(super) struct Imported {
     pub(super) reader: [u8; 16],
     /// The number of the last notification.
     pub(super) notified: Mutex<u64>,
+    /// The owner's page, if its mailbox takes this import's messages.
+    page: Option<SharedName>,
     /// Stands for that of an offer where executors want one. No owner knows it.
     key: NotificationKey,
 }
@@ -179,10 +181,14 @@ impl Connector {
             peer: None,
             reader: uuid::Uuid::new_v4().into_bytes(),
             notified: Mutex::default(),
+            page: None,
             key: NotificationKey::random(),
         };
         if let Words::Own(_) = &imported.words {
             return Ok(RemoteExport(Arc::new(imported)));
+        }
+        if let Words::Mapped(_) = &imported.words {
+            imported.page = self.page_of(metadata).await?;
         }
         if let Words::Engine(_) = &imported.words {
             self.ask_whether_open(metadata).await?;
@@ -200,6 +206,18 @@ impl Connector {
         }
         imported.prefaulted = prefaulting.mapped();
         Ok(RemoteExport(Arc::new(imported)))
+    }
+
+    /// The page of the owner, which is on this host, if its mailbox takes messages.
+    async fn page_of(
+        &self,
+        metadata: &ExportMetadata,
+    ) -> Result<Option<SharedName>, ConnectorError> {
+        // Later protocols of the page may have another mailbox.
+        let is_known = metadata.peer().versions().doorbell() <= RemoteSlots::VERSION;
+        let Some(file) = metadata.claims().filter(|_| is_known) else { return Ok(None) };
+        let page = page_of_file(file);
+        Ok(self.connection().mailbox(&page).await?.map(|_| page))
     }
 
     /// Has pages of a layout mapped.
@@ -238,8 +256,7 @@ impl Connector {
         let Some(file) = metadata.words().file.filter(|_| is_here) else {
             return self.words_by_engine(metadata).await;
         };
-        let name =
-            SharedName { pid: file.pid(), fd: file.fd(), name: file.name(), len: file.length() };
+        let name = page_of_file(&file);
         let open = move || PublishedWords::open(&name);
         match connection.control().run(open).await? {
             Ok(words) if words.load(EXPORT_WORD) == Some(metadata.export().value()) => {
@@ -311,6 +328,20 @@ impl Connector {
 
 /// The place of the export's number among the words of slot 0.
 const EXPORT_WORD: usize = 3;
+
+impl Imported {
+    /// Where this import's messages go, if not through the engine.
+    pub(super) async fn mailbox(&self) -> Result<Option<Mailbox>, ConnectorError> {
+        match &self.page {
+            Some(page) => self.connector.connection().mailbox(page).await,
+            None => Ok(None),
+        }
+    }
+}
+
+fn page_of_file(file: &SharedFile) -> SharedName {
+    SharedName { pid: file.pid(), fd: file.fd(), name: file.name(), len: file.length() }
+}
 
 fn closed(metadata: &ExportMetadata) -> ConnectorError {
     ConnectorError::ExportClosed { export: metadata.export() }
@@ -501,8 +532,9 @@ impl RemoteExport {
         }
         let Some(peer) = peer else { return Ok(()) };
         let driver = connector.connection().driver();
-        let grant = (slot, generation, token);
-        Ok(driver.tell_grant_done(export.value(), grant, *reader, peer).await?)
+        let (grant, to) = ((slot, generation, token), (peer, self.0.mailbox().await?));
+        let options = connector.default_options();
+        Ok(driver.tell_grant_done(export.value(), grant, *reader, to, options).await?)
     }
 
     async fn read(

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod at_once;
+mod blocking;
 #[cfg(feature = "conformance")]
 mod cases;
 mod checksums;
@@ -10,6 +11,7 @@ mod connectors;
 mod faults;
 mod net;
 mod peers;
+mod runtimes;
 mod side;
 mod stepped;
 mod traces;

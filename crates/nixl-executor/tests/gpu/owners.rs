@@ -3,8 +3,9 @@
 use std::env;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::iter;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,12 @@ use crate::common::Machine as _;
 
 /// Set for the process that owns the memory: this test's program, too.
 const OWNER: &str = "NIXL_TEST_GPU_OWNER";
-/// How many owners are killed; 1,000 take minutes.
+/// How many owners are killed, by default 20. 1,000 take minutes: most of the time of each is the start of CUDA and NIXL.
 const KILLS: &str = "NIXL_TEST_GPU_KILLS";
+/// Owners after which what they leave is set up: from then on nothing may grow.
+const SET_UP: usize = 5;
+/// Owners that start while others are read.
+const AHEAD: usize = 8;
 const LEN: usize = 8 << 20;
 const OFFERS: usize = 16;
 const NAME: &str = "owners::the_memory_of_killed_owners_is_closed";
@@ -38,10 +43,11 @@ fn the_memory_of_killed_owners_is_closed() {
         let reader = builder.build().await.unwrap();
         let region = cuda.region(MemoryKind::Gpu(0), LEN);
         let (mut right, mut refused, mut slowest) = (0, 0, Duration::ZERO);
-        let mut before = None;
+        let (mut before, expected, poison) = (None, bytes(), vec![0; LEN]);
+        let mut owners = Owner::each(kills);
         for round in 0..kills {
-            let mut owner = Owner::start();
-            let delay = Duration::from_micros(500 * (round % 40));
+            let mut owner = owners.next().unwrap();
+            let delay = Duration::from_micros(500 * (round as u64 % 40));
             let mut killer = None;
             for (index, offer) in owner.offers.iter().enumerate() {
                 // The first read opens the memory; the others are under way when the owner ends.
@@ -54,11 +60,11 @@ fn the_memory_of_killed_owners_is_closed() {
                         })
                     });
                 }
-                cuda.upload(&region, &vec![0; LEN]);
+                cuda.upload(&region, &poison);
                 match read(&reader, offer, &region).await {
                     Ok(path) => {
                         assert_eq!(path, PathKind::CudaIpc);
-                        assert!(cuda.download(&region) == bytes(), "wrong bytes in round {round}");
+                        assert!(cuda.download(&region) == expected, "wrong bytes in round {round}");
                         right += 1;
                     }
                     Err(error) if index > 0 && is_end(&error) => refused += 1,
@@ -72,8 +78,7 @@ fn the_memory_of_killed_owners_is_closed() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             slowest = slowest.max(killed.elapsed());
-            // What the first owners leave is set up once.
-            if round == 4 {
+            if round + 1 == SET_UP {
                 before = Some(held(&cuda));
             }
         }
@@ -118,6 +123,24 @@ struct Owner {
 }
 
 impl Owner {
+    /// So many owners. One at a time at first, so that no other has memory of the GPU when what is free is asked.
+    fn each(owners: usize) -> impl Iterator<Item = Self> {
+        let ahead = owners.saturating_sub(SET_UP);
+        let first = (0..owners.min(SET_UP)).map(|_| Self::start());
+        let starting = iter::once_with(move || {
+            let (started, next) = mpsc::sync_channel(0);
+            for thread in 0..AHEAD {
+                let started = started.clone();
+                let count = (thread..ahead).step_by(AHEAD).len();
+                thread::spawn(move || {
+                    (0..count).all(|_| started.send(Self::start()).is_ok());
+                });
+            }
+            next.into_iter()
+        });
+        first.chain(starting.flatten())
+    }
+
     fn start() -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args([NAME, "--exact", "--nocapture", "--test-threads", "1"]).env(OWNER, "1");

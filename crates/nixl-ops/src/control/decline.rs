@@ -7,8 +7,8 @@ use nixl_metadata::{NotificationKey, OfferTerms};
 
 use super::message::{ControlMessage, ControlVerb};
 use crate::{
-    CopyOperation, Driver, Execution, OperationError, OperationOptions, PathKind, PathReport,
-    PeerId, Transport, TransportError,
+    CopyOperation, Driver, Execution, Mailbox, OperationError, OperationOptions, PathKind,
+    PathReport, PeerId, Transport, TransportError,
 };
 
 impl Driver {
@@ -28,29 +28,57 @@ impl Driver {
         let transport = self.shared().transport().ok_or(TransportError::Closed)?;
         let (key, token) = (key.as_bytes(), terms.token().get());
         let payload = ControlMessage { key, token, verb: ControlVerb::Decline }.encode();
-        let message = Box::new(Message::new(transport, peer.clone(), payload));
-        let options = OperationOptions::new();
-        let mut sent = CopyOperation::begin(self, message, 0, Vec::new(), options)?;
-        sent.wait_for_completion().await.map(drop)
+        Message::new(transport, peer.clone(), payload).send(self, OperationOptions::new()).await
     }
 }
 
-/// A message that is sent when the engine takes it.
+/// A message that is sent when the mailbox of its peer takes it, or the engine.
 pub(crate) struct Message {
     transport: Arc<dyn Transport>,
     peer: PeerId,
     payload: Vec<u8>,
+    mailbox: Option<Mailbox>,
 }
 
 impl Message {
     pub(crate) fn new(transport: Arc<dyn Transport>, peer: PeerId, payload: Vec<u8>) -> Self {
-        Self { transport, peer, payload }
+        Self { transport, peer, payload, mailbox: None }
+    }
+
+    /// Through the mailbox, if there is one and the message is short enough.
+    pub(crate) fn by(mut self, mailbox: Option<Mailbox>) -> Self {
+        let agent = self.transport.agent_name();
+        self.mailbox = mailbox.filter(|_| Mailbox::fits(agent, &self.payload));
+        self
+    }
+
+    /// Sends it: at once, if a mailbox takes it, else by an operation, which waits until it is taken.
+    pub(crate) async fn send(
+        self,
+        driver: &Arc<Driver>,
+        options: OperationOptions,
+    ) -> Result<(), OperationError> {
+        driver.check_process()?;
+        if self.mailbox.is_some()
+            && let Poll::Ready(sent) = self.post()
+        {
+            return Ok(sent?);
+        }
+        let mut sent = CopyOperation::begin(driver, Box::new(self), 0, Vec::new(), options)?;
+        sent.wait_for_completion().await.map(drop)
+    }
+
+    fn post(&self) -> Poll<Result<(), TransportError>> {
+        match &self.mailbox {
+            Some(mailbox) => mailbox.post(&self.peer, self.transport.agent_name(), &self.payload),
+            None => self.transport.notify(&self.peer, &self.payload),
+        }
     }
 }
 
 impl Execution for Message {
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
-        self.transport.notify(&self.peer, &self.payload)
+        self.post()
     }
 
     fn abandon(&mut self) -> bool {

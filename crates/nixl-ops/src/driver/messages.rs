@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use super::Shared;
 use super::reactor::Reactor;
-use crate::contained::contained;
 use crate::control::{ControlMessage, ControlOutcome, ControlVerb};
 use crate::passive::SlotsFound;
 use crate::{PeerId, PeerService, Received};
 
 impl Shared {
     /// What serves the messages of peers.
-    fn peer_service(&self) -> Option<&dyn PeerService> {
+    pub(super) fn peer_service(&self) -> Option<&dyn PeerService> {
         self.executor.get().and_then(|executor| executor.peers())
     }
 
@@ -24,7 +23,7 @@ impl Shared {
     }
 
     /// A message about a claim. Returns whether it says something of an operation here.
-    fn receive_control(&self, from: &str, payload: &[u8]) -> bool {
+    pub(super) fn receive_control(&self, from: &str, payload: &[u8]) -> bool {
         let Some(message) = ControlMessage::decode(payload) else {
             tracing::debug!(
                 from,
@@ -87,37 +86,16 @@ impl Reactor {
         let mut bytes = 0;
         let mut receive = |from: &str, payload: &[u8]| {
             bytes += payload.len() as u64;
-            // A message that cannot be taken costs no other.
-            let taken = contained("the receipt of a message", || {
-                if ControlMessage::is_one(payload) {
-                    return match shared.receive_control(from, payload) {
-                        true => Received::Taken,
-                        false => Received::Ignored,
-                    };
-                }
-                match shared.passive.deliver(payload) {
-                    true => Received::Taken,
-                    false => service.map_or(Received::Ignored, |s| s.receive(from, payload)),
-                }
-            });
-            match taken.unwrap_or(Received::Ignored) {
+            match shared.receive(from, payload) {
                 Received::Serve(execution) => {
                     active.push_back(shared.serve(execution));
                     delivered = true;
                 }
                 Received::Taken => delivered = true,
-                Received::Ignored => {
-                    tracing::debug!(from, bytes = payload.len(), "notification for no operation");
-                    shared.unexpected.note(payload.len());
-                }
+                Received::Ignored => {}
             }
         };
-        let mail = shared.passive.page.take_mail(&mut |letter| {
-            if let (Some(reply), Some(mailboxes)) = (letter.reply, shared.mailboxes.get()) {
-                mailboxes.note(letter.from, reply);
-            }
-            receive(letter.from, letter.payload);
-        });
+        let mail = shared.take_mail(&mut receive);
         let result = transport.take_notifications(&mut receive);
         delivered |= mail;
         self.listener.looked(mail || found != SlotsFound::Nothing);

@@ -6,9 +6,11 @@
 //! | `shared.rs` | the state that the handle, the thread and the operations share |
 //! | `reactor.rs` | the loop body, free of threads and of real time |
 //! | `transfers.rs`, `messages.rs`, `exit.rs` | its parts: transfers in flight, messages, the end |
+//! | `arrivals.rs`, `waits.rs` | what peers send; threads that block until it comes |
 //! | `next_look.rs` | when to look again, as a pure function |
 //! | `thread.rs` | the thread that turns the reactor |
 
+mod arrivals;
 mod begin;
 mod exit;
 mod handle;
@@ -19,6 +21,7 @@ mod reactor;
 mod shared;
 mod thread;
 mod transfers;
+mod waits;
 
 pub use handle::Driver;
 pub use next_look::Next;

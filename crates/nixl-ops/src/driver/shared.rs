@@ -56,7 +56,7 @@ pub(crate) struct Shared {
     pub(crate) config: DriverConfig,
     /// Makes the driver's thread look at once.
     pub(super) waker: Waker,
-    generation: ForkGeneration,
+    pub(super) generation: ForkGeneration,
 }
 
 /// What was begun and is not the reactor's yet.

@@ -13,7 +13,7 @@ use super::table::GrantTable;
 use crate::control::{ControlMessage, ControlVerb, Message};
 use crate::passive::Freed;
 use crate::sync::{Mutex, lock};
-use crate::{CopyOperation, Driver, OperationError, OperationOptions, PeerId, TransportError};
+use crate::{Driver, Mailbox, OperationError, OperationOptions, PeerId, TransportError};
 
 /// The tables of the exports that are open, by the numbers of the exports.
 #[derive(Debug, Default)]
@@ -136,20 +136,19 @@ impl Driver {
     ///
     /// # Errors
     ///
-    /// As [`Transport::notify`](crate::Transport::notify), or [`OperationError::QueueFull`].
+    /// As [`Mailbox::post`] and [`Transport::notify`](crate::Transport::notify), [`OperationError::TimedOut`] if the mailbox stays
+    /// full for the time of `options`, or [`OperationError::QueueFull`].
     pub async fn tell_grant_done(
         self: &Arc<Self>,
         export: u64,
         (slot, generation, token): (u32, u64, [u8; 16]),
         reader: [u8; 16],
-        peer: &PeerId,
+        (peer, mailbox): (&PeerId, Option<Mailbox>),
+        options: OperationOptions,
     ) -> Result<(), OperationError> {
         let transport = self.shared().transport().ok_or(TransportError::Closed)?;
         let key = GrantMessage { export, slot, generation, token, reader }.encode();
         let payload = ControlMessage { key: &key, token: 0, verb: ControlVerb::GrantDone }.encode();
-        let message = Message::new(transport, peer.clone(), payload);
-        let options = OperationOptions::new();
-        let mut sent = CopyOperation::begin(self, Box::new(message), 0, Vec::new(), options)?;
-        sent.wait_for_completion().await.map(drop)
+        Message::new(transport, peer.clone(), payload).by(mailbox).send(self, options).await
     }
 }

@@ -57,10 +57,10 @@ impl Mailbox {
                 reason: reason.into(),
             }));
         }
-        if matches!(&self.0, Reached::Mapped(page) if !page.is_owned()) {
-            return gone(peer);
-        }
-        match self.with(|lane, memory| lane.post(memory, from, payload)) {
+        let posted = self.with(|lane, memory| lane.post(memory, from, payload));
+        // Asked last: the owner wakes meanwhile.
+        let is_gone = matches!(&self.0, Reached::Mapped(page) if !page.is_owned());
+        match posted.filter(|_| !is_gone) {
             Some(true) => Poll::Ready(Ok(())),
             Some(false) => Poll::Pending,
             None => gone(peer),

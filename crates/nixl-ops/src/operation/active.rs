@@ -32,6 +32,19 @@ pub(super) struct Active<M> {
     look: Option<SpinWindow>,
 }
 
+impl Active<()> {
+    pub(super) fn beyond_limit(
+        driver: &Arc<Driver>,
+        execution: Box<dyn Execution>,
+        options: OperationOptions,
+    ) -> Result<Self, OperationError> {
+        let spin = options.spin_time();
+        let slot = driver.resume(execution, 0, options)?;
+        let driver = Arc::clone(driver);
+        Ok(Self { slot, driver, memory: (), bytes: 0, spun: false, spin, look: None })
+    }
+}
+
 impl<M> Active<M> {
     /// Bound on the polls of one close look during which the clock stands still, as those of simulations do.
     const STILL_POLLS: usize = 512;

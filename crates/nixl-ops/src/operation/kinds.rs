@@ -162,6 +162,15 @@ impl CopyOperation {
         Settled { outcome, memory }
     }
 
+    /// For an execution that waits for others: however many operations there are.
+    pub(crate) fn beyond_limit(
+        driver: &Arc<Driver>,
+        execution: Box<dyn Execution>,
+        options: OperationOptions,
+    ) -> Result<Self, OperationError> {
+        Ok(Self(LeakInChild::new(Active::beyond_limit(driver, execution, options)?)))
+    }
+
     /// Begins `execution`, which copies `bytes` bytes and may touch what `leases` cover until it has ended. For
     /// executors; applications call theirs.
     ///
@@ -267,6 +276,17 @@ macro_rules! passive {
                 if !self.0.is_inherited() {
                     self.0.entry.abandon_quiet();
                 }
+            }
+
+            /// As [`wait_for_completion`](Self::wait_for_completion), blocking this thread: for threads outside of async
+            /// runtimes. A peer of this host wakes the thread itself, without the driver's thread in between, if no other
+            /// thread waits so on this connection.
+            ///
+            /// # Errors
+            ///
+            /// As there.
+            pub fn wait_blocking(&mut self) -> Result<Completion, OperationError> {
+                self.0.wait_blocking()
             }
 
             /// What the peer needs to reach the memory. It is a capability: its holder can access the memory, so send it

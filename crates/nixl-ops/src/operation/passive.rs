@@ -1,6 +1,7 @@
 //! Passive operations: offers that peers use.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -8,6 +9,7 @@ use nixl_descriptor::DescriptorList;
 use nixl_metadata::RdmaMetadata;
 
 use super::outcomes::{CancelOutcome, Reclaimed, RevokeOutcome};
+use crate::blocking::block_on;
 use crate::completion::Memory;
 use crate::outcome::Outcome;
 use crate::passive::{OfferSpec, PassiveEntry, Release};
@@ -59,6 +61,15 @@ impl Passive {
 
     pub(super) async fn wait(&self) -> Outcome {
         poll_fn(|cx| self.poll_wait(cx)).await
+    }
+
+    /// As `wait`. The thread sleeps where a peer of this host wakes it, if the offer has a slot.
+    pub(super) fn wait_blocking(&self) -> Outcome {
+        if !self.entry.has_slot() {
+            return block_on(self.wait());
+        }
+        let look = &mut || Arc::clone(&self.entry).look_at_slot();
+        self.driver.shared().block_on_bell(pin!(self.wait()), look)
     }
 
     pub(super) fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<Outcome> {

@@ -1,6 +1,9 @@
 //! The sleeps of a driver's thread under every interleaving with what wakes it. Run by `cargo xtask loom`.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::pin::pin;
+use std::task::Poll;
+
 use loom::sync::Arc as LoomArc;
 use loom::thread;
 use nixl_metadata::{NotificationKey, OperationKind};
@@ -8,6 +11,7 @@ use nixl_metadata::{NotificationKey, OperationKind};
 use super::*;
 use crate::slots::OfferSlot;
 use crate::sync::ModelClock;
+use crate::{CompletionCell, OperationStatus};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -115,5 +119,60 @@ fn loom_a_peer_that_stops_amid_its_ring_hides_no_work() {
         world.sleep_until_work();
         giver.join().unwrap();
         peer.join().unwrap();
+    });
+}
+
+/// A thread that waits on the bell while the driver's thread goes to sleep there, or leaves, and a peer rings once.
+#[test]
+fn loom_a_ring_ends_the_wait_of_another_thread() {
+    loom::model(|| {
+        let world = World::new();
+        let waiter = {
+            let world = LoomArc::clone(&world);
+            thread::spawn(move || {
+                let bell = world.parking.take_bell().unwrap();
+                let told = std::future::poll_fn(|_| match world.take_work() {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                });
+                bell.run(&ModelClock, pin!(told), &mut || false).unwrap();
+                drop(bell);
+                // The driver's thread has nothing else to wait for in this model.
+                world.parking.wake();
+            })
+        };
+        let peer = {
+            let world = LoomArc::clone(&world);
+            thread::spawn(move || {
+                world.fresh.store(true, Ordering::SeqCst);
+                world.parking.page.doorbell().unwrap().ring();
+            })
+        };
+        // One sleep of the driver's thread.
+        let mut listener = DoorbellListener::new();
+        listener.listen(&world.parking);
+        world.parking.sleep(&ModelClock, LONG, &mut listener, true);
+        waiter.join().unwrap();
+        peer.join().unwrap();
+    });
+}
+
+/// What the driver's thread finds ends the wait of a thread that has the bell.
+#[test]
+fn loom_an_end_of_this_process_ends_the_wait_of_another_thread() {
+    loom::model(|| {
+        let world = World::new();
+        let cell = CompletionCell::<u32>::new();
+        cell.advance(OperationStatus::Initialized);
+        let cell = LoomArc::new(cell);
+        let driver = {
+            let cell = LoomArc::clone(&cell);
+            thread::spawn(move || cell.finish_quiet(OperationStatus::Errored, 7))
+        };
+        let bell = world.parking.take_bell().unwrap();
+        assert!(world.parking.take_bell().is_none(), "one at a time");
+        let end = std::future::poll_fn(|cx| cell.poll_outcome(cx.waker()));
+        assert_eq!(bell.run(&ModelClock, pin!(end), &mut || false), Some(7));
+        driver.join().unwrap();
     });
 }

@@ -1,10 +1,13 @@
 //! Tests of the wake-ups of a driver's thread, also against a peer that misuses the page.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::future::poll_fn;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::pin::pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Barrier, Mutex};
+use std::task::Poll;
 use std::thread;
 use std::time::Instant;
 
@@ -290,6 +293,64 @@ fn another_process_wakes_the_owner() {
         ringer.tell(slot.doorbell().slot());
         assert!(sleep_until(&parking, &clock, || bits.swap(0, Ordering::SeqCst) != 0));
     }
+}
+
+/// Takes the bell, and waits until `is_over`. `None` if the rings without a word are too many.
+fn wait_on_bell(parking: &Parking, clock: &dyn Clock, is_over: &dyn Fn() -> bool) -> Option<()> {
+    let bell = parking.take_bell().unwrap();
+    let over = poll_fn(|_| match is_over() {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    });
+    bell.run(clock, pin!(over), &mut || false)
+}
+
+#[test]
+fn another_process_wakes_a_thread_that_waits_while_the_owner_sleeps() {
+    let page = Arc::<OfferPage>::default();
+    let slot = page.arm(&NotificationKey::random(), OperationKind::Write).unwrap();
+    let parking = Parking::new(Arc::clone(&page));
+    let memory = page.memory().unwrap();
+    let mut ringer = Ringer::start(memory);
+    let clock = SystemClock::new();
+    let bits = memory.word(0).unwrap();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let owner = scope.spawn(|| sleep_until(&parking, &clock, || over.load(Ordering::SeqCst)));
+        parking.set_thread(owner.thread().clone());
+        for _ in 0..200 {
+            ringer.tell(slot.doorbell().slot());
+            let waited = wait_on_bell(&parking, &clock, &|| bits.swap(0, Ordering::SeqCst) != 0);
+            assert_eq!(waited, Some(()));
+        }
+        over.store(true, Ordering::SeqCst);
+        parking.wake();
+        assert!(owner.join().unwrap());
+    });
+}
+
+#[test]
+fn a_thread_that_waits_leaves_the_bell_to_the_owner_after_rings_without_a_word() {
+    let (_page, _slot, parking) = parking();
+    let clock = Peer { rings: true, ..Peer::default() };
+    assert_eq!(wait_on_bell(&parking, &clock, &|| false), None);
+    assert_eq!(clock.slept.lock().unwrap().len(), DoorbellListener::PATIENCE as usize);
+    // The bell is free again.
+    assert_eq!(wait_on_bell(&parking, &clock, &|| true), Some(()));
+}
+
+#[test]
+fn one_thread_at_a_time_waits_on_the_bell_and_the_owner_sleeps_without_it_meanwhile() {
+    let (_page, _slot, parking) = parking();
+    let (clock, mut listener) = (Peer::default(), DoorbellListener::new());
+    let bell = parking.take_bell().unwrap();
+    assert!(parking.take_bell().is_none());
+    turn(&parking, &clock, &mut listener, false);
+    drop(bell);
+    turn(&parking, &clock, &mut listener, false);
+    assert_eq!(*clock.slept.lock().unwrap(), [Slept::Without, Slept::OnBell]);
+    assert!(parking.take_bell().is_some());
+    assert!(Parking::new(Arc::default()).take_bell().is_none(), "there is no page");
 }
 
 #[test]

@@ -44,6 +44,12 @@ impl<'a> PageDoorbell<'a> {
         wake_one(self.rings);
     }
 
+    /// Leaves the bell to another thread that sleeps here: wakes it, in case a ring has woken this one in its place.
+    pub(crate) fn hand_on(&self) {
+        self.asleep.store(1, Ordering::SeqCst);
+        wake_one(self.rings);
+    }
+
     /// How often it was rung.
     pub(crate) fn rings(&self) -> u32 {
         self.rings.load(Ordering::SeqCst)

@@ -100,11 +100,11 @@ loom::lazy_static! {
     static ref TOKEN: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
 }
 
-/// Wakes one thread that waits on the word. All words have one queue here: a thread more may wake.
+/// Wakes the thread that has waited longest on the word. All words have one queue here: models have one word on which threads wait.
 pub(crate) fn wake_one(_: &AtomicU32) {
     let (waiters, woken) = &*WAITERS;
     let _guard = lock(waiters);
-    woken.notify_all();
+    woken.notify_one();
 }
 
 pub(crate) fn unpark(_: &loom::thread::Thread) {

@@ -297,6 +297,22 @@ fn a_full_queue_refuses_and_has_room_again_when_one_ends() {
 }
 
 #[test]
+fn a_full_queue_is_drained_as_any_other() {
+    let mut world = World::with(config().with_max_in_flight(1));
+    let (engine, memory) = (Engine::pending(), Memory::small());
+    let _read = world.read(&engine, &memory, OperationOptions::new()).unwrap();
+    let driver = Arc::clone(&world.driver);
+    let wakes = Arc::new(Wakes::default());
+    let mut drained = pin!(driver.until_drained(OperationOptions::new()));
+    assert!(poll(&mut drained, &wakes).is_pending());
+    world.reactor.turn();
+    assert!(poll(&mut drained, &wakes).is_pending());
+    engine.end(Ok(()));
+    (0..2).for_each(|_| _ = world.reactor.turn());
+    assert_eq!(poll(&mut drained, &wakes), Poll::Ready(Ok(())));
+}
+
+#[test]
 fn thousands_in_flight_all_end() {
     const COUNT: usize = 5000;
     let mut world = World::new();

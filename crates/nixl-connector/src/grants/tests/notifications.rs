@@ -1,7 +1,9 @@
 //! Notifications of importers over a network that loses, doubles and delays them.
 
 use std::future::poll_fn;
+use std::sync::mpsc;
 use std::task::Poll;
+use std::thread;
 
 use nixl_metadata::{MessageVersions, PeerInfo};
 use nixl_ops::ExportNotification;
@@ -171,13 +173,70 @@ async fn notifications_for_no_export_here_are_ignored() {
     let mut notifications = world.export.notifications().unwrap();
     let [_, afar] = world.imports().await;
     let (import, driver) = (afar.imported(), world.reader.connection().driver());
-    let (export, peer) = (world.export.metadata().export().value(), import.peer.as_ref().unwrap());
-    driver.notify_export(export ^ 1, import.reader, (1, b"forged"), peer).await.unwrap();
-    driver.notify_export(export, import.reader, (0, b"zero"), peer).await.unwrap();
+    let (export, to) =
+        (world.export.metadata().export().value(), (import.peer.as_ref().unwrap(), None));
+    let send = async |export, message| {
+        let options = OperationOptions::new();
+        driver.notify_export(export, import.reader, message, to.clone(), options).await.unwrap();
+    };
+    send(export ^ 1, (1, b"forged")).await;
+    send(export, (0, b"zero")).await;
     let long = [0; RemoteExport::MAX_NOTIFICATION_BYTES + 1];
-    driver.notify_export(export, import.reader, (1, &long), peer).await.unwrap();
-    driver.notify_export(export, import.reader, (1 << 63, b"far"), peer).await.unwrap();
+    send(export, (1, &long)).await;
+    send(export, (1 << 63, b"far")).await;
     let next = notifications.recv().await.unwrap();
     assert_eq!((&*next.payload, next.lost), (&b"far"[..], (1 << 63) - 1));
     assert_eq!(world.owner.stats().unexpected_notifications(), 3);
+}
+
+/// An import of this host writes to the owner's mailbox: what the network loses does not matter.
+#[tokio::test]
+async fn importers_of_the_host_notify_and_end_grants_without_the_network() {
+    let world = World::new().await;
+    let mut notifications = world.export.notifications().unwrap();
+    let [here, afar] = world.imports().await;
+    let faults = world.fabric.faults_of(world.reader.name()).unwrap();
+    faults.messages([Some(MessageFault::Lost); 3]);
+    afar.notify(b"lost").await.unwrap();
+    let grant = world.export.grant(0, &[3], GrantOptions::new()).unwrap();
+    here.notify(b"one").await.unwrap();
+    here.done(grant.ticket()).await.unwrap();
+    here.notify(b"two").await.unwrap();
+    for payload in [&b"one"[..], b"two"] {
+        let next = notifications.recv().await.unwrap();
+        assert_eq!((&*next.payload, next.lost), (payload, 0));
+    }
+    grant.free_blocks().unwrap().await;
+}
+
+#[tokio::test]
+async fn a_thread_that_blocks_receives_until_the_export_is_closed() {
+    let world = World::new().await;
+    let mut notifications = world.export.notifications().unwrap();
+    let [here, afar] = world.imports().await;
+    let (received, all) = mpsc::channel();
+    let receiver = thread::spawn(move || {
+        let mut heard = Vec::new();
+        while let Some(next) = notifications.recv_blocking() {
+            heard.push(next);
+            if heard.len() == 200 {
+                received.send(()).unwrap();
+            }
+        }
+        (heard, notifications.recv_blocking())
+    });
+    for number in 0..100 {
+        here.notify(&numbered(number)).await.unwrap();
+        afar.notify(&numbered(number)).await.unwrap();
+        // Between bursts the thread sleeps.
+        if number % 10 == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    tokio::task::spawn_blocking(move || all.recv().unwrap()).await.unwrap();
+    let World { export, .. } = world;
+    assert!(export.close(Duration::from_secs(10)).await);
+    let (heard, after) = receiver.join().unwrap();
+    assert_eq!((heard.len(), after), (200, None));
+    assert!(heard.iter().all(|next| next.lost == 0));
 }

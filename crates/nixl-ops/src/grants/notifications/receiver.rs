@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 
 use super::inbox::NotificationInbox;
 use super::sender::ExportNotification;
@@ -25,6 +26,17 @@ impl NotificationReceiver {
     pub async fn recv(&mut self) -> Option<ExportNotification> {
         let wait = Wait(&self.inbox);
         poll_fn(|cx| wait.0.poll(cx.waker())).await
+    }
+
+    /// The next notification, if one has arrived.
+    pub fn try_recv(&mut self) -> Option<ExportNotification> {
+        match self.inbox.poll(Waker::noop()) {
+            Poll::Ready(next) => next,
+            Poll::Pending => {
+                self.inbox.forget_waker();
+                None
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::control::{ControlMessage, ControlVerb, Message};
-use crate::{CopyOperation, Driver, OperationError, OperationOptions, PeerId, TransportError};
+use crate::{Driver, Mailbox, OperationError, OperationOptions, PeerId, TransportError};
 
 impl Driver {
     /// The version of the messages about offers and exports ([`MessageVersions::claims`](nixl_metadata::MessageVersions::claims))
@@ -11,26 +11,25 @@ impl Driver {
     pub const NOTIFICATIONS_SINCE: u16 = 2;
 
     /// Sends the owner of an export, a connected peer, a notification of an import; its number is one higher than that of the
-    /// import's last.
+    /// import's last. Those of one import go through the owner's mailbox, or none does: nothing orders it with the engine.
     ///
     /// Cancel safe: the message is sent or it is not.
     ///
     /// # Errors
     ///
-    /// As [`Transport::notify`](crate::Transport::notify), or [`OperationError::QueueFull`].
+    /// As [`Mailbox::post`] and [`Transport::notify`](crate::Transport::notify), [`OperationError::TimedOut`] if the mailbox stays
+    /// full for the time of `options`, or [`OperationError::QueueFull`].
     pub async fn notify_export(
         self: &Arc<Self>,
         export: u64,
         import: [u8; 16],
         (sequence, payload): (u64, &[u8]),
-        peer: &PeerId,
+        (peer, mailbox): (&PeerId, Option<Mailbox>),
+        options: OperationOptions,
     ) -> Result<(), OperationError> {
         let transport = self.shared().transport().ok_or(TransportError::Closed)?;
         let verb = ControlVerb::Notification { sequence, payload };
         let payload = ControlMessage { key: &import, token: export, verb }.encode();
-        let message = Message::new(transport, peer.clone(), payload);
-        let options = OperationOptions::new();
-        let mut sent = CopyOperation::begin(self, Box::new(message), 0, Vec::new(), options)?;
-        sent.wait_for_completion().await.map(drop)
+        Message::new(transport, peer.clone(), payload).by(mailbox).send(self, options).await
     }
 }

@@ -98,6 +98,18 @@ impl PassiveEntry {
         }
     }
 
+    /// Whether processes of this host end it by a slot.
+    pub(crate) fn has_slot(&self) -> bool {
+        lock(&self.state).hold.as_ref().is_some_and(|hold| hold.slot.is_some())
+    }
+
+    /// Takes in what the slot says. Returns whether it says that the offer has ended.
+    pub(crate) fn look_at_slot(self: Arc<Self>) -> bool {
+        let Some(event) = self.slot_event() else { return false };
+        Arc::clone(&self).used(event);
+        self.cell.status().is_terminal()
+    }
+
     fn slot_event(&self) -> Option<SlotEvent> {
         lock(&self.state).hold.as_ref()?.slot.as_ref()?.event()
     }

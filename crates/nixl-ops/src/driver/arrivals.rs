@@ -1,0 +1,55 @@
+//! What peers send, as the driver's thread takes it in, or another that waits for it.
+
+use super::Shared;
+use crate::Received;
+use crate::contained::contained;
+use crate::control::ControlMessage;
+use crate::wakes::WakeBatch;
+
+impl Shared {
+    /// A message of a peer. One that cannot be taken costs no other.
+    pub(super) fn receive(&self, from: &str, payload: &[u8]) -> Received {
+        let taken = contained("the receipt of a message", || {
+            if ControlMessage::is_one(payload) {
+                return match self.receive_control(from, payload) {
+                    true => Received::Taken,
+                    false => Received::Ignored,
+                };
+            }
+            match self.passive.deliver(payload) {
+                true => Received::Taken,
+                false => match self.peer_service() {
+                    Some(service) => service.receive(from, payload),
+                    None => Received::Ignored,
+                },
+            }
+        });
+        let taken = taken.unwrap_or(Received::Ignored);
+        if matches!(taken, Received::Ignored) {
+            tracing::debug!(from, bytes = payload.len(), "notification for no operation");
+            self.unexpected.note(payload.len());
+        }
+        taken
+    }
+
+    /// Hands the messages of the mailbox to `receive`. Returns whether there was any, or may be more.
+    pub(super) fn take_mail(&self, receive: &mut dyn FnMut(&str, &[u8])) -> bool {
+        self.passive.page.take_mail(&mut |letter| {
+            if let (Some(reply), Some(mailboxes)) = (letter.reply, self.mailboxes.get()) {
+                mailboxes.note(letter.from, reply);
+            }
+            receive(letter.from, letter.payload);
+        })
+    }
+
+    /// Takes in the messages of the mailbox on a thread that is not the driver's.
+    pub(super) fn look_at_mail(&self) -> bool {
+        // The mailbox is locked while it is read.
+        let _wakes = WakeBatch::begin();
+        self.take_mail(&mut |from, payload| {
+            if let Received::Serve(execution) = self.receive(from, payload) {
+                self.add(&self.serve(execution));
+            }
+        })
+    }
+}

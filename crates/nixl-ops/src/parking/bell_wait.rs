@@ -1,0 +1,123 @@
+//! A thread other than the driver's that sleeps on the bell, for a word that it waits for itself.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use super::{DoorbellListener, Parking};
+use crate::Clock;
+use crate::slots::OfferPage;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, Thread};
+use crate::sync::unpark;
+
+/// The bell in the hands of a thread that waits: while it is, the driver's thread sleeps without.
+///
+/// A peer wakes that thread directly, where the driver's thread would have to wake it in its turn.
+#[derive(Debug)]
+pub(crate) struct BellWait<'a> {
+    parking: &'a Parking,
+    waiter: Arc<Waiter>,
+}
+
+/// Ends the sleep of the thread that waits, for those of this process who have news.
+#[derive(Debug)]
+struct Waiter {
+    page: Arc<OfferPage>,
+    thread: Thread,
+    /// It sleeps, or is about to.
+    asleep: AtomicBool,
+    /// It was woken since its last sleep.
+    woken: AtomicBool,
+}
+
+impl Parking {
+    /// Takes the bell for this thread. `None` if another waits on it, or there is no page.
+    pub(crate) fn take_bell(&self) -> Option<BellWait<'_>> {
+        self.page.doorbell()?;
+        if self.waits.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        let waiter = Waiter {
+            page: Arc::clone(&self.page),
+            thread: thread::current(),
+            asleep: AtomicBool::new(false),
+            woken: AtomicBool::new(false),
+        };
+        let wait = BellWait { parking: self, waiter: Arc::new(waiter) };
+        // Either the driver's thread sees `waits` before it sleeps on the bell, or it is seen there and woken.
+        if self.on_doorbell.load(Ordering::SeqCst) {
+            self.wake();
+        }
+        Some(wait)
+    }
+}
+
+impl BellWait<'_> {
+    /// The longest sleep: a wake-up that a peer hides by writing over the bell costs no more.
+    const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+
+    /// Polls the future after each `look` until it is ready. `look` takes in what peers say by the page, and returns whether there
+    /// was something; what it does not take in is left to the driver's thread, which is woken for it.
+    ///
+    /// `None` after some rings in a row that `look` found nothing for, so that a peer that rings without end costs this thread and
+    /// the driver's only as many turns.
+    pub(crate) fn run<F: Future>(
+        &self,
+        clock: &dyn Clock,
+        mut future: Pin<&mut F>,
+        look: &mut dyn FnMut() -> bool,
+    ) -> Option<F::Output> {
+        let doorbell = self.waiter.page.doorbell()?;
+        let waker = Waker::from(Arc::clone(&self.waiter));
+        let (mut patience, mut rang) = (DoorbellListener::PATIENCE, false);
+        loop {
+            let seen = doorbell.rings();
+            let found = look();
+            if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return Some(output);
+            }
+            if found || rang {
+                self.parking.wake();
+            }
+            match (found, rang) {
+                (true, _) => patience = DoorbellListener::PATIENCE,
+                (false, true) => patience -= 1,
+                (false, false) => {}
+            }
+            if patience == 0 {
+                return None;
+            }
+            self.waiter.asleep.store(true, Ordering::SeqCst);
+            let is_awake = || self.waiter.woken.load(Ordering::SeqCst);
+            doorbell.sleep(clock, seen, Self::LONGEST_SLEEP, is_awake);
+            self.waiter.asleep.store(false, Ordering::SeqCst);
+            let woken = self.waiter.woken.swap(false, Ordering::SeqCst);
+            rang = !woken && doorbell.rings() != seen;
+        }
+    }
+}
+
+impl Drop for BellWait<'_> {
+    fn drop(&mut self) {
+        self.parking.waits.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Wake for Waiter {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::SeqCst);
+        if self.asleep.load(Ordering::SeqCst)
+            && let Some(doorbell) = self.page.doorbell()
+        {
+            doorbell.wake_owner();
+            // A clock of simulations parks it.
+            unpark(&self.thread);
+        }
+    }
+}
