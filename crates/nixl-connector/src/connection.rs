@@ -296,11 +296,8 @@ impl Connection {
     /// Makes the owner of an offer, and the memory that it offers, reachable.
     pub(crate) async fn connect(&self, remote: &RdmaMetadata) -> Result<PeerId, ConnectorError> {
         // One export may cover more than was needed when it was loaded.
-        let is_loaded = |(peer, whole): &(PeerId, bool)| {
-            *whole || needed(remote).is_some_and(|needed| self.transport.reaches(peer, needed))
-        };
-        match self.peers.get(remote.agent_metadata()).filter(is_loaded) {
-            Some((peer, _)) => Ok(peer),
+        match self.peers.get(remote.agent_metadata(), needed(remote)) {
+            Some(peer) => Ok(peer),
             None => self.reconnect(remote).await,
         }
     }

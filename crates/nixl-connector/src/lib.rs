@@ -68,6 +68,7 @@ mod error;
 mod exports;
 mod grants;
 mod health;
+mod loaded_part;
 mod moved;
 #[cfg(feature = "nixl")]
 pub mod nixl;

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nixl_device::ExitWatch;
-use nixl_metadata::AgentMetadata;
+use nixl_metadata::{AgentMetadata, SerializedDescriptor};
 use nixl_ops::{Connected, GaugeShare, PeerId};
+
+use crate::loaded_part::LoadedPart;
 
 /// One entry for each peer. Its metadata is known by the compressed bytes: a hit costs neither inflating nor loading.
 #[derive(Debug)]
@@ -28,8 +30,8 @@ struct State {
 struct Loaded {
     peer: PeerId,
     used: Arc<AtomicU64>,
-    /// All of it, not only what one offer needed.
-    whole: bool,
+    /// What of it was loaded, if not all: what offers needed.
+    part: Option<LoadedPart>,
 }
 
 #[derive(Debug, Default)]
@@ -61,13 +63,23 @@ impl PeerTable {
         Self { state: Mutex::default(), capacity }
     }
 
-    /// The peer of which this metadata was loaded, and whether all of it was.
-    pub(crate) fn get(&self, metadata: &AgentMetadata) -> Option<(PeerId, bool)> {
+    /// The peer of which this metadata was loaded, if all of it was, or what says of the memory that is needed. That the engine knows
+    /// memory at these addresses is not enough: it may know it by earlier metadata, under a key that is no longer one.
+    pub(crate) fn get(
+        &self,
+        metadata: &AgentMetadata,
+        needed: Option<&[SerializedDescriptor]>,
+    ) -> Option<PeerId> {
         let mut state = self.lock();
         state.tick += 1;
         let loaded = state.by_metadata.get(metadata)?;
         loaded.used.store(state.tick, Ordering::Relaxed);
-        Some((loaded.peer.clone(), loaded.whole))
+        let is_loaded = match (&loaded.part, needed) {
+            (None, _) => true,
+            (Some(part), Some(needed)) => needed.iter().all(|range| part.covers(range)),
+            (Some(_), None) => false,
+        };
+        is_loaded.then(|| loaded.peer.clone())
     }
 
     /// Notes what was loaded. Returns whether the peer is new here.
@@ -77,11 +89,14 @@ impl PeerTable {
         if connected.superseded() {
             state.forget_metadata(peer);
         }
-        let known = state.by_metadata.get(&metadata);
-        let whole = !connected.is_partial() || known.is_some_and(|loaded| loaded.whole);
+        let known = state.by_metadata.remove(&metadata);
+        let part = match (known.map(|loaded| loaded.part), connected.part()) {
+            (Some(None), _) | (_, None) => None,
+            (known, Some(part)) => Some(known.flatten().unwrap_or_default().with(part)),
+        };
         let is_new = !state.peers.contains_key(peer);
         let used = Arc::clone(&state.touch(peer).used);
-        state.by_metadata.insert(metadata.clone(), Loaded { peer: peer.clone(), used, whole });
+        state.by_metadata.insert(metadata.clone(), Loaded { peer: peer.clone(), used, part });
         let entry = state.touch(peer);
         if !entry.metadata.contains(&metadata) {
             entry.metadata.push_back(metadata);
@@ -166,6 +181,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use nixl_device::Device;
     use proptest::prelude::*;
 
     use super::*;
@@ -183,11 +199,11 @@ mod tests {
         let table = PeerTable::new(2);
         assert!(table.insert(metadata("a"), &to("a")));
         assert!(table.insert(metadata("b"), &to("b")));
-        assert!(table.get(&metadata("a")).is_some());
+        assert!(table.get(&metadata("a"), None).is_some());
         assert!(table.insert(metadata("c"), &to("c")));
         assert_eq!(table.take_unused(), vec![PeerId::new("b")]);
         assert_eq!(table.take_unused(), vec![]);
-        assert_eq!(table.get(&metadata("b")), None);
+        assert_eq!(table.get(&metadata("b"), None), None);
         assert_eq!(table.len(), 2);
     }
 
@@ -206,8 +222,8 @@ mod tests {
         table.insert(metadata("a1"), &to("a"));
         table.insert(metadata("b"), &to("b"));
         table.insert(metadata("a2"), &to("a").superseding());
-        assert_eq!(table.get(&metadata("a1")), None);
-        assert!(table.get(&metadata("b")).is_some());
+        assert_eq!(table.get(&metadata("a1"), None), None);
+        assert!(table.get(&metadata("b"), None).is_some());
         assert!(table.remove(&PeerId::new("a")));
         assert!(!table.remove(&PeerId::new("a")));
         assert_eq!(table.len(), 1);
@@ -216,15 +232,22 @@ mod tests {
     #[test]
     fn what_was_loaded_in_part_is_not_taken_for_the_whole() {
         let table = PeerTable::new(2);
-        let whole = || table.get(&metadata("a")).map(|(_, whole)| whole);
-        table.insert(metadata("a"), &to("a").in_part(true));
-        assert_eq!(whole(), Some(false));
+        let range = |ptr, size| SerializedDescriptor::new(Device::HOST, ptr, size).unwrap();
+        let (first, second) = ([range(100, 10)], [range(205, 5)]);
+        let is_loaded = |needed| table.get(&metadata("a"), needed).is_some();
+        let loaded = || [Some(&first[..]), Some(&second[..]), None].map(is_loaded);
+        table.insert(metadata("a"), &to("a").in_part(vec![100..110]));
+        assert_eq!(loaded(), [true, false, false]);
+        table.insert(metadata("a"), &to("a").in_part(vec![200..210]));
+        assert_eq!(loaded(), [true, true, false], "the parts add up");
+        table.insert(metadata("b"), &to("a").in_part(vec![100..110]));
         table.insert(metadata("a"), &to("a"));
-        assert_eq!(whole(), Some(true));
-        table.insert(metadata("a"), &to("a").in_part(true));
-        assert_eq!(whole(), Some(true), "what was loaded stays so");
-        table.insert(metadata("a"), &to("a").superseding().in_part(true));
-        assert_eq!(whole(), Some(false));
+        assert_eq!(loaded(), [true; 3]);
+        table.insert(metadata("a"), &to("a").in_part(vec![100..110]));
+        assert_eq!(loaded(), [true; 3], "what was loaded stays so");
+        table.insert(metadata("a"), &to("a").superseding().in_part(vec![200..210]));
+        assert_eq!(loaded(), [false, true, false]);
+        assert!(table.get(&metadata("b"), Some(&first)).is_none(), "it was superseded");
     }
 
     proptest! {
@@ -238,7 +261,7 @@ mod tests {
                 let connected = to(&peer.to_string());
                 let connected = if superseding { connected.superseding() } else { connected };
                 table.insert(metadata(&text), &connected);
-                prop_assert_eq!(table.get(&metadata(&text)), Some((connected.into_peer(), true)));
+                prop_assert_eq!(table.get(&metadata(&text), None), Some(connected.into_peer()));
                 let state = table.lock();
                 prop_assert!(state.peers.len() <= 3);
                 let kept: usize = state.peers.values().map(|entry| entry.metadata.len()).sum();

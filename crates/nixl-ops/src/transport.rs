@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::future::{Future, ready};
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -133,12 +134,6 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     fn connect_known(&self, spec: &ConnectSpec<'_>) -> Option<Connected> {
         let _ = spec;
         None
-    }
-
-    /// Whether the engine knows of memory of the peer that covers all of this. `true`, as by default, if only a transfer tells.
-    fn reaches(&self, peer: &PeerId, needed: &[SerializedDescriptor]) -> bool {
-        let _ = (peer, needed);
-        true
     }
 
     /// Waits until no transfer to the peer is in flight: then [`connect`](Self::connect) does not fail with
@@ -303,13 +298,13 @@ impl<'a> ConnectSpec<'a> {
 pub struct Connected {
     pub(crate) peer: PeerId,
     superseded: bool,
-    in_part: bool,
+    part: Option<Vec<Range<u64>>>,
 }
 
 impl Connected {
     /// `peer` is reachable, and everything loaded for it before still counts.
     pub fn to(peer: PeerId) -> Self {
-        Self { peer, superseded: false, in_part: false }
+        Self { peer, superseded: false, part: None }
     }
 
     /// The peer.
@@ -318,10 +313,10 @@ impl Connected {
         self.peer
     }
 
-    /// Notes that more than this was in the metadata.
+    /// Notes that of the metadata only the memory of the host at these addresses was loaded: what was needed.
     #[must_use]
-    pub fn in_part(mut self, in_part: bool) -> Self {
-        self.in_part = in_part;
+    pub fn in_part(mut self, part: Vec<Range<u64>>) -> Self {
+        self.part = Some(part);
         self
     }
 
@@ -345,10 +340,10 @@ impl Connected {
         self.superseded
     }
 
-    /// Only a part of the metadata was loaded: what was needed.
+    /// The addresses in the memory of the host, if only these were loaded of the metadata.
     #[must_use]
-    pub fn is_partial(&self) -> bool {
-        self.in_part
+    pub fn part(&self) -> Option<&[Range<u64>]> {
+        self.part.as_deref()
     }
 }
 

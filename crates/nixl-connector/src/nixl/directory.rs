@@ -14,7 +14,7 @@ use nixl_ops::{ConnectSpec, Connected, Idle, PeerId, TransportError};
 use nixl_sys::NixlError;
 
 use super::agent::Agent;
-use super::blob::{self, Blob, Connections};
+use super::blob::{self, Blob, Connections, Memory};
 use super::endpoints::Endpoints;
 use super::files;
 use super::here;
@@ -82,7 +82,7 @@ impl Directory {
         let mut loaded = self.loaded();
         let known = loaded.get_mut(blob.name).filter(|l| l.change(&blob) == Change::Known)?;
         known.note(&blob);
-        Some(Connected::to(known.peer.id.clone()).in_part(blob.memories.len() < all))
+        Some(connected_to(known.peer.id.clone(), &blob, all))
     }
 
     /// Makes sure that NIXL knows what a blob says of the memory that is needed, or all of it. Of a peer that claims to be on this
@@ -96,7 +96,6 @@ impl Directory {
         spec.check_name(blob.name)?;
         let all = blob.memories.len();
         let blob = blob.of_use_for(spec.needed());
-        let in_part = blob.memories.len() < all;
         if blob.name == self.agent.name() {
             return Err(TransportError::OwnIdentity { name: blob.name.to_owned() });
         }
@@ -135,7 +134,7 @@ impl Directory {
                 if let Some(loaded) = self.loaded().get_mut(blob.name) {
                     loaded.note(&blob);
                 }
-                return Ok(Connected::to(id).in_part(in_part));
+                return Ok(connected_to(id, &blob, all));
             }
             Some((peer, _, Change::Replace, _)) => {
                 each = !peer.is_broken();
@@ -150,7 +149,7 @@ impl Directory {
         loaded.endpoints = self.agent.endpoints(&blob);
         loaded.note(&blob);
         self.loaded().insert(blob.name.to_owned(), loaded);
-        Ok(Connected::to(id).superseding().in_part(in_part))
+        Ok(connected_to(id, &blob, all).superseding())
     }
 
     /// Other connection details, in which a peer that claims this host without proof is on another one. How a peer was loaded
@@ -340,6 +339,16 @@ impl Directory {
         // Wires up now, here, rather than in the first transfer.
         inside.agent.make_connection(name, None).map_err(|e| failed("make_connection", e))
     }
+}
+
+/// A peer of whose blob, which lists `all` memories, these were of use.
+fn connected_to(id: PeerId, blob: &Blob<'_>, all: usize) -> Connected {
+    let connected = Connected::to(id);
+    if blob.memories.len() == all {
+        return connected;
+    }
+    let addresses = |memory: &Memory<'_>| memory.address..memory.address.saturating_add(memory.len);
+    connected.in_part(blob.memories.iter().map(addresses).collect())
 }
 
 /// Whether one registration of the peer covers the range.

@@ -119,12 +119,6 @@ unsafe impl Transport for NixlTransport {
         self.directory.connect_known(spec.metadata(), spec.needed())
     }
 
-    fn reaches(&self, peer: &PeerId, needed: &[SerializedDescriptor]) -> bool {
-        let loaded = self.directory.loaded();
-        let known = loaded.get(peer.as_str()).filter(|loaded| !loaded.peer.is_broken());
-        known.is_some_and(|known| needed.iter().all(|range| covers(known, &span(range))))
-    }
-
     fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {
         self.directory.until_idle(peer)
     }

@@ -1,5 +1,6 @@
 //! The metadata of a simulated agent: bytes that come from a peer, and are validated here.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -26,6 +27,10 @@ impl Entry {
         self.device == range.device
             && self.address <= range.address
             && range.address.checked_add(range.len).is_some_and(|end| end <= self.end())
+    }
+
+    pub(super) fn addresses(&self) -> Range<u64> {
+        self.address..self.end()
     }
 
     pub(super) fn overlaps(&self, other: &Self) -> bool {

@@ -17,7 +17,7 @@ use nixl_ops::{
 };
 
 use super::agent::Letter;
-use super::blob::Blob;
+use super::blob::{Blob, Entry};
 use super::fabric::Network;
 use super::faults::MessageFault;
 use super::job::{Pair, Request};
@@ -111,14 +111,9 @@ unsafe impl Transport for SimulatedTransport {
             let needed: Vec<_> = needed.iter().map(span).collect();
             blob.entries.retain(|entry| needed.iter().any(|range| entry.covers(range)));
         }
-        let in_part = blob.entries.len() < all;
-        Ok(self.connect_to(blob)?.in_part(in_part))
-    }
-
-    fn reaches(&self, peer: &PeerId, needed: &[SerializedDescriptor]) -> bool {
-        let mut state = self.network.lock();
-        let known = state.living(&self.agent).and_then(|me| me.peers.get(peer.as_str()));
-        known.is_some_and(|known| needed.iter().all(|d| known.covering(&span(d)).is_some()))
+        let part: Vec<_> = blob.entries.iter().map(Entry::addresses).collect();
+        let connected = self.connect_to(blob)?;
+        Ok(if part.len() < all { connected.in_part(part) } else { connected })
     }
 
     fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {
