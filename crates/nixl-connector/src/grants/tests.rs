@@ -6,7 +6,7 @@ use std::time::Duration;
 use nixl_descriptor::Region;
 use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
 use nixl_metadata::{ExportMetadata, Rights, Ticket, TicketTerms, WordsLocation};
-use nixl_ops::{ManualClock, SystemClock, TransportError};
+use nixl_ops::{DriverConfig, ManualClock, SystemClock, TransportError};
 
 use super::{
     BlockReadError, BlockTransferOptions, Export, GrantOptions, ImportOptions, RemoteExport,
@@ -86,8 +86,15 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with(DriverConfig::default()).await
+    }
+
+    async fn with(driver: DriverConfig) -> Self {
         let fabric = Fabric::new(Arc::new(SystemClock::new()));
-        let build = |name| Connector::builder().transport(fabric.transport(name)).build();
+        let build = |name| {
+            let transport = fabric.transport(name);
+            Connector::builder().transport(transport).driver(driver.clone()).build()
+        };
         let (owner, reader) = (build("owner").await.unwrap(), build("reader").await.unwrap());
         let (layout, cache) = per_layer();
         let export = owner.export([("full", layout)]).await.unwrap();

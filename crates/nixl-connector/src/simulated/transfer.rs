@@ -15,6 +15,8 @@ pub(super) struct SimulatedTransfer {
     stage: Stage,
     descriptors: usize,
     was_posted: bool,
+    /// What is posted again.
+    repeated: Option<Request>,
 }
 
 enum Stage {
@@ -25,9 +27,10 @@ enum Stage {
 }
 
 impl SimulatedTransfer {
-    pub(super) fn new(network: Arc<Network>, request: Request) -> Self {
-        let descriptors = request.pairs.len();
-        Self { network, stage: Stage::Prepared(request), descriptors, was_posted: false }
+    pub(super) fn new(network: Arc<Network>, request: Request, is_repeated: bool) -> Self {
+        let (descriptors, was_posted) = (request.pairs.len(), false);
+        let repeated = is_repeated.then(|| request.clone());
+        Self { network, stage: Stage::Prepared(request), descriptors, was_posted, repeated }
     }
 }
 
@@ -76,6 +79,13 @@ unsafe impl Transfer for SimulatedTransfer {
 
     fn was_posted(&self) -> bool {
         self.was_posted
+    }
+
+    fn repeat(&mut self) -> bool {
+        let (Stage::Ended, Some(request)) = (&self.stage, &self.repeated) else { return false };
+        self.stage = Stage::Prepared(request.clone());
+        self.was_posted = false;
+        true
     }
 
     fn descriptors(&self) -> usize {

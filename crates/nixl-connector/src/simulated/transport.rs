@@ -167,12 +167,13 @@ unsafe impl Transport for SimulatedTransport {
             })
             .collect();
         let (kind, local, leased) = (spec.kind(), spec.local().to_vec(), spec.leased().clone());
+        let is_repeated = spec.is_repeated();
         let (notification, registrations) = spec.into_owned_parts();
         let (agent, peer) = (Arc::clone(&self.agent), Arc::clone(peer));
         let request =
             Request { kind, agent, peer, pairs, local, notification, registrations, leased };
         drop(state);
-        Ok(Box::new(SimulatedTransfer::new(Arc::clone(&self.network), request)))
+        Ok(Box::new(SimulatedTransfer::new(Arc::clone(&self.network), request, is_repeated)))
     }
 
     fn notify(&self, peer: &PeerId, payload: &[u8]) -> Poll<Result<(), TransportError>> {
