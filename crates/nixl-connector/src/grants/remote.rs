@@ -25,6 +25,7 @@ use super::prefault::Prefaulting;
 use super::read::{Lists, whole};
 use super::words::WordReads;
 use super::write;
+use crate::admission::{Admitted, Permit, TransferClass};
 use crate::offload::Offloaded;
 use crate::{Connector, ConnectorError};
 
@@ -103,11 +104,12 @@ impl ImportOptions {
 #[derive(Clone, Debug, Default)]
 pub struct BlockTransferOptions {
     layers: Option<Range<usize>>,
+    class: TransferClass,
     operation: OperationOptions,
 }
 
 impl BlockTransferOptions {
-    /// All layers of the ticket, without a deadline, by the best path.
+    /// All layers of the ticket, of the interactive class, without a deadline, by the best path.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -117,6 +119,14 @@ impl BlockTransferOptions {
     #[must_use]
     pub fn layers(mut self, layers: Range<usize>) -> Self {
         self.layers = Some(layers);
+        self
+    }
+
+    /// Which transfers of this connector's go first. Writes go in one piece, whichever class they are of, and what this process
+    /// has exported itself is copied at once.
+    #[must_use]
+    pub fn class(mut self, class: TransferClass) -> Self {
+        self.class = class;
         self
     }
 
@@ -316,6 +326,12 @@ fn closed(metadata: &ExportMetadata) -> ConnectorError {
     ConnectorError::ExportClosed { export: metadata.export() }
 }
 
+impl Imported {
+    pub(super) fn key(&self) -> &NotificationKey {
+        &self.key
+    }
+}
+
 impl RemoteExport {
     /// Runs that are listed on the caller's thread.
     const LISTED_HERE: usize = 64;
@@ -328,6 +344,11 @@ impl RemoteExport {
 
     pub(super) fn imported(&self) -> &Imported {
         &self.0
+    }
+
+    /// A layout that a ticket was admitted for.
+    pub(super) fn remote(&self, layout: usize) -> &RemoteLayout {
+        &self.0.layouts[layout]
     }
 
     /// A layout by its name, and its position among those of the export.
@@ -429,7 +450,7 @@ impl RemoteExport {
     ) -> Result<Completion, ConnectorError> {
         let Imported { connector, metadata, layouts, .. } = &*self.0;
         connector.refuse_if_draining()?;
-        let BlockTransferOptions { layers, operation } = options;
+        let BlockTransferOptions { layers, class, operation } = options;
         let layers = self.admit(ticket, Rights::Write, layers)?;
         let theirs = &layouts[usize::from(ticket.layout())];
         same_geometry(local.geometry(), theirs.geometry())
@@ -450,6 +471,13 @@ impl RemoteExport {
                 write::lists(export, &ticket, (&local, &blocks), layers)
             };
             Offloaded::new(connector.connection().work()?, list).await??
+        };
+        let (_permit, operation) = match &self.0.peer {
+            Some(peer) => {
+                let (permit, operation) = self.turn(class, (peer, &local), operation).await?;
+                (Some(permit), operation)
+            }
+            None => (None, operation),
         };
         connector.write_with(local, &remote, operation).await
     }
@@ -514,7 +542,7 @@ impl RemoteExport {
     ) -> Result<Completion, ConnectorError> {
         let Imported { connector, words, .. } = &*self.0;
         connector.refuse_if_draining()?;
-        let BlockTransferOptions { layers, operation } = options;
+        let BlockTransferOptions { layers, class, operation } = options;
         let layers = self.admit(ticket, Rights::Read, layers)?;
         let check = check_of(ticket);
         let under_way = match words {
@@ -528,20 +556,11 @@ impl RemoteExport {
         if let Words::Own(own) = words {
             return own.copy(connector, ticket, (local, blocks), layers, operation).await;
         }
-        let runs = blocks.len().saturating_mul(layers.len() * local.geometry().outer());
-        let driver = connector.connection().driver();
         let sides = (ticket.clone(), local.clone(), blocks.to_vec());
-        let prepare = self.clone().prepare(sides, layers, operation.path_policy());
-        let (prepared, operation) = if runs <= Self::LISTED_HERE {
-            driver.with_timeout(operation, prepare).await?
-        } else {
-            let offloaded = Offloaded::new(connector.connection().work()?, prepare);
-            let (prepared, operation) = driver.with_timeout(operation, offloaded).await?;
-            (prepared?, operation)
+        let (done, peer, operation) = match class {
+            TransferClass::Interactive => self.read_whole(sides, layers, operation).await?,
+            TransferClass::Bulk => self.read_in_pieces(sides, layers, operation).await?,
         };
-        let (execution, local, peer) = prepared?;
-        let mut read = ReadOperation::begin(driver, execution, local, operation)?;
-        let done = read.wait_for_completion().await?;
         // The bytes have arrived: every thread and request of theirs has ended.
         let checked = match (words, &under_way) {
             (Words::Mapped(words), _) => check.check_mapped(words),
@@ -561,6 +580,50 @@ impl RemoteExport {
         };
         checked.map_err(refused)?;
         Ok(done)
+    }
+
+    /// Reads blocks in one piece. Returns the options with the time that was left when it began.
+    async fn read_whole(
+        &self,
+        sides: (Ticket, Layout, Vec<usize>),
+        layers: Range<usize>,
+        options: OperationOptions,
+    ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
+        let connection = self.0.connector.connection();
+        let driver = connection.driver();
+        let (_, local, blocks) = &sides;
+        let runs = blocks.len().saturating_mul(layers.len() * local.geometry().outer());
+        let prepare = self.clone().prepare(sides, layers, options.path_policy());
+        let (prepared, options) = if runs <= Self::LISTED_HERE {
+            driver.with_timeout(options, prepare).await?
+        } else {
+            let offloaded = Offloaded::new(connection.work()?, prepare);
+            let (prepared, options) = driver.with_timeout(options, offloaded).await?;
+            (prepared?, options)
+        };
+        let (execution, local, peer) = prepared?;
+        let class = TransferClass::Interactive;
+        let (permit, options) = self.turn(class, (&peer, &local), options).await?;
+        let execution = Admitted::new(execution, permit);
+        let mut read = ReadOperation::begin(driver, execution, local, options)?;
+        Ok((read.wait_for_completion().await?, peer, options))
+    }
+
+    /// Waits until it is the turn of a transfer.
+    async fn turn(
+        &self,
+        class: TransferClass,
+        (peer, local): (&PeerId, &DescriptorList),
+        options: OperationOptions,
+    ) -> Result<(Permit, OperationOptions), ConnectorError> {
+        let connection = self.0.connector.connection();
+        let (admission, bytes) = (connection.admission(), local.total_bytes());
+        if let Some(permit) = admission.try_admit(class, peer, bytes) {
+            return Ok((permit, options));
+        }
+        let turn = admission.admit(class, peer, bytes);
+        let (permit, options) = connection.driver().with_timeout(options, turn).await?;
+        Ok((permit?, options))
     }
 
     /// The layers to read, of a ticket that is for this export and has not expired.
@@ -602,14 +665,13 @@ impl RemoteExport {
 
     async fn prepare(
         self,
-        (ticket, local, blocks): (Ticket, Layout, Vec<usize>),
+        sides: (Ticket, Layout, Vec<usize>),
         layers: Range<usize>,
         policy: PathPolicy,
     ) -> Result<(Box<dyn Execution>, DescriptorList, PeerId), ConnectorError> {
-        let Imported { connector, metadata, layouts, peer, key, .. } = &*self.0;
-        let export = (metadata, &layouts[usize::from(ticket.layout())]);
-        let Lists { local, remote } =
-            Lists::of_blocks((export, key), &ticket, (&local, &blocks), layers)?;
+        let Imported { connector, metadata, peer, key, .. } = &*self.0;
+        let theirs = self.remote(sides.0.layout().into());
+        let Lists { local, remote } = Lists::of_blocks(((metadata, key), theirs), &sides, layers)?;
         let leased = Leased::from(Leases::acquire(local.as_slice(), LeaseMode::Write)?);
         let memory = (&local, &leased);
         let prepared = connector.prepare_silently(memory, &remote, policy, peer.as_ref()).await?;

@@ -6,17 +6,18 @@ use std::time::Duration;
 use nixl_descriptor::Region;
 use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
 use nixl_metadata::{ExportMetadata, Rights, Ticket, TicketTerms, WordsLocation};
-use nixl_ops::{DriverConfig, ManualClock, SystemClock, TransportError};
+use nixl_ops::{ManualClock, SystemClock, TransportError};
 
 use super::{
     BlockReadError, BlockTransferOptions, Export, GrantOptions, ImportOptions, RemoteExport,
     TicketError,
 };
 use crate::simulated::{Fabric, Fault};
-use crate::{Connector, ConnectorError, OperationOptions};
+use crate::{Connector, ConnectorBuilder, ConnectorError, OperationOptions};
 
 mod notifications;
 mod stream;
+mod turns;
 mod words;
 
 const BLOCKS: usize = 12;
@@ -86,17 +87,17 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        Self::with(DriverConfig::default()).await
+        Self::with(|reader| reader, per_layer()).await
     }
 
-    async fn with(driver: DriverConfig) -> Self {
+    async fn with(
+        reader: impl FnOnce(ConnectorBuilder) -> ConnectorBuilder,
+        (layout, cache): (Layout, Vec<Region>),
+    ) -> Self {
         let fabric = Fabric::new(Arc::new(SystemClock::new()));
-        let build = |name| {
-            let transport = fabric.transport(name);
-            Connector::builder().transport(transport).driver(driver.clone()).build()
-        };
-        let (owner, reader) = (build("owner").await.unwrap(), build("reader").await.unwrap());
-        let (layout, cache) = per_layer();
+        let builder = |name| Connector::builder().transport(fabric.transport(name));
+        let owner = builder("owner").build().await.unwrap();
+        let reader = reader(builder("reader")).build().await.unwrap();
         let export = owner.export([("full", layout)]).await.unwrap();
         Self { fabric, reader, owner, export, cache }
     }

@@ -1,6 +1,7 @@
 //! Requests for words are shared by reads that had ended before, and by no others.
 
 use nixl_metadata::Ticket;
+use nixl_ops::DriverConfig;
 use proptest::prelude::*;
 use tokio::task::JoinHandle;
 
@@ -19,11 +20,12 @@ struct Afar {
 
 impl Afar {
     async fn new() -> Self {
-        Self::with(DriverConfig::default()).await
+        Self::draining_for(Duration::from_secs(30)).await
     }
 
-    async fn with(driver: DriverConfig) -> Self {
-        let world = World::with(driver).await;
+    async fn draining_for(drain: Duration) -> Self {
+        let driver = DriverConfig::default().with_drain(drain);
+        let world = World::with(|reader| reader.driver(driver), per_layer()).await;
         let [_, import] = world.imports().await;
         Self { world, import }
     }
@@ -216,7 +218,7 @@ proptest! {
 async fn shared_by(fates: &[Fate]) {
     const DRAIN: Duration = Duration::from_millis(1);
     const TIME: Duration = Duration::from_millis(25);
-    let afar = Afar::with(DriverConfig::default().with_drain(DRAIN)).await;
+    let afar = Afar::draining_for(DRAIN).await;
     let (local, bytes) = contiguous();
     let grant = afar.world.export.grant(0, &[5], GrantOptions::new()).unwrap();
     let ticket = grant.ticket();
