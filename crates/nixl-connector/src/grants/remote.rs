@@ -452,6 +452,9 @@ impl RemoteExport {
         connector.refuse_if_draining()?;
         let BlockTransferOptions { layers, class, operation } = options;
         let layers = self.admit(ticket, Rights::Write, layers)?;
+        if self.is_over(ticket.expires_unix_millis()) {
+            return Err(TicketError::Expired.into());
+        }
         let theirs = &layouts[usize::from(ticket.layout())];
         same_geometry(local.geometry(), theirs.geometry())
             .map_err(|error| TicketError::Pairing(error.into()))?;
@@ -492,6 +495,7 @@ impl RemoteExport {
     pub async fn layers_ready(&self, ticket: &Ticket) -> Result<usize, ConnectorError> {
         let Imported { connector, metadata, words, .. } = &*self.0;
         self.admit(ticket, Rights::Read, None)?;
+        self.admit_in_time(ticket).await?;
         let check = check_of(ticket);
         let layers = match words {
             Words::Own(own) => own.layers_ready(&check)?,
@@ -533,6 +537,30 @@ impl RemoteExport {
         Ok(driver.tell_grant_done(export.value(), grant, *reader, peer).await?)
     }
 
+    /// Asks the owner to give a ticket's grant its time to live anew, from when the message arrives. Reads by the ticket go on
+    /// beyond its own time once that is so, which each looks up by the words of the grant. A reader whose transfers may take longer
+    /// than the time to live asks well before its end, and again.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: the ticket is for another export or for writing, or the owner cannot be reached. Without an error the
+    /// message may be lost with its owner, come too late, or find an owner of an earlier release, which ignores it.
+    pub async fn renew(&self, ticket: &Ticket) -> Result<(), ConnectorError> {
+        self.admit(ticket, Rights::Read, None)?;
+        let Imported { connector, metadata, words, peer, reader, .. } = &*self.0;
+        let grant = (ticket.slot(), ticket.generation(), *ticket.token());
+        if let Words::Own(own) = words {
+            own.table().renew(grant.0, grant.1, &grant.2)?;
+            return Ok(());
+        }
+        let Some(peer) = peer else { return Ok(()) };
+        let driver = connector.connection().driver();
+        let export = metadata.export().value();
+        Ok(driver.ask_grant_renewed(export, grant, *reader, peer).await?)
+    }
+
     async fn read(
         &self,
         ticket: &Ticket,
@@ -544,6 +572,7 @@ impl RemoteExport {
         connector.refuse_if_draining()?;
         let BlockTransferOptions { layers, class, operation } = options;
         let layers = self.admit(ticket, Rights::Read, layers)?;
+        self.admit_in_time(ticket).await?;
         let check = check_of(ticket);
         let under_way = match words {
             Words::Engine(words) => Some((words, words.begin())),
@@ -580,6 +609,38 @@ impl RemoteExport {
         };
         checked.map_err(refused)?;
         Ok(done)
+    }
+
+    /// Whether a time of the owner's, in milliseconds since 1970, is over by this side's clock.
+    fn is_over(&self, unix_millis: u64) -> bool {
+        let now = self.0.connector.connection().clock().unix_time();
+        now >= Duration::from_millis(unix_millis)
+    }
+
+    /// Admits a ticket whose time is not over, or was renewed. Where the words are not mapped, looking for that takes two requests of
+    /// the engine's.
+    async fn admit_in_time(&self, ticket: &Ticket) -> Result<(), ConnectorError> {
+        if !self.is_over(ticket.expires_unix_millis()) {
+            return Ok(());
+        }
+        let Imported { connector, metadata, words, .. } = &*self.0;
+        let (check, slots) = (check_of(ticket), metadata.words().slots);
+        let until = match words {
+            Words::Own(own) => own.table().words().renewed_until(&check),
+            Words::Mapped(words) => check.renewed_until(words, slots),
+            Words::Engine(_) => {
+                let slot = GrantWords::renewed_slot(check.slot(), slots);
+                let [.., until] = connector.read_words(metadata, slot).await?;
+                // It is of this grant if that stands after it was read.
+                let [word, digest, ..] = connector.read_words(metadata, check.slot()).await?;
+                check.compare(word, digest).map(|()| until)
+            }
+        };
+        match until {
+            Ok(until) if !self.is_over(until) => Ok(()),
+            // An altered ticket has no time that counts.
+            Ok(_) | Err(_) => Err(TicketError::Expired.into()),
+        }
     }
 
     /// Reads blocks in one piece. Returns the options with the time that was left when it began.
@@ -626,14 +687,14 @@ impl RemoteExport {
         Ok((permit?, options))
     }
 
-    /// The layers to read, of a ticket that is for this export and has not expired.
+    /// The layers to read, of a ticket that is for this export.
     fn admit(
         &self,
         ticket: &Ticket,
         rights: Rights,
         layers: Option<Range<usize>>,
     ) -> Result<Range<usize>, TicketError> {
-        let Imported { connector, metadata, layouts, .. } = &*self.0;
+        let Imported { metadata, layouts, .. } = &*self.0;
         let (import, layout, slot) = (metadata.export(), ticket.layout(), ticket.slot());
         if ticket.export() != import {
             return Err(TicketError::OtherExport { ticket: ticket.export(), import });
@@ -655,10 +716,6 @@ impl RemoteExport {
             let Range { start, end } = layers;
             let (first, last) = (granted.start, granted.end);
             return Err(TicketError::Layers { start, end, first, last });
-        }
-        let now = connector.connection().clock().unix_time();
-        if now >= Duration::from_millis(ticket.expires_unix_millis()) {
-            return Err(TicketError::Expired);
         }
         Ok(layers)
     }

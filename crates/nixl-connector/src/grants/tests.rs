@@ -16,6 +16,7 @@ use crate::simulated::{Fabric, Fault};
 use crate::{Connector, ConnectorBuilder, ConnectorError, OperationOptions};
 
 mod notifications;
+mod renewal;
 mod stream;
 mod turns;
 mod words;

@@ -45,7 +45,7 @@ pub(crate) fn verdicts(report: &Report) -> Vec<String> {
     }
     lines.push(line("3. the first read after an import", figures));
     lines.push(line("4. among 10,000 grants", vec![found.grant_and_end(2_000), found.copy(1.2)]));
-    let figures = readers::ENGINES.map(|engine| found.interactive(engine, 3.0)).to_vec();
+    let figures = readers::ENGINES.map(|engine| found.interactive(engine, 3.0)).into();
     lines.push(line("7. a page beside 64 readers of blocks", figures));
     lines
 }
