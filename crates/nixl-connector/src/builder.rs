@@ -201,8 +201,7 @@ impl ConnectorBuilder {
         let Self { executor, clock, driver, timeout, offers, limits, .. } = self;
         let admission = Admission::new(limits);
         let times = (clock, driver);
-        let connection =
-            Connection::new(transport, control, executor, times, info, admission)?;
+        let connection = Connection::new(transport, control, executor, times, info, admission)?;
         Ok(Connector::new(connection, timeout, offers))
     }
 }

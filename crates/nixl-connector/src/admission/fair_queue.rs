@@ -101,8 +101,7 @@ impl<T> FairQueue<T> {
                     Some(Bound::Own) => {}
                 }
             }
-            if let Some((charge, tell)) =
-                found.and_then(|at| self.classes[class].queue.remove(at))
+            if let Some((charge, tell)) = found.and_then(|at| self.classes[class].queue.remove(at))
             {
                 return Some((self.admitted(charge), tell));
             }
@@ -128,8 +127,7 @@ impl<T> FairQueue<T> {
         let exceeds = |now: u64, most: u64| now > 0 && now.saturating_add(*bytes) > most;
         let of_peer = self.peers.get(peer).copied().unwrap_or(0);
         let is_bulk = *class == TransferClass::Bulk;
-        if exceeds(of_peer, self.per_peer)
-            || (is_bulk && exceeds(self.bulk, Self::BULK_IN_FLIGHT))
+        if exceeds(of_peer, self.per_peer) || (is_bulk && exceeds(self.bulk, Self::BULK_IN_FLIGHT))
         {
             return Some(Bound::Own);
         }

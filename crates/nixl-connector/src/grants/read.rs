@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use nixl_descriptor::{DescriptorList, Span};
 use nixl_descriptor::layout::{Layout, RemoteLayout, RemotePairs, pair_remote_chunks};
+use nixl_descriptor::{DescriptorList, Span};
 use nixl_device::Device;
 use nixl_metadata::{
     ExportMetadata, MetadataError, NotificationKey, OperationKind, RdmaMetadata,

@@ -40,7 +40,8 @@ impl GrantMessage {
             ReaderSays::Done => &[],
             ReaderSays::Renew => &[1],
         };
-        [&self.export.to_le_bytes(), &slot[..], &generation, &self.token, &self.reader, says].concat()
+        [&self.export.to_le_bytes(), &slot[..], &generation, &self.token, &self.reader, says]
+            .concat()
     }
 
     /// `None` if it is of another length, or says something else.

@@ -33,13 +33,17 @@ pub(crate) fn readers(session: &mut Session, findings: &mut Findings) -> Result<
     let cache = Cache::private(READERS, Arrangement::PerLayer)?;
     let held: Vec<_> = (0..READERS).zip(0..).collect();
     for engine in ENGINES {
-        for (beside, class) in
-            BESIDE.into_iter().zip([None, Some(TransferClass::Bulk), Some(TransferClass::Interactive)])
-        {
+        for (beside, class) in BESIDE.into_iter().zip([
+            None,
+            Some(TransferClass::Bulk),
+            Some(TransferClass::Interactive),
+        ]) {
             small.fill(None)?;
             cache.fill(&held, None)?;
-            let pages = session.tickets(1, (0..SMALL_BLOCKS as u32).map(|page| vec![page]).collect())?;
-            let blocks = session.tickets(0, (0..READERS as u32).map(|block| vec![block]).collect())?;
+            let pages =
+                session.tickets(1, (0..SMALL_BLOCKS as u32).map(|page| vec![page]).collect())?;
+            let blocks =
+                session.tickets(0, (0..READERS as u32).map(|block| vec![block]).collect())?;
             let (import, options) = session.import(engine);
             let (stop, moved) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
             let reading = class.map(|class| {

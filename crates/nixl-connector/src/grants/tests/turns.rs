@@ -1,7 +1,7 @@
 //! Transfers of blocks take turns: in classes, within bounds, and those of the bulk class in pieces.
 
 use super::*;
-use crate::{TransferClass, TransferLimits};
+use crate::TransferLimits;
 
 /// More bytes than a piece has, and no multiple of them.
 const LARGE: usize = 700 << 10;
@@ -82,9 +82,10 @@ async fn a_piece_that_fails_or_comes_too_late_fails_the_read_and_leaves_nothing(
     faults.next([]);
     faults.next([ALL]);
     let (reading, ticket) = (import.clone(), grant.ticket().clone());
-    let reading = tokio::spawn(async move {
-        reading.read_blocks_with(&ticket, &local, &[0, 1, 2], bulk()).await
-    });
+    let reading =
+        tokio::spawn(
+            async move { reading.read_blocks_with(&ticket, &local, &[0, 1, 2], bulk()).await },
+        );
     while world.reader.stats().active() == 0 {
         tokio::task::yield_now().await;
     }
