@@ -143,8 +143,11 @@ impl Admission {
         loop {
             let next = self.lock().next();
             let Some((charge, tell)) = next else { return };
-            // One that is not awaited gives its permit back, without the lock.
-            drop(tell.send(Permit::new(self, charge)));
+            // One that is not awaited any more takes nothing, and the next has its turn here.
+            let unwanted = tell.send(Permit::new(self, charge)).err();
+            if let Some(charge) = unwanted.and_then(Permit::into_charge) {
+                self.lock().release(&charge);
+            }
         }
     }
 
@@ -195,6 +198,24 @@ mod tests {
             assert!(polled.await, "it waits");
         }
         drop(first);
+        assert!(admission.lock().is_idle());
+    }
+
+    #[tokio::test]
+    async fn thousands_that_are_not_awaited_any_more_are_passed_over() {
+        let limits = TransferLimits::new().per_peer(10).queued(100_000);
+        let (admission, peer) = (Admission::new(limits), PeerId::new("peer"));
+        let first = admission.admit(CLASS, &peer, 8).await.unwrap();
+        let mut waiting: Vec<_> =
+            (0..50_000).map(|_| Box::pin(admission.admit(CLASS, &peer, 8))).collect();
+        for turn in &mut waiting {
+            let poll = std::future::poll_fn(|cx| std::task::Poll::Ready(turn.as_mut().poll(cx)));
+            assert!(poll.await.is_pending(), "it waits");
+        }
+        let last = waiting.pop();
+        drop(waiting);
+        drop(first);
+        drop(last.unwrap().await.unwrap());
         assert!(admission.lock().is_idle());
     }
 }

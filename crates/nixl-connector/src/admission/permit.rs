@@ -10,19 +10,25 @@ use super::fair_queue::Charge;
 #[must_use]
 pub(crate) struct Permit {
     admission: Weak<Admission>,
-    charge: Charge,
+    /// None once it is taken back.
+    charge: Option<Charge>,
 }
 
 impl Permit {
     pub(super) fn new(admission: &Arc<Admission>, charge: Charge) -> Self {
-        Self { admission: Arc::downgrade(admission), charge }
+        Self { admission: Arc::downgrade(admission), charge: Some(charge) }
+    }
+
+    /// Takes it back: nothing is given back when it is dropped.
+    pub(super) fn into_charge(mut self) -> Option<Charge> {
+        self.charge.take()
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(admission) = self.admission.upgrade() {
-            admission.release(&self.charge);
+        if let (Some(admission), Some(charge)) = (self.admission.upgrade(), &self.charge) {
+            admission.release(charge);
         }
     }
 }
