@@ -45,7 +45,7 @@ impl ConnectorError {
             Self::Grant(error) => error.advice(),
             Self::Ticket(error) => error.advice(),
             Self::ExportClosed { .. } => Advice::AskAgain,
-            Self::Thread { .. } => Advice::Retry,
+            Self::Thread { .. } | Self::WouldBlock { .. } => Advice::Retry,
             Self::Descriptor(_)
             | Self::OverLimit { .. }
             | Self::NotificationTooLarge { .. }
@@ -182,6 +182,7 @@ mod tests {
             (E::ExportedLayout(too_large()), GiveUp),
             (E::ForkedAmidThreads, GiveUp),
             (E::Draining, GiveUp),
+            (E::WouldBlock { queued: 4096 }, Retry),
             (E::Thread { reason: text() }, Retry),
             (E::BadName { name: text(), reason: "it is empty" }, GiveUp),
             (E::NoTransport, GiveUp),

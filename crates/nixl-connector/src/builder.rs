@@ -11,6 +11,7 @@ use nixl_ops::{
 };
 use uuid::Uuid;
 
+use crate::admission::{Admission, TransferLimits};
 use crate::connection::Connection;
 use crate::connector::Offers;
 use crate::control::ControlThread;
@@ -26,6 +27,7 @@ pub struct ConnectorBuilder {
     driver: DriverConfig,
     transport: Option<Arc<dyn Transport>>,
     offers: Offers,
+    limits: TransferLimits,
     #[cfg(feature = "nixl")]
     nixl: crate::nixl::NixlOptions,
 }
@@ -45,6 +47,7 @@ impl ConnectorBuilder {
             driver: DriverConfig::default(),
             transport: None,
             offers: Offers::default(),
+            limits: TransferLimits::new(),
             #[cfg(feature = "nixl")]
             nixl: crate::nixl::NixlOptions::new(),
         }
@@ -92,6 +95,13 @@ impl ConnectorBuilder {
     #[must_use]
     pub fn driver(mut self, config: DriverConfig) -> Self {
         self.driver = config;
+        self
+    }
+
+    /// Bounds of the transfers of [blocks](crate::RemoteExport::read_blocks) that are in flight and that wait.
+    #[must_use]
+    pub fn transfer_limits(mut self, limits: TransferLimits) -> Self {
+        self.limits = limits;
         self
     }
 
@@ -188,8 +198,10 @@ impl ConnectorBuilder {
         let info = PeerInfo::new(transport.agent_name(), incarnation, host)?
             .with_transports([transport.name()])?
             .with_versions(versions);
-        let Self { executor, clock, driver, timeout, offers, .. } = self;
-        let connection = Connection::new(transport, control, executor, clock, driver, info)?;
+        let Self { executor, clock, driver, timeout, offers, limits, .. } = self;
+        let admission = Admission::new(limits);
+        let times = (clock, driver);
+        let connection = Connection::new(transport, control, executor, times, info, admission)?;
         Ok(Connector::new(connection, timeout, offers))
     }
 }

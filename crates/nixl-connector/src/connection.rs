@@ -14,6 +14,7 @@ use nixl_ops::{
     RemoteSlots, SpentKeys, Transport, TransportError,
 };
 
+use crate::admission::Admission;
 use crate::control::ControlThread;
 use crate::ended::PeerKnowledge;
 use crate::exports::Exports;
@@ -39,6 +40,7 @@ pub(crate) struct Connection {
     skew: Duration,
     /// The words of exports that are closed: peers may read them late.
     kept: Mutex<Vec<Region>>,
+    admission: Arc<Admission>,
 }
 
 impl Connection {
@@ -55,9 +57,9 @@ impl Connection {
         transport: Arc<dyn Transport>,
         control: ControlThread,
         executor: Arc<dyn Executor>,
-        clock: Arc<dyn Clock>,
-        config: DriverConfig,
+        (clock, config): (Arc<dyn Clock>, DriverConfig),
         info: PeerInfo,
+        admission: Arc<Admission>,
     ) -> Result<Self, ConnectorError> {
         let driver = Driver::spawn(Arc::clone(&transport), Arc::clone(&clock), config)
             .map_err(|e| ConnectorError::Thread { reason: e.to_string() })?;
@@ -97,6 +99,7 @@ impl Connection {
             clock,
             skew: config.clock_skew(),
             kept: Mutex::default(),
+            admission,
         })
     }
 
@@ -112,6 +115,10 @@ impl Connection {
     /// How processes of this machine reach the memory without the engine.
     pub(crate) fn shares(&self, list: &DescriptorList) -> Vec<Share> {
         self.executor.offers().map_or_else(Vec::new, |offers| offers.shares(list))
+    }
+
+    pub(crate) fn admission(&self) -> &Arc<Admission> {
+        &self.admission
     }
 
     pub(crate) fn driver(&self) -> &Arc<Driver> {

@@ -131,6 +131,15 @@ pub enum ConnectorError {
     /// The connector begins no new operations.
     #[error("the connector is draining and begins no new operations; use another connector")]
     Draining,
+    /// As many transfers of blocks wait for their turn as [may](crate::TransferLimits::queued).
+    #[error(
+        "{queued} transfers of blocks wait for their turn already: begin this one when some have ended, or raise \
+         `TransferLimits::queued`"
+    )]
+    WouldBlock {
+        /// How many wait.
+        queued: usize,
+    },
     /// The operating system refused a thread.
     #[error(
         "cannot start a thread of the connection: {reason}; check the limits on processes and memory"

@@ -53,6 +53,7 @@
 //! `NIXL_LOG_LEVEL` when it is loaded, and with `FATAL` writes none.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod admission;
 mod advice;
 mod at_once;
 mod builder;
@@ -78,6 +79,7 @@ mod peers;
 mod quiet;
 pub mod simulated;
 
+pub use admission::{TransferClass, TransferLimits};
 pub use builder::ConnectorBuilder;
 pub use connection_stats::ConnectionStats;
 pub use connector::Connector;

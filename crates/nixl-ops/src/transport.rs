@@ -357,6 +357,7 @@ pub struct TransferSpec<'a> {
     pub(crate) remote: &'a [SerializedDescriptor],
     notification: Option<Bytes>,
     pub(crate) registrations: Vec<Registration>,
+    is_repeated: bool,
 }
 
 impl<'a> TransferSpec<'a> {
@@ -381,8 +382,30 @@ impl<'a> TransferSpec<'a> {
         };
         match uncovered {
             Some(index) => Err(TransportError::NotLeased { index }),
-            None => Ok(Self { kind, peer, local, leased, remote, notification, registrations }),
+            None => Ok(Self {
+                kind,
+                peer,
+                local,
+                leased,
+                remote,
+                notification,
+                registrations,
+                is_repeated: false,
+            }),
         }
+    }
+
+    /// Notes that the transfer is made [ready again](Transfer::repeat) after its end: engines keep what they have prepared for it.
+    #[must_use]
+    pub fn repeated(mut self) -> Self {
+        self.is_repeated = true;
+        self
+    }
+
+    /// Whether the transfer is made ready again after its end.
+    #[must_use]
+    pub fn is_repeated(&self) -> bool {
+        self.is_repeated
     }
 
     /// `Read` moves remote to local, `Write` local to remote.
@@ -494,6 +517,12 @@ pub unsafe trait Transfer: Send {
 
     /// Whether the engine was given the transfer, so that the peer's memory may have been touched.
     fn was_posted(&self) -> bool;
+
+    /// Makes a transfer that has ended with success one that is not posted: the next [`poll`](Self::poll) posts it again, between
+    /// the same memories. `false`, as by default, if another must be prepared instead.
+    fn repeat(&mut self) -> bool {
+        false
+    }
 
     /// Descriptor pairs handed to the engine, after neighbours were merged.
     fn descriptors(&self) -> usize;

@@ -319,7 +319,8 @@ impl ExportShared {
         // The words stay: a peer that imports late reads there that the export is closed.
         connection.keep(self.table.words().region());
         let (unix, now) = (connection.clock().unix_time(), connection.clock().now());
-        let until = match self.latest.load(Ordering::Acquire) {
+        let latest = self.latest.load(Ordering::Acquire).max(self.table.renewed_until());
+        let until = match latest {
             0 => now,
             latest => {
                 let latest = Duration::from_millis(latest).saturating_add(connection.skew());

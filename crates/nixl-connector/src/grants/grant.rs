@@ -46,7 +46,8 @@ impl GrantOptions {
         self
     }
 
-    /// The grant ends after this time. The memory of a closed export is kept for as long as its last ticket would have lived.
+    /// The grant ends after this time, unless it is renewed by [its owner](Grant::renew) or
+    /// [a reader](crate::RemoteExport::renew). The memory of a closed export is kept for as long as its last ticket would have lived.
     #[must_use]
     pub fn time_to_live(mut self, time: Duration) -> Self {
         self.time_to_live = time;
@@ -158,6 +159,18 @@ impl Grant {
                 let _ = table.ready_through(slot, generation, layers.into());
             }
         }))?)
+    }
+
+    /// Gives the grant its time to live anew: its readers go on reading by the ticket that they have, and learn of it by the
+    /// words of the grant.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError::Grant`] if the grant has ended.
+    pub fn renew(&self) -> Result<(), ConnectorError> {
+        let Ends { table, granted } = &self.alive.ends;
+        table.renew(granted.slot(), granted.generation(), &granted.token())?;
+        Ok(())
     }
 
     /// Ends the grant: what is done to the blocks from here on is not taken for granted bytes by a reader. Returns whether it

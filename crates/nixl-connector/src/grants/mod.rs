@@ -25,6 +25,7 @@ mod grant;
 mod model;
 mod notifications;
 mod own;
+mod pieces;
 mod prefault;
 mod read;
 mod remote;

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use nixl_descriptor::DescriptorList;
 use nixl_descriptor::layout::{Layout, RemoteLayout, RemotePairs, pair_remote_chunks};
+use nixl_descriptor::{DescriptorList, Span};
 use nixl_device::Device;
 use nixl_metadata::{
     ExportMetadata, MetadataError, NotificationKey, OperationKind, RdmaMetadata,
@@ -23,15 +23,13 @@ pub(super) struct Lists {
 impl Lists {
     /// The blocks of the ticket, in its order, beside `blocks` of a local layout.
     pub(super) fn of_blocks(
-        ((export, theirs), key): ((&ExportMetadata, &RemoteLayout), &NotificationKey),
-        ticket: &Ticket,
-        (local, blocks): (&Layout, &[usize]),
+        (export, theirs): ((&ExportMetadata, &NotificationKey), &RemoteLayout),
+        sides: &(Ticket, Layout, Vec<usize>),
         layers: Range<usize>,
     ) -> Result<Self, ConnectorError> {
-        let granted: Vec<usize> = ticket.blocks().iter().map(|&block| block as usize).collect();
-        let pairs = pair_remote_chunks(theirs, &granted, local, blocks, layers)
-            .map_err(TicketError::Pairing)?;
-        let remote = of_peer((export, key), ticket.layout().into(), &pairs)?;
+        let pairs = pairs_of_blocks(theirs, sides, layers)?;
+        let runs = (pairs.remote(), pairs.remote_parts());
+        let remote = of_peer(export, sides.0.layout().into(), runs)?;
         Ok(Self { local: DescriptorList::try_from(pairs.into_local())?, remote })
     }
 
@@ -90,27 +88,40 @@ pub(super) fn whole(export: &ExportMetadata, layout: usize) -> Result<RdmaMetada
     offered((export, NotificationKey::random()), descriptors, shares)
 }
 
+/// The runs of the ticket's blocks, in its order, and of the blocks of a local layout.
+pub(super) fn pairs_of_blocks(
+    theirs: &RemoteLayout,
+    (ticket, local, blocks): &(Ticket, Layout, Vec<usize>),
+    layers: Range<usize>,
+) -> Result<RemotePairs, TicketError> {
+    let granted: Vec<usize> = ticket.blocks().iter().map(|&block| block as usize).collect();
+    pair_remote_chunks(theirs, &granted, local, blocks, layers).map_err(TicketError::Pairing)
+}
+
+/// A part of the peer's layout, and how many runs of a list lie in it.
+pub(super) type Part = (usize, usize);
+
 /// What the peer offers, as the metadata of an offer of these bytes alone would say it.
-fn of_peer(
+pub(super) fn of_peer(
     (export, key): (&ExportMetadata, &NotificationKey),
     layout: usize,
-    pairs: &RemotePairs,
+    (runs, parts): (&[Span], &[Part]),
 ) -> Result<RdmaMetadata, MetadataError> {
-    let mut descriptors = Vec::with_capacity(pairs.remote().len());
-    for span in pairs.remote() {
+    let mut descriptors = Vec::with_capacity(runs.len());
+    for span in runs {
         descriptors.push(SerializedDescriptor::new(span.device, span.address, span.len)?);
     }
     let mut shares: Vec<Share> = Vec::new();
     let mut start = 0;
-    for &(part, runs) in pairs.remote_parts() {
-        let end = start + runs;
-        let first = pairs.remote()[start].address;
+    for &(part, count) in parts {
+        let end = start + count;
+        let first = runs[start].address;
         let next = share(export, (layout, part), first, start..end);
         start = end;
         let Some(next) = next else { continue };
         match shares.last_mut() {
             // Parts that lie in one file are one share.
-            Some(last) if continues(last, &next, pairs) => {
+            Some(last) if continues(last, &next, runs) => {
                 let range = last.descriptors().start..next.descriptors().end;
                 *last = Share::new(range, *last.kind(), last.offset());
             }
@@ -121,8 +132,8 @@ fn of_peer(
 }
 
 /// Whether `next` follows `last` in the list and lies in the same memory, as far from it as the addresses say.
-fn continues(last: &Share, next: &Share, pairs: &RemotePairs) -> bool {
-    let address = |share: &Share| pairs.remote()[share.descriptors().start].address;
+fn continues(last: &Share, next: &Share, runs: &[Span]) -> bool {
+    let address = |share: &Share| runs[share.descriptors().start].address;
     let apart = address(next).wrapping_sub(address(last));
     last.descriptors().end == next.descriptors().start
         && last.kind() == next.kind()

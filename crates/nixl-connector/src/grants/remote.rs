@@ -25,6 +25,7 @@ use super::prefault::Prefaulting;
 use super::read::{Lists, whole};
 use super::words::WordReads;
 use super::write;
+use crate::admission::{Admitted, Permit, TransferClass};
 use crate::offload::Offloaded;
 use crate::{Connector, ConnectorError};
 
@@ -105,11 +106,12 @@ impl ImportOptions {
 #[derive(Clone, Debug, Default)]
 pub struct BlockTransferOptions {
     layers: Option<Range<usize>>,
+    class: TransferClass,
     operation: OperationOptions,
 }
 
 impl BlockTransferOptions {
-    /// All layers of the ticket, without a deadline, by the best path.
+    /// All layers of the ticket, of the interactive class, without a deadline, by the best path.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -119,6 +121,14 @@ impl BlockTransferOptions {
     #[must_use]
     pub fn layers(mut self, layers: Range<usize>) -> Self {
         self.layers = Some(layers);
+        self
+    }
+
+    /// Which transfers of this connector's go first. Writes go in one piece, whichever class they are of, and what this process
+    /// has exported itself is copied at once.
+    #[must_use]
+    pub fn class(mut self, class: TransferClass) -> Self {
+        self.class = class;
         self
     }
 
@@ -347,6 +357,12 @@ fn closed(metadata: &ExportMetadata) -> ConnectorError {
     ConnectorError::ExportClosed { export: metadata.export() }
 }
 
+impl Imported {
+    pub(super) fn key(&self) -> &NotificationKey {
+        &self.key
+    }
+}
+
 impl RemoteExport {
     /// Runs that are listed on the caller's thread.
     const LISTED_HERE: usize = 64;
@@ -359,6 +375,11 @@ impl RemoteExport {
 
     pub(super) fn imported(&self) -> &Imported {
         &self.0
+    }
+
+    /// A layout that a ticket was admitted for.
+    pub(super) fn remote(&self, layout: usize) -> &RemoteLayout {
+        &self.0.layouts[layout]
     }
 
     /// A layout by its name, and its position among those of the export.
@@ -460,8 +481,11 @@ impl RemoteExport {
     ) -> Result<Completion, ConnectorError> {
         let Imported { connector, metadata, layouts, .. } = &*self.0;
         connector.refuse_if_draining()?;
-        let BlockTransferOptions { layers, operation } = options;
+        let BlockTransferOptions { layers, class, operation } = options;
         let layers = self.admit(ticket, Rights::Write, layers)?;
+        if self.is_over(ticket.expires_unix_millis()) {
+            return Err(TicketError::Expired.into());
+        }
         let theirs = &layouts[usize::from(ticket.layout())];
         same_geometry(local.geometry(), theirs.geometry())
             .map_err(|error| TicketError::Pairing(error.into()))?;
@@ -482,6 +506,13 @@ impl RemoteExport {
             };
             Offloaded::new(connector.connection().work()?, list).await??
         };
+        let (_permit, operation) = match &self.0.peer {
+            Some(peer) => {
+                let (permit, operation) = self.turn(class, (peer, &local), operation).await?;
+                (Some(permit), operation)
+            }
+            None => (None, operation),
+        };
         connector.write_with(local, &remote, operation).await
     }
 
@@ -495,6 +526,7 @@ impl RemoteExport {
     pub async fn layers_ready(&self, ticket: &Ticket) -> Result<usize, ConnectorError> {
         let Imported { connector, metadata, words, .. } = &*self.0;
         self.admit(ticket, Rights::Read, None)?;
+        self.admit_in_time(ticket).await?;
         let check = check_of(ticket);
         let layers = match words {
             Words::Own(own) => own.layers_ready(&check)?,
@@ -537,6 +569,30 @@ impl RemoteExport {
         Ok(driver.tell_grant_done(export.value(), grant, *reader, to, options).await?)
     }
 
+    /// Asks the owner to give a ticket's grant its time to live anew, from when the message arrives. Reads by the ticket go on
+    /// beyond its own time once that is so, which each looks up by the words of the grant. A reader whose transfers may take longer
+    /// than the time to live asks well before its end, and again.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: the ticket is for another export or for writing, or the owner cannot be reached. Without an error the
+    /// message may be lost with its owner, come too late, or find an owner of an earlier release, which ignores it.
+    pub async fn renew(&self, ticket: &Ticket) -> Result<(), ConnectorError> {
+        self.admit(ticket, Rights::Read, None)?;
+        let Imported { connector, metadata, words, peer, reader, .. } = &*self.0;
+        let grant = (ticket.slot(), ticket.generation(), *ticket.token());
+        if let Words::Own(own) = words {
+            own.table().renew(grant.0, grant.1, &grant.2)?;
+            return Ok(());
+        }
+        let Some(peer) = peer else { return Ok(()) };
+        let driver = connector.connection().driver();
+        let export = metadata.export().value();
+        Ok(driver.ask_grant_renewed(export, grant, *reader, peer).await?)
+    }
+
     async fn read(
         &self,
         ticket: &Ticket,
@@ -546,8 +602,9 @@ impl RemoteExport {
     ) -> Result<Completion, ConnectorError> {
         let Imported { connector, words, .. } = &*self.0;
         connector.refuse_if_draining()?;
-        let BlockTransferOptions { layers, operation } = options;
+        let BlockTransferOptions { layers, class, operation } = options;
         let layers = self.admit(ticket, Rights::Read, layers)?;
+        self.admit_in_time(ticket).await?;
         let check = check_of(ticket);
         let under_way = match words {
             Words::Engine(words) => Some((words, words.begin())),
@@ -560,20 +617,11 @@ impl RemoteExport {
         if let Words::Own(own) = words {
             return own.copy(connector, ticket, (local, blocks), layers, operation).await;
         }
-        let runs = blocks.len().saturating_mul(layers.len() * local.geometry().outer());
-        let driver = connector.connection().driver();
         let sides = (ticket.clone(), local.clone(), blocks.to_vec());
-        let prepare = self.clone().prepare(sides, layers, operation.path_policy());
-        let (prepared, operation) = if runs <= Self::LISTED_HERE {
-            driver.with_timeout(operation, prepare).await?
-        } else {
-            let offloaded = Offloaded::new(connector.connection().work()?, prepare);
-            let (prepared, operation) = driver.with_timeout(operation, offloaded).await?;
-            (prepared?, operation)
+        let (done, peer, operation) = match class {
+            TransferClass::Interactive => self.read_whole(sides, layers, operation).await?,
+            TransferClass::Bulk => self.read_in_pieces(sides, layers, operation).await?,
         };
-        let (execution, local, peer) = prepared?;
-        let mut read = ReadOperation::begin(driver, execution, local, operation)?;
-        let done = read.wait_for_completion().await?;
         // The bytes have arrived: every thread and request of theirs has ended.
         let checked = match (words, &under_way) {
             (Words::Mapped(words), _) => check.check_mapped(words),
@@ -595,14 +643,90 @@ impl RemoteExport {
         Ok(done)
     }
 
-    /// The layers to read, of a ticket that is for this export and has not expired.
+    /// Whether a time of the owner's, in milliseconds since 1970, is over by this side's clock.
+    fn is_over(&self, unix_millis: u64) -> bool {
+        let now = self.0.connector.connection().clock().unix_time();
+        now >= Duration::from_millis(unix_millis)
+    }
+
+    /// Admits a ticket whose time is not over, or was renewed. Where the words are not mapped, looking for that takes two requests of
+    /// the engine's.
+    async fn admit_in_time(&self, ticket: &Ticket) -> Result<(), ConnectorError> {
+        if !self.is_over(ticket.expires_unix_millis()) {
+            return Ok(());
+        }
+        let Imported { connector, metadata, words, .. } = &*self.0;
+        let (check, slots) = (check_of(ticket), metadata.words().slots);
+        let until = match words {
+            Words::Own(own) => own.table().words().renewed_until(&check),
+            Words::Mapped(words) => check.renewed_until(words, slots),
+            Words::Engine(_) => {
+                let slot = GrantWords::renewed_slot(check.slot(), slots);
+                let [.., until] = connector.read_words(metadata, slot).await?;
+                // It is of this grant if that stands after it was read.
+                let [word, digest, ..] = connector.read_words(metadata, check.slot()).await?;
+                check.compare(word, digest).map(|()| until)
+            }
+        };
+        match until {
+            Ok(until) if !self.is_over(until) => Ok(()),
+            // An altered ticket has no time that counts.
+            Ok(_) | Err(_) => Err(TicketError::Expired.into()),
+        }
+    }
+
+    /// Reads blocks in one piece. Returns the options with the time that was left when it began.
+    async fn read_whole(
+        &self,
+        sides: (Ticket, Layout, Vec<usize>),
+        layers: Range<usize>,
+        options: OperationOptions,
+    ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
+        let connection = self.0.connector.connection();
+        let driver = connection.driver();
+        let (_, local, blocks) = &sides;
+        let runs = blocks.len().saturating_mul(layers.len() * local.geometry().outer());
+        let prepare = self.clone().prepare(sides, layers, options.path_policy());
+        let (prepared, options) = if runs <= Self::LISTED_HERE {
+            driver.with_timeout(options, prepare).await?
+        } else {
+            let offloaded = Offloaded::new(connection.work()?, prepare);
+            let (prepared, options) = driver.with_timeout(options, offloaded).await?;
+            (prepared?, options)
+        };
+        let (execution, local, peer) = prepared?;
+        let class = TransferClass::Interactive;
+        let (permit, options) = self.turn(class, (&peer, &local), options).await?;
+        let execution = Admitted::new(execution, permit);
+        let mut read = ReadOperation::begin(driver, execution, local, options)?;
+        Ok((read.wait_for_completion().await?, peer, options))
+    }
+
+    /// Waits until it is the turn of a transfer.
+    async fn turn(
+        &self,
+        class: TransferClass,
+        (peer, local): (&PeerId, &DescriptorList),
+        options: OperationOptions,
+    ) -> Result<(Permit, OperationOptions), ConnectorError> {
+        let connection = self.0.connector.connection();
+        let (admission, bytes) = (connection.admission(), local.total_bytes());
+        if let Some(permit) = admission.try_admit(class, peer, bytes) {
+            return Ok((permit, options));
+        }
+        let turn = admission.admit(class, peer, bytes);
+        let (permit, options) = connection.driver().with_timeout(options, turn).await?;
+        Ok((permit?, options))
+    }
+
+    /// The layers to read, of a ticket that is for this export.
     fn admit(
         &self,
         ticket: &Ticket,
         rights: Rights,
         layers: Option<Range<usize>>,
     ) -> Result<Range<usize>, TicketError> {
-        let Imported { connector, metadata, layouts, .. } = &*self.0;
+        let Imported { metadata, layouts, .. } = &*self.0;
         let (import, layout, slot) = (metadata.export(), ticket.layout(), ticket.slot());
         if ticket.export() != import {
             return Err(TicketError::OtherExport { ticket: ticket.export(), import });
@@ -625,23 +749,18 @@ impl RemoteExport {
             let (first, last) = (granted.start, granted.end);
             return Err(TicketError::Layers { start, end, first, last });
         }
-        let now = connector.connection().clock().unix_time();
-        if now >= Duration::from_millis(ticket.expires_unix_millis()) {
-            return Err(TicketError::Expired);
-        }
         Ok(layers)
     }
 
     async fn prepare(
         self,
-        (ticket, local, blocks): (Ticket, Layout, Vec<usize>),
+        sides: (Ticket, Layout, Vec<usize>),
         layers: Range<usize>,
         policy: PathPolicy,
     ) -> Result<(Box<dyn Execution>, DescriptorList, PeerId), ConnectorError> {
-        let Imported { connector, metadata, layouts, peer, key, .. } = &*self.0;
-        let export = (metadata, &layouts[usize::from(ticket.layout())]);
-        let Lists { local, remote } =
-            Lists::of_blocks((export, key), &ticket, (&local, &blocks), layers)?;
+        let Imported { connector, metadata, peer, key, .. } = &*self.0;
+        let theirs = self.remote(sides.0.layout().into());
+        let Lists { local, remote } = Lists::of_blocks(((metadata, key), theirs), &sides, layers)?;
         let leased = Leased::from(Leases::acquire(local.as_slice(), LeaseMode::Write)?);
         let memory = (&local, &leased);
         let prepared = connector.prepare_silently(memory, &remote, policy, peer.as_ref()).await?;

@@ -13,10 +13,12 @@ use super::{
     TicketError,
 };
 use crate::simulated::{Fabric, Fault};
-use crate::{Connector, ConnectorError, OperationOptions};
+use crate::{Connector, ConnectorBuilder, ConnectorError, OperationOptions, TransferClass};
 
 mod notifications;
+mod renewal;
 mod stream;
+mod turns;
 mod words;
 
 const BLOCKS: usize = 12;
@@ -86,10 +88,17 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with(|reader| reader, per_layer()).await
+    }
+
+    async fn with(
+        reader: impl FnOnce(ConnectorBuilder) -> ConnectorBuilder,
+        (layout, cache): (Layout, Vec<Region>),
+    ) -> Self {
         let fabric = Fabric::new(Arc::new(SystemClock::new()));
-        let build = |name| Connector::builder().transport(fabric.transport(name)).build();
-        let (owner, reader) = (build("owner").await.unwrap(), build("reader").await.unwrap());
-        let (layout, cache) = per_layer();
+        let builder = |name| Connector::builder().transport(fabric.transport(name));
+        let owner = builder("owner").build().await.unwrap();
+        let reader = reader(builder("reader")).build().await.unwrap();
         let export = owner.export([("full", layout)]).await.unwrap();
         Self { fabric, reader, owner, export, cache }
     }
@@ -291,6 +300,23 @@ async fn tickets_that_were_not_given_out_are_refused() {
         assert!(matches!(error, ConnectorError::Ticket(TicketError::Pairing(_))), "{error}");
         // What was refused has harmed nothing.
         import.read_blocks(ticket, &local, &[0, 1]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_layout_that_does_not_agree_is_refused_with_the_dimension() {
+    let world = World::new().await;
+    let grant = world.export.grant(0, &[1], GrantOptions::new()).unwrap();
+    let other = Dimensions { page_size: 8, ..Dimensions::from(geometry()) };
+    let other = LayoutGeometry::try_from(other).unwrap();
+    let local = Layout::fully_contiguous(other, Region::zeroed(other.bytes()).unwrap()).unwrap();
+    for import in world.imports().await {
+        for class in [TransferClass::Interactive, TransferClass::Bulk] {
+            let options = BlockTransferOptions::new().class(class);
+            let error = cause(import.read_blocks_with(grant.ticket(), &local, &[0], options).await);
+            assert!(matches!(error, ConnectorError::Ticket(TicketError::Pairing(_))), "{error}");
+            assert!(error.to_string().contains("page size"), "{error}");
+        }
     }
 }
 

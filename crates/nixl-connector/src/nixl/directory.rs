@@ -13,7 +13,7 @@ use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{ConnectSpec, Connected, Idle, PeerId, TransportError};
 use nixl_sys::NixlError;
 
-use super::agent::Agent;
+use super::agent::{Agent, Inside};
 use super::blob::{self, Blob, Connections, Memory};
 use super::endpoints::Endpoints;
 use super::files;
@@ -256,6 +256,24 @@ impl Directory {
             if current && let Err(error) = directory.retire(&peer) {
                 tracing::debug!(%error, "a peer that is gone stays known to NIXL");
             }
+        });
+    }
+
+    /// Releases a request that is not in flight, and then drops what its memory is held by. Does not block.
+    pub(super) fn release(&self, request: usize, held: impl Send + 'static) {
+        let release = move |inside: Option<&mut Inside>| {
+            // None: it goes with the agent.
+            drop(inside.and_then(|inside| inside.requests.try_remove(request)));
+        };
+        if let Some(mut entered) = self.agent.try_enter() {
+            release(entered.inside());
+            drop(entered);
+            return drop(held);
+        }
+        let agent = Arc::clone(&self.agent);
+        self.agent.control().post(move || {
+            release(agent.enter().inside());
+            drop(held);
         });
     }
 

@@ -35,15 +35,18 @@ pub(super) struct NixlTransfer {
     /// `None` once it is leaked.
     leased: Option<Leased>,
     was_posted: bool,
+    /// Its request is kept when it has ended, to be posted again.
+    is_repeated: bool,
 }
 
+/// Numbers are the request's place among the agent's.
 enum State {
-    /// NIXL does not know of it yet.
-    Prepared,
-    /// NIXL may touch the memory. The request's place among the agent's.
+    /// NIXL does not know of it yet, or has a request that has ended and can be posted again.
+    Prepared(Option<usize>),
+    /// NIXL may touch the memory.
     Posted(usize),
-    /// NIXL is done with it.
-    Ended,
+    /// NIXL is done with it, and may have a request that can be posted again.
+    Ended(Option<usize>),
 }
 
 impl NixlTransfer {
@@ -52,10 +55,10 @@ impl NixlTransfer {
         peer: Arc<Peer>,
         kind: OperationKind,
         pairs: Vec<(Span, Span)>,
-        notification: Option<Bytes>,
+        (notification, is_repeated): (Option<Bytes>, bool),
         (registrations, leased): (Vec<Registration>, Leased),
     ) -> Self {
-        let (state, leased, was_posted) = (State::Prepared, Some(leased), false);
+        let (state, leased, was_posted) = (State::Prepared(None), Some(leased), false);
         let gpu = pairs.first().map(|(here, _)| here.device).filter(|device| !device.is_host());
         Self {
             gpu,
@@ -68,13 +71,22 @@ impl NixlTransfer {
             registrations,
             leased,
             was_posted,
+            is_repeated,
         }
     }
 
     /// Posts. The order of what may fail and what may not: a request that exists is posted, and one that was
     /// posted is kept until it ends.
-    fn post(&mut self, inside: &mut Inside) -> Poll<Result<(), TransportError>> {
+    fn post(
+        &mut self,
+        inside: &mut Inside,
+        kept: Option<usize>,
+    ) -> Poll<Result<(), TransportError>> {
+        let mut kept = kept.and_then(|place| inside.requests.try_remove(place));
+        self.state = State::Prepared(None);
         if self.peer.is_forgotten() {
+            // It points to what NIXL had for the peer, which is gone.
+            kept = None;
             match self.directory.current(&self.peer.id, self.pairs.iter().map(|(_, there)| there)) {
                 Ok(current) => self.peer = current,
                 Err(error) => {
@@ -88,9 +100,10 @@ impl NixlTransfer {
         }
         // An operation waits for those in flight to end; what is posted now would keep it waiting.
         if self.peer.transfers.is_held() {
+            self.state = State::Prepared(kept.map(|request| inside.requests.insert(request)));
             return Poll::Pending;
         }
-        let request = match self.create(inside) {
+        let request = match kept.map_or_else(|| self.create(inside), Ok) {
             Ok(request) => request,
             Err(error) => return self.end(Err(failed("create_xfer_req", &error))),
         };
@@ -104,8 +117,10 @@ impl NixlTransfer {
                     return Poll::Pending;
                 }
                 self.peer.transfers.leave();
-                drop(request);
-                self.end(Ok(()))
+                let kept = self.is_repeated.then(|| inside.requests.insert(request));
+                let ended = self.end(Ok(()));
+                self.state = State::Ended(kept);
+                ended
             }
             Err(_) => {
                 drop(request);
@@ -168,9 +183,14 @@ impl NixlTransfer {
             }
             Err(_) => Err(self.gone()),
         };
-        drop(inside.requests.try_remove(place));
+        let keeps = self.is_repeated && result.is_ok();
+        if !keeps {
+            drop(inside.requests.try_remove(place));
+        }
         self.peer.transfers.leave();
-        self.end(result)
+        let ended = self.end(result);
+        self.state = State::Ended(keeps.then_some(place));
+        ended
     }
 
     /// NIXL tells only that the backend failed. Everything else that could be wrong on this side was checked before,
@@ -184,7 +204,7 @@ impl NixlTransfer {
     }
 
     fn end(&mut self, result: Result<(), TransportError>) -> Poll<Result<(), TransportError>> {
-        self.state = State::Ended;
+        self.state = State::Ended(None);
         self.directory.ended(&self.peer);
         Poll::Ready(result)
     }
@@ -199,15 +219,15 @@ unsafe impl Transfer for NixlTransfer {
         // Shut while memory is registered or a peer is connected: the caller polls again. What is not posted at once wakes the
         // driver, and then its waiter, which takes longer than another thread is inside.
         let entered = match self.state {
-            State::Prepared => directory.agent().try_enter_for_a_moment(),
-            State::Posted(_) | State::Ended => directory.agent().try_enter(),
+            State::Prepared(_) => directory.agent().try_enter_for_a_moment(),
+            State::Posted(_) | State::Ended(_) => directory.agent().try_enter(),
         };
         let Some(mut entered) = entered else { return Poll::Pending };
         let Some(inside) = entered.inside() else { return self.end(Err(TransportError::Closed)) };
         match self.state {
-            State::Prepared => self.post(inside),
+            State::Prepared(kept) => self.post(inside, kept),
             State::Posted(_) => self.status(inside),
-            State::Ended => Poll::Ready(Err(TransportError::Closed)),
+            State::Ended(_) => Poll::Ready(Err(TransportError::Closed)),
         }
     }
 
@@ -219,12 +239,19 @@ unsafe impl Transfer for NixlTransfer {
         self.was_posted
     }
 
+    fn repeat(&mut self) -> bool {
+        let State::Ended(Some(place)) = self.state else { return false };
+        self.state = State::Prepared(Some(place));
+        self.was_posted = false;
+        true
+    }
+
     fn descriptors(&self) -> usize {
         self.pairs.len()
     }
 
     fn estimate(&self) -> Option<Duration> {
-        let State::Prepared = self.state else { return None };
+        let State::Prepared(None) = self.state else { return None };
         let _context = gpu::enter(self.gpu);
         let mut entered = self.directory.agent().try_enter()?;
         let inside = entered.inside()?;
@@ -239,9 +266,17 @@ impl Drop for NixlTransfer {
     fn drop(&mut self) {
         // Releasing a request in flight returns at once, and the peer's bytes arrive later all the same. So it is
         // never released, before the agent ends: its memory is leaked, and stays registered.
-        if let State::Posted(_) = mem::replace(&mut self.state, State::Ended) {
-            mem::forget(mem::take(&mut self.registrations));
-            self.leased.take().into_iter().for_each(Leased::leak);
+        match mem::replace(&mut self.state, State::Ended(None)) {
+            State::Posted(_) => {
+                mem::forget(mem::take(&mut self.registrations));
+                self.leased.take().into_iter().for_each(Leased::leak);
+            }
+            // The request goes before what keeps its memory registered.
+            State::Prepared(Some(place)) | State::Ended(Some(place)) => {
+                let held = (mem::take(&mut self.registrations), self.leased.take());
+                self.directory.release(place, held);
+            }
+            State::Prepared(None) | State::Ended(None) => {}
         }
     }
 }

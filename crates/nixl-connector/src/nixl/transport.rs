@@ -164,14 +164,14 @@ unsafe impl Transport for NixlTransport {
         let pairs = coalesce_pairs(spec.local(), &remote, union_is_covered)
             .map_err(|e| TransportError::BadMetadata { reason: e.to_string() })?;
         one_kind(&pairs)?;
-        let (kind, leased) = (spec.kind(), spec.leased().clone());
+        let (kind, leased, is_repeated) = (spec.kind(), spec.leased().clone(), spec.is_repeated());
         let (notification, registrations) = spec.into_owned_parts();
         Ok(Box::new(NixlTransfer::new(
             Arc::clone(&self.directory),
             Arc::clone(&loaded.peer),
             kind,
             pairs,
-            notification,
+            (notification, is_repeated),
             (registrations, leased),
         )))
     }

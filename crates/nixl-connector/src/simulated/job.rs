@@ -19,6 +19,7 @@ use super::transport::failed;
 use crate::occupancy::Occupancy;
 
 /// A range here, and a range of one registration there.
+#[derive(Clone)]
 pub(super) struct Pair {
     pub(super) local: Span,
     /// The number of the peer's registration.
@@ -28,6 +29,7 @@ pub(super) struct Pair {
 }
 
 /// A transfer as it was prepared.
+#[derive(Clone)]
 pub(super) struct Request {
     pub(super) kind: OperationKind,
     pub(super) agent: Arc<str>,

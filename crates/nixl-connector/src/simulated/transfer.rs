@@ -17,6 +17,8 @@ pub(super) struct SimulatedTransfer {
     descriptors: usize,
     was_posted: bool,
     mode: CompletionMode,
+    /// What is posted again.
+    repeated: Option<Request>,
 }
 
 enum Stage {
@@ -31,9 +33,15 @@ impl SimulatedTransfer {
     /// The most bytes that the engine of an agent moves at once.
     const CHUNK: NonZeroU64 = NonZeroU64::new(1 << 20).unwrap();
 
-    pub(super) fn new(network: Arc<Network>, request: Request, mode: CompletionMode) -> Self {
-        let descriptors = request.pairs.len();
-        Self { network, stage: Stage::Prepared(request), descriptors, was_posted: false, mode }
+    pub(super) fn new(
+        network: Arc<Network>,
+        request: Request,
+        mode: CompletionMode,
+        is_repeated: bool,
+    ) -> Self {
+        let (descriptors, was_posted) = (request.pairs.len(), false);
+        let repeated = is_repeated.then(|| request.clone());
+        Self { network, stage: Stage::Prepared(request), descriptors, was_posted, mode, repeated }
     }
 
     /// The most bytes that move at once, if the transfer moves without being polled.
@@ -103,6 +111,20 @@ unsafe impl Transfer for SimulatedTransfer {
 
     fn was_posted(&self) -> bool {
         self.was_posted
+    }
+
+    fn repeat(&mut self) -> bool {
+        let (Stage::Ended, Some(request)) = (&self.stage, &self.repeated) else { return false };
+        self.stage = Stage::Prepared(request.clone());
+        self.was_posted = false;
+        true
+    }
+
+    fn repeat(&mut self) -> bool {
+        let (Stage::Ended, Some(request)) = (&self.stage, &self.repeated) else { return false };
+        self.stage = Stage::Prepared(request.clone());
+        self.was_posted = false;
+        true
     }
 
     fn descriptors(&self) -> usize {

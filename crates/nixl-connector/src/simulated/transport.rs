@@ -169,12 +169,14 @@ unsafe impl Transport for SimulatedTransport {
             })
             .collect();
         let (kind, local, leased) = (spec.kind(), spec.local().to_vec(), spec.leased().clone());
+        let is_repeated = spec.is_repeated();
         let (notification, registrations) = spec.into_owned_parts();
         let (agent, peer) = (Arc::clone(&self.agent), Arc::clone(peer));
         let request =
             Request { kind, agent, peer, pairs, local, notification, registrations, leased };
         drop(state);
-        Ok(Box::new(SimulatedTransfer::new(Arc::clone(&self.network), request, self.mode)))
+        let network = Arc::clone(&self.network);
+        Ok(Box::new(SimulatedTransfer::new(network, request, self.mode, is_repeated)))
     }
 
     fn notify(&self, peer: &PeerId, payload: &[u8]) -> Poll<Result<(), TransportError>> {

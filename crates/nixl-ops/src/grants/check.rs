@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use nixl_descriptor::ReadOnlyWords;
 
-use super::words::{DIGEST, LAYERS, WORD, Words, place};
+use super::words::{DIGEST, GrantWords, LAYERS, RENEWED, WORD, Words, place};
 use crate::sync::fence;
 
 /// What the words of a grant's slot must be for bytes to count that were read under its ticket.
@@ -82,6 +82,24 @@ impl WordCheck {
     /// [`StaleRead`]
     pub fn layers_ready(&self, words: &ReadOnlyWords) -> Result<u64, StaleRead> {
         self.layers(words)
+    }
+
+    /// Until when a grant lives that was renewed, in milliseconds since 1970; 0 if it was not. `slots` is how many the owner has.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleRead`]
+    pub fn renewed_until(&self, words: &ReadOnlyWords, slots: u32) -> Result<u64, StaleRead> {
+        self.renewed(words, slots)
+    }
+
+    pub(super) fn renewed(&self, words: &impl Words, slots: u32) -> Result<u64, StaleRead> {
+        self.check(words)?;
+        fence(Ordering::Acquire);
+        let until = words.load(place(GrantWords::renewed_slot(self.slot, slots), RENEWED));
+        // Not that of a grant that has the slot now.
+        self.check(words)?;
+        Ok(until.unwrap_or(0))
     }
 
     pub(super) fn check(&self, words: &impl Words) -> Result<(), StaleRead> {

@@ -9,6 +9,7 @@
 //! | 12 | 8 | the generation |
 //! | 20 | 16 | the token of the ticket |
 //! | 36 | 16 | the reader, at random |
+//! | 52 | 0 or 1 | nothing: the reader is done; 1: it asks for the time to live anew |
 //!
 //! Integers are little-endian.
 
@@ -21,37 +22,47 @@ pub(crate) struct GrantMessage {
     pub(crate) generation: u64,
     pub(crate) token: [u8; 16],
     pub(crate) reader: [u8; 16],
+    pub(crate) says: ReaderSays,
+}
+
+/// What a reader says of a grant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum ReaderSays {
+    Done,
+    /// Owners of earlier releases ignore it.
+    Renew,
 }
 
 impl GrantMessage {
-    const BYTES: usize = 52;
-
-    pub(crate) fn encode(&self) -> [u8; Self::BYTES] {
-        let mut bytes = [0; Self::BYTES];
-        let (export, rest) = bytes.split_at_mut(8);
-        let (slot, rest) = rest.split_at_mut(4);
-        let (generation, rest) = rest.split_at_mut(8);
-        let (token, reader) = rest.split_at_mut(16);
-        export.copy_from_slice(&self.export.to_le_bytes());
-        slot.copy_from_slice(&self.slot.to_le_bytes());
-        generation.copy_from_slice(&self.generation.to_le_bytes());
-        token.copy_from_slice(&self.token);
-        reader.copy_from_slice(&self.reader);
-        bytes
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let (slot, generation) = (self.slot.to_le_bytes(), self.generation.to_le_bytes());
+        let says: &[u8] = match self.says {
+            ReaderSays::Done => &[],
+            ReaderSays::Renew => &[1],
+        };
+        [&self.export.to_le_bytes(), &slot[..], &generation, &self.token, &self.reader, says]
+            .concat()
     }
 
-    /// `None` if it is shorter or longer.
+    /// `None` if it is of another length, or says something else.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (export, rest) = bytes.split_first_chunk()?;
         let (slot, rest) = rest.split_first_chunk()?;
         let (generation, rest) = rest.split_first_chunk()?;
         let (token, rest) = rest.split_first_chunk()?;
+        let (reader, rest) = rest.split_first_chunk()?;
+        let says = match rest {
+            [] => ReaderSays::Done,
+            [1] => ReaderSays::Renew,
+            _ => return None,
+        };
         Some(Self {
             export: u64::from_le_bytes(*export),
             slot: u32::from_le_bytes(*slot),
             generation: u64::from_le_bytes(*generation),
             token: *token,
-            reader: rest.try_into().ok()?,
+            reader: *reader,
+            says,
         })
     }
 }
@@ -67,12 +78,16 @@ mod tests {
         fn what_is_encoded_decodes_and_nothing_of_another_length_does(
             (export, slot, generation, token, reader) in any::<(u64, u32, u64, [u8; 16], [u8; 16])>(),
         ) {
-            let message = GrantMessage { export, slot, generation, token, reader };
-            let bytes = message.encode();
-            prop_assert_eq!(GrantMessage::decode(&bytes), Some(message));
+            let message =
+                |says| GrantMessage { export, slot, generation, token, reader, says };
+            let bytes = message(ReaderSays::Done).encode();
+            prop_assert_eq!(GrantMessage::decode(&bytes), Some(message(ReaderSays::Done)));
             for len in 0..bytes.len() {
                 prop_assert_eq!(GrantMessage::decode(&bytes[..len]), None);
             }
+            prop_assert_eq!(GrantMessage::decode(&[&bytes[..], &[0]].concat()), None);
+            let bytes = message(ReaderSays::Renew).encode();
+            prop_assert_eq!(GrantMessage::decode(&bytes), Some(message(ReaderSays::Renew)));
             prop_assert_eq!(GrantMessage::decode(&[&bytes[..], &[0]].concat()), None);
         }
     }

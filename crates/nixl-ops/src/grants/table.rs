@@ -40,6 +40,8 @@ struct State {
     tokens: Tokens,
     expiries: Expiries,
     waiters: Waiters,
+    /// Until when the grants live that were renewed, in milliseconds since 1970.
+    renewed_until: u64,
     closed: bool,
 }
 
@@ -129,6 +131,7 @@ impl GrantTable {
             tokens,
             expiries: Expiries::default(),
             waiters: Waiters::default(),
+            renewed_until: 0,
             closed: false,
         };
         let layouts = layouts.iter().map(Layout::grantable).collect();
@@ -254,8 +257,8 @@ impl GrantTable {
         })
     }
 
-    /// Gives a grant its time to live anew. Returns when it ends now, on the clock of the table; `None` if it has no time to
-    /// live.
+    /// Gives a grant its time to live anew, of which its readers learn by the words. Returns when it ends now, on the clock of the
+    /// table; `None` if it has no time to live.
     ///
     /// # Errors
     ///
@@ -271,8 +274,21 @@ impl GrantTable {
             let grant = changes.valid(slot, generation, token, now)?;
             // The entry of the earlier deadline finds the later one.
             grant.expires = grant.time_to_live.map(|time| now.saturating_add(time));
-            Ok(grant.expires)
+            let (expires, time_to_live) = (grant.expires, grant.time_to_live);
+            if let Some(time) = time_to_live {
+                let until = self.clock.unix_time().saturating_add(time).as_millis();
+                let until = u64::try_from(until).unwrap_or(u64::MAX);
+                let latest = &mut changes.state.renewed_until;
+                *latest = until.max(*latest);
+                self.words.renew(slot, until);
+            }
+            Ok(expires)
         })
+    }
+
+    /// Until when a reader of a grant that was renewed may begin, in milliseconds since 1970; 0 if none was.
+    pub fn renewed_until(&self) -> u64 {
+        self.lock().renewed_until
     }
 
     /// Leases some layers of the granted blocks, for a use of the ticket in this process: its reader needs no check.

@@ -5,7 +5,7 @@
 //! | 0 | the generation of the grant that has the slot, or a value that is no generation |
 //! | 1 | the digest of that grant's ticket |
 //! | 2 | how many layers of the blocks are ready |
-//! | 3 | of slot 0: the number of the export while it is open, 0 before and after; of others 0 |
+//! | 3 | until when a grant that was renewed lives, in milliseconds since 1970, else 0; of slot 0 it is in the slot behind the last, since that has the number of the export here while it is open, and 0 before and after |
 
 use std::sync::atomic::Ordering;
 
@@ -29,7 +29,8 @@ impl GrantWords {
     pub const SLOT_BYTES: usize = Self::SLOT_WORDS * size_of::<u64>();
 
     pub(super) fn new(slots: u32) -> Result<Self, RegionError> {
-        let words = PublishedWords::new(slots as usize * Self::SLOT_WORDS)?;
+        // One more, for what slot 0 has no word for.
+        let words = PublishedWords::new((slots as usize + 1) * Self::SLOT_WORDS)?;
         Ok(Self { words, slots })
     }
 
@@ -53,6 +54,21 @@ impl GrantWords {
         slot as usize * Self::SLOT_BYTES
     }
 
+    /// The slot whose fourth word says until when a renewed grant lives.
+    #[must_use]
+    pub const fn renewed_slot(slot: u32, slots: u32) -> u32 {
+        if slot == 0 { slots } else { slot }
+    }
+
+    /// As [`WordCheck::renewed_until`], for a reader in the owner's process.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleRead`]
+    pub fn renewed_until(&self, check: &WordCheck) -> Result<u64, StaleRead> {
+        check.renewed(&self.words, self.slots)
+    }
+
     /// As [`WordCheck::layers_ready`], for a reader in the owner's process.
     ///
     /// # Errors
@@ -69,7 +85,14 @@ impl GrantWords {
 
     /// Makes a grant valid.
     pub(super) fn publish(&self, slot: u32, generation: u64, digest: u64, layers: u64) {
+        self.renew(slot, 0);
         publish(&self.words, slot, generation, digest, layers);
+    }
+
+    /// Says until when a grant lives that was renewed.
+    pub(super) fn renew(&self, slot: u32, until_unix_millis: u64) {
+        let at = place(Self::renewed_slot(slot, self.slots), RENEWED);
+        self.words.store(at, until_unix_millis, Ordering::Relaxed);
     }
 
     /// Ends a grant for its readers. What the owner does to the blocks afterwards comes after it.
@@ -91,6 +114,7 @@ pub(super) const WORD: usize = 0;
 pub(super) const DIGEST: usize = 1;
 pub(super) const LAYERS: usize = 2;
 pub(super) const EXPORT: usize = 3;
+pub(super) const RENEWED: usize = 3;
 
 pub(super) const fn place(slot: u32, word: usize) -> usize {
     slot as usize * GrantWords::SLOT_WORDS + word

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::cache::Arrangement;
 use super::session::Session;
-use super::{at_once, first, grants, reads, small};
+use super::{at_once, first, grants, readers, reads, small};
 use crate::cases::Effort;
 use crate::initiator::Findings;
 
@@ -18,6 +18,8 @@ pub(crate) enum Case {
     Page,
     /// Reads of pages, many in flight.
     AtOnce,
+    /// Reads of a page beside many of blocks.
+    Readers,
     /// The first read after an import.
     First,
     /// Grants among many.
@@ -35,7 +37,7 @@ impl Case {
         let mut cases = vec![Self::Grants, Self::Page, Self::AtOnce];
         let reads = |count| Arrangement::BOTH.map(|into| Self::Reads { count, into });
         cases.extend(counts.iter().flat_map(|count| reads(*count)));
-        cases.push(Self::First);
+        cases.extend([Self::Readers, Self::First]);
         cases.retain(|case| filter.is_none_or(|filter| case.to_string().contains(filter)));
         cases
     }
@@ -44,6 +46,7 @@ impl Case {
     pub(crate) fn blocks(self) -> usize {
         match self {
             Self::Reads { count, .. } => count,
+            Self::Readers => readers::READERS,
             Self::First => first::BLOCKS,
             Self::Page | Self::AtOnce | Self::Grants => 1,
         }
@@ -54,6 +57,7 @@ impl Case {
             Self::Reads { count, into } => reads::reads(session, count, into, findings),
             Self::Page => small::small(session, findings),
             Self::AtOnce => at_once::at_once(session, findings),
+            Self::Readers => readers::readers(session, findings),
             Self::First => first::first(session, findings),
             Self::Grants => grants::grants(session, findings),
         }
@@ -67,6 +71,7 @@ impl fmt::Display for Case {
             Self::Reads { count, into } => f.write_str(&reads::name(*count, *into)),
             Self::Page => f.write_str(small::CASE),
             Self::AtOnce => f.write_str(at_once::CASE),
+            Self::Readers => f.write_str(readers::CASE),
             Self::First => f.write_str(first::CASE),
             Self::Grants => f.write_str(grants::GRANT_AND_END),
         }
@@ -91,7 +96,7 @@ mod tests {
             cases.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(names("blocks-64-per-layer-to-c"), ["blocks-64-per-layer-to-contiguous"]);
-        assert_eq!(names("page"), ["page", "pages-at-once"]);
+        assert_eq!(names("page"), ["page", "pages-at-once", "interactive-page"]);
         assert!(names("nothing of the kind").is_empty());
     }
 }

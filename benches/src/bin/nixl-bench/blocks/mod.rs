@@ -12,6 +12,7 @@ mod messages;
 mod owner;
 mod polled;
 mod prepared;
+mod readers;
 mod reads;
 mod session;
 mod small;

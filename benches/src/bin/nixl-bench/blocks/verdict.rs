@@ -2,7 +2,7 @@
 
 use super::cache::{Arrangement, BLOCK_BYTES, LAYER_BYTES, SMALL_BYTES};
 use super::engine::Engine;
-use super::{SUITE, at_once, first, grants, reads, small};
+use super::{SUITE, at_once, first, grants, readers, reads, small};
 use crate::report::{Report, Row};
 use crate::table::duration;
 use crate::verdict::{Figure, line};
@@ -45,6 +45,8 @@ pub(crate) fn verdicts(report: &Report) -> Vec<String> {
     }
     lines.push(line("3. the first read after an import", figures));
     lines.push(line("4. among 10,000 grants", vec![found.grant_and_end(2_000), found.copy(1.2)]));
+    let figures = readers::ENGINES.map(|engine| found.interactive(engine, 3.0)).into();
+    lines.push(line("7. a page beside 64 readers of blocks", figures));
     lines
 }
 
@@ -53,11 +55,26 @@ struct Found<'a>(&'a Report);
 
 impl Found<'_> {
     fn p50(&self, case: &str, engine: &str, bytes: usize) -> Option<u64> {
+        self.row(case, engine, bytes).map(|row| row.p50_ns)
+    }
+
+    fn row(&self, case: &str, engine: &str, bytes: usize) -> Option<&Row> {
         let is = |row: &&Row| {
             (row.suite.as_str(), row.case.as_str(), row.engine.as_str(), row.bytes)
                 == (SUITE, case, engine, bytes)
         };
-        self.0.rows.iter().find(is).map(|row| row.p50_ns)
+        self.0.rows.iter().find(is)
+    }
+
+    fn interactive(&self, engine: Engine, limit: f64) -> Figure {
+        let p99 = |beside: usize| {
+            let case = format!("{}-{}", readers::CASE, readers::BESIDE[beside]);
+            self.row(&case, engine.name(), SMALL_BYTES).map(|row| row.p99_ns as f64)
+        };
+        let times = p99(1).zip(p99(0)).map(|(beside, alone)| beside / alone.max(1.0));
+        let value = times.map_or_else(|| "none".to_owned(), |times| format!("x{times:.2}"));
+        let text = format!("p99 by {engine} {value} of that alone (at most x{limit:.1})");
+        Figure { text, passes: times.map(|times| times <= limit) }
     }
 
     fn times(
@@ -222,6 +239,22 @@ mod tests {
         };
         assert!(with(2000, 120).starts_with("PASS"), "{}", with(2000, 120));
         assert!(with(2001, 120).starts_with("FAIL") && with(2000, 121).starts_with("FAIL"));
+    }
+
+    #[test]
+    fn a_page_beside_readers_is_held_to_its_p99_alone() {
+        let with = |beside| {
+            let mut rows = Vec::new();
+            for engine in readers::ENGINES {
+                for (which, p99_ns) in readers::BESIDE.into_iter().zip([100, beside]) {
+                    let case = format!("{}-{which}", readers::CASE);
+                    rows.push(Row { p99_ns, ..measured(&case, engine.name(), SMALL_BYTES, 50) });
+                }
+            }
+            starting(&report(rows, vec![]), "  7.")
+        };
+        assert!(with(300).starts_with("PASS"), "{}", with(300));
+        assert!(with(301).starts_with("FAIL"));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Requests for words are shared by reads that had ended before, and by no others.
 
 use nixl_metadata::Ticket;
+use nixl_ops::DriverConfig;
+use proptest::prelude::*;
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -18,7 +20,12 @@ struct Afar {
 
 impl Afar {
     async fn new() -> Self {
-        let world = World::new().await;
+        Self::draining_for(Duration::from_secs(30)).await
+    }
+
+    async fn draining_for(drain: Duration) -> Self {
+        let driver = DriverConfig::default().with_drain(drain);
+        let world = World::with(|reader| reader.driver(driver), per_layer()).await;
         let [_, import] = world.imports().await;
         Self { world, import }
     }
@@ -28,8 +35,14 @@ impl Afar {
     }
 
     fn read(&self, ticket: &Ticket, local: &Layout, id: usize) -> Reading {
+        self.read_within(Duration::from_secs(60), ticket, local, id)
+    }
+
+    fn read_within(&self, time: Duration, ticket: &Ticket, local: &Layout, id: usize) -> Reading {
         let (import, ticket, local) = (self.import.clone(), ticket.clone(), local.clone());
-        tokio::spawn(async move { import.read_blocks(&ticket, &local, &[id]).await })
+        let options = OperationOptions::new().timeout(time);
+        let options = BlockTransferOptions::new().operation(options);
+        tokio::spawn(async move { import.read_blocks_with(&ticket, &local, &[id], options).await })
     }
 
     /// Lets the others go on until the words are so.
@@ -167,4 +180,88 @@ async fn a_word_that_cannot_be_read_is_an_error() {
     assert!(matches!(error, ConnectorError::Operation(_)), "{error}");
     let next = afar.read(grant.ticket(), &local, 1);
     afar.released(next).await.unwrap();
+}
+
+/// What becomes of a read that shares a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fate {
+    Waits,
+    Dropped,
+    OutOfTime,
+}
+
+fn fates() -> impl Strategy<Value = Vec<Fate>> {
+    let fate = prop_oneof![Just(Fate::Waits), Just(Fate::Dropped), Just(Fate::OutOfTime)];
+    // One block is that of the read before, and one waits.
+    proptest::collection::vec(fate, 1..BLOCKS - 1)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Reads that give up leave the request that they share as it is, whichever of them has posted it: it is posted once, is
+    /// not given up, and answers the others.
+    ///
+    /// This made it fail: a request that is dropped with the read which has posted it.
+    #[test]
+    fn a_shared_request_outlives_the_reads_that_give_up(
+        fates in fates(),
+        waiting in any::<proptest::sample::Index>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut fates = fates;
+        fates.insert(waiting.index(fates.len() + 1), Fate::Waits);
+        runtime.block_on(shared_by(&fates));
+    }
+}
+
+async fn shared_by(fates: &[Fate]) {
+    const DRAIN: Duration = Duration::from_millis(1);
+    const TIME: Duration = Duration::from_millis(25);
+    let afar = Afar::draining_for(DRAIN).await;
+    let (local, bytes) = contiguous();
+    let grant = afar.world.export.grant(0, &[5], GrantOptions::new()).unwrap();
+    let ticket = grant.ticket();
+    let first = afar.stalled(ticket, &local).await;
+    let (before, faults) = (afar.import.word_requests(), afar.faults());
+    let readings: Vec<_> = fates
+        .iter()
+        .zip(1..)
+        .map(|(fate, id)| match fate {
+            Fate::OutOfTime => afar.read_within(TIME, ticket, &local, id),
+            _ => afar.read(ticket, &local, id),
+        })
+        .collect();
+    afar.until(true, fates.len()).await;
+    // The next one, which they share, stands still.
+    faults.next([ALL]);
+    faults.release();
+    first.await.unwrap().unwrap();
+    while afar.import.word_requests() == before {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(afar.import.words_in_flight(), (true, 0));
+    let mut waiting = Vec::new();
+    for ((reading, fate), id) in readings.into_iter().zip(fates).zip(1..) {
+        match fate {
+            Fate::Waits => waiting.push((id, reading)),
+            Fate::Dropped => {
+                reading.abort();
+                assert!(reading.await.unwrap_err().is_cancelled());
+            }
+            Fate::OutOfTime => {
+                let error = cause(reading.await.unwrap());
+                assert!(matches!(error, ConnectorError::Operation(_)), "{error}");
+            }
+        }
+    }
+    tokio::time::sleep(2 * DRAIN).await;
+    let stats = afar.world.reader.stats();
+    assert_eq!((stats.active(), stats.overdue().operations()), (1, 0), "the request is given up");
+    faults.release();
+    for (id, reading) in waiting {
+        reading.await.unwrap().unwrap();
+        assert_eq!(read(&bytes, id), block(5));
+    }
+    assert_eq!(afar.import.word_requests(), before + 1);
 }

@@ -2,14 +2,17 @@
 //!
 //! A read *joins* once the completion of its bytes was seen. If no request is in flight, the first that is polled posts one for
 //! all that have joined; otherwise they wait for its end, and the next request is theirs: what one in flight brings may be older
-//! than their bytes. A request that is in flight belongs to the driver, which sees it through and
-//! answers each of its reads, whether or not the read that has posted it was dropped; one that was not posted by then leaves its
-//! reads to the next. Its room is used again once the engine has answered.
+//! than their bytes. A request is the queue's and not that of the read which has posted it: it goes on if that is dropped or its
+//! time is over, and answers the others. Its room is used again once the engine has answered.
+//!
+//! If all its slots lie in one window, the request is one that was prepared before and is posted again, which spares the engine
+//! most of what a short read costs.
 
 mod queue;
 mod request;
 mod room;
 mod runs;
+mod standing;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -73,35 +76,39 @@ impl WordReads {
         if self.reads.load(Ordering::Relaxed) > 1 {
             // Others may end in their turn, and share the request.
             driver.yield_now().await;
-        } else if let Poll::Ready(Next::Post(batch, room)) = self.queue.poll_next(&entry, None) {
-            // Most engines of one host end it where it is posted: then it needs no driver.
-            let mut request = self.request(peer, (batch, room));
-            if request.poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-                let (list, request) = (DescriptorList::from(request.memory()), Box::new(request));
-                let posted = ReadOperation::resume(driver, request, list, OperationOptions::new())?;
-                return driver.with_timeout(options, self.wait(&entry, posted, peer)).await?.0;
-            }
-            if let Some(answer) = entry.answered() {
-                return Ok(answer?);
-            }
         }
-        driver.with_timeout(options, self.answer(&entry, peer)).await?.0
+        let mut posted = None;
+        if let Poll::Ready(Next::Post(batch, room)) = self.queue.poll_next(&entry, None) {
+            posted = self.post(peer, (batch, room))?;
+        }
+        if posted.is_none()
+            && let Some(answer) = entry.answered()
+        {
+            return Ok(answer?);
+        }
+        driver.with_timeout(options, self.answer(&entry, peer, posted)).await?.0
     }
 
-    /// Waits for a request that this read has posted.
-    async fn wait(
+    /// Posts a request. `None` if it has ended, as it does at once on most engines of one host.
+    fn post(
         &self,
-        entry: &Arc<Entry>,
-        mut posted: ReadOperation,
         peer: &PeerId,
-    ) -> Result<[u64; 2], ConnectorError> {
-        posted.wait_for_completion().await?;
-        self.answer(entry, peer).await
+        batch: (Batch, Room),
+    ) -> Result<Option<Posted<'_>>, ConnectorError> {
+        let mut request = self.request(peer, batch);
+        if request.poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+            return Ok(None);
+        }
+        let (list, request) = (DescriptorList::from(request.memory()), Box::new(request));
+        let driver = self.connector.connection().driver();
+        // Its own time is not that of a read: it serves others, too.
+        let posted = ReadOperation::resume(driver, request, list, OperationOptions::new())?;
+        Ok(Some(Posted { queue: &self.queue, operation: Some(posted) }))
     }
 
     fn request(&self, peer: &PeerId, batch: (Batch, Room)) -> WordRequest {
         let parts = (&self.queue, self.connector.connection().transport());
-        WordRequest::new(parts, (self.at.address, peer), batch)
+        WordRequest::new(parts, (&self.at, peer), batch)
     }
 
     #[cfg(test)]
@@ -114,24 +121,50 @@ impl WordReads {
         self.queue.requests()
     }
 
-    async fn answer(&self, entry: &Arc<Entry>, peer: &PeerId) -> Result<[u64; 2], ConnectorError> {
+    async fn answer(
+        &self,
+        entry: &Arc<Entry>,
+        peer: &PeerId,
+        mut posted: Option<Posted<'_>>,
+    ) -> Result<[u64; 2], ConnectorError> {
         loop {
+            if let Some(mut posted) = posted.take() {
+                posted.ended().await?;
+            }
             match self.queue.next(entry).await {
                 Next::Answered(answer) => return Ok(answer?),
                 Next::NoRoom => self.queue.add(Room::new(&self.connector).await?),
-                Next::Post(batch, room) => {
-                    let request = self.request(peer, (batch, room));
-                    let list = DescriptorList::from(request.memory());
-                    let (request, options) = (Box::new(request), OperationOptions::new());
-                    let driver = self.connector.connection().driver();
-                    // Its own time is not that of this read: it serves others, too.
-                    let mut posted = ReadOperation::begin(driver, request, list, options)?;
-                    if let Err(error) = posted.wait_for_completion().await {
-                        // The others have joined the next request.
-                        return Err(error.into());
-                    }
-                }
+                Next::Post(batch, room) => posted = self.post(peer, (batch, room))?,
             }
         }
+    }
+}
+
+impl Drop for WordReads {
+    fn drop(&mut self) {
+        // No read is left that it serves.
+        self.queue.give_up();
+    }
+}
+
+/// A request that a read has posted and waits for. If the read is dropped, the queue has it.
+struct Posted<'a> {
+    queue: &'a Queue,
+    operation: Option<ReadOperation>,
+}
+
+impl Posted<'_> {
+    async fn ended(&mut self) -> Result<(), ConnectorError> {
+        if let Some(operation) = &mut self.operation {
+            operation.wait_for_completion().await?;
+        }
+        self.operation = None;
+        Ok(())
+    }
+}
+
+impl Drop for Posted<'_> {
+    fn drop(&mut self) {
+        self.operation.take().into_iter().for_each(|operation| self.queue.hold(operation));
     }
 }

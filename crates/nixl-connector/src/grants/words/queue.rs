@@ -5,10 +5,11 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-use nixl_ops::{TransportError, contained};
+use nixl_ops::{ReadOperation, TransportError, contained};
 
 use super::room::Room;
 use super::runs::Runs;
+use super::standing::WINDOW;
 
 /// What a request brings to one read.
 pub(super) type Answer = Result<[u64; 2], TransportError>;
@@ -58,10 +59,17 @@ fn wake(waker: Waker) {
     let _ = contained("a waker", || waker.wake());
 }
 
-/// Reads of one request, and the place of each one's words in its room.
+/// Reads of one request, and the place of each one's words among those that it brings.
 pub(super) struct Batch {
     pub(super) reads: Vec<(Arc<Entry>, usize)>,
-    pub(super) runs: Runs,
+    pub(super) slots: Slots,
+}
+
+/// The slots that a request brings.
+pub(super) enum Slots {
+    /// All of a window.
+    Window(u32),
+    Runs(Runs),
 }
 
 /// What a read does next. A batch that is taken is posted, or its reads wait for ever.
@@ -85,6 +93,8 @@ struct State {
     wanted: Vec<Arc<Entry>>,
     /// A request is being posted or in flight.
     in_flight: bool,
+    /// The last request whose read does not wait for it any more. It is not given up: it serves others, too.
+    held: Option<ReadOperation>,
     free: Vec<Room>,
     #[cfg(test)]
     requests: usize,
@@ -115,6 +125,19 @@ impl Queue {
         if state.free.len() < Self::KEPT {
             state.free.push(room);
         }
+    }
+
+    /// Holds a request that its read does not wait for any more.
+    pub(super) fn hold(&self, posted: ReadOperation) {
+        let before = self.lock().held.replace(posted);
+        // Only one is in flight: that one has ended.
+        drop(before);
+    }
+
+    /// Gives up a request that is held.
+    pub(super) fn give_up(&self) {
+        let held = self.lock().held.take();
+        drop(held);
     }
 
     /// A read has ended: a request that is posted from now on serves it.
@@ -171,11 +194,15 @@ impl State {
     fn batch(&mut self) -> Batch {
         // Those that were dropped meanwhile are known here alone.
         self.wanted.retain(|entry| Arc::strong_count(entry) > 1);
-        if self.wanted.len() == 1 {
-            let mut runs = Runs::default();
-            let place = |entry: Arc<Entry>| runs.add(entry.slot).map(|place| (entry, place));
-            let reads = self.wanted.pop().and_then(place).into_iter().collect();
-            return Batch { reads, runs };
+        let window = self.wanted.first().map(|entry| entry.slot / WINDOW);
+        if let Some(window) = window
+            && self.wanted.iter().all(|entry| entry.slot / WINDOW == window)
+        {
+            let placed = self.wanted.drain(..).map(|entry| {
+                let place = entry.slot % WINDOW;
+                (entry, place as usize)
+            });
+            return Batch { reads: placed.collect(), slots: Slots::Window(window) };
         }
         let oldest = self.wanted.first().map_or(0, |entry| entry.slot);
         let (mut places, mut runs) = self.places(0);
@@ -190,7 +217,7 @@ impl State {
                 None => self.wanted.push(entry),
             }
         }
-        Batch { reads, runs }
+        Batch { reads, slots: Slots::Runs(runs) }
     }
 
     /// The places of all wanted slots from this one on that one request brings.

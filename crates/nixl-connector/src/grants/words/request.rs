@@ -1,18 +1,20 @@
 //! One request of the engine's for words.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use nixl_descriptor::{Descriptor, LeaseUse, copy_range_to_slice};
 use nixl_device::Device;
-use nixl_metadata::{OperationKind, SerializedDescriptor};
+use nixl_metadata::{OperationKind, SerializedDescriptor, WordsLocation};
 use nixl_ops::{
     CompletionMode, Execution, GrantWords, PathKind, PathReport, PeerId, Transfer, TransferSpec,
     Transport, TransportError,
 };
 
-use super::queue::{Answer, Batch, Entry, Queue};
+use super::queue::{Answer, Batch, Entry, Queue, Slots};
 use super::room::Room;
+use super::standing::WINDOW;
 
 /// A request for the words of some reads. It gives each its words; if it is dropped before, they join the next.
 pub(super) struct WordRequest {
@@ -22,20 +24,26 @@ pub(super) struct WordRequest {
     /// Field order: the request goes before the room that it brings words to.
     room: Option<Room>,
     whole: Descriptor,
+    /// Where in the room the words come to, in slots.
+    at: usize,
+    /// The part of the room and the window of a request that is posted again.
+    standing: Option<(usize, u32)>,
+    peer: PeerId,
     transport: Arc<dyn Transport>,
 }
 
 impl WordRequest {
-    /// Of words that begin at an address of the owner's. A failure is that of the request.
+    /// Of the words of an owner. A failure is that of the request.
     pub(super) fn new(
         (queue, transport): (&Arc<Queue>, &Arc<dyn Transport>),
-        owner: (u64, &PeerId),
+        (words, peer): (&WordsLocation, &PeerId),
         (batch, room): (Batch, Room),
     ) -> Self {
         let (queue, transport) = (Arc::clone(queue), Arc::clone(transport));
-        let (whole, room) = (room.region.whole(), Some(room));
-        let mut new = Self { queue, batch, transfer: None, room, whole, transport };
-        new.transfer = Some(new.prepared(owner));
+        let (whole, room, peer) = (room.region.whole(), Some(room), peer.clone());
+        let (transfer, at, standing) = (None, 0, None);
+        let mut new = Self { queue, batch, transfer, room, whole, at, standing, peer, transport };
+        new.transfer = Some(new.prepared(words));
         new
     }
 
@@ -44,26 +52,25 @@ impl WordRequest {
         self.whole.clone()
     }
 
-    fn prepared(&self, (words, peer): (u64, &PeerId)) -> Result<Box<dyn Transfer>, TransportError> {
-        let Some(room) = &self.room else { return Err(TransportError::Closed) };
-        let (mut local, mut remote) = (Vec::new(), Vec::new());
-        for (slots, place) in self.batch.runs.each() {
-            let len = slots.len() * GrantWords::SLOT_BYTES;
-            let at = place * GrantWords::SLOT_BYTES;
-            local.push(room.region.descriptor(at..at + len).map_err(failed)?);
-            // Inside the address space, as the metadata was checked.
-            let at = words + GrantWords::offset(slots.start) as u64;
-            let of_peer = SerializedDescriptor::new(Device::HOST, at, len as u64);
-            remote.push(of_peer.map_err(failed)?);
+    fn prepared(&mut self, words: &WordsLocation) -> Result<Box<dyn Transfer>, TransportError> {
+        let Some(room) = &mut self.room else { return Err(TransportError::Closed) };
+        match &self.batch.slots {
+            Slots::Runs(runs) => {
+                let spec = (&self.transport, &self.peer, false);
+                prepare(spec, words, &*room, runs.each())
+            }
+            &Slots::Window(window) => {
+                let (part, standing) = room.standing.take(window, &self.peer);
+                (self.at, self.standing) = (part * WINDOW as usize, Some((part, window)));
+                if let Some(standing) = standing {
+                    return Ok(standing);
+                }
+                let first = window.saturating_mul(WINDOW);
+                let slots = first..first.saturating_add(WINDOW).min(words.slots);
+                let spec = (&self.transport, &self.peer, true);
+                prepare(spec, words, &*room, [(slots, self.at)].into_iter())
+            }
         }
-        self.transport.prepare(TransferSpec::new(
-            OperationKind::Read,
-            peer,
-            (&local, &room.leased),
-            &remote,
-            None,
-            room.registrations.clone(),
-        )?)
     }
 
     /// Gives each read the words that have arrived for it.
@@ -72,13 +79,47 @@ impl WordRequest {
         for (entry, place) in self.batch.reads.drain(..) {
             let answer: Answer = match (asked, &held) {
                 (Err(error), _) => Err(error.clone()),
-                (Ok(()), Some(Ok(held))) => two_words(&self.whole, place, held),
+                (Ok(()), Some(Ok(held))) => two_words(&self.whole, self.at + place, held),
                 (Ok(()), Some(Err(error))) => Err(failed(error)),
                 (Ok(()), None) => Err(TransportError::Closed),
             };
             entry.answer(answer);
         }
     }
+
+    /// Keeps what is posted again, and releases the request otherwise.
+    fn keep(&mut self, ended: &Result<(), TransportError>) {
+        let transfer = self.transfer.take();
+        if let (Ok(()), Some(Ok(transfer)), Some(place), Some(room)) =
+            (ended, transfer, self.standing, &mut self.room)
+        {
+            room.standing.keep(place, self.peer.clone(), transfer);
+        }
+    }
+}
+
+/// Prepares a request for these ranges of slots, each to its place in the room.
+fn prepare(
+    (transport, peer, is_repeated): (&Arc<dyn Transport>, &PeerId, bool),
+    words: &WordsLocation,
+    room: &Room,
+    ranges: impl Iterator<Item = (Range<u32>, usize)>,
+) -> Result<Box<dyn Transfer>, TransportError> {
+    let (mut local, mut remote) = (Vec::new(), Vec::new());
+    for (slots, place) in ranges {
+        let len = slots.len() * GrantWords::SLOT_BYTES;
+        let at = place * GrantWords::SLOT_BYTES;
+        local.push(room.region.descriptor(at..at + len).map_err(failed)?);
+        // Inside the address space, as the metadata was checked.
+        let at = words.address + GrantWords::offset(slots.start) as u64;
+        let of_peer = SerializedDescriptor::new(Device::HOST, at, len as u64);
+        remote.push(of_peer.map_err(failed)?);
+    }
+    let memory = (local.as_slice(), &room.leased);
+    let registrations = room.registrations.clone();
+    let kind = OperationKind::Read;
+    let spec = TransferSpec::new(kind, peer, memory, &remote, None, registrations)?;
+    transport.prepare(if is_repeated { spec.repeated() } else { spec })
 }
 
 /// The first two words of the slot at this place, in the owner's byte order: engines reach peers of one architecture only.
@@ -102,8 +143,8 @@ impl Execution for WordRequest {
             Some(Err(error)) => Err(error.clone()),
             None => Err(TransportError::Closed),
         };
-        // The request is released before its memory is looked at.
-        self.transfer = None;
+        // The request is released, or made ready again, before its memory is looked at.
+        self.keep(&asked);
         self.answer(&asked);
         self.queue.ended(self.room.take(), Vec::new());
         // A failure has been told to each.
@@ -125,8 +166,11 @@ impl Execution for WordRequest {
     }
 
     fn report(&self) -> PathReport {
-        let bytes = (self.batch.runs.slots() * GrantWords::SLOT_BYTES) as u64;
-        let descriptors = self.batch.runs.each().count();
+        let (slots, descriptors) = match &self.batch.slots {
+            Slots::Window(_) => (WINDOW as usize, 1),
+            Slots::Runs(runs) => (runs.slots(), runs.each().count()),
+        };
+        let bytes = (slots * GrantWords::SLOT_BYTES) as u64;
         let engine = self.transport.name().to_owned();
         PathReport::new(PathKind::Direct, engine, bytes, descriptors)
     }

@@ -4,10 +4,13 @@ use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Region, Registr
 use nixl_ops::GrantWords;
 
 use super::runs::Runs;
+use super::standing::{Standing, WINDOW};
 use crate::{Connector, ConnectorError};
 
 /// Room for the words of some slots: registered, and leased for writing.
 pub(super) struct Room {
+    /// Field order: requests go before the memory that they bring words to.
+    pub(super) standing: Standing,
     pub(super) registrations: Vec<Registration>,
     pub(super) region: Region,
     pub(super) leased: Leased,
@@ -17,10 +20,11 @@ impl Room {
     const BYTES: usize = Runs::MOST_SLOTS * GrantWords::SLOT_BYTES;
 
     pub(super) async fn new(connector: &Connector) -> Result<Self, ConnectorError> {
+        const { assert!(Standing::WINDOWS * WINDOW as usize <= Runs::MOST_SLOTS) };
         let region = connector.buffer(Self::BYTES)?;
         let list = DescriptorList::from(region.whole());
         let registrations = connector.connection().register(&list).await?;
         let leased = Leases::acquire_list(list, LeaseMode::Write)?;
-        Ok(Self { registrations, region, leased })
+        Ok(Self { standing: Standing::default(), registrations, region, leased })
     }
 }

@@ -1,0 +1,262 @@
+//! The order of transfers, and the bounds of what is in flight.
+
+use std::collections::{HashMap, VecDeque};
+
+use nixl_ops::PeerId;
+
+use super::TransferClass;
+
+/// What a transfer takes of the bounds.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Charge {
+    pub(super) class: TransferClass,
+    pub(super) peer: PeerId,
+    pub(super) bytes: u64,
+}
+
+/// Transfers that wait, each with what tells it of its turn, and the bytes of those in flight.
+#[derive(Debug)]
+pub(super) struct FairQueue<T> {
+    per_connection: u64,
+    per_peer: u64,
+    in_flight: u64,
+    bulk: u64,
+    peers: HashMap<PeerId, u64>,
+    /// Interactive, bulk.
+    classes: [Waiting<T>; 2],
+    /// The start tag of the transfer that was admitted last.
+    now: u64,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    queue: VecDeque<(Charge, T)>,
+    /// The finish tag of the class's last transfer.
+    finish: u64,
+}
+
+/// Why a transfer waits.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Bound {
+    Connection,
+    /// Of the peer or the class: others may go.
+    Own,
+}
+
+impl<T> FairQueue<T> {
+    /// Of the bulk class: what interactive transfers may have to wait for.
+    pub(super) const BULK_IN_FLIGHT: u64 = 1 << 20;
+    /// Bytes of the interactive class for one of the bulk class.
+    const WEIGHT: u64 = 8;
+
+    pub(super) fn new(per_connection: u64, per_peer: u64) -> Self {
+        let waiting = || Waiting { queue: VecDeque::new(), finish: 0 };
+        let classes = [waiting(), waiting()];
+        let peers = HashMap::new();
+        Self { per_connection, per_peer, in_flight: 0, bulk: 0, peers, classes, now: 0 }
+    }
+
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.classes.iter().map(|class| class.queue.len()).sum()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.len() == 0 && self.in_flight == 0 && self.bulk == 0 && self.peers.is_empty()
+    }
+
+    /// Admits a transfer if no transfer waits and the bounds allow it.
+    pub(super) fn try_admit(&mut self, charge: Charge) -> Option<Charge> {
+        (self.len() == 0 && self.bound(&charge).is_none()).then(|| self.admitted(charge))
+    }
+
+    /// A transfer waits.
+    pub(super) fn push(&mut self, charge: Charge, tell: T) {
+        self.classes[index(charge.class)].queue.push_back((charge, tell));
+    }
+
+    /// Only those wait that are so.
+    pub(super) fn retain(&mut self, is_so: impl Fn(&T) -> bool) {
+        for class in &mut self.classes {
+            class.queue.retain(|(_, tell)| is_so(tell));
+        }
+    }
+
+    /// Admits the next transfer, if one can be.
+    pub(super) fn next(&mut self) -> Option<(Charge, T)> {
+        let start = |class: &Waiting<T>| class.finish.max(self.now);
+        let [interactive, bulk] = &self.classes;
+        let order = if start(interactive) <= start(bulk) { [0, 1] } else { [1, 0] };
+        for class in order {
+            let mut found = None;
+            for (at, (charge, _)) in self.classes[class].queue.iter().enumerate() {
+                match self.bound(charge) {
+                    None => {
+                        found = Some(at);
+                        break;
+                    }
+                    // What waits for room of the connection is not overtaken, or it might wait for ever.
+                    Some(Bound::Connection) => return None,
+                    Some(Bound::Own) => {}
+                }
+            }
+            if let Some((charge, tell)) = found.and_then(|at| self.classes[class].queue.remove(at))
+            {
+                return Some((self.admitted(charge), tell));
+            }
+        }
+        None
+    }
+
+    /// A transfer has ended.
+    pub(super) fn release(&mut self, Charge { class, peer, bytes }: &Charge) {
+        self.in_flight = self.in_flight.saturating_sub(*bytes);
+        if *class == TransferClass::Bulk {
+            self.bulk = self.bulk.saturating_sub(*bytes);
+        }
+        if let Some(of_peer) = self.peers.get_mut(peer) {
+            *of_peer = of_peer.saturating_sub(*bytes);
+            if *of_peer == 0 {
+                self.peers.remove(peer);
+            }
+        }
+    }
+
+    fn bound(&self, Charge { class, peer, bytes }: &Charge) -> Option<Bound> {
+        let exceeds = |now: u64, most: u64| now > 0 && now.saturating_add(*bytes) > most;
+        let of_peer = self.peers.get(peer).copied().unwrap_or(0);
+        let is_bulk = *class == TransferClass::Bulk;
+        if exceeds(of_peer, self.per_peer) || (is_bulk && exceeds(self.bulk, Self::BULK_IN_FLIGHT))
+        {
+            return Some(Bound::Own);
+        }
+        exceeds(self.in_flight, self.per_connection).then_some(Bound::Connection)
+    }
+
+    fn admitted(&mut self, charge: Charge) -> Charge {
+        let weight = if charge.class == TransferClass::Bulk { 1 } else { Self::WEIGHT };
+        let class = &mut self.classes[index(charge.class)];
+        self.now = class.finish.max(self.now);
+        class.finish = self.now.saturating_add(charge.bytes.saturating_mul(Self::WEIGHT) / weight);
+        self.in_flight = self.in_flight.saturating_add(charge.bytes);
+        if charge.class == TransferClass::Bulk {
+            self.bulk = self.bulk.saturating_add(charge.bytes);
+        }
+        if charge.bytes > 0 {
+            let of_peer = self.peers.entry(charge.peer.clone()).or_default();
+            *of_peer = of_peer.saturating_add(charge.bytes);
+        }
+        charge
+    }
+}
+
+fn index(class: TransferClass) -> usize {
+    match class {
+        TransferClass::Interactive => 0,
+        TransferClass::Bulk => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KIB: u64 = 1024;
+    const CLASSES: [TransferClass; 2] = [TransferClass::Interactive, TransferClass::Bulk];
+
+    fn charge(class: TransferClass, peer: usize, bytes: u64) -> Charge {
+        Charge { class, peer: PeerId::new(format!("peer-{peer}")), bytes }
+    }
+
+    proptest! {
+        /// Transfers arrive and end at random. What is in flight keeps to the bounds unless it is alone, each peer's are admitted
+        /// in their order within a class, and in the end all were.
+        #[test]
+        fn bounds_and_order_are_kept_and_none_starves(
+            steps in proptest::collection::vec(
+                (any::<bool>(), 0usize..3, 0u64..600 * KIB, any::<proptest::sample::Index>()),
+                1..200,
+            ),
+        ) {
+            const CONNECTION: u64 = 1500 * KIB;
+            const PEER: u64 = 700 * KIB;
+            let mut queue = FairQueue::new(CONNECTION, PEER);
+            let mut in_flight: Vec<Charge> = Vec::new();
+            let (mut arrived, mut last) = (0, HashMap::new());
+            let mut admitted = 0;
+            let mut admit = |queue: &mut FairQueue<usize>, in_flight: &mut Vec<Charge>| {
+                while let Some((charge, number)) = queue.next() {
+                    let before = last.insert((charge.class, charge.peer.clone()), number);
+                    assert!(before < Some(number), "{before:?} before {number}");
+                    in_flight.push(charge);
+                    admitted += 1;
+                    let sum = |of: &dyn Fn(&Charge) -> bool| {
+                        let those = || in_flight.iter().filter(|charge| of(charge));
+                        // Those of no bytes are not bounded.
+                        let count = those().filter(|charge| charge.bytes > 0).count();
+                        (those().map(|charge| charge.bytes).sum::<u64>(), count)
+                    };
+                    let within = |(bytes, count): (u64, usize), most| bytes <= most || count == 1;
+                    assert!(within(sum(&|_| true), CONNECTION));
+                    let bulk = sum(&|charge| charge.class == TransferClass::Bulk);
+                    assert!(within(bulk, FairQueue::<usize>::BULK_IN_FLIGHT));
+                    for peer in 0..3 {
+                        let peer = PeerId::new(format!("peer-{peer}"));
+                        assert!(within(sum(&|charge| charge.peer == peer), PEER));
+                    }
+                }
+            };
+            for (is_bulk, peer, bytes, ends) in steps {
+                queue.push(charge(CLASSES[usize::from(is_bulk)], peer, bytes), arrived);
+                arrived += 1;
+                admit(&mut queue, &mut in_flight);
+                if !in_flight.is_empty() && bytes % 3 == 0 {
+                    let ended = in_flight.swap_remove(ends.index(in_flight.len()));
+                    queue.release(&ended);
+                    admit(&mut queue, &mut in_flight);
+                }
+            }
+            while let Some(ended) = in_flight.pop() {
+                queue.release(&ended);
+                admit(&mut queue, &mut in_flight);
+            }
+            prop_assert_eq!(admitted, arrived);
+            prop_assert!(queue.is_idle());
+        }
+    }
+
+    /// One at a time, while both classes wait.
+    #[test]
+    fn classes_that_both_wait_share_by_their_weights() {
+        let mut queue = FairQueue::new(1, 1);
+        for number in 0..4000 {
+            queue.push(charge(TransferClass::Interactive, 0, 4 * KIB), number);
+            queue.push(charge(TransferClass::Bulk, 0, 256 * KIB), number);
+        }
+        let mut bytes = [0; 2];
+        for _ in 0..2000 {
+            let (charge, _) = queue.next().unwrap();
+            bytes[index(charge.class)] += charge.bytes;
+            queue.release(&charge);
+        }
+        let [interactive, bulk] = bytes;
+        let share = interactive as f64 / bulk as f64;
+        assert!((7.0..9.0).contains(&share), "{bytes:?}");
+    }
+
+    #[test]
+    fn an_interactive_transfer_waits_for_no_bulk_one_that_waits() {
+        let mut queue = FairQueue::new(u64::MAX, u64::MAX);
+        let bulk = || charge(TransferClass::Bulk, 0, 600 * KIB);
+        for number in 0..64 {
+            queue.push(bulk(), number);
+        }
+        assert_eq!(queue.next().unwrap().1, 0);
+        assert!(queue.next().is_none(), "the bulk class has its bytes in flight");
+        queue.push(charge(TransferClass::Interactive, 0, 4 * KIB), 64);
+        assert_eq!(queue.next().unwrap().1, 64);
+    }
+}

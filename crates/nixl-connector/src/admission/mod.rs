@@ -1,0 +1,221 @@
+//! Which transfer of blocks begins next: two classes share a connection by bytes, within bounds of what is in flight.
+//!
+//! | part | where | rule |
+//! |---|---|---|
+//! | order | [`fair_queue`] | first come, first served within a class; between the classes start-time fair queuing, by bytes and weight |
+//! | bounds | [`fair_queue`] | of bytes in flight for the connection, for each peer and for the bulk class; what is larger goes alone |
+//! | permit | [`permit`] | held by the execution until its engine is done, also if nothing waits for it any more |
+
+mod admitted;
+mod fair_queue;
+mod permit;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nixl_ops::{PeerId, TransportError};
+use tokio::sync::oneshot;
+
+pub(crate) use self::admitted::Admitted;
+use self::fair_queue::{Charge, FairQueue};
+pub(crate) use self::permit::Permit;
+use crate::ConnectorError;
+
+/// Which transfers of blocks a connection prefers.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum TransferClass {
+    /// Begun at once, in one piece.
+    #[default]
+    Interactive,
+    /// Read in pieces of 256 KiB, of which the connection has a MiB in flight at most, so that interactive transfers find the
+    /// engine free soon. While both classes wait, eight bytes of interactive transfers go for one of these.
+    Bulk,
+}
+
+/// Bounds of the transfers of blocks that one connector has in flight.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TransferLimits {
+    per_peer: u64,
+    per_connection: u64,
+    queued: usize,
+}
+
+impl Default for TransferLimits {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TransferLimits {
+    /// A GiB for each peer, four for the connection, and 4,096 transfers that wait.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { per_peer: 1 << 30, per_connection: 4 << 30, queued: 4096 }
+    }
+
+    /// Bytes in flight with one peer. A larger transfer begins when none is in flight with it.
+    #[must_use]
+    pub fn per_peer(mut self, bytes: u64) -> Self {
+        self.per_peer = bytes;
+        self
+    }
+
+    /// Bytes in flight with all peers. A larger transfer begins when none is in flight.
+    #[must_use]
+    pub fn per_connection(mut self, bytes: u64) -> Self {
+        self.per_connection = bytes;
+        self
+    }
+
+    /// Transfers that wait for their turn; a further one is refused with [`ConnectorError::WouldBlock`].
+    #[must_use]
+    pub fn queued(mut self, transfers: usize) -> Self {
+        self.queued = transfers;
+        self
+    }
+}
+
+/// Admits the transfers of a connection.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    queue: Mutex<FairQueue<oneshot::Sender<Permit>>>,
+    most_queued: usize,
+}
+
+impl Admission {
+    pub(crate) fn new(limits: TransferLimits) -> Arc<Self> {
+        let queue = FairQueue::new(limits.per_connection, limits.per_peer);
+        Arc::new(Self { queue: Mutex::new(queue), most_queued: limits.queued })
+    }
+
+    /// Admits a transfer if none waits and the bounds allow it.
+    pub(crate) fn try_admit(
+        self: &Arc<Self>,
+        class: TransferClass,
+        peer: &PeerId,
+        bytes: u64,
+    ) -> Option<Permit> {
+        let charge = Charge { class, peer: peer.clone(), bytes };
+        let charge = self.lock().try_admit(charge)?;
+        Some(Permit::new(self, charge))
+    }
+
+    /// Waits for the turn of a transfer. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError::WouldBlock`] if too many wait.
+    pub(crate) async fn admit(
+        self: &Arc<Self>,
+        class: TransferClass,
+        peer: &PeerId,
+        bytes: u64,
+    ) -> Result<Permit, ConnectorError> {
+        if let Some(permit) = self.try_admit(class, peer, bytes) {
+            return Ok(permit);
+        }
+        let (tell, turn) = oneshot::channel();
+        {
+            let mut queue = self.lock();
+            if queue.len() >= self.most_queued {
+                // Those that are not awaited any more make room.
+                queue.retain(|waiting| !waiting.is_closed());
+            }
+            let queued = queue.len();
+            if queued >= self.most_queued {
+                return Err(ConnectorError::WouldBlock { queued });
+            }
+            queue.push(Charge { class, peer: peer.clone(), bytes }, tell);
+        }
+        // What was in flight may have ended before it waited.
+        self.advance();
+        Ok(turn.await.map_err(|_| TransportError::Closed)?)
+    }
+
+    /// Gives back what a transfer was charged.
+    fn release(self: &Arc<Self>, charge: &Charge) {
+        self.lock().release(charge);
+        self.advance();
+    }
+
+    /// Admits those whose turn it is.
+    fn advance(self: &Arc<Self>) {
+        loop {
+            let next = self.lock().next();
+            let Some((charge, tell)) = next else { return };
+            // One that is not awaited any more takes nothing, and the next has its turn here.
+            let unwanted = tell.send(Permit::new(self, charge)).err();
+            if let Some(charge) = unwanted.and_then(Permit::into_charge) {
+                self.lock().release(&charge);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FairQueue<oneshot::Sender<Permit>>> {
+        // Nothing in here leaves the queue half changed.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLASS: TransferClass = TransferClass::Interactive;
+
+    #[tokio::test]
+    async fn a_transfer_waits_for_its_turn_and_is_refused_beyond_the_depth_of_the_queue() {
+        let limits = TransferLimits::new().per_connection(10).queued(1);
+        let (admission, peer) = (Admission::new(limits), PeerId::new("peer"));
+        let first = admission.admit(CLASS, &peer, 8).await.unwrap();
+        assert!(admission.try_admit(CLASS, &peer, 8).is_none());
+        let second = tokio::spawn({
+            let (admission, peer) = (Arc::clone(&admission), peer.clone());
+            async move { admission.admit(CLASS, &peer, 8).await }
+        });
+        while admission.lock().len() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let refused = admission.admit(CLASS, &peer, 1).await.unwrap_err();
+        assert_eq!(refused, ConnectorError::WouldBlock { queued: 1 });
+        drop(first);
+        drop(second.await.unwrap().unwrap());
+        drop(admission.admit(CLASS, &peer, 1000).await.unwrap());
+        assert!(admission.lock().is_idle());
+    }
+
+    #[tokio::test]
+    async fn one_that_is_not_awaited_any_more_takes_neither_room_nor_a_turn() {
+        let limits = TransferLimits::new().per_peer(10).queued(1);
+        let (admission, peer) = (Admission::new(limits), PeerId::new("peer"));
+        let first = admission.admit(CLASS, &peer, 8).await.unwrap();
+        for _ in 0..3 {
+            let waiting = admission.admit(CLASS, &peer, 8);
+            let mut waiting = Box::pin(waiting);
+            let polled = std::future::poll_fn(|cx| {
+                std::task::Poll::Ready(waiting.as_mut().poll(cx).is_pending())
+            });
+            assert!(polled.await, "it waits");
+        }
+        drop(first);
+        assert!(admission.lock().is_idle());
+    }
+
+    #[tokio::test]
+    async fn thousands_that_are_not_awaited_any_more_are_passed_over() {
+        let limits = TransferLimits::new().per_peer(10).queued(100_000);
+        let (admission, peer) = (Admission::new(limits), PeerId::new("peer"));
+        let first = admission.admit(CLASS, &peer, 8).await.unwrap();
+        let mut waiting: Vec<_> =
+            (0..50_000).map(|_| Box::pin(admission.admit(CLASS, &peer, 8))).collect();
+        for turn in &mut waiting {
+            let poll = std::future::poll_fn(|cx| std::task::Poll::Ready(turn.as_mut().poll(cx)));
+            assert!(poll.await.is_pending(), "it waits");
+        }
+        let last = waiting.pop();
+        drop(waiting);
+        drop(first);
+        drop(last.unwrap().await.unwrap());
+        assert!(admission.lock().is_idle());
+    }
+}
