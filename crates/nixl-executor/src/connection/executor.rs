@@ -15,7 +15,7 @@ use nixl_ops::{
 
 use super::path_executor::{PeerStats, Shared};
 use super::path_transfer::PathTransfer;
-use super::planning::is_host_memory;
+use super::planning::{is_copied_by_owner, is_host_memory};
 use super::telemetry::Successes;
 use crate::facts::{Engine, LocalFacts, UcxTransports};
 use crate::local::{self, CopyContext, MemoryKind, ProcessOffers, is_host};
@@ -122,7 +122,7 @@ impl PathConnection {
     ) -> Result<Box<dyn Execution>, TransportError> {
         let gate = |execution| WaitFor::before(execution, request.local().pending());
         match kind {
-            PathKind::CudaIpc if is_host_memory(request.remote()) => {
+            PathKind::CudaIpc if is_copied_by_owner(request.remote()) => {
                 self.services.remote_copies.begin(request).map(gate)
             }
             // Their copies wait by themselves, as those of the transport below.
@@ -170,7 +170,8 @@ impl ConnectionExecutor for PathConnection {
         let info = request.remote().peer();
         let peer = self.peer(route.peer().as_str(), info);
         self.ask_engine(&peer, &request);
-        let (plan, mut history) = self.plan(&peer, info, self.query(&request));
+        let (plan, mut history) =
+            self.plan(&peer, info, self.query(&request), request.local().total_bytes());
         self.note_memory(&request, &plan, &mut history);
         self.shared.maintenance.note_use();
         let me = self.me.upgrade().ok_or(TransportError::Closed)?;

@@ -8,10 +8,11 @@ use nixl_metadata::{PeerInfo, RdmaMetadata};
 use nixl_ops::{PathKind, TransferRequest};
 
 use super::executor::PathConnection;
-use crate::facts::{Engine, OfferFacts};
+use crate::facts::{Engine, OfferFacts, ShareForm};
 use crate::local::{MemoryKind, is_host, kind_of};
-use crate::peers::Peer;
+use crate::peers::{Peer, PeerState};
 use crate::planner::{PathHistory, PathPlan, PathQuery};
+use crate::remote_memory::shares;
 
 impl PathConnection {
     /// What the operation asks; of the engine it says what is so for any peer.
@@ -23,14 +24,24 @@ impl PathConnection {
             .map(|d| d.device())
             .find(|device| !device.is_host())
             .unwrap_or(Device::HOST);
+        let offered = OfferFacts::by_a_peer(request.remote());
+        let is_shared = offered.share == Some(ShareForm::CudaIpc);
         PathQuery {
             operation: request.kind(),
             local: self.local_kind(request.local(), remote),
+            exportable: !remote.is_host() && !is_shared && self.is_exportable(request.local()),
             remote,
             engine: self.engine,
-            offered: OfferFacts::by_a_peer(request.remote()),
+            offered,
             policy: request.policy(),
         }
+    }
+
+    /// Whether other processes can open all of a list, which is GPU memory.
+    fn is_exportable(&self, list: &DescriptorList) -> bool {
+        let shares = || shares(&*self.shared.gpus, list);
+        list.iter().all(|d| !d.device().is_host())
+            && shares().iter().map(|share| share.descriptors().len()).sum::<usize>() == list.len()
     }
 
     /// What kind of memory a list is. Host memory is asked whether it is pinned only where that matters.
@@ -46,21 +57,24 @@ impl PathConnection {
         }
     }
 
-    /// The plan, and how its paths stand.
+    /// The plan, and how its paths stand for so many bytes.
     pub(super) fn plan(
         &self,
         peer: &Peer,
         info: Option<&PeerInfo>,
         mut query: PathQuery,
+        bytes: u64,
     ) -> (Arc<PathPlan>, PathHistory) {
         let now = self.link.clock().now();
         let here = (&*self.facts, &self.shared.path_costs);
         let mut known = peer.lock();
         query.engine = known.estimate.refine(self.engine);
-        let plan = known.plans.get(here, info, query);
-        let (local, remote) = devices(&plan);
-        let history = known.health.history(local, remote, now);
-        (plan, history)
+        let PeerState { plans, health, .. } = &mut *known;
+        let (plan, measured) = plans.entry(here, info, query);
+        let (local, remote) = devices(plan);
+        let mut history = health.history(local, remote, now);
+        measured.apply(bytes, now, &mut history);
+        (Arc::clone(plan), history)
     }
 
     /// Asks the engine once for each peer what it expects of a transfer between host memories.
@@ -96,7 +110,7 @@ impl PathConnection {
             for path in &plan.available {
                 let owner_works = match path.kind {
                     PathKind::StagedBothSides => true,
-                    PathKind::CudaIpc => is_host_memory(request.remote()),
+                    PathKind::CudaIpc => is_copied_by_owner(request.remote()),
                     _ => false,
                 };
                 if owner_works {
@@ -124,6 +138,11 @@ pub(super) fn devices(plan: &PathPlan) -> (Device, Device) {
         _ => Device::HOST,
     };
     (here, plan.query.remote)
+}
+
+/// Whether the owner of an offer carries it out where a GPU copies: nothing of the offer can be opened here.
+pub(super) fn is_copied_by_owner(remote: &RdmaMetadata) -> bool {
+    OfferFacts::by_a_peer(remote).share != Some(ShareForm::CudaIpc)
 }
 
 pub(super) fn is_host_memory(remote: &RdmaMetadata) -> bool {
