@@ -55,6 +55,7 @@
 //! | feature | by default | needs | gives |
 //! |---|---|---|---|
 //! | `nixl` | on | g++ and libclang to build, NIXL 1.5 to run | the transport between processes |
+//! | `cudarc` | off | nothing to build, CUDA's driver to have slices | regions over slices of cudarc, order after its streams |
 //! | `dlpack` | off | nothing | regions over tensors of other frameworks |
 //!
 //! Without `nixl`, [`ConnectorBuilder::build`] needs a [transport](ConnectorBuilder::transport), and fails with
@@ -71,6 +72,8 @@
 
 mod begin;
 mod connection;
+#[cfg(feature = "cudarc")]
+pub mod cudarc;
 mod facts;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

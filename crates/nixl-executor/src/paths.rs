@@ -41,7 +41,7 @@ pub use crate::facts::{
     UcxTransports,
 };
 #[doc(hidden)]
-pub use crate::peers::{EngineEstimate, Health, HealthState, PathKey, PlanCache};
+pub use crate::peers::{EngineEstimate, Health, HealthState, MeasuredPaths, PathKey, PlanCache};
 #[doc(hidden)]
 pub use crate::planner::{
     AvailablePath, Chosen, MAX_ATTEMPTS, PathCosts, PathHistory, PathPlan, PathQuery, Ranking,

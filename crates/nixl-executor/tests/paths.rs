@@ -73,6 +73,13 @@ impl World {
         region
     }
 
+    /// Memory of the GPU that no other process can open.
+    fn unexported(&self, bytes: &[u8]) -> Region {
+        let region = self.gpus.unexported_region(0, bytes.len()).unwrap();
+        fill(&region, bytes);
+        region
+    }
+
     /// One transfer of two pieces, and what its sides hold afterwards, the initiator's first.
     async fn transfer(
         &self,
@@ -80,7 +87,17 @@ impl World {
         (here, there): (MemoryKind, MemoryKind),
         policy: PathPolicy,
     ) -> (Result<Completion, ConnectorError>, [Vec<u8>; 2]) {
-        let (mine, theirs) = (self.region(here, &pattern(7)), self.region(there, &pattern(11)));
+        let sides = (self.region(here, &pattern(7)), self.region(there, &pattern(11)));
+        self.transfer_between(kind, sides, policy).await
+    }
+
+    /// The same between these regions, which hold the patterns of 7 and 11.
+    async fn transfer_between(
+        &self,
+        kind: OperationKind,
+        (mine, theirs): (Region, Region),
+        policy: PathPolicy,
+    ) -> (Result<Completion, ConnectorError>, [Vec<u8>; 2]) {
         let pieces = |region: &Region| -> DescriptorList {
             let part = |(at, len)| -> Descriptor { region.descriptor(at..at + len).unwrap() };
             DescriptorList::try_from(PIECES.map(part).to_vec()).unwrap()
@@ -271,6 +288,33 @@ async fn every_pair_of_memories_has_a_path_and_the_report_names_it() {
             let completion = ended.unwrap();
             assert_eq!(completion.path().unwrap().kind(), expected, "{kind} {sides:?}");
             assert!(bytes == moved(kind), "{kind} {sides:?}");
+        }
+    }
+}
+
+/// Memory of pools and of the VMM API has no handle of CUDA IPC: the side that has one is reached by the other's GPU.
+#[tokio::test]
+async fn gpu_memory_without_a_handle_goes_by_cuda_ipc_if_the_other_side_has_one() {
+    for kind in KINDS {
+        for (ours, theirs, expected) in [
+            (true, false, PathKind::CudaIpc),
+            (false, true, PathKind::CudaIpc),
+            (false, false, PathKind::StagedBothSides),
+        ] {
+            let world = World::locality().await;
+            let region = |has_handle, bytes: &[u8]| match has_handle {
+                true => world.region(GPU, bytes),
+                false => world.unexported(bytes),
+            };
+            for _ in 0..2 {
+                let sides = (region(ours, &pattern(7)), region(theirs, &pattern(11)));
+                let policy = PathPolicy::auto();
+                let (ended, bytes) = world.transfer_between(kind, sides, policy).await;
+                let completion = ended.unwrap();
+                let path = completion.path().unwrap();
+                assert_eq!(path.kind(), expected, "{kind} {ours} {theirs}: {path}");
+                assert!(bytes == moved(kind), "{kind} {ours} {theirs}");
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 //! suite `local` one process copies blocks between such memories.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
+mod allocations;
 mod args;
 mod baseline;
 mod blocks;

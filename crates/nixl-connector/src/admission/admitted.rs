@@ -1,9 +1,8 @@
 //! An execution that holds its permit.
 
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Context, Poll};
 
-use nixl_ops::{Execution, PathReport, PeerMemory, TransportError};
+use nixl_ops::{Execution, TransportError, forward_execution};
 
 use super::Permit;
 
@@ -21,43 +20,11 @@ impl Admitted {
 
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Execution for Admitted {
-    fn poll(&mut self) -> Poll<Result<(), TransportError>> {
-        self.execution.poll()
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        self.execution.poll(cx)
     }
 
-    fn expected(&self) -> Option<Duration> {
-        self.execution.expected()
-    }
-
-    fn awaits_notification(&self) -> bool {
-        self.execution.awaits_notification()
-    }
-
-    fn abandon(&mut self) -> bool {
-        self.execution.abandon()
-    }
-
-    fn report(&self) -> PathReport {
-        self.execution.report()
-    }
-
-    fn posts_quickly(&self) -> bool {
-        self.execution.posts_quickly()
-    }
-
-    fn takes_turns(&self) -> bool {
-        self.execution.takes_turns()
-    }
-
-    fn steps(&self) -> u64 {
-        self.execution.steps()
-    }
-
-    fn target_told(&self) -> bool {
-        self.execution.target_told()
-    }
-
-    fn peer_memory(&self) -> PeerMemory {
-        self.execution.peer_memory()
+    forward_execution! {
+        execution: abandon awaits_notification completion_mode expected peer_memory posts_quickly report steps takes_turns target_told
     }
 }

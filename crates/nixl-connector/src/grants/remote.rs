@@ -589,8 +589,9 @@ impl RemoteExport {
         }
         let Some(peer) = peer else { return Ok(()) };
         let driver = connector.connection().driver();
-        let export = metadata.export().value();
-        Ok(driver.ask_grant_renewed(export, grant, *reader, peer).await?)
+        let (export, to) = (metadata.export().value(), (peer, self.0.mailbox().await?));
+        let options = connector.default_options();
+        Ok(driver.ask_grant_renewed(export, grant, *reader, to, options).await?)
     }
 
     async fn read(

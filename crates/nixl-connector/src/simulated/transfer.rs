@@ -120,13 +120,6 @@ unsafe impl Transfer for SimulatedTransfer {
         true
     }
 
-    fn repeat(&mut self) -> bool {
-        let (Stage::Ended, Some(request)) = (&self.stage, &self.repeated) else { return false };
-        self.stage = Stage::Prepared(request.clone());
-        self.was_posted = false;
-        true
-    }
-
     fn descriptors(&self) -> usize {
         self.descriptors
     }

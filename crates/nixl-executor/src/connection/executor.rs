@@ -28,7 +28,8 @@ impl ConnectionExecutor for PathConnection {
         let info = request.remote().peer();
         let peer = self.peer(route.peer().as_str(), info);
         self.ask_engine(&peer, &request);
-        let (plan, mut history) = self.plan(&peer, info, self.query(&request));
+        let (plan, mut history) =
+            self.plan(&peer, info, self.query(&request), request.local().total_bytes());
         self.note_memory(&request, &plan, &mut history);
         self.shared.maintenance.note_use();
         let me = self.me.upgrade().ok_or(TransportError::Closed)?;

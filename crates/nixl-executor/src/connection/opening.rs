@@ -49,13 +49,14 @@ impl PathConnection {
         let query = PathQuery {
             operation: remote.operation_kind(),
             local: self.local_kind(local, device),
+            exportable: false,
             remote: device,
             engine: self.engine,
             offered: OfferFacts::by_a_peer(remote),
             policy: PathPolicy::auto(),
         };
         let peer = self.peer(info.agent_name(), Some(info));
-        let (plan, history) = self.plan(&peer, Some(info), query);
+        let (plan, history) = self.plan(&peer, Some(info), query, local.total_bytes());
         if !plan.available.iter().any(|available| available.kind == path)
             || history.in_cooldown(path).is_some()
         {

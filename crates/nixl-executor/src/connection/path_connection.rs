@@ -12,7 +12,7 @@ use nixl_ops::{
 use super::common::Common;
 use super::peer_stats::PeerStats;
 use super::telemetry::Successes;
-use crate::facts::{Engine, LocalFacts, UcxTransports};
+use crate::facts::{Engine, LocalFacts, OfferFacts, ShareForm, UcxTransports};
 use crate::local::{CopyContext, MemoryKind};
 use crate::peers::Peers;
 use crate::remote_memory::ImportCache;
@@ -119,7 +119,7 @@ impl PathConnection {
     ) -> Result<Box<dyn Execution>, TransportError> {
         let gate = |execution| WaitFor::before(execution, request.local().pending());
         match kind {
-            PathKind::CudaIpc if is_host_memory(request.remote()) => {
+            PathKind::CudaIpc if is_copied_by_owner(request.remote()) => {
                 self.services.remote_copies.begin(request).map(gate)
             }
             // Their copies wait by themselves, as those of the transport below.
@@ -161,6 +161,11 @@ impl fmt::Debug for PathConnection {
             .field("services", &self.services)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether the owner of an offer carries it out where a GPU copies: nothing of the offer can be opened here.
+pub(super) fn is_copied_by_owner(remote: &RdmaMetadata) -> bool {
+    OfferFacts::by_a_peer(remote).share != Some(ShareForm::CudaIpc)
 }
 
 /// Whether all of the offered memory is the host's.

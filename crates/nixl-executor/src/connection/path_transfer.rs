@@ -15,7 +15,7 @@ use super::path_connection::PathConnection;
 use super::planning::devices;
 use super::probe::PROBE;
 use super::telemetry::note_attempt;
-use crate::peers::{HealthState, PathKey, Peer};
+use crate::peers::{EngineEstimate, HealthState, PathKey, Peer, Underway};
 use crate::planner::{AvailablePath, MAX_ATTEMPTS, PathHistory, PathPlan, may_retry};
 use crate::transfers::is_not_open;
 
@@ -40,6 +40,8 @@ pub(super) struct PathTransfer {
     steps: u64,
     tries: u32,
     abandoned: bool,
+    /// Measures the current path, where that tells its speed.
+    underway: Option<Underway>,
 }
 
 /// A request that outlives its call.
@@ -125,6 +127,8 @@ impl PathTransfer {
         };
         let leased = request.leased().clone();
         let another = plan.available.len() > 1 || proving;
+        let underway = is_measured(&plan, request.local())
+            .then(|| Underway::begin(&peer, connection.link.clock().now()));
         let request = if another { Owned::of(request) } else { None };
         let abandoned = false;
         Ok(Box::new(Self {
@@ -143,6 +147,7 @@ impl PathTransfer {
             steps: 0,
             tries,
             abandoned,
+            underway,
         }))
     }
 
@@ -189,7 +194,34 @@ impl PathTransfer {
         self.steps += self.current.steps() + 1;
         self.before = self.before.max(Some(self.current.peer_memory()));
         (self.current, self.proving) = (execution, proving);
+        if self.underway.take().is_some() {
+            let now = self.connection.link.clock().now();
+            self.underway = Some(Underway::begin(&self.peer, now));
+        }
     }
+
+    /// The current path has carried the operation out.
+    fn measure(&mut self) {
+        let Some(underway) = self.underway.take() else { return };
+        let (kind, now) = (self.path.kind, self.connection.link.clock().now());
+        let took = underway.took(now);
+        if let Some(measured) = self.peer.lock().plans.measured(&self.plan) {
+            let estimate = self.path.cost.estimate(1, self.bytes);
+            match took {
+                Some(took) => measured.note(kind, self.bytes, estimate, took, now),
+                None => measured.note_taken(kind, self.bytes),
+            }
+        }
+        underway.end(now);
+    }
+}
+
+/// Whether the time of an operation tells the speed of its path: it is long, in long pieces, waits for no work on its memory, and
+/// another path could be taken.
+fn is_measured(plan: &PathPlan, local: &DescriptorList) -> bool {
+    plan.available.len() > 1
+        && local.total_bytes() / (local.len().max(1) as u64) >= EngineEstimate::FROM_BYTES
+        && local.pending().is_empty()
 }
 
 impl PathConnection {
@@ -268,7 +300,10 @@ impl Execution for PathTransfer {
             };
             self.connection.note(&self.peer, &self.plan, self.path.kind, result.as_ref().copied());
             let result = match result {
-                Ok(()) => Ok(()),
+                Ok(()) => {
+                    self.measure();
+                    Ok(())
+                }
                 Err(error) => match self.next(error) {
                     Ok(()) => continue,
                     Err(error) => Err(OperationError::from(error)),

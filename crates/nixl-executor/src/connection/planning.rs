@@ -7,12 +7,12 @@ use nixl_device::Device;
 use nixl_metadata::{PeerInfo, RdmaMetadata};
 use nixl_ops::{PathKind, TransferRequest};
 
-use super::path_connection::{PathConnection, is_host_memory};
+use super::path_connection::{PathConnection, is_copied_by_owner, is_host_memory};
 use crate::facts::{Engine, OfferFacts, ShareForm};
 use crate::local::{MemoryKind, is_host, kind_of};
-use crate::peers::Peer;
+use crate::peers::{Peer, PeerState};
 use crate::planner::{PathHistory, PathPlan, PathQuery};
-use crate::remote_memory::{RemoteMemoryKey, memory_key};
+use crate::remote_memory::{RemoteMemoryKey, memory_key, shares};
 use crate::transfers::copier;
 
 impl PathConnection {
@@ -25,14 +25,24 @@ impl PathConnection {
             .map(|d| d.device())
             .find(|device| !device.is_host())
             .unwrap_or(Device::HOST);
+        let offered = OfferFacts::by_a_peer(request.remote());
+        let is_shared = offered.share == Some(ShareForm::CudaIpc);
         PathQuery {
             operation: request.kind(),
             local: self.local_kind(request.local(), remote),
+            exportable: !remote.is_host() && !is_shared && self.is_exportable(request.local()),
             remote,
             engine: self.engine,
-            offered: OfferFacts::by_a_peer(request.remote()),
+            offered,
             policy: request.policy(),
         }
+    }
+
+    /// Whether other processes can open all of a list, which is GPU memory.
+    fn is_exportable(&self, list: &DescriptorList) -> bool {
+        let shares = || shares(&*self.shared.gpus, list);
+        list.iter().all(|d| !d.device().is_host())
+            && shares().iter().map(|share| share.descriptors().len()).sum::<usize>() == list.len()
     }
 
     /// What kind of memory a list is. Host memory is asked whether it is pinned only where that matters.
@@ -71,21 +81,24 @@ impl PathConnection {
         Some((path, wanted))
     }
 
-    /// The plan, and how its paths stand.
+    /// The plan, and how its paths stand for so many bytes.
     pub(super) fn plan(
         &self,
         peer: &Peer,
         info: Option<&PeerInfo>,
         mut query: PathQuery,
+        bytes: u64,
     ) -> (Arc<PathPlan>, PathHistory) {
         let now = self.link.clock().now();
         let here = (&*self.facts, &self.shared.path_costs);
         let mut known = peer.lock();
         query.engine = known.estimate.refine(self.engine);
-        let plan = known.plans.get(here, info, query);
-        let (local, remote) = devices(&plan);
-        let history = known.health.history(local, remote, now);
-        (plan, history)
+        let PeerState { plans, health, .. } = &mut *known;
+        let (plan, measured) = plans.entry(here, info, query);
+        let (local, remote) = devices(plan);
+        let mut history = health.history(local, remote, now);
+        measured.apply(bytes, now, &mut history);
+        (Arc::clone(plan), history)
     }
 
     /// Asks the engine once for each peer what it expects of a transfer between host memories.
@@ -121,7 +134,7 @@ impl PathConnection {
             for path in &plan.available {
                 let owner_works = match path.kind {
                     PathKind::StagedBothSides => true,
-                    PathKind::CudaIpc => is_host_memory(request.remote()),
+                    PathKind::CudaIpc => is_copied_by_owner(request.remote()),
                     _ => false,
                 };
                 if owner_works {

@@ -12,7 +12,7 @@ use nixl_ops::{
     TransferSpec, TransportError, WaitFor,
 };
 
-use super::path_connection::{PathConnection, is_host_memory};
+use super::path_connection::{PathConnection, is_copied_by_owner};
 use crate::local::MemoryKind;
 
 /// How much is moved to see whether a path works. Operations of no more show it themselves.
@@ -28,7 +28,7 @@ impl PathConnection {
         request: &TransferRequest<'_>,
     ) -> Result<Option<Box<dyn Execution>>, TransportError> {
         match kind {
-            PathKind::CudaIpc if is_host_memory(request.remote()) => Ok(None),
+            PathKind::CudaIpc if is_copied_by_owner(request.remote()) => Ok(None),
             PathKind::CudaIpc | PathKind::SharedMemory => {
                 Ok(Some(Box::new(self.peer_copy(kind, local, request, PROBE)?)))
             }

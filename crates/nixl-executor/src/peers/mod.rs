@@ -2,6 +2,8 @@
 
 mod engine_estimate;
 mod health;
+mod load;
+mod measured;
 mod plan_cache;
 mod table;
 
@@ -13,6 +15,8 @@ use nixl_metadata::AgentMetadata;
 
 pub use engine_estimate::EngineEstimate;
 pub use health::{Health, HealthState, PathKey};
+pub(crate) use load::{Load, Underway};
+pub use measured::MeasuredPaths;
 pub use plan_cache::PlanCache;
 pub(crate) use table::Peers;
 
@@ -20,6 +24,7 @@ pub(crate) use table::Peers;
 pub(crate) struct Peer {
     name: Box<str>,
     state: Mutex<PeerState>,
+    pub(crate) load: Load,
     /// Its process was looked for.
     looked: Once,
 }
@@ -39,7 +44,12 @@ pub(crate) struct PeerState {
 
 impl Peer {
     fn new(name: &str) -> Self {
-        Self { name: name.into(), state: Mutex::default(), looked: Once::new() }
+        Self {
+            name: name.into(),
+            state: Mutex::default(),
+            load: Load::default(),
+            looked: Once::new(),
+        }
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use nixl_metadata::PeerInfo;
 
+use super::MeasuredPaths;
 use crate::facts::{LocalFacts, PeerFacts};
 use crate::planner::{PathCosts, PathPlan, PathQuery};
 
@@ -11,7 +12,7 @@ use crate::planner::{PathCosts, PathPlan, PathQuery};
 #[derive(Clone, Debug, Default)]
 pub struct PlanCache {
     info: Option<PeerInfo>,
-    plans: Vec<Arc<PathPlan>>,
+    plans: Vec<(Arc<PathPlan>, MeasuredPaths)>,
 }
 
 impl PlanCache {
@@ -33,19 +34,38 @@ impl PlanCache {
         info: Option<&PeerInfo>,
         query: PathQuery,
     ) -> Arc<PathPlan> {
+        Arc::clone(&self.entry((here, costs), info, query).0)
+    }
+
+    /// The plan, and what its operations took.
+    pub(crate) fn entry(
+        &mut self,
+        (here, costs): (&LocalFacts, &PathCosts),
+        info: Option<&PeerInfo>,
+        query: PathQuery,
+    ) -> &(Arc<PathPlan>, MeasuredPaths) {
         if self.info.as_ref() != info {
             *self = Self { info: info.cloned(), plans: Vec::new() };
         }
-        if let Some(plan) = self.plans.iter().find(|plan| plan.query == query) {
-            return Arc::clone(plan);
-        }
-        let facts = info.map_or_else(PeerFacts::unknown, |info| PeerFacts::new(info, here));
-        let plan = Arc::new(PathPlan::new(query, here, &facts, costs));
-        if self.plans.len() == Self::MAX_PLANS {
-            self.plans.remove(0);
-        }
-        self.plans.push(Arc::clone(&plan));
-        plan
+        let index = match self.plans.iter().position(|(plan, _)| plan.query == query) {
+            Some(index) => index,
+            None => {
+                let facts = info.map_or_else(PeerFacts::unknown, |info| PeerFacts::new(info, here));
+                let plan = Arc::new(PathPlan::new(query, here, &facts, costs));
+                if self.plans.len() == Self::MAX_PLANS {
+                    self.plans.remove(0);
+                }
+                self.plans.push((plan, MeasuredPaths::new()));
+                self.plans.len() - 1
+            }
+        };
+        &self.plans[index]
+    }
+
+    /// What operations of this plan took, unless it was forgotten.
+    pub(crate) fn measured(&mut self, plan: &Arc<PathPlan>) -> Option<&mut MeasuredPaths> {
+        let entry = self.plans.iter_mut().find(|(known, _)| Arc::ptr_eq(known, plan));
+        entry.map(|(_, measured)| measured)
     }
 }
 
@@ -69,6 +89,7 @@ mod tests {
         let query = PathQuery {
             operation: OperationKind::Read,
             local: MemoryKind::Gpu(0),
+            exportable: false,
             remote: Device::cuda(1),
             engine: Engine::Ucx,
             offered: OfferFacts::default(),

@@ -7,7 +7,8 @@ use nixl_ops::{Medium, OperationKind, PathKind};
 
 use super::{PathCosts, PathQuery, Refusal};
 use crate::facts::{
-    Engine, LocalFacts, LocalGpu, PeerFacts, PeerGpu, REMOTE_COPY, STAGING, ShareForm,
+    Engine, LocalFacts, LocalGpu, PeerFacts, PeerGpu, REMOTE_COPY, REMOTE_COPY_OF_GPUS, STAGING,
+    ShareForm,
 };
 use crate::local::{Cost, MemoryKind};
 
@@ -123,11 +124,7 @@ impl Check<'_> {
         }
         let Some(theirs) = theirs else { return self.remote_copy() };
         if self.query.offered.share != Some(ShareForm::CudaIpc) {
-            return Err(missing(if self.peer.ipc {
-                "the peer did not share this memory"
-            } else {
-                "the peer shares no GPU memory"
-            }));
+            return self.remote_copy_of_gpus(theirs);
         }
         let medium = Some(Medium::Gpu);
         let costs = self.costs;
@@ -155,14 +152,49 @@ impl Check<'_> {
         if let MemoryKind::Gpu(ours) = self.query.local {
             self.local_gpu(ours)?;
         }
-        if !(self.peer.ipc && self.peer.staging) {
-            return Err(missing("the peer does not say that its GPU copies for others"));
-        }
-        supports_version("lending", self.peer.versions.lending(), REMOTE_COPY)?;
+        self.copies_for_others()?;
         if self.peer.gpus.is_empty() {
             return Err(missing("the peer has no GPU that could copy"));
         }
         available(Some(Medium::Gpu), self.costs.ipc_lent, "the peer's GPU copies")
+    }
+
+    /// GPU memory of the peer that no other process can open, and GPU memory of this side that the peer can.
+    fn remote_copy_of_gpus(&self, theirs: u32) -> CheckResult {
+        if !self.peer.ipc {
+            return Err(missing("the peer shares no GPU memory"));
+        }
+        let MemoryKind::Gpu(ours) = self.query.local else {
+            return Err(missing("no other process can open the peer's memory"));
+        };
+        if !self.query.exportable {
+            return Err(missing("no other process can open the memory of either side"));
+        }
+        self.copies_for_others()?;
+        if self.peer.versions.lending() < REMOTE_COPY_OF_GPUS {
+            return Err(missing(
+                "no other process can open the peer's memory, and the peer's release copies for others to and from host memory alone",
+            ));
+        }
+        let medium = Some(Medium::Gpu);
+        match self.gpus(ours, self.peer.gpu(theirs))? {
+            Link::Same => {
+                available(medium, self.costs.lent_same_gpu, "the peer copies; both are on one GPU")
+            }
+            Link::Reach => available(medium, self.costs.lent_other_gpu, "the peer's GPU copies"),
+            Link::Unknown => available(
+                medium,
+                self.costs.lent_other_gpu,
+                "the peer's GPU copies; it is not visible here, and unproven",
+            ),
+        }
+    }
+
+    fn copies_for_others(&self) -> Result<(), Missing> {
+        if !(self.peer.ipc && self.peer.staging) {
+            return Err(missing("the peer does not say that its GPU copies for others"));
+        }
+        supports_version("lending", self.peer.versions.lending(), REMOTE_COPY)
     }
 
     fn shared_memory(&self) -> CheckResult {
@@ -277,6 +309,7 @@ impl Check<'_> {
         }
         if let (MemoryKind::Gpu(ours), Some(theirs)) = (self.query.local, self.remote_ordinal())
             && self.engine_has_ipc()
+            && !self.is_unexported()
         {
             let medium = Some(Medium::Gpu);
             let why = "UCX copies by CUDA IPC";
@@ -303,6 +336,12 @@ impl Check<'_> {
             && !locality.process
             && locality.pid_namespace == Some(true)
             && locality.ipc_namespace == Some(true)
+    }
+
+    /// Whether the peer says that it shares GPU memory and has no handle for this: an allocation of a pool or of the VMM API,
+    /// which UCX copies through the host.
+    fn is_unexported(&self) -> bool {
+        self.peer.native && self.peer.ipc && self.query.offered.share != Some(ShareForm::CudaIpc)
     }
 
     /// What carries the engine's bytes between host memories. For UCX an inference: memory of the host if both are there,
@@ -429,9 +468,9 @@ impl Check<'_> {
 }
 
 /// Whether a peer that speaks version `theirs` of some messages understands this release's. Each release speaks its own version
-/// and the one before.
+/// and those before, and is understood by the next.
 fn supports_version(messages: &str, theirs: u16, ours: u16) -> Result<(), Missing> {
-    match theirs != 0 && theirs.abs_diff(ours) <= 1 {
+    match (1..=ours + 1).contains(&theirs) {
         true => Ok(()),
         false => Err(missing(format!(
             "the peer speaks version {theirs} of {messages} messages, and this release version {ours}"

@@ -6,15 +6,20 @@ use nixl_ops::PathKind;
 
 use super::kinds::same;
 
-/// What speaks against paths that are there: those that failed lately, which come last, and those that
-/// this operation has tried, which are not tried again. Empty, it takes no memory.
+/// What happened before: paths that failed lately, which come last; those that this operation has tried, which are not tried
+/// again; those that took longer than estimated, and the path of the last operation. Empty, it takes no memory.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PathHistory {
     in_cooldown: Reasons,
     tried: Reasons,
+    slow: Vec<(PathKind, f64)>,
+    current: Option<PathKind>,
 }
 
 impl PathHistory {
+    /// The path of the last operation is left only for one that is better by so much.
+    pub const HYSTERESIS: f64 = 1.3;
+
     /// Nothing speaks against any.
     #[must_use]
     pub fn new() -> Self {
@@ -24,7 +29,7 @@ impl PathHistory {
     /// Whether nothing speaks against any.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.in_cooldown.is_empty() && self.tried.is_empty()
+        self.in_cooldown.is_empty() && self.tried.is_empty() && self.slow.is_empty()
     }
 
     /// Notes that a path failed lately.
@@ -35,6 +40,29 @@ impl PathHistory {
     /// Notes that a path failed for this operation.
     pub fn note_tried(&mut self, kind: PathKind, reason: impl Into<Cow<'static, str>>) {
         note(&mut self.tried, kind, reason.into());
+    }
+
+    /// Notes that a path takes so many times its estimate.
+    pub fn note_slow(&mut self, kind: PathKind, factor: f64) {
+        self.slow.retain(|(known, _)| !same(*known, kind));
+        self.slow.push((kind, factor));
+    }
+
+    /// Notes the path of the last operation.
+    pub fn note_current(&mut self, kind: PathKind) {
+        self.current = Some(kind);
+    }
+
+    /// How many times its estimate a path takes, if that is far more.
+    #[must_use]
+    pub fn slow(&self, kind: PathKind) -> Option<f64> {
+        self.slow.iter().find(|(known, _)| same(*known, kind)).map(|(_, factor)| *factor)
+    }
+
+    /// The path of the last operation.
+    #[must_use]
+    pub fn current(&self) -> Option<PathKind> {
+        self.current
     }
 
     /// Why a path comes last.

@@ -123,10 +123,24 @@ impl PathPlan {
             .map(|path| (path, self.place(path, bytes, history)))
             // The first of equals.
             .min_by_key(|(_, place)| *place);
-        match best {
+        match best.map(|best| self.kept(best, bytes, history).unwrap_or(best)) {
             Some((path, place)) => Ok(Chosen { path, estimate: place.estimate }),
             None => Err(TransportError::NoPath { rejected: self.rejected(history) }),
         }
+    }
+
+    /// The path of the last operation, if `best` is not better by [`PathHistory::HYSTERESIS`].
+    fn kept(
+        &self,
+        (_, best): (&AvailablePath, RankKey),
+        bytes: u64,
+        history: &PathHistory,
+    ) -> Option<(&AvailablePath, RankKey)> {
+        let current = history.current().filter(|kind| history.tried(*kind).is_none())?;
+        let path = self.available.iter().find(|path| same(path.kind, current))?;
+        let place = self.place(path, bytes, history);
+        let is_near = place.estimate <= best.estimate.mul_f64(PathHistory::HYSTERESIS);
+        (is_near && place.standing() == best.standing()).then_some((path, place))
     }
 
     /// All paths in the order in which they would be taken, to be shown.
@@ -164,12 +178,17 @@ impl PathPlan {
             if let Some(failure) = history.tried(path.kind).or(history.in_cooldown(path.kind)) {
                 rejected.push(Rejected::new(path.kind, failure.clone()));
             } else if order(path.kind) < order(taken) {
-                let estimate = path.cost.estimate(1, bytes);
+                let estimate = self.place(path, bytes, history).estimate;
                 let reason = match self.query.policy.preferred() {
                     Some(preferred) if same(preferred, taken) => {
                         format!("the policy prefers {taken}")
                     }
-                    _ => format!("estimated at {estimate:.1?}"),
+                    _ => match history.slow(path.kind) {
+                        Some(factor) => {
+                            format!("took {estimate:.1?} lately, {factor:.1} times its estimate")
+                        }
+                        None => format!("estimated at {estimate:.1?}"),
+                    },
                 };
                 rejected.push(Rejected::new(path.kind, reason));
             }
@@ -194,10 +213,13 @@ impl PathPlan {
 
     pub(super) fn place(&self, path: &AvailablePath, bytes: u64, history: &PathHistory) -> RankKey {
         let preferred = self.query.policy.preferred();
+        let estimate = path.cost.estimate(1, bytes);
+        let slow = history.slow(path.kind).map(|factor| estimate.as_secs_f64() * factor);
+        let slow = slow.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         RankKey {
             in_cooldown: history.in_cooldown(path.kind).is_some(),
             not_preferred: !preferred.is_some_and(|kind| same(kind, path.kind)),
-            estimate: path.cost.estimate(1, bytes),
+            estimate: slow.unwrap_or(estimate),
         }
     }
 
@@ -223,6 +245,13 @@ pub(super) struct RankKey {
     in_cooldown: bool,
     not_preferred: bool,
     pub(super) estimate: Duration,
+}
+
+impl RankKey {
+    /// What counts before the estimate.
+    fn standing(&self) -> (bool, bool) {
+        (self.in_cooldown, self.not_preferred)
+    }
 }
 
 impl fmt::Display for PathPlan {

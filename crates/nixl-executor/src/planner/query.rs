@@ -15,6 +15,8 @@ pub struct PathQuery {
     pub(crate) operation: OperationKind,
     /// Memory of this process.
     pub(crate) local: MemoryKind,
+    /// Whether another process can open all of it. Asked of GPU memory alone, and only where the other side's cannot be opened.
+    pub(crate) exportable: bool,
     /// Memory of the other side, in its numbering.
     pub(crate) remote: Device,
     /// What moves the bytes where the executor does not.
@@ -34,6 +36,13 @@ impl PathQuery {
         offered: OfferFacts,
         policy: PathPolicy,
     ) -> Self {
-        Self { operation, local, remote, engine, offered, policy }
+        Self { operation, local, exportable: false, remote, engine, offered, policy }
+    }
+
+    /// Whether another process can open all of the local memory: GPU memory that has a handle of CUDA IPC.
+    #[must_use]
+    pub fn exportable(mut self, exportable: bool) -> Self {
+        self.exportable = exportable;
+        self
     }
 }

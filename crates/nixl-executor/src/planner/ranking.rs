@@ -19,6 +19,8 @@ struct Ranked<'a> {
     path: &'a AvailablePath,
     estimate: Duration,
     failure: Option<Cow<'static, str>>,
+    /// How many times its estimate it took.
+    slow: Option<f64>,
     tried: bool,
 }
 
@@ -32,7 +34,16 @@ impl<'a> Ranking<'a> {
                 let place = plan.place(path, bytes, history);
                 let failure = tried.or(history.in_cooldown(path.kind)).cloned();
                 let tried = tried.is_some();
-                ((tried, place), Ranked { path, estimate: place.estimate, failure, tried })
+                (
+                    (tried, place),
+                    Ranked {
+                        path,
+                        estimate: place.estimate,
+                        failure,
+                        slow: history.slow(path.kind),
+                        tried,
+                    },
+                )
             })
             .collect();
         order.sort_by_key(|(place, _)| *place);
@@ -57,13 +68,16 @@ impl fmt::Display for Ranking<'_> {
             query.operation, self.bytes, query.local, query.remote
         )?;
         let mut word = "take";
-        for Ranked { path, estimate, failure, tried } in &self.order {
+        for Ranked { path, estimate, failure, slow, tried } in &self.order {
             let word = if *tried { "not" } else { std::mem::replace(&mut word, "then") };
             write!(f, "\n  {word} {}", path.kind)?;
             if let Some(medium) = path.medium {
                 write!(f, " by {medium}")?;
             }
             write!(f, ", estimated at {estimate:.1?} ({} GB/s): {}", path.cost.gbps, path.why)?;
+            if let Some(factor) = slow {
+                write!(f, "; took {factor:.1} times its estimate lately")?;
+            }
             if let Some(failure) = failure {
                 write!(f, "; {failure}")?;
             }

@@ -61,6 +61,7 @@ fn ask(local: MemoryKind, remote: Device) -> PathQuery {
     PathQuery {
         operation: OperationKind::Read,
         local,
+        exportable: false,
         remote,
         engine: Engine::Ucx,
         offered: OfferFacts::default(),
@@ -185,7 +186,14 @@ fn each_missing_fact_is_named() {
             ask(MemoryKind::Gpu(0), ONE),
             here(),
             neighbour(),
-            "the peer did not share this memory",
+            "no other process can open the memory of either side",
+        ),
+        (
+            CudaIpc,
+            ask(MemoryKind::Pinned, ONE),
+            here(),
+            neighbour(),
+            "no other process can open the peer's memory",
         ),
         (SharedMemory, file, only("tcp"), neighbour(), "UCX_TLS allows no shared memory"),
         (SharedMemory, file, here(), apart(), "separate PID namespaces"),
@@ -233,7 +241,11 @@ fn over_sockets_large_transfers_are_staged_and_small_ones_left_to_the_engine() {
 
 #[test]
 fn the_engine_s_own_cuda_ipc_is_better_than_staging() {
-    let plan = plan(ask(MemoryKind::Gpu(0), ONE), &here(), &neighbour());
+    // The executor's own is not allowed.
+    let policy = PathPolicy::auto().forbid(PathKind::CudaIpc);
+    let query =
+        PathQuery { policy, offered: shared(ShareForm::CudaIpc), ..ask(MemoryKind::Gpu(0), ONE) };
+    let plan = plan(query, &here(), &neighbour());
     assert_eq!(chosen(&plan, LARGE), (PathKind::EngineStaged, Some(Medium::Gpu)));
     assert_eq!(plan.degraded(plan.choose(LARGE, &PathHistory::new()).unwrap().path), None);
 }
@@ -260,17 +272,60 @@ fn a_neighbour_s_gpu_copies_what_is_lent_to_it() {
 }
 
 #[test]
-fn a_peer_takes_part_if_its_messages_are_of_this_version_or_one_beside_it() {
-    for (theirs, supports_version) in
-        [(0, false), (1, true), (2, true), (3, true), (4, false), (u16::MAX, false)]
-    {
+fn gpu_memory_without_a_handle_is_copied_by_its_owner_if_the_other_side_has_one() {
+    let query = ask(MemoryKind::Gpu(0), ONE).exportable(true);
+    let plan_for = |query, peer: &PeerFacts| plan(query, &here(), peer);
+    let versions = MessageVersions::default().with_staging(2).with_lending(3);
+    let neighbour = || PeerFacts { versions, ..neighbour() };
+    let lent = plan_for(query, &neighbour());
+    assert_eq!(chosen(&lent, LARGE), (PathKind::CudaIpc, Some(Medium::Gpu)), "{lent}");
+    let same = plan_for(ask(MemoryKind::Gpu(1), ONE).exportable(true), &neighbour());
+    assert!(same.available[0].why.contains("on one GPU"), "{same}");
+    let apart = LocalFacts { peer_access: vec![], ..here() };
+    let apart = plan(query, &apart, &neighbour());
+    assert!(reason(&apart, PathKind::CudaIpc).contains("P2P"), "{apart}");
+    // An earlier release refuses it.
+    let versions = MessageVersions::default().with_staging(2).with_lending(2);
+    let earlier = plan_for(query, &PeerFacts { versions, ..neighbour() });
+    assert!(reason(&earlier, PathKind::CudaIpc).contains("host memory alone"), "{earlier}");
+    let host = plan_for(PathQuery { local: MemoryKind::Pinned, ..query }, &neighbour());
+    assert!(reason(&host, PathKind::CudaIpc).contains("no other process can open"), "{host}");
+}
+
+#[test]
+fn the_engine_s_copies_of_memory_without_a_handle_go_through_the_host() {
+    let neither = plan(ask(MemoryKind::Gpu(0), ONE), &here(), &neighbour());
+    assert!(reason(&neither, PathKind::CudaIpc).contains("either side"), "{neither}");
+    assert_eq!(chosen(&neither, LARGE).0, PathKind::StagedBothSides, "{neither}");
+    let carrier = |plan: &PathPlan| {
+        let emulated = plan.available.iter().find(|p| p.kind == PathKind::EngineStaged).unwrap();
+        emulated.medium
+    };
+    assert_ne!(carrier(&neither), Some(Medium::Gpu), "{neither}");
+    // Of Dynamo's profile it is not known whether there is a handle.
+    let unknown = PeerFacts { native: false, staging: false, ipc: false, ..neighbour() };
+    assert_eq!(carrier(&plan(ask(MemoryKind::Gpu(0), ONE), &here(), &unknown)), Some(Medium::Gpu));
+}
+
+#[test]
+fn a_peer_takes_part_if_its_messages_are_of_this_version_an_earlier_one_or_the_next() {
+    for (theirs, supports_version) in [
+        (0, [false; 2]),
+        (1, [true; 2]),
+        (2, [true; 2]),
+        (3, [true; 2]),
+        (4, [false, true]),
+        (5, [false; 2]),
+        (u16::MAX, [false; 2]),
+    ] {
+        let [staging, lending] = supports_version;
         let versions = MessageVersions::default().with_staging(theirs).with_lending(theirs);
         let peer = PeerFacts { versions, ..neighbour() };
         let staged = plan(ask(MemoryKind::Gpu(0), ONE), &here(), &peer);
         let lent = plan(ask(MemoryKind::Gpu(0), Device::HOST), &here(), &peer);
         for (plan, kind, messages, supports_version) in [
-            (&staged, PathKind::StagedBothSides, "staging", supports_version),
-            (&lent, PathKind::CudaIpc, "lending", supports_version),
+            (&staged, PathKind::StagedBothSides, "staging", staging),
+            (&lent, PathKind::CudaIpc, "lending", lending),
         ] {
             let available = plan.available.iter().any(|path| path.kind == kind);
             assert_eq!(available, supports_version, "{messages} {theirs}: {plan}");
@@ -659,4 +714,33 @@ proptest! {
         let is_cooling: Vec<_> = ranked.iter().map(|kind| in_cooldown.contains(kind)).collect();
         prop_assert!(is_cooling.is_sorted());
     }
+}
+
+#[test]
+fn a_slow_path_is_left_for_one_that_is_better_and_the_path_of_the_last_operation_kept_for_one_that_is_not()
+ {
+    let query = PathQuery { offered: shared(ShareForm::CudaIpc), ..ask(MemoryKind::Gpu(0), ONE) };
+    let plan = plan(query, &here(), &neighbour());
+    let mut history = PathHistory::new();
+    let taken = |history: &PathHistory| plan.choose(LARGE, history).unwrap().kind();
+    assert_eq!(taken(&history), PathKind::CudaIpc);
+    history.note_slow(PathKind::CudaIpc, 100.0);
+    assert_eq!(taken(&history), PathKind::EngineStaged);
+    let rejected = plan.alternatives(PathKind::EngineStaged, LARGE, &history);
+    assert!(rejected[0].reason().contains("100.0 times its estimate"), "{:?}", rejected[0]);
+    assert!(plan.rank(LARGE, &history).to_string().contains("took 100.0 times its estimate"));
+    // The engine is estimated at 1.68 times CUDA IPC: where it takes less than 1.3 times as long, it is kept.
+    let slow = |factor| {
+        let mut history = PathHistory::new();
+        history.note_slow(PathKind::CudaIpc, factor);
+        history.note_current(PathKind::EngineStaged);
+        taken(&history)
+    };
+    assert_eq!(slow(1.4), PathKind::EngineStaged);
+    assert_eq!(slow(1.2), PathKind::CudaIpc);
+    // What failed lately or is not preferred is not kept for that.
+    let mut failed = PathHistory::new();
+    failed.note_current(PathKind::CudaIpc);
+    failed.note_cooldown(PathKind::CudaIpc, "the driver refused the handle");
+    assert_eq!(taken(&failed), PathKind::EngineStaged);
 }

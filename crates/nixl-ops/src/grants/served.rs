@@ -147,9 +147,10 @@ impl Driver {
         export: u64,
         grant: (u32, u64, [u8; 16]),
         reader: [u8; 16],
-        peer: &PeerId,
+        to: (&PeerId, Option<Mailbox>),
+        options: OperationOptions,
     ) -> Result<(), OperationError> {
-        self.tell_of_grant(ReaderSays::Done, export, grant, reader, peer).await
+        self.tell_of_grant(ReaderSays::Done, export, grant, reader, to, options).await
     }
 
     /// Asks the owner of an export, a connected peer, to give a grant its time to live anew. The owner does not answer: the words of
@@ -165,9 +166,10 @@ impl Driver {
         export: u64,
         grant: (u32, u64, [u8; 16]),
         reader: [u8; 16],
-        peer: &PeerId,
+        to: (&PeerId, Option<Mailbox>),
+        options: OperationOptions,
     ) -> Result<(), OperationError> {
-        self.tell_of_grant(ReaderSays::Renew, export, grant, reader, peer).await
+        self.tell_of_grant(ReaderSays::Renew, export, grant, reader, to, options).await
     }
 
     async fn tell_of_grant(

@@ -8,6 +8,7 @@ use nixl_executor::MemoryKind;
 
 use super::memory::Memory;
 use super::messages::Offer;
+use crate::allocations;
 use crate::contents::{Contents, Piece, windows};
 use crate::gpus::Gpus;
 use crate::pattern::{CHUNK, Pattern};
@@ -27,6 +28,8 @@ impl Buffer {
                     .map_err(Into::into)
             }
             Memory::Shared => Region::shared(bytes).map_err(Into::into),
+            Memory::Pool(gpu) => allocations::pool(&gpus.of(memory.kind())?.context, gpu, bytes),
+            Memory::Vmm(gpu) => allocations::vmm(&gpus.of(memory.kind())?.context, gpu, bytes),
             _ => gpus.region(memory.kind(), bytes),
         };
         let region =

@@ -110,7 +110,29 @@ impl fmt::Display for Case {
 
 fn every(gpus: usize) -> Vec<Flow> {
     let all = Memory::all(gpus);
-    all.iter().flat_map(|src| all.iter().map(|dst| Flow::new(*src, *dst))).collect()
+    let pairs = all.iter().flat_map(|src| all.iter().map(|dst| Flow::new(*src, *dst)));
+    pairs.chain(unexported(gpus)).collect()
+}
+
+/// From and to GPU memory that no other process can open.
+fn unexported(gpus: usize) -> Vec<Flow> {
+    use Memory::{Gpu, Pinned, Pool, Vmm};
+    let other = match gpus {
+        0 => return Vec::new(),
+        1 => 0,
+        _ => 1,
+    };
+    let flows = [
+        (Pool(0), Gpu(other)),
+        (Gpu(other), Pool(0)),
+        (Vmm(0), Gpu(other)),
+        (Gpu(other), Vmm(0)),
+        (Pool(0), Pool(other)),
+        (Vmm(0), Vmm(other)),
+        (Pool(0), Pinned),
+        (Pinned, Pool(0)),
+    ];
+    flows.map(|(src, dst)| Flow::new(src, dst)).to_vec()
 }
 
 /// The flows that the promises of a machine are about, with sockets alone or with all it has.
@@ -135,7 +157,8 @@ fn promised(gpus: usize, tcp: bool) -> Vec<Flow> {
     let all = Memory::all(gpus);
     let there = |memory| all.contains(memory);
     let there = flows.iter().filter(|(src, dst)| there(src) && there(dst));
-    there.map(|(src, dst)| Flow::new(*src, *dst)).collect()
+    let there = there.map(|(src, dst)| Flow::new(*src, *dst));
+    there.chain(if tcp { Vec::new() } else { unexported(gpus) }).collect()
 }
 
 #[cfg(test)]
@@ -144,10 +167,10 @@ mod tests {
 
     #[test]
     fn a_full_run_measures_every_pair_of_memories_in_both_directions() {
-        for (gpus, memories) in [(0, 2), (1, 4), (2, 5), (8, 5)] {
+        for (gpus, memories, others) in [(0, 2, 0), (1, 4, 8), (2, 5, 8), (8, 5, 8)] {
             let cases = Case::all(gpus, Effort::Full, false, None);
             let transfers = cases.iter().filter(|c| matches!(c, Case::Transfers { .. }));
-            assert_eq!(transfers.count(), memories * memories * 2, "{gpus} GPUs");
+            assert_eq!(transfers.count(), (memories * memories + others) * 2, "{gpus} GPUs");
             let mut names: Vec<_> = cases.iter().map(ToString::to_string).collect();
             names.sort_unstable();
             names.dedup();

@@ -13,6 +13,10 @@ pub(crate) enum Memory {
     Shared,
     Pinned,
     Gpu(u32),
+    /// A GPU's, of the driver's pool: no other process can open it.
+    Pool(u32),
+    /// A GPU's, of the VMM API, without a handle: nor this.
+    Vmm(u32),
 }
 
 impl Memory {
@@ -31,7 +35,9 @@ impl Memory {
         match self {
             Self::Host | Self::Shared => MemoryKind::Pageable,
             Self::Pinned => MemoryKind::Pinned,
-            Self::Gpu(ordinal) => MemoryKind::Gpu(ordinal),
+            Self::Gpu(ordinal) | Self::Pool(ordinal) | Self::Vmm(ordinal) => {
+                MemoryKind::Gpu(ordinal)
+            }
         }
     }
 }
@@ -43,6 +49,8 @@ impl fmt::Display for Memory {
             Self::Shared => f.write_str("shared"),
             Self::Pinned => f.write_str("pinned"),
             Self::Gpu(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Pool(ordinal) => write!(f, "pool:{ordinal}"),
+            Self::Vmm(ordinal) => write!(f, "vmm:{ordinal}"),
         }
     }
 }

@@ -115,6 +115,15 @@ impl SimulatedGpus {
         Ok(Self { shared, work })
     }
 
+    /// Memory of a GPU that no other process can open, as that of `cuMemAllocAsync` and of `cuMemCreate` without a handle type.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError`].
+    pub fn unexported_region(&self, gpu: u32, len: usize) -> Result<Region, RegionError> {
+        self.shared.memories.list(Region::zeroed(len)?, Device::cuda(gpu), Place::Gpu(gpu))
+    }
+
     /// Memory of a kind, as a region of the device that it stands for.
     ///
     /// # Errors
@@ -257,7 +266,7 @@ unsafe impl GpuBackend for SimulatedGpus {
         let found =
             found.and_then(|(bytes, _)| Some((bytes.shared_name()?, address - bytes.address())));
         let (name, offset) = found.ok_or_else(|| GpuError::Unsupported {
-            reason: "no memory of a simulated GPU is there".to_owned(),
+            reason: "no memory of a simulated GPU that has a handle is there".to_owned(),
         })?;
         let mut handle = [0; 72];
         handle[..4].copy_from_slice(&name.pid.to_le_bytes());

@@ -1,7 +1,8 @@
 //! Remote copies: the target's GPU copies to or from GPU memory that the initiator exports.
 //!
-//! Where the initiator has GPU memory and the target host memory of the same machine, no chunks are needed: the [target]'s
-//! GPU opens the initiator's memory by CUDA IPC, and copies all of it at once, in either direction. The [initiator]
+//! Where the initiator has GPU memory, and the target on the same machine host memory, or GPU memory that no other process can
+//! open (of a pool, or of the VMM API), no chunks are needed: the [target]'s GPU opens the initiator's memory by CUDA IPC, and
+//! copies all of it at once, in either direction. The [initiator]
 //! sends `RemoteCopyRequest`; the target connects to it, copies, and answers `Done`, or `Stopped` once its GPU is quiet. An
 //! initiator that gives up repeats `CancelCopy` until it is answered. A target that has no such transfer answers `NotFound`, and
 //! refuses a late request for it during the silence time-out. The target may use the memory until the answer, or until its process

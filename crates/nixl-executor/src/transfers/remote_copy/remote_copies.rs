@@ -11,7 +11,7 @@ use nixl_ops::{Claim, Execution, PathKind, PathReport, TransferRequest, Transpor
 use super::context::RemoteCopyContext;
 use super::initiator::RemoteCopyInitiator;
 use super::target::{RemoteCopyRanges, RemoteCopyTarget};
-use crate::local::{GpuBackend, can_access, kind_of};
+use crate::local::{GpuBackend, MemoryKind, can_access, kind_of};
 use crate::messages::{
     self, CancelCopy, ExportedRange, Message, Outbox, PresentedOffer, RemoteCopyRequest, SessionId,
 };
@@ -137,17 +137,32 @@ impl RemoteCopies {
         let offer = self.sessions.offer(&copy_request.offer.key, copy_request.kind)?;
         let list = offer.descriptors().clone();
         let memory = kind_of(&list, self.gpus())
-            .filter(|kind| kind.is_host())
-            .ok_or_else(|| failed("serve", "only host memory of one kind is copied for a peer"))?;
+            .ok_or_else(|| failed("serve", "only memory of one kind is copied for a peer"))?;
         RemoteCopyRanges::check(&copy_request, &list)?;
-        let here = &self.context.facts;
-        let gpu = here.gpu_with(copy_request.gpu).map_or(0, |gpu| gpu.ordinal);
+        let (gpu, theirs) = self.copier(memory, copy_request.gpu)?;
+        let claim = claim(&offer)?;
+        let RemoteCopyRequest { kind, process, ranges, .. } = copy_request;
+        Ok((claim, RemoteCopyRanges { kind, process, ranges, list, memory, gpu, theirs }))
+    }
+
+    /// The GPU here that copies between `memory` of this side and memory of the initiator's GPU, and that GPU's number here. A GPU
+    /// that this process does not see counts as the one that copies.
+    fn copier(&self, memory: MemoryKind, theirs: [u8; 16]) -> Result<(u32, u32), TransportError> {
+        let seen = self.context.facts.gpu_with(theirs).map(|gpu| gpu.ordinal);
+        let gpu = match memory {
+            MemoryKind::Gpu(ours) => ours,
+            _ => seen.unwrap_or(0),
+        };
         if !can_access(self.gpus(), Device::cuda(gpu)) {
             return Err(failed("serve", "there is no GPU here that could copy"));
         }
-        let claim = claim(&offer)?;
-        let RemoteCopyRequest { kind, process, ranges, .. } = copy_request;
-        Ok((claim, RemoteCopyRanges { kind, process, ranges, list, memory, gpu }))
+        let theirs = seen.unwrap_or(gpu);
+        if !self.context.facts.reach(gpu, theirs) {
+            let reason =
+                format!("cuda:{gpu} has no P2P access to the peer's GPU, cuda:{theirs} here");
+            return Err(failed("serve", reason));
+        }
+        Ok((gpu, theirs))
     }
 
     fn gpus(&self) -> &dyn GpuBackend {

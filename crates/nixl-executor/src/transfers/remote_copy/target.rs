@@ -63,8 +63,10 @@ pub(super) struct RemoteCopyRanges {
     pub(super) ranges: Vec<ExportedRange>,
     pub(super) list: DescriptorList,
     pub(super) memory: MemoryKind,
-    /// The GPU that copies.
+    /// The GPU that copies, for which the initiator's memory is opened.
     pub(super) gpu: u32,
+    /// The GPU whose memory it is, in the numbering of this side.
+    pub(super) theirs: u32,
 }
 
 impl RemoteCopyRanges {
@@ -111,7 +113,11 @@ impl RemoteCopyRanges {
         memory: &[Arc<dyn TransferBuffer>],
         context: &RemoteCopyContext,
     ) -> Result<ListCopy, TransportError> {
-        let theirs = MemoryKind::Gpu(self.gpu);
+        let theirs = match self.memory {
+            MemoryKind::Gpu(_) => MemoryKind::Gpu(self.theirs),
+            // Through a ring, the GPU that copies is that of the kind.
+            _ => MemoryKind::Gpu(self.gpu),
+        };
         let kinds = match self.kind {
             OperationKind::Read => (self.memory, theirs),
             OperationKind::Write => (theirs, self.memory),

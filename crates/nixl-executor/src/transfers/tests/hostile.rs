@@ -229,8 +229,6 @@ fn loans_are_checked_against_the_offer() {
     let memory = Memory::new(Device::HOST, &[100, 50], false);
     let options = OperationOptions::new();
     let passive = world.sides[1].offer(OperationKind::Read, &memory, options);
-    let on_gpu =
-        world.sides[1].offer(OperationKind::Read, &Memory::new(GPU, &[100, 50], false), options);
     let initiator_metadata = world.sides[0].agent_metadata().compressed().clone();
     let blob = world.sides[1].agent_metadata().inflate(&Default::default()).unwrap();
     world.sides[0].transport.connect(&blob).unwrap();
@@ -251,9 +249,7 @@ fn loans_are_checked_against_the_offer() {
         initiator_metadata,
     };
     let with = |ranges: Vec<ExportedRange>| RemoteCopyRequest { ranges, ..good.clone() };
-    let offer = presented(&on_gpu);
     let wrong = [
-        (RemoteCopyRequest { offer, ..good.clone() }, "only host memory"),
         (RemoteCopyRequest { kind: OperationKind::Write, ..good.clone() }, "not a WRITE"),
         (with(vec![]), "0 descriptors exported for 2 offered"),
         (with(vec![range(1000, &[0, 200, 300])]), "3 descriptors exported for 2 offered"),

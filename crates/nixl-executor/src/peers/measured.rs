@@ -1,0 +1,244 @@
+//! What paths really took, which corrects their estimates where they fall far behind.
+
+use std::time::Duration;
+
+use nixl_ops::PathKind;
+
+use crate::planner::{PathHistory, same};
+
+/// The operations of one plan: for each kind of path and size class (a power of two of bytes) the last two, and which path was
+/// taken last. Times are those of one [`Clock`](nixl_ops::Clock).
+///
+/// * A path is *slow* if its last two operations of a class both took [`FACTOR`](Self::FACTOR) times their estimate or more:
+///   then its estimate is multiplied by what they took. A single slow operation changes nothing.
+/// * A slow path is estimated afresh after [`FIRST_RETRY`](Self::FIRST_RETRY), so that it is tried again where it promises more; the
+///   time doubles with each time that it proves slow again, and begins anew once it does not.
+/// * Less than [`NOISE`](Self::NOISE) above the estimate is no sign: a thread that waits for a processor takes as long.
+///
+/// ```
+/// use std::time::Duration;
+/// use nixl_executor::paths::{MeasuredPaths, PathHistory};
+/// use nixl_ops::PathKind;
+///
+/// let (mut measured, at) = (MeasuredPaths::new(), Duration::from_secs);
+/// let (estimate, took) = (Duration::from_millis(1), Duration::from_millis(500));
+/// for _ in 0..2 {
+///     measured.note(PathKind::EngineStaged, 1 << 26, estimate, took, at(5));
+/// }
+/// let factor = |now| {
+///     let mut history = PathHistory::new();
+///     measured.apply(1 << 26, now, &mut history);
+///     history.slow(PathKind::EngineStaged)
+/// };
+/// assert!(factor(at(6)).is_some_and(|factor| factor > 400.0));
+/// assert_eq!(factor(at(36)), None);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct MeasuredPaths {
+    records: Vec<Record>,
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    kind: PathKind,
+    class: u32,
+    /// Times over estimates, the latest last; one until the second operation.
+    ratios: [f64; 2],
+    /// Until when the path counts as slow, if it does.
+    slow_until: Option<Duration>,
+    /// How often in a row it proved slow.
+    times: u32,
+    /// It was taken last, of those of its class.
+    is_current: bool,
+}
+
+impl MeasuredPaths {
+    /// A path that takes so many times its estimate is slow.
+    pub const FACTOR: f64 = 4.0;
+    /// A path is left only for one that is better by so much.
+    pub const HYSTERESIS: f64 = PathHistory::HYSTERESIS;
+    /// What an operation may take longer than estimated without being slow.
+    pub const NOISE: Duration = Duration::from_micros(100);
+    /// When a slow path is estimated afresh for the first time.
+    pub const FIRST_RETRY: Duration = Duration::from_secs(30);
+    /// The longest that this takes.
+    pub const LONGEST_RETRY: Duration = Duration::from_secs(3600);
+
+    /// Nothing was measured.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An operation was carried out by this path.
+    pub fn note(
+        &mut self,
+        kind: PathKind,
+        bytes: u64,
+        estimate: Duration,
+        took: Duration,
+        now: Duration,
+    ) {
+        let class = class(bytes);
+        self.note_taken(kind, bytes);
+        let Some(record) = self.records.iter_mut().find(|r| r.is(kind, class)) else { return };
+        if record.slow_until.is_some_and(|until| now >= until) {
+            // It is tried again: what was measured before says nothing any more.
+            (record.slow_until, record.ratios) = (None, [1.0; 2]);
+        }
+        let beyond = took.saturating_sub(Self::NOISE).max(estimate);
+        let ratio = beyond.as_secs_f64() / estimate.as_secs_f64().max(1e-9);
+        record.ratios = [record.ratios[1], ratio];
+        if record.ratio() < Self::FACTOR {
+            record.slow_until = None;
+            if record.ratios.iter().all(|ratio| *ratio < Self::FACTOR) {
+                record.times = 0;
+            }
+        } else if record.slow_until.is_none() {
+            record.slow_until = Some(now.saturating_add(retry_after(record.times)));
+            record.times = record.times.saturating_add(1);
+        }
+    }
+
+    /// An operation was carried out by this path, and how long it took says nothing.
+    pub fn note_taken(&mut self, kind: PathKind, bytes: u64) {
+        let class = class(bytes);
+        if !self.records.iter().any(|r| r.is(kind, class)) {
+            self.records.push(Record {
+                kind,
+                class,
+                ratios: [1.0; 2],
+                slow_until: None,
+                times: 0,
+                is_current: false,
+            });
+        }
+        for record in self.records.iter_mut().filter(|r| r.class == class) {
+            record.is_current = same(record.kind, kind);
+        }
+    }
+
+    /// Adds what was measured to the history of an operation of so many bytes.
+    pub fn apply(&self, bytes: u64, now: Duration, history: &mut PathHistory) {
+        let class = class(bytes);
+        for record in self.records.iter().filter(|r| r.class == class) {
+            if record.slow_until.is_some_and(|until| now < until) {
+                history.note_slow(record.kind, record.ratio());
+            }
+            if record.is_current {
+                history.note_current(record.kind);
+            }
+        }
+    }
+}
+
+impl Record {
+    fn is(&self, kind: PathKind, class: u32) -> bool {
+        self.class == class && same(self.kind, kind)
+    }
+
+    /// What both of the last two operations took at least.
+    fn ratio(&self) -> f64 {
+        self.ratios[0].min(self.ratios[1])
+    }
+}
+
+fn class(bytes: u64) -> u32 {
+    bytes.max(1).ilog2()
+}
+
+/// How long a path counts as slow that was slow so many times before.
+fn retry_after(times: u32) -> Duration {
+    let factor = 1u32.checked_shl(times).unwrap_or(u32::MAX);
+    MeasuredPaths::FIRST_RETRY.saturating_mul(factor).min(MeasuredPaths::LONGEST_RETRY)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KIND: PathKind = PathKind::EngineStaged;
+    const BYTES: u64 = 1 << 26;
+    const ESTIMATE: Duration = Duration::from_millis(1);
+
+    fn slow(measured: &MeasuredPaths, bytes: u64, now: Duration) -> Option<f64> {
+        let mut history = PathHistory::new();
+        measured.apply(bytes, now, &mut history);
+        history.slow(KIND)
+    }
+
+    fn note(measured: &mut MeasuredPaths, factor: u32, now: Duration) {
+        measured.note(KIND, BYTES, ESTIMATE, ESTIMATE * factor, now);
+    }
+
+    #[test]
+    fn two_slow_operations_in_a_row_count_and_one_does_not() {
+        let (mut measured, now) = (MeasuredPaths::new(), Duration::ZERO);
+        for factor in [10, 1, 10, 2, 10, 3] {
+            note(&mut measured, factor, now);
+            assert_eq!(slow(&measured, BYTES, now), None);
+        }
+        note(&mut measured, 10, now);
+        note(&mut measured, 20, now);
+        let factor = slow(&measured, BYTES, now).unwrap();
+        assert!((9.8..10.0).contains(&factor), "{factor}");
+        // Of other sizes nothing is known.
+        assert_eq!(slow(&measured, BYTES / 2, now), None);
+    }
+
+    #[test]
+    fn a_little_noise_is_no_sign() {
+        let (mut measured, now) = (MeasuredPaths::new(), Duration::ZERO);
+        for _ in 0..5 {
+            let (estimate, took) = (Duration::from_micros(4), Duration::from_micros(115));
+            measured.note(KIND, 4096, estimate, took, now);
+        }
+        assert_eq!(slow(&measured, 4096, now), None);
+    }
+
+    #[test]
+    fn a_slow_path_is_tried_again_after_times_that_double() {
+        let (mut measured, mut now) = (MeasuredPaths::new(), Duration::ZERO);
+        for round in 0..10u32 {
+            assert_eq!(slow(&measured, BYTES, now), None);
+            note(&mut measured, 100, now);
+            assert_eq!(slow(&measured, BYTES, now), None, "tried twice");
+            note(&mut measured, 100, now);
+            let wait =
+                (MeasuredPaths::FIRST_RETRY * (1 << round)).min(MeasuredPaths::LONGEST_RETRY);
+            let nearly = now + wait - Duration::from_millis(1);
+            assert!(slow(&measured, BYTES, nearly).is_some(), "round {round}");
+            now += wait;
+        }
+        // Two fast ones, and the next time is short again.
+        for factor in [1, 1, 100, 100] {
+            note(&mut measured, factor, now);
+        }
+        assert!(slow(&measured, BYTES, now).is_some());
+        assert_eq!(slow(&measured, BYTES, now + MeasuredPaths::FIRST_RETRY), None);
+    }
+
+    proptest! {
+        /// However a path's speed changes, it is left and taken again a few times an hour at most.
+        #[test]
+        fn it_does_not_flap(speeds in proptest::collection::vec(1u32..200, 1..40), step in 1u64..500) {
+            let (mut measured, mut now) = (MeasuredPaths::new(), Duration::ZERO);
+            let (mut changes, mut was_slow) = (0u32, false);
+            for at in 0..4000 {
+                let is_slow = slow(&measured, BYTES, now).is_some();
+                changes += u32::from(is_slow != was_slow);
+                was_slow = is_slow;
+                // A path that counts as slow is not taken, so nothing is learned of it.
+                if !is_slow {
+                    note(&mut measured, speeds[at % speeds.len()], now);
+                }
+                now += Duration::from_millis(step);
+            }
+            // It is slow for 30 s at least each time.
+            let most = 2 * (now.as_secs() / MeasuredPaths::FIRST_RETRY.as_secs() + 1);
+            prop_assert!(u64::from(changes) <= most, "{changes} in {now:?}");
+        }
+    }
+}
