@@ -189,7 +189,10 @@ fn main() -> Result<ExitCode> {
             let waker = Waker::from(Arc::new(Exits));
             let _ = wait.as_mut().poll(&mut Context::from_waker(&waker));
             runtime.block_on(async {
-                sink.begin_read(&remote, Region::zeroed(5000)?).await?.wait_for_completion().await?;
+                sink.begin_read(&remote, Region::zeroed(5000)?)
+                    .await?
+                    .wait_for_completion()
+                    .await?;
                 Ok::<_, Box<dyn Error + Send + Sync>>(())
             })?;
             thread::sleep(Duration::from_secs(60));
