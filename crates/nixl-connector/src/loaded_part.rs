@@ -1,4 +1,4 @@
-//! Which memory of a peer was loaded of one piece of its metadata.
+//! The memory of a peer that was loaded of one piece of its metadata.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -181,6 +181,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use nixl_device::Device;
     use proptest::prelude::*;
 
@@ -233,19 +235,20 @@ mod tests {
     fn what_was_loaded_in_part_is_not_taken_for_the_whole() {
         let table = PeerTable::new(2);
         let range = |ptr, size| SerializedDescriptor::new(Device::HOST, ptr, size).unwrap();
+        let part = |start, end| Vec::from([Range { start, end }]);
         let (first, second) = ([range(100, 10)], [range(205, 5)]);
         let is_loaded = |needed| table.get(&metadata("a"), needed).is_some();
         let loaded = || [Some(&first[..]), Some(&second[..]), None].map(is_loaded);
-        table.insert(metadata("a"), &to("a").in_part(vec![100..110]));
+        table.insert(metadata("a"), &to("a").in_part(part(100, 110)));
         assert_eq!(loaded(), [true, false, false]);
-        table.insert(metadata("a"), &to("a").in_part(vec![200..210]));
+        table.insert(metadata("a"), &to("a").in_part(part(200, 210)));
         assert_eq!(loaded(), [true, true, false], "the parts add up");
-        table.insert(metadata("b"), &to("a").in_part(vec![100..110]));
+        table.insert(metadata("b"), &to("a").in_part(part(100, 110)));
         table.insert(metadata("a"), &to("a"));
         assert_eq!(loaded(), [true; 3]);
-        table.insert(metadata("a"), &to("a").in_part(vec![100..110]));
+        table.insert(metadata("a"), &to("a").in_part(part(100, 110)));
         assert_eq!(loaded(), [true; 3], "what was loaded stays so");
-        table.insert(metadata("a"), &to("a").superseding().in_part(vec![200..210]));
+        table.insert(metadata("a"), &to("a").superseding().in_part(part(200, 210)));
         assert_eq!(loaded(), [false, true, false]);
         assert!(table.get(&metadata("b"), Some(&first)).is_none(), "it was superseded");
     }

@@ -1,4 +1,4 @@
-//! What peers send, as the driver's thread takes it in, or another that waits for it.
+//! The messages of peers, as the driver's thread takes them in, or another that waits for one.
 
 use super::Shared;
 use crate::Received;
