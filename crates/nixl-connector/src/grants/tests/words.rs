@@ -201,8 +201,6 @@ proptest! {
 
     /// Reads that give up leave the request that they share as it is, whichever of them has posted it: it is posted once, is
     /// not given up, and answers the others.
-    ///
-    /// This made it fail: a request that is dropped with the read which has posted it.
     #[test]
     fn a_shared_request_outlives_the_reads_that_give_up(
         fates in fates(),
