@@ -204,7 +204,7 @@ mod tests {
         let table = table();
         let mut variants: Vec<_> = table.iter().map(|(error, _)| discriminant(error)).collect();
         variants.dedup();
-        let expected = if cfg!(feature = "nixl") { 27 } else { 26 };
+        let expected = if cfg!(feature = "nixl") { 28 } else { 27 };
         assert_eq!(variants.len(), expected);
     }
 }

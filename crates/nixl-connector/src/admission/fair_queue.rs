@@ -1,6 +1,6 @@
 //! The order of transfers, and the bounds of what is in flight.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use nixl_ops::PeerId;
 
@@ -26,6 +26,8 @@ pub(super) struct FairQueue<T> {
     classes: [Waiting<T>; 2],
     /// The start tag of the transfer that was admitted last.
     now: u64,
+    /// One waits for room of the connection: none overtakes it, or it might wait for ever.
+    is_blocked: bool,
 }
 
 #[derive(Debug)]
@@ -39,8 +41,8 @@ struct Waiting<T> {
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Bound {
     Connection,
-    /// Of the peer or the class: others may go.
-    Own,
+    Class,
+    Peer,
 }
 
 impl<T> FairQueue<T> {
@@ -53,7 +55,8 @@ impl<T> FairQueue<T> {
         let waiting = || Waiting { queue: VecDeque::new(), finish: 0 };
         let classes = [waiting(), waiting()];
         let peers = HashMap::new();
-        Self { per_connection, per_peer, in_flight: 0, bulk: 0, peers, classes, now: 0 }
+        let (in_flight, bulk, now, is_blocked) = (0, 0, 0, false);
+        Self { per_connection, per_peer, in_flight, bulk, peers, classes, now, is_blocked }
     }
 
     /// How many wait.
@@ -66,13 +69,24 @@ impl<T> FairQueue<T> {
         self.len() == 0 && self.in_flight == 0 && self.bulk == 0 && self.peers.is_empty()
     }
 
-    /// Admits a transfer if no transfer waits and the bounds allow it.
-    pub(super) fn try_admit(&mut self, charge: Charge) -> Option<Charge> {
-        (self.len() == 0 && self.bound(&charge).is_none()).then(|| self.admitted(charge))
+    /// Admits a transfer if it waits for nothing, or gives it back: neither for room nor for one that it would overtake.
+    pub(super) fn try_admit(&mut self, charge: Charge) -> Result<Charge, Charge> {
+        let waiting = &self.classes[index(charge.class)].queue;
+        let overtakes = match charge.class {
+            TransferClass::Interactive => {
+                waiting.iter().any(|(other, _)| other.peer == charge.peer)
+            }
+            TransferClass::Bulk => !waiting.is_empty(),
+        };
+        match self.is_blocked || overtakes || self.bound(&charge).is_some() {
+            true => Err(charge),
+            false => Ok(self.admitted(charge)),
+        }
     }
 
-    /// A transfer waits.
+    /// A transfer waits that cannot be admitted now.
     pub(super) fn push(&mut self, charge: Charge, tell: T) {
+        self.is_blocked |= self.bound(&charge) == Some(Bound::Connection);
         self.classes[index(charge.class)].queue.push_back((charge, tell));
     }
 
@@ -85,28 +99,41 @@ impl<T> FairQueue<T> {
 
     /// Admits the next transfer, if one can be.
     pub(super) fn next(&mut self) -> Option<(Charge, T)> {
+        self.is_blocked = false;
         let start = |class: &Waiting<T>| class.finish.max(self.now);
         let [interactive, bulk] = &self.classes;
         let order = if start(interactive) <= start(bulk) { [0, 1] } else { [1, 0] };
         for class in order {
-            let mut found = None;
-            for (at, (charge, _)) in self.classes[class].queue.iter().enumerate() {
-                match self.bound(charge) {
-                    None => {
-                        found = Some(at);
-                        break;
-                    }
-                    // What waits for room of the connection is not overtaken, or it might wait for ever.
-                    Some(Bound::Connection) => return None,
-                    Some(Bound::Own) => {}
+            match self.first(class) {
+                Ok(Some(at)) => {
+                    let (charge, tell) = self.classes[class].queue.remove(at)?;
+                    return Some((self.admitted(charge), tell));
                 }
-            }
-            if let Some((charge, tell)) = found.and_then(|at| self.classes[class].queue.remove(at))
-            {
-                return Some((self.admitted(charge), tell));
+                Ok(None) => {}
+                Err(()) => {
+                    self.is_blocked = true;
+                    return None;
+                }
             }
         }
         None
+    }
+
+    /// The first of a class that can be admitted and overtakes none of its peer's. An error if one waits for room of the connection.
+    fn first(&self, class: usize) -> Result<Option<usize>, ()> {
+        let mut full = HashSet::new();
+        for (at, (charge, _)) in self.classes[class].queue.iter().enumerate() {
+            if full.contains(&charge.peer) {
+                continue;
+            }
+            match self.bound(charge) {
+                None => return Ok(Some(at)),
+                Some(Bound::Connection) => return Err(()),
+                Some(Bound::Class) => return Ok(None),
+                Some(Bound::Peer) => _ = full.insert(&charge.peer),
+            }
+        }
+        Ok(None)
     }
 
     /// A transfer has ended.
@@ -126,10 +153,11 @@ impl<T> FairQueue<T> {
     fn bound(&self, Charge { class, peer, bytes }: &Charge) -> Option<Bound> {
         let exceeds = |now: u64, most: u64| now > 0 && now.saturating_add(*bytes) > most;
         let of_peer = self.peers.get(peer).copied().unwrap_or(0);
-        let is_bulk = *class == TransferClass::Bulk;
-        if exceeds(of_peer, self.per_peer) || (is_bulk && exceeds(self.bulk, Self::BULK_IN_FLIGHT))
-        {
-            return Some(Bound::Own);
+        if exceeds(of_peer, self.per_peer) {
+            return Some(Bound::Peer);
+        }
+        if *class == TransferClass::Bulk && exceeds(self.bulk, Self::BULK_IN_FLIGHT) {
+            return Some(Bound::Class);
         }
         exceeds(self.in_flight, self.per_connection).then_some(Bound::Connection)
     }
@@ -210,7 +238,15 @@ mod tests {
                 }
             };
             for (is_bulk, peer, bytes, ends) in steps {
-                queue.push(charge(CLASSES[usize::from(is_bulk)], peer, bytes), arrived);
+                let arrives = charge(CLASSES[usize::from(is_bulk)], peer, bytes);
+                match queue.try_admit(arrives) {
+                    // What goes at once goes as the next would.
+                    Ok(charge) => {
+                        queue.release(&charge);
+                        queue.push(charge, arrived);
+                    }
+                    Err(charge) => queue.push(charge, arrived),
+                }
                 arrived += 1;
                 admit(&mut queue, &mut in_flight);
                 if !in_flight.is_empty() && bytes % 3 == 0 {
@@ -256,7 +292,8 @@ mod tests {
         }
         assert_eq!(queue.next().unwrap().1, 0);
         assert!(queue.next().is_none(), "the bulk class has its bytes in flight");
-        queue.push(charge(TransferClass::Interactive, 0, 4 * KIB), 64);
-        assert_eq!(queue.next().unwrap().1, 64);
+        let interactive = charge(TransferClass::Interactive, 0, 4 * KIB);
+        assert!(queue.try_admit(interactive).is_ok());
+        assert!(queue.try_admit(bulk()).is_err());
     }
 }

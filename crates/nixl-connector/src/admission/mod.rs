@@ -88,7 +88,7 @@ impl Admission {
         Arc::new(Self { queue: Mutex::new(queue), most_queued: limits.queued })
     }
 
-    /// Admits a transfer if none waits and the bounds allow it.
+    /// Admits a transfer that has to wait for none.
     pub(crate) fn try_admit(
         self: &Arc<Self>,
         class: TransferClass,
@@ -96,7 +96,7 @@ impl Admission {
         bytes: u64,
     ) -> Option<Permit> {
         let charge = Charge { class, peer: peer.clone(), bytes };
-        let charge = self.lock().try_admit(charge)?;
+        let charge = self.lock().try_admit(charge).ok()?;
         Some(Permit::new(self, charge))
     }
 
@@ -111,12 +111,13 @@ impl Admission {
         peer: &PeerId,
         bytes: u64,
     ) -> Result<Permit, ConnectorError> {
-        if let Some(permit) = self.try_admit(class, peer, bytes) {
-            return Ok(permit);
-        }
-        let (tell, turn) = oneshot::channel();
-        {
+        let charge = Charge { class, peer: peer.clone(), bytes };
+        let turn = {
             let mut queue = self.lock();
+            let charge = match queue.try_admit(charge) {
+                Ok(charge) => return Ok(Permit::new(self, charge)),
+                Err(charge) => charge,
+            };
             if queue.len() >= self.most_queued {
                 // Those that are not awaited any more make room.
                 queue.retain(|waiting| !waiting.is_closed());
@@ -125,10 +126,10 @@ impl Admission {
             if queued >= self.most_queued {
                 return Err(ConnectorError::WouldBlock { queued });
             }
-            queue.push(Charge { class, peer: peer.clone(), bytes }, tell);
-        }
-        // What was in flight may have ended before it waited.
-        self.advance();
+            let (tell, turn) = oneshot::channel();
+            queue.push(charge, tell);
+            turn
+        };
         Ok(turn.await.map_err(|_| TransportError::Closed)?)
     }
 

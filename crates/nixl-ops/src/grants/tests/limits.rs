@@ -67,8 +67,11 @@ fn tickets_of_elsewhere_are_refused() {
         assert!(!table.end(slot, generation));
     }
     let words = PublishedWords::open(&table.words().name()).unwrap();
+    // The slot behind the last has words, and no grant.
     let check = WordCheck { slot: 4, generation, digest: 1 };
-    assert_eq!(check.check_mapped(&words), Err(StaleRead::NoSlot { slot: 4 }));
+    assert_eq!(check.check_mapped(&words), Err(StaleRead::Stale));
+    let check = WordCheck { slot: 5, ..check };
+    assert_eq!(check.check_mapped(&words), Err(StaleRead::NoSlot { slot: 5 }));
     let check = WordCheck { slot: u32::MAX, ..check };
     assert_eq!(check.check_mapped(&words), Err(StaleRead::NoSlot { slot: u32::MAX }));
     assert_eq!(GrantWords::offset(3), 96);
