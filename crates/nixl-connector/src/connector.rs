@@ -258,9 +258,9 @@ impl Connector {
         let local = self.admit(local)?;
         let driver = self.shared.connection.driver();
         let (prepared, local, options) =
-            self.prepared(OperationKind::Read, local, remote, options).await?;
+            self.counted(self.prepared(OperationKind::Read, local, remote, options).await)?;
         self.refuse_if_draining()?;
-        Ok(ReadOperation::begin(driver, prepared, local, options)?)
+        self.counted(ReadOperation::begin(driver, prepared, local, options))
     }
 
     /// Writes local memory into the memory that a peer offered. The transfer has begun when this returns.
@@ -303,9 +303,9 @@ impl Connector {
         let local = self.admit(local)?;
         let driver = self.shared.connection.driver();
         let (prepared, local, options) =
-            self.prepared(OperationKind::Write, local, remote, options).await?;
+            self.counted(self.prepared(OperationKind::Write, local, remote, options).await)?;
         self.refuse_if_draining()?;
-        Ok(WriteOperation::begin(driver, prepared, local, options)?)
+        self.counted(WriteOperation::begin(driver, prepared, local, options))
     }
 
     /// Tells the owner of an offer that this process does not use it, nor will: its operation ends with
@@ -397,6 +397,16 @@ impl Connector {
             Some(timeout) => OperationOptions::new().timeout(timeout),
             None => OperationOptions::new(),
         }
+    }
+
+    /// Counts an operation that fails before the driver has it.
+    fn counted<T, E: Into<ConnectorError>>(
+        &self,
+        begun: Result<T, E>,
+    ) -> Result<T, ConnectorError> {
+        begun.map_err(Into::into).inspect_err(|error: &ConnectorError| {
+            self.shared.connection.driver().note_unbegun(error.cause());
+        })
     }
 
     pub(crate) fn refuse_if_draining(&self) -> Result<(), ConnectorError> {

@@ -70,7 +70,7 @@ pub(crate) struct Shared {
     pub(crate) departures: Departures,
     typical: TypicalDurations,
     posts: PostHistory,
-    metrics: EndMetrics,
+    pub(crate) metrics: EndMetrics,
     parking: Parking,
     /// It turns, or will at once.
     awake: AtomicBool,

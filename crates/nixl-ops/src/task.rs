@@ -21,6 +21,9 @@ use crate::telemetry::{EndMetrics, GaugeShare, PerRecorder};
 use crate::typical::TypicalDurations;
 use crate::{Clock, CompletionCell, DriverConfig, Execution, OperationError, OperationStatus};
 
+/// The bytes of a task that only ever times out: it is no operation, and is not counted as one.
+pub(crate) const TIMER: u64 = u64::MAX;
+
 /// Everything that must stay alive while an engine works. The execution owns the leases of its memory.
 pub(crate) struct Task {
     pub(crate) execution: Box<dyn Execution>,
@@ -281,7 +284,7 @@ impl TaskSlot {
 
     /// Counts how the operation ended for its caller. That may have been before its engine: by a cancellation or the deadline.
     fn note(&self, end: &End, task: &Task, Context { clock, metrics, .. }: Context<'_>) {
-        if self.served {
+        if self.served || task.bytes == TIMER {
             return;
         }
         // A recorder or subscriber may panic.

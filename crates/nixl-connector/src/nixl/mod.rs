@@ -60,6 +60,7 @@ mod registrar;
 mod transfer;
 mod transport;
 mod ucx;
+mod version;
 mod worker_address;
 
 pub use library::{NixlLibrary, NixlUnavailable};

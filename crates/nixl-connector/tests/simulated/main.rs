@@ -7,6 +7,7 @@ mod cases;
 mod checksums;
 mod claims;
 mod connectors;
+mod counted;
 mod faults;
 mod net;
 mod peers;
