@@ -87,7 +87,7 @@ impl Connector {
         self.shared.connection.transport().settings()
     }
 
-    /// What is in hand now. Nothing, in a process that was forked from that of the connector.
+    /// Counts of the operations, offers and peers of now. All zero in a process that was forked from that of the connector.
     pub fn stats(&self) -> ConnectionStats {
         if self.shared.is_inherited() {
             return ConnectionStats::default();
@@ -338,7 +338,7 @@ impl Connector {
         Ok(())
     }
 
-    /// Brings the connector to an end: from now on no operation begins ([`ConnectorError::Draining`]), and those in hand go on until
+    /// Brings the connector to an end: from now on no operation begins ([`ConnectorError::Draining`]), and those under way go on until
     /// they end, or until the deadline. Then the offers that are left are revoked, and the peers that this connector is connected to are
     /// notified to forget it. Peers of this host learn of revoked offers by themselves.
     ///

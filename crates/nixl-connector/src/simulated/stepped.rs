@@ -37,7 +37,7 @@ impl SteppedJob {
         }
     }
 
-    /// Keeps the local memory leased for good: nothing tells its owner when this ends.
+    /// Keeps the local memory leased until the process ends, since no notification says when this transfer ends.
     pub(super) fn leak(&self) {
         if let State::Moving(job, _) = &*self.lock() {
             job.leak();
