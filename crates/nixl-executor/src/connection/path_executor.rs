@@ -221,8 +221,7 @@ mod tests {
         costs = costs.replacen("\"gbps\": ", "\"gbps\": 1", 1);
         let costs = Costs::from_json(&costs).unwrap();
         assert_ne!(costs, Costs::default());
-        let mut staging = StagingConfig::default();
-        staging.slots = 3;
+        let staging = StagingConfig::default().with_slots(3);
         let both = [
             executor().costs(costs.clone()).staging(staging),
             executor().staging(staging).costs(costs.clone()),
