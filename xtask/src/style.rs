@@ -37,13 +37,11 @@ pub(crate) const CRATES: [&str; 6] = [
 
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     println!("{}", Counts::HEADINGS);
-    match published::folders(workspace) {
-        Ok(folders) => {
-            for (name, folder) in folders {
-                print(&name, &[&folder])?;
-            }
+    for (name, folder) in published::folders(workspace) {
+        match folder {
+            Ok((name, folder)) => print(&name, &[&folder])?,
+            Err(error) => eprintln!("{name} is left out: {error:#}"),
         }
-        Err(error) => eprintln!("published crates are left out: {error:#}"),
     }
     let ours = CRATES.map(|name| workspace.root.join("crates").join(name));
     print("**these six crates**", &ours.each_ref().map(|folder| &**folder))?;

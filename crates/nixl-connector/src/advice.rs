@@ -1,4 +1,4 @@
-//! Advice on the errors of a connector: retry, ask again or give up.
+//! Advice on the errors of a connector: retry, ask again or give up; and their causes, as metrics have them.
 
 use nixl_descriptor::{AccessError, LeaseError, RegionError, RegisterError};
 use nixl_ops::Advice;
@@ -61,6 +61,20 @@ impl ConnectorError {
             | Self::Draining
             | Self::BadName { .. }
             | Self::NoTransport => Advice::GiveUp,
+        }
+    }
+}
+
+impl ConnectorError {
+    /// The cause in one word of a closed set, for the labels of metrics.
+    #[must_use]
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::Operation(error) => error.cause(),
+            Self::Transport(error) => error.cause(),
+            Self::Metadata(_) => "bad-metadata",
+            Self::Draining => "closed",
+            _ => "failed",
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nixl_descriptor::CacheStats;
 use nixl_ops::{DriverStats, SpentStats};
 
-/// What a connection has in hand: the [counts of its driver](DriverStats), to which this dereferences, and its own.
+/// Counts of a connection: those of its [driver](DriverStats), to which this dereferences, and its own.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ConnectionStats {
     pub(crate) driver: DriverStats,

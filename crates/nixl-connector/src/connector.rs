@@ -87,7 +87,7 @@ impl Connector {
         self.shared.connection.transport().settings()
     }
 
-    /// What is in hand now. Nothing, in a process that was forked from that of the connector.
+    /// Counts of the operations, offers and peers of now. All zero in a process that was forked from that of the connector.
     pub fn stats(&self) -> ConnectionStats {
         if self.shared.is_inherited() {
             return ConnectionStats::default();
@@ -258,9 +258,9 @@ impl Connector {
         let local = self.admit(local)?;
         let driver = self.shared.connection.driver();
         let (prepared, local, options) =
-            self.prepared(OperationKind::Read, local, remote, options).await?;
+            self.counted(self.prepared(OperationKind::Read, local, remote, options).await)?;
         self.refuse_if_draining()?;
-        Ok(ReadOperation::begin(driver, prepared, local, options)?)
+        self.counted(ReadOperation::begin(driver, prepared, local, options))
     }
 
     /// Writes local memory into the memory that a peer offered. The transfer has begun when this returns.
@@ -303,9 +303,9 @@ impl Connector {
         let local = self.admit(local)?;
         let driver = self.shared.connection.driver();
         let (prepared, local, options) =
-            self.prepared(OperationKind::Write, local, remote, options).await?;
+            self.counted(self.prepared(OperationKind::Write, local, remote, options).await)?;
         self.refuse_if_draining()?;
-        Ok(WriteOperation::begin(driver, prepared, local, options)?)
+        self.counted(WriteOperation::begin(driver, prepared, local, options))
     }
 
     /// Tells the owner of an offer that this process does not use it, nor will: its operation ends with
@@ -338,7 +338,7 @@ impl Connector {
         Ok(())
     }
 
-    /// Brings the connector to an end: from now on no operation begins ([`ConnectorError::Draining`]), and those in hand go on until
+    /// Brings the connector to an end: from now on no operation begins ([`ConnectorError::Draining`]), and those under way go on until
     /// they end, or until the deadline. Then the offers that are left are revoked, and the peers that this connector is connected to are
     /// notified to forget it. Peers of this host learn of revoked offers by themselves.
     ///
@@ -397,6 +397,16 @@ impl Connector {
             Some(timeout) => OperationOptions::new().timeout(timeout),
             None => OperationOptions::new(),
         }
+    }
+
+    /// Counts an operation that fails before the driver has it.
+    fn counted<T, E: Into<ConnectorError>>(
+        &self,
+        begun: Result<T, E>,
+    ) -> Result<T, ConnectorError> {
+        begun.map_err(Into::into).inspect_err(|error: &ConnectorError| {
+            self.shared.connection.driver().note_unbegun(error.cause());
+        })
     }
 
     pub(crate) fn refuse_if_draining(&self) -> Result<(), ConnectorError> {

@@ -284,7 +284,7 @@ impl SharedName {
         let is_it = || linked(&path).is_ok_and(|found| found == link(&self.name));
         let found = is_it().then(|| std::fs::metadata(&path).ok())??;
         // The number may have got another meaning meanwhile.
-        is_it().then_some(FileIdentity { device: found.dev(), inode: found.ino() })
+        is_it().then_some(FileIdentity::new(found.dev(), found.ino()))
     }
 }
 

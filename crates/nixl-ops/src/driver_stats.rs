@@ -3,7 +3,7 @@
 use crate::Overdue;
 use crate::passive::Held;
 
-/// What a driver has in hand.
+/// Counts of a driver's operations and offers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct DriverStats {
     pub(crate) active: usize,

@@ -9,7 +9,7 @@ use metrics::{
 };
 
 use crate::sync::{Mutex, lock};
-use crate::{Completion, OperationError, PathReport, TransportError};
+use crate::{Completion, Driver, OperationError, PathReport, TransportError, contained};
 
 /// An amount in a gauge: added when it is made, and taken back when it is dropped.
 ///
@@ -130,6 +130,16 @@ struct Ends {
     failed: ByLabels<(&'static str, &'static str, &'static str), Counter>,
 }
 
+impl Ends {
+    fn failed(&mut self, kind: &'static str, transport: &'static str, cause: &'static str) {
+        let failed = self.failed.get((kind, transport, cause), |_| {
+            let labels = [("kind", kind), ("transport", transport), ("outcome", cause)];
+            counter!("nixl_requests_total", &labels)
+        });
+        failed.increment(1);
+    }
+}
+
 struct PathMetrics {
     requests: Counter,
     bytes: Counter,
@@ -164,6 +174,11 @@ impl EndMetrics {
         );
     }
 
+    fn unbegun(&self, cause: &'static str) {
+        // A recorder may panic.
+        let _ = contained("metrics", || self.0.with(|ends| ends.failed("none", "other", cause)));
+    }
+
     /// Counts an operation that has failed, and tells `tracing`: at `DEBUG` if its caller gave it up, else at `WARN`. `report` is
     /// of the path that it took, if that is known.
     pub(crate) fn failed(
@@ -175,19 +190,21 @@ impl EndMetrics {
         let kind = report.map_or("none", |report| report.kind().class());
         let transport = report.map_or("other", |report| transport_label(report.transport()));
         let cause = error.cause();
-        self.0.with(|ends| {
-            let failed = ends.failed.get((kind, transport, cause), |_| {
-                let labels = [("kind", kind), ("transport", transport), ("outcome", cause)];
-                counter!("nixl_requests_total", &labels)
-            });
-            failed.increment(1);
-        });
+        self.0.with(|ends| ends.failed(kind, transport, cause));
         let elapsed_us = micros(duration);
         if matches!(error, OperationError::Cancelled) {
             tracing::debug!(kind, transport, outcome = cause, elapsed_us, "operation cancelled");
         } else {
             tracing::warn!(kind, transport, outcome = cause, elapsed_us, %error, "operation failed");
         }
+    }
+}
+
+impl Driver {
+    /// Counts an operation of an initiator that failed before the driver had it: its lists did not pair, its peer was not
+    /// reached, or no path was found. The caller is told of the error.
+    pub fn note_unbegun(&self, cause: &'static str) {
+        self.shared().metrics.unbegun(cause);
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::fair;
 use crate::posts::PostedBy;
-use crate::task::TaskSlot;
+use crate::task::{TIMER, TaskSlot};
 use crate::{
     Driver, Execution, OperationError, OperationOptions, OperationStatus, PathKind, PathReport,
     TransportError,
@@ -47,7 +47,7 @@ impl Driver {
             return Ok((output.await?, options));
         };
         let begun = self.shared().clock.now();
-        let slot = self.begin(Box::new(Never), u64::MAX, PostedBy::Driver, options)?;
+        let slot = self.begin(Box::new(Never), TIMER, PostedBy::Driver, options)?;
         let timer = Timer { slot, driver: self };
         let output = poll_fn(|cx| {
             if self.check_process().is_err() {

@@ -13,30 +13,33 @@ use crate::workspace::Workspace;
 const CRATES: [(&str, &str); 3] =
     [("quinn-proto", "0.11"), ("rustls", "0.23"), ("object_store", "0.12")];
 
-/// The folders of the crates, which cargo fetches if they are not in its registry.
-pub(super) fn folders(workspace: &Workspace) -> Result<Vec<(String, PathBuf)>> {
-    let folder = workspace.root.join("target/style");
+/// The crates, each with its name and version and its folder, or why it cannot be had.
+pub(super) fn folders(workspace: &Workspace) -> Vec<(&'static str, Result<(String, PathBuf)>)> {
+    CRATES.iter().map(|(name, version)| (*name, folder(workspace, name, version))).collect()
+}
+
+/// Where cargo has the crate, which it fetches if it is not in its registry; what is there serves offline.
+fn folder(workspace: &Workspace, name: &str, version: &str) -> Result<(String, PathBuf)> {
+    let folder = workspace.root.join("target/style").join(name);
     fs::create_dir_all(folder.join("src"))?;
     fs::write(folder.join("src/lib.rs"), "")?;
-    let list: String = CRATES
-        .iter()
-        .map(|(name, version)| {
-            format!("{name} = {{ version = \"{version}\", default-features = false }}\n")
-        })
-        .collect();
     let package = "[package]\nname = \"style\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\n";
-    fs::write(folder.join("Cargo.toml"), format!("{package}{list}"))?;
-    let mut cargo: Command = workspace.cargo();
-    let output = cargo
-        .current_dir(&folder)
-        .args(["metadata", "--format-version", "1"])
-        .output()
-        .context("cannot start cargo")?;
+    let dependency = format!("{name} = {{ version = \"{version}\", default-features = false }}\n");
+    fs::write(folder.join("Cargo.toml"), format!("{package}{dependency}"))?;
+    let metadata = |more: &[&str]| {
+        let mut cargo: Command = workspace.cargo();
+        let cargo = cargo.current_dir(&folder).args(["metadata", "--format-version", "1"]);
+        cargo.args(more).output().context("cannot start cargo")
+    };
+    let mut output = metadata(&[])?;
     if !output.status.success() {
-        bail!("`cargo metadata` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let offline = metadata(&["--offline"])?;
+        if !offline.status.success() {
+            bail!("`cargo metadata` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        output = offline;
     }
-    let metadata: Value = serde_json::from_slice(&output.stdout)?;
-    CRATES.iter().map(|(name, _)| find(&metadata, name)).collect()
+    find(&serde_json::from_slice(&output.stdout)?, name)
 }
 
 fn find(metadata: &Value, name: &str) -> Result<(String, PathBuf)> {

@@ -273,7 +273,8 @@ impl NixlLibrary {
             (None, _) => {
                 // It stays open until the process ends, and so does what is known of it.
                 let library: &Self = Box::leak(Box::new(Self::find(&candidates)?));
-                tracing::info!(path = %library.path.display(), "NIXL's library is open");
+                let version = super::version::version(&library.path);
+                tracing::info!(path = %library.path.display(), version, "NIXL's library is open");
                 Ok(opened.insert(library))
             }
         }

@@ -64,6 +64,7 @@ mod threads;
 mod transfer;
 mod transport;
 mod ucx;
+mod version;
 mod worker_address;
 
 pub use library::{NixlLibrary, NixlUnavailable};

@@ -192,7 +192,7 @@ impl NixlOptions {
         self
     }
 
-    /// NIXL has no progress thread. Then peers advance over TCP only while this connector has operations in hand, or once a
+    /// NIXL has no progress thread. Then peers advance over TCP only while this connector has operations in flight, or once a
     /// second: for programs that count their threads.
     #[must_use]
     pub fn no_progress_thread(mut self) -> Self {

@@ -43,9 +43,9 @@ pub enum Fault {
     WakeLost,
     /// The peer is never told.
     NotificationLost,
-    /// The peer is told at the post, before the bytes are there.
+    /// The peer is notified at the post, before the bytes have arrived.
     NotificationEarly,
-    /// The peer is told twice.
+    /// The peer is notified twice.
     NotificationTwice,
     /// The bytes are there, but the engine says that the peer cannot be told.
     NotificationFails,
@@ -132,7 +132,7 @@ impl fmt::Debug for Faults {
     }
 }
 
-/// What was ordered for one agent, or for all.
+/// The faults that are set for one agent, or for all.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     next: VecDeque<Vec<Fault>>,

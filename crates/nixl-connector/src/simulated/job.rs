@@ -117,7 +117,7 @@ impl Job {
         !self.strikes.has(&Fault::WakeLost)
     }
 
-    /// Keeps the local memory leased for good: nothing tells its owner when this ends.
+    /// Keeps the local memory leased until the process ends, since no notification says when this transfer ends.
     pub(super) fn leak(&self) {
         self.request.leased.clone().leak();
     }

@@ -62,7 +62,7 @@ impl SteppedJob {
         *self.agent == *agent
     }
 
-    /// Keeps the local memory leased for good: nothing tells its owner when this ends.
+    /// Keeps the local memory leased until the process ends, since no notification says when this transfer ends.
     pub(super) fn leak(&self) {
         if let State::Moving(moving) = &*self.lock() {
             moving.job.leak();

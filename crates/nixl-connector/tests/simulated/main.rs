@@ -8,6 +8,7 @@ mod cases;
 mod checksums;
 mod claims;
 mod connectors;
+mod counted;
 mod faults;
 mod net;
 mod peers;

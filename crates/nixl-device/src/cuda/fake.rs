@@ -1,4 +1,4 @@
-//! A driver made of functions, for tests: it takes notes of what it is told and finds fault with misuse.
+//! A fake driver for tests: it records its calls and reports misuse.
 //!
 //! Work that is queued stays queued until [`Fake::finish`]. Each [`Fake`] is a world of its own; handles lead to it.
 //!

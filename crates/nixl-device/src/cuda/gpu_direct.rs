@@ -71,7 +71,7 @@ impl GpuDirectAttributes {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum GpuDirectSupport {
-    /// Nothing stands against it.
+    /// No fact rules it out.
     Possible {
         /// What it builds on.
         reason: String,
@@ -101,7 +101,7 @@ impl GpuDirectSupport {
         Self::Unknown { reason: reason.into() }
     }
 
-    /// Whether nothing stands against it.
+    /// Whether no fact rules it out.
     #[must_use]
     pub const fn is_possible(&self) -> bool {
         matches!(self, Self::Possible { .. })

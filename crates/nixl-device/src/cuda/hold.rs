@@ -38,7 +38,7 @@ impl Hold {
         (self.event, self.value)
     }
 
-    /// Keeps the value for good.
+    /// Keeps the value until the process ends.
     pub(super) fn leak(self) {
         self.event.context().count_leak();
         mem::forget(self.value);

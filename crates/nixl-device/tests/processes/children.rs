@@ -53,7 +53,7 @@ fn connect(address: &str, bytes: usize) {
 }
 
 fn holders(device: u64, inode: u64) {
-    let holders = Holders::of_file(FileIdentity { device, inode }, LIMIT);
+    let holders = Holders::of_file(FileIdentity::new(device, inode), LIMIT);
     let (pids, hidden) = (holders.pids(), holders.hidden());
     say(format!("{pids:?} {} {hidden} {}", holders.unreadable() > 0, holders.proves_none()));
     next_word();

@@ -68,7 +68,7 @@ fn what_was_not_looked_at_in_time_counts_as_unreadable() {
     let holders = Holders::of_file(identity, std::time::Duration::ZERO);
     assert!(holders.unreadable() > 0 && holders.pids().is_empty() && !holders.proves_none());
     let me = ProcessIdentity::current().unwrap();
-    assert!(!holders.proves_none_since(me.start_time), "this process was not looked at either");
+    assert!(!holders.proves_none_since(me.start_time()), "this process was not looked at either");
 }
 
 #[test]
@@ -76,7 +76,8 @@ fn processes_of_other_users_are_counted() {
     if !is_root("holders::processes_of_other_users_are_counted") {
         return;
     }
-    let (_file, FileIdentity { device, inode }) = memory("mine");
+    let (_file, identity) = memory("mine");
+    let (device, inode) = (identity.device(), identity.inode());
     // It may not see that this process has it.
     let mut other = Other::as_other_user(&format!("holders {device} {inode}"));
     assert_eq!(other.hear(), "[] true false false");
@@ -87,7 +88,8 @@ fn what_proc_hides_is_not_taken_for_nothing() {
     if !is_root("holders::what_proc_hides_is_not_taken_for_nothing") {
         return;
     }
-    let (file, FileIdentity { device, inode }) = memory("mine");
+    let (file, identity) = memory("mine");
+    let (device, inode) = (identity.device(), identity.inode());
     let task = format!("holders {device} {inode}");
     let test = std::env::current_exe().unwrap();
     let by = |script: &str| {

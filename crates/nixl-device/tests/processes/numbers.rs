@@ -33,7 +33,7 @@ fn a_process_that_got_a_number_again_is_not_the_one_that_had_it() {
         let told = found.filter(|other| *other != identity);
         if let Some(other) = told {
             let watch = ProcessWatch::open(pid).unwrap();
-            assert!(watch.is(other.start_time) && !watch.is(identity.start_time));
+            assert!(watch.is(other.start_time()) && !watch.is(identity.start_time()));
         }
         second.kill().unwrap();
         second.wait().unwrap();

@@ -141,7 +141,7 @@ impl PathConnection {
         }
     }
 
-    /// A copy of the first bytes, `most` of them, by this process. Of all bytes, the peer is told of its end.
+    /// A copy by this process of the first `most` bytes. The peer is notified only of a copy of all bytes.
     pub(super) fn peer_copy(
         &self,
         kind: PathKind,

@@ -83,17 +83,31 @@ impl PathExecutor {
         Ok(Self { shared: LeakInChild::new(Arc::new(shared)), connections })
     }
 
-    /// With slots like these for staging. For connections that are made afterwards.
+    /// With slots like these for staging; by default as [`StagingConfig`] says. For connections that are made afterwards.
     #[must_use]
-    pub fn staging(mut self, config: StagingConfig) -> Self {
-        let (shared, slots) = (&self.shared, SlotPools::new(config));
+    pub fn staging(self, config: StagingConfig) -> Self {
+        let costs = self.shared.costs.clone();
+        self.configured(costs, config)
+    }
+
+    /// With these costs of copies within the process, by which it chooses among kernels, copy engines and the processor; by
+    /// default those of an H200. `cargo xtask tune` measures a machine's and writes the file that [`Costs::from_json`]
+    /// reads. For connections that are made afterwards.
+    #[must_use]
+    pub fn costs(self, costs: Costs) -> Self {
+        let staging = self.shared.staging;
+        self.configured(costs, staging)
+    }
+
+    fn configured(mut self, costs: Costs, staging: StagingConfig) -> Self {
+        let (shared, slots) = (&self.shared, SlotPools::new(staging));
         *self.shared = Arc::new(Common {
             gpus: Arc::clone(&shared.gpus),
             facts: Arc::clone(&shared.facts),
             threads: shared.threads.clone(),
-            costs: shared.costs.clone(),
+            costs,
             path_costs: shared.path_costs.clone(),
-            staging: config,
+            staging,
             maintenance: maintenance(&self.connections, &slots),
             slots,
         });
@@ -191,5 +205,29 @@ impl Executor for PathExecutor {
 impl fmt::Debug for PathExecutor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PathExecutor").field("gpus", &self.shared.gpus).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::{GpuCapabilities, SimulatedGpus};
+
+    #[test]
+    fn costs_and_staging_are_configured_in_any_order() {
+        let gpus = Arc::new(SimulatedGpus::new(GpuCapabilities::default()).unwrap());
+        let executor = || PathExecutor::with(gpus.clone(), Arc::default()).unwrap();
+        let mut costs = Costs::default().to_json();
+        costs = costs.replacen("\"gbps\": ", "\"gbps\": 1", 1);
+        let costs = Costs::from_json(&costs).unwrap();
+        assert_ne!(costs, Costs::default());
+        let staging = StagingConfig::default().with_slots(3);
+        let both = [
+            executor().costs(costs.clone()).staging(staging),
+            executor().staging(staging).costs(costs.clone()),
+        ];
+        for executor in both {
+            assert_eq!((&executor.shared.costs, executor.shared.staging), (&costs, staging));
+        }
     }
 }

@@ -40,7 +40,11 @@ fn describe() {
         Count,
         "Staging requests of unknown agents"
     );
-    describe_gauge!("nixl_pinned_bytes", Bytes, "Peers' memory that is pinned here");
+    describe_gauge!(
+        "nixl_pinned_bytes",
+        Bytes,
+        "Peers' memory and staging slots that are pinned here"
+    );
     describe_gauge!("nixl_mapped_bytes", Bytes, "Address space that peers' host memory takes here");
 }
 

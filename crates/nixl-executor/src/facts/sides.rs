@@ -36,7 +36,7 @@ pub struct LocalGpu {
     pub(crate) ordinal: u32,
     /// Identifies the GPU in every process. `None` if the driver does not tell.
     pub(crate) uuid: Option<[u8; 16]>,
-    /// A NIC that reaches its memory. That nothing stands against it is no proof.
+    /// A NIC that reaches its memory, as far as the static facts say. Only use proves it.
     pub(crate) gpu_direct: Fact,
 }
 
@@ -64,7 +64,7 @@ impl Default for LocalFacts {
 pub(super) const NO_NIC: &str = "no RDMA NIC on this host";
 
 impl LocalFacts {
-    /// The same process, with the GPUs that these abilities speak of instead of the machine's: for simulated ones. Those
+    /// The same process, with the GPUs of these capabilities instead of the machine's: for simulated ones. Those
     /// of one number are the same GPU in all processes of the machine.
     #[must_use]
     pub fn with_simulated_gpus(mut self, capabilities: &GpuCapabilities) -> Self {
@@ -156,7 +156,7 @@ pub struct PeerFacts {
     pub(crate) gpus: Vec<PeerGpu>,
 }
 
-/// What a peer says can carry bytes to it.
+/// The media that can carry bytes to a peer, by its own description.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct PeerMedia {
     /// Memory of its host.
@@ -193,7 +193,7 @@ impl PeerFacts {
         }
     }
 
-    /// What a peer says of itself, as seen from here.
+    /// A peer's description of itself, as far as it holds for this process.
     #[must_use]
     pub fn new(info: &PeerInfo, here: &LocalFacts) -> Self {
         let says = |medium: Medium| info.transports().iter().any(|t| *t == medium.to_string());

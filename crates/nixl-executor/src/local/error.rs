@@ -19,7 +19,7 @@ pub enum GpuError {
     NoDevice {
         /// Its ordinal.
         ordinal: u32,
-        /// What the driver or the machine says.
+        /// The driver's or the system's message.
         reason: String,
     },
     /// A pool's bound is reached, or memory ran out.

@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use nixl_metadata::{NotificationKey, OperationKind};
 use thiserror::Error;
 
-/// Bytes that tell messages from keys. The version follows.
+/// The magic bytes, which distinguish a message from a key. The version follows.
 pub(super) const MAGIC: &[u8; 3] = b"nxs";
 /// The most slots or places in one message.
 pub(crate) const MAX_GRANTS: usize = 64;

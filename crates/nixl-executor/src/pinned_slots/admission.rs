@@ -105,7 +105,7 @@ impl Admission {
         self.free.push(slot);
     }
 
-    /// Whether no session has or wants a slot, and no peer may write to one.
+    /// Whether no session holds or waits for a slot, and no peer may write to one.
     pub(super) fn is_unused(&self) -> bool {
         self.members.is_empty() && self.free.len() == self.usable && self.usable == self.slots
     }

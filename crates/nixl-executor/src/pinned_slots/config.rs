@@ -68,7 +68,7 @@ impl StagingConfig {
         self
     }
 
-    /// After so long without a message of its own, a side sends one that says only that it is there. Default: 1 s. Keep
+    /// The time without a message of its own after which a side sends a keep-alive message. Default: 1 s. Keep
     /// it well below the peer's [silence](Self::with_silence).
     #[must_use]
     pub const fn with_ping(mut self, ping: Duration) -> Self {

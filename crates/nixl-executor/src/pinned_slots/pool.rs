@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nixl_descriptor::{Descriptor, Region, Registration, RegistrationCache};
-use nixl_ops::TransportError;
+use nixl_ops::{GaugeShare, TransportError};
 
 use super::StagingConfig;
 use super::admission::Admission;
@@ -49,7 +49,7 @@ impl SlotPools {
 pub(crate) struct SlotPool {
     slots: u16,
     slot_bytes: usize,
-    memory: Mutex<Option<Region>>,
+    memory: Mutex<Option<Pinned>>,
     admission: Mutex<Admission>,
     used: AtomicBool,
 }
@@ -68,9 +68,16 @@ struct Failure {
     at: Duration,
 }
 
+/// Pinned memory, which counts as that until its last user has gone.
+#[derive(Clone)]
+struct Pinned {
+    region: Region,
+    _counted: Arc<GaugeShare>,
+}
+
 #[derive(Clone)]
 struct Slab {
-    region: Region,
+    pinned: Pinned,
     registration: Registration,
 }
 
@@ -118,16 +125,18 @@ impl SlotPool {
     }
 
     /// Allocates the slots near a GPU, unless that has been done. **Blocks.**
-    fn allocate(&self, gpus: &dyn GpuBackend, gpu: u32) -> Result<Region, String> {
+    fn allocate(&self, gpus: &dyn GpuBackend, gpu: u32) -> Result<Pinned, String> {
         let mut memory = self.memory();
-        if let Some(region) = &*memory {
-            return Ok(region.clone());
+        if let Some(pinned) = &*memory {
+            return Ok(pinned.clone());
         }
         let len = self.slot_bytes.checked_mul(self.slots.into());
         let len = len.ok_or("the slots are too large")?;
         let region = gpus.pinned_region(gpu, len).map_err(|e| e.to_string())?;
-        *memory = Some(region.clone());
-        Ok(region)
+        let counted = Arc::new(GaugeShare::new("nixl_pinned_bytes", region.len() as u64));
+        let pinned = Pinned { region, _counted: counted };
+        *memory = Some(pinned.clone());
+        Ok(pinned)
     }
 
     fn release(&self) {
@@ -137,7 +146,7 @@ impl SlotPool {
     }
 
     pub(crate) fn stats(&self) -> SlotStats {
-        let pinned_bytes = self.memory().as_ref().map_or(0, Region::len);
+        let pinned_bytes = self.memory().as_ref().map_or(0, |pinned| pinned.region.len());
         let admission = self.lock();
         SlotStats {
             pinned_bytes,
@@ -146,7 +155,7 @@ impl SlotPool {
         }
     }
 
-    fn memory(&self) -> MutexGuard<'_, Option<Region>> {
+    fn memory(&self) -> MutexGuard<'_, Option<Pinned>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -210,9 +219,9 @@ impl RegisteredSlots {
         if !self.wants_memory(now) {
             return;
         }
-        let slab = self.pool.allocate(gpus, gpu).and_then(|region| {
-            let registration = registrations.get_or_register(&region);
-            Ok(Slab { registration: registration.map_err(|e| e.to_string())?, region })
+        let slab = self.pool.allocate(gpus, gpu).and_then(|pinned| {
+            let registration = registrations.get_or_register(&pinned.region);
+            Ok(Slab { registration: registration.map_err(|e| e.to_string())?, pinned })
         });
         match slab {
             Ok(slab) => {
@@ -349,7 +358,7 @@ impl Slot {
     }
 
     pub(crate) fn address(&self) -> u64 {
-        self.slab.region.address() + self.offset() as u64
+        self.slab.pinned.region.address() + self.offset() as u64
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -365,6 +374,7 @@ impl Slot {
         let whole = self.offset()..self.offset() + self.pool.slot_bytes;
         let range = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         self.slab
+            .pinned
             .region
             .descriptor(whole)
             .and_then(|slot| slot.slice(range(offset)..range(offset.saturating_add(len))))
@@ -399,6 +409,12 @@ fn failed(reason: impl Into<Cow<'static, str>>) -> TransportError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use metrics::{
+        Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+        with_local_recorder,
+    };
     use nixl_connector::simulated::Fabric;
     use nixl_descriptor::CacheLimits;
     use nixl_ops::{SystemClock, Transport};
@@ -425,6 +441,55 @@ mod tests {
             self.slots.make_ready(gpus, 0, &self.registrations, Duration::ZERO);
             assert!(self.slots.is_ready());
         }
+    }
+
+    /// Keeps the one gauge of pinned memory.
+    #[derive(Default)]
+    struct PinnedGauge(Arc<AtomicU64>);
+
+    impl Recorder for PinnedGauge {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::noop()
+        }
+
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            assert_eq!(key.name(), "nixl_pinned_bytes");
+            Gauge::from_arc(Arc::clone(&self.0))
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn slots_count_as_pinned_until_their_last_user_has_gone() {
+        let gauge = PinnedGauge::default();
+        let pinned = Arc::clone(&gauge.0);
+        let pinned = || f64::from_bits(pinned.load(Relaxed));
+        with_local_recorder(&gauge, || {
+            let gpus = GpuCapabilities { gpus: 1, ..GpuCapabilities::default() };
+            let gpus = SimulatedGpus::new(gpus).unwrap();
+            let mut config = StagingConfig::default();
+            (config.slot_bytes, config.slots) = (64, 2);
+            let pools = SlotPools::new(config);
+            let [one, other] = ["one", "other"].map(|name| Connection::new(&pools, name));
+            one.make_ready(&gpus);
+            let len = pools.incoming.stats().pinned_bytes as f64;
+            assert!(len >= 128.0);
+            assert_eq!(pinned(), len);
+            other.make_ready(&gpus);
+            assert_eq!(pinned(), len, "shared, so counted once");
+            one.slots.release();
+            pools.release();
+            assert_eq!(pinned(), len, "the other connection keeps it");
+            other.slots.release();
+            assert_eq!(pinned(), 0.0);
+        });
     }
 
     #[test]

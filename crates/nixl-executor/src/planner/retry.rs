@@ -15,7 +15,7 @@ pub const MAX_ATTEMPTS: u32 = 3;
 /// - Never if the error is one of the operation, its metadata or its offer: another path fails the same way, or accesses the memory that is
 ///   at the offer's address by now.
 ///
-/// So neither the kind of operation nor what has moved matters by itself. What the caller has to see to: the path that
+/// So neither the kind of operation nor what has moved matters by itself. The caller ensures the rest: the path that
 /// failed is quiet, so that none of its bytes arrives later, and the operation has time and [attempts](MAX_ATTEMPTS) left.
 #[must_use]
 pub fn may_retry(target_told: bool, error: &TransportError) -> bool {

@@ -1,7 +1,7 @@
 //! Sessions of a connection: transfers in which both executors take part, as the protocol between them sees them.
 //!
 //! A peer [opens a session](Sessions::admit) by a request that presents an offer of this side; messages of the session go to its
-//! [inbox](table). What the session moves is the business of the transfer that reads the inbox. Slots that a peer
+//! [inbox](table). The transfer that reads the inbox moves the session's bytes. Slots that a peer
 //! may still write to after the session's end are in [quarantine](Membership::quarantine).
 
 mod error;

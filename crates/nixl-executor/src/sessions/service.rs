@@ -1,4 +1,4 @@
-//! The sessions of one connection, with what they need: the protocol between executors, which knows no transfer.
+//! The sessions of one connection: the protocol between executors, apart from the transfers that use it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

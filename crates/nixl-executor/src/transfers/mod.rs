@@ -4,7 +4,7 @@
 //! - a [remote copy](remote_copy) by the peer's GPU, to or from GPU memory that this side exports
 //! - [staging](staged): chunks through pinned slots, with or without the peer's part
 //!
-//! [`Services`] begins those of the last two kinds, and hands what peers ask for to them.
+//! [`Services`] begins transfers of the last two kinds, and routes peers' requests to them.
 
 mod location;
 mod peer_copy;

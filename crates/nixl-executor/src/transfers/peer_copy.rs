@@ -57,7 +57,7 @@ fn each_region(list: &DescriptorList) -> impl Iterator<Item = &Region> {
     runs.filter_map(|run| Some(run.first()?.region()))
 }
 
-/// A copy by this process, and a word to the peer at its end.
+/// A copy by this process, and the notification of the peer at its end.
 pub(crate) struct PeerCopy {
     path: PathKind,
     stage: Stage,

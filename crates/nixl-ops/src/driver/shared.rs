@@ -34,7 +34,7 @@ pub(crate) struct Shared {
     pub(crate) departures: Departures,
     pub(super) typical: TypicalDurations,
     pub(super) posts: PostHistory,
-    metrics: EndMetrics,
+    pub(crate) metrics: EndMetrics,
     pub(super) parking: Parking,
     /// It turns, or will at once.
     pub(super) awake: AtomicBool,

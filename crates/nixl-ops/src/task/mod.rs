@@ -6,5 +6,5 @@ mod slot;
 mod step;
 
 pub(crate) use count::{ActiveCount, Count, InFlight};
-pub(crate) use slot::{SlotState, Task, TaskSlot};
+pub(crate) use slot::{SlotState, TIMER, Task, TaskSlot};
 pub(crate) use step::DriverContext;

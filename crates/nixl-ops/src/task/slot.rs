@@ -14,6 +14,9 @@ use crate::outcome::Outcome;
 use crate::sync::Mutex;
 use crate::{CompletionCell, Execution, OperationError, OperationStatus};
 
+/// The bytes of a task that only ever times out: it is no operation, and is not counted as one.
+pub(crate) const TIMER: u64 = u64::MAX;
+
 /// Everything that must stay alive while an engine works. The execution owns the leases of its memory.
 pub(crate) struct Task {
     pub(crate) execution: Box<dyn Execution>,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing::Span;
 
 use super::count::Count;
-use super::slot::{SlotState, Task, TaskSlot};
+use super::slot::{SlotState, TIMER, Task, TaskSlot};
 use crate::completion::Memory;
 use crate::contained::contained;
 use crate::outcome::{Completion, Outcome};
@@ -82,7 +82,7 @@ impl TaskSlot {
         task: &Task,
         DriverContext { clock, metrics, .. }: DriverContext<'_>,
     ) {
-        if self.served {
+        if self.served || task.bytes == TIMER {
             return;
         }
         // A recorder or subscriber may panic.

@@ -1,8 +1,11 @@
 //! Metrics of operations and offers, as recorders see them.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use metrics::{
@@ -120,6 +123,41 @@ fn operations_of_both_sides_are_counted_by_a_recorder_that_is_installed_late() {
         let all = recorded.values.lock().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(recorded.value(name), Some(value), "{name} among {all:?}");
     }
+}
+
+#[test]
+fn what_comes_before_an_operation_is_counted_if_it_fails() {
+    let recorded = Recorded::default();
+    with_local_recorder(&recorded, || {
+        let mut world = World::new();
+        let driver = Arc::clone(&world.driver);
+        let after = Duration::from_secs(1);
+        let mut poll = |step: Pin<&mut dyn Future<Output = bool>>| {
+            world.reactor.turn();
+            step.poll(&mut Context::from_waker(Waker::noop()))
+        };
+        // A step that succeeds, later than at once, and one that is given up.
+        let gate = AtomicU64::new(0);
+        let open = || match gate.load(Ordering::Relaxed) {
+            0 => Poll::Pending,
+            _ => Poll::Ready(()),
+        };
+        for is_awaited in [true, false] {
+            gate.store(0, Ordering::Relaxed);
+            let step =
+                async { driver.with_timeout(timeout(after), poll_fn(|_| open())).await.is_ok() };
+            let mut step = pin!(step);
+            assert!(poll(step.as_mut()).is_pending());
+            gate.store(1, Ordering::Relaxed);
+            if is_awaited {
+                assert_eq!(poll(step.as_mut()), Poll::Ready(true));
+            }
+        }
+        assert_eq!(recorded.counted("nixl_requests_total"), []);
+        driver.note_unbegun("timed-out");
+    });
+    let expected = [("nixl_requests_total none other timed-out".to_owned(), 1)];
+    assert_eq!(recorded.counted("nixl_requests_total"), expected);
 }
 
 #[test]

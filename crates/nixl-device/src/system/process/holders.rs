@@ -13,15 +13,30 @@ use super::identity::{self, proc_is_of_this_namespace};
 
 /// A file, by whichever name or descriptor it is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(clippy::exhaustive_structs, reason = "`stat` says no more")]
 pub struct FileIdentity {
-    /// The device, as `st_dev`.
-    pub device: u64,
-    /// The number of the inode.
-    pub inode: u64,
+    device: u64,
+    inode: u64,
 }
 
 impl FileIdentity {
+    /// As `stat` says it: `st_dev`, and the number of the inode.
+    #[must_use]
+    pub const fn new(device: u64, inode: u64) -> Self {
+        Self { device, inode }
+    }
+
+    /// The device, as `st_dev`.
+    #[must_use]
+    pub const fn device(self) -> u64 {
+        self.device
+    }
+
+    /// The number of the inode.
+    #[must_use]
+    pub const fn inode(self) -> u64 {
+        self.inode
+    }
+
     /// That of an open file.
     ///
     /// # Errors

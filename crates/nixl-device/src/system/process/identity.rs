@@ -6,16 +6,25 @@ use serde::Serialize;
 
 /// A process of this PID namespace and boot: its number, which another process gets after it, and its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[allow(clippy::exhaustive_structs, reason = "peers tell it to each other")]
 pub struct ProcessIdentity {
-    /// Its number in its PID namespace.
-    pub pid: u32,
-    /// When it started, in clock ticks since the boot (of its time namespace). Two processes that have one number after
-    /// each other differ in it, since numbers are given in turn and a tick is 10 ms.
-    pub start_time: u64,
+    pub(super) pid: u32,
+    pub(super) start_time: u64,
 }
 
 impl ProcessIdentity {
+    /// Its number in its PID namespace.
+    #[must_use]
+    pub const fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// When it started, in clock ticks since the boot (of its time namespace). Two processes that have one number after
+    /// each other differ in it, since numbers are given in turn and a tick is 10 ms.
+    #[must_use]
+    pub const fn start_time(&self) -> u64 {
+        self.start_time
+    }
+
     /// This process. `None` if `/proc` cannot be read or is of another PID namespace.
     #[must_use]
     pub fn current() -> Option<Self> {

@@ -295,7 +295,7 @@ unsafe impl GpuBackend for SimulatedGpus {
     }
 }
 
-/// A launch of the copy kernel, told what the real one is told, by address.
+/// A launch of the copy kernel, with the parameters of the real one, by address.
 struct Launch {
     gpu: u32,
     parameter: Parameter,

@@ -69,7 +69,7 @@ pub(crate) fn width(copy: &BlockCopy) -> u32 {
     1 << all.trailing_zeros().min(copy.len.max(1).ilog2()).min(4)
 }
 
-/// What the kernel is told of the pieces: nothing, if a block has one and begins with it.
+/// The kernel's parameter for the pieces: null, if a block has one piece and begins with it.
 fn offsets(copy: &BlockCopy) -> &[Piece] {
     match &copy.pieces[..] {
         [Piece { src: 0, dst: 0 }] => &[],

@@ -16,7 +16,7 @@ use super::progress::Reporter;
 use super::streaming::copy_streaming;
 use crate::local::plan::block_copy::CopyOp;
 
-/// Threads that copy. They end when it is dropped, after the copies in hand.
+/// Threads that copy. They end when it is dropped, after the copies that have begun.
 ///
 /// They are not bound to cores: sources and targets lie on any NUMA node, and a thread that is bound waits for its core
 /// while the application uses it.

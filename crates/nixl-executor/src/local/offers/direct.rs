@@ -25,7 +25,7 @@ use super::{agree, is_host};
 pub struct DirectExecutor {}
 
 impl DirectExecutor {
-    /// An executor. All of a process share what they know of its offers.
+    /// An executor. All executors of a process share the table of its offers.
     #[must_use]
     pub fn new() -> Self {
         Self {}
@@ -92,7 +92,7 @@ impl OfferRegistry for DirectExecutor {
     }
 }
 
-/// The transport's execution, with a word on why it was not a copy.
+/// The transport's execution. Its report says why the bytes were not copied inside the process.
 struct ViaTransport {
     execution: Box<dyn Execution>,
 }

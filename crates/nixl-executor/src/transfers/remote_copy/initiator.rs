@@ -111,7 +111,7 @@ impl RemoteCopyInitiator {
         Poll::Ready(Err(self.failure.take().unwrap_or_else(gone)))
     }
 
-    /// What the peer says is the end of it, if it is.
+    /// The result that a message of the peer gives, if it ends the copy.
     fn read_inbox(&mut self) -> Poll<Result<(), TransportError>> {
         let inbox = self.session.take();
         if let Some(last_heard) = inbox.last_heard {

@@ -30,7 +30,7 @@ pub(super) struct RemoteCopyTarget {
     claim: Option<Claim>,
     /// The first thing that went wrong.
     failure: Option<TransportError>,
-    /// The peer says that the operation is complete by other means.
+    /// The operation has completed by other means, as the peer's message says.
     superseded: bool,
     sent_end: bool,
     /// Nothing can be told it any more.

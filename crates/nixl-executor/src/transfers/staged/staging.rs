@@ -105,7 +105,7 @@ impl Staging {
         }
     }
 
-    /// Takes part in what a peer asks for, or tells it why not.
+    /// Serves a peer's request, or replies with the reason against it.
     pub(crate) fn serve(
         &self,
         id: SessionId,

@@ -40,7 +40,7 @@ pub(super) struct TwoSided {
     peer_ended: bool,
     /// The peer stopped, so it has not completed the operation.
     refused: bool,
-    /// The peer says that the operation is complete by other means.
+    /// The operation has completed by other means, as the peer's message says.
     superseded: bool,
     last_heard: Duration,
     steps: u64,
