@@ -59,7 +59,7 @@ pub(crate) fn readers(session: &mut Session, findings: &mut Findings) -> Result<
             });
             let read = pages_read(session, (&import, &options), &pages, &small, &moved);
             stop.store(true, Ordering::Relaxed);
-            for reading in reading {
+            if let Some(reading) = reading {
                 reading.join().ok().context("a reader panicked")??;
             }
             let (samples, bytes_per_ns) = read?;
