@@ -177,6 +177,57 @@ fn few_files() {
     assert!(said.contains("limit: 24"), "{said}");
 }
 
+/// UCX aborts where it is refused a thread, and NIXL crashes.
+#[test]
+fn few_threads() {
+    let user =
+        ["setpriv", "--reuid", NOBODY_UID, "--regid", NOBODY_UID, "--clear-groups", "prlimit"];
+    if !is_root()
+        || !works(&[&user[..], &["--nproc=64:64", "sh", "-c", "test -x \"$0\"", PEER]].concat())
+    {
+        return skip("root, and a target folder that others may enter", "few_threads");
+    }
+    let mut refused = 0;
+    let mut other = start(Command::new(PEER).env("HOME", "/")).unwrap();
+    for most in 1..24 {
+        let limit = format!("--nproc={most}:{most}");
+        match start(by(&[&user[..], &[&limit]].concat()).env("HOME", "/")) {
+            Ok(mut peer) => get_on(&mut peer, &mut other),
+            Err(said) => refused += usize::from(said.contains("Nixl(Threads {")),
+        }
+    }
+    assert!(refused > 0, "no limit was met");
+}
+
+#[test]
+fn files_of_one_page() {
+    let limit = ["prlimit", "--fsize=4096:4096"];
+    if !works(&limit) {
+        return skip("prlimit", "files_of_one_page");
+    }
+    let said = start(&mut by(&limit)).unwrap_err();
+    assert!(said.contains("Nixl(FileSize { limit: 4096"), "{said}");
+    let mut one = start(by(&limit).env("UCX_TLS", "tcp,self")).unwrap();
+    let mut other = start(Command::new(PEER).env("UCX_TLS", "tcp,self")).unwrap();
+    get_on(&mut one, &mut other);
+}
+
+#[test]
+fn a_log_of_ucx_that_cannot_be_written() {
+    let said = start(Command::new(PEER).env("UCX_LOG_FILE", "/")).unwrap_err();
+    assert!(said.contains("Nixl(Setting {") && said.contains("UCX_LOG_FILE"), "{said}");
+}
+
+#[test]
+fn a_network_without_an_interface_that_is_up() {
+    const NAME: &str = "a_network_without_an_interface_that_is_up";
+    let Some(machine) = Machine::new(&["--net"], "true") else {
+        return skip("permission to make a network", NAME);
+    };
+    let said = start(&mut machine.enter(&["--net"])).unwrap_err();
+    assert!(said.contains("no network interface is up"), "{said}");
+}
+
 #[test]
 fn little_locked_memory() {
     let limit = ["setpriv", "--bounding-set=-ipc_lock", "prlimit", "--memlock=65536:65536"];

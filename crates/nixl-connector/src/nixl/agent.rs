@@ -31,7 +31,8 @@ use super::forked;
 use super::library::{NixlLibrary, NixlUnavailable};
 use super::listener::Listener;
 use super::options::{NixlBackend, NixlOptions};
-use super::ucx::{Plan, UcxDevices};
+use super::threads;
+use super::ucx::{self, Plan, UcxDevices};
 use super::worker_address::WorkerAddresses;
 use crate::control::ControlThread;
 
@@ -172,6 +173,7 @@ pub(super) fn register_apart(
     options: &NixlOptions,
 ) -> Result<(), NixlUnavailable> {
     let failed = |e: NixlError| NixlUnavailable::Start { what: "agent", reason: e.to_string() };
+    threads::check()?;
     let Some(_busy) = exit::enter() else { return Err(exiting()) };
     let agent = nixl_sys::Agent::new(&format!("try-{}", Uuid::new_v4())).map_err(failed)?;
     let plugins = load_plugins(&agent, options)?;
@@ -206,9 +208,11 @@ impl Agent {
         options: NixlOptions,
     ) -> Result<Self, NixlUnavailable> {
         let configuration = configuration::check()?;
+        ucx::check_files()?;
         let devices = UcxDevices::of_this_machine();
         let plan = Plan::new(&options, &devices)?;
-        files::check(plan.devices(&devices))?;
+        files::check(plan.devices(&devices), plan.shares_memory())?;
+        threads::check()?;
         let failed = |what| {
             move |e: NixlError| {
                 let files = files::explanation();

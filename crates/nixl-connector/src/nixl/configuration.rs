@@ -6,7 +6,8 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -32,13 +33,19 @@ pub(super) fn was_read() {
 }
 
 fn find(variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>, NixlUnavailable> {
-    let refused = |path: &PathBuf, error: std::io::Error| {
+    let refused = |path: &PathBuf, error: io::Error| {
         let (path, reason) = (path.clone(), error.to_string());
         NixlUnavailable::Configuration { path, reason }
     };
-    let readable = |path: PathBuf| match File::open(&path) {
-        Ok(_) => Ok(Some(path)),
-        Err(error) => Err(refused(&path, error)),
+    let readable = |path: PathBuf| {
+        // NIXL would wait for ever at a pipe.
+        let is_pipe = fs::metadata(&path).is_ok_and(|found| found.file_type().is_fifo());
+        let opened =
+            if is_pipe { Err(io::Error::other("it is a pipe")) } else { File::open(&path) };
+        match opened {
+            Ok(_) => Ok(Some(path)),
+            Err(error) => Err(refused(&path, error)),
+        }
     };
     if let Some(named) = variable("NIXL_CONFIG_FILE") {
         return readable(PathBuf::from(named));
@@ -58,6 +65,8 @@ fn find(variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>, 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
 
@@ -87,6 +96,9 @@ mod tests {
         let gone = folder.path().join("gone");
         let error = with("NIXL_CONFIG_FILE", &gone).unwrap_err();
         assert!(matches!(&error, NixlUnavailable::Configuration { path, .. } if *path == gone));
+        let pipe = folder.path().join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert!(with("NIXL_CONFIG_FILE", &pipe).is_err());
         // A path that no system call takes stands for one that may not be looked at: the tests run as root.
         let long = folder.path().join("x".repeat(300));
         let error = with("HOME", &long).unwrap_err();

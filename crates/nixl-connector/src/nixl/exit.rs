@@ -26,6 +26,7 @@ use nixl_device::{ForkGeneration, PerProcess};
 
 use super::agent::Gate;
 use super::library::NixlUnavailable;
+use super::loaded;
 
 /// The longest that an exit is held up.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -82,6 +83,7 @@ pub(super) fn add(agent: &Arc<Gate>) -> Result<(), NixlUnavailable> {
     }
     // A fork's child inherits the handlers. It has a guard of its own.
     let arm = || {
+        loaded::for_good();
         let is_armed = on_exit(before_exit, ptr::null_mut()) == 0
             && pthread_atfork(Some(before_fork), Some(after_fork), None) == 0;
         is_armed.then(ForkGeneration::current)

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use nixl_device::NetworkInterface;
 use nixl_ops::TransportError;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
@@ -18,8 +19,16 @@ const OF_AGENT: u64 = 20;
 /// UCX opens so many for each network device.
 const OF_DEVICE: u64 = 2;
 
-/// Refuses an agent for which the process may not open enough files: UCX does not say that, and aborts in places.
-pub(super) fn check(devices: usize) -> Result<(), NixlUnavailable> {
+/// UCX makes files in memory for neighbours to write to: 4.2 MB each, or so many huge pages.
+const LARGEST: u64 = 6 << 20;
+
+/// Refuses an agent for which the process may not open enough files, or write large enough ones: UCX does not say the first, and aborts
+/// in places; at the second the system ends the process.
+pub(super) fn check(devices: usize, shares_memory: bool) -> Result<(), NixlUnavailable> {
+    let largest = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+    if shares_memory && largest < LARGEST {
+        return Err(NixlUnavailable::FileSize { limit: largest, needed: LARGEST });
+    }
     let Some((open, limit)) = open_and_limit() else { return Ok(()) };
     let needed = OF_AGENT + OF_DEVICE * devices as u64;
     if limit.saturating_sub(open) < needed {
@@ -52,6 +61,9 @@ pub(super) fn explanation() -> String {
         Some(error) => format!("; {error}"),
         None if !Path::new("/proc/self").exists() => {
             "; UCX needs /proc, which is not mounted".to_owned()
+        }
+        None if NetworkInterface::all().is_empty() => {
+            "; no network interface is up, and UCX needs one: loopback will do (`ip link set lo up`)".to_owned()
         }
         None => String::new(),
     }

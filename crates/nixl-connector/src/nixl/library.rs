@@ -144,6 +144,29 @@ pub enum NixlUnavailable {
         /// Network devices that UCX would use.
         devices: usize,
     },
+    /// This process may not start as many threads as the engine needs.
+    #[error(
+        "an agent needs {needed} threads, and the system refused one after {started}: {reason}; raise the limit (`ulimit -u`, \
+         pids.max of the control group), or the one on memory (`ulimit -v`)"
+    )]
+    Threads {
+        /// Threads that the agent needs.
+        needed: usize,
+        /// Those that were started.
+        started: usize,
+        /// What the system says.
+        reason: String,
+    },
+    /// This process may not write as large files as the engine needs.
+    #[error(
+        "UCX needs files of {needed} bytes in memory, and this process may write {limit}: raise the limit (`ulimit -f`)"
+    )]
+    FileSize {
+        /// The largest file that the process may write, in bytes.
+        limit: u64,
+        /// What UCX needs, in bytes.
+        needed: u64,
+    },
     /// A setting of UCX's cannot be set.
     #[error("{name}={value} cannot be set: {reason}")]
     Setting {
@@ -192,17 +215,18 @@ pub enum NixlUnavailable {
 }
 
 impl NixlUnavailable {
-    /// What to do about it: [`Advice::Retry`] where files ran out, else [`Advice::GiveUp`].
+    /// What to do about it: [`Advice::Retry`] where files or threads ran out, else [`Advice::GiveUp`].
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
-            Self::Files { .. } => Advice::Retry,
+            Self::Files { .. } | Self::Threads { .. } => Advice::Retry,
             Self::NotFound { .. }
             | Self::NotLoadable { .. }
             | Self::MissingSymbol { .. }
             | Self::WrongName { .. }
             | Self::OtherInForce { .. }
             | Self::Configuration { .. }
+            | Self::FileSize { .. }
             | Self::Setting { .. }
             | Self::SettingInForce { .. }
             | Self::NoBackend

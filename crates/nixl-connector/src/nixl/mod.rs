@@ -27,6 +27,7 @@
 //! | UCX ends the owner's process where a reader over TCP dies while it is replied to | `ucx/replies` replaces the functions that do |
 //! | UCX prints on the standard output | `ucx/log` hands its messages to `tracing` |
 //! | no agent is made where `HOME` may not be looked into, or too few files may be opened, and the reason is not told | `configuration` and `files` look before |
+//! | a thread that the system refuses it ends the process, and so does a file that is too large or a log that cannot be opened | `threads`, `files` and `ucx/files` look before |
 //! | once GPU memory was refused, no peer accepts the agent's metadata | `registrar` tries it with another agent first |
 //! | deregistering under a running request dangles | registrations are held by the transfer |
 //! | a non-UTF-8 notification blocks all later ones | read as bytes, one by one |
@@ -34,6 +35,7 @@
 //! | notifications that are not taken are queued without a bound | an idle connection takes them once a second |
 //! | the agent is destroyed on the thread that drops it last | `agent` sends it to the control thread |
 //! | a thread inside NIXL while the process exits crashes, and so does an agent that is left | `exit` waits for the threads, lets none in again, and destroys the agents |
+//! | a library with this code that is closed leaves UCX and the C library with functions that are gone | `loaded` keeps it |
 //! | in the child of a fork UCX waits for a thread that is not there, and shares its events with the parent | `forked` has UCX begin anew there, and serves its events |
 
 mod agent;
@@ -53,10 +55,12 @@ mod here;
 mod introduced;
 mod library;
 mod listener;
+mod loaded;
 mod options;
 mod peer;
 mod peers;
 mod registrar;
+mod threads;
 mod transfer;
 mod transport;
 mod ucx;

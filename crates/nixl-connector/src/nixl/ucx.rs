@@ -4,6 +4,7 @@
 //! library that NIXL's plugin has loaded: environment variables cannot be set in a process that has threads.
 
 mod choice;
+mod files;
 mod library;
 mod lists;
 mod log;
@@ -13,6 +14,7 @@ mod settings;
 use std::fs;
 
 pub(super) use choice::UcxDevices;
+pub(super) use files::check as check_files;
 pub(super) use library::Ucx;
 pub(super) use settings::Plan;
 

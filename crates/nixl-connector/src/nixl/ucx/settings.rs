@@ -122,13 +122,25 @@ impl Plan {
         Ok(Self(settings))
     }
 
+    /// Whether UCX makes files in memory for processes of this machine.
+    pub(in crate::nixl) fn shares_memory(&self) -> bool {
+        self.takes(&["posix", "mm", "sm", "shm"])
+    }
+
+    /// Whether UCX may use a transport that goes by these names.
+    fn takes(&self, names: &[&str]) -> bool {
+        let Some((transports, _)) = self.0.get("TLS") else { return true };
+        let mut listed = transports.trim_start_matches('^').split(',');
+        if transports.starts_with('^') {
+            return !listed.any(|transport| names.contains(&transport));
+        }
+        listed.any(|transport| transport == "all" || names.contains(&transport))
+    }
+
     /// How many network interfaces UCX will use of those that the machine has.
     pub(in crate::nixl) fn devices(&self, devices: &UcxDevices) -> usize {
-        if let Some((transports, _)) = self.0.get("TLS") {
-            let has = |name| transports.trim_start_matches('^').split(',').any(|t| t == name);
-            if transports.starts_with('^') == has("tcp") && !has("all") {
-                return 0;
-            }
+        if !self.takes(&["tcp"]) {
+            return 0;
         }
         match self.0.get("NET_DEVICES") {
             Some((value, _)) if value != "all" && !value.starts_with('^') => {
@@ -414,6 +426,21 @@ mod tests {
         }
         let one = NixlOptions::new().network_devices(["lo"]);
         assert_eq!(Plan::with(&one, &PLAIN, [].into_iter()).unwrap().devices(&devices), all.min(1));
+    }
+
+    #[test]
+    fn files_in_memory_are_those_of_shared_memory() {
+        for (transports, expected) in [
+            ("all", true),
+            ("tcp,self", false),
+            ("sm,self", true),
+            ("^posix", false),
+            ("^tcp", true),
+        ] {
+            let options = NixlOptions::new().ucx("TLS", transports);
+            let plan = Plan::with(&options, &PLAIN, [].into_iter()).unwrap();
+            assert_eq!(plan.shares_memory(), expected, "{transports}");
+        }
     }
 
     #[test]

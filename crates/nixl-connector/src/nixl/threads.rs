@@ -1,0 +1,69 @@
+//! Detection of a lack of threads: NIXL and UCX crash where the system refuses them one.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, Builder, Scope, ScopedJoinHandle};
+
+use rustix::process::{Resource, getrlimit};
+
+use super::library::NixlUnavailable;
+
+/// One serves UCX's events, one moves NIXL's; the rest is for what other threads of the process start meanwhile.
+const NEEDED: usize = 4;
+
+/// Refuses an agent for which the process may not start enough threads.
+pub(super) fn check() -> Result<(), NixlUnavailable> {
+    /// What the C library gives a thread where the limit says nothing.
+    const STACK: u64 = 8 << 20;
+    let stack = getrlimit(Resource::Stack).current.unwrap_or(STACK);
+    at_once(NEEDED, stack).map_err(|(started, error)| {
+        let reason = error.to_string();
+        NixlUnavailable::Threads { needed: NEEDED, started, reason }
+    })
+}
+
+/// Has so many threads with such stacks at once, for a moment. Else says how many there were, and why not one more.
+fn at_once(count: usize, stack: u64) -> Result<(), (usize, io::Error)> {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let mut started = Vec::new();
+        let all = (0..count).try_for_each(|_| {
+            started.push(start(scope, stack, &is_over)?);
+            Ok(())
+        });
+        is_over.store(true, Ordering::Release);
+        started.iter().for_each(|thread| thread.thread().unpark());
+        all.map_err(|error| (started.len(), error))
+    })
+}
+
+fn start<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    stack: u64,
+    is_over: &'scope AtomicBool,
+) -> io::Result<ScopedJoinHandle<'scope, ()>> {
+    let wait = || {
+        while !is_over.load(Ordering::Acquire) {
+            thread::park();
+        }
+    };
+    let stack = usize::try_from(stack).unwrap_or(usize::MAX);
+    Builder::new().name("nixl-try".to_owned()).stack_size(stack).spawn_scoped(scope, wait)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_there_can_be_are_no_error() {
+        assert_eq!(check(), Ok(()));
+    }
+
+    #[test]
+    fn one_that_is_refused_is_an_error() {
+        // More address space than any process has.
+        let (started, _) = at_once(2, 1 << 60).unwrap_err();
+        assert_eq!(started, 0);
+    }
+}
