@@ -99,7 +99,7 @@ impl Plan {
             choose("MEMTYPE_CACHE", "n".to_owned());
         }
         if !machine.has_rdma {
-            // UCX's cache of registrations saves calls to NICs, and is of no use without one. Whatever thread unmaps memory tells it so,
+            // UCX's cache of registrations saves calls to NICs, and is of no use without one. Each thread that unmaps memory tells it so,
             // by way of functions that UCX puts in the place of the C library's, and spins on its lock meanwhile: in the child of a
             // fork for ever, if a thread of the parent's held it.
             choose("RCACHE_ENABLE", "n".to_owned());
