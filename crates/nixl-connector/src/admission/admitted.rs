@@ -13,7 +13,7 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
-    pub(crate) fn new(execution: Box<dyn Execution>, permit: Permit) -> Box<dyn Execution> {
+    pub(crate) fn with(execution: Box<dyn Execution>, permit: Permit) -> Box<dyn Execution> {
         Box::new(Self { execution, _permit: permit })
     }
 }

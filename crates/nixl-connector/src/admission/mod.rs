@@ -1,4 +1,4 @@
-//! Which transfer of blocks begins next: two classes share a connection by bytes, within bounds of what is in flight.
+//! Admission of transfers of blocks: two classes share a connection by bytes, within bounds of what is in flight.
 //!
 //! | part | where | rule |
 //! |---|---|---|

@@ -146,7 +146,7 @@ impl RemoteExport {
             import.connector.prepare_silently((&local, &leased), &remote, policy, known).await?;
         let (execution, peer) = prepared;
         let driver = import.connector.connection().driver();
-        let execution = Admitted::new(execution, permit);
+        let execution = Admitted::with(execution, permit);
         Ok((ReadOperation::begin(driver, execution, local, options)?, peer))
     }
 }

@@ -698,7 +698,7 @@ impl RemoteExport {
         let (execution, local, peer) = prepared?;
         let class = TransferClass::Interactive;
         let (permit, options) = self.turn(class, (&peer, &local), options).await?;
-        let execution = Admitted::new(execution, permit);
+        let execution = Admitted::with(execution, permit);
         let mut read = ReadOperation::begin(driver, execution, local, options)?;
         Ok((read.wait_for_completion().await?, peer, options))
     }

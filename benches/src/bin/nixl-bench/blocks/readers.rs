@@ -26,6 +26,8 @@ pub(crate) const CASE: &str = "interactive-page";
 pub(crate) const READERS: usize = 64;
 /// What a page is read beside.
 pub(crate) const BESIDE: [&str; 3] = ["alone", "beside-64-bulk", "beside-64-in-one-piece"];
+/// How long pages are read at most, but for some of each.
+const MOST_NANOS: u64 = 15_000_000_000;
 pub(crate) const ENGINES: [Engine; 2] = [Engine::Ticket, Engine::TicketMapped];
 
 pub(crate) fn readers(session: &mut Session, findings: &mut Findings) -> Result<()> {
@@ -91,6 +93,10 @@ fn pages_read(
     let mut samples = Samples::default();
     let (begun, before) = (clock::now(), moved.load(Ordering::Relaxed));
     for round in 0..session.effort.pick(500, 3000) {
+        // Tickets live for a minute.
+        if round > 2 * SMALL_BLOCKS && clock::now() - begun > MOST_NANOS {
+            break;
+        }
         thread::sleep(Duration::from_millis(1));
         let page = round % SMALL_BLOCKS;
         let took = session.runtime.block_on(async {

@@ -8,7 +8,7 @@ pub(super) const WINDOW: u32 = 64;
 /// The prepared requests of a room, each with a part of the room of its own.
 #[derive(Default)]
 pub(super) struct Standing {
-    kept: [Option<Kept>; Self::WINDOWS],
+    kept: Box<[Option<Kept>; Self::WINDOWS]>,
     /// The part that is used next for a window that none has.
     next: usize,
 }
