@@ -499,7 +499,7 @@ impl Connector {
         };
         // No peer with default limits could read more.
         Limits::default().check(&metadata)?;
-        Ok(OfferSpec::new(metadata, local, leased, registrations)
+        Ok(OfferSpec::new(metadata, local, leased, registrations.to_vec())
             .with_slot(slot)
             .with_life_time(life_time))
     }
@@ -630,7 +630,7 @@ impl Connector {
     async fn execute(
         &self,
         to: &ToPeer<'_>,
-        (mut peer, registrations): (PeerId, Vec<Registration>),
+        (mut peer, registrations): (PeerId, Arc<[Registration]>),
         initiator_metadata: Option<AgentMetadata>,
     ) -> Result<(Box<dyn Execution>, PeerId), ConnectorError> {
         const RECONNECTS: u32 = 4;
@@ -722,7 +722,7 @@ impl<'a> ToPeer<'a> {
         &self,
         transport: &'a Arc<dyn Transport>,
         peer: &'a PeerId,
-        registrations: Vec<Registration>,
+        registrations: Arc<[Registration]>,
         initiator_metadata: Option<AgentMetadata>,
     ) -> TransferRequest<'a> {
         let &Self { kind, memory, remote, policy, slot, notifies } = self;

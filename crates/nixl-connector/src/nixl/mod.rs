@@ -53,6 +53,7 @@ mod here;
 mod introduced;
 mod library;
 mod listener;
+mod names;
 mod options;
 mod peer;
 mod peers;

@@ -31,7 +31,8 @@ pub(super) struct NixlTransfer {
     notification: Option<Bytes>,
     state: State,
     /// Field order: the request goes before what keeps its memory registered and leased.
-    registrations: Vec<Registration>,
+    /// `None` once they are leaked.
+    registrations: Option<Arc<[Registration]>>,
     /// `None` once it is leaked.
     leased: Option<Leased>,
     was_posted: bool,
@@ -53,9 +54,10 @@ impl NixlTransfer {
         kind: OperationKind,
         pairs: Vec<(Span, Span)>,
         notification: Option<Bytes>,
-        (registrations, leased): (Vec<Registration>, Leased),
+        (registrations, leased): (Arc<[Registration]>, Leased),
     ) -> Self {
-        let (state, leased, was_posted) = (State::Prepared, Some(leased), false);
+        let (state, was_posted) = (State::Prepared, false);
+        let (registrations, leased) = (Some(registrations), Some(leased));
         let gpu = pairs.first().map(|(here, _)| here.device).filter(|device| !device.is_host());
         Self {
             gpu,
@@ -240,7 +242,7 @@ impl Drop for NixlTransfer {
         // Releasing a request in flight returns at once, and the peer's bytes arrive later all the same. So it is
         // never released, before the agent ends: its memory is leaked, and stays registered.
         if let State::Posted(_) = mem::replace(&mut self.state, State::Ended) {
-            mem::forget(mem::take(&mut self.registrations));
+            mem::forget(self.registrations.take());
             self.leased.take().into_iter().for_each(Leased::leak);
         }
     }

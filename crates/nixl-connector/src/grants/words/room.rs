@@ -1,5 +1,7 @@
 //! Memory that words are brought to.
 
+use std::sync::Arc;
+
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Region, Registration};
 use nixl_ops::GrantWords;
 
@@ -8,7 +10,7 @@ use crate::{Connector, ConnectorError};
 
 /// Room for the words of some slots: registered, and leased for writing.
 pub(super) struct Room {
-    pub(super) registrations: Vec<Registration>,
+    pub(super) registrations: Arc<[Registration]>,
     pub(super) region: Region,
     pub(super) leased: Leased,
 }
