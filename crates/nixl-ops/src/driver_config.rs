@@ -46,8 +46,8 @@ impl DriverConfig {
 
     /// Transfers up to this many bytes are posted and first polled on the caller's thread, larger ones by the driver, unless
     /// they [post quickly](crate::Execution::posts_quickly): some engines copy inside the post, which takes the caller's thread for as
-    /// long. Where such copies take longer than 50 us, the thread that waits for a transfer posts it, or else the driver's within
-    /// its current sleep. Default: 1 MiB.
+    /// long. Where such copies take longer than 50 us, the thread that waits for a transfer posts it, or else the driver's after a
+    /// millisecond or two. Default: 1 MiB.
     #[must_use]
     pub fn with_inline_bytes(self, bytes: u64) -> Self {
         Self { inline_bytes: bytes, ..self }

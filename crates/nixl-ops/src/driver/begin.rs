@@ -102,6 +102,9 @@ impl Driver {
         if posted_by == PostedBy::Caller && shared.poll(&slot) == SlotState::Ended {
             return Ok(slot);
         }
+        if posted_by == PostedBy::Waiter {
+            shared.leave_to_waiter(&slot, begun);
+        }
         if !shared.add(&slot) {
             shared.give_up(&slot, ENDED.into());
             return Err(ENDED.into());

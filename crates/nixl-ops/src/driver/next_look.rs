@@ -32,6 +32,8 @@ pub(super) struct LookState {
     pub(super) callers_first_until: Option<Duration>,
     /// While the waiters of all transfers that have to be polled spin: the earliest end of their spinning.
     pub(super) callers_spin_until: Option<Duration>,
+    /// Until when another transfer is likely to be left to its waiter to post, for which the driver stays awake.
+    pub(super) posts_expected_until: Option<Duration>,
     /// When the first waiter is to be woken, shortly before the end that is expected.
     pub(super) wake_waiter_at: Option<Duration>,
     /// From when on the end of a transfer without a spinning waiter is to be seen at once.
@@ -99,6 +101,9 @@ impl LookState {
             // One sleep, not ticks: the waiter of an operation polls it, and wakes the driver only if that
             // does not help.
             Some(rest) if !rest.is_zero() => Next::Sleep(rest),
+            _ if self.posts_expected_until.is_some_and(|until| now < until) => {
+                Next::Sleep(SLEEP_BEFORE_PARK)
+            }
             _ => Next::Park(self.due.map(|due| due.saturating_sub(now))),
         }
     }

@@ -6,12 +6,20 @@ use std::time::Duration;
 use super::Shared;
 use crate::Execution;
 use crate::posts::PostedBy;
+use crate::task::TaskSlot;
 
 impl Shared {
     const SPIN_ALONE: Duration = Duration::from_micros(200);
 
     /// The longest copy in a post that the thread which begins it makes.
     const LONGEST_POST: Duration = Duration::from_micros(50);
+
+    /// How long the driver leaves a post to the waiter, who usually comes at once.
+    const WAITER_COMES: Duration = Duration::from_millis(1);
+
+    /// How long after such a post another one usually follows. Until then the driver does not park: to wake it for each costs the
+    /// caller more than it costs the driver to look once a millisecond.
+    const ANOTHER_FOLLOWS: Duration = Duration::from_millis(20);
 
     /// Which thread posts an execution.
     pub(crate) fn posted_by(&self, bytes: u64, execution: &dyn Execution) -> PostedBy {
@@ -34,6 +42,17 @@ impl Shared {
         // With many tasks the driver is awake, and alone at the engine it does more.
         let is_busy = self.awake.load(Ordering::Relaxed) && self.active.load(Ordering::Relaxed) > 0;
         if is_busy { PostedBy::Driver } else { PostedBy::Caller }
+    }
+
+    /// Leaves the post of a transfer to its waiter.
+    pub(super) fn leave_to_waiter(&self, slot: &TaskSlot, now: Duration) {
+        slot.watch(now.saturating_add(Self::WAITER_COMES));
+        self.left_to_waiter.set(Some(now));
+    }
+
+    /// Until when another transfer is likely to be left to its waiter.
+    pub(super) fn posts_expected_until(&self) -> Option<Duration> {
+        self.left_to_waiter.get().map(|at| at.saturating_add(Self::ANOTHER_FOLLOWS))
     }
 
     /// How long the waiter of an operation looks at first. One alone in flight is looked at for longer: most end within that,

@@ -70,7 +70,7 @@ impl Reactor {
         }
         if new_waiter {
             self.callers_first_until = None;
-        } else if idle && progress {
+        } else if idle && progress && !self.waiters_look(started) {
             self.callers_first_until = Some(started.saturating_add(self.shared.config.inline_spin));
         }
         if self.callers_first_until.is_none_or(|until| started >= until) {
@@ -98,6 +98,11 @@ impl Reactor {
         next_look(&self.look_state(now), now)
     }
 
+    /// Whether the waiters of all transfers look, or are to.
+    fn waiters_look(&self, now: Duration) -> bool {
+        self.active.iter().all(|slot| slot.caller_spins_until(now).is_some())
+    }
+
     /// The facts that decide when to look again. Wakes the waiters whose time has come.
     fn look_state(&self, now: Duration) -> LookState {
         let shared = &self.shared;
@@ -108,6 +113,7 @@ impl Reactor {
             awaits_message: shared.awaits_message(),
             callers_first_until: self.callers_first_until,
             callers_spin_until: self.callers_spin_until,
+            posts_expected_until: shared.posts_expected_until(),
             wake_waiter_at: None,
             poll_closely_from: None,
             due: [self.overdue.due(), shared.passive.next_expiry(), self.messages_due()]

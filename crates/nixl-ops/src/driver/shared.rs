@@ -16,7 +16,7 @@ use crate::parking::Parking;
 use crate::passive::PassiveTable;
 use crate::posts::PostHistory;
 use crate::sync::{Mutex, lock};
-use crate::task::{self, ActiveCount, Count, InFlight, SlotState, Task, TaskSlot};
+use crate::task::{self, ActiveCount, AtomicInstant, Count, InFlight, SlotState, Task, TaskSlot};
 use crate::telemetry::EndMetrics;
 use crate::typical::TypicalDurations;
 use crate::unexpected::Unexpected;
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(super) parking: Parking,
     /// It turns, or will at once.
     pub(super) awake: AtomicBool,
+    /// When a transfer was last left to its waiter to post.
+    pub(super) left_to_waiter: AtomicInstant,
     /// A new waiter arrived: the next turn counts as progress, so that the back-off starts anew.
     pub(super) new_waiter: AtomicBool,
     pub(super) closing: AtomicBool,
@@ -91,6 +93,7 @@ impl Shared {
             metrics: EndMetrics::default(),
             parking: Parking::new(Arc::clone(&passive.page)),
             awake: AtomicBool::new(false),
+            left_to_waiter: AtomicInstant::none(),
             new_waiter: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             owner: OnceLock::new(),

@@ -32,8 +32,8 @@ impl Reactor {
                 self.active.push_back(slot);
                 continue;
             }
-            all_spin = false;
             let state = self.shared.poll(&slot);
+            all_spin &= matches!(state, SlotState::Ended | SlotState::Gone);
             progress |= matches!(state, SlotState::Ended | SlotState::Stepped);
             match state {
                 // The last handle may be this one, and drops a waker.

@@ -6,5 +6,6 @@ mod slot;
 mod step;
 
 pub(crate) use count::{ActiveCount, Count, InFlight};
+pub(crate) use instant::AtomicInstant;
 pub(crate) use slot::{SlotState, TIMER, Task, TaskSlot};
 pub(crate) use step::DriverContext;

@@ -18,6 +18,7 @@ fn at_rest() -> LookState {
         awaits_message: false,
         callers_first_until: None,
         callers_spin_until: None,
+        posts_expected_until: None,
         wake_waiter_at: None,
         poll_closely_from: None,
         due: None,
@@ -96,6 +97,16 @@ fn table() {
             sleep(9),
         ),
         ("another operation usually follows", since(at_rest(), 400), sleep(600)),
+        (
+            "another transfer may be left to its waiter",
+            LookState { posts_expected_until: soon(50), ..at_rest() },
+            sleep(1000),
+        ),
+        (
+            "or not any more",
+            LookState { posts_expected_until: Some(NOW), ..at_rest() },
+            Next::Park(None),
+        ),
         ("nothing is in flight", since(at_rest(), 1000), Next::Park(None)),
         (
             "something is due later",
@@ -138,6 +149,7 @@ prop_compose! {
         (has_polled, awaits_message) in any::<(bool, bool)>(),
         callers_first_until in near(),
         callers_spin_until in near(),
+        posts_expected_until in near(),
         wake_waiter_at in near(),
         poll_closely_from in near(),
         due in near(),
@@ -147,6 +159,7 @@ prop_compose! {
             awaits_message,
             callers_first_until,
             callers_spin_until,
+            posts_expected_until,
             wake_waiter_at,
             poll_closely_from,
             due,
@@ -181,10 +194,11 @@ proptest! {
     }
 
     #[test]
-    fn only_transfers_that_are_polled_and_messages_keep_it_from_parking(state in states()) {
+    fn only_transfers_that_are_polled_or_posted_and_messages_keep_it_from_parking(state in states()) {
         let rests = LookState {
             has_polled: false,
             awaits_message: false,
+            posts_expected_until: None,
             wake_waiter_at: None,
             poll_closely_from: None,
             ..since(state, 1000)
