@@ -45,7 +45,7 @@ struct Nowhere;
 
 // SAFETY: it prepares no transfer, and registers nothing.
 unsafe impl Transport for Nowhere {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "nowhere"
     }
 

@@ -94,7 +94,7 @@ unsafe impl Transfer for Instant {
 
 // SAFETY: its transfers touch no memory.
 unsafe impl Transport for Instant {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "nixl/UCX"
     }
 

@@ -225,7 +225,7 @@ impl Connection {
     pub(crate) async fn register(
         &self,
         list: &DescriptorList,
-    ) -> Result<Vec<Registration>, ConnectorError> {
+    ) -> Result<Arc<[Registration]>, ConnectorError> {
         match self.registered(list) {
             Some(held) => Ok(held),
             None => self.control.run(self.registering(list)).await?,
@@ -236,7 +236,7 @@ impl Connection {
     pub(crate) async fn register_and_export(
         &self,
         list: &DescriptorList,
-    ) -> Result<(Vec<Registration>, AgentMetadata), ConnectorError> {
+    ) -> Result<(Arc<[Registration]>, AgentMetadata), ConnectorError> {
         let held = self.register(list).await?;
         // Initiators reach host memory alone; that of GPUs through other memory of this process, too.
         if list.iter().all(|d| d.device().is_host())
@@ -249,29 +249,30 @@ impl Connection {
     }
 
     /// The registrations of the regions under `list`, if all are cached or made in microseconds.
-    fn registered(&self, list: &DescriptorList) -> Option<Vec<Registration>> {
-        let mut held: Vec<Registration> = Vec::with_capacity(1);
+    fn registered(&self, list: &DescriptorList) -> Option<Arc<[Registration]>> {
         let mut made = 0;
-        for (_, region) in regions(list) {
-            let registration = match self.registrations.get(region) {
-                Some(registration) => registration,
-                None if made == Self::REGISTERED_HERE => return None,
-                None => {
-                    made += 1;
-                    // What fails here fails again where it may block, and is an error there.
-                    self.registrations.get_or_register_quickly(region)?.ok()?
-                }
-            };
-            held.push(registration);
+        let mut held = regions(list).map(|(_, region)| match self.registrations.get(region) {
+            Some(registration) => Some(registration),
+            None if made == Self::REGISTERED_HERE => None,
+            None => {
+                made += 1;
+                // What fails here fails again where it may block, and is an error there.
+                self.registrations.get_or_register_quickly(region)?.ok()
+            }
+        });
+        let first = held.next()??;
+        match held.next() {
+            // Most lists are of one region, and this is one allocation.
+            None => Some(Arc::from([first])),
+            Some(second) => [Some(first), second].into_iter().chain(held).collect(),
         }
-        Some(held)
     }
 
     /// A job that registers the regions under `list`, but for memory that only the executor reaches.
     fn registering(
         &self,
         list: &DescriptorList,
-    ) -> impl FnOnce() -> Result<Vec<Registration>, ConnectorError> + Send + 'static {
+    ) -> impl FnOnce() -> Result<Arc<[Registration]>, ConnectorError> + Send + 'static {
         let (cache, executor) = (Arc::clone(&self.registrations), Arc::clone(&self.executor));
         let regions: Vec<_> = regions(list).map(|(device, r)| (device, r.clone())).collect();
         move || {
@@ -285,7 +286,7 @@ impl Connection {
                     Err(error) => return Err(error.into()),
                 }
             }
-            Ok(held)
+            Ok(held.into())
         }
     }
 

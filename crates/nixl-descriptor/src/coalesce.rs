@@ -1,5 +1,7 @@
 //! Coalescing of descriptors into fewer, longer ones for the engine.
 
+use std::borrow::Borrow;
+
 use nixl_device::Device;
 
 use crate::descriptor::Descriptor;
@@ -73,16 +75,17 @@ pub enum PairError {
 /// [`PairError`] if the counts, or the lengths of a pair, differ.
 pub fn coalesce_pairs(
     local: &[Descriptor],
-    remote: &[Span],
+    remote: impl IntoIterator<Item = impl Borrow<Span>, IntoIter: ExactSizeIterator>,
     remote_may_merge: impl Fn(&Span, &Span) -> bool,
 ) -> Result<Vec<(Span, Span)>, PairError> {
+    let remote = remote.into_iter();
     if local.len() != remote.len() {
         return Err(PairError::Count { local: local.len(), remote: remote.len() });
     }
     let mut merged: Vec<(Span, Span)> = Vec::with_capacity(local.len());
     let mut last_region: Option<RegionId> = None;
-    for (index, (descriptor, &there)) in local.iter().zip(remote).enumerate() {
-        let here = Span::from(descriptor);
+    for (index, (descriptor, there)) in local.iter().zip(remote).enumerate() {
+        let (here, there) = (Span::from(descriptor), *there.borrow());
         if here.len != there.len {
             return Err(PairError::Length { index, local: here.len, remote: there.len });
         }

@@ -130,7 +130,9 @@ impl Leases {
 #[must_use = "dropping the set releases the leases"]
 pub struct LeaseSet {
     mode: LeaseMode,
-    parts: Vec<Part>,
+    /// Most sets are of one region, and need no more.
+    first: Option<Part>,
+    rest: Vec<Part>,
     generation: ForkGeneration,
 }
 
@@ -175,13 +177,13 @@ impl LeaseSet {
 
     /// Counts the leases as never to be released.
     pub(crate) fn count_leaked(&self) {
-        let bytes = self.parts.iter().map(|part| part.held.bytes()).sum();
+        let bytes = self.parts().map(|part| part.held.bytes()).sum();
         leaked::count_lease(bytes);
     }
 
     /// Whether all these bytes of the region are leased.
     pub(crate) fn covers(&self, region: &Region, extent: Extent) -> bool {
-        self.parts.iter().any(|part| {
+        self.parts().any(|part| {
             part.region.id() == region.id()
                 && match &part.held {
                     Held::Bytes(extents) => extents.contains(extent),
@@ -192,7 +194,12 @@ impl LeaseSet {
 
     /// No leases yet, with room for some.
     pub(crate) fn empty(mode: LeaseMode, regions: usize) -> Self {
-        Self { mode, parts: Vec::with_capacity(regions), generation: ForkGeneration::current() }
+        let rest = Vec::with_capacity(regions.saturating_sub(1));
+        Self { mode, first: None, rest, generation: ForkGeneration::current() }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.first.iter().chain(&self.rest)
     }
 
     fn add(&mut self, region: &Region, extents: ExtentSet) -> Result<(), LeaseError> {
@@ -223,7 +230,11 @@ impl LeaseSet {
             return Err(LeaseError::ReadOnly { region: region.id() });
         }
         let held = begin(self.mode).map_err(|conflict| conflict.in_region(region.id()))?;
-        self.parts.push(Part { region: region.clone(), held });
+        let part = Part { region: region.clone(), held };
+        match &mut self.first {
+            None => self.first = Some(part),
+            Some(_) => self.rest.push(part),
+        }
         Ok(())
     }
 }
@@ -244,7 +255,7 @@ impl Drop for LeaseSet {
         if !self.generation.is_current() {
             return;
         }
-        for part in &self.parts {
+        for part in self.parts() {
             let range_locks = part.region.range_locks();
             match &part.held {
                 Held::Bytes(extents) => range_locks.end_lease(self.mode, extents),

@@ -90,7 +90,8 @@ impl LeaseMap {
         match mode {
             LeaseMode::Write => {
                 self.writing -= 1;
-                if self.writing == 0 {
+                // The node of a map that is emptied one by one is kept for the next lease.
+                if self.writing == 0 && extents.len() > 1 {
                     self.written.clear();
                 } else {
                     for extent in extents {
@@ -100,7 +101,7 @@ impl LeaseMap {
             }
             LeaseMode::Read => {
                 self.reading -= 1;
-                if self.reading == 0 {
+                if self.reading == 0 && extents.len() > 1 {
                     self.read.clear();
                 } else {
                     extents.iter().for_each(|extent| self.remove_reader(*extent));

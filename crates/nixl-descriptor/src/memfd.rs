@@ -1,9 +1,11 @@
 //! Anonymous files that other processes of the machine open by a [`SharedName`].
 
+use std::fmt::{Arguments, Display};
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::AsRawFd;
 
-use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, readlinkat_raw};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
@@ -118,6 +120,25 @@ pub(crate) fn file_name(name: &[u8; 16]) -> String {
 /// Where a descriptor of such a file leads, in `/proc`.
 pub(crate) fn link(name: &[u8; 16]) -> String {
     format!("/memfd:{} (deleted)", file_name(name))
+}
+
+/// Whether a descriptor of that process leads to the file of this name. Asked on the way of operations, so it does not allocate.
+pub(crate) fn leads_to(pid: u32, fd: impl Display, name: &[u8; 16]) -> bool {
+    let (mut path, mut expected, mut found) = ([0; 64], [0; 64], [0; 64]);
+    let name = u128::from_be_bytes(*name);
+    let path = written(&mut path, format_args!("/proc/{pid}/fd/{fd}"));
+    let expected = written(&mut expected, format_args!("/memfd:nixl-{name:032x} (deleted)"));
+    let len = path.and_then(|path| readlinkat_raw(CWD, path, &mut found[..]).ok());
+    expected.is_some() && len.and_then(|len| found.get(..len)) == expected
+}
+
+/// The text, if the buffer has room for it.
+fn written<'a>(buffer: &'a mut [u8], text: Arguments<'_>) -> Option<&'a [u8]> {
+    let all = buffer.len();
+    let mut rest = &mut *buffer;
+    rest.write_fmt(text).ok()?;
+    let len = all - rest.len();
+    buffer.get(..len)
 }
 
 pub(crate) fn linked(path: &str) -> std::io::Result<String> {

@@ -245,8 +245,7 @@ impl SharedName {
     /// microseconds.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        let path = format!("/proc/{}/fd/{}", self.pid, self.fd);
-        linked(&path).is_ok_and(|found| found == link(&self.name))
+        memfd::leads_to(self.pid, self.fd, &self.name)
     }
 
     /// Whether the process that is named has the memory open, and if that cannot be known, why. Takes some tens of

@@ -45,7 +45,7 @@ impl DirectTransfer {
             None if route.notifies => Some(Bytes::copy_from_slice(key.as_bytes())),
             _ => None,
         };
-        let (bytes, name) = (request.local.total_bytes(), route.transport.name().to_owned());
+        let (bytes, name) = (request.local.total_bytes(), route.transport.name());
         let transfer = request.clone().transfer(notification)?;
         let report = PathReport::new(kind, name, bytes, transfer.descriptors());
         Ok(Self { stage: Stage::Moving(transfer), notifier, report })

@@ -264,7 +264,7 @@ pub struct TransferRequest<'a> {
 pub struct Route<'a> {
     pub(crate) transport: &'a Arc<dyn Transport>,
     pub(crate) peer: &'a PeerId,
-    registrations: Vec<Registration>,
+    registrations: Arc<[Registration]>,
     initiator_metadata: Option<AgentMetadata>,
     pub(crate) slot: Option<&'a RemoteSlot>,
     pub(crate) notifies: bool,
@@ -285,7 +285,7 @@ impl<'a> Route<'a> {
 
     /// Registrations of the local memory.
     #[must_use]
-    pub fn registrations(&self) -> &[Registration] {
+    pub fn registrations(&self) -> &Arc<[Registration]> {
         &self.registrations
     }
 
@@ -380,8 +380,9 @@ impl<'a> TransferRequest<'a> {
         remote: &'a RdmaMetadata,
         transport: &'a Arc<dyn Transport>,
         peer: &'a PeerId,
-        registrations: Vec<Registration>,
+        registrations: impl Into<Arc<[Registration]>>,
     ) -> Self {
+        let registrations = registrations.into();
         let (initiator_metadata, slot, notifies) = (None, None, true);
         let route =
             Some(Route { transport, peer, registrations, initiator_metadata, slot, notifies });

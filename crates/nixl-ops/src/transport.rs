@@ -68,7 +68,7 @@ impl fmt::Display for PeerId {
 /// // Not `unsafe impl`: the compiler refuses it.
 /// impl Transport for Careless {
 ///     // All methods.
-/// #     fn name(&self) -> &str { "careless" }
+/// #     fn name(&self) -> &'static str { "careless" }
 /// #     fn agent_name(&self) -> &str { "careless-1" }
 /// #     fn registrar(&self) -> Arc<dyn nixl_descriptor::Registrar> { Arc::clone(&self.0) }
 /// #     fn local_metadata(&self) -> Result<bytes::Bytes, TransportError> { Err(TransportError::Closed) }
@@ -81,8 +81,8 @@ impl fmt::Display for PeerId {
 /// ```
 #[allow(unsafe_code, reason = "declares what engines promise")]
 pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
-    /// The engine's name for reports, for instance `nixl/UCX`.
-    fn name(&self) -> &str;
+    /// The engine's name for reports, for instance `nixl/UCX`. One of few: each operation's report has it.
+    fn name(&self) -> &'static str;
 
     /// Whether a write that is complete here is visible to the target's processor without a further message on the same
     /// connection. True of engines that copy by a processor; false, as by default, where a NIC may write the memory.
@@ -356,7 +356,7 @@ pub struct TransferSpec<'a> {
     pub(crate) leased: &'a Leased,
     pub(crate) remote: &'a [SerializedDescriptor],
     notification: Option<Bytes>,
-    pub(crate) registrations: Vec<Registration>,
+    pub(crate) registrations: Arc<[Registration]>,
     is_repeated: bool,
 }
 
@@ -373,8 +373,9 @@ impl<'a> TransferSpec<'a> {
         (local, leased): (&'a [Descriptor], &'a Leased),
         remote: &'a [SerializedDescriptor],
         notification: Option<Bytes>,
-        registrations: Vec<Registration>,
+        registrations: impl Into<Arc<[Registration]>>,
     ) -> Result<Self, TransportError> {
+        let registrations = registrations.into();
         let mode_suits = kind == OperationKind::Write || leased.mode() == LeaseMode::Write;
         let uncovered = match mode_suits {
             true => local.iter().position(|descriptor| !leased.covers(descriptor)),
@@ -447,7 +448,7 @@ impl<'a> TransferSpec<'a> {
     /// What is sent to the peer once the bytes are in place, and the registrations of the local memory, which the transfer
     /// holds until it ends.
     #[must_use]
-    pub fn into_owned_parts(self) -> (Option<Bytes>, Vec<Registration>) {
+    pub fn into_owned_parts(self) -> (Option<Bytes>, Arc<[Registration]>) {
         (self.notification, self.registrations)
     }
 }

@@ -143,7 +143,7 @@ impl Connector {
     async fn execute(
         &self,
         to: &ToPeer<'_>,
-        (mut peer, registrations): (PeerId, Vec<Registration>),
+        (mut peer, registrations): (PeerId, Arc<[Registration]>),
         initiator_metadata: Option<AgentMetadata>,
     ) -> Result<(Box<dyn Execution>, PeerId), ConnectorError> {
         const RECONNECTS: u32 = 4;
@@ -208,7 +208,7 @@ impl<'a> ToPeer<'a> {
         &self,
         transport: &'a Arc<dyn Transport>,
         peer: &'a PeerId,
-        registrations: Vec<Registration>,
+        registrations: Arc<[Registration]>,
         initiator_metadata: Option<AgentMetadata>,
     ) -> TransferRequest<'a> {
         let &Self { kind, memory, remote, policy, slot, notifies } = self;

@@ -112,7 +112,7 @@ impl Connector {
         };
         // No peer with default limits could read more.
         Limits::default().check(&metadata)?;
-        Ok(OfferSpec::new(metadata, local, leased, registrations)
+        Ok(OfferSpec::new(metadata, local, leased, registrations.to_vec())
             .with_slot(slot)
             .with_life_time(life_time))
     }

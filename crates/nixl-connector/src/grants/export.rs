@@ -152,7 +152,10 @@ impl Connector {
             table,
             metadata,
             latest: AtomicU64::new(0),
-            held: Mutex::new(Some(Held { registrations, memory: Arc::new(all) })),
+            held: Mutex::new(Some(Held {
+                registrations: registrations.to_vec(),
+                memory: Arc::new(all),
+            })),
         });
         exports_of_this_process().insert(id, &shared);
         Ok(Export { shared })

@@ -56,6 +56,7 @@ mod introduced;
 mod library;
 mod listener;
 mod loaded;
+mod names;
 mod options;
 mod peer;
 mod peers;

@@ -31,7 +31,8 @@ pub(super) struct NixlTransfer {
     notification: Option<Bytes>,
     state: State,
     /// Field order: the request goes before what keeps its memory registered and leased.
-    registrations: Vec<Registration>,
+    /// `None` once they are leaked.
+    registrations: Option<Arc<[Registration]>>,
     /// `None` once it is leaked.
     leased: Option<Leased>,
     was_posted: bool,
@@ -56,9 +57,10 @@ impl NixlTransfer {
         kind: OperationKind,
         pairs: Vec<(Span, Span)>,
         (notification, is_repeated): (Option<Bytes>, bool),
-        (registrations, leased): (Vec<Registration>, Leased),
+        (registrations, leased): (Arc<[Registration]>, Leased),
     ) -> Self {
-        let (state, leased, was_posted) = (State::Prepared(None), Some(leased), false);
+        let (state, was_posted) = (State::Prepared(None), false);
+        let (registrations, leased) = (Some(registrations), Some(leased));
         let gpu = pairs.first().map(|(here, _)| here.device).filter(|device| !device.is_host());
         Self {
             gpu,
@@ -268,12 +270,12 @@ impl Drop for NixlTransfer {
         // never released, before the agent ends: its memory is leaked, and stays registered.
         match mem::replace(&mut self.state, State::Ended(None)) {
             State::Posted(_) => {
-                mem::forget(mem::take(&mut self.registrations));
+                mem::forget(self.registrations.take());
                 self.leased.take().into_iter().for_each(Leased::leak);
             }
             // The request goes before what keeps its memory registered.
             State::Prepared(Some(place)) | State::Ended(Some(place)) => {
-                let held = (mem::take(&mut self.registrations), self.leased.take());
+                let held = (self.registrations.take(), self.leased.take());
                 self.directory.release(place, held);
             }
             State::Prepared(None) | State::Ended(None) => {}

@@ -21,6 +21,7 @@ use super::directory::{Directory, covers, failed};
 use super::files;
 use super::here::Beacon;
 use super::library::NixlUnavailable;
+use super::names;
 use super::options::{NixlBackend, NixlOptions};
 use super::registrar::NixlRegistrar;
 use super::transfer::NixlTransfer;
@@ -32,7 +33,7 @@ pub struct NixlTransport {
     agent: Arc<Agent>,
     registrar: Arc<NixlRegistrar>,
     directory: Arc<Directory>,
-    name: String,
+    name: &'static str,
     copies_by_processor: bool,
     unreadable: AtomicU64,
     _beacon: Beacon,
@@ -67,7 +68,7 @@ impl NixlTransport {
         let copies_by_processor = only_ucx && !ucx::may_use_rdma();
         let backends: Vec<_> = options.chosen_backends().iter().map(NixlBackend::name).collect();
         let _beacon = Beacon::of(name);
-        let name = format!("nixl/{}", backends.join("+"));
+        let name = names::interned(format!("nixl/{}", backends.join("+")));
         let unreadable = AtomicU64::new(0);
         Ok(Self { agent, registrar, directory, name, copies_by_processor, unreadable, _beacon })
     }
@@ -76,8 +77,8 @@ impl NixlTransport {
 // SAFETY: its transfers and registrations keep their contracts, as is said there; addresses of peers go to NIXL, which hands them to
 // the peer's side of the connection.
 unsafe impl Transport for NixlTransport {
-    fn name(&self) -> &str {
-        &self.name
+    fn name(&self) -> &'static str {
+        self.name
     }
 
     /// Without a NIC that writes memory, UCX's transports copy by a processor.
@@ -146,14 +147,12 @@ unsafe impl Transport for NixlTransport {
         let loaded = self.directory.loaded();
         let loaded =
             loaded.get(spec.peer().as_str()).filter(|l| !l.peer.is_broken()).ok_or_else(unknown)?;
-        let mut remote = Vec::with_capacity(spec.remote().len());
         for (index, descriptor) in spec.remote().iter().enumerate() {
             let span = span(descriptor);
             if !covers(loaded, &span) {
                 let (name, len) = (spec.peer().to_string(), span.len);
                 return Err(TransportError::NotRegistered { name, index, len });
             }
-            remote.push(span);
         }
         let union_is_covered = |first: &Span, second: &Span| {
             first
@@ -161,7 +160,7 @@ unsafe impl Transport for NixlTransport {
                 .checked_add(second.len)
                 .is_some_and(|len| covers(loaded, &Span { len, ..*first }))
         };
-        let pairs = coalesce_pairs(spec.local(), &remote, union_is_covered)
+        let pairs = coalesce_pairs(spec.local(), spec.remote().iter().map(span), union_is_covered)
             .map_err(|e| TransportError::BadMetadata { reason: e.to_string() })?;
         one_kind(&pairs)?;
         let (kind, leased, is_repeated) = (spec.kind(), spec.leased().clone(), spec.is_repeated());

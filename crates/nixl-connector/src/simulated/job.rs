@@ -39,7 +39,7 @@ pub(super) struct Request {
     pub(super) notification: Option<Bytes>,
     /// Held, so that the local memory stays registered.
     #[expect(dead_code, reason = "only its drop matters")]
-    pub(super) registrations: Vec<Registration>,
+    pub(super) registrations: Arc<[Registration]>,
     /// Held, so that nothing else uses the local memory.
     pub(super) leased: Leased,
 }

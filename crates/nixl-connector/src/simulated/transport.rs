@@ -75,7 +75,7 @@ impl SimulatedTransport {
 
 // SAFETY: its transfers and registrations keep their contracts, and a peer's address only selects one of the peer's registrations.
 unsafe impl Transport for SimulatedTransport {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "simulated"
     }
 
@@ -150,24 +150,32 @@ unsafe impl Transport for SimulatedTransport {
         if !alive {
             return Err(TransportError::PeerGone { name: name() });
         }
-        let remote: Vec<Span> = spec.remote().iter().map(span).collect();
-        if let Some(index) = remote.iter().position(|range| known.covering(range).is_none()) {
-            let len = remote.get(index).map_or(0, |range| range.len);
+        let mut remote = spec.remote().iter().map(span).enumerate();
+        if let Some((index, Span { len, .. })) =
+            remote.find(|(_, range)| known.covering(range).is_none())
+        {
             return Err(TransportError::NotRegistered { name: name(), index, len });
         }
         let one_covers_both = |first: &Span, second: &Span| {
             let both = Span { len: first.len.saturating_add(second.len), ..*first };
             known.covering(&both).is_some()
         };
-        let pairs = coalesce_pairs(spec.local(), &remote, one_covers_both)
-            .map_err(|error| failed("prepare", error.to_string()))?
-            .into_iter()
-            .filter_map(|(local, there)| {
-                let entry = known.covering(&there)?;
-                let offset = there.address - entry.address;
-                Some(Pair { local, registration: entry.number, offset })
-            })
-            .collect();
+        let resolve = |(local, there): (Span, Span)| {
+            let entry = known.covering(&there)?;
+            let offset = there.address - entry.address;
+            Some(Pair { local, registration: entry.number, offset })
+        };
+        let pairs = match (spec.local(), spec.remote()) {
+            // There is nothing to merge.
+            ([here], [there]) if here.len() as u64 == there.size() => {
+                resolve((Span::from(here), span(there))).into_iter().collect()
+            }
+            (here, there) => coalesce_pairs(here, there.iter().map(span), one_covers_both)
+                .map_err(|error| failed("prepare", error.to_string()))?
+                .into_iter()
+                .filter_map(resolve)
+                .collect(),
+        };
         let (kind, local, leased) = (spec.kind(), spec.local().to_vec(), spec.leased().clone());
         let is_repeated = spec.is_repeated();
         let (notification, registrations) = spec.into_owned_parts();

@@ -144,7 +144,7 @@ fn what_does_not_pair_is_refused() {
     let local = [Region::zeroed(16).unwrap().whole()];
     let there = Span { address: 0, len: 15, device: Device::HOST };
     assert_eq!(
-        coalesce_pairs(&local, &[], |_, _| true),
+        coalesce_pairs(&local, [] as [Span; 0], |_, _| true),
         Err(PairError::Count { local: 1, remote: 0 })
     );
     assert_eq!(

@@ -54,7 +54,7 @@ struct Owned {
     remote: RdmaMetadata,
     transport: Arc<dyn Transport>,
     peer: PeerId,
-    registrations: Vec<Registration>,
+    registrations: Arc<[Registration]>,
     initiator_metadata: Option<AgentMetadata>,
     policy: PathPolicy,
 }
@@ -71,7 +71,7 @@ impl Owned {
             remote: request.remote().clone(),
             transport: Arc::clone(route.transport()),
             peer: route.peer().clone(),
-            registrations: route.registrations().to_vec(),
+            registrations: Arc::clone(route.registrations()),
             initiator_metadata: route.initiator_metadata().cloned(),
             policy: request.policy(),
         }))

@@ -62,7 +62,7 @@ fn first_of_engine(request: &TransferRequest<'_>) -> Result<Box<EngineProbe>, Tr
         (&[ours], request.leased()),
         &[theirs],
         None,
-        route.registrations().to_vec(),
+        route.registrations().clone(),
     )?)?;
     Ok(Box::new(EngineProbe { transfer, bytes: len as u64 }))
 }

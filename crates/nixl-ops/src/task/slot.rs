@@ -44,7 +44,7 @@ impl Task {
 
 /// A task, polled by the thread that gets its lock. It is the waker of its execution.
 pub(crate) struct TaskSlot {
-    pub(crate) cell: Arc<CompletionCell<Outcome>>,
+    pub(crate) cell: CompletionCell<Outcome>,
     pub(super) task: Mutex<Option<Task>>,
     /// Makes the driver's thread look at once.
     driver: Waker,
@@ -101,7 +101,7 @@ impl TaskSlot {
         cell.advance(OperationStatus::Initialized);
         cell.advance(OperationStatus::InProgress);
         Self {
-            cell: Arc::new(cell),
+            cell,
             task: Mutex::new(Some(task)),
             driver,
             served,

@@ -52,7 +52,7 @@ struct Engine(Arc<Wire>);
 // SAFETY: it touches no memory.
 #[allow(unsafe_code, reason = "the trait is trusted with memory")]
 unsafe impl Transport for Engine {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "wire"
     }
 

@@ -268,7 +268,7 @@ unsafe impl Registrar for NoRegistrar {
 // SAFETY: it prepares no transfer and registers nothing.
 #[allow(unsafe_code, reason = "the trait is trusted with memory")]
 unsafe impl Transport for Inbox {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "inbox"
     }
 

@@ -1,5 +1,7 @@
 //! Memory that words are brought to.
 
+use std::sync::Arc;
+
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Region, Registration};
 use nixl_ops::GrantWords;
 
@@ -11,7 +13,7 @@ use crate::{Connector, ConnectorError};
 pub(super) struct Room {
     /// Field order: requests go before the memory that they bring words to.
     pub(super) standing: Standing,
-    pub(super) registrations: Vec<Registration>,
+    pub(super) registrations: Arc<[Registration]>,
     pub(super) region: Region,
     pub(super) leased: Leased,
 }

@@ -333,7 +333,8 @@ impl Side {
         };
         let leased = Leased::from(Leases::acquire(list.as_slice(), mode).unwrap());
         self.executor.prepare(&list, None).into_iter().for_each(|job| job().unwrap());
-        let registered = self.registrations.get_or_register(&memory.region).into_iter().collect();
+        let registered: Vec<_> =
+            self.registrations.get_or_register(&memory.region).into_iter().collect();
         let descriptors = list
             .iter()
             .map(|d| SerializedDescriptor::new(d.device(), d.address(), d.len() as u64).unwrap());
@@ -401,7 +402,8 @@ impl Side {
         self.executor.prepare(&list, Some(remote)).into_iter().for_each(|job| job().unwrap());
         let blob = remote.agent_metadata().inflate(&Limits::default()).unwrap();
         let peer = self.transport.connect(&blob)?.into_peer();
-        let registered = self.registrations.get_or_register(&memory.region).into_iter().collect();
+        let registered: Vec<_> =
+            self.registrations.get_or_register(&memory.region).into_iter().collect();
         let lease = match kind {
             OperationKind::Read => LeaseMode::Write,
             OperationKind::Write => LeaseMode::Read,

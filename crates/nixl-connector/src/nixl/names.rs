@@ -1,0 +1,29 @@
+//! The names of engines in reports: those of the sets of backends that were chosen, each kept once.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+/// The same name for as long as the process lives. There are few: NIXL's backends, in the orders in which they were chosen.
+pub(super) fn interned(name: String) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    // Each change is one insertion.
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = names.get(name.as_str()) {
+        return known;
+    }
+    let name: &'static str = name.leak();
+    names.insert(name);
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_kept_once() {
+        let [first, second] = ["nixl/test", "nixl/test"].map(|name| interned(name.to_owned()));
+        assert!(std::ptr::eq(first, second));
+        assert_ne!(interned("nixl/other".to_owned()), first);
+    }
+}

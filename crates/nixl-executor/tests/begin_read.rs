@@ -1,0 +1,234 @@
+//! The allocations of one `begin_read` on its caller's thread; docs/ARCHITECTURE.md has the walk.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(unsafe_code, reason = "counts what the allocator of the process is asked for")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use nixl_connector::simulated::Fabric;
+use nixl_connector::{Connector, ConnectorBuilder};
+use nixl_descriptor::Region;
+use nixl_metadata::RdmaMetadata;
+use nixl_ops::{PathKind, ReadableOperation, SystemClock};
+
+/// The most that one `begin_read` of one descriptor asks for, once its peer and its memory are known.
+const MOST: usize = 10;
+/// The same, of the executor that plans: its plan and its report name the paths that were not taken.
+const MOST_BY_PATHS: usize = 23;
+const LEN: usize = 4096;
+const ROUNDS: usize = 20;
+/// Rounds in which peers are met, memory is registered and a path shows that it works.
+const WARM_UP: usize = 5;
+
+/// Counts what each thread asks of the system's allocator.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<usize> = const { Cell::new(0) };
+}
+
+impl Counting {
+    fn count() {
+        ASKED.set(ASKED.get() + 1);
+    }
+}
+
+// SAFETY: every call is handed to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Self::count();
+        // SAFETY: the caller's promises are those of this call.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        Self::count();
+        // SAFETY: as above.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// The output of a future, and what the thread asked for meanwhile. A begin whose peer and memory are known needs no other thread:
+/// it yields once at most.
+fn counted<F: Future>(future: F) -> (F::Output, usize) {
+    let (mut future, mut cx) = (pin!(future), Context::from_waker(Waker::noop()));
+    let before = ASKED.get();
+    let polled = match future.as_mut().poll(&mut cx) {
+        Poll::Pending => future.as_mut().poll(&mut cx),
+        ready => ready,
+    };
+    match polled {
+        Poll::Ready(output) => (output, ASKED.get() - before),
+        Poll::Pending => panic!("it waits for another thread"),
+    }
+}
+
+/// Gives the metadata of one offer after another, each of which is read before the next is asked for.
+trait Target {
+    async fn offer(&mut self) -> RdmaMetadata;
+}
+
+/// A target in this process.
+struct Here {
+    connector: Connector,
+    region: Region,
+    offered: Option<ReadableOperation>,
+}
+
+impl Target for Here {
+    async fn offer(&mut self) -> RdmaMetadata {
+        if let Some(offered) = self.offered.take() {
+            offered.await.unwrap();
+        }
+        let offer = self.connector.create_readable(self.region.clone()).await.unwrap();
+        let message = offer.metadata().to_native_bytes().unwrap();
+        self.offered = Some(offer);
+        RdmaMetadata::decode(&message).unwrap()
+    }
+}
+
+/// Reads again and again. Returns the median of the allocations of a `begin_read`, and the kind of path.
+async fn allocations(
+    target: &mut impl Target,
+    initiator: &Connector,
+    mine: Region,
+) -> (usize, PathKind) {
+    let mut asked = Vec::new();
+    let mut kind = None;
+    for round in 0..WARM_UP + ROUNDS {
+        let remote = target.offer().await;
+        mine.copy_from_slice(0, &[0; LEN]).unwrap();
+        let local = mine.clone();
+        let mut read = match round {
+            0..WARM_UP => initiator.begin_read(&remote, local).await.unwrap(),
+            _ => {
+                let (begun, count) = counted(initiator.begin_read(&remote, local));
+                asked.push(count);
+                begun.unwrap()
+            }
+        };
+        let done = read.wait_for_completion().await.unwrap();
+        kind = done.path().map(|path| path.kind());
+        assert_eq!(mine.to_vec().unwrap(), [7; LEN]);
+    }
+    asked.sort_unstable();
+    // Maps that grow ask for more now and then.
+    let (count, kind) = (asked[ROUNDS / 2], kind.unwrap());
+    println!("{kind:?}: {count} allocations");
+    (count, kind)
+}
+
+async fn between_two(builders: [ConnectorBuilder; 2]) -> (usize, PathKind) {
+    let [target, initiator] = builders;
+    let region = Region::try_from(vec![7; LEN]).unwrap();
+    let mut target = Here { connector: target.build().await.unwrap(), region, offered: None };
+    let initiator = initiator.build().await.unwrap();
+    allocations(&mut target, &initiator, Region::zeroed(LEN).unwrap()).await
+}
+
+#[tokio::test]
+async fn over_the_simulated_transport() {
+    let fabric = Fabric::new(Arc::new(SystemClock::new()));
+    let builders =
+        ["target", "initiator"].map(|name| Connector::builder().transport(fabric.transport(name)));
+    let (count, kind) = between_two(builders).await;
+    assert_eq!(kind, PathKind::Direct);
+    assert!(count <= MOST, "{count}");
+}
+
+#[cfg(feature = "nixl")]
+#[tokio::test]
+async fn over_nixl() {
+    let builders = ["target", "initiator"].map(|name| Connector::builder().name(name));
+    let (count, kind) = between_two(builders).await;
+    assert_eq!(kind, PathKind::Direct);
+    assert!(count <= MOST, "{count}");
+}
+
+#[cfg(feature = "nixl")]
+mod mapped {
+    use std::io::{BufRead, BufReader, Lines, Write, stdin};
+    use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+    use super::*;
+
+    /// Comes before each offer of the other process, in hexadecimal.
+    const OFFER: &str = "offer:";
+
+    /// A target in a process of its own.
+    struct There {
+        process: Child,
+        asks: ChildStdin,
+        tells: Lines<BufReader<ChildStdout>>,
+    }
+
+    impl There {
+        fn start() -> Self {
+            let mut process = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "mapped::target", "--ignored", "--nocapture"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let asks = process.stdin.take().unwrap();
+            let tells = BufReader::new(process.stdout.take().unwrap()).lines();
+            Self { process, asks, tells }
+        }
+    }
+
+    impl Target for There {
+        async fn offer(&mut self) -> RdmaMetadata {
+            writeln!(self.asks).unwrap();
+            let offer = self.tells.find_map(|line| {
+                let line = line.unwrap();
+                let digits = line.split_once(OFFER)?.1.to_owned();
+                let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+                Some((0..digits.len()).step_by(2).map(byte).collect::<Vec<_>>())
+            });
+            RdmaMetadata::decode(&offer.expect("the target has ended")).unwrap()
+        }
+    }
+
+    impl Drop for There {
+        fn drop(&mut self) {
+            self.process.kill().unwrap();
+            self.process.wait().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    #[ignore = "run by another test, in a process of its own"]
+    async fn target() {
+        let connector = nixl_executor::connector().await.unwrap().build().await.unwrap();
+        let region = Region::shared(LEN).unwrap();
+        region.copy_from_slice(0, &[7; LEN]).unwrap();
+        let mut here = Here { connector, region, offered: None };
+        for line in stdin().lines() {
+            line.unwrap();
+            let message = here.offer().await.to_native_bytes().unwrap();
+            let digits: String = message.iter().map(|byte| format!("{byte:02x}")).collect();
+            println!("{OFFER}{digits}");
+        }
+    }
+
+    #[tokio::test]
+    async fn through_mapped_memory() {
+        let initiator = nixl_executor::connector().await.unwrap().build().await.unwrap();
+        let mine = Region::shared(LEN).unwrap();
+        let (count, kind) = allocations(&mut There::start(), &initiator, mine).await;
+        assert_eq!(kind, PathKind::SharedMemory);
+        assert!(count <= MOST_BY_PATHS, "{count}");
+    }
+}
