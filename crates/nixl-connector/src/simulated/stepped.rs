@@ -17,6 +17,8 @@ pub(super) struct SteppedJob {
 
 enum State {
     Moving(Moving),
+    /// It lets go of its lease and registrations, before its end shows.
+    Ending(Option<Waker>),
     Ended(Result<(), TransportError>),
 }
 
@@ -54,6 +56,10 @@ impl SteppedJob {
                 moving.waker = waker.cloned();
                 Poll::Pending
             }
+            State::Ending(kept) => {
+                *kept = waker.cloned();
+                Poll::Pending
+            }
             State::Ended(result) => Poll::Ready(result.clone()),
         }
     }
@@ -74,9 +80,9 @@ impl SteppedJob {
         if let State::Moving(moving) = &*state
             && let Err(error) = moving.job.check_alive(network)
         {
-            let ended = end(&mut state, Err(error));
+            let job = begin_end(&mut state);
             drop(state);
-            ended.into_iter().for_each(Moving::wake);
+            self.end(job, Err(error));
         }
     }
 
@@ -100,10 +106,22 @@ impl SteppedJob {
                 }
             }
         };
-        let ended = end(&mut state, result);
+        let job = begin_end(&mut state);
         drop(state);
-        ended.into_iter().for_each(Moving::wake);
+        self.end(job, result);
         true
+    }
+
+    /// Drops the job, and with it registrations and leases, without a lock; then shows the end, and wakes.
+    fn end(&self, job: Option<Box<Job>>, result: Result<(), TransportError>) {
+        let wakes = job.as_ref().is_some_and(|job| job.wakes());
+        drop(job);
+        let before = std::mem::replace(&mut *self.lock(), State::Ended(result));
+        if let State::Ending(Some(waker)) = before
+            && wakes
+        {
+            waker.wake();
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -116,25 +134,16 @@ impl SteppedJob {
     }
 }
 
-impl Moving {
-    /// It has ended: drops it, and with it registrations and leases, and wakes. Not under a lock.
-    fn wake(self) {
-        let waker = self.waker.filter(|_| self.job.wakes());
-        drop(self.job);
-        waker.into_iter().for_each(Waker::wake);
-    }
-}
-
-/// The caller [wakes](Moving::wake) what is returned.
+/// The caller [ends](SteppedJob::end) what is returned.
 #[must_use]
-fn end(state: &mut State, result: Result<(), TransportError>) -> Option<Moving> {
-    match std::mem::replace(state, State::Ended(result)) {
-        State::Moving(moving) => {
-            moving.job.leave();
-            Some(moving)
-        }
-        State::Ended(_) => None,
-    }
+fn begin_end(state: &mut State) -> Option<Box<Job>> {
+    let State::Moving(Moving { job, waker, .. }) = std::mem::replace(state, State::Ending(None))
+    else {
+        return None;
+    };
+    *state = State::Ending(waker);
+    job.leave();
+    Some(job)
 }
 
 /// Moves or ends one of the agent's transfers.
