@@ -17,7 +17,7 @@ pub(super) struct SteppedJob {
 
 enum State {
     Moving(Moving),
-    /// It lets go of its lease and registrations, before its end shows.
+    /// Its lease and registrations are dropped, before its end shows.
     Ending(Option<Waker>),
     Ended(Result<(), TransportError>),
 }
