@@ -19,7 +19,7 @@ const LAYERS: [&[&str]; 9] = [
     &["transfers"],
     &["connection"],
     // The public names. They are written in `lib.rs` and not used inside the crate.
-    &["begin", "fuzz", "lib", "paths", "prelude"],
+    &["begin", "cudarc", "fuzz", "lib", "paths", "prelude"],
 ];
 
 /// The modules in which nothing may be read, waited for or counted.

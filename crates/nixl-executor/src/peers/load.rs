@@ -1,4 +1,4 @@
-//! Which operations with a peer run alone, so that their time is that of their path.
+//! The load of a peer: operations that run alone take the time of their path.
 
 use std::sync::Arc;
 use std::sync::Mutex;

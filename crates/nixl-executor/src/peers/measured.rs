@@ -1,4 +1,4 @@
-//! What paths really took, which corrects their estimates where they fall far behind.
+//! Measured times of paths, which correct the estimates of those that fall far behind.
 
 use std::time::Duration;
 

@@ -108,5 +108,7 @@ impl Execution for ViaTransport {
         self.execution.report().rejecting([Rejected::new(PathKind::SameProcessCopy, why)])
     }
 
-    forward_execution! { execution: abandon awaits_notification completion_mode expected peer_memory posts_quickly steps takes_turns target_told }
+    forward_execution! {
+        execution: abandon awaits_notification completion_mode expected peer_memory posts_quickly steps takes_turns target_told
+    }
 }
