@@ -313,7 +313,8 @@ async fn a_layout_that_does_not_agree_is_refused_with_the_dimension() {
     for import in world.imports().await {
         for class in [TransferClass::Interactive, TransferClass::Bulk] {
             let options = BlockTransferOptions::new().class(class);
-            let error = cause(import.read_blocks_with(grant.ticket(), &local, &[0], options).await);
+            let error =
+                cause(import.read_blocks_with(grant.ticket(), &local, &[0], options.clone()).await);
             assert!(matches!(error, ConnectorError::Ticket(TicketError::Pairing(_))), "{error}");
             assert!(error.to_string().contains("page size"), "{error}");
         }
@@ -383,9 +384,12 @@ async fn a_cancelled_read_gives_its_blocks_back() {
         faults.next([Fault::Stalls { after: 70 }]);
         let options = OperationOptions::new().timeout(Duration::from_millis(20));
         let options = BlockTransferOptions::new().operation(options);
-        let error = cause(import.read_blocks_with(grant.ticket(), &local, &[0], options).await);
-        assert!(matches!(error, ConnectorError::Operation(_)), "{error}");
-        assert!(bytes.to_vec().is_err(), "the engine may write it");
+        // One whose time is over before it is posted leaves nothing behind, and is not struck.
+        while bytes.to_vec().is_ok() {
+            let error =
+                cause(import.read_blocks_with(grant.ticket(), &local, &[0], options.clone()).await);
+            assert!(matches!(error, ConnectorError::Operation(_)), "{error}");
+        }
         faults.release();
         while bytes.to_vec().is_err() {
             tokio::task::yield_now().await;
