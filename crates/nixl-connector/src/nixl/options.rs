@@ -173,9 +173,9 @@ impl NixlOptions {
 
     /// Any setting of UCX's, by its name with or without `UCX_`. A list stands between commas.
     ///
-    /// Some have another default than UCX's. `TCP_CONN_NB` is `y`. `RCACHE_ENABLE` is `n` where no RDMA device is: UCX's cache of
-    /// registrations would be of no use, and a child of a fork that unmaps memory might hang. `MEMTYPE_CACHE` is `n` where a GPU may
-    /// be.
+    /// Some have another default than UCX's. `TCP_CONN_NB` is `y`. `RCACHE_ENABLE` is `n` where neither an RDMA device nor CUDA is:
+    /// UCX's cache of registrations would be of no use, and a child of a fork that unmaps memory might hang. `MEMTYPE_CACHE` is `n`
+    /// where a GPU may be.
     #[must_use]
     pub fn ucx(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
         let name = name.as_ref();

@@ -98,10 +98,11 @@ impl Plan {
             // a GPU too, if it was allocated in a way or at a time that UCX did not watch.
             choose("MEMTYPE_CACHE", "n".to_owned());
         }
-        if !machine.has_rdma {
-            // UCX's cache of registrations saves calls to NICs, and is of no use without one. Each thread that unmaps memory tells it so,
-            // by way of functions that UCX puts in the place of the C library's, and spins on its lock meanwhile: in the child of a
-            // fork for ever, if a thread of the parent's held it.
+        if !machine.has_rdma && !machine.has_cuda {
+            // UCX's cache of registrations saves calls to NICs, and is of no use to other host memory. Each thread that unmaps memory
+            // tells it so, by way of functions that UCX puts in the place of the C library's, and spins on its lock meanwhile: in the
+            // child of a fork for ever, if a thread of the parent's held it. Reads of GPU memory by CUDA IPC need the cache: UCX
+            // copies through the host without, 64 MiB in 709 ms instead of 50 us (H200).
             choose("RCACHE_ENABLE", "n".to_owned());
         }
         if !machine.has_efa {
@@ -398,12 +399,13 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_watched_for_nics_alone() {
+    fn memory_is_watched_for_nics_and_gpus_alone() {
         let watches_not = entry("RCACHE_ENABLE", "n", Chosen);
         let options = NixlOptions::new();
         assert!(plan(&options, &PLAIN, &[]).unwrap().contains(&watches_not));
-        let with_nic = Machine { has_rdma: true, ..PLAIN };
-        assert!(!plan(&options, &with_nic, &[]).unwrap().contains(&watches_not));
+        for machine in [Machine { has_rdma: true, ..PLAIN }, Machine { has_cuda: true, ..PLAIN }] {
+            assert!(!plan(&options, &machine, &[]).unwrap().contains(&watches_not));
+        }
         let by_hand = plan(&options, &PLAIN, &[("RCACHE_ENABLE", "try")]).unwrap();
         assert!(by_hand.contains(&entry("RCACHE_ENABLE", "try", Environment)));
     }
