@@ -73,9 +73,10 @@ impl Default for PathCosts {
             // 105 to 116 us for 4 KiB: two messages, each of which wakes a thread. The rate is that of pinned memory,
             // which the peer's may be or not (then it is 30 to 41 GB/s).
             ipc_lent: cost(106.0, 55.0),
-            // The messages of ipc_lent and the copies of ipc_same_gpu and ipc_other_gpu.
-            lent_same_gpu: cost(106.0, 2000.0),
-            lent_other_gpu: cost(106.0, 393.0),
+            // 60 to 67 us for 4 KiB, 172 to 183 us for 64 MiB (one H200). Between two GPUs not measured: the rate is that of
+            // ipc_other_gpu.
+            lent_same_gpu: cost(62.0, 570.0),
+            lent_other_gpu: cost(62.0, 393.0),
             // Pinned here: 15 us for 4 KiB, 51 to 55 GB/s for 64 MiB.
             shared_to_gpu: cost(15.0, 54.0),
             // 3.4 to 4.7 us for 4 KiB, 52 to 56 GB/s for 64 MiB by eight threads.
