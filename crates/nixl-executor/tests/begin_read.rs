@@ -126,7 +126,6 @@ async fn allocations(
     asked.sort_unstable();
     // Maps that grow ask for more now and then.
     let (count, kind) = (asked[ROUNDS / 2], kind.unwrap());
-    println!("{kind:?}: {count} allocations");
     (count, kind)
 }
 

@@ -127,7 +127,7 @@ fn neighbours_in_different_regions_stay_apart() {
     assert_eq!(first.address() + LEN as u64, second.address());
     let remote =
         [0, LEN as u64].map(|address| Span { address, len: LEN as u64, device: Device::HOST });
-    let merged = coalesce_pairs(&[first.whole(), second.whole()], &remote, |_, _| true).unwrap();
+    let merged = coalesce_pairs(&[first.whole(), second.whole()], remote, |_, _| true).unwrap();
     assert_eq!(merged.len(), 2);
 }
 
@@ -136,7 +136,7 @@ fn remote_ranges_that_would_wrap_do_not_merge() {
     let region = Region::zeroed(16).unwrap();
     let local = [region.descriptor(..8).unwrap(), region.descriptor(8..).unwrap()];
     let remote = [u64::MAX - 3, 4].map(|address| Span { address, len: 8, device: Device::HOST });
-    assert_eq!(coalesce_pairs(&local, &remote, |_, _| true).unwrap().len(), 2);
+    assert_eq!(coalesce_pairs(&local, remote, |_, _| true).unwrap().len(), 2);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn what_does_not_pair_is_refused() {
         Err(PairError::Count { local: 1, remote: 0 })
     );
     assert_eq!(
-        coalesce_pairs(&local, &[there], |_, _| true),
+        coalesce_pairs(&local, [there], |_, _| true),
         Err(PairError::Length { index: 0, local: 16, remote: 15 })
     );
 }
