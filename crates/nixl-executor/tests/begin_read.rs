@@ -18,6 +18,7 @@ use nixl_ops::{PathKind, ReadableOperation, SystemClock};
 /// The most that one `begin_read` of one descriptor asks for, once its peer and its memory are known.
 const MOST: usize = 10;
 /// The same, of the executor that plans: its plan and its report name the paths that were not taken.
+#[cfg(feature = "nixl")]
 const MOST_BY_PATHS: usize = 23;
 const LEN: usize = 4096;
 const ROUNDS: usize = 20;
