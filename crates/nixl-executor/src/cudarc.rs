@@ -1,4 +1,4 @@
-//! Memory and streams of the crate [cudarc](::cudarc): slices as regions, and order after the work of its streams.
+//! Memory and streams of the crate cudarc: slices as regions, and order after the work of its streams.
 //!
 //! A [`CudaSlice`] is memory of its GPU's pool where the driver has pools. No other process can open such memory. Transfers to and from
 //! memory that can be opened (`cuda::DeviceMemory`, say) go by CUDA IPC all the same; those between two slices are staged.
@@ -49,7 +49,7 @@ pub enum SliceError {
     Gpu(#[from] GpuError),
 }
 
-/// A region over the memory of a slice, which it owns until [`slice`] gives it back or the last handle is dropped.
+/// A region over the memory of a slice, which it owns until [`slice()`] gives it back or the last handle is dropped.
 ///
 /// The memory is there, and has its content, once the work is done that the slice's stream has queued: synchronise the stream before the
 /// region is used, or take [`descriptors`]. Does not wait.
@@ -83,7 +83,7 @@ pub fn descriptors<T: Element>(
     Ok(DescriptorList::from(region(slice)?.whole()).after(point))
 }
 
-/// The slice that a region was made of, by [`region`] or [`descriptors`], once nothing else uses it.
+/// The slice that a region was made of, by [`region()`] or [`descriptors`], once nothing else uses it.
 ///
 /// # Errors
 ///

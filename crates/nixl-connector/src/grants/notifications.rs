@@ -92,7 +92,7 @@ impl RemoteExport {
     ///
     /// [`ConnectorError::NotificationTooLarge`] beyond 4 KiB, and [`ConnectorError::NoNotifications`] if the owner runs a release
     /// without them: nothing is sent. Or the owner cannot be reached, or takes no message from a mailbox of this host that is full
-    /// for the [default time](crate::ConnectorBuilder::default_timeout): the message counts as lost.
+    /// for the [default time](crate::ConnectorBuilder::timeout): the message counts as lost.
     pub async fn notify(&self, payload: &[u8]) -> Result<(), ConnectorError> {
         self.refuse_notification(payload)?;
         let import = self.imported();
