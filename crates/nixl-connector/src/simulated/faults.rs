@@ -82,6 +82,13 @@ impl Faults {
         self.edit(|plan| plan.next.push_back(faults));
     }
 
+    /// How many orders of [`next`](Self::next) have struck no transfer yet.
+    pub fn left(&self) -> usize {
+        let mut left = 0;
+        self.edit(|plan| left = plan.next.len());
+        left
+    }
+
     /// All of `faults` strike every transfer that is posted from now on, beside those ordered by
     /// [`next`](Self::next); replaces what this said before. With no faults, transfers are well again.
     pub fn always(&self, faults: impl IntoIterator<Item = Fault>) {

@@ -55,8 +55,6 @@ struct Record {
 impl MeasuredPaths {
     /// A path that takes so many times its estimate is slow.
     pub const FACTOR: f64 = 4.0;
-    /// A path is left only for one that is better by so much.
-    pub const HYSTERESIS: f64 = PathHistory::HYSTERESIS;
     /// What an operation may take longer than estimated without being slow.
     pub const NOISE: Duration = Duration::from_micros(100);
     /// When a slow path is estimated afresh for the first time.
