@@ -1,5 +1,6 @@
 //! Operations that wait for a peer: found by the key in the notification, not by a scan.
 
+mod announced;
 mod entry;
 mod quiet;
 mod reads;

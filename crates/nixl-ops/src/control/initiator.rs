@@ -9,9 +9,10 @@ use bytes::Bytes;
 use nixl_metadata::NotificationKey;
 
 use super::message::{ControlMessage, ControlVerb};
+use super::owners::Owners;
 use crate::{
-    Clock, CompletionMode, EndedOffer, Execution, OfferSpec, PeerId, PeerMemory, SpentKeys,
-    Transport, TransportError, forward_execution,
+    Clock, CompletionMode, EndedOffer, Execution, OfferSpec, PeerId, PeerMemory, Transport, TransportError,
+    forward_execution,
 };
 
 /// The claims of one connection.
@@ -22,15 +23,27 @@ pub(crate) struct Claims {
 
 #[derive(Debug, Default)]
 struct Inner {
-    by_key: HashMap<NotificationKey, State>,
+    by_key: HashMap<NotificationKey, Write>,
     /// Of writes that are in flight and that no operation waits for.
     in_flight: BoundedSet,
     /// Of writes whose requests have ended without success.
     write_ended: BoundedSet,
     /// Of which this side has said that it is not writing, nor will.
     disowned: BoundedSet,
-    /// Owners that know this side, and since when by their clocks.
-    known_since: HashMap<PeerId, u64>,
+    /// Offers that were made earlier, in milliseconds since 1970, are claimed: one of them may have been disowned, and the set has
+    /// lost its key since.
+    disowned_until: u64,
+    owners: Owners,
+}
+
+/// A write to an offer.
+#[derive(Debug)]
+struct Write {
+    /// The agent that is asked, and whose answer counts.
+    owner: PeerId,
+    state: State,
+    /// When it was asked first.
+    asked: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,12 +69,12 @@ impl Claims {
         !self.lock().by_key.is_empty()
     }
 
-    /// A message of the owner.
+    /// A message of an owner. Only owners that this side has sent a claim to have a reason to send any.
     pub(crate) fn receive(
         &self,
         from: &str,
         message: &ControlMessage<'_>,
-        unix_time: Duration,
+        clock: &dyn Clock,
     ) -> ControlOutcome {
         let &ControlMessage { key, token, verb } = message;
         let text = std::str::from_utf8(key).ok();
@@ -69,43 +82,55 @@ impl Claims {
             return ControlOutcome::Nothing;
         };
         let mut inner = self.lock();
+        if !inner.owners.were_asked(from) {
+            return ControlOutcome::Nothing;
+        }
         let is_in_flight = inner.in_flight.contains(&key);
         let has_ended = inner.write_ended.contains(&key);
-        let state = inner.by_key.get_mut(&key);
-        let answer = match (verb, state) {
-            (ControlVerb::Granted { known_since }, Some(state)) if *state == State::Waiting => {
-                *state = State::Granted;
-                inner.note_known(from, known_since);
+        let write = inner.by_key.get_mut(&key);
+        if write.as_ref().is_some_and(|write| write.owner.as_str() != from) {
+            return ControlOutcome::Nothing;
+        }
+        let answer = match (verb, write) {
+            (ControlVerb::Granted { known_since }, Some(write))
+                if write.state == State::Waiting =>
+            {
+                write.state = State::Granted;
+                let asked = write.asked;
+                inner.owners.note_granted(from, known_since, asked);
                 return ControlOutcome::Taken;
             }
-            (ControlVerb::Refused(why), Some(state)) if *state == State::Waiting => {
-                *state = State::Refused(why);
+            (ControlVerb::Refused(why), Some(write)) if write.state == State::Waiting => {
+                write.state = State::Refused(why);
                 return ControlOutcome::Taken;
             }
-            (ControlVerb::Query, Some(State::Granted)) => ControlVerb::Writing,
+            (ControlVerb::Query, Some(write)) if write.state == State::Granted => {
+                ControlVerb::Writing
+            }
             (ControlVerb::Query, _) if is_in_flight => ControlVerb::Writing,
             (ControlVerb::Query, _) if has_ended => ControlVerb::WriteEnded,
-            (ControlVerb::Query, Some(state)) => {
+            (ControlVerb::Query, Some(write)) => {
                 // It has not begun, and does not begin any more.
-                *state = State::Refused(EndedOffer::Revoked);
+                write.state = State::Refused(EndedOffer::Revoked);
                 ControlVerb::NotWriting
             }
             (ControlVerb::Query, None) => ControlVerb::NotWriting,
             _ => return ControlOutcome::Nothing,
         };
-        if answer == ControlVerb::NotWriting {
-            inner.disowned.insert(&key);
-            drop(inner);
-            let until = unix_time.saturating_add(OfferSpec::LIFE_TIME);
-            SpentKeys::of_this_process().disown(&key, (unix_time, until));
+        if answer == ControlVerb::NotWriting && inner.disowned.insert(&key) {
+            // The owner's clock may be ahead.
+            let ahead = clock.unix_time().saturating_add(OfferSpec::LIFE_TIME);
+            inner.disowned_until = millis(ahead);
         }
         ControlOutcome::Answer(ControlMessage { key: key.as_bytes(), token, verb: answer }.encode())
     }
 
     /// Whether the owner asks this side before it takes for granted that an offer, made at that time by its clock, is not being
     /// written by it.
-    pub(crate) fn is_known(&self, owner: &PeerId, made_unix_millis: u64) -> bool {
-        self.lock().known_since.get(owner).is_some_and(|since| *since < made_unix_millis)
+    pub(crate) fn is_known(&self, owner: &PeerId, made_unix_millis: u64, now: Duration) -> bool {
+        let inner = self.lock();
+        made_unix_millis > inner.disowned_until
+            && inner.owners.know(owner.as_str(), made_unix_millis, now)
     }
 
     fn note_in_flight(&self, key: &NotificationKey) {
@@ -117,13 +142,22 @@ impl Claims {
     }
 
     /// Notes that an offer is being written without a claim.
-    fn write(&self, key: &NotificationKey) -> Result<(), TransportError> {
+    fn write(&self, key: &NotificationKey, owner: &PeerId) -> Result<(), TransportError> {
         let mut inner = self.lock();
         if inner.disowned.contains(key) {
             return Err(ended(EndedOffer::Revoked));
         }
-        inner.by_key.insert(key.clone(), State::Granted);
+        let write = Write { owner: owner.clone(), state: State::Granted, asked: Duration::ZERO };
+        inner.by_key.insert(key.clone(), write);
         Ok(())
+    }
+
+    /// Notes that the owner is about to be asked for an offer.
+    fn ask(&self, key: &NotificationKey, owner: &PeerId, now: Duration) {
+        let mut inner = self.lock();
+        inner.owners.note_asked(owner.as_str());
+        let write = Write { owner: owner.clone(), state: State::Waiting, asked: now };
+        inner.by_key.insert(key.clone(), write);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -141,7 +175,8 @@ struct BoundedSet {
 impl BoundedSet {
     const MOST: usize = 1 << 16;
 
-    fn insert(&mut self, key: &NotificationKey) {
+    /// Returns whether the oldest had to make room.
+    fn insert(&mut self, key: &NotificationKey) -> bool {
         if self.keys.insert(key.clone()) {
             self.order.push_back(key.clone());
         }
@@ -149,24 +184,13 @@ impl BoundedSet {
             && let Some(oldest) = self.order.pop_front()
         {
             self.keys.remove(&oldest);
+            return true;
         }
+        false
     }
 
     fn contains(&self, key: &NotificationKey) -> bool {
         self.keys.contains(key)
-    }
-}
-
-impl Inner {
-    /// Owners that are remembered at most; of one that is not, every offer is claimed.
-    const OWNERS: usize = 4096;
-
-    fn note_known(&mut self, owner: &str, since: u64) {
-        if self.known_since.len() >= Self::OWNERS {
-            self.known_since.clear();
-        }
-        // The first time counts: the owner has asked this side about offers since then.
-        self.known_since.entry(PeerId::new(owner)).or_insert(since);
     }
 }
 
@@ -237,17 +261,17 @@ impl MessageClaim {
     /// Whether the owner has granted the claim.
     fn claim(&mut self) -> Poll<Result<(), TransportError>> {
         if self.stage == Stage::Unsent && self.is_known {
-            self.claims.write(&self.key)?;
+            self.claims.write(&self.key, &self.peer)?;
             self.stage = Stage::Granted;
         }
         let now = self.clock.now();
         if self.stage == Stage::Unsent {
-            self.claims.lock().by_key.insert(self.key.clone(), State::Waiting);
+            self.claims.ask(&self.key, &self.peer, now);
             self.stage = Stage::Waiting { since: now, sent: now };
             return self.send(now, now);
         }
         let Stage::Waiting { since, sent } = self.stage else { return Poll::Ready(Ok(())) };
-        let state = self.claims.lock().by_key.get(&self.key).copied();
+        let state = self.claims.lock().by_key.get(&self.key).map(|write| write.state);
         match state {
             Some(State::Granted) => {
                 self.stage = Stage::Granted;
@@ -380,6 +404,10 @@ impl Drop for MessageClaim {
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn ended(why: EndedOffer) -> TransportError {
     TransportError::OfferEnded { why }
 }
@@ -387,34 +415,108 @@ fn ended(why: EndedOffer) -> TransportError {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::SystemClock;
 
-    #[test]
-    fn the_owner_is_told_what_has_become_of_a_write() {
-        let claims = Claims::default();
-        let answer = |claims: &Claims, key: &NotificationKey| {
-            let query = ControlMessage { key: key.as_bytes(), token: 7, verb: ControlVerb::Query };
-            let ControlOutcome::Answer(bytes) =
-                claims.receive("owner", &query, Duration::from_secs(9))
-            else {
-                panic!("a query is answered");
+    /// An initiator, and its clock.
+    struct World(Claims, SystemClock);
+
+    impl World {
+        fn new() -> Self {
+            Self(Claims::default(), SystemClock::new())
+        }
+
+        fn hear(&self, from: &str, key: &NotificationKey, verb: ControlVerb<'_>) -> ControlOutcome {
+            let message = ControlMessage { key: key.as_bytes(), token: 7, verb };
+            self.0.receive(from, &message, &self.1)
+        }
+
+        /// What the owner is answered.
+        fn answer(&self, from: &str, key: &NotificationKey) -> Option<&'static str> {
+            let ControlOutcome::Answer(bytes) = self.hear(from, key, ControlVerb::Query) else {
+                return None;
             };
             let answer = ControlMessage::decode(&bytes).unwrap();
             assert_eq!((answer.key, answer.token), (key.as_bytes(), 7));
-            match answer.verb {
+            Some(match answer.verb {
                 ControlVerb::Writing => "writing",
                 ControlVerb::WriteEnded => "ended",
                 ControlVerb::NotWriting => "not writing",
                 other => panic!("{other:?}"),
-            }
-        };
+            })
+        }
+
+        /// Asks the owner for an offer.
+        fn ask(&self, owner: &str) -> NotificationKey {
+            let key = NotificationKey::random();
+            self.0.ask(&key, &PeerId::new(owner), self.1.now());
+            key
+        }
+
+        fn is_known(&self, owner: &str, made_unix_millis: u64) -> bool {
+            self.0.is_known(&PeerId::new(owner), made_unix_millis, self.1.now())
+        }
+
+        fn soon(&self) -> u64 {
+            millis(self.1.unix_time()) + 1000
+        }
+    }
+
+    #[test]
+    fn the_owner_is_told_what_has_become_of_a_write() {
+        let world = World::new();
+        let (claims, owner) = (&world.0, PeerId::new("owner"));
+        world.ask("owner");
         let [granted, flying, failed, unknown] = [(); 4].map(|()| NotificationKey::random());
-        claims.write(&granted).unwrap();
+        claims.write(&granted, &owner).unwrap();
         claims.note_in_flight(&flying);
         claims.note_write_ended(&failed);
-        assert_eq!(answer(&claims, &granted), "writing");
-        assert_eq!(answer(&claims, &flying), "writing");
-        assert_eq!(answer(&claims, &failed), "ended");
-        assert_eq!(answer(&claims, &unknown), "not writing");
-        assert!(claims.write(&unknown).is_err(), "it keeps its word");
+        let answer = |key| world.answer("owner", key).unwrap();
+        assert_eq!(answer(&granted), "writing");
+        assert_eq!(answer(&flying), "writing");
+        assert_eq!(answer(&failed), "ended");
+        assert_eq!(answer(&unknown), "not writing");
+        assert!(claims.write(&unknown, &owner).is_err(), "it keeps its word");
+    }
+
+    #[test]
+    fn an_answer_counts_for_the_owner_that_was_asked_alone() {
+        let world = World::new();
+        world.ask("victim");
+        let key = world.ask("owner");
+        let granted = ControlVerb::Granted { known_since: 0 };
+        assert!(matches!(world.hear("victim", &key, granted), ControlOutcome::Nothing));
+        let refused = ControlVerb::Refused(EndedOffer::Used);
+        assert!(matches!(world.hear("victim", &key, refused), ControlOutcome::Nothing));
+        assert_eq!(world.answer("victim", &key), None);
+        assert!(!world.is_known("victim", world.soon()) && !world.is_known("owner", world.soon()));
+        assert!(matches!(world.hear("owner", &key, granted), ControlOutcome::Taken));
+        assert!(world.is_known("owner", world.soon()) && !world.is_known("victim", world.soon()));
+    }
+
+    #[test]
+    fn a_stranger_gets_no_answer_and_leaves_nothing() {
+        let world = World::new();
+        world.ask("owner");
+        for _ in 0..100 {
+            assert_eq!(world.answer("stranger", &NotificationKey::random()), None);
+        }
+        assert!(world.0.lock().disowned.order.is_empty());
+    }
+
+    #[test]
+    fn offers_of_which_it_may_have_forgotten_that_it_disowned_them_are_claimed() {
+        let world = World::new();
+        let key = world.ask("owner");
+        world.hear("owner", &key, ControlVerb::Granted { known_since: 0 });
+        let disowned = NotificationKey::random();
+        assert_eq!(world.answer("owner", &disowned), Some("not writing"));
+        assert!(world.is_known("owner", world.soon()));
+        for _ in 0..BoundedSet::MOST {
+            world.answer("owner", &NotificationKey::random());
+        }
+        assert!(!world.0.lock().disowned.contains(&disowned));
+        assert!(!world.is_known("owner", world.soon()), "it would be written again");
+        let later = world.soon() + millis(OfferSpec::LIFE_TIME);
+        assert!(world.is_known("owner", later));
     }
 }

@@ -25,6 +25,7 @@ mod decline;
 mod initiator;
 mod message;
 mod owner;
+mod owners;
 
 pub(crate) use decline::Message;
 pub(crate) use initiator::{ClaimRoute, Claims, ControlOutcome, MessageClaim};

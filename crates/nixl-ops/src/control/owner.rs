@@ -39,7 +39,7 @@ impl Owner {
                 let result =
                     table.entry_with(key, token).and_then(|entry| entry.claim_by_message(from));
                 let verb = match result {
-                    Ok(()) => ControlVerb::Granted { known_since: table.offer_created(from) },
+                    Ok(()) => ControlVerb::Granted { known_since: table.claimed_by(from) },
                     // A stranger is neither met nor answered.
                     Err(EndedOffer::WrongToken) => {
                         tracing::debug!(from, "a claim with a wrong token");

@@ -33,7 +33,8 @@ impl Driver {
             metadata: metadata.compressed().clone(),
         };
         let (claims, clock) = (Arc::clone(&self.shared().claims), Arc::clone(&self.shared().clock));
-        let is_known = !demanded && claims.is_known(peer, terms.made_unix_millis());
+        let made = terms.made_unix_millis();
+        let is_known = !demanded && claims.is_known(peer, made, clock.now());
         MessageClaim::before(execution, claims, clock, offer, route, is_known)
     }
 

@@ -44,7 +44,7 @@ impl Shared {
         }
         let is_owner =
             self.owner.get().is_some_and(|owner| owner.receive(&self.passive, from, &message));
-        match self.claims.receive(from, &message, self.clock.unix_time()) {
+        match self.claims.receive(from, &message, &*self.clock) {
             ControlOutcome::Nothing => is_owner,
             ControlOutcome::Taken => true,
             ControlOutcome::Answer(answer) => {

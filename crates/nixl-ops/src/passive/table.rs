@@ -9,6 +9,7 @@ use nixl_descriptor::{DescriptorList, Registration};
 use nixl_metadata::NotificationKey;
 
 use super::entry::{PassiveEntry, Watching};
+use super::announced::Announced;
 use super::quiet::QuietProof;
 use super::reads::LateReads;
 use super::retained::{Freed, Retained};
@@ -83,8 +84,9 @@ pub(crate) struct PassiveTable {
     /// The earliest moment at which an entry wants [`expire`](Self::expire), in nanoseconds.
     next_expiry: AtomicU64,
     proofs: OnceLock<Proofs>,
-    /// Agents that may write offers without a claim, and since when they are known, in milliseconds since 1970.
-    announced: Mutex<HashMap<String, u64>>,
+    announced: Mutex<Announced>,
+    /// How many agents were asked for their words.
+    asked: AtomicUsize,
     pub(crate) page: Arc<OfferPage>,
     /// The grants of this connection's exports.
     pub(crate) grants: ServedGrants,
@@ -149,6 +151,7 @@ impl PassiveTable {
             next_expiry: AtomicU64::new(u64::MAX),
             proofs: OnceLock::new(),
             announced: Mutex::default(),
+            asked: AtomicUsize::new(0),
             page: Arc::default(),
             grants: ServedGrants::default(),
             metrics: Arc::default(),
@@ -300,29 +303,17 @@ impl PassiveTable {
         found
     }
 
-    /// Agents that are known at most. Others claim every offer.
-    const ANNOUNCED: usize = 4096;
-
-    /// Notes that an agent may write offers that are made from now on. Returns since when it may, in milliseconds since 1970;
-    /// the end of time if it may not.
-    pub(crate) fn offer_created(&self, agent: &str) -> u64 {
-        let mut announced = lock(&self.announced);
-        if let Some(since) = announced.get(agent) {
-            return *since;
-        }
-        if announced.len() >= Self::ANNOUNCED {
-            return u64::MAX;
-        }
-        let now = millis(self.clock.unix_time());
-        announced.insert(agent.to_owned(), now);
-        now
+    /// Notes that an agent has claimed an offer. Returns since when it need not claim those that are made later, in milliseconds since
+    /// 1970; the end of time if it must.
+    pub(crate) fn claimed_by(&self, agent: &str) -> u64 {
+        let now = (self.clock.now(), millis(self.clock.unix_time()));
+        let oldest = || lock(&self.entries).values().map(|entry| entry.begun).min();
+        lock(&self.announced).note_claim(agent, now, oldest)
     }
 
-    /// The agents that may write an offer made at this time without a claim.
-    pub(super) fn announced_before(&self, made_unix_millis: u64) -> Vec<String> {
-        let announced = lock(&self.announced);
-        let known = announced.iter().filter(|(_, since)| **since < made_unix_millis);
-        known.map(|(agent, _)| agent.clone()).collect()
+    /// The agents that may write an offer without a claim.
+    pub(super) fn announced_writers(&self, begun: Duration, made_unix_millis: u64) -> Vec<String> {
+        lock(&self.announced).writers(begun, made_unix_millis)
     }
 
     /// The entry of a key whose offer's token the sender knows.
@@ -365,8 +356,10 @@ impl PassiveTable {
         self.next_expiry.store(u64::MAX, Ordering::Release);
         let entries: Vec<_> = lock(&self.entries).values().cloned().collect();
         for entry in entries {
-            if let Some(next) = entry.expire(now) {
-                self.wake_by(next);
+            // A subscriber's or a recorder's panic keeps no other entry from its deadline.
+            match contained("the end of an offer", || entry.expire(now)) {
+                Ok(next) => next.into_iter().for_each(|next| self.wake_by(next)),
+                Err(_) => self.wake_by(now.saturating_add(Self::CHECK)),
             }
         }
         if let Some(next) = self.grants.expire(now) {
@@ -450,13 +443,21 @@ impl PassiveTable {
         self.wake_by(self.clock.now());
     }
 
-    /// The offers and the agents whose word about them is wanted.
+    /// Offers and agents whose word about them is wanted: some of them, others the next time.
     pub(crate) fn wanted_words(&self) -> Vec<(Arc<PassiveEntry>, String)> {
+        /// Questions of one look, each of which is a message.
+        const AT_ONCE: usize = 256;
         let quarantine = lock(&self.quarantine);
-        quarantine
+        let wanted: Vec<_> = quarantine
             .iter()
             .flat_map(|entry| entry.asks().into_iter().map(|agent| (Arc::clone(entry), agent)))
-            .collect()
+            .collect();
+        drop(quarantine);
+        if wanted.len() <= AT_ONCE {
+            return wanted;
+        }
+        let first = self.asked.fetch_add(AT_ONCE, Ordering::Relaxed) % wanted.len();
+        wanted.iter().cycle().skip(first).take(AT_ONCE).cloned().collect()
     }
 
     fn check_quarantine(self: &Arc<Self>, now: Duration) -> bool {
