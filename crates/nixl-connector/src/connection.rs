@@ -10,13 +10,13 @@ use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata, SerializedDescriptor, Share};
 use nixl_ops::{
     Clock, ConnectSpec, ConnectionContext, ConnectionExecutor, Driver, DriverConfig, Executor,
-    FoundSlot, Mailbox, OperationError, OperationOptions, PeerId, Preparation, RemoteSlot,
+    FoundSlot, Mailbox, OperationError, OperationOptions, PeerId, Preparation, QuietProof, RemoteSlot,
     RemoteSlots, SpentKeys, Transport, TransportError,
 };
 
 use crate::admission::Admission;
 use crate::control::ControlThread;
-use crate::ended::PeerKnowledge;
+use crate::ended::{Leavers, PeerKnowledge};
 use crate::exports::Exports;
 use crate::peers::PeerTable;
 use crate::quiet::Proofs;
@@ -66,6 +66,7 @@ impl Connection {
         let registrations =
             Arc::new(RegistrationCache::new(transport.registrar(), CacheLimits::default()));
         let slots = Arc::default();
+        let proofs: Arc<dyn QuietProof> = Arc::new(Proofs::of(&*transport));
         let link = ConnectionContext::new(
             Arc::clone(&transport),
             Arc::clone(&registrations),
@@ -73,17 +74,19 @@ impl Connection {
             Arc::clone(&clock),
             driver.waker(),
             driver.mailboxes(&slots),
-        );
+        )
+        .with_proofs(Arc::clone(&proofs));
         let executor = executor.connect(link);
         driver.set_executor(Arc::clone(&executor));
-        driver.set_proofs(Arc::new(Proofs::of(&*transport)), Arc::new(control.clone()));
+        driver.set_proofs(proofs, Arc::new(control.clone()));
         let info = match executor.offers() {
             Some(offers) => offers.describe(info),
             None => info,
         };
         let peers = Arc::new(PeerTable::new(Self::PEERS));
         let knowledge = PeerKnowledge::new((&transport, &executor), &peers, &slots, &control);
-        driver.set_on_leaving(move |peer| knowledge.clone().forget_soon(peer));
+        let leavers = Leavers::new(knowledge);
+        driver.set_on_leaving(move |peer| leavers.note(peer));
         control.measure_from_here();
         Ok(Self {
             transport,

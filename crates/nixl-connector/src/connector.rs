@@ -339,8 +339,8 @@ impl Connector {
     }
 
     /// Brings the connector to an end: from now on no operation begins ([`ConnectorError::Draining`]), and those under way go on until
-    /// they end, or until the deadline. Then the offers that are left are revoked, and the peers that this connector is connected to are
-    /// notified to forget it. Peers of this host learn of revoked offers by themselves.
+    /// they end, or until the deadline. Then the offers that are left are revoked, and, if no operation is left, the peers that this
+    /// connector is connected to are notified to forget it. Peers of this host learn of revoked offers by themselves.
     ///
     /// Not waited for are operations that have outlived their own deadline and drain time, and memory in quarantine:
     /// [`stats`](Self::stats) shows them.
@@ -360,7 +360,9 @@ impl Connector {
             false => Drained::new(connection.driver().awaited_offers(), self.stats().active()),
         };
         connection.driver().revoke_offers();
-        connection.tell_leaving().await;
+        if self.stats().active() == 0 {
+            connection.tell_leaving().await;
+        }
         left
     }
 

@@ -1,9 +1,10 @@
-//! Clean-up after the end of a peer's process.
+//! Clean-up after the end of a peer's process, and for peers that leave.
 
-use std::sync::{Arc, Weak};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use nixl_device::{ProcessError, ProcessExits};
-use nixl_ops::{ConnectionExecutor, PeerId, RemoteSlots, Transport};
+use nixl_ops::{BlockingThread as _, ConnectionExecutor, PeerId, RemoteSlots, Transport};
 
 use crate::control::ControlThread;
 use crate::peers::PeerTable;
@@ -34,12 +35,6 @@ impl PeerKnowledge {
         }
     }
 
-    /// Forgets a peer that says that it leaves.
-    pub(crate) fn forget_soon(self, peer: PeerId) {
-        let control = self.control.clone();
-        control.post(move || self.forget(&peer, None));
-    }
-
     /// Forgets a peer of this host once its process has ended.
     pub(crate) fn forget_at_exit(self, peer: &PeerId, pid: u32) {
         let Some(peers) = self.peers.upgrade() else { return };
@@ -48,25 +43,25 @@ impl PeerKnowledge {
             let knowledge = knowledge.clone();
             move || {
                 let control = knowledge.control.clone();
-                control.post(move || knowledge.forget(&of, Some(pid)));
+                control.post(move || knowledge.forget(&of, pid));
             }
         };
         match ProcessExits::global().watch(pid, None, on_exit) {
             Ok(watch) => peers.watch(peer, watch),
             // The engine will tell when it is used next.
-            Err(ProcessError::NotThere { .. }) => knowledge.forget(peer, Some(pid)),
+            Err(ProcessError::NotThere { .. }) => knowledge.forget(peer, pid),
             Err(error) => tracing::debug!(%peer, %error, "the end of a peer will not be noticed"),
         }
     }
 
-    /// *Blocking.* `pid` is its process, if that is of this host and has ended.
-    fn forget(&self, peer: &PeerId, pid: Option<u32>) {
+    /// *Blocking.* Its process has ended, which was this one of this host.
+    fn forget(&self, peer: &PeerId, pid: u32) {
         if let Some(peers) = self.peers.upgrade()
             && peers.remove(peer)
         {
             tracing::info!(%peer, "a peer is lost");
         }
-        if let (Some(slots), Some(pid)) = (self.slots.upgrade(), pid) {
+        if let Some(slots) = self.slots.upgrade() {
             slots.close_of(pid);
         }
         if let Some(executor) = self.executor.upgrade()
@@ -76,6 +71,55 @@ impl PeerKnowledge {
         }
         if let Some(transport) = self.transport.upgrade() {
             transport.peer_ended(peer);
+        }
+    }
+}
+
+/// Peers that say that they leave. The message is a hint, and may come in the name of another: a peer with which nothing is under way is
+/// let go, once.
+#[derive(Debug)]
+pub(crate) struct Leavers {
+    knowledge: PeerKnowledge,
+    /// Agents' names are not used twice, so none leaves a second time.
+    heard: Mutex<HashSet<PeerId>>,
+}
+
+impl Leavers {
+    /// Names that are remembered: some times the peers that are known at a time.
+    const MOST: usize = 4096;
+
+    pub(crate) fn new(knowledge: PeerKnowledge) -> Self {
+        Self { knowledge, heard: Mutex::default() }
+    }
+
+    /// Lets a peer go soon. Does not block.
+    pub(crate) fn note(&self, peer: PeerId) {
+        if !self.knowledge.peers.upgrade().is_some_and(|peers| peers.knows(&peer)) {
+            return;
+        }
+        {
+            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            if heard.len() >= Self::MOST {
+                heard.clear();
+            }
+            if !heard.insert(peer.clone()) {
+                return;
+            }
+        }
+        let knowledge = self.knowledge.clone();
+        let _ = self.knowledge.control.run_for_peer(Box::new(move || knowledge.let_go(&peer)));
+    }
+}
+
+impl PeerKnowledge {
+    /// *Blocking.* Has the engine forget a peer with which nothing is under way.
+    fn let_go(&self, peer: &PeerId) {
+        let (Some(transport), Some(peers)) = (self.transport.upgrade(), self.peers.upgrade())
+        else {
+            return;
+        };
+        if transport.disconnect(peer).is_ok() && peers.remove(peer) {
+            tracing::info!(%peer, "a peer has left");
         }
     }
 }

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use nixl_descriptor::DescriptorList;
+use nixl_descriptor::Descriptor;
 use nixl_device::{
     FileIdentity, Holders, ProcessError, ProcessWatch, SocketsError, TcpSocket, TcpState,
     is_this_host, tcp_gives_up_after,
@@ -43,7 +43,7 @@ unsafe impl QuietProof for Proofs {
     fn watch(
         &self,
         peer: &Claimant,
-        memory: &DescriptorList,
+        memory: &[Descriptor],
         age: Duration,
     ) -> Box<dyn QuietWatch> {
         let subject = match peer {

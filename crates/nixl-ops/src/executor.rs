@@ -13,7 +13,8 @@ use nixl_metadata::{AgentMetadata, NotificationKey, OperationKind, PeerInfo, Rdm
 use crate::passive::PassiveEntry;
 use crate::{
     Clock, CompletionMode, DirectTransfer, EndedOffer, Mailboxes, PathKind, PathPolicy, PathReport,
-    PeerId, Rejected, RemoteSlot, Transfer, TransferSpec, Transport, TransportError, WaitFor,
+    PeerId, QuietProof, Rejected, RemoteSlot, Transfer, TransferSpec, Transport, TransportError,
+    WaitFor,
 };
 
 /// What an application gives to its connectors: makes the executor of each connection.
@@ -145,6 +146,7 @@ pub struct ConnectionContext {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) waker: Waker,
     pub(crate) mailboxes: Arc<Mailboxes>,
+    proofs: Option<Arc<dyn QuietProof>>,
 }
 
 impl ConnectionContext {
@@ -157,7 +159,14 @@ impl ConnectionContext {
         waker: Waker,
         mailboxes: Arc<Mailboxes>,
     ) -> Self {
-        Self { transport, registrations, background, clock, waker, mailboxes }
+        Self { transport, registrations, background, clock, waker, mailboxes, proofs: None }
+    }
+
+    /// With what proves that a peer no longer touches memory of this process. Without it nothing is proven.
+    #[must_use]
+    pub fn with_proofs(mut self, proofs: Arc<dyn QuietProof>) -> Self {
+        self.proofs = Some(proofs);
+        self
     }
 
     /// The engine.
@@ -182,6 +191,12 @@ impl ConnectionContext {
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// What proves that a peer no longer touches memory of this process; asked on the [blocking thread](Self::background).
+    #[must_use]
+    pub fn proofs(&self) -> Option<&Arc<dyn QuietProof>> {
+        self.proofs.as_ref()
     }
 
     /// Makes the connection's driver look at its executions.

@@ -19,7 +19,7 @@ impl PathConnection {
         peer
     }
 
-    fn watch(&self, name: &str, pid: u32) -> Option<ExitWatch> {
+    fn watch(&self, name: &str, pid: u32) -> Option<(u32, ExitWatch)> {
         if pid == std::process::id() {
             return None;
         }
@@ -32,7 +32,10 @@ impl PathConnection {
         };
         let watch = ProcessExits::global().watch(pid, None, ended);
         // It has ended already, which the operation finds out, or there are no descriptors left.
-        watch.inspect_err(|error| tracing::debug!(%error, "a peer's process is not watched")).ok()
+        let watch = watch
+            .inspect_err(|error| tracing::debug!(%error, "a peer's process is not watched"))
+            .ok()?;
+        Some((pid, watch))
     }
 
     /// The peer's process has ended, or its connection is dead: a job forgets it.

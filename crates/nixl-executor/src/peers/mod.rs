@@ -39,7 +39,7 @@ pub(crate) struct PeerState {
     /// used.
     pub(crate) connected_with: Option<AgentMetadata>,
     /// Its process, if that is one of this PID namespace.
-    process: Option<ExitWatch>,
+    process: Option<(u32, ExitWatch)>,
 }
 
 impl Peer {
@@ -61,9 +61,14 @@ impl Peer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has its process watched, the first time that this is called.
-    pub(crate) fn watch(&self, watch: impl FnOnce() -> Option<ExitWatch>) {
+    /// Has its process watched, the first time that this is called. With the watch comes its identifier.
+    pub(crate) fn watch(&self, watch: impl FnOnce() -> Option<(u32, ExitWatch)>) {
         self.looked.call_once(|| self.lock().process = watch());
+    }
+
+    /// The identifier of its process, if that is one of this PID namespace and is watched.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.lock().process.as_ref().map(|(pid, _)| *pid)
     }
 }
 

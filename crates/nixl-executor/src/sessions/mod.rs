@@ -6,6 +6,7 @@
 
 mod error;
 mod offers;
+mod peer_quiet;
 mod refusal;
 mod service;
 mod stats;

@@ -1,6 +1,6 @@
 //! The sessions of one connection: the protocol between executors, apart from the transfers that use it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind};
 use nixl_ops::{Claim, ConnectionContext, Mailbox, Offer, PeerId, Received, TransportError};
 
 use super::offers::Offers;
+use super::peer_quiet::PeerQuiet;
 use super::table::{Membership, SessionTable};
 use super::{failed, gone};
 use crate::messages::{self, Message, MessageError, Outbox, PresentedOffer, SessionId};
@@ -27,6 +28,8 @@ pub(crate) struct Sessions {
     offers: Mutex<Offers>,
     /// Requests that presented no offer of this side.
     strangers: AtomicU64,
+    /// Whether a job on the blocking thread is about to prove peers quiet.
+    proving: AtomicBool,
 }
 
 impl Sessions {
@@ -49,6 +52,7 @@ impl Sessions {
             peers,
             offers: Mutex::default(),
             strangers: AtomicU64::new(0),
+            proving: AtomicBool::new(false),
         })
     }
 
@@ -80,8 +84,8 @@ impl Sessions {
         self.offers().values().any(which)
     }
 
-    /// Asks peers whose stalled transfers have slots whether they are there.
-    pub(crate) fn look_for_stalled(&self) {
+    /// Asks peers whose stalled transfers have slots whether they are there, and has those that are not proven quiet.
+    pub(crate) fn look_for_stalled(self: &Arc<Self>) {
         for (id, peer) in self.table.stalled() {
             let ping = Message::Ping.encode(id);
             let told = self.link.transport().notify(&PeerId::new(&*peer), &ping);
@@ -91,11 +95,31 @@ impl Sessions {
                 self.table.peer_gone(&peer);
             }
         }
+        if self.table.wants_proof() {
+            self.prove_soon();
+        }
     }
 
-    /// Whether peers may still write to slots of transfers that have ended.
+    /// Has a job prove that peers which cannot be reached are quiet, unless one does already.
+    fn prove_soon(self: &Arc<Self>) {
+        if self.link.proofs().is_none() || self.proving.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let sessions = Arc::downgrade(self);
+        self.link.background().run(Box::new(move || {
+            let Some(sessions) = sessions.upgrade() else { return };
+            sessions.proving.store(false, Ordering::Release);
+            if let Some(proofs) = sessions.link.proofs()
+                && sessions.table.prove(&**proofs, sessions.link.clock().now())
+            {
+                sessions.link.waker().wake_by_ref();
+            }
+        }));
+    }
+
+    /// Whether peers may still write to slots of transfers that have ended, or memory waits for the proof that they do not.
     pub(crate) fn has_stalled(&self) -> bool {
-        self.table.has_stalled()
+        self.table.wants_proof()
     }
 
     /// Peers may ask for an offer that is complete, and for a while after it was withdrawn.
@@ -121,10 +145,14 @@ impl Sessions {
         }
     }
 
-    /// The peer's process has ended, or its connection is dead: its sessions end.
-    pub(crate) fn peer_gone(&self, peer: &str) {
+    /// The peer's process has ended, or its connection is dead: its sessions end, and what it was granted comes back once it is
+    /// proven quiet.
+    pub(crate) fn peer_gone(self: &Arc<Self>, peer: &str) {
         if self.table.peer_gone(peer) {
             self.link.waker().wake_by_ref();
+            if self.table.wants_proof() {
+                self.prove_soon();
+            }
         }
     }
 
@@ -194,7 +222,7 @@ impl Sessions {
             );
             return None;
         }
-        let session = self.table.open(id, from, Some((key.clone(), len)))?;
+        let session = self.table.open(id, from, Some((key.clone(), len)), self.quiet_of(from))?;
         let now = self.link.clock().now();
         let outbox =
             Outbox::to(id, PeerId::new(from), initiator_metadata, now).by(self.mailbox_of(from));
@@ -202,6 +230,12 @@ impl Sessions {
             true => Some((session, self.connecting(outbox))),
             false => Some((session, outbox)),
         }
+    }
+
+    fn quiet_of(&self, peer: &str) -> PeerQuiet {
+        let pid = self.peers.get(peer).and_then(|peer| peer.pid());
+        let pid = pid.or_else(|| Some(self.link.mailboxes().page_of(peer)?.pid));
+        PeerQuiet::of(peer, pid, self.link.clock().now())
     }
 
     /// The mailbox of a peer that has written from its own. The first time it is opened for the next.
@@ -245,7 +279,7 @@ impl Sessions {
         peer: &PeerId,
     ) -> Result<Membership, TransportError> {
         self.table
-            .open(id, peer.as_str(), None)
+            .open(id, peer.as_str(), None, self.quiet_of(peer.as_str()))
             .ok_or_else(|| failed("begin", "too many staged transfers are under way"))
     }
 

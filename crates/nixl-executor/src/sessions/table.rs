@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nixl_descriptor::Descriptor;
 use nixl_metadata::NotificationKey;
+use nixl_ops::QuietProof;
 
+use super::peer_quiet::PeerQuiet;
 use crate::messages::{Message, SessionId};
 use crate::pinned_slots::Slot;
 
@@ -23,6 +26,8 @@ pub(super) struct SessionTable {
     live: AtomicUsize,
     /// How many have ended whose peers may still write to slots.
     stalled: AtomicUsize,
+    /// How many have not ended, and wait for the proof that their peers are quiet.
+    unproven: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -44,6 +49,11 @@ struct Entry {
     quarantine: Mutex<HashMap<u16, (Slot, u32)>>,
     /// Looks for the peer so far, and those until it is asked again.
     looks: Mutex<(u32, u32)>,
+    /// The peer cannot be reached, so that no word of it comes.
+    unreachable: AtomicBool,
+    /// The session waits for the proof that its peer is quiet.
+    is_unproven: AtomicBool,
+    quiet: Mutex<PeerQuiet>,
 }
 
 /// Messages, and what else there is to know.
@@ -54,8 +64,10 @@ pub(crate) struct Inbox {
     pub(crate) last_heard: Option<Duration>,
     /// The peer sent more than it can have meant.
     pub(crate) flooded: bool,
-    /// The peer's process has ended, or its connection is dead.
+    /// The peer's process has ended, or its connection is dead. What it has sent may still be on its way.
     pub(crate) peer_gone: bool,
+    /// It is proven that the peer writes to nothing any more.
+    pub(crate) peer_quiet: bool,
     /// The offer has ended.
     pub(crate) withdrawn: bool,
     /// The peer says that the operation is complete, by other means.
@@ -81,6 +93,7 @@ impl SessionTable {
         id: SessionId,
         peer: &str,
         key: Option<(NotificationKey, usize)>,
+        quiet: PeerQuiet,
     ) -> Option<Membership> {
         let mut sessions = self.lock();
         if sessions.len() >= Self::MAX || sessions.contains_key(&id) {
@@ -98,6 +111,9 @@ impl SessionTable {
             deaf: AtomicBool::new(false),
             quarantine: Mutex::default(),
             looks: Mutex::default(),
+            unreachable: AtomicBool::new(false),
+            is_unproven: AtomicBool::new(false),
+            quiet: Mutex::new(quiet),
         });
         sessions.insert(id, Arc::clone(&entry));
         self.live.fetch_add(1, Ordering::AcqRel);
@@ -190,6 +206,33 @@ impl SessionTable {
         self.stalled.load(Ordering::Acquire) > 0
     }
 
+    /// Whether the proof that a peer is quiet is waited for.
+    pub(super) fn wants_proof(&self) -> bool {
+        self.has_stalled() || self.unproven.load(Ordering::Acquire) > 0
+    }
+
+    /// *Blocking.* Gives back what peers were granted that cannot be reached and are proven quiet. Returns whether there was such a peer.
+    pub(super) fn prove(&self, proofs: &dyn QuietProof, now: Duration) -> bool {
+        let is_wanted = |entry: &Entry| {
+            entry.unreachable.load(Ordering::Acquire)
+                && (entry.is_unproven.load(Ordering::Acquire) || !lock(&entry.quarantine).is_empty())
+        };
+        let wanted: Vec<_> = {
+            let sessions = self.lock();
+            let wanted = sessions.iter().filter(|(_, entry)| is_wanted(entry));
+            wanted.map(|(id, entry)| (*id, Arc::clone(entry))).collect()
+        };
+        let mut found = false;
+        for (id, entry) in wanted {
+            if lock(&entry.quiet).is_proven(proofs, now) {
+                found = true;
+                self.heard_late(id, &entry, &Message::Stopped { reason: String::new() });
+                lock(&entry.inbox).peer_quiet = true;
+            }
+        }
+        found
+    }
+
     /// Sessions that have ended, whose peers may still write to slots and are to be asked now whether they are there: less
     /// and less often.
     pub(super) fn stalled(&self) -> Vec<(SessionId, Box<str>)> {
@@ -210,21 +253,16 @@ impl SessionTable {
         due.map(|(id, entry)| (*id, entry.peer.clone())).collect()
     }
 
-    /// The peer is gone: it writes to nothing any more. Returns whether there is a session with it.
+    /// The peer cannot be reached any more. What it has sent may still be on its way, so nothing that it may write comes back by this.
+    /// Returns whether there is a session with it.
     pub(super) fn peer_gone(&self, peer: &str) -> bool {
-        if self.has_stalled() {
-            let stopped = Message::Stopped { reason: String::new() };
-            let of_it: Vec<_> = self
-                .lock()
-                .iter()
-                .filter(|(_, entry)| *entry.peer == *peer)
-                .map(|(id, entry)| (*id, Arc::clone(entry)))
-                .collect();
-            for (id, entry) in of_it {
-                self.heard_late(id, &entry, &stopped);
-            }
+        let of_it: Vec<_> =
+            self.lock().values().filter(|entry| *entry.peer == *peer).cloned().collect();
+        for entry in &of_it {
+            entry.unreachable.store(true, Ordering::Release);
+            lock(&entry.inbox).peer_gone = true;
         }
-        self.edit(|m| *m.peer == *peer, |inbox| inbox.peer_gone = true)
+        !of_it.is_empty()
     }
 
     /// The offer of this key has ended. Returns whether a session serves it.
@@ -322,6 +360,19 @@ impl Membership {
         self.sessions.live.fetch_sub(1, Ordering::AcqRel);
     }
 
+    /// The peer cannot be reached.
+    pub(crate) fn note_unreachable(&self) {
+        self.entry.unreachable.store(true, Ordering::Release);
+    }
+
+    /// The session goes on only when its peer is proven quiet, which may be writing this in place, if not to slots.
+    pub(crate) fn await_proof(&self, memory: &[Descriptor]) {
+        if !self.entry.is_unproven.swap(true, Ordering::AcqRel) {
+            lock(&self.entry.quiet).add(memory);
+            self.sessions.unproven.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
     /// Keeps the place for ever. What arrives is dropped.
     pub(crate) fn keep(&mut self) {
         self.kept = true;
@@ -332,6 +383,9 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
+        if self.entry.is_unproven.swap(false, Ordering::AcqRel) {
+            self.sessions.unproven.fetch_sub(1, Ordering::AcqRel);
+        }
         if self.kept || self.is_over {
             return;
         }

@@ -10,7 +10,7 @@
 //! | write ended | initiator | the answer to a query about a write whose request has ended without success |
 //! | grant done | reader | it is done with a grant, which is named instead of an offer |
 //! | notification | importer | a payload for the owner of an export, which is named instead of an offer |
-//! | leaving | either | it has drained and is about to go: what is known of it can be forgotten |
+//! | leaving | either | it has drained and is about to go: a hint that it can be forgotten |
 //!
 //! A claim also makes the initiator known to the owner. Offers that the owner makes later, and that demand no claim of it, it
 //! writes without one; when the owner gives such an offer up, it asks all initiators that it knew when it made the offer. So an

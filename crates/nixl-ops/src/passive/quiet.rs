@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use nixl_descriptor::DescriptorList;
+use nixl_descriptor::Descriptor;
 
 /// The peer that may be writing to an offer that has ended.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -29,8 +29,7 @@ pub enum Claimant {
 pub unsafe trait QuietProof: Send + Sync + fmt::Debug {
     /// A watch over this peer, which may be writing `memory` since at most `age`. Made and asked on the connection's blocking
     /// thread.
-    fn watch(&self, peer: &Claimant, memory: &DescriptorList, age: Duration)
-    -> Box<dyn QuietWatch>;
+    fn watch(&self, peer: &Claimant, memory: &[Descriptor], age: Duration) -> Box<dyn QuietWatch>;
 
     /// A watch over reads of offers whose life time was over `ago`: peers begin none any more, and one that was begun before may
     /// be under way, also after a silence of the peer, the network or this process. Made and asked on the connection's blocking

@@ -487,7 +487,7 @@ impl PassiveTable {
                         return;
                     };
                     let age = now.saturating_sub(entry.begun);
-                    let mut watch = watch.unwrap_or_else(|| quiet.watch(&peer, &memory, age));
+                    let mut watch = watch.unwrap_or_else(|| quiet.watch(&peer, memory.as_slice(), age));
                     // The waiter may take its memory back as soon as it wakes.
                     drop(memory);
                     match watch.is_quiet() {

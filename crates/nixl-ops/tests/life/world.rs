@@ -419,7 +419,7 @@ pub(crate) struct Proofs {
 // SAFETY: no peer accesses any memory in these tests.
 #[allow(unsafe_code, reason = "the trait is trusted with memory")]
 unsafe impl QuietProof for Proofs {
-    fn watch(&self, peer: &Claimant, _: &DescriptorList, _: Duration) -> Box<dyn QuietWatch> {
+    fn watch(&self, peer: &Claimant, _: &[Descriptor], _: Duration) -> Box<dyn QuietWatch> {
         self.watched.lock().unwrap().push(peer.clone());
         Box::new(self.clone())
     }

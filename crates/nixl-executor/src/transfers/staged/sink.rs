@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Poll;
 
-use nixl_descriptor::DescriptorList;
+use nixl_descriptor::{Descriptor, DescriptorList};
 use nixl_ops::{Clock, Hop, TransportError};
 
 use super::chunking::Chunking;
@@ -258,6 +258,11 @@ impl Sink {
     /// Whether the peer writes to this side's slots only, and not to the operation's memory.
     pub(super) fn stages(&self) -> bool {
         matches!(self.memory, SinkMemory::Gpu(..))
+    }
+
+    /// Where the bytes end up.
+    pub(super) fn memory(&self) -> &[Descriptor] {
+        self.list.as_slice()
     }
 
     /// Whether all bytes are in place.

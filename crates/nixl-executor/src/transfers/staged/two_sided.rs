@@ -17,7 +17,7 @@ use crate::sessions::{Membership, Sessions, failed, gone, violated};
 /// One side of a transfer, from its first message to its last.
 ///
 /// It ends only when its memory is no longer in use: by its own GPU and engine, and, where this side is the sink, by the
-/// source, which says so, or is gone.
+/// source, which says so, or is proven quiet. That the source cannot be reached is no proof.
 pub(super) struct TwoSided {
     sessions: Arc<Sessions>,
     session: Membership,
@@ -32,8 +32,10 @@ pub(super) struct TwoSided {
     failed_at: Duration,
     /// The last message about it was queued.
     sent_end: bool,
-    /// The peer cannot be reached any more, so that it cannot reach this side either.
+    /// The peer cannot be reached any more. What it has sent may still be on its way.
     peer_gone: bool,
+    /// It is proven that the peer writes to nothing any more.
+    peer_quiet: bool,
     /// Nothing can be sent, for reasons that say nothing about the peer.
     mute: bool,
     /// The peer sent its last message: `Done` to a source, `Stopped` to a sink.
@@ -114,6 +116,7 @@ impl TwoSided {
             failed_at: now,
             sent_end: false,
             peer_gone: false,
+            peer_quiet: false,
             mute: false,
             peer_ended: false,
             refused: false,
@@ -191,6 +194,7 @@ impl TwoSided {
         if inbox.flooded {
             self.fail(violated("more messages than can be meant"), now);
         }
+        self.peer_quiet |= inbox.peer_quiet;
         if inbox.peer_gone {
             self.fail(TransportError::PeerGone { name: self.session.peer().to_owned() }, now);
         }
@@ -280,7 +284,10 @@ impl TwoSided {
     }
 
     fn fail(&mut self, error: TransportError, now: Duration) {
-        self.peer_gone |= gone(&error);
+        if gone(&error) {
+            self.peer_gone = true;
+            self.session.note_unreachable();
+        }
         self.role.stop();
         if self.failure.is_none() {
             self.sessions.reconnect(self.session.peer());
@@ -343,11 +350,15 @@ impl TwoSided {
             if sink.is_complete() {
                 let reason = error.to_string().into();
                 error = TransportError::NotificationFailed { reason };
-            } else if sink.may_be_written() && !self.peer_ended && !self.peer_gone {
+            } else if sink.may_be_written() && !self.peer_ended && !self.peer_quiet {
                 // Slots are given up rather than waited for without end. Memory that the peer writes to directly cannot
                 // be: an offer's stays leased by the offer, an initiator's by this.
                 let serving = matches!(self.begun, Begun::Serving(_));
-                if !waited || !(serving || sink.stages()) {
+                if !(serving || sink.stages()) {
+                    self.session.await_proof(sink.memory());
+                    return Poll::Pending;
+                }
+                if !(waited || self.peer_gone) {
                     return Poll::Pending;
                 }
             } else {

@@ -4,6 +4,7 @@
 mod executor;
 mod gpus;
 mod hostile;
+mod proofs;
 mod remote_copy;
 mod runs;
 mod stalled;

@@ -1,5 +1,6 @@
 //! Peers that say nothing for so long that their transfers are given up: their slots come back when they go on, or are gone.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nixl_device::Device;
@@ -107,14 +108,68 @@ fn nothing_ticks_two_minutes_after_the_last_offer() {
     assert_eq!(world.sides[1].services.sessions.poll_interval(), None, "offered until {ended:?}");
 }
 
+/// Has side 1 look for proofs, which it finds or not.
+fn look(world: &World, quiet: bool) {
+    let side = &world.sides[1];
+    side.quiet.store(quiet, Ordering::SeqCst);
+    side.services.sessions.look_for_stalled();
+    while side.jobs.next() {}
+}
+
+/// That a peer cannot be reached says nothing of what it has sent.
 #[test]
-fn slots_come_back_when_the_peer_is_gone() {
+fn slots_come_back_when_a_peer_that_is_gone_is_proven_quiet() {
     let scene = Scene::new();
+    let sessions = &scene.world.sides[1].services.sessions;
     let peer = scene.world.sides[0].transport.agent_name().to_owned();
-    scene.world.sides[1].services.sessions.peer_gone("another");
-    assert!(scene.world.sides[1].services.sessions.has_stalled());
-    scene.world.sides[1].services.sessions.peer_gone(&peer);
+    let quarantined = || scene.world.sides[1].stats().incoming.quarantined;
+    sessions.peer_gone("another");
+    look(&scene.world, true);
+    assert_eq!(quarantined(), SLOTS, "a peer that is there may go on");
+    scene.world.sides[1].quiet.store(false, Ordering::SeqCst);
+    sessions.peer_gone(&peer);
+    look(&scene.world, false);
+    assert!(sessions.has_stalled());
+    assert_eq!(quarantined(), SLOTS);
+    look(&scene.world, true);
     scene.came_back();
+}
+
+/// A read into host memory, of which the owner has the addresses and says nothing more.
+#[test]
+fn memory_that_a_peer_writes_in_place_comes_back_when_it_is_proven_quiet() {
+    let mut world = World::new([config(SLOTS, 4), config(SLOTS, 4)]);
+    let (host, gpu) = (Memory::new(Device::HOST, &[300], false), Memory::new(GPU, &[300], false));
+    let options = OperationOptions::new().timeout(Duration::from_secs(3600));
+    let (_passive, active) = world.begin(
+        OperationKind::Read,
+        1,
+        (&host, &gpu),
+        Mode::TwoSided,
+        (options, options),
+    );
+    let active = active.unwrap();
+    // The owner accepts, and is granted the places.
+    for _ in 0..4 {
+        for side in [1, 0, 1] {
+            while world.sides[side].jobs.next() {}
+            world.sides[side].reactor.turn();
+        }
+    }
+    let owner = world.sides[0].transport.agent_name().to_owned();
+    world.sides[1].services.sessions.peer_gone(&owner);
+    let turns = |world: &mut World, quiet| {
+        for _ in 0..4 {
+            look(world, quiet);
+            world.sides[1].reactor.turn();
+        }
+    };
+    turns(&mut world, false);
+    assert_eq!(active.status(), OperationStatus::InProgress, "the owner may be writing");
+    assert!(host.region.to_vec().is_err(), "it is leased");
+    turns(&mut world, true);
+    assert_eq!(active.status(), OperationStatus::Errored);
+    assert!(!world.sides[1].services.sessions.has_stalled());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +24,7 @@ use nixl_ops::{
 
 use super::executor::StagingExecutor;
 use super::gpus::{self, TestGpus};
+use super::proofs::Proofs;
 use crate::local::{CopyContext, CopyWorkers, Costs, GpuBackend};
 use crate::pinned_slots::{SlotPools, StagingConfig};
 use crate::remote_memory::ImportCache;
@@ -93,6 +95,8 @@ pub(super) struct Side {
     executor: Arc<dyn ConnectionExecutor>,
     registrations: Arc<RegistrationCache>,
     slots: Arc<RemoteSlots>,
+    /// Whether every peer is proven quiet.
+    pub(super) quiet: Arc<AtomicBool>,
 }
 
 /// Memory of one side of an operation: descriptors in odd places of a region, in odd order.
@@ -276,6 +280,8 @@ impl Side {
             driver.waker(),
             driver.mailboxes(pages),
         );
+        let quiet = Arc::<AtomicBool>::default();
+        let link = link.with_proofs(Arc::new(Proofs(quiet.clone())));
         let gpus = TestGpus::new();
         let dynamic: Arc<dyn GpuBackend> = gpus.clone();
         let time: Arc<dyn Clock> = clock.clone();
@@ -309,6 +315,7 @@ impl Side {
             executor,
             registrations,
             slots,
+            quiet,
         }
     }
 
