@@ -7,7 +7,7 @@ use std::time::Duration;
 use nixl_connector::simulated::{Fabric, Fault};
 use nixl_connector::{Connector, ConnectorError, OperationError};
 use nixl_descriptor::Region;
-use nixl_ops::SystemClock;
+use nixl_ops::{PeerId, SystemClock};
 
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(50);
@@ -98,4 +98,39 @@ async fn peers_that_were_met_forget_the_one_that_leaves() {
         }
     };
     tokio::time::timeout(LONG, forgotten).await.unwrap();
+}
+
+/// "I have drained and am about to go", as an agent sends it.
+fn leaving(name: &str) -> Vec<u8> {
+    let head = [b"\x89NXC".as_slice(), &[1, 8, name.len() as u8]].concat();
+    [&head, name.as_bytes(), &[0; 8]].concat()
+}
+
+/// The sender of a notification is not proven, so that it may be another's word.
+#[tokio::test]
+async fn a_peer_that_is_said_to_leave_loses_nothing_that_is_under_way_and_is_let_go_once() {
+    let fabric = Fabric::new(Arc::new(SystemClock::new()));
+    let transport = fabric.transport("a");
+    let a = Connector::builder().transport(Arc::clone(&transport)).build().await.unwrap();
+    let b = Connector::builder().transport(fabric.transport("b")).build().await.unwrap();
+    read(&a, &b).await;
+    read(&b, &a).await;
+    let says = || assert!(transport.notify(&PeerId::new("b"), &leaving("a")).is_ready());
+    fabric.faults().next([Fault::Stalls { after: 0 }]);
+    let mut offer = a.create_readable(region()).await.unwrap();
+    let mut under_way = b.begin_read(offer.metadata(), region()).await.unwrap();
+    says();
+    // Taken by the time that a later message is.
+    read(&a, &b).await;
+    assert_eq!(b.stats().peers(), 1);
+    fabric.faults().release();
+    under_way.wait_for_completion().await.unwrap();
+    offer.wait_for_completion().await.unwrap();
+    // It was believed once, and could not be let go.
+    for _ in 0..3 {
+        says();
+        read(&a, &b).await;
+        read(&b, &a).await;
+        assert_eq!(b.stats().peers(), 1);
+    }
 }
