@@ -10,8 +10,8 @@ use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata, SerializedDescriptor, Share};
 use nixl_ops::{
     Clock, ConnectSpec, ConnectionContext, ConnectionExecutor, Driver, DriverConfig, Executor,
-    FoundSlot, Mailbox, OperationError, OperationOptions, PeerId, Preparation, QuietProof, RemoteSlot,
-    RemoteSlots, SpentKeys, Transport, TransportError,
+    FoundSlot, Mailbox, OperationError, OperationOptions, PeerId, Preparation, QuietProof,
+    RemoteSlot, RemoteSlots, SpentKeys, SpentWords, Transport, TransportError,
 };
 
 use crate::admission::Admission;
@@ -38,8 +38,8 @@ pub(crate) struct Connection {
     info: PeerInfo,
     clock: Arc<dyn Clock>,
     skew: Duration,
-    /// The words of exports that are closed: peers may read them late.
-    kept: Mutex<Vec<Region>>,
+    /// The words of exports that are closed, for the next ones: peers may read them late, and no memory is to be found there instead.
+    spent_words: Mutex<Vec<SpentWords>>,
     admission: Arc<Admission>,
 }
 
@@ -101,7 +101,7 @@ impl Connection {
             info,
             clock,
             skew: config.clock_skew(),
-            kept: Mutex::default(),
+            spent_words: Mutex::default(),
             admission,
         })
     }
@@ -128,9 +128,16 @@ impl Connection {
         &self.driver
     }
 
-    /// Keeps memory for as long as the connection lives.
-    pub(crate) fn keep(&self, region: &Region) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(region.clone());
+    /// Keeps the words of an export that is closed for as long as the connection lives.
+    pub(crate) fn keep_words(&self, words: SpentWords) {
+        self.spent_words.lock().unwrap_or_else(PoisonError::into_inner).push(words);
+    }
+
+    /// Words of an export that is closed, with so many slots.
+    pub(crate) fn take_words(&self, slots: u32) -> Option<SpentWords> {
+        let mut spent = self.spent_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = spent.iter().position(|words| words.slots() == slots)?;
+        Some(spent.swap_remove(at))
     }
 
     /// The thread for blocking calls.

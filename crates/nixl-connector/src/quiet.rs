@@ -40,12 +40,7 @@ impl Proofs {
 
 // SAFETY: its watches keep their contract, for the reasons that the table above gives.
 unsafe impl QuietProof for Proofs {
-    fn watch(
-        &self,
-        peer: &Claimant,
-        memory: &[Descriptor],
-        age: Duration,
-    ) -> Box<dyn QuietWatch> {
+    fn watch(&self, peer: &Claimant, memory: &[Descriptor], age: Duration) -> Box<dyn QuietWatch> {
         let subject = match peer {
             Claimant::Process(pid) => Subject::Process {
                 process: Process::open(*pid),

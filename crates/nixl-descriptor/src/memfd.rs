@@ -3,7 +3,7 @@
 use std::fmt::{Arguments, Display};
 use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, readlinkat_raw};
 use rustix::io::Errno;
@@ -31,7 +31,7 @@ pub(crate) fn create(len: usize) -> Result<(File, [u8; 16]), RegionError> {
     }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = rustix::fs::memfd_create(file_name(&name), flags).map_err(failed)?;
-    let file = File::from(file);
+    let file = numbered_from(AFTER_STANDARD, file).map_err(failed)?;
     // Beyond the limit the system would not refuse, but kill.
     let limit = getrlimit(Resource::Fsize).current;
     if limit.is_some_and(|limit| len as u64 > limit) {
@@ -41,6 +41,18 @@ pub(crate) fn create(len: usize) -> Result<(File, [u8; 16]), RegionError> {
     }
     file.set_len(len as u64).map_err(|error| out_of_memory(len, &error))?;
     Ok((file, name))
+}
+
+/// The first number that no standard stream has. Where one of those is closed, its number is the next that the system gives, and what
+/// the process prints would land in shared memory.
+const AFTER_STANDARD: RawFd = 3;
+
+/// The same file under this number or a higher one.
+fn numbered_from(first: RawFd, file: OwnedFd) -> Result<File, Errno> {
+    match file.as_raw_fd() < first {
+        true => Ok(File::from(rustix::io::fcntl_dupfd_cloexec(&file, first)?)),
+        false => Ok(File::from(file)),
+    }
 }
 
 /// Seals the file.
@@ -144,4 +156,21 @@ fn written<'a>(buffer: &'a mut [u8], text: Arguments<'_>) -> Option<&'a [u8]> {
 pub(crate) fn linked(path: &str) -> std::io::Result<String> {
     let found = std::fs::read_link(path)?;
     Ok(found.to_string_lossy().into_owned())
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_moved_beyond_the_numbers_of_standard_streams() {
+        let file = || File::open("/dev/null").unwrap();
+        let kept = file();
+        let number = kept.as_raw_fd();
+        assert_eq!(numbered_from(AFTER_STANDARD, kept.into()).unwrap().as_raw_fd(), number);
+        let moved = numbered_from(200, file().into()).unwrap();
+        assert!(moved.as_raw_fd() >= 200);
+        let (made, _) = create(1).unwrap();
+        assert!(made.as_raw_fd() >= AFTER_STANDARD);
+    }
 }

@@ -95,7 +95,7 @@ impl GrantError {
             | Self::Full { .. }
             | Self::NoRandomness { .. }
             | Self::Lease(_) => Advice::Retry,
-            Self::Over => Advice::AskAgain,
+            Self::Over | Self::NotGranted { .. } => Advice::AskAgain,
             _ => Advice::GiveUp,
         }
     }

@@ -107,7 +107,7 @@ pub use executor::{
 pub use grants::{
     DoneOutcome, ExportNotification, FreeBlocks, GrantError, GrantStats, GrantTable,
     GrantTableOptions, GrantTerms, GrantWords, Granted, NotificationReceiver, NotificationSender,
-    StaleRead, WordCheck,
+    RenewedUntil, SpentWords, StaleRead, WordCheck,
 };
 pub use mailbox::{Mailbox, Mailboxes};
 pub use nixl_metadata::{Advice, ClaimDemand, OperationKind};

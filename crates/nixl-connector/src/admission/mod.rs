@@ -12,7 +12,7 @@ mod permit;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nixl_ops::{PeerId, TransportError};
+use nixl_ops::{PeerId, TransportError, contained};
 use tokio::sync::oneshot;
 
 pub(crate) use self::admitted::Admitted;
@@ -144,8 +144,10 @@ impl Admission {
         loop {
             let next = self.lock().next();
             let Some((charge, tell)) = next else { return };
-            // One that is not awaited any more takes nothing, and the next has its turn here.
-            let unwanted = tell.send(Permit::new(self, charge)).err();
+            // One that is not awaited any more takes nothing, and the next has its turn here. A waker that panics keeps no other from it.
+            let permit = Permit::new(self, charge);
+            let told = contained("the waker of a transfer that waits", || tell.send(permit));
+            let unwanted = told.ok().and_then(Result::err);
             if let Some(charge) = unwanted.and_then(Permit::into_charge) {
                 self.lock().release(&charge);
             }
@@ -160,6 +162,9 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Wake, Waker};
+
     use super::*;
 
     const CLASS: TransferClass = TransferClass::Interactive;
@@ -186,6 +191,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_waker_that_panics_keeps_no_other_from_its_turn() {
+        struct Panics;
+        impl Wake for Panics {
+            fn wake(self: Arc<Self>) {
+                panic!("on purpose");
+            }
+        }
+        let limits = TransferLimits::new().per_connection(10);
+        let (admission, peer) = (Admission::new(limits), PeerId::new("peer"));
+        let running = admission.admit(CLASS, &peer, 10).await.unwrap();
+        let mut first = Box::pin(admission.admit(CLASS, &peer, 4));
+        let waker = Waker::from(Arc::new(Panics));
+        assert!(first.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let mut second = Box::pin(admission.admit(CLASS, &peer, 4));
+        assert!(second.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(running);
+        let admitted = |waiting: Pin<&mut dyn Future<Output = _>>| {
+            waiting
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .map(|permit: Result<Permit, ConnectorError>| permit.is_ok())
+        };
+        assert_eq!(admitted(second.as_mut()), Poll::Ready(true));
+        assert_eq!(admitted(first.as_mut()), Poll::Ready(true), "it has its turn all the same");
+    }
+
+    #[tokio::test]
     async fn one_that_is_not_awaited_any_more_takes_neither_room_nor_a_turn() {
         let limits = TransferLimits::new().per_peer(10).queued(1);
         let (admission, peer) = (Admission::new(limits), PeerId::new("peer"));
@@ -193,9 +224,8 @@ mod tests {
         for _ in 0..3 {
             let waiting = admission.admit(CLASS, &peer, 8);
             let mut waiting = Box::pin(waiting);
-            let polled = std::future::poll_fn(|cx| {
-                std::task::Poll::Ready(waiting.as_mut().poll(cx).is_pending())
-            });
+            let polled =
+                std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending()));
             assert!(polled.await, "it waits");
         }
         drop(first);
@@ -210,7 +240,7 @@ mod tests {
         let mut waiting: Vec<_> =
             (0..50_000).map(|_| Box::pin(admission.admit(CLASS, &peer, 8))).collect();
         for turn in &mut waiting {
-            let poll = std::future::poll_fn(|cx| std::task::Poll::Ready(turn.as_mut().poll(cx)));
+            let poll = std::future::poll_fn(|cx| Poll::Ready(turn.as_mut().poll(cx)));
             assert!(poll.await.is_pending(), "it waits");
         }
         let last = waiting.pop();

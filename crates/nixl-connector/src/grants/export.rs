@@ -14,8 +14,8 @@ use nixl_metadata::{
     WordsLocation,
 };
 use nixl_ops::{
-    Completion, FreeBlocks, GrantStats, GrantTable, GrantTableOptions, GrantTerms, OperationKind,
-    OperationOptions, PathKind, PathReport, TransportError, WordCheck,
+    Completion, FreeBlocks, GrantError, GrantStats, GrantTable, GrantTableOptions, GrantTerms,
+    OperationKind, OperationOptions, PathKind, PathReport, TransportError, WordCheck,
 };
 use tokio::sync::oneshot;
 
@@ -23,6 +23,7 @@ use super::described;
 use super::error::TicketError;
 use super::grant::{Alive, Grant, GrantOptions};
 use super::own::exports_of_this_process;
+use crate::connection::Connection;
 use crate::offload::Offloaded;
 use crate::{Connector, ConnectorError};
 
@@ -70,6 +71,8 @@ pub(crate) struct ExportShared {
     metadata: ExportMetadata,
     /// The latest time, in milliseconds since 1970, until when a reader of a ticket may begin.
     latest: AtomicU64,
+    /// The same on the connection's clock, in nanoseconds: a step of the wall clock makes it the later.
+    latest_by_clock: AtomicU64,
     held: Mutex<Option<Held>>,
 }
 
@@ -115,12 +118,15 @@ impl Connector {
         }
         let connection = self.connection();
         let layouts: Vec<Layout> = layouts.into_iter().map(|(_, layout)| layout).collect();
-        let table = GrantTable::new(
-            &layouts,
-            GrantTableOptions::default().with_slots(options.slots),
-            Arc::clone(connection.clock()),
-        )?;
-        let table = Arc::new(table);
+        let clock = Arc::clone(connection.clock());
+        let table = match connection.take_words(options.slots.get()) {
+            Some(words) => GrantTable::with_words(&layouts, words, clock),
+            None => {
+                let options = GrantTableOptions::default().with_slots(options.slots);
+                GrantTable::new(&layouts, options, clock)
+            }
+        };
+        let table = Arc::new(table?);
         let parts: Vec<_> = layouts.iter().flat_map(|layout| layout.parts().to_vec()).collect();
         let parts = DescriptorList::try_from(parts)?;
         let words = table.words().region().whole();
@@ -152,6 +158,7 @@ impl Connector {
             table,
             metadata,
             latest: AtomicU64::new(0),
+            latest_by_clock: AtomicU64::new(0),
             held: Mutex::new(Some(Held {
                 registrations: registrations.to_vec(),
                 memory: Arc::new(all),
@@ -192,7 +199,7 @@ impl Export {
         let granted = table.grant(&terms, blocks)?;
         let alive = Alive::new(&self.shared, granted);
         let connection = self.shared.connector.connection();
-        let expires = millis(connection.clock().unix_time().saturating_add(time_to_live));
+        let expires = ends_at(connection, time_to_live);
         let ready = ready.unwrap_or(layers.end);
         let ticket = Ticket::new(
             TicketTerms {
@@ -203,12 +210,12 @@ impl Export {
                 slot: granted.slot(),
                 generation: granted.generation(),
                 token: granted.token(),
-                expires_unix_millis: expires,
+                expires_unix_millis: expires.0,
             },
             blocks,
         )?;
         self.shared.note_expiry(expires);
-        connection.driver().grant_expires(connection.clock().now().saturating_add(time_to_live));
+        connection.driver().grant_expires(expires.1);
         let (slot, generation, digest) = (granted.slot(), granted.generation(), ticket.digest());
         match after {
             None => table.publish(slot, generation, digest, ready.into())?,
@@ -307,8 +314,10 @@ impl ExportShared {
     }
 
     /// Notes until when a peer that has a ticket may begin.
-    pub(super) fn note_expiry(&self, unix_millis: u64) {
+    pub(super) fn note_expiry(&self, (unix_millis, time): (u64, Duration)) {
         self.latest.fetch_max(unix_millis, Ordering::AcqRel);
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.latest_by_clock.fetch_max(nanos, Ordering::AcqRel);
     }
 
     /// Ends all grants, and has the memory kept for as long as reads may be under way. Resolves when it is free; `None` if the
@@ -317,23 +326,30 @@ impl ExportShared {
         let Held { registrations, memory } =
             self.held.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         exports_of_this_process().remove(self.id);
-        self.table.close();
         let connection = self.connector.connection();
-        // The words stay: a peer that imports late reads there that the export is closed.
-        connection.keep(self.table.words().region());
-        let (unix, now) = (connection.clock().unix_time(), connection.clock().now());
-        let latest = self.latest.load(Ordering::Acquire).max(self.table.renewed_until());
-        let until = match latest {
-            0 => now,
-            latest => {
-                let latest = Duration::from_millis(latest).saturating_add(connection.skew());
-                now.saturating_add(latest.saturating_sub(unix))
-            }
-        };
+        // They stay: a peer that imports late reads there that the export is closed.
+        self.table.close().into_iter().for_each(|words| connection.keep_words(words));
+        let until = self.readable_until();
         let (tell, freed) = oneshot::channel();
         let freed_at = move || _ = tell.send(());
         connection.driver().retain_export(until, (registrations, memory), freed_at);
         Some(freed)
+    }
+
+    /// Until when a read that began in time may be under way: the later of what the wall clock says, which readers go by, and the
+    /// connection's own, which no step of the wall clock moves.
+    fn readable_until(&self) -> Duration {
+        let connection = self.connector.connection();
+        let (unix, now) = (connection.clock().unix_time(), connection.clock().now());
+        let renewed = self.table.renewed_until();
+        let latest = self.latest.load(Ordering::Acquire).max(renewed.unix_millis());
+        if latest == 0 {
+            return now;
+        }
+        let by_clock = Duration::from_nanos(self.latest_by_clock.load(Ordering::Acquire));
+        let by_clock = by_clock.max(renewed.time()).saturating_add(connection.skew());
+        let latest = Duration::from_millis(latest).saturating_add(connection.skew());
+        now.saturating_add(latest.saturating_sub(unix)).max(by_clock)
     }
 
     /// Copies granted blocks to local ones, both of this process, under a real lease.
@@ -347,9 +363,16 @@ impl ExportShared {
     ) -> Result<Completion, ConnectorError> {
         let connection = connector.connection();
         let begun = connection.clock().now();
-        let (slot, generation, token) = (ticket.slot(), ticket.generation(), *ticket.token());
-        let granted = self.table.lease(slot, generation, &token, layers.clone())?;
-        let source = &self.layouts[usize::from(ticket.layout())];
+        let (layout, of) = (ticket.layout(), (ticket.slot(), ticket.generation()));
+        let granted = self.table.lease(of, ticket.token(), ticket.digest(), layers.clone());
+        let granted = granted.map_err(|error| match error {
+            // As for readers of other processes.
+            GrantError::NotGranted { .. } => TransportError::NotGranted.into(),
+            error => ConnectorError::from(error),
+        })?;
+        let layouts = self.layouts.len();
+        let source = self.layouts.get(usize::from(layout));
+        let source = source.ok_or(TicketError::NoSuchLayout { layout, layouts })?;
         let ids: Vec<usize> = ticket.blocks().iter().map(|&block| block as usize).collect();
         let pairs =
             pair_chunks(source, &ids, local, blocks, layers).map_err(TicketError::Pairing)?;
@@ -390,6 +413,13 @@ impl Drop for ExportShared {
 fn random() -> u64 {
     // 0 says that no export is open.
     (uuid::Uuid::new_v4().as_u128() as u64).max(1)
+}
+
+/// When a grant ends that is made now: in milliseconds since 1970, and by the connection's clock.
+pub(super) fn ends_at(connection: &Connection, time_to_live: Duration) -> (u64, Duration) {
+    let clock = connection.clock();
+    let unix = clock.unix_time().saturating_add(time_to_live);
+    (millis(unix), clock.now().saturating_add(time_to_live))
 }
 
 fn millis(time: Duration) -> u64 {

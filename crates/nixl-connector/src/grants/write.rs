@@ -91,7 +91,8 @@ impl Export {
             },
             blocks,
         )?;
-        shared.note_expiry(expires);
+        let now = connector.connection().clock().now();
+        shared.note_expiry((expires, now.saturating_add(options.time_to_live)));
         Ok(WriteGrant { operation, ticket })
     }
 }

@@ -215,7 +215,8 @@ impl SessionTable {
     pub(super) fn prove(&self, proofs: &dyn QuietProof, now: Duration) -> bool {
         let is_wanted = |entry: &Entry| {
             entry.unreachable.load(Ordering::Acquire)
-                && (entry.is_unproven.load(Ordering::Acquire) || !lock(&entry.quarantine).is_empty())
+                && (entry.is_unproven.load(Ordering::Acquire)
+                    || !lock(&entry.quarantine).is_empty())
         };
         let wanted: Vec<_> = {
             let sessions = self.lock();

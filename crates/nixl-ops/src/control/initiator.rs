@@ -11,8 +11,8 @@ use nixl_metadata::NotificationKey;
 use super::message::{ControlMessage, ControlVerb};
 use super::owners::Owners;
 use crate::{
-    Clock, CompletionMode, EndedOffer, Execution, OfferSpec, PeerId, PeerMemory, Transport, TransportError,
-    forward_execution,
+    Clock, CompletionMode, EndedOffer, Execution, OfferSpec, PeerId, PeerMemory, Transport,
+    TransportError, forward_execution,
 };
 
 /// The claims of one connection.

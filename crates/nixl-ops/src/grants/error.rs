@@ -73,6 +73,14 @@ pub enum GrantError {
         /// The slot.
         slot: u32,
     },
+    /// The ticket names other blocks, layers or rights than its owner granted.
+    #[error(
+        "the ticket is not as its owner gave it: slot {slot} grants other blocks, layers or rights; ask for a new ticket"
+    )]
+    NotGranted {
+        /// The slot.
+        slot: u32,
+    },
     /// The blocks cannot be leased for a use in this process.
     #[error(transparent)]
     Lease(#[from] BlockLeaseError),

@@ -29,7 +29,7 @@ pub use check::{StaleRead, WordCheck};
 pub use error::GrantError;
 pub use notifications::{ExportNotification, NotificationReceiver, NotificationSender};
 pub(crate) use served::ServedGrants;
-pub use table::{DoneOutcome, GrantStats, GrantTable};
+pub use table::{DoneOutcome, GrantStats, GrantTable, RenewedUntil, SpentWords};
 pub use terms::{GrantTableOptions, GrantTerms, Granted};
 pub use waiters::FreeBlocks;
 pub use words::GrantWords;

@@ -25,7 +25,7 @@ use crate::wakes;
 /// Dropping it ends all grants, as [`close`](Self::close).
 pub struct GrantTable {
     clock: Arc<dyn Clock>,
-    words: GrantWords,
+    words: Arc<GrantWords>,
     layouts: Vec<BlockGrants>,
     state: Mutex<State>,
     notifications: Arc<NotificationInbox>,
@@ -40,8 +40,7 @@ struct State {
     tokens: Tokens,
     expiries: Expiries,
     waiters: Waiters,
-    /// Until when the grants live that were renewed, in milliseconds since 1970.
-    renewed_until: u64,
+    renewed: RenewedUntil,
     closed: bool,
 }
 
@@ -50,8 +49,8 @@ struct Grant {
     token: [u8; 16],
     layout: u16,
     blocks: BlockGrant,
-    /// Whether its word says that it is valid.
-    published: bool,
+    /// The digest of its ticket, once its word says that it is valid.
+    published: Option<u64>,
     /// Layers that are ready.
     layers: u64,
     time_to_live: Option<Duration>,
@@ -59,6 +58,42 @@ struct Grant {
     readers: usize,
     /// Of those, the ones that are done.
     done: HashSet<[u8; 16]>,
+}
+
+/// Until when the grants of a table live that were renewed. A step of the wall clock makes one of the two the later.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RenewedUntil {
+    pub(crate) unix_millis: u64,
+    pub(crate) time: Duration,
+}
+
+impl RenewedUntil {
+    /// In milliseconds since 1970; 0 if none was renewed.
+    #[must_use]
+    pub fn unix_millis(&self) -> u64 {
+        self.unix_millis
+    }
+
+    /// By the clock of the table.
+    #[must_use]
+    pub fn time(&self) -> Duration {
+        self.time
+    }
+}
+
+/// The words of a table that is closed, for the next one: no value of theirs is used again.
+#[derive(Debug)]
+pub struct SpentWords {
+    words: Arc<GrantWords>,
+    value: u64,
+}
+
+impl SpentWords {
+    /// Grants that they have room for.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.words.slots()
+    }
 }
 
 /// What a reader's word came to.
@@ -118,20 +153,33 @@ impl GrantTable {
         options: GrantTableOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, GrantError> {
+        let words = Arc::new(GrantWords::new(options.slots.get())?);
+        let value = base(&mut Tokens::default())?;
+        Self::with_words(layouts, SpentWords { words, value }, clock)
+    }
+
+    /// As [`new`](Self::new), with the words of a table that is closed, and room for as many grants.
+    ///
+    /// # Errors
+    ///
+    /// [`GrantError::TooManyLayouts`].
+    pub fn with_words(
+        layouts: &[Layout],
+        SpentWords { words, value }: SpentWords,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, GrantError> {
         if layouts.len() > Self::LAYOUTS {
             let (layouts, most) = (layouts.len(), Self::LAYOUTS);
             return Err(GrantError::TooManyLayouts { layouts, most });
         }
-        let words = GrantWords::new(options.slots.get())?;
-        let mut tokens = Tokens::default();
         let state = State {
             slots: Vec::new(),
             free: Vec::new(),
-            value: base(&mut tokens)?,
-            tokens,
+            value,
+            tokens: Tokens::default(),
             expiries: Expiries::default(),
             waiters: Waiters::default(),
-            renewed_until: 0,
+            renewed: RenewedUntil::default(),
             closed: false,
         };
         let layouts = layouts.iter().map(Layout::grantable).collect();
@@ -180,10 +228,10 @@ impl GrantTable {
     ) -> Result<(), GrantError> {
         let mut state = self.lock();
         let grant = self.alive(&mut state, slot, generation)?;
-        if grant.published {
+        if grant.published.is_some() {
             return Err(GrantError::Published);
         }
-        grant.published = true;
+        grant.published = Some(digest);
         grant.layers = grant.layers.max(layers);
         self.words.publish(slot, generation, digest, grant.layers);
         Ok(())
@@ -199,7 +247,7 @@ impl GrantTable {
         let grant = self.alive(&mut state, slot, generation)?;
         if layers > grant.layers {
             grant.layers = layers;
-            if grant.published {
+            if grant.published.is_some() {
                 self.words.ready(slot, layers);
             }
         }
@@ -278,37 +326,43 @@ impl GrantTable {
             if let Some(time) = time_to_live {
                 let until = self.clock.unix_time().saturating_add(time).as_millis();
                 let until = u64::try_from(until).unwrap_or(u64::MAX);
-                let latest = &mut changes.state.renewed_until;
-                *latest = until.max(*latest);
+                let RenewedUntil { unix_millis, time } = &mut changes.state.renewed;
+                *unix_millis = until.max(*unix_millis);
+                *time = expires.unwrap_or_default().max(*time);
                 self.words.renew(slot, until);
             }
             Ok(expires)
         })
     }
 
-    /// Until when a reader of a grant that was renewed may begin, in milliseconds since 1970; 0 if none was.
-    pub fn renewed_until(&self) -> u64 {
-        self.lock().renewed_until
+    /// Until when a reader of a grant that was renewed may begin.
+    pub fn renewed_until(&self) -> RenewedUntil {
+        self.lock().renewed
     }
 
-    /// Leases some layers of the granted blocks, for a use of the ticket in this process: its reader needs no check.
+    /// Leases some layers of the granted blocks, for a use in this process of the ticket that has this digest: its reader needs no
+    /// check.
     ///
     /// # Errors
     ///
     /// [`GrantError::NoSlot`], [`GrantError::Over`], [`GrantError::WrongToken`], [`GrantError::Unpublished`],
-    /// [`GrantError::Lease`].
+    /// [`GrantError::NotGranted`], [`GrantError::Lease`].
     pub fn lease(
         &self,
-        slot: u32,
-        generation: u64,
+        (slot, generation): (u32, u64),
         token: &[u8; 16],
+        digest: u64,
         layers: Range<usize>,
     ) -> Result<LeaseSet, GrantError> {
         let now = self.clock.now();
         self.change(|changes| {
             let grant = changes.valid(slot, generation, token, now)?;
-            if !grant.published {
-                return Err(GrantError::Unpublished);
+            match grant.published {
+                None => return Err(GrantError::Unpublished),
+                Some(published) if published != digest => {
+                    return Err(GrantError::NotGranted { slot });
+                }
+                Some(_) => {}
             }
             Ok(grant.blocks.lease(layers)?)
         })
@@ -338,16 +392,20 @@ impl GrantTable {
         self.words.set_export(export);
     }
 
-    /// Refuses grants from now on and ends all there are.
-    pub fn close(&self) {
-        self.words.set_export(0);
-        self.change(|changes| {
-            changes.state.closed = true;
+    /// Refuses grants from now on and ends all there are. Returns the words, for the next table; `None` if it was closed before.
+    pub fn close(&self) -> Option<SpentWords> {
+        let spent = self.change(|changes| {
+            if std::mem::replace(&mut changes.state.closed, true) {
+                return None;
+            }
+            self.words.set_export(0);
             for slot in 0..changes.state.slots.len() {
                 changes.end(slot as u32);
             }
+            Some(SpentWords { words: Arc::clone(&self.words), value: changes.state.value })
         });
         self.notifications.close();
+        spent
     }
 
     /// Resolves when no grant of this table covers any of the blocks. Another task may have them granted by then.
@@ -445,7 +503,7 @@ impl GrantTable {
             token,
             layout: terms.layout,
             blocks,
-            published: false,
+            published: None,
             layers: 0,
             time_to_live: terms.time_to_live,
             expires,
@@ -572,7 +630,7 @@ impl Changes<'_> {
 
 impl Drop for GrantTable {
     fn drop(&mut self) {
-        self.close();
+        drop(self.close());
     }
 }
 

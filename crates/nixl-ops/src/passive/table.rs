@@ -8,8 +8,8 @@ use std::time::Duration;
 use nixl_descriptor::{DescriptorList, Registration};
 use nixl_metadata::NotificationKey;
 
-use super::entry::{PassiveEntry, Watching};
 use super::announced::Announced;
+use super::entry::{PassiveEntry, Watching};
 use super::quiet::QuietProof;
 use super::reads::LateReads;
 use super::retained::{Freed, Retained};
@@ -487,7 +487,8 @@ impl PassiveTable {
                         return;
                     };
                     let age = now.saturating_sub(entry.begun);
-                    let mut watch = watch.unwrap_or_else(|| quiet.watch(&peer, memory.as_slice(), age));
+                    let mut watch =
+                        watch.unwrap_or_else(|| quiet.watch(&peer, memory.as_slice(), age));
                     // The waiter may take its memory back as soon as it wakes.
                     drop(memory);
                     match watch.is_quiet() {

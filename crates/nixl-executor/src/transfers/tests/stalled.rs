@@ -141,13 +141,8 @@ fn memory_that_a_peer_writes_in_place_comes_back_when_it_is_proven_quiet() {
     let mut world = World::new([config(SLOTS, 4), config(SLOTS, 4)]);
     let (host, gpu) = (Memory::new(Device::HOST, &[300], false), Memory::new(GPU, &[300], false));
     let options = OperationOptions::new().timeout(Duration::from_secs(3600));
-    let (_passive, active) = world.begin(
-        OperationKind::Read,
-        1,
-        (&host, &gpu),
-        Mode::TwoSided,
-        (options, options),
-    );
+    let (_passive, active) =
+        world.begin(OperationKind::Read, 1, (&host, &gpu), Mode::TwoSided, (options, options));
     let active = active.unwrap();
     // The owner accepts, and is granted the places.
     for _ in 0..4 {

@@ -7,6 +7,7 @@ use nixl_descriptor::{AccessError, LeaseMode, PublishedWords};
 
 use super::{contiguous, key, per_layer, slots, table};
 use crate::ManualClock;
+use crate::grants::words::EXPORT;
 use crate::grants::{GrantError, GrantTable, GrantTerms, GrantWords, StaleRead, WordCheck};
 
 /// A number for each `n` that looks like chance.
@@ -62,7 +63,7 @@ fn tickets_of_elsewhere_are_refused() {
     assert_eq!(table.renew(4, generation, &granted.token), Err(missing.clone()));
     assert_eq!(table.publish(4, generation, 1, 1), Err(missing.clone()));
     assert_eq!(table.ready_through(4, generation, 1), Err(missing.clone()));
-    assert_eq!(table.lease(4, generation, &granted.token, 0..1).unwrap_err(), missing);
+    assert_eq!(table.lease((4, generation), &granted.token, 1, 0..1).unwrap_err(), missing);
     for (slot, generation) in [(4, generation), (u32::MAX, generation), (slot, generation + 1)] {
         assert!(!table.end(slot, generation));
     }
@@ -85,13 +86,15 @@ fn readers_of_this_process_hold_a_lease() {
     let (slot, generation) = key(&granted);
     let mut wrong = granted.token;
     wrong[15] ^= 1;
-    let refused = table.lease(slot, generation, &wrong, 0..2);
+    let refused = table.lease((slot, generation), &wrong, 1, 0..2);
     assert_eq!(refused.unwrap_err(), GrantError::WrongToken { slot });
-    let early = table.lease(slot, generation, &granted.token, 0..2);
+    let early = table.lease((slot, generation), &granted.token, 1, 0..2);
     assert_eq!(early.unwrap_err(), GrantError::Unpublished);
     table.publish(slot, generation, 1, 3).unwrap();
-    let lease = table.lease(slot, generation, &granted.token, 0..2).unwrap();
+    let lease = table.lease((slot, generation), &granted.token, 1, 0..2).unwrap();
     assert_eq!(lease.mode(), LeaseMode::Read);
+    let altered = table.lease((slot, generation), &granted.token, 2, 0..2);
+    assert_eq!(altered.unwrap_err(), GrantError::NotGranted { slot });
     assert!(table.end(slot, generation));
     // The grant is over, and the copy of these layers is not.
     let write = |block: usize| {
@@ -105,7 +108,7 @@ fn readers_of_this_process_hold_a_lease() {
     assert_eq!(write(3), [Ok(()), Ok(()), Ok(())]);
     drop(lease);
     assert_eq!(write(2), [Ok(()), Ok(()), Ok(())]);
-    let late = table.lease(slot, generation, &granted.token, 0..2);
+    let late = table.lease((slot, generation), &granted.token, 1, 0..2);
     assert_eq!(late.unwrap_err(), GrantError::Over);
 }
 
@@ -130,4 +133,30 @@ fn a_table_that_is_dropped_ends_its_grants() {
     drop(table);
     assert!(checks.iter().all(|check| check.check_mapped(&words) == Err(StaleRead::Stale)));
     assert_eq!([1, 2, 3].map(copy), [Ok(()), Ok(()), Ok(())]);
+}
+
+/// A reader that has the words of the first table open sees no grant of the second as one of its own.
+#[test]
+fn words_are_used_again_and_their_values_are_not() {
+    let layout = contiguous(8);
+    let (first, clock) = table(std::slice::from_ref(&layout), 4);
+    first.open(7);
+    let words = PublishedWords::open(&first.words().name()).unwrap();
+    let granted = first.grant(&GrantTerms::new(0), &[1]).unwrap();
+    let (slot, generation) = key(&granted);
+    first.publish(slot, generation, 5, 1).unwrap();
+    let check = WordCheck { slot, generation, digest: 5 };
+    assert_eq!(check.check_mapped(&words), Ok(()));
+    let spent = first.close().unwrap();
+    assert!(first.close().is_none());
+    assert_eq!((spent.slots(), words.load(EXPORT)), (4, Some(0)));
+    let second = GrantTable::with_words(&[layout], spent, clock).unwrap();
+    second.open(8);
+    for block in 0..4 {
+        let again = second.grant(&GrantTerms::new(0), &[block]).unwrap();
+        second.publish(again.slot(), again.generation(), 5, 1).unwrap();
+        assert_eq!(check.check_mapped(&words), Err(StaleRead::Stale));
+    }
+    drop(first);
+    assert_eq!(words.load(EXPORT), Some(8), "it is not the first one's to close");
 }

@@ -298,7 +298,9 @@ impl PassiveEntry {
         let terms = self.metadata.terms().filter(|_| !self.is_without_terms())?;
         match terms.claims() {
             ClaimDemand::Everywhere => Some(Vec::new()),
-            _ => Some(self.table.upgrade()?.announced_writers(self.begun, terms.made_unix_millis())),
+            _ => {
+                Some(self.table.upgrade()?.announced_writers(self.begun, terms.made_unix_millis()))
+            }
         }
     }
 }
