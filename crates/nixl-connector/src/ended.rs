@@ -9,7 +9,7 @@ use nixl_ops::{BlockingThread as _, ConnectionExecutor, PeerId, RemoteSlots, Tra
 use crate::control::ControlThread;
 use crate::peers::PeerTable;
 
-/// The parts of a connection that know peers. It does not keep them.
+/// The parts of a connection with state of peers, held weakly.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerKnowledge {
     transport: Weak<dyn Transport>,
@@ -35,7 +35,7 @@ impl PeerKnowledge {
         }
     }
 
-    /// Forgets a peer of this host once its process has ended.
+    /// Drops the state of a peer on this host after the end of its process.
     pub(crate) fn forget_at_exit(self, peer: &PeerId, pid: u32) {
         let Some(peers) = self.peers.upgrade() else { return };
         let (knowledge, of) = (self, peer.clone());
@@ -48,18 +48,20 @@ impl PeerKnowledge {
         };
         match ProcessExits::global().watch(pid, None, on_exit) {
             Ok(watch) => peers.watch(peer, watch),
-            // The engine will tell when it is used next.
+            // The engine reports it at the next use.
             Err(ProcessError::NotThere { .. }) => knowledge.forget(peer, pid),
-            Err(error) => tracing::debug!(%peer, %error, "the end of a peer will not be noticed"),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "cannot watch the process of a peer; its end shows at the next transfer");
+            }
         }
     }
 
-    /// *Blocking.* Its process has ended, which was this one of this host.
+    /// *Blocking.* Drops the state of a peer whose process, `pid` on this host, has ended.
     fn forget(&self, peer: &PeerId, pid: u32) {
         if let Some(peers) = self.peers.upgrade()
             && peers.remove(peer)
         {
-            tracing::info!(%peer, "a peer is lost");
+            tracing::info!(%peer, "peer lost");
         }
         if let Some(slots) = self.slots.upgrade() {
             slots.close_of(pid);
