@@ -1,4 +1,4 @@
-//! Clean-up after the end of a peer's process, and for peers that leave.
+//! Clean-up after the end of a peer's process, and after a peer's announced end.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -77,8 +77,8 @@ impl PeerKnowledge {
     }
 }
 
-/// Peers that say that they leave. The message is a hint, and may come in the name of another: a peer with which nothing is under way is
-/// let go, once.
+/// Peers that announced their end. The message is a hint, and may be forged: a peer without a running operation is forgotten,
+/// once.
 #[derive(Debug)]
 pub(crate) struct Leavers {
     knowledge: PeerKnowledge,
@@ -87,14 +87,14 @@ pub(crate) struct Leavers {
 }
 
 impl Leavers {
-    /// Names that are remembered: some times the peers that are known at a time.
+    /// Bound on remembered names: a multiple of the peers known at one time.
     const MOST: usize = 4096;
 
     pub(crate) fn new(knowledge: PeerKnowledge) -> Self {
         Self { knowledge, heard: Mutex::default() }
     }
 
-    /// Lets a peer go soon. Does not block.
+    /// Forgets a peer soon. Does not block.
     pub(crate) fn note(&self, peer: PeerId) {
         if !self.knowledge.peers.upgrade().is_some_and(|peers| peers.knows(&peer)) {
             return;
