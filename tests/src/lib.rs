@@ -25,3 +25,8 @@ pub use skip::skip;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// The example of exports compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/EXPORTS.md")]
+struct Exported;

@@ -1,4 +1,4 @@
-//! Advice on the errors of a connector: retry, ask again or give up; and their causes, as metrics have them.
+//! Advice on the errors of a connector (retry, ask again, give up), and their causes as labels of metrics.
 
 use nixl_descriptor::{AccessError, LeaseError, RegionError, RegisterError};
 use nixl_ops::Advice;
@@ -66,7 +66,7 @@ impl ConnectorError {
 }
 
 impl ConnectorError {
-    /// The cause in one word of a closed set, for the labels of metrics.
+    /// The cause, one word of a closed set, as a label of metrics.
     #[must_use]
     pub fn cause(&self) -> &'static str {
         match self {
@@ -80,7 +80,7 @@ impl ConnectorError {
 }
 
 impl TicketError {
-    /// What to do about it.
+    /// The remedy.
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
@@ -96,7 +96,7 @@ impl TicketError {
     }
 }
 
-/// Memory that is in use comes free.
+/// Memory in use becomes free later.
 fn lease(error: &LeaseError) -> Advice {
     match error {
         LeaseError::Conflict { .. } | LeaseError::InUse => Advice::Retry,

@@ -7,12 +7,11 @@ use nixl_ops::{Completion, OperationOptions};
 use crate::{Connector, ConnectorError};
 
 impl Connector {
-    /// Reads the memory that a peer offered into local memory, and waits until the bytes are there:
-    /// [`begin_read`](Self::begin_read) and its completion.
+    /// Reads a peer's offer into local memory, and waits for completion: [`begin_read`](Self::begin_read) and its completion.
     ///
-    /// Cancel safe: if the future is dropped, nothing is transferred or the transfer is cancelled. Then, and after an
-    /// error, the memory may stay leased until the engine is quiet; [`ReadOperation::reclaim`] of an operation that was
-    /// begun apart waits for that.
+    /// Cancel safe: if the future is dropped, nothing is transferred or the transfer is cancelled. Then, and after an error,
+    /// the memory may stay leased until the engine is quiet; [`ReadOperation::reclaim`] of an operation that was begun
+    /// separately waits for that.
     ///
     /// # Errors
     ///
@@ -49,12 +48,12 @@ impl Connector {
         Ok(self.begin_read_with(remote, local, options).await?.await?)
     }
 
-    /// Writes local memory into the memory that a peer offered, and waits until the bytes are there:
-    /// [`begin_write`](Self::begin_write) and its completion.
+    /// Writes local memory into a peer's offer, and waits for completion: [`begin_write`](Self::begin_write) and its
+    /// completion.
     ///
-    /// Cancel safe: if the future is dropped, nothing is transferred or the transfer is cancelled. Then, and after an
-    /// error, the memory may stay leased until the engine is quiet; [`WriteOperation::reclaim`] of an operation that was
-    /// begun apart waits for that.
+    /// Cancel safe: if the future is dropped, nothing is transferred or the transfer is cancelled. Then, and after an error,
+    /// the memory may stay leased until the engine is quiet; [`WriteOperation::reclaim`] of an operation that was begun
+    /// separately waits for that.
     ///
     /// # Errors
     ///
@@ -92,18 +91,18 @@ impl Connector {
         Ok(self.begin_write_with(local, remote, options).await?.await?)
     }
 
-    /// The bytes that a peer offered, its descriptors one after the other: read into a [buffer](Self::buffer) of the pool,
-    /// and copied out of it.
+    /// Reads a peer's offer into a [buffer](Self::buffer) of the pool, and returns a copy of the bytes: its descriptors
+    /// concatenated.
     ///
-    /// The length comes from the peer, so it is refused beyond `limit` bytes, before anything is allocated. Programs that
-    /// move much, or again and again, spare the copy: they [`read`](Self::read) into memory of their own.
+    /// The peer chooses the length, so more than `limit` bytes are refused before any allocation. Programs with large or
+    /// repeated reads avoid the copy by [`read`](Self::read) into memory of their own.
     ///
     /// Cancel safe: if the future is dropped, nothing is transferred or the transfer is cancelled.
     ///
     /// # Errors
     ///
-    /// [`ConnectorError::OverLimit`], [`ConnectorError::Memory`] or [`ConnectorError::Access`] if there is no memory, and as
-    /// [`read`](Self::read).
+    /// [`ConnectorError::OverLimit`], [`ConnectorError::Memory`] or [`ConnectorError::Access`] without memory, and the errors
+    /// of [`read`](Self::read).
     pub async fn read_to_vec(
         &self,
         remote: &RdmaMetadata,

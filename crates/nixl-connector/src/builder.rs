@@ -33,7 +33,7 @@ pub struct ConnectorBuilder {
 }
 
 impl ConnectorBuilder {
-    /// The deadline of operations unless told otherwise.
+    /// The default deadline of operations.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
     /// The longest name, in bytes.
     pub const MAX_NAME: usize = 128;
@@ -53,31 +53,29 @@ impl ConnectorBuilder {
         }
     }
 
-    /// What the connector's name begins with; by default the name of the machine. An incarnation is added,
-    /// so that two connectors never have the same name. At most [`MAX_NAME`](Self::MAX_NAME) bytes of
-    /// printable ASCII.
+    /// The prefix of the connector's name, by default the name of the machine. An incarnation is appended, so two connectors
+    /// never have the same name. At most [`MAX_NAME`](Self::MAX_NAME) bytes of printable ASCII.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// The deadline of operations that are not given one; by default
-    /// [30 seconds](Self::DEFAULT_TIMEOUT).
+    /// The deadline of operations without their own, by default [30 seconds](Self::DEFAULT_TIMEOUT).
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Operations that are not given a deadline have none: a peer that never reports is waited for for ever.
+    /// No default deadline: an operation without its own waits for ever for a peer that never reports.
     #[must_use]
     pub fn no_timeout(mut self) -> Self {
         self.timeout = None;
         self
     }
 
-    /// Decides how the bytes travel; by default everything is handed to the transport.
+    /// The executor, which decides the path of the bytes; by default the transport moves all.
     #[must_use]
     pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
         self.executor = executor;
@@ -91,14 +89,14 @@ impl ConnectorBuilder {
         self
     }
 
-    /// How the completion driver works.
+    /// Settings of the completion driver.
     #[must_use]
     pub fn driver(mut self, config: DriverConfig) -> Self {
         self.driver = config;
         self
     }
 
-    /// Bounds of the transfers of [blocks](crate::RemoteExport::read_blocks) that are in flight and that wait.
+    /// Bounds on transfers of [blocks](crate::RemoteExport::read_blocks) in flight and waiting.
     #[must_use]
     pub fn transfer_limits(mut self, limits: TransferLimits) -> Self {
         self.limits = limits;
@@ -108,9 +106,9 @@ impl ConnectorBuilder {
     /// Refuses to offer host memory for writing that this library did not allocate (`Vec`, `Bytes`, mapped files, tensors of
     /// other frameworks): [`ConnectorError::ForeignMemory`].
     ///
-    /// UCX's TCP and CMA transports write to an address even if its memory has become other memory. A peer that uses an offer
-    /// after its end, against the protocol, then writes to memory that the application has back, or ends this process. Memory
-    /// of [`Connector::buffer`] and [`Region::shared`](nixl_descriptor::Region::shared) stays mapped for that time, without an
+    /// UCX's TCP and CMA transports write to an address even after its memory was reused. A peer outside the protocol that uses
+    /// an offer after its end then writes to memory that the application has back, or ends this process. Memory of
+    /// [`Connector::buffer`] and [`Region::shared`](nixl_descriptor::Region::shared) stays mapped for that time, without an
     /// owner.
     #[must_use]
     pub fn refuse_foreign_memory(mut self) -> Self {
@@ -118,18 +116,18 @@ impl ConnectorBuilder {
         self
     }
 
-    /// Which initiators must claim a writable offer before they write, unless the operation's
+    /// The initiators that must claim a writable offer before they write, unless the operation's
     /// [options](nixl_ops::OperationOptions::claims) say otherwise; by default those of the owner's
-    /// [host](ClaimDemand::SameHost). A server whose peers on other hosts come and go may demand claims
-    /// [everywhere](ClaimDemand::Everywhere): the memory of an offer that no peer has claimed is then free the moment that the
-    /// offer is given up, whichever peers cannot be asked, for one round trip of messages before each write between hosts.
+    /// [host](ClaimDemand::SameHost). A server with short-lived peers on other hosts may demand claims
+    /// [everywhere](ClaimDemand::Everywhere): the memory of an unclaimed offer is then free at once when the offer is given up,
+    /// even with unreachable peers, at the cost of one round trip of messages before each write between hosts.
     #[must_use]
     pub fn claims(mut self, claims: ClaimDemand) -> Self {
         self.offers.claims = claims;
         self
     }
 
-    /// How long initiators may begin to use an offer, unless the operation's
+    /// The time in which initiators may begin to use an offer, unless the operation's
     /// [options](nixl_ops::OperationOptions::life_time) say otherwise; by default 10 minutes.
     #[must_use]
     pub fn offer_life_time(mut self, life_time: Duration) -> Self {
@@ -137,8 +135,8 @@ impl ConnectorBuilder {
         self
     }
 
-    /// The most by which clocks of two hosts may differ, by default 60 seconds: the life time of an offer is over so much later
-    /// for its owner. Hosts whose clocks differ by more may use an offer whose memory was freed.
+    /// The bound on the difference between two hosts' clocks, by default 60 seconds. It extends the life time of an offer for
+    /// its owner. Hosts with a larger difference may use an offer whose memory was freed.
     #[must_use]
     pub fn clock_skew(mut self, most: Duration) -> Self {
         self.driver = self.driver.with_clock_skew(most);
@@ -152,7 +150,7 @@ impl ConnectorBuilder {
         self
     }
 
-    /// How NIXL and UCX are set up, where no other [engine](Self::transport) is given; by default with UCX, which uses what it finds.
+    /// Settings of NIXL and UCX, without another [engine](Self::transport); by default UCX with all devices and transports.
     #[cfg(feature = "nixl")]
     #[must_use]
     pub fn nixl(mut self, options: crate::nixl::NixlOptions) -> Self {
@@ -160,13 +158,13 @@ impl ConnectorBuilder {
         self
     }
 
-    /// Builds the connector. The engine is started on a thread of the connection's own.
+    /// Builds the connector. The engine starts on a thread of the connection.
     ///
     /// # Errors
     ///
-    /// [`ConnectorError::BadName`], [`ConnectorError::Thread`], [`ConnectorError::NoTransport`], or, without
-    /// NIXL on the machine, `ConnectorError::Nixl` with what was looked for. In a process that was forked from one with a connector also
-    /// [`ConnectorError::ForkedAmidThreads`], `ConnectorError::Nixl` if the engine cannot begin anew there, and
+    /// [`ConnectorError::BadName`], [`ConnectorError::Thread`], [`ConnectorError::NoTransport`], or, without NIXL on the
+    /// machine, `ConnectorError::Nixl` with the searched places. In a process that was forked from one with a connector also
+    /// [`ConnectorError::ForkedAmidThreads`], `ConnectorError::Nixl` if the engine cannot be reset there, and
     /// [`TransportError::Forked`](nixl_ops::TransportError::Forked) for an executor of the other process.
     pub async fn build(self) -> Result<Connector, ConnectorError> {
         self.executor.check_process()?;

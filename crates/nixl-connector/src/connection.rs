@@ -22,14 +22,14 @@ use crate::peers::PeerTable;
 use crate::quiet::Proofs;
 use crate::{ConnectionStats, ConnectorError};
 
-/// What a connector shares between all its operations.
+/// State shared by all operations of a connector.
 #[derive(Debug)]
 pub(crate) struct Connection {
     transport: Arc<dyn Transport>,
     executor: Arc<dyn ConnectionExecutor>,
     driver: Arc<Driver>,
     control: ControlThread,
-    /// For long lists and the checksums of many bytes. Started by the first.
+    /// The worker thread for long lists and large checksums, started by the first.
     work: OnceLock<ControlThread>,
     registrations: Arc<RegistrationCache>,
     peers: Arc<PeerTable>,
@@ -44,13 +44,13 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Peers whose metadata is kept loaded.
+    /// Peers with loaded metadata.
     const PEERS: usize = 1024;
     /// Regions that are registered on the caller's thread, if the engine takes microseconds for each.
     const REGISTERED_HERE: usize = 4;
-    /// Bytes of compressed metadata that are looked into on the caller's thread: it takes some microseconds.
+    /// Compressed metadata of at most so many bytes is parsed on the caller's thread, in some microseconds.
     const INFLATED_HERE: usize = 2048;
-    /// Descriptors that are compared with it there.
+    /// Descriptors compared with it there.
     const COMPARED_HERE: usize = 64;
 
     pub(crate) fn new(
@@ -115,7 +115,7 @@ impl Connection {
         &self.executor
     }
 
-    /// How processes of this machine reach the memory without the engine.
+    /// Access to the memory for processes of this machine, without the engine.
     pub(crate) fn shares(&self, list: &DescriptorList) -> Vec<Share> {
         self.executor.offers().map_or_else(Vec::new, |offers| offers.shares(list))
     }
@@ -153,7 +153,8 @@ impl Connection {
         self.skew
     }
 
-    /// The slot of an offer whose owner is on this host. The first of an owner's is opened on the connection's thread.
+    /// The slot of an offer whose owner is on this host. The owner's page is opened on the connection's thread at its first
+    /// offer.
     pub(crate) async fn slot(
         &self,
         remote: &RdmaMetadata,
@@ -165,7 +166,7 @@ impl Connection {
         }
         let Some(doorbell) = remote.doorbell().copied() else { return Ok(None) };
         let Some(peer) = remote.peer() else { return Ok(None) };
-        // Metadata of version 3 means version 1 of the protocol.
+        // Metadata of version 3 implies version 1 of the protocol.
         let version = if remote.terms().is_some() { peer.versions().doorbell() } else { 1 };
         if !self.info.host().same_pid_namespace(peer.host()) || version > RemoteSlots::VERSION {
             return Ok(None);
@@ -178,8 +179,8 @@ impl Connection {
         }
     }
 
-    /// The mailbox on a page of another process of this host, which is opened on the connection's thread the first time. `None` if it
-    /// cannot be, or no lane is free.
+    /// The mailbox on a page of another process of this host, opened on the connection's thread at first use. `None` if that
+    /// fails, or no lane is free.
     pub(crate) async fn mailbox(
         &self,
         page: &SharedName,
@@ -209,7 +210,7 @@ impl Connection {
         }
     }
 
-    /// The thread for work over lists of more descriptors than an async thread should walk.
+    /// The worker thread for lists that are too long for an async thread.
     ///
     /// # Errors
     ///
@@ -219,11 +220,11 @@ impl Connection {
             return Ok(work);
         }
         let started = ControlThread::for_work()?;
-        // Of two that start it at once, one ends at once.
+        // If two callers start it at the same time, one thread ends at once.
         Ok(self.work.get_or_init(|| started))
     }
 
-    /// Does what must be done first, if anything.
+    /// Waits for the executor's preparation, if any.
     pub(crate) async fn run(&self, preparation: Option<Preparation>) -> Result<(), ConnectorError> {
         match preparation {
             Some(job) => Ok(self.control.run(job).await??),
@@ -231,7 +232,7 @@ impl Connection {
         }
     }
 
-    /// Registers the regions under `list`; those in the cache cost a look-up each.
+    /// Registers the regions of `list`; a cached one costs a look-up.
     pub(crate) async fn register(
         &self,
         list: &DescriptorList,
@@ -242,7 +243,7 @@ impl Connection {
         }
     }
 
-    /// As [`register`](Self::register), and this agent's metadata, which covers them.
+    /// As [`register`](Self::register), with this agent's metadata, which covers the regions.
     pub(crate) async fn register_and_export(
         &self,
         list: &DescriptorList,
@@ -258,7 +259,7 @@ impl Connection {
         Ok((held, metadata))
     }
 
-    /// The registrations of the regions under `list`, if all are cached or made in microseconds.
+    /// The registrations of the regions of `list`, if all are cached or take microseconds.
     fn registered(&self, list: &DescriptorList) -> Option<Arc<[Registration]>> {
         let mut made = 0;
         let mut held = regions(list).map(|(_, region)| match self.registrations.get(region) {
@@ -266,19 +267,19 @@ impl Connection {
             None if made == Self::REGISTERED_HERE => None,
             None => {
                 made += 1;
-                // What fails here fails again where it may block, and is an error there.
+                // A failure here repeats on the control thread, and is an error there.
                 self.registrations.get_or_register_quickly(region)?.ok()
             }
         });
         let first = held.next()??;
         match held.next() {
-            // Most lists are of one region, and this is one allocation.
+            // Most lists have one region; this makes one allocation.
             None => Some(Arc::from([first])),
             Some(second) => [Some(first), second].into_iter().chain(held).collect(),
         }
     }
 
-    /// A job that registers the regions under `list`, but for memory that only the executor reaches.
+    /// A job that registers the regions of `list`, except memory that only the executor reaches.
     fn registering(
         &self,
         list: &DescriptorList,
@@ -311,17 +312,16 @@ impl Connection {
         self.control.run(move || exports.export_all(&*transport, &registrations)).await?
     }
 
-    /// Makes the owner of an offer, and the memory that it offers, reachable.
+    /// Connects to the owner of an offer, and loads the offered memory.
     pub(crate) async fn connect(&self, remote: &RdmaMetadata) -> Result<PeerId, ConnectorError> {
-        // One export may cover more than was needed when it was loaded.
+        // An export may cover more than the loaded part.
         match self.peers.get(remote.agent_metadata(), needed(remote)) {
             Some(peer) => Ok(peer),
             None => self.reconnect(remote).await,
         }
     }
 
-    /// As [`connect`](Self::connect), past the cache. Waits until a peer that has to be loaded anew has no transfer in
-    /// flight.
+    /// As [`connect`](Self::connect), without the cache. Waits until a peer to reload has no transfer in flight.
     pub(crate) async fn reconnect(&self, remote: &RdmaMetadata) -> Result<PeerId, ConnectorError> {
         let short = remote.agent_metadata().compressed().len() <= Self::INFLATED_HERE
             && remote.descriptors().len() <= Self::COMPARED_HERE;
@@ -341,12 +341,12 @@ impl Connection {
         }
     }
 
-    /// The peer, if its metadata says nothing that the engine has to be told.
+    /// The peer, if its metadata has nothing new for the engine.
     fn connect_known(&self, remote: &RdmaMetadata) -> Result<Option<PeerId>, ConnectorError> {
         let metadata = remote.agent_metadata();
         let blob = metadata.inflate(&Limits::default())?;
         let connected = self.transport.connect_known(&spec(&blob, remote));
-        // One that is new here, or has ended meanwhile, has to be watched.
+        // A new peer, or one that has ended meanwhile, needs a watch.
         let connected = connected.filter(|connected| self.peers.knows(connected.peer()));
         Ok(connected.map(|connected| {
             self.peers.insert(metadata.clone(), &connected);
@@ -365,14 +365,14 @@ impl Connection {
             let connected = transport.connect_for(&spec(&blob, &remote))?;
             let is_new = peers.insert(metadata.clone(), &connected);
             if is_new {
-                tracing::info!(peer = %connected.peer(), "a peer is met");
+                tracing::info!(peer = %connected.peer(), "peer connected");
             }
             let host = remote.peer().map(|peer| peer.host());
             if is_new && let Some(host) = host.filter(|host| here.same_pid_namespace(host)) {
                 knowledge.forget_at_exit(connected.peer(), host.pid());
             }
             for unused in peers.take_unused() {
-                // A busy peer stays loaded; it is found again when it is next named.
+                // A busy peer stays loaded, and is found again at its next use.
                 let _ = transport.disconnect(&unused);
             }
             Ok(connected.into_peer())
@@ -380,7 +380,7 @@ impl Connection {
         self.control.run(load).await?
     }
 
-    /// What is wrong with the engine, and whether the thread for its blocking calls does not answer.
+    /// The problems of the engine and of the control thread.
     pub(crate) async fn problems(&self) -> (Vec<TransportError>, bool) {
         const PATIENCE: Duration = Duration::from_secs(1);
         let transport = Arc::clone(&self.transport);
@@ -394,24 +394,24 @@ impl Connection {
         }
     }
 
-    /// Notifies the connected peers that this side is about to go. Waits no longer than a second.
+    /// Notifies the connected peers of this side's end. Waits at most a second.
     pub(crate) async fn tell_leaving(&self) {
         const PATIENCE: Duration = Duration::from_secs(1);
         let (driver, peers) = (Arc::clone(&self.driver), self.peers.all());
         let tell = self.control.run(move || driver.tell_leaving(&peers));
         let options = OperationOptions::new().timeout(PATIENCE);
-        // What is not told by then is queued, and told if the process lives.
+        // Notifications that are still queued are sent if the process lives.
         let _ = self.driver.with_timeout(options, tell).await;
     }
 
-    /// Drops what the cache says about a peer that the engine has given up.
+    /// Drops the cache entry of a peer that the engine has forgotten.
     pub(crate) fn forget(&self, peer: &PeerId) {
         self.peers.remove(peer);
     }
 }
 
-/// The peer's memory that an offer's initiator must reach. `None` if it is more than the offer: staging slots of the owner of a GPU's
-/// memory.
+/// The peer's memory that an offer's initiator must reach. `None` if it exceeds the offer, as with the owner's staging slots
+/// for GPU memory.
 fn needed(remote: &RdmaMetadata) -> Option<&[SerializedDescriptor]> {
     let descriptors = remote.descriptors();
     descriptors.iter().all(|d| d.device().is_host()).then_some(descriptors)
@@ -433,7 +433,7 @@ fn regions(list: &DescriptorList) -> impl Iterator<Item = (Device, &Region)> {
     list.iter().filter(is_next).map(|d| (d.device(), d.region()))
 }
 
-/// Whether an engine's refusal means that the peer must be connected anew.
+/// Whether an engine's refusal requires a new connection to the peer.
 pub(crate) fn wants_reconnect(error: &TransportError) -> bool {
     matches!(
         error,

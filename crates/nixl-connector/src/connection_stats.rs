@@ -6,7 +6,7 @@ use std::time::Duration;
 use nixl_descriptor::CacheStats;
 use nixl_ops::{DriverStats, SpentStats};
 
-/// Counts of a connection: those of its [driver](DriverStats), to which this dereferences, and its own.
+/// Counters of a connection: those of its [driver](DriverStats), by dereference, and its own.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ConnectionStats {
     pub(crate) driver: DriverStats,
@@ -39,25 +39,25 @@ impl ConnectionStats {
         self.registrations
     }
 
-    /// Peers whose metadata is loaded.
+    /// Peers with loaded metadata.
     #[must_use]
     pub fn peers(&self) -> usize {
         self.peers
     }
 
-    /// Calls that wait for the connection's own thread, with the one under way.
+    /// Calls in the queue of the control thread, with the running one.
     #[must_use]
     pub fn blocking_calls(&self) -> usize {
         self.blocking_calls
     }
 
-    /// The longest of them so far.
+    /// The longest call so far.
     #[must_use]
     pub fn longest_blocking_call(&self) -> Duration {
         self.longest_blocking_call
     }
 
-    /// Calls that peers' messages asked for and that were refused because too many waited. The peers ask again.
+    /// Calls for peers that were refused by a full queue. The peers repeat their request.
     #[must_use]
     pub fn refused_blocking_calls(&self) -> u64 {
         self.refused_blocking_calls

@@ -1,4 +1,4 @@
-//! The connector, which makes operations.
+//! Connectors, the factories of operations.
 
 mod initiating;
 mod offering;
@@ -21,21 +21,19 @@ pub(crate) use self::offering::{Naming, Offers, token_of_ticket};
 use crate::connection::Connection;
 use crate::{ConnectionStats, ConnectorBuilder, ConnectorError, Drained, Health};
 
-/// Makes operations, and owns the connection to the engine that carries them.
+/// Factory of operations, and owner of the connection to the engine.
 ///
 /// Cheap to clone; all clones share one connection, which ends when the last clone and the last operation
 /// are gone.
 ///
 /// Deadlines count from the call: they bound registering memory and connecting to the peer as well as the transfer.
 ///
-/// None of its calls blocks the thread: what blocks in the engine (registering memory, connecting to a peer for
-/// the first time) runs on a thread of the connection's own, and once that is cached an operation begins
-/// without a task switch.
+/// No call blocks the thread: blocking calls of the engine (registering memory, the first connection to a peer) run on a thread
+/// of the connection. With both cached, an operation begins without a task switch.
 ///
-/// A connector is of the process that built it. In one that was forked from it, every call is an error at once
-/// ([`TransportError::Forked`]), also the waits that were begun before, once they are polled; nothing that is done with it there, or
-/// dropped, reaches the parent's threads, files or shared pages. Such a process builds a connector of its own, and uses memory of
-/// its own with it.
+/// A connector belongs to the process that built it. In a forked child, every call and every poll of an earlier wait is an
+/// error at once ([`TransportError::Forked`]); no use or drop there reaches the parent's threads, files or shared pages. A
+/// child builds its own connector, and uses its own memory with it.
 #[derive(Clone)]
 pub struct Connector {
     shared: LeakInChild<Arc<Shared>>,
@@ -46,12 +44,12 @@ struct Shared {
     timeout: Option<Duration>,
     offers: Offers,
     draining: AtomicBool,
-    /// How long a peer's access may be on its way by TCP.
+    /// The longest delay of a peer's access over TCP.
     arrival: Duration,
 }
 
 impl Connector {
-    /// Longer lists are walked on a thread of the connection's: some nanoseconds a descriptor, several times.
+    /// Longer lists are processed on a thread of the connection: some nanoseconds for each descriptor, several times.
     const WALKED_HERE: usize = 64;
 
     /// Starts to configure a connector.
@@ -66,7 +64,7 @@ impl Connector {
         Self { shared: LeakInChild::new(shared) }
     }
 
-    /// The name under which peers know this connector. It differs with every connector ever built.
+    /// The name of this connector for peers, unique for every connector ever built.
     pub fn name(&self) -> &str {
         self.shared.connection.transport().agent_name()
     }
@@ -81,13 +79,13 @@ impl Connector {
         nixl_device::cuda::is_available()
     }
 
-    /// The settings that the engine was given, with where each is from: options, the environment, or a choice for this machine.
-    /// Empty with an engine that has none.
+    /// The engine's settings, each with its origin: options, the environment, or a choice for this machine. Empty for an engine
+    /// without settings.
     pub fn engine_settings(&self) -> Vec<EngineSetting> {
         self.shared.connection.transport().settings()
     }
 
-    /// Counts of the operations, offers and peers of now. All zero in a process that was forked from that of the connector.
+    /// Current counts of operations, offers and peers. All zero in a forked child.
     pub fn stats(&self) -> ConnectionStats {
         if self.shared.is_inherited() {
             return ConnectionStats::default();
@@ -95,18 +93,18 @@ impl Connector {
         self.shared.connection.stats()
     }
 
-    /// Host memory for one request, or for as long as it is kept: `len` bytes with the bytes that an earlier buffer left in them.
+    /// Host memory for one request or longer: `len` bytes, with the content of an earlier buffer.
     ///
-    /// It comes from the [`BufferPool`] of the process, and goes back there when the last handle is gone. That is the memory
-    /// to offer: it is registered once for many buffers (at the first offer), peers of this machine map it once, and a peer
-    /// that writes too late meets memory without an owner. A `Vec` costs a registration each time, and a late write to it
-    /// meets what the allocator has put there.
+    /// It comes from the [`BufferPool`] of the process, and returns there with the last handle. It is the preferred memory for
+    /// offers: one registration (at the first offer) serves many buffers, peers on this machine map it once, and a late write
+    /// lands in memory without an owner. A `Vec` costs a registration each time, and a late write to it lands in the
+    /// allocator's next use.
     ///
     /// Peers may reach other buffers of the pool too: see [`BufferPool::buffer`]. Does not block on the engine.
     ///
     /// # Errors
     ///
-    /// [`ConnectorError::Memory`]: no bytes were asked for, or the system has no memory.
+    /// [`ConnectorError::Memory`]: zero bytes, or the system has no memory.
     pub fn buffer(&self, len: usize) -> Result<Region, ConnectorError> {
         self.check_process()?;
         Ok(BufferPool::global().buffer(len)?)
@@ -115,7 +113,7 @@ impl Connector {
     /// Offers memory to be read by one peer, which gets [`metadata`](ReadableOperation::metadata).
     ///
     /// Until the operation ends, the memory can be read here but not changed. Memory with work
-    /// [pending](DescriptorList::pending) on it is offered once that is done, however long it takes if there is no deadline.
+    /// [pending](DescriptorList::pending) on it is offered after that work, without a bound if there is no deadline.
     ///
     /// Cancel safe: nothing is offered if the future is dropped.
     ///
@@ -134,7 +132,7 @@ impl Connector {
     ///
     /// # Errors
     ///
-    /// As there, and [`ConnectorError::ChecksumOfDevice`].
+    /// Those, and [`ConnectorError::ChecksumOfDevice`].
     pub async fn create_readable_with<L>(
         &self,
         local: L,
@@ -148,7 +146,7 @@ impl Connector {
         let connection = &self.shared.connection;
         let (spec, options) =
             self.offered((OperationKind::Read, Naming::Random), local, options).await?;
-        // It may have waited for long.
+        // The wait may have been long.
         self.refuse_if_draining()?;
         Ok(ReadableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
     }
@@ -156,7 +154,7 @@ impl Connector {
     /// Offers memory to be written by one peer, which gets [`metadata`](WritableOperation::metadata).
     ///
     /// Until the operation ends, the memory can be neither read nor changed here. Memory with work
-    /// [pending](DescriptorList::pending) on it is offered once that is done, however long it takes if there is no deadline.
+    /// [pending](DescriptorList::pending) on it is offered after that work, without a bound if there is no deadline.
     ///
     /// Cancel safe: nothing is offered if the future is dropped.
     ///
@@ -175,7 +173,7 @@ impl Connector {
     ///
     /// # Errors
     ///
-    /// As there, and [`ConnectorError::ChecksumOfWritable`].
+    /// Those, and [`ConnectorError::ChecksumOfWritable`].
     pub async fn create_writable_with<L>(
         &self,
         local: L,
@@ -210,17 +208,17 @@ impl Connector {
         }
         let connection = &self.shared.connection;
         let (spec, options) = self.offered((OperationKind::Write, naming), local, options).await?;
-        // It may have waited for long.
+        // The wait may have been long.
         self.refuse_if_draining()?;
         Ok(WritableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
     }
 
-    /// Reads the memory that a peer offered into local memory. The transfer has begun when this returns.
+    /// Begins a read of a peer's offer into local memory.
     ///
     /// Until the operation ends, the memory can be neither read nor changed here.
     ///
-    /// If the offer carries a [checksum](OperationOptions::checksum), the bytes are verified before the operation completes:
-    /// it ends with [`TransportError::Corrupted`] if they are others. The owner's operation has completed by then.
+    /// If the offer carries a [checksum](OperationOptions::checksum), the bytes are verified before the operation completes: it
+    /// ends with [`TransportError::Corrupted`] if they differ. The owner's operation has completed by then.
     ///
     /// Cancel safe: if the future is dropped, nothing is transferred or the transfer is cancelled.
     ///
@@ -263,7 +261,7 @@ impl Connector {
         self.counted(ReadOperation::begin(driver, prepared, local, options))
     }
 
-    /// Writes local memory into the memory that a peer offered. The transfer has begun when this returns.
+    /// Begins a write of local memory into a peer's offer.
     ///
     /// Until the operation ends, the memory can be read here but not changed.
     ///
@@ -308,9 +306,8 @@ impl Connector {
         self.counted(WriteOperation::begin(driver, prepared, local, options))
     }
 
-    /// Tells the owner of an offer that this process does not use it, nor will: its operation ends with
-    /// [`OperationError::Declined`](nixl_ops::OperationError::Declined) instead of waiting for its deadline. Nothing is told
-    /// of an offer of Dynamo's profile, which cannot say so; this process refuses to use it all the same.
+    /// Declines an offer: the owner's operation ends with [`OperationError::Declined`](nixl_ops::OperationError::Declined)
+    /// instead of waiting for its deadline. Dynamo's profile has no such message; this process still refuses to use the offer.
     ///
     /// Cancel safe.
     ///
@@ -338,14 +335,14 @@ impl Connector {
         Ok(())
     }
 
-    /// Brings the connector to an end: from now on no operation begins ([`ConnectorError::Draining`]), and those under way go on until
-    /// they end, or until the deadline. Then the offers that are left are revoked, and, if no operation is left, the peers that this
-    /// connector is connected to are notified to forget it. Peers of this host learn of revoked offers by themselves.
+    /// Ends the connector: no operation begins ([`ConnectorError::Draining`]), and running ones continue to their end or to the
+    /// deadline. Then remaining offers are revoked. If no operation is left, connected peers are notified to drop their state of
+    /// it. Peers on this host see revoked offers in the slots.
     ///
-    /// Not waited for are operations that have outlived their own deadline and drain time, and memory in quarantine:
-    /// [`stats`](Self::stats) shows them.
+    /// The drain does not wait for operations past their own deadline and drain time, or for memory in quarantine:
+    /// [`stats`](Self::stats) counts them.
     ///
-    /// Cancel safe: if the future is dropped, the connector begins no operation all the same, and the call can be repeated.
+    /// Cancel safe: if the future is dropped, the connector still begins no operation, and the call can be repeated.
     pub async fn drain(&self, deadline: Duration) -> Drained {
         // The operations are the parent's.
         if self.shared.is_inherited() {
@@ -366,7 +363,7 @@ impl Connector {
         left
     }
 
-    /// How the connector is now, within a second or so. Cancel safe.
+    /// The connector's health, determined within about a second. Cancel safe.
     pub async fn health(&self) -> Health {
         let (problems, is_blocked) = match self.shared.is_inherited() {
             true => (vec![TransportError::Forked], false),
@@ -401,7 +398,7 @@ impl Connector {
         }
     }
 
-    /// Counts an operation that fails before the driver has it.
+    /// Counts an operation that fails before it reaches the driver.
     fn counted<T, E: Into<ConnectorError>>(
         &self,
         begun: Result<T, E>,

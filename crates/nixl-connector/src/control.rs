@@ -1,4 +1,4 @@
-//! The control thread, on which a connection makes the engine's blocking calls.
+//! The control thread of a connection, for the engine's blocking calls.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,12 +22,11 @@ type Job = Box<dyn FnOnce() + Send>;
 
 enum Turn {
     Next(Job),
-    /// After those of this process that are queued, for a peer.
+    /// A job for a peer, queued behind this process's own.
     Spare(Job),
 }
 
-/// Runs jobs one after the other on a thread of its own. The thread ends with the last clone, after the jobs
-/// that were queued.
+/// A thread that runs jobs in order. It ends with the last clone, after the queued jobs.
 #[derive(Clone)]
 pub struct ControlThread {
     turns: LeakInChild<Sender<Turn>>,
@@ -38,14 +37,14 @@ pub struct ControlThread {
 #[derive(Debug, Default)]
 struct Counters {
     waiting: AtomicUsize,
-    /// Those of them that peers asked for.
+    /// Those of them for peers.
     for_peers: AtomicUsize,
     refused: AtomicU64,
-    /// The longest, in nanoseconds.
+    /// The longest job, in nanoseconds.
     longest: AtomicU64,
 }
 
-/// What the thread has done and has to do.
+/// Finished and queued work of the thread.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct ControlStats {
     pub(crate) waiting: usize,
@@ -56,23 +55,24 @@ pub(crate) struct ControlStats {
 impl ControlThread {
     const THREAD: &str = "nixl-control";
     const JOB: &str = "a job of the connection's thread";
-    /// In which a thread begins to run that ever does.
+    /// The longest start of a thread that can run at all.
     const LONGEST: Duration = Duration::from_secs(10);
-    /// Jobs for peers that wait.
+    /// The bound on queued jobs for peers.
     const FOR_PEERS: usize = 256;
-    /// Others that run before one for a peer does.
+    /// Other jobs that run before one for a peer.
     const BEFORE: usize = 16;
 
     /// Starts the thread.
     ///
     /// # Errors
     ///
-    /// [`ConnectorError::Thread`] if the operating system refuses it, [`ConnectorError::ForkedAmidThreads`] if it does not begin to run.
+    /// [`ConnectorError::Thread`] if the operating system refuses it, [`ConnectorError::ForkedAmidThreads`] if it does not
+    /// start to run.
     pub fn spawn() -> Result<Self, ConnectorError> {
         Self::named(Self::THREAD)
     }
 
-    /// For work that takes long and does not block.
+    /// Starts a thread for long work that does not block.
     pub(crate) fn for_work() -> Result<Self, ConnectorError> {
         Self::named("nixl-work")
     }
@@ -96,7 +96,7 @@ impl ControlThread {
         Ok(Self { turns: LeakInChild::new(turns), counters, name })
     }
 
-    /// What has happened to a job that was never run.
+    /// The error of a job that never ran.
     pub(crate) fn ended(&self) -> TransportError {
         match self.turns.is_inherited() {
             true => TransportError::Forked,
@@ -104,7 +104,7 @@ impl ControlThread {
         }
     }
 
-    /// The output of a future that waits for this thread, which a fork's child has not.
+    /// The output of a future that waits for this thread, which a fork's child lacks.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl ControlThread {
         output.await
     }
 
-    /// Jobs that are queued, with the one that runs, and what there was so far.
+    /// Queued jobs with the running one, and totals so far.
     pub(crate) fn stats(&self) -> ControlStats {
         let Counters { waiting, refused, longest, .. } = &*self.counters;
         ControlStats {
@@ -131,25 +131,25 @@ impl ControlThread {
         }
     }
 
-    /// Forgets how long jobs took that were queued before: starting an engine, for instance.
+    /// Resets the durations of earlier jobs, such as the start of an engine.
     pub(crate) fn measure_from_here(&self) {
         let counters = Arc::clone(&self.counters);
         self.post(move || counters.longest.store(0, Ordering::Relaxed));
     }
 
-    /// Queues a job whose end is not awaited.
+    /// Queues a job without a waiter.
     pub fn post(&self, job: impl FnOnce() + Send + 'static) {
         self.queue(Turn::Next(Box::new(job)));
     }
 
     fn queue(&self, turn: Turn) {
         if self.turns.is_inherited() {
-            // A fork's child has not the thread, nor is what the job holds its own to drop.
+            // A fork's child lacks the thread, and must not drop the job's inherited state.
             mem::forget(turn);
             return;
         }
-        // The thread lives as long as any sender. Should it have ended all the same, the job is dropped here, which tells
-        // the caller that awaits it.
+        // The thread lives as long as any sender. If it has ended nevertheless, the drop of the job here notifies the waiting
+        // caller.
         self.counters.waiting.fetch_add(1, Ordering::Relaxed);
         if self.turns.send(turn).is_err() {
             self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -158,7 +158,7 @@ impl ControlThread {
 
     /// Runs a job and waits for its result.
     ///
-    /// Cancel safe: a job that was queued runs to its end all the same.
+    /// Cancel safe: a queued job still runs to its end.
     ///
     /// # Errors
     ///
@@ -170,7 +170,7 @@ impl ControlThread {
     ) -> Result<T, TransportError> {
         let (reply, result) = oneshot::channel();
         self.post(move || {
-            // The waiter may be gone.
+            // The waiter may have been dropped.
             let _ = reply.send(contained(Self::JOB, job));
         });
         self.here(result).await?.unwrap_or_else(|_| Err(self.ended()))
@@ -194,11 +194,11 @@ impl BlockingThread for ControlThread {
     }
 }
 
-/// Runs what is queued until no sender is left.
+/// Runs queued jobs until no sender is left.
 fn run_all(queue: &Receiver<Turn>, counters: &Counters) {
     let run = |job: Job| {
         let began = Instant::now();
-        // A job that panics costs none of the others. Its awaiting caller is told by `run`.
+        // A panic of a job affects no other. `run` reports it to the waiting caller.
         let _ = contained(ControlThread::JOB, job);
         let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         counters.longest.fetch_max(took, Ordering::Relaxed);

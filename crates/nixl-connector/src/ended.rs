@@ -1,4 +1,4 @@
-//! Clean-up after the end of a peer's process, and for peers that leave.
+//! Clean-up after the end of a peer's process, and after a peer's announced end.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -9,7 +9,7 @@ use nixl_ops::{BlockingThread as _, ConnectionExecutor, PeerId, RemoteSlots, Tra
 use crate::control::ControlThread;
 use crate::peers::PeerTable;
 
-/// The parts of a connection that know peers. It does not keep them.
+/// The parts of a connection with state of peers, held weakly.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerKnowledge {
     transport: Weak<dyn Transport>,
@@ -35,7 +35,7 @@ impl PeerKnowledge {
         }
     }
 
-    /// Forgets a peer of this host once its process has ended.
+    /// Drops the state of a peer on this host after the end of its process.
     pub(crate) fn forget_at_exit(self, peer: &PeerId, pid: u32) {
         let Some(peers) = self.peers.upgrade() else { return };
         let (knowledge, of) = (self, peer.clone());
@@ -48,18 +48,20 @@ impl PeerKnowledge {
         };
         match ProcessExits::global().watch(pid, None, on_exit) {
             Ok(watch) => peers.watch(peer, watch),
-            // The engine will tell when it is used next.
+            // The engine reports it at the next use.
             Err(ProcessError::NotThere { .. }) => knowledge.forget(peer, pid),
-            Err(error) => tracing::debug!(%peer, %error, "the end of a peer will not be noticed"),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "cannot watch the process of a peer; its end shows at the next transfer");
+            }
         }
     }
 
-    /// *Blocking.* Its process has ended, which was this one of this host.
+    /// *Blocking.* Drops the state of a peer whose process, `pid` on this host, has ended.
     fn forget(&self, peer: &PeerId, pid: u32) {
         if let Some(peers) = self.peers.upgrade()
             && peers.remove(peer)
         {
-            tracing::info!(%peer, "a peer is lost");
+            tracing::info!(%peer, "peer lost");
         }
         if let Some(slots) = self.slots.upgrade() {
             slots.close_of(pid);
@@ -75,8 +77,8 @@ impl PeerKnowledge {
     }
 }
 
-/// Peers that say that they leave. The message is a hint, and may come in the name of another: a peer with which nothing is under way is
-/// let go, once.
+/// Peers that announced their end. The message is a hint, and may be forged: a peer without a running operation is forgotten,
+/// once.
 #[derive(Debug)]
 pub(crate) struct Leavers {
     knowledge: PeerKnowledge,
@@ -85,14 +87,14 @@ pub(crate) struct Leavers {
 }
 
 impl Leavers {
-    /// Names that are remembered: some times the peers that are known at a time.
+    /// Bound on remembered names: a multiple of the peers known at one time.
     const MOST: usize = 4096;
 
     pub(crate) fn new(knowledge: PeerKnowledge) -> Self {
         Self { knowledge, heard: Mutex::default() }
     }
 
-    /// Lets a peer go soon. Does not block.
+    /// Forgets a peer soon. Does not block.
     pub(crate) fn note(&self, peer: PeerId) {
         if !self.knowledge.peers.upgrade().is_some_and(|peers| peers.knows(&peer)) {
             return;

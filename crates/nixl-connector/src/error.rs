@@ -12,11 +12,11 @@ use thiserror::Error;
 
 use crate::grants::{ExportedLayoutError, TicketError};
 
-/// Why an operation could not begin, or a connector not be built.
+/// An operation could not begin, or a connector could not be built.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum ConnectorError {
-    /// The two sides do not fit together.
+    /// The two sides do not match.
     #[error(transparent)]
     Pairing(#[from] PairingError),
     /// The peer's metadata is unusable.
@@ -25,13 +25,13 @@ pub enum ConnectorError {
     /// The local descriptors are unusable.
     #[error(transparent)]
     Descriptor(#[from] DescriptorError),
-    /// There is no memory for a buffer.
+    /// No memory for a buffer.
     #[error(transparent)]
     Memory(#[from] RegionError),
     /// Another operation uses the memory.
     #[error(transparent)]
     Lease(#[from] LeaseError),
-    /// The bytes could not be copied out of the memory that they were read into.
+    /// The bytes could not be copied out of their destination.
     #[error(transparent)]
     Access(#[from] AccessError),
     /// An offer has more bytes than the caller takes.
@@ -44,33 +44,33 @@ pub enum ConnectorError {
         /// The most that the caller takes.
         limit: usize,
     },
-    /// A writable operation was asked for on memory that must not change.
+    /// A writable operation on read-only memory.
     #[error("descriptor {index} is read-only and cannot be offered for writing")]
     ReadOnly {
-        /// Its place in the list.
+        /// Its index in the list.
         index: usize,
     },
-    /// A writable operation was asked for on memory that a late write would reach after it was freed.
+    /// A writable operation on memory that a late write could reach after it was freed.
     #[error(
         "descriptor {index} is host memory that this library did not allocate, and this connector does not offer such memory for writing: use Connector::buffer or Region::shared"
     )]
     ForeignMemory {
-        /// Its place in the list.
+        /// Its index in the list.
         index: usize,
     },
-    /// A checksum was asked for of an offer that is to be written.
+    /// A checksum for a writable offer.
     #[error(
         "a writable offer carries no checksum: its bytes come from the initiator, which this side cannot check before they are in place; leave the option out"
     )]
     ChecksumOfWritable,
-    /// A checksum was asked for of memory that the processor cannot read.
+    /// A checksum for memory that the processor cannot read.
     #[error(
         "descriptor {index} is memory of {device}, and checksums are computed of host memory alone: offer it without a checksum, or copy it to host memory first"
     )]
     ChecksumOfDevice {
-        /// Its place in the list.
+        /// Its index in the list.
         index: usize,
-        /// Where the memory is.
+        /// The device of the memory.
         device: Device,
     },
     /// The offer carries a checksum, and the destination is memory that the processor cannot read.
@@ -78,12 +78,12 @@ pub enum ConnectorError {
         "descriptor {index} is memory of {device}, in which the checksum that the offer carries cannot be verified: read into host memory, or ask the owner for an offer without a checksum"
     )]
     ChecksumIntoDevice {
-        /// Its place in the list.
+        /// Its index in the list.
         index: usize,
-        /// Where the memory is.
+        /// The device of the memory.
         device: Device,
     },
-    /// A layout cannot be exported, or that of a peer not be used.
+    /// A layout cannot be exported, or a peer's cannot be used.
     #[error(transparent)]
     ExportedLayout(#[from] ExportedLayoutError),
     /// Blocks of an export could not be granted.
@@ -92,15 +92,15 @@ pub enum ConnectorError {
     /// A ticket cannot be used.
     #[error(transparent)]
     Ticket(#[from] TicketError),
-    /// The export is closed, or was one of an owner that has ended.
-    #[error("the export {export} is closed: ask its owner for the metadata of one that is open")]
+    /// The export is closed, or its owner has ended.
+    #[error("the export {export} is closed: ask its owner for the metadata of an open one")]
     ExportClosed {
-        /// Which export.
+        /// The number of the export.
         export: ExportId,
     },
-    /// A notification has a longer payload than owners take.
+    /// The payload of a notification is too long.
     #[error(
-        "a notification of {bytes} bytes is longer than {limit}: send less, or where it is to be read"
+        "a notification of {bytes} bytes is longer than {limit}: send a shorter one, or offer the data and send its metadata"
     )]
     NotificationTooLarge {
         /// Bytes of the payload.
@@ -108,7 +108,7 @@ pub enum ConnectorError {
         /// The most.
         limit: usize,
     },
-    /// The owner of an export runs a release that knows no notifications.
+    /// The owner of an export runs a release without notifications.
     #[error(
         "{owner}, the owner of the export, runs a release without notifications: update it, or tell it by other means"
     )]
@@ -116,7 +116,7 @@ pub enum ConnectorError {
         /// The name of its agent.
         owner: String,
     },
-    /// The queue of work that a grant was to follow refused to call a function in its order.
+    /// The queue of work before a grant refused a callback.
     #[error("a grant cannot follow the work of this stream: {0}")]
     WorkQueue(#[from] DependencyError),
     /// The engine could not register the memory.
@@ -131,13 +131,13 @@ pub enum ConnectorError {
     /// The connector begins no new operations.
     #[error("the connector is draining and begins no new operations; use another connector")]
     Draining,
-    /// As many transfers of blocks wait for their turn as [may](crate::TransferLimits::queued).
+    /// The [queue](crate::TransferLimits::queued) of waiting transfers of blocks is full.
     #[error(
         "{queued} transfers of blocks wait for their turn already: begin this one when some have ended, or raise \
          `TransferLimits::queued`"
     )]
     WouldBlock {
-        /// How many wait.
+        /// The number of waiting transfers.
         queued: usize,
     },
     /// The operating system refused a thread.
@@ -145,11 +145,11 @@ pub enum ConnectorError {
         "cannot start a thread of the connection: {reason}; check the limits on processes and memory"
     )]
     Thread {
-        /// The operating system's text.
+        /// Text of the operating system.
         reason: String,
     },
-    /// A thread of the connection was started and does not run. What every thread needs for that was in use by another thread, which
-    /// was starting or ending, when this process was forked.
+    /// A thread of the connection was started and does not run: another thread was starting or ending when this process was
+    /// forked, and held a lock that every new thread needs.
     #[error(
         "this process was forked while a thread was starting or ending, and cannot run threads of its own: fork when none is, or start the process by exec"
     )]
@@ -159,10 +159,10 @@ pub enum ConnectorError {
     BadName {
         /// The name.
         name: String,
-        /// What is wrong with it.
+        /// The fault.
         reason: &'static str,
     },
-    /// No transport was given, and this build has none of its own.
+    /// No transport, and this build has none of its own.
     #[error(
         "no transport: build nixl-connector with its feature `nixl`, or pass one to the builder"
     )]

@@ -9,7 +9,7 @@ use nixl_ops::Transport;
 
 use crate::ConnectorError;
 
-/// What was exported, for the next offer of the same memory.
+/// Exported metadata, for the next offer of the same memory.
 #[derive(Debug, Default)]
 pub(crate) struct Exports {
     state: Mutex<State>,
@@ -18,24 +18,24 @@ pub(crate) struct Exports {
 #[derive(Debug, Default)]
 struct State {
     all: Option<All>,
-    /// By the numbers of the registrations, which are never used twice.
+    /// Keyed by the numbers of registrations, which are never used twice.
     of: HashMap<Box<[u64]>, AgentMetadata>,
 }
 
-/// Metadata that covers all that was registered.
+/// Metadata of all registered memory.
 #[derive(Debug)]
 struct All {
-    /// How many registrations the cache had made by then: a later one is not in it.
+    /// The number of registrations by then: a later one is not in it.
     registered: u64,
     metadata: AgentMetadata,
 }
 
 impl Exports {
-    /// Exports of memories by themselves that are kept; beyond that all are made anew.
+    /// Bound on the kept exports of single memories; beyond it all are made anew.
     const KEPT: usize = 256;
 
-    /// What covers these registrations, of which `registrations` has made the last: as it was exported before, or if the engine
-    /// exports it now without blocking.
+    /// Metadata of these registrations, the last of which `registrations` has made: exported before, or exported now if the
+    /// engine does not block.
     pub(crate) fn of(
         &self,
         transport: &dyn Transport,
@@ -47,7 +47,7 @@ impl Exports {
         if let Some(known) = known.or_else(|| self.all(registrations)) {
             return Some(known);
         }
-        // An engine exports more than nothing.
+        // An engine never exports an empty blob.
         let metadata = AgentMetadata::compress(&transport.metadata_of(held)?).ok()?;
         let mut state = self.lock();
         if state.of.len() >= Self::KEPT {
@@ -57,7 +57,7 @@ impl Exports {
         Some(metadata)
     }
 
-    /// What covers all registrations made so far, if it was exported since the last.
+    /// Metadata of all registrations so far, if exported since the last.
     pub(crate) fn all(&self, registrations: &RegistrationCache) -> Option<AgentMetadata> {
         let registered = registrations.registered();
         let state = self.lock();
@@ -65,13 +65,13 @@ impl Exports {
         Some(all.metadata.clone())
     }
 
-    /// **Blocks.** Exports what covers all that is registered.
+    /// **Blocks.** Exports metadata of all registered memory.
     pub(crate) fn export_all(
         &self,
         transport: &dyn Transport,
         registrations: &RegistrationCache,
     ) -> Result<AgentMetadata, ConnectorError> {
-        // Read first: what is registered from now on may be missing.
+        // Read first: later registrations may be missing.
         let registered = registrations.registered();
         let metadata = AgentMetadata::compress(&transport.local_metadata()?)?;
         self.lock().all = Some(All { registered, metadata: metadata.clone() });

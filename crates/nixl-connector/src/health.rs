@@ -2,7 +2,8 @@
 
 use nixl_ops::TransportError;
 
-/// How a connector is. For a readiness probe: [`is_ready`](Self::is_ready); for a liveness probe: [`is_live`](Self::is_live).
+/// Health of a connector. For a readiness probe: [`is_ready`](Self::is_ready); for a liveness probe:
+/// [`is_live`](Self::is_live).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Health {
     pub(crate) is_draining: bool,
@@ -17,7 +18,7 @@ impl Health {
         !self.is_draining && !self.is_blocked && self.problems.is_empty()
     }
 
-    /// Whether the connector works at all. If not, it does not recover: build another.
+    /// Whether the connector works at all. A connector that does not never recovers: build another.
     #[must_use]
     pub fn is_live(&self) -> bool {
         let is_fatal = |problem: &TransportError| {
@@ -37,20 +38,20 @@ impl Health {
         self.is_draining
     }
 
-    /// What is wrong now. Each says what to do.
+    /// The current problems, each with its remedy.
     #[must_use]
     pub fn problems(&self) -> &[TransportError] {
         &self.problems
     }
 
-    /// The thread for blocking calls of the engine has not answered for a second: it is inside one, or has others before.
+    /// The control thread has not answered for a second: it is inside a blocking call of the engine, or has others queued.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
         self.is_blocked
     }
 }
 
-/// What a drain came to.
+/// The result of a drain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Drained {
     revoked: usize,

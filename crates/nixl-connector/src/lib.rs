@@ -1,9 +1,9 @@
 //! Connectors, and the transports that carry their operations.
 //!
-//! A [`Connector`] offers memory to peers and reads or writes what peers offer. Over NIXL (feature `nixl`, on by
-//! default) the peer is another process, here or on another machine; over the [`simulated`] transport it is
-//! another connector of this process, with faults to order. NIXL itself is found at run time: without it,
-//! building a connector is an error that says what was looked for.
+//! A [`Connector`] offers memory to peers and reads or writes the offers of peers. Over NIXL (feature `nixl`, on by default)
+//! the peer is another process, here or on another machine; over the [`simulated`] transport it is another connector of this
+//! process, with faults on demand. NIXL itself is found at run time: without it, building a connector is an error that lists
+//! the searched places.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -17,40 +17,40 @@
 //! let source = Connector::builder().transport(fabric.transport("source")).build().await?;
 //! let sink = Connector::builder().transport(fabric.transport("sink")).build().await?;
 //!
-//! // One side offers memory; its metadata travels over a channel that both trust.
+//! // The owner offers memory; its metadata travels over a channel that both sides trust.
 //! let memory = source.buffer(4096)?;
 //! memory.copy_from_slice(0, &[7; 4096])?;
 //! let mut offered = source.create_readable(memory).await?;
 //! let message = offered.metadata().to_dynamo_json();
 //!
-//! // The other side reads it.
+//! // The peer reads it.
 //! let local = sink.buffer(4096)?;
 //! let remote = RdmaMetadata::decode(message.as_bytes())?;
 //! let completion = sink.read(&remote, local.clone()).await?;
 //! assert_eq!(completion.bytes(), 4096);
 //! assert_eq!(local.to_vec()?, [7u8; 4096]);
 //!
-//! // And the first learns of it.
+//! // The owner is notified.
 //! offered.wait_for_completion().await?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # }).unwrap();
 //! ```
 //!
-//! # What a peer can do
+//! # Powers of a peer
 //!
-//! Metadata is a capability: NIXL's covers the whole regions that the operation offers parts of, or the slab that they lie in,
-//! and with a NIC all memory that the connector has registered when it is made. Give it to peers that you trust with that, over a channel
-//! that you trust. What a peer sends is validated before NIXL sees it, apart from the inside of NIXL's own connection details and keys,
-//! which only NIXL can read. Read-only memory (`bytes::Bytes`, say) is offered for reading only, but NIXL registers all
-//! memory for both: a peer that breaks the rules could still write to it.
+//! Metadata is a capability. NIXL's covers the whole regions of the offered ranges, or their slab, and with a NIC all memory
+//! that the connector has registered so far. Give it only to peers with a right to that memory, over a trusted channel. Data
+//! from a peer is validated before NIXL parses it, except the content of NIXL's own connection details and keys. Read-only
+//! memory (such as `bytes::Bytes`) is offered for reading only, but NIXL registers all memory for both: a peer outside the
+//! protocol can write to it.
 //!
-//! # What is logged
+//! # Logs
 //!
-//! NIXL's transport layer, UCX, writes its messages to `tracing` with the target `ucx`, where a subscriber is installed: what it
-//! calls an error is a warning there, since the connector tells what comes of it as an error of its own. Without a subscriber it
-//! prints them on the standard output. If yours is a protocol, install one, or set `UCX_LOG_FILE` to a file of its own: UCX
-//! empties the file that it names. NIXL's own messages go to the standard error and cannot be taken from there: its library reads
-//! `NIXL_LOG_LEVEL` when it is loaded, and with `FATAL` writes none.
+//! With a subscriber of `tracing`, UCX (NIXL's transport layer) logs to the target `ucx`. Its errors are warnings there, since
+//! the connector reports their effects as errors of its own. Without a subscriber UCX prints on standard output. A program that
+//! uses standard output for a protocol installs a subscriber, or sets `UCX_LOG_FILE` to a file for UCX alone: UCX truncates it.
+//! NIXL's own messages go to standard error and cannot be redirected: its library reads `NIXL_LOG_LEVEL` when it is loaded, and
+//! with `FATAL` writes none.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admission;

@@ -1,22 +1,22 @@
-//! The memory of a peer that was loaded of one piece of its metadata.
+//! The loaded part of one piece of a peer's metadata.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use nixl_metadata::SerializedDescriptor;
 
-/// Addresses in the peer's memory of the host: disjoint ranges, each by its start with its end.
+/// Addresses in the peer's host memory: disjoint ranges, end by start.
 #[derive(Debug, Default)]
 pub(crate) struct LoadedPart(BTreeMap<u64, u64>);
 
 impl LoadedPart {
-    /// These and more.
+    /// Adds ranges.
     pub(crate) fn with(mut self, ranges: &[Range<u64>]) -> Self {
         ranges.iter().for_each(|range| self.add(range.clone()));
         self
     }
 
-    /// Ranges that touch become one: a descriptor in both is the engine's to judge.
+    /// Adjacent ranges merge: the engine decides about a descriptor across both.
     fn add(&mut self, Range { mut start, mut end }: Range<u64>) {
         while let Some((&other, &last)) =
             self.0.range(..=end).next_back().filter(|(_, last)| **last >= start)

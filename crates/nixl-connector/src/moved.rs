@@ -1,8 +1,8 @@
-//! The report of an execution whose bytes are in place, for the steps that follow it.
+//! The report of a finished execution, for the steps after it.
 
 use nixl_ops::{Execution, PathReport, PeerMemory};
 
-/// What is asked of an execution after it was dropped.
+/// The answers of an execution after its drop.
 #[derive(Clone)]
 pub(crate) struct Moved {
     pub(crate) report: PathReport,

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use nixl_ops::Idle;
 use tokio::sync::Notify;
 
-/// Counts the transfers with one peer that are posted and have not ended.
+/// Counter of posted, unfinished transfers with one peer.
 #[derive(Debug, Default)]
 pub(crate) struct Occupancy {
     in_flight: AtomicUsize,
-    /// Waiters until no transfer is in flight, and those that are about to reload the peer.
+    /// Waiters for an idle peer, and holders that are about to reload it.
     waiting: AtomicUsize,
     idle: Notify,
 }
@@ -32,17 +32,17 @@ impl Occupancy {
         self.in_flight.load(Ordering::Acquire) > 0
     }
 
-    /// Whether transfers shall not be posted now, so that those in flight come to an end.
+    /// Whether posts are blocked, so that transfers in flight drain.
     pub(crate) fn is_held(&self) -> bool {
         self.waiting.load(Ordering::Acquire) > 0
     }
 
-    /// Waits until no transfer is in flight. None is posted as long as what this returns is held.
+    /// Waits until no transfer is in flight. The returned guard blocks further posts.
     pub(crate) async fn until_idle(self: Arc<Self>) -> Idle {
         let hold = Hold::of(Arc::clone(&self));
         loop {
             let mut notified = std::pin::pin!(self.idle.notified());
-            // In its place before the look: an end in between is not missed.
+            // Registered before the check, so an end in between is not missed.
             notified.as_mut().enable();
             if !self.is_busy() {
                 return Idle::holding(hold);

@@ -13,12 +13,12 @@ use crate::control::ControlThread;
 
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// What a poll came to: the output, or the future that is not ready.
+/// The result of a poll: the output, or the pending future.
 type Polled<T> = Result<Result<T, Work<T>>, TransportError>;
 
-/// A future that is polled on a thread of its own. What it waits for does not keep the thread.
+/// A future polled on a worker thread, which is free while the future waits.
 ///
-/// Cancel safe as far as the future is: it is dropped with this, or there after the poll that is under way.
+/// As cancel safe as the future: it is dropped with this, or on the thread after the running poll.
 ///
 /// Its output is an error if the future panics ([`TransportError::Panicked`]), or the thread has ended
 /// ([`TransportError::ThreadEnded`]).
@@ -54,7 +54,7 @@ impl<T: Send + 'static> Offloaded<T> {
                 Poll::Ready(output) => Ok(output),
                 Poll::Pending => Err(work),
             };
-            // Without a receiver what is sent is dropped here.
+            // Without a receiver the value is dropped here.
             let _ = reply.send(contained("the preparation of an operation", poll));
         });
         polled
@@ -92,7 +92,7 @@ impl<T: Send + 'static> Future for Offloaded<T> {
     }
 }
 
-/// Wakes the task that awaits the future, and remembers that the future wants to be polled.
+/// Wakes the task that awaits the future, and marks the future for a poll.
 struct Woken {
     is_due: AtomicBool,
     task: Mutex<Waker>,

@@ -1,4 +1,4 @@
-//! The peers of a connection, and which of their metadata has been loaded.
+//! The peers of a connection, and their loaded metadata.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use nixl_ops::{Connected, GaugeShare, PeerId};
 
 use crate::loaded_part::LoadedPart;
 
-/// One entry for each peer. Its metadata is known by the compressed bytes: a hit costs neither inflating nor loading.
+/// One entry for each peer. The compressed metadata is the key: a hit neither inflates nor loads.
 #[derive(Debug)]
 pub(crate) struct PeerTable {
     state: Mutex<State>,
@@ -21,7 +21,7 @@ pub(crate) struct PeerTable {
 struct State {
     peers: HashMap<PeerId, Entry>,
     by_metadata: HashMap<AgentMetadata, Loaded>,
-    /// Peers that were given up to make room, which the engine still knows.
+    /// Evicted peers that the engine still knows.
     unused: Vec<PeerId>,
     tick: u64,
 }
@@ -30,7 +30,7 @@ struct State {
 struct Loaded {
     peer: PeerId,
     used: Arc<AtomicU64>,
-    /// What of it was loaded, if not all: what offers needed.
+    /// The loaded part, if not all was: that of the offers.
     part: Option<LoadedPart>,
 }
 
@@ -39,7 +39,7 @@ struct Entry {
     /// The latest, oldest first.
     metadata: VecDeque<AgentMetadata>,
     used: Arc<AtomicU64>,
-    /// Of a peer on this host.
+    /// The watch over a peer on this host.
     exit: Option<ExitWatch>,
     _gauge: PeerGauge,
 }
@@ -55,16 +55,16 @@ impl Default for PeerGauge {
 }
 
 impl PeerTable {
-    /// Metadata of one peer that is kept: an offer of each of its slabs, say.
+    /// Bound on the kept metadata of one peer, such as an offer of each of its slabs.
     const METADATA: usize = 16;
 
-    /// For at most so many peers; the least recently used makes room.
+    /// Makes a cache of at most so many peers; the least recently used makes room.
     pub(crate) fn new(capacity: usize) -> Self {
         Self { state: Mutex::default(), capacity }
     }
 
-    /// The peer of which this metadata was loaded, if all of it was, or what says of the memory that is needed. That the engine knows
-    /// memory at these addresses is not enough: it may know it by earlier metadata, under a key that is no longer one.
+    /// The peer of this metadata, if all of it was loaded, or the part with the needed memory. Memory that the engine knows at
+    /// these addresses is not enough: it may be from earlier metadata, with a withdrawn key.
     pub(crate) fn get(
         &self,
         metadata: &AgentMetadata,
@@ -82,7 +82,7 @@ impl PeerTable {
         is_loaded.then(|| loaded.peer.clone())
     }
 
-    /// Notes what was loaded. Returns whether the peer is new here.
+    /// Records the loaded part. Returns whether the peer is new here.
     pub(crate) fn insert(&self, metadata: AgentMetadata, connected: &Connected) -> bool {
         let mut state = self.lock();
         let peer = connected.peer();
@@ -113,14 +113,14 @@ impl PeerTable {
         is_new
     }
 
-    /// Keeps the watch over a peer's process as long as the peer is in the table.
+    /// Keeps the watch over a peer's process while the peer is in the table.
     pub(crate) fn watch(&self, peer: &PeerId, exit: ExitWatch) {
         if let Some(entry) = self.lock().peers.get_mut(peer) {
             entry.exit = Some(exit);
         }
     }
 
-    /// Takes the peers that made room, of which the engine may let go.
+    /// Takes the evicted peers, which the engine may forget.
     pub(crate) fn take_unused(&self) -> Vec<PeerId> {
         std::mem::take(&mut self.lock().unused)
     }
@@ -143,7 +143,7 @@ impl PeerTable {
         self.lock().peers.keys().cloned().collect()
     }
 
-    /// Peers that are known.
+    /// The known peers.
     pub(crate) fn len(&self) -> usize {
         self.lock().peers.len()
     }
@@ -169,7 +169,7 @@ impl State {
         }
     }
 
-    /// A scan, because it is made once for each connect, which costs a thousand times as much.
+    /// A scan: a connect, which costs a thousand times as much, makes one.
     fn evict(&mut self) {
         let oldest = self.peers.iter().min_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed));
         let Some(oldest) = oldest.map(|(peer, _)| peer.clone()) else { return };

@@ -1,18 +1,18 @@
-//! Proof that peers no longer touch memory of this process, by the paths that they may have taken.
+//! Proof that peers no longer access memory of this process, for each of their possible paths.
 //!
 //! | peer | proof |
 //! |---|---|
-//! | a process of this host, which has claimed the offer by its slot | it has ended; no process that started after the offer was made, as a child of its fork would have, has the shared memory of the offer open or mapped; and every TCP socket of this process whose other end is on this host and has no owner any more is past its end of stream |
-//! | an agent that has claimed the offer by a message, or any holder of the metadata | no NIC writes memory here, and every TCP socket of this process that leads to another one is past its end of stream |
-//! | agents that say that their writes have ended without success | no NIC writes memory here, and what they had sent has arrived, as reads have (below) |
+//! | a process on this host with a claim in the slot | it has ended; no process younger than the offer (a child of its fork would be) has the offer's shared memory open or mapped; and every TCP socket of this process to an ownerless end on this host is past its end of stream |
+//! | an agent with a claim by message, or any holder of the metadata | no NIC writes memory here, and every TCP socket of this process to another one is past its end of stream |
+//! | agents that report failed writes | no NIC writes memory here, and all bytes that they had sent have arrived, as for reads (below) |
 //!
-//! Reads of offers whose life time is over are none of these: which initiators have begun one is not known. They have arrived once
-//! nothing waits in this process's sockets that came before (it may have been stopped), and no connection to another host can still
-//! bring one (the network may have been cut).
+//! Reads of offers past their life time differ: the initiators of begun reads are not known. All reads have arrived once this
+//! process's sockets hold no earlier bytes (it may have been stopped), and no connection to another host can still bring one
+//! (the network may have been cut).
 //!
-//! A socket is past its end of stream once nothing in it waits to be read. The engine's progress thread may be about to write to
-//! memory what it has read last, so a proof has to hold at two checks in a row.
-#![allow(unsafe_code, reason = "promises what proofs must keep")]
+//! A socket is past its end of stream once it holds no unread bytes. The engine's progress thread may still write the bytes
+//! that it read last to memory, so a proof has to hold at two consecutive checks.
+#![allow(unsafe_code, reason = "implements the contract of proofs")]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -25,10 +25,10 @@ use nixl_device::{
 };
 use nixl_ops::{Claimant, QuietProof, QuietWatch, Transport};
 
-/// Proofs that the operating system gives, for one engine.
+/// Proofs from the operating system, for one engine.
 #[derive(Debug)]
 pub(crate) struct Proofs {
-    /// Bytes may arrive by a NIC, of whose connections the system knows nothing.
+    /// Bytes may arrive by a NIC, whose connections the system does not show.
     nic_writes: bool,
 }
 
@@ -48,7 +48,7 @@ unsafe impl QuietProof for Proofs {
                 offered: ticks_since_boot().saturating_sub(ticks(age)),
             },
             _ if self.nic_writes => Subject::Nic,
-            // Their word came just now.
+            // Their report has just arrived.
             Claimant::Ended => return self.reads(Duration::ZERO),
             _ => Subject::AnyHost,
         };
@@ -72,11 +72,11 @@ enum Subject {
     Process {
         process: Process,
         files: Vec<FileIdentity>,
-        /// When the offer was made, in clock ticks since the boot.
+        /// The creation of the offer, in clock ticks since boot.
         offered: u64,
     },
     AnyHost,
-    /// Nothing here tells what a NIC does.
+    /// The system does not show the accesses of a NIC.
     Nic,
 }
 
@@ -90,7 +90,7 @@ enum Process {
 
 impl Process {
     fn open(pid: u32) -> Self {
-        // A process that got the number of one that has ended is waited for as well.
+        // A process that reuses the identifier of an ended one is waited for as well.
         match ProcessWatch::open(pid) {
             Ok(watch) => Self::Watched(watch),
             Err(ProcessError::NotThere { .. }) => Self::Ended,
@@ -110,9 +110,9 @@ impl Process {
     }
 }
 
-// SAFETY: `holds` is what the table above asks for. A process that has ended accesses nothing, nor do its children, none of which has
-// the file; what it had sent is read, since its sockets are past their end; and a check ago that was so, too, so the engine's thread
-// has written what it had read by then.
+// SAFETY: `holds` is what the table above asks for. A process that has ended accesses nothing, nor do its children, none of
+// which has the file; the bytes that it had sent are read, since its sockets are past end of stream; the same held one check
+// ago, so the engine's thread has written all bytes that it had read by then.
 unsafe impl QuietWatch for Watch {
     fn is_quiet(&mut self) -> bool {
         let holds = match &self.subject {
@@ -128,17 +128,17 @@ unsafe impl QuietWatch for Watch {
     }
 }
 
-/// Reads that were begun in time.
+/// Reads begun in time.
 #[derive(Debug)]
 struct Reads {
     /// How long the offers had ended when this was made.
     ago: Duration,
     made: Instant,
-    /// The sockets that were open then and may hold a read, and how often each was seen empty since.
+    /// The sockets that were open then and may hold a read, with the number of empty checks since.
     waits: Option<HashMap<Ends, u32>>,
 }
 
-/// What names a socket also before it is accepted: both addresses, or its number if the kernel does not tell them.
+/// The identity of a socket, also before it is accepted: both addresses, or its inode if the kernel does not report them.
 type Ends = (Option<SocketAddr>, Option<SocketAddr>, u64);
 
 fn ends(socket: &TcpSocket) -> Ends {
@@ -147,7 +147,7 @@ fn ends(socket: &TcpSocket) -> Ends {
 }
 
 impl Reads {
-    /// Whether a socket counts that is not known, or leads to another host.
+    /// Whether an unknown socket, or one to another host, counts.
     fn may_bring_more(&self) -> bool {
         self.ago.saturating_add(self.made.elapsed()) < tcp_gives_up_after()
     }
@@ -173,16 +173,17 @@ impl Reads {
     }
 }
 
-// SAFETY: an initiator begins no read once the life time of its offer is over. One that it had begun is in a socket that was open
-// then: its engine hands a request to the kernel when it is posted. (Not so if the socket was full, and the initiator's process was
-// stopped before it was not; peers that are stopped for longer than an offer lives are the exception that docs/OFFERS.md names.) A socket
-// that is empty has been read since; at the second time the engine's thread has answered what it had read by the first. From this host what
-// is sent is in the socket at once; from another one it arrives before that gives the connection up.
+// SAFETY: an initiator begins no read once the life time of its offer is over. One that it had begun is in a socket that was
+// open then: its engine hands a request to the kernel when it is posted. (Not so if the socket was full, and the initiator's
+// process was stopped before it was not; peers that are stopped for longer than an offer lives are the exception that
+// docs/OFFERS.md names.) An empty socket has been read since; at the second check the engine's thread has answered all requests
+// that it had read by the first. Bytes from this host are in the socket at once; those from another host arrive before that
+// host gives the connection up.
 unsafe impl QuietWatch for Reads {
     fn is_quiet(&mut self) -> bool {
         match TcpSocket::all_of_this_process() {
             Ok(sockets) => self.note(&sockets),
-            // Time tells.
+            // Time decides.
             Err(_) if self.may_bring_more() => return false,
             Err(_) => return true,
         }
@@ -190,8 +191,8 @@ unsafe impl QuietWatch for Reads {
     }
 }
 
-/// Whether no process that started after `offered` has the file. Those before are peers of their own: a fork copies an operation
-/// only after it has begun.
+/// Whether no process that started after `offered` has the file. Older processes are peers in their own right: a fork copies an
+/// operation only after its begin.
 fn no_child_has(file: FileIdentity, offered: u64) -> bool {
     const LIMIT: Duration = Duration::from_millis(200);
     let holders = Holders::of_file(file, LIMIT);
@@ -200,7 +201,7 @@ fn no_child_has(file: FileIdentity, offered: u64) -> bool {
         Err(ProcessError::NotThere { .. }) => false,
         Err(_) => true,
     };
-    // A process that this one may not look into inherited nothing if it is older.
+    // A process that cannot be inspected inherited nothing if it is older.
     let older = holders.last_unreadable_start().is_none_or(|started| started < offered);
     !holders.hidden() && older && !holders.pids().iter().any(started_later)
 }
@@ -218,7 +219,7 @@ fn sockets_are_over(
     Ok(true)
 }
 
-/// A socket whose other end was on this host and has no owner any more.
+/// A socket whose other end was on this host and no longer has an owner.
 fn of_the_dead(socket: &TcpSocket) -> Result<bool, SocketsError> {
     const LIMIT: Duration = Duration::from_millis(200);
     match socket.remote() {

@@ -6,11 +6,11 @@ use nixl_connector::{Connector, ConnectorBuilder};
 
 use crate::{BlockError, PathExecutor};
 
-/// Starts to configure a connector that takes the best path to each peer: [`Connector::builder`] with the
-/// [executor that the process shares](PathExecutor::shared).
+/// Starts to configure a connector that takes the cheapest path to each peer: [`Connector::builder`] with the [executor of the
+/// process](PathExecutor::shared).
 ///
-/// The first call of a process takes some hundred milliseconds on a machine with GPUs, off the caller's thread. For an
-/// executor with other settings, give the builder one: `Connector::builder().executor(Arc::new(executor))`.
+/// The first call of a process takes some hundred milliseconds on a machine with GPUs, off the caller's thread. For an executor
+/// with other settings: `Connector::builder().executor(Arc::new(executor))`.
 ///
 /// Cancel safe: dropping the future loses nothing.
 ///

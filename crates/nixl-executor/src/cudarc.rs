@@ -1,10 +1,11 @@
 //! Memory and streams of the crate cudarc: slices as regions, and order after the work of its streams.
 //!
-//! A [`CudaSlice`] is memory of its GPU's pool where the driver has pools. No other process can open such memory. Transfers to and from
-//! memory that can be opened (`cuda::DeviceMemory`, say) go by CUDA IPC all the same; those between two slices are staged.
+//! A [`CudaSlice`] is memory of its GPU's pool if the driver has pools. No other process can open such memory. Transfers
+//! between a slice and memory with a handle (such as `cuda::DeviceMemory`) still go by CUDA IPC; those between two slices are
+//! staged.
 //!
-//! cudarc's contexts are the GPUs' primary contexts, which this crate uses, too. Nothing here calls cudarc before a value of cudarc's
-//! exists, so a machine without CUDA's driver is no trouble.
+//! cudarc's contexts are the GPUs' primary contexts, as in this crate. Nothing here calls cudarc before a value of cudarc
+//! exists, so the feature is safe on a machine without CUDA's driver.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -15,7 +16,7 @@
 //! # async fn offer(executor: &PathExecutor, connector: &Connector) -> Result<(), Box<dyn std::error::Error>> {
 //! let stream = CudaContext::new(0)?.new_stream()?;
 //! let tensor = stream.clone_htod(&vec![1.5f32; 1 << 20])?;
-//! // Offered once the stream has copied it.
+//! // Offered after the stream has copied it.
 //! let offered = connector.create_readable(slices::descriptors(executor, tensor)?).await?;
 //! # Ok(()) }
 //! ```
@@ -37,22 +38,22 @@ use nixl_device::Device;
 use crate::local::GpuError;
 use crate::{PathExecutor, StreamHandle, StreamPoint, StreamQueue};
 
-/// Why a slice does not become part of an operation.
+/// A slice cannot become part of an operation.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SliceError {
-    /// The slice is no region: it is empty.
+    /// The slice is empty.
     #[error(transparent)]
     Region(#[from] RegionError),
-    /// The work of the slice's stream cannot be waited for.
+    /// The work of the slice's stream cannot be ordered.
     #[error(transparent)]
     Gpu(#[from] GpuError),
 }
 
-/// A region over the memory of a slice, which it owns until [`slice()`] gives it back or the last handle is dropped.
+/// A region over the memory of a slice. It owns the slice until [`slice()`] returns it or the last handle is dropped.
 ///
-/// The memory is there, and has its content, once the work is done that the slice's stream has queued: synchronise the stream before the
-/// region is used, or take [`descriptors`]. Does not wait.
+/// The memory is allocated and has its content after the queued work of the slice's stream: synchronise the stream before using
+/// the region, or use [`descriptors`]. Does not wait.
 ///
 /// # Errors
 ///
@@ -69,8 +70,8 @@ pub fn region<T: Element>(slice: CudaSlice<T>) -> Result<Region, RegionError> {
     unsafe { Region::from_raw_parts(base, len, device, Access::ReadWrite, slice) }
 }
 
-/// All of a slice, to be offered or moved once the work is done that its stream has queued until now: by GPUs in the order of streams,
-/// by all else when it is done. Does not wait.
+/// All of a slice, to offer or move after the work that its stream has queued so far: GPUs wait in stream order, all else until
+/// the work is done. Does not wait.
 ///
 /// # Errors
 ///
@@ -83,16 +84,16 @@ pub fn descriptors<T: Element>(
     Ok(DescriptorList::from(region(slice)?.whole()).after(point))
 }
 
-/// The slice that a region was made of, by [`region()`] or [`descriptors`], once nothing else uses it.
+/// The slice of a region from [`region()`] or [`descriptors`], without other users.
 ///
 /// # Errors
 ///
-/// [`Reclaim`], with the region: other handles or leases of it exist, or it was made of something else.
+/// [`Reclaim`], with the region: other handles or leases of it exist, or it is of another source.
 pub fn slice<T: Element>(region: Region) -> Result<CudaSlice<T>, Reclaim> {
     region.try_into_inner()
 }
 
-/// A point after all that a stream has queued until now.
+/// A point after all work that a stream has queued so far.
 ///
 /// # Errors
 ///
@@ -105,17 +106,17 @@ pub fn stream_point(
     executor.stream_point(ordinal(stream), handle(stream))
 }
 
-/// A stream in whose order grants begin, end and get ready. It keeps the stream.
+/// A stream as an ordered queue for the begin, end and readiness of grants. It holds the stream.
 #[must_use]
 pub fn stream_queue(executor: &PathExecutor, stream: &Arc<CudaStream>) -> Arc<CudarcQueue> {
     let queue = executor.stream_queue(ordinal(stream), handle(stream));
     Arc::new(CudarcQueue { queue, _stream: Arc::clone(stream) })
 }
 
-/// A stream of cudarc's as a [`WorkQueue`].
+/// A stream of cudarc as a [`WorkQueue`].
 pub struct CudarcQueue {
     queue: Arc<StreamQueue>,
-    /// Kept: the queue has its handle.
+    /// Held: the queue has its handle.
     _stream: Arc<CudaStream>,
 }
 
@@ -131,7 +132,7 @@ impl fmt::Debug for CudarcQueue {
     }
 }
 
-/// What slices are of: values that any bytes are, as a peer may write any.
+/// Elements of slices: any bytes are a valid value, since a peer may write any.
 pub trait Element: DeviceRepr + Pod + Any + Send + Sync {}
 
 impl<T: DeviceRepr + Pod + Any + Send + Sync> Element for T {}

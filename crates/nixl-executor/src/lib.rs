@@ -1,15 +1,15 @@
 //! The crate to depend on: connectors that move bytes by the best available path.
 //!
-//! An application depends on this crate alone. [`connector`] starts to configure a [`Connector`], which offers memory to
-//! peers and reads or writes what peers offer. The [`prelude`] has the names that most programs use; what else an
-//! application uses is at the top level here, from the crates that define it:
+//! An application depends on this crate alone. [`connector`] starts to configure a [`Connector`], which offers memory to peers
+//! and reads or writes the offers of peers. The [`prelude`] has the names that most programs use; further names of the other
+//! crates are re-exported at the top level:
 //!
 //! | for | names |
 //! |---|---|
 //! | operations | [`Connector`], [`ConnectorBuilder`], [`OperationOptions`], [`PathPolicy`], [`Completion`] |
 //! | memory | [`Region`], [`Descriptor`], [`DescriptorList`], [`BufferPool`], [`layout`], [`cuda`] |
 //! | KV caches | [`Export`], [`Grant`], [`RemoteExport`], [`layout`] |
-//! | what peers exchange | [`RdmaMetadata`], [`ExportMetadata`], [`Ticket`] |
+//! | metadata for peers | [`RdmaMetadata`], [`ExportMetadata`], [`Ticket`] |
 //! | errors | [`ConnectorError`], [`OperationError`], [`TransportError`], [`MetadataError`], [`BlockError`] |
 //!
 //! ```
@@ -39,20 +39,20 @@
 //!
 //! # Executors
 //!
-//! A connector hands every operation to an executor. The one that is built into `nixl-connector` passes everything to the
-//! transport. This crate has three that do more:
+//! A connector passes every operation to an executor. The built-in one of `nixl-connector` uses the transport for everything.
+//! This crate adds three:
 //!
-//! * [`PathExecutor`], which [`connector`] uses, takes the best path that both sides have: a copy inside the process,
-//!   memory that a process of the same machine shares, the engine, or chunks through pinned memory. [`paths`] is what it
-//!   knows and how it chooses.
-//! * [`DirectExecutor`] only looks whether both sides are host memory of this very process, and copies there.
+//! * [`PathExecutor`], which [`connector`] uses, takes the cheapest path that both sides have: a copy inside the process,
+//!   shared memory of another process on the host, CUDA IPC, the engine, or chunks through pinned memory. [`paths`] has its
+//!   facts and its choice.
+//! * [`DirectExecutor`] copies if both sides are host memory of this process, and uses the transport otherwise.
 //! * [`BlockExecutor`] needs no connector: it copies KV-cache blocks between all memories of one process.
 //!
-//! Each completed operation can say [which path](PathReport) it took and why not a better one.
+//! The [report](PathReport) of each completed operation names its path, and the reason against each better one.
 //!
 //! # Features
 //!
-//! | feature | by default | needs | gives |
+//! | feature | by default | needs | adds |
 //! |---|---|---|---|
 //! | `nixl` | on | g++ and libclang to build, NIXL 1.5 to run | the transport between processes |
 //! | `cudarc` | off | nothing to build, CUDA's driver to have slices | regions over slices of cudarc, order after its streams |
@@ -100,7 +100,7 @@ pub use local::{
 pub use pinned_slots::{SlotStats, StagingConfig};
 pub use sessions::StagingStats;
 
-// What an application needs of the crates below, so that it depends on this one alone.
+// Re-exports for applications, which depend on this crate alone.
 #[cfg(feature = "nixl")]
 pub use nixl_connector::nixl::{
     NixlBackend, NixlLibrary, NixlOptions, NixlUnavailable, UcxLogLevel,

@@ -1,15 +1,15 @@
-//! The path planner: which way the bytes of one operation go, between processes or inside this one.
+//! The path planner: the choice of a path for each operation, between processes or inside this one.
 //!
-//! Nothing is copied, registered or asked of an engine here.
+//! The planner copies and registers nothing, and calls no engine.
 //!
-//! - [`LocalFacts`] and [`PeerFacts`] are what is known of the two sides; static facts propose paths.
-//! - [`PathPlan`] says of every kind of path whether it is there for a [`PathQuery`], and at what [cost](PathCosts), or
-//!   what is missing. It depends neither on the size nor on what happened before, so [`PlanCache`] keeps it for a peer.
+//! - [`LocalFacts`] and [`PeerFacts`] describe the two sides; static facts propose paths.
+//! - [`PathPlan`] has, for every kind of path and a [`PathQuery`], its [cost](PathCosts) or the missing condition. It depends
+//!   neither on the size nor on earlier operations, so [`PlanCache`] keeps it for a peer.
 //! - [`PathPlan::choose`] picks the fastest for a size, [`PathPlan::rank`] shows the order.
-//! - [`Health`] remembers how real use went with a peer: a path that failed stands behind the others for a while. One operation's
-//!   [`PathHistory`] is drawn from it, and takes up the paths that the operation has tried itself.
-//! - [`EngineEstimate`] keeps what the engine itself expects of the way to a peer, which corrects what is inferred of it.
-//! - [`may_retry`] says whether another path may be tried.
+//! - [`Health`] keeps the results of past operations with a peer: a failed path ranks behind the others for a while. One
+//!   operation's [`PathHistory`] derives from it, and adds the paths that the operation has tried itself.
+//! - [`EngineEstimate`] keeps the engine's own estimate of the connection to a peer, which corrects the inferred medium.
+//! - [`may_retry`] decides whether another path may be tried.
 //! - [`note_attempt`] counts the paths that are tried.
 //!
 //! ```
@@ -18,7 +18,7 @@
 //! use nixl_executor::paths::{Engine, LocalFacts, OfferFacts, PathCosts, PathPlan, PeerFacts, PathQuery, PathHistory};
 //! use nixl_ops::{OperationKind, PathKind, PathPolicy};
 //!
-//! // A peer of which only its address is known, as Dynamo's profile has it.
+//! // A peer known by its address alone, as in Dynamo's profile.
 //! let peer = PeerFacts::unknown();
 //! let memories = (MemoryKind::Pageable, Device::cuda(0));
 //! let (offered, policy) = (OfferFacts::default(), PathPolicy::auto());

@@ -6,7 +6,7 @@ use nixl_metadata::Advice;
 use crate::{EndedOffer, GrantError, OperationError, PairingError, TransportError};
 
 impl PairingError {
-    /// What to do about it: [`Advice::GiveUp`], since the two sides were meant for different transfers.
+    /// The remedy: [`Advice::GiveUp`], since the two sides belong to different transfers.
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
@@ -19,15 +19,15 @@ impl PairingError {
 }
 
 impl TransportError {
-    /// What to do about it.
+    /// The remedy.
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
-            // Nothing was begun.
+            // No operation began.
             Self::UnknownPeer { .. } | Self::PeerBusy { .. } | Self::OutOfFiles { .. } => {
                 Advice::Retry
             }
-            // What the peer said is out of date, or the offer may have been used up half-way.
+            // The peer's metadata is out of date, or the offer may be partly used.
             Self::BadMetadata { .. }
             | Self::PeerGone { .. }
             | Self::NotRegistered { .. }
@@ -53,7 +53,7 @@ impl TransportError {
 }
 
 impl EndedOffer {
-    /// What to do about it.
+    /// The remedy.
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
@@ -65,20 +65,20 @@ impl EndedOffer {
             | Self::OwnerGone
             | Self::WrongToken
             | Self::Unanswered => Advice::AskAgain,
-            // It is the same with every offer.
+            // Every offer gives the same result.
             Self::Unclaimable => Advice::GiveUp,
         }
     }
 }
 
 impl OperationError {
-    /// What to do about it.
+    /// The remedy.
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
             Self::QueueFull { .. } => Advice::Retry,
             Self::TimedOut { .. } => Advice::AskAgain,
-            // By this program's decision, or by its peer's.
+            // A decision of this program or of its peer.
             Self::Cancelled | Self::Declined => Advice::GiveUp,
             Self::Transport(error) => error.advice(),
         }
@@ -86,7 +86,7 @@ impl OperationError {
 }
 
 impl GrantError {
-    /// What to do about it.
+    /// The remedy.
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-/// How the driver waits while something is outstanding.
+/// The driver's waiting strategy while operations are outstanding.
 ///
-/// After the last progress it spins for [`spin`](Self::spin), then sleeps [`first_sleep`](Self::first_sleep).
-/// From then on it sleeps a fixed share of the time since the last progress, bounded by
-/// [`max_sleep`](Self::max_sleep): what completes soon is seen within microseconds, and what has been
-/// outstanding for long is seen late only in proportion to how long it took. The default bound of 1.2 ms keeps a
-/// wait under 3 % of a core even where one timed wake-up costs 28 us of CPU, as it does in a virtual machine.
+/// After the last progress it spins for [`spin`](Self::spin), then sleeps [`first_sleep`](Self::first_sleep). From then on it
+/// sleeps a fixed share of the time since the last progress, bounded by [`max_sleep`](Self::max_sleep): an early completion is
+/// seen within microseconds, a late one with a delay in proportion to its duration. The default bound of 1.2 ms keeps a wait
+/// under 3 % of a core even if one timed wake-up costs 28 us of CPU, as in a virtual machine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Backoff {
     spin: Duration,
@@ -44,14 +43,14 @@ impl Backoff {
         self
     }
 
-    /// Never sleeps longer than this while something is outstanding.
+    /// The longest sleep while operations are outstanding.
     #[must_use]
     pub fn max_sleep(mut self, max: Duration) -> Self {
         self.max_sleep = max;
         self
     }
 
-    /// How long to sleep when the last progress was `idle` ago; `None` means do not sleep.
+    /// The sleep for a last progress `idle` ago; `None` means no sleep.
     pub fn sleep_after(&self, idle: Duration) -> Option<Duration> {
         if idle < self.spin {
             return None;

@@ -14,7 +14,7 @@ impl Wake for Unpark {
     }
 }
 
-/// The output of a future, however long it takes.
+/// Blocks for the output of a future, without a bound.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut future = pin!(future);

@@ -1,4 +1,4 @@
-//! The injected clock: nothing else in this crate asks the operating system for the time.
+//! The injected clock, this crate's only source of time.
 
 use std::fmt;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -15,33 +15,33 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::sync::atomic::{AtomicU32, Ordering};
 
-/// A source of monotonic time, and the way to wait for it.
+/// A source of monotonic time, with waits on it.
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
-    /// Time since an arbitrary epoch that is fixed for this clock. Never goes back.
+    /// Time since an arbitrary, fixed epoch of this clock. Never decreases.
     fn now(&self) -> Duration;
 
     /// Parks the current thread until it is unparked or `timeout` has passed on this clock; for ever
     /// without one. May return early.
     fn park(&self, timeout: Option<Duration>);
 
-    /// Parks the current thread as [`park`](Self::park) does, and no longer than until `word` is changed from `seen` and a waiter
-    /// on it is woken (`FUTEX_WAKE`), by any process that shares the word. May return early. A thread that waits here on the
-    /// system's clock is not unparked: a wake-up changes the word.
+    /// Parks the current thread as [`park`](Self::park), at most until any process that shares `word` changes it from `seen`
+    /// and wakes a waiter on it (`FUTEX_WAKE`). May return early. On the system's clock, `unpark` does not end this wait: a
+    /// wake-up changes the word.
     ///
-    /// By default the word is looked at once: a simulation moves its clock on.
+    /// By default the word is checked once: a simulation advances its clock.
     fn park_on(&self, word: &AtomicU32, seen: u32, timeout: Duration) {
         if word.load(Ordering::SeqCst) == seen {
             self.park(Some(timeout));
         }
     }
 
-    /// Time since 1970 in UTC, by which life times are told to other hosts.
+    /// Time since 1970 in UTC, the base of life times for other hosts.
     fn unix_time(&self) -> Duration;
 }
 
 /// The operating system's monotonic clock.
 ///
-/// All of a process agree: their epoch is when the first of them was made.
+/// All clocks of a process agree: their epoch is the creation of the first.
 #[derive(Debug)]
 pub struct SystemClock {
     epoch: Instant,
@@ -81,7 +81,7 @@ impl Clock for SystemClock {
         };
         match futex::wait(word, futex::Flags::empty(), seen, Some(&time)) {
             Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
-            // A system without them, where the word cannot be waited on.
+            // A system without futexes, which cannot wait on the word.
             Err(_) => thread::park_timeout(timeout),
         }
     }
@@ -94,7 +94,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told to advance, for simulation and tests.
+/// A clock that only [`advance`](Self::advance) moves, for simulation and tests.
 ///
 /// ```
 /// use std::time::Duration;

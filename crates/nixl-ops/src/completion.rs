@@ -1,4 +1,4 @@
-//! The completion cell of an operation: its status, outcome and waker.
+//! Completion cell of an operation: status, outcome and waker.
 
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::OperationStatus;
 use crate::sync::{Mutex, lock};
 use crate::wakes::wake;
 
-/// Holds an operation's status, its result once it has one, and the waiter's waker.
+/// An operation's status, its result, and the waiter's waker.
 ///
 /// Any number of threads may race to end the operation; exactly one succeeds, and the waiter is woken
 /// exactly for that. Checked with loom (`loom_model`).
@@ -22,16 +22,16 @@ struct State<T> {
     outcome: Option<T>,
     waker: Option<Waker>,
     memory: Memory,
-    /// Until when the waiter shall look closely, since the end is expected.
+    /// The end of the waiter's close polling, near the expected end.
     near: Option<Duration>,
 }
 
-/// Where the memory of an operation is.
+/// State of an operation's memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Memory {
-    /// An engine may touch it.
+    /// An engine may access it.
     Engaged,
-    /// The engine is done with it and the lease is gone.
+    /// The engine is quiet, and the lease has ended.
     Quiet,
     /// The engine did not become quiet in time; it comes back late, or is leaked.
     Leaked,
@@ -51,7 +51,7 @@ impl<T: Clone> CompletionCell<T> {
         }
     }
 
-    /// The status now.
+    /// The current status.
     pub(crate) fn status(&self) -> OperationStatus {
         lock(&self.state).status
     }
@@ -75,7 +75,7 @@ impl<T: Clone> CompletionCell<T> {
         self.end(status, outcome, Memory::Engaged)
     }
 
-    /// Ends the operation, its memory being quiet already: one wake-up for both.
+    /// Ends the operation with quiet memory: one wake-up for both.
     pub(crate) fn finish_quiet(&self, status: OperationStatus, outcome: T) -> bool {
         self.end(status, outcome, Memory::Quiet)
     }
@@ -85,7 +85,7 @@ impl<T: Clone> CompletionCell<T> {
         let (ended, waker) = {
             let mut state = lock(&self.state);
             if memory == Memory::Quiet {
-                // Also of what was given up as leaked before.
+                // Also for memory that was given up as leaked before.
                 state.memory = memory;
             }
             match state.status.advance(status) {
@@ -102,12 +102,12 @@ impl<T: Clone> CompletionCell<T> {
         ended
     }
 
-    /// Notes that the engine is done with the memory and wakes the waiter for that.
+    /// Records that the engine is done with the memory, and wakes the waiter.
     pub(crate) fn set_quiet(&self) {
         self.set_memory(Memory::Quiet);
     }
 
-    /// Notes that the memory comes back late or never, and wakes its waiter.
+    /// Records that the memory comes back late or never, and wakes its waiter.
     pub(crate) fn set_leaked(&self) {
         self.set_memory(Memory::Leaked);
     }
@@ -121,7 +121,7 @@ impl<T: Clone> CompletionCell<T> {
         waker.into_iter().for_each(wake);
     }
 
-    /// Wakes the waiter, for it to look closely `until` then: the end is near. Nothing, if the operation has ended.
+    /// Wakes the waiter to poll closely `until` then, near the end. No effect after the end.
     pub(crate) fn wake_early(&self, until: Duration) {
         let waker = {
             let mut state = lock(&self.state);
@@ -134,7 +134,7 @@ impl<T: Clone> CompletionCell<T> {
         waker.into_iter().for_each(wake);
     }
 
-    /// Whether the end is said to be near, once. The waiter is awake then and polls again, so its waker goes.
+    /// Takes the note of a near end. The waiter is awake then and polls again, so its waker is dropped.
     pub(crate) fn take_near(&self) -> Option<Duration> {
         let (near, _waker) = {
             let mut state = lock(&self.state);

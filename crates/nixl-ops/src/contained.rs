@@ -1,4 +1,4 @@
-//! Containment of panics: code of users and of other crates runs on threads that all operations share.
+//! Containment of panics in code of users and other crates, on threads that all operations share.
 
 use std::any::Any;
 use std::mem;
@@ -6,9 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::TransportError;
 
-/// Runs what may panic. The panic ends here, is logged, and becomes an error; the thread goes on.
+/// Runs code that may panic. The panic is logged and becomes an error; the thread continues.
 ///
-/// What `work` was changing may be half changed afterwards: the caller gives it up.
+/// State that `work` was changing may be inconsistent afterwards: the caller discards it.
 ///
 /// # Errors
 ///
@@ -18,7 +18,7 @@ pub fn contained<R>(what: &'static str, work: impl FnOnce() -> R) -> Result<R, T
         let reason = message(&*panic);
         // A payload whose destructor panics too.
         forget_panic(|| drop(panic));
-        // Also where the panic is a subscriber's own.
+        // Also for a panic of a subscriber.
         forget_panic(|| tracing::error!(what, reason, "a panic was contained"));
         TransportError::Panicked { what, reason }
     })

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::OperationOptions;
 
-/// A deadline, and the time that was given.
+/// A deadline, with its duration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     pub(crate) at: Duration,

@@ -12,10 +12,10 @@ use crate::{
     PeerId, TransportError,
 };
 
-/// Called with the agent of each peer that says that it leaves.
+/// Called with the agent of each leaving peer.
 type OnLeaving = Box<dyn Fn(PeerId) + Send + Sync>;
 
-/// What is done about peers that leave, and about leaving.
+/// State of drains: of leaving peers, and of this side.
 #[derive(Default)]
 pub(crate) struct Departures {
     on_leaving: std::sync::OnceLock<OnLeaving>,
@@ -36,14 +36,14 @@ impl fmt::Debug for Departures {
 }
 
 impl Driver {
-    /// What to do when a peer says that it has drained and is about to go, on the driver's thread: it must not block. Only the first
-    /// call counts.
+    /// Sets the callback for a drained peer's announcement, run on the driver's thread: it must not block. Only the first call
+    /// counts.
     pub fn set_on_leaving(&self, on_leaving: impl Fn(PeerId) + Send + Sync + 'static) {
         let _ = self.shared().departures.on_leaving.set(Box::new(on_leaving));
     }
 
-    /// Waits until no operation is in hand: active ones of this side and of peers, and offers. Those that are overdue, and memory in
-    /// quarantine, are not waited for. A driver that takes no further operation can be waited for, too.
+    /// Waits until no operation is running: active ones of this side and of peers, and offers. Overdue operations, and memory
+    /// in quarantine, do not count. Works on a driver with a full queue, too.
     ///
     /// Cancel safe.
     ///
@@ -61,14 +61,14 @@ impl Driver {
         wait.wait_for_completion().await.map(drop)
     }
 
-    /// Offers whose peers' words are waited for.
+    /// Offers that wait for their peers.
     pub fn awaited_offers(&self) -> usize {
         self.check_process().map_or(0, |()| self.shared().passive.awaited())
     }
 
     /// Ends all offers, as if each was revoked.
     pub fn revoke_offers(&self) {
-        // They are the parent's.
+        // They belong to the parent.
         if self.check_process().is_err() {
             return;
         }
@@ -76,7 +76,7 @@ impl Driver {
         self.shared().wake(true);
     }
 
-    /// *Blocking.* Tells peers that this side has drained and is about to go.
+    /// *Blocking.* Announces to peers that this side has drained and ends.
     pub fn tell_leaving(&self, peers: &[PeerId]) {
         const TRIES: usize = 1000;
         let Some(transport) = self.shared().transport() else { return };
@@ -86,7 +86,7 @@ impl Driver {
             for _ in 0..TRIES {
                 match transport.notify(peer, &message) {
                     Poll::Pending => std::thread::yield_now(),
-                    // A peer that cannot be told notices by itself.
+                    // A peer that cannot be notified detects the end itself.
                     Poll::Ready(_) => break,
                 }
             }
@@ -94,7 +94,7 @@ impl Driver {
     }
 }
 
-/// Ends when nothing else is in hand.
+/// Ends when no other operation is running.
 struct Drained {
     shared: Arc<Shared>,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::Backoff;
 
-/// How a driver works.
+/// Settings of a driver.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct DriverConfig {
     pub(crate) backoff: Backoff,
@@ -16,22 +16,22 @@ pub struct DriverConfig {
 }
 
 impl DriverConfig {
-    /// How often to look while something is outstanding. Default: [`Backoff::default`]. Shorter sleeps take processor time.
+    /// The polling intervals while operations are outstanding. Default: [`Backoff::default`]. Shorter sleeps take processor
+    /// time.
     #[must_use]
     pub fn with_backoff(self, backoff: Backoff) -> Self {
         Self { backoff, ..self }
     }
 
-    /// How long to wait for an engine or a peer whose operation has ended. After that an active operation is
-    /// [overdue](crate::DriverStats::overdue), and the memory of a passive one stays in quarantine until its peer is proven quiet.
-    /// Default: 60 s.
+    /// The drain time: the wait for an engine or a peer whose operation has ended. After that an active operation is
+    /// [overdue](crate::DriverStats::overdue), and the memory of a passive one stays in quarantine until its peer is proven
+    /// quiet. Default: 60 s.
     #[must_use]
     pub fn with_drain(self, drain: Duration) -> Self {
         Self { drain, ..self }
     }
 
-    /// The most by which the clocks of two hosts may differ: the life time of an offer is over so much later for its owner.
-    /// Default: 60 s.
+    /// The bound on the difference between two hosts' clocks, which extends an offer's life time for its owner. Default: 60 s.
     #[must_use]
     pub fn with_clock_skew(self, clock_skew: Duration) -> Self {
         Self { clock_skew, ..self }
@@ -45,22 +45,21 @@ impl DriverConfig {
     }
 
     /// Transfers up to this many bytes are posted and first polled on the caller's thread, larger ones by the driver, unless
-    /// they [post quickly](crate::Execution::posts_quickly): some engines copy inside the post, which takes the caller's thread for as
-    /// long. Where such copies take longer than 50 us, the thread that waits for a transfer posts it, or else the driver's after a
-    /// millisecond or two. Default: 1 MiB.
+    /// they [post quickly](crate::Execution::posts_quickly): some engines copy inside the post, which occupies the caller's
+    /// thread. If such copies take longer than 50 us, the waiter of a transfer posts it, or the driver after a millisecond or
+    /// two. Default: 1 MiB.
     #[must_use]
     pub fn with_inline_bytes(self, bytes: u64) -> Self {
         Self { inline_bytes: bytes, ..self }
     }
 
-    /// How long the first poll of a wait may look for completion before it goes to sleep; its thread does nothing else meanwhile.
-    /// Default: 50 µs.
+    /// The spin of a wait's first poll before it sleeps; its thread does nothing else meanwhile. Default: 50 µs.
     #[must_use]
     pub fn with_inline_spin(self, spin: Duration) -> Self {
         Self { inline_spin: spin, ..self }
     }
 
-    /// The most by which the clocks of two hosts may differ.
+    /// The bound on the difference between two hosts' clocks.
     #[must_use]
     pub fn clock_skew(&self) -> Duration {
         self.clock_skew

@@ -3,7 +3,7 @@
 use crate::Overdue;
 use crate::passive::Held;
 
-/// Counts of a driver's operations and offers.
+/// Counters of a driver's operations and offers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct DriverStats {
     pub(crate) active: usize,
@@ -25,8 +25,8 @@ impl DriverStats {
         self.active
     }
 
-    /// Active operations whose engine was not quiet when their drain time was over. Their waiters were told; their memory comes
-    /// back when their engine is quiet, which is asked seldom, and is leaked only if the driver ends before. They do not count for
+    /// Active operations whose engine was not quiet at the end of their drain time. Their waiters got an error; their memory
+    /// comes back once the engine, polled rarely, is quiet, and is leaked only if the driver ends first. They do not count for
     /// [`max_in_flight`](crate::DriverConfig::with_max_in_flight).
     #[must_use]
     pub fn overdue(&self) -> Overdue {
@@ -39,19 +39,20 @@ impl DriverStats {
         self.passive
     }
 
-    /// Writable offers that were given up and that a peer may still be writing. They come back by the peer's confirmation or by proof.
+    /// Writable offers that were given up and that a peer may still be writing. Their memory comes back by the peer's
+    /// confirmation or by proof.
     #[must_use]
     pub fn quarantined(&self) -> Held {
         self.quarantined
     }
 
-    /// Those of them whose peers know neither claims nor a life time, as those of Dynamo's profile.
+    /// Those of them without claims and life time, such as offers of Dynamo's profile.
     #[must_use]
     pub fn quarantined_without_terms(&self) -> Held {
         self.quarantined_without_terms
     }
 
-    /// Readable offers that were given up: their memory can be overwritten, and is freed when their life time is over.
+    /// Readable offers that were given up: their memory can be overwritten, and is freed at the end of the life time.
     #[must_use]
     pub fn retained(&self) -> Held {
         self.retained
@@ -63,7 +64,7 @@ impl DriverStats {
         self.second_completions
     }
 
-    /// Notifications that ended no operation and were for nothing under way. They are dropped.
+    /// Dropped notifications, without an operation or message handler.
     #[must_use]
     pub fn unexpected_notifications(&self) -> u64 {
         self.unexpected_notifications

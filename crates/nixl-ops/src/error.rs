@@ -14,7 +14,7 @@ pub enum TransportError {
     /// The peer's metadata cannot be used.
     #[error("the peer's metadata is unusable: {reason}; ask the peer for fresh metadata")]
     BadMetadata {
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
     /// The metadata names this very agent.
@@ -47,7 +47,7 @@ pub enum TransportError {
         /// The peer's agent name.
         name: String,
     },
-    /// The peer died, its connection broke, or it cannot be reached at all.
+    /// The peer died, its connection broke, or it is unreachable.
     #[error(
         "the peer {name} is gone or cannot be reached; check that it runs, and ask it for fresh metadata"
     )]
@@ -62,18 +62,18 @@ pub enum TransportError {
     NotRegistered {
         /// The peer's agent name.
         name: String,
-        /// Which descriptor of the offered list.
+        /// The index in the offered list.
         index: usize,
         /// Its length in bytes.
         len: u64,
     },
-    /// Work on the local memory, which had to be done first, failed.
-    #[error("the work on the memory that the operation had to wait for failed: {reason}")]
+    /// Work on the local memory before the operation failed.
+    #[error("the work on the memory before the operation failed: {reason}")]
     MemoryNotReady {
-        /// What went wrong.
+        /// The failure.
         reason: String,
     },
-    /// The bytes arrived, but the peer could not be told.
+    /// The bytes arrived, but the peer could not be notified.
     #[error("the bytes are in place, but the completion notification could not be sent: {reason}")]
     NotificationFailed {
         /// The engine's text.
@@ -89,44 +89,44 @@ pub enum TransportError {
         /// The engine's text.
         reason: Cow<'static, str>,
     },
-    /// No path is there that the policy allows.
-    #[error("no path is there that the policy allows: {}", list(.rejected))]
+    /// The policy allows no available path.
+    #[error("the policy allows no available path: {}", list(.rejected))]
     NoPath {
-        /// Each path, and why not.
+        /// Each path, with the reason against it.
         rejected: Vec<Rejected>,
     },
     /// The offer cannot be used: no byte was moved.
     #[error("the offer cannot be used: {why}; ask its owner for a new one")]
     OfferEnded {
-        /// Why not.
+        /// The reason.
         why: EndedOffer,
     },
-    /// The owner ended the offer or the grant while its memory was read, or before.
+    /// The owner ended the offer or the grant before the end of the read.
     #[error(
-        "the offer or grant ended before it was read to the end: the bytes that arrived may be of its owner's next use; discard them and ask for a new one"
+        "the offer or grant ended before the end of the read: the bytes may be of the owner's next use; discard them and ask for a new one"
     )]
     Stale,
-    /// The ticket is not the one that the owner gave out.
+    /// The ticket is not the one that the owner issued.
     #[error(
-        "the ticket says other blocks, layers or rights than its owner granted: it was altered or forged; discard the bytes and ask for a new one"
+        "the ticket names other blocks, layers or rights than the owner granted: it was altered or forged; discard the bytes and ask for a new one"
     )]
     NotGranted,
-    /// The bytes that were read are not those whose checksum the offer carries.
+    /// The bytes do not match the offer's checksum.
     #[error(
-        "the {bytes} bytes that were read are not those that were offered (their checksums differ): they were damaged on the way, or the owner's memory has changed; discard them, ask for a new offer and read again, and look at the path if it happens again"
+        "the {bytes} bytes do not match the offer's checksum: they were damaged in transit, or the owner's memory has changed; discard them, ask for a new offer and read again, and check the path if it happens again"
     )]
     Corrupted {
-        /// How many bytes were read.
+        /// The bytes of the read.
         bytes: u64,
     },
-    /// Proof that the peer runs on this host, where it says that it runs, is missing.
+    /// The peer claims this host without proof.
     #[error(
-        "the peer {name} claims this host, and it cannot be proven that it runs here: {reason}; give each machine its own boot identity, or both processes one user and PID namespace"
+        "the peer {name} claims this host without proof: {reason}; give each machine its own boot identity, or both processes one user and PID namespace"
     )]
     NotHere {
         /// The peer's agent name.
         name: String,
-        /// What was found instead.
+        /// The finding.
         reason: String,
     },
     /// The proof that the local memory is leased does not cover it.
@@ -134,13 +134,13 @@ pub enum TransportError {
         "local descriptor {index} is not covered by a lease in the mode of the transfer; lease the list that is moved"
     )]
     NotLeased {
-        /// Its place in the list.
+        /// Its index in the list.
         index: usize,
     },
-    /// A waker, an execution, a job or a destructor panicked. Others go on.
-    #[error("{what} panicked: {reason}; the operation it was for cannot go on, all others do")]
+    /// A waker, an execution, a job or a destructor panicked. Other operations continue.
+    #[error("{what} panicked: {reason}; its operation ends, all others continue")]
     Panicked {
-        /// What panicked.
+        /// The code that panicked.
         what: &'static str,
         /// The message of the panic.
         reason: String,
@@ -153,17 +153,17 @@ pub enum TransportError {
         /// Its name.
         thread: &'static str,
     },
-    /// This process may open no more files.
+    /// The limit on open files is reached.
     #[error(
-        "this process has {open} files open and may have {limit}: raise the limit (`ulimit -n`), or close some"
+        "this process has {open} open files, the limit is {limit}: raise it (`ulimit -n`), or close some"
     )]
     OutOfFiles {
-        /// Files that are open.
+        /// The open files.
         open: u64,
         /// The soft limit.
         limit: u64,
     },
-    /// The engine does not accept connections any more.
+    /// The engine no longer accepts connections.
     #[error(
         "{engine} has closed its listening socket, which it does when a connection cannot be accepted: peers that are not connected cannot reach this agent; build the connector anew"
     )]
@@ -173,15 +173,15 @@ pub enum TransportError {
     },
     /// This process was forked from the one that built the connector, or the executor.
     #[error(
-        "this process was forked from the one that built the connector or its executor, whose threads and engine it does not have: build both anew in this process"
+        "this process was forked from the one that built the connector or its executor, whose threads and engine it lacks: build both again in this process"
     )]
     Forked,
     /// The connection has been shut down.
-    #[error("the connection is closed")]
+    #[error("the connection is closed; build a new connector")]
     Closed,
 }
 
-/// Why an offer cannot be used.
+/// The reason why an offer cannot be used.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum EndedOffer {
@@ -203,8 +203,8 @@ pub enum EndedOffer {
     /// Its owner has ended, or has closed the memory that it shares.
     #[error("its owner has ended or has closed its shared memory")]
     OwnerGone,
-    /// The message about it does not carry its token.
-    #[error("the message about it does not carry its token")]
+    /// The message about it lacks its token.
+    #[error("the message about it lacks its token")]
     WrongToken,
     /// The identifier of this process cannot be written into a claim.
     #[error("the identifier of this process is too large for a claim")]
@@ -214,7 +214,7 @@ pub enum EndedOffer {
     Unanswered,
 }
 
-/// How an operation ended without completing.
+/// The end of an operation that did not complete.
 #[derive(Clone, Debug, Error, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum OperationError {
@@ -224,7 +224,7 @@ pub enum OperationError {
     /// Its deadline passed. The memory stays with the library until the engine is quiet.
     #[error("the operation did not complete within {after:?}")]
     TimedOut {
-        /// The time it was given.
+        /// Its time.
         after: Duration,
     },
     /// Too many operations are in flight on this connection.
@@ -233,7 +233,7 @@ pub enum OperationError {
         /// The configured bound.
         limit: usize,
     },
-    /// The peer does not take up the offer, or its transfer failed and has ended.
+    /// The peer declined the offer, or its transfer failed and has ended.
     #[error("the peer declined the offer, or failed to use it; none of its accesses is in flight")]
     Declined,
     /// The engine failed.

@@ -17,9 +17,9 @@ use crate::{
     WaitFor,
 };
 
-/// What an application gives to its connectors: makes the executor of each connection.
+/// Factory of the executor of each connection, configured by the application.
 pub trait Executor: Send + Sync + fmt::Debug + 'static {
-    /// The executor of one connection, whose engine it may use by itself. A connection asks once.
+    /// The executor of one connection, whose engine it may use itself. Called once per connection.
     fn connect(&self, link: ConnectionContext) -> Arc<dyn ConnectionExecutor>;
 
     /// Whether this process was forked from that of the executor, and has none of its threads. By default it has none.
@@ -34,8 +34,8 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
 
 /// Chooses the path of an operation and prepares its execution, for one connection.
 ///
-/// An executor that copies from and to offers of this process, or tells peers how to reach them, also knows [offers](OfferRegistry);
-/// one that works together with executors of peers also serves their [messages](PeerService).
+/// An executor that copies from and to offers of this process, or describes them for peers, also has an [`OfferRegistry`]; one
+/// that cooperates with executors of peers also has a [`PeerService`].
 ///
 /// # Contract
 ///
@@ -48,7 +48,7 @@ pub trait ConnectionExecutor: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     ///
-    /// Why no path can carry it.
+    /// The reason why no path can carry it.
     fn execute(&self, request: TransferRequest<'_>) -> Result<Box<dyn Execution>, TransportError>;
 
     /// Whether this executor can serve the pair from memory of this process, with neither peer nor engine.
@@ -57,8 +57,8 @@ pub trait ConnectionExecutor: Send + Sync + fmt::Debug + 'static {
         false
     }
 
-    /// What must be done, on the connection's own thread, before an operation with this memory: `remote` is what a peer
-    /// offered, or none if this side offers. `None` if nothing, which must cost no more than a look.
+    /// Preparation on the connection's thread before an operation with this memory: `remote` is a peer's offer, or none if this
+    /// side offers. `None` without preparation, which must be a cheap check.
     fn prepare(
         &self,
         local: &DescriptorList,
@@ -76,8 +76,8 @@ pub trait ConnectionExecutor: Send + Sync + fmt::Debug + 'static {
         None
     }
 
-    /// Whether this executor accesses memory of this device without the engine, so that a failure to register it with the
-    /// engine is no reason to give up.
+    /// Whether this executor accesses memory of this device without the engine, so a failed registration with the engine is no
+    /// error.
     fn can_access(&self, device: Device) -> bool {
         let _ = device;
         false
@@ -90,33 +90,33 @@ pub trait ConnectionExecutor: Send + Sync + fmt::Debug + 'static {
         false
     }
 
-    /// Where this side's offers are made known to the executor. By default it knows none.
+    /// The executor's registry of this side's offers. By default none.
     fn offers(&self) -> Option<&dyn OfferRegistry> {
         None
     }
 
-    /// What serves the messages of peers. By default they mean nothing to the executor.
+    /// The executor's service for messages of peers. By default none.
     fn peers(&self) -> Option<&dyn PeerService> {
         None
     }
 }
 
-/// The part of an executor that knows this side's offers.
+/// The part of an executor with this side's offers.
 pub trait OfferRegistry {
     /// A passive operation was created by a connector that uses this executor.
     fn offer_created(&self, offer: Offer);
 
-    /// The passive operation of this key has ended, or was not created after all.
+    /// The passive operation of this key has ended, or its creation failed.
     fn offer_ended(&self, key: &NotificationKey);
 
-    /// Adds to what peers are told about this side.
+    /// Adds this side's facts for peers.
     fn describe(&self, info: PeerInfo) -> PeerInfo;
 
     /// How processes of this machine reach the memory without the engine; goes into what they are told of an offer.
     fn shares(&self, local: &DescriptorList) -> Vec<Share>;
 }
 
-/// The part of an executor that works together with those of peers. Its methods must not block.
+/// The part of an executor that cooperates with those of peers. Its methods must not block.
 pub trait PeerService {
     /// A notification that ends no passive operation, or one of an offer that is [claimed](Offer::claim). Sender and
     /// payload are a peer's bytes.
@@ -181,13 +181,13 @@ impl ConnectionContext {
         &self.registrations
     }
 
-    /// Where blocking calls are made.
+    /// The thread for blocking calls.
     #[must_use]
     pub fn background(&self) -> &Arc<dyn BlockingThread> {
         &self.background
     }
 
-    /// The connection's time.
+    /// The connection's clock.
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
@@ -212,7 +212,7 @@ impl ConnectionContext {
     }
 }
 
-/// Runs jobs that block, one after the other, on a thread of a connection's own.
+/// Runs blocking jobs in order, on a thread of the connection.
 pub trait BlockingThread: Send + Sync + fmt::Debug {
     /// Queues a job.
     fn run(&self, job: Box<dyn FnOnce() + Send>);
@@ -241,12 +241,12 @@ pub struct PrefaultStep {
     pub mapped: u64,
 }
 
-/// What an executor makes of a message.
+/// An executor's result for a message.
 #[allow(clippy::exhaustive_enums, reason = "the driver must handle each")]
 pub enum Received {
-    /// It means nothing to it.
+    /// Not for this executor.
     Ignored,
-    /// It was for something under way.
+    /// For a running operation.
     Taken,
     /// It asks for something that the driver is to carry out from now on. It has no waiter here; it must end by itself, soon
     /// after [`abandon`](Execution::abandon) at the latest.
@@ -263,7 +263,7 @@ impl fmt::Debug for Received {
     }
 }
 
-/// An operation to carry out. The lists have been [paired](crate::pair).
+/// An operation to run. The lists have been [paired](crate::pair).
 #[derive(Clone, Debug)]
 pub struct TransferRequest<'a> {
     pub(crate) kind: OperationKind,
@@ -274,7 +274,7 @@ pub struct TransferRequest<'a> {
     pub(crate) policy: PathPolicy,
 }
 
-/// How an engine reaches the other side.
+/// The engine's route to the other side.
 #[derive(Clone, Debug)]
 pub struct Route<'a> {
     pub(crate) transport: &'a Arc<dyn Transport>,
@@ -441,14 +441,13 @@ impl<'a> TransferRequest<'a> {
     }
 }
 
-/// An operation being carried out. Dropping it in flight has the consequences of
-/// [`Transfer`](crate::Transfer).
+/// A running operation. Dropping it in flight has the consequences of [`Transfer`](crate::Transfer).
 pub trait Execution: Send {
-    /// Moves the operation on, within microseconds, or within a bounded copy. The first poll posts.
+    /// Advances the operation, within microseconds or a bounded copy. The first poll posts.
     ///
     /// # Errors
     ///
-    /// How it failed. After `Ready` it must not be polled again.
+    /// The failure. Not polled again after `Ready`.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>>;
 
     /// How it is learned, after a [`poll`](Self::poll) that was pending, that another may get further: of an execution that moves
@@ -474,7 +473,7 @@ pub trait Execution: Send {
     /// given back now; on `false` it must be polled until it is ready.
     fn abandon(&mut self) -> bool;
 
-    /// The path taken.
+    /// The path.
     fn report(&self) -> PathReport;
 
     /// Whether the first poll, which posts, takes microseconds however many bytes there are. As by default, engines may
@@ -507,7 +506,7 @@ pub trait Execution: Send {
     }
 }
 
-/// What an execution leaves at a peer's memory. Ordered: of several executions the greatest counts.
+/// State of a peer's memory after an execution. Ordered: of several executions the greatest counts.
 ///
 /// The owner of the memory gives it back on this word, so only the parts of this workspace that know can say more than
 /// [`UNPROVEN`](Self::UNPROVEN) without `unsafe`.
@@ -521,9 +520,9 @@ enum Access {
     Possible,
 }
 
-#[allow(unsafe_code, reason = "declares what callers promise")]
+#[allow(unsafe_code, reason = "declares the caller's contract")]
 impl PeerMemory {
-    /// An access may be under way, as after an engine's failure.
+    /// An access may be in flight, as after an engine's failure.
     pub const UNPROVEN: Self = Self(Access::Possible);
     pub(crate) const UNTOUCHED: Self = Self(Access::None);
     pub(crate) const QUIET: Self = Self(Access::Over);
@@ -537,7 +536,7 @@ impl PeerMemory {
         Self::UNTOUCHED
     }
 
-    /// It was accessed, and no access is under way.
+    /// It was accessed, and no access is in flight.
     ///
     /// # Safety
     ///
@@ -556,7 +555,7 @@ impl PeerMemory {
         self == Self::UNTOUCHED
     }
 
-    /// Whether no access is under way.
+    /// Whether no access is in flight.
     pub fn is_quiet(self) -> bool {
         self <= Self::QUIET
     }
@@ -605,7 +604,7 @@ impl Offer {
     ///
     /// # Errors
     ///
-    /// Why it cannot be used.
+    /// The reason why it cannot be used.
     pub fn claim_for_copy(&self) -> Result<Claim, EndedOffer> {
         Ok(self.claimed(self.entry.claim_for_copy()?))
     }
@@ -670,7 +669,7 @@ impl Drop for Claim {
     }
 }
 
-/// Hands every request to the transport as it is. What a connector uses if it is given nothing better.
+/// Passes every request to the transport unchanged: the default executor of a connector.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(clippy::exhaustive_structs, reason = "it has no state and will have none")]
 pub struct TransportExecutor;

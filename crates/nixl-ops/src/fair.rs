@@ -1,6 +1,6 @@
 //! Fair yielding of tasks whose operations end at once.
 //!
-//! A task that never waits keeps its thread: its neighbours would starve for as long as it has something to begin.
+//! A task that never waits keeps its thread, and starves other tasks for as long as it begins operations.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -9,29 +9,29 @@ use std::time::Duration;
 
 use crate::Clock;
 
-/// How long a thread begins operations before it lets other tasks have their turn.
+/// The time for which a thread begins operations before it yields to other tasks.
 const SLICE: Duration = Duration::from_micros(30);
 
-/// A thread that has begun nothing for this long did something else: then its task had its turn not long ago.
+/// A thread without a begin for this long did other work, so other tasks had their turn recently.
 const GAP: Duration = Duration::from_micros(200);
 
 thread_local! {
     static TURN: Cell<YieldBudget> = const { Cell::new(YieldBudget { since: Duration::ZERO, last: Duration::ZERO }) };
 }
 
-/// One operation after another on a thread.
+/// A sequence of operations on a thread.
 #[derive(Clone, Copy)]
 struct YieldBudget {
-    /// When a task last had to wait for its turn.
+    /// The last yield of a task.
     since: Duration,
-    /// When an operation was begun last.
+    /// The last begin of an operation.
     last: Duration,
 }
 
 impl YieldBudget {
-    /// Notes that an operation is begun. Returns whether others shall have their turn first.
+    /// Records a begin. Returns whether to yield first.
     fn begin(&mut self, now: Duration) -> bool {
-        // A clock that goes back is another one.
+        // A clock that goes back is a different clock.
         if now.checked_sub(self.last).is_none_or(|passed| passed > GAP) {
             self.since = now;
         }
@@ -40,7 +40,7 @@ impl YieldBudget {
     }
 }
 
-/// A task has waited for its operation, or begins to: others have the thread, and what is begun next on it begins a turn.
+/// A task waits for its operation: others have the thread, and the next begin starts a turn.
 pub(crate) fn waited(now: Duration) {
     TURN.set(YieldBudget { since: now, last: now });
 }
@@ -56,7 +56,7 @@ pub(crate) async fn give_way(clock: &dyn Clock) {
     yield_once(clock).await;
 }
 
-/// Lets the other tasks of this thread have their turn.
+/// Yields to the other tasks of this thread.
 pub(crate) async fn yield_once(clock: &dyn Clock) {
     let mut yielded = false;
     poll_fn(|cx| {

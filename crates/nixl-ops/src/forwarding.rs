@@ -1,9 +1,9 @@
-//! Methods that a wrapper of an execution leaves to what it wraps.
+//! Methods that a wrapper of an execution forwards to the inner one.
 
-/// Forwards methods of [`Execution`](crate::Execution) to a field that is one, for use in the `impl` of a wrapper.
+/// Forwards methods of [`Execution`](crate::Execution) to a field, in the `impl` of a wrapper.
 ///
-/// The wrapper names each method, so that none is left to its default unseen: `clippy::missing_trait_methods` finds those that it
-/// neither writes nor names.
+/// The wrapper names each method, so none falls back to its default silently: `clippy::missing_trait_methods` finds methods
+/// that it neither implements nor names.
 ///
 /// ```
 /// use std::task::{Context, Poll};

@@ -1,4 +1,4 @@
-//! An execution together with the leases of its memory.
+//! An execution with the leases of its memory.
 
 use std::task::{Context, Poll};
 
@@ -9,7 +9,7 @@ use crate::{Execution, PeerMemory, TransportError, forward_execution};
 
 /// Holds leases until the execution has ended. Dropped in flight, it leaks them.
 pub(crate) struct Leasing {
-    /// Field order: nothing reaches the memory when the leases go.
+    /// Field order: no access to the memory remains when the leases drop.
     execution: Box<dyn Execution>,
     leases: Vec<LeaseSet>,
     ended: bool,

@@ -1,34 +1,30 @@
 //! The life of operations: status, driver, completion, offers and messages between connections.
 //!
-//! This crate knows operations, not engines: the [state machine](OperationStatus) that every transfer
-//! follows, the traits an engine ([`Transport`]) and a strategy ([`Executor`], [`ConnectionExecutor`])
-//! implement, and the [`Driver`] that brings operations to their end. It contains no NIXL, no CUDA, no
-//! sockets, and reads time only from an injected [`Clock`].
+//! This crate defines operations, not engines: the [state machine](OperationStatus) of every transfer, the traits of an engine
+//! ([`Transport`]) and of a strategy ([`Executor`], [`ConnectionExecutor`]), and the [`Driver`] that polls operations to their
+//! end. It contains no NIXL, no CUDA, no sockets, and reads time only from an injected [`Clock`].
 //!
-//! Guarantees to callers, for every behaviour of the engine:
+//! Guarantees to callers, for every engine:
 //!
-//! * **Memory outlives the engine's interest in it.** A transfer that was posted is polled to a terminal
-//!   state even if its operation was dropped, cancelled or timed out; its memory stays leased until then.
-//!   If the engine is still not quiet when the drain deadline passes, its waiter is told, and the engine is asked
-//!   seldom from then on, [for as long as the driver lives](Overdue). Then the memory is leaked and
-//!   [counted](nixl_descriptor::leaked), never reused.
-//! * **Every offer ends.** An offer that is given up is free at once unless a peer may be using it; then it
-//!   is retained or quarantined until the peer's confirmation, a [proof of quiet](QuietProof), or the end of its
-//!   life time, and [`DriverStats`] says how much is held.
-//! * **Every grant ends, and at once.** The owner of granted blocks asks no reader: a read that was late is
-//!   [found out](WordCheck).
+//! * **Memory outlives the engine's access.** A posted transfer is polled to a terminal state even if its operation was
+//!   dropped, cancelled or timed out; its memory stays leased until then. If the engine is not quiet at the drain deadline, its
+//!   waiter gets an error, and the driver polls the engine rarely, [for as long as the driver lives](Overdue). Then the memory
+//!   is leaked and [counted](nixl_descriptor::leaked), never reused.
+//! * **Every offer ends.** An offer that is given up is free at once unless a peer may be using it; then it is retained or
+//!   quarantined until the peer's confirmation, a [proof of quiet](QuietProof), or the end of its life time, and
+//!   [`DriverStats`] counts it.
+//! * **Every grant ends at once.** The owner of granted blocks needs no reader's consent: a late read is [detected](WordCheck).
 //! * **Every wait ends.** Operations have deadlines; a lost notification or a stalled engine becomes
 //!   [`OperationError::TimedOut`].
-//! * **A panic ends one operation.** One of a waker, of an execution or of the destructor of a user's memory is
-//!   [contained](contained()); should a driver end all the same, all its operations fail at once.
-//! * **Async threads stay free.** One poll of a wait looks for its end for at most 50 us, and looks that do not see it take at
-//!   most 5 % of a thread's time.
-//! * **Idle costs nothing.** The driver spins for tens of microseconds, backs off, and parks when nothing
-//!   is outstanding. Once a second it takes what has arrived all the same, which engines queue without a bound.
+//! * **A panic ends one operation.** A panic of a waker, an execution or a destructor of a user's memory is
+//!   [contained](contained()). If a driver ends nevertheless, all its operations fail at once.
+//! * **Async threads stay free.** One poll of a wait spins for at most 50 us, and spins that do not see the end take at most 5
+//!   % of a thread's time.
+//! * **Idle costs nothing.** The driver spins for tens of microseconds, backs off, and parks when nothing is outstanding. Once
+//!   a second it receives notifications, which engines queue without a bound.
 //! * **No lie about completion.** [`OperationStatus::Complete`] means the bytes are in the destination.
 //!
-//! Applications use these operations through `nixl-connector`; this crate is for those who write a
-//! transport or an executor.
+//! Applications use these operations through `nixl-connector`; this crate is for authors of transports and executors.
 //!
 //! ```
 //! use nixl_ops::OperationStatus;

@@ -8,7 +8,7 @@ use nixl_metadata::NotificationKey;
 
 use crate::{PeerId, RemoteSlot, Route, Transport, TransportError};
 
-/// Tells the target that all bytes are in place: by the offer's slot where it is mapped, else by a notification of the engine's.
+/// Notifies the target of completion: by the offer's slot if it is mapped, else by a notification of the engine.
 pub struct CompletionNotifier {
     /// The target waits for no notification.
     is_silent: bool,
@@ -19,7 +19,7 @@ pub struct CompletionNotifier {
 }
 
 impl CompletionNotifier {
-    /// For an offer of this key.
+    /// A notifier for an offer of this key.
     pub fn new(route: &Route<'_>, key: &NotificationKey) -> Self {
         Self {
             is_silent: !route.notifies,
@@ -30,7 +30,7 @@ impl CompletionNotifier {
         }
     }
 
-    /// Notifies the target, if it [waits for that](Route::notifies). `Pending`: not now, ask again.
+    /// Notifies the target, if it [waits for that](Route::notifies). `Pending`: try again later.
     ///
     /// # Errors
     ///
@@ -42,7 +42,7 @@ impl CompletionNotifier {
         match self.slot.as_ref().map(RemoteSlot::complete) {
             Some(Ok(())) => return Poll::Ready(Ok(())),
             Some(Err(TransportError::Stale)) => return Poll::Ready(Err(TransportError::Stale)),
-            // A place of the earlier protocol that is taken, or a word that was overwritten.
+            // A slot of the earlier protocol in use, or an overwritten word.
             Some(Err(_)) | None => {}
         }
         let failed = |error: TransportError| TransportError::NotificationFailed {

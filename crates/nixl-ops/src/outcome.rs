@@ -21,13 +21,13 @@ impl Completion {
         Self { bytes, elapsed, path: path.map(Arc::new) }
     }
 
-    /// Of a copy that was made beside the driver.
+    /// Makes the completion of a copy without the driver.
     #[must_use]
     pub fn of_copy(report: PathReport, elapsed: Duration) -> Self {
         Self::new(report.bytes, elapsed, Some(report))
     }
 
-    /// Bytes that were moved.
+    /// The moved bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

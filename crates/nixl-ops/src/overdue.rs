@@ -1,4 +1,4 @@
-//! Overdue executions: past their drain time, and polled seldom until they end or the driver does.
+//! Overdue executions: past their drain time, polled rarely until their end or the driver's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::sync::{Mutex, lock};
 use crate::task::{SlotState, TaskSlot};
 use crate::telemetry::GaugeShare;
 
-/// Executions whose engines were not quiet when the drain time was over.
+/// Executions whose engines were not quiet at the end of the drain time.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Overdue {
     operations: usize,
@@ -15,7 +15,7 @@ pub struct Overdue {
 }
 
 impl Overdue {
-    /// How many there are.
+    /// Their number.
     #[must_use]
     pub fn operations(&self) -> usize {
         self.operations
@@ -28,7 +28,7 @@ impl Overdue {
     }
 }
 
-/// All of a driver's, shared with those that are counted.
+/// The counter of a driver, shared with the counted executions.
 #[derive(Debug, Default)]
 pub(crate) struct OverdueTotal(Mutex<Overdue>);
 
@@ -51,7 +51,7 @@ impl OverdueTotal {
     }
 }
 
-/// One that is counted until it is dropped.
+/// A counted execution, until the drop.
 pub(crate) struct CountedOverdue {
     total: Arc<OverdueTotal>,
     _gauges: [GaugeShare; 2],
@@ -66,7 +66,7 @@ impl Drop for CountedOverdue {
     }
 }
 
-/// Those of one driver, each with the time of the next look at it.
+/// The overdue executions of one driver, each with the time of its next poll.
 #[derive(Default)]
 pub(crate) struct OverdueList(Vec<OverdueSlot>);
 
@@ -78,9 +78,9 @@ struct OverdueSlot {
 
 impl OverdueList {
     const FIRST_PAUSE: Duration = Duration::from_secs(1);
-    /// A peer that is reachable again is to be usable within 5 s.
+    /// A peer that is reachable again becomes usable within 5 s.
     const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-    /// After a step: the engine goes on.
+    /// After a step: the engine progresses.
     const SHORT_PAUSE: Duration = Duration::from_millis(1);
 
     pub(crate) fn add(&mut self, slot: Arc<TaskSlot>, now: Duration) {
@@ -88,7 +88,7 @@ impl OverdueList {
         self.0.push(OverdueSlot { slot, at: now.saturating_add(pause), pause });
     }
 
-    /// Looks at those that are due. Each look that finds nothing new doubles the pause before the next.
+    /// Polls those that are due. A poll without progress doubles the pause before the next.
     pub(crate) fn poll(&mut self, now: Duration, poll: impl Fn(&Arc<TaskSlot>) -> SlotState) {
         self.0.retain_mut(|late| {
             if now < late.at && !late.slot.is_woken() {
@@ -104,7 +104,7 @@ impl OverdueList {
         });
     }
 
-    /// When the next is due.
+    /// The time of the next poll.
     pub(crate) fn due(&self) -> Option<Duration> {
         self.0.iter().map(|late| late.at).min()
     }

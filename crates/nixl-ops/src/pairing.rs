@@ -1,10 +1,10 @@
-//! The check that the two sides of an operation fit together.
+//! The check that the two sides of an operation match.
 
 use nixl_descriptor::{Access, DescriptorList};
 use nixl_metadata::{OperationKind, RdmaMetadata};
 use thiserror::Error;
 
-/// The two sides of an operation do not fit.
+/// The two sides of an operation do not match.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum PairingError {
@@ -13,9 +13,9 @@ pub enum PairingError {
         "the peer offers a {offered}, which cannot serve a {wanted}; use the call that matches"
     )]
     WrongKind {
-        /// What the metadata allows.
+        /// The kind that the metadata allows.
         offered: OperationKind,
-        /// What was asked for.
+        /// The requested kind.
         wanted: OperationKind,
     },
     /// Both lists must have the same length.
@@ -29,26 +29,26 @@ pub enum PairingError {
     /// Descriptors at the same place must have the same size.
     #[error("descriptor {index} has {local} bytes here and {remote} at the peer")]
     Size {
-        /// The place in both lists.
+        /// The index in both lists.
         index: usize,
         /// Bytes of the local descriptor.
         local: u64,
         /// Bytes of the remote descriptor.
         remote: u64,
     },
-    /// A read would write into memory that may only be read.
+    /// A read would write into read-only memory.
     #[error("local descriptor {index} is read-only and cannot be the destination of a read")]
     ReadOnly {
-        /// Its place in the list.
+        /// Its index in the list.
         index: usize,
     },
 }
 
-/// Checks that `wanted` can run between `local` and what `remote` offers, before any engine sees it.
+/// Checks that `wanted` can run between `local` and the offer `remote`, before any engine is called.
 ///
 /// # Errors
 ///
-/// The first thing that does not fit.
+/// The first mismatch.
 pub fn pair(
     wanted: OperationKind,
     local: &DescriptorList,

@@ -10,50 +10,51 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::Thread;
 use crate::{Clock, Sleeper};
 
-/// Where a driver's thread sleeps: short sleeps on the bell of its page, where initiators of this host wake it, long ones without.
+/// Sleep of a driver's thread: short sleeps on the doorbell of its page, where initiators on this host wake it, long ones
+/// without.
 ///
-/// One other thread at a time may [take](Self::take_bell) the bell, to wait for a word itself.
+/// One other thread at a time may [take](Self::take_bell) the doorbell, to wait for a word itself.
 ///
-/// The notes by which this process wakes the thread are its own, so that no peer that has the page open can lose a wake-up.
+/// This process's own wake-up flags are private, so no peer with the page open can suppress a wake-up.
 #[derive(Debug)]
 pub(crate) struct Parking {
-    /// Where it sleeps for long.
+    /// Its place for long sleeps.
     long: Sleeper,
-    /// It sleeps on the bell, or is about to.
+    /// It sleeps on the doorbell, or is about to.
     on_doorbell: AtomicBool,
-    /// It was woken since its last sleep on the bell.
+    /// It was woken since its last sleep on the doorbell.
     woken: AtomicBool,
-    /// Another thread has the bell.
+    /// Another thread has the doorbell.
     waits: AtomicBool,
     page: Arc<OfferPage>,
 }
 
-/// The rings of the doorbell that a driver's thread has seen.
+/// Rings of the doorbell, as seen by the driver's thread.
 #[derive(Debug)]
 pub(crate) struct DoorbellListener {
-    /// The rings that its last look at the slots came after.
+    /// The rings before its last scan of the slots.
     seen: Option<u32>,
-    /// The last sleep was ended by a ring.
+    /// Whether a ring ended the last sleep.
     rang: bool,
     /// Rings without a completion that still end a sleep.
     patience: u32,
 }
 
 impl DoorbellListener {
-    /// Rings in a row without a completion that end a sleep. Honest peers make such rings: the completion may be found before its ring is
-    /// heard.
+    /// Rings in a row without a completion that end a sleep. Honest peers cause such rings: the scan may find a completion
+    /// before its ring.
     const PATIENCE: u32 = 8;
 
     pub(crate) fn new() -> Self {
         Self { seen: None, rang: false, patience: Self::PATIENCE }
     }
 
-    /// Before a look at the slots: rings from now on are for words that it may miss.
+    /// Called before a scan of the slots: later rings are for words that it may miss.
     pub(crate) fn listen(&mut self, parking: &Parking) {
         self.seen = parking.page.doorbell().map(|doorbell| doorbell.rings());
     }
 
-    /// After a look at the slots that has found a completion or none.
+    /// Called after a scan of the slots, with or without a completion.
     pub(crate) fn looked(&mut self, found: bool) {
         let rang = std::mem::take(&mut self.rang);
         match (found, rang) {
@@ -75,12 +76,12 @@ impl Parking {
         }
     }
 
-    /// The thread that sleeps here. Nothing may be able to wake it before this.
+    /// Sets the thread that sleeps here, before any wake-up is possible.
     pub(crate) fn set_thread(&self, thread: Thread) {
         self.long.set_thread(thread);
     }
 
-    /// Ends the thread's sleep, or keeps it from the next one.
+    /// Ends the thread's sleep, or prevents the next one.
     pub(crate) fn wake(&self) {
         self.woken.store(true, Ordering::SeqCst);
         if self.on_doorbell.load(Ordering::SeqCst)
@@ -98,10 +99,10 @@ impl Parking {
         }
     }
 
-    /// Sleeps for some milliseconds at most. If a peer's completion `is_awaited`, a ring since the last look ends it.
+    /// Sleeps for some milliseconds at most. If a peer's completion `is_awaited`, a ring since the last scan ends it.
     ///
-    /// After some rings in a row without a completion, no ring ends a sleep: a peer that rings without end costs one turn
-    /// more for each of them.
+    /// After some rings in a row without a completion, no ring ends a sleep: a peer that rings without end costs one more turn
+    /// for each of them.
     pub(crate) fn sleep(
         &self,
         clock: &dyn Clock,
@@ -125,13 +126,13 @@ impl Parking {
         doorbell.sleep(clock, seen, time, is_awake);
         self.on_doorbell.store(false, Ordering::SeqCst);
         if self.waits.load(Ordering::SeqCst) {
-            // A ring may have come here, or have met the note that this thread sleeps no more.
+            // A ring may have arrived here, or have seen the flag that this thread is awake.
             doorbell.hand_on();
         }
         listener.rang = doorbell.rings() != seen && !self.woken.load(Ordering::SeqCst);
     }
 
-    /// Sleeps until woken, for `time` at most, unless there `is_work`. Work that is added after it was asked wakes.
+    /// Sleeps until woken, for `time` at most, unless there `is_work`. Work added after that check wakes it.
     pub(crate) fn park(
         &self,
         clock: &dyn Clock,

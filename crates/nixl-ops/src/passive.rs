@@ -1,4 +1,4 @@
-//! Operations that wait for a peer: found by the key in the notification, not by a scan.
+//! Passive operations, found by the key in a notification instead of a scan.
 
 mod announced;
 mod entry;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The kind of path that bytes took. Those between processes from the best to the last.
+/// Kinds of path. Those between processes are ordered from best to worst.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum PathKind {
@@ -25,7 +25,7 @@ pub enum PathKind {
     StagedOneSide,
     /// In chunks through pinned memory on both sides.
     StagedBothSides,
-    /// By the transport's engine in one request, which copies GPU memory by means of its own: slowly.
+    /// By the transport's engine in one request, which copies GPU memory itself, slowly.
     EngineStaged,
 }
 
@@ -84,7 +84,7 @@ impl fmt::Display for PathKind {
     }
 }
 
-/// What carries bytes from process to process.
+/// The medium between two processes.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Medium {
@@ -131,12 +131,12 @@ pub struct Hop {
 }
 
 impl Hop {
-    /// A leg that was busy so long.
+    /// A leg with its busy time.
     pub fn new(name: impl Into<Cow<'static, str>>, busy: Duration) -> Self {
         Self { name: name.into(), busy }
     }
 
-    /// What moved the bytes and where, for instance `gpu to slot`.
+    /// The leg's name, such as `gpu to slot`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -157,7 +157,7 @@ pub struct Rejected {
 }
 
 impl Rejected {
-    /// Notes that `kind` was not taken because of `reason`.
+    /// Makes a rejection of `kind` for `reason`.
     pub fn new(kind: PathKind, reason: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, reason: reason.into() }
     }
@@ -168,14 +168,14 @@ impl Rejected {
         self.kind
     }
 
-    /// Why not.
+    /// The reason.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason
     }
 }
 
-/// The path one operation took.
+/// The path of one operation.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PathReport {
     pub(crate) kind: PathKind,
@@ -192,7 +192,7 @@ pub struct PathReport {
 }
 
 impl PathReport {
-    /// A report for an operation that has not ended yet.
+    /// A report for an unfinished operation.
     pub fn new(
         kind: PathKind,
         transport: impl Into<Cow<'static, str>>,
@@ -214,14 +214,14 @@ impl PathReport {
         }
     }
 
-    /// The same report, of this kind of path.
+    /// Sets the kind of path.
     #[must_use]
     pub fn with_kind(mut self, kind: PathKind) -> Self {
         self.kind = kind;
         self
     }
 
-    /// The same report, of this medium.
+    /// Sets the medium.
     #[must_use]
     pub fn with_medium(mut self, medium: Option<Medium>) -> Self {
         self.medium = medium;
@@ -235,21 +235,21 @@ impl PathReport {
         self
     }
 
-    /// The same report, with the time that each hop took.
+    /// Sets the time of each hop.
     #[must_use]
     pub fn with_hops(mut self, hops: Vec<Hop>) -> Self {
         self.hops = hops;
         self
     }
 
-    /// The same report, of a path that is slower than the hardware allows for this reason.
+    /// Marks a path that is slower than the hardware allows, with the reason.
     #[must_use]
     pub fn with_degraded(mut self, reason: Option<Cow<'static, str>>) -> Self {
         self.degraded = reason;
         self
     }
 
-    /// The same report, of so many bytes in so many copies.
+    /// Sets the bytes and the number of copies.
     #[must_use]
     pub fn of_copies(mut self, bytes: u64, copies: usize) -> Self {
         self.bytes = bytes;
@@ -257,7 +257,7 @@ impl PathReport {
         self
     }
 
-    /// With these paths not taken.
+    /// Sets the rejected paths.
     #[must_use]
     pub fn rejecting(mut self, rejected: impl Into<Arc<[Rejected]>>) -> Self {
         self.rejected = rejected.into();
@@ -294,7 +294,7 @@ impl PathReport {
         self.medium
     }
 
-    /// Pieces that moved one after the other; one if the path does not cut.
+    /// Chunks in sequence; one if the path does not split.
     #[must_use]
     pub fn chunks(&self) -> u64 {
         self.chunks
@@ -312,7 +312,7 @@ impl PathReport {
         &self.hops
     }
 
-    /// Why this is not what the hardware could do, if the peer is the reason.
+    /// The reason why the path is slower than the hardware allows, if the peer causes it.
     #[must_use]
     pub fn degraded(&self) -> Option<&str> {
         self.degraded.as_deref()
@@ -324,7 +324,7 @@ impl PathReport {
         self.elapsed
     }
 
-    /// Better paths that were not taken, best first.
+    /// Rejected better paths, best first.
     #[must_use]
     pub fn rejected(&self) -> &[Rejected] {
         &self.rejected

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::{Medium, PathKind};
 
-/// Which ways the bytes of an operation may go. A policy that leaves none is an error before any byte moves.
+/// The allowed paths of an operation. A policy that leaves none is an error before any byte moves.
 ///
 /// ```
 /// use nixl_ops::{Medium, PathKind, PathPolicy};
@@ -25,67 +25,67 @@ pub struct PathPolicy {
 }
 
 impl PathPolicy {
-    /// Any path: the fastest is taken.
+    /// Any path; the fastest is taken.
     #[must_use]
     pub fn auto() -> Self {
         Self::default()
     }
 
-    /// This kind of path or none. For [`PathKind::Local`] any strategy.
+    /// This kind of path or an error. For [`PathKind::Local`] any strategy.
     #[must_use]
     pub fn require(mut self, kind: PathKind) -> Self {
         self.required = Some(kind);
         self
     }
 
-    /// This kind of path if it is there, even if another is faster.
+    /// This kind of path if available, even if another is faster.
     #[must_use]
     pub fn prefer(mut self, kind: PathKind) -> Self {
         self.preferred = Some(kind);
         self
     }
 
-    /// Any kind of path but this.
+    /// Any kind of path except this.
     #[must_use]
     pub fn forbid(mut self, kind: PathKind) -> Self {
         self.forbidden |= 1 << kind.index();
         self
     }
 
-    /// Bytes that leave the process are carried by this or not at all.
+    /// Bytes that leave the process use this medium, or the operation is an error.
     #[must_use]
     pub fn require_medium(mut self, medium: Medium) -> Self {
         self.required_medium = Some(medium);
         self
     }
 
-    /// Bytes may be carried by anything but this.
+    /// Any medium except this.
     #[must_use]
     pub fn forbid_medium(mut self, medium: Medium) -> Self {
         self.forbidden_media |= 1 << medium.index();
         self
     }
 
-    /// Only paths that are estimated to carry this many 1e9 bytes a second or more, for every size of operation.
-    /// A path of which nothing is known passes.
+    /// Only paths with an estimate of at least this many 1e9 bytes a second, for every size of operation. A path without an
+    /// estimate passes.
     #[must_use]
     pub fn at_least_gbps(mut self, gbps: f64) -> Self {
         self.floor_gbps = Some(gbps);
         self
     }
 
-    /// The kind that comes before faster ones.
+    /// The kind preferred over faster ones.
     #[must_use]
     pub fn preferred(&self) -> Option<PathKind> {
         self.preferred
     }
 
-    /// Whether a path of this kind may be taken, carried so (`None`: the bytes do not leave the process, or it is unknown
-    /// by what), estimated at so many 1e9 bytes a second.
+    /// Whether a path of this kind is allowed, with this medium (`None`: the bytes do not leave the process, or the medium is
+    /// unknown), at an estimate of so many 1e9 bytes a second.
     ///
     /// # Errors
     ///
-    /// Why not.
+    /// The reason against it.
     pub fn check(
         &self,
         kind: PathKind,

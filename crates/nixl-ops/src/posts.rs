@@ -1,40 +1,40 @@
-//! Posts of transfers: the thread that makes them, and whether an engine moves the bytes in them.
+//! Posts of transfers: their thread, and whether an engine moves the bytes in them.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Which thread posts an execution.
+/// The thread that posts an execution.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum PostedBy {
-    /// The thread that begins it, at once.
+    /// The beginning thread, at once.
     Caller,
-    /// The thread that waits for it first, or else the driver's.
+    /// The first waiter's thread, or else the driver's.
     Waiter,
     /// The driver's.
     Driver,
 }
 
-/// How the latest posts to an engine ended.
+/// The results of the latest posts to an engine.
 ///
-/// Some engines copy in the post, as UCX's CMA does: then transfers end where they are posted, and a post takes as long as a copy.
-/// Others move the bytes later, and a post takes microseconds.
+/// Some engines, like UCX's CMA, copy in the post: transfers end there, and a post takes as long as a copy. Others move the
+/// bytes later, and a post takes microseconds.
 #[derive(Debug, Default)]
 pub(crate) struct PostHistory(AtomicU32);
 
 impl PostHistory {
     const MOST: u32 = 16;
 
-    /// The transfer that was posted has ended there, or not. What an engine did not take because another thread was inside
-    /// counts as the latter.
+    /// Records whether a transfer ended in its post. A post that an engine deferred because another thread was inside counts as
+    /// not ended.
     pub(crate) fn note(&self, has_ended: bool) {
         let before = self.0.load(Ordering::Relaxed);
         let after = if has_ended { (before + 1).min(Self::MOST) } else { before.saturating_sub(1) };
-        // Of two at once one is lost, which changes little.
+        // Of two concurrent records one is lost, which changes little.
         if after != before {
             self.0.store(after, Ordering::Relaxed);
         }
     }
 
-    /// Whether most transfers end where they are posted.
+    /// Whether most transfers end in their post.
     pub(crate) fn end_at_once(&self) -> bool {
         self.0.load(Ordering::Relaxed) > Self::MOST / 2
     }

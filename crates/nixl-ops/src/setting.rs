@@ -1,8 +1,8 @@
-//! Engine settings and where they come from.
+//! Engine settings and their origin.
 
 use std::fmt;
 
-/// One setting of the engine's, as it is in force.
+/// One setting of the engine in force.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct EngineSetting {
     pub(crate) name: String,
@@ -10,17 +10,17 @@ pub struct EngineSetting {
     source: SettingSource,
 }
 
-/// Where the value of a setting is from.
+/// The origin of a setting's value.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum SettingSource {
     /// An option of this connector's builder.
     Option,
-    /// The environment of the process, which goes before options.
+    /// The environment of the process, which takes precedence over options.
     Environment,
     /// The connector chose it, for this machine.
     Chosen,
-    /// An earlier connector of this process, and the engine has one value for all.
+    /// An earlier connector of this process, since the engine has one value for all.
     EarlierConnector,
 }
 
@@ -30,7 +30,7 @@ impl EngineSetting {
         Self { name: name.into(), value: value.into(), source }
     }
 
-    /// Its name, as the engine knows it: `UCX_TLS` for instance.
+    /// Its name in the engine, such as `UCX_TLS`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -42,7 +42,7 @@ impl EngineSetting {
         &self.value
     }
 
-    /// Where the value is from.
+    /// The origin of the value.
     #[must_use]
     pub fn source(&self) -> SettingSource {
         self.source

@@ -1,4 +1,4 @@
-//! A thread that sleeps until there is work.
+//! Parking of a worker thread until there is work.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::Thread;
 use crate::sync::unpark;
 
-/// Where a thread sleeps while it has no work, so that those who give it some wake it only then.
+/// Sleep of an idle thread, so that adding work costs a wake-up only while it sleeps.
 ///
-/// The flag of work is written and read sequentially consistently, and written before the thread is [woken](Self::wake): then
-/// either the thread sees it before it sleeps, or it is seen to sleep and woken.
+/// The flag of work is written and read sequentially consistently, and written before the thread is [woken](Self::wake): so
+/// either the thread sees it before it sleeps, or the waker sees the thread asleep.
 #[derive(Debug)]
 pub struct Sleeper {
     thread: OnceLock<Thread>,
@@ -19,13 +19,13 @@ pub struct Sleeper {
 }
 
 impl Sleeper {
-    /// Of a thread that is not known yet.
+    /// Makes one before its thread is known.
     #[must_use]
     pub fn new() -> Self {
         Self { thread: OnceLock::new(), asleep: AtomicBool::new(false) }
     }
 
-    /// The thread that sleeps here; only the first one counts.
+    /// Sets the thread that sleeps here; only the first one counts.
     pub fn set_thread(&self, thread: Thread) {
         let _ = self.thread.set(thread);
     }
@@ -39,7 +39,7 @@ impl Sleeper {
         rouses
     }
 
-    /// On the thread: sleeps until it is woken, for `time` at most, unless there `is_work`. May return early.
+    /// Called on the thread: sleeps until woken, for at most `time`, unless there `is_work`. May return early.
     pub fn sleep(
         &self,
         clock: &dyn Clock,

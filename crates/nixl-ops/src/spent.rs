@@ -10,10 +10,10 @@ use nixl_metadata::NotificationKey;
 
 use crate::{EndedOffer, TransportError};
 
-/// The keys of offers that this process has used or disowned, so that it uses none again: a queue that delivers a message
+/// The keys of offers that this process has used or disowned. They prevent a second use: by a queue that delivers a message
 /// twice, a retry, or two workers with one message.
 ///
-/// One for the process: any of its connectors may get the metadata a second time. Bounded: beyond 65,536 keys the oldest are
+/// One set for the process: any of its connectors may get the metadata again. Bounded: beyond 65,536 keys the oldest are
 /// forgotten, and [counted](SpentStats::forgotten).
 #[derive(Debug, Default)]
 pub struct SpentKeys {
@@ -22,14 +22,14 @@ pub struct SpentKeys {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Uses that were begun, by key.
+    /// Begun uses, by key.
     uses: HashMap<NotificationKey, u32>,
-    /// In the order in which they were first used, with the time until which they are remembered.
+    /// Keys in order of first use, with the end of their record.
     order: VecDeque<(NotificationKey, Duration)>,
     forgotten: u64,
 }
 
-/// What [`SpentKeys`] holds.
+/// Counters of [`SpentKeys`].
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct SpentStats {
     pub(crate) keys: usize,
@@ -37,13 +37,13 @@ pub struct SpentStats {
 }
 
 impl SpentStats {
-    /// Keys that are remembered.
+    /// Remembered keys.
     #[must_use]
     pub fn keys(&self) -> usize {
         self.keys
     }
 
-    /// Keys that were forgotten before their life time was over.
+    /// Keys forgotten before the end of their life time.
     #[must_use]
     pub fn forgotten(&self) -> u64 {
         self.forgotten
@@ -57,17 +57,17 @@ pub struct KeyUse {
 }
 
 impl SpentKeys {
-    /// Keys that are remembered at most.
+    /// Bound on remembered keys.
     pub const MOST: usize = 1 << 16;
 
-    /// Those of this process.
+    /// The set of this process.
     pub fn of_this_process() -> &'static Self {
         static KEYS: PerProcess<SpentKeys> = PerProcess::new(SpentKeys::default);
         KEYS.get()
     }
 
-    /// Begins a use of the key, of which `most` are allowed. It is remembered `until` that time since 1970, which is
-    /// [`unix_time`](crate::Clock::unix_time) as is `now`.
+    /// Begins one of at most `most` uses of the key. It is remembered `until` that time since 1970; both times are
+    /// [`unix_time`](crate::Clock::unix_time)s.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl SpentKeys {
         Ok(KeyUse { key: Some(key.clone()) })
     }
 
-    /// Refuses all further uses of a key: this process has told its owner that it does not use it.
+    /// Refuses all further uses of a key that this process has declined.
     pub fn disown(&self, key: &NotificationKey, (now, until): (Duration, Duration)) {
         let mut inner = self.lock();
         inner.forget(now);
@@ -102,7 +102,7 @@ impl SpentKeys {
         }
     }
 
-    /// What is remembered now.
+    /// The current counts.
     pub fn stats(&self) -> SpentStats {
         let inner = self.lock();
         SpentStats { keys: inner.uses.len(), forgotten: inner.forgotten }
@@ -112,7 +112,7 @@ impl SpentKeys {
         if let Some(uses) = self.lock().uses.get_mut(key)
             && *uses != u32::MAX
         {
-            // The key keeps its place in the order.
+            // The key keeps its position in the order.
             *uses = uses.saturating_sub(1);
         }
     }
@@ -139,7 +139,7 @@ impl Inner {
 }
 
 impl KeyUse {
-    /// The peer's memory was accessed, or claimed: the use counts.
+    /// The peer's memory was accessed or claimed: the use counts.
     pub fn spend(mut self) {
         self.key = None;
     }

@@ -4,31 +4,31 @@ use std::cell::RefCell;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-/// A look of an async task's at its operation, in one or several parts between which it yields to its neighbours.
+/// A spin of an async task on its operation, in one or several parts, between which it yields.
 ///
-/// All looks of a thread share its budget: those that do not see the end of their operation take at most 5 % of any 10 ms.
+/// All spins of a thread share its budget: those that do not see the end of their operation take at most 5 % of any 10 ms.
 pub(crate) struct SpinWindow {
     until: Duration,
-    /// Asked for by the caller: neither cut into parts nor counted.
+    /// Requested by the caller: neither split into parts nor counted.
     is_asked_for: bool,
-    /// What was charged so far, and to which thread.
+    /// The charge so far, with its thread.
     charged: Option<(ThreadId, Duration)>,
 }
 
 impl SpinWindow {
-    /// The longest that one poll of a future looks.
+    /// The longest spin of one poll of a future.
     const LONGEST: Duration = Duration::from_micros(50);
 
     pub(crate) fn until(until: Duration) -> Self {
         Self { until, is_asked_for: false, charged: None }
     }
 
-    /// One that lasts as long as the caller asked for.
+    /// A spin of the caller's length.
     pub(crate) fn asked_for(until: Duration) -> Self {
         Self { until, is_asked_for: true, charged: None }
     }
 
-    /// Until when this poll looks. `None` if the look is over.
+    /// The end of this poll's spin. `None` if the spin is over.
     pub(crate) fn next(&self, now: Duration) -> Option<Duration> {
         if self.is_asked_for {
             return Some(self.until).filter(|until| now < *until);
@@ -38,7 +38,7 @@ impl SpinWindow {
         Some(until).filter(|until| now < *until)
     }
 
-    /// The part of the look that began then has not seen the end.
+    /// Records a part, begun then, that did not see the end.
     pub(crate) fn missed(&mut self, begun: Duration, now: Duration) {
         if self.is_asked_for {
             return;
@@ -49,7 +49,7 @@ impl SpinWindow {
         self.charged = Some((here, before.map_or(spent, |(_, before)| before + spent)));
     }
 
-    /// The look has seen the end: it costs nothing.
+    /// Records a spin that saw the end, and refunds its charge.
     pub(crate) fn hit(self, now: Duration) {
         if let Some((thread, spent)) = self.charged
             && thread == thread::current().id()
@@ -66,18 +66,18 @@ fn with<R>(f: impl FnOnce(&mut Budget) -> R) -> R {
     BUDGET.with_borrow_mut(f)
 }
 
-/// What a thread has spent on looks that saw no end, by millisecond.
+/// A thread's time in spins that saw no end, by millisecond.
 #[derive(Debug)]
 struct Budget {
-    /// The latest millisecond in which something was spent or asked for.
+    /// The latest millisecond with a charge or a query.
     newest: u64,
-    /// Of it and of those before it, by their number modulo the length: any 10 ms are within as many whole ones.
+    /// Charges of it and of earlier ones, by their number modulo the length: any 10 ms lie within so many whole ones.
     spent: [Duration; Self::SPAN as usize],
 }
 
 impl Budget {
     const SPAN: u64 = 11;
-    /// Ten looks' worth but one: the last may have begun a millisecond before the one that it is counted in.
+    /// The budget less one spin: the last may have begun a millisecond before the one that counts it.
     const MOST: Duration = Duration::from_micros(450);
 
     const fn new() -> Self {
@@ -96,7 +96,7 @@ impl Budget {
         }
     }
 
-    /// Takes back what was charged lately, the latest first.
+    /// Refunds recent charges, the latest first.
     fn refund(&mut self, now: Duration, mut spent: Duration) {
         self.advance(now);
         for age in 0..Self::SPAN.min(self.newest + 1) {
@@ -121,7 +121,7 @@ impl Budget {
                     }
                 }
             }
-            // Another clock, as simulations have.
+            // A different clock, as in simulations.
             None => self.spent = Self::new().spent,
         }
         self.newest = now;

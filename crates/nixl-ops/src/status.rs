@@ -1,17 +1,17 @@
-//! The states of an operation and the moves between them.
+//! The states of an operation and their transitions.
 
 use std::fmt;
 
 use thiserror::Error;
 
-/// Where an operation is in its life. Names and order are those of Dynamo's nixl_connect.
+/// Status of an operation. Names and order are those of Dynamo's nixl_connect.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(u8)]
 #[allow(clippy::exhaustive_enums, reason = "the six states are the documented interface")]
 pub enum OperationStatus {
     /// Not yet valid: memory is being leased or registered.
     Uninitialized = 0,
-    /// Ready; no byte has moved that this side knows of.
+    /// Ready; no byte has moved, as far as this side knows.
     Initialized = 1,
     /// Posted to an engine.
     InProgress = 2,
@@ -55,9 +55,9 @@ impl OperationStatus {
     ///
     /// # Errors
     ///
-    /// [`StatusError`] if the life of an operation has no such move. Progress is forward only; any state
-    /// that is not terminal may end as `Cancelled` or `Errored`; `Complete` needs `Initialized` (a passive
-    /// operation learns of completion without having seen progress) or `InProgress`.
+    /// [`StatusError`] for a transition that does not exist. Progress is forward only; any state that is not terminal may end
+    /// as `Cancelled` or `Errored`; `Complete` needs `Initialized` (a passive operation completes without visible progress) or
+    /// `InProgress`.
     pub fn advance(self, next: Self) -> Result<Self, StatusError> {
         use OperationStatus::{
             Cancelled, Complete, Errored, InProgress, Initialized, Uninitialized,
@@ -77,7 +77,7 @@ impl fmt::Display for OperationStatus {
     }
 }
 
-/// A move that the life of an operation does not have.
+/// A transition that does not exist.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[error("an operation that is {from} cannot become {to}")]
 pub struct StatusError {
@@ -86,13 +86,13 @@ pub struct StatusError {
 }
 
 impl StatusError {
-    /// The state it was in.
+    /// The current state.
     #[must_use]
     pub fn from(&self) -> OperationStatus {
         self.from
     }
 
-    /// The state it was asked to take.
+    /// The requested state.
     #[must_use]
     pub fn to(&self) -> OperationStatus {
         self.to

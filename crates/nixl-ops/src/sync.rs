@@ -1,7 +1,6 @@
-//! Locks, fences, atomics, threads and shared pages, which loom replaces with its own.
+//! Locks, fences, atomics, threads and shared pages, replaced by loom's in its models.
 //!
-//! What several threads or processes change without a lock is made of these; its models are the modules `loom_model`, which
-//! `cargo xtask loom` runs.
+//! All lock-free shared state is built on these; the modules `loom_model`, run by `cargo xtask loom`, are its models.
 
 #[cfg(loom)]
 mod model;
@@ -34,11 +33,11 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Wakes one thread, of any process, that waits on the word.
 #[cfg(not(loom))]
 pub(crate) fn wake_one(word: &atomic::AtomicU32) {
-    // There is nothing else to do if the system refuses: such waits are short.
+    // No fallback if the system refuses: such waits are short.
     let _ = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::empty(), 1);
 }
 
-/// Ends the thread's sleep, or keeps it from the next one.
+/// Ends the thread's sleep, or prevents the next one.
 #[cfg(not(loom))]
 pub(crate) fn unpark(thread: &thread::Thread) {
     thread.unpark();

@@ -11,10 +11,10 @@ use metrics::{
 use crate::sync::{Mutex, lock};
 use crate::{Completion, Driver, OperationError, PathReport, TransportError, contained};
 
-/// An amount in a gauge: added when it is made, and taken back when it is dropped.
+/// A share of a gauge: added at creation, subtracted on drop.
 ///
-/// Both go to the recorder that was installed when it was made, so that a gauge of a recorder that is installed late counts what
-/// began since, and never falls below zero.
+/// Both go to the recorder installed at creation, so a gauge of a late recorder counts later begins only, and never falls below
+/// zero.
 pub struct GaugeShare {
     gauge: Gauge,
     amount: f64,
@@ -47,13 +47,13 @@ impl fmt::Debug for GaugeShare {
     }
 }
 
-/// A number that tells the recorder that is installed from others.
+/// The identity of the installed recorder.
 fn recorder_id() -> usize {
     with_recorder(|recorder| std::ptr::from_ref(recorder).cast::<()>().addr())
 }
 
-/// Handles of metrics, looked up once for each recorder, since that allocates and takes longer than all else that is done at
-/// the end of an operation.
+/// Handles of metrics, looked up once for each recorder: a look-up allocates and takes longer than the rest of an operation's
+/// end.
 pub struct PerRecorder<M> {
     kept: Mutex<Kept<M>>,
     describe: fn(),
@@ -61,19 +61,19 @@ pub struct PerRecorder<M> {
 
 #[derive(Default)]
 struct Kept<M> {
-    /// Of which recorder they are.
+    /// The recorder of the handles.
     recorder: usize,
     handles: M,
 }
 
 impl<M: Default> PerRecorder<M> {
-    /// No handles yet. `describe` tells a recorder the units and meanings of the metrics, before the first handle is had from it.
+    /// An empty cache. `describe` passes units and descriptions of the metrics to a recorder, before its first handle.
     #[must_use]
     pub fn new(describe: fn()) -> Self {
         Self { kept: Mutex::default(), describe }
     }
 
-    /// The handles of the recorder that is installed.
+    /// The handles of the installed recorder.
     pub fn with<R>(&self, used: impl FnOnce(&mut M) -> R) -> R {
         let recorder = recorder_id();
         let mut kept = lock(&self.kept);
@@ -147,7 +147,7 @@ struct PathMetrics {
 }
 
 impl EndMetrics {
-    /// Counts an operation that has completed, and tells `tracing` at `DEBUG`.
+    /// Counts a completed operation, and logs it at `DEBUG`.
     pub(crate) fn completed(&self, completion: &Completion) {
         let Some(report) = completion.path() else { return };
         let (bytes, duration) = (completion.bytes(), completion.elapsed());
@@ -179,8 +179,8 @@ impl EndMetrics {
         let _ = contained("metrics", || self.0.with(|ends| ends.failed("none", "other", cause)));
     }
 
-    /// Counts an operation that has failed, and tells `tracing`: at `DEBUG` if its caller gave it up, else at `WARN`. `report` is
-    /// of the path that it took, if that is known.
+    /// Counts a failed operation, and logs it: at `DEBUG` if its caller gave it up, else at `WARN`. `report` is of its path, if
+    /// known.
     pub(crate) fn failed(
         &self,
         report: Option<&PathReport>,
@@ -201,8 +201,8 @@ impl EndMetrics {
 }
 
 impl Driver {
-    /// Counts an operation of an initiator that failed before the driver had it: its lists did not pair, its peer was not
-    /// reached, or no path was found. The caller is told of the error.
+    /// Counts an initiator's operation that failed before it reached the driver: its lists did not pair, its peer was not
+    /// reached, or no path was found. The caller gets the error.
     pub fn note_unbegun(&self, cause: &'static str) {
         self.shared().metrics.unbegun(cause);
     }
@@ -223,14 +223,14 @@ pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The label of metrics for a transport's name: one of few, so that names make no new series.
+/// The label of metrics for a transport's name, of a closed set, so names create no new series.
 #[must_use]
 pub fn transport_label(transport: &str) -> &'static str {
     let known = ["nixl", "memcpy", "cuda"];
     known.into_iter().find(|name| transport.starts_with(name)).unwrap_or("other")
 }
 
-/// Tells the recorder that is installed the units and meanings of the metrics of this crate.
+/// Passes the units and descriptions of this crate's metrics to the installed recorder.
 fn describe() {
     use Unit::{Bytes, Count, Seconds};
     describe_counter!("nixl_requests_total", Count, "Operations of initiators that ended");
@@ -277,7 +277,7 @@ fn describe() {
 }
 
 impl OperationError {
-    /// The cause in one word of a closed set, for the labels of metrics.
+    /// The cause, one word of a closed set, as a label of metrics.
     #[must_use]
     pub fn cause(&self) -> &'static str {
         match self {
@@ -291,7 +291,7 @@ impl OperationError {
 }
 
 impl TransportError {
-    /// The cause in one word of a closed set, for the labels of metrics.
+    /// The cause, one word of a closed set, as a label of metrics.
     #[must_use]
     pub fn cause(&self) -> &'static str {
         match self {

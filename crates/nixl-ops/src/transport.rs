@@ -38,12 +38,12 @@ impl fmt::Display for PeerId {
     }
 }
 
-/// An engine that moves bytes between memories of two agents and tells the other side.
+/// An engine that moves bytes between memories of two agents and notifies the other side.
 ///
 /// # Contract
 ///
-/// * The calls marked *blocking* may take milliseconds to seconds. They are made one at a time, on a
-///   thread of the connection's own. All others return within microseconds, on every thread.
+/// * The calls marked *blocking* may take milliseconds to seconds. They are made one at a time, on a thread of the connection.
+///   All others return within microseconds, on every thread.
 /// * Arguments are validated by the caller: descriptor lists pair in count and size, ranges lie inside
 ///   regions that the given registrations cover. What only the engine can know (is this peer connected, has
 ///   it registered that range) the engine checks *before* it touches a byte.
@@ -51,9 +51,9 @@ impl fmt::Display for PeerId {
 ///
 /// # Safety
 ///
-/// Safe code frees and reuses memory when a transport says so. An implementor promises:
+/// Safe code frees and reuses memory by a transport's results. An implementor promises:
 ///
-/// * A [`Transfer`] that it prepares keeps the contract of that trait: the engine touches no local memory but
+/// * A [`Transfer`] that it prepares keeps the contract of that trait: the engine accesses no local memory but
 ///   [`TransferSpec::local`], only between the post and the end, and not once the transfer's [`Leased`] is dropped.
 /// * Its [`registrar`](Self::registrar) keeps the contract of [`Registrar`].
 /// * It turns no address of a peer into an access to memory of this process.
@@ -81,7 +81,7 @@ impl fmt::Display for PeerId {
 /// ```
 #[allow(unsafe_code, reason = "declares what engines promise")]
 pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
-    /// The engine's name for reports, for instance `nixl/UCX`. One of few: each operation's report has it.
+    /// The engine's name for reports, such as `nixl/UCX`, from a small set: each operation's report has it.
     fn name(&self) -> &'static str;
 
     /// Whether a write that is complete here is visible to the target's processor without a further message on the same
@@ -90,13 +90,13 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
         false
     }
 
-    /// The name under which peers know this agent.
+    /// The name of this agent for peers.
     fn agent_name(&self) -> &str;
 
     /// Registers memory with this engine.
     fn registrar(&self) -> Arc<dyn Registrar>;
 
-    /// *Blocking.* What a peer needs to reach the memory registered now.
+    /// *Blocking.* Metadata for peers of the memory registered now.
     ///
     /// # Errors
     ///
@@ -110,7 +110,7 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
         None
     }
 
-    /// *Blocking.* Makes a peer reachable, or brings what is known of it up to date.
+    /// *Blocking.* Connects to a peer, or updates its loaded metadata.
     ///
     /// # Errors
     ///
@@ -144,12 +144,12 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
         Box::pin(ready(Idle::holding(())))
     }
 
-    /// *Blocking.* What is wrong with the engine now, apart from its peers. By default nothing is.
+    /// *Blocking.* The engine's current problem, apart from its peers. By default none.
     fn problems(&self) -> Vec<TransportError> {
         Vec::new()
     }
 
-    /// The settings that the engine was given, with where each is from. By default there are none.
+    /// The engine's settings, each with its origin. By default none.
     fn settings(&self) -> Vec<EngineSetting> {
         Vec::new()
     }
@@ -185,12 +185,12 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     /// Without an error the message may be lost all the same, with its receiver.
     fn notify(&self, peer: &PeerId, payload: &[u8]) -> Poll<Result<(), TransportError>>;
 
-    /// Takes the notifications that have arrived and hands each to `sink` with its sender's agent name.
-    /// Payloads are a peer's bytes: any length, any content.
+    /// Receives the queued notifications and passes each to `sink` with its sender's agent name. Payloads are a peer's bytes:
+    /// any length, any content.
     ///
     /// # Errors
     ///
-    /// The engine's failure; what was taken before it has been handed out.
+    /// The engine's failure; notifications received before it have been passed on.
     fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError>;
 
     /// Notifications that were taken and could not be handed out, since their sender's name or their content cannot be read.
@@ -216,7 +216,7 @@ impl fmt::Debug for Idle {
     }
 }
 
-/// Which part of a peer's metadata a connection is for.
+/// The purpose of a connection: a part of a peer's metadata.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectSpec<'a> {
     pub(crate) metadata: &'a [u8],
@@ -293,7 +293,7 @@ impl<'a> ConnectSpec<'a> {
     }
 }
 
-/// What [`Transport::connect`] came to.
+/// Result of [`Transport::connect`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Connected {
     pub(crate) peer: PeerId,
@@ -347,7 +347,7 @@ impl Connected {
     }
 }
 
-/// What to move. `local` and `remote` pair up one to one, each pair of equal length.
+/// The ranges to move. `local` and `remote` pair up one to one, each pair of equal length.
 #[derive(Debug)]
 pub struct TransferSpec<'a> {
     pub(crate) kind: OperationKind,
@@ -439,7 +439,7 @@ impl<'a> TransferSpec<'a> {
         self.remote
     }
 
-    /// What is sent to the peer once the bytes are in place.
+    /// The notification for the peer once the bytes are in place.
     #[must_use]
     pub fn notification(&self) -> Option<&Bytes> {
         self.notification.as_ref()
@@ -453,15 +453,15 @@ impl<'a> TransferSpec<'a> {
     }
 }
 
-/// How it is learned that a transfer has come further.
+/// The way in which a transfer reports progress.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[allow(clippy::exhaustive_enums, reason = "the driver must handle each")]
 pub enum CompletionMode {
-    /// By polls only: the driver polls it until it is ready, closely at first and then more seldom. So are those of engines without a
-    /// completion event, as NIXL is one.
+    /// By polls only: the driver polls it until it is ready, closely at first, then at growing intervals. For engines without a
+    /// completion event, such as NIXL.
     Polled,
-    /// By the waker of the latest poll, which is called once another poll may get further. The driver sleeps until then, and polls
-    /// all the same at the deadline and once a second, so that a wake that was lost costs no more.
+    /// By the waker of the latest poll, called once another poll may progress. The driver sleeps until then, and still polls at
+    /// the deadline and once a second, which bounds the cost of a lost wake.
     Wakes,
 }
 
@@ -469,7 +469,7 @@ pub enum CompletionMode {
 ///
 /// # Safety
 ///
-/// An implementor promises that the engine touches the local memory of the [`TransferSpec`] only while
+/// An implementor promises that the engine accesses the local memory of the [`TransferSpec`] only while
 /// [`in_flight`](Self::in_flight) is true, and that the transfer owns the spec's [`Leased`] as long. Dropping it in flight
 /// [leaks](Leased::leak) the lease, the engine's request and the registrations, never releases them: the engine may still
 /// write.
@@ -497,14 +497,14 @@ pub enum CompletionMode {
 /// ```
 #[allow(unsafe_code, reason = "declares what engines promise")]
 pub unsafe trait Transfer: Send {
-    /// Posts the transfer at the first call, afterwards asks how it stands. Engines that send the
-    /// completion notification from here do so: a posted transfer must be polled until it is ready.
+    /// Posts the transfer at the first call, later queries its state. Engines that send the completion notification from here
+    /// do so: a posted transfer must be polled until it is ready.
     ///
     /// A transfer that [wakes](CompletionMode::Wakes) wakes the waker of the latest call.
     ///
     /// # Errors
     ///
-    /// How the transfer failed. After `Ready` it must not be polled again.
+    /// The failure. Not polled again after `Ready`.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>>;
 
     /// How it is learned, after a [`poll`](Self::poll) that was pending, that another may get further. By default the transfer
@@ -513,10 +513,10 @@ pub unsafe trait Transfer: Send {
         CompletionMode::Polled
     }
 
-    /// Whether the engine may touch the memory now.
+    /// Whether the engine may access the memory now.
     fn in_flight(&self) -> bool;
 
-    /// Whether the engine was given the transfer, so that the peer's memory may have been touched.
+    /// Whether the engine got the transfer, so the peer's memory may have been accessed.
     fn was_posted(&self) -> bool;
 
     /// Makes a transfer that has ended with success one that is not posted: the next [`poll`](Self::poll) posts it again, between

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// A running median for each power of two of bytes.
 ///
-/// Each sample moves it by an eighth towards itself, so that a few slow ones, after a time without any say, change little.
+/// Each sample moves it by an eighth towards itself, so a few slow ones change little.
 #[derive(Debug)]
 pub(crate) struct TypicalDurations([AtomicU64; Self::CLASSES]);
 
@@ -22,7 +22,7 @@ impl TypicalDurations {
         let now = median.load(Ordering::Relaxed);
         let step = now / 8;
         let next = if took > now { now + step } else { now - step };
-        // Of two at once one is lost, which changes little.
+        // Of two concurrent samples one is lost, which changes little.
         median.store(next.clamp(Self::LEAST, Self::MOST), Ordering::Relaxed);
     }
 

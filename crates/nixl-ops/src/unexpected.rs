@@ -1,15 +1,15 @@
-//! Unexpected notifications, and how often they are received while none is expected.
+//! Unexpected notifications, and the interval of their receipt on an idle connection.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use metrics::counter;
 
-/// What arrived for no operation, since the driver began.
+/// Counts of unexpected notifications since the driver began.
 ///
 /// | metric | kind | of |
 /// |---|---|---|
-/// | `nixl_unexpected_notifications_total`, `nixl_unexpected_notification_bytes_total` | counter | notifications that ended no operation, and were for nothing under way |
+/// | `nixl_unexpected_notifications_total`, `nixl_unexpected_notification_bytes_total` | counter | notifications without an operation or message handler |
 /// | `nixl_unreadable_notifications_total` | counter | notifications whose sender the engine cannot name |
 #[derive(Debug, Default)]
 pub(crate) struct Unexpected {
@@ -27,7 +27,7 @@ impl Unexpected {
         counter!("nixl_unexpected_notification_bytes_total").increment(bytes);
     }
 
-    /// Takes in how many the engine could not read so far.
+    /// Records the engine's total of unreadable ones.
     pub(crate) fn note_unreadable(&self, so_far: u64) {
         let before = self.unreadable.swap(so_far, Ordering::Relaxed);
         if so_far > before {
@@ -48,7 +48,7 @@ impl Unexpected {
     }
 }
 
-/// How often an idle driver takes what has arrived, since engines queue it without a bound.
+/// The interval of receipt on an idle driver, since engines queue notifications without a bound.
 #[derive(Debug)]
 pub(crate) struct IdleLooks {
     /// `None` until the first operation: no peer knows this side before.
@@ -58,14 +58,14 @@ pub(crate) struct IdleLooks {
 impl IdleLooks {
     const LONGEST: Duration = Duration::from_secs(1);
     const SHORTEST: Duration = Duration::from_millis(10);
-    /// Bytes of one look after which the next comes sooner.
+    /// Bytes in one receipt after which the next comes sooner.
     const MUCH: u64 = 1 << 16;
 
     pub(crate) const fn new() -> Self {
         Self { every: None }
     }
 
-    /// An operation has begun.
+    /// Records the begin of an operation.
     pub(crate) fn begin(&mut self) {
         self.every.get_or_insert(Self::LONGEST);
     }
@@ -74,7 +74,7 @@ impl IdleLooks {
         self.every
     }
 
-    /// A look has found so many bytes.
+    /// Records the bytes of one receipt.
     pub(crate) fn took(&mut self, bytes: u64) {
         if let Some(every) = &mut self.every {
             *every = match bytes >= Self::MUCH {

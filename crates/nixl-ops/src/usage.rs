@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use crate::{Execution, KeyUse, PeerMemory, RemoteSlot, TransportError, forward_execution};
 
 /// An execution that begins and ends a use of an offer: it claims a writable one at its first poll, before a byte moves, checks
-/// that a readable one is still open, and takes that back if no byte of the peer's was touched.
+/// that a readable one is still open, and undoes the claim if no byte of the peer was accessed.
 #[allow(missing_debug_implementations, reason = "executions have none")]
 pub struct OfferUse {
     execution: Box<dyn Execution>,
@@ -22,7 +22,7 @@ enum Stage {
 }
 
 impl OfferUse {
-    /// A use of the offer that the execution is about. No `key` if the slot refuses a second use.
+    /// A use of the execution's offer. No `key` if the slot refuses a second use.
     pub fn of(
         execution: Box<dyn Execution>,
         slot: Option<RemoteSlot>,
@@ -39,7 +39,7 @@ impl OfferUse {
         Ok(())
     }
 
-    /// The execution has ended without success, or is given up with nothing in flight.
+    /// Ends the use after a failure, or after giving up with nothing in flight.
     fn fail(&mut self) {
         if self.stage != Stage::Begun {
             self.stage = Stage::Ended;
@@ -53,7 +53,7 @@ impl OfferUse {
         match &self.slot {
             Some(slot) if memory.is_untouched() => slot.undo(),
             Some(slot) if memory.is_quiet() => slot.fail(),
-            // An error is no proof that the memory is quiet: the owner has to find one.
+            // An error is no proof of quiet memory: the owner needs one.
             Some(_) | None => {}
         }
     }
@@ -105,7 +105,7 @@ impl Execution for OfferUse {
 
 impl Drop for OfferUse {
     fn drop(&mut self) {
-        // In flight, it may touch the memory yet.
+        // In flight, it may still access the memory.
         if self.stage == Stage::Begun && !self.abandon() {
             self.spend();
         }

@@ -1,4 +1,4 @@
-//! Executions that wait for work on their memory.
+//! Executions that begin after work on their memory.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,7 +11,7 @@ use crate::{
     PathReport, PeerMemory, TransportError, forward_execution,
 };
 
-/// An execution that begins once work on its memory is done, for those that cannot wait by themselves.
+/// An execution that begins after work on its memory, for executions that cannot wait by themselves.
 #[allow(missing_debug_implementations, reason = "executions have none")]
 pub struct WaitFor {
     pending: Vec<Arc<dyn Dependency>>,
@@ -19,7 +19,7 @@ pub struct WaitFor {
 }
 
 impl WaitFor {
-    /// The execution, behind a gate if anything is pending.
+    /// The execution, wrapped if any work is pending.
     pub fn before(
         execution: Box<dyn Execution>,
         pending: &[Arc<dyn Dependency>],
@@ -50,7 +50,7 @@ impl WaitFor {
 }
 
 impl Driver {
-    /// Waits until the work that is pending on the memory is done.
+    /// Waits for the pending work on the memory.
     ///
     /// Cancel safe.
     ///
@@ -67,7 +67,7 @@ impl Driver {
     }
 }
 
-/// What is behind a gate that is waited for by itself.
+/// A stand-in for the execution, in a wait without one.
 struct NoWait;
 
 impl Execution for NoWait {
@@ -95,7 +95,7 @@ impl Execution for WaitFor {
     }
 
     fn abandon(&mut self) -> bool {
-        // What has not begun can always be given up.
+        // An execution that has not begun can always be given up.
         !self.pending.is_empty() || self.execution.abandon()
     }
 

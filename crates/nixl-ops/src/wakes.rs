@@ -1,7 +1,7 @@
 //! Batches of wake-ups, made by a thread that ends many operations.
 //!
-//! A runtime's thread that sleeps is woken once for all that a turn of the driver has ended, and not once for each: with many
-//! tasks, switching between threads costs more than their reads.
+//! A sleeping thread of a runtime wakes once for all operations that a turn of the driver ended, not once for each: with many
+//! tasks, thread switches cost more than the reads.
 
 use std::cell::RefCell;
 use std::task::Waker;
@@ -9,11 +9,11 @@ use std::task::Waker;
 use crate::contained::contained;
 
 thread_local! {
-    /// `Some` while this thread collects.
+    /// `Some` while this thread collects wakers.
     static BATCH: RefCell<Option<Vec<Waker>>> = const { RefCell::new(None) };
 }
 
-/// A waker is an executor's code, called on the thread that ends the operation.
+/// A waker is code of an async executor, called on the thread that ends the operation.
 pub(crate) fn wake(waker: Waker) {
     let waker = BATCH.with_borrow_mut(|batch| match batch {
         Some(batch) => {
@@ -30,7 +30,7 @@ fn call(waker: Waker) {
     let _ = contained("a waker", || waker.wake());
 }
 
-/// Collects the wakers of this thread until it is dropped, or [flushed](Self::flush).
+/// Collects the wakers of this thread until the drop or a [flush](Self::flush).
 pub(crate) struct WakeBatch(());
 
 impl WakeBatch {

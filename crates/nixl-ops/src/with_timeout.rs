@@ -14,20 +14,19 @@ use crate::{
 };
 
 impl Driver {
-    /// Lets the other tasks of this thread have their turn. Cancel safe.
+    /// Yields to the other tasks of this thread. Cancel safe.
     pub async fn yield_now(&self) {
         fair::yield_once(&*self.shared().clock).await;
     }
 
-    /// Awaits `future` for as long as `options` give, and returns the options for the operation that follows,
-    /// which has what is left. Costs nothing if the future is ready at once, but a turn of the other tasks of this thread now
-    /// and then.
+    /// Awaits `future` within the time of `options`, and returns the options for the following operation, with the remaining
+    /// time. A future that is ready at once costs nothing, except an occasional yield to other tasks.
     ///
-    /// Cancel safe as far as `future` is.
+    /// As cancel safe as `future`.
     ///
     /// # Errors
     ///
-    /// [`OperationError::TimedOut`]; what the future began goes on without it.
+    /// [`OperationError::TimedOut`]; work that the future began continues without it.
     pub async fn with_timeout<T>(
         &self,
         options: OperationOptions,
@@ -70,7 +69,7 @@ impl Driver {
     }
 }
 
-/// A task of the driver's that only ever times out.
+/// A timer task of the driver.
 struct Timer<'a> {
     slot: Arc<TaskSlot>,
     driver: &'a Driver,

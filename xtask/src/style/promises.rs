@@ -88,9 +88,10 @@ fn every_heading_is_in_its_document() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// The pages that say how the crates are built: ARCHITECTURE, and those that it links first.
-const PAGES: [&str; 10] = [
+/// The pages about the crates and their use: ARCHITECTURE, and those that it links first.
+const PAGES: [&str; 11] = [
     "ARCHITECTURE",
+    "GUIDE",
     "OPERATIONS",
     "MEMORY",
     "COPIES",

@@ -6,7 +6,7 @@ use nixl_ops::{Execution, TransportError, forward_execution};
 
 use super::Permit;
 
-/// Gives its permit back when its engine is done. Field order: the execution goes before it.
+/// Returns its permit once the engine is quiet. Field order: the execution drops before the permit.
 pub(crate) struct Admitted {
     execution: Box<dyn Execution>,
     _permit: Permit,

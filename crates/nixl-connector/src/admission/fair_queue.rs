@@ -1,4 +1,4 @@
-//! The order of transfers, and the bounds of what is in flight.
+//! Fair queue of transfers, with bounds on the bytes in flight.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -6,7 +6,7 @@ use nixl_ops::PeerId;
 
 use super::TransferClass;
 
-/// What a transfer takes of the bounds.
+/// A transfer's share of the bounds.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Charge {
     pub(super) class: TransferClass,
@@ -14,7 +14,7 @@ pub(super) struct Charge {
     pub(super) bytes: u64,
 }
 
-/// Transfers that wait, each with what tells it of its turn, and the bytes of those in flight.
+/// Waiting transfers, each with its wake-up, and the bytes of those in flight.
 #[derive(Debug)]
 pub(super) struct FairQueue<T> {
     per_connection: u64,
@@ -26,7 +26,7 @@ pub(super) struct FairQueue<T> {
     classes: [Waiting<T>; 2],
     /// The start tag of the transfer that was admitted last.
     now: u64,
-    /// One waits for room of the connection: none overtakes it, or it might wait for ever.
+    /// A transfer waits for room on the connection: none may overtake it, or it could starve.
     is_blocked: bool,
 }
 
@@ -37,7 +37,7 @@ struct Waiting<T> {
     finish: u64,
 }
 
-/// Why a transfer waits.
+/// The reason for a transfer's wait.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Bound {
     Connection,
@@ -46,7 +46,7 @@ enum Bound {
 }
 
 impl<T> FairQueue<T> {
-    /// Of the bulk class: what interactive transfers may have to wait for.
+    /// Of the bulk class: the bytes for which an interactive transfer may have to wait.
     pub(super) const BULK_IN_FLIGHT: u64 = 1 << 20;
     /// Bytes of the interactive class for one of the bulk class.
     const WEIGHT: u64 = 8;
@@ -59,7 +59,7 @@ impl<T> FairQueue<T> {
         Self { per_connection, per_peer, in_flight, bulk, peers, classes, now, is_blocked }
     }
 
-    /// How many wait.
+    /// The number of waiting transfers.
     pub(super) fn len(&self) -> usize {
         self.classes.iter().map(|class| class.queue.len()).sum()
     }

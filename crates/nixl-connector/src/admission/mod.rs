@@ -1,10 +1,10 @@
-//! Admission of transfers of blocks: two classes share a connection by bytes, within bounds of what is in flight.
+//! Admission of transfers of blocks: two classes share a connection by bytes, within bounds on the bytes in flight.
 //!
 //! | part | where | rule |
 //! |---|---|---|
 //! | order | [`fair_queue`] | first come, first served within a class; between the classes start-time fair queuing, by bytes and weight |
-//! | bounds | [`fair_queue`] | of bytes in flight for the connection, for each peer and for the bulk class; what is larger goes alone |
-//! | permit | [`permit`] | held by the execution until its engine is done, also if nothing waits for it any more |
+//! | bounds | [`fair_queue`] | of bytes in flight for the connection, for each peer and for the bulk class; a larger transfer goes alone |
+//! | permit | [`permit`] | held by the execution until its engine is quiet, also without a waiter |
 
 mod admitted;
 mod fair_queue;
@@ -20,19 +20,19 @@ use self::fair_queue::{Charge, FairQueue};
 pub(crate) use self::permit::Permit;
 use crate::ConnectorError;
 
-/// Which transfers of blocks a connection prefers.
+/// Priority class of transfers of blocks.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum TransferClass {
-    /// Begun at once, in one piece.
+    /// One piece, begun at once.
     #[default]
     Interactive,
-    /// Read in pieces of 256 KiB, of which the connection has a MiB in flight at most, so that interactive transfers find the
-    /// engine free soon. While both classes wait, eight bytes of interactive transfers go for one of these.
+    /// Pieces of 256 KiB, with at most 1 MiB in flight per connection, so the engine is soon free for interactive transfers.
+    /// While both classes wait, interactive transfers get eight bytes for each byte of these.
     Bulk,
 }
 
-/// Bounds of the transfers of blocks that one connector has in flight.
+/// Bounds on one connector's transfers of blocks in flight.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TransferLimits {
     per_peer: u64,
@@ -47,7 +47,7 @@ impl Default for TransferLimits {
 }
 
 impl TransferLimits {
-    /// A GiB for each peer, four for the connection, and 4,096 transfers that wait.
+    /// 1 GiB for each peer, 4 GiB for the connection, and 4,096 waiting transfers.
     #[must_use]
     pub fn new() -> Self {
         Self { per_peer: 1 << 30, per_connection: 4 << 30, queued: 4096 }
@@ -67,7 +67,7 @@ impl TransferLimits {
         self
     }
 
-    /// Transfers that wait for their turn; a further one is refused with [`ConnectorError::WouldBlock`].
+    /// Waiting transfers; a further one is refused with [`ConnectorError::WouldBlock`].
     #[must_use]
     pub fn queued(mut self, transfers: usize) -> Self {
         self.queued = transfers;
@@ -88,7 +88,7 @@ impl Admission {
         Arc::new(Self { queue: Mutex::new(queue), most_queued: limits.queued })
     }
 
-    /// Admits a transfer that has to wait for none.
+    /// Admits a transfer that has no wait ahead.
     pub(crate) fn try_admit(
         self: &Arc<Self>,
         class: TransferClass,
@@ -104,7 +104,7 @@ impl Admission {
     ///
     /// # Errors
     ///
-    /// [`ConnectorError::WouldBlock`] if too many wait.
+    /// [`ConnectorError::WouldBlock`] if the queue is full.
     pub(crate) async fn admit(
         self: &Arc<Self>,
         class: TransferClass,
@@ -119,7 +119,7 @@ impl Admission {
                 Err(charge) => charge,
             };
             if queue.len() >= self.most_queued {
-                // Those that are not awaited any more make room.
+                // Dropped waiters make room.
                 queue.retain(|waiting| !waiting.is_closed());
             }
             let queued = queue.len();
@@ -133,13 +133,13 @@ impl Admission {
         Ok(turn.await.map_err(|_| TransportError::Closed)?)
     }
 
-    /// Gives back what a transfer was charged.
+    /// Returns a transfer's charge.
     fn release(self: &Arc<Self>, charge: &Charge) {
         self.lock().release(charge);
         self.advance();
     }
 
-    /// Admits those whose turn it is.
+    /// Admits transfers in turn.
     fn advance(self: &Arc<Self>) {
         loop {
             let next = self.lock().next();
@@ -155,7 +155,7 @@ impl Admission {
     }
 
     fn lock(&self) -> MutexGuard<'_, FairQueue<oneshot::Sender<Permit>>> {
-        // Nothing in here leaves the queue half changed.
+        // No panic here leaves the queue half changed.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

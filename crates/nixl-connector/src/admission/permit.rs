@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use super::Admission;
 use super::fair_queue::Charge;
 
-/// What a transfer is charged, until this is dropped.
+/// The charge of a transfer, returned on drop.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Permit {
@@ -19,7 +19,7 @@ impl Permit {
         Self { admission: Arc::downgrade(admission), charge: Some(charge) }
     }
 
-    /// Takes it back: nothing is given back when it is dropped.
+    /// Takes the charge, so the drop returns nothing.
     pub(super) fn into_charge(mut self) -> Option<Charge> {
         self.charge.take()
     }

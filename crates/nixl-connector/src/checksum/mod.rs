@@ -15,7 +15,7 @@ use self::summing::Summing;
 use crate::ConnectorError;
 use crate::connection::Connection;
 
-/// The checksum of memory that is offered.
+/// The checksum of offered memory.
 ///
 /// Cancel safe.
 pub(crate) async fn of(

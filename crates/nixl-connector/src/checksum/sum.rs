@@ -5,27 +5,27 @@ use nixl_metadata::Checksum;
 use nixl_ops::TransportError;
 use xxhash_rust::xxh3::Xxh3;
 
-/// A checksum that is being computed. The memory stays leased until this is dropped.
+/// A running computation of a checksum. The memory stays leased until the drop.
 pub(super) struct Sum {
     list: DescriptorList,
     held: LeaseUse,
     hasher: Xxh3,
-    /// Bytes that are hashed next: peers' engines may change the memory itself at any time.
+    /// A copy of the bytes to hash next: peers' engines may change the memory itself at any time.
     piece: Vec<u8>,
-    /// The descriptor that is read now, and how much of it was.
+    /// The current descriptor, and its bytes read so far.
     index: usize,
     offset: usize,
 }
 
 impl Sum {
-    /// Copied at once; what is hashed next is then in the processor's cache.
+    /// The bytes of one copy; the hash then reads them from the processor's cache.
     const PIECE: usize = 64 << 10;
     /// Pieces of one turn: about a millisecond.
     const TURN: usize = 128;
-    /// Descriptors of a list that is summed in one turn on an async thread.
+    /// The longest list that is summed in one turn on an async thread.
     const SHORT: usize = 64;
 
-    /// The sum of leased memory of the host, which no other part of the operation uses any more.
+    /// The sum of leased host memory that no other part of the operation uses.
     pub(super) fn new(list: DescriptorList, leased: &Leased) -> Result<Self, TransportError> {
         let held = leased.begin_use().map_err(|error| failed(error.to_string()))?;
         let most = usize::try_from(list.total_bytes()).unwrap_or(usize::MAX);
@@ -38,7 +38,7 @@ impl Sum {
         list.total_bytes() <= Self::PIECE as u64 && list.len() <= Self::SHORT
     }
 
-    /// Goes on for a turn. Returns the checksum if that was the last.
+    /// Runs one turn. Returns the checksum after the last.
     pub(super) fn turn(&mut self) -> Result<Option<Checksum>, TransportError> {
         for _ in 0..Self::TURN {
             let Some(descriptor) = self.list.as_slice().get(self.index) else {
@@ -57,7 +57,7 @@ impl Sum {
         Ok(None)
     }
 
-    /// All the turns that are left.
+    /// Runs all remaining turns.
     pub(super) fn finish(mut self) -> Result<Checksum, TransportError> {
         loop {
             if let Some(checksum) = self.turn()? {

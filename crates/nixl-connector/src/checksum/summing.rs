@@ -1,4 +1,4 @@
-//! A checksum that is computed on a thread of the connection's.
+//! A checksum computed on a thread of the connection.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use super::sum::Sum;
 use crate::control::ControlThread;
 
-/// The end of a sum. Other jobs of the thread come between its turns. A sum that is dropped or
-/// [given up](Self::give_up) ends with its turn.
+/// The result of a sum. Other jobs of the thread run between its turns. A sum that is dropped or [given up](Self::give_up) ends
+/// after its turn.
 pub(super) struct Summing {
     summed: oneshot::Receiver<Result<Checksum, TransportError>>,
     given_up: Arc<AtomicBool>,
@@ -30,7 +30,7 @@ impl Summing {
         Self { summed, given_up, thread: thread.clone() }
     }
 
-    /// The result is not wanted any more. The memory is leased until this is ready.
+    /// Discards the result. The memory is leased until this is ready.
     pub(super) fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);
     }
@@ -51,7 +51,7 @@ impl Drop for Summing {
     }
 }
 
-/// What is left to do on the thread. Field order: the memory is given back before the end is known.
+/// The remaining work on the thread. Field order: the memory is returned before the result is sent.
 struct Turns {
     sum: Sum,
     thread: ControlThread,
@@ -85,7 +85,7 @@ impl Turns {
             }
             Err(panicked) => Err(panicked),
         };
-        // Without a receiver the sum was given up.
+        // A missing receiver means that the sum was given up.
         let _ = reply.send(summed);
     }
 }

@@ -1,4 +1,4 @@
-//! A read whose bytes are compared with the checksum that the offer carries.
+//! A read verified against the checksum of its offer.
 
 use std::future::Future;
 use std::mem;
@@ -18,17 +18,17 @@ use crate::connection::Connection;
 use crate::control::ControlThread;
 use crate::moved::Moved;
 
-/// What verifying a read takes.
+/// The inputs of a read's verification.
 pub(crate) struct Verification {
     checksum: Checksum,
     list: DescriptorList,
     leased: Leased,
-    /// Where a long list is summed; it wakes the driver at the end.
+    /// The thread for long lists, and the driver to wake at the end.
     thread: Option<(ControlThread, Waker)>,
 }
 
 impl Verification {
-    /// Of leased memory that is to be read into.
+    /// The verification of a read into leased memory.
     ///
     /// # Errors
     ///
@@ -49,7 +49,7 @@ impl Verification {
         Ok(Box::new(Self { checksum, list, leased, thread }))
     }
 
-    /// The execution, which ends once it is verified, if it is to be.
+    /// The execution, with verification before its end if the offer has a checksum.
     pub(crate) fn after(
         execution: Box<dyn Execution>,
         verification: Option<Box<Self>>,
@@ -60,7 +60,7 @@ impl Verification {
         }
     }
 
-    /// Verifies the bytes now, or says what to wait for.
+    /// Verifies the bytes now, or returns the running sum.
     fn begin(self) -> Result<Option<Comparison>, TransportError> {
         let (checksum, bytes) = (self.checksum, self.list.total_bytes());
         let sum = Sum::new(self.list, &self.leased)?;
@@ -74,7 +74,7 @@ impl Verification {
     }
 }
 
-/// A sum that is to be compared.
+/// A sum with its expected value.
 struct Comparison {
     summing: Summing,
     waker: Waker,
@@ -97,7 +97,7 @@ fn compare(offered: Checksum, found: Checksum, bytes: u64) -> Result<(), Transpo
     }
 }
 
-/// An execution whose bytes are verified at its end.
+/// An execution with verification of its bytes at the end.
 struct Verified(Stage);
 
 enum Stage {
@@ -114,7 +114,7 @@ impl Execution for Verified {
             let moved = Moved::by(&**execution);
             let moving = mem::replace(&mut self.0, Stage::Over(moved.clone()));
             if let Stage::Moving(execution, verification) = moving {
-                // It may hold the use of the lease.
+                // The execution may hold the use of the lease.
                 drop(execution);
                 if let Some(comparison) = verification.begin()? {
                     self.0 = Stage::Summing(moved, comparison);
@@ -132,7 +132,7 @@ impl Execution for Verified {
             Stage::Moving(execution, verification) if verification.thread.is_none() => {
                 execution.expected()
             }
-            // The sum comes after what the path expects.
+            // The sum adds to the path's expected time.
             _ => None,
         }
     }

@@ -1,4 +1,4 @@
-//! Conformance of endings: operations end, and then their memory comes back.
+//! Conformance of endings: every operation ends, then gives its memory back.
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-/// What went wrong in a case.
+/// The failure of a case.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Failure(String);
 
@@ -13,7 +13,7 @@ impl Failure {
     }
 }
 
-/// An error where there should be none.
+/// An unexpected error.
 impl<E: Error> From<E> for Failure {
     fn from(error: E) -> Self {
         Self(format!("unexpected error: {error}"))
@@ -32,7 +32,7 @@ impl fmt::Debug for Failure {
     }
 }
 
-/// Fails with `promise` if it is not kept.
+/// Fails with `promise` if it does not hold.
 pub(super) fn ensure(kept: bool, promise: &str) -> Result<(), Failure> {
-    if kept { Ok(()) } else { Err(Failure::new(format!("not so: {promise}"))) }
+    if kept { Ok(()) } else { Err(Failure::new(format!("broken promise: {promise}"))) }
 }

@@ -1,4 +1,4 @@
-//! Conformance of messages: they arrive whole, and only where they were sent.
+//! Conformance of messages: whole, and to their addressee only.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -36,7 +36,7 @@ struct Probing(Arc<Probe>);
 
 impl Executor for Probing {
     fn connect(&self, link: ConnectionContext) -> Arc<dyn ConnectionExecutor> {
-        // A connection asks once.
+        // A connection asks for it once.
         let _ = self.0.link.set(link);
         Arc::new(Connected(Arc::clone(&self.0)))
     }
@@ -74,10 +74,10 @@ impl PeerService for Connected {
 
 impl Probe {
     fn link(&self) -> Result<&ConnectionContext, Failure> {
-        self.link.get().ok_or_else(|| Failure::new("the executor was asked for no connection"))
+        self.link.get().ok_or_else(|| Failure::new("the connector has not connected the executor"))
     }
 
-    /// Sends, asking as often as it takes.
+    /// Sends, with retries until accepted.
     async fn notify(
         &self,
         peer: &str,
@@ -143,6 +143,6 @@ pub(super) async fn to_unknown_peer(builders: [ConnectorBuilder; 2]) -> Result<(
     let (pair, [target, _]) = probed(builders).await?;
     let sent = target.notify(pair.initiator.name(), b"x").await?;
     let unknown = TransportError::UnknownPeer { name: pair.initiator.name().to_owned() };
-    ensure(sent == Err(unknown), "a peer that was not met cannot be written to")?;
+    ensure(sent == Err(unknown), "a message to an unknown peer is refused")?;
     ensure(pair.target.stats().active() == 0, "nothing is left over")
 }

@@ -33,7 +33,7 @@ pub(super) async fn native(pair: &Pair) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The same agent's metadata, over and over: one peer.
+/// Repeated metadata of one agent: one peer.
 pub(super) async fn repeated(pair: &Pair) -> Result<(), Failure> {
     let scene = Scene::contiguous(1, LEN)?;
     for _ in 0..10 {
@@ -43,7 +43,7 @@ pub(super) async fn repeated(pair: &Pair) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The target registers more while earlier metadata is still around; all of it counts.
+/// The target registers more memory; earlier metadata stays valid.
 pub(super) async fn changed_registrations(pair: &Pair) -> Result<(), Failure> {
     let mut offers = Vec::new();
     for seed in 0..4 {
@@ -52,7 +52,7 @@ pub(super) async fn changed_registrations(pair: &Pair) -> Result<(), Failure> {
             still_works(pair).await?;
         }
     }
-    // The newest first, so that each later one comes on top of metadata that knows more.
+    // The newest first, so each later one is loaded on top of metadata with more memory.
     for (seed, offer) in (0..4).rev().zip(offers.iter_mut().rev()) {
         let local = poisoned(LEN)?;
         let mut read = pair.initiator.begin_read(offer.metadata(), local.clone()).await?;
@@ -64,7 +64,7 @@ pub(super) async fn changed_registrations(pair: &Pair) -> Result<(), Failure> {
     still_works(pair).await
 }
 
-/// The target's memory is gone. Engines differ in whether they notice; none may crash, hang or break.
+/// The target's memory is freed. Engines need not detect it, but none may crash, hang or break.
 pub(super) async fn stale(pair: &Pair) -> Result<(), Failure> {
     let mut offer = pair.target.create_readable(patterned(1, 1 << 20)?).await?;
     let remote = offer.metadata().clone();
@@ -72,7 +72,7 @@ pub(super) async fn stale(pair: &Pair) -> Result<(), Failure> {
     offer.wait_for_completion().await?;
     drop(offer);
     if let Ok(mut read) = pair.initiator.begin_read(&remote, poisoned(1 << 20)?).await {
-        // Its end is all that is asked for.
+        // Any end is accepted.
         let _ = read.wait_for_completion().await;
     }
     still_works(pair).await

@@ -1,8 +1,7 @@
 //! The conformance suite of transports, as cases that any transport can run.
 //!
-//! A [`Harness`] makes pairs of connectors over the transport under test; each [`Case`] is one promise,
-//! checked byte for byte. The cases need no particular async runtime, and wait for nothing but the
-//! connectors' own deadlines.
+//! A [`Harness`] makes pairs of connectors over the transport under test; each [`Case`] checks one promise byte for byte. The
+//! cases run on any async runtime, and wait only by the connectors' own deadlines.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -48,12 +47,11 @@ pub trait Harness {
     /// Two new connectors that can reach each other, the target and the initiator of most cases; the cases choose the
     /// executor.
     ///
-    /// They run on real time. Their names are as long as those of any other pair, or `metadata_under_a_foreign_name`
-    /// cannot forge them.
+    /// They run on real time. All names have the same length, as `metadata_under_a_foreign_name` needs for its forgery.
     fn pair(&self) -> [ConnectorBuilder; 2];
 }
 
-/// One promise, and how to check it.
+/// One promise, with its check.
 #[derive(Clone, Copy)]
 pub struct Case {
     name: &'static str,
@@ -66,14 +64,14 @@ type Outcome<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
 enum Check {
     /// Uses one pair.
     Pair(for<'a> fn(&'a Pair) -> Outcome<'a>),
-    /// Needs an outsider too, the target of another pair.
+    /// Uses a further pair's target as an outsider.
     Outsider(for<'a> fn(&'a Pair, &'a Connector) -> Outcome<'a>),
     /// Builds its own.
     Builders(fn([ConnectorBuilder; 2]) -> Outcome<'static>),
 }
 
 impl Case {
-    /// Its name, like that of a function.
+    /// Its name, in the form of a function's.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -82,7 +80,7 @@ impl Case {
     ///
     /// # Errors
     ///
-    /// What was promised and not kept, or why the pair could not be made.
+    /// The broken promise, or the reason why the pair could not be made.
     pub async fn run(&self, harness: &dyn Harness) -> Result<(), Failure> {
         match self.check {
             Check::Pair(check) => check(&Pair::new(harness).await?).await,

@@ -1,4 +1,4 @@
-//! Conformance of pairing: sides that do not fit are refused before an engine sees them.
+//! Conformance of pairing: mismatched sides are refused before the engine is called.
 
 use bytes::Bytes;
 use nixl_descriptor::{LeaseError, Region};

@@ -23,7 +23,7 @@ impl Pair {
     }
 }
 
-/// What destinations hold before.
+/// The content of destinations before a case.
 pub(super) const POISON: u8 = 0xa5;
 
 /// Bytes that depend on their position and on `seed`.
@@ -48,7 +48,7 @@ pub(super) struct Piece {
     pub(super) len: usize,
 }
 
-/// Sources full of patterns, destinations full of poison, and what is to be moved between them.
+/// Sources with patterns, destinations with poison, and the transfers between them.
 pub(super) struct Scene {
     pub(super) sources: Vec<Region>,
     pub(super) destinations: Vec<Region>,
@@ -109,7 +109,7 @@ impl Scene {
         self.pieces.iter().map(|piece| piece.len as u64).sum()
     }
 
-    /// The destinations hold what they should, every byte around it is untouched, and so are the sources.
+    /// Checks that destinations have the expected bytes, and that all bytes around them and the sources are unchanged.
     pub(super) fn check(&self) -> Result<(), Failure> {
         compare(&self.destinations, &self.expected, "destination")?;
         compare(&self.sources, &self.images, "source")

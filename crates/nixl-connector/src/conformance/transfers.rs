@@ -1,4 +1,4 @@
-//! Conformance of transfers: all bytes arrive where they should and nowhere else.
+//! Conformance of transfers: all bytes arrive at their destination and nowhere else.
 
 use super::Failure;
 use super::failure::ensure;
@@ -14,7 +14,7 @@ pub(super) async fn contiguous(pair: &Pair, len: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Descriptors that continue each other on both sides, which an engine may merge.
+/// Adjacent descriptors on both sides, which an engine may merge.
 pub(super) async fn neighbours(pair: &Pair) -> Result<(), Failure> {
     const LEN: usize = 4 << 10;
     let piece = |i: usize| Piece { from: (0, i * LEN), to: (0, (i + 1) * LEN), len: LEN };
@@ -25,7 +25,7 @@ pub(super) async fn neighbours(pair: &Pair) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Neighbours on one side only, in another order, of all sizes: nothing may be merged.
+/// Descriptors adjacent on one side only, in another order, of all sizes: none may be merged.
 pub(super) async fn scattered(pair: &Pair) -> Result<(), Failure> {
     const STRIDE: usize = 1000;
     let reversed = |i: usize| Piece { from: (0, i * 100), to: (0, (31 - i) * 100), len: 100 };
@@ -64,7 +64,7 @@ pub(super) async fn concurrent(pair: &Pair) -> Result<(), Failure> {
     for (offer, scene) in offers.iter().zip(&scenes) {
         reads.push(pair.initiator.begin_read(offer.metadata(), scene.to()?).await?);
     }
-    // In another order than they were begun.
+    // In an order other than that of their begin.
     for read in reads.iter_mut().rev() {
         read.wait_for_completion().await?;
     }

@@ -1,4 +1,4 @@
-//! The preparation of transfers to and from the memory that peers offer.
+//! Preparation of transfers to and from offers of peers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,8 +44,7 @@ impl Connector {
         Ok((execution, local, options))
     }
 
-    /// The time, and until when the key of an offer is remembered: until no initiator begins any more, and the last has ended.
-    /// Both since 1970.
+    /// The time, and the end of the offer key's record: after the last possible begin and end of an initiator. Both since 1970.
     ///
     /// # Errors
     ///
@@ -94,7 +93,7 @@ impl Connector {
         let times = self.remembered(remote)?;
         let slot = connection.slot(remote).await?;
         let used = match &slot {
-            // The slot refuses a second use itself, whichever process it comes from.
+            // The slot itself refuses a second use, by any process.
             Some(slot) if slot.refuses_reuse() => None,
             _ => {
                 let readers = remote.terms().map_or(1, |terms| terms.readers().get());
@@ -128,7 +127,7 @@ impl Connector {
         let connection = &self.shared.connection;
         connection.run(connection.executor().prepare(memory.0, Some(remote))).await?;
         let peer = match known {
-            // If the engine has given it up, the executor says so.
+            // The executor reports a peer that the engine has forgotten.
             Some(peer) => peer.clone(),
             None => connection.connect(remote).await?,
         };
@@ -138,8 +137,8 @@ impl Connector {
         self.execute(&to, (peer, registrations), None).await
     }
 
-    /// Has the executor prepare it; again after a reconnect if the engine has dropped the peer or registrations, which other
-    /// operations' reconnects may cause meanwhile.
+    /// Prepares it by the executor; again after a reconnect if the engine has dropped the peer or registrations, as other
+    /// operations' reconnects may cause.
     async fn execute(
         &self,
         to: &ToPeer<'_>,
@@ -166,7 +165,7 @@ impl Connector {
         }
     }
 
-    /// The execution, behind a claim by a message if the offer's terms demand one that its slot does not give.
+    /// The execution, after a claim by message if the offer's terms demand one and no slot gives it.
     async fn claiming(
         &self,
         execution: Box<dyn Execution>,
@@ -182,7 +181,7 @@ impl Connector {
         let demanded = match terms.claims() {
             ClaimDemand::WhereMapped => false,
             ClaimDemand::SameHost => same_host(),
-            // What a later release demands is at least this.
+            // A demand of a later release is at least this strict.
             _ => true,
         };
         if is_mapped || remote.operation_kind() == OperationKind::Read {

@@ -1,4 +1,4 @@
-//! The making of offers: memory is registered, and described by metadata.
+//! Creation of offers: registration of memory, and its metadata.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::{Duration, UNIX_EPOCH};
@@ -14,10 +14,10 @@ use crate::ConnectorError;
 use crate::checksum;
 use crate::offload::Offloaded;
 
-/// How offers are made.
+/// The steps of an offer's creation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offers {
-    /// Host memory that the library did not allocate is not offered for writing.
+    /// Refuses to offer foreign host memory for writing.
     pub(crate) refuse_foreign: bool,
     pub(crate) claims: ClaimDemand,
     pub(crate) life_time: Duration,
@@ -74,7 +74,7 @@ impl Connector {
             .collect::<Result<_, _>>()?;
         let key = NotificationKey::random();
         let token = naming.token(&key);
-        // Peers may use the memory as soon as they have the metadata, and not before its work is done.
+        // Peers may use the memory as soon as they have the metadata, so its work must be done first.
         connection.driver().ready(&local).await?;
         let checksum = match options.has_checksum() {
             true => Some(checksum::of(&local, &leased, connection).await?),
@@ -87,7 +87,7 @@ impl Connector {
             OperationKind::Write => NonZeroU32::MIN,
         };
         let claims = options.claim_demand().unwrap_or(defaults.claims);
-        // A late access meets memory of the pool that is still mapped.
+        // A late access lands in pool memory that is still mapped.
         let late = connection.skew().saturating_add(self.shared.arrival);
         BufferPool::global().retain_for(life_time.saturating_add(late));
         let metadata = RdmaMetadata::new(kind, descriptors, agent, key.clone())?
@@ -118,12 +118,12 @@ impl Connector {
     }
 }
 
-/// By what initiators find an offer.
+/// The identity of an offer for initiators.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Naming {
-    /// Metadata: a key, and a token that is known to none but its holders.
+    /// Metadata: a key, and a token known to its holders alone.
     Random,
-    /// A ticket, which has room for the key: the token is part of it, and both are as secret.
+    /// A ticket, with room for the key: the token is part of the key, and both are equally secret.
     Ticket,
 }
 
@@ -136,7 +136,7 @@ impl Naming {
     }
 }
 
-/// The token of an offer whose key is in a ticket.
+/// The token of an offer with its key in a ticket.
 pub(crate) fn token_of_ticket(key: &NotificationKey) -> NonZeroU64 {
     low_half(uuid::Uuid::parse_str(key.as_str()).unwrap_or_default())
 }
@@ -145,7 +145,7 @@ fn low_half(uuid: uuid::Uuid) -> NonZeroU64 {
     NonZeroU64::new(uuid.as_u128() as u64).unwrap_or(NonZeroU64::MIN)
 }
 
-/// The terms of an offer that is made now.
+/// The terms of an offer made now.
 fn terms(
     clock: &dyn Clock,
     life_time: Duration,

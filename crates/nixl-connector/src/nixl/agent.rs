@@ -1,7 +1,7 @@
 //! Ownership of the NIXL agent, and the gate through which every call to it goes.
 #![allow(
     unsafe_code,
-    reason = "a notification map may move between threads, though its type does not say so"
+    reason = "a notification map may move between threads, which its type does not declare"
 )]
 
 use std::collections::HashSet;
@@ -38,28 +38,28 @@ use crate::control::ControlThread;
 
 /// A NIXL agent.
 ///
-/// Calls that register memory or connect to a peer block, and hold the gate meanwhile. All other calls only
-/// [try](Self::try_enter) it, and are made again later if it is shut.
+/// Calls that register memory or connect to a peer block, and hold the gate meanwhile. All other calls [try](Self::try_enter)
+/// it, and are repeated later if it is closed.
 pub(super) struct Agent {
     name: String,
     control: ControlThread,
     options: NixlOptions,
     settings: Vec<EngineSetting>,
     listener: Listener,
-    /// What is known of UCX's addresses; `None` if they are of a layout that is not known.
+    /// The parser of UCX's addresses; `None` for an unknown layout.
     addresses: Option<WorkerAddresses>,
     gate: Arc<Gate>,
     generation: ForkGeneration,
 }
 
-/// What is behind it is gone once the agent is being dropped, or the process exits.
+/// Empty once the agent is being dropped, or the process exits.
 pub(super) struct Gate {
     inside: Mutex<Option<Inside>>,
-    /// Threads with calls that block, inside or waiting for it: those that only try it let them go first.
+    /// Threads with blocking calls, inside or waiting: threads that try the gate yield to them.
     blocking: AtomicUsize,
 }
 
-/// One of the threads with calls that block.
+/// One of the threads with blocking calls.
 struct Blocking<'a>(&'a AtomicUsize);
 
 impl<'a> Blocking<'a> {
@@ -75,10 +75,10 @@ impl Drop for Blocking<'_> {
     }
 }
 
-/// Behind the gate: all that NIXL has for the agent, so that it can be destroyed while others hold the parts. Field order: what points into
-/// the agent goes before it.
+/// Behind the gate: all of NIXL's state for the agent, so it can be destroyed while other threads hold the parts. Field order:
+/// pointers into the agent drop before it.
 pub(super) struct Inside {
-    /// Requests that were posted and have not ended.
+    /// Posted, unfinished requests.
     pub(super) requests: Slab<XferRequest>,
     pub(super) registered: Slab<RegistrationHandle>,
     notifications: Option<Movable<NotificationMap>>,
@@ -90,7 +90,7 @@ pub(super) struct Inside {
 
 struct Movable<T>(T);
 
-/// The backend's parameter with which NIXL hands settings to UCX.
+/// The backend parameter in which NIXL passes settings to UCX.
 const ENGINE_CONFIG: &str = "engine_config";
 
 // SAFETY: only `NotificationMap` is wrapped. It owns a heap object of the C API that has no tie to the thread
@@ -167,7 +167,7 @@ fn of_backend<'a>(blob: &Blob<'a>) -> impl Iterator<Item = &'a [u8]> {
     blob.connections.iter().filter(of_it).map(|(_, address)| *address)
 }
 
-/// Registers memory with an agent that is for nothing else, and then gone. **Blocks.**
+/// Registers memory with a temporary agent. **Blocks.**
 pub(super) fn register_apart(
     memory: &impl NixlDescriptor,
     options: &NixlOptions,
@@ -254,17 +254,17 @@ impl Agent {
         Ok(Self { name, control, options, settings, listener, addresses, gate, generation })
     }
 
-    /// Checks a peer's connection details for what UCX would fall over.
+    /// Checks a peer's connection details for content that would end the process in UCX.
     ///
     /// # Errors
     ///
-    /// What is wrong with them.
+    /// The fault.
     pub(super) fn check(&self, blob: &Blob<'_>) -> Result<(), String> {
         let Some(addresses) = &self.addresses else { return Ok(()) };
         of_backend(blob).try_for_each(|address| addresses.check(address))
     }
 
-    /// Where a peer listens, so that it can be asked whether it does.
+    /// The addresses on which a peer listens, for probes.
     pub(super) fn endpoints(&self, blob: &Blob<'_>) -> Endpoints {
         let Some(addresses) = &self.addresses else { return Endpoints::default() };
         let listeners = |address| addresses.listeners(address, Endpoints::MOST);
@@ -279,7 +279,7 @@ impl Agent {
         &self.options
     }
 
-    /// The settings that UCX and the backends were given.
+    /// The settings of UCX and the backends.
     pub(super) fn settings(&self) -> &[EngineSetting] {
         &self.settings
     }
@@ -299,7 +299,7 @@ impl Agent {
 
     /// Waits for the gate. **Blocks** until the thread inside leaves.
     pub(super) fn enter(&self) -> Entered<'_> {
-        // In a fork's child another thread may have held the gate.
+        // In a fork's child, a thread of the parent may have held the gate.
         if !self.generation.is_current() {
             return Entered::NOT;
         }
@@ -308,7 +308,7 @@ impl Agent {
         Entered { busy: exit::enter(), gate, _blocking: blocking, _relaxed: Some(relax_capture()) }
     }
 
-    /// As [`try_enter`](Self::try_enter), for some microseconds while another thread is inside with a call that does not block.
+    /// As [`try_enter`](Self::try_enter), for some microseconds while another thread is inside with a non-blocking call.
     pub(super) fn try_enter_for_a_moment(&self) -> Option<Entered<'_>> {
         /// Longer than such a call takes.
         const TRIES: u32 = 256;
@@ -327,7 +327,7 @@ impl Agent {
         if !self.generation.is_current() {
             return Some(Entered::NOT);
         }
-        // The lock is not fair: under a flood of messages a thread that takes them would always be first.
+        // The lock is not fair: under a flood of messages the receiving thread would always win it.
         if self.gate.is_blocked() {
             return None;
         }
@@ -354,7 +354,8 @@ impl Gate {
         self.blocking.load(Ordering::Relaxed) > 0
     }
 
-    /// Destroys the agent, once no thread is inside or by that time not at all. **Blocks**: NIXL joins its threads.
+    /// Destroys the agent once no thread is inside; not at all if that takes longer than the deadline. **Blocks**: NIXL joins
+    /// its threads.
     pub(super) fn destroy(&self, until: Instant) {
         let inside = loop {
             match self.inside.try_lock() {
@@ -369,13 +370,13 @@ impl Gate {
     }
 }
 
-/// The gate, entered. Field order: no other thread enters before this one is out of NIXL.
+/// The entered gate. Field order: this thread leaves NIXL before another enters.
 pub(super) struct Entered<'a> {
     busy: Option<Busy<'static>>,
     /// `None` in a fork's child.
     gate: Option<MutexGuard<'a, Option<Inside>>>,
     _blocking: Option<Blocking<'a>>,
-    /// UCX queries events and looks addresses up on the thread that calls it.
+    /// UCX queries events and resolves addresses on the calling thread.
     _relaxed: Option<RelaxedCapture>,
 }
 
@@ -391,7 +392,7 @@ impl Entered<'_> {
 }
 
 impl Inside {
-    /// For calls that take one backend or leave the choice to NIXL.
+    /// The backend of a call, or none to leave the choice to NIXL.
     pub(super) fn only_backend(&self) -> Option<&Backend> {
         match &*self.backends {
             [only] => Some(only),
@@ -405,8 +406,7 @@ impl Inside {
         &mut self,
         sink: &mut dyn FnMut(&str, &[u8]),
     ) -> Result<u64, NixlError> {
-        // The binding cannot clear a map that holds a payload it cannot read, so a map is used until it is
-        // first filled.
+        // The binding cannot clear a map with an unreadable payload, so each map is filled once.
         let mut map = match self.notifications.take() {
             Some(map) => map,
             None => Movable(NotificationMap::new()?),
@@ -416,11 +416,11 @@ impl Inside {
             self.notifications = Some(map);
             return Ok(0);
         }
-        // What cannot be read keeps no other peer's words back. A peer whose name is not UTF-8 cannot have been connected.
+        // Unreadable notifications delay no other peer's. A peer with a name that is not UTF-8 cannot be connected.
         let mut unreadable = 0;
         let mut seen = HashSet::new();
         for from in map.0.agents() {
-            // A name with a NUL ends there for the binding: then it is none, or that of another peer for a second time.
+            // The binding truncates a name at a NUL: the rest is no name, or that of another peer.
             let named = from.ok().filter(|from| seen.insert(*from));
             let payloads =
                 named.and_then(|from| map.0.get_notifications(from).ok().map(|all| (from, all)));
@@ -447,7 +447,7 @@ impl Drop for Agent {
         let gate = Arc::clone(&self.gate);
         // Destroying an agent joins its threads, which blocks.
         self.control.post(move || {
-            // Once the process exits, it is destroyed there.
+            // At exit of the process, the handler destroys it.
             let Some(_busy) = exit::enter() else { return };
             let _blocking = Blocking::on(&gate);
             let inside = gate.wait().take();

@@ -1,12 +1,12 @@
-//! The strict parser of NIXL's metadata blob, which runs before NIXL reads it.
+//! Strict parser of NIXL's metadata blob, run before NIXL's own.
 //!
-//! NIXL's own reader trusts lengths and panics through its Rust binding on names that are not UTF-8. A blob
-//! passes here only if every length is in bounds, every tag is where NIXL puts it, and nothing follows. UCX is not told
-//! how long a memory key is, and would read past a short one: so the parts of its keys are counted too. What cannot be
-//! checked is the inside of the backends' own parts: their connection details, and what hardware put into the keys.
+//! NIXL's own parser trusts lengths, and its Rust binding panics on names that are not UTF-8. A blob passes here only if every
+//! length is in bounds, every tag is at NIXL's position, and no bytes follow. UCX does not get the length of a memory key and
+//! would read past a short one, so the parts of its keys are counted too. Not checked are the backends' opaque parts:
+//! connection details, and hardware data in the keys.
 //!
-//! The layout is NIXL 1.5's: an intro, then records of tag, 8-byte length, value and `|`. That of UCX's keys: a map of
-//! 8 bytes, a byte for the kind of memory, for each bit of the map a byte of length and a value, and what may follow.
+//! The layout is NIXL 1.5's: an intro, then records of tag, 8-byte length, value and `|`. The layout of UCX's keys: a map of 8
+//! bytes, a byte for the kind of memory, for each bit of the map a byte of length and a value, and optional data.
 
 use std::str;
 
@@ -16,29 +16,29 @@ use super::registrar::{memory_kind, wire_kind};
 
 const INTRO: &[u8] = b"nixlSerDes|";
 
-/// The backend whose keys are looked into.
+/// The backend whose keys are parsed.
 pub(super) const UCX: &str = "UCX";
 
-/// The kinds of memory that UCX knows. It looks them up in tables.
+/// The kinds of memory of UCX, which indexes tables with them.
 const UCX_MEMORY_KINDS: u8 = 9;
 
-/// The kinds of memory that NIXL knows: it keeps a table of them, and looks beyond its end for others.
+/// The kinds of memory of NIXL, which indexes a table with them without a bounds check.
 const NIXL_MEMORY_KINDS: u32 = 5;
 
-/// The longest agent name that is accepted, in bytes.
+/// The longest accepted name of an agent, in bytes.
 const MAX_NAME: usize = 255;
 
 /// Connection details by backend.
 pub(super) type Connections = Vec<(String, Vec<u8>)>;
 
-/// What a peer's blob says.
+/// The content of a peer's blob.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Blob<'a> {
     /// The agent's name.
     pub(super) name: &'a str,
     /// Connection details of each backend.
     pub(super) connections: Vec<(&'a str, &'a [u8])>,
-    /// The memory that is registered.
+    /// The registered memory.
     pub(super) memories: Vec<Memory<'a>>,
 }
 
@@ -56,13 +56,13 @@ pub(super) struct Memory<'a> {
 }
 
 impl<'a> Blob<'a> {
-    /// Reads a whole blob.
+    /// Parses a whole blob.
     ///
     /// # Errors
     ///
-    /// What is wrong with it, and where.
+    /// The fault, and its position.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
-        let rest = bytes.strip_prefix(INTRO).ok_or("it does not begin as NIXL's metadata does")?;
+        let rest = bytes.strip_prefix(INTRO).ok_or("it does not begin like NIXL's metadata")?;
         let mut reader = Reader { bytes, at: bytes.len() - rest.len() };
         let name = reader.text("Agent", MAX_NAME)?;
         let count = reader.number("Conns")?;
@@ -80,14 +80,14 @@ impl<'a> Blob<'a> {
             reader.memories(backend, &mut memories)?;
         }
         if reader.at != bytes.len() {
-            return Err(reader.fault("something follows the end"));
+            return Err(reader.fault("data follows the end"));
         }
         Ok(Self { name, connections, memories })
     }
 }
 
 impl Blob<'_> {
-    /// The same with those memories alone that cover one of the ranges: what else it says may be out of date. All of it without
+    /// The blob reduced to memories that cover one of the ranges, since others may be out of date; the whole blob without
     /// ranges.
     pub(super) fn of_use_for(mut self, ranges: Option<&[SerializedDescriptor]>) -> Self {
         let Some(ranges) = ranges else { return self };
@@ -151,12 +151,12 @@ fn record(out: &mut Vec<u8>, tag: &str, value: &[u8]) {
 }
 
 impl Memory<'_> {
-    /// Whether the key has no content, only a description of the machine: then UCX does the same with it for every address.
+    /// Whether the key has no content, only a description of the machine: UCX then treats every address alike.
     pub(super) fn has_empty_key(&self) -> bool {
         self.backend == UCX && parts(self.key).is_ok_and(|parts| parts.content == 0)
     }
 
-    /// The same, over every address that a process can have.
+    /// The memory, over every address of a process.
     pub(super) fn over_all_addresses(&self) -> Self {
         Self { address: 1, len: u64::MAX / 2, ..*self }
     }
@@ -246,12 +246,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether one of UCX's keys has all the parts that it announces.
+/// Whether a key of UCX has all the parts that it announces.
 fn is_whole(key: &[u8]) -> bool {
     parts(key).is_ok_and(|parts| parts.memory_kind < UCX_MEMORY_KINDS)
 }
 
-/// What the head of one of UCX's keys says.
+/// The head of a key of UCX.
 struct Parts {
     memory_kind: u8,
     /// Bytes in all parts.

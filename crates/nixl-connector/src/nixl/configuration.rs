@@ -1,6 +1,6 @@
 //! NIXL's configuration file.
 //!
-//! NIXL looks for it when the first agent of the process is made. Where it may not look, it makes none, and says only that its
+//! NIXL searches it for the first agent of the process. If the search is denied, NIXL makes no agent, and reports only that its
 //! backend failed.
 
 use std::env;
@@ -15,19 +15,19 @@ use super::library::NixlUnavailable;
 
 const OF_THE_SYSTEM: &str = "/etc/nixl.cfg";
 
-/// NIXL has read it, and does not look again.
+/// Whether NIXL has read the file; it reads it once.
 static WAS_READ: AtomicBool = AtomicBool::new(false);
 
-/// The file that NIXL will read, if there is one.
+/// The file that NIXL will read, if any.
 ///
 /// # Errors
 ///
-/// [`NixlUnavailable::Configuration`] where it will fail to.
+/// [`NixlUnavailable::Configuration`] if reading it will fail.
 pub(super) fn check() -> Result<Option<PathBuf>, NixlUnavailable> {
     if WAS_READ.load(Ordering::Relaxed) { Ok(None) } else { find(|name| env::var_os(name)) }
 }
 
-/// To be called when an agent was made.
+/// Called after an agent was made.
 pub(super) fn was_read() {
     WAS_READ.store(true, Ordering::Relaxed);
 }
@@ -38,7 +38,7 @@ fn find(variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>, 
         NixlUnavailable::Configuration { path, reason }
     };
     let readable = |path: PathBuf| {
-        // NIXL would wait for ever at a pipe.
+        // A pipe would block NIXL for ever.
         let is_pipe = fs::metadata(&path).is_ok_and(|found| found.file_type().is_fifo());
         let opened =
             if is_pipe { Err(io::Error::other("it is a pipe")) } else { File::open(&path) };

@@ -1,6 +1,6 @@
 //! The directory of NIXL's peers: connecting and forgetting.
 //!
-//! Everything here that changes something runs on the connection's control thread, so no two such calls overlap.
+//! All changes run on the connection's control thread, so no two of them overlap.
 
 use std::collections::HashMap;
 use std::future::{Future, ready};
@@ -28,18 +28,18 @@ use super::ucx;
 #[derive(Debug)]
 pub(super) struct Directory {
     agent: Arc<Agent>,
-    /// What UCX calls this machine.
+    /// UCX's identity of this machine.
     machine: Option<u64>,
     loaded: Mutex<HashMap<String, Loaded>>,
     lost: Mutex<HashMap<String, Lost>>,
     introduced: Mutex<Introduced>,
 }
 
-/// A peer whose connection broke, or that could not be reached. UCX may leak a file with each attempt that is
-/// refused, so such peers are not tried often; and NIXL may refuse the name as invalid from then on.
+/// A peer whose connection broke, or that could not be reached. UCX may leak a file with each refused attempt, so such peers
+/// are tried rarely; NIXL may refuse the name as invalid from then on.
 #[derive(Debug)]
 struct Lost {
-    /// Not to be tried before.
+    /// The earliest time of the next attempt.
     until: Instant,
     wait: Duration,
     endpoints: Endpoints,
@@ -65,12 +65,12 @@ impl Directory {
         &self.agent
     }
 
-    /// The peers that are loaded. Not to be held while NIXL blocks.
+    /// The loaded peers. Never held while NIXL blocks.
     pub(super) fn loaded(&self) -> MutexGuard<'_, HashMap<String, Loaded>> {
         lock(&self.loaded)
     }
 
-    /// Notes what a blob says, if NIXL need not be told of it.
+    /// Records a blob, if it has nothing new for NIXL.
     pub(super) fn connect_known(
         &self,
         metadata: &[u8],
@@ -85,8 +85,8 @@ impl Directory {
         Some(connected_to(known.peer.id.clone(), &blob, all))
     }
 
-    /// Makes sure that NIXL knows what a blob says of the memory that is needed, or all of it. Of a peer that claims to be on this
-    /// host, that is proven first, unless it is of another library. **Blocks.**
+    /// Loads a blob into NIXL: the needed memory, or all. A peer that claims this host is verified first, unless it uses
+    /// another library. **Blocks.**
     pub(super) fn connect(
         self: &Arc<Self>,
         spec: &ConnectSpec<'_>,
@@ -126,7 +126,7 @@ impl Directory {
                 if *change == Change::Merge
                     && let Err(error) = self.load(for_nixl, blob.name)
                 {
-                    // NIXL may have dropped what it knew of the peer.
+                    // NIXL may have dropped the peer's metadata.
                     peer.set_broken();
                     self.ended(peer);
                     return Err(error);
@@ -152,8 +152,8 @@ impl Directory {
         Ok(connected_to(id, &blob, all).superseding())
     }
 
-    /// Other connection details, in which a peer that claims this host without proof is on another one. How a peer was loaded
-    /// first counts as long as it is loaded.
+    /// Connection details with another machine, for a peer that claims this host without proof. The first choice applies while
+    /// the peer is loaded.
     fn masked(
         &self,
         blob: &Blob<'_>,
@@ -167,17 +167,17 @@ impl Directory {
             (None, _) if trusted => Ok(None),
             (None, Some(_)) if here::is_here(blob.name, &details) => Ok(None),
             (_, Some(machine)) => Ok(here::masked(blob.name, &blob.connections, machine)),
-            // What takes a peer for one of this machine is UCX.
+            // Only UCX treats a peer as local.
             (_, None) if !self.agent.has_backend(blob::UCX) => Ok(None),
             (_, None) => {
-                let reason = "UCX does not tell its name for this machine".to_owned();
+                let reason = "UCX does not report its identity of this machine".to_owned();
                 Err(TransportError::NotHere { name: blob.name.to_owned(), reason })
             }
         }
     }
 
-    /// Notes that a peer was connected by its own message, or is one that this process uses. Those connected the longest ago
-    /// are forgotten beyond a number, unless a transfer with them is in flight. **Blocks.**
+    /// Records that a peer was connected by its own message, or is in use by this process. Beyond a bound the oldest are
+    /// forgotten, unless a transfer with them is in flight. **Blocks.**
     pub(super) fn note_introduced(&self, peer: &PeerId, is_introduced: bool) {
         let forgotten = match is_introduced {
             true => lock(&self.introduced).add(peer.as_str()),
@@ -185,13 +185,13 @@ impl Directory {
         };
         for name in forgotten {
             if self.disconnect(&PeerId::new(&*name)).is_err() {
-                // In use: it is the next one again.
+                // In use: retried next time.
                 lock(&self.introduced).put_back(name);
             }
         }
     }
 
-    /// The entry of a peer that was loaded anew.
+    /// The entry of a reloaded peer.
     ///
     /// # Errors
     ///
@@ -220,7 +220,7 @@ impl Directory {
         known.map_or(Ok(()), |known| self.retire(&known))
     }
 
-    /// Forgets a peer that has ended, now or when the last transfer with it has ended. **Blocks.**
+    /// Forgets an ended peer, now or after the last transfer with it. **Blocks.**
     pub(super) fn peer_ended(self: &Arc<Self>, peer: &PeerId) {
         let known = self.loaded().get(peer.as_str()).map(|l| Arc::clone(&l.peer));
         if let Some(known) = known {
@@ -229,8 +229,7 @@ impl Directory {
         }
     }
 
-    /// Waits until no transfer with the peer is in flight, and keeps others from being posted as long as that is awaited, and what
-    /// comes of it is held.
+    /// Waits until no transfer with the peer is in flight. The wait and the returned guard block further posts.
     pub(super) fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {
         let known =
             self.loaded().get(peer.as_str()).map(|loaded| Arc::clone(&loaded.peer.transfers));
@@ -254,12 +253,12 @@ impl Directory {
                 .get(peer.id.as_str())
                 .is_some_and(|l| Arc::ptr_eq(&l.peer, &peer));
             if current && let Err(error) = directory.retire(&peer) {
-                tracing::debug!(%error, "a peer that is gone stays known to NIXL");
+                tracing::debug!(%error, "NIXL cannot forget an ended peer");
             }
         });
     }
 
-    /// Releases a request that is not in flight, and then drops what its memory is held by. Does not block.
+    /// Releases a request that is not in flight, then drops the holders of its memory. Does not block.
     pub(super) fn release(&self, request: usize, held: impl Send + 'static) {
         let release = move |inside: Option<&mut Inside>| {
             // None: it goes with the agent.
@@ -281,8 +280,8 @@ impl Directory {
     fn retire(&self, peer: &Peer) -> Result<(), TransportError> {
         let mut entered = self.agent.enter();
         let inside = entered.inside().ok_or(TransportError::Closed)?;
-        // Decided behind the gate, where transfers are posted: none can begin between here and the end, and one that
-        // was prepared before finds its peer forgotten. NIXL reports a wrong state for a transfer whose peer it has dropped.
+        // Decided behind the gate, where transfers are posted: none can begin until the end, and a prepared one finds its peer
+        // forgotten. NIXL reports a wrong state for a transfer whose peer it has dropped.
         if peer.transfers.is_busy() {
             return Err(TransportError::PeerBusy { name: peer.id.to_string() });
         }
@@ -298,7 +297,7 @@ impl Directory {
             .map_err(|e| failed("invalidate_remote_md", &e))
     }
 
-    /// Loads a peer that NIXL does not know, unless that failed not long ago.
+    /// Loads a peer that is new to NIXL, unless that failed recently.
     fn meet(&self, metadata: &[u8], name: &str) -> Result<(), TransportError> {
         let gone = || TransportError::PeerGone { name: name.to_owned() };
         let lost = lock(&self.lost).get(name).map(|l| (l.until, l.wait, l.endpoints.clone()));
@@ -318,7 +317,7 @@ impl Directory {
             }
             Err(error) => error,
         };
-        // A half-loaded peer must not stay; an unknown peer is no error here.
+        // A partly loaded peer must not stay; an unknown peer is no error here.
         if let Some(inside) = self.agent.enter().inside() {
             let _ = inside.agent.invalidate_remote_md(name);
         }
@@ -346,7 +345,7 @@ impl Directory {
             }
             NixlError::InvalidParam | NixlError::NotFound => TransportError::BadMetadata {
                 reason: format!(
-                    "NIXL does not accept it ({error}); perhaps the peer broke off before"
+                    "NIXL does not accept it ({error}); the peer may have ended an earlier connection"
                 ),
             },
             error => failed(call, &error),
@@ -354,12 +353,12 @@ impl Directory {
         let mut entered = self.agent.enter();
         let inside = entered.inside().ok_or(TransportError::Closed)?;
         inside.agent.load_remote_md(metadata).map_err(|e| failed("load_remote_md", e))?;
-        // Wires up now, here, rather than in the first transfer.
+        // Connects now, rather than in the first transfer.
         inside.agent.make_connection(name, None).map_err(|e| failed("make_connection", e))
     }
 }
 
-/// A peer of whose blob, which lists `all` memories, these were of use.
+/// A peer with the used memories of its blob, which lists `all`.
 fn connected_to(id: PeerId, blob: &Blob<'_>, all: usize) -> Connected {
     let connected = Connected::to(id);
     if blob.memories.len() == all {

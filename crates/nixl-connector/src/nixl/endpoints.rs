@@ -1,7 +1,7 @@
-//! Addresses on which peers' engines listen, checked before UCX connects.
+//! Probes of the addresses on which peers' engines listen, made before UCX connects.
 //!
-//! UCX leaks a file with each attempt to reach a peer that refuses, and a peer that cannot be reached now may be reachable in a
-//! second. A connection of our own tells without leaking.
+//! UCX leaks a file with each refused connection, and a peer that refuses now may listen in a second. A probe connection finds
+//! out without a leak.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 
-/// The addresses at which a peer says that it listens.
+/// The listening addresses that a peer reports.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Endpoints(Vec<SocketAddr>);
 
@@ -22,12 +22,12 @@ impl FromIterator<SocketAddr> for Endpoints {
 }
 
 impl Endpoints {
-    /// How long a peer may take to accept a connection.
+    /// The longest wait for a peer to accept a connection.
     const PATIENCE: Duration = Duration::from_millis(100);
-    /// Addresses that are tried, all at one time.
+    /// Bound on the addresses probed, all at the same time.
     pub(super) const MOST: usize = 16;
 
-    /// Whether it is known that nothing accepts connections there now. **Blocks** for a moment.
+    /// Whether certainly no process accepts connections there now. **Blocks** briefly.
     pub(super) fn refuse(&self) -> bool {
         if self.0.is_empty() {
             return false;
@@ -75,7 +75,7 @@ fn attempt(address: SocketAddr) -> Attempt {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let Ok(socket) = socket_with(family, SocketType::STREAM, flags, None) else {
-        // Not known: there are too few files, perhaps.
+        // Not known, for example for lack of files.
         return Attempt::Accepted;
     };
     match connect(&socket, &address) {

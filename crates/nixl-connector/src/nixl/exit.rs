@@ -1,18 +1,18 @@
 //! The exit handler: no agent outlives NIXL's libraries.
 //!
-//! `exit`, and with it returning from `main`, runs the destructors of NIXL's and UCX's libraries while other threads go on: a thread that
-//! is inside NIXL then crashes, and so does the progress thread of an agent that nothing has destroyed. So a handler that runs before those
-//! destructors lets no thread in again, waits for those inside, and destroys the agents that are left.
+//! `exit`, also by returning from `main`, runs the destructors of NIXL's and UCX's libraries while other threads go on. A
+//! thread inside NIXL then crashes, and so does the progress thread of a remaining agent. So a handler that runs before those
+//! destructors closes the gates, waits for the threads inside, and destroys the remaining agents.
 //!
-//! All of that has [`PATIENCE`]. Beyond it, with a thread inside NIXL that waits for a dead peer or a destructor that does not return, the
-//! process goes on to exit, and may crash while it does.
+//! This takes at most [`PATIENCE`]. With a thread inside NIXL beyond that (waiting for a dead peer, or in a destructor), the
+//! process exits anyway, and may crash.
 //!
-//! Likewise no thread is inside NIXL at a fork, if those inside get out within [`LULL`]: what they have locked would stay locked in the
-//! child, whose exit runs those destructors too. Threads of UCX's and NIXL's own may have locked something all the same.
+//! Likewise a fork waits up to [`LULL`] for threads inside NIXL: their locks would stay locked in the child, whose exit runs
+//! those destructors too. UCX's and NIXL's own threads may hold locks nevertheless.
 //!
-//! So destructors may wait for ever in a child, and where something was left. There a thread ends the process with its status if it has
-//! not ended [`LONGEST`] after the handler.
-#![allow(unsafe_code, reason = "the C library must be told of the handlers")]
+//! So destructors may wait for ever in a child, and in a process with a remaining agent or thread. There a thread ends the
+//! process with its exit status [`LONGEST`] after the handler.
+#![allow(unsafe_code, reason = "registers handlers with the C library")]
 
 use std::ffi::{c_int, c_void};
 use std::mem;
@@ -28,20 +28,20 @@ use super::agent::Gate;
 use super::library::NixlUnavailable;
 use super::loaded;
 
-/// The longest that an exit is held up.
+/// The longest delay of an exit.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The longest that a fork is.
+/// The longest delay of a fork.
 const LULL: Duration = Duration::from_millis(100);
-/// The longest that handlers and destructors after ours may take where they may wait for ever.
+/// The longest run of later handlers and destructors that may wait for ever.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// The process that has told the C library of the handlers, this one or one before it.
+/// The process that has registered the handlers with the C library, this one or a parent.
 static ARMED: OnceLock<Option<ForkGeneration>> = OnceLock::new();
 
 /// A fork's child has neither its parent's agents nor the threads that were inside.
 static PROCESS: PerProcess<Process> = PerProcess::new(Process::new);
 
-/// What NIXL does in a process.
+/// NIXL's state in a process.
 struct Process {
     guard: Guard,
     agents: Mutex<Vec<Arc<Gate>>>,
@@ -57,7 +57,7 @@ impl Process {
     }
 }
 
-/// A thread is inside NIXL as long as it holds this; none once the process exits.
+/// Held by a thread inside NIXL; none is given out once the process exits.
 pub(super) fn enter() -> Option<Busy<'static>> {
     PROCESS.get().guard.enter()
 }
@@ -67,12 +67,12 @@ pub(super) fn is_exiting() -> bool {
     PROCESS.get().guard.is_closed()
 }
 
-/// Has the agent destroyed when the process exits, unless it is [removed](remove) before. To be called when it has started: handlers run in
-/// reverse order, and what the first agent has set up by then must be torn down after ours.
+/// Registers the agent for destruction at exit, unless it is [removed](remove) before. Called after its start: handlers run in
+/// reverse order, and state that the first agent has set up must be torn down after ours.
 pub(super) fn add(agent: &Arc<Gate>) -> Result<(), NixlUnavailable> {
     type Handler = extern "C" fn();
     type OnExit = extern "C" fn(c_int, *mut c_void);
-    // SAFETY: these are the C library's functions, with their signatures; nothing is done with the argument.
+    // SAFETY: these are the C library's functions, with their signatures; the argument is unused.
     unsafe extern "C" {
         safe fn on_exit(handler: OnExit, argument: *mut c_void) -> c_int;
         safe fn pthread_atfork(
@@ -125,7 +125,7 @@ fn tear_down() -> bool {
     if agents.is_empty() {
         return are_out;
     }
-    // By a thread that may be left behind: a destructor of NIXL's waits for its threads.
+    // On a thread that may be left behind: a destructor of NIXL waits for its threads.
     let destroyed = Arc::new(AtomicBool::new(false));
     let done = Arc::clone(&destroyed);
     let destroy = move || {
@@ -136,7 +136,7 @@ fn tear_down() -> bool {
     spawned.is_ok() && wait_until(until, || destroyed.load(Ordering::Acquire)) && are_out
 }
 
-/// Has a thread end the process if it does not end by itself.
+/// Starts a thread that ends the process if it does not end by itself.
 fn end_late(status: c_int) {
     // SAFETY: it is the C library's function, with its signature; it can be called at any time.
     unsafe extern "C" {
@@ -150,7 +150,7 @@ fn end_late(status: c_int) {
     let _ = thread::Builder::new().name("nixl-exit".to_owned()).spawn(end);
 }
 
-/// Waits until it is so, or that time. Without a channel or a lock: the state of this thread that they need may be gone.
+/// Waits for the condition or the deadline. Uses no channel or lock: their thread-local state may be destroyed.
 fn wait_until(until: Instant, is_so: impl Fn() -> bool) -> bool {
     while !is_so() {
         if Instant::now() >= until {
@@ -196,13 +196,13 @@ impl Guard {
         self.inside.load(Ordering::SeqCst) & CLOSED != 0
     }
 
-    /// Lets no thread in any more. Returns whether all were out in time.
+    /// Closes the gate for good. Returns whether all threads were out in time.
     fn close(&self, until: Instant) -> bool {
         self.inside.fetch_or(CLOSED, Ordering::SeqCst);
         wait_until(until, || self.inside.load(Ordering::SeqCst) == CLOSED)
     }
 
-    /// Has threads that want in wait for [`resume`](Self::resume). Returns whether the others were out in time.
+    /// Makes entering threads wait for [`resume`](Self::resume). Returns whether the others were out in time.
     fn pause(&self, until: Instant) -> bool {
         self.pauses.fetch_add(1, Ordering::SeqCst);
         wait_until(until, || self.inside.load(Ordering::SeqCst) & !CLOSED == 0)

@@ -1,8 +1,8 @@
 //! The export of this agent's metadata.
 //!
-//! NIXL exports all that is registered. A peer needs the memory of one offer: so where NIXL's keys say nothing of memory, an
-//! offer carries its own memories alone, and its size and cost do not depend on what else is registered. Where keys do, it
-//! carries them all: a peer tells from what is missing which of them were withdrawn.
+//! NIXL exports all registered memory; a peer needs that of one offer. If NIXL's keys have no content, an offer carries its own
+//! memories alone, and its size and cost do not depend on other registrations. If they have, it carries all memories: a peer
+//! takes the missing ones as withdrawn.
 
 use bytes::Bytes;
 use nixl_descriptor::{RegionSpan, Registration};
@@ -13,8 +13,7 @@ use super::blob::Blob;
 use super::registrar::memory_kind;
 
 impl Inside {
-    /// Metadata that covers these memories, which are registered, and says nothing of others. `None` if it takes all that is
-    /// registered.
+    /// Metadata of these registered memories alone. `None` if it has to cover all registered memory.
     pub(super) fn metadata_of(
         &self,
         memories: &[Registration],
@@ -37,7 +36,7 @@ impl Inside {
     }
 }
 
-/// One blob of the connection details of one and the memories of others. `None` if one of the keys says something of its memory.
+/// A blob with the connection details of one and the memories of the others. `None` if one of the keys has content.
 fn combined(details: &[u8], parts: &[Vec<u8>]) -> Option<Bytes> {
     let mut blob = Blob::parse(details).ok()?;
     blob.memories.clear();

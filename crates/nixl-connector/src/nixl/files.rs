@@ -1,4 +1,4 @@
-//! Detection of failures for lack of file descriptors: UCX needs several at once, and NIXL says only that it failed.
+//! Detection of failures for lack of file descriptors: UCX needs several at once, and NIXL reports a failure without the cause.
 
 use std::fs;
 use std::path::Path;
@@ -10,20 +10,20 @@ use rustix::process::{Resource, getrlimit};
 
 use super::library::NixlUnavailable;
 
-/// Fewer free descriptors than this are taken for none: UCX closes what it has opened when one more is refused.
+/// Fewer free descriptors count as none: UCX closes those that it has opened when one more is refused.
 const FEW: u64 = 16;
 
-/// An agent opens so many at once, apart from [those of its network devices](OF_DEVICE): 15 that stay were counted, and some are
-/// open for a moment.
+/// An agent opens so many at once, apart from [those of its network devices](OF_DEVICE): 15 permanent ones were counted, and
+/// some are open briefly.
 const OF_AGENT: u64 = 20;
 /// UCX opens so many for each network device.
 const OF_DEVICE: u64 = 2;
 
-/// UCX makes files in memory for neighbours to write to: 4.2 MB each, or so many huge pages.
+/// UCX makes memory files for neighbours to write to: 4.2 MB each, or so many huge pages.
 const LARGEST: u64 = 6 << 20;
 
-/// Refuses an agent for which the process may not open enough files, or write large enough ones: UCX does not say the first, and aborts
-/// in places; at the second the system ends the process.
+/// Refuses an agent without enough files, or with too small a limit on file size: UCX does not report the first, and aborts in
+/// places; at the second the system ends the process.
 pub(super) fn check(devices: usize, shares_memory: bool) -> Result<(), NixlUnavailable> {
     let largest = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
     if shares_memory && largest < LARGEST {
@@ -37,7 +37,7 @@ pub(super) fn check(devices: usize, shares_memory: bool) -> Result<(), NixlUnava
     Ok(())
 }
 
-/// The open files of this process and their limit, if hardly any more can be opened.
+/// The open files of this process and their limit, if that is nearly reached.
 pub(super) fn exhausted() -> Option<(u64, u64)> {
     let (open, limit) = open_and_limit()?;
     (limit.saturating_sub(open) < FEW).then_some((open, limit))
@@ -45,7 +45,7 @@ pub(super) fn exhausted() -> Option<(u64, u64)> {
 
 fn open_and_limit() -> Option<(u64, u64)> {
     let limit = getrlimit(Resource::Nofile).current?;
-    // Listing takes a descriptor: where there is none, that is the answer.
+    // Listing takes a descriptor: a failure to get one is the answer.
     match fs::read_dir("/proc/self/fd") {
         Ok(open) => Some((open.count() as u64, limit)),
         Err(error) if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
@@ -55,7 +55,7 @@ fn open_and_limit() -> Option<(u64, u64)> {
     }
 }
 
-/// What explains a failure of NIXL's, as the end of a sentence. Empty where nothing is known.
+/// The explanation of a failure of NIXL, as the end of a sentence. Empty if unknown.
 pub(super) fn explanation() -> String {
     match error() {
         Some(error) => format!("; {error}"),
@@ -69,7 +69,7 @@ pub(super) fn explanation() -> String {
     }
 }
 
-/// As an error, where NIXL has failed otherwise unexplained.
+/// The explanation as an error, for an otherwise unexplained failure of NIXL.
 pub(super) fn error() -> Option<TransportError> {
     exhausted().map(|(open, limit)| TransportError::OutOfFiles { open, limit })
 }

@@ -1,15 +1,15 @@
 //! NIXL agents in the child of a fork.
 //!
-//! UCX serves the events of all its workers by one thread of the process, with one epoll set. The child of a fork inherits the set and the
-//! count of the thread's users, but not the thread: what an agent of the child's waits for there is never served, and its sockets are put
-//! into the set that the parent's thread waits on. UCX has no handler for it (1.23: `src/ucs/async/thread.c`; openucx/ucx#10748).
+//! One thread of the process, with one epoll set, serves the events of all UCX workers. The child of a fork inherits the set
+//! and the thread's use count, but not the thread: events of the child's agents are never served, and their sockets go into the
+//! set of the parent's thread. UCX has no fork handler (1.23: `src/ucs/async/thread.c`; openucx/ucx#10748).
 //!
-//! So the first agent of a child has UCX begin anew: the child's descriptor of the set is replaced by a set of its own, the parent's
-//! handlers are removed by UCX itself, and a thread of this library serves the set. The parent's set, descriptors and memory are not
-//! touched. Whether it worked shows: the new agent's listening socket is then in the child's set. If not, the agent is refused.
+//! So the first agent of a child resets UCX: a new set replaces the child's descriptor of the set, UCX itself removes the
+//! parent's handlers, and a thread of this library serves the set. The parent's set, descriptors and memory are not touched.
+//! The new agent's listening socket in the child's set confirms success; otherwise the agent is refused.
 //!
-//! Shares of UCX's locks that threads of the parent had in the moment of the fork are given back. A mutex of UCX's or NIXL's that was
-//! held then keeps the agent from starting; it is refused after some seconds.
+//! Read locks of UCX that threads of the parent held at the fork are released. A mutex of UCX or NIXL that was held then blocks
+//! the agent's start; the agent is refused after some seconds.
 
 mod events;
 mod locks;
@@ -29,31 +29,31 @@ use super::listener::Listener;
 use events::begin_anew;
 use set::set_with;
 
-/// No agent was started yet.
+/// No agent has started yet.
 const NONE: RawFd = -1;
-/// Agents were started, and the set was not found.
+/// Agents have started, and the set was not found.
 const UNKNOWN: RawFd = -2;
 
-/// The epoll set of UCX's thread, of this process or the latest one before it that had an agent. Inherited by children.
+/// The epoll set of UCX's thread, of this process or the nearest ancestor with an agent. Inherited by children.
 static EVENTS: AtomicI32 = AtomicI32::new(NONE);
 
-/// Who serves UCX's events in a process.
+/// The thread that serves UCX's events in a process.
 #[derive(Clone, Copy, Debug, Default)]
 enum Served {
-    /// The thread of a process that this one was forked from, if any.
+    /// The thread of an ancestor, if any.
     #[default]
     Before,
-    /// A thread of this library; no agent was started so far.
+    /// A thread of this library; no agent has started yet.
     Anew,
     /// A thread of this process.
     Here,
-    /// None: it was tried, and did not end.
+    /// None: the reset did not end.
     Never,
 }
 
 static SERVED: PerProcess<Mutex<Served>> = PerProcess::new(Mutex::default);
 
-/// Starts an agent, in a child of a fork after UCX has begun anew. **Blocks.**
+/// Starts an agent, in a child of a fork after the reset of UCX. **Blocks.**
 pub(super) fn start<T: Send + 'static>(
     start: impl FnOnce() -> Result<T, NixlUnavailable> + Send + 'static,
     listener: impl Fn(&T) -> &Listener,
@@ -99,15 +99,15 @@ pub(super) fn start<T: Send + 'static>(
             *served = Served::Here;
             Ok(agent)
         }
-        _ => Err(refused("its new sockets are not waited for")),
+        _ => Err(refused("its new sockets are not in the epoll set")),
     }
 }
 
-/// Takes note of the set, as far as it was found.
+/// Records the set, if found.
 fn found(set: Option<RawFd>) {
     match set {
         Some(set) => EVENTS.store(set, Ordering::Relaxed),
-        // An agent without listening sockets does not tell.
+        // An agent without listening sockets gives no indication.
         None => {
             let _ = EVENTS.compare_exchange(NONE, UNKNOWN, Ordering::Relaxed, Ordering::Relaxed);
         }
@@ -121,7 +121,7 @@ fn refused(why: &str) -> NixlUnavailable {
     NixlUnavailable::Start { what: "agent in a forked process", reason }
 }
 
-/// Runs it on a thread of its own. `None` if it takes longer than it can, unless a lock of the parent's other threads is in the way.
+/// Runs it on a separate thread. `None` beyond the deadline, which only a lock of the parent's other threads explains.
 fn bounded<T: Send + 'static>(
     start: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Option<Result<T, String>> {

@@ -1,10 +1,10 @@
 //! Proof that a peer runs on this host before UCX reaches into its process.
 //!
-//! UCX takes two agents for neighbours if their machines agree in the boot identity, and its CMA transport then reads and writes
-//! the process whose identifier the peer's address names. Clones of a virtual machine agree in both, and so would an unrelated
-//! process be written. So each agent holds an anonymous file open whose name is that of the agent, which is never used twice; and
-//! of a peer whose file is not open in a process here, UCX is given connection details in which the machine's identity is
-//! another one. It then reaches the peer as one of another host, over its network transports.
+//! UCX treats two agents with equal boot identities as neighbours, and its CMA transport then reads and writes the process
+//! whose identifier is in the peer's address. Clones of a virtual machine share both, so CMA would write to an unrelated
+//! process. So each agent holds open an anonymous file with the agent's name, which is never used twice. If no process here has
+//! a peer's file open, UCX gets connection details with another machine's identity, and reaches the peer over its network
+//! transports.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -14,10 +14,10 @@ use rustix::fs::MemfdFlags;
 
 use super::blob::Connections;
 
-/// The file that proves where an agent runs.
+/// The file that proves an agent's host.
 #[derive(Debug)]
 pub(super) struct Beacon {
-    /// `None` if the system gives none: then peers reach this agent over the network.
+    /// `None` if the system refuses it: peers then reach this agent over the network.
     _file: Option<File>,
 }
 
@@ -29,11 +29,11 @@ impl Beacon {
     }
 }
 
-/// Processes that are looked at for one agent: a peer could name them all.
+/// Bound on the processes checked for one agent: a peer could name all.
 const MOST: usize = 256;
 
 /// Whether a process of this host and PID namespace is the agent of this name. `details` are its connection details, which
-/// hold the identifier of its process among others.
+/// contain its process identifier.
 pub(super) fn is_here(agent: &str, details: &[&[u8]]) -> bool {
     let mut seen = HashSet::new();
     let candidates = details.iter().flat_map(|bytes| identifiers(bytes));
@@ -41,9 +41,9 @@ pub(super) fn is_here(agent: &str, details: &[&[u8]]) -> bool {
     memfd_holders(&name(agent), candidates).next().is_some()
 }
 
-/// The words in connection details that may be process identifiers.
+/// The candidates for process identifiers in connection details.
 fn identifiers(details: &[u8]) -> impl Iterator<Item = u32> + '_ {
-    /// The largest identifier that Linux gives out is one less.
+    /// The largest identifier of Linux is one less.
     const END: u32 = 1 << 22;
     /// UCX marks the identifier of a process in a PID namespace of its own.
     const IN_NAMESPACE: u32 = 1 << 31;
@@ -54,8 +54,8 @@ fn identifiers(details: &[u8]) -> impl Iterator<Item = u32> + '_ {
     })
 }
 
-/// The connection details of a peer that is not proven to be here, as UCX may have them: with another machine's identity. `None`
-/// if they do not claim this machine, which UCX calls `machine`.
+/// Connection details for UCX of a peer without proof of this host: with another machine's identity. `None` if they do not
+/// claim this machine, whose identity for UCX is `machine`.
 pub(super) fn masked(
     agent: &str,
     connections: &[(&str, &[u8])],
@@ -83,7 +83,7 @@ pub(super) fn masked(
     Some(connections.iter().map(mask).collect())
 }
 
-/// Where the machine's identity stands in connection details. UCX uses the top bit for a flag.
+/// The positions of the machine's identity in connection details. UCX uses the top bit for a flag.
 fn positions(details: &[u8], machine: u64) -> impl Iterator<Item = usize> + '_ {
     const FLAG: u64 = 1 << 63;
     let is_it = move |window: &[u8]| {

@@ -1,21 +1,21 @@
-//! Peers that were connected by their own message, in the order of those messages.
+//! Peers connected by their own message, in the order of the messages.
 
 use std::collections::VecDeque;
 
-/// Their names, for so many at most. The application did not ask for these peers, so they make room for each other.
+/// A bounded set of names. The application did not request these peers, so they evict each other.
 #[derive(Debug, Default)]
 pub(super) struct Introduced {
-    /// The one connected the longest ago is first.
+    /// The oldest connection is first.
     names: VecDeque<Box<str>>,
 }
 
 impl Introduced {
-    /// Peers that are kept.
+    /// Bound on kept peers.
     const MOST: usize = 1024;
-    /// Beyond the bound, so many are looked at for each new one.
+    /// Beyond the bound, so many are checked for each new one.
     const LOOKS: usize = 4;
 
-    /// Returns those that are to be forgotten.
+    /// Returns the peers to forget.
     pub(super) fn add(&mut self, name: &str) -> Vec<Box<str>> {
         self.remove(name);
         self.names.push_back(name.into());
@@ -23,7 +23,7 @@ impl Introduced {
         self.names.drain(..beyond).collect()
     }
 
-    /// One that cannot be forgotten now is the next to be.
+    /// A peer that cannot be forgotten now is retried next.
     pub(super) fn put_back(&mut self, name: Box<str>) {
         self.names.push_front(name);
     }

@@ -69,7 +69,7 @@ pub struct NixlLibrary {
     path: PathBuf,
 }
 
-/// Why NIXL cannot be used.
+/// NIXL cannot be used.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum NixlUnavailable {
@@ -80,7 +80,7 @@ pub enum NixlUnavailable {
         join(searched)
     )]
     NotFound {
-        /// Where it was looked for.
+        /// The searched places.
         searched: Vec<PathBuf>,
     },
     /// A library was found but the loader refused it.
@@ -88,7 +88,7 @@ pub enum NixlUnavailable {
     NotLoadable {
         /// The file.
         path: PathBuf,
-        /// The loader's text.
+        /// Text of the loader.
         reason: String,
     },
     /// The library is too old, or something else.
@@ -96,16 +96,16 @@ pub enum NixlUnavailable {
     MissingSymbol {
         /// The file.
         path: PathBuf,
-        /// What it lacks.
+        /// The missing symbol.
         symbol: &'static str,
     },
     /// The library loads but cannot be reached under its name.
-    #[error("{} is loaded, but not found again as {LIBRARY}; it was renamed or built with another name", path.display())]
+    #[error("{} is loaded, but not found again as {LIBRARY}: it was renamed, or built with another name; restore the name", path.display())]
     WrongName {
         /// The file.
         path: PathBuf,
     },
-    /// A process has one NIXL, and it has opened another than the one asked for.
+    /// A process has one NIXL, and it has opened another.
     #[error(
         "NIXL below {} was asked for, and this process has opened {}: give all its connectors the same NixlOptions::prefix",
         prefix.display(),
@@ -114,67 +114,67 @@ pub enum NixlUnavailable {
     OtherInForce {
         /// The library that is open.
         path: PathBuf,
-        /// The folder that was asked for.
+        /// The requested folder.
         prefix: PathBuf,
     },
-    /// NIXL cannot look for its file of settings, and would make no agent.
+    /// NIXL cannot search its configuration file, and would make no agent.
     #[error(
         "NIXL looks for its settings in {}, which cannot be read: {reason}; set HOME to a folder that this user may enter, or \
          NIXL_CONFIG_FILE to a file (/dev/null will do), before the program starts",
         path.display()
     )]
     Configuration {
-        /// Where it looks.
+        /// The searched place.
         path: PathBuf,
-        /// What the system says.
+        /// Text of the operating system.
         reason: String,
     },
-    /// This process may not open as many files as the engine needs.
+    /// The limit on open files is too low for the engine.
     #[error(
         "{open} of {limit} files are open, and an agent with {devices} network devices needs {needed} more: raise the limit \
          (`ulimit -n`), or choose fewer devices with NixlOptions::network_devices"
     )]
     Files {
-        /// Files that are open.
+        /// The open files.
         open: u64,
-        /// The most that may be.
+        /// The limit.
         limit: u64,
-        /// What the agent needs.
+        /// The files that the agent needs.
         needed: u64,
-        /// Network devices that UCX would use.
+        /// The network devices that UCX would use.
         devices: usize,
     },
-    /// This process may not start as many threads as the engine needs.
+    /// The limit on threads is too low for the engine.
     #[error(
         "an agent needs {needed} threads, and the system refused one after {started}: {reason}; raise the limit (`ulimit -u`, \
          pids.max of the control group), or the one on memory (`ulimit -v`)"
     )]
     Threads {
-        /// Threads that the agent needs.
+        /// The threads that the agent needs.
         needed: usize,
-        /// Those that were started.
+        /// The started threads.
         started: usize,
-        /// What the system says.
+        /// Text of the operating system.
         reason: String,
     },
-    /// This process may not write as large files as the engine needs.
+    /// The limit on file size is too low for the engine.
     #[error(
         "UCX needs files of {needed} bytes in memory, and this process may write {limit}: raise the limit (`ulimit -f`)"
     )]
     FileSize {
         /// The largest file that the process may write, in bytes.
         limit: u64,
-        /// What UCX needs, in bytes.
+        /// The size that UCX needs, in bytes.
         needed: u64,
     },
-    /// A setting of UCX's cannot be set.
+    /// A setting of UCX cannot be set.
     #[error("{name}={value} cannot be set: {reason}")]
     Setting {
         /// Its name.
         name: String,
-        /// The value that was asked for.
+        /// The requested value.
         value: String,
-        /// Why not, and what to do.
+        /// The reason, and the remedy.
         reason: String,
     },
     /// UCX has one value for the process, and an earlier connector has set another.
@@ -185,7 +185,7 @@ pub enum NixlUnavailable {
     SettingInForce {
         /// Its name.
         name: String,
-        /// The value that was asked for.
+        /// The requested value.
         value: String,
         /// The value in force.
         in_force: String,
@@ -204,10 +204,10 @@ pub enum NixlUnavailable {
     },
     /// NIXL refused to start.
     #[error(
-        "NIXL could not start its {what}: {reason}; `cargo xtask doctor` in this project's repository tells more"
+        "NIXL could not start its {what}: {reason}; run `cargo xtask doctor` in this project's repository for details"
     )]
     Start {
-        /// What it was to start.
+        /// The part that did not start.
         what: &'static str,
         /// NIXL's text.
         reason: String,
@@ -215,7 +215,7 @@ pub enum NixlUnavailable {
 }
 
 impl NixlUnavailable {
-    /// What to do about it: [`Advice::Retry`] where files or threads ran out, else [`Advice::GiveUp`].
+    /// The remedy: [`Advice::Retry`] where files or threads ran out, else [`Advice::GiveUp`].
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
@@ -243,22 +243,22 @@ fn join(paths: &[PathBuf]) -> String {
 impl NixlLibrary {
     /// Finds and opens the library, once for the process: later calls return the one that was opened.
     ///
-    /// It is looked for below `NIXL_PREFIX`, in `/opt/nvidia/nvda_nixl`, where the system's loader looks, and
-    /// last in `NIXL_RUNTIME_DIR`, which this project's own commands fill. A program that was built with
-    /// `NIXL_RUNTIME_DIR` set looks there also when it runs without the variable.
+    /// The search order is `NIXL_PREFIX`, `/opt/nvidia/nvda_nixl`, the search path of the system's loader, and
+    /// `NIXL_RUNTIME_DIR`, which this project's commands fill. A program that was built with `NIXL_RUNTIME_DIR` searches that
+    /// folder even without the variable at run time.
     ///
     /// # Errors
     ///
-    /// [`NixlUnavailable`], with what was tried. The next call tries again.
+    /// [`NixlUnavailable`], with the searched places. The next call tries again.
     pub fn open() -> Result<&'static Self, NixlUnavailable> {
         Self::open_below(None)
     }
 
-    /// The same, but below the folder `prefix` alone, if one is given, unless `NIXL_PREFIX` goes before.
+    /// As [`open`](Self::open), but with a `prefix` only in that folder, after `NIXL_PREFIX`.
     ///
     /// # Errors
     ///
-    /// [`NixlUnavailable`], with what was tried; [`NixlUnavailable::OtherInForce`] if the process has opened another.
+    /// [`NixlUnavailable`], with the searched places; [`NixlUnavailable::OtherInForce`] if the process has opened another.
     pub(super) fn open_below(prefix: Option<&Path>) -> Result<&'static Self, NixlUnavailable> {
         static LIBRARY: Mutex<Option<&'static NixlLibrary>> = Mutex::new(None);
         let candidates = candidates(|name| env::var_os(name), prefix);
@@ -271,7 +271,7 @@ impl NixlLibrary {
                 Err(NixlUnavailable::OtherInForce { path, prefix })
             }
             (None, _) => {
-                // It stays open until the process ends, and so does what is known of it.
+                // The library stays open until the process ends, and the record with it.
                 let library: &Self = Box::leak(Box::new(Self::find(&candidates)?));
                 let version = super::version::version(&library.path);
                 tracing::info!(path = %library.path.display(), version, "NIXL's library is open");
@@ -290,7 +290,7 @@ impl NixlLibrary {
 
     fn find(candidates: &[PathBuf]) -> Result<Self, NixlUnavailable> {
         for path in candidates {
-            // A bare name is for the loader to find; it fails quietly when there is none.
+            // The loader resolves a bare name; a miss is no error of its own.
             let bare = path.components().count() == 1;
             if !bare && !path.is_file() {
                 continue;
@@ -327,7 +327,7 @@ impl NixlLibrary {
         Ok(Self { path: path.to_owned() })
     }
 
-    /// Where it was found; only the file's name if the system's loader found it.
+    /// The path of the library; the bare file name if the system's loader found it.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -351,7 +351,7 @@ const RUNTIME_DIR: Option<&str> = option_env!("NIXL_RUNTIME_DIR");
 
 fn candidates(var: impl Fn(&str) -> Option<OsString>, prefix: Option<&Path>) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    // An empty one would be a path relative to wherever the process runs.
+    // An empty value would be a path relative to the working folder.
     let below = |dir: OsString| match dir.is_empty() {
         true => Vec::new(),
         false => layouts(Path::new(&dir)),

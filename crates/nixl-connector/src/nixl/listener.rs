@@ -1,7 +1,7 @@
-//! The sockets on which UCX waits for peers.
+//! The listening sockets of UCX.
 //!
-//! UCX closes its listening socket for good when it cannot accept a connection, because this process may open no more files for
-//! instance. From then on peers that are not connected cannot reach this agent, and NIXL does not tell.
+//! UCX closes its listening socket for good if it cannot accept a connection, for example at the limit of open files. From then
+//! on peers without a connection cannot reach this agent, and NIXL does not report it.
 
 use std::collections::HashSet;
 
@@ -14,15 +14,15 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Those that are open now, by inode and port. To be asked before the agent is made, and after.
+    /// The sockets that are open now, by inode and port; listed before the agent is made, and after.
     pub(super) fn open_now() -> Vec<(u64, u16)> {
-        // Without them the sockets are not watched.
+        // Without the list the sockets are not watched.
         let sockets = TcpSocket::all_of_this_process().unwrap_or_default();
         let listening = sockets.into_iter().filter(|socket| socket.state() == TcpState::Listen);
         listening.filter_map(|socket| Some((socket.inode(), socket.local()?.port()))).collect()
     }
 
-    /// Those of the agent: opened since `before`, and on a port that its connection details name.
+    /// The sockets of the agent: opened since `before`, on a port in its connection details.
     pub(super) fn found(before: &[(u64, u16)], after: &[(u64, u16)], details: &[u8]) -> Self {
         let names = |port: u16| {
             let both = [port.to_be_bytes(), port.to_le_bytes()];

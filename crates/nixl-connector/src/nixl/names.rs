@@ -1,4 +1,4 @@
-//! The names of engines in reports: those of the sets of backends that were chosen, each kept once.
+//! Interned names of engines for reports, one for each set of backends.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};

@@ -10,8 +10,8 @@ use std::time::Duration;
 pub enum NixlBackend {
     /// UCX: TCP, shared memory, InfiniBand and RoCE, CUDA.
     Ucx,
-    /// Libfabric, which AWS recommends for EFA. Both peers need it. Its keys and addresses are opaque here: a peer's are handed
-    /// to libfabric as they come.
+    /// Libfabric, which AWS recommends for EFA. Both peers need it. Its keys and addresses are opaque here: a peer's go to
+    /// libfabric unchecked.
     Libfabric,
 }
 
@@ -30,21 +30,21 @@ impl NixlBackend {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum UcxLogLevel {
-    /// What ends the process.
+    /// Fatal errors, which end the process.
     Fatal,
-    /// What fails.
+    /// Errors.
     Error,
     /// UCX's default.
     Warn,
-    /// What UCX can do without.
+    /// Information about optional parts.
     Diag,
-    /// What UCX does.
+    /// UCX's actions.
     Info,
-    /// More of it. UCX's release builds have no more than this.
+    /// More detail, the most of UCX's release builds.
     Debug,
 }
 
-/// How NIXL and UCX are set up for a connector: [`ConnectorBuilder::nixl`](crate::ConnectorBuilder::nixl).
+/// Settings of NIXL and UCX for a connector: [`ConnectorBuilder::nixl`](crate::ConnectorBuilder::nixl).
 ///
 /// ```
 /// use nixl_connector::nixl::NixlOptions;
@@ -55,18 +55,18 @@ pub enum UcxLogLevel {
 ///     .ucx("IB_GID_INDEX", "3");
 /// ```
 ///
-/// UCX's settings are those that its documentation writes `UCX_...`. Of each, the environment goes before the option, as for all
-/// programs that use UCX: an operator can override what the program says. What is in force, and where it is from, is told by
-/// [`Connector::engine_settings`](crate::Connector::engine_settings).
+/// UCX's settings are those that its documentation writes `UCX_...`. The environment takes precedence over each option, as for
+/// all programs that use UCX: an operator can override the program.
+/// [`Connector::engine_settings`](crate::Connector::engine_settings) shows each setting in force and its origin.
 ///
-/// UCX has some settings once for the process ([`modules`](Self::modules), [`log_level`](Self::log_level), `MEMTYPE_CACHE` and
-/// others that it calls global). The first connector sets them; a later one that asks for another value is refused with
-/// [`NixlUnavailable::SettingInForce`](super::NixlUnavailable::SettingInForce). Those that UCX reads once, when its library is
-/// loaded (`LOG_FILE`, `ERROR_SIGNALS`, `VFS_ENABLE`, ...), can be given by the environment alone, and are refused here. So is a
-/// value that UCX does not take.
+/// Some settings of UCX apply to the whole process ([`modules`](Self::modules), [`log_level`](Self::log_level), `MEMTYPE_CACHE`
+/// and others that it calls global). The first connector sets them; a later one with another value is refused with
+/// [`NixlUnavailable::SettingInForce`](super::NixlUnavailable::SettingInForce). Settings that UCX reads once, when its library
+/// is loaded (`LOG_FILE`, `ERROR_SIGNALS`, `VFS_ENABLE`, ...), work in the environment alone, and are refused here. So is a
+/// value that UCX rejects.
 ///
-/// A value with a comma goes into a table of UCX's that has no lock, while the connector is built. A program that makes contexts of
-/// NIXL's own UCX library besides, without a connector, must not do so at that moment.
+/// A value with a comma goes into a table of UCX's that has no lock, while the connector is built. A program that also makes
+/// contexts of NIXL's own UCX library, without a connector, must not do so at that time.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NixlOptions {
     backends: Vec<NixlBackend>,
@@ -77,10 +77,10 @@ pub struct NixlOptions {
 }
 
 impl NixlOptions {
-    /// NIXL's progress thread looks this often by default. It sleeps on UCX's own events meanwhile, so this is no latency.
+    /// The default interval of NIXL's progress thread. It sleeps on UCX's events meanwhile, so this adds no latency.
     pub const DEFAULT_PROGRESS_DELAY: Duration = Duration::from_millis(100);
 
-    /// UCX, set up as it is by default.
+    /// UCX with its default settings.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -92,11 +92,10 @@ impl NixlOptions {
         }
     }
 
-    /// The folder that NIXL is in: what it was installed below, or where its wheel was unpacked. By default it is looked for
-    /// in [several places](super::NixlLibrary::open); if a folder is given, there alone, or first below `NIXL_PREFIX` if the
-    /// environment has it.
+    /// The folder of NIXL: the prefix of an installation, or an unpacked wheel. By default [several
+    /// places](super::NixlLibrary::open) are searched; with a folder, only `NIXL_PREFIX` and then that folder.
     ///
-    /// A process has one NIXL: a later connector that asks for another is refused with
+    /// A process has one NIXL: a later connector with another folder is refused with
     /// [`NixlUnavailable::OtherInForce`](super::NixlUnavailable::OtherInForce).
     #[must_use]
     pub fn prefix(mut self, folder: impl Into<PathBuf>) -> Self {
@@ -117,7 +116,7 @@ impl NixlOptions {
         self
     }
 
-    /// A parameter of a backend, as NIXL's documentation of the backend names it: `num_workers` or `num_threads`, for instance.
+    /// A parameter of a backend, by its name in NIXL's documentation, such as `num_workers` or `num_threads`.
     #[must_use]
     pub fn parameter(
         mut self,
@@ -129,8 +128,8 @@ impl NixlOptions {
         self
     }
 
-    /// The network devices that UCX uses (`UCX_NET_DEVICES`): NICs such as `mlx5_0:1`, interfaces such as `eth0`. By default all,
-    /// or on a machine with more interfaces than UCX takes some that lead out; at most 64.
+    /// The network devices that UCX uses (`UCX_NET_DEVICES`): NICs such as `mlx5_0:1`, interfaces such as `eth0`. At most 64.
+    /// By default all, or, on a machine with more interfaces than UCX takes, some with a route out.
     #[must_use]
     pub fn network_devices<D: AsRef<str>>(self, devices: impl IntoIterator<Item = D>) -> Self {
         self.ucx_list("NET_DEVICES", devices)
@@ -142,22 +141,22 @@ impl NixlOptions {
         self.ucx_list("TLS", transports)
     }
 
-    /// How many NICs one transfer is spread over at most (`UCX_MAX_RMA_RAILS`). By default two, which is NIXL's choice.
+    /// The largest number of NICs for one transfer (`UCX_MAX_RMA_RAILS`). By default two, NIXL's choice.
     #[must_use]
     pub fn rails(self, most: u32) -> Self {
         self.ucx("MAX_RMA_RAILS", most.to_string())
     }
 
-    /// The modules that UCX loads (`UCX_MODULES`), or after a `^` in the first those that it does not; patterns are allowed. Of the
-    /// process. By default all, but for `efa` where no EFA device is: it loads the system's netlink libraries beside those of
-    /// NIXL's wheel, whose destructors then end the process in SIGSEGV at its exit.
+    /// The modules that UCX loads (`UCX_MODULES`), or, after a `^` in the first, those to exclude; patterns are allowed. For
+    /// the whole process. By default all, except `efa` without an EFA device: it loads the system's netlink libraries next to
+    /// those of NIXL's wheel, whose destructors then end the process by SIGSEGV at exit.
     #[must_use]
     pub fn modules<M: AsRef<str>>(self, modules: impl IntoIterator<Item = M>) -> Self {
         self.ucx_list("MODULES", modules)
     }
 
-    /// The least severe messages that UCX writes (`UCX_LOG_LEVEL`). Of the process. They go to `tracing` where a subscriber is
-    /// installed and `UCX_LOG_FILE` is not set, with the target `ucx`; else UCX writes them to the standard output.
+    /// The least severe messages of UCX (`UCX_LOG_LEVEL`). For the whole process. They go to `tracing` with the target `ucx` if
+    /// a subscriber is installed and `UCX_LOG_FILE` is not set, else to standard output.
     #[must_use]
     pub fn log_level(self, level: UcxLogLevel) -> Self {
         let level = match level {
@@ -171,11 +170,11 @@ impl NixlOptions {
         self.ucx("LOG_LEVEL", level)
     }
 
-    /// Any setting of UCX's, by its name with or without `UCX_`. A list stands between commas.
+    /// Any setting of UCX, by its name with or without `UCX_`. The items of a list are separated by commas.
     ///
-    /// Some have another default than UCX's. `TCP_CONN_NB` is `y`. `RCACHE_ENABLE` is `n` where neither an RDMA device nor CUDA is:
-    /// UCX's cache of registrations would be of no use, and a child of a fork that unmaps memory might hang. `MEMTYPE_CACHE` is `n`
-    /// where a GPU may be.
+    /// Some defaults differ from UCX's. `TCP_CONN_NB` is `y`. `RCACHE_ENABLE` is `n` without an RDMA device and CUDA: UCX's
+    /// registration cache would have no use, and a child of a fork that unmaps memory might hang. `MEMTYPE_CACHE` is `n` if
+    /// there may be a GPU.
     #[must_use]
     pub fn ucx(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
         let name = name.as_ref();
@@ -184,16 +183,16 @@ impl NixlOptions {
         self
     }
 
-    /// How long NIXL's progress thread sleeps at most between two looks at UCX; by default
-    /// [100 ms](Self::DEFAULT_PROGRESS_DELAY). UCX's events wake it at once. Zero makes it spin.
+    /// The longest sleep of NIXL's progress thread between two polls of UCX; by default [100 ms](Self::DEFAULT_PROGRESS_DELAY).
+    /// UCX's events wake it at once. Zero makes it spin.
     #[must_use]
     pub fn progress_delay(mut self, delay: Duration) -> Self {
         self.progress_delay = Some(delay);
         self
     }
 
-    /// NIXL has no progress thread. Then peers advance over TCP only while this connector has operations in flight, or once a
-    /// second: for programs that count their threads.
+    /// Disables NIXL's progress thread. Peers then advance over TCP only while this connector has operations in flight, or once
+    /// a second. For programs with a bound on threads.
     #[must_use]
     pub fn no_progress_thread(mut self) -> Self {
         self.progress_delay = None;

@@ -1,4 +1,4 @@
-//! One NIXL peer, as its transfers use it.
+//! One NIXL peer, for its transfers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ impl Peer {
         Arc::new(Self { id, transfers: Arc::default(), broken, forgotten })
     }
 
-    /// A transfer failed: the connection must be made anew before the next.
+    /// A transfer failed: the next needs a new connection.
     pub(super) fn set_broken(&self) {
         self.broken.store(true, Ordering::Release);
     }
@@ -31,7 +31,7 @@ impl Peer {
         self.broken.load(Ordering::Acquire)
     }
 
-    /// NIXL does not know the peer any more under this entry. It may have been loaded anew.
+    /// NIXL has forgotten the peer of this entry. It may have been reloaded.
     pub(super) fn set_forgotten(&self) {
         self.forgotten.store(true, Ordering::Release);
     }

@@ -1,9 +1,9 @@
-//! The metadata that NIXL has loaded of each peer, and what may be loaded next.
+//! The loaded metadata of each NIXL peer, and the check of further metadata.
 //!
-//! NIXL merges metadata into what it knows, refuses changed connection details, locks a peer out for good if the key of a
-//! known memory changes, and forgets a single memory never: only the whole peer, whose sockets UCX then leaves open on both
-//! sides. So the difference is worked out here first, and memory whose key says nothing of it is loaded as one range that
-//! covers every address: then memory that comes and goes changes nothing that NIXL has to know.
+//! NIXL merges metadata into loaded metadata, refuses changed connection details, and locks a peer out for good if the key of a
+//! known memory changes. It forgets no single memory, only the whole peer, whose sockets UCX then leaves open on both sides. So
+//! this module computes the difference first, and loads memory under a key without content as one range over all addresses:
+//! changing memory then changes nothing in NIXL.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use super::blob::{Blob, Connections, Memory};
 use super::endpoints::Endpoints;
 use super::peer::Peer;
 
-/// What must happen so that NIXL knows what a blob says.
+/// The step that brings NIXL up to date with a blob.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Change {
-    /// Nothing: all of it is known.
+    /// None: all of it is loaded.
     Known,
-    /// Load it on top.
+    /// Load it on top of the loaded metadata.
     Merge,
     /// Forget the peer, then load.
     Replace,
@@ -25,24 +25,24 @@ pub(super) enum Change {
     Conflict,
 }
 
-/// A peer as it was loaded.
+/// A loaded peer.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) peer: Arc<Peer>,
-    /// The connection details as the peer gives them.
+    /// The peer's own connection details.
     given: Connections,
-    /// The same as NIXL has them, if they differ.
+    /// The connection details in NIXL, if they differ.
     masked: Option<Connections>,
     groups: HashMap<Group, Known>,
-    /// Where UCX has found it.
+    /// UCX's address of the peer.
     pub(super) endpoints: Endpoints,
-    /// Whether NIXL gets each memory as it is, since keys that say nothing of memory differ.
+    /// Whether NIXL gets each memory separately, since keys without content differ.
     each: bool,
-    /// How many blobs have been noted.
+    /// The number of recorded blobs.
     noted: u64,
 }
 
-/// Memories that NIXL keeps in one list.
+/// Memories in one list of NIXL.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Group {
     backend: Arc<str>,
@@ -59,7 +59,7 @@ impl Group {
 /// The memories of one group.
 #[derive(Debug)]
 struct Known {
-    /// The key under which NIXL has every address, if that is how the group was loaded.
+    /// The key for every address, if the group was loaded that way.
     any: Option<Vec<u8>>,
     /// By address and length. Equal ones with different keys are the same memory registered anew.
     places: BTreeMap<(u64, u64), Place>,
@@ -68,16 +68,16 @@ struct Known {
 
 #[derive(Debug)]
 struct Place {
-    /// Empty where NIXL has every address under one key.
+    /// Empty if NIXL has every address under one key.
     key: Vec<u8>,
-    /// The number of the last blob that had it.
+    /// The number of the last blob with it.
     seen: u64,
 }
 
 impl Known {
-    /// Places that a peer has withdrawn are cleared away beyond this many per current one.
+    /// Withdrawn memories are cleared beyond this many per current one.
     const STALE: usize = 4;
-    /// Fewer are never worth clearing.
+    /// Fewer are not cleared.
     const KEPT: usize = 1024;
 
     fn new(any: Option<Vec<u8>>) -> Self {
@@ -89,7 +89,7 @@ impl Known {
         known > Self::KEPT && known / Self::STALE > current
     }
 
-    /// What these memories of a blob, all of the group, change.
+    /// The change by these memories of a blob, all of one group.
     fn change(&self, memories: &[&Memory<'_>]) -> Change {
         if let Some(key) = &self.any {
             let same = memories.iter().all(|memory| memory.key == key);
@@ -120,7 +120,7 @@ impl Known {
             .rev()
             .take_while(|((address, _), _)| address.saturating_add(self.longest) > memory.address)
             .filter(|((address, len), _)| address + len > memory.address)
-            // Under one key that says nothing of memory, either will do.
+            // Under one key without content, either serves.
             .filter(|(_, place)| place.key != memory.key || !memory.has_empty_key())
             .any(|(place, _)| !blob.iter().any(|m| (m.address, m.len) == *place))
     }
@@ -151,7 +151,7 @@ impl Known {
 }
 
 impl Loaded {
-    /// A peer of which NIXL knows nothing yet. With `masked`, NIXL gets these connection details instead of the blob's.
+    /// A peer that is new to NIXL. With `masked`, NIXL gets these connection details instead of the blob's.
     pub(super) fn new(
         peer: Arc<Peer>,
         blob: &Blob<'_>,
@@ -171,7 +171,7 @@ impl Loaded {
         }
     }
 
-    /// Whether the peer was loaded with other connection details than it gives.
+    /// Whether the peer was loaded with connection details other than its own.
     pub(super) fn is_masked(&self) -> bool {
         self.masked.is_some()
     }
@@ -184,7 +184,7 @@ impl Loaded {
                 .all(|(kind, details)| self.given.iter().any(|(k, d)| k == kind && d == details))
     }
 
-    /// What `blob` changes.
+    /// The change by `blob`.
     pub(super) fn change(&self, blob: &Blob<'_>) -> Change {
         if self.peer.is_broken() {
             return Change::Replace;
@@ -203,7 +203,7 @@ impl Loaded {
         change
     }
 
-    /// What NIXL is to load for `blob`, after [`change`](Self::change) said so.
+    /// The blob for NIXL to load, after [`change`](Self::change).
     pub(super) fn for_nixl(&self, blob: &Blob<'_>) -> Vec<u8> {
         let mut memories = Vec::with_capacity(blob.memories.len());
         for (group, of_group) in by_group(blob) {
@@ -221,7 +221,7 @@ impl Loaded {
         Blob { name: blob.name, connections, memories }.encode()
     }
 
-    /// Notes what NIXL has loaded, or had before.
+    /// Records loaded metadata.
     pub(super) fn note(&mut self, blob: &Blob<'_>) {
         self.noted += 1;
         for (group, memories) in by_group(blob) {
@@ -231,7 +231,7 @@ impl Loaded {
         }
     }
 
-    /// The key of all these memories, if it says nothing of any of them.
+    /// The common key of these memories, if it has no content.
     fn common_key<'a>(&self, memories: &[&Memory<'a>]) -> Option<&'a [u8]> {
         let first = memories.first()?;
         let common = first.has_empty_key() && memories.iter().all(|m| m.key == first.key);

@@ -66,7 +66,7 @@ impl NixlRegistrar {
                         "raise the limit on locked memory (`ulimit -l`), or register less"
                             .to_owned()
                     }
-                    None => "look at the engine's log".to_owned(),
+                    None => "see the engine's log for the cause".to_owned(),
                 },
             },
             _ => RegisterError::Engine { engine: "nixl".to_owned(), message: e.to_string() },
@@ -82,22 +82,22 @@ impl NixlRegistrar {
     }
 }
 
-// SAFETY: NIXL is told the span's address and length, and knows nothing of the memory where `register_memory` fails or
-// is not reached. It writes read-only memory only if a peer does, which the crate's documentation of
-// `nixl_descriptor` excepts: transfers of this process into it are refused before.
+// SAFETY: NIXL gets the span's address and length, and has no record of the memory if `register_memory` fails or is not
+// reached. It writes read-only memory only for a peer, an exception in the documentation of `nixl_descriptor`: transfers of
+// this process into it are refused before.
 unsafe impl Registrar for NixlRegistrar {
     fn id(&self) -> RegistrarId {
         self.id
     }
 
     fn register(&self, span: &RegionSpan) -> Result<Box<dyn Registered>, RegisterError> {
-        // NIXL knows no access rights: who has this agent's metadata may write all that is registered, and UCX's own thread
-        // does it for a peer that comes over TCP.
+        // NIXL has no access rights: a holder of this agent's metadata may write all registered memory, and UCX's own thread
+        // does so for a peer over TCP.
         if !span.has_writable_pages() {
             return Err(RegisterError::ReadOnlyPages { len: span.len() });
         }
         let _context = gpu::enter([span.device()]);
-        // Not left to this agent: after NIXL has refused memory of a kind, no peer accepts its metadata any more.
+        // Not tried with this agent: after NIXL has refused a kind of memory, no peer accepts its metadata any more.
         if span.device().kind() == DeviceKind::Cuda && !takes_gpu(span, self.agent.options()) {
             return Err(RegisterError::Unsupported { device: span.device() });
         }
@@ -108,7 +108,7 @@ unsafe impl Registrar for NixlRegistrar {
         &self,
         span: &RegionSpan,
     ) -> Option<Result<Box<dyn Registered>, RegisterError>> {
-        // Others are looked at first, or make a GPU's context current.
+        // Other memory is checked first, or needs a GPU's context.
         let is_plain = span.device().is_host() && span.access() == Access::ReadWrite;
         if self.pins || !is_plain {
             return None;
@@ -120,7 +120,7 @@ unsafe impl Registrar for NixlRegistrar {
     fn retire(&self, retired: Retired) {
         self.agent.control().post(move || {
             match retired.deregister() {
-                // The agent is destroyed there, with all that it knows.
+                // The agent is destroyed there, with its registrations.
                 Err(_) if exit::is_exiting() => {}
                 Err(error) => {
                     tracing::error!(%error, "memory cannot be deregistered and is leaked");
@@ -131,7 +131,7 @@ unsafe impl Registrar for NixlRegistrar {
     }
 }
 
-/// Whether NIXL takes memory of this GPU: tried once in the process, with an agent for nothing else. **Blocks.**
+/// Whether NIXL accepts memory of this GPU: tried once per process, with a temporary agent. **Blocks.**
 fn takes_gpu(span: &RegionSpan, options: &NixlOptions) -> bool {
     static KNOWN: PerProcess<Mutex<BTreeMap<u32, bool>>> = PerProcess::new(Mutex::default);
     if !nixl_device::cuda::is_available() {
@@ -142,7 +142,7 @@ fn takes_gpu(span: &RegionSpan, options: &NixlOptions) -> bool {
         let tried = agent::register_apart(&Spanned(span), options);
         if let Err(error) = &tried {
             let device = span.device();
-            tracing::warn!(%device, %error, "NIXL does not take memory of this GPU");
+            tracing::warn!(%device, %error, "NIXL refuses memory of this GPU");
         }
         tried.is_ok()
     })
@@ -152,7 +152,7 @@ fn closed() -> RegisterError {
     RegisterError::Engine { engine: "nixl".to_owned(), message: "the agent is closed".to_owned() }
 }
 
-/// Shows a span to nixl-sys.
+/// Adapter of a span for nixl-sys.
 struct Spanned<'a>(&'a RegionSpan);
 
 impl fmt::Debug for Spanned<'_> {
@@ -163,7 +163,7 @@ impl fmt::Debug for Spanned<'_> {
 
 impl MemoryRegion for Spanned<'_> {
     unsafe fn as_ptr(&self) -> *const u8 {
-        // Only a number to nixl-sys; the span keeps the memory allocated until it is deregistered.
+        // A number to nixl-sys; the span keeps the memory allocated until deregistration.
         self.0.address() as *const u8
     }
 
@@ -185,15 +185,15 @@ impl NixlDescriptor for Spanned<'_> {
 /// A registration of NIXL's.
 struct Handle {
     agent: Arc<Agent>,
-    /// Its place among the agent's; `Some` until deregistered.
+    /// Its index among the agent's registrations; `Some` until deregistered.
     handle: Option<usize>,
     /// The memory outlives the registration.
     span: RegionSpan,
 }
 
-// SAFETY: `Ok` means that NIXL's `deregisterMem` succeeded on the agent that registered the memory: its backends have
-// unmapped it, and a peer's later request meets an unknown key or address. Where the agent is closed or the call fails,
-// this is an `Err`.
+// SAFETY: `Ok` means that NIXL's `deregisterMem` succeeded on the agent that registered the memory: its backends have unmapped
+// it, and a peer's later request fails by an unknown key or address. If the agent is closed or the call fails, this is an
+// `Err`.
 unsafe impl Registered for Handle {
     fn deregister(mut self: Box<Self>) -> Result<(), RegisterError> {
         let Some(handle) = self.handle.take() else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! Detection of a lack of threads: NIXL and UCX crash where the system refuses them one.
+//! Detection of a lack of threads: NIXL and UCX crash on a refused thread.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,12 +8,12 @@ use rustix::process::{Resource, getrlimit};
 
 use super::library::NixlUnavailable;
 
-/// One serves UCX's events, one moves NIXL's; the rest is for what other threads of the process start meanwhile.
+/// One serves UCX's events, one is NIXL's progress thread; the rest is a reserve for threads that the process starts meanwhile.
 const NEEDED: usize = 4;
 
-/// Refuses an agent for which the process may not start enough threads.
+/// Refuses an agent if the process cannot start enough threads.
 pub(super) fn check() -> Result<(), NixlUnavailable> {
-    /// What the C library gives a thread where the limit says nothing.
+    /// The C library's default stack size without a limit.
     const STACK: u64 = 8 << 20;
     let stack = getrlimit(Resource::Stack).current.unwrap_or(STACK);
     at_once(NEEDED, stack).map_err(|(started, error)| {
@@ -22,7 +22,8 @@ pub(super) fn check() -> Result<(), NixlUnavailable> {
     })
 }
 
-/// Has so many threads with such stacks at once, for a moment. Else says how many there were, and why not one more.
+/// Starts so many threads with such stacks at once, briefly. Otherwise returns the number of started ones, and the reason
+/// against one more.
 fn at_once(count: usize, stack: u64) -> Result<(), (usize, io::Error)> {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! A NIXL transfer, whose request is never released before it has ended.
-#![allow(unsafe_code, reason = "promises what transfers must keep")]
+//! A NIXL transfer. Its request is never released before its end.
+#![allow(unsafe_code, reason = "implements the contract of transfers")]
 
 use std::mem;
 use std::sync::Arc;
@@ -20,33 +20,32 @@ use super::gpu;
 use super::peer::Peer;
 use super::registrar::memory_kind;
 
-/// A transfer on its way through NIXL.
+/// A transfer through NIXL.
 pub(super) struct NixlTransfer {
     directory: Arc<Directory>,
     peer: Arc<Peer>,
     kind: OperationKind,
     pairs: Vec<(Span, Span)>,
-    /// Where the local memory is, if it is a GPU's.
+    /// The GPU of the local memory, if any.
     gpu: Option<Device>,
     notification: Option<Bytes>,
     state: State,
-    /// Field order: the request goes before what keeps its memory registered and leased.
-    /// `None` once they are leaked.
+    /// Field order: the request drops before the registrations and the lease of its memory. `None` once they are leaked.
     registrations: Option<Arc<[Registration]>>,
     /// `None` once it is leaked.
     leased: Option<Leased>,
     was_posted: bool,
-    /// Its request is kept when it has ended, to be posted again.
+    /// Whether its ended request is kept, for another post.
     is_repeated: bool,
 }
 
-/// Numbers are the request's place among the agent's.
+/// Numbers are the request's index among the agent's requests.
 enum State {
-    /// NIXL does not know of it yet, or has a request that has ended and can be posted again.
+    /// Not yet in NIXL, or an ended request that can be posted again.
     Prepared(Option<usize>),
-    /// NIXL may touch the memory.
+    /// NIXL may access the memory.
     Posted(usize),
-    /// NIXL is done with it, and may have a request that can be posted again.
+    /// Ended in NIXL, with a request that may be posted again.
     Ended(Option<usize>),
 }
 
@@ -77,8 +76,7 @@ impl NixlTransfer {
         }
     }
 
-    /// Posts. The order of what may fail and what may not: a request that exists is posted, and one that was
-    /// posted is kept until it ends.
+    /// Posts. A created request is posted, and a posted one is kept until its end; steps that may fail come first.
     fn post(
         &mut self,
         inside: &mut Inside,
@@ -87,7 +85,7 @@ impl NixlTransfer {
         let mut kept = kept.and_then(|place| inside.requests.try_remove(place));
         self.state = State::Prepared(None);
         if self.peer.is_forgotten() {
-            // It points to what NIXL had for the peer, which is gone.
+            // It points to NIXL's former state of the peer.
             kept = None;
             match self.directory.current(&self.peer.id, self.pairs.iter().map(|(_, there)| there)) {
                 Ok(current) => self.peer = current,
@@ -100,7 +98,7 @@ impl NixlTransfer {
         if self.peer.is_broken() {
             return self.end(Err(TransportError::PeerGone { name: self.peer.id.to_string() }));
         }
-        // An operation waits for those in flight to end; what is posted now would keep it waiting.
+        // A reload waits for the transfers in flight; a post now would delay it.
         if self.peer.transfers.is_held() {
             self.state = State::Prepared(kept.map(|request| inside.requests.insert(request)));
             return Poll::Pending;
@@ -109,7 +107,7 @@ impl NixlTransfer {
             Ok(request) => request,
             Err(error) => return self.end(Err(failed("create_xfer_req", &error))),
         };
-        // A post that fails may have begun.
+        // A failed post may have begun.
         self.was_posted = true;
         match inside.agent.post_xfer_req(&request, None) {
             Ok(in_progress) => {
@@ -132,8 +130,8 @@ impl NixlTransfer {
         }
     }
 
-    /// Why the peer's entry does not serve this transfer any more. A peer may have been loaded anew for another operation,
-    /// with the memory of that one alone: that says nothing of this one's.
+    /// The reason why the peer's entry no longer serves this transfer. A peer may have been reloaded for another operation,
+    /// with the memory of that one alone.
     fn forgotten(&self, error: TransportError) -> TransportError {
         use TransportError::{NotRegistered, PeerBusy, PeerGone, UnknownPeer};
         match error {
@@ -176,8 +174,8 @@ impl NixlTransfer {
         let result = match inside.agent.get_xfer_status(request) {
             Ok(XferStatus::InProgress) => return Poll::Pending,
             Ok(XferStatus::Success) => Ok(()),
-            // The peer is loaded as long as a transfer is in flight, so this is not about the transfer: the data
-            // is in place, and only the message about it failed.
+            // The peer stays loaded while a transfer is in flight, so this error is not of the transfer: the data is in place,
+            // and only the notification failed.
             Err(NixlError::NotFound) if !self.peer.is_broken() => {
                 Err(TransportError::NotificationFailed {
                     reason: "the peer cannot be reached any more".into(),
@@ -195,8 +193,8 @@ impl NixlTransfer {
         ended
     }
 
-    /// NIXL tells only that the backend failed. Everything else that could be wrong on this side was checked before,
-    /// so it is the peer, the way to it, or a lack of files.
+    /// NIXL reports only a failed backend. All other causes on this side were checked before, so the cause is the peer, the
+    /// connection, or a lack of files.
     fn gone(&self) -> TransportError {
         self.peer.set_broken();
         if let Some(error) = files::error() {
@@ -212,14 +210,15 @@ impl NixlTransfer {
     }
 }
 
-// SAFETY: NIXL touches the memory of a request only between its post and the terminal status that `status` waits for, which is
-// when `in_flight` is true. The transfer owns the lease and the registrations, and `drop` leaks both, and the request, in flight.
+// SAFETY: NIXL accesses the memory of a request only between its post and the terminal status that `status` waits for, which is
+// when `in_flight` is true. The transfer owns the lease and the registrations, and `drop` leaks both, and the request, in
+// flight.
 unsafe impl Transfer for NixlTransfer {
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         let directory = Arc::clone(&self.directory);
         let _context = gpu::enter(self.gpu);
-        // Shut while memory is registered or a peer is connected: the caller polls again. What is not posted at once wakes the
-        // driver, and then its waiter, which takes longer than another thread is inside.
+        // Closed during a registration or a connect: the caller polls again. A transfer that is not posted at once wakes the
+        // driver and then its waiter, which takes longer than a short stay of another thread.
         let entered = match self.state {
             State::Prepared(_) => directory.agent().try_enter_for_a_moment(),
             State::Posted(_) | State::Ended(_) => directory.agent().try_enter(),
@@ -266,14 +265,14 @@ unsafe impl Transfer for NixlTransfer {
 
 impl Drop for NixlTransfer {
     fn drop(&mut self) {
-        // Releasing a request in flight returns at once, and the peer's bytes arrive later all the same. So it is
-        // never released, before the agent ends: its memory is leaked, and stays registered.
+        // Releasing a request in flight returns at once, and the peer's bytes still arrive later. So it is never released
+        // before the agent ends: its memory is leaked, and stays registered.
         match mem::replace(&mut self.state, State::Ended(None)) {
             State::Posted(_) => {
                 mem::forget(self.registrations.take());
                 self.leased.take().into_iter().for_each(Leased::leak);
             }
-            // The request goes before what keeps its memory registered.
+            // The request drops before the registrations of its memory.
             State::Prepared(Some(place)) | State::Ended(Some(place)) => {
                 let held = (self.registrations.take(), self.leased.take());
                 self.directory.release(place, held);

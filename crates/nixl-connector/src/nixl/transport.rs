@@ -1,5 +1,5 @@
 //! The NIXL transport.
-#![allow(unsafe_code, reason = "promises what engines must keep")]
+#![allow(unsafe_code, reason = "implements the contract of engines")]
 
 use std::fmt;
 use std::future::Future;
@@ -40,22 +40,21 @@ pub struct NixlTransport {
 }
 
 impl NixlTransport {
-    /// Starts an agent of this name, which must be unique among all agents that ever connect: NIXL cannot tell a
-    /// restarted agent from its predecessor. **Blocks** for tens of milliseconds; the blocking work of its later life
-    /// is done on `control`.
+    /// Starts an agent of this name, which must be unique among all agents that ever connect: NIXL cannot tell a restarted
+    /// agent from its predecessor. **Blocks** for tens of milliseconds; its later blocking work runs on `control`.
     ///
     /// # Errors
     ///
-    /// [`NixlUnavailable`], with what is missing or failed.
+    /// [`NixlUnavailable`], with the missing or failed part.
     pub fn open(name: &str, control: ControlThread) -> Result<Self, NixlUnavailable> {
         Self::open_with(name, control, &NixlOptions::new())
     }
 
-    /// The same, set up in another way. **Blocks.**
+    /// As [`open`](Self::open), with options. **Blocks.**
     ///
     /// # Errors
     ///
-    /// [`NixlUnavailable`], with what is missing or failed, or cannot be set.
+    /// [`NixlUnavailable`], with the missing or failed part, or the refused setting.
     pub fn open_with(
         name: &str,
         control: ControlThread,
@@ -74,14 +73,14 @@ impl NixlTransport {
     }
 }
 
-// SAFETY: its transfers and registrations keep their contracts, as is said there; addresses of peers go to NIXL, which hands them to
-// the peer's side of the connection.
+// SAFETY: its transfers and registrations keep their contracts, as argued there; addresses of peers go to NIXL, which passes
+// them to the peer's side of the connection.
 unsafe impl Transport for NixlTransport {
     fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Without a NIC that writes memory, UCX's transports copy by a processor.
+    /// Without a NIC that writes memory, UCX's transports copy with a processor.
     fn completes_in_memory(&self) -> bool {
         self.copies_by_processor
     }
@@ -102,7 +101,7 @@ unsafe impl Transport for NixlTransport {
 
     fn metadata_of(&self, memories: &[Registration]) -> Option<Bytes> {
         let mut entered = self.agent.try_enter()?;
-        // What fails here fails again where all of it is exported, and is an error there.
+        // A failure here repeats in the full export, and is an error there.
         entered.inside()?.metadata_of(memories).ok()?
     }
 
@@ -191,7 +190,7 @@ unsafe impl Transport for NixlTransport {
         if inside.agent.send_notification(peer.as_str(), payload, inside.only_backend()).is_ok() {
             return Poll::Ready(Ok(()));
         }
-        // As for transfers: NIXL does not tell why, and it can only be the peer, the way to it, or a lack of files.
+        // As for transfers: NIXL gives no cause; it is the peer, the connection, or a lack of files.
         known.set_broken();
         self.directory.ended(&known);
         files::error().map_or_else(gone, |error| Poll::Ready(Err(error)))
@@ -232,7 +231,7 @@ fn one_kind(pairs: &[(Span, Span)]) -> Result<(), TransportError> {
         return Err(TransportError::Engine {
             engine: "nixl",
             call: "create_xfer_req",
-            reason: "one operation cannot mix host and GPU memory on one side; split it".into(),
+            reason: "one operation cannot mix host and GPU memory on one side: split it into one operation for each".into(),
         });
     }
     Ok(())

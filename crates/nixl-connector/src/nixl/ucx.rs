@@ -1,7 +1,7 @@
-//! UCX, below NIXL: how it is set up, what it says, and what it calls this machine.
+//! UCX, below NIXL: its settings, messages, and identity of this machine.
 //!
-//! NIXL hands UCX settings without commas (its parameter `engine_config`). The rest goes to UCX itself, through functions of the
-//! library that NIXL's plugin has loaded: environment variables cannot be set in a process that has threads.
+//! NIXL passes settings without commas to UCX (its parameter `engine_config`). All others go to UCX itself, through functions
+//! of the library that NIXL's plugin has loaded: a process with threads cannot set environment variables.
 
 mod choice;
 mod files;
@@ -18,12 +18,12 @@ pub(super) use files::check as check_files;
 pub(super) use library::Ucx;
 pub(super) use settings::Plan;
 
-/// What UCX calls this machine. `None` if it does not tell. To be called once UCX is loaded.
+/// UCX's identity of this machine, or `None` if UCX does not report it. Called after UCX is loaded.
 pub(super) fn machine() -> Option<u64> {
     Ucx::loaded()?.machine()
 }
 
-/// Whether a NIC of this machine may write memory for UCX.
+/// Whether UCX may use a NIC of this machine that writes memory.
 pub(super) fn may_use_rdma() -> bool {
     fs::read_dir("/sys/class/infiniband").is_ok_and(|mut devices| devices.next().is_some())
 }

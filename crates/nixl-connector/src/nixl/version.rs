@@ -1,9 +1,9 @@
-//! The version of a NIXL library, which no call of it tells.
+//! The version of a NIXL library, which none of its calls returns.
 
 use std::fs;
 use std::path::Path;
 
-/// What the wheel or pkg-config say about the library beside them. `None` if neither is there.
+/// The version in the wheel or the pkg-config file next to the library. `None` without either.
 pub(super) fn version(library: &Path) -> Option<String> {
     let folder = library.parent()?;
     by_wheel(folder.parent()?).or_else(|| by_pkg_config(folder))

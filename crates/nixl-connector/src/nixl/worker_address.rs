@@ -1,13 +1,12 @@
-//! The parser of UCX's worker addresses, which runs before UCX reads them.
+//! Strict parser of UCX's worker addresses, run before UCX's own.
 //!
-//! UCX is told where an address begins and not where it ends: it trusts the lengths inside, ends the process on a version that
-//! it does not know, and hands each transport's part on without its length. So an address passes here only if every part of it
-//! is in bounds, nothing follows, and the parts of those transports that this process has too are as long as they are read.
-//! Numbers that UCX ranks transports by are numbers. What cannot be checked is whether an address that is well formed leads
-//! where its sender is.
+//! UCX gets the start of an address and not its end: it trusts the lengths inside, ends the process on an unknown version, and
+//! passes each transport's part on without its length. So an address passes here only if every part is in bounds, no bytes
+//! follow, and the parts of transports of this process have the length that UCX reads. Figures that rank transports must be
+//! numbers. Not checked: whether a well-formed address leads to its sender.
 //!
-//! The layout is that of `ucp_address.c`, which UCX keeps for peers of other releases: a header, then devices, and for each the
-//! transports that use it. Two versions of it are in use.
+//! The layout is that of `ucp_address.c`, which UCX keeps for peers of other releases: a header, then devices, each with its
+//! transports. Two versions are in use.
 //!
 //! | part | version 1 | version 2 |
 //! |---|---|---|
@@ -23,7 +22,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
-/// What the addresses of peers are held against.
+/// The reference for addresses of peers.
 #[derive(Debug)]
 pub(super) struct WorkerAddresses {
     /// The transports of this process.
@@ -33,7 +32,7 @@ pub(super) struct WorkerAddresses {
     worker: u64,
 }
 
-/// What an address says of one transport.
+/// One transport's part of an address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Interface {
     /// The checksum of its name.
@@ -64,7 +63,7 @@ impl Part<'_> {
         }
     }
 
-    /// The machine and network namespace, where it is TCP over a loopback device.
+    /// The machine and network namespace, for TCP over a loopback device.
     fn loopback(&self) -> Option<&[u8]> {
         match self.device {
             [flags, _, place @ ..] if self.is_tcp() && flags & LOOPBACK != 0 => Some(place),
@@ -77,7 +76,7 @@ impl Part<'_> {
     }
 }
 
-/// As many as UCX has room for.
+/// UCX's limit.
 const MAX_INTERFACES: usize = 128;
 const MAX_MEMORY_DOMAINS: u8 = 64;
 const LAST: u8 = 0x80;
@@ -87,12 +86,12 @@ const INET: u8 = 2;
 const INET6: u8 = 10;
 
 impl WorkerAddresses {
-    /// Against this process's own address. `None` if that cannot be read: then UCX has a layout that is not known here, and no
-    /// address is checked.
+    /// Made from this process's own address. `None` if that cannot be parsed: UCX has an unknown layout, and no address is
+    /// checked.
     pub(super) fn beside(own: &[u8]) -> Option<Self> {
         let address = Address::parse(own)
             .inspect_err(|error| {
-                tracing::warn!(error, "UCX's addresses cannot be read, so peers' are not checked");
+                tracing::warn!(error, "UCX's addresses have an unknown layout, so peers' addresses are not checked; use the UCX of NIXL's wheel");
             })
             .ok()?;
         let own = address.parts.iter().map(Part::interface).collect();
@@ -104,7 +103,7 @@ impl WorkerAddresses {
     ///
     /// # Errors
     ///
-    /// What UCX would fall over.
+    /// The fault that would end the process in UCX.
     pub(super) fn check(&self, address: &[u8]) -> Result<(), String> {
         let address = Address::parse(address)?;
         if address.worker == self.worker {
@@ -113,7 +112,7 @@ impl WorkerAddresses {
         address.parts.iter().try_for_each(|part| self.check_part(part))
     }
 
-    /// Where a peer's address says that it listens, as far as this process can reach that by TCP; so many at most.
+    /// The listening addresses in a peer's address that this process can reach by TCP; so many at most.
     pub(super) fn listeners(&self, address: &[u8], most: usize) -> Vec<SocketAddr> {
         let Ok(address) = Address::parse(address) else { return Vec::new() };
         let listener = |part: &Part<'_>| {
@@ -133,7 +132,7 @@ impl WorkerAddresses {
         address.parts.iter().filter(|part| part.is_tcp()).filter_map(listener).take(most).collect()
     }
 
-    /// UCX looks only into the parts of transports that it has itself.
+    /// UCX parses only the parts of its own transports.
     fn check_part(&self, part: &Part<'_>) -> Result<(), String> {
         let interface = part.interface();
         let same = |own: &&Interface| own.transport == interface.transport;
@@ -168,18 +167,18 @@ impl WorkerAddresses {
     }
 }
 
-/// Transports whose addresses are known in detail.
+/// Transports with an address of known layout.
 #[derive(Clone, Copy)]
 enum Known {
     Tcp,
     Itself,
-    /// Shared memory, by its ways.
+    /// The transports of shared memory.
     SysV,
     Posix,
     Xpmem,
     Cma,
     Knem,
-    /// All of InfiniBand's and RoCE's.
+    /// All transports of InfiniBand and RoCE.
     Infiniband,
 }
 
@@ -205,7 +204,7 @@ impl Known {
         known.map(|(_, known)| *known)
     }
 
-    /// Whether the address of a device has all that UCX reads of it.
+    /// Whether the address of a device has all bytes that UCX reads.
     fn device_is_whole(self, device: &[u8]) -> bool {
         match self {
             Self::Tcp => {
@@ -222,7 +221,7 @@ impl Known {
             Self::Itself => device.is_empty(),
             Self::SysV | Self::Posix | Self::Xpmem | Self::Cma | Self::Knem => {
                 const IN_NAMESPACE: u8 = 0x80;
-                // UCX looks at the namespace if the flag says that there is one.
+                // UCX reads the namespace if the flag is set.
                 match device.get(MACHINE - 1) {
                     Some(top) if top & IN_NAMESPACE != 0 => is_in_namespace(device),
                     Some(_) => device.len() == MACHINE || is_in_namespace(device),
@@ -256,7 +255,7 @@ fn is_in_namespace(place: &[u8]) -> bool {
     matches!(place.len().checked_sub(MACHINE), Some(4 | 8))
 }
 
-/// How long an InfiniBand address is, as its flags say.
+/// The length of an InfiniBand address, by its flags.
 fn infiniband_len(address: &[u8]) -> Option<usize> {
     const GID: u8 = 1;
     const MTU: u8 = 1 << 1;
@@ -294,7 +293,7 @@ impl<'a> Address<'a> {
                 reader.is_second = true;
                 reader.u8()?
             }
-            version => return Err(format!("its version is {version}, which UCX does not know")),
+            version => return Err(format!("its version is {version}, which is unknown to UCX")),
         };
         let (named, with_worker, with_client) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
         if !with_worker {
@@ -311,7 +310,7 @@ impl<'a> Address<'a> {
         let parts = reader.devices()?;
         match reader.at == bytes.len() {
             true => Ok(Self { worker, parts }),
-            false => Err(reader.fault("something follows the end")),
+            false => Err(reader.fault("data follows the end")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The metadata of a simulated agent: bytes that come from a peer, and are validated here.
+//! The metadata of a simulated agent, and its validation.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The engine of an agent whose transfers wake: a thread that moves them.
+//! The engine thread of an agent whose transfers wake.
 
 use std::io;
 use std::sync::{Arc, Weak};

@@ -1,4 +1,4 @@
-//! The metadata that one simulated agent has loaded of another.
+//! One simulated agent's loaded metadata of another.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Registering memory with a simulated agent.
+//! Registration of memory with a simulated agent.
 #![allow(unsafe_code, reason = "implements traits that are trusted with memory")]
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Transfers that move chunk by chunk, each when a test says so.
+//! Transfers that move chunk by chunk, at a test's command.
 
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

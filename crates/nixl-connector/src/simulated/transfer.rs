@@ -1,5 +1,5 @@
 //! The caller's side of a transfer.
-#![allow(unsafe_code, reason = "promises what transfers must keep")]
+#![allow(unsafe_code, reason = "implements the contract of transfers")]
 
 use std::num::NonZeroU64;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! The simulated transport of one agent.
-#![allow(unsafe_code, reason = "promises what engines must keep")]
+#![allow(unsafe_code, reason = "implements the contract of engines")]
 
 use std::borrow::Cow;
 use std::fmt;

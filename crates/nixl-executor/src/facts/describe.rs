@@ -10,13 +10,12 @@ pub(crate) const STAGING: u16 = 2;
 /// The version of the messages by which a peer's GPU is asked to copy. The form of version 3 is that of version 2; it says that
 /// GPU memory is offered for such copies, too.
 pub(crate) const REMOTE_COPY: u16 = 3;
-/// From which version on a peer's GPU copies to and from GPU memory of an offer.
+/// The first version in which a peer's GPU copies to and from GPU memory of an offer.
 pub(crate) const REMOTE_COPY_OF_GPUS: u16 = 3;
 
 impl LocalFacts {
-    /// Adds to `info` what a planner on the other side needs: the capabilities, the GPUs, and, behind the names of the
-    /// transports, those of the [media](Medium) that this side has. `staging` says whether this process takes part in
-    /// staged transfers.
+    /// Adds the facts for the peer's planner to `info`: the capabilities, the GPUs, and, after the names of the transports,
+    /// those of this side's [media](Medium). `staging` is whether this process takes part in staged transfers.
     #[must_use]
     pub fn describe(&self, info: PeerInfo, staging: bool) -> PeerInfo {
         let capabilities = info

@@ -10,8 +10,8 @@ use super::sides::NO_NIC;
 use super::{Fact, LocalFacts, LocalGpu, UcxTransports};
 
 impl LocalFacts {
-    /// The facts of this process. Found at the first call, which reads files and asks the driver for milliseconds, and
-    /// kept: call it first off async threads. Never fails and never panics: without CUDA there are no GPUs.
+    /// The facts of this process. The first call reads files and queries the driver, for milliseconds, so make it off async
+    /// threads; the result is kept. Never fails and never panics: without CUDA there are no GPUs.
     #[must_use]
     pub fn discover() -> Arc<Self> {
         static FOUND: PerProcess<Arc<LocalFacts>> = PerProcess::new(|| Arc::new(told(find())));
@@ -19,7 +19,7 @@ impl LocalFacts {
     }
 }
 
-/// Tells `tracing` what paths are chosen by.
+/// Logs the facts for the choice of paths.
 fn told(facts: LocalFacts) -> LocalFacts {
     let reason = |fact: &Fact| fact.as_ref().err().map(ToString::to_string);
     let with_gpu_direct = facts.gpus.iter().filter(|gpu| gpu.gpu_direct.is_ok()).count();
@@ -29,7 +29,7 @@ fn told(facts: LocalFacts) -> LocalFacts {
         gpu_pairs = facts.peer_access.len(),
         without_cuda = reason(&facts.cuda),
         without_rdma = reason(&facts.rdma),
-        "the facts that paths are chosen by"
+        "facts for the choice of paths"
     );
     facts
 }
@@ -59,7 +59,7 @@ fn find() -> LocalFacts {
             gpu_direct: gpu_direct(device.ordinal(), &nics, topology.nics()),
         })
         .collect();
-    // A driver that cannot tell leaves none.
+    // None, if the driver cannot report them.
     let links = gpu_links(&devices).unwrap_or_default();
     let reaches =
         |from, to| links.iter().any(|l| l.peer_access() && (l.from(), l.to()) == (from, to));
@@ -84,7 +84,7 @@ fn identity(machine: &MachineIdentity) -> Option<HostIdentity> {
     )
 }
 
-/// Whether there is a NIC that this process can use, or what the first lacks.
+/// A usable NIC of this process, or the missing condition of the first.
 fn any_nic(nics: &[RdmaNic]) -> Fact {
     let mut verdicts = nics.iter().map(usable);
     match verdicts.next() {
@@ -115,7 +115,7 @@ fn usable(nic: &RdmaNic) -> Fact {
     Err(format!("{name} has no active port").into())
 }
 
-/// Whether one of the usable NICs reaches the GPU's memory, or what is missing at the nearest.
+/// Whether a usable NIC reaches the GPU's memory, or the missing condition of the nearest.
 fn gpu_direct(gpu: u32, links: &[NicLink], nics: &[RdmaNic]) -> Fact {
     any_nic(nics)?;
     let usable =
@@ -129,7 +129,7 @@ fn gpu_direct(gpu: u32, links: &[NicLink], nics: &[RdmaNic]) -> Fact {
             ) => {
                 nearest.get_or_insert_with(|| format!("{}: {reason}; {other}", link.nic()));
             }
-            // That it may, is enough to try: use proves it.
+            // A possible one is enough for a try: use proves it.
             _ => return Ok(()),
         }
     }

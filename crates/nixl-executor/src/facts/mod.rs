@@ -1,6 +1,6 @@
-//! Facts about the two sides of an operation: what this process is and has, and what a peer says of itself.
+//! Facts about the two sides of an operation: this process's own, and those that a peer reports.
 //!
-//! Static facts propose paths. The machine and the environment are asked [here](discover) alone.
+//! Static facts propose paths. Only [`discover`] queries the machine and the environment.
 
 mod describe;
 mod discover;

@@ -8,18 +8,17 @@ use nixl_ops::Medium;
 use super::UcxTransports;
 use crate::local::GpuCapabilities;
 
-/// That something is there, or what is missing.
+/// Availability, or the missing condition.
 pub type Fact = Result<(), Cow<'static, str>>;
 
-/// What this process knows of itself. [`discover`](Self::discover) finds it; the default is a machine of which nothing
-/// is known, without GPUs.
+/// Facts of this process. [`discover`](Self::discover) finds them; the default is an unknown machine without GPUs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LocalFacts {
-    /// Where this process runs. `None` if that could not be told.
+    /// Host and namespaces of this process. `None` if unknown.
     pub(crate) host: Option<HostIdentity>,
-    /// What `UCX_TLS` allows.
+    /// The transports that `UCX_TLS` allows.
     pub(crate) ucx: UcxTransports,
-    /// A NIC that this process can use.
+    /// A usable NIC of this process.
     pub(crate) rdma: Fact,
     /// CUDA.
     pub(crate) cuda: Fact,
@@ -32,19 +31,19 @@ pub struct LocalFacts {
 /// A GPU of this process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LocalGpu {
-    /// Its number here.
+    /// Its ordinal here.
     pub(crate) ordinal: u32,
-    /// Identifies the GPU in every process. `None` if the driver does not tell.
+    /// The GPU's identity in every process. `None` if the driver does not report it.
     pub(crate) uuid: Option<[u8; 16]>,
-    /// A NIC that reaches its memory, as far as the static facts say. Only use proves it.
+    /// A NIC that reaches its memory by the static facts. Only use proves it.
     pub(crate) gpu_direct: Fact,
 }
 
 impl LocalGpu {
-    /// A GPU of which no more is known.
+    /// A GPU without further facts.
     #[must_use]
     pub fn new(ordinal: u32) -> Self {
-        Self { ordinal, uuid: None, gpu_direct: Err("nothing is known of its NICs".into()) }
+        Self { ordinal, uuid: None, gpu_direct: Err("its NICs are unknown".into()) }
     }
 }
 
@@ -64,8 +63,8 @@ impl Default for LocalFacts {
 pub(super) const NO_NIC: &str = "no RDMA NIC on this host";
 
 impl LocalFacts {
-    /// The same process, with the GPUs of these capabilities instead of the machine's: for simulated ones. Those
-    /// of one number are the same GPU in all processes of the machine.
+    /// The same process with the GPUs of these capabilities instead of the machine's, for simulated ones. GPUs of one ordinal
+    /// are the same GPU in all processes of the machine.
     #[must_use]
     pub fn with_simulated_gpus(mut self, capabilities: &GpuCapabilities) -> Self {
         let gpu = |ordinal: u32| {
@@ -79,13 +78,13 @@ impl LocalFacts {
         self
     }
 
-    /// The identity of this host. `None` if it is not known.
+    /// The identity of this host. `None` if unknown.
     #[must_use]
     pub fn host(&self) -> Option<&HostIdentity> {
         self.host.as_ref()
     }
 
-    /// The GPU of this number.
+    /// The GPU of this ordinal.
     #[must_use]
     pub fn gpu(&self, ordinal: u32) -> Option<&LocalGpu> {
         self.gpus.iter().find(|gpu| gpu.ordinal == ordinal)
@@ -104,7 +103,7 @@ impl LocalFacts {
     }
 }
 
-/// How near the other side is. `None` is unknown.
+/// The locality of the other side. `None` is unknown.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Locality {
     /// On one host.
@@ -113,17 +112,17 @@ pub struct Locality {
     pub(crate) pid_namespace: Option<bool>,
     /// In one IPC namespace of it.
     pub(crate) ipc_namespace: Option<bool>,
-    /// In one process, as far as that is known.
+    /// In one process, as far as known.
     pub(crate) process: bool,
 }
 
 impl Locality {
-    /// How near two processes are.
+    /// The locality of two processes.
     #[must_use]
     pub fn between(a: &HostIdentity, b: &HostIdentity) -> Self {
         let host = a.boot_id().zip(b.boot_id()).map(|(a, b)| a == b);
         let namespace = |one, other| match host {
-            // The numbers of inodes mean nothing beyond one boot.
+            // Inode numbers are meaningless beyond one boot.
             Some(true) => Option::zip(one, other).map(|(a, b)| a == b),
             other => other,
         };
@@ -136,27 +135,27 @@ impl Locality {
     }
 }
 
-/// What is known of a peer: what it says of itself. If that is wrong it costs time, but no safety, with one exception: GPU
-/// memory that a peer may open is the peer's until its process ends, and which process that is only the peer knows.
+/// Facts that a peer reports of itself. A wrong one costs time but no safety, with one exception: GPU memory that a peer may
+/// open is in use until the peer's process ends, and only the peer knows which process that is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PeerFacts {
-    /// Whether it said anything: with Dynamo's profile it does not.
+    /// Whether it reports facts: Dynamo's profile has none.
     pub(crate) native: bool,
-    /// How near it is.
+    /// Its locality.
     pub(crate) locality: Locality,
     /// It takes part in staged transfers.
     pub(crate) staging: bool,
     /// It shares GPU memory.
     pub(crate) ipc: bool,
-    /// The versions of the messages that it speaks.
+    /// The versions of its messages.
     pub(crate) versions: MessageVersions,
-    /// What can carry bytes to it. `None` if it does not say; then it is taken to have what this side has.
+    /// The media that can carry bytes to it. `None` if not reported; this side's media are assumed.
     pub(crate) media: Option<PeerMedia>,
     /// Its GPUs.
     pub(crate) gpus: Vec<PeerGpu>,
 }
 
-/// The media that can carry bytes to a peer, by its own description.
+/// The media that can carry bytes to a peer, as reported by it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct PeerMedia {
     /// Memory of its host.
@@ -170,16 +169,16 @@ pub struct PeerMedia {
 /// A GPU of a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PeerGpu {
-    /// Its number there.
+    /// Its ordinal there.
     pub(crate) ordinal: u32,
-    /// Which GPU it is. `None` if that is not known.
+    /// The GPU's identity. `None` if unknown.
     pub(crate) uuid: Option<[u8; 16]>,
-    /// A NIC of the peer reaches its memory, the peer says.
+    /// A NIC of the peer reaches its memory, as the peer reports.
     pub(crate) gpu_direct: bool,
 }
 
 impl PeerFacts {
-    /// A peer that says nothing of itself, as in Dynamo's profile.
+    /// A peer without facts, as in Dynamo's profile.
     #[must_use]
     pub fn unknown() -> Self {
         Self {
@@ -193,7 +192,7 @@ impl PeerFacts {
         }
     }
 
-    /// A peer's description of itself, as far as it holds for this process.
+    /// A peer's description of itself, reduced to the facts that hold for this process.
     #[must_use]
     pub fn new(info: &PeerInfo, here: &LocalFacts) -> Self {
         let says = |medium: Medium| info.transports().iter().any(|t| *t == medium.to_string());
@@ -228,15 +227,15 @@ impl PeerFacts {
     }
 }
 
-/// What moves the bytes where the executor does not.
+/// The engine, which moves bytes that the executor does not.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[allow(clippy::exhaustive_enums, reason = "either its rules are known here or not")]
+#[allow(clippy::exhaustive_enums, reason = "the rules of an engine are known here or not")]
 pub enum Engine {
-    /// UCX, for instance inside NIXL: what carries its bytes is inferred.
+    /// UCX, for example inside NIXL: its medium is inferred.
     Ucx,
-    /// The same, and it expects no more of the way to this peer than of sockets.
+    /// UCX with an estimate of the connection to this peer that is no better than sockets.
     UcxBySockets,
-    /// Another, of which nothing is known.
+    /// An unknown engine.
     Other,
 }
 
@@ -252,12 +251,12 @@ impl Engine {
     }
 }
 
-/// What came with the offer.
+/// Facts of the offer.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct OfferFacts {
-    /// The offer is one of this process.
+    /// The offer is of this process.
     pub(crate) ours: bool,
-    /// How all of its memory can be opened by another process, if it can.
+    /// The way for another process to open all of its memory, if any.
     pub(crate) share: Option<ShareForm>,
 }
 
@@ -268,7 +267,7 @@ impl OfferFacts {
         Self { ours: true, share: None }
     }
 
-    /// An offer of a peer. Its shares count if they cover all descriptors and are of one form.
+    /// An offer of a peer. Its shares count if they cover all descriptors and have one form.
     #[must_use]
     pub fn by_a_peer(remote: &RdmaMetadata) -> Self {
         let form = |share: &Share| match share.kind() {
@@ -277,7 +276,7 @@ impl OfferFacts {
             _ => None,
         };
         let shares = remote.shares();
-        // They do not overlap, so as many as there are descriptors are all.
+        // Shares do not overlap, so one for each descriptor covers all.
         let covered: usize = shares.iter().map(|share| share.descriptors().len()).sum();
         let share = shares.first().and_then(form).filter(|first| {
             covered == remote.descriptors().len() && shares.iter().all(|s| form(s) == Some(*first))
@@ -286,7 +285,7 @@ impl OfferFacts {
     }
 }
 
-/// How memory is shared.
+/// The form of shared memory.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum ShareForm {

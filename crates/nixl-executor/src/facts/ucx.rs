@@ -2,12 +2,11 @@
 
 use std::sync::OnceLock;
 
-/// Which kinds of transport UCX may use, as `UCX_TLS` says.
+/// The kinds of transport that `UCX_TLS` allows.
 ///
-/// This is an inference: UCX is not asked, its variable is read by the rules that UCX documents, and only by the name of
-/// the transport. That a transport is allowed does not say that the machine has it. The other side's variable is not
-/// seen either. For paths that do not go through UCX the variable counts as a statement of what the user wants: who
-/// allows `tcp,cuda_copy` excludes shared memory and CUDA IPC, for this executor as well.
+/// An inference: the variable is parsed by UCX's documented rules, without a query of UCX, and only by names of transports. An
+/// allowed transport need not exist on the machine, and the other side's variable is unknown. For paths without UCX the
+/// variable expresses the user's intent: `tcp,cuda_copy` excludes shared memory and CUDA IPC, for this executor as well.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct UcxTransports {
     /// Host memory of one machine: `posix`, `sysv`, `xpmem`, `cma` or `knem`.
@@ -16,7 +15,7 @@ pub struct UcxTransports {
     pub(crate) rdma: bool,
     /// `tcp`.
     pub(crate) tcp: bool,
-    /// `cuda_copy`, without which UCX takes no GPU memory at all.
+    /// `cuda_copy`, without which UCX accepts no GPU memory.
     pub(crate) cuda_copy: bool,
     /// `cuda_ipc`.
     pub(crate) cuda_ipc: bool,
@@ -47,7 +46,7 @@ const TRANSPORTS: [(&str, u32); 14] = [
     ("cuda_ipc", CUDA_IPC),
 ];
 
-/// Names of several, and other names.
+/// Aliases of several transports.
 const ALIASES: [(&str, u32); 14] = [
     ("all", ALL),
     ("sm", SHARED_MEMORY),
@@ -69,9 +68,9 @@ impl UcxTransports {
     /// All of them, as without the variable.
     pub const ALL: Self = Self::from_bits(ALL);
 
-    /// Reads a value of `UCX_TLS`: a list of transports and aliases between commas, or what is not allowed after a `^`.
-    /// Names that are not known allow nothing, a name marked `:aux` carries no data, and behind a backslash a name is no
-    /// alias. UCX refuses an empty list, so it allows nothing.
+    /// Parses a value of `UCX_TLS`: a list of transports and aliases, separated by commas, or the excluded ones after a `^`. An
+    /// unknown name allows nothing, a name marked `:aux` carries no data, and a name after a backslash is no alias. UCX refuses
+    /// an empty list, so it allows nothing.
     #[must_use]
     pub fn parse(value: &str) -> Self {
         let value = value.trim();
@@ -83,7 +82,7 @@ impl UcxTransports {
         Self::from_bits(if inverse { !bits } else { bits })
     }
 
-    /// What the environment of this process says, read once: UCX reads it once, too.
+    /// The transports that this process's environment allows, read once, as by UCX.
     #[must_use]
     pub fn of_this_process() -> Self {
         static READ: OnceLock<UcxTransports> = OnceLock::new();

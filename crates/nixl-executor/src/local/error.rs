@@ -19,27 +19,27 @@ pub enum GpuError {
     NoDevice {
         /// Its ordinal.
         ordinal: u32,
-        /// The driver's or the system's message.
+        /// Message of the driver or the system.
         reason: String,
     },
     /// A pool's bound is reached, or memory ran out.
     #[error("out of {what} memory: {reason}")]
     OutOfMemory {
-        /// Which memory.
+        /// The memory.
         what: &'static str,
-        /// What ran out.
+        /// The exhausted resource.
         reason: String,
     },
-    /// A call is not there or does not take this.
+    /// A call is missing or rejects this.
     #[error("the driver cannot do this: {reason}")]
     Unsupported {
-        /// What.
+        /// The missing part.
         reason: String,
     },
     /// The caller's stream captures a CUDA graph, so it has no work to wait for. The capture goes on.
     #[error("{reason}")]
     StreamCapturing {
-        /// Which stream, and what to do.
+        /// The stream, and the remedy.
         reason: String,
     },
     /// The driver failed. A sticky failure ends every further use of that GPU in this process.
@@ -47,29 +47,29 @@ pub enum GpuError {
     Driver {
         /// Call, code and name.
         reason: String,
-        /// Nothing on this GPU can work any more in this process.
+        /// Whether no call on this GPU can succeed any more in this process.
         sticky: bool,
     },
 }
 
-/// Why a block transfer could not begin.
+/// A block transfer could not begin.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum BlockError {
-    /// The two sides do not fit together.
+    /// The two sides do not match.
     #[error(transparent)]
     Pairing(#[from] ChunkPairError),
     /// Another operation uses the memory.
     #[error(transparent)]
     Lease(#[from] LeaseError),
-    /// No strategy can carry it.
+    /// No strategy can copy it.
     #[error("nothing can copy from {src} to {dst}: {}", reasons(rejected))]
     NoStrategy {
         /// Memory of the source.
         src: MemoryKind,
         /// Memory of the destination.
         dst: MemoryKind,
-        /// Why each strategy was turned down.
+        /// The reason against each strategy.
         rejected: Vec<(Strategy, Cow<'static, str>)>,
     },
     /// A GPU refused.
@@ -79,9 +79,11 @@ pub enum BlockError {
     #[error(transparent)]
     Operation(#[from] OperationError),
     /// The operating system refused a thread.
-    #[error("cannot start a thread of the executor: {reason}")]
+    #[error(
+        "cannot start a thread of the executor: {reason}; check the limits on processes and memory"
+    )]
     Thread {
-        /// Its word for it.
+        /// Text of the operating system.
         reason: String,
     },
 }
@@ -101,8 +103,8 @@ impl BlockError {
 }
 
 impl GpuError {
-    /// What to do about it. A stream that captures is refused until its capture ends, which no wait brings about: make the
-    /// point elsewhere.
+    /// The remedy. A capturing stream is refused until its capture ends, which no wait here brings about: make the point on
+    /// another stream.
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {

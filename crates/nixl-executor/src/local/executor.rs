@@ -1,4 +1,4 @@
-//! The block executor: moves any set of blocks between memories of this process with one call.
+//! The block executor: copies any set of blocks between memories of this process in one call.
 
 use std::fmt;
 use std::ops::Range;
@@ -21,7 +21,7 @@ use crate::local::run::execution::{CopyWorkers, PlanExecution};
 use crate::local::run::groups::Groups;
 use crate::local::{BlockError, StrategyPolicy};
 
-/// What a caller asks of one block transfer.
+/// Options of one block transfer.
 #[derive(Clone, Debug, Default)]
 pub struct BlockOptions {
     layers: Option<Range<usize>>,
@@ -45,36 +45,35 @@ impl BlockOptions {
         self
     }
 
-    /// Ends the transfer with an error if it takes longer. The memory stays leased until the GPU has passed.
+    /// Ends the transfer with an error if it takes longer. The memory stays leased until the GPU is done with it.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Which strategies may be used.
+    /// The allowed strategies.
     #[must_use]
     pub fn policy(mut self, policy: StrategyPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// Begins only after what this stream has queued until now. If the stream captures a CUDA graph, the transfer ends with
-    /// the text of [`GpuError::StreamCapturing`](super::GpuError::StreamCapturing), and the capture goes on.
+    /// Begins only after the work that this stream has queued so far. If the stream captures a CUDA graph, the transfer ends
+    /// with the text of [`GpuError::StreamCapturing`](super::GpuError::StreamCapturing), and the capture goes on.
     #[must_use]
     pub fn after(mut self, stream: StreamHandle) -> Self {
         self.after = Some(stream);
         self
     }
 
-    /// Calls back with how far the transfer has come: every few MiB where it is copied part by part, that is, between
-    /// host memories and through pinned slots, and once at its end where it is one request to a GPU.
+    /// Reports progress to a callback: every few MiB for copies in parts (between host memories and through pinned slots), and
+    /// once at the end for a single request to a GPU.
     ///
-    /// The calls come from threads of the executor or from the one that awaits the transfer, one at a time, each with
-    /// more bytes done. They hold the transfer up, so the callback must not block. All of them come before the
-    /// transfer ends; if it is cancelled or times out, none begins once its memory is back
-    /// ([`settle`](CopyOperation::settle)), and usually none at all. A callback that panics is not called again; the
-    /// transfer goes on.
+    /// Threads of the executor or the waiting thread call it, one call at a time, each with more bytes done. A call delays the
+    /// transfer, so the callback must not block. All calls precede the transfer's end; after a cancellation or time-out none
+    /// begins once the memory is back ([`settle`](CopyOperation::settle)), and usually none at all. A panicking callback is not
+    /// called again; the transfer continues.
     #[must_use]
     pub fn progress(mut self, callback: Arc<dyn Fn(Progress) + Send + Sync>) -> Self {
         self.progress = Some(ProgressCallback(callback));
@@ -101,7 +100,7 @@ impl BlockExecutor {
     /// Transfers in flight; more are refused with [`OperationError::QueueFull`](nixl_ops::OperationError::QueueFull).
     pub const MAX_IN_FLIGHT: usize = 4096;
 
-    /// An executor on these GPUs with these costs.
+    /// Makes an executor on these GPUs with these costs.
     ///
     /// # Errors
     ///
@@ -114,8 +113,8 @@ impl BlockExecutor {
         let config = DriverConfig::default()
             .with_max_in_flight(Self::MAX_IN_FLIGHT)
             .with_inline_bytes(u64::MAX);
-        // Some MiB over PCIe, 64 over NVLink, end within this: their waiter looks on, in parts of 50 us between which its
-        // neighbours have their turn. The waiter of a longer one looks again when the end is near.
+        // Some MiB over PCIe, 64 MiB over NVLink, end within this time: their waiter polls, in parts of 50 us with other tasks
+        // in between. The waiter of a longer one polls again near the end.
         let config = config
             .with_inline_spin(Duration::from_micros(250))
             .with_backoff(Backoff::default().spin(Duration::from_micros(300)));
@@ -124,11 +123,11 @@ impl BlockExecutor {
         Ok(Self { shared: LeakInChild::new(Arc::new(shared)) })
     }
 
-    /// What [`execute`](Self::execute) would do. Copies nothing.
+    /// The plan of [`execute`](Self::execute), without a copy.
     ///
     /// # Errors
     ///
-    /// [`BlockError`]: the two sides do not fit, or no strategy is left for some pair of their memories.
+    /// [`BlockError`]: the two sides do not match, or no strategy is left for a pair of their memories.
     pub fn plan(
         &self,
         src: &Layout,
@@ -141,13 +140,12 @@ impl BlockExecutor {
         self.plan_pairs(src, dst, &pairs, options)
     }
 
-    /// Copies blocks `src_blocks` of `src` to blocks `dst_blocks` of `dst`, pairwise. The copy has begun when this
-    /// returns; until it has ended, the blocks of `dst` cannot be used otherwise, and those of `src` not changed.
+    /// Copies blocks `src_blocks` of `src` to blocks `dst_blocks` of `dst`, pairwise. Returns after the begin; until the end,
+    /// the blocks of `dst` cannot be used otherwise, and those of `src` not changed.
     ///
     /// # Errors
     ///
-    /// [`BlockError`]: the two sides do not fit, another operation uses the blocks, no strategy is left, or a GPU
-    /// refused.
+    /// [`BlockError`]: the two sides do not match, another operation uses the blocks, no strategy is left, or a GPU refused.
     pub fn execute(
         &self,
         src: &Layout,

@@ -1,6 +1,6 @@
 //! Copies between memories of this process: KV-cache blocks, lists of ranges, and offers of this process.
 //!
-//! Nothing here reaches into other processes. What the layers above use of it is named at the end of this file.
+//! Nothing here accesses other processes. The re-exports at the end of this file are its interface to the layers above.
 
 mod error;
 mod executor;

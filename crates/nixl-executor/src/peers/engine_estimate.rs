@@ -4,26 +4,26 @@ use std::time::Duration;
 
 use crate::facts::Engine;
 
-/// What an engine that was asked once expects of the way to one peer. It is a hint that corrects what is inferred: UCX falls
-/// back to sockets silently.
+/// The engine's estimate of the connection to one peer, requested once. It corrects the inferred medium: UCX falls back to
+/// sockets silently.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EngineEstimate {
-    /// The engine expects no more than of sockets. `None` if it has not said.
+    /// Whether the estimate is no better than sockets. `None` without an estimate.
     by_sockets: Option<bool>,
-    /// How often it was asked and gave no answer.
+    /// The number of requests without an answer.
     silent: u32,
 }
 
 impl EngineEstimate {
-    /// Transfers whose descriptors are this long tell the bandwidth: shorter ones are mostly latency.
+    /// Transfers with descriptors of this length show the bandwidth: shorter ones are mostly latency.
     pub const FROM_BYTES: u64 = 64 * 1024;
-    /// An engine that has not answered so often is not asked again.
+    /// An engine is not asked again after so many requests without an answer.
     const MAX_SILENT: u32 = 4;
-    /// What is expected to be slower goes by sockets, in GB/s. UCX 1.22 expects 0.0125 of sockets inside a machine and 11.7
-    /// of its shared memory, of any size; fast network cards, by sockets too, may be above.
+    /// Lower estimates mean sockets, in GB/s. UCX 1.22 estimates 0.0125 for sockets inside a machine and 11.7 for its shared
+    /// memory, for any size; sockets over fast network cards may be above.
     const SOCKETS_BELOW: f64 = 1.0;
 
-    /// Nothing is known.
+    /// No estimate.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -37,7 +37,7 @@ impl EngineEstimate {
             && self.silent < Self::MAX_SILENT
     }
 
-    /// The engine was asked for so many bytes, and what it expects, if it said.
+    /// Records the engine's answer for so many bytes, if any.
     pub fn note(&mut self, bytes: u64, expected: Option<Duration>) {
         match expected {
             Some(expected) => {
@@ -48,7 +48,7 @@ impl EngineEstimate {
         }
     }
 
-    /// What is known of the engine, on the way to this peer.
+    /// The engine, with its estimate of the connection to this peer.
     #[must_use]
     pub fn refine(&self, engine: Engine) -> Engine {
         match (engine, self.by_sockets) {

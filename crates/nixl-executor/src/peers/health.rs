@@ -8,7 +8,7 @@ use nixl_ops::PathKind;
 
 use crate::planner::{PathHistory, same};
 
-/// What was used: a kind of path between two memories.
+/// Key of a path: its kind, between two memories.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PathKey {
     /// The kind of path.
@@ -34,30 +34,30 @@ impl PathKey {
     }
 }
 
-/// What is known of a path from use.
+/// The record of a path's use.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum HealthState {
-    /// It has not been used, or that was forgotten.
+    /// Not used, or forgotten.
     Unproven,
-    /// It worked the last time.
+    /// The last use succeeded.
     Proven,
-    /// It failed the last time.
+    /// The last use failed.
     Failed {
-        /// How many cooldowns in a row.
+        /// The number of cooldowns in a row.
         times: u32,
-        /// How long ago.
+        /// The time since the failure.
         ago: Duration,
-        /// How much longer it stands behind the others. Zero once it may be tried again.
+        /// The rest of the cooldown. Zero once it may be tried again.
         retry_in: Duration,
-        /// How it failed.
+        /// The text of the failure.
         reason: Cow<'static, str>,
     },
 }
 
-/// Remembers which paths to one peer worked and which failed. A failure demotes a path for a cooldown, which doubles each
-/// time that the path fails again after it; a success ends that. Bounded: the paths that were used the longest ago are
-/// forgotten. Times are those of one [`Clock`](nixl_ops::Clock).
+/// Record of successes and failures of the paths to one peer. A failure demotes a path for a cooldown, which doubles with each
+/// further failure after it; a success resets it. Bounded: the least recently used paths are forgotten. Times are those of one
+/// [`Clock`](nixl_ops::Clock).
 ///
 /// ```
 /// use std::time::Duration;
@@ -95,11 +95,11 @@ struct Failure {
 }
 
 impl Health {
-    /// How long the first failure demotes a path.
+    /// The cooldown after a first failure.
     pub const FIRST_COOLDOWN: Duration = Duration::from_secs(1);
-    /// The longest time for which a failure demotes a path.
+    /// The longest cooldown.
     pub const LONGEST_COOLDOWN: Duration = Duration::from_secs(300);
-    /// How many paths are remembered.
+    /// Bound on remembered paths.
     pub const MAX_PATHS: usize = 128;
 
     /// Nothing is known.
@@ -108,13 +108,13 @@ impl Health {
         Self::default()
     }
 
-    /// The path worked.
+    /// Records a success.
     pub fn succeeded(&mut self, path_key: PathKey) {
         record(&mut self.records, path_key).failure = None;
     }
 
-    /// The path failed. Failures of operations that were under way together count as one: during its cooldown a path's
-    /// further failures change the reason only.
+    /// Records a failure. Failures of concurrent operations count as one: during its cooldown, a path's further failures change
+    /// the reason only.
     pub fn failed(
         &mut self,
         path_key: PathKey,
@@ -136,7 +136,7 @@ impl Health {
         }
     }
 
-    /// What is known of a path.
+    /// The record of a path.
     #[must_use]
     pub fn state(&self, path_key: PathKey, now: Duration) -> HealthState {
         match self.records.iter().find(|record| record.path_key.is(&path_key)) {
@@ -151,7 +151,7 @@ impl Health {
         }
     }
 
-    /// How the paths between two memories stand. Takes memory only if one of them is in its cooldown.
+    /// The state of the paths between two memories. Allocates only if one of them is in its cooldown.
     #[must_use]
     pub fn history(&self, local: Device, remote: Device, now: Duration) -> PathHistory {
         let mut history = PathHistory::new();
@@ -183,7 +183,7 @@ fn cooldown(times: u32) -> Duration {
     Health::FIRST_COOLDOWN.saturating_mul(factor).min(Health::LONGEST_COOLDOWN)
 }
 
-/// The record of a subject, moved to the end; the one at the front is the oldest.
+/// The record of a key, moved to the end; the one at the front is the oldest.
 fn record(records: &mut Vec<Record>, path_key: PathKey) -> &mut Record {
     match records.iter().position(|record| record.path_key.is(&path_key)) {
         Some(index) => records[index..].rotate_left(1),

@@ -1,4 +1,4 @@
-//! The load of a peer: operations that run alone take the time of their path.
+//! The load of a peer: only operations that run alone measure their path.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -7,25 +7,25 @@ use std::time::Duration;
 
 use super::Peer;
 
-/// The operations with one peer that are under way.
+/// The running operations with one peer.
 #[derive(Debug, Default)]
 pub(crate) struct Load(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     underway: u32,
-    /// How many have begun.
+    /// The number of begun operations.
     begun: u64,
-    /// When the last one ended.
+    /// The end of the last one.
     ended: Option<Duration>,
 }
 
-/// An operation that is under way, until it is dropped.
+/// A running operation, until the drop.
 #[derive(Debug)]
 pub(crate) struct Underway {
     peer: Arc<Peer>,
     began: Duration,
-    /// Which one it is, if none was under way when it began.
+    /// Its number, if none was running at its begin.
     alone: Option<u64>,
     /// The pause before it.
     pause: Option<Duration>,
@@ -34,7 +34,7 @@ pub(crate) struct Underway {
 impl Load {
     /// After a longer pause the clocks of GPUs and processors are low.
     const WARM: Duration = Duration::from_millis(1);
-    /// Within this time they have risen.
+    /// Within this time clocks have risen.
     const WARM_UP: Duration = Duration::from_millis(10);
 
     fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
@@ -53,7 +53,7 @@ impl Underway {
         Self { peer: Arc::clone(peer), began: now, alone, pause }
     }
 
-    /// How long it took, if that tells the speed of its path: no other operation ran beside it, and the machine was warm.
+    /// Its duration, if that measures its path: no other operation ran at the same time, and clocks were high.
     pub(crate) fn took(&self, now: Duration) -> Option<Duration> {
         let took = now.saturating_sub(self.began);
         let is_warm = self.pause.is_some_and(|pause| pause <= Load::WARM) || took >= Load::WARM_UP;

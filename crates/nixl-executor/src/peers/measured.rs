@@ -1,4 +1,4 @@
-//! Measured times of paths, which correct the estimates of those that fall far behind.
+//! Measured times of paths, which correct the estimates of slow ones.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use nixl_ops::PathKind;
 
 use crate::planner::{PathHistory, same};
 
-/// The operations of one plan: for each kind of path and size class (a power of two of bytes) the last two, and which path was
-/// taken last. Times are those of one [`Clock`](nixl_ops::Clock).
+/// Times of one plan's operations: the last two for each kind of path and size class (a power of two of bytes), and the last
+/// path. Times are those of one [`Clock`](nixl_ops::Clock).
 ///
 /// * A path is *slow* if its last two operations of a class both took [`FACTOR`](Self::FACTOR) times their estimate or more:
-///   then its estimate is multiplied by what they took. A single slow operation changes nothing.
-/// * A slow path is estimated afresh after [`FIRST_RETRY`](Self::FIRST_RETRY), so that it is tried again where it promises more; the
-///   time doubles with each time that it proves slow again, and begins anew once it does not.
-/// * Less than [`NOISE`](Self::NOISE) above the estimate is no sign: a thread that waits for a processor takes as long.
+///   its estimate is then multiplied by the smaller ratio. A single slow operation changes nothing.
+/// * A slow path gets its normal estimate back after [`FIRST_RETRY`](Self::FIRST_RETRY), so it is tried again if it is the
+///   cheapest; the time doubles each time it proves slow again, and is reset once it does not.
+/// * Less than [`NOISE`](Self::NOISE) above the estimate does not count: a wait for a processor takes as long.
 ///
 /// ```
 /// use std::time::Duration;
@@ -44,31 +44,31 @@ struct Record {
     class: u32,
     /// Times over estimates, the latest last; one until the second operation.
     ratios: [f64; 2],
-    /// Until when the path counts as slow, if it does.
+    /// The end of the path's slow time, if it is slow.
     slow_until: Option<Duration>,
-    /// How often in a row it proved slow.
+    /// The number of times in a row that it proved slow.
     times: u32,
-    /// It was taken last, of those of its class.
+    /// Whether it was the last path of its class.
     is_current: bool,
 }
 
 impl MeasuredPaths {
-    /// A path that takes so many times its estimate is slow.
+    /// The ratio to the estimate at which a path is slow.
     pub const FACTOR: f64 = 4.0;
-    /// What an operation may take longer than estimated without being slow.
+    /// The excess over the estimate that does not count.
     pub const NOISE: Duration = Duration::from_micros(100);
-    /// When a slow path is estimated afresh for the first time.
+    /// The first time until a slow path is tried again.
     pub const FIRST_RETRY: Duration = Duration::from_secs(30);
-    /// The longest that this takes.
+    /// The longest such time.
     pub const LONGEST_RETRY: Duration = Duration::from_secs(3600);
 
-    /// Nothing was measured.
+    /// No measurements.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An operation was carried out by this path.
+    /// Records an operation by this path, with its time.
     pub fn note(
         &mut self,
         kind: PathKind,
@@ -81,7 +81,7 @@ impl MeasuredPaths {
         self.note_taken(kind, bytes);
         let Some(record) = self.records.iter_mut().find(|r| r.is(kind, class)) else { return };
         if record.slow_until.is_some_and(|until| now >= until) {
-            // It is tried again: what was measured before says nothing any more.
+            // It is tried again: earlier measurements do not count.
             (record.slow_until, record.ratios) = (None, [1.0; 2]);
         }
         let beyond = took.saturating_sub(Self::NOISE).max(estimate);
@@ -98,7 +98,7 @@ impl MeasuredPaths {
         }
     }
 
-    /// An operation was carried out by this path, and how long it took says nothing.
+    /// Records an operation by this path whose time does not count.
     pub fn note_taken(&mut self, kind: PathKind, bytes: u64) {
         let class = class(bytes);
         if !self.records.iter().any(|r| r.is(kind, class)) {
@@ -116,7 +116,7 @@ impl MeasuredPaths {
         }
     }
 
-    /// Adds what was measured to the history of an operation of so many bytes.
+    /// Adds the measurements to the history of an operation of so many bytes.
     pub fn apply(&self, bytes: u64, now: Duration, history: &mut PathHistory) {
         let class = class(bytes);
         for record in self.records.iter().filter(|r| r.class == class) {
@@ -135,7 +135,7 @@ impl Record {
         self.class == class && same(self.kind, kind)
     }
 
-    /// What both of the last two operations took at least.
+    /// The smaller ratio of the last two operations.
     fn ratio(&self) -> f64 {
         self.ratios[0].min(self.ratios[1])
     }
@@ -145,7 +145,7 @@ fn class(bytes: u64) -> u32 {
     bytes.max(1).ilog2()
 }
 
-/// How long a path counts as slow that was slow so many times before.
+/// The slow time of a path that was slow so many times before.
 fn retry_after(times: u32) -> Duration {
     let factor = 1u32.checked_shl(times).unwrap_or(u32::MAX);
     MeasuredPaths::FIRST_RETRY.saturating_mul(factor).min(MeasuredPaths::LONGEST_RETRY)

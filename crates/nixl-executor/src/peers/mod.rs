@@ -25,18 +25,17 @@ pub(crate) struct Peer {
     name: Box<str>,
     state: Mutex<PeerState>,
     pub(crate) load: Load,
-    /// Its process was looked for.
+    /// Whether its process was looked up.
     looked: Once,
 }
 
-/// What is known of it.
+/// Its state.
 #[derive(Debug, Default)]
 pub(crate) struct PeerState {
     pub(crate) plans: PlanCache,
     pub(crate) health: Health,
     pub(crate) estimate: EngineEstimate,
-    /// The metadata by which the engine connected last, on behalf of a session. A hint: an engine may drop a peer, which shows when it is
-    /// used.
+    /// The metadata of the engine's last connect, for a session. A hint: an engine may drop a peer, which shows at its use.
     pub(crate) connected_with: Option<AgentMetadata>,
     /// Its process, if that is one of this PID namespace.
     process: Option<(u32, ExitWatch)>,
@@ -56,12 +55,12 @@ impl Peer {
         &self.name
     }
 
-    /// A short lock: nothing is asked of the system or an engine under it.
+    /// A short lock: no system or engine call is made under it.
     pub(crate) fn lock(&self) -> MutexGuard<'_, PeerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has its process watched, the first time that this is called. With the watch comes its identifier.
+    /// Watches its process, from the first call on. The watch comes with the process's identifier.
     pub(crate) fn watch(&self, watch: impl FnOnce() -> Option<(u32, ExitWatch)>) {
         self.looked.call_once(|| self.lock().process = watch());
     }

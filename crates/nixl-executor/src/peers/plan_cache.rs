@@ -8,7 +8,7 @@ use super::MeasuredPaths;
 use crate::facts::{LocalFacts, PeerFacts};
 use crate::planner::{PathCosts, PathPlan, PathQuery};
 
-/// The plans for one peer, kept for as long as the peer says the same of itself. Bounded: the oldest is forgotten.
+/// The plans for one peer, valid while the peer's description is unchanged. Bounded: the oldest is forgotten.
 #[derive(Clone, Debug, Default)]
 pub struct PlanCache {
     info: Option<PeerInfo>,
@@ -16,7 +16,7 @@ pub struct PlanCache {
 }
 
 impl PlanCache {
-    /// How many plans are kept.
+    /// Bound on kept plans.
     pub const MAX_PLANS: usize = 64;
 
     /// No plans yet.
@@ -25,8 +25,8 @@ impl PlanCache {
         Self::default()
     }
 
-    /// The plan for a question to the peer, that says this of itself, by what this process knows of itself. One that was made
-    /// before costs a look; all are of the same `here` and `costs`.
+    /// The plan of a query for the peer with this description, by this process's facts. A cached plan costs a look-up; all have
+    /// the same `here` and `costs`.
     #[must_use]
     pub fn get(
         &mut self,
@@ -37,7 +37,7 @@ impl PlanCache {
         Arc::clone(&self.entry((here, costs), info, query).0)
     }
 
-    /// The plan, and what its operations took.
+    /// The plan, with the times of its operations.
     pub(crate) fn entry(
         &mut self,
         (here, costs): (&LocalFacts, &PathCosts),
@@ -62,7 +62,7 @@ impl PlanCache {
         &self.plans[index]
     }
 
-    /// What operations of this plan took, unless it was forgotten.
+    /// The times of this plan's operations, unless it was forgotten.
     pub(crate) fn measured(&mut self, plan: &Arc<PathPlan>) -> Option<&mut MeasuredPaths> {
         let entry = self.plans.iter_mut().find(|(known, _)| Arc::ptr_eq(known, plan));
         entry.map(|(_, measured)| measured)

@@ -7,8 +7,7 @@ use nixl_metadata::AgentMetadata;
 
 use super::Peer;
 
-/// The peers of a connection by name, for so many at most: a new one takes the place of the one that was used the longest
-/// ago. Methods take a short lock.
+/// The peers of a connection by name, bounded: a new one replaces the least recently used. Methods take a short lock.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     table: Mutex<Table>,
@@ -27,15 +26,15 @@ struct Entry {
 }
 
 impl Peers {
-    /// How many are remembered.
+    /// Bound on remembered peers.
     const MAX: usize = 1024;
 
-    /// The peer, if it is known.
+    /// The peer, if known.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Peer>> {
         self.lock().get(name)
     }
 
-    /// The peer, known from now on at least.
+    /// The peer, added if new.
     pub(crate) fn of(&self, name: &str) -> Arc<Peer> {
         let mut table = self.lock();
         if let Some(peer) = table.get(name) {
@@ -46,28 +45,28 @@ impl Peers {
         let entry = Entry { used: table.uses, peer: Arc::clone(&peer) };
         table.peers.insert(name.into(), entry);
         drop(table);
-        // Closes the watch of its process: not under the lock.
+        // Closes the watch of its process, outside the lock.
         drop(evicted);
         peer
     }
 
-    /// Forgets the peer, for instance because it is gone. Operations under way keep what they have.
+    /// Forgets the peer, for example at its end. Running operations keep their state.
     pub(crate) fn forget(&self, name: &str) -> bool {
         let forgotten = self.lock().peers.remove(name);
         forgotten.is_some()
     }
 
-    /// Whether the engine connected to the peer by exactly this metadata last.
+    /// Whether the engine's last connect to the peer used exactly this metadata.
     pub(crate) fn is_connected_with(&self, name: &str, metadata: &AgentMetadata) -> bool {
         self.get(name).is_some_and(|peer| peer.lock().connected_with.as_ref() == Some(metadata))
     }
 
-    /// Notes that the engine connected to the peer by this metadata.
+    /// Records the engine's connect to the peer by this metadata.
     pub(crate) fn note_connected(&self, name: &str, metadata: &AgentMetadata) {
         self.of(name).lock().connected_with = Some(metadata.clone());
     }
 
-    /// A session with the peer failed: perhaps the engine no longer knows it, or not all its memory.
+    /// Records a failed session: the engine may have dropped the peer or some of its memory.
     pub(crate) fn reconnect(&self, name: &str) {
         if let Some(peer) = self.get(name) {
             peer.lock().connected_with = None;

@@ -1,11 +1,11 @@
-//! The bound on jobs that wait for the connection's blocking thread.
+//! Bound on the job queue of the connection's blocking thread.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::sync::{Mutex, lock};
 
-/// The bytes that peers' messages may keep waiting, of each peer and of all.
+/// Bound on the bytes of queued messages, for each peer and for all.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
     used: Mutex<Used>,
@@ -18,14 +18,14 @@ struct Used {
 }
 
 impl Budget {
-    /// Of one peer. A single message may have more.
+    /// For one peer. A single message may exceed it.
     const PEER: u64 = 1 << 20;
-    /// Of all peers, since a peer chooses its name.
+    /// For all peers, since a peer chooses its name.
     const TOTAL: u64 = 64 << 20;
-    /// What a message takes besides its bytes.
+    /// The overhead of a message.
     const OVERHEAD: u64 = 256;
 
-    /// Room for a message of so many bytes, until the permit is dropped. `None` if the peer, or all of them, have too many waiting.
+    /// Room for a message of so many bytes, until the permit is dropped. `None` if the queue of the peer, or of all, is full.
     pub(super) fn take(self: &Arc<Self>, peer: &str, bytes: usize) -> Option<Permit> {
         let bytes = (bytes as u64).saturating_add(Self::OVERHEAD);
         let mut used = lock(&self.used);

@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Driver {
-    /// Tells the owner of an offer, a connected peer, that this side does not use it.
+    /// Declines an offer to its owner, a connected peer.
     ///
     /// Cancel safe: the message is sent or it is not.
     ///
@@ -32,7 +32,7 @@ impl Driver {
     }
 }
 
-/// A message that is sent when the mailbox of its peer takes it, or the engine.
+/// A message, sent once the mailbox of its peer or the engine accepts it.
 pub(crate) struct Message {
     transport: Arc<dyn Transport>,
     peer: PeerId,
@@ -52,7 +52,7 @@ impl Message {
         self
     }
 
-    /// Sends it: at once, if a mailbox takes it, else by an operation, which waits until it is taken.
+    /// Sends it: at once if a mailbox accepts it, else by an operation that waits until it is accepted.
     pub(crate) async fn send(
         self,
         driver: &Arc<Driver>,

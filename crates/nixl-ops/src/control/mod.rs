@@ -1,24 +1,25 @@
 //! Claims of offers by messages, for initiators that cannot reach the offer's slot.
 //!
-//! | message | from | says |
+//! | message | from | meaning |
 //! |---|---|---|
-//! | claim | initiator | it wants to write, and how the owner reaches it |
-//! | granted, refused | owner | whether it may |
-//! | query | owner | an offer that it has given up is claimed: is the initiator writing? |
-//! | writing, not writing | initiator | the answer; after the second it refuses to use the offer |
-//! | decline | initiator | it does not take the offer up |
-//! | write ended | initiator | the answer to a query about a write whose request has ended without success |
-//! | grant done | reader | it is done with a grant, which is named instead of an offer |
-//! | notification | importer | a payload for the owner of an export, which is named instead of an offer |
-//! | leaving | either | it has drained and is about to go: a hint that it can be forgotten |
+//! | claim | initiator | a request to write, with the address for the answer |
+//! | granted, refused | owner | the answer to a claim |
+//! | query | owner | a question about an offer that was given up: is the initiator writing? |
+//! | writing, not writing | initiator | the answer to a query; after the second it refuses to use the offer |
+//! | decline | initiator | the offer will not be used |
+//! | write ended | initiator | the answer to a query about a failed write |
+//! | grant done | reader | the reader's end of a grant, which replaces the offer |
+//! | notification | importer | a payload for the owner of an export, which replaces the offer |
+//! | leaving | either | a hint at the end of a drained connector: its peers may drop their state of it |
 //!
-//! A claim also makes the initiator known to the owner. Offers that the owner makes later, and that demand no claim of it, it
-//! writes without one; when the owner gives such an offer up, it asks all initiators that it knew when it made the offer. So an
-//! offer that no known initiator writes ends at once, and only the first write between two agents waits for a claim.
+//! A claim also makes the initiator known to the owner. A known initiator writes without a claim to later offers that do not
+//! demand one. When the owner gives such an offer up, it queries all initiators that were known when the offer was made. So an
+//! unused offer ends after their answers, or at once without known initiators, and only the first write between two agents
+//! waits for a claim.
 //!
-//! Each message but the last three kinds carries the key of the offer and its token, which only holders of the metadata know; an
-//! owner meets an initiator only after it has checked them. Messages may be lost: an initiator repeats its claim until it is
-//! answered, and an owner its query. What waits to be answered is bounded for each peer; a claim beyond that counts as lost.
+//! Each message but the last three kinds carries the key of the offer and its token, which only holders of the metadata know;
+//! an owner connects to an initiator only after it has checked them. Messages may be lost: an initiator repeats its claim, and
+//! an owner its query, until the answer. Unanswered claims are bounded for each peer; a claim beyond the bound counts as lost.
 
 mod budget;
 mod decline;

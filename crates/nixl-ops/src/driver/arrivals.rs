@@ -1,4 +1,4 @@
-//! The messages of peers, as the driver's thread takes them in, or another that waits for one.
+//! Receipt of peers' messages, by the driver's thread or by another thread that waits for one.
 
 use super::Shared;
 use crate::Received;
@@ -7,7 +7,7 @@ use crate::control::ControlMessage;
 use crate::wakes::WakeBatch;
 
 impl Shared {
-    /// A message of a peer. One that cannot be taken costs no other.
+    /// Receives a message of a peer. A panic affects no other message.
     pub(super) fn receive(&self, from: &str, payload: &[u8]) -> Received {
         let taken = contained("the receipt of a message", || {
             if ControlMessage::is_one(payload) {
@@ -32,7 +32,7 @@ impl Shared {
         taken
     }
 
-    /// Hands the messages of the mailbox to `receive`. Returns whether there was any, or may be more.
+    /// Passes the messages of the mailbox to `receive`. Returns whether there was any, or may be more.
     pub(super) fn take_mail(&self, receive: &mut dyn FnMut(&str, &[u8])) -> bool {
         self.passive.page.take_mail(&mut |letter| {
             if let (Some(reply), Some(mailboxes)) = (letter.reply, self.mailboxes.get()) {
@@ -42,7 +42,7 @@ impl Shared {
         })
     }
 
-    /// Takes in the messages of the mailbox on a thread that is not the driver's.
+    /// Receives the messages of the mailbox on a thread other than the driver's.
     pub(super) fn look_at_mail(&self) -> bool {
         // The mailbox is locked while it is read.
         let _wakes = WakeBatch::begin();

@@ -1,4 +1,4 @@
-//! The beginning of operations.
+//! Begin of operations.
 
 use std::sync::Arc;
 
@@ -38,13 +38,13 @@ impl Driver {
         MessageClaim::before(execution, claims, clock, offer, route, is_known)
     }
 
-    /// A slot for an offer of this key that is about to be made. `None` if all are taken, or the system gives no memory for
-    /// them: then initiators complete the offer through the engine.
+    /// A slot for a new offer of this key. `None` if all are in use, or the system refuses their memory: initiators then
+    /// complete the offer through the engine.
     pub fn arm_slot(&self, key: &NotificationKey, kind: OperationKind) -> Option<OfferSlot> {
         self.shared().passive.page.arm(key, kind)
     }
 
-    /// Takes charge of an execution: posts it now if its caller does, and sees it through.
+    /// Takes an execution, posts it now if its caller's thread does, and polls it to its end.
     pub(crate) fn begin(
         &self,
         execution: Box<dyn Execution>,
@@ -59,7 +59,7 @@ impl Driver {
         self.take_charge(execution, bytes, (posted_by, false), options, count)
     }
 
-    /// Takes charge of an execution that was polled before and may be in flight: however many there are.
+    /// Takes an execution that was polled before and may be in flight, beyond the limit on operations.
     pub(crate) fn resume(
         &self,
         execution: Box<dyn Execution>,
@@ -117,7 +117,7 @@ impl Driver {
         Ok(slot)
     }
 
-    /// Registers a passive operation, so that its peer's notification finds it.
+    /// Registers a passive operation under its key.
     pub(crate) fn offer(
         &self,
         spec: OfferSpec,

@@ -1,4 +1,4 @@
-//! The end of a driver: what is left once its handle was dropped, and when nothing turns its reactor.
+//! The end of a driver: remaining operations after the drop of its handle, and without a running reactor.
 
 use std::mem;
 use std::sync::atomic::Ordering;
@@ -10,7 +10,7 @@ use crate::task::SlotState;
 use crate::{OperationError, OperationStatus};
 
 impl Reactor {
-    /// Ends the executions served for peers, once the driver's owner has dropped it.
+    /// Ends the executions for peers, after the drop of the driver's last handle.
     pub(super) fn dismiss_served(&self) {
         for slot in self.active.iter().filter(|slot| slot.is_served()) {
             slot.cell.finish(OperationStatus::Cancelled, Err(OperationError::Cancelled));
@@ -19,21 +19,21 @@ impl Reactor {
 
     /// Whether the driver was dropped and no operation is left.
     pub(super) fn is_over(&self) -> bool {
-        // In this order: nothing is added once it closes, and what was added since this turn began is still to be admitted.
+        // In this order: nothing is added after the close, and slots added during this turn are still to be admitted.
         self.shared.closing.load(Ordering::SeqCst)
             && self.active.is_empty()
             && !self.shared.has_new()
             && self.shared.passive.awaited() == 0
     }
 
-    /// How the driver ends, if it does.
+    /// The end of the driver, if it ends.
     pub(super) fn ending(&self) -> Option<Ending> {
         let since = self.closed.filter(|_| self.is_over())?;
         let (retains, drain) = (self.shared.passive.retains(), self.shared.config.drain);
         Some(Ending { since, retains, drain })
     }
 
-    /// Leaks what is overdue and not quiet now, once nothing else is left to wait for: its drain time is over.
+    /// Leaks overdue executions that are not quiet, once nothing else is left to wait for: their drain time is over.
     pub(super) fn dismiss_overdue(&mut self) {
         for slot in self.overdue.take() {
             if !matches!(self.shared.poll(&slot), SlotState::Ended | SlotState::Gone) {
@@ -44,7 +44,7 @@ impl Reactor {
 }
 
 impl Drop for Reactor {
-    /// Nothing turns it any more. After a regular exit nothing is left; else all waiters are told at once.
+    /// The reactor has stopped. After a regular exit nothing is left; otherwise all waiters get an error at once.
     fn drop(&mut self) {
         let slots = self.shared.close();
         let active = mem::take(&mut self.active);

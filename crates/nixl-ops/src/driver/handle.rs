@@ -18,8 +18,8 @@ use crate::{
     Transport, TransportError,
 };
 
-/// Handle to the driver of one connection. When the last clone of its owner drops it, the driver finishes
-/// what is in flight on its own and then ends.
+/// Handle to the driver of one connection. When the last clone of its owner drops it, the driver completes the operations in
+/// flight and then ends.
 pub struct Driver {
     shared: LeakInChild<Arc<Shared>>,
 }
@@ -65,7 +65,7 @@ impl Driver {
         Ok(driver)
     }
 
-    /// A driver that only moves when its [`Reactor`] is turned: for simulation.
+    /// A driver without a thread, run by calls of its [`Reactor`]: for simulation.
     pub fn manual(
         transport: Arc<dyn Transport>,
         clock: Arc<dyn Clock>,
@@ -94,7 +94,7 @@ impl Driver {
         }
     }
 
-    /// What is in hand now. Nothing, in a process that was forked from that of the driver.
+    /// The current counts. All zero in a forked child.
     pub fn stats(&self) -> DriverStats {
         if self.check_process().is_err() {
             return DriverStats::default();
@@ -114,26 +114,24 @@ impl Driver {
         }
     }
 
-    /// Wakes the driver's thread, so that it looks at once. For executions that learn of their end elsewhere, in a
-    /// callback say.
+    /// Wakes the driver's thread for a poll. For executions that learn of their end elsewhere, such as in a callback.
     pub fn waker(&self) -> Waker {
         self.shared.waker.clone()
     }
 
-    /// Hands messages that end no passive operation to this executor from now on. Only the first call counts.
+    /// Sets the receiver of messages that end no passive operation. Only the first call counts.
     pub fn set_executor(&self, executor: Arc<dyn ConnectionExecutor>) {
         let _ = self.shared.executor.set(executor);
     }
 
-    /// The mailboxes of peers, whose pages are among `slots`, and this driver's own. Only the first call counts.
+    /// Sets the mailboxes of peers, whose pages are among `slots`, and this driver's own. Only the first call counts.
     pub fn mailboxes(&self, slots: &Arc<RemoteSlots>) -> Arc<Mailboxes> {
         let make = || Arc::new(Mailboxes::new(Arc::clone(slots), self.shared.passive.page.clone()));
         Arc::clone(self.shared.mailboxes.get_or_init(make))
     }
 
-    /// What proves that a peer no longer touches the memory of an offer, asked on `background`. Only the first call counts;
-    /// without it nothing is proven.
-    /// Claims by messages are answered there, too.
+    /// Sets the proof that a peer no longer accesses the memory of an offer, and the thread `background` for it and for answers
+    /// to claims. Only the first call counts; without it nothing is proven.
     pub fn set_proofs(&self, quiet: Arc<dyn QuietProof>, background: Arc<dyn BlockingThread>) {
         if let Some(transport) = &self.shared.transport {
             let owner = Owner::new(Arc::clone(transport), Arc::clone(&background));

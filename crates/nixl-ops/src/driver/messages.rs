@@ -1,4 +1,4 @@
-//! The messages that a driver takes: notifications, completions in slots, mail and claims.
+//! Messages to a driver: notifications, completions in slots, mailbox messages and claims.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::passive::SlotsFound;
 use crate::{PeerId, PeerService, Received};
 
 impl Shared {
-    /// What serves the messages of peers.
+    /// The services for messages of peers.
     pub(super) fn peer_service(&self) -> Option<&dyn PeerService> {
         self.executor.get().and_then(|executor| executor.peers())
     }
@@ -22,14 +22,10 @@ impl Shared {
             || self.peer_service().is_some_and(|service| service.has_sessions())
     }
 
-    /// A message about a claim. Returns whether it says something of an operation here.
+    /// A message about a claim. Returns whether it concerns an operation here.
     pub(super) fn receive_control(&self, from: &str, payload: &[u8]) -> bool {
         let Some(message) = ControlMessage::decode(payload) else {
-            tracing::debug!(
-                from,
-                bytes = payload.len(),
-                "a message about a claim that cannot be read"
-            );
+            tracing::debug!(from, bytes = payload.len(), "unreadable message about a claim");
             return false;
         };
         if message.verb == ControlVerb::Leaving {
@@ -49,7 +45,7 @@ impl Shared {
             ControlOutcome::Taken => true,
             ControlOutcome::Answer(answer) => {
                 if let Some(transport) = &self.transport {
-                    // The owner asks again if it is lost.
+                    // The owner repeats a lost query.
                     let _ = transport.notify(&PeerId::new(from), &answer);
                 }
                 true
@@ -57,7 +53,7 @@ impl Shared {
         }
     }
 
-    /// How often messages are taken for offers that have ended.
+    /// The interval of receipt for ended offers.
     fn poll_interval(&self) -> Option<Duration> {
         let executor = self.peer_service().and_then(|service| service.poll_interval());
         executor.into_iter().chain(self.passive.poll_interval()).min()
@@ -65,7 +61,7 @@ impl Shared {
 }
 
 impl Reactor {
-    /// Takes what peers have sent, if it is awaited or due. Returns whether any of it was for something under way.
+    /// Receives messages of peers, if awaited or due. Returns whether any was for a running operation.
     pub(super) fn take_messages(&mut self) -> bool {
         let shared = &self.shared;
         let Some(transport) = &shared.transport else { return false };
@@ -111,12 +107,12 @@ impl Reactor {
         delivered
     }
 
-    /// How often messages are taken that are not awaited.
+    /// The interval of receipt of unexpected messages.
     fn poll_interval(&self) -> Option<Duration> {
         self.shared.poll_interval().into_iter().chain(self.idle_looks.every()).min()
     }
 
-    /// When messages that are not awaited are taken next.
+    /// The time of the next receipt of unexpected messages.
     pub(super) fn messages_due(&self) -> Option<Duration> {
         self.shared.transport.as_ref()?;
         Some(self.taken.saturating_add(self.poll_interval()?))

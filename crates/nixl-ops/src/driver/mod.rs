@@ -2,13 +2,13 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `handle.rs`, `begin.rs`, `posting.rs` | the handle, by which operations begin; the thread that posts them |
-//! | `shared.rs` | the state that the handle, the thread and the operations share |
+//! | `handle.rs`, `begin.rs`, `posting.rs` | the handle, which begins operations; the thread that posts them |
+//! | `shared.rs` | state shared by the handle, the thread and the operations |
 //! | `reactor.rs` | the loop body, free of threads and of real time |
 //! | `transfers.rs`, `messages.rs`, `exit.rs` | its parts: transfers in flight, messages, the end |
-//! | `arrivals.rs`, `waits.rs` | what peers send; threads that block until it comes |
-//! | `next_look.rs` | when to look again, as a pure function |
-//! | `thread.rs` | the thread that turns the reactor |
+//! | `arrivals.rs`, `waits.rs` | receipt of messages; threads that block until one arrives |
+//! | `next_look.rs` | the time of the next poll, as a pure function |
+//! | `thread.rs` | the thread that runs the reactor |
 
 mod arrivals;
 mod begin;

@@ -1,47 +1,47 @@
-//! The schedule of a driver's thread: when it looks again, by what it has found.
+//! The schedule of a driver's thread: the time of its next poll, by the facts of a turn.
 
 use std::time::Duration;
 
 use crate::Backoff;
 
-/// What a driver does next.
+/// The driver's next step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[allow(clippy::exhaustive_enums, reason = "a caller of `Reactor::turn` must handle each")]
 pub enum Next {
-    /// Look again at once.
+    /// Poll again at once.
     Spin,
-    /// Look again after this time, or when unparked.
+    /// Poll again after this time, or when unparked.
     Sleep(Duration),
-    /// Nothing is to be polled: wait to be unparked, for this long at most if there is a bound.
+    /// Nothing to poll: park until unparked, or for at most this time.
     Park(Option<Duration>),
     /// The driver was dropped and everything has ended.
     Exit,
 }
 
-/// What a turn of the driver has found. Times are those of the driver's clock.
+/// The facts of a turn of the driver. Times are those of the driver's clock.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct LookState {
     pub(super) backoff: Backoff,
-    /// When something last ended, came further or began.
+    /// The time of the last end, progress or begin.
     pub(super) last_progress: Duration,
-    /// A transfer is in flight that has to be polled: its engine does not wake, or has woken.
+    /// Whether a transfer in flight needs polls: its engine does not wake, or has woken.
     pub(super) has_polled: bool,
-    /// A notification or message of a peer is awaited.
+    /// Whether a notification or message of a peer is awaited.
     pub(super) awaits_message: bool,
-    /// Until when the transfers that have just begun are left to their callers.
+    /// The end of the time in which new transfers are left to their callers.
     pub(super) callers_first_until: Option<Duration>,
     /// While the waiters of all transfers that have to be polled spin: the earliest end of their spinning.
     pub(super) callers_spin_until: Option<Duration>,
-    /// Until when another transfer is likely to be left to its waiter to post, for which the driver stays awake.
+    /// The end of the time in which another post is likely to be left to a waiter, for which the driver stays awake.
     pub(super) posts_expected_until: Option<Duration>,
-    /// When the first waiter is to be woken, shortly before the end that is expected.
+    /// The time to wake the first waiter, shortly before its expected end.
     pub(super) wake_waiter_at: Option<Duration>,
-    /// From when on the end of a transfer without a spinning waiter is to be seen at once.
+    /// The start of close polling for transfers without a spinning waiter.
     pub(super) poll_closely_from: Option<Duration>,
-    /// When something is due that does not keep the driver from parking: a late look at a transfer whose engine wakes, or at one that
-    /// is overdue, the end of an offer, messages that are not awaited.
+    /// The next due time that allows parking until then: a late poll of a transfer whose engine wakes, or of an overdue one,
+    /// the end of an offer, unexpected messages.
     pub(super) due: Option<Duration>,
-    /// Since when nothing is left but memory that peers may be reading, once the driver was dropped.
+    /// The time since which only memory that peers may be reading is left, after the drop of the driver.
     pub(super) ending: Option<Ending>,
 }
 
@@ -51,18 +51,18 @@ pub(super) struct Ending {
     pub(super) since: Duration,
     /// Peers may be reading memory.
     pub(super) retains: bool,
-    /// How long that is waited for.
+    /// The bound on that wait.
     pub(super) drain: Duration,
 }
 
-/// How often readers' words are looked for once the driver was dropped.
+/// The interval of polls for readers' completions after the drop of the driver.
 const CLOSING: Duration = Duration::from_millis(10);
 
-/// The driver sleeps rather than parks this long after the last operation ended, since another usually follows, and need then
-/// not wake it. An operation that is not awaited is posted, but polled to its end only then.
+/// The driver sleeps instead of parking for this time after the last operation, since another usually follows and then need not
+/// wake it. An operation without a waiter is posted, but polled to its end only then.
 const SLEEP_BEFORE_PARK: Duration = Duration::from_millis(1);
 
-/// When a driver looks again.
+/// The time of the driver's next poll.
 pub(super) fn next_look(state: &LookState, now: Duration) -> Next {
     if let Some(ending) = &state.ending {
         return ending.next(now);
@@ -84,7 +84,7 @@ pub(super) fn next_look(state: &LookState, now: Duration) -> Next {
 }
 
 impl LookState {
-    /// While something has to be polled: closely at first, then ever more seldom, and not while its callers do.
+    /// With transfers to poll: closely at first, then at growing intervals, and not while their callers poll.
     fn polling(&self, now: Duration) -> Next {
         let callers_until = self.callers_first_until.or(self.callers_spin_until);
         let callers = callers_until.map(|until| until.saturating_sub(now));
@@ -95,11 +95,10 @@ impl LookState {
         }
     }
 
-    /// While nothing has to be polled.
+    /// Without transfers to poll.
     fn resting(&self, now: Duration) -> Next {
         match SLEEP_BEFORE_PARK.checked_sub(self.idle(now)) {
-            // One sleep, not ticks: the waiter of an operation polls it, and wakes the driver only if that
-            // does not help.
+            // One sleep, not ticks: an operation's waiter polls it, and wakes the driver only if that does not complete it.
             Some(rest) if !rest.is_zero() => Next::Sleep(rest),
             _ if self.posts_expected_until.is_some_and(|until| now < until) => {
                 Next::Sleep(SLEEP_BEFORE_PARK)

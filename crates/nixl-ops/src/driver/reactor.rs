@@ -16,21 +16,21 @@ use crate::unexpected::IdleLooks;
 /// The driver's loop body, free of threads and of real time.
 pub struct Reactor {
     pub(super) shared: Arc<Shared>,
-    /// In the order in which they are looked at: those that waited longest come first.
+    /// In polling order: the longest waiting first.
     pub(super) active: VecDeque<Arc<TaskSlot>>,
     pub(super) overdue: OverdueList,
     pub(super) last_progress: Duration,
-    /// New operations are not polled by the driver before this time, since their callers usually spin on them: two threads that ask an
-    /// engine at once get in each other's way.
+    /// New operations are not polled by the driver before this time, since their callers usually spin on them: two threads in
+    /// one engine slow each other down.
     callers_first_until: Option<Duration>,
     /// While the waiters of all transfers that have to be polled spin: the earliest end of their spinning.
     pub(super) callers_spin_until: Option<Duration>,
     pub(super) listener: DoorbellListener,
     pub(super) idle_looks: IdleLooks,
-    /// When messages were taken last.
+    /// The time of the last receipt of messages.
     pub(super) taken: Duration,
     pub(super) notifications_failed: bool,
-    /// When nothing was left but memory that peers may be reading.
+    /// The time since which only memory that peers may be reading is left.
     pub(super) closed: Option<Duration>,
     /// Turns in a row that have panicked.
     pub(super) panics: u32,
@@ -55,7 +55,7 @@ impl Reactor {
         }
     }
 
-    /// Looks once at everything outstanding.
+    /// Polls everything outstanding once.
     pub fn turn(&mut self) -> Next {
         let started = self.shared.clock.now();
         self.listener.listen(&self.shared.parking);
@@ -98,12 +98,12 @@ impl Reactor {
         next_look(&self.look_state(now), now)
     }
 
-    /// Whether the waiters of all transfers look, or are to.
+    /// Whether the waiters of all transfers spin, or will.
     fn waiters_look(&self, now: Duration) -> bool {
         self.active.iter().all(|slot| slot.caller_spins_until(now).is_some())
     }
 
-    /// The facts that decide when to look again. Wakes the waiters whose time has come.
+    /// The facts for the time of the next poll. Wakes waiters near their expected end.
     fn look_state(&self, now: Duration) -> LookState {
         let shared = &self.shared;
         let mut state = LookState {

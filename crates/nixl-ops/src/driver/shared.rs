@@ -1,4 +1,4 @@
-//! The state that a driver's handle, its thread and its operations share.
+//! State shared by a driver's handle, its thread and its operations.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -29,16 +29,16 @@ pub(crate) struct Shared {
     inbox: Mutex<Inbox>,
     pub(super) active: Arc<ActiveCount>,
     overdue: Arc<OverdueTotal>,
-    /// How many of the active ones wait for the others.
+    /// The number of active ones that wait for the others.
     pub(crate) drains: AtomicUsize,
     pub(crate) departures: Departures,
     pub(super) typical: TypicalDurations,
     pub(super) posts: PostHistory,
     pub(crate) metrics: EndMetrics,
     pub(super) parking: Parking,
-    /// It turns, or will at once.
+    /// Whether it runs, or will at once.
     pub(super) awake: AtomicBool,
-    /// When a transfer was last left to its waiter to post.
+    /// The time of the last post that was left to a waiter.
     pub(super) left_to_waiter: AtomicInstant,
     /// A new waiter arrived: the next turn counts as progress, so that the back-off starts anew.
     pub(super) new_waiter: AtomicBool,
@@ -48,31 +48,31 @@ pub(crate) struct Shared {
     pub(super) owner: OnceLock<Owner>,
     pub(super) claims: Arc<Claims>,
     pub(super) unexpected: Unexpected,
-    /// Notes by which pages peers are answered.
+    /// Records the pages for answers to peers.
     pub(super) mailboxes: OnceLock<Arc<Mailboxes>>,
-    /// Gets the messages that end no passive operation.
+    /// Receives messages that end no passive operation.
     pub(super) executor: OnceLock<Arc<dyn ConnectionExecutor>>,
-    /// Read for notifications; a driver of copies inside the process has none.
+    /// The source of notifications; a driver of copies inside the process has none.
     pub(super) transport: Option<Arc<dyn Transport>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: DriverConfig,
-    /// Makes the driver's thread look at once.
+    /// Makes the driver's thread poll at once.
     pub(super) waker: Waker,
     pub(super) generation: ForkGeneration,
 }
 
-/// What was begun and is not the reactor's yet.
+/// Begun operations that the reactor has not admitted yet.
 #[derive(Default)]
 struct Inbox {
     slots: Vec<Arc<TaskSlot>>,
-    /// There is no reactor any more.
+    /// Whether the reactor has ended.
     closed: bool,
 }
 
-/// Of a driver that no reactor turns any more.
+/// Of a driver without a reactor.
 pub(super) const ENDED: TransportError = TransportError::ThreadEnded { thread: Driver::THREAD };
 
-/// Wakes a driver's thread without keeping the driver.
+/// Wakes a driver's thread without keeping the driver alive.
 struct DriverWaker(Weak<Shared>);
 
 impl Shared {
@@ -137,7 +137,7 @@ impl Shared {
         self.transport.clone()
     }
 
-    /// A slot for what a peer has asked for.
+    /// A slot for a peer's request.
     pub(super) fn serve(&self, execution: Box<dyn Execution>) -> Arc<TaskSlot> {
         let task = Task {
             execution,
@@ -154,7 +154,7 @@ impl Shared {
         Arc::new(TaskSlot::serving(task, self.waker.clone()))
     }
 
-    /// Hands a slot to the reactor. Returns whether there is one that will find it.
+    /// Passes a slot to the reactor. Returns whether a reactor is there to find it.
     pub(super) fn add(&self, slot: &Arc<TaskSlot>) -> bool {
         let mut inbox = lock(&self.inbox);
         if !inbox.closed {
@@ -163,7 +163,7 @@ impl Shared {
         !inbox.closed
     }
 
-    /// Whether no reactor turns any more.
+    /// Whether the reactor has stopped.
     pub(super) fn has_ended(&self) -> bool {
         lock(&self.inbox).closed
     }
@@ -190,16 +190,15 @@ impl Shared {
 
     /// Makes the driver poll at once and closely for a while, in any state of its back-off.
     pub(crate) fn kick(&self) {
-        // Another that has set it nudges as well.
+        // The other thread that set it wakes the driver as well.
         if !self.new_waiter.swap(true, Ordering::SeqCst) {
             self.wake(true);
         }
     }
 
-    /// Makes the driver look: at once if `urgent`, else within its current sleep, which is short unless it
-    /// is parked.
+    /// Makes the driver poll: at once if `urgent`, else within its current sleep, which is short unless it is parked.
     pub(crate) fn wake(&self, urgent: bool) {
-        // A fork's child would ring at its parent's page.
+        // A fork's child would ring the parent's doorbell.
         if !self.generation.is_current() {
             return;
         }

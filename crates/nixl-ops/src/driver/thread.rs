@@ -1,4 +1,4 @@
-//! The thread of a driver: turns its reactor, and sleeps between the turns.
+//! The thread of a driver, which runs the reactor and sleeps between turns.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::reactor::Reactor;
 use crate::contained::contained;
 
 impl Reactor {
-    /// A panic that is not contained where it arises costs a turn, and after several in a row some time.
+    /// An otherwise uncontained panic costs a turn, and after several in a row a delay.
     fn contained_turn(&mut self) -> Next {
         self.shared.awake.store(true, Ordering::Relaxed);
         match contained("a turn of the driver", || self.turn()) {
@@ -28,9 +28,9 @@ impl Reactor {
         }
     }
 
-    /// Turns until the driver is dropped and everything has ended.
+    /// Runs turns until the driver is dropped and everything has ended.
     pub(super) fn run(&mut self) {
-        // The default slack of 50 us would double the shortest sleeps. Failing to set it costs only that.
+        // The default timer slack of 50 us would double the shortest sleeps. A failure to set it costs only that.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         let shared = Arc::clone(&self.shared);
         let clock = &*shared.clock;
@@ -50,7 +50,7 @@ impl Reactor {
         }
     }
 
-    /// How long the thread parks. Free memory of the pool goes back to the system while the connection is idle.
+    /// The time to park. Free pool memory is returned to the system while the connection is idle.
     fn rest(bound: Option<Duration>) -> Option<Duration> {
         let now = Instant::now();
         let trim = BufferPool::global().trim(now);

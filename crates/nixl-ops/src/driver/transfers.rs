@@ -1,4 +1,4 @@
-//! One turn's look at the transfers in flight.
+//! One turn's polls of the transfers in flight.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use crate::task::SlotState;
 use crate::wakes::WakeBatch;
 
 impl Reactor {
-    /// A turn stops polling transfers after this long, to look at notifications and deadlines.
+    /// A turn polls transfers for at most this time, then checks notifications and deadlines.
     const TURN: Duration = Duration::from_millis(1);
-    /// Those whose operations have ended are woken together, and wait for it no longer than this.
+    /// Waiters of ended operations wake together, after at most this delay.
     const BATCH: Duration = Duration::from_micros(100);
 
-    /// Polls those that have to be. Returns whether any has ended or come further.
+    /// Polls those that need it. Returns whether any has ended or progressed.
     pub(super) fn poll_transfers(&mut self, started: Duration) -> bool {
         let mut progress = false;
         let (mut spinning_until, mut all_spin) = (None, true);
         let (wakes, mut flushed) = (WakeBatch::begin(), started);
-        // Each goes to the end of the queue: those that a turn does not reach come first in the next.
+        // Each moves to the end of the queue: the ones that a turn does not reach come first in the next.
         for _ in 0..self.active.len() {
             let Some(slot) = self.active.pop_front() else { break };
             if let Some(until) = slot.caller_spins_until(started) {
@@ -27,7 +27,7 @@ impl Reactor {
                 self.active.push_back(slot);
                 continue;
             }
-            // Its engine wakes: it is looked at once it has, or late.
+            // Its engine wakes: it is polled after that, or late.
             if slot.look_by().is_some_and(|by| started < by) {
                 self.active.push_back(slot);
                 continue;
@@ -36,7 +36,7 @@ impl Reactor {
             all_spin &= matches!(state, SlotState::Ended | SlotState::Gone);
             progress |= matches!(state, SlotState::Ended | SlotState::Stepped);
             match state {
-                // The last handle may be this one, and drops a waker.
+                // This may be the last handle, whose drop drops a waker.
                 SlotState::Ended | SlotState::Gone => {
                     let _ = contained("a waker", || drop(slot));
                 }

@@ -1,4 +1,4 @@
-//! Threads that block until a peer's word comes.
+//! Threads that block until a peer's word arrives.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -7,17 +7,17 @@ use super::{Driver, Shared};
 use crate::blocking::block_on;
 
 impl Driver {
-    /// The output of a future that a message of a peer makes ready, blocking this thread: a peer of this host wakes the thread itself,
-    /// which takes the messages of the mailbox, where the driver's thread would wake it in turn.
+    /// Blocks this thread for the output of a future that a peer's message makes ready. A peer on this host wakes the thread
+    /// directly, without the driver's thread in between; the thread receives the messages of the mailbox.
     ///
-    /// One thread at a time waits so. A further one, and one that peers wake again and again for nothing, is woken by the driver's.
+    /// One thread at a time waits so. The driver's thread wakes further ones, and one with repeated wake-ups without a message.
     pub fn block_on_messages<F: Future>(&self, future: F) -> F::Output {
         self.shared().block_on_bell(pin!(future), &mut || self.shared().look_at_mail())
     }
 }
 
 impl Shared {
-    /// The output of a future, which `look` may make ready: it takes in a word of a peer, and returns whether there was one.
+    /// The output of a future, which `look` may make ready: it receives messages of a peer, and returns whether there were any.
     pub(crate) fn block_on_bell<F: Future>(
         &self,
         mut future: Pin<&mut F>,
@@ -27,7 +27,7 @@ impl Shared {
         let Some(bell) = waits else { return block_on(future) };
         let output = bell.run(&*self.clock, future.as_mut(), look);
         drop(bell);
-        // Those who wait for other words rely on the driver's thread again.
+        // Waiters for other messages rely on the driver's thread again.
         if self.in_hand() > 0 || self.awaits_message() {
             self.wake(true);
         }

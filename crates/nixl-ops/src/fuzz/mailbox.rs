@@ -1,4 +1,4 @@
-//! A page that processes write to as the input says, honestly and not, while its owner looks at it.
+//! A page that processes write by the fuzzer's input, within the protocol and outside it, while its owner polls it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -7,10 +7,10 @@ use nixl_descriptor::ReadOnlyWords;
 use super::words::{DIGEST, GrantWords, LAYERS, RENEWED, WORD, Words, place};
 use crate::sync::fence;
 
-/// What the words of a grant's slot must be for bytes to count that were read under its ticket.
+/// The expected words of a grant's slot, against which a read under its ticket is checked.
 ///
-/// Each thread that copies has ended, or the request of the engine has, before the words are looked at. Through the engine they
-/// are a request of their own, posted after the one for the bytes was seen to end: parts of one request arrive in any order.
+/// The words are loaded after the end of every copying thread, or of the engine's request. Through the engine they are a
+/// separate request, posted after the end of the one for the bytes: parts of one request arrive in any order.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct WordCheck {
     pub(crate) slot: u32,
@@ -18,7 +18,7 @@ pub struct WordCheck {
     pub(crate) digest: u64,
 }
 
-/// Why bytes that were read do not count.
+/// A read that does not count.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StaleRead {
@@ -27,7 +27,7 @@ pub enum StaleRead {
         "the grant has ended: the bytes that were read may be of its owner's next use; discard them and ask for a new ticket"
     )]
     Stale,
-    /// The grant is another one than the ticket says.
+    /// The grant differs from the ticket.
     #[error(
         "the ticket is not the one that was granted (their digests differ): its blocks, layers or rights were altered; discard \
          what was read and ask its owner for the ticket again"
@@ -38,19 +38,19 @@ pub enum StaleRead {
         "the owner's words have no slot {slot}: the ticket is of another export or forged; discard what was read"
     )]
     NoSlot {
-        /// The slot asked for.
+        /// The requested slot.
         slot: u32,
     },
 }
 
 impl WordCheck {
-    /// The words of this slot are those of a live grant if they are this generation and the digest of what was granted.
+    /// The words of this slot belong to a live grant if they are this generation and this digest of the grant's terms.
     #[must_use]
     pub fn new(slot: u32, generation: u64, digest: u64) -> Self {
         Self { slot, generation, digest }
     }
 
-    /// Compares words that were read through the engine: the first two of the slot.
+    /// Compares words read through the engine: the first two of the slot.
     ///
     /// # Errors
     ///
@@ -65,8 +65,8 @@ impl WordCheck {
         Ok(())
     }
 
-    /// Looks at the words where they are mapped: after the bytes were copied by loads of this thread, or of threads that it has
-    /// joined. Before the copy it tells a ticket that has ended from one that may be alive.
+    /// Checks mapped words, after copies by loads of this thread or of threads that it has joined. Before the copy, it detects
+    /// an ended ticket early.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl WordCheck {
         self.check(words)
     }
 
-    /// How many layers of the blocks are ready. What is read of those afterwards is what the owner has written.
+    /// The number of ready layers of the blocks. Later reads of these layers see the owner's writes.
     ///
     /// # Errors
     ///
@@ -84,7 +84,8 @@ impl WordCheck {
         self.layers(words)
     }
 
-    /// Until when a grant lives that was renewed, in milliseconds since 1970; 0 if it was not. `slots` is how many the owner has.
+    /// The expiry of a renewed grant, in milliseconds since 1970; 0 if it was not renewed. `slots` is the owner's number of
+    /// slots.
     ///
     /// # Errors
     ///
@@ -97,7 +98,7 @@ impl WordCheck {
         self.check(words)?;
         fence(Ordering::Acquire);
         let until = words.load(place(GrantWords::renewed_slot(self.slot, slots), RENEWED));
-        // Not that of a grant that has the slot now.
+        // Not the number of a later grant in the slot.
         self.check(words)?;
         Ok(until.unwrap_or(0))
     }
@@ -106,7 +107,7 @@ impl WordCheck {
         let load = |word| words.load(place(self.slot, word));
         let load = |word| load(word).ok_or(StaleRead::NoSlot { slot: self.slot });
         let word = load(WORD)?;
-        // The bytes were loaded before what follows is, and the digest is no older than the word.
+        // The bytes were loaded before the following loads, and the digest is no older than the word.
         fence(Ordering::Acquire);
         let digest = load(DIGEST)?;
         // Nor is the word, if the slot was granted anew in between, older than that digest.
@@ -118,11 +119,11 @@ impl WordCheck {
     }
 
     pub(super) fn layers(&self, words: &impl Words) -> Result<u64, StaleRead> {
-        // Not the number of a grant that had the slot before.
+        // Not the number of an earlier grant in the slot.
         self.check(words)?;
         fence(Ordering::Acquire);
         let layers = words.load(place(self.slot, LAYERS));
-        // Nor of one that has it now.
+        // Nor of a later one.
         self.check(words)?;
         layers.ok_or(StaleRead::NoSlot { slot: self.slot })
     }
@@ -133,7 +134,7 @@ impl WordCheck {
         self.slot
     }
 
-    /// What its word is while the grant is alive.
+    /// Its word while the grant is alive.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation

@@ -3,25 +3,25 @@
 use nixl_descriptor::RegionError;
 use nixl_descriptor::layout::{BlockGrantError, BlockLeaseError};
 
-/// Why a table, or something of a grant, was refused. Nothing has changed.
+/// A table, or a call on a grant, was refused. Nothing has changed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GrantError {
     /// No memory for the words.
     #[error("no shared memory for the words of grants: {0}")]
     NoMemory(#[from] RegionError),
-    /// The export has more layouts than can be told apart.
+    /// The export has too many layouts.
     #[error("{layouts} layouts are exported: at most {most} can be granted")]
     TooManyLayouts {
         /// Number of layouts.
         layouts: usize,
-        /// How many can be told apart.
+        /// The largest number.
         most: usize,
     },
     /// The export has no such layout.
     #[error("layout {layout} is not exported: the export has {layouts}")]
     NoLayout {
-        /// The layout asked for.
+        /// The requested layout.
         layout: u16,
         /// Number of layouts.
         layouts: usize,
@@ -41,7 +41,7 @@ pub enum GrantError {
     /// The system gives no random numbers.
     #[error("the system gives no random number for a ticket: {message}")]
     NoRandomness {
-        /// What it said.
+        /// Text of the system.
         message: String,
     },
     /// There is no such slot.
@@ -49,7 +49,7 @@ pub enum GrantError {
         "the export has no slot {slot}, but {slots}: the ticket is of another export or forged"
     )]
     NoSlot {
-        /// The slot asked for.
+        /// The requested slot.
         slot: u32,
         /// Number of slots.
         slots: u32,
@@ -57,7 +57,7 @@ pub enum GrantError {
     /// The grant has ended, or is of another export.
     #[error("the grant has ended, or the ticket is of another export: ask for a new ticket")]
     Over,
-    /// The grant is not valid yet: the work that it follows is not done.
+    /// The grant is not valid yet: the work before it is not done.
     #[error(
         "the grant is not valid yet: the work that fills its blocks is not done; try again later"
     )]
@@ -65,10 +65,8 @@ pub enum GrantError {
     /// The grant is valid already.
     #[error("the grant was published before")]
     Published,
-    /// The message about the grant does not carry its token.
-    #[error(
-        "the message about the grant of slot {slot} does not carry its token: the ticket is forged"
-    )]
+    /// The message about the grant lacks its token.
+    #[error("the message about the grant of slot {slot} lacks its token: the ticket is forged")]
     WrongToken {
         /// The slot.
         slot: u32,

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-/// A deadline for each grant that has one, by time. A grant that has ended or was renewed is found out when its turn comes.
+/// The deadlines of grants, by time. Ended and renewed grants are detected when their entry is due.
 #[derive(Debug, Default)]
 pub(super) struct Expiries {
     heap: BinaryHeap<Reverse<Expiry>>,
@@ -18,7 +18,7 @@ struct Expiry {
 }
 
 impl Expiries {
-    /// Entries beyond the grants that are alive before those of others are thrown out.
+    /// The excess of entries over live grants at which stale ones are removed.
     const SPARE: usize = 64;
 
     pub(super) fn add(&mut self, at: Duration, slot: u32, generation: u64) {
@@ -43,7 +43,7 @@ impl Expiries {
         None
     }
 
-    /// A grant whose deadline is at or before `now`; it is not given again.
+    /// Takes a grant whose deadline is at or before `now`.
     pub(super) fn take_due(
         &mut self,
         now: Duration,
@@ -53,7 +53,7 @@ impl Expiries {
         self.heap.pop().map(|Reverse(first)| first.slot)
     }
 
-    /// Throws out the entries of grants that have ended, if they are more than the others.
+    /// Removes the entries of ended grants, if they outnumber the others.
     pub(super) fn trim(&mut self, alive: usize, deadline: impl Fn(u32, u64) -> Option<Duration>) {
         if self.heap.len() > 2 * alive + Self::SPARE {
             self.heap.retain(|Reverse(entry)| deadline(entry.slot, entry.generation).is_some());

@@ -1,6 +1,6 @@
 //! Messages of readers about grants.
 //!
-//! It is the key of a [control message](crate::control), whose token is not used:
+//! The message is the key of a [control message](crate::control), whose token is unused:
 //!
 //! | offset | bytes | content |
 //! |---|---|---|

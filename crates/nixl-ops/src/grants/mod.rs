@@ -1,15 +1,15 @@
-//! Grants of blocks: leases that peers use without a message, and that the owner ends without asking.
+//! Grants of blocks: leases that peers use without a message, and that the owner ends without their consent.
 //!
 //! A grant covers blocks of one layout of an export and has a slot, which is four published [words](words): peers read them and
-//! only the owner writes them. A read is checked as by a sequence lock. The owner ends a grant by raising its word, by a full
-//! fence, and only then uses the blocks for something else; the reader copies the bytes, and then looks whether the word is
-//! still the one of its ticket ([`WordCheck`]). Values of words are never used twice, so a reader that is late finds another
-//! value, also if the slot is in use again by then. A grant therefore ends at once.
+//! only the owner writes them. A read is checked as by a sequence lock. The owner ends a grant by raising its word, then a full
+//! fence, and only then reuses the blocks. The reader copies the bytes, then compares the word with its ticket ([`WordCheck`]).
+//! Values of words are never used twice, so a late reader finds a different value, even in a reused slot. A grant therefore
+//! ends at once.
 //!
-//! Grants are for reading. A write cannot be called back, so it is granted by a writable offer
-//! ([`WritableOperation`](crate::WritableOperation)), which its writer claims.
+//! Grants are for reading. A write cannot be revoked, so a writable offer ([`WritableOperation`](crate::WritableOperation))
+//! grants it, and its writer claims that.
 //!
-//! The [table](table) costs the same however many grants are alive.
+//! The cost of the [table](table) does not depend on the number of live grants.
 
 mod check;
 mod error;

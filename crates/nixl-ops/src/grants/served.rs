@@ -1,4 +1,4 @@
-//! The grants of a connection's exports, as its driver serves them.
+//! The grants of a connection's exports, served by its driver.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -20,7 +20,7 @@ use super::words::GrantWords;
 use crate::clock::Clock;
 use crate::wakes;
 
-/// The grants of one export, which end without an answer from their readers. Safe to use from several threads.
+/// The grants of one export. They end without the readers' consent. Usable from several threads.
 ///
 /// Dropping it ends all grants, as [`close`](Self::close).
 pub struct GrantTable {
@@ -32,10 +32,10 @@ pub struct GrantTable {
 }
 
 struct State {
-    /// As long as slots were ever used.
+    /// Indexed by slots ever used.
     slots: Vec<Option<Grant>>,
     free: Vec<u32>,
-    /// The last value that a word has had.
+    /// The last value of a word.
     value: u64,
     tokens: Tokens,
     expiries: Expiries,
@@ -56,7 +56,7 @@ struct Grant {
     time_to_live: Option<Duration>,
     expires: Option<Duration>,
     readers: usize,
-    /// Of those, the ones that are done.
+    /// The readers that are done.
     done: HashSet<[u8; 16]>,
 }
 
@@ -100,18 +100,18 @@ impl SpentWords {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum DoneOutcome {
-    /// It was the last: the grant has ended.
+    /// The last reader: the grant has ended.
     Ended,
-    /// So many more readers are expected.
+    /// More readers are expected.
     Waiting {
-        /// How many.
+        /// Their number.
         readers: usize,
     },
     /// The grant had ended before.
     Over,
 }
 
-/// What a table holds.
+/// Counters of a table.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct GrantStats {
     pub(crate) alive: usize,
@@ -132,7 +132,7 @@ impl GrantStats {
         self.blocks
     }
 
-    /// Tasks that wait for blocks to be free.
+    /// Tasks that wait for free blocks.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting
@@ -189,14 +189,14 @@ impl GrantTable {
 
     /// Grants blocks, or none. The grant is valid once it is [published](Self::publish).
     ///
-    /// May wait for a host copy of the same bytes that is under way; not for other operations. Panics: never.
+    /// May wait for a running host copy of the same bytes, not for other operations. Never panics.
     ///
     /// # Errors
     ///
-    /// [`GrantError`]; [`Blocks`](GrantError::Blocks) says which block cannot be granted.
+    /// [`GrantError`]; [`Blocks`](GrantError::Blocks) names the block.
     pub fn grant(&self, terms: &GrantTerms, blocks: &[u32]) -> Result<Granted, GrantError> {
         let layout = self.layout(terms.layout)?;
-        // A copy is waited for without the lock.
+        // The wait for a copy is outside the lock.
         let taken = layout.grant(blocks.into());
         let mut state = self.lock();
         let refused = match taken {
@@ -213,7 +213,7 @@ impl GrantTable {
         Err(refused)
     }
 
-    /// Makes a grant valid: from now on readers of a ticket with this digest find it so. `layers` of its blocks are ready, or
+    /// Makes a grant valid for readers of a ticket with this digest. `layers` of its blocks are ready, or
     /// [more](Self::ready_through).
     ///
     /// # Errors
@@ -237,7 +237,7 @@ impl GrantTable {
         Ok(())
     }
 
-    /// Says that `layers` of the blocks are ready, as their readers see. A smaller number than before changes nothing.
+    /// Publishes the number of ready layers for readers. A smaller number than before changes nothing.
     ///
     /// # Errors
     ///
@@ -254,10 +254,10 @@ impl GrantTable {
         Ok(())
     }
 
-    /// Ends a grant, also while readers use it: what is done to the blocks from here on is not taken for granted bytes by a reader
-    /// that checks. Returns whether it had not ended before.
+    /// Ends a grant, also during reads: readers with the check reject bytes written to the blocks from here on. Returns whether
+    /// it had not ended before.
     ///
-    /// It orders what the caller does to the blocks afterwards; not what it has queued before, on a GPU's stream for instance.
+    /// It orders the caller's later accesses to the blocks, not work queued before, such as on a GPU's stream.
     pub fn end(&self, slot: u32, generation: u64) -> bool {
         self.change(|changes| {
             let alive = changes.state.grant(slot, generation).is_some();
@@ -268,7 +268,7 @@ impl GrantTable {
         })
     }
 
-    /// A reader is done with the grant. One that says so again counts once.
+    /// Records that a reader is done with the grant. A repetition counts once.
     ///
     /// # Errors
     ///
@@ -305,8 +305,8 @@ impl GrantTable {
         })
     }
 
-    /// Gives a grant its time to live anew, of which its readers learn by the words. Returns when it ends now, on the clock of the
-    /// table; `None` if it has no time to live.
+    /// Restarts a grant's time to live, and publishes it in the words. Returns the new end, on the clock of the table; `None`
+    /// if it has no time to live.
     ///
     /// # Errors
     ///
@@ -320,7 +320,7 @@ impl GrantTable {
         let now = self.clock.now();
         self.change(|changes| {
             let grant = changes.valid(slot, generation, token, now)?;
-            // The entry of the earlier deadline finds the later one.
+            // The entry of the earlier deadline leads to the later one.
             grant.expires = grant.time_to_live.map(|time| now.saturating_add(time));
             let (expires, time_to_live) = (grant.expires, grant.time_to_live);
             if let Some(time) = time_to_live {
@@ -368,13 +368,13 @@ impl GrantTable {
         })
     }
 
-    /// When the next grant ends by its time to live, on the clock of the table.
+    /// The next end of a grant by its time to live, on the clock of the table.
     pub fn next_expiry(&self) -> Option<Duration> {
         let State { slots, expiries, .. } = &mut *self.lock();
         expiries.next(deadline(slots))
     }
 
-    /// Ends the grants whose time to live is over at `now`. Returns how many.
+    /// Ends the grants whose time to live is over at `now`. Returns their number.
     pub fn expire(&self, now: Duration) -> usize {
         self.change(|changes| {
             let mut ended = 0;
@@ -387,7 +387,7 @@ impl GrantTable {
         })
     }
 
-    /// Publishes the number of the export beside the words: a peer that reads it there knows that the export is open.
+    /// Publishes the number of the export next to the words, which marks it as open.
     pub fn open(&self, export: u64) {
         self.words.set_export(export);
     }
@@ -408,7 +408,7 @@ impl GrantTable {
         spent
     }
 
-    /// Resolves when no grant of this table covers any of the blocks. Another task may have them granted by then.
+    /// Resolves when no grant of this table covers any of the blocks. Another task may have granted them by then.
     ///
     /// # Errors
     ///
@@ -430,12 +430,12 @@ impl GrantTable {
         self.lock().alive() > 0
     }
 
-    /// Whether a task waits for blocks to be free, or for a notification.
+    /// Whether a task waits for free blocks or for a notification.
     pub(super) fn is_awaited(&self) -> bool {
         self.lock().waiters.len() > 0 || self.notifications.is_awaited()
     }
 
-    /// Receives what importers notify; `None` while there is another receiver. Those that arrive while there is none are dropped.
+    /// A receiver of importers' notifications; `None` while there is another. Without a receiver they are dropped.
     pub fn subscribe(&self) -> Option<NotificationReceiver> {
         self.notifications.subscribe()
     }
@@ -445,7 +445,7 @@ impl GrantTable {
         self.notifications.deliver(sender, sequence, payload);
     }
 
-    /// What the table holds.
+    /// The counters.
     pub fn stats(&self) -> GrantStats {
         let state = self.lock();
         GrantStats {
@@ -471,7 +471,7 @@ impl GrantTable {
         move |block| layout.is_some_and(|layout| layout.is_granted(block))
     }
 
-    /// What `change` returns is dropped without the lock.
+    /// The result of `change` is dropped without the lock.
     pub(super) fn waiters<R>(&self, change: impl FnOnce(&mut Waiters) -> R) -> R {
         change(&mut self.lock().waiters)
     }
@@ -481,7 +481,7 @@ impl GrantTable {
         self.lock().expiries.len()
     }
 
-    /// Gives blocks that are granted a slot.
+    /// Assigns a slot to granted blocks.
     fn reserve(
         &self,
         state: &mut State,
@@ -510,7 +510,7 @@ impl GrantTable {
             readers: terms.readers.get() as usize,
             done: HashSet::new(),
         };
-        // The slot that was used last is in the processor's caches.
+        // The slot used last is in the processor's caches.
         let slot = match state.free.pop() {
             Some(slot) => {
                 state.slots[slot as usize] = Some(grant);
@@ -551,7 +551,7 @@ impl GrantTable {
         state.grant(slot, generation).ok_or(GrantError::Over)
     }
 
-    /// Changes the state, and then, without the lock, calls the wakers of waits that are over.
+    /// Changes the state, then calls the wakers of ended waits without the lock.
     fn change<R>(&self, work: impl FnOnce(&mut Changes<'_>) -> R) -> R {
         let mut changes = Changes { table: self, state: self.lock(), wakers: Vec::new() };
         let result = work(&mut changes);
@@ -562,7 +562,7 @@ impl GrantTable {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing in here leaves the state half changed.
+        // No panic here leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -579,9 +579,9 @@ impl State {
         self.slots.len() - self.free.len()
     }
 
-    /// A value that no word has had.
+    /// A value that no word has had before.
     fn next_value(&mut self) -> u64 {
-        // It begins below 2^63, so it does not come round.
+        // It begins below 2^63, so it does not wrap around.
         self.value = self.value.wrapping_add(1);
         self.value
     }
@@ -619,7 +619,7 @@ impl Changes<'_> {
         let Self { table, state, wakers } = self;
         let grant = state.slots.get_mut(slot as usize).and_then(Option::take);
         let Some(Grant { layout, blocks, .. }) = grant else { return };
-        // Before the blocks are free: what is done to them comes after it.
+        // Before the blocks are free, so later writes to them come after it.
         let value = state.next_value();
         table.words.raise(slot, value);
         let blocks = blocks.end();
@@ -640,7 +640,7 @@ impl fmt::Debug for GrantTable {
     }
 }
 
-/// When a grant ends by its time to live, if it has not ended.
+/// The end of a live grant by its time to live.
 fn deadline(slots: &[Option<Grant>]) -> impl Fn(u32, u64) -> Option<Duration> {
     move |slot, generation| {
         let grant = slots.get(slot as usize)?.as_ref()?;
@@ -648,8 +648,7 @@ fn deadline(slots: &[Option<Grant>]) -> impl Fn(u32, u64) -> Option<Duration> {
     }
 }
 
-/// Where the values of words begin: at random, below 2^63. The first is one more, so it is not 0, which is what words are before
-/// they are used.
+/// The start of the values of words: random, below 2^63. The first value is one more, so never 0, the value of unused words.
 fn base(tokens: &mut Tokens) -> Result<u64, GrantError> {
     let random = tokens.next().map_err(no_randomness)?;
     Ok(u128::from_ne_bytes(random) as u64 >> 1)

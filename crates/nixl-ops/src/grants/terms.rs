@@ -1,10 +1,10 @@
-//! The terms of a grant, and what names it.
+//! The terms and the identity of a grant.
 
 use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// How many grants a table has room for.
+/// The capacity of a table.
 #[derive(Clone, Copy, Debug)]
 pub struct GrantTableOptions {
     pub(crate) slots: NonZeroU32,
@@ -17,21 +17,21 @@ impl Default for GrantTableOptions {
 }
 
 impl GrantTableOptions {
-    /// Room for so many grants.
+    /// Capacity for so many grants.
     #[must_use]
     pub fn with_slots(mut self, slots: NonZeroU32) -> Self {
         self.slots = slots;
         self
     }
 
-    /// Grants that are alive at one time.
+    /// The live grants at one time.
     #[must_use]
     pub fn slots(&self) -> NonZeroU32 {
         self.slots
     }
 }
 
-/// Of which layout a grant's blocks are, and how long it lives.
+/// The layout of a grant's blocks, and its time to live.
 #[derive(Clone, Copy, Debug)]
 pub struct GrantTerms {
     pub(crate) layout: u16,
@@ -45,20 +45,20 @@ impl GrantTerms {
         Self { layout, time_to_live: None, readers: NonZeroU32::MIN }
     }
 
-    /// It ends after this time unless it is renewed.
+    /// Ends the grant after this time unless it is renewed.
     #[must_use]
     pub fn for_time(self, time_to_live: Duration) -> Self {
         Self { time_to_live: Some(time_to_live), ..self }
     }
 
-    /// It ends when so many readers are done.
+    /// Ends the grant after so many readers.
     #[must_use]
     pub fn for_readers(self, readers: NonZeroU32) -> Self {
         Self { readers, ..self }
     }
 }
 
-/// What names a grant in its ticket.
+/// The identity of a grant in its ticket.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub struct Granted {
     pub(crate) slot: u32,
@@ -86,7 +86,7 @@ impl Granted {
     }
 }
 
-/// Shows nothing that ends the grant.
+/// Does not print the token, which ends the grant.
 impl fmt::Debug for Granted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Granted").field("slot", &self.slot).finish_non_exhaustive()

@@ -1,16 +1,16 @@
-//! Random numbers for tickets, taken from the system some at a time.
+//! Random numbers for tickets, taken from the system in batches.
 
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// Tokens that were not used yet. Each costs a sixteenth of a system call.
+/// Unused tokens. Each costs a sixteenth of a system call.
 #[derive(Default)]
 pub(super) struct Tokens {
     bytes: Vec<u8>,
 }
 
 impl Tokens {
-    /// The system gives as many bytes in one piece.
+    /// The system returns this many bytes in one call.
     const BYTES: usize = 256;
 
     pub(super) fn next(&mut self) -> Result<[u8; 16], Errno> {
@@ -39,7 +39,7 @@ impl Tokens {
     }
 }
 
-/// Whether both are the same, in a time that does not tell where they differ.
+/// Whether both are equal, in constant time.
 pub(super) fn same(a: &[u8; 16], b: &[u8; 16]) -> bool {
     u128::from_ne_bytes(*a) ^ u128::from_ne_bytes(*b) == 0
 }

@@ -1,7 +1,7 @@
-//! Waiting until blocks are free.
+//! Waiters for free blocks.
 //!
-//! A waiter watches one of its blocks that is granted. When that one becomes free it goes on to the next that is granted, and
-//! is woken when there is none: an end of a grant costs nothing for blocks that are not watched.
+//! A waiter watches one of its granted blocks. When that block is free it watches the next granted one, and wakes when there is
+//! none: the end of a grant costs nothing for unwatched blocks.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -39,8 +39,8 @@ impl Waiters {
         self.watched.len()
     }
 
-    /// Ready if none of the blocks is `held`; else the waiter is woken when that is so. With the waker that is not needed any
-    /// more: dropping it may drop a task, and with it another wait of this table.
+    /// Ready if none of the blocks is `held`; otherwise the waiter wakes when that is so. Returns the replaced waker: its drop
+    /// may drop a task, and with it another wait of this table.
     fn poll(
         &mut self,
         id: &mut Option<u64>,
@@ -63,7 +63,7 @@ impl Waiters {
         (Poll::Pending, None)
     }
 
-    /// Those that are to be woken since these blocks may be free.
+    /// The waiters to wake, since these blocks may be free.
     pub(super) fn freed(
         &mut self,
         layout: u16,

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | 0 | the generation of the grant that has the slot, or a value that is no generation |
 //! | 1 | the digest of that grant's ticket |
-//! | 2 | how many layers of the blocks are ready |
-//! | 3 | until when a grant that was renewed lives, in milliseconds since 1970, else 0; of slot 0 it is in the slot behind the last, since that has the number of the export here while it is open, and 0 before and after |
+//! | 2 | the number of ready layers |
+//! | 3 | the expiry of a renewed grant, in milliseconds since 1970, else 0. Slot 0 has the number of the export here while the export is open, else 0; its expiry is in the slot behind the last |
 
 use std::sync::atomic::Ordering;
 
@@ -14,8 +14,8 @@ use nixl_descriptor::{PublishedWords, ReadOnlyWords, Region, RegionError, Shared
 use super::check::{StaleRead, WordCheck};
 use crate::sync::fence;
 
-/// The published words of an export's grants, as their owner has them. Peers of this host map them
-/// ([`PublishedWords::open`]), others read them through the engine ([`region`](Self::region)).
+/// The published words of an export's grants, on the owner's side. Peers of this host map them ([`PublishedWords::open`]),
+/// others read them through the engine ([`region`](Self::region)).
 #[derive(Debug)]
 pub struct GrantWords {
     words: PublishedWords,
@@ -29,7 +29,7 @@ impl GrantWords {
     pub const SLOT_BYTES: usize = Self::SLOT_WORDS * size_of::<u64>();
 
     pub(super) fn new(slots: u32) -> Result<Self, RegionError> {
-        // One more, for what slot 0 has no word for.
+        // One more slot, for the expiry of slot 0.
         let words = PublishedWords::new((slots as usize + 1) * Self::SLOT_WORDS)?;
         Ok(Self { words, slots })
     }
@@ -39,7 +39,7 @@ impl GrantWords {
         self.slots
     }
 
-    /// What processes of this host open them by.
+    /// The name by which processes of this host open them.
     pub fn name(&self) -> SharedName {
         self.words.name()
     }
@@ -49,12 +49,12 @@ impl GrantWords {
         self.words.region()
     }
 
-    /// Where the words of a slot begin, in bytes.
+    /// The offset of a slot's words, in bytes.
     pub const fn offset(slot: u32) -> usize {
         slot as usize * Self::SLOT_BYTES
     }
 
-    /// The slot whose fourth word says until when a renewed grant lives.
+    /// The slot whose fourth word has the expiry of a renewed grant.
     #[must_use]
     pub const fn renewed_slot(slot: u32, slots: u32) -> u32 {
         if slot == 0 { slots } else { slot }
@@ -78,7 +78,7 @@ impl GrantWords {
         check.layers(&self.words)
     }
 
-    /// Says that the export of this number is open, or with 0 that it is closed.
+    /// Publishes the number of the open export, or 0 for a closed one.
     pub(super) fn set_export(&self, export: u64) {
         self.words.store(place(0, EXPORT), export, Ordering::Release);
     }
@@ -89,18 +89,18 @@ impl GrantWords {
         publish(&self.words, slot, generation, digest, layers);
     }
 
-    /// Says until when a grant lives that was renewed.
+    /// Publishes the expiry of a renewed grant.
     pub(super) fn renew(&self, slot: u32, until_unix_millis: u64) {
         let at = place(Self::renewed_slot(slot, self.slots), RENEWED);
         self.words.store(at, until_unix_millis, Ordering::Relaxed);
     }
 
-    /// Ends a grant for its readers. What the owner does to the blocks afterwards comes after it.
+    /// Ends a grant for its readers. Later writes of the owner to the blocks come after it.
     pub(super) fn raise(&self, slot: u32, value: u64) {
         raise(&self.words, slot, value);
     }
 
-    /// Says that more layers are ready.
+    /// Publishes more ready layers.
     pub(super) fn ready(&self, slot: u32, layers: u64) {
         let at = place(slot, LAYERS);
         if Words::load(&self.words, at).is_some_and(|before| before < layers) {
@@ -122,7 +122,7 @@ pub(super) const fn place(slot: u32, word: usize) -> usize {
 
 /// Words that another process may write.
 pub(super) trait Words {
-    /// Without an order. `None` beyond the end.
+    /// A relaxed load. `None` beyond the end.
     fn load(&self, at: usize) -> Option<u64>;
 }
 
@@ -151,7 +151,7 @@ impl OwnWords for PublishedWords {
     }
 }
 
-/// A reader that sees the generation sees the rest, and the bytes of the blocks.
+/// A reader that sees the generation also sees the other words, and the bytes of the blocks.
 pub(super) fn publish(words: &impl OwnWords, slot: u32, generation: u64, digest: u64, layers: u64) {
     words.store(place(slot, DIGEST), digest, Ordering::Relaxed);
     words.store(place(slot, LAYERS), layers, Ordering::Relaxed);
@@ -160,7 +160,7 @@ pub(super) fn publish(words: &impl OwnWords, slot: u32, generation: u64, digest:
 
 pub(super) fn raise(words: &impl OwnWords, slot: u32, value: u64) {
     words.store(place(slot, WORD), value, Ordering::Relaxed);
-    // A reader that sees a byte, a digest or a number of layers that was written after this sees the value when it looks.
+    // A reader that sees a byte, a digest or a number of layers written after this sees the value in its check.
     fence(Ordering::SeqCst);
 }
 

@@ -1,4 +1,4 @@
-//! The sender's and the owner's end of a page's lanes.
+//! The lanes of a page: the sender's and the owner's end.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,12 +25,12 @@ struct Claimed {
 impl Lane {
     const PID_BITS: u32 = 22;
 
-    /// Whether a letter is short enough.
+    /// Whether a message is short enough.
     pub(super) fn fits(from: &str, payload: &[u8]) -> bool {
         from.len() <= usize::from(u16::MAX) && Ring::words_of(from, payload) <= Ring::LONGEST
     }
 
-    /// Claims a lane, unless this has one. `reply` is written beside the letters. Returns whether this has one now.
+    /// Claims a lane, unless this has one. `reply` is written next to the messages. Returns whether this has one now.
     pub(crate) fn claim(&self, memory: &SharedMemory, reply: Option<SharedName>) -> bool {
         let mut claimed = self.lock();
         if claimed.is_none() {
@@ -39,7 +39,7 @@ impl Lane {
         claimed.is_some()
     }
 
-    /// Writes a letter, and wakes the owner. Returns whether there was room.
+    /// Writes a message, and wakes the owner. Returns whether there was room.
     pub(crate) fn post(&self, memory: &SharedMemory, from: &str, payload: &[u8]) -> bool {
         let mut claimed = self.lock();
         let Some(lane) = &mut *claimed else { return false };
@@ -56,7 +56,7 @@ impl Lane {
         true
     }
 
-    /// Lets another sender have the lane. What was sent stays there.
+    /// Releases the lane to another sender. Sent messages stay there.
     pub(crate) fn release(&self, memory: &SharedMemory) {
         let Some(lane) = self.lock().take() else { return };
         if let Some(word) = memory.word(Ring::of_page(lane.index).word(0)) {
@@ -69,7 +69,7 @@ impl Lane {
     }
 }
 
-/// A lane that is free, or was claimed by a process that has ended: what that one has written is whole.
+/// A lane that is free, or whose sender has ended: its written messages are whole.
 fn claim(memory: &SharedMemory, reply: Option<SharedName>) -> Option<Claimed> {
     let own = uuid::Uuid::new_v4().as_u128() as u64;
     let own = own << Lane::PID_BITS | u64::from(std::process::id()) & pid_mask();
@@ -79,7 +79,7 @@ fn claim(memory: &SharedMemory, reply: Option<SharedName>) -> Option<Claimed> {
         let ring = Ring::of_page(index);
         let reply = reply.map_or([0; 4], |name| words_of(&name));
         for (word, value) in (ring.word(Ring::REPLY)..).zip(reply) {
-            // Visible with the first letter.
+            // Visible with the first message.
             memory.word(word)?.store(value, Ordering::Relaxed);
         }
         Some(Claimed { index, claim: own, written: ring.written(memory) })
@@ -101,7 +101,7 @@ fn has_ended(claim: u64) -> bool {
     pid.is_none_or(|pid| test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 
-/// A page's name, as it is written beside the letters.
+/// A page's name, in the form next to the messages.
 fn words_of(name: &SharedName) -> [u64; 4] {
     let SharedName { pid, fd, name, len } = name;
     let name = u128::from_ne_bytes(*name);
@@ -111,15 +111,15 @@ fn words_of(name: &SharedName) -> [u64; 4] {
 fn name_of(words: [u64; 4]) -> Option<SharedName> {
     let [process, low, high, len] = words;
     let name = (u128::from(low) | u128::from(high) << 64).to_ne_bytes();
-    // Nothing longer than a page of slots with its mailbox is mapped for a sender.
+    // A page longer than slots with a mailbox is not mapped for a sender.
     let can_be = len != 0 && len <= Doorbell::WITH_MAIL as u64;
     can_be.then_some(SharedName { pid: process as u32, fd: (process >> 32) as u32, name, len })
 }
 
-/// A letter as its owner gets it.
+/// A message for its owner.
 #[derive(Debug)]
 pub(crate) struct MailboxMessage<'a> {
-    /// The agent that it says it is of.
+    /// The claimed agent.
     pub(crate) from: &'a str,
     /// The page of its sender.
     pub(crate) reply: Option<SharedName>,
@@ -129,10 +129,10 @@ pub(crate) struct MailboxMessage<'a> {
 /// The owner's end of all lanes.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    /// The words of each lane that were read. What the page says of it may be anything.
+    /// The words read from each lane. The page's own count is not trusted.
     read: [u64; Doorbell::LANES],
     buffer: Vec<u8>,
-    /// Times that a lane held what is no letter.
+    /// Counter of invalid messages in lanes.
     garbage: u64,
 }
 
@@ -143,10 +143,10 @@ impl Default for Inbox {
 }
 
 impl Inbox {
-    /// Letters that are taken of one lane at a time.
+    /// Messages received from one lane at a time.
     const BURST: usize = 64;
 
-    /// Hands over what has arrived, `BURST` letters of a lane at most. Returns whether there was something, or is more.
+    /// Passes on messages, at most `BURST` of a lane. Returns whether there was any, or is more.
     pub(crate) fn take(
         &mut self,
         memory: &SharedMemory,
@@ -186,13 +186,13 @@ impl Inbox {
                 }
             }
         }
-        // The rest has its turn after the other lanes.
+        // The rest follows after the other lanes.
         if let Some(mail) = memory.word(Doorbell::MAIL) {
             mail.fetch_or(1 << index, Ordering::AcqRel);
         }
     }
 
-    /// Times that a lane held what is no letter.
+    /// Counter of invalid messages in lanes.
     pub(crate) fn garbage(&self) -> u64 {
         self.garbage
     }

@@ -1,4 +1,4 @@
-//! The mailboxes that a connection has open.
+//! The open mailboxes of a connection.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,16 +10,16 @@ use nixl_metadata::{Doorbell, RdmaMetadata};
 use super::open::Mailbox;
 use crate::slots::{OfferPage, RemoteSlots, page_of};
 
-/// The mailboxes of peers on this host, and this connection's own, to which they answer.
+/// The mailboxes of peers on this host, and this connection's own, for their answers.
 pub struct Mailboxes {
     slots: Arc<RemoteSlots>,
     page: Arc<OfferPage>,
-    /// The pages that agents have written from.
+    /// The pages of agents' messages.
     by_agent: Mutex<HashMap<Box<str>, SharedName>>,
 }
 
 impl Mailboxes {
-    /// Agents whose pages are kept.
+    /// Bound on agents with a kept page.
     const AGENTS: usize = 1024;
 
     pub(crate) fn new(slots: Arc<RemoteSlots>, page: Arc<OfferPage>) -> Self {
@@ -31,12 +31,12 @@ impl Mailboxes {
         self.get(&page_of(remote.doorbell()?))
     }
 
-    /// The page that an agent has written from last, if its letters say so.
+    /// The last page that an agent's messages named.
     pub fn page_of(&self, agent: &str) -> Option<SharedName> {
         self.lock().get(agent).copied()
     }
 
-    /// *Blocking.* Maps a page, unless that was tried before.
+    /// *Blocking.* Maps a page, unless tried before.
     pub fn open(&self, page: &SharedName) {
         self.slots.open_page(page);
     }
@@ -46,7 +46,7 @@ impl Mailboxes {
         self.slots.knows(page)
     }
 
-    /// The mailbox on a page that is mapped, if a lane of it is free.
+    /// The mailbox on a mapped page with a free lane.
     pub fn get(&self, page: &SharedName) -> Option<Mailbox> {
         if page.len < Doorbell::WITH_MAIL as u64 {
             return None;
@@ -55,8 +55,8 @@ impl Mailboxes {
         Mailbox::new(reached, self.page.or_make().map(|memory| memory.name()))
     }
 
-    /// Notes by which page an agent can be answered. The page that an agent has written from first is kept for as long as it is
-    /// there, so that a letter in its name does not lead its answers elsewhere.
+    /// Records the page for answers to an agent. The first page of an agent is kept while it exists, so a forged message does
+    /// not redirect its answers.
     pub(crate) fn note(&self, agent: &str, page: SharedName) {
         let mut agents = self.lock();
         match agents.get_mut(agent) {

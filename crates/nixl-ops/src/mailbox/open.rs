@@ -1,4 +1,4 @@
-//! The mailbox of another connection, as a sender has it.
+//! The sender's view of another connection's mailbox.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use crate::{PeerId, TransportError};
 #[derive(Clone)]
 pub struct Mailbox(Reached);
 
-/// A page that was reached.
+/// An opened page.
 #[derive(Clone)]
 pub(crate) enum Reached {
     Mapped(Arc<MappedPage>),
-    /// Of this process.
+    /// The page of this process.
     Own(Arc<OwnPage>),
 }
 
 impl Mailbox {
-    /// `None` if all lanes are taken. `reply` names the page by which the owner answers.
+    /// `None` if all lanes are in use. `reply` names the page for the owner's answers.
     pub(super) fn new(page: Reached, reply: Option<SharedName>) -> Option<Self> {
         let mailbox = Self(page);
         mailbox.with(|lane, memory| lane.claim(memory, reply))?.then_some(mailbox)
@@ -35,8 +35,8 @@ impl Mailbox {
         Lane::fits(from, payload)
     }
 
-    /// Puts a message of the agent `from` into the mailbox of `peer`, and wakes that. `Dependency` if the owner has to read first: try
-    /// again later. Messages arrive in the order in which they are posted.
+    /// Puts a message of the agent `from` into the mailbox of `peer`, and wakes the peer. `Pending` if the lane is full: try
+    /// again later. Messages arrive in posting order.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl Mailbox {
             }));
         }
         let posted = self.with(|lane, memory| lane.post(memory, from, payload));
-        // Asked last: the owner wakes meanwhile.
+        // Checked last: the owner wakes meanwhile.
         let is_gone = matches!(&self.0, Reached::Mapped(page) if !page.is_owned());
         match posted.filter(|_| !is_gone) {
             Some(true) => Poll::Ready(Ok(())),
@@ -83,7 +83,7 @@ fn gone(peer: &PeerId) -> Poll<Result<(), TransportError>> {
     Poll::Ready(Err(TransportError::PeerGone { name: peer.to_string() }))
 }
 
-/// Shows nothing by which the mailbox is found.
+/// Does not print the mailbox's name.
 impl fmt::Debug for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mailbox").finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! The ring of one lane: letters of one sender to one owner, in shared memory that a third process may change.
+//! The ring of one lane: messages of one sender to one owner, in shared memory that a third process may change.
 
 use std::sync::atomic::Ordering;
 
@@ -6,7 +6,7 @@ use nixl_metadata::Doorbell;
 
 use crate::sync::SharedMemory;
 
-/// Words that two processes change atomically.
+/// Words that two processes access atomically.
 pub(super) trait Words {
     fn load(&self, word: usize, order: Ordering) -> u64;
     fn store(&self, word: usize, value: u64, order: Ordering);
@@ -25,21 +25,21 @@ impl Words for SharedMemory {
     }
 }
 
-/// Where a lane is, and how long its ring is.
+/// The place of a lane, and the length of its ring.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring {
     base: usize,
     len: usize,
 }
 
-/// A letter that was taken from a ring.
+/// The result of taking a message from a ring.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Taken {
-    /// There is none.
+    /// No message.
     Nothing,
     /// The name of the sender, and the payload, are in the buffer from here to there.
     MailboxMessage { from: usize, payload: usize },
-    /// What is there is no letter, so all of it was skipped.
+    /// Invalid content, all of which was skipped.
     Garbage,
 }
 
@@ -48,7 +48,7 @@ impl Ring {
     pub(super) const REPLY: usize = 2;
     const READ: usize = 8;
     const WORDS: usize = 16;
-    /// The longest letter. Half the ring, so that one always fits once the owner has caught up.
+    /// The longest message. Half the ring, so one always fits once the owner has caught up.
     pub(super) const LONGEST: usize = (Doorbell::LANE_WORDS - Self::WORDS) / 2;
 
     /// Lane `index` of a page with a mailbox.
@@ -67,17 +67,17 @@ impl Ring {
         self.base + index
     }
 
-    /// The words of a letter, its first one included.
+    /// The words of a message, its first one included.
     pub(super) const fn words_of(from: &str, payload: &[u8]) -> usize {
         1 + from.len().div_ceil(8) + payload.len().div_ceil(8)
     }
 
-    /// The words that were ever written.
+    /// The total of words written.
     pub(super) fn written(self, memory: &impl Words) -> u64 {
         memory.load(self.word(Self::WRITTEN), Ordering::Acquire)
     }
 
-    /// Writes a letter after the `written` words before it, if the owner has read enough of those. Returns whether it did.
+    /// Writes a message after the `written` words before it, if the owner has read enough of those. Returns whether it did.
     pub(super) fn put(
         self,
         memory: &impl Words,
@@ -90,7 +90,7 @@ impl Ring {
         let read = memory.load(self.word(Self::READ), Ordering::Acquire);
         let mut at = *written;
         if at.wrapping_sub(read) > self.len as u64 {
-            // A third process has changed a count. What the owner says holds, and letters in between are lost.
+            // A third process has changed a count. The owner's count holds, and messages in between are lost.
             at = read;
         }
         if at.wrapping_sub(read) + words > self.len as u64 {
@@ -107,12 +107,12 @@ impl Ring {
             put(u64::from_ne_bytes(word));
         }
         *written = at;
-        // Release: who sees the number sees the letter.
+        // Release: a reader that sees the count sees the message.
         memory.store(self.word(Self::WRITTEN), at, Ordering::Release);
         true
     }
 
-    /// Takes the letter after the `read` words before it into `buffer`.
+    /// Takes the message after the `read` words before it into `buffer`.
     pub(super) fn take(self, memory: &impl Words, read: &mut u64, buffer: &mut Vec<u8>) -> Taken {
         let written = self.written(memory);
         let there = written.wrapping_sub(*read);

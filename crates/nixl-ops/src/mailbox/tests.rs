@@ -1,4 +1,4 @@
-//! Senders and the owner of one page: against a model, at once, and with a third process that misuses the page.
+//! Senders and the owner of one page: against a model, in parallel, and with a third process that misuses the page.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! Active operations: their beginning, their waiter's looks and their cancellation.
+//! Active operations: begin, polls of the waiter, cancellation.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use crate::spin::SpinWindow;
 use crate::task::{SlotState, TaskSlot};
 use crate::{Driver, Execution, OperationError, OperationOptions, OperationStatus};
 
-/// What the active operations are made of. A fork's child neither uses nor drops it.
+/// The core of active operations. A fork's child neither uses nor drops it.
 pub(super) struct Active<M> {
     pub(super) slot: Arc<TaskSlot>,
     pub(super) driver: Arc<Driver>,
-    /// What is given back at the end.
+    /// The memory to give back at the end.
     memory: M,
     bytes: u64,
-    /// The first poll of a wait looks closely for a moment; later ones sleep.
+    /// Whether the first poll of a wait is done: it spins briefly; later ones sleep.
     spun: bool,
-    /// How long, if the caller said so.
+    /// The caller's spin time, if set.
     spin: Option<Duration>,
-    /// The look that is under way; the wait yields between its parts.
+    /// The current spin; the wait yields between its parts.
     look: Option<SpinWindow>,
 }
 
@@ -46,11 +46,11 @@ impl Active<()> {
 }
 
 impl<M> Active<M> {
-    /// Bound on the polls of one close look during which the clock stands still, as those of simulations do.
+    /// Bound on the polls of one spin while the clock stands still, as in simulations.
     const STILL_POLLS: usize = 512;
-    /// How long a thread that blocks anyway looks first.
+    /// The first spin of a blocking thread.
     const BLOCKING_SPIN: Duration = Duration::from_millis(1);
-    /// Engines walk the list when an operation is posted: one of more descriptors is posted by the driver.
+    /// Engines process the list in the post: the driver posts operations with more descriptors.
     const POSTED_HERE: usize = 64;
 
     pub(super) fn begin(
@@ -67,7 +67,7 @@ impl<M> Active<M> {
         };
         let spin = options.spin_time();
         let slot = driver.begin(execution, bytes, posted_by, options)?;
-        // What the driver posts must not be posted by a waiter that polls first.
+        // The waiter must not post an operation that the driver posts.
         let spun = posted_by == PostedBy::Driver;
         Ok(Self { slot, driver: Arc::clone(driver), memory, bytes, spun, spin, look: None })
     }
@@ -108,7 +108,7 @@ impl<M> Active<M> {
         }
         if !self.spun {
             self.spun = true;
-            // What has ended where it was begun needs no look at the clock.
+            // An operation that ended in its begin needs no clock.
             if self.status().is_terminal() {
                 return self.slot.cell.poll_outcome(cx.waker());
             }
@@ -123,7 +123,7 @@ impl<M> Active<M> {
             if let Some(look) = self.look.take()
                 && let Some(look) = self.look_on(look)
             {
-                // The rest of it after the neighbours' turn.
+                // The rest of it, after other tasks.
                 self.look = Some(look);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -132,14 +132,14 @@ impl<M> Active<M> {
             if polled.is_ready() {
                 return polled;
             }
-            // Checked only once the waker is in its place: a later note wakes it.
+            // Checked only after the waker is stored: a later note wakes it.
             let Some(until) = self.slot.cell.take_near() else { return Poll::Pending };
             self.slot.watch(until);
             self.look = Some(SpinWindow::until(until));
         }
     }
 
-    /// `None` if the end is not near: such a look would only cost later ones their time.
+    /// `None` if the end is not near: such a spin would only use up the budget.
     fn first_look(&self) -> Option<SpinWindow> {
         let shared = self.driver.shared();
         let now = shared.clock.now();
@@ -152,14 +152,13 @@ impl<M> Active<M> {
         if self.slot.is_far(until) {
             return None;
         }
-        // What is to end soon after is not worth sleeping for.
+        // An end soon after is not worth a sleep.
         let until = self.slot.expected_soon(until).unwrap_or(until);
         self.slot.watch(until);
         Some(SpinWindow::until(until))
     }
 
-    /// Looks closely for as long as one poll may, while the driver leaves the engine alone. Returns the rest of the look, if
-    /// any.
+    /// Spins for as long as one poll may, while the driver leaves the engine alone. Returns the rest of the spin, if any.
     fn look_on(&self, mut look: SpinWindow) -> Option<SpinWindow> {
         let clock = &self.driver.shared().clock;
         let begun = clock.now();
@@ -177,8 +176,8 @@ impl<M> Active<M> {
             }
         }
         self.slot.unwatch();
-        // What ended meanwhile may have called a driver that looked away: one look more. From here on the driver is waited
-        // for, which may be asleep over something older.
+        // An end in between may have woken a driver that does not poll: one more poll. From here on the driver, which may be
+        // asleep, is waited for.
         if !self.poll() {
             self.driver.shared().kick();
         }
@@ -235,14 +234,14 @@ impl Active<DescriptorList> {
     }
 }
 
-/// Cancels what is in `slot` unless it has ended. Its driver is there for as long as it has not.
+/// Cancels the task in `slot` unless it has ended. Its driver lives until then.
 pub(super) fn cancel(slot: &Arc<TaskSlot>, driver: Option<&Driver>) -> CancelOutcome {
     let cancelled = Err(OperationError::Cancelled);
     if !slot.cell.finish(OperationStatus::Cancelled, cancelled) {
         return CancelOutcome::AlreadyEnded(slot.cell.status());
     }
     if let Some(driver) = driver {
-        // What was not posted yet is released here; the rest is the driver's.
+        // An unposted task is released here; the driver releases others.
         slot.look_soon();
         driver.shared().poll(slot);
         driver.shared().wake(true);

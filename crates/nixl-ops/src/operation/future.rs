@@ -1,4 +1,4 @@
-//! The future that awaiting an operation makes.
+//! The future of an awaited operation.
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use super::{CopyOperation, ReadOperation, ReadableOperation, WritableOperation, WriteOperation};
 use crate::{Completion, OperationError};
 
-/// The end of an operation, as `operation.await` waits for it. Dropping it cancels the operation; to wait without giving the
-/// operation away, use its `wait_for_completion`.
+/// The future of `operation.await`. Dropping it cancels the operation; `wait_for_completion` waits without consuming the
+/// operation.
 #[derive(Debug)]
 #[must_use = "dropping it cancels the operation"]
 pub struct OperationFuture<O>(O);
@@ -23,8 +23,8 @@ macro_rules! awaited {
             }
         }
 
-        /// As `wait_for_completion`, and the operation is dropped with its end. Memory with which the engine is not done after
-        /// an error is the library's until then: `reclaim` waits for that, too.
+        /// As `wait_for_completion`; the operation is dropped at its end. After an error the memory stays with the library
+        /// until the engine is quiet: `reclaim` waits for that, too.
         ///
         /// **Not** cancel safe: dropping the future cancels the operation.
         impl IntoFuture for $name {

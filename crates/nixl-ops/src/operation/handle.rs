@@ -1,4 +1,4 @@
-//! A handle that cancels an operation from elsewhere.
+//! A handle that cancels an operation from another task or thread.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -8,8 +8,8 @@ use super::outcomes::CancelOutcome;
 use crate::task::TaskSlot;
 use crate::{Driver, OperationStatus};
 
-/// Cancels an active operation: a read, a write or a copy. Cheap to clone; it may outlive the operation and its connection, of
-/// which it keeps neither.
+/// Cancels an active operation: a read, a write or a copy. Cheap to clone; it keeps neither the operation nor its connection
+/// alive.
 #[derive(Clone)]
 pub struct CancelHandle {
     slot: Arc<TaskSlot>,
@@ -27,7 +27,7 @@ impl CancelHandle {
         cancel(&self.slot, self.driver.upgrade().as_deref())
     }
 
-    /// Where the operation is in its life. One that was dropped before its end is cancelled.
+    /// The status of the operation. One dropped before its end is cancelled.
     pub fn status(&self) -> OperationStatus {
         self.slot.cell.status()
     }

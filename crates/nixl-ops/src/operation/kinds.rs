@@ -1,4 +1,4 @@
-//! The five types of operation, over what active and passive ones are made of.
+//! The five types of operation, over the active and the passive core.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,12 +26,12 @@ macro_rules! operation {
     ) => {
         $(#[$doc])*
         ///
-        /// In a process that was forked from the one that began it, it has ended with
-        /// [`TransportError::Forked`](crate::TransportError::Forked), and nothing that is done with it there reaches the parent's.
+        /// In a forked child, it has ended with [`TransportError::Forked`](crate::TransportError::Forked), and no use of it
+        /// there affects the parent's.
         pub struct $name(pub(super) LeakInChild<$inner>);
 
         impl $name {
-            /// Where the operation is in its life.
+            /// The status of the operation.
             pub fn status(&self) -> OperationStatus {
                 match self.0.is_inherited() {
                     true => OperationStatus::Errored,
@@ -39,7 +39,7 @@ macro_rules! operation {
                 }
             }
 
-            /// Waits for the operation to end. Once it has, every further call gives the same answer.
+            /// Waits for the operation to end. Every further call returns the same result.
             ///
             /// Cancel safe: dropping the future loses nothing, and it can be called again.
             ///
@@ -69,35 +69,35 @@ macro_rules! operation {
 }
 
 operation! {
-    /// Reads a peer's memory into local memory. It goes on whether it is awaited or not. Dropping it cancels it.
+    /// A read of a peer's memory into local memory. It progresses without being awaited. Dropping it cancels it.
     ReadOperation(Active<DescriptorList>)
 }
 
 operation! {
-    /// Writes local memory into a peer's. It goes on whether it is awaited or not. Dropping it cancels it.
+    /// A write of local memory into a peer's. It progresses without being awaited. Dropping it cancels it.
     WriteOperation(Active<DescriptorList>)
 }
 
 operation! {
-    /// Copies between memories of this process. Dropping it cancels it.
+    /// A copy between memories of this process. Dropping it cancels it.
     CopyOperation(Active<()>)
 }
 
 operation! {
-    /// Local memory that peers may read. Completes when they have. Dropping it cancels it.
+    /// Local memory offered for reading. Completes after the peers' reads. Dropping it cancels it.
     ///
-    /// Once it is cancelled or has timed out, the memory can be overwritten at once: an initiator that is mapped to its
-    /// slot finds out that it read too late. The memory stays allocated until the offer's life time is over, if its
-    /// [`metadata`](Self::metadata) was ever asked for.
+    /// After a cancellation or time-out, the memory can be overwritten at once: an initiator with the mapped slot detects a
+    /// late read. The memory stays allocated until the end of the offer's life time, if its [`metadata`](Self::metadata) was
+    /// ever requested.
     ReadableOperation(Passive)
 }
 
 operation! {
-    /// Local memory that one peer may write. Completes when the peer has. Dropping it cancels it.
+    /// Local memory offered for writing by one peer. Completes after the peer's write. Dropping it cancels it.
     ///
-    /// Once it is cancelled or has timed out, the memory is free at once if no initiator has claimed the offer and all had to
-    /// ([`OperationOptions::claims`]), or if its [`metadata`](Self::metadata) was never asked for. Otherwise it stays in
-    /// quarantine until the initiators that may be writing have said that they are not, or are proven quiet.
+    /// After a cancellation or time-out, the memory is free at once if no initiator has claimed the offer and all had to
+    /// ([`OperationOptions::claims`]), or if its [`metadata`](Self::metadata) was never requested. Otherwise it stays in
+    /// quarantine until the initiators that may be writing report that they are not, or are proven quiet.
     WritableOperation(Passive)
 }
 
@@ -105,7 +105,7 @@ macro_rules! wait_blocking {
     ($($name:ident),*) => {$(
         impl $name {
             /// As [`wait_for_completion`](Self::wait_for_completion), blocking this thread: for threads outside of async
-            /// runtimes. It looks for the end without sleeping for as long as [`OperationOptions::spin`] says, by default 1 ms.
+            /// runtimes. It first spins for [`OperationOptions::spin`], by default 1 ms.
             ///
             /// # Errors
             ///
@@ -122,7 +122,7 @@ wait_blocking!(ReadOperation, WriteOperation, CopyOperation);
 macro_rules! cancel_handle {
     ($($name:ident),*) => {$(
         impl $name {
-            /// A handle that cancels this operation from elsewhere: another task, a signal handler's thread.
+            /// A handle that cancels this operation from another task or thread, such as a signal handler's.
             pub fn cancel_handle(&self) -> CancelHandle {
                 CancelHandle::new(&self.0.slot, &self.0.driver)
             }
@@ -135,7 +135,7 @@ cancel_handle!(ReadOperation, WriteOperation, CopyOperation);
 macro_rules! reclaim {
     ($($name:ident),*) => {$(
         impl $name {
-            /// Waits for the operation to end and for its memory to be quiet, and gives the memory back.
+            /// Waits for the end of the operation and for quiet memory, and gives the memory back.
             ///
             /// After an error or a cancellation this takes as long as the engine needs, at most the drain
             /// time of the connection. Dropping the future cancels the operation.
@@ -149,7 +149,7 @@ macro_rules! reclaim {
 reclaim!(ReadOperation, WriteOperation, ReadableOperation, WritableOperation);
 
 impl CopyOperation {
-    /// Waits for the operation to end and for its memory to be quiet, and says whether it is.
+    /// Waits for the end of the operation and for quiet memory, and returns whether it is quiet.
     ///
     /// After an error or a cancellation this takes as long as the engine needs, at most the drain time of the
     /// executor. Dropping the future cancels the operation.
@@ -162,7 +162,7 @@ impl CopyOperation {
         Settled { outcome, memory }
     }
 
-    /// For an execution that waits for others: however many operations there are.
+    /// For an execution that waits for others, beyond the limit on operations.
     pub(crate) fn beyond_limit(
         driver: &Arc<Driver>,
         execution: Box<dyn Execution>,
@@ -171,8 +171,8 @@ impl CopyOperation {
         Ok(Self(LeakInChild::new(Active::beyond_limit(driver, execution, options)?)))
     }
 
-    /// Begins `execution`, which copies `bytes` bytes and may touch what `leases` cover until it has ended. For
-    /// executors; applications call theirs.
+    /// Begins `execution`, which copies `bytes` bytes and may access the memory of `leases` until its end. For executors;
+    /// applications call theirs.
     ///
     /// # Errors
     ///
@@ -185,7 +185,7 @@ impl CopyOperation {
         options: OperationOptions,
     ) -> Result<Self, OperationError> {
         let execution = Leasing::over(execution, leases);
-        // Its list was walked to make the execution.
+        // Its list was processed to make the execution.
         let active = Active::begin(driver, execution, (bytes, 0), (), options)?;
         Ok(Self(LeakInChild::new(active)))
     }
@@ -255,8 +255,8 @@ macro_rules! passive {
                 Ok(Self(LeakInChild::new(offered)))
             }
 
-            /// Ends the offer as [`cancel`](Self::cancel) does, and says where that leaves its memory. An initiator that comes
-            /// later is refused, or finds that it came too late.
+            /// Ends the offer like [`cancel`](Self::cancel), and returns the state of its memory. A later initiator is refused,
+            /// or detects a late read.
             pub fn revoke(&mut self) -> RevokeOutcome {
                 match self.0.is_inherited() {
                     true => RevokeOutcome::AlreadyEnded(OperationStatus::Errored),
@@ -264,13 +264,13 @@ macro_rules! passive {
                 }
             }
 
-            /// Ends the offer and gives its memory back at once, on the caller's promise.
+            /// Ends the offer and gives its memory back at once, by the caller's guarantee.
             ///
             /// # Safety
             ///
-            /// No initiator accesses the memory any more, nor will: for instance, the only one that got the metadata has told the
-            /// application that its operation has ended, or its process has ended and the engine's sockets to it have
-            /// been read to their end.
+            /// No initiator accesses the memory now or later: for example, the only holder of the metadata has reported the end
+            /// of its operation to the application, or its process has ended and the engine's sockets to it have been read to
+            /// their end.
             #[allow(unsafe_code, reason = "declares what the caller promises")]
             pub unsafe fn peer_is_done(&mut self) {
                 if !self.0.is_inherited() {
@@ -289,8 +289,8 @@ macro_rules! passive {
                 self.0.wait_blocking()
             }
 
-            /// What the peer needs to reach the memory. It is a capability: its holder can access the memory, so send it
-            /// over a channel that both sides trust.
+            /// The metadata for the peer. It is a capability: its holder can access the memory, so send it over a channel that
+            /// both sides trust.
             pub fn metadata(&self) -> &RdmaMetadata {
                 self.0.metadata()
             }

@@ -1,4 +1,4 @@
-//! The kinds of operation: reads, writes and copies that this side begins, and offers that peers use.
+//! The kinds of operation: reads, writes and copies by this side, and offers for peers.
 
 mod active;
 mod future;

@@ -15,18 +15,18 @@ use crate::outcome::Outcome;
 use crate::passive::{OfferSpec, PassiveEntry, Release};
 use crate::{ConnectionExecutor, Driver, Offer, OperationError, OperationOptions, OperationStatus};
 
-/// What both passive operations are made of. A fork's child neither uses nor drops it.
+/// The core of both passive operations. A fork's child neither uses nor drops it.
 pub(super) struct Passive {
     pub(super) entry: Arc<PassiveEntry>,
     driver: Arc<Driver>,
     executor: Arc<dyn ConnectionExecutor>,
     metadata: RdmaMetadata,
-    /// What is given back at the end.
+    /// The memory to give back at the end.
     memory: Arc<DescriptorList>,
 }
 
 impl Passive {
-    /// Makes the memory of `spec` available, and known to the executor.
+    /// Offers the memory of `spec`, and registers the offer with the executor.
     pub(super) fn offer(
         driver: &Arc<Driver>,
         executor: &Arc<dyn ConnectionExecutor>,
@@ -48,7 +48,7 @@ impl Passive {
     }
 
     pub(super) fn metadata(&self) -> &RdmaMetadata {
-        // In a fork's child the offer is the parent's.
+        // In a fork's child the offer belongs to the parent.
         if self.driver.check_process().is_ok() {
             self.entry.set_exported();
         }
@@ -63,7 +63,7 @@ impl Passive {
         poll_fn(|cx| self.poll_wait(cx)).await
     }
 
-    /// As `wait`. The thread sleeps where a peer of this host wakes it, if the offer has a slot.
+    /// As `wait`. If the offer has a slot, a peer on this host wakes the thread directly.
     pub(super) fn wait_blocking(&self) -> Outcome {
         if !self.entry.has_slot() {
             return block_on(self.wait());

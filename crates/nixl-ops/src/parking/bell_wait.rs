@@ -1,4 +1,4 @@
-//! A thread other than the driver's that sleeps on the bell, for a word that it waits for itself.
+//! A waiting thread that sleeps on the doorbell in the driver's place.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{self, Thread};
 use crate::sync::unpark;
 
-/// The bell in the hands of a thread that waits: while it is, the driver's thread sleeps without.
+/// The doorbell, held by a waiting thread; the driver's thread sleeps without it meanwhile.
 ///
-/// A peer wakes that thread directly, where the driver's thread would have to wake it in its turn.
+/// A peer wakes that thread directly, without the driver's thread in between.
 #[derive(Debug)]
 pub(crate) struct BellWait<'a> {
     parking: &'a Parking,
     waiter: Arc<Waiter>,
 }
 
-/// Ends the sleep of the thread that waits, for those of this process who have news.
+/// Ends the sleep of the waiting thread, from this process.
 #[derive(Debug)]
 struct Waiter {
     page: Arc<OfferPage>,
@@ -33,7 +33,7 @@ struct Waiter {
 }
 
 impl Parking {
-    /// Takes the bell for this thread. `None` if another waits on it, or there is no page.
+    /// Takes the doorbell for this thread. `None` if another thread has it, or there is no page.
     pub(crate) fn take_bell(&self) -> Option<BellWait<'_>> {
         self.page.doorbell()?;
         if self.waits.swap(true, Ordering::SeqCst) {
@@ -46,7 +46,7 @@ impl Parking {
             woken: AtomicBool::new(false),
         };
         let wait = BellWait { parking: self, waiter: Arc::new(waiter) };
-        // Either the driver's thread sees `waits` before it sleeps on the bell, or it is seen there and woken.
+        // Either the driver's thread sees `waits` before it sleeps on the doorbell, or this thread sees it asleep and wakes it.
         if self.on_doorbell.load(Ordering::SeqCst) {
             self.wake();
         }
@@ -55,14 +55,14 @@ impl Parking {
 }
 
 impl BellWait<'_> {
-    /// The longest sleep: a wake-up that a peer hides by writing over the bell costs no more.
+    /// The longest sleep, which bounds the cost of a wake-up that a peer suppresses by overwriting the doorbell.
     const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 
-    /// Polls the future after each `look` until it is ready. `look` takes in what peers say by the page, and returns whether there
-    /// was something; what it does not take in is left to the driver's thread, which is woken for it.
+    /// Polls the future after each `look` until it is ready. `look` receives words from the page, and returns whether there
+    /// were any; the driver's thread is woken for the others.
     ///
-    /// `None` after some rings in a row that `look` found nothing for, so that a peer that rings without end costs this thread and
-    /// the driver's only as many turns.
+    /// `None` after some rings in a row without a word for `look`, so a peer that rings without end costs this thread and the
+    /// driver's only that many turns.
     pub(crate) fn run<F: Future>(
         &self,
         clock: &dyn Clock,
@@ -116,7 +116,7 @@ impl Wake for Waiter {
             && let Some(doorbell) = self.page.doorbell()
         {
             doorbell.wake_owner();
-            // A clock of simulations parks it.
+            // A simulated clock parks it.
             unpark(&self.thread);
         }
     }

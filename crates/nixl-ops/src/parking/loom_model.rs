@@ -1,4 +1,4 @@
-//! The sleeps of a driver's thread under every interleaving with what wakes it. Run by `cargo xtask loom`.
+//! The sleeps of a driver's thread under every interleaving with its wake-ups. Run by `cargo xtask loom`.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::pin::pin;

@@ -29,34 +29,34 @@ pub(crate) struct PassiveEntry {
     metadata: RdmaMetadata,
     pub(crate) cell: Arc<CompletionCell<Outcome>>,
     pub(super) begun: Duration,
-    /// When no initiator begins any more.
+    /// The end of the time in which initiators may begin.
     pub(super) expires: Duration,
     table: Weak<PassiveTable>,
-    /// Those of the table, which a claim may outlive.
+    /// The counters of the table, which a claim may outlive.
     metrics: Arc<OfferMetrics>,
-    /// Its owner does not wait for the peer any more.
+    /// Whether its owner has stopped waiting for the peer.
     dormant: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Gone once the peer is known to be done with the memory.
+    /// `None` once the peer is known to be done with the memory.
     hold: Option<Hold>,
     deadline: Option<Deadline>,
-    /// When the owner stops waiting for memory that a peer may still write.
+    /// The end of the owner's wait for memory that a peer may still write.
     drain_by: Option<Duration>,
-    /// The metadata was asked for: a peer may use the offer at any time.
+    /// Whether the metadata was requested: a peer may then use the offer at any time.
     exported: bool,
-    /// A copy of this process is using the memory.
+    /// Whether a copy of this process uses the memory.
     claimed: bool,
-    /// That copy is this process's own use of the offer, for which it holds the slot.
+    /// Whether that copy is this process's own use of the offer, with the slot.
     copying: bool,
-    /// The agent that claimed it by a message.
+    /// The agent with a claim by message.
     agent: Option<String>,
     /// The agents to which the engine was connected for this offer.
     introduced: Vec<Box<str>>,
-    /// Uses that have ended, and those that succeeded, by the slot and by notifications.
+    /// Ended and successful uses, by the slot and by notifications.
     by_slot: (u32, u32),
     by_notification: u32,
     declined: u32,
@@ -70,12 +70,12 @@ struct State {
 struct Hold {
     registrations: Vec<Registration>,
     leased: Leased,
-    /// Not in the entry: an entry that has ended is no handle to memory that its owner has back.
+    /// Not in the entry: an ended entry must not hold memory that its owner has back.
     descriptors: Arc<DescriptorList>,
-    /// While it is quarantined.
+    /// The share of a gauge during quarantine.
     gauges: Option<HeldGauges>,
     _offers: GaugeShare,
-    /// Last: freed when nothing leads to the memory any more.
+    /// Last field: freed when nothing refers to the memory any more.
     slot: Option<OfferSlot>,
 }
 
@@ -137,20 +137,20 @@ impl PassiveEntry {
         lock(&self.state).exported = true;
     }
 
-    /// Whether the peers know neither a life time nor claims.
+    /// Whether the offer has no terms: no life time and no claims.
     pub(super) fn is_without_terms(&self) -> bool {
         self.metadata.terms().is_none() || self.metadata.was_encoded_without_terms()
     }
 
-    /// Takes in that a holder of the metadata does not use the offer.
+    /// Records that a holder of the metadata declines the offer.
     pub(crate) fn declined(self: Arc<Self>, from: &str) {
         if self.kind() == OperationKind::Read || self.claim_by_message(from).is_ok() {
             self.note(|state| state.declined += 1);
         }
     }
 
-    /// Whether the engine may be connected to an agent because it holds this offer: as many as the offer has readers, and eight
-    /// that try again under another name.
+    /// Whether the engine may connect to an agent for this offer: as many as the offer has readers, plus eight for retries
+    /// under another name.
     pub(crate) fn may_introduce(&self, agent: &str) -> bool {
         const SPARE: u32 = 8;
         const MOST: u32 = 4096;
@@ -166,12 +166,12 @@ impl PassiveEntry {
         fits
     }
 
-    /// The secret that messages about the offer carry.
+    /// The secret token of messages about the offer.
     pub(crate) fn token(&self) -> Option<u64> {
         self.metadata.terms().map(|terms| terms.token().get())
     }
 
-    /// A notification says that a use is complete. One of an offer that this process is copying is not its end.
+    /// Records a completed use by a notification. During a copy of this process it is not the end.
     pub(super) fn notified(self: Arc<Self>) -> bool {
         let ended = {
             let mut state = lock(&self.state);
@@ -187,13 +187,13 @@ impl PassiveEntry {
         true
     }
 
-    /// The slot says how many uses have ended. Returns whether the offer is not being copied by this process.
+    /// Records the slot's count of ended uses. Returns whether no copy of this process uses the offer.
     pub(super) fn used(self: Arc<Self>, event: SlotEvent) -> bool {
         self.note(|state| state.by_slot = (event.uses, event.successes))
     }
 
-    /// Takes in what is said of the uses, and ends the offer if all have ended. Where this process is copying, the end of the copy
-    /// does, and `false` is returned.
+    /// Records uses, and ends the offer if all have ended. During a copy of this process the copy's end does that, and `false`
+    /// is returned.
     fn note(self: Arc<Self>, said: impl FnOnce(&mut State)) -> bool {
         let ended = {
             let mut state = lock(&self.state);
@@ -213,14 +213,14 @@ impl PassiveEntry {
         self.metadata.terms().map_or(1, |terms| terms.readers().get())
     }
 
-    /// Whether all uses have ended, and if so whether one succeeded.
+    /// Whether all uses have ended, and then whether one succeeded.
     fn uses_ended(&self, state: &State) -> Option<bool> {
         let readers = self.readers();
         let uses = state.by_slot.0.saturating_add(state.by_notification + state.declined);
         (uses >= readers).then_some(state.by_slot.1 > 0 || state.by_notification > 0)
     }
 
-    /// The peer is done: gives the memory back and wakes the waiter.
+    /// Gives the memory back after the peer's end, and wakes the waiter.
     pub(crate) fn end(self: Arc<Self>, succeeded: bool) {
         let table = self.table.upgrade();
         if let Some(table) = &table {
@@ -230,7 +230,7 @@ impl PassiveEntry {
         let Some(hold) = hold else { return };
         drop(hold);
         let elapsed = self.elapsed(table.as_deref());
-        // The waiter may take its memory back as soon as it wakes: the hold has gone.
+        // The waiter may take its memory back as soon as it wakes: the hold is dropped before.
         let (status, outcome) = match succeeded {
             true => {
                 let completion = Completion::new(self.total_bytes(), elapsed, None);
@@ -239,7 +239,7 @@ impl PassiveEntry {
             false => (OperationStatus::Errored, Err(OperationError::Declined)),
         };
         let failure = outcome.as_ref().err().map(OperationError::cause);
-        // An offer that was given up before has been counted then.
+        // An offer that was given up was counted at that time.
         if self.cell.finish_quiet(status, outcome) {
             self.metrics.ended(self.kind(), self.total_bytes(), elapsed, failure);
         }

@@ -1,4 +1,4 @@
-//! Proof that a peer no longer touches the memory of an offer.
+//! Proof that a peer no longer accesses the memory of an offer.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,26 +13,25 @@ pub enum Claimant {
     Process(u32),
     /// An agent, which has claimed the offer by a message.
     Agent(String),
-    /// Agents that say that their requests have ended without success: they post nothing more, and what they had posted may
-    /// still be on its way.
+    /// Agents that reported failed requests: they post nothing more, but earlier bytes may still be in flight.
     Ended,
-    /// Any holder of the metadata: the offer demands no claim, or cannot.
+    /// Any holder of the metadata: the offer demands no claim, or has no terms.
     Unknown,
 }
 
-/// Makes watches that tell when a peer is quiet. What proves it depends on the paths that the peer may have taken.
+/// A source of watches for quiet peers. The proof depends on the possible paths of the peer.
 ///
 /// # Safety
 ///
-/// Memory is given back when a watch says so: its [`QuietWatch`]es keep their contract.
+/// Memory is given back by a watch's result: its [`QuietWatch`]es keep their contract.
 #[allow(unsafe_code, reason = "declares what proofs promise")]
 pub unsafe trait QuietProof: Send + Sync + fmt::Debug {
-    /// A watch over this peer, which may be writing `memory` since at most `age`. Made and asked on the connection's blocking
+    /// A watch over this peer, which may be writing `memory` since at most `age`. Made and queried on the connection's blocking
     /// thread.
     fn watch(&self, peer: &Claimant, memory: &[Descriptor], age: Duration) -> Box<dyn QuietWatch>;
 
-    /// A watch over reads of offers whose life time was over `ago`: peers begin none any more, and one that was begun before may
-    /// be under way, also after a silence of the peer, the network or this process. Made and asked on the connection's blocking
+    /// A watch over reads of offers whose life time ended `ago`: peers begin none any more, but an earlier one may be in
+    /// flight, also after a silence of the peer, the network or this process. Made and queried on the connection's blocking
     /// thread.
     fn reads(&self, ago: Duration) -> Box<dyn QuietWatch>;
 }
@@ -45,7 +44,7 @@ pub unsafe trait QuietProof: Send + Sync + fmt::Debug {
 /// accesses that of the offers.
 #[allow(unsafe_code, reason = "declares what proofs promise")]
 pub unsafe trait QuietWatch: Send + fmt::Debug {
-    /// *Blocking.* Whether it is proven that the peer touches no memory of this process any more. Asked about three times a
-    /// second until it is.
+    /// *Blocking.* Whether the peer is proven to access no memory of this process any more. Queried about three times a second
+    /// until then.
     fn is_quiet(&mut self) -> bool;
 }

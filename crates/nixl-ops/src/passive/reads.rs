@@ -1,4 +1,4 @@
-//! Retention of readable offers' memory after their life time, until no read of it can be in flight.
+//! Retention of readable offers' memory after their life time, until no read can be in flight.
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,18 +9,18 @@ use super::retained::Retained;
 use crate::contained::contained;
 use crate::sync::{Mutex, lock};
 
-/// Peers begin no read of it any more. One that was begun in time may wait in a socket: of this process, if it was stopped, or of
-/// the peer's host, if the network was cut. The engine would answer it from memory that is gone.
+/// Memory of which peers begin no further read. An earlier read may wait in a socket: of this process, if it was stopped, or of
+/// the peer's host, if the network was cut. The engine would answer it from freed memory.
 #[derive(Debug, Default)]
 pub(super) struct LateReads {
     state: Mutex<State>,
-    /// A check is under way.
+    /// Whether a check is running.
     checking: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// What was added since the watch was made.
+    /// Memory added since the watch was made.
     added: Vec<Retained>,
     watched: Vec<Retained>,
     watch: Option<Box<dyn QuietWatch>>,
@@ -41,7 +41,7 @@ impl LateReads {
         state.added.iter().chain(&state.watched).for_each(&mut note);
     }
 
-    /// A reader is done. Returns whether its offer is among these, and what is free by that.
+    /// Records a reader's end. Returns whether its offer is among these, and the memory freed by it.
     pub(super) fn read(&self, key: &[u8]) -> Option<Option<Retained>> {
         let mut state = lock(&self.state);
         let State { added, watched, .. } = &mut *state;
@@ -57,7 +57,7 @@ impl LateReads {
         !self.is_empty() && !self.checking.swap(true, Ordering::AcqRel)
     }
 
-    /// *Blocking.* Frees what no read is under way to, at `now`.
+    /// *Blocking.* Frees memory without a read in flight, at `now`.
     pub(super) fn check(&self, quiet: &dyn QuietProof, now: Duration) {
         let _ = contained("a proof of quiet", || {
             let (watch, ago) = {

@@ -11,13 +11,13 @@ use nixl_metadata::NotificationKey;
 use super::telemetry::{HeldGauges, OfferMetrics};
 use crate::contained::contained;
 
-/// Memory that its owner may overwrite, and that stays allocated since a read may be under way: the engine's progress thread
-/// would answer it from memory that is gone.
+/// Memory that its owner may overwrite, kept allocated since a read may be in flight: the engine's progress thread would answer
+/// it from freed memory.
 #[derive(Debug)]
 pub(super) struct Retained {
     key: NotificationKey,
     until: Duration,
-    /// Readers that have not said that they are done.
+    /// Readers that have not reported their end.
     readers: u32,
     bytes: u64,
     /// `None` once it is freed.
@@ -26,7 +26,7 @@ pub(super) struct Retained {
     _gauges: HeldGauges,
 }
 
-/// What is done once memory is free.
+/// The action after memory is freed.
 pub(crate) struct Freed(Box<dyn FnOnce() + Send>);
 
 impl Freed {
@@ -54,7 +54,7 @@ impl Retained {
         Self { key, until, readers, bytes, held: Some(held), freed: None, _gauges: gauges }
     }
 
-    /// Memory of an export that is closed: no notification of a reader ends it sooner.
+    /// Memory of a closed export: no reader's notification ends it sooner.
     pub(super) fn of_export(
         until: Duration,
         held: (Vec<Registration>, Arc<DescriptorList>),
@@ -70,7 +70,7 @@ impl Retained {
         self.until
     }
 
-    /// Whether addresses of it may be without memory once it is freed: a read that is still under way would end the process.
+    /// Whether its addresses may be unmapped once it is freed: a read still in flight would end the process.
     pub(super) fn may_vanish(&self) -> bool {
         let memory = self.held.as_ref().map(|(_, memory)| memory);
         memory.is_some_and(|memory| memory.iter().any(|d| !d.region().is_pooled()))
@@ -84,15 +84,15 @@ impl Retained {
         self.key.as_bytes() == key
     }
 
-    /// A reader is done. Returns whether all are.
+    /// Records a reader's end. Returns whether all are done.
     pub(super) fn read(&mut self) -> bool {
         self.readers = self.readers.saturating_sub(1);
         self.readers == 0
     }
 
-    /// No read is under way, nor will be.
+    /// Frees the memory: no read is or will be in flight.
     pub(super) fn free(mut self) {
-        // The registrations go before the memory.
+        // The registrations drop before the memory.
         if let Some((registrations, memory)) = self.held.take() {
             drop(registrations);
             drop(memory);
@@ -105,13 +105,13 @@ impl Retained {
 
 impl Drop for Retained {
     fn drop(&mut self) {
-        // The connection ends before the offer's life time, and a read may be under way.
+        // Keeps the memory: the connection ends before the offer's life time, and a read may be in flight.
         let Some((registrations, memory)) = self.held.take() else { return };
-        // The memory stays; the engine need not.
+        // The memory stays; the engine may end.
         drop(registrations);
         match Leases::acquire(memory.as_slice(), LeaseMode::Read) {
             Ok(leases) => Leased::from(leases).leak(),
-            // In use by the application, which goes on with it.
+            // In use by the application, which keeps it.
             Err(_) => mem::forget(memory),
         }
     }

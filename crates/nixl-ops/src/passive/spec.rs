@@ -8,7 +8,7 @@ use nixl_metadata::RdmaMetadata;
 
 use crate::OfferSlot;
 
-/// What a passive operation is made of.
+/// Specification of a passive operation.
 #[derive(Debug)]
 pub struct OfferSpec {
     pub(crate) metadata: RdmaMetadata,
@@ -20,7 +20,7 @@ pub struct OfferSpec {
 }
 
 impl OfferSpec {
-    /// How long initiators may begin to use an offer, unless its owner says otherwise.
+    /// The default time in which initiators may begin to use an offer.
     pub const LIFE_TIME: Duration = Duration::from_secs(600);
 
     /// An offer of `descriptors`, which `leased` covers, described by `metadata`.
@@ -35,14 +35,14 @@ impl OfferSpec {
         Self { metadata, descriptors, leased, registrations, slot: None, life_time }
     }
 
-    /// The same offer with a slot for the initiators of this host.
+    /// Adds a slot for the initiators on this host.
     #[must_use]
     pub fn with_slot(mut self, slot: Option<OfferSlot>) -> Self {
         self.slot = slot;
         self
     }
 
-    /// The same offer with this life time.
+    /// Sets the life time.
     #[must_use]
     pub fn with_life_time(mut self, life_time: Duration) -> Self {
         self.life_time = life_time;

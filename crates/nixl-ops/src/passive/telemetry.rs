@@ -1,4 +1,4 @@
-//! Metrics of offers, and of memory that is held for peers.
+//! Metrics of offers, and of memory held for peers.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The doorbell of a page, by which initiators wake the thread that polls it.
+//! The doorbell of a page, with which initiators wake the thread that polls it.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::Clock;
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{SharedMemory, wake_one};
 
-/// The bell of a page: a futex that all processes share which have the page open.
+/// The doorbell of a page: a futex shared by all processes with the page open.
 ///
-/// A ring costs a system call only while the owner sleeps. Peers that misuse the page can ring without a word, and can undo a
-/// ring or the owner's note that it sleeps: then the owner wakes for nothing, or only when its time is over.
+/// A ring costs a system call only while the owner sleeps. Peers that misuse the page can ring without a word, or erase a ring
+/// or the owner's sleep flag: the owner then wakes without work, or only at its time-out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageDoorbell<'a> {
     rings: &'a AtomicU32,
@@ -20,17 +20,17 @@ pub(crate) struct PageDoorbell<'a> {
 }
 
 impl<'a> PageDoorbell<'a> {
-    /// `None` if the page is of a release that has none.
+    /// `None` if the page is of a release without a doorbell.
     pub(crate) fn of(memory: &'a SharedMemory) -> Option<Self> {
         let rings = memory.half_word(Doorbell::BELL)?;
         let asleep = memory.half_word(Doorbell::BELL + 1)?;
         Some(Self { rings, asleep })
     }
 
-    /// Wakes the owner if it sleeps, else keeps it from going to sleep.
+    /// Wakes the owner if it sleeps, else prevents its next sleep.
     pub(crate) fn ring(&self) {
-        // Sequentially consistent, as the owner's accesses in `sleep`: either it is seen to sleep here, or it sees the ring. Of
-        // those who ring before it has woken one wakes it.
+        // Sequentially consistent, as the owner's accesses in `sleep`: either this thread sees it asleep, or it sees the ring.
+        // Of several ringers before its wake-up, one wakes it.
         self.rings.fetch_add(1, Ordering::SeqCst);
         if self.asleep.load(Ordering::SeqCst) != 0 && self.asleep.swap(0, Ordering::SeqCst) != 0 {
             wake_one(self.rings);
@@ -44,19 +44,19 @@ impl<'a> PageDoorbell<'a> {
         wake_one(self.rings);
     }
 
-    /// Leaves the bell to another thread that sleeps here: wakes it, in case a ring has woken this one in its place.
+    /// Passes the doorbell on to another sleeping thread: wakes it, in case a ring has woken this one in its place.
     pub(crate) fn hand_on(&self) {
         self.asleep.store(1, Ordering::SeqCst);
         wake_one(self.rings);
     }
 
-    /// How often it was rung.
+    /// The number of rings.
     pub(crate) fn rings(&self) -> u32 {
         self.rings.load(Ordering::SeqCst)
     }
 
-    /// Sleeps on `clock` until it is rung or was since it had been rung `seen` times, the thread is unparked, or the time is over;
-    /// not at all if `is_awake` says so once a ring would be heard. May return early.
+    /// Sleeps on `clock` until a ring after the first `seen` ones, an unpark, or the time-out; not at all if `is_awake`, which
+    /// is checked after rings can be seen. May return early.
     pub(crate) fn sleep(
         &self,
         clock: &dyn Clock,

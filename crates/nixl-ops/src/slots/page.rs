@@ -23,14 +23,14 @@ pub(crate) struct OfferPage {
     memory: OnceLock<Option<SharedMemory>>,
     table: Mutex<Table>,
     inbox: Mutex<Inbox>,
-    /// Times that a lane of the mailbox held what is no message.
+    /// Counter of invalid messages in the mailbox's lanes.
     unreadable_mail: AtomicU64,
 }
 
 #[derive(Default)]
 struct Table {
     armed: HashMap<u32, Armed>,
-    /// Reused in the order in which they became free, so that a late access hardly ever meets a new offer.
+    /// Reused in the order of release, so a late access rarely finds a new offer.
     free: VecDeque<u32>,
     /// Slots that were ever used.
     used: u32,
@@ -42,27 +42,27 @@ struct Armed {
     key: NotificationKey,
 }
 
-/// How many uses of an offer have ended by its slot.
+/// Uses of an offer that ended by its slot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct SlotEvent {
-    /// All of them.
+    /// All uses.
     pub(crate) uses: u32,
-    /// Those that moved all bytes.
+    /// Successful uses.
     pub(crate) successes: u32,
 }
 
-/// What revoking an offer came to.
+/// Result of a revocation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Revocation {
-    /// No initiator had claimed it, and none can any more.
+    /// No initiator has claimed it, and none can any more.
     Unclaimed,
-    /// This process has claimed it; 0 for an agent that asked by a message, or if the word was overwritten.
+    /// The identifier of the claiming process; 0 for an agent's claim by message, or an overwritten word.
     Claimed(u32),
     /// Its last use has ended.
     Ended,
 }
 
-/// The slot of one offer. Dropping it frees the slot; an initiator that comes later finds the offer ended.
+/// The slot of one offer. Dropping it frees the slot; a later initiator finds the offer ended.
 pub struct OfferSlot {
     page: Arc<OfferPage>,
     doorbell: Doorbell,
@@ -71,7 +71,7 @@ pub struct OfferSlot {
 }
 
 impl OfferPage {
-    /// A slot for an offer that is about to be made. `None` if there is no memory for a page, or all slots are taken.
+    /// A slot for a new offer. `None` without memory for a page, or if all slots are in use.
     pub(crate) fn arm(
         self: &Arc<Self>,
         key: &NotificationKey,
@@ -85,7 +85,7 @@ impl OfferPage {
             table.armed.insert(slot, Armed { token, kind, key: key.clone() });
             slot
         };
-        // Release: the offer's memory is as the application left it before the slot opens.
+        // Release: the application's writes to the offer's memory precede the opening of the slot.
         word(memory, slot)?.store(SlotWord::open(token).bits(), Ordering::Release);
         let SharedName { pid, fd, name, len } = memory.name();
         let file = SharedFile::new(pid, fd, name, len);
@@ -94,7 +94,7 @@ impl OfferPage {
         Some(OfferSlot { page: Arc::clone(self), doorbell, kind, generation })
     }
 
-    /// Hands the offers that have ended by their slots since the last call to `ended`. Returns whether there was any.
+    /// Passes the offers that ended by their slots since the last call to `ended`. Returns whether there was any.
     pub(crate) fn poll(&self, ended: &mut dyn FnMut(&NotificationKey, SlotEvent)) -> bool {
         let Some(Some(memory)) = self.memory.get() else { return false };
         let mut any = false;
@@ -102,7 +102,7 @@ impl OfferPage {
             for bit in take_bits(memory, 1 + group) {
                 let slot = group as u32 * 64 + bit as u32;
                 let Some(place) = word(memory, slot) else { continue };
-                // Acquire: the initiator's bytes are visible before its word is acted upon.
+                // Acquire: the initiator's bytes are visible before its word takes effect.
                 let found = SlotWord::from_bits(place.load(Ordering::Acquire));
                 let Some((key, event)) = self.lock().event(slot, found) else { continue };
                 any = true;
@@ -112,10 +112,10 @@ impl OfferPage {
         any
     }
 
-    /// Hands the messages that have arrived in the mailbox to `receive`. Returns whether there was any, or may be more.
+    /// Passes the mailbox's messages to `receive`. Returns whether there was any, or may be more.
     pub(crate) fn take_mail(&self, receive: &mut dyn FnMut(MailboxMessage<'_>)) -> bool {
         let Some(memory) = self.memory() else { return false };
-        // Most looks find nothing, and take no lock.
+        // Most scans find nothing, and take no lock.
         if memory.word(Doorbell::MAIL).is_none_or(|mail| mail.load(Ordering::Relaxed) == 0) {
             return false;
         }
@@ -125,17 +125,17 @@ impl OfferPage {
         any
     }
 
-    /// Times that a lane of the mailbox held what is no message.
+    /// Counter of invalid messages in the mailbox's lanes.
     pub(crate) fn unreadable_mail(&self) -> u64 {
         self.unreadable_mail.load(Ordering::Relaxed)
     }
 
-    /// The page's memory, made now if it was not before. `None` if there is none to be had.
+    /// The page's memory, made on first use. `None` if the system refuses it.
     pub(crate) fn or_make(self: &Arc<Self>) -> Option<&SharedMemory> {
         self.memory.get_or_init(|| self.allocate()).as_ref()
     }
 
-    /// The page of this process whose file has this name.
+    /// The page of this process with this file name.
     pub(super) fn own(name: &[u8; 16]) -> Option<Weak<Self>> {
         own_pages().get(name).cloned()
     }
@@ -144,7 +144,7 @@ impl OfferPage {
         self.memory.get()?.as_ref()
     }
 
-    /// By which initiators wake the owner. `None` before the first offer.
+    /// The doorbell, with which initiators wake the owner. `None` before the first offer.
     pub(crate) fn doorbell(&self) -> Option<PageDoorbell<'_>> {
         PageDoorbell::of(self.memory()?)
     }
@@ -184,12 +184,12 @@ impl OfferSlot {
     /// The most readers that a slot counts.
     pub const MAX_READERS: u32 = SlotWord::MAX_READERS;
 
-    /// What initiators of this host find the slot by.
+    /// The identity of the slot for initiators on this host.
     pub fn doorbell(&self) -> Doorbell {
         self.doorbell
     }
 
-    /// The uses that have ended.
+    /// The ended uses.
     pub(crate) fn event(&self) -> Option<SlotEvent> {
         let place = self.page.word(self.doorbell.slot())?;
         let found = SlotWord::from_bits(place.load(Ordering::Acquire));
@@ -210,16 +210,16 @@ impl OfferSlot {
         }
     }
 
-    /// Takes back a [claim](Self::claim_for_agent): no byte was moved, or none is on its way.
+    /// Undoes a [claim](Self::claim_for_agent): no byte was moved, or none is in flight.
     pub(crate) fn unclaim_for_agent(&self) {
         let Some(place) = self.page.word(self.doorbell.slot()) else { return };
         let open = SlotWord::open(self.doorbell.token()).bits();
         let claimed = SlotWord::from_bits(open).claimed_by_agent().bits();
-        // Another word stays.
+        // Any other word stays.
         let _ = place.compare_exchange(claimed, open, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// Ends the offer unless an initiator has claimed it. From then on none claims it.
+    /// Ends the offer unless an initiator has claimed it. No later claim succeeds.
     pub(crate) fn revoke(&self) -> Revocation {
         let Some(place) = self.page.word(self.doorbell.slot()) else {
             return Revocation::Unclaimed;
@@ -228,8 +228,8 @@ impl OfferSlot {
         loop {
             let found = SlotWord::from_bits(seen);
             if !found.is_of(self.doorbell.token()) {
-                // A peer that misuses the page has overwritten the word. No honest initiator can claim it any more, but one
-                // may have before.
+                // A peer that misuses the page has overwritten the word. No honest initiator can claim it any more, but one may
+                // have claimed it before.
                 return Revocation::Claimed(0);
             }
             match found.state() {
@@ -254,13 +254,13 @@ impl OfferSlot {
 
 impl Drop for OfferSlot {
     fn drop(&mut self) {
-        // The page is shared with the children of a fork; the offer is not theirs.
+        // A fork's children share the page, but do not own the offer.
         if !self.generation.is_current() {
             return;
         }
         let slot = self.doorbell.slot();
         if let Some(place) = self.page.word(slot) {
-            // Only a revoked slot is told from an open one by initiators that come late.
+            // Late initiators recognise a revoked slot only.
             let _ = place.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |bits| {
                 let word = SlotWord::from_bits(bits);
                 let open = matches!(word.state(), SlotState::Open | SlotState::Claimed(_));
@@ -290,9 +290,9 @@ impl Drop for OfferPage {
     }
 }
 
-/// The pages of this process, by the names of their files: its connectors reach each other's without the system.
+/// The pages of this process, by file name: its connectors use each other's without a system call.
 fn own_pages() -> ProcessGuard<'static, HashMap<[u8; 16], Weak<OfferPage>>> {
-    // Of no loom model: it outlives each.
+    // Outside loom's models: it outlives each.
     static PAGES: PerProcess<ProcessMutex<HashMap<[u8; 16], Weak<OfferPage>>>> =
         PerProcess::new(ProcessMutex::default);
     PAGES.get().lock().unwrap_or_else(PoisonError::into_inner)
@@ -312,7 +312,7 @@ pub(crate) fn ring(memory: &SharedMemory, slot: u32) -> bool {
     is_marked
 }
 
-/// Sets the bits that lead the owner to a slot when it looks next.
+/// Sets the bits that lead the owner to a slot in its next scan.
 pub(crate) fn mark(memory: &SharedMemory, slot: u32) -> bool {
     let group = slot as usize / 64;
     let (Some(bits), Some(groups)) = (memory.word(1 + group), memory.word(0)) else {
@@ -323,7 +323,7 @@ pub(crate) fn mark(memory: &SharedMemory, slot: u32) -> bool {
     true
 }
 
-/// Takes the bits of a word that are set.
+/// Takes the set bits of a word.
 pub(crate) fn take_bits(memory: &SharedMemory, word: usize) -> impl Iterator<Item = usize> + use<> {
     let taken = memory.word(word).map_or(0, |word| match word.load(Ordering::Relaxed) {
         // A load alone leaves the cache line shared.
@@ -339,7 +339,7 @@ impl fmt::Debug for OfferPage {
     }
 }
 
-/// Shows nothing that ends the offer.
+/// Does not print the token, which ends the offer.
 impl fmt::Debug for OfferSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OfferSlot").field("slot", &self.doorbell.slot()).finish_non_exhaustive()

@@ -1,21 +1,21 @@
-//! A positive check that counts for one millisecond.
+//! A positive check, cached for one millisecond.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Caches that a check was positive. A system call takes longer than the rest of a small copy, and the state that it finds
-/// may change right afterwards anyway.
+/// Cache of a positive check. A system call takes longer than the rest of a small copy, and its result may be out of date right
+/// afterwards anyway.
 ///
-/// It reads the system's clock: what it caches is a state of the system, which no simulation has.
+/// It reads the system's clock: the cached state is the system's, which no simulation has.
 #[derive(Debug, Default)]
 pub struct RecentCheck(AtomicU64);
 
 impl RecentCheck {
-    /// How long a positive result counts.
+    /// The validity of a positive result.
     pub const TTL: Duration = Duration::from_millis(1);
 
-    /// Whether the check was positive within the last [`TTL`](Self::TTL), or `check` is now.
+    /// Whether the check was positive within the last [`TTL`](Self::TTL), or is now.
     pub fn get_or(&self, check: impl FnOnce() -> bool) -> bool {
         let now = now();
         let seen = self.0.load(Ordering::Relaxed);

@@ -18,7 +18,7 @@ use crate::{EndedOffer, TransportError};
 /// The pages of peers on this host, opened once each.
 pub struct RemoteSlots {
     by_name: Mutex<HashMap<SharedName, Known>>,
-    /// The identifier of this process, which claims carry.
+    /// The identifier of this process, for claims.
     pid: u32,
 }
 
@@ -28,19 +28,19 @@ impl Default for RemoteSlots {
     }
 }
 
-/// What is known of an offer's slot.
+/// The state of an offer's slot here.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum FoundSlot {
-    /// It is mapped.
+    /// The slot is mapped.
     Mapped(RemoteSlot),
-    /// It cannot be.
+    /// The slot cannot be mapped.
     Unreachable,
     /// [Opening](RemoteSlots::open) its page was not tried.
     Unknown,
 }
 
-/// A page that was looked up.
+/// An opened page.
 enum Known {
     Mapped(Arc<MappedPage>),
     /// Of another connection of this process.
@@ -51,9 +51,9 @@ enum Known {
 /// A page of another process.
 pub(crate) struct MappedPage {
     pub(crate) memory: SharedMemory,
-    /// That the owner has it open too.
+    /// The check that the owner still has it open.
     owned: RecentCheck,
-    /// By which this side sends messages.
+    /// The lane for this side's messages.
     pub(crate) lane: Lane,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct OwnPage {
     pub(crate) lane: Lane,
 }
 
-/// A page that can be reached.
+/// A usable page.
 #[derive(Clone)]
 enum Page {
     Mapped(Arc<MappedPage>),
@@ -131,18 +131,18 @@ pub struct RemoteSlot {
     protocol: Protocol,
 }
 
-/// How the owner's release uses slots.
+/// The slot protocol of the owner's release.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Protocol {
-    /// Version 1: the place goes from 0 to the token when the operation is complete.
+    /// Version 1: the word changes from 0 to the token at completion.
     Token,
-    /// Version 2: the place holds the offer's state.
+    /// Version 2: the word holds the offer's state.
     State,
 }
 
 #[cfg(all(test, loom))]
 impl RemoteSlot {
-    /// The slot as a process of this number has it.
+    /// The slot for a process of this identifier.
     pub(super) fn of_process(
         pid: u32,
         page: &Arc<OfferPage>,
@@ -158,16 +158,16 @@ impl RemoteSlot {
 
 #[cfg(all(test, not(loom)))]
 impl RemoteSlots {
-    /// Those of a process of this number.
+    /// The pages for a process of this identifier.
     pub(super) fn of_process(pid: u32) -> Self {
         Self { by_name: Mutex::default(), pid }
     }
 }
 
 impl RemoteSlots {
-    /// Pages that are kept; beyond that all are closed, and opened again.
+    /// Bound on kept pages; beyond it all are closed, and opened again.
     const KEPT: usize = 256;
-    /// The version of the slots' protocol that this release speaks; it speaks the one before, too.
+    /// This release's version of the slot protocol; it also supports the one before.
     pub const VERSION: u16 = 2;
 
     /// Whether the page was opened, or opening it was tried.
@@ -175,7 +175,7 @@ impl RemoteSlots {
         self.lock().contains_key(page)
     }
 
-    /// A page for messages to its owner, if it is open.
+    /// A page for messages to its owner, if open.
     pub(crate) fn reached(&self, page: &SharedName) -> Option<Reached> {
         match self.lock().get(page)? {
             Known::Mapped(mapped) => Some(Reached::Mapped(Arc::clone(mapped))),
@@ -184,7 +184,7 @@ impl RemoteSlots {
         }
     }
 
-    /// *Blocking.* Closes the pages of a process that has ended.
+    /// *Blocking.* Closes the pages of an ended process.
     pub fn close_of(&self, pid: u32) {
         let mut closed = Vec::new();
         self.lock().retain(|name, known| {
@@ -198,7 +198,7 @@ impl RemoteSlots {
         drop(closed);
     }
 
-    /// *Blocking.* Opens the page that the slot is on. One that cannot be opened is not tried again.
+    /// *Blocking.* Opens the slot's page. A failed one is not tried again.
     pub fn open(&self, doorbell: &Doorbell) {
         self.open_page(&page_of(doorbell));
     }
@@ -209,7 +209,7 @@ impl RemoteSlots {
             return;
         }
         let known = match name.is_own() {
-            // Found by its name alone; the rest of the metadata may differ.
+            // Found by its name alone; other metadata may differ.
             true => OfferPage::own(&name.name).map_or(Known::Unreachable, |page| {
                 Known::Own(Arc::new(OwnPage { page, lane: Lane::default() }))
             }),
@@ -272,12 +272,12 @@ impl RemoteSlots {
 }
 
 impl RemoteSlot {
-    /// Whether the slot refuses more uses than the offer has, so that initiators need not remember its key.
+    /// Whether the slot itself refuses excess uses, so initiators need not remember its key.
     pub fn refuses_reuse(&self) -> bool {
         self.protocol == Protocol::State
     }
 
-    /// Begins a use of the offer: claims it for writing, or checks that it can be read.
+    /// Begins a use of the offer: claims it for a write, or checks it for a read.
     ///
     /// # Errors
     ///
@@ -308,7 +308,7 @@ impl RemoteSlot {
         .map(drop)
     }
 
-    /// The use has ended before a byte moved: the offer can be used again.
+    /// Ends a use before a byte moved: the offer can be used again.
     pub(crate) fn undo(&self) {
         if self.protocol == Protocol::State && self.kind == OperationKind::Write {
             let _ = self.change(self.mine(), |word| match self.is_mine(word) {
@@ -318,25 +318,25 @@ impl RemoteSlot {
         }
     }
 
-    /// Every byte is in place: ends the use, and rings the owner when it is the last. The owner counts the others when it looks
-    /// next, which it does in some milliseconds.
+    /// Ends a complete use, and rings the owner after the last one. The owner counts earlier ones at its next scan, within some
+    /// milliseconds.
     ///
     /// # Errors
     ///
-    /// For a read, [`TransportError::Stale`] if the owner has ended the offer meanwhile: the bytes may be those of its next
-    /// use. For a write, [`TransportError::OfferEnded`] if the slot does not hold this process's claim.
+    /// For a read, [`TransportError::Stale`] if the owner has ended the offer meanwhile: the bytes may be of its next use. For
+    /// a write, [`TransportError::OfferEnded`] if the slot does not hold this process's claim.
     pub(crate) fn complete(&self) -> Result<(), TransportError> {
         self.end(true)
     }
 
-    /// No byte is in flight, and not all are in place: ends the use.
+    /// Ends an incomplete use with no byte in flight.
     pub(crate) fn fail(&self) {
         let _ = self.end(false);
     }
 
     fn end(&self, succeeded: bool) -> Result<(), TransportError> {
         if self.protocol == Protocol::Token {
-            // That release has no word for a use without success.
+            // That release has no state for a failed use.
             return if succeeded { self.put_token() } else { Ok(()) };
         }
         let expected = match self.kind {
@@ -367,7 +367,7 @@ impl RemoteSlot {
         }
     }
 
-    /// Ends an offer that this process does not take up.
+    /// Declines an offer.
     ///
     /// # Errors
     ///
@@ -375,7 +375,7 @@ impl RemoteSlot {
     pub fn decline(&self) -> Result<(), TransportError> {
         self.claim()?;
         self.fail();
-        // Asked last: the owner wakes meanwhile.
+        // Checked last: the owner wakes meanwhile.
         self.check_owner()
     }
 
@@ -387,7 +387,7 @@ impl RemoteSlot {
         });
         match rung && ring(memory, self.slot) {
             true => Ok(()),
-            // The engine has to tell it.
+            // The engine has to notify the owner.
             false => Err(ended(EndedOffer::Used)),
         }
     }
@@ -404,8 +404,8 @@ impl RemoteSlot {
         word.is_of(self.token) && word.state() == SlotState::Claimed(self.pid)
     }
 
-    /// Changes the word as `next` says, and returns what it is then. `expected` is what it most likely is: a swap without a load
-    /// before it moves the cache line from the owner's processor once, not twice.
+    /// Changes the word by `next`, and returns the new word. `expected` is the likely current word: a swap without a prior load
+    /// moves the cache line from the owner's processor once instead of twice.
     fn change(
         &self,
         expected: SlotWord,
@@ -413,14 +413,14 @@ impl RemoteSlot {
     ) -> Result<SlotWord, TransportError> {
         let memory = self.page.memory().ok_or(ended(EndedOffer::OwnerGone))?;
         let place = word(memory, self.slot).ok_or(ended(EndedOffer::Revoked))?;
-        // Acquire, as the fence of a seqlock's reader: what was read before is not read after this. The callers' copies have
+        // Acquire, as the fence of a seqlock's reader: earlier reads are not reordered after this. The callers' copies have
         // ended, and with them their threads' and engines' accesses.
         fence(Ordering::Acquire);
         let mut seen = expected.bits();
         loop {
             let found = SlotWord::from_bits(seen);
             if !found.is_of(self.token) {
-                // The slot is another offer's by now.
+                // The slot belongs to another offer by now.
                 return Err(ended(EndedOffer::Used));
             }
             let wanted = next(found).map_err(ended)?;
@@ -447,7 +447,7 @@ impl fmt::Debug for RemoteSlots {
     }
 }
 
-/// Shows nothing that ends the offer.
+/// Does not print the token, which ends the offer.
 impl fmt::Debug for RemoteSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RemoteSlot").field("slot", &self.slot).finish_non_exhaustive()

@@ -8,9 +8,9 @@
 //!
 //! | state | detail of a writable offer | detail of a readable offer |
 //! |---|---|---|
-//! | open | 0 | 11 bits of uses that have ended, 11 bits of those that succeeded |
+//! | open | 0 | 11 bits: ended uses; 11 bits: successful ones |
 //! | claimed | the process identifier of the initiator | not used |
-//! | done | 1 if the bytes are in place, 0 if the initiator is done without | the two numbers |
+//! | done | 1 if the bytes are in place, 0 if not | the two numbers |
 //! | revoked | as it was before | as it was before |
 //!
 //! A token is random and never used twice on a page, so a word of one offer never equals a word of another.
@@ -23,18 +23,18 @@ use crate::EndedOffer;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct SlotWord(u64);
 
-/// Where an offer is.
+/// The state of an offer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum SlotState {
     Open,
-    /// By this process.
+    /// Claimed by this process.
     Claimed(u32),
     Done,
     Revoked,
 }
 
 impl SlotState {
-    /// Why an offer in this state cannot be used.
+    /// The reason why an offer in this state cannot be used.
     pub(crate) const fn ended(self) -> EndedOffer {
         match self {
             Self::Claimed(_) => EndedOffer::Claimed,
@@ -102,7 +102,7 @@ impl SlotWord {
         }
     }
 
-    /// The uses that have ended, and those of them that succeeded.
+    /// The ended uses, and the successful ones.
     pub(crate) const fn uses(self, kind: OperationKind) -> (u32, u32) {
         match (kind, self.state()) {
             (OperationKind::Read, _) => self.counts(),
@@ -116,7 +116,7 @@ impl SlotWord {
         (pid != 0 && pid <= Self::MAX_DETAIL).then(|| Self::with(self.token(), pid, 1))
     }
 
-    /// Claimed by an agent that has no process here.
+    /// Claimed by an agent without a process here.
     pub(crate) const fn claimed_by_agent(self) -> Self {
         Self::with(self.token(), 0, 1)
     }
@@ -129,12 +129,12 @@ impl SlotWord {
         Self(self.0 | 3)
     }
 
-    /// After a write.
+    /// The word after a write.
     pub(crate) const fn written(self, succeeded: bool) -> Self {
         Self::with(self.token(), succeeded as u32, 2)
     }
 
-    /// After one more of `readers` reads. `None` if there were as many before.
+    /// The word after one more of `readers` reads. `None` if all had ended before.
     pub(crate) fn read(self, succeeded: bool, readers: u32) -> Option<Self> {
         let (uses, successes) = self.counts();
         if uses >= readers.min(Self::MAX_READERS) {

@@ -1,4 +1,4 @@
-//! Stand-ins that loom lacks: sequentially consistent accesses, pages of processes, and waits on their words.
+//! Models that loom lacks: sequentially consistent accesses, pages of processes, and waits on their words.
 
 #[cfg(test)]
 use std::sync::PoisonError;

@@ -8,7 +8,7 @@ use metrics::{Gauge, gauge};
 use crate::overdue::CountedOverdue;
 use crate::telemetry::{GaugeShare, PerRecorder};
 
-/// Where a task is counted until it is dropped.
+/// The counter of a task, until the drop.
 #[expect(dead_code, reason = "only their drop matters")]
 pub(crate) enum Count {
     InFlight(InFlight),
@@ -16,7 +16,7 @@ pub(crate) enum Count {
     Overdue(CountedOverdue),
 }
 
-/// How many are in flight, also in the gauge `nixl_requests_in_flight`.
+/// The number in flight, also in the gauge `nixl_requests_in_flight`.
 #[derive(Debug, Default)]
 pub(crate) struct ActiveCount {
     count: AtomicUsize,
@@ -34,14 +34,14 @@ impl ActiveCount {
     }
 }
 
-/// One of those in flight, counted until it is dropped.
+/// A counted task in flight, until the drop.
 pub(crate) struct InFlight {
     active: Arc<ActiveCount>,
     _gauge: GaugeShare,
 }
 
 impl InFlight {
-    /// Counts one more, however many there are.
+    /// Counts one more, without a limit.
     pub(crate) fn beyond_limit(active: &Arc<ActiveCount>) -> Self {
         let gauge = GaugeShare::of(active.gauge(), 1);
         active.count.fetch_add(1, Ordering::AcqRel);
@@ -53,7 +53,7 @@ impl InFlight {
         let gauge = GaugeShare::of(active.gauge(), 1);
         let before = active.count.fetch_add(1, Ordering::AcqRel);
         let counted = Self { active: Arc::clone(active), _gauge: gauge };
-        // Dropping it on the way out takes the surplus one back.
+        // The drop at the return undoes the excess count.
         (before < limit).then_some(counted)
     }
 }

@@ -1,4 +1,4 @@
-//! A time that several threads set and read.
+//! An atomic point in time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

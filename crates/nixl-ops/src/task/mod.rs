@@ -1,4 +1,4 @@
-//! A transfer in flight, shared between its waiter and the driver.
+//! Tasks: transfers in flight, shared between waiter and driver.
 
 mod count;
 mod instant;

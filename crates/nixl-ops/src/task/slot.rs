@@ -1,4 +1,4 @@
-//! The place of a task, in which its waiter and the driver find it.
+//! The slot of a task, shared by its waiter and the driver.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +14,10 @@ use crate::outcome::Outcome;
 use crate::sync::Mutex;
 use crate::{CompletionCell, Execution, OperationError, OperationStatus};
 
-/// The bytes of a task that only ever times out: it is no operation, and is not counted as one.
+/// The bytes of a timer task, which is no operation and is not counted as one.
 pub(crate) const TIMER: u64 = u64::MAX;
 
-/// Everything that must stay alive while an engine works. The execution owns the leases of its memory.
+/// State that must stay alive while an engine works. The execution owns the leases of its memory.
 pub(crate) struct Task {
     pub(crate) execution: Box<dyn Execution>,
     pub(crate) bytes: u64,
@@ -25,51 +25,51 @@ pub(crate) struct Task {
     pub(crate) count: Count,
     /// Whether the execution was polled before.
     pub(crate) posted: bool,
-    /// Its steps when it was polled last.
+    /// Its steps at the last poll.
     pub(crate) steps: u64,
     pub(crate) deadline: Option<Deadline>,
-    /// Set once the result is no longer wanted: when to give up on the engine.
+    /// The drain deadline, set once the result is discarded.
     pub(crate) drain_by: Option<Duration>,
-    /// Below that of the caller who began it.
+    /// Its span, a child of the caller's.
     pub(crate) span: Span,
 }
 
 impl Task {
-    /// The error of a deadline that has passed, once.
+    /// Takes the error of a passed deadline.
     pub(super) fn expired(&mut self, now: impl Fn() -> Duration) -> Option<OperationError> {
         let deadline = self.deadline.take_if(|deadline| now() >= deadline.at)?;
         Some(OperationError::TimedOut { after: deadline.after })
     }
 }
 
-/// A task, polled by the thread that gets its lock. It is the waker of its execution.
+/// A task, polled by the thread that gets its lock, and the waker of its execution.
 pub(crate) struct TaskSlot {
     pub(crate) cell: CompletionCell<Outcome>,
     pub(super) task: Mutex<Option<Task>>,
-    /// Makes the driver's thread look at once.
+    /// Makes the driver's thread poll at once.
     driver: Waker,
     /// Served for a peer, without a waiter here.
     pub(super) served: bool,
-    /// Until when its waiter spins.
+    /// The end of its waiter's spin.
     caller_spins_until: AtomicInstant,
-    /// When to wake its waiter, shortly before the end that is expected.
+    /// The time to wake its waiter, shortly before the expected end.
     wake_at: AtomicInstant,
-    /// From when on the driver polls closely itself, since no waiter does.
+    /// The start of the driver's close polling, since no waiter polls.
     poll_closely_from: AtomicInstant,
-    /// When the driver looks at the latest, while its execution wakes. None while it must be polled.
+    /// The driver's latest next poll, while its execution wakes. None while it must be polled.
     look_by: AtomicInstant,
     /// Its execution, or its cancellation, has woken since the last poll began.
     woken: AtomicBool,
 }
 
-/// What polling a slot found.
+/// Result of polling a slot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum SlotState {
-    /// Another thread polls it at this moment.
+    /// Another thread is polling it.
     Busy,
     /// The engine still works.
     Pending,
-    /// It still works, and has come further.
+    /// It still works, and has progressed.
     Stepped,
     /// Its drain time is over, and its engine still works.
     Overdue,
@@ -80,8 +80,8 @@ pub(crate) enum SlotState {
 }
 
 impl TaskSlot {
-    /// How long before the expected end a waiter is woken, and how long after it the waiter looks on. Two threads take some
-    /// 100 us to wake one after the other in a virtual machine; the rest is for estimates that are off.
+    /// The lead of a waiter's wake-up before the expected end, and its spin after it. Two wake-ups in sequence take some 100 us
+    /// in a virtual machine; the rest covers inexact estimates.
     pub(crate) const LEAD: Duration = Duration::from_micros(200);
 
     pub(crate) fn new(task: Task, driver: Waker) -> Self {
@@ -113,7 +113,7 @@ impl TaskSlot {
         }
     }
 
-    /// The waiter looks closely until then, or until it says that it does not.
+    /// Records that the waiter spins until then, unless it stops earlier.
     pub(crate) fn watch(&self, until: Duration) {
         self.caller_spins_until.set(Some(until));
     }
@@ -122,7 +122,7 @@ impl TaskSlot {
         self.caller_spins_until.set(None);
     }
 
-    /// Until when the waiter looks closely, if it does.
+    /// The end of the waiter's spin, if any.
     pub(crate) fn caller_spins_until(&self, now: Duration) -> Option<Duration> {
         self.caller_spins_until.get().filter(|until| now < *until)
     }
@@ -132,14 +132,14 @@ impl TaskSlot {
         self.wake_at.get().is_some_and(|at| at > until)
     }
 
-    /// How long to look if the end is expected at or shortly after `until`; then the waiter need not be woken for it.
+    /// The spin if the end is expected at or shortly after `until`; the waiter then needs no wake-up.
     pub(crate) fn expected_soon(&self, until: Duration) -> Option<Duration> {
         let at = self.wake_at.get().filter(|at| *at <= until)?;
         self.wake_at.set(None);
         Some(until.max(at.saturating_add(2 * Self::LEAD)))
     }
 
-    /// Wakes the waiter if it is time to. Returns when it will be.
+    /// Wakes the waiter if due. Returns the due time otherwise.
     pub(crate) fn wake_early(&self, now: Duration) -> Option<Duration> {
         let at = self.wake_at.get()?;
         if now < at {
@@ -150,12 +150,12 @@ impl TaskSlot {
         None
     }
 
-    /// From when on the driver is to look closely, unless that is over.
+    /// The start of the driver's close polling, unless that is over.
     pub(crate) fn poll_closely_from(&self, now: Duration) -> Option<Duration> {
         self.poll_closely_from.get().filter(|from| now < from.saturating_add(2 * Self::LEAD))
     }
 
-    /// When to poll it at the latest; `None` if now, since its execution does not wake or has woken.
+    /// The latest time of its next poll; `None` for now, since its execution does not wake or has woken.
     pub(crate) fn look_by(&self) -> Option<Duration> {
         self.look_by.get().filter(|_| !self.is_woken())
     }
@@ -165,26 +165,26 @@ impl TaskSlot {
         self.woken.load(Ordering::SeqCst)
     }
 
-    /// Has the driver poll it at its next turn.
+    /// Makes the driver poll it in its next turn.
     pub(crate) fn look_soon(&self) {
         self.woken.store(true, Ordering::SeqCst);
     }
 
-    /// A poll begins: a wake from now on may be for what it does not see.
+    /// Called at a poll's begin: a later wake may be for progress that the poll does not see.
     pub(super) fn begin_poll(&self) {
         if self.is_woken() {
             self.woken.store(false, Ordering::SeqCst);
         }
     }
 
-    /// The execution is pending, and wakes if there is a time by which to look all the same.
+    /// Records a pending execution; one with a fallback time for its next poll wakes.
     pub(super) fn set_look_by(&self, by: Option<Duration>) {
         if self.look_by.get() != by {
             self.look_by.set(by);
         }
     }
 
-    /// What is known of the end before the execution is posted.
+    /// Sets the expected end, before the post.
     pub(super) fn expect_end(&self, wake_at: Option<Duration>, driver_polls_closely: bool) {
         self.wake_at.set(wake_at);
         self.poll_closely_from.set(wake_at.filter(|_| driver_polls_closely));

@@ -19,12 +19,12 @@ use crate::telemetry::EndMetrics;
 use crate::typical::TypicalDurations;
 use crate::{Clock, CompletionMode, DriverConfig, OperationError, OperationStatus};
 
-/// How late a task whose execution wakes is polled without a wake: one that was lost costs no more.
+/// The fallback interval of polls for an execution that wakes, which bounds the cost of a lost wake.
 const LOST_WAKE: Duration = Duration::from_secs(1);
 
 impl TaskSlot {
-    /// Moves the task on, and applies its deadline or the drain deadline of an abandoned one. A panic of its execution ends the
-    /// task; one of a subscriber of `tracing` does not.
+    /// Polls the task, and applies its deadline or an abandoned one's drain deadline. A panic of its execution ends the task; a
+    /// panic of a `tracing` subscriber does not.
     pub(crate) fn poll(self: &Arc<Self>, context: DriverContext<'_>) -> SlotState {
         let mut guard = match self.task.try_lock() {
             Ok(guard) => guard,
@@ -32,7 +32,7 @@ impl TaskSlot {
             Err(TryLockError::WouldBlock) => return SlotState::Busy,
         };
         let Some(task) = guard.as_mut() else { return SlotState::Gone };
-        // Not cloned, which a subscriber learns of.
+        // Not cloned, since a subscriber observes clones.
         let span = mem::replace(&mut task.span, Span::none());
         let polled = in_span(&span, || self.poll_in_span(guard, context));
         match polled {
@@ -67,15 +67,15 @@ impl TaskSlot {
             },
         };
         self.note(&end, task, context);
-        // The lease goes before the waiter wakes, so that it finds its memory free. Dropped in flight, the task leaks what its
-        // engine may still touch.
+        // The lease drops before the waiter wakes, which then finds its memory free. Dropped in flight, the task leaks memory
+        // that its engine may still access.
         let _ = contained("the end of an execution", || *guard = None);
         drop(guard);
         self.end(end);
         (SlotState::Ended, None)
     }
 
-    /// Counts how the operation ended for its caller. That may have been before its engine: by a cancellation or the deadline.
+    /// Counts the operation's end for its caller, which may precede its engine's: a cancellation or the deadline.
     fn note(
         &self,
         end: &End,
@@ -102,7 +102,7 @@ impl TaskSlot {
         });
     }
 
-    /// Gives up an execution that nothing polls any more.
+    /// Gives up an execution without a driver.
     pub(crate) fn give_up(&self, error: OperationError, context: DriverContext<'_>) {
         let task = lock(&self.task).take();
         let Some(mut task) = task else { return };
@@ -131,7 +131,7 @@ impl TaskSlot {
         let now = || clock.now();
         let is_post = !task.posted;
         if is_post {
-            // The first poll posts, which must not happen for a result that is no longer wanted.
+            // The first poll posts, which must not happen for a discarded result.
             let expired = task.expired(now);
             if (expired.is_some() || self.cell.status().is_terminal()) && task.execution.abandon() {
                 return Step::End(End::Abandoned(expired));
@@ -194,7 +194,7 @@ impl TaskSlot {
         Step::Stay(if has_stepped { SlotState::Stepped } else { SlotState::Overdue })
     }
 
-    /// A task whose execution wakes is polled by its deadline all the same, and late without one.
+    /// A task whose execution wakes is still polled by its deadline, or at the fallback interval.
     fn note_look_by(&self, task: &Task, now: impl Fn() -> Duration) {
         let by = (task.execution.completion_mode() == CompletionMode::Wakes).then(|| {
             let deadlines = task.deadline.map(|deadline| deadline.at).into_iter();
@@ -234,7 +234,7 @@ fn in_span<R>(span: &Span, work: impl FnOnce() -> R) -> Option<R> {
     done.or_else(|| work.map(|work| work()))
 }
 
-/// What polling a slot needs of its driver.
+/// The driver's context of a poll.
 #[derive(Clone, Copy)]
 pub(crate) struct DriverContext<'a> {
     pub(crate) clock: &'a dyn Clock,
@@ -245,18 +245,18 @@ pub(crate) struct DriverContext<'a> {
     pub(crate) metrics: &'a EndMetrics,
 }
 
-/// What one step of a task came to.
+/// Result of one step of a task.
 enum Step {
     Stay(SlotState),
     End(End),
 }
 
-/// How a task ends.
+/// The end of a task.
 enum End {
     /// The engine is done.
     Done(Outcome),
     /// The engine has given it up, after the deadline if there is an error.
     Abandoned(Option<OperationError>),
-    /// It cannot go on; its memory is quiet or leaked.
+    /// It cannot continue; its memory is quiet or leaked.
     Failed(OperationError, Memory),
 }

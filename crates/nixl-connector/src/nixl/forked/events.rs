@@ -1,8 +1,8 @@
 //! UCX's events in the child of a fork, which lacks UCX's event thread.
 //!
-//! UCX must not give that thread up: it would join it, and what the C library knows of a thread lies on its stack, which a child hands
-//! out to other threads, or unmaps. So one handler is never removed, and a thread of this library does what UCX's would: it waits for the
-//! set, and has UCX call the handlers.
+//! UCX must not release that thread: it would join it, and the C library keeps a thread's record on the thread's stack, which a
+//! child reuses for other threads or unmaps. So one handler is never removed, and a thread of this library takes the role of
+//! UCX's: it waits for the set, and makes UCX call the handlers.
 #![allow(unsafe_code, reason = "calls functions of a library that is loaded already")]
 
 use std::ffi::{c_int, c_uint, c_void};
@@ -20,29 +20,29 @@ use super::super::ucx::{self, Ucx};
 use super::locks::{free_handlers, free_hooks};
 use super::set::{Registration, replace};
 
-/// What UCX waits for, in its words.
+/// UCX's event flags.
 const READ: c_int = 1;
 const WRITE: c_int = 2;
 const ERROR: c_int = 4;
 
-/// How often timers are looked after where there may be any. Those of RDMA, the only ones, are 10 ms or longer.
+/// The polling interval of timers, if there may be any. Those of RDMA, the only ones, are 10 ms or longer.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Has UCX forget what the parent has it wait for, and serves what it waits for from now on. Returns whether it has a thread, as it
-/// believes; if not, it will start one itself.
+/// Removes the parent's events from UCX, and serves its events from now on. Returns whether UCX believes that its thread runs;
+/// if not, it will start one itself.
 ///
 /// # Errors
 ///
-/// Why that is not possible.
+/// The reason why that is impossible.
 pub(super) fn begin_anew(set: RawFd) -> Result<bool, String> {
     /// UCX numbers its timers from here.
     const TIMERS: c_int = 1_000_000;
     const MOST_TIMERS: c_int = 1 << 16;
-    /// The number of no descriptor, and no timer.
+    /// A number that is no descriptor and no timer.
     const NO_HANDLER: c_int = TIMERS - 1;
     let Some(registered) = Registration::all_of_ucx(set) else { return Ok(false) };
     let ucx = Ucx::loaded().ok_or("it is not found in this process")?;
-    let functions = Functions::of(&ucx).ok_or("this UCX does not tell how")?;
+    let functions = Functions::of(&ucx).ok_or("this UCX lacks the functions for it")?;
     let descriptors = replace(set).map_err(|e| e.to_string())?;
     free_hooks(&ucx);
     let remove = functions.remove_handler;
@@ -51,7 +51,7 @@ pub(super) fn begin_anew(set: RawFd) -> Result<bool, String> {
         unsafe { remove(NO_HANDLER, 0) };
     });
     let keeper = functions.keep()?;
-    // Those that this process has closed since are among the registered only.
+    // Descriptors that this process has closed since are only among the registered.
     let registered = registered.iter().map(|one| one.fd);
     let events = registered.chain(descriptors.iter().copied()).filter(|fd| *fd != keeper);
     for handler in events.chain(TIMERS..TIMERS + MOST_TIMERS) {
@@ -63,10 +63,10 @@ pub(super) fn begin_anew(set: RawFd) -> Result<bool, String> {
         // SAFETY: it empties a list of the parent's registration caches, whose events are handled no more.
         unsafe { forget_caches() };
     }
-    // SAFETY: it is UCX's, which closes it when it gives up its thread: never.
+    // SAFETY: it is UCX's, which closes it when it releases its thread: never.
     let set = unsafe { BorrowedFd::borrow_raw(set) };
     for number in descriptors.into_iter().filter(|number| *number != keeper) {
-        // SAFETY: it was open a moment ago; should it not be any more, the kernel refuses it.
+        // SAFETY: it was open a moment ago; if it is closed by now, the kernel refuses it.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
         // UCX has removed its own.
         let _ = epoll::delete(set, fd);
@@ -80,7 +80,7 @@ pub(super) fn begin_anew(set: RawFd) -> Result<bool, String> {
     Ok(true)
 }
 
-/// What is wanted of UCX. Its statuses are 8-bit enums.
+/// The used functions of UCX. Its statuses are 8-bit enums.
 struct Functions {
     /// `ucs_async_set_event_handler`, of every UCX since 1.0: mode, descriptor, events, callback and its argument, context.
     set_handler:
@@ -89,13 +89,13 @@ struct Functions {
     remove_handler: unsafe extern "C" fn(c_int, c_int) -> i8,
     dispatch: Dispatch,
     poll: Option<Poll>,
-    /// `ucs_rcache_atfork_disable`, which UCX has for children of its own. Earlier ones keep no such list.
+    /// `ucs_rcache_atfork_disable`, which UCX uses in its own children. Earlier releases keep no such list.
     forget_caches: Option<unsafe extern "C" fn()>,
 }
 
 type Callback = extern "C" fn(c_int, c_uint, *mut c_void);
-/// `ucs_async_dispatch_handlers`: their numbers, how many, and what has happened. The last is not there before UCX 1.8, where it is
-/// ignored.
+/// `ucs_async_dispatch_handlers`: their numbers, the count, and the events. UCX before 1.8 has no last argument, and ignores
+/// it.
 type Dispatch = unsafe extern "C" fn(*mut c_int, usize, c_int) -> i8;
 /// `ucs_async_poll`, of every UCX since 1.0: calls the handlers of a context, or all.
 type Poll = unsafe extern "C" fn(*mut c_void);
@@ -117,7 +117,7 @@ impl Functions {
         Some(Self { set_handler, remove_handler, dispatch, poll, forget_caches })
     }
 
-    /// A handler that stays, of a descriptor to which nothing ever happens.
+    /// A permanent handler, of a descriptor without events.
     fn keep(&self) -> Result<RawFd, String> {
         /// `UCS_ASYNC_MODE_THREAD_SPINLOCK`.
         const BY_THREAD: c_int = 1;
@@ -134,12 +134,12 @@ impl Functions {
     }
 }
 
-/// In the place of UCX's thread, until the process exits.
+/// Runs in the place of UCX's thread, until the process exits.
 struct Server {
     set: BorrowedFd<'static>,
     dispatch: Dispatch,
-    /// Where there may be timers. UCX has them in a list that is not to be reached, but calls all handlers if asked to; those of
-    /// descriptors expect to find nothing.
+    /// For possible timers. Their list in UCX is not accessible, but UCX calls all handlers on request; those of descriptors
+    /// tolerate a call without an event.
     poll: Option<Poll>,
 }
 
@@ -153,7 +153,7 @@ impl Server {
             let events = match epoll::wait(self.set, &mut room, timeout) {
                 Ok((events, _)) => events,
                 Err(Errno::INTR) => continue,
-                // The program has closed descriptors that are not its own.
+                // The program has closed descriptors that it does not own.
                 Err(_) => return,
             };
             let Some(_busy) = exit::enter() else { return };

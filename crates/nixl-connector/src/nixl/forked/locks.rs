@@ -1,8 +1,7 @@
-//! Read/write locks of UCX's of which threads of the parent had shares at the fork.
+//! Read/write locks of UCX that threads of the parent held for reading at the fork.
 //!
-//! Most likely they had: a thread that writes to memory while the kernel copies it waits there, with what it has locked. Such shares are
-//! given back. A thread that wants the lock for itself does not get it as long as there are any; those of this process's threads are held
-//! for microseconds.
+//! Such locks are likely: a thread that writes to memory while the kernel copies it waits there, with its locks. The child
+//! releases these read locks. A writer waits until there are none; those of this process's threads last microseconds.
 #![allow(
     unsafe_code,
     reason = "calls functions of a library that is loaded already, and of the C library"
@@ -19,7 +18,7 @@ use rustix::thread::{Pid, gettid};
 
 use super::super::ucx::Ucx;
 
-/// Takes a lock on a thread of its own, and has shares of it given back, one after the other, until that has got it.
+/// Takes a lock on a separate thread, and releases read locks of it, one by one, until the thread has it.
 fn free(lock: impl FnOnce() + Send + 'static, give_back: impl Fn(Pid)) {
     const LONG: Duration = Duration::from_millis(200);
     const MOST: usize = 64;
@@ -56,7 +55,7 @@ pub(super) fn free_hooks(ucx: &Ucx) {
         // SAFETY: this thread has locked it.
         unsafe { unlock() };
     };
-    // SAFETY: a share is held by a thread that this process does not have.
+    // SAFETY: the read lock is that of a thread that this process does not have.
     free(take, |_| unsafe { unlock() });
 }
 
@@ -64,7 +63,7 @@ unsafe extern "C" {
     fn pthread_rwlock_unlock(lock: *mut c_void) -> c_int;
 }
 
-/// Frees the lock of UCX's handlers, which has no functions of its own. `probe` takes it.
+/// Frees the lock of UCX's handlers, which has no exported functions. `probe` takes it.
 pub(super) fn free_handlers(probe: impl FnOnce() + Send + 'static) {
     free_in("libucs", probe);
 }
@@ -73,7 +72,7 @@ pub(super) fn free_handlers(probe: impl FnOnce() + Send + 'static) {
 fn free_in(library: &str, probe: impl FnOnce() + Send + 'static) {
     free(probe, |thread| {
         let Some(lock) = awaited(thread, library).filter(|lock| is_shared(*lock)) else { return };
-        // SAFETY: a thread waits in this lock for those that have shares of it, which this process does not have.
+        // SAFETY: a thread waits in this lock for its readers, which this process does not have.
         unsafe { pthread_rwlock_unlock(lock) };
     });
 }
@@ -106,7 +105,7 @@ fn is_data(line: &str, library: &str, address: usize) -> bool {
         && name.is_some_and(|name| name.starts_with(library))
 }
 
-/// Whether a read/write lock of the GNU C library has readers, and is theirs.
+/// Whether a read/write lock of the GNU C library is held by readers.
 fn is_shared(lock: *mut c_void) -> bool {
     const OF_A_WRITER: u32 = 1;
     const READERS: u32 = 3;

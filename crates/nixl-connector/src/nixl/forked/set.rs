@@ -1,4 +1,4 @@
-//! The epoll set of UCX's thread, as the kernel tells of it.
+//! The epoll set of UCX's thread, as reported by the kernel.
 #![allow(unsafe_code, reason = "replaces a descriptor of UCX's")]
 
 use std::fs;
@@ -9,7 +9,7 @@ use rustix::io::DupFlags;
 
 use super::super::listener::Listener;
 
-/// What an epoll set waits for.
+/// An entry of an epoll set.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Registration {
     pub(super) fd: RawFd,
@@ -17,7 +17,7 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    /// As `/proc/self/fdinfo` has it: `tfd:       20 events:       19 data:                0  pos:0 ino:14 sdev:10`.
+    /// The format of `/proc/self/fdinfo`: `tfd:       20 events:       19 data:                0  pos:0 ino:14 sdev:10`.
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.strip_prefix("tfd:")?.split_whitespace();
         let fd = words.next()?.parse().ok()?;
@@ -26,7 +26,7 @@ impl Registration {
         Some(Self { fd, data: u64::from_str_radix(data, 16).ok()? })
     }
 
-    /// All of a set in which each descriptor stands for itself, as in that of UCX's thread. `None` if it is no such set.
+    /// All entries of a set whose data are its descriptors, as in that of UCX's thread. `None` for any other set.
     pub(super) fn all_of_ucx(set: RawFd) -> Option<Vec<Self>> {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{set}")).ok()?;
         let lines = info.lines().filter(|line| line.starts_with("tfd:"));
@@ -56,19 +56,20 @@ pub(super) fn set_with(listener: &Listener) -> Option<RawFd> {
     sets.into_iter().find(waits)
 }
 
-/// Makes the descriptor one of a new set, for this process alone, in which all others are that can be waited for. Returns these.
+/// Replaces the descriptor by that of a new set, for this process alone, with all other descriptors that epoll accepts. Returns
+/// these.
 pub(super) fn replace(set: RawFd) -> rustix::io::Result<Vec<RawFd>> {
     let new = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let open = fs::read_dir("/proc/self/fd").map_err(|_| rustix::io::Errno::NOENT)?;
     let numbers = open.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    // Read to its end first: it has a descriptor itself.
+    // Read completely first: the listing has a descriptor itself.
     let numbers: Vec<RawFd> = numbers.collect();
     let mut waited_for = Vec::with_capacity(numbers.len());
     for number in numbers.into_iter().filter(|number| ![set, new.as_raw_fd()].contains(number)) {
         let data = epoll::EventData::new_u64(u64::from(number.unsigned_abs()));
-        // SAFETY: it was open a moment ago; should it not be any more, the kernel refuses it.
+        // SAFETY: it was open a moment ago; if it is closed by now, the kernel refuses it.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
-        // Refused are files, which are never waited for.
+        // epoll refuses files, which need no wait.
         if epoll::add(&new, fd, data, epoll::EventFlags::empty()).is_ok() {
             waited_for.push(number);
         }

@@ -1,18 +1,18 @@
-//! The choice of network devices for UCX on a machine that has more than it takes.
+//! The choice of network devices for UCX on a machine with more than UCX takes.
 
 use nixl_device::{InterfaceReach, NetworkInterface, RdmaNic, Topology};
 
-/// UCX takes this many pairs of a transport and a device.
+/// The largest number of pairs of transport and device in UCX.
 const RESOURCES: usize = 128;
-/// Shared memory, CUDA and UCX itself take this many of them at most.
+/// The pairs of shared memory, CUDA and UCX itself, at most.
 const APART_FROM_NETWORKS: usize = 16;
-/// A port of a NIC takes this many: reliable, datagram and dynamic connections, with verbs and with the NIC's own.
+/// The pairs of a NIC's port: reliable, datagram and dynamic connections, with verbs and with the NIC's own.
 const OF_A_PORT: usize = 8;
-/// UCX aborts the process where a list has more names.
+/// UCX aborts the process for a list with more names.
 pub(super) const MOST_NAMES: usize = 64;
-/// So many interfaces without a known way out of this machine are taken beside the others.
+/// So many interfaces without a known route out of this machine are added to the others.
 const MOST_VIRTUAL: usize = 8;
-/// UCX's files of settings hold no longer list.
+/// The longest list in UCX's configuration files.
 const LONGEST_LIST: usize = 180;
 
 /// The network devices of this machine that UCX finds.
@@ -31,12 +31,12 @@ impl UcxDevices {
         Self { ports, interfaces: NetworkInterface::all() }
     }
 
-    /// How many there are.
+    /// The number of devices.
     pub(in crate::nixl) fn interfaces(&self) -> usize {
         self.interfaces.len()
     }
 
-    /// Those to name to UCX; `None` if it takes all of them.
+    /// The devices to name to UCX; `None` if it takes all.
     pub(in crate::nixl) fn chosen(&self) -> Option<Vec<String>> {
         let others = APART_FROM_NETWORKS + OF_A_PORT * self.ports.len();
         if self.interfaces.len() <= RESOURCES.saturating_sub(others) {

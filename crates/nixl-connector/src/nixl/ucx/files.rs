@@ -1,4 +1,4 @@
-//! Files that UCX opens when its library is loaded: it ends the process where it may not write its log, and waits for ever at a pipe.
+//! Checks of the files that UCX opens as its library loads: an unwritable log ends the process, a pipe blocks it for ever.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,10 +11,10 @@ use rustix::fs::{Access, OFlags, access};
 
 use crate::nixl::NixlUnavailable;
 
-/// Where UCX looks for settings, in each of some folders.
+/// The name of UCX's configuration file, in each of some folders.
 const SETTINGS: &str = "ucx.conf";
 
-/// Refuses what UCX would not come back from.
+/// Refuses files at which UCX would hang or end the process.
 pub(in crate::nixl) fn check() -> Result<(), NixlUnavailable> {
     check_with(|name| env::var_os(name))
 }
@@ -32,7 +32,9 @@ fn check_with(variable: impl Fn(&str) -> Option<OsString>) -> Result<(), NixlUna
     can_be_log(&log).map_err(|error| NixlUnavailable::Setting {
         name: "UCX_LOG_FILE".to_owned(),
         value: log,
-        reason: format!("UCX would end the process, since it cannot write there: {error}"),
+        reason: format!(
+            "UCX would end the process, since it cannot write there: {error}; name a writable file"
+        ),
     })
 }
 
@@ -40,7 +42,7 @@ fn is_pipe(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo())
 }
 
-/// As UCX reads the setting: a stream's name, or that of a file, with `%` before what is filled in.
+/// UCX's format: the name of a stream or of a file, with `%` before placeholders.
 fn can_be_log(setting: &str) -> io::Result<()> {
     let named = setting.strip_prefix("file:").unwrap_or(setting);
     let path = named.split(':').next().unwrap_or(named);
@@ -53,7 +55,7 @@ fn can_be_log(setting: &str) -> io::Result<()> {
         let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
         return Ok(access(folder.unwrap_or(Path::new(".")), Access::WRITE_OK)?);
     }
-    // A pipe that is not read refuses at once.
+    // A pipe without a reader refuses at once.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     OpenOptions::new().append(true).create(true).custom_flags(flags).open(path).map(drop)
 }

@@ -1,4 +1,4 @@
-//! The functions of UCX's that are called directly, in the library that NIXL's plugin has loaded.
+//! Direct calls of UCX, in the library that NIXL's plugin has loaded.
 #![allow(unsafe_code, reason = "calls functions of a library that is loaded already")]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
@@ -12,7 +12,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::settings::Process;
 
-/// UCX, as NIXL's plugin has loaded it. A process may have another UCX besides, which is none of NIXL's business.
+/// The UCX that NIXL's plugin has loaded. The process may have another one, which NIXL does not use.
 pub(in crate::nixl) struct Ucx {
     plugin: Library,
 }
@@ -31,12 +31,12 @@ pub(super) type LogHandler = extern "C" fn(
     *mut c_void,
 ) -> c_uint;
 
-/// The beginnings of the names of files that lead to UCX's functions, the best first: NIXL's plugin, whose dependencies are
-/// searched with it, and UCX's library where NIXL has the plugin built in.
+/// Prefixes of file names through which UCX's functions are found, best first: NIXL's plugin, whose dependencies are searched
+/// with it, and UCX's library if NIXL has the plugin built in.
 const FILES: [&str; 2] = ["libplugin_UCX", "libucp"];
 
 impl Ucx {
-    /// `None` if it is not loaded yet, or `/proc` does not tell where it is.
+    /// `None` if it is not loaded yet, or `/proc` does not show it.
     pub(in crate::nixl) fn loaded() -> Option<Self> {
         const RTLD_NOLOAD: c_int = 4;
         let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
@@ -53,7 +53,7 @@ impl Ucx {
         })
     }
 
-    /// A function of UCX's. The caller answers for its type.
+    /// A function of UCX. The caller guarantees its type.
     ///
     /// # Safety
     ///
@@ -63,7 +63,7 @@ impl Ucx {
         unsafe { self.plugin.get::<F>(name.as_bytes()) }.ok().map(|function| *function)
     }
 
-    /// What UCX calls this machine.
+    /// UCX's identity of this machine.
     pub(super) fn machine(&self) -> Option<u64> {
         // SAFETY: the signature is that of `ucs_get_system_id` in every UCX since 1.9.
         let system_id =
@@ -72,19 +72,19 @@ impl Ucx {
         Some(unsafe { system_id() })
     }
 
-    /// The value of a setting that UCX has once for the process. `None` if it has none of this name.
+    /// The value of a process-wide setting of UCX. `None` without a setting of this name.
     pub(super) fn global(&self, name: &CStr) -> Option<String> {
         type Get = unsafe extern "C" fn(*const c_char, *mut c_char, usize) -> Status;
         // SAFETY: the signature is that of `ucs_global_opts_get_value` in every UCX since 1.0; its status is an 8-bit enum.
         let get = unsafe { self.function::<Get>("ucs_global_opts_get_value") }?;
         let mut value = [0_u8; 4096];
-        // SAFETY: the name ends with zero, and the buffer has the length that is told.
+        // SAFETY: the name ends with zero, and the buffer has the given length.
         let status = unsafe { get(name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
         let value = CStr::from_bytes_until_nul(&value).ok()?;
         (status == OK).then(|| value.to_string_lossy().into_owned())
     }
 
-    /// Whether a setting of the process is read once, when UCX is loaded.
+    /// Whether a process-wide setting is read once, when UCX is loaded.
     pub(super) fn is_fixed(&self, name: &CStr) -> bool {
         type IsReadOnly = unsafe extern "C" fn(*const c_char) -> c_int;
         // SAFETY: the signature is that of `ucs_global_opts_is_read_only` in every UCX that has it.
@@ -93,7 +93,7 @@ impl Ucx {
         is_read_only.is_some_and(|is_read_only| unsafe { is_read_only(name.as_ptr()) } != 0)
     }
 
-    /// Sets a setting of the process's. Returns whether UCX takes it.
+    /// Sets a process-wide setting. Returns whether UCX accepts it.
     pub(super) fn set_global(&self, name: &CStr, value: &CStr) -> bool {
         type Set = unsafe extern "C" fn(*const c_char, *const c_char) -> Status;
         // SAFETY: the signature is that of `ucs_global_opts_set_value` in every UCX since 1.0; its status is an 8-bit enum.
@@ -104,7 +104,7 @@ impl Ucx {
         unsafe { set(name.as_ptr(), value.as_ptr()) == OK }
     }
 
-    /// Whether UCX knows a setting that each of its contexts has of its own, and takes the value. `None` if that cannot be asked.
+    /// Whether UCX has this setting of contexts, and accepts the value. `None` if the check is unavailable.
     pub(super) fn takes(&self, name: &CStr, value: &CStr) -> Option<bool> {
         type Modify = unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> Status;
         // SAFETY: the signature is that of `ucp_config_modify`, of UCX's public interface.
@@ -115,8 +115,8 @@ impl Ucx {
         })
     }
 
-    /// The value that a context made now would have of a setting of UCX's own layer, before NIXL changes it. `None` if UCX has
-    /// none of this name in that layer.
+    /// The value of a setting of UCX's own layer in a context made now, before NIXL changes it. `None` without such a setting
+    /// in that layer.
     pub(super) fn value(&self, name: &str) -> Option<String> {
         type Print = unsafe extern "C" fn(*const c_void, *mut c_void, *const c_char, c_uint);
         const ONLY_VALUES: c_uint = 1;
@@ -146,8 +146,8 @@ impl Ucx {
         text.lines().find_map(|line| line.strip_prefix(&beginning)).map(str::to_owned)
     }
 
-    /// Has UCX use this value in the contexts that are made from now on, as if a file of settings said so. Whether it did is not
-    /// told: see [`value`](Self::value).
+    /// Sets the value for contexts made from now on, as if from a configuration file. [`value`](Self::value) shows whether it
+    /// took effect.
     ///
     /// UCX's table of such values has no lock: the holder of `_alone` is the one connector of this process that starts an engine.
     pub(super) fn set_for_new_contexts(
@@ -170,7 +170,7 @@ impl Ucx {
         Ok(())
     }
 
-    /// Has UCX call a handler for each of its messages before it writes them itself. Returns whether it does.
+    /// Registers a handler for each of UCX's messages, called before UCX writes it. Returns whether that succeeded.
     pub(super) fn add_log_handler(&self, handler: LogHandler) -> bool {
         type Push = unsafe extern "C" fn(LogHandler);
         // SAFETY: the signature is that of `ucs_log_push_handler` in every UCX since 1.10.

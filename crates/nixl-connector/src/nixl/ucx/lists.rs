@@ -1,7 +1,7 @@
-//! Values with commas, which NIXL cannot hand to UCX.
+//! Values with commas, which NIXL cannot pass to UCX.
 //!
-//! UCX takes them from its files of settings, and reads those values for each context. So a value is put there while an agent is
-//! made, and what was there before is put back.
+//! UCX takes them from its configuration files, and reads those values for each context. So a value is stored there while an
+//! agent is made, and the previous value restored.
 
 use super::library::Ucx;
 use super::settings::Process;
@@ -9,11 +9,11 @@ use super::settings::Process;
 /// UCX reads lines of its files into 200 bytes, with the end of the line.
 const LONGEST_LINE: usize = 197;
 
-/// Values that are in force for contexts that are made now. Put back when dropped.
+/// Values in force for contexts made now. The previous ones are restored on drop.
 pub(super) struct Lists<'a> {
     ucx: &'a Ucx,
     process: &'a Process,
-    /// Names, and what is to be put back.
+    /// Names, with the values to restore.
     before: Vec<(String, String)>,
 }
 
@@ -22,7 +22,7 @@ impl<'a> Lists<'a> {
         Self { ucx, process, before: Vec::new() }
     }
 
-    /// Why a value cannot be in a line of a file, if so.
+    /// The reason why a value cannot be a line of a file, if any.
     pub(super) fn obstacle(name: &str, value: &str) -> Option<&'static str> {
         if format!("UCX_{name}={value}").len() > LONGEST_LINE {
             return Some("a list may not be so long; UCX takes ranges, such as mlx5_[0-7]");
@@ -41,13 +41,13 @@ impl<'a> Lists<'a> {
         )?;
         self.ucx
             .set_for_new_contexts(self.process, name, value)
-            .map_err(|e| format!("it cannot be handed to UCX: {e}"))?;
+            .map_err(|e| format!("it cannot be passed to UCX: {e}"))?;
         let after = self.ucx.value(name);
         self.before.push((name.to_owned(), before));
-        // UCX writes ranges out, so the value need not be the same.
+        // UCX expands ranges, so the value may differ.
         match after {
             Some(after) if after == value || value.contains('[') => Ok(()),
-            _ => Err("it cannot be handed to UCX without /proc".to_owned()),
+            _ => Err("it cannot be passed to UCX without /proc: mount it, or set the variable in the environment".to_owned()),
         }
     }
 }
@@ -56,7 +56,7 @@ impl Drop for Lists<'_> {
     fn drop(&mut self) {
         for (name, before) in &self.before {
             if let Err(error) = self.ucx.set_for_new_contexts(self.process, name, before) {
-                tracing::warn!(name, %error, "a setting of UCX's stays as a connector has set it");
+                tracing::warn!(name, %error, "a setting of UCX keeps a connector's value");
             }
         }
     }

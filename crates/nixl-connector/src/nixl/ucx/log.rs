@@ -1,5 +1,5 @@
-//! UCX's messages, handed to `tracing`.
-#![allow(unsafe_code, reason = "reads what UCX hands to a handler of its messages")]
+//! UCX's messages, passed to `tracing`.
+#![allow(unsafe_code, reason = "reads the arguments of UCX's message handler")]
 
 use std::cell::RefCell;
 use std::env;
@@ -12,7 +12,7 @@ use tracing::subscriber::NoSubscriber;
 use super::library::Ucx;
 use crate::nixl::exit;
 
-/// UCX's own writer is called next.
+/// UCX calls its own writer next.
 const CONTINUE: c_uint = 1;
 /// The message ends here.
 const STOP: c_uint = 0;
@@ -20,7 +20,7 @@ const STOP: c_uint = 0;
 /// Longer messages are cut, as UCX cuts its own.
 const LONGEST: usize = 1024;
 
-/// Has UCX's messages handed on, once for the process. Not where `UCX_LOG_FILE` says where they go.
+/// Passes UCX's messages on, once for the process, unless `UCX_LOG_FILE` is set.
 pub(super) fn hand_on(ucx: &Ucx) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -52,8 +52,8 @@ extern "C" fn handle(
     // While the process exits, a subscriber may have been torn down.
     let Some(_busy) = exit::enter() else { return CONTINUE };
     let mut message = [0_u8; LONGEST];
-    // SAFETY: the buffer has the length that is told; format and arguments are those that UCX passes to its own writer, as they
-    // came, and UCX makes new arguments for the next handler.
+    // SAFETY: the buffer has the given length; format and arguments are those that UCX passes to its own writer, unchanged, and
+    // UCX makes new arguments for the next handler.
     let len = unsafe { vsnprintf(message.as_mut_ptr().cast(), message.len(), format, arguments) };
     if len < 0 {
         return CONTINUE;
@@ -70,12 +70,12 @@ extern "C" fn handle(
     let file = unsafe { CStr::from_ptr(file) }.to_string_lossy();
     // A subscriber that panics does not end the process here.
     let told = catch_unwind(AssertUnwindSafe(|| tell(level, &file, line, message)));
-    // UCX ends the process after a fatal message: it is written where it can be found.
+    // UCX ends the process after a fatal message, so UCX's own writer prints it too.
     if told.is_err() || level == FATAL { CONTINUE } else { STOP }
 }
 
 thread_local! {
-    /// The first error that UCX writes on this thread while it is [looked for](first_error).
+    /// The first error that UCX writes on this thread during [`first_error`].
     static FIRST_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
@@ -105,7 +105,7 @@ fn is_heard() -> bool {
 const FATAL: c_uint = 0;
 const ERROR: c_uint = 1;
 
-/// UCX calls an error what its caller handles, and a connector tells as an error of its own: of a peer that has gone, for instance.
+/// UCX logs as errors conditions that its caller handles and a connector reports itself, such as an ended peer.
 fn tell(level: c_uint, file: &str, line: c_uint, message: &str) {
     match level {
         FATAL => tracing::error!(target: "ucx", file, line, "{message}"),

@@ -1,21 +1,20 @@
 //! Replies of UCX to a peer that has died.
 //!
-//! TCP has no reads. UCX carries one out by a request to the owner of the memory, whose UCX replies with the bytes; so do other
-//! transports that reach no memory. Where the reader has died, UCX ends the process of the *owner*:
+//! TCP has no reads. UCX sends a request to the owner of the memory, whose UCX replies with the bytes; so do other transports
+//! without access to memory. If the reader has died, UCX ends the *owner's* process:
 //!
-//! * A reply that cannot be sent is taken for an error that cannot be (`ucp_request_try_send`: "unexpected error: Endpoint timeout").
-//!   So the function by which UCX's TCP sends messages is replaced by one that calls it, and says of a reply to a connection that has
-//!   failed that there is no room for it now: UCX puts it into the endpoint's queue, which it empties where it notices the failure.
-//!   The functions of endpoints that have failed already, to which UCX gives the replies to requests that had arrived before, say the
-//!   same, and that such a reply is queued: it is forgotten.
-//! * A reply that waited for room in the socket is put back in its endpoint's queue when it fails, after UCX has emptied that, and may
-//!   not be there when the endpoint is destroyed (`uct_tcp_ep_t`'s clean-up: "Assertion `0' failed"). So the queue is emptied
-//!   again first.
+//! * A reply that cannot be sent is an impossible error to UCX (`ucp_request_try_send`: "unexpected error: Endpoint timeout").
+//!   So a wrapper replaces the send function of UCX's TCP, and reports "no room now" for a reply on a failed connection: UCX
+//!   queues it at the endpoint, and empties that queue when it detects the failure. The functions of failed endpoints, which
+//!   get the replies to earlier requests, report the same, and that the reply is queued: it is dropped.
+//! * A failed reply that waited for room in the socket returns to its endpoint's queue after UCX has emptied it, and must not
+//!   be there when the endpoint is destroyed (`uct_tcp_ep_t`'s clean-up: "Assertion `0' failed"). So the queue is emptied again
+//!   first.
 //!
-//! The reader is not there to miss the reply. A reply that is forgotten costs some hundred bytes, which stay allocated.
+//! The reader no longer exists, so it does not miss the reply. A dropped reply costs some hundred bytes, which stay allocated.
 //!
-//! The functions are found by UCX's exported symbols, and replaced only where they are what the sources of UCX 1.22 and 1.23 say.
-#![allow(unsafe_code, reason = "replaces functions in tables of UCX's")]
+//! The functions are found by UCX's exported symbols, and replaced only if they match the sources of UCX 1.22 and 1.23.
+#![allow(unsafe_code, reason = "replaces functions in UCX's tables")]
 
 use std::cell::Cell;
 use std::ffi::{c_char, c_uint, c_void};
@@ -93,7 +92,7 @@ const NO_RESOURCE: isize = -2;
 /// UCX's wire protocol.
 const REPLIES: [u8; 3] = [19, 21, 22];
 
-/// What UCX's TCP has by itself.
+/// The original functions of UCX's TCP.
 struct Tcp {
     open: OpenInterface,
     send: SendMessage,
@@ -101,7 +100,7 @@ struct Tcp {
     destroy: Destroy,
 }
 
-/// What UCX's endpoints that have failed have by themselves.
+/// The original functions of UCX's failed endpoints.
 struct Failed {
     send: SendMessage,
     queue: Queue,
@@ -110,7 +109,7 @@ struct Failed {
 static TCP: OnceLock<Tcp> = OnceLock::new();
 static FAILED: OnceLock<Failed> = OnceLock::new();
 
-/// Has the process outlive readers that die while they are replied to, in contexts that are made from now on. Once for the process.
+/// Makes the process survive readers that die before their reply, in contexts made from now on. Once for the process.
 pub(super) fn outlive_readers(ucx: &Ucx, alone: &Process) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -122,13 +121,13 @@ pub(super) fn outlive_readers(ucx: &Ucx, alone: &Process) {
 
 fn warn() {
     tracing::warn!(
-        "how this UCX replies to readers is not known: one that dies may end this process, if it reads over TCP"
+        "unknown form of UCX: a reader over TCP that dies before its reply may end this process; use the UCX of NIXL's wheel"
     );
 }
 
 /// Replaces the function of the interfaces of TCP that are opened from now on.
 fn replace_of_tcp(ucx: &Ucx, _alone: &Process) -> Option<()> {
-    // SAFETY: the symbol is `uct_tcp_tl`, a `uct_tl_t`; what is read of it is compared before it is believed.
+    // SAFETY: the symbol is `uct_tcp_tl`, a `uct_tl_t`; its content is compared before use.
     let transport = unsafe { ucx.function::<*const Transport>("uct_tcp_tl") }?;
     // SAFETY: the address alone is used.
     let query = unsafe { ucx.function::<*const c_void>("uct_tcp_query_devices") }?;
@@ -182,7 +181,7 @@ fn replace_of_failed(ucx: &Ucx, _alone: &Process) -> Option<()> {
     let queue = unsafe { mem::transmute::<*mut c_void, Queue>(queue) };
     let failed = FAILED.get_or_init(|| Failed { send, queue });
     let (send, queue) = (failed.send as *mut c_void, failed.queue as *mut c_void);
-    // First that which takes what the other gives.
+    // First the function that receives the other's result.
     let is_replaced = interface.replace(QUEUE, queue, queue_of_failed as Queue as *mut c_void)
         && interface.replace(AM_BCOPY, send, send_to_failed as SendMessage as *mut c_void);
     is_replaced.then_some(())
@@ -217,14 +216,14 @@ unsafe extern "C" fn open_tcp(
 
 unsafe extern "C" fn empty_and_destroy(endpoint: *mut c_void) {
     let Some(tcp) = TCP.get() else { return };
-    // SAFETY: the endpoint is one of TCP's, which lives until the next call. What is in its queue is UCX's, and is never looked at
-    // again.
+    // SAFETY: the endpoint is one of TCP's, which lives until the next call. Requests in its queue are UCX's, and are never
+    // used again.
     unsafe { (tcp.purge)(endpoint, forget, ptr::null_mut()) };
     // SAFETY: the argument is UCX's, as it came.
     unsafe { (tcp.destroy)(endpoint) };
 }
 
-/// A request that is in the queue of an endpoint that is destroyed, and is in no other list: some hundred bytes are lost.
+/// A request in the queue of a destroyed endpoint, and in no other list: some hundred bytes are lost.
 unsafe extern "C" fn forget(_request: *mut c_void, _argument: *mut c_void) {}
 
 unsafe extern "C" fn send_by_tcp(
@@ -240,7 +239,7 @@ unsafe extern "C" fn send_by_tcp(
     unless_dead(id, sent)
 }
 
-/// What is said of a message of this kind: of a reply that cannot be sent, that there is no room.
+/// The status for a message of this kind: no room, for a reply that cannot be sent.
 fn unless_dead(id: u8, sent: isize) -> isize {
     if sent < 0 && REPLIES.contains(&id) { NO_RESOURCE } else { sent }
 }
@@ -282,8 +281,8 @@ unsafe extern "C" fn queue_of_failed(
     unsafe { (failed.queue)(endpoint, request, flags) }
 }
 
-/// Whether it is the reply that was refused on this thread last. UCX queues what was refused at once; what it queues is a part of the
-/// request, whose address was the argument.
+/// Whether it is the reply that was refused last on this thread. UCX queues a refused reply at once; the queued part lies
+/// inside the request, whose address was the argument.
 fn is_refused(request: usize) -> bool {
     /// UCX's requests are shorter.
     const REQUEST: usize = 1024;

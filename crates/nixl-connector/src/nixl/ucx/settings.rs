@@ -25,18 +25,18 @@ const FIXED: &str = "UCX reads it once, when its library is loaded: set the vari
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(in crate::nixl) struct Plan(BTreeMap<String, (String, SettingSource)>);
 
-/// What matters of the machine.
+/// The relevant facts of the machine.
 #[derive(Clone, Debug)]
 struct Machine {
     has_cuda: bool,
     has_rdma: bool,
     has_efa: bool,
-    /// The network devices to name to UCX, where it does not take all.
+    /// The network devices to name to UCX, if it does not take all.
     chosen: Option<Vec<String>>,
 }
 
 impl Plan {
-    /// What the environment, the options and this machine come to.
+    /// Merges the environment, the options and the choices for this machine.
     pub(in crate::nixl) fn new(
         options: &NixlOptions,
         devices: &UcxDevices,
@@ -79,7 +79,7 @@ impl Plan {
                         name,
                         value,
                         environment = theirs,
-                        "the environment goes before this option of UCX's"
+                        "the environment overrides this option of UCX"
                     );
                 }
                 Some(_) => {}
@@ -91,18 +91,18 @@ impl Plan {
         let mut choose = |name: &str, value: String| {
             settings.entry(name.to_owned()).or_insert((value, Chosen));
         };
-        // UCX would wait for its connections to be accepted, for minutes if no process is there, and hold its locks.
+        // UCX would block until its connections are accepted, for minutes without a process there, and hold its locks.
         choose("TCP_CONN_NB", "y".to_owned());
         if machine.has_cuda {
-            // By default UCX keeps a list of the allocations that it has seen, and takes all other memory for the host's: that of
-            // a GPU too, if it was allocated in a way or at a time that UCX did not watch.
+            // By default UCX keeps a list of observed allocations, and treats all other memory as the host's: GPU memory too,
+            // if UCX did not observe its allocation.
             choose("MEMTYPE_CACHE", "n".to_owned());
         }
         if !machine.has_rdma && !machine.has_cuda {
-            // UCX's cache of registrations saves calls to NICs, and is of no use to other host memory. Each thread that unmaps memory
-            // tells it so, by way of functions that UCX puts in the place of the C library's, and spins on its lock meanwhile: in the
-            // child of a fork for ever, if a thread of the parent's held it. UCX's CUDA transports register memory by it, so it stays
-            // as it is where they may be used.
+            // UCX's registration cache saves calls to NICs, and has no use for other host memory. Each unmapping thread
+            // notifies it, through hooks that UCX puts in the place of the C library's functions, and spins on its lock: for
+            // ever in the child of a fork, if a thread of the parent held it. UCX's CUDA transports register memory through it,
+            // so it stays enabled if they may be used.
             choose("RCACHE_ENABLE", "n".to_owned());
         }
         if !machine.has_efa {
@@ -123,12 +123,12 @@ impl Plan {
         Ok(Self(settings))
     }
 
-    /// Whether UCX makes files in memory for processes of this machine.
+    /// Whether UCX makes memory files for processes of this machine.
     pub(in crate::nixl) fn shares_memory(&self) -> bool {
         self.takes(&["posix", "mm", "sm", "shm"])
     }
 
-    /// Whether UCX may use a transport that goes by these names.
+    /// Whether UCX may use a transport with one of these names.
     fn takes(&self, names: &[&str]) -> bool {
         let Some((transports, _)) = self.0.get("TLS") else { return true };
         let mut listed = transports.trim_start_matches('^').split(',');
@@ -138,7 +138,7 @@ impl Plan {
         listed.any(|transport| transport == "all" || names.contains(&transport))
     }
 
-    /// How many network interfaces UCX will use of those that the machine has.
+    /// The number of the machine's network interfaces that UCX will use.
     pub(in crate::nixl) fn devices(&self, devices: &UcxDevices) -> usize {
         if !self.takes(&["tcp"]) {
             return 0;
@@ -151,8 +151,8 @@ impl Plan {
         }
     }
 
-    /// Gives UCX its settings, and makes an engine of it with those that NIXL hands on. Returns them with where they are from.
-    /// One at a time in the process: UCX reads its settings meanwhile. **Blocks.**
+    /// Sets UCX's settings, and makes an engine with those that NIXL passes on. Returns them with their origin. One at a time
+    /// in the process: UCX reads its settings meanwhile. **Blocks.**
     pub(in crate::nixl) fn start<T>(
         &self,
         make: impl FnOnce(&str) -> Result<T, NixlUnavailable>,
@@ -165,7 +165,7 @@ impl Plan {
         }
         let mut lists = ucx.as_ref().map(|ucx| Lists::new(ucx, &process));
         let (mut settings, mut handed) = (Vec::new(), Vec::new());
-        // UCX loads its modules when it is first asked for the settings that they have.
+        // UCX loads its modules at the first query of their settings.
         let is_global = |name: &str| {
             let name = CString::new(name).ok()?;
             ucx.as_ref()?.global(&name)
@@ -186,7 +186,7 @@ impl Plan {
                         (value, source) = (in_force, SettingSource::EarlierConnector);
                     }
                     Err(error) if source == SettingSource::Chosen => {
-                        tracing::warn!(%error, "UCX goes without a setting that would be right for this machine");
+                        tracing::warn!(%error, "UCX runs without a setting that this machine should have");
                         continue;
                     }
                     Err(error) => return Err(error),
@@ -205,7 +205,7 @@ impl Plan {
         let (made, error) = log::first_error(|| make(&handed.join(",")));
         match made {
             Ok(made) => Ok((made, settings)),
-            // NIXL says only that its backend failed.
+            // NIXL reports only a failed backend.
             Err(NixlUnavailable::Start { what, reason }) if !error.is_empty() => {
                 Err(NixlUnavailable::Start {
                     what,
@@ -217,7 +217,7 @@ impl Plan {
     }
 }
 
-/// Has NIXL hand a setting of each context on, or UCX use it for this one.
+/// Passes a setting of contexts through NIXL, or sets it in UCX for this context.
 fn hand_on(
     ucx: Option<&Ucx>,
     lists: Option<&mut Lists<'_>>,
@@ -228,7 +228,7 @@ fn hand_on(
     if let Some(ucx) = ucx {
         let (c_name, c_value) = c_strings(name, value)?;
         if ucx.takes(&c_name, &c_value) == Some(false) {
-            let reason = "UCX does not know it, or does not take the value; `cargo xtask doctor` tells UCX's version".to_owned();
+            let reason = "UCX does not know it, or rejects the value; `cargo xtask doctor` prints UCX's version".to_owned();
             return Err(refused(name, value, reason));
         }
     }
@@ -242,7 +242,7 @@ fn hand_on(
     }
 }
 
-/// The settings that connectors have set for the process. Its holder is the one connector that starts an engine.
+/// Process-wide settings of connectors. Its holder is the one connector that starts an engine.
 #[derive(Debug)]
 pub(in crate::nixl) struct Process(RefCell<BTreeMap<String, String>>);
 
@@ -253,12 +253,12 @@ pub(in crate::nixl) fn alone() -> MutexGuard<'static, Process> {
 }
 
 impl Process {
-    /// What has been set, by names without `UCX_`.
+    /// The values, by names without `UCX_`.
     fn in_force(&self) -> BTreeMap<String, String> {
         self.0.borrow().clone()
     }
 
-    /// Sets a setting of the process, unless a connector has. Returns its value where that differs and yields to it.
+    /// Sets a process-wide setting, unless a connector has. Returns the earlier value if it differs and takes precedence.
     fn set(
         &self,
         ucx: &Ucx,
@@ -283,7 +283,7 @@ impl Process {
             return Err(refused(name, value, FIXED.to_owned()));
         }
         if !ucx.set_global(&c_name, &c_value) {
-            return Err(refused(name, value, "UCX does not take the value".to_owned()));
+            return Err(refused(name, value, "UCX rejects the value".to_owned()));
         }
         self.0.borrow_mut().insert(name.to_owned(), value.to_owned());
         Ok(None)
@@ -301,7 +301,7 @@ fn c_strings(name: &str, value: &str) -> Result<(CString, CString), NixlUnavaila
     Ok((c_string(name)?, c_string(value)?))
 }
 
-/// An option as an application gave it.
+/// An option of the application.
 fn check(name: &str, value: &str) -> Result<(), NixlUnavailable> {
     let is_fit = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
     let reason = if name.is_empty() || !name.chars().all(is_fit) {
@@ -314,7 +314,7 @@ fn check(name: &str, value: &str) -> Result<(), NixlUnavailable> {
     Err(refused(name, value, reason.to_owned()))
 }
 
-/// How many names a list has once UCX has written out its ranges (`mlx5_[0-7]`).
+/// The number of names in a list after UCX expands its ranges (`mlx5_[0-7]`).
 fn names_in(list: &str) -> usize {
     let range = |name: &str| {
         let (_, rest) = name.split_once('[')?;
@@ -325,7 +325,7 @@ fn names_in(list: &str) -> usize {
     list.split(',').map(|name| range(name).unwrap_or(1)).fold(0, usize::saturating_add)
 }
 
-/// Whether AWS's adapter is there, which UCX's module is for.
+/// Whether AWS's adapter, which UCX's module serves, is present.
 fn has_efa(folder: &Path) -> bool {
     const AMAZON: &str = "0x1d0f";
     let vendor = |device: fs::DirEntry| fs::read_to_string(device.path().join("device/vendor"));

@@ -24,7 +24,7 @@ use crate::local::plan::block_copy::{BlockCopy, CopyOp};
 use crate::local::plan::strategy::GpuCapabilities;
 use crate::local::{GpuError, MemoryKind};
 
-/// The kernel that copies scattered pieces; see `kernels/README.md`.
+/// The kernel for scattered chunks; see `kernels/README.md`.
 const KERNEL: &str = include_str!("../../../kernels/copy.ptx");
 /// Its entries, by the width of their accesses.
 const ENTRIES: [(u32, &str); 5] = [
@@ -35,8 +35,8 @@ const ENTRIES: [(u32, &str); 5] = [
     (1, "nixl_copy_1"),
 ];
 
-/// All GPUs of this process, with pools of streams and memory. Its parts are made when they are first used, but for
-/// the contexts and the kernel, which take some hundred milliseconds.
+/// All GPUs of this process, with pools of streams and memory. Parts are made at first use, except the contexts and the kernel,
+/// which take some hundred milliseconds.
 #[derive(Debug)]
 pub struct CudaGpus {
     capabilities: GpuCapabilities,
@@ -55,17 +55,17 @@ struct Gpu {
 }
 
 impl CudaGpus {
-    /// Pinned memory that transfers may take for each GPU: slots of rings, and tables of the kernel.
+    /// Bound on pinned memory of transfers for each GPU: slots of rings, and tables of the kernel.
     pub const PINNED_BYTES: usize = 512 << 20;
-    /// Device memory that transfers may take on each GPU.
+    /// Bound on device memory of transfers on each GPU.
     pub const SCRATCH_BYTES: usize = 512 << 20;
 
     /// The GPUs of this process. **Blocks** while their contexts are made.
     ///
     /// # Errors
     ///
-    /// [`GpuError`]: CUDA is not there, or a context cannot be made. A kernel that cannot be loaded or peers that cannot
-    /// be reached are no error: plans say so.
+    /// [`GpuError`]: no CUDA, or a context cannot be made. An unloadable kernel or unreachable peers are no error: plans name
+    /// them.
     pub fn new() -> Result<Self, GpuError> {
         let described = devices().map_err(|e| no_device(0, &e))?;
         let mut gpus = Vec::with_capacity(described.len());
@@ -274,21 +274,21 @@ struct CudaGpuStream {
     gpu: Arc<Gpu>,
     /// `Some` until dropped.
     stream: Option<Stream>,
-    /// Read by kernels that may not have run yet.
+    /// Tables for kernels that may not have run yet.
     tables: Vec<PinnedMemory>,
 }
 
 impl CudaGpuStream {
     fn own(&self) -> Result<&Stream, GpuError> {
         self.stream.as_ref().ok_or_else(|| GpuError::Unsupported {
-            reason: "the lane has been given back".to_owned(),
+            reason: "the stream has been returned to the pool".to_owned(),
         })
     }
 }
 
 // SAFETY: everything is queued on one stream of the driver's, which runs it in order: copies between the ranges of `ops`, and
-// the kernel, which copies what its table says (`table.rs`, and `kernels/README.md`). An event is recorded on the
-// stream; the driver refuses one only for a context that is lost, whose work it has ended. Waiting is `cuStreamWaitEvent`.
+// the kernel, which copies by its table (`table.rs`, and `kernels/README.md`). An event is recorded on the stream; the driver
+// refuses one only for a context that is lost, whose work it has ended. Waiting is `cuStreamWaitEvent`.
 unsafe impl GpuStream for CudaGpuStream {
     unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         let stream = self.own()?;
@@ -314,7 +314,7 @@ unsafe impl GpuStream for CudaGpuStream {
             return Err(GpuError::Unsupported { reason: "the kernel is not loaded".to_owned() });
         };
         let len = table_len(copy);
-        // No memory has no bytes, and a dense copy needs no table.
+        // A dense copy has no table: no memory is allocated for it.
         let mut table = self.gpu.pinned.allocate(len.max(1)).map_err(memory)?;
         let address = table.address();
         let mut parameter = write_table(copy, &mut table.as_mut_slice()[..len], address);
@@ -322,8 +322,8 @@ unsafe impl GpuStream for CudaGpuStream {
         let host = is_pinned(copy.src.block(0)) || is_pinned(copy.dst.block(0));
         let grid = grid(host, copy.bytes(), self.gpu.multiprocessors);
         let mut parameters = [ptr::from_mut(&mut parameter).cast::<c_void>()];
-        // SAFETY: the entries take one such parameter by value. The caller vouches for all ranges until a later event
-        // is reached; the table lies in pinned memory that this stream keeps until then, and the module is the GPU's.
+        // SAFETY: the entries take one such parameter by value. The caller vouches for all ranges until a later event is
+        // complete; the table lies in pinned memory that this stream keeps until then, and the module is the GPU's.
         unsafe { function.launch([grid, 1, 1], [THREADS, 1, 1], 0, &mut parameters, self.own()?) }
             .map_err(driver)?;
         self.tables.push(table);
@@ -331,8 +331,8 @@ unsafe impl GpuStream for CudaGpuStream {
     }
 
     unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError> {
-        // SAFETY: the stream is of the primary context of this stream's GPU, and the caller uses the handle only as long
-        // as the stream keeps the stream.
+        // SAFETY: the stream is of the primary context of this stream's GPU, and the caller uses the handle only while this
+        // stream is alive.
         Ok(unsafe { StreamHandle::from_raw(self.own()?.as_raw()) })
     }
 
@@ -348,7 +348,7 @@ unsafe impl GpuStream for CudaGpuStream {
     fn wait_event(&mut self, event: &dyn GpuEvent) -> Result<(), GpuError> {
         let event = (event as &dyn Any).downcast_ref::<CudaGpuEvent>();
         let others =
-            || GpuError::Unsupported { reason: "the mark is of no CUDA stream".to_owned() };
+            || GpuError::Unsupported { reason: "the event is of no CUDA stream".to_owned() };
         match &event.ok_or_else(others)?.event {
             Some(event) => self.own()?.wait(event).map_err(driver),
             None => Ok(()),
@@ -381,11 +381,11 @@ struct CudaGpuEvent {
 }
 
 // SAFETY: `cuEventQuery` says that the event is complete only when all work captured by it is, with its writes visible to the
-// host. An error other than "not ready" is of a context that is lost, whose work the driver has ended; but for the one below,
-// which says nothing of the work and is none here.
+// host. An error other than "not ready" is of a context that is lost, whose work the driver has ended; except the one below,
+// which is independent of the work and no error here.
 unsafe impl GpuEvent for CudaGpuEvent {
     fn is_complete(&self) -> Result<bool, GpuError> {
-        /// `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED`: a capture by another thread forbids the question for now.
+        /// `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED`: a capture by another thread forbids the query for now.
         const FORBIDDEN_NOW: i32 = 900;
         let Some(event) = &self.event else { return Ok(true) };
         match event.query() {
@@ -406,8 +406,8 @@ impl Drop for CudaGpuEvent {
 /// Threads of a block of the kernel.
 const THREADS: u32 = 256;
 
-/// Blocks of the kernel. Enough to fill the GPU's memory, or, where the host's takes part, to fill PCIe and leave the
-/// other multiprocessors to the model (16 reach 51.5 and 50.2 GB/s on PCIe 5 x16, as many as do not matter more).
+/// Blocks of the kernel. Enough to saturate the GPU's memory, or, with host memory on one side, PCIe, which leaves the other
+/// multiprocessors to the model (16 blocks reach 51.5 and 50.2 GB/s on PCIe 5 x16; more add nothing).
 fn grid(host: bool, bytes: u64, multiprocessors: u32) -> u32 {
     const OVER_PCIE: u32 = 16;
     const PER_MULTIPROCESSOR: u32 = 16;

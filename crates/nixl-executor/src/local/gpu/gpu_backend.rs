@@ -1,5 +1,5 @@
 //! The interface to GPUs: streams, events and memory of the CUDA driver, or simulated ones.
-#![allow(unsafe_code, reason = "copies by address are unsafe to ask for")]
+#![allow(unsafe_code, reason = "requests for copies by address are unsafe")]
 
 use std::any::Any;
 use std::fmt;
@@ -16,10 +16,10 @@ use crate::local::{GpuError, MemoryKind};
 ///
 /// # Safety
 ///
-/// The executors copy by address what an implementation says is there. It promises:
+/// The executors copy by addresses from an implementation, which promises:
 ///
-/// * [`capabilities`](Self::capabilities) are the same at every call. GPUs with ordinals below `gpus` exist, and two that are in
-///   `peers` can read and write each other's memory, as far as [`is_open_to_peers`](Self::is_open_to_peers) says.
+/// * [`capabilities`](Self::capabilities) are the same at every call. GPUs with ordinals below `gpus` exist, and two that are
+///   in `peers` can read and write each other's memory, within [`is_open_to_peers`](Self::is_open_to_peers).
 /// * [`memory_kind`](Self::memory_kind), for an address inside a live region of `device`: [`MemoryKind::Pageable`] and
 ///   [`MemoryKind::Pinned`] only if the processor can read and write the memory at that address, as far as the region's
 ///   [`Access`](nixl_descriptor::Access) goes; `Pinned` only if every GPU can as well, until the region is dropped or what
@@ -34,7 +34,7 @@ use crate::local::{GpuError, MemoryKind};
 /// * [`create_stream`](Self::create_stream), [`record_event_on`](Self::record_event_on) and all buffers keep the contracts of their traits.
 ///   The event of a stream is complete no sooner than the work that the stream had queued.
 ///
-/// A handle or an address that means nothing is an error.
+/// An unknown handle or address is an error.
 ///
 /// ```compile_fail,E0200
 /// use nixl_executor::TransferBuffer;
@@ -52,7 +52,7 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
     /// The capabilities of the GPUs.
     fn capabilities(&self) -> &GpuCapabilities;
 
-    /// What kind of memory an address of a device is.
+    /// The kind of memory at an address of a device.
     fn memory_kind(&self, device: Device, address: u64) -> MemoryKind;
 
     /// A stream of one GPU, for one transfer.
@@ -62,14 +62,14 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
     /// [`GpuError`]: no such GPU, or it is lost.
     fn create_stream(&self, gpu: u32) -> Result<Box<dyn GpuStream>, GpuError>;
 
-    /// Pinned memory near a GPU, from a pool; it returns when dropped.
+    /// Pinned memory near a GPU, from a pool; it returns there on drop.
     ///
     /// # Errors
     ///
     /// [`GpuError`] if the pool's bound is reached or the machine has no more.
     fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError>;
 
-    /// Pinned memory near a GPU, as a region that engines may reach too. From the same pool.
+    /// Pinned memory near a GPU, as a region that engines may use too. From the same pool.
     ///
     /// # Errors
     ///
@@ -94,29 +94,29 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
         Err(GpuError::Unsupported { reason: "these GPUs do not share memory".to_owned() })
     }
 
-    /// Whether every GPU that reaches the region's reaches this memory of it, and not only the one that it was allocated
-    /// for. `false` if that is not known.
+    /// Whether every GPU with access to the region's GPU reaches this memory, and not only the GPU of its allocation. `false`
+    /// if unknown.
     fn is_open_to_peers(&self, region: &Region) -> bool {
         let _ = region;
         false
     }
 
-    /// *Blocking.* Pins host memory for all GPUs, until dropped. Takes about 100 us for each MiB.
+    /// *Blocking.* Pins host memory for all GPUs, until the drop. Takes about 100 us for each MiB.
     ///
     /// # Errors
     ///
-    /// [`GpuError`] if it cannot be pinned, or is.
+    /// [`GpuError`] if it cannot be pinned, or already is.
     ///
     /// # Safety
     ///
-    /// The buffer is not dropped, only leaked, while a GPU uses the region's memory. Any operation may: as long as the region
-    /// is pinned, [`memory_kind`](Self::memory_kind) says so.
+    /// The buffer is not dropped, only leaked, while a GPU uses the region's memory. Any operation may use it:
+    /// [`memory_kind`](Self::memory_kind) reports a pinned region as such.
     unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let _ = region;
         Err(GpuError::Unsupported { reason: "these GPUs do not pin memory".to_owned() })
     }
 
-    /// Records an event after all that a stream of the caller's has queued until now.
+    /// Records an event after all work that a caller's stream has queued so far.
     ///
     /// # Errors
     ///
@@ -127,11 +127,11 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
         stream: StreamHandle,
     ) -> Result<Box<dyn GpuEvent>, GpuError> {
         let _ = (gpu, stream);
-        Err(GpuError::Unsupported { reason: "these GPUs have no streams but their own".to_owned() })
+        Err(GpuError::Unsupported { reason: "these GPUs accept no streams of callers".to_owned() })
     }
 
-    /// Calls a function in the order of a stream of the caller's: after all that it has queued until now, and before what is
-    /// queued on it later begins. The function gets the error if the work failed.
+    /// Calls a function in the order of a caller's stream: after all work queued so far, and before later work begins. The
+    /// function gets the error if the work failed.
     ///
     /// # Errors
     ///
@@ -143,35 +143,35 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
         function: QueuedFunction,
     ) -> Result<(), GpuError> {
         let _ = (gpu, stream, function);
-        Err(GpuError::Unsupported { reason: "these GPUs have no streams but their own".to_owned() })
+        Err(GpuError::Unsupported { reason: "these GPUs accept no streams of callers".to_owned() })
     }
 
-    /// Opens an allocation that another process shares, so that `gpu` reaches it. It stays open until dropped.
+    /// Opens another process's shared allocation for `gpu`, until the drop.
     ///
     /// # Errors
     ///
-    /// [`GpuError`] if the handle names nothing, or this GPU cannot reach the memory.
+    /// [`GpuError`] if the handle is unknown, or this GPU cannot reach the memory.
     fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let _ = (gpu, handle);
         Err(GpuError::Unsupported { reason: "these GPUs do not share memory".to_owned() })
     }
 }
 
-/// What names an allocation of GPU memory to other processes: CUDA's IPC handle and the length.
+/// A handle to an allocation of GPU memory for other processes: CUDA's IPC handle and the length.
 pub type SharedHandle = [u8; 72];
 
-/// Memory that a transfer uses on its way.
+/// Intermediate memory of a transfer.
 ///
 /// # Safety
 ///
-/// [`address`](Self::address) is the same at every call, and the memory there, as long as the call that returned the
-/// buffer says, stays allocated and reachable until the buffer is dropped.
+/// [`address`](Self::address) is the same at every call, and the memory there, of the length given by the call that returned
+/// the buffer, stays allocated and reachable until the buffer is dropped.
 pub unsafe trait TransferBuffer: Send + Sync {
-    /// Where it is, for copies.
+    /// Its address, for copies.
     fn address(&self) -> u64;
 }
 
-// SAFETY: a region's memory neither moves nor goes before its last handle.
+// SAFETY: a region's memory neither moves nor ends before its last handle.
 unsafe impl TransferBuffer for Region {
     fn address(&self) -> u64 {
         Self::address(self)
@@ -182,14 +182,14 @@ unsafe impl TransferBuffer for Region {
 ///
 /// # Safety
 ///
-/// * The work touches no memory but the ranges of the copies that it was asked for: it reads the sources and writes the
-///   targets, none of which is touched before the call or after an event recorded later is complete.
-/// * After `Ok`, all that was asked is queued. After `Err`, some of it may be.
+/// * The work accesses only the ranges of the requested copies: it reads the sources and writes the targets, not before the
+///   call, and not after a later event is complete.
+/// * After `Ok`, all requested work is queued. After `Err`, some of it may be.
 /// * [`record_event`](Self::record_event) comes after everything queued so far, and `Err` means that nothing queued so far runs, now or
 ///   later.
-/// * What is queued after [`wait_stream`](Self::wait_stream) or [`wait_event`](Self::wait_event) has returned `Ok` begins only when the
-///   work before that point is done. An error means that nothing waits.
-/// * [`on_complete`](Self::on_complete) has no part in this: a waker is woken too early or never.
+/// * Work queued after [`wait_stream`](Self::wait_stream) or [`wait_event`](Self::wait_event) has returned `Ok` begins only
+///   when the work before that point is done. After an error, nothing waits.
+/// * [`on_complete`](Self::on_complete) is no part of the contract: it may wake too early or never.
 pub unsafe trait GpuStream: Send {
     /// Queues one copy for each of `ops`.
     ///
@@ -199,9 +199,9 @@ pub unsafe trait GpuStream: Send {
     ///
     /// # Safety
     ///
-    /// Both ranges of each copy are memory that the GPU can reach, nothing else writes what is read or touches what is
-    /// written, and all of it stays so until an event [recorded](Self::record_event) later is complete, or the GPU is lost. The stream is
-    /// not dropped before that, only leaked: what it keeps for its work goes with it.
+    /// Both ranges of each copy are memory that the GPU can reach, nothing else writes what is read or touches what is written,
+    /// and all of it stays so until an event [recorded](Self::record_event) later is complete, or the GPU is lost. The stream
+    /// is not dropped before that, only leaked: resources of its work end with it.
     unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError>;
 
     /// Queues all of `ops` with one call. As [`memcpy_async`](Self::memcpy_async) otherwise.
@@ -215,7 +215,7 @@ pub unsafe trait GpuStream: Send {
     /// As there.
     unsafe fn memcpy_batch_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError>;
 
-    /// Queues a kernel that copies every piece of every block. As [`memcpy_async`](Self::memcpy_async) otherwise.
+    /// Queues a kernel that copies every chunk of every block. As [`memcpy_async`](Self::memcpy_async) otherwise.
     ///
     /// # Errors
     ///
@@ -230,21 +230,21 @@ pub unsafe trait GpuStream: Send {
     ///
     /// # Errors
     ///
-    /// [`GpuError`] if the stream was given back.
+    /// [`GpuError`] if the stream was returned.
     ///
     /// # Safety
     ///
     /// The handle is not used once this stream is dropped.
     unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError>;
 
-    /// Makes what is queued from here on wait for what `stream` has queued until now.
+    /// Makes later work of this stream wait for the work that `stream` has queued so far.
     ///
     /// # Errors
     ///
     /// [`GpuError`] if the handle is not of this GPU's context, or the stream captures a graph.
     fn wait_stream(&mut self, stream: StreamHandle) -> Result<(), GpuError>;
 
-    /// Makes what is queued from here on wait for an event of another stream, on any GPU.
+    /// Makes later work of this stream wait for an event of another stream, on any GPU.
     ///
     /// # Errors
     ///
@@ -270,9 +270,9 @@ pub unsafe trait GpuStream: Send {
 ///
 /// # Safety
 ///
-/// [`is_complete`](Self::is_complete) returns `Ok(true)` only if the work before the point is done, touches no memory any more, and
-/// what it wrote is seen by the thread that asks; `Err` only if that work never runs again and touches no memory from then
-/// on. Memory is freed by either.
+/// [`is_complete`](Self::is_complete) returns `Ok(true)` only if the work before the point is done, accesses no memory any
+/// more, and its writes are visible to the calling thread; `Err` only if that work never runs again and accesses no memory from
+/// then on. Either result frees memory.
 pub unsafe trait GpuEvent: Any + Send + Sync {
     /// Whether the work before it is done.
     ///
@@ -282,7 +282,7 @@ pub unsafe trait GpuEvent: Any + Send + Sync {
     fn is_complete(&self) -> Result<bool, GpuError>;
 }
 
-/// A stream of the caller's.
+/// A stream of the caller.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct StreamHandle(usize);
 

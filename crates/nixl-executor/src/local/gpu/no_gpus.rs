@@ -18,8 +18,8 @@ impl NoGpus {
     }
 }
 
-// SAFETY: it hands out no memory, stream or event. Memory of a region on the host is the processor's to reach, and of GPUs that
-// a region may name none is there by `capabilities`, so no strategy takes one.
+// SAFETY: it gives out no memory, stream or event. The processor reaches memory of a host region; GPUs that a region may name
+// do not exist by `capabilities`, so no strategy uses one.
 unsafe impl GpuBackend for NoGpus {
     fn capabilities(&self) -> &GpuCapabilities {
         &self.0

@@ -24,14 +24,13 @@ use crate::local::plan::block_copy::{BlockCopy, CopyOp};
 use crate::local::plan::strategy::GpuCapabilities;
 use crate::local::{GpuError, MemoryKind};
 
-/// Simulated GPUs. Their memory is shared like that of real ones: those of another process of the machine open it. What
-/// they copy is copied by one thread, in the order in which it was queued; the thread can be
-/// [paused](Self::pause), and told to [fail](Self::fail).
+/// Simulated GPUs. Their memory is shared like that of real ones: those of another process of the machine can open it. One
+/// thread copies, in the order of the queue; a test can [pause](Self::pause) it, and make it [fail](Self::fail).
 ///
-/// They reach what real ones would: their own memory, that of peers, what is pinned, and what was opened for them. A kernel
-/// that touches anything else is a fault that ends every further use of them, as of a real GPU. A copy, which the driver
-/// looks at first, is refused if it is not inside one allocation or touches memory of a GPU that is no peer. So is a copy of
-/// pageable memory: the driver would make it with the caller waiting, and a [`GpuStream`] never makes it wait.
+/// They reach the memory of real ones: their own, that of peers, pinned memory, and memory opened for them. A kernel with any
+/// other access is a sticky fault, as on a real GPU. A copy, which the driver validates, is refused outside one allocation or
+/// in memory of a GPU that is no peer. So is a copy of pageable memory: the driver would block the caller, and a [`GpuStream`]
+/// never does.
 pub struct SimulatedGpus {
     shared: Arc<Shared>,
     work: Sender<Work>,
@@ -42,14 +41,14 @@ struct Shared {
     memories: Memories,
     /// Held by the test that pauses the GPUs.
     running: Mutex<()>,
-    /// Held while something is copied.
+    /// Held during a copy.
     copying: Mutex<()>,
     failed: AtomicBool,
-    /// What a kernel did, if that is the failure.
+    /// The fault of a kernel, if that is the failure.
     fault: OnceLock<String>,
-    /// So many of the next requests to copy are refused.
+    /// The number of next copy requests to refuse.
     refusals: AtomicUsize,
-    /// Bytes that requests asked to copy.
+    /// Bytes of all copy requests.
     asked: AtomicU64,
 }
 
@@ -62,7 +61,7 @@ enum Work {
 }
 
 impl SimulatedGpus {
-    /// GPUs with these abilities.
+    /// GPUs with these capabilities.
     ///
     /// # Errors
     ///
@@ -84,7 +83,7 @@ impl SimulatedGpus {
             for work in queue {
                 let _running = lock(&theirs.running);
                 let copying = lock(&theirs.copying);
-                // A caller that learns of a failure gives the memory back.
+                // A caller that sees a failure frees the memory.
                 let has_failed = theirs.failed.load(Ordering::Acquire);
                 match work {
                     Work::Copies(_) | Work::Kernel(_) | Work::Reach(_) if has_failed => {}
@@ -104,7 +103,7 @@ impl SimulatedGpus {
                     Work::Reach(event) => event.store(true, Ordering::Release),
                     Work::Wake(waker) => waker.wake(),
                     Work::Call(function) => {
-                        // It may ask for more.
+                        // It may request more.
                         drop(copying);
                         let failed = Err(DependencyError::new("simulated failure"));
                         function(if has_failed { failed } else { Ok(()) });
@@ -124,7 +123,7 @@ impl SimulatedGpus {
         self.shared.memories.list(Region::zeroed(len)?, Device::cuda(gpu), Place::Gpu(gpu))
     }
 
-    /// Memory of a kind, as a region of the device that it stands for.
+    /// Memory of a kind, as a region of its simulated device.
     ///
     /// # Errors
     ///
@@ -147,18 +146,17 @@ impl SimulatedGpus {
         lock(&self.shared.running)
     }
 
-    /// Makes all that is queued or asked from here on fail, as after a sticky error. Nothing is copied any more once
-    /// a caller has been told.
+    /// Makes all queued and later work fail, as after a sticky error. No copy runs after a caller has seen the error.
     pub fn fail(&self) {
         self.shared.failed.store(true, Ordering::Release);
     }
 
-    /// Refuses so many of the next requests to copy.
+    /// Refuses so many of the next copy requests.
     pub fn refuse(&self, requests: usize) {
         self.shared.refusals.store(requests, Ordering::Relaxed);
     }
 
-    /// How many bytes requests asked to copy until now, refused or not.
+    /// Bytes of all copy requests so far, refused or not.
     #[must_use]
     pub fn asked(&self) -> u64 {
         self.shared.asked.load(Ordering::Relaxed)
@@ -175,12 +173,12 @@ impl SimulatedGpus {
 }
 
 fn gone() -> GpuError {
-    GpuError::Driver { reason: "the simulated GPUs are gone".to_owned(), sticky: true }
+    GpuError::Driver { reason: "the simulated GPUs have ended".to_owned(), sticky: true }
 }
 
 fn healthy(shared: &Shared) -> Result<(), GpuError> {
     if shared.failed.load(Ordering::Acquire) {
-        // What is copied next sees the failure; what is copied now still uses its memory.
+        // The next copy sees the failure; the running copy still uses its memory.
         drop(lock(&shared.copying));
         let reason = shared.fault.get().map_or("simulated failure", |fault| fault).to_owned();
         return Err(GpuError::Driver { reason, sticky: true });
@@ -199,7 +197,7 @@ unsafe impl GpuBackend for SimulatedGpus {
     }
 
     fn record_event_on(&self, gpu: u32, _: StreamHandle) -> Result<Box<dyn GpuEvent>, GpuError> {
-        // Any stream counts as having queued what all streams have.
+        // Every stream counts as having queued the work of all streams.
         self.create_stream(gpu)?.record_event()
     }
 
@@ -300,7 +298,7 @@ struct Launch {
     gpu: u32,
     parameter: Parameter,
     width: u64,
-    /// What the parameter points to.
+    /// The content of the parameter.
     _table: Vec<u8>,
 }
 
@@ -312,7 +310,7 @@ impl Launch {
         Self { gpu, parameter, width: width(copy).into(), _table: table }
     }
 
-    /// Copies, or says what fault a GPU would report.
+    /// Copies, or returns the fault that a GPU would report.
     ///
     /// # Safety
     ///
@@ -377,7 +375,7 @@ impl SimulatedStream {
         }
     }
 
-    /// Queues copies, which the driver looks at first.
+    /// Queues copies, which the driver validates first.
     fn copy(&self, call: &str, ops: &[CopyOp]) -> Result<(), GpuError> {
         self.ask(ops.iter().map(|op| op.len).sum())?;
         let reach = self.shared.memories.now();
@@ -430,8 +428,7 @@ unsafe impl GpuStream for SimulatedStream {
     }
 
     unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError> {
-        // Any handle will do, since `after` has nothing to wait for.
-        // SAFETY: 0 is the default stream, which is always there.
+        // Any handle serves, since `after` has nothing to wait for. SAFETY: 0 is the default stream, which is always there.
         Ok(unsafe { StreamHandle::from_raw(0) })
     }
 
@@ -441,10 +438,10 @@ unsafe impl GpuStream for SimulatedStream {
     }
 
     fn wait_event(&mut self, event: &dyn GpuEvent) -> Result<(), GpuError> {
-        // What was queued before this is done before it.
+        // Earlier work is done before this.
         match (event as &dyn Any).is::<SimulatedEvent>() {
             true => healthy(&self.shared),
-            false => Err(GpuError::Unsupported { reason: "the mark is of other GPUs".to_owned() }),
+            false => Err(GpuError::Unsupported { reason: "the event is of other GPUs".to_owned() }),
         }
     }
 

@@ -11,42 +11,42 @@ use nixl_device::Device;
 
 use crate::local::plan::strategy::GpuCapabilities;
 
-/// All memory of simulated GPUs, and what is pinned for them or open.
+/// All memory of simulated GPUs, with memory pinned or opened for them.
 #[derive(Default)]
 pub(crate) struct Memories(Mutex<List>);
 
-/// By address, and then by the order in which it was listed: what is pinned twice is there twice.
+/// By address, then by time: memory that is pinned twice is listed twice.
 #[derive(Default)]
 struct List {
     by_address: BTreeMap<(u64, u64), Listed>,
     last: u64,
 }
 
-/// Memory that is listed for as long as it lives: its addresses are used again.
+/// Listed memory, removed on drop, since addresses are reused.
 struct Listed {
     place: Place,
     bytes: Weak<Region>,
 }
 
-/// Who can reach memory.
+/// The access to memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Place {
-    /// The host's; every GPU can.
+    /// Host memory, for every GPU.
     Pinned,
-    /// Allocated on this GPU, which can, and its peers.
+    /// Allocated on this GPU, for it and its peers.
     Gpu(u32),
-    /// Another process's, opened for this GPU, which alone can.
+    /// Another process's memory, opened for this GPU alone.
     Opened(u32),
 }
 
-/// Why a GPU cannot reach a range.
+/// The reason why a GPU cannot reach a range.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Unreachable {
-    /// It is the host's and not pinned, or not allocated.
+    /// Host memory that is not pinned, or no allocation.
     Pageable,
-    /// It begins in one allocation and ends in none or another.
+    /// The range leaves its allocation.
     Torn,
-    /// It is of a GPU that is no peer, or open for another.
+    /// Memory of a GPU that is no peer, or opened for another.
     NoPeer(Place),
 }
 
@@ -85,13 +85,13 @@ impl Memories {
     /// The memory at an address.
     pub(crate) fn find(&self, address: u64) -> Option<(Arc<Region>, Place)> {
         let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // What lives does not overlap, so the last before the address has it, or nothing does.
+        // Live memory does not overlap, so only the last entry before the address can contain it.
         let before = list.by_address.range(..=(address, u64::MAX)).rev();
         let (bytes, place) = before.map(|(_, listed)| listed).find_map(Listed::living)?;
         (end(&bytes) > address).then_some((bytes, place))
     }
 
-    /// What is there now, and stays until this is dropped.
+    /// A snapshot, held until the drop.
     pub(crate) fn now(&self) -> Reach {
         let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Reach(list.by_address.values().filter_map(Listed::living).collect())
@@ -104,7 +104,7 @@ impl Listed {
     }
 }
 
-/// All that was listed at some moment, by address.
+/// All listed memory at one time, by address.
 pub(crate) struct Reach(Vec<(Arc<Region>, Place)>);
 
 impl Reach {

@@ -9,16 +9,16 @@ use nixl_descriptor::{Dependency, DependencyError, QueuedFunction, WorkQueue};
 use super::gpu_backend::{GpuBackend, GpuEvent, GpuStream, StreamHandle};
 use crate::local::GpuError;
 
-/// All that a stream of the caller's had queued when this was made.
+/// A point after all work that a caller's stream had queued at its creation.
 ///
-/// Memory that is offered or moved [after](nixl_descriptor::DescriptorList::after) it waits for that work: a GPU that copies the
-/// memory waits by itself, without the processor; an offer is made, and all else begins, once the work is done.
+/// Memory that is offered or moved [after](nixl_descriptor::DescriptorList::after) it waits for that work: a GPU that copies
+/// the memory waits by itself, without the processor; an offer, and everything else, begins after the work.
 pub struct StreamPoint {
     event: Box<dyn GpuEvent>,
 }
 
 impl StreamPoint {
-    /// After what `stream`, which is of this GPU, has queued until now. The stream is not used any more afterwards.
+    /// A point after the work that `stream`, of this GPU, has queued so far. The stream is not used afterwards.
     ///
     /// # Errors
     ///
@@ -32,8 +32,9 @@ impl StreamPoint {
     }
 }
 
-/// A stream of the caller's, in whose order grants begin, end and get ready: see
-/// [`Grant::end_on`](nixl_connector::Grant::end_on). Make it with [`PathExecutor::stream_queue`](crate::PathExecutor::stream_queue).
+/// A caller's stream as an ordered queue for the begin, end and readiness of grants: see
+/// [`Grant::end_on`](nixl_connector::Grant::end_on). Make it with
+/// [`PathExecutor::stream_queue`](crate::PathExecutor::stream_queue).
 pub struct StreamQueue {
     gpus: Arc<dyn GpuBackend>,
     gpu: u32,
@@ -59,7 +60,7 @@ impl fmt::Debug for StreamQueue {
     }
 }
 
-/// Whether all of the work is of streams, so that a stream can wait for it.
+/// Whether all of the work is of streams, for which a stream can wait.
 pub(crate) fn is_of_streams(pending: &[Arc<dyn Dependency>]) -> bool {
     pending.iter().all(|work| point(work).is_some())
 }

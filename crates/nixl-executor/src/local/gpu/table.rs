@@ -58,7 +58,7 @@ pub(crate) fn write_table(copy: &BlockCopy, bytes: &mut [u8], address: u64) -> P
     }
 }
 
-/// The widest access, up to 16 bytes, that every address allows and a piece has room for.
+/// The widest access, up to 16 bytes, for which every address is aligned and a chunk has room.
 pub(crate) fn width(copy: &BlockCopy) -> u32 {
     let offsets = copy.pieces.iter().fold(0, |all, piece| all | piece.src | piece.dst);
     let side = |side: &BlockSide| match copy.blocks {
@@ -69,7 +69,7 @@ pub(crate) fn width(copy: &BlockCopy) -> u32 {
     1 << all.trailing_zeros().min(copy.len.max(1).ilog2()).min(4)
 }
 
-/// The kernel's parameter for the pieces: null, if a block has one piece and begins with it.
+/// The kernel's parameter for the chunks: null if a block is one chunk at its start.
 fn offsets(copy: &BlockCopy) -> &[Piece] {
     match &copy.pieces[..] {
         [Piece { src: 0, dst: 0 }] => &[],

@@ -16,37 +16,37 @@ use super::progress::Reporter;
 use super::streaming::copy_streaming;
 use crate::local::plan::block_copy::CopyOp;
 
-/// Threads that copy. They end when it is dropped, after the copies that have begun.
+/// Threads that copy. They end on drop, after the running copies.
 ///
-/// They are not bound to cores: sources and targets lie on any NUMA node, and a thread that is bound waits for its core
-/// while the application uses it.
+/// They are not bound to cores: sources and targets are on any NUMA node, and a bound thread waits for its core while the
+/// application uses it.
 pub(crate) struct CopyPool {
     shared: Arc<Shared>,
 }
 
 struct Shared {
     queue: Mutex<VecDeque<Arc<Group>>>,
-    /// How long the queue is, read without its lock.
+    /// The length of the queue, read without its lock.
     waiting: AtomicUsize,
     workers: Vec<Sleeper>,
     closing: AtomicBool,
     clock: Arc<dyn Clock>,
 }
 
-/// What is to be copied.
+/// The copies.
 pub(crate) struct Work<'a> {
     pub(crate) ops: &'a [CopyOp],
     pub(crate) target: CacheHint,
-    /// Woken when all is copied.
+    /// Woken at the end.
     pub(crate) waker: Option<Waker>,
-    /// Told of every few MiB, and of the rest before the copies count as done.
+    /// Notified every few MiB, and of the rest before the copies count as done.
     pub(crate) reporter: Option<Arc<Reporter>>,
 }
 
 /// The cache hint for a copy's destination.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum CacheHint {
-    /// In the caches too: they are read soon.
+    /// In the caches too, for reads soon after.
     Cached,
     /// In memory only.
     Memory,
@@ -63,7 +63,7 @@ impl CacheHint {
     }
 }
 
-/// Copies that are awaited together. Threads take piece by piece.
+/// Copies with one end. Threads take piece by piece.
 struct Group {
     ops: Vec<CopyOp>,
     target: CacheHint,
@@ -72,12 +72,12 @@ struct Group {
     pieces: Vec<Range<usize>>,
     next: AtomicUsize,
     left: AtomicUsize,
-    /// Bytes that are copied and not reported.
+    /// Copied bytes, not yet reported.
     unreported: AtomicU64,
     done: AtomicBool,
 }
 
-/// Tells whether a group of copies is done.
+/// The state of a group of copies.
 pub(crate) struct Copying(Arc<Group>);
 
 impl Copying {
@@ -89,7 +89,7 @@ impl Copying {
 impl CopyPool {
     /// Bytes that one thread takes at a time: some 10 to 30 us, so that threads share even the smallest slots of a ring.
     const PIECE: u64 = 128 * 1024;
-    /// How long a thread without work looks for more before it sleeps: waking one takes some 50 us in a virtual machine.
+    /// The spin time of an idle thread before it sleeps: waking one takes some 50 us in a virtual machine.
     const SPIN_FOR_WORK: Duration = Duration::from_micros(200);
 
     pub(crate) fn new(threads: usize, clock: Arc<dyn Clock>) -> io::Result<Self> {
@@ -100,7 +100,7 @@ impl CopyPool {
             closing: AtomicBool::new(false),
             clock,
         });
-        // Made first: were a thread refused, dropping it ends the others.
+        // Made first: if a thread is refused, its drop ends the others.
         let pool = Self { shared };
         for index in 0..pool.shared.workers.len() {
             let shared = Arc::clone(&pool.shared);
@@ -143,7 +143,7 @@ impl CopyPool {
         Copying(group)
     }
 
-    /// Wakes the threads, for work that comes soon.
+    /// Wakes the threads for imminent work.
     pub(crate) fn wake(&self) {
         self.shared.wake(usize::MAX);
     }
@@ -174,10 +174,10 @@ impl Shared {
         }
     }
 
-    /// Looks for work for a while. Returns whether there is any.
+    /// Spins for work. Returns whether there is any.
     fn spin_for_work(&self) -> bool {
         let until = self.clock.now().saturating_add(CopyPool::SPIN_FOR_WORK);
-        // A clock may stand still.
+        // A manual clock may stand still.
         for _ in 0..10_000 {
             for _ in 0..16 {
                 if self.waiting.load(Ordering::SeqCst) > 0 {
@@ -228,14 +228,14 @@ impl Group {
         }
     }
 
-    /// Notes that a piece is copied.
+    /// Records a copied piece.
     fn finish(&self, bytes: u64) {
         if let Some(reporter) = &self.reporter
             && self.unreported.fetch_add(bytes, Ordering::Relaxed) + bytes >= Self::GRAIN
         {
             reporter.advance(self.unreported.swap(0, Ordering::Relaxed));
         }
-        // Acquires what the others have counted.
+        // Acquires the writes of the other threads.
         if self.left.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
@@ -273,7 +273,7 @@ pub(crate) unsafe fn copy(op: CopyOp, target: CacheHint) {
     unsafe { std::ptr::copy_nonoverlapping(src, dst, op.len as usize) };
 }
 
-/// Cuts copies into pieces that threads take: ranges of the result, of `piece` to twice as many bytes, the last of any.
+/// Splits copies into pieces for threads: ranges of the result, of `piece` to twice as many bytes, the last of any.
 fn share(ops: &[CopyOp], piece: u64) -> (Vec<CopyOp>, Vec<Range<usize>>) {
     let ops: Vec<CopyOp> = ops.iter().flat_map(|op| cut(*op, piece)).collect();
     let mut pieces = Vec::new();

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How far a transfer has come.
+/// Progress of a transfer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Progress {
     pub(crate) done: u64,
@@ -13,7 +13,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Bytes that are in the destination. Never less than at the call before.
+    /// Bytes in the destination. Never decreases between calls.
     #[must_use]
     pub fn done(&self) -> u64 {
         self.done
@@ -26,7 +26,7 @@ impl Progress {
     }
 }
 
-/// What a caller wants called.
+/// The callback of a caller.
 #[derive(Clone)]
 pub(crate) struct ProgressCallback(pub(crate) Arc<dyn Fn(Progress) + Send + Sync>);
 
@@ -36,12 +36,12 @@ impl fmt::Debug for ProgressCallback {
     }
 }
 
-/// Counts the bytes of one transfer and calls back, one call at a time.
+/// Counter of a transfer's bytes, which calls back, one call at a time.
 pub(crate) struct Reporter {
     callback: ProgressCallback,
     total: u64,
     done: Mutex<u64>,
-    /// The caller has gone: progress is no longer reported.
+    /// The caller has ended: progress is no longer reported.
     closed: AtomicBool,
 }
 
@@ -50,7 +50,7 @@ impl Reporter {
         Self { callback, total, done: Mutex::new(0), closed: AtomicBool::new(false) }
     }
 
-    /// So many more bytes are in the destination.
+    /// Adds bytes in the destination.
     pub(crate) fn advance(&self, bytes: u64) {
         if bytes == 0 || self.closed.load(Ordering::SeqCst) {
             return;
@@ -60,7 +60,7 @@ impl Reporter {
         *done = done.saturating_add(bytes).min(self.total);
         let progress = Progress { done: *done, total: self.total };
         if catch_unwind(AssertUnwindSafe(|| (self.callback.0)(progress))).is_err() {
-            // The panic's message is out already; it concerns the caller's code alone, which is not called again.
+            // The panic's message is printed already; it concerns the callback alone, which is not called again.
             self.close();
         }
     }

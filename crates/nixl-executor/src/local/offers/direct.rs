@@ -15,11 +15,11 @@ use super::memcpy::Memcpy;
 use super::table::ProcessOffers;
 use super::{agree, is_host};
 
-/// Copies inside the process where both sides are its own host memory, and hands everything else to the
-/// transport as it is.
+/// An executor that copies inside the process if both sides are its own host memory, and passes everything else to the
+/// transport unchanged.
 ///
-/// The other side is recognised by the key in its metadata, and copied through the descriptors that the
-/// offering connector announced: addresses in metadata are never used.
+/// The key in the metadata identifies the other side, and the copy uses the descriptors of the offering connector: addresses in
+/// metadata are never used.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct DirectExecutor {}
@@ -92,7 +92,7 @@ impl OfferRegistry for DirectExecutor {
     }
 }
 
-/// The transport's execution. Its report says why the bytes were not copied inside the process.
+/// The transport's execution. Its report has the reason against a copy inside the process.
 struct ViaTransport {
     execution: Box<dyn Execution>,
 }
@@ -104,7 +104,7 @@ impl Execution for ViaTransport {
     }
 
     fn report(&self) -> PathReport {
-        let why = "the other side is not host memory that this process offers";
+        let why = "the other side is not an offer of host memory by this process";
         self.execution.report().rejecting([Rejected::new(PathKind::SameProcessCopy, why)])
     }
 

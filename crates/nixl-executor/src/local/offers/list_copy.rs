@@ -15,7 +15,7 @@ use crate::local::{
 /// A copy between local memory and that of an offer, by the block executor's strategies.
 pub(super) struct OfferCopy {
     copy: ListCopy,
-    /// Gone once the offer has been completed.
+    /// `None` after the completion of the offer.
     claim: Option<Claim>,
     leased: Leased,
     ended: bool,

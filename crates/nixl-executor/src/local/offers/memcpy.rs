@@ -14,9 +14,9 @@ pub(crate) struct Memcpy {
     kind: OperationKind,
     local: DescriptorList,
     here: LeaseUse,
-    /// Gone once the offer has been completed. Field order: the use goes before the claim.
+    /// `None` after the completion of the offer. Field order: the use drops before the claim.
     offer: Option<(LeaseUse, Claim)>,
-    /// The descriptor pair being copied, and how far it has come.
+    /// The current pair of descriptors, and its bytes copied so far.
     index: usize,
     offset: usize,
 }

@@ -1,4 +1,4 @@
-//! Operations of which both sides are memory of this process: the other side is an offer that it made itself.
+//! Operations between two memories of this process: the other side is an offer of its own.
 //!
 //! Host memory is copied by the processor ([`memcpy`]), memory of GPUs by the strategies of blocks ([`list_copy`]).
 
@@ -75,7 +75,7 @@ pub(crate) fn is_host(list: &DescriptorList) -> bool {
     list.iter().all(|d| d.device().is_host())
 }
 
-/// The metadata was paired with the local side; the copy uses the offer's memory. So the two must agree.
+/// The metadata was paired with the local side; the copy uses the offer's memory. So both must agree.
 fn agree(offer: &Offer, remote: &RdmaMetadata) -> Result<(), TransportError> {
     let same = offer.kind() == remote.operation_kind()
         && offer.descriptors().len() == remote.descriptors().len()
@@ -88,7 +88,7 @@ fn agree(offer: &Offer, remote: &RdmaMetadata) -> Result<(), TransportError> {
         return Ok(());
     }
     Err(TransportError::BadMetadata {
-        reason: "it carries the key of an operation of this process, but describes another one"
+        reason: "it has the key of an operation of this process, but describes other memory"
             .to_owned(),
     })
 }

@@ -9,8 +9,8 @@ use nixl_ops::Offer;
 
 /// The offers of all connectors of this process that use a [`DirectExecutor`](crate::DirectExecutor).
 ///
-/// One for the process, since "the same process" is what it decides. Keys are random and unguessable, so
-/// connectors that know nothing of each other cannot get in each other's way.
+/// One table for the process, since it decides about "the same process". Keys are random, so unrelated connectors do not
+/// collide.
 #[derive(Debug, Default)]
 pub(crate) struct ProcessOffers {
     by_key: Mutex<HashMap<NotificationKey, Offer>>,

@@ -1,4 +1,4 @@
-//! Blocks to be copied, as plans keep them and the kernel takes them: ids and pieces, however many copies that is.
+//! Blocks to copy, as ids and chunks of one block: the form of plans and of the kernel, independent of the number of copies.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub struct CopyOp {
 }
 
 impl CopyOp {
-    /// Adds a copy to a list, as part of the last one if it continues that on both sides in the same allocations.
+    /// Adds a copy to a list, merged into the last one if it continues that on both sides in the same allocations.
     pub(crate) fn append(self, ops: &mut Vec<Self>, boundaries: &AllocationBoundaries) {
         match ops.last_mut() {
             Some(last)
@@ -29,27 +29,27 @@ impl CopyOp {
         }
     }
 
-    /// Where they are read.
+    /// The source address.
     #[must_use]
     pub fn src(&self) -> u64 {
         self.src
     }
 
-    /// Where they are written.
+    /// The destination address.
     #[must_use]
     pub fn dst(&self) -> u64 {
         self.dst
     }
 
-    /// How many.
+    /// The length.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.len
     }
 }
 
-/// Every piece of every block is copied from one side to the other. All pieces are equally long, and no piece of the
-/// destination shares bytes with another piece.
+/// A copy of every chunk of every block from one side to the other. All chunks have the same length, and no two destination
+/// chunks overlap.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct BlockCopy {
     pub(crate) blocks: usize,
@@ -57,12 +57,11 @@ pub struct BlockCopy {
     pub(crate) dst: BlockSide,
     pub(crate) pieces: Vec<Piece>,
     pub(crate) len: u64,
-    /// Where allocations begin, if pieces are to be joined: one of a block and that of the next id are in one allocation on
-    /// each side.
+    /// Starts of allocations, if chunks are to be merged: a chunk and that of the next id are in one allocation on each side.
     pub(crate) boundaries: AllocationBoundaries,
 }
 
-/// Where blocks lie on one side: block `i` at `base + ids[i] * stride`, without ids at `base + i * stride`.
+/// The addresses of blocks on one side: block `i` at `base + ids[i] * stride`, without ids at `base + i * stride`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct BlockSide {
     pub(crate) base: u64,
@@ -70,7 +69,7 @@ pub struct BlockSide {
     pub(crate) ids: Option<Arc<[u32]>>,
 }
 
-/// Where a piece lies: bytes after the address of its block. Sums wrap, since pieces may be in memory of their own.
+/// The offset of a chunk from the address of its block. Sums wrap, since chunks may be in separate memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
 pub struct Piece {
@@ -93,13 +92,13 @@ impl Piece {
 }
 
 impl BlockSide {
-    /// Address of a block, by its place among the blocks that are copied.
+    /// Address of a block, by its index among the copied blocks.
     pub(crate) fn block(&self, index: usize) -> u64 {
         let id = self.ids.as_ref().map_or(index as u64, |ids| ids[index].into());
         self.base.wrapping_add(id.wrapping_mul(self.stride))
     }
 
-    /// How often block `i + 1` is `step` ids after block `i`.
+    /// The number of blocks `i + 1` that are `step` ids after block `i`.
     fn steps(&self, blocks: usize, step: u64) -> usize {
         match &self.ids {
             Some(ids) => {
@@ -118,13 +117,13 @@ impl BlockSide {
         self.base
     }
 
-    /// Bytes from there to the block with id 1.
+    /// Stride to the block with id 1.
     #[must_use]
     pub fn stride(&self) -> u64 {
         self.stride
     }
 
-    /// As many as there are blocks.
+    /// One for each block.
     #[must_use]
     pub fn ids(&self) -> Option<&Arc<[u32]>> {
         self.ids.as_ref()
@@ -132,7 +131,7 @@ impl BlockSide {
 }
 
 impl BlockCopy {
-    /// Copies that are equally long, at least one, and whose targets do not overlap.
+    /// Copies of one length, at least one, with disjoint targets.
     pub(crate) fn of_ops(ops: &[CopyOp], boundaries: &AllocationBoundaries) -> Self {
         let first = ops.first().copied().unwrap_or(CopyOp { src: 0, dst: 0, len: 1 });
         debug_assert!(ops.iter().all(|op| op.len == first.len), "copies of one length");
@@ -140,7 +139,7 @@ impl BlockCopy {
             src: op.src.wrapping_sub(first.src),
             dst: op.dst.wrapping_sub(first.dst),
         };
-        // One block of many pieces.
+        // One block of many chunks.
         let side = |base| BlockSide { base, stride: first.len, ids: None };
         Self {
             blocks: 1,
@@ -152,7 +151,7 @@ impl BlockCopy {
         }
     }
 
-    /// The copies, by piece and then by block. Blocks that follow each other on both sides are one copy.
+    /// The copies, by chunk and then by block. Blocks that are contiguous on both sides are one copy.
     pub fn ops(&self) -> impl Iterator<Item = CopyOp> {
         self.pieces.iter().flat_map(move |piece| {
             let mut next = 0;
@@ -179,8 +178,8 @@ impl BlockCopy {
         let merged = match (&self.src.ids, &self.dst.ids) {
             _ if !self.is_dense() => 0,
             (Some(src), Some(dst)) => {
-                // Without branches: there may be tens of thousands. The highest id of all before the lowest, on both
-                // sides, counts as one copy though it is two: only an estimate sees it.
+                // Without branches: there may be tens of thousands. The highest id before the lowest, on both sides, counts as
+                // one copy instead of two: this affects only an estimate.
                 let next = |pair: &[u32]| pair[1].wrapping_sub(pair[0]) == 1;
                 let pairs = src.windows(2).zip(dst.windows(2));
                 let merged = pairs.map(|(src, dst)| u32::from(next(src) & next(dst))).sum::<u32>();
@@ -202,14 +201,14 @@ impl BlockCopy {
         self.block_bytes() * self.blocks as u64
     }
 
-    /// How many runs one side has if its blocks are taken in order, each with all its pieces. Runs that touch at a seam
-    /// count as one: only an estimate sees it.
+    /// The number of contiguous runs of one side, with blocks in order, each with all its chunks. Runs that touch at an
+    /// allocation boundary count as one: this affects only an estimate.
     pub(crate) fn runs(&self, side: Direction) -> usize {
         let (blocks, offset) = self.side(side);
         let (Some(first), Some(last)) = (self.pieces.first(), self.pieces.last()) else { return 0 };
         let joined = |pair: &&[Piece]| offset(&pair[0]).wrapping_add(self.len) == offset(&pair[1]);
         let runs = self.pieces.len() - self.pieces.windows(2).filter(joined).count();
-        // From the first piece of a block to the end of its last one: there the next block would go on.
+        // From the first chunk of a block to the end of its last one, where the next block would continue.
         let whole = offset(last).wrapping_add(self.len).wrapping_sub(offset(first));
         let between = match blocks.stride {
             stride if stride > 0 && whole.is_multiple_of(stride) => {
@@ -220,7 +219,7 @@ impl BlockCopy {
         self.blocks.saturating_mul(runs) - between
     }
 
-    /// The copy with dense memory at `address` in the place of one side: block after block with all its pieces.
+    /// The copy with dense memory at `address` in place of one side: block after block, each with all its chunks.
     pub(crate) fn with_dense(&self, side: Direction, address: u64) -> Self {
         let mut copy = self.clone();
         let dense = BlockSide { base: address, stride: self.block_bytes(), ids: None };
@@ -238,7 +237,7 @@ impl BlockCopy {
         copy
     }
 
-    /// The copy of these blocks alone, by their places among all that are copied: a range of at least one.
+    /// The copy of a range of these blocks, by their index: at least one.
     pub(crate) fn slice(&self, blocks: Range<usize>) -> Self {
         let side = |side: &BlockSide| match &side.ids {
             Some(ids) => BlockSide { ids: Some(ids[blocks.clone()].into()), ..side.clone() },
@@ -249,8 +248,8 @@ impl BlockCopy {
         Self { blocks: blocks.len(), src, dst, pieces, len: self.len, boundaries }
     }
 
-    /// The copies of a copy with a dense side: as many as the other side has [`runs`](Self::runs), and one more for each
-    /// seam inside a run.
+    /// The copies with one dense side: one for each of the other side's [`runs`](Self::runs), and one more for each allocation
+    /// boundary inside a run.
     pub(crate) fn block_ops(&self) -> Vec<CopyOp> {
         let mut ops: Vec<CopyOp> = Vec::new();
         for index in 0..self.blocks {
@@ -270,12 +269,12 @@ impl BlockCopy {
         }
     }
 
-    /// Whether a piece of a block ends where that of the next id begins, on both sides.
+    /// Whether a chunk of a block ends at the start of the next id's chunk, on both sides.
     fn is_dense(&self) -> bool {
         self.src.stride == self.len && self.dst.stride == self.len
     }
 
-    /// Whether a block other than the first follows the one before it on both sides.
+    /// Whether any block is contiguous with the one before it on both sides.
     fn follows(&self, index: usize) -> bool {
         let follows = |side: &BlockSide| match &side.ids {
             Some(ids) => u64::from(ids[index - 1]) + 1 == u64::from(ids[index]),
@@ -290,25 +289,25 @@ impl BlockCopy {
         self.blocks
     }
 
-    /// Where the blocks are read.
+    /// The source of the blocks.
     #[must_use]
     pub fn src(&self) -> &BlockSide {
         &self.src
     }
 
-    /// Where they are written.
+    /// The destination of the blocks.
     #[must_use]
     pub fn dst(&self) -> &BlockSide {
         &self.dst
     }
 
-    /// The pieces of a block, at least one.
+    /// The chunks of a block, at least one.
     #[must_use]
     pub fn pieces(&self) -> &[Piece] {
         &self.pieces
     }
 
-    /// Bytes of a piece, at least one.
+    /// Bytes of a chunk, at least one.
     #[must_use]
     pub fn piece_bytes(&self) -> u64 {
         self.len

@@ -6,13 +6,13 @@ use nixl_descriptor::DescriptorList;
 
 /// The addresses at which the allocations of a copy begin, on both sides.
 ///
-/// Bytes that follow each other there are not one copy: the driver refuses a copy that runs from one allocation into the
-/// next, even if their addresses touch.
+/// Bytes on either side are not one copy: the driver refuses a copy across two allocations, even if their addresses are
+/// adjacent.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct AllocationBoundaries(Arc<[u64]>);
 
 impl AllocationBoundaries {
-    /// Of allocations that begin at these addresses.
+    /// Boundaries at these starts of allocations.
     pub(crate) fn of(starts: impl IntoIterator<Item = u64>) -> Self {
         let mut starts: Vec<u64> = starts.into_iter().collect();
         starts.sort_unstable();
@@ -26,7 +26,7 @@ impl AllocationBoundaries {
     }
 }
 
-/// Where the regions of a list begin, some of them perhaps again.
+/// The starts of a list's regions, possibly with repetitions.
 pub(crate) fn starts(list: &DescriptorList) -> impl Iterator<Item = u64> {
     let runs = list.as_slice().chunk_by(|a, b| a.region().id() == b.region().id());
     runs.filter_map(|run| Some(run.first()?.region().address()))

@@ -1,4 +1,4 @@
-//! Copy plans: what will be copied, by which strategy, and why not by others.
+//! Copy plans: copies, their strategy, and the reasons against others.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use super::costs::{CopyRoute, Costs};
 use super::strategy::{GpuCapabilities, Strategy};
 use crate::local::{BlockError, MemoryKind, StrategyPolicy};
 
-/// How blocks will be copied from one kind of memory to another.
+/// Plan of a copy of blocks from one kind of memory to another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub(crate) src: MemoryKind,
@@ -20,12 +20,12 @@ pub struct Plan {
     pub(crate) strategy: Strategy,
     pub(crate) estimate: Duration,
     pub(crate) rejected: Vec<(Strategy, Cow<'static, str>)>,
-    /// The GPU that copies, if it is not that of the source or else the destination.
+    /// The copying GPU, if it is neither the source's nor else the destination's.
     pub(crate) copier: Option<u32>,
 }
 
 impl Plan {
-    /// A plan for any copies, addresses of which both sides vouch for.
+    /// A plan for any copies, with addresses that both sides guarantee.
     pub(crate) fn of(
         blocks: BlockCopy,
         (src, dst): (MemoryKind, MemoryKind),
@@ -86,13 +86,13 @@ impl Plan {
         self.dst
     }
 
-    /// What is copied.
+    /// The copied blocks.
     #[must_use]
     pub fn blocks(&self) -> &BlockCopy {
         &self.blocks
     }
 
-    /// How many copies that is, if neighbours in the order given are one; [`ops`](Self::ops) are these.
+    /// The number of copies, with contiguous neighbours merged: the length of [`ops`](Self::ops).
     #[must_use]
     pub fn copies(&self) -> usize {
         self.copies
@@ -104,19 +104,19 @@ impl Plan {
         self.bytes
     }
 
-    /// How they are carried out.
+    /// The strategy.
     #[must_use]
     pub fn strategy(&self) -> Strategy {
         self.strategy
     }
 
-    /// What that is expected to take, submit to awaited completion.
+    /// The estimated time, from submit to awaited completion.
     #[must_use]
     pub fn estimate(&self) -> Duration {
         self.estimate
     }
 
-    /// The other strategies, each with the reason against it, cheapest first, then those that cannot.
+    /// The other strategies, each with the reason against it: cheapest first, then the unavailable ones.
     #[must_use]
     pub fn rejected(&self) -> &[(Strategy, Cow<'static, str>)] {
         &self.rejected

@@ -41,20 +41,20 @@ impl Cost {
         self.fixed_us
     }
 
-    /// For each chunk more, in microseconds.
+    /// For each further chunk, in microseconds.
     #[must_use]
     pub fn per_chunk_us(&self) -> f64 {
         self.per_chunk_us
     }
 
-    /// What it approaches with long chunks, in 1e9 bytes a second.
+    /// The rate for long chunks, in 1e9 bytes a second.
     #[must_use]
     pub fn gbps(&self) -> f64 {
         self.gbps
     }
 }
 
-/// Which memories a copy is between, as far as its cost is concerned.
+/// The pair of memories of a copy, for its cost.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -91,7 +91,7 @@ impl CopyRoute {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Costs {
-    /// Where the figures come from.
+    /// The origin of the figures.
     machine: String,
     rows: Vec<Row>,
 }
@@ -104,22 +104,22 @@ struct Row {
     cost: Cost,
 }
 
-/// Why a file of costs cannot be used.
+/// A file of costs cannot be used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CostsError {
-    /// It is not what `cargo xtask tune` writes.
-    #[error("the file of costs cannot be read: {reason}; make it anew with `cargo xtask tune`")]
+    /// The file is not in the format of `cargo xtask tune`.
+    #[error("the file of costs cannot be read: {reason}; make it again with `cargo xtask tune`")]
     Unreadable {
-        /// Where and what.
+        /// The place and the fault.
         reason: String,
     },
     /// A figure is negative, infinite or no number.
     #[error(
-        "row {row} of the file of costs has an impossible figure; make it anew with `cargo xtask tune`"
+        "row {row} of the file of costs has an impossible figure; make it again with `cargo xtask tune`"
     )]
     Impossible {
-        /// Which row, from zero.
+        /// The row, from zero.
         row: usize,
     },
 }
@@ -167,7 +167,7 @@ impl Default for Costs {
 }
 
 impl Costs {
-    /// A table of what was measured on a machine.
+    /// A table of figures measured on a machine.
     #[must_use]
     pub fn new(
         machine: impl Into<String>,
@@ -177,7 +177,7 @@ impl Costs {
         Self { machine: machine.into(), rows: rows.into_iter().map(row).collect() }
     }
 
-    /// Reads what `cargo xtask tune` wrote.
+    /// Parses a file of `cargo xtask tune`.
     ///
     /// # Errors
     ///
@@ -197,7 +197,7 @@ impl Costs {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// What is known of a strategy on a route. A strategy that was not measured is the last choice.
+    /// The cost of a strategy on a route. A strategy without a figure is the last choice.
     #[must_use]
     pub fn cost(&self, route: CopyRoute, strategy: Strategy) -> Cost {
         self.rows

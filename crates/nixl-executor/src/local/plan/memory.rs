@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-/// Where bytes are, as far as the way to copy them is concerned.
+/// Kind of memory, for the choice of a copy strategy.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[allow(clippy::exhaustive_enums, reason = "the strategy matrix is total over it")]
 pub enum MemoryKind {
     /// Ordinary host memory.
     Pageable,
-    /// Host memory that the GPUs can reach: page-locked and mapped.
+    /// Page-locked and mapped host memory, which the GPUs can reach.
     Pinned,
     /// Memory of the GPU of this ordinal.
     Gpu(u32),

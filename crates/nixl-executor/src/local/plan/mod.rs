@@ -1,4 +1,4 @@
-//! Plans of copies within this process: which strategy carries which bytes, at what cost.
+//! Plans of copies within this process: a strategy and a cost for each group of bytes.
 
 pub(crate) mod block_copy;
 pub(crate) mod boundaries;

@@ -2,23 +2,25 @@
 
 use crate::local::Strategy;
 
-/// Which strategies may be used. A policy that leaves none is an error before any byte moves.
+/// The allowed strategies. A policy that leaves none is an error before any byte moves.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum StrategyPolicy {
-    /// The cheapest that works.
+    /// The cheapest available strategy.
     #[default]
     Auto,
-    /// This one or none.
+    /// This strategy or an error.
     Require(Strategy),
-    /// Any but these.
+    /// Any except these.
     Forbid(Vec<Strategy>),
 }
 
 impl StrategyPolicy {
     pub(crate) fn forbids(&self, strategy: Strategy) -> Option<&'static str> {
         match self {
-            Self::Require(required) if *required != strategy => Some("the policy requires another"),
+            Self::Require(required) if *required != strategy => {
+                Some("the policy requires another strategy")
+            }
             Self::Forbid(forbidden) if forbidden.contains(&strategy) => {
                 Some("the policy forbids it")
             }

@@ -1,4 +1,4 @@
-//! Copy strategies, and which of them apply between two kinds of memory.
+//! Copy strategies, and their applicability between two kinds of memory.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::local::MemoryKind;
 
-/// A way to carry out a plan.
+/// A way to run a plan.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Strategy {
-    /// The processor copies, on one thread or, for much, on several.
+    /// The processor copies, on one thread or, for large copies, on several.
     Memcpy,
-    /// One asynchronous copy of the driver's for each chunk.
+    /// One asynchronous copy of the driver for each chunk.
     Copies,
-    /// One call of the driver's for all chunks (`cuMemcpyBatchAsync`).
+    /// One call of the driver for all chunks (`cuMemcpyBatchAsync`).
     Batch,
-    /// One kernel reads and writes all chunks, over the bus where one side is pinned.
+    /// One kernel reads and writes all chunks, over PCIe if one side is pinned.
     Kernel,
     /// A kernel packs the chunks on the GPU, and copies carry them, slice by slice; or the other way round.
     PackedCopy,
@@ -53,17 +53,17 @@ impl Strategy {
         }
     }
 
-    /// Whether it makes one copy of several pieces that follow each other.
+    /// Whether it merges contiguous chunks into one copy.
     pub(crate) fn joins_pieces(self) -> bool {
         matches!(self, Self::PackedCopy | Self::PinnedRing | Self::ThroughPinned)
     }
 
-    /// Whether this strategy can carry bytes from `src` to `dst` with what the GPUs can do. Total: every pair of
-    /// memories has an answer for every strategy, and at least one strategy unless a GPU is not there.
+    /// Whether this strategy can copy from `src` to `dst` with the GPUs' capabilities. Total: every pair of memories has an
+    /// answer for every strategy, and at least one strategy unless a GPU is missing.
     ///
     /// # Errors
     ///
-    /// Why not.
+    /// The reason against it.
     pub fn check(
         self,
         src: MemoryKind,
@@ -119,7 +119,7 @@ impl fmt::Display for Strategy {
     }
 }
 
-/// What the GPUs of a machine can do.
+/// Capabilities of a machine's GPUs.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct GpuCapabilities {
     pub(crate) gpus: u32,
@@ -147,28 +147,28 @@ impl GpuCapabilities {
         Self { gpus, ..Self::default() }
     }
 
-    /// Says whether the driver has `cuMemcpyBatchAsync`.
+    /// Sets whether the driver has `cuMemcpyBatchAsync`.
     #[must_use]
     pub fn with_batch(mut self, batch: bool) -> Self {
         self.batch = batch;
         self
     }
 
-    /// Says whether the copy kernel is loaded.
+    /// Sets whether the copy kernel is loaded.
     #[must_use]
     pub fn with_kernel(mut self, kernel: bool) -> Self {
         self.kernel = kernel;
         self
     }
 
-    /// Names the pairs of ordinals, the smaller first, that reach each other's memory.
+    /// Sets the pairs of ordinals, the smaller first, that reach each other's memory.
     #[must_use]
     pub fn with_peers(mut self, peers: impl Into<Vec<(u32, u32)>>) -> Self {
         self.peers = peers.into();
         self
     }
 
-    /// How many there are.
+    /// The number of GPUs.
     #[must_use]
     pub fn gpus(&self) -> u32 {
         self.gpus

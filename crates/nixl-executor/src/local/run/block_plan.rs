@@ -1,4 +1,4 @@
-//! A plan for blocks whose parts may be of different memory: one plan for each pair of memories.
+//! Plans for blocks with parts in different memories: one plan for each pair of memories.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use crate::local::plan::copy_plan::Plan;
 use crate::local::plan::costs::Costs;
 use crate::local::{BlockError, MemoryKind, StrategyPolicy};
 
-/// How a set of blocks will be copied.
+/// Plan of a copy of a set of blocks.
 ///
-/// The parts of a layout may be of different memory: some layers pinned, others pageable. So there is a [`Plan`] for each
-/// pair of memories that bytes move between, each with the strategy that is best for it. They are carried out side by side.
+/// The parts of a layout may be in different memories: some layers pinned, others pageable. So there is a [`Plan`] for each
+/// pair of memories, each with its cheapest strategy. They run side by side.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockPlan {
     groups: Vec<Plan>,
 }
 
-/// Everything a plan is made from.
+/// The inputs of a plan.
 pub(crate) struct Inputs<'a> {
     pub(crate) src: &'a Layout,
     pub(crate) dst: &'a Layout,
@@ -60,7 +60,7 @@ impl BlockPlan {
         self.groups
     }
 
-    /// The plan, if one is all.
+    /// The plan, if there is only one.
     pub(crate) fn into_single(mut self) -> Result<Plan, Self> {
         match self.groups.pop() {
             Some(plan) if self.groups.is_empty() => Ok(plan),
@@ -77,7 +77,7 @@ impl BlockPlan {
         self.groups.iter().map(|plan| plan.bytes).sum()
     }
 
-    /// What it is expected to take, if the groups share one link.
+    /// The estimated time, if the groups share one link.
     #[must_use]
     pub fn estimate(&self) -> Duration {
         self.groups.iter().map(|plan| plan.estimate).sum()
@@ -105,8 +105,8 @@ impl fmt::Display for BlockPlan {
 
 type Kinds = (MemoryKind, MemoryKind);
 
-/// The addresses of the pieces of block 0, by the memories that they are between. Nothing wraps but the distances between
-/// parts: all of it lies inside the parts, which the layouts checked.
+/// The addresses of the chunks of block 0, by pairs of memories. Only distances between parts wrap: all chunks are inside the
+/// parts, as the layouts checked.
 fn pieces(inputs: &Inputs<'_>) -> Vec<(Kinds, Vec<Piece>)> {
     let (mut src, mut dst) =
         (Parts::new(inputs.src, inputs.gpus), Parts::new(inputs.dst, inputs.gpus));
@@ -128,13 +128,13 @@ fn pieces(inputs: &Inputs<'_>) -> Vec<(Kinds, Vec<Piece>)> {
     groups
 }
 
-/// Where the regions of both sides begin.
+/// The starts of both sides' regions.
 fn find_seams(inputs: &Inputs<'_>) -> AllocationBoundaries {
     let parts = [inputs.src, inputs.dst].into_iter().flat_map(Layout::parts);
     AllocationBoundaries::of(parts.map(|part| part.region().address()))
 }
 
-/// The copy of pieces at addresses of block 0, at least one.
+/// The copy of chunks at addresses of block 0, at least one.
 fn block_copy(inputs: &Inputs<'_>, mut pieces: Vec<Piece>) -> BlockCopy {
     let pairs = inputs.pairs;
     let base = pieces.first().copied().unwrap_or(Piece { src: 0, dst: 0 });
@@ -157,13 +157,13 @@ fn block_copy(inputs: &Inputs<'_>, mut pieces: Vec<Piece>) -> BlockCopy {
     }
 }
 
-/// The parts of one layout, and what is known of their memory.
+/// The parts of one layout, with their kinds of memory.
 struct Parts<'a> {
     parts: &'a [Descriptor],
     gpus: &'a dyn GpuBackend,
     /// Of all parts: those of a GPU are of one kind.
     whole: Option<MemoryKind>,
-    /// Of the part that was asked for last: pieces come part by part.
+    /// The part of the last query: chunks come part by part.
     last: Option<(usize, MemoryKind)>,
 }
 
@@ -179,7 +179,7 @@ impl<'a> Parts<'a> {
         Self { parts, gpus, whole, last: None }
     }
 
-    /// Which memory a part is.
+    /// The kind of memory of a part.
     fn kind(&mut self, index: usize) -> MemoryKind {
         match (self.whole, self.last) {
             (Some(kind), _) => kind,

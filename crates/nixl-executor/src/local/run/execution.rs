@@ -20,21 +20,21 @@ use crate::local::host::progress::Reporter;
 use crate::local::plan::copy_plan::Plan;
 use crate::local::{GpuError, MemoryKind, Strategy, StreamHandle};
 
-/// A plan being carried out. Made for memory that the operation leases for as long as this lives, or as long as
-/// [`abandon`](Execution::abandon) has not returned `true`.
+/// Execution of a plan, on memory that the operation leases while this lives, or until [`abandon`](Execution::abandon) returns
+/// `true`.
 pub(crate) struct PlanExecution {
     plan: Plan,
     gpus: Arc<dyn GpuBackend>,
     threads: CopyWorkers,
     waker: Waker,
     after: Option<StreamHandle>,
-    /// Work on the memory that must be done first.
+    /// Work on the memory that precedes the copy.
     pending: Vec<Arc<dyn Dependency>>,
     reporter: Option<Arc<Reporter>>,
     state: State,
 }
 
-/// The threads of an executor that work for its transfers.
+/// Worker threads of an executor.
 #[derive(Clone)]
 pub(crate) struct CopyWorkers {
     pool: Arc<CopyPool>,
@@ -42,8 +42,8 @@ pub(crate) struct CopyWorkers {
 }
 
 impl CopyWorkers {
-    /// Threads that copy host memory, unless there are fewer cores. Eight reach three times what one does (36 against
-    /// 12 GB/s on a 32-core host).
+    /// Threads that copy host memory, unless there are fewer cores. Eight reach three times the rate of one (36 against 12 GB/s
+    /// on a 32-core host).
     const COPYING: usize = 8;
 
     pub(crate) fn new(clock: &Arc<dyn Clock>) -> io::Result<Self> {
@@ -57,14 +57,14 @@ impl CopyWorkers {
 enum State {
     Planned,
     Host(Copying),
-    /// Work is queued on a GPU; streams and scratch memory go back when it is done.
+    /// Work is queued on a GPU; streams and scratch memory are returned at its end.
     Queued {
         event: Box<dyn GpuEvent>,
         _gpu_stream: Box<dyn GpuStream>,
         _last: Option<Box<dyn GpuStream>>,
         _scratch: Option<Box<dyn TransferBuffer>>,
     },
-    /// Not all of the work could be queued. What was queued, possibly behind work of another transfer, is still waited for.
+    /// Only part of the work could be queued. That part, possibly behind work of another transfer, is still waited for.
     Failing {
         error: GpuError,
         events: Vec<Box<dyn GpuEvent>>,
@@ -81,10 +81,9 @@ impl PlanExecution {
     /// not. Two threads were no faster up to this (16 and 36 to 69 us), and slower if they had to be woken (51 to 94 us); from
     /// 1 MiB on they are.
     const INLINE: u64 = 512 * 1024;
-    /// Work that is expected to end within this has no wake-up callback, whose thread contends with the thread that polls for the end
-    /// and costs it 15 to 20 us: waiters are woken shortly before the expected end and look closely, and what takes
-    /// longer than expected is found by the driver within a sixteenth of the time waited. Estimates of longer ones may be
-    /// off by more than that close look, so a callback tells of their end at once.
+    /// Work with an estimate within this time has no wake-up callback, whose thread contends with the polling thread and costs
+    /// it 15 to 20 us: waiters wake shortly before the estimated end and poll closely, and the driver detects a late end within
+    /// a sixteenth of the time waited. Longer estimates may be off by more than that, so a callback reports the end at once.
     const POLLED: Duration = Duration::from_millis(5);
 
     pub(crate) fn new(
@@ -99,13 +98,13 @@ impl PlanExecution {
         Self { plan, gpus, threads, waker, after, pending, reporter, state: State::Planned }
     }
 
-    /// Begins after this work.
+    /// Work to wait for.
     pub(crate) fn pending(mut self, pending: &[Arc<dyn Dependency>]) -> Self {
         self.pending = pending.to_vec();
         self
     }
 
-    /// Whether it is not too soon. What is queued on a GPU can wait there.
+    /// Whether the work can begin. Work queued on a GPU can wait there.
     fn may_begin(&self) -> Result<bool, TransportError> {
         let on_a_lane = matches!(
             self.plan.strategy,
@@ -123,7 +122,7 @@ impl PlanExecution {
             Strategy::Memcpy if self.plan.bytes <= Self::INLINE => {
                 for op in self.plan.blocks.ops() {
                     // SAFETY: the operation leases both ranges. `GpuBackend::memory_kind` said of both that the processor
-                    // reaches them, else the strategy had been turned down.
+                    // reaches them, otherwise the strategy would have been rejected.
                     unsafe { host_copy::copy(op, CacheHint::Cached) };
                 }
                 Ok(State::Ended)
@@ -135,8 +134,8 @@ impl PlanExecution {
                     waker: Some(self.waker.clone()),
                     reporter: self.reporter.clone(),
                 };
-                // SAFETY: the operation leases both ranges until the copies are done. `GpuBackend::memory_kind` said of both that
-                // the processor reaches them, else the strategy had been turned down.
+                // SAFETY: the operation leases both ranges until the copies are done. `GpuBackend::memory_kind` said of both
+                // that the processor reaches them, otherwise the strategy would have been rejected.
                 Ok(State::Host(unsafe { self.threads.pool.start(work) }))
             }
             Strategy::PinnedRing | Strategy::ThroughPinned => {
@@ -154,7 +153,7 @@ impl PlanExecution {
         }
     }
 
-    /// Queues the whole plan on one stream, or on two where the second ends last.
+    /// Queues the whole plan on one stream, or on two of which the second ends last.
     fn queue(&mut self) -> Result<State, GpuError> {
         let gpu = match (self.plan.copier, self.plan.src, self.plan.dst) {
             (Some(gpu), ..) | (_, MemoryKind::Gpu(gpu), _) | (.., MemoryKind::Gpu(gpu)) => gpu,
@@ -176,10 +175,10 @@ impl PlanExecution {
             None => Ok(()),
         };
         let ordered = ordered.and_then(|()| order(&mut *gpu_stream, &self.pending));
-        // SAFETY (of all calls below): the operation leases both ranges of every copy until this execution has seen
-        // the event, or the GPU is lost. The GPU reaches both: `GpuBackend::memory_kind` said what they are, for each part, and
-        // `Strategy::check` turns down what a GPU cannot reach. Scratch memory is this transfer's own, as long as the copies.
-        // StreamPair and scratch memory are kept with the events, and leaked if this is dropped before.
+        // SAFETY (of all calls below): the operation leases both ranges of every copy until this execution has seen the event,
+        // or the GPU is lost. The GPU reaches both: `GpuBackend::memory_kind` reports their kinds, for each part, and
+        // `Strategy::check` rejects memory that a GPU cannot reach. Scratch memory is this transfer's own, as long as the
+        // copies. StreamPair and scratch memory are kept with the events, and leaked if this is dropped before.
         let queued = ordered.and_then(|()| match (plan.strategy, &mut last, &scratch) {
             (Strategy::PackedCopy, Some(last), Some(scratch)) => {
                 let gpu_streams = packed::StreamPair { first: &mut *gpu_stream, last: &mut **last };
@@ -233,7 +232,7 @@ impl PlanExecution {
             State::Host(copying) => Ok(copying.is_done()),
             State::Queued { event, .. } => event.is_complete(),
             State::Failing { error, events, .. } => {
-                // One that cannot be asked any more is of a GPU that is lost.
+                // An event that cannot be queried is of a lost GPU.
                 events.retain(|event| matches!(event.is_complete(), Ok(false)));
                 if events.is_empty() { Err(error.clone()) } else { Ok(false) }
             }
@@ -245,7 +244,7 @@ impl PlanExecution {
         match result {
             Ok(false) => Poll::Pending,
             Ok(true) => {
-                // The others have reported every part.
+                // The other strategies have reported every part.
                 if let Some(reporter) = &self.reporter
                     && matches!(self.state, State::Queued { .. } | State::Ended)
                 {

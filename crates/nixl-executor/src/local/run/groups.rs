@@ -10,18 +10,17 @@ use super::block_plan::BlockPlan;
 use super::execution::PlanExecution;
 use crate::local::plan::copy_plan::Plan;
 
-/// The groups of one plan. All of them begin at the first poll, since the stream that they may have to wait for need not
-/// be there any longer.
+/// The groups of one plan. All of them begin at the first poll, since a stream that they wait for may end after it.
 pub(crate) struct Groups {
     running: Vec<PlanExecution>,
-    /// The first error. The others are stopped then, and waited for.
+    /// The first error. The other groups are then stopped, and waited for.
     failure: Option<TransportError>,
     expected: Duration,
     report: PathReport,
 }
 
 impl Groups {
-    /// Made for memory that stays as each [`PlanExecution`] wants it.
+    /// Made for memory that meets the contract of each [`PlanExecution`].
     pub(crate) fn new(plan: BlockPlan, execution: impl FnMut(Plan) -> PlanExecution) -> Self {
         let (expected, report) = (plan.estimate(), report(&plan));
         let running = plan.into_groups().into_iter().map(execution).collect();
@@ -33,7 +32,7 @@ impl Groups {
     }
 }
 
-/// Named after the group of the most bytes.
+/// Named after the largest group.
 fn report(plan: &BlockPlan) -> PathReport {
     let groups = plan.groups();
     let largest = groups.iter().max_by_key(|plan| plan.bytes);

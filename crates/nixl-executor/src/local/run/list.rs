@@ -16,7 +16,7 @@ use crate::local::plan::copy_plan::Plan;
 use crate::local::plan::costs::Costs;
 use crate::local::{BlockError, MemoryKind, StrategyPolicy};
 
-/// What list copies need: the GPU back end, copy workers, costs and the waker.
+/// The context of list copies: the GPU back end, copy workers, costs and the waker.
 #[derive(Clone)]
 pub(crate) struct CopyContext {
     pub(crate) gpus: Arc<dyn GpuBackend>,
@@ -25,8 +25,8 @@ pub(crate) struct CopyContext {
     pub(crate) waker: Waker,
 }
 
-/// Copies of any lengths between two kinds of memory: those of one length after those of another. Made for memory that
-/// stays as [`PlanExecution`] wants it.
+/// Copies of any lengths between two kinds of memory, grouped by length. Made for memory that meets the contract of
+/// [`PlanExecution`].
 pub(crate) struct ListCopy {
     left: VecDeque<PlanExecution>,
     report: PathReport,
@@ -35,9 +35,8 @@ pub(crate) struct ListCopy {
 }
 
 impl ListCopy {
-    /// Prepares to copy `ops`, at least one, whose targets do not overlap. `copier` is the GPU that does it, if that is not
-    /// the one of the source or else the destination. They begin once `pending` is done. The allocations that they are in
-    /// begin at the `boundaries`.
+    /// Prepares to copy `ops`, at least one, whose targets do not overlap. `copier` is the copying GPU, if it is neither the
+    /// source's nor else the destination's. The copies begin after `pending`. Their allocations begin at the `boundaries`.
     pub(crate) fn new(
         (ops, boundaries): (&[CopyOp], &AllocationBoundaries),
         kinds: (MemoryKind, MemoryKind),
@@ -111,7 +110,7 @@ impl Execution for ListCopy {
     }
 }
 
-/// Joins neighbours that continue each other on both sides.
+/// Merges neighbours that are contiguous on both sides.
 fn merged(ops: &[CopyOp], boundaries: &AllocationBoundaries) -> Vec<CopyOp> {
     let mut merged: Vec<CopyOp> = Vec::with_capacity(ops.len());
     ops.iter().for_each(|op| op.append(&mut merged, boundaries));

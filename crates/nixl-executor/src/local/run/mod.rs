@@ -1,4 +1,4 @@
-//! Copies under way: a plan is carried out on streams of a GPU, through a ring of pinned slots, or on threads of the host.
+//! Executions of plans: on streams of a GPU, through a ring of pinned slots, or on threads of the host.
 
 pub(crate) mod block_plan;
 pub(crate) mod execution;

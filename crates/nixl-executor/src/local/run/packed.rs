@@ -1,6 +1,7 @@
-//! Packed copies through dense scratch memory on the GPU, in slices: a kernel packs the next slice while copies carry the one before, or
-//! a kernel unpacks one while copies carry the next. The pinned side is dense only if its chunks follow each other; a
-//! slice is copied in as few copies as it has runs there.
+//! Packed copies through dense scratch memory on the GPU, in slices.
+//!
+//! A kernel packs the next slice during the copies of the one before, or unpacks one during the copies of the next. Only
+//! contiguous chunks make the pinned side dense; a slice takes one copy for each run there.
 #![allow(unsafe_code, reason = "queues copies by address")]
 
 use std::ops::Range;
@@ -9,22 +10,22 @@ use crate::local::GpuError;
 use crate::local::gpu::gpu_backend::GpuStream;
 use crate::local::plan::block_copy::{BlockCopy, Direction};
 
-/// How many slices at most. Nothing overlaps the first pack or the last unpack; an eighth of a kernel that is many times as
-/// fast as the link is little.
+/// The largest number of slices. Nothing overlaps the first pack or the last unpack; an eighth of a kernel that is many times
+/// as fast as the link is short.
 const SLICES: usize = 8;
-/// Bytes of a slice at least, unless it is the only one: the link takes 76 us for them, the host some 10 us to queue them.
+/// The smallest slice, unless it is the only one: the link takes 76 us for it, the host some 10 us to queue it.
 const SLICE_BYTES: u64 = 4 << 20;
 
 /// Two streams of one GPU: one for the kernels, one for the copies.
 pub(crate) struct StreamPair<'a> {
-    /// Does the first step of each slice.
+    /// The stream for the first step of each slice.
     pub(crate) first: &'a mut dyn GpuStream,
-    /// Does the second step, and so ends last.
+    /// The stream for the second step, which ends last.
     pub(crate) last: &'a mut dyn GpuStream,
 }
 
-/// Queues copies through scratch memory: a kernel on the first stream and copies on the last, if the source is to be
-/// packed; else copies on the first and a kernel on the last.
+/// Queues copies through scratch memory: to pack the source, a kernel on the first stream and copies on the last; otherwise
+/// copies on the first and a kernel on the last.
 ///
 /// # Errors
 ///
@@ -32,9 +33,9 @@ pub(crate) struct StreamPair<'a> {
 ///
 /// # Safety
 ///
-/// As for [`GpuStream::memcpy_async`] with the copies of `blocks`, until events made later on both streams are reached. At `scratch` are
-/// as many bytes as `blocks` has, of the memory of the streams' GPU, which nothing else uses as long. If this succeeds, the
-/// last stream's event will do.
+/// As for [`GpuStream::memcpy_async`] with the copies of `blocks`, until events recorded later on both streams are complete.
+/// `scratch` has as many bytes as `blocks`, in memory of the streams' GPU, which nothing else uses meanwhile. After `Ok`, the
+/// last stream's event suffices.
 pub(crate) unsafe fn queue(
     gpu_streams: StreamPair<'_>,
     blocks: &BlockCopy,

@@ -1,6 +1,6 @@
 //! Rings of pinned slots: pageable memory to a GPU and back, and between GPUs without peer access.
 //!
-//! While one slot is filled, others are drained. A slot is used again as soon as it is drained.
+//! One slot fills while others drain. A drained slot is reused at once.
 #![allow(unsafe_code, reason = "queues copies by address")]
 
 use std::collections::VecDeque;
@@ -16,19 +16,19 @@ use crate::local::plan::block_copy::CopyOp;
 use crate::local::plan::boundaries::AllocationBoundaries;
 use crate::local::{GpuError, MemoryKind};
 
-/// Bytes of a slot at most: 80 us at 55 GB/s, long enough that its fixed costs do not show. Eight slots of 2 MiB were slower (22
-/// against 29 GB/s for 256 MiB).
+/// The largest slot: 80 us at 55 GB/s, long enough to hide its fixed costs. Eight slots of 2 MiB were slower (22 against 29
+/// GB/s for 256 MiB).
 const SLOT: u64 = 4 * 1024 * 1024;
 /// Slots of one transfer: one being filled, one crossing, one being drained, one spare.
 const SLOTS: usize = 4;
-/// Bytes of the first load. Each later one is twice as long as the one before, up to a slot, and the last ones are short
-/// again: one side has nothing to do during the first load, and the other during the last. What fits into the first is
-/// copied by the thread that polls the ring, within 55 us: waking a thread takes longer.
+/// Bytes of the first load. Loads double up to a slot, and the last ones are short again: one side is idle during the first
+/// load, the other during the last. The polling thread copies a load of this size itself, within 55 us: waking a thread takes
+/// longer.
 const FIRST: u64 = 512 * 1024;
 
 /// A transfer through pinned slots.
 pub(crate) struct Ring {
-    /// Loads that no slot has taken yet.
+    /// Loads without a slot yet.
     loads: VecDeque<Vec<CopyOp>>,
     slots: Vec<Slot>,
     fill: Side,
@@ -36,19 +36,19 @@ pub(crate) struct Ring {
     boundaries: AllocationBoundaries,
     pool: Arc<CopyPool>,
     reporter: Option<Arc<Reporter>>,
-    /// One load is all.
+    /// There is only one load.
     is_short: bool,
-    /// No further load is taken, and no slot drained that is filled: the transfer failed or was abandoned.
+    /// No load begins and no filled slot drains: the transfer failed or was abandoned.
     stopped: bool,
     /// The first error.
     error: Option<GpuError>,
 }
 
-/// How one side of the slots is reached.
+/// The access to one side of the slots.
 enum Side {
     /// By the processor.
     Host(CacheHint),
-    /// By a stream, on which work is done in order.
+    /// By a stream, in order.
     Gpu { gpu_stream: Box<dyn GpuStream>, queued: u64 },
 }
 
@@ -66,7 +66,7 @@ enum SlotState {
 enum Done {
     Now,
     Host(Copying),
-    /// After so much work on the stream.
+    /// At this point of the stream's work.
     Gpu {
         event: Box<dyn GpuEvent>,
         turn: u64,
@@ -74,7 +74,7 @@ enum Done {
 }
 
 impl Done {
-    /// Asks the GPU only if this comes `first` on its stream: an answer takes 2 us.
+    /// Queries the GPU only if this is `first` on its stream: a query takes 2 us.
     fn is_done(&self, first: Option<u64>) -> Result<bool, GpuError> {
         match self {
             Self::Now => Ok(true),
@@ -92,7 +92,7 @@ impl Done {
     }
 }
 
-/// What begins a hop, and why part of it could not begin.
+/// The begin of a hop, and the reason if part of it could not begin.
 struct Begun {
     done: Done,
     error: Option<GpuError>,
@@ -117,7 +117,7 @@ impl Ring {
             }
             Ok(Side::Gpu { gpu_stream, queued: 0 })
         };
-        // A slot is read by the GPU, and best from the caches; what comes out of one is for later.
+        // The GPU reads a slot, best from the caches; bytes drained from a slot are for later.
         let (fill, drain) = (side(src, CacheHint::Cached)?, side(dst, CacheHint::Memory)?);
         let near = match (src, dst) {
             (MemoryKind::Gpu(gpu), _) | (_, MemoryKind::Gpu(gpu)) => gpu,
@@ -128,7 +128,7 @@ impl Ring {
         if by_host && !is_short {
             pool.wake();
         }
-        // Few lengths, so that the pool has one.
+        // Few lengths, so the pool is likely to have one.
         let longest = loads.iter().map(|load| bytes(load)).max().unwrap_or(0);
         let len = longest.next_power_of_two().clamp(FIRST, SLOT) as usize;
         let mut slots = Vec::with_capacity(SLOTS);
@@ -136,7 +136,7 @@ impl Ring {
             match gpus.pinned(near, len) {
                 Ok(buffer) => slots.push(Slot { buffer, state: SlotState::Idle }),
                 Err(error) if slots.is_empty() => return Err(error),
-                // Slower with fewer, but others may hold the rest for long.
+                // Fewer slots are slower, but others may hold the rest for long.
                 Err(_) => break,
             }
         }
@@ -150,11 +150,11 @@ impl Ring {
         self.is_short
     }
 
-    /// Moves every slot on as far as it goes now. Returns whether one moved, and the result once nothing is in flight.
+    /// Advances every slot as far as possible. Returns whether one advanced, and the result once nothing is in flight.
     ///
     /// # Safety
     ///
-    /// The ranges of the copies stay as [`GpuStream::memcpy_async`] wants them until there is a result.
+    /// The ranges of the copies meet the contract of [`GpuStream::memcpy_async`] until there is a result.
     pub(crate) unsafe fn poll(&mut self) -> (bool, Poll<Result<(), GpuError>>) {
         let (mut moved, mut busy) = (false, false);
         let first = self.first();
@@ -165,7 +165,7 @@ impl Ring {
                 Err(error) => {
                     self.fail(error);
                     moved = true;
-                    // Whether its work still runs cannot be asked any more; the driver says it is over.
+                    // Its work cannot be queried any more; the driver reports it as ended.
                     self.slots[index].state = SlotState::Idle;
                 }
             }
@@ -186,7 +186,7 @@ impl Ring {
         self.stop();
     }
 
-    /// What comes first on the streams of the two sides.
+    /// The first work on the streams of the two sides.
     fn first(&self) -> (Option<u64>, Option<u64>) {
         let filling = |slot: &Slot| match &slot.state {
             SlotState::Filling { done, .. } => done.turn(),
@@ -200,7 +200,7 @@ impl Ring {
         (slots.iter().filter_map(filling).min(), slots.iter().filter_map(draining).min())
     }
 
-    /// Moves one slot on. Returns whether it is in use.
+    /// Advances one slot. Returns whether it is in use.
     ///
     /// # Safety
     ///
@@ -270,7 +270,7 @@ impl Ring {
 
 /// # Safety
 ///
-/// As for [`GpuStream::memcpy_async`], until the result says that it is done.
+/// As for [`GpuStream::memcpy_async`], until the result reports the end.
 unsafe fn start(
     side: &mut Side,
     ops: Vec<CopyOp>,
@@ -295,7 +295,7 @@ unsafe fn start(
         Side::Gpu { gpu_stream, queued } => {
             // SAFETY: the caller vouches for the ranges.
             let outcome = unsafe { gpu_stream.memcpy_async(&ops) };
-            // Even if some could not be queued, what was must be waited for.
+            // Even after a failure to queue some, the queued ones must be waited for.
             let event = gpu_stream.record_event()?;
             *queued += 1;
             Ok(Begun { done: Done::Gpu { event, turn: *queued }, error: outcome.err() })
@@ -334,7 +334,7 @@ fn rebased(
     ops
 }
 
-/// Cuts and groups copies into loads of at most a slot.
+/// Splits and groups copies into loads of at most a slot.
 fn pack(ops: &[CopyOp]) -> VecDeque<Vec<CopyOp>> {
     let mut left = bytes(ops);
     let mut loads = VecDeque::new();

@@ -1,8 +1,8 @@
 //! The thread that polls rings of pinned slots.
 //!
-//! A hop of a slot takes less than 100 us, and a thread that sleeps takes half as long to wake. So this thread looks closely
-//! while a ring moves, and sleeps only when there is none, or when its GPU is busy with something else for long.
-#![allow(unsafe_code, reason = "moves copies by address")]
+//! A hop of a slot takes less than 100 us, and a sleeping thread takes half as long to wake. So this thread polls continuously
+//! while a ring is active. It sleeps only without an active ring, or while its GPU is busy with other work for long.
+#![allow(unsafe_code, reason = "advances copies by address")]
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use nixl_ops::{Backoff, Clock, Sleeper};
 use super::ring::Ring;
 use crate::local::GpuError;
 
-/// The thread that moves rings on. It ends when this is dropped and all rings have ended.
+/// The thread that drives rings. It ends after the drop of this and the end of all rings.
 pub(crate) struct RingDriver {
     shared: Arc<Shared>,
 }
@@ -32,7 +32,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
 }
 
-/// A ring that moves, shared between its transfer and the thread.
+/// An active ring, shared between its transfer and the thread.
 struct ActiveRing {
     stage: Mutex<Stage>,
     /// Set after the stage.
@@ -50,17 +50,17 @@ enum Stage {
     Ended(Option<Result<(), GpuError>>),
 }
 
-/// What a look at a ring found.
+/// The result of a ring's poll.
 enum RingProgress {
     Moved,
     Still,
-    /// It ended, by this look if `now`.
+    /// It ended, in this poll if `now`.
     Ended {
         now: bool,
     },
 }
 
-/// A transfer whose ring moves. Dropped before its end, it leaks the ring: the memory is leaked as well then.
+/// A transfer with an active ring. A drop before its end leaks the ring, and its memory.
 pub(crate) struct RingTransfer {
     moving: Arc<ActiveRing>,
     rings: Arc<Shared>,
@@ -83,12 +83,12 @@ impl RingDriver {
         Ok(Self { shared })
     }
 
-    /// Begins to move a ring, and wakes `waker` at its end.
+    /// Begins to drive a ring, and wakes `waker` at its end.
     ///
     /// # Safety
     ///
-    /// The ranges of its copies stay as [`GpuStream::memcpy_async`](crate::local::GpuStream::memcpy_async) wants them until the transfer's
-    /// [`poll`](RingTransfer::poll) returns `Ready`; for ever, if it is dropped before.
+    /// The ranges of its copies meet the contract of [`GpuStream::memcpy_async`](crate::local::GpuStream::memcpy_async) until
+    /// the transfer's [`poll`](RingTransfer::poll) returns `Ready`; for ever after an earlier drop.
     pub(crate) unsafe fn begin(&self, ring: Ring, waker: Waker) -> RingTransfer {
         let moving = Arc::new(ActiveRing {
             is_short: ring.is_short(),
@@ -116,9 +116,9 @@ impl Drop for RingDriver {
 }
 
 impl RingTransfer {
-    /// The result, once nothing is in flight; it must not be asked for again then.
+    /// The result, once nothing is in flight; not called again after that.
     pub(crate) fn poll(&self) -> Poll<Result<(), GpuError>> {
-        // The thread takes longer to wake than a short transfer takes; the longer ones are better left to it.
+        // The thread takes longer to wake than a short transfer takes; longer ones are left to it.
         if self.moving.is_short && !self.has_ended() {
             self.moving.look();
         }
@@ -168,7 +168,7 @@ impl ActiveRing {
             return RingProgress::Ended { now: false };
         };
         if self.leaked.load(Ordering::SeqCst) {
-            // Nothing that a GPU may still use goes back to a pool.
+            // No memory that a GPU may still use returns to a pool.
             mem::forget(mem::replace(&mut *stage, Stage::Ended(None)));
             return RingProgress::Ended { now: false };
         }
@@ -181,7 +181,7 @@ impl ActiveRing {
             Poll::Pending if moved => RingProgress::Moved,
             Poll::Pending => RingProgress::Still,
             Poll::Ready(result) => {
-                // Slots and streams go back before the waiter is woken.
+                // Slots and streams are returned before the waiter wakes.
                 *stage = Stage::Ended(Some(result));
                 self.ended.store(true, Ordering::Release);
                 RingProgress::Ended { now: true }
@@ -191,7 +191,7 @@ impl ActiveRing {
 }
 
 impl Shared {
-    /// How closely to look: up to 200 us after the last hop all the time, then ever less often.
+    /// The polling interval: none up to 200 us after the last hop, then growing.
     fn backoff() -> Backoff {
         Backoff::default().spin(Duration::from_micros(200))
     }
@@ -237,7 +237,7 @@ impl Shared {
                 Some(sleep) => Some(sleep),
                 None => {
                     rounds = rounds.wrapping_add(1);
-                    // Copying threads may need this core.
+                    // Yields: copying threads may need this core.
                     if rounds.is_multiple_of(32) {
                         thread::yield_now()
                     } else {

@@ -1,4 +1,4 @@
-//! The inbox of an export: notifications that wait to be received.
+//! The inbox of an export: its unreceived notifications.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use super::sender::{ExportNotification, NotificationSender};
 use crate::sync::{Mutex, lock};
 use crate::wakes;
 
-/// The notifications of one export that wait to be received.
+/// The unreceived notifications of one export.
 ///
-/// What is over a bound is dropped, as is all that arrives while there is no receiver. The numbers then say that it is lost.
+/// Notifications over a bound, or without a receiver, are dropped. Gaps in the numbers then count as lost.
 #[derive(Debug)]
 pub(crate) struct NotificationInbox {
     bounds: Bounds,
     state: Mutex<State>,
 }
 
-/// How much is kept.
+/// The bounds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) senders: usize,
@@ -44,7 +44,7 @@ impl Default for Bounds {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Amount {
     pub(super) messages: usize,
-    /// Of payloads.
+    /// Bytes of payloads.
     pub(super) bytes: usize,
 }
 
@@ -67,15 +67,15 @@ impl Amount {
 #[derive(Debug, Default)]
 struct State {
     senders: HashMap<NotificationSender, Sender>,
-    /// Those of which something is kept, each once: they take turns.
+    /// Senders with kept notifications, each once: they take turns.
     turns: VecDeque<NotificationSender>,
-    /// The others, by when something of them was received last.
+    /// The other senders, by the time of their last receipt.
     silent: BTreeMap<u64, NotificationSender>,
-    /// Counts what is received.
+    /// Counter of receipts.
     time: u64,
     kept: Amount,
     has_receiver: bool,
-    /// Of the task that waits.
+    /// Waker of the waiting task.
     waker: Option<Waker>,
     closed: bool,
 }
@@ -84,10 +84,10 @@ struct State {
 struct Sender {
     /// The number of the last one that was received; 0 if none was.
     received: u64,
-    /// Of higher numbers.
+    /// Notifications with higher numbers.
     queue: BTreeMap<u64, Bytes>,
     kept: Amount,
-    /// Its place among the silent ones.
+    /// Its position among the silent ones.
     since: u64,
 }
 
@@ -124,7 +124,7 @@ impl NotificationInbox {
         }
     }
 
-    /// Nothing arrives any more. What is kept can still be received.
+    /// Closes the inbox. Kept notifications can still be received.
     pub(crate) fn close(&self) {
         let mut state = lock(&self.state);
         state.closed = true;
@@ -154,13 +154,13 @@ impl NotificationInbox {
         Poll::Pending
     }
 
-    /// The task does not wait any more.
+    /// Ends the task's wait.
     pub(super) fn forget_waker(&self) {
         let waker = lock(&self.state).waker.take();
         drop(waker);
     }
 
-    /// The receiver is gone. What it did not receive is lost.
+    /// Drops the receiver. Unreceived notifications are lost.
     pub(super) fn unsubscribe(&self) {
         let mut state = lock(&self.state);
         state.has_receiver = false;
@@ -245,7 +245,7 @@ impl State {
         Some(ExportNotification { sender, payload, lost })
     }
 
-    /// Nothing is kept of this sender.
+    /// Marks the sender as silent.
     fn falls_silent(&mut self, sender: NotificationSender) {
         self.time += 1;
         if let Some(of) = self.senders.get_mut(&sender) {
@@ -254,7 +254,7 @@ impl State {
         }
     }
 
-    /// Makes room for a sender, if any is silent.
+    /// Evicts a silent sender, if any.
     fn forget_one(&mut self) -> bool {
         let longest = self.silent.pop_first();
         longest.is_some_and(|(_, sender)| self.senders.remove(&sender).is_some())

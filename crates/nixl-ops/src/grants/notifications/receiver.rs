@@ -9,7 +9,7 @@ use super::sender::ExportNotification;
 
 /// Receives the notifications of one export.
 ///
-/// Dropping it drops those that it has not received: a later receiver is told that they are lost.
+/// The drop discards unreceived ones: a later receiver counts them as lost.
 #[derive(Debug)]
 pub struct NotificationReceiver {
     inbox: Arc<NotificationInbox>,
@@ -46,7 +46,7 @@ impl Drop for NotificationReceiver {
     }
 }
 
-/// A task that waits.
+/// A waiting task.
 struct Wait<'a>(&'a NotificationInbox);
 
 impl Drop for Wait<'_> {

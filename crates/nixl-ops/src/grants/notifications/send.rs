@@ -1,4 +1,4 @@
-//! The importer's side: a notification is sent.
+//! The importer's side of notifications: sending.
 
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
-//! A notification, and which import it is of.
+//! A notification, with its import.
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// An import of an export, as its owner tells it from others.
+/// The identity of an import for the owner of its export.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct NotificationSender {
     agent: Arc<str>,
@@ -13,7 +13,7 @@ pub struct NotificationSender {
 }
 
 impl NotificationSender {
-    /// An import, by the number that it has at random, of the agent of this name.
+    /// An import, by its random number, of the agent of this name.
     pub fn new(agent: &str, import: [u8; 16]) -> Self {
         Self { agent: agent.into(), import }
     }
@@ -26,7 +26,7 @@ impl NotificationSender {
 
 impl fmt::Debug for NotificationSender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Who knows the import can send in its name.
+        // The number permits sending in the import's name.
         f.debug_struct("NotificationSender").field("agent", &self.agent).finish_non_exhaustive()
     }
 }
@@ -35,11 +35,11 @@ impl fmt::Debug for NotificationSender {
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct ExportNotification {
-    /// Which import sent it.
+    /// The import that sent it.
     pub sender: NotificationSender,
-    /// What the importer passed.
+    /// The payload.
     pub payload: Bytes,
-    /// How many notifications of this sender, between the one that was received before and this one, are lost.
+    /// The number of lost notifications of this sender since the one received before.
     pub lost: u64,
 }
 

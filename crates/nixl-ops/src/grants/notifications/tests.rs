@@ -1,4 +1,4 @@
-//! Notifications that are lost, doubled and overtaken, and those that are too many.
+//! Lost, duplicate, overtaken and excess notifications.
 
 use std::collections::BTreeSet;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! Tables with many grants, tickets of elsewhere, and what outlives a grant or a table.
+//! Tables with many grants, foreign tickets, and handles that outlive a grant or a table.
 
 use std::sync::Arc;
 use std::time::Duration;

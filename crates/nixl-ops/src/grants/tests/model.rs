@@ -1,4 +1,4 @@
-//! A table does what a list of grants would do that is gone through at each step.
+//! A table of grants against a model: a list that is scanned at each step.
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;

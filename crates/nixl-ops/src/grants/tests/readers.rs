@@ -1,4 +1,4 @@
-//! Readers that copy by themselves while the owner uses the blocks anew.
+//! Readers that copy while the owner reuses the blocks.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Barrier, Mutex};

@@ -1,4 +1,4 @@
-//! Claims of an offer: by copies of this process, and by agents that asked in a message.
+//! Claims of an offer: by copies of this process, and by agents' messages.
 
 use std::mem;
 use std::sync::Arc;
@@ -40,14 +40,14 @@ impl PassiveEntry {
         match self.cell.status() {
             OperationStatus::Complete => Err(EndedOffer::Used),
             status if status.is_terminal() => Err(EndedOffer::Revoked),
-            // Before the cell has its end, the owner may be taking the memory back.
+            // Before the cell has ended, the owner may be taking the memory back.
             _ if state.given_up => Err(EndedOffer::Revoked),
             _ if state.claimed => Err(EndedOffer::Claimed),
             _ => state.hold.as_ref().ok_or(EndedOffer::Revoked),
         }
     }
 
-    /// The copy that holds the claim never ends: neither does the claim.
+    /// The copy with the claim never ends, so the claim does not either.
     pub(crate) fn claim_leaked(self: &Arc<Self>) {
         if lock(&self.state).given_up {
             self.let_go();
@@ -66,7 +66,7 @@ impl PassiveEntry {
             (state.given_up, self.uses_ended(&state))
         };
         match ended {
-            // A use by other means has ended meanwhile.
+            // Another use has ended meanwhile.
             Some(succeeded) => Arc::clone(self).end(succeeded),
             None if given_up => {
                 self.let_go();
@@ -75,7 +75,7 @@ impl PassiveEntry {
         }
     }
 
-    /// Claims a writable offer for an agent that asked by a message. Asking again is granted again.
+    /// Claims a writable offer for an agent, by its message. A repeated request is granted again.
     pub(crate) fn claim_by_message(&self, from: &str) -> Result<(), EndedOffer> {
         let mut state = lock(&self.state);
         if state.given_up || state.hold.is_none() || self.cell.status().is_terminal() {
@@ -96,7 +96,7 @@ impl PassiveEntry {
         Ok(())
     }
 
-    /// A copy of this process, which claimed the offer, has moved all bytes: one use has ended.
+    /// Records the completed copy of this process, one use.
     pub(crate) fn complete(self: Arc<Self>) {
         let (given_up, ended) = {
             let mut state = lock(&self.state);

@@ -1,4 +1,4 @@
-//! The end of an offer that its owner gives up: what is free at once, retained, or quarantined until its peer is quiet.
+//! The end of an offer that its owner gives up: memory that is free at once, retained, or quarantined until its peer is quiet.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
