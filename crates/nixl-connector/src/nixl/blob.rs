@@ -10,7 +10,7 @@
 
 use std::str;
 
-use nixl_metadata::SerializedDescriptor;
+use nixl_metadata::{PeerInfo, SerializedDescriptor};
 
 use super::registrar::{memory_kind, wire_kind};
 
@@ -24,9 +24,6 @@ const UCX_MEMORY_KINDS: u8 = 9;
 
 /// The kinds of memory that NIXL knows: it keeps a table of them, and looks beyond its end for others.
 const NIXL_MEMORY_KINDS: u32 = 5;
-
-/// The longest agent name that is accepted, in bytes.
-const MAX_NAME: usize = 255;
 
 /// Connection details by backend.
 pub(super) type Connections = Vec<(String, Vec<u8>)>;
@@ -64,11 +61,11 @@ impl<'a> Blob<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
         let rest = bytes.strip_prefix(INTRO).ok_or("it does not begin as NIXL's metadata does")?;
         let mut reader = Reader { bytes, at: bytes.len() - rest.len() };
-        let name = reader.text("Agent", MAX_NAME)?;
+        let name = reader.text("Agent")?;
         let count = reader.number("Conns")?;
         let mut connections = Vec::new();
         for _ in 0..count {
-            connections.push((reader.text("t", MAX_NAME)?, reader.value("c")?));
+            connections.push((reader.text("t")?, reader.value("c")?));
         }
         if reader.value("")? != b"MemSection" {
             return Err(reader.fault("expected the memory section"));
@@ -76,7 +73,7 @@ impl<'a> Blob<'a> {
         let count = reader.number("nixlSecElms")?;
         let mut memories = Vec::new();
         for _ in 0..count {
-            let backend = reader.text("bknd", MAX_NAME)?;
+            let backend = reader.text("bknd")?;
             reader.memories(backend, &mut memories)?;
         }
         if reader.at != bytes.len() {
@@ -201,14 +198,13 @@ impl<'a> Reader<'a> {
             .map_err(|_| self.fault(&format!("the value of {tag:?} is not 8 bytes")))
     }
 
-    fn text(&mut self, tag: &str, max: usize) -> Result<&'a str, String> {
+    fn text(&mut self, tag: &str) -> Result<&'a str, String> {
         let value = self.value(tag)?;
         let text = str::from_utf8(value)
             .map_err(|_| self.fault(&format!("the value of {tag:?} is not UTF-8")))?;
-        if text.is_empty() || text.len() > max || text.contains('\0') {
-            return Err(
-                self.fault(&format!("the value of {tag:?} is empty, too long or has a NUL"))
-            );
+        if !PeerInfo::is_name(text) {
+            let what = "is empty, too long or has control characters";
+            return Err(self.fault(&format!("the value of {tag:?} {what}")));
         }
         Ok(text)
     }
@@ -365,7 +361,7 @@ pub(super) mod tests {
 
     #[test]
     fn names_that_would_panic_in_the_binding_are_refused() {
-        for name in [&b"\xff\xfe"[..], b"", b"a\0b", &[b'a'; 256]] {
+        for name in [&b"\xff\xfe"[..], b"", b"a\0b", b"a\nb", &[b'a'; 256]] {
             let mut bytes = INTRO.to_vec();
             record(&mut bytes, "Agent", name);
             assert!(Blob::parse(&bytes).is_err(), "{name:?}");
