@@ -157,5 +157,6 @@ pub const CASES: &[Case] = &[
     of_pair("used_once", |p| Box::pin(endings::used_once(p))),
     of_pair("revoked", |p| Box::pin(endings::revoked(p))),
     of_builders("messages", |b| Box::pin(messages::arrive(b))),
+    of_builders("messages_answered_from_their_receipt", |b| Box::pin(messages::answered(b))),
     of_builders("messages_to_unknown_peer", |b| Box::pin(messages::to_unknown_peer(b))),
 ];

@@ -30,8 +30,9 @@
 //! | a thread that the system refuses it ends the process, and so does a file that is too large or a log that cannot be opened | `threads`, `files` and `ucx/files` look before |
 //! | once GPU memory was refused, no peer accepts the agent's metadata | `registrar` tries it with another agent first |
 //! | deregistering under a running request dangles | registrations are held by the transfer |
-//! | a non-UTF-8 notification blocks all later ones | read as bytes, one by one |
+//! | a non-UTF-8 notification blocks all later ones | `notifications` reads bytes, one by one |
 //! | a sender's name with a NUL is not found, or is another peer's for a second time | skipped and counted, and no notification of others with it |
+//! | nothing can be sent, and no transfer posted, by a thread that hands out notifications inside NIXL | `transport` leaves it before |
 //! | notifications that are not taken are queued without a bound | an idle connection takes them once a second |
 //! | the agent is destroyed on the thread that drops it last | `agent` sends it to the control thread |
 //! | a thread inside NIXL while the process exits crashes, and so does an agent that is left | `exit` waits for the threads, lets none in again, and destroys the agents |
@@ -57,6 +58,7 @@ mod library;
 mod listener;
 mod loaded;
 mod names;
+mod notifications;
 mod options;
 mod peer;
 mod peers;

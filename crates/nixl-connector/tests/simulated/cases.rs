@@ -67,7 +67,7 @@ cases! {
     metadata_under_our_name metadata_under_a_foreign_name
     wrong_kind count_mismatch size_mismatch read_only_destination leased_destination
     passive_completion passive_timeout cancelled dropped used_once revoked
-    messages messages_to_unknown_peer
+    messages messages_answered_from_their_receipt messages_to_unknown_peer
 }
 
 #[test]
