@@ -145,6 +145,9 @@ pub const CASES: &[Case] = &[
     with_outsider("metadata_under_a_foreign_name", |p, o| {
         Box::pin(metadata::under_a_foreign_name(p, o))
     }),
+    with_outsider("introduction_under_a_foreign_name", |p, o| {
+        Box::pin(metadata::introduced_under_a_foreign_name(p, o))
+    }),
     of_pair("wrong_kind", |p| Box::pin(pairing::wrong_kind(p))),
     of_pair("count_mismatch", |p| Box::pin(pairing::count_mismatch(p))),
     of_pair("size_mismatch", |p| Box::pin(pairing::size_mismatch(p))),

@@ -8,9 +8,11 @@
 //! The layout is NIXL 1.5's: an intro, then records of tag, 8-byte length, value and `|`. That of UCX's keys: a map of
 //! 8 bytes, a byte for the kind of memory, for each bit of the map a byte of length and a value, and what may follow.
 
+use std::ops::Range;
 use std::str;
 
 use nixl_metadata::{PeerInfo, SerializedDescriptor};
+use nixl_sys::MemType;
 
 use super::registrar::{memory_kind, wire_kind};
 
@@ -84,26 +86,52 @@ impl<'a> Blob<'a> {
 }
 
 impl Blob<'_> {
+    /// Leaves out memories that no transfer reaches. NIXL refuses those of a kind that its backend does not know, and forgets with them
+    /// all that it knew of the peer.
+    pub(super) fn leave_out_unreachable(&mut self, has_backend: impl Fn(&str) -> bool) {
+        /// No machine has as many GPUs.
+        const GPUS: u64 = 1024;
+        self.memories.retain(|memory| {
+            let (host, gpu) = (wire_kind(MemType::Dram), wire_kind(MemType::Vram));
+            let is_there = (memory.kind == host && memory.device == 0)
+                || (memory.kind == gpu && memory.device < GPUS);
+            is_there && has_backend(memory.backend)
+        });
+    }
+
+    /// Whether it lists one memory with two keys.
+    pub(super) fn contradicts_itself(&self) -> bool {
+        let place = |m: &Memory<'_>| (m.kind, m.device, m.address, m.len);
+        let mut sorted: Vec<_> = self.memories.iter().collect();
+        sorted.sort_unstable_by_key(|memory| (memory.backend, place(memory)));
+        let is_same =
+            |a: &Memory<'_>, b: &Memory<'_>| a.backend == b.backend && place(a) == place(b);
+        sorted.windows(2).any(|w| is_same(w[0], w[1]) && w[0].key != w[1].key)
+    }
+
     /// The same with those memories alone that cover one of the ranges: what else it says may be out of date. All of it without
     /// ranges.
     pub(super) fn of_use_for(mut self, ranges: Option<&[SerializedDescriptor]>) -> Self {
         let Some(ranges) = ranges else { return self };
         let place = |range: &SerializedDescriptor| {
             let (kind, device) = memory_kind(range.device());
-            (wire_kind(kind), device, range.ptr(), range.size())
+            let end = range.ptr().checked_add(range.size())?;
+            Some(((wire_kind(kind), device), range.ptr(), end))
         };
-        let mut sorted: Vec<_> = ranges.iter().map(place).collect();
+        let mut sorted: Vec<_> = ranges.iter().filter_map(place).collect();
         sorted.sort_unstable();
+        // The first end of the ranges from each on: if one of those that begin in a memory ends there too, so does this.
+        for index in (1..sorted.len()).rev() {
+            let (device, _, end) = sorted[index];
+            let before = &mut sorted[index - 1];
+            if before.0 == device {
+                before.2 = before.2.min(end);
+            }
+        }
         self.memories.retain(|memory| {
-            let start = (memory.kind, memory.device, memory.address, 0);
-            let end = memory.address + memory.len;
-            let from = sorted.partition_point(|range| *range < start);
-            sorted[from..]
-                .iter()
-                .take_while(|(kind, device, address, _)| {
-                    (*kind, *device) == (memory.kind, memory.device) && *address < end
-                })
-                .any(|(.., address, len)| address.checked_add(*len).is_some_and(|e| e <= end))
+            let (device, Range { start, end }) = ((memory.kind, memory.device), memory.range());
+            let from = sorted.partition_point(|(of, at, _)| (*of, *at) < (device, start));
+            sorted.get(from).is_some_and(|(of, _, first)| *of == device && *first <= end)
         });
         self
     }
@@ -151,6 +179,11 @@ impl Memory<'_> {
     /// Whether the key has no content, only a description of the machine: then UCX does the same with it for every address.
     pub(super) fn has_empty_key(&self) -> bool {
         self.backend == UCX && parts(self.key).is_ok_and(|parts| parts.content == 0)
+    }
+
+    /// Its addresses. A blob that was read has none that wraps around.
+    pub(super) fn range(&self) -> Range<u64> {
+        self.address..self.address + self.len
     }
 
     /// The same, over every address that a process can have.

@@ -13,8 +13,9 @@
 //! | a request, list or notification map used with the wrong agent or after it | `agent` owns the agent; nothing of it leaves this module |
 //! | a blob with a bad name panics, a forged one evicts a healthy peer, a changed one wedges it | `blob` parses every blob strictly, `peers` compares it with what is loaded |
 //! | memory of a kind that NIXL does not know is written beyond the end of a table | `blob` refuses it |
+//! | memory that a backend refuses makes it forget all that it knew of the peer of that name | `blob` leaves out what no transfer reaches, and refuses two keys for one memory |
 //! | a damaged worker address ends the process | `worker_address` reads all of it before UCX does |
-//! | a peer that died keeps its endpoints, attempts to reach it leak files | `directory` has NIXL forget it, and does not let it be tried often; `endpoints` asks whether it listens before |
+//! | a peer that died keeps its endpoints, attempts to reach it leak files | `directory` has NIXL forget it; `lost` does not let it be tried often; `endpoints` asks whether it listens before |
 //! | memory that comes and goes makes it forget and load the peer, which leaks sockets on both sides | `peers` loads keys that say nothing of their memory once, over all addresses |
 //! | its listening socket is closed for good after one refused `accept` | `listener` notices, and the connector's health says so |
 //! | its one error code also means that no file can be opened | `files` looks |
@@ -42,6 +43,7 @@
 mod agent;
 mod blob;
 mod configuration;
+mod cover;
 mod directory;
 mod endpoints;
 mod exit;
@@ -54,12 +56,15 @@ pub mod fuzz;
 mod gpu;
 mod here;
 mod introduced;
+mod known;
 mod library;
 mod listener;
 mod loaded;
+mod lost;
 mod names;
 mod notifications;
 mod options;
+mod overlap;
 mod peer;
 mod peers;
 mod registrar;

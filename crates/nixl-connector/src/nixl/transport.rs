@@ -135,9 +135,7 @@ unsafe impl Transport for NixlTransport {
     }
 
     fn connect_for(&self, spec: &ConnectSpec<'_>) -> Result<Connected, TransportError> {
-        let connected = self.directory.connect(spec)?;
-        self.directory.note_introduced(connected.peer(), spec.introducer().is_some());
-        Ok(connected)
+        self.directory.connect(spec)
     }
 
     fn connect_known(&self, spec: &ConnectSpec<'_>) -> Option<Connected> {
@@ -168,12 +166,12 @@ unsafe impl Transport for NixlTransport {
 
     fn prepare(&self, spec: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError> {
         let unknown = || TransportError::UnknownPeer { name: spec.peer().to_string() };
-        let loaded = self.directory.loaded();
-        let loaded =
-            loaded.get(spec.peer().as_str()).filter(|l| !l.peer.is_broken()).ok_or_else(unknown)?;
+        let loaded = self.directory.loaded(spec.peer().as_str());
+        let loaded = loaded.filter(|loaded| !loaded.peer.is_broken()).ok_or_else(unknown)?;
+        let known = loaded.memories();
         for (index, descriptor) in spec.remote().iter().enumerate() {
             let span = span(descriptor);
-            if !covers(loaded, &span) {
+            if !covers(&known, &span) {
                 let (name, len) = (spec.peer().to_string(), span.len);
                 return Err(TransportError::NotRegistered { name, index, len });
             }
@@ -182,7 +180,7 @@ unsafe impl Transport for NixlTransport {
             first
                 .len
                 .checked_add(second.len)
-                .is_some_and(|len| covers(loaded, &Span { len, ..*first }))
+                .is_some_and(|len| covers(&known, &Span { len, ..*first }))
         };
         let pairs = coalesce_pairs(spec.local(), spec.remote().iter().map(span), union_is_covered)
             .map_err(|e| TransportError::BadMetadata { reason: e.to_string() })?;
@@ -200,8 +198,7 @@ unsafe impl Transport for NixlTransport {
     }
 
     fn notify(&self, peer: &PeerId, payload: &[u8]) -> Poll<Result<(), TransportError>> {
-        let Some(known) = self.directory.loaded().get(peer.as_str()).map(|l| Arc::clone(&l.peer))
-        else {
+        let Some(known) = self.directory.peer(peer) else {
             return Poll::Ready(Err(TransportError::UnknownPeer { name: peer.to_string() }));
         };
         if known.is_broken() {
@@ -227,11 +224,7 @@ unsafe impl Transport for NixlTransport {
         // The sink sends answers, which needs the gate, and wakes tasks.
         drop(entered);
         if let Some(arrived) = arrived {
-            let missed = notifications::hand_out(
-                arrived,
-                || self.directory.loaded().keys().cloned().collect(),
-                sink,
-            );
+            let missed = notifications::hand_out(arrived, || self.directory.names(), sink);
             self.note_missed(missed);
         }
         result.map_err(|error| failed("get_notifs", &error))
@@ -246,7 +239,7 @@ impl fmt::Debug for NixlTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NixlTransport")
             .field("agent", &self.agent)
-            .field("peers", &self.directory.loaded().len())
+            .field("peers", &self.directory.len())
             .finish_non_exhaustive()
     }
 }
