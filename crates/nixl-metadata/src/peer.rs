@@ -57,6 +57,12 @@ impl PeerInfo {
         })
     }
 
+    /// Whether a text can be the name of an agent: 1 to [`MAX_NAME_BYTES`](Self::MAX_NAME_BYTES) bytes without control characters.
+    #[must_use]
+    pub fn is_name(text: &str) -> bool {
+        name::check(Field::AgentName, text, Self::MAX_NAME_BYTES).is_ok()
+    }
+
     /// Sets the names of the transports by which the peer can be reached, best first.
     ///
     /// # Errors

@@ -185,15 +185,19 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     /// Without an error the message may be lost all the same, with its receiver.
     fn notify(&self, peer: &PeerId, payload: &[u8]) -> Poll<Result<(), TransportError>>;
 
-    /// Receives the queued notifications and passes each to `sink` with its sender's agent name. Payloads are a peer's bytes:
-    /// any length, any content.
+    /// Takes the notifications that have arrived and hands each to `sink` with its sender's agent name, which [can be
+    /// one](nixl_metadata::PeerInfo::is_name). Payloads are a peer's bytes: any length, any content.
+    ///
+    /// `sink` may call any method of the transport that does not block, to [answer](Self::notify) the sender for instance, and
+    /// wakes tasks: no lock is held that those need.
     ///
     /// # Errors
     ///
     /// The engine's failure; notifications received before it have been passed on.
     fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError>;
 
-    /// Notifications that were taken and could not be handed out, since their sender's name or their content cannot be read.
+    /// Notifications that were taken and could not be handed out, since their sender's name is none or their content cannot be read, and
+    /// senders that were left out since there were too many.
     fn unreadable_notifications(&self) -> u64 {
         0
     }

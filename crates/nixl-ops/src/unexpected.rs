@@ -1,5 +1,6 @@
 //! Unexpected notifications, and the interval of their receipt on an idle connection.
 
+use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use metrics::counter;
 ///
 /// | metric | kind | of |
 /// |---|---|---|
-/// | `nixl_unexpected_notifications_total`, `nixl_unexpected_notification_bytes_total` | counter | notifications without an operation or message handler |
-/// | `nixl_unreadable_notifications_total` | counter | notifications whose sender the engine cannot name |
+/// | `nixl_unexpected_notifications_total`, `nixl_unexpected_notification_bytes_total` | counter | notifications that ended no operation, and were for nothing under way |
+/// | `nixl_unreadable_notifications_total` | counter | notifications, and senders of them, that cannot be read or are more than one look reads |
 #[derive(Debug, Default)]
 pub(crate) struct Unexpected {
     notifications: AtomicU64,
@@ -53,6 +54,8 @@ impl Unexpected {
 pub(crate) struct IdleLooks {
     /// `None` until the first operation: no peer knows this side before.
     every: Option<Duration>,
+    /// Notifications that could not be read, at the last look.
+    unread: u64,
 }
 
 impl IdleLooks {
@@ -60,9 +63,11 @@ impl IdleLooks {
     const SHORTEST: Duration = Duration::from_millis(10);
     /// Bytes in one receipt after which the next comes sooner.
     const MUCH: u64 = 1 << 16;
+    /// Notifications that could not be read after which the next look comes sooner: a flood of names, of which a look reads a part.
+    const MANY: u64 = 1024;
 
     pub(crate) const fn new() -> Self {
-        Self { every: None }
+        Self { every: None, unread: 0 }
     }
 
     /// Records the begin of an operation.
@@ -78,10 +83,24 @@ impl IdleLooks {
     pub(crate) fn took(&mut self, bytes: u64) {
         if let Some(every) = &mut self.every {
             *every = match bytes >= Self::MUCH {
-                true => (*every / 10).max(Self::SHORTEST),
+                true => Self::sooner(*every),
                 false => (*every * 2).min(Self::LONGEST),
             };
         }
+    }
+
+    /// So many could not be read so far.
+    pub(crate) fn missed(&mut self, unread: u64) {
+        let before = mem::replace(&mut self.unread, unread);
+        if let Some(every) = &mut self.every
+            && unread.saturating_sub(before) >= Self::MANY
+        {
+            *every = Self::sooner(*every);
+        }
+    }
+
+    fn sooner(every: Duration) -> Duration {
+        (every / 10).max(Self::SHORTEST)
     }
 }
 
@@ -107,5 +126,23 @@ mod tests {
             looks.took(0);
         }
         assert_eq!(looks.every(), Some(IdleLooks::LONGEST));
+    }
+
+    #[test]
+    fn a_flood_of_names_is_looked_for_more_often() {
+        let mut looks = IdleLooks::new();
+        looks.begin();
+        let mut unread = 7;
+        looks.missed(unread);
+        assert_eq!(looks.every(), Some(IdleLooks::LONGEST), "a few");
+        for millis in [100, 20, 10, 10] {
+            looks.took(0);
+            unread += IdleLooks::MANY;
+            looks.missed(unread);
+            assert_eq!(looks.every(), Some(Duration::from_millis(millis)));
+        }
+        looks.missed(unread);
+        looks.took(0);
+        assert_eq!(looks.every(), Some(Duration::from_millis(20)));
     }
 }

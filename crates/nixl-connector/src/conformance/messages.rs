@@ -20,7 +20,11 @@ use crate::ConnectorBuilder;
 /// Far longer than any message takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Transfers by the transport, keeps the connection's link, and collects messages.
+/// Answered from inside its receipt.
+const QUESTION: &[u8] = b"a question";
+const ANSWER: &[u8] = b"an answer";
+
+/// Transfers by the transport, keeps the connection's link, collects messages, and answers questions.
 #[derive(Debug, Default)]
 struct Probe {
     link: OnceLock<ConnectionContext>,
@@ -66,6 +70,10 @@ impl PeerService for Connected {
     fn peer_ended(&self, _: &PeerId) {}
 
     fn receive(&self, from: &str, payload: &[u8]) -> Received {
+        if let (QUESTION, Some(link)) = (payload, self.0.link.get()) {
+            // An engine may be busy just now: then the question comes again.
+            let _ = link.transport().notify(&PeerId::new(from), ANSWER);
+        }
         let mut received = self.0.received.lock().unwrap_or_else(PoisonError::into_inner);
         received.push((from.to_owned(), payload.to_vec()));
         Received::Taken
@@ -95,6 +103,10 @@ impl Probe {
         });
         sent.await
     }
+
+    fn received(&self) -> Vec<(String, Vec<u8>)> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 async fn probed(builders: [ConnectorBuilder; 2]) -> Result<(Pair, [Arc<Probe>; 2]), Failure> {
@@ -122,21 +134,43 @@ pub(super) async fn arrive(builders: [ConnectorBuilder; 2]) -> Result<(), Failur
         initiator.notify(pair.target.name(), message).await??;
     }
     let until = Instant::now() + PATIENCE;
-    let received = || target.received.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    while received().len() < messages.len() && Instant::now() < until {
+    while target.received().len() < messages.len() && Instant::now() < until {
         thread::sleep(Duration::from_millis(1));
     }
-    let mut received = received();
+    let mut received = target.received();
     ensure(received.iter().all(|(from, _)| from == pair.initiator.name()), "the sender is named")?;
     received.sort_by_key(|(_, payload)| payload.len());
     ensure(
         received.iter().map(|(_, payload)| payload).eq(&messages),
         "every message arrives once and whole",
     )?;
-    ensure(
-        initiator.received.lock().unwrap_or_else(PoisonError::into_inner).is_empty(),
-        "no other peer gets them",
-    )
+    ensure(initiator.received().is_empty(), "no other peer gets them")
+}
+
+/// The receipt of a message, which runs inside the transport's look at what has arrived, sends another.
+pub(super) async fn answered(builders: [ConnectorBuilder; 2]) -> Result<(), Failure> {
+    let (pair, [target, initiator]) = probed(builders).await?;
+    // Each connects to the other.
+    for (owner, reader) in [(&pair.target, &pair.initiator), (&pair.initiator, &pair.target)] {
+        let mut offer = owner.create_readable(patterned(1, 64)?).await?;
+        let mut read = reader.begin_read(offer.metadata(), poisoned(64)?).await?;
+        read.wait_for_completion().await?;
+        offer.wait_for_completion().await?;
+    }
+    let until = Instant::now() + PATIENCE;
+    let is_answer =
+        |(from, payload): &(String, Vec<u8>)| from == pair.target.name() && payload == ANSWER;
+    let mut asked = 0;
+    while !initiator.received().iter().any(is_answer) {
+        ensure(Instant::now() < until, "a message can be answered from inside its receipt")?;
+        // The one before has been received, and its answer is not to be had.
+        if target.received().len() == asked {
+            initiator.notify(pair.target.name(), QUESTION).await??;
+            asked += 1;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 pub(super) async fn to_unknown_peer(builders: [ConnectorBuilder; 2]) -> Result<(), Failure> {

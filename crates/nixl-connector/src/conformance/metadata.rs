@@ -1,7 +1,10 @@
 //! Conformance of metadata: both encodings, repeated, out of date, and hostile.
 
+use std::sync::Arc;
+
 use nixl_device::Device;
 use nixl_metadata::{AgentMetadata, Limits, NotificationKey, RdmaMetadata, SerializedDescriptor};
+use nixl_ops::ConnectSpec;
 
 use super::Failure;
 use super::failure::ensure;
@@ -150,6 +153,26 @@ pub(super) async fn under_a_foreign_name(pair: &Pair, outsider: &Connector) -> R
         matches!(refused, Some(ConnectorError::Transport(TransportError::IdentityConflict { .. })));
     ensure(conflict, "one name is one agent")?;
     still_works(pair).await
+}
+
+/// An outsider introduces itself under the target's name, before the target is met and afterwards.
+pub(super) async fn introduced_under_a_foreign_name(
+    pair: &Pair,
+    outsider: &Connector,
+) -> Result<(), Failure> {
+    let offer = outsider.create_readable(patterned(1, LEN)?).await?;
+    let blob = rename(offer.metadata(), outsider.name(), pair.target.name())?;
+    for _ in 0..2 {
+        let (connection, name) = (pair.initiator.connection(), pair.target.name().to_owned());
+        let (transport, blob) = (Arc::clone(connection.transport()), blob.clone());
+        let introduce = move || {
+            transport.connect_for(&ConnectSpec::new(&blob).needing(&[]).introduced_by(&name))
+        };
+        // An engine may know that it is another's name.
+        let _ = connection.control().run(introduce).await?;
+        still_works(pair).await?;
+    }
+    Ok(())
 }
 
 async fn read_with_blob(

@@ -143,6 +143,9 @@ pub const CASES: &[Case] = &[
     with_outsider("metadata_under_a_foreign_name", |p, o| {
         Box::pin(metadata::under_a_foreign_name(p, o))
     }),
+    with_outsider("introduction_under_a_foreign_name", |p, o| {
+        Box::pin(metadata::introduced_under_a_foreign_name(p, o))
+    }),
     of_pair("wrong_kind", |p| Box::pin(pairing::wrong_kind(p))),
     of_pair("count_mismatch", |p| Box::pin(pairing::count_mismatch(p))),
     of_pair("size_mismatch", |p| Box::pin(pairing::size_mismatch(p))),
@@ -155,5 +158,6 @@ pub const CASES: &[Case] = &[
     of_pair("used_once", |p| Box::pin(endings::used_once(p))),
     of_pair("revoked", |p| Box::pin(endings::revoked(p))),
     of_builders("messages", |b| Box::pin(messages::arrive(b))),
+    of_builders("messages_answered_from_their_receipt", |b| Box::pin(messages::answered(b))),
     of_builders("messages_to_unknown_peer", |b| Box::pin(messages::to_unknown_peer(b))),
 ];

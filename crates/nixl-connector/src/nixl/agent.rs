@@ -4,7 +4,6 @@
     reason = "a notification map may move between threads, which its type does not declare"
 )]
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -400,42 +399,25 @@ impl Inside {
         }
     }
 
-    /// Takes the notifications that have arrived. Names and payloads are a peer's bytes. Returns how many senders and payloads could
-    /// not be read.
+    /// Takes the notifications that have arrived, if there are any. Also of a look that failed.
     pub(super) fn take_notifications(
         &mut self,
-        sink: &mut dyn FnMut(&str, &[u8]),
-    ) -> Result<u64, NixlError> {
-        // The binding cannot clear a map with an unreadable payload, so each map is filled once.
+    ) -> (Option<NotificationMap>, Result<(), NixlError>) {
+        // The binding cannot clear a map that holds a payload it cannot read, so a map is used until it is
+        // first filled.
         let mut map = match self.notifications.take() {
-            Some(map) => map,
-            None => Movable(NotificationMap::new()?),
+            Some(map) => map.0,
+            None => match NotificationMap::new() {
+                Ok(map) => map,
+                Err(error) => return (None, Err(error)),
+            },
         };
-        self.agent.get_notifications(&mut map.0, None)?;
-        if map.0.is_empty()? {
-            self.notifications = Some(map);
-            return Ok(0);
+        let result = self.agent.get_notifications(&mut map, None);
+        if map.is_empty().unwrap_or(true) {
+            self.notifications = Some(Movable(map));
+            return (None, result);
         }
-        // Unreadable notifications delay no other peer's. A peer with a name that is not UTF-8 cannot be connected.
-        let mut unreadable = 0;
-        let mut seen = HashSet::new();
-        for from in map.0.agents() {
-            // The binding truncates a name at a NUL: the rest is no name, or that of another peer.
-            let named = from.ok().filter(|from| seen.insert(*from));
-            let payloads =
-                named.and_then(|from| map.0.get_notifications(from).ok().map(|all| (from, all)));
-            let Some((from, payloads)) = payloads else {
-                unreadable += 1;
-                continue;
-            };
-            for payload in payloads {
-                match payload {
-                    Ok(payload) => sink(from, &payload),
-                    Err(_) => unreadable += 1,
-                }
-            }
-        }
-        Ok(unreadable)
+        (Some(map), result)
     }
 }
 

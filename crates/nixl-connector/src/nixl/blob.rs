@@ -8,9 +8,11 @@
 //! The layout is NIXL 1.5's: an intro, then records of tag, 8-byte length, value and `|`. The layout of UCX's keys: a map of 8
 //! bytes, a byte for the kind of memory, for each bit of the map a byte of length and a value, and optional data.
 
+use std::ops::Range;
 use std::str;
 
-use nixl_metadata::SerializedDescriptor;
+use nixl_metadata::{PeerInfo, SerializedDescriptor};
+use nixl_sys::MemType;
 
 use super::registrar::{memory_kind, wire_kind};
 
@@ -24,9 +26,6 @@ const UCX_MEMORY_KINDS: u8 = 9;
 
 /// The kinds of memory of NIXL, which indexes a table with them without a bounds check.
 const NIXL_MEMORY_KINDS: u32 = 5;
-
-/// The longest accepted name of an agent, in bytes.
-const MAX_NAME: usize = 255;
 
 /// Connection details by backend.
 pub(super) type Connections = Vec<(String, Vec<u8>)>;
@@ -64,11 +63,11 @@ impl<'a> Blob<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
         let rest = bytes.strip_prefix(INTRO).ok_or("it does not begin like NIXL's metadata")?;
         let mut reader = Reader { bytes, at: bytes.len() - rest.len() };
-        let name = reader.text("Agent", MAX_NAME)?;
+        let name = reader.text("Agent")?;
         let count = reader.number("Conns")?;
         let mut connections = Vec::new();
         for _ in 0..count {
-            connections.push((reader.text("t", MAX_NAME)?, reader.value("c")?));
+            connections.push((reader.text("t")?, reader.value("c")?));
         }
         if reader.value("")? != b"MemSection" {
             return Err(reader.fault("expected the memory section"));
@@ -76,7 +75,7 @@ impl<'a> Blob<'a> {
         let count = reader.number("nixlSecElms")?;
         let mut memories = Vec::new();
         for _ in 0..count {
-            let backend = reader.text("bknd", MAX_NAME)?;
+            let backend = reader.text("bknd")?;
             reader.memories(backend, &mut memories)?;
         }
         if reader.at != bytes.len() {
@@ -87,26 +86,52 @@ impl<'a> Blob<'a> {
 }
 
 impl Blob<'_> {
-    /// The blob reduced to memories that cover one of the ranges, since others may be out of date; the whole blob without
+    /// Leaves out memories that no transfer reaches. NIXL refuses those of a kind that its backend does not know, and forgets with them
+    /// all that it knew of the peer.
+    pub(super) fn leave_out_unreachable(&mut self, has_backend: impl Fn(&str) -> bool) {
+        /// No machine has as many GPUs.
+        const GPUS: u64 = 1024;
+        self.memories.retain(|memory| {
+            let (host, gpu) = (wire_kind(MemType::Dram), wire_kind(MemType::Vram));
+            let is_there = (memory.kind == host && memory.device == 0)
+                || (memory.kind == gpu && memory.device < GPUS);
+            is_there && has_backend(memory.backend)
+        });
+    }
+
+    /// Whether it lists one memory with two keys.
+    pub(super) fn contradicts_itself(&self) -> bool {
+        let place = |m: &Memory<'_>| (m.kind, m.device, m.address, m.len);
+        let mut sorted: Vec<_> = self.memories.iter().collect();
+        sorted.sort_unstable_by_key(|memory| (memory.backend, place(memory)));
+        let is_same =
+            |a: &Memory<'_>, b: &Memory<'_>| a.backend == b.backend && place(a) == place(b);
+        sorted.windows(2).any(|w| is_same(w[0], w[1]) && w[0].key != w[1].key)
+    }
+
+    /// The same with those memories alone that cover one of the ranges: what else it says may be out of date. All of it without
     /// ranges.
     pub(super) fn of_use_for(mut self, ranges: Option<&[SerializedDescriptor]>) -> Self {
         let Some(ranges) = ranges else { return self };
         let place = |range: &SerializedDescriptor| {
             let (kind, device) = memory_kind(range.device());
-            (wire_kind(kind), device, range.ptr(), range.size())
+            let end = range.ptr().checked_add(range.size())?;
+            Some(((wire_kind(kind), device), range.ptr(), end))
         };
-        let mut sorted: Vec<_> = ranges.iter().map(place).collect();
+        let mut sorted: Vec<_> = ranges.iter().filter_map(place).collect();
         sorted.sort_unstable();
+        // The first end of the ranges from each on: if one of those that begin in a memory ends there too, so does this.
+        for index in (1..sorted.len()).rev() {
+            let (device, _, end) = sorted[index];
+            let before = &mut sorted[index - 1];
+            if before.0 == device {
+                before.2 = before.2.min(end);
+            }
+        }
         self.memories.retain(|memory| {
-            let start = (memory.kind, memory.device, memory.address, 0);
-            let end = memory.address + memory.len;
-            let from = sorted.partition_point(|range| *range < start);
-            sorted[from..]
-                .iter()
-                .take_while(|(kind, device, address, _)| {
-                    (*kind, *device) == (memory.kind, memory.device) && *address < end
-                })
-                .any(|(.., address, len)| address.checked_add(*len).is_some_and(|e| e <= end))
+            let (device, Range { start, end }) = ((memory.kind, memory.device), memory.range());
+            let from = sorted.partition_point(|(of, at, _)| (*of, *at) < (device, start));
+            sorted.get(from).is_some_and(|(of, _, first)| *of == device && *first <= end)
         });
         self
     }
@@ -156,7 +181,12 @@ impl Memory<'_> {
         self.backend == UCX && parts(self.key).is_ok_and(|parts| parts.content == 0)
     }
 
-    /// The memory, over every address of a process.
+    /// Its addresses. A blob that was read has none that wraps around.
+    pub(super) fn range(&self) -> Range<u64> {
+        self.address..self.address + self.len
+    }
+
+    /// The same, over every address that a process can have.
     pub(super) fn over_all_addresses(&self) -> Self {
         Self { address: 1, len: u64::MAX / 2, ..*self }
     }
@@ -201,14 +231,13 @@ impl<'a> Reader<'a> {
             .map_err(|_| self.fault(&format!("the value of {tag:?} is not 8 bytes")))
     }
 
-    fn text(&mut self, tag: &str, max: usize) -> Result<&'a str, String> {
+    fn text(&mut self, tag: &str) -> Result<&'a str, String> {
         let value = self.value(tag)?;
         let text = str::from_utf8(value)
             .map_err(|_| self.fault(&format!("the value of {tag:?} is not UTF-8")))?;
-        if text.is_empty() || text.len() > max || text.contains('\0') {
-            return Err(
-                self.fault(&format!("the value of {tag:?} is empty, too long or has a NUL"))
-            );
+        if !PeerInfo::is_name(text) {
+            let what = "is empty, too long or has control characters";
+            return Err(self.fault(&format!("the value of {tag:?} {what}")));
         }
         Ok(text)
     }
@@ -365,7 +394,7 @@ pub(super) mod tests {
 
     #[test]
     fn names_that_would_panic_in_the_binding_are_refused() {
-        for name in [&b"\xff\xfe"[..], b"", b"a\0b", &[b'a'; 256]] {
+        for name in [&b"\xff\xfe"[..], b"", b"a\0b", b"a\nb", &[b'a'; 256]] {
             let mut bytes = INTRO.to_vec();
             record(&mut bytes, "Agent", name);
             assert!(Blob::parse(&bytes).is_err(), "{name:?}");

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nixl_descriptor::Span;
 use nixl_metadata::SerializedDescriptor;
@@ -15,12 +15,12 @@ use nixl_sys::NixlError;
 
 use super::agent::{Agent, Inside};
 use super::blob::{self, Blob, Connections, Memory};
-use super::endpoints::Endpoints;
 use super::files;
 use super::here;
 use super::introduced::Introduced;
+use super::lost::{Lost, LostPeers};
 use super::peer::Peer;
-use super::peers::{Change, Loaded};
+use super::peers::{Change, Loaded, Memories};
 use super::registrar::{memory_kind, wire_kind};
 use super::ucx;
 
@@ -30,27 +30,15 @@ pub(super) struct Directory {
     agent: Arc<Agent>,
     /// UCX's identity of this machine.
     machine: Option<u64>,
-    loaded: Mutex<HashMap<String, Loaded>>,
-    lost: Mutex<HashMap<String, Lost>>,
+    loaded: Mutex<HashMap<String, Arc<Loaded>>>,
+    lost: Mutex<LostPeers>,
     introduced: Mutex<Introduced>,
 }
 
-/// A peer whose connection broke, or that could not be reached. UCX may leak a file with each refused attempt, so such peers
-/// are tried rarely; NIXL may refuse the name as invalid from then on.
-#[derive(Debug)]
-struct Lost {
-    /// The earliest time of the next attempt.
-    until: Instant,
-    wait: Duration,
-    endpoints: Endpoints,
-}
-
-impl Lost {
-    const FIRST_WAIT: Duration = Duration::from_secs(1);
-    const MAX_WAIT: Duration = Duration::from_secs(60);
-}
-
 impl Directory {
+    /// The most memories that a peer's own message introduces. Its sender may be another agent than its owner has met.
+    const INTRODUCED: usize = 4096;
+
     pub(super) fn new(agent: Arc<Agent>) -> Self {
         Self {
             agent,
@@ -65,9 +53,24 @@ impl Directory {
         &self.agent
     }
 
-    /// The loaded peers. Never held while NIXL blocks.
-    pub(super) fn loaded(&self) -> MutexGuard<'_, HashMap<String, Loaded>> {
-        lock(&self.loaded)
+    /// A peer that is loaded.
+    pub(super) fn loaded(&self, name: &str) -> Option<Arc<Loaded>> {
+        lock(&self.loaded).get(name).cloned()
+    }
+
+    /// What transfers use of a peer that is loaded.
+    pub(super) fn peer(&self, peer: &PeerId) -> Option<Arc<Peer>> {
+        lock(&self.loaded).get(peer.as_str()).map(|loaded| Arc::clone(&loaded.peer))
+    }
+
+    /// The names of the peers that are loaded.
+    pub(super) fn names(&self) -> Vec<String> {
+        lock(&self.loaded).keys().cloned().collect()
+    }
+
+    /// How many peers are loaded.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.loaded).len()
     }
 
     /// Records a blob, if it has nothing new for NIXL.
@@ -76,11 +79,13 @@ impl Directory {
         metadata: &[u8],
         needed: Option<&[SerializedDescriptor]>,
     ) -> Option<Connected> {
-        let blob = Blob::parse(metadata).ok()?;
+        /// More memories are compared on the control thread.
+        const COMPARED_HERE: usize = 1024;
+        let mut blob = Blob::parse(metadata).ok().filter(|b| b.memories.len() <= COMPARED_HERE)?;
+        blob.leave_out_unreachable(|backend| self.agent.has_backend(backend));
         let all = blob.memories.len();
         let blob = blob.of_use_for(needed);
-        let mut loaded = self.loaded();
-        let known = loaded.get_mut(blob.name).filter(|l| l.change(&blob) == Change::Known)?;
+        let known = self.loaded(blob.name).filter(|l| l.change(&blob) == Change::Known)?;
         known.note(&blob);
         Some(connected_to(known.peer.id.clone(), &blob, all))
     }
@@ -91,65 +96,82 @@ impl Directory {
         self: &Arc<Self>,
         spec: &ConnectSpec<'_>,
     ) -> Result<Connected, TransportError> {
-        let blob = Blob::parse(spec.metadata())
-            .map_err(|reason| TransportError::BadMetadata { reason })?;
+        let bad = |reason: String| TransportError::BadMetadata { reason };
+        let mut blob = Blob::parse(spec.metadata()).map_err(bad)?;
         spec.check_name(blob.name)?;
+        if spec.introducer().is_some() && blob.memories.len() > Self::INTRODUCED {
+            let (count, most) = (blob.memories.len(), Self::INTRODUCED);
+            return Err(bad(format!("it introduces {count} memories, of at most {most}")));
+        }
+        blob.leave_out_unreachable(|backend| self.agent.has_backend(backend));
         let all = blob.memories.len();
         let blob = blob.of_use_for(spec.needed());
+        if blob.contradicts_itself() {
+            return Err(bad("it lists one memory with two keys".to_owned()));
+        }
         if blob.name == self.agent.name() {
             return Err(TransportError::OwnIdentity { name: blob.name.to_owned() });
         }
         if !blob.connections.iter().any(|(backend, _)| self.agent.has_backend(backend)) {
             let theirs: Vec<_> = blob.connections.iter().map(|(backend, _)| *backend).collect();
             let reason = format!("its backends ({}) are none of this agent's", theirs.join(", "));
-            return Err(TransportError::BadMetadata { reason });
+            return Err(bad(reason));
         }
-        self.agent.check(&blob).map_err(|error| {
-            let reason = format!("its UCX address is damaged: {error}");
-            TransportError::BadMetadata { reason }
-        })?;
-        let known = {
-            let loaded = self.loaded();
-            let known = loaded.get(blob.name);
-            known.map(|l| (Arc::clone(&l.peer), l.is_masked(), l.change(&blob), l.for_nixl(&blob)))
-        };
+        self.agent
+            .check(&blob)
+            .map_err(|error| bad(format!("its UCX address is damaged: {error}")))?;
+        let connected = self.bring_up_to_date(spec, &blob, all)?;
+        self.note_introduced(connected.peer(), spec.introducer().is_some());
+        Ok(connected)
+    }
+
+    /// Tells NIXL of what it does not know.
+    fn bring_up_to_date(
+        self: &Arc<Self>,
+        spec: &ConnectSpec<'_>,
+        blob: &Blob<'_>,
+        all: usize,
+    ) -> Result<Connected, TransportError> {
+        let known = self.loaded(blob.name);
         let id = match &known {
-            Some((peer, ..)) => peer.id.clone(),
+            Some(loaded) => loaded.peer.id.clone(),
             None => PeerId::new(blob.name),
         };
-        let mut each = false;
-        match &known {
-            Some((_, _, Change::Conflict, _)) => {
-                return Err(TransportError::IdentityConflict { name: blob.name.to_owned() });
-            }
-            Some((peer, _, change @ (Change::Known | Change::Merge), for_nixl)) => {
-                if *change == Change::Merge
-                    && let Err(error) = self.load(for_nixl, blob.name)
-                {
-                    // NIXL may have dropped the peer's metadata.
-                    peer.set_broken();
-                    self.ended(peer);
-                    return Err(error);
+        let (mut each, mut was_masked) = (false, None);
+        if let Some(loaded) = known {
+            match loaded.change(blob) {
+                // The name of a peer that this process uses may have been taken by another that introduced itself.
+                Change::Conflict if spec.introducer().is_none() && !loaded.is_used() => {
+                    self.retire(&loaded.peer)?;
                 }
-                if let Some(loaded) = self.loaded().get_mut(blob.name) {
-                    loaded.note(&blob);
+                Change::Conflict => {
+                    return Err(TransportError::IdentityConflict { name: blob.name.to_owned() });
                 }
-                return Ok(connected_to(id, &blob, all));
+                Change::Replace => {
+                    (each, was_masked) = (!loaded.peer.is_broken(), Some(loaded.is_masked()));
+                    self.retire(&loaded.peer)?;
+                }
+                change @ (Change::Known | Change::Merge) => {
+                    if change == Change::Merge
+                        && let Err(error) = self.load(&loaded.for_nixl(blob), blob.name)
+                    {
+                        // NIXL may have dropped what it knew of the peer.
+                        loaded.peer.set_broken();
+                        self.ended(&loaded.peer);
+                        return Err(error);
+                    }
+                    loaded.note(blob);
+                    return Ok(connected_to(id, blob, all));
+                }
             }
-            Some((peer, _, Change::Replace, _)) => {
-                each = !peer.is_broken();
-                self.retire(peer)?;
-            }
-            None => {}
         }
-        let was_masked = known.map(|(_, is_masked, ..)| is_masked);
-        let masked = self.masked(&blob, was_masked, spec.is_foreign())?;
-        let mut loaded = Loaded::new(Peer::new(id.clone()), &blob, masked, each);
-        self.meet(&loaded.for_nixl(&blob), blob.name)?;
-        loaded.endpoints = self.agent.endpoints(&blob);
-        loaded.note(&blob);
-        self.loaded().insert(blob.name.to_owned(), loaded);
-        Ok(connected_to(id, &blob, all).superseding())
+        let masked = self.masked(blob, was_masked, spec.is_foreign())?;
+        let mut loaded = Loaded::new(Peer::new(id.clone()), blob, masked, each);
+        self.meet(&loaded.for_nixl(blob), blob.name, &blob.connections)?;
+        loaded.endpoints = self.agent.endpoints(blob);
+        loaded.note(blob);
+        lock(&self.loaded).insert(blob.name.to_owned(), Arc::new(loaded));
+        Ok(connected_to(id, blob, all).superseding())
     }
 
     /// Connection details with another machine, for a peer that claims this host without proof. The first choice applies while
@@ -176,13 +198,15 @@ impl Directory {
         }
     }
 
-    /// Records that a peer was connected by its own message, or is in use by this process. Beyond a bound the oldest are
-    /// forgotten, unless a transfer with them is in flight. **Blocks.**
-    pub(super) fn note_introduced(&self, peer: &PeerId, is_introduced: bool) {
-        let forgotten = match is_introduced {
-            true => lock(&self.introduced).add(peer.as_str()),
-            false => return lock(&self.introduced).remove(peer.as_str()),
-        };
+    /// Notes that a peer was connected by its own message, or is one that this process uses, which it is from then on. Those connected
+    /// the longest ago are forgotten beyond a number, unless a transfer with them is in flight. **Blocks.**
+    fn note_introduced(&self, peer: &PeerId, is_introduced: bool) {
+        let Some(loaded) = self.loaded(peer.as_str()) else { return };
+        if !is_introduced || loaded.is_used() {
+            loaded.set_used();
+            return lock(&self.introduced).remove(peer.as_str());
+        }
+        let forgotten = lock(&self.introduced).add(peer.as_str());
         for name in forgotten {
             if self.disconnect(&PeerId::new(&*name)).is_err() {
                 // In use: retried next time.
@@ -202,12 +226,12 @@ impl Directory {
         ranges: impl Iterator<Item = &'a Span>,
     ) -> Result<Arc<Peer>, TransportError> {
         let name = || peer.to_string();
-        let loaded = self.loaded();
-        let loaded = loaded
-            .get(peer.as_str())
+        let loaded = self
+            .loaded(peer.as_str())
             .ok_or_else(|| TransportError::UnknownPeer { name: name() })?;
+        let known = loaded.memories();
         for (index, range) in ranges.enumerate() {
-            if !covers(loaded, range) {
+            if !covers(&known, range) {
                 return Err(TransportError::NotRegistered { name: name(), index, len: range.len });
             }
         }
@@ -216,14 +240,12 @@ impl Directory {
 
     /// Forgets a peer, if it is known. **Blocks.**
     pub(super) fn disconnect(&self, peer: &PeerId) -> Result<(), TransportError> {
-        let known = self.loaded().get(peer.as_str()).map(|l| Arc::clone(&l.peer));
-        known.map_or(Ok(()), |known| self.retire(&known))
+        self.peer(peer).map_or(Ok(()), |known| self.retire(&known))
     }
 
     /// Forgets an ended peer, now or after the last transfer with it. **Blocks.**
     pub(super) fn peer_ended(self: &Arc<Self>, peer: &PeerId) {
-        let known = self.loaded().get(peer.as_str()).map(|l| Arc::clone(&l.peer));
-        if let Some(known) = known {
+        if let Some(known) = self.peer(peer) {
             known.set_broken();
             self.ended(&known);
         }
@@ -231,10 +253,8 @@ impl Directory {
 
     /// Waits until no transfer with the peer is in flight. The wait and the returned guard block further posts.
     pub(super) fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {
-        let known =
-            self.loaded().get(peer.as_str()).map(|loaded| Arc::clone(&loaded.peer.transfers));
-        match known {
-            Some(transfers) => Box::pin(transfers.until_idle()),
+        match self.peer(peer) {
+            Some(known) => Box::pin(Arc::clone(&known.transfers).until_idle()),
             None => Box::pin(ready(Idle::holding(()))),
         }
     }
@@ -248,10 +268,7 @@ impl Directory {
         let (directory, peer) = (Arc::clone(self), Arc::clone(peer));
         let agent = Arc::clone(&self.agent);
         agent.control().post(move || {
-            let current = directory
-                .loaded()
-                .get(peer.id.as_str())
-                .is_some_and(|l| Arc::ptr_eq(&l.peer, &peer));
+            let current = directory.peer(&peer.id).is_some_and(|p| Arc::ptr_eq(&p, &peer));
             if current && let Err(error) = directory.retire(&peer) {
                 tracing::debug!(%error, "NIXL cannot forget an ended peer");
             }
@@ -286,10 +303,11 @@ impl Directory {
             return Err(TransportError::PeerBusy { name: peer.id.to_string() });
         }
         peer.set_forgotten();
-        let loaded = self.loaded().remove(peer.id.as_str());
-        if peer.is_broken() {
-            let endpoints = loaded.map(|loaded| loaded.endpoints).unwrap_or_default();
-            self.note_lost(peer.id.as_str(), Duration::ZERO, endpoints);
+        let loaded = lock(&self.loaded).remove(peer.id.as_str());
+        if let Some(loaded) = loaded.filter(|_| peer.is_broken()) {
+            let mut lost = lock(&self.lost);
+            let id = lost.id(peer.id.as_str(), &loaded.connections());
+            lost.note(id, Duration::ZERO, loaded.endpoints.clone());
         }
         inside
             .agent
@@ -297,22 +315,28 @@ impl Directory {
             .map_err(|e| failed("invalidate_remote_md", &e))
     }
 
-    /// Loads a peer that is new to NIXL, unless that failed recently.
-    fn meet(&self, metadata: &[u8], name: &str) -> Result<(), TransportError> {
+    /// Loads a peer that NIXL does not know, unless that failed not long ago.
+    fn meet(
+        &self,
+        metadata: &[u8],
+        name: &str,
+        connections: &[(&str, &[u8])],
+    ) -> Result<(), TransportError> {
         let gone = || TransportError::PeerGone { name: name.to_owned() };
-        let lost = lock(&self.lost).get(name).map(|l| (l.until, l.wait, l.endpoints.clone()));
-        if let Some((until, _, endpoints)) = &lost {
-            if Instant::now() < *until {
+        let id = lock(&self.lost).id(name, connections);
+        let lost = lock(&self.lost).get(id);
+        if let Some(lost) = &lost {
+            if lost.is_early() {
                 return Err(gone());
             }
-            if endpoints.refuse() {
-                self.note_lost(name, Lost::FIRST_WAIT, endpoints.clone());
+            if lost.endpoints.refuse() {
+                lock(&self.lost).note(id, Lost::FIRST_WAIT, lost.endpoints.clone());
                 return Err(gone());
             }
         }
         let error = match self.load(metadata, name) {
             Ok(()) => {
-                lock(&self.lost).remove(name);
+                lock(&self.lost).remove(id);
                 return Ok(());
             }
             Err(error) => error,
@@ -325,16 +349,10 @@ impl Directory {
         if is_local || (lost.is_none() && error != gone()) {
             return Err(error);
         }
-        let (wait, endpoints) = lost.map(|(_, wait, e)| (wait * 2, e)).unwrap_or_default();
-        self.note_lost(name, wait.clamp(Lost::FIRST_WAIT, Lost::MAX_WAIT), endpoints);
+        let (wait, endpoints) =
+            lost.map(|lost| (lost.wait * 2, lost.endpoints)).unwrap_or_default();
+        lock(&self.lost).note(id, wait.clamp(Lost::FIRST_WAIT, Lost::MAX_WAIT), endpoints);
         Err(gone())
-    }
-
-    fn note_lost(&self, name: &str, wait: Duration, endpoints: Endpoints) {
-        let now = Instant::now();
-        let mut lost = lock(&self.lost);
-        lost.retain(|_, lost| now < lost.until + Lost::MAX_WAIT);
-        lost.insert(name.to_owned(), Lost { until: now + wait, wait, endpoints });
     }
 
     fn load(&self, metadata: &[u8], name: &str) -> Result<(), TransportError> {
@@ -369,9 +387,9 @@ fn connected_to(id: PeerId, blob: &Blob<'_>, all: usize) -> Connected {
 }
 
 /// Whether one registration of the peer covers the range.
-pub(super) fn covers(loaded: &Loaded, span: &Span) -> bool {
+pub(super) fn covers(known: &Memories, span: &Span) -> bool {
     let (kind, device) = memory_kind(span.device);
-    loaded.covers(wire_kind(kind), device, span.address, span.len)
+    known.covers(wire_kind(kind), device, span.address, span.len)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -381,3 +399,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) fn failed(call: &'static str, error: &NixlError) -> TransportError {
     TransportError::Engine { engine: "nixl", call, reason: error.to_string().into() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,15 +12,16 @@
 //! | a request, list or notification map used with the wrong agent or after it | `agent` owns the agent; no part of it leaves this module |
 //! | a blob with a bad name panics, a forged one evicts a healthy peer, a changed one wedges it | `blob` parses every blob strictly, `peers` compares it with what is loaded |
 //! | memory of a kind that NIXL does not know is written beyond the end of a table | `blob` refuses it |
-//! | a damaged worker address ends the process | `worker_address` parses all of it before UCX does |
-//! | a dead peer keeps its endpoints, attempts to reach it leak files | `directory` makes NIXL forget it, and limits the attempts; `endpoints` probes first whether it listens |
-//! | changing memory makes it forget and reload the peer, which leaks sockets on both sides | `peers` loads keys without content once, over all addresses |
-//! | its listening socket is closed for good after one refused `accept` | `listener` detects it, and the connector's health reports it |
-//! | its one error code also means that no file can be opened | `files` checks |
-//! | a peer that does not answer blocks everything for minutes | `agent` makes UCX connect without waiting |
-//! | without a current context GPU memory is taken for host memory | `gpu` makes it current around calls |
-//! | and if UCX did not see its allocation | `ucx/settings` makes UCX query the driver |
-//! | settings with commas, and those of the process, cannot be passed, and invalid ones are ignored | `ucx` validates and sets them in UCX itself |
+//! | memory that a backend refuses makes it forget all that it knew of the peer of that name | `blob` leaves out what no transfer reaches, and refuses two keys for one memory |
+//! | a damaged worker address ends the process | `worker_address` reads all of it before UCX does |
+//! | a peer that died keeps its endpoints, attempts to reach it leak files | `directory` has NIXL forget it; `lost` does not let it be tried often; `endpoints` asks whether it listens before |
+//! | memory that comes and goes makes it forget and load the peer, which leaks sockets on both sides | `peers` loads keys that say nothing of their memory once, over all addresses |
+//! | its listening socket is closed for good after one refused `accept` | `listener` notices, and the connector's health says so |
+//! | its one error code also means that no file can be opened | `files` looks |
+//! | a peer that does not answer blocks everything for minutes | `agent` has UCX connect without waiting |
+//! | GPU memory is taken for the host's where no context is current | `gpu` makes it current around calls |
+//! | and where UCX did not see its allocation | `ucx/settings` has it ask the driver |
+//! | settings with commas, and those of the process, cannot be given, and wrong ones are ignored | `ucx` asks and tells UCX itself |
 //! | more network interfaces than UCX takes end its start, and more than 64 names in a list the process | `ucx/choice` names some; `ucx/settings` counts |
 //! | UCX's module for EFA loads a second libnl, whose destructors crash at exit | `ucx/settings` excludes it without such a device |
 //! | UCX ends the owner's process if a reader over TCP dies before its reply | `ucx/replies` replaces the responsible functions |
@@ -29,17 +30,19 @@
 //! | a refused thread ends the process, and so does a file beyond the limit or a log that cannot be opened | `threads`, `files` and `ucx/files` check first |
 //! | after a refused registration of GPU memory, no peer accepts the agent's metadata | `registrar` tries it with another agent first |
 //! | deregistering under a running request dangles | registrations are held by the transfer |
-//! | a non-UTF-8 notification blocks all later ones | read as bytes, one by one |
-//! | a sender's name with a NUL is not found, or resolves to another peer | skipped and counted, without notifications of others |
-//! | unreceived notifications are queued without a bound | an idle connection receives them once a second |
-//! | the agent is destroyed on the thread of its last drop | `agent` sends it to the control thread |
-//! | a thread inside NIXL during exit crashes, and so does a remaining agent | `exit` closes the gate, waits for the threads, and destroys the agents |
-//! | closing a library with this code leaves UCX and the C library with dangling functions | `loaded` keeps it open |
-//! | in the child of a fork UCX waits for a missing thread, and shares its events with the parent | `forked` resets UCX there, and serves its events |
+//! | a non-UTF-8 notification blocks all later ones | `notifications` reads bytes, one by one |
+//! | a sender's name with a NUL is not found, or is another peer's for a second time | skipped and counted, and no notification of others with it |
+//! | nothing can be sent, and no transfer posted, by a thread that hands out notifications inside NIXL | `transport` leaves it before |
+//! | notifications that are not taken are queued without a bound | an idle connection takes them once a second |
+//! | the agent is destroyed on the thread that drops it last | `agent` sends it to the control thread |
+//! | a thread inside NIXL while the process exits crashes, and so does an agent that is left | `exit` waits for the threads, lets none in again, and destroys the agents |
+//! | a library with this code that is closed leaves UCX and the C library with functions that are gone | `loaded` keeps it |
+//! | in the child of a fork UCX waits for a thread that is not there, and shares its events with the parent | `forked` has UCX begin anew there, and serves its events |
 
 mod agent;
 mod blob;
 mod configuration;
+mod cover;
 mod directory;
 mod endpoints;
 mod exit;
@@ -52,11 +55,15 @@ pub mod fuzz;
 mod gpu;
 mod here;
 mod introduced;
+mod known;
 mod library;
 mod listener;
 mod loaded;
+mod lost;
 mod names;
+mod notifications;
 mod options;
+mod overlap;
 mod peer;
 mod peers;
 mod registrar;

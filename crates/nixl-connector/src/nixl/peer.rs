@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nixl_ops::PeerId;
+use nixl_ops::{PeerId, TransportError};
 
 use crate::occupancy::Occupancy;
 
@@ -22,7 +22,16 @@ impl Peer {
         Arc::new(Self { id, transfers: Arc::default(), broken, forgotten })
     }
 
-    /// A transfer failed: the next needs a new connection.
+    /// NIXL has failed with the peer. It does not tell why: it is the peer, or the way to it, unless this side cannot open files, which says
+    /// nothing of the peer.
+    pub(super) fn failed(&self, lack_of_files: Option<TransportError>) -> TransportError {
+        lack_of_files.unwrap_or_else(|| {
+            self.set_broken();
+            TransportError::PeerGone { name: self.id.to_string() }
+        })
+    }
+
+    /// A transfer failed: the connection must be made anew before the next.
     pub(super) fn set_broken(&self) {
         self.broken.store(true, Ordering::Release);
     }
@@ -38,5 +47,20 @@ impl Peer {
 
     pub(super) fn is_forgotten(&self) -> bool {
         self.forgotten.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lack_of_files_says_nothing_of_the_peer() {
+        let peer = Peer::new(PeerId::new("p"));
+        let lack = TransportError::OutOfFiles { open: 1, limit: 1 };
+        assert_eq!(peer.failed(Some(lack.clone())), lack);
+        assert!(!peer.is_broken());
+        assert_eq!(peer.failed(None), TransportError::PeerGone { name: "p".to_owned() });
+        assert!(peer.is_broken());
     }
 }

@@ -5,11 +5,13 @@
 //! this module computes the difference first, and loads memory under a key without content as one range over all addresses:
 //! changing memory then changes nothing in NIXL.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::blob::{Blob, Connections, Memory};
 use super::endpoints::Endpoints;
+use super::known::Known;
 use super::peer::Peer;
 
 /// The step that brings NIXL up to date with a blob.
@@ -33,121 +35,29 @@ pub(super) struct Loaded {
     given: Connections,
     /// The connection details in NIXL, if they differ.
     masked: Option<Connections>,
-    groups: HashMap<Group, Known>,
-    /// UCX's address of the peer.
+    /// Where UCX has found it.
     pub(super) endpoints: Endpoints,
     /// Whether NIXL gets each memory separately, since keys without content differ.
     each: bool,
-    /// The number of recorded blobs.
+    /// Whether this process has an operation with it: it did not introduce itself alone.
+    is_used: AtomicBool,
+    memories: RwLock<Memories>,
+}
+
+/// The memories of a peer that NIXL knows.
+#[derive(Debug, Default)]
+pub(super) struct Memories {
+    groups: BTreeMap<Group, Known>,
+    /// How many blobs have been noted.
     noted: u64,
 }
 
-/// Memories in one list of NIXL.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+/// Memories that NIXL keeps in one list.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct Group {
-    backend: Arc<str>,
     kind: u32,
     device: u64,
-}
-
-impl Group {
-    fn of(memory: &Memory<'_>) -> Self {
-        Self { backend: memory.backend.into(), kind: memory.kind, device: memory.device }
-    }
-}
-
-/// The memories of one group.
-#[derive(Debug)]
-struct Known {
-    /// The key for every address, if the group was loaded that way.
-    any: Option<Vec<u8>>,
-    /// By address and length. Equal ones with different keys are the same memory registered anew.
-    places: BTreeMap<(u64, u64), Place>,
-    longest: u64,
-}
-
-#[derive(Debug)]
-struct Place {
-    /// Empty if NIXL has every address under one key.
-    key: Vec<u8>,
-    /// The number of the last blob with it.
-    seen: u64,
-}
-
-impl Known {
-    /// Withdrawn memories are cleared beyond this many per current one.
-    const STALE: usize = 4;
-    /// Fewer are not cleared.
-    const KEPT: usize = 1024;
-
-    fn new(any: Option<Vec<u8>>) -> Self {
-        Self { any, places: BTreeMap::new(), longest: 0 }
-    }
-
-    fn is_crowded(&self, new: usize, current: usize) -> bool {
-        let known = self.places.len() + new;
-        known > Self::KEPT && known / Self::STALE > current
-    }
-
-    /// The change by these memories of a blob, all of one group.
-    fn change(&self, memories: &[&Memory<'_>]) -> Change {
-        if let Some(key) = &self.any {
-            let same = memories.iter().all(|memory| memory.key == key);
-            return if same { Change::Known } else { Change::Replace };
-        }
-        let mut new = 0;
-        for memory in memories {
-            match self.places.get(&(memory.address, memory.len)) {
-                Some(place) if place.key == memory.key => {}
-                Some(_) => return Change::Replace,
-                // NIXL would take the first registration that covers a range, which may be a withdrawn one.
-                None if self.hides(memory, memories) => return Change::Replace,
-                None => new += 1,
-            }
-        }
-        match new {
-            _ if self.is_crowded(new, memories.len()) => Change::Replace,
-            0 => Change::Known,
-            _ => Change::Merge,
-        }
-    }
-
-    /// Whether a known memory that the blob no longer has shares bytes with `memory`.
-    fn hides(&self, memory: &Memory<'_>, blob: &[&Memory<'_>]) -> bool {
-        let end = memory.address + memory.len;
-        self.places
-            .range(..(end, 0))
-            .rev()
-            .take_while(|((address, _), _)| address.saturating_add(self.longest) > memory.address)
-            .filter(|((address, len), _)| address + len > memory.address)
-            // Under one key without content, either serves.
-            .filter(|(_, place)| place.key != memory.key || !memory.has_empty_key())
-            .any(|(place, _)| !blob.iter().any(|m| (m.address, m.len) == *place))
-    }
-
-    fn note(&mut self, memories: &[&Memory<'_>], number: u64) {
-        for memory in memories {
-            let key = if self.any.is_some() { Vec::new() } else { memory.key.to_vec() };
-            self.longest = self.longest.max(memory.len);
-            self.places.insert((memory.address, memory.len), Place { key, seen: number });
-        }
-        if self.any.is_some() && self.is_crowded(0, memories.len()) {
-            let mut seen: Vec<_> = self.places.values().map(|place| place.seen).collect();
-            let middle = seen.len() / 2;
-            let median = *seen.select_nth_unstable(middle).1;
-            self.places.retain(|_, place| place.seen >= median);
-            self.longest = self.places.keys().map(|(_, len)| *len).max().unwrap_or(0);
-        }
-    }
-
-    /// Whether one registration covers the range.
-    fn covers(&self, address: u64, end: u64) -> bool {
-        self.places
-            .range(..=(address, u64::MAX))
-            .rev()
-            .take_while(|((start, _), _)| start.saturating_add(self.longest) >= end)
-            .any(|((start, len), _)| start + len >= end)
-    }
+    backend: Box<str>,
 }
 
 impl Loaded {
@@ -164,16 +74,30 @@ impl Loaded {
             peer,
             given,
             masked,
-            groups: HashMap::new(),
             endpoints: Endpoints::default(),
             each,
-            noted: 0,
+            is_used: AtomicBool::new(false),
+            memories: RwLock::default(),
         }
     }
 
     /// Whether the peer was loaded with connection details other than its own.
     pub(super) fn is_masked(&self) -> bool {
         self.masked.is_some()
+    }
+
+    /// This process has an operation with the peer.
+    pub(super) fn set_used(&self) {
+        self.is_used.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
+    }
+
+    /// The connection details as the peer gives them.
+    pub(super) fn connections(&self) -> Vec<(&str, &[u8])> {
+        self.given.iter().map(|(kind, details)| (&**kind, &**details)).collect()
     }
 
     fn has_connections_of(&self, blob: &Blob<'_>) -> bool {
@@ -192,23 +116,16 @@ impl Loaded {
         if !self.has_connections_of(blob) {
             return Change::Conflict;
         }
-        let mut change = Change::Known;
-        for (group, memories) in by_group(blob) {
-            match self.groups.get(&group).map_or(Change::Merge, |known| known.change(&memories)) {
-                Change::Known => {}
-                Change::Merge => change = Change::Merge,
-                other => return other,
-            }
-        }
-        change
+        self.memories().change(blob)
     }
 
     /// The blob for NIXL to load, after [`change`](Self::change).
     pub(super) fn for_nixl(&self, blob: &Blob<'_>) -> Vec<u8> {
         let mut memories = Vec::with_capacity(blob.memories.len());
+        let known = self.memories();
         for (group, of_group) in by_group(blob) {
-            let any = match self.groups.get(&group) {
-                Some(known) => known.any.is_some(),
+            let any = match known.groups.get(&group) {
+                Some(known) => known.is_of_any_address(),
                 None => self.common_key(&of_group).is_some(),
             };
             match of_group.first() {
@@ -216,18 +133,21 @@ impl Loaded {
                 _ => memories.extend(of_group.into_iter().copied()),
             }
         }
-        let connections = self.masked.as_ref().unwrap_or(&self.given);
-        let connections = connections.iter().map(|(kind, details)| (&**kind, &**details)).collect();
+        let connections = match &self.masked {
+            Some(masked) => masked.iter().map(|(kind, details)| (&**kind, &**details)).collect(),
+            None => self.connections(),
+        };
         Blob { name: blob.name, connections, memories }.encode()
     }
 
-    /// Records loaded metadata.
-    pub(super) fn note(&mut self, blob: &Blob<'_>) {
-        self.noted += 1;
-        for (group, memories) in by_group(blob) {
-            let any = self.common_key(&memories).map(<[u8]>::to_vec);
-            let known = self.groups.entry(group).or_insert_with(|| Known::new(any));
-            known.note(&memories, self.noted);
+    /// Notes what NIXL has loaded, or had before.
+    pub(super) fn note(&self, blob: &Blob<'_>) {
+        let mut memories = self.memories.write().unwrap_or_else(PoisonError::into_inner);
+        let Memories { groups, noted } = &mut *memories;
+        *noted += 1;
+        for (group, of_group) in by_group(blob) {
+            let any = self.common_key(&of_group).map(<[u8]>::to_vec);
+            groups.entry(group).or_insert_with(|| Known::new(any)).note(&of_group, *noted);
         }
     }
 
@@ -238,30 +158,54 @@ impl Loaded {
         (common && !self.each).then_some(first.key)
     }
 
+    /// The memories that NIXL knows. Of one peer: what another says of its own, however much, holds nothing up.
+    pub(super) fn memories(&self) -> RwLockReadGuard<'_, Memories> {
+        self.memories.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memories {
+    /// All groups together have no more places than this beside many current ones.
+    const KEPT: usize = 16 * Known::KEPT;
+
+    fn change(&self, blob: &Blob<'_>) -> Change {
+        let mut change = Change::Known;
+        for (group, memories) in by_group(blob) {
+            match self.groups.get(&group).map_or(Change::Merge, |known| known.change(&memories)) {
+                Change::Known => {}
+                Change::Merge => change = Change::Merge,
+                other => return other,
+            }
+        }
+        let current = blob.memories.len();
+        let all = self.groups.values().map(Known::len).sum::<usize>() + current;
+        match change {
+            Change::Merge if all > Self::KEPT && Known::is_crowd(all, current) => Change::Replace,
+            change => change,
+        }
+    }
+
     /// Whether one registration covers the range.
     pub(super) fn covers(&self, kind: u32, device: u64, address: u64, len: u64) -> bool {
         let Some(end) = address.checked_add(len) else { return false };
+        let first = Group { kind, device, backend: Box::default() };
         self.groups
-            .iter()
-            .filter(|(group, _)| group.kind == kind && group.device == device)
+            .range(first..)
+            .take_while(|(group, _)| group.kind == kind && group.device == device)
             .any(|(_, known)| known.covers(address, end))
     }
 }
 
 fn by_group<'a, 'b>(blob: &'b Blob<'a>) -> Vec<(Group, Vec<&'b Memory<'a>>)> {
-    let mut groups: Vec<(Group, Vec<&Memory<'_>>)> = Vec::new();
+    let mut groups = BTreeMap::<_, Vec<_>>::new();
     for memory in &blob.memories {
-        let is_of = |group: &Group| {
-            group.kind == memory.kind
-                && group.device == memory.device
-                && &*group.backend == memory.backend
-        };
-        match groups.iter_mut().find(|(group, _)| is_of(group)) {
-            Some((_, memories)) => memories.push(memory),
-            None => groups.push((Group::of(memory), vec![memory])),
-        }
+        let Memory { kind, device, backend, .. } = *memory;
+        groups.entry((kind, device, backend)).or_default().push(memory);
     }
-    groups
+    let group = |((kind, device, backend), memories): ((u32, u64, &str), _)| {
+        (Group { kind, device, backend: backend.into() }, memories)
+    };
+    groups.into_iter().map(group).collect()
 }
 
 #[cfg(test)]
@@ -289,7 +233,7 @@ mod tests {
 
     fn loaded(memories: Vec<Memory<'_>>) -> Loaded {
         let blob = blob(memories);
-        let mut loaded = Loaded::new(Peer::new(PeerId::new("p")), &blob, None, false);
+        let loaded = Loaded::new(Peer::new(PeerId::new("p")), &blob, None, false);
         loaded.note(&blob);
         loaded
     }
@@ -329,12 +273,12 @@ mod tests {
 
     #[test]
     fn memory_under_a_key_that_says_nothing_of_it_is_known_wherever_it_is() {
-        let mut known = loaded(vec![memory(100, 10, &EMPTY)]);
+        let known = loaded(vec![memory(100, 10, &EMPTY)]);
         let elsewhere = blob(vec![memory(105, 20, &EMPTY)]);
         assert_eq!(known.change(&elsewhere), Change::Known);
-        assert!(!known.covers(0, 0, 105, 20), "offers are checked all the same");
+        assert!(!known.memories().covers(0, 0, 105, 20), "offers are checked all the same");
         known.note(&elsewhere);
-        assert!(known.covers(0, 0, 105, 20) && known.covers(0, 0, 100, 10));
+        assert!(known.memories().covers(0, 0, 105, 20) && known.memories().covers(0, 0, 100, 10));
         let written = known.for_nixl(&elsewhere);
         let written = Blob::parse(&written).unwrap();
         assert_eq!(written.memories, vec![elsewhere.memories[0].over_all_addresses()]);
@@ -348,7 +292,7 @@ mod tests {
         let mut other = EMPTY;
         other[10] = 3;
         let both = blob(vec![memory(100, 10, &EMPTY), memory(200, 10, &other)]);
-        let mut known = Loaded::new(Peer::new(PeerId::new("p")), &both, None, true);
+        let known = Loaded::new(Peer::new(PeerId::new("p")), &both, None, true);
         known.note(&both);
         assert_eq!(Blob::parse(&known.for_nixl(&both)).unwrap().memories, both.memories);
         let overlapping = blob(vec![memory(105, 20, &EMPTY)]);
@@ -363,6 +307,35 @@ mod tests {
         let both = blob(vec![memory(100, 10, &a), memory(200, 10, &EMPTY)]);
         let known = loaded(both.memories.clone());
         assert_eq!(Blob::parse(&known.for_nixl(&both)).unwrap().memories, both.memories);
+    }
+
+    /// Each overlaps all others, under two keys that say nothing of memory: to compare each with each, and that with the blob, would
+    /// take minutes.
+    #[test]
+    fn many_memories_that_overlap_are_compared_in_one_walk() {
+        const MANY: u64 = 5000;
+        let mut other = EMPTY;
+        other[10] = 3;
+        let many = |first: u64, key| (first..first + MANY).map(move |at| memory(at, MANY, key));
+        let known = loaded(many(1, &other).chain([memory(1, 1, &EMPTY)]).collect());
+        let later = || many(MANY + 1, &EMPTY);
+        let more = blob(many(1, &other).chain(later()).collect());
+        assert_eq!(known.change(&more), Change::Merge, "the known ones are still there");
+        let fewer = blob(many(1, &other).skip(9).chain(later()).collect());
+        assert_eq!(known.change(&fewer), Change::Replace, "the ninth is not, and reaches so far");
+    }
+
+    #[test]
+    fn memories_of_as_many_devices_are_compared_in_one_walk() {
+        let a = key(1);
+        let device = |device| Memory { device, kind: 1, ..memory(100, 10, &a) };
+        let known = loaded((0..20_000).map(device).collect());
+        assert_eq!(known.change(&blob((0..20_000).map(device).collect())), Change::Known);
+        assert!((0..20_000).all(|device| known.memories().covers(1, device, 100, 10)));
+        assert_eq!(
+            known.change(&blob((0..9).map(|d| device(20_000 + d)).collect())),
+            Change::Replace
+        );
     }
 
     #[test]
@@ -380,14 +353,14 @@ mod tests {
         let many = (1..=2000).map(|i| memory(i * 100, 10, &a)).collect();
         let known = loaded(many);
         assert_eq!(known.change(&blob(vec![memory(100, 10, &a)])), Change::Replace);
-        let mut known = loaded(vec![]);
+        let known = loaded(vec![]);
         for i in 1..=100_000 {
             let one = blob(vec![memory(i * 100, 10, &EMPTY)]);
             assert_ne!(known.change(&one), Change::Replace);
             known.note(&one);
-            assert!(known.covers(0, 0, i * 100, 10));
+            assert!(known.memories().covers(0, 0, i * 100, 10));
         }
-        assert!(known.groups.values().all(|known| known.places.len() <= Known::KEPT + 1));
+        assert!(known.memories().groups.values().all(|known| known.len() <= Known::KEPT + 1));
     }
 
     proptest! {
@@ -399,9 +372,9 @@ mod tests {
             let key = if empty { EMPTY.to_vec() } else { key(1) };
             let known = loaded(places.iter().map(|(a, l)| memory(*a, *l, &key)).collect());
             let expected = places.iter().any(|(a, l)| *a <= address && address + len <= a + l);
-            prop_assert_eq!(known.covers(0, 0, address, len), expected);
-            prop_assert!(!known.covers(1, 0, address, len));
-            prop_assert!(!known.covers(0, 1, address, len));
+            prop_assert_eq!(known.memories().covers(0, 0, address, len), expected);
+            prop_assert!(!known.memories().covers(1, 0, address, len));
+            prop_assert!(!known.memories().covers(0, 1, address, len));
         }
     }
 }

@@ -110,17 +110,15 @@ impl NixlTransfer {
         // A failed post may have begun.
         self.was_posted = true;
         match inside.agent.post_xfer_req(&request, None) {
-            Ok(in_progress) => {
+            Ok(true) => {
                 self.peer.transfers.enter();
-                if in_progress {
-                    self.state = State::Posted(inside.requests.insert(request));
-                    return Poll::Pending;
-                }
-                self.peer.transfers.leave();
+                self.state = State::Posted(inside.requests.insert(request));
+                Poll::Pending
+            }
+            Ok(false) => {
                 let kept = self.is_repeated.then(|| inside.requests.insert(request));
-                let ended = self.end(Ok(()));
                 self.state = State::Ended(kept);
-                ended
+                Poll::Ready(Ok(()))
             }
             Err(_) => {
                 drop(request);
@@ -187,25 +185,17 @@ impl NixlTransfer {
         if !keeps {
             drop(inside.requests.try_remove(place));
         }
-        self.peer.transfers.leave();
-        let ended = self.end(result);
         self.state = State::Ended(keeps.then_some(place));
-        ended
+        Poll::Ready(result)
     }
 
-    /// NIXL reports only a failed backend. All other causes on this side were checked before, so the cause is the peer, the
-    /// connection, or a lack of files.
+    /// NIXL tells only that the backend failed. Everything else that could be wrong on this side was checked before.
     fn gone(&self) -> TransportError {
-        self.peer.set_broken();
-        if let Some(error) = files::error() {
-            return error;
-        }
-        TransportError::PeerGone { name: self.peer.id.to_string() }
+        self.peer.failed(files::error())
     }
 
     fn end(&mut self, result: Result<(), TransportError>) -> Poll<Result<(), TransportError>> {
         self.state = State::Ended(None);
-        self.directory.ended(&self.peer);
         Poll::Ready(result)
     }
 }
@@ -224,12 +214,24 @@ unsafe impl Transfer for NixlTransfer {
             State::Posted(_) | State::Ended(_) => directory.agent().try_enter(),
         };
         let Some(mut entered) = entered else { return Poll::Pending };
-        let Some(inside) = entered.inside() else { return self.end(Err(TransportError::Closed)) };
-        match self.state {
-            State::Prepared(kept) => self.post(inside, kept),
-            State::Posted(_) => self.status(inside),
-            State::Ended(_) => Poll::Ready(Err(TransportError::Closed)),
+        let was_in_flight = self.in_flight();
+        let polled = match entered.inside() {
+            None => self.end(Err(TransportError::Closed)),
+            Some(inside) => match self.state {
+                State::Prepared(kept) => self.post(inside, kept),
+                State::Posted(_) => self.status(inside),
+                State::Ended(_) => Poll::Ready(Err(TransportError::Closed)),
+            },
+        };
+        drop(entered);
+        // Outside of NIXL: an operation that waits for the peer to be idle is woken.
+        if was_in_flight && !self.in_flight() {
+            self.peer.transfers.leave();
         }
+        if polled.is_ready() {
+            self.directory.ended(&self.peer);
+        }
+        polled
     }
 
     fn in_flight(&self) -> bool {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use super::files;
 use super::here::Beacon;
 use super::library::NixlUnavailable;
 use super::names;
+use super::notifications::{self, Missed};
 use super::options::{NixlBackend, NixlOptions};
 use super::registrar::NixlRegistrar;
 use super::transfer::NixlTransfer;
@@ -36,6 +37,8 @@ pub struct NixlTransport {
     name: &'static str,
     copies_by_processor: bool,
     unreadable: AtomicU64,
+    /// Senders were left out at some time.
+    was_flooded: AtomicBool,
     _beacon: Beacon,
 }
 
@@ -68,8 +71,29 @@ impl NixlTransport {
         let backends: Vec<_> = options.chosen_backends().iter().map(NixlBackend::name).collect();
         let _beacon = Beacon::of(name);
         let name = names::interned(format!("nixl/{}", backends.join("+")));
-        let unreadable = AtomicU64::new(0);
-        Ok(Self { agent, registrar, directory, name, copies_by_processor, unreadable, _beacon })
+        Ok(Self {
+            agent,
+            registrar,
+            directory,
+            name,
+            copies_by_processor,
+            unreadable: AtomicU64::new(0),
+            was_flooded: AtomicBool::new(false),
+            _beacon,
+        })
+    }
+}
+
+impl NixlTransport {
+    fn note_missed(&self, Missed { unreadable, left_out }: Missed) {
+        self.unreadable.fetch_add((unreadable + left_out) as u64, Ordering::Relaxed);
+        // Once: those that make them could fill the log.
+        if left_out > 0 && !self.was_flooded.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                left_out,
+                "notifications arrive in more names than are read at once: those of agents that are not connected are left out"
+            );
+        }
     }
 }
 
@@ -110,9 +134,7 @@ unsafe impl Transport for NixlTransport {
     }
 
     fn connect_for(&self, spec: &ConnectSpec<'_>) -> Result<Connected, TransportError> {
-        let connected = self.directory.connect(spec)?;
-        self.directory.note_introduced(connected.peer(), spec.introducer().is_some());
-        Ok(connected)
+        self.directory.connect(spec)
     }
 
     fn connect_known(&self, spec: &ConnectSpec<'_>) -> Option<Connected> {
@@ -143,12 +165,12 @@ unsafe impl Transport for NixlTransport {
 
     fn prepare(&self, spec: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError> {
         let unknown = || TransportError::UnknownPeer { name: spec.peer().to_string() };
-        let loaded = self.directory.loaded();
-        let loaded =
-            loaded.get(spec.peer().as_str()).filter(|l| !l.peer.is_broken()).ok_or_else(unknown)?;
+        let loaded = self.directory.loaded(spec.peer().as_str());
+        let loaded = loaded.filter(|loaded| !loaded.peer.is_broken()).ok_or_else(unknown)?;
+        let known = loaded.memories();
         for (index, descriptor) in spec.remote().iter().enumerate() {
             let span = span(descriptor);
-            if !covers(loaded, &span) {
+            if !covers(&known, &span) {
                 let (name, len) = (spec.peer().to_string(), span.len);
                 return Err(TransportError::NotRegistered { name, index, len });
             }
@@ -157,7 +179,7 @@ unsafe impl Transport for NixlTransport {
             first
                 .len
                 .checked_add(second.len)
-                .is_some_and(|len| covers(loaded, &Span { len, ..*first }))
+                .is_some_and(|len| covers(&known, &Span { len, ..*first }))
         };
         let pairs = coalesce_pairs(spec.local(), spec.remote().iter().map(span), union_is_covered)
             .map_err(|e| TransportError::BadMetadata { reason: e.to_string() })?;
@@ -175,13 +197,11 @@ unsafe impl Transport for NixlTransport {
     }
 
     fn notify(&self, peer: &PeerId, payload: &[u8]) -> Poll<Result<(), TransportError>> {
-        let known = self.directory.loaded().get(peer.as_str()).map(|l| Arc::clone(&l.peer));
-        let Some(known) = known else {
+        let Some(known) = self.directory.peer(peer) else {
             return Poll::Ready(Err(TransportError::UnknownPeer { name: peer.to_string() }));
         };
-        let gone = || Poll::Ready(Err(TransportError::PeerGone { name: peer.to_string() }));
         if known.is_broken() {
-            return gone();
+            return Poll::Ready(Err(TransportError::PeerGone { name: peer.to_string() }));
         }
         let Some(mut entered) = self.agent.try_enter() else { return Poll::Pending };
         let Some(inside) = entered.inside() else {
@@ -190,18 +210,23 @@ unsafe impl Transport for NixlTransport {
         if inside.agent.send_notification(peer.as_str(), payload, inside.only_backend()).is_ok() {
             return Poll::Ready(Ok(()));
         }
-        // As for transfers: NIXL gives no cause; it is the peer, the connection, or a lack of files.
-        known.set_broken();
+        drop(entered);
+        let error = known.failed(files::error());
         self.directory.ended(&known);
-        files::error().map_or_else(gone, |error| Poll::Ready(Err(error)))
+        Poll::Ready(Err(error))
     }
 
     fn take_notifications(&self, sink: &mut dyn FnMut(&str, &[u8])) -> Result<(), TransportError> {
         let Some(mut entered) = self.agent.try_enter() else { return Ok(()) };
         let Some(inside) = entered.inside() else { return Ok(()) };
-        let unreadable = inside.take_notifications(sink).map_err(|e| failed("get_notifs", &e))?;
-        self.unreadable.fetch_add(unreadable, Ordering::Relaxed);
-        Ok(())
+        let (arrived, result) = inside.take_notifications();
+        // The sink sends answers, which needs the gate, and wakes tasks.
+        drop(entered);
+        if let Some(arrived) = arrived {
+            let missed = notifications::hand_out(arrived, || self.directory.names(), sink);
+            self.note_missed(missed);
+        }
+        result.map_err(|error| failed("get_notifs", &error))
     }
 
     fn unreadable_notifications(&self) -> u64 {
@@ -213,7 +238,7 @@ impl fmt::Debug for NixlTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NixlTransport")
             .field("agent", &self.agent)
-            .field("peers", &self.directory.loaded().len())
+            .field("peers", &self.directory.len())
             .finish_non_exhaustive()
     }
 }

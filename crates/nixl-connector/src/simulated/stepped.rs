@@ -115,7 +115,9 @@ impl SteppedJob {
     /// Drops the job, and with it registrations and leases, without a lock; then shows the end, and wakes.
     fn end(&self, job: Option<Box<Job>>, result: Result<(), TransportError>) {
         let wakes = job.as_ref().is_some_and(|job| job.wakes());
-        drop(job);
+        if let Some(job) = job {
+            job.leave();
+        }
         let before = std::mem::replace(&mut *self.lock(), State::Ended(result));
         if let State::Ending(Some(waker)) = before
             && wakes
@@ -142,7 +144,6 @@ fn begin_end(state: &mut State) -> Option<Box<Job>> {
         return None;
     };
     *state = State::Ending(waker);
-    job.leave();
     Some(job)
 }
 

@@ -64,10 +64,10 @@ cases! {
     neighbours scattered several_regions concurrent both_directions registered_once
     dynamo_metadata native_metadata repeated_metadata changed_registrations stale_metadata
     memory_never_registered own_metadata garbage_metadata truncated_metadata
-    metadata_under_our_name metadata_under_a_foreign_name
+    metadata_under_our_name metadata_under_a_foreign_name introduction_under_a_foreign_name
     wrong_kind count_mismatch size_mismatch read_only_destination leased_destination
     passive_completion passive_timeout cancelled dropped used_once revoked
-    messages messages_to_unknown_peer
+    messages messages_answered_from_their_receipt messages_to_unknown_peer
 }
 
 #[test]

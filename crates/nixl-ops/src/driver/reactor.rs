@@ -80,6 +80,7 @@ impl Reactor {
             self.callers_spin_until = None;
         }
         progress |= self.take_messages();
+        self.idle_looks.missed(self.shared.unexpected.unreadable());
         let now = self.shared.clock.now();
         let shared = &self.shared;
         self.overdue.poll(now, |slot| shared.poll(slot));

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nixl_descriptor::SharedName;
-use nixl_metadata::Doorbell;
+use nixl_metadata::{Doorbell, PeerInfo};
 use rustix::process::{Pid, test_kill_process};
 
 use super::ring::{Ring, Taken};
@@ -25,9 +25,9 @@ struct Claimed {
 impl Lane {
     const PID_BITS: u32 = 22;
 
-    /// Whether a message is short enough.
+    /// Whether the owner takes a letter: it is short enough, and its sender's name can be one.
     pub(super) fn fits(from: &str, payload: &[u8]) -> bool {
-        from.len() <= usize::from(u16::MAX) && Ring::words_of(from, payload) <= Ring::LONGEST
+        PeerInfo::is_name(from) && Ring::words_of(from, payload) <= Ring::LONGEST
     }
 
     /// Claims a lane, unless this has one. `reply` is written next to the messages. Returns whether this has one now.
@@ -177,7 +177,8 @@ impl Inbox {
                 Taken::Garbage => self.garbage += 1,
                 Taken::MailboxMessage { from, payload } => {
                     let (from, rest) = self.buffer.split_at(from);
-                    let Ok(from) = std::str::from_utf8(from) else {
+                    let from = std::str::from_utf8(from).ok();
+                    let Some(from) = from.filter(|from| PeerInfo::is_name(from)) else {
                         self.garbage += 1;
                         continue;
                     };

@@ -30,7 +30,7 @@ impl Mailbox {
         mailbox.with(|lane, memory| lane.claim(memory, reply))?.then_some(mailbox)
     }
 
-    /// Whether a message is short enough: some 8 KiB.
+    /// Whether a message can be posted: it is short enough, some 8 KiB, and its sender has a name.
     pub fn fits(from: &str, payload: &[u8]) -> bool {
         Lane::fits(from, payload)
     }

@@ -140,6 +140,23 @@ fn what_is_too_long_is_known_beforehand() {
 }
 
 #[test]
+fn letters_under_names_that_no_agent_has_are_skipped() {
+    let memory = page();
+    let lane = claimed(&memory);
+    let mut inbox = Inbox::default();
+    let long = "x".repeat(255);
+    let names = ["a\nb", "\u{7}", &format!("{long}x"), &long, "after"];
+    for name in names {
+        assert!(lane.post(&memory, name, b"1"));
+    }
+    let expected = [&*long, "after"].map(|name| (name.to_owned(), b"1".to_vec()));
+    assert_eq!(taken(&mut inbox, &memory), expected);
+    assert_eq!(inbox.garbage(), 3);
+    let fits = names.map(|name| Mailbox::fits(name, b"1"));
+    assert_eq!(fits, [false, false, false, true, true]);
+}
+
+#[test]
 fn letters_arrive_while_more_are_posted() {
     const LETTERS: u32 = 20_000;
     let memory = page();

@@ -1,0 +1,83 @@
+//! Peers whose name others use, with agents of NIXL's.
+
+use std::task::Poll;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nixl_ops::{ConnectSpec, PeerId, Transport, TransportError};
+use uuid::Uuid;
+
+use super::super::blob::{Blob, Memory, UCX};
+use super::super::transport::NixlTransport;
+use crate::control::ControlThread;
+
+fn agent(name: &str) -> NixlTransport {
+    let name = format!("{name}-{}", Uuid::new_v4());
+    NixlTransport::open(&name, ControlThread::spawn().unwrap()).unwrap()
+}
+
+/// How an agent is reached, under a name and with memories of choice.
+fn metadata(agent: &NixlTransport, name: &str, memories: &[Memory<'_>]) -> Vec<u8> {
+    let metadata = agent.local_metadata().unwrap();
+    let blob = Blob::parse(&metadata).unwrap();
+    Blob { name, memories: memories.to_vec(), connections: blob.connections }.encode()
+}
+
+/// Sends a message, which arrives.
+fn check_reaches(agent: &NixlTransport, peer: &NixlTransport) {
+    /// Far longer than any message takes.
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let (name, until) = (PeerId::new(peer.agent_name()), Instant::now() + PATIENCE);
+    while let sent = agent.notify(&name, b"hello")
+        && sent != Poll::Ready(Ok(()))
+    {
+        assert!(sent.is_pending() && Instant::now() < until, "{sent:?}");
+        thread::yield_now();
+    }
+    let mut arrived = false;
+    while !arrived {
+        assert!(Instant::now() < until, "the message does not arrive");
+        let note = &mut |from: &str, _: &[u8]| arrived |= from == agent.agent_name();
+        peer.take_notifications(note).unwrap();
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn memory_that_nixl_refuses_costs_the_peer_of_that_name_nothing() {
+    let [agent, peer] = ["agent", "peer"].map(agent);
+    let name = peer.agent_name();
+    agent.connect(&metadata(&peer, name, &[])).unwrap();
+    // As a holder of the peer's metadata can send it in the peer's name.
+    let memory = |kind, key| Memory { backend: UCX, kind, device: 0, address: 64, len: 64, key };
+    let introduce = |memories: &[Memory<'_>]| {
+        let forged = metadata(&peer, name, memories);
+        agent.connect_for(&ConnectSpec::new(&forged).introduced_by(name))
+    };
+    let (key, other) = ([0; 9], [0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    for kind in 2..5 {
+        introduce(&[memory(kind, &key)]).unwrap();
+        check_reaches(&agent, &peer);
+    }
+    for refused in [&[memory(0, &key), memory(0, &other)][..], &vec![memory(0, &key); 5000]] {
+        let refused = introduce(refused);
+        assert!(matches!(refused, Err(TransportError::BadMetadata { .. })), "{refused:?}");
+        check_reaches(&agent, &peer);
+    }
+}
+
+#[test]
+fn a_name_that_another_agent_took_by_introducing_itself_is_its_owners_once_it_is_used() {
+    let [agent, peer, other] = ["agent", "peer", "other"].map(agent);
+    let name = peer.agent_name();
+    let taken = metadata(&other, name, &[]);
+    let introduction = ConnectSpec::new(&taken).introduced_by(name);
+    agent.connect_for(&introduction).unwrap();
+    let connected = agent.connect(&metadata(&peer, name, &[])).unwrap();
+    assert!(connected.superseded());
+    check_reaches(&agent, &peer);
+    let conflict = TransportError::IdentityConflict { name: name.to_owned() };
+    assert_eq!(agent.connect_for(&introduction), Err(conflict.clone()));
+    assert_eq!(agent.connect(&taken), Err(conflict));
+    check_reaches(&agent, &peer);
+}
