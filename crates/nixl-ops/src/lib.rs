@@ -105,9 +105,9 @@ pub use executor::{
     TransferRequest, TransportExecutor,
 };
 pub use grants::{
-    DoneOutcome, ExportNotification, FreeBlocks, GrantError, GrantStats, GrantTable,
-    GrantTableOptions, GrantTerms, GrantWords, Granted, NotificationReceiver, NotificationSender,
-    StaleRead, WordCheck,
+    DoneOutcome, ExportNotification, FreeBlocks, GrantError, GrantMessage, GrantMessageKind,
+    GrantStats, GrantTable, GrantTableOptions, GrantTerms, GrantWords, Granted,
+    NotificationReceiver, NotificationSender, StaleRead, WordCheck,
 };
 pub use mailbox::{Mailbox, Mailboxes};
 pub use nixl_metadata::{Advice, ClaimDemand, OperationKind};

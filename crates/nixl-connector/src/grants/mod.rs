@@ -25,8 +25,6 @@ mod grant;
 mod model;
 mod notifications;
 mod own;
-mod pieces;
-mod prefault;
 mod read;
 mod remote;
 #[cfg(test)]
