@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::cache::Arrangement;
 use super::session::Session;
-use super::{at_once, first, grants, readers, reads, small};
+use super::{at_once, export, first, grants, readers, reads, small};
 use crate::cases::Effort;
 use crate::initiator::Findings;
 
@@ -24,6 +24,8 @@ pub(crate) enum Case {
     First,
     /// Grants among many.
     Grants,
+    /// Exports of memory that was not touched.
+    Export,
 }
 
 impl Case {
@@ -37,7 +39,7 @@ impl Case {
         let mut cases = vec![Self::Grants, Self::Page, Self::AtOnce];
         let reads = |count| Arrangement::BOTH.map(|into| Self::Reads { count, into });
         cases.extend(counts.iter().flat_map(|count| reads(*count)));
-        cases.extend([Self::Readers, Self::First]);
+        cases.extend([Self::Readers, Self::First, Self::Export]);
         cases.retain(|case| filter.is_none_or(|filter| case.to_string().contains(filter)));
         cases
     }
@@ -48,7 +50,7 @@ impl Case {
             Self::Reads { count, .. } => count,
             Self::Readers => readers::READERS,
             Self::First => first::BLOCKS,
-            Self::Page | Self::AtOnce | Self::Grants => 1,
+            Self::Page | Self::AtOnce | Self::Grants | Self::Export => 1,
         }
     }
 
@@ -60,6 +62,7 @@ impl Case {
             Self::Readers => readers::readers(session, findings),
             Self::First => first::first(session, findings),
             Self::Grants => grants::grants(session, findings),
+            Self::Export => export::export(session, findings),
         }
     }
 }
@@ -74,6 +77,7 @@ impl fmt::Display for Case {
             Self::Readers => f.write_str(readers::CASE),
             Self::First => f.write_str(first::CASE),
             Self::Grants => f.write_str(grants::GRANT_AND_END),
+            Self::Export => f.write_str(export::CASE),
         }
     }
 }

@@ -5,6 +5,7 @@ mod at_once;
 mod cache;
 mod case;
 mod engine;
+mod export;
 mod first;
 mod grants;
 mod memcpy;
