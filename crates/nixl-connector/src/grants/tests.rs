@@ -16,6 +16,7 @@ use crate::simulated::{Fabric, Fault};
 use crate::{Connector, ConnectorBuilder, ConnectorError, OperationOptions, TransferClass};
 
 mod notifications;
+mod prepared;
 mod registering;
 mod renewal;
 mod stream;

@@ -30,6 +30,7 @@
 //! | a thread that the system refuses it ends the process, and so does a file that is too large or a log that cannot be opened | `threads`, `files` and `ucx/files` look before |
 //! | once GPU memory was refused, no peer accepts the agent's metadata | `registrar` tries it with another agent first |
 //! | deregistering under a running request dangles | registrations are held by the transfer |
+//! | prepared lists point to registrations and to a peer's keys, which may be gone | `lists` makes requests of ranges that are registered as they were, to a peer that is loaded as it was |
 //! | a non-UTF-8 notification blocks all later ones | read as bytes, one by one |
 //! | a sender's name with a NUL is not found, or is another peer's for a second time | skipped and counted, and no notification of others with it |
 //! | notifications that are not taken are queued without a bound | an idle connection takes them once a second |
@@ -55,6 +56,7 @@ mod here;
 mod introduced;
 mod library;
 mod listener;
+mod lists;
 mod loaded;
 mod names;
 mod options;

@@ -54,6 +54,7 @@ mod engine;
 mod fabric;
 mod faults;
 mod job;
+mod lists;
 mod peer;
 mod registrar;
 mod stepped;

@@ -81,14 +81,14 @@ impl Connector {
     }
 
     /// As [`import`](Self::import), through the engine unless it is this process's own.
-    pub(in crate::grants) async fn import_unless(
+    pub(crate) async fn import_unless(
         &self,
         metadata: &ExportMetadata,
         own: Option<Arc<ExportShared>>,
         options: ImportOptions,
     ) -> Result<RemoteExport, ConnectorError> {
         self.refuse_if_draining()?;
-        let layouts: Vec<_> =
+        let layouts: Arc<[_]> =
             metadata.layouts().iter().map(described::remote).collect::<Result<_, _>>()?;
         let words = match own {
             Some(own) => Words::Own(own),
@@ -105,6 +105,7 @@ impl Connector {
             reader: uuid::Uuid::new_v4().into_bytes(),
             notified: Mutex::default(),
             page: None,
+            prepared: Arc::default(),
             key: NotificationKey::random(),
         };
         if let Words::Own(_) = &imported.words {

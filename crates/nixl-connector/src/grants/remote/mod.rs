@@ -8,6 +8,7 @@ mod notifications;
 mod options;
 mod pieces;
 mod prefault;
+mod prepared;
 mod reads;
 mod silent;
 mod writes;
@@ -24,6 +25,7 @@ use tokio::sync::Mutex;
 use self::check::Words;
 pub use self::import::ImportOptions;
 pub use self::options::BlockTransferOptions;
+use self::prepared::PreparedBlocks;
 use crate::admission::{Permit, TransferClass};
 use crate::{Connector, ConnectorError};
 
@@ -37,7 +39,7 @@ pub struct RemoteExport(Arc<Imported>);
 struct Imported {
     connector: Connector,
     metadata: ExportMetadata,
-    layouts: Vec<RemoteLayout>,
+    layouts: Arc<[RemoteLayout]>,
     words: Words,
     /// Of each layout into host memory of this process.
     paths: Vec<Option<PathReport>>,
@@ -51,6 +53,7 @@ struct Imported {
     notified: Mutex<u64>,
     /// The owner's page, if its mailbox takes this import's messages.
     page: Option<SharedName>,
+    prepared: Arc<PreparedBlocks>,
     /// Stands for that of an offer where executors want one. No owner knows it.
     key: NotificationKey,
 }

@@ -142,8 +142,10 @@ impl RemoteExport {
         let export = (&import.metadata, &import.key);
         let remote = of_peer(export, layout, (&remote, &parts))?;
         let (policy, known) = (options.path_policy(), import.peer.as_ref());
-        let prepared =
-            import.connector.prepare_silently((&local, &leased), &remote, policy, known).await?;
+        let prepared = import
+            .connector
+            .prepare_silently((&local, &leased), &remote, (policy, known, None))
+            .await?;
         let (execution, peer) = prepared;
         let driver = import.connector.connection().driver();
         let execution = Admitted::with(execution, permit);

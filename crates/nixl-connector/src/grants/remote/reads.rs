@@ -1,16 +1,19 @@
 //! Reads of blocks by tickets.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use nixl_descriptor::layout::Layout;
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases};
 use nixl_metadata::{Rights, Ticket};
 use nixl_ops::{
-    Completion, Execution, OperationOptions, PathPolicy, PeerId, ReadOperation, StaleRead,
+    Completion, Execution, OperationOptions, PathKind, PathPolicy, PathReport, PeerId,
+    ReadOperation, StaleRead,
 };
 
 use super::check::{Words, check_of, refused};
 use super::options::BlockTransferOptions;
+use super::prepared::{Making, PreparedPair};
 use super::{Imported, RemoteExport};
 use crate::ConnectorError;
 use crate::admission::{Admitted, TransferClass};
@@ -115,7 +118,8 @@ impl RemoteExport {
     ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
         let connection = self.0.connector.connection();
         let driver = connection.driver();
-        let (_, local, blocks) = &sides;
+        let (ticket, local, blocks) = &sides;
+        let (layout, into) = (usize::from(ticket.layout()), local.clone());
         let runs = blocks.len().saturating_mul(layers.len() * local.geometry().outer());
         let prepare = self.clone().prepare(sides, layers, options.path_policy());
         let (prepared, options) = if runs <= Self::LISTED_HERE {
@@ -130,7 +134,12 @@ impl RemoteExport {
         let (permit, options) = self.turn(class, (&peer, &local), options).await?;
         let execution = Admitted::with(execution, permit);
         let mut read = ReadOperation::begin(driver, execution, local, options)?;
-        Ok((read.wait_for_completion().await?, peer, options))
+        let done = read.wait_for_completion().await?;
+        if done.path().is_some_and(by_ranges) {
+            let making = || Making::new(connection, &self.0.layouts, &peer);
+            self.0.prepared.was_read((layout, &into), connection, making);
+        }
+        Ok((done, peer, options))
     }
 
     async fn prepare(
@@ -141,11 +150,23 @@ impl RemoteExport {
     ) -> Result<(Box<dyn Execution>, DescriptorList, PeerId), ConnectorError> {
         let Imported { connector, metadata, peer, key, .. } = &*self.0;
         let theirs = self.remote(sides.0.layout().into());
-        let Lists { local, remote } = Lists::of_blocks(((metadata, key), theirs), &sides, layers)?;
+        let lists = Lists::of_blocks(((metadata, key), theirs), &sides, layers.clone())?;
+        let Lists { local, remote } = lists;
         let leased = Leased::from(Leases::acquire(local.as_slice(), LeaseMode::Write)?);
         let memory = (&local, &leased);
-        let prepared = connector.prepare_silently(memory, &remote, policy, peer.as_ref()).await?;
-        let (execution, peer) = prepared;
+        let (ticket, into, blocks) = &sides;
+        let prepared = self.0.prepared.get(ticket.layout().into(), into);
+        let of_pair = |pair: &Arc<PreparedPair>| pair.positions((ticket.blocks(), blocks), layers);
+        let positions = prepared.as_ref().and_then(of_pair);
+        let listed = prepared.as_ref().zip(positions.as_ref()).map(|(pair, at)| pair.at(at));
+        let to = (policy, peer.as_ref(), listed);
+        let (execution, peer) = connector.prepare_silently(memory, &remote, to).await?;
         Ok((execution, local, peer))
     }
+}
+
+/// Whether the engine was told the ranges one by one.
+fn by_ranges(path: &PathReport) -> bool {
+    let is_of_engine = matches!(path.kind(), PathKind::Direct | PathKind::GpuDirect);
+    is_of_engine && !path.uses_prepared_lists()
 }

@@ -20,7 +20,8 @@ impl Connector {
         let prepare = async move {
             let leased = Leases::acquire_list(local.clone(), LeaseMode::Write)?;
             let memory = (&local, &leased);
-            let (execution, peer) = me.prepare_silently(memory, &remote, policy, None).await?;
+            let (execution, peer) =
+                me.prepare_silently(memory, &remote, (policy, None, None)).await?;
             Ok::<_, ConnectorError>((execution, peer, local))
         };
         let driver = self.connection().driver();
