@@ -47,7 +47,8 @@ impl Way {
         threads.sort_unstable();
         threads.dedup();
         let of = |huge| threads.iter().map(move |&threads| Self { huge, threads });
-        of(false).chain(of(true)).collect()
+        let has_huge = SharedMemory::with_huge_pages(1).is_ok();
+        of(false).chain(of(true).filter(|_| has_huge)).collect()
     }
 
     fn memory(self, len: usize) -> Result<Region> {
