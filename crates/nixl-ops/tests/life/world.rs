@@ -12,8 +12,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use nixl_descriptor::{
-    DescriptorList, LeaseMode, LeaseSet, Leased, Leases, Region, RegionSpan, RegisterError,
-    Registered, Registrar, RegistrarId, Registration, Retired,
+    Descriptor, DescriptorList, LeaseMode, LeaseSet, Leased, Leases, Region, RegionSpan,
+    RegisterError, Registered, Registrar, RegistrarId, Registration, Retired,
 };
 use nixl_metadata::{
     AgentMetadata, NotificationKey, OfferTerms, PeerInfo, RdmaMetadata, SerializedDescriptor, Share,
