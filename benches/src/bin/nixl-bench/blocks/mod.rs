@@ -13,6 +13,7 @@ mod messages;
 mod owner;
 mod polled;
 mod prepared;
+mod processes;
 mod readers;
 mod reads;
 mod session;
@@ -23,6 +24,7 @@ mod turns;
 mod verdict;
 
 pub(crate) use self::owner::run as run_owner;
+pub(crate) use self::processes::run as run_reader;
 pub(crate) use self::suite::run;
 pub(crate) use self::table::{HEADINGS, lines};
 pub(crate) use self::verdict::verdicts;
