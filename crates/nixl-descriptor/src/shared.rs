@@ -141,9 +141,9 @@ impl SharedMemory {
     }
 
     /// As [`new`](Self::new), and the system is asked for huge pages, of which it gives as many as it has: fewer page faults, and
-    /// fewer entries of page tables and of a NIC's. A first touch then clears 2 MiB, and what is touched in parts takes whole huge pages. For
-    /// caches of gigabytes; bytes behind the last whole 2 MiB lie on small pages. Memory of this process alone is asked for them
-    /// through its own mapping (`madvise`), before it becomes a region.
+    /// fewer entries of page tables and of a NIC's. For caches of gigabytes: a first touch clears 2 MiB, memory that is touched in parts
+    /// takes whole huge pages, and bytes behind the last whole 2 MiB lie on small ones. For memory of this process alone, the system is
+    /// asked through its own mapping (`madvise`), before that becomes a region.
     ///
     /// These are transparent huge pages. Those that an administrator reserves (`vm.nr_hugepages`) are not shared: a process that
     /// has the file may punch a hole into it, and the next access ends the owner if no reserved page is left.

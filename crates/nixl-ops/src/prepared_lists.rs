@@ -49,7 +49,7 @@ impl<'a> ListsSpec<'a> {
     }
 }
 
-/// What an engine keeps of lists that it has prepared. It needs no memory of them: whoever names ranges of it has that registered.
+/// What an engine keeps of lists that it has prepared. It needs no memory of them: a transfer that names ranges has theirs registered.
 pub trait EngineLists: Any + Send + Sync {
     /// Whether no transfer can use them any more, since the peer was loaded anew, for instance.
     fn is_stale(&self) -> bool;
