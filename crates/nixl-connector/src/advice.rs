@@ -39,7 +39,7 @@ impl ConnectorError {
             Self::Lease(error) => lease(error),
             Self::Access(error) => access(error),
             Self::Memory(error) => memory(error),
-            Self::Register(error) => register(error),
+            Self::Register(error) | Self::ExportedMemory { error, .. } => register(error),
             #[cfg(feature = "nixl")]
             Self::Nixl(error) => error.advice(),
             Self::Grant(error) => error.advice(),
@@ -152,6 +152,7 @@ mod tests {
         use ConnectorError as E;
         let text = String::new;
         let (index, device) = (0, Device::cuda(0));
+        let no_more = RegisterError::OutOfResources { what: text(), hint: text() };
         vec![
             (E::Pairing(PairingError::ReadOnly { index }), GiveUp),
             (E::Metadata(MetadataError::Checksum), AskAgain),
@@ -194,6 +195,7 @@ mod tests {
             (E::NoNotifications { owner: text() }, GiveUp),
             (E::ExportClosed { export: ExportId::new(1) }, AskAgain),
             (E::ExportedLayout(too_large()), GiveUp),
+            (E::ExportedMemory { layout: text(), part: 3, len: 1, error: no_more }, Retry),
             (E::ForkedAmidThreads, GiveUp),
             (E::Draining, GiveUp),
             (E::WouldBlock { queued: 4096 }, Retry),
@@ -218,7 +220,7 @@ mod tests {
         let table = table();
         let mut variants: Vec<_> = table.iter().map(|(error, _)| discriminant(error)).collect();
         variants.dedup();
-        let expected = if cfg!(feature = "nixl") { 28 } else { 27 };
+        let expected = if cfg!(feature = "nixl") { 29 } else { 28 };
         assert_eq!(variants.len(), expected);
     }
 }

@@ -120,6 +120,10 @@ impl Connection {
         self.executor.offers().map_or_else(Vec::new, |offers| offers.shares(list))
     }
 
+    pub(crate) fn registrations(&self) -> &Arc<RegistrationCache> {
+        &self.registrations
+    }
+
     pub(crate) fn admission(&self) -> &Arc<Admission> {
         &self.admission
     }
@@ -249,14 +253,23 @@ impl Connection {
         list: &DescriptorList,
     ) -> Result<(Arc<[Registration]>, AgentMetadata), ConnectorError> {
         let held = self.register(list).await?;
+        let metadata = self.export_of(list, &held).await?;
+        Ok((held, metadata))
+    }
+
+    /// This agent's metadata, which covers memory that is registered.
+    pub(crate) async fn export_of(
+        &self,
+        list: &DescriptorList,
+        held: &[Registration],
+    ) -> Result<AgentMetadata, ConnectorError> {
         // Initiators reach host memory alone; that of GPUs through other memory of this process, too.
         if list.iter().all(|d| d.device().is_host())
-            && let Some(metadata) = self.exports.of(&*self.transport, &self.registrations, &held)
+            && let Some(metadata) = self.exports.of(&*self.transport, &self.registrations, held)
         {
-            return Ok((held, metadata));
+            return Ok(metadata);
         }
-        let metadata = self.local_metadata().await?;
-        Ok((held, metadata))
+        self.local_metadata().await
     }
 
     /// The registrations of the regions of `list`, if all are cached or take microseconds.

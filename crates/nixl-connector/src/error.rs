@@ -86,6 +86,19 @@ pub enum ConnectorError {
     /// A layout cannot be exported, or a peer's cannot be used.
     #[error(transparent)]
     ExportedLayout(#[from] ExportedLayoutError),
+    /// Memory of an export could not be registered. Nothing of the export stays registered.
+    #[error("part {part} of the layout {layout:?}, {len} bytes, cannot be exported: {error}")]
+    ExportedMemory {
+        /// The name of the layout.
+        layout: String,
+        /// The position of the part in it.
+        part: usize,
+        /// Bytes of the part.
+        len: usize,
+        /// Why not.
+        #[source]
+        error: RegisterError,
+    },
     /// Blocks of an export could not be granted.
     #[error(transparent)]
     Grant(#[from] GrantError),

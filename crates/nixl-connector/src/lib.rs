@@ -87,7 +87,8 @@ pub use control::ControlThread;
 pub use error::ConnectorError;
 pub use grants::{
     BlockReadError, BlockTransferOptions, Export, ExportNotifications, ExportOptions,
-    ExportedLayoutError, Grant, GrantOptions, ImportOptions, RemoteExport, TicketError, WriteGrant,
+    ExportProgress, ExportedLayoutError, Grant, GrantOptions, ImportOptions, RemoteExport,
+    TicketError, WriteGrant,
 };
 pub use health::{Drained, Health};
 pub use nixl_ops::{

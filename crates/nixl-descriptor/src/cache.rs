@@ -161,6 +161,13 @@ impl RegistrationCache {
         Some(registration.inspect(|made| self.shared.admit(region.id(), &slot, made)))
     }
 
+    /// Gives up the cache's hold on the region's registration, which then ends with its last handle. Does not block on the engine.
+    pub fn evict(&self, region: &Region) {
+        let evicted = lock(&self.shared.entries).remove(region.whole_region().id());
+        // Outside the lock: the last handle may go here, and its registrar is told.
+        evicted.into_iter().for_each(|slot| slot.empty());
+    }
+
     /// Registrations that the cache has made. One that is counted is in what the engine exports from then on.
     #[must_use]
     pub fn registered(&self) -> u64 {

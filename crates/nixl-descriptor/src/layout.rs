@@ -68,6 +68,7 @@ mod grant;
 mod lease;
 mod local;
 mod pair;
+mod pieces;
 mod placement;
 mod remote_pairs;
 
@@ -78,7 +79,8 @@ pub use self::geometry::{
 };
 pub use self::grant::{BlockGrant, BlockGrantError, BlockGrants};
 pub use self::lease::BlockLeaseError;
-pub use self::local::Layout;
+pub use self::local::{Layout, LayoutId};
 pub use self::pair::{ChunkPairError, pair_chunks};
+pub use self::pieces::LayoutPieces;
 pub use self::placement::{ByteSpan, LayerOrder, LayoutError, LayoutKind, SelectionError};
 pub use self::remote_pairs::{RemotePairs, pair_remote_chunks};

@@ -89,6 +89,7 @@ mod descriptor;
 mod disposal;
 mod extent;
 mod granted;
+mod huge_pages;
 mod leaked;
 mod lease;
 mod lease_map;
@@ -118,7 +119,7 @@ pub use lease::{LeaseError, LeaseMode, LeaseSet, Leases};
 pub use leased::{LeaseUse, Leased};
 pub use list::DescriptorList;
 pub use pool::{BufferPool, PoolStats};
-pub use prefault::prefault;
+pub use prefault::{populate, prefault};
 pub use published::{PublishedWords, ReadOnlyWords};
 pub use region::{
     Reclaim, ReclaimError, Region, RegionError, RegionId, copy, copy_range, copy_range_to_slice,

@@ -1,4 +1,4 @@
-//! Page tables of memory that another process shares, filled ahead of copies.
+//! Pages that are mapped ahead of their first use.
 #![allow(unsafe_code, reason = "asks and advises the system on mapped memory")]
 
 use std::io;
@@ -7,6 +7,7 @@ use std::ptr;
 
 use rustix::mm::{Advice, madvise};
 
+use crate::access::Access;
 use crate::region::Region;
 
 /// Pages that the system is asked about at once.
@@ -57,6 +58,30 @@ pub fn prefault(region: &Region, range: Range<usize>) -> io::Result<usize> {
     Ok(bytes)
 }
 
+/// *Blocking.* Has the system allocate and map the pages of `range`, in bytes of the region, whose bytes stay as they are: what
+/// comes next, the registration with an engine that pins pages among it, meets no page fault there. Several threads are faster than
+/// one, each on a part of its own. Does nothing for memory of GPUs.
+///
+/// # Errors
+///
+/// What the system says: it is older than Linux 5.14, or has no memory.
+pub fn populate(region: &Region, range: Range<usize>) -> io::Result<()> {
+    let base = region.address() as usize;
+    let (start, end) = (base + range.start.min(region.len()), base + range.end.min(region.len()));
+    if !region.device().is_host() || start >= end {
+        return Ok(());
+    }
+    let first = start - start % rustix::param::page_size();
+    let advice = match region.access() {
+        Access::ReadWrite => Advice::LinuxPopulateWrite,
+        Access::ReadOnly => Advice::LinuxPopulateRead,
+    };
+    // SAFETY: the region keeps bytes of each of the pages allocated, and the system changes no byte of them: not of their neighbours
+    // either, which may be others'.
+    unsafe { madvise(ptr::without_provenance_mut(first), end - first, advice)? };
+    Ok(())
+}
+
 #[cfg(all(test, not(miri)))]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -96,5 +121,27 @@ mod tests {
         assert_eq!(prefault(&here, 41 * PAGE..64 * PAGE).unwrap(), 0);
         assert_eq!(prefault(&here, LEN..LEN).unwrap(), 0);
         assert_eq!(prefault(&here, usize::MAX - 1..usize::MAX).unwrap(), 0);
+    }
+
+    #[test]
+    fn pages_are_allocated_and_their_bytes_stay() {
+        if rustix::param::page_size() != PAGE {
+            return;
+        }
+        let region = Region::zeroed(64 * PAGE).unwrap();
+        region.copy_from_slice(5 * PAGE + 7, &[9]).unwrap();
+        populate(&region, 4 * PAGE + 1..16 * PAGE - 1).unwrap();
+        // The system may allocate more at once.
+        assert!(resident(region.address()) >= 12 * PAGE);
+        let mut expected = vec![0; 64 * PAGE];
+        expected[5 * PAGE + 7] = 9;
+        assert_eq!(region.to_vec().unwrap(), expected);
+        populate(&region, 0..usize::MAX).unwrap();
+        populate(&region, usize::MAX - 1..usize::MAX).unwrap();
+        assert_eq!(resident(region.address()), 64 * PAGE);
+        // Of the heap and of constants, on pages with others' bytes.
+        populate(&Region::try_from(vec![1u8; 3 * PAGE]).unwrap(), 5..2 * PAGE).unwrap();
+        let constant = bytes::Bytes::from_static(b"a constant of the program");
+        populate(&Region::try_from(constant).unwrap(), 0..4).unwrap();
     }
 }

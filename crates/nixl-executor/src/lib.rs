@@ -107,9 +107,9 @@ pub use nixl_connector::nixl::{
 };
 pub use nixl_connector::{
     BlockReadError, BlockTransferOptions, ConnectionStats, Connector, ConnectorBuilder,
-    ConnectorError, Drained, Export, ExportNotifications, ExportOptions, ExportedLayoutError,
-    Grant, GrantOptions, Health, ImportOptions, RemoteExport, TicketError, TransferClass,
-    TransferLimits, WriteGrant, simulated,
+    ConnectorError, Drained, Export, ExportNotifications, ExportOptions, ExportProgress,
+    ExportedLayoutError, Grant, GrantOptions, Health, ImportOptions, RemoteExport, TicketError,
+    TransferClass, TransferLimits, WriteGrant, simulated,
 };
 #[cfg(feature = "dlpack")]
 pub use nixl_descriptor::dlpack;

@@ -47,7 +47,8 @@ impl DirectTransfer {
         };
         let (bytes, name) = (request.local.total_bytes(), route.transport.name());
         let transfer = request.clone().transfer(notification)?;
-        let report = PathReport::new(kind, name, bytes, transfer.descriptors());
+        let report = PathReport::new(kind, name, bytes, transfer.descriptors())
+            .with_prepared_lists(transfer.is_listed());
         Ok(Self { stage: Stage::Moving(transfer), notifier, report })
     }
 }

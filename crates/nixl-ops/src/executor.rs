@@ -12,9 +12,9 @@ use nixl_metadata::{AgentMetadata, NotificationKey, OperationKind, PeerInfo, Rdm
 
 use crate::passive::PassiveEntry;
 use crate::{
-    Clock, CompletionMode, DirectTransfer, EndedOffer, Mailboxes, PathKind, PathPolicy, PathReport,
-    PeerId, QuietProof, Rejected, RemoteSlot, Transfer, TransferSpec, Transport, TransportError,
-    WaitFor,
+    Clock, CompletionMode, DirectTransfer, EndedOffer, Listed, Mailboxes, PathKind, PathPolicy,
+    PathReport, PeerId, QuietProof, Rejected, RemoteSlot, Transfer, TransferSpec, Transport,
+    TransportError, WaitFor,
 };
 
 /// Factory of the executor of each connection, configured by the application.
@@ -283,6 +283,7 @@ pub struct Route<'a> {
     initiator_metadata: Option<AgentMetadata>,
     pub(crate) slot: Option<&'a RemoteSlot>,
     pub(crate) notifies: bool,
+    listed: Option<Listed<'a>>,
 }
 
 impl<'a> Route<'a> {
@@ -352,6 +353,15 @@ impl<'a> TransferRequest<'a> {
         self
     }
 
+    /// The same request, with the place of its pairs in lists that the engine has prepared.
+    #[must_use]
+    pub fn listed(mut self, listed: Option<Listed<'a>>) -> Self {
+        if let Some(route) = &mut self.route {
+            route.listed = listed;
+        }
+        self
+    }
+
     /// The same request, of whose end the target is not notified.
     #[must_use]
     pub fn without_notification(mut self) -> Self {
@@ -378,14 +388,18 @@ impl<'a> TransferRequest<'a> {
         notification: Option<Bytes>,
     ) -> Result<Box<dyn Transfer>, TransportError> {
         let Some(route) = self.route else { return Err(TransportError::Closed) };
-        route.transport.prepare(TransferSpec::new(
+        let spec = TransferSpec::new(
             self.kind,
             route.peer,
             (self.local.as_slice(), self.leased),
             self.remote.descriptors(),
             notification,
             route.registrations,
-        )?)
+        )?;
+        route.transport.prepare(match route.listed {
+            Some(listed) => spec.listed(listed),
+            None => spec,
+        })
     }
 
     /// A request to a connected peer.
@@ -398,9 +412,15 @@ impl<'a> TransferRequest<'a> {
         registrations: impl Into<Arc<[Registration]>>,
     ) -> Self {
         let registrations = registrations.into();
-        let (initiator_metadata, slot, notifies) = (None, None, true);
-        let route =
-            Some(Route { transport, peer, registrations, initiator_metadata, slot, notifies });
+        let route = Some(Route {
+            transport,
+            peer,
+            registrations,
+            initiator_metadata: None,
+            slot: None,
+            notifies: true,
+            listed: None,
+        });
         Self { kind, local, leased, remote, route, policy: PathPolicy::auto() }
     }
 

@@ -69,6 +69,7 @@ mod passive;
 mod path;
 mod policy;
 mod posts;
+mod prepared_lists;
 mod setting;
 mod sleeper;
 mod slots;
@@ -101,9 +102,9 @@ pub use executor::{
     TransferRequest, TransportExecutor,
 };
 pub use grants::{
-    DoneOutcome, ExportNotification, FreeBlocks, GrantError, GrantStats, GrantTable,
-    GrantTableOptions, GrantTerms, GrantWords, Granted, NotificationReceiver, NotificationSender,
-    RenewedUntil, SpentWords, StaleRead, WordCheck,
+    DoneOutcome, ExportNotification, FreeBlocks, GrantError, GrantMessage, GrantMessageKind,
+    GrantStats, GrantTable, GrantTableOptions, GrantTerms, GrantWords, Granted,
+    NotificationReceiver, NotificationSender, RenewedUntil, SpentWords, StaleRead, WordCheck,
 };
 pub use mailbox::{Mailbox, Mailboxes};
 pub use nixl_metadata::{Advice, ClaimDemand, OperationKind};
@@ -119,6 +120,7 @@ pub use pairing::{PairingError, pair};
 pub use passive::{Claimant, Held, OfferSpec, QuietProof, QuietWatch};
 pub use path::{Hop, Medium, PathKind, PathReport, Rejected};
 pub use policy::PathPolicy;
+pub use prepared_lists::{EngineLists, Listed, ListsSpec, PreparedLists};
 pub use setting::{EngineSetting, SettingSource};
 pub use sleeper::Sleeper;
 pub use slots::{FoundSlot, OfferSlot, RecentCheck, RemoteSlot, RemoteSlots};

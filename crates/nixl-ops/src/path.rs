@@ -183,6 +183,7 @@ pub struct PathReport {
     pub(crate) bytes: u64,
     pub(crate) descriptors: usize,
     medium: Option<Medium>,
+    is_listed: bool,
     chunks: u64,
     rails: u32,
     hops: Vec<Hop>,
@@ -205,6 +206,7 @@ impl PathReport {
             bytes,
             descriptors,
             medium: None,
+            is_listed: false,
             chunks: 1,
             rails: 1,
             hops: Vec::new(),
@@ -225,6 +227,13 @@ impl PathReport {
     #[must_use]
     pub fn with_medium(mut self, medium: Option<Medium>) -> Self {
         self.medium = medium;
+        self
+    }
+
+    /// The same report, of a transfer by [prepared lists](Self::uses_prepared_lists) or not.
+    #[must_use]
+    pub fn with_prepared_lists(mut self, is_listed: bool) -> Self {
+        self.is_listed = is_listed;
         self
     }
 
@@ -288,6 +297,12 @@ impl PathReport {
         self.descriptors
     }
 
+    /// Whether the engine was told positions in lists that it had prepared, and not the ranges one by one.
+    #[must_use]
+    pub fn uses_prepared_lists(&self) -> bool {
+        self.is_listed
+    }
+
     /// What carried the bytes between the processes, if they left this one and it is known.
     #[must_use]
     pub fn medium(&self) -> Option<Medium> {
@@ -340,6 +355,9 @@ impl fmt::Display for PathReport {
         )?;
         if let Some(medium) = self.medium {
             write!(f, "; carried by {medium}")?;
+        }
+        if self.is_listed {
+            f.write_str("; by prepared lists")?;
         }
         if self.chunks > 1 {
             write!(f, "; {} chunks", self.chunks)?;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use nixl_descriptor::{Descriptor, LeaseMode, Leased, Registrar, Registration};
 use nixl_metadata::{OperationKind, SerializedDescriptor};
 
-use crate::{EngineSetting, TransportError};
+use crate::{EngineLists, EngineSetting, Listed, ListsSpec, TransportError};
 
 /// A peer's agent name. It carries the peer's incarnation where the peer has one: a restarted peer is a
 /// new peer.
@@ -167,6 +167,20 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
         if let Err(error) = self.disconnect(peer) {
             tracing::debug!(%peer, %error, "a peer that has ended stays known to the engine");
         }
+    }
+
+    /// *Blocking.* Prepares lists of ranges, of which transfers [name](TransferSpec::listed) some from then on. `None`, as by default,
+    /// if the engine keeps none.
+    ///
+    /// # Errors
+    ///
+    /// As [`prepare`](Self::prepare).
+    fn prepare_lists(
+        &self,
+        spec: &ListsSpec<'_>,
+    ) -> Result<Option<Box<dyn EngineLists>>, TransportError> {
+        let _ = spec;
+        Ok(None)
     }
 
     /// Prepares a transfer; nothing moves before its first [`poll`](Transfer::poll).
@@ -362,6 +376,7 @@ pub struct TransferSpec<'a> {
     notification: Option<Bytes>,
     pub(crate) registrations: Arc<[Registration]>,
     is_repeated: bool,
+    listed: Option<Listed<'a>>,
 }
 
 impl<'a> TransferSpec<'a> {
@@ -396,6 +411,7 @@ impl<'a> TransferSpec<'a> {
                 notification,
                 registrations,
                 is_repeated: false,
+                listed: None,
             }),
         }
     }
@@ -411,6 +427,20 @@ impl<'a> TransferSpec<'a> {
     #[must_use]
     pub fn is_repeated(&self) -> bool {
         self.is_repeated
+    }
+
+    /// Notes where the pairs are in lists that the engine has prepared. Without effect if they are others, or the lists stale.
+    #[must_use]
+    pub fn listed(mut self, listed: Listed<'a>) -> Self {
+        let pairs = (self.local, self.remote);
+        self.listed = listed.name(self.peer, pairs, &self.registrations).then_some(listed);
+        self
+    }
+
+    /// Where the pairs are in prepared lists: as many as [`local`](Self::local) has, the same ranges in the same order.
+    #[must_use]
+    pub fn listed_at(&self) -> Option<Listed<'a>> {
+        self.listed
     }
 
     /// `Read` moves remote to local, `Write` local to remote.
@@ -531,6 +561,11 @@ pub unsafe trait Transfer: Send {
 
     /// Descriptor pairs handed to the engine, after neighbours were merged.
     fn descriptors(&self) -> usize;
+
+    /// Whether the engine is told positions in [prepared lists](TransferSpec::listed), not the ranges. By default it is not.
+    fn is_listed(&self) -> bool {
+        false
+    }
 
     /// How long the engine expects it to take, before it was posted. `None` if it does not tell, or not just now.
     fn estimate(&self) -> Option<Duration> {

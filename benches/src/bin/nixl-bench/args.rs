@@ -76,6 +76,9 @@ pub(crate) enum Role {
     /// The process whose blocks the suite `blocks` reads
     #[command(hide = true)]
     BlocksOwner,
+    /// One of many processes that read such blocks
+    #[command(hide = true)]
+    BlocksReader,
 }
 
 impl Suite {

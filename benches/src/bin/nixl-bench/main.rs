@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Some(Role::Target) => target::run(),
         Some(Role::RemoteTarget) => remote::run_target(),
         Some(Role::BlocksOwner) => blocks::run_owner(),
+        Some(Role::BlocksReader) => blocks::run_reader(),
         Some(Role::Tune { quick, out }) => local::tune(Effort::new(*quick), out),
         None => run::run(&args),
     });

@@ -27,6 +27,7 @@
 
 mod endings;
 mod failure;
+mod lists;
 mod messages;
 mod metadata;
 mod pairing;
@@ -130,6 +131,7 @@ pub const CASES: &[Case] = &[
     of_pair("concurrent", |p| Box::pin(transfers::concurrent(p))),
     of_pair("both_directions", |p| Box::pin(transfers::both_directions(p))),
     of_pair("registered_once", |p| Box::pin(transfers::registered_once(p))),
+    of_pair("prepared_lists", |p| Box::pin(lists::prepared(p))),
     of_pair("dynamo_metadata", |p| Box::pin(metadata::dynamo(p))),
     of_pair("native_metadata", |p| Box::pin(metadata::native(p))),
     of_pair("repeated_metadata", |p| Box::pin(metadata::repeated(p))),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Registration};
 use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
 use nixl_ops::{
-    ClaimDemand, EndedOffer, Execution, OfferSpec, OfferUse, OperationOptions, PathPolicy, PeerId,
-    RemoteSlot, SpentKeys, TransferRequest, Transport, TransportError, pair,
+    ClaimDemand, EndedOffer, Execution, Listed, OfferSpec, OfferUse, OperationOptions, PathPolicy,
+    PeerId, RemoteSlot, SpentKeys, TransferRequest, Transport, TransportError, pair,
 };
 
 use super::Connector;
@@ -108,7 +108,15 @@ impl Connector {
             true => Some(connection.local_metadata().await?),
             false => None,
         };
-        let to = ToPeer { kind, memory, remote, policy, slot: slot.as_ref(), notifies: true };
+        let to = ToPeer {
+            kind,
+            memory,
+            remote,
+            policy,
+            slot: slot.as_ref(),
+            notifies: true,
+            listed: None,
+        };
         let (execution, peer) =
             self.execute(&to, (peer, registrations), initiator_metadata).await?;
         let execution = self.claiming(execution, remote, &peer, slot.is_some()).await?;
@@ -116,13 +124,12 @@ impl Connector {
     }
 
     /// Prepares a read of a peer's memory, of which the peer is not told, and says which peer it is: `known` if that was met and
-    /// all of the memory was reached then.
+    /// all of the memory was reached then. The pairs may be `listed` by the engine.
     pub(crate) async fn prepare_silently(
         &self,
         memory: (&DescriptorList, &Leased),
         remote: &RdmaMetadata,
-        policy: PathPolicy,
-        known: Option<&PeerId>,
+        (policy, known, listed): (PathPolicy, Option<&PeerId>, Option<Listed<'_>>),
     ) -> Result<(Box<dyn Execution>, PeerId), ConnectorError> {
         let connection = &self.shared.connection;
         connection.run(connection.executor().prepare(memory.0, Some(remote))).await?;
@@ -133,7 +140,8 @@ impl Connector {
         };
         let registrations = connection.register(memory.0).await?;
         let kind = OperationKind::Read;
-        let to = ToPeer { kind, memory, remote, policy, slot: None, notifies: false };
+        let (slot, notifies) = (None, false);
+        let to = ToPeer { kind, memory, remote, policy, slot, notifies, listed };
         self.execute(&to, (peer, registrations), None).await
     }
 
@@ -200,6 +208,7 @@ struct ToPeer<'a> {
     policy: PathPolicy,
     slot: Option<&'a RemoteSlot>,
     notifies: bool,
+    listed: Option<Listed<'a>>,
 }
 
 impl<'a> ToPeer<'a> {
@@ -210,11 +219,12 @@ impl<'a> ToPeer<'a> {
         registrations: Arc<[Registration]>,
         initiator_metadata: Option<AgentMetadata>,
     ) -> TransferRequest<'a> {
-        let &Self { kind, memory, remote, policy, slot, notifies } = self;
+        let &Self { kind, memory, remote, policy, slot, notifies, listed } = self;
         let request =
             TransferRequest::inter_process(kind, memory, remote, transport, peer, registrations)
                 .with_initiator_metadata(initiator_metadata)
                 .with_slot(slot)
+                .listed(listed)
                 .under(policy);
         match notifies {
             true => request,

@@ -1,7 +1,7 @@
 //! The owner's side of an export.
 
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,14 +23,18 @@ use super::described;
 use super::error::TicketError;
 use super::grant::{Alive, Grant, GrantOptions};
 use super::own::exports_of_this_process;
+use super::progress::ExportProgress;
+use super::registering::{self, Part};
 use crate::connection::Connection;
 use crate::offload::Offloaded;
 use crate::{Connector, ConnectorError};
 
 /// How memory is exported.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ExportOptions {
     slots: NonZeroU32,
+    populate: Option<NonZeroUsize>,
+    progress: ExportProgress,
 }
 
 impl Default for ExportOptions {
@@ -40,16 +44,36 @@ impl Default for ExportOptions {
 }
 
 impl ExportOptions {
-    /// Room for 65,536 grants.
+    /// Room for 65,536 grants, and pages are left as they are.
     #[must_use]
     pub fn new() -> Self {
-        Self { slots: GrantTableOptions::default().slots() }
+        let slots = GrantTableOptions::default().slots();
+        Self { slots, populate: None, progress: ExportProgress::new() }
     }
 
     /// Grants that can be alive at one time. Each takes 32 bytes of shared memory once it is used.
     #[must_use]
     pub fn slots(mut self, slots: NonZeroU32) -> Self {
         self.slots = slots;
+        self
+    }
+
+    /// Has the pages of host memory allocated before they are registered, by at most so many threads of the library's own and at
+    /// most 64. Bytes stay as they are.
+    ///
+    /// An engine that pins memory (RDMA) has the system do it while it registers, on one thread and with all other calls of
+    /// the agent waiting: then this makes the export faster, and takes no more memory. Other engines leave pages alone, and it is the
+    /// first use of each that gets faster.
+    #[must_use]
+    pub fn populate(mut self, threads: NonZeroUsize) -> Self {
+        self.populate = Some(threads);
+        self
+    }
+
+    /// Where to tell how far the export has come.
+    #[must_use]
+    pub fn progress(mut self, progress: &ExportProgress) -> Self {
+        self.progress = progress.clone();
         self
     }
 }
@@ -85,13 +109,14 @@ struct Held {
 impl Connector {
     /// Exports layouts: registers their memory once, and makes their blocks grantable.
     ///
-    /// The memory is registered on the connection's thread; hundreds of gigabytes may take seconds. Cancel safe: nothing is
-    /// exported if the future is dropped.
+    /// The memory is registered on the connection's thread, region by region; hundreds of gigabytes may take seconds. Cancel safe:
+    /// nothing is exported if the future is dropped, and what was registered for it ends.
     ///
     /// # Errors
     ///
     /// [`ConnectorError`]: no layouts, a name that is not one or is there twice ([`ConnectorError::Metadata`]), a layout that
-    /// cannot be described ([`ConnectorError::ExportedLayout`]), or memory that cannot be registered.
+    /// cannot be described ([`ConnectorError::ExportedLayout`]), or memory that cannot be registered
+    /// ([`ConnectorError::ExportedMemory`]).
     pub async fn export<N: Into<String>>(
         &self,
         layouts: impl IntoIterator<Item = (N, Layout)>,
@@ -117,6 +142,8 @@ impl Connector {
             described.push(described::describe(name, layout)?);
         }
         let connection = self.connection();
+        let of_layouts = layouts.iter().flat_map(|(name, layout)| Part::all_of(name, layout));
+        let mut parts: Vec<_> = of_layouts.collect();
         let layouts: Vec<Layout> = layouts.into_iter().map(|(_, layout)| layout).collect();
         let clock = Arc::clone(connection.clock());
         let table = match connection.take_words(options.slots.get()) {
@@ -127,13 +154,15 @@ impl Connector {
             }
         };
         let table = Arc::new(table?);
-        let parts: Vec<_> = layouts.iter().flat_map(|layout| layout.parts().to_vec()).collect();
-        let parts = DescriptorList::try_from(parts)?;
-        let words = table.words().region().whole();
-        let mut all = parts.as_slice().to_vec();
-        all.push(words);
-        let all = DescriptorList::try_from(all)?;
-        let (registrations, agent) = connection.register_and_export(&all).await?;
+        let list = |parts: &[Part]| {
+            DescriptorList::try_from(parts.iter().map(|p| p.memory().clone()).collect::<Vec<_>>())
+        };
+        let exported = list(&parts)?;
+        parts.push(Part::of_words(table.words().region().whole()));
+        let all = list(&parts)?;
+        let ExportOptions { populate, progress, .. } = &options;
+        let registrations = registering::register(connection, parts, *populate, progress).await?;
+        let agent = connection.export_of(&all, &registrations).await?;
         let id = ExportId::new(random());
         let name = table.words().name();
         let words = WordsLocation {
@@ -142,7 +171,7 @@ impl Connector {
             file: Some(SharedFile::new(name.pid, name.fd, name.name, name.len)),
         };
         let metadata = ExportMetadata::new(id, agent, connection.info().clone(), described, words)?
-            .with_shares(connection.shares(&parts))?;
+            .with_shares(connection.shares(&exported))?;
         // Any slot names the page of all.
         let slot = connection.driver().arm_slot(&NotificationKey::random(), OperationKind::Write);
         let metadata = match slot.map(|slot| slot.doorbell()) {
@@ -159,10 +188,7 @@ impl Connector {
             metadata,
             latest: AtomicU64::new(0),
             latest_by_clock: AtomicU64::new(0),
-            held: Mutex::new(Some(Held {
-                registrations: registrations.to_vec(),
-                memory: Arc::new(all),
-            })),
+            held: Mutex::new(Some(Held { registrations, memory: Arc::new(all) })),
         });
         exports_of_this_process().insert(id, &shared);
         Ok(Export { shared })

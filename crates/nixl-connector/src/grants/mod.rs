@@ -25,9 +25,9 @@ mod grant;
 mod model;
 mod notifications;
 mod own;
-mod pieces;
-mod prefault;
+mod progress;
 mod read;
+mod registering;
 mod remote;
 #[cfg(test)]
 mod tests;
@@ -39,6 +39,7 @@ pub use error::{BlockReadError, TicketError};
 pub use export::{Export, ExportOptions};
 pub use grant::{Grant, GrantOptions};
 pub use notifications::ExportNotifications;
+pub use progress::ExportProgress;
 pub use remote::{BlockTransferOptions, ImportOptions, RemoteExport};
 pub use write::WriteGrant;
 

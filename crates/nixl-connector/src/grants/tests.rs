@@ -17,6 +17,8 @@ use crate::{Connector, ConnectorBuilder, ConnectorError, OperationOptions, Trans
 
 mod notifications;
 mod own;
+mod prepared;
+mod registering;
 mod renewal;
 mod stream;
 mod turns;

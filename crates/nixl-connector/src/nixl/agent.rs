@@ -16,7 +16,7 @@ use nixl_device::cuda::{RelaxedCapture, relax_capture};
 use nixl_ops::{EngineSetting, SettingSource};
 use nixl_sys::{
     AgentConfig, Backend, NixlDescriptor, NixlError, NotificationMap, OptArgs, Params,
-    RegistrationHandle, ThreadSync, XferRequest,
+    RegistrationHandle, ThreadSync, XferDescList, XferDlistHandle, XferOp, XferRequest,
 };
 use slab::Slab;
 use uuid::Uuid;
@@ -79,6 +79,8 @@ impl Drop for Blocking<'_> {
 pub(super) struct Inside {
     /// Posted, unfinished requests.
     pub(super) requests: Slab<XferRequest>,
+    /// Lists that requests are made of: of this side, and of a peer.
+    lists: Slab<Movable<[XferDlistHandle; 2]>>,
     pub(super) registered: Slab<RegistrationHandle>,
     notifications: Option<Movable<NotificationMap>>,
     /// Metadata with the agent's connection details, which never change.
@@ -92,9 +94,13 @@ struct Movable<T>(T);
 /// The backend parameter in which NIXL passes settings to UCX.
 const ENGINE_CONFIG: &str = "engine_config";
 
-// SAFETY: only `NotificationMap` is wrapped. It owns a heap object of the C API that has no tie to the thread
+// SAFETY: the map owns a heap object of the C API that has no tie to the thread
 // that made it; it is used and dropped by one thread at a time, behind the gate.
 unsafe impl Send for Movable<NotificationMap> {}
+
+// SAFETY: the handles own heap objects of the C API that have no tie to the thread that made them, and point to the agent, which
+// is dropped after them; they are used and dropped by one thread at a time, behind the gate.
+unsafe impl Send for Movable<[XferDlistHandle; 2]> {}
 
 /// Loads the plugins of the backends, and UCX with its own.
 fn load_plugins(
@@ -244,8 +250,15 @@ impl Agent {
         let details: Bytes = agent.get_local_md().map_err(failed("metadata"))?.into();
         let listener = Listener::found(&listening, &Listener::open_now(), &details);
         let addresses = addresses(&details);
-        let (requests, registered) = (Slab::new(), Slab::new());
-        let inside = Inside { requests, registered, notifications: None, details, backends, agent };
+        let inside = Inside {
+            requests: Slab::new(),
+            lists: Slab::new(),
+            registered: Slab::new(),
+            notifications: None,
+            details,
+            backends,
+            agent,
+        };
         let gate = Arc::new(Gate::before(inside));
         exit::add(&gate)?;
         tracing::debug!(name, settings = %told(&settings), "NIXL's agent has started");
@@ -397,6 +410,34 @@ impl Inside {
             [only] => Some(only),
             _ => None,
         }
+    }
+
+    /// Has NIXL prepare a list of this side, and one of a peer, each with the name of its agent. Returns their place.
+    pub(super) fn prepare_lists(
+        &mut self,
+        (me, local): (&str, &XferDescList<'_>),
+        (peer, remote): (&str, &XferDescList<'_>),
+    ) -> Result<usize, NixlError> {
+        let local = self.agent.prepare_xfer_dlist(me, local, None)?;
+        let remote = self.agent.prepare_xfer_dlist(peer, remote, None)?;
+        Ok(self.lists.insert(Movable([local, remote])))
+    }
+
+    /// Makes a request of positions in the lists at a place. `None` if they are gone.
+    pub(super) fn request_of_lists(
+        &self,
+        kind: XferOp,
+        place: usize,
+        (local, remote): (&[i32], &[i32]),
+        options: Option<&OptArgs>,
+    ) -> Option<Result<XferRequest, NixlError>> {
+        let Movable([ours, theirs]) = self.lists.get(place)?;
+        Some(self.agent.make_xfer_req(kind, ours, local, theirs, remote, options))
+    }
+
+    /// Releases the lists at a place.
+    pub(super) fn release_lists(&mut self, place: usize) {
+        drop(self.lists.try_remove(place));
     }
 
     /// Takes the notifications that have arrived, if there are any. Also of a look that failed.

@@ -277,18 +277,33 @@ impl Directory {
 
     /// Releases a request that is not in flight, then drops the holders of its memory. Does not block.
     pub(super) fn release(&self, request: usize, held: impl Send + 'static) {
-        let release = move |inside: Option<&mut Inside>| {
-            // None: it goes with the agent.
-            drop(inside.and_then(|inside| inside.requests.try_remove(request)));
-        };
+        self.release_inside(held, move |inside| drop(inside.requests.try_remove(request)));
+    }
+
+    /// Releases lists that NIXL has prepared. Does not block.
+    pub(super) fn release_lists(&self, place: usize) {
+        self.release_inside((), move |inside| inside.release_lists(place));
+    }
+
+    /// Releases something of NIXL's behind the gate, and then drops what it was held with.
+    fn release_inside(
+        &self,
+        held: impl Send + 'static,
+        release: impl FnOnce(&mut Inside) + Send + 'static,
+    ) {
         if let Some(mut entered) = self.agent.try_enter() {
-            release(entered.inside());
+            if let Some(inside) = entered.inside() {
+                release(inside);
+            }
             drop(entered);
             return drop(held);
         }
         let agent = Arc::clone(&self.agent);
         self.agent.control().post(move || {
-            release(agent.enter().inside());
+            // None: it goes with the agent.
+            if let Some(inside) = agent.enter().inside() {
+                release(inside);
+            }
             drop(held);
         });
     }

@@ -17,7 +17,7 @@ const LIBRARY: &str = "libnixl_capi.so";
 const WHEEL_FOLDERS: [&str; 2] = [".nixl_cu12.mesonpy.libs", ".nixl_cu13.mesonpy.libs"];
 
 /// Every symbol that this crate makes nixl-sys call. nixl-sys aborts the process if one is missing.
-const SYMBOLS: [&str; 43] = [
+const SYMBOLS: [&str; 46] = [
     "nixl_capi_is_stub",
     "nixl_capi_create_configured_agent",
     "nixl_capi_destroy_agent",
@@ -47,7 +47,10 @@ const SYMBOLS: [&str; 43] = [
     "nixl_capi_destroy_xfer_dlist",
     "nixl_capi_xfer_dlist_clear",
     "nixl_capi_xfer_dlist_add_desc",
+    "nixl_capi_prep_xfer_dlist",
+    "nixl_capi_release_xfer_dlist_handle",
     "nixl_capi_create_xfer_req",
+    "nixl_capi_make_xfer_req",
     "nixl_capi_post_xfer_req",
     "nixl_capi_get_xfer_status",
     "nixl_capi_release_xfer_req",

@@ -30,6 +30,7 @@
 //! | a refused thread ends the process, and so does a file beyond the limit or a log that cannot be opened | `threads`, `files` and `ucx/files` check first |
 //! | after a refused registration of GPU memory, no peer accepts the agent's metadata | `registrar` tries it with another agent first |
 //! | deregistering under a running request dangles | registrations are held by the transfer |
+//! | prepared lists point to registrations and to a peer's keys, which may be gone | `lists` makes requests of ranges that are registered as they were, to a peer that is loaded as it was |
 //! | a non-UTF-8 notification blocks all later ones | `notifications` reads bytes, one by one |
 //! | a sender's name with a NUL is not found, or is another peer's for a second time | skipped and counted, and no notification of others with it |
 //! | nothing can be sent, and no transfer posted, by a thread that hands out notifications inside NIXL | `transport` leaves it before |
@@ -58,6 +59,7 @@ mod introduced;
 mod known;
 mod library;
 mod listener;
+mod lists;
 mod loaded;
 mod lost;
 mod names;

@@ -17,6 +17,7 @@ use super::agent::Inside;
 use super::directory::{Directory, failed};
 use super::files;
 use super::gpu;
+use super::lists::ListedPairs;
 use super::peer::Peer;
 use super::registrar::memory_kind;
 
@@ -37,6 +38,8 @@ pub(super) struct NixlTransfer {
     was_posted: bool,
     /// Whether its ended request is kept, for another post.
     is_repeated: bool,
+    /// Where the pairs are in prepared lists.
+    listed: Option<ListedPairs>,
 }
 
 /// Numbers are the request's index among the agent's requests.
@@ -54,7 +57,7 @@ impl NixlTransfer {
         directory: Arc<Directory>,
         peer: Arc<Peer>,
         kind: OperationKind,
-        pairs: Vec<(Span, Span)>,
+        (pairs, listed): (Vec<(Span, Span)>, Option<ListedPairs>),
         (notification, is_repeated): (Option<Bytes>, bool),
         (registrations, leased): (Arc<[Registration]>, Leased),
     ) -> Self {
@@ -73,6 +76,7 @@ impl NixlTransfer {
             leased,
             was_posted,
             is_repeated,
+            listed,
         }
     }
 
@@ -142,11 +146,6 @@ impl NixlTransfer {
     }
 
     fn create(&self, inside: &Inside) -> Result<XferRequest, NixlError> {
-        let (mut local, mut remote) = (list(&self.pairs, |p| &p.0)?, list(&self.pairs, |p| &p.1)?);
-        for (here, there) in &self.pairs {
-            local.add_desc(address(here), length(here), memory_kind(here.device).1);
-            remote.add_desc(address(there), length(there), memory_kind(there.device).1);
-        }
         let options = match &self.notification {
             Some(notification) => {
                 let mut options = OptArgs::new()?;
@@ -160,6 +159,16 @@ impl NixlTransfer {
             OperationKind::Read => XferOp::Read,
             OperationKind::Write => XferOp::Write,
         };
+        let of_lists =
+            |listed: &ListedPairs| listed.request(inside, (kind, &self.peer), options.as_ref());
+        if let Some(request) = self.listed.as_ref().and_then(of_lists) {
+            return request;
+        }
+        let (mut local, mut remote) = (list(&self.pairs, |p| &p.0)?, list(&self.pairs, |p| &p.1)?);
+        for (here, there) in &self.pairs {
+            local.add_desc(address(here), length(here), memory_kind(here.device).1);
+            remote.add_desc(address(there), length(there), memory_kind(there.device).1);
+        }
         let peer = self.peer.id.as_str();
         inside.agent.create_xfer_req(kind, &local, &remote, peer, options.as_ref())
     }
@@ -251,6 +260,10 @@ unsafe impl Transfer for NixlTransfer {
 
     fn descriptors(&self) -> usize {
         self.pairs.len()
+    }
+
+    fn is_listed(&self) -> bool {
+        self.listed.is_some()
     }
 
     fn estimate(&self) -> Option<Duration> {

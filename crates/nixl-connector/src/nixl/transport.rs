@@ -12,8 +12,8 @@ use bytes::Bytes;
 use nixl_descriptor::{Registrar, Registration, Span, coalesce_pairs};
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
-    ConnectSpec, Connected, EngineSetting, Idle, PeerId, Transfer, TransferSpec, Transport,
-    TransportError,
+    ConnectSpec, Connected, EngineLists, EngineSetting, Idle, ListsSpec, PeerId, Transfer,
+    TransferSpec, Transport, TransportError,
 };
 
 use super::agent::Agent;
@@ -21,6 +21,7 @@ use super::directory::{Directory, covers, failed};
 use super::files;
 use super::here::Beacon;
 use super::library::NixlUnavailable;
+use super::lists::{ListedPairs, NixlLists};
 use super::names;
 use super::notifications::{self, Missed};
 use super::options::{NixlBackend, NixlOptions};
@@ -163,12 +164,22 @@ unsafe impl Transport for NixlTransport {
         self.directory.peer_ended(peer);
     }
 
+    fn prepare_lists(
+        &self,
+        spec: &ListsSpec<'_>,
+    ) -> Result<Option<Box<dyn EngineLists>>, TransportError> {
+        let lists = NixlLists::prepare(&self.directory, spec)?;
+        Ok(lists.map(|lists| Box::new(lists) as Box<dyn EngineLists>))
+    }
+
     fn prepare(&self, spec: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError> {
         let unknown = || TransportError::UnknownPeer { name: spec.peer().to_string() };
         let loaded = self.directory.loaded(spec.peer().as_str());
         let loaded = loaded.filter(|loaded| !loaded.peer.is_broken()).ok_or_else(unknown)?;
         let known = loaded.memories();
-        for (index, descriptor) in spec.remote().iter().enumerate() {
+        // What is in the lists was looked up then, and NIXL merges neighbours of it.
+        let listed = spec.listed_at().and_then(|listed| ListedPairs::new(listed, &loaded.peer));
+        for (index, descriptor) in spec.remote().iter().enumerate().filter(|_| listed.is_none()) {
             let span = span(descriptor);
             if !covers(&known, &span) {
                 let (name, len) = (spec.peer().to_string(), span.len);
@@ -181,8 +192,12 @@ unsafe impl Transport for NixlTransport {
                 .checked_add(second.len)
                 .is_some_and(|len| covers(&known, &Span { len, ..*first }))
         };
-        let pairs = coalesce_pairs(spec.local(), spec.remote().iter().map(span), union_is_covered)
-            .map_err(|e| TransportError::BadMetadata { reason: e.to_string() })?;
+        let remote = spec.remote().iter().map(span);
+        let pairs = match &listed {
+            Some(_) => spec.local().iter().map(Span::from).zip(remote).collect(),
+            None => coalesce_pairs(spec.local(), remote, union_is_covered)
+                .map_err(|e| TransportError::BadMetadata { reason: e.to_string() })?,
+        };
         one_kind(&pairs)?;
         let (kind, leased, is_repeated) = (spec.kind(), spec.leased().clone(), spec.is_repeated());
         let (notification, registrations) = spec.into_owned_parts();
@@ -190,7 +205,7 @@ unsafe impl Transport for NixlTransport {
             Arc::clone(&self.directory),
             Arc::clone(&loaded.peer),
             kind,
-            pairs,
+            (pairs, listed),
             (notification, is_repeated),
             (registrations, leased),
         )))
@@ -243,7 +258,7 @@ impl fmt::Debug for NixlTransport {
     }
 }
 
-fn span(descriptor: &SerializedDescriptor) -> Span {
+pub(super) fn span(descriptor: &SerializedDescriptor) -> Span {
     Span { address: descriptor.ptr(), len: descriptor.size(), device: descriptor.device() }
 }
 

@@ -53,6 +53,7 @@ mod engine;
 mod fabric;
 mod faults;
 mod job;
+mod lists;
 mod peer;
 mod registrar;
 mod stepped;

@@ -12,6 +12,8 @@ pub(super) struct Peer {
     entries: Vec<Entry>,
     /// Transfers that use the entries.
     pub(super) transfers: Arc<Occupancy>,
+    /// Another one once the entries are replaced.
+    pub(super) loaded: Arc<()>,
 }
 
 /// What loading metadata on top of earlier metadata came to.
@@ -27,7 +29,7 @@ pub(super) enum Update {
 
 impl Peer {
     pub(super) fn new(blob: Blob) -> Self {
-        Self { entries: blob.entries, transfers: Arc::default() }
+        Self { entries: blob.entries, transfers: Arc::default(), loaded: Arc::default() }
     }
 
     /// Memory that is new is added. If some of it lies where the peer withdrew memory, everything is loaded
@@ -53,6 +55,7 @@ impl Peer {
             return Update::Busy;
         }
         self.entries = blob.entries;
+        self.loaded = Arc::default();
         Update::Replaced
     }
 

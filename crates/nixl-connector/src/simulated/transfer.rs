@@ -19,6 +19,7 @@ pub(super) struct SimulatedTransfer {
     mode: CompletionMode,
     /// What is posted again.
     repeated: Option<Request>,
+    is_listed: bool,
 }
 
 enum Stage {
@@ -37,11 +38,12 @@ impl SimulatedTransfer {
         network: Arc<Network>,
         request: Request,
         mode: CompletionMode,
-        is_repeated: bool,
+        (is_repeated, is_listed): (bool, bool),
     ) -> Self {
         let (descriptors, was_posted) = (request.pairs.len(), false);
         let repeated = is_repeated.then(|| request.clone());
-        Self { network, stage: Stage::Prepared(request), descriptors, was_posted, mode, repeated }
+        let stage = Stage::Prepared(request);
+        Self { network, stage, descriptors, was_posted, mode, repeated, is_listed }
     }
 
     /// The most bytes that move at once, if the transfer moves without being polled.
@@ -122,6 +124,10 @@ unsafe impl Transfer for SimulatedTransfer {
 
     fn descriptors(&self) -> usize {
         self.descriptors
+    }
+
+    fn is_listed(&self) -> bool {
+        self.is_listed
     }
 }
 

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use nixl_descriptor::{Registrar, Span, coalesce_pairs};
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
-    CompletionMode, ConnectSpec, Connected, Idle, PeerId, Transfer, TransferSpec, Transport,
-    TransportError,
+    CompletionMode, ConnectSpec, Connected, EngineLists, Idle, ListsSpec, PeerId, Transfer,
+    TransferSpec, Transport, TransportError,
 };
 
 use super::agent::Letter;
@@ -21,6 +21,7 @@ use super::blob::{Blob, Entry};
 use super::fabric::Network;
 use super::faults::MessageFault;
 use super::job::{Pair, Request};
+use super::lists::SimulatedLists;
 use super::peer::{Peer, Update};
 use super::registrar::SimulatedRegistrar;
 use super::stepped;
@@ -139,6 +140,28 @@ unsafe impl Transport for SimulatedTransport {
         }
     }
 
+    fn prepare_lists(
+        &self,
+        spec: &ListsSpec<'_>,
+    ) -> Result<Option<Box<dyn EngineLists>>, TransportError> {
+        let name = || spec.peer().as_str().to_owned();
+        let mut state = self.network.lock();
+        let me = state.living(&self.agent).ok_or(TransportError::Closed)?;
+        let known = me.peers.get(spec.peer().as_str());
+        let known = known.ok_or_else(|| TransportError::UnknownPeer { name: name() })?;
+        let place = |(index, range): (usize, &SerializedDescriptor)| {
+            let range = span(range);
+            match known.covering(&range) {
+                Some(entry) => Ok((entry.number, range.address - entry.address)),
+                None => Err(TransportError::NotRegistered { name: name(), index, len: range.len }),
+            }
+        };
+        let remote = spec.remote().iter().enumerate().map(place).collect::<Result<_, _>>()?;
+        let local = spec.local().iter().map(Span::from).collect();
+        let loaded = Arc::downgrade(&known.loaded);
+        Ok(Some(Box::new(SimulatedLists { local, remote, loaded })))
+    }
+
     fn prepare(&self, spec: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError> {
         let name = || spec.peer().as_str().to_owned();
         let mut state = self.network.lock();
@@ -165,12 +188,16 @@ unsafe impl Transport for SimulatedTransport {
             let offset = there.address - entry.address;
             Some(Pair { local, registration: entry.number, offset })
         };
-        let pairs = match (spec.local(), spec.remote()) {
+        let listed =
+            spec.listed_at().and_then(|listed| SimulatedLists::pairs(listed, &known.loaded));
+        let is_listed = listed.is_some();
+        let pairs = match (listed, spec.local(), spec.remote()) {
+            (Some(pairs), ..) => pairs,
             // There is nothing to merge.
-            ([here], [there]) if here.len() as u64 == there.size() => {
+            (None, [here], [there]) if here.len() as u64 == there.size() => {
                 resolve((Span::from(here), span(there))).into_iter().collect()
             }
-            (here, there) => coalesce_pairs(here, there.iter().map(span), one_covers_both)
+            (None, here, there) => coalesce_pairs(here, there.iter().map(span), one_covers_both)
                 .map_err(|error| failed("prepare", error.to_string()))?
                 .into_iter()
                 .filter_map(resolve)
@@ -184,7 +211,8 @@ unsafe impl Transport for SimulatedTransport {
             Request { kind, agent, peer, pairs, local, notification, registrations, leased };
         drop(state);
         let network = Arc::clone(&self.network);
-        Ok(Box::new(SimulatedTransfer::new(network, request, self.mode, is_repeated)))
+        let flags = (is_repeated, is_listed);
+        Ok(Box::new(SimulatedTransfer::new(network, request, self.mode, flags)))
     }
 
     fn notify(&self, peer: &PeerId, payload: &[u8]) -> Poll<Result<(), TransportError>> {

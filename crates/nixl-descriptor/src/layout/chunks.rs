@@ -211,6 +211,11 @@ impl Fold {
         self.layers.len() * self.outers
     }
 
+    /// Pieces of a layer.
+    pub(super) fn outers(&self) -> usize {
+        self.outers
+    }
+
     /// Layer and outer index of a piece.
     pub(super) fn piece(&self, index: usize) -> (usize, usize) {
         (self.layers.start + index / self.outers, index % self.outers)

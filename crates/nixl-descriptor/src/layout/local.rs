@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use nixl_device::Device;
 
@@ -17,8 +18,13 @@ use crate::region::Region;
 #[derive(Clone, Debug)]
 pub struct Layout(Arc<Inner>);
 
+/// Names a layout of this process and its clones, and no other, then or later.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct LayoutId(u64);
+
 #[derive(Debug)]
 struct Inner {
+    id: LayoutId,
     placement: Placement,
     parts: Vec<Descriptor>,
     /// What lies where, by region.
@@ -74,6 +80,7 @@ impl Layout {
         block_stride: Option<usize>,
         parts: Vec<Descriptor>,
     ) -> Result<Self, LayoutError> {
+        static LAST: AtomicU64 = AtomicU64::new(0);
         let device = parts.first().map_or(Device::HOST, Descriptor::device);
         if let Some((part, other)) = parts.iter().enumerate().find(|(_, d)| d.device() != device) {
             return Err(LayoutError::MixedDevices { part, device: other.device(), first: device });
@@ -81,7 +88,14 @@ impl Layout {
         let ranges = parts.iter().map(|part| (part.address(), part.len() as u64));
         let placement = Placement::new(geometry, kind, block_stride, device, ranges)?;
         let footprints = footprints(&placement, &parts);
-        Ok(Self(Arc::new(Inner { placement, parts, footprints })))
+        let id = LayoutId(LAST.fetch_add(1, Relaxed));
+        Ok(Self(Arc::new(Inner { id, placement, parts, footprints })))
+    }
+
+    /// Its name, which clones have too.
+    #[must_use]
+    pub fn id(&self) -> LayoutId {
+        self.0.id
     }
 
     /// The shape of the blocks and their number.

@@ -37,6 +37,15 @@ pub enum RegionError {
         /// What the system said.
         message: String,
     },
+    /// The system gives no huge pages for shared memory.
+    #[error(
+        "the system gives no huge pages for shared memory, by {setting}: have the administrator write `advise` there, or use \
+         SharedMemory::new"
+    )]
+    NoHugePages {
+        /// The file of the setting that forbids them.
+        setting: String,
+    },
 }
 
 impl Region {

@@ -195,6 +195,26 @@ fn eviction_spares_a_registration_in_use() {
     assert_eq!(engine.retired(), 1);
 }
 
+#[test]
+fn what_is_evicted_by_its_region_ends_with_its_last_handle() {
+    let log = Log::default();
+    let engine = Engine::new(&log);
+    let registrar = Arc::clone(&engine) as Arc<dyn Registrar>;
+    let cache = RegistrationCache::new(registrar, CacheLimits::default());
+    let (a, b) = (log.region(8), log.region(8));
+    let used = cache.get_or_register(&a).unwrap();
+    cache.evict(&a);
+    cache.evict(&b);
+    assert!(cache.get(&a).is_none());
+    assert_eq!((engine.retired(), cache.stats().entries(), cache.stats().bytes()), (0, 0, 0));
+    drop(used);
+    assert_eq!(engine.retired(), 1);
+    drop(cache.get_or_register(&a).unwrap());
+    assert_eq!((cache.stats().misses(), cache.stats().entries()), (2, 1));
+    cache.evict(&a);
+    assert_eq!(engine.retired(), 2);
+}
+
 /// Registers only when told to.
 #[derive(Debug)]
 struct Slow {

@@ -36,8 +36,8 @@ pub(crate) enum ControlVerb<'a> {
     /// The write was begun and its request has ended without success: the sender posts nothing more of it, and what it had posted
     /// may still be on its way. Owners of earlier releases ignore it.
     WriteEnded,
-    /// A reader is done with a grant, which the key names ([`GrantMessage`](crate::grants::GrantMessage)); the token is 0.
-    GrantDone,
+    /// A reader's message about a grant: the key is all of it ([`GrantMessage`](crate::GrantMessage)), and the token 0.
+    OfGrant,
     /// An importer's message to the owner of an export. The key is the import, at random, and the token the export. Owners of
     /// earlier releases ignore it.
     Notification {
@@ -84,7 +84,7 @@ impl<'a> ControlMessage<'a> {
             (7, []) => ControlVerb::Decline,
             (8, []) => ControlVerb::Leaving,
             (9, []) => ControlVerb::WriteEnded,
-            (10, []) => ControlVerb::GrantDone,
+            (10, []) => ControlVerb::OfGrant,
             (11, rest) => {
                 let (sequence, payload) = rest.split_first_chunk()?;
                 let sequence = u64::from_le_bytes(*sequence);
@@ -113,7 +113,7 @@ impl<'a> ControlMessage<'a> {
             ControlVerb::Decline => (7, &[]),
             ControlVerb::Leaving => (8, &[]),
             ControlVerb::WriteEnded => (9, &[]),
-            ControlVerb::GrantDone => (10, &[]),
+            ControlVerb::OfGrant => (10, &[]),
             ControlVerb::Notification { sequence, payload } => {
                 notification = [&sequence.to_le_bytes(), *payload].concat();
                 (11, &notification)
@@ -173,7 +173,7 @@ mod tests {
             7 => ControlVerb::Decline,
             8 => ControlVerb::Leaving,
             9 => ControlVerb::WriteEnded,
-            10 => ControlVerb::GrantDone,
+            10 => ControlVerb::OfGrant,
             _ => ControlVerb::Notification { sequence: bytes.len() as u64, payload: &bytes[1..] },
         }
     }

@@ -69,9 +69,7 @@ impl Owner {
             }
             ControlVerb::Writing => true,
             // About no offer.
-            ControlVerb::Leaving | ControlVerb::GrantDone | ControlVerb::Notification { .. } => {
-                false
-            }
+            ControlVerb::Leaving | ControlVerb::OfGrant | ControlVerb::Notification { .. } => false,
             // For the initiator's side.
             ControlVerb::Granted { .. } | ControlVerb::Refused(_) | ControlVerb::Query => false,
         }

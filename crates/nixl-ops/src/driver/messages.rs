@@ -32,7 +32,7 @@ impl Shared {
             self.departures.note(from);
             return true;
         }
-        if message.verb == ControlVerb::GrantDone {
+        if message.verb == ControlVerb::OfGrant {
             return self.passive.grants.receive(message.key);
         }
         if let ControlVerb::Notification { .. } = message.verb {

@@ -9,51 +9,65 @@
 //! | 12 | 8 | the generation |
 //! | 20 | 16 | the token of the ticket |
 //! | 36 | 16 | the reader, at random |
-//! | 52 | 0 or 1 | nothing: the reader is done; 1: it asks for the time to live anew |
+//! | 52 | 0 or 1 | nothing: the reader is done; a byte 1: it asks for the time to live anew |
 //!
 //! Integers are little-endian.
 
-/// Which grant a message is about, and whose word it is.
+use std::fmt;
+
+use super::error::GrantError;
+use super::table::GrantTable;
+
+/// A message of a reader about a grant.
 #[derive(Clone, Copy, Eq, PartialEq)]
-#[cfg_attr(test, derive(Debug))]
-pub(crate) struct GrantMessage {
-    pub(crate) export: u64,
-    pub(crate) slot: u32,
-    pub(crate) generation: u64,
-    pub(crate) token: [u8; 16],
-    pub(crate) reader: [u8; 16],
-    pub(crate) says: ReaderSays,
+#[expect(clippy::exhaustive_structs, reason = "it is what travels")]
+pub struct GrantMessage {
+    /// The export's number.
+    pub export: u64,
+    /// The slot of the grant.
+    pub slot: u32,
+    /// The generation of the grant.
+    pub generation: u64,
+    /// The token of the ticket.
+    pub token: [u8; 16],
+    /// The reader's number, at random.
+    pub reader: [u8; 16],
+    /// What the reader wants.
+    pub kind: GrantMessageKind,
 }
 
-/// What a reader says of a grant.
+/// What a reader wants of a grant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum ReaderSays {
+#[non_exhaustive]
+pub enum GrantMessageKind {
+    /// It is done with the grant.
     Done,
-    /// Owners of earlier releases ignore it.
+    /// It asks for the grant's time to live anew. Owners of earlier releases ignore it, and none answers: the words of the grant
+    /// [say](crate::WordCheck::renewed_until) whether it is so.
     Renew,
 }
 
 impl GrantMessage {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let (slot, generation) = (self.slot.to_le_bytes(), self.generation.to_le_bytes());
-        let says: &[u8] = match self.says {
-            ReaderSays::Done => &[],
-            ReaderSays::Renew => &[1],
+        let kind: &[u8] = match self.kind {
+            GrantMessageKind::Done => &[],
+            GrantMessageKind::Renew => &[1],
         };
-        [&self.export.to_le_bytes(), &slot[..], &generation, &self.token, &self.reader, says]
+        [&self.export.to_le_bytes(), &slot[..], &generation, &self.token, &self.reader, kind]
             .concat()
     }
 
     /// `None` if it is of another length, or says something else.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (export, rest) = bytes.split_first_chunk()?;
         let (slot, rest) = rest.split_first_chunk()?;
         let (generation, rest) = rest.split_first_chunk()?;
         let (token, rest) = rest.split_first_chunk()?;
         let (reader, rest) = rest.split_first_chunk()?;
-        let says = match rest {
-            [] => ReaderSays::Done,
-            [1] => ReaderSays::Renew,
+        let kind = match rest {
+            [] => GrantMessageKind::Done,
+            [1] => GrantMessageKind::Renew,
             _ => return None,
         };
         Some(Self {
@@ -62,8 +76,34 @@ impl GrantMessage {
             generation: u64::from_le_bytes(*generation),
             token: *token,
             reader: *reader,
-            says,
+            kind,
         })
+    }
+}
+
+impl fmt::Debug for GrantMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The export's number and the token admit messages.
+        f.debug_struct("GrantMessage")
+            .field("slot", &self.slot)
+            .field("generation", &self.generation)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+impl GrantTable {
+    /// Does what a reader's message asks for, of a grant of this table.
+    ///
+    /// # Errors
+    ///
+    /// As [`done`](Self::done) and [`renew`](Self::renew).
+    pub fn receive(&self, message: &GrantMessage) -> Result<(), GrantError> {
+        let GrantMessage { slot, generation, token, reader, kind, .. } = message;
+        match kind {
+            GrantMessageKind::Done => self.done(*slot, *generation, token, *reader).map(drop),
+            GrantMessageKind::Renew => self.renew(*slot, *generation, token).map(drop),
+        }
     }
 }
 
@@ -79,15 +119,15 @@ mod tests {
             (export, slot, generation, token, reader) in any::<(u64, u32, u64, [u8; 16], [u8; 16])>(),
         ) {
             let message =
-                |says| GrantMessage { export, slot, generation, token, reader, says };
-            let bytes = message(ReaderSays::Done).encode();
-            prop_assert_eq!(GrantMessage::decode(&bytes), Some(message(ReaderSays::Done)));
+                |kind| GrantMessage { export, slot, generation, token, reader, kind };
+            let bytes = message(GrantMessageKind::Done).encode();
+            prop_assert_eq!(GrantMessage::decode(&bytes), Some(message(GrantMessageKind::Done)));
             for len in 0..bytes.len() {
                 prop_assert_eq!(GrantMessage::decode(&bytes[..len]), None);
             }
             prop_assert_eq!(GrantMessage::decode(&[&bytes[..], &[0]].concat()), None);
-            let bytes = message(ReaderSays::Renew).encode();
-            prop_assert_eq!(GrantMessage::decode(&bytes), Some(message(ReaderSays::Renew)));
+            let bytes = message(GrantMessageKind::Renew).encode();
+            prop_assert_eq!(GrantMessage::decode(&bytes), Some(message(GrantMessageKind::Renew)));
             prop_assert_eq!(GrantMessage::decode(&[&bytes[..], &[0]].concat()), None);
         }
     }

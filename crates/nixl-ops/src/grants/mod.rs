@@ -27,6 +27,7 @@ mod words;
 
 pub use check::{StaleRead, WordCheck};
 pub use error::GrantError;
+pub use message::{GrantMessage, GrantMessageKind};
 pub use notifications::{ExportNotification, NotificationReceiver, NotificationSender};
 pub(crate) use served::ServedGrants;
 pub use table::{DoneOutcome, GrantStats, GrantTable, RenewedUntil, SpentWords};

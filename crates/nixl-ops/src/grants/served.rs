@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, Registration};
 
-use super::message::{GrantMessage, ReaderSays};
+use super::message::GrantMessage;
 use super::notifications::NotificationSender;
 use super::table::GrantTable;
 use crate::control::{ControlMessage, ControlVerb, Message};
@@ -73,12 +73,7 @@ impl ServedGrants {
         let Some(message) = GrantMessage::decode(message) else { return false };
         let table = lock(&self.tables).get(&message.export).and_then(Weak::upgrade);
         let Some(table) = table else { return false };
-        let GrantMessage { slot, generation, token, reader, says, .. } = message;
-        let taken = match says {
-            ReaderSays::Done => table.done(slot, generation, &token, reader).map(drop),
-            ReaderSays::Renew => table.renew(slot, generation, &token).map(drop),
-        };
-        match taken {
+        match table.receive(&message) {
             Ok(()) => true,
             Err(error) => {
                 tracing::debug!(%error, "a word about a grant is not taken");
@@ -134,7 +129,7 @@ impl Driver {
         self.shared().wake(true);
     }
 
-    /// Tells the owner of an export, a connected peer, that a reader is done with a grant.
+    /// Sends the owner of an export, a connected peer, a reader's message about a grant.
     ///
     /// Cancel safe: the message is sent or it is not.
     ///
@@ -142,48 +137,15 @@ impl Driver {
     ///
     /// As [`Mailbox::post`] and [`Transport::notify`](crate::Transport::notify), [`OperationError::TimedOut`] if the mailbox stays
     /// full for the time of `options`, or [`OperationError::QueueFull`].
-    pub async fn tell_grant_done(
+    pub async fn send_grant_message(
         self: &Arc<Self>,
-        export: u64,
-        grant: (u32, u64, [u8; 16]),
-        reader: [u8; 16],
-        to: (&PeerId, Option<Mailbox>),
-        options: OperationOptions,
-    ) -> Result<(), OperationError> {
-        self.tell_of_grant(ReaderSays::Done, export, grant, reader, to, options).await
-    }
-
-    /// Asks the owner of an export, a connected peer, to give a grant its time to live anew. The owner does not answer: the words of
-    /// the grant [say](crate::WordCheck::renewed_until) so.
-    ///
-    /// Cancel safe: the message is sent or it is not.
-    ///
-    /// # Errors
-    ///
-    /// As [`tell_grant_done`](Self::tell_grant_done).
-    pub async fn ask_grant_renewed(
-        self: &Arc<Self>,
-        export: u64,
-        grant: (u32, u64, [u8; 16]),
-        reader: [u8; 16],
-        to: (&PeerId, Option<Mailbox>),
-        options: OperationOptions,
-    ) -> Result<(), OperationError> {
-        self.tell_of_grant(ReaderSays::Renew, export, grant, reader, to, options).await
-    }
-
-    async fn tell_of_grant(
-        self: &Arc<Self>,
-        says: ReaderSays,
-        export: u64,
-        (slot, generation, token): (u32, u64, [u8; 16]),
-        reader: [u8; 16],
+        message: &GrantMessage,
         (peer, mailbox): (&PeerId, Option<Mailbox>),
         options: OperationOptions,
     ) -> Result<(), OperationError> {
         let transport = self.shared().transport().ok_or(TransportError::Closed)?;
-        let key = GrantMessage { export, slot, generation, token, reader, says }.encode();
-        let payload = ControlMessage { key: &key, token: 0, verb: ControlVerb::GrantDone }.encode();
+        let (key, verb) = (message.encode(), ControlVerb::OfGrant);
+        let payload = ControlMessage { key: &key, token: 0, verb }.encode();
         Message::new(transport, peer.clone(), payload).by(mailbox).send(self, options).await
     }
 }

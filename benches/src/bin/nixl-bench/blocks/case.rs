@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::cache::Arrangement;
 use super::session::Session;
-use super::{at_once, first, grants, readers, reads, small};
+use super::{at_once, export, first, grants, processes, readers, reads, small};
 use crate::cases::Effort;
 use crate::initiator::Findings;
 
@@ -20,10 +20,14 @@ pub(crate) enum Case {
     AtOnce,
     /// Reads of a page beside many of blocks.
     Readers,
+    /// Reads of a page beside many processes that read blocks.
+    Processes,
     /// The first read after an import.
     First,
     /// Grants among many.
     Grants,
+    /// Exports of memory that was not touched.
+    Export,
 }
 
 impl Case {
@@ -37,7 +41,7 @@ impl Case {
         let mut cases = vec![Self::Grants, Self::Page, Self::AtOnce];
         let reads = |count| Arrangement::BOTH.map(|into| Self::Reads { count, into });
         cases.extend(counts.iter().flat_map(|count| reads(*count)));
-        cases.extend([Self::Readers, Self::First]);
+        cases.extend([Self::Readers, Self::Processes, Self::First, Self::Export]);
         cases.retain(|case| filter.is_none_or(|filter| case.to_string().contains(filter)));
         cases
     }
@@ -46,9 +50,9 @@ impl Case {
     pub(crate) fn blocks(self) -> usize {
         match self {
             Self::Reads { count, .. } => count,
-            Self::Readers => readers::READERS,
+            Self::Readers | Self::Processes => readers::READERS,
             Self::First => first::BLOCKS,
-            Self::Page | Self::AtOnce | Self::Grants => 1,
+            Self::Page | Self::AtOnce | Self::Grants | Self::Export => 1,
         }
     }
 
@@ -58,8 +62,10 @@ impl Case {
             Self::Page => small::small(session, findings),
             Self::AtOnce => at_once::at_once(session, findings),
             Self::Readers => readers::readers(session, findings),
+            Self::Processes => processes::processes(session, findings),
             Self::First => first::first(session, findings),
             Self::Grants => grants::grants(session, findings),
+            Self::Export => export::export(session, findings),
         }
     }
 }
@@ -72,8 +78,10 @@ impl fmt::Display for Case {
             Self::Page => f.write_str(small::CASE),
             Self::AtOnce => f.write_str(at_once::CASE),
             Self::Readers => f.write_str(readers::CASE),
+            Self::Processes => f.write_str(processes::CASE),
             Self::First => f.write_str(first::CASE),
             Self::Grants => f.write_str(grants::GRANT_AND_END),
+            Self::Export => f.write_str(export::CASE),
         }
     }
 }
@@ -96,7 +104,7 @@ mod tests {
             cases.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(names("blocks-64-per-layer-to-c"), ["blocks-64-per-layer-to-contiguous"]);
-        assert_eq!(names("page"), ["page", "pages-at-once", "interactive-page"]);
+        assert_eq!(names("page"), ["page", "pages-at-once", "interactive-page", processes::CASE]);
         assert!(names("nothing of the kind").is_empty());
     }
 }

@@ -83,7 +83,7 @@ pub(crate) fn readers(session: &mut Session, findings: &mut Findings) -> Result<
 }
 
 /// Reads a page each millisecond. Returns also what the others have read meanwhile, in bytes a nanosecond.
-fn pages_read(
+pub(crate) fn pages_read(
     session: &Session,
     (import, options): (&RemoteExport, &BlockTransferOptions),
     pages: &[Ticket],

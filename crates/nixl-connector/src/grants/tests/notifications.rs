@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::thread;
 
 use nixl_metadata::{MessageVersions, PeerInfo};
-use nixl_ops::ExportNotification;
+use nixl_ops::{ExportNotification, PeerId};
 
 use super::*;
 use crate::simulated::MessageFault;
@@ -171,13 +171,15 @@ async fn a_notification_that_is_given_up_is_lost_or_received() {
 async fn notifications_for_no_export_here_are_ignored() {
     let world = World::new().await;
     let mut notifications = world.export.notifications().unwrap();
-    let [_, afar] = world.imports().await;
-    let (import, driver) = (afar.imported(), world.reader.connection().driver());
-    let (export, to) =
-        (world.export.metadata().export().value(), (import.peer.as_ref().unwrap(), None));
+    // The owner is met.
+    let _imports = world.imports().await;
+    let (import, driver) = ([7; 16], world.reader.connection().driver());
+    let (export, owner) =
+        (world.export.metadata().export().value(), PeerId::new(world.owner.name()));
+    let to = (&owner, None);
     let send = async |export, message| {
         let options = OperationOptions::new();
-        driver.notify_export(export, import.reader, message, to.clone(), options).await.unwrap();
+        driver.notify_export(export, import, message, to.clone(), options).await.unwrap();
     };
     send(export ^ 1, (1, b"forged")).await;
     send(export, (0, b"zero")).await;

@@ -8,10 +8,10 @@ use nixl_descriptor::{Descriptor, DescriptorList, LeaseMode, Leased, Leases, Spa
 use nixl_metadata::Ticket;
 use nixl_ops::{Completion, OperationOptions, PathReport, PeerId, ReadOperation, TransportError};
 
-use super::read::{Part, of_peer, pairs_of_blocks};
-use super::remote::RemoteExport;
+use super::RemoteExport;
 use crate::ConnectorError;
 use crate::admission::{Admitted, Permit, TransferClass};
+use crate::grants::read::{Part, of_peer, pairs_of_blocks};
 use crate::offload::Offloaded;
 
 /// Bytes of a piece: an engine that copies by a processor takes some tens of microseconds for them.
@@ -89,14 +89,14 @@ impl RemoteExport {
         options: OperationOptions,
     ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
         let layout = usize::from(sides.0.layout());
-        let connection = self.imported().connector.connection();
+        let connection = self.0.connector.connection();
         let (driver, clock) = (connection.driver(), connection.clock());
         let me = self.clone();
         let cutting = async move { cut(pairs_of_blocks(me.remote(layout), &sides, layers)?) };
         let cutting = Offloaded::new(connection.work()?, cutting);
         let (pieces, mut options) = driver.with_timeout(options, cutting).await?;
         let mut pieces = pieces??;
-        let mut peer = self.imported().peer.clone().ok_or(TransportError::Closed)?;
+        let mut peer = self.0.peer.clone().ok_or(TransportError::Closed)?;
         let (begun, mut last) = (clock.now(), clock.now());
         let (mut reads, mut moved) = (VecDeque::new(), Moved::default());
         loop {
@@ -138,12 +138,14 @@ impl RemoteExport {
         options: OperationOptions,
     ) -> Result<(ReadOperation, PeerId), ConnectorError> {
         let Piece { local, leased, remote, parts } = piece;
-        let import = self.imported();
-        let export = (&import.metadata, import.key());
+        let import = &*self.0;
+        let export = (&import.metadata, &import.key);
         let remote = of_peer(export, layout, (&remote, &parts))?;
         let (policy, known) = (options.path_policy(), import.peer.as_ref());
-        let prepared =
-            import.connector.prepare_silently((&local, &leased), &remote, policy, known).await?;
+        let prepared = import
+            .connector
+            .prepare_silently((&local, &leased), &remote, (policy, known, None))
+            .await?;
         let (execution, peer) = prepared;
         let driver = import.connector.connection().driver();
         let execution = Admitted::with(execution, permit);

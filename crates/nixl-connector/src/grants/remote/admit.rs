@@ -1,0 +1,79 @@
+//! Admission of tickets: what is refused before anything moves.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use nixl_metadata::{Rights, Ticket};
+use nixl_ops::GrantWords;
+
+use super::check::{Words, check_of};
+use super::{Imported, RemoteExport};
+use crate::ConnectorError;
+use crate::grants::error::TicketError;
+
+impl RemoteExport {
+    /// The layers to read, of a ticket that is for this export.
+    pub(super) fn admit(
+        &self,
+        ticket: &Ticket,
+        rights: Rights,
+        layers: Option<Range<usize>>,
+    ) -> Result<Range<usize>, TicketError> {
+        let Imported { metadata, layouts, .. } = &*self.0;
+        let (import, layout, slot) = (metadata.export(), ticket.layout(), ticket.slot());
+        if ticket.export() != import {
+            return Err(TicketError::OtherExport { ticket: ticket.export(), import });
+        }
+        if usize::from(layout) >= layouts.len() {
+            return Err(TicketError::NoSuchLayout { layout, layouts: layouts.len() });
+        }
+        let slots = metadata.words().slots;
+        if rights == Rights::Read && ticket.rights() == rights && slot >= slots {
+            return Err(TicketError::NoSuchSlot { slot, slots });
+        }
+        if ticket.rights() != rights {
+            return Err(TicketError::OtherRights { writing: rights == Rights::Read });
+        }
+        let granted = ticket.layers();
+        let all = usize::from(granted.start)..usize::from(granted.end);
+        let layers = layers.unwrap_or_else(|| all.clone());
+        if layers.is_empty() || layers.start < all.start || layers.end > all.end {
+            let Range { start, end } = layers;
+            let (first, last) = (granted.start, granted.end);
+            return Err(TicketError::Layers { start, end, first, last });
+        }
+        Ok(layers)
+    }
+
+    /// Whether a time of the owner's, in milliseconds since 1970, is over by this side's clock.
+    pub(super) fn is_over(&self, unix_millis: u64) -> bool {
+        let now = self.0.connector.connection().clock().unix_time();
+        now >= Duration::from_millis(unix_millis)
+    }
+
+    /// Admits a ticket whose time is not over, or was renewed. Where the words are not mapped, looking for that takes two requests of
+    /// the engine's.
+    pub(super) async fn admit_in_time(&self, ticket: &Ticket) -> Result<(), ConnectorError> {
+        if !self.is_over(ticket.expires_unix_millis()) {
+            return Ok(());
+        }
+        let Imported { connector, metadata, words, .. } = &*self.0;
+        let (check, slots) = (check_of(ticket), metadata.words().slots);
+        let until = match words {
+            Words::Own(own) => own.table().words().renewed_until(&check),
+            Words::Mapped(words) => check.renewed_until(words, slots),
+            Words::Engine(_) => {
+                let slot = GrantWords::renewed_slot(check.slot(), slots);
+                let [.., until] = connector.read_words(metadata, slot).await?;
+                // It is of this grant if that stands after it was read.
+                let [word, digest, ..] = connector.read_words(metadata, check.slot()).await?;
+                check.compare(word, digest).map(|()| until)
+            }
+        };
+        match until {
+            Ok(until) if !self.is_over(until) => Ok(()),
+            // An altered ticket has no time that counts.
+            Ok(_) | Err(_) => Err(TicketError::Expired.into()),
+        }
+    }
+}

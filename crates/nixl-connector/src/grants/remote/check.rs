@@ -1,0 +1,152 @@
+//! The check of reads by the words of their grants, mapped or through the engine.
+
+use std::sync::Arc;
+
+use nixl_descriptor::{DescriptorList, PublishedWords, ReadOnlyWords};
+use nixl_metadata::{ExportMetadata, Rights, Ticket};
+use nixl_ops::{GrantWords, StaleRead, TransportError, WordCheck};
+
+use super::import::page_of_file;
+use super::{Imported, RemoteExport};
+use crate::grants::error::TicketError;
+use crate::grants::export::ExportShared;
+use crate::grants::read::Lists;
+use crate::grants::words::WordReads;
+use crate::{Connector, ConnectorError};
+
+/// How the words of the export are read.
+pub(super) enum Words {
+    /// The export is this process's own.
+    Own(Arc<ExportShared>),
+    Mapped(ReadOnlyWords),
+    Engine(WordReads),
+}
+
+/// The place of the export's number among the words of slot 0.
+const EXPORT_WORD: usize = 3;
+
+impl Connector {
+    pub(super) async fn open_words(
+        &self,
+        metadata: &ExportMetadata,
+    ) -> Result<Words, ConnectorError> {
+        let connection = self.connection();
+        let is_here = connection.info().host().same_pid_namespace(metadata.peer().host());
+        let Some(file) = metadata.words().file.filter(|_| is_here) else {
+            return self.words_by_engine(metadata).await;
+        };
+        let name = page_of_file(&file);
+        let open = move || PublishedWords::open(&name);
+        match connection.control().run(open).await? {
+            Ok(words) if words.load(EXPORT_WORD) == Some(metadata.export().value()) => {
+                Ok(Words::Mapped(words))
+            }
+            // The file is that of the random name, so the process is the owner.
+            Ok(_) => Err(closed(metadata)),
+            // The engine reads them: the owner has closed them, or runs on another host that has the identity of this one.
+            Err(error) => {
+                tracing::debug!(%error, "the words of an export are not mapped");
+                self.words_by_engine(metadata).await
+            }
+        }
+    }
+
+    /// Words that are read by requests.
+    async fn words_by_engine(&self, metadata: &ExportMetadata) -> Result<Words, ConnectorError> {
+        Ok(Words::Engine(WordReads::new(self, *metadata.words()).await?))
+    }
+
+    /// Reads through the engine whether the export is open, before its memory is touched: that of one which is closed may be gone.
+    pub(super) async fn ask_whether_open(
+        &self,
+        metadata: &ExportMetadata,
+    ) -> Result<(), ConnectorError> {
+        let [.., export] = self.read_words(metadata, 0).await?;
+        match export == metadata.export().value() {
+            true => Ok(()),
+            false => Err(closed(metadata)),
+        }
+    }
+
+    /// The words of a slot, read through the engine. They are in the owner's byte order, which is this process's.
+    pub(super) async fn read_words(
+        &self,
+        metadata: &ExportMetadata,
+        slot: u32,
+    ) -> Result<[u64; GrantWords::SLOT_WORDS], ConnectorError> {
+        let region = self.buffer(GrantWords::SLOT_BYTES)?;
+        let list = DescriptorList::from(region.whole());
+        self.read_silently(Lists::of_words(metadata, slot, list)?).await?;
+        let mut words = [0; GrantWords::SLOT_WORDS];
+        for (index, word) in words.iter_mut().enumerate() {
+            let mut bytes = [0; 8];
+            region.copy_to_slice(8 * index, &mut bytes).map_err(TicketError::Local)?;
+            *word = u64::from_ne_bytes(bytes);
+        }
+        Ok(words)
+    }
+}
+
+fn closed(metadata: &ExportMetadata) -> ConnectorError {
+    ConnectorError::ExportClosed { export: metadata.export() }
+}
+
+impl RemoteExport {
+    /// How many layers of a ticket's blocks are ready, from the first on: those below are read as their owner has filled them.
+    ///
+    /// One look: where the words are not mapped, two requests of the engine's. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: as [`read_blocks`](Self::read_blocks), [`TransportError::Stale`] among them.
+    pub async fn layers_ready(&self, ticket: &Ticket) -> Result<usize, ConnectorError> {
+        let Imported { connector, metadata, words, .. } = &*self.0;
+        self.admit(ticket, Rights::Read, None)?;
+        self.admit_in_time(ticket).await?;
+        let check = check_of(ticket);
+        let layers = match words {
+            Words::Own(own) => own.layers_ready(&check)?,
+            Words::Mapped(words) => check.layers_ready(words).map_err(refused)?,
+            Words::Engine(_) => {
+                let [_, _, layers, _] = connector.read_words(metadata, check.slot()).await?;
+                // The number is of this grant if that stands after the number was read.
+                let [word, digest, ..] = connector.read_words(metadata, check.slot()).await?;
+                check.compare(word, digest).map_err(refused)?;
+                layers
+            }
+        };
+        Ok(usize::try_from(layers).unwrap_or(usize::MAX))
+    }
+}
+
+pub(super) fn check_of(ticket: &Ticket) -> WordCheck {
+    WordCheck::new(ticket.slot(), ticket.generation(), ticket.digest())
+}
+
+/// What is said of a grant that does not stand, before anything moves.
+pub(super) fn refused(stale: StaleRead) -> TransportError {
+    match stale {
+        StaleRead::NotGranted => TransportError::NotGranted,
+        _ => TransportError::Stale,
+    }
+}
+
+#[cfg(test)]
+impl RemoteExport {
+    fn word_reads(&self) -> &WordReads {
+        match &self.0.words {
+            Words::Engine(words) => words,
+            _ => panic!("the words are not read through the engine"),
+        }
+    }
+
+    /// Whether a request for words is in flight, and how many reads wait for the next.
+    pub(in crate::grants) fn words_in_flight(&self) -> (bool, usize) {
+        self.word_reads().state()
+    }
+
+    /// Requests for words so far.
+    pub(in crate::grants) fn word_requests(&self) -> usize {
+        self.word_reads().requests()
+    }
+}

@@ -1,0 +1,180 @@
+//! Imports: a peer's export is reached, and prepared for reads.
+
+use std::sync::Arc;
+
+use nixl_descriptor::{DescriptorList, SharedName};
+use nixl_metadata::{ExportMetadata, NotificationKey, SharedFile};
+use nixl_ops::{PathKind, RemoteSlots};
+use tokio::sync::Mutex;
+
+use super::check::Words;
+use super::prefault::Prefaulting;
+use super::{Imported, RemoteExport};
+use crate::grants::described;
+use crate::grants::export::ExportShared;
+use crate::grants::own::exports_of_this_process;
+use crate::grants::read::{Lists, whole};
+use crate::{Connector, ConnectorError};
+
+/// How an export is imported.
+#[derive(Clone, Copy, Debug)]
+pub struct ImportOptions {
+    prefault: u64,
+}
+
+impl Default for ImportOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ImportOptions {
+    /// Bytes that are looked at for pages to map before the first read, unless it is said otherwise.
+    pub const PREFAULT: u64 = 1 << 30;
+
+    /// [A GiB](Self::PREFAULT) is pre-faulted.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { prefault: Self::PREFAULT }
+    }
+
+    /// Has the pages of the export's first so many bytes mapped before the import is there, on a thread of the connection's, so
+    /// that no first read of a block meets page faults. For memory that this process copies by itself, in the order of layouts
+    /// and their parts. 0 is none.
+    ///
+    /// Every byte that is looked at counts: also of a page that its owner has never touched, which is left unmapped, and again
+    /// where parts overlap. Looking ends early with the connector's timeout, which counts from its start, and the import goes on.
+    ///
+    /// The import waits for it. Each page that is mapped takes an entry of this process's page tables.
+    #[must_use]
+    pub fn prefault(mut self, bytes: u64) -> Self {
+        self.prefault = bytes;
+        self
+    }
+}
+
+impl Connector {
+    /// Reaches a peer's export: connects to its owner, opens what processes of one host can open, and moves some bytes of each
+    /// part of each layout, so that later reads need none of that.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: a layout that makes no sense ([`ConnectorError::ExportedLayout`]), or the owner cannot be reached.
+    pub async fn import(&self, metadata: &ExportMetadata) -> Result<RemoteExport, ConnectorError> {
+        self.import_with(metadata, ImportOptions::new()).await
+    }
+
+    /// As [`import`](Self::import), with options.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn import_with(
+        &self,
+        metadata: &ExportMetadata,
+        options: ImportOptions,
+    ) -> Result<RemoteExport, ConnectorError> {
+        let own = exports_of_this_process().get(metadata.export());
+        self.import_unless(metadata, own, options).await
+    }
+
+    /// As [`import`](Self::import), through the engine unless it is this process's own.
+    pub(crate) async fn import_unless(
+        &self,
+        metadata: &ExportMetadata,
+        own: Option<Arc<ExportShared>>,
+        options: ImportOptions,
+    ) -> Result<RemoteExport, ConnectorError> {
+        self.refuse_if_draining()?;
+        let layouts: Arc<[_]> =
+            metadata.layouts().iter().map(described::remote).collect::<Result<_, _>>()?;
+        let words = match own {
+            Some(own) => Words::Own(own),
+            None => self.open_words(metadata).await?,
+        };
+        let mut imported = Imported {
+            connector: self.clone(),
+            metadata: metadata.clone(),
+            layouts,
+            words,
+            paths: Vec::new(),
+            prefaulted: 0,
+            peer: None,
+            reader: uuid::Uuid::new_v4().into_bytes(),
+            notified: Mutex::default(),
+            page: None,
+            prepared: Arc::default(),
+            key: NotificationKey::random(),
+        };
+        if let Words::Own(_) = &imported.words {
+            return Ok(RemoteExport(Arc::new(imported)));
+        }
+        if let Words::Mapped(_) = &imported.words {
+            imported.page = self.page_of(metadata).await?;
+        }
+        if let Words::Engine(_) = &imported.words {
+            self.ask_whether_open(metadata).await?;
+        }
+        let mut prefaulting = Prefaulting::new(options.prefault, self.default_options());
+        for layout in 0..imported.layouts.len() {
+            let local = self.room_for(&Lists::probed(metadata, layout))?;
+            let (read, peer) =
+                self.read_silently(Lists::of_probe(metadata, layout, local)?).await?;
+            imported.paths.push(read.path().cloned());
+            imported.peer = Some(peer);
+            if read.path().is_some_and(|path| path.kind() == PathKind::SharedMemory) {
+                self.prefault(metadata, layout, &mut prefaulting).await?;
+            }
+        }
+        imported.prefaulted = prefaulting.mapped();
+        Ok(RemoteExport(Arc::new(imported)))
+    }
+
+    /// The page of the owner, which is on this host, if its mailbox takes messages.
+    async fn page_of(
+        &self,
+        metadata: &ExportMetadata,
+    ) -> Result<Option<SharedName>, ConnectorError> {
+        // Later protocols of the page may have another mailbox.
+        let is_known = metadata.peer().versions().doorbell() <= RemoteSlots::VERSION;
+        let Some(file) = metadata.claims().filter(|_| is_known) else { return Ok(None) };
+        let page = page_of_file(file);
+        Ok(self.connection().mailbox(&page).await?.map(|_| page))
+    }
+
+    /// Has pages of a layout mapped.
+    async fn prefault(
+        &self,
+        metadata: &ExportMetadata,
+        layout: usize,
+        prefaulting: &mut Prefaulting,
+    ) -> Result<(), ConnectorError> {
+        if prefaulting.left() == 0 {
+            return Ok(());
+        }
+        let connection = self.connection();
+        let remote = whole(metadata, layout)?;
+        match connection.executor().prefault(&remote, prefaulting.left()) {
+            Some(steps) => prefaulting.run(connection.driver(), connection.work()?, steps).await,
+            None => Ok(()),
+        }
+    }
+
+    /// A buffer of so many bytes for each descriptor.
+    fn room_for(&self, lens: &[u64]) -> Result<DescriptorList, ConnectorError> {
+        let region = self.buffer(lens.iter().sum::<u64>() as usize)?;
+        let mut end = 0;
+        let parts = lens.iter().map(|len| {
+            let start = end;
+            end += *len as usize;
+            region.descriptor(start..end)
+        });
+        Ok(DescriptorList::try_from(parts.collect::<Result<Vec<_>, _>>()?)?)
+    }
+}
+
+pub(super) fn page_of_file(file: &SharedFile) -> SharedName {
+    SharedName { pid: file.pid(), fd: file.fd(), name: file.name(), len: file.length() }
+}

@@ -1,0 +1,79 @@
+//! Messages about grants: the reader is done, or asks for more time.
+
+use nixl_metadata::{Rights, Ticket};
+use nixl_ops::{GrantMessage, GrantMessageKind, Mailbox};
+
+use super::check::Words;
+use super::{Imported, RemoteExport};
+use crate::ConnectorError;
+use crate::grants::error::TicketError;
+
+impl Imported {
+    /// Where this import's messages go, if not through the engine.
+    pub(super) async fn mailbox(&self) -> Result<Option<Mailbox>, ConnectorError> {
+        match &self.page {
+            Some(page) => self.connector.connection().mailbox(page).await,
+            None => Ok(None),
+        }
+    }
+}
+
+impl RemoteExport {
+    /// Tells the owner that this import is done with a ticket: its grant ends once all its readers have said so. Saying it again
+    /// changes nothing.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: the ticket is for another export, or the owner cannot be reached. Without an error the word may be lost
+    /// with its owner; the grant then ends by its time to live.
+    pub async fn done(&self, ticket: &Ticket) -> Result<(), ConnectorError> {
+        let (export, import) = (ticket.export(), self.0.metadata.export());
+        if export != import {
+            return Err(TicketError::OtherExport { ticket: export, import }.into());
+        }
+        self.tell_owner(ticket, GrantMessageKind::Done).await
+    }
+
+    /// Asks the owner to give a ticket's grant its time to live anew, from when the message arrives. Reads by the ticket go on
+    /// beyond its own time once that is so, which each looks up by the words of the grant. A reader whose transfers may take longer
+    /// than the time to live asks well before its end, and again: an owner that awaits nothing takes messages once a second.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: the ticket is for another export or for writing, or the owner cannot be reached. Without an error the
+    /// message may be lost with its owner, come too late, or find an owner of an earlier release, which ignores it.
+    pub async fn renew(&self, ticket: &Ticket) -> Result<(), ConnectorError> {
+        self.admit(ticket, Rights::Read, None)?;
+        self.tell_owner(ticket, GrantMessageKind::Renew).await
+    }
+
+    async fn tell_owner(
+        &self,
+        ticket: &Ticket,
+        kind: GrantMessageKind,
+    ) -> Result<(), ConnectorError> {
+        let Imported { connector, words, peer, .. } = &*self.0;
+        let message = GrantMessage {
+            export: ticket.export().value(),
+            slot: ticket.slot(),
+            generation: ticket.generation(),
+            token: *ticket.token(),
+            reader: self.0.reader,
+            kind,
+        };
+        match (words, peer) {
+            (Words::Own(own), _) => Ok(own.table().receive(&message)?),
+            (_, None) => Ok(()),
+            (_, Some(peer)) => {
+                let to = (peer, self.0.mailbox().await?);
+                let driver = connector.connection().driver();
+                let options = connector.default_options();
+                Ok(driver.send_grant_message(&message, to, options).await?)
+            }
+        }
+    }
+}

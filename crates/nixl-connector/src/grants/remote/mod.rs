@@ -1,0 +1,131 @@
+//! A peer's export, as an import reaches it.
+
+mod admit;
+mod check;
+mod import;
+mod messages;
+mod notifications;
+mod options;
+mod pieces;
+mod prefault;
+mod prepared;
+mod reads;
+mod silent;
+mod writes;
+
+use std::fmt;
+use std::sync::Arc;
+
+use nixl_descriptor::layout::RemoteLayout;
+use nixl_descriptor::{DescriptorList, SharedName};
+use nixl_metadata::{ExportMetadata, NotificationKey};
+use nixl_ops::{OperationOptions, PathReport, PeerId};
+use tokio::sync::Mutex;
+
+use self::check::Words;
+pub use self::import::ImportOptions;
+pub use self::options::BlockTransferOptions;
+use self::prepared::PreparedBlocks;
+use crate::admission::{Permit, TransferClass};
+use crate::{Connector, ConnectorError};
+
+/// A peer's export, reached: its blocks can be read by tickets. Cheap to clone.
+///
+/// The engine is connected and the path to each layout has moved some bytes when [`Connector::import`] returns it. A restarted
+/// owner is another export: its old tickets and this import end with errors.
+#[derive(Clone)]
+pub struct RemoteExport(Arc<Imported>);
+
+struct Imported {
+    connector: Connector,
+    metadata: ExportMetadata,
+    layouts: Arc<[RemoteLayout]>,
+    words: Words,
+    /// Of each layout into host memory of this process.
+    paths: Vec<Option<PathReport>>,
+    /// Bytes whose pages were mapped when it was imported.
+    prefaulted: u64,
+    /// The owner; `None` if that is this process.
+    peer: Option<PeerId>,
+    /// By what the owner tells this import from other readers.
+    reader: [u8; 16],
+    /// The number of the last notification.
+    notified: Mutex<u64>,
+    /// The owner's page, if its mailbox takes this import's messages.
+    page: Option<SharedName>,
+    prepared: Arc<PreparedBlocks>,
+    /// Stands for that of an offer where executors want one. No owner knows it.
+    key: NotificationKey,
+}
+
+impl RemoteExport {
+    /// Runs that are listed on the caller's thread.
+    const LISTED_HERE: usize = 64;
+
+    /// What was imported.
+    #[must_use]
+    pub fn metadata(&self) -> &ExportMetadata {
+        &self.0.metadata
+    }
+
+    /// A layout by its name, and its position among those of the export.
+    #[must_use]
+    pub fn layout(&self, name: &str) -> Option<(usize, &RemoteLayout)> {
+        let at = self.0.metadata.layouts().iter().position(|layout| layout.name == name)?;
+        Some((at, self.0.layouts.get(at)?))
+    }
+
+    /// The path that a layout's first bytes took into host memory when it was imported, with the reasons against others. `None`
+    /// if the export is this process's own.
+    #[must_use]
+    pub fn path(&self, layout: usize) -> Option<&PathReport> {
+        self.0.paths.get(layout)?.as_ref()
+    }
+
+    /// Bytes of the export whose pages were mapped when it was imported: see [`ImportOptions::prefault`].
+    #[must_use]
+    pub fn prefaulted(&self) -> u64 {
+        self.0.prefaulted
+    }
+
+    /// Whether the words of the grants are mapped here, so that checking a read takes no request of the engine's.
+    #[must_use]
+    pub fn words_are_mapped(&self) -> bool {
+        !matches!(self.0.words, Words::Engine(_))
+    }
+
+    /// A layout that a ticket was admitted for.
+    fn remote(&self, layout: usize) -> &RemoteLayout {
+        &self.0.layouts[layout]
+    }
+
+    fn default_options(&self) -> BlockTransferOptions {
+        BlockTransferOptions::new().operation(self.0.connector.default_options())
+    }
+
+    /// Waits until it is the turn of a transfer.
+    async fn turn(
+        &self,
+        class: TransferClass,
+        (peer, local): (&PeerId, &DescriptorList),
+        options: OperationOptions,
+    ) -> Result<(Permit, OperationOptions), ConnectorError> {
+        let connection = self.0.connector.connection();
+        let (admission, bytes) = (connection.admission(), local.total_bytes());
+        if let Some(permit) = admission.try_admit(class, peer, bytes) {
+            return Ok((permit, options));
+        }
+        let turn = admission.admit(class, peer, bytes);
+        let (permit, options) = connection.driver().with_timeout(options, turn).await?;
+        Ok((permit?, options))
+    }
+}
+
+impl fmt::Debug for RemoteExport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteExport")
+            .field("metadata", &self.0.metadata)
+            .field("words_are_mapped", &self.words_are_mapped())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,45 @@
+//! The options of transfers of blocks.
+
+use std::ops::Range;
+
+use nixl_ops::OperationOptions;
+
+use crate::admission::TransferClass;
+
+/// How blocks are read or written.
+#[derive(Clone, Debug, Default)]
+pub struct BlockTransferOptions {
+    pub(super) layers: Option<Range<usize>>,
+    pub(super) class: TransferClass,
+    pub(super) operation: OperationOptions,
+}
+
+impl BlockTransferOptions {
+    /// All layers of the ticket, of the interactive class, without a deadline, by the best path.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only these layers, which the ticket must grant.
+    #[must_use]
+    pub fn layers(mut self, layers: Range<usize>) -> Self {
+        self.layers = Some(layers);
+        self
+    }
+
+    /// Which transfers of this connector's go first. Writes go in one piece, whichever class they are of, and what this process
+    /// has exported itself is copied at once.
+    #[must_use]
+    pub fn class(mut self, class: TransferClass) -> Self {
+        self.class = class;
+        self
+    }
+
+    /// The deadline, which counts from the call, and the policy for paths.
+    #[must_use]
+    pub fn operation(mut self, options: OperationOptions) -> Self {
+        self.operation = options;
+        self
+    }
+}

@@ -1,0 +1,172 @@
+//! Reads of blocks by tickets.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use nixl_descriptor::layout::Layout;
+use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases};
+use nixl_metadata::{Rights, Ticket};
+use nixl_ops::{
+    Completion, Execution, OperationOptions, PathKind, PathPolicy, PathReport, PeerId,
+    ReadOperation, StaleRead,
+};
+
+use super::check::{Words, check_of, refused};
+use super::options::BlockTransferOptions;
+use super::prepared::{Making, PreparedPair};
+use super::{Imported, RemoteExport};
+use crate::ConnectorError;
+use crate::admission::{Admitted, TransferClass};
+use crate::grants::error::BlockReadError;
+use crate::grants::read::Lists;
+use crate::offload::Offloaded;
+#[cfg(doc)]
+use crate::{TransportError, grants::error::TicketError};
+
+impl RemoteExport {
+    /// Reads the blocks of a ticket, in its order, into `blocks` of a local layout. The bytes are those that were granted: the
+    /// grant stood when the last of them had arrived.
+    ///
+    /// Cancel safe: if the future is dropped, the read is cancelled, and the local blocks can be used once the engine is quiet.
+    ///
+    /// # Errors
+    ///
+    /// [`BlockReadError`], which names the local blocks that must not be used: [`TransportError::Stale`] if the grant has ended,
+    /// [`TransportError::NotGranted`] for a ticket that its owner did not give out, [`TicketError`], or why the owner was not
+    /// reached.
+    pub async fn read_blocks(
+        &self,
+        ticket: &Ticket,
+        local: &Layout,
+        blocks: &[usize],
+    ) -> Result<Completion, BlockReadError> {
+        self.read_blocks_with(ticket, local, blocks, self.default_options()).await
+    }
+
+    /// As [`read_blocks`](Self::read_blocks), with options instead of the connector's timeout.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn read_blocks_with(
+        &self,
+        ticket: &Ticket,
+        local: &Layout,
+        blocks: &[usize],
+        options: BlockTransferOptions,
+    ) -> Result<Completion, BlockReadError> {
+        let read = self.read(ticket, local, blocks, options).await;
+        read.map_err(|cause| BlockReadError { blocks: blocks.to_vec(), cause })
+    }
+
+    async fn read(
+        &self,
+        ticket: &Ticket,
+        local: &Layout,
+        blocks: &[usize],
+        options: BlockTransferOptions,
+    ) -> Result<Completion, ConnectorError> {
+        let Imported { connector, words, .. } = &*self.0;
+        connector.refuse_if_draining()?;
+        let BlockTransferOptions { layers, class, operation } = options;
+        let layers = self.admit(ticket, Rights::Read, layers)?;
+        self.admit_in_time(ticket).await?;
+        let check = check_of(ticket);
+        let under_way = match words {
+            Words::Engine(words) => Some((words, words.begin())),
+            _ => None,
+        };
+        if let Words::Mapped(words) = words {
+            // A grant that has ended moves nothing.
+            check.check_mapped(words).map_err(refused)?;
+        }
+        if let Words::Own(own) = words {
+            return own.copy(connector, ticket, (local, blocks), layers, operation).await;
+        }
+        let sides = (ticket.clone(), local.clone(), blocks.to_vec());
+        let (done, peer, operation) = match class {
+            TransferClass::Interactive => self.read_whole(sides, layers, operation).await?,
+            TransferClass::Bulk => self.read_in_pieces(sides, layers, operation).await?,
+        };
+        // The bytes have arrived: every thread and request of theirs has ended.
+        let checked = match (words, &under_way) {
+            (Words::Mapped(words), _) => check.check_mapped(words),
+            (_, Some((words, under_way))) => {
+                let options = operation.spending(done.elapsed());
+                let ask = async || {
+                    let words = words.after(under_way, (check.slot(), &peer), options).await?;
+                    Ok::<_, ConnectorError>(check.compare(words[0], words[1]))
+                };
+                match ask().await? {
+                    // Both words may have been read while the slot was granted anew.
+                    Err(StaleRead::NotGranted) => ask().await?,
+                    checked => checked,
+                }
+            }
+            (Words::Own(_) | Words::Engine(_), None) => Ok(()),
+        };
+        checked.map_err(refused)?;
+        Ok(done)
+    }
+
+    /// Reads blocks in one piece. Returns the options with the time that was left when it began.
+    async fn read_whole(
+        &self,
+        sides: (Ticket, Layout, Vec<usize>),
+        layers: Range<usize>,
+        options: OperationOptions,
+    ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
+        let connection = self.0.connector.connection();
+        let driver = connection.driver();
+        let (ticket, local, blocks) = &sides;
+        let (layout, into) = (usize::from(ticket.layout()), local.clone());
+        let runs = blocks.len().saturating_mul(layers.len() * local.geometry().outer());
+        let prepare = self.clone().prepare(sides, layers, options.path_policy());
+        let (prepared, options) = if runs <= Self::LISTED_HERE {
+            driver.with_timeout(options, prepare).await?
+        } else {
+            let offloaded = Offloaded::new(connection.work()?, prepare);
+            let (prepared, options) = driver.with_timeout(options, offloaded).await?;
+            (prepared?, options)
+        };
+        let (execution, local, peer) = prepared?;
+        let class = TransferClass::Interactive;
+        let (permit, options) = self.turn(class, (&peer, &local), options).await?;
+        let execution = Admitted::with(execution, permit);
+        let mut read = ReadOperation::begin(driver, execution, local, options)?;
+        let done = read.wait_for_completion().await?;
+        if done.path().is_some_and(by_ranges) {
+            let making = || Making::new(connection, &self.0.layouts, &peer);
+            self.0.prepared.was_read((layout, &into), connection, making);
+        }
+        Ok((done, peer, options))
+    }
+
+    async fn prepare(
+        self,
+        sides: (Ticket, Layout, Vec<usize>),
+        layers: Range<usize>,
+        policy: PathPolicy,
+    ) -> Result<(Box<dyn Execution>, DescriptorList, PeerId), ConnectorError> {
+        let Imported { connector, metadata, peer, key, .. } = &*self.0;
+        let theirs = self.remote(sides.0.layout().into());
+        let lists = Lists::of_blocks(((metadata, key), theirs), &sides, layers.clone())?;
+        let Lists { local, remote } = lists;
+        let leased = Leased::from(Leases::acquire(local.as_slice(), LeaseMode::Write)?);
+        let memory = (&local, &leased);
+        let (ticket, into, blocks) = &sides;
+        let prepared = self.0.prepared.get(ticket.layout().into(), into);
+        let of_pair = |pair: &Arc<PreparedPair>| pair.positions((ticket.blocks(), blocks), layers);
+        let positions = prepared.as_ref().and_then(of_pair);
+        let listed = prepared.as_ref().zip(positions.as_ref()).map(|(pair, at)| pair.at(at));
+        let to = (policy, peer.as_ref(), listed);
+        let (execution, peer) = connector.prepare_silently(memory, &remote, to).await?;
+        Ok((execution, local, peer))
+    }
+}
+
+/// Whether the engine was told the ranges one by one.
+fn by_ranges(path: &PathReport) -> bool {
+    let is_of_engine = matches!(path.kind(), PathKind::Direct | PathKind::GpuDirect);
+    is_of_engine && !path.uses_prepared_lists()
+}

@@ -1,0 +1,85 @@
+//! Writes of blocks by tickets.
+
+use nixl_descriptor::layout::{ChunkPairError, Layout, same_geometry};
+use nixl_metadata::{Rights, Ticket};
+use nixl_ops::Completion;
+
+use super::options::BlockTransferOptions;
+use super::{Imported, RemoteExport};
+use crate::ConnectorError;
+#[cfg(doc)]
+use crate::TransportError;
+use crate::grants::error::TicketError;
+use crate::grants::write;
+use crate::offload::Offloaded;
+
+impl RemoteExport {
+    /// Writes `blocks` of a local layout to the blocks of a ticket, in its order. The grant is claimed before the first byte, and
+    /// used up.
+    ///
+    /// Until it ends, the local blocks can be read here but not changed. Cancel safe: if the future is dropped, the write is
+    /// cancelled, and the owner gets its blocks back once they are quiet.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: a ticket that cannot be used ([`ConnectorError::Ticket`]), a grant that has ended or is claimed by
+    /// another writer ([`TransportError::OfferEnded`]), or an owner that is not reached. Blocks of the owner's may then have been
+    /// written in part.
+    pub async fn write_blocks(
+        &self,
+        ticket: &Ticket,
+        local: &Layout,
+        blocks: &[usize],
+    ) -> Result<Completion, ConnectorError> {
+        self.write_blocks_with(ticket, local, blocks, self.default_options()).await
+    }
+
+    /// As [`write_blocks`](Self::write_blocks), with options instead of the connector's timeout.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn write_blocks_with(
+        &self,
+        ticket: &Ticket,
+        local: &Layout,
+        blocks: &[usize],
+        options: BlockTransferOptions,
+    ) -> Result<Completion, ConnectorError> {
+        let Imported { connector, metadata, layouts, .. } = &*self.0;
+        connector.refuse_if_draining()?;
+        let BlockTransferOptions { layers, class, operation } = options;
+        let layers = self.admit(ticket, Rights::Write, layers)?;
+        if self.is_over(ticket.expires_unix_millis()) {
+            return Err(TicketError::Expired.into());
+        }
+        let theirs = &layouts[usize::from(ticket.layout())];
+        same_geometry(local.geometry(), theirs.geometry())
+            .map_err(|error| TicketError::Pairing(error.into()))?;
+        if blocks.len() != ticket.blocks().len() {
+            let (src, dst) = (blocks.len(), ticket.blocks().len());
+            return Err(TicketError::Pairing(ChunkPairError::Count { src, dst }).into());
+        }
+        let runs = blocks.len().saturating_mul(layers.len() * theirs.geometry().outer());
+        let (local, remote) = if runs <= Self::LISTED_HERE {
+            write::lists((metadata, theirs), ticket, (local, blocks), layers)?
+        } else {
+            let (me, ticket) = (self.clone(), ticket.clone());
+            let (local, blocks) = (local.clone(), blocks.to_vec());
+            let list = async move {
+                let Imported { metadata, layouts, .. } = &*me.0;
+                let export = (metadata, &layouts[usize::from(ticket.layout())]);
+                write::lists(export, &ticket, (&local, &blocks), layers)
+            };
+            Offloaded::new(connector.connection().work()?, list).await??
+        };
+        let (_permit, operation) = match &self.0.peer {
+            Some(peer) => {
+                let (permit, operation) = self.turn(class, (peer, &local), operation).await?;
+                (Some(permit), operation)
+            }
+            None => (None, operation),
+        };
+        connector.write_with(local, &remote, operation).await
+    }
+}
