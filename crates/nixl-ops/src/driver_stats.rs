@@ -76,8 +76,8 @@ impl DriverStats {
         self.unexpected_bytes
     }
 
-    /// Notifications whose sender or content [cannot be read](crate::Transport::unreadable_notifications), and senders beyond those that one
-    /// look reads.
+    /// Notifications whose sender or content [cannot be read](crate::Transport::unreadable_notifications), and senders beyond those
+    /// that one look reads.
     #[must_use]
     pub fn unreadable_notifications(&self) -> u64 {
         self.unreadable_notifications

@@ -86,7 +86,7 @@ impl<'a> Blob<'a> {
 }
 
 impl Blob<'_> {
-    /// Leaves out memories that no transfer reaches. NIXL refuses those of a kind that its backend does not know, and forgets with them
+    /// Leaves out memories that no transfer reaches. A backend may refuse those of a kind that it does not know, and NIXL then forgets
     /// all that it knew of the peer.
     pub(super) fn leave_out_unreachable(&mut self, has_backend: impl Fn(&str) -> bool) {
         /// No machine has as many GPUs.

@@ -22,8 +22,8 @@ impl Peer {
         Arc::new(Self { id, transfers: Arc::default(), broken, forgotten })
     }
 
-    /// NIXL has failed with the peer. It does not tell why: it is the peer, or the way to it, unless this side cannot open files, which says
-    /// nothing of the peer.
+    /// NIXL has failed with the peer, and does not tell why: it is the peer, or the way to it, unless this side can open no files. That
+    /// says nothing of the peer.
     pub(super) fn failed(&self, lack_of_files: Option<TransportError>) -> TransportError {
         lack_of_files.unwrap_or_else(|| {
             self.set_broken();
