@@ -41,7 +41,8 @@ fn paths(c: &mut Criterion) {
     let info = here.describe(info.with_transports(["nixl/UCX"]).unwrap(), true);
     let peer = PeerFacts::new(&info, &here);
     let (mut plans, mut health, costs) = (PlanCache::new(), Health::new(), PathCosts::default());
-    let subject = |kind| PathKey::new(kind, Device::HOST, Device::HOST);
+    let memories = host_read().memories();
+    let subject = |kind| PathKey::new(kind, memories);
     health.succeeded(subject(PathKind::Direct));
 
     let mut group = c.benchmark_group("paths");
@@ -60,7 +61,7 @@ fn paths(c: &mut Criterion) {
     group.bench_function("host read", |b| {
         b.iter(|| {
             let plan = plans.get((&here, &costs), black_box(Some(&info)), host_read());
-            let history = health.history(Device::HOST, Device::HOST, Duration::from_secs(1));
+            let history = health.history(memories, Duration::from_secs(1));
             let kind = plan.choose(4096, &history).unwrap().kind();
             health.succeeded(subject(kind));
             kind

@@ -17,6 +17,8 @@ pub enum Memory {
     Shared,
     /// That of the first simulated GPU.
     Cuda,
+    /// That of its pool, which no other process can open.
+    Pool,
 }
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -35,8 +37,11 @@ impl Memory {
                 region.copy_from_slice(0, bytes)?;
                 Ok(region)
             }
-            Self::Cuda => {
-                let region = gpus.region(MemoryKind::Gpu(0), bytes.len())?;
+            Self::Cuda | Self::Pool => {
+                let region = match self {
+                    Self::Pool => gpus.unexported_region(0, bytes.len())?,
+                    _ => gpus.region(MemoryKind::Gpu(0), bytes.len())?,
+                };
                 let target = region.address() as *mut u8;
                 // SAFETY: memory of a simulated GPU is memory of this process, and no peer knows of it yet.
                 unsafe { std::ptr::copy(bytes.as_ptr(), target, bytes.len()) };
@@ -67,6 +72,7 @@ impl fmt::Display for Memory {
             Self::Host => "host",
             Self::Shared => "shared",
             Self::Cuda => "cuda",
+            Self::Pool => "pool",
         })
     }
 }
@@ -75,7 +81,7 @@ impl FromStr for Memory {
     type Err = String;
 
     fn from_str(name: &str) -> std::result::Result<Self, String> {
-        let all = [Self::Host, Self::Shared, Self::Cuda];
+        let all = [Self::Host, Self::Shared, Self::Cuda, Self::Pool];
         let found = all.into_iter().find(|memory| memory.to_string() == name);
         found.ok_or_else(|| format!("no memory {name:?}"))
     }

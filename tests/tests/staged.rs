@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use Memory::{Cuda, Host, Shared};
-use PathKind::{CudaIpc, Direct, SharedMemory, StagedBothSides, StagedOneSide};
+use Memory::{Cuda, Host, Pool, Shared};
+use PathKind::{CudaIpc, Direct, SharedMemory, StagedBothSides, StagedOnGpu, StagedOneSide};
 use nixl_connector::{
     Completion, Connector, DriverConfig, Medium, OperationError, OperationOptions, PathKind,
     PathPolicy, ReadOperation, ReadableOperation, Reclaimed, WritableOperation, WriteOperation,
@@ -104,6 +104,7 @@ fn every_way(name: &str, variables: &[(&str, &Path)], ways: &[Way]) {
             let stats = here.staged.staging_stats();
             let slots = StagingConfig::default().slots();
             assert_eq!((stats.incoming().free(), stats.outgoing().free()), (slots, slots));
+            assert_eq!(stats.on_gpus().quarantined(), 0);
             assert_eq!(leaked(), Default::default());
         });
     });
@@ -172,12 +173,15 @@ fn every_way_over_shared_memory() {
 }
 
 /// Where each side opens the other's memory.
-const OPENED: [Way; 5] = [
+const OPENED: [Way; 8] = [
     ((Cuda, Cuda), CudaIpc),
     ((Host, Cuda), CudaIpc),
     ((Shared, Cuda), CudaIpc),
     ((Cuda, Host), CudaIpc),
     ((Cuda, Shared), SharedMemory),
+    ((Cuda, Pool), CudaIpc),
+    ((Pool, Cuda), CudaIpc),
+    ((Pool, Pool), StagedOnGpu),
 ];
 
 #[test]
@@ -357,6 +361,8 @@ fn hit_many(name: &str, variables: &[(&str, &Path)], ways: &[Way], times: usize,
             let stats = eventually("everything has ended", Duration::from_secs(20), || {
                 let (staged, connection) = (here.staged.staging_stats(), here.connector.stats());
                 let over = staged.sessions() == 0 && connection.active() == 0;
+                // All peers have ended, and their GPUs read nothing any more.
+                let over = over && staged.on_gpus().quarantined() == 0;
                 (over && connection.passive() == 0).then_some(staged)
             });
             println!("{stats:?}");
@@ -394,6 +400,12 @@ fn killed_at_random_where_memory_is_opened() {
 fn killed_two_hundred_times_where_memory_is_opened() {
     let name = "killed_two_hundred_times_where_memory_is_opened";
     hit_many(name, &local(), &OPENED, 200, false);
+}
+
+/// Through slots on a GPU, which a peer that was stopped may read when it goes on.
+#[test]
+fn stopped_at_random_between_gpus() {
+    hit_many("stopped_at_random_between_gpus", &local(), &OPENED[7..], 8, true);
 }
 
 #[test]

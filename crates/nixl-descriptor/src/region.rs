@@ -1,5 +1,6 @@
 //! Regions: memory that a program owns and engines may access.
 
+mod allocation;
 mod copy;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -9,8 +10,8 @@ mod source;
 use std::any::Any;
 use std::fmt;
 use std::ops::RangeBounds;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use nixl_device::Device;
 
@@ -22,6 +23,7 @@ use crate::access::Access;
 use crate::cache::EngineCaches;
 use crate::descriptor::{Descriptor, DescriptorError};
 use crate::extent::Extent;
+use crate::gpu_allocation::GpuAllocation;
 use crate::memory::Memory;
 use crate::range_locks::RangeLocks;
 
@@ -67,6 +69,8 @@ struct Inner {
     engine_caches: EngineCaches,
     /// Shared with registrations only, which must not keep the region itself alive: it holds them.
     memory: Arc<Memory>,
+    /// What the driver says of memory of a GPU, once it was asked.
+    allocation: OnceLock<Box<GpuAllocation>>,
     /// What engines know instead of this region, if it is a part of that.
     whole: Option<Region>,
 }
@@ -86,6 +90,7 @@ impl Region {
             id: RegionId::next(),
             engine_caches: EngineCaches::default(),
             memory: Arc::new(memory),
+            allocation: OnceLock::new(),
             whole,
         }))
     }
@@ -188,11 +193,15 @@ impl Drop for Inner {
 /// Shows where the memory is, never what is in it.
 impl fmt::Debug for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Region")
+        let mut shown = f.debug_struct("Region");
+        shown
             .field("id", &self.id().0)
             .field("len", &self.len())
             .field("device", &self.device())
-            .field("access", &self.access())
-            .finish()
+            .field("access", &self.access());
+        if let Some(allocation) = self.allocation() {
+            shown.field("allocation", allocation);
+        }
+        shown.finish()
     }
 }

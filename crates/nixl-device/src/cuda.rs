@@ -7,7 +7,7 @@
 //! - [`devices`], [`gpu_links`], [`nic_links`] and [`local_gpu_direct`] describe the hardware.
 //! - [`Context`] is where all that follows lives. It breaks for good by a sticky error, and says so.
 //! - [`DeviceMemory`], [`PinnedMemory`], [`HostRegistration`] and [`ImportedMemory`] own memory; [`DevicePool`] and
-//!   [`PinnedPool`] keep some for reuse, within limits.
+//!   [`PinnedPool`] keep some for reuse, within limits. [`MemoryAttributes`] are of memory that others allocated.
 //! - [`Stream`] and [`Event`] order work. [`Stream::copy`] is safe: memory is not freed while a copy is queued.
 //!   [`Stream::keep`] does the same for executors, which copy between plain addresses.
 //! - [`Module`] and [`Function`] run kernels.
@@ -60,6 +60,9 @@
 #![allow(unsafe_code)] // Calling the driver by address, and handing out memory that it gave.
 
 mod api;
+mod attributes;
+#[cfg(test)]
+mod bindings;
 mod callback;
 mod capture;
 mod context;
@@ -94,6 +97,7 @@ mod stream;
 mod unavailable;
 mod uses;
 
+pub use attributes::MemoryAttributes;
 pub use callback::HostCallback;
 pub use capture::{RelaxedCapture, relax_capture};
 pub use context::{Context, Current, MemoryInfo};

@@ -1,8 +1,8 @@
 //! Memory and streams of the crate cudarc: slices as regions, and order after the work of its streams.
 //!
 //! A [`CudaSlice`] is memory of its GPU's pool if the driver has pools. No other process can open such memory. Transfers
-//! between a slice and memory with a handle (such as `cuda::DeviceMemory`) still go by CUDA IPC; those between two slices are
-//! staged.
+//! between a slice and memory with a handle (such as `cuda::DeviceMemory`) still go by CUDA IPC; those between two slices of
+//! GPUs of one host go through slots on a GPU.
 //!
 //! cudarc's contexts are the GPUs' primary contexts, as in this crate. Nothing here calls cudarc before a value of cudarc
 //! exists, so the feature is safe on a machine without CUDA's driver.

@@ -114,9 +114,9 @@ pub use nixl_connector::{
 #[cfg(feature = "dlpack")]
 pub use nixl_descriptor::dlpack;
 pub use nixl_descriptor::{
-    Access, AccessError, BufferPool, Dependency, DependencyError, Descriptor, DescriptorError,
-    DescriptorList, LeaseError, LeaseMode, QueuedFunction, Reclaim, ReclaimError, Region,
-    RegionError, RegisterError, WorkQueue, layout,
+    Access, AccessError, AllocationKind, BufferPool, Dependency, DependencyError, Descriptor,
+    DescriptorError, DescriptorList, GpuAllocation, LeaseError, LeaseMode, QueuedFunction, Reclaim,
+    ReclaimError, Region, RegionError, RegisterError, WorkQueue, layout,
 };
 pub use nixl_device::{Device, DeviceKind, cuda};
 pub use nixl_metadata::{

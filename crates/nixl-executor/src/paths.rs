@@ -44,6 +44,6 @@ pub use crate::facts::{
 pub use crate::peers::{EngineEstimate, Health, HealthState, MeasuredPaths, PathKey, PlanCache};
 #[doc(hidden)]
 pub use crate::planner::{
-    AvailablePath, Chosen, MAX_ATTEMPTS, PathCosts, PathHistory, PathPlan, PathQuery, Ranking,
-    Refusal, UnavailablePath, may_retry,
+    AvailablePath, Chosen, Export, MAX_ATTEMPTS, MemoryPair, PathCosts, PathHistory, PathPlan,
+    PathQuery, Ranking, Refusal, UnavailablePath, may_retry,
 };

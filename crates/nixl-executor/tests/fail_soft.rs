@@ -6,14 +6,14 @@
 mod apart;
 
 use std::slice;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use apart::Apart;
 use nixl_connector::simulated::Fabric;
 use nixl_connector::{Completion, Connector, ConnectorError};
-use nixl_descriptor::{DescriptorList, Region};
+use nixl_descriptor::{DescriptorList, GpuAllocation, Region};
 use nixl_device::Device;
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
@@ -31,6 +31,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 struct Failing {
     inner: SimulatedGpus,
     pinning: AtomicBool,
+    /// There is no memory for slots on the GPU.
+    full: AtomicBool,
+    /// How often the driver was asked for an allocation.
+    asked: AtomicUsize,
     /// The memory that cannot be opened.
     closed: Mutex<Option<SharedHandle>>,
 }
@@ -84,12 +88,20 @@ unsafe impl GpuBackend for Failing {
         self.inner.pinned_region(gpu, len)
     }
 
+    fn shareable_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
+        match self.full.load(Ordering::Relaxed) {
+            true => Err(GpuError::Unsupported { reason: "the GPU is full".to_owned() }),
+            false => self.inner.shareable_region(gpu, len),
+        }
+    }
+
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         self.inner.scratch(gpu, len)
     }
 
-    fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
-        self.inner.share(gpu, address)
+    fn allocation(&self, gpu: u32, address: u64) -> Result<GpuAllocation, GpuError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.inner.allocation(gpu, address)
     }
 
     fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
@@ -118,8 +130,13 @@ impl World {
         let capabilities = GpuCapabilities::new(1).with_batch(true);
         let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
         let inner = SimulatedGpus::new(capabilities).unwrap();
-        let gpus =
-            Arc::new(Failing { inner, pinning: AtomicBool::new(false), closed: Mutex::default() });
+        let gpus = Arc::new(Failing {
+            inner,
+            pinning: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
+            closed: Mutex::default(),
+        });
         let executor =
             PathExecutor::with(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
         let staging = StagingConfig::default().with_slot_bytes(4096).with_slots(4);
@@ -224,12 +241,12 @@ async fn connections_share_the_pinned_slots() {
 async fn memory_that_cannot_be_opened_says_nothing_of_other_memory() {
     let world = World::new(true).await;
     let bad = world.region(&[7; 10_000]);
-    let (handle, _) = world.gpus.share(0, bad.address()).unwrap();
-    *world.gpus.closed.lock().unwrap() = Some(handle);
+    let allocation = world.gpus.allocation(0, bad.address()).unwrap();
+    *world.gpus.closed.lock().unwrap() = allocation.ipc_handle().copied();
     for _ in 0..2 {
         let completion = world.read_from(bad.clone()).await.unwrap();
         let path = completion.path().unwrap();
-        assert_eq!(path.kind(), PathKind::StagedBothSides, "{path}");
+        assert_eq!(path.kind(), PathKind::StagedOnGpu, "{path}");
         let rejected = path.rejected().iter().find(|r| r.kind() == PathKind::CudaIpc).unwrap();
         assert!(rejected.reason().contains("not this memory"), "{}", rejected.reason());
         let completion = world.read().await.unwrap();
@@ -240,6 +257,57 @@ async fn memory_that_cannot_be_opened_says_nothing_of_other_memory() {
     while world.read_from(bad.clone()).await.unwrap().path().unwrap().kind() != PathKind::CudaIpc {
         assert!(began.elapsed() < LIMIT, "it is tried again");
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_driver_is_asked_once_for_each_region() {
+    let world = World::new(true).await;
+    let (mine, theirs) = (world.region(&[0; 10_000]), world.region(&[7; 10_000]));
+    for _ in 0..4 {
+        let offer = world.target.create_readable(theirs.clone()).await.unwrap();
+        let remote = RdmaMetadata::decode(&offer.metadata().to_native_bytes().unwrap()).unwrap();
+        let part = mine.descriptor(..10_000).unwrap();
+        let mut read = world.initiator.begin_read(&remote, part).await.unwrap();
+        let completion = read.wait_for_completion().await.unwrap();
+        assert_eq!(completion.path().unwrap().kind(), PathKind::CudaIpc);
+    }
+    assert_eq!(world.gpus.asked.load(Ordering::Relaxed), 2);
+    for region in [mine, theirs] {
+        assert_eq!(region.allocation().unwrap().base(), region.address());
+        assert!(format!("{region:?}").contains("kind: Legacy"), "{region:?}");
+    }
+}
+
+/// Memory that no other process can open is staged through the host then.
+#[tokio::test]
+async fn without_slots_on_a_gpu_operations_take_other_paths() {
+    let world = World::new(true).await;
+    world.gpus.full.store(true, Ordering::Relaxed);
+    for expected in [PathKind::StagedBothSides, PathKind::StagedOnGpu] {
+        let began = Instant::now();
+        loop {
+            let mine = world.gpus.inner.unexported_region(0, 10_000).unwrap();
+            let theirs = world.gpus.inner.unexported_region(0, 10_000).unwrap();
+            let mut offer = world.target.create_writable(theirs).await.unwrap();
+            let remote =
+                RdmaMetadata::decode(&offer.metadata().to_native_bytes().unwrap()).unwrap();
+            let mut write = world.initiator.begin_write(mine, &remote).await.unwrap();
+            let completion = write.wait_for_completion().await.unwrap();
+            offer.wait_for_completion().await.unwrap();
+            let path = completion.path().unwrap();
+            if path.kind() == expected {
+                let rejected = path.rejected().iter().find(|r| r.kind() == PathKind::StagedOnGpu);
+                let reason = rejected.map(|rejected| rejected.reason().to_owned());
+                let is_full = reason.as_ref().is_some_and(|r| r.contains("the GPU is full"));
+                assert_eq!(is_full, expected == PathKind::StagedBothSides, "{path}");
+                break;
+            }
+            // The failure is remembered for a second.
+            assert!(began.elapsed() < LIMIT && expected == PathKind::StagedOnGpu, "{path}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        world.gpus.full.store(false, Ordering::Relaxed);
     }
 }
 
@@ -262,7 +330,8 @@ async fn memory_in_more_pieces_than_stay_open_is_not_opened() {
     let path = completion.path().unwrap();
     let rejected = path.rejected().iter().find(|r| r.kind() == PathKind::CudaIpc).unwrap();
     assert!(rejected.reason().contains("1100 pieces of memory are more"), "{}", rejected.reason());
-    assert_eq!(world.paths.peer_stats().imports(), 0);
+    // The slots of the bounce are one piece.
+    assert_eq!((path.kind(), world.paths.peer_stats().imports()), (PathKind::StagedOnGpu, 1));
     for region in mine {
         // SAFETY: memory of a simulated GPU, of this length; the transfer is over.
         let bytes = unsafe { slice::from_raw_parts(region.address() as *const u8, 8) };

@@ -3,6 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 #![allow(unsafe_code, reason = "fills and reads GPU memory by address")]
 
+#[path = "gpu/allocations.rs"]
+mod allocations;
+#[cfg(feature = "nixl")]
+#[path = "gpu/bounce.rs"]
+mod bounce;
 #[path = "gpu/capture.rs"]
 mod capture;
 mod common;
@@ -13,6 +18,9 @@ mod grants;
 #[cfg(feature = "nixl")]
 #[path = "gpu/owners.rs"]
 mod owners;
+#[cfg(feature = "cudarc")]
+#[path = "gpu/slices.rs"]
+mod slices;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;

@@ -19,8 +19,8 @@ use nixl_descriptor::layout::{
 use nixl_descriptor::{Dependency, DependencyError, Descriptor, DescriptorList, Region};
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
-    GpuBackend, GpuCapabilities, MemoryKind, PathExecutor, PathKind, PathPolicy, PathReport,
-    SimulatedGpus, StagingConfig, StreamHandle,
+    GpuBackend, GpuCapabilities, Medium, MemoryKind, PathExecutor, PathKind, PathPolicy,
+    PathReport, SimulatedGpus, StagingConfig, StreamHandle,
 };
 use nixl_metadata::{OperationKind, RdmaMetadata};
 use nixl_ops::{Executor, OperationError, OperationOptions, SystemClock, TransportError};
@@ -44,13 +44,16 @@ impl World {
     }
 
     async fn with(poses: bool) -> Self {
-        let capabilities = GpuCapabilities::new(1).with_batch(true);
+        Self::of(poses, GpuCapabilities::new(1).with_batch(true)).await
+    }
+
+    async fn of(poses: bool, capabilities: GpuCapabilities) -> Self {
         let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
         let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
         let executor =
             PathExecutor::with(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
         let staging = StagingConfig::default().with_slot_bytes(4096).with_slots(4);
-        let paths = Arc::new(executor.staging(staging));
+        let paths = Arc::new(executor.staging(staging.with_gpu_slots(2, 4096)));
         let executor: Arc<dyn Executor> = Arc::new(Apart {
             executor: Arc::clone(&paths) as Arc<dyn Executor>,
             poses: poses.then(std::os::unix::process::parent_id),
@@ -299,7 +302,7 @@ async fn gpu_memory_without_a_handle_goes_by_cuda_ipc_if_the_other_side_has_one(
         for (ours, theirs, expected) in [
             (true, false, PathKind::CudaIpc),
             (false, true, PathKind::CudaIpc),
-            (false, false, PathKind::StagedBothSides),
+            (false, false, PathKind::StagedOnGpu),
         ] {
             let world = World::locality().await;
             let region = |has_handle, bytes: &[u8]| match has_handle {
@@ -316,6 +319,100 @@ async fn gpu_memory_without_a_handle_goes_by_cuda_ipc_if_the_other_side_has_one(
                 assert!(bytes == moved(kind), "{kind} {ours} {theirs}");
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn gpu_memory_without_a_handle_on_both_sides_bounces_on_a_gpu() {
+    let world = World::locality().await;
+    for round in 0..3 {
+        for kind in KINDS {
+            let sides = (world.unexported(&pattern(7)), world.unexported(&pattern(11)));
+            let region = sides.0.clone();
+            let before = world.gpus.asked();
+            let (ended, bytes) = world.transfer_between(kind, sides, PathPolicy::auto()).await;
+            let completion = ended.unwrap();
+            let path = completion.path().unwrap();
+            // Of 4096 bytes each.
+            assert_eq!((path.kind(), path.chunks()), (PathKind::StagedOnGpu, 8), "{path}");
+            assert_eq!(path.medium(), Some(Medium::Gpu));
+            assert_eq!(world.gpus.asked() - before, 60_000, "each byte is copied twice");
+            assert!(bytes == moved(kind), "{kind} {round}");
+            let shown = format!("{region:?}");
+            assert!(shown.contains("kind: Pool") && shown.contains("ipc: false"), "{shown}");
+        }
+    }
+    let stats = world.paths.staging_stats();
+    assert_eq!((stats.on_gpus().gpu_bytes(), stats.on_gpus().free()), (2 * 4096, 2));
+    assert_eq!((stats.sessions(), world.paths.peer_stats().imports()), (0, 2));
+}
+
+/// Blocks of a cache are many and short: a kernel gathers a chunk of them and another scatters it.
+#[tokio::test]
+async fn scattered_gpu_memory_without_a_handle_bounces_by_kernels() {
+    const PIECE: usize = 40;
+    let capabilities = GpuCapabilities::new(1).with_batch(true).with_kernel(true);
+    let world = World::of(true, capabilities).await;
+    let places: Vec<_> = (0..LEN / PIECE / 2).map(|i| i * 2 * PIECE).collect();
+    let list = |region: &Region, reversed: bool| {
+        let mut places = places.clone();
+        if reversed {
+            places.reverse();
+        }
+        let part = |at: usize| region.descriptor(at..at + PIECE).unwrap();
+        DescriptorList::try_from(places.into_iter().map(part).collect::<Vec<_>>()).unwrap()
+    };
+    for kind in KINDS {
+        let (mine, theirs) = (world.unexported(&pattern(7)), world.unexported(&pattern(11)));
+        let (here, there) = (list(&mine, true), list(&theirs, false));
+        let (from, into) = match kind {
+            OperationKind::Read => (pattern(11), &mine),
+            OperationKind::Write => (pattern(7), &theirs),
+        };
+        let path = match kind {
+            OperationKind::Read => {
+                let mut offer = world.target.create_readable(there).await.unwrap();
+                let remote = carried(offer.metadata());
+                let mut read = world.initiator.begin_read(&remote, here).await.unwrap();
+                let done = read.wait_for_completion().await.unwrap();
+                offer.wait_for_completion().await.unwrap();
+                done.path().unwrap().clone()
+            }
+            OperationKind::Write => {
+                let mut offer = world.target.create_writable(there).await.unwrap();
+                let remote = carried(offer.metadata());
+                let mut write = world.initiator.begin_write(here, &remote).await.unwrap();
+                let done = write.wait_for_completion().await.unwrap();
+                offer.wait_for_completion().await.unwrap();
+                done.path().unwrap().clone()
+            }
+        };
+        assert_eq!(path.kind(), PathKind::StagedOnGpu, "{path}");
+        // SAFETY: memory of a simulated GPU, of this length; the transfer is over.
+        let found = unsafe { slice::from_raw_parts(into.address() as *const u8, LEN) };
+        for (index, at) in places.iter().enumerate() {
+            let mirrored = places[places.len() - 1 - index];
+            assert!(found[*at..at + PIECE] == from[mirrored..mirrored + PIECE], "{kind} {at}");
+        }
+    }
+}
+
+/// A GPU that fails on the way of a bounce costs the operation that path alone.
+#[tokio::test]
+async fn a_bounce_that_fails_is_followed_by_staging_through_the_host() {
+    for kind in KINDS {
+        let world = World::locality().await;
+        let sides = (world.unexported(&pattern(7)), world.unexported(&pattern(11)));
+        world.gpus.refuse(1);
+        let (ended, bytes) = world.transfer_between(kind, sides, PathPolicy::auto()).await;
+        let completion = ended.unwrap();
+        let path = completion.path().unwrap();
+        assert_eq!(path.kind(), PathKind::StagedBothSides, "{kind} {path}");
+        let failed = path.rejected().iter().find(|r| r.kind() == PathKind::StagedOnGpu).unwrap();
+        assert!(failed.reason().contains("simulated refusal"), "{}", failed.reason());
+        assert!(bytes == moved(kind), "{kind}");
+        let slots = world.paths.staging_stats().on_gpus();
+        assert_eq!((slots.free(), slots.quarantined()), (2, 0), "{kind}");
     }
 }
 
@@ -392,7 +489,7 @@ async fn a_path_shows_that_it_works_before_it_is_trusted() {
     world.gpus.refuse(1);
     for _ in 0..2 {
         let (path, _) = read_large(&world).await;
-        assert_eq!(path.kind(), PathKind::StagedBothSides, "{path}");
+        assert_eq!(path.kind(), PathKind::StagedOnGpu, "{path}");
         let rejected = path.rejected().iter().find(|r| r.kind() == PathKind::CudaIpc).unwrap();
         assert!(rejected.reason().contains("simulated refusal"), "{}", rejected.reason());
     }

@@ -17,6 +17,9 @@ pub enum PathKind {
     CudaIpc,
     /// Copied by this process to or from host memory that the peer shares.
     SharedMemory,
+    /// In chunks through memory of the GPU that has the bytes, out of which the other side's GPU copies (CUDA IPC): where no other
+    /// process can open the memory of either side.
+    StagedOnGpu,
     /// By the transport's engine, whose network adapter reaches GPU memory itself.
     GpuDirect,
     /// By the transport's engine in one request, host memory to host memory.
@@ -31,11 +34,12 @@ pub enum PathKind {
 
 impl PathKind {
     /// All kinds, `Local` with no strategy's name.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::SameProcessCopy,
         Self::Local("local"),
         Self::CudaIpc,
         Self::SharedMemory,
+        Self::StagedOnGpu,
         Self::GpuDirect,
         Self::Direct,
         Self::StagedOneSide,
@@ -55,6 +59,7 @@ impl PathKind {
             Self::StagedOneSide => 6,
             Self::StagedBothSides => 7,
             Self::EngineStaged => 8,
+            Self::StagedOnGpu => 9,
         }
     }
 
@@ -66,6 +71,7 @@ impl PathKind {
             Self::Local(_) => "local",
             Self::CudaIpc => "cuda-ipc",
             Self::SharedMemory => "shared-memory",
+            Self::StagedOnGpu => "staged-on-gpu",
             Self::GpuDirect => "gpu-direct",
             Self::Direct => "direct",
             Self::StagedOneSide => "staged-one-side",

@@ -13,7 +13,7 @@
 //! | `reuse N SEED` | once it is complete, nothing; the operation is gone, and its owner has filled the memory from the seed |
 //! | `look N` | the CRC-32 of memory that is in use again |
 //! | `free N` | nothing; the memory is gone |
-//! | `memory host`, `memory shared`, `memory cuda` | nothing; memory of operations from here on is the host's, can be mapped by others, or is a simulated GPU's |
+//! | `memory host`, `memory shared`, `memory cuda`, `memory pool` | nothing; memory of operations from here on is the host's, can be mapped by others, or is a simulated GPU's, with or without a handle |
 //! | `profile dynamo`, `profile native` | nothing; the metadata of operations from here on is in this profile |
 //! | `slots` | what staging holds |
 //! | `stats` | what is in hand |

@@ -1,4 +1,4 @@
-//! GPU memory as frameworks allocate it, without a handle for other processes: of the driver's pool, and of the VMM API.
+//! GPU memory as frameworks allocate it, without a handle for other processes: of the driver's pool, of the VMM API, and managed.
 #![allow(unsafe_code, reason = "the driver's functions, and regions of what they allocate")]
 
 use std::ffi::{c_int, c_void};
@@ -67,6 +67,8 @@ macro_rules! functions {
 
 functions! {
     alloc_async = b"cuMemAllocAsync\0" (*mut Address, usize, Stream);
+    alloc_managed = b"cuMemAllocManaged\0" (*mut Address, usize, u32);
+    free = b"cuMemFree_v2\0" (Address);
     free_async = b"cuMemFreeAsync\0" (Address, Stream);
     stream_synchronize = b"cuStreamSynchronize\0" (Stream);
     granularity = b"cuMemGetAllocationGranularity\0" (*mut usize, *const AllocationProp, c_int);
@@ -104,6 +106,19 @@ pub(crate) fn pool(context: &Context, gpu: u32, len: usize) -> Result<Region> {
     // SAFETY: as above. Afterwards the memory is there for all streams.
     check("cuStreamSynchronize", unsafe { (functions.stream_synchronize)(ptr::null_mut()) })?;
     region(address, gpu, len, owner)
+}
+
+/// Managed memory, which lies on the GPU once that has written it.
+pub(crate) fn managed(context: &Context, gpu: u32, len: usize) -> Result<Region> {
+    /// `CU_MEM_ATTACH_GLOBAL`
+    const ATTACH_GLOBAL: u32 = 1;
+    let (functions, _current) = (functions()?, context.enter()?);
+    let mut address = 0;
+    // SAFETY: the address is written during the call only.
+    check("cuMemAllocManaged", unsafe {
+        (functions.alloc_managed)(&raw mut address, len, ATTACH_GLOBAL)
+    })?;
+    region(address, gpu, len, Managed { context: *context, address })
 }
 
 /// Memory of the VMM API without a handle type, as that of PyTorch's expandable segments.
@@ -167,6 +182,19 @@ impl Drop for Pooled {
         let (Ok(functions), Ok(_current)) = (functions(), self.context.enter()) else { return };
         // SAFETY: allocated by `pool`; the region's last use is over.
         let _ = unsafe { (functions.free_async)(self.address, ptr::null_mut()) };
+    }
+}
+
+struct Managed {
+    context: Context,
+    address: Address,
+}
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        let (Ok(functions), Ok(_current)) = (functions(), self.context.enter()) else { return };
+        // SAFETY: allocated by `managed`; the region's last use is over.
+        let _ = unsafe { (functions.free)(self.address) };
     }
 }
 

@@ -4,6 +4,8 @@
 //! Opaque handles are kept as numbers too: they have the size and the calling convention of the pointers they are, and
 //! nothing here may follow them.
 
+#[cfg(test)]
+use std::alloc::Layout;
 use std::ffi::{CStr, c_char, c_void};
 use std::mem::ManuallyDrop;
 
@@ -56,6 +58,15 @@ macro_rules! api {
         pub(super) struct Api {
             $(pub(super) $field: unsafe extern "C" fn($($kind),*) -> i32,)*
             $(pub(super) $maybe: Option<unsafe extern "C" fn($($maybe_kind),*) -> i32>,)*
+        }
+
+        /// The sizes and alignments of what each function takes, and of what it returns.
+        #[cfg(test)]
+        pub(super) fn layouts() -> Vec<(&'static CStr, Vec<Layout>)> {
+            vec![
+                $(($symbol, vec![$(Layout::new::<$kind>(),)* Layout::new::<i32>()]),)*
+                $(($maybe_symbol, vec![$(Layout::new::<$maybe_kind>(),)* Layout::new::<i32>()]),)*
+            ]
         }
 
         fn resolve(library: &ManuallyDrop<Library>) -> Result<Api, CudaUnavailable> {

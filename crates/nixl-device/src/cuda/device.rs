@@ -118,10 +118,10 @@ pub(super) fn describe_all(
 }
 
 // Numbers of `CUdevice_attribute`.
-const MULTIPROCESSOR_COUNT: i32 = 16;
-const ASYNC_ENGINE_COUNT: i32 = 40;
-const COMPUTE_CAPABILITY_MAJOR: i32 = 75;
-const COMPUTE_CAPABILITY_MINOR: i32 = 76;
+pub(super) const MULTIPROCESSOR_COUNT: i32 = 16;
+pub(super) const ASYNC_ENGINE_COUNT: i32 = 40;
+pub(super) const COMPUTE_CAPABILITY_MAJOR: i32 = 75;
+pub(super) const COMPUTE_CAPABILITY_MINOR: i32 = 76;
 const HOST_NUMA_ID: i32 = 134;
 
 fn describe(driver: &Driver, topology: &Topology, ordinal: u32) -> Result<CudaDevice, DeviceError> {

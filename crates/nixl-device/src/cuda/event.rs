@@ -176,9 +176,9 @@ impl IpcEventHandle {
 }
 
 // The flags of `cuEventCreate`.
-const BLOCKING_SYNC: u32 = 1;
-const DISABLE_TIMING: u32 = 2;
-const INTERPROCESS: u32 = 4;
+pub(super) const BLOCKING_SYNC: u32 = 1;
+pub(super) const DISABLE_TIMING: u32 = 2;
+pub(super) const INTERPROCESS: u32 = 4;
 
 #[cfg(test)]
 mod tests {

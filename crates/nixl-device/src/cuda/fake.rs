@@ -44,6 +44,8 @@ struct State {
     contexts: HashMap<DeviceNumber, Handle>,
     peers_refused: bool,
     device: BTreeMap<Address, usize>,
+    /// Of memory of devices that `cuMemAlloc` did not allocate.
+    kinds: HashMap<Address, FakeMemory>,
     next_address: Address,
     host: HashMap<usize, Box<[u8]>>,
     registered: HashMap<usize, usize>,
@@ -57,6 +59,17 @@ struct State {
     callbacks: Vec<(StreamCallback, usize)>,
     called: Vec<(StreamCallback, usize)>,
     captures: Captures,
+}
+
+/// Memory of a device that has no handle of CUDA IPC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FakeMemory {
+    /// `cuMemAllocAsync`
+    Pool,
+    /// `cuMemAllocManaged`
+    Managed,
+    /// `cuMemCreate`
+    Virtual { handle_types: u32, is_read_only: bool },
 }
 
 thread_local! {
@@ -108,6 +121,15 @@ impl Fake {
     /// Ends a capture, and returns the code.
     pub(super) fn end_capture(&self, stream: Handle) -> i32 {
         self.state(|state| state.captures.end(stream))
+    }
+
+    /// Memory as a framework allocates it.
+    pub(super) fn allocate(&self, kind: FakeMemory, len: usize) -> Address {
+        self.state(|state| {
+            let address = state.allocate(len);
+            state.kinds.insert(address, kind);
+            address
+        })
     }
 
     /// The stream of the framework that captures on another thread.
@@ -280,6 +302,13 @@ fn call(world: &World, name: &'static str, run: impl FnOnce(&mut State) -> i32) 
 }
 
 impl State {
+    fn allocate(&mut self, len: usize) -> Address {
+        let address = (self.next_address + 1).next_multiple_of(1 << 30);
+        self.next_address = address + len as u64;
+        self.device.insert(address, len);
+        address
+    }
+
     fn kill(&mut self, what: &str, handle: Handle) -> i32 {
         match self.live.iter().position(|live| *live == handle) {
             Some(index) => {

@@ -12,6 +12,7 @@ use nixl_ops::{
 
 use super::path_connection::{PathConnection, is_host_memory};
 use super::path_transfer::PathTransfer;
+use crate::facts::OfferFacts;
 use crate::local::{self, ProcessOffers, is_host};
 use crate::remote_memory::{prefault, shares};
 
@@ -28,8 +29,10 @@ impl ConnectionExecutor for PathConnection {
         let info = request.remote().peer();
         let peer = self.peer(route.peer().as_str(), info);
         self.ask_engine(&peer, &request);
-        let (plan, mut history) =
-            self.plan(&peer, info, self.query(&request), request.local().total_bytes());
+        let (sides, offered) =
+            ((request.local(), request.remote()), OfferFacts::by_a_peer(request.remote()));
+        let query = self.query(request.kind(), sides, offered, request.policy());
+        let (plan, mut history) = self.plan(&peer, info, query, request.local().total_bytes());
         self.note_memory(&request, &plan, &mut history);
         self.shared.maintenance.note_use();
         let me = self.me.upgrade().ok_or(TransportError::Closed)?;

@@ -9,7 +9,6 @@ use nixl_ops::{PathPolicy, Preparation};
 
 use super::path_connection::PathConnection;
 use crate::facts::OfferFacts;
-use crate::planner::PathQuery;
 use crate::remote_memory::{ImportCache, ImportError, OwnerId, RemoteMemoryKey};
 use crate::transfers::owner_gone;
 
@@ -21,7 +20,8 @@ impl PathConnection {
         remote: &RdmaMetadata,
     ) -> Option<Preparation> {
         let now = self.link.clock().now();
-        let (path, wanted) = self.memory_key(local, remote)?;
+        let offered = OfferFacts::by_a_peer(remote);
+        let (path, wanted) = self.memory_key(local, remote, offered)?;
         let unopened: Vec<_> = wanted
             .filter(|memory_key| !self.imports.has(memory_key))
             .filter(|memory_key| match memory_key {
@@ -45,16 +45,8 @@ impl PathConnection {
             return None;
         }
         let info = remote.peer()?;
-        let device = remote.descriptors().first().map(|d| d.device())?;
-        let query = PathQuery {
-            operation: remote.operation_kind(),
-            local: self.local_kind(local, device),
-            exportable: false,
-            remote: device,
-            engine: self.engine,
-            offered: OfferFacts::by_a_peer(remote),
-            policy: PathPolicy::auto(),
-        };
+        let sides = (local, remote);
+        let query = self.query(remote.operation_kind(), sides, offered, PathPolicy::auto());
         let peer = self.peer(info.agent_name(), Some(info));
         let (plan, history) = self.plan(&peer, Some(info), query, local.total_bytes());
         if !plan.available.iter().any(|available| available.kind == path)

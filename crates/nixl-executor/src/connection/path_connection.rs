@@ -12,9 +12,10 @@ use nixl_ops::{
 use super::common::Common;
 use super::peer_stats::PeerStats;
 use super::telemetry::Successes;
-use crate::facts::{Engine, LocalFacts, OfferFacts, ShareForm, UcxTransports};
+use crate::facts::{Engine, LocalFacts, ShareForm, UcxTransports};
 use crate::local::{CopyContext, MemoryKind};
 use crate::peers::Peers;
+use crate::planner::PathQuery;
 use crate::remote_memory::ImportCache;
 use crate::transfers::{PeerCopy, RemoteCopyContext, Services, StagingMode};
 
@@ -114,22 +115,25 @@ impl PathConnection {
     pub(super) fn begin(
         &self,
         kind: PathKind,
-        local: MemoryKind,
+        query: &PathQuery,
         request: &TransferRequest<'_>,
     ) -> Result<Box<dyn Execution>, TransportError> {
         let gate = |execution| WaitFor::before(execution, request.local().pending());
         match kind {
-            PathKind::CudaIpc if is_copied_by_owner(request.remote()) => {
+            PathKind::CudaIpc if is_copied_by_owner(query) => {
                 self.services.remote_copies.begin(request).map(gate)
             }
             // Their copies wait by themselves, as those of the transport below.
             PathKind::CudaIpc | PathKind::SharedMemory => {
-                Ok(Box::new(self.peer_copy(kind, local, request, u64::MAX)?))
+                Ok(Box::new(self.peer_copy(kind, query.local, request, u64::MAX)?))
             }
             PathKind::StagedOneSide | PathKind::StagedBothSides => {
                 let there = !is_host_memory(request.remote());
                 let mode = if there { StagingMode::TwoSided } else { StagingMode::OneSided };
                 self.services.staging.begin(request, mode).map(gate)
+            }
+            PathKind::StagedOnGpu => {
+                self.services.staging.begin(request, StagingMode::OnGpu).map(gate)
             }
             PathKind::GpuDirect | PathKind::Direct | PathKind::EngineStaged => {
                 Ok(gate(Box::new(DirectTransfer::prepare(kind, request)?)))
@@ -164,8 +168,8 @@ impl fmt::Debug for PathConnection {
 }
 
 /// Whether the owner of an offer carries it out where a GPU copies: nothing of the offer can be opened here.
-pub(super) fn is_copied_by_owner(remote: &RdmaMetadata) -> bool {
-    OfferFacts::by_a_peer(remote).share != Some(ShareForm::CudaIpc)
+pub(super) fn is_copied_by_owner(query: &PathQuery) -> bool {
+    query.offered.share != Some(ShareForm::CudaIpc)
 }
 
 /// Whether all of the offered memory is the host's.

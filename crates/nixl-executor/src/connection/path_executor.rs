@@ -27,9 +27,9 @@ use crate::sessions::StagingStats;
 ///
 /// In order of preference, as far as the hardware and the [policy](nixl_ops::PathPolicy) allow: a copy inside the process;
 /// GPU memory, or host memory made by [`Region::shared`](nixl_descriptor::Region::shared), that a process of the same
-/// machine shares; a NIC that reaches GPU memory; the engine from host memory to host memory; chunks through pinned memory
-/// on the sides that have GPU memory; and at last the engine's own way with GPU memory. A path that fails before the target
-/// was told is followed by the next one.
+/// machine shares; chunks through slots on a GPU, between GPU memories that no process can share; a NIC that reaches GPU memory;
+/// the engine from host memory to host memory; chunks through pinned memory on the sides that have GPU memory; and at last the
+/// engine's own way with GPU memory. A path that fails before the target was told is followed by the next one.
 ///
 /// Give it to [`ConnectorBuilder::executor`](nixl_connector::ConnectorBuilder::executor), or begin with
 /// [`connector`](crate::connector), which does. One may serve any number of connectors of

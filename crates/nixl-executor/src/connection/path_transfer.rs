@@ -12,7 +12,6 @@ use nixl_ops::{
 };
 
 use super::path_connection::PathConnection;
-use super::planning::devices;
 use super::probe::PROBE;
 use super::telemetry::note_attempt;
 use crate::peers::{EngineEstimate, HealthState, PathKey, Peer, Underway};
@@ -184,8 +183,8 @@ impl PathTransfer {
     /// The path works: the whole operation by it.
     fn proceed(&mut self) -> Result<(), TransportError> {
         let Some(request) = &self.request else { return Err(TransportError::Closed) };
-        let (kind, local) = (self.path.kind, self.plan.query.local);
-        let execution = self.connection.begin(kind, local, &request.request())?;
+        let (kind, query) = (self.path.kind, &self.plan.query);
+        let execution = self.connection.begin(kind, query, &request.request())?;
         self.replace(execution, false);
         Ok(())
     }
@@ -233,21 +232,20 @@ impl PathConnection {
         plan: &PathPlan,
         request: &TransferRequest<'_>,
     ) -> Result<(Box<dyn Execution>, bool), TransportError> {
-        let local = plan.query.local;
+        let query = &plan.query;
         if request.local().total_bytes() > PROBE
             && !self.has_proven(kind, peer, plan)
-            && let Some(probe) = self.probe(kind, local, request)?
+            && let Some(probe) = self.probe(kind, query, request)?
         {
             return Ok((probe, true));
         }
-        Ok((self.begin(kind, local, request)?, false))
+        Ok((self.begin(kind, query, request)?, false))
     }
 
     /// Whether a path worked the last time.
     fn has_proven(&self, kind: PathKind, peer: &Peer, plan: &PathPlan) -> bool {
-        let (local, remote) = devices(plan);
         let now = self.link.clock().now();
-        let state = peer.lock().health.state(PathKey { kind, local, remote }, now);
+        let state = peer.lock().health.state(PathKey::new(kind, plan.query.memories()), now);
         state == HealthState::Proven
     }
 
@@ -264,8 +262,7 @@ impl PathConnection {
             Ok(()) => self.successes.attempt(kind, transport),
             Err(_) => note_attempt(kind, transport, result),
         }
-        let (local, remote) = devices(plan);
-        let path_key = PathKey { kind, local, remote };
+        let path_key = PathKey::new(kind, plan.query.memories());
         if result.is_err_and(|e| kind == PathKind::SharedMemory || wants_reconnect(e)) {
             // The memory of a process that has ended is free only once it is closed here.
             self.imports.sweep_soon();

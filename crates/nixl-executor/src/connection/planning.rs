@@ -5,44 +5,42 @@ use std::sync::Arc;
 use nixl_descriptor::DescriptorList;
 use nixl_device::Device;
 use nixl_metadata::{PeerInfo, RdmaMetadata};
-use nixl_ops::{PathKind, TransferRequest};
+use nixl_ops::{OperationKind, PathKind, PathPolicy, TransferRequest};
 
 use super::path_connection::{PathConnection, is_copied_by_owner, is_host_memory};
 use crate::facts::{Engine, OfferFacts, ShareForm};
 use crate::local::{MemoryKind, is_host, kind_of};
 use crate::peers::{Peer, PeerState};
-use crate::planner::{PathHistory, PathPlan, PathQuery};
-use crate::remote_memory::{RemoteMemoryKey, memory_key, shares};
+use crate::planner::{Export, PathHistory, PathPlan, PathQuery};
+use crate::remote_memory::{RemoteMemoryKey, export, memory_key};
 use crate::transfers::copier;
 
 impl PathConnection {
-    /// What the operation asks; of the engine it says what is so for any peer.
-    pub(super) fn query(&self, request: &TransferRequest<'_>) -> PathQuery {
-        let remote = request
-            .remote()
-            .descriptors()
-            .iter()
-            .map(|d| d.device())
-            .find(|device| !device.is_host())
-            .unwrap_or(Device::HOST);
-        let offered = OfferFacts::by_a_peer(request.remote());
-        let is_shared = offered.share == Some(ShareForm::CudaIpc);
+    /// What an operation asks; of the engine it says what is so for any peer.
+    pub(super) fn query(
+        &self,
+        operation: OperationKind,
+        (local, remote): (&DescriptorList, &RdmaMetadata),
+        offered: OfferFacts,
+        policy: PathPolicy,
+    ) -> PathQuery {
+        let devices = remote.descriptors().iter().map(|d| d.device());
+        let device = devices.into_iter().find(|device| !device.is_host()).unwrap_or(Device::HOST);
+        let kind = self.local_kind(local, device);
+        let (export, is_read_only) = match kind {
+            MemoryKind::Gpu(_) => export(&*self.shared.gpus, local),
+            _ => (Export::Unknown, false),
+        };
         PathQuery {
-            operation: request.kind(),
-            local: self.local_kind(request.local(), remote),
-            exportable: !remote.is_host() && !is_shared && self.is_exportable(request.local()),
-            remote,
+            operation,
+            local: kind,
+            export,
+            is_read_only,
+            remote: device,
             engine: self.engine,
             offered,
-            policy: request.policy(),
+            policy,
         }
-    }
-
-    /// Whether other processes can open all of a list, which is GPU memory.
-    fn is_exportable(&self, list: &DescriptorList) -> bool {
-        let shares = || shares(&*self.shared.gpus, list);
-        list.iter().all(|d| !d.device().is_host())
-            && shares().iter().map(|share| share.descriptors().len()).sum::<usize>() == list.len()
     }
 
     /// What kind of memory a list is. Host memory is asked whether it is pinned only where that matters.
@@ -63,8 +61,9 @@ impl PathConnection {
         &self,
         local: &DescriptorList,
         remote: &'a RdmaMetadata,
+        offered: OfferFacts,
     ) -> Option<(PathKind, impl Iterator<Item = RemoteMemoryKey> + use<'a>)> {
-        let path = match OfferFacts::by_a_peer(remote).share? {
+        let path = match offered.share? {
             ShareForm::CudaIpc => PathKind::CudaIpc,
             ShareForm::File => PathKind::SharedMemory,
         };
@@ -95,8 +94,7 @@ impl PathConnection {
         query.engine = known.estimate.refine(self.engine);
         let PeerState { plans, health, .. } = &mut *known;
         let (plan, measured) = plans.entry(here, info, query);
-        let (local, remote) = devices(plan);
-        let mut history = health.history(local, remote, now);
+        let mut history = health.history(plan.query.memories(), now);
         measured.apply(bytes, now, &mut history);
         (Arc::clone(plan), history)
     }
@@ -129,12 +127,18 @@ impl PathConnection {
                 history.note_tried(kind, reason.clone());
             }
         }
+        if plan.available.iter().any(|path| path.kind == PathKind::StagedOnGpu)
+            && let Some(reason) =
+                self.services.staging.why_not_on_gpu(request.local(), request.kind())
+        {
+            history.note_tried(PathKind::StagedOnGpu, reason);
+        }
         if request.route().as_ref().is_some_and(|route| !route.notifies()) {
             let reason = "the owner takes part in the transfer of an offer, not of a grant";
             for path in &plan.available {
                 let owner_works = match path.kind {
-                    PathKind::StagedBothSides => true,
-                    PathKind::CudaIpc => is_copied_by_owner(request.remote()),
+                    PathKind::StagedBothSides | PathKind::StagedOnGpu => true,
+                    PathKind::CudaIpc => is_copied_by_owner(&plan.query),
                     _ => false,
                 };
                 if owner_works {
@@ -143,7 +147,8 @@ impl PathConnection {
             }
         }
         if self.imports.refused.any()
-            && let Some((path, mut wanted)) = self.memory_key(request.local(), request.remote())
+            && let Some((path, mut wanted)) =
+                self.memory_key(request.local(), request.remote(), plan.query.offered)
         {
             let now = self.link.clock().now();
             let reason =
@@ -153,13 +158,4 @@ impl PathConnection {
             }
         }
     }
-}
-
-/// The device of each side.
-pub(super) fn devices(plan: &PathPlan) -> (Device, Device) {
-    let here = match plan.query.local {
-        MemoryKind::Gpu(gpu) => Device::cuda(gpu),
-        _ => Device::HOST,
-    };
-    (here, plan.query.remote)
 }

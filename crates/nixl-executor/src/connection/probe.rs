@@ -13,7 +13,7 @@ use nixl_ops::{
 };
 
 use super::path_connection::{PathConnection, is_copied_by_owner};
-use crate::local::MemoryKind;
+use crate::planner::PathQuery;
 
 /// How much is moved to see whether a path works. Operations of no more show it themselves.
 pub(super) const PROBE: u64 = 64 * 1024;
@@ -24,13 +24,13 @@ impl PathConnection {
     pub(super) fn probe(
         &self,
         kind: PathKind,
-        local: MemoryKind,
+        query: &PathQuery,
         request: &TransferRequest<'_>,
     ) -> Result<Option<Box<dyn Execution>>, TransportError> {
         match kind {
-            PathKind::CudaIpc if is_copied_by_owner(request.remote()) => Ok(None),
+            PathKind::CudaIpc if is_copied_by_owner(query) => Ok(None),
             PathKind::CudaIpc | PathKind::SharedMemory => {
-                Ok(Some(Box::new(self.peer_copy(kind, local, request, PROBE)?)))
+                Ok(Some(Box::new(self.peer_copy(kind, query.local, request, PROBE)?)))
             }
             PathKind::GpuDirect => {
                 let probe = first_of_engine(request)?;

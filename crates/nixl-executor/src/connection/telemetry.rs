@@ -45,6 +45,7 @@ fn describe() {
         Bytes,
         "Peers' memory and staging slots that are pinned here"
     );
+    describe_gauge!("nixl_gpu_slot_bytes", Bytes, "GPU memory that staging slots take here");
     describe_gauge!("nixl_mapped_bytes", Bytes, "Address space that peers' host memory takes here");
 }
 

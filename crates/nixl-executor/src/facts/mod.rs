@@ -7,7 +7,7 @@ mod discover;
 mod sides;
 mod ucx;
 
-pub(crate) use describe::{REMOTE_COPY, REMOTE_COPY_OF_GPUS, STAGING};
+pub(crate) use describe::{REMOTE_COPY, REMOTE_COPY_OF_GPUS, STAGING, STAGING_ON_GPU};
 pub use sides::{
     Engine, Fact, LocalFacts, LocalGpu, Locality, OfferFacts, PeerFacts, PeerGpu, PeerMedia,
     ShareForm,

@@ -24,7 +24,7 @@ pub use plan::{
 };
 pub use run::BlockPlan;
 
-pub(crate) use gpu::{NoGpus, kind_of};
+pub(crate) use gpu::{NoGpus, allocation_of, kind_of};
 pub(crate) use offers::{ProcessOffers, begin, can_access, is_host, is_local};
 pub(crate) use plan::{AllocationBoundaries, starts};
 pub(crate) use run::{CopyContext, CopyWorkers, ListCopy};

@@ -1,9 +1,12 @@
 //! Messages between the two sides of a staged transfer. Their bytes come from a peer and are validated here.
 
+use std::fmt;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::request::{self, CancelCopy, Open, RemoteCopyRequest};
 use super::wire::{self, MessageError, Reader, SessionId, bad, put_text};
+use crate::local::SharedHandle;
 
 /// Permission to write one chunk into a slot of the sink's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -16,6 +19,20 @@ pub(crate) struct SlotGrant {
     pub(crate) address: u64,
     /// How long it is.
     pub(crate) len: u64,
+}
+
+/// A chunk in a slot of the source's GPU, out of which the sink's GPU copies.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) struct ReadyChunk {
+    pub(crate) chunk: u64,
+    /// Which slot.
+    pub(crate) slot: u16,
+    /// How often it was used in this session, this time included.
+    pub(crate) round: u32,
+    /// What names the memory of all slots.
+    pub(crate) handle: SharedHandle,
+    /// Where in that the chunk begins.
+    pub(crate) offset: u64,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -53,6 +70,13 @@ pub(crate) enum Message {
     CancelCopy(CancelCopy),
     /// To an initiator whose transfer is not known, or no longer: nothing here uses the memory.
     NotFound,
+    /// Source to sink: a chunk is in a slot on the source's GPU.
+    Ready(ReadyChunk),
+    /// Sink to source: the sink's GPU has copied the chunk that was in the slot in this round.
+    Taken {
+        slot: u16,
+        round: u32,
+    },
 }
 
 impl Message {
@@ -71,6 +95,8 @@ impl Message {
             Self::Ping => "ping",
             Self::CancelCopy(_) => "copy cancellation",
             Self::NotFound => "unused",
+            Self::Ready(_) => "ready",
+            Self::Taken { .. } => "taken",
         }
     }
 
@@ -127,6 +153,19 @@ impl Message {
             Self::RemoteCopyRequest(copy_request) => copy_request.put(&mut out),
             Self::CancelCopy(cancel) => cancel.put(&mut out),
             Self::NotFound => out.put_u8(12),
+            Self::Ready(ready) => {
+                out.put_u8(14);
+                out.put_u64(ready.chunk);
+                out.put_u16(ready.slot);
+                out.put_u32(ready.round);
+                out.put_slice(&ready.handle);
+                out.put_u64(ready.offset);
+            }
+            Self::Taken { slot, round } => {
+                out.put_u8(15);
+                out.put_u16(*slot);
+                out.put_u32(*round);
+            }
         }
         out.freeze()
     }
@@ -208,13 +247,35 @@ impl Message {
             }
             request::CANCEL_COPY => Self::CancelCopy(CancelCopy::read_v1(rest)?),
             12 => Self::NotFound,
+            14 => Self::Ready(ReadyChunk {
+                chunk: rest.u64("chunk")?,
+                slot: rest.u16("slot")?,
+                round: rest.u32("slot")?,
+                handle: rest.array("handle")?,
+                offset: rest.u64("offset")?,
+            }),
+            15 => Self::Taken { slot: rest.u16("slot")?, round: rest.u32("slot")? },
             other => return Err(bad("tag", other)),
         })
     }
 }
 
+/// Shows no handle.
+impl fmt::Debug for ReadyChunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadyChunk")
+            .field("chunk", &self.chunk)
+            .field("slot", &self.slot)
+            .field("round", &self.round)
+            .field("offset", &self.offset)
+            .finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -234,9 +295,12 @@ mod tests {
 
     fn message() -> impl Strategy<Value = Message> {
         let kind = prop_oneof![Just(OperationKind::Read), Just(OperationKind::Write)];
-        let open = (offer(), kind, any::<u64>(), vec(any::<u8>(), 0..3000)).prop_map(
-            |(offer, kind, chunk_bytes, initiator_metadata)| {
+        let process = any::<Option<NonZeroU32>>();
+        let open = (offer(), kind, any::<u64>(), vec(any::<u8>(), 0..3000), process).prop_map(
+            |(offer, kind, chunk_bytes, initiator_metadata, process)| {
                 Message::Open(Open {
+                    // Version 1 has no sections.
+                    on_gpu_by: process.filter(|_| offer.proof != Proof::Key),
                     offer,
                     kind,
                     chunk_bytes,
@@ -291,6 +355,12 @@ mod tests {
             "\\PC{0,60}".prop_map(|reason| Message::Stop { reason }),
             "\\PC{0,60}".prop_map(|reason| Message::Stopped { reason }),
             Just(Message::Ping),
+            any::<(u64, u16, u32, u64, u64)>().prop_map(|(chunk, slot, round, name, offset)| {
+                let mut handle = [0; 72];
+                handle[..8].copy_from_slice(&name.to_be_bytes());
+                Message::Ready(ReadyChunk { chunk, slot, round, handle, offset })
+            }),
+            any::<(u16, u32)>().prop_map(|(slot, round)| Message::Taken { slot, round }),
         ]
     }
 
@@ -304,7 +374,15 @@ mod tests {
         #[test]
         fn every_truncation_and_extension_is_refused(message in message(), chunking: prop::sample::Index) {
             let bytes = message.encode(SessionId(7));
-            prop_assert!(Message::decode(&bytes[..chunking.index(bytes.len())]).is_err());
+            let cut = Message::decode(&bytes[..chunking.index(bytes.len())]);
+            // Without its section it is another request.
+            let is_shorter = |cut: &Message| match (cut, &message) {
+                (Message::Open(cut), Message::Open(open)) => {
+                    open.on_gpu_by.is_some() && *cut == Open { on_gpu_by: None, ..open.clone() }
+                }
+                _ => false,
+            };
+            prop_assert!(cut.is_err() || cut.is_ok_and(|(_, cut)| is_shorter(&cut)));
             prop_assert!(Message::decode(&[&bytes[..], b"\0"].concat()).is_err());
         }
 
@@ -334,7 +412,7 @@ mod tests {
         #[test]
         fn sections_of_later_releases_are_skipped(
             message in message(),
-            sections in proptest::collection::btree_map(any::<u16>(), vec(any::<u8>(), 0..40), 0..4),
+            sections in proptest::collection::btree_map(1u16.., vec(any::<u8>(), 0..40), 0..4),
         ) {
             let plain = message.encode(SessionId(7));
             let mut bytes = plain.to_vec();
@@ -377,7 +455,8 @@ mod tests {
     fn what_is_too_long_is_refused_before_it_is_read() {
         let offer = PresentedOffer { key: NotificationKey::random(), proof: Proof::Token(1) };
         let initiator_metadata = vec![0; wire::MAX_INITIATOR_METADATA + 1].into();
-        let open = Open { offer, kind: OperationKind::Read, chunk_bytes: 1, initiator_metadata };
+        let (kind, on_gpu_by) = (OperationKind::Read, None);
+        let open = Open { offer, kind, chunk_bytes: 1, initiator_metadata, on_gpu_by };
         let refused = Message::decode(&Message::Open(open).encode(SessionId(1)));
         assert!(matches!(refused, Err(MessageError::Bad { .. })), "{refused:?}");
     }

@@ -9,7 +9,7 @@ mod pending_connect;
 mod request;
 mod wire;
 
-pub(crate) use message::{Message, SlotGrant};
+pub(crate) use message::{Message, ReadyChunk, SlotGrant};
 pub(crate) use outbox::Outbox;
 pub(crate) use request::{
     CancelCopy, ExportedRange, Open, PresentedOffer, Proof, RemoteCopyRequest,

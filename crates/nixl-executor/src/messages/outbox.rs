@@ -73,6 +73,11 @@ impl Outbox {
         self.mailbox.is_none()
     }
 
+    /// Whether messages arrive in the order in which they are queued: once a mailbox carries them.
+    pub(crate) fn keeps_order(&self) -> bool {
+        self.begun && self.mailbox.is_some()
+    }
+
     /// To a peer that is connected first, unless it was.
     pub(crate) fn connecting(mut self, link: &ConnectionContext, peers: &Arc<Peers>) -> Self {
         let is_connected = peers.is_connected_with(self.peer.as_str(), &self.metadata);

@@ -9,6 +9,7 @@
 //! | | 8 | the token of the offer's terms, 0 for an offer without |
 //! | open | 1, 8 | kind, bytes of a chunk |
 //! | | 4 + | initiator metadata |
+//! | | 2, 4, 4 | section 0, from version 3 of staging messages on: the initiator's process. The chunks are staged on a GPU |
 //! | copy request | 1, 4, 16 | kind, process (0: not told), UUID of the GPU |
 //! | | 2 + | exported ranges: each 72 bytes of a handle, and 2 + 8 *n* of offsets |
 //! | | 4 + | initiator metadata |
@@ -19,6 +20,7 @@
 //! Version 1 has no token and no sections, and other orders: the key is all that its sender presents.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use nixl_metadata::{NotificationKey, OperationKind, PeerInfo, RdmaMetadata};
@@ -53,6 +55,8 @@ pub(crate) struct Open {
     pub(crate) chunk_bytes: u64,
     /// What the target needs to reach the initiator, as it travels.
     pub(crate) initiator_metadata: Bytes,
+    /// The initiator's process, if the chunks are staged on the source's GPU, out of which the sink's copies.
+    pub(crate) on_gpu_by: Option<NonZeroU32>,
 }
 
 /// The initiator asks the target to copy, to or from GPU memory that the initiator exports.
@@ -86,6 +90,9 @@ pub(crate) struct ExportedRange {
     pub(crate) offsets: Vec<u64>,
 }
 
+/// The section of `Open` that says that the chunks are staged on a GPU. As the first number, so that it is in front of those of later
+/// releases.
+const ON_GPU: u16 = 0;
 pub(super) const OPEN: u8 = 0;
 pub(super) const REMOTE_COPY: u8 = 10;
 pub(super) const CANCEL_COPY: u8 = 11;
@@ -160,20 +167,37 @@ impl Open {
         out.put_u64(self.chunk_bytes);
         self.offer.put_key_of_version_1(out);
         put_initiator_metadata(out, &self.initiator_metadata);
+        if let Some(process) = self.on_gpu_by.filter(|_| !self.offer.is_of_version_1()) {
+            out.put_u16(ON_GPU);
+            out.put_u32(size_of::<u32>() as u32);
+            out.put_u32(process.get());
+        }
     }
 
     pub(super) fn read_v1(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
         let (kind, chunk_bytes) = (rest.kind()?, rest.u64("chunk size")?);
         let offer = PresentedOffer { key: rest.key()?, proof: Proof::Key };
-        Ok(Self { offer, kind, chunk_bytes, initiator_metadata: rest.initiator_metadata()? })
+        let initiator_metadata = rest.initiator_metadata()?;
+        Ok(Self { offer, kind, chunk_bytes, initiator_metadata, on_gpu_by: None })
     }
 
     pub(super) fn read_v2(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
         let offer = PresentedOffer::read(rest)?;
         let (kind, chunk_bytes) = (rest.kind()?, rest.u64("chunk size")?);
         let initiator_metadata = rest.initiator_metadata()?;
-        skip_sections(rest)?;
-        Ok(Self { offer, kind, chunk_bytes, initiator_metadata })
+        let mut on_gpu_by = None;
+        read_sections(rest, |number, mut content| {
+            if number != ON_GPU {
+                return Ok(());
+            }
+            let process = content.u32("process")?;
+            on_gpu_by = Some(NonZeroU32::new(process).ok_or_else(|| bad("process", process))?);
+            match content.0.len() {
+                0 => Ok(()),
+                extra => Err(MessageError::Trailing { extra }),
+            }
+        })?;
+        Ok(Self { offer, kind, chunk_bytes, initiator_metadata, on_gpu_by })
     }
 }
 
@@ -287,15 +311,23 @@ impl CancelCopy {
     }
 }
 
-/// Reads the sections to the end of the message. This release knows none.
+/// Skips the sections to the end of a message of which this release knows none.
 fn skip_sections(rest: &mut Reader<'_>) -> Result<(), MessageError> {
+    read_sections(rest, |_, _| Ok(()))
+}
+
+/// Reads the sections to the end of the message.
+fn read_sections(
+    rest: &mut Reader<'_>,
+    mut read: impl FnMut(u16, Reader<'_>) -> Result<(), MessageError>,
+) -> Result<(), MessageError> {
     let mut before = None;
     while !rest.0.is_empty() {
         let (number, len) = (rest.u16("section")?, rest.u32("section")?);
         if before.replace(number).is_some_and(|before| before >= number) {
             return Err(bad("section's place", number));
         }
-        rest.take(len as usize, "section")?;
+        read(number, Reader(rest.take(len as usize, "section")?))?;
     }
     Ok(())
 }

@@ -3,34 +3,25 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use nixl_device::Device;
 use nixl_ops::PathKind;
 
-use crate::planner::{PathHistory, same};
+use crate::planner::{MemoryPair, PathHistory, same};
 
 /// Key of a path: its kind, between two memories.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PathKey {
-    /// The kind of path.
-    pub(crate) kind: PathKind,
-    /// Memory of this side.
-    pub(crate) local: Device,
-    /// Memory of the peer, in its numbering.
-    pub(crate) remote: Device,
+    kind: PathKind,
+    memories: MemoryPair,
 }
 
 impl PathKey {
-    /// A kind of path between memory of this side and of the peer, in its numbering.
-    pub const fn new(kind: PathKind, local: Device, remote: Device) -> Self {
-        Self { kind, local, remote }
+    /// A kind of path between memory of this side and of the peer.
+    pub const fn new(kind: PathKind, memories: MemoryPair) -> Self {
+        Self { kind, memories }
     }
 
     fn is(&self, other: &Self) -> bool {
-        same(self.kind, other.kind) && self.pair() == other.pair()
-    }
-
-    fn pair(&self) -> (Device, Device) {
-        (self.local, self.remote)
+        same(self.kind, other.kind) && self.memories == other.memories
     }
 }
 
@@ -62,13 +53,14 @@ pub enum HealthState {
 /// ```
 /// use std::time::Duration;
 /// use nixl_device::Device;
-/// use nixl_executor::paths::{Health, PathKey};
+/// use nixl_executor::paths::{Health, MemoryPair, PathKey};
 /// use nixl_ops::PathKind;
 ///
 /// let mut health = Health::new();
-/// let path_key = PathKey::new(PathKind::CudaIpc, Device::cuda(0), Device::cuda(1));
+/// let memories = MemoryPair::new(Device::cuda(0), Device::cuda(1));
+/// let path_key = PathKey::new(PathKind::CudaIpc, memories);
 /// health.failed(path_key, "the driver refused the handle", Duration::from_secs(5));
-/// let at = |seconds| health.history(Device::cuda(0), Device::cuda(1), Duration::from_secs_f64(seconds));
+/// let at = |seconds| health.history(memories, Duration::from_secs_f64(seconds));
 /// assert_eq!(
 ///     at(5.4).in_cooldown(PathKind::CudaIpc).unwrap(),
 ///     "failed 400.0ms ago, not tried again for 600.0ms: the driver refused the handle"
@@ -153,10 +145,10 @@ impl Health {
 
     /// The state of the paths between two memories. Allocates only if one of them is in its cooldown.
     #[must_use]
-    pub fn history(&self, local: Device, remote: Device, now: Duration) -> PathHistory {
+    pub fn history(&self, memories: MemoryPair, now: Duration) -> PathHistory {
         let mut history = PathHistory::new();
         for record in &self.records {
-            if record.path_key.pair() != (local, remote) {
+            if record.path_key.memories != memories {
                 continue;
             }
             if let Some(failure) = &record.failure
@@ -202,12 +194,22 @@ fn record(records: &mut Vec<Record>, path_key: PathKey) -> &mut Record {
 mod tests {
     use std::collections::HashMap;
 
+    use nixl_descriptor::AllocationKind;
+    use nixl_device::Device;
+    use nixl_ops::{OperationKind, PathPolicy};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::facts::{Engine, OfferFacts, ShareForm};
+    use crate::local::MemoryKind;
+    use crate::planner::{Export, PathQuery};
+
+    fn memories(local: u32) -> MemoryPair {
+        MemoryPair::new(Device::cuda(local), Device::HOST)
+    }
 
     fn path_key(kind: usize, local: u32) -> PathKey {
-        PathKey { kind: PathKind::ALL[kind], local: Device::cuda(local), remote: Device::HOST }
+        PathKey { kind: PathKind::ALL[kind], memories: memories(local) }
     }
 
     #[derive(Clone, Debug)]
@@ -278,7 +280,7 @@ mod tests {
                 model.step(step);
                 let now = Duration::from_millis(model.now);
                 for l in 0..2 {
-                    let history = health.history(Device::cuda(l), Device::HOST, now);
+                    let history = health.history(memories(l), now);
                     for k in 2..5 {
                         let expected = model.state((k, l));
                         prop_assert_eq!(health.state(path_key(k, l), now), expected.clone());
@@ -297,6 +299,30 @@ mod tests {
             let cooldown = cooldown(times);
             prop_assert!((Health::FIRST_COOLDOWN..=Health::LONGEST_COOLDOWN).contains(&cooldown));
         }
+    }
+
+    #[test]
+    fn memories_of_other_allocations_are_others() {
+        let offered = OfferFacts { ours: false, share: Some(ShareForm::CudaIpc) };
+        let query = |offered| {
+            let memories = (MemoryKind::Gpu(0), Device::cuda(1));
+            let (engine, policy) = (Engine::Ucx, PathPolicy::auto());
+            PathQuery::new(OperationKind::Read, memories, engine, offered, policy)
+        };
+        let of_a_pool = query(OfferFacts::default()).export(Export::Without(AllocationKind::Pool));
+        let others = [
+            query(OfferFacts::default()).export(Export::ByHandle),
+            query(offered).export(Export::Without(AllocationKind::Pool)),
+            query(offered),
+        ];
+        let mut health = Health::new();
+        let kind = PathKind::CudaIpc;
+        health.failed(PathKey::new(kind, of_a_pool.memories()), "why", Duration::ZERO);
+        let is_cooling = |query: PathQuery| {
+            health.history(query.memories(), Duration::ZERO).in_cooldown(kind).is_some()
+        };
+        assert!(is_cooling(of_a_pool));
+        assert!(others.into_iter().all(|query| !is_cooling(query)));
     }
 
     #[test]

@@ -78,6 +78,7 @@ mod tests {
     use super::*;
     use crate::facts::{Engine, OfferFacts};
     use crate::local::MemoryKind;
+    use crate::planner::Export;
 
     #[test]
     fn plans_are_kept_until_the_peer_says_otherwise() {
@@ -89,7 +90,8 @@ mod tests {
         let query = PathQuery {
             operation: OperationKind::Read,
             local: MemoryKind::Gpu(0),
-            exportable: false,
+            export: Export::Unknown,
+            is_read_only: false,
             remote: Device::cuda(1),
             engine: Engine::Ucx,
             offered: OfferFacts::default(),

@@ -11,6 +11,8 @@ pub struct StagingConfig {
     pub(crate) slot_bytes: usize,
     pub(crate) slots: usize,
     pub(crate) window: usize,
+    pub(crate) gpu_slot_bytes: usize,
+    pub(crate) gpu_slots: usize,
     pub(crate) ping: Duration,
     pub(crate) silence: Duration,
 }
@@ -21,6 +23,10 @@ impl Default for StagingConfig {
             slot_bytes: 1 << 20,
             slots: 16,
             window: 8,
+            // On two H200s slots of 8 MiB carry 266 GB/s, those of 1 to 4 MiB less: each costs a message and its answer. Four bridge
+            // that time, and as many are left for other transfers.
+            gpu_slot_bytes: 8 << 20,
+            gpu_slots: 8,
             ping: Duration::from_secs(1),
             silence: Duration::from_secs(30),
         }
@@ -36,6 +42,8 @@ impl StagingConfig {
         self.slot_bytes = self.slot_bytes.max(1);
         self.slots = self.slots.clamp(1, Self::MAX_SLOTS);
         self.window = self.window.clamp(1, Self::MAX_SLOTS);
+        self.gpu_slot_bytes = self.gpu_slot_bytes.max(1);
+        self.gpu_slots = self.gpu_slots.clamp(1, Self::MAX_SLOTS);
         self
     }
 
@@ -66,6 +74,20 @@ impl StagingConfig {
     pub const fn with_window(mut self, chunks: usize) -> Self {
         self.window = chunks;
         self
+    }
+
+    /// So many slots of so many bytes on each GPU, which all connections of an executor share. Default: 8 of 8 MiB. They are the bound
+    /// on GPU memory that is taken for transfers between GPU memories of which no other process can open either, and are allocated by
+    /// the first of these. They stay as long as the executor and its connections, since peers have them open.
+    #[must_use]
+    pub const fn with_gpu_slots(mut self, slots: usize, bytes: usize) -> Self {
+        (self.gpu_slots, self.gpu_slot_bytes) = (slots, bytes);
+        self
+    }
+
+    /// Chunks of one transfer that are in slots on a GPU at a time: half of the slots, and two at least.
+    pub(crate) fn gpu_window(&self) -> usize {
+        self.gpu_slots.div_ceil(2).max(2)
     }
 
     /// The time without a message of its own after which a side sends a keep-alive message. Default: 1 s. Keep

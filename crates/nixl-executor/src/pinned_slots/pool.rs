@@ -1,5 +1,5 @@
-//! Pinned slots: one piece of memory for each direction, which the connections of an executor share. Each connection
-//! registers it with its engine.
+//! The slots of one piece of memory, which the connections of an executor share. Each connection registers pinned slots with its
+//! engine; those on a GPU are opened by peers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,44 +12,15 @@ use std::time::Duration;
 use nixl_descriptor::{Descriptor, Region, Registration, RegistrationCache};
 use nixl_ops::{GaugeShare, TransportError};
 
-use super::StagingConfig;
 use super::admission::Admission;
 use crate::local::GpuBackend;
 
-/// The slots of both directions, for all connections of an executor.
-#[derive(Clone, Debug)]
-pub(crate) struct SlotPools {
-    pub(crate) outgoing: Arc<SlotPool>,
-    pub(crate) incoming: Arc<SlotPool>,
-}
-
-impl SlotPools {
-    pub(crate) fn new(config: StagingConfig) -> Self {
-        let config = config.checked();
-        Self { outgoing: SlotPool::new(&config), incoming: SlotPool::new(&config) }
-    }
-
-    /// Whether their memory is allocated and was not used since the last call.
-    pub(crate) fn are_idle(&self) -> bool {
-        let used = [&self.outgoing, &self.incoming].map(|pool| pool.used.swap(false, Relaxed));
-        self.are_allocated() && used == [false, false]
-    }
-
-    pub(crate) fn are_allocated(&self) -> bool {
-        [&self.outgoing, &self.incoming].iter().any(|pool| pool.memory().is_some())
-    }
-
-    /// *Blocking.* Gives the memory back, unless it is in use. Connections that keep it registered keep it.
-    pub(crate) fn release(&self) {
-        [&self.outgoing, &self.incoming].iter().for_each(|pool| pool.release());
-    }
-}
-
-/// The slots of one direction. Their memory is allocated when it is first needed, and does not grow.
+/// The slots of one direction, or on one GPU. Their memory is allocated when it is first needed, and does not grow.
 pub(crate) struct SlotPool {
+    made_of: SlotMemory,
     slots: u16,
     slot_bytes: usize,
-    memory: Mutex<Option<Pinned>>,
+    memory: Mutex<Option<Counted>>,
     admission: Mutex<Admission>,
     used: AtomicBool,
 }
@@ -63,39 +34,74 @@ pub(crate) struct RegisteredSlots {
 }
 
 #[derive(Clone)]
-struct Failure {
-    reason: String,
-    at: Duration,
+pub(super) struct Failure {
+    pub(super) reason: String,
+    pub(super) at: Duration,
 }
 
-/// Pinned memory, which counts as that until its last user has gone.
+impl Failure {
+    /// How long no other allocation is tried.
+    const RETRY: Duration = Duration::from_secs(1);
+
+    pub(super) fn is_recent(&self, now: Duration) -> bool {
+        now.saturating_sub(self.at) < Self::RETRY
+    }
+}
+
+/// What slots are made of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum SlotMemory {
+    /// Pinned host memory, for the engine.
+    Pinned,
+    /// Memory of a GPU that other processes can open.
+    Gpu,
+}
+
+/// Memory of slots, which is in its gauge until its last user has gone.
 #[derive(Clone)]
-struct Pinned {
-    region: Region,
+pub(super) struct Counted {
+    pub(super) region: Region,
     _counted: Arc<GaugeShare>,
 }
 
 #[derive(Clone)]
-struct Slab {
-    pinned: Pinned,
-    registration: Registration,
+pub(super) struct Slab {
+    pub(super) memory: Counted,
+    /// That of pinned memory.
+    pub(super) registration: Option<Registration>,
 }
 
-const EXHAUSTED: &str = "every pinned slot may still be written by peers that stalled: they come back when those peers go on or end";
+pub(super) const EXHAUSTED: &str = "every slot may still be used by peers that stalled: they come back when those peers go on or end";
 
 /// What a pool holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct SlotStats {
     pub(crate) pinned_bytes: usize,
+    pub(crate) gpu_bytes: usize,
     pub(crate) free: usize,
     pub(crate) quarantined: usize,
 }
 
 impl SlotStats {
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            pinned_bytes: self.pinned_bytes + other.pinned_bytes,
+            gpu_bytes: self.gpu_bytes + other.gpu_bytes,
+            free: self.free + other.free,
+            quarantined: self.quarantined + other.quarantined,
+        }
+    }
+
     /// Bytes of pinned memory allocated.
     #[must_use]
     pub fn pinned_bytes(&self) -> usize {
         self.pinned_bytes
+    }
+
+    /// Bytes of GPU memory allocated.
+    #[must_use]
+    pub fn gpu_bytes(&self) -> usize {
+        self.gpu_bytes
     }
 
     /// Slots that are free.
@@ -104,7 +110,7 @@ impl SlotStats {
         self.free
     }
 
-    /// Slots that a peer may still write, although their transfer has ended. They come back when the peer says that it does
+    /// Slots that a peer may still use, although their transfer has ended. They come back when the peer says that it does
     /// not, or is gone; those that this process's own GPU or engine may use do not.
     #[must_use]
     pub fn quarantined(&self) -> usize {
@@ -113,60 +119,84 @@ impl SlotStats {
 }
 
 impl SlotPool {
-    fn new(config: &StagingConfig) -> Arc<Self> {
-        let slots = u16::try_from(config.slots).unwrap_or(u16::MAX);
+    pub(super) fn new(made_of: SlotMemory, slots: usize, slot_bytes: usize) -> Arc<Self> {
+        let slots = u16::try_from(slots).unwrap_or(u16::MAX);
         Arc::new(Self {
+            made_of,
             slots,
-            slot_bytes: config.slot_bytes,
+            slot_bytes,
             memory: Mutex::default(),
             admission: Mutex::new(Admission::new(slots)),
             used: AtomicBool::new(false),
         })
     }
 
-    /// Allocates the slots near a GPU, unless that has been done. **Blocks.**
-    fn allocate(&self, gpus: &dyn GpuBackend, gpu: u32) -> Result<Pinned, String> {
+    /// Allocates the slots near a GPU, or on it, unless that has been done. **Blocks.**
+    pub(super) fn allocate(&self, gpus: &dyn GpuBackend, gpu: u32) -> Result<Counted, String> {
         let mut memory = self.memory();
-        if let Some(pinned) = &*memory {
-            return Ok(pinned.clone());
+        if let Some(allocated) = &*memory {
+            return Ok(allocated.clone());
         }
         let len = self.slot_bytes.checked_mul(self.slots.into());
         let len = len.ok_or("the slots are too large")?;
-        let region = gpus.pinned_region(gpu, len).map_err(|e| e.to_string())?;
-        let counted = Arc::new(GaugeShare::new("nixl_pinned_bytes", region.len() as u64));
-        let pinned = Pinned { region, _counted: counted };
-        *memory = Some(pinned.clone());
-        Ok(pinned)
+        let (region, gauge) = match self.made_of {
+            SlotMemory::Pinned => (gpus.pinned_region(gpu, len), "nixl_pinned_bytes"),
+            SlotMemory::Gpu => (gpus.shareable_region(gpu, len), "nixl_gpu_slot_bytes"),
+        };
+        let region = region.map_err(|e| e.to_string())?;
+        let counted = Arc::new(GaugeShare::new(gauge, region.len() as u64));
+        let allocated = Counted { region, _counted: counted };
+        *memory = Some(allocated.clone());
+        Ok(allocated)
     }
 
-    fn release(&self) {
+    /// *Blocking.* Gives the memory back, unless it is in use.
+    pub(super) fn release(&self) {
         let is_unused = self.lock().is_unused();
         let released = if is_unused { self.memory().take() } else { None };
         drop(released);
     }
 
     pub(crate) fn stats(&self) -> SlotStats {
-        let pinned_bytes = self.memory().as_ref().map_or(0, |pinned| pinned.region.len());
+        let bytes = self.memory().as_ref().map_or(0, |memory| memory.region.len());
+        let (pinned_bytes, gpu_bytes) = match self.made_of {
+            SlotMemory::Pinned => (bytes, 0),
+            SlotMemory::Gpu => (0, bytes),
+        };
         let admission = self.lock();
         SlotStats {
             pinned_bytes,
+            gpu_bytes,
             free: admission.free(),
             quarantined: usize::from(self.slots) - admission.usable(),
         }
     }
 
-    fn memory(&self) -> MutexGuard<'_, Option<Pinned>> {
+    pub(super) fn is_allocated(&self) -> bool {
+        self.memory().is_some()
+    }
+
+    /// Whether it was used since the last call.
+    pub(super) fn take_used(&self) -> bool {
+        self.used.swap(false, Relaxed)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Option<Counted>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Admission> {
+    pub(super) fn slot_bytes(&self) -> u64 {
+        self.slot_bytes as u64
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Admission> {
         self.admission.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for SlotPool {
     fn drop(&mut self) {
-        // A peer may write to it for as long as the process lives.
+        // A peer may write to it for as long as the process lives, or a GPU here may.
         if self.lock().usable() < usize::from(self.slots) {
             mem::forget(self.memory().take());
         }
@@ -174,16 +204,13 @@ impl Drop for SlotPool {
 }
 
 impl RegisteredSlots {
-    /// How long after a failure no other allocation is tried.
-    const RETRY: Duration = Duration::from_secs(1);
-
     pub(crate) fn new(pool: &Arc<SlotPool>) -> Arc<Self> {
         let pool = Arc::clone(pool);
         Arc::new(Self { pool, slab: Mutex::default(), failure: Mutex::default() })
     }
 
     pub(crate) fn slot_bytes(&self) -> u64 {
-        self.pool.slot_bytes as u64
+        self.pool.slot_bytes()
     }
 
     /// Counts as a use.
@@ -194,7 +221,7 @@ impl RegisteredSlots {
 
     /// Whether the slots should be allocated or registered now.
     pub(crate) fn wants_memory(&self, now: Duration) -> bool {
-        let waits = |failure: &Failure| now.saturating_sub(failure.at) < Self::RETRY;
+        let waits = |failure: &Failure| failure.is_recent(now);
         !self.is_ready() && !self.failure().as_ref().is_some_and(waits)
     }
 
@@ -219,9 +246,9 @@ impl RegisteredSlots {
         if !self.wants_memory(now) {
             return;
         }
-        let slab = self.pool.allocate(gpus, gpu).and_then(|pinned| {
-            let registration = registrations.get_or_register(&pinned.region);
-            Ok(Slab { registration: registration.map_err(|e| e.to_string())?, pinned })
+        let slab = self.pool.allocate(gpus, gpu).and_then(|memory| {
+            let registration = registrations.get_or_register(&memory.region);
+            Ok(Slab { registration: Some(registration.map_err(|e| e.to_string())?), memory })
         });
         match slab {
             Ok(slab) => {
@@ -242,9 +269,7 @@ impl RegisteredSlots {
     }
 
     pub(crate) fn join(&self) -> Member {
-        let (pool, slab) = (Arc::clone(&self.pool), self.slab().clone());
-        let id = pool.lock().join();
-        Member { pool, slab, id }
+        Member::new(&self.pool, self.slab().clone())
     }
 
     fn slab(&self) -> MutexGuard<'_, Option<Slab>> {
@@ -271,12 +296,17 @@ impl fmt::Debug for SlotPool {
 /// A session's claim to slots of a pool.
 pub(crate) struct Member {
     pool: Arc<SlotPool>,
-    /// The memory as long as this lasts. None if there was none.
-    slab: Option<Slab>,
+    /// The memory as long as this lasts. None if there is none yet.
+    pub(super) slab: Option<Slab>,
     id: u64,
 }
 
 impl Member {
+    pub(super) fn new(pool: &Arc<SlotPool>, slab: Option<Slab>) -> Self {
+        let id = pool.lock().join();
+        Self { pool: Arc::clone(pool), slab, id }
+    }
+
     /// A slot, if one is free and it is this session's turn.
     ///
     /// # Errors
@@ -358,15 +388,21 @@ impl Slot {
     }
 
     pub(crate) fn address(&self) -> u64 {
-        self.slab.pinned.region.address() + self.offset() as u64
+        self.slab.memory.region.address() + self.offset() as u64
+    }
+
+    /// Where it is, and how long.
+    pub(crate) fn range(&self) -> (u64, u64) {
+        (self.address(), self.len())
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.pool.slot_bytes as u64
+        self.pool.slot_bytes()
     }
 
-    pub(crate) fn registration(&self) -> &Registration {
-        &self.slab.registration
+    /// Of pinned memory.
+    pub(crate) fn registrations(&self) -> Vec<Registration> {
+        self.slab.registration.iter().cloned().collect()
     }
 
     /// `len` of its bytes, from `offset` on.
@@ -374,7 +410,7 @@ impl Slot {
         let whole = self.offset()..self.offset() + self.pool.slot_bytes;
         let range = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         self.slab
-            .pinned
+            .memory
             .region
             .descriptor(whole)
             .and_then(|slot| slot.slice(range(offset)..range(offset.saturating_add(len))))
@@ -403,7 +439,7 @@ impl fmt::Debug for Slot {
     }
 }
 
-fn failed(reason: impl Into<Cow<'static, str>>) -> TransportError {
+pub(super) fn failed(reason: impl Into<Cow<'static, str>>) -> TransportError {
     TransportError::Engine { engine: "staging", call: "prepare", reason: reason.into() }
 }
 
@@ -419,6 +455,7 @@ mod tests {
     use nixl_descriptor::CacheLimits;
     use nixl_ops::{SystemClock, Transport};
 
+    use super::super::{SlotPools, StagingConfig};
     use super::*;
     use crate::local::{GpuCapabilities, SimulatedGpus};
 
@@ -517,7 +554,7 @@ mod tests {
         one.slots.release();
         other.slots.release();
         pools.release();
-        assert_eq!(pools.incoming.stats(), SlotStats { pinned_bytes: 0, free: 2, quarantined: 0 });
+        assert_eq!(pools.incoming.stats(), SlotStats { free: 2, ..SlotStats::default() });
         assert!(!pools.are_allocated() && !one.slots.is_ready());
         one.make_ready(&gpus);
         assert!(one.slots.join().take().unwrap().is_some());

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use nixl_device::{Device, DeviceKind};
 use nixl_ops::{Medium, OperationKind, PathKind};
 
-use super::{PathCosts, PathQuery, Refusal};
+use super::{Export, PathCosts, PathQuery, Refusal};
 use crate::facts::{
     Engine, LocalFacts, LocalGpu, PeerFacts, PeerGpu, REMOTE_COPY, REMOTE_COPY_OF_GPUS, STAGING,
-    ShareForm,
+    STAGING_ON_GPU, ShareForm,
 };
 use crate::local::{Cost, MemoryKind};
 
@@ -55,11 +55,15 @@ impl Check<'_> {
         {
             return Err(not_applicable("both sides are memory of this process"));
         }
+        if self.query.is_read_only && self.query.operation == OperationKind::Read {
+            return Err(missing("the driver lets the GPU only read the local memory"));
+        }
         match kind {
             PathKind::SameProcessCopy => self.same_process_copy(),
             PathKind::Local(_) => self.local(),
             PathKind::CudaIpc => self.cuda_ipc(),
             PathKind::SharedMemory => self.shared_memory(),
+            PathKind::StagedOnGpu => self.staged_on_gpu(),
             PathKind::GpuDirect => self.gpu_direct(),
             PathKind::Direct => self.direct(),
             PathKind::StagedOneSide => self.staged_one_side(),
@@ -104,24 +108,7 @@ impl Check<'_> {
                 ));
             }
         };
-        self.same_host()?;
-        self.same_pid_namespace()?;
-        if self.peer.locality.process {
-            return Err(missing(
-                "the peer is in this very process, which cannot open its own handles",
-            ));
-        }
-        match self.peer.locality.ipc_namespace {
-            Some(true) => {}
-            Some(false) => return Err(missing("separate IPC namespaces")),
-            None => return Err(missing("whether both are in one IPC namespace is not known")),
-        }
-        if !self.here.ucx.cuda_ipc {
-            return Err(missing("UCX_TLS allows no cuda_ipc"));
-        }
-        if let Err(why) = &self.here.cuda {
-            return Err(missing(why.clone()));
-        }
+        self.opens_handles()?;
         let Some(theirs) = theirs else { return self.remote_copy() };
         if self.query.offered.share != Some(ShareForm::CudaIpc) {
             return self.remote_copy_of_gpus(theirs);
@@ -147,10 +134,38 @@ impl Check<'_> {
         }
     }
 
+    /// Whether each side opens handles of CUDA IPC that the other names.
+    fn opens_handles(&self) -> Result<(), Missing> {
+        self.same_host()?;
+        self.same_pid_namespace()?;
+        if self.peer.locality.process {
+            return Err(missing(
+                "the peer is in this very process, which cannot open its own handles",
+            ));
+        }
+        match self.peer.locality.ipc_namespace {
+            Some(true) => {}
+            Some(false) => return Err(missing("separate IPC namespaces")),
+            None => return Err(missing("whether both are in one IPC namespace is not known")),
+        }
+        if !self.here.ucx.cuda_ipc {
+            return Err(missing("UCX_TLS allows no cuda_ipc"));
+        }
+        match &self.here.cuda {
+            Ok(()) => Ok(()),
+            Err(why) => Err(missing(why.clone())),
+        }
+    }
+
     /// GPU memory of this side and host memory of the peer, whose GPU copies.
     fn remote_copy(&self) -> CheckResult {
         if let MemoryKind::Gpu(ours) = self.query.local {
             self.local_gpu(ours)?;
+        }
+        if let Export::Without(kind) = self.query.export {
+            return Err(missing(format!(
+                "no other process can open the memory of this side: {kind}"
+            )));
         }
         self.copies_for_others()?;
         if self.peer.gpus.is_empty() {
@@ -167,9 +182,7 @@ impl Check<'_> {
         let MemoryKind::Gpu(ours) = self.query.local else {
             return Err(missing("no other process can open the peer's memory"));
         };
-        if !self.query.exportable {
-            return Err(missing("no other process can open the memory of either side"));
-        }
+        self.exported()?;
         self.copies_for_others()?;
         if self.peer.versions.lending() < REMOTE_COPY_OF_GPUS {
             return Err(missing(
@@ -187,6 +200,16 @@ impl Check<'_> {
                 self.costs.lent_other_gpu,
                 "the peer's GPU copies; it is not visible here, and unproven",
             ),
+        }
+    }
+
+    /// Whether the peer can open the memory of this side, where it is asked to since the peer's own cannot be opened.
+    fn exported(&self) -> Result<(), Missing> {
+        const NEITHER: &str = "no other process can open the memory of either side";
+        match self.query.export {
+            Export::ByHandle => Ok(()),
+            Export::Without(kind) => Err(missing(format!("{NEITHER}: this side's is {kind}"))),
+            Export::Unknown => Err(missing(NEITHER)),
         }
     }
 
@@ -225,6 +248,41 @@ impl Check<'_> {
                 )
             }
             _ => available(medium, self.costs.shared_to_host, "the peer's memory is mapped here"),
+        }
+    }
+
+    /// A bounce through slots on the GPU that has the bytes.
+    fn staged_on_gpu(&self) -> CheckResult {
+        let (MemoryKind::Gpu(ours), Some(theirs)) = (self.query.local, self.remote_ordinal())
+        else {
+            return Err(not_applicable("not both sides are memory of CUDA GPUs"));
+        };
+        self.opens_handles()?;
+        self.cooperates()?;
+        if !self.peer.ipc {
+            return Err(missing("the peer shares no GPU memory"));
+        }
+        if self.peer.versions.staging() < STAGING_ON_GPU {
+            return Err(missing("the peer's release stages through host memory alone"));
+        }
+        let costs = self.costs;
+        let (cost, way) = match self.gpus(ours, self.peer.gpu(theirs))? {
+            Link::Same => (costs.staged_on_same_gpu, "both sides are on one GPU"),
+            Link::Reach => (costs.staged_on_other_gpu, "the GPUs reach each other"),
+            Link::Unknown => {
+                (costs.staged_on_other_gpu, "the peer's GPU is not visible here; unproven")
+            }
+        };
+        let bounce = "a bounce through slots on the GPU that has the bytes";
+        match self.query.export {
+            Export::Without(kind) => available(
+                Some(Medium::Gpu),
+                cost,
+                format!("{bounce}; this side's is {kind}; {way}"),
+            ),
+            Export::ByHandle | Export::Unknown => {
+                available(Some(Medium::Gpu), cost, format!("{bounce}; {way}"))
+            }
         }
     }
 

@@ -24,7 +24,7 @@ pub use costs::PathCosts;
 pub use history::PathHistory;
 pub(crate) use kinds::same;
 pub use plan::{AvailablePath, Chosen, PathPlan, UnavailablePath};
-pub use query::PathQuery;
+pub use query::{Export, MemoryPair, PathQuery};
 pub use ranking::Ranking;
 pub use refusal::Refusal;
 pub use retry::{MAX_ATTEMPTS, may_retry};

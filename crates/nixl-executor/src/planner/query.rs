@@ -1,9 +1,10 @@
 //! The question that a path plan answers.
 
+use nixl_descriptor::AllocationKind;
 use nixl_device::Device;
 use nixl_ops::{OperationKind, PathPolicy};
 
-use crate::facts::{Engine, OfferFacts};
+use crate::facts::{Engine, OfferFacts, ShareForm};
 use crate::local::MemoryKind;
 
 /// What a plan is asked for. All descriptors of each side are memory of one kind; for an operation that mixes them, ask
@@ -15,8 +16,10 @@ pub struct PathQuery {
     pub(crate) operation: OperationKind,
     /// Memory of this process.
     pub(crate) local: MemoryKind,
-    /// Whether another process can open all of it. Asked of GPU memory alone, and only where the other side's cannot be opened.
-    pub(crate) exportable: bool,
+    /// Whether other processes can open it.
+    pub(crate) export: Export,
+    /// Whether its GPU may only read it.
+    pub(crate) is_read_only: bool,
     /// Memory of the other side, in its numbering.
     pub(crate) remote: Device,
     /// What moves the bytes where the executor does not.
@@ -36,13 +39,55 @@ impl PathQuery {
         offered: OfferFacts,
         policy: PathPolicy,
     ) -> Self {
-        Self { operation, local, exportable: false, remote, engine, offered, policy }
+        let (export, is_read_only) = (Export::Unknown, false);
+        Self { operation, local, export, is_read_only, remote, engine, offered, policy }
     }
 
-    /// Whether another process can open all of the local memory: GPU memory that has a handle of CUDA IPC.
+    /// Whether other processes can open all of the local memory.
     #[must_use]
-    pub fn exportable(mut self, exportable: bool) -> Self {
-        self.exportable = exportable;
+    pub fn export(mut self, export: Export) -> Self {
+        self.export = export;
         self
     }
+}
+
+/// Memory of the two sides, as far as it decides what a path between them can do: what happened between one pair says nothing of
+/// another.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct MemoryPair {
+    local: (Device, Export),
+    remote: (Device, Option<ShareForm>),
+}
+
+impl MemoryPair {
+    /// Memory of which other processes can open none, or nothing is known.
+    #[must_use]
+    pub const fn new(local: Device, remote: Device) -> Self {
+        Self { local: (local, Export::Unknown), remote: (remote, None) }
+    }
+}
+
+impl PathQuery {
+    /// The memory that the query is about.
+    #[must_use]
+    pub fn memories(&self) -> MemoryPair {
+        let local = match self.local {
+            MemoryKind::Gpu(gpu) => Device::cuda(gpu),
+            _ => Device::HOST,
+        };
+        MemoryPair { local: (local, self.export), remote: (self.remote, self.offered.share) }
+    }
+}
+
+/// Whether other processes can open memory of this side by CUDA IPC.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[allow(clippy::exhaustive_enums, reason = "a hint of three values")]
+pub enum Export {
+    /// It is host memory, or nothing is known of it.
+    #[default]
+    Unknown,
+    /// All of it has handles.
+    ByHandle,
+    /// Some of it has none: an allocation of this kind.
+    Without(AllocationKind),
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use nixl_descriptor::AllocationKind;
 use nixl_device::Device;
 use nixl_metadata::{
     AgentMetadata, HostIdentity, MessageVersions, NotificationKey, OperationKind, PeerInfo,
@@ -61,7 +62,8 @@ fn ask(local: MemoryKind, remote: Device) -> PathQuery {
     PathQuery {
         operation: OperationKind::Read,
         local,
-        exportable: false,
+        export: Export::Unknown,
+        is_read_only: false,
         remote,
         engine: Engine::Ucx,
         offered: OfferFacts::default(),
@@ -273,13 +275,13 @@ fn a_neighbour_s_gpu_copies_what_is_lent_to_it() {
 
 #[test]
 fn gpu_memory_without_a_handle_is_copied_by_its_owner_if_the_other_side_has_one() {
-    let query = ask(MemoryKind::Gpu(0), ONE).exportable(true);
+    let query = ask(MemoryKind::Gpu(0), ONE).export(Export::ByHandle);
     let plan_for = |query, peer: &PeerFacts| plan(query, &here(), peer);
     let versions = MessageVersions::default().with_staging(2).with_lending(3);
     let neighbour = || PeerFacts { versions, ..neighbour() };
     let lent = plan_for(query, &neighbour());
     assert_eq!(chosen(&lent, LARGE), (PathKind::CudaIpc, Some(Medium::Gpu)), "{lent}");
-    let same = plan_for(ask(MemoryKind::Gpu(1), ONE).exportable(true), &neighbour());
+    let same = plan_for(ask(MemoryKind::Gpu(1), ONE).export(Export::ByHandle), &neighbour());
     assert!(same.available[0].why.contains("on one GPU"), "{same}");
     let apart = LocalFacts { peer_access: vec![], ..here() };
     let apart = plan(query, &apart, &neighbour());
@@ -290,6 +292,56 @@ fn gpu_memory_without_a_handle_is_copied_by_its_owner_if_the_other_side_has_one(
     assert!(reason(&earlier, PathKind::CudaIpc).contains("host memory alone"), "{earlier}");
     let host = plan_for(PathQuery { local: MemoryKind::Pinned, ..query }, &neighbour());
     assert!(reason(&host, PathKind::CudaIpc).contains("no other process can open"), "{host}");
+}
+
+#[test]
+fn memory_without_handles_bounces_on_a_gpu_of_a_peer_that_can() {
+    use PathKind::{CudaIpc, StagedBothSides, StagedOnGpu};
+    let query = ask(MemoryKind::Gpu(0), ONE).export(Export::Without(AllocationKind::Pool));
+    let speaking = |staging, peer: PeerFacts| {
+        let versions = MessageVersions::default().with_staging(staging).with_lending(3);
+        PeerFacts { versions, ..peer }
+    };
+    let bounced = plan(query, &here(), &speaking(3, neighbour()));
+    for bytes in [4096, 1 << 20, LARGE] {
+        assert_eq!(chosen(&bounced, bytes), (StagedOnGpu, Some(Medium::Gpu)), "{bounced}");
+    }
+    assert!(
+        reason(&bounced, CudaIpc).ends_with("this side's is memory of a pool (cuMemAllocAsync)")
+    );
+    let why = |plan: &PathPlan| {
+        let path = plan.available.iter().find(|path| path.kind == StagedOnGpu).unwrap();
+        path.why.to_string()
+    };
+    assert!(why(&bounced).contains("this side's is memory of a pool"), "{bounced}");
+    assert!(why(&bounced).contains("reach each other"), "{bounced}");
+    let same = PathQuery { local: MemoryKind::Gpu(1), ..query };
+    assert!(why(&plan(same, &here(), &speaking(3, neighbour()))).contains("on one GPU"));
+    // Where one side has a handle, one copy is better than two.
+    let lent = plan(query.export(Export::ByHandle), &here(), &speaking(3, neighbour()));
+    assert_eq!(chosen(&lent, LARGE).0, CudaIpc, "{lent}");
+    let earlier = plan(query, &here(), &speaking(2, neighbour()));
+    assert!(reason(&earlier, StagedOnGpu).contains("host memory alone"), "{earlier}");
+    assert_eq!(chosen(&earlier, LARGE).0, StagedBothSides, "{earlier}");
+    for (here, peer, missing) in [
+        (here(), elsewhere(), "another host"),
+        (here(), PeerFacts { ipc: false, ..neighbour() }, "shares no GPU memory"),
+        (here(), PeerFacts { staging: false, ..neighbour() }, "no staging capability"),
+        (LocalFacts { peer_access: vec![], ..here() }, neighbour(), "P2P"),
+    ] {
+        let plan = plan(query, &here, &speaking(3, peer));
+        assert!(reason(&plan, StagedOnGpu).contains(missing), "{plan}");
+    }
+}
+
+#[test]
+fn memory_that_its_gpu_may_only_read_is_not_written() {
+    let read = PathQuery { is_read_only: true, ..ask(MemoryKind::Gpu(0), ONE) };
+    let refused = plan(read, &here(), &neighbour());
+    assert!(refused.available.is_empty(), "{refused}");
+    assert!(refused.refused.iter().all(|path| path.reason.contains("only read")), "{refused}");
+    let write = PathQuery { operation: OperationKind::Write, ..read };
+    assert!(!plan(write, &here(), &neighbour()).available.is_empty());
 }
 
 #[test]
@@ -314,7 +366,7 @@ fn a_peer_takes_part_if_its_messages_are_of_this_version_an_earlier_one_or_the_n
         (1, [true; 2]),
         (2, [true; 2]),
         (3, [true; 2]),
-        (4, [false, true]),
+        (4, [true; 2]),
         (5, [false; 2]),
         (u16::MAX, [false; 2]),
     ] {
@@ -413,6 +465,7 @@ Read of 67108864 bytes, cuda:0 and the peer's cuda:1
   not local: the peer is another process
   not cuda-ipc: UCX_TLS allows no cuda_ipc
   not shared-memory: the peer's memory is not host memory
+  not staged-on-gpu: UCX_TLS allows no cuda_ipc
   not gpu-direct: no RDMA NIC on this host
   not direct: GPU memory takes part
   not staged-one-side: GPU memory on both sides";

@@ -361,7 +361,7 @@ mod tests {
     use nixl_device::Device;
 
     use super::*;
-    use crate::local::{GpuCapabilities, MemoryKind, SimulatedGpus};
+    use crate::local::{GpuCapabilities, MemoryKind, SharedHandle, SimulatedGpus};
 
     const BY: OwnerId<'_> = OwnerId { peer: "peer", pid: None };
     /// In which what is looked at comes to be.
@@ -380,6 +380,11 @@ mod tests {
         Arc::new(SimulatedGpus::new(capabilities).unwrap())
     }
 
+    /// What names memory of the GPU.
+    fn handle(gpus: &SimulatedGpus, memory: &Region) -> SharedHandle {
+        *gpus.allocation(0, memory.address()).unwrap().ipc_handle().unwrap()
+    }
+
     /// In a file of its own.
     fn shared(len: usize) -> Region {
         SharedMemory::new(len).unwrap().try_into().unwrap()
@@ -389,7 +394,7 @@ mod tests {
     fn what_was_opened_is_found_and_what_was_not_is_not() {
         let gpus = gpus();
         let memory = gpus.region(MemoryKind::Gpu(0), 64).unwrap();
-        let (handle, _) = gpus.share(0, memory.address()).unwrap();
+        let handle = handle(&gpus, &memory);
         let imports = ImportCache::new(gpus.clone(), Now::here());
         let there = RemoteMemoryKey::Gpu(0, handle);
         assert!(imports.get(&there).is_none());
@@ -406,9 +411,7 @@ mod tests {
         let memories: Vec<_> = (0..ImportCache::KEPT + 2)
             .map(|_| gpus.region(MemoryKind::Gpu(0), 8).unwrap())
             .collect();
-        let there = |index: usize| {
-            RemoteMemoryKey::Gpu(0, gpus.share(0, memories[index].address()).unwrap().0)
-        };
+        let there = |index: usize| RemoteMemoryKey::Gpu(0, handle(&gpus, &memories[index]));
         for index in 0..ImportCache::KEPT {
             imports.open(&there(index), BY).unwrap();
         }
@@ -501,7 +504,7 @@ mod tests {
         let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let open = || {
             let memory = gpus.region(MemoryKind::Gpu(0), 64).unwrap();
-            let there = RemoteMemoryKey::Gpu(0, gpus.share(0, memory.address()).unwrap().0);
+            let there = RemoteMemoryKey::Gpu(0, handle(&gpus, &memory));
             let by = OwnerId { pid: Some(process.id()), ..BY };
             let used = imports.open(&there, by).unwrap();
             (memory, there, used)
@@ -582,7 +585,7 @@ mod tests {
         let memories: Vec<_> =
             (0..PIECES).map(|_| gpus.region(MemoryKind::Gpu(0), 8).unwrap()).collect();
         for memory in &memories {
-            let handle = gpus.share(0, memory.address()).unwrap().0;
+            let handle = handle(&gpus, memory);
             imports.open(&RemoteMemoryKey::Gpu(0, handle), BY).unwrap();
         }
         let looks = imports.looks.load(Ordering::Relaxed);

@@ -13,4 +13,4 @@ pub(crate) use import_cache::Now;
 pub(crate) use import_cache::{Found, ImportCache, ImportError};
 pub(crate) use key::{OwnerId, RemoteMemoryKey};
 pub(crate) use prefault::prefault;
-pub(crate) use share::{memory_key, shares};
+pub(crate) use share::{export, memory_key, shares};

@@ -1,11 +1,12 @@
 //! The shares that an offer names to other processes of this host.
 
-use nixl_descriptor::{Descriptor, DescriptorList, Region, SharedName};
+use nixl_descriptor::{Descriptor, DescriptorList, GpuAllocation, Region, SharedName};
 use nixl_device::DeviceKind;
 use nixl_metadata::{Share, ShareKind};
 
 use super::RemoteMemoryKey;
-use crate::local::{GpuBackend, MemoryKind};
+use crate::local::{GpuBackend, MemoryKind, SharedHandle, allocation_of};
+use crate::planner::Export;
 
 /// The memory under `list` that other processes can open: allocations of GPUs, and host memory
 /// made for it. What cannot be shared is left out: peers then take another path.
@@ -37,15 +38,36 @@ fn share(gpus: &dyn GpuBackend, run: &[Descriptor]) -> Option<(ShareKind, u64)> 
     if first.device().kind() != DeviceKind::Cuda {
         return None;
     }
-    let shared = gpus.share(first.device().index(), first.address());
-    let (handle, offset) =
-        shared.inspect_err(|e| tracing::debug!(%e, "memory is not shared")).ok()?;
-    let kind = ShareKind::CudaIpc { handle };
-    let base = first.address().checked_sub(offset)?;
-    let end = base.checked_add(kind.length())?;
-    let inside = |d: &Descriptor| base <= d.address() && d.address() + d.len() as u64 <= end;
+    let allocation = allocation_of(gpus, first.region())?;
+    let kind = ShareKind::CudaIpc { handle: *exported(allocation, run)? };
+    Some((kind, first.address() - allocation.base()))
+}
+
+/// The handle of an allocation, if all of a run of descriptors lies in it.
+fn exported<'a>(allocation: &'a GpuAllocation, run: &[Descriptor]) -> Option<&'a SharedHandle> {
+    let handle = allocation.ipc_handle()?;
+    let region = run.first()?.region();
     // A foreign region may be longer than the allocation that its owner took it from.
-    run.iter().all(inside).then_some((kind, offset))
+    let inside = |d: &Descriptor| allocation.contains(d.address(), d.len() as u64);
+    let is_inside = allocation.contains(region.address(), region.len() as u64);
+    (is_inside || run.iter().all(inside)).then_some(handle)
+}
+
+/// Whether other processes can open all of a list, which is GPU memory, by CUDA IPC, and whether its GPU may only read some of it.
+pub(crate) fn export(gpus: &dyn GpuBackend, list: &DescriptorList) -> (Export, bool) {
+    let (mut export, mut is_read_only) = (Export::ByHandle, false);
+    for run in list.as_slice().chunk_by(|a, b| a.region().id() == b.region().id()) {
+        let Some(first) = run.first() else { continue };
+        let Some(allocation) = allocation_of(gpus, first.region()) else {
+            export = Export::Unknown;
+            continue;
+        };
+        is_read_only |= allocation.is_read_only();
+        if exported(allocation, run).is_none() && export == Export::ByHandle {
+            export = Export::Without(allocation.kind());
+        }
+    }
+    (export, is_read_only)
 }
 
 /// What a share names, for `gpu` if it is a GPU's, and for copies from or to `local` memory here. `None` if that is not known

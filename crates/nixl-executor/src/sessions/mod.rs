@@ -2,17 +2,19 @@
 //!
 //! A peer [opens a session](Sessions::admit) by a request that presents an offer of this side; messages of the session go to its
 //! [inbox](table). The transfer that reads the inbox moves the session's bytes. Slots that a peer
-//! may still write to after the session's end are in [quarantine](Membership::quarantine).
+//! may still use after the session's end are in [quarantine](Membership::quarantine).
 
 mod error;
 mod offers;
 mod peer_quiet;
+mod quarantine;
 mod refusal;
 mod service;
 mod stats;
 mod table;
 
 pub(crate) use error::{failed, gone, violated};
+pub(crate) use quarantine::{Quarantine, SlotsInUse};
 pub(crate) use refusal::RefusalReply;
 pub(crate) use service::{Sessions, claim};
 pub use stats::StagingStats;

@@ -8,6 +8,7 @@ use crate::pinned_slots::{SlotPools, SlotStats};
 pub struct StagingStats {
     pub(crate) outgoing: SlotStats,
     pub(crate) incoming: SlotStats,
+    pub(crate) on_gpus: SlotStats,
     pub(crate) sessions: usize,
     pub(crate) strangers: u64,
     pub(crate) waiting_messages: usize,
@@ -20,7 +21,8 @@ impl StagingStats {
         connections: impl Iterator<Item = &'a Sessions>,
     ) -> Self {
         let (outgoing, incoming) = (pools.outgoing.stats(), pools.incoming.stats());
-        let none = Self { outgoing, incoming, ..Self::default() };
+        let on_gpus = pools.on_gpus.stats();
+        let none = Self { outgoing, incoming, on_gpus, ..Self::default() };
         connections.fold(none, |sum, sessions| Self {
             sessions: sum.sessions + sessions.len(),
             strangers: sum.strangers + sessions.strangers(),
@@ -39,6 +41,12 @@ impl StagingStats {
     #[must_use]
     pub fn incoming(&self) -> SlotStats {
         self.incoming
+    }
+
+    /// Slots on GPUs, out of which peers copy.
+    #[must_use]
+    pub fn on_gpus(&self) -> SlotStats {
+        self.on_gpus
     }
 
     /// Transfers under way in which the peer takes part, of both sides.

@@ -11,8 +11,8 @@ use nixl_metadata::NotificationKey;
 use nixl_ops::QuietProof;
 
 use super::peer_quiet::PeerQuiet;
+use super::quarantine::Quarantine;
 use crate::messages::{Message, SessionId};
-use crate::pinned_slots::Slot;
 
 /// All sessions of a connection, of both sides.
 #[derive(Default)]
@@ -24,7 +24,7 @@ pub(super) struct SessionTable {
     waiting: AtomicUsize,
     /// How many there are, readable without the lock, without those that have ended.
     live: AtomicUsize,
-    /// How many have ended whose peers may still write to slots.
+    /// How many have ended whose peers may still use slots.
     stalled: AtomicUsize,
     /// How many have not ended, and wait for the proof that their peers are quiet.
     unproven: AtomicUsize,
@@ -45,8 +45,8 @@ struct Entry {
     inbox: Mutex<Inbox>,
     /// The session's reader is gone.
     deaf: AtomicBool,
-    /// Slots that the peer may still write to although the session has ended, by number, with their round.
-    quarantine: Mutex<HashMap<u16, (Slot, u32)>>,
+    /// Slots that the peer may still use although the session has ended.
+    quarantine: Mutex<Quarantine>,
     /// Looks for the peer so far, and those until it is asked again.
     looks: Mutex<(u32, u32)>,
     /// The peer cannot be reached, so that no word of it comes.
@@ -144,7 +144,7 @@ impl SessionTable {
     ) -> bool {
         let entry = self.lock().get(&id).cloned();
         let Some(entry) = entry.filter(|entry| *entry.peer == *from) else { return false };
-        if self.heard_late(id, &entry, &message) {
+        if self.heard_late(id, &entry, |quarantine| quarantine.hear(&message)) {
             return true;
         }
         let mut inbox = lock(&entry.inbox);
@@ -174,25 +174,20 @@ impl SessionTable {
         self.edit(|m| is(m, key.as_bytes()), |inbox| inbox.superseded = true)
     }
 
-    /// A word to a session that has ended: the peer's `Stopped` says that it writes to no slot any more, and `Filled` that it
-    /// has written to one for the last time. Returns whether the session has ended.
-    fn heard_late(&self, id: SessionId, entry: &Entry, message: &Message) -> bool {
-        let mut slots = lock(&entry.quarantine);
-        if slots.is_empty() {
+    /// A word to a session that has ended, or what else is found of its peer. Returns whether the session has ended.
+    fn heard_late(
+        &self,
+        id: SessionId,
+        entry: &Entry,
+        heard: impl FnOnce(&mut Quarantine),
+    ) -> bool {
+        let mut quarantine = lock(&entry.quarantine);
+        if quarantine.is_empty() {
             return false;
         }
-        let released: Vec<_> = match message {
-            Message::Stopped { .. } => slots.drain().map(|(_, (slot, _))| slot).collect(),
-            Message::Filled { slot: Some((index, round)), .. } => {
-                let is_it = slots.get(index).is_some_and(|(_, granted)| granted == round);
-                let slot = if is_it { slots.remove(index) } else { None };
-                slot.into_iter().map(|(slot, _)| slot).collect()
-            }
-            _ => Vec::new(),
-        };
-        let is_over = slots.is_empty();
-        drop(slots);
-        released.into_iter().for_each(Slot::release);
+        heard(&mut quarantine);
+        let is_over = quarantine.is_empty();
+        drop(quarantine);
         if is_over {
             let removed = self.lock().remove(&id);
             removed.into_iter().for_each(|entry| self.left(&entry));
@@ -201,7 +196,26 @@ impl SessionTable {
         true
     }
 
-    /// Whether peers of sessions that have ended may still write to slots.
+    /// Hears what arrived for a session while it ended.
+    fn hear_waiting(&self, id: SessionId, entry: &Entry) {
+        if lock(&entry.quarantine).is_empty() {
+            return;
+        }
+        for message in self.take(entry).messages {
+            self.heard_late(id, entry, |quarantine| quarantine.hear(&message));
+        }
+    }
+
+    /// What has arrived since the last call.
+    fn take(&self, entry: &Entry) -> Inbox {
+        let inbox = std::mem::take(&mut *lock(&entry.inbox));
+        if !inbox.messages.is_empty() {
+            self.waiting.fetch_sub(inbox.messages.len(), Ordering::Relaxed);
+        }
+        inbox
+    }
+
+    /// Whether peers of sessions that have ended may still use slots.
     pub(super) fn has_stalled(&self) -> bool {
         self.stalled.load(Ordering::Acquire) > 0
     }
@@ -227,19 +241,24 @@ impl SessionTable {
         for (id, entry) in wanted {
             if lock(&entry.quiet).is_proven(proofs, now) {
                 found = true;
-                self.heard_late(id, &entry, &Message::Stopped { reason: String::new() });
+                self.heard_late(id, &entry, Quarantine::peer_is_quiet);
                 lock(&entry.inbox).peer_quiet = true;
             }
         }
         found
     }
 
-    /// Sessions that have ended, whose peers may still write to slots and are to be asked now whether they are there: less
-    /// and less often.
+    /// Sessions that have ended, whose peers may still use slots and are to be asked now whether they are there: less and less often.
+    /// Slots that were lent to processes that have ended come back here.
     pub(super) fn stalled(&self) -> Vec<(SessionId, Box<str>)> {
         const RAREST: u32 = 64;
         if !self.has_stalled() {
             return Vec::new();
+        }
+        let all: Vec<_> = self.lock().iter().map(|(id, e)| (*id, Arc::clone(e))).collect();
+        for (id, entry) in all {
+            self.hear_waiting(id, &entry);
+            self.heard_late(id, &entry, Quarantine::release_if_gone);
         }
         let sessions = self.lock();
         let due = sessions.iter().filter(|(_, entry)| {
@@ -337,28 +356,27 @@ impl Membership {
 
     /// What has arrived since the last call.
     pub(crate) fn take(&self) -> Inbox {
-        let inbox = std::mem::take(&mut *lock(&self.entry.inbox));
-        if !inbox.messages.is_empty() {
-            self.sessions.waiting.fetch_sub(inbox.messages.len(), Ordering::Relaxed);
-        }
-        inbox
+        self.sessions.take(&self.entry)
     }
 
-    /// The session ends, and the peer may still write to these. The place is kept until it cannot.
-    pub(crate) fn quarantine(&mut self, mut slots: HashMap<u16, (Slot, u32)>) {
-        if slots.is_empty() {
+    /// The session ends, and the peer may still use these. The place is kept until it cannot.
+    pub(crate) fn quarantine(&mut self, mut quarantine: Quarantine) {
+        if quarantine.is_empty() {
             return;
         }
-        tracing::warn!(
-            peer = &*self.entry.peer,
-            slots = slots.len(),
-            "a peer stalled; its slots come back when it goes on or is gone"
-        );
-        slots.values_mut().for_each(|(slot, _)| slot.quarantine());
+        if quarantine.is_of_a_stalled_peer() {
+            tracing::warn!(
+                peer = &*self.entry.peer,
+                slots = quarantine.len(),
+                "a peer stalled; its slots come back when it goes on or is gone"
+            );
+        }
+        quarantine.begin();
         self.sessions.stalled.fetch_add(1, Ordering::AcqRel);
-        *lock(&self.entry.quarantine) = slots;
+        *lock(&self.entry.quarantine) = quarantine;
         self.is_over = true;
         self.sessions.live.fetch_sub(1, Ordering::AcqRel);
+        self.sessions.hear_waiting(self.id, &self.entry);
     }
 
     /// The peer cannot be reached.

@@ -2,11 +2,12 @@
 //!
 //! - a [copy](peer_copy) by this process, to or from memory that the peer shares
 //! - a [remote copy](remote_copy) by the peer's GPU, to or from GPU memory that this side exports
-//! - [staging](staged): chunks through pinned slots, with or without the peer's part
+//! - [staging](staged): chunks through pinned slots, with or without the peer's part, or through slots on a GPU
 //!
 //! [`Services`] begins transfers of the last two kinds, and routes peers' requests to them.
 
 mod location;
+mod opening;
 mod peer_copy;
 mod remote_copy;
 mod services;

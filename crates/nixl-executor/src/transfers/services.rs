@@ -27,7 +27,7 @@ impl Services {
         (config, pools): (StagingConfig, &SlotPools),
     ) -> Self {
         let sessions = Sessions::new(link, config, peers);
-        let staging = Staging::new(&sessions, &remote_copies.context.gpus, pools);
+        let staging = Staging::new(&sessions, &remote_copies, pools);
         let remote_copies = RemoteCopies::new(&sessions, remote_copies);
         Self { sessions, staging, remote_copies }
     }

@@ -30,6 +30,9 @@ impl Buffer {
             Memory::Shared => Region::shared(bytes).map_err(Into::into),
             Memory::Pool(gpu) => allocations::pool(&gpus.of(memory.kind())?.context, gpu, bytes),
             Memory::Vmm(gpu) => allocations::vmm(&gpus.of(memory.kind())?.context, gpu, bytes),
+            Memory::Managed(gpu) => {
+                allocations::managed(&gpus.of(memory.kind())?.context, gpu, bytes)
+            }
             _ => gpus.region(memory.kind(), bytes),
         };
         let region =

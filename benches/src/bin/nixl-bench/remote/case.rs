@@ -116,7 +116,7 @@ fn every(gpus: usize) -> Vec<Flow> {
 
 /// From and to GPU memory that no other process can open.
 fn unexported(gpus: usize) -> Vec<Flow> {
-    use Memory::{Gpu, Pinned, Pool, Vmm};
+    use Memory::{Gpu, Managed, Pinned, Pool, Vmm};
     let other = match gpus {
         0 => return Vec::new(),
         1 => 0,
@@ -129,6 +129,8 @@ fn unexported(gpus: usize) -> Vec<Flow> {
         (Gpu(other), Vmm(0)),
         (Pool(0), Pool(other)),
         (Vmm(0), Vmm(other)),
+        (Managed(0), Managed(other)),
+        (Pool(0), Vmm(other)),
         (Pool(0), Pinned),
         (Pinned, Pool(0)),
     ];
@@ -167,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_full_run_measures_every_pair_of_memories_in_both_directions() {
-        for (gpus, memories, others) in [(0, 2, 0), (1, 4, 8), (2, 5, 8), (8, 5, 8)] {
+        for (gpus, memories, others) in [(0, 2, 0), (1, 4, 10), (2, 5, 10), (8, 5, 10)] {
             let cases = Case::all(gpus, Effort::Full, false, None);
             let transfers = cases.iter().filter(|c| matches!(c, Case::Transfers { .. }));
             assert_eq!(transfers.count(), (memories * memories + others) * 2, "{gpus} GPUs");

@@ -25,9 +25,10 @@ pub(crate) enum Engine {
 
 impl Engine {
     /// The paths that lead from one process to another.
-    const FORCED: [PathKind; 7] = [
+    const FORCED: [PathKind; 8] = [
         PathKind::CudaIpc,
         PathKind::SharedMemory,
+        PathKind::StagedOnGpu,
         PathKind::GpuDirect,
         PathKind::Direct,
         PathKind::StagedOneSide,

@@ -17,6 +17,8 @@ pub(crate) enum Memory {
     Pool(u32),
     /// A GPU's, of the VMM API, without a handle: nor this.
     Vmm(u32),
+    /// Managed memory, on a GPU: nor this.
+    Managed(u32),
 }
 
 impl Memory {
@@ -35,9 +37,10 @@ impl Memory {
         match self {
             Self::Host | Self::Shared => MemoryKind::Pageable,
             Self::Pinned => MemoryKind::Pinned,
-            Self::Gpu(ordinal) | Self::Pool(ordinal) | Self::Vmm(ordinal) => {
-                MemoryKind::Gpu(ordinal)
-            }
+            Self::Gpu(ordinal)
+            | Self::Pool(ordinal)
+            | Self::Vmm(ordinal)
+            | Self::Managed(ordinal) => MemoryKind::Gpu(ordinal),
         }
     }
 }
@@ -51,6 +54,7 @@ impl fmt::Display for Memory {
             Self::Gpu(ordinal) => write!(f, "cuda:{ordinal}"),
             Self::Pool(ordinal) => write!(f, "pool:{ordinal}"),
             Self::Vmm(ordinal) => write!(f, "vmm:{ordinal}"),
+            Self::Managed(ordinal) => write!(f, "managed:{ordinal}"),
         }
     }
 }

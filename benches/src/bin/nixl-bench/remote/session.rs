@@ -81,9 +81,10 @@ impl Session {
             }
         }
         let device = match there {
-            Memory::Gpu(ordinal) | Memory::Pool(ordinal) | Memory::Vmm(ordinal) => {
-                nixl_device::Device::cuda(ordinal)
-            }
+            Memory::Gpu(ordinal)
+            | Memory::Pool(ordinal)
+            | Memory::Vmm(ordinal)
+            | Memory::Managed(ordinal) => nixl_device::Device::cuda(ordinal),
             Memory::Host | Memory::Shared | Memory::Pinned => nixl_device::Device::HOST,
         };
         Ok(Pair { buffer, plain, there: (device, address) })

@@ -6,7 +6,9 @@ use super::super::api::{
     Address, Api, CopyAttributes, DeviceNumber, Handle, IpcBytes, StreamCallback,
 };
 use super::capture::exchange_mode;
-use super::{CURRENT, call, current_world, device_world, finish, new_handle, put, world_of};
+use super::{
+    CURRENT, FakeMemory, call, current_world, device_world, finish, new_handle, put, world_of,
+};
 
 fn put_text(out: *mut c_char, len: i32, text: &str) -> i32 {
     assert!(text.len() < len as usize);
@@ -107,12 +109,7 @@ pub(in crate::cuda) fn api() -> Api {
         call(current_world(), "cuMemGetInfo", |_| put(free, 1 << 29) + put(total, 1 << 30))
     }
     unsafe extern "C" fn mem_alloc(out: *mut Address, len: usize) -> i32 {
-        call(current_world(), "cuMemAlloc", |state| {
-            let address = (state.next_address + 1).next_multiple_of(1 << 30);
-            state.next_address = address + len as u64;
-            state.device.insert(address, len);
-            put(out, address)
-        })
+        call(current_world(), "cuMemAlloc", |state| put(out, state.allocate(len)))
     }
     unsafe extern "C" fn mem_free(address: Address) -> i32 {
         call(current_world(), "cuMemFree", |state| match state.device.remove(&address) {
@@ -179,23 +176,44 @@ pub(in crate::cuda) fn api() -> Api {
         address: Address,
     ) -> i32 {
         call(current_world(), "cuPointerGetAttributes", |state| {
-            // SAFETY: the lists have `count` elements, which is not 0.
-            let attribute = unsafe { attributes.read() };
-            // SAFETY: as above.
-            let out = unsafe { outs.read() };
-            if (count, attribute) != (1, 2) {
-                return state.fault(format!("attribute {attribute}, {count} in all, is asked for"));
-            }
             let is_in = |start: u64, len: usize| (start..start + len as u64).contains(&address);
             let mut host = state.host.iter().map(|(start, bytes)| (start, bytes.len()));
             let mut registered = state.registered.iter().map(|(start, len)| (start, *len));
-            let kind = match () {
-                () if host.any(|(start, len)| is_in(*start as u64, len)) => 1,
-                () if registered.any(|(start, len)| is_in(*start as u64, len)) => 1,
-                () if state.device.iter().any(|(start, len)| is_in(*start, *len)) => 2,
-                () => 0,
-            };
-            put(out.cast::<u32>(), kind)
+            let is_host = host.any(|(start, len)| is_in(*start as u64, len))
+                || registered.any(|(start, len)| is_in(*start as u64, len));
+            let device = state.device.iter().find(|(start, len)| is_in(**start, **len));
+            let device = device.map(|(start, len)| (*start, *len));
+            let kind = device.and_then(|(start, _)| state.kinds.get(&start).copied());
+            for index in 0..count as usize {
+                // SAFETY: the lists have `count` elements.
+                let attribute = unsafe { attributes.add(index).read() };
+                // SAFETY: as above.
+                let out = unsafe { outs.add(index).read() };
+                // Numbers as wide as the driver's.
+                match attribute {
+                    2 if is_host => put(out.cast(), 1u32),
+                    2 => put(out.cast(), if device.is_some() { 2u32 } else { 0 }),
+                    8 => put(out.cast(), u8::from(kind == Some(FakeMemory::Managed))),
+                    10 => put(out.cast(), u8::from(device.is_some() && kind.is_none())),
+                    11 => put(out.cast(), device.map_or(0, |(start, _)| start)),
+                    12 => put(out.cast(), device.map_or(0, |(_, len)| len)),
+                    14 => match kind {
+                        Some(FakeMemory::Virtual { handle_types, .. }) => {
+                            put(out.cast(), handle_types)
+                        }
+                        _ => put(out.cast(), 0u32),
+                    },
+                    16 => match kind {
+                        Some(FakeMemory::Virtual { is_read_only: true, .. }) => {
+                            put(out.cast(), 1u32)
+                        }
+                        _ => put(out.cast(), if device.is_some() { 3u32 } else { 0 }),
+                    },
+                    17 => put(out.cast(), usize::from(kind == Some(FakeMemory::Pool))),
+                    other => return state.fault(format!("attribute {other} is asked for")),
+                };
+            }
+            0
         })
     }
     unsafe extern "C" fn memcpy_async(dst: u64, src: u64, len: usize, stream: Handle) -> i32 {
@@ -300,7 +318,9 @@ pub(in crate::cuda) fn api() -> Api {
     unsafe extern "C" fn ipc_get_mem_handle(out: *mut IpcBytes, address: Address) -> i32 {
         let mut bytes = IpcBytes([0xA5; 64]);
         bytes.0[..8].copy_from_slice(&address.to_le_bytes());
-        call(current_world(), "cuIpcGetMemHandle", |_| put(out, bytes))
+        call(current_world(), "cuIpcGetMemHandle", |state| {
+            if state.kinds.contains_key(&address) { 1 } else { put(out, bytes) }
+        })
     }
     unsafe extern "C" fn ipc_open_mem_handle(out: *mut Address, handle: IpcBytes, _: u32) -> i32 {
         call(current_world(), "cuIpcOpenMemHandle", |state| {

@@ -8,7 +8,9 @@ use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use nixl_descriptor::{DependencyError, QueuedFunction, Region, RegionError};
+use nixl_descriptor::{
+    AllocationKind, DependencyError, GpuAllocation, QueuedFunction, Region, RegionError,
+};
 use nixl_device::cuda::{
     Context, CudaError, DeviceError, DeviceMemory, DevicePool, Event, ForeignStreamError, Function,
     HostRegistration, ImportedMemory, IpcMemoryHandle, MemoryError, Module, PinnedMemory,
@@ -139,7 +141,8 @@ impl Gpu {
 // not of a CUDA device is a region of the host's, and pinned if the driver says that the address is page-locked, which it
 // maps for all contexts (unified addressing, `PORTABLE` registration). Memory comes from the driver's allocations, held by
 // the buffers, which give it back to a pool or the driver when they are dropped. `ImportedMemory::open` checks the length
-// in the handle against the driver's own. Marks of streams are events recorded there.
+// in the handle against the driver's own. Allocations and their handles are what the driver says. Marks of streams are events
+// recorded there.
 unsafe impl GpuBackend for CudaGpus {
     fn capabilities(&self) -> &GpuCapabilities {
         &self.capabilities
@@ -179,6 +182,14 @@ unsafe impl GpuBackend for CudaGpus {
         let refused =
             |e: RegionError| GpuError::OutOfMemory { what: "pinned", reason: e.to_string() };
         Region::try_from(pinned).map_err(refused)
+    }
+
+    fn shareable_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
+        // Not of a pool, whose memory is used again while peers have it open.
+        let allocated = DeviceMemory::new(&self.gpu(gpu)?.context, len).map_err(memory)?;
+        let refused =
+            |e: RegionError| GpuError::OutOfMemory { what: "device", reason: e.to_string() };
+        Region::try_from(allocated).map_err(refused)
     }
 
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
@@ -229,10 +240,25 @@ unsafe impl GpuBackend for CudaGpus {
         Ok(Box::new(pinned.map_err(memory)?))
     }
 
-    fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
+    fn allocation(&self, gpu: u32, address: u64) -> Result<GpuAllocation, GpuError> {
         let context = &self.gpu(gpu)?.context;
+        // A driver that does not know the attributes may have the handle all the same.
+        let attributes = context.memory_attributes(address).ok().flatten();
+        if let Some(found) = attributes.filter(|found| !found.has_legacy_ipc()) {
+            let kind = match (found.is_managed(), found.is_of_a_pool()) {
+                (true, _) => AllocationKind::Managed,
+                (false, true) => AllocationKind::Pool,
+                (false, false) => AllocationKind::Virtual,
+            };
+            let allocation = GpuAllocation::new(kind, found.base(), found.len());
+            return Ok(allocation
+                .with_handle_types(found.handle_types())
+                .read_only(found.is_read_only()));
+        }
         let (handle, offset) = IpcMemoryHandle::around(context, address).map_err(driver)?;
-        Ok((handle.to_bytes(), offset))
+        let base = address.saturating_sub(offset);
+        let allocation = GpuAllocation::new(AllocationKind::Legacy, base, handle.len());
+        Ok(allocation.with_ipc_handle(handle.to_bytes()))
     }
 
     fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {

@@ -5,7 +5,7 @@ use std::any::Any;
 use std::fmt;
 use std::task::Waker;
 
-use nixl_descriptor::{QueuedFunction, Region};
+use nixl_descriptor::{GpuAllocation, QueuedFunction, Region};
 use nixl_device::Device;
 
 use crate::local::plan::block_copy::{BlockCopy, CopyOp};
@@ -26,9 +26,11 @@ use crate::local::{GpuError, MemoryKind};
 ///   [`pin`](Self::pin) returned is; [`MemoryKind::Gpu`] only if that GPU can. All of a region is of one kind, and so is all
 ///   memory of one device other than the host.
 /// * [`pinned`](Self::pinned), [`pinned_region`](Self::pinned_region): `len` bytes that the processor and every GPU can
-///   read and write at the address given. [`scratch`](Self::scratch): `len` bytes that the GPU can. Nothing else uses
-///   them until what was returned is dropped.
+///   read and write at the address given. [`scratch`](Self::scratch) and [`shareable_region`](Self::shareable_region): `len` bytes that
+///   the GPU can. Nothing else uses them until what was returned is dropped, but other processes that open the latter.
 /// * [`pin`](Self::pin): the buffer's address is the region's, and all of the region is pinned until the buffer is dropped.
+/// * [`allocation`](Self::allocation), for an address inside a live region of `gpu`: the allocation that the region lies in, which has
+///   its base and its handle for as long as the region lives.
 /// * [`open`](Self::open): as many bytes as the handle says in its last eight (little endian), which `gpu` can read and
 ///   write at the buffer's address until the buffer is dropped, even if the other process has ended.
 /// * [`create_stream`](Self::create_stream), [`record_event_on`](Self::record_event_on) and all buffers keep the contracts of their traits.
@@ -76,6 +78,16 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
     /// As [`pinned`](Self::pinned).
     fn pinned_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError>;
 
+    /// Memory of a GPU that other processes can open by a [handle](Self::allocation), as a region: an allocation of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the GPU has no more.
+    fn shareable_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
+        let _ = (gpu, len);
+        Err(GpuError::Unsupported { reason: "these GPUs do not share memory".to_owned() })
+    }
+
     /// Memory of a GPU, from a pool; it returns when dropped.
     ///
     /// # Errors
@@ -83,13 +95,12 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
     /// [`GpuError`] if the pool's bound is reached or the GPU has no more.
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError>;
 
-    /// Names the allocation of a GPU's memory around `address` to other processes of this machine, and says where in it
-    /// the address is.
+    /// The allocation of a GPU's memory around `address`, with its handle if other processes of this machine can open it by one.
     ///
     /// # Errors
     ///
-    /// [`GpuError`] if such memory cannot be shared.
-    fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
+    /// [`GpuError`] if nothing is known of such memory. Then no other process can open it.
+    fn allocation(&self, gpu: u32, address: u64) -> Result<GpuAllocation, GpuError> {
         let _ = (gpu, address);
         Err(GpuError::Unsupported { reason: "these GPUs do not share memory".to_owned() })
     }

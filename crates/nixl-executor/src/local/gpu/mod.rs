@@ -1,5 +1,6 @@
 //! GPUs behind one trait: those of the driver, simulated ones, and none.
 
+mod allocation;
 mod cuda;
 pub(crate) mod gpu_backend;
 mod kind_of;
@@ -9,6 +10,7 @@ mod simulated_memory;
 pub(crate) mod stream_point;
 mod table;
 
+pub(crate) use allocation::allocation_of;
 pub use cuda::CudaGpus;
 pub use gpu_backend::{
     GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,

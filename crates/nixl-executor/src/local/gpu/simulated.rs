@@ -10,7 +10,8 @@ use std::task::Waker;
 use std::thread;
 
 use nixl_descriptor::{
-    DependencyError, QueuedFunction, Region, RegionError, SharedMemory, SharedName,
+    AllocationKind, DependencyError, GpuAllocation, QueuedFunction, Region, RegionError,
+    SharedMemory, SharedName,
 };
 use nixl_device::{Device, DeviceKind};
 
@@ -114,7 +115,7 @@ impl SimulatedGpus {
         Ok(Self { shared, work })
     }
 
-    /// Memory of a GPU that no other process can open, as that of `cuMemAllocAsync` and of `cuMemCreate` without a handle type.
+    /// Memory of a GPU's pool, which no other process can open, as that of `cuMemAllocAsync`.
     ///
     /// # Errors
     ///
@@ -188,8 +189,9 @@ fn healthy(shared: &Shared) -> Result<(), GpuError> {
 
 // SAFETY: all memory is this process's own, of every simulated kind, so the processor and the thread that simulates GPUs can
 // reach it at its address. `Memories` finds it as long as it lives: pinned memory and what is pinned is found as such until
-// it is dropped. All buffers are regions, of their own or, for `pin`, of the same bytes. `SharedMemory::open` maps as many
-// bytes as the handle says, of a file that cannot shrink. The event of a stream is one after the work of all streams, which
+// it is dropped. All buffers are regions, of their own or, for `pin`, of the same bytes. An allocation is
+// the region that was listed, under the name of its file. `SharedMemory::open` maps as many bytes as the handle says, of a file that
+// cannot shrink. The event of a stream is one after the work of all streams, which
 // every stream counts as.
 unsafe impl GpuBackend for SimulatedGpus {
     fn capabilities(&self) -> &GpuCapabilities {
@@ -250,6 +252,13 @@ unsafe impl GpuBackend for SimulatedGpus {
         self.region(MemoryKind::Pinned, len).map_err(refused)
     }
 
+    fn shareable_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
+        self.check(gpu)?;
+        let refused =
+            |e: RegionError| GpuError::OutOfMemory { what: "device", reason: e.to_string() };
+        self.region(MemoryKind::Gpu(gpu), len).map_err(refused)
+    }
+
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         self.check(gpu)?;
         let refused =
@@ -257,21 +266,23 @@ unsafe impl GpuBackend for SimulatedGpus {
         Ok(Box::new(self.region(MemoryKind::Gpu(gpu), len).map_err(refused)?))
     }
 
-    fn share(&self, gpu: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
+    fn allocation(&self, gpu: u32, address: u64) -> Result<GpuAllocation, GpuError> {
         self.check(gpu)?;
         let found = self.shared.memories.find(address);
         let found = found.filter(|(_, place)| matches!(place, Place::Gpu(_)));
-        let found =
-            found.and_then(|(bytes, _)| Some((bytes.shared_name()?, address - bytes.address())));
-        let (name, offset) = found.ok_or_else(|| GpuError::Unsupported {
-            reason: "no memory of a simulated GPU that has a handle is there".to_owned(),
+        let (bytes, _) = found.ok_or_else(|| GpuError::Unsupported {
+            reason: "no memory of a simulated GPU is there".to_owned(),
         })?;
+        let allocation = |kind| GpuAllocation::new(kind, bytes.address(), bytes.len() as u64);
+        let Some(name) = bytes.shared_name() else {
+            return Ok(allocation(AllocationKind::Pool));
+        };
         let mut handle = [0; 72];
         handle[..4].copy_from_slice(&name.pid.to_le_bytes());
         handle[4..8].copy_from_slice(&name.fd.to_le_bytes());
         handle[8..24].copy_from_slice(&name.name);
         handle[64..].copy_from_slice(&name.len.to_le_bytes());
-        Ok((handle, offset))
+        Ok(allocation(AllocationKind::Legacy).with_ipc_handle(handle))
     }
 
     fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
@@ -591,7 +602,7 @@ mod tests {
         let gpus = gpus();
         let theirs = gpus.region(MemoryKind::Gpu(1), 4096).unwrap();
         let own = gpus.region(MemoryKind::Gpu(0), 4096).unwrap();
-        let (handle, _) = gpus.share(1, theirs.address()).unwrap();
+        let handle = *gpus.allocation(1, theirs.address()).unwrap().ipc_handle().unwrap();
         for (opener, works) in [(0, true), (1, false)] {
             let opened = gpus.open(opener, &handle).unwrap();
             let op = CopyOp { src: opened.address(), dst: own.address(), len: 4096 };

@@ -1,7 +1,7 @@
 //! The target of a remote copy: its own GPU copies to or from GPU memory that the initiator exports.
 
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -15,8 +15,9 @@ use crate::local::{
     starts,
 };
 use crate::messages::{ExportedRange, Message, Outbox, RemoteCopyRequest};
-use crate::remote_memory::{OwnerId, RemoteMemoryKey};
+use crate::remote_memory::RemoteMemoryKey;
 use crate::sessions::{Membership, Sessions, failed, violated};
+use crate::transfers::opening::Opening;
 
 /// From the request to the last message: connects to the peer, opens its memory, copies, and confirms. Ends by itself, since nothing
 /// in it waits for the peer but the engine that carries the messages.
@@ -43,7 +44,7 @@ pub(super) struct RemoteCopyTarget {
 enum Stage {
     /// Nothing begins before the peer can be told of its end.
     Connecting(RemoteCopyRanges),
-    Opening(Arc<Opened>, RemoteCopyRanges),
+    Opening(Opening, RemoteCopyRanges),
     Copying {
         copy: ListCopy,
         /// Open for as long as the GPU may use it. Field order: after the copy.
@@ -51,9 +52,6 @@ enum Stage {
     },
     Over,
 }
-
-/// What came of opening the peer's memory, once it is known.
-type Opened = Mutex<Option<Result<Vec<Arc<dyn TransferBuffer>>, String>>>;
 
 /// What is to be copied.
 pub(super) struct RemoteCopyRanges {
@@ -192,10 +190,12 @@ impl RemoteCopyTarget {
                 Some(memory) => {
                     Stage::Copying { copy: ranges.copy(&memory, &self.context)?, memory }
                 }
-                None => Stage::Opening(
-                    open((&self.sessions, &self.context), self.session.peer(), &ranges),
-                    ranges,
-                ),
+                None => {
+                    let handles = ranges.ranges.iter().map(|range| range.handle).collect();
+                    let owner = (self.session.peer(), ranges.process);
+                    let (imports, memory) = (&self.context.imports, (ranges.gpu, handles));
+                    Stage::Opening(Opening::begin(&self.sessions, imports, owner, memory), ranges)
+                }
             };
         }
         Ok(())
@@ -261,9 +261,8 @@ impl RemoteCopyTarget {
         if let Stage::Connecting(_) = self.stage {
             self.prepare()?;
         }
-        if let Stage::Opening(opened, ranges) = &self.stage {
-            let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let Some(opened) = opened else { return Ok(()) };
+        if let Stage::Opening(opening, ranges) = &self.stage {
+            let Some(opened) = opening.take() else { return Ok(()) };
             self.steps += 1;
             let memory = opened.map_err(|e| failed("open", e))?;
             if self.failure.is_some() {
@@ -357,34 +356,4 @@ impl Drop for RemoteCopyTarget {
             self.session.keep();
         }
     }
-}
-
-/// Opens the memory, on the connection's own thread.
-fn open(
-    (sessions, context): (&Sessions, &RemoteCopyContext),
-    peer: &str,
-    ranges: &RemoteCopyRanges,
-) -> Arc<Opened> {
-    let opened = Arc::new(Opened::default());
-    let (reply, waker) = (Arc::clone(&opened), sessions.link().waker().clone());
-    let (imports, gpu) = (Arc::clone(&context.imports), ranges.gpu);
-    let (peer, pid) = (peer.to_owned(), ranges.process);
-    let handles: Vec<_> = ranges.ranges.iter().map(|range| range.handle).collect();
-    let count = handles.len();
-    let is_queued = sessions.link().background().run_for_peer(Box::new(move || {
-        let open = |handle| {
-            let by = OwnerId { peer: &peer, pid };
-            imports.open(&RemoteMemoryKey::Gpu(gpu, handle), by).map_err(|error| error.to_string())
-        };
-        let all = handles.iter().map(|handle| open(*handle)).collect();
-        *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
-        waker.wake();
-    }));
-    if !is_queued {
-        let refused = || Err("too many peers ask at once: ask again".to_owned());
-        *opened.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((0..count).map(|_| refused()).collect());
-        sessions.link().waker().wake_by_ref();
-    }
-    opened
 }

@@ -1,4 +1,4 @@
-//! GPU copies between device memory and pinned slots.
+//! GPU copies between device memory and slots.
 #![allow(unsafe_code, reason = "queues copies by address")]
 
 use std::mem;
@@ -10,19 +10,21 @@ use nixl_ops::TransportError;
 
 use super::chunking::Chunking;
 use crate::local::{
-    AllocationBoundaries, CopyOp, GpuBackend, GpuError, GpuEvent, GpuStream, starts,
+    AllocationBoundaries, BlockCopy, CopyOp, Costs, GpuBackend, GpuCapabilities, GpuError,
+    GpuEvent, GpuStream, MemoryKind, Plan, Strategy, StrategyPolicy, starts,
 };
-use crate::pinned_slots::Slot;
 use crate::sessions::failed;
 
 /// A queue of copies between the GPU memory of one operation and slots.
 ///
 /// Made for memory that the operation leases, or an offer's claim holds, for as long as this lives; a caller that drops this
-/// with copies [queued](Self::is_quiet) never gives that memory back.
+/// with copies [queued](Self::is_quiet) never gives that memory back, nor the slots.
 pub(super) struct Copier {
     /// `Some` until dropped.
     gpu_stream: Option<Box<dyn GpuStream>>,
     batch: bool,
+    /// For the choice among copies and kernels where both sides are memory of GPUs.
+    chooser: Option<Box<Chooser>>,
     list: DescriptorList,
     boundaries: AllocationBoundaries,
     queued: usize,
@@ -57,6 +59,7 @@ impl Copier {
         Ok(Self {
             gpu_stream: Some(gpus.create_stream(gpu)?),
             batch,
+            chooser: None,
             list,
             boundaries,
             queued: 0,
@@ -64,7 +67,16 @@ impl Copier {
         })
     }
 
-    /// Queues the copies of a chunk, whose bytes lie densely in `slot`.
+    /// The same for slots that are memory of a GPU: what takes least by these costs carries a chunk, of which the pieces may be many and
+    /// short.
+    pub(super) fn between_gpus(mut self, gpu: u32, can: &GpuCapabilities, costs: &Costs) -> Self {
+        let (costs, can) = (costs.clone(), can.clone());
+        self.chooser = Some(Box::new(Chooser { memory: MemoryKind::Gpu(gpu), can, costs }));
+        self
+    }
+
+    /// Queues the copies of a chunk, whose bytes lie densely in a slot of this side, or of the peer where it is open here: memory at
+    /// this address, of this length.
     ///
     /// # Errors
     ///
@@ -73,24 +85,36 @@ impl Copier {
         &mut self,
         chunking: &Chunking,
         chunk: u64,
-        slot: &Slot,
+        (slot, slot_len): (u64, u64),
         towards: CopyDirection,
     ) -> Result<Copying, GpuError> {
         let lost = || GpuError::Unsupported { reason: "the lane has been given back".to_owned() };
         let gpu_stream = self.gpu_stream.as_mut().ok_or_else(lost)?;
-        if chunking.len(chunk) > slot.len() {
-            let reason =
-                format!("{} bytes do not fit a slot of {}", chunking.len(chunk), slot.len());
+        if chunking.len(chunk) > slot_len {
+            let reason = format!("{} bytes do not fit a slot of {slot_len}", chunking.len(chunk));
             return Err(GpuError::Unsupported { reason });
         }
-        let ops = ops((&self.list, &self.boundaries), chunking, chunk, slot.address(), towards);
-        // SAFETY (of both calls): the copies stay inside the list, which the operation leases until all of them are
-        // done, and inside the slot, which nothing else uses until then.
-        let queued = match self.batch && ops.len() > Self::BATCH {
+        let ops = ops((&self.list, &self.boundaries), chunking, chunk, slot, towards);
+        // SAFETY (of all calls): the copies stay inside the list, which the operation leases until all of them are
+        // done, and inside the slot, which the caller has for itself, or which is memory of a peer that the caller keeps open.
+        let queued = match &self.chooser {
+            Some(chooser) => {
+                let plans = chooser.plans(ops, &self.boundaries)?;
+                plans.iter().try_for_each(|plan| match plan.strategy {
+                    // SAFETY: above.
+                    Strategy::Kernel => unsafe { gpu_stream.launch_copy_kernel(&plan.blocks) },
+                    // SAFETY: above.
+                    Strategy::Batch => unsafe { gpu_stream.memcpy_batch_async(&plan.ops()) },
+                    // SAFETY: above.
+                    _ => unsafe { gpu_stream.memcpy_async(&plan.ops()) },
+                })
+            }
             // SAFETY: above.
-            true => unsafe { gpu_stream.memcpy_batch_async(&ops) },
+            None if self.batch && ops.len() > Self::BATCH => unsafe {
+                gpu_stream.memcpy_batch_async(&ops)
+            },
             // SAFETY: above.
-            false => unsafe { gpu_stream.memcpy_async(&ops) },
+            None => unsafe { gpu_stream.memcpy_async(&ops) },
         };
         match gpu_stream.record_event() {
             Ok(event) => {
@@ -118,6 +142,11 @@ impl Copier {
         self.lost |= reached.is_err();
         reached?;
         Poll::Ready(copying.failed.take().map_or(Ok(()), Err))
+    }
+
+    /// Whether the GPU failed, so that it is not known what it still uses.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// Whether no copies are queued.
@@ -158,7 +187,62 @@ fn ops(
     ops
 }
 
+/// What the strategies of copies between memories of GPUs are chosen by.
+struct Chooser {
+    memory: MemoryKind,
+    can: GpuCapabilities,
+    costs: Costs,
+}
+
+impl Chooser {
+    /// How to carry out copies, those of one length after those of another.
+    fn plans(
+        &self,
+        mut ops: Vec<CopyOp>,
+        boundaries: &AllocationBoundaries,
+    ) -> Result<Vec<Plan>, GpuError> {
+        ops.sort_by_key(|op| op.len);
+        let groups = ops.chunk_by(|a, b| a.len == b.len);
+        // Where the slot is another GPU's, the cost differs, and not the order of the strategies.
+        let kinds = (self.memory, self.memory);
+        let plan = |group: &[CopyOp]| {
+            let blocks = BlockCopy::of_ops(group, boundaries);
+            Plan::of(blocks, kinds, &self.can, &self.costs, &StrategyPolicy::Auto)
+                .map_err(|e| GpuError::Unsupported { reason: e.to_string() })
+        };
+        groups.map(plan).collect()
+    }
+}
+
 /// A GPU failed.
 pub(super) fn engine_failed(call: &'static str, error: &GpuError) -> TransportError {
     failed(call, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_short_pieces_are_copied_by_a_kernel_and_long_ones_by_copies() {
+        let can = GpuCapabilities { gpus: 1, batch: true, kernel: true, peers: Vec::new() };
+        let strategies = |ops: Vec<CopyOp>, can: &GpuCapabilities| -> Vec<_> {
+            let (memory, costs) = (MemoryKind::Gpu(0), Costs::default());
+            let chooser = Chooser { memory, can: can.clone(), costs };
+            let bytes: u64 = ops.iter().map(|op| op.len).sum();
+            let plans = chooser.plans(ops, &AllocationBoundaries::default()).unwrap();
+            assert_eq!(plans.iter().map(|plan| plan.bytes).sum::<u64>(), bytes);
+            plans.iter().map(|plan| (plan.strategy, plan.copies)).collect()
+        };
+        let op = |index: u64, len| CopyOp { src: index << 24, dst: (1 << 40) + index * len, len };
+        let blocks = |count: u64, len| (0..count).map(|index| op(index, len)).collect::<Vec<_>>();
+        assert_eq!(strategies(blocks(1, 8 << 20), &can), [(Strategy::Copies, 1)]);
+        assert_eq!(strategies(blocks(2048, 4096), &can), [(Strategy::Kernel, 2048)]);
+        // The last piece of a chunk is often shorter.
+        let uneven = [blocks(2047, 4096), vec![op(5000, 100)]].concat();
+        let found = strategies(uneven, &can);
+        assert_eq!(found, [(Strategy::Copies, 1), (Strategy::Kernel, 2047)]);
+        let without = GpuCapabilities { kernel: false, ..can };
+        assert_eq!(strategies(blocks(2048, 4096), &without), [(Strategy::Batch, 2048)]);
+    }
 }

@@ -1,4 +1,5 @@
-//! Staged transfers: chunks through pinned host memory, where the engine reaches GPU memory badly or not at all.
+//! Staged transfers: chunks through slots, where the engine reaches GPU memory badly or not at all, and CUDA IPC not at all. The slots
+//! are pinned host memory, or memory of the source's GPU.
 //!
 //! The bytes of an operation are one stream, [cut](chunking) into chunks. The sending side (the *source*) copies each
 //! chunk to a pinned slot of its own and writes it into a pinned slot of the other side (the *sink*), which copies it to
@@ -17,8 +18,21 @@
 //! the source, every grant of a slot has a round, and `Done` and `Stopped` are sent only when no other message follows.
 //! A message counts only if it comes from the session's peer, and is checked against what this side granted.
 //!
+//! # Slots on a GPU
+//!
+//! Between two GPUs of one host, of whose memory no other process can open either side's, the chunks bounce once: through slots on the
+//! source's GPU, which the sink's GPU opens by CUDA IPC. The session begins and ends as above, and the engine carries no chunk:
+//! the source's GPU copies a chunk to a slot and says `Ready`, the sink's GPU copies it from there into place and says `Taken`, or
+//! `Done` for all. The initiator's `Open` says so, to peers that speak version 3 of the messages. A source that initiates says
+//! `Ready` before the target's `Accept` only where a mailbox keeps the order of the two.
+//!
+//! No side touches the other's memory but slots, and a sink reads them only. A slot that is lent comes back by the sink's `Taken`,
+//! `Stop` or `Done`, of which the last two are said when its GPU is quiet, or with the end of the sink's process: the loss of the
+//! connection proves nothing about the peer's GPU, which would complete the transfer with another transfer's bytes.
+//!
 //! # Why nothing waits in a circle
 //!
+//! * A slot on a GPU waits for the peer's GPU alone, which needs no slot.
 //! * An outgoing slot is taken only for a chunk whose target is known. From then on the chunk moves by this side's GPU and
 //!   engine alone, so outgoing slots always come back.
 //! * An incoming slot waits for the peer's outgoing slots, which come back, and then for this side's GPU.
@@ -34,11 +48,15 @@
 //! If a transfer into an offer's memory fails halfway, the offer does not complete; its memory holds some chunks and not
 //! others. It can be written again, as a whole, for as long as it lives.
 
+mod arrivals;
 mod chunking;
 mod copies;
+mod gpu_sink;
+mod gpu_source;
 mod hop_timer;
 mod one_sided;
 mod pull;
+mod role;
 mod sink;
 mod source;
 mod staging;

@@ -105,7 +105,7 @@ impl Pull {
             }
             let copying = self
                 .copier
-                .start(&self.chunking, chunk, &slot, CopyDirection::Gpu)
+                .start(&self.chunking, chunk, slot.range(), CopyDirection::Gpu)
                 .map_err(|e| engine_failed("copy", &e))?;
             self.hop_timers.1.enter(clock.now());
             self.landing.push((slot, copying));
@@ -156,7 +156,7 @@ impl Pull {
             (&local, &lease(&local, LeaseMode::Write)?),
             &source.remote,
             None,
-            vec![slot.registration().clone()],
+            slot.registrations(),
         )?)
     }
 

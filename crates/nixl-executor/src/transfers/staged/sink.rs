@@ -7,12 +7,13 @@ use std::task::Poll;
 use nixl_descriptor::{Descriptor, DescriptorList};
 use nixl_ops::{Clock, Hop, TransportError};
 
+use super::arrivals::Arrivals;
 use super::chunking::Chunking;
 use super::copies::{Copier, CopyDirection, Copying, engine_failed};
 use super::hop_timer::HopTimer;
 use crate::messages::{self, Message, SlotGrant};
 use crate::pinned_slots::{Member, Slot};
-use crate::sessions::violated;
+use crate::sessions::{Quarantine, SlotsInUse, violated};
 
 /// Where the bytes arrive.
 pub(super) enum SinkMemory {
@@ -29,14 +30,12 @@ pub(super) struct Sink {
     memory: SinkMemory,
     window: usize,
     /// Slots that the peer may write to, by number, with their round.
-    granted: HashMap<u16, (Slot, u32)>,
+    granted: SlotsInUse,
     /// How often each slot was granted.
     rounds: HashMap<u16, u32>,
     /// Slots whose bytes are on their way to the GPU.
     landing: Vec<(Slot, Copying)>,
-    /// One bit for each chunk that has arrived.
-    arrived: Vec<u64>,
-    arrivals: u64,
+    arrivals: Arrivals,
     landed: u64,
     stopped: bool,
     hop_timer: HopTimer,
@@ -52,16 +51,14 @@ impl Sink {
         memory: SinkMemory,
         window: usize,
     ) -> Self {
-        let words = chunking.count().div_ceil(64);
         Self {
             list,
             memory,
             window,
-            granted: HashMap::new(),
+            granted: SlotsInUse::new(),
             rounds: HashMap::new(),
             landing: Vec::new(),
-            arrived: vec![0; usize::try_from(words).unwrap_or(0)],
-            arrivals: 0,
+            arrivals: Arrivals::new(chunking.count()),
             landed: 0,
             stopped: false,
             hop_timer: HopTimer::new("slot to gpu"),
@@ -130,7 +127,7 @@ impl Sink {
                 let mut slots = Vec::new();
                 loop {
                     let open = self.granted.len() as u64;
-                    if self.arrivals + open >= self.chunking.count() {
+                    if self.arrivals.count() + open >= self.chunking.count() {
                         member.settle();
                         break;
                     }
@@ -169,16 +166,7 @@ impl Sink {
         chunk: u64,
         slot: Option<(u16, u32)>,
     ) -> Result<(), TransportError> {
-        let count = self.chunking.count();
-        let (word, bit) = (usize::try_from(chunk / 64).unwrap_or(usize::MAX), 1 << (chunk % 64));
-        let arrived = self
-            .arrived
-            .get_mut(word)
-            .filter(|_| chunk < count)
-            .ok_or_else(|| violated(format!("chunk {chunk} of {count}")))?;
-        if *arrived & bit != 0 {
-            return Err(violated(format!("chunk {chunk} twice")));
-        }
+        self.arrivals.check(chunk)?;
         match (&mut self.memory, slot) {
             (SinkMemory::Host { granted }, None) => {
                 if self.chunking.last_descriptor(chunk) >= *granted {
@@ -198,7 +186,7 @@ impl Sink {
                     slot.release();
                 } else {
                     let copying = copier
-                        .start(&self.chunking, chunk, &slot, CopyDirection::Gpu)
+                        .start(&self.chunking, chunk, slot.range(), CopyDirection::Gpu)
                         .map_err(|e| engine_failed("copy", &e))?;
                     self.hop_timer.enter(clock.now());
                     self.landing.push((slot, copying));
@@ -211,8 +199,7 @@ impl Sink {
                 return Err(violated(format!("chunk {chunk} in no slot")));
             }
         }
-        *arrived |= bit;
-        self.arrivals += 1;
+        self.arrivals.note(chunk);
         Ok(())
     }
 
@@ -230,8 +217,8 @@ impl Sink {
     }
 
     /// The slots that the peer may still write to.
-    pub(super) fn take_granted(&mut self) -> HashMap<u16, (Slot, u32)> {
-        std::mem::take(&mut self.granted)
+    pub(super) fn take_granted(&mut self) -> Quarantine {
+        Quarantine::of_granted(std::mem::take(&mut self.granted))
     }
 
     /// Whether no copies are queued on the GPU.
@@ -252,7 +239,7 @@ impl Sink {
 
     /// Whether the peer has nothing left to write.
     pub(super) fn all_arrived(&self) -> bool {
-        self.arrivals == self.chunking.count()
+        self.arrivals.are_all()
     }
 
     /// Whether the peer writes to this side's slots only, and not to the operation's memory.

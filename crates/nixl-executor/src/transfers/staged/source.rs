@@ -211,7 +211,7 @@ impl Source {
                         }
                     };
                     let copying = copier
-                        .start(&self.chunking, chunk, &slot, CopyDirection::Slot)
+                        .start(&self.chunking, chunk, slot.range(), CopyDirection::Slot)
                         .map_err(|e| engine_failed("copy", &e))?;
                     self.copying.enter(clock.now());
                     Some(InFlightChunk::Copying { chunk, target, slot, copying })
@@ -248,7 +248,7 @@ impl Source {
             at += piece.len;
         }
         let (registrations, leased) = match (&self.memory, slot) {
-            (_, Some(slot)) => (vec![slot.registration().clone()], lease(&local, LeaseMode::Read)?),
+            (_, Some(slot)) => (slot.registrations(), lease(&local, LeaseMode::Read)?),
             (SourceMemory::Host(registrations, leased), None) => {
                 (registrations.clone(), leased.clone())
             }

@@ -1,35 +1,46 @@
 //! The staged transfers of one connection, begun and served.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use nixl_descriptor::{DescriptorList, Leased, Registration};
+use nixl_descriptor::{Descriptor, DescriptorList, GpuAllocation, Leased, Registration};
+use nixl_device::ProcessWatch;
 use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata};
 use nixl_ops::{
-    Claim, CompletionNotifier, ConnectionContext, Execution, Offer, PathReport, PeerId,
+    Claim, CompletionNotifier, ConnectionContext, Execution, Offer, PathKind, PathReport, PeerId,
     Preparation, TransferRequest, TransportError,
 };
 
 use super::chunking::Chunking;
 use super::copies::{Copier, engine_failed};
+use super::gpu_sink::GpuSink;
+use super::gpu_source::GpuSource;
 use super::one_sided::{OneSided, StagedFlow};
 use super::pull::Pull;
+use super::role::Role;
 use super::sink::{Sink, SinkMemory};
 use super::source::{Source, SourceMemory};
 use super::targets::{Grants, Targets};
-use super::two_sided::{Begun, Role, TwoSided, path_kind};
-use crate::local::GpuBackend;
+use super::two_sided::{Begun, TwoSided, path_kind};
+use crate::local::{Costs, GpuBackend, allocation_of};
 use crate::messages::{Message, Open, Outbox, PresentedOffer, SessionId};
-use crate::pinned_slots::{RegisteredSlots, SlotPools};
+use crate::pinned_slots::{GpuSlotPool, GpuSlots, RegisteredSlots, SlotPools};
+use crate::remote_memory::ImportCache;
 use crate::sessions::{RefusalReply, Sessions, claim, failed};
 use crate::transfers::location::MemoryLocation;
+use crate::transfers::remote_copy::RemoteCopyContext;
 
 /// Staged transfers of one connection: those that this side begins, and those that it serves.
 #[derive(Debug)]
 pub(crate) struct Staging {
     sessions: Arc<Sessions>,
     gpus: Arc<dyn GpuBackend>,
+    costs: Costs,
     outgoing: Arc<RegisteredSlots>,
     incoming: Arc<RegisteredSlots>,
+    on_gpus: Arc<GpuSlots>,
+    /// Slots of peers that are open here.
+    imports: Arc<ImportCache>,
 }
 
 /// Who takes part.
@@ -39,19 +50,24 @@ pub(crate) enum StagingMode {
     OneSided,
     /// Both sides. The peer must run this library, with staging.
     TwoSided,
+    /// Both sides, through slots on the source's GPU. Both sides' memory must be that of GPUs, on one host.
+    OnGpu,
 }
 
 impl Staging {
     pub(crate) fn new(
         sessions: &Arc<Sessions>,
-        gpus: &Arc<dyn GpuBackend>,
+        context: &RemoteCopyContext,
         pools: &SlotPools,
     ) -> Arc<Self> {
         Arc::new(Self {
             sessions: Arc::clone(sessions),
-            gpus: Arc::clone(gpus),
+            gpus: Arc::clone(&context.context.gpus),
+            costs: context.context.costs.clone(),
             outgoing: RegisteredSlots::new(&pools.outgoing),
             incoming: RegisteredSlots::new(&pools.incoming),
+            on_gpus: Arc::clone(&pools.on_gpus),
+            imports: Arc::clone(&context.imports),
         })
     }
 
@@ -105,6 +121,20 @@ impl Staging {
         }
     }
 
+    /// Why this side cannot stage an operation with this memory on its GPU, if it has to and that is known.
+    pub(crate) fn why_not_on_gpu(
+        &self,
+        local: &DescriptorList,
+        kind: OperationKind,
+    ) -> Option<String> {
+        match (kind, self.place(local)) {
+            (OperationKind::Write, Ok(MemoryLocation::Gpu(gpu))) => {
+                self.on_gpus.on(gpu).why_not(self.link().clock().now())
+            }
+            _ => None,
+        }
+    }
+
     /// Serves a peer's request, or replies with the reason against it.
     pub(crate) fn serve(
         &self,
@@ -112,30 +142,32 @@ impl Staging {
         from: &str,
         open: Open,
     ) -> Option<Box<dyn Execution>> {
-        let (session, outbox) =
-            self.sessions.admit(id, from, &open.offer.key, open.initiator_metadata)?;
-        let (claim, role) =
-            match self.answer(id, from, &open.offer.key, open.kind, open.chunk_bytes) {
-                Ok(answer) => answer,
-                Err(reason) => {
-                    let reason = reason.to_string();
-                    let word = match open.kind {
-                        OperationKind::Read => Message::Stopped { reason },
-                        OperationKind::Write => Message::Stop { reason },
-                    };
-                    let sessions = Arc::clone(&self.sessions);
-                    return Some(Box::new(RefusalReply::new(sessions, session, outbox, &word)));
-                }
-            };
-        let report = PathReport::new(
-            path_kind(role.stages(), false),
-            self.link().transport().name().to_owned(),
-            claim.descriptors().total_bytes(),
-            claim.descriptors().len(),
-        );
+        let Open { offer, kind, chunk_bytes, initiator_metadata, on_gpu_by } = open;
+        let (session, outbox) = self.sessions.admit(id, from, &offer.key, initiator_metadata)?;
+        let asked = (kind, chunk_bytes, on_gpu_by.map(NonZeroU32::get));
+        let (claim, role) = match self.answer(id, from, &offer.key, asked) {
+            Ok(answer) => answer,
+            Err(reason) => {
+                let reason = reason.to_string();
+                let word = match kind {
+                    OperationKind::Read => Message::Stopped { reason },
+                    OperationKind::Write => Message::Stop { reason },
+                };
+                let sessions = Arc::clone(&self.sessions);
+                return Some(Box::new(RefusalReply::new(sessions, session, outbox, &word)));
+            }
+        };
+        let list = claim.descriptors();
+        let (bytes, count) = (list.total_bytes(), list.len());
+        let (report, outbox) = if role.is_on_gpu() {
+            (report_on_gpu(bytes, count), outbox)
+        } else {
+            let engine = self.link().transport().name().to_owned();
+            let kind = path_kind(role.stages(), false);
+            // The engine carries the bytes in any case.
+            (PathReport::new(kind, engine, bytes, count), self.sessions.connecting(outbox))
+        };
         let begun = (Begun::Serving(Some(claim)), None);
-        // The engine carries the bytes in any case.
-        let outbox = self.sessions.connecting(outbox);
         Some(Box::new(TwoSided::new(
             Arc::clone(&self.sessions),
             session,
@@ -151,14 +183,19 @@ impl Staging {
         id: SessionId,
         from: &str,
         key: &NotificationKey,
-        kind: OperationKind,
-        chunk_bytes: u64,
+        (kind, chunk_bytes, on_gpu_by): (OperationKind, u64, Option<u32>),
     ) -> Result<(Claim, Role), TransportError> {
         let offer = self.sessions.offer(key, kind)?;
         let peer = PeerId::new(from);
         let list = offer.descriptors().clone();
         let chunking = self.chunking(&list, chunk_bytes)?;
         let claim = claim(&offer)?;
+        if let Some(process) = on_gpu_by {
+            return Ok((
+                claim,
+                self.on_gpu(kind == OperationKind::Read, &list, &chunking, process)?,
+            ));
+        }
         let role = match kind {
             OperationKind::Read => Role::Source(self.source(
                 peer,
@@ -186,15 +223,22 @@ impl Staging {
         let here = self.place(request.local())?;
         let remote = request.remote();
         let there = remote.descriptors().iter().any(|d| !d.device().is_host());
-        let list = request.local().clone();
-        let chunking = self.chunking(&list, self.sessions.config().slot_bytes as u64)?;
-        let report = PathReport::new(
-            path_kind(here != MemoryLocation::Host, there),
-            route.transport().name().to_owned(),
-            chunking.total(),
-            list.len(),
-        )
-        .with_chunks(chunking.count());
+        let (list, config) = (request.local().clone(), self.sessions.config());
+        let chunk_bytes = match mode {
+            StagingMode::OnGpu => config.gpu_slot_bytes as u64,
+            StagingMode::OneSided | StagingMode::TwoSided => config.slot_bytes as u64,
+        };
+        let chunking = self.chunking(&list, chunk_bytes)?;
+        let report = match mode {
+            StagingMode::OnGpu => report_on_gpu(chunking.total(), list.len()),
+            StagingMode::OneSided | StagingMode::TwoSided => PathReport::new(
+                path_kind(here != MemoryLocation::Host, there),
+                route.transport().name().to_owned(),
+                chunking.total(),
+                list.len(),
+            ),
+        };
+        let report = report.with_chunks(chunking.count());
         if mode == StagingMode::OneSided {
             let known = Targets::Known(remote.descriptors().to_vec());
             let way = match (request.kind(), here) {
@@ -228,6 +272,11 @@ impl Staging {
         let initiator_metadata = self.sessions.initiator_metadata(route.initiator_metadata())?;
         let id = SessionId::random();
         let role = match request.kind() {
+            kind if mode == StagingMode::OnGpu => {
+                // Both are in one PID namespace, or this were no path.
+                let process = remote.peer().map_or(0, |peer| peer.host().pid());
+                self.on_gpu(kind == OperationKind::Write, &list, &chunking, process)?
+            }
             OperationKind::Write => Role::Source(self.source(
                 route.peer().clone(),
                 Some(id),
@@ -242,9 +291,9 @@ impl Staging {
         let metadata = remote.agent_metadata().clone();
         let mailbox = self.link().mailboxes().of_offer(remote);
         let outbox = Outbox::to(id, route.peer().clone(), metadata, now).by(mailbox);
-        let chunk_bytes = self.sessions.config().slot_bytes as u64;
-        let offer = PresentedOffer::of(remote);
-        let open = Open { offer, kind: request.kind(), chunk_bytes, initiator_metadata };
+        let (offer, kind) = (PresentedOffer::of(remote), request.kind());
+        let on_gpu_by = role.is_on_gpu().then(std::process::id).and_then(NonZeroU32::new);
+        let open = Open { offer, kind, chunk_bytes, initiator_metadata, on_gpu_by };
         let begun = (Begun::Initiator(open), Some(request.leased().clone()));
         Ok(Box::new(TwoSided::new(
             Arc::clone(&self.sessions),
@@ -254,6 +303,56 @@ impl Staging {
             begun,
             report,
         )))
+    }
+
+    /// The part of this side where chunks go through slots on the source's GPU. `process` is the peer's.
+    fn on_gpu(
+        &self,
+        is_source: bool,
+        list: &DescriptorList,
+        chunking: &Arc<Chunking>,
+        process: u32,
+    ) -> Result<Role, TransportError> {
+        let MemoryLocation::Gpu(gpu) = self.place(list)? else {
+            return Err(failed("begin", "only memory of GPUs is staged on a GPU"));
+        };
+        let copier = self.copier(gpu, list)?;
+        let copier = copier.between_gpus(gpu, self.gpus.capabilities(), &self.costs);
+        if !is_source {
+            let is_read_only = |d: &Descriptor| {
+                allocation_of(&*self.gpus, d.region()).is_some_and(GpuAllocation::is_read_only)
+            };
+            if list.iter().any(is_read_only) {
+                let reason = "the driver lets the GPU only read the memory";
+                return Err(failed("begin", reason));
+            }
+            let of = (gpu, process);
+            return Ok(Role::GpuSink(GpuSink::new(
+                &self.imports,
+                of,
+                Arc::clone(chunking),
+                copier,
+            )));
+        }
+        let slots = self.on_gpus.on(gpu);
+        does_fit(chunking, slots.slot_bytes())?;
+        // Nothing else tells for sure that the peer's GPU reads a slot no more, if the peer says nothing.
+        let process = ProcessWatch::open(process)
+            .map_err(|e| failed("begin", format!("the peer's process cannot be watched: {e}")))?;
+        self.allocate(&slots);
+        let (chunking, window) = (Arc::clone(chunking), self.sessions.config().gpu_window());
+        Ok(Role::GpuSource(GpuSource::new(chunking, copier, slots.join(), process, window)))
+    }
+
+    /// Has slots allocated on the connection's thread, unless they are. Where it refuses, the transfer fails.
+    fn allocate(&self, slots: &Arc<GpuSlotPool>) {
+        let now = self.link().clock().now();
+        let Some(allocation) = slots.allocation(now) else { return };
+        let (gpus, waker) = (Arc::clone(&self.gpus), self.link().waker().clone());
+        let _ = self.link().background().run_for_peer(Box::new(move || {
+            allocation.make(&*gpus, now);
+            waker.wake();
+        }));
     }
 
     fn source(
@@ -296,13 +395,7 @@ impl Staging {
     }
 
     fn fits(&self, pool: &RegisteredSlots, chunking: &Chunking) -> Result<(), TransportError> {
-        let (longest, slot) = (chunking.longest(), pool.slot_bytes());
-        if longest > slot {
-            let reason = format!(
-                "chunks of {longest} bytes do not fit slots of {slot}; configure both sides alike"
-            );
-            return Err(failed("begin", reason));
-        }
+        does_fit(chunking, pool.slot_bytes())?;
         if !pool.is_ready() {
             let reason = pool.why_not();
             return Err(failed(
@@ -343,4 +436,18 @@ impl Staging {
     fn link(&self) -> &ConnectionContext {
         self.sessions.link()
     }
+}
+
+fn report_on_gpu(bytes: u64, descriptors: usize) -> PathReport {
+    PathReport::new(PathKind::StagedOnGpu, "cuda-ipc", bytes, descriptors)
+}
+
+fn does_fit(chunking: &Chunking, slot: u64) -> Result<(), TransportError> {
+    let longest = chunking.longest();
+    if longest <= slot {
+        return Ok(());
+    }
+    let reason =
+        format!("chunks of {longest} bytes do not fit slots of {slot}; configure both sides alike");
+    Err(failed("begin", reason))
 }

@@ -9,8 +9,7 @@ use std::time::Duration;
 use nixl_descriptor::Leased;
 use nixl_ops::{Claim, Execution, PathKind, PathReport, PeerMemory, TransportError};
 
-use super::sink::Sink;
-use super::source::Source;
+use super::role::{Heard, Role, Surroundings};
 use crate::messages::{Message, Open, Outbox};
 use crate::sessions::{Membership, Sessions, failed, gone, violated};
 
@@ -44,15 +43,12 @@ pub(super) struct TwoSided {
     refused: bool,
     /// The operation has completed by other means, as the peer's message says.
     superseded: bool,
+    /// No other path is taken instead.
+    abandoned: bool,
     last_heard: Duration,
     steps: u64,
     ended: bool,
     report: PathReport,
-}
-
-pub(super) enum Role {
-    Source(Source),
-    Sink(Sink),
 }
 
 /// Which side this is.
@@ -63,36 +59,6 @@ pub(super) enum Begun {
     Asked { answered: bool },
     /// The target, with the right to use the offer's memory.
     Serving(Option<Claim>),
-}
-
-impl Role {
-    pub(super) fn stages(&self) -> bool {
-        match self {
-            Self::Source(source) => source.stages(),
-            Self::Sink(sink) => sink.stages(),
-        }
-    }
-
-    fn stop(&mut self) {
-        match self {
-            Self::Source(source) => source.stop(),
-            Self::Sink(sink) => sink.stop(),
-        }
-    }
-
-    fn is_quiet(&self) -> bool {
-        match self {
-            Self::Source(source) => source.is_quiet(),
-            Self::Sink(sink) => sink.is_quiet(),
-        }
-    }
-
-    fn chunks(&self) -> u64 {
-        match self {
-            Self::Source(source) => source.chunking().count(),
-            Self::Sink(sink) => sink.chunking().count(),
-        }
-    }
 }
 
 impl TwoSided {
@@ -121,12 +87,14 @@ impl TwoSided {
             peer_ended: false,
             refused: false,
             superseded: false,
+            abandoned: false,
             last_heard: now,
             steps: 0,
             ended: false,
             report,
         };
-        if let (Begun::Serving(_), Role::Source(_)) = (&this.begun, &this.role) {
+        // The initiator of a read on a GPU waits for the chunks alone.
+        if let (Begun::Serving(_), Role::Source(_) | Role::GpuSink(_)) = (&this.begun, &this.role) {
             this.outbox.push(&Message::Accept);
         }
         this
@@ -212,43 +180,19 @@ impl TwoSided {
         if let Begun::Asked { answered } = &mut self.begun {
             *answered = true;
         }
-        match (&mut self.role, message) {
-            (Role::Sink(sink), Message::Filled { chunk, slot }) => {
-                sink.filled(&**self.sessions.link().clock(), chunk, slot)
-            }
-            (Role::Sink(_), Message::Accept) => Ok(()),
-            (Role::Sink(sink), Message::Stopped { reason }) => {
+        if self.peer_ended && self.role.is_source() {
+            // Overtaken by its last message.
+            return Ok(());
+        }
+        match self.role.hear(&self.sessions, message)? {
+            Heard::Progress => Ok(()),
+            Heard::End(end) => {
                 self.peer_ended = true;
-                // What it gave up after its last chunk does not matter here.
-                if sink.all_arrived() {
-                    return Ok(());
-                }
-                Err(failed("peer", format!("the peer gave up: {reason}")))
+                end
             }
-            (Role::Source(source), Message::Slots(slots)) => {
-                let chunking = Arc::clone(source.chunking());
-                source.grants()?.add_slots(&chunking, slots)
-            }
-            (Role::Source(source), Message::Places { first, addresses }) => {
-                let chunking = Arc::clone(source.chunking());
-                source.grants()?.add_places(&chunking, first, &addresses)
-            }
-            (Role::Source(source), Message::Done) => {
-                if !source.all_started() {
-                    return Err(violated("done before all was sent"));
-                }
-                self.peer_ended = true;
-                Ok(())
-            }
-            (Role::Source(_), Message::Stop { reason }) => {
+            Heard::Refusal(error) => {
                 self.refused = true;
-                Err(failed("peer", format!("the peer gave up: {reason}")))
-            }
-            (Role::Source(_), other) => {
-                Err(violated(format!("{} to the side that sends", other.name())))
-            }
-            (Role::Sink(_), other) => {
-                Err(violated(format!("{} to the side that receives", other.name())))
+                Err(error)
             }
         }
     }
@@ -265,22 +209,18 @@ impl TwoSided {
     }
 
     fn advance(&mut self) -> Result<bool, TransportError> {
-        // A target answers only a connected peer; a sink's further grants wait for the target's answer, since
-        // they could overtake the first message.
-        let may_say = match self.begun {
+        // A target answers only a connected peer. An initiator's further messages wait for the answer: they could overtake the first,
+        // and the engine must reach this side. Chunks on a GPU need no engine.
+        let may_grant = match self.begun {
             Begun::Initiator(_) => false,
-            Begun::Asked { answered } => answered,
+            Begun::Asked { answered } => {
+                answered || (self.role.is_on_gpu() && self.outbox.keeps_order())
+            }
             Begun::Serving(_) => self.outbox.is_connected(),
         };
-        let clock = &**self.sessions.link().clock();
-        match &mut self.role {
-            Role::Source(source) => source.poll(clock),
-            Role::Sink(sink) => {
-                let outbox = &mut self.outbox;
-                let mut say = |message| outbox.push(&message);
-                sink.poll(clock, may_say, &mut say)
-            }
-        }
+        let from = Surroundings { sessions: &self.sessions, peer: self.session.peer(), may_grant };
+        let outbox = &mut self.outbox;
+        self.role.poll(&from, &mut |message| outbox.push(&message))
     }
 
     fn fail(&mut self, error: TransportError, now: Duration) {
@@ -307,18 +247,21 @@ impl TwoSided {
         }
         let reason = || self.failure.as_ref().map(ToString::to_string).unwrap_or_default();
         let last = match (&self.role, &self.failure) {
-            (Role::Sink(sink), None) if sink.is_complete() => Message::Done,
+            (role, None) if role.is_complete() => Message::Done,
             (Role::Sink(_), Some(_)) => Message::Stop { reason: reason() },
-            (Role::Source(source), Some(_)) if source.is_quiet() => {
+            // The peer's slots are its own again.
+            (Role::GpuSink(sink), Some(_)) if sink.is_quiet() => Message::Stop { reason: reason() },
+            (Role::Source(_) | Role::GpuSource(_), Some(_)) if self.role.is_quiet() => {
                 Message::Stopped { reason: reason() }
             }
             _ => return,
         };
-        if last == Message::Done
-            && let Begun::Serving(claim) = &mut self.begun
-            && let Some(claim) = claim.take()
-        {
-            claim.complete();
+        let gives_up = self.role.is_on_gpu() && !self.superseded;
+        match &mut self.begun {
+            _ if last == Message::Done => self.complete_claim(),
+            // The peer may ask for the offer again, by another path, once it has heard.
+            Begun::Serving(claim) if gives_up => drop(claim.take()),
+            _ => {}
         }
         self.sent_end = true;
         if !matches!(self.begun, Begun::Initiator(_)) {
@@ -334,9 +277,9 @@ impl TwoSided {
         let unasked = matches!(self.begun, Begun::Initiator(_));
         let told = self.mute || self.peer_gone || (self.sent_end && self.outbox.is_empty());
         let Some(error) = &self.failure else {
-            match self.role {
-                Role::Source(_) if self.peer_ended => self.complete_claim(),
-                Role::Sink(_) if told => {}
+            match self.role.is_source() {
+                true if self.peer_ended => self.complete_claim(),
+                false if told => {}
                 _ => return Poll::Pending,
             }
             return Poll::Ready(Ok(()));
@@ -346,11 +289,19 @@ impl TwoSided {
         if !(told || unasked || waited) {
             return Poll::Pending;
         }
-        if let Role::Sink(sink) = &mut self.role {
-            if sink.is_complete() {
-                let reason = error.to_string().into();
-                error = TransportError::NotificationFailed { reason };
-            } else if sink.may_be_written() && !self.peer_ended && !self.peer_quiet {
+        let peer_has_ended = self.peer_ended || self.refused || self.peer_gone || self.mute;
+        if self.role.is_on_gpu()
+            && matches!(self.begun, Begun::Asked { .. })
+            && !(peer_has_ended || self.abandoned || waited)
+        {
+            // Until then the target holds the offer, which the next path may need.
+            return Poll::Pending;
+        }
+        if self.role.is_complete() {
+            let reason = error.to_string().into();
+            error = TransportError::NotificationFailed { reason };
+        } else if let Role::Sink(sink) = &mut self.role {
+            if sink.may_be_written() && !self.peer_ended && !self.peer_quiet {
                 // Slots are given up rather than waited for without end. Memory that the peer writes to directly cannot
                 // be: an offer's stays leased by the offer, an initiator's by this.
                 let serving = matches!(self.begun, Begun::Serving(_));
@@ -399,34 +350,41 @@ impl Execution for TwoSided {
             return true;
         }
         let now = self.sessions.link().clock().now();
+        self.abandoned = true;
         self.fail(failed("wait", "the operation was abandoned"), now);
         self.poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     fn report(&self) -> PathReport {
-        let hops = match &self.role {
-            Role::Source(source) => source.hops(),
-            Role::Sink(sink) => sink.hops(),
-        };
-        self.report.clone().with_chunks(self.role.chunks()).with_hops(hops)
+        self.report.clone().with_chunks(self.role.chunks()).with_hops(self.role.hops())
     }
 
     fn steps(&self) -> u64 {
         self.steps
     }
 
+    /// Each chunk on a GPU takes some microseconds, so the end comes soon after the peer's last message.
+    fn awaits_notification(&self) -> bool {
+        self.role.is_on_gpu() && !matches!(self.begun, Begun::Serving(_))
+    }
+
     fn peer_memory(&self) -> PeerMemory {
-        match self.begun {
+        match (&self.begun, &self.role) {
             // SAFETY: the peer was not asked, so neither side has begun.
-            Begun::Initiator(_) => unsafe { PeerMemory::untouched() },
+            (Begun::Initiator(_), _) => unsafe { PeerMemory::untouched() },
+            // SAFETY: the target's GPU alone reads the offer. This side reads slots.
+            (_, Role::GpuSink(_)) => unsafe { PeerMemory::untouched() },
+            // SAFETY: the target's GPU alone writes the offer, for the target's own part, which ends before the target gives its
+            // memory back.
+            (_, Role::GpuSource(_)) => unsafe { PeerMemory::quiet() },
             _ => PeerMemory::UNPROVEN,
         }
     }
 
     /// A target that takes part in a write sees its end itself, once every chunk is on its way.
     fn target_told(&self) -> bool {
-        match (&self.begun, &self.role) {
-            (Begun::Asked { .. }, Role::Source(source)) => source.all_started() && !self.refused,
+        match self.begun {
+            Begun::Asked { .. } => self.role.all_started() && !self.refused,
             _ => false,
         }
     }
@@ -446,8 +404,8 @@ impl Drop for TwoSided {
                 }
             }
         }
-        if let Role::Sink(sink) = &mut self.role {
-            self.session.quarantine(sink.take_granted());
+        if let Some(in_use) = self.role.take_slots_in_use() {
+            self.session.quarantine(in_use);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
-use nixl_descriptor::{Access, Region};
+use nixl_descriptor::{Access, AllocationKind, GpuAllocation, Region};
 use nixl_device::{Device, DeviceKind};
 
 use crate::local::{
@@ -20,6 +20,8 @@ pub(super) struct TestGpus {
     capabilities: GpuCapabilities,
     queue: Arc<Mutex<VecDeque<Work>>>,
     lost: Arc<AtomicBool>,
+    /// No memory is left for slots.
+    full: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -32,7 +34,12 @@ impl TestGpus {
     pub(super) fn new() -> Arc<Self> {
         let mut capabilities = GpuCapabilities::default();
         (capabilities.gpus, capabilities.batch) = (2, true);
-        Arc::new(Self { capabilities, queue: Arc::default(), lost: Arc::default() })
+        Arc::new(Self {
+            capabilities,
+            queue: Arc::default(),
+            lost: Arc::default(),
+            full: AtomicBool::new(false),
+        })
     }
 
     /// Does the next `count` pieces of work.
@@ -51,6 +58,11 @@ impl TestGpus {
 
     pub(super) fn is_idle(&self) -> bool {
         self.queue.lock().unwrap().is_empty()
+    }
+
+    /// There is no memory for slots from now on.
+    pub(super) fn lose_slots(&self) {
+        self.full.store(true, Ordering::Release);
     }
 
     /// Everything fails from now on, and what is queued never runs.
@@ -117,17 +129,29 @@ unsafe impl GpuBackend for TestGpus {
         Ok(region(Device::HOST, len))
     }
 
+    fn shareable_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
+        lost(&self.lost)?;
+        match self.full.load(Ordering::Acquire) {
+            true => {
+                let reason = "none is left".to_owned();
+                Err(GpuError::OutOfMemory { what: "device", reason })
+            }
+            false => Ok(region(Device::cuda(gpu), len)),
+        }
+    }
+
     fn scratch(&self, _: u32, _: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
     }
 
     /// Of both sides, which are one process here: names the address itself.
-    fn share(&self, _: u32, address: u64) -> Result<(SharedHandle, u64), GpuError> {
-        const INSIDE: u64 = 1 << 32;
+    fn allocation(&self, _: u32, address: u64) -> Result<GpuAllocation, GpuError> {
+        let (base, len) = (address - (1 << 32), 1u64 << 40);
         let mut handle = [0; 72];
-        handle[..8].copy_from_slice(&(address - INSIDE).to_le_bytes());
-        handle[64..].copy_from_slice(&(1u64 << 40).to_le_bytes());
-        Ok((handle, INSIDE))
+        handle[..8].copy_from_slice(&base.to_le_bytes());
+        handle[64..].copy_from_slice(&len.to_le_bytes());
+        let allocation = GpuAllocation::new(AllocationKind::Legacy, base, len);
+        Ok(allocation.with_ipc_handle(handle))
     }
 
     fn open(&self, _: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {

@@ -430,7 +430,13 @@ fn requests_are_checked_against_the_offer() {
     let blob = world.sides[1].agent_metadata().inflate(&Default::default()).unwrap();
     world.sides[0].transport.connect(&blob).unwrap();
     let from = world.sides[0].transport.agent_name().to_owned();
-    let good = Open { offer, kind: OperationKind::Read, chunk_bytes: 64, initiator_metadata };
+    let good = Open {
+        offer,
+        kind: OperationKind::Read,
+        chunk_bytes: 64,
+        initiator_metadata,
+        on_gpu_by: None,
+    };
     let wrong = [
         (Open { kind: OperationKind::Write, ..good.clone() }, "not a WRITE"),
         (Open { chunk_bytes: 65, ..good.clone() }, "do not fit"),
@@ -483,7 +489,13 @@ fn strangers_are_not_introduced() {
     let mut sent = 0;
     for offer in &strangers {
         let initiator_metadata = initiator_metadata.clone();
-        let open = Open { offer: offer.clone(), kind, chunk_bytes: 64, initiator_metadata };
+        let open = Open {
+            offer: offer.clone(),
+            kind,
+            chunk_bytes: 64,
+            initiator_metadata,
+            on_gpu_by: None,
+        };
         let (offer, initiator_metadata) = (offer.clone(), open.initiator_metadata.clone());
         let cancel = CancelCopy { offer, initiator_metadata, reason: String::new() };
         let (offer, initiator_metadata) = (cancel.offer.clone(), cancel.initiator_metadata.clone());
@@ -513,7 +525,7 @@ fn strangers_are_not_introduced() {
     for proof in [held.proof, Proof::Key] {
         let offer = PresentedOffer { key: held.key.clone(), proof };
         let initiator_metadata = initiator_metadata.clone();
-        let open = Open { offer, kind, chunk_bytes: 64, initiator_metadata };
+        let open = Open { offer, kind, chunk_bytes: 64, initiator_metadata, on_gpu_by: None };
         let said = refusal(&world, &from, &Message::Open(open));
         assert!(said.contains("has ended"), "{said}");
     }
@@ -527,7 +539,13 @@ fn asked() -> (World, Passive, Message) {
     let passive = world.sides[1].offer(OperationKind::Read, &memory, OperationOptions::new());
     let initiator_metadata = world.sides[0].agent_metadata().compressed().clone();
     let offer = presented(&passive);
-    let open = Open { offer, kind: OperationKind::Read, chunk_bytes: 64, initiator_metadata };
+    let open = Open {
+        offer,
+        kind: OperationKind::Read,
+        chunk_bytes: 64,
+        initiator_metadata,
+        on_gpu_by: None,
+    };
     (world, passive, Message::Open(open))
 }
 

@@ -24,7 +24,9 @@ fn what_a_process_lent_is_closed_when_it_is_killed() {
     let memory = Memory::new(Device::HOST, &[100], false);
     let passive = target.offer(OperationKind::Read, &memory, OperationOptions::new());
     let exported = Memory::new(Device::cuda(0), &[100], false);
-    let (handle, offset) = initiator.gpus.share(0, exported.list[0].address()).unwrap();
+    let address = exported.list[0].address();
+    let allocation = initiator.gpus.allocation(0, address).unwrap();
+    let (handle, offset) = (*allocation.ipc_handle().unwrap(), address - allocation.base());
     let copy_request = Message::RemoteCopyRequest(RemoteCopyRequest {
         offer: PresentedOffer {
             key: passive.metadata().notification_key().clone(),

@@ -107,9 +107,11 @@ impl Run {
             gpus::overwrite(&memory[from].region, &memory[from].image(&stream));
             // The others only where the peer's memory is the host's and there is something to stage.
             let one_sided = asked.there.is_none() && asked.here.is_some() && !asked.together;
+            let both_on_gpus = asked.there.is_some() && asked.here.is_some();
             let mode = match one_sided {
                 true if asked.exported => Mode::PeerCopies,
                 true => Mode::OneSided,
+                false if both_on_gpus && !asked.together => Mode::OnGpu,
                 false => Mode::TwoSided,
             };
             let options = timeouts.map(|timeout| match timeout {
@@ -181,6 +183,11 @@ impl Run {
     /// Everything has ended: nothing may have touched what was given back.
     fn finish(mut self, quarantine: bool) -> Vec<[Option<OperationStatus>; 2]> {
         self.check();
+        // What a peer said at last of slots that it was lent.
+        for _ in 0..4 {
+            self.world.clock.advance(Duration::from_secs(1));
+            self.world.turn();
+        }
         for running in &self.running {
             for side in 0..2 {
                 if let Some(image) = &running.given_back[side] {
@@ -203,6 +210,10 @@ impl Run {
                 assert!(rest == config.slots || (overdue > 0 && rest < config.slots), "{stats:?}");
                 assert!(quarantine || pool.quarantined == 0, "slots were given up: {stats:?}");
             }
+            let on_gpus = stats.on_gpus;
+            let rest = on_gpus.free + on_gpus.quarantined;
+            assert!(rest.is_multiple_of(config.gpu_slots) || overdue > 0, "{stats:?}");
+            assert!(quarantine || on_gpus.quarantined == 0, "slots were given up: {stats:?}");
         }
         self.running.iter().map(|running| running.done).collect()
     }

@@ -25,6 +25,7 @@ use nixl_ops::{
 use super::executor::StagingExecutor;
 use super::gpus::{self, TestGpus};
 use super::proofs::Proofs;
+use crate::facts::STAGING_ON_GPU;
 use crate::local::{CopyContext, CopyWorkers, Costs, GpuBackend};
 use crate::pinned_slots::{SlotPools, StagingConfig};
 use crate::remote_memory::ImportCache;
@@ -77,6 +78,8 @@ pub(super) enum Messages {
 pub(super) enum Mode {
     OneSided,
     TwoSided,
+    /// Both sides, through slots on the source's GPU.
+    OnGpu,
     /// A remote copy.
     PeerCopies,
 }
@@ -406,6 +409,11 @@ impl Side {
         mode: Mode,
     ) -> Result<Box<dyn Execution>, TransportError> {
         let list = memory.descriptors();
+        let spoken = match mode {
+            Mode::OnGpu => speaking(remote, STAGING_ON_GPU),
+            _ => remote.clone(),
+        };
+        let remote = &spoken;
         self.executor.prepare(&list, Some(remote)).into_iter().for_each(|job| job().unwrap());
         let blob = remote.agent_metadata().inflate(&Limits::default()).unwrap();
         let peer = self.transport.connect(&blob)?.into_peer();
@@ -432,15 +440,24 @@ impl Side {
         match mode {
             Mode::OneSided => self.services.staging.begin(&request, StagingMode::OneSided),
             Mode::TwoSided => self.services.staging.begin(&request, StagingMode::TwoSided),
+            Mode::OnGpu => self.services.staging.begin(&request, StagingMode::OnGpu),
             Mode::PeerCopies => self.services.remote_copies.begin(&request),
         }
     }
+}
+
+/// The same offer of a peer that speaks this version of staging messages.
+fn speaking(remote: &RdmaMetadata, staging: u16) -> RdmaMetadata {
+    let peer = remote.peer().unwrap().clone();
+    let versions = peer.versions().with_staging(staging);
+    remote.clone().with_peer(peer.with_versions(versions))
 }
 
 /// Small slots, so that little data has many chunks.
 pub(super) fn config(slots: usize, window: usize) -> StagingConfig {
     let mut config = StagingConfig::default();
     (config.slot_bytes, config.slots, config.window) = (64, slots, window);
+    (config.gpu_slot_bytes, config.gpu_slots) = (64, slots);
     config
 }
 

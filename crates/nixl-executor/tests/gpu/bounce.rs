@@ -1,0 +1,193 @@
+//! GPU memory of which no other process can open any, between two processes: the bytes bounce once through slots on a GPU.
+
+use std::env;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nixl_connector::Connector;
+use nixl_descriptor::{AllocationKind, Region};
+use nixl_device::cuda::{Context, Stream};
+use nixl_executor::{GpuBackend as _, MemoryKind, PathExecutor, PathKind};
+use nixl_metadata::RdmaMetadata;
+
+use crate::common::Machine as _;
+use crate::{Cuda, allocations};
+
+/// Set for the process that offers: this test's program, too.
+const OWNER: &str = "NIXL_TEST_GPU_BOUNCE";
+const NAME: &str = "bounce::memory_that_no_other_process_can_open_bounces_on_a_gpu";
+/// Four chunks and a part of one.
+const LEN: usize = (33 << 20) + 5;
+const KINDS: [AllocationKind; 3] =
+    [AllocationKind::Pool, AllocationKind::Virtual, AllocationKind::Managed];
+
+#[test]
+fn the_driver_tells_the_kinds_of_allocations() {
+    let name = "bounce::the_driver_tells_the_kinds_of_allocations";
+    let Some((cuda, _)) = Cuda::new(1, name) else { return };
+    for kind in KINDS {
+        let region = allocations::region(kind, 0, LEN);
+        let inside = region.address() + 4096;
+        let found = cuda.gpus.allocation(0, inside).unwrap();
+        assert_eq!((found.kind(), found.ipc_handle().is_some()), (kind, false), "{found:?}");
+        assert!(found.contains(region.address(), LEN as u64), "{found:?}");
+        assert!(!found.is_read_only(), "{found:?}");
+    }
+    let region = cuda.region(MemoryKind::Gpu(0), LEN);
+    let found = cuda.gpus.allocation(0, region.address() + 4096).unwrap();
+    assert_eq!((found.kind(), found.base()), (AllocationKind::Legacy, region.address()));
+    assert!(found.ipc_handle().is_some() && !found.is_read_only(), "{found:?}");
+}
+
+#[test]
+fn memory_that_no_other_process_can_open_bounces_on_a_gpu() {
+    if env::var_os(OWNER).is_some() {
+        return own();
+    }
+    let Some((cuda, _)) = Cuda::new(1, NAME) else { return };
+    let other = cuda.gpus.capabilities().gpus().min(2) - 1;
+    block_on(async {
+        let executor = Arc::new(PathExecutor::new().unwrap());
+        let builder = Connector::builder().name("reader").executor(Arc::clone(&executor) as _);
+        let reader = builder.build().await.unwrap();
+        let mut owner = Owner::start();
+        // Readable and writable by turns, of each kind.
+        let mut offers = owner.offers.drain(..);
+        for there in KINDS {
+            for here in KINDS {
+                let what = format!("{there} and {here}");
+                let region = allocations::region(here, other, LEN);
+                upload(&region, &vec![0; LEN]);
+                let offer = offers.next().unwrap();
+                let mut read = reader.begin_read(&offer, region.clone()).await.unwrap();
+                let done = read.wait_for_completion().await.unwrap();
+                let path = done.path().unwrap();
+                assert_eq!(path.kind(), PathKind::StagedOnGpu, "{what}: {path}");
+                assert!(download(&region) == bytes(1), "{what}: wrong bytes");
+                upload(&region, &bytes(2));
+                let offer = offers.next().unwrap();
+                let mut write = reader.begin_write(region.clone(), &offer).await.unwrap();
+                let done = write.wait_for_completion().await.unwrap();
+                let path = done.path().unwrap();
+                assert_eq!(path.kind(), PathKind::StagedOnGpu, "{what}: {path}");
+                println!("{what}: {path}");
+            }
+        }
+        drop(offers);
+        let slots = executor.staging_stats().on_gpus();
+        assert_eq!((slots.free(), slots.quarantined()), (8, 0));
+        owner.end();
+        // With the owner's process goes what is open of it.
+        let ended = Instant::now();
+        while executor.peer_stats().imports() > 0 {
+            assert!(ended.elapsed() < Duration::from_secs(30), "{:?}", executor.peer_stats());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+}
+
+/// Offers memory of each kind, as often as there are kinds, and looks at the end at what was written.
+fn own() {
+    block_on(async {
+        let executor = Arc::new(PathExecutor::new().unwrap());
+        let owner = Connector::builder().name("owner").executor(executor).build().await.unwrap();
+        let (mut readable, mut writable) = (Vec::new(), Vec::new());
+        for kind in KINDS {
+            let source = allocations::region(kind, 0, LEN);
+            upload(&source, &bytes(1));
+            for _ in KINDS {
+                readable.push(owner.create_readable(source.clone()).await.unwrap());
+                let sink = allocations::region(kind, 0, LEN);
+                upload(&sink, &vec![0; LEN]);
+                writable.push((owner.create_writable(sink.clone()).await.unwrap(), sink));
+            }
+        }
+        for (readable, (writable, _)) in readable.iter().zip(&writable) {
+            for offer in [readable.metadata(), writable.metadata()] {
+                let offer = offer.to_native_bytes().unwrap();
+                let hex: String = offer.iter().map(|byte| format!("{byte:02x}")).collect();
+                println!("\noffer {hex}");
+            }
+        }
+        println!("\nall");
+        for (mut offer, sink) in writable {
+            offer.wait_for_completion().await.unwrap();
+            assert!(download(&sink) == bytes(2), "wrong bytes were written");
+        }
+        for mut offer in readable {
+            offer.wait_for_completion().await.unwrap();
+        }
+        // Until the reader has looked at its own side.
+        let _ = std::io::stdin().read(&mut [0]);
+    });
+}
+
+struct Owner {
+    process: Child,
+    offers: Vec<RdmaMetadata>,
+}
+
+impl Owner {
+    fn start() -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args([NAME, "--exact", "--nocapture", "--test-threads", "1"]).env(OWNER, "1");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let offers = lines
+            .take_while(|line| line != "all")
+            .filter_map(|line| {
+                let hex = line.strip_prefix("offer ")?;
+                let byte =
+                    |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
+                let offer: Vec<u8> = hex.as_bytes().chunks(2).map(byte).collect();
+                Some(RdmaMetadata::decode(&offer).unwrap())
+            })
+            .collect();
+        Self { process, offers }
+    }
+
+    /// Lets it end, which it does well if what it got was right.
+    fn end(&mut self) {
+        drop(self.process.stdin.take());
+        assert!(self.process.wait().unwrap().success());
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// By the GPU whose memory it is: others may not reach it.
+fn copy(region: &Region, dst: u64, src: u64) {
+    let context = Context::primary(region.device().index()).unwrap();
+    let stream = Stream::new(&context).unwrap();
+    // SAFETY: the copy is waited for right here, and no transfer uses the memory now.
+    unsafe { stream.copy_async(dst, src, region.len()) }.unwrap();
+    stream.synchronize().unwrap();
+}
+
+fn upload(region: &Region, bytes: &[u8]) {
+    assert_eq!(region.len(), bytes.len());
+    copy(region, region.address(), bytes.as_ptr() as u64);
+}
+
+fn download(region: &Region) -> Vec<u8> {
+    let mut bytes = vec![0; region.len()];
+    copy(region, bytes.as_mut_ptr() as u64, region.address());
+    bytes
+}
+
+/// Differs from chunk to chunk.
+fn bytes(seed: usize) -> Vec<u8> {
+    (0..LEN).map(|i| (i * 7 + i / 251 + (i >> 20) + seed) as u8).collect()
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
