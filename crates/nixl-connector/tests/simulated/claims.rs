@@ -151,8 +151,9 @@ async fn a_known_initiator_is_asked_about_offers_that_demand_no_claim() {
     eventually("its answer gives the memory back", || memory.copy_from_slice(0, &[1]).is_ok())
         .await;
     assert_eq!(net.target.stats().quarantined().offers(), 0);
-    let spent = TransportError::OfferEnded { why: EndedOffer::Spent };
-    assert_eq!(write(initiator, &far).await, Err(spent.into()), "it keeps its word");
+    let revoked = TransportError::OfferEnded { why: EndedOffer::Revoked };
+    let refused = write(initiator, &far).await;
+    assert_eq!(refused, Err(OperationError::from(revoked).into()), "it keeps its word");
     assert_eq!(memory.to_vec().unwrap()[..2], [1, 0]);
 }
 
