@@ -1,8 +1,8 @@
 //! GPU memory of which no other process can open any, between two processes: the bytes bounce once through slots on a GPU.
 
 use std::env;
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead as _, BufReader, Lines, Read as _};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -126,6 +126,8 @@ fn own() {
 
 struct Owner {
     process: Child,
+    /// Open until it ends: what it prints then goes somewhere.
+    lines: Lines<BufReader<ChildStdout>>,
     offers: Vec<RdmaMetadata>,
 }
 
@@ -135,8 +137,10 @@ impl Owner {
         command.args([NAME, "--exact", "--nocapture", "--test-threads", "1"]).env(OWNER, "1");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let offers = lines
+            .by_ref()
+            .map(Result::unwrap)
             .take_while(|line| line != "all")
             .filter_map(|line| {
                 let hex = line.strip_prefix("offer ")?;
@@ -146,13 +150,14 @@ impl Owner {
                 Some(RdmaMetadata::decode(&offer).unwrap())
             })
             .collect();
-        Self { process, offers }
+        Self { process, lines, offers }
     }
 
     /// Lets it end, which it does well if what it got was right.
     fn end(&mut self) {
         drop(self.process.stdin.take());
-        assert!(self.process.wait().unwrap().success());
+        let last: Vec<_> = self.lines.by_ref().map(Result::unwrap).collect();
+        assert!(self.process.wait().unwrap().success(), "{last:#?}");
     }
 }
 
