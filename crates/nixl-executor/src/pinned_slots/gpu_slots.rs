@@ -35,12 +35,12 @@ enum State {
     Failed(Failure),
 }
 
-/// Memory of slots, and what names it to other processes.
+/// Memory of slots, and its handle for other processes.
 #[derive(Clone)]
 struct Exported {
     slab: Slab,
     handle: SharedHandle,
-    /// Where the slots begin in what the handle names.
+    /// Offset of the first slot in the handle's allocation.
     offset: u64,
 }
 

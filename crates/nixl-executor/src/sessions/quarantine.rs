@@ -58,7 +58,7 @@ impl Quarantine {
         self.slots.values_mut().for_each(|(slot, _)| slot.quarantine());
     }
 
-    /// Releases what a late message says that the peer has done with.
+    /// Releases the slots that a late message names as done.
     pub(super) fn hear(&mut self, message: &Message) {
         match (&self.use_by_peer, message) {
             (UseByPeer::Writes, Message::Stopped { .. })
@@ -81,7 +81,7 @@ impl Quarantine {
         }
     }
 
-    /// Releases what was lent to a process that has ended.
+    /// Releases slots that were lent to a process that has ended.
     pub(super) fn release_if_gone(&mut self) {
         if let UseByPeer::Reads(process) = &self.use_by_peer
             && process.has_ended()

@@ -174,7 +174,7 @@ impl SessionTable {
         self.edit(|m| is(m, key.as_bytes()), |inbox| inbox.superseded = true)
     }
 
-    /// A word to a session that has ended, or what else is found of its peer. Returns whether the session has ended.
+    /// A message to a session that has ended, or an observation of its peer. Returns whether the session has ended.
     fn heard_late(
         &self,
         id: SessionId,

@@ -79,7 +79,7 @@ fn memory_that_no_other_process_can_open_bounces_on_a_gpu() {
         let slots = executor.staging_stats().on_gpus();
         assert_eq!((slots.free(), slots.quarantined()), (8, 0));
         owner.end();
-        // With the owner's process goes what is open of it.
+        // The end of the owner's process closes its memory here.
         let ended = Instant::now();
         while executor.peer_stats().imports() > 0 {
             assert!(ended.elapsed() < Duration::from_secs(30), "{:?}", executor.peer_stats());
@@ -88,7 +88,7 @@ fn memory_that_no_other_process_can_open_bounces_on_a_gpu() {
     });
 }
 
-/// Offers memory of each kind, as often as there are kinds, and looks at the end at what was written.
+/// Offers memory of each kind, once for each kind of the reader, and compares the written bytes at the end.
 fn own() {
     block_on(async {
         let executor = Arc::new(PathExecutor::new().unwrap());
@@ -153,7 +153,7 @@ impl Owner {
         Self { process, lines, offers }
     }
 
-    /// Lets it end, which it does well if what it got was right.
+    /// Ends it. Its exit status says whether its bytes were right.
     fn end(&mut self) {
         drop(self.process.stdin.take());
         let last: Vec<_> = self.lines.by_ref().map(Result::unwrap).collect();

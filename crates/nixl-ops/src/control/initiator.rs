@@ -435,7 +435,7 @@ mod tests {
             let ControlOutcome::Answer(bytes) = self.hear(from, key, ControlVerb::Query) else {
                 return None;
             };
-            let answer = ControlMessage::decode(&bytes).unwrap();
+            let answer = ControlMessage::decode(&bytes)?;
             assert_eq!((answer.key, answer.token), (key.as_bytes(), 7));
             Some(match answer.verb {
                 ControlVerb::Writing => "writing",

@@ -184,13 +184,13 @@ pub(in crate::cuda) fn api() -> Api {
             let device = state.device.iter().find(|(start, len)| is_in(**start, **len));
             let device = device.map(|(start, len)| (*start, *len));
             let kind = device.and_then(|(start, _)| state.kinds.get(&start).copied());
-            for index in 0..count as usize {
-                // SAFETY: the lists have `count` elements.
-                let attribute = unsafe { attributes.add(index).read() };
-                // SAFETY: as above.
-                let out = unsafe { outs.add(index).read() };
+            // SAFETY: the lists have `count` elements.
+            let attributes = unsafe { std::slice::from_raw_parts(attributes, count as usize) };
+            // SAFETY: as above.
+            let outs = unsafe { std::slice::from_raw_parts(outs, count as usize) };
+            for (attribute, out) in attributes.iter().zip(outs) {
                 // Numbers as wide as the driver's.
-                match attribute {
+                match *attribute {
                     2 if is_host => put(out.cast(), 1u32),
                     2 => put(out.cast(), if device.is_some() { 2u32 } else { 0 }),
                     8 => put(out.cast(), u8::from(kind == Some(FakeMemory::Managed))),

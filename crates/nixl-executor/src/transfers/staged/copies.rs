@@ -67,8 +67,8 @@ impl Copier {
         })
     }
 
-    /// The same for slots that are memory of a GPU: what takes least by these costs carries a chunk, of which the pieces may be many and
-    /// short.
+    /// The same for slots that are memory of a GPU: these costs choose copies or a kernel for each chunk, of which the pieces may be
+    /// many and short.
     pub(super) fn between_gpus(mut self, gpu: u32, can: &GpuCapabilities, costs: &Costs) -> Self {
         let (costs, can) = (costs.clone(), can.clone());
         self.chooser = Some(Box::new(Chooser { memory: MemoryKind::Gpu(gpu), can, costs }));
@@ -187,7 +187,7 @@ fn ops(
     ops
 }
 
-/// What the strategies of copies between memories of GPUs are chosen by.
+/// The choice of a strategy for copies between memories of GPUs.
 struct Chooser {
     memory: MemoryKind,
     can: GpuCapabilities,

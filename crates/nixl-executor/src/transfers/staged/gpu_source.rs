@@ -32,7 +32,7 @@ pub(super) struct GpuSource {
     /// The next chunk to start with.
     next: u64,
     stopped: bool,
-    /// The peer's process. `None` once what is lent was taken out.
+    /// The peer's process. `None` once the lent slots were taken out.
     process: Option<ProcessWatch>,
     hop_timer: HopTimer,
 }
@@ -152,7 +152,7 @@ impl GpuSource {
         Ok(())
     }
 
-    /// The peer has copied what was in a slot.
+    /// The peer has copied the bytes of a slot.
     ///
     /// # Errors
     ///
