@@ -62,6 +62,7 @@ macro_rules! cases {
 cases! {
     one_byte four_kibibytes odd_size four_mebibytes
     neighbours scattered several_regions concurrent both_directions registered_once
+    prepared_lists
     dynamo_metadata native_metadata repeated_metadata changed_registrations stale_metadata
     memory_never_registered own_metadata garbage_metadata truncated_metadata
     metadata_under_our_name metadata_under_a_foreign_name introduction_under_a_foreign_name

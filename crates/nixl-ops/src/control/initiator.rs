@@ -413,6 +413,7 @@ fn ended(why: EndedOffer) -> TransportError {
 }
 
 #[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::SystemClock;

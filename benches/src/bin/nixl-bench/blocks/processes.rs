@@ -29,8 +29,10 @@ const ROLE: &str = "blocks-reader";
 enum Request {
     /// Import this, by which blocks are mapped or not.
     Import { metadata: Vec<u8>, is_mapped: bool },
-    /// Read a block by this ticket, again and again.
+    /// Read a block by this ticket once.
     Read { ticket: Vec<u8> },
+    /// Read it again and again.
+    Go,
     /// No further read.
     Stop,
 }
@@ -38,8 +40,9 @@ enum Request {
 #[derive(Debug, Deserialize, Serialize)]
 enum Reply {
     Imported,
+    Read,
     Reading,
-    Read { blocks: u64 },
+    Stopped { blocks: u64 },
 }
 
 /// In the process that reads pages.
@@ -59,17 +62,22 @@ pub(crate) fn processes(session: &mut Session, findings: &mut Findings) -> Resul
         let pages = session.tickets(1, pages)?;
         let blocks = (0..READERS as u32).map(|block| vec![block]).collect();
         let blocks = session.tickets(0, blocks)?;
-        let begun = clock::now();
         for (other, ticket) in others.iter_mut().zip(&blocks) {
             let read = Request::Read { ticket: ticket.encode() };
-            expect_reply!(other.ask(&read)?, Reply::Reading => ());
+            expect_reply!(other.ask(&read)?, Reply::Read => ());
+        }
+        let begun = clock::now();
+        for other in &mut others {
+            expect_reply!(other.ask(&Request::Go)?, Reply::Reading => ());
         }
         let (import, options) = session.import(engine);
         let none = AtomicU64::new(0);
         let read = pages_read(session, (&import, &options), &pages, &small, &none);
         let mut moved = 0;
         for other in &mut others {
-            moved += expect_reply!(other.ask(&Request::Stop)?, Reply::Read { blocks } => blocks);
+            let blocks =
+                expect_reply!(other.ask(&Request::Stop)?, Reply::Stopped { blocks } => blocks);
+            moved += blocks;
         }
         let moved = (moved * BLOCK_BYTES as u64) as f64 / (clock::now() - begun).max(1) as f64;
         let (samples, _) = read?;
@@ -125,7 +133,7 @@ impl Reader {
             let engine = if is_mapped { Engine::TicketMapped } else { Engine::Ticket };
             let by = BlockTransferOptions::new().operation(options(engine));
             let blocks = self.read(control, (&import, &ticket), &by.class(TransferClass::Bulk))?;
-            control.answer(Reply::Read { blocks })?;
+            control.answer(Reply::Stopped { blocks })?;
         }
         Ok(())
     }
@@ -144,6 +152,8 @@ impl Reader {
         };
         // What is opened and registered once is.
         once()?;
+        control.answer(Reply::Read)?;
+        let Some(Request::Go) = control.next() else { bail!("it was not told to go on reading") };
         thread::scope(|scope| {
             let reading = scope.spawn(|| {
                 let mut blocks = 0;
