@@ -222,18 +222,18 @@ async fn shared_by(fates: &[Fate]) {
     let ticket = grant.ticket();
     let first = afar.stalled(ticket, &local).await;
     let (before, faults) = (afar.import.word_requests(), afar.faults());
-    let readings: Vec<_> = fates
-        .iter()
-        .zip(1..)
-        .map(|(fate, id)| match fate {
+    let mut readings = Vec::new();
+    for (fate, id) in fates.iter().zip(1..) {
+        let (_, waiting) = afar.import.words_in_flight();
+        let reading = match fate {
             Fate::OutOfTime => afar.read_within(TIME, ticket, &local, id),
             _ => afar.read(ticket, &local, id),
-        })
-        .collect();
-    // On a slow machine some are out of time before the others have begun.
-    let waiting = || readings.iter().filter(|reading| !reading.is_finished()).count();
-    while afar.import.words_in_flight() != (true, waiting()) {
-        tokio::task::yield_now().await;
+        };
+        // On a slow machine it is out of time before it waits.
+        while afar.import.words_in_flight() == (true, waiting) && !reading.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        readings.push(reading);
     }
     // The next one, which they share, stands still.
     faults.next([ALL]);
