@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 #![allow(unsafe_code, reason = "fills and reads GPU memory by address")]
 
+#[cfg(feature = "nixl")]
 #[path = "gpu/allocations.rs"]
 mod allocations;
 #[cfg(feature = "nixl")]
