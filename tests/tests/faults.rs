@@ -248,7 +248,9 @@ async fn killed(connector: &Connector, mut peer: Peer, random: &mut Random, tall
     let wanted: Vec<_> = [(large, 16 << 20)].into_iter().chain(small.take(8)).collect();
     let offers: Vec<_> =
         wanted.iter().map(|(kind, len)| peer.offer(kind, *len, 1).unwrap()).collect();
-    let delay = Duration::from_micros(random.below(60_000));
+    // On a slow machine none would be done in the shorter time.
+    let longest = if random.below(6) == 0 { 1_000_000 } else { 60_000 };
+    let delay = Duration::from_micros(random.below(longest));
     let killer = thread::spawn(move || {
         thread::sleep(delay);
         peer.kill()
@@ -412,7 +414,7 @@ fn targets_of_peers_that_die() {
                 // All of it may have arrived, and the word of it too.
                 let Err(error) = offered.wait_for_completion().await else { continue };
                 assert_eq!(error, OperationError::TimedOut { after });
-                assert!(started.elapsed() < after + Duration::from_secs(1));
+                assert!(started.elapsed() < after + DEADLINE);
                 let reclaimed = offered.reclaim().await;
                 // Who never had the metadata cannot use it.
                 assert_eq!(reclaimed.memory.is_some(), !begun);
