@@ -81,9 +81,9 @@ impl Default for PathCosts {
             // ipc_other_gpu.
             lent_same_gpu: cost(62.0, 570.0),
             lent_other_gpu: cost(62.0, 393.0),
-            // Two processes on one GPU take turns on it: 380 to 470 us for 4 KiB, 840 us to 1.01 ms for 64 MiB (one H200). Between
-            // two GPUs 68 to 99 us and 367 to 432 us.
-            staged_on_same_gpu: cost(400.0, 134.0),
+            // Between two GPUs 68 to 99 us for 4 KiB, 367 to 432 us for 64 MiB. On one GPU 840 us to 1.01 ms for 64 MiB; 4 KiB takes 380
+            // to 470 us there, since two processes take turns on it, which the fixed part leaves out.
+            staged_on_same_gpu: cost(90.0, 75.0),
             staged_on_other_gpu: cost(70.0, 216.0),
             // Pinned here: 15 us for 4 KiB, 51 to 55 GB/s for 64 MiB.
             shared_to_gpu: cost(15.0, 54.0),
