@@ -32,7 +32,8 @@ pub(crate) enum Pace {
 impl Allowance {
     /// What is allowed, and why:
     ///
-    /// * resident memory: the largest slab of the buffer pool, of which one more may be made;
+    /// * resident memory: the largest slab of the buffer pool, of which one more may be made; between events, of which there are few,
+    ///   also as much again that the allocator keeps;
     /// * files and sockets: one connection of UCX's that is made anew has up to four, and may be met while the old one closes;
     /// * threads: one of a runtime's that comes or goes;
     /// * mappings: the allocator's, which come and go with blocks above its threshold and split when one in the middle is freed.
@@ -41,14 +42,16 @@ impl Allowance {
     /// * peers: one that is known until it is looked at next.
     pub(crate) const fn of(metric: Metric, pace: Pace) -> Self {
         let (number, percent) = match (metric, pace) {
-            (Metric::Rss, _) => (16 << 20, 5),
+            (Metric::Rss, Pace::Operations) => (16 << 20, 5),
+            (Metric::Rss, Pace::Events) => (32 << 20, 5),
             (Metric::Files | Metric::Sockets, Pace::Operations) => (4, 0),
             (Metric::Files | Metric::Sockets, Pace::Events) => (3, 0),
             (Metric::Mappings, Pace::Operations) => (16, 2),
             (Metric::Mappings, Pace::Events) => (3, 0),
             (Metric::Threads, _) => (2, 0),
             (Metric::Imports, Pace::Operations) => (32, 0),
-            (Metric::Imports, Pace::Events) | (Metric::Peers, _) => (1, 0),
+            (Metric::Imports, Pace::Events) => (4, 0),
+            (Metric::Peers, _) => (1, 0),
         };
         Self { number, percent }
     }
