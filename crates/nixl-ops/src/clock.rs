@@ -5,6 +5,11 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+/// Whole milliseconds, as times travel in messages.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(not(loom))]
 use rustix::io::Errno;
 #[cfg(not(loom))]

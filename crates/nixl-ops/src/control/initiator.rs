@@ -10,6 +10,7 @@ use nixl_metadata::NotificationKey;
 
 use super::message::{ControlMessage, ControlVerb};
 use super::owners::Owners;
+use crate::clock::millis;
 use crate::{
     Clock, CompletionMode, EndedOffer, Execution, OfferSpec, PeerId, PeerMemory, Transport,
     TransportError, forward_execution,
@@ -402,10 +403,6 @@ impl Drop for MessageClaim {
             self.claims.lock().by_key.remove(&self.key);
         }
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn ended(why: EndedOffer) -> TransportError {

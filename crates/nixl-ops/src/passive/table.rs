@@ -15,6 +15,7 @@ use super::reads::LateReads;
 use super::retained::{Freed, Retained};
 use super::spec::OfferSpec;
 use super::telemetry::{OfferMetrics, note_second_completion};
+use crate::clock::millis;
 use crate::contained::contained;
 use crate::deadline::Deadline;
 use crate::grants::ServedGrants;
@@ -519,10 +520,6 @@ impl PassiveTable {
             lock(&self.ended).add(key.as_bytes().into(), entry.token());
         }
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn nanos(time: Duration) -> u64 {
