@@ -15,25 +15,26 @@
 
 use std::fmt;
 
+use nixl_metadata::Ticket;
+
 use super::error::GrantError;
 use super::table::GrantTable;
 
 /// A message of a reader about a grant.
 #[derive(Clone, Copy, Eq, PartialEq)]
-#[expect(clippy::exhaustive_structs, reason = "it is what travels")]
 pub struct GrantMessage {
     /// The export's number.
-    pub export: u64,
+    pub(super) export: u64,
     /// The slot of the grant.
-    pub slot: u32,
+    slot: u32,
     /// The generation of the grant.
-    pub generation: u64,
+    generation: u64,
     /// The token of the ticket.
-    pub token: [u8; 16],
+    token: [u8; 16],
     /// The reader's number, at random.
-    pub reader: [u8; 16],
+    reader: [u8; 16],
     /// What the reader wants.
-    pub kind: GrantMessageKind,
+    kind: GrantMessageKind,
 }
 
 /// What a reader wants of a grant.
@@ -48,6 +49,19 @@ pub enum GrantMessageKind {
 }
 
 impl GrantMessage {
+    /// About the grant of a ticket. `reader` is the reader's number, at random.
+    #[must_use]
+    pub fn about(ticket: &Ticket, reader: [u8; 16], kind: GrantMessageKind) -> Self {
+        Self {
+            export: ticket.export().value(),
+            slot: ticket.slot(),
+            generation: ticket.generation(),
+            token: *ticket.token(),
+            reader,
+            kind,
+        }
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let (slot, generation) = (self.slot.to_le_bytes(), self.generation.to_le_bytes());
         let kind: &[u8] = match self.kind {

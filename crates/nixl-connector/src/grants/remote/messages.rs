@@ -57,14 +57,7 @@ impl RemoteExport {
         kind: GrantMessageKind,
     ) -> Result<(), ConnectorError> {
         let Imported { connector, words, peer, .. } = &*self.0;
-        let message = GrantMessage {
-            export: ticket.export().value(),
-            slot: ticket.slot(),
-            generation: ticket.generation(),
-            token: *ticket.token(),
-            reader: self.0.reader,
-            kind,
-        };
+        let message = GrantMessage::about(ticket, self.0.reader, kind);
         match (words, peer) {
             (Words::Own(own), _) => Ok(own.table().receive(&message)?),
             (_, None) => Ok(()),
