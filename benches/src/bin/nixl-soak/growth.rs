@@ -36,8 +36,10 @@ impl Allowance {
     ///   also as much again that the allocator keeps;
     /// * files and sockets: one connection of UCX's that is made anew has up to four, and may be met while the old one closes;
     /// * threads: one of a runtime's that comes or goes;
-    /// * mappings: the allocator's, which come and go with blocks above its threshold and split when one in the middle is freed.
-    ///   A process that ends leaves at least one each time that it leaks any, so between events a handful is enough;
+    /// * mappings: a library's or a file's that is made at its first use. A process that ends leaves at least one each time that
+    ///   it leaks any, so between events a handful is enough;
+    /// * anonymous mappings: the allocator's, which come and go with blocks above its threshold and split when one in the middle is
+    ///   freed;
     /// * imports: the slabs of a peer's pool, of which there are more while more of its buffers are in use;
     /// * peers: one that is known until it is looked at next.
     pub(crate) const fn of(metric: Metric, pace: Pace) -> Self {
@@ -48,6 +50,7 @@ impl Allowance {
             (Metric::Files | Metric::Sockets, Pace::Events) => (3, 0),
             (Metric::Mappings, Pace::Operations) => (16, 2),
             (Metric::Mappings, Pace::Events) => (3, 0),
+            (Metric::Anonymous, _) => (16, 2),
             (Metric::Threads, _) => (2, 0),
             (Metric::Imports, Pace::Operations) => (32, 0),
             (Metric::Imports, Pace::Events) => (4, 0),

@@ -15,7 +15,10 @@ pub(crate) enum Metric {
     /// Open file descriptors, sockets included.
     Files,
     Threads,
+    /// Of files, devices and memory that processes share.
     Mappings,
+    /// Mappings that are the process's own: the allocator's and stacks.
+    Anonymous,
     /// Open file descriptors that are sockets.
     Sockets,
     /// Pieces of peers' memory that are open here, by the executor's count.
@@ -25,11 +28,12 @@ pub(crate) enum Metric {
 }
 
 impl Metric {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Rss,
         Self::Files,
         Self::Threads,
         Self::Mappings,
+        Self::Anonymous,
         Self::Sockets,
         Self::Imports,
         Self::Peers,
@@ -49,6 +53,7 @@ impl Metric {
             Self::Files => "files",
             Self::Threads => "threads",
             Self::Mappings => "mappings",
+            Self::Anonymous => "anonymous",
             Self::Sockets => "sockets",
             Self::Imports => "imports",
             Self::Peers => "peers",
@@ -65,6 +70,7 @@ pub(crate) struct Sample {
     files: u64,
     threads: u64,
     mappings: u64,
+    anonymous: u64,
     sockets: u64,
     imports: u64,
     peers: u64,
@@ -87,7 +93,13 @@ impl Sample {
         let mut sample = Self { peers, threads: field("Threads")?, ..Self::default() };
         sample.rss = field("VmRSS")? * 1024;
         sample.shared = field("RssShmem")? * 1024;
-        sample.mappings = fs::read_to_string(process.join("maps"))?.lines().count() as u64;
+        for line in fs::read_to_string(process.join("maps"))?.lines() {
+            // Address, access, offset, device, inode.
+            match line.split_whitespace().nth(4) {
+                Some("0") => sample.anonymous += 1,
+                _ => sample.mappings += 1,
+            }
+        }
         for file in fs::read_dir(process.join("fd"))?.flatten() {
             sample.files += 1;
             let target = fs::read_link(file.path()).unwrap_or_default();
@@ -102,6 +114,7 @@ impl Sample {
             Metric::Files => self.files,
             Metric::Threads => self.threads,
             Metric::Mappings => self.mappings,
+            Metric::Anonymous => self.anonymous,
             Metric::Sockets => self.sockets,
             Metric::Imports => self.imports,
             Metric::Peers => self.peers,
@@ -131,6 +144,7 @@ impl Sample {
             files: self.files.max(other.files),
             threads: self.threads.max(other.threads),
             mappings: self.mappings.max(other.mappings),
+            anonymous: self.anonymous.max(other.anonymous),
             sockets: self.sockets.max(other.sockets),
             imports: self.imports.max(other.imports),
             peers: self.peers.max(other.peers),
@@ -172,6 +186,8 @@ mod tests {
         assert_eq!(sample.get(Metric::Peers), 5);
         assert!(sample.get(Metric::Files) >= 3, "{sample:?}");
         assert!(sample.get(Metric::Mappings) > 3 && sample.get(Metric::Rss) > 4096, "{sample:?}");
+        // Its heap and its stack at least.
+        assert!(sample.get(Metric::Anonymous) >= 2, "{sample:?}");
         assert!(Sample::of(child.id(), 0).is_err());
         let with_pool = sample.with_pool(3, sample.shared + 7);
         assert_eq!((with_pool.mappings, with_pool.rss), (sample.mappings - 3, sample.rss + 7));

@@ -7,7 +7,7 @@ use crate::report::Finding;
 use crate::sample::Metric;
 use crate::side::SideReport;
 
-const HEADINGS: [&str; 13] = [
+const HEADINGS: [&str; 14] = [
     "scenario",
     "side",
     "operations",
@@ -18,6 +18,7 @@ const HEADINGS: [&str; 13] = [
     "files",
     "threads",
     "mappings",
+    "anonymous",
     "sockets",
     "imports",
     "peers",

@@ -51,7 +51,7 @@ pub(crate) struct Baseline {
 impl Baseline {
     /// The ends that make up the baseline.
     const WARM_UP: usize = 3;
-    /// Memory is judged by its series alone: an allocator gives pages back when it likes.
+    /// Memory and anonymous mappings are judged by their series alone: an allocator gives them back when it likes.
     const METRICS: [Metric; 6] = [
         Metric::Files,
         Metric::Threads,
