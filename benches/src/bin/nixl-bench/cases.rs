@@ -65,8 +65,9 @@ impl Effort {
 pub(crate) enum Case {
     /// One operation at a time.
     Transfer { kind: Kind, layout: Layout },
-    /// Many operations in flight.
-    InFlight { layout: Layout },
+    /// Many operations in flight; with `watched`, the plain engine's target takes the notifications meanwhile, as the
+    /// connector's always does.
+    InFlight { layout: Layout, watched: bool },
     /// From the initiator's completion to the target's, the target having waited for a while.
     Passive { waited: Duration },
     /// A notification there and back.
@@ -84,7 +85,12 @@ impl Case {
     pub(crate) fn name(self) -> String {
         match self {
             Self::Transfer { kind, layout } => format!("{}/{}", kind.name(), shape(layout)),
-            Self::InFlight { layout } => format!("read-in-flight/{}", shape(layout)),
+            Self::InFlight { layout, watched: false } => {
+                format!("read-in-flight/{}", shape(layout))
+            }
+            Self::InFlight { layout, watched: true } => {
+                format!("read-in-flight-watched/{}", shape(layout))
+            }
             Self::Passive { waited } if waited.is_zero() => "passive-completion".to_owned(),
             Self::Passive { .. } => "passive-completion-waited".to_owned(),
             Self::RoundTrip => "notification-round-trip".to_owned(),
@@ -98,7 +104,9 @@ impl Case {
     pub(crate) fn measure(self, session: &mut Session, findings: &mut Findings) -> Result<()> {
         match self {
             Self::Transfer { kind, layout } => measure::transfer(session, kind, layout, findings),
-            Self::InFlight { layout } => measure::in_flight(session, layout, findings),
+            Self::InFlight { layout, watched } => {
+                measure::in_flight(session, (layout, watched), findings)
+            }
             Self::Passive { waited } => measure::passive(session, &self.name(), waited, findings),
             Self::RoundTrip => measure::round_trip(session, findings),
             Self::Registration => measure::registration(session, findings),
@@ -115,8 +123,10 @@ pub(crate) fn select(filter: Option<&str>) -> Vec<Case> {
         let scattered = Layout::Scattered { pieces: 64, bytes: 4 * KIB };
         contiguous.chain([scattered]).map(move |layout| Case::Transfer { kind, layout })
     });
+    let in_flight = Layout::Scattered { pieces: IN_FLIGHT, bytes: 4 * KIB };
     let others = [
-        Case::InFlight { layout: Layout::Scattered { pieces: IN_FLIGHT, bytes: 4 * KIB } },
+        Case::InFlight { layout: in_flight, watched: false },
+        Case::InFlight { layout: in_flight, watched: true },
         Case::Passive { waited: Duration::ZERO },
         Case::Passive { waited: Duration::from_millis(20) },
         Case::RoundTrip,
@@ -147,7 +157,7 @@ mod tests {
         let names: HashSet<_> = cases.iter().map(|c| c.name()).collect();
         assert_eq!(names.len(), cases.len());
         for case in cases {
-            if let Case::Transfer { layout, .. } | Case::InFlight { layout } = case {
+            if let Case::Transfer { layout, .. } | Case::InFlight { layout, .. } = case {
                 assert!(layout.span() <= MEMORY_BYTES, "{case:?}");
             }
         }

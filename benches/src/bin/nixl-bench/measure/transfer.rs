@@ -67,19 +67,23 @@ pub(crate) fn transfer(
 /// Many operations in flight: a sample is a whole round of them.
 pub(crate) fn in_flight(
     session: &mut Session,
-    layout: Layout,
+    (layout, watch): (Layout, bool),
     findings: &mut Findings,
 ) -> Result<()> {
     let iterations = session.effort.pick(60, 400);
     let exchange =
-        Exchange { kind: Kind::Read, layout, split: true, watch: false, waited: Duration::ZERO };
+        Exchange { kind: Kind::Read, layout, split: true, watch, waited: Duration::ZERO };
+    let (case, gauge) = match watch {
+        true => ("read-in-flight-watched", "peak_operations_watched"),
+        false => ("read-in-flight", "peak_operations"),
+    };
     for (engine, outcome) in exchange.repeat(session, iterations)? {
-        let row = outcome.row("read-in-flight", engine, &outcome.took, layout)?;
+        let row = outcome.row(case, engine, &outcome.took, layout)?;
         let best = outcome.took.iter().min().copied().unwrap_or(0).max(1);
         let rate = layout.batch() as f64 * 1e9 / best as f64;
         findings.rows.push(row.moving(layout.piece_bytes() * layout.batch()));
         findings.gauges.push(Gauge::new(
-            format!("peak_operations.{}", engine.name()),
+            format!("{gauge}.{}", engine.name()),
             rate.round(),
             "operations/s",
         ));
