@@ -24,6 +24,9 @@ pub(crate) struct Args {
     /// Run only this scenario; may be repeated
     #[arg(long, value_enum, value_name = "NAME")]
     scenario: Vec<Scenario>,
+    /// The length of each silence of a partition [default: 1 s; one in four of a long run 10 s, one in sixteen 100 s]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    silence: Option<Duration>,
     /// Makes the same choices again [default: another one each time]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
@@ -44,6 +47,11 @@ impl Args {
         (!self.quick).then(|| Duration::from_secs_f64(self.hours.unwrap_or(1.0) * 3600.0))
     }
 
+    /// None stands for silences of varying length.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        self.silence
+    }
+
     pub(crate) fn scenarios(&self) -> &[Scenario] {
         if self.scenario.is_empty() { Scenario::value_variants() } else { &self.scenario }
     }
@@ -53,6 +61,13 @@ fn hours(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(hours) if hours.is_finite() && hours > 0.0 && hours < 10_000.0 => Ok(hours),
         _ => Err("give a positive number of hours".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 1..=100_000) => Ok(Duration::from_secs(seconds)),
+        _ => Err("give a number of seconds from 1 to 100,000".to_owned()),
     }
 }
 
@@ -78,6 +93,15 @@ mod tests {
             assert!(parse(&["soak", "--hours", wrong]).is_err(), "{wrong}");
         }
         assert!(parse(&["soak", "--quick", "--hours", "1"]).is_err());
+    }
+
+    #[test]
+    fn silences_last_as_long_as_told() {
+        let parse = |seconds| Args::try_parse_from(["soak", "--silence", seconds]);
+        assert_eq!(parse("1000").unwrap().silence(), Some(Duration::from_secs(1000)));
+        for wrong in ["0", "1.5", "-1", "100001"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

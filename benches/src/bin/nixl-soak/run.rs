@@ -18,7 +18,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let mut report = Report::new(seed);
     for scenario in args.scenarios() {
         // Of its own, so that a scenario alone makes the choices that it makes among others.
-        let mut bench = Bench::new(args.duration(), seed)?;
+        let mut bench = Bench::new(args.duration(), args.silence(), seed)?;
         scenario.run(&mut bench, &mut |finding| {
             println!("{}", finding.verdict());
             report.findings.push(finding);

@@ -82,13 +82,19 @@ impl Scenario {
 pub(crate) struct Bench {
     /// None stands for the quick run.
     whole: Option<Duration>,
+    /// None stands for silences of varying length.
+    silence: Option<Duration>,
     random: Random,
     sockets: Sockets,
 }
 
 impl Bench {
-    pub(crate) fn new(whole: Option<Duration>, seed: u64) -> Result<Self> {
-        Ok(Self { whole, random: Random::new(seed), sockets: Sockets::new()? })
+    pub(crate) fn new(
+        whole: Option<Duration>,
+        silence: Option<Duration>,
+        seed: u64,
+    ) -> Result<Self> {
+        Ok(Self { whole, silence, random: Random::new(seed), sockets: Sockets::new()? })
     }
 
     /// The set-up of most nodes.
