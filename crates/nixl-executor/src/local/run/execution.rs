@@ -21,7 +21,7 @@ use crate::local::plan::copy_plan::Plan;
 use crate::local::{GpuError, MemoryKind, Strategy, StreamHandle};
 
 /// Execution of a plan, on memory that the operation leases while this lives, or until [`abandon`](Execution::abandon) returns
-/// `true`.
+/// `true`, and on memory of a peer that the operation keeps open as long. The peer may change its memory meanwhile.
 pub(crate) struct PlanExecution {
     plan: Plan,
     gpus: Arc<dyn GpuBackend>,
@@ -121,8 +121,9 @@ impl PlanExecution {
         match self.plan.strategy {
             Strategy::Memcpy if self.plan.bytes <= Self::INLINE => {
                 for op in self.plan.blocks.ops() {
-                    // SAFETY: the operation leases both ranges. `GpuBackend::memory_kind` said of both that the processor
-                    // reaches them, otherwise the strategy would have been rejected.
+                    // SAFETY: the operation leases the ranges of this process and keeps a peer's open, which the peer may change.
+                    // `GpuBackend::memory_kind` said of both that the processor reaches them, otherwise the strategy would have
+                    // been rejected.
                     unsafe { host_copy::copy(op, CacheHint::Cached) };
                 }
                 Ok(State::Ended)
@@ -134,8 +135,7 @@ impl PlanExecution {
                     waker: Some(self.waker.clone()),
                     reporter: self.reporter.clone(),
                 };
-                // SAFETY: the operation leases both ranges until the copies are done. `GpuBackend::memory_kind` said of both
-                // that the processor reaches them, otherwise the strategy would have been rejected.
+                // SAFETY: as above, until the copies are done.
                 Ok(State::Host(unsafe { self.threads.pool.start(work) }))
             }
             Strategy::PinnedRing | Strategy::ThroughPinned => {
