@@ -26,7 +26,7 @@ pub(super) struct PathTransfer {
     peer: Arc<Peer>,
     bytes: u64,
     /// What the next path would need; none if there is no other.
-    request: Option<Box<Owned>>,
+    request: Option<Owned>,
     path: AvailablePath,
     current: Box<dyn Execution>,
     leased: Leased,
@@ -59,9 +59,9 @@ struct Owned {
 }
 
 impl Owned {
-    fn of(request: &TransferRequest<'_>) -> Option<Box<Self>> {
+    fn of(request: &TransferRequest<'_>) -> Option<Self> {
         let route = request.route()?;
-        Some(Box::new(Self {
+        Some(Self {
             kind: request.kind(),
             local: request.local().clone(),
             leased: request.leased().clone(),
@@ -73,7 +73,7 @@ impl Owned {
             registrations: Arc::clone(route.registrations()),
             initiator_metadata: route.initiator_metadata().cloned(),
             policy: request.policy(),
-        }))
+        })
     }
 
     fn request(&self) -> TransferRequest<'_> {
