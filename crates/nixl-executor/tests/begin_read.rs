@@ -16,7 +16,7 @@ use nixl_metadata::RdmaMetadata;
 use nixl_ops::{PathKind, ReadableOperation, SystemClock};
 
 /// The most that one `begin_read` of one descriptor asks for, once its peer and its memory are known.
-const MOST: usize = 8;
+const MOST: usize = 9;
 /// The same, of the executor that plans, through mapped memory.
 #[cfg(feature = "nixl")]
 const MOST_BY_PATHS: usize = 8;
