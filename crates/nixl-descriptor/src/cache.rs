@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use nixl_device::LeakInChild;
 
@@ -303,6 +303,23 @@ struct Slot {
 }
 
 impl Slot {
+    fn new(cache: &Arc<Shared>, bytes: u64) -> Self {
+        Self {
+            cache: Arc::downgrade(cache),
+            bytes,
+            last_used: AtomicU64::new(0),
+            current: Mutex::default(),
+            registering: Mutex::default(),
+        }
+    }
+
+    /// The registration, used now.
+    fn current(&self, cache: &Shared) -> Option<Registration> {
+        let registration = lock(&self.current).clone()?;
+        self.last_used.store(cache.tick(), Relaxed);
+        Some(registration)
+    }
+
     fn belongs_to(&self, cache: &Arc<Shared>) -> bool {
         Weak::as_ptr(&self.cache) == Arc::as_ptr(cache)
     }
@@ -319,42 +336,43 @@ impl Slot {
     }
 }
 
-/// A region's slots, one for each cache that it was used with.
+/// A region's slots, one for each cache that it was used with. Most regions are used with one, whose slot is found without a lock.
 #[derive(Debug, Default)]
 pub(crate) struct EngineCaches {
-    slots: Mutex<Vec<Arc<Slot>>>,
+    first: OnceLock<Arc<Slot>>,
+    more: Mutex<Vec<Arc<Slot>>>,
 }
 
 impl EngineCaches {
     fn get(&self, cache: &Arc<Shared>) -> Option<Registration> {
-        let slots = lock(&self.slots);
-        let slot = slots.iter().find(|slot| slot.belongs_to(cache))?;
-        let registration = lock(&slot.current).clone()?;
-        slot.last_used.store(cache.tick(), Relaxed);
-        Some(registration)
+        match self.first.get()? {
+            first if first.belongs_to(cache) => first.current(cache),
+            _ => lock(&self.more).iter().find(|slot| slot.belongs_to(cache))?.current(cache),
+        }
     }
 
     /// This region's slot in `cache`, made if need be.
     fn slot(&self, cache: &Arc<Shared>, bytes: u64) -> Arc<Slot> {
-        let mut slots = lock(&self.slots);
-        if let Some(slot) = slots.iter().find(|slot| slot.belongs_to(cache)) {
+        let made = || Arc::new(Slot::new(cache, bytes));
+        let first = self.first.get_or_init(made);
+        if first.belongs_to(cache) {
+            return Arc::clone(first);
+        }
+        let mut more = lock(&self.more);
+        if let Some(slot) = more.iter().find(|slot| slot.belongs_to(cache)) {
             return Arc::clone(slot);
         }
-        slots.retain(|slot| slot.cache.strong_count() > 0);
-        let slot = Arc::new(Slot {
-            cache: Arc::downgrade(cache),
-            bytes,
-            last_used: AtomicU64::new(0),
-            current: Mutex::default(),
-            registering: Mutex::default(),
-        });
-        slots.push(Arc::clone(&slot));
+        more.retain(|slot| slot.cache.strong_count() > 0);
+        let slot = made();
+        more.push(Arc::clone(&slot));
         slot
     }
 
     /// Gives up all registrations, because the region is going, or will not be used again. Does not block on an engine.
     pub(crate) fn retire_all(&self, region: RegionId) {
-        for slot in self.drain() {
+        let more = std::mem::take(&mut *lock(&self.more));
+        // The first stays, empty, for the next registration.
+        for slot in self.first.get().into_iter().chain(&more) {
             if let Some(cache) = slot.cache.upgrade() {
                 cache.forget(region);
             }
@@ -365,7 +383,7 @@ impl EngineCaches {
     /// Deregisters all registrations and waits for it, because the memory is to be taken back. Stops at the first that
     /// is in use, or that an engine fails to deregister.
     pub(crate) fn deregister_all(&mut self, region: RegionId) -> Result<(), ReclaimError> {
-        for slot in lock(&self.slots).iter() {
+        for slot in self.first.get().into_iter().chain(lock(&self.more).iter()) {
             let mut current = lock(&slot.current);
             // Only the holder of this lock can make more handles of a sole one.
             if current.as_ref().is_some_and(|registration| !registration.is_sole()) {
@@ -381,10 +399,6 @@ impl EngineCaches {
             }
         }
         Ok(())
-    }
-
-    fn drain(&self) -> Vec<Arc<Slot>> {
-        std::mem::take(&mut *lock(&self.slots))
     }
 }
 

@@ -12,9 +12,17 @@ use crate::region::Region;
 /// Descriptors may come from different regions and devices, and may overlap; see the crate's documentation.
 #[derive(Clone, Debug)]
 pub struct DescriptorList {
-    descriptors: Vec<Descriptor>,
+    descriptors: Descriptors,
     total_bytes: u64,
     pending: Vec<Arc<dyn Dependency>>,
+}
+
+/// Most lists have one descriptor, which is kept in place.
+#[derive(Clone, Debug)]
+enum Descriptors {
+    One(Descriptor),
+    /// Any number of them.
+    Many(Vec<Descriptor>),
 }
 
 impl DescriptorList {
@@ -34,19 +42,22 @@ impl DescriptorList {
     /// The descriptors, in order.
     #[must_use]
     pub fn as_slice(&self) -> &[Descriptor] {
-        &self.descriptors
+        match &self.descriptors {
+            Descriptors::One(descriptor) => slice::from_ref(descriptor),
+            Descriptors::Many(descriptors) => descriptors,
+        }
     }
 
     /// The descriptors, in order.
     pub fn iter(&self) -> slice::Iter<'_, Descriptor> {
-        self.descriptors.iter()
+        self.as_slice().iter()
     }
 
     /// Number of descriptors, at least one.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a list is never empty")]
     pub fn len(&self) -> usize {
-        self.descriptors.len()
+        self.as_slice().len()
     }
 
     /// Number of bytes of all descriptors together; bytes described twice count twice.
@@ -58,14 +69,17 @@ impl DescriptorList {
     /// The descriptors, in order, without the work that is to be done first.
     #[must_use]
     pub fn into_vec(self) -> Vec<Descriptor> {
-        self.descriptors
+        match self.descriptors {
+            Descriptors::One(descriptor) => vec![descriptor],
+            Descriptors::Many(descriptors) => descriptors,
+        }
     }
 }
 
 impl From<Descriptor> for DescriptorList {
     fn from(descriptor: Descriptor) -> Self {
         let total_bytes = descriptor.len() as u64;
-        Self { descriptors: vec![descriptor], total_bytes, pending: Vec::new() }
+        Self { descriptors: Descriptors::One(descriptor), total_bytes, pending: Vec::new() }
     }
 }
 
@@ -87,6 +101,7 @@ impl TryFrom<Vec<Descriptor>> for DescriptorList {
             .iter()
             .try_fold(0u64, |sum, descriptor| sum.checked_add(descriptor.len() as u64))
             .ok_or(DescriptorError::TotalOverflow)?;
+        let descriptors = Descriptors::Many(descriptors);
         Ok(Self { descriptors, total_bytes, pending: Vec::new() })
     }
 }
@@ -102,7 +117,7 @@ impl IntoIterator for DescriptorList {
     type IntoIter = std::vec::IntoIter<Descriptor>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.descriptors.into_iter()
+        self.into_vec().into_iter()
     }
 }
 

@@ -16,10 +16,10 @@ use nixl_metadata::RdmaMetadata;
 use nixl_ops::{PathKind, ReadableOperation, SystemClock};
 
 /// The most that one `begin_read` of one descriptor asks for, once its peer and its memory are known.
-const MOST: usize = 10;
-/// The same, of the executor that plans: its plan and its report name the paths that were not taken.
+const MOST: usize = 9;
+/// The same, of the executor that plans, through mapped memory.
 #[cfg(feature = "nixl")]
-const MOST_BY_PATHS: usize = 23;
+const MOST_BY_PATHS: usize = 8;
 const LEN: usize = 4096;
 const ROUNDS: usize = 20;
 /// Rounds in which peers are met, memory is registered and a path shows that it works.

@@ -40,9 +40,15 @@ pub(crate) enum Memory {
 impl<T: Clone> CompletionCell<T> {
     /// A cell of an operation that is not initialized.
     pub(crate) fn new() -> Self {
+        Self::at(OperationStatus::Uninitialized)
+    }
+
+    /// A cell of an operation in this state, which is not terminal.
+    pub(crate) fn at(status: OperationStatus) -> Self {
+        debug_assert!(!status.is_terminal());
         Self {
             state: Mutex::new(State {
-                status: OperationStatus::Uninitialized,
+                status,
                 outcome: None,
                 waker: None,
                 memory: Memory::Engaged,

@@ -1,6 +1,7 @@
 //! Metrics and log events of operations; docs/OBSERVABILITY.md lists them.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics::{
@@ -8,7 +9,6 @@ use metrics::{
     gauge, histogram, with_recorder,
 };
 
-use crate::sync::{Mutex, lock};
 use crate::{Completion, Driver, OperationError, PathReport, TransportError, contained};
 
 /// A share of a gauge: added at creation, subtracted on drop.
@@ -53,13 +53,13 @@ fn recorder_id() -> usize {
 }
 
 /// Handles of metrics, looked up once for each recorder: a look-up allocates and takes longer than the rest of an operation's
-/// end.
+/// end. A look-up that was made before takes no lock.
 pub struct PerRecorder<M> {
-    kept: Mutex<Kept<M>>,
+    /// Of the first two recorders: that of a process that has none, and the one that it installs.
+    kept: [OnceLock<Kept<M>>; 2],
     describe: fn(),
 }
 
-#[derive(Default)]
 struct Kept<M> {
     /// The recorder of the handles.
     recorder: usize,
@@ -70,18 +70,23 @@ impl<M: Default> PerRecorder<M> {
     /// An empty cache. `describe` passes units and descriptions of the metrics to a recorder, before its first handle.
     #[must_use]
     pub fn new(describe: fn()) -> Self {
-        Self { kept: Mutex::default(), describe }
+        Self { kept: [OnceLock::new(), OnceLock::new()], describe }
     }
 
-    /// The handles of the installed recorder.
-    pub fn with<R>(&self, used: impl FnOnce(&mut M) -> R) -> R {
+    /// The handles of the installed recorder. Those of a third one, which only a thread can have, are looked up each time.
+    pub fn with<R>(&self, used: impl FnOnce(&M) -> R) -> R {
         let recorder = recorder_id();
-        let mut kept = lock(&self.kept);
-        if kept.recorder != recorder {
+        let new = || {
             (self.describe)();
-            *kept = Kept { recorder, handles: M::default() };
+            Kept { recorder, handles: M::default() }
+        };
+        for kept in &self.kept {
+            let kept = kept.get_or_init(new);
+            if kept.recorder == recorder {
+                return used(&kept.handles);
+            }
         }
-        used(&mut kept.handles)
+        used(&new().handles)
     }
 }
 
@@ -98,25 +103,36 @@ impl<M> fmt::Debug for PerRecorder<M> {
     }
 }
 
-/// Handles by the values of their labels, of which there are few.
+/// Handles by the values of their labels, of which there are few: a list that only grows, and is read without a lock.
 #[derive(Debug)]
-pub struct ByLabels<L, H>(Vec<(L, H)>);
+pub struct ByLabels<L, H>(OnceLock<Box<Node<L, H>>>);
+
+#[derive(Debug)]
+struct Node<L, H> {
+    labels: L,
+    handle: H,
+    next: ByLabels<L, H>,
+}
 
 impl<L, H> Default for ByLabels<L, H> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self(OnceLock::new())
     }
 }
 
 impl<L: Copy + PartialEq, H> ByLabels<L, H> {
     /// The handles of these labels, which `look_up` gets from the recorder the first time.
-    pub fn get(&mut self, labels: L, look_up: impl FnOnce(L) -> H) -> &H {
-        let found = self.0.iter().position(|(known, _)| *known == labels);
-        let at = found.unwrap_or_else(|| {
-            self.0.push((labels, look_up(labels)));
-            self.0.len() - 1
-        });
-        &self.0[at].1
+    pub fn get(&self, labels: L, look_up: impl Fn(L) -> H) -> &H {
+        let mut at = self;
+        loop {
+            let made = || Box::new(Node { labels, handle: look_up(labels), next: Self::default() });
+            // Another thread may have made it, of other labels.
+            let node = at.0.get_or_init(made);
+            if node.labels == labels {
+                return &node.handle;
+            }
+            at = &node.next;
+        }
     }
 }
 
@@ -131,7 +147,7 @@ struct Ends {
 }
 
 impl Ends {
-    fn failed(&mut self, kind: &'static str, transport: &'static str, cause: &'static str) {
+    fn failed(&self, kind: &'static str, transport: &'static str, cause: &'static str) {
         let failed = self.failed.get((kind, transport, cause), |_| {
             let labels = [("kind", kind), ("transport", transport), ("outcome", cause)];
             counter!("nixl_requests_total", &labels)
@@ -306,5 +322,34 @@ impl TransportError {
             Self::Closed => "closed",
             _ => "failed",
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn each_label_is_looked_up_once_however_many_threads_ask() {
+        let (handles, look_ups) = (ByLabels::default(), AtomicUsize::new(0));
+        let look_up = |label: usize| {
+            look_ups.fetch_add(1, Ordering::Relaxed);
+            label * 3
+        };
+        thread::scope(|scope| {
+            for start in 0..4 {
+                let (handles, look_up) = (&handles, &look_up);
+                scope.spawn(move || {
+                    for at in 0..160 {
+                        let label = (start * 5 + at) % 16;
+                        assert_eq!(*handles.get(label, look_up), label * 3);
+                    }
+                });
+            }
+        });
+        assert_eq!(look_ups.into_inner(), 16);
     }
 }

@@ -32,11 +32,12 @@ impl ConnectionExecutor for PathConnection {
         let (sides, offered) =
             ((request.local(), request.remote()), OfferFacts::by_a_peer(request.remote()));
         let query = self.query(request.kind(), sides, offered, request.policy());
-        let (plan, mut history) = self.plan(&peer, info, query, request.local().total_bytes());
+        let (plan, mut history, failures) =
+            self.plan(&peer, info, query, request.local().total_bytes());
         self.note_memory(&request, &plan, &mut history);
         self.shared.maintenance.note_use();
         let me = self.me.upgrade().ok_or(TransportError::Closed)?;
-        PathTransfer::begin(me, peer, (plan, history), &request)
+        PathTransfer::begin(me, peer, (plan, history, failures), &request)
     }
 
     fn is_local(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {

@@ -48,7 +48,7 @@ impl PathConnection {
         let sides = (local, remote);
         let query = self.query(remote.operation_kind(), sides, offered, PathPolicy::auto());
         let peer = self.peer(info.agent_name(), Some(info));
-        let (plan, history) = self.plan(&peer, Some(info), query, local.total_bytes());
+        let (plan, history, _) = self.plan(&peer, Some(info), query, local.total_bytes());
         if !plan.available.iter().any(|available| available.kind == path)
             || history.in_cooldown(path).is_some()
         {

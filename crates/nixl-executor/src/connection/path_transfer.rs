@@ -23,10 +23,12 @@ pub(super) struct PathTransfer {
     connection: Arc<PathConnection>,
     plan: Arc<PathPlan>,
     history: PathHistory,
+    /// Failures that the history takes into account.
+    failures: u64,
     peer: Arc<Peer>,
     bytes: u64,
     /// What the next path would need; none if there is no other.
-    request: Option<Box<Owned>>,
+    request: Option<Owned>,
     path: AvailablePath,
     current: Box<dyn Execution>,
     leased: Leased,
@@ -59,9 +61,9 @@ struct Owned {
 }
 
 impl Owned {
-    fn of(request: &TransferRequest<'_>) -> Option<Box<Self>> {
+    fn of(request: &TransferRequest<'_>) -> Option<Self> {
         let route = request.route()?;
-        Some(Box::new(Self {
+        Some(Self {
             kind: request.kind(),
             local: request.local().clone(),
             leased: request.leased().clone(),
@@ -73,7 +75,7 @@ impl Owned {
             registrations: Arc::clone(route.registrations()),
             initiator_metadata: route.initiator_metadata().cloned(),
             policy: request.policy(),
-        }))
+        })
     }
 
     fn request(&self) -> TransferRequest<'_> {
@@ -100,7 +102,7 @@ impl PathTransfer {
     pub(super) fn begin(
         connection: Arc<PathConnection>,
         peer: Arc<Peer>,
-        (plan, mut history): (Arc<PathPlan>, PathHistory),
+        (plan, mut history, failures): (Arc<PathPlan>, PathHistory, u64),
         request: &TransferRequest<'_>,
     ) -> Result<Box<dyn Execution>, TransportError> {
         let bytes = request.local().total_bytes();
@@ -114,7 +116,7 @@ impl PathTransfer {
             match connection.first(path.kind, &peer, &plan, request) {
                 Ok(first) => break (path, first),
                 Err(error) => {
-                    connection.note(&peer, &plan, path.kind, Err(&error));
+                    connection.note_failure(&peer, &plan, path.kind, &error);
                     // The connector reconnects to the peer, and calls again.
                     let another = may_retry(false, &error) || unregistered(&error, &plan);
                     if wants_reconnect(&error) || tries >= MAX_ATTEMPTS || !another {
@@ -134,6 +136,7 @@ impl PathTransfer {
             connection,
             plan,
             history,
+            failures,
             peer,
             bytes,
             request,
@@ -172,7 +175,7 @@ impl PathTransfer {
                     return Ok(());
                 }
                 Err(next) => {
-                    self.connection.note(&self.peer, &self.plan, self.path.kind, Err(&next));
+                    self.connection.note_failure(&self.peer, &self.plan, self.path.kind, &next);
                     error = next;
                 }
             }
@@ -199,6 +202,15 @@ impl PathTransfer {
         }
     }
 
+    /// Remembers that the current path works.
+    fn note_success(&self) {
+        let kind = self.path.kind;
+        self.connection.successes.attempt(kind, self.connection.link.transport().name());
+        let path_key = PathKey::new(kind, self.plan.query.memories());
+        let proven_at = self.history.is_proven(kind).then_some(self.failures);
+        self.peer.note_success(path_key, proven_at);
+    }
+
     /// The current path has carried the operation out.
     fn measure(&mut self) {
         let Some(underway) = self.underway.take() else { return };
@@ -219,7 +231,7 @@ impl PathTransfer {
 /// another path could be taken.
 fn is_measured(plan: &PathPlan, local: &DescriptorList) -> bool {
     plan.available.len() > 1
-        && local.total_bytes() / (local.len().max(1) as u64) >= EngineEstimate::FROM_BYTES
+        && EngineEstimate::tells(local.total_bytes(), local.len())
         && local.pending().is_empty()
 }
 
@@ -249,32 +261,17 @@ impl PathConnection {
         state == HealthState::Proven
     }
 
-    /// Remembers how a path did.
-    fn note(
-        &self,
-        peer: &Peer,
-        plan: &PathPlan,
-        kind: PathKind,
-        result: Result<(), &TransportError>,
-    ) {
-        let transport = self.link.transport().name();
-        match result {
-            Ok(()) => self.successes.attempt(kind, transport),
-            Err(_) => note_attempt(kind, transport, result),
-        }
-        let path_key = PathKey::new(kind, plan.query.memories());
-        if result.is_err_and(|e| kind == PathKind::SharedMemory || wants_reconnect(e)) {
+    /// Remembers that a path failed.
+    fn note_failure(&self, peer: &Peer, plan: &PathPlan, kind: PathKind, error: &TransportError) {
+        note_attempt(kind, self.link.transport().name(), Err(error));
+        if kind == PathKind::SharedMemory || wants_reconnect(error) {
             // The memory of a process that has ended is free only once it is closed here.
             self.imports.sweep_soon();
         }
-        match result {
-            Ok(()) => peer.lock().health.succeeded(path_key),
-            // The others say nothing about the path.
-            Err(error) if may_retry(false, error) && !is_not_open(error) => {
-                let now = self.link.clock().now();
-                peer.lock().health.failed(path_key, error.to_string(), now);
-            }
-            Err(_) => {}
+        // The others say nothing about the path.
+        if may_retry(false, error) && !is_not_open(error) {
+            let path_key = PathKey::new(kind, plan.query.memories());
+            peer.note_failure(path_key, error.to_string(), self.link.clock().now());
         }
     }
 }
@@ -295,16 +292,20 @@ impl Execution for PathTransfer {
                 },
                 result => result,
             };
-            self.connection.note(&self.peer, &self.plan, self.path.kind, result.as_ref().copied());
             let result = match result {
                 Ok(()) => {
+                    self.note_success();
                     self.measure();
                     Ok(())
                 }
-                Err(error) => match self.next(error) {
-                    Ok(()) => continue,
-                    Err(error) => Err(OperationError::from(error)),
-                },
+                Err(error) => {
+                    let (plan, kind) = (&self.plan, self.path.kind);
+                    self.connection.note_failure(&self.peer, plan, kind, &error);
+                    match self.next(error) {
+                        Ok(()) => continue,
+                        Err(error) => Err(OperationError::from(error)),
+                    }
+                }
             };
             self.ended = true;
             return Poll::Ready(result.map_err(|error| match error {

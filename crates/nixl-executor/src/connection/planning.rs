@@ -10,7 +10,7 @@ use nixl_ops::{OperationKind, PathKind, PathPolicy, TransferRequest};
 use super::path_connection::{PathConnection, is_copied_by_owner, is_host_memory};
 use crate::facts::{Engine, OfferFacts, ShareForm};
 use crate::local::{MemoryKind, is_host, kind_of};
-use crate::peers::{Peer, PeerState};
+use crate::peers::{EngineEstimate, Peer, PeerState};
 use crate::planner::{Export, PathHistory, PathPlan, PathQuery};
 use crate::remote_memory::{RemoteMemoryKey, export, memory_key};
 use crate::transfers::copier;
@@ -80,14 +80,14 @@ impl PathConnection {
         Some((path, wanted))
     }
 
-    /// The plan, and how its paths stand for so many bytes.
+    /// The plan, how its paths stand for so many bytes, and how many [`failures`](Peer::failures) that takes into account.
     pub(super) fn plan(
         &self,
         peer: &Peer,
         info: Option<&PeerInfo>,
         mut query: PathQuery,
         bytes: u64,
-    ) -> (Arc<PathPlan>, PathHistory) {
+    ) -> (Arc<PathPlan>, PathHistory, u64) {
         let now = self.link.clock().now();
         let here = (&*self.facts, &self.shared.path_costs);
         let mut known = peer.lock();
@@ -96,15 +96,16 @@ impl PathConnection {
         let (plan, measured) = plans.entry(here, info, query);
         let mut history = health.history(plan.query.memories(), now);
         measured.apply(bytes, now, &mut history);
-        (Arc::clone(plan), history)
+        (Arc::clone(plan), history, peer.failures())
     }
 
     /// Asks the engine once for each peer what it expects of a transfer between host memories.
     pub(super) fn ask_engine(&self, peer: &Peer, request: &TransferRequest<'_>) {
-        let bytes = request.local().total_bytes();
+        let (bytes, descriptors) = (request.local().total_bytes(), request.local().len());
         let is_host = || is_host(request.local()) && is_host_memory(request.remote());
         if self.engine != Engine::Ucx
-            || !peer.lock().estimate.wants(bytes, request.local().len())
+            || !EngineEstimate::tells(bytes, descriptors)
+            || !peer.lock().estimate.wants(bytes, descriptors)
             || !is_host()
         {
             return;

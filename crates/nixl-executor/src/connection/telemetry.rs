@@ -111,5 +111,12 @@ mod tests {
         ];
         let expected = expected.map(|(name, count)| (name.to_owned(), count));
         assert_eq!(counters.take(), expected);
+        // More recorders than handles are kept for.
+        let others = [(); 3].map(|()| Counters::default());
+        for recorder in others.iter().chain(&others) {
+            with_local_recorder(recorder, || successes.attempt(PathKind::CudaIpc, "cuda"));
+        }
+        let expected = [("nixl_attempts_total cuda-ipc cuda ok".to_owned(), 2)];
+        assert!(others.into_iter().all(|recorder| recorder.take() == expected));
     }
 }

@@ -32,9 +32,14 @@ impl EngineEstimate {
     /// Whether the engine should be asked for a transfer of so many bytes in so many descriptors.
     #[must_use]
     pub fn wants(&self, bytes: u64, descriptors: usize) -> bool {
-        bytes / (descriptors.max(1) as u64) >= Self::FROM_BYTES
+        Self::tells(bytes, descriptors)
             && self.by_sockets.is_none()
             && self.silent < Self::MAX_SILENT
+    }
+
+    /// Whether a transfer of so many bytes in so many descriptors shows the bandwidth.
+    pub(crate) fn tells(bytes: u64, descriptors: usize) -> bool {
+        bytes / (descriptors.max(1) as u64) >= Self::FROM_BYTES
     }
 
     /// Records the engine's answer for so many bytes, if any.

@@ -47,7 +47,7 @@ pub enum HealthState {
 }
 
 /// Record of successes and failures of the paths to one peer. A failure demotes a path for a cooldown, which doubles with each
-/// further failure after it; a success resets it. Bounded: the least recently used paths are forgotten. Times are those of one
+/// further failure after it; a success resets it. Bounded: the paths whose last record is the oldest are forgotten. Times are those of one
 /// [`Clock`](nixl_ops::Clock).
 ///
 /// ```
@@ -151,9 +151,11 @@ impl Health {
             if record.path_key.memories != memories {
                 continue;
             }
-            if let Some(failure) = &record.failure
-                && now < failure.until
-            {
+            let Some(failure) = &record.failure else {
+                history.note_proven(record.path_key.kind);
+                continue;
+            };
+            if now < failure.until {
                 let ago = now.saturating_sub(failure.at);
                 let wait = failure.until - now;
                 history.note_cooldown(
@@ -283,6 +285,8 @@ mod tests {
                     let history = health.history(memories(l), now);
                     for k in 2..5 {
                         let expected = model.state((k, l));
+                        let is_proven = expected == HealthState::Proven;
+                        prop_assert_eq!(history.is_proven(PathKind::ALL[k]), is_proven);
                         prop_assert_eq!(health.state(path_key(k, l), now), expected.clone());
                         let in_cooldown = matches!(
                             expected,

@@ -8,7 +8,9 @@ mod plan_cache;
 mod table;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::Duration;
 
 use nixl_device::ExitWatch;
 use nixl_metadata::AgentMetadata;
@@ -25,6 +27,8 @@ pub(crate) struct Peer {
     name: Box<str>,
     state: Mutex<PeerState>,
     pub(crate) load: Load,
+    /// The number of failures in the health of its paths.
+    failures: AtomicU64,
     /// Whether its process was looked up.
     looked: Once,
 }
@@ -47,6 +51,7 @@ impl Peer {
             name: name.into(),
             state: Mutex::default(),
             load: Load::default(),
+            failures: AtomicU64::new(0),
             looked: Once::new(),
         }
     }
@@ -58,6 +63,26 @@ impl Peer {
     /// A short lock: no system or engine call is made under it.
     pub(crate) fn lock(&self) -> MutexGuard<'_, PeerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of failures that were noted.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Acquire)
+    }
+
+    /// Notes that a path worked. Takes no lock if it was proven when so many [`failures`](Self::failures) were noted, and none was
+    /// since.
+    pub(crate) fn note_success(&self, path_key: PathKey, proven_at: Option<u64>) {
+        if proven_at != Some(self.failures()) {
+            self.lock().health.succeeded(path_key);
+        }
+    }
+
+    /// Notes that a path failed.
+    pub(crate) fn note_failure(&self, path_key: PathKey, reason: String, now: Duration) {
+        let mut state = self.lock();
+        state.health.failed(path_key, reason, now);
+        self.failures.fetch_add(1, Ordering::Release);
     }
 
     /// Watches its process, from the first call on. The watch comes with the process's identifier.
@@ -74,5 +99,32 @@ impl Peer {
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Peer").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nixl_device::Device;
+    use nixl_ops::PathKind;
+
+    use super::*;
+    use crate::planner::MemoryPair;
+
+    #[test]
+    fn a_success_counts_after_a_failure_of_another_operation() {
+        let peer = Peer::new("peer");
+        let memories = MemoryPair::new(Device::HOST, Device::HOST);
+        let path_key = PathKey::new(PathKind::SharedMemory, memories);
+        let state = || peer.lock().health.state(path_key, Duration::ZERO);
+        peer.note_success(path_key, None);
+        assert_eq!(state(), HealthState::Proven);
+        let proven_at = Some(peer.failures());
+        peer.note_failure(path_key, "why".to_owned(), Duration::ZERO);
+        assert!(matches!(state(), HealthState::Failed { .. }));
+        peer.note_success(path_key, proven_at);
+        assert_eq!(state(), HealthState::Proven);
+        // Nothing to record, so nothing waits for the lock.
+        let _held = peer.lock();
+        peer.note_success(path_key, Some(peer.failures()));
     }
 }

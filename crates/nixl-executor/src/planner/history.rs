@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use nixl_ops::PathKind;
 
-use super::kinds::same;
+use super::kinds::{order, same};
 
 /// What happened before: paths that failed lately, which come last; those that this operation has tried, which are not tried
 /// again; those that took longer than estimated, and the path of the last operation. Empty, it takes no memory.
@@ -14,6 +14,8 @@ pub struct PathHistory {
     tried: Reasons,
     slow: Vec<(PathKind, f64)>,
     current: Option<PathKind>,
+    /// A bit for each kind that worked the last time.
+    proven: u16,
 }
 
 impl PathHistory {
@@ -53,6 +55,17 @@ impl PathHistory {
         self.current = Some(kind);
     }
 
+    /// Notes that a path worked the last time.
+    pub fn note_proven(&mut self, kind: PathKind) {
+        self.proven |= bit(kind);
+    }
+
+    /// Whether a path worked the last time.
+    #[must_use]
+    pub fn is_proven(&self, kind: PathKind) -> bool {
+        self.proven & bit(kind) != 0
+    }
+
     /// How many times its estimate a path takes, if that is far more.
     #[must_use]
     pub fn slow(&self, kind: PathKind) -> Option<f64> {
@@ -76,6 +89,10 @@ impl PathHistory {
     pub fn tried(&self, kind: PathKind) -> Option<&Cow<'static, str>> {
         find(&self.tried, kind)
     }
+}
+
+fn bit(kind: PathKind) -> u16 {
+    1 << order(kind)
 }
 
 type Reasons = Vec<(PathKind, Cow<'static, str>)>;

@@ -162,7 +162,11 @@ impl PathPlan {
         match &self.only {
             // The same for every operation.
             Some(rejected) if history.is_clean() => Arc::clone(rejected),
-            _ => self.better_than(taken, bytes, history).into(),
+            _ => match self.better_than(taken, bytes, history) {
+                // Allocates nothing.
+                none if none.is_empty() => Arc::default(),
+                rejected => rejected.into(),
+            },
         }
     }
 

@@ -6,11 +6,12 @@
 
 use std::borrow::Cow;
 use std::mem;
+use std::slice;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use nixl_descriptor::{DescriptorList, Leased, Region};
+use nixl_descriptor::{Descriptor, DescriptorList, Leased, Region};
 use nixl_device::Device;
 use nixl_metadata::{OperationKind, RdmaMetadata};
 use nixl_ops::{
@@ -63,10 +64,30 @@ pub(crate) struct PeerCopy {
     stage: Stage,
     copy: ListCopy,
     /// Open as long as the copy may use it. Field order: after the copy.
-    imports: Vec<Arc<dyn TransferBuffer>>,
+    imports: Imports,
     leased: Leased,
     /// Tells the peer. `None` if these are not all bytes.
     notifier: Option<CompletionNotifier>,
+}
+
+/// Memory of the peer. Most lists lie in one piece, which is kept in place.
+#[derive(Default)]
+struct Imports {
+    first: Option<Arc<dyn TransferBuffer>>,
+    more: Vec<Arc<dyn TransferBuffer>>,
+}
+
+impl Imports {
+    fn push(&mut self, memory: Arc<dyn TransferBuffer>) {
+        match self.first {
+            None => self.first = Some(memory),
+            Some(_) => self.more.push(memory),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<dyn TransferBuffer>> {
+        self.first.iter().chain(&self.more)
+    }
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -91,14 +112,9 @@ impl PeerCopy {
         let Some(route) = request.route() else { return Err(TransportError::Closed) };
         let (gpu, theirs) =
             copier(here, &*context.gpus, (request.local(), local), request.remote());
-        let mut opened: Vec<Arc<dyn TransferBuffer>> = Vec::new();
-        let mut ops = Vec::with_capacity(request.local().len());
+        let mut opened = Imports::default();
         let mut last: Option<(RemoteMemoryKey, u64)> = None;
-        let (mut left, whole) = (most, request.local().total_bytes() <= most);
-        for (index, ours) in request.local().iter().enumerate() {
-            if left == 0 {
-                break;
-            }
+        let mut op = |index, ours: &Descriptor, len| {
             let (share, offset) = request
                 .remote()
                 .share_of(index)
@@ -126,13 +142,32 @@ impl PeerCopy {
             };
             // Inside the shared memory, which was checked when the metadata was read and when the memory was opened.
             let theirs = base.wrapping_add(offset);
-            let len = left.min(ours.len() as u64);
-            left -= len;
-            ops.push(match request.kind() {
+            Ok(match request.kind() {
                 OperationKind::Read => CopyOp { src: theirs, dst: ours.address(), len },
                 OperationKind::Write => CopyOp { src: ours.address(), dst: theirs, len },
-            });
-        }
+            })
+        };
+        let whole = request.local().total_bytes() <= most;
+        let (one, mut many);
+        let ops: &[CopyOp] = match request.local().as_slice() {
+            [ours] => {
+                one = op(0, ours, most.min(ours.len() as u64))?;
+                slice::from_ref(&one)
+            }
+            list => {
+                many = Vec::with_capacity(list.len());
+                let mut left = most;
+                for (index, ours) in list.iter().enumerate() {
+                    if left == 0 {
+                        break;
+                    }
+                    let len = left.min(ours.len() as u64);
+                    left -= len;
+                    many.push(op(index, ours, len)?);
+                }
+                &many
+            }
+        };
         let (remote, by, policy) = match path {
             PathKind::SharedMemory => {
                 let pinned = matches!(local, MemoryKind::Gpu(_))
@@ -156,13 +191,15 @@ impl PeerCopy {
             (Some(gpu), MemoryKind::Pageable | MemoryKind::Pinned) => on(kinds, gpu),
             _ => kinds,
         };
-        let bases = opened.iter().map(|memory| memory.address());
         let boundaries = match ops.len() {
             // Nothing to join.
             1 => AllocationBoundaries::default(),
-            _ => AllocationBoundaries::of(starts(request.local()).chain(bases)),
+            _ => {
+                let bases = opened.iter().map(|memory| memory.address());
+                AllocationBoundaries::of(starts(request.local()).chain(bases))
+            }
         };
-        let ops = (&*ops, &boundaries);
+        let ops = (ops, &boundaries);
         let copy = ListCopy::new(ops, kinds, &policy, by, request.local().pending(), context)
             .map_err(|e| failed(path, "plan", e.to_string()))?;
         Ok(Self {
@@ -265,12 +302,11 @@ fn failed(
 
 #[cfg(test)]
 mod tests {
-    use std::slice;
     use std::sync::Mutex;
     use std::task::Waker;
 
     use nixl_connector::simulated::Fabric;
-    use nixl_descriptor::{Descriptor, LeaseMode, Leases, SharedMemory};
+    use nixl_descriptor::{LeaseMode, Leases, SharedMemory};
     use nixl_device::Device;
     use nixl_metadata::{
         AgentMetadata, HostIdentity, NotificationKey, PeerDevice, PeerInfo, SerializedDescriptor,

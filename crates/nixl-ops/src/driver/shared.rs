@@ -26,7 +26,10 @@ use crate::{
 };
 
 pub(crate) struct Shared {
-    inbox: Mutex<Inbox>,
+    /// Begun operations that the reactor has not admitted yet.
+    inbox: Mutex<Vec<Arc<TaskSlot>>>,
+    /// Whether the reactor has ended. Stored under the inbox's lock.
+    closed: AtomicBool,
     pub(super) active: Arc<ActiveCount>,
     overdue: Arc<OverdueTotal>,
     /// The number of active ones that wait for the others.
@@ -61,14 +64,6 @@ pub(crate) struct Shared {
     pub(super) generation: ForkGeneration,
 }
 
-/// Begun operations that the reactor has not admitted yet.
-#[derive(Default)]
-struct Inbox {
-    slots: Vec<Arc<TaskSlot>>,
-    /// Whether the reactor has ended.
-    closed: bool,
-}
-
 /// Of a driver without a reactor.
 pub(super) const ENDED: TransportError = TransportError::ThreadEnded { thread: Driver::THREAD };
 
@@ -84,6 +79,7 @@ impl Shared {
         let passive = PassiveTable::new(Arc::clone(&clock), config.drain, config.clock_skew);
         Arc::new_cyclic(|me| Self {
             inbox: Mutex::default(),
+            closed: AtomicBool::new(false),
             active: Arc::default(),
             overdue: Arc::default(),
             drains: AtomicUsize::new(0),
@@ -157,35 +153,36 @@ impl Shared {
     /// Passes a slot to the reactor. Returns whether a reactor is there to find it.
     pub(super) fn add(&self, slot: &Arc<TaskSlot>) -> bool {
         let mut inbox = lock(&self.inbox);
-        if !inbox.closed {
-            inbox.slots.push(Arc::clone(slot));
+        let is_open = !self.has_ended();
+        if is_open {
+            inbox.push(Arc::clone(slot));
         }
-        !inbox.closed
+        is_open
     }
 
-    /// Whether the reactor has stopped.
+    /// Whether the reactor has stopped. Takes no lock.
     pub(super) fn has_ended(&self) -> bool {
-        lock(&self.inbox).closed
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Moves the slots that were added to the end of the queue. Returns whether there were any.
     pub(super) fn admit(&self, active: &mut VecDeque<Arc<TaskSlot>>) -> bool {
         let mut inbox = lock(&self.inbox);
-        let is_new = !inbox.slots.is_empty();
-        active.extend(inbox.slots.drain(..));
+        let is_new = !inbox.is_empty();
+        active.extend(inbox.drain(..));
         is_new
     }
 
     /// Whether slots were added since they were last admitted.
     pub(super) fn has_new(&self) -> bool {
-        !lock(&self.inbox).slots.is_empty()
+        !lock(&self.inbox).is_empty()
     }
 
     /// Refuses slots from now on, and returns those that were not admitted.
     pub(super) fn close(&self) -> Vec<Arc<TaskSlot>> {
         let mut inbox = lock(&self.inbox);
-        inbox.closed = true;
-        mem::take(&mut inbox.slots)
+        self.closed.store(true, Ordering::Release);
+        mem::take(&mut inbox)
     }
 
     /// Makes the driver poll at once and closely for a while, in any state of its back-off.

@@ -1,5 +1,6 @@
 //! Metrics of offers, and of memory held for peers.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
@@ -14,7 +15,7 @@ pub(super) struct OfferMetrics(PerRecorder<Handles>);
 
 #[derive(Default)]
 struct Handles {
-    live: Option<Gauge>,
+    live: OnceLock<Gauge>,
     /// Offers and bytes, by why they are held.
     held: ByLabels<&'static str, [Gauge; 2]>,
     /// By kind and outcome.
@@ -31,9 +32,7 @@ pub(super) struct HeldGauges([GaugeShare; 2]);
 impl OfferMetrics {
     /// An offer that a peer may use.
     pub(super) fn live(&self) -> GaugeShare {
-        let gauge = |handles: &mut Handles| {
-            handles.live.get_or_insert_with(|| gauge!("nixl_offers")).clone()
-        };
+        let gauge = |handles: &Handles| handles.live.get_or_init(|| gauge!("nixl_offers")).clone();
         GaugeShare::of(self.0.with(gauge), 1)
     }
 

@@ -1,7 +1,7 @@
 //! The count of tasks in flight.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use metrics::{Gauge, gauge};
 
@@ -20,7 +20,7 @@ pub(crate) enum Count {
 #[derive(Debug, Default)]
 pub(crate) struct ActiveCount {
     count: AtomicUsize,
-    gauge: PerRecorder<Option<Gauge>>,
+    gauge: PerRecorder<OnceLock<Gauge>>,
 }
 
 impl ActiveCount {
@@ -30,7 +30,7 @@ impl ActiveCount {
 
     fn gauge(&self) -> Gauge {
         let look_up = || gauge!("nixl_requests_in_flight");
-        self.gauge.with(|gauge| gauge.get_or_insert_with(look_up).clone())
+        self.gauge.with(|gauge| gauge.get_or_init(look_up).clone())
     }
 }
 

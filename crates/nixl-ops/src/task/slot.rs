@@ -97,11 +97,8 @@ impl TaskSlot {
     }
 
     fn with(task: Task, served: bool, driver: Waker) -> Self {
-        let cell = CompletionCell::new();
-        cell.advance(OperationStatus::Initialized);
-        cell.advance(OperationStatus::InProgress);
         Self {
-            cell,
+            cell: CompletionCell::at(OperationStatus::InProgress),
             task: Mutex::new(Some(task)),
             driver,
             served,

@@ -12,6 +12,7 @@ use std::{fmt, io, thread};
 
 use nixl_ops::{Clock, Sleeper};
 
+use super::changing::copy_bytes;
 use super::progress::Reporter;
 use super::streaming::copy_streaming;
 use crate::local::plan::block_copy::CopyOp;
@@ -115,8 +116,7 @@ impl CopyPool {
     ///
     /// # Safety
     ///
-    /// All ranges are host memory, no target overlaps its source, nothing writes what is read or touches what is written,
-    /// and all of it stays so until [`Copying::is_done`].
+    /// As for [`copy`], of each of `work` and until [`Copying::is_done`].
     pub(crate) unsafe fn start(&self, work: Work<'_>) -> Copying {
         let (ops, pieces) = share(work.ops, Self::PIECE);
         let count = pieces.len();
@@ -256,11 +256,12 @@ impl Drop for CopyPool {
     }
 }
 
-/// Copies on this thread.
+/// Copies on this thread. The source may change meanwhile: each byte of the copy is one of those that it had.
 ///
 /// # Safety
 ///
-/// Both ranges are host memory, they do not overlap, and nothing else writes the source or touches the target meanwhile.
+/// As for [`copy_bytes`]: both ranges are host memory, they do not overlap, and nothing else in this process touches the target
+/// meanwhile.
 pub(crate) unsafe fn copy(op: CopyOp, target: CacheHint) {
     /// Shorter ones are hardly faster past the caches.
     const STREAMED: u64 = 64 * 1024;
@@ -270,7 +271,7 @@ pub(crate) unsafe fn copy(op: CopyOp, target: CacheHint) {
     }
     let (src, dst) = (op.src as *const u8, op.dst as *mut u8);
     // SAFETY: the caller vouches for both ranges.
-    unsafe { std::ptr::copy_nonoverlapping(src, dst, op.len as usize) };
+    unsafe { copy_bytes(src, dst, op.len as usize) };
 }
 
 /// Splits copies into pieces for threads: ranges of the result, of `piece` to twice as many bytes, the last of any.

@@ -1,5 +1,6 @@
 //! Copies by the processor, and the progress of copies.
 
+mod changing;
 pub(crate) mod host_copy;
 pub(crate) mod progress;
 mod streaming;

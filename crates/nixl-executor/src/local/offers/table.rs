@@ -1,6 +1,7 @@
 //! The table of this process's offers, by key.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nixl_device::PerProcess;
@@ -14,6 +15,8 @@ use nixl_ops::Offer;
 #[derive(Debug, Default)]
 pub(crate) struct ProcessOffers {
     by_key: Mutex<HashMap<NotificationKey, Offer>>,
+    /// Their number, stored under the lock: most initiators offer nothing, and look for each peer's offer here.
+    len: AtomicUsize,
 }
 
 impl ProcessOffers {
@@ -23,16 +26,25 @@ impl ProcessOffers {
     }
 
     pub(crate) fn insert(&self, offer: Offer) {
-        self.lock().insert(offer.key().clone(), offer);
+        let mut by_key = self.lock();
+        by_key.insert(offer.key().clone(), offer);
+        self.len.store(by_key.len(), Ordering::Release);
     }
 
     pub(crate) fn remove(&self, key: &NotificationKey) {
         // The offer may hold the last handle to its memory: drop it outside the lock.
-        let removed = self.lock().remove(key);
+        let mut by_key = self.lock();
+        let removed = by_key.remove(key);
+        self.len.store(by_key.len(), Ordering::Release);
+        drop(by_key);
         drop(removed);
     }
 
     pub(crate) fn find(&self, key: &NotificationKey) -> Option<Offer> {
+        // An offer is in the table before its metadata is given out.
+        if self.len.load(Ordering::Acquire) == 0 {
+            return None;
+        }
         self.lock().get(key).cloned()
     }
 

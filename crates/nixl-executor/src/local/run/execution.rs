@@ -17,11 +17,13 @@ use crate::local::gpu::gpu_backend::{GpuBackend, GpuEvent, GpuStream, TransferBu
 use crate::local::gpu::stream_point::{is_of_streams, order};
 use crate::local::host::host_copy::{self, CacheHint, CopyPool, Copying, Work};
 use crate::local::host::progress::Reporter;
+use crate::local::plan::block_copy::CopyOp;
 use crate::local::plan::copy_plan::Plan;
-use crate::local::{GpuError, MemoryKind, Strategy, StreamHandle};
+use crate::local::plan::costs::{CopyRoute, Costs};
+use crate::local::{GpuError, MemoryKind, Strategy, StrategyPolicy, StreamHandle};
 
 /// Execution of a plan, on memory that the operation leases while this lives, or until [`abandon`](Execution::abandon) returns
-/// `true`.
+/// `true`, and on memory of a peer that the operation keeps open as long. The peer may change its memory meanwhile.
 pub(crate) struct PlanExecution {
     plan: Plan,
     gpus: Arc<dyn GpuBackend>,
@@ -32,6 +34,45 @@ pub(crate) struct PlanExecution {
     pending: Vec<Arc<dyn Dependency>>,
     reporter: Option<Arc<Reporter>>,
     state: State,
+}
+
+/// A host copy that its first poll makes: one of [`PlanExecution`], for which no plan is made.
+pub(crate) struct InlineCopy(CopyOp);
+
+impl InlineCopy {
+    const STRATEGY: Strategy = Strategy::Memcpy;
+
+    /// The copy that these are, if it is one that [`PlanExecution`] would make in its first poll, whose contract the memory meets.
+    pub(crate) fn of(
+        ops: &[CopyOp],
+        (src, dst): (MemoryKind, MemoryKind),
+        policy: &StrategyPolicy,
+        pending: &[Arc<dyn Dependency>],
+    ) -> Option<Self> {
+        let &[op] = ops else { return None };
+        let is_inline = src.is_host()
+            && dst.is_host()
+            && op.len <= PlanExecution::INLINE
+            && pending.is_empty()
+            && *policy == StrategyPolicy::Auto;
+        is_inline.then_some(Self(op))
+    }
+
+    pub(crate) fn estimate(&self, costs: &Costs) -> Duration {
+        costs.cost(CopyRoute::Host, Self::STRATEGY).estimate(1, self.0.len)
+    }
+
+    /// The report, without the strategies that need a GPU.
+    pub(crate) fn report(&self) -> PathReport {
+        let name = Self::STRATEGY.name();
+        PathReport::new(PathKind::Local(name), name, self.0.len, 1)
+    }
+
+    pub(crate) fn copy(self) {
+        // SAFETY: the operation leases the range of this process and keeps a peer's open, which the peer may change.
+        // `GpuBackend::memory_kind` said of both that the processor reaches them, otherwise this was not made.
+        unsafe { host_copy::copy(self.0, CacheHint::Cached) };
+    }
 }
 
 /// Worker threads of an executor.
@@ -121,8 +162,9 @@ impl PlanExecution {
         match self.plan.strategy {
             Strategy::Memcpy if self.plan.bytes <= Self::INLINE => {
                 for op in self.plan.blocks.ops() {
-                    // SAFETY: the operation leases both ranges. `GpuBackend::memory_kind` said of both that the processor
-                    // reaches them, otherwise the strategy would have been rejected.
+                    // SAFETY: the operation leases the ranges of this process and keeps a peer's open, which the peer may change.
+                    // `GpuBackend::memory_kind` said of both that the processor reaches them, otherwise the strategy would have
+                    // been rejected.
                     unsafe { host_copy::copy(op, CacheHint::Cached) };
                 }
                 Ok(State::Ended)
@@ -134,8 +176,7 @@ impl PlanExecution {
                     waker: Some(self.waker.clone()),
                     reporter: self.reporter.clone(),
                 };
-                // SAFETY: the operation leases both ranges until the copies are done. `GpuBackend::memory_kind` said of both
-                // that the processor reaches them, otherwise the strategy would have been rejected.
+                // SAFETY: as above, until the copies are done.
                 Ok(State::Host(unsafe { self.threads.pool.start(work) }))
             }
             Strategy::PinnedRing | Strategy::ThroughPinned => {

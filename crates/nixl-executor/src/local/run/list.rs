@@ -8,7 +8,7 @@ use std::time::Duration;
 use nixl_descriptor::Dependency;
 use nixl_ops::{Execution, PathReport, TransportError};
 
-use super::execution::{CopyWorkers, PlanExecution};
+use super::execution::{CopyWorkers, InlineCopy, PlanExecution};
 use crate::local::gpu::gpu_backend::GpuBackend;
 use crate::local::plan::block_copy::{BlockCopy, CopyOp};
 use crate::local::plan::boundaries::AllocationBoundaries;
@@ -28,10 +28,16 @@ pub(crate) struct CopyContext {
 /// Copies of any lengths between two kinds of memory, grouped by length. Made for memory that meets the contract of
 /// [`PlanExecution`].
 pub(crate) struct ListCopy {
-    left: VecDeque<PlanExecution>,
+    left: Left,
     report: PathReport,
     expected: Option<Duration>,
     steps: u64,
+}
+
+/// The copies that have not ended.
+enum Left {
+    Inline(Option<InlineCopy>),
+    Planned(VecDeque<PlanExecution>),
 }
 
 impl ListCopy {
@@ -45,6 +51,10 @@ impl ListCopy {
         pending: &[Arc<dyn Dependency>],
         context: &CopyContext,
     ) -> Result<Self, BlockError> {
+        if let Some(copy) = InlineCopy::of(ops, kinds, policy, pending) {
+            let (report, expected) = (copy.report(), Some(copy.estimate(&context.costs)));
+            return Ok(Self { left: Left::Inline(Some(copy)), report, expected, steps: 0 });
+        }
         let mut ops = merged(ops, boundaries);
         // Stable: those of one length stay in their order.
         ops.sort_by_key(|op| op.len);
@@ -66,21 +76,31 @@ impl ListCopy {
             PlanExecution::report,
         );
         let report = report.of_copies(ops.iter().map(|op| op.len).sum(), ops.len());
-        Ok(Self { left, report, expected: Some(expected), steps: 0 })
+        Ok(Self { left: Left::Planned(left), report, expected: Some(expected), steps: 0 })
     }
 }
 
 impl Execution for ListCopy {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
-        while let Some(first) = self.left.front_mut() {
+        let left = match &mut self.left {
+            Left::Inline(copy) => {
+                if let Some(copy) = copy.take() {
+                    copy.copy();
+                    self.steps = 1;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            Left::Planned(left) => left,
+        };
+        while let Some(first) = left.front_mut() {
             match first.poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => {
-                    self.left.clear();
+                    left.clear();
                     return Poll::Ready(Err(error));
                 }
                 Poll::Ready(Ok(())) => {
-                    self.left.pop_front();
+                    left.pop_front();
                     self.steps += 1;
                 }
             }
@@ -89,9 +109,14 @@ impl Execution for ListCopy {
     }
 
     fn abandon(&mut self) -> bool {
-        // Only the first has begun.
-        self.left.truncate(1);
-        self.left.front_mut().is_none_or(PlanExecution::abandon)
+        match &mut self.left {
+            Left::Inline(_) => true,
+            Left::Planned(left) => {
+                // Only the first has begun.
+                left.truncate(1);
+                left.front_mut().is_none_or(PlanExecution::abandon)
+            }
+        }
     }
 
     fn report(&self) -> PathReport {
@@ -119,7 +144,54 @@ fn merged(ops: &[CopyOp], boundaries: &AllocationBoundaries) -> Vec<CopyOp> {
 
 #[cfg(test)]
 mod tests {
+    use nixl_ops::SystemClock;
+
     use super::*;
+    use crate::local::{GpuCapabilities, SimulatedGpus};
+
+    fn run(copy: &mut impl Execution) {
+        let mut cx = Context::from_waker(Waker::noop());
+        while copy.poll(&mut cx).map(Result::unwrap).is_pending() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_copy_without_a_plan_is_reported_as_one_with_a_plan() {
+        let clock: Arc<dyn nixl_ops::Clock> = Arc::new(SystemClock::new());
+        let context = CopyContext {
+            gpus: Arc::new(SimulatedGpus::new(GpuCapabilities::new(1)).unwrap()),
+            threads: CopyWorkers::new(&clock).unwrap(),
+            costs: Costs::default(),
+            waker: Waker::noop().clone(),
+        };
+        let kinds = (MemoryKind::Pageable, MemoryKind::Pinned);
+        for (len, is_inline) in
+            [(1, true), (4096, true), (512 << 10, true), ((512 << 10) + 1, false)]
+        {
+            let src: Vec<u8> = (0..len).map(|at| (at >> 3) as u8).collect();
+            let mut dst = vec![0; len];
+            let op =
+                CopyOp { src: src.as_ptr() as u64, dst: dst.as_mut_ptr() as u64, len: len as u64 };
+            let boundaries = AllocationBoundaries::default();
+            let list = |policy: &StrategyPolicy| {
+                ListCopy::new((&[op], &boundaries), kinds, policy, None, &[], &context).unwrap()
+            };
+            let mut copy = list(&StrategyPolicy::Auto);
+            let mut planned = list(&StrategyPolicy::Forbid(Vec::new()));
+            assert_eq!(matches!(copy.left, Left::Inline(_)), is_inline, "{len}");
+            assert!(matches!(planned.left, Left::Planned(_)));
+            // Strategies that need a GPU are rejected by the plan alone; an operation's report names paths instead.
+            let report = |copy: &ListCopy| copy.report().rejecting([]);
+            assert_eq!(report(&copy), report(&planned));
+            assert_eq!(copy.expected(), planned.expected());
+            run(&mut copy);
+            assert!(dst == src, "{len}");
+            run(&mut planned);
+            assert_eq!((copy.steps(), copy.abandon()), (planned.steps(), planned.abandon()));
+            assert_eq!(report(&copy), report(&planned));
+        }
+    }
 
     #[test]
     fn neighbours_are_one_copy_unless_an_allocation_begins_between_them() {
