@@ -9,6 +9,7 @@ mod memory;
 mod pattern;
 mod process;
 mod skip;
+mod streams;
 
 pub use by::{By, local};
 pub use exports::{Cache, Exports, block_of};
@@ -20,6 +21,7 @@ pub use process::{
     Offer, Peer, PeerError, Resources, alone, alone_within, eventually, resources, within,
 };
 pub use skip::skip;
+pub use streams::without_standard_streams;
 
 /// The example in the README compiles and runs.
 #[cfg(doctest)]

@@ -14,14 +14,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nixl_connector::{
-    CancelOutcome, Completion, Connector, ConnectorError, OperationError, OperationStatus,
-    ReadOperation, ReadableOperation, RevokeOutcome, TransportError, WritableOperation,
-    WriteOperation,
+    CancelOutcome, Completion, Connector, ConnectorError, Export, ExportNotifications, Grant,
+    GrantOptions, OperationError, OperationStatus, ReadOperation, ReadableOperation, RemoteExport,
+    RevokeOutcome, TransportError, WritableOperation, WriteGrant, WriteOperation,
 };
 use nixl_descriptor::Region;
 use nixl_executor::PathExecutor;
-use nixl_metadata::RdmaMetadata;
-use nixl_tests::{alone, at_exit, exit_of_child, in_child, pattern, within};
+use nixl_metadata::{ExportMetadata, RdmaMetadata, Ticket};
+use nixl_tests::{
+    Cache, Peer, alone, at_exit, bytes_of, crc32, exit_of_child, hex_line, in_child, pattern,
+    within,
+};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const LARGE: usize = 64 << 20;
@@ -338,6 +341,203 @@ fn a_child_whose_exit_waits_for_ever_ends_with_its_status() {
             7
         });
         assert_eq!((libc::WIFEXITED(status), libc::WEXITSTATUS(status)), (true, 7), "{status}");
+        within(LIMIT, transfer(&source, &sink, 1));
+    });
+}
+
+/// What an owner and an importer of exports hold when they fork.
+struct Exported {
+    cache: Cache,
+    export: Option<Export>,
+    grant: Option<Grant>,
+    write: Option<WriteGrant>,
+    heard: Option<ExportNotifications>,
+    /// Waits that were polled before the fork.
+    hears: Option<Wait<bool>>,
+    free: Option<Wait<()>>,
+    /// Of this process's export, and of a peer's with a ticket.
+    own: Option<RemoteExport>,
+    import: Option<RemoteExport>,
+    ticket: Ticket,
+}
+
+impl Exported {
+    /// The peer imports the export of this process, and this process its.
+    async fn new(connector: &Connector, peer: &mut Peer) -> Self {
+        let bytes = |line: &str| bytes_of(line).unwrap();
+        let export_here = async || {
+            let cache = Cache::new(7).unwrap();
+            let export = connector.export([("cache", cache.layout.clone())]).await.unwrap();
+            (cache, export)
+        };
+        let (cache, export) = export_here().await;
+        let (_, silent) = export_here().await;
+        peer.ask(&format!("import {}", hex_line(&export.metadata().encode().unwrap()))).unwrap();
+        let theirs = peer.ask("export 9").unwrap();
+        let granted = peer.ask("grant 3").unwrap();
+        let import =
+            connector.import(&ExportMetadata::decode(&bytes(&theirs)).unwrap()).await.unwrap();
+        let ticket = Ticket::decode(&bytes(granted.split_once(' ').unwrap().1)).unwrap();
+        let grant = export.grant(0, &[1, 2], GrantOptions::new()).unwrap();
+        let write = export.grant_write(0, &[5], GrantOptions::new()).await.unwrap();
+        let own = connector.import(export.metadata()).await.unwrap();
+        let mut free: Wait<()> = Box::pin(grant.free_blocks().unwrap());
+        let mut nothing = silent.notifications().unwrap();
+        let mut hears: Wait<bool> = Box::pin(async move {
+            let _silent = silent;
+            nothing.recv().await.is_none()
+        });
+        let mut unwoken = Context::from_waker(Waker::noop());
+        assert!(free.as_mut().poll(&mut unwoken).is_pending());
+        assert!(hears.as_mut().poll(&mut unwoken).is_pending());
+        Self {
+            heard: export.notifications(),
+            export: Some(export),
+            grant: Some(grant),
+            write: Some(write),
+            hears: Some(hears),
+            free: Some(free),
+            own: Some(own),
+            import: Some(import),
+            ticket,
+            cache,
+        }
+    }
+
+    /// In a child.
+    async fn is_over(&mut self, connector: &Connector) {
+        let export = self.export.as_ref().unwrap();
+        assert!(is_forked(connector.export([("cache", self.cache.layout.clone())]).await));
+        assert!(is_forked(connector.import(export.metadata()).await));
+        assert!(is_forked(export.grant(0, &[3], GrantOptions::new())));
+        assert!(is_forked(export.grant_write(0, &[3], GrantOptions::new()).await));
+        assert!(is_forked(export.free_blocks(0, &[3])));
+        assert!(export.notifications().is_none());
+        assert_eq!(export.stats(), Default::default());
+        let grant = self.grant.take().unwrap();
+        assert!(is_forked(grant.renew()) && is_forked(grant.ready_through(1)));
+        assert!(is_forked(grant.free_blocks()));
+        let own_ticket = grant.ticket().clone();
+        let _ = format!("{export:?} {grant:?}");
+        assert!(!grant.end());
+        let write = self.write.as_mut().unwrap();
+        assert!(ended(write.written().await));
+        let over = RevokeOutcome::AlreadyEnded(OperationStatus::Errored);
+        assert_eq!(write.revoke(), over);
+        let heard = self.heard.as_mut().unwrap();
+        assert!(heard.recv().await.is_none() && heard.recv_blocking().is_none());
+        assert!(self.hears.as_mut().unwrap().await);
+        self.free.as_mut().unwrap().await;
+        for (import, ticket) in [(&self.own, &own_ticket), (&self.import, &self.ticket)] {
+            let import = import.as_ref().unwrap();
+            let local = &self.cache.layout;
+            assert!(is_forked(
+                import.read_blocks(ticket, local, &[9]).await.map_err(|e| e.cause().clone())
+            ));
+            assert!(is_forked(import.write_blocks(ticket, local, &[9]).await));
+            assert!(is_forked(import.layers_ready(ticket).await));
+            assert!(is_forked(import.done(ticket).await) && is_forked(import.renew(ticket).await));
+            assert!(is_forked(import.notify(b"from a child").await));
+        }
+        assert!(!self.export.take().unwrap().close(LIMIT).await);
+    }
+
+    /// In the parent, after children have come and gone.
+    async fn goes_on(mut self, peer: &mut Peer) {
+        let mut unwoken = Context::from_waker(Waker::noop());
+        let (export, grant) = (self.export.take().unwrap(), self.grant.take().unwrap());
+        assert!(self.free.as_mut().unwrap().as_mut().poll(&mut unwoken).is_pending());
+        assert!(self.hears.as_mut().unwrap().as_mut().poll(&mut unwoken).is_pending());
+        assert_eq!(export.stats().alive(), 1);
+        let read = peer.ask(&format!("blocks {}", hex_line(&grant.ticket().encode()))).unwrap();
+        let blocks = [1, 2].map(|block| self.cache.block(block).unwrap()).concat();
+        assert_eq!(read, crc32(&blocks), "the grant stands");
+        let write = self.write.as_mut().unwrap();
+        peer.ask(&format!("put {}", hex_line(&write.ticket().encode()))).unwrap();
+        write.written().await.unwrap();
+        peer.ask("notify from a peer").unwrap();
+        let heard = self.heard.as_mut().unwrap().recv().await.unwrap();
+        assert_eq!((&heard.payload[..], heard.lost), (&b"from a peer"[..], 0));
+        let import = self.import.take().unwrap();
+        import.read_blocks(&self.ticket, &self.cache.layout, &[9]).await.unwrap();
+        drop((self.own.take(), self.heard.take(), self.write.take()));
+        assert!(grant.end());
+        self.free.take().unwrap().await;
+    }
+}
+
+#[test]
+fn in_a_child_exports_are_errors_and_the_parents_grants_stand() {
+    alone("in_a_child_exports_are_errors_and_the_parents_grants_stand", &[], || {
+        let mut peer = Peer::start(env!("CARGO_BIN_EXE_peer"), &[]);
+        let connector = within(LIMIT, connector(false));
+        for exits in [false, true] {
+            let mut hand = within(LIMIT, Exported::new(&connector, &mut peer));
+            in_child(exits, LIMIT, || within(LIMIT, hand.is_over(&connector)));
+            // Dropped in the child, the imports last.
+            in_child(exits, LIMIT, || {
+                drop((hand.export.take(), hand.grant.take(), hand.write.take()));
+                drop((hand.heard.take(), hand.hears.take(), hand.free.take()));
+                drop((hand.import.take(), hand.own.take()));
+            });
+            within(LIMIT, hand.goes_on(&mut peer));
+        }
+    });
+}
+
+/// The locks of a table are held all the time, and children find some of them so.
+#[test]
+fn children_of_an_owner_that_grants_do_not_hang() {
+    alone("children_of_an_owner_that_grants_do_not_hang", &[], || {
+        let connector = within(LIMIT, connector(false));
+        let cache = Cache::new(7).unwrap();
+        let layouts = [("cache", cache.layout.clone())];
+        let export = within(LIMIT, connector.export(layouts)).unwrap();
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for block in 0..2 {
+                let (export, is_over) = (&export, &is_over);
+                scope.spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        drop(export.grant(0, &[block], GrantOptions::new()).unwrap());
+                    }
+                });
+            }
+            let mut grant = Some(export.grant(0, &[3], GrantOptions::new()).unwrap());
+            let mut heard = export.notifications();
+            for _ in 0..50 {
+                in_child(false, LIMIT, || {
+                    assert!(is_forked(export.grant(0, &[4], GrantOptions::new())));
+                    assert!(within(LIMIT, heard.as_mut().unwrap().recv()).is_none());
+                    drop((grant.take(), heard.take()));
+                });
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert!(grant.unwrap().end());
+        });
+    });
+}
+
+/// A fork in the middle leaves locks behind that no child can have.
+#[test]
+fn children_of_a_process_that_builds_connectors_do_not_hang() {
+    alone("children_of_a_process_that_builds_connectors_do_not_hang", &[], || {
+        const BUILT: usize = 5;
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..BUILT).for_each(|_| drop(within(LIMIT, connector(false))));
+                is_over.store(true, Ordering::Relaxed);
+            });
+            while !is_over.load(Ordering::Relaxed) {
+                in_child(false, LIMIT, || {
+                    if let Err(error) = within(LIMIT, Connector::builder().build()) {
+                        assert!(error.to_string().contains("fork"), "{error}");
+                    }
+                });
+            }
+        });
+        let (source, sink) = connectors(false, false);
         within(LIMIT, transfer(&source, &sink, 1));
     });
 }

@@ -8,8 +8,12 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use nixl_tests::{Peer, PeerError, crc32, pattern, skip};
+use nixl_descriptor::Region;
+use nixl_tests::{
+    By, Peer, PeerError, alone, crc32, pattern, skip, within, without_standard_streams,
+};
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
 /// The user and group `nobody` of Unix, without rights.
@@ -299,4 +303,28 @@ fn the_systems_rdma_libraries() {
     let mut peer = start(&mut Command::new(PEER)).unwrap();
     let status = peer.wait().unwrap();
     assert!(status.success(), "{status}");
+}
+
+/// A line that this process prints would go where the engine's bytes are.
+#[test]
+fn closed_standard_streams() {
+    alone("closed_standard_streams", &[], || {
+        let links = without_standard_streams(|| {
+            let limit = Duration::from_secs(60);
+            let build = || within(limit, By::Engine.builder().build()).unwrap();
+            let (one, other) = (build(), build());
+            within(limit, async {
+                let offer = one.create_readable(Region::try_from(pattern(1, 9000)).unwrap()).await;
+                let (offer, local) = (offer.unwrap(), Region::zeroed(9000).unwrap());
+                let mut read = other.begin_read(offer.metadata(), local.clone()).await.unwrap();
+                read.wait_for_completion().await.unwrap();
+                assert!(local.to_vec().unwrap() == pattern(1, 9000));
+            });
+            [0, 1, 2].map(|number| fs::read_link(format!("/proc/self/fd/{number}")).ok())
+        });
+        assert!(
+            links.iter().all(|link| link.as_deref() == Some(Path::new("/dev/null"))),
+            "{links:?}"
+        );
+    });
 }

@@ -24,8 +24,9 @@ pub use node::NodeAccess;
 pub use numa::NumaNode;
 pub use pci::{Distance, ParsePciAddressError, PciAddress, PciFunction, PcieLink};
 pub use process::{
-    ExitWatch, FileIdentity, ForkGeneration, Holders, LeakInChild, PerProcess, ProcessError,
-    ProcessExits, ProcessIdentity, ProcessWatch, memfd_holders, proc_is_of_this_namespace,
+    AtWork, ExitWatch, FileIdentity, ForkGeneration, Holders, LeakInChild, PerProcess,
+    ProcessError, ProcessExits, ProcessIdentity, ProcessWatch, UnderWay, memfd_holders,
+    proc_is_of_this_namespace,
 };
 pub use sockets::{SocketsError, TcpSocket, TcpState, is_this_host, tcp_gives_up_after};
 pub use topology::Topology;

@@ -258,8 +258,8 @@ pub enum MetadataError {
         /// Which device of the kind.
         ordinal: u32,
     },
-    /// A name or key holds control characters.
-    #[error("{field} contains a control character: use printable text")]
+    /// A name or key holds control or format characters.
+    #[error("{field} contains a control or format character: use printable text")]
     BadName {
         /// The field.
         field: Field,

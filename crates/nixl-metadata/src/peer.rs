@@ -57,7 +57,8 @@ impl PeerInfo {
         })
     }
 
-    /// Whether a text can be the name of an agent: 1 to [`MAX_NAME_BYTES`](Self::MAX_NAME_BYTES) bytes without control characters.
+    /// Whether a text can be the name of an agent: 1 to [`MAX_NAME_BYTES`](Self::MAX_NAME_BYTES) bytes without control characters
+    /// and Unicode's format characters.
     #[must_use]
     pub fn is_name(text: &str) -> bool {
         name::check(Field::AgentName, text, Self::MAX_NAME_BYTES).is_ok()

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Weak};
 
+use nixl_device::LeakInChild;
+
 use super::Admission;
 use super::fair_queue::Charge;
 
@@ -9,14 +11,15 @@ use super::fair_queue::Charge;
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Permit {
-    admission: Weak<Admission>,
+    admission: LeakInChild<Weak<Admission>>,
     /// None once it is taken back.
     charge: Option<Charge>,
 }
 
 impl Permit {
     pub(super) fn new(admission: &Arc<Admission>, charge: Charge) -> Self {
-        Self { admission: Arc::downgrade(admission), charge: Some(charge) }
+        let admission = LeakInChild::new(Arc::downgrade(admission));
+        Self { admission, charge: Some(charge) }
     }
 
     /// Takes the charge, so the drop returns nothing.
@@ -27,6 +30,9 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        if self.admission.is_inherited() {
+            return;
+        }
         if let (Some(admission), Some(charge)) = (self.admission.upgrade(), &self.charge) {
             admission.release(charge);
         }

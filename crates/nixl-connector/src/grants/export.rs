@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nixl_descriptor::layout::{Layout, pair_chunks};
 use nixl_descriptor::{DescriptorList, LeaseError, Leased, Registration, copy_range};
+use nixl_device::LeakInChild;
 use nixl_metadata::{
     ExportId, ExportMetadata, NotificationKey, Rights, SharedFile, Ticket, TicketTerms,
     WordsLocation,
@@ -82,9 +83,12 @@ impl ExportOptions {
 ///
 /// It takes no lease: blocks that no grant covers are the owner's to use. Dropping it, with its last grant, closes it: all
 /// tickets end, and the memory stays registered and allocated for as long as a read that began in time may be under way.
+///
+/// It belongs to the process that made it, and so do its grants: in a forked child, every call is an error at once
+/// ([`TransportError::Forked`]), and a drop changes nothing.
 #[derive(Debug)]
 pub struct Export {
-    shared: Arc<ExportShared>,
+    shared: LeakInChild<Arc<ExportShared>>,
 }
 
 pub(crate) struct ExportShared {
@@ -97,7 +101,7 @@ pub(crate) struct ExportShared {
     latest: AtomicU64,
     /// The same on the connection's clock, in nanoseconds: a step of the wall clock makes it the later.
     latest_by_clock: AtomicU64,
-    held: Mutex<Option<Held>>,
+    held: LeakInChild<Mutex<Option<Held>>>,
 }
 
 /// What peers may be reading.
@@ -134,6 +138,7 @@ impl Connector {
         layouts: impl IntoIterator<Item = (N, Layout)>,
         options: ExportOptions,
     ) -> Result<Export, ConnectorError> {
+        self.check_process()?;
         self.refuse_if_draining()?;
         let layouts: Vec<(String, Layout)> =
             layouts.into_iter().map(|(name, layout)| (name.into(), layout)).collect();
@@ -180,6 +185,7 @@ impl Connector {
         };
         table.open(id.value());
         connection.driver().serve_grants(id.value(), &table);
+        let held = Held { registrations, memory: Arc::new(all) };
         let shared = Arc::new(ExportShared {
             connector: self.clone(),
             id,
@@ -188,10 +194,10 @@ impl Connector {
             metadata,
             latest: AtomicU64::new(0),
             latest_by_clock: AtomicU64::new(0),
-            held: Mutex::new(Some(Held { registrations, memory: Arc::new(all) })),
+            held: LeakInChild::new(Mutex::new(Some(held))),
         });
         exports_of_this_process().insert(id, &shared);
-        Ok(Export { shared })
+        Ok(Export { shared: LeakInChild::new(shared) })
     }
 }
 
@@ -217,6 +223,7 @@ impl Export {
         blocks: &[u32],
         options: GrantOptions,
     ) -> Result<Grant, ConnectorError> {
+        self.shared.connector.check_process()?;
         self.shared.connector.refuse_if_draining()?;
         let GrantOptions { layers, time_to_live, readers, ready, after } = options;
         let (_, layers) = self.shared.layers_of(layout, layers)?;
@@ -272,17 +279,20 @@ impl Export {
         self.shared.free_blocks(layout, blocks)
     }
 
-    /// What is granted now.
+    /// What is granted now. All zero in a forked child.
     #[must_use]
     pub fn stats(&self) -> GrantStats {
-        self.shared.table.stats()
+        self.shared.stats()
     }
 
     /// Ends all grants, and waits until the memory is registered no longer and no read of it can be under way; no longer than
-    /// `deadline`. Returns whether that is so: if not, it comes later.
+    /// `deadline`. Returns whether that is so: if not, it comes later. `false` in a forked child, where nothing ends.
     ///
     /// Cancel safe: if the future is dropped, the export is closed all the same.
     pub async fn close(self, deadline: Duration) -> bool {
+        if self.shared.is_inherited() {
+            return false;
+        }
         let driver = Arc::clone(self.shared.connector.connection().driver());
         let Some(freed) = self.shared.close() else { return true };
         drop(self);
@@ -309,9 +319,16 @@ impl ExportShared {
         layout: u16,
         blocks: &[u32],
     ) -> Result<FreeBlocks, ConnectorError> {
+        self.connector.check_process()?;
         let free = self.table.free_blocks(layout, blocks)?;
         self.connector.connection().driver().await_grants();
         Ok(free)
+    }
+
+    fn stats(&self) -> GrantStats {
+        self.connector
+            .check_process()
+            .map_or_else(|_| GrantStats::default(), |()| self.table.stats())
     }
 
     /// How many layers of a grant's blocks are ready, for a reader in this process.
@@ -432,7 +449,10 @@ impl ExportShared {
 
 impl Drop for ExportShared {
     fn drop(&mut self) {
-        drop(self.close());
+        // An import of this process may be its last handle in a forked child, too.
+        if self.connector.check_process().is_ok() {
+            drop(self.close());
+        }
     }
 }
 
@@ -456,7 +476,7 @@ impl fmt::Debug for ExportShared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ExportShared")
             .field("metadata", &self.metadata)
-            .field("stats", &self.table.stats())
+            .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
 }

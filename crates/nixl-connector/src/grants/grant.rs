@@ -1,13 +1,15 @@
 //! A grant, as its owner holds it.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_descriptor::WorkQueue;
+use nixl_device::LeakInChild;
 use nixl_metadata::Ticket;
-use nixl_ops::{FreeBlocks, GrantTable, Granted};
+use nixl_ops::{FreeBlocks, GrantTable, Granted, TransportError};
 
 use super::export::ExportShared;
 use crate::ConnectorError;
@@ -90,26 +92,39 @@ pub struct Grant {
 #[derive(Debug)]
 pub(super) struct Alive {
     ends: Ends,
-    export: Arc<ExportShared>,
+    export: LeakInChild<Arc<ExportShared>>,
 }
 
 impl Alive {
     pub(super) fn new(export: &Arc<ExportShared>, granted: Granted) -> Self {
-        let ends = Ends { table: Arc::clone(export.table()), granted };
-        Self { ends, export: Arc::clone(export) }
+        let ends = Ends { table: LeakInChild::new(Arc::clone(export.table())), granted };
+        Self { ends, export: LeakInChild::new(Arc::clone(export)) }
     }
 }
 
-/// A grant that ends when this is dropped.
-#[derive(Debug)]
+/// A grant that ends when this is dropped, but not in a forked child: the words are the parent's.
 struct Ends {
-    table: Arc<GrantTable>,
+    table: LeakInChild<Arc<GrantTable>>,
     granted: Granted,
 }
 
 impl Ends {
     fn end(&self) -> bool {
-        self.table.end(self.granted.slot(), self.granted.generation())
+        !self.table.is_inherited() && self.table.end(self.granted.slot(), self.granted.generation())
+    }
+
+    /// The table, in the process of the grant.
+    fn table(&self) -> Result<&Arc<GrantTable>, TransportError> {
+        match self.table.is_inherited() {
+            true => Err(TransportError::Forked),
+            false => Ok(&self.table),
+        }
+    }
+}
+
+impl fmt::Debug for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ends").field("granted", &self.granted).finish_non_exhaustive()
     }
 }
 
@@ -136,7 +151,7 @@ impl Grant {
     ///
     /// [`ConnectorError::Grant`] if the grant has ended.
     pub fn ready_through(&self, layers: u16) -> Result<(), ConnectorError> {
-        let Ends { table, granted } = &self.alive.ends;
+        let (table, granted) = (self.alive.ends.table()?, &self.alive.ends.granted);
         Ok(table.ready_through(granted.slot(), granted.generation(), layers.into())?)
     }
 
@@ -151,7 +166,7 @@ impl Grant {
         layers: u16,
         queue: &dyn WorkQueue,
     ) -> Result<(), ConnectorError> {
-        let Ends { table, granted } = &self.alive.ends;
+        let (table, granted) = (self.alive.ends.table()?, &self.alive.ends.granted);
         let (table, slot, generation) = (Arc::clone(table), granted.slot(), granted.generation());
         Ok(queue.call(Box::new(move |done| {
             if done.is_ok() {
@@ -168,7 +183,7 @@ impl Grant {
     ///
     /// [`ConnectorError::Grant`] if the grant has ended.
     pub fn renew(&self) -> Result<(), ConnectorError> {
-        let Ends { table, granted } = &self.alive.ends;
+        let (table, granted) = (self.alive.ends.table()?, &self.alive.ends.granted);
         table.renew(granted.slot(), granted.generation(), &granted.token())?;
         Ok(())
     }
@@ -194,6 +209,7 @@ impl Grant {
     /// than asked for, and as safe.
     pub fn end_on(self, queue: &dyn WorkQueue) -> Result<(), ConnectorError> {
         let ends = self.alive.ends;
+        ends.table()?;
         // Dropped by the queue if it refuses, or its context breaks: that ends the grant, too.
         Ok(queue.call(Box::new(move |_| drop(ends)))?)
     }

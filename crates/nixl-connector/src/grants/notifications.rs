@@ -28,17 +28,19 @@ pub struct ExportNotifications {
 }
 
 impl Export {
-    /// Receives what importers [notify](RemoteExport::notify) this side of, from now on; `None` while there is another receiver.
-    /// What arrives while there is none is dropped, and counted as lost.
+    /// Receives what importers [notify](RemoteExport::notify) this side of, from now on; `None` while there is another receiver, and
+    /// in a forked child. What arrives while there is none is dropped, and counted as lost.
     #[must_use]
     pub fn notifications(&self) -> Option<ExportNotifications> {
+        self.shared().connector().check_process().ok()?;
         let receiver = self.shared().table().subscribe()?;
         Some(ExportNotifications { receiver, export: Arc::downgrade(self.shared()) })
     }
 }
 
 impl ExportNotifications {
-    /// The next notification; importers take turns. `None` once the export is closed and all that had arrived are received.
+    /// The next notification; importers take turns. `None` once the export is closed and all that had arrived are received, and in a
+    /// forked child.
     ///
     /// While a task waits here, the connection looks for messages all the time, in pauses of up to about 1.2 ms; importers of this
     /// host wake it.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixl_descriptor::Region;
 use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
-use nixl_metadata::{ExportMetadata, Rights, Ticket, TicketTerms, WordsLocation};
+use nixl_descriptor::{PublishedWords, Region};
+use nixl_metadata::{ExportMetadata, Rights, SharedFile, Ticket, TicketTerms, WordsLocation};
 use nixl_ops::{ManualClock, SystemClock, TransportError};
 
 use super::{
@@ -519,4 +519,22 @@ async fn layers_are_ready_one_after_the_other() {
         let error = import.layers_ready(&ticket).await.unwrap_err();
         assert!(is_stale(&error), "{error}");
     }
+}
+
+/// The file is sparse, and as long as its owner likes.
+#[tokio::test]
+async fn of_a_file_of_words_no_more_is_mapped_than_the_slots() {
+    const SLOTS: u32 = 7;
+    let world = World::new().await;
+    let real = world.export.metadata();
+    let words = PublishedWords::new(1 << 37).unwrap();
+    words.word(3).unwrap().store(real.export().value(), std::sync::atomic::Ordering::Relaxed);
+    let name = words.name();
+    let file = SharedFile::new(name.pid, name.fd, name.name, name.len);
+    let at = WordsLocation { slots: SLOTS, file: Some(file), ..*real.words() };
+    let (agent, layouts) = (real.agent_metadata().clone(), real.layouts().to_vec());
+    let metadata =
+        ExportMetadata::new(real.export(), agent, real.peer().clone(), layouts, at).unwrap();
+    let import = world.reader.import_unless(&metadata, None, ImportOptions::new()).await.unwrap();
+    assert_eq!(import.mapped_words(), Some((SLOTS as usize + 1) * 4));
 }

@@ -60,6 +60,7 @@ impl Export {
         options: GrantOptions,
     ) -> Result<WriteGrant, ConnectorError> {
         let shared = self.shared();
+        shared.connector().check_process()?;
         shared.connector().refuse_if_draining()?;
         let (of, layers) = shared.layers_of(layout, options.layers.clone())?;
         let ids: Vec<usize> = blocks.iter().map(|&block| block as usize).collect();

@@ -30,6 +30,7 @@ use super::forked;
 use super::library::{NixlLibrary, NixlUnavailable};
 use super::listener::Listener;
 use super::options::{NixlBackend, NixlOptions};
+use super::streams;
 use super::threads;
 use super::ucx::{self, Plan, UcxDevices};
 use super::worker_address::WorkerAddresses;
@@ -179,6 +180,7 @@ pub(super) fn register_apart(
 ) -> Result<(), NixlUnavailable> {
     let failed = |e: NixlError| NixlUnavailable::Start { what: "agent", reason: e.to_string() };
     threads::check()?;
+    let _building = forked::building()?;
     let Some(_busy) = exit::enter() else { return Err(exiting()) };
     let agent = nixl_sys::Agent::new(&format!("try-{}", Uuid::new_v4())).map_err(failed)?;
     let plugins = load_plugins(&agent, options)?;
@@ -202,9 +204,16 @@ impl Agent {
         control: ControlThread,
         options: &NixlOptions,
     ) -> Result<Self, NixlUnavailable> {
+        let building = forked::building()?;
+        streams::open_closed();
         NixlLibrary::open_below(options.chosen_prefix())?;
         let (name, options) = (name.to_owned(), options.clone());
-        forked::start(move || Self::start_here(name, control, options), |agent| &agent.listener)
+        let start = move || {
+            // Also in a thread that is left behind.
+            let _building = building;
+            Self::start_here(name, control, options)
+        };
+        forked::start(start, |agent| &agent.listener)
     }
 
     fn start_here(

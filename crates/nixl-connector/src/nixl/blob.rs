@@ -27,6 +27,9 @@ const UCX_MEMORY_KINDS: u8 = 9;
 /// The kinds of memory of NIXL, which indexes a table with them without a bounds check.
 const NIXL_MEMORY_KINDS: u32 = 5;
 
+/// More backends than NIXL has. Each pair of them is compared.
+const MOST_CONNECTIONS: usize = 16;
+
 /// Connection details by backend.
 pub(super) type Connections = Vec<(String, Vec<u8>)>;
 
@@ -65,9 +68,16 @@ impl<'a> Blob<'a> {
         let mut reader = Reader { bytes, at: bytes.len() - rest.len() };
         let name = reader.text("Agent")?;
         let count = reader.number("Conns")?;
-        let mut connections = Vec::new();
+        let mut connections: Vec<(&str, &[u8])> = Vec::new();
         for _ in 0..count {
-            connections.push((reader.text("t")?, reader.value("c")?));
+            let (backend, details) = (reader.text("t")?, reader.value("c")?);
+            if connections.len() == MOST_CONNECTIONS {
+                return Err(reader.fault("it has more than 16 backends"));
+            }
+            if connections.iter().any(|(known, _)| *known == backend) {
+                return Err(reader.fault(&format!("the backend {backend:?} is there twice")));
+            }
+            connections.push((backend, details));
         }
         if reader.value("")? != b"MemSection" {
             return Err(reader.fault("expected the memory section"));
@@ -236,7 +246,7 @@ impl<'a> Reader<'a> {
         let text = str::from_utf8(value)
             .map_err(|_| self.fault(&format!("the value of {tag:?} is not UTF-8")))?;
         if !PeerInfo::is_name(text) {
-            let what = "is empty, too long or has control characters";
+            let what = "is empty, too long or has control or format characters";
             return Err(self.fault(&format!("the value of {tag:?} {what}")));
         }
         Ok(text)
@@ -417,6 +427,20 @@ pub(super) mod tests {
         let mut kind = KEY;
         kind[8] = UCX_MEMORY_KINDS;
         assert!(with(&kind).is_err());
+    }
+
+    #[test]
+    fn many_backends_or_one_twice_are_refused() {
+        let parsed = |names: &[String]| {
+            let connections = names.iter().map(|name| (&**name, &b"details"[..])).collect();
+            let bytes = encode(&Blob { name: "p", connections, memories: vec![] });
+            Blob::parse(&bytes).map(|blob| blob.connections.len())
+        };
+        let names: Vec<_> = (0..=MOST_CONNECTIONS).map(|n| format!("B{n}")).collect();
+        assert_eq!(parsed(&names[1..]), Ok(MOST_CONNECTIONS));
+        assert!(parsed(&names).unwrap_err().contains("more than 16"));
+        let twice = ["UCX", "GDS", "UCX"].map(str::to_owned);
+        assert!(parsed(&twice).unwrap_err().contains("\"UCX\" is there twice"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use nixl_device::PerProcess;
+use nixl_device::{AtWork, PerProcess, UnderWay};
 
 use super::library::NixlUnavailable;
 use super::listener::Listener;
@@ -52,6 +52,23 @@ enum Served {
 }
 
 static SERVED: PerProcess<Mutex<Served>> = PerProcess::new(Mutex::default);
+
+/// The start of agents: it loads NIXL and UCX, and takes locks of this library that a child inherits.
+static BUILDING: UnderWay = UnderWay::new();
+
+/// Begins the start of an agent.
+///
+/// # Errors
+///
+/// In the child of a fork during which another thread started one.
+pub(super) fn building() -> Result<AtWork, NixlUnavailable> {
+    BUILDING.begin().ok_or_else(|| {
+        let reason = "this process was forked while a thread built a connector, whose locks are held here for ever: fork before \
+             or after that, or start the process by exec";
+        let reason = reason.to_owned();
+        NixlUnavailable::Start { what: "agent in a forked process", reason }
+    })
+}
 
 /// Starts an agent, in a child of a fork after the reset of UCX. **Blocks.**
 pub(super) fn start<T: Send + 'static>(

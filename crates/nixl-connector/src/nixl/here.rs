@@ -13,6 +13,7 @@ use nixl_device::memfd_holders;
 use rustix::fs::MemfdFlags;
 
 use super::blob::Connections;
+use super::streams;
 
 /// The file that proves an agent's host.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub(super) struct Beacon {
 impl Beacon {
     pub(super) fn of(agent: &str) -> Self {
         let file = rustix::fs::memfd_create(name(agent), MemfdFlags::CLOEXEC);
+        let file = file.and_then(streams::beyond_standard);
         let file = file.inspect_err(|error| tracing::debug!(%error, "no file for the agent")).ok();
         Self { _file: file.map(File::from) }
     }

@@ -27,6 +27,7 @@
 //! | UCX ends the owner's process if a reader over TCP dies before its reply | `ucx/replies` replaces the responsible functions |
 //! | UCX prints on standard output | `ucx/log` passes its messages to `tracing` |
 //! | without access to `HOME`, or with too few files, no agent is made, without a reason | `configuration` and `files` check first |
+//! | its files take the numbers of closed standard streams | `streams` opens `/dev/null` there before |
 //! | a refused thread ends the process, and so does a file beyond the limit or a log that cannot be opened | `threads`, `files` and `ucx/files` check first |
 //! | after a refused registration of GPU memory, no peer accepts the agent's metadata | `registrar` tries it with another agent first |
 //! | deregistering under a running request dangles | registrations are held by the transfer |
@@ -69,6 +70,7 @@ mod overlap;
 mod peer;
 mod peers;
 mod registrar;
+mod streams;
 mod threads;
 mod transfer;
 mod transport;

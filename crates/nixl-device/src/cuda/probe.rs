@@ -9,7 +9,7 @@ use super::driver::Driver;
 use super::error::NO_DEVICE;
 use super::functions::Functions;
 use super::unavailable::CudaUnavailable;
-use crate::system::process::{ForkGeneration, PerProcess};
+use crate::system::process::{ForkGeneration, PerProcess, UnderWay};
 
 /// A CUDA driver with at least one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -61,13 +61,21 @@ static DRIVER: OnceLock<(ForkGeneration, Result<Driver, CudaUnavailable>)> = Onc
 
 /// The driver of this process.
 pub(super) fn loaded() -> Result<&'static Driver, CudaUnavailable> {
+    static LOADING: UnderWay = UnderWay::new();
     let load = || {
         // Not `libcuda.so`: where only the toolkit is installed that is a stub, whose calls all fail.
         let functions = Functions::new(Api::load("libcuda.so.1")?);
         let facts = query(&functions)?;
         Ok(Driver::new(functions, facts))
     };
-    let (loaded_by, driver) = DRIVER.get_or_init(|| (ForkGeneration::current(), load()));
+    let (loaded_by, driver) = match DRIVER.get() {
+        Some(loaded) => loaded,
+        None => {
+            // A thread of the parent may hold the cell for ever.
+            let _at_work = LOADING.begin().ok_or(CudaUnavailable::Forked)?;
+            DRIVER.get_or_init(|| (ForkGeneration::current(), load()))
+        }
+    };
     let driver = driver.as_ref().map_err(Clone::clone)?;
     match loaded_by.is_current() {
         true => Ok(driver),

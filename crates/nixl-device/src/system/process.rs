@@ -9,7 +9,7 @@ mod memfd;
 mod watch;
 
 pub use exits::{ExitWatch, ProcessExits};
-pub use forks::{ForkGeneration, LeakInChild, PerProcess};
+pub use forks::{AtWork, ForkGeneration, LeakInChild, PerProcess, UnderWay};
 pub use holders::{FileIdentity, Holders};
 pub use identity::{ProcessIdentity, proc_is_of_this_namespace};
 pub use memfd::memfd_holders;

@@ -26,8 +26,11 @@ impl Shared {
         });
         let taken = taken.unwrap_or(Received::Ignored);
         if matches!(taken, Received::Ignored) {
-            tracing::debug!(from, bytes = payload.len(), "notification for no operation");
-            self.unexpected.note(payload.len());
+            // A recorder or subscriber may panic, too.
+            let _ = contained("the count of a message", || {
+                self.unexpected.note(payload.len());
+                tracing::debug!(from, bytes = payload.len(), "notification for no operation");
+            });
         }
         taken
     }

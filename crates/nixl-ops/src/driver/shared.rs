@@ -9,6 +9,7 @@ use std::task::{Wake, Waker};
 use nixl_device::ForkGeneration;
 
 use super::Driver;
+use crate::contained::contained;
 use crate::control::{Claims, Owner};
 use crate::drain::Departures;
 use crate::overdue::{Overdue, OverdueTotal};
@@ -145,7 +146,11 @@ impl Shared {
             count: Count::InFlight(InFlight::beyond_limit(&self.active)),
             deadline: None,
             drain_by: None,
-            span: tracing::debug_span!("served operation"),
+            // It is made while others' messages are read.
+            span: contained("the span of a served operation", || {
+                tracing::debug_span!("served operation")
+            })
+            .unwrap_or_else(|_| tracing::Span::none()),
         };
         Arc::new(TaskSlot::serving(task, self.waker.clone()))
     }

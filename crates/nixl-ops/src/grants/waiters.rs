@@ -10,6 +10,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use nixl_device::LeakInChild;
+
 use super::table::GrantTable;
 
 #[derive(Debug, Default)]
@@ -102,9 +104,11 @@ impl Waiters {
 }
 
 /// Resolves when no grant of the table covers any of the blocks; see [`GrantTable::free_blocks`]. Dropping it ends the wait.
+///
+/// In a forked child it resolves at once: the blocks are the parent's.
 #[must_use = "a future does nothing until it is polled"]
 pub struct FreeBlocks {
-    table: Arc<GrantTable>,
+    table: LeakInChild<Arc<GrantTable>>,
     layout: u16,
     blocks: Arc<[u32]>,
     waiter: Option<u64>,
@@ -113,7 +117,7 @@ pub struct FreeBlocks {
 impl FreeBlocks {
     /// The blocks exist.
     pub(super) fn new(table: Arc<GrantTable>, layout: u16, blocks: Arc<[u32]>) -> Self {
-        Self { table, layout, blocks, waiter: None }
+        Self { table: LeakInChild::new(table), layout, blocks, waiter: None }
     }
 }
 
@@ -122,6 +126,9 @@ impl Future for FreeBlocks {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Self { table, layout, blocks, waiter } = &mut *self;
+        if table.is_inherited() {
+            return Poll::Ready(());
+        }
         let held = table.held(*layout);
         let waiting = (*layout, &*blocks);
         let (poll, _) = table.waiters(|all| all.poll(waiter, waiting, cx.waker(), held));
@@ -131,7 +138,9 @@ impl Future for FreeBlocks {
 
 impl Drop for FreeBlocks {
     fn drop(&mut self) {
-        if let Some(id) = self.waiter {
+        if let Some(id) = self.waiter
+            && !self.table.is_inherited()
+        {
             drop(self.table.waiters(|waiters| waiters.remove(id)));
         }
     }

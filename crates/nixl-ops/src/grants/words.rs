@@ -54,6 +54,12 @@ impl GrantWords {
         slot as usize * Self::SLOT_BYTES
     }
 
+    /// The bytes of so many slots, and of one more for the expiry of slot 0.
+    #[must_use]
+    pub const fn bytes(slots: u32) -> u64 {
+        (slots as u64 + 1) * Self::SLOT_BYTES as u64
+    }
+
     /// The slot whose fourth word has the expiry of a renewed grant.
     #[must_use]
     pub const fn renewed_slot(slot: u32, slots: u32) -> u32 {

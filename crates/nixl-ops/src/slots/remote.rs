@@ -213,7 +213,7 @@ impl RemoteSlots {
             true => OfferPage::own(&name.name).map_or(Known::Unreachable, |page| {
                 Known::Own(Arc::new(OwnPage { page, lane: Lane::default() }))
             }),
-            false => match SharedMemory::open(name) {
+            false => match SharedMemory::open(&bounded(name)) {
                 Ok(memory) => Known::Mapped(Arc::new(MappedPage {
                     memory,
                     owned: RecentCheck::default(),
@@ -434,6 +434,11 @@ impl RemoteSlot {
 
 fn ended(why: EndedOffer) -> TransportError {
     TransportError::OfferEnded { why }
+}
+
+/// The part of a page that the protocol uses: its owner chooses how long the file is, and could exhaust the address space here.
+fn bounded(name: &SharedName) -> SharedName {
+    SharedName { len: name.len.min(Doorbell::WITH_MAIL as u64), ..*name }
 }
 
 pub(crate) fn page_of(doorbell: &Doorbell) -> SharedName {

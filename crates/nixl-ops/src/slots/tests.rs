@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
+use nixl_descriptor::SharedName;
 use nixl_device::Device;
 use nixl_metadata::{
     AgentMetadata, Doorbell, NotificationKey, OfferTerms, OperationKind, RdmaMetadata,
@@ -16,10 +18,12 @@ use nixl_metadata::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 use super::page::word;
 use super::word::SlotWord;
 use super::{FoundSlot, OfferPage, OfferSlot, RemoteSlot, RemoteSlots, Revocation, SlotEvent};
+use crate::mailbox::Reached;
 use crate::{EndedOffer, TransportError};
 
 /// The process numbers of the initiators.
@@ -637,4 +641,23 @@ fn an_agent_claims_what_no_process_has_and_no_process_what_an_agent_has() {
     let last = offered(&page, OperationKind::Write, 1);
     assert_eq!(last.slot.revoke(), Revocation::Unclaimed);
     assert_eq!(last.slot.claim_for_agent(), Err(EndedOffer::Revoked));
+}
+
+/// The file is sparse, and of no connection of this process, as that of a peer is.
+#[test]
+#[cfg_attr(miri, ignore = "makes a file in memory")]
+fn of_a_page_no_more_is_mapped_than_the_protocol_uses() {
+    const LEN: u64 = 1 << 40;
+    let name = [7; 16];
+    let called = format!("nixl-{:032x}", u128::from_be_bytes(name));
+    let file = memfd_create(called, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    ftruncate(&file, LEN).unwrap();
+    fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
+    let (pid, fd) = (std::process::id(), file.as_raw_fd().unsigned_abs());
+    let page = SharedName { pid, fd, name, len: LEN };
+    let slots = RemoteSlots::of_process(PIDS[0]);
+    slots.open_page(&page);
+    let Some(Reached::Mapped(mapped)) = slots.reached(&page) else { panic!("it is not mapped") };
+    let end = Doorbell::WITH_MAIL / 8;
+    assert!(mapped.memory.word(end - 1).is_some() && mapped.memory.word(end).is_none());
 }

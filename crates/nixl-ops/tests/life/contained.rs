@@ -7,6 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+    with_local_recorder,
+};
 use nixl_descriptor::{Access, Region};
 use nixl_device::Device;
 use nixl_ops::{
@@ -149,4 +153,38 @@ fn a_turn_that_panics_is_not_the_last() {
     assert_eq!(read.status(), OperationStatus::Errored);
     world.clock.advance(DRAIN + Duration::from_secs(1));
     assert!(matches!(world.reactor.turn(), Next::Park(_)));
+}
+
+/// Panics when a message is counted that was for no operation.
+struct PanickingRecorder;
+
+impl Recorder for PanickingRecorder {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        assert!(!key.name().starts_with("nixl_unexpected"), "a recorder's panic");
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[test]
+fn a_recorder_that_panics_loses_no_message_of_others() {
+    let mut world = World::new();
+    let mut offer = world.offer(Offering::writable(), &Memory::small());
+    // What no executor takes.
+    world.inbox.push(b"serve");
+    world.inbox.push(offer.metadata().notification_key().as_bytes());
+    with_local_recorder(&PanickingRecorder, || world.reactor.turn());
+    assert!(now(offer.wait_for_completion()).is_ok());
+    assert_eq!(world.driver.stats().unexpected_notifications(), 1);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nixl_descriptor::{DescriptorList, PublishedWords, ReadOnlyWords};
+use nixl_descriptor::{DescriptorList, PublishedWords, ReadOnlyWords, SharedName};
 use nixl_metadata::{ExportMetadata, Rights, Ticket};
 use nixl_ops::{GrantWords, StaleRead, TransportError, WordCheck};
 
@@ -35,7 +35,9 @@ impl Connector {
         let Some(file) = metadata.words().file.filter(|_| is_here) else {
             return self.words_by_engine(metadata).await;
         };
-        let name = page_of_file(&file);
+        // The owner chooses how long the file is.
+        let needed = GrantWords::bytes(metadata.words().slots);
+        let name = SharedName { len: file.length().min(needed), ..page_of_file(&file) };
         let open = move || PublishedWords::open(&name);
         match connection.control().run(open).await? {
             Ok(words) if words.load(EXPORT_WORD) == Some(metadata.export().value()) => {
@@ -101,6 +103,7 @@ impl RemoteExport {
     /// [`ConnectorError`]: as [`read_blocks`](Self::read_blocks), [`TransportError::Stale`] among them.
     pub async fn layers_ready(&self, ticket: &Ticket) -> Result<usize, ConnectorError> {
         let Imported { connector, metadata, words, .. } = &*self.0;
+        connector.check_process()?;
         self.admit(ticket, Rights::Read, None)?;
         self.admit_in_time(ticket).await?;
         let check = check_of(ticket);
@@ -143,6 +146,14 @@ impl RemoteExport {
     /// Whether a request for words is in flight, and how many reads wait for the next.
     pub(in crate::grants) fn words_in_flight(&self) -> (bool, usize) {
         self.word_reads().state()
+    }
+
+    /// How many words are mapped here.
+    pub(in crate::grants) fn mapped_words(&self) -> Option<usize> {
+        match &self.0.words {
+            Words::Mapped(words) => Some(words.len()),
+            _ => None,
+        }
     }
 
     /// Requests for words so far.

@@ -87,6 +87,7 @@ impl Connector {
         own: Option<Arc<ExportShared>>,
         options: ImportOptions,
     ) -> Result<RemoteExport, ConnectorError> {
+        self.check_process()?;
         self.refuse_if_draining()?;
         let layouts: Arc<[_]> =
             metadata.layouts().iter().map(described::remote).collect::<Result<_, _>>()?;
@@ -109,7 +110,7 @@ impl Connector {
             key: NotificationKey::random(),
         };
         if let Words::Own(_) = &imported.words {
-            return Ok(RemoteExport(Arc::new(imported)));
+            return Ok(RemoteExport::new(imported));
         }
         if let Words::Mapped(_) = &imported.words {
             imported.page = self.page_of(metadata).await?;
@@ -129,7 +130,7 @@ impl Connector {
             }
         }
         imported.prefaulted = prefaulting.mapped();
-        Ok(RemoteExport(Arc::new(imported)))
+        Ok(RemoteExport::new(imported))
     }
 
     /// The page of the owner, which is on this host, if its mailbox takes messages.

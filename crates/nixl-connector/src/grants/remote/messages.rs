@@ -57,6 +57,7 @@ impl RemoteExport {
         kind: GrantMessageKind,
     ) -> Result<(), ConnectorError> {
         let Imported { connector, words, peer, .. } = &*self.0;
+        connector.check_process()?;
         let message = GrantMessage::about(ticket, self.0.reader, kind);
         match (words, peer) {
             (Words::Own(own), _) => Ok(own.table().receive(&message)?),

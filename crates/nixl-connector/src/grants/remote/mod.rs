@@ -14,10 +14,12 @@ mod silent;
 mod writes;
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use nixl_descriptor::layout::RemoteLayout;
 use nixl_descriptor::{DescriptorList, SharedName};
+use nixl_device::LeakInChild;
 use nixl_metadata::{ExportMetadata, NotificationKey};
 use nixl_ops::{OperationOptions, PathReport, PeerId};
 use tokio::sync::Mutex;
@@ -33,8 +35,23 @@ use crate::{Connector, ConnectorError};
 ///
 /// The engine is connected and the path to each layout has moved some bytes when [`Connector::import`] returns it. A restarted
 /// owner is another export: its old tickets and this import end with errors.
+///
+/// It belongs to the process that imported it. In a forked child, every call is an error at once
+/// ([`TransportError::Forked`](nixl_ops::TransportError::Forked)).
 #[derive(Clone)]
-pub struct RemoteExport(Arc<Imported>);
+pub struct RemoteExport(Handle);
+
+/// The import, which a forked child does not drop.
+#[derive(Clone)]
+struct Handle(LeakInChild<Arc<Imported>>);
+
+impl Deref for Handle {
+    type Target = Imported;
+
+    fn deref(&self) -> &Imported {
+        &self.0
+    }
+}
 
 struct Imported {
     connector: Connector,
@@ -59,6 +76,10 @@ struct Imported {
 }
 
 impl RemoteExport {
+    fn new(imported: Imported) -> Self {
+        Self(Handle(LeakInChild::new(Arc::new(imported))))
+    }
+
     /// Runs that are listed on the caller's thread.
     const LISTED_HERE: usize = 64;
 

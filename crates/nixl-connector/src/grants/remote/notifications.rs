@@ -79,6 +79,7 @@ impl RemoteExport {
     }
 
     fn refuse_notification(&self, payload: &[u8]) -> Result<(), ConnectorError> {
+        self.0.connector.check_process()?;
         let (bytes, limit) = (payload.len(), Self::MAX_NOTIFICATION_BYTES);
         if bytes > limit {
             return Err(ConnectorError::NotificationTooLarge { bytes, limit });

@@ -67,6 +67,7 @@ impl RemoteExport {
         options: BlockTransferOptions,
     ) -> Result<Completion, ConnectorError> {
         let Imported { connector, words, .. } = &*self.0;
+        connector.check_process()?;
         connector.refuse_if_draining()?;
         let BlockTransferOptions { layers, class, operation } = options;
         let layers = self.admit(ticket, Rights::Read, layers)?;

@@ -47,6 +47,7 @@ impl RemoteExport {
         options: BlockTransferOptions,
     ) -> Result<Completion, ConnectorError> {
         let Imported { connector, metadata, layouts, .. } = &*self.0;
+        connector.check_process()?;
         connector.refuse_if_draining()?;
         let BlockTransferOptions { layers, class, operation } = options;
         let layers = self.admit(ticket, Rights::Write, layers)?;

@@ -1,35 +1,44 @@
 //! The receiver of an export's notifications.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+
+use nixl_device::LeakInChild;
 
 use super::inbox::NotificationInbox;
 use super::sender::ExportNotification;
 
 /// Receives the notifications of one export.
 ///
-/// The drop discards unreceived ones: a later receiver counts them as lost.
-#[derive(Debug)]
+/// The drop discards unreceived ones: a later receiver counts them as lost. In a forked child nothing is received or discarded.
 pub struct NotificationReceiver {
-    inbox: Arc<NotificationInbox>,
+    inbox: LeakInChild<Arc<NotificationInbox>>,
 }
 
 impl NotificationReceiver {
     pub(super) fn new(inbox: Arc<NotificationInbox>) -> Self {
-        Self { inbox }
+        Self { inbox: LeakInChild::new(inbox) }
     }
 
-    /// The next notification, senders taking turns; `None` once the table is closed and all are received.
+    /// The next notification, senders taking turns; `None` once the table is closed and all are received, and in a forked child.
     ///
     /// Cancel safe: nothing is lost if the future is dropped.
     pub async fn recv(&mut self) -> Option<ExportNotification> {
         let wait = Wait(&self.inbox);
-        poll_fn(|cx| wait.0.poll(cx.waker())).await
+        poll_fn(|cx| match wait.0.is_inherited() {
+            true => Poll::Ready(None),
+            false => wait.0.poll(cx.waker()),
+        })
+        .await
     }
 
     /// The next notification, if one has arrived.
     pub fn try_recv(&mut self) -> Option<ExportNotification> {
+        if self.inbox.is_inherited() {
+            return None;
+        }
         match self.inbox.poll(Waker::noop()) {
             Poll::Ready(next) => next,
             Poll::Pending => {
@@ -42,15 +51,25 @@ impl NotificationReceiver {
 
 impl Drop for NotificationReceiver {
     fn drop(&mut self) {
-        self.inbox.unsubscribe();
+        if !self.inbox.is_inherited() {
+            self.inbox.unsubscribe();
+        }
     }
 }
 
 /// A waiting task.
-struct Wait<'a>(&'a NotificationInbox);
+struct Wait<'a>(&'a LeakInChild<Arc<NotificationInbox>>);
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        self.0.forget_waker();
+        if !self.0.is_inherited() {
+            self.0.forget_waker();
+        }
+    }
+}
+
+impl fmt::Debug for NotificationReceiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NotificationReceiver").finish_non_exhaustive()
     }
 }
