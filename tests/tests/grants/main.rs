@@ -1,11 +1,12 @@
-//! Exports between real processes: a model of reads and reuse, initiators that are killed, cycles that leave nothing behind, and
-//! notifications.
+//! Exports between real processes: a model of reads and reuse, initiators that are killed, cycles that leave nothing behind,
+//! notifications, and writes by altered tickets.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test says so, by failing too")]
 
 mod flat;
 mod killed;
 mod model;
 mod notifications;
+mod writes;
 
 use nixl_tests::{By, Peer, local};
 
