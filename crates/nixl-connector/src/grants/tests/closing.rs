@@ -1,6 +1,8 @@
 //! The end of exports: with writers at work, with an import in their own process, and before they are made.
 
 use super::*;
+use crate::TransferLimits;
+use crate::grants::export::ExportShared;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -53,15 +55,79 @@ async fn a_closed_export_waits_for_a_writer_that_has_begun() {
         let faults = world.fabric.faults_of(world.reader.name()).unwrap();
         let shared = Arc::clone(world.export.shared());
         let closing = tokio::spawn(world.export.close(PATIENCE));
-        while shared.writers().check_open().is_ok() {
-            tokio::task::yield_now().await;
-        }
+        until_closed(&shared).await;
         assert_eq!(world.owner.stats().quarantined().offers(), 1);
         assert!(!closing.is_finished());
         faults.release();
         writing.await.unwrap().unwrap();
         assert!(closing.await.unwrap());
         assert_eq!(world.owner.stats().quarantined().offers(), 0);
+    }
+}
+
+async fn until_closed(shared: &ExportShared) {
+    let closed = async {
+        while shared.writers().check_open().is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.unwrap();
+}
+
+/// Readers at work, readers that wait for their turn, and readers that come late.
+#[tokio::test]
+async fn an_export_that_closes_with_readers_at_work_leaves_them_errors_alone() {
+    const TIME: Duration = Duration::from_secs(5);
+    const SKEW: Duration = Duration::from_secs(60);
+    for is_here in [true, false] {
+        let clock = Arc::new(ManualClock::new());
+        let limits = TransferLimits::new().per_peer(1);
+        let reader = |reader: ConnectorBuilder| reader.transfer_limits(limits);
+        let world = World::at(Arc::<ManualClock>::clone(&clock), reader, per_layer()).await;
+        let [here, afar] = world.imports().await;
+        let import = if is_here { here } else { afar };
+        let options = GrantOptions::new().time_to_live(TIME);
+        let grant = world.export.grant(0, &[5], options).unwrap();
+        let ticket = grant.ticket().clone();
+        let (local, _bytes) = contiguous();
+        let begin = |id: usize| {
+            let (import, ticket, local) = (import.clone(), ticket.clone(), local.clone());
+            tokio::spawn(async move { import.read_blocks(&ticket, &local, &[id]).await })
+        };
+        let faults = world.fabric.faults_of(world.reader.name()).unwrap();
+        faults.next([Fault::Stalls { after: 70 }]);
+        let at_work = begin(0);
+        while faults.left() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let waiting = begin(1);
+        while world.reader.connection().admission().waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let shared = Arc::clone(world.export.shared());
+        let closing = tokio::spawn(world.export.close(2 * (TIME + SKEW)));
+        until_closed(&shared).await;
+        drop((shared, grant));
+        // The blocks are the owner's to change, and their memory stays.
+        for region in &world.cache {
+            region.copy_from_slice(0, &vec![0xff; region.len()]).unwrap();
+        }
+        let late = begin(2);
+        faults.release();
+        for (reading, id) in [at_work, waiting, late].into_iter().zip(0..) {
+            let error = reading.await.unwrap().unwrap_err();
+            assert!(is_stale(error.cause()), "{error}");
+            assert_eq!(error.blocks(), [id]);
+        }
+        assert!(!closing.is_finished());
+        assert_eq!(world.owner.stats().retained().offers(), 1);
+        clock.advance(TIME + SKEW);
+        assert!(tokio::time::timeout(PATIENCE, closing).await.unwrap().unwrap());
+        assert_eq!(world.owner.stats().retained().offers(), 0);
+        for region in world.cache {
+            assert!(region.try_into_vec().is_ok());
+        }
+        assert_eq!(world.reader.stats().active(), 0);
     }
 }
 

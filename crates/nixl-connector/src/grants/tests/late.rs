@@ -128,7 +128,8 @@ async fn a_read_without_a_deadline_ends_before_its_owner_stops_waiting() {
         tokio::task::yield_now().await;
         assert!(!reading.is_finished());
         timed.clock.advance(Duration::from_millis(1));
-        let error = cause(reading.await.unwrap());
+        let ended = tokio::time::timeout(Duration::from_secs(20), reading).await.unwrap();
+        let error = cause(ended.unwrap());
         let timed_out = crate::OperationError::TimedOut { after: TIME + SKEW };
         assert_eq!(error, ConnectorError::Operation(timed_out));
         faults.release();
