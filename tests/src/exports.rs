@@ -61,6 +61,16 @@ impl Cache {
         Self::over(geometry, connector.buffer(geometry.bytes())?)
     }
 
+    /// As [`of_pages`](Self::of_pages), in memory of its own, which goes back to the system with it.
+    ///
+    /// # Errors
+    ///
+    /// If there is not so much memory.
+    pub fn of_own_pages(page: usize) -> Result<Self> {
+        let geometry = geometry(page)?;
+        Self::over(geometry, Region::zeroed(geometry.bytes())?)
+    }
+
     fn over(geometry: LayoutGeometry, region: Region) -> Result<Self> {
         Ok(Self { layout: Layout::fully_contiguous(geometry, region.clone())?, region })
     }

@@ -12,8 +12,8 @@ use nixl_descriptor::{Access, BufferPool, Descriptor, DescriptorList, Region};
 use nixl_device::{LeakInChild, tcp_gives_up_after};
 use nixl_metadata::{OperationKind, RdmaMetadata};
 use nixl_ops::{
-    EngineSetting, OperationOptions, ReadOperation, ReadableOperation, SpentKeys, TransportError,
-    WritableOperation, WriteOperation,
+    EngineSetting, Execution, OperationOptions, ReadOperation, ReadableOperation, SpentKeys,
+    TransportError, WritableOperation, WriteOperation,
 };
 
 pub(crate) use self::offering::{Naming, Offers, token_of_ticket};
@@ -299,11 +299,31 @@ impl Connector {
         ConnectorError: From<L::Error>,
     {
         let local = self.admit(local)?;
-        let driver = self.shared.connection.driver();
-        let (prepared, local, options) =
-            self.counted(self.prepared(OperationKind::Write, local, remote, options).await)?;
+        let (prepared, local, options) = self.prepare_write(local, remote, options).await?;
+        self.begin_prepared(prepared, local, options)
+    }
+
+    /// Prepares a write that its caller begins.
+    pub(crate) async fn prepare_write(
+        &self,
+        local: DescriptorList,
+        remote: &RdmaMetadata,
+        options: OperationOptions,
+    ) -> Result<(Box<dyn Execution>, DescriptorList, OperationOptions), ConnectorError> {
+        self.check_process()?;
+        self.counted(self.prepared(OperationKind::Write, local, remote, options).await)
+    }
+
+    /// Begins a write that was prepared.
+    pub(crate) fn begin_prepared(
+        &self,
+        execution: Box<dyn Execution>,
+        local: DescriptorList,
+        options: OperationOptions,
+    ) -> Result<WriteOperation, ConnectorError> {
         self.refuse_if_draining()?;
-        self.counted(WriteOperation::begin(driver, prepared, local, options))
+        let driver = self.shared.connection.driver();
+        self.counted(WriteOperation::begin(driver, execution, local, options))
     }
 
     /// Declines an offer: the owner's operation ends with [`OperationError::Declined`](nixl_ops::OperationError::Declined)

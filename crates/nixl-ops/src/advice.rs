@@ -24,9 +24,11 @@ impl TransportError {
     pub fn advice(&self) -> Advice {
         match self {
             // No operation began.
-            Self::UnknownPeer { .. } | Self::PeerBusy { .. } | Self::OutOfFiles { .. } => {
-                Advice::Retry
-            }
+            Self::UnknownPeer { .. }
+            | Self::PeerBusy { .. }
+            | Self::OutOfFiles { .. }
+            // The ticket stays good.
+            | Self::NotReady { .. } => Advice::Retry,
             // The peer's metadata is out of date, or the offer may be partly used.
             Self::BadMetadata { .. }
             | Self::PeerGone { .. }
@@ -94,6 +96,8 @@ impl GrantError {
             | Self::Blocks(BlockGrantError::Leased { .. } | BlockGrantError::TooMany { .. })
             | Self::Full { .. }
             | Self::NoRandomness { .. }
+            | Self::Unpublished
+            | Self::NotReady { .. }
             | Self::Lease(_) => Advice::Retry,
             Self::Over | Self::NotGranted { .. } => Advice::AskAgain,
             _ => Advice::GiveUp,
@@ -155,6 +159,7 @@ mod tests {
             (E::OfferEnded { why: EndedOffer::Used }, AskAgain),
             (E::Stale, AskAgain),
             (E::NotGranted, AskAgain),
+            (E::NotReady { ready: 1, asked: 2 }, Retry),
             (E::Corrupted { bytes: 1 }, AskAgain),
             (E::NotHere { name: name(), reason: reason() }, GiveUp),
             (E::NotLeased { index: 0 }, GiveUp),

@@ -166,6 +166,16 @@ impl<T: Clone> CompletionCell<T> {
         self.poll_with(waker, |state| (state.memory != Memory::Engaged).then_some(state.memory))
     }
 
+    /// Waits until the memory is quiet, also after it was given up as leaked. Shares the waker with
+    /// [`poll_outcome`](Self::poll_outcome).
+    pub(crate) fn poll_quiet(&self, waker: &Waker) -> Poll<()> {
+        self.poll_with(waker, |state| (state.memory == Memory::Quiet).then_some(()))
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        lock(&self.state).memory == Memory::Quiet
+    }
+
     fn poll_with<R>(&self, waker: &Waker, read: impl FnOnce(&State<T>) -> Option<R>) -> Poll<R> {
         let mut state = lock(&self.state);
         if let Some(ready) = read(&state) {

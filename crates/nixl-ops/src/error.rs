@@ -111,6 +111,16 @@ pub enum TransportError {
         "the ticket names other blocks, layers or rights than the owner granted: it was altered or forged; discard the bytes and ask for a new one"
     )]
     NotGranted,
+    /// Layers were asked for that the owner has not filled yet.
+    #[error(
+        "the layers below {ready} are ready, and those below {asked} were asked for: discard the bytes and ask again, by the same ticket, once they are ready"
+    )]
+    NotReady {
+        /// The layers below this one are ready.
+        ready: u64,
+        /// The end of the layers of the read.
+        asked: u64,
+    },
     /// The bytes do not match the offer's checksum.
     #[error(
         "the {bytes} bytes do not match the offer's checksum: they were damaged in transit, or the owner's memory has changed; discard them, ask for a new offer and read again, and check the path if it happens again"

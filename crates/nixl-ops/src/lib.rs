@@ -111,7 +111,8 @@ pub use nixl_metadata::{Advice, ClaimDemand, OperationKind};
 pub use notifier::CompletionNotifier;
 pub use operation::{
     CancelHandle, CancelOutcome, CopyOperation, MemoryFate, OperationFuture, ReadOperation,
-    ReadableOperation, Reclaimed, RevokeOutcome, Settled, WritableOperation, WriteOperation,
+    ReadableOperation, Reclaimed, RevokeOutcome, Settled, UnquietOffer, WritableEnder,
+    WritableOperation, WriteOperation,
 };
 pub use options::OperationOptions;
 pub use outcome::Completion;

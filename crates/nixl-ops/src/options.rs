@@ -159,6 +159,14 @@ impl OperationOptions {
         self
     }
 
+    /// Ends the operation no later than after this time from now.
+    #[must_use]
+    pub fn within(mut self, left: Duration) -> Self {
+        let most = self.spent.saturating_add(left);
+        self.timeout = Some(self.timeout.map_or(most, |timeout| timeout.min(most)));
+        self
+    }
+
     pub(crate) fn spent(&self) -> Duration {
         self.spent
     }

@@ -88,6 +88,12 @@ impl Admission {
         Arc::new(Self { queue: Mutex::new(queue), most_queued: limits.queued })
     }
 
+    /// Transfers that wait.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Admits a transfer that has no wait ahead.
     pub(crate) fn try_admit(
         self: &Arc<Self>,

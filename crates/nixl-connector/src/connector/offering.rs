@@ -72,8 +72,7 @@ impl Connector {
             .iter()
             .map(|d| SerializedDescriptor::new(d.device(), d.address(), d.len() as u64))
             .collect::<Result<_, _>>()?;
-        let key = NotificationKey::random();
-        let token = naming.token(&key);
+        let (key, token) = naming.key_and_token();
         // Peers may use the memory as soon as they have the metadata, so its work must be done first.
         connection.driver().ready(&local).await?;
         let checksum = match options.has_checksum() {
@@ -119,19 +118,22 @@ impl Connector {
 }
 
 /// The identity of an offer for initiators.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Naming {
     /// Metadata: a key, and a token known to its holders alone.
     Random,
-    /// A ticket, with room for the key: the token is part of the key, and both are equally secret.
-    Ticket,
+    /// A ticket, with room for this key: the token is part of the key, and both are equally secret.
+    Ticket(NotificationKey),
 }
 
 impl Naming {
-    fn token(self, key: &NotificationKey) -> NonZeroU64 {
+    fn key_and_token(self) -> (NotificationKey, NonZeroU64) {
         match self {
-            Self::Random => low_half(uuid::Uuid::new_v4()),
-            Self::Ticket => token_of_ticket(key),
+            Self::Random => (NotificationKey::random(), low_half(uuid::Uuid::new_v4())),
+            Self::Ticket(key) => {
+                let token = token_of_ticket(&key);
+                (key, token)
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use nixl_metadata::{
 };
 use nixl_ops::{
     Completion, FreeBlocks, GrantError, GrantStats, GrantTable, GrantTableOptions, GrantTerms,
-    OperationKind, OperationOptions, PathKind, PathReport, TransportError, WordCheck,
+    OperationKind, OperationOptions, PathKind, PathReport, TransportError, UnquietOffer, WordCheck,
 };
 use tokio::sync::oneshot;
 
@@ -26,6 +26,8 @@ use super::grant::{Alive, Grant, GrantOptions};
 use super::own::exports_of_this_process;
 use super::progress::ExportProgress;
 use super::registering::{self, Part};
+use super::table::ExportTable;
+use super::writers::Writers;
 use crate::connection::Connection;
 use crate::offload::Offloaded;
 use crate::{Connector, ConnectorError};
@@ -77,6 +79,10 @@ impl ExportOptions {
         self.progress = progress.clone();
         self
     }
+
+    pub(super) fn room(&self) -> NonZeroU32 {
+        self.slots
+    }
 }
 
 /// Layouts that are registered and whose blocks are granted to peers.
@@ -95,13 +101,22 @@ pub(crate) struct ExportShared {
     connector: Connector,
     id: ExportId,
     layouts: Vec<Layout>,
-    table: Arc<GrantTable>,
+    table: ExportTable,
+    writers: Writers,
     metadata: ExportMetadata,
     /// The latest time, in milliseconds since 1970, until when a reader of a ticket may begin.
     latest: AtomicU64,
     /// The same on the connection's clock, in nanoseconds: a step of the wall clock makes it the later.
     latest_by_clock: AtomicU64,
     held: LeakInChild<Mutex<Option<Held>>>,
+}
+
+/// What is still to be waited for, of an export that was closed.
+struct Closing {
+    /// Blocks that peers may be writing.
+    written: Vec<UnquietOffer>,
+    /// Resolves when no read is under way.
+    freed: oneshot::Receiver<()>,
 }
 
 /// What peers may be reading.
@@ -150,15 +165,7 @@ impl Connector {
         let of_layouts = layouts.iter().flat_map(|(name, layout)| Part::all_of(name, layout));
         let mut parts: Vec<_> = of_layouts.collect();
         let layouts: Vec<Layout> = layouts.into_iter().map(|(_, layout)| layout).collect();
-        let clock = Arc::clone(connection.clock());
-        let table = match connection.take_words(options.slots.get()) {
-            Some(words) => GrantTable::with_words(&layouts, words, clock),
-            None => {
-                let options = GrantTableOptions::default().with_slots(options.slots);
-                GrantTable::new(&layouts, options, clock)
-            }
-        };
-        let table = Arc::new(table?);
+        let table = ExportTable::new(self, &layouts, &options)?;
         let list = |parts: &[Part]| {
             DescriptorList::try_from(parts.iter().map(|p| p.memory().clone()).collect::<Vec<_>>())
         };
@@ -191,6 +198,7 @@ impl Connector {
             id,
             layouts,
             table,
+            writers: Writers::default(),
             metadata,
             latest: AtomicU64::new(0),
             latest_by_clock: AtomicU64::new(0),
@@ -234,19 +242,21 @@ impl Export {
         let connection = self.shared.connector.connection();
         let expires = ends_at(connection, time_to_live);
         let ready = ready.unwrap_or(layers.end);
-        let ticket = Ticket::new(
-            TicketTerms {
-                export: self.shared.id,
-                layout,
-                layers,
-                rights: Rights::Read,
-                slot: granted.slot(),
-                generation: granted.generation(),
-                token: granted.token(),
-                expires_unix_millis: expires.0,
-            },
-            blocks,
-        )?;
+        let is_filled = after.is_none() && ready >= layers.end;
+        let terms = TicketTerms {
+            export: self.shared.id,
+            layout,
+            layers,
+            rights: Rights::Read,
+            slot: granted.slot(),
+            generation: granted.generation(),
+            token: granted.token(),
+            expires_unix_millis: expires.0,
+        };
+        let ticket = match is_filled {
+            true => Ticket::new(terms, blocks)?,
+            false => Ticket::new_unfilled(terms, blocks)?,
+        };
         self.shared.note_expiry(expires);
         connection.driver().grant_expires(expires.1);
         let (slot, generation, digest) = (granted.slot(), granted.generation(), ticket.digest());
@@ -285,8 +295,8 @@ impl Export {
         self.shared.stats()
     }
 
-    /// Ends all grants, and waits until the memory is registered no longer and no read of it can be under way; no longer than
-    /// `deadline`. Returns whether that is so: if not, it comes later. `false` in a forked child, where nothing ends.
+    /// Ends all grants, and waits until the memory is registered no longer and no read or claimed write of it can be under way; no
+    /// longer than `deadline`. Returns whether that is so: if not, it comes later. `false` in a forked child, where nothing ends.
     ///
     /// Cancel safe: if the future is dropped, the export is closed all the same.
     pub async fn close(self, deadline: Duration) -> bool {
@@ -294,10 +304,16 @@ impl Export {
             return false;
         }
         let driver = Arc::clone(self.shared.connector.connection().driver());
-        let Some(freed) = self.shared.close() else { return true };
+        let Some(Closing { written, freed }) = self.shared.close() else { return true };
         drop(self);
         let options = OperationOptions::new().timeout(deadline);
-        driver.with_timeout(options, freed).await.is_ok()
+        let quiet = async {
+            for offer in written {
+                offer.quiet().await;
+            }
+            freed.await
+        };
+        driver.with_timeout(options, quiet).await.is_ok()
     }
 }
 
@@ -312,6 +328,10 @@ impl ExportShared {
 
     pub(super) fn table(&self) -> &Arc<GrantTable> {
         &self.table
+    }
+
+    pub(super) fn writers(&self) -> &Writers {
+        &self.writers
     }
 
     pub(super) fn free_blocks(
@@ -363,20 +383,21 @@ impl ExportShared {
         self.latest_by_clock.fetch_max(nanos, Ordering::AcqRel);
     }
 
-    /// Ends all grants, and has the memory kept for as long as reads may be under way. Resolves when it is free; `None` if the
-    /// export was closed before.
-    fn close(&self) -> Option<oneshot::Receiver<()>> {
+    /// Ends all grants, and has the memory kept for as long as reads and writes may be under way. `None` if the export was closed
+    /// before.
+    fn close(&self) -> Option<Closing> {
         let Held { registrations, memory } =
             self.held.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         exports_of_this_process().remove(self.id);
         let connection = self.connector.connection();
-        // They stay: a peer that imports late reads there that the export is closed.
-        self.table.close().into_iter().for_each(|words| connection.keep_words(words));
+        // The words stay: a peer that imports late reads there that the export is closed.
+        self.table.close();
+        let written = self.writers.close();
         let until = self.readable_until();
         let (tell, freed) = oneshot::channel();
         let freed_at = move || _ = tell.send(());
         connection.driver().retain_export(until, (registrations, memory), freed_at);
-        Some(freed)
+        Some(Closing { written, freed })
     }
 
     /// Until when a read that began in time may be under way: the later of what the wall clock says, which readers go by, and the
@@ -411,6 +432,9 @@ impl ExportShared {
         let granted = granted.map_err(|error| match error {
             // As for readers of other processes.
             GrantError::NotGranted { .. } => TransportError::NotGranted.into(),
+            GrantError::NotReady { ready, asked } => {
+                TransportError::NotReady { ready, asked }.into()
+            }
             error => ConnectorError::from(error),
         })?;
         let layouts = self.layouts.len();

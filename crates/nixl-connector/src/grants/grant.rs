@@ -72,7 +72,8 @@ impl GrantOptions {
         self
     }
 
-    /// Layers below this one are ready, and the others later: see [`Grant::ready_through`].
+    /// Layers below this one are ready, and the others later: see [`Grant::ready_through`]. A read of the others is
+    /// [`NotReady`](crate::TransportError::NotReady) until then.
     #[must_use]
     pub fn ready(mut self, layers: u16) -> Self {
         self.ready = Some(layers);

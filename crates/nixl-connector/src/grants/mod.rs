@@ -29,10 +29,12 @@ mod progress;
 mod read;
 mod registering;
 mod remote;
+mod table;
 #[cfg(test)]
 mod tests;
 mod words;
 mod write;
+mod writers;
 
 pub use described::ExportedLayoutError;
 pub use error::{BlockReadError, TicketError};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
 use nixl_descriptor::{PublishedWords, Region};
 use nixl_metadata::{ExportMetadata, Rights, SharedFile, Ticket, TicketTerms, WordsLocation};
-use nixl_ops::{ManualClock, SystemClock, TransportError};
+use nixl_ops::{Clock, ManualClock, SystemClock, TransportError};
 
 use super::{
     BlockReadError, BlockTransferOptions, Export, GrantOptions, ImportOptions, RemoteExport,
@@ -15,14 +15,18 @@ use super::{
 use crate::simulated::{Fabric, Fault};
 use crate::{Connector, ConnectorBuilder, ConnectorError, OperationOptions, TransferClass};
 
+mod closing;
+mod late;
 mod notifications;
 mod own;
 mod prepared;
+mod ready;
 mod registering;
 mod renewal;
 mod stream;
 mod turns;
 mod words;
+mod writes;
 
 const BLOCKS: usize = 12;
 
@@ -96,10 +100,19 @@ impl World {
 
     async fn with(
         reader: impl FnOnce(ConnectorBuilder) -> ConnectorBuilder,
+        of: (Layout, Vec<Region>),
+    ) -> Self {
+        Self::at(Arc::new(SystemClock::new()), reader, of).await
+    }
+
+    async fn at(
+        clock: Arc<dyn Clock>,
+        reader: impl FnOnce(ConnectorBuilder) -> ConnectorBuilder,
         (layout, cache): (Layout, Vec<Region>),
     ) -> Self {
-        let fabric = Fabric::new(Arc::new(SystemClock::new()));
-        let builder = |name| Connector::builder().transport(fabric.transport(name));
+        let fabric = Fabric::new(Arc::clone(&clock));
+        let builder =
+            |name| Connector::builder().transport(fabric.transport(name)).clock(Arc::clone(&clock));
         let owner = builder("owner").build().await.unwrap();
         let reader = reader(builder("reader")).build().await.unwrap();
         let export = owner.export([("full", layout)]).await.unwrap();

@@ -5,13 +5,14 @@
 //!
 //! | of the offer | in the ticket |
 //! |---|---|
-//! | key | the token, as a UUID |
+//! | key | the token, as a UUID. Its last six bytes are [bound](TicketTerms::bound) to what is granted: a ticket of other blocks names no offer |
 //! | token of its terms | the lower half of the token |
 //! | doorbell | slot and generation, on the page that the export names; no slot if that is [`NO_SLOT`] |
 //! | descriptors | blocks and layers: the chunks of the first block first |
 
 use std::num::NonZeroU64;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use nixl_descriptor::DescriptorList;
@@ -23,7 +24,7 @@ use nixl_metadata::{
 use nixl_ops::{Completion, OperationError, OperationOptions, RevokeOutcome, WritableOperation};
 
 use super::error::TicketError;
-use super::export::Export;
+use super::export::{Export, ExportShared};
 use super::grant::GrantOptions;
 use super::read::share;
 use crate::ConnectorError;
@@ -38,12 +39,15 @@ const NO_SLOT: u32 = u32::MAX;
 #[derive(Debug)]
 #[must_use = "dropping it revokes the grant"]
 pub struct WriteGrant {
+    /// Field order: the grant ends before the export may.
     operation: WritableOperation,
     ticket: Ticket,
+    _export: Arc<ExportShared>,
 }
 
 impl Export {
-    /// Grants blocks of a layout, by its position, for writing by one peer, and gives the ticket. No other grant covers them.
+    /// Grants blocks of a layout, by its position, for writing by one peer, and gives the ticket. No other grant covers them. The
+    /// grant ends with the export at the latest, which it keeps open.
     ///
     /// Of the options, the number of readers, the layers that are ready and the queue of work mean nothing here.
     ///
@@ -51,7 +55,7 @@ impl Export {
     ///
     /// # Errors
     ///
-    /// [`ConnectorError`]: blocks or layers that do not exist, blocks that are granted or in use ([`ConnectorError::Lease`]), or
+    /// [`ConnectorError`]: an export that is closed ([`ConnectorError::Grant`]), blocks or layers that do not exist, blocks that are granted or in use ([`ConnectorError::Lease`]), or
     /// memory that must not change.
     pub async fn grant_write(
         &self,
@@ -62,6 +66,7 @@ impl Export {
         let shared = self.shared();
         shared.connector().check_process()?;
         shared.connector().refuse_if_draining()?;
+        shared.writers().check_open()?;
         let (of, layers) = shared.layers_of(layout, options.layers.clone())?;
         let ids: Vec<usize> = blocks.iter().map(|&block| block as usize).collect();
         let range = usize::from(layers.start)..usize::from(layers.end);
@@ -72,29 +77,27 @@ impl Export {
             .claims(ClaimDemand::Everywhere);
         let list = DescriptorList::try_from(chunks)?;
         let connector = shared.connector();
-        let operation = connector.create_writable_as(Naming::Ticket, list, offer).await?;
+        let terms = TicketTerms {
+            export: shared.id(),
+            layout,
+            layers,
+            rights: Rights::Write,
+            slot: NO_SLOT,
+            generation: 0,
+            token: uuid::Uuid::new_v4().into_bytes(),
+            expires_unix_millis: 0,
+        };
+        let terms = terms.bound(blocks);
+        let key = key_of(&terms.token)?;
+        let operation = connector.create_writable_as(Naming::Ticket(key), list, offer).await?;
+        shared.writers().add(operation.ender())?;
         let metadata = operation.metadata();
-        let token = uuid::Uuid::parse_str(metadata.notification_key().as_str());
         let expires = metadata.terms().map_or(0, |terms| terms.expires_unix_millis().get());
         let (slot, generation) =
             metadata.doorbell().map_or((NO_SLOT, 0), |bell| (bell.slot(), bell.token()));
-        let ticket = Ticket::new(
-            TicketTerms {
-                export: shared.id(),
-                layout,
-                layers,
-                rights: Rights::Write,
-                slot,
-                generation,
-                // Every key of this process is a UUID.
-                token: token.unwrap_or_default().into_bytes(),
-                expires_unix_millis: expires,
-            },
-            blocks,
-        )?;
-        let now = connector.connection().clock().now();
-        shared.note_expiry((expires, now.saturating_add(options.time_to_live)));
-        Ok(WriteGrant { operation, ticket })
+        let terms = TicketTerms { slot, generation, expires_unix_millis: expires, ..terms };
+        let ticket = Ticket::new(terms, blocks)?;
+        Ok(WriteGrant { operation, ticket, _export: Arc::clone(shared) })
     }
 }
 
@@ -152,14 +155,18 @@ pub(super) fn lists(
     Ok((DescriptorList::try_from(chunks)?, remote))
 }
 
+/// The key of the offer that a ticket with this token names.
+fn key_of(token: &[u8; 16]) -> Result<NotificationKey, MetadataError> {
+    NotificationKey::new(&uuid::Uuid::from_bytes(*token).to_string())
+}
+
 fn offered(
     export: &ExportMetadata,
     ticket: &Ticket,
     descriptors: Vec<SerializedDescriptor>,
     shares: Vec<Share>,
 ) -> Result<RdmaMetadata, MetadataError> {
-    let token = uuid::Uuid::from_bytes(*ticket.token());
-    let key = NotificationKey::new(&token.to_string())?;
+    let key = key_of(&ticket.bound_token())?;
     let expires = UNIX_EPOCH + Duration::from_millis(ticket.expires_unix_millis());
     let terms: NonZeroU64 = token_of_ticket(&key);
     let terms = OfferTerms::new(expires, terms)?.with_claims(ClaimDemand::Everywhere);

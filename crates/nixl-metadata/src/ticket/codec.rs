@@ -3,7 +3,7 @@
 //! | offset | bytes | content |
 //! |---|---|---|
 //! | 0 | 1 | version: 1 |
-//! | 1 | 1 | flags: bit 0 is set if the blocks may be written, else they may be read; the others are 0 |
+//! | 1 | 1 | flags: bit 0 is set if the blocks may be written, else they may be read; bit 1 if they are to be read and not all filled yet; the others are 0 |
 //! | 2 | 2 | layout |
 //! | 4 | 2 | first layer |
 //! | 6 | 2 | end of the layers |
@@ -21,7 +21,7 @@
 use std::sync::Arc;
 
 use super::varint::{self, Read};
-use super::{Rights, Ticket, TicketTerms, check_count, check_distinct, digest};
+use super::{Rights, Stage, Ticket, TicketTerms, check_count, check_distinct, digest};
 use crate::{ExportId, Field, MetadataError};
 
 const VERSION: u8 = 1;
@@ -29,7 +29,11 @@ pub(super) const HEADER_BYTES: usize = SIGNED_BYTES + 8;
 const SIGNED_BYTES: usize = 56;
 
 /// The part of the header before the digest.
-pub(super) fn signed_header(terms: &TicketTerms, blocks: &[u32]) -> [u8; SIGNED_BYTES] {
+pub(super) fn signed_header(
+    terms: &TicketTerms,
+    stage: Stage,
+    blocks: &[u32],
+) -> [u8; SIGNED_BYTES] {
     let mut header = [0; SIGNED_BYTES];
     let mut rest = &mut header[..];
     let mut put = |bytes: &[u8]| {
@@ -37,7 +41,7 @@ pub(super) fn signed_header(terms: &TicketTerms, blocks: &[u32]) -> [u8; SIGNED_
         place.copy_from_slice(bytes);
         rest = behind;
     };
-    put(&[VERSION, terms.rights.to_flags()]);
+    put(&[VERSION, terms.rights.to_flags() | stage.to_flags()]);
     put(&terms.layout.to_le_bytes());
     put(&terms.layers.start.to_le_bytes());
     put(&terms.layers.end.to_le_bytes());
@@ -65,7 +69,7 @@ pub(super) fn encoded_len(ticket: &Ticket) -> usize {
 
 pub(super) fn encode(ticket: &Ticket) -> Vec<u8> {
     let mut out = Vec::with_capacity(encoded_len(ticket));
-    out.extend(signed_header(&ticket.terms, &ticket.blocks));
+    out.extend(signed_header(&ticket.terms, ticket.stage, &ticket.blocks));
     out.extend(ticket.digest.to_le_bytes());
     differences(&ticket.blocks).for_each(|difference| varint::write(difference, &mut out));
     out
@@ -78,7 +82,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Ticket, MetadataError> {
         return Err(MetadataError::UnsupportedTicketVersion { version });
     }
     let [flags] = take(&mut rest)?;
-    let rights = Rights::from_flags(flags)?;
+    let (rights, stage) = rights_and_stage(flags)?;
     let layout = u16::from_le_bytes(take(&mut rest)?);
     let layers = u16::from_le_bytes(take(&mut rest)?)..u16::from_le_bytes(take(&mut rest)?);
     let slot = u32::from_le_bytes(take(&mut rest)?);
@@ -100,12 +104,22 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Ticket, MetadataError> {
     };
     terms.check()?;
     let blocks = decode_blocks(rest, count)?;
-    let digest = digest::of(&signed_header(&terms, &blocks), &blocks, &terms.token);
+    let digest = digest::of(&signed_header(&terms, stage, &blocks), &blocks, &terms.token);
     if digest != claimed {
         return Err(MetadataError::TicketAltered);
     }
     check_distinct(&blocks)?;
-    Ok(Ticket { terms, blocks, digest })
+    Ok(Ticket { terms, stage, blocks, digest })
+}
+
+fn rights_and_stage(flags: u8) -> Result<(Rights, Stage), MetadataError> {
+    let stage = Stage::from_flags(flags);
+    match Rights::from_flags(flags & !stage.to_flags())? {
+        Rights::Write if stage == Stage::Unfilled => {
+            Err(MetadataError::UnsupportedTicketFlags { flags })
+        }
+        rights => Ok((rights, stage)),
+    }
 }
 
 fn decode_blocks(mut rest: &[u8], count: usize) -> Result<Arc<[u32]>, MetadataError> {

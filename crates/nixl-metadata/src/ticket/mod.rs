@@ -3,6 +3,7 @@
 mod codec;
 mod digest;
 mod rights;
+mod stage;
 mod terms;
 mod varint;
 
@@ -16,6 +17,8 @@ use crate::{ExportId, Field, MetadataError, embed};
 
 pub use rights::Rights;
 pub use terms::TicketTerms;
+
+use stage::Stage;
 
 /// Leave to read or write some blocks of an export, until the owner ends it.
 ///
@@ -48,6 +51,7 @@ pub use terms::TicketTerms;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Ticket {
     terms: TicketTerms,
+    stage: Stage,
     blocks: Arc<[u32]>,
     digest: u64,
 }
@@ -66,12 +70,33 @@ impl Ticket {
     /// [`MetadataError::EmptyLayers`], [`MetadataError::NoBlocks`], [`MetadataError::TooManyBlocks`] beyond
     /// [`MAX_BLOCKS`](Self::MAX_BLOCKS), or [`MetadataError::DuplicateBlock`].
     pub fn new(terms: TicketTerms, blocks: impl Into<Arc<[u32]>>) -> Result<Self, MetadataError> {
-        let blocks = blocks.into();
+        Self::at(Stage::Filled, terms, blocks.into())
+    }
+
+    /// As [`new`](Self::new), for blocks to be read of which some layers are filled later: readers look at the words of the grant
+    /// before they read, too. Builds without such tickets refuse it.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`MetadataError::UnsupportedTicketFlags`] for blocks to be written.
+    pub fn new_unfilled(
+        terms: TicketTerms,
+        blocks: impl Into<Arc<[u32]>>,
+    ) -> Result<Self, MetadataError> {
+        if terms.rights == Rights::Write {
+            let flags = terms.rights.to_flags() | Stage::Unfilled.to_flags();
+            return Err(MetadataError::UnsupportedTicketFlags { flags });
+        }
+        Self::at(Stage::Unfilled, terms, blocks.into())
+    }
+
+    fn at(stage: Stage, terms: TicketTerms, blocks: Arc<[u32]>) -> Result<Self, MetadataError> {
         terms.check()?;
         check_count(blocks.len())?;
         check_distinct(&blocks)?;
-        let digest = digest::of(&codec::signed_header(&terms, &blocks), &blocks, &terms.token);
-        Ok(Self { terms, blocks, digest })
+        let header = codec::signed_header(&terms, stage, &blocks);
+        let digest = digest::of(&header, &blocks, &terms.token);
+        Ok(Self { terms, stage, blocks, digest })
     }
 
     /// Encodes it. The same bytes for the same value.
@@ -120,6 +145,12 @@ impl Ticket {
         self.terms.rights
     }
 
+    /// Whether some layers of the blocks were still to be filled when it was made.
+    #[must_use]
+    pub fn is_unfilled(&self) -> bool {
+        self.stage == Stage::Unfilled
+    }
+
     /// The slot of the grant among the export's words.
     #[must_use]
     pub const fn slot(&self) -> u32 {
@@ -136,6 +167,12 @@ impl Ticket {
     #[must_use]
     pub const fn token(&self) -> &[u8; 16] {
         &self.terms.token
+    }
+
+    /// The token as a ticket for writing these blocks has it: see [`TicketTerms::bound`]. With this a writer claims the grant.
+    #[must_use]
+    pub fn bound_token(&self) -> [u8; 16] {
+        digest::bound_token(&self.terms, &self.blocks)
     }
 
     /// When the grant expires unless it is renewed, in milliseconds since 1970 by the owner's clock.
@@ -183,6 +220,7 @@ impl fmt::Debug for Ticket {
         f.debug_struct("Ticket")
             .field("terms", &self.terms)
             .field("blocks", &self.blocks.len())
+            .field("stage", &self.stage)
             .finish_non_exhaustive()
     }
 }

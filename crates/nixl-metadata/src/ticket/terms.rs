@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::Rights;
+use super::{Rights, digest};
 use crate::{ExportId, MetadataError};
 
 /// What a [`Ticket`](crate::Ticket) says besides its blocks. `Debug` does not show the token.
@@ -30,6 +30,14 @@ pub struct TicketTerms {
 }
 
 impl TicketTerms {
+    /// With the token of a ticket for writing: its last six bytes are a hash of the others and of the export, the layout, the
+    /// layers, the rights and the blocks. The claim of the writer names the grant by all 16, so a ticket of other blocks claims none.
+    #[must_use]
+    pub fn bound(mut self, blocks: &[u32]) -> Self {
+        self.token = digest::bound_token(&self, blocks);
+        self
+    }
+
     pub(super) fn check(&self) -> Result<(), MetadataError> {
         if self.layers.is_empty() {
             let Range { start, end } = self.layers;

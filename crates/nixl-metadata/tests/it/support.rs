@@ -427,9 +427,9 @@ pub(crate) fn any_ticket() -> impl Strategy<Value = Ticket> {
     let blocks = proptest::collection::hash_set(id, 1..300);
     let layers = (any::<u16>(), any::<u16>()).prop_filter("no layers", |(start, end)| start < end);
     let rights = prop_oneof![Just(Rights::Read), Just(Rights::Write)];
-    let numbers = any::<(u64, u16, u32, u64, [u8; 16], u64)>();
+    let numbers = any::<(u64, u16, u32, u64, [u8; 16], u64, bool)>();
     (blocks, layers, rights, numbers).prop_map(|(blocks, (start, end), rights, numbers)| {
-        let (export, layout, slot, generation, token, expires_unix_millis) = numbers;
+        let (export, layout, slot, generation, token, expires_unix_millis, unfilled) = numbers;
         let terms = TicketTerms {
             export: ExportId::new(export),
             layout,
@@ -440,7 +440,11 @@ pub(crate) fn any_ticket() -> impl Strategy<Value = Ticket> {
             token,
             expires_unix_millis,
         };
-        Ticket::new(terms, blocks.into_iter().collect::<Vec<_>>()).unwrap()
+        let blocks: Vec<_> = blocks.into_iter().collect();
+        match unfilled && rights == Rights::Read {
+            true => Ticket::new_unfilled(terms, blocks).unwrap(),
+            false => Ticket::new(terms, blocks).unwrap(),
+        }
     })
 }
 

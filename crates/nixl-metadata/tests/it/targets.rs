@@ -118,7 +118,8 @@ pub(crate) fn seal_ticket(input: &[u8]) -> Option<Vec<u8>> {
         }
     }
     header[0] = 1;
-    header[1] &= 1;
+    // Blocks to be written are never filled later.
+    header[1] &= if header[1] & 1 == 1 { 1 } else { 2 };
     header[12..16].copy_from_slice(&u32::try_from(ids.len() / 4).ok()?.to_le_bytes());
     let seed = u64::from_le_bytes(header[32..40].try_into().ok()?);
     let digest = xxh3_64_with_seed(&[&header[..56], &ids].concat(), seed);
@@ -143,7 +144,11 @@ pub(crate) fn check_ticket(ticket: &Ticket, message: &[u8]) {
         token: *ticket.token(),
         expires_unix_millis: ticket.expires_unix_millis(),
     };
-    assert_eq!(Ticket::new(terms, ticket.blocks()).as_ref(), Ok(ticket));
+    let again = match ticket.is_unfilled() {
+        true => Ticket::new_unfilled(terms, ticket.blocks()),
+        false => Ticket::new(terms, ticket.blocks()),
+    };
+    assert_eq!(again.as_ref(), Ok(ticket));
     assert_eq!(seal_ticket(message).as_deref(), Some(message));
 }
 

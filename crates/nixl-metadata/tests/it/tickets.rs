@@ -89,7 +89,7 @@ fn random_bytes_do_no_harm() {
         // Most are to reach the blocks.
         if random.below(4) != 0 && input.len() > 64 {
             input[0] = 1;
-            input[1] &= 1;
+            input[1] &= 3;
             let blocks = random.below(input.len() - 62) as u32;
             input[12..16].copy_from_slice(&blocks.to_le_bytes());
         }
@@ -176,6 +176,45 @@ fn every_fault_has_its_error() {
     assert_eq!(blocks(&[0x80, 0x80, 0x80, 0x80, 0x80, 1]), Err(E::BadBlock { index: 0 }));
     assert_eq!(blocks(&[10, 2, 1]), Err(E::DuplicateBlock { block: 5 }));
     assert_eq!(resealed(6, &[0]), Err(E::EmptyLayers { start: 0, end: 0 }));
+}
+
+#[test]
+fn blocks_that_are_filled_later_are_to_be_read() {
+    let filled = Ticket::new(terms(), [1]).unwrap();
+    let unfilled = Ticket::new_unfilled(terms(), [1]).unwrap();
+    assert_ne!(filled.digest(), unfilled.digest());
+    let to_write = TicketTerms { rights: Rights::Write, ..terms() };
+    let error = E::UnsupportedTicketFlags { flags: 3 };
+    assert_eq!(Ticket::new_unfilled(to_write, [1]), Err(error));
+}
+
+#[test]
+fn a_bound_token_is_of_all_that_is_granted() {
+    let terms = || TicketTerms { rights: Rights::Write, ..terms() };
+    let granted = terms().bound(&[3, 4]);
+    assert_eq!(granted.token[..10], terms().token[..10]);
+    let bound = |terms: TicketTerms, blocks: &[u32]| {
+        Ticket::new(terms, blocks).unwrap().bound_token() == granted.token
+    };
+    assert!(bound(granted.clone(), &[3, 4]));
+    // What the owner chooses later.
+    let (slot, generation, expires_unix_millis) = (10, 78, 0);
+    let later = TicketTerms { slot, generation, expires_unix_millis, ..granted.clone() };
+    assert!(bound(later, &[3, 4]));
+    for blocks in [&[3, 5][..], &[3], &[4, 3], &[3, 4, 5]] {
+        assert!(!bound(granted.clone(), blocks), "{blocks:?}");
+    }
+    let altered = [
+        TicketTerms { export: ExportId::new(6), ..granted.clone() },
+        TicketTerms { layout: 2, ..granted.clone() },
+        TicketTerms { layers: 1..80, ..granted.clone() },
+        TicketTerms { layers: 0..81, ..granted.clone() },
+        TicketTerms { rights: Rights::Read, ..granted.clone() },
+        TicketTerms { token: [0xa4; 16], ..granted.clone() },
+    ];
+    for terms in altered {
+        assert!(!bound(terms.clone(), &[3, 4]), "{terms:?}");
+    }
 }
 
 #[test]

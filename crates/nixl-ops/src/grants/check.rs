@@ -16,6 +16,8 @@ pub struct WordCheck {
     pub(crate) slot: u32,
     pub(crate) generation: u64,
     pub(crate) digest: u64,
+    /// The layers below this one have to be ready.
+    pub(crate) layers: u64,
 }
 
 /// A read that does not count.
@@ -33,6 +35,16 @@ pub enum StaleRead {
          what was read and ask its owner for the ticket again"
     )]
     NotGranted,
+    /// The owner has not filled all layers of the read.
+    #[error(
+        "the layers below {ready} are ready, and those below {asked} are to be read: discard what was read and ask for them later"
+    )]
+    NotReady {
+        /// The layers below this one are ready.
+        ready: u64,
+        /// The end of the layers of the read.
+        asked: u64,
+    },
     /// The owner's words have no such slot.
     #[error(
         "the owner's words have no slot {slot}: the ticket is of another export or forged; discard what was read"
@@ -47,20 +59,29 @@ impl WordCheck {
     /// The words of this slot belong to a live grant if they are this generation and this digest of the grant's terms.
     #[must_use]
     pub fn new(slot: u32, generation: u64, digest: u64) -> Self {
-        Self { slot, generation, digest }
+        Self { slot, generation, digest, layers: 0 }
     }
 
-    /// Compares words read through the engine: the first two of the slot.
+    /// Also refuses a read of layers below this one that are not ready.
+    #[must_use]
+    pub fn of_layers_below(self, layers: u64) -> Self {
+        Self { layers, ..self }
+    }
+
+    /// Compares words read through the engine: the first three of the slot.
     ///
     /// # Errors
     ///
     /// [`StaleRead`]
-    pub fn compare(&self, word: u64, digest: u64) -> Result<(), StaleRead> {
+    pub fn compare(&self, [word, digest, ready]: [u64; 3]) -> Result<(), StaleRead> {
         if word != self.generation {
             return Err(StaleRead::Stale);
         }
         if digest != self.digest {
             return Err(StaleRead::NotGranted);
+        }
+        if ready < self.layers {
+            return Err(StaleRead::NotReady { ready, asked: self.layers });
         }
         Ok(())
     }
@@ -81,7 +102,7 @@ impl WordCheck {
     ///
     /// [`StaleRead`]
     pub fn layers_ready(&self, words: &ReadOnlyWords) -> Result<u64, StaleRead> {
-        self.layers(words)
+        self.ready(words)
     }
 
     /// The expiry of a renewed grant, in milliseconds since 1970; 0 if it was not renewed. `slots` is the owner's number of
@@ -107,18 +128,18 @@ impl WordCheck {
         let load = |word| words.load(place(self.slot, word));
         let load = |word| load(word).ok_or(StaleRead::NoSlot { slot: self.slot });
         let word = load(WORD)?;
-        // The bytes were loaded before the following loads, and the digest is no older than the word.
+        // The bytes were loaded before the following loads, and the digest and the layers are no older than the word.
         fence(Ordering::Acquire);
-        let digest = load(DIGEST)?;
-        // Nor is the word, if the slot was granted anew in between, older than that digest.
+        let (digest, ready) = (load(DIGEST)?, load(LAYERS)?);
+        // Nor is the word, if the slot was granted anew in between, older than those.
         fence(Ordering::Acquire);
         if load(WORD)? != word {
             return Err(StaleRead::Stale);
         }
-        self.compare(word, digest)
+        self.compare([word, digest, ready])
     }
 
-    pub(super) fn layers(&self, words: &impl Words) -> Result<u64, StaleRead> {
+    pub(super) fn ready(&self, words: &impl Words) -> Result<u64, StaleRead> {
         // Not the number of an earlier grant in the slot.
         self.check(words)?;
         fence(Ordering::Acquire);
@@ -138,6 +159,12 @@ impl WordCheck {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The end of the layers of the read; 0 if none have to be ready.
+    #[must_use]
+    pub fn layers(&self) -> u64 {
+        self.layers
     }
 
     /// The digest of the ticket.

@@ -62,6 +62,16 @@ pub enum GrantError {
         "the grant is not valid yet: the work that fills its blocks is not done; try again later"
     )]
     Unpublished,
+    /// Layers are asked for that are not ready.
+    #[error(
+        "the layers below {ready} are ready, and those below {asked} are to be read; ask for them later"
+    )]
+    NotReady {
+        /// The layers below this one are ready.
+        ready: u64,
+        /// The end of the layers of the read.
+        asked: u64,
+    },
     /// The grant is valid already.
     #[error("the grant was published before")]
     Published,

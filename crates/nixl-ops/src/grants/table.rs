@@ -168,10 +168,7 @@ impl GrantTable {
         SpentWords { words, value }: SpentWords,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, GrantError> {
-        if layouts.len() > Self::LAYOUTS {
-            let (layouts, most) = (layouts.len(), Self::LAYOUTS);
-            return Err(GrantError::TooManyLayouts { layouts, most });
-        }
+        Self::check_layouts(layouts.len())?;
         let state = State {
             slots: Vec::new(),
             free: Vec::new(),
@@ -185,6 +182,16 @@ impl GrantTable {
         let layouts = layouts.iter().map(Layout::grantable).collect();
         let notifications = NotificationInbox::new();
         Ok(Self { clock, words, layouts, state: Mutex::new(state), notifications })
+    }
+
+    /// Refuses more layouts than a table has.
+    ///
+    /// # Errors
+    ///
+    /// [`GrantError::TooManyLayouts`].
+    pub fn check_layouts(layouts: usize) -> Result<(), GrantError> {
+        let most = Self::LAYOUTS;
+        if layouts > most { Err(GrantError::TooManyLayouts { layouts, most }) } else { Ok(()) }
     }
 
     /// Grants blocks, or none. The grant is valid once it is [published](Self::publish).
@@ -346,7 +353,7 @@ impl GrantTable {
     /// # Errors
     ///
     /// [`GrantError::NoSlot`], [`GrantError::Over`], [`GrantError::WrongToken`], [`GrantError::Unpublished`],
-    /// [`GrantError::NotGranted`], [`GrantError::Lease`].
+    /// [`GrantError::NotGranted`], [`GrantError::NotReady`], [`GrantError::Lease`].
     pub fn lease(
         &self,
         (slot, generation): (u32, u64),
@@ -363,6 +370,10 @@ impl GrantTable {
                     return Err(GrantError::NotGranted { slot });
                 }
                 Some(_) => {}
+            }
+            let (ready, asked) = (grant.layers, layers.end as u64);
+            if ready < asked {
+                return Err(GrantError::NotReady { ready, asked });
             }
             Ok(grant.blocks.lease(layers)?)
         })

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 0 | the generation of the grant that has the slot, or a value that is no generation |
 //! | 1 | the digest of that grant's ticket |
-//! | 2 | the number of ready layers |
+//! | 2 | the number of ready layers; 0 between two grants |
 //! | 3 | the expiry of a renewed grant, in milliseconds since 1970, else 0. Slot 0 has the number of the export here while the export is open, else 0; its expiry is in the slot behind the last |
 
 use std::sync::atomic::Ordering;
@@ -81,7 +81,7 @@ impl GrantWords {
     ///
     /// [`StaleRead`]
     pub fn layers_ready(&self, check: &WordCheck) -> Result<u64, StaleRead> {
-        check.layers(&self.words)
+        check.ready(&self.words)
     }
 
     /// Publishes the number of the open export, or 0 for a closed one.
@@ -168,6 +168,8 @@ pub(super) fn raise(words: &impl OwnWords, slot: u32, value: u64) {
     words.store(place(slot, WORD), value, Ordering::Relaxed);
     // A reader that sees a byte, a digest or a number of layers written after this sees the value in its check.
     fence(Ordering::SeqCst);
+    // A request of the engine's reads the words in any order: with the next grant's generation it reads no number of this one.
+    words.store(place(slot, LAYERS), 0, Ordering::Relaxed);
 }
 
 /// Run by `cargo xtask loom`.
@@ -233,7 +235,7 @@ mod loom_model {
                 })
             };
             let bytes = memory.read();
-            let check = WordCheck { slot: 0, generation: 101, digest: 11 };
+            let check = WordCheck { slot: 0, generation: 101, digest: 11, layers: 1 };
             match check.check(&*memory) {
                 Ok(()) => assert_eq!(bytes, [1, 1]),
                 Err(found) => assert_eq!(found, StaleRead::Stale),
@@ -256,8 +258,8 @@ mod loom_model {
                     publish(&*memory, 0, 103, 12, 5);
                 })
             };
-            let check = WordCheck { slot: 0, generation: 103, digest: 12 };
-            match check.layers(&*memory) {
+            let check = WordCheck { slot: 0, generation: 103, digest: 12, layers: 1 };
+            match check.ready(&*memory) {
                 Ok(layers) => assert_eq!((layers, memory.read()), (5, [2, 2])),
                 Err(found) => assert_eq!(found, StaleRead::Stale),
             }

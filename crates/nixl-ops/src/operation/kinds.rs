@@ -7,10 +7,10 @@ use nixl_descriptor::{DescriptorList, LeaseSet};
 use nixl_device::LeakInChild;
 use nixl_metadata::RdmaMetadata;
 
-use super::CancelHandle;
 use super::active::Active;
 use super::outcomes::{CancelOutcome, MemoryFate, Reclaimed, RevokeOutcome, Settled};
 use super::passive::Passive;
+use super::{CancelHandle, WritableEnder};
 use crate::completion::Memory;
 use crate::leasing::Leasing;
 use crate::outcome::Completion;
@@ -300,3 +300,10 @@ macro_rules! passive {
 
 passive!(ReadableOperation);
 passive!(WritableOperation);
+
+impl WritableOperation {
+    /// A handle that ends this offer from elsewhere. For connectors.
+    pub fn ender(&self) -> WritableEnder {
+        self.0.ender()
+    }
+}

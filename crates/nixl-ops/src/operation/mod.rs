@@ -1,12 +1,14 @@
 //! The kinds of operation: reads, writes and copies by this side, and offers for peers.
 
 mod active;
+mod ender;
 mod future;
 mod handle;
 mod kinds;
 mod outcomes;
 mod passive;
 
+pub use ender::{UnquietOffer, WritableEnder};
 pub use future::OperationFuture;
 pub use handle::CancelHandle;
 pub use kinds::{

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use nixl_descriptor::DescriptorList;
 use nixl_metadata::RdmaMetadata;
 
+use super::ender::WritableEnder;
 use super::outcomes::{CancelOutcome, Reclaimed, RevokeOutcome};
 use crate::blocking::block_on;
 use crate::completion::Memory;
@@ -95,11 +96,11 @@ impl Passive {
     }
 
     fn abandon(&self) -> Release {
-        let release = self.entry.abandon(OperationError::Cancelled);
-        if release != Release::AlreadyEnded {
-            self.driver.shared().wake(true);
-        }
-        release
+        abandon(&self.entry, &self.driver)
+    }
+
+    pub(super) fn ender(&self) -> WritableEnder {
+        WritableEnder::new(&self.entry, &self.driver)
     }
 
     pub(super) async fn reclaim(&mut self) -> Reclaimed {
@@ -110,6 +111,15 @@ impl Passive {
         });
         Reclaimed::new(outcome, memory.await, &self.memory)
     }
+}
+
+/// Gives an offer up.
+pub(super) fn abandon(entry: &Arc<PassiveEntry>, driver: &Driver) -> Release {
+    let release = entry.abandon(OperationError::Cancelled);
+    if release != Release::AlreadyEnded {
+        driver.shared().wake(true);
+    }
+    release
 }
 
 impl Drop for Passive {

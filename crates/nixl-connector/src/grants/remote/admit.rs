@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use nixl_metadata::{Rights, Ticket};
-use nixl_ops::GrantWords;
+use nixl_ops::{GrantWords, OperationOptions};
 
-use super::check::{Words, check_of};
+use super::check::{Words, check_of, check_of_layers, refused};
 use super::{Imported, RemoteExport};
 use crate::ConnectorError;
 use crate::grants::error::TicketError;
@@ -51,29 +51,56 @@ impl RemoteExport {
         now >= Duration::from_millis(unix_millis)
     }
 
-    /// Admits a ticket whose time is not over, or was renewed. Where the words are not mapped, looking for that takes two requests of
-    /// the engine's.
-    pub(super) async fn admit_in_time(&self, ticket: &Ticket) -> Result<(), ConnectorError> {
-        if !self.is_over(ticket.expires_unix_millis()) {
-            return Ok(());
+    /// Admits a ticket whose time is not over, or was renewed: until when, since 1970. Where the words are not mapped, looking for
+    /// that takes two requests of the engine's, within the time of `options`.
+    pub(super) async fn admit_in_time(
+        &self,
+        ticket: &Ticket,
+        options: OperationOptions,
+    ) -> Result<Duration, ConnectorError> {
+        let until = ticket.expires_unix_millis();
+        if !self.is_over(until) {
+            return Ok(Duration::from_millis(until));
         }
         let Imported { connector, metadata, words, .. } = &*self.0;
         let (check, slots) = (check_of(ticket), metadata.words().slots);
         let until = match words {
-            Words::Own(own) => own.table().words().renewed_until(&check),
+            Words::Own(own) => self.own(own)?.table().words().renewed_until(&check),
             Words::Mapped(words) => check.renewed_until(words, slots),
             Words::Engine(_) => {
-                let slot = GrantWords::renewed_slot(check.slot(), slots);
-                let [.., until] = connector.read_words(metadata, slot).await?;
-                // It is of this grant if that stands after it was read.
-                let [word, digest, ..] = connector.read_words(metadata, check.slot()).await?;
-                check.compare(word, digest).map(|()| until)
+                let driver = connector.connection().driver();
+                let look = async {
+                    let slot = GrantWords::renewed_slot(check.slot(), slots);
+                    let [.., until] = connector.read_words(metadata, slot, options).await?;
+                    // It is of this grant if that stands after it was read.
+                    let words = connector.read_words(metadata, check.slot(), options).await?;
+                    let [word, digest, ready, _] = words;
+                    Ok::<_, ConnectorError>(check.compare([word, digest, ready]).map(|()| until))
+                };
+                driver.with_timeout(options, look).await?.0?
             }
         };
         match until {
-            Ok(until) if !self.is_over(until) => Ok(()),
+            Ok(until) if !self.is_over(until) => Ok(Duration::from_millis(until)),
             // An altered ticket has no time that counts.
             Ok(_) | Err(_) => Err(TicketError::Expired.into()),
         }
+    }
+
+    /// Admits a read once more, right before a request of it is posted: it may have waited. Returns the options of the request,
+    /// which ends no later than its owner waits for readers that began in time.
+    pub(super) async fn admit_post(
+        &self,
+        ticket: &Ticket,
+        layers: &Range<usize>,
+        options: OperationOptions,
+    ) -> Result<OperationOptions, ConnectorError> {
+        let until = self.admit_in_time(ticket, options).await?;
+        if let Words::Mapped(words) = &self.0.words {
+            check_of_layers(ticket, layers).check_mapped(words).map_err(refused)?;
+        }
+        let connection = self.0.connector.connection();
+        let last = until.saturating_add(connection.skew());
+        Ok(options.within(last.saturating_sub(connection.clock().unix_time())))
     }
 }

@@ -1,10 +1,11 @@
 //! The check of reads by the words of their grants, mapped or through the engine.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Weak};
 
 use nixl_descriptor::{DescriptorList, PublishedWords, ReadOnlyWords, SharedName};
 use nixl_metadata::{ExportMetadata, Rights, Ticket};
-use nixl_ops::{GrantWords, StaleRead, TransportError, WordCheck};
+use nixl_ops::{GrantWords, OperationOptions, StaleRead, TransportError, WordCheck};
 
 use super::import::page_of_file;
 use super::{Imported, RemoteExport};
@@ -16,8 +17,8 @@ use crate::{Connector, ConnectorError};
 
 /// How the words of the export are read.
 pub(super) enum Words {
-    /// The export is this process's own.
-    Own(Arc<ExportShared>),
+    /// The export is this process's own. It is not kept open.
+    Own(Weak<ExportShared>),
     Mapped(ReadOnlyWords),
     Engine(WordReads),
 }
@@ -63,7 +64,7 @@ impl Connector {
         &self,
         metadata: &ExportMetadata,
     ) -> Result<(), ConnectorError> {
-        let [.., export] = self.read_words(metadata, 0).await?;
+        let [.., export] = self.read_words(metadata, 0, self.default_options()).await?;
         match export == metadata.export().value() {
             true => Ok(()),
             false => Err(closed(metadata)),
@@ -75,10 +76,11 @@ impl Connector {
         &self,
         metadata: &ExportMetadata,
         slot: u32,
+        options: OperationOptions,
     ) -> Result<[u64; GrantWords::SLOT_WORDS], ConnectorError> {
         let region = self.buffer(GrantWords::SLOT_BYTES)?;
         let list = DescriptorList::from(region.whole());
-        self.read_silently(Lists::of_words(metadata, slot, list)?).await?;
+        self.read_silently(Lists::of_words(metadata, slot, list)?, options).await?;
         let mut words = [0; GrantWords::SLOT_WORDS];
         for (index, word) in words.iter_mut().enumerate() {
             let mut bytes = [0; 8];
@@ -102,19 +104,23 @@ impl RemoteExport {
     ///
     /// [`ConnectorError`]: as [`read_blocks`](Self::read_blocks), [`TransportError::Stale`] among them.
     pub async fn layers_ready(&self, ticket: &Ticket) -> Result<usize, ConnectorError> {
-        let Imported { connector, metadata, words, .. } = &*self.0;
+        let Imported { connector, metadata, words, ready, .. } = &*self.0;
         connector.check_process()?;
         self.admit(ticket, Rights::Read, None)?;
-        self.admit_in_time(ticket).await?;
+        let options = connector.default_options();
+        self.admit_in_time(ticket, options).await?;
         let check = check_of(ticket);
         let layers = match words {
-            Words::Own(own) => own.layers_ready(&check)?,
+            Words::Own(own) => self.own(own)?.layers_ready(&check)?,
             Words::Mapped(words) => check.layers_ready(words).map_err(refused)?,
             Words::Engine(_) => {
-                let [_, _, layers, _] = connector.read_words(metadata, check.slot()).await?;
+                let [_, _, layers, _] =
+                    connector.read_words(metadata, check.slot(), options).await?;
                 // The number is of this grant if that stands after the number was read.
-                let [word, digest, ..] = connector.read_words(metadata, check.slot()).await?;
-                check.compare(word, digest).map_err(refused)?;
+                let words = connector.read_words(metadata, check.slot(), options).await?;
+                let [word, digest, now, _] = words;
+                check.compare([word, digest, now]).map_err(refused)?;
+                ready.note(ticket, layers);
                 layers
             }
         };
@@ -122,14 +128,30 @@ impl RemoteExport {
     }
 }
 
+impl RemoteExport {
+    /// The export of this process, while it is open.
+    pub(super) fn own(
+        &self,
+        own: &Weak<ExportShared>,
+    ) -> Result<Arc<ExportShared>, ConnectorError> {
+        own.upgrade().ok_or_else(|| closed(&self.0.metadata))
+    }
+}
+
 pub(super) fn check_of(ticket: &Ticket) -> WordCheck {
     WordCheck::new(ticket.slot(), ticket.generation(), ticket.digest())
 }
 
-/// What is said of a grant that does not stand, before anything moves.
+/// The check of a read of these layers.
+pub(super) fn check_of_layers(ticket: &Ticket, layers: &Range<usize>) -> WordCheck {
+    check_of(ticket).of_layers_below(layers.end as u64)
+}
+
+/// What is said of a grant that does not stand, or whose layers are not ready.
 pub(super) fn refused(stale: StaleRead) -> TransportError {
     match stale {
         StaleRead::NotGranted => TransportError::NotGranted,
+        StaleRead::NotReady { ready, asked } => TransportError::NotReady { ready, asked },
         _ => TransportError::Stale,
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 
 use super::check::Words;
 use super::prefault::Prefaulting;
+use super::ready::ReadyLayers;
 use super::{Imported, RemoteExport};
 use crate::grants::described;
 use crate::grants::export::ExportShared;
@@ -92,7 +93,7 @@ impl Connector {
         let layouts: Arc<[_]> =
             metadata.layouts().iter().map(described::remote).collect::<Result<_, _>>()?;
         let words = match own {
-            Some(own) => Words::Own(own),
+            Some(own) => Words::Own(Arc::downgrade(&own)),
             None => self.open_words(metadata).await?,
         };
         let mut imported = Imported {
@@ -107,6 +108,7 @@ impl Connector {
             notified: Mutex::default(),
             page: None,
             prepared: Arc::default(),
+            ready: ReadyLayers::default(),
             key: NotificationKey::random(),
         };
         if let Words::Own(_) = &imported.words {
@@ -121,8 +123,9 @@ impl Connector {
         let mut prefaulting = Prefaulting::new(options.prefault, self.default_options());
         for layout in 0..imported.layouts.len() {
             let local = self.room_for(&Lists::probed(metadata, layout))?;
-            let (read, peer) =
-                self.read_silently(Lists::of_probe(metadata, layout, local)?).await?;
+            let (read, peer) = self
+                .read_silently(Lists::of_probe(metadata, layout, local)?, self.default_options())
+                .await?;
             imported.paths.push(read.path().cloned());
             imported.peer = Some(peer);
             if read.path().is_some_and(|path| path.kind() == PathKind::SharedMemory) {

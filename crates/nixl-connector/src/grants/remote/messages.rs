@@ -60,7 +60,12 @@ impl RemoteExport {
         connector.check_process()?;
         let message = GrantMessage::about(ticket, self.0.reader, kind);
         match (words, peer) {
-            (Words::Own(own), _) => Ok(own.table().receive(&message)?),
+            (Words::Own(own), _) => match (own.upgrade(), kind) {
+                (Some(own), _) => Ok(own.table().receive(&message)?),
+                // It has ended with its export.
+                (None, GrantMessageKind::Done) => Ok(()),
+                (None, _) => self.own(own).map(drop),
+            },
             (_, None) => Ok(()),
             (_, Some(peer)) => {
                 let to = (peer, self.0.mailbox().await?);

@@ -10,6 +10,7 @@ mod pieces;
 mod prefault;
 mod prepared;
 mod reads;
+mod ready;
 mod silent;
 mod writes;
 
@@ -28,6 +29,7 @@ use self::check::Words;
 pub use self::import::ImportOptions;
 pub use self::options::BlockTransferOptions;
 use self::prepared::PreparedBlocks;
+use self::ready::ReadyLayers;
 use crate::admission::{Permit, TransferClass};
 use crate::{Connector, ConnectorError};
 
@@ -71,6 +73,7 @@ struct Imported {
     /// The owner's page, if its mailbox takes this import's messages.
     page: Option<SharedName>,
     prepared: Arc<PreparedBlocks>,
+    ready: ReadyLayers,
     /// Stands for that of an offer where executors want one. No owner knows it.
     key: NotificationKey,
 }

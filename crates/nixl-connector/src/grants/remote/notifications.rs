@@ -34,7 +34,7 @@ impl RemoteExport {
         match (&import.words, peer) {
             (Words::Own(own), _) => {
                 let sender = NotificationSender::new(import.connector.name(), import.reader);
-                own.table().notify(sender, *last, payload);
+                self.own(own)?.table().notify(sender, *last, payload);
                 Ok(())
             }
             (_, None) => Ok(()),

@@ -88,7 +88,8 @@ impl RemoteExport {
         layers: Range<usize>,
         options: OperationOptions,
     ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
-        let layout = usize::from(sides.0.layout());
+        let (ticket, of) = (sides.0.clone(), layers.clone());
+        let layout = usize::from(ticket.layout());
         let connection = self.0.connector.connection();
         let (driver, clock) = (connection.driver(), connection.clock());
         let me = self.clone();
@@ -119,7 +120,8 @@ impl RemoteExport {
                 let now = clock.now();
                 options = options.spending(now.saturating_sub(last));
                 last = now;
-                let (read, of_peer) = self.begin_piece(layout, piece, permit, options).await?;
+                let of_request = self.admit_post(&ticket, &of, options).await?;
+                let (read, of_peer) = self.begin_piece(layout, piece, permit, of_request).await?;
                 peer = of_peer;
                 reads.push_back(read);
             }

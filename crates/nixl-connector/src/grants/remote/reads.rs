@@ -8,20 +8,21 @@ use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases};
 use nixl_metadata::{Rights, Ticket};
 use nixl_ops::{
     Completion, Execution, OperationOptions, PathKind, PathPolicy, PathReport, PeerId,
-    ReadOperation, StaleRead,
+    ReadOperation, StaleRead, TransportError, WordCheck,
 };
 
-use super::check::{Words, check_of, refused};
+use super::check::{Words, check_of_layers, refused};
 use super::options::BlockTransferOptions;
 use super::prepared::{Making, PreparedPair};
 use super::{Imported, RemoteExport};
 use crate::ConnectorError;
 use crate::admission::{Admitted, TransferClass};
 use crate::grants::error::BlockReadError;
-use crate::grants::read::Lists;
-use crate::offload::Offloaded;
 #[cfg(doc)]
-use crate::{TransportError, grants::error::TicketError};
+use crate::grants::error::TicketError;
+use crate::grants::read::Lists;
+use crate::grants::words::{ReadUnderWay, WordReads};
+use crate::offload::Offloaded;
 
 impl RemoteExport {
     /// Reads the blocks of a ticket, in its order, into `blocks` of a local layout. The bytes are those that were granted: the
@@ -32,8 +33,8 @@ impl RemoteExport {
     /// # Errors
     ///
     /// [`BlockReadError`], which names the local blocks that must not be used: [`TransportError::Stale`] if the grant has ended,
-    /// [`TransportError::NotGranted`] for a ticket that its owner did not give out, [`TicketError`], or why the owner was not
-    /// reached.
+    /// [`TransportError::NotGranted`] for a ticket that its owner did not give out, [`TransportError::NotReady`] for layers that are
+    /// [not ready](Self::layers_ready), [`TicketError`], or why the owner was not reached.
     pub async fn read_blocks(
         &self,
         ticket: &Ticket,
@@ -69,20 +70,26 @@ impl RemoteExport {
         let Imported { connector, words, .. } = &*self.0;
         connector.check_process()?;
         connector.refuse_if_draining()?;
-        let BlockTransferOptions { layers, class, operation } = options;
+        let BlockTransferOptions { layers, class, mut operation } = options;
         let layers = self.admit(ticket, Rights::Read, layers)?;
-        self.admit_in_time(ticket).await?;
-        let check = check_of(ticket);
+        self.admit_in_time(ticket, operation).await?;
+        let check = check_of_layers(ticket, &layers);
         let under_way = match words {
-            Words::Engine(words) => Some((words, words.begin())),
+            Words::Engine(words) => Some(WordsUnderWay { words, under_way: words.begin() }),
             _ => None,
         };
         if let Words::Mapped(words) = words {
-            // A grant that has ended moves nothing.
+            // A grant that has ended moves nothing, nor do layers that are not ready.
             check.check_mapped(words).map_err(refused)?;
         }
         if let Words::Own(own) = words {
+            let own = self.own(own)?;
             return own.copy(connector, ticket, (local, blocks), layers, operation).await;
+        }
+        if let Some(words) = &under_way
+            && ticket.is_unfilled()
+        {
+            operation = self.look_ahead(ticket, &check, words, operation).await?;
         }
         let sides = (ticket.clone(), local.clone(), blocks.to_vec());
         let (done, peer, operation) = match class {
@@ -90,24 +97,36 @@ impl RemoteExport {
             TransferClass::Bulk => self.read_in_pieces(sides, layers, operation).await?,
         };
         // The bytes have arrived: every thread and request of theirs has ended.
-        let checked = match (words, &under_way) {
-            (Words::Mapped(words), _) => check.check_mapped(words),
-            (_, Some((words, under_way))) => {
-                let options = operation.spending(done.elapsed());
-                let ask = async || {
-                    let words = words.after(under_way, (check.slot(), &peer), options).await?;
-                    Ok::<_, ConnectorError>(check.compare(words[0], words[1]))
-                };
-                match ask().await? {
-                    // Both words may have been read while the slot was granted anew.
-                    Err(StaleRead::NotGranted) => ask().await?,
-                    checked => checked,
-                }
+        match (words, &under_way) {
+            (Words::Mapped(words), _) => check.check_mapped(words).map_err(refused)?,
+            (_, Some(words)) => {
+                words.check(&check, &peer, operation.spending(done.elapsed())).await?;
             }
-            (Words::Own(_) | Words::Engine(_), None) => Ok(()),
-        };
-        checked.map_err(refused)?;
+            (Words::Own(_) | Words::Engine(_), None) => {}
+        }
         Ok(done)
+    }
+
+    /// Looks at the words, where they are not mapped, before a read of blocks that were not all filled when the ticket was made: the
+    /// look afterwards cannot tell whether a layer was filled before its bytes were read. None is needed for layers that were seen
+    /// to be ready before.
+    async fn look_ahead(
+        &self,
+        ticket: &Ticket,
+        check: &WordCheck,
+        words: &WordsUnderWay<'_>,
+        options: OperationOptions,
+    ) -> Result<OperationOptions, ConnectorError> {
+        let Imported { connector, ready, peer, .. } = &*self.0;
+        if ready.covers(ticket, check.layers()) {
+            return Ok(options);
+        }
+        let Some(peer) = peer else { return Err(TransportError::Closed.into()) };
+        let clock = connector.connection().clock();
+        let begun = clock.now();
+        let layers = words.check(check, peer, options).await?;
+        ready.note(ticket, layers);
+        Ok(options.spending(clock.now().saturating_sub(begun)))
     }
 
     /// Reads blocks in one piece. Returns the options with the time that was left when it began.
@@ -120,6 +139,7 @@ impl RemoteExport {
         let connection = self.0.connector.connection();
         let driver = connection.driver();
         let (ticket, local, blocks) = &sides;
+        let (ticket, of) = (ticket.clone(), layers.clone());
         let (layout, into) = (usize::from(ticket.layout()), local.clone());
         let runs = blocks.len().saturating_mul(layers.len() * local.geometry().outer());
         let prepare = self.clone().prepare(sides, layers, options.path_policy());
@@ -133,8 +153,9 @@ impl RemoteExport {
         let (execution, local, peer) = prepared?;
         let class = TransferClass::Interactive;
         let (permit, options) = self.turn(class, (&peer, &local), options).await?;
+        let of_request = self.admit_post(&ticket, &of, options).await?;
         let execution = Admitted::with(execution, permit);
-        let mut read = ReadOperation::begin(driver, execution, local, options)?;
+        let mut read = ReadOperation::begin(driver, execution, local, of_request)?;
         let done = read.wait_for_completion().await?;
         if done.path().is_some_and(by_ranges) {
             let making = || Making::new(connection, &self.0.layouts, &peer);
@@ -163,6 +184,33 @@ impl RemoteExport {
         let to = (policy, peer.as_ref(), listed);
         let (execution, peer) = connector.prepare_silently(memory, &remote, to).await?;
         Ok((execution, local, peer))
+    }
+}
+
+/// The words of a read that is under way, through the engine.
+struct WordsUnderWay<'a> {
+    words: &'a WordReads,
+    under_way: ReadUnderWay<'a>,
+}
+
+impl WordsUnderWay<'_> {
+    /// Checks the words as they are after this call. Returns how many layers are ready.
+    async fn check(
+        &self,
+        check: &WordCheck,
+        peer: &PeerId,
+        options: OperationOptions,
+    ) -> Result<u64, ConnectorError> {
+        let ask = async || {
+            let words = self.words.after(&self.under_way, (check.slot(), peer), options).await?;
+            Ok::<_, ConnectorError>(check.compare(words).map(|()| words[2]))
+        };
+        let checked = match ask().await? {
+            // The words may have been read while the slot was granted anew.
+            Err(StaleRead::NotGranted) => ask().await?,
+            checked => checked,
+        };
+        Ok(checked.map_err(refused)?)
     }
 }
 

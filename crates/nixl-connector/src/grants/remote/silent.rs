@@ -1,20 +1,20 @@
 //! Reads of a peer's memory without a ticket: of words, and of the first bytes of layouts.
 
 use nixl_descriptor::{LeaseMode, Leases};
-use nixl_ops::{Completion, PeerId, ReadOperation};
+use nixl_ops::{Completion, OperationOptions, PeerId, ReadOperation};
 
 use crate::grants::read::Lists;
 use crate::offload::Offloaded;
 use crate::{Connector, ConnectorError};
 
 impl Connector {
-    /// Reads a peer's memory, of which the peer is not told.
+    /// Reads a peer's memory, of which the peer is not told. The deadline counts from the call.
     pub(super) async fn read_silently(
         &self,
         lists: Lists,
+        options: OperationOptions,
     ) -> Result<(Completion, PeerId), ConnectorError> {
         let Lists { local, remote } = lists;
-        let options = self.default_options();
         let policy = options.path_policy();
         let me = self.clone();
         let prepare = async move {

@@ -2,13 +2,12 @@
 
 use nixl_descriptor::layout::{ChunkPairError, Layout, same_geometry};
 use nixl_metadata::{Rights, Ticket};
-use nixl_ops::Completion;
+use nixl_ops::{Completion, TransportError};
 
 use super::options::BlockTransferOptions;
 use super::{Imported, RemoteExport};
 use crate::ConnectorError;
-#[cfg(doc)]
-use crate::TransportError;
+use crate::admission::Admitted;
 use crate::grants::error::TicketError;
 use crate::grants::write;
 use crate::offload::Offloaded;
@@ -23,7 +22,8 @@ impl RemoteExport {
     /// # Errors
     ///
     /// [`ConnectorError`]: a ticket that cannot be used ([`ConnectorError::Ticket`]), a grant that has ended or is claimed by
-    /// another writer ([`TransportError::OfferEnded`]), or an owner that is not reached. Blocks of the owner's may then have been
+    /// another writer ([`TransportError::OfferEnded`]), a ticket of other blocks or layers than were granted
+    /// ([`TransportError::NotGranted`]), or an owner that is not reached. Blocks of the owner's may then have been
     /// written in part.
     pub async fn write_blocks(
         &self,
@@ -61,9 +61,14 @@ impl RemoteExport {
             let (src, dst) = (blocks.len(), ticket.blocks().len());
             return Err(TicketError::Pairing(ChunkPairError::Count { src, dst }).into());
         }
+        if ticket.bound_token() != *ticket.token() {
+            // Its claim would name no grant.
+            return Err(TransportError::NotGranted.into());
+        }
+        let connection = connector.connection();
         let runs = blocks.len().saturating_mul(layers.len() * theirs.geometry().outer());
-        let (local, remote) = if runs <= Self::LISTED_HERE {
-            write::lists((metadata, theirs), ticket, (local, blocks), layers)?
+        let ((local, remote), operation) = if runs <= Self::LISTED_HERE {
+            (write::lists((metadata, theirs), ticket, (local, blocks), layers)?, operation)
         } else {
             let (me, ticket) = (self.clone(), ticket.clone());
             let (local, blocks) = (local.clone(), blocks.to_vec());
@@ -72,15 +77,25 @@ impl RemoteExport {
                 let export = (metadata, &layouts[usize::from(ticket.layout())]);
                 write::lists(export, &ticket, (&local, &blocks), layers)
             };
-            Offloaded::new(connector.connection().work()?, list).await??
+            let list = Offloaded::new(connection.work()?, list);
+            let (lists, operation) = connection.driver().with_timeout(operation, list).await?;
+            (lists??, operation)
         };
-        let (_permit, operation) = match &self.0.peer {
+        let (execution, local, mut operation) =
+            connector.prepare_write(local, &remote, operation).await?;
+        let execution = match &self.0.peer {
             Some(peer) => {
-                let (permit, operation) = self.turn(class, (peer, &local), operation).await?;
-                (Some(permit), operation)
+                let (permit, left) = self.turn(class, (peer, &local), operation).await?;
+                operation = left;
+                Admitted::with(execution, permit)
             }
-            None => (None, operation),
+            None => execution,
         };
-        connector.write_with(local, &remote, operation).await
+        // It may have waited.
+        if self.is_over(ticket.expires_unix_millis()) {
+            return Err(TicketError::Expired.into());
+        }
+        let mut write = connector.begin_prepared(execution, local, operation)?;
+        Ok(write.wait_for_completion().await?)
     }
 }

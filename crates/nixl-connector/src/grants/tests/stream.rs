@@ -151,7 +151,8 @@ async fn what_comes_late_does_not_touch_the_next_grant_of_the_slot() {
     }
     assert_eq!(import.layers_ready(next.ticket()).await, Ok(1));
     let (local, _bytes) = contiguous();
-    import.read_blocks(next.ticket(), &local, &[0]).await.unwrap();
+    let options = BlockTransferOptions::new().layers(0..1);
+    import.read_blocks_with(next.ticket(), &local, &[0], options).await.unwrap();
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ const LARGE: usize = 700 << 10;
 const PIECES: u64 = 9;
 const ALL: Fault = Fault::Stalls { after: u64::MAX };
 
-fn large() -> (Layout, Vec<Region>) {
+pub(super) fn large() -> (Layout, Vec<Region>) {
     let region = Region::zeroed(3 * LARGE).unwrap();
     for (index, byte) in [7, 8, 9].into_iter().enumerate() {
         region.copy_from_slice(index * LARGE, &vec![byte; LARGE]).unwrap();

@@ -62,7 +62,7 @@ impl WordReads {
         ReadUnderWay(self)
     }
 
-    /// The first two words of a slot, after everything that has arrived: `read` has ended.
+    /// The first three words of a slot, after everything that has arrived: `read` has ended.
     ///
     /// Cancel safe.
     pub(super) async fn after(
@@ -70,7 +70,7 @@ impl WordReads {
         _read: &ReadUnderWay<'_>,
         (slot, peer): (u32, &PeerId),
         options: OperationOptions,
-    ) -> Result<[u64; 2], ConnectorError> {
+    ) -> Result<[u64; 3], ConnectorError> {
         let driver = self.connector.connection().driver();
         let entry = self.queue.join(slot);
         if self.reads.load(Ordering::Relaxed) > 1 {
@@ -126,7 +126,7 @@ impl WordReads {
         entry: &Arc<Entry>,
         peer: &PeerId,
         mut posted: Option<Posted<'_>>,
-    ) -> Result<[u64; 2], ConnectorError> {
+    ) -> Result<[u64; 3], ConnectorError> {
         loop {
             if let Some(mut posted) = posted.take() {
                 posted.ended().await?;

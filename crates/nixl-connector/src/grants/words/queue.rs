@@ -12,7 +12,7 @@ use super::runs::Runs;
 use super::standing::WINDOW;
 
 /// What a request brings to one read.
-pub(super) type Answer = Result<[u64; 2], TransportError>;
+pub(super) type Answer = Result<[u64; 3], TransportError>;
 
 /// A read that has ended and wants the words of its grant.
 pub(super) struct Entry {

@@ -79,7 +79,7 @@ impl WordRequest {
         for (entry, place) in self.batch.reads.drain(..) {
             let answer: Answer = match (asked, &held) {
                 (Err(error), _) => Err(error.clone()),
-                (Ok(()), Some(Ok(held))) => two_words(&self.whole, self.at + place, held),
+                (Ok(()), Some(Ok(held))) => first_words(&self.whole, self.at + place, held),
                 (Ok(()), Some(Err(error))) => Err(failed(error)),
                 (Ok(()), None) => Err(TransportError::Closed),
             };
@@ -122,13 +122,16 @@ fn prepare(
     transport.prepare(if is_repeated { spec.repeated() } else { spec })
 }
 
-/// The first two words of the slot at this place, in the owner's byte order: engines reach peers of one architecture only.
-fn two_words(room: &Descriptor, place: usize, held: &LeaseUse) -> Answer {
-    let mut bytes = [0; 16];
+/// The first three words of the slot at this place, in the owner's byte order: engines reach peers of one architecture only.
+fn first_words(room: &Descriptor, place: usize, held: &LeaseUse) -> Answer {
+    let mut bytes = [0; 24];
     let at = place * GrantWords::SLOT_BYTES;
     copy_range_to_slice(room, at, &mut bytes, &[held]).map_err(failed)?;
-    let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
-    Ok([u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)])
+    let mut words = [0; 3];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    Ok(words)
 }
 
 fn failed(reason: impl ToString) -> TransportError {

@@ -7,7 +7,7 @@ use nixl_descriptor::{AccessError, LeaseMode, PublishedWords};
 
 use super::{contiguous, key, per_layer, slots, table};
 use crate::ManualClock;
-use crate::grants::words::EXPORT;
+use crate::grants::words::{EXPORT, LAYERS, place};
 use crate::grants::{GrantError, GrantTable, GrantTerms, GrantWords, StaleRead, WordCheck};
 
 /// A number for each `n` that looks like chance.
@@ -69,7 +69,7 @@ fn tickets_of_elsewhere_are_refused() {
     }
     let words = PublishedWords::open(&table.words().name()).unwrap();
     // The slot behind the last has words, and no grant.
-    let check = WordCheck { slot: 4, generation, digest: 1 };
+    let check = WordCheck::new(4, generation, 1);
     assert_eq!(check.check_mapped(&words), Err(StaleRead::Stale));
     let check = WordCheck { slot: 5, ..check };
     assert_eq!(check.check_mapped(&words), Err(StaleRead::NoSlot { slot: 5 }));
@@ -122,7 +122,7 @@ fn a_table_that_is_dropped_ends_its_grants() {
         let granted = table.grant(&GrantTerms::new(0), &[block]).unwrap();
         let (slot, generation) = key(&granted);
         table.publish(slot, generation, 9, 1).unwrap();
-        WordCheck { slot, generation, digest: 9 }
+        WordCheck::new(slot, generation, 9)
     });
     let _not_published = table.grant(&GrantTerms::new(0), &[3]).unwrap();
     assert!(checks.iter().all(|check| check.check_mapped(&words).is_ok()));
@@ -145,7 +145,7 @@ fn words_are_used_again_and_their_values_are_not() {
     let granted = first.grant(&GrantTerms::new(0), &[1]).unwrap();
     let (slot, generation) = key(&granted);
     first.publish(slot, generation, 5, 1).unwrap();
-    let check = WordCheck { slot, generation, digest: 5 };
+    let check = WordCheck::new(slot, generation, 5);
     assert_eq!(check.check_mapped(&words), Ok(()));
     let spent = first.close().unwrap();
     assert!(first.close().is_none());
@@ -159,4 +159,25 @@ fn words_are_used_again_and_their_values_are_not() {
     }
     drop(first);
     assert_eq!(words.load(EXPORT), Some(8), "it is not the first one's to close");
+}
+
+/// A request of the engine's that brings the generation of a grant brings no number of ready layers of the one before.
+#[test]
+fn no_layer_is_ready_between_two_grants() {
+    let (table, _) = table(&[per_layer(8)], 4);
+    let words = PublishedWords::open(&table.words().name()).unwrap();
+    let granted = table.grant(&GrantTerms::new(0), &[1]).unwrap();
+    let (slot, generation) = key(&granted);
+    table.publish(slot, generation, 5, 3).unwrap();
+    let check = WordCheck::new(slot, generation, 5);
+    assert_eq!(check.layers_ready(&words), Ok(3));
+    assert_eq!(check.of_layers_below(3).check_mapped(&words), Ok(()));
+    let unready = StaleRead::NotReady { ready: 3, asked: 4 };
+    assert_eq!(check.of_layers_below(4).check_mapped(&words), Err(unready));
+    assert_eq!(check.of_layers_below(4).compare([generation, 5, 3]), Err(unready));
+    assert!(table.end(slot, generation));
+    assert_eq!(words.load(place(slot, LAYERS)), Some(0));
+    let next = table.grant(&GrantTerms::new(0), &[1]).unwrap();
+    assert_eq!(next.slot(), slot);
+    assert_eq!(words.load(place(slot, LAYERS)), Some(0), "it is not valid yet");
 }

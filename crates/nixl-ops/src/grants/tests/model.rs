@@ -379,7 +379,7 @@ impl World {
         }
         for grant in &self.known {
             let (slot, generation) = key(&grant.granted);
-            let check = WordCheck { slot, generation, digest: grant.digest() };
+            let check = WordCheck::new(slot, generation, grant.digest());
             let published = grant.phase == Phase::Published;
             let expected = published.then_some(()).ok_or(StaleRead::Stale);
             prop_assert_eq!(check.check_mapped(&self.words), expected);

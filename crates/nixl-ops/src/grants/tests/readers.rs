@@ -42,7 +42,7 @@ fn mixed_bytes_are_never_accepted() {
                 while !done.load(Relaxed) {
                     let taken = *ticket.lock().unwrap();
                     let Some((slot, generation, value)) = taken else { continue };
-                    let check = WordCheck { slot, generation, digest };
+                    let check = WordCheck::new(slot, generation, digest);
                     for (at, to) in bytes.iter_mut().enumerate() {
                         *to = memory.word(words + at).unwrap().load(Relaxed);
                     }

@@ -1,0 +1,134 @@
+//! Writes by tickets: of what was granted alone, and with their place among the transfers until they are quiet.
+
+use std::sync::mpsc;
+
+use super::*;
+use crate::TransferLimits;
+use crate::grants::write;
+
+fn terms_of(ticket: &Ticket) -> TicketTerms {
+    TicketTerms {
+        export: ticket.export(),
+        layout: ticket.layout(),
+        layers: ticket.layers(),
+        rights: ticket.rights(),
+        slot: ticket.slot(),
+        generation: ticket.generation(),
+        token: *ticket.token(),
+        expires_unix_millis: ticket.expires_unix_millis(),
+    }
+}
+
+fn altered(terms: TicketTerms, blocks: &[u32]) -> Ticket {
+    Ticket::new(terms, blocks).unwrap()
+}
+
+#[tokio::test]
+async fn a_ticket_of_other_blocks_layers_or_rights_writes_nothing() {
+    let world = World::new().await;
+    let own = world.reader.import(world.export.metadata()).await.unwrap();
+    let [here, afar] = world.imports().await;
+    for import in [here, afar, own] {
+        let before: Vec<_> = world.cache.iter().map(|region| region.to_vec().unwrap()).collect();
+        let layers = GrantOptions::new().layers(0..2);
+        let mut grant = world.export.grant_write(0, &[9, 4], layers).await.unwrap();
+        let terms = || terms_of(grant.ticket());
+        let wider = TicketTerms { layers: 0..3, ..terms() };
+        let other = TicketTerms { layers: 1..3, ..terms() };
+        let read = world.export.grant(0, &[1, 2], GrantOptions::new()).unwrap();
+        let to_write = TicketTerms { rights: Rights::Write, ..terms_of(read.ticket()) };
+        let forged = [
+            altered(terms(), &[9, 5]),
+            altered(terms(), &[4, 9]),
+            altered(wider, &[9, 4]),
+            altered(other, &[9, 4]),
+            altered(to_write, &[1, 2]),
+        ];
+        for ticket in forged {
+            let error = import.write_blocks(&ticket, &filled(), &[1, 2]).await.unwrap_err();
+            assert_eq!(error, TransportError::NotGranted.into(), "{ticket:?}");
+        }
+        let to_read = TicketTerms { rights: Rights::Read, ..terms() };
+        let error = import.write_blocks(&altered(to_read, &[9, 4]), &filled(), &[1, 2]).await;
+        assert_eq!(error.unwrap_err(), TicketError::OtherRights { writing: false }.into());
+        drop(read);
+        // What was refused has claimed nothing.
+        import.write_blocks(grant.ticket(), &filled(), &[1, 2]).await.unwrap();
+        grant.written().await.unwrap();
+        let layer = geometry().layer_len();
+        for ((region, mut expected), index) in world.cache.iter().zip(before).zip(0..) {
+            if index < 2 {
+                expected[9 * layer..10 * layer].fill(16 + index);
+                expected[4 * layer..5 * layer].fill(32 + index);
+            }
+            assert!(region.to_vec().unwrap() == expected, "layer {index}");
+        }
+    }
+}
+
+/// A writer that does not look at the ticket itself.
+#[tokio::test]
+async fn a_claim_names_what_is_written() {
+    let world = World::new().await;
+    let [_, afar] = world.imports().await;
+    let grant = world.export.grant_write(0, &[9], GrantOptions::new()).await.unwrap();
+    let local = filled();
+    let lists = |ticket: &Ticket| {
+        let export = (afar.metadata(), afar.layout("full").unwrap().1);
+        write::lists(export, ticket, (&local, &[0]), 0..3).unwrap().1
+    };
+    let key = |ticket: &Ticket| lists(ticket).notification_key().clone();
+    let granted = key(grant.ticket());
+    let forged = altered(terms_of(grant.ticket()), &[8]);
+    assert_ne!(key(&forged), granted);
+    let claimed = lists(&forged);
+    assert_ne!(claimed.terms().unwrap().token(), lists(grant.ticket()).terms().unwrap().token());
+}
+
+#[tokio::test]
+async fn a_cancelled_write_keeps_its_turn_until_it_is_quiet() {
+    let limits = TransferLimits::new().per_peer(1).queued(0);
+    let world = World::with(|reader| reader.transfer_limits(limits), per_layer()).await;
+    for import in world.imports().await {
+        let grant = world.export.grant_write(0, &[3], GrantOptions::new()).await.unwrap();
+        let read = world.export.grant(0, &[5], GrantOptions::new()).unwrap();
+        let faults = world.fabric.faults_of(world.reader.name()).unwrap();
+        faults.next([Fault::Stalls { after: 70 }]);
+        let writing = {
+            let (import, ticket) = (import.clone(), grant.ticket().clone());
+            tokio::spawn(async move { import.write_blocks(&ticket, &filled(), &[0]).await })
+        };
+        while faults.left() > 0 {
+            tokio::task::yield_now().await;
+        }
+        writing.abort();
+        assert!(writing.await.unwrap_err().is_cancelled());
+        let (local, _bytes) = contiguous();
+        let error = cause(import.read_blocks(read.ticket(), &local, &[0]).await);
+        assert_eq!(error, ConnectorError::WouldBlock { queued: 0 });
+        faults.release();
+        while world.reader.stats().active() > 0 {
+            tokio::task::yield_now().await;
+        }
+        import.read_blocks(read.ticket(), &local, &[0]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn lists_that_are_not_made_in_time_end_the_write() {
+    let world = World::new().await;
+    let [import, _] = world.imports().await;
+    let blocks: Vec<u32> = (0..BLOCKS as u32).collect();
+    let grant = world.export.grant_write(0, &blocks, GrantOptions::new()).await.unwrap();
+    // The thread that makes long lists is held up.
+    let (go, wait) = mpsc::channel::<()>();
+    world.reader.connection().work().unwrap().post(move || _ = wait.recv());
+    let after = Duration::from_millis(20);
+    let options = BlockTransferOptions::new().operation(OperationOptions::new().timeout(after));
+    let (local, ids) = (filled(), Vec::from_iter(0..BLOCKS));
+    let write = import.write_blocks_with(grant.ticket(), &local, &ids, options);
+    let ended = tokio::time::timeout(Duration::from_secs(20), write).await.unwrap();
+    let timed_out = crate::OperationError::TimedOut { after };
+    assert_eq!(ended.unwrap_err(), ConnectorError::Operation(timed_out));
+    drop(go);
+}

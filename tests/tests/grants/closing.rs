@@ -1,0 +1,79 @@
+//! Owners that close their exports while readers are at work, and give the memory back to the system.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nixl_connector::{DriverConfig, GrantOptions};
+use nixl_descriptor::leaked;
+use nixl_tests::{By, Cache, Peer, PeerError, Random, alone_within, crc32, hex_line, within};
+
+use super::start;
+
+/// Tokens of a page: blocks have 256 KiB.
+const PAGE: usize = 1024;
+const READERS: usize = 3;
+const ROUNDS: u64 = 4;
+const BLOCKS: usize = 16;
+const TIME_TO_LIVE: Duration = Duration::from_secs(1);
+/// Of processes of one host.
+const SKEW: Duration = Duration::from_millis(100);
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// UCX's TCP checks no registration: a late read of memory that is gone ends the owner.
+fn tcp() -> [(&'static str, &'static Path); 2] {
+    [("UCX_TLS", Path::new("tcp")), ("UCX_MEM_EVENTS", Path::new("no"))]
+}
+
+#[test]
+fn exports_close_with_readers_at_work_over_tcp() {
+    let name = "closing::exports_close_with_readers_at_work_over_tcp";
+    alone_within(LIMIT, name, &tcp(), || within(LIMIT, closed_with_readers_at_work()));
+}
+
+async fn closed_with_readers_at_work() {
+    let driver = DriverConfig::default().with_clock_skew(SKEW);
+    let connector = By::Engine.builder().driver(driver).build().await.unwrap();
+    let mut random = Random::new(20_261_130);
+    let mut readers: Vec<Peer> = (0..READERS).map(|_| start(By::Engine, PAGE)).collect();
+    let (mut right, mut stale) = (0, 0);
+    for round in 0..ROUNDS {
+        let cache = Cache::of_own_pages(PAGE).unwrap();
+        let mut expected = Vec::new();
+        for block in 0..BLOCKS {
+            cache.fill(block, round * 1000 + block as u64).unwrap();
+            expected.extend(cache.block(block).unwrap());
+        }
+        let expected = crc32(&expected);
+        let export = connector.export([("cache", cache.layout.clone())]).await.unwrap();
+        let metadata = hex_line(&export.metadata().encode().unwrap());
+        for reader in &mut readers {
+            reader.ask(&format!("import {metadata}")).unwrap();
+        }
+        let ids: Vec<u32> = (0..BLOCKS as u32).collect();
+        let options = GrantOptions::new()
+            .time_to_live(TIME_TO_LIVE)
+            .readers((READERS as u32).try_into().unwrap());
+        let grant = export.grant(0, &ids, options).unwrap();
+        let command = format!("blocks {}", hex_line(&grant.ticket().encode()));
+        readers.iter_mut().for_each(|reader| reader.tell(&command).unwrap());
+        tokio::time::sleep(Duration::from_micros(random.below(4_000))).await;
+        assert!(export.close(LIMIT).await, "it is quiet some time");
+        drop((grant, cache));
+        for reader in &mut readers {
+            match reader.answer(&command) {
+                Ok(crc) => {
+                    assert_eq!(crc, expected);
+                    right += 1;
+                }
+                Err(PeerError::Refused(said)) => {
+                    assert!(said.contains("Stale"), "{said}");
+                    stale += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    assert_eq!(connector.stats().retained().offers(), 0);
+    assert_eq!(leaked(), Default::default());
+    println!("{right} reads were right, and {stale} stale");
+}
