@@ -52,6 +52,9 @@ impl Deref for ExportTable {
 
 impl Drop for ExportTable {
     fn drop(&mut self) {
-        self.close();
+        // The words are the parent's in a forked child.
+        if self.connector.check_process().is_ok() {
+            self.close();
+        }
     }
 }
