@@ -34,7 +34,7 @@ use crate::control::ControlThread;
 pub struct NixlTransport {
     agent: Arc<Agent>,
     registrar: Arc<NixlRegistrar>,
-    directory: Arc<Directory>,
+    pub(super) directory: Arc<Directory>,
     name: &'static str,
     copies_by_processor: bool,
     unreadable: AtomicU64,
