@@ -109,7 +109,7 @@ impl Reactor {
 
     /// The interval of receipt of unexpected messages.
     fn poll_interval(&self) -> Option<Duration> {
-        self.shared.poll_interval().into_iter().chain(self.idle_looks.every()).min()
+        self.shared.poll_interval().into_iter().chain([self.idle_looks.every()]).min()
     }
 
     /// The time of the next receipt of unexpected messages.

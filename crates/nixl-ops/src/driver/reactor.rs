@@ -62,9 +62,6 @@ impl Reactor {
         let idle = self.active.is_empty();
         let new_waiter = self.shared.new_waiter.swap(false, Ordering::SeqCst);
         let mut progress = self.shared.admit(&mut self.active) | new_waiter;
-        if progress {
-            self.idle_looks.begin();
-        }
         if self.shared.closing.load(Ordering::SeqCst) {
             self.dismiss_served();
         }
