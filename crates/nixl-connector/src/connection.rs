@@ -1,5 +1,6 @@
 //! A connection: one engine, its driver and its caches.
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use nixl_descriptor::{
     CacheLimits, Descriptor, DescriptorList, Region, Registration, RegistrationCache, SharedName,
 };
 use nixl_device::Device;
-use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata, SerializedDescriptor, Share};
+use nixl_metadata::{
+    AgentMetadata, Limits, OfferTerms, PeerInfo, RdmaMetadata, SerializedDescriptor, Share,
+};
 use nixl_ops::{
     Clock, ConnectSpec, ConnectionContext, ConnectionExecutor, Driver, DriverConfig, Executor,
     FoundSlot, Mailbox, OperationError, OperationOptions, PeerId, Preparation, QuietProof,
@@ -433,7 +436,10 @@ fn needed(remote: &RdmaMetadata) -> Option<&[SerializedDescriptor]> {
 fn spec<'a>(blob: &'a [u8], remote: &'a RdmaMetadata) -> ConnectSpec<'a> {
     let spec = ConnectSpec::new(blob).foreign(remote.peer().is_none());
     match needed(remote) {
-        Some(needed) => spec.needing(needed),
+        Some(needed) => {
+            let made = remote.terms().map(OfferTerms::made_unix_millis);
+            spec.needing(needed).made(made.and_then(NonZeroU64::new))
+        }
         None => spec,
     }
 }

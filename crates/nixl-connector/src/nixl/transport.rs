@@ -139,7 +139,7 @@ unsafe impl Transport for NixlTransport {
     }
 
     fn connect_known(&self, spec: &ConnectSpec<'_>) -> Option<Connected> {
-        self.directory.connect_known(spec.metadata(), spec.needed())
+        self.directory.connect_known(spec)
     }
 
     fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {
