@@ -8,9 +8,10 @@ mod plan_cache;
 mod table;
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nixl_device::ExitWatch;
+use nixl_device::{ExitWatch, ProcessError};
 use nixl_metadata::AgentMetadata;
 
 pub use engine_estimate::EngineEstimate;
@@ -25,8 +26,8 @@ pub(crate) struct Peer {
     name: Box<str>,
     state: Mutex<PeerState>,
     pub(crate) load: Load,
-    /// Whether its process was looked up.
-    looked: Once,
+    /// Whether its process is watched, or cannot be.
+    looked: AtomicBool,
 }
 
 /// Its state.
@@ -47,7 +48,7 @@ impl Peer {
             name: name.into(),
             state: Mutex::default(),
             load: Load::default(),
-            looked: Once::new(),
+            looked: AtomicBool::new(false),
         }
     }
 
@@ -60,9 +61,23 @@ impl Peer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Watches its process, from the first call on. The watch comes with the process's identifier.
-    pub(crate) fn watch(&self, watch: impl FnOnce() -> Option<(u32, ExitWatch)>) {
-        self.looked.call_once(|| self.lock().process = watch());
+    /// Watches its process, from the first call on. The watch comes with the process's identifier; there is none if the process is
+    /// not here. A shortage passes: the next call tries again.
+    pub(crate) fn watch(
+        &self,
+        watch: impl FnOnce() -> Result<Option<(u32, ExitWatch)>, ProcessError>,
+    ) {
+        if self.looked.load(Ordering::Acquire) {
+            return;
+        }
+        let watched = watch();
+        if matches!(watched, Err(ProcessError::Refused { .. })) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.lock().process, watched.ok().flatten());
+        self.looked.store(true, Ordering::Release);
+        // Of another thread, which has watched it at the same time. Closed outside the lock.
+        drop(before);
     }
 
     /// The identifier of its process, if that is one of this PID namespace and is watched.
@@ -74,5 +89,27 @@ impl Peer {
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Peer").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nixl_device::ProcessExits;
+
+    use super::*;
+
+    #[test]
+    fn a_watch_that_failed_of_a_shortage_is_tried_again() {
+        let (peer, pid) = (Peer::new("p"), std::process::id());
+        let shortage = || Err(ProcessError::Refused { pid, message: "no files".to_owned() });
+        peer.watch(shortage);
+        peer.watch(shortage);
+        assert_eq!(peer.pid(), None);
+        peer.watch(|| Ok(Some((pid, ProcessExits::global().watch(pid, None, || ())?))));
+        assert_eq!(peer.pid(), Some(pid));
+        peer.watch(|| panic!("it is watched"));
+        let ended = Peer::new("q");
+        ended.watch(|| Err(ProcessError::NotThere { pid }));
+        ended.watch(|| panic!("it cannot be watched"));
     }
 }
