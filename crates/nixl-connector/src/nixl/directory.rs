@@ -19,7 +19,7 @@ use super::here;
 use super::introduced::Introduced;
 use super::lost::{Lost, LostPeers};
 use super::peer::Peer;
-use super::peers::{Change, Loaded, Memories};
+use super::peers::{Change, Loaded, Memories, is_of};
 use super::registrar::{memory_kind, wire_kind};
 use super::ucx;
 
@@ -32,11 +32,15 @@ pub(super) struct Directory {
     loaded: Mutex<HashMap<String, Arc<Loaded>>>,
     lost: Mutex<LostPeers>,
     introduced: Mutex<Introduced>,
+    /// The connection details of the peers that this process has used, also after they were forgotten.
+    used: Mutex<RecentMap<String, Connections>>,
 }
 
 impl Directory {
     /// The most memories that a peer's own message introduces. Its sender may be another agent than its owner has met.
     const INTRODUCED: usize = 4096;
+    /// The most used peers that are remembered.
+    const USED: usize = 4096;
 
     pub(super) fn new(agent: Arc<Agent>) -> Self {
         Self {
@@ -45,6 +49,7 @@ impl Directory {
             loaded: Mutex::default(),
             lost: Mutex::default(),
             introduced: Mutex::default(),
+            used: Mutex::new(RecentMap::new(Self::USED)),
         }
     }
 
@@ -177,6 +182,11 @@ impl Directory {
         Ok(connected_to(id, blob, all).superseding())
     }
 
+    /// Whether this process has used another peer of this name. An introduction would take the name of one that is forgotten.
+    fn was_used_by_another(&self, blob: &Blob<'_>) -> bool {
+        lock(&self.used).get(blob.name).is_some_and(|given| !is_of(given, blob))
+    }
+
     /// Connection details with another machine, for a peer that claims this host without proof. The first choice applies while
     /// the peer is loaded.
     fn masked(
@@ -207,6 +217,7 @@ impl Directory {
         let Some(loaded) = self.loaded(peer.as_str()) else { return };
         if !is_introduced || loaded.is_used() {
             loaded.set_used();
+            lock(&self.used).insert(peer.as_str().to_owned(), loaded.given().clone());
             return lock(&self.introduced).remove(peer.as_str());
         }
         let forgotten = lock(&self.introduced).add(peer.as_str());
