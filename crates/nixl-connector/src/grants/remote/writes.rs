@@ -61,8 +61,8 @@ impl RemoteExport {
             return Err(TicketError::Pairing(ChunkPairError::Count { src, dst }).into());
         }
         let runs = blocks.len().saturating_mul(layers.len() * theirs.geometry().outer());
-        let (local, remote) = if runs <= Self::LISTED_HERE {
-            write::lists((metadata, theirs), ticket, (local, blocks), layers)?
+        let (lists, operation) = if runs <= Self::LISTED_HERE {
+            (write::lists((metadata, theirs), ticket, (local, blocks), layers), operation)
         } else {
             let (me, ticket) = (self.clone(), ticket.clone());
             let (local, blocks) = (local.clone(), blocks.to_vec());
@@ -71,8 +71,12 @@ impl RemoteExport {
                 let export = (metadata, &layouts[usize::from(ticket.layout())]);
                 write::lists(export, &ticket, (&local, &blocks), layers)
             };
-            Offloaded::new(connector.connection().work()?, list).await??
+            let connection = connector.connection();
+            let list = Offloaded::new(connection.work()?, list);
+            let (listed, operation) = connection.driver().with_timeout(operation, list).await?;
+            (listed?, operation)
         };
+        let (local, remote) = lists?;
         let (_permit, operation) = match &self.0.peer {
             Some(peer) => {
                 let (permit, operation) = self.turn(class, (peer, &local), operation).await?;
