@@ -38,8 +38,6 @@ impl PathConnection {
         watch
             .map(|watch| Some((pid, watch)))
             .inspect_err(|error| tracing::debug!(%error, "a peer's process is not watched"))
-            .ok()?;
-        Some((pid, watch))
     }
 
     /// The peer's process has ended, or its connection is dead: a job forgets it.
@@ -48,6 +46,15 @@ impl PathConnection {
         self.link.background().run(Box::new(move || {
             me.upgrade().into_iter().for_each(|me| me.forget(&name));
         }));
+    }
+
+    /// The peer says that it has ended. What is kept for it is of no use if that is true and is made again if not, but for sessions:
+    /// those end by themselves or with its process.
+    pub(super) fn leaves(&self, peer: &str) {
+        if !self.services.sessions.has_peer(peer) {
+            self.peers.forget(peer);
+        }
+        self.imports.sweep_soon();
     }
 
     /// *Blocking.* The peer is gone: what is kept for it goes, but for what operations under way use.

@@ -29,7 +29,7 @@ impl Shared {
             return false;
         };
         if message.verb == ControlVerb::Leaving {
-            self.departures.note(from);
+            self.departures.note(from, self.clock.now());
             return true;
         }
         if message.verb == ControlVerb::OfGrant {
