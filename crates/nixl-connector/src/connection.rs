@@ -1,5 +1,6 @@
 //! A connection: one engine, its driver and its caches.
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -7,11 +8,13 @@ use nixl_descriptor::{
     CacheLimits, Descriptor, DescriptorList, Region, Registration, RegistrationCache, SharedName,
 };
 use nixl_device::Device;
-use nixl_metadata::{AgentMetadata, Limits, PeerInfo, RdmaMetadata, SerializedDescriptor, Share};
+use nixl_metadata::{
+    AgentMetadata, Limits, OfferTerms, PeerInfo, RdmaMetadata, SerializedDescriptor, Share,
+};
 use nixl_ops::{
-    Clock, ConnectSpec, ConnectionContext, ConnectionExecutor, Driver, DriverConfig, Executor,
-    FoundSlot, Mailbox, OperationError, OperationOptions, PeerId, Preparation, QuietProof,
-    RemoteSlot, RemoteSlots, SpentKeys, SpentWords, Transport, TransportError,
+    Clock, ConnectSpec, Connected, ConnectionContext, ConnectionExecutor, Driver, DriverConfig,
+    Executor, FoundSlot, Mailbox, OperationError, OperationOptions, PeerId, Preparation,
+    QuietProof, RemoteSlot, RemoteSlots, SpentKeys, SpentWords, Transport, TransportError,
 };
 
 use crate::admission::Admission;
@@ -86,7 +89,7 @@ impl Connection {
         let peers = Arc::new(PeerTable::new(Self::PEERS));
         let knowledge = PeerKnowledge::new((&transport, &executor), &peers, &slots, &control);
         let leavers = Leavers::new(knowledge);
-        driver.set_on_leaving(move |peer| leavers.note(peer));
+        driver.set_on_leaving(leavers);
         control.measure_from_here();
         Ok(Self {
             transport,
@@ -164,7 +167,13 @@ impl Connection {
         remote: &RdmaMetadata,
     ) -> Result<Option<RemoteSlot>, ConnectorError> {
         match self.slots.find(remote) {
-            FoundSlot::Mapped(slot) => return Ok(Some(slot)),
+            FoundSlot::Mapped(slot) => {
+                if !slot.is_owned() {
+                    let slots = Arc::clone(&self.slots);
+                    self.control.post(move || slots.sweep());
+                }
+                return Ok(Some(slot));
+            }
             FoundSlot::Unknown => {}
             _ => return Ok(None),
         }
@@ -327,6 +336,7 @@ impl Connection {
 
     /// Connects to the owner of an offer, and loads the offered memory.
     pub(crate) async fn connect(&self, remote: &RdmaMetadata) -> Result<PeerId, ConnectorError> {
+        self.watch_again();
         // An export may cover more than the loaded part.
         match self.peers.get(remote.agent_metadata(), needed(remote)) {
             Some(peer) => Ok(peer),
@@ -360,17 +370,25 @@ impl Connection {
         let blob = metadata.inflate(&Limits::default())?;
         let connected = self.transport.connect_known(&spec(&blob, remote));
         // A new peer, or one that has ended meanwhile, needs a watch.
-        let connected = connected.filter(|connected| self.peers.knows(connected.peer()));
-        Ok(connected.map(|connected| {
-            self.peers.insert(metadata.clone(), &connected);
-            connected.into_peer()
-        }))
+        let is_known = |c: &Connected| self.peers.insert_if_known(metadata.clone(), c);
+        Ok(connected.filter(is_known).map(Connected::into_peer))
+    }
+
+    fn knowledge(&self) -> PeerKnowledge {
+        let engine = (&self.transport, &self.executor);
+        PeerKnowledge::new(engine, &self.peers, &self.slots, &self.control)
+    }
+
+    /// Has a peer's process watched that could not be watched before.
+    fn watch_again(&self) {
+        if let Some((peer, pid)) = self.peers.due_watch(|| self.clock.now()) {
+            self.knowledge().forget_at_exit(&peer, pid);
+        }
     }
 
     async fn load(&self, remote: Arc<RdmaMetadata>) -> Result<PeerId, ConnectorError> {
         let (transport, peers) = (Arc::clone(&self.transport), Arc::clone(&self.peers));
-        let engine = (&self.transport, &self.executor);
-        let knowledge = PeerKnowledge::new(engine, &self.peers, &self.slots, &self.control);
+        let knowledge = self.knowledge();
         let here = self.info.host().clone();
         let load = move || -> Result<PeerId, ConnectorError> {
             let metadata = remote.agent_metadata();
@@ -384,10 +402,7 @@ impl Connection {
             if is_new && let Some(host) = host.filter(|host| here.same_pid_namespace(host)) {
                 knowledge.forget_at_exit(connected.peer(), host.pid());
             }
-            for unused in peers.take_unused() {
-                // A busy peer stays loaded, and is found again at its next use.
-                let _ = transport.disconnect(&unused);
-            }
+            peers.make_room(|unused| transport.disconnect(unused).is_ok());
             Ok(connected.into_peer())
         };
         self.control.run(load).await?
@@ -433,7 +448,10 @@ fn needed(remote: &RdmaMetadata) -> Option<&[SerializedDescriptor]> {
 fn spec<'a>(blob: &'a [u8], remote: &'a RdmaMetadata) -> ConnectSpec<'a> {
     let spec = ConnectSpec::new(blob).foreign(remote.peer().is_none());
     match needed(remote) {
-        Some(needed) => spec.needing(needed),
+        Some(needed) => {
+            let made = remote.terms().map(OfferTerms::made_unix_millis);
+            spec.needing(needed).made(made.and_then(NonZeroU64::new))
+        }
         None => spec,
     }
 }
@@ -455,3 +473,6 @@ pub(crate) fn wants_reconnect(error: &TransportError) -> bool {
             | TransportError::NotRegistered { .. }
     )
 }
+
+#[cfg(test)]
+mod tests;

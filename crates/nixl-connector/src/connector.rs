@@ -329,7 +329,7 @@ impl Connector {
     /// Declines an offer: the owner's operation ends with [`OperationError::Declined`](nixl_ops::OperationError::Declined)
     /// instead of waiting for its deadline. Dynamo's profile has no such message; this process still refuses to use the offer.
     ///
-    /// Cancel safe.
+    /// Cancel safe. It takes no longer than the connector's timeout.
     ///
     /// # Errors
     ///
@@ -341,15 +341,19 @@ impl Connector {
         let readers = remote.terms().map_or(1, |terms| terms.readers().get());
         let times = self.remembered(remote)?;
         let used = SpentKeys::of_this_process().begin(key, readers, times)?;
-        match (connection.slot(remote).await?, remote.terms()) {
-            (Some(slot), _) => slot.decline()?,
-            (None, Some(terms)) => {
-                let peer = connection.connect(remote).await?;
-                connection.driver().decline(key, terms, &peer).await?;
+        let tell = async {
+            match (connection.slot(remote).await?, remote.terms()) {
+                (Some(slot), _) => slot.decline()?,
+                (None, Some(terms)) => {
+                    let peer = connection.connect(remote).await?;
+                    connection.driver().decline(key, terms, &peer).await?;
+                }
+                // Dynamo's profile and version 3 have no field for it.
+                (None, None) => {}
             }
-            // Dynamo's profile and version 3 have no field for it.
-            (None, None) => {}
-        }
+            Ok::<_, ConnectorError>(())
+        };
+        self.within_timeout(tell).await?;
         used.spend();
         SpentKeys::of_this_process().disown(key, times);
         Ok(())
@@ -416,6 +420,16 @@ impl Connector {
             Some(timeout) => OperationOptions::new().timeout(timeout),
             None => OperationOptions::new(),
         }
+    }
+
+    /// Awaits what may wait for the connection's thread, within the connector's timeout.
+    pub(crate) async fn within_timeout<T>(
+        &self,
+        future: impl Future<Output = Result<T, ConnectorError>>,
+    ) -> Result<T, ConnectorError> {
+        let driver = self.shared.connection.driver();
+        let (output, _) = driver.with_timeout(self.default_options(), future).await?;
+        output
     }
 
     /// Counts an operation that fails before it reaches the driver.

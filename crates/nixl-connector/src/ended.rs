@@ -1,10 +1,11 @@
 //! Clean-up after the end of a peer's process, and after a peer's announced end.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use nixl_device::{ProcessError, ProcessExits};
-use nixl_ops::{BlockingThread as _, ConnectionExecutor, PeerId, RemoteSlots, Transport};
+use nixl_ops::{
+    BlockingThread as _, ConnectionExecutor, OnLeaving, PeerId, RecentMap, RemoteSlots, Transport,
+};
 
 use crate::control::ControlThread;
 use crate::peers::PeerTable;
@@ -35,21 +36,24 @@ impl PeerKnowledge {
         }
     }
 
-    /// Drops the state of a peer on this host after the end of its process.
+    /// Drops the state of a peer on this host after the end of its process. Does not block.
     pub(crate) fn forget_at_exit(self, peer: &PeerId, pid: u32) {
         let Some(peers) = self.peers.upgrade() else { return };
-        let (knowledge, of) = (self, peer.clone());
-        let on_exit = {
-            let knowledge = knowledge.clone();
+        let forget = {
+            let of = peer.clone();
             move || {
-                let control = knowledge.control.clone();
-                control.post(move || knowledge.forget(&of, pid));
+                let control = self.control.clone();
+                control.post(move || self.forget(&of, pid));
             }
         };
-        match ProcessExits::global().watch(pid, None, on_exit) {
+        match ProcessExits::global().watch(pid, None, forget.clone()) {
             Ok(watch) => peers.watch(peer, watch),
             // The engine reports it at the next use.
-            Err(ProcessError::NotThere { .. }) => knowledge.forget(peer, pid),
+            Err(ProcessError::NotThere { .. }) => forget(),
+            Err(error @ ProcessError::Refused { .. }) => {
+                tracing::warn!(%peer, %error, "the end of a peer's process will be noticed late");
+                peers.watch_later(peer, pid);
+            }
             Err(error) => {
                 tracing::debug!(%peer, %error, "cannot watch the process of a peer; its end shows at the next transfer");
             }
@@ -83,7 +87,7 @@ impl PeerKnowledge {
 pub(crate) struct Leavers {
     knowledge: PeerKnowledge,
     /// Agents' names are not used twice, so none leaves a second time.
-    heard: Mutex<HashSet<PeerId>>,
+    heard: Mutex<RecentMap<PeerId, ()>>,
 }
 
 impl Leavers {
@@ -91,37 +95,65 @@ impl Leavers {
     const MOST: usize = 4096;
 
     pub(crate) fn new(knowledge: PeerKnowledge) -> Self {
-        Self { knowledge, heard: Mutex::default() }
+        Self { knowledge, heard: Mutex::new(RecentMap::new(Self::MOST)) }
     }
 
-    /// Forgets a peer soon. Does not block.
-    pub(crate) fn note(&self, peer: PeerId) {
-        if !self.knowledge.peers.upgrade().is_some_and(|peers| peers.knows(&peer)) {
-            return;
-        }
-        {
-            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-            if heard.len() >= Self::MOST {
-                heard.clear();
-            }
-            if !heard.insert(peer.clone()) {
-                return;
-            }
-        }
+    /// Runs a job soon, unless too many wait.
+    fn run(&self, job: impl FnOnce(PeerKnowledge) + Send + 'static) {
         let knowledge = self.knowledge.clone();
-        let _ = self.knowledge.control.run_for_peer(Box::new(move || knowledge.let_go(&peer)));
+        let _ = self.knowledge.control.run_for_peer(Box::new(move || job(knowledge)));
+    }
+}
+
+impl OnLeaving for Leavers {
+    fn leaves(&self, peer: PeerId) -> bool {
+        if !self.knowledge.peers.upgrade().is_some_and(|peers| peers.knows(&peer)) {
+            return false;
+        }
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.contains(&peer) {
+            return false;
+        }
+        heard.insert(peer.clone(), ());
+        drop(heard);
+        self.run(move |knowledge| knowledge.let_go(&peer));
+        true
+    }
+
+    fn look(&self) {
+        self.run(|knowledge| knowledge.close_released());
     }
 }
 
 impl PeerKnowledge {
-    /// *Blocking.* Has the engine forget a peer with which nothing is under way.
+    /// *Blocking.* Has the engine forget a peer with which nothing is under way. No memory comes back by this.
     fn let_go(&self, peer: &PeerId) {
         let (Some(transport), Some(peers)) = (self.transport.upgrade(), self.peers.upgrade())
         else {
             return;
         };
-        if transport.disconnect(peer).is_ok() && peers.remove(peer) {
+        if transport.disconnect(peer).is_err() {
+            return;
+        }
+        if peers.remove(peer) {
             tracing::info!(%peer, "a peer has left");
+        }
+        if let Some(executor) = self.executor.upgrade()
+            && let Some(service) = executor.peers()
+        {
+            service.peer_leaves(peer);
+        }
+    }
+
+    /// *Blocking.* Closes the memory that peers have released, which the system tells.
+    fn close_released(&self) {
+        if let Some(slots) = self.slots.upgrade() {
+            slots.sweep();
+        }
+        if let Some(executor) = self.executor.upgrade()
+            && let Some(service) = executor.peers()
+        {
+            service.look_for_released();
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The peers of a connection, and their loaded metadata.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nixl_device::ExitWatch;
 use nixl_metadata::{AgentMetadata, SerializedDescriptor};
@@ -15,14 +16,14 @@ use crate::loaded_part::LoadedPart;
 pub(crate) struct PeerTable {
     state: Mutex<State>,
     capacity: usize,
+    /// Whether a peer may wait for another attempt to watch it.
+    has_unwatched: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     peers: HashMap<PeerId, Entry>,
     by_metadata: HashMap<AgentMetadata, Loaded>,
-    /// Evicted peers that the engine still knows.
-    unused: Vec<PeerId>,
     tick: u64,
 }
 
@@ -41,7 +42,16 @@ struct Entry {
     used: Arc<AtomicU64>,
     /// The watch over a peer on this host.
     exit: Option<ExitWatch>,
+    unwatched: Option<Unwatched>,
     _gauge: PeerGauge,
+}
+
+/// A peer on this host that the system was too short of files to watch.
+#[derive(Clone, Copy, Debug)]
+struct Unwatched {
+    pid: u32,
+    /// The last further attempt.
+    tried: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -57,10 +67,14 @@ impl Default for PeerGauge {
 impl PeerTable {
     /// Bound on the kept metadata of one peer, such as an offer of each of its slabs.
     const METADATA: usize = 16;
+    /// Busy peers that are passed over at a time, when one has to make room.
+    const PASSED_OVER: usize = 8;
+    /// The interval of attempts to watch a peer.
+    const WATCHED_AGAIN: Duration = Duration::from_secs(1);
 
-    /// Makes a cache of at most so many peers; the least recently used makes room.
+    /// Makes a cache of so many peers, and of those above that [cannot make room](Self::make_room).
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { state: Mutex::default(), capacity }
+        Self { state: Mutex::default(), capacity, has_unwatched: AtomicBool::new(false) }
     }
 
     /// The peer of this metadata, if all of it was loaded, or the part with the needed memory. Memory that the engine knows at
@@ -84,45 +98,75 @@ impl PeerTable {
 
     /// Records the loaded part. Returns whether the peer is new here.
     pub(crate) fn insert(&self, metadata: AgentMetadata, connected: &Connected) -> bool {
+        self.lock().insert(metadata, connected)
+    }
+
+    /// As [`insert`](Self::insert), unless the peer has been removed meanwhile. Returns whether it is here.
+    pub(crate) fn insert_if_known(&self, metadata: AgentMetadata, connected: &Connected) -> bool {
         let mut state = self.lock();
-        let peer = connected.peer();
-        if connected.superseded() {
-            state.forget_metadata(peer);
+        let is_known = state.peers.contains_key(connected.peer());
+        if is_known {
+            state.insert(metadata, connected);
         }
-        let known = state.by_metadata.remove(&metadata);
-        let part = match (known.map(|loaded| loaded.part), connected.part()) {
-            (Some(None), _) | (_, None) => None,
-            (known, Some(part)) => Some(known.flatten().unwrap_or_default().with(part)),
-        };
-        let is_new = !state.peers.contains_key(peer);
-        let used = Arc::clone(&state.touch(peer).used);
-        state.by_metadata.insert(metadata.clone(), Loaded { peer: peer.clone(), used, part });
-        let entry = state.touch(peer);
-        if !entry.metadata.contains(&metadata) {
-            entry.metadata.push_back(metadata);
+        is_known
+    }
+
+    /// Removes the least recently used peers beyond the capacity. `disconnect` returns whether the engine has forgotten the peer; one
+    /// that is busy stays, with its watch, and another makes room.
+    pub(crate) fn make_room(&self, mut disconnect: impl FnMut(&PeerId) -> bool) {
+        let oldest = self.lock().oldest(self.capacity);
+        for peer in oldest {
+            if self.len() <= self.capacity {
+                return;
+            }
+            if disconnect(&peer) {
+                self.remove(&peer);
+            }
         }
-        if entry.metadata.len() > Self::METADATA
-            && let Some(oldest) = entry.metadata.pop_front()
-        {
-            state.by_metadata.remove(&oldest);
-        }
-        state.unused.retain(|unused| unused != peer);
-        if state.peers.len() > self.capacity {
-            state.evict();
-        }
-        is_new
     }
 
     /// Keeps the watch over a peer's process while the peer is in the table.
     pub(crate) fn watch(&self, peer: &PeerId, exit: ExitWatch) {
+        let mut state = self.lock();
+        let Some(entry) = state.peers.get_mut(peer) else {
+            drop(state);
+            return drop(exit);
+        };
+        entry.unwatched = None;
+        let before = entry.exit.replace(exit);
+        drop(state);
+        // Closed outside the lock.
+        drop(before);
+    }
+
+    /// Records that a peer's process could not be watched for now.
+    pub(crate) fn watch_later(&self, peer: &PeerId, pid: u32) {
         if let Some(entry) = self.lock().peers.get_mut(peer) {
-            entry.exit = Some(exit);
+            let tried = entry.unwatched.and_then(|unwatched| unwatched.tried);
+            entry.unwatched = Some(Unwatched { pid, tried });
+            self.has_unwatched.store(true, Ordering::Release);
         }
     }
 
-    /// Takes the evicted peers, which the engine may forget.
-    pub(crate) fn take_unused(&self) -> Vec<PeerId> {
-        std::mem::take(&mut self.lock().unused)
+    /// A peer whose process is to be watched now, if an earlier attempt has failed.
+    pub(crate) fn due_watch(&self, now: impl FnOnce() -> Duration) -> Option<(PeerId, u32)> {
+        if !self.has_unwatched.load(Ordering::Acquire) {
+            return None;
+        }
+        let now = now();
+        let mut state = self.lock();
+        let mut is_left = false;
+        for (peer, entry) in &mut state.peers {
+            let Some(unwatched) = &mut entry.unwatched else { continue };
+            is_left = true;
+            let due = unwatched.tried.map(|tried| tried.saturating_add(Self::WATCHED_AGAIN));
+            if due.is_none_or(|due| due <= now) {
+                unwatched.tried = Some(now);
+                return Some((peer.clone(), unwatched.pid));
+            }
+        }
+        self.has_unwatched.store(is_left, Ordering::Release);
+        None
     }
 
     /// Forgets a peer. Returns whether it was known.
@@ -154,6 +198,31 @@ impl PeerTable {
 }
 
 impl State {
+    fn insert(&mut self, metadata: AgentMetadata, connected: &Connected) -> bool {
+        let peer = connected.peer();
+        if connected.superseded() {
+            self.forget_metadata(peer);
+        }
+        let known = self.by_metadata.remove(&metadata);
+        let part = match (known.map(|loaded| loaded.part), connected.part()) {
+            (Some(None), _) | (_, None) => None,
+            (known, Some(part)) => Some(known.flatten().unwrap_or_default().with(part)),
+        };
+        let is_new = !self.peers.contains_key(peer);
+        let used = Arc::clone(&self.touch(peer).used);
+        self.by_metadata.insert(metadata.clone(), Loaded { peer: peer.clone(), used, part });
+        let entry = self.touch(peer);
+        if !entry.metadata.contains(&metadata) {
+            entry.metadata.push_back(metadata);
+        }
+        if entry.metadata.len() > PeerTable::METADATA
+            && let Some(oldest) = entry.metadata.pop_front()
+        {
+            self.by_metadata.remove(&oldest);
+        }
+        is_new
+    }
+
     fn touch(&mut self, peer: &PeerId) -> &mut Entry {
         self.tick += 1;
         let entry = self.peers.entry(peer.clone()).or_default();
@@ -169,13 +238,19 @@ impl State {
         }
     }
 
-    /// A scan: a connect, which costs a thousand times as much, makes one.
-    fn evict(&mut self) {
-        let oldest = self.peers.iter().min_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed));
-        let Some(oldest) = oldest.map(|(peer, _)| peer.clone()) else { return };
-        self.forget_metadata(&oldest);
-        self.peers.remove(&oldest);
-        self.unused.push(oldest);
+    /// The least recently used peers, if there are more than `capacity`: as many as are too many, and some more. Not the latest. A
+    /// scan: a connect, which costs a thousand times as much, makes one.
+    fn oldest(&self, capacity: usize) -> Vec<PeerId> {
+        let excess = self.peers.len().saturating_sub(capacity);
+        if excess == 0 {
+            return Vec::new();
+        }
+        let used = |entry: &Entry| entry.used.load(Ordering::Relaxed);
+        let mut peers: Vec<_> = self.peers.iter().map(|(peer, e)| (used(e), peer)).collect();
+        peers.sort_unstable();
+        peers.pop();
+        peers.truncate(excess + PeerTable::PASSED_OVER);
+        peers.into_iter().map(|(_, peer)| peer.clone()).collect()
     }
 }
 
@@ -183,7 +258,7 @@ impl State {
 mod tests {
     use std::ops::Range;
 
-    use nixl_device::Device;
+    use nixl_device::{Device, ProcessExits};
     use proptest::prelude::*;
 
     use super::*;
@@ -196,26 +271,76 @@ mod tests {
         Connected::to(PeerId::new(name))
     }
 
+    /// The peers that are disconnected to make room, if those of `busy` cannot be.
+    fn disconnected(table: &PeerTable, busy: &[&str]) -> Vec<String> {
+        let mut disconnected = Vec::new();
+        table.make_room(|peer| {
+            let is_idle = !busy.contains(&peer.as_str());
+            disconnected.extend(is_idle.then(|| peer.to_string()));
+            is_idle
+        });
+        disconnected
+    }
+
     #[test]
     fn the_least_recently_used_makes_room() {
         let table = PeerTable::new(2);
         assert!(table.insert(metadata("a"), &to("a")));
         assert!(table.insert(metadata("b"), &to("b")));
         assert!(table.get(&metadata("a"), None).is_some());
+        assert!(disconnected(&table, &[]).is_empty());
         assert!(table.insert(metadata("c"), &to("c")));
-        assert_eq!(table.take_unused(), vec![PeerId::new("b")]);
-        assert_eq!(table.take_unused(), vec![]);
+        assert_eq!(disconnected(&table, &[]), ["b"]);
+        assert!(disconnected(&table, &[]).is_empty());
         assert_eq!(table.get(&metadata("b"), None), None);
         assert_eq!(table.len(), 2);
     }
 
     #[test]
-    fn a_peer_that_is_met_again_is_not_unused() {
+    fn a_busy_peer_stays_with_its_watch_and_another_makes_room() {
         let table = PeerTable::new(1);
         table.insert(metadata("a"), &to("a"));
+        let pid = std::process::id();
+        let watch = ProcessExits::global().watch(pid, None, || ()).unwrap();
+        table.watch(&PeerId::new("a"), watch);
         table.insert(metadata("b"), &to("b"));
+        assert!(disconnected(&table, &["a"]).is_empty(), "the latest stays, too");
+        table.insert(metadata("c"), &to("c"));
+        assert_eq!(disconnected(&table, &["a"]), ["b"]);
+        assert!(table.get(&metadata("a"), None).is_some());
+        assert!(table.lock().peers[&PeerId::new("a")].exit.is_some());
+        assert_eq!(disconnected(&table, &[]), ["c"], "a was used since");
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn a_peer_that_has_ended_meanwhile_is_not_inserted_again() {
+        let table = PeerTable::new(2);
+        assert!(!table.insert_if_known(metadata("a"), &to("a")));
         table.insert(metadata("a"), &to("a"));
-        assert_eq!(table.take_unused(), vec![PeerId::new("b")]);
+        assert!(table.insert_if_known(metadata("b"), &to("a")));
+        assert!(table.remove(&PeerId::new("a")));
+        assert!(!table.insert_if_known(metadata("b"), &to("a")));
+        assert!(table.get(&metadata("b"), None).is_none() && table.len() == 0);
+    }
+
+    #[test]
+    fn a_peer_that_could_not_be_watched_is_due_again_once_a_second() {
+        let table = PeerTable::new(2);
+        let (peer, pid) = (PeerId::new("a"), std::process::id());
+        let due = |second| table.due_watch(|| Duration::from_secs(second));
+        table.insert(metadata("a"), &to("a"));
+        assert_eq!(due(9), None);
+        table.watch_later(&peer, pid);
+        assert_eq!(due(9), Some((peer.clone(), pid)));
+        table.watch_later(&peer, pid);
+        assert_eq!(due(9), None);
+        assert_eq!(due(10), Some((peer.clone(), pid)));
+        table.watch(&peer, ProcessExits::global().watch(pid, None, || ()).unwrap());
+        assert_eq!(due(99), None);
+        table.watch_later(&peer, pid);
+        table.remove(&peer);
+        assert_eq!(due(999), None);
     }
 
     #[test]
@@ -264,6 +389,7 @@ mod tests {
                 let connected = to(&peer.to_string());
                 let connected = if superseding { connected.superseding() } else { connected };
                 table.insert(metadata(&text), &connected);
+                table.make_room(|_| true);
                 prop_assert_eq!(table.get(&metadata(&text), None), Some(connected.into_peer()));
                 let state = table.lock();
                 prop_assert!(state.peers.len() <= 3);

@@ -130,3 +130,20 @@ async fn what_is_kept_for_a_peer_goes_when_its_connection_is_dead() {
     world.read().await;
     assert_eq!(world.paths.peer_stats().imports(), 1);
 }
+
+#[tokio::test]
+async fn a_peer_that_is_said_to_leave_keeps_what_it_has_not_released() {
+    let mut world = World::new().await;
+    let mut peer = world.read().await;
+    for reads in 1..4 {
+        let connected = Arc::clone(world.connected.get().unwrap());
+        connected.peers().unwrap().peer_leaves(&peer);
+        connected.peers().unwrap().look_for_released();
+        assert_eq!(world.paths.peer_stats().imports(), reads);
+        peer = world.read().await;
+    }
+    let stats = world.paths.peer_stats();
+    assert_eq!((stats.peers(), stats.imports()), (1, 4));
+    world.process.kill().unwrap();
+    world.until_nothing_is_kept();
+}

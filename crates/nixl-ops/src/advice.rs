@@ -31,6 +31,7 @@ impl TransportError {
             | Self::NotReady { .. } => Advice::Retry,
             // The peer's metadata is out of date, or the offer may be partly used.
             Self::BadMetadata { .. }
+            | Self::OutdatedMetadata { .. }
             | Self::PeerGone { .. }
             | Self::NotRegistered { .. }
             | Self::NotificationFailed { .. }
@@ -148,6 +149,7 @@ mod tests {
             (E::BadMetadata { reason: reason() }, AskAgain),
             (E::OwnIdentity { name: name() }, GiveUp),
             (E::IdentityConflict { name: name() }, GiveUp),
+            (E::OutdatedMetadata { name: name() }, AskAgain),
             (E::UnknownPeer { name: name() }, Retry),
             (E::PeerBusy { name: name() }, Retry),
             (E::PeerGone { name: name() }, AskAgain),

@@ -1,9 +1,10 @@
 //! Draining a connection: waiting until no operation is in flight.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crate::control::{ControlMessage, ControlVerb};
 use crate::driver::Shared;
@@ -12,20 +13,72 @@ use crate::{
     PeerId, TransportError,
 };
 
-/// Called with the agent of each leaving peer.
-type OnLeaving = Box<dyn Fn(PeerId) + Send + Sync>;
+/// Clean-up after peers that announce their end. Its methods run on the driver's thread and must not block.
+pub trait OnLeaving: Send + Sync + 'static {
+    /// A peer has announced its end. Returns whether that is news.
+    fn leaves(&self, peer: PeerId) -> bool;
 
-/// State of drains: of leaving peers, and of this side.
+    /// Peers that have announced their end may have released memory by now.
+    fn look(&self);
+}
+
+/// Announced ends of peers.
 #[derive(Default)]
 pub(crate) struct Departures {
-    on_leaving: std::sync::OnceLock<OnLeaving>,
+    on_leaving: OnceLock<Box<dyn OnLeaving>>,
+    looks: Mutex<LooksAfter>,
+}
+
+/// The looks for memory that peers have released. A peer announces its end before it releases memory, and how long before is
+/// unknown.
+#[derive(Debug, Default)]
+struct LooksAfter {
+    /// The next look, and the pause before it.
+    next: Option<(Duration, Duration)>,
+}
+
+impl LooksAfter {
+    const FIRST: Duration = Duration::from_millis(50);
+    /// The longest pause.
+    const LAST: Duration = Duration::from_secs(60);
+
+    fn begin(&mut self, now: Duration) {
+        self.next = Some((now.saturating_add(Self::FIRST), Self::FIRST));
+    }
+
+    /// Whether a look is due.
+    fn take(&mut self, now: Duration) -> bool {
+        let Some((_, pause)) = self.next.filter(|(due, _)| *due <= now) else { return false };
+        let pause = pause * 2;
+        self.next = (pause <= Self::LAST).then(|| (now.saturating_add(pause), pause));
+        true
+    }
 }
 
 impl Departures {
-    pub(crate) fn note(&self, peer: &str) {
-        if let Some(on_leaving) = self.on_leaving.get() {
-            on_leaving(PeerId::new(peer));
+    pub(crate) fn note(&self, peer: &str, now: Duration) {
+        if let Some(on_leaving) = self.on_leaving.get()
+            && on_leaving.leaves(PeerId::new(peer))
+        {
+            self.looks().begin(now);
         }
+    }
+
+    /// The time of the next look for released memory.
+    pub(crate) fn due(&self) -> Option<Duration> {
+        self.looks().next.map(|(due, _)| due)
+    }
+
+    /// Looks for released memory, if that is due.
+    pub(crate) fn look(&self, now: Duration) {
+        let is_due = self.looks().take(now);
+        if is_due && let Some(on_leaving) = self.on_leaving.get() {
+            on_leaving.look();
+        }
+    }
+
+    fn looks(&self) -> MutexGuard<'_, LooksAfter> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -36,9 +89,8 @@ impl fmt::Debug for Departures {
 }
 
 impl Driver {
-    /// Sets the callback for a drained peer's announcement, run on the driver's thread: it must not block. Only the first call
-    /// counts.
-    pub fn set_on_leaving(&self, on_leaving: impl Fn(PeerId) + Send + Sync + 'static) {
+    /// Sets the clean-up after peers that announce their end. Only the first call counts.
+    pub fn set_on_leaving(&self, on_leaving: impl OnLeaving) {
         let _ = self.shared().departures.on_leaving.set(Box::new(on_leaving));
     }
 
@@ -121,5 +173,28 @@ impl Execution for Drained {
 impl Drop for Drained {
     fn drop(&mut self) {
         self.shared.drains.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_looked_for_until_long_after_an_announced_end() {
+        let (mut looks, mut now, mut taken) = (LooksAfter::default(), Duration::ZERO, Vec::new());
+        assert!(!looks.take(now));
+        looks.begin(now);
+        while let Some((due, _)) = looks.next {
+            assert!(!looks.take(due - Duration::from_nanos(1)));
+            now = due;
+            assert!(looks.take(now));
+            taken.push(now);
+        }
+        let within_a_second = taken.iter().filter(|at| **at <= Duration::from_secs(1)).count();
+        assert_eq!((within_a_second, taken.len()), (4, 11));
+        assert!(now > LooksAfter::LAST);
+        looks.begin(now);
+        assert!(looks.take(now + LooksAfter::FIRST), "another end, another look");
     }
 }

@@ -33,6 +33,14 @@ pub enum TransportError {
         /// The name both claim.
         name: String,
     },
+    /// The metadata is older than other metadata of the peer, by which some of the memory has been registered anew.
+    #[error(
+        "the metadata of the peer {name} is older than what is known of it, and its memory was registered anew since; ask it for a new offer"
+    )]
+    OutdatedMetadata {
+        /// The peer's agent name.
+        name: String,
+    },
     /// The peer has not been connected, or was forgotten.
     #[error("no metadata is loaded for the peer {name}; connect to it first")]
     UnknownPeer {

@@ -135,6 +135,15 @@ pub trait PeerService {
     /// The connection to a peer is known to be dead, or the peer's process to have ended: what is kept for the peer is of no
     /// use any more.
     fn peer_ended(&self, peer: &PeerId);
+
+    /// A peer has announced its end. The message may be forged, so that this breaks nothing with a peer that is there. By default
+    /// nothing.
+    fn peer_leaves(&self, peer: &PeerId) {
+        let _ = peer;
+    }
+
+    /// Peers may have released memory: what they have released is closed here. By default nothing.
+    fn look_for_released(&self) {}
 }
 
 /// The parts of a connection that its executor may use.

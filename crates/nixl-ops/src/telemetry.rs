@@ -312,6 +312,7 @@ impl TransportError {
     pub fn cause(&self) -> &'static str {
         match self {
             Self::BadMetadata { .. }
+            | Self::OutdatedMetadata { .. }
             | Self::OwnIdentity { .. }
             | Self::IdentityConflict { .. }
             | Self::NotRegistered { .. } => "bad-metadata",

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::future::{Future, ready};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -241,12 +242,13 @@ pub struct ConnectSpec<'a> {
     needed: Option<&'a [SerializedDescriptor]>,
     is_foreign: bool,
     introduced_by: Option<&'a str>,
+    made: Option<NonZeroU64>,
 }
 
 impl<'a> ConnectSpec<'a> {
     /// To reach all memory of the peer.
     pub fn new(metadata: &'a [u8]) -> Self {
-        Self { metadata, needed: None, is_foreign: false, introduced_by: None }
+        Self { metadata, needed: None, is_foreign: false, introduced_by: None, made: None }
     }
 
     /// To reach this memory only.
@@ -276,6 +278,21 @@ impl<'a> ConnectSpec<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Notes when the peer made the offer of the memory that is [needed](Self::needing), in milliseconds since 1970 by its clock;
+    /// `None` if that is unknown.
+    #[must_use]
+    pub fn made(mut self, unix_millis: Option<NonZeroU64>) -> Self {
+        self.made = unix_millis;
+        self
+    }
+
+    /// The time when the peer made the offer, if known. Memory of a newer offer, which was registered anew, is not replaced:
+    /// [`TransportError::OutdatedMetadata`].
+    #[must_use]
+    pub fn made_unix_millis(&self) -> Option<NonZeroU64> {
+        self.made
     }
 
     /// Notes that the peer may be of another library.

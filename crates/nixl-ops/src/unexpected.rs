@@ -49,11 +49,11 @@ impl Unexpected {
     }
 }
 
-/// The interval of receipt on an idle driver, since engines queue notifications without a bound.
+/// The interval of receipt on an idle driver, since engines queue notifications without a bound. It begins with the driver: a
+/// stranger that knows the port sends without having been met.
 #[derive(Debug)]
 pub(crate) struct IdleLooks {
-    /// `None` until the first operation: no peer knows this side before.
-    every: Option<Duration>,
+    every: Duration,
     /// Notifications that could not be read, at the last look.
     unread: u64,
 }
@@ -67,40 +67,31 @@ impl IdleLooks {
     const MANY: u64 = 1024;
 
     pub(crate) const fn new() -> Self {
-        Self { every: None, unread: 0 }
+        Self { every: Self::LONGEST, unread: 0 }
     }
 
-    /// Records the begin of an operation.
-    pub(crate) fn begin(&mut self) {
-        self.every.get_or_insert(Self::LONGEST);
-    }
-
-    pub(crate) const fn every(&self) -> Option<Duration> {
+    pub(crate) const fn every(&self) -> Duration {
         self.every
     }
 
     /// Records the bytes of one receipt.
     pub(crate) fn took(&mut self, bytes: u64) {
-        if let Some(every) = &mut self.every {
-            *every = match bytes >= Self::MUCH {
-                true => Self::sooner(*every),
-                false => (*every * 2).min(Self::LONGEST),
-            };
-        }
+        self.every = match bytes >= Self::MUCH {
+            true => self.sooner(),
+            false => (self.every * 2).min(Self::LONGEST),
+        };
     }
 
     /// So many could not be read so far.
     pub(crate) fn missed(&mut self, unread: u64) {
         let before = mem::replace(&mut self.unread, unread);
-        if let Some(every) = &mut self.every
-            && unread.saturating_sub(before) >= Self::MANY
-        {
-            *every = Self::sooner(*every);
+        if unread.saturating_sub(before) >= Self::MANY {
+            self.every = self.sooner();
         }
     }
 
-    fn sooner(every: Duration) -> Duration {
-        (every / 10).max(Self::SHORTEST)
+    fn sooner(&self) -> Duration {
+        (self.every / 10).max(Self::SHORTEST)
     }
 }
 
@@ -111,38 +102,33 @@ mod tests {
     #[test]
     fn a_flood_is_looked_for_more_often_and_calm_less() {
         let mut looks = IdleLooks::new();
-        looks.took(1 << 30);
-        assert_eq!(looks.every(), None, "no peer knows this side");
-        looks.begin();
-        assert_eq!(looks.every(), Some(IdleLooks::LONGEST));
+        assert_eq!(looks.every(), IdleLooks::LONGEST);
         for millis in [100, 10, 10] {
             looks.took(1 << 20);
-            assert_eq!(looks.every(), Some(Duration::from_millis(millis)));
+            assert_eq!(looks.every(), Duration::from_millis(millis));
         }
-        looks.begin();
         looks.took(100);
-        assert_eq!(looks.every(), Some(Duration::from_millis(20)));
+        assert_eq!(looks.every(), Duration::from_millis(20));
         for _ in 0..10 {
             looks.took(0);
         }
-        assert_eq!(looks.every(), Some(IdleLooks::LONGEST));
+        assert_eq!(looks.every(), IdleLooks::LONGEST);
     }
 
     #[test]
     fn a_flood_of_names_is_looked_for_more_often() {
         let mut looks = IdleLooks::new();
-        looks.begin();
         let mut unread = 7;
         looks.missed(unread);
-        assert_eq!(looks.every(), Some(IdleLooks::LONGEST), "a few");
+        assert_eq!(looks.every(), IdleLooks::LONGEST, "a few");
         for millis in [100, 20, 10, 10] {
             looks.took(0);
             unread += IdleLooks::MANY;
             looks.missed(unread);
-            assert_eq!(looks.every(), Some(Duration::from_millis(millis)));
+            assert_eq!(looks.every(), Duration::from_millis(millis));
         }
         looks.missed(unread);
         looks.took(0);
-        assert_eq!(looks.every(), Some(Duration::from_millis(20)));
+        assert_eq!(looks.every(), Duration::from_millis(20));
     }
 }

@@ -128,8 +128,9 @@ struct Held {
 impl Connector {
     /// Exports layouts: registers their memory once, and makes their blocks grantable.
     ///
-    /// The memory is registered on the connection's thread, region by region; hundreds of gigabytes may take seconds. Cancel safe:
-    /// nothing is exported if the future is dropped, and what was registered for it ends.
+    /// The memory is registered on the connection's thread, region by region; hundreds of gigabytes may take seconds. The
+    /// connector's [timeout](crate::ConnectorBuilder::timeout) bounds each step of about a gibibyte, with the wait for other calls
+    /// on that thread. Cancel safe: nothing is exported if the future is dropped, and what was registered for it ends.
     ///
     /// # Errors
     ///
@@ -173,8 +174,8 @@ impl Connector {
         parts.push(Part::of_words(table.words().region().whole()));
         let all = list(&parts)?;
         let ExportOptions { populate, progress, .. } = &options;
-        let registrations = registering::register(connection, parts, *populate, progress).await?;
-        let agent = connection.export_of(&all, &registrations).await?;
+        let registrations = registering::register(self, parts, *populate, progress).await?;
+        let agent = self.within_timeout(connection.export_of(&all, &registrations)).await?;
         let id = ExportId::new(random());
         let name = table.words().name();
         let words = WordsLocation {

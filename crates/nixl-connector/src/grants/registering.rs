@@ -19,8 +19,8 @@ use nixl_ops::ConnectionExecutor;
 use tokio::sync::mpsc;
 
 use super::progress::ExportProgress;
-use crate::ConnectorError;
 use crate::connection::Connection;
+use crate::{Connector, ConnectorError};
 
 /// Bytes whose pages a thread allocates before it looks whether it should go on: some tens of milliseconds.
 const STEP: usize = 64 << 20;
@@ -67,11 +67,12 @@ impl Part {
 ///
 /// [`ConnectorError::ExportedMemory`], which names the part.
 pub(super) async fn register(
-    connection: &Connection,
+    connector: &Connector,
     parts: Vec<Part>,
     threads: Option<NonZeroUsize>,
     progress: &ExportProgress,
 ) -> Result<Vec<Registration>, ConnectorError> {
+    let connection = connector.connection();
     progress.begin(parts.iter().map(Part::bytes).sum());
     let stop = StopOnDrop::default();
     if let Some(threads) = threads {
@@ -87,8 +88,8 @@ pub(super) async fn register(
         made: Vec::new(),
     };
     while !registering.parts.is_empty() {
-        let turn = move || registering.turn();
-        registering = connection.control().run(turn).await??;
+        let turn = connection.control().run(move || registering.turn());
+        registering = connector.within_timeout(async { turn.await? }).await?;
     }
     Ok(registering.finish())
 }

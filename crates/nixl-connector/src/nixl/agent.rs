@@ -88,6 +88,9 @@ pub(super) struct Inside {
     pub(super) details: Bytes,
     pub(super) backends: Vec<Backend>,
     pub(super) agent: nixl_sys::Agent,
+    /// So many posts report a failure after they have begun.
+    #[cfg(test)]
+    pub(super) failing_posts: usize,
 }
 
 struct Movable<T>(T);
@@ -267,6 +270,8 @@ impl Agent {
             details,
             backends,
             agent,
+            #[cfg(test)]
+            failing_posts: 0,
         };
         let gate = Arc::new(Gate::before(inside));
         exit::add(&gate)?;
@@ -413,6 +418,17 @@ impl Entered<'_> {
 }
 
 impl Inside {
+    /// Posts a request. Returns whether it is in flight.
+    pub(super) fn post(&mut self, request: &XferRequest) -> Result<bool, NixlError> {
+        let posted = self.agent.post_xfer_req(request, None)?;
+        #[cfg(test)]
+        if let Some(left) = self.failing_posts.checked_sub(1) {
+            self.failing_posts = left;
+            return Err(NixlError::BackendError);
+        }
+        Ok(posted)
+    }
+
     /// The backend of a call, or none to leave the choice to NIXL.
     pub(super) fn only_backend(&self) -> Option<&Backend> {
         match &*self.backends {

@@ -9,8 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nixl_descriptor::Span;
-use nixl_metadata::SerializedDescriptor;
-use nixl_ops::{ConnectSpec, Connected, Idle, PeerId, TransportError};
+use nixl_ops::{ConnectSpec, Connected, Idle, PeerId, RecentMap, TransportError};
 use nixl_sys::NixlError;
 
 use super::agent::{Agent, Inside};
@@ -20,7 +19,7 @@ use super::here;
 use super::introduced::Introduced;
 use super::lost::{Lost, LostPeers};
 use super::peer::Peer;
-use super::peers::{Change, Loaded, Memories};
+use super::peers::{Change, Loaded, Memories, is_of};
 use super::registrar::{memory_kind, wire_kind};
 use super::ucx;
 
@@ -33,11 +32,15 @@ pub(super) struct Directory {
     loaded: Mutex<HashMap<String, Arc<Loaded>>>,
     lost: Mutex<LostPeers>,
     introduced: Mutex<Introduced>,
+    /// The connection details of the peers that this process has used, also after they were forgotten.
+    used: Mutex<RecentMap<String, Connections>>,
 }
 
 impl Directory {
     /// The most memories that a peer's own message introduces. Its sender may be another agent than its owner has met.
     const INTRODUCED: usize = 4096;
+    /// The most used peers that are remembered.
+    const USED: usize = 4096;
 
     pub(super) fn new(agent: Arc<Agent>) -> Self {
         Self {
@@ -46,6 +49,7 @@ impl Directory {
             loaded: Mutex::default(),
             lost: Mutex::default(),
             introduced: Mutex::default(),
+            used: Mutex::new(RecentMap::new(Self::USED)),
         }
     }
 
@@ -74,19 +78,17 @@ impl Directory {
     }
 
     /// Records a blob, if it has nothing new for NIXL.
-    pub(super) fn connect_known(
-        &self,
-        metadata: &[u8],
-        needed: Option<&[SerializedDescriptor]>,
-    ) -> Option<Connected> {
+    pub(super) fn connect_known(&self, spec: &ConnectSpec<'_>) -> Option<Connected> {
         /// More memories are compared on the control thread.
         const COMPARED_HERE: usize = 1024;
-        let mut blob = Blob::parse(metadata).ok().filter(|b| b.memories.len() <= COMPARED_HERE)?;
+        let blob = Blob::parse(spec.metadata()).ok();
+        let mut blob = blob.filter(|b| b.memories.len() <= COMPARED_HERE)?;
         blob.leave_out_unreachable(|backend| self.agent.has_backend(backend));
         let all = blob.memories.len();
-        let blob = blob.of_use_for(needed);
-        let known = self.loaded(blob.name).filter(|l| l.change(&blob) == Change::Known)?;
-        known.note(&blob);
+        let blob = blob.of_use_for(spec.needed());
+        let made = spec.made_unix_millis();
+        let known = self.loaded(blob.name).filter(|l| l.change(&blob, made) == Change::Known)?;
+        known.note(&blob, made);
         Some(connected_to(known.peer.id.clone(), &blob, all))
     }
 
@@ -132,14 +134,17 @@ impl Directory {
         blob: &Blob<'_>,
         all: usize,
     ) -> Result<Connected, TransportError> {
-        let known = self.loaded(blob.name);
+        if spec.introducer().is_some() && self.was_used_by_another(blob) {
+            return Err(TransportError::IdentityConflict { name: blob.name.to_owned() });
+        }
+        let (known, made) = (self.loaded(blob.name), spec.made_unix_millis());
         let id = match &known {
             Some(loaded) => loaded.peer.id.clone(),
             None => PeerId::new(blob.name),
         };
         let (mut each, mut was_masked) = (false, None);
         if let Some(loaded) = known {
-            match loaded.change(blob) {
+            match loaded.change(blob, made) {
                 // The name of a peer that this process uses may have been taken by another that introduced itself.
                 Change::Conflict if spec.introducer().is_none() && !loaded.is_used() => {
                     self.retire(&loaded.peer)?;
@@ -147,7 +152,10 @@ impl Directory {
                 Change::Conflict => {
                     return Err(TransportError::IdentityConflict { name: blob.name.to_owned() });
                 }
-                Change::Replace => {
+                Change::Outdated => {
+                    return Err(TransportError::OutdatedMetadata { name: blob.name.to_owned() });
+                }
+                Change::Renew | Change::Replace => {
                     (each, was_masked) = (!loaded.peer.is_broken(), Some(loaded.is_masked()));
                     self.retire(&loaded.peer)?;
                 }
@@ -160,7 +168,7 @@ impl Directory {
                         self.ended(&loaded.peer);
                         return Err(error);
                     }
-                    loaded.note(blob);
+                    loaded.note(blob, made);
                     return Ok(connected_to(id, blob, all));
                 }
             }
@@ -169,9 +177,14 @@ impl Directory {
         let mut loaded = Loaded::new(Peer::new(id.clone()), blob, masked, each);
         self.meet(&loaded.for_nixl(blob), blob.name, &blob.connections)?;
         loaded.endpoints = self.agent.endpoints(blob);
-        loaded.note(blob);
+        loaded.note(blob, made);
         lock(&self.loaded).insert(blob.name.to_owned(), Arc::new(loaded));
         Ok(connected_to(id, blob, all).superseding())
+    }
+
+    /// Whether this process has used another peer of this name. An introduction would take the name of one that is forgotten.
+    fn was_used_by_another(&self, blob: &Blob<'_>) -> bool {
+        lock(&self.used).get(blob.name).is_some_and(|given| !is_of(given, blob))
     }
 
     /// Connection details with another machine, for a peer that claims this host without proof. The first choice applies while
@@ -204,6 +217,7 @@ impl Directory {
         let Some(loaded) = self.loaded(peer.as_str()) else { return };
         if !is_introduced || loaded.is_used() {
             loaded.set_used();
+            lock(&self.used).insert(peer.as_str().to_owned(), loaded.given().clone());
             return lock(&self.introduced).remove(peer.as_str());
         }
         let forgotten = lock(&self.introduced).add(peer.as_str());

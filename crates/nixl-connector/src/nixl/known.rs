@@ -1,6 +1,7 @@
 //! The memories that NIXL knows of one peer and keeps in one list, and what others change.
 
 use std::collections::{BTreeMap, HashSet};
+use std::num::NonZeroU64;
 
 use super::blob::Memory;
 use super::cover::Cover;
@@ -23,6 +24,15 @@ struct Place {
     key: Vec<u8>,
     /// The number of the last blob that had it.
     seen: u64,
+    /// When the newest offer with it was made, in milliseconds since 1970 by the peer's clock.
+    made: Option<NonZeroU64>,
+}
+
+impl Place {
+    /// Whether it is of an offer that was made after this.
+    fn is_newer(&self, made: Option<NonZeroU64>) -> bool {
+        self.made.zip(made).is_some_and(|(newest, made)| newest > made)
+    }
 }
 
 impl Known {
@@ -51,35 +61,43 @@ impl Known {
 
     /// What these memories of a blob, all of the list, change. The work grows with their number, and not with that of the known ones, which
     /// may be as many as a peer likes.
-    pub(super) fn change(&self, memories: &[&Memory<'_>]) -> Change {
+    pub(super) fn change(&self, memories: &[&Memory<'_>], made: Option<NonZeroU64>) -> Change {
         if let Some(key) = &self.any {
             let same = memories.iter().all(|memory| memory.key == key);
             return if same { Change::Known } else { Change::Replace };
         }
-        if Self::is_crowd(self.len(), memories.len()) {
-            return Change::Replace;
-        }
-        let mut new = Vec::new();
+        let (mut new, mut is_anew) = (Vec::new(), false);
         for memory in memories {
             match self.places.get(&(memory.address, memory.len)) {
                 Some(place) if place.key == memory.key => {}
-                Some(_) => return Change::Replace,
+                Some(place) if place.is_newer(made) => return Change::Outdated,
+                Some(_) => is_anew = true,
                 None => new.push(*memory),
             }
         }
         match new.is_empty() {
+            _ if Self::is_crowd(self.len() + new.len(), memories.len()) => Change::Renew,
+            _ if is_anew => Change::Replace,
             true => Change::Known,
-            _ if Self::is_crowd(self.len() + new.len(), memories.len()) => Change::Replace,
-            _ if self.hide(&new, memories) => Change::Replace,
+            _ if made.is_some() && self.hide(&new, memories, |place| place.is_newer(made)) => {
+                Change::Outdated
+            }
+            _ if self.hide(&new, memories, |_| true) => Change::Replace,
             false => Change::Merge,
         }
     }
 
-    /// Whether known memories that the blob no longer has share bytes with new ones of it. NIXL would take the first registration that
-    /// covers a range, which may be a withdrawn one.
-    fn hide(&self, new: &[&Memory<'_>], blob: &[&Memory<'_>]) -> bool {
+    /// Whether known memories that the blob no longer has, of these places, share bytes with new ones of it. NIXL would take the first
+    /// registration that covers a range, which may be a withdrawn one.
+    fn hide(
+        &self,
+        new: &[&Memory<'_>],
+        blob: &[&Memory<'_>],
+        which: impl Fn(&Place) -> bool,
+    ) -> bool {
         let current: HashSet<_> = blob.iter().map(|memory| (memory.address, memory.len)).collect();
-        let withdrawn = self.places.iter().filter(|(place, _)| !current.contains(*place));
+        let is_withdrawn = |at: &(u64, u64), place| !current.contains(at) && which(place);
+        let withdrawn = self.places.iter().filter(|(at, place)| is_withdrawn(at, place));
         let withdrawn =
             withdrawn.map(|((start, len), place)| (*start..start + len, Some(&*place.key)));
         // Under one key that says nothing of memory, either will do.
@@ -87,10 +105,12 @@ impl Known {
         overlap(withdrawn, new)
     }
 
-    pub(super) fn note(&mut self, memories: &[&Memory<'_>], number: u64) {
+    pub(super) fn note(&mut self, memories: &[&Memory<'_>], number: u64, made: Option<NonZeroU64>) {
         for memory in memories {
             let key = if self.any.is_some() { Vec::new() } else { memory.key.to_vec() };
-            self.places.insert((memory.address, memory.len), Place { key, seen: number });
+            let at = (memory.address, memory.len);
+            let made = self.places.get(&at).and_then(|place| place.made).max(made);
+            self.places.insert(at, Place { key, seen: number, made });
             self.cover.insert(memory.range());
         }
         if self.any.is_some() && Self::is_crowd(self.len(), memories.len()) {

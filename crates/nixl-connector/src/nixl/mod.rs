@@ -8,6 +8,7 @@
 //! |---|---|
 //! | any call aborts if the library or a symbol is missing | `library` opens and checks it first |
 //! | a request released in flight is written later | `transfer` never releases one that is not terminal |
+//! | a post that fails at one descriptor says nothing of those before it, which may be in flight | `transfer` waits for the end of a request after it |
 //! | calls block while memory is registered | `agent`: callers only ever *try* its gate |
 //! | a request, list or notification map used with the wrong agent or after it | `agent` owns the agent; no part of it leaves this module |
 //! | a blob with a bad name panics, a forged one evicts a healthy peer, a changed one wedges it | `blob` parses every blob strictly, `peers` compares it with what is loaded |

@@ -222,6 +222,12 @@ impl NixlOptions {
         &self.ucx
     }
 
+    /// Whether all requests to a peer share one endpoint of UCX's, whose flush comes after all of them.
+    pub(super) fn has_one_endpoint_per_peer(&self) -> bool {
+        let has_more = |(_, name, _): (_, &str, _)| matches!(name, "num_workers" | "num_threads");
+        self.backends == [NixlBackend::Ucx] && !self.parameters().any(has_more)
+    }
+
     /// `None` without a progress thread.
     pub(super) fn progress(&self) -> Option<Duration> {
         self.progress_delay

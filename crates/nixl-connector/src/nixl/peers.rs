@@ -6,6 +6,7 @@
 //! changing memory then changes nothing in NIXL.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
@@ -15,14 +16,18 @@ use super::known::Known;
 use super::peer::Peer;
 
 /// The step that brings NIXL up to date with a blob.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Change {
     /// None: all of it is loaded.
     Known,
     /// Load it on top of the loaded metadata.
     Merge,
-    /// Forget the peer, then load.
+    /// Forget the peer, then load: too much of what is known was withdrawn.
+    Renew,
+    /// Forget the peer, then load: known memory was registered anew.
     Replace,
+    /// None: memory has been registered anew since, by newer metadata.
+    Outdated,
     /// Another peer uses the name.
     Conflict,
 }
@@ -100,23 +105,20 @@ impl Loaded {
         self.given.iter().map(|(kind, details)| (&**kind, &**details)).collect()
     }
 
-    fn has_connections_of(&self, blob: &Blob<'_>) -> bool {
-        self.given.len() == blob.connections.len()
-            && blob
-                .connections
-                .iter()
-                .all(|(kind, details)| self.given.iter().any(|(k, d)| k == kind && d == details))
+    /// The connection details as the peer gives them.
+    pub(super) fn given(&self) -> &Connections {
+        &self.given
     }
 
-    /// The change by `blob`.
-    pub(super) fn change(&self, blob: &Blob<'_>) -> Change {
+    /// The change by `blob`, of an offer made at this time.
+    pub(super) fn change(&self, blob: &Blob<'_>, made: Option<NonZeroU64>) -> Change {
         if self.peer.is_broken() {
             return Change::Replace;
         }
-        if !self.has_connections_of(blob) {
+        if !is_of(&self.given, blob) {
             return Change::Conflict;
         }
-        self.memories().change(blob)
+        self.memories().change(blob, made)
     }
 
     /// The blob for NIXL to load, after [`change`](Self::change).
@@ -140,14 +142,14 @@ impl Loaded {
         Blob { name: blob.name, connections, memories }.encode()
     }
 
-    /// Notes what NIXL has loaded, or had before.
-    pub(super) fn note(&self, blob: &Blob<'_>) {
+    /// Notes what NIXL has loaded, or had before, of an offer made at this time.
+    pub(super) fn note(&self, blob: &Blob<'_>, made: Option<NonZeroU64>) {
         let mut memories = self.memories.write().unwrap_or_else(PoisonError::into_inner);
         let Memories { groups, noted } = &mut *memories;
         *noted += 1;
         for (group, of_group) in by_group(blob) {
             let any = self.common_key(&of_group).map(<[u8]>::to_vec);
-            groups.entry(group).or_insert_with(|| Known::new(any)).note(&of_group, *noted);
+            groups.entry(group).or_insert_with(|| Known::new(any)).note(&of_group, *noted, made);
         }
     }
 
@@ -168,19 +170,17 @@ impl Memories {
     /// All groups together have no more places than this beside many current ones.
     const KEPT: usize = 16 * Known::KEPT;
 
-    fn change(&self, blob: &Blob<'_>) -> Change {
+    fn change(&self, blob: &Blob<'_>, made: Option<NonZeroU64>) -> Change {
         let mut change = Change::Known;
         for (group, memories) in by_group(blob) {
-            match self.groups.get(&group).map_or(Change::Merge, |known| known.change(&memories)) {
-                Change::Known => {}
-                Change::Merge => change = Change::Merge,
-                other => return other,
-            }
+            let known = self.groups.get(&group);
+            let of_group = known.map_or(Change::Merge, |known| known.change(&memories, made));
+            change = change.max(of_group);
         }
         let current = blob.memories.len();
         let all = self.groups.values().map(Known::len).sum::<usize>() + current;
         match change {
-            Change::Merge if all > Self::KEPT && Known::is_crowd(all, current) => Change::Replace,
+            Change::Merge if all > Self::KEPT && Known::is_crowd(all, current) => Change::Renew,
             change => change,
         }
     }
@@ -194,6 +194,14 @@ impl Memories {
             .take_while(|(group, _)| group.kind == kind && group.device == device)
             .any(|(_, known)| known.covers(address, end))
     }
+}
+
+/// Whether these are the connection details of the blob.
+pub(super) fn is_of(given: &Connections, blob: &Blob<'_>) -> bool {
+    let is_given = |(kind, details): &(&str, &[u8])| {
+        given.iter().any(|(known, same)| known == kind && same == details)
+    };
+    given.len() == blob.connections.len() && blob.connections.iter().all(is_given)
 }
 
 fn by_group<'a, 'b>(blob: &'b Blob<'a>) -> Vec<(Group, Vec<&'b Memory<'a>>)> {
@@ -231,10 +239,17 @@ mod tests {
         Blob { name: "p", connections: vec![("UCX", b"here")], memories }
     }
 
+    impl Loaded {
+        /// The change by metadata of an offer made at this time.
+        fn change_at(&self, made: Option<u64>, blob: &Blob<'_>) -> Change {
+            self.change(blob, made.and_then(NonZeroU64::new))
+        }
+    }
+
     fn loaded(memories: Vec<Memory<'_>>) -> Loaded {
         let blob = blob(memories);
         let loaded = Loaded::new(Peer::new(PeerId::new("p")), &blob, None, false);
-        loaded.note(&blob);
+        loaded.note(&blob, None);
         loaded
     }
 
@@ -242,8 +257,8 @@ mod tests {
     fn the_same_and_subsets_are_known() {
         let (a, b) = (key(1), key(2));
         let known = loaded(vec![memory(100, 10, &a), memory(200, 10, &b)]);
-        assert_eq!(known.change(&blob(vec![memory(200, 10, &b)])), Change::Known);
-        assert_eq!(known.change(&blob(vec![])), Change::Known);
+        assert_eq!(known.change_at(None, &blob(vec![memory(200, 10, &b)])), Change::Known);
+        assert_eq!(known.change_at(None, &blob(vec![])), Change::Known);
     }
 
     #[test]
@@ -251,40 +266,63 @@ mod tests {
         let (a, b) = (key(1), key(2));
         let known = loaded(vec![memory(100, 10, &a)]);
         let both = blob(vec![memory(100, 10, &a), memory(110, 10, &b)]);
-        assert_eq!(known.change(&both), Change::Merge);
+        assert_eq!(known.change_at(None, &both), Change::Merge);
     }
 
     #[test]
     fn a_changed_key_needs_a_fresh_start() {
         let (a, z) = (key(1), key(26));
         let known = loaded(vec![memory(100, 10, &a)]);
-        assert_eq!(known.change(&blob(vec![memory(100, 10, &z)])), Change::Replace);
+        assert_eq!(known.change_at(None, &blob(vec![memory(100, 10, &z)])), Change::Replace);
+    }
+
+    #[test]
+    fn older_metadata_replaces_nothing_newer() {
+        let (a, z, new) = (key(1), key(26), key(3));
+        let known = loaded(vec![memory(100, 10, &a)]);
+        let anew = blob(vec![memory(100, 10, &z)]);
+        assert_eq!(known.change_at(Some(6), &anew), Change::Replace, "its time is unknown");
+        known.note(&blob(vec![memory(100, 10, &a)]), NonZeroU64::new(7));
+        known.note(&blob(vec![memory(200, 10, &a)]), NonZeroU64::new(9));
+        assert_eq!(known.change_at(Some(7), &anew), Change::Replace, "which is newer is unknown");
+        assert_eq!(known.change_at(Some(8), &anew), Change::Replace, "other memory is newer");
+        assert_eq!(known.change_at(None, &anew), Change::Replace);
+        known.note(&blob(vec![memory(100, 10, &a)]), NonZeroU64::new(5));
+        assert_eq!(known.change_at(Some(6), &anew), Change::Outdated, "the newest counts");
+        let under_it = blob(vec![memory(105, 20, &z)]);
+        assert_eq!(known.change_at(Some(6), &under_it), Change::Outdated);
+        assert_eq!(known.change_at(Some(8), &under_it), Change::Replace);
+        // What is still there is older metadata's, too.
+        assert_eq!(known.change_at(Some(6), &blob(vec![memory(100, 10, &a)])), Change::Known);
+        assert_eq!(known.change_at(Some(6), &blob(vec![memory(500, 10, &new)])), Change::Merge);
+        known.peer.set_broken();
+        assert_eq!(known.change_at(Some(6), &anew), Change::Replace, "nothing is loaded any more");
     }
 
     #[test]
     fn a_withdrawn_memory_under_a_new_one_needs_a_fresh_start() {
         let (a, b) = (key(1), key(2));
         let known = loaded(vec![memory(100, 10, &a)]);
-        assert_eq!(known.change(&blob(vec![memory(105, 2, &b)])), Change::Replace);
+        assert_eq!(known.change_at(None, &blob(vec![memory(105, 2, &b)])), Change::Replace);
         // Still offered: the peer registered overlapping memories, which is its right.
         let both = blob(vec![memory(100, 10, &a), memory(105, 2, &b)]);
-        assert_eq!(known.change(&both), Change::Merge);
+        assert_eq!(known.change_at(None, &both), Change::Merge);
     }
 
     #[test]
     fn memory_under_a_key_that_says_nothing_of_it_is_known_wherever_it_is() {
         let known = loaded(vec![memory(100, 10, &EMPTY)]);
         let elsewhere = blob(vec![memory(105, 20, &EMPTY)]);
-        assert_eq!(known.change(&elsewhere), Change::Known);
+        assert_eq!(known.change_at(None, &elsewhere), Change::Known);
         assert!(!known.memories().covers(0, 0, 105, 20), "offers are checked all the same");
-        known.note(&elsewhere);
+        known.note(&elsewhere, None);
         assert!(known.memories().covers(0, 0, 105, 20) && known.memories().covers(0, 0, 100, 10));
         let written = known.for_nixl(&elsewhere);
         let written = Blob::parse(&written).unwrap();
         assert_eq!(written.memories, vec![elsewhere.memories[0].over_all_addresses()]);
         // With a key that says something the group cannot stay as it is.
         let other = key(3);
-        assert_eq!(known.change(&blob(vec![memory(500, 1, &other)])), Change::Replace);
+        assert_eq!(known.change_at(None, &blob(vec![memory(500, 1, &other)])), Change::Replace);
     }
 
     #[test]
@@ -293,12 +331,16 @@ mod tests {
         other[10] = 3;
         let both = blob(vec![memory(100, 10, &EMPTY), memory(200, 10, &other)]);
         let known = Loaded::new(Peer::new(PeerId::new("p")), &both, None, true);
-        known.note(&both);
+        known.note(&both, None);
         assert_eq!(Blob::parse(&known.for_nixl(&both)).unwrap().memories, both.memories);
         let overlapping = blob(vec![memory(105, 20, &EMPTY)]);
-        assert_eq!(known.change(&overlapping), Change::Merge, "either registration will do");
+        assert_eq!(
+            known.change_at(None, &overlapping),
+            Change::Merge,
+            "either registration will do"
+        );
         let under_the_other = blob(vec![memory(195, 20, &EMPTY)]);
-        assert_eq!(known.change(&under_the_other), Change::Replace);
+        assert_eq!(known.change_at(None, &under_the_other), Change::Replace);
     }
 
     #[test]
@@ -320,9 +362,13 @@ mod tests {
         let known = loaded(many(1, &other).chain([memory(1, 1, &EMPTY)]).collect());
         let later = || many(MANY + 1, &EMPTY);
         let more = blob(many(1, &other).chain(later()).collect());
-        assert_eq!(known.change(&more), Change::Merge, "the known ones are still there");
+        assert_eq!(known.change_at(None, &more), Change::Merge, "the known ones are still there");
         let fewer = blob(many(1, &other).skip(9).chain(later()).collect());
-        assert_eq!(known.change(&fewer), Change::Replace, "the ninth is not, and reaches so far");
+        assert_eq!(
+            known.change_at(None, &fewer),
+            Change::Replace,
+            "the ninth is not, and reaches so far"
+        );
     }
 
     #[test]
@@ -330,11 +376,11 @@ mod tests {
         let a = key(1);
         let device = |device| Memory { device, kind: 1, ..memory(100, 10, &a) };
         let known = loaded((0..20_000).map(device).collect());
-        assert_eq!(known.change(&blob((0..20_000).map(device).collect())), Change::Known);
+        assert_eq!(known.change_at(None, &blob((0..20_000).map(device).collect())), Change::Known);
         assert!((0..20_000).all(|device| known.memories().covers(1, device, 100, 10)));
         assert_eq!(
-            known.change(&blob((0..9).map(|d| device(20_000 + d)).collect())),
-            Change::Replace
+            known.change_at(None, &blob((0..9).map(|d| device(20_000 + d)).collect())),
+            Change::Renew
         );
     }
 
@@ -342,9 +388,9 @@ mod tests {
     fn other_connection_details_are_another_peer_unless_the_old_one_broke() {
         let known = loaded(vec![]);
         let other = Blob { name: "p", connections: vec![("UCX", b"there")], memories: vec![] };
-        assert_eq!(known.change(&other), Change::Conflict);
+        assert_eq!(known.change_at(None, &other), Change::Conflict);
         known.peer.set_broken();
-        assert_eq!(known.change(&other), Change::Replace);
+        assert_eq!(known.change_at(None, &other), Change::Replace);
     }
 
     #[test]
@@ -352,12 +398,12 @@ mod tests {
         let a = key(1);
         let many = (1..=2000).map(|i| memory(i * 100, 10, &a)).collect();
         let known = loaded(many);
-        assert_eq!(known.change(&blob(vec![memory(100, 10, &a)])), Change::Replace);
+        assert_eq!(known.change_at(None, &blob(vec![memory(100, 10, &a)])), Change::Renew);
         let known = loaded(vec![]);
         for i in 1..=100_000 {
             let one = blob(vec![memory(i * 100, 10, &EMPTY)]);
-            assert_ne!(known.change(&one), Change::Replace);
-            known.note(&one);
+            assert_ne!(known.change_at(None, &one), Change::Renew);
+            known.note(&one, None);
             assert!(known.memories().covers(0, 0, i * 100, 10));
         }
         assert!(known.memories().groups.values().all(|known| known.len() <= Known::KEPT + 1));

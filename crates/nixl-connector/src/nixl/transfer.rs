@@ -48,6 +48,8 @@ enum State {
     Prepared(Option<usize>),
     /// NIXL may access the memory.
     Posted(usize),
+    /// NIXL may access the memory after a failed post, until this probe has ended.
+    Failing(Option<usize>),
     /// Ended in NIXL, with a request that may be posted again.
     Ended(Option<usize>),
 }
@@ -113,7 +115,7 @@ impl NixlTransfer {
         };
         // A failed post may have begun.
         self.was_posted = true;
-        match inside.agent.post_xfer_req(&request, None) {
+        match inside.post(&request) {
             Ok(true) => {
                 self.peer.transfers.enter();
                 self.state = State::Posted(inside.requests.insert(request));
@@ -124,12 +126,97 @@ impl NixlTransfer {
                 self.state = State::Ended(kept);
                 Poll::Ready(Ok(()))
             }
-            Err(_) => {
+            Err(error) => {
                 drop(request);
-                let error = self.gone();
-                self.end(Err(error))
+                self.post_failed(inside, &error)
             }
         }
+    }
+
+    /// UCX's backend posts the descriptors one by one and stops at the first that fails: those before it may be in flight, and NIXL
+    /// reports the error alone from then on. NIXL drops a peer whose endpoint has failed, with all that was in flight on it.
+    fn post_failed(
+        &mut self,
+        inside: &Inside,
+        error: &NixlError,
+    ) -> Poll<Result<(), TransportError>> {
+        if !self.is_loaded(inside) {
+            let error = self.gone();
+            return self.end(Err(error));
+        }
+        if !self.directory.agent().options().has_one_endpoint_per_peer() {
+            // Its end cannot be known.
+            self.leak();
+            return self.end(Err(failed("post_xfer_req", error)));
+        }
+        self.peer.transfers.enter();
+        self.state = State::Failing(None);
+        Poll::Pending
+    }
+
+    /// Ends with a probe: a request of one byte that is complete. Its end includes a flush of the peer's endpoint, which comes after
+    /// all that was posted before.
+    fn failing(
+        &mut self,
+        inside: &mut Inside,
+        probe: Option<usize>,
+    ) -> Poll<Result<(), TransportError>> {
+        let is_over = match probe {
+            Some(place) => {
+                let status = inside.requests.get(place).map(|r| inside.agent.get_xfer_status(r));
+                let is_over = !matches!(status, Some(Ok(XferStatus::InProgress)));
+                if is_over {
+                    drop(inside.requests.try_remove(place));
+                }
+                is_over
+            }
+            None => self.probe(inside),
+        };
+        if !is_over {
+            return Poll::Pending;
+        }
+        let error = match self.is_loaded(inside) {
+            true => files::error().unwrap_or_else(|| TransportError::Engine {
+                engine: "nixl",
+                call: "post_xfer_req",
+                reason: "the backend refused a part of the transfer".into(),
+            }),
+            false => self.gone(),
+        };
+        self.end(Err(error))
+    }
+
+    /// Posts a probe. Returns whether all has ended already.
+    fn probe(&mut self, inside: &mut Inside) -> bool {
+        let first = self.pairs.first().map(|&(here, there)| {
+            let byte = |span| Span { len: 1, ..span };
+            [(byte(here), byte(there))]
+        });
+        let peer = self.peer.id.as_str();
+        let pairs = first.as_ref().map_or(&[][..], |first| first);
+        let probe = request(&inside.agent, self.kind, pairs, peer, None).and_then(|probe| {
+            let is_in_flight = inside.post(&probe)?;
+            Ok((is_in_flight, probe))
+        });
+        match probe {
+            Ok((false, _)) => true,
+            Ok((true, probe)) => {
+                self.state = State::Failing(Some(inside.requests.insert(probe)));
+                false
+            }
+            // Posted again at the next poll, while there is an endpoint.
+            Err(_) => !self.is_loaded(inside),
+        }
+    }
+
+    fn is_loaded(&self, inside: &Inside) -> bool {
+        inside.agent.check_remote_metadata(self.peer.id.as_str(), None)
+    }
+
+    /// Keeps the memory registered and leased until the process ends.
+    fn leak(&mut self) {
+        mem::forget(self.registrations.take());
+        self.leased.take().into_iter().for_each(Leased::leak);
     }
 
     /// The reason why the peer's entry no longer serves this transfer. A peer may have been reloaded for another operation,
@@ -155,22 +242,14 @@ impl NixlTransfer {
             }
             None => None,
         };
-        let kind = match self.kind {
-            OperationKind::Read => XferOp::Read,
-            OperationKind::Write => XferOp::Write,
-        };
+        let kind = engine_kind(self.kind);
         let of_lists =
             |listed: &ListedPairs| listed.request(inside, (kind, &self.peer), options.as_ref());
         if let Some(request) = self.listed.as_ref().and_then(of_lists) {
             return request;
         }
-        let (mut local, mut remote) = (list(&self.pairs, |p| &p.0)?, list(&self.pairs, |p| &p.1)?);
-        for (here, there) in &self.pairs {
-            local.add_desc(address(here), length(here), memory_kind(here.device).1);
-            remote.add_desc(address(there), length(there), memory_kind(there.device).1);
-        }
         let peer = self.peer.id.as_str();
-        inside.agent.create_xfer_req(kind, &local, &remote, peer, options.as_ref())
+        request(&inside.agent, self.kind, &self.pairs, peer, options.as_ref())
     }
 
     fn status(&mut self, inside: &mut Inside) -> Poll<Result<(), TransportError>> {
@@ -209,9 +288,10 @@ impl NixlTransfer {
     }
 }
 
-// SAFETY: NIXL accesses the memory of a request only between its post and the terminal status that `status` waits for, which is
-// when `in_flight` is true. The transfer owns the lease and the registrations, and `drop` leaks both, and the request, in
-// flight.
+// SAFETY: NIXL accesses the memory of a request only between its post and the terminal status that `status` waits for, or, after a
+// failed post, the end of the endpoint or of a flush after it that `failing` waits for, which is when `in_flight` is true. The
+// transfer owns the lease and the registrations. `drop` leaks both, and the request, in flight, and `post_failed` where the end of
+// a failed post cannot be known.
 unsafe impl Transfer for NixlTransfer {
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         let directory = Arc::clone(&self.directory);
@@ -220,7 +300,7 @@ unsafe impl Transfer for NixlTransfer {
         // driver and then its waiter, which takes longer than a short stay of another thread.
         let entered = match self.state {
             State::Prepared(_) => directory.agent().try_enter_for_a_moment(),
-            State::Posted(_) | State::Ended(_) => directory.agent().try_enter(),
+            State::Posted(_) | State::Failing(_) | State::Ended(_) => directory.agent().try_enter(),
         };
         let Some(mut entered) = entered else { return Poll::Pending };
         let was_in_flight = self.in_flight();
@@ -229,6 +309,7 @@ unsafe impl Transfer for NixlTransfer {
             Some(inside) => match self.state {
                 State::Prepared(kept) => self.post(inside, kept),
                 State::Posted(_) => self.status(inside),
+                State::Failing(probe) => self.failing(inside, probe),
                 State::Ended(_) => Poll::Ready(Err(TransportError::Closed)),
             },
         };
@@ -244,7 +325,7 @@ unsafe impl Transfer for NixlTransfer {
     }
 
     fn in_flight(&self) -> bool {
-        matches!(self.state, State::Posted(_))
+        matches!(self.state, State::Posted(_) | State::Failing(_))
     }
 
     fn was_posted(&self) -> bool {
@@ -283,10 +364,7 @@ impl Drop for NixlTransfer {
         // Releasing a request in flight returns at once, and the peer's bytes still arrive later. So it is never released
         // before the agent ends: its memory is leaked, and stays registered.
         match mem::replace(&mut self.state, State::Ended(None)) {
-            State::Posted(_) => {
-                mem::forget(self.registrations.take());
-                self.leased.take().into_iter().for_each(Leased::leak);
-            }
+            State::Posted(_) | State::Failing(_) => self.leak(),
             // The request drops before the registrations of its memory.
             State::Prepared(Some(place)) | State::Ended(Some(place)) => {
                 let held = (self.registrations.take(), self.leased.take());
@@ -295,6 +373,28 @@ impl Drop for NixlTransfer {
             State::Prepared(None) | State::Ended(None) => {}
         }
     }
+}
+
+const fn engine_kind(kind: OperationKind) -> XferOp {
+    match kind {
+        OperationKind::Read => XferOp::Read,
+        OperationKind::Write => XferOp::Write,
+    }
+}
+
+fn request(
+    agent: &nixl_sys::Agent,
+    kind: OperationKind,
+    pairs: &[(Span, Span)],
+    peer: &str,
+    options: Option<&OptArgs>,
+) -> Result<XferRequest, NixlError> {
+    let (mut local, mut remote) = (list(pairs, |p| &p.0)?, list(pairs, |p| &p.1)?);
+    for (here, there) in pairs {
+        local.add_desc(address(here), length(here), memory_kind(here.device).1);
+        remote.add_desc(address(there), length(there), memory_kind(there.device).1);
+    }
+    agent.create_xfer_req(engine_kind(kind), &local, &remote, peer, options)
 }
 
 fn list<'a>(
@@ -314,3 +414,6 @@ fn address(span: &Span) -> usize {
 fn length(span: &Span) -> usize {
     span.len as usize
 }
+
+#[cfg(test)]
+mod tests;

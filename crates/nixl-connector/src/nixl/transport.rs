@@ -34,7 +34,7 @@ use crate::control::ControlThread;
 pub struct NixlTransport {
     agent: Arc<Agent>,
     registrar: Arc<NixlRegistrar>,
-    directory: Arc<Directory>,
+    pub(super) directory: Arc<Directory>,
     name: &'static str,
     copies_by_processor: bool,
     unreadable: AtomicU64,
@@ -139,7 +139,7 @@ unsafe impl Transport for NixlTransport {
     }
 
     fn connect_known(&self, spec: &ConnectSpec<'_>) -> Option<Connected> {
-        self.directory.connect_known(spec.metadata(), spec.needed())
+        self.directory.connect_known(spec)
     }
 
     fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {

@@ -18,6 +18,11 @@ pub enum Fault {
     Delay(Duration),
     /// The post fails.
     PostFails,
+    /// The post fails at a piece, when those before it are in flight. The transfer fails once they have moved.
+    PostFailsAfter {
+        /// The pieces before it: descriptors, after neighbours were merged.
+        pieces: usize,
+    },
     /// The transfer fails.
     Fails {
         /// Bytes moved before.
@@ -196,6 +201,15 @@ impl State {
 impl Strikes {
     pub(super) fn has(&self, fault: &Fault) -> bool {
         self.faults.contains(fault)
+    }
+
+    /// The pieces that are posted, if the post fails at the next.
+    pub(super) fn posted_pieces(&self) -> Option<usize> {
+        let posted = |fault: &Fault| match *fault {
+            Fault::PostFailsAfter { pieces } => Some(pieces),
+            _ => None,
+        };
+        self.faults.iter().filter_map(posted).min()
     }
 
     /// The bytes in which a bit is flipped.

@@ -80,7 +80,7 @@ impl Job {
     /// The most bytes that one call moves.
     const BURST: u64 = 1 << 20;
 
-    pub(super) fn post(network: &Network, request: Request) -> Result<Self, TransportError> {
+    pub(super) fn post(network: &Network, mut request: Request) -> Result<Self, TransportError> {
         let now = network.clock.now();
         let mut state = network.lock();
         state.check_alive(&request.agent, &request.peer)?;
@@ -94,6 +94,9 @@ impl Job {
         transfers.enter();
         if strikes.has(&Fault::NotificationEarly) {
             state.notify(&request);
+        }
+        if let Some(pieces) = strikes.posted_pieces() {
+            request.pairs.truncate(pieces);
         }
         let total = request.pairs.iter().map(|pair| pair.local.len).sum();
         let not_before = now.saturating_add(strikes.delay());
@@ -274,6 +277,9 @@ impl Job {
 
     /// All bytes are in place: tells the peer.
     fn tell(&self, state: &mut State) -> Result<(), TransportError> {
+        if self.strikes.posted_pieces().is_some() {
+            return Err(failed("post", "a fault was ordered"));
+        }
         if self.strikes.has(&Fault::NotificationFails) {
             return Err(TransportError::NotificationFailed {
                 reason: "a fault was ordered".into(),

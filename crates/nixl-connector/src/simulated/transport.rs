@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::{Future, ready};
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -36,7 +37,11 @@ pub(super) struct SimulatedTransport {
 }
 
 impl SimulatedTransport {
-    fn connect_to(&self, blob: Blob) -> Result<Connected, TransportError> {
+    fn connect_to(
+        &self,
+        blob: Blob,
+        made: Option<NonZeroU64>,
+    ) -> Result<Connected, TransportError> {
         let name = || blob.agent.as_ref().to_owned();
         if blob.agent == self.agent {
             return Err(TransportError::OwnIdentity { name: name() });
@@ -52,14 +57,16 @@ impl SimulatedTransport {
         let me = state.living(&self.agent).ok_or(TransportError::Closed)?;
         let connected = Connected::to(PeerId::new(Arc::clone(&blob.agent)));
         let Some(known) = me.peers.get_mut(&blob.agent) else {
-            me.peers.insert(Arc::clone(&blob.agent), Peer::new(blob));
+            me.peers.insert(Arc::clone(&blob.agent), Peer::new(blob, made));
             return Ok(connected);
         };
         let busy = TransportError::PeerBusy { name: name() };
-        match known.update(blob) {
+        let outdated = TransportError::OutdatedMetadata { name: name() };
+        match known.update(blob, made) {
             Update::Merged => Ok(connected),
             Update::Replaced => Ok(connected.superseding()),
             Update::Busy => Err(busy),
+            Update::Outdated => Err(outdated),
         }
     }
 
@@ -101,7 +108,7 @@ unsafe impl Transport for SimulatedTransport {
     }
 
     fn connect(&self, metadata: &[u8]) -> Result<Connected, TransportError> {
-        self.connect_to(decode(metadata)?)
+        self.connect_to(decode(metadata)?, None)
     }
 
     fn connect_for(&self, spec: &ConnectSpec<'_>) -> Result<Connected, TransportError> {
@@ -113,7 +120,7 @@ unsafe impl Transport for SimulatedTransport {
             blob.entries.retain(|entry| needed.iter().any(|range| entry.covers(range)));
         }
         let part: Vec<_> = blob.entries.iter().map(Entry::addresses).collect();
-        let connected = self.connect_to(blob)?;
+        let connected = self.connect_to(blob, spec.made_unix_millis())?;
         Ok(if part.len() < all { connected.in_part(part) } else { connected })
     }
 

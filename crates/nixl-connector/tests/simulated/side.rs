@@ -148,8 +148,17 @@ impl Side {
         region: &Region,
         options: OperationOptions,
     ) -> Result<ReadOperation, TransportError> {
+        self.read_list(remote, (region, DescriptorList::from(region.clone())), options)
+    }
+
+    /// The same, into a list of ranges of the region.
+    pub(crate) fn read_list(
+        &self,
+        remote: &RdmaMetadata,
+        (region, list): (&Region, DescriptorList),
+        options: OperationOptions,
+    ) -> Result<ReadOperation, TransportError> {
         let peer = self.connect(remote)?.into_peer();
-        let list = DescriptorList::from(region.clone());
         let leased = Leased::from(Leases::acquire(list.as_slice(), LeaseMode::Write).unwrap());
         let registrations = vec![self.cache.get_or_register(region).unwrap()];
         let request = TransferRequest::inter_process(

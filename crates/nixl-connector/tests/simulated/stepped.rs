@@ -5,7 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_connector::simulated::{Fabric, Fault};
-use nixl_ops::{Clock as _, ManualClock, Next, OperationError, OperationStatus, TransportError};
+use nixl_descriptor::DescriptorList;
+use nixl_metadata::{NotificationKey, OperationKind, RdmaMetadata, SerializedDescriptor};
+use nixl_ops::{
+    Clock as _, ManualClock, Next, OperationError, OperationOptions, OperationStatus,
+    TransportError,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 use crate::side::{Scene, TIMEOUT, World, is_leased, now};
 
@@ -17,6 +24,23 @@ fn scene() -> (World, Scene) {
     let world = World { fabric: Fabric::stepped(clock.clone(), CHUNK), clock };
     let scene = world.scene(LEN);
     (world, scene)
+}
+
+/// Reads pieces that the engine does not merge.
+fn read_pieces(scene: &Scene, pieces: usize, len: usize) -> nixl_ops::ReadOperation {
+    let places = (0..pieces).map(|piece| 2 * piece * len);
+    let local: Vec<_> =
+        places.clone().map(|at| scene.local.descriptor(at..at + len).unwrap()).collect();
+    let there = |at| {
+        let (device, address) = (scene.source.device(), scene.source.address() + at as u64);
+        SerializedDescriptor::new(device, address, len as u64).unwrap()
+    };
+    let agent = scene.offer.metadata().agent_metadata().clone();
+    let key = NotificationKey::random();
+    let remote =
+        RdmaMetadata::new(OperationKind::Read, places.map(there).collect(), agent, key).unwrap();
+    let (list, options) = (DescriptorList::try_from(local).unwrap(), OperationOptions::new());
+    scene.initiator.read_list(&remote, (&scene.local, list), options).unwrap()
 }
 
 #[test]
@@ -53,6 +77,38 @@ fn the_end_of_a_peer_ends_a_transfer() {
     let gone = OperationError::Transport(TransportError::PeerGone { name });
     assert_eq!(now(read.wait_for_completion()), Err(gone));
     assert!(!is_leased(&scene.local));
+}
+
+proptest! {
+    #[test]
+    fn a_failed_post_keeps_its_memory_until_what_it_began_has_ended(
+        begun in 0usize..7, dropped_after in 0u64..12, choices in vec(any::<u64>(), 30),
+    ) {
+        const PIECES: usize = 5;
+        const PIECE: usize = 100;
+        let (world, mut scene) = scene();
+        world.faults_of(&scene.initiator).next([Fault::PostFailsAfter { pieces: begun }]);
+        let mut read = Some(read_pieces(&scene, PIECES, PIECE));
+        let agent = scene.initiator.transport.agent_name().to_owned();
+        let mut at_end = None;
+        for (step, choice) in (0..).zip(choices) {
+            if step == dropped_after {
+                read = None;
+            }
+            scene.turn();
+            if at_end.is_none() && !is_leased(&scene.local) {
+                at_end = Some(scene.local.to_vec().unwrap());
+            }
+            world.fabric.step(&agent, choice);
+        }
+        let arrived = scene.local.to_vec().unwrap();
+        prop_assert!(at_end.as_ref() == Some(&arrived), "bytes arrive after the end");
+        let count = arrived.iter().filter(|byte| **byte != 0).count();
+        prop_assert_eq!(count, begun.min(PIECES) * PIECE);
+        if let Some(mut read) = read {
+            prop_assert!(now(read.wait_for_completion()).is_err());
+        }
+    }
 }
 
 #[test]

@@ -131,4 +131,12 @@ impl PeerService for PathConnection {
     fn peer_ended(&self, peer: &PeerId) {
         self.forget_soon(peer.as_str());
     }
+
+    fn peer_leaves(&self, peer: &PeerId) {
+        self.leaves(peer.as_str());
+    }
+
+    fn look_for_released(&self) {
+        self.imports.sweep_soon();
+    }
 }

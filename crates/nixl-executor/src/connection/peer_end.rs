@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use nixl_device::{ExitWatch, ProcessExits};
+use nixl_device::{ExitWatch, ProcessError, ProcessExits};
 use nixl_metadata::PeerInfo;
 
 use super::path_connection::PathConnection;
@@ -14,14 +14,17 @@ impl PathConnection {
     pub(super) fn peer(&self, name: &str, info: Option<&PeerInfo>) -> Arc<Peer> {
         let peer = self.peers.of(name);
         if let Some(info) = info {
-            peer.watch(|| self.watch(name, self.pid_here(info)?));
+            peer.watch(|| match self.pid_here(info) {
+                Some(pid) => self.watch(name, pid),
+                None => Ok(None),
+            });
         }
         peer
     }
 
-    fn watch(&self, name: &str, pid: u32) -> Option<(u32, ExitWatch)> {
+    fn watch(&self, name: &str, pid: u32) -> Result<Option<(u32, ExitWatch)>, ProcessError> {
         if pid == std::process::id() {
-            return None;
+            return Ok(None);
         }
         let (me, background) = (Weak::clone(&self.me), Arc::clone(self.link.background()));
         let name = name.to_owned();
@@ -32,10 +35,9 @@ impl PathConnection {
         };
         let watch = ProcessExits::global().watch(pid, None, ended);
         // It has ended already, which the operation finds out, or there are no descriptors left.
-        let watch = watch
+        watch
+            .map(|watch| Some((pid, watch)))
             .inspect_err(|error| tracing::debug!(%error, "a peer's process is not watched"))
-            .ok()?;
-        Some((pid, watch))
     }
 
     /// The peer's process has ended, or its connection is dead: a job forgets it.
@@ -44,6 +46,15 @@ impl PathConnection {
         self.link.background().run(Box::new(move || {
             me.upgrade().into_iter().for_each(|me| me.forget(&name));
         }));
+    }
+
+    /// The peer says that it has ended. What is kept for it is of no use if that is true and is made again if not, but for sessions:
+    /// those end by themselves or with its process.
+    pub(super) fn leaves(&self, peer: &str) {
+        if !self.services.sessions.has_peer(peer) {
+            self.peers.forget(peer);
+        }
+        self.imports.sweep_soon();
     }
 
     /// *Blocking.* The peer is gone: what is kept for it goes, but for what operations under way use.

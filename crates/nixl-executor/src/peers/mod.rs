@@ -8,11 +8,11 @@ mod plan_cache;
 mod table;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nixl_device::ExitWatch;
+use nixl_device::{ExitWatch, ProcessError};
 use nixl_metadata::AgentMetadata;
 
 pub use engine_estimate::EngineEstimate;
@@ -29,8 +29,8 @@ pub(crate) struct Peer {
     pub(crate) load: Load,
     /// The number of failures in the health of its paths.
     failures: AtomicU64,
-    /// Whether its process was looked up.
-    looked: Once,
+    /// Whether its process is watched, or cannot be.
+    looked: AtomicBool,
 }
 
 /// Its state.
@@ -52,7 +52,7 @@ impl Peer {
             state: Mutex::default(),
             load: Load::default(),
             failures: AtomicU64::new(0),
-            looked: Once::new(),
+            looked: AtomicBool::new(false),
         }
     }
 
@@ -85,9 +85,23 @@ impl Peer {
         self.failures.fetch_add(1, Ordering::Release);
     }
 
-    /// Watches its process, from the first call on. The watch comes with the process's identifier.
-    pub(crate) fn watch(&self, watch: impl FnOnce() -> Option<(u32, ExitWatch)>) {
-        self.looked.call_once(|| self.lock().process = watch());
+    /// Watches its process, from the first call on. The watch comes with the process's identifier; there is none if the process is
+    /// not here. A shortage passes: the next call tries again.
+    pub(crate) fn watch(
+        &self,
+        watch: impl FnOnce() -> Result<Option<(u32, ExitWatch)>, ProcessError>,
+    ) {
+        if self.looked.load(Ordering::Acquire) {
+            return;
+        }
+        let watched = watch();
+        if matches!(watched, Err(ProcessError::Refused { .. })) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.lock().process, watched.ok().flatten());
+        self.looked.store(true, Ordering::Release);
+        // Of another thread, which has watched it at the same time. Closed outside the lock.
+        drop(before);
     }
 
     /// The identifier of its process, if that is one of this PID namespace and is watched.
@@ -104,7 +118,7 @@ impl fmt::Debug for Peer {
 
 #[cfg(test)]
 mod tests {
-    use nixl_device::Device;
+    use nixl_device::{Device, ProcessExits};
     use nixl_ops::PathKind;
 
     use super::*;
@@ -126,5 +140,20 @@ mod tests {
         // Nothing to record, so nothing waits for the lock.
         let _held = peer.lock();
         peer.note_success(path_key, Some(peer.failures()));
+    }
+
+    #[test]
+    fn a_watch_that_failed_of_a_shortage_is_tried_again() {
+        let (peer, pid) = (Peer::new("p"), std::process::id());
+        let shortage = || Err(ProcessError::Refused { pid, message: "no files".to_owned() });
+        peer.watch(shortage);
+        peer.watch(shortage);
+        assert_eq!(peer.pid(), None);
+        peer.watch(|| Ok(Some((pid, ProcessExits::global().watch(pid, None, || ())?))));
+        assert_eq!(peer.pid(), Some(pid));
+        peer.watch(|| panic!("it is watched"));
+        let ended = Peer::new("q");
+        ended.watch(|| Err(ProcessError::NotThere { pid }));
+        ended.watch(|| panic!("it cannot be watched"));
     }
 }

@@ -32,6 +32,7 @@ fn is_of_the_path(error: &TransportError) -> bool {
         | TransportError::UnknownPeer { .. } => true,
         // What the metadata says is wrong on every path.
         TransportError::BadMetadata { .. }
+        | TransportError::OutdatedMetadata { .. }
         | TransportError::OwnIdentity { .. }
         | TransportError::IdentityConflict { .. }
         | TransportError::NotRegistered { .. } => false,
@@ -70,6 +71,7 @@ mod tests {
             (TransportError::PeerBusy { name: name() }, true),
             (TransportError::UnknownPeer { name: name() }, true),
             (TransportError::BadMetadata { reason: reason() }, false),
+            (TransportError::OutdatedMetadata { name: name() }, false),
             (TransportError::OwnIdentity { name: name() }, false),
             (TransportError::IdentityConflict { name: name() }, false),
             (TransportError::NotRegistered { name: name(), index: 0, len: 1 }, false),

@@ -156,6 +156,11 @@ impl Sessions {
         }
     }
 
+    /// Whether a session with the peer is there.
+    pub(crate) fn has_peer(&self, peer: &str) -> bool {
+        self.table.has_peer(peer)
+    }
+
     /// A peer has completed an operation that is served here, without the engine.
     pub(crate) fn completed_otherwise(&self, key: &NotificationKey) {
         if !self.table.complete(key) {

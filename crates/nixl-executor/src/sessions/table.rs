@@ -124,6 +124,11 @@ impl SessionTable {
         self.live.load(Ordering::Acquire)
     }
 
+    /// Whether a session is with this peer.
+    pub(super) fn has_peer(&self, peer: &str) -> bool {
+        self.len() > 0 && self.lock().values().any(|entry| *entry.peer == *peer)
+    }
+
     /// Whether this session is with this peer.
     pub(super) fn has(&self, id: SessionId, peer: &str) -> bool {
         self.lock().get(&id).is_some_and(|entry| *entry.peer == *peer)

@@ -29,7 +29,7 @@ impl Shared {
             return false;
         };
         if message.verb == ControlVerb::Leaving {
-            self.departures.note(from);
+            self.departures.note(from, self.clock.now());
             return true;
         }
         if message.verb == ControlVerb::OfGrant {
@@ -109,7 +109,7 @@ impl Reactor {
 
     /// The interval of receipt of unexpected messages.
     fn poll_interval(&self) -> Option<Duration> {
-        self.shared.poll_interval().into_iter().chain(self.idle_looks.every()).min()
+        self.shared.poll_interval().into_iter().chain([self.idle_looks.every()]).min()
     }
 
     /// The time of the next receipt of unexpected messages.

@@ -62,9 +62,6 @@ impl Reactor {
         let idle = self.active.is_empty();
         let new_waiter = self.shared.new_waiter.swap(false, Ordering::SeqCst);
         let mut progress = self.shared.admit(&mut self.active) | new_waiter;
-        if progress {
-            self.idle_looks.begin();
-        }
         if self.shared.closing.load(Ordering::SeqCst) {
             self.dismiss_served();
         }
@@ -83,6 +80,7 @@ impl Reactor {
         self.idle_looks.missed(self.shared.unexpected.unreadable());
         let now = self.shared.clock.now();
         let shared = &self.shared;
+        shared.departures.look(now);
         self.overdue.poll(now, |slot| shared.poll(slot));
         if self.shared.passive.expire(now)
             && let Some(owner) = self.shared.owner.get()
@@ -117,10 +115,15 @@ impl Reactor {
             posts_expected_until: shared.posts_expected_until(),
             wake_waiter_at: None,
             poll_closely_from: None,
-            due: [self.overdue.due(), shared.passive.next_expiry(), self.messages_due()]
-                .into_iter()
-                .flatten()
-                .min(),
+            due: [
+                self.overdue.due(),
+                shared.passive.next_expiry(),
+                shared.departures.due(),
+                self.messages_due(),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
             ending: self.ending(),
         };
         for slot in &self.active {

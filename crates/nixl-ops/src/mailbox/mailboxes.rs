@@ -1,6 +1,5 @@
 //! The open mailboxes of a connection.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,6 +7,7 @@ use nixl_descriptor::SharedName;
 use nixl_metadata::{Doorbell, RdmaMetadata};
 
 use super::open::Mailbox;
+use crate::RecentMap;
 use crate::slots::{OfferPage, RemoteSlots, page_of};
 
 /// The mailboxes of peers on this host, and this connection's own, for their answers.
@@ -15,7 +15,7 @@ pub struct Mailboxes {
     slots: Arc<RemoteSlots>,
     page: Arc<OfferPage>,
     /// The pages of agents' messages.
-    by_agent: Mutex<HashMap<Box<str>, SharedName>>,
+    by_agent: Mutex<RecentMap<Box<str>, SharedName>>,
 }
 
 impl Mailboxes {
@@ -23,7 +23,7 @@ impl Mailboxes {
     const AGENTS: usize = 1024;
 
     pub(crate) fn new(slots: Arc<RemoteSlots>, page: Arc<OfferPage>) -> Self {
-        Self { slots, page, by_agent: Mutex::default() }
+        Self { slots, page, by_agent: Mutex::new(RecentMap::new(Self::AGENTS)) }
     }
 
     /// The mailbox of an offer's owner, once the offer's slot was [looked up](RemoteSlots::open).
@@ -59,20 +59,17 @@ impl Mailboxes {
     /// not redirect its answers.
     pub(crate) fn note(&self, agent: &str, page: SharedName) {
         let mut agents = self.lock();
-        match agents.get_mut(agent) {
+        match agents.get(agent) {
             Some(known) if *known == page => {}
             Some(known) if known.is_there() => {}
             Some(known) => *known = page,
             None => {
-                if agents.len() >= Self::AGENTS {
-                    agents.clear();
-                }
                 agents.insert(agent.into(), page);
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, SharedName>> {
+    fn lock(&self) -> MutexGuard<'_, RecentMap<Box<str>, SharedName>> {
         self.by_agent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,9 @@
 //! The slots of peers on this host.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use nixl_descriptor::SharedName;
+use nixl_descriptor::{SharedMemoryError, SharedName};
 use nixl_metadata::{Doorbell, OperationKind, RdmaMetadata};
 
 use super::page::{OfferPage, mark, ring, word};
@@ -13,18 +12,18 @@ use super::word::{SlotState, SlotWord};
 use crate::mailbox::{Lane, Reached};
 use crate::sync::SharedMemory;
 use crate::sync::atomic::{Ordering, fence};
-use crate::{EndedOffer, TransportError};
+use crate::{EndedOffer, RecentMap, TransportError};
 
 /// The pages of peers on this host, opened once each.
 pub struct RemoteSlots {
-    by_name: Mutex<HashMap<SharedName, Known>>,
+    by_name: Mutex<RecentMap<SharedName, Known>>,
     /// The identifier of this process, for claims.
     pid: u32,
 }
 
 impl Default for RemoteSlots {
     fn default() -> Self {
-        Self { by_name: Mutex::default(), pid: std::process::id() }
+        Self::of_pid(std::process::id())
     }
 }
 
@@ -160,19 +159,23 @@ impl RemoteSlot {
 impl RemoteSlots {
     /// The pages for a process of this identifier.
     pub(super) fn of_process(pid: u32) -> Self {
-        Self { by_name: Mutex::default(), pid }
+        Self::of_pid(pid)
     }
 }
 
 impl RemoteSlots {
-    /// Bound on kept pages; beyond it all are closed, and opened again.
+    /// Bound on kept pages.
     const KEPT: usize = 256;
     /// This release's version of the slot protocol; it also supports the one before.
     pub const VERSION: u16 = 2;
 
+    fn of_pid(pid: u32) -> Self {
+        Self { by_name: Mutex::new(RecentMap::new(Self::KEPT)), pid }
+    }
+
     /// Whether the page was opened, or opening it was tried.
     pub(crate) fn knows(&self, page: &SharedName) -> bool {
-        self.lock().contains_key(page)
+        self.lock().contains(page)
     }
 
     /// A page for messages to its owner, if open.
@@ -186,19 +189,15 @@ impl RemoteSlots {
 
     /// *Blocking.* Closes the pages of an ended process.
     pub fn close_of(&self, pid: u32) {
-        let mut closed = Vec::new();
-        self.lock().retain(|name, known| {
-            let is_of = name.pid == pid;
-            if is_of {
-                closed.push(std::mem::replace(known, Known::Unreachable));
-            }
-            !is_of
-        });
+        let mut pages = self.lock();
+        let of_pid: Vec<_> = pages.keys().filter(|name| name.pid == pid).copied().collect();
+        let closed: Vec<_> = of_pid.iter().filter_map(|name| pages.remove(name)).collect();
+        drop(pages);
         // Unmapped outside the lock.
         drop(closed);
     }
 
-    /// *Blocking.* Opens the slot's page. A failed one is not tried again.
+    /// *Blocking.* Opens the slot's page. One that failed is tried again only if the system was short of something.
     pub fn open(&self, doorbell: &Doorbell) {
         self.open_page(&page_of(doorbell));
     }
@@ -221,19 +220,16 @@ impl RemoteSlots {
                 })),
                 Err(error) => {
                     tracing::debug!(%error, "the slots of this peer cannot be mapped");
+                    if !lasts(&error) {
+                        return;
+                    }
                     Known::Unreachable
                 }
             },
         };
-        let mut pages = self.lock();
-        let old = match pages.len() >= Self::KEPT {
-            true => std::mem::take(&mut *pages),
-            false => HashMap::new(),
-        };
-        let replaced = pages.insert(*name, known);
-        drop(pages);
+        let closed = self.lock().insert(*name, known);
         // Unmapped outside the lock.
-        drop((old, replaced));
+        drop(closed);
     }
 
     /// *Blocking.* Closes the pages whose owners have closed them or ended.
@@ -266,7 +262,7 @@ impl RemoteSlots {
         Some(RemoteSlot { page, slot, token, kind, readers, pid: self.pid, protocol })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SharedName, Known>> {
+    fn lock(&self) -> MutexGuard<'_, RecentMap<SharedName, Known>> {
         self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -287,8 +283,13 @@ impl RemoteSlot {
         self.claim()
     }
 
+    /// Whether the owner has its page open, or had within the last millisecond.
+    pub fn is_owned(&self) -> bool {
+        self.page.is_owned()
+    }
+
     fn check_owner(&self) -> Result<(), TransportError> {
-        match self.page.is_owned() {
+        match self.is_owned() {
             true => Ok(()),
             false => Err(ended(EndedOffer::OwnerGone)),
         }
@@ -432,6 +433,11 @@ impl RemoteSlot {
     }
 }
 
+/// Whether a page that cannot be opened for this reason never can.
+const fn lasts(error: &SharedMemoryError) -> bool {
+    !matches!(error, SharedMemoryError::Exhausted { .. })
+}
+
 fn ended(why: EndedOffer) -> TransportError {
     TransportError::OfferEnded { why }
 }
@@ -456,5 +462,30 @@ impl fmt::Debug for RemoteSlots {
 impl fmt::Debug for RemoteSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RemoteSlot").field("slot", &self.slot).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_passes_and_what_is_not_there_stays_so() {
+        let (call, message) = ("open", String::new);
+        assert!(!lasts(&SharedMemoryError::Exhausted { call, message: message() }));
+        assert!(lasts(&SharedMemoryError::Refused { call, message: message() }));
+        assert!(lasts(&SharedMemoryError::Gone));
+    }
+
+    #[test]
+    fn of_many_pages_the_latest_stay_open() {
+        let slots = RemoteSlots::default();
+        let name = |number: u32| SharedName { pid: u32::MAX, fd: number, name: [0; 16], len: 4096 };
+        let first = 0..u32::try_from(RemoteSlots::KEPT).unwrap();
+        first.clone().for_each(|number| slots.open_page(&name(number)));
+        assert!(first.clone().all(|number| slots.knows(&name(number))));
+        slots.open_page(&name(first.end));
+        assert!(!slots.knows(&name(0)));
+        assert!((1..=first.end).all(|number| slots.knows(&name(number))));
     }
 }

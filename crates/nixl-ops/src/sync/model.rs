@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use loom::sync::{Condvar, Mutex};
-use nixl_descriptor::{RegionError, SharedName};
+use nixl_descriptor::{RegionError, SharedMemoryError, SharedName};
 use nixl_metadata::Doorbell;
 
 use super::lock;
@@ -76,8 +76,8 @@ impl SharedMemory {
         Ok(Self { leads: Default::default(), slots: Default::default(), bell: Default::default() })
     }
 
-    pub(crate) fn open(_: &SharedName) -> Result<Self, RegionError> {
-        Err(RegionError::Empty)
+    pub(crate) fn open(_: &SharedName) -> Result<Self, SharedMemoryError> {
+        Err(SharedMemoryError::Gone)
     }
 
     pub(crate) fn name(&self) -> SharedName {

@@ -29,8 +29,9 @@ fn messages_are_taken_only_while_a_service_listens() {
     world.inbox.push(b"early");
     world.reactor.turn();
     assert_eq!(world.inbox.len(), 1);
-    world.clock.advance(Duration::from_secs(1));
+    world.clock.advance(Duration::from_millis(500));
     assert!(matches!(world.reactor.turn(), Next::Park(_)));
+    assert_eq!(world.inbox.len(), 1);
     world.announced.listens.store(true, Ordering::SeqCst);
     world.reactor.turn();
     assert_eq!(*world.announced.messages.lock().unwrap(), [b"early"]);

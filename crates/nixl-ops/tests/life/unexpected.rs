@@ -40,12 +40,20 @@ fn an_idle_driver_takes_what_arrives_once_a_second() {
 }
 
 #[test]
-fn a_driver_that_had_nothing_to_do_so_far_takes_nothing() {
+fn a_driver_that_had_nothing_to_do_so_far_takes_what_strangers_send() {
     let mut world = World::new();
-    world.inbox.push(FOR_NOTHING);
-    world.clock.advance(1000 * SECOND);
-    assert!(matches!(world.reactor.turn(), Next::Park(_)));
-    assert_eq!(world.inbox.len(), 1);
+    // The driver sleeps before it parks.
+    world.clock.advance(Duration::from_millis(1));
+    for second in 0..10 {
+        world.inbox.push(FOR_NOTHING);
+        let next = world.reactor.turn();
+        assert!(matches!(next, Next::Park(Some(bound)) if bound <= SECOND), "{next:?}");
+        assert_eq!(world.inbox.len(), 1, "it was just looked at");
+        world.clock.advance(SECOND);
+        assert!(matches!(world.reactor.turn(), Next::Park(_)), "nothing is outstanding");
+        assert_eq!(world.inbox.len(), 0);
+        assert_eq!(world.driver.stats().unexpected_notifications(), second + 1);
+    }
 }
 
 /// A claim as an initiator sends it.

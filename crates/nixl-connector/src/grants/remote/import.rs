@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nixl_descriptor::layout::RemoteLayout;
 use nixl_descriptor::{DescriptorList, SharedName};
 use nixl_metadata::{ExportMetadata, NotificationKey, SharedFile};
 use nixl_ops::{PathKind, RemoteSlots};
@@ -58,7 +59,8 @@ impl Connector {
     /// Reaches a peer's export: connects to its owner, opens what processes of one host can open, and moves some bytes of each
     /// part of each layout, so that later reads need none of that.
     ///
-    /// Cancel safe.
+    /// Cancel safe. The connector's [timeout](crate::ConnectorBuilder::timeout) bounds all but the
+    /// [pre-faulting](ImportOptions::prefault).
     ///
     /// # Errors
     ///
@@ -90,8 +92,24 @@ impl Connector {
     ) -> Result<RemoteExport, ConnectorError> {
         self.check_process()?;
         self.refuse_if_draining()?;
-        let layouts: Arc<[_]> =
-            metadata.layouts().iter().map(described::remote).collect::<Result<_, _>>()?;
+        let layouts = metadata.layouts().iter().map(described::remote).collect::<Result<_, _>>()?;
+        let (mut imported, mapped) =
+            self.within_timeout(self.reach(metadata, layouts, own)).await?;
+        let mut prefaulting = Prefaulting::new(options.prefault, self.default_options());
+        for layout in mapped {
+            self.prefault(metadata, layout, &mut prefaulting).await?;
+        }
+        imported.prefaulted = prefaulting.mapped();
+        Ok(RemoteExport::new(imported))
+    }
+
+    /// Reaches a peer's export. Returns it with the layouts that are in memory mapped here.
+    async fn reach(
+        &self,
+        metadata: &ExportMetadata,
+        layouts: Arc<[RemoteLayout]>,
+        own: Option<Arc<ExportShared>>,
+    ) -> Result<(Imported, Vec<usize>), ConnectorError> {
         let words = match own {
             Some(own) => Words::Own(Arc::downgrade(&own)),
             None => self.open_words(metadata).await?,
@@ -112,7 +130,7 @@ impl Connector {
             key: NotificationKey::random(),
         };
         if let Words::Own(_) = &imported.words {
-            return Ok(RemoteExport::new(imported));
+            return Ok((imported, Vec::new()));
         }
         if let Words::Mapped(_) = &imported.words {
             imported.page = self.page_of(metadata).await?;
@@ -120,7 +138,7 @@ impl Connector {
         if let Words::Engine(_) = &imported.words {
             self.ask_whether_open(metadata).await?;
         }
-        let mut prefaulting = Prefaulting::new(options.prefault, self.default_options());
+        let mut mapped = Vec::new();
         for layout in 0..imported.layouts.len() {
             let local = self.room_for(&Lists::probed(metadata, layout))?;
             let (read, peer) = self
@@ -129,11 +147,10 @@ impl Connector {
             imported.paths.push(read.path().cloned());
             imported.peer = Some(peer);
             if read.path().is_some_and(|path| path.kind() == PathKind::SharedMemory) {
-                self.prefault(metadata, layout, &mut prefaulting).await?;
+                mapped.push(layout);
             }
         }
-        imported.prefaulted = prefaulting.mapped();
-        Ok(RemoteExport::new(imported))
+        Ok((imported, mapped))
     }
 
     /// The page of the owner, which is on this host, if its mailbox takes messages.

@@ -12,7 +12,10 @@ impl Imported {
     /// Where this import's messages go, if not through the engine.
     pub(super) async fn mailbox(&self) -> Result<Option<Mailbox>, ConnectorError> {
         match &self.page {
-            Some(page) => self.connector.connection().mailbox(page).await,
+            Some(page) => {
+                let connector = &self.connector;
+                connector.within_timeout(connector.connection().mailbox(page)).await
+            }
             None => Ok(None),
         }
     }

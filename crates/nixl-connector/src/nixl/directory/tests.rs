@@ -81,3 +81,20 @@ fn a_name_that_another_agent_took_by_introducing_itself_is_its_owners_once_it_is
     assert_eq!(agent.connect(&taken), Err(conflict));
     check_reaches(&agent, &peer);
 }
+
+#[test]
+fn a_name_that_this_process_has_used_is_no_other_agents_by_an_introduction() {
+    let [agent, peer, other] = ["agent", "peer", "other"].map(agent);
+    let name = peer.agent_name();
+    let (own, taken) = (metadata(&peer, name, &[]), metadata(&other, name, &[]));
+    agent.connect(&own).unwrap();
+    // Broken, and then forgotten.
+    agent.directory.peer(&PeerId::new(name)).unwrap().set_broken();
+    let conflict = Err(TransportError::IdentityConflict { name: name.to_owned() });
+    let introduction = ConnectSpec::new(&taken).introduced_by(name);
+    assert_eq!(agent.connect_for(&introduction), conflict);
+    agent.disconnect(&PeerId::new(name)).unwrap();
+    assert_eq!(agent.connect_for(&introduction), conflict);
+    agent.connect_for(&ConnectSpec::new(&own).introduced_by(name)).unwrap();
+    check_reaches(&agent, &peer);
+}

@@ -1,0 +1,101 @@
+//! Waits for the connection's thread, and what is closed after a peer has left.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use nixl_descriptor::Region;
+use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
+use nixl_metadata::RdmaMetadata;
+use nixl_ops::{OperationError, SystemClock};
+
+use crate::simulated::Fabric;
+use crate::{Connector, ConnectorError, GrantOptions, ImportOptions};
+
+const LONG: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(20);
+
+async fn pair(timeout: Duration) -> [Connector; 2] {
+    let fabric = Fabric::new(Arc::new(SystemClock::new()));
+    let builder = |name| Connector::builder().transport(fabric.transport(name));
+    [builder("a").build().await.unwrap(), builder("b").timeout(timeout).build().await.unwrap()]
+}
+
+fn region() -> Region {
+    Region::zeroed(64).unwrap()
+}
+
+/// `from` reads memory of `to`.
+async fn read(from: &Connector, to: &Connector) {
+    let mut offer = to.create_readable(region()).await.unwrap();
+    from.read(offer.metadata(), region()).await.unwrap();
+    offer.wait_for_completion().await.unwrap();
+}
+
+fn layout() -> Layout {
+    let inner = Inner::Elements(8);
+    let dimensions =
+        Dimensions { blocks: 2, layers: 1, outer: 1, page_size: 4, inner, element_width: 2 };
+    let geometry = LayoutGeometry::try_from(dimensions).unwrap();
+    let part = Region::zeroed(geometry.blocks() * geometry.layer_len()).unwrap().whole();
+    Layout::per_layer(geometry, LayerOrder::BlockFirst, vec![part]).unwrap()
+}
+
+/// Has the connection's thread wait, as a blocking call of the engine's with another peer does, until the sender is dropped.
+fn blocked(connector: &Connector) -> Sender<()> {
+    let (release, gate) = channel::<()>();
+    let (begin, begun) = channel();
+    connector.connection().control().post(move || {
+        begin.send(()).unwrap();
+        let _ = gate.recv();
+    });
+    begun.recv().unwrap();
+    release
+}
+
+#[tokio::test]
+async fn no_call_waits_for_the_connections_thread_beyond_its_deadline() {
+    let [a, b] = pair(SHORT).await;
+    let export = a.export([("full", layout())]).await.unwrap();
+    let import = b.import_unless(export.metadata(), None, ImportOptions::new()).await.unwrap();
+    let ticket = export.grant(0, &[0], GrantOptions::new()).unwrap().ticket().clone();
+    let offer = a.create_readable(region()).await.unwrap();
+    let remote = RdmaMetadata::decode(&offer.metadata().to_native_bytes().unwrap()).unwrap();
+    // Its page has to be opened anew.
+    b.connection().slots.close_of(std::process::id());
+    let release = blocked(&b);
+    let late = |result: Result<(), ConnectorError>| {
+        let is_late = matches!(
+            &result,
+            Err(ConnectorError::Operation(OperationError::TimedOut { after: SHORT }))
+        );
+        assert!(is_late, "{result:?}");
+    };
+    late(b.decline(&remote).await);
+    late(b.export([("full", layout())]).await.map(drop));
+    late(b.import_unless(export.metadata(), None, ImportOptions::new()).await.map(drop));
+    late(import.done(&ticket).await);
+    late(import.renew(&ticket).await);
+    late(import.notify(b"hello").await);
+    late(b.begin_read(&remote, region()).await.map(drop));
+    drop(release);
+}
+
+#[tokio::test]
+async fn memory_of_a_peer_that_has_left_is_closed() {
+    let [a, b] = pair(LONG).await;
+    read(&a, &b).await;
+    read(&b, &a).await;
+    let slots = Arc::clone(&b.connection().slots);
+    let open = || format!("{slots:?}").contains("open: 1");
+    assert!(open());
+    assert!(a.drain(LONG).await.is_complete());
+    drop(a);
+    let closed = async {
+        while open() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LONG, closed).await.unwrap();
+    assert_eq!(b.stats().peers(), 0);
+}
