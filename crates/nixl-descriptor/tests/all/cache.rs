@@ -181,6 +181,25 @@ fn threads_that_miss_together_register_once() {
 }
 
 #[test]
+fn a_region_has_a_registration_in_each_cache() {
+    let log = Log::default();
+    let cache = || RegistrationCache::new(Engine::new(&log), CacheLimits::default());
+    let (region, first, second) = (log.region(8), cache(), cache());
+    for _ in 0..2 {
+        drop(first.get_or_register(&region).unwrap());
+        drop(second.get_or_register(&region).unwrap());
+    }
+    assert_eq!(log.registered(), 2);
+    drop(first);
+    let third = cache();
+    assert!(second.get(&region).is_some() && third.get(&region).is_none());
+    drop(third.get_or_register(&region).unwrap());
+    assert!(second.get(&region).is_some() && third.get(&region).is_some());
+    drop(region);
+    assert_eq!([second, third].map(|cache| cache.stats().entries()), [0, 0]);
+}
+
+#[test]
 fn eviction_spares_a_registration_in_use() {
     let log = Log::default();
     let engine = Engine::new(&log);

@@ -11,20 +11,26 @@ const WORD: usize = if cfg!(miri) { 1 } else { size_of::<usize>() };
 ///
 /// As for [`copy_bytes`](super::copy_bytes).
 pub(super) unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
-    let head = (src as usize).wrapping_neg() % WORD;
-    let head = if WORD == 1 { len } else { head.min(len) };
-    let tail = head + (len - head) / WORD * WORD;
+    let head = match WORD {
+        1 => len,
+        _ => ((src as usize).wrapping_neg() % WORD).min(len),
+    };
+    let words = (len - head) / WORD;
+    let tail = head + words * WORD;
     for at in (0..head).chain(tail..len) {
-        // SAFETY: the caller vouches for the source and the target; a byte needs no alignment.
-        unsafe {
-            *dst.add(at) = AtomicU8::from_ptr(src.add(at).cast_mut()).load(Ordering::Relaxed)
-        };
+        // SAFETY: the caller vouches for the source; a byte needs no alignment. A relaxed load may be of memory that is only read.
+        let byte = unsafe { &*src.wrapping_add(at).cast::<AtomicU8>() };
+        let byte = byte.load(Ordering::Relaxed);
+        // SAFETY: the caller vouches for the target.
+        unsafe { dst.wrapping_add(at).write(byte) };
     }
-    for at in (head..tail).step_by(WORD) {
+    let from = src.wrapping_add(head).cast::<AtomicUsize>();
+    let to = dst.wrapping_add(head).cast::<usize>();
+    for at in 0..words {
         // SAFETY: as above; the source is aligned after its head.
-        let word = unsafe { AtomicUsize::from_ptr(src.add(at).cast_mut().cast()) };
+        let word = unsafe { &*from.wrapping_add(at) };
         let word = word.load(Ordering::Relaxed);
         // SAFETY: as above.
-        unsafe { dst.add(at).cast::<usize>().write_unaligned(word) };
+        unsafe { to.wrapping_add(at).write_unaligned(word) };
     }
 }

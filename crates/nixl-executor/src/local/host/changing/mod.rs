@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn each_byte_of_a_source_that_changes_is_an_old_or_a_new_one() {
         let values =
-            |round: usize, at: usize| (at as u8).wrapping_mul(31) ^ (round as u8 & 1) * 0x55;
+            |round: usize, at: usize| (at as u8).wrapping_mul(31) ^ ((round as u8 & 1) * 0x55);
         let source: Vec<AtomicU8> = (0..70_000).map(|at| AtomicU8::new(values(0, at))).collect();
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
