@@ -7,10 +7,12 @@ use std::time::Duration;
 use nixl_descriptor::Region;
 use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
 use nixl_metadata::RdmaMetadata;
-use nixl_ops::{OperationError, SystemClock};
+use nixl_ops::{OperationError, OperationOptions, PeerId, SystemClock};
 
 use crate::simulated::Fabric;
-use crate::{Connector, ConnectorError, GrantOptions, ImportOptions};
+use crate::{
+    BlockTransferOptions, Connector, ConnectorError, GrantOptions, ImportOptions, TransferClass,
+};
 
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(20);
@@ -58,25 +60,31 @@ async fn no_call_waits_for_the_connections_thread_beyond_its_deadline() {
     let [a, b] = pair(SHORT).await;
     let export = a.export([("full", layout())]).await.unwrap();
     let import = b.import_unless(export.metadata(), None, ImportOptions::new()).await.unwrap();
-    let ticket = export.grant(0, &[0], GrantOptions::new()).unwrap().ticket().clone();
+    let grant = export.grant(0, &[0], GrantOptions::new()).unwrap();
+    let ticket = grant.ticket();
     let offer = a.create_readable(region()).await.unwrap();
     let remote = RdmaMetadata::decode(&offer.metadata().to_native_bytes().unwrap()).unwrap();
     // Its page has to be opened anew.
     b.connection().slots.close_of(std::process::id());
+    // And the peer has to be loaded anew.
+    let owner = PeerId::new(a.name());
+    b.connection().transport().disconnect(&owner).unwrap();
     let release = blocked(&b);
     let late = |result: Result<(), ConnectorError>| {
-        let is_late = matches!(
-            &result,
-            Err(ConnectorError::Operation(OperationError::TimedOut { after: SHORT }))
-        );
+        let is_late =
+            matches!(&result, Err(ConnectorError::Operation(OperationError::TimedOut { .. })));
         assert!(is_late, "{result:?}");
     };
     late(b.decline(&remote).await);
     late(b.export([("full", layout())]).await.map(drop));
     late(b.import_unless(export.metadata(), None, ImportOptions::new()).await.map(drop));
-    late(import.done(&ticket).await);
-    late(import.renew(&ticket).await);
+    late(import.done(ticket).await);
+    late(import.renew(ticket).await);
     late(import.notify(b"hello").await);
+    let bulk = BlockTransferOptions::new().class(TransferClass::Bulk);
+    let bulk = bulk.operation(OperationOptions::new().timeout(SHORT));
+    let read = import.read_blocks_with(ticket, &layout(), &[0], bulk).await;
+    late(read.map(drop).map_err(|error| error.cause().clone()));
     late(b.begin_read(&remote, region()).await.map(drop));
     drop(release);
 }

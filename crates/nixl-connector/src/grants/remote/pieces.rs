@@ -144,12 +144,11 @@ impl RemoteExport {
         let export = (&import.metadata, &import.key);
         let remote = of_peer(export, layout, (&remote, &parts))?;
         let (policy, known) = (options.path_policy(), import.peer.as_ref());
-        let prepared = import
-            .connector
-            .prepare_silently((&local, &leased), &remote, (policy, known, None))
-            .await?;
-        let (execution, peer) = prepared;
+        let to = (policy, known, None);
+        let prepare = import.connector.prepare_silently((&local, &leased), &remote, to);
         let driver = import.connector.connection().driver();
+        let (prepared, options) = driver.with_timeout(options, prepare).await?;
+        let (execution, peer) = prepared?;
         let execution = Admitted::with(execution, permit);
         Ok((ReadOperation::begin(driver, execution, local, options)?, peer))
     }
