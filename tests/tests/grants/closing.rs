@@ -56,7 +56,7 @@ async fn closed_with_readers_at_work() {
         let grant = export.grant(0, &ids, options).unwrap();
         let command = format!("blocks {}", hex_line(&grant.ticket().encode()));
         readers.iter_mut().for_each(|reader| reader.tell(&command).unwrap());
-        tokio::time::sleep(Duration::from_micros(random.below(4_000))).await;
+        tokio::time::sleep(Duration::from_micros(random.below(40_000))).await;
         assert!(export.close(LIMIT).await, "it is quiet some time");
         drop((grant, cache));
         for reader in &mut readers {

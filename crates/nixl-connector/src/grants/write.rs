@@ -55,8 +55,8 @@ impl Export {
     ///
     /// # Errors
     ///
-    /// [`ConnectorError`]: an export that is closed ([`ConnectorError::Grant`]), blocks or layers that do not exist, blocks that are granted or in use ([`ConnectorError::Lease`]), or
-    /// memory that must not change.
+    /// [`ConnectorError`]: an export that is closed ([`ConnectorError::Grant`]), blocks or layers that do not exist, blocks that are
+    /// granted or in use ([`ConnectorError::Lease`]), or memory that must not change.
     pub async fn grant_write(
         &self,
         layout: u16,

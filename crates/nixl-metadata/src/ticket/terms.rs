@@ -22,7 +22,7 @@ pub struct TicketTerms {
     pub slot: u32,
     /// The value of the slot's word while the grant stands.
     pub generation: u64,
-    /// Random, drawn for this ticket alone; known to its holders only.
+    /// Random, drawn for this ticket alone; known to its holders only. For writing, [bound](Self::bound) to what is granted.
     pub token: [u8; 16],
     /// When the grant expires unless it is renewed, in milliseconds since 1970 by the owner's clock: its holder begins no use
     /// later.
