@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// Run only this scenario; may be repeated
     #[arg(long, value_enum, value_name = "NAME")]
     scenario: Vec<Scenario>,
-    /// The length of each silence of a partition [default: 1 s; one in four of a long run 10 s, one in sixteen 100 s]
+    /// The length of the first silence of each partition [default: 1 s]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     silence: Option<Duration>,
     /// Makes the same choices again [default: another one each time]
@@ -47,7 +47,7 @@ impl Args {
         (!self.quick).then(|| Duration::from_secs_f64(self.hours.unwrap_or(1.0) * 3600.0))
     }
 
-    /// None stands for silences of varying length.
+    /// The first silence, unless it is a second.
     pub(crate) fn silence(&self) -> Option<Duration> {
         self.silence
     }
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn silences_last_as_long_as_told() {
+    fn the_first_silence_is_as_long_as_told() {
         let parse = |seconds| Args::try_parse_from(["soak", "--silence", seconds]);
         assert_eq!(parse("1000").unwrap().silence(), Some(Duration::from_secs(1000)));
         for wrong in ["0", "1.5", "-1", "100001"] {

@@ -82,7 +82,7 @@ impl Scenario {
 pub(crate) struct Bench {
     /// None stands for the quick run.
     whole: Option<Duration>,
-    /// None stands for silences of varying length.
+    /// The first silence of a partition, unless it is a second.
     silence: Option<Duration>,
     random: Random,
     sockets: Sockets,

@@ -76,7 +76,7 @@ fn setup(executor: Executor, bench: &mut Bench) -> Setup {
     Setup { timeout_ms: DEADLINE_MS, life_time_ms: LIFE_TIME_MS, drain_ms: DRAIN_MS, ..setup }
 }
 
-/// The silence of a round, unless told: a second, but in one round out of four of a long run ten, and in one of them a hundred.
+/// The silence of a round: a second, but in one round out of four of a long run ten, and in one of them a hundred.
 fn silence(round: usize, is_quick: bool) -> Duration {
     let seconds = match round {
         _ if is_quick => 1,
@@ -98,9 +98,7 @@ fn silences(
     trial.sides.extend([Side::new("owner"), Side::new("reader")]);
     let mut slowest = Duration::ZERO;
     let mut rounds = 0;
-    // One of a given length may take all of the time.
-    let least = if bench.silence.is_some() { 1 } else { 4 };
-    while trial.goes_on(rounds, least) {
+    while trial.goes_on(rounds, 4) {
         let silence = bench.silence.unwrap_or_else(|| silence(rounds, trial.time.is_none()));
         let load = load(bench, &owner, memory, silence);
         reader.begin(&load)?;
