@@ -16,10 +16,8 @@ const COUNT: usize = 4;
 /// The first half of the cache is read, and the second written.
 const HALF: usize = Cache::BLOCKS / 2;
 const TIME_TO_LIVE: Duration = Duration::from_secs(2);
-/// How long blocks may take to come back by proof, on a machine with other tests at work.
+/// How long blocks may take to come back by proof.
 const PROOF: Duration = Duration::from_secs(20);
-/// The same on a machine without.
-const PROOF_ALONE: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(1_200);
 
 /// One initiator's life, up to a random step.
@@ -72,7 +70,7 @@ async fn grant_write(export: &Export, blocks: &[u32]) -> WriteGrant {
     }
 }
 
-async fn killed(connector: &Connector, by: By, (each, proof): (usize, Duration)) {
+async fn killed(connector: &Connector, by: By, each: usize) {
     let mut random = Random::new(20_261_129);
     let cache = Cache::of_pages(connector, PAGE).unwrap();
     let export = connector.export([("cache", cache.layout.clone())]).await.unwrap();
@@ -102,12 +100,12 @@ async fn killed(connector: &Connector, by: By, (each, proof): (usize, Duration))
     }
     for block in 0..Cache::BLOCKS as u32 {
         while let Err(error) = is_free(&export, block).await {
-            assert!(Instant::now() < over + proof, "block {block}: {error}");
+            assert!(Instant::now() < over + PROOF, "block {block}: {error}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
     let free = Instant::now().saturating_duration_since(over);
-    eventually("nothing is held for writers", proof, || {
+    eventually("nothing is held for writers", PROOF, || {
         (connector.stats().quarantined().offers() == 0).then_some(())
     });
     let quiet = Instant::now().saturating_duration_since(over);
@@ -122,37 +120,33 @@ async fn killed(connector: &Connector, by: By, (each, proof): (usize, Duration))
     );
 }
 
-fn run(name: &str, by: By, many: (usize, Duration)) {
+fn run(name: &str, by: By, each: usize) {
     alone_within(LIMIT, name, &local(), || {
         within(LIMIT, async {
             let connector = by.builder().build().await.unwrap();
-            killed(&connector, by, many).await;
+            killed(&connector, by, each).await;
         });
     });
 }
 
 #[test]
 fn blocks_come_back_from_killed_initiators_by_the_engine() {
-    run("killed::blocks_come_back_from_killed_initiators_by_the_engine", By::Engine, (8, PROOF));
+    run("killed::blocks_come_back_from_killed_initiators_by_the_engine", By::Engine, 8);
 }
 
 #[test]
 fn blocks_come_back_from_killed_initiators_by_paths() {
-    run("killed::blocks_come_back_from_killed_initiators_by_paths", By::Paths, (8, PROOF));
+    run("killed::blocks_come_back_from_killed_initiators_by_paths", By::Paths, 8);
 }
 
 #[test]
 #[ignore = "minutes: cargo test --release -p nixl-tests --test grants -- --ignored --nocapture a_hundred_and_fifty"]
 fn a_hundred_and_fifty_of_each_are_killed_by_the_engine() {
-    run(
-        "killed::a_hundred_and_fifty_of_each_are_killed_by_the_engine",
-        By::Engine,
-        (150, PROOF_ALONE),
-    );
+    run("killed::a_hundred_and_fifty_of_each_are_killed_by_the_engine", By::Engine, 150);
 }
 
 #[test]
 #[ignore = "minutes: cargo test --release -p nixl-tests --test grants -- --ignored --nocapture a_hundred_and_fifty"]
 fn a_hundred_and_fifty_of_each_are_killed_by_paths() {
-    run("killed::a_hundred_and_fifty_of_each_are_killed_by_paths", By::Paths, (150, PROOF_ALONE));
+    run("killed::a_hundred_and_fifty_of_each_are_killed_by_paths", By::Paths, 150);
 }
