@@ -9,9 +9,11 @@
 /// If they cannot be kept and restored.
 pub fn without_standard_streams<T>(body: impl FnOnce() -> T) -> T {
     // SAFETY: the numbers are those of standard streams, which nothing uses meanwhile; the copies are this function's own.
-    let kept = [0, 1, 2].map(|number| unsafe {
-        let kept = libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 100);
-        assert!(kept >= 100 && libc::close(number) == 0);
+    let keep = |number| unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 100) };
+    let kept = [0, 1, 2].map(|number| {
+        let kept = keep(number);
+        // SAFETY: as above.
+        assert!(kept >= 100 && unsafe { libc::close(number) } == 0);
         kept
     });
     let result = body();

@@ -588,6 +588,7 @@ fn plugins_that_do_not_load() {
     let plugins: [(&str, &Path); 1] = [("NIXL_PLUGIN_DIR", folder.path())];
     let said = first_words(&plugins);
     assert!(said.contains("Nixl(NoPlugin { backend: \"UCX\""), "{said}");
+    assert!(said.contains(&*folder.path().to_string_lossy()), "{said}");
 
     fs::write(folder.path().join("libplugin_UCX.so"), "not a library").unwrap();
     let said = first_words(&plugins);

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use nixl_descriptor::Region;
 use nixl_tests::{
-    By, Peer, PeerError, alone, crc32, pattern, skip, within, without_standard_streams,
+    By, Peer, PeerError, alone, crc32, handlers_of_signals, install_handlers, pattern, skip,
+    within, without_standard_streams,
 };
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
@@ -327,4 +328,100 @@ fn closed_standard_streams() {
             "{links:?}"
         );
     });
+}
+
+#[test]
+fn handlers_of_signals_of_the_application() {
+    alone("handlers_of_signals_of_the_application", &[], || {
+        let installed = install_handlers();
+        let limit = Duration::from_secs(60);
+        let _connector = within(limit, By::Engine.builder().build()).unwrap();
+        assert_eq!(handlers_of_signals(), installed);
+    });
+}
+
+#[test]
+fn settings_of_ucx_that_would_end_the_process() {
+    for (name, value) in [
+        ("UCX_LOG_FILE_SIZE", "100"),
+        ("UCX_LOG_FILE_ROTATE", "3000000000"),
+        ("UCX_NET_DEVICES", "eth[0-99]"),
+    ] {
+        let said = start(Command::new(PEER).env(name, value)).unwrap_err();
+        assert!(said.contains("Nixl(Setting {") && said.contains(name), "{said}");
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("ucx.conf"), format!("{name}={value}\n")).unwrap();
+        for here in [false, true] {
+            let mut command = Command::new(PEER);
+            match here {
+                true => command.current_dir(folder.path()),
+                false => command.env("UCX_CONFIG_DIR", folder.path()),
+            };
+            let said = start(&mut command).unwrap_err();
+            assert!(said.contains("Nixl(Setting {") && said.contains("ucx.conf"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn variables_of_nixl_that_it_cannot_read() {
+    let said = start(Command::new(PEER).env("NIXL_TELEMETRY_ENABLE", "nonsense")).unwrap_err();
+    assert!(said.contains("NIXL_TELEMETRY_ENABLE=nonsense"), "{said}");
+}
+
+#[test]
+fn a_network_without_its_sysfs() {
+    const NAME: &str = "a_network_without_its_sysfs";
+    const SPACES: [&str; 2] = ["--net", "--mount"];
+    let Some(machine) = Machine::new(&SPACES, "ip link set lo up; umount --lazy /sys") else {
+        return skip("permission to make a network and to mount", NAME);
+    };
+    let said = start(&mut machine.enter(&SPACES)).unwrap_err();
+    assert!(said.contains("/sys/class/net, which is missing"), "{said}");
+}
+
+/// UCX and NIXL end the process where they are refused memory, and at some limits by chance.
+#[test]
+fn little_memory() {
+    if !works(&["prlimit", "--as=1000000000"]) {
+        return skip("prlimit", "little_memory");
+    }
+    let mut refused = 0;
+    for limit in (400..=1_000).step_by(100).map(|most| format!("--as={}", most << 20)) {
+        refused += usize::from(refuses_memory(&limit));
+    }
+    assert!(refused > 0, "no limit on address space was met");
+    let refused = (20..=140).step_by(20).map(|most| format!("--data={}", most << 20));
+    assert!(refused.filter(|limit| refuses_memory(limit)).count() > 0, "none on data was met");
+}
+
+/// Whether a process with this limit is refused a connector for want of memory. Others may have one, or threads are short.
+fn refuses_memory(limit: &str) -> bool {
+    match start(&mut by(&["prlimit", limit])) {
+        Ok(_) => false,
+        Err(said) => said.contains("Nixl(Memory {"),
+    }
+}
+
+/// Whether a peer is there cannot be known from then on, so its offers do not end for that. UCX itself may fail without `/proc`.
+#[test]
+fn a_proc_that_is_lost_later() {
+    let Some(machine) = Machine::new(&["--mount"], "true") else {
+        return skip("permission to mount", "a_proc_that_is_lost_later");
+    };
+    let native = || {
+        let mut command = machine.enter(&["--mount"]);
+        let mut peer = start(command.env("UCX_TLS", "tcp,self")).unwrap();
+        peer.ask("profile native").unwrap();
+        peer
+    };
+    let (mut one, mut other) = (native(), native());
+    get_on(&mut one, &mut other);
+    let mut unmount = Command::new("nsenter");
+    unmount.args(["--target", &machine.0.id().to_string(), "--mount"]);
+    assert!(unmount.args(["umount", "--lazy", "/proc"]).status().unwrap().success());
+    let offer = one.offer("readable", 9, 1).unwrap();
+    let read = other.ask(&format!("read {}", offer.json));
+    let read = read.and_then(|read| other.ask(&format!("wait {read}")));
+    assert!(!read.is_err_and(|error| error.to_string().contains("OwnerGone")));
 }

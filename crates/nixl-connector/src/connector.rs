@@ -339,8 +339,8 @@ impl Connector {
         let connection = &self.shared.connection;
         let key = remote.notification_key();
         let readers = remote.terms().map_or(1, |terms| terms.readers().get());
-        let times = self.remembered(remote)?;
-        let used = SpentKeys::of_this_process().begin(key, readers, times)?;
+        let record = self.remembered(remote)?;
+        let used = SpentKeys::of_this_process().begin(key, readers, record)?;
         let tell = async {
             match (connection.slot(remote).await?, remote.terms()) {
                 (Some(slot), _) => slot.decline()?,
@@ -355,7 +355,7 @@ impl Connector {
         };
         self.within_timeout(tell).await?;
         used.spend();
-        SpentKeys::of_this_process().disown(key, times);
+        SpentKeys::of_this_process().disown(key, record);
         Ok(())
     }
 

@@ -268,6 +268,13 @@ impl SharedName {
         memfd::leads_to(self.pid, self.fd, &self.name)
     }
 
+    /// Whether the process that is named has closed the memory, for certain: not where `/proc` is lost or hides it. Takes as long as
+    /// [`is_there`](Self::is_there) where it is, and as [`presence`](Self::presence) where not.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        !self.is_there() && self.presence() == Presence::Absent
+    }
+
     /// Whether the process that is named has the memory open, and if that cannot be known, why. Takes some tens of
     /// microseconds.
     #[must_use]
@@ -526,7 +533,12 @@ mod tests {
             len: number(3),
         };
         let mapped = SharedMemory::open(&name).is_ok();
-        println!("{MARK}{:?} {mapped} {:?}", name.presence(), name.file().is_some());
+        println!(
+            "{MARK}{:?} {mapped} {:?} {}",
+            name.presence(),
+            name.file().is_some(),
+            name.is_gone()
+        );
         let _map = SharedMemory::open(&name);
         std::io::stdin().read_line(&mut String::new()).unwrap();
     }
@@ -593,13 +605,16 @@ mod tests {
         let ours = SharedMemory::new(100).unwrap();
         let name = ours.name();
         assert_eq!(name.presence(), Presence::Here);
-        let absent = |name: SharedName| assert_eq!(name.presence(), Presence::Absent);
+        let absent = |name: SharedName| {
+            assert_eq!(name.presence(), Presence::Absent);
+            assert!(name.is_gone());
+        };
         absent(SharedName { name: [0; 16], ..name });
         absent(SharedName { fd: u32::MAX, ..name });
         absent(SharedName { pid: u32::MAX, ..name });
         let mut other = Looker::new(this_program(), &name);
         let pid = other.0.id();
-        assert_eq!(other.1, "Here true true");
+        assert_eq!(other.1, "Here true true false");
         // What a clone of another host, or another container, would say.
         absent(SharedName { pid, ..name });
         other.0.kill().unwrap();
@@ -699,7 +714,10 @@ mod tests {
         let mut unprivileged = this_program();
         unprivileged.uid(65_534).gid(65_534).current_dir("/");
         let said = Looker::new(unprivileged, &ours.name()).1.clone();
-        assert!(said.starts_with("Unknown(NotAllowed") && said.ends_with("false false"), "{said}");
+        assert!(
+            said.starts_with("Unknown(NotAllowed") && said.ends_with("false false false"),
+            "{said}"
+        );
         // The program is reached by a descriptor: that user may not see its folder.
         let script = "mount -t proc -o hidepid=2 proc /proc && exec 9<$0 && cd / && \
             exec setpriv --reuid 65534 --regid 65534 --clear-groups /proc/self/fd/9 \"$@\"";
@@ -709,8 +727,8 @@ mod tests {
             Looker::new(command, &ours.name()).1.clone()
         };
         let hidden = by(&["-m", "sh", "-c", script]);
-        assert_eq!(hidden, "Unknown(Hidden) false false");
+        assert_eq!(hidden, "Unknown(Hidden) false false false");
         // The `/proc` of this namespace in another: it would show the memory, under a number that means another process.
-        assert_eq!(by(&["-fp", "--kill-child"]), "Unknown(NoProc) true true");
+        assert_eq!(by(&["-fp", "--kill-child"]), "Unknown(NoProc) true true false");
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nixl_device::PerProcess;
 use nixl_metadata::NotificationKey;
 
-use crate::{EndedOffer, TransportError};
+use crate::{Clock, EndedOffer, TransportError};
 
 /// The keys of offers that this process has used or disowned. They prevent a second use: by a queue that delivers a message
 /// twice, a retry, or two workers with one message.
@@ -25,8 +25,33 @@ struct Inner {
     /// Begun uses, by key.
     uses: HashMap<NotificationKey, u32>,
     /// Keys in order of first use, with the end of their record.
-    order: VecDeque<(NotificationKey, Duration)>,
+    order: VecDeque<(NotificationKey, Moment)>,
     forgotten: u64,
+}
+
+/// A moment on both clocks: a step of the wall clock makes a record neither shorter nor, by which owners judge, an offer usable again.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    unix: Duration,
+    clock: Duration,
+}
+
+/// How long a key is remembered.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyRecord {
+    now: Moment,
+    until: Moment,
+}
+
+impl KeyRecord {
+    /// From now until that [`unix_time`](Clock::unix_time), and for as long on a clock that no step of the wall clock moves.
+    #[must_use]
+    pub fn new(clock: &dyn Clock, until: Duration) -> Self {
+        let now = Moment { unix: clock.unix_time(), clock: clock.now() };
+        let life = until.saturating_sub(now.unix);
+        let until = Moment { unix: until, clock: now.clock.saturating_add(life) };
+        Self { now, until }
+    }
 }
 
 /// Counters of [`SpentKeys`].
@@ -66,8 +91,7 @@ impl SpentKeys {
         KEYS.get()
     }
 
-    /// Begins one of at most `most` uses of the key. It is remembered `until` that time since 1970; both times are
-    /// [`unix_time`](crate::Clock::unix_time)s.
+    /// Begins one of at most `most` uses of the key.
     ///
     /// # Errors
     ///
@@ -76,7 +100,7 @@ impl SpentKeys {
         &self,
         key: &NotificationKey,
         most: u32,
-        (now, until): (Duration, Duration),
+        KeyRecord { now, until }: KeyRecord,
     ) -> Result<KeyUse, TransportError> {
         let mut inner = self.lock();
         inner.forget(now);
@@ -94,7 +118,7 @@ impl SpentKeys {
     }
 
     /// Refuses all further uses of a key that this process has declined.
-    pub fn disown(&self, key: &NotificationKey, (now, until): (Duration, Duration)) {
+    pub fn disown(&self, key: &NotificationKey, KeyRecord { now, until }: KeyRecord) {
         let mut inner = self.lock();
         inner.forget(now);
         if inner.uses.insert(key.clone(), u32::MAX).is_none() {
@@ -124,9 +148,9 @@ impl SpentKeys {
 
 impl Inner {
     /// Makes room for one more key.
-    fn forget(&mut self, now: Duration) {
+    fn forget(&mut self, now: Moment) {
         while let Some((_, until)) = self.order.front() {
-            let over = *until <= now;
+            let over = until.unix <= now.unix && until.clock <= now.clock;
             if !over && self.order.len() < SpentKeys::MOST {
                 return;
             }
@@ -157,7 +181,16 @@ impl Drop for KeyUse {
 mod tests {
     use super::*;
 
-    const LONG: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(600));
+    const LONG: KeyRecord = record(0, 0, 600);
+
+    /// From these seconds on the two clocks, for so many.
+    const fn record(unix: u64, clock: u64, life: u64) -> KeyRecord {
+        KeyRecord { now: moment(unix, clock), until: moment(unix + life, clock + life) }
+    }
+
+    const fn moment(unix: u64, clock: u64) -> Moment {
+        Moment { unix: Duration::from_secs(unix), clock: Duration::from_secs(clock) }
+    }
 
     #[test]
     fn a_key_is_used_as_often_as_it_has_readers() {
@@ -197,11 +230,31 @@ mod tests {
         assert_eq!(keys.stats(), SpentStats { keys: SpentKeys::MOST, forgotten: 10 });
         let keys = SpentKeys::default();
         for _ in 0..100 {
-            keys.begin(&NotificationKey::random(), 1, (Duration::ZERO, Duration::ZERO))
-                .unwrap()
-                .spend();
+            keys.begin(&NotificationKey::random(), 1, record(0, 0, 0)).unwrap().spend();
         }
         let stats = keys.stats();
         assert!(stats.keys <= 1 && stats.forgotten == 0, "{stats:?}");
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_forgets_no_key() {
+        let keys = SpentKeys::default();
+        let key = NotificationKey::random();
+        let is_spent = |unix, clock| keys.begin(&key, 1, record(unix, clock, 60)).is_err();
+        keys.begin(&key, 1, record(1000, 10, 60)).unwrap().spend();
+        assert!(is_spent(5000, 20), "a step forward");
+        assert!(is_spent(1005, 25), "and back");
+        assert!(is_spent(100, 75), "a step back: the offer looks as if it lived");
+        assert!(!is_spent(1060, 75));
+    }
+
+    #[test]
+    fn a_record_is_as_long_on_both_clocks() {
+        let clock = crate::ManualClock::new();
+        clock.advance(Duration::from_secs(7));
+        let until = clock.unix_time() + Duration::from_secs(60);
+        let KeyRecord { now, until } = KeyRecord::new(&clock, until);
+        assert_eq!(until.clock - now.clock, until.unix - now.unix);
+        assert_eq!(until.clock, Duration::from_secs(67));
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Registration};
 use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
 use nixl_ops::{
-    ClaimDemand, EndedOffer, Execution, Listed, OfferSpec, OfferUse, OperationOptions, PathPolicy,
-    PeerId, RemoteSlot, SpentKeys, TransferRequest, Transport, TransportError, pair,
+    ClaimDemand, EndedOffer, Execution, KeyRecord, Listed, OfferSpec, OfferUse, OperationOptions,
+    PathPolicy, PeerId, RemoteSlot, SpentKeys, TransferRequest, Transport, TransportError, pair,
 };
 
 use super::Connector;
@@ -44,16 +44,14 @@ impl Connector {
         Ok((execution, local, options))
     }
 
-    /// The time, and the end of the offer key's record: after the last possible begin and end of an initiator. Both since 1970.
+    /// The record of the offer's key, which ends after the last possible begin and end of an initiator.
     ///
     /// # Errors
     ///
     /// [`TransportError::OfferEnded`] if the life time of the offer is over by this host's clock.
-    pub(super) fn remembered(
-        &self,
-        remote: &RdmaMetadata,
-    ) -> Result<(Duration, Duration), TransportError> {
-        let now = self.shared.connection.clock().unix_time();
+    pub(super) fn remembered(&self, remote: &RdmaMetadata) -> Result<KeyRecord, TransportError> {
+        let clock = self.shared.connection.clock();
+        let now = clock.unix_time();
         let expires = match remote.terms() {
             Some(terms) => Duration::from_millis(terms.expires_unix_millis().get()),
             None => now.saturating_add(OfferSpec::LIFE_TIME),
@@ -63,7 +61,7 @@ impl Connector {
         }
         let deadline = self.shared.timeout.unwrap_or_default();
         let more = deadline.saturating_add(self.shared.connection.skew());
-        Ok((now, expires.saturating_add(more)))
+        Ok(KeyRecord::new(&**clock, expires.saturating_add(more)))
     }
 
     async fn prepare(
@@ -90,7 +88,7 @@ impl Connector {
             let request = TransferRequest::intra_process(kind, memory, remote).under(policy);
             return Ok(Verification::after(executor.execute(request)?, verification));
         }
-        let times = self.remembered(remote)?;
+        let record = self.remembered(remote)?;
         let slot = connection.slot(remote).await?;
         let used = match &slot {
             // The slot itself refuses a second use, by any process.
@@ -98,7 +96,7 @@ impl Connector {
             _ => {
                 let readers = remote.terms().map_or(1, |terms| terms.readers().get());
                 let keys = SpentKeys::of_this_process();
-                Some(keys.begin(remote.notification_key(), readers, times)?)
+                Some(keys.begin(remote.notification_key(), readers, record)?)
             }
         };
         connection.run(executor.prepare(local, Some(remote))).await?;

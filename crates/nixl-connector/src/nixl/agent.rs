@@ -4,7 +4,9 @@
     reason = "a notification map may move between threads, which its type does not declare"
 )]
 
+use std::env;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
@@ -29,10 +31,12 @@ use super::files;
 use super::forked;
 use super::library::{NixlLibrary, NixlUnavailable};
 use super::listener::Listener;
+use super::memory;
 use super::options::{NixlBackend, NixlOptions};
+use super::signals::Handlers;
 use super::streams;
 use super::threads;
-use super::ucx::{self, Plan, UcxDevices};
+use super::ucx::{self, Plan, Ucx, UcxDevices};
 use super::worker_address::WorkerAddresses;
 use crate::control::ControlThread;
 
@@ -115,10 +119,13 @@ fn load_plugins(
     if backends.is_empty() {
         return Err(NixlUnavailable::NoBackend);
     }
+    let _handlers = Handlers::keep();
     let load = |backend: &NixlBackend| {
-        let (_, params) = agent
-            .get_plugin_params(backend.name())
-            .map_err(|_| NixlUnavailable::NoPlugin { backend: backend.name() })?;
+        let (_, params) =
+            agent.get_plugin_params(backend.name()).map_err(|_| NixlUnavailable::NoPlugin {
+                backend: backend.name(),
+                folder: env::var_os("NIXL_PLUGIN_DIR").map(PathBuf::from),
+            })?;
         Ok((backend.clone(), params))
     };
     backends.iter().map(load).collect()
@@ -196,6 +203,20 @@ pub(super) fn register_apart(
     agent.register_memory(memory, Some(&with)).map(drop).map_err(failed)
 }
 
+/// The variables of NIXL in the environment, as the end of a sentence: a value that NIXL cannot read ends the start of an agent, and
+/// NIXL does not say which. Empty without any.
+fn set_variables() -> String {
+    let names = env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| name.starts_with("NIXL_"))?;
+        Some(format!("{name}={}", value.to_string_lossy()))
+    });
+    let names: Vec<_> = names.collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!("; NIXL reads these variables: {}", names.join(", ")),
+    }
+}
+
 fn exiting() -> NixlUnavailable {
     NixlUnavailable::Start { what: "agent", reason: "the process is exiting".to_owned() }
 }
@@ -209,6 +230,7 @@ impl Agent {
     ) -> Result<Self, NixlUnavailable> {
         let building = forked::building()?;
         streams::open_closed();
+        memory::check(Ucx::loaded().is_some())?;
         NixlLibrary::open_below(options.chosen_prefix())?;
         let (name, options) = (name.to_owned(), options.clone());
         let start = move || {
@@ -251,7 +273,7 @@ impl Agent {
         let agent = nixl_sys::Agent::new_configured(&name, &config).map_err(|e| {
             let read = configuration.map(|file| format!(" (it reads {})", file.display()));
             let files = files::explanation();
-            let reason = format!("{e}{}{files}", read.unwrap_or_default());
+            let reason = format!("{e}{}{}{files}", read.unwrap_or_default(), set_variables());
             NixlUnavailable::Start { what: "agent", reason }
         })?;
         configuration::was_read();

@@ -5,11 +5,13 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::makedev;
 
 use super::library::NixlUnavailable;
 
@@ -32,16 +34,23 @@ pub(super) fn was_read() {
     WAS_READ.store(true, Ordering::Relaxed);
 }
 
+/// Whether a file is one that a reader comes to the end of: a regular one, or `/dev/null`.
+pub(super) fn is_read_to_its_end(file: &Metadata) -> bool {
+    let is_null = || file.file_type().is_char_device() && file.rdev() == makedev(1, 3);
+    file.is_file() || is_null()
+}
+
 fn find(variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>, NixlUnavailable> {
     let refused = |path: &PathBuf, error: io::Error| {
         let (path, reason) = (path.clone(), error.to_string());
         NixlUnavailable::Configuration { path, reason }
     };
     let readable = |path: PathBuf| {
-        // A pipe would block NIXL for ever.
-        let is_pipe = fs::metadata(&path).is_ok_and(|found| found.file_type().is_fifo());
-        let opened =
-            if is_pipe { Err(io::Error::other("it is a pipe")) } else { File::open(&path) };
+        // A pipe or a terminal would block NIXL for ever.
+        let opened = fs::metadata(&path).and_then(|found| match is_read_to_its_end(&found) {
+            true => File::open(&path),
+            false => Err(io::Error::other("it is no regular file")),
+        });
         match opened {
             Ok(_) => Ok(Some(path)),
             Err(error) => Err(refused(&path, error)),
@@ -99,6 +108,10 @@ mod tests {
         let pipe = folder.path().join("pipe");
         mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
         assert!(with("NIXL_CONFIG_FILE", &pipe).is_err());
+        assert!(with("NIXL_CONFIG_FILE", Path::new("/dev/zero")).is_err());
+        assert!(with("NIXL_CONFIG_FILE", folder.path()).is_err());
+        let null = Path::new("/dev/null");
+        assert_eq!(with("NIXL_CONFIG_FILE", null), Ok(Some(null.to_owned())));
         // A path that no system call takes stands for one that may not be looked at: the tests run as root.
         let long = folder.path().join("x".repeat(300));
         let error = with("HOME", &long).unwrap_err();

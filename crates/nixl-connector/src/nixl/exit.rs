@@ -5,13 +5,12 @@
 //! destructors closes the gates, waits for the threads inside, and destroys the remaining agents.
 //!
 //! This takes at most [`PATIENCE`]. With a thread inside NIXL beyond that (waiting for a dead peer, or in a destructor), the
-//! process exits anyway, and may crash.
+//! destructors would crash. So the process ends there and then, with its exit status and its output written.
 //!
 //! Likewise a fork waits up to [`LULL`] for threads inside NIXL: their locks would stay locked in the child, whose exit runs
 //! those destructors too. UCX's and NIXL's own threads may hold locks nevertheless.
 //!
-//! So destructors may wait for ever in a child, and in a process with a remaining agent or thread. There a thread ends the
-//! process with its exit status [`LONGEST`] after the handler.
+//! So destructors may wait for ever in a child. There a thread ends the process with its exit status [`LONGEST`] after the handler.
 #![allow(unsafe_code, reason = "registers handlers with the C library")]
 
 use std::ffi::{c_int, c_void};
@@ -32,7 +31,7 @@ use super::loaded;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The longest delay of a fork.
 const LULL: Duration = Duration::from_millis(100);
-/// The longest run of later handlers and destructors that may wait for ever.
+/// The longest run of what may wait for ever: of later handlers and destructors in a child, and of writing the output.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// The process that has registered the handlers with the C library, this one or a parent.
@@ -111,9 +110,21 @@ extern "C" fn after_fork() {
 
 extern "C" fn before_exit(status: c_int, _: *mut c_void) {
     let is_first = ARMED.get().is_some_and(|armed| armed.is_some_and(|of| of.is_current()));
-    if !tear_down() || !is_first {
+    let is_clean = tear_down();
+    if !is_clean || !is_first {
         end_late(status);
     }
+    if !is_clean {
+        // SAFETY: null stands for all streams. Another thread may hold one for ever: `end_late` bounds that.
+        unsafe { libc::fflush(ptr::null_mut()) };
+        end(status);
+    }
+}
+
+/// Ends the process without handlers and destructors.
+fn end(status: c_int) -> ! {
+    // SAFETY: it can be called at any time.
+    unsafe { libc::_exit(status) }
 }
 
 /// Returns whether nothing is left.
@@ -138,16 +149,12 @@ fn tear_down() -> bool {
 
 /// Starts a thread that ends the process if it does not end by itself.
 fn end_late(status: c_int) {
-    // SAFETY: it is the C library's function, with its signature; it can be called at any time.
-    unsafe extern "C" {
-        safe fn _exit(status: c_int) -> !;
-    }
-    let end = move || {
+    let late = move || {
         thread::sleep(LONGEST);
-        _exit(status)
+        end(status)
     };
     // Without it the process may wait for ever.
-    let _ = thread::Builder::new().name("nixl-exit".to_owned()).spawn(end);
+    let _ = thread::Builder::new().name("nixl-exit".to_owned()).spawn(late);
 }
 
 /// Waits for the condition or the deadline. Uses no channel or lock: their thread-local state may be destroyed.
@@ -224,7 +231,12 @@ impl Drop for Busy<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CStr;
+
+    use super::super::agent::Agent;
+    use super::super::{NixlLibrary, NixlOptions};
     use super::*;
+    use crate::control::ControlThread;
 
     #[test]
     fn no_thread_gets_in_once_closed() {
@@ -270,5 +282,56 @@ mod tests {
         });
         assert!(guard.pause(Instant::now()) && !guard.is_closed());
         assert!(guard.close(Instant::now()) && guard.enter().is_none(), "an exit is not paused");
+    }
+
+    /// What this program is told to be a process for [`with_a_thread_inside`].
+    const INSIDE: &str = "NIXL_TEST_EXIT_INSIDE";
+    const SAID: &CStr = c"written by the C library";
+
+    extern "C" fn later() {
+        end(99);
+    }
+
+    /// No test, but what the next one runs: a process that exits with a thread inside NIXL.
+    #[test]
+    #[ignore = "run by another test, in a process of its own"]
+    fn with_a_thread_inside() {
+        if std::env::var_os(INSIDE).is_none() {
+            return;
+        }
+        // SAFETY: the function is there as long as the process.
+        assert_eq!(unsafe { libc::atexit(later) }, 0);
+        NixlLibrary::open().unwrap();
+        let control = ControlThread::spawn().unwrap();
+        let _agent = Agent::start("inside", control, &NixlOptions::new()).unwrap();
+        let (entered, is_inside) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let _busy = enter().unwrap();
+            entered.send(()).unwrap();
+            loop {
+                thread::park();
+            }
+        });
+        is_inside.recv().unwrap();
+        // SAFETY: the text ends with zero.
+        unsafe { libc::puts(SAID.as_ptr()) };
+        std::process::exit(7);
+    }
+
+    #[test]
+    fn with_a_thread_inside_a_process_ends_before_the_destructors_with_its_status_and_output() {
+        let child = std::process::Command::new("/proc/self/exe")
+            .args([
+                "--exact",
+                "nixl::exit::tests::with_a_thread_inside",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(INSIDE, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert_eq!(child.status.code(), Some(7), "{said}");
+        assert!(said.contains(SAID.to_str().unwrap()), "{said}");
     }
 }

@@ -62,6 +62,11 @@ pub(super) fn explanation() -> String {
         None if !Path::new("/proc/self").exists() => {
             "; UCX needs /proc, which is not mounted".to_owned()
         }
+        None if NetworkInterface::all().is_empty() && NetworkInterface::are_hidden() => {
+            "; UCX looks for network interfaces in /sys/class/net, which is missing or of another network namespace: mount this \
+             one's sysfs"
+                .to_owned()
+        }
         None if NetworkInterface::all().is_empty() => {
             "; no network interface is up, and UCX needs one: loopback will do (`ip link set lo up`)".to_owned()
         }

@@ -160,6 +160,20 @@ pub enum NixlUnavailable {
         /// Text of the operating system.
         reason: String,
     },
+    /// A limit on memory is too low for the engine.
+    #[error(
+        "{used} of {limit} bytes of memory are in use, and the engine needs {needed} more: raise the limit (`{name}`)"
+    )]
+    Memory {
+        /// The shell's command for the limit.
+        name: &'static str,
+        /// The limit, in bytes.
+        limit: u64,
+        /// The bytes in use that count.
+        used: u64,
+        /// The bytes that the engine needs.
+        needed: u64,
+    },
     /// The limit on file size is too low for the engine.
     #[error(
         "UCX needs files of {needed} bytes in memory, and this process may write {limit}: raise the limit (`ulimit -f`)"
@@ -198,12 +212,15 @@ pub enum NixlUnavailable {
     NoBackend,
     /// NIXL cannot load the plugin of a backend, or has none.
     #[error(
-        "NIXL has no plugin for its backend {backend}, or cannot load it; `cargo xtask doctor` in this project's repository \
-         says what it lacks"
+        "NIXL has no plugin for its backend {backend}, or cannot load it{}; `cargo xtask doctor` in this project's repository \
+         says what it lacks",
+        of_variable(folder.as_deref())
     )]
     NoPlugin {
         /// The backend's name for NIXL.
         backend: &'static str,
+        /// The folder that the variable `NIXL_PLUGIN_DIR` names.
+        folder: Option<PathBuf>,
     },
     /// NIXL refused to start.
     #[error(
@@ -230,6 +247,7 @@ impl NixlUnavailable {
             | Self::OtherInForce { .. }
             | Self::Configuration { .. }
             | Self::FileSize { .. }
+            | Self::Memory { .. }
             | Self::Setting { .. }
             | Self::SettingInForce { .. }
             | Self::NoBackend
@@ -237,6 +255,16 @@ impl NixlUnavailable {
             | Self::Start { .. } => Advice::GiveUp,
         }
     }
+}
+
+fn of_variable(folder: Option<&Path>) -> String {
+    let told = |folder: &Path| {
+        format!(
+            ": NIXL_PLUGIN_DIR has it look in {}, so set that to its folder of plugins or unset it",
+            folder.display()
+        )
+    };
+    folder.map(told).unwrap_or_default()
 }
 
 fn join(paths: &[PathBuf]) -> String {

@@ -28,8 +28,10 @@
 //! | UCX ends the owner's process if a reader over TCP dies before its reply | `ucx/replies` replaces the responsible functions |
 //! | UCX prints on standard output | `ucx/log` passes its messages to `tracing` |
 //! | without access to `HOME`, or with too few files, no agent is made, without a reason | `configuration` and `files` check first |
+//! | UCX replaces the application's handlers of signals as it loads | `signals` restores them |
 //! | its files take the numbers of closed standard streams | `streams` opens `/dev/null` there before |
 //! | a refused thread ends the process, and so does a file beyond the limit or a log that cannot be opened | `threads`, `files` and `ucx/files` check first |
+//! | so does a refused mapping | `memory` checks the limits first |
 //! | after a refused registration of GPU memory, no peer accepts the agent's metadata | `registrar` tries it with another agent first |
 //! | deregistering under a running request dangles | registrations are held by the transfer |
 //! | prepared lists point to registrations and to a peer's keys, which may be gone | `lists` makes requests of ranges that are registered as they were, to a peer that is loaded as it was |
@@ -64,6 +66,7 @@ mod listener;
 mod lists;
 mod loaded;
 mod lost;
+mod memory;
 mod names;
 mod notifications;
 mod options;
@@ -71,6 +74,7 @@ mod overlap;
 mod peer;
 mod peers;
 mod registrar;
+mod signals;
 mod streams;
 mod threads;
 mod transfer;

@@ -4,6 +4,8 @@
 //! of the library that NIXL's plugin has loaded: a process with threads cannot set environment variables.
 
 mod choice;
+mod configured;
+mod fatal;
 mod files;
 mod library;
 mod lists;

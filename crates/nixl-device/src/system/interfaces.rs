@@ -40,17 +40,13 @@ impl NetworkInterface {
     /// All of this network namespace, the widest reach first, and otherwise in the order in which they were made. Empty if the
     /// system does not tell.
     pub fn all() -> Vec<Self> {
-        let mut up = Vec::new();
-        for address in getifaddrs().into_iter().flatten() {
-            let is_ip = address
-                .address
-                .is_some_and(|a| a.as_sockaddr_in().is_some() || a.as_sockaddr_in6().is_some());
-            let flags = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
-            if is_ip && address.flags.contains(flags) && !up.contains(&address.interface_name) {
-                up.push(address.interface_name);
-            }
-        }
-        read(Path::new("/"), up)
+        read(Path::new("/"), up())
+    }
+
+    /// Whether interfaces are up that `/sys/class/net` does not show: it is not mounted, or of another network namespace.
+    #[must_use]
+    pub fn are_hidden() -> bool {
+        are_hidden(Path::new("/"), &up())
     }
 
     /// Its name, such as `eth0`.
@@ -64,6 +60,25 @@ impl NetworkInterface {
     pub fn reach(&self) -> InterfaceReach {
         self.reach
     }
+}
+
+/// The interfaces that are up and have an address, in the order in which the system lists them.
+fn up() -> Vec<String> {
+    let mut up = Vec::new();
+    for address in getifaddrs().into_iter().flatten() {
+        let is_ip = address
+            .address
+            .is_some_and(|a| a.as_sockaddr_in().is_some() || a.as_sockaddr_in6().is_some());
+        let flags = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
+        if is_ip && address.flags.contains(flags) && !up.contains(&address.interface_name) {
+            up.push(address.interface_name);
+        }
+    }
+    up
+}
+
+fn are_hidden(root: &Path, up: &[String]) -> bool {
+    up.iter().any(|name| !root.join("sys/class/net").join(name).is_dir())
 }
 
 fn read(root: &Path, up: Vec<String>) -> Vec<NetworkInterface> {
@@ -179,6 +194,18 @@ mod tests {
                 ("veth10", InterfaceReach::Virtual),
             ]
         );
+    }
+
+    #[test]
+    fn interfaces_that_sysfs_does_not_show_are_hidden() {
+        let root = tempfile::tempdir().unwrap();
+        let up = ["lo".to_owned(), "eth0".to_owned()];
+        assert!(are_hidden(root.path(), &up));
+        let folder = root.path().join("sys/class/net");
+        fs::create_dir_all(folder.join("lo")).unwrap();
+        assert!(are_hidden(root.path(), &up));
+        fs::create_dir(folder.join("eth0")).unwrap();
+        assert!(!are_hidden(root.path(), &up) && !are_hidden(root.path(), &[]));
     }
 
     #[test]

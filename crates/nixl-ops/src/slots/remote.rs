@@ -70,9 +70,9 @@ enum Page {
 }
 
 impl MappedPage {
-    /// Whether the owner has it open, or had within the last millisecond.
+    /// Whether the owner has it open, or had within the last millisecond. Also if that cannot be known, as without `/proc`.
     pub(crate) fn is_owned(&self) -> bool {
-        self.owned.get_or(|| self.memory.name().is_there())
+        self.owned.get_or(|| !self.memory.name().is_gone())
     }
 }
 
@@ -235,7 +235,7 @@ impl RemoteSlots {
     /// *Blocking.* Closes the pages whose owners have closed them or ended.
     pub fn sweep(&self) {
         let names: Vec<_> = self.lock().keys().copied().collect();
-        for name in names.iter().filter(|name| !name.is_there()) {
+        for name in names.iter().filter(|name| name.is_gone()) {
             let closed = self.lock().remove(name);
             drop(closed);
         }

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Region, Registrar};
 use nixl_metadata::{ClaimDemand, NotificationKey, RdmaMetadata};
 use nixl_ops::{
-    Connected, DirectTransfer, EndedOffer, Execution, FoundSlot, KeyUse, OfferUse, OperationError,
-    OperationKind, OperationStatus, PathKind, PathReport, PeerId, PeerMemory, ReadableOperation,
-    RemoteSlot, RemoteSlots, RevokeOutcome, SpentKeys, Transfer, TransferRequest, TransferSpec,
-    Transport, TransportError, WritableOperation,
+    Clock as _, Connected, DirectTransfer, EndedOffer, Execution, FoundSlot, KeyRecord, KeyUse,
+    ManualClock, OfferUse, OperationError, OperationKind, OperationStatus, PathKind, PathReport,
+    PeerId, PeerMemory, ReadableOperation, RemoteSlot, RemoteSlots, RevokeOutcome, SpentKeys,
+    Transfer, TransferRequest, TransferSpec, Transport, TransportError, WritableOperation,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -150,8 +150,9 @@ fn slot(metadata: &RdmaMetadata) -> RemoteSlot {
 }
 
 fn key_use(key: &NotificationKey) -> Result<KeyUse, TransportError> {
-    let (now, until) = (Duration::ZERO, Duration::from_secs(600));
-    SpentKeys::of_this_process().begin(key, 1, (now, until))
+    let clock = ManualClock::new();
+    let until = clock.unix_time() + Duration::from_secs(600);
+    SpentKeys::of_this_process().begin(key, 1, KeyRecord::new(&clock, until))
 }
 
 fn is_spent(key: &NotificationKey) -> bool {

@@ -2,14 +2,14 @@
 
 use nixl_device::{InterfaceReach, NetworkInterface, RdmaNic, Topology};
 
+use super::fatal::MOST_NAMES;
+
 /// The largest number of pairs of transport and device in UCX.
 const RESOURCES: usize = 128;
 /// The pairs of shared memory, CUDA and UCX itself, at most.
 const APART_FROM_NETWORKS: usize = 16;
 /// The pairs of a NIC's port: reliable, datagram and dynamic connections, with verbs and with the NIC's own.
 const OF_A_PORT: usize = 8;
-/// UCX aborts the process for a list with more names.
-pub(super) const MOST_NAMES: usize = 64;
 /// So many interfaces without a known route out of this machine are added to the others.
 const MOST_VIRTUAL: usize = 8;
 /// The longest list in UCX's configuration files.

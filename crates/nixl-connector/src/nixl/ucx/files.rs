@@ -1,58 +1,93 @@
-//! Checks of the files that UCX opens as its library loads: an unwritable log ends the process, a pipe blocks it for ever.
+//! Checks of the files and settings that UCX reads as its library loads: an unwritable log ends the process, a pipe blocks it for ever.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, OFlags, access};
 
+use super::configured::{self, NAME};
+use super::fatal;
 use crate::nixl::NixlUnavailable;
+use crate::nixl::configuration::is_read_to_its_end;
 
-/// The name of UCX's configuration file, in each of some folders.
-const SETTINGS: &str = "ucx.conf";
-
-/// Refuses files at which UCX would hang or end the process.
+/// Refuses files and settings at which UCX would hang or end the process.
 pub(in crate::nixl) fn check() -> Result<(), NixlUnavailable> {
     check_with(|name| env::var_os(name))
 }
 
 fn check_with(variable: impl Fn(&str) -> Option<OsString>) -> Result<(), NixlUnavailable> {
     let named = ["HOME", "UCX_CONFIG_DIR"].into_iter().filter_map(&variable);
-    let folders = named.map(PathBuf::from).chain([PathBuf::from(".")]);
-    if let Some(path) = folders.map(|folder| folder.join(SETTINGS)).find(|path| is_pipe(path)) {
-        let reason = format!("UCX reads its settings from {}, which is a pipe", path.display());
+    let folders: Vec<_> = named.map(PathBuf::from).chain([PathBuf::from(".")]).collect();
+    let blocks = |path: &PathBuf| {
+        fs::metadata(path).is_ok_and(|found| !found.is_dir() && !is_read_to_its_end(&found))
+    };
+    if let Some(path) = folders.iter().map(|folder| folder.join(NAME)).find(blocks) {
+        let reason =
+            format!("UCX reads its settings from {}, which is no regular file", path.display());
         return Err(NixlUnavailable::Start { what: "backend", reason });
     }
-    let Some(log) = variable("UCX_LOG_FILE").and_then(|log| log.into_string().ok()) else {
-        return Ok(());
+    let configured = configured::read(folders.into_iter());
+    // The value in force, and the file that it is from.
+    let in_force = |name: &str| match variable(&format!("UCX_{name}")) {
+        Some(value) => Some((value, None)),
+        None => configured.get(name).map(|(value, file)| (value.into(), Some(file))),
     };
-    can_be_log(&log).map_err(|error| NixlUnavailable::Setting {
-        name: "UCX_LOG_FILE".to_owned(),
-        value: log,
-        reason: format!(
+    let refused = |name: &str, value: &OsStr, reason: String, file: Option<&PathBuf>| {
+        let file = file.map(|file| format!(" (it is set in {})", file.display()));
+        let (name, value) = (format!("UCX_{name}"), value.to_string_lossy().into_owned());
+        NixlUnavailable::Setting { name, value, reason: reason + &file.unwrap_or_default() }
+    };
+    for name in configured.keys() {
+        if let Some((value, file)) = in_force(name)
+            && let Some(reason) = fatal::reason(name, &value.to_string_lossy())
+        {
+            return Err(refused(name, &value, reason, file));
+        }
+    }
+    if let Some((size, file)) = in_force("LOG_FILE_SIZE") {
+        let message =
+            in_force("LOG_BUFFER").map(|(message, _)| message.to_string_lossy().into_owned());
+        if let Some(reason) = fatal::reason_of_size(&size.to_string_lossy(), message.as_deref()) {
+            return Err(refused("LOG_FILE_SIZE", &size, reason, file));
+        }
+    }
+    let Some((log, file)) = in_force("LOG_FILE") else { return Ok(()) };
+    can_be_log(&log).map_err(|error| {
+        let reason = format!(
             "UCX would end the process, since it cannot write there: {error}; name a writable file"
-        ),
+        );
+        refused("LOG_FILE", &log, reason, file)
     })
 }
 
-fn is_pipe(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo())
-}
-
 /// UCX's format: the name of a stream or of a file, with `%` before placeholders.
-fn can_be_log(setting: &str) -> io::Result<()> {
-    let named = setting.strip_prefix("file:").unwrap_or(setting);
-    let path = named.split(':').next().unwrap_or(named);
+fn can_be_log(setting: &OsStr) -> io::Result<()> {
+    /// UCX cuts longer paths.
+    const LONGEST: usize = 255;
+    /// The longest text for a placeholder.
+    const EXPANDED: usize = 64;
+    let setting = setting.as_bytes();
+    let named = setting.strip_prefix(b"file:").unwrap_or(setting);
+    let path = named.split(|byte| *byte == b':').next().unwrap_or(named);
     if path.is_empty()
-        || (named == setting && ["stdout", "stderr"].iter().any(|s| s.starts_with(path)))
+        || (named == setting && [&b"stdout"[..], b"stderr"].iter().any(|s| s.starts_with(path)))
     {
         return Ok(());
     }
-    if path.contains('%') {
-        let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
+    let placeholders = path.iter().filter(|byte| **byte == b'%').count();
+    if path.len() + EXPANDED * placeholders > LONGEST {
+        return Err(io::Error::other(
+            "the path may become longer than the 255 bytes that UCX takes",
+        ));
+    }
+    let path = Path::new(OsStr::from_bytes(path));
+    if placeholders > 0 {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         return Ok(access(folder.unwrap_or(Path::new(".")), Access::WRITE_OK)?);
     }
     // A pipe without a reader refuses at once.
@@ -93,7 +128,65 @@ mod tests {
     fn settings_in_a_pipe_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         assert!(!refuses("HOME", folder.path()));
-        mknodat(CWD, folder.path().join(SETTINGS), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        mknodat(CWD, folder.path().join(NAME), FileType::Fifo, Mode::RUSR, 0).unwrap();
         assert!(refuses("HOME", folder.path()) && refuses("UCX_CONFIG_DIR", folder.path()));
+    }
+
+    #[test]
+    fn a_terminal_for_settings_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join(NAME);
+        std::os::unix::fs::symlink("/dev/zero", &at).unwrap();
+        assert!(refuses("HOME", folder.path()));
+        fs::remove_file(&at).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &at).unwrap();
+        assert!(!refuses("HOME", folder.path()));
+    }
+
+    #[test]
+    fn a_log_whose_path_ucx_would_cut_or_that_is_no_text_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("d".repeat(150)).join("e".repeat(150));
+        fs::create_dir_all(&deep).unwrap();
+        assert!(refuses("UCX_LOG_FILE", &deep.join("log")));
+        assert!(refuses("UCX_LOG_FILE", &folder.path().join("%h".repeat(5))));
+        let no_text =
+            |path: &str| folder.path().join(OsStr::from_bytes(path.as_bytes())).into_os_string();
+        for (path, expected) in [("log\u{ff}", false), ("gone\u{ff}/log", true)] {
+            let mut path = no_text(path).into_encoded_bytes();
+            // The first byte of a letter of two, alone.
+            path.retain(|byte| *byte != 0xbf);
+            assert!(str::from_utf8(&path).is_err());
+            assert_eq!(refuses("UCX_LOG_FILE", Path::new(OsStr::from_bytes(&path))), expected);
+        }
+    }
+
+    #[test]
+    fn a_setting_of_a_file_that_would_end_the_process_is_refused_with_the_files_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(NAME);
+        let check = |content: &str, size: Option<&'static str>| {
+            fs::write(&file, content).unwrap();
+            let of = folder.path().as_os_str().to_owned();
+            check_with(move |name| match name {
+                "UCX_CONFIG_DIR" => Some(of.clone()),
+                "UCX_LOG_FILE_SIZE" => size.map(OsString::from),
+                _ => None,
+            })
+        };
+        for line in [
+            "UCX_LOG_FILE_SIZE=100",
+            "UCX_LOG_FILE_ROTATE=-1",
+            "UCX_NET_DEVICES=eth[0-99]",
+            "UCX_LOG_FILE=/nonexistent/log",
+        ] {
+            let error = check(line, None).unwrap_err();
+            assert!(matches!(error, NixlUnavailable::Setting { .. }), "{error:?}");
+            assert!(error.to_string().contains(&*file.to_string_lossy()), "{error}");
+        }
+        assert_eq!(check("UCX_LOG_FILE_SIZE=100", Some("1M")), Ok(()), "the environment counts");
+        let error = check("UCX_LOG_BUFFER=2K", Some("1100")).unwrap_err();
+        assert!(!error.to_string().contains("is set in"), "{error}");
+        assert_eq!(check("UCX_TLS=tcp", None), Ok(()));
     }
 }

@@ -1,10 +1,12 @@
 //! Direct calls of UCX, in the library that NIXL's plugin has loaded.
 #![allow(unsafe_code, reason = "calls functions of a library that is loaded already")]
 
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::fs::{self, File};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_uint, c_void};
+use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsRawFd as _, IntoRawFd as _};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::ptr;
 
 use libloading::os::unix::{Library, RTLD_NOW};
@@ -36,19 +38,18 @@ pub(super) type LogHandler = extern "C" fn(
 const FILES: [&str; 2] = ["libplugin_UCX", "libucp"];
 
 impl Ucx {
-    /// `None` if it is not loaded yet, or `/proc` does not show it.
+    /// `None` if it is not loaded yet.
     pub(in crate::nixl) fn loaded() -> Option<Self> {
-        const RTLD_NOLOAD: c_int = 4;
-        let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
-        let paths: Vec<&str> =
-            maps.lines().filter_map(|line| line.get(line.find('/')?..)).collect();
+        let paths = loaded_files();
         FILES.iter().find_map(|beginning| {
-            let is_it = |path: &&&str| {
-                path.rsplit('/').next().is_some_and(|name| name.starts_with(beginning))
+            let is_it = |path: &&PathBuf| {
+                let name = path.file_name().map(OsStrExt::as_bytes);
+                name.is_some_and(|name| name.starts_with(beginning.as_bytes()))
             };
             let path = paths.iter().find(is_it)?;
+            let flags = RTLD_NOW | libc::RTLD_NOLOAD;
             // SAFETY: the library is loaded already, so no constructor runs.
-            let plugin = unsafe { Library::open(Some(*path), RTLD_NOW | RTLD_NOLOAD) }.ok()?;
+            let plugin = unsafe { Library::open(Some(path), flags) }.ok()?;
             Some(Self { plugin })
         })
     }
@@ -202,6 +203,31 @@ impl Ucx {
     }
 }
 
+/// The files of the loaded libraries, as the loader names them: `/proc` may be missing, or closed to a process that must not be traced.
+fn loaded_files() -> Vec<PathBuf> {
+    unsafe extern "C" fn note(
+        info: *mut libc::dl_phdr_info,
+        _: usize,
+        files: *mut c_void,
+    ) -> c_int {
+        // SAFETY: the loader passes what describes a library, whose name is null or ends with zero; both are valid during the call.
+        let name = unsafe { (*info).dlpi_name };
+        // SAFETY: it is the vector below, which nothing else uses during the call.
+        let files = unsafe { &mut *files.cast::<Vec<PathBuf>>() };
+        if !name.is_null() {
+            // SAFETY: as above.
+            let name = unsafe { CStr::from_ptr(name) };
+            files.push(PathBuf::from(OsStr::from_bytes(name.to_bytes())));
+        }
+        0
+    }
+    let mut files = Vec::<PathBuf>::new();
+    // SAFETY: the function has the type that the loader calls, does not unwind but for want of memory, which ends the process, and gets
+    // the vector alone.
+    unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut files).cast()) };
+    files
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::super::agent::Agent;
@@ -241,5 +267,39 @@ mod tests {
         assert_eq!(ucx.value("SHM_DEVICES").as_deref(), Some("memory,other"));
         ucx.set_for_new_contexts(&alone, "SHM_DEVICES", "all").unwrap();
         assert_eq!(ucx.value("SHM_DEVICES").as_deref(), Some("all"));
+    }
+
+    /// What this program is told to be a process for [`without_proc`].
+    const WITHOUT_PROC: &str = "NIXL_TEST_WITHOUT_PROC";
+
+    /// No test, but what the next one runs, with mounts of its own.
+    #[test]
+    #[ignore = "run by another test, in a process of its own"]
+    fn without_proc() {
+        if std::env::var_os(WITHOUT_PROC).is_none() {
+            return;
+        }
+        NixlLibrary::open().unwrap();
+        let control = ControlThread::spawn().unwrap();
+        let _agent = Agent::start("without-proc", control, &NixlOptions::new()).unwrap();
+        let unmounted = std::process::Command::new("umount").args(["--lazy", "/proc"]).status();
+        assert!(unmounted.unwrap().success());
+        assert!(Ucx::loaded().unwrap().machine().is_some());
+    }
+
+    #[test]
+    fn ucx_is_found_without_proc() {
+        let works = std::process::Command::new("unshare").args(["--mount", "true"]).status();
+        if !works.is_ok_and(|status| status.success()) {
+            return;
+        }
+        let child = std::process::Command::new("unshare")
+            .arg("--mount")
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "nixl::ucx::library::tests::without_proc", "--ignored"])
+            .env(WITHOUT_PROC, "1")
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
     }
 }

@@ -10,14 +10,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nixl_ops::{EngineSetting, SettingSource};
 
-use super::choice::{MOST_NAMES, UcxDevices};
+use super::choice::UcxDevices;
+use super::fatal::{self, names_in};
 use super::library::Ucx;
 use super::lists::Lists;
 use super::{log, replies};
 use crate::nixl::{NixlOptions, NixlUnavailable};
-
-/// Lists with more names than [`MOST_NAMES`] in these make UCX abort the process.
-const BOUNDED: [&str; 5] = ["NET_DEVICES", "SHM_DEVICES", "ACC_DEVICES", "SELF_DEVICES", "TLS"];
 
 const FIXED: &str = "UCX reads it once, when its library is loaded: set the variable in the environment before the program starts";
 
@@ -114,9 +112,7 @@ impl Plan {
             choose("NET_DEVICES", chosen.join(","));
         }
         for (name, (value, _)) in &settings {
-            if BOUNDED.contains(&&**name) && names_in(value) > MOST_NAMES {
-                let reason =
-                    format!("it has more than {MOST_NAMES} names, for which UCX ends the process");
+            if let Some(reason) = fatal::reason(name, value) {
                 return Err(refused(name, value, reason));
             }
         }
@@ -312,17 +308,6 @@ fn check(name: &str, value: &str) -> Result<(), NixlUnavailable> {
         return Ok(());
     };
     Err(refused(name, value, reason.to_owned()))
-}
-
-/// The number of names in a list after UCX expands its ranges (`mlx5_[0-7]`).
-fn names_in(list: &str) -> usize {
-    let range = |name: &str| {
-        let (_, rest) = name.split_once('[')?;
-        let (first, last) = rest.split_once(']')?.0.split_once('-')?;
-        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-        last.checked_sub(first)?.checked_add(1)
-    };
-    list.split(',').map(|name| range(name).unwrap_or(1)).fold(0, usize::saturating_add)
 }
 
 /// Whether AWS's adapter, which UCX's module serves, is present.
