@@ -33,9 +33,9 @@ pub(super) fn was_read() {
 }
 
 fn find(variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>, NixlUnavailable> {
-    let refused = |path: &PathBuf, error: io::Error| {
-        let (path, reason) = (path.clone(), error.to_string());
-        NixlUnavailable::Configuration { path, reason }
+    let refused = |path: &PathBuf, error: io::Error| NixlUnavailable::Configuration {
+        path: path.clone(),
+        error: error.into(),
     };
     let readable = |path: PathBuf| {
         // A pipe would block NIXL for ever.
