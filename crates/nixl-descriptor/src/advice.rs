@@ -3,8 +3,8 @@
 use nixl_device::Advice;
 
 use crate::layout::{
-    BlockGrantError, BlockLeaseError, ChunkPairError, GeometryError, GeometryMismatch, LayoutError,
-    SelectionError,
+    BlockAccessError, BlockGrantError, BlockLeaseError, ChunkPairError, GeometryError,
+    GeometryMismatch, LayoutError, SelectionError,
 };
 use crate::{
     AccessError, DependencyError, DescriptorError, LeaseError, PairError, Reclaim, ReclaimError,
@@ -206,6 +206,17 @@ impl BlockLeaseError {
             Self::Selection(error) => error.advice(),
             Self::Duplicate { .. } => Advice::GiveUp,
             Self::Lease(error) => error.advice(),
+        }
+    }
+}
+
+impl BlockAccessError {
+    /// The remedy.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Selection(error) => error.advice(),
+            Self::Access(error) => error.advice(),
         }
     }
 }
@@ -424,6 +435,13 @@ mod tests {
             (BlockLeaseError::Lease(LeaseError::InUse), Retry),
         ];
         check(&table, BlockLeaseError::advice);
+        let table = [
+            (BlockAccessError::Selection(SelectionError::NoBlocks), GiveUp),
+            (BlockAccessError::Access(AccessError::ReadOnly), GiveUp),
+        ];
+        check(&table, BlockAccessError::advice);
+        let leased = AccessError::Leased { mode: LeaseMode::Write };
+        assert_eq!(BlockAccessError::Access(leased).advice(), Retry);
         let table = [
             (BlockGrantError::NoBlocks, GiveUp),
             (BlockGrantError::OutOfRange { block: 1, blocks: 1 }, GiveUp),
