@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::aarch64;
+use crate::packages;
 use crate::process;
 use crate::setup;
 use crate::workspace::Workspace;
@@ -70,6 +71,8 @@ const AFTER_SETUP: [Step; 7] = [
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let start = Instant::now();
     step(workspace, &FORMAT)?;
+    println!("== {}", packages::STEP);
+    timed(packages::STEP, || packages::check(workspace))?;
     timed("set-up", || setup::run(workspace, false))?;
     for each in &AFTER_SETUP {
         // The one thing that not every machine can get.

@@ -12,6 +12,7 @@ mod fuzz;
 mod lanes;
 mod loom;
 mod miri;
+mod packages;
 mod process;
 mod programs;
 mod ptx;

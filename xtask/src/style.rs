@@ -74,3 +74,5 @@ mod observability;
 mod promises;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod versions;

@@ -1,9 +1,8 @@
 //! Advice on the errors of a connector (retry, ask again, give up), and their causes as labels of metrics.
 
-use nixl_descriptor::{AccessError, LeaseError, RegionError, RegisterError};
 use nixl_ops::Advice;
 
-use crate::{ConnectorError, TicketError};
+use crate::{BlockReadError, ConnectorError, ExportedLayoutError, TicketError};
 
 impl ConnectorError {
     /// The remedy, found at any depth of the chain of sources.
@@ -36,18 +35,20 @@ impl ConnectorError {
             Self::Metadata(error) => error.advice(),
             Self::Operation(error) => error.advice(),
             Self::Transport(error) => error.advice(),
-            Self::Lease(error) => lease(error),
-            Self::Access(error) => access(error),
-            Self::Memory(error) => memory(error),
-            Self::Register(error) | Self::ExportedMemory { error, .. } => register(error),
+            Self::Lease(error) => error.advice(),
+            Self::Access(error) => error.advice(),
+            Self::Memory(error) => error.advice(),
+            Self::Descriptor(error) => error.advice(),
+            Self::Register(error) | Self::ExportedMemory { error, .. } => error.advice(),
+            Self::ExportedLayout(error) => error.advice(),
+            Self::WorkQueue(error) => error.advice(),
             #[cfg(feature = "nixl")]
             Self::Nixl(error) => error.advice(),
             Self::Grant(error) => error.advice(),
             Self::Ticket(error) => error.advice(),
             Self::ExportClosed { .. } => Advice::AskAgain,
             Self::Thread { .. } | Self::WouldBlock { .. } => Advice::Retry,
-            Self::Descriptor(_)
-            | Self::OverLimit { .. }
+            Self::OverLimit { .. }
             | Self::NotificationTooLarge { .. }
             | Self::NoNotifications { .. }
             | Self::ReadOnly { .. }
@@ -55,8 +56,6 @@ impl ConnectorError {
             | Self::ChecksumOfWritable
             | Self::ChecksumOfDevice { .. }
             | Self::ChecksumIntoDevice { .. }
-            | Self::ExportedLayout(_)
-            | Self::WorkQueue(_)
             | Self::ForkedAmidThreads
             | Self::Draining
             | Self::BadName { .. }
@@ -89,39 +88,32 @@ impl TicketError {
             | Self::NoSuchSlot { .. }
             | Self::OtherRights { .. }
             | Self::Expired => Advice::AskAgain,
-            Self::Lease(error) => lease(error),
-            Self::Local(error) => access(error),
-            Self::Layers { .. } | Self::Pairing(_) | Self::Selection(_) => Advice::GiveUp,
+            Self::Lease(error) => error.advice(),
+            Self::Local(error) => error.advice(),
+            Self::Pairing(error) => error.advice(),
+            Self::Selection(error) => error.advice(),
+            Self::Layers { .. } => Advice::GiveUp,
         }
     }
 }
 
-/// Memory in use becomes free later.
-fn lease(error: &LeaseError) -> Advice {
-    match error {
-        LeaseError::Conflict { .. } | LeaseError::InUse => Advice::Retry,
-        _ => Advice::GiveUp,
+impl BlockReadError {
+    /// The remedy, of its [cause](Self::cause).
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        self.cause().advice()
     }
 }
 
-fn access(error: &AccessError) -> Advice {
-    match error {
-        AccessError::Leased { .. } | AccessError::OutOfMemory { .. } => Advice::Retry,
-        _ => Advice::GiveUp,
-    }
-}
-
-fn memory(error: &RegionError) -> Advice {
-    match error {
-        RegionError::OutOfMemory { .. } => Advice::Retry,
-        _ => Advice::GiveUp,
-    }
-}
-
-fn register(error: &RegisterError) -> Advice {
-    match error {
-        RegisterError::OutOfResources { .. } => Advice::Retry,
-        _ => Advice::GiveUp,
+impl ExportedLayoutError {
+    /// The remedy: [`Advice::GiveUp`], since the layout stays as it is.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::TooLarge { .. } => Advice::GiveUp,
+            Self::Geometry(error) => error.advice(),
+            Self::Layout(error) => error.advice(),
+        }
     }
 }
 
@@ -130,13 +122,16 @@ mod tests {
     use std::mem::discriminant;
 
     use Advice::{AskAgain, GiveUp, Retry};
-    use nixl_descriptor::{DescriptorError, LeaseMode, Leases, Region};
+    use nixl_descriptor::layout::{ChunkPairError, GeometryError, LayoutError, SelectionError};
+    use nixl_descriptor::{
+        AccessError, DescriptorError, LeaseError, LeaseMode, Leases, Region, RegionError,
+        RegisterError,
+    };
     use nixl_device::Device;
     use nixl_metadata::{ExportId, MetadataError};
     use nixl_ops::{GrantError, OperationError, PairingError, TransportError};
 
     use super::*;
-    use crate::ExportedLayoutError;
 
     fn conflict() -> LeaseError {
         let region = Region::zeroed(1).unwrap();
@@ -158,7 +153,7 @@ mod tests {
             (E::Metadata(MetadataError::Checksum), AskAgain),
             (E::Metadata(MetadataError::Malformed), GiveUp),
             (E::Descriptor(DescriptorError::EmptyList), GiveUp),
-            (E::Memory(RegionError::OutOfMemory { len: 1, message: text() }), Retry),
+            (E::Memory(RegionError::OutOfMemory { len: 1, message: text(), source: None }), Retry),
             (E::Memory(RegionError::Empty), GiveUp),
             (E::Memory(RegionError::AddressOverflow { address: 1, len: 1 }), GiveUp),
             (E::Lease(conflict()), Retry),
@@ -199,7 +194,7 @@ mod tests {
             (E::ForkedAmidThreads, GiveUp),
             (E::Draining, GiveUp),
             (E::WouldBlock { queued: 4096 }, Retry),
-            (E::Thread { reason: text() }, Retry),
+            (E::Thread { error: std::io::Error::other("").into() }, Retry),
             (E::BadName { name: text(), reason: "it is empty" }, GiveUp),
             (E::NoTransport, GiveUp),
             #[cfg(feature = "nixl")]
@@ -211,6 +206,36 @@ mod tests {
     fn every_error_is_decided() {
         for (error, advice) in table() {
             assert_eq!(error.advice(), advice, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn every_error_of_a_ticket_is_decided() {
+        use TicketError as E;
+        let export = ExportId::new(1);
+        let table = [
+            (E::OtherExport { ticket: export, import: export }, AskAgain),
+            (E::NoSuchLayout { layout: 1, layouts: 1 }, AskAgain),
+            (E::NoSuchSlot { slot: 1, slots: 1 }, AskAgain),
+            (E::OtherRights { writing: true }, AskAgain),
+            (E::Layers { start: 0, end: 1, first: 1, last: 2 }, GiveUp),
+            (E::Expired, AskAgain),
+            (E::Pairing(ChunkPairError::Count { src: 1, dst: 2 }), GiveUp),
+            (E::Selection(SelectionError::NoBlocks), GiveUp),
+            (E::Lease(conflict()), Retry),
+            (E::Local(AccessError::OutOfMemory { len: 1 }), Retry),
+        ];
+        for (error, advice) in table {
+            assert_eq!(error.advice(), advice, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn every_error_of_an_exported_layout_is_decided() {
+        let geometry = GeometryError::Outer { outer: 3 };
+        let layout = LayoutError::Overflow { part: 0 };
+        for error in [too_large(), geometry.into(), layout.into()] {
+            assert_eq!(error.advice(), GiveUp, "{error:?}");
         }
     }
 

@@ -65,7 +65,7 @@ impl Connection {
         admission: Arc<Admission>,
     ) -> Result<Self, ConnectorError> {
         let driver = Driver::spawn(Arc::clone(&transport), Arc::clone(&clock), config)
-            .map_err(|e| ConnectorError::Thread { reason: e.to_string() })?;
+            .map_err(|e| ConnectorError::Thread { error: e.into() })?;
         let registrations =
             Arc::new(RegistrationCache::new(transport.registrar(), CacheLimits::default()));
         let slots = Arc::default();

@@ -89,7 +89,7 @@ impl ControlThread {
                 nixl_descriptor::defer_disposal_on_this_thread();
                 run_all(&queue, &of_thread);
             })
-            .map_err(|e| ConnectorError::Thread { reason: e.to_string() })?;
+            .map_err(|e| ConnectorError::Thread { error: e.into() })?;
         if ForkGeneration::current().is_forked() && begins.recv_timeout(Self::LONGEST).is_err() {
             return Err(ConnectorError::ForkedAmidThreads);
         }

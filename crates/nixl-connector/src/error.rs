@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use nixl_descriptor::{
     AccessError, DependencyError, DescriptorError, LeaseError, RegionError, RegisterError,
 };
-use nixl_device::Device;
+use nixl_device::{Device, SharedError};
 use nixl_metadata::{ExportId, MetadataError};
 use nixl_ops::{GrantError, OperationError, PairingError, TransportError};
 use thiserror::Error;
@@ -155,11 +155,12 @@ pub enum ConnectorError {
     },
     /// The operating system refused a thread.
     #[error(
-        "cannot start a thread of the connection: {reason}; check the limits on processes and memory"
+        "cannot start a thread of the connection: {error}; check the limits on processes and memory"
     )]
     Thread {
-        /// Text of the operating system.
-        reason: String,
+        /// The error of the operating system.
+        #[source]
+        error: SharedError,
     },
     /// A thread of the connection was started and does not run: another thread was starting or ending when this process was
     /// forked, and held a lock that every new thread needs.

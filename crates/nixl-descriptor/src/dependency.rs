@@ -3,6 +3,8 @@
 use std::any::Any;
 use std::fmt;
 
+use nixl_device::SharedError;
+
 /// Work that must be done before an operation uses the memory: a kernel that fills it, a copy that still reads it.
 ///
 /// A [`DescriptorList`](crate::DescriptorList) [carries it](crate::DescriptorList::after) to the operation.
@@ -41,18 +43,41 @@ pub type QueuedFunction = Box<dyn FnOnce(Result<(), DependencyError>) + Send>;
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{reason}")]
 pub struct DependencyError {
-    pub(crate) reason: String,
+    reason: String,
+    source: Option<SharedError>,
 }
 
 impl DependencyError {
     /// Of work that failed, and whose writes may not have been made, for this reason.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into() }
+        Self { reason: reason.into(), source: None }
+    }
+
+    /// Of work that failed with this error.
+    pub fn caused_by(error: impl Into<SharedError>) -> Self {
+        let error = error.into();
+        Self { reason: error.to_string(), source: Some(error) }
     }
 
     /// What went wrong.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn the_error_of_the_work_is_the_source() {
+        let error = DependencyError::caused_by(io::Error::from_raw_os_error(5));
+        let source = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
+        assert_eq!((source.raw_os_error(), error.reason()), (Some(5), &*source.to_string()));
+        assert!(DependencyError::new("the kernel faulted").source().is_none());
     }
 }

@@ -62,6 +62,7 @@
 //! ```
 
 mod chunks;
+mod copy;
 mod description;
 mod geometry;
 mod grant;
@@ -73,6 +74,7 @@ mod placement;
 mod remote_pairs;
 
 pub use self::chunks::{BlockPairs, ChunkPair, ChunkPairs};
+pub use self::copy::BlockAccessError;
 pub use self::description::{LayoutDescription, PartDescription, RemoteLayout};
 pub use self::geometry::{
     Dimension, Dimensions, GeometryError, GeometryMismatch, Inner, LayoutGeometry, same_geometry,

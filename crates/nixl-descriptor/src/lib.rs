@@ -78,6 +78,7 @@ pub mod dlpack;
 pub mod layout;
 
 mod access;
+mod advice;
 mod block_selection;
 mod block_set;
 mod cache;
@@ -120,6 +121,7 @@ pub use leaked::{Leaked, leaked};
 pub use lease::{LeaseError, LeaseMode, LeaseSet, Leases};
 pub use leased::{LeaseUse, Leased};
 pub use list::DescriptorList;
+pub use nixl_device::Advice;
 pub use pool::{BufferPool, PoolStats};
 pub use prefault::{populate, prefault};
 pub use published::{PublishedWords, ReadOnlyWords};

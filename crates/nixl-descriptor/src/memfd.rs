@@ -21,12 +21,12 @@ pub(crate) fn create(len: usize) -> Result<(File, [u8; 16]), RegionError> {
     if len == 0 {
         return Err(RegionError::Empty);
     }
-    let failed = |errno: Errno| out_of_memory(len, &errno.into());
+    let failed = |errno: Errno| out_of_memory(len, errno.into());
     let mut name = [0; 16];
     rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
     if cfg!(miri) {
         // It has neither such files nor shared mappings: memory of this process alone, which no name leads to, stands in.
-        let file = File::open("/dev/null").map_err(|error| out_of_memory(len, &error))?;
+        let file = File::open("/dev/null").map_err(|error| out_of_memory(len, error))?;
         return Ok((file, name));
     }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -37,9 +37,9 @@ pub(crate) fn create(len: usize) -> Result<(File, [u8; 16]), RegionError> {
     if limit.is_some_and(|limit| len as u64 > limit) {
         let message =
             "shared memory: it is longer than files may be; raise the limit (ulimit -f)".to_owned();
-        return Err(RegionError::OutOfMemory { len, message });
+        return Err(RegionError::OutOfMemory { len, message, source: None });
     }
-    file.set_len(len as u64).map_err(|error| out_of_memory(len, &error))?;
+    file.set_len(len as u64).map_err(|error| out_of_memory(len, error))?;
     Ok((file, name))
 }
 
@@ -64,8 +64,9 @@ pub(crate) fn seal(file: &File, seals: SealFlags) -> std::io::Result<()> {
 }
 
 /// Why a file of `len` bytes, or its mapping, could not be made.
-pub(crate) fn out_of_memory(len: usize, error: &std::io::Error) -> RegionError {
-    RegionError::OutOfMemory { len, message: format!("shared memory: {}", explained(error)) }
+pub(crate) fn out_of_memory(len: usize, error: std::io::Error) -> RegionError {
+    let message = format!("shared memory: {}", explained(&error));
+    RegionError::OutOfMemory { len, message, source: Some(error.into()) }
 }
 
 /// What a file of this process is opened by elsewhere.
@@ -120,8 +121,10 @@ pub(crate) fn open(
 /// What a failed call on another process's file comes to.
 pub(crate) fn refused(call: &'static str) -> impl Fn(std::io::Error) -> SharedMemoryError {
     move |error| match shortage(&error) {
-        Some(_) => SharedMemoryError::Exhausted { call, message: explained(&error) },
-        None => SharedMemoryError::Refused { call, message: error.to_string() },
+        Some(_) => {
+            SharedMemoryError::Exhausted { call, message: explained(&error), error: error.into() }
+        }
+        None => SharedMemoryError::Refused { call, error: error.into() },
     }
 }
 

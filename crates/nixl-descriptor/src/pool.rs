@@ -155,6 +155,7 @@ impl BufferPool {
         let class = Class::of(len).ok_or_else(|| RegionError::OutOfMemory {
             len,
             message: "no memory is as long".to_owned(),
+            source: None,
         })?;
         let mut stock = self.shelves.lock();
         let taken = loop {

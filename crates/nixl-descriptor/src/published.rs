@@ -49,12 +49,12 @@ impl PublishedWords {
         let (file, name) = memfd::create(len)?;
         let map = || {
             let map = MmapOptions::new().len(len).map_raw(&file);
-            map.map_err(|error| memfd::out_of_memory(len, &error))
+            map.map_err(|error| memfd::out_of_memory(len, error))
         };
         // Both before the seal, which refuses later mappings for writing.
         let (map, second) = (map()?, map()?);
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
-        memfd::seal(&file, seals).map_err(|error| memfd::out_of_memory(len, &error))?;
+        memfd::seal(&file, seals).map_err(|error| memfd::out_of_memory(len, error))?;
         let region = region(second)?;
         own().insert(name);
         let name = memfd::name_of(&file, name, len);

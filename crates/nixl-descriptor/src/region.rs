@@ -16,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 use nixl_device::Device;
 
 pub use self::copy::{copy, copy_range, copy_range_to_slice, copy_range_unchecked, copy_spans};
+pub(crate) use self::copy::{gather, scatter};
 pub use self::reclaim::{Reclaim, ReclaimError};
 pub use self::source::RegionError;
 

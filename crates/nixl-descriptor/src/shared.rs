@@ -16,7 +16,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use memmap2::{MmapMut, MmapOptions};
 use nixl_device::{
-    Device, FileIdentity, PerProcess, ProcessError, ProcessWatch, proc_is_of_this_namespace,
+    Device, FileIdentity, PerProcess, ProcessError, ProcessWatch, SharedError,
+    proc_is_of_this_namespace,
 };
 use rustix::fs::{FallocateFlags, OFlags, SealFlags};
 
@@ -58,14 +59,15 @@ pub struct SharedName {
 pub enum SharedMemoryError {
     /// The operating system refused.
     #[error(
-        "cannot {call} memory that another process shares: {message}. Both need one PID namespace and one user, or this \
+        "cannot {call} memory that another process shares: {error}. Both need one PID namespace and one user, or this \
          one the right to trace the other"
     )]
     Refused {
         /// What was tried.
         call: &'static str,
-        /// What the system said.
-        message: String,
+        /// The error of the system.
+        #[source]
+        error: SharedError,
     },
     /// The system is short of something: files, memory or mappings.
     #[error("cannot {call} memory that another process shares: {message}")]
@@ -74,6 +76,9 @@ pub enum SharedMemoryError {
         call: &'static str,
         /// What the system said, and what helps.
         message: String,
+        /// The error of the system.
+        #[source]
+        error: SharedError,
     },
     /// What is there is not the memory of that name: its owner has released it, or never had it.
     #[error("the memory that another process shared is not there: its owner has released it")]
@@ -107,12 +112,13 @@ pub enum Presence {
 pub enum Unprovable {
     /// The process may not be looked into.
     #[error(
-        "the process may not be looked into: {message}. Both need one user, or this one the right to trace the other \
+        "the process may not be looked into: {error}. Both need one user, or this one the right to trace the other \
          (CAP_SYS_PTRACE)"
     )]
     NotAllowed {
-        /// What the system said.
-        message: String,
+        /// The error of the system.
+        #[source]
+        error: SharedError,
     },
     /// `/proc` does not show the process, which may be there.
     #[error(
@@ -133,8 +139,8 @@ impl SharedMemory {
     pub fn new(len: usize) -> Result<Self, RegionError> {
         let (file, name) = memfd::create(len)?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        memfd::seal(&file, seals).map_err(|error| memfd::out_of_memory(len, &error))?;
-        let map = map(&file, len).map_err(|error| memfd::out_of_memory(len, &error))?;
+        memfd::seal(&file, seals).map_err(|error| memfd::out_of_memory(len, error))?;
+        let map = map(&file, len).map_err(|error| memfd::out_of_memory(len, error))?;
         own().insert(name);
         let name = memfd::name_of(&file, name, len);
         Ok(Self { map, file: Mutex::new(Some(file)), name })
@@ -155,7 +161,7 @@ impl SharedMemory {
         huge_pages::check()?;
         let memory = Self::new(len)?;
         let advised = memory.map.advise(memmap2::Advice::HugePage);
-        advised.map_err(|error| memfd::out_of_memory(len, &error))?;
+        advised.map_err(|error| memfd::out_of_memory(len, error))?;
         Ok(memory)
     }
 
@@ -297,7 +303,7 @@ impl SharedName {
             Err(ProcessError::NotThere { .. }) => Presence::Absent,
             Ok(process) if process.has_ended() => Presence::Absent,
             _ if not_found => Presence::Unknown(Unprovable::Hidden),
-            _ => Presence::Unknown(Unprovable::NotAllowed { message: error.to_string() }),
+            _ => Presence::Unknown(Unprovable::NotAllowed { error: error.into() }),
         }
     }
 

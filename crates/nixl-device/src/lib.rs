@@ -27,10 +27,17 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+
+mod advice;
 mod device;
+#[cfg(feature = "host")]
+mod shared_error;
 #[cfg(feature = "host")]
 mod system;
 
+pub use advice::Advice;
 pub use device::{Device, DeviceKind, ParseDeviceError};
+#[cfg(feature = "host")]
+pub use shared_error::SharedError;
 #[cfg(feature = "host")]
 pub use system::*;

@@ -34,6 +34,7 @@ use nixl_descriptor::{
     WorkQueue,
 };
 use nixl_device::Device;
+use nixl_ops::Advice;
 
 use crate::local::GpuError;
 use crate::{PathExecutor, StreamHandle, StreamPoint, StreamQueue};
@@ -48,6 +49,17 @@ pub enum SliceError {
     /// The work of the slice's stream cannot be ordered.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+}
+
+impl SliceError {
+    /// The remedy.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Region(error) => error.advice(),
+            Self::Gpu(error) => error.advice(),
+        }
+    }
 }
 
 /// A region over the memory of a slice. It owns the slice until [`slice()`] returns it or the last handle is dropped.
@@ -144,4 +156,19 @@ fn ordinal(stream: &CudaStream) -> u32 {
 fn handle(stream: &CudaStream) -> StreamHandle {
     // SAFETY: cudarc's contexts are primary contexts. The callers use the handle while they hold the stream.
     unsafe { StreamHandle::from_raw(stream.cu_stream() as usize) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_is_decided() {
+        let reason = String::new;
+        assert_eq!(SliceError::Region(RegionError::Empty).advice(), Advice::GiveUp);
+        let capturing = GpuError::StreamCapturing { reason: reason() };
+        assert_eq!(SliceError::Gpu(capturing).advice(), Advice::GiveUp);
+        let exhausted = GpuError::OutOfMemory { what: "pinned", reason: reason() };
+        assert_eq!(SliceError::Gpu(exhausted).advice(), Advice::Retry);
+    }
 }

@@ -118,7 +118,7 @@ pub use nixl_descriptor::{
     DescriptorError, DescriptorList, GpuAllocation, LeaseError, LeaseMode, QueuedFunction, Reclaim,
     ReclaimError, Region, RegionError, RegisterError, WorkQueue, layout,
 };
-pub use nixl_device::{Device, DeviceKind, cuda};
+pub use nixl_device::{Device, DeviceKind, SharedError, cuda};
 pub use nixl_metadata::{
     ExportId, ExportMetadata, Limits, MetadataError, NativeVersion, ParseTraceContextError,
     RdmaMetadata, Ticket, TraceContext,

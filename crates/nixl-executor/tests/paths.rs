@@ -619,7 +619,8 @@ async fn work_that_fails_says_nothing_against_the_path() {
     let list = DescriptorList::from(world.region(GPU, &pattern(7))).after(broken);
     let mut read = world.initiator.begin_read(&carried(offer.metadata()), list).await.unwrap();
     let error = read.wait_for_completion().await.unwrap_err();
-    let expected = TransportError::MemoryNotReady { reason: "the kernel faulted".to_owned() };
+    let expected =
+        TransportError::MemoryNotReady { error: DependencyError::new("the kernel faulted") };
     assert_eq!(error, OperationError::Transport(expected));
     let auto = PathPolicy::auto();
     let (ended, _) = world.transfer(OperationKind::Read, (GPU, GPU), auto).await;

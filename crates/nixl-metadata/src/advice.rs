@@ -1,22 +1,8 @@
-//! Advice on errors: retry, ask again or give up.
+//! Advice on errors: of the parsers: ask again or give up.
 
-use crate::MetadataError;
+use nixl_device::Advice;
 
-/// What to do about an error: its `advice` is a decision for programs, its message says the same to people, and more.
-///
-/// For the side that offers memory, [`Retry`](Self::Retry) and [`AskAgain`](Self::AskAgain) come to the same: offer again.
-/// Retries end when the program says so; leave some time between them.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[expect(clippy::exhaustive_enums, reason = "callers match all three")]
-pub enum Advice {
-    /// Make the same call again, later. It used nothing up: what stood in its way is in use, or has run out for now.
-    Retry,
-    /// Ask the peer for new metadata, and call again with that. What came is damaged or out of date, or the offer is used up,
-    /// which it may also be after a failure half-way.
-    AskAgain,
-    /// Neither helps. The program, its settings or the peer have to change first, as the message says.
-    GiveUp,
-}
+use crate::{MetadataError, ParseTraceContextError};
 
 impl MetadataError {
     /// What to do about it: [`AskAgain`](Advice::AskAgain) for a message that was damaged on the way, else
@@ -97,6 +83,14 @@ impl MetadataError {
             | Self::DuplicateBlock { .. }
             | Self::BadBlock { .. } => Advice::GiveUp,
         }
+    }
+}
+
+impl ParseTraceContextError {
+    /// The remedy: [`Advice::GiveUp`], since the text is no `traceparent`.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        Advice::GiveUp
     }
 }
 

@@ -129,7 +129,6 @@ mod ticket;
 mod trace_context;
 mod versions;
 
-pub use advice::Advice;
 pub use agent::AgentMetadata;
 pub use capabilities::Capabilities;
 pub use checksum::Checksum;
@@ -147,6 +146,7 @@ pub use key::NotificationKey;
 pub use kind::OperationKind;
 pub use limits::Limits;
 pub use native::NativeVersion;
+pub use nixl_device::Advice;
 pub use peer::PeerInfo;
 pub use peer_device::PeerDevice;
 pub use rdma::RdmaMetadata;

@@ -1,9 +1,10 @@
 //! Advice on the errors of engines and operations: retry, ask again or give up.
 
-use nixl_descriptor::layout::BlockGrantError;
-use nixl_metadata::Advice;
+use nixl_device::Advice;
 
-use crate::{EndedOffer, GrantError, OperationError, PairingError, TransportError};
+use crate::{
+    EndedOffer, GrantError, OperationError, PairingError, StaleRead, StatusError, TransportError,
+};
 
 impl PairingError {
     /// The remedy: [`Advice::GiveUp`], since the two sides belong to different transfers.
@@ -40,9 +41,9 @@ impl TransportError {
             | Self::NotGranted
             | Self::Corrupted { .. } => Advice::AskAgain,
             Self::OfferEnded { why } => why.advice(),
+            Self::MemoryNotReady { error } => error.advice(),
             Self::OwnIdentity { .. }
             | Self::IdentityConflict { .. }
-            | Self::MemoryNotReady { .. }
             | Self::NoPath { .. }
             | Self::NotHere { .. }
             | Self::NotLeased { .. }
@@ -93,16 +94,40 @@ impl GrantError {
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
-            Self::NoMemory(_)
-            | Self::Blocks(BlockGrantError::Leased { .. } | BlockGrantError::TooMany { .. })
-            | Self::Full { .. }
+            Self::NoMemory(error) => error.advice(),
+            Self::Blocks(error) => error.advice(),
+            Self::Lease(error) => error.advice(),
+            // The work that fills the blocks may still run.
+            Self::Full { .. }
             | Self::NoRandomness { .. }
             | Self::Unpublished
-            | Self::NotReady { .. }
-            | Self::Lease(_) => Advice::Retry,
+            | Self::NotReady { .. } => Advice::Retry,
             Self::Over | Self::NotGranted { .. } => Advice::AskAgain,
-            _ => Advice::GiveUp,
+            Self::TooManyLayouts { .. }
+            | Self::NoLayout { .. }
+            | Self::Closed
+            | Self::NoSlot { .. }
+            | Self::Published
+            | Self::WrongToken { .. } => Advice::GiveUp,
         }
+    }
+}
+
+impl StaleRead {
+    /// The remedy: [`Advice::AskAgain`], for a new ticket.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Stale | Self::NotGranted | Self::NoSlot { .. } => Advice::AskAgain,
+        }
+    }
+}
+
+impl StatusError {
+    /// The remedy: [`Advice::GiveUp`], since the transition does not exist.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        Advice::GiveUp
     }
 }
 
@@ -115,7 +140,10 @@ mod tests {
     use std::time::Duration;
 
     use Advice::{AskAgain, GiveUp, Retry};
+    use nixl_descriptor::layout::{BlockGrantError, BlockLeaseError};
+    use nixl_descriptor::{DependencyError, LeaseError, RegionError};
     use nixl_metadata::OperationKind;
+    use rustix::io::Errno;
 
     use super::*;
 
@@ -154,7 +182,7 @@ mod tests {
             (E::PeerBusy { name: name() }, Retry),
             (E::PeerGone { name: name() }, AskAgain),
             (E::NotRegistered { name: name(), index: 0, len: 1 }, AskAgain),
-            (E::MemoryNotReady { reason: reason() }, GiveUp),
+            (E::MemoryNotReady { error: DependencyError::new("") }, GiveUp),
             (E::NotificationFailed { reason: "".into() }, AskAgain),
             (E::Engine { engine: "nixl", call: "post", reason: "".into() }, AskAgain),
             (E::NoPath { rejected: vec![] }, GiveUp),
@@ -201,6 +229,38 @@ mod tests {
         for (error, advice) in transport() {
             assert_eq!(E::Transport(error).advice(), advice);
         }
+    }
+
+    #[test]
+    fn every_error_of_a_grant_is_decided() {
+        use GrantError as E;
+        let slot = 0;
+        let blocks = BlockGrantError::TooMany { block: 0 };
+        let table = [
+            (E::NoMemory(RegionError::Empty), GiveUp),
+            (E::TooManyLayouts { layouts: 2, most: 1 }, GiveUp),
+            (E::NoLayout { layout: 1, layouts: 1 }, GiveUp),
+            (E::Blocks(blocks), Retry),
+            (E::Full { slots: 1 }, Retry),
+            (E::Closed, GiveUp),
+            (E::NoRandomness { error: std::io::Error::from(Errno::AGAIN).into() }, Retry),
+            (E::NoSlot { slot, slots: 1 }, GiveUp),
+            (E::Over, AskAgain),
+            (E::Unpublished, Retry),
+            (E::Published, GiveUp),
+            (E::WrongToken { slot }, GiveUp),
+            (E::NotGranted { slot }, AskAgain),
+            (E::Lease(BlockLeaseError::Lease(LeaseError::InUse)), Retry),
+        ];
+        check(&table, E::advice);
+        let duplicate = BlockLeaseError::Duplicate { block: 0 };
+        assert_eq!(E::Lease(duplicate).advice(), GiveUp);
+        let table = [
+            (StaleRead::Stale, AskAgain),
+            (StaleRead::NotGranted, AskAgain),
+            (StaleRead::NoSlot { slot }, AskAgain),
+        ];
+        check(&table, StaleRead::advice);
     }
 
     #[test]

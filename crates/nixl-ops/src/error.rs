@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use nixl_descriptor::DependencyError;
 use thiserror::Error;
 
 use crate::Rejected;
@@ -76,10 +77,11 @@ pub enum TransportError {
         len: u64,
     },
     /// Work on the local memory before the operation failed.
-    #[error("the work on the memory before the operation failed: {reason}")]
+    #[error("the work on the memory before the operation failed: {error}")]
     MemoryNotReady {
         /// The failure.
-        reason: String,
+        #[source]
+        error: DependencyError,
     },
     /// The bytes arrived, but the peer could not be notified.
     #[error("the bytes are in place, but the completion notification could not be sent: {reason}")]

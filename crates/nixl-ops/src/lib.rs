@@ -109,7 +109,8 @@ pub use grants::{
     NotificationReceiver, NotificationSender, RenewedUntil, SpentWords, StaleRead, WordCheck,
 };
 pub use mailbox::{Mailbox, Mailboxes};
-pub use nixl_metadata::{Advice, ClaimDemand, OperationKind};
+pub use nixl_device::Advice;
+pub use nixl_metadata::{ClaimDemand, OperationKind};
 pub use notifier::CompletionNotifier;
 pub use operation::{
     CancelHandle, CancelOutcome, CopyOperation, MemoryFate, OperationFuture, ReadOperation,

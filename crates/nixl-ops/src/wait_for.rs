@@ -38,9 +38,7 @@ impl WaitFor {
     pub fn is_open(pending: &[Arc<dyn Dependency>]) -> Result<bool, TransportError> {
         for work in pending {
             let done = work.is_done();
-            let failed = |e: DependencyError| TransportError::MemoryNotReady {
-                reason: e.reason().to_owned(),
-            };
+            let failed = |error: DependencyError| TransportError::MemoryNotReady { error };
             if !done.map_err(failed)? {
                 return Ok(false);
             }

@@ -55,6 +55,12 @@ impl Counts {
         self.panics += panics(code);
     }
 
+    /// Public fields.
+    #[cfg(test)]
+    pub(super) fn fields(&self) -> usize {
+        self.fields
+    }
+
     /// A row of the table, in thousands of lines where that is the unit.
     pub(super) fn row(&mut self, name: &str) -> String {
         self.files.sort_unstable();

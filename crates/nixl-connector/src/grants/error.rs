@@ -115,3 +115,20 @@ impl fmt::Display for Few<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nixl_ops::{Advice, TransportError};
+
+    use super::*;
+
+    #[test]
+    fn a_block_read_has_the_advice_of_its_cause() {
+        for (cause, advice) in [
+            (ConnectorError::Transport(TransportError::Stale), Advice::AskAgain),
+            (ConnectorError::Draining, Advice::GiveUp),
+        ] {
+            assert_eq!(BlockReadError { blocks: vec![1], cause }.advice(), advice);
+        }
+    }
+}

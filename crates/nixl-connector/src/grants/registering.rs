@@ -190,7 +190,7 @@ async fn populate(
                 work.run(&progress);
                 drop(alive);
             })
-            .map_err(|error| ConnectorError::Thread { reason: error.to_string() })?;
+            .map_err(|error| ConnectorError::Thread { error: error.into() })?;
     }
     drop(alive);
     connection.control().here(ended.recv()).await?;

@@ -41,9 +41,9 @@ pub(super) fn is_read_to_its_end(file: &Metadata) -> bool {
 }
 
 fn find(variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>, NixlUnavailable> {
-    let refused = |path: &PathBuf, error: io::Error| {
-        let (path, reason) = (path.clone(), error.to_string());
-        NixlUnavailable::Configuration { path, reason }
+    let refused = |path: &PathBuf, error: io::Error| NixlUnavailable::Configuration {
+        path: path.clone(),
+        error: error.into(),
     };
     let readable = |path: PathBuf| {
         // A pipe or a terminal would block NIXL for ever.

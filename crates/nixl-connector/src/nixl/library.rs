@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use nixl_device::SharedError;
 use nixl_ops::Advice;
 use thiserror::Error;
 
@@ -122,15 +123,16 @@ pub enum NixlUnavailable {
     },
     /// NIXL cannot search its configuration file, and would make no agent.
     #[error(
-        "NIXL looks for its settings in {}, which cannot be read: {reason}; set HOME to a folder that this user may enter, or \
+        "NIXL looks for its settings in {}, which cannot be read: {error}; set HOME to a folder that this user may enter, or \
          NIXL_CONFIG_FILE to a file (/dev/null will do), before the program starts",
         path.display()
     )]
     Configuration {
         /// The searched place.
         path: PathBuf,
-        /// Text of the operating system.
-        reason: String,
+        /// The error of the operating system.
+        #[source]
+        error: SharedError,
     },
     /// The limit on open files is too low for the engine.
     #[error(
@@ -149,7 +151,7 @@ pub enum NixlUnavailable {
     },
     /// The limit on threads is too low for the engine.
     #[error(
-        "an agent needs {needed} threads, and the system refused one after {started}: {reason}; raise the limit (`ulimit -u`, \
+        "an agent needs {needed} threads, and the system refused one after {started}: {error}; raise the limit (`ulimit -u`, \
          pids.max of the control group), or the one on memory (`ulimit -v`)"
     )]
     Threads {
@@ -157,8 +159,9 @@ pub enum NixlUnavailable {
         needed: usize,
         /// The started threads.
         started: usize,
-        /// Text of the operating system.
-        reason: String,
+        /// The error of the operating system.
+        #[source]
+        error: SharedError,
     },
     /// A limit on memory is too low for the engine.
     #[error(

@@ -16,9 +16,10 @@ pub(super) fn check() -> Result<(), NixlUnavailable> {
     /// The C library's default stack size without a limit.
     const STACK: u64 = 8 << 20;
     let stack = getrlimit(Resource::Stack).current.unwrap_or(STACK);
-    at_once(NEEDED, stack).map_err(|(started, error)| {
-        let reason = error.to_string();
-        NixlUnavailable::Threads { needed: NEEDED, started, reason }
+    at_once(NEEDED, stack).map_err(|(started, error)| NixlUnavailable::Threads {
+        needed: NEEDED,
+        started,
+        error: error.into(),
     })
 }
 

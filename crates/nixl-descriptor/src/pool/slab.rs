@@ -116,8 +116,11 @@ impl Block {
         // only the region below reaches the bytes, by address; those of other processes are told of the memory's use as
         // peers are.
         let pinned = unsafe { HostRegistration::from_raw_parts(context, base, len, self) };
-        let pinned = pinned
-            .map_err(|e| RegionError::OutOfMemory { len, message: format!("pinned: {e}") })?;
+        let pinned = pinned.map_err(|error| RegionError::OutOfMemory {
+            len,
+            message: format!("pinned: {error}"),
+            source: Some(error.into()),
+        })?;
         // SAFETY: the registration keeps the block, which keeps the slab and is handed out again only when it is dropped.
         let region = unsafe { slab.part(extent, pinned) }?;
         make_zero(&region, used_before);

@@ -10,7 +10,7 @@ use crate::extent::Extent;
 use crate::lease::LeaseMode;
 use crate::leased::LeaseUse;
 use crate::memory::Memory;
-use crate::range_locks::{Conflict, LeaseCheck, RangeAccess};
+use crate::range_locks::{Conflict, CopyGuard, LeaseCheck, RangeAccess};
 use crate::registration::RegionSpan;
 
 impl Region {
@@ -153,6 +153,80 @@ pub fn copy_range_to_slice(
     // guard was refused.
     unsafe { memory.read(from, target.as_mut_ptr()) };
     Ok(())
+}
+
+/// Copies all bytes of descriptors in host memory, one after the other, into all of `target`, on behalf of no operation.
+///
+/// # Errors
+/// As [`copy`].
+pub(crate) fn gather(sources: &[Descriptor], target: &mut [u8]) -> Result<(), AccessError> {
+    let (places, len) = places(sources, Memory::readable)?;
+    if len != target.len() {
+        return Err(AccessError::LengthMismatch { src: len, dst: target.len() });
+    }
+    let _guards = begin_all(&places, reads)?;
+    let mut rest = target;
+    for (memory, extent) in places {
+        let Some((part, after)) = rest.split_at_mut_checked(extent.len()) else { break };
+        // SAFETY: `readable` checked the extent; `part` is exclusive and as long; the guards keep writers away.
+        unsafe { memory.read(extent, part.as_mut_ptr()) };
+        rest = after;
+    }
+    Ok(())
+}
+
+/// Copies all of `source` to all bytes of descriptors in host memory, one after the other, on behalf of no operation. With an
+/// error nothing is written.
+///
+/// # Errors
+/// As [`copy`].
+pub(crate) fn scatter(source: &[u8], targets: &[Descriptor]) -> Result<(), AccessError> {
+    let (places, len) = places(targets, Memory::writable)?;
+    if len != source.len() {
+        return Err(AccessError::LengthMismatch { src: source.len(), dst: len });
+    }
+    let _guards = begin_all(&places, writes)?;
+    let mut rest = source;
+    for (memory, extent) in places {
+        let Some((part, after)) = rest.split_at_checked(extent.len()) else { break };
+        // SAFETY: `writable` checked the extent; `part` is as long; the guards keep readers and writers away.
+        unsafe { memory.write(part.as_ptr(), extent) };
+        rest = after;
+    }
+    Ok(())
+}
+
+/// Bytes of a memory.
+type MemoryExtent<'a> = (&'a Arc<Memory>, Extent);
+
+/// The bytes of descriptors in their memories, as `check` allows them, and their number.
+fn places(
+    descriptors: &[Descriptor],
+    check: impl Fn(&Memory, usize, usize) -> Result<Option<Extent>, AccessError>,
+) -> Result<(Vec<MemoryExtent<'_>>, usize), AccessError> {
+    let mut places = Vec::with_capacity(descriptors.len());
+    for descriptor in descriptors {
+        let memory = descriptor.region().memory();
+        let extent = check(memory, descriptor.offset(), descriptor.len())?;
+        places.extend(extent.map(|extent| (memory, extent)));
+    }
+    let len = descriptors.iter().map(Descriptor::len).sum();
+    Ok((places, len))
+}
+
+/// Begins a copy in each memory, in the order of their addresses, so that two copies cannot wait for each other.
+fn begin_all<'a>(
+    places: &[MemoryExtent<'a>],
+    mode: impl Fn(Extent) -> RangeAccess,
+) -> Result<Vec<CopyGuard<'a>>, AccessError> {
+    let mut sorted = places.to_vec();
+    sorted.sort_by_key(|(memory, _)| Arc::as_ptr(memory));
+    let groups = sorted.chunk_by(|(a, _), (b, _)| Arc::ptr_eq(a, b));
+    let guards = groups.map(|group| {
+        let uses: Vec<_> = group.iter().map(|(_, extent)| mode(*extent)).collect();
+        Ok(group[0].0.range_locks().begin_copy(&uses)?)
+    });
+    guards.collect()
 }
 
 /// As [`copy_range`], without regard to leases.

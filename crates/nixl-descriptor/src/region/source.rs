@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use bytemuck::Pod;
 use bytes::{Bytes, BytesMut};
 use memmap2::{Mmap, MmapMut};
-use nixl_device::Device;
+use nixl_device::{Device, SharedError};
 
 use super::Region;
 use crate::access::Access;
@@ -34,8 +34,10 @@ pub enum RegionError {
     OutOfMemory {
         /// Bytes asked for.
         len: usize,
-        /// What the system said.
+        /// What the system or the driver said, and what helps.
         message: String,
+        /// The error of the system or of the driver, if that refused.
+        source: Option<SharedError>,
     },
     /// The system gives no huge pages for shared memory.
     #[error(
@@ -106,8 +108,11 @@ impl Region {
         if len == 0 {
             return Err(RegionError::Empty);
         }
-        let map = MmapMut::map_anon(len)
-            .map_err(|error| RegionError::OutOfMemory { len, message: explained(&error) })?;
+        let map = MmapMut::map_anon(len).map_err(|error| RegionError::OutOfMemory {
+            len,
+            message: explained(&error),
+            source: Some(error.into()),
+        })?;
         Self::try_from(map)
     }
 }

@@ -1,5 +1,6 @@
 //! Layouts of blocks, against models that count bytes one by one.
 
+mod copies;
 mod descriptions;
 mod geometry;
 mod grants;

@@ -23,7 +23,7 @@ pub(super) const STREAM_CAPTURE_IMPLICIT: i32 = 906;
 
 /// A call of the CUDA driver failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, thiserror::Error)]
-#[error("{call} failed with {}{}", Code { code: *code, name: *name }, self.advice())]
+#[error("{call} failed with {}{}", Code { code: *code, name: *name }, self.remedy())]
 pub struct CudaError {
     pub(crate) code: i32,
     pub(crate) name: Option<&'static str>,
@@ -91,7 +91,7 @@ impl CudaError {
         Self { code: NOT_SUPPORTED, name: Some("CUDA_ERROR_NOT_SUPPORTED"), call }
     }
 
-    const fn advice(&self) -> &'static str {
+    const fn remedy(&self) -> &'static str {
         match self.class() {
             CudaErrorClass::Sticky => "; restart the process to use the device again",
             CudaErrorClass::StreamCapture => {

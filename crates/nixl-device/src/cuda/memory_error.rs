@@ -1,6 +1,7 @@
 //! Errors of memory allocation.
 
 use super::error::CudaError;
+use crate::SharedError;
 
 /// Why memory cannot be allocated, registered or opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,17 +24,19 @@ pub enum MemoryError {
         /// Bytes asked for.
         len: usize,
         /// What the driver said.
+        #[source]
         error: CudaError,
     },
     /// The system has too little host memory that may be pinned.
     #[error(
-        "cannot pin {len} bytes of host memory: {message}; check free memory, the container's limit and `ulimit -l`"
+        "cannot pin {len} bytes of host memory: {error}; check free memory, the container's limit and `ulimit -l`"
     )]
     OutOfPinnedMemory {
         /// Bytes asked for.
         len: usize,
-        /// What the driver or the system said.
-        message: String,
+        /// The error of the driver or of the system.
+        #[source]
+        error: SharedError,
     },
     /// The limit of a pool is reached. Wait until some of its memory is dropped, or raise the limit.
     #[error("the pool has no {len} bytes left: {in_use} of at most {limit} bytes are in use")]
@@ -84,7 +87,7 @@ impl MemoryError {
         /// What pinning beyond a limit of the system gives.
         const OPERATING_SYSTEM: i32 = 304;
         if error.is_out_of_memory() || error.code == OPERATING_SYSTEM {
-            Self::OutOfPinnedMemory { len, message: error.to_string() }
+            Self::OutOfPinnedMemory { len, error: error.into() }
         } else {
             Self::Cuda(error)
         }

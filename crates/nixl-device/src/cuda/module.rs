@@ -36,6 +36,7 @@ pub enum ModuleError {
     #[error("{error}: {log}")]
     Rejected {
         /// What the driver says.
+        #[source]
         error: CudaError,
         /// What its compiler says; may be empty.
         log: String,
@@ -46,6 +47,7 @@ pub enum ModuleError {
         /// The name.
         name: String,
         /// What the driver says.
+        #[source]
         error: CudaError,
     },
 }

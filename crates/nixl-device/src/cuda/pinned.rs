@@ -233,7 +233,7 @@ fn map(context: &Context, len: usize) -> Result<Backing, MemoryError> {
         return Err(MemoryError::TooLarge { len });
     };
     let mapping = Mapping::new(rounded)
-        .map_err(|error| MemoryError::OutOfPinnedMemory { len, message: error.to_string() })?;
+        .map_err(|error| MemoryError::OutOfPinnedMemory { len, error: error.into() })?;
     context.placement().run_pieces(mapping.len(), HUGE_PAGE, MAX_THREADS, |range| {
         mapping.touch(range);
     });

@@ -67,7 +67,7 @@ impl PathExecutor {
     pub fn with(gpus: Arc<dyn GpuBackend>, facts: Arc<LocalFacts>) -> Result<Self, BlockError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let threads =
-            CopyWorkers::new(&clock).map_err(|e| BlockError::Thread { reason: e.to_string() })?;
+            CopyWorkers::new(&clock).map_err(|e| BlockError::Thread { error: e.into() })?;
         let connections = Arc::<Connections>::default();
         let slots = SlotPools::new(StagingConfig::default());
         let shared = Common {

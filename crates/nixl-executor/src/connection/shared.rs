@@ -45,8 +45,8 @@ impl PathExecutor {
             return Ok(executor);
         }
         let thread = ControlThread::spawn().map_err(|error| match error {
-            ConnectorError::Thread { reason } => BlockError::Thread { reason },
-            other => BlockError::Thread { reason: other.to_string() },
+            ConnectorError::Thread { error } => BlockError::Thread { error },
+            other => BlockError::Thread { error: other.into() },
         })?;
         thread.run(common).await.map_err(OperationError::Transport)?
     }

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use nixl_connector::ConnectorError;
 use nixl_descriptor::LeaseError;
 use nixl_descriptor::layout::ChunkPairError;
+use nixl_device::SharedError;
 use nixl_ops::{Advice, OperationError};
 use thiserror::Error;
 
@@ -80,11 +80,12 @@ pub enum BlockError {
     Operation(#[from] OperationError),
     /// The operating system refused a thread.
     #[error(
-        "cannot start a thread of the executor: {reason}; check the limits on processes and memory"
+        "cannot start a thread of the executor: {error}; check the limits on processes and memory"
     )]
     Thread {
-        /// Text of the operating system.
-        reason: String,
+        /// The error of the operating system.
+        #[source]
+        error: SharedError,
     },
 }
 
@@ -93,11 +94,12 @@ impl BlockError {
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
-            Self::Lease(error) => ConnectorError::Lease(error.clone()).advice(),
+            Self::Lease(error) => error.advice(),
             Self::Operation(error) => error.advice(),
             Self::Gpu(error) => error.advice(),
             Self::Thread { .. } => Advice::Retry,
-            Self::Pairing(_) | Self::NoStrategy { .. } => Advice::GiveUp,
+            Self::Pairing(error) => error.advice(),
+            Self::NoStrategy { .. } => Advice::GiveUp,
         }
     }
 }
@@ -150,7 +152,7 @@ mod tests {
             (BlockError::NoStrategy { src, dst, rejected: vec![] }, GiveUp),
             (BlockError::Operation(OperationError::QueueFull { limit: 1 }), Retry),
             (BlockError::Operation(TransportError::Stale.into()), AskAgain),
-            (BlockError::Thread { reason: reason() }, Retry),
+            (BlockError::Thread { error: std::io::Error::other("").into() }, Retry),
         ] {
             assert_eq!(error.advice(), advice, "{error:?}");
         }

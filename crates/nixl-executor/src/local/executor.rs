@@ -106,7 +106,7 @@ impl BlockExecutor {
     ///
     /// [`BlockError::Thread`].
     pub fn new(gpus: Arc<dyn GpuBackend>, costs: Costs) -> Result<Self, BlockError> {
-        let thread = |e: std::io::Error| BlockError::Thread { reason: e.to_string() };
+        let thread = |e: std::io::Error| BlockError::Thread { error: e.into() };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let threads = CopyWorkers::new(&clock).map_err(thread)?;
         // Submitting never blocks, for any size.

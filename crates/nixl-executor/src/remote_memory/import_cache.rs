@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nixl_descriptor::{Presence, Region, SharedMemory, SharedName};
-use nixl_device::{ExitWatch, ProcessError, ProcessExits};
+use nixl_device::{ExitWatch, ProcessError, ProcessExits, SharedError};
 use nixl_ops::{BlockingThread, RecentCheck};
 
 use super::open_failures::OpenFailures;
@@ -53,7 +53,10 @@ pub(crate) enum ImportError {
     Absent,
     /// The driver or the system refused.
     #[error("{0}")]
-    Failed(String),
+    Failed(#[source] SharedError),
+    /// The peers' memory that is open takes too much of the address space.
+    #[error("{bytes} bytes are too many to map beside {mapped}, of {most} allowed")]
+    OverLimit { bytes: usize, mapped: usize, most: usize },
 }
 
 impl ImportCache {
@@ -158,7 +161,7 @@ impl ImportCache {
         let memory: Arc<dyn TransferBuffer> = match memory_key {
             RemoteMemoryKey::Gpu(gpu, handle) => {
                 let memory = self.gpus.open(*gpu, handle);
-                Arc::from(memory.map_err(|e| ImportError::Failed(e.to_string()))?)
+                Arc::from(memory.map_err(|e| ImportError::Failed(e.into()))?)
             }
             RemoteMemoryKey::File(name) | RemoteMemoryKey::Pinned(name) => {
                 let allowance = self.allow(name)?;
@@ -227,9 +230,7 @@ impl ImportCache {
             let oldest = if fits { self.lock().remove_oldest() } else { None };
             if oldest.is_none() {
                 let (mapped, most) = (self.mapped(), Self::MAX_MAPPED);
-                return Err(ImportError::Failed(format!(
-                    "{bytes} bytes are too many to map beside {mapped}, of {most} allowed"
-                )));
+                return Err(ImportError::OverLimit { bytes, mapped, most });
             }
         }
     }
@@ -319,9 +320,9 @@ impl ImportCache {
 fn map(name: &SharedName) -> Result<Region, ImportError> {
     let memory = SharedMemory::open(name).map_err(|error| match name.presence() {
         Presence::Absent => ImportError::Absent,
-        _ => ImportError::Failed(error.to_string()),
+        _ => ImportError::Failed(error.into()),
     })?;
-    Region::try_from(memory).map_err(|e| ImportError::Failed(e.to_string()))
+    Region::try_from(memory).map_err(|e| ImportError::Failed(e.into()))
 }
 
 impl fmt::Debug for ImportCache {

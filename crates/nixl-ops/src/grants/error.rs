@@ -2,6 +2,7 @@
 
 use nixl_descriptor::RegionError;
 use nixl_descriptor::layout::{BlockGrantError, BlockLeaseError};
+use nixl_device::SharedError;
 
 /// A table, or a call on a grant, was refused. Nothing has changed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -39,10 +40,11 @@ pub enum GrantError {
     #[error("the export is closed: it grants no more blocks")]
     Closed,
     /// The system gives no random numbers.
-    #[error("the system gives no random number for a ticket: {message}")]
+    #[error("the system gives no random number for a ticket: {error}")]
     NoRandomness {
-        /// Text of the system.
-        message: String,
+        /// The error of the system.
+        #[source]
+        error: SharedError,
     },
     /// There is no such slot.
     #[error(

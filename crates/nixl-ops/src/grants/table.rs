@@ -666,5 +666,5 @@ fn base(tokens: &mut Tokens) -> Result<u64, GrantError> {
 }
 
 fn no_randomness(error: rustix::io::Errno) -> GrantError {
-    GrantError::NoRandomness { message: error.to_string() }
+    GrantError::NoRandomness { error: std::io::Error::from(error).into() }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::mem;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -94,7 +95,8 @@ impl ProcessExits {
         start_time: Option<u64>,
         on_exit: impl FnOnce() + Send + 'static,
     ) -> Result<ExitWatch, ProcessError> {
-        let refused = |errno: Errno| ProcessError::Refused { pid, message: errno.to_string() };
+        let refused =
+            |errno: Errno| ProcessError::Refused { pid, error: io::Error::from(errno).into() };
         let mut state = self.lock();
         let epoll = state.start(self, pid)?;
         // One that has not ended still has its number.
@@ -186,17 +188,19 @@ impl State {
         exits: &'static ProcessExits,
         pid: u32,
     ) -> Result<Arc<OwnedFd>, ProcessError> {
-        let refused = |message: String| ProcessError::Refused { pid, message };
+        let refused = |error: io::Error| ProcessError::Refused { pid, error: error.into() };
         if let Some(running) = &self.running {
             return Ok(Arc::clone(&running.epoll));
         }
         let created = epoll::create(epoll::CreateFlags::CLOEXEC);
-        let epoll = Arc::new(created.map_err(|errno| refused(errno.to_string()))?);
+        let epoll = Arc::new(created.map_err(|errno| refused(errno.into()))?);
         let theirs = Arc::clone(&epoll);
         thread::Builder::new()
             .name("nixl-exits".to_owned())
             .spawn(move || exits.run(&theirs))
-            .map_err(|error| refused(format!("no thread for it: {error}")))?;
+            .map_err(|error| {
+                refused(io::Error::new(error.kind(), format!("no thread for it: {error}")))
+            })?;
         self.running = Some(Running { epoll: Arc::clone(&epoll) });
         Ok(epoll)
     }

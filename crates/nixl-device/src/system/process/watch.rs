@@ -1,6 +1,7 @@
 //! A watch for the end of a process.
 
 use std::fmt;
+use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -8,6 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::identity::{ProcessIdentity, Stat, proc_is_of_this_namespace};
+use crate::SharedError;
 
 /// A process of this PID namespace, to be asked whether it has ended: that very one, whichever gets its number afterwards.
 pub struct ProcessWatch {
@@ -30,14 +32,15 @@ pub enum ProcessError {
     },
     /// A security module or a filter of system calls forbids it.
     #[error(
-        "process {pid} may not be watched: {message}. Allow the system call pidfd_open in the container's seccomp profile \
+        "process {pid} may not be watched: {error}. Allow the system call pidfd_open in the container's seccomp profile \
          and security module"
     )]
     NotAllowed {
         /// The number of the process.
         pid: u32,
-        /// What the system said.
-        message: String,
+        /// The error of the system.
+        #[source]
+        error: SharedError,
     },
     /// The number is that of a thread.
     #[error(
@@ -51,14 +54,13 @@ pub enum ProcessError {
     #[error("processes cannot be watched: pidfd_open is missing, which Linux has since 5.3")]
     Unsupported,
     /// Something else is short, such as descriptors.
-    #[error(
-        "process {pid} cannot be watched: {message}. Raise the limit of open files (ulimit -n)"
-    )]
+    #[error("process {pid} cannot be watched: {error}. Raise the limit of open files (ulimit -n)")]
     Refused {
         /// The number of the process.
         pid: u32,
-        /// What the system said.
-        message: String,
+        /// The error of the system.
+        #[source]
+        error: SharedError,
     },
 }
 
@@ -78,9 +80,9 @@ impl ProcessWatch {
             Err(Errno::INVAL | Errno::NOENT) => Err(ProcessError::IsThread { pid }),
             Err(Errno::NOSYS) => Err(ProcessError::Unsupported),
             Err(errno @ (Errno::PERM | Errno::ACCESS)) => {
-                Err(ProcessError::NotAllowed { pid, message: errno.to_string() })
+                Err(ProcessError::NotAllowed { pid, error: io::Error::from(errno).into() })
             }
-            Err(errno) => Err(ProcessError::Refused { pid, message: errno.to_string() }),
+            Err(errno) => Err(ProcessError::Refused { pid, error: io::Error::from(errno).into() }),
         }
     }
 

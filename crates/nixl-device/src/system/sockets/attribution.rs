@@ -1,6 +1,7 @@
 //! The process at the other end of a local TCP connection.
 
 use std::collections::HashSet;
+use std::io;
 use std::time::Duration;
 
 use super::tcp::{Row, SocketsError, TcpSocket};
@@ -23,7 +24,10 @@ impl TcpSocket {
             open.extend(socket_inode(link));
             true
         });
-        listed.map_err(|errno| SocketsError::Descriptors { pid, message: errno.to_string() })?;
+        listed.map_err(|errno| SocketsError::Descriptors {
+            pid,
+            error: io::Error::from(errno).into(),
+        })?;
         let mut found = Vec::new();
         for socket in Self::all_of_this_process()? {
             if socket.other_end()?.is_some_and(|end| open.contains(&end.inode)) {

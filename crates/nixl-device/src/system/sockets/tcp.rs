@@ -1,6 +1,7 @@
 //! The TCP sockets that this process can read from.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
@@ -10,6 +11,7 @@ use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 use super::{netlink, proc_net};
+use crate::SharedError;
 use crate::system::process::{each_descriptor, socket_inode};
 
 /// A TCP socket that this process has open, or will have once it accepts a connection.
@@ -59,14 +61,15 @@ pub enum TcpState {
 pub enum SocketsError {
     /// Which sockets a process has open is not known.
     #[error(
-        "the open files of process {pid} cannot be listed: {message}. /proc has to be mounted, of this PID namespace, and \
+        "the open files of process {pid} cannot be listed: {error}. /proc has to be mounted, of this PID namespace, and \
          to show them to this user"
     )]
     Descriptors {
         /// The process.
         pid: u32,
-        /// What the system said.
-        message: String,
+        /// The error of the system.
+        #[source]
+        error: SharedError,
     },
     /// The table of sockets cannot be read.
     #[error(
@@ -237,7 +240,7 @@ fn of_this_process(table: Vec<Row>) -> Result<Vec<TcpSocket>, SocketsError> {
     })
     .map_err(|errno| SocketsError::Descriptors {
         pid: std::process::id(),
-        message: errno.to_string(),
+        error: io::Error::from(errno).into(),
     })?;
     let mut sockets = Vec::new();
     let mut waiting = Vec::new();
@@ -360,7 +363,7 @@ mod tests {
             let ours = TcpStream::connect(at).unwrap();
             let theirs = listener.accept().unwrap().0;
             let _waiting = TcpStream::connect(at).unwrap();
-            std::io::Write::write_all(&mut &theirs, &[0; 1_000]).unwrap();
+            io::Write::write_all(&mut &theirs, &[0; 1_000]).unwrap();
             theirs.shutdown(Shutdown::Write).unwrap();
             let expected = ours.local_addr().unwrap();
             // The end of stream counts as a byte once it is there. It is acknowledged later.

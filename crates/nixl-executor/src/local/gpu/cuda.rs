@@ -220,8 +220,9 @@ unsafe impl GpuBackend for CudaGpus {
         function: QueuedFunction,
     ) -> Result<(), GpuError> {
         let gpu = self.gpu(gpu)?;
-        let failed = |error: CudaError| DependencyError::new(error.to_string());
-        let callback = Box::new(move |done: Result<(), CudaError>| function(done.map_err(failed)));
+        let callback = Box::new(move |done: Result<(), CudaError>| {
+            function(done.map_err(DependencyError::caused_by));
+        });
         // SAFETY: the caller of `StreamHandle::from_raw` vouched for the stream.
         let queued = unsafe { gpu.context.host_callback_on_foreign(stream.as_raw(), callback) };
         queued.map_err(foreign_stream)

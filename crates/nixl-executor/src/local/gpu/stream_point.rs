@@ -50,7 +50,7 @@ impl StreamQueue {
 impl WorkQueue for StreamQueue {
     fn call(&self, function: QueuedFunction) -> Result<(), DependencyError> {
         let queued = self.gpus.call_on(self.gpu, self.stream, function);
-        queued.map_err(|error| DependencyError::new(error.to_string()))
+        queued.map_err(DependencyError::caused_by)
     }
 }
 
@@ -83,7 +83,7 @@ fn point(work: &Arc<dyn Dependency>) -> Option<&StreamPoint> {
 
 impl Dependency for StreamPoint {
     fn is_done(&self) -> Result<bool, DependencyError> {
-        self.event.is_complete().map_err(|e| DependencyError::new(e.to_string()))
+        self.event.is_complete().map_err(DependencyError::caused_by)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nixl_device::SharedError;
+use nixl_ops::Advice;
 use serde::{Deserialize, Serialize};
 
 use crate::local::{MemoryKind, Strategy};
@@ -109,10 +111,11 @@ struct Row {
 #[non_exhaustive]
 pub enum CostsError {
     /// The file is not in the format of `cargo xtask tune`.
-    #[error("the file of costs cannot be read: {reason}; make it again with `cargo xtask tune`")]
+    #[error("the file of costs cannot be read: {error}; make it again with `cargo xtask tune`")]
     Unreadable {
         /// The place and the fault.
-        reason: String,
+        #[source]
+        error: SharedError,
     },
     /// A figure is negative, infinite or no number.
     #[error(
@@ -122,6 +125,16 @@ pub enum CostsError {
         /// The row, from zero.
         row: usize,
     },
+}
+
+impl CostsError {
+    /// The remedy: [`Advice::GiveUp`], since the file stays as it is.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Unreadable { .. } | Self::Impossible { .. } => Advice::GiveUp,
+        }
+    }
 }
 
 impl Default for Costs {
@@ -183,8 +196,8 @@ impl Costs {
     ///
     /// [`CostsError`].
     pub fn from_json(json: &str) -> Result<Self, CostsError> {
-        let costs: Self = serde_json::from_str(json)
-            .map_err(|e| CostsError::Unreadable { reason: e.to_string() })?;
+        let costs: Self =
+            serde_json::from_str(json).map_err(|e| CostsError::Unreadable { error: e.into() })?;
         match costs.rows.iter().position(|row| !row.cost.is_sane()) {
             Some(row) => Err(CostsError::Impossible { row }),
             None => Ok(costs),
@@ -209,6 +222,8 @@ impl Costs {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
+
     use super::*;
 
     #[test]
@@ -221,9 +236,12 @@ mod tests {
     fn impossible_figures_and_unknown_fields_are_refused() {
         let text = Costs::default().to_json();
         let negative = text.replacen("\"gbps\": 12.0", "\"gbps\": -1.0", 1);
-        assert_eq!(Costs::from_json(&negative), Err(CostsError::Impossible { row: 0 }));
+        let impossible = Costs::from_json(&negative).unwrap_err();
+        assert_eq!(impossible, CostsError::Impossible { row: 0 });
         let unknown = text.replacen("\"machine\"", "\"model\"", 1);
-        assert!(matches!(Costs::from_json(&unknown), Err(CostsError::Unreadable { .. })));
+        let unreadable = Costs::from_json(&unknown).unwrap_err();
+        assert!(unreadable.source().unwrap().is::<serde_json::Error>(), "{unreadable:?}");
+        assert_eq!([impossible, unreadable].map(|e| e.advice()), [Advice::GiveUp; 2]);
     }
 
     #[test]
