@@ -114,10 +114,11 @@ impl GrantError {
 }
 
 impl StaleRead {
-    /// The remedy: [`Advice::AskAgain`], for a new ticket.
+    /// The remedy: [`Advice::AskAgain`], for a new ticket, unless layers are not ready yet.
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
+            Self::NotReady { .. } => Advice::Retry,
             Self::Stale | Self::NotGranted | Self::NoSlot { .. } => Advice::AskAgain,
         }
     }

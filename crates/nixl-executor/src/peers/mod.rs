@@ -145,7 +145,8 @@ mod tests {
     #[test]
     fn a_watch_that_failed_of_a_shortage_is_tried_again() {
         let (peer, pid) = (Peer::new("p"), std::process::id());
-        let shortage = || Err(ProcessError::Refused { pid, message: "no files".to_owned() });
+        let shortage =
+            || Err(ProcessError::Refused { pid, error: std::io::Error::other("no files").into() });
         peer.watch(shortage);
         peer.watch(shortage);
         assert_eq!(peer.pid(), None);

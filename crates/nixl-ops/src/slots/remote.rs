@@ -471,9 +471,10 @@ mod tests {
 
     #[test]
     fn a_shortage_passes_and_what_is_not_there_stays_so() {
-        let (call, message) = ("open", String::new);
-        assert!(!lasts(&SharedMemoryError::Exhausted { call, message: message() }));
-        assert!(lasts(&SharedMemoryError::Refused { call, message: message() }));
+        let (call, message) = ("open", String::new());
+        let error = || std::io::Error::other("refused").into();
+        assert!(!lasts(&SharedMemoryError::Exhausted { call, message, error: error() }));
+        assert!(lasts(&SharedMemoryError::Refused { call, error: error() }));
         assert!(lasts(&SharedMemoryError::Gone));
     }
 

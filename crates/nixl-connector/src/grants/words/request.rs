@@ -12,9 +12,9 @@ use nixl_ops::{
     Transport, TransportError,
 };
 
+use super::persistent_requests::WINDOW;
 use super::queue::{Answer, Batch, Entry, Queue, Slots};
 use super::room::Room;
-use super::standing::WINDOW;
 
 /// A request for the words of some reads. It gives each its words; if it is dropped before, they join the next.
 pub(super) struct WordRequest {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Region, Registration};
 use nixl_ops::GrantWords;
 
+use super::persistent_requests::{Standing, WINDOW};
 use super::runs::Runs;
-use super::standing::{Standing, WINDOW};
 use crate::{Connector, ConnectorError};
 
 /// Room for the words of some slots: registered, and leased for writing.
