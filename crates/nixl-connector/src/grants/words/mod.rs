@@ -8,11 +8,11 @@
 //! If all its slots lie in one window, the request is one that was prepared before and is posted again, which spares the engine
 //! most of what a short read costs.
 
+mod persistent_requests;
 mod queue;
 mod request;
 mod room;
 mod runs;
-mod standing;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -7,9 +7,9 @@ use std::task::{Poll, Waker};
 
 use nixl_ops::{ReadOperation, TransportError, contained};
 
+use super::persistent_requests::WINDOW;
 use super::room::Room;
 use super::runs::Runs;
-use super::standing::WINDOW;
 
 /// What a request brings to one read.
 pub(super) type Answer = Result<[u64; 2], TransportError>;
